@@ -1,0 +1,69 @@
+//! What the HTTP handlers have in common: JSON answers, errors in the one shape, and reading requests.
+
+use lambda_http::http::{HeaderValue, StatusCode};
+use lambda_http::{Body, Response};
+use serde_json::json;
+use tracing::error;
+
+use crate::store::StoreError;
+
+/// Why a request has no other answer.
+pub(crate) enum Problem {
+    /// The request or what it asks for is at fault: status, code, message.
+    Answer(StatusCode, &'static str, String),
+    /// The store is.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+pub(crate) fn problem(status: StatusCode, code: &'static str, message: impl Into<String>) -> Problem {
+    Problem::Answer(status, code, message.into())
+}
+
+impl Problem {
+    /// As an answer. `function` is the name in the log line of a failing store.
+    pub(crate) fn answer(self, function: &'static str) -> Response<Body> {
+        match self {
+            Self::Answer(status, code, message) => error_answer(status, code, &message),
+            Self::Store(error) => {
+                error!(error = error.to_string(), "{function}");
+                error_answer(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "the database did not answer; try again")
+            }
+        }
+    }
+}
+
+/// A JSON answer.
+pub(crate) fn answer(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
+    let mut response = Response::new(Body::Text(body.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+    response.headers_mut().insert("cache-control", HeaderValue::from_static("no-store"));
+    response
+}
+
+/// An error in the one shape that all routes use.
+pub(crate) fn error_answer(status: StatusCode, code: &str, message: &str) -> Response<Body> {
+    answer(status, &json!({"error": code, "message": message}))
+}
+
+/// Undoes the percent encoding of one path segment; `None` when it is not UTF-8 or cut short.
+pub(crate) fn percent_decode(segment: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+        let (high, low) = (digit(rest.next())?, digit(rest.next())?);
+        bytes.push(u8::try_from(high * 16 + low).ok()?);
+    }
+    String::from_utf8(bytes).ok()
+}

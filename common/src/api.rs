@@ -1,0 +1,317 @@
+//! `api`: what the app asks and tells. Bearer token `APP_API_TOKEN` on every route here.
+//!
+//! | route | answer |
+//! |---|---|
+//! | `PUT /users/{id}` | creates the account with its signup credits; again: the same account |
+//! | `GET /users/{id}` | the account; 404 for a user never seen |
+//! | `GET /users/{id}/ledger?limit&next` | entries, newest first |
+//! | `POST /users/{id}/credits/consume` `{"amount":10}` with `Idempotency-Key` | 200 with the balance; 402 when there is too little; 409 for the same key with another amount |
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use lambda_http::http::{Method, StatusCode};
+use lambda_http::{Body, Request, RequestExt, Response};
+use serde_json::{Value, json};
+
+use crate::answer::{Problem, answer, percent_decode, problem};
+use crate::aws::sdk_config;
+use crate::clock;
+use crate::config::{ApiConfig, ConfigError, Env};
+use crate::domain::account::{Account, Cause, Change, Fact};
+use crate::domain::credits::Credits;
+use crate::domain::ids::UserId;
+use crate::domain::ledger::{Entry, LedgerKey};
+use crate::domain::timestamp::Timestamp;
+use crate::store::items::{self, Key, Table};
+use crate::store::{Store, StoreError};
+use crate::token;
+
+/// A change by the app is tried so often against concurrent changes of the same account.
+const ATTEMPTS: u32 = 12;
+/// Entries on a page of the ledger, unless `limit` says less.
+const PAGE: usize = 50;
+
+/// The app's API.
+pub struct Api {
+    config: ApiConfig,
+    store: Store,
+}
+
+impl Api {
+    /// Builds it from the environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self::new(ApiConfig::from_env(env)?, aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?)))
+    }
+
+    /// The same over a given client.
+    pub fn new(config: ApiConfig, dynamodb: aws_sdk_dynamodb::Client) -> Self {
+        Self { store: Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone()), config }
+    }
+
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// None; every failure is an answer.
+    pub async fn handle(&self, request: Request) -> Result<Response<Body>, lambda_http::Error> {
+        Ok(match self.route(&request).await {
+            Ok(body) => answer(StatusCode::OK, &body),
+            Err(problem) => problem.answer("API_FAILED"),
+        })
+    }
+
+    async fn route(&self, request: &Request) -> Result<Value, Problem> {
+        let path = request.uri().path().to_owned();
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let ["users", id, rest @ ..] = parts.as_slice() else {
+            return Err(problem(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"));
+        };
+        token::check(request.headers(), self.config.app_token.as_deref())
+            .map_err(|refusal| problem(refusal.status(), refusal.code(), refusal.message("APP_API_TOKEN")))?;
+        let id = percent_decode(id).and_then(|id| UserId::new(id).ok());
+        let user = id.ok_or_else(|| {
+            let message = "a user id has 1 to 128 characters and no control characters";
+            problem(StatusCode::BAD_REQUEST, "invalid_user_id", message)
+        })?;
+        match (request.method(), rest) {
+            (&Method::PUT, []) => self.sign_up(&user).await,
+            (&Method::GET, []) => self.show(&user).await,
+            (&Method::GET, ["ledger"]) => self.ledger(&user, request).await,
+            (&Method::POST, ["credits", "consume"]) => self.consume(&user, request).await,
+            (_, [] | ["ledger"] | ["credits", "consume"]) => {
+                Err(problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has another method"))
+            }
+            _ => Err(problem(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")),
+        }
+    }
+
+    async fn sign_up(&self, user: &UserId) -> Result<Value, Problem> {
+        let key = LedgerKey::signup();
+        for attempt in 0..ATTEMPTS {
+            let (account, _) = self.load(user, Some(&key)).await?;
+            if account.recorded.contains_key(&key) {
+                break;
+            }
+            let now = clock::now();
+            let cause = Cause { by: "app".to_owned(), adjust_key: key.clone(), created: now };
+            let change = account
+                .evolve(vec![Fact::Signup], &cause, &self.config.catalog, now)
+                .map_err(|conflict| problem(StatusCode::CONFLICT, "conflict", conflict.to_string()))?;
+            match self.commit(&account, &change, now).await {
+                Ok(_) => break,
+                Err(error) => retry(error, attempt).await?,
+            }
+        }
+        self.show(user).await
+    }
+
+    async fn show(&self, user: &UserId) -> Result<Value, Problem> {
+        let (account, updated_at) = self.load(user, None).await?;
+        if account.version == 0 {
+            return Err(problem(StatusCode::NOT_FOUND, "user_not_found", "no account has this id; PUT /users/{id} creates it"));
+        }
+        let orders = self.orders(user).await?;
+        Ok(self.view(&account, updated_at, &orders))
+    }
+
+    fn view(&self, account: &Account, updated_at: Option<Timestamp>, orders: &[Value]) -> Value {
+        let state = &account.state;
+        let catalog = &self.config.catalog;
+        let access = state.access(catalog, clock::now());
+        let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
+        let mut buckets = BTreeMap::new();
+        let mut subscriptions = Vec::new();
+        for (id, subscription) in &state.subscriptions {
+            buckets.insert(id.as_str(), state.bucket(id));
+            let (start, end) = subscription.current_period();
+            let price = subscription.price();
+            let snapshot = subscription.snapshot.as_ref();
+            subscriptions.push(json!({
+                "id": id,
+                "status": subscription.status(),
+                "plan": price.and_then(|price| catalog.plan_of_price(price.as_str())).map(|plan| &plan.name),
+                "price": price,
+                "quantity": snapshot.map_or(1, |snapshot| snapshot.quantity),
+                "period_start": time(start),
+                "period_end": time(end),
+                "cancelling": snapshot.is_some_and(|snapshot| snapshot.cancel_at.is_some() && !snapshot.is_terminal()),
+                "cancel_at": time(snapshot.and_then(|snapshot| snapshot.cancel_at)),
+            }));
+        }
+        json!({
+            "user_id": account.user_id,
+            "tier": access.tier,
+            "tier_rank": access.rank,
+            "credits": state.balance(),
+            "buckets": {"signup": state.signup.unwrap_or_default(), "subscriptions": buckets, "addon": state.addon()},
+            "subscriptions": subscriptions,
+            "access_until": time(access.until),
+            "orders": orders,
+            "updated_at": time(updated_at),
+        })
+    }
+
+    async fn ledger(&self, user: &UserId, request: &Request) -> Result<Value, Problem> {
+        let query = request.query_string_parameters();
+        let limit = match query.first("limit") {
+            None => PAGE,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|limit| (1..=PAGE).contains(limit))
+                .ok_or_else(|| problem(StatusCode::BAD_REQUEST, "invalid_limit", format!("limit must be a number from 1 to {PAGE}")))?,
+        };
+        let mut next = match query.first("next") {
+            Some(key) => Some(LedgerKey::from_text(key)),
+            None => {
+                let (account, _) = self.load(user, None).await?;
+                if account.version == 0 {
+                    return Err(problem(StatusCode::NOT_FOUND, "user_not_found", "no account has this id; PUT /users/{id} creates it"));
+                }
+                account.state.last_entry
+            }
+        };
+        let mut entries = Vec::new();
+        while let Some(key) = next.take_if(|_| entries.len() < limit) {
+            let key = Key::Entry(user.clone(), key);
+            let items = self.store.load([key.clone()]).await?;
+            let Some(item) = items.get(&key) else {
+                return Err(problem(StatusCode::BAD_REQUEST, "invalid_next", "next must be what the last page gave"));
+            };
+            let entry: Entry = items::read(&key, item)?;
+            next.clone_from(&entry.previous);
+            entries.push(entry_view(&entry));
+        }
+        Ok(json!({"entries": entries, "next": next}))
+    }
+
+    async fn consume(&self, user: &UserId, request: &Request) -> Result<Value, Problem> {
+        let key = idempotency_key(request)?;
+        let amount = amount(request)?;
+        let key = LedgerKey::consume(&key);
+        for attempt in 0..ATTEMPTS {
+            let (account, _) = self.load(user, Some(&key)).await?;
+            if account.version == 0 {
+                return Err(problem(StatusCode::NOT_FOUND, "user_not_found", "no account has this id; PUT /users/{id} creates it"));
+            }
+            if let Some(entry) = account.recorded.get(&key) {
+                if entry.worth != amount {
+                    let message = format!("this Idempotency-Key was used for {} credits", entry.worth);
+                    return Err(problem(StatusCode::CONFLICT, "idempotency_key_reused", message));
+                }
+                return Ok(json!({"user_id": user, "consumed": amount, "credits": entry.balance}));
+            }
+            let now = clock::now();
+            let Some(change) = account.consume(amount, key.clone(), now) else {
+                let message = format!("{} credits are left, {amount} are needed", account.state.balance());
+                return Err(problem(StatusCode::PAYMENT_REQUIRED, "insufficient_credits", message));
+            };
+            match self.commit(&account, &change, now).await {
+                Ok(credits) => return Ok(json!({"user_id": user, "consumed": amount, "credits": credits})),
+                Err(error) => retry(error, attempt).await?,
+            }
+        }
+        Err(problem(StatusCode::SERVICE_UNAVAILABLE, "busy", "the account is being changed by many at once; try again"))
+    }
+
+    async fn load(&self, user: &UserId, entry: Option<&LedgerKey>) -> Result<(Account, Option<Timestamp>), StoreError> {
+        let key = Key::Account(user.clone());
+        let entry = entry.map(|entry| Key::Entry(user.clone(), entry.clone()));
+        let items = self.store.load(std::iter::once(key.clone()).chain(entry.clone())).await?;
+        let mut account = match items.get(&key) {
+            Some(item) => items::read_account(user, item)?,
+            None => Account::new(user.clone()),
+        };
+        if let Some(item) = entry.as_ref().and_then(|key| items.get(key)) {
+            let entry: Entry = items::read(&key, item)?;
+            account.recorded.insert(entry.key.clone(), entry);
+        }
+        Ok((account, items.get(&key).and_then(items::updated_at)))
+    }
+
+    /// Writes a change of the app's own; returns the balance after it.
+    async fn commit(&self, account: &Account, change: &Change, now: Timestamp) -> Result<Credits, StoreError> {
+        let after = account.after(change);
+        let mut writes = vec![items::account(&after, account.version, &self.config.catalog, now)?];
+        for entry in &change.entries {
+            writes.push(items::entry(&account.user_id, entry)?);
+        }
+        self.store.commit(&writes).await?;
+        Ok(after.state.balance())
+    }
+
+    async fn orders(&self, user: &UserId) -> Result<Vec<Value>, StoreError> {
+        let failed = |error: aws_sdk_dynamodb::error::SdkError<aws_sdk_dynamodb::operation::query::QueryError>| StoreError::Unavailable {
+            operation: "Query",
+            message: aws_smithy_types::error::display::DisplayErrorContext(error).to_string(),
+        };
+        let answer = self
+            .store
+            .client()
+            .query()
+            .table_name(self.store.table(Table::Accounts))
+            .key_condition_expression("pk = :user AND begins_with(sk, :orders)")
+            .expression_attribute_values(":user", AttributeValue::S(Key::Account(user.clone()).partition()))
+            .expression_attribute_values(":orders", AttributeValue::S("order#".to_owned()))
+            .send()
+            .await
+            .map_err(failed)?;
+        Ok(answer.items().iter().map(|item| json!(items::read_order(item))).collect())
+    }
+}
+
+/// Waits a moment before the next try, or gives up on what no further try can mend.
+async fn retry(error: StoreError, attempt: u32) -> Result<(), StoreError> {
+    if !error.is_transient() || attempt + 1 == ATTEMPTS {
+        return Err(error);
+    }
+    tokio::time::sleep(Duration::from_millis(5 + fastrand::u64(0..(10 << attempt.min(6))))).await;
+    Ok(())
+}
+
+fn idempotency_key(request: &Request) -> Result<String, Problem> {
+    let header = request.headers().get("idempotency-key").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if header.is_empty() || header.len() > 255 || header.chars().any(|c| c.is_control()) {
+        let message = "send an Idempotency-Key of 1 to 255 characters: it makes a repeated request spend once";
+        return Err(problem(StatusCode::BAD_REQUEST, "missing_idempotency_key", message));
+    }
+    Ok(header.to_owned())
+}
+
+fn amount(request: &Request) -> Result<Credits, Problem> {
+    let bytes: &[u8] = request.body();
+    let body: Option<Value> = serde_json::from_slice(bytes).ok();
+    let amount = body.as_ref().and_then(|body| body.get("amount")).and_then(Value::as_u64).map(Credits::new);
+    amount.filter(|amount| (Credits::new(1)..=Credits::MAX_GRANT).contains(amount)).ok_or_else(|| {
+        problem(StatusCode::BAD_REQUEST, "invalid_amount", "the body must be {\"amount\": <whole number of credits, at least 1>}")
+    })
+}
+
+fn entry_view(entry: &Entry) -> Value {
+    let mut view = json!({
+        "key": entry.key,
+        "kind": entry.kind,
+        "delta": entry.delta,
+        "balance": entry.balance,
+        "cause": entry.cause,
+        "event_id": entry.cause.starts_with("evt_").then_some(&entry.cause),
+        "at": entry.at.to_string(),
+        "created": entry.created.to_string(),
+    });
+    let optional = [
+        ("worth", (entry.worth > Credits::ZERO).then(|| json!(entry.worth))),
+        ("shortfall", (entry.shortfall > Credits::ZERO).then(|| json!(entry.shortfall))),
+        ("note", entry.note.map(|note| json!(note))),
+        ("reason", entry.reason.as_ref().map(|reason| json!(reason))),
+    ];
+    for (name, value) in optional {
+        if let (Some(value), Some(object)) = (value, view.as_object_mut()) {
+            object.insert(name.to_owned(), value);
+        }
+    }
+    view
+}

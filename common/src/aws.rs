@@ -1,0 +1,129 @@
+//! Clients of the AWS SDK, configured by hand: no profile files, no metadata service, one TLS stack, few trusted roots.
+//!
+//! What a Lambda has in its environment is all that is read: `AWS_REGION`, the credentials, and `AWS_ENDPOINT_URL_<SERVICE>` or
+//! `AWS_ENDPOINT_URL` where something other than AWS answers (the local stack, an emulator). The loader chain of `aws-config` and
+//! the system's 145 roots would double the start of a function; `ring` avoids the entropy gathering that makes the first TLS
+//! handshake of `aws-lc` cost 30 ms and more.
+
+mod parameters;
+
+use std::time::Duration;
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_runtime_api::client::behavior_version::BehaviorVersion;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
+use aws_types::SdkConfig;
+use aws_types::region::Region;
+
+pub use self::parameters::resolve;
+use crate::config::{ConfigError, Env};
+
+/// The roots that AWS's endpoints chain to: Amazon Root CA 1 to 4 and the two Starfield G2 roots, as published by Amazon Trust
+/// Services. The first to expire does so in 2037. `AWS_TRUST=system` trusts the system's roots instead.
+const AMAZON_ROOTS: &str = include_str!("aws/amazon-roots.pem");
+
+/// Configuration for one service (`DYNAMODB`, `SQS`).
+///
+/// # Errors
+/// [`ConfigError`] when the region or the credentials are missing from the environment.
+pub fn sdk_config(env: &Env, service: &str) -> Result<SdkConfig, ConfigError> {
+    let endpoint = endpoint(env, service);
+    let plain = endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let http_client = if plain { aws_smithy_http_client::Builder::new().build_http() } else { https_client(env) };
+    sdk_config_with(env, endpoint, http_client)
+}
+
+/// The same with a transport of the caller's choice: the tests put faults there.
+///
+/// # Errors
+/// As [`sdk_config`].
+pub fn sdk_config_with(env: &Env, endpoint: Option<String>, http_client: SharedHttpClient) -> Result<SdkConfig, ConfigError> {
+    let credentials = Credentials::new(
+        env.require("AWS_ACCESS_KEY_ID")?,
+        env.require("AWS_SECRET_ACCESS_KEY")?,
+        env.get("AWS_SESSION_TOKEN"),
+        None,
+        "environment",
+    );
+    let mut config = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(env.require("AWS_REGION")?))
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .http_client(http_client)
+        // Requests are small and answered in milliseconds; the SDK repeats what timed out, and every write is safe to repeat.
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(Duration::from_secs(2))
+                .operation_attempt_timeout(Duration::from_secs(4))
+                .operation_timeout(Duration::from_secs(12))
+                .build(),
+        )
+        .retry_config(RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(100)))
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+    if let Some(endpoint) = endpoint {
+        config = config.endpoint_url(endpoint);
+    }
+    Ok(config.build())
+}
+
+/// What answers for a service instead of AWS, if anything does.
+fn endpoint(env: &Env, service: &str) -> Option<String> {
+    env.get(&format!("AWS_ENDPOINT_URL_{service}")).or_else(|| env.get("AWS_ENDPOINT_URL"))
+}
+
+fn https_client(env: &Env) -> SharedHttpClient {
+    let provider = Provider::Rustls(CryptoMode::Ring);
+    aws_smithy_http_client::Builder::new().tls_provider(provider).tls_context(tls_context(env)).build_https()
+}
+
+fn tls_context(env: &Env) -> TlsContext {
+    let mut trust = TrustStore::empty();
+    if env.get("AWS_TRUST").is_some_and(|trust| trust == "system") {
+        trust = trust.with_native_roots(true);
+    } else {
+        for certificate in certificates(AMAZON_ROOTS) {
+            trust = trust.with_pem_certificate(certificate);
+        }
+    }
+    TlsContext::builder().with_trust_store(trust).build().expect("a trust store of certificates is a complete context")
+}
+
+fn certificates(bundle: &str) -> impl Iterator<Item = &str> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    bundle.match_indices(BEGIN).filter_map(|(start, _)| {
+        let rest = bundle.get(start..)?;
+        rest.get(..rest.find(END)? + END.len())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bundle_holds_six_roots_and_a_client_can_be_built_from_them() {
+        assert_eq!(certificates(AMAZON_ROOTS).count(), 6);
+        let env = Env::from([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
+        assert!(sdk_config(&env, "SQS").unwrap().endpoint_url().is_none());
+    }
+
+    #[test]
+    fn an_endpoint_of_the_service_wins_over_the_general_one() {
+        let env = Env::from([
+            ("AWS_REGION", "eu-central-1"),
+            ("AWS_ACCESS_KEY_ID", "id"),
+            ("AWS_SECRET_ACCESS_KEY", "key"),
+            ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
+            ("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:2"),
+        ]);
+        assert_eq!(sdk_config(&env, "SQS").unwrap().endpoint_url(), Some("http://127.0.0.1:2"));
+        assert_eq!(sdk_config(&env, "DYNAMODB").unwrap().endpoint_url(), Some("http://127.0.0.1:1"));
+    }
+}

@@ -1,0 +1,492 @@
+//! What the functions read from their environment, in one place.
+//!
+//! | variable | read by | meaning | default |
+//! |---|---|---|---|
+//! | `STRIPE_WEBHOOK_SECRET` | stripe-webhook | signing secrets, separated by commas; the mode comes from `STRIPE_LIVEMODE` | – |
+//! | `STRIPE_WEBHOOK_SECRET_TEST`, `…_LIVE` | stripe-webhook | signing secrets of one mode each, separated by commas | – |
+//! | `STRIPE_LIVEMODE` | stripe-webhook, workers | `true`, `false`: the mode of this deployment; an event of the other is never applied | both |
+//! | `WEBHOOK_TOLERANCE_SECONDS` | stripe-webhook | how far a signature's time may be off, 1 to 86400 | 300 |
+//! | `QUEUE_URL_<FAMILY>` | stripe-webhook, reconcile, retry, admin, health (all); a worker (its own must be there, the others it sends freed events to) | for example `QUEUE_URL_INVOICE_PAID` | – |
+//! | `QUEUE_URL_NOTIFY` | stripe-webhook, workers, dead-letter, retry, health | where alerts go; without one they are only logged | – |
+//! | `QUEUE_URL_DEAD_LETTER` | health, admin | the dead-letter queue, to count what is in it | not counted |
+//! | `SLACK_WEBHOOK_URL`, `DISCORD_WEBHOOK_URL` | notify | where alerts are posted: https, public addresses only | not posted |
+//! | `NOTIFY_ALLOW_LOOPBACK` | notify | `true` also allows http to this machine, for the local stack | false |
+//! | `ACCOUNTS_TABLE`, `EVENTS_TABLE` | all but stripe-webhook | DynamoDB table names | – |
+//! | `RETRY_DELAYS_SECONDS` | workers | delays after the first, second, third failure | 300,600,900 |
+//! | `CATALOG_FILE` | workers, api, retry, admin | a catalog to use instead of the one built in | – |
+//! | `STRIPE_SECRET_KEY` | reconcile | a secret or restricted key of the deployment's mode; reading is enough | – |
+//! | `STRIPE_API_BASE` | reconcile | where Stripe's API is | `https://api.stripe.com` |
+//! | `APP_API_TOKEN` | api | the app's bearer token; without one every route refuses | – |
+//! | `ADMIN_API_TOKEN` | admin | the operator's bearer token; without one every route refuses | – |
+//! | `LOG_LEVEL` | all | `error`, `warn`, `info`, `debug` | info |
+//! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, … | all | see [`crate::aws`] | – |
+//!
+//! Any value may instead be `ssm:/path`: [`crate::aws::resolve`] puts the parameter's value in its place at start.
+//!
+//! A missing or empty secret stops the start: a function never runs open.
+
+use std::collections::BTreeMap;
+
+use crate::domain::catalog::{Catalog, CatalogError};
+use crate::event::Family;
+use crate::http::Reach;
+use crate::signature::{Secret, SecretMode};
+use crate::stripe::Stripe;
+
+/// The variables a function was started with. The local stack and the tests make their own instead of changing the process's.
+#[derive(Clone, Default)]
+pub struct Env(BTreeMap<String, String>);
+
+impl std::fmt::Debug for Env {
+    /// Names only: values are secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Env {
+    /// The variables that a function starts with: those of its process, with `ssm:/path` resolved and logging started. Ends the
+    /// process when a parameter cannot be read.
+    pub async fn at_start() -> Self {
+        let env = Self::of_process();
+        crate::telemetry::init(&env);
+        crate::aws::resolve(env).await.unwrap_or_else(|error| crate::telemetry::refuse_start(&error))
+    }
+
+    /// The variables of this process; those that are not UTF-8 are left out.
+    pub fn of_process() -> Self {
+        let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Self(std::env::vars_os().filter_map(utf8).collect())
+    }
+
+    /// A variable's value; an empty one counts as absent.
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).filter(|value| !value.trim().is_empty()).cloned()
+    }
+
+    /// A variable that must be there.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`].
+    pub fn require(&self, name: &str) -> Result<String, ConfigError> {
+        self.get(name).ok_or_else(|| ConfigError::Missing(name.to_owned()))
+    }
+
+    /// Sets a variable.
+    pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.0.insert(name.into(), value.into());
+    }
+
+    /// All variables, for starting a child process.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.0.iter()
+    }
+
+    fn wrong(name: &str, want: &str) -> ConfigError {
+        ConfigError::Wrong { name: name.to_owned(), want: want.to_owned() }
+    }
+}
+
+impl<const N: usize> From<[(&str, &str); N]> for Env {
+    fn from(variables: [(&str, &str); N]) -> Self {
+        Self(variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+}
+
+/// Why a function does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A variable is not set, or empty.
+    #[error("environment variable {0} is missing or empty")]
+    Missing(String),
+    /// A variable's value makes no sense. The value is left out: it may be a secret.
+    #[error("environment variable {name} must be {want}")]
+    Wrong {
+        /// Which.
+        name: String,
+        /// What it must be.
+        want: String,
+    },
+    /// No signing secret at all.
+    #[error(
+        "no webhook signing secret: set STRIPE_WEBHOOK_SECRET, or STRIPE_WEBHOOK_SECRET_TEST and _LIVE (Stripe shows it beside the endpoint, whsec_…)"
+    )]
+    NoSecret,
+    /// A signing secret that cannot be one.
+    #[error("environment variable {0} holds a blank signing secret: an empty key would let anyone sign")]
+    BlankSecret(String),
+    /// A variable is `ssm:/path`, and the parameter was not to be had.
+    #[error("SSM parameter {name}: {message}")]
+    Parameter {
+        /// Its name.
+        name: String,
+        /// What SSM said.
+        message: String,
+    },
+    /// The catalog is wrong.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The catalog file cannot be read.
+    #[error("CATALOG_FILE {path}: {source}")]
+    CatalogFile {
+        /// Where it should be.
+        path: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// What `stripe-webhook` needs.
+pub struct WebhookConfig {
+    /// All signing secrets, each with the mode it is for.
+    pub secrets: Vec<Secret>,
+    /// How far a signature's time may be off, in seconds.
+    pub tolerance_seconds: u32,
+    /// The queue of each family.
+    pub queues: BTreeMap<Family, String>,
+    /// Where alerts go.
+    pub notify_queue_url: Option<String>,
+}
+
+impl WebhookConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        let general = match livemode(env)? {
+            Some(true) => SecretMode::Live,
+            Some(false) => SecretMode::Test,
+            None => SecretMode::Any,
+        };
+        let mut secrets = Vec::new();
+        for (name, mode) in [
+            ("STRIPE_WEBHOOK_SECRET", general),
+            ("STRIPE_WEBHOOK_SECRET_TEST", SecretMode::Test),
+            ("STRIPE_WEBHOOK_SECRET_LIVE", SecretMode::Live),
+        ] {
+            let Some(list) = env.get(name) else { continue };
+            for text in list.split(',') {
+                let secret = Secret::new(text.trim()).map_err(|_| ConfigError::BlankSecret(name.to_owned()))?;
+                secrets.push(secret.with_mode(mode));
+            }
+        }
+        if secrets.is_empty() {
+            return Err(ConfigError::NoSecret);
+        }
+        let want = "a number of seconds from 1 to 86400 (0 would switch the check off)";
+        let tolerance_seconds = match env.get("WEBHOOK_TOLERANCE_SECONDS") {
+            None => 300,
+            Some(text) => text
+                .trim()
+                .parse()
+                .ok()
+                .filter(|seconds| (1..=86_400).contains(seconds))
+                .ok_or_else(|| Env::wrong("WEBHOOK_TOLERANCE_SECONDS", want))?,
+        };
+        Ok(Self { secrets, tolerance_seconds, queues: queues(env)?, notify_queue_url: env.get("QUEUE_URL_NOTIFY") })
+    }
+}
+
+/// What a family's worker needs.
+pub struct WorkerConfig {
+    /// The accounts table.
+    pub accounts_table: String,
+    /// The events table.
+    pub events_table: String,
+    /// The worker's own queue, for sending a failed record back with a delay.
+    pub queue_url: String,
+    /// The queues of the families, as far as they are known here: where freed events go.
+    pub queues: BTreeMap<Family, String>,
+    /// Where alerts go.
+    pub notify_queue_url: Option<String>,
+    /// The mode of this deployment; `None` applies both.
+    pub livemode: Option<bool>,
+    /// Seconds until the next attempt, after the first failure, the second, …
+    pub retry_delays_seconds: Vec<u32>,
+    /// What is sold.
+    pub catalog: Catalog,
+}
+
+impl WorkerConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env, family: Family) -> Result<Self, ConfigError> {
+        let delays = env.get("RETRY_DELAYS_SECONDS").unwrap_or_else(|| "300,600,900".to_owned());
+        let delays: Option<Vec<u32>> =
+            delays.split(',').map(|delay| delay.trim().parse().ok().filter(|seconds| *seconds <= 43_200)).collect();
+        let want = "whole seconds separated by commas, each at most 43200 (SQS's limit), such as 300,600,900";
+        Ok(Self {
+            accounts_table: env.require("ACCOUNTS_TABLE")?,
+            events_table: env.require("EVENTS_TABLE")?,
+            queue_url: env.require(&queue_variable(family))?,
+            queues: Family::ALL.iter().filter_map(|&family| Some((family, env.get(&queue_variable(family))?))).collect(),
+            notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
+            livemode: livemode(env)?,
+            retry_delays_seconds: delays.ok_or_else(|| Env::wrong("RETRY_DELAYS_SECONDS", want))?,
+            catalog: catalog(env)?,
+        })
+    }
+}
+
+/// What `api` needs.
+pub struct ApiConfig {
+    /// The accounts table.
+    pub accounts_table: String,
+    /// The events table.
+    pub events_table: String,
+    /// The app's bearer token; `None` refuses every route that needs it.
+    pub app_token: Option<String>,
+    /// What is sold.
+    pub catalog: Catalog,
+}
+
+impl ApiConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            accounts_table: env.require("ACCOUNTS_TABLE")?,
+            events_table: env.require("EVENTS_TABLE")?,
+            app_token: env.get("APP_API_TOKEN"),
+            catalog: catalog(env)?,
+        })
+    }
+}
+
+/// What `reconcile` needs.
+pub struct ReconcileConfig {
+    /// The accounts table.
+    pub accounts_table: String,
+    /// The events table.
+    pub events_table: String,
+    /// The mode of this deployment; `None` applies both.
+    pub livemode: Option<bool>,
+    /// What is sold.
+    pub catalog: Catalog,
+    /// Stripe, as the key's account.
+    pub stripe: Stripe,
+    /// The queue of each family: what a repair frees goes back there.
+    pub queues: BTreeMap<Family, String>,
+}
+
+impl ReconcileConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            accounts_table: env.require("ACCOUNTS_TABLE")?,
+            events_table: env.require("EVENTS_TABLE")?,
+            livemode: livemode(env)?,
+            catalog: catalog(env)?,
+            stripe: Stripe::from_env(env)?.ok_or_else(|| ConfigError::Missing("STRIPE_SECRET_KEY".to_owned()))?,
+            queues: queues(env)?,
+        })
+    }
+}
+
+/// The queues of all families.
+fn queues(env: &Env) -> Result<BTreeMap<Family, String>, ConfigError> {
+    Family::ALL.iter().map(|&family| Ok((family, env.require(&queue_variable(family))?))).collect()
+}
+
+/// What `retry` needs.
+pub struct RetryConfig {
+    /// The accounts table.
+    pub accounts_table: String,
+    /// The events table.
+    pub events_table: String,
+    /// The queue of each family.
+    pub queues: BTreeMap<Family, String>,
+    /// What is sold.
+    pub catalog: Catalog,
+}
+
+impl RetryConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            accounts_table: env.require("ACCOUNTS_TABLE")?,
+            events_table: env.require("EVENTS_TABLE")?,
+            queues: queues(env)?,
+            catalog: catalog(env)?,
+        })
+    }
+}
+
+/// What `dead-letter` needs.
+pub struct DeadLetterConfig {
+    /// The accounts table.
+    pub accounts_table: String,
+    /// The events table.
+    pub events_table: String,
+    /// Where alerts go.
+    pub notify_queue_url: Option<String>,
+}
+
+impl DeadLetterConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            accounts_table: env.require("ACCOUNTS_TABLE")?,
+            events_table: env.require("EVENTS_TABLE")?,
+            notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
+        })
+    }
+}
+
+/// What `health` needs.
+pub struct HealthConfig {
+    /// The accounts table.
+    pub accounts_table: String,
+    /// The events table.
+    pub events_table: String,
+    /// The queue of each family.
+    pub queues: BTreeMap<Family, String>,
+    /// The dead-letter queue.
+    pub dead_letter_queue_url: Option<String>,
+    /// Where alerts go.
+    pub notify_queue_url: Option<String>,
+}
+
+impl HealthConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            accounts_table: env.require("ACCOUNTS_TABLE")?,
+            events_table: env.require("EVENTS_TABLE")?,
+            queues: queues(env)?,
+            dead_letter_queue_url: env.get("QUEUE_URL_DEAD_LETTER"),
+            notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
+        })
+    }
+}
+
+/// What `notify` needs.
+pub struct NotifyConfig {
+    /// The accounts table.
+    pub accounts_table: String,
+    /// The events table.
+    pub events_table: String,
+    /// Slack's incoming webhook.
+    pub slack_url: Option<String>,
+    /// Discord's webhook.
+    pub discord_url: Option<String>,
+    /// Where the two may be.
+    pub reach: Reach,
+}
+
+impl NotifyConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        let loopback = match env.get("NOTIFY_ALLOW_LOOPBACK").as_deref() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(Env::wrong("NOTIFY_ALLOW_LOOPBACK", "true or false")),
+        };
+        Ok(Self {
+            accounts_table: env.require("ACCOUNTS_TABLE")?,
+            events_table: env.require("EVENTS_TABLE")?,
+            slack_url: env.get("SLACK_WEBHOOK_URL"),
+            discord_url: env.get("DISCORD_WEBHOOK_URL"),
+            reach: if loopback { Reach::PublicOrLoopback } else { Reach::Public },
+        })
+    }
+}
+
+/// What `admin` needs beside what its parts do.
+pub struct AdminConfig {
+    /// The operator's bearer token; `None` refuses every route.
+    pub admin_token: Option<String>,
+    /// For what it sends again.
+    pub retry: RetryConfig,
+    /// For the health route.
+    pub health: HealthConfig,
+}
+
+impl AdminConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self { admin_token: env.get("ADMIN_API_TOKEN"), retry: RetryConfig::from_env(env)?, health: HealthConfig::from_env(env)? })
+    }
+}
+
+/// The variable that holds a family's queue: `QUEUE_URL_INVOICE_PAID`.
+pub fn queue_variable(family: Family) -> String {
+    format!("QUEUE_URL_{}", family.as_str().to_uppercase().replace('-', "_"))
+}
+
+/// The catalog named by `CATALOG_FILE`, else the one that was built in.
+fn catalog(env: &Env) -> Result<Catalog, ConfigError> {
+    match env.get("CATALOG_FILE") {
+        None => Ok(Catalog::parse(include_str!("../../catalog.toml"))?),
+        Some(path) => {
+            let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::CatalogFile { path, source })?;
+            Ok(Catalog::parse(&text)?)
+        }
+    }
+}
+
+fn livemode(env: &Env) -> Result<Option<bool>, ConfigError> {
+    match env.get("STRIPE_LIVEMODE").as_deref() {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(_) => Err(Env::wrong("STRIPE_LIVEMODE", "true or false")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queues(mut env: Env) -> Env {
+        for family in Family::ALL {
+            env.set(queue_variable(family), "http://queue");
+        }
+        env
+    }
+
+    #[test]
+    fn a_blank_or_missing_secret_stops_the_start() {
+        assert!(matches!(WebhookConfig::from_env(&queues(Env::default())), Err(ConfigError::NoSecret)));
+        assert!(matches!(WebhookConfig::from_env(&queues(Env::from([("STRIPE_WEBHOOK_SECRET", " ")]))), Err(ConfigError::NoSecret)));
+        let blank = queues(Env::from([("STRIPE_WEBHOOK_SECRET", "whsec_a, ,whsec_b")]));
+        assert!(matches!(WebhookConfig::from_env(&blank), Err(ConfigError::BlankSecret(_))));
+    }
+
+    #[test]
+    fn a_tolerance_that_would_switch_the_check_off_is_refused() {
+        for tolerance in ["0", "-1", "86401", "x"] {
+            let env = queues(Env::from([("STRIPE_WEBHOOK_SECRET", "whsec_a"), ("WEBHOOK_TOLERANCE_SECONDS", tolerance)]));
+            assert!(matches!(WebhookConfig::from_env(&env), Err(ConfigError::Wrong { .. })), "{tolerance}");
+        }
+    }
+
+    #[test]
+    fn an_environment_never_prints_its_values() {
+        let env = Env::from([("STRIPE_WEBHOOK_SECRET", "whsec_canary")]);
+        assert!(!format!("{env:?}").contains("canary"));
+    }
+}

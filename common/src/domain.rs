@@ -1,0 +1,13 @@
+//! The pure core: rules that are functions of their arguments. **Invariant:** nothing in here does IO, reads a clock or the
+//! environment.
+
+pub mod account;
+pub mod catalog;
+pub mod credits;
+pub mod decide;
+pub mod drift;
+pub mod health;
+pub mod ids;
+pub mod ledger;
+pub mod reversal;
+pub mod timestamp;

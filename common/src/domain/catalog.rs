@@ -1,0 +1,447 @@
+//! The catalog: what is sold and what it gives. One file, `catalog.toml`, which the user of this project edits.
+//!
+//! ```toml
+//! [tiers]                       # name = rank; a higher rank wins
+//! free = 0
+//! pro = 1
+//!
+//! [policy]
+//! default_tier = "free"
+//! signup_credits = 500
+//! addons = "reset"              # at renewal: "reset" ends unspent add-on credits too, "keep" lets them survive
+//! past_due_grace_days = 7
+//!
+//! [[plan]]
+//! name = "pro"
+//! tier = "pro"
+//! credits = 5000
+//! per = "subscription"          # or "seat": credits × quantity
+//! trial_credits = 5000          # default: credits
+//! prices = ["price_pro_test", "price_pro_live"]
+//! lookup_keys = ["pro_monthly"]
+//!
+//! [[pack]]
+//! name = "credits_1000"
+//! credits = 1000
+//! prices = ["price_pack_1000_test"]
+//!
+//! [[order]]
+//! mode = "dfy"                  # a session's metadata.mode
+//! plans = { starter = { revisions = 1 } }
+//! ```
+//!
+//! It is checked when `common` is built (`build.rs` includes this file) and again when a function starts; every error names the line.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// No plan, pack or signup grant may be larger: with the largest quantity ([`MAX_QUANTITY`]) a grant stays far inside an `i64`.
+pub const MAX_CREDITS: u64 = 1_000_000_000;
+/// No subscription or pack may count more than this many units; a larger quantity is parked, never multiplied.
+pub const MAX_QUANTITY: u64 = 1_000_000;
+
+/// What happens to unspent add-on credits when a subscription is granted or renews.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Addons {
+    /// They end with the period, as the plan's own credits do.
+    #[default]
+    Reset,
+    /// They survive.
+    Keep,
+}
+
+/// Whether a plan's credits count once or for each seat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Per {
+    /// `credits` whatever the quantity.
+    #[default]
+    Subscription,
+    /// `credits` × the item's quantity.
+    Seat,
+}
+
+/// The rules that are not about one product.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The tier of a user without any subscription that gives access.
+    pub default_tier: String,
+    /// Credits given once, when the app creates the user.
+    pub signup_credits: u64,
+    /// The fate of add-on credits at renewal.
+    pub addons: Addons,
+    /// Days of access after the unpaid period began.
+    pub past_due_grace_days: i64,
+}
+
+/// A subscription plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The name in metadata, in the API and in the account.
+    pub name: String,
+    /// The tier it gives.
+    pub tier: String,
+    /// That tier's rank.
+    pub rank: u32,
+    /// Credits per billing period, per subscription or per seat.
+    pub credits: u64,
+    /// What `credits` is counted by.
+    pub per: Per,
+    /// Credits of a trial, per subscription or per seat.
+    pub trial_credits: u64,
+    /// Stripe price ids of both modes.
+    pub prices: Vec<String>,
+    /// Stripe lookup keys.
+    pub lookup_keys: Vec<String>,
+}
+
+/// A pack of credits bought once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pack {
+    /// The name in a session's metadata (`pack`).
+    pub name: String,
+    /// Credits of one pack.
+    pub credits: u64,
+    /// Stripe price ids of both modes.
+    pub prices: Vec<String>,
+}
+
+/// A kind of one-time order, named by a session's `metadata.mode`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderKind {
+    /// The value of `metadata.mode`.
+    pub mode: String,
+    /// The plans of this kind, by the value of `metadata.plan`.
+    pub plans: BTreeMap<String, OrderPlan>,
+}
+
+/// One plan of an order kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderPlan {
+    /// How many revisions the customer has.
+    pub revisions: u32,
+    /// Days from payment to the deadline.
+    pub deadline_days: i64,
+}
+
+/// The checked catalog. Cheap to look things up in: prices and names are indexed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Catalog {
+    /// Tier name to rank.
+    pub tiers: BTreeMap<String, u32>,
+    /// The general rules.
+    pub policy: Policy,
+    /// All plans, in the file's order.
+    pub plans: Vec<Plan>,
+    /// All packs, in the file's order.
+    pub packs: Vec<Pack>,
+    /// All order kinds, in the file's order.
+    pub orders: Vec<OrderKind>,
+    plan_by_price: BTreeMap<String, usize>,
+    pack_by_price: BTreeMap<String, usize>,
+}
+
+/// Why a catalog is refused. Fix the named line of `catalog.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CatalogError {
+    /// Line in the file, from 1; 0 when the error has no place.
+    pub line: usize,
+    /// What is wrong and what is allowed.
+    pub message: String,
+}
+
+impl fmt::Display for CatalogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line == 0 {
+            return write!(f, "catalog.toml: {}", self.message);
+        }
+        write!(f, "catalog.toml line {}: {}", self.line, self.message)
+    }
+}
+
+impl std::error::Error for CatalogError {}
+
+impl Catalog {
+    /// Reads and checks the text of a catalog file.
+    ///
+    /// # Errors
+    /// [`CatalogError`] for TOML that does not parse, an unknown field, a negative or too large number, a name or price that
+    /// occurs twice, a tier that `[tiers]` does not name.
+    pub fn parse(text: &str) -> Result<Self, CatalogError> {
+        let file: File = toml::from_str(text).map_err(|error| CatalogError {
+            line: error.span().map_or(0, |span| line_of(text, span.start)),
+            message: error.message().to_string(),
+        })?;
+        Checker { text, seen_prices: BTreeMap::new() }.check(file)
+    }
+
+    /// The plan that sells under this Stripe price id.
+    pub fn plan_of_price(&self, price: &str) -> Option<&Plan> {
+        self.plan_by_price.get(price).and_then(|&index| self.plans.get(index))
+    }
+
+    /// The pack that sells under this Stripe price id.
+    pub fn pack_of_price(&self, price: &str) -> Option<&Pack> {
+        self.pack_by_price.get(price).and_then(|&index| self.packs.get(index))
+    }
+
+    /// A plan by its name.
+    pub fn plan(&self, name: &str) -> Option<&Plan> {
+        self.plans.iter().find(|plan| plan.name == name)
+    }
+
+    /// A pack by its name.
+    pub fn pack(&self, name: &str) -> Option<&Pack> {
+        self.packs.iter().find(|pack| pack.name == name)
+    }
+
+    /// An order kind by a session's `metadata.mode`.
+    pub fn order(&self, mode: &str) -> Option<&OrderKind> {
+        self.orders.iter().find(|order| order.mode == mode)
+    }
+
+    /// The rank of the default tier.
+    pub fn default_rank(&self) -> u32 {
+        self.tiers.get(&self.policy.default_tier).copied().unwrap_or(0)
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1
+}
+
+/// The file as written. Numbers are read signed, so that a negative one gets an error of ours instead of the parser's.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    tiers: BTreeMap<Spanned<String>, Spanned<i64>>,
+    policy: FilePolicy,
+    #[serde(default)]
+    plan: Vec<FilePlan>,
+    #[serde(default)]
+    pack: Vec<FilePack>,
+    #[serde(default)]
+    order: Vec<FileOrder>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePolicy {
+    default_tier: Spanned<String>,
+    signup_credits: Option<Spanned<i64>>,
+    #[serde(default)]
+    addons: Addons,
+    past_due_grace_days: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePlan {
+    name: Spanned<String>,
+    tier: Spanned<String>,
+    credits: Spanned<i64>,
+    #[serde(default)]
+    per: Per,
+    trial_credits: Option<Spanned<i64>>,
+    prices: Spanned<Vec<Spanned<String>>>,
+    #[serde(default)]
+    lookup_keys: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePack {
+    name: Spanned<String>,
+    credits: Spanned<i64>,
+    prices: Spanned<Vec<Spanned<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileOrder {
+    mode: Spanned<String>,
+    plans: BTreeMap<String, FileOrderPlan>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileOrderPlan {
+    revisions: Option<Spanned<i64>>,
+    deadline_days: Option<Spanned<i64>>,
+}
+
+struct Checker<'a> {
+    text: &'a str,
+    seen_prices: BTreeMap<String, usize>,
+}
+
+impl Checker<'_> {
+    fn check(mut self, file: File) -> Result<Catalog, CatalogError> {
+        let mut tiers = BTreeMap::new();
+        for (name, rank) in file.tiers {
+            self.name("tier", &name)?;
+            let rank = u32::try_from(self.number("a tier's rank", &rank, 1_000_000)?).unwrap_or(u32::MAX);
+            tiers.insert(name.into_inner(), rank);
+        }
+        let rank_of = |checker: &Self, tier: &Spanned<String>| {
+            tiers.get(tier.get_ref()).copied().ok_or_else(|| {
+                let known = tiers.keys().cloned().collect::<Vec<_>>().join(", ");
+                checker.error(tier, format!("tier \"{}\" is not named under [tiers] (there are: {known})", tier.get_ref()))
+            })
+        };
+        rank_of(&self, &file.policy.default_tier)?;
+        let policy = Policy {
+            signup_credits: self.number_or("signup_credits", file.policy.signup_credits.as_ref(), MAX_CREDITS, 500)?,
+            past_due_grace_days: i64::try_from(self.number_or("past_due_grace_days", file.policy.past_due_grace_days.as_ref(), 365, 7)?)
+                .unwrap_or(7),
+            addons: file.policy.addons,
+            default_tier: file.policy.default_tier.into_inner(),
+        };
+
+        let mut plans: Vec<Plan> = Vec::new();
+        let mut plan_by_price = BTreeMap::new();
+        for plan in file.plan {
+            self.name("plan", &plan.name)?;
+            if plans.iter().any(|other| other.name == *plan.name.get_ref()) {
+                return Err(self.error(&plan.name, format!("plan \"{}\" is there twice", plan.name.get_ref())));
+            }
+            let credits = self.number("credits", &plan.credits, MAX_CREDITS)?;
+            let checked = Plan {
+                rank: rank_of(&self, &plan.tier)?,
+                tier: plan.tier.into_inner(),
+                credits,
+                per: plan.per,
+                trial_credits: self.number_or("trial_credits", plan.trial_credits.as_ref(), MAX_CREDITS, credits)?,
+                prices: self.prices(&plan.prices)?,
+                lookup_keys: plan.lookup_keys,
+                name: plan.name.into_inner(),
+            };
+            plan_by_price.extend(checked.prices.iter().map(|price| (price.clone(), plans.len())));
+            plans.push(checked);
+        }
+
+        let mut packs: Vec<Pack> = Vec::new();
+        let mut pack_by_price = BTreeMap::new();
+        for pack in file.pack {
+            self.name("pack", &pack.name)?;
+            if packs.iter().any(|other| other.name == *pack.name.get_ref()) {
+                return Err(self.error(&pack.name, format!("pack \"{}\" is there twice", pack.name.get_ref())));
+            }
+            let checked = Pack {
+                credits: self.number("credits", &pack.credits, MAX_CREDITS)?,
+                prices: self.prices(&pack.prices)?,
+                name: pack.name.into_inner(),
+            };
+            pack_by_price.extend(checked.prices.iter().map(|price| (price.clone(), packs.len())));
+            packs.push(checked);
+        }
+
+        let mut orders: Vec<OrderKind> = Vec::new();
+        for order in file.order {
+            self.name("order mode", &order.mode)?;
+            if orders.iter().any(|other| other.mode == *order.mode.get_ref()) {
+                return Err(self.error(&order.mode, format!("order mode \"{}\" is there twice", order.mode.get_ref())));
+            }
+            let mut plans = BTreeMap::new();
+            for (name, plan) in order.plans {
+                let revisions = self.number_or("revisions", plan.revisions.as_ref(), 1_000, 1)?;
+                let deadline_days = self.number_or("deadline_days", plan.deadline_days.as_ref(), 3_650, 7)?;
+                let plan = OrderPlan {
+                    revisions: u32::try_from(revisions).unwrap_or(1),
+                    deadline_days: i64::try_from(deadline_days).unwrap_or(7),
+                };
+                plans.insert(name, plan);
+            }
+            if plans.is_empty() {
+                return Err(self.error(&order.mode, format!("order mode \"{}\" has no plans", order.mode.get_ref())));
+            }
+            orders.push(OrderKind { mode: order.mode.into_inner(), plans });
+        }
+        Ok(Catalog { tiers, policy, plans, packs, orders, plan_by_price, pack_by_price })
+    }
+
+    fn error<T>(&self, place: &Spanned<T>, message: impl Into<String>) -> CatalogError {
+        CatalogError { line: line_of(self.text, place.span().start), message: message.into() }
+    }
+
+    fn name(&self, what: &str, name: &Spanned<String>) -> Result<(), CatalogError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        let value = name.get_ref();
+        if value.is_empty() || value.len() > 64 || !value.chars().all(plain) {
+            return Err(self.error(name, format!("{what} \"{value}\" must be 1 to 64 letters, digits, '_', '-' or '.'")));
+        }
+        Ok(())
+    }
+
+    fn number(&self, what: &str, value: &Spanned<i64>, most: u64) -> Result<u64, CatalogError> {
+        match u64::try_from(*value.get_ref()) {
+            Ok(number) if number <= most => Ok(number),
+            _ => Err(self.error(value, format!("{what} is {}; it must be between 0 and {most}", value.get_ref()))),
+        }
+    }
+
+    fn number_or(&self, what: &str, value: Option<&Spanned<i64>>, most: u64, default: u64) -> Result<u64, CatalogError> {
+        value.map_or(Ok(default), |value| self.number(what, value, most))
+    }
+
+    fn prices(&mut self, prices: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<String>, CatalogError> {
+        if prices.get_ref().is_empty() {
+            return Err(self.error(prices, "prices is empty: name at least one Stripe price id"));
+        }
+        let mut checked = Vec::new();
+        for price in prices.get_ref() {
+            let value = price.get_ref();
+            if value.is_empty() || value.len() > 255 || value.contains('#') || value.chars().any(char::is_control) {
+                return Err(self.error(price, format!("price \"{value}\" is not a Stripe price id")));
+            }
+            let line = line_of(self.text, price.span().start);
+            if let Some(first) = self.seen_prices.insert(value.clone(), line) {
+                return Err(self.error(price, format!("price \"{value}\" is already used on line {first}")));
+            }
+            checked.push(value.clone());
+        }
+        Ok(checked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "[tiers]\nfree = 0\npro = 1\n[policy]\ndefault_tier = \"free\"\n\
+        [[plan]]\nname = \"pro\"\ntier = \"pro\"\ncredits = 5000\nprices = [\"price_a\"]\n\
+        [[pack]]\nname = \"p\"\ncredits = 10\nprices = [\"price_b\"]\n[[order]]\nmode = \"dfy\"\nplans = { starter = { revisions = 2 } }\n";
+
+    #[test]
+    fn a_good_catalog_is_indexed_and_defaults_are_the_documented_ones() {
+        let catalog = Catalog::parse(GOOD).unwrap();
+        let plan = catalog.plan_of_price("price_a").unwrap();
+        assert_eq!((plan.name.as_str(), plan.rank, plan.credits, plan.trial_credits, plan.per), ("pro", 1, 5000, 5000, Per::Subscription));
+        assert_eq!(catalog.pack_of_price("price_b").unwrap().credits, 10);
+        assert!(catalog.plan_of_price("price_b").is_none());
+        assert_eq!(catalog.order("dfy").unwrap().plans["starter"], OrderPlan { revisions: 2, deadline_days: 7 });
+        assert_eq!((catalog.policy.signup_credits, catalog.policy.addons, catalog.policy.past_due_grace_days), (500, Addons::Reset, 7));
+    }
+
+    #[test]
+    fn each_mistake_is_an_error_that_names_the_line() {
+        for (from, to, line, says) in [
+            ("price_b", "price_a", 14, "already used on line 10"),
+            ("tier = \"pro\"", "tier = \"gold\"", 8, "tier \"gold\" is not named under [tiers]"),
+            ("credits = 5000", "credits = -1", 9, "must be between 0 and"),
+            ("credits = 5000", "credits = 1.5", 9, "expected i64"),
+            ("credits = 5000", "credit = 5000", 9, "unknown field"),
+            ("default_tier = \"free\"", "default_tier = \"none\"", 5, "tier \"none\""),
+            ("prices = [\"price_a\"]", "prices = []", 10, "prices is empty"),
+            ("name = \"p\"", "name = \"\"", 12, "must be 1 to 64"),
+        ] {
+            let error = Catalog::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
+            assert_eq!(error.line, line, "{from} -> {to}: {error}");
+            assert!(error.message.contains(says), "{from} -> {to}: {error}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `charge.dispute.*`: a customer's bank took the money back, or only asks.
+//!
+//! | status | rule | ledger key |
+//! |---|---|---|
+//! | `needs_response`, `under_review`, `lost` | what the payment granted is held, net of refunds of the same payment | `dispute#dp_…#<status>` |
+//! | `won` | exactly what was held comes back | `dispute#dp_…#won` |
+//! | `warning_*`, `prevented` | an inquiry: no money moved, no credits move | `dispute#dp_…#<status>` |
+//!
+//! The event's type does not matter: `funds_withdrawn` comes at the opening, not at a loss, and `created` may already be `lost`.
+
+use super::refund::reversal;
+use super::{Parked, Reading};
+use crate::domain::account::Account;
+use crate::domain::ledger::LedgerKey;
+use crate::domain::reversal::News;
+use crate::event::Dispute;
+
+pub(super) fn read(dispute: &Dispute, account: &Account, payment: Option<&LedgerKey>) -> Result<Reading, Parked> {
+    let name = || {
+        let intent = dispute.payment_intent.as_ref().map(|intent| intent.as_str());
+        intent.or(dispute.charge.as_ref().map(|charge| charge.as_str())).unwrap_or(dispute.id.as_str()).to_owned()
+    };
+    let grant = payment.ok_or_else(|| Parked::NoGrant(name()))?;
+    let news = News::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone());
+    Ok(Reading { facts: reversal(account, grant, news, key(dispute), name)?, ..Reading::default() })
+}
+
+pub(super) fn key(dispute: &Dispute) -> LedgerKey {
+    LedgerKey::dispute(&dispute.id, dispute.status.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::decide::tests::{P1, Step, check, check_any_order, dispute, pack, paid, refunded};
+
+    const PI: &str = "pi_in_1";
+
+    fn bought() -> Step {
+        paid(P1, "in_1", "subscription_create", "price_pro", P1)
+    }
+
+    #[test]
+    fn a_dispute_holds_what_it_is_about_until_it_is_won() {
+        let opened = || dispute("created", 1100, PI, "needs_response");
+        let closed = |status: &str| dispute("closed", 1300, PI, status);
+        let held = "invoice#in_1 +5000, dispute#dp_1#needs_response -5000";
+        for (what, given, expect) in [
+            (
+                "opened",
+                vec![bought(), opened(), dispute("funds_withdrawn", 1101, PI, "needs_response")],
+                format!("pro 0 | sub_1=0 | {held}"),
+            ),
+            ("lost", vec![bought(), opened(), closed("lost")], format!("pro 0 | sub_1=0 | {held}, dispute#dp_1#lost +0")),
+            (
+                "won",
+                vec![bought(), opened(), closed("won"), dispute("funds_reinstated", 1301, PI, "won")],
+                format!("pro 5000 | sub_1=5000 | {held}, dispute#dp_1#won +5000"),
+            ),
+            (
+                "lost at once",
+                vec![bought(), dispute("created", 1100, PI, "lost")],
+                "pro 0 | sub_1=0 | invoice#in_1 +5000, dispute#dp_1#lost -5000".to_owned(),
+            ),
+        ] {
+            check_any_order(what, given, &expect);
+        }
+    }
+
+    #[test]
+    fn an_inquiry_holds_nothing_unless_it_becomes_a_dispute() {
+        let asked = || dispute("created", 1100, PI, "warning_needs_response");
+        let told = "invoice#in_1 +5000, dispute#dp_1#warning_needs_response +0";
+        let over = vec![bought(), asked(), dispute("closed", 1300, PI, "warning_closed")];
+        check_any_order("closed", over, &format!("pro 5000 | sub_1=5000 | {told}, dispute#dp_1#warning_closed +0"));
+        let worse = vec![bought(), asked(), dispute("updated", 1300, PI, "needs_response")];
+        check_any_order("escalated", worse, &format!("pro 0 | sub_1=0 | {told}, dispute#dp_1#needs_response -5000"));
+    }
+
+    #[test]
+    fn refund_and_dispute_together_take_no_more_than_was_granted() {
+        let given = vec![bought(), refunded(1100, PI, 500), dispute("created", 1200, PI, "needs_response")];
+        let told = "invoice#in_1 +5000, refund#ch_pi_in_1#500 -1250, dispute#dp_1#needs_response -3750";
+        check_any_order("both", given, &format!("pro 0 | sub_1=0 | {told}"));
+    }
+
+    #[test]
+    fn what_was_spent_stays_spent_when_a_dispute_is_won() {
+        let given = vec![
+            pack(10, "cs_1"),
+            Step::Spend(400),
+            dispute("created", 20, "pi_cs_1", "needs_response"),
+            dispute("closed", 30, "pi_cs_1", "won"),
+        ];
+        let told = "session#cs_1 +1000, consume#1 -400, dispute#dp_1#needs_response -600 shortfall 400, dispute#dp_1#won +600";
+        check("600 were left", given, &format!("free 600 | addon=600 | {told}"));
+    }
+
+    #[test]
+    fn a_dispute_before_its_grant_waits_for_it() {
+        let given = vec![dispute("created", 1200, PI, "needs_response")];
+        check("alone", given, "free 0 |  |  | charge.dispute.created parked: no_grant");
+    }
+}

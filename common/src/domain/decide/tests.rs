@@ -1,0 +1,363 @@
+//! What the case tables of the families share: events as Stripe sends them, made from a few words, and [`check`].
+//!
+//! Every event goes through `event::read`, so the tables exercise the readers as well. The default objects are one user's: customer
+//! `cus_1`, subscription `sub_1` to `price_pro`, whose period began at second 1000; a patch changes what a row is about.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{Order, Outcome, Parked, decide, ledger_keys, payment_refs};
+use crate::domain::account::{Account, Cause, Change, Fact};
+use crate::domain::catalog::Catalog;
+use crate::domain::credits::Credits;
+use crate::domain::decide::PaymentRef;
+use crate::domain::ids::UserId;
+use crate::domain::ledger::{Entry, LedgerKey, Note};
+use crate::domain::reversal::Reversal;
+use crate::domain::timestamp::Timestamp;
+use crate::event::{self, Event};
+
+/// Trials of `pro` are worth less than its paid periods, so that the two cannot be mistaken for each other.
+const CATALOG: &str = r#"
+[tiers]
+free = 0
+pro = 1
+business = 2
+[policy]
+default_tier = "free"
+signup_credits = 500
+addons = "reset"
+past_due_grace_days = 7
+[[plan]]
+name = "pro"
+tier = "pro"
+credits = 5000
+trial_credits = 2000
+prices = ["price_pro"]
+[[plan]]
+name = "business"
+tier = "business"
+credits = 20000
+prices = ["price_business"]
+[[plan]]
+name = "team"
+tier = "business"
+credits = 1000
+per = "seat"
+prices = ["price_team"]
+[[pack]]
+name = "p1000"
+credits = 1000
+prices = ["price_p1000"]
+[[order]]
+mode = "dfy"
+plans = { starter = { revisions = 2, deadline_days = 3 } }
+"#;
+
+/// 30 days.
+pub const MONTH: i64 = 2_592_000;
+/// Start of the first period.
+pub const P1: i64 = 1000;
+/// Start of the second.
+pub const P2: i64 = P1 + MONTH;
+
+/// One row of a table begins with these.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// An event arrives.
+    Event(Value),
+    /// The app registers the user.
+    Signup,
+    /// The app spends credits.
+    Spend(u64),
+    /// The catalog lets add-ons survive, from the beginning.
+    KeepAddons,
+    /// The account is looked at in this second, instead of after the last event.
+    At(i64),
+}
+
+impl From<Value> for Step {
+    fn from(event: Value) -> Self {
+        Self::Event(event)
+    }
+}
+
+/// Folds the steps and compares what came of it: `tier balance | buckets | ledger`, then whatever is parked.
+///
+/// A bucket is written `sub_1=5000`, a ledger entry `invoice#in_1 +5000`, with `superseded` or `shortfall N` behind it.
+#[track_caller]
+pub fn check(what: &str, given: Vec<Step>, expect: &str) {
+    let seen = Run::of(&given).told();
+    assert_eq!(seen, expect, "{what}");
+}
+
+/// As [`check`], and the same for the reverse order of arrival and with every event twice.
+#[track_caller]
+pub fn check_any_order(what: &str, given: Vec<Step>, expect: &str) {
+    let end = |told: &str| told.split(" | ").take(2).map(str::to_owned).collect::<Vec<_>>();
+    let is_event = |step: &&Step| matches!(step, Step::Event(_));
+    let last = given.iter().filter_map(|step| if let Step::Event(event) = step { event["created"].as_i64() } else { None }).max();
+    let settings = given.iter().filter(|step| !is_event(step)).cloned().chain(last.map(|last| Step::At(last + 1)));
+    let backwards: Vec<Step> = settings.chain(given.iter().rev().filter(is_event).flat_map(|step| [step.clone(), step.clone()])).collect();
+    let backwards = if let Some(Step::At(at)) = given.last() { [backwards, vec![Step::At(*at)]].concat() } else { backwards };
+    check(what, given, expect);
+    assert_eq!(end(&Run::of(&backwards).told()), end(expect), "backwards and doubled: {what}");
+}
+
+/// An account and what is beside it.
+pub struct Run {
+    catalog: Catalog,
+    /// The account after the last step.
+    pub account: Account,
+    pub ledger: BTreeMap<LedgerKey, Entry>,
+    booked: Vec<LedgerKey>,
+    payments: BTreeMap<PaymentRef, LedgerKey>,
+    reversals: BTreeMap<LedgerKey, Reversal>,
+    pub parked: Vec<(Event, Parked)>,
+    pub orders: Vec<Order>,
+    now: Timestamp,
+}
+
+impl Run {
+    #[track_caller]
+    pub fn of(given: &[Step]) -> Self {
+        let keep = given.iter().any(|step| matches!(step, Step::KeepAddons));
+        let text = if keep { CATALOG.replace("addons = \"reset\"", "addons = \"keep\"") } else { CATALOG.to_owned() };
+        let mut run = Self {
+            catalog: Catalog::parse(&text).unwrap(),
+            account: Account::new(UserId::new("user_1").unwrap()),
+            ledger: BTreeMap::new(),
+            booked: Vec::new(),
+            payments: BTreeMap::new(),
+            reversals: BTreeMap::new(),
+            parked: Vec::new(),
+            orders: Vec::new(),
+            now: Timestamp::from_unix(0),
+        };
+        given.iter().for_each(|step| run.step(step));
+        run
+    }
+
+    #[track_caller]
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Event(body) => {
+                let event = event::read(body.to_string().as_bytes()).unwrap();
+                self.now = self.now.max(event.created.plus_seconds(1));
+                self.deliver(event);
+            }
+            Step::Signup => {
+                let key = LedgerKey::signup();
+                let cause = Cause { by: "app".to_owned(), adjust_key: key.clone(), created: self.now };
+                let account = self.loaded(&[key]);
+                let change = account.evolve(vec![Fact::Signup], &cause, &self.catalog, self.now).unwrap();
+                self.commit(&change);
+            }
+            Step::Spend(amount) => {
+                let key = LedgerKey::consume(&self.booked.len().to_string());
+                if let Some(change) = self.account.consume(Credits::new(*amount), key, self.now) {
+                    self.commit(&change);
+                }
+            }
+            Step::KeepAddons => {}
+            Step::At(at) => self.now = Timestamp::from_unix(*at),
+        }
+    }
+
+    /// Delivers an event and then, as often as something is applied, what waits.
+    fn deliver(&mut self, event: Event) {
+        let mut queue = vec![event];
+        while let Some(event) = queue.pop() {
+            let payment = payment_refs(&event).iter().find_map(|payment| self.payments.get(payment)).cloned();
+            let keys: Vec<LedgerKey> = ledger_keys(&event).into_iter().chain(payment.clone()).collect();
+            match decide(&self.loaded(&keys), &event, payment.as_ref(), &self.catalog, self.now) {
+                Outcome::Apply(applied) => {
+                    self.payments.extend(applied.payments);
+                    self.orders.extend(applied.order);
+                    self.commit(&applied.change);
+                    queue.extend(std::mem::take(&mut self.parked).into_iter().map(|(event, _)| event));
+                }
+                Outcome::Park(parked) => {
+                    if self.parked.iter().all(|(other, _)| other.id != event.id) {
+                        self.parked.push((event, parked));
+                    }
+                }
+                Outcome::Ignore(_) => {}
+            }
+        }
+    }
+
+    fn loaded(&self, keys: &[LedgerKey]) -> Account {
+        let mut account = self.account.clone();
+        account.recorded = keys.iter().filter_map(|key| Some((key.clone(), self.ledger.get(key)?.clone()))).collect();
+        account.reversals = keys.iter().filter_map(|key| Some((key.clone(), self.reversals.get(key)?.clone()))).collect();
+        account
+    }
+
+    fn commit(&mut self, change: &Change) {
+        for entry in &change.entries {
+            assert!(self.ledger.insert(entry.key.clone(), entry.clone()).is_none(), "{} is written twice", entry.key);
+            self.booked.push(entry.key.clone());
+        }
+        self.reversals.extend(change.reversals.clone());
+        self.account = self.account.after(change);
+        let deltas: i64 = self.ledger.values().map(|entry| entry.delta).sum();
+        assert_eq!(i64::try_from(self.account.state.balance().get()), Ok(deltas), "the balance is the sum of the deltas");
+    }
+
+    pub fn told(&self) -> String {
+        let state = &self.account.state;
+        let access = state.access(&self.catalog, self.now);
+        let until = access.until.map_or_else(String::new, |until| format!(" until {}", until.unix()));
+        let mut buckets: Vec<String> = state.subscriptions.keys().map(|id| format!("{id}={}", state.bucket(id))).collect();
+        buckets.extend(state.signup.map(|credits| format!("signup={credits}")));
+        buckets.extend((!state.lots.is_empty()).then(|| format!("addon={}", state.addon())));
+        let entry = |key: &LedgerKey| {
+            let entry = &self.ledger[key];
+            let note = match entry.note {
+                Some(Note::Superseded) => " superseded".to_owned(),
+                Some(Note::Shortfall) => format!(" shortfall {}", entry.shortfall),
+                None => String::new(),
+            };
+            // The ids of events are made up here and say nothing.
+            let key = if key.as_str().starts_with("adjust#") { "adjust" } else { key.as_str() };
+            format!("{key} {:+}{note}", entry.delta)
+        };
+        let entries: Vec<String> = self.booked.iter().map(entry).collect();
+        let mut told = format!("{}{until} {} | {} | {}", access.tier, state.balance(), buckets.join(" "), entries.join(", "));
+        for (event, parked) in &self.parked {
+            told += &format!(" | {} parked: {}", event.kind, parked.code());
+        }
+        told
+    }
+}
+
+/// RFC 7386: `patch` laid over `base`; null removes.
+pub fn patched(base: Value, patch: &Value) -> Value {
+    match (base, patch) {
+        (Value::Object(mut base), Value::Object(patch)) => {
+            for (name, value) in patch {
+                let value = patched(base.remove(name).unwrap_or(Value::Null), value);
+                if !value.is_null() {
+                    base.insert(name.clone(), value);
+                }
+            }
+            Value::Object(base)
+        }
+        (_, patch) => patch.clone(),
+    }
+}
+
+/// An event with an id made of its content, as two events never share one.
+pub fn event(kind: &str, created: i64, object: &Value, previous: Option<&Value>) -> Value {
+    let mut data = json!({"object": object});
+    if let Some(previous) = previous {
+        data["previous_attributes"] = previous.clone();
+    }
+    let id = crate::domain::account::subscription::digest(&format!("{kind} {created} {data}"));
+    json!({"id": format!("evt_{id:x}"), "object": "event", "type": kind, "created": created, "livemode": false, "data": data})
+}
+
+/// The items of a subscription: price, quantity, in the period that begins at `start`.
+pub fn items(prices: &[(&str, u64)], start: i64) -> Value {
+    let item = |(price, quantity): &(&str, u64)| json!({"price": {"id": price}, "quantity": quantity, "current_period_start": start, "current_period_end": start + MONTH});
+    json!({"data": prices.iter().map(item).collect::<Vec<_>>()})
+}
+
+fn subscription(patch: &Value) -> Value {
+    let base = json!({
+        "id": "sub_1", "object": "subscription", "customer": "cus_1", "status": "active", "items": items(&[("price_pro", 1)], P1),
+        "latest_invoice": "in_1", "metadata": {"user_id": "user_1"}, "cancel_at_period_end": false,
+    });
+    patched(base, patch)
+}
+
+/// `customer.subscription.created` (or any but `updated`).
+pub fn sub(kind: &str, created: i64, patch: Value) -> Step {
+    event(&format!("customer.subscription.{kind}"), created, &subscription(&patch), None).into()
+}
+
+/// `customer.subscription.updated` with the attributes as they were before.
+pub fn updated(created: i64, patch: Value, previous: Value) -> Step {
+    event("customer.subscription.updated", created, &subscription(&patch), Some(&previous)).into()
+}
+
+/// A plan change within the period that began at `start`.
+pub fn changed(created: i64, from: (&str, u64), to: (&str, u64), start: i64) -> Step {
+    updated(created, json!({"items": items(&[to], start)}), json!({"items": items(&[from], start)}))
+}
+
+/// A line of an invoice for a whole period.
+pub fn line(price: &str, quantity: u64, start: i64) -> Value {
+    json!({
+        "amount": 2000, "quantity": quantity, "period": {"start": start, "end": start + MONTH},
+        "parent": {"type": "subscription_item_details", "subscription_item_details": {"subscription": "sub_1", "proration": false}},
+        "pricing": {"price_details": {"price": price}},
+    })
+}
+
+/// A line for a part of a period.
+pub fn proration(price: &str, amount: i64) -> Value {
+    json!({
+        "amount": amount, "quantity": 1, "period": {"start": P1 + 500, "end": P2},
+        "parent": {"type": "invoice_item_details", "invoice_item_details": {"subscription": "sub_1", "proration": true}},
+        "pricing": {"price_details": {"price": price}},
+    })
+}
+
+/// `invoice.*` of `sub_1`, paid 2000 by `pi_<id>`.
+pub fn invoice(kind: &str, created: i64, id: &str, reason: &str, lines: &[Value], patch: Value) -> Step {
+    let base = json!({
+        "id": id, "object": "invoice", "customer": "cus_1", "status": "paid", "billing_reason": reason, "amount_paid": 2000, "currency": "usd",
+        "lines": {"data": lines, "has_more": false},
+        "parent": {"type": "subscription_details", "subscription_details": {"subscription": "sub_1", "metadata": {"user_id": "user_1"}}},
+        "payments": {"data": [{"status": "paid", "payment": {"type": "payment_intent", "payment_intent": format!("pi_{id}")}}]},
+    });
+    event(&format!("invoice.{kind}"), created, &patched(base, &patch), None).into()
+}
+
+/// `invoice.paid` for a whole period of `price`.
+pub fn paid(created: i64, id: &str, reason: &str, price: &str, start: i64) -> Step {
+    invoice("paid", created, id, reason, &[line(price, 1, start)], json!({}))
+}
+
+/// `checkout.session.*`, one-time and paid 2000 unless patched.
+pub fn session(kind: &str, created: i64, id: &str, metadata: Value, patch: Value) -> Step {
+    let base = json!({
+        "id": id, "object": "checkout.session", "mode": "payment", "status": "complete", "payment_status": "paid", "customer": "cus_1",
+        "client_reference_id": "user_1", "amount_total": 2000, "currency": "usd", "payment_intent": format!("pi_{id}"),
+        "customer_details": {"email": "a@example.com"}, "metadata": metadata,
+    });
+    event(&format!("checkout.session.{kind}"), created, &patched(base, &patch), None).into()
+}
+
+/// A paid pack of 1000 credits.
+pub fn pack(created: i64, id: &str) -> Step {
+    session("completed", created, id, json!({"pack": "p1000"}), json!({}))
+}
+
+/// `charge.refunded` of a payment of 2000.
+pub fn refunded(created: i64, intent: &str, cumulative: i64) -> Step {
+    let object = json!({
+        "id": format!("ch_{intent}"), "object": "charge", "customer": "cus_1", "payment_intent": intent, "amount": 2000,
+        "amount_refunded": cumulative, "currency": "usd",
+    });
+    event("charge.refunded", created, &object, None).into()
+}
+
+/// `refund.*`.
+pub fn refund(kind: &str, created: i64, intent: &str, id: &str, amount: i64, status: &str) -> Step {
+    let object = json!({
+        "id": id, "object": "refund", "charge": format!("ch_{intent}"), "payment_intent": intent, "amount": amount, "status": status,
+    });
+    event(&format!("refund.{kind}"), created, &object, None).into()
+}
+
+/// `charge.dispute.*` over the whole payment.
+pub fn dispute(kind: &str, created: i64, intent: &str, status: &str) -> Step {
+    let object = json!({
+        "id": "dp_1", "object": "dispute", "charge": format!("ch_{intent}"), "payment_intent": intent, "amount": 2000, "status": status,
+    });
+    event(&format!("charge.dispute.{kind}"), created, &object, None).into()
+}

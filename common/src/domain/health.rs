@@ -1,0 +1,178 @@
+//! How well the system is: a score from 0 to 100, each deduction with its reason and what to do about it.
+
+use serde::{Deserialize, Serialize};
+
+/// A score below this is an alert.
+pub const LOW_SCORE: u8 = 80;
+/// More failed events than this are an alert.
+pub const MANY_FAILED: u64 = 5;
+/// A message that waits for longer is an alert.
+pub const OLD_SECONDS: u64 = 900;
+/// So many refused signatures within an hour are a burst.
+pub const BURST: u64 = 5;
+/// A success rate over fewer events says nothing.
+const FEW_EVENTS: u64 = 20;
+
+/// What was counted. `None` is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Events received in the last 24 hours that were processed.
+    pub processed: u64,
+    /// Likewise, ignored.
+    pub ignored: u64,
+    /// Likewise, parked or failed as they stand.
+    pub unsuccessful: u64,
+    /// Events in the log that are parked, of any age.
+    pub parked: u64,
+    /// Likewise, failed.
+    pub failed: u64,
+    /// Records that reconciliation found at Stripe and not here.
+    pub missing: Option<u64>,
+    /// Customers at Stripe that are nobody's, by the same report.
+    pub orphaned: Option<u64>,
+    /// Messages in the dead-letter queue.
+    pub dead_letters: u64,
+    /// The queues of the families.
+    pub queues: Vec<QueueCount>,
+    /// Requests refused for their signature in the last hour.
+    pub refused_signatures: u64,
+}
+
+/// A queue's messages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct QueueCount {
+    /// The family.
+    pub queue: String,
+    /// Messages that may be taken.
+    pub waiting: u64,
+    /// Messages that were taken, or wait for their next attempt.
+    pub in_flight: u64,
+    /// Age of the oldest message.
+    pub oldest_seconds: Option<u64>,
+}
+
+/// Points that are missing, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deduction {
+    /// How many.
+    pub points: u8,
+    /// Its name: `failed`, `parked`, `missing`, `orphaned`, `dead_letters`, `old_message`, `backlog`, `signatures`, `success_rate`.
+    pub code: String,
+    /// What was counted.
+    pub reason: String,
+    /// What to do.
+    pub advice: String,
+}
+
+/// The score and what it is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// 100 less the deductions, at least 0.
+    pub score: u8,
+    /// In thousandths: processed events among those that needed processing; `None` when there were none.
+    pub success_permille: Option<u64>,
+    /// Where the points went, the most first.
+    pub deductions: Vec<Deduction>,
+}
+
+/// Judges the counts. Pure.
+pub fn health(counts: &Counts) -> Health {
+    let mut deductions = Vec::new();
+    let mut deduct = |points: u64, code: &str, reason: String, advice: &str| {
+        if points > 0 {
+            let points = u8::try_from(points.min(100)).unwrap_or(100);
+            deductions.push(Deduction { points, code: code.to_owned(), reason, advice: advice.to_owned() });
+        }
+    };
+    let each = |count: u64, points: u64, most: u64| count.saturating_mul(points).min(most);
+    let failed = if counts.failed > MANY_FAILED { 25 } else { each(counts.failed, 3, 15) };
+    deduct(
+        failed,
+        "failed",
+        format!("{} events failed on every attempt", counts.failed),
+        "mend what their log lines name, then retry them",
+    );
+    let parked = each(counts.parked, 2, 15);
+    deduct(parked, "parked", format!("{} events are parked", counts.parked), "read their reasons: a customer to link, a price to add");
+    let missing = counts.missing.unwrap_or(0);
+    deduct(each(missing, 10, 40), "missing", format!("{missing} records of Stripe are missing here"), "run reconciliation with repair");
+    let orphaned = counts.orphaned.unwrap_or(0);
+    deduct(each(orphaned, 1, 10), "orphaned", format!("{orphaned} customers at Stripe are nobody's"), "link them to users");
+    let dead = if counts.dead_letters > 0 { 15 } else { 0 };
+    let advice = "the function dead-letter should have taken them: look at its errors";
+    deduct(dead, "dead_letters", format!("{} messages are in the dead-letter queue", counts.dead_letters), advice);
+    for queue in &counts.queues {
+        let age = queue.oldest_seconds.filter(|age| *age > OLD_SECONDS);
+        if let Some(age) = age {
+            let reason = format!("the oldest message of {} is {} minutes old", queue.queue, age / 60);
+            deduct(21, "old_message", reason, "its function does not keep up or does not run: look at its errors and throttles");
+        } else if queue.waiting > 1000 {
+            let reason = format!("{} messages wait in {}", queue.waiting, queue.queue);
+            deduct(5, "backlog", reason, "if this stays, raise the function's concurrency");
+        }
+    }
+    let refused = if counts.refused_signatures >= BURST { 30 } else { 0 };
+    let reason = format!("{} requests had a wrong signature within an hour", counts.refused_signatures);
+    deduct(refused, "signatures", reason, "compare the webhook secret with the one on the endpoint's page at Stripe");
+
+    let needed = counts.processed.saturating_add(counts.unsuccessful);
+    let success_permille = counts.processed.saturating_mul(1000).checked_div(needed);
+    if let Some(rate) = success_permille.filter(|_| needed >= FEW_EVENTS) {
+        let points = match rate {
+            990.. => 0,
+            950.. => 5,
+            900.. => 15,
+            _ => 25,
+        };
+        let reason = format!("{}.{} % of the last day's events were processed", rate / 10, rate % 10);
+        deduct(points, "success_rate", reason, "group the parked and failed events by reason");
+    }
+    deductions.sort_by_key(|deduction| std::cmp::Reverse(deduction.points));
+    let lost: u64 = deductions.iter().map(|deduction| u64::from(deduction.points)).sum();
+    let score = u8::try_from(100_u64.saturating_sub(lost)).unwrap_or(0);
+    Health { score, success_permille, deductions }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(counts: Counts, score: u8, codes: &[&str]) {
+        let health = health(&counts);
+        let found: Vec<&str> = health.deductions.iter().map(|deduction| deduction.code.as_str()).collect();
+        assert_eq!((health.score, &found[..]), (score, codes), "{health:#?}");
+    }
+
+    fn queue(waiting: u64, oldest_seconds: Option<u64>) -> Vec<QueueCount> {
+        vec![QueueCount { queue: "invoice-paid".to_owned(), waiting, in_flight: 0, oldest_seconds }]
+    }
+
+    #[test]
+    fn every_deduction_has_its_reason_and_the_alert_rules_bring_the_score_below_80() {
+        check(Counts::default(), 100, &[]);
+        check(Counts { processed: 1000, ignored: 5, ..Counts::default() }, 100, &[]);
+        check(Counts { failed: 5, ..Counts::default() }, 85, &["failed"]);
+        check(Counts { failed: 6, ..Counts::default() }, 75, &["failed"]);
+        check(Counts { parked: 3, ..Counts::default() }, 94, &["parked"]);
+        check(Counts { missing: Some(3), orphaned: Some(2), ..Counts::default() }, 68, &["missing", "orphaned"]);
+        check(Counts { dead_letters: 1, ..Counts::default() }, 85, &["dead_letters"]);
+        check(Counts { queues: queue(1, Some(901)), ..Counts::default() }, 79, &["old_message"]);
+        check(Counts { queues: queue(5000, None), ..Counts::default() }, 95, &["backlog"]);
+        check(Counts { refused_signatures: 5, ..Counts::default() }, 70, &["signatures"]);
+        check(Counts { processed: 90, unsuccessful: 10, ..Counts::default() }, 85, &["success_rate"]);
+        check(Counts { processed: 1, unsuccessful: 1, ..Counts::default() }, 100, &[]);
+    }
+
+    #[test]
+    fn the_score_ends_at_0_and_a_huge_count_does_not_overflow() {
+        let counts = Counts {
+            failed: u64::MAX,
+            parked: u64::MAX,
+            missing: Some(u64::MAX),
+            unsuccessful: u64::MAX,
+            refused_signatures: u64::MAX,
+            ..Counts::default()
+        };
+        assert_eq!(health(&counts).score, 0);
+    }
+}

@@ -1,0 +1,290 @@
+//! Stripe's events, read into the few facts that the rules need.
+//!
+//! **Invariants.** Nothing in here does IO. Reading follows what Stripe's changelog says of both shapes, before and after API version
+//! 2025-03-31.basil, and never the version's name. Enumerations are open, null is absent, what we do not use is not looked at.
+//! A fact of a shape that Stripe never sent is an error with its path, never "absent".
+
+#[macro_use]
+mod open_enum;
+
+mod charge;
+mod checkout_session;
+mod customer;
+mod digest;
+mod dispute;
+mod fields;
+mod head;
+mod invoice;
+mod kind;
+mod refund;
+mod subscription;
+
+use serde_json::Value;
+
+use self::fields::Fields;
+pub use self::{
+    charge::Charge,
+    checkout_session::{CheckoutMode, CheckoutSession, PaymentStatus, SessionStatus},
+    customer::Customer,
+    digest::content_digest,
+    dispute::{Dispute, DisputeStatus},
+    fields::{METADATA_KEYS, Metadata},
+    head::{Head, read_head},
+    invoice::{BillingReason, Invoice, InvoiceStatus, Line},
+    kind::{EventType, Family, UnknownFamily},
+    refund::{Refund, RefundStatus},
+    subscription::{Item, Previous, PreviousItem, Subscription, SubscriptionStatus},
+};
+use crate::domain::{
+    ids::{CustomerId, EventId, IdError, SubscriptionId, UserId},
+    timestamp::Timestamp,
+};
+
+/// Why a body is not an event that we can act on. No retry helps: at the edge it is a 400 (`malformed_event`), in a worker it is parked.
+///
+/// No message holds a value from the body, only where it stands.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The bytes are no text.
+    #[error("the body is not UTF-8")]
+    NotUtf8(#[source] std::str::Utf8Error),
+    /// The text is no JSON, is nested too deep, or has a key of the envelope twice.
+    #[error("the body is not well-formed JSON")]
+    NotJson(#[source] serde_json::Error),
+    /// JSON, but a list, text, number or null.
+    #[error("the body is JSON, but not an object")]
+    NotAnObject,
+    /// `object` is `v2.core.event`: the destination is set to thin payloads, and this system reads snapshots.
+    #[error("the body is a thin event (v2.core.event): set the event destination's payload style to snapshot")]
+    Thin,
+    /// The event is under `detail`: it came through EventBridge.
+    #[error("the body is an EventBridge envelope: the event is its `detail`, and it has no signature")]
+    EventBridge,
+    /// `object` is not `event`.
+    #[error("the body is a JSON object, but `object` is not `event`")]
+    NotAnEvent,
+    /// A fact that no rule can do without is not there.
+    #[error("{path} is missing")]
+    Missing {
+        /// Dotted, from the top of the event: `data.object.lines.data[0].amount`.
+        path: String,
+    },
+    /// A fact is there in a shape that Stripe never sent.
+    #[error("{path} is not {expected}")]
+    Wrong {
+        /// Dotted, from the top of the event.
+        path: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// An id is not one.
+    #[error("{path} is not an id")]
+    Id {
+        /// Dotted, from the top of the event.
+        path: String,
+        /// Which rule it breaks.
+        #[source]
+        source: IdError,
+    },
+}
+
+impl ReadError {
+    /// The kind of error as one word, for the log and for metrics.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NotUtf8(_) => "not_utf8",
+            Self::NotJson(_) => "not_json",
+            Self::NotAnObject => "not_an_object",
+            Self::Thin => "thin_event",
+            Self::EventBridge => "eventbridge_envelope",
+            Self::NotAnEvent => "not_an_event",
+            Self::Missing { .. } => "missing",
+            Self::Wrong { .. } => "wrong_shape",
+            Self::Id { .. } => "bad_id",
+        }
+    }
+}
+
+/// One event, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `evt_…`; the same on every delivery.
+    pub id: EventId,
+    /// `type`
+    pub kind: EventType,
+    /// When Stripe made the event. Whole seconds: two events may share it, and it says nothing of the order of changes within one.
+    pub created: Timestamp,
+    /// Whether it is about real money.
+    pub livemode: bool,
+    /// The connected account it is about (`acct_…`), on Connect endpoints.
+    pub account: Option<String>,
+    /// The version that rendered the event. For the log: no rule looks at it.
+    pub api_version: Option<String>,
+    /// What it is about, as it was when the event was made.
+    pub object: Object,
+}
+
+/// `data.object`, by the family of the event's type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// `checkout.session.*`
+    CheckoutSession(CheckoutSession),
+    /// `customer.subscription.*`
+    Subscription(Subscription),
+    /// `invoice.paid`, `invoice.payment_failed`, `invoice.payment_action_required`
+    Invoice(Invoice),
+    /// `charge.refunded`
+    Charge(Charge),
+    /// `refund.*`
+    Refund(Refund),
+    /// `charge.dispute.*`
+    Dispute(Dispute),
+    /// `customer.deleted`
+    Customer(Customer),
+    /// A type that no family handles; the object is not looked at.
+    Other,
+}
+
+/// Reads a whole event.
+///
+/// # Errors
+/// Those of [`read_head`]; [`ReadError::Missing`], [`ReadError::Wrong`] and [`ReadError::Id`] for a fact inside `data.object`.
+pub fn read(payload: &[u8]) -> Result<Event, ReadError> {
+    let head = read_head(payload)?;
+    let body: Value = serde_json::from_slice(payload).map_err(ReadError::NotJson)?;
+    let envelope = Fields::new("", &body);
+    let before = body.pointer("/data/previous_attributes").filter(|before| before.is_object());
+    let before = before.map(|before| Fields::new("data.previous_attributes", before));
+    Ok(Event {
+        account: envelope.owned("account")?,
+        api_version: envelope.owned("api_version")?,
+        object: Object::read(&head.kind, body.pointer("/data/object").unwrap_or(&Value::Null), before.as_ref())?,
+        id: head.id,
+        kind: head.kind,
+        created: head.created,
+        livemode: head.livemode,
+    })
+}
+
+impl Object {
+    fn read(kind: &EventType, object: &Value, before: Option<&Fields<'_>>) -> Result<Self, ReadError> {
+        let object = Fields::new("data.object", object);
+        let expect = |name: &'static str| match object.text("object")? {
+            Some(other) if other != name => Err(ReadError::Wrong { path: "data.object.object".to_owned(), expected: name }),
+            _ => Ok(()),
+        };
+        let Some(family) = kind.family() else { return Ok(Self::Other) };
+        match family {
+            Family::CheckoutSession => {
+                expect("checkout.session")?;
+                CheckoutSession::from_fields(&object).map(Self::CheckoutSession)
+            }
+            Family::CustomerSubscription => {
+                expect("subscription")?;
+                Subscription::from_fields(&object, before).map(Self::Subscription)
+            }
+            Family::InvoicePaid | Family::InvoicePaymentFailed => {
+                expect("invoice")?;
+                Invoice::from_fields(&object).map(Self::Invoice)
+            }
+            Family::Refund if *kind == EventType::ChargeRefunded => {
+                expect("charge")?;
+                Charge::from_fields(&object).map(Self::Charge)
+            }
+            Family::Refund => {
+                expect("refund")?;
+                Refund::from_fields(&object).map(Self::Refund)
+            }
+            Family::ChargeDispute => {
+                expect("dispute")?;
+                Dispute::from_fields(&object).map(Self::Dispute)
+            }
+            Family::Customer => {
+                expect("customer")?;
+                Customer::from_fields(&object).map(Self::Customer)
+            }
+        }
+    }
+}
+
+impl Event {
+    /// The user that the event itself names: `client_reference_id`, then `user_id` or `client_id` in the metadata of what it is
+    /// about; for an invoice its subscription's metadata, its lines', its own. The stored link from the customer goes before all of them.
+    ///
+    /// An empty text is "not set" (Stripe's way to unset a metadata key) and the next place is looked at.
+    ///
+    /// # Errors
+    /// [`IdError`] when the first text found is no user id: it is reported, not skipped, as another place may name somebody else.
+    pub fn user_hint(&self) -> Result<Option<UserId>, IdError> {
+        let mut reference = None;
+        let mut places: Vec<&Metadata> = Vec::new();
+        match &self.object {
+            Object::CheckoutSession(session) => {
+                reference = session.client_reference_id.as_deref();
+                places.push(&session.metadata);
+            }
+            Object::Subscription(subscription) => places.push(&subscription.metadata),
+            Object::Invoice(invoice) => {
+                places.push(&invoice.subscription_metadata);
+                places.extend(invoice.lines.iter().map(|line| &line.metadata));
+                places.push(&invoice.metadata);
+            }
+            Object::Charge(charge) => places.push(&charge.metadata),
+            Object::Refund(refund) => places.push(&refund.metadata),
+            Object::Dispute(dispute) => places.push(&dispute.metadata),
+            Object::Customer(customer) => places.push(&customer.metadata),
+            Object::Other => {}
+        }
+        let named = places.into_iter().flat_map(|place| [place.get("user_id"), place.get("client_id")]).flatten().map(String::as_str);
+        reference.into_iter().chain(named).find(|text| !text.is_empty()).map(UserId::new).transpose()
+    }
+
+    /// The customer that the event names; refunds and disputes name none.
+    pub fn customer(&self) -> Option<&CustomerId> {
+        match &self.object {
+            Object::CheckoutSession(session) => session.customer.as_ref(),
+            Object::Subscription(subscription) => subscription.customer.as_ref(),
+            Object::Invoice(invoice) => invoice.customer.as_ref(),
+            Object::Charge(charge) => charge.customer.as_ref(),
+            Object::Customer(customer) => Some(&customer.id),
+            Object::Refund(_) | Object::Dispute(_) | Object::Other => None,
+        }
+    }
+
+    /// The subscription that the event is about or names.
+    pub fn subscription_id(&self) -> Option<&SubscriptionId> {
+        match &self.object {
+            Object::CheckoutSession(session) => session.subscription.as_ref(),
+            Object::Subscription(subscription) => Some(&subscription.id),
+            Object::Invoice(invoice) => invoice.subscription.as_ref(),
+            Object::Charge(_) | Object::Refund(_) | Object::Dispute(_) | Object::Customer(_) | Object::Other => None,
+        }
+    }
+
+    /// Every id of Stripe's that the event names, the object's own first: what the event log is searched by.
+    pub fn object_ids(&self) -> Vec<&str> {
+        fn all<'a>(own: &'a str, named: &[Option<&'a str>]) -> Vec<&'a str> {
+            std::iter::once(own).chain(named.iter().copied().flatten()).collect()
+        }
+        fn text<T: AsRef<str>>(id: &Option<T>) -> Option<&str> {
+            id.as_ref().map(AsRef::as_ref)
+        }
+        match &self.object {
+            Object::CheckoutSession(it) => {
+                all(it.id.as_str(), &[text(&it.customer), text(&it.subscription), text(&it.payment_intent), text(&it.invoice)])
+            }
+            Object::Subscription(it) => all(it.id.as_str(), &[text(&it.customer), text(&it.latest_invoice)]),
+            Object::Invoice(it) => {
+                all(it.id.as_str(), &[text(&it.customer), text(&it.subscription), text(&it.payment_intent), text(&it.charge)])
+            }
+            Object::Charge(it) => all(it.id.as_str(), &[text(&it.customer), text(&it.payment_intent), text(&it.invoice)]),
+            Object::Refund(it) => all(it.id.as_str(), &[text(&it.charge), text(&it.payment_intent)]),
+            Object::Dispute(it) => all(it.id.as_str(), &[text(&it.charge), text(&it.payment_intent)]),
+            Object::Customer(it) => all(it.id.as_str(), &[]),
+            Object::Other => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,29 @@
+//! `customer.deleted`: the Customer.
+
+use serde_json::Value;
+
+use super::{Fields, Metadata, ReadError};
+use crate::domain::ids::CustomerId;
+
+/// What the rules need of a Customer: `{"id":"cus_1","object":"customer","metadata":{}}`, also of a deleted one (`"deleted":true`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Customer {
+    /// `cus_…`
+    pub id: CustomerId,
+    /// The customer's own.
+    pub metadata: Metadata,
+}
+
+impl Customer {
+    /// Reads the object as it is in an event or in an answer of the API.
+    ///
+    /// # Errors
+    /// [`ReadError::Missing`] or [`ReadError::Id`] when the id is not there or not one.
+    pub fn from_json(object: &Value) -> Result<Self, ReadError> {
+        Self::from_fields(&Fields::new("customer", object))
+    }
+
+    pub(super) fn from_fields(object: &Fields<'_>) -> Result<Self, ReadError> {
+        Ok(Self { id: object.need("id", object.id("id")?)?, metadata: object.metadata("metadata") })
+    }
+}

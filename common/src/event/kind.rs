@@ -1,0 +1,170 @@
+//! What kind of event it is, and which family of handlers it belongs to: the one routing table.
+
+open_enum! {
+    /// `event.type`: the types we act on; any other is `Other`, answered 200 and recorded as ignored.
+    EventType {
+        /// A checkout was finished; paid, unpaid (delayed methods) or without a payment.
+        CheckoutSessionCompleted = "checkout.session.completed",
+        /// A delayed payment of a finished checkout arrived.
+        CheckoutSessionAsyncPaymentSucceeded = "checkout.session.async_payment_succeeded",
+        /// A delayed payment of a finished checkout failed.
+        CheckoutSessionAsyncPaymentFailed = "checkout.session.async_payment_failed",
+        /// A checkout was left (after 24 h unless set otherwise).
+        CheckoutSessionExpired = "checkout.session.expired",
+        /// A subscription exists; may arrive after its updates.
+        CustomerSubscriptionCreated = "customer.subscription.created",
+        /// Anything of a subscription changed; the only kind with `previous_attributes`.
+        CustomerSubscriptionUpdated = "customer.subscription.updated",
+        /// A subscription ended; the object still exists, status `canceled`.
+        CustomerSubscriptionDeleted = "customer.subscription.deleted",
+        /// A trial ended without a payment method.
+        CustomerSubscriptionPaused = "customer.subscription.paused",
+        /// A paused subscription runs again.
+        CustomerSubscriptionResumed = "customer.subscription.resumed",
+        /// Three days before a trial ends, or at once when it is shorter.
+        CustomerSubscriptionTrialWillEnd = "customer.subscription.trial_will_end",
+        /// A change that waited for its payment took effect.
+        CustomerSubscriptionPendingUpdateApplied = "customer.subscription.pending_update_applied",
+        /// A change that waited for its payment was dropped.
+        CustomerSubscriptionPendingUpdateExpired = "customer.subscription.pending_update_expired",
+        /// An invoice is paid, also out of band or with nothing to pay.
+        InvoicePaid = "invoice.paid",
+        /// A payment attempt failed.
+        InvoicePaymentFailed = "invoice.payment_failed",
+        /// A payment attempt waits for the customer.
+        InvoicePaymentActionRequired = "invoice.payment_action_required",
+        /// Part or all of a charge went back; `amount_refunded` is cumulative.
+        ChargeRefunded = "charge.refunded",
+        /// A refund was made; may be pending.
+        RefundCreated = "refund.created",
+        /// A refund changed, for example pending to succeeded.
+        RefundUpdated = "refund.updated",
+        /// A refund came back: the merchant has the money again.
+        RefundFailed = "refund.failed",
+        /// A dispute was opened; can be lost already.
+        ChargeDisputeCreated = "charge.dispute.created",
+        /// A dispute changed.
+        ChargeDisputeUpdated = "charge.dispute.updated",
+        /// A dispute ended: won, lost or warning_closed.
+        ChargeDisputeClosed = "charge.dispute.closed",
+        /// The disputed money left; happens at opening, not at the loss.
+        ChargeDisputeFundsWithdrawn = "charge.dispute.funds_withdrawn",
+        /// The disputed money came back.
+        ChargeDisputeFundsReinstated = "charge.dispute.funds_reinstated",
+        /// A customer was deleted at Stripe.
+        CustomerDeleted = "customer.deleted",
+    }
+}
+
+impl EventType {
+    /// The family that handles the type; `None`: nobody does.
+    pub fn family(&self) -> Option<Family> {
+        match self {
+            Self::CheckoutSessionCompleted
+            | Self::CheckoutSessionAsyncPaymentSucceeded
+            | Self::CheckoutSessionAsyncPaymentFailed
+            | Self::CheckoutSessionExpired => Some(Family::CheckoutSession),
+            Self::CustomerSubscriptionCreated
+            | Self::CustomerSubscriptionUpdated
+            | Self::CustomerSubscriptionDeleted
+            | Self::CustomerSubscriptionPaused
+            | Self::CustomerSubscriptionResumed
+            | Self::CustomerSubscriptionTrialWillEnd
+            | Self::CustomerSubscriptionPendingUpdateApplied
+            | Self::CustomerSubscriptionPendingUpdateExpired => Some(Family::CustomerSubscription),
+            Self::InvoicePaid => Some(Family::InvoicePaid),
+            Self::InvoicePaymentFailed | Self::InvoicePaymentActionRequired => Some(Family::InvoicePaymentFailed),
+            Self::ChargeRefunded | Self::RefundCreated | Self::RefundUpdated | Self::RefundFailed => Some(Family::Refund),
+            Self::ChargeDisputeCreated
+            | Self::ChargeDisputeUpdated
+            | Self::ChargeDisputeClosed
+            | Self::ChargeDisputeFundsWithdrawn
+            | Self::ChargeDisputeFundsReinstated => Some(Family::ChargeDispute),
+            Self::CustomerDeleted => Some(Family::Customer),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+/// A group of event types with one queue, one Lambda function and one rule file, all of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// `checkout.session.*`
+    CheckoutSession,
+    /// `customer.subscription.*`
+    CustomerSubscription,
+    /// `invoice.paid`
+    InvoicePaid,
+    /// `invoice.payment_failed`, `invoice.payment_action_required`
+    InvoicePaymentFailed,
+    /// `charge.refunded`, `refund.*`
+    Refund,
+    /// `charge.dispute.*`
+    ChargeDispute,
+    /// `customer.deleted`
+    Customer,
+}
+
+impl Family {
+    /// Every family, in the order of the routing table.
+    pub const ALL: [Self; 7] = [
+        Self::CheckoutSession,
+        Self::CustomerSubscription,
+        Self::InvoicePaid,
+        Self::InvoicePaymentFailed,
+        Self::Refund,
+        Self::ChargeDispute,
+        Self::Customer,
+    ];
+
+    /// The name of its folder, queue and function: `invoice-paid`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CheckoutSession => "checkout-session",
+            Self::CustomerSubscription => "customer-subscription",
+            Self::InvoicePaid => "invoice-paid",
+            Self::InvoicePaymentFailed => "invoice-payment-failed",
+            Self::Refund => "refund",
+            Self::ChargeDispute => "charge-dispute",
+            Self::Customer => "customer",
+        }
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Family {
+    type Err = UnknownFamily;
+    fn from_str(name: &str) -> Result<Self, UnknownFamily> {
+        Self::ALL.into_iter().find(|family| family.as_str() == name).ok_or(UnknownFamily)
+    }
+}
+
+/// A text that names no family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a family of events")]
+pub struct UnknownFamily;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_type_has_a_family_and_reads_back() {
+        for kind in EventType::KNOWN {
+            assert!(kind.family().is_some(), "{kind}");
+            assert_eq!(&EventType::from(kind.as_str()), kind);
+        }
+        assert_eq!(EventType::KNOWN.len(), 25);
+        assert_eq!(EventType::from("invoice.upcoming").family(), None);
+        assert_eq!(EventType::from("invoice.payment_succeeded").as_str(), "invoice.payment_succeeded");
+        for family in Family::ALL {
+            assert_eq!(family.as_str().parse(), Ok(family));
+            assert!(EventType::KNOWN.iter().any(|kind| kind.family() == Some(family)));
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! `refund.created`, `refund.updated`, `refund.failed`: the Refund.
+
+use serde_json::Value;
+
+use super::{Fields, Metadata, ReadError};
+use crate::domain::ids::{ChargeId, PaymentIntentId, RefundId};
+
+open_enum! {
+    /// `status` of a refund.
+    RefundStatus {
+        /// On its way.
+        Pending = "pending",
+        /// Waits for the customer's bank details.
+        RequiresAction = "requires_action",
+        /// Done.
+        Succeeded = "succeeded",
+        /// Came back; the merchant has the money again.
+        Failed = "failed",
+        /// Withdrawn.
+        Canceled = "canceled",
+    }
+}
+
+/// What the rules need of a Refund.
+///
+/// ```json
+/// {"id":"re_1","object":"refund","charge":"ch_1","payment_intent":"pi_1","amount":500,"status":"succeeded","metadata":{}}
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refund {
+    /// `re_…` or `pyr_…`
+    pub id: RefundId,
+    /// The charge it takes back.
+    pub charge: Option<ChargeId>,
+    /// The payment it belongs to.
+    pub payment_intent: Option<PaymentIntentId>,
+    /// Minor units of **this** refund.
+    pub amount: i64,
+    /// How far it is.
+    pub status: RefundStatus,
+    /// The refund's own.
+    pub metadata: Metadata,
+}
+
+impl Refund {
+    /// Reads the object as it is in an event or in an answer of the API.
+    ///
+    /// # Errors
+    /// [`ReadError::Missing`] without an id or the amount; [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
+    pub fn from_json(object: &Value) -> Result<Self, ReadError> {
+        Self::from_fields(&Fields::new("refund", object))
+    }
+
+    pub(super) fn from_fields(object: &Fields<'_>) -> Result<Self, ReadError> {
+        Ok(Self {
+            id: object.need("id", object.id("id")?)?,
+            charge: object.id("charge")?,
+            payment_intent: object.id("payment_intent")?,
+            amount: object.need("amount", object.amount("amount")?)?,
+            status: object.word("status")?,
+            metadata: object.metadata("metadata"),
+        })
+    }
+}

@@ -1,0 +1,194 @@
+//! SQS: how an event travels from the webhook to its worker, and how a failed one comes back later.
+//!
+//! The message body is the event exactly as Stripe sent it. Beside it, as message attributes:
+//!
+//! | attribute | |
+//! |---|---|
+//! | `received_at` (Number) | unix ms at which the webhook had it |
+//! | `mode` (String) | mode of the secret that verified it: `test`, `live`, `any` |
+//! | `encoding` (String) | absent: the body is the text. `packed+base64`: see [`crate::store::payload`]; for bodies beyond SQS's limit of 1 MiB or with characters that SQS does not carry |
+//!
+//! **Invariant:** a worker takes nothing that lacks these attributes: it did not come through the webhook.
+
+use aws_lambda_events::event::sqs::SqsMessage;
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, MessageAttributeValue};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::signature::SecretMode;
+use crate::store::payload;
+
+/// SQS takes 1 MiB for body and attributes together; the attributes take less than 300 bytes.
+const MOST_BYTES: usize = 1_048_576 - 300;
+const PACKED: &str = "packed+base64";
+
+/// A verified event on its way to a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// The event as Stripe sent it.
+    pub body: Vec<u8>,
+    /// Unix ms at which the webhook had it.
+    pub received_ms: i64,
+    /// Which events the verifying secret may vouch for.
+    pub mode: SecretMode,
+}
+
+/// Why an event was not queued.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// Not even compressed does it fit into one message. The webhook answers 413.
+    #[error("the event does not fit into one message, compressed neither")]
+    TooLarge,
+    /// SQS did not take it. The webhook answers 503 and Stripe sends it again.
+    #[error("sqs SendMessage: {0}")]
+    Unavailable(String),
+}
+
+/// Why a message is not an event from our webhook.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EnvelopeError {
+    /// An attribute is missing or makes no sense.
+    #[error("message attribute {0} is missing or wrong; only the webhook may send here")]
+    Attribute(&'static str),
+    /// The body is missing or not what `encoding` says.
+    #[error("the message body is missing or not encoded as it says")]
+    Body,
+}
+
+/// The queues of the system, reached through one client.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    client: Client,
+}
+
+impl Queue {
+    /// Over a client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Sends an event to a worker's queue: exactly one `SendMessage`.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub async fn send(&self, queue_url: &str, envelope: Envelope) -> Result<(), SendError> {
+        let received = envelope.received_ms.to_string();
+        let (body, encoding) = encode(envelope.body)?;
+        let mut request = self
+            .client
+            .send_message()
+            .queue_url(queue_url)
+            .message_body(body)
+            .message_attributes("received_at", attribute("Number", &received)?)
+            .message_attributes("mode", attribute("String", envelope.mode.as_str())?);
+        if let Some(encoding) = encoding {
+            request = request.message_attributes("encoding", attribute("String", encoding)?);
+        }
+        match request.send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(SendError::Unavailable(code(&error))),
+        }
+    }
+
+    /// Sends plain text, such as an alert.
+    ///
+    /// # Errors
+    /// [`SendError::Unavailable`].
+    pub async fn send_text(&self, queue_url: &str, body: String) -> Result<(), SendError> {
+        match self.client.send_message().queue_url(queue_url).message_body(body).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(SendError::Unavailable(code(&error))),
+        }
+    }
+
+    /// Hides failed messages until their next attempt. A message that cannot be delayed comes back when its visibility ends, so an
+    /// error here only moves the next attempt; it is returned to be logged.
+    ///
+    /// # Errors
+    /// What SQS said, for the whole batch or for the first message it refused.
+    pub async fn delay(&self, queue_url: &str, messages: &[(String, u32)]) -> Result<(), String> {
+        let mut entries = Vec::new();
+        for (place, (receipt_handle, seconds)) in messages.iter().enumerate() {
+            let seconds = i32::try_from(*seconds).unwrap_or(43_200);
+            let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
+                .id(place.to_string())
+                .receipt_handle(receipt_handle)
+                .visibility_timeout(seconds)
+                .build()
+                .map_err(|error| error.to_string())?;
+            entries.push(entry);
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
+        match self.client.change_message_visibility_batch().queue_url(queue_url).set_entries(Some(entries)).send().await {
+            Ok(answer) => match answer.failed().first() {
+                Some(failed) => Err(format!("{}: {}", failed.code(), failed.message().unwrap_or_default())),
+                None => Ok(()),
+            },
+            Err(error) => Err(code(&error)),
+        }
+    }
+}
+
+/// What SQS said, without the request.
+fn code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> String {
+    error.as_service_error().and_then(ProvideErrorMetadata::code).unwrap_or("no answer").to_owned()
+}
+
+fn attribute(kind: &str, value: &str) -> Result<MessageAttributeValue, SendError> {
+    MessageAttributeValue::builder().data_type(kind).string_value(value).build().map_err(|error| SendError::Unavailable(error.to_string()))
+}
+
+/// The message body, and the name of its encoding where it is not the text itself.
+fn encode(body: Vec<u8>) -> Result<(String, Option<&'static str>), SendError> {
+    let body = match String::from_utf8(body) {
+        Ok(text) if text.len() <= MOST_BYTES && !text.contains(['\u{fffe}', '\u{ffff}']) => return Ok((text, None)),
+        Ok(text) => text.into_bytes(),
+        Err(error) => error.into_bytes(),
+    };
+    let packed = STANDARD.encode(payload::pack(&body));
+    if packed.len() > MOST_BYTES {
+        return Err(SendError::TooLarge);
+    }
+    Ok((packed, Some(PACKED)))
+}
+
+impl Envelope {
+    /// Reads a message as Lambda hands it over.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`].
+    pub fn read(message: &SqsMessage) -> Result<Self, EnvelopeError> {
+        let attribute = |name: &'static str| message.message_attributes.get(name).and_then(|value| value.string_value.as_deref());
+        let received = attribute("received_at").and_then(|text| text.parse().ok()).ok_or(EnvelopeError::Attribute("received_at"))?;
+        let mode = attribute("mode").and_then(SecretMode::from_text).ok_or(EnvelopeError::Attribute("mode"))?;
+        let text = message.body.as_deref().ok_or(EnvelopeError::Body)?;
+        let body = match attribute("encoding") {
+            None => text.as_bytes().to_vec(),
+            Some(PACKED) => STANDARD.decode(text).ok().and_then(|packed| payload::unpack(&packed)).ok_or(EnvelopeError::Body)?,
+            Some(_) => return Err(EnvelopeError::Attribute("encoding")),
+        };
+        Ok(Self { body, received_ms: received, mode })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usual_body_travels_as_it_is_and_a_large_or_odd_one_packed() {
+        assert_eq!(encode(b"{}".to_vec()).unwrap(), ("{}".to_owned(), None));
+        let large = format!("{{\"filler\":\"{}\"}}", "abc ".repeat(500_000)).into_bytes();
+        for body in [large, "{\"name\":\"\u{ffff}\"}".as_bytes().to_vec()] {
+            let (text, encoding) = encode(body.clone()).unwrap();
+            assert_eq!(encoding, Some(PACKED));
+            assert_eq!(payload::unpack(&STANDARD.decode(text).unwrap()).unwrap(), body);
+        }
+        let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(b'!'..=b'~')).take(2_000_000).collect();
+        assert!(matches!(encode(noise), Err(SendError::TooLarge)));
+    }
+}

@@ -1,0 +1,386 @@
+//! Stripe's webhook signature: who sent these bytes, and when.
+//!
+//! ```text
+//! Stripe-Signature: t=<unix seconds>,v1=<hex>[,v1=<hex>…][,v0=<hex>]
+//! signed text     = "<t>" "." <the raw body>          v1 = HMAC-SHA256(key = the whole secret, `whsec_` included)
+//! ```
+//! Only `v1` counts (test mode adds a `v0` that means nothing); while a secret is rolled there is one `v1` per secret.
+//!
+//! **Invariants.** Nothing in here does IO or reads a clock. No input makes it panic. The raw bytes are verified, before anything parses
+//! them. The time is judged only once a signature matched, so that somebody without a secret learns nothing. Signatures are compared in
+//! constant time. There is no key that is empty.
+//!
+//! # Example, and known answer
+//! ```
+//! use common::{domain::timestamp::Timestamp, signature::{Secret, sign, verify}};
+//!
+//! let body = br#"{"id":"evt_1","object":"event"}"#;
+//! let secret = Secret::new("whsec_test").unwrap();
+//! let t = Timestamp::from_unix(1_760_000_000);
+//!
+//! // printf '%s' '1760000000.{"id":"evt_1","object":"event"}' | openssl dgst -sha256 -hmac whsec_test
+//! let header = "t=1760000000,v1=95a3fd7f0f6ce7693c04d0dc7b0e77234e7e0b588a980b80b26e094da8fcd88e";
+//! assert_eq!(sign(body, &secret, t), header);
+//!
+//! let verified = verify(body, Some(header.as_bytes()), &[secret], t.plus_seconds(299), 300).unwrap();
+//! assert_eq!((verified.secret_index, verified.timestamp), (0, t));
+//! ```
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit as _, Mac, digest::CtOutput};
+use sha2::Sha256;
+
+use crate::domain::timestamp::Timestamp;
+
+mod diagnose;
+
+pub use diagnose::diagnose;
+
+/// Seconds that Stripe's libraries allow between signing and verifying. Every retry is signed afresh, so it never stops a late one.
+pub const DEFAULT_TOLERANCE_SECONDS: u32 = 300;
+
+/// Which events a secret may vouch for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SecretMode {
+    /// Test mode and sandboxes: `livemode` is false.
+    Test,
+    /// Live mode: `livemode` is true.
+    Live,
+    /// The configuration does not say.
+    #[default]
+    Any,
+}
+
+impl SecretMode {
+    /// As messages and the event log have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Test => "test",
+            Self::Live => "live",
+            Self::Any => "any",
+        }
+    }
+
+    /// The mode with this name.
+    pub fn from_text(text: &str) -> Option<Self> {
+        [Self::Test, Self::Live, Self::Any].into_iter().find(|mode| mode.as_str() == text)
+    }
+
+    /// Whether an event with this `livemode` may have been verified by such a secret.
+    pub const fn allows(self, livemode: bool) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Test => !livemode,
+            Self::Live => livemode,
+        }
+    }
+}
+
+/// An endpoint's signing secret (`whsec_…`), as the state of a keyed HMAC. The text is not kept and is never printed.
+#[derive(Clone)]
+pub struct Secret {
+    key: Hmac<Sha256>,
+    mode: SecretMode,
+}
+
+/// A secret that cannot be one: empty or only whitespace. With it, anybody could sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a webhook signing secret is empty: copy it from the endpoint's page at Stripe (it begins with whsec_)")]
+pub struct BlankSecret;
+
+impl Secret {
+    /// Takes the text exactly as it is: Stripe signs with the whole of it, and whitespace around it would be part of the key.
+    ///
+    /// # Errors
+    /// [`BlankSecret`] when there is nothing but whitespace in it.
+    pub fn new(text: &str) -> Result<Self, BlankSecret> {
+        if text.trim().is_empty() {
+            return Err(BlankSecret);
+        }
+        Ok(Self { key: keyed(text.as_bytes()), mode: SecretMode::Any })
+    }
+
+    /// The same secret, for events of one mode only.
+    #[must_use]
+    pub fn with_mode(self, mode: SecretMode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// Which events it may vouch for.
+    pub const fn mode(&self) -> SecretMode {
+        self.mode
+    }
+
+    fn mac(&self, t: &[u8], payload: &[u8]) -> CtOutput<Hmac<Sha256>> {
+        self.key.clone().chain_update(t).chain_update(b".").chain_update(payload).finalize()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secret").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+fn keyed(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
+}
+
+/// A signature that holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Which of the secrets made it: for the log while secrets are rolled, and for its mode.
+    pub secret_index: usize,
+    /// When Stripe signed this delivery (not when it made the event).
+    pub timestamp: Timestamp,
+}
+
+/// Why a delivery is not taken. The sender is told [`Refusal::code`] and no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No `Stripe-Signature` header, or an empty one.
+    #[error("there is no Stripe-Signature header")]
+    NoHeader,
+    /// The header has no `t`.
+    #[error("the Stripe-Signature header has no t=")]
+    NoTimestamp,
+    /// `t` is not a plain decimal number of at most 18 digits.
+    #[error("the t= of the Stripe-Signature header is not a unix time in whole seconds")]
+    BadTimestamp,
+    /// More than one `t`: which one was signed is anybody's guess.
+    #[error("the Stripe-Signature header has more than one t=")]
+    SeveralTimestamps,
+    /// No `v1`.
+    #[error("the Stripe-Signature header has no v1 signature")]
+    NoV1 {
+        /// It has a `v0`, which anybody can make.
+        only_v0: bool,
+    },
+    /// No secret is configured: nothing can be verified.
+    #[error("no webhook signing secret is configured")]
+    NoSecret,
+    /// No `v1` was made by any of the secrets over these bytes.
+    #[error("none of {signatures} v1 signature(s) was made over this body by any of {secrets} secret(s)")]
+    NoMatch {
+        /// How many `v1` the header has.
+        signatures: usize,
+        /// How many secrets were tried.
+        secrets: usize,
+    },
+    /// The signature holds, but is older than the tolerance.
+    #[error("the signature is {age_seconds} s old")]
+    TooOld {
+        /// By this machine's clock.
+        age_seconds: i64,
+    },
+    /// The signature holds, but lies further in the future than the tolerance.
+    #[error("the signature lies {ahead_seconds} s in the future")]
+    TooNew {
+        /// By this machine's clock.
+        ahead_seconds: i64,
+    },
+}
+
+impl Refusal {
+    /// The `error` of the 400 answer: `missing_signature`, `invalid_signature` or `timestamp_out_of_tolerance`.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NoHeader => "missing_signature",
+            Self::NoTimestamp
+            | Self::BadTimestamp
+            | Self::SeveralTimestamps
+            | Self::NoV1 { .. }
+            | Self::NoSecret
+            | Self::NoMatch { .. } => "invalid_signature",
+            Self::TooOld { .. } | Self::TooNew { .. } => "timestamp_out_of_tolerance",
+        }
+    }
+
+    /// What to look at, for whoever runs the system; never for the sender. [`diagnose`] knows more, given the secrets' texts.
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::NoHeader => {
+                "the request is not from Stripe, or a proxy dropped the header Stripe-Signature; with EventBridge there is no signature at all"
+            }
+            Self::NoTimestamp | Self::BadTimestamp => {
+                "the header is cut off or rewritten: it must read t=…,v1=… exactly as Stripe sent it, without spaces or quotes"
+            }
+            Self::SeveralTimestamps => "two Stripe-Signature headers were joined into one: a proxy added or repeated it",
+            Self::NoV1 { only_v0: true } => {
+                "a v0 signature proves nothing; Stripe always sends a v1 too, so the header was altered on its way"
+            }
+            Self::NoV1 { only_v0: false } => "the header is cut off, has spaces after its commas, or is the signature of another service",
+            Self::NoSecret => "set STRIPE_WEBHOOK_SECRET to the endpoint's signing secret",
+            Self::NoMatch { .. } => {
+                "most often the wrong secret: every endpoint has its own, test and live mode differ, and `stripe listen` prints a third; \
+                 else the body was changed on its way (parsed and written again, decoded, cut off)"
+            }
+            Self::TooOld { .. } => {
+                "the clock of this machine is fast, or an old delivery was sent again by somebody; Stripe signs every retry afresh"
+            }
+            Self::TooNew { .. } => "the clock of this machine is slow",
+        }
+    }
+}
+
+/// Verifies that one of `secrets` signed `payload`, not longer than `tolerance_seconds` ago and not further than that in the future.
+///
+/// `payload` is the body as it came, byte for byte (an API Gateway body after its base64 is undone). `header` is the value of
+/// `Stripe-Signature`; `None` and empty are the same. Stricter than Stripe's libraries in this: one `t`, in plain decimals, and the
+/// future is bounded too.
+///
+/// A tolerance of 0 switches the check of the time off, as in Stripe's libraries. That is for tools and tests: the functions'
+/// configuration refuses 0.
+///
+/// # Errors
+/// A [`Refusal`]; the one about time only when a signature matched.
+pub fn verify(
+    payload: &[u8],
+    header: Option<&[u8]>,
+    secrets: &[Secret],
+    now: Timestamp,
+    tolerance_seconds: u32,
+) -> Result<Verified, Refusal> {
+    let header = header.filter(|header| !header.is_empty()).ok_or(Refusal::NoHeader)?;
+    let t = only_t(header)?;
+    let timestamp = unix_time(t).ok_or(Refusal::BadTimestamp)?;
+    let signatures = values(header, b"v1").count();
+    if signatures == 0 {
+        return Err(Refusal::NoV1 { only_v0: values(header, b"v0").next().is_some() });
+    }
+    if secrets.is_empty() {
+        return Err(Refusal::NoSecret);
+    }
+    let matched = secrets.iter().position(|secret| {
+        let expected = secret.mac(t, payload);
+        values(header, b"v1").filter_map(hex).any(|signature| CtOutput::new(signature.into()) == expected)
+    });
+    let secret_index = matched.ok_or(Refusal::NoMatch { signatures, secrets: secrets.len() })?;
+
+    let (age_seconds, tolerance) = (now.seconds_since(timestamp), i64::from(tolerance_seconds));
+    match tolerance {
+        0 => Ok(Verified { secret_index, timestamp }),
+        _ if age_seconds > tolerance => Err(Refusal::TooOld { age_seconds }),
+        _ if age_seconds < -tolerance => Err(Refusal::TooNew { ahead_seconds: age_seconds.saturating_neg() }),
+        _ => Ok(Verified { secret_index, timestamp }),
+    }
+}
+
+/// The value of `Stripe-Signature` that Stripe would send with `payload` at `t`. For tests and the local sender.
+pub fn sign(payload: &[u8], secret: &Secret, t: Timestamp) -> String {
+    use std::fmt::Write as _;
+    let t = t.unix().to_string();
+    let mut header = format!("t={t},v1=");
+    for byte in secret.mac(t.as_bytes(), payload).into_bytes() {
+        write!(header, "{byte:02x}").expect("writing to a string cannot fail");
+    }
+    header
+}
+
+/// The values under `key`; keys are matched to the letter, spaces included, as Stripe's libraries do.
+fn values<'a>(header: &'a [u8], key: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
+    header.split(|byte| *byte == b',').filter_map(move |part| part.strip_prefix(key)?.strip_prefix(b"="))
+}
+
+fn only_t(header: &[u8]) -> Result<&[u8], Refusal> {
+    let mut found = values(header, b"t");
+    let t = found.next().ok_or(Refusal::NoTimestamp)?;
+    if found.next().is_some() { Err(Refusal::SeveralTimestamps) } else { Ok(t) }
+}
+
+/// Digits as a number prints them (what is signed is the number): no sign, no leading zero, at most 18 of them.
+fn unix_time(t: &[u8]) -> Option<Timestamp> {
+    let canonical = (1..=18).contains(&t.len()) && t.iter().all(u8::is_ascii_digit) && (t[0] != b'0' || t.len() == 1);
+    let seconds = std::str::from_utf8(t).ok().filter(|_| canonical)?.parse().ok()?;
+    Some(Timestamp::from_unix(seconds))
+}
+
+/// 64 lower-case hex digits; anything else is a signature that matches nothing.
+fn hex(text: &[u8]) -> Option<[u8; 32]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, rest) = text.as_chunks::<2>();
+    let mut bytes = [0; 32];
+    if pairs.len() != bytes.len() || !rest.is_empty() {
+        return None;
+    }
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &[u8] = br#"{"id":"evt_1"}"#;
+    const NOW: Timestamp = Timestamp::from_unix(1_760_000_000);
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_signature_is_judged_before_its_time() {
+        let old = sign(BODY, &secret("whsec_a"), NOW.plus_days(-1));
+        let check = |header: &str, secrets: &[Secret]| verify(BODY, Some(header.as_bytes()), secrets, NOW, 300).map_err(|r| r.code());
+        assert_eq!(check(&old, &[secret("whsec_b")]), Err("invalid_signature"));
+        assert_eq!(check(&old, &[secret("whsec_a")]), Err("timestamp_out_of_tolerance"));
+    }
+
+    #[test]
+    fn both_sides_of_the_clock_are_bounded() {
+        let rows = [
+            (-301, Err(Refusal::TooOld { age_seconds: 301 })),
+            (-300, Ok(())),
+            (300, Ok(())),
+            (301, Err(Refusal::TooNew { ahead_seconds: 301 })),
+        ];
+        for (seconds, expect) in rows {
+            let header = sign(BODY, &secret("whsec_a"), NOW.plus_seconds(seconds));
+            assert_eq!(verify(BODY, Some(header.as_bytes()), &[secret("whsec_a")], NOW, 300).map(|_| ()), expect, "{seconds}");
+            assert!(verify(BODY, Some(header.as_bytes()), &[secret("whsec_a")], NOW, 0).is_ok());
+        }
+    }
+
+    #[test]
+    fn while_a_secret_is_rolled_either_vouches_and_is_named() {
+        let secrets = [secret("whsec_new").with_mode(SecretMode::Live), secret("whsec_old")];
+        let header = sign(BODY, &secret("whsec_old"), NOW);
+        let verified = verify(BODY, Some(header.as_bytes()), &secrets, NOW, 300).unwrap();
+        assert_eq!(verified, Verified { secret_index: 1, timestamp: NOW });
+        assert!(!secrets[0].mode().allows(false) && secrets[1].mode().allows(false));
+    }
+
+    #[test]
+    fn what_the_header_lacks_is_told_apart() {
+        let rows: [(Option<&[u8]>, Refusal); 9] = [
+            (None, Refusal::NoHeader),
+            (Some(b""), Refusal::NoHeader),
+            (Some(b"v1=00"), Refusal::NoTimestamp),
+            (Some(b"t=,v1=00"), Refusal::BadTimestamp),
+            (Some(b"t=9999999999999999999,v1=00"), Refusal::BadTimestamp),
+            (Some(b"t=1,t=2,v1=00"), Refusal::SeveralTimestamps),
+            (Some(b"t=1,v0=00"), Refusal::NoV1 { only_v0: true }),
+            (Some(b"t=1, v1=00"), Refusal::NoV1 { only_v0: false }),
+            (Some(b"t=1,v1=\xff\xff,v1"), Refusal::NoMatch { signatures: 1, secrets: 1 }),
+        ];
+        for (header, refusal) in rows {
+            assert_eq!(verify(BODY, header, &[secret("whsec_a")], NOW, 300), Err(refusal));
+        }
+        assert_eq!(verify(BODY, Some(b"t=1,v1=00"), &[], NOW, 300), Err(Refusal::NoSecret));
+    }
+
+    #[test]
+    fn a_blank_secret_is_none_and_no_secret_is_printed() {
+        for blank in ["", "   ", "\n"] {
+            assert_eq!(Secret::new(blank).err(), Some(BlankSecret));
+        }
+        assert_eq!(format!("{:?}", secret("whsec_a")), "Secret { mode: Any, .. }");
+    }
+}

@@ -1,0 +1,314 @@
+//! DynamoDB: two tables, the keys and items in [`items`], one read before a decision and one transaction after it.
+//!
+//! **Invariant:** every write is part of one `TransactWriteItems` whose conditions make it safe to repeat; nothing is marked before
+//! it is done. **Invariant:** decisions are made from consistent reads by primary key, never from an index.
+
+pub mod items;
+pub mod log;
+pub mod payload;
+pub mod scan;
+pub mod schema;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::{AttributeValue, ConditionCheck, KeysAndAttributes, Put, TransactWriteItem};
+
+use self::items::{Item, Key, Table};
+
+/// The most that one `TransactWriteItems` takes.
+pub const MOST_WRITES: usize = 100;
+/// The most that one `BatchGetItem` takes.
+const MOST_READS: usize = 100;
+/// A batch read that leaves keys unprocessed is repeated so often.
+const READ_ATTEMPTS: u32 = 5;
+
+/// The two tables.
+#[derive(Clone, Debug)]
+pub struct Store {
+    client: Client,
+    accounts: String,
+    events: String,
+}
+
+/// Why a read or a write did not happen. [`StoreError::is_transient`] says whether to try again.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// DynamoDB was not reached, was too slow, or asked to slow down. A write may have happened all the same; repeat it.
+    #[error("dynamodb {operation} did not answer: {message}")]
+    Unavailable {
+        /// The operation.
+        operation: &'static str,
+        /// What the SDK says.
+        message: String,
+    },
+    /// DynamoDB refused the request for what it is; repeating it cannot help.
+    #[error("dynamodb {operation} refused: {message}")]
+    Refused {
+        /// The operation.
+        operation: &'static str,
+        /// DynamoDB's words.
+        message: String,
+    },
+    /// Conditions of a transaction did not hold; nothing was written.
+    #[error("transaction cancelled: {}", .0.iter().map(|(_, reason)| reason.as_str()).collect::<Vec<_>>().join(", "))]
+    Cancelled(Vec<(usize, Reason)>),
+    /// The transaction has more writes than DynamoDB takes in one.
+    #[error("{0} writes do not fit in one transaction")]
+    TooMany(usize),
+    /// An item in a table is not what this version writes. It is never read as absent.
+    #[error("item {key} cannot be read: {message}")]
+    Corrupt {
+        /// Which item.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// Why one write of a transaction did not hold, by its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its condition failed.
+    Condition,
+    /// Another transaction held the item.
+    Conflict,
+    /// Too many requests for the table or the item.
+    Throttled,
+    /// The item is not acceptable, such as too large.
+    Invalid,
+}
+
+impl Reason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Condition => "condition failed",
+            Self::Conflict => "conflict",
+            Self::Throttled => "throttled",
+            Self::Invalid => "invalid item",
+        }
+    }
+}
+
+impl StoreError {
+    /// Whether the same work may succeed when it is done again, now or later: everything but a request that is wrong in itself.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } => true,
+            Self::Cancelled(reasons) => reasons.iter().all(|(_, reason)| *reason != Reason::Invalid),
+            Self::Refused { .. } | Self::TooMany(_) | Self::Corrupt { .. } => false,
+        }
+    }
+}
+
+/// One write of a transaction.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// What it writes or checks.
+    pub key: Key,
+    /// The whole item to put; `None` only checks the condition.
+    pub item: Option<Item>,
+    /// What must hold.
+    pub condition: Condition,
+}
+
+/// What must hold for a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Anything may be there.
+    Anything,
+    /// No item is there.
+    Absent,
+    /// The account still has the version it was loaded with.
+    Version(u64),
+    /// The customer is bound to no user, or to this one.
+    BoundTo(String),
+    /// Nobody waits for the payment.
+    NobodyWaits,
+    /// It is nobody's, and just these events wait for it.
+    Waiting(BTreeSet<String>),
+    /// No event with this id was finished: it is absent, parked or failed.
+    Unfinished,
+}
+
+impl Store {
+    /// Over a client and two table names.
+    pub fn new(client: Client, accounts: impl Into<String>, events: impl Into<String>) -> Self {
+        Self { client, accounts: accounts.into(), events: events.into() }
+    }
+
+    /// The client, for queries that are no part of a decision.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// A table's name.
+    pub fn table(&self, table: Table) -> &str {
+        match table {
+            Table::Accounts => &self.accounts,
+            Table::Events => &self.events,
+        }
+    }
+
+    /// Reads items by key, consistently, in one `BatchGetItem` (one for each hundred keys). Absent items are absent in the answer.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Refused`].
+    pub async fn load(&self, keys: impl IntoIterator<Item = Key>) -> Result<HashMap<Key, Item>, StoreError> {
+        let keys: BTreeMap<(Table, String, String), Key> =
+            keys.into_iter().map(|key| ((key.table(), key.partition(), key.sort()), key)).collect();
+        let mut found = HashMap::new();
+        let all: Vec<_> = keys.keys().cloned().collect();
+        for chunk in all.chunks(MOST_READS) {
+            let mut request: HashMap<String, KeysAndAttributes> = HashMap::new();
+            for table in [Table::Accounts, Table::Events] {
+                let of_table: Vec<Item> =
+                    chunk.iter().filter(|(of, _, _)| *of == table).map(|(_, pk, sk)| items::key_attributes(table, pk, sk)).collect();
+                if of_table.is_empty() {
+                    continue;
+                }
+                let wanted = KeysAndAttributes::builder().set_keys(Some(of_table)).consistent_read(true).build();
+                let wanted = wanted.map_err(|error| refused("BatchGetItem", &error))?;
+                request.insert(self.table(table).to_owned(), wanted);
+            }
+            for attempt in 0..READ_ATTEMPTS {
+                if request.is_empty() {
+                    break;
+                }
+                if attempt > 0 {
+                    tokio::time::sleep(std::time::Duration::from_millis(20 << attempt)).await;
+                }
+                let answer = self
+                    .client
+                    .batch_get_item()
+                    .set_request_items(Some(request))
+                    .send()
+                    .await
+                    .map_err(|error| failed("BatchGetItem", &error))?;
+                for (name, items) in answer.responses.unwrap_or_default() {
+                    let table = if name == self.accounts { Table::Accounts } else { Table::Events };
+                    for item in items {
+                        let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
+                        if let Some(key) = keys.get(&(table, text("pk"), text("sk"))) {
+                            found.insert(key.clone(), item);
+                        }
+                    }
+                }
+                request = answer.unprocessed_keys.unwrap_or_default();
+            }
+            if !request.is_empty() {
+                return Err(StoreError::Unavailable { operation: "BatchGetItem", message: "keys stayed unprocessed".to_owned() });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Writes everything or nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Cancelled`] with the position and reason of each write that did not hold; else as [`StoreError::is_transient`]
+    /// tells. After [`StoreError::Unavailable`] the write may have happened: doing the work again finds out.
+    pub async fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        if writes.len() > MOST_WRITES {
+            return Err(StoreError::TooMany(writes.len()));
+        }
+        let requests = writes.iter().map(|write| self.request(write)).collect::<Result<Vec<_>, _>>()?;
+        match self.client.transact_write_items().set_transact_items(Some(requests)).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(cancelled(&error).unwrap_or_else(|| failed("TransactWriteItems", &error))),
+        }
+    }
+
+    fn request(&self, write: &Write) -> Result<TransactWriteItem, StoreError> {
+        let table = write.key.table();
+        let (text, values) = condition(&write.condition);
+        let wrong = |error| refused("TransactWriteItems", &error);
+        Ok(match &write.item {
+            Some(item) => {
+                let mut put = Put::builder().table_name(self.table(table)).set_item(Some(item.clone()));
+                if let Some(text) = text {
+                    put = put.condition_expression(text).set_expression_attribute_values(values);
+                }
+                TransactWriteItem::builder().put(put.build().map_err(wrong)?).build()
+            }
+            None => {
+                let key = items::key_attributes(table, &write.key.partition(), &write.key.sort());
+                let check = ConditionCheck::builder()
+                    .table_name(self.table(table))
+                    .set_key(Some(key))
+                    .condition_expression(text.unwrap_or("attribute_exists(pk) OR attribute_not_exists(pk)"))
+                    .set_expression_attribute_values(values);
+                TransactWriteItem::builder().condition_check(check.build().map_err(wrong)?).build()
+            }
+        })
+    }
+}
+
+/// A condition expression and its values.
+fn condition(condition: &Condition) -> (Option<&'static str>, Option<HashMap<String, AttributeValue>>) {
+    let values = |values: &[(&str, AttributeValue)]| Some(values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect());
+    match condition {
+        Condition::Anything => (None, None),
+        Condition::Absent | Condition::Version(0) => (Some("attribute_not_exists(pk)"), None),
+        Condition::Version(version) => (Some("version = :version"), values(&[(":version", AttributeValue::N(version.to_string()))])),
+        Condition::BoundTo(user) => {
+            (Some("attribute_not_exists(pk) OR user_id = :user"), values(&[(":user", AttributeValue::S(user.clone()))]))
+        }
+        Condition::NobodyWaits => (Some("attribute_not_exists(waiting)"), None),
+        Condition::Waiting(events) => {
+            let events = AttributeValue::Ss(events.iter().cloned().collect());
+            (Some("attribute_not_exists(user_id) AND waiting = :events"), values(&[(":events", events)]))
+        }
+        Condition::Unfinished => {
+            let text = |text: &str| AttributeValue::S(text.to_owned());
+            // `outcome`: `status` and `state` are reserved words.
+            (
+                Some("attribute_not_exists(pk) OR outcome IN (:parked, :failed)"),
+                values(&[(":parked", text("parked")), (":failed", text("failed"))]),
+            )
+        }
+    }
+}
+
+/// The reasons of a cancelled transaction, by position.
+fn cancelled<R>(error: &SdkError<TransactWriteItemsError, R>) -> Option<StoreError> {
+    let TransactWriteItemsError::TransactionCanceledException(cancelled) = error.as_service_error()? else { return None };
+    let reason = |code: &str| match code {
+        "ConditionalCheckFailed" => Some(Reason::Condition),
+        "TransactionConflict" => Some(Reason::Conflict),
+        "ProvisionedThroughputExceeded" | "ThrottlingError" => Some(Reason::Throttled),
+        "ItemCollectionSizeLimitExceeded" | "ValidationError" => Some(Reason::Invalid),
+        // `None` stands for a write that would have held.
+        _ => None,
+    };
+    let reasons = cancelled.cancellation_reasons().iter().enumerate();
+    let reasons: Vec<_> = reasons.filter_map(|(place, told)| Some((place, reason(told.code()?)?))).collect();
+    // A cancellation that names no reason we know is repeated like a conflict.
+    Some(StoreError::Cancelled(if reasons.is_empty() { vec![(0, Reason::Conflict)] } else { reasons }))
+}
+
+fn refused(operation: &'static str, error: &dyn std::error::Error) -> StoreError {
+    StoreError::Refused { operation, message: error.to_string() }
+}
+
+/// Tells a request that is wrong in itself from everything that may go well another time. What is not known to be wrong counts as
+/// transient: a retry too many is harmless, a retry too few loses an event to the dead-letter queue.
+pub(crate) fn failed<E, R>(operation: &'static str, error: &SdkError<E, R>) -> StoreError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+    R: std::fmt::Debug,
+{
+    let code = error.as_service_error().and_then(ProvideErrorMetadata::code);
+    let message = match error.as_service_error() {
+        Some(service) => format!("{}: {}", code.unwrap_or("error"), service.message().unwrap_or("no message")),
+        None => aws_smithy_types::error::display::DisplayErrorContext(error).to_string(),
+    };
+    match code {
+        Some(
+            "ValidationException" | "AccessDeniedException" | "UnrecognizedClientException" | "ItemCollectionSizeLimitExceededException",
+        ) => StoreError::Refused { operation, message },
+        Some(_) | None => StoreError::Unavailable { operation, message },
+    }
+}

@@ -1,0 +1,538 @@
+//! Every key and every item of the two tables. Nothing else builds or reads one.
+//!
+//! **Accounts table** (`pk`, `sk`; nothing in it expires)
+//!
+//! | pk | sk | item |
+//! |---|---|---|
+//! | `user#<id>` | `account` | `tier` S, `tier_rank` N, `credits` N, `access_until` N (unix s, absent: open), `version` N, `updated_at` N, `state` M |
+//! | `user#<id>` | `ledger#<ledger key>` | one [`Entry`]: `key`, `kind`, `delta`, `balance`, `cause`, `at`, `created`, `previous`, … |
+//! | `user#<id>` | `reversal#<ledger key>` | what refunds and disputes of that grant amount to |
+//! | `user#<id>` | `order#<cs_…>` | a one-time order; the app moves `status` on |
+//! | `customer#<cus_…>` | `link` | `user_id` S: whose customer it is; until it is somebody's, `waiting` SS: the parked events that wait for it |
+//! | `payment#<pi_… or ch_…>` | `link` | `user_id` S, `key` S: the grant that this payment paid for; until it is known, `waiting` SS |
+//!
+//! An app may read `tier`, `tier_rank`, `credits` and `access_until` of `user#<id>` / `account` directly; `state` is ours and may change.
+//!
+//! `lapses` S (a day, `2026-11-21`) is on an account only while its tier will change by time alone: with `access_until` it is the key of
+//! the index `by_lapse`, which is empty but for those.
+//!
+//! **Events table** (`pk` = `evt_…`; 90 days after `finished`, then `expires_at`)
+//!
+//! | attribute | |
+//! |---|---|
+//! | `outcome` S | `processed`, `ignored`, `parked`, `failed`; a duplicate writes nothing |
+//! | `type` S, `created` N, `livemode` BOOL, `api_version` S | from the event |
+//! | `received` N, `finished` N | unix ms; `attempts` N |
+//! | `reason` S, `message` S | why parked, failed or ignored; `effect` S what processing did |
+//! | `waits_for` S | what would free a parked event |
+//! | `mode` S, `due` N, `redrives` N | only while parked or failed: mode of the secret that verified it; unix ms from which `retry` sends it again, and how often it did |
+//! | `previous` S | the event of the same user that was recorded before this one, empty for the first; absent: not in the list of its user |
+//! | `user_id` S, `objects` L | what it names |
+//! | `digest` B, `payload` B | SHA-256 of the content; the body, see [`super::payload`] |
+//! | `day` S, `seen` N | key of index `by_day`: `2026-11-21#invoice-paid#0`, `received` |
+//! | `open` S, `seen` N | key of index `by_status`, only while somebody should look: `parked#0`, `failed#3` |
+//!
+//! Notes beside the log, in the same table:
+//!
+//! | pk | item |
+//! |---|---|
+//! | `audit#<unix ms>#<random>` | a change by an operator: `actor`, `reason`, `act`, `target`, `at`; in `by_day` under the family `audit`; never expires |
+//! | `alert#<destination>#<alert key>` | when it was last sent: `quiet_until` N (unix s; before then the same is not sent), `held` N (how many were not), `message` S (which one is being posted), `posted` S |
+//! | `signal#bad_signatures` | the newest burst: `refused` N, `at` N (unix s) |
+//! | `report#reconcile` | what the last reconciliation found: `missing` N, `orphaned` N, `finished` N (unix ms) |
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde::de::DeserializeOwned;
+
+use super::{Condition, StoreError, Write};
+use crate::domain::account::{Account, State};
+use crate::domain::catalog::Catalog;
+use crate::domain::credits::Credits;
+use crate::domain::decide::{Order, PaymentRef};
+use crate::domain::ids::{CustomerId, EventId, SessionId, UserId};
+use crate::domain::ledger::{Entry, LedgerKey};
+use crate::domain::reversal::Reversal;
+use crate::domain::timestamp::Timestamp;
+use crate::signature::SecretMode;
+
+/// An item as DynamoDB has it.
+pub type Item = HashMap<String, AttributeValue>;
+
+/// How long an event stays in the log: Stripe can send it again for 30 days.
+pub const EVENT_DAYS: i64 = 90;
+/// The index partitions of one day and family, and of one open status: a burst is spread over them.
+pub const SHARDS: u8 = 4;
+
+/// Which table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Accounts and all that belongs to a user.
+    Accounts,
+    /// The event log, which is also what makes an event happen once.
+    Events,
+}
+
+/// What an item is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// The account itself.
+    Account(UserId),
+    /// A ledger entry.
+    Entry(UserId, LedgerKey),
+    /// Refunds and disputes of a grant.
+    Reversal(UserId, LedgerKey),
+    /// A one-time order.
+    Order(UserId, SessionId),
+    /// Whose a Stripe customer is.
+    Customer(CustomerId),
+    /// What a payment paid for, by `pi_…` or `ch_…`.
+    Payment(String),
+    /// An event of the log, or a note beside it: `audit#…`, `alert#…`, `signal#…`, `report#…`.
+    Event(String),
+}
+
+impl Key {
+    /// An event by its id.
+    pub fn event(id: &EventId) -> Self {
+        Self::Event(id.to_string())
+    }
+
+    /// A payment by what a refund or dispute names.
+    pub fn payment(payment: &PaymentRef) -> Self {
+        Self::Payment(payment.as_str().to_owned())
+    }
+
+    /// Its table.
+    pub fn table(&self) -> Table {
+        match self {
+            Self::Event(_) => Table::Events,
+            Self::Account(_) | Self::Entry(..) | Self::Reversal(..) | Self::Order(..) | Self::Customer(_) | Self::Payment(_) => {
+                Table::Accounts
+            }
+        }
+    }
+
+    /// Partition key.
+    pub fn partition(&self) -> String {
+        match self {
+            Self::Account(user) | Self::Entry(user, _) | Self::Reversal(user, _) | Self::Order(user, _) => format!("user#{user}"),
+            Self::Customer(customer) => format!("customer#{customer}"),
+            Self::Payment(payment) => format!("payment#{payment}"),
+            Self::Event(id) => id.clone(),
+        }
+    }
+
+    /// Sort key; empty in the events table, which has none.
+    pub fn sort(&self) -> String {
+        match self {
+            Self::Account(_) => "account".to_owned(),
+            Self::Entry(_, key) => format!("ledger#{key}"),
+            Self::Reversal(_, key) => format!("reversal#{key}"),
+            Self::Order(_, session) => format!("order#{session}"),
+            Self::Customer(_) | Self::Payment(_) => "link".to_owned(),
+            Self::Event(_) => String::new(),
+        }
+    }
+
+    fn corrupt(&self, message: impl ToString) -> StoreError {
+        StoreError::Corrupt { key: format!("{} {}", self.partition(), self.sort()), message: message.to_string() }
+    }
+}
+
+/// The key attributes of an item.
+pub fn key_attributes(table: Table, partition: &str, sort: &str) -> Item {
+    let mut key = Item::from([("pk".to_owned(), AttributeValue::S(partition.to_owned()))]);
+    if table == Table::Accounts {
+        key.insert("sk".to_owned(), AttributeValue::S(sort.to_owned()));
+    }
+    key
+}
+
+fn new_item(key: &Key) -> Item {
+    key_attributes(key.table(), &key.partition(), &key.sort())
+}
+
+fn text(value: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(value.into())
+}
+
+fn number(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+/// The account after a change, on condition that nobody changed it since it was loaded.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] if the state cannot be written as an item.
+pub fn account(account: &Account, loaded_version: u64, catalog: &Catalog, now: Timestamp) -> Result<Write, StoreError> {
+    let key = Key::Account(account.user_id.clone());
+    let access = account.state.access(catalog, now);
+    let mut item = new_item(&key);
+    item.insert("tier".to_owned(), text(access.tier));
+    item.insert("tier_rank".to_owned(), number(access.rank));
+    item.insert("credits".to_owned(), number(account.state.balance()));
+    if let Some(until) = access.until {
+        item.insert("access_until".to_owned(), number(until.unix()));
+        item.insert("lapses".to_owned(), text(super::log::day(until.unix().saturating_mul(1000))));
+    }
+    item.insert("version".to_owned(), number(account.version));
+    item.insert("updated_at".to_owned(), number(now.unix()));
+    let state: AttributeValue = serde_dynamo::to_attribute_value(&account.state).map_err(|error| key.corrupt(error))?;
+    item.insert("state".to_owned(), state);
+    Ok(Write { key, item: Some(item), condition: Condition::Version(loaded_version) })
+}
+
+/// Reads an account back.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub fn read_account(user_id: &UserId, item: &Item) -> Result<Account, StoreError> {
+    let key = Key::Account(user_id.clone());
+    let version = read_number(item, "version");
+    let state = item.get("state").ok_or_else(|| key.corrupt("no state"))?.clone();
+    let state: State = serde_dynamo::from_attribute_value(state).map_err(|error| key.corrupt(error))?;
+    Ok(Account {
+        user_id: user_id.clone(),
+        version: version.ok_or_else(|| key.corrupt("no version"))?,
+        state,
+        recorded: BTreeMap::new(),
+        reversals: BTreeMap::new(),
+    })
+}
+
+/// When an account was last written.
+pub fn updated_at(item: &Item) -> Option<Timestamp> {
+    Some(Timestamp::from_unix(item.get("updated_at")?.as_n().ok()?.parse().ok()?))
+}
+
+/// A ledger entry, on condition that none with its key exists.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] if it cannot be written as an item.
+pub fn entry(user: &UserId, entry: &Entry) -> Result<Write, StoreError> {
+    put(Key::Entry(user.clone(), entry.key.clone()), entry, Condition::Absent)
+}
+
+/// Refunds and disputes of a grant; the account's version guards them.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] if it cannot be written as an item.
+pub fn reversal(user: &UserId, grant: &LedgerKey, reversal: &Reversal) -> Result<Write, StoreError> {
+    put(Key::Reversal(user.clone(), grant.clone()), reversal, Condition::Anything)
+}
+
+fn put(key: Key, value: &impl serde::Serialize, condition: Condition) -> Result<Write, StoreError> {
+    let mut item: Item = serde_dynamo::to_item(value).map_err(|error| key.corrupt(error))?;
+    item.extend(new_item(&key));
+    Ok(Write { key, item: Some(item), condition })
+}
+
+/// Reads an entry or a reversal back.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub fn read<T: DeserializeOwned>(key: &Key, item: &Item) -> Result<T, StoreError> {
+    serde_dynamo::from_item(item.clone()).map_err(|error| key.corrupt(error))
+}
+
+/// Binds a customer to a user, unless it is bound to another.
+pub fn customer(customer: &CustomerId, user: &UserId) -> Write {
+    let key = Key::Customer(customer.clone());
+    let mut item = new_item(&key);
+    item.insert("user_id".to_owned(), text(user.as_str()));
+    Write { key, item: Some(item), condition: Condition::BoundTo(user.to_string()) }
+}
+
+/// Has events wait for a customer or a payment, on condition that it is still nobody's: whoever binds it cannot but see them.
+/// `known` is who waited when it was read.
+pub fn wait(key: Key, known: BTreeSet<String>, events: BTreeSet<String>) -> Write {
+    let mut item = new_item(&key);
+    let all = known.iter().cloned().chain(events).collect::<BTreeSet<String>>().into_iter().collect();
+    item.insert("waiting".to_owned(), AttributeValue::Ss(all));
+    let condition = if known.is_empty() { Condition::Absent } else { Condition::Waiting(known) };
+    Write { key, item: Some(item), condition }
+}
+
+/// The events that wait for a customer or a payment to become somebody's.
+pub fn waiting(item: &Item) -> BTreeSet<String> {
+    item.get("waiting").and_then(|waiting| waiting.as_ss().ok()).into_iter().flatten().cloned().collect()
+}
+
+/// Ties a payment to the grant it paid for.
+pub fn payment(payment: &PaymentRef, user: &UserId, grant: &LedgerKey) -> Write {
+    let key = Key::payment(payment);
+    let mut item = new_item(&key);
+    item.insert("user_id".to_owned(), text(user.as_str()));
+    item.insert("key".to_owned(), text(grant.as_str()));
+    Write { key, item: Some(item), condition: Condition::NobodyWaits }
+}
+
+/// Whose a customer or a payment is; `None` while it is nobody's and events wait for it.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub fn read_user(key: &Key, item: &Item) -> Result<Option<UserId>, StoreError> {
+    match item.get("user_id").and_then(|user| user.as_s().ok()) {
+        Some(user) => Ok(Some(UserId::new(user.as_str()).map_err(|error| key.corrupt(error))?)),
+        None if item.contains_key("waiting") => Ok(None),
+        None => Err(key.corrupt("no user_id")),
+    }
+}
+
+/// The grant that a payment paid for.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub fn read_grant(key: &Key, item: &Item) -> Result<LedgerKey, StoreError> {
+    let grant = item.get("key").and_then(|grant| grant.as_s().ok()).ok_or_else(|| key.corrupt("no key"))?;
+    Ok(LedgerKey::from_text(grant))
+}
+
+/// A new order:
+///
+/// ```json
+/// {"pk":"user#u","sk":"order#cs_1","mode":"dfy","tier":"STARTER","status":"NEW","deadline":1768000000,"revisions_left":1,
+///  "checklist_status":"PENDING","customer_email":"…","amount_total":9900,"currency":"usd","created_at":1767600000,"updated_at":1767600000}
+/// ```
+pub fn order(user: &UserId, order: &Order) -> Write {
+    let key = Key::Order(user.clone(), order.session.clone());
+    let mut item = new_item(&key);
+    let optional = [("customer_email", &order.customer_email), ("upgraded_from", &order.upgraded_from)];
+    item.extend([
+        ("mode".to_owned(), text(order.mode.clone())),
+        ("tier".to_owned(), text(order.tier.clone())),
+        ("status".to_owned(), text("NEW")),
+        ("deadline".to_owned(), number(order.deadline.unix())),
+        ("revisions_left".to_owned(), number(order.revisions_left)),
+        ("checklist_status".to_owned(), text("PENDING")),
+        ("amount_total".to_owned(), number(order.amount_total)),
+        ("currency".to_owned(), text(order.currency.clone())),
+        ("created_at".to_owned(), number(order.created_at.unix())),
+        ("updated_at".to_owned(), number(order.created_at.unix())),
+    ]);
+    for (name, value) in optional {
+        if let Some(value) = value {
+            item.insert(name.to_owned(), text(value.clone()));
+        }
+    }
+    Write { key, item: Some(item), condition: Condition::Absent }
+}
+
+/// How an event ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventState {
+    /// Its effects are in the account.
+    Processed,
+    /// None of our business.
+    Ignored,
+    /// Waits for a person or a later fact.
+    Parked,
+    /// Retries are used up.
+    Failed,
+}
+
+impl EventState {
+    /// As stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Processed => "processed",
+            Self::Ignored => "ignored",
+            Self::Parked => "parked",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One event of the log.
+#[derive(Clone, Debug)]
+pub struct EventRecord {
+    /// `evt_…`
+    pub id: String,
+    /// Stripe's type.
+    pub kind: String,
+    /// The family that handles it; `other` for types that none does.
+    pub family: &'static str,
+    /// How it ended.
+    pub state: EventState,
+    /// Why, as a code: the reason for parking or ignoring, or what processing did.
+    pub reason: Option<String>,
+    /// Why, for a person. Holds ids and names from the catalog, never personal data.
+    pub message: Option<String>,
+    /// What would free it.
+    pub waits_for: Option<String>,
+    /// Whose it is, as far as known.
+    pub user: Option<UserId>,
+    /// Stripe's ids of the objects it names.
+    pub objects: Vec<String>,
+    /// When Stripe made it.
+    pub created: Timestamp,
+    /// When we received it, unix ms.
+    pub received_ms: i64,
+    /// When it ended, unix ms.
+    pub finished_ms: i64,
+    /// How often it was tried, over all its deliveries.
+    pub attempts: u32,
+    /// How often `retry` sent it again.
+    pub redrives: u32,
+    /// The event of the same user that was recorded before this one, empty for the first; `None` leaves it out of its user's list.
+    pub previous: Option<String>,
+    /// Mode of the secret that verified it.
+    pub mode: SecretMode,
+    /// Live or test.
+    pub livemode: bool,
+    /// The version it was rendered in.
+    pub api_version: Option<String>,
+    /// SHA-256 of its content.
+    pub digest: [u8; 32],
+    /// The body as received, compressed; `None` keeps none.
+    pub payload: Option<Vec<u8>>,
+}
+
+/// What is known of an event that came before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownEvent {
+    /// Whether it is done with: processed or ignored.
+    pub finished: bool,
+    /// Its content.
+    pub digest: Vec<u8>,
+    /// The version it was rendered in.
+    pub api_version: Option<String>,
+    /// How often it was tried until then.
+    pub attempts: u32,
+    /// How often `retry` sent it again.
+    pub redrives: u32,
+    /// Its place in its user's list, if it has one.
+    pub previous: Option<String>,
+}
+
+/// The pause before `retry` sends an event again that it already sent so often: a quarter of an hour, doubled each time, at most a day.
+pub fn redrive_pause_seconds(redrives: u32) -> i64 {
+    (900_i64 << redrives.min(7)).min(86_400)
+}
+
+/// Records an event, on condition that it was not finished before.
+pub fn event(record: &EventRecord) -> Write {
+    let key = Key::Event(record.id.clone());
+    let mut item = new_item(&key);
+    let shard = record.digest.first().copied().unwrap_or(0) % SHARDS;
+    let day = super::log::day(record.received_ms);
+    item.extend([
+        ("outcome".to_owned(), text(record.state.as_str())),
+        ("type".to_owned(), text(record.kind.clone())),
+        ("created".to_owned(), number(record.created.unix())),
+        ("received".to_owned(), number(record.received_ms)),
+        ("finished".to_owned(), number(record.finished_ms)),
+        ("attempts".to_owned(), number(record.attempts)),
+        ("livemode".to_owned(), AttributeValue::Bool(record.livemode)),
+        ("digest".to_owned(), AttributeValue::B(Blob::new(record.digest))),
+        ("expires_at".to_owned(), number(Timestamp::from_unix(record.finished_ms.div_euclid(1000)).plus_days(EVENT_DAYS).unix())),
+        ("day".to_owned(), text(format!("{day}#{}#{shard}", record.family))),
+        ("seen".to_owned(), number(record.received_ms)),
+    ]);
+    if matches!(record.state, EventState::Parked | EventState::Failed) {
+        item.insert("open".to_owned(), text(format!("{}#{shard}", record.state.as_str())));
+        item.insert("mode".to_owned(), text(record.mode.as_str()));
+        item.insert("due".to_owned(), number(record.finished_ms + redrive_pause_seconds(record.redrives) * 1000));
+        item.insert("redrives".to_owned(), number(record.redrives));
+    }
+    let user = record.user.as_ref().map(ToString::to_string);
+    for (name, value) in [
+        ("reason", &record.reason),
+        ("message", &record.message),
+        ("waits_for", &record.waits_for),
+        ("user_id", &user),
+        ("api_version", &record.api_version),
+        ("previous", &record.previous),
+    ] {
+        if let Some(value) = value {
+            item.insert(name.to_owned(), text(value.clone()));
+        }
+    }
+    if !record.objects.is_empty() {
+        item.insert("objects".to_owned(), AttributeValue::L(record.objects.iter().map(text).collect()));
+    }
+    if let Some(payload) = &record.payload {
+        item.insert("payload".to_owned(), AttributeValue::B(Blob::new(payload.clone())));
+    }
+    Write { key, item: Some(item), condition: Condition::Unfinished }
+}
+
+/// An operator's change, for the audit. It is written before the change is made: a change that is not audited is not made.
+pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> Write {
+    let key = Key::Event(format!("audit#{at_ms}#{:08x}", fastrand::u32(..)));
+    let mut item = new_item(&key);
+    item.extend([
+        ("actor".to_owned(), text(actor)),
+        ("reason".to_owned(), text(reason)),
+        ("act".to_owned(), text(act)),
+        ("target".to_owned(), text(target)),
+        ("at".to_owned(), number(at_ms.div_euclid(1000))),
+        ("day".to_owned(), text(format!("{}#audit#0", super::log::day(at_ms)))),
+        ("seen".to_owned(), number(at_ms)),
+    ]);
+    Write { key, item: Some(item), condition: Condition::Absent }
+}
+
+/// The id under which a second content of an event is kept: no event of Stripe's can have it.
+pub fn mismatch_id(event: &EventId, digest: &[u8; 32]) -> String {
+    let hex: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("{event}~{hex}")
+}
+
+/// Reads what decides about a repetition.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub fn read_event(key: &Key, item: &Item) -> Result<KnownEvent, StoreError> {
+    let state = item.get("outcome").and_then(|state| state.as_s().ok()).ok_or_else(|| key.corrupt("no outcome"))?;
+    let digest = item.get("digest").and_then(|digest| digest.as_b().ok()).ok_or_else(|| key.corrupt("no digest"))?;
+    Ok(KnownEvent {
+        finished: matches!(state.as_str(), "processed" | "ignored"),
+        digest: digest.as_ref().to_vec(),
+        api_version: read_text(item, "api_version"),
+        attempts: read_number(item, "attempts").unwrap_or(0),
+        redrives: read_number(item, "redrives").unwrap_or(0),
+        previous: read_text(item, "previous"),
+    })
+}
+
+/// A text of an item.
+pub fn read_text(item: &Item, name: &str) -> Option<String> {
+    item.get(name)?.as_s().ok().cloned()
+}
+
+/// A number of an item.
+pub fn read_number<N: std::str::FromStr>(item: &Item, name: &str) -> Option<N> {
+    item.get(name)?.as_n().ok()?.parse().ok()
+}
+
+/// An order as the app sees it.
+pub fn read_order(item: &Item) -> BTreeMap<String, serde_json::Value> {
+    let mut order = BTreeMap::new();
+    for (name, value) in item {
+        let value = match (value.as_s(), value.as_n()) {
+            (Ok(text), _) => serde_json::Value::from(text.as_str()),
+            (_, Ok(number)) => serde_json::from_str(number).unwrap_or(serde_json::Value::Null),
+            (Err(_), Err(_)) => continue,
+        };
+        match name.as_str() {
+            "pk" => {}
+            "sk" => {
+                let id = value.as_str().and_then(|sort| sort.strip_prefix("order#")).unwrap_or_default();
+                order.insert("id".to_owned(), serde_json::Value::from(id));
+            }
+            other => {
+                order.insert(other.to_owned(), value);
+            }
+        }
+    }
+    order
+}
+
+/// Credits as an item attribute has them.
+pub fn read_credits(item: &Item) -> Option<Credits> {
+    item.get("credits")?.as_n().ok()?.parse().ok().map(Credits::new)
+}

@@ -1,0 +1,97 @@
+//! The two tables as the local stack and the tests create them; `template.yaml` declares the same for AWS, and a test compares.
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::{BuildError, SdkError};
+use aws_sdk_dynamodb::operation::create_table::CreateTableError;
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType, ScalarAttributeType,
+};
+
+/// What the two indexes of the events table carry beside their keys: what a line of the log shows.
+pub const LISTED: [&str; 10] = ["outcome", "type", "reason", "user_id", "waits_for", "attempts", "created", "finished", "due", "redrives"];
+
+/// Why a table could not be created.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// The definition is not complete: a mistake here.
+    #[error("table definition: {0}")]
+    Definition(#[from] BuildError),
+    /// DynamoDB refused or was not there.
+    #[error("create table {table}: {message}")]
+    Create {
+        /// Which.
+        table: String,
+        /// DynamoDB's words.
+        message: String,
+    },
+}
+
+/// Creates the tables that do not exist yet.
+///
+/// # Errors
+/// [`SchemaError`].
+pub async fn create_tables(client: &Client, accounts: &str, events: &str) -> Result<(), SchemaError> {
+    let by_lapse = GlobalSecondaryIndex::builder()
+        .index_name("by_lapse")
+        .key_schema(key("lapses", KeyType::Hash)?)
+        .key_schema(key("access_until", KeyType::Range)?)
+        .projection(Projection::builder().projection_type(ProjectionType::KeysOnly).build())
+        .build()?;
+    let create = client
+        .create_table()
+        .table_name(accounts)
+        .billing_mode(BillingMode::PayPerRequest)
+        .attribute_definitions(attribute("pk", ScalarAttributeType::S)?)
+        .attribute_definitions(attribute("sk", ScalarAttributeType::S)?)
+        .attribute_definitions(attribute("lapses", ScalarAttributeType::S)?)
+        .attribute_definitions(attribute("access_until", ScalarAttributeType::N)?)
+        .global_secondary_indexes(by_lapse)
+        .key_schema(key("pk", KeyType::Hash)?)
+        .key_schema(key("sk", KeyType::Range)?);
+    done(accounts, create.send().await)?;
+
+    let mut create = client
+        .create_table()
+        .table_name(events)
+        .billing_mode(BillingMode::PayPerRequest)
+        .attribute_definitions(attribute("pk", ScalarAttributeType::S)?)
+        .attribute_definitions(attribute("seen", ScalarAttributeType::N)?)
+        .key_schema(key("pk", KeyType::Hash)?);
+    for (index, hash) in [("by_day", "day"), ("by_status", "open")] {
+        let listed = LISTED.iter().map(|&name| name.to_owned()).collect();
+        let projection = Projection::builder().projection_type(ProjectionType::Include).set_non_key_attributes(Some(listed)).build();
+        let index = GlobalSecondaryIndex::builder()
+            .index_name(index)
+            .key_schema(key(hash, KeyType::Hash)?)
+            .key_schema(key("seen", KeyType::Range)?)
+            .projection(projection)
+            .build()?;
+        create = create.attribute_definitions(attribute(hash, ScalarAttributeType::S)?).global_secondary_indexes(index);
+    }
+    done(events, create.send().await)
+}
+
+fn attribute(name: &str, kind: ScalarAttributeType) -> Result<AttributeDefinition, BuildError> {
+    AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build()
+}
+
+fn key(name: &str, kind: KeyType) -> Result<KeySchemaElement, BuildError> {
+    KeySchemaElement::builder().attribute_name(name).key_type(kind).build()
+}
+
+fn done<T, R>(table: &str, answer: Result<T, SdkError<CreateTableError, R>>) -> Result<(), SchemaError>
+where
+    R: std::fmt::Debug,
+{
+    match answer {
+        Ok(_) => Ok(()),
+        Err(error) if error.as_service_error().is_some_and(CreateTableError::is_resource_in_use_exception) => Ok(()),
+        Err(error) => {
+            let message = match error.as_service_error() {
+                Some(service) => service.to_string(),
+                None => format!("{error:?}"),
+            };
+            Err(SchemaError::Create { table: table.to_owned(), message })
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! Stripe's API: the few calls we make.
+//!
+//! The version is pinned ([`API_VERSION`]), and nothing here depends on it: objects come back as text, and `event::<View>::from_json`
+//! reads the shapes of all versions. A call is repeated on what another time may mend (no connection, 409, 429, 5xx), with growing
+//! waits and never longer than Stripe's `Retry-After` asks for, within one deadline; a call that creates something carries an
+//! idempotency key made of our own ids, so that repeating it is safe.
+//!
+//! **Invariant:** no key, no body and no address in an error, a `Debug` text or a log line.
+
+mod error;
+mod page;
+
+use std::time::{Duration, Instant};
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, Method, Request, Response};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+pub use self::error::{Refusal, StripeError};
+pub use self::page::{Cursor, Object, Page};
+use crate::config::{ConfigError, Env};
+use crate::domain::ids::{CustomerId, EventId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId};
+use crate::domain::timestamp::Timestamp;
+use crate::event::EventType;
+use crate::http::Http;
+
+/// The version that answers are rendered in.
+pub const API_VERSION: &str = "2025-09-30.clover";
+/// Where Stripe is, unless `STRIPE_API_BASE` says otherwise.
+const STRIPE: &str = "https://api.stripe.com";
+/// Stripe gives at most so many objects in one page, and takes as many types in one filter of events.
+const PAGE: &str = "100";
+/// The most types that one list of events takes.
+pub const MOST_TYPES: usize = 20;
+/// No list inside one object is longer: an invoice has at most 250 items, a subscription 20.
+const MOST_PAGES_INSIDE: usize = 10;
+
+/// How patient a call is.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How often a call is made, at most.
+    pub attempts: u32,
+    /// For one attempt.
+    pub attempt_timeout: Duration,
+    /// For all of them; a wait that would end later is not begun.
+    pub call_timeout: Duration,
+    /// The first wait; each further one is twice as long, with jitter.
+    pub first_wait: Duration,
+}
+
+impl Default for Patience {
+    /// A page of a hundred takes Stripe a second or two.
+    fn default() -> Self {
+        Self {
+            attempts: 4,
+            attempt_timeout: Duration::from_secs(15),
+            call_timeout: Duration::from_secs(40),
+            first_wait: Duration::from_millis(400),
+        }
+    }
+}
+
+/// Stripe, as the account of one secret key. Clones share their connections; nothing is connected before the first call.
+#[derive(Clone)]
+pub struct Stripe {
+    http: Http,
+    base: String,
+    key: String,
+    patience: Patience,
+}
+
+impl std::fmt::Debug for Stripe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stripe").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+/// What a list is about. A list takes those filters that Stripe has for it and leaves the others.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of this customer: subscriptions, invoices, sessions.
+    pub customer: Option<CustomerId>,
+    /// Of this subscription: invoices, sessions.
+    pub subscription: Option<SubscriptionId>,
+    /// Of this payment: sessions.
+    pub payment_intent: Option<PaymentIntentId>,
+    /// Made at or after this time.
+    pub from: Option<Timestamp>,
+    /// Made before this time.
+    pub until: Option<Timestamp>,
+}
+
+/// Which events.
+#[derive(Clone, Debug, Default)]
+pub struct EventFilter {
+    /// Of these types, at most [`MOST_TYPES`]; empty: all.
+    pub types: Vec<EventType>,
+    /// Only those that at least one endpoint has not taken.
+    pub undelivered: bool,
+    /// Made at or after this time; Stripe keeps 30 days.
+    pub from: Option<Timestamp>,
+    /// Made before this time.
+    pub until: Option<Timestamp>,
+}
+
+type Params = Vec<(&'static str, String)>;
+
+impl Stripe {
+    /// With the key and address of the environment; `None` without a key.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the key's mode is not the deployment's, or `STRIPE_API_BASE` is no address.
+    pub fn from_env(env: &Env) -> Result<Option<Self>, ConfigError> {
+        let Some(key) = env.get("STRIPE_SECRET_KEY") else { return Ok(None) };
+        let wrong = |name: &str, want: &str| ConfigError::Wrong { name: name.to_owned(), want: want.to_owned() };
+        let key = key.trim();
+        let mode = env.get("STRIPE_LIVEMODE").and_then(|mode| mode.parse::<bool>().ok());
+        let of_key = if key.contains("_live_") { Some(true) } else { key.contains("_test_").then_some(false) };
+        if key.contains(|c: char| !c.is_ascii_graphic()) || mode.is_some_and(|mode| of_key.is_some_and(|of_key| of_key != mode)) {
+            return Err(wrong("STRIPE_SECRET_KEY", "a secret or restricted key of the deployment's mode (STRIPE_LIVEMODE)"));
+        }
+        let base = env.get("STRIPE_API_BASE").unwrap_or_else(|| STRIPE.to_owned());
+        if !base.starts_with("https://") && !base.starts_with("http://") {
+            return Err(wrong("STRIPE_API_BASE", "an address such as https://api.stripe.com"));
+        }
+        Ok(Some(Self::new(key, base)))
+    }
+
+    /// With a key, at an address.
+    pub fn new(key: impl Into<String>, base: impl Into<String>) -> Self {
+        let base = base.into().trim_end_matches('/').to_owned();
+        Self { http: Http::new(), base, key: key.into(), patience: Patience::default() }
+    }
+
+    /// The same, with other patience.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Whether the key is one of live mode, as far as the key tells.
+    pub fn livemode(&self) -> Option<bool> {
+        if self.key.contains("_live_") { Some(true) } else { self.key.contains("_test_").then_some(false) }
+    }
+
+    /// Subscriptions, ended ones too (`GET /v1/subscriptions?status=all`).
+    ///
+    /// # Errors
+    /// [`StripeError`], here and in every other call.
+    pub async fn subscriptions(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+        let mut params = filter.params(&["customer"]);
+        params.push(("status", "all".to_owned()));
+        self.list("/v1/subscriptions", params, cursor).await
+    }
+
+    /// One subscription with all its items.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn subscription(&self, id: &SubscriptionId) -> Result<Object, StripeError> {
+        self.get(&format!("/v1/subscriptions/{id}"), Vec::new()).await
+    }
+
+    /// Paid invoices, with what paid them (`GET /v1/invoices?status=paid`).
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn paid_invoices(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+        let mut params = filter.params(&["customer", "subscription"]);
+        params.extend([("status", "paid".to_owned()), ("expand[]", "data.payments".to_owned())]);
+        self.list("/v1/invoices", params, cursor).await
+    }
+
+    /// One invoice, with what paid it.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn invoice(&self, id: &InvoiceId) -> Result<Object, StripeError> {
+        self.get(&format!("/v1/invoices/{id}"), vec![("expand[]", "payments".to_owned())]).await
+    }
+
+    /// Finished checkout sessions (`GET /v1/checkout/sessions?status=complete`).
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn finished_sessions(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+        let mut params = filter.params(&["customer", "subscription", "payment_intent"]);
+        params.push(("status", "complete".to_owned()));
+        self.list("/v1/checkout/sessions", params, cursor).await
+    }
+
+    /// One checkout session with its first line items.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn session(&self, id: &SessionId) -> Result<Object, StripeError> {
+        self.get(&format!("/v1/checkout/sessions/{id}"), vec![("expand[]", "line_items".to_owned())]).await
+    }
+
+    /// What was bought in a checkout session.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn line_items(&self, session: &SessionId, cursor: &Cursor) -> Result<Page, StripeError> {
+        self.list(&format!("/v1/checkout/sessions/{session}/line_items"), Vec::new(), cursor).await
+    }
+
+    /// Events of the last 30 days (`GET /v1/events`).
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn events(&self, filter: &EventFilter, cursor: &Cursor) -> Result<Page, StripeError> {
+        let mut params = created(filter.from, filter.until);
+        params.extend(filter.types.iter().take(MOST_TYPES).map(|kind| ("types[]", kind.to_string())));
+        if filter.undelivered {
+            params.push(("delivery_success", "false".to_owned()));
+        }
+        self.list("/v1/events", params, cursor).await
+    }
+
+    /// One event, in the words it was told by.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn event(&self, id: &EventId) -> Result<Object, StripeError> {
+        self.get(&format!("/v1/events/{id}"), Vec::new()).await
+    }
+
+    /// The invoice that a payment paid: since 2025-03-31.basil no charge and no payment intent names it.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn invoice_of_payment(&self, intent: &PaymentIntentId) -> Result<Option<InvoiceId>, StripeError> {
+        let path = "/v1/invoice_payments";
+        let params = vec![("payment[type]", "payment_intent".to_owned()), ("payment[payment_intent]", intent.to_string())];
+        let page = self.list(path, params, &Cursor::Newest).await?;
+        let invoice = |payment: &Object| payment.value().pointer("/invoice").and_then(|id| id.as_str()?.parse().ok());
+        Ok(page.objects.iter().find_map(invoice))
+    }
+
+    /// One customer; a deleted one answers `{"id":"cus_…","deleted":true}`.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn customer(&self, id: &CustomerId) -> Result<Object, StripeError> {
+        self.get(&format!("/v1/customers/{id}"), Vec::new()).await
+    }
+
+    /// One price.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn price(&self, id: &PriceId) -> Result<Object, StripeError> {
+        self.get(&format!("/v1/prices/{}", encode(id.as_str())), Vec::new()).await
+    }
+
+    /// An invoice or a subscription with every line or item: objects hold the first ten of a list.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn complete(&self, object: Object) -> Result<Object, StripeError> {
+        let mut value = object.value();
+        let id = object.id().unwrap_or_default().to_owned();
+        let (list, path, params): (&str, String, Params) = match value["object"].as_str() {
+            Some("invoice") => ("lines", format!("/v1/invoices/{}/lines", encode(&id)), Vec::new()),
+            Some("subscription") => ("items", "/v1/subscription_items".to_owned(), vec![("subscription", id)]),
+            _ => return Ok(object),
+        };
+        if value[list]["has_more"] != Value::Bool(true) {
+            return Ok(object);
+        }
+        let mut entries = Vec::new();
+        let mut cursor = Cursor::Newest;
+        for _ in 0..MOST_PAGES_INSIDE {
+            let page = self.list(&path, params.clone(), &cursor).await?;
+            cursor = Cursor::after(page.last_id());
+            entries.extend(page.objects.iter().map(Object::value));
+            if !page.has_more || cursor == Cursor::Newest {
+                value[list]["has_more"] = Value::Bool(false);
+                break;
+            }
+        }
+        value[list]["data"] = Value::Array(entries);
+        let text = serde_json::value::to_raw_value(&value);
+        let text = text.map_err(|_| StripeError::Unreadable { operation: format!("GET {path}"), message: "a list".to_owned() })?;
+        Ok(Object::new(text, object.read_at))
+    }
+
+    /// Creates something (`POST`). The key must be made of our own ids and name what is created: Stripe answers the same for the same
+    /// key for at least 24 hours, and refuses it with other fields.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn create(&self, path: &str, fields: &[(&'static str, String)], idempotency_key: &str) -> Result<Object, StripeError> {
+        self.object(Method::POST, path, fields, Some(idempotency_key)).await
+    }
+
+    async fn get(&self, path: &str, params: Params) -> Result<Object, StripeError> {
+        self.object(Method::GET, path, &params, None).await
+    }
+
+    async fn object(
+        &self,
+        method: Method,
+        path: &str,
+        params: &[(&'static str, String)],
+        idempotency_key: Option<&str>,
+    ) -> Result<Object, StripeError> {
+        let read = |answer: &Response<Vec<u8>>| {
+            let text: Box<RawValue> = serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
+            if text.get().starts_with('{') { Ok(Object::new(text, date(answer.headers()))) } else { Err("no object".to_owned()) }
+        };
+        self.call(method, path, params, idempotency_key, read).await
+    }
+
+    async fn list(&self, path: &str, mut params: Params, cursor: &Cursor) -> Result<Page, StripeError> {
+        #[derive(Deserialize)]
+        struct List {
+            data: Vec<Box<RawValue>>,
+            #[serde(default)]
+            has_more: bool,
+        }
+        params.push(("limit", PAGE.to_owned()));
+        match cursor {
+            Cursor::Newest => {}
+            Cursor::After(id) => params.push(("starting_after", id.clone())),
+            Cursor::Before(id) => params.push(("ending_before", id.clone())),
+        }
+        let read = |answer: &Response<Vec<u8>>| {
+            let List { data, has_more } = serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
+            let read_at = date(answer.headers());
+            Ok(Page { objects: data.into_iter().map(|text| Object::new(text, read_at)).collect(), has_more })
+        };
+        self.call(Method::GET, path, &params, None, read).await
+    }
+
+    /// Makes a call until it succeeds, cannot succeed, or patience ends.
+    async fn call<T>(
+        &self,
+        method: Method,
+        path: &str,
+        params: &[(&'static str, String)],
+        idempotency_key: Option<&str>,
+        read: impl Fn(&Response<Vec<u8>>) -> Result<T, String>,
+    ) -> Result<T, StripeError> {
+        let started = Instant::now();
+        let mut wait = self.patience.first_wait;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let error = match self.attempt(&method, path, params, idempotency_key, &read).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let asked = error.refusal().and_then(|refusal| refusal.retry_after);
+            // Half of the wait is jitter: those who were turned away together do not come back together.
+            let pause = asked.unwrap_or_else(|| wait.mul_f64(0.5 + fastrand::f64() / 2.0));
+            let late = started.elapsed() + pause > self.patience.call_timeout;
+            if !error.is_transient() || attempt >= self.patience.attempts || late {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            wait *= 2;
+        }
+    }
+
+    async fn attempt<T>(
+        &self,
+        method: &Method,
+        path: &str,
+        params: &[(&'static str, String)],
+        idempotency_key: Option<&str>,
+        read: impl Fn(&Response<Vec<u8>>) -> Result<T, String>,
+    ) -> Result<T, StripeError> {
+        let operation = || format!("{method} {path}");
+        let form = params.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect::<Vec<_>>().join("&");
+        let mut request = Request::builder()
+            .method(method)
+            .header(AUTHORIZATION, format!("Bearer {}", self.key))
+            .header("stripe-version", API_VERSION)
+            .header(USER_AGENT, concat!("tallyhook/", env!("CARGO_PKG_VERSION")));
+        if let Some(key) = idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        let request = if *method == Method::GET {
+            let query = if form.is_empty() { String::new() } else { format!("?{form}") };
+            request.uri(format!("{}{path}{query}", self.base)).body(String::new())
+        } else {
+            request.uri(format!("{}{path}", self.base)).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
+        };
+        // The builder's own words may hold what it refused.
+        let request = request.map_err(|_| StripeError::Unsendable {
+            operation: operation(),
+            message: "the address, the key or the idempotency key has characters that HTTP does not carry".to_owned(),
+        })?;
+        let answer = self.http.send(request, self.patience.attempt_timeout).await;
+        let answer = answer.map_err(|source| StripeError::NoAnswer { operation: operation(), source })?;
+        if !answer.status().is_success() {
+            let refusal = Refusal::read(answer.status(), answer.headers(), answer.body(), &self.key);
+            return Err(StripeError::Refused { operation: operation(), refusal });
+        }
+        read(&answer).map_err(|message| StripeError::Unreadable { operation: operation(), message })
+    }
+}
+
+impl Filter {
+    /// The parameters for a list that has these of the filters.
+    fn params(&self, has: &[&str]) -> Params {
+        let mut params = created(self.from, self.until);
+        let ids = [
+            ("customer", self.customer.as_ref().map(ToString::to_string)),
+            ("subscription", self.subscription.as_ref().map(ToString::to_string)),
+            ("payment_intent", self.payment_intent.as_ref().map(ToString::to_string)),
+        ];
+        params.extend(ids.into_iter().filter(|(name, _)| has.contains(name)).filter_map(|(name, id)| Some((name, id?))));
+        params
+    }
+}
+
+fn created(from: Option<Timestamp>, until: Option<Timestamp>) -> Params {
+    let bounds = [("created[gte]", from), ("created[lt]", until)];
+    bounds.into_iter().filter_map(|(name, time)| Some((name, time?.unix().to_string()))).collect()
+}
+
+/// The answer's `Date`: Stripe's clock, in whole seconds.
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let text = headers.get("date")?.to_str().ok()?;
+    let zoned = jiff::fmt::rfc2822::parse(text).ok()?;
+    Some(Timestamp::from_unix(zoned.timestamp().as_second()))
+}
+
+/// Percent-encodes everything but unreserved characters: right in a path, a query and a form.
+fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            other => encoded.push_str(&format!("%{other:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_the_other_mode_or_an_odd_address_stops_the_start() {
+        let env = |key: &str, mode: &str| Env::from([("STRIPE_SECRET_KEY", key), ("STRIPE_LIVEMODE", mode)]);
+        assert!(Stripe::from_env(&Env::default()).unwrap().is_none());
+        assert_eq!(Stripe::from_env(&env("rk_live_1", "true")).unwrap().unwrap().livemode(), Some(true));
+        assert!(Stripe::from_env(&env("sk_test_1", "true")).is_err() && Stripe::from_env(&env("sk_live_1", "false")).is_err());
+        assert!(Stripe::from_env(&env("sk_test_1\u{e9}", "")).is_err());
+        assert!(Stripe::from_env(&Env::from([("STRIPE_SECRET_KEY", "k"), ("STRIPE_API_BASE", "stripe")])).is_err());
+    }
+
+    #[test]
+    fn a_client_never_prints_its_key() {
+        assert!(!format!("{:?}", Stripe::new("sk_test_canary", "http://127.0.0.1:1")).contains("canary"));
+    }
+
+    #[test]
+    fn parameters_are_encoded_and_stripes_clock_is_read() {
+        assert_eq!(encode("created[gte]"), "created%5Bgte%5D");
+        assert_eq!(encode("silver é/&"), "silver%20%C3%A9%2F%26");
+        let mut headers = HeaderMap::new();
+        headers.insert("date", "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
+        assert_eq!(date(&headers), Some(Timestamp::from_unix(784_111_777)));
+    }
+}

@@ -1,0 +1,209 @@
+//! What Stripe's API can answer instead of what was asked for.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+
+use crate::http::HttpError;
+
+/// Why a call to Stripe did not succeed, after the repetitions that could have helped. [`StripeError::is_transient`] says whether
+/// another time may. No text holds the key, a header or a body.
+#[derive(Debug, thiserror::Error)]
+pub enum StripeError {
+    /// Stripe was not reached, or no whole answer came in time.
+    #[error("stripe {operation}: {source}")]
+    NoAnswer {
+        /// Method and path.
+        operation: String,
+        /// What happened.
+        source: HttpError,
+    },
+    /// Stripe answered with an error.
+    #[error("stripe {operation}: {refusal}")]
+    Refused {
+        /// Method and path.
+        operation: String,
+        /// Stripe's words.
+        refusal: Refusal,
+    },
+    /// The answer said success and was not the JSON that Stripe documents: something stands between us and Stripe.
+    #[error("stripe {operation}: the answer is not what Stripe documents: {message}")]
+    Unreadable {
+        /// Method and path.
+        operation: String,
+        /// What is missing; never a value from the answer.
+        message: String,
+    },
+    /// The request cannot be made from what was given: an id with characters that no id has.
+    #[error("stripe {operation}: {message}")]
+    Unsendable {
+        /// Method and path.
+        operation: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// An error answer: `{"error":{"type":"invalid_request_error","code":"resource_missing","message":"No such …","param":"id"}}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// `error.type`.
+    pub kind: String,
+    /// `error.code`.
+    pub code: Option<String>,
+    /// `error.message`, cut at 300 characters, without addresses.
+    pub message: String,
+    /// `error.param`.
+    pub param: Option<String>,
+    /// Stripe's id of the request, for its support and its log in the Dashboard.
+    pub request_id: Option<String>,
+    /// `Retry-After`.
+    pub retry_after: Option<Duration>,
+    /// `Stripe-Should-Retry`, where Stripe says it.
+    pub should_retry: Option<bool>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status, self.kind)?;
+        if let Some(code) = &self.code {
+            write!(f, " {code}")?;
+        }
+        if let Some(param) = &self.param {
+            write!(f, " ({param})")?;
+        }
+        if let Some(request_id) = &self.request_id {
+            write!(f, ", request {request_id}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl StripeError {
+    /// Whether the same call may succeed when it is made again, now or later. Total: a new variant must say.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::NoAnswer { source, .. } => match source {
+                HttpError::Connect(_) | HttpError::Broken(_) | HttpError::TimedOut(_) => true,
+                HttpError::Roots(_) | HttpError::TooLarge | HttpError::Refused(_) => false,
+            },
+            // 409: the same idempotency key is being worked on. 429: too many, or a lock that was held too long.
+            Self::Refused { refusal, .. } => {
+                refusal.should_retry.unwrap_or(matches!(refusal.status, 409 | 424 | 429) || refusal.status >= 500)
+            }
+            Self::Unreadable { .. } => true,
+            Self::Unsendable { .. } => false,
+        }
+    }
+
+    /// Whether Stripe does not have the object that was asked for: it was never there, or it is the other mode's.
+    pub fn is_missing(&self) -> bool {
+        self.refusal().is_some_and(|refusal| refusal.status == 404)
+    }
+
+    /// Whether Stripe does not know the object that a list was to continue from: begin the list anew.
+    pub fn is_lost_cursor(&self) -> bool {
+        let cursor = |refusal: &Refusal| matches!(refusal.param.as_deref(), Some("starting_after" | "ending_before"));
+        self.refusal().is_some_and(|refusal| matches!(refusal.status, 400 | 404) && cursor(refusal))
+    }
+
+    /// Whether the key is wrong, revoked or lacks a permission: no other call will do better.
+    pub fn is_refused_key(&self) -> bool {
+        self.refusal().is_some_and(|refusal| matches!(refusal.status, 401 | 403))
+    }
+
+    /// Stripe's own words, if it had any.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused { refusal, .. } => Some(refusal),
+            Self::NoAnswer { .. } | Self::Unreadable { .. } | Self::Unsendable { .. } => None,
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+struct ErrorBody {
+    #[serde(default)]
+    error: ErrorFields,
+}
+
+#[derive(Deserialize, Default)]
+struct ErrorFields {
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    code: Option<String>,
+    #[serde(default)]
+    message: Option<String>,
+    #[serde(default)]
+    param: Option<String>,
+}
+
+impl Refusal {
+    /// Reads an error answer; what is no JSON (a proxy's page) keeps its status only.
+    pub(super) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], key: &str) -> Self {
+        let ErrorBody { error } = serde_json::from_slice(body).unwrap_or_default();
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let short = |text: String| clean(&text, key);
+        Self {
+            status: status.as_u16(),
+            kind: error.kind.map_or_else(|| "no_stripe_error".to_owned(), short),
+            code: error.code.map(short),
+            message: error.message.map_or_else(|| "no message".to_owned(), short),
+            param: error.param.map(short),
+            request_id: header("request-id").map(|id| clean(id, key)),
+            retry_after: header("retry-after").and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs),
+            should_retry: header("stripe-should-retry").and_then(|flag| flag.parse().ok()),
+        }
+    }
+}
+
+/// At most 300 characters of one line, without the key and without anything like an e-mail address.
+fn clean(text: &str, key: &str) -> String {
+    let text = if key.is_empty() { text.to_owned() } else { text.replace(key, "[key]") };
+    let word = |word: &str| if word.contains('@') { "[address]".to_owned() } else { word.to_owned() };
+    let line: Vec<String> = text.split_whitespace().map(word).collect();
+    line.join(" ").chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, should_retry: Option<bool>) -> StripeError {
+        let status = StatusCode::from_u16(status).unwrap();
+        let refusal = Refusal { should_retry, ..Refusal::read(status, &HeaderMap::new(), b"<html>", "") };
+        StripeError::Refused { operation: "GET /v1/x".to_owned(), refusal }
+    }
+
+    #[test]
+    fn what_another_time_may_mend_is_told_from_what_it_cannot() {
+        for (status, transient) in
+            [(400, false), (401, false), (402, false), (403, false), (404, false), (409, true), (429, true), (500, true), (503, true)]
+        {
+            assert_eq!(refused(status, None).is_transient(), transient, "{status}");
+        }
+        assert!(refused(400, Some(true)).is_transient() && !refused(500, Some(false)).is_transient());
+        let no_answer = |source| StripeError::NoAnswer { operation: String::new(), source };
+        assert!(no_answer(HttpError::TimedOut(Duration::ZERO)).is_transient() && !no_answer(HttpError::TooLarge).is_transient());
+    }
+
+    #[test]
+    fn stripes_words_are_kept_without_key_and_addresses() {
+        let body = br#"{"error":{"type":"invalid_request_error","code":"resource_missing","param":"id",
+            "message":"No such customer: 'cus_1'\n for jo@example.com with sk_test_canary"}}"#;
+        let mut headers = HeaderMap::new();
+        headers.insert("request-id", "req_1".parse().unwrap());
+        headers.insert("retry-after", "7".parse().unwrap());
+        let refusal = Refusal::read(StatusCode::NOT_FOUND, &headers, body, "sk_test_canary");
+        assert_eq!(refusal.retry_after, Some(Duration::from_secs(7)));
+        assert_eq!(
+            refusal.to_string(),
+            "404 invalid_request_error resource_missing (id), request req_1: No such customer: 'cus_1' for [address] with [key]"
+        );
+    }
+}

@@ -1,0 +1,83 @@
+//! Logs: JSON lines on standard output, with stable names.
+//!
+//! | name | when |
+//! |---|---|
+//! | `WEBHOOK_RECEIVED` | a verified event was queued |
+//! | `WEBHOOK_REFUSED` | a request was not taken: `code`, `hint` |
+//! | `WEBHOOK_PROCESSED_OK` | an event ended: `outcome` is `processed`, `duplicate`, `ignored` or `parked` |
+//! | `WEBHOOK_PROCESSING_FAILED` | an attempt failed and will be repeated: `error`, `attempt`, `next_attempt_seconds` |
+//!
+//! Fields: `event_id`, `event_type`, `livemode`, `user_id`, `customer_id`, `subscription_id`, `checkout_session_id`, `reason`, `duration_ms`.
+//! **Invariant:** never a payload, signature, secret, token, e-mail address or name.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Env;
+
+/// Starts logging to standard output; a second call changes nothing.
+pub fn init(env: &Env) {
+    let level = env.get("LOG_LEVEL").unwrap_or_else(|| "info".to_owned());
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().json().flatten_event(true).with_current_span(false).with_span_list(false).with_target(false);
+    let _ = lines.with_env_filter(filter).try_init();
+    METRICS.store(true, Ordering::Relaxed);
+}
+
+/// Whether metrics are written: only by functions, which start logging.
+static METRICS: AtomicBool = AtomicBool::new(false);
+
+/// Writes metrics as one line of CloudWatch's embedded metric format: CloudWatch makes metrics of it, and no call is needed. `dimensions`
+/// are names and values by which they can be told apart.
+pub fn metrics(dimensions: &[(&str, &str)], metrics: &[(&str, f64)]) {
+    if !METRICS.load(Ordering::Relaxed) || metrics.is_empty() {
+        return;
+    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let line = embedded(dimensions, metrics, u64::try_from(since.as_millis()).unwrap_or(0));
+    // Standard output that is gone takes the log with it; there is nobody to tell.
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+fn embedded(dimensions: &[(&str, &str)], metrics: &[(&str, f64)], now_ms: u64) -> Value {
+    let names: Vec<&str> = dimensions.iter().map(|(name, _)| *name).collect();
+    let listed: Vec<Value> = metrics.iter().map(|(name, _)| json!({"Name": name})).collect();
+    let mut line = Map::new();
+    line.insert(
+        "_aws".to_owned(),
+        json!({"Timestamp": now_ms, "CloudWatchMetrics": [{"Namespace": "tallyhook", "Dimensions": [names], "Metrics": listed}]}),
+    );
+    line.extend(dimensions.iter().map(|(name, value)| ((*name).to_owned(), json!(value))));
+    line.extend(metrics.iter().map(|(name, value)| ((*name).to_owned(), json!(value))));
+    Value::Object(line)
+}
+
+/// Ends a function that cannot start, with a line that says why: a missing secret must never leave it running.
+pub fn refuse_start(error: &crate::config::ConfigError) -> ! {
+    tracing::error!(error = error.to_string(), "START_REFUSED");
+    std::process::exit(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_a_line_that_cloudwatch_reads() {
+        assert_eq!(
+            embedded(&[("family", "invoice-paid")], &[("Processed", 3.0)], 1_795_219_200_000),
+            json!({
+                "_aws": {
+                    "Timestamp": 1_795_219_200_000_u64,
+                    "CloudWatchMetrics": [{"Namespace": "tallyhook", "Dimensions": [["family"]], "Metrics": [{"Name": "Processed"}]}],
+                },
+                "family": "invoice-paid",
+                "Processed": 3.0,
+            })
+        );
+    }
+}

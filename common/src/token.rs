@@ -1,0 +1,79 @@
+//! Bearer tokens of the app and of the operator.
+
+use hmac::{Hmac, KeyInit, Mac};
+use lambda_http::http::{HeaderMap, StatusCode};
+use sha2::Sha256;
+
+/// Why a request may not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenRefusal {
+    /// The deployment has no token: the route refuses everybody.
+    NotConfigured,
+    /// The request has none, or not as `Authorization: Bearer …`.
+    Missing,
+    /// Another one.
+    Wrong,
+}
+
+impl TokenRefusal {
+    /// HTTP status.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::NotConfigured => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Missing | Self::Wrong => StatusCode::UNAUTHORIZED,
+        }
+    }
+
+    /// Error code.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotConfigured => "token_not_configured",
+            Self::Missing | Self::Wrong => "unauthorized",
+        }
+    }
+
+    /// What to do about it; `variable` is where the token is configured.
+    pub fn message(self, variable: &str) -> String {
+        match self {
+            Self::NotConfigured => format!("{variable} is not set, so this route refuses every request"),
+            Self::Missing => format!("send the header Authorization: Bearer <{variable}>"),
+            Self::Wrong => "the bearer token is not the configured one".to_owned(),
+        }
+    }
+}
+
+/// Compares the request's bearer token with the configured one, in constant time.
+///
+/// # Errors
+/// [`TokenRefusal`].
+pub fn check(headers: &HeaderMap, configured: Option<&str>) -> Result<(), TokenRefusal> {
+    let configured = configured.filter(|token| !token.is_empty()).ok_or(TokenRefusal::NotConfigured)?;
+    let header = headers.get("authorization").map(|value| value.as_bytes()).ok_or(TokenRefusal::Missing)?;
+    let sent = header.strip_prefix(b"Bearer ").or_else(|| header.strip_prefix(b"bearer ")).ok_or(TokenRefusal::Missing)?;
+    // Comparing two MACs under one key takes the same time for every token of any length.
+    let mac = |text: &[u8]| Hmac::<Sha256>::new_from_slice(b"token").expect("HMAC takes a key of any length").chain_update(text);
+    let configured = mac(configured.as_bytes()).finalize().into_bytes();
+    mac(sent).verify(&configured).map_err(|_| TokenRefusal::Wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_configured_token_passes_and_no_token_passes_nobody() {
+        let with = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("authorization", value.parse().unwrap());
+            headers
+        };
+        assert_eq!(check(&with("Bearer right"), Some("right")), Ok(()));
+        for wrong in ["Bearer wrong", "Bearer righ", "Bearer rightt", "Bearer "] {
+            assert_eq!(check(&with(wrong), Some("right")), Err(TokenRefusal::Wrong), "{wrong}");
+        }
+        assert_eq!(check(&with("right"), Some("right")), Err(TokenRefusal::Missing));
+        assert_eq!(check(&HeaderMap::new(), Some("right")), Err(TokenRefusal::Missing));
+        assert_eq!(check(&with("Bearer "), None), Err(TokenRefusal::NotConfigured));
+        assert_eq!(check(&with("Bearer "), Some("")), Err(TokenRefusal::NotConfigured));
+    }
+}

@@ -1,0 +1,336 @@
+//! The worker of a family: an SQS batch in, the records that must come back out.
+//!
+//! A record fails only for what another time may mend; it comes back after the delay that its attempt has in
+//! `RETRY_DELAYS_SECONDS`, and after the last one SQS moves it to the dead-letter queue. Everything else ends here: processed,
+//! duplicate, ignored or parked, each durable before the record is acknowledged.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
+use tracing::{info, warn};
+
+use crate::alert::{Alert, Alerts};
+use crate::aws::sdk_config;
+use crate::clock;
+use crate::config::{ConfigError, Env, WorkerConfig};
+use crate::domain::decide::Parked;
+use crate::domain::timestamp::Timestamp;
+use crate::event::{self, Event, EventType, Family};
+use crate::process::{Done, Job, Processor};
+use crate::queue::{Envelope, Queue};
+use crate::redrive::Redrive;
+use crate::signature::SecretMode;
+use crate::store::items::{self, EventRecord, EventState, Key};
+use crate::store::{Reason, Store, StoreError, payload};
+use crate::telemetry;
+
+/// The first attempt for an event whose user is not known yet is repeated so soon: the link is usually on its way.
+const NOT_YET_SECONDS: u32 = 5;
+
+/// A family's worker.
+pub struct Worker {
+    family: Family,
+    processor: Processor,
+    queue: Queue,
+    queue_url: String,
+    retry_delays_seconds: Vec<u32>,
+    alerts: Alerts,
+}
+
+/// A record of the batch that is an event to process, or the reason why it is not.
+enum Record {
+    Job(Box<Job>),
+    Unreadable(Box<Unreadable>),
+}
+
+/// A message that is parked without being an event to process.
+struct Unreadable {
+    id: String,
+    kind: String,
+    parked: Parked,
+    raw: Vec<u8>,
+    received_ms: i64,
+    mode: SecretMode,
+}
+
+/// What a batch came to: one line of metrics, and one alert for each reason that something was parked for.
+#[derive(Default)]
+struct Tally {
+    counts: [(&'static str, u32); 5],
+    alerts: BTreeMap<String, Alert>,
+}
+
+impl Tally {
+    fn count(&mut self, outcome: &Result<Done, StoreError>) {
+        let (place, name) = match outcome {
+            Ok(Done::Processed(..)) => (0, "Processed"),
+            Ok(Done::Duplicate) => (1, "Duplicate"),
+            Ok(Done::Ignored(_)) => (2, "Ignored"),
+            Ok(Done::Parked(_)) => (3, "ParkedEvents"),
+            Ok(Done::NotYet) | Err(_) => (4, "FailedAttempts"),
+        };
+        if let Some(count) = self.counts.get_mut(place) {
+            *count = (name, count.1 + 1);
+        }
+    }
+
+    fn alert(&mut self, event_id: &str, event_type: &str, parked: &Parked) {
+        let alert = Alert::Parked {
+            event_id: event_id.to_owned(),
+            event_type: event_type.to_owned(),
+            reason: parked.code().to_owned(),
+            waits_for: parked.waits_for(),
+        };
+        self.alerts.entry(alert.key()).or_insert(alert);
+    }
+
+    fn write(&self, family: Family) {
+        let counts = self.counts.iter().filter(|(_, count)| *count > 0);
+        let counts: Vec<(&str, f64)> = counts.map(|&(name, count)| (name, f64::from(count))).collect();
+        telemetry::metrics(&[("family", family.as_str())], &counts);
+    }
+}
+
+impl Worker {
+    /// Builds the worker and its clients from the environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env, family: Family) -> Result<Self, ConfigError> {
+        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?);
+        let sqs = aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?);
+        Ok(Self::new(WorkerConfig::from_env(env, family)?, family, dynamodb, sqs))
+    }
+
+    /// The same over given clients.
+    pub fn new(config: WorkerConfig, family: Family, dynamodb: aws_sdk_dynamodb::Client, sqs: aws_sdk_sqs::Client) -> Self {
+        let store = Store::new(dynamodb, config.accounts_table, config.events_table);
+        let queue = Queue::new(sqs);
+        let redrive = Redrive::new(queue.clone(), config.queues);
+        Self {
+            family,
+            processor: Processor { store, catalog: config.catalog, livemode: config.livemode, redrive },
+            alerts: Alerts::new(queue.clone(), config.notify_queue_url),
+            queue,
+            queue_url: config.queue_url,
+            retry_delays_seconds: config.retry_delays_seconds,
+        }
+    }
+
+    /// Processes a batch and names the records that failed.
+    ///
+    /// # Errors
+    /// None; a failed record is part of the answer.
+    pub async fn handle(&self, batch: SqsEvent) -> Result<SqsBatchResponse, lambda_runtime::Error> {
+        let started = Instant::now();
+        let now = clock::now();
+        let mut places = Vec::new();
+        let mut jobs = Vec::new();
+        let mut outcomes: Vec<Option<Result<Done, StoreError>>> = Vec::new();
+        let mut tally = Tally::default();
+        for message in &batch.records {
+            match self.read(message) {
+                Record::Job(job) => {
+                    places.push(outcomes.len());
+                    jobs.push(*job);
+                    outcomes.push(None);
+                }
+                Record::Unreadable(unreadable) => {
+                    tally.alert(&unreadable.id, &unreadable.kind, &unreadable.parked);
+                    let outcome = self.park(*unreadable, attempt(message), now).await;
+                    tally.count(&outcome);
+                    outcomes.push(Some(outcome));
+                }
+            }
+        }
+        for (place, outcome) in places.iter().zip(self.processor.run(&jobs, now).await) {
+            outcomes[*place] = Some(outcome);
+        }
+        for (job, place) in jobs.iter().zip(&places) {
+            if let Some(Some(outcome)) = outcomes.get(*place) {
+                self.log(&job.event, outcome, job.attempt, started);
+                tally.count(outcome);
+                if let Ok(Done::Parked(parked)) = outcome {
+                    tally.alert(job.event.id.as_str(), job.event.kind.as_str(), parked);
+                }
+            }
+        }
+
+        let mut failures = Vec::new();
+        let mut delays = Vec::new();
+        for (message, outcome) in batch.records.iter().zip(outcomes) {
+            let seconds = match outcome {
+                Some(Ok(Done::Processed(..) | Done::Duplicate | Done::Ignored(_) | Done::Parked(_))) => continue,
+                Some(Ok(Done::NotYet)) => Some(NOT_YET_SECONDS),
+                Some(Err(_)) | None => self.delay(attempt(message)),
+            };
+            if let (Some(seconds), Some(receipt_handle)) = (seconds, &message.receipt_handle) {
+                delays.push((receipt_handle.clone(), seconds));
+            }
+            let mut failure = BatchItemFailure::default();
+            failure.item_identifier = message.message_id.clone().unwrap_or_default();
+            failures.push(failure);
+        }
+        if let Err(error) = self.queue.delay(&self.queue_url, &delays).await {
+            warn!(error, "WEBHOOK_RETRY_NOT_DELAYED");
+        }
+        tally.write(self.family);
+        for alert in tally.alerts.values() {
+            self.alerts.send(alert).await;
+        }
+        let mut response = SqsBatchResponse::default();
+        response.batch_item_failures = failures;
+        Ok(response)
+    }
+
+    /// Seconds until the next attempt; `None` leaves it to the queue, which moves the message to the dead-letter queue.
+    fn delay(&self, attempt: u32) -> Option<u32> {
+        let place = usize::try_from(attempt).unwrap_or(usize::MAX).checked_sub(1)?;
+        // After the last attempt the message is taken once more only to be moved: at once is soon enough.
+        Some(self.retry_delays_seconds.get(place).copied().unwrap_or(0))
+    }
+
+    fn read(&self, message: &SqsMessage) -> Record {
+        let fallback = format!("msg_{}", message.message_id.as_deref().unwrap_or("unknown").replace('-', ""));
+        let envelope = match Envelope::read(message) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                let raw = message.body.clone().unwrap_or_default().into_bytes();
+                let parked = Parked::Message(error.to_string());
+                let kind = "unknown".to_owned();
+                let (received_ms, mode) = (clock::now_ms(), SecretMode::Any);
+                return Record::Unreadable(Box::new(Unreadable { id: fallback, kind, parked, raw, received_ms, mode }));
+            }
+        };
+        let unreadable = |id: String, kind: String, parked: Parked, envelope: Envelope| {
+            let Envelope { body: raw, received_ms, mode } = envelope;
+            Record::Unreadable(Box::new(Unreadable { id, kind, parked, raw, received_ms, mode }))
+        };
+        match event::read(&envelope.body) {
+            Ok(event) if !self.takes(&event.kind) => {
+                let parked = Parked::Message(format!("{} does not belong on the queue of {}", event.kind, self.family));
+                unreadable(event.id.to_string(), event.kind.to_string(), parked, envelope)
+            }
+            Ok(event) => Record::Job(Box::new(Job {
+                digest: event::content_digest(&envelope.body),
+                event,
+                raw: envelope.body,
+                received_ms: envelope.received_ms,
+                mode: envelope.mode,
+                attempt: attempt(message),
+                repair: None,
+            })),
+            Err(error) => {
+                let head = event::read_head(&envelope.body).ok();
+                let kind = head.as_ref().map_or_else(|| "unknown".to_owned(), |head| head.kind.to_string());
+                let id = head.map_or(fallback, |head| head.id.to_string());
+                unreadable(id, kind, Parked::Unreadable(error.to_string()), envelope)
+            }
+        }
+    }
+
+    /// The worker of `customer`, the quietest family, also records the types that nobody handles.
+    fn takes(&self, kind: &EventType) -> bool {
+        kind.family().unwrap_or(Family::Customer) == self.family
+    }
+
+    async fn park(&self, unreadable: Unreadable, attempts: u32, now: Timestamp) -> Result<Done, StoreError> {
+        let Unreadable { id, kind, parked, raw, received_ms, mode } = unreadable;
+        warn!(event_id = id, event_type = kind, outcome = "parked", reason = parked.code(), "WEBHOOK_PROCESSED_OK");
+        let key = Key::Event(id.clone());
+        let known = self.processor.store.load([key.clone()]).await?;
+        let known = known.get(&key).map(|item| items::read_event(&key, item)).transpose()?;
+        let record = EventRecord {
+            id,
+            kind,
+            family: self.family.as_str(),
+            state: EventState::Parked,
+            reason: Some(parked.code().to_owned()),
+            message: Some(parked.to_string()),
+            waits_for: parked.waits_for(),
+            user: None,
+            objects: Vec::new(),
+            created: now,
+            received_ms,
+            finished_ms: now.unix().saturating_mul(1000),
+            attempts: known.as_ref().map_or(0, |known| known.attempts) + attempts,
+            redrives: known.as_ref().map_or(0, |known| known.redrives),
+            previous: known.and_then(|known| known.previous),
+            mode,
+            livemode: false,
+            api_version: None,
+            digest: event::content_digest(&raw),
+            payload: Some(payload::pack(&raw)).filter(|packed| packed.len() <= payload::MOST_KEPT_BYTES),
+        };
+        match self.processor.store.commit(&[items::event(&record)]).await {
+            Ok(()) => Ok(Done::Parked(parked)),
+            // It was finished before under this id: whatever this message is, it changes nothing. Any other cancellation (a conflict, a
+            // throttled table) has recorded nothing.
+            Err(StoreError::Cancelled(reasons)) if reasons.iter().all(|(_, reason)| *reason == Reason::Condition) => {
+                Ok(Done::Parked(parked))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn log(&self, event: &Event, outcome: &Result<Done, StoreError>, attempt: u32, started: Instant) {
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let id = |id: Option<&str>| id.unwrap_or_default().to_owned();
+        let (event_id, event_type) = (event.id.as_str(), event.kind.as_str());
+        let customer_id = id(event.customer().map(|id| id.as_str()));
+        let subscription_id = id(event.subscription_id().map(|id| id.as_str()));
+        let (outcome, user_id, reason) = match outcome {
+            Ok(Done::Processed(user, effect)) => ("processed", user.as_str(), effect.as_str()),
+            Ok(Done::Duplicate) => ("duplicate", "", ""),
+            Ok(Done::Ignored(ignored)) => ("ignored", "", ignored.as_str()),
+            Ok(Done::Parked(parked)) => {
+                warn!(
+                    event_id,
+                    event_type,
+                    customer_id,
+                    subscription_id,
+                    outcome = "parked",
+                    reason = parked.code(),
+                    duration_ms,
+                    "WEBHOOK_PROCESSED_OK"
+                );
+                return;
+            }
+            Ok(Done::NotYet) => {
+                info!(
+                    event_id,
+                    event_type,
+                    customer_id,
+                    reason = "no_user",
+                    attempt,
+                    next_attempt_seconds = NOT_YET_SECONDS,
+                    "WEBHOOK_PROCESSING_FAILED"
+                );
+                return;
+            }
+            Err(error) => {
+                let error = error.to_string();
+                let next_attempt_seconds = self.delay(attempt);
+                warn!(event_id, event_type, error, attempt, next_attempt_seconds, duration_ms, "WEBHOOK_PROCESSING_FAILED");
+                return;
+            }
+        };
+        info!(
+            event_id,
+            event_type,
+            livemode = event.livemode,
+            outcome,
+            user_id,
+            customer_id,
+            subscription_id,
+            reason,
+            duration_ms,
+            "WEBHOOK_PROCESSED_OK"
+        );
+    }
+}
+
+fn attempt(message: &SqsMessage) -> u32 {
+    message.attributes.get("ApproximateReceiveCount").and_then(|count| count.parse().ok()).unwrap_or(1)
+}
