@@ -1,0 +1,14 @@
+//! The admin API: `/admin/stripe/…`.
+//!
+//! It lists the event log, sends events again and tells how the system is. See `common/src/admin.rs`.
+
+use common::config::Env;
+use common::{admin::Admin, telemetry};
+use lambda_http::service_fn;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_http::Error> {
+    let env = Env::at_start().await;
+    let admin = Admin::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    lambda_http::run(service_fn(|request| admin.handle(request))).await
+}

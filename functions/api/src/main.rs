@@ -1,0 +1,14 @@
+//! The app's API: `/users/{id}` and what is below it.
+//!
+//! It creates users, shows accounts and ledgers, and spends credits. See `common/src/api.rs`.
+
+use common::config::Env;
+use common::{api::Api, telemetry};
+use lambda_http::service_fn;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_http::Error> {
+    let env = Env::at_start().await;
+    let api = Api::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    lambda_http::run(service_fn(|request| api.handle(request))).await
+}

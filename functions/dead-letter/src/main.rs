@@ -1,0 +1,14 @@
+//! The worker of the dead-letter queue: what no attempt could process goes into the event log as `failed`.
+//!
+//! It changes no account. See `common/src/dead_letter.rs`.
+
+use common::config::Env;
+use common::{dead_letter::DeadLetter, telemetry};
+use lambda_runtime::{LambdaEvent, service_fn};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let env = Env::at_start().await;
+    let dead_letter = DeadLetter::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    lambda_runtime::run(service_fn(|batch: LambdaEvent<_>| dead_letter.handle(batch.payload))).await
+}

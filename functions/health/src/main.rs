@@ -1,0 +1,14 @@
+//! The schedule of every hour: counts, scores, writes metrics and alerts by the rules.
+//!
+//! The rules: `common/src/domain/health.rs`; what is counted: `common/src/health.rs`.
+
+use common::config::Env;
+use common::{health::HealthCheck, telemetry};
+use lambda_runtime::{LambdaEvent, service_fn};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let env = Env::at_start().await;
+    let health = HealthCheck::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    lambda_runtime::run(service_fn(|event: LambdaEvent<_>| health.handle(event.payload))).await
+}

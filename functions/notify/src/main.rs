@@ -1,0 +1,14 @@
+//! The worker of the queue `notify`: alerts to Slack and Discord, each once.
+//!
+//! Nothing waits for it. See `common/src/notify.rs`; what is said: `common/src/alert.rs`.
+
+use common::config::Env;
+use common::{notify::Notify, telemetry};
+use lambda_runtime::{LambdaEvent, service_fn};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let env = Env::at_start().await;
+    let notify = Notify::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    lambda_runtime::run(service_fn(|batch: LambdaEvent<_>| notify.handle(batch.payload))).await
+}

@@ -1,0 +1,16 @@
+//! Runs every six hours: compares Stripe's subscriptions, paid invoices, finished sessions and undelivered events with the accounts,
+//! and sets right what it may.
+//!
+//! It takes no input and answers with its report. The rules: `common/src/domain/drift.rs`; the run: `common/src/reconcile.rs`.
+
+use common::config::Env;
+use common::reconcile::Reconciler;
+use common::telemetry;
+use lambda_runtime::service_fn;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let env = Env::at_start().await;
+    let reconciler = Reconciler::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    lambda_runtime::run(service_fn(|event| reconciler.handle(event))).await
+}

@@ -1,0 +1,14 @@
+//! The schedule of every 15 minutes: sends parked and failed events again when they are due, and writes access that ended by time.
+//!
+//! What is due, and when: `common/src/retry.rs`.
+
+use common::config::Env;
+use common::{retry::Retry, telemetry};
+use lambda_runtime::{LambdaEvent, service_fn};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let env = Env::at_start().await;
+    let retry = Retry::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    lambda_runtime::run(service_fn(|event: LambdaEvent<_>| retry.handle(event.payload))).await
+}

@@ -1,0 +1,14 @@
+//! Stripe's endpoint: `POST /webhooks/stripe` and `GET /webhooks/stripe/health`.
+//!
+//! It verifies the signature and hands the event to its family's queue; it changes nothing itself. See `common/src/webhook.rs`.
+
+use common::config::Env;
+use common::{telemetry, webhook::Webhook};
+use lambda_http::service_fn;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_http::Error> {
+    let env = Env::at_start().await;
+    let webhook = Webhook::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    lambda_http::run(service_fn(|request| webhook.handle(request))).await
+}
