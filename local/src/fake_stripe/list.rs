@@ -1,0 +1,124 @@
+//! Lists: filters, order and pages.
+
+use serde_json::Value;
+
+use super::routes::Problem;
+use super::{State, Stored};
+
+/// The parameters of a request, decoded, in order.
+pub(super) type Params = [(String, String)];
+
+/// Parameters that every list takes.
+const PAGING: [&str; 4] = ["limit", "starting_after", "ending_before", "expand[]"];
+const CREATED: [&str; 5] = ["created", "created[gt]", "created[gte]", "created[lt]", "created[lte]"];
+
+/// The filters of a kind's list, besides time and paging.
+pub(super) fn filters(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "subscription" => &["status", "customer", "price"],
+        "invoice" => &["status", "customer", "subscription"],
+        "checkout.session" => &["status", "customer", "subscription", "payment_intent"],
+        "event" => &["type", "types[]", "delivery_success"],
+        "invoice_payment" => &["status", "invoice", "payment[type]", "payment[payment_intent]"],
+        "customer" => &["email"],
+        "price" => &["lookup_keys[]", "active"],
+        "refund" | "charge" => &["charge", "payment_intent", "customer"],
+        _ => &[],
+    }
+}
+
+pub(super) fn get<'a>(params: &'a Params, name: &str) -> Option<&'a str> {
+    params.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
+fn all<'a>(params: &'a Params, name: &str) -> Vec<&'a str> {
+    params.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
+}
+
+/// Refuses parameters that the list does not have, as Stripe does.
+pub(super) fn check(params: &Params, filters: &[&str], has_created: bool) -> Result<(), Problem> {
+    let known = |name: &str| PAGING.contains(&name) || filters.contains(&name) || (has_created && CREATED.contains(&name));
+    match params.iter().find(|(name, _)| !known(name)) {
+        Some((name, _)) => Err(Problem::bad("parameter_unknown", name, format!("Received unknown parameter: {name}"))),
+        None if all(params, "types[]").len() > 20 => {
+            Err(Problem::bad("parameter_invalid", "types", "You can filter by at most 20 types".to_owned()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether an object passes the filters.
+pub(super) fn passes(stored: &Stored, params: &Params) -> bool {
+    let value = &stored.value;
+    let created = |name: &str| get(params, name).map(|time| time.parse::<i64>().unwrap_or_default());
+    let at = stored.place.0;
+    let in_time = created("created").is_none_or(|time| at == time)
+        && created("created[gt]").is_none_or(|time| at > time)
+        && created("created[gte]").is_none_or(|time| at >= time)
+        && created("created[lt]").is_none_or(|time| at < time)
+        && created("created[lte]").is_none_or(|time| at <= time);
+    in_time
+        && params.iter().all(|(name, wanted)| matches(stored, value, name, wanted, params))
+        && (stored.kind != "subscription" || get(params, "status").is_some() || value["status"] != "canceled")
+}
+
+fn matches(stored: &Stored, value: &Value, name: &str, wanted: &str, params: &Params) -> bool {
+    match name {
+        "status" if stored.kind == "subscription" => match wanted {
+            "all" => true,
+            "ended" => value["status"] == "canceled" || value["status"] == "incomplete_expired",
+            status => value["status"] == status,
+        },
+        "status" | "customer" | "charge" | "payment_intent" | "email" | "invoice" => value[name] == wanted,
+        "active" => value["active"] == (wanted == "true"),
+        "subscription" => {
+            let told = [&value["subscription"], &value["parent"]["subscription_details"]["subscription"]];
+            told.into_iter().any(|id| id == wanted)
+        }
+        "price" => value["items"]["data"].as_array().is_some_and(|items| items.iter().any(|item| item["price"]["id"] == wanted)),
+        "lookup_keys[]" => all(params, name).iter().any(|key| value["lookup_key"] == **key),
+        "payment[type]" => value["payment"]["type"] == wanted,
+        "payment[payment_intent]" => value["payment"]["payment_intent"] == wanted,
+        "type" => value["type"] == wanted,
+        "types[]" => all(params, name).iter().any(|kind| value["type"] == **kind),
+        "delivery_success" => stored.delivered.to_string() == wanted,
+        _ => true,
+    }
+}
+
+/// A page of entries that are in Stripe's order, newest first: the slice, and whether the list goes on.
+pub(super) fn page<T>(entries: Vec<T>, params: &Params, id: impl Fn(&T) -> String, what: &str) -> Result<(Vec<T>, bool), Problem> {
+    let limit = match get(params, "limit").map(str::parse::<usize>) {
+        None => 10,
+        Some(Ok(limit @ 1..=100)) => limit,
+        Some(_) => return Err(Problem::bad("parameter_invalid_integer", "limit", "Invalid integer: limit must be 1 to 100".to_owned())),
+    };
+    let place = |name: &str| -> Result<Option<usize>, Problem> {
+        let Some(wanted) = get(params, name) else { return Ok(None) };
+        let found = entries.iter().position(|entry| id(entry) == wanted);
+        found.map(Some).ok_or_else(|| Problem::bad("resource_missing", name, format!("No such {what}: '{wanted}'")))
+    };
+    let (start, end, has_more) = match (place("starting_after")?, place("ending_before")?) {
+        (Some(_), Some(_)) => {
+            return Err(Problem::bad("parameter_invalid", "ending_before", "only one of starting_after and ending_before".to_owned()));
+        }
+        (_, Some(before)) => (before.saturating_sub(limit), before, before > limit),
+        (after, None) => {
+            let start = after.map_or(0, |place| place + 1);
+            let end = entries.len().min(start + limit);
+            (start, end, end < entries.len())
+        }
+    };
+    Ok((entries.into_iter().skip(start).take(end - start).collect(), has_more))
+}
+
+/// The objects of a kind, newest first. What a cursor names stays in the list even if it does not pass the filters (any more).
+pub(super) fn objects<'a>(state: &'a State, kind: &str, params: &Params) -> Vec<(&'a String, &'a Stored)> {
+    let cursors = [get(params, "starting_after"), get(params, "ending_before")];
+    let of_kind = |(id, stored): &(&String, &Stored)| {
+        stored.kind == kind && state.is_kept(stored) && (passes(stored, params) || cursors.contains(&Some(id.as_str())))
+    };
+    let mut objects: Vec<(&String, &Stored)> = state.objects.iter().filter(of_kind).collect();
+    objects.sort_by_key(|(_, stored)| std::cmp::Reverse(stored.place));
+    objects
+}

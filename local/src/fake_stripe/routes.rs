@@ -1,0 +1,226 @@
+//! The HTTP side: routes, errors, faults.
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State as Shared;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::list::{self, Params, get};
+use super::{FakeStripe, Misbehaviour, State};
+
+/// An error answer.
+pub(super) struct Problem {
+    status: StatusCode,
+    error: Value,
+}
+
+impl Problem {
+    pub(super) fn bad(code: &str, param: &str, message: String) -> Self {
+        let error = json!({"type": "invalid_request_error", "code": code, "param": param, "message": message});
+        Self { status: StatusCode::BAD_REQUEST, error }
+    }
+
+    fn missing(what: &str, id: &str) -> Self {
+        let bad = Self::bad("resource_missing", "id", format!("No such {what}: '{id}'"));
+        Self { status: StatusCode::NOT_FOUND, ..bad }
+    }
+}
+
+/// The collections: path, kind, whether they can be listed by time.
+const COLLECTIONS: [(&str, &str, bool); 9] = [
+    ("subscriptions", "subscription", true),
+    ("invoices", "invoice", true),
+    ("checkout/sessions", "checkout.session", true),
+    ("events", "event", true),
+    ("invoice_payments", "invoice_payment", false),
+    ("customers", "customer", true),
+    ("prices", "price", true),
+    ("refunds", "refund", true),
+    ("charges", "charge", true),
+];
+
+pub(super) fn router(fake: FakeStripe) -> Router {
+    Router::new().fallback(handle).with_state(fake)
+}
+
+async fn handle(Shared(fake): Shared<FakeStripe>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let asked = uri.path_and_query().map_or("", |asked| asked.as_str());
+    let query = decode(asked);
+    let fault = {
+        let mut state = fake.lock();
+        state.requests.push(format!("{method} {query}"));
+        let fault = state.faults.iter_mut().find(|fault| fault.times > 0 && query.contains(&fault.on));
+        fault.map(|fault| {
+            fault.times -= 1;
+            fault.what.clone()
+        })
+    };
+    if let Some(Misbehaviour::Delay(time)) = fault {
+        tokio::time::sleep(time).await;
+    }
+    let mut state = fake.lock();
+    state.serial += 1;
+    let (status, mut body) = match fault {
+        Some(Misbehaviour::Status(status, _)) => {
+            let kind = if status == 429 { "rate_limit" } else { "api_error" };
+            let error = json!({"error": {"type": kind, "code": kind, "message": "told to fail"}});
+            (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), error.to_string())
+        }
+        Some(Misbehaviour::Delay(_) | Misbehaviour::Cut) | None => match state.answer(&method, &uri, &headers, &body) {
+            Ok(text) => (StatusCode::OK, text),
+            Err(problem) => (problem.status, json!({"error": problem.error}).to_string()),
+        },
+    };
+    if matches!(fault, Some(Misbehaviour::Cut)) {
+        body.truncate(body.len() / 2);
+    }
+    let mut response = Response::builder().status(status).header(header::CONTENT_TYPE, "application/json");
+    response = response.header("request-id", format!("req_{}", state.serial));
+    if let Some(now) = state.now {
+        response = response.header(header::DATE, http_date(now));
+    }
+    if let Some(Misbehaviour::Status(_, Some(seconds))) = fault {
+        response = response.header(header::RETRY_AFTER, seconds);
+    }
+    response.body(Body::from(body)).unwrap_or_default()
+}
+
+impl State {
+    fn answer(&mut self, method: &Method, uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Result<String, Problem> {
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        if header("authorization") != Some(&format!("Bearer {}", self.key)) {
+            let message = "Invalid API Key provided: sk_test_****".to_owned();
+            let bad = Problem::bad("api_key_invalid", "", message);
+            return Err(Problem { status: StatusCode::UNAUTHORIZED, ..bad });
+        }
+        let path = uri.path();
+        let params = parse(uri.query().unwrap_or_default());
+        let unknown = || Problem {
+            status: StatusCode::NOT_FOUND,
+            error: json!({"type": "invalid_request_error", "message": format!("Unrecognized request URL ({method}: {path})")}),
+        };
+        let rest = path.strip_prefix("/v1/").ok_or_else(unknown)?;
+        if *method == Method::POST {
+            let form = String::from_utf8_lossy(body).into_owned();
+            return if rest == "checkout/sessions" { self.create_session(&form, header("idempotency-key")) } else { Err(unknown()) };
+        }
+        if rest == "subscription_items" {
+            return self.inside(get(&params, "subscription").unwrap_or_default(), "items", "subscription", &params);
+        }
+        for (collection, kind, has_created) in COLLECTIONS {
+            match rest.strip_prefix(collection).map(|rest| rest.trim_start_matches('/')) {
+                Some("") => return self.list(path, kind, has_created, &params),
+                Some(rest) => match rest.split_once('/') {
+                    None => return self.retrieve(kind, &decode(rest), &params),
+                    Some((id, "lines")) => return self.inside(id, "lines", kind, &params),
+                    Some((id, "line_items")) => return self.inside(id, "line_items", kind, &params),
+                    Some(_) => return Err(unknown()),
+                },
+                None => {}
+            }
+        }
+        Err(unknown())
+    }
+
+    fn list(&self, path: &str, kind: &str, has_created: bool, params: &Params) -> Result<String, Problem> {
+        list::check(params, list::filters(kind), has_created)?;
+        let objects = list::objects(self, kind, params);
+        let (page, has_more) = list::page(objects, params, |(id, _)| (*id).clone(), kind)?;
+        let expands = list_expands(params, "data.");
+        let data: Vec<String> = page.into_iter().map(|(id, _)| self.render(id, &expands)).collect();
+        // By hand, so that every object keeps its bytes.
+        Ok(format!(r#"{{"object":"list","url":"{path}","has_more":{has_more},"data":[{}]}}"#, data.join(",")))
+    }
+
+    fn retrieve(&self, kind: &str, id: &str, params: &Params) -> Result<String, Problem> {
+        let found = self.objects.get(id).filter(|stored| stored.kind == kind && self.is_kept(stored));
+        found.ok_or_else(|| Problem::missing(kind, id))?;
+        Ok(self.render(id, &list_expands(params, "")))
+    }
+
+    /// The list inside an object: what was put there, else what the object shows.
+    fn inside(&self, id: &str, list: &str, kind: &str, params: &Params) -> Result<String, Problem> {
+        let stored = self.objects.get(id).ok_or_else(|| Problem::missing(kind, id))?;
+        let shown = || stored.value[list]["data"].as_array().cloned().unwrap_or_default();
+        let entries = self.inside.get(id).cloned().unwrap_or_else(shown);
+        let name = |entry: &Value| entry["id"].as_str().unwrap_or_default().to_owned();
+        let (page, has_more) = list::page(entries, params, name, "item")?;
+        Ok(json!({"object": "list", "has_more": has_more, "data": page}).to_string())
+    }
+
+    /// An object as it is answered: as it was told, unless it is to be broken or something is to be expanded.
+    fn render(&self, id: &str, expands: &[&str]) -> String {
+        let Some(stored) = self.objects.get(id) else { return "null".to_owned() };
+        let customer = stored.value["customer"].as_str().unwrap_or(id);
+        if self.broken.contains(customer) {
+            let broken = json!({"id": id, "object": stored.kind, "customer": customer, "created": stored.place.0,
+                "status": 7, "items": "broken", "lines": {"data": 7}, "mode": [], "payment_status": {}});
+            return broken.to_string();
+        }
+        let mut value = None;
+        if stored.kind == "invoice" && expands.contains(&"payments") && stored.value["payments"].is_null() {
+            let paid_it = |other: &&super::Stored| other.kind == "invoice_payment" && other.value["invoice"] == id;
+            let payments: Vec<&Value> = self.objects.values().filter(paid_it).map(|payment| &payment.value).collect();
+            let payments = json!({"object": "list", "data": payments, "has_more": false});
+            value.get_or_insert_with(|| stored.value.clone())["payments"] = payments;
+        }
+        if stored.kind == "checkout.session" && expands.contains(&"line_items") {
+            let items = self.inside.get(id).cloned().unwrap_or_default();
+            value.get_or_insert_with(|| stored.value.clone())["line_items"] = json!({"object": "list", "data": items, "has_more": false});
+        }
+        value.map_or_else(|| stored.text.clone(), |value| value.to_string())
+    }
+
+    /// `POST /v1/checkout/sessions`: the fields become the session's.
+    fn create_session(&mut self, form: &str, idempotency_key: Option<&str>) -> Result<String, Problem> {
+        if let Some((sent, answer)) = idempotency_key.and_then(|key| self.answers.get(key)) {
+            if sent != form {
+                let message = "Keys for idempotent requests can only be used with the same parameters they were first used with.";
+                return Err(Problem { status: StatusCode::BAD_REQUEST, error: json!({"type": "idempotency_error", "message": message}) });
+            }
+            return Ok(answer.to_string());
+        }
+        let id = format!("cs_test_fake{}", self.serial);
+        let created = self.now.unwrap_or_default();
+        let mut session = json!({"id": id, "object": "checkout.session", "status": "open", "payment_status": "unpaid", "created": created,
+            "livemode": false, "metadata": {}, "customer": null, "url": format!("https://checkout.stripe.test/{id}")});
+        for (name, value) in parse(form) {
+            let parts: Vec<&str> = name.split('[').map(|part| part.trim_end_matches(']')).collect();
+            let place = parts.iter().fold(&mut session, |object, part| {
+                if !object.is_object() {
+                    *object = json!({});
+                }
+                &mut object[*part]
+            });
+            *place = Value::String(value);
+        }
+        self.store(session.to_string(), session.clone(), created, true);
+        if let Some(key) = idempotency_key {
+            self.answers.insert(key.to_owned(), (form.to_owned(), session.clone()));
+        }
+        Ok(session.to_string())
+    }
+}
+
+fn list_expands<'a>(params: &'a Params, prefix: &str) -> Vec<&'a str> {
+    params.iter().filter(|(name, _)| name == "expand[]").filter_map(|(_, value)| value.strip_prefix(prefix)).collect()
+}
+
+/// The parameters of a query or a form.
+fn parse(text: &str) -> Vec<(String, String)> {
+    let pairs = text.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (decode(name), decode(value))).collect()
+}
+
+/// Undoes percent-encoding.
+fn decode(text: &str) -> String {
+    percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_date(now: i64) -> String {
+    let time = jiff::Timestamp::from_second(now).unwrap_or_default();
+    jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&time).unwrap_or_default()
+}

@@ -1,0 +1,222 @@
+//! Stripe's objects as JSON, in both shapes.
+
+use serde_json::{Map, Value, json};
+
+use super::Shape;
+
+/// A subscription as Stripe has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Subscription {
+    pub id: String,
+    pub customer: String,
+    pub status: &'static str,
+    /// Price and quantity; one of them is the plan's.
+    pub items: Vec<(String, u64)>,
+    pub start: i64,
+    pub end: i64,
+    pub cancel_at: Option<i64>,
+    pub at_period_end: bool,
+    pub canceled_at: Option<i64>,
+    pub ended_at: Option<i64>,
+    pub trial: Option<(i64, i64)>,
+    pub latest_invoice: Option<String>,
+    pub user: Option<String>,
+    pub created: i64,
+}
+
+/// An invoice as Stripe has it when it is paid, or failed to be.
+#[derive(Clone, Debug)]
+pub(super) struct Invoice {
+    pub id: String,
+    pub customer: String,
+    pub subscription: String,
+    pub reason: &'static str,
+    pub lines: Vec<Line>,
+    pub paid: i64,
+    pub currency: &'static str,
+    /// Payment intent and charge, if money moved.
+    pub payment: Option<(String, String)>,
+    pub user: Option<String>,
+    /// What the new shape tells of the payment only when `payments` is expanded.
+    pub tells_payment: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub price: String,
+    pub quantity: u64,
+    pub amount: i64,
+    pub kind: LineKind,
+    pub start: i64,
+    pub end: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LineKind {
+    /// A whole period of a subscription item.
+    Period,
+    /// Part of a period, because of a change in it.
+    Proration,
+    /// Something that was bought once, beside the subscription.
+    Once,
+}
+
+fn metadata(user: Option<&String>) -> Value {
+    user.map_or_else(|| json!({}), |user| json!({"user_id": user}))
+}
+
+pub(super) fn subscription(it: &Subscription, shape: Shape) -> Value {
+    let items: Vec<Value> = it.items.iter().enumerate().map(|(index, _)| item(it, index, shape)).collect();
+    let mut object = json!({
+        "id": it.id,
+        "object": "subscription",
+        "customer": it.customer,
+        "status": it.status,
+        "created": it.created,
+        "items": {"object": "list", "data": items, "has_more": false},
+        "cancel_at": it.cancel_at,
+        "cancel_at_period_end": it.at_period_end,
+        "canceled_at": it.canceled_at,
+        "ended_at": it.ended_at,
+        "trial_start": it.trial.map(|trial| trial.0),
+        "trial_end": it.trial.map(|trial| trial.1),
+        "latest_invoice": it.latest_invoice,
+        "metadata": metadata(it.user.as_ref()),
+    });
+    if shape == Shape::Old {
+        object["current_period_start"] = json!(it.start);
+        object["current_period_end"] = json!(it.end);
+        if let [(price, quantity)] = it.items.as_slice() {
+            object["plan"] = json!({"id": price, "object": "plan"});
+            object["quantity"] = json!(quantity);
+        }
+    }
+    object
+}
+
+fn item(it: &Subscription, index: usize, shape: Shape) -> Value {
+    let (price, quantity) = &it.items[index];
+    let mut item = json!({
+        "id": format!("si_{}_{index}", it.id),
+        "object": "subscription_item",
+        "price": {"id": price, "object": "price"},
+        "quantity": quantity,
+        "subscription": it.id,
+    });
+    if shape == Shape::New {
+        item["current_period_start"] = json!(it.start);
+        item["current_period_end"] = json!(it.end);
+    }
+    item
+}
+
+/// The attributes of `before` that differ in `after`, as `previous_attributes` names them.
+pub(super) fn previous(before: &Subscription, after: &Subscription, shape: Shape) -> Value {
+    let (was, is) = (subscription(before, shape), subscription(after, shape));
+    let mut previous = Map::new();
+    if let (Value::Object(was), Value::Object(is)) = (was, is) {
+        for (name, value) in was {
+            if is.get(&name) != Some(&value) {
+                let told = if name == "items" { json!({"data": value["data"]}) } else { value };
+                previous.insert(name, told);
+            }
+        }
+    }
+    Value::Object(previous)
+}
+
+pub(super) fn invoice(it: &Invoice, shape: Shape, status: &str, created: i64) -> Value {
+    let lines: Vec<Value> = it.lines.iter().enumerate().map(|(index, entry)| line(it, index, entry, shape)).collect();
+    let total: i64 = it.lines.iter().map(|line| line.amount).sum();
+    let mut object = json!({
+        "id": it.id,
+        "object": "invoice",
+        "customer": it.customer,
+        "status": status,
+        "billing_reason": it.reason,
+        "amount_due": total.max(0),
+        "amount_paid": if status == "paid" { it.paid } else { 0 },
+        "subtotal": total,
+        "total": total,
+        "currency": it.currency,
+        "created": created,
+        // The time in which the items were collected; deliberately not the service period.
+        "period_start": created,
+        "period_end": created,
+        "attempt_count": 1,
+        "next_payment_attempt": null,
+        "metadata": {},
+        "lines": {"object": "list", "data": lines, "has_more": false},
+    });
+    match shape {
+        Shape::New => {
+            object["parent"] = json!({
+                "type": "subscription_details",
+                "subscription_details": {"subscription": it.subscription, "metadata": metadata(it.user.as_ref())},
+            });
+            if let (Some((intent, _)), true) = (&it.payment, it.tells_payment) {
+                object["payments"] = json!({"object": "list", "data": [
+                    {"object": "invoice_payment", "status": status, "payment": {"type": "payment_intent", "payment_intent": intent}},
+                ]});
+            }
+        }
+        Shape::Old => {
+            object["subscription"] = json!(it.subscription);
+            object["subscription_details"] = json!({"metadata": metadata(it.user.as_ref())});
+            object["paid"] = json!(status == "paid");
+            object["payment_intent"] = json!(it.payment.as_ref().map(|payment| &payment.0));
+            object["charge"] = json!(it.payment.as_ref().map(|payment| &payment.1));
+        }
+    }
+    object
+}
+
+fn line(invoice: &Invoice, index: usize, line: &Line, shape: Shape) -> Value {
+    let mut object = json!({
+        "id": format!("il_{}_{index}", invoice.id),
+        "object": "line_item",
+        "amount": line.amount,
+        "quantity": line.quantity,
+        "period": {"start": line.start, "end": line.end},
+        "metadata": metadata(invoice.user.as_ref()),
+    });
+    match shape {
+        Shape::New => {
+            let of = if line.kind == LineKind::Period { "subscription_item_details" } else { "invoice_item_details" };
+            let proration = line.kind == LineKind::Proration;
+            object["parent"] = json!({"type": of, (of): {"subscription": invoice.subscription, "proration": proration}});
+            object["pricing"] = json!({"type": "price_details", "price_details": {"price": line.price}});
+        }
+        Shape::Old => {
+            object["type"] = json!(if line.kind == LineKind::Period { "subscription" } else { "invoiceitem" });
+            object["subscription"] = json!(invoice.subscription);
+            object["proration"] = json!(line.kind == LineKind::Proration);
+            object["price"] = json!({"id": line.price, "object": "price"});
+        }
+    }
+    object
+}
+
+/// The envelope.
+pub(super) fn event(id: &str, kind: &str, created: i64, shape: Shape, object: &Value, previous: Option<&Value>) -> String {
+    let mut data = json!({"object": object});
+    if let Some(previous) = previous {
+        data["previous_attributes"] = previous.clone();
+    }
+    let version = match shape {
+        Shape::Old => "2024-06-20",
+        Shape::New => "2025-09-30.clover",
+    };
+    json!({
+        "id": id,
+        "object": "event",
+        "api_version": version,
+        "created": created,
+        "livemode": false,
+        "type": kind,
+        "data": data,
+        "pending_webhooks": 1,
+        "request": {"id": null, "idempotency_key": null},
+    })
+    .to_string()
+}

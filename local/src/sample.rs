@@ -1,0 +1,167 @@
+//! The sample events of the folder `events`, as they are or about another user.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// What every id in the samples contains, so that a copy with ids of its own can be made.
+const MARK: &str = "TallyHook";
+
+/// An event's text.
+#[derive(Clone)]
+pub struct Sample {
+    body: Vec<u8>,
+}
+
+impl Sample {
+    /// Reads a file, or a sample by its name: `invoice.paid`, `old/invoice.paid`.
+    ///
+    /// # Errors
+    /// When there is neither; the message lists what there is.
+    pub fn find(name: &str) -> anyhow::Result<Self> {
+        if Path::new(name).is_file() {
+            return Ok(Self { body: std::fs::read(name).with_context(|| format!("cannot read {name}"))? });
+        }
+        let folder = folder()?;
+        match std::fs::read(folder.join(format!("{name}.json"))) {
+            Ok(body) => Ok(Self { body }),
+            Err(_) => {
+                let names = names(&folder);
+                let near: Vec<&str> =
+                    names.iter().map(String::as_str).filter(|near| near.starts_with(name) || name.starts_with(*near)).collect();
+                let shown = if near.is_empty() { names.join("\n  ") } else { near.join("\n  ") };
+                bail!("{name} is neither a file nor a sample in {}. There is\n  {shown}", folder.display())
+            }
+        }
+    }
+
+    /// The bytes to sign and send.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// A field of the event itself, such as `id` and `type`.
+    pub fn field(&self, name: &str) -> String {
+        let event: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        event.get(name).and_then(Value::as_str).unwrap_or("?").to_owned()
+    }
+
+    /// The same event with another id.
+    ///
+    /// # Errors
+    /// When it is no JSON object.
+    pub fn with_id(&self, id: &str) -> anyhow::Result<Self> {
+        self.changed(|event| event["id"] = Value::from(id))
+    }
+
+    /// The same event with an id that no event ever had.
+    ///
+    /// # Errors
+    /// When it is no JSON object.
+    pub fn fresh(&self) -> anyhow::Result<Self> {
+        self.with_id(&format!("evt_{}", Uuid::new_v4().simple()))
+    }
+
+    /// The same event about another user: wherever the user stands, and, in a sample, with ids of its own (event, customer, subscription,
+    /// …), because a second user with the first one's customer would be the first one. The same user gets the same ids every time.
+    ///
+    /// # Errors
+    /// When it is no JSON object.
+    pub fn about(&self, user: &str) -> anyhow::Result<Self> {
+        let mut same = true;
+        let changed = self.changed(|event| same = !rename(event, user))?;
+        if same {
+            return Ok(self.clone());
+        }
+        let text = String::from_utf8(changed.body)?;
+        let own = Uuid::new_v5(&Uuid::NAMESPACE_OID, user.as_bytes()).simple().to_string();
+        let mark = format!("{MARK}{}", own.get(..10).unwrap_or_default());
+        Ok(Self { body: text.replace(MARK, &mark).into_bytes() })
+    }
+
+    /// Written as Stripe writes it: indented.
+    fn changed(&self, change: impl FnOnce(&mut Value)) -> anyhow::Result<Self> {
+        let mut event: Value = serde_json::from_slice(&self.body).context("the event is not JSON, so it can only be sent as it is")?;
+        if !event.is_object() {
+            bail!("the event is not a JSON object, so it can only be sent as it is");
+        }
+        change(&mut event);
+        Ok(Self { body: serde_json::to_vec_pretty(&event)? })
+    }
+}
+
+/// Puts `user` wherever a checkout names the user; whether that changed anything.
+fn rename(value: &mut Value, user: &str) -> bool {
+    let put = |value: &mut Value| {
+        let other = value.as_str().is_some_and(|old| old != user);
+        if other {
+            *value = Value::from(user);
+        }
+        other
+    };
+    match value {
+        Value::Object(fields) => fields.iter_mut().fold(false, |changed, (name, value)| match (name.as_str(), &*value) {
+            ("client_reference_id", Value::String(_)) => put(value) | changed,
+            ("metadata", Value::Object(_)) => {
+                ["user_id", "client_id"].iter().fold(changed, |changed, name| value.get_mut(name).is_some_and(put) | changed)
+            }
+            _ => rename(value, user) | changed,
+        }),
+        Value::Array(values) => values.iter_mut().fold(false, |changed, value| rename(value, user) | changed),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// The samples of the folder one stands in, else of the source tree.
+fn folder() -> anyhow::Result<PathBuf> {
+    let folders = [PathBuf::from("events"), Path::new(env!("CARGO_MANIFEST_DIR")).join("../events")];
+    folders.into_iter().find(|folder| folder.join("invoice.paid.json").is_file()).context("there is no folder events with the samples")
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let in_folder = |prefix: &str| {
+        let files = std::fs::read_dir(folder.join(prefix)).into_iter().flatten().flatten();
+        let prefix = prefix.to_owned();
+        files.filter_map(move |file| Some(format!("{prefix}{}", file.file_name().to_str()?.strip_suffix(".json")?)))
+    };
+    let mut names: Vec<String> = in_folder("").chain(in_folder("old/")).collect();
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_user_gets_the_same_story_with_ids_of_their_own() {
+        let sample = Sample::find("checkout.session.completed.pack").unwrap();
+        let bob = sample.about("bob").unwrap();
+        let text = String::from_utf8(bob.body().to_vec()).unwrap();
+        assert!(!text.contains("user_123"));
+        let event: Value = serde_json::from_slice(bob.body()).unwrap();
+        assert_eq!(event["data"]["object"]["client_reference_id"], "bob");
+        assert_eq!(event["data"]["object"]["metadata"]["user_id"], "bob");
+        assert_ne!(bob.field("id"), sample.field("id"));
+        assert!(!text.contains("cus_TallyHook0001"));
+        assert_eq!(bob.body(), sample.about("bob").unwrap().body());
+        assert_ne!(bob.body(), sample.about("eve").unwrap().body());
+        assert_eq!(sample.about("user_123").unwrap().body(), sample.body());
+    }
+
+    #[test]
+    fn a_fresh_event_differs_in_its_id_alone() {
+        let sample = Sample::find("invoice.paid").unwrap();
+        let fresh = sample.fresh().unwrap();
+        assert_ne!(fresh.field("id"), sample.field("id"));
+        assert_eq!(fresh.with_id("evt_1").unwrap().body(), sample.with_id("evt_1").unwrap().body());
+    }
+
+    #[test]
+    fn an_unknown_name_lists_what_is_near() {
+        let error = Sample::find("invoice.payment").err().unwrap().to_string();
+        assert!(error.contains("invoice.payment_failed") && !error.contains("charge.refunded"), "{error}");
+    }
+}

@@ -1,0 +1,504 @@
+//! A whole deployment in this process: the AWS endpoint, the functions, the queues that feed them, and the HTTP front.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use local::stack::{Options, Stack};
+//!
+//! let stack = Stack::start(Options::default()).await?; // in memory, on free ports
+//! // … requests to stack.front_url …
+//! stack.at_rest().await;
+//! stack.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! ```text
+//! HTTP ─► front ─JSON─► stripe-webhook, api ─SDK─► aws ─► DynamoDB (dynoxide), SQS (crate::sqs)
+//!                                                            │ poller, one for each family
+//!                                                            └─JSON─► invoice-paid, refund, … ─SDK─► aws
+//! ```
+//! The functions are handlers of this process, or the shipped binaries behind a Runtime API ([`lambda`]); nothing else knows which.
+
+pub mod aws;
+pub mod front;
+pub mod lambda;
+pub mod poller;
+
+use std::fs::{File, TryLockError};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail, ensure};
+use common::api::Api;
+use common::aws::sdk_config;
+use common::config::{Env, queue_variable};
+use common::event::Family;
+use common::store::schema::create_tables;
+use common::webhook::Webhook;
+use common::worker::Worker;
+use dynoxide::Database;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::sqs::{Clock, QueueStatus, Sqs, system_clock};
+use front::Front;
+use lambda::process::{self, Binary};
+use lambda::{Function, REGION, host::Host};
+use poller::{Finished, Poller};
+
+/// The default of `STRIPE_WEBHOOK_SECRET`.
+pub const WEBHOOK_SECRET: &str = "whsec_local";
+/// The default of `APP_API_TOKEN`.
+pub const APP_TOKEN: &str = "app-local";
+/// The default of `ADMIN_API_TOKEN`.
+pub const ADMIN_TOKEN: &str = "admin-local";
+/// The queue that gets what failed too often.
+pub const DEAD_LETTER_QUEUE: &str = "tallyhook-dead-letter";
+
+/// Queues that no family has.
+const OTHER_QUEUES: [&str; 2] = ["provision", "notify"];
+
+/// Six times a function's time-out, as AWS asks for: a batch may be tried again inside Lambda before its messages come back.
+const VISIBILITY_SECONDS: u64 = 6 * lambda::TIMEOUT.as_secs();
+
+/// The first attempt and a repetition for each of the three delays.
+const MAX_RECEIVE_COUNT: u32 = 4;
+
+/// How a stack is started.
+pub struct Options {
+    /// The folder that keeps accounts, events and queues; `None` keeps them in memory.
+    pub data: Option<PathBuf>,
+    /// The port of the HTTP front; 0 takes a free one.
+    pub port: u16,
+    /// The port of the AWS endpoint; 0 takes a free one.
+    pub aws_port: u16,
+    /// Variables for the functions, over the defaults. Those that say where AWS is are always the stack's own.
+    pub env: Env,
+    /// Where the functions come from.
+    pub functions: Functions,
+    /// What the queues take for the time. Whoever moves it calls [`Sqs::wake`].
+    pub clock: Clock,
+    /// How many batches of one queue are worked on at a time.
+    pub concurrency: usize,
+    /// Whether what the shipped binaries print is dropped.
+    pub quiet: bool,
+}
+
+/// Where the functions come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Functions {
+    /// Handlers of this process.
+    #[default]
+    InProcess,
+    /// The shipped binaries, built beside this program.
+    Built,
+    /// The shipped binaries in a folder.
+    Folder(PathBuf),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            data: None,
+            port: 0,
+            aws_port: 0,
+            env: Env::default(),
+            functions: Functions::InProcess,
+            clock: system_clock(),
+            concurrency: 2,
+            quiet: true,
+        }
+    }
+}
+
+/// A running stack. Dropping it stops it in time; [`Stack::stop`] stops it in order.
+pub struct Stack {
+    /// Where the webhook and the app's API are: `http://127.0.0.1:9000`.
+    pub front_url: String,
+    /// Where DynamoDB and SQS are: `http://127.0.0.1:9001`.
+    pub aws_url: String,
+    env: Env,
+    sqs: Sqs,
+    rest: Rest,
+    pollers: Vec<Poller>,
+    instances: Vec<JoinHandle<()>>,
+    servers: Vec<JoinHandle<()>>,
+    stop_work: watch::Sender<bool>,
+    stop_rest: watch::Sender<bool>,
+    _lock: Option<File>,
+}
+
+impl Stack {
+    /// Starts everything and answers when requests can be sent.
+    ///
+    /// # Errors
+    /// With a sentence for the person who started it: a port or the data folder is taken, a variable or the catalog makes no sense, a
+    /// binary does not start.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let front = bind(options.port, "--port").await?;
+        let aws = bind(options.aws_port, "--aws-port").await?;
+        let (front_url, aws_url) = (url(&front)?, url(&aws)?);
+        let lock = options.data.as_deref().map(|folder| lock(folder, &front_url)).transpose()?;
+        let (stop_work, work) = watch::channel(false);
+        let (stop_rest, rest) = watch::channel(false);
+
+        let file = |name: &str| options.data.as_ref().map(|folder| folder.join(name));
+        let sqs = Sqs::open(file("queues.db").as_deref(), Arc::clone(&options.clock))?.in_region(REGION);
+        let database = match file("dynamodb.db") {
+            Some(path) => Database::new(&path.to_string_lossy()),
+            None => Database::memory(),
+        };
+        let database = database.map_err(|error| anyhow!("cannot open the database: {error}"))?;
+        let (dynamodb, dynamodb_server) = aws::serve_dynamodb(database, stopped(&rest)).await?;
+        let mut servers = vec![dynamodb_server, serve(aws, aws::router(&sqs, dynamodb), stopped(&rest))];
+
+        let env = environment(&options.env, &aws_url, dynamodb);
+        create_queues(&sqs, &aws_url).await?;
+        let client = aws_sdk_dynamodb::Client::new(&sdk_config(&env, "DYNAMODB")?);
+        create_tables(&client, &env.require("ACCOUNTS_TABLE")?, &env.require("EVENTS_TABLE")?).await.context("cannot create the tables")?;
+
+        let (functions, instances) = start_functions(&options, &env, &rest).await?;
+        let function = |name: &str| functions.iter().find(|function| function.name() == name).cloned();
+        let poller = |family: &Family| {
+            let function = function(family.as_str())?;
+            Some(Poller::start(&sqs, &format!("tallyhook-{}", family.as_str()), &function, options.concurrency, &work))
+        };
+        let pollers: Vec<Poller> = Family::ALL.iter().filter_map(poller).collect();
+        let rest = Rest { sqs: sqs.clone(), finished: pollers.iter().map(Poller::finished).collect() };
+        servers.push(serve(front, Front::new(&functions, rest.clone(), aws_url.clone()).router(), stopped(&work)));
+        Ok(Self { front_url, aws_url, env, sqs, rest, pollers, instances, servers, stop_work, stop_rest, _lock: lock })
+    }
+
+    /// The variables the functions run with.
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// The queues.
+    pub fn sqs(&self) -> &Sqs {
+        &self.sqs
+    }
+
+    /// Waits until every message has been worked on. Messages that wait for a later time, such as those a worker sent back with a delay,
+    /// are not waited for. It never ends while somebody else receives from a family's queue without end.
+    pub async fn at_rest(&self) {
+        while !self.rest.holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Waits until the families' queues are empty, however long their messages have to wait.
+    pub async fn idle(&self) {
+        while !self.rest.is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Takes no more requests, finishes the batches that are being worked on, and stops the rest.
+    pub async fn stop(self) {
+        self.stop_work.send_replace(true);
+        for poller in self.pollers {
+            poller.stopped().await;
+        }
+        self.stop_rest.send_replace(true);
+        for task in self.instances.into_iter().chain(self.servers) {
+            // A client that keeps its request open does not keep the stack running.
+            let _ = tokio::time::timeout(Duration::from_secs(2), task).await;
+        }
+    }
+}
+
+/// Knows whether anything is being worked on.
+#[derive(Clone)]
+struct Rest {
+    sqs: Sqs,
+    finished: Vec<Finished>,
+}
+
+impl Rest {
+    fn queues(&self) -> anyhow::Result<Vec<QueueStatus>> {
+        self.sqs.queues()
+    }
+
+    /// Whether no message is waiting or being worked on, but for those that wait for a later time.
+    fn holds(&self) -> bool {
+        self.each(|queue| queue.visible == 0)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.each(|queue| queue.visible == 0 && queue.in_flight == 0 && queue.delayed == 0)
+    }
+
+    /// The counts of what is finished are read first: if they then equal what was handed out, nothing was in between at that moment.
+    fn each(&self, holds: impl Fn(&QueueStatus) -> bool) -> bool {
+        let finished: Vec<(&str, u64)> = self.finished.iter().map(Finished::count).collect();
+        let Ok(queues) = self.queues() else { return false };
+        finished.into_iter().all(|(name, finished)| {
+            queues.iter().find(|queue| queue.name == name).is_none_or(|queue| queue.handed_out == finished && holds(queue))
+        })
+    }
+}
+
+/// Everything the functions read from their environment.
+fn environment(over: &Env, aws_url: &str, dynamodb: SocketAddr) -> Env {
+    let mut env = Env::from([
+        ("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET),
+        ("STRIPE_LIVEMODE", "false"),
+        ("APP_API_TOKEN", APP_TOKEN),
+        ("ADMIN_API_TOKEN", ADMIN_TOKEN),
+        ("ACCOUNTS_TABLE", "tallyhook-accounts"),
+        ("EVENTS_TABLE", "tallyhook-events"),
+    ]);
+    // A signing secret of either mode takes the place of the default, which would vouch for test events beside it.
+    if ["STRIPE_WEBHOOK_SECRET_TEST", "STRIPE_WEBHOOK_SECRET_LIVE"].iter().any(|name| over.get(name).is_some()) {
+        env.set("STRIPE_WEBHOOK_SECRET", "");
+    }
+    // Never somebody's AWS account: not its keys, profile, region or addresses.
+    for (name, value) in over.iter().filter(|(name, _)| !["AWS_", "QUEUE_URL_", "_"].iter().any(|start| name.starts_with(start))) {
+        env.set(name, value);
+    }
+    env.set("AWS_REGION", REGION);
+    env.set("AWS_ACCESS_KEY_ID", "local");
+    env.set("AWS_SECRET_ACCESS_KEY", "local");
+    env.set("AWS_ENDPOINT_URL", aws_url);
+    env.set("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{dynamodb}"));
+    for family in Family::ALL {
+        env.set(queue_variable(family), queue_url(aws_url, family.as_str()));
+    }
+    for queue in OTHER_QUEUES {
+        env.set(format!("QUEUE_URL_{}", queue.to_uppercase()), queue_url(aws_url, queue));
+    }
+    env
+}
+
+fn queue_url(aws_url: &str, name: &str) -> String {
+    format!("{aws_url}/000000000000/tallyhook-{name}")
+}
+
+/// Creates the queues that are missing and gives all of them the settings of the template.
+async fn create_queues(sqs: &Sqs, aws_url: &str) -> anyhow::Result<()> {
+    let call = async |action: &str, request: Value| -> anyhow::Result<()> {
+        let (status, answer, _) = sqs.handle(&format!("AmazonSQS.{action}"), "localhost", request.to_string().as_bytes()).await;
+        ensure!(status == 200, "{action}: {}", String::from_utf8_lossy(&answer));
+        Ok(())
+    };
+    call("CreateQueue", json!({ "QueueName": DEAD_LETTER_QUEUE })).await?;
+    call("SetQueueAttributes", json!({ "QueueUrl": DEAD_LETTER_QUEUE, "Attributes": { "MessageRetentionPeriod": "1209600" } })).await?;
+    let redrive = json!({
+        "deadLetterTargetArn": format!("arn:aws:sqs:{REGION}:000000000000:{DEAD_LETTER_QUEUE}"),
+        "maxReceiveCount": MAX_RECEIVE_COUNT,
+    });
+    for name in Family::ALL.iter().map(|family| family.as_str()).chain(OTHER_QUEUES) {
+        let attributes = json!({
+            "VisibilityTimeout": VISIBILITY_SECONDS.to_string(),
+            "MessageRetentionPeriod": "1209600",
+            "RedrivePolicy": redrive.to_string(),
+        });
+        call("CreateQueue", json!({ "QueueName": format!("tallyhook-{name}") })).await?;
+        call("SetQueueAttributes", json!({ "QueueUrl": queue_url(aws_url, name), "Attributes": attributes })).await?;
+    }
+    Ok(())
+}
+
+/// All functions, ready to be invoked, and what keeps their processes running.
+async fn start_functions(
+    options: &Options,
+    env: &Env,
+    stop: &watch::Receiver<bool>,
+) -> anyhow::Result<(Vec<Function>, Vec<JoinHandle<()>>)> {
+    const HTTP: [&str; 2] = ["stripe-webhook", "api"];
+    let names: Vec<&str> = HTTP.into_iter().chain(Family::ALL.iter().map(|family| family.as_str())).collect();
+    let folder = match &options.functions {
+        Functions::InProcess => return Ok((in_process(env)?, Vec::new())),
+        Functions::Built => process::build().await?,
+        Functions::Folder(folder) => folder.clone(),
+    };
+    // The functions would say the same, each for itself and in JSON.
+    drop(in_process(env)?);
+    let host = Host::start(&names).await?;
+    let env: Vec<(String, String)> = env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut instances = Vec::new();
+    for name in &names {
+        let binary = Binary::find(&folder, name, env.clone(), options.quiet)?;
+        let wanted = if HTTP.contains(name) { 1 } else { options.concurrency };
+        for number in 1..=u32::try_from(wanted)? {
+            instances.push(process::start(&host, ((*name).to_owned(), number), binary.clone(), stop.clone()).await?);
+        }
+    }
+    Ok((names.iter().map(|name| Function::hosted(name, host.clone())).collect(), instances))
+}
+
+fn in_process(env: &Env) -> anyhow::Result<Vec<Function>> {
+    let (webhook, api) = (Arc::new(Webhook::from_env(env)?), Arc::new(Api::from_env(env)?));
+    let webhook = lambda::http(move |request| {
+        let webhook = Arc::clone(&webhook);
+        async move { webhook.handle(request).await }
+    });
+    let api = lambda::http(move |request| {
+        let api = Arc::clone(&api);
+        async move { api.handle(request).await }
+    });
+    let mut functions = vec![Function::in_process("stripe-webhook", webhook), Function::in_process("api", api)];
+    for family in Family::ALL {
+        let worker = Arc::new(Worker::from_env(env, family)?);
+        let worker = lambda::queue(move |batch| {
+            let worker = Arc::clone(&worker);
+            async move { worker.handle(batch).await }
+        });
+        functions.push(Function::in_process(family.as_str(), worker));
+    }
+    Ok(functions)
+}
+
+async fn bind(port: u16, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| {
+        if error.kind() == ErrorKind::AddrInUse {
+            anyhow!("port {port} is taken by another program: choose another one with {flag} (0 takes any free one)")
+        } else {
+            anyhow!("cannot bind port {port}: {error}; choose another one with {flag}")
+        }
+    })
+}
+
+fn url(listener: &TcpListener) -> anyhow::Result<String> {
+    Ok(format!("http://{}", listener.local_addr()?))
+}
+
+fn serve(listener: TcpListener, app: axum::Router, stopped: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stopped).await {
+            tracing::error!(%error, "a server stopped");
+        }
+    })
+}
+
+/// Ends when the stack is told to stop, or is dropped.
+fn stopped(stop: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
+    let mut stop = stop.clone();
+    async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+}
+
+/// Takes the data folder for this process, until the answer is dropped.
+fn lock(folder: &Path, front_url: &str) -> anyhow::Result<File> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create the data folder {}", folder.display()))?;
+    let path = folder.join("lock");
+    let mut file = File::options().create(true).read(true).write(true).truncate(false).open(&path);
+    let file = file.as_mut().map_err(|error| anyhow!("cannot open {}: {error}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            let _ = file.read_to_string(&mut owner);
+            bail!(
+                "the data folder {} is in use by another running stack ({}): stop that one, or take another folder with --data DIR or --memory",
+                folder.display(),
+                owner.trim()
+            );
+        }
+        Err(TryLockError::Error(error)) => bail!("cannot lock {}: {error}", path.display()),
+    }
+    let mut file = file.try_clone()?;
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "process {}, {front_url}", std::process::id())?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::Request;
+    use common::domain::timestamp::Timestamp;
+    use common::signature::{Secret, sign};
+
+    use super::*;
+    use crate::client::Client;
+    use crate::sample::Sample;
+
+    #[test]
+    fn nothing_of_a_persons_aws_account_reaches_the_functions() {
+        let person = Env::from([
+            ("AWS_ACCESS_KEY_ID", "AKIAREAL"),
+            ("AWS_SESSION_TOKEN", "real"),
+            ("AWS_PROFILE", "prod"),
+            ("AWS_ENDPOINT_URL_SQS", "https://sqs.eu-central-1.amazonaws.com"),
+            ("QUEUE_URL_INVOICE_PAID", "https://sqs.eu-central-1.amazonaws.com/1/live"),
+            ("RETRY_DELAYS_SECONDS", "1,2,3"),
+        ]);
+        let env = environment(&person, "http://127.0.0.1:9001", "127.0.0.1:9002".parse().unwrap());
+        assert_eq!(env.get("AWS_ACCESS_KEY_ID").as_deref(), Some("local"));
+        assert_eq!((env.get("AWS_SESSION_TOKEN"), env.get("AWS_PROFILE"), env.get("AWS_ENDPOINT_URL_SQS")), (None, None, None));
+        assert_eq!(env.get("QUEUE_URL_INVOICE_PAID").as_deref(), Some("http://127.0.0.1:9001/000000000000/tallyhook-invoice-paid"));
+        assert_eq!(env.get("RETRY_DELAYS_SECONDS").as_deref(), Some("1,2,3"));
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_and_a_taken_data_folder_are_named() {
+        let taken = bind(0, "--port").await.unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let error = Stack::start(Options { port, ..Options::default() }).await.err().unwrap().to_string();
+        assert!(error.contains(&port.to_string()) && error.contains("--port"), "{error}");
+        let error = Stack::start(Options { aws_port: port, ..Options::default() }).await.err().unwrap().to_string();
+        assert!(error.contains("--aws-port"), "{error}");
+
+        let folder = std::env::temp_dir().join(format!("tallyhook-test-{}", uuid::Uuid::new_v4()));
+        let first = lock(&folder, "http://127.0.0.1:9000").unwrap();
+        let error = lock(&folder, "http://127.0.0.1:1").unwrap_err().to_string();
+        assert!(error.contains("http://127.0.0.1:9000") && error.contains("--data"), "{error}");
+        drop(first);
+        drop(lock(&folder, "http://127.0.0.1:1").unwrap());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+    #[tokio::test]
+    async fn a_signed_event_goes_from_http_to_the_account() {
+        let stack = Stack::start(Options::default()).await.unwrap();
+        let client = Client::for_url(&stack.front_url).unwrap();
+        let secret = Secret::new(WEBHOOK_SECRET).unwrap();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let now = Timestamp::from_unix(i64::try_from(now).unwrap());
+        for name in ["customer.subscription.created", "invoice.paid", "checkout.session.completed", "invoice.paid"] {
+            let event = Sample::find(name).unwrap();
+            let request = Request::post(format!("{}/webhooks/stripe", stack.front_url))
+                .header("stripe-signature", sign(event.body(), &secret, now))
+                .body(Body::from(event.body().to_vec()))
+                .unwrap();
+            assert_eq!(client.send(request).await.unwrap().0, 200);
+        }
+        stack.idle().await;
+        let request = Request::get(format!("{}/users/user_123", stack.front_url)).header("authorization", format!("Bearer {APP_TOKEN}"));
+        let (status, account) = client.send(request.body(Body::empty()).unwrap()).await.unwrap();
+        let account: Value = serde_json::from_slice(&account).unwrap();
+        assert_eq!((status.as_u16(), &account["tier"], &account["credits"]), (200, &json!("pro"), &json!(5_000)));
+        stack.stop().await;
+    }
+
+    #[tokio::test]
+    async fn what_was_stored_is_there_after_a_restart() {
+        let folder = std::env::temp_dir().join(format!("tallyhook-test-{}", uuid::Uuid::new_v4()));
+        let options = || Options { data: Some(folder.clone()), ..Options::default() };
+        let user = |stack: &Stack, method: &str| {
+            let request = Request::builder().method(method).uri(format!("{}/users/ann", stack.front_url));
+            request.header("authorization", format!("Bearer {APP_TOKEN}")).body(Body::empty()).unwrap()
+        };
+        let stack = Stack::start(options()).await.unwrap();
+        let client = Client::for_url(&stack.front_url).unwrap();
+        assert_eq!(client.send(user(&stack, "PUT")).await.unwrap().0, 200);
+        let queue = json!({ "QueueUrl": DEAD_LETTER_QUEUE, "MessageBody": "kept" }).to_string();
+        stack.sqs().handle("AmazonSQS.SendMessage", "localhost", queue.as_bytes()).await;
+        stack.stop().await;
+        let stack = Stack::start(options()).await.unwrap();
+        assert_eq!(client.send(user(&stack, "GET")).await.unwrap().0, 200);
+        let dead = stack.sqs().queues().unwrap().into_iter().find(|queue| queue.name == DEAD_LETTER_QUEUE).unwrap();
+        assert_eq!(dead.visible, 1);
+        stack.stop().await;
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
