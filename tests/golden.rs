@@ -1,0 +1,101 @@
+//! What the rules make of every event of the corpus. The outcomes are kept here, the events are not.
+//!
+//! Each event meets an account that has nothing, and a catalog that sells every price of the corpus as one plan; a refund or dispute
+//! meets a payment that bought 1,000 credits for 2,000 minor units. After a change of the rules on purpose:
+//! `UPDATE_GOLDEN=1 cargo test -p tests golden`, and read the difference.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::Path;
+
+use common::domain::account::{Account, Cause, Fact};
+use common::domain::catalog::Catalog;
+use common::domain::credits::Credits;
+use common::domain::decide::{Outcome, decide};
+use common::domain::ids::{SessionId, UserId};
+use common::domain::ledger::{LedgerKey, Payment};
+use common::domain::timestamp::Timestamp;
+use common::event::{self, Event, Object};
+
+use crate::corpus;
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/corpus-outcomes.txt");
+
+#[test]
+fn every_event_of_the_corpus_has_its_known_outcome() {
+    let Some(files) = corpus::files() else { return };
+    assert!(files.len() > 150, "the corpus has {} files", files.len());
+    let events: Vec<(String, Result<Event, String>)> =
+        files.iter().map(|(name, raw)| (name.clone(), event::read(raw).map_err(|error| error.reason().to_owned()))).collect();
+    let catalog = catalog_of(events.iter().filter_map(|(_, event)| event.as_ref().ok()));
+    let mut outcomes = String::new();
+    for (name, event) in &events {
+        let outcome = match event {
+            Err(reason) => format!("refused: {reason}"),
+            Ok(event) => outcome(event, &catalog),
+        };
+        writeln!(outcomes, "{name}: {outcome}").unwrap();
+    }
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(GOLDEN, &outcomes).unwrap();
+    }
+    let known = std::fs::read_to_string(Path::new(GOLDEN)).unwrap_or_default();
+    for (now, then) in outcomes.lines().zip(known.lines()) {
+        assert_eq!(now, then, "the outcome of a corpus event changed");
+    }
+    assert_eq!(outcomes.lines().count(), known.lines().count());
+}
+
+fn catalog_of<'a>(events: impl Iterator<Item = &'a Event>) -> Catalog {
+    let mut prices = BTreeSet::new();
+    for event in events {
+        match &event.object {
+            Object::Subscription(subscription) => prices.extend(subscription.items.iter().map(|item| item.price.to_string())),
+            Object::Invoice(invoice) => prices.extend(invoice.lines.iter().filter_map(|line| line.price.as_ref()).map(ToString::to_string)),
+            Object::CheckoutSession(_)
+            | Object::Charge(_)
+            | Object::Refund(_)
+            | Object::Dispute(_)
+            | Object::Customer(_)
+            | Object::Other => {}
+        }
+    }
+    let prices: Vec<String> = prices.iter().map(|price| format!("{price:?}")).collect();
+    Catalog::parse(&format!(
+        "[tiers]\nfree = 0\npro = 1\n[policy]\ndefault_tier = \"free\"\n[[plan]]\nname = \"pro\"\ntier = \"pro\"\ncredits = 5000\n\
+         trial_credits = 100\nprices = [{}]\n[[pack]]\nname = \"credits_1000\"\ncredits = 1000\nprices = [\"pack\"]\n",
+        prices.join(", ")
+    ))
+    .unwrap()
+}
+
+fn outcome(event: &Event, catalog: &Catalog) -> String {
+    let mut account = Account::new(UserId::new("user_1").unwrap());
+    let is_reversal = matches!(event.object, Object::Charge(_) | Object::Refund(_) | Object::Dispute(_));
+    let grant = LedgerKey::session(&SessionId::new("cs_1").unwrap());
+    if is_reversal {
+        let payment = Payment { amount: 2000, currency: "usd".to_owned(), intent: None };
+        let bought = Fact::AddOn { key: grant.clone(), credits: Credits::new(1000), at: Timestamp::from_unix(1), payment: Some(payment) };
+        let cause = Cause { by: "app".to_owned(), adjust_key: LedgerKey::signup(), created: Timestamp::from_unix(1) };
+        let change = account.evolve(vec![bought], &cause, catalog, event.created).unwrap();
+        account = account.after(&change);
+    }
+    match decide(&account, event, is_reversal.then_some(&grant), catalog, event.created) {
+        Outcome::Ignore(ignored) => format!("ignored: {}", ignored.as_str()),
+        Outcome::Park(parked) => format!("parked: {}", parked.code()),
+        Outcome::Apply(applied) => {
+            let after = account.after(&applied.change);
+            let mut text = format!("{}, tier {}", applied.effect.as_str(), after.state.access(catalog, event.created).tier);
+            for subscription in after.state.subscriptions.values() {
+                let status = subscription.status().map_or_else(|| "unknown".to_owned(), |status| status.to_string());
+                let ends = subscription.snapshot.as_ref().is_some_and(|snapshot| snapshot.cancel_at.is_some());
+                write!(text, ", subscription {status}{}", if ends { " (cancelling)" } else { "" }).unwrap();
+            }
+            for entry in &applied.change.entries {
+                let kind = serde_json::to_value(entry.kind).unwrap();
+                write!(text, ", {} {:+}", kind.as_str().unwrap(), entry.delta).unwrap();
+            }
+            text
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The event log: listing it.
+
+use std::collections::BTreeSet;
+
+use aws_sdk_dynamodb::types::{PutRequest, WriteRequest};
+use common::domain::timestamp::Timestamp;
+use common::signature::SecretMode;
+use common::store::items::{self, EventRecord, EventState};
+use serde_json::{Value, json};
+
+use crate::support::{World, now, pack, sample, with_id};
+
+const TYPES: [&str; 4] = ["invoice.paid", "checkout.session.completed", "customer.subscription.updated", "product.updated"];
+
+/// Event number `number` of a log whose events come in clumps of the same millisecond, over some days.
+fn record(number: u32) -> EventRecord {
+    let kind = TYPES[number as usize % TYPES.len()];
+    let state = match number % 10 {
+        0 => EventState::Parked,
+        1 => EventState::Failed,
+        2 => EventState::Ignored,
+        _ => EventState::Processed,
+    };
+    let received_ms = now().plus_days(-5).unix() * 1000 + i64::from(number / 40) * 17_000_000;
+    let mut digest = [0; 32];
+    digest[0] = u8::try_from(number * 37 % 251).unwrap();
+    EventRecord {
+        id: format!("evt_{number:04}"),
+        kind: kind.to_owned(),
+        family: common::event::EventType::from(kind).family().map_or("other", common::event::Family::as_str),
+        state,
+        reason: None,
+        message: None,
+        waits_for: None,
+        user: None,
+        objects: Vec::new(),
+        created: Timestamp::from_unix(received_ms / 1000),
+        received_ms,
+        finished_ms: received_ms,
+        attempts: 1,
+        redrives: 0,
+        previous: None,
+        mode: SecretMode::Any,
+        livemode: false,
+        api_version: None,
+        digest,
+        payload: None,
+    }
+}
+
+async fn fill(world: &World, count: u32) -> Vec<EventRecord> {
+    let records: Vec<EventRecord> = (0..count).map(record).collect();
+    for chunk in records.chunks(25) {
+        let put = |record: &EventRecord| {
+            let put = PutRequest::builder().set_item(items::event(record).item).build().unwrap();
+            WriteRequest::builder().put_request(put).build()
+        };
+        let writes = chunk.iter().map(put).collect();
+        world.dynamodb.batch_write_item().request_items("events", writes).send().await.unwrap();
+    }
+    records
+}
+
+/// All pages of a query.
+async fn pages(world: &World, query: &str) -> Vec<Value> {
+    let mut events = Vec::new();
+    let mut next = String::new();
+    for _ in 0..1000 {
+        let (status, page) = world.ask("GET", &format!("/admin/stripe/webhook-logs?{query}{next}"), Value::Null).await;
+        assert_eq!(status, 200, "{page}");
+        events.extend(page["events"].as_array().unwrap().clone());
+        match page["next"].as_str() {
+            Some(cursor) => next = format!("&next={cursor}"),
+            None => return events,
+        }
+    }
+    panic!("the pages do not end");
+}
+
+fn ids(events: &[Value]) -> Vec<String> {
+    events.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn expected(records: &[EventRecord], takes: impl Fn(&EventRecord) -> bool) -> Vec<String> {
+    let mut all: Vec<_> = records.iter().filter(|record| takes(record)).map(|record| (record.received_ms, record.id.clone())).collect();
+    all.sort_by(|a, b| b.cmp(a));
+    all.into_iter().map(|(_, id)| id).collect()
+}
+
+#[tokio::test]
+async fn a_thousand_events_are_paged_newest_first_without_a_gap_whatever_the_filter() {
+    let world = World::new().await;
+    let records = fill(&world, 1000).await;
+    let (from, to) = (records[300].received_ms, records[700].received_ms);
+    let time = |ms: i64| Timestamp::from_unix(ms / 1000).to_string();
+    // Without a time, the search for older events goes on to where they would have expired.
+    let all = expected(&records, |_| true);
+    assert_eq!(ids(&pages(&world, "limit=200").await), all);
+    let since = format!("from={}", time(records[0].received_ms - 1000));
+    assert_eq!(ids(&pages(&world, &format!("limit=60&{since}")).await), all);
+    for status in ["processed", "ignored", "parked", "failed"] {
+        let found = pages(&world, &format!("limit=150&status={status}&{since}")).await;
+        assert_eq!(ids(&found), expected(&records, |record| record.state.as_str() == status), "{status}");
+    }
+    for kind in TYPES {
+        let found = pages(&world, &format!("limit=60&type={kind}&{since}")).await;
+        assert_eq!(ids(&found), expected(&records, |record| record.kind == kind), "{kind}");
+    }
+    let found = pages(&world, &format!("limit=150&from={}&to={}", time(from), time(to))).await;
+    assert_eq!(ids(&found), expected(&records, |record| (from..to).contains(&record.received_ms)));
+    let found = pages(&world, &format!("limit=30&status=parked&type=invoice.paid&from={}", time(from))).await;
+    let wanted = |record: &EventRecord| record.state == EventState::Parked && record.kind == "invoice.paid" && record.received_ms >= from;
+    assert_eq!(ids(&found), expected(&records, wanted));
+    assert_eq!(pages(&world, "status=duplicate").await, [] as [Value; 0]);
+}
+
+#[tokio::test]
+async fn a_page_that_ends_within_a_millisecond_is_followed_without_a_gap() {
+    let world = World::new().await;
+    let records = fill(&world, 100).await;
+    for (limit, query) in [(3, "status=processed&type=invoice.paid"), (1, "status=parked"), (7, "type=product.updated")] {
+        let wanted = |record: &EventRecord| {
+            query.contains("parked") && record.state == EventState::Parked
+                || query.contains("product") && record.kind == "product.updated"
+                || query.contains("invoice") && record.kind == "invoice.paid" && record.state == EventState::Processed
+        };
+        assert_eq!(ids(&pages(&world, &format!("limit={limit}&{query}")).await), expected(&records, wanted), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_users_events_are_listed_by_the_order_they_were_recorded_in_and_the_open_ones_first() {
+    let world = World::new().await;
+    let mut unknown = pack("parked_first", "user_1", 1);
+    unknown["data"]["object"]["metadata"]["pack"] = json!("none");
+    // Before there is an account at all.
+    world.process(&unknown).await;
+    assert_eq!(ids(&pages(&world, "user=user_1").await), ["evt_parked_first"]);
+
+    let mut names = Vec::new();
+    for number in 0..12 {
+        world.process(&pack(&format!("u{number}"), "user_1", 1)).await;
+        world.process(&pack(&format!("other{number}"), "user_2", 1)).await;
+        names.push(format!("evt_u{number}"));
+    }
+    let mut later = with_id(unknown.clone(), "evt_parked_later");
+    later["data"]["object"]["id"] = json!("cs_test_later");
+    world.process(&later).await;
+    names.reverse();
+    let open: BTreeSet<String> = ["evt_parked_later".to_owned(), "evt_parked_first".to_owned()].into();
+    for limit in [5, 50] {
+        let found = ids(&pages(&world, &format!("user=user_1&limit={limit}")).await);
+        assert_eq!(found[..2].iter().cloned().collect::<BTreeSet<_>>(), open);
+        assert_eq!(found[2..], names, "limit {limit}");
+    }
+    assert_eq!(ids(&pages(&world, "user=user_1&status=processed&limit=5").await), names);
+    assert_eq!(ids(&pages(&world, "user=user_1&status=parked").await).len(), 2);
+    assert_eq!(pages(&world, "user=user_1&type=invoice.paid").await, [] as [Value; 0]);
+    assert_eq!(pages(&world, "user=nobody").await, [] as [Value; 0]);
+    assert_eq!(ids(&pages(&world, "user=user_2&limit=4").await).len(), 12);
+}
+
+#[tokio::test]
+async fn a_parked_event_of_a_known_user_keeps_its_place_in_the_list_when_it_is_processed_later() {
+    let world = World::new().await;
+    world.sign_up("user_1").await;
+    let refund = {
+        let mut refund = sample("charge.refunded", "user_1");
+        refund["data"]["object"]["payment_intent"] = json!("pi_second");
+        refund["data"]["object"]["customer"] = json!("cus_user1");
+        refund["data"]["object"]["invoice"] = json!(null);
+        refund
+    };
+    let refund_id = refund["id"].as_str().unwrap();
+    world.process(&pack("first", "user_1", 1)).await;
+    world.process(&refund).await;
+    assert_eq!(world.event(refund_id).await.unwrap()["outcome"], "parked");
+    world.process(&pack("second", "user_1", 1)).await;
+    assert_eq!(world.event(refund_id).await.unwrap()["outcome"], "processed");
+    assert_eq!(ids(&pages(&world, "user=user_1").await), ["evt_second", refund_id, "evt_first"]);
+}
+
+#[tokio::test]
+async fn one_event_comes_with_its_payload_as_it_was_received() {
+    let world = World::new().await;
+    let event = pack("shown", "user_1", 1);
+    world.process(&event).await;
+    let (status, answer) = world.ask("GET", "/admin/stripe/webhook-logs/evt_shown", Value::Null).await;
+    assert_eq!(status, 200);
+    assert_eq!(answer["payload"], event);
+    assert_eq!(
+        (&answer["event"]["status"], &answer["event"]["user_id"], &answer["event"]["livemode"]),
+        (&json!("processed"), &json!("user_1"), &json!(false))
+    );
+    assert!(answer["event"]["objects"].as_array().unwrap().contains(&json!("cs_test_shown")), "{answer:#}");
+    assert_eq!(pages(&world, "id=evt_shown").await.len(), 1);
+    assert_eq!(pages(&world, "id=evt_shown&status=failed").await.len(), 0);
+    assert_eq!(world.ask("GET", "/admin/stripe/webhook-logs/evt_none", Value::Null).await.0, 404);
+    assert_eq!(world.ask("GET", "/admin/stripe/webhook-logs/%ff", Value::Null).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_page_of_the_log_reads_a_bounded_part_of_it() {
+    let world = World::new().await;
+    fill(&world, 400).await;
+    world.calls();
+    world.ask("GET", "/admin/stripe/webhook-logs?status=parked&limit=20", Value::Null).await;
+    assert!(world.operations().len() <= 8, "the few partitions of what is open");
+    world.ask("GET", "/admin/stripe/webhook-logs?type=invoice.paid&limit=5", Value::Null).await;
+    assert!(world.operations().len() <= 4 * 6, "the partitions of one family, a day at a time");
+}

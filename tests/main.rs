@@ -1,0 +1,25 @@
+//! Behaviour of the whole system, a file per subject; one binary, so that it links once.
+
+#![allow(clippy::unwrap_used, reason = "a test says that it failed by panicking")]
+#![allow(dead_code, reason = "helpers serve tests that come and go")]
+#![allow(missing_docs, reason = "helpers of tests are named for what they do")]
+
+mod admin;
+mod any_order;
+mod corpus;
+mod crash_points;
+mod faults;
+mod golden;
+mod guards;
+mod invariants;
+mod log;
+mod model;
+mod notify;
+mod parameters;
+mod reconcile;
+mod recovery;
+mod scenarios;
+mod signature_vectors;
+mod spine;
+mod stripe_client;
+mod support;

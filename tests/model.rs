@@ -1,0 +1,274 @@
+//! A model of the whole pipeline: random commands against the real handlers, and the pure in-order fold of the rules as what they must
+//! come to. A case that fails is shrunk by leaving out commands, and printed.
+//!
+//! `MODEL_SEED=7 MODEL_CASES=5000 cargo test -p tests model` tries others and more.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use common::domain::account::{Account, Cause, Fact};
+use common::domain::catalog::Catalog;
+use common::domain::decide::{Outcome, decide, payment_refs};
+use common::domain::ids::UserId;
+use common::domain::ledger::LedgerKey;
+use common::domain::timestamp::Timestamp;
+use common::event::{self, Event, Family};
+use serde_json::{Value, json};
+
+use crate::crash_points::{TROUBLES, Trouble};
+use crate::invariants::{Tables, check_quiet};
+use crate::support::{World, pack, sample, with_id};
+
+/// What can happen. Events are named by their place in the story.
+#[derive(Clone, Debug)]
+enum Command {
+    /// Stripe sends an event, for the first time or again.
+    Deliver(usize),
+    /// The same, with trouble at the webhook's call.
+    DeliverInto(usize, Trouble),
+    /// Somebody else sends it.
+    Forge(usize),
+    /// A worker takes a batch.
+    Poll(Family),
+    /// The same, with trouble at a call.
+    PollInto(Family, Trouble, usize),
+    /// A worker takes a batch, and its instance dies before it is deleted.
+    PollAndDie(Family),
+    /// Two workers take batches at once, the first of them twice.
+    Race(Family),
+    /// Seconds go by.
+    Pass(i64),
+    /// The app spends, under a key of its own or one used before.
+    Spend(u64, u8),
+}
+
+/// A subscriber's life, one who buys and gets money back, and one who buys and spends.
+fn story() -> Vec<(&'static str, Value)> {
+    let mut events = Vec::new();
+    for name in [
+        "checkout.session.completed",
+        "customer.subscription.created",
+        "invoice.paid",
+        "customer.subscription.updated",
+        "invoice.paid.renewal",
+        "customer.subscription.updated.upgrade.mid_period",
+        "invoice.paid.proration.mid_period",
+        "customer.subscription.updated.cancel",
+    ] {
+        events.push(("subscriber", sample(name, "subscriber")));
+    }
+    let of = |name: &str| -> Value {
+        serde_json::from_str(&sample(name, "refunded").to_string().replace("cus_TallyHook0001", "cus_Refunded")).unwrap()
+    };
+    for name in ["checkout.session.completed.pack", "charge.refunded", "refund.created", "charge.refunded.full"] {
+        events.push(("refunded", of(name)));
+    }
+    events.extend((1..=4).map(|number| ("spender", pack(&format!("spender{number}"), "spender", number))));
+    events.push(("spender", with_id(pack("spender1", "spender", 1), "evt_spender1again")));
+    events.push(("nobody", sample("product.updated", "nobody")));
+    events
+}
+
+fn command(random: &mut fastrand::Rng, events: usize) -> Command {
+    let place = random.usize(0..events);
+    let family = [Family::CheckoutSession, Family::CustomerSubscription, Family::InvoicePaid, Family::Refund, Family::Customer];
+    let family = family[random.usize(0..family.len())];
+    let trouble = TROUBLES[random.usize(0..TROUBLES.len())];
+    match random.u8(0..20) {
+        0..=6 => Command::Deliver(place),
+        7 => Command::DeliverInto(place, trouble),
+        8 => Command::Forge(place),
+        9..=11 => Command::Poll(family),
+        12..=14 => Command::PollInto(family, trouble, random.usize(0..5)),
+        15 => Command::PollAndDie(family),
+        16 => Command::Race(family),
+        17 => Command::Pass([6, 181, 301, 1000][random.usize(0..4)]),
+        _ => Command::Spend(random.u64(1..700), random.u8(0..6)),
+    }
+}
+
+/// What the rules make of the events of one user, each once, in the order in which they happened.
+fn fold(user: &str, events: &[Event], catalog: &Catalog, now: Timestamp) -> Account {
+    let mut account = Account::new(UserId::new(user).unwrap());
+    let cause = Cause { by: "app".to_owned(), adjust_key: LedgerKey::signup(), created: now };
+    account = account.after(&account.evolve(vec![Fact::Signup], &cause, catalog, now).unwrap());
+    let mut payments = BTreeMap::new();
+    let mut events: Vec<&Event> = events.iter().collect();
+    events.sort_by_key(|event| event.created);
+    for event in events {
+        let grant = payment_refs(event).into_iter().find_map(|payment| payments.get(&payment).cloned());
+        if let Outcome::Apply(applied) = decide(&account, event, grant.as_ref(), catalog, now) {
+            payments.extend(applied.payments);
+            account = account.after(&applied.change);
+        }
+    }
+    account
+}
+
+struct Run {
+    world: World,
+    story: Vec<(&'static str, Value)>,
+    sent: Vec<bool>,
+    spends: BTreeMap<u8, (u64, u64)>,
+}
+
+impl Run {
+    async fn command(&mut self, command: &Command) {
+        let world = &self.world;
+        let body = |place: usize| self.story[place].1.to_string().into_bytes();
+        match command {
+            Command::Deliver(place) => {
+                self.sent[*place] = true;
+                assert_eq!(world.deliver(&body(*place)).await.0, 200, "an event is refused while all is well");
+            }
+            Command::DeliverInto(place, trouble) => {
+                self.sent[*place] = true;
+                world.trouble(*trouble, 0);
+                world.until_hung(world.deliver(&body(*place))).await;
+                world.heal();
+            }
+            Command::Forge(place) => {
+                let before = world.everything().await;
+                assert_eq!(world.post(&body(*place), Some("t=1795219200,v1=00")).await.0, 400);
+                assert_eq!(world.everything().await, before, "I13");
+            }
+            Command::Poll(family) => {
+                world.poll(*family).await;
+            }
+            Command::PollInto(family, trouble, at) => {
+                let batch = world.receive(*family).await;
+                world.trouble(*trouble, *at);
+                let worker = world.worker(*family);
+                let answer = world.until_hung(worker.handle(batch.clone())).await;
+                world.heal();
+                if let Some(answer) = answer {
+                    world.delete(*family, &batch, &answer.unwrap()).await;
+                }
+            }
+            Command::PollAndDie(family) => {
+                let batch = world.receive(*family).await;
+                world.worker(*family).handle(batch).await.unwrap();
+            }
+            Command::Race(family) => {
+                let (one, two) = (world.receive(*family).await, world.receive(*family).await);
+                let worker = world.worker(*family);
+                let (first, second, _) = tokio::join!(worker.handle(one.clone()), worker.handle(two.clone()), worker.handle(one.clone()));
+                world.delete(*family, &one, &first.unwrap()).await;
+                world.delete(*family, &two, &second.unwrap()).await;
+            }
+            Command::Pass(seconds) => world.pass_seconds(*seconds),
+            Command::Spend(amount, key) => {
+                let before = Tables::read(world).await.credits("spender");
+                let wanted = self.spends.get(key).map_or(*amount, |(amount, _)| *amount);
+                let path = "/users/spender/credits/consume";
+                let (status, answer) = world.app("POST", path, json!({"amount": wanted}), Some(&format!("k{key}"))).await;
+                let after = Tables::read(world).await.credits("spender");
+                let wanted_i64 = i64::try_from(wanted).unwrap();
+                match (status, self.spends.get(key)) {
+                    (200, Some((_, told))) => assert_eq!((answer["credits"].as_u64(), after), (Some(*told), before), "spent twice"),
+                    (200, None) => {
+                        assert_eq!(after, before - wanted_i64);
+                        self.spends.insert(*key, (wanted, answer["credits"].as_u64().unwrap()));
+                    }
+                    (402, None) => assert!(before < wanted_i64 && after == before, "I12: {before} {wanted}"),
+                    _ => panic!("{status} {answer}"),
+                }
+            }
+        }
+        Tables::read(&self.world).await.check(&format!("after {command:?}"));
+    }
+
+    /// All faults end; Stripe sends again what it holds, which also brings back what had been parked or given up.
+    async fn end(self, catalog: &Catalog) {
+        let world = self.world;
+        world.settle().await;
+        let sent: Vec<(&str, Value)> = self.story.into_iter().zip(&self.sent).filter(|(_, sent)| **sent).map(|(event, _)| event).collect();
+        for _ in 0..2 {
+            for (_, event) in &sent {
+                assert_eq!(world.deliver(event.to_string().as_bytes()).await.0, 200);
+            }
+            world.settle().await;
+        }
+        let dead = "http://sqs.test/000000000000/dead-letter";
+        world.sqs.purge_queue().queue_url(dead).send().await.unwrap();
+        let tables = check_quiet(&world, &sent.iter().map(|(_, event)| event.clone()).collect::<Vec<_>>(), "at the end").await;
+        let spent: u64 = self.spends.values().map(|(amount, _)| amount).sum();
+        let now = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap();
+        let now = Timestamp::from_unix(now);
+        for (user, spent) in [("subscriber", 0), ("refunded", 0), ("spender", spent)] {
+            let of_user = sent.iter().filter(|(whose, _)| *whose == user);
+            let events: Vec<Event> = of_user.map(|(_, event)| event::read(event.to_string().as_bytes()).unwrap()).collect();
+            let expected = fold(user, &events, catalog, now);
+            let account = world.account(user).await;
+            let balance: u64 = expected.state.balance().to_string().parse().unwrap();
+            assert_eq!(account["credits"].as_u64(), Some(balance - spent), "I6, credits of {user}: {account:#}");
+            assert_eq!(account["tier"].as_str(), Some(expected.state.access(catalog, now).tier.as_str()), "I6, tier of {user}");
+            // Which of several refunds of one payment a share is booked under depends on which came first; the sum does not.
+            let grants = |key: &str| !["adjust#", "consume#", "refund#"].iter().any(|kind| key.starts_with(kind));
+            let pk = format!("user#{user}");
+            let keys: Vec<String> = tables
+                .accounts
+                .keys()
+                .filter(|(partition, _)| *partition == pk)
+                .filter_map(|(_, sk)| sk.strip_prefix("ledger#").filter(|key| grants(key)).map(str::to_owned))
+                .collect();
+            let expected: Vec<String> = expected.recorded.keys().map(|key| key.as_str().to_owned()).filter(|key| grants(key)).collect();
+            assert_eq!(keys, expected, "I6, keys of {user}");
+        }
+    }
+}
+
+/// Runs a case; whether it holds.
+fn holds(commands: &[Command]) -> bool {
+    let case = async {
+        let world = World::new().await;
+        for user in ["subscriber", "refunded", "spender"] {
+            world.sign_up(user).await;
+        }
+        let story = story();
+        let mut run = Run { world, sent: vec![false; story.len()], story, spends: BTreeMap::new() };
+        for command in commands {
+            run.command(command).await;
+        }
+        run.end(&Catalog::parse(include_str!("../catalog.toml")).unwrap()).await;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    catch_unwind(AssertUnwindSafe(|| runtime.block_on(case))).is_ok()
+}
+
+/// Leaves out commands as long as the case still fails: halves first, single ones last.
+fn shrink(mut commands: Vec<Command>) -> Vec<Command> {
+    let mut size = commands.len() / 2;
+    while size > 0 {
+        let mut start = 0;
+        while start < commands.len() {
+            let mut fewer = commands.clone();
+            fewer.drain(start..(start + size).min(commands.len()));
+            if holds(&fewer) {
+                start += size;
+            } else {
+                commands = fewer;
+            }
+        }
+        size /= 2;
+    }
+    commands
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
+}
+
+#[test]
+fn any_commands_in_any_order_come_to_what_the_rules_say_in_order() {
+    let seed = number("MODEL_SEED", 1);
+    let events = story().len();
+    for case in 0..number("MODEL_CASES", 25) {
+        let mut random = fastrand::Rng::with_seed(seed.wrapping_mul(1_000_003).wrapping_add(case));
+        let commands: Vec<Command> = (0..random.usize(5..60)).map(|_| command(&mut random, events)).collect();
+        if !holds(&commands) {
+            let fewest = shrink(commands);
+            panic!("case {case} of seed {seed} fails, and so do these commands alone: {fewest:#?}");
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! Reconciliation and replay: the real path over an embedded DynamoDB on one side, a fake Stripe over HTTP on the other.
+
+use std::collections::BTreeMap;
+
+use common::domain::catalog::Catalog;
+use common::domain::drift::Class;
+use common::domain::ids::UserId;
+use common::domain::timestamp::Timestamp;
+use common::event::{EventType, Family};
+use common::process::Processor;
+use common::queue::Queue;
+use common::reconcile::{Options, Reconciler, Report, gap};
+use common::redrive::Redrive;
+use common::replay::{Replayer, Selection};
+use common::store::Store;
+use common::stripe::{EventFilter, Stripe};
+use futures_util::future::join_all;
+use local::fake_stripe::{FakeStripe, Misbehaviour};
+use serde_json::{Value, json};
+
+use crate::stripe_client::{KEY, stripe};
+use crate::support::{World, sample};
+
+/// The samples in the order in which they happened, up to the first renewal: a subscription, a pack, the renewal.
+const LIFE: [&str; 6] = [
+    "customer.subscription.created",
+    "invoice.paid",
+    "checkout.session.completed",
+    "checkout.session.completed.pack",
+    "customer.subscription.updated",
+    "invoice.paid.renewal",
+];
+/// A day after the pack of [`LIFE`], when Stripe still has every event.
+const EARLY: i64 = 1_768_330_000;
+/// Ten days after the renewal of [`LIFE`], when the first events are gone.
+const LATE: i64 = 1_771_150_000;
+
+struct Shop {
+    world: World,
+    fake: FakeStripe,
+    stripe: Stripe,
+    reconciler: Reconciler,
+}
+
+impl Shop {
+    async fn new() -> Self {
+        let (world, (fake, stripe)) = (World::new().await, stripe().await);
+        let reconciler = Reconciler::new(stripe.clone(), processor(&world));
+        Self { world, fake, stripe, reconciler }
+    }
+
+    /// Things that happened at Stripe, told by sample events; a tag makes them another customer's.
+    fn happens(&self, user: &str, tag: &str, names: &[&str], delivered: bool) {
+        for name in names {
+            self.fake.ingest(&told(name, user, tag).to_string(), delivered).unwrap();
+        }
+    }
+
+    async fn run(&self, now: i64) -> Report {
+        self.run_with(&Options::default(), now).await
+    }
+
+    async fn run_with(&self, options: &Options, now: i64) -> Report {
+        self.fake.set_now(now);
+        self.reconciler.run(options, Timestamp::from_unix(now)).await
+    }
+
+    /// A run that has nothing to do: it finds nothing to repair and leaves every table as it was.
+    async fn is_settled(&self, now: i64) {
+        let before = self.world.everything().await;
+        let report = self.run(now).await;
+        assert!(report.complete && report.changed == 0 && report.failures.is_empty(), "{report:#?}");
+        assert_eq!(self.world.everything().await, before);
+    }
+
+    async fn tier_and_credits(&self, user: &str) -> (String, i64) {
+        let account = self.world.account(user).await;
+        (account["tier"].as_str().unwrap_or("none").to_owned(), account["credits"].as_i64().unwrap_or(-1))
+    }
+}
+
+pub fn processor(world: &World) -> Processor {
+    let catalog = Catalog::parse(include_str!("../catalog.toml")).unwrap();
+    let redrive = Redrive::new(Queue::new(world.sqs.clone()), queues(world));
+    Processor { store: Store::new(world.dynamodb.clone(), "accounts", "events"), catalog, livemode: None, redrive }
+}
+
+fn queues(world: &World) -> BTreeMap<Family, String> {
+    Family::ALL.into_iter().map(|family| (family, world.queue_url(family))).collect()
+}
+
+/// A sample event with the ids of another customer.
+fn told(name: &str, user: &str, tag: &str) -> Value {
+    let event = sample(name, user).to_string().replace("TallyHook0", &format!("TallyHook{tag}0"));
+    let mut event: Value = serde_json::from_str(&event).unwrap();
+    event["id"] = json!(format!("{}{tag}", event["id"].as_str().unwrap()));
+    event
+}
+
+fn count(report: &Report, class: Class) -> u64 {
+    report.found.get(&class).copied().unwrap_or(0)
+}
+
+/// The ledger's keys, sorted, with their deltas.
+async fn grants(world: &World, user: &str) -> Vec<(String, i64)> {
+    let entries = world.ledger(user).await;
+    let mut grants: Vec<_> =
+        entries.iter().map(|entry| (entry["key"].as_str().unwrap().to_owned(), entry["delta"].as_i64().unwrap())).collect();
+    grants.sort();
+    grants
+}
+
+#[tokio::test]
+async fn a_customer_whose_every_webhook_was_dropped_is_put_right_by_one_run_and_a_second_writes_nothing() {
+    let shop = Shop::new().await;
+    shop.world.sign_up("user_1").await;
+    shop.happens("user_1", "", &LIFE[..4], false);
+    let report = shop.run(EARLY).await;
+    assert!(report.complete && report.failures.is_empty() && report.left.is_empty(), "{report:#?}");
+    assert_eq!(count(&report, Class::LostEvent), 4, "{report:#?}");
+
+    let other = World::new().await;
+    other.sign_up("user_1").await;
+    for name in &LIFE[..4] {
+        other.process(&sample(name, "user_1")).await;
+    }
+    assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 6000));
+    assert_eq!(grants(&shop.world, "user_1").await, grants(&other, "user_1").await);
+    shop.is_settled(EARLY + 60).await;
+}
+
+#[tokio::test]
+async fn when_the_events_are_gone_the_objects_tell() {
+    let shop = Shop::new().await;
+    shop.world.sign_up("user_1").await;
+    shop.happens("user_1", "", &LIFE, false);
+    let now = LATE + 25 * 86_400;
+    let report = shop.run(now).await;
+    assert!(report.complete && report.failures.is_empty(), "{report:#?}");
+    assert_eq!(count(&report, Class::LostEvent), 0);
+    assert_eq!(count(&report, Class::MissingHere), 1, "{report:#?}");
+    // A pack that is heard of after the reset that would have ended it is granted in full.
+    assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 6000));
+    let keys: Vec<String> = grants(&shop.world, "user_1").await.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["invoice#in_TallyHook0001", "invoice#in_TallyHook0002", "session#cs_test_a1TallyHook0002", "signup"]);
+    for entry in shop.world.ledger("user_1").await.iter().filter(|entry| entry["key"] != "signup") {
+        let cause = entry["cause"].as_str().or(entry["event_id"].as_str()).unwrap_or_default();
+        assert_eq!(cause, format!("reconcile:{}", report.run), "{entry}");
+    }
+    // The audit: the log has a record of each change, with the run and what was different.
+    for change in &report.changes {
+        let record = shop.world.event(&change.event_id).await.unwrap();
+        assert!(record["message"].starts_with(&format!("reconcile:{}: {}", report.run, change.class.as_str())), "{record:?}");
+    }
+    shop.is_settled(now + 60).await;
+    // The real events, sent by hand much later, change nothing any more.
+    let before = shop.world.account("user_1").await;
+    for name in LIFE {
+        shop.world.process(&sample(name, "user_1")).await;
+    }
+    let after = shop.world.account("user_1").await;
+    assert_eq!((&before["tier"], &before["credits"], &before["buckets"]), (&after["tier"], &after["credits"], &after["buckets"]));
+}
+
+#[tokio::test]
+async fn a_missed_cancellation_takes_the_tier_and_leaves_the_credits() {
+    let shop = Shop::new().await;
+    for name in ["customer.subscription.created", "invoice.paid"] {
+        shop.world.process(&sample(name, "user_1")).await;
+    }
+    shop.happens("user_1", "", &["customer.subscription.created", "invoice.paid", "customer.subscription.deleted"], true);
+    let report = shop.run(1_776_300_000).await;
+    assert_eq!((count(&report, Class::Tier), report.changed), (1, 1), "{report:#?}");
+    assert_eq!(shop.tier_and_credits("user_1").await, ("free".to_owned(), 5000));
+    shop.is_settled(1_776_300_060).await;
+}
+
+#[tokio::test]
+async fn a_missed_downgrade_sets_the_tier_and_leaves_the_credits_to_a_person() {
+    let shop = Shop::new().await;
+    let business = |name: &str| {
+        let text = sample(name, "user_1").to_string().replace("price_pro_test", "price_business_test");
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    for name in ["customer.subscription.created", "invoice.paid"] {
+        shop.world.process(&business(name)).await;
+        shop.fake.ingest(&business(name).to_string(), true).unwrap();
+    }
+    let mut subscription = sample("customer.subscription.created", "user_1")["data"]["object"].clone();
+    subscription["items"]["data"][0]["quantity"] = json!(1);
+    shop.fake.put(subscription);
+    let report = shop.run(EARLY).await;
+    assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 20_000));
+    assert_eq!((count(&report, Class::Tier), count(&report, Class::Credits), report.changed), (1, 1, 1), "{report:#?}");
+    assert_eq!(report.left[0].after["credits"], "5000");
+    shop.is_settled(EARLY + 60).await;
+}
+
+#[tokio::test]
+async fn a_missed_upgrade_within_a_period_is_granted_even_with_its_first_payment_missed_too() {
+    let shop = Shop::new().await;
+    shop.world.sign_up("user_1").await;
+    let names = ["customer.subscription.created", "invoice.paid", "customer.subscription.updated", "invoice.paid.renewal"];
+    shop.happens("user_1", "", &names, true);
+    shop.happens("user_1", "", &["customer.subscription.updated.upgrade.mid_period", "invoice.paid.proration.mid_period"], true);
+    let report = shop.run(LATE + 7200).await;
+    assert!(report.complete && report.left.is_empty() && report.failures.is_empty(), "{report:#?}");
+    assert_eq!(shop.tier_and_credits("user_1").await, ("business".to_owned(), 20_000), "{report:#?}");
+    shop.is_settled(LATE + 7260).await;
+}
+
+#[tokio::test]
+async fn an_interrupted_run_goes_on_where_it_stopped() {
+    let shop = Shop::new().await;
+    for tag in ["A", "B", "C"] {
+        shop.happens(&format!("user_{tag}"), tag, &LIFE[..2], true);
+    }
+    let options = Options { most_changes: 1, ..Options::default() };
+    let report = shop.run_with(&options, EARLY).await;
+    assert!(!report.complete && report.changed == 1 && report.stopped.unwrap().contains("most for one run"));
+    assert!(shop.world.event("reconcile").await.is_some());
+    let mut runs = 0;
+    loop {
+        runs += 1;
+        shop.fake.requests();
+        let report = shop.run_with(&options, EARLY + runs).await;
+        assert!(!shop.fake.requests().iter().any(|request| request.contains("/v1/events?")), "the events were done");
+        if report.complete {
+            break;
+        }
+        assert!(runs < 10, "{report:#?}");
+    }
+    for tag in ["A", "B", "C"] {
+        assert_eq!(shop.tier_and_credits(&format!("user_{tag}")).await, ("pro".to_owned(), 5000), "{tag}");
+    }
+    assert!(shop.world.event("reconcile").await.is_none());
+    shop.is_settled(EARLY + 600).await;
+}
+
+#[tokio::test]
+async fn a_page_that_does_not_come_stops_the_run_and_the_next_one_asks_for_it_again() {
+    let shop = Shop::new().await;
+    shop.happens("user_1", "", &LIFE[..4], true);
+    shop.fake.fail("/v1/checkout/sessions", 3, Misbehaviour::Status(500, None));
+    let report = shop.run(EARLY).await;
+    assert!(report.stopped.as_ref().unwrap().contains("GET /v1/checkout/sessions: 500"), "{report:#?}");
+    assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 5000));
+    shop.fake.requests();
+    // The time is up at once: nothing is done, nothing is lost.
+    let options = Options { deadline: Some(std::time::Instant::now()), ..Options::default() };
+    assert_eq!(shop.run_with(&options, EARLY).await.stopped.as_deref(), Some("the time is up"));
+    assert!(shop.run(EARLY + 1).await.complete);
+    assert!(shop.fake.requests()[0].starts_with("GET /v1/checkout/sessions?"));
+    assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 6000));
+}
+
+#[tokio::test]
+async fn one_broken_customer_does_not_stop_the_run() {
+    let shop = Shop::new().await;
+    for tag in ["A", "B", "C"] {
+        shop.happens(&format!("user_{tag}"), tag, &LIFE[..4], true);
+    }
+    shop.fake.break_customer("cus_TallyHookB0001");
+    let report = shop.run(EARLY).await;
+    assert!(report.complete, "{report:#?}");
+    assert!(report.failures.iter().all(|failure| failure.customer.as_deref() == Some("cus_TallyHookB0001")), "{report:#?}");
+    assert!(!report.failures.is_empty());
+    for (tag, expected) in [("A", ("pro", 6000)), ("B", ("none", -1)), ("C", ("pro", 6000))] {
+        assert_eq!(shop.tier_and_credits(&format!("user_{tag}")).await, (expected.0.to_owned(), expected.1), "{tag}");
+    }
+    shop.fake.heal();
+    assert!(shop.run(EARLY + 60).await.failures.is_empty());
+    assert_eq!(shop.tier_and_credits("user_B").await, ("pro".to_owned(), 6000));
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_and_writes_nothing() {
+    let shop = Shop::new().await;
+    shop.world.sign_up("user_1").await;
+    shop.happens("user_1", "", &LIFE[..4], true);
+    shop.happens("user_2", "B", &LIFE[..4], false);
+    let before = shop.world.everything().await;
+    let report = shop.run_with(&Options { dry_run: true, ..Options::default() }, EARLY).await;
+    assert!(report.complete && report.dry_run && report.changed > 0, "{report:#?}");
+    let objects: Vec<&str> = report.changes.iter().map(|change| change.object.as_str()).collect();
+    for object in ["sub_TallyHook0001", "in_TallyHook0001", "cs_test_a1TallyHook0002"] {
+        assert_eq!(objects.iter().filter(|other| **other == object).count(), 1, "{objects:?}");
+    }
+    assert_eq!(count(&report, Class::LostEvent), 4);
+    let change = report.changes.iter().find(|change| change.object == "sub_TallyHook0001").unwrap();
+    assert_eq!((change.before["tier"].as_str(), change.after["tier"].as_str()), ("free", "pro"));
+    assert_eq!(shop.world.everything().await, before);
+}
+
+#[tokio::test]
+async fn runs_and_webhooks_at_the_same_time_end_as_either_alone() {
+    let shop = Shop::new().await;
+    shop.world.sign_up("user_1").await;
+    shop.happens("user_1", "", &LIFE[..4], false);
+    shop.fake.set_now(EARLY);
+    let deliver = async {
+        for name in &LIFE[..4] {
+            shop.world.deliver(sample(name, "user_1").to_string().as_bytes()).await;
+        }
+        join_all(Family::ALL.map(|family| shop.world.poll(family))).await;
+    };
+    let (first, second, ()) = futures_util::join!(shop.run(EARLY), shop.run(EARLY), deliver);
+    shop.world.drain().await;
+    for report in [&first, &second] {
+        assert!(report.complete && report.left.is_empty() && report.failures.is_empty(), "{report:#?}");
+    }
+    assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 6000));
+    let grants = grants(&shop.world, "user_1").await;
+    assert_eq!(grants.len(), 3, "{grants:?}");
+    shop.is_settled(EARLY + 60).await;
+}
+
+#[tokio::test]
+async fn somebody_who_pays_and_is_unknown_is_listed_and_not_guessed() {
+    let shop = Shop::new().await;
+    for name in &LIFE[..2] {
+        let mut event = sample(name, "user_1").to_string().replace("\"user_id\":\"user_1\"", "\"other\":\"x\"");
+        event = event.replace("\"client_id\":\"user_1\"", "\"other\":\"x\"");
+        shop.fake.ingest(&event, true).unwrap();
+    }
+    let before = shop.world.everything().await;
+    let report = shop.run(EARLY).await;
+    assert_eq!(count(&report, Class::OrphanCustomer), 1, "{report:#?}");
+    assert_eq!(report.left[0].customer.as_deref(), Some("cus_TallyHook0001"));
+    assert_eq!(shop.world.everything().await, before);
+
+    // A finished session names the user: everything follows.
+    let mut session = sample("checkout.session.completed", "user_1");
+    session["data"]["object"]["metadata"] = json!({});
+    session["data"]["object"]["client_reference_id"] = json!("user_1");
+    shop.fake.ingest(&session.to_string(), true).unwrap();
+    let report = shop.run(EARLY).await;
+    assert!(report.complete && report.left.is_empty(), "{report:#?}");
+    assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 5000));
+    shop.is_settled(EARLY + 60).await;
+}
+
+#[tokio::test]
+async fn two_subscriptions_of_one_user_and_one_that_stripe_does_not_have_are_listed_and_stay() {
+    let shop = Shop::new().await;
+    for tag in ["A", "B"] {
+        shop.happens("user_1", tag, &LIFE[..2], true);
+    }
+    shop.run(EARLY).await;
+    let before = shop.world.everything().await;
+    shop.fake.remove("sub_TallyHookA0001");
+    let report = shop.run(EARLY + 60).await;
+    assert_eq!((count(&report, Class::DuplicateSubscriptions), count(&report, Class::MissingAtStripe)), (1, 1), "{report:#?}");
+    assert!(report.complete && report.changed == 0);
+    assert_eq!(shop.world.everything().await, before);
+}
+
+#[tokio::test]
+async fn a_pack_without_metadata_is_known_by_its_line_items() {
+    let shop = Shop::new().await;
+    let mut event = sample("checkout.session.completed.pack", "user_1");
+    let session = &mut event["data"]["object"];
+    session["metadata"] = json!({"user_id": "user_1"});
+    let id = session["id"].as_str().unwrap().to_owned();
+    shop.fake.ingest(&event.to_string(), true).unwrap();
+    let report = shop.run(EARLY).await;
+    assert_eq!(report.left.len(), 1, "{report:#?}");
+    let item = json!({"id": "li_1", "object": "item", "quantity": 3, "price": {"id": "price_pack_1000_test"}});
+    shop.fake.put_inside(&id, vec![item]);
+    let report = shop.run(EARLY).await;
+    assert_eq!((count(&report, Class::Credits), report.left.len()), (1, 0), "{report:#?}");
+    assert_eq!(shop.tier_and_credits("user_1").await, ("free".to_owned(), 3000));
+    shop.is_settled(EARLY + 60).await;
+}
+
+#[tokio::test]
+async fn lost_refunds_are_replayed_after_the_payments_they_are_for() {
+    let shop = Shop::new().await;
+    shop.world.sign_up("user_1").await;
+    shop.happens("user_1", "", &["checkout.session.completed.pack", "charge.refunded"], false);
+    let now = 1_769_200_000;
+    let report = shop.run(now).await;
+    assert!(report.complete && report.left.is_empty(), "{report:#?}");
+    assert_eq!(report.changed, 2, "{report:#?}");
+    let (_, credits) = shop.tier_and_credits("user_1").await;
+    assert!(credits < 1500, "{credits}");
+    shop.is_settled(now + 60).await;
+}
+
+#[tokio::test]
+async fn one_user_can_be_looked_at_alone() {
+    let shop = Shop::new().await;
+    for tag in ["A", "B"] {
+        shop.happens(&format!("user_{tag}"), tag, &LIFE[..2], true);
+        shop.world.process(&told("customer.subscription.created", &format!("user_{tag}"), tag)).await;
+    }
+    shop.fake.set_now(EARLY);
+    let user = UserId::new("user_A").unwrap();
+    let report = shop.reconciler.run_for(&user, &Options::default(), Timestamp::from_unix(EARLY)).await;
+    assert!(report.complete && report.changed == 1, "{report:#?}");
+    assert_eq!(shop.tier_and_credits("user_A").await.1, 5000);
+    assert_eq!(shop.tier_and_credits("user_B").await.1, 0);
+}
+
+#[tokio::test]
+async fn a_refused_key_stops_the_run_with_stripes_words() {
+    let shop = Shop::new().await;
+    let address = shop.fake.start().await.unwrap();
+    let stripe = Stripe::new("sk_test_wrong", format!("http://{address}"));
+    let report = Reconciler::new(stripe, processor(&shop.world)).run(&Options::default(), Timestamp::from_unix(EARLY)).await;
+    let why = report.stopped.unwrap();
+    assert!(why.contains("401") && !why.contains("sk_test_wrong") && !why.contains(KEY), "{why}");
+}
+
+#[tokio::test]
+async fn the_gap_between_stripes_events_and_ours_is_counted() {
+    let shop = Shop::new().await;
+    shop.happens("user_1", "", &LIFE[..4], true);
+    shop.happens("user_1", "", &["product.updated"], true);
+    for name in &LIFE[..3] {
+        shop.world.process(&sample(name, "user_1")).await;
+    }
+    let store = processor(&shop.world).store;
+    let (from, until) = (Timestamp::from_unix(EARLY - 20 * 86_400), Timestamp::from_unix(EARLY));
+    let gap = gap(&shop.stripe, &store, from, until, None).await.unwrap();
+    assert_eq!((gap.listed, gap.held, gap.complete), (4, 3, true), "{gap:?}");
+    assert_eq!(gap.missing[0].id, sample("checkout.session.completed.pack", "user_1")["id"].as_str().unwrap());
+}
+
+#[tokio::test]
+async fn events_are_replayed_from_stripe_through_the_queues() {
+    let shop = Shop::new().await;
+    shop.world.sign_up("user_1").await;
+    shop.happens("user_1", "", &LIFE[..4], false);
+    let replayer = Replayer::new(shop.stripe.clone(), Queue::new(shop.world.sqs.clone()), queues(&shop.world));
+    let now = Timestamp::from_unix(EARLY);
+
+    let id = sample("customer.subscription.created", "user_1")["id"].as_str().unwrap().parse().unwrap();
+    assert_eq!(replayer.replay(&Selection::One(id), 1, None, now).await.unwrap().sent.len(), 1);
+    shop.world.drain().await;
+    assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 500));
+
+    let types = vec![EventType::InvoicePaid, EventType::CheckoutSessionCompleted];
+    let listed = Selection::Listed(EventFilter { types, undelivered: true, ..EventFilter::default() });
+    let first = replayer.replay(&listed, 2, None, now).await.unwrap();
+    assert_eq!((first.sent.len(), first.next.is_some()), (2, true));
+    let rest = replayer.replay(&listed, 2, first.next.as_deref(), now).await.unwrap();
+    assert_eq!((rest.sent.len(), rest.next), (1, None));
+    shop.world.drain().await;
+    assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 6000));
+
+    let before = shop.world.everything().await;
+    replayer.replay(&listed, 100, None, now).await.unwrap();
+    shop.world.drain().await;
+    assert_eq!(shop.world.everything().await, before, "a second replay changes nothing");
+    let gone = replayer.replay(&Selection::One("evt_gone".parse().unwrap()), 1, None, now).await;
+    assert!(gone.unwrap_err().to_string().contains("No such event"));
+}

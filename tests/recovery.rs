@@ -1,0 +1,357 @@
+//! Nothing is lost: parked events, failed ones, and how they come back.
+
+use common::event::Family;
+use serde_json::{Value, json};
+
+use crate::support::{Fault, World, now, pack, sample, signature, with_id};
+
+/// An event of a customer whom only Stripe knows: nothing in it names a user.
+fn nameless(name: &str) -> Value {
+    let mut event = sample(name, "user_1");
+    event["data"]["object"]["metadata"] = json!({});
+    for path in ["/data/object/parent/subscription_details/metadata", "/data/object/subscription_details/metadata"] {
+        if let Some(metadata) = event.pointer_mut(path) {
+            *metadata = json!({});
+        }
+    }
+    for line in event.pointer_mut("/data/object/lines/data").and_then(Value::as_array_mut).into_iter().flatten() {
+        line["metadata"] = json!({});
+    }
+    event
+}
+
+/// A finished checkout that binds the customer of the samples to `user_1`.
+fn binding() -> Value {
+    let mut event = pack("binding", "user_1", 1);
+    event["data"]["object"]["customer"] = sample("invoice.paid", "user_1")["data"]["object"]["customer"].clone();
+    event
+}
+
+/// Delivers an event of nobody until it is parked: the second attempt comes after seconds.
+async fn park(world: &World, event: &Value) {
+    world.process(event).await;
+    world.pass_seconds(6);
+    world.drain().await;
+    assert_eq!(world.event(event["id"].as_str().unwrap()).await.unwrap()["outcome"], "parked");
+}
+
+#[tokio::test]
+async fn an_invoice_of_an_unknown_customer_is_parked_and_applied_as_soon_as_the_customer_is_linked() {
+    let world = World::new().await;
+    let invoice = nameless("invoice.paid");
+    park(&world, &invoice).await;
+    let alerts = world.alerts().await;
+    assert_eq!((alerts.len(), &alerts[0]["alert"], &alerts[0]["reason"]), (1, &json!("parked"), &json!("no_user")));
+    assert_eq!(alerts[0]["event_id"], invoice["id"]);
+
+    // No clock moves from here on.
+    world.process(&binding()).await;
+    assert_eq!(world.event(invoice["id"].as_str().unwrap()).await.unwrap()["outcome"], "processed");
+    assert_eq!(world.account("user_1").await["credits"], 6000);
+    let before = world.everything().await;
+    world.process(&invoice).await;
+    world.process(&binding()).await;
+    assert_eq!(world.everything().await, before, "nobody waits any more");
+}
+
+#[tokio::test]
+async fn everything_that_waits_for_a_customer_is_freed_whether_it_was_parked_before_or_in_the_same_batch() {
+    for one_batch in [false, true] {
+        let world = World::new().await;
+        let mut waiting = 0;
+        for number in 0..if one_batch { 9 } else { 12 } {
+            let mut event = with_id(nameless("checkout.session.completed.pack"), &format!("evt_w{number}"));
+            event["data"]["object"]["id"] = json!(format!("cs_test_w{number}"));
+            event["data"]["object"]["client_reference_id"] = json!(null);
+            event["data"]["object"]["metadata"] = json!({"pack": "credits_1000"});
+            event["data"]["object"]["payment_intent"] = json!(format!("pi_w{number}"));
+            event["data"]["object"]["customer"] = sample("invoice.paid", "user_1")["data"]["object"]["customer"].clone();
+            world.deliver(event.to_string().as_bytes()).await;
+            waiting += 1;
+        }
+        world.drain().await;
+        world.pass_seconds(6);
+        if one_batch {
+            world.deliver(binding().to_string().as_bytes()).await;
+            assert_eq!(world.poll(Family::CheckoutSession).await, 10);
+        } else {
+            world.drain().await;
+            world.deliver(binding().to_string().as_bytes()).await;
+        }
+        world.drain().await;
+        assert_eq!(world.account("user_1").await["credits"], 1000 * (waiting + 1), "one batch: {one_batch}");
+    }
+}
+
+#[tokio::test]
+async fn a_refund_that_overtakes_its_purchase_waits_for_the_payment_and_is_applied_with_it() {
+    let world = World::new().await;
+    world.sign_up("user_1").await;
+    world.process(&pack("first", "user_1", 1)).await;
+    let mut refund = sample("charge.refunded", "user_1");
+    let purchase = pack("second", "user_1", 1);
+    refund["data"]["object"]["payment_intent"] = purchase["data"]["object"]["payment_intent"].clone();
+    refund["data"]["object"]["customer"] = purchase["data"]["object"]["customer"].clone();
+    refund["data"]["object"]["invoice"] = json!(null);
+    refund["data"]["object"]["amount"] = json!(1000);
+    refund["data"]["object"]["amount_refunded"] = json!(1000);
+    world.process(&refund).await;
+    let parked = world.event(refund["id"].as_str().unwrap()).await.unwrap();
+    assert_eq!((parked["outcome"].as_str(), parked["reason"].as_str()), ("parked", "no_grant"));
+
+    world.process(&purchase).await;
+    assert_eq!(world.event(refund["id"].as_str().unwrap()).await.unwrap()["outcome"], "processed");
+    assert_eq!(world.account("user_1").await["credits"], 1500);
+}
+
+#[tokio::test]
+async fn a_link_that_nobody_waits_for_costs_no_call() {
+    let world = World::new().await;
+    world.deliver(pack("new", "user_1", 1).to_string().as_bytes()).await;
+    let batch = world.receive(Family::CheckoutSession).await;
+    world.calls();
+    world.worker(Family::CheckoutSession).handle(batch).await.unwrap();
+    assert_eq!(world.operations(), ["BatchGetItem", "TransactWriteItems"]);
+}
+
+#[tokio::test]
+async fn a_queue_that_is_down_when_a_link_frees_an_event_fails_nothing() {
+    let world = World::new().await;
+    let invoice = nameless("invoice.paid");
+    park(&world, &invoice).await;
+    world.deliver(binding().to_string().as_bytes()).await;
+    world.fault(|call| (call.operation == "SendMessage").then_some(Fault::LoseRequest));
+    world.drain().await;
+    world.heal();
+    assert_eq!(world.event("evt_binding").await.unwrap()["outcome"], "processed");
+    assert_eq!(world.event(invoice["id"].as_str().unwrap()).await.unwrap()["outcome"], "parked");
+}
+
+/// A catalog in a file of its own, made from the one that is built in.
+fn catalog(name: &str, change: impl FnOnce(String) -> String) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../catalog.toml");
+    let file = std::env::temp_dir().join(format!("tallyhook-{name}-{}.toml", std::process::id()));
+    std::fs::write(&file, change(std::fs::read_to_string(path).unwrap())).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_price_added_to_the_catalog_frees_its_events_on_the_next_retry() {
+    let world = World::new().await;
+    world.sign_up("user_1").await;
+    let mut event = pack("new_pack", "user_1", 1);
+    event["data"]["object"]["metadata"]["pack"] = json!("credits_77");
+    world.process(&event).await;
+    let parked = world.event("evt_new_pack").await.unwrap();
+    assert_eq!((parked["reason"].as_str(), parked["waits_for"].as_str()), ("unknown_name", "pack#credits_77"));
+    let report = world.retry_in(86_400).await;
+    assert_eq!((report.looked_at, report.sent, report.waiting), (1, 0, 1), "a catalog without it frees nothing, however late");
+
+    let file = catalog("pack", |text| format!("{text}\n[[pack]]\nname = \"credits_77\"\ncredits = 77\nprices = [\"price_77\"]\n"));
+    let world = world.redeploy(&[("CATALOG_FILE", &file)]);
+    let report = world.retry_in(0).await;
+    assert_eq!((report.sent, report.waiting), (1, 0));
+    world.drain().await;
+    assert_eq!(world.account("user_1").await["credits"], 577);
+    assert_eq!(world.event("evt_new_pack").await.unwrap()["outcome"], "processed");
+    assert_eq!(world.retry_in(0).await.looked_at, 0);
+}
+
+#[tokio::test]
+async fn what_nothing_frees_is_tried_after_a_growing_pause_and_two_runs_at_once_send_it_once() {
+    let world = World::new().await;
+    let mut event = pack("unnamed", "user_1", 1);
+    event["data"]["object"]["metadata"] = json!({"user_id": "user_1"});
+    world.process(&event).await;
+    assert_eq!(world.event("evt_unnamed").await.unwrap()["reason"], "unnamed_purchase");
+    assert_eq!(world.retry_in(840).await.sent, 0);
+    let at = now().plus_seconds(930);
+    let (one, other) = futures_util::future::join(world.retry.run(at), world.retry.run(at)).await;
+    assert_eq!(one.unwrap().sent + other.unwrap().sent, 1);
+    world.drain().await;
+    let parked = world.event("evt_unnamed").await.unwrap();
+    assert_eq!((parked["outcome"].as_str(), parked["redrives"].as_str(), parked["attempts"].as_str()), ("parked", "1", "2"));
+    assert_eq!(world.retry_in(930).await.sent, 0, "the second pause is longer");
+    assert_eq!(world.retry_in(1_830).await.sent, 1);
+}
+
+#[tokio::test]
+async fn a_link_whose_freed_events_could_not_be_sent_is_made_good_by_the_next_retry() {
+    let world = World::new().await;
+    let invoice = nameless("invoice.paid");
+    park(&world, &invoice).await;
+    world.deliver(binding().to_string().as_bytes()).await;
+    world.fault(|call| (call.operation == "SendMessage").then_some(Fault::LoseRequest));
+    world.drain().await;
+    world.heal();
+    assert_eq!(world.retry_in(0).await.sent, 1);
+    world.drain().await;
+    assert_eq!(world.account("user_1").await["credits"], 6000);
+}
+
+/// Has every attempt of an event fail until it is in the dead-letter queue.
+async fn exhaust(world: &World, name: &'static str) {
+    world.deliver(pack(name, "user_1", 1).to_string().as_bytes()).await;
+    world.fault(move |call| call.request.to_string().contains(&format!("evt_{name}")).then_some(Fault::LoseRequest));
+    for _ in 0..4 {
+        world.drain().await;
+        world.pass_seconds(901);
+    }
+    world.drain().await;
+    world.heal();
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_in_the_log_as_failed_and_redriving_it_twice_changes_nothing_twice() {
+    let world = World::new().await;
+    exhaust(&world, "dead").await;
+    let batch = world.receive_from("dead-letter").await;
+    assert_eq!(batch.records.len(), 1);
+    // The log cannot be written: the message stays.
+    world.fault(|call| (call.operation == "TransactWriteItems").then_some(Fault::LoseRequest));
+    assert_eq!(world.dead_letter.handle(batch.clone()).await.unwrap().batch_item_failures.len(), 1);
+    world.heal();
+    // It is handed over twice: the second time nothing is different.
+    for _ in 0..2 {
+        assert!(world.dead_letter.handle(batch.clone()).await.unwrap().batch_item_failures.is_empty());
+        let failed = world.event("evt_dead").await.unwrap();
+        assert_eq!(
+            (failed["outcome"].as_str(), failed["reason"].as_str(), failed["attempts"].as_str()),
+            ("failed", "retries_used_up", "4")
+        );
+        assert!(failed["message"].contains("checkout-session"), "{}", failed["message"]);
+    }
+    assert_eq!(world.alerts().await[0]["alert"], "dead_letter");
+    assert_eq!(world.account("user_1").await["error"], "user_not_found");
+
+    let retry = json!({"id": "evt_dead", "actor": "ann", "reason": "the outage is over"});
+    for result in ["queued", "finished"] {
+        let answer = world.ask("POST", "/admin/stripe/retry-webhooks", retry.clone()).await;
+        assert_eq!(answer, (200, json!({"id": "evt_dead", "result": result})));
+        world.drain().await;
+        assert_eq!(world.account("user_1").await["credits"], 1000);
+    }
+    // A late copy of the dead letter does not bury what was finished.
+    assert!(world.dead_letter.handle(batch).await.unwrap().batch_item_failures.is_empty());
+    assert_eq!(world.event("evt_dead").await.unwrap()["outcome"], "processed");
+    assert_eq!(world.alerts().await, [] as [Value; 0]);
+}
+
+#[tokio::test]
+async fn a_failed_event_is_sent_again_by_itself_a_bounded_number_of_times() {
+    let world = World::new().await;
+    let mut days = 0;
+    for redrives in 0..=5 {
+        if redrives == 0 {
+            exhaust(&world, "stubborn").await;
+        } else {
+            assert_eq!(world.retry_in(days * 86_400).await.sent, 1, "redrive {redrives}");
+            world.fault(|call| call.request.to_string().contains("evt_stubborn").then_some(Fault::LoseRequest));
+            for _ in 0..5 {
+                world.drain().await;
+                world.pass_seconds(901);
+            }
+            world.heal();
+        }
+        days += 2;
+        assert_eq!(world.drain_dead_letters().await, 1);
+        assert_eq!(world.event("evt_stubborn").await.unwrap()["redrives"], redrives.to_string());
+    }
+    assert_eq!(world.retry_in(90 * 86_400).await.sent, 0, "a person decides");
+}
+
+#[tokio::test]
+async fn a_message_that_is_no_event_ends_in_the_log_too_and_an_alert_that_died_does_not() {
+    let world = World::new().await;
+    for (queue, id) in [("invoice-paid", "a-1"), ("notify", "b-1")] {
+        let record = json!({"messageId": id, "receiptHandle": "h", "body": "junk", "eventSource": "aws:sqs", "attributes": {
+            "ApproximateReceiveCount": "5", "SentTimestamp": "1795219200000",
+            "DeadLetterQueueSourceArn": format!("arn:aws:sqs:us-east-1:000000000000:tallyhook-{queue}")}});
+        let batch = serde_json::from_value(json!({"Records": [record]})).unwrap();
+        assert!(world.dead_letter.handle(batch).await.unwrap().batch_item_failures.is_empty());
+    }
+    let failed = world.event("msg_a1").await.unwrap();
+    assert_eq!((failed["outcome"].as_str(), failed["reason"].as_str()), ("failed", "message"));
+    assert_eq!(world.event("msg_b1").await, None);
+    assert_eq!(world.retry_in(86_400).await.sent, 0);
+}
+
+#[tokio::test]
+async fn a_second_content_under_one_event_id_is_alerted_and_never_sent_again() {
+    let world = World::new().await;
+    world.process(&pack("same", "user_1", 1)).await;
+    let mut other = pack("same", "user_1", 1);
+    other["data"]["object"]["metadata"]["quantity"] = json!("999");
+    world.process(&other).await;
+    let alerts = world.alerts().await;
+    assert_eq!((alerts.len(), &alerts[0]["reason"]), (1, &json!("payload_mismatch")));
+    assert_eq!(world.retry_in(86_400).await.sent, 0);
+    let page = world.ask("GET", "/admin/stripe/webhook-logs?status=parked", Value::Null).await.1;
+    let id = page["events"][0]["id"].as_str().unwrap().to_owned();
+    assert!(id.starts_with("evt_same~"), "{id}");
+    let (status, answer) = world.ask("POST", "/admin/stripe/retry-webhooks", json!({"id": id})).await;
+    assert_eq!((status, answer["error"].as_str()), (409, Some("not_sendable")));
+    assert_eq!(world.account("user_1").await["credits"], 1000);
+}
+
+#[tokio::test]
+async fn a_wrong_webhook_secret_shows_up_as_one_alert_that_says_so() {
+    let world = World::with(&[("STRIPE_WEBHOOK_SECRET", "whsec_of_another_endpoint")]).await;
+    for number in 0..12 {
+        let body = pack(&format!("refused{number}"), "user_1", 1).to_string();
+        world.calls();
+        assert_eq!(world.post(body.as_bytes(), Some(&signature(body.as_bytes()))).await.0, 400);
+        let calls = world.operations();
+        assert_eq!(calls.len(), usize::from(number == 4), "request {number}: {calls:?}");
+    }
+    let alerts = world.alerts().await;
+    assert_eq!(alerts.len(), 1);
+    assert_eq!((&alerts[0]["alert"], &alerts[0]["verified"]), (&json!("bad_signatures"), &json!(0)));
+}
+
+#[tokio::test]
+async fn requests_without_a_signature_of_stripes_shape_raise_no_alarm() {
+    let world = World::new().await;
+    for number in 0..20 {
+        assert_eq!(world.post(b"{}", (number % 2 == 0).then_some("v1=00")).await.0, 400);
+    }
+    assert_eq!(world.alerts().await, [] as [Value; 0]);
+}
+
+#[tokio::test]
+async fn the_end_of_grace_is_written_by_the_schedule_and_only_there_where_access_has_ended() {
+    let world = World::new().await;
+    for user in ["user_1", "user_2"] {
+        world.sign_up(user).await;
+    }
+    world.process(&sample("customer.subscription.created", "user_1")).await;
+    world.process(&sample("invoice.paid", "user_1")).await;
+    let mut unpaid = sample("customer.subscription.updated.past_due", "user_1");
+    let start = now().plus_seconds(-3600).unix();
+    unpaid["created"] = json!(start + 60);
+    let item = &mut unpaid["data"]["object"]["items"]["data"][0];
+    item["current_period_start"] = json!(start);
+    item["current_period_end"] = json!(start + 30 * 86_400);
+    world.process(&unpaid).await;
+    assert_eq!(world.account("user_1").await["tier"], "business");
+    let stored = async || {
+        let key = std::collections::HashMap::from([
+            ("pk".to_owned(), aws_sdk_dynamodb::types::AttributeValue::S("user#user_1".to_owned())),
+            ("sk".to_owned(), aws_sdk_dynamodb::types::AttributeValue::S("account".to_owned())),
+        ]);
+        let item = world.dynamodb.get_item().table_name("accounts").set_key(Some(key)).send().await.unwrap().item.unwrap();
+        (item["tier"].as_s().unwrap().clone(), item.contains_key("access_until"))
+    };
+    assert_eq!(stored().await, ("business".to_owned(), true));
+
+    assert_eq!(world.retry_in(6 * 86_400).await.lapsed, 0);
+    let before = world.everything().await;
+    world.calls();
+    assert_eq!(world.retry_in(0).await.lapsed, 0);
+    assert!(world.operations().iter().all(|operation| operation == "Query"), "nothing to do is nothing written");
+    assert_eq!(world.everything().await, before);
+
+    assert_eq!(world.retry_in(8 * 86_400).await.lapsed, 1);
+    assert_eq!(stored().await, ("free".to_owned(), false));
+    assert_eq!(world.retry_in(8 * 86_400).await.lapsed, 0);
+}

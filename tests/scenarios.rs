@@ -1,0 +1,227 @@
+//! The scenarios that every credit system of this kind must get right, each through HTTP, queue and DynamoDB.
+
+use common::event::Family;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::support::{World, pack, sample, with_id};
+
+/// The tier, the balance and the plan's bucket.
+async fn standing(world: &World, user: &str) -> (String, u64, u64) {
+    let account = world.account(user).await;
+    let plan = account["buckets"]["subscriptions"].as_object().map_or(0, |buckets| buckets.values().filter_map(Value::as_u64).sum());
+    (account["tier"].as_str().unwrap_or("none").to_owned(), account["credits"].as_u64().unwrap_or(0), plan)
+}
+
+async fn subscriber() -> World {
+    let world = World::new().await;
+    world.sign_up("user_1").await;
+    world.process(&sample("customer.subscription.created", "user_1")).await;
+    world.process(&sample("invoice.paid", "user_1")).await;
+    world.process(&sample("checkout.session.completed", "user_1")).await;
+    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
+    world
+}
+
+/// In the second period: the sample upgrades happen there.
+async fn renewed() -> World {
+    let world = subscriber().await;
+    world.process(&sample("customer.subscription.updated", "user_1")).await;
+    world.process(&sample("invoice.paid.renewal", "user_1")).await;
+    world
+}
+
+async fn spend(world: &World, amount: u64, key: &str) -> (u16, Value) {
+    world.app("POST", "/users/user_1/credits/consume", json!({"amount": amount}), Some(key)).await
+}
+
+#[tokio::test]
+async fn new_subscription_sets_the_plans_credits_and_ends_the_signup_credits() {
+    let world = World::new().await;
+    assert_eq!(world.sign_up("user_1").await["credits"], 500);
+    world.process(&sample("checkout.session.completed", "user_1")).await;
+    assert_eq!(standing(&world, "user_1").await, ("free".to_owned(), 500, 0), "the checkout grants nothing: the invoice does");
+    world.process(&sample("customer.subscription.created", "user_1")).await;
+    world.process(&sample("invoice.paid", "user_1")).await;
+    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
+    assert_eq!(world.account("user_1").await["subscriptions"][0]["plan"], "pro");
+}
+
+#[tokio::test]
+async fn add_on_adds_to_what_is_there() {
+    let world = subscriber().await;
+    world.process(&pack("one", "user_1", 1)).await;
+    world.process(&pack("two", "user_1", 3)).await;
+    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 9000, 5000));
+}
+
+#[tokio::test]
+async fn failed_payment_keeps_the_tier_for_the_grace_and_grants_nothing() {
+    let world = World::new().await;
+    world.sign_up("user_1").await;
+    let now = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap();
+    for (days_unpaid, tier) in [(1, "business"), (8, "free")] {
+        let mut event = with_id(sample("customer.subscription.updated.past_due", "user_1"), &format!("evt_due{days_unpaid}"));
+        let subscription = &mut event["data"]["object"];
+        subscription["id"] = json!(format!("sub_due{days_unpaid}"));
+        subscription["items"]["data"][0]["current_period_start"] = json!(now - days_unpaid * 86_400);
+        subscription["items"]["data"][0]["current_period_end"] = json!(now + 20 * 86_400);
+        world.process(&event).await;
+        world.process(&sample("invoice.payment_failed", "user_1")).await;
+        assert_eq!(standing(&world, "user_1").await, (tier.to_owned(), 500, 0), "{days_unpaid} days after the unpaid period began");
+        let mut ended = with_id(event, &format!("evt_end{days_unpaid}"));
+        ended["type"] = json!("customer.subscription.deleted");
+        ended["data"]["object"]["status"] = json!("canceled");
+        world.process(&ended).await;
+    }
+}
+
+#[tokio::test]
+async fn duplicate_delivery_changes_nothing() {
+    let world = subscriber().await;
+    let before = world.everything().await;
+    for name in ["customer.subscription.created", "invoice.paid", "checkout.session.completed"] {
+        let event = sample(name, "user_1");
+        let body = event.to_string();
+        join_all((0..10).map(|_| world.deliver(body.as_bytes()))).await;
+        world.drain().await;
+    }
+    assert_eq!(world.everything().await, before);
+}
+
+#[tokio::test]
+async fn renewal_resets_the_plans_credits_and_ends_add_ons_by_default() {
+    let world = subscriber().await;
+    world.process(&pack("addon", "user_1", 1)).await;
+    assert_eq!(spend(&world, 1200, "job").await.0, 200);
+    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 4800, 3800));
+    // The sample pack was bought within the first period, the renewal begins the next.
+    world.process(&sample("customer.subscription.updated", "user_1")).await;
+    world.process(&sample("invoice.paid.renewal", "user_1")).await;
+    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
+}
+
+#[tokio::test]
+async fn renewal_keeps_add_ons_where_the_catalog_says_so() {
+    let path = std::env::temp_dir().join(format!("tallyhook-keep-{}.toml", std::process::id()));
+    let catalog = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml")).unwrap();
+    assert!(catalog.contains("addons = \"reset\""));
+    std::fs::write(&path, catalog.replace("addons = \"reset\"", "addons = \"keep\"")).unwrap();
+    let world = World::with(&[("CATALOG_FILE", path.to_str().unwrap())]).await;
+    std::fs::remove_file(&path).unwrap();
+    for event in [sample("invoice.paid", "user_1"), pack("addon", "user_1", 1), sample("invoice.paid.renewal", "user_1")] {
+        world.process(&event).await;
+    }
+    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
+}
+
+#[tokio::test]
+async fn upgrade_resets_to_the_new_plan_at_once_and_once() {
+    let world = renewed().await;
+    spend(&world, 1200, "job").await;
+    let upgrade = sample("customer.subscription.updated.upgrade.mid_period", "user_1");
+    world.process(&upgrade).await;
+    assert_eq!(standing(&world, "user_1").await, ("business".to_owned(), 20_000, 20_000));
+    world.process(&sample("invoice.paid.proration.mid_period", "user_1")).await;
+    world.process(&with_id(upgrade, "evt_again")).await;
+    assert_eq!(standing(&world, "user_1").await, ("business".to_owned(), 20_000, 20_000), "the proration's invoice grants no second time");
+}
+
+#[tokio::test]
+async fn downgrade_resets_to_the_smaller_plan_and_going_back_and_forth_never_refills() {
+    let world = renewed().await;
+    let upgrade = sample("customer.subscription.updated.upgrade.mid_period", "user_1");
+    world.process(&upgrade).await;
+    spend(&world, 3000, "job").await;
+    let change = |number: i64, from: &str, to: &str| {
+        let text = upgrade.to_string().replace("price_business_test", "TO").replace("price_pro_test", "FROM");
+        let mut event: Value = serde_json::from_str(&text.replace("TO", to).replace("FROM", from)).unwrap();
+        event["created"] = json!(upgrade["created"].as_i64().unwrap() + number * 60);
+        with_id(event, &format!("evt_change{number}"))
+    };
+    world.process(&change(1, "price_business_test", "price_pro_test")).await;
+    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 2000, 2000), "5000 less the 3000 spent in the period");
+    world.process(&change(2, "price_pro_test", "price_business_test")).await;
+    assert_eq!(standing(&world, "user_1").await, ("business".to_owned(), 17_000, 17_000));
+    world.process(&change(3, "price_business_test", "price_pro_test")).await;
+    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 2000, 2000));
+}
+
+#[tokio::test]
+async fn cancellation_ends_the_tier_and_leaves_the_credits_until_spent() {
+    let world = subscriber().await;
+    world.process(&sample("customer.subscription.deleted", "user_1")).await;
+    assert_eq!(standing(&world, "user_1").await, ("free".to_owned(), 5000, 5000));
+    assert_eq!(spend(&world, 5000, "all").await.0, 200);
+    assert_eq!(spend(&world, 1, "more").await.0, 402);
+    // Late news of the life before brings nothing back.
+    world.process(&with_id(sample("customer.subscription.updated", "user_1"), "evt_late")).await;
+    assert_eq!(standing(&world, "user_1").await.0, "free");
+}
+
+#[tokio::test]
+async fn missing_user_id_is_parked_with_its_customer_and_granted_to_nobody() {
+    let world = World::new().await;
+    let text = sample("invoice.paid", "user_1").to_string().replace("\"user_id\":\"user_1\"", "\"note\":\"none\"");
+    let event: Value = serde_json::from_str(&text).unwrap();
+    world.process(&event).await;
+    world.pass_seconds(6);
+    world.drain().await;
+    let record = world.event(event["id"].as_str().unwrap()).await.unwrap();
+    assert_eq!((record["outcome"].as_str(), record["reason"].as_str()), ("parked", "no_user"));
+    assert!(record["waits_for"].starts_with("customer#cus_"));
+    assert_eq!(world.account("user_1").await["error"], "user_not_found");
+}
+
+#[tokio::test]
+async fn invalid_plan_is_parked_with_its_name_and_never_given_a_default() {
+    let world = World::new().await;
+    world.sign_up("user_1").await;
+    for (name, price) in [("customer.subscription.created", "price_pro_test"), ("invoice.paid", "price_pro_test")] {
+        let event: Value = serde_json::from_str(&sample(name, "user_1").to_string().replace(price, "price_nobody_knows")).unwrap();
+        world.process(&event).await;
+        let record = world.event(event["id"].as_str().unwrap()).await.unwrap();
+        assert_eq!((record["outcome"].as_str(), record["reason"].as_str()), ("parked", "unknown_price"), "{name}");
+        assert_eq!(record["waits_for"], "price#price_nobody_knows");
+    }
+    let mut event = pack("unknown", "user_1", 1);
+    event["data"]["object"]["metadata"]["pack"] = json!("credits_of_gold");
+    world.process(&event).await;
+    assert_eq!(world.event("evt_unknown").await.unwrap()["reason"], "unknown_name");
+    assert_eq!(standing(&world, "user_1").await, ("free".to_owned(), 500, 0));
+}
+
+#[tokio::test]
+async fn concurrent_add_ons_are_all_there() {
+    let world = World::new().await;
+    world.sign_up("user_1").await;
+    let events: Vec<Value> = (0..20).map(|number| pack(&format!("at_once{number}"), "user_1", 1)).collect();
+    join_all(events.iter().map(|event| async { world.deliver(event.to_string().as_bytes()).await })).await;
+    let batches = join_all((0..4).map(|_| world.receive(Family::CheckoutSession))).await;
+    let worker = world.worker(Family::CheckoutSession);
+    let answers = join_all(batches.iter().map(|batch| worker.handle(batch.clone()))).await;
+    for (batch, answer) in batches.iter().zip(answers) {
+        world.delete(Family::CheckoutSession, batch, &answer.unwrap()).await;
+    }
+    for _ in 0..3 {
+        world.pass_seconds(1000);
+        world.drain().await;
+    }
+    assert_eq!(standing(&world, "user_1").await, ("free".to_owned(), 20_500, 0));
+}
+
+#[tokio::test]
+async fn an_order_has_all_its_fields() {
+    let world = World::new().await;
+    world.process(&sample("checkout.session.completed.order", "user_1")).await;
+    let account = world.account("user_1").await;
+    let order = &account["orders"][0];
+    assert_eq!(
+        (order["tier"].as_str(), order["status"].as_str(), order["checklist_status"].as_str()),
+        (Some("STARTER"), Some("NEW"), Some("PENDING"))
+    );
+    for field in ["id", "mode", "deadline", "revisions_left", "customer_email", "amount_total", "currency", "created_at", "updated_at"] {
+        assert!(!order[field].is_null(), "{field}: {order:#}");
+    }
+    assert_eq!(account["credits"], 0);
+}
