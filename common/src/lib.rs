@@ -17,6 +17,7 @@ pub mod event;
 pub mod health;
 pub mod http;
 pub mod notify;
+pub mod pages;
 pub mod process;
 pub mod queue;
 pub mod reconcile;
