@@ -1,35 +1,62 @@
 //! `ssm:/path` in the environment.
 
-use axum::http::HeaderMap;
+use std::sync::{Arc, Mutex};
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
 use axum::{Json, Router, routing::post};
 use common::aws::resolve;
-use common::config::Env;
+use common::config::{Env, WebhookConfig};
+use common::signature::{Secret, sign};
+use common::webhook::Webhook;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-/// An SSM that knows two parameters and refuses a request that is not signed for it.
-async fn parameter_store() -> String {
-    async fn answer(headers: HeaderMap, body: String) -> (axum::http::StatusCode, Json<Value>) {
+use crate::support::{SECRET, World, now, pack};
+
+/// An SSM with two parameters: what the first holds, and how often it was asked.
+#[derive(Clone)]
+struct ParameterStore(Arc<Mutex<(String, usize)>>);
+
+impl ParameterStore {
+    /// Starts it; its URL. It refuses a request that is not signed for it.
+    async fn start() -> (Self, String) {
+        let store = Self(Arc::new(Mutex::new(("whsec_from_ssm".to_owned(), 0))));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().route("/", post(Self::answer)).with_state(store.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (store, url)
+    }
+
+    async fn answer(State(store): State<Self>, headers: HeaderMap, body: String) -> (StatusCode, Json<Value>) {
         let signed = headers["authorization"].to_str().unwrap_or_default();
         let body: Value = serde_json::from_str(&body).unwrap();
         if !signed.contains("/us-east-1/ssm/aws4_request")
             || headers["x-amz-target"] != "AmazonSSM.GetParameters"
             || body["WithDecryption"] != true
         {
-            return (axum::http::StatusCode::BAD_REQUEST, Json(json!({"__type": "IncompleteSignature"})));
+            return (StatusCode::BAD_REQUEST, Json(json!({"__type": "IncompleteSignature"})));
         }
-        let known = [("/app/secret", "whsec_from_ssm"), ("/app/token", "token_from_ssm")];
+        let mut state = store.0.lock().unwrap();
+        state.1 += 1;
+        let known = [("/app/secret", state.0.as_str()), ("/app/token", "token_from_ssm")];
         let asked = body["Names"].as_array().unwrap();
         let found: Vec<Value> = known
             .iter()
-            .filter(|(name, _)| asked.contains(&json!(name)))
+            .filter(|(name, value)| asked.contains(&json!(name)) && !value.is_empty())
             .map(|(name, value)| json!({"Name": name, "Value": value, "Type": "SecureString"}))
             .collect();
-        (axum::http::StatusCode::OK, Json(json!({"Parameters": found, "InvalidParameters": []})))
+        (StatusCode::OK, Json(json!({"Parameters": found, "InvalidParameters": []})))
     }
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, Router::new().route("/", post(answer))).await });
-    url
+
+    fn put_secret(&self, value: &str) {
+        self.0.lock().unwrap().0 = value.to_owned();
+    }
+
+    fn asked(&self) -> usize {
+        self.0.lock().unwrap().1
+    }
 }
 
 fn env(endpoint: &str, secret: &str) -> Env {
@@ -46,7 +73,7 @@ fn env(endpoint: &str, secret: &str) -> Env {
 
 #[tokio::test]
 async fn a_secret_named_by_its_parameter_is_read_at_start() {
-    let endpoint = parameter_store().await;
+    let (_, endpoint) = ParameterStore::start().await;
     let resolved = resolve(env(&endpoint, "ssm:/app/secret")).await.unwrap();
     assert_eq!(resolved.get("STRIPE_WEBHOOK_SECRET").as_deref(), Some("whsec_from_ssm"));
     assert_eq!(resolved.get("APP_API_TOKEN").as_deref(), Some("token_from_ssm"));
@@ -55,9 +82,70 @@ async fn a_secret_named_by_its_parameter_is_read_at_start() {
 
 #[tokio::test]
 async fn a_parameter_that_is_not_there_stops_the_start_and_is_named() {
-    let endpoint = parameter_store().await;
+    let (_, endpoint) = ParameterStore::start().await;
     let error = resolve(env(&endpoint, "ssm:/app/other")).await.unwrap_err().to_string();
     assert!(error.contains("/app/other"), "{error}");
     let error = resolve(env("http://127.0.0.1:9", "ssm:/app/secret")).await.unwrap_err().to_string();
     assert!(error.contains("/app/secret") && !error.contains("key"), "{error}");
+}
+
+/// A deployment whose webhook has its secret from a parameter.
+async fn world_with_parameter(endpoint: &str) -> World {
+    let mut world = World::new().await;
+    world.env.set("STRIPE_WEBHOOK_SECRET", "ssm:/app/secret");
+    world.env.set("AWS_ENDPOINT_URL_SSM", endpoint);
+    let env = resolve(world.env.clone()).await.unwrap();
+    world.webhook = Webhook::new(WebhookConfig::from_env(&env).unwrap(), world.sqs.clone());
+    world
+}
+
+/// The header that Stripe sends while these secrets are valid.
+fn signed_with(body: &[u8], secrets: &[&str]) -> String {
+    let headers: Vec<String> = secrets.iter().map(|text| sign(body, &Secret::new(text).unwrap(), now())).collect();
+    let (time, _) = headers[0].split_once(',').unwrap();
+    let signatures: Vec<&str> = headers.iter().map(|header| header.split_once(',').unwrap().1).collect();
+    format!("{time},{}", signatures.join(","))
+}
+
+/// Posts 20 paid packs at once, signed so; all statuses.
+async fn load(world: &World, phase: &str, secrets: &[&str]) -> Vec<u16> {
+    let events = (0..20).map(|number| pack(&format!("{phase}{number}"), "user_1", 1).to_string());
+    let posts = events.map(|body| async move { world.post(body.as_bytes(), Some(&signed_with(body.as_bytes(), secrets))).await.0 });
+    join_all(posts).await
+}
+
+#[tokio::test]
+async fn a_secret_is_rolled_under_load_without_a_deploy_and_nothing_is_dropped() {
+    let (store, endpoint) = ParameterStore::start().await;
+    store.put_secret("whsec_old");
+    let world = world_with_parameter(&endpoint).await;
+    world.sign_up("user_1").await;
+    assert_eq!(load(&world, "before", &["whsec_old"]).await, [200; 20]);
+    // Rolled at Stripe with an overlap: it signs with both, before and after the parameter knows.
+    assert_eq!(load(&world, "overlap", &["whsec_new", "whsec_old"]).await, [200; 20]);
+    store.put_secret("whsec_new,whsec_old");
+    assert_eq!(load(&world, "both", &["whsec_new", "whsec_old"]).await, [200; 20]);
+    assert_eq!(store.asked(), 1, "what verifies asks nobody");
+    // The overlap ends. This instance knows the old one alone until the first signature that does not match.
+    store.put_secret("whsec_new");
+    assert_eq!(load(&world, "after", &["whsec_new"]).await, [200; 20]);
+    assert_eq!(store.asked(), 2, "requests of the same moment wait for one answer");
+    assert_eq!(load(&world, "late", &["whsec_old"]).await, [400; 20], "the old one is gone");
+    assert_eq!(load(&world, "forged", &["whsec_forged"]).await, [400; 20]);
+    assert_eq!(store.asked(), 2, "a flood of forgeries asks no more than once in 30 s");
+    world.drain().await;
+    assert_eq!(world.account("user_1").await["credits"], 500 + 80 * 1000);
+}
+
+#[tokio::test]
+async fn a_parameter_that_cannot_be_read_again_leaves_the_secrets_in_use() {
+    for broken in ["", " , "] {
+        let (store, endpoint) = ParameterStore::start().await;
+        store.put_secret(SECRET);
+        let world = world_with_parameter(&endpoint).await;
+        store.put_secret(broken);
+        assert_eq!(load(&world, "forged", &["whsec_forged"]).await, [400; 20]);
+        assert_eq!(store.asked(), 2);
+        assert_eq!(load(&world, "good", &[SECRET]).await, [200; 20]);
+    }
 }

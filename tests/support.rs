@@ -228,7 +228,7 @@ fn response(status: u16, body: Vec<u8>, query_error: Option<String>) -> HttpResp
 /// A deployment with its own tables and queues.
 pub struct World {
     wire: Wire,
-    env: Env,
+    pub env: Env,
     pub dynamodb: aws_sdk_dynamodb::Client,
     pub sqs: aws_sdk_sqs::Client,
     pub webhook: Webhook,

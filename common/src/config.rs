@@ -21,7 +21,8 @@
 //! | `LOG_LEVEL` | all | `error`, `warn`, `info`, `debug` | info |
 //! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, … | all | see [`crate::aws`] | – |
 //!
-//! Any value may instead be `ssm:/path`: [`crate::aws::resolve`] puts the parameter's value in its place at start.
+//! Any value may instead be `ssm:/path`: [`crate::aws::resolve`] puts the parameter's value in its place at start, and `stripe-webhook`
+//! reads its signing secrets again when a signature matches none ([`Secrets`]).
 //!
 //! A missing or empty secret stops the start: a function never runs open.
 
@@ -32,15 +33,20 @@ use crate::event::Family;
 use crate::http::Reach;
 use crate::signature::{Secret, SecretMode};
 use crate::stripe::Stripe;
+use crate::webhook::Secrets;
 
 /// The variables a function was started with. The local stack and the tests make their own instead of changing the process's.
 #[derive(Clone, Default)]
-pub struct Env(BTreeMap<String, String>);
+pub struct Env {
+    values: BTreeMap<String, String>,
+    /// The `ssm:/path` of those whose value came from a parameter.
+    given: BTreeMap<String, String>,
+}
 
 impl std::fmt::Debug for Env {
     /// Names only: values are secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.values.keys()).finish()
     }
 }
 
@@ -56,12 +62,12 @@ impl Env {
     /// The variables of this process; those that are not UTF-8 are left out.
     pub fn of_process() -> Self {
         let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-        Self(std::env::vars_os().filter_map(utf8).collect())
+        Self { values: std::env::vars_os().filter_map(utf8).collect(), given: BTreeMap::new() }
     }
 
     /// A variable's value; an empty one counts as absent.
     pub fn get(&self, name: &str) -> Option<String> {
-        self.0.get(name).filter(|value| !value.trim().is_empty()).cloned()
+        self.values.get(name).filter(|value| !value.trim().is_empty()).cloned()
     }
 
     /// A variable that must be there.
@@ -74,12 +80,31 @@ impl Env {
 
     /// Sets a variable.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        self.0.insert(name.into(), value.into());
+        self.values.insert(name.into(), value.into());
+    }
+
+    /// Puts a parameter's value in the place of its `ssm:/path`, which is remembered.
+    pub(crate) fn set_from_parameter(&mut self, name: &str, value: String) {
+        if let Some(path) = self.values.insert(name.to_owned(), value) {
+            self.given.insert(name.to_owned(), path);
+        }
+    }
+
+    /// Whether a variable whose name begins so was an `ssm:/path`.
+    pub(crate) fn came_from_parameter(&self, prefix: &str) -> bool {
+        self.given.keys().any(|name| name.starts_with(prefix))
+    }
+
+    /// The variables with every `ssm:/path` of a signing secret as it was given, to be resolved again. The others keep their values.
+    pub(crate) fn as_given(&self) -> Self {
+        let mut values = self.values.clone();
+        values.extend(self.given.clone().into_iter().filter(|(name, _)| name.starts_with("STRIPE_WEBHOOK_SECRET")));
+        Self { values, given: BTreeMap::new() }
     }
 
     /// All variables, for starting a child process.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &String)> {
-        self.0.iter()
+        self.values.iter()
     }
 
     fn wrong(name: &str, want: &str) -> ConfigError {
@@ -89,7 +114,8 @@ impl Env {
 
 impl<const N: usize> From<[(&str, &str); N]> for Env {
     fn from(variables: [(&str, &str); N]) -> Self {
-        Self(variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect())
+        let values = variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Self { values, given: BTreeMap::new() }
     }
 }
 
@@ -139,7 +165,7 @@ pub enum ConfigError {
 /// What `stripe-webhook` needs.
 pub struct WebhookConfig {
     /// All signing secrets, each with the mode it is for.
-    pub secrets: Vec<Secret>,
+    pub secrets: Secrets,
     /// How far a signature's time may be off, in seconds.
     pub tolerance_seconds: u32,
     /// The queue of each family.
@@ -154,26 +180,6 @@ impl WebhookConfig {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let general = match livemode(env)? {
-            Some(true) => SecretMode::Live,
-            Some(false) => SecretMode::Test,
-            None => SecretMode::Any,
-        };
-        let mut secrets = Vec::new();
-        for (name, mode) in [
-            ("STRIPE_WEBHOOK_SECRET", general),
-            ("STRIPE_WEBHOOK_SECRET_TEST", SecretMode::Test),
-            ("STRIPE_WEBHOOK_SECRET_LIVE", SecretMode::Live),
-        ] {
-            let Some(list) = env.get(name) else { continue };
-            for text in list.split(',') {
-                let secret = Secret::new(text.trim()).map_err(|_| ConfigError::BlankSecret(name.to_owned()))?;
-                secrets.push(secret.with_mode(mode));
-            }
-        }
-        if secrets.is_empty() {
-            return Err(ConfigError::NoSecret);
-        }
         let want = "a number of seconds from 1 to 86400 (0 would switch the check off)";
         let tolerance_seconds = match env.get("WEBHOOK_TOLERANCE_SECONDS") {
             None => 300,
@@ -184,8 +190,38 @@ impl WebhookConfig {
                 .filter(|seconds| (1..=86_400).contains(seconds))
                 .ok_or_else(|| Env::wrong("WEBHOOK_TOLERANCE_SECONDS", want))?,
         };
-        Ok(Self { secrets, tolerance_seconds, queues: queues(env)?, notify_queue_url: env.get("QUEUE_URL_NOTIFY") })
+        Ok(Self {
+            secrets: Secrets::from_env(env)?,
+            tolerance_seconds,
+            queues: queues(env)?,
+            notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
+        })
     }
+}
+
+/// The signing secrets, each with the mode it is for; at least one.
+pub(crate) fn signing_secrets(env: &Env) -> Result<Vec<Secret>, ConfigError> {
+    let general = match livemode(env)? {
+        Some(true) => SecretMode::Live,
+        Some(false) => SecretMode::Test,
+        None => SecretMode::Any,
+    };
+    let mut secrets = Vec::new();
+    for (name, mode) in [
+        ("STRIPE_WEBHOOK_SECRET", general),
+        ("STRIPE_WEBHOOK_SECRET_TEST", SecretMode::Test),
+        ("STRIPE_WEBHOOK_SECRET_LIVE", SecretMode::Live),
+    ] {
+        let Some(list) = env.get(name) else { continue };
+        for text in list.split(',') {
+            let secret = Secret::new(text.trim()).map_err(|_| ConfigError::BlankSecret(name.to_owned()))?;
+            secrets.push(secret.with_mode(mode));
+        }
+    }
+    if secrets.is_empty() {
+        return Err(ConfigError::NoSecret);
+    }
+    Ok(secrets)
 }
 
 /// What a family's worker needs.

@@ -10,6 +10,8 @@
 //!
 //! **Invariant:** an event is answered 2xx only after SQS has taken it; a request that is not verified changes nothing anywhere.
 
+mod secrets;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lambda_http::http::{Method, StatusCode};
@@ -25,8 +27,10 @@ use crate::config::{ConfigError, Env, WebhookConfig};
 use crate::domain::timestamp::Timestamp;
 use crate::event::{self, Family, ReadError};
 use crate::queue::{Envelope, Queue, SendError};
-use crate::signature::{Refusal, SecretMode, verify};
+use crate::signature::{Refusal, Secret, SecretMode, Verified, verify};
 use crate::telemetry;
+
+pub use secrets::Secrets;
 
 /// What Lambda takes from API Gateway.
 const MOST_BYTES: usize = 6 * 1024 * 1024;
@@ -131,9 +135,8 @@ impl Webhook {
             return Err(too_large());
         }
         let received_ms = clock::now_ms();
-        let now = Timestamp::from_unix(received_ms.div_euclid(1000));
-        let verified = match verify(&body, header, &self.config.secrets, now, self.config.tolerance_seconds) {
-            Ok(verified) => verified,
+        let mode = match self.verify(&body, header, received_ms).await {
+            Ok(mode) => mode,
             Err(refusal) => {
                 warn!(code = refusal.code(), error = %refusal, hint = refusal.hint(), body_bytes = body.len(), "WEBHOOK_REFUSED");
                 // Only what is signed in Stripe's way with another secret speaks for a wrong one; scanners send no signature.
@@ -154,7 +157,6 @@ impl Webhook {
             seen.verified = seen.verified.saturating_add(1);
         }
         let head = event::read_head(&body).map_err(|error| malformed(&error))?;
-        let mode = self.config.secrets.get(verified.secret_index).map_or(SecretMode::Any, crate::signature::Secret::mode);
         // Types that no family handles are recorded once, by the worker of the quietest queue.
         let family = head.kind.family().unwrap_or(Family::Customer);
         let Some(queue_url) = self.config.queues.get(&family) else { return Err(unavailable()) };
@@ -176,12 +178,30 @@ impl Webhook {
         }
     }
 
+    /// Which mode the signature vouches for. Secrets that may have been rolled are read again before a signature is refused.
+    async fn verify(&self, body: &[u8], header: Option<&[u8]>, now_ms: i64) -> Result<SecretMode, Refusal> {
+        let now = Timestamp::from_unix(now_ms.div_euclid(1000));
+        let with = |secrets: &[Secret]| {
+            let Verified { secret_index, .. } = verify(body, header, secrets, now, self.config.tolerance_seconds)?;
+            Ok(secrets.get(secret_index).map_or(SecretMode::Any, Secret::mode))
+        };
+        let secrets = self.config.secrets.current();
+        match with(&secrets) {
+            Err(refusal @ Refusal::NoMatch { .. }) => match self.config.secrets.newer(&secrets, now_ms).await {
+                Some(newer) => with(&newer),
+                None => Err(refusal),
+            },
+            done => done,
+        }
+    }
+
     fn signatures(&self) -> MutexGuard<'_, Signatures> {
         self.signatures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn health(&self) -> serde_json::Value {
-        let count = |mode: SecretMode| self.config.secrets.iter().filter(|secret| secret.mode() == mode).count();
+        let secrets = self.config.secrets.current();
+        let count = |mode: SecretMode| secrets.iter().filter(|secret| secret.mode() == mode).count();
         json!({
             "ok": true,
             "service": "stripe-webhook",

@@ -55,7 +55,7 @@ pub async fn resolve(mut env: Env) -> Result<Env, ConfigError> {
     for (variable, name) in wanted {
         let found = values.iter().find(|parameter| parameter.name == name);
         let parameter = found.ok_or_else(|| problem(&name, "there is no such parameter, or this function's role may not read it"))?;
-        env.set(variable, parameter.value.clone());
+        env.set_from_parameter(&variable, parameter.value.clone());
     }
     Ok(env)
 }
