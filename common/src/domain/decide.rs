@@ -276,7 +276,7 @@ fn decide_facts(
         Object::Invoice(invoice) if event.kind == crate::event::EventType::InvoicePaid => invoice_paid::read(invoice, event, catalog),
         Object::Invoice(invoice) => Ok(invoice_payment_failed::read(invoice, event)),
         Object::Charge(charge) => refund::read_charge(charge, account, payment),
-        Object::Refund(refund) => refund::read_refund(refund, account, payment),
+        Object::Refund(refund) => refund::read_refund(refund, event, account, payment),
         Object::Dispute(dispute) => charge_dispute::read(dispute, account, payment),
         Object::Customer(customer) => Ok(customer::read(customer, event)),
         Object::Other => return Outcome::Ignore(Ignored::Type),
@@ -315,7 +315,7 @@ pub fn ledger_keys(event: &Event) -> Vec<LedgerKey> {
         Object::Subscription(subscription) => customer_subscription::ledger_keys(subscription),
         Object::Invoice(invoice) => invoice_paid::ledger_keys(invoice),
         Object::Charge(charge) => refund::charge_keys(charge),
-        Object::Refund(refund) => vec![refund::key(refund)],
+        Object::Refund(refund) => vec![refund::key(refund, event)],
         Object::Dispute(dispute) => vec![charge_dispute::key(dispute)],
         Object::Customer(_) | Object::Other => Vec::new(),
     }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `charge.refunded` | revoke in proportion to the cumulative amount, never more than the payment granted, never below 0 | `refund#ch_…#<cumulative>` |
 //! | `refund.*`, `succeeded` | the same refund told one by one: no second revocation | `refund#re_…#succeeded` |
-//! | `refund.*`, `failed` or `canceled` | the money is back: what was revoked for it returns | `refund#re_…#failed` |
+//! | `refund.*`, `failed` or `canceled`; `refund.failed` whatever its snapshot says | the money is back: what was revoked for it returns | `refund#re_…#failed` |
 //! | `refund.*`, `pending` | nothing yet | `refund#re_…#pending` |
 //!
 //! A payment that granted nothing here yet parks the event until it does.
@@ -13,7 +13,7 @@ use super::{Parked, PaymentRef, Reading};
 use crate::domain::account::{Account, Fact};
 use crate::domain::ledger::LedgerKey;
 use crate::domain::reversal::News;
-use crate::event::{Charge, Refund};
+use crate::event::{Charge, Event, EventType, Refund, RefundStatus};
 
 pub(super) fn read_charge(charge: &Charge, account: &Account, payment: Option<&LedgerKey>) -> Result<Reading, Parked> {
     let by_invoice = charge.invoice.as_ref().map(LedgerKey::invoice);
@@ -29,14 +29,14 @@ pub(super) fn read_charge(charge: &Charge, account: &Account, payment: Option<&L
     Ok(Reading { facts, payments, ..Reading::default() })
 }
 
-pub(super) fn read_refund(refund: &Refund, account: &Account, payment: Option<&LedgerKey>) -> Result<Reading, Parked> {
+pub(super) fn read_refund(refund: &Refund, event: &Event, account: &Account, payment: Option<&LedgerKey>) -> Result<Reading, Parked> {
     let name = || {
         let intent = refund.payment_intent.as_ref().map(|intent| intent.as_str());
         intent.or(refund.charge.as_ref().map(|charge| charge.as_str())).unwrap_or(refund.id.as_str()).to_owned()
     };
     let grant = payment.ok_or_else(|| Parked::NoGrant(name()))?;
-    let news = News::Refund(refund.id.clone(), refund.amount, refund.status.clone());
-    let facts = reversal(account, grant, news, key(refund), name)?;
+    let news = News::Refund(refund.id.clone(), refund.amount, status(refund, event));
+    let facts = reversal(account, grant, news, key(refund, event), name)?;
     Ok(Reading { facts, ..Reading::default() })
 }
 
@@ -49,8 +49,13 @@ fn charge_key(charge: &Charge) -> LedgerKey {
     LedgerKey::refund_of_charge(&charge.id, charge.amount_refunded)
 }
 
-pub(super) fn key(refund: &Refund) -> LedgerKey {
-    LedgerKey::refund(&refund.id, refund.status.as_str())
+pub(super) fn key(refund: &Refund, event: &Event) -> LedgerKey {
+    LedgerKey::refund(&refund.id, status(refund, event).as_str())
+}
+
+/// How far the refund is. The snapshot in an event may be older than what it tells: that a refund failed stands in its type.
+fn status(refund: &Refund, event: &Event) -> RefundStatus {
+    if event.kind == EventType::RefundFailed { RefundStatus::Failed } else { refund.status.clone() }
 }
 
 /// The fact, if the grant that the payment is said to be for is really in the ledger.
@@ -112,6 +117,18 @@ mod tests {
         let fails = vec![bought(), refunded(1101, PI, 1000), refund("failed", 1200, PI, "re_1", 1000, "failed")];
         let told = "invoice#in_1 +5000, refund#ch_pi_in_1#1000 -2500, refund#re_1#failed +2500";
         check_any_order("it fails", fails, &format!("pro 5000 | sub_1=5000 | {told}"));
+    }
+
+    #[test]
+    fn a_refund_that_failed_takes_nothing_whatever_its_snapshot_says() {
+        for status in ["pending", "requires_action", "succeeded", "failed", "canceled", "unheard_of"] {
+            let told = "invoice#in_1 +5000, refund#re_1#failed +0";
+            let failed = refund("failed", 1200, PI, "re_1", 1000, status);
+            check(status, vec![bought(), failed.clone()], &format!("pro 5000 | sub_1=5000 | {told}"));
+            let told = "invoice#in_1 +5000, refund#re_1#succeeded -2500, refund#re_1#failed +2500";
+            let given = vec![bought(), refund("created", 1100, PI, "re_1", 1000, "succeeded"), failed];
+            check_any_order(status, given, &format!("pro 5000 | sub_1=5000 | {told}"));
+        }
     }
 
     #[test]
