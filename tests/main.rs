@@ -5,6 +5,7 @@
 
 mod admin;
 mod any_order;
+mod conformance;
 mod corpus;
 mod crash_points;
 mod faults;

@@ -461,23 +461,7 @@ impl World {
             .send()
             .await
             .unwrap();
-        let record = |message: &aws_sdk_sqs::types::Message| {
-            let attributes: BTreeMap<_, _> =
-                message.attributes().into_iter().flatten().map(|(name, value)| (name.as_str(), value)).collect();
-            let told: BTreeMap<_, _> = message
-                .message_attributes()
-                .into_iter()
-                .flatten()
-                .map(|(name, value)| (name, json!({"dataType": value.data_type(), "stringValue": value.string_value()})))
-                .collect();
-            json!({
-                "messageId": message.message_id(), "receiptHandle": message.receipt_handle(), "body": message.body(),
-                "attributes": attributes, "messageAttributes": told, "md5OfBody": message.md5_of_body(),
-                "eventSource": "aws:sqs", "eventSourceARN": format!("arn:aws:sqs:us-east-1:000000000000:{queue}"), "awsRegion": "us-east-1",
-            })
-        };
-        let records: Vec<Value> = answer.messages().iter().map(record).collect();
-        serde_json::from_value(json!({"Records": records})).unwrap()
+        records(answer.messages(), queue)
     }
 
     /// Deletes what a worker did not name as failed.
@@ -643,6 +627,26 @@ impl World {
             .collect();
         json!([all, queues])
     }
+}
+
+/// Received messages as Lambda hands them over.
+pub fn records(messages: &[aws_sdk_sqs::types::Message], queue: &str) -> SqsEvent {
+    let record = |message: &aws_sdk_sqs::types::Message| {
+        let attributes: BTreeMap<_, _> = message.attributes().into_iter().flatten().map(|(name, value)| (name.as_str(), value)).collect();
+        let told: BTreeMap<_, _> = message
+            .message_attributes()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name, json!({"dataType": value.data_type(), "stringValue": value.string_value()})))
+            .collect();
+        json!({
+            "messageId": message.message_id(), "receiptHandle": message.receipt_handle(), "body": message.body(),
+            "attributes": attributes, "messageAttributes": told, "md5OfBody": message.md5_of_body(),
+            "eventSource": "aws:sqs", "eventSourceARN": format!("arn:aws:sqs:us-east-1:000000000000:{queue}"), "awsRegion": "us-east-1",
+        })
+    };
+    let records: Vec<Value> = messages.iter().map(record).collect();
+    serde_json::from_value(json!({"Records": records})).unwrap()
 }
 
 pub fn now() -> Timestamp {
