@@ -4,7 +4,15 @@ use serde_json::{Value, json};
 
 use crate::support::{APP_TOKEN, World, pack};
 
-const ROUTES: [(&str, &str); 4] = [
+const ROUTES: [(&str, &str); 12] = [
+    ("GET", "/admin/stripe/event-counts"),
+    ("GET", "/admin/stripe/parked"),
+    ("POST", "/admin/stripe/reconcile"),
+    ("GET", "/admin/stripe/check-user/user_1"),
+    ("GET", "/admin/stripe/check-user/user_1/ledger"),
+    ("POST", "/admin/stripe/fix-user/user_1"),
+    ("POST", "/admin/stripe/find"),
+    ("GET", "/admin/audit"),
     ("GET", "/admin/stripe/webhook-logs"),
     ("GET", "/admin/stripe/webhook-logs/evt_1"),
     ("POST", "/admin/stripe/retry-webhooks"),

@@ -4,6 +4,7 @@
 #![allow(missing_docs, reason = "helpers of tests are named for what they do")]
 
 mod admin;
+mod admin_user;
 mod any_order;
 mod conformance;
 mod corpus;

@@ -436,23 +436,23 @@ async fn events_are_replayed_from_stripe_through_the_queues() {
     let now = Timestamp::from_unix(EARLY);
 
     let id = sample("customer.subscription.created", "user_1")["id"].as_str().unwrap().parse().unwrap();
-    assert_eq!(replayer.replay(&Selection::One(id), 1, None, now).await.unwrap().sent.len(), 1);
+    assert_eq!(replayer.replay(&Selection::One(id), 1, None, None, now).await.unwrap().sent.len(), 1);
     shop.world.drain().await;
     assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 500));
 
     let types = vec![EventType::InvoicePaid, EventType::CheckoutSessionCompleted];
     let listed = Selection::Listed(EventFilter { types, undelivered: true, ..EventFilter::default() });
-    let first = replayer.replay(&listed, 2, None, now).await.unwrap();
+    let first = replayer.replay(&listed, 2, None, None, now).await.unwrap();
     assert_eq!((first.sent.len(), first.next.is_some()), (2, true));
-    let rest = replayer.replay(&listed, 2, first.next.as_deref(), now).await.unwrap();
+    let rest = replayer.replay(&listed, 2, first.next.as_deref(), None, now).await.unwrap();
     assert_eq!((rest.sent.len(), rest.next), (1, None));
     shop.world.drain().await;
     assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 6000));
 
     let before = shop.world.everything().await;
-    replayer.replay(&listed, 100, None, now).await.unwrap();
+    replayer.replay(&listed, 100, None, None, now).await.unwrap();
     shop.world.drain().await;
     assert_eq!(shop.world.everything().await, before, "a second replay changes nothing");
-    let gone = replayer.replay(&Selection::One("evt_gone".parse().unwrap()), 1, None, now).await;
+    let gone = replayer.replay(&Selection::One("evt_gone".parse().unwrap()), 1, None, None, now).await;
     assert!(gone.unwrap_err().to_string().contains("No such event"));
 }

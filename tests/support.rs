@@ -539,11 +539,24 @@ impl World {
         self.ask_as(Some(&format!("Bearer {ADMIN_TOKEN}")), method, path, body).await
     }
 
+    /// Sets a user right, as an operator.
+    pub async fn fix(&self, user: &str, idempotency_key: Option<&str>, body: Value) -> (u16, Value) {
+        let token = format!("Bearer {ADMIN_TOKEN}");
+        let key = idempotency_key.map(|key| ("idempotency-key", key));
+        let headers: Vec<_> = [("authorization", token.as_str())].into_iter().chain(key).collect();
+        self.ask_with(&headers, "POST", &format!("/admin/stripe/fix-user/{user}"), body).await
+    }
+
     /// Likewise, with this `Authorization` header.
     pub async fn ask_as(&self, authorization: Option<&str>, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let headers: Vec<_> = authorization.map(|value| ("authorization", value)).into_iter().collect();
+        self.ask_with(&headers, method, path, body).await
+    }
+
+    async fn ask_with(&self, headers: &[(&str, &str)], method: &str, path: &str, body: Value) -> (u16, Value) {
         let mut request = lambda_http::http::Request::builder().method(method).uri(format!("http://front{path}"));
-        if let Some(authorization) = authorization {
-            request = request.header("authorization", authorization);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let body = if body.is_null() { Body::Empty } else { Body::Text(body.to_string()) };
         let mut request: Request = request.body(body).unwrap();

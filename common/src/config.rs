@@ -14,8 +14,8 @@
 //! | `ACCOUNTS_TABLE`, `EVENTS_TABLE` | all but stripe-webhook | DynamoDB table names | – |
 //! | `RETRY_DELAYS_SECONDS` | workers | delays after the first, second, third failure | 300,600,900 |
 //! | `CATALOG_FILE` | workers, api, retry, admin | a catalog to use instead of the one built in | – |
-//! | `STRIPE_SECRET_KEY` | reconcile | a secret or restricted key of the deployment's mode; reading is enough | – |
-//! | `STRIPE_API_BASE` | reconcile | where Stripe's API is | `https://api.stripe.com` |
+//! | `STRIPE_SECRET_KEY` | reconcile, admin | a secret or restricted key of the deployment's mode; reading is enough | – |
+//! | `STRIPE_API_BASE` | reconcile, admin | where Stripe's API is | `https://api.stripe.com` |
 //! | `APP_API_TOKEN` | api | the app's bearer token; without one every route refuses | – |
 //! | `ADMIN_API_TOKEN` | admin | the operator's bearer token; without one every route refuses | – |
 //! | `LOG_LEVEL` | all | `error`, `warn`, `info`, `debug` | info |
@@ -452,6 +452,10 @@ impl NotifyConfig {
 pub struct AdminConfig {
     /// The operator's bearer token; `None` refuses every route.
     pub admin_token: Option<String>,
+    /// The mode of this deployment; `None` applies both.
+    pub livemode: Option<bool>,
+    /// Stripe, as the key's account; `None` without a key.
+    pub stripe: Option<Stripe>,
     /// For what it sends again.
     pub retry: RetryConfig,
     /// For the health route.
@@ -464,7 +468,13 @@ impl AdminConfig {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        Ok(Self { admin_token: env.get("ADMIN_API_TOKEN"), retry: RetryConfig::from_env(env)?, health: HealthConfig::from_env(env)? })
+        Ok(Self {
+            admin_token: env.get("ADMIN_API_TOKEN"),
+            livemode: livemode(env)?,
+            stripe: Stripe::from_env(env)?,
+            retry: RetryConfig::from_env(env)?,
+            health: HealthConfig::from_env(env)?,
+        })
     }
 }
 

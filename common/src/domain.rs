@@ -2,6 +2,7 @@
 //! environment.
 
 pub mod account;
+pub mod advice;
 pub mod catalog;
 pub mod credits;
 pub mod decide;

@@ -63,6 +63,9 @@ const MOST_HELD: usize = 10_000;
 /// Lost events are processed so many at a time.
 const BATCH: usize = 10;
 
+/// Why a run stopped that only has to be gone on with.
+const TIME_IS_UP: &str = "the time is up";
+
 /// A call to Stripe may take this long with all its repetitions; one is the longest step of a run.
 const MARGIN: Duration = Duration::from_secs(60);
 
@@ -79,11 +82,13 @@ pub struct Options {
     pub grace_seconds: i64,
     /// When to stop.
     pub deadline: Option<Instant>,
+    /// Where a dry run goes on: [`Report::next`] of the one before. Another run's place is in the store.
+    pub resume: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { dry_run: false, most_changes: 500, days: 90, grace_seconds: 600, deadline: None }
+        Self { dry_run: false, most_changes: 500, days: 90, grace_seconds: 600, deadline: None, resume: None }
     }
 }
 
@@ -251,8 +256,12 @@ impl Run<'_> {
     /// Every pass, from where the last run stopped. The error says why this one did.
     async fn everything(&mut self) -> Result<(), String> {
         let store = self.processor.store.clone();
-        let stored = if self.options.dry_run { None } else { cursor::load(&store, self.now).await.map_err(|error| error.to_string())? };
-        let mut has_cursor = stored.is_some();
+        let stored = match &self.options.resume {
+            Some(text) if self.options.dry_run => Some(Place::from_text(text).ok_or("the place to go on from is not one of a report")?),
+            None if self.options.dry_run => None,
+            Some(_) | None => cursor::load(&store, self.now).await.map_err(|error| error.to_string())?,
+        };
+        let mut has_cursor = stored.is_some() && !self.options.dry_run;
         let mut place = stored.unwrap_or(Place { started: self.now, pass: Pass::Events(0), after: None });
         let first = Pass::ALL.iter().position(|pass| *pass == place.pass).unwrap_or(0);
         for pass in Pass::ALL.into_iter().skip(first) {
@@ -271,6 +280,7 @@ impl Run<'_> {
                     has_cursor = true;
                 }
                 if let Some(why) = stopped {
+                    self.report.next = (why == TIME_IS_UP).then(|| place.text());
                     return Err(why);
                 }
                 if !more {
@@ -330,7 +340,7 @@ impl Run<'_> {
 
     fn check_time(&self) -> Result<(), String> {
         match self.options.deadline {
-            Some(deadline) if Instant::now() >= deadline => Err("the time is up".to_owned()),
+            Some(deadline) if Instant::now() >= deadline => Err(TIME_IS_UP.to_owned()),
             Some(_) | None => Ok(()),
         }
     }

@@ -4,6 +4,7 @@
 //! duplicate to its worker, so sending too many is harmless.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -30,7 +31,7 @@ pub struct Replayed {
     pub sent: Vec<String>,
     /// Ids of the events that were not, and why.
     pub skipped: Vec<(String, String)>,
-    /// Where to go on, if there are more than the limit.
+    /// Where to go on, if there are more than the limit, or more than there was time for.
     pub next: Option<String>,
 }
 
@@ -59,11 +60,18 @@ impl Replayer {
         Self { stripe, queue, queues }
     }
 
-    /// Sends what is selected: at most `limit` events, those after `after`, newest first.
+    /// Sends what is selected: at most `limit` events, those after `after`, newest first, until `deadline`.
     ///
     /// # Errors
     /// [`ReplayError`].
-    pub async fn replay(&self, selection: &Selection, limit: usize, after: Option<&str>, now: Timestamp) -> Result<Replayed, ReplayError> {
+    pub async fn replay(
+        &self,
+        selection: &Selection,
+        limit: usize,
+        after: Option<&str>,
+        deadline: Option<Instant>,
+        now: Timestamp,
+    ) -> Result<Replayed, ReplayError> {
         let mut replayed = Replayed::default();
         let filter = match selection {
             Selection::One(id) => {
@@ -77,7 +85,8 @@ impl Replayer {
         loop {
             let page = self.stripe.events(filter, &cursor).await?;
             for (place, event) in page.objects.iter().enumerate() {
-                if replayed.sent.len() >= limit {
+                let late = deadline.is_some_and(|deadline| Instant::now() >= deadline) && replayed.sent.len() + replayed.skipped.len() > 0;
+                if replayed.sent.len() >= limit || late {
                     let before = place.checked_sub(1).and_then(|place| page.objects.get(place)).and_then(Object::id);
                     replayed.next = before.map(str::to_owned).or_else(|| match &cursor {
                         Cursor::After(id) | Cursor::Before(id) => Some(id.clone()),

@@ -3,6 +3,7 @@
 //! **Invariant:** every write is part of one `TransactWriteItems` whose conditions make it safe to repeat; nothing is marked before
 //! it is done. **Invariant:** decisions are made from consistent reads by primary key, never from an index.
 
+pub mod counts;
 pub mod items;
 pub mod log;
 pub mod payload;

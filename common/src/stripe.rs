@@ -248,6 +248,14 @@ impl Stripe {
         self.get(&format!("/v1/customers/{id}"), Vec::new()).await
     }
 
+    /// The customers that have this e-mail address, as it was typed at Stripe (`GET /v1/customers?email=`).
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn customers_with_email(&self, email: &str) -> Result<Page, StripeError> {
+        self.list("/v1/customers", vec![("email", email.to_owned())], &Cursor::Newest).await
+    }
+
     /// One price.
     ///
     /// # Errors

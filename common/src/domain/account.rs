@@ -5,6 +5,8 @@
 //! stated exception: under `addons = "reset"` a pack that reaches us after a newer reset is granted in full, because a payment is
 //! never swallowed for being late.
 
+pub mod explain;
+pub mod fix;
 pub mod subscription;
 
 use std::collections::BTreeMap;

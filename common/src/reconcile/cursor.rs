@@ -5,6 +5,8 @@
 //! ```
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::Pass;
 use crate::domain::timestamp::Timestamp;
@@ -23,6 +25,23 @@ pub(super) struct Place {
     pub pass: Pass,
     /// The last thing that was done.
     pub after: Option<String>,
+}
+
+impl Place {
+    /// For a report: opaque to whoever carries it.
+    pub(super) fn text(&self) -> String {
+        let after = self.after.as_ref().map_or_else(String::new, |after| format!(" {after}"));
+        URL_SAFE_NO_PAD.encode(format!("{} {}{after}", self.started.unix(), self.pass.name()))
+    }
+
+    /// Back from a report.
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let mut parts = text.splitn(3, ' ');
+        let started = Timestamp::from_unix(parts.next()?.parse().ok()?);
+        let pass = Pass::from_name(parts.next()?)?;
+        Some(Self { started, pass, after: parts.next().map(str::to_owned) })
+    }
 }
 
 /// Where the last run stopped, if it did.
@@ -53,4 +72,20 @@ pub(super) async fn save(store: &Store, place: &Place) -> Result<(), StoreError>
 /// Forgets it: the run came to its end.
 pub(super) async fn clear(store: &Store) -> Result<(), StoreError> {
     store.delete(&Key::Event(ID.to_owned())).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_comes_back_from_a_report_and_anything_else_is_refused() {
+        for (pass, after) in [(Pass::Invoices, None), (Pass::Accounts, Some("user#a b\naccount".to_owned()))] {
+            let place = Place { started: Timestamp::from_unix(1_767_600_000), pass, after };
+            assert_eq!(Place::from_text(&place.text()), Some(place));
+        }
+        for text in ["", "x", "MTc2NyBub25l"] {
+            assert_eq!(Place::from_text(text), None, "{text}");
+        }
+    }
 }

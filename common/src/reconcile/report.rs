@@ -1,7 +1,7 @@
 //! What a run did, for a person and for the dashboard.
 //!
 //! ```json
-//! {"run":"20261121T101700Z-3f","dry_run":false,"complete":true,"stopped":null,"read":{"invoices":12},"found":{"credits":1},"changed":1,
+//! {"run":"20261121T101700Z-3f","dry_run":false,"complete":true,"stopped":null,"next":null,"read":{"invoices":12},"found":{"credits":1},"changed":1,
 //!  "changes":[{"class":"credits","object":"in_1","user_id":"user_1","customer":"cus_1","event_id":"evt_reconcile_in_1_…",
 //!              "before":{"credits":"500"},"after":{"credits":"5000","entry":"invoice#in_1"}}],
 //!  "left":[],"failures":[],"omitted":0}
@@ -27,6 +27,8 @@ pub struct Report {
     pub complete: bool,
     /// Why not. The next run goes on from there.
     pub stopped: Option<String>,
+    /// There when the time was up: where the next run goes on.
+    pub next: Option<String>,
     /// Objects and accounts read, by kind.
     pub read: BTreeMap<&'static str, u64>,
     /// Differences, by class.

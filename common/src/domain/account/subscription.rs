@@ -436,6 +436,16 @@ fn newest_of_a_second(rivals: &[Snapshot]) -> usize {
 }
 
 impl Period {
+    /// Credits spent from the bucket in this period.
+    pub fn spent(&self) -> Credits {
+        self.spent
+    }
+
+    /// The price in force, where it is another than the one that was paid for.
+    pub fn changed_to(&self) -> Option<&PriceId> {
+        self.current_run().map(|run| &run.price).filter(|price| **price != self.price)
+    }
+
     /// The plan that was paid for, as it was last seen.
     fn paid_for_seen(&self) -> Option<PlanChange> {
         self.seen.map(|at| PlanChange { price: self.price.clone(), credits: self.credits, at, from: None })

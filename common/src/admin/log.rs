@@ -1,0 +1,375 @@
+//! The event log: lists, one event, counts, what is open and what frees it, and sending events again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lambda_http::Request;
+use lambda_http::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::info;
+
+use super::{Admin, bad, deadline, limit, parameter, seconds, stripe_failed, time, time_ms, user_id};
+use crate::answer::{Problem, percent_decode, problem};
+use crate::domain::advice::advice;
+use crate::domain::ids::{EventId, UserId};
+use crate::event::EventType;
+use crate::redrive::Resent;
+use crate::replay::{ReplayError, Replayer, Selection};
+use crate::store::items::{self, Item, Key};
+use crate::store::log::{self, Filter, Line, ListError, Range};
+use crate::store::payload;
+use crate::stripe::EventFilter;
+
+/// Events on a page, unless `limit` says otherwise.
+const PAGE: usize = 50;
+/// A chart has at most so many steps, and covers at most so many days: each day is 32 queries.
+const MOST_STEPS: i64 = 400;
+const MOST_DAYS: i64 = 31;
+/// Of each partition of what is open so many pages of 500 events are grouped.
+const MOST_OPEN_PAGES: usize = 10;
+/// Examples of a group.
+const EXAMPLES: usize = 5;
+/// One request sends so many of Stripe's events.
+const MOST_REPLAYED: usize = 500;
+
+/// The body of `POST /admin/stripe/retry-webhooks`. With `id` that one event; with a type, status or time every parked and failed
+/// event that fits, due or not; with none of them what is due, as the schedule would.
+///
+/// ```json
+/// {"id":"evt_1","actor":"ann","reason":"customer linked"}
+/// {"type":"invoice.paid","status":"failed","from":"2026-11-20","to":"2026-11-21T12:00:00Z"}
+/// {"source":"stripe","type":"invoice.paid","from":"2026-11-20","undelivered":true,"limit":200,"next":"evt_9"}
+/// ```
+/// With `"source":"stripe"` the events are read from Stripe, which keeps them for 30 days, and sent as if they had just come: what one
+/// did it does not do again. The answer's `report` has `next` when there are more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Again {
+    /// `log`, unless said, or `stripe`.
+    pub source: Option<String>,
+    /// One event.
+    pub id: Option<String>,
+    /// Stripe's type.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// `parked` or `failed`; both, unless said. Only of the log.
+    pub status: Option<String>,
+    /// Received (at Stripe: made) at or after.
+    pub from: Option<String>,
+    /// Received (at Stripe: made) before.
+    pub to: Option<String>,
+    /// Only what an endpoint did not take. Only of Stripe.
+    pub undelivered: bool,
+    /// At most so many. Only of Stripe.
+    pub limit: Option<usize>,
+    /// Where the last answer stopped. Only of Stripe.
+    pub next: Option<String>,
+    /// Who asks.
+    pub actor: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// What waits for the same thing.
+#[derive(Default)]
+struct Group {
+    events: u64,
+    types: BTreeSet<String>,
+    users: BTreeSet<String>,
+    examples: Vec<String>,
+    oldest_ms: Option<i64>,
+    newest_ms: Option<i64>,
+}
+
+impl Admin {
+    pub(super) async fn list(&self, request: &Request, now_ms: i64) -> Result<Value, Problem> {
+        let text = |name: &str| parameter(request, name);
+        let limit = limit(request, PAGE, log::MOST_LISTED)?;
+        let user = text("user").as_deref().map(user_id).transpose()?;
+        let filter = filter(text("status"), text("type"), user, text("from").as_deref(), text("to").as_deref())?;
+        if let Some(id) = text("id") {
+            let line = self.find(&id).await?.as_ref().and_then(Line::read);
+            let events: Vec<Value> = line.iter().filter(|line| filter.takes(line)).map(view).collect();
+            return Ok(json!({"events": events, "next": null}));
+        }
+        match log::list(&self.store, &filter, limit, text("next").as_deref(), seconds(now_ms)).await {
+            Ok(page) => Ok(json!({"events": page.events.iter().map(view).collect::<Vec<_>>(), "next": page.next})),
+            Err(error @ ListError::Cursor) => Err(bad("invalid_next", error.to_string())),
+            Err(ListError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn show(&self, id: &str) -> Result<Value, Problem> {
+        let item = match percent_decode(id) {
+            Some(id) => self.find(&id).await?,
+            None => None,
+        };
+        let unknown = || problem(StatusCode::NOT_FOUND, "event_not_found", "the log has no event with this id (it keeps them for 90 days)");
+        let item = item.ok_or_else(unknown)?;
+        let mut event = view(&Line::read(&item).ok_or_else(unknown)?);
+        let body = item.get("payload").and_then(|payload| payload.as_b().ok()).and_then(|packed| payload::unpack(packed.as_ref()));
+        // As it was received, unless it is not JSON.
+        let payload = body.map(|body| serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body))));
+        if let Some(event) = event.as_object_mut() {
+            event.insert("message".to_owned(), json!(items::read_text(&item, "message")));
+            event.insert("objects".to_owned(), json!(objects(&item)));
+            event.insert("livemode".to_owned(), json!(item.get("livemode").and_then(|livemode| livemode.as_bool().ok())));
+            event.insert("api_version".to_owned(), json!(items::read_text(&item, "api_version")));
+        }
+        info!(event_id = items::read_text(&item, "pk"), "ADMIN_PAYLOAD_SHOWN");
+        Ok(json!({"event": event, "payload": payload}))
+    }
+
+    /// ```json
+    /// {"from":"2026-11-20T10:00:00Z","to":"2026-11-21T10:00:00Z","step_seconds":3600,"complete":true,
+    ///  "steps":[{"at":"2026-11-20T10:00:00Z","processed":12,"ignored":3,"parked":1,"failed":0}],"totals":{"processed":12,…}}
+    /// ```
+    pub(super) async fn event_counts(&self, request: &Request, now_ms: i64) -> Result<Value, Problem> {
+        let step = parameter(request, "step");
+        let step_ms = step_ms(step.as_deref().unwrap_or("1h"))
+            .ok_or_else(|| bad("invalid_step", "step must be like 15m, 1h or 1d, at least a minute"))?;
+        let to = time_ms("to", parameter(request, "to").as_deref())?.unwrap_or(now_ms - now_ms.rem_euclid(step_ms) + step_ms);
+        let from = time_ms("from", parameter(request, "from").as_deref())?.unwrap_or(to - 24 * 3_600_000);
+        let steps = (to - from).div_euclid(step_ms) + i64::from((to - from).rem_euclid(step_ms) > 0);
+        if !(1..=MOST_STEPS).contains(&steps) || to - from > MOST_DAYS * 86_400_000 {
+            let message =
+                format!("from must be before to, at most {MOST_DAYS} days and {MOST_STEPS} steps: take a longer step or a shorter time");
+            return Err(bad("invalid_range", message));
+        }
+        let counts = self.store.outcomes(from, to, step_ms).await?;
+        let mut totals: BTreeMap<&str, u64> = OUTCOMES.iter().map(|outcome| (*outcome, 0)).collect();
+        let rows: Vec<Value> = (0..steps)
+            .map(|step| {
+                let counted = counts.steps.get(&step);
+                let mut row = json!({"at": time(from + step * step_ms)});
+                for outcome in OUTCOMES {
+                    let count = counted.and_then(|counted| counted.get(outcome)).copied().unwrap_or(0);
+                    *totals.entry(outcome).or_default() += count;
+                    row[outcome] = json!(count);
+                }
+                row
+            })
+            .collect();
+        Ok(json!({
+            "from": time(from), "to": time(to), "step_seconds": step_ms / 1000, "complete": counts.complete, "steps": rows, "totals": totals,
+        }))
+    }
+
+    /// ```json
+    /// {"groups":[{"status":"parked","reason":"no_user","waits_for":"customer#cus_1","events":3,"types":["invoice.paid"],"users":[],
+    ///             "examples":["evt_1"],"oldest":"…","newest":"…","advice":{"act":"link_customer","target":"cus_1","text":"Link …"}}],
+    ///  "complete":true}
+    /// ```
+    pub(super) async fn parked(&self) -> Result<Value, Problem> {
+        let mut groups: BTreeMap<(String, String, String), Group> = BTreeMap::new();
+        let mut complete = true;
+        for line in self.open(&mut complete).await? {
+            let key = (line.status.clone(), line.reason.clone().unwrap_or_default(), line.waits_for.clone().unwrap_or_default());
+            let group = groups.entry(key).or_default();
+            group.events += 1;
+            group.oldest_ms = Some(group.oldest_ms.map_or(line.received_ms, |oldest| oldest.min(line.received_ms)));
+            group.newest_ms = group.newest_ms.max(Some(line.received_ms));
+            group.types.insert(line.kind);
+            if group.examples.len() < EXAMPLES {
+                group.examples.push(line.id);
+            }
+            if group.users.len() < EXAMPLES {
+                group.users.extend(line.user_id);
+            }
+        }
+        let mut groups: Vec<_> = groups.into_iter().collect();
+        groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.events));
+        let view = |((status, reason, waits_for), group): ((String, String, String), Group)| {
+            let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+            json!({
+                "status": status,
+                "reason": some(&reason),
+                "waits_for": some(&waits_for),
+                "events": group.events,
+                "types": group.types,
+                "users": group.users,
+                "examples": group.examples,
+                "oldest": group.oldest_ms.map(time),
+                "newest": group.newest_ms.map(time),
+                "advice": advice(&status, some(&reason).as_deref(), some(&waits_for).as_deref()),
+            })
+        };
+        Ok(json!({"groups": groups.into_iter().map(view).collect::<Vec<_>>(), "complete": complete}))
+    }
+
+    /// Everything that is parked or failed, up to a bound.
+    pub(super) async fn open(&self, complete: &mut bool) -> Result<Vec<Line>, Problem> {
+        let mut lines = Vec::new();
+        for partition in ["parked", "failed"].into_iter().flat_map(log::open_partitions) {
+            let mut start: Option<Item> = None;
+            for page in 1.. {
+                let range = Range { index: "by_status", partition: &partition, from: 0, to: i64::MAX, newest_first: true };
+                let (found, more) = self.store.query(&range, Some(500), start).await?;
+                lines.extend(found.iter().filter_map(Line::read));
+                start = more;
+                if start.is_none() {
+                    break;
+                }
+                if page == MOST_OPEN_PAGES {
+                    *complete = false;
+                    break;
+                }
+            }
+        }
+        Ok(lines)
+    }
+
+    pub(super) async fn retry(&self, again: Again, now_ms: i64) -> Result<Value, Problem> {
+        match again.source.as_deref() {
+            None | Some("log") => self.retry_from_log(again, now_ms).await,
+            Some("stripe") => self.replay(again, now_ms).await,
+            Some(_) => Err(bad("invalid_source", "source must be log or stripe")),
+        }
+    }
+
+    async fn retry_from_log(&self, again: Again, now_ms: i64) -> Result<Value, Problem> {
+        if again.undelivered || again.limit.is_some() || again.next.is_some() {
+            return Err(bad("invalid_body", "undelivered, limit and next are for \"source\":\"stripe\""));
+        }
+        let filter = filter(again.status.clone(), again.kind.clone(), None, again.from.as_deref(), again.to.as_deref())?;
+        if !matches!(filter.status.as_deref(), None | Some("parked" | "failed")) {
+            return Err(bad("invalid_status", "only parked and failed events can be sent again"));
+        }
+        if again.id.as_deref().is_some_and(|id| id.is_empty() || id.len() > 300) {
+            return Err(bad("invalid_id", "id must be an event's id"));
+        }
+        self.audit_retry(&again, filter == Filter::default(), now_ms).await?;
+        let now = seconds(now_ms);
+        if let Some(id) = &again.id {
+            return match self.retry.redrive_one(id).await? {
+                Resent::Unknown => Err(problem(StatusCode::NOT_FOUND, "event_not_found", "the log has no event with this id")),
+                Resent::NotSendable => {
+                    let message = "this event cannot be sent again: its body was not kept, or it must not be applied";
+                    Err(problem(StatusCode::CONFLICT, "not_sendable", message))
+                }
+                Resent::NotQueued => {
+                    Err(problem(StatusCode::SERVICE_UNAVAILABLE, "queue_unavailable", "the queue did not take the event; try again"))
+                }
+                resent @ (Resent::Queued | Resent::Finished) => Ok(json!({"id": id, "result": resent})),
+            };
+        }
+        let report = match filter == Filter::default() {
+            true => self.retry.run(now).await?,
+            false => self.retry.redrive_matching(&filter, now).await?,
+        };
+        Ok(json!({"report": report}))
+    }
+
+    /// From Stripe: by id, or by type and time.
+    async fn replay(&self, again: Again, now_ms: i64) -> Result<Value, Problem> {
+        let stripe = self.stripe()?.clone();
+        let limit = again.limit.unwrap_or(100);
+        if !(1..=MOST_REPLAYED).contains(&limit) {
+            return Err(bad("invalid_limit", format!("limit must be a number from 1 to {MOST_REPLAYED}")));
+        }
+        if again.status.is_some() {
+            return Err(bad("invalid_status", "Stripe does not know how our events ended: status is for \"source\":\"log\""));
+        }
+        let time = |name, text: &Option<String>| time_ms(name, text.as_deref()).map(|ms| ms.map(seconds));
+        let (from, until) = (time("from", &again.from)?, time("to", &again.to)?);
+        let id = again.id.as_deref().map(EventId::new).transpose().map_err(|error| bad("invalid_id", error.to_string()))?;
+        let selection = match id {
+            Some(id) => Selection::One(id),
+            None if again.kind.is_none() && from.is_none() => {
+                return Err(bad("invalid_body", "say which of Stripe's events: an id, a type, or since when (from)"));
+            }
+            None => {
+                let types = again.kind.as_deref().map(EventType::from).into_iter().collect();
+                Selection::Listed(EventFilter { types, undelivered: again.undelivered, from, until })
+            }
+        };
+        self.audit_retry(&again, false, now_ms).await?;
+        let replayer = Replayer::new(stripe, self.queue.clone(), self.queues.clone());
+        match replayer.replay(&selection, limit, again.next.as_deref(), deadline(), seconds(now_ms)).await {
+            Ok(report) => Ok(json!({"report": report})),
+            Err(ReplayError::Stripe(error)) if error.is_missing() => {
+                Err(problem(StatusCode::NOT_FOUND, "event_not_found", "Stripe has no event with this id (it keeps them for 30 days)"))
+            }
+            Err(ReplayError::Stripe(error)) => Err(stripe_failed(&error)),
+            Err(ReplayError::Queue(_)) => {
+                Err(problem(StatusCode::SERVICE_UNAVAILABLE, "queue_unavailable", "the queue did not take an event; try again"))
+            }
+        }
+    }
+
+    async fn audit_retry(&self, again: &Again, due: bool, now_ms: i64) -> Result<(), Problem> {
+        let target = match &again.id {
+            Some(id) => id.clone(),
+            None if due => "due".to_owned(),
+            None => json!({
+                "source": again.source, "type": again.kind, "status": again.status, "from": again.from, "to": again.to,
+            })
+            .to_string(),
+        };
+        self.audit(again.actor.as_deref(), again.reason.as_deref(), "retry-webhooks", &target, now_ms).await
+    }
+
+    pub(super) async fn find(&self, id: &str) -> Result<Option<Item>, Problem> {
+        // What is longer is no key, and an empty one is refused by DynamoDB.
+        if id.is_empty() || id.len() > 300 {
+            return Ok(None);
+        }
+        let key = Key::Event(id.to_owned());
+        Ok(self.store.load([key.clone()]).await?.remove(&key))
+    }
+}
+
+/// What a step counts; a duplicate writes nothing.
+const OUTCOMES: [&str; 4] = ["processed", "ignored", "parked", "failed"];
+
+fn step_ms(text: &str) -> Option<i64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let minutes = match unit {
+        "m" => 1,
+        "h" => 60,
+        "d" => 1440,
+        _ => return None,
+    };
+    let number: i64 = number.parse().ok().filter(|number| (1..=10_000).contains(number))?;
+    Some(number * minutes * 60_000)
+}
+
+fn filter(
+    status: Option<String>,
+    kind: Option<String>,
+    user: Option<UserId>,
+    from: Option<&str>,
+    to: Option<&str>,
+) -> Result<Filter, Problem> {
+    const STATUSES: [&str; 5] = ["processed", "duplicate", "ignored", "parked", "failed"];
+    if status.as_deref().is_some_and(|status| !STATUSES.contains(&status)) {
+        return Err(bad("invalid_status", format!("status must be one of {}", STATUSES.join(", "))));
+    }
+    Ok(Filter { status, kind, user, from_ms: time_ms("from", from)?, to_ms: time_ms("to", to)? })
+}
+
+/// Stripe's ids of what an event names.
+pub(super) fn objects(item: &Item) -> Vec<String> {
+    let objects = item.get("objects").and_then(|all| all.as_l().ok()).into_iter().flatten();
+    objects.filter_map(|id| id.as_s().ok()).cloned().collect()
+}
+
+/// A line of the log; with `advice` while it is open.
+pub(super) fn view(line: &Line) -> Value {
+    let open = matches!(line.status.as_str(), "parked" | "failed");
+    json!({
+        "id": line.id,
+        "type": line.kind,
+        "status": line.status,
+        "reason": line.reason,
+        "user_id": line.user_id,
+        "waits_for": line.waits_for,
+        "attempts": line.attempts,
+        "redrives": line.redrives,
+        "created": line.created.to_string(),
+        "received_at": time(line.received_ms),
+        "finished_at": time(line.finished_ms),
+        "due_at": line.due_ms.map(time),
+        "advice": open.then(|| advice(&line.status, line.reason.as_deref(), line.waits_for.as_deref())),
+    })
+}

@@ -1,0 +1,373 @@
+//! `GET /admin/stripe/check-user/{id}`: a user, explained.
+//!
+//! ```json
+//! {"user_id":"user_1","found":true,
+//!  "verdict":{"code":"differs","text":"Stripe has 2 things that are not here. Applying Stripe's truth repairs them.","act":"apply_stripe"},
+//!  "account":{"tier":"free","credits":0,…},
+//!  "because":[{"field":"bucket sub_1","value":"0","rule":"not_paid","why":"no paid invoice …","event_id":null,"ledger_key":null,"at":null}],
+//!  "ledger":{"entries":[…],"next":null},
+//!  "events":[…], "open":[…],
+//!  "stripe":{"configured":true,"error":null,"customers":[{"id":"cus_1","deleted":false}],"subscriptions":[…],"payments":[…]},
+//!  "differences":[{"class":"credits","object":"in_1","customer":"cus_1","before":{…},"after":{…},"repairable":true,"why":null}],
+//!  "suggestions":[{"act":"link_customer","target":"cus_9","events":["evt_7"],"text":"…"}]}
+//! ```
+//! A user that was never seen is `"found":false` with what may be known all the same: an operator asks because something is missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::future::{join, join_all};
+use lambda_http::Request;
+use lambda_http::http::StatusCode;
+use serde_json::{Value, json};
+
+use super::log::{objects, view};
+use super::reconcile::GRACE_SECONDS;
+use super::{Admin, deadline, limit, parameter, seconds};
+use crate::answer::{Problem, problem};
+use crate::domain::account::Account;
+use crate::domain::account::explain::Told;
+use crate::domain::ids::{CustomerId, EventId, UserId};
+use crate::domain::ledger::{Entry, LedgerKey};
+use crate::domain::timestamp::Timestamp;
+use crate::reconcile::{Options, Reconciler};
+use crate::store::items::{self, Item, Key, Table};
+use crate::store::log::Line;
+use crate::store::{StoreError, failed, payload};
+use crate::stripe::{Cursor, Filter, Object, Page, Stripe, StripeError};
+
+/// Of a user's list so many events are read, one after the other.
+const MOST_EVENTS: usize = 60;
+/// Entries of the ledger on the first page.
+const ENTRIES: usize = 20;
+/// Stripe is asked about so many customers of one user.
+const MOST_CUSTOMERS: usize = 5;
+/// Payments that are shown of each customer.
+const PAYMENTS: usize = 10;
+/// Parked events whose addresses are compared.
+const MOST_COMPARED: usize = 100;
+
+/// An event of the user's list, whole.
+struct Event {
+    line: Line,
+    told: Told,
+    email: Option<String>,
+}
+
+impl Admin {
+    pub(super) async fn check_user(&self, user: &UserId, now_ms: i64) -> Result<Value, Problem> {
+        let now = seconds(now_ms);
+        let key = Key::Account(user.clone());
+        let items = self.store.load([key.clone()]).await?;
+        let stored = items.get(&key);
+        let mut account = match stored {
+            Some(item) => items::read_account(user, item)?,
+            None => Account::new(user.clone()),
+        };
+        let (entries, next) = self.entries(user, account.state.last_entry.clone(), ENTRIES).await?;
+        let more: Vec<Key> = account.state.explaining_keys().into_iter().map(|entry| Key::Entry(user.clone(), entry)).collect();
+        for (key, item) in self.store.load(more).await? {
+            let entry: Entry = items::read(&key, &item)?;
+            account.recorded.insert(entry.key.clone(), entry);
+        }
+        account.recorded.extend(entries.iter().map(|entry| (entry.key.clone(), entry.clone())));
+        let events = self.events_of(&account).await?;
+        let told: Vec<Told> = events.iter().map(|event| event.told.clone()).collect();
+        let mut complete = true;
+        let open = self.open(&mut complete).await?;
+        let customers: BTreeSet<String> = account.state.customers.keys().map(ToString::to_string).collect();
+        let is_theirs = |line: &&Line| {
+            let waits = line.waits_for.as_deref().and_then(|waits_for| waits_for.strip_prefix("customer#"));
+            line.user_id.as_deref() == Some(user.as_str()) || waits.is_some_and(|customer| customers.contains(customer))
+        };
+        let theirs: Vec<&Line> = open.iter().filter(is_theirs).collect();
+        let orders = self.orders(user).await?;
+        let mut emails: BTreeMap<String, String> =
+            events.iter().filter_map(|event| Some((event.email.clone()?, format!("event {}", event.line.id)))).collect();
+        emails.extend(orders.iter().filter_map(|order| {
+            let of = |name: &str| order.get(name).and_then(Value::as_str);
+            Some((of("customer_email")?.to_lowercase(), format!("order {}", of("id")?)))
+        }));
+        if user.as_str().contains('@') {
+            emails.insert(user.as_str().to_lowercase(), "the user id".to_owned());
+        }
+        let (suggestions, (says, differences)) =
+            join(self.suggestions(&emails, &account, &open), self.ask_stripe(user, &account, now)).await;
+        let suggestions = suggestions?;
+        let seen: Vec<Value> = events.iter().map(|event| view(&event.line)).collect();
+        Ok(json!({
+            "user_id": user,
+            "found": stored.is_some(),
+            "verdict": verdict(stored.is_some(), &account, &theirs, &says, &differences, &suggestions),
+            "account": stored.map(|item| self.account_view(&account, item, &orders, now)),
+            "because": stored.map(|_| account.explain(&told, &self.processor.catalog, now)).unwrap_or_default(),
+            "ledger": {"entries": entries.iter().map(entry_view).collect::<Vec<_>>(), "next": next},
+            "events": seen,
+            "open": theirs.iter().map(|line| view(line)).collect::<Vec<_>>(),
+            "open_complete": complete,
+            "stripe": says,
+            "differences": differences,
+            "suggestions": suggestions,
+        }))
+    }
+
+    pub(super) async fn ledger(&self, user: &UserId, request: &Request) -> Result<Value, Problem> {
+        let limit = limit(request, 50, 100)?;
+        let from = match parameter(request, "next") {
+            Some(key) => {
+                let key = LedgerKey::from_text(&key);
+                let item = Key::Entry(user.clone(), key.clone());
+                let there = key.as_str().len() <= 900 && self.store.load([item.clone()]).await?.contains_key(&item);
+                if !there {
+                    return Err(super::bad("invalid_next", "next must be what the last page gave"));
+                }
+                Some(key)
+            }
+            None => {
+                let key = Key::Account(user.clone());
+                let items = self.store.load([key.clone()]).await?;
+                let unknown = || problem(StatusCode::NOT_FOUND, "user_not_found", "no account has this id");
+                items::read_account(user, items.get(&key).ok_or_else(unknown)?)?.state.last_entry
+            }
+        };
+        let (entries, next) = self.entries(user, from, limit).await?;
+        Ok(json!({"entries": entries.iter().map(entry_view).collect::<Vec<_>>(), "next": next}))
+    }
+
+    /// The ledger from an entry on, newest first, and where it goes on.
+    async fn entries(&self, user: &UserId, from: Option<LedgerKey>, limit: usize) -> Result<(Vec<Entry>, Option<LedgerKey>), StoreError> {
+        let (mut entries, mut next) = (Vec::new(), from);
+        while let Some(key) = next.take_if(|_| entries.len() < limit) {
+            let key = Key::Entry(user.clone(), key);
+            let items = self.store.load([key.clone()]).await?;
+            let Some(item) = items.get(&key) else { break };
+            let entry: Entry = items::read(&key, item)?;
+            next.clone_from(&entry.previous);
+            entries.push(entry);
+        }
+        Ok((entries, next))
+    }
+
+    /// The user's list of events, newest first, as far as it is kept.
+    async fn events_of(&self, account: &Account) -> Result<Vec<Event>, StoreError> {
+        let (mut events, mut next) = (Vec::new(), account.state.last_event.clone());
+        while let Some(id) = next.take_if(|_| events.len() < MOST_EVENTS) {
+            let key = Key::event(&id);
+            let items = self.store.load([key.clone()]).await?;
+            let Some(item) = items.get(&key) else { break };
+            next = items::read_text(item, "previous").and_then(|previous| EventId::new(previous).ok());
+            let Some(line) = Line::read(item) else { continue };
+            let told = Told { id: line.id.clone(), created: line.created, kind: line.kind.clone(), objects: objects(item) };
+            events.push(Event { line, told, email: email(item) });
+        }
+        Ok(events)
+    }
+
+    async fn orders(&self, user: &UserId) -> Result<Vec<BTreeMap<String, Value>>, StoreError> {
+        let answer = self
+            .store
+            .client()
+            .query()
+            .table_name(self.store.table(Table::Accounts))
+            .key_condition_expression("pk = :user AND begins_with(sk, :orders)")
+            .expression_attribute_values(":user", AttributeValue::S(Key::Account(user.clone()).partition()))
+            .expression_attribute_values(":orders", AttributeValue::S("order#".to_owned()))
+            .send()
+            .await
+            .map_err(|error| failed("Query", &error))?;
+        Ok(answer.items().iter().map(items::read_order).collect())
+    }
+
+    fn account_view(&self, account: &Account, item: &Item, orders: &[BTreeMap<String, Value>], now: Timestamp) -> Value {
+        let (state, catalog) = (&account.state, &self.processor.catalog);
+        let access = state.access(catalog, now);
+        let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
+        let subscriptions = state.subscriptions.iter().map(|(id, one)| {
+            let (start, end) = one.current_period();
+            let snapshot = one.snapshot.as_ref();
+            json!({
+                "id": id, "status": one.status(), "customer": one.customer, "price": one.price(),
+                "plan": one.price().and_then(|price| catalog.plan_of_price(price.as_str())).map(|plan| &plan.name),
+                "quantity": snapshot.map_or(1, |snapshot| snapshot.quantity),
+                "period_start": time(start), "period_end": time(end), "credits": state.bucket(id),
+                "cancel_at": time(snapshot.and_then(|snapshot| snapshot.cancel_at)),
+            })
+        });
+        let buckets: BTreeMap<_, _> = state.subscriptions.keys().map(|id| (id.as_str(), state.bucket(id))).collect();
+        let customers = state.customers.iter().map(|(id, deleted)| json!({"id": id, "deleted_at": time(*deleted)}));
+        json!({
+            "tier": access.tier, "tier_rank": access.rank, "credits": state.balance(), "access_until": time(access.until),
+            "buckets": {"signup": state.signup, "subscriptions": buckets, "addon": state.addon()},
+            "subscriptions": subscriptions.collect::<Vec<_>>(),
+            "customers": customers.collect::<Vec<_>>(),
+            "orders": orders,
+            "created_at": state.created_at.to_string(), "updated_at": time(items::updated_at(item)), "version": account.version,
+            "first_paid_at": time(state.first_paid_at), "payment_failed_at": time(state.payment_failed_at),
+        })
+    }
+
+    /// What Stripe says, and where that differs. That it does not answer is told.
+    async fn ask_stripe(&self, user: &UserId, account: &Account, now: Timestamp) -> (Value, Vec<Value>) {
+        let Some(stripe) = &self.stripe else {
+            return (json!({"configured": false, "error": null, "customers": [], "subscriptions": [], "payments": []}), Vec::new());
+        };
+        let asked = account.state.customers.keys().take(MOST_CUSTOMERS).map(|customer| of_customer(stripe, customer));
+        let reconciler = Reconciler::new(stripe.clone(), self.processor.clone());
+        let options = Options { dry_run: true, deadline: deadline(), grace_seconds: GRACE_SECONDS, ..Options::default() };
+        let (answers, report) = join(join_all(asked), reconciler.run_for(user, &options, now)).await;
+        let mut says = json!({"configured": true, "error": report.stopped, "customers": [], "subscriptions": [], "payments": []});
+        for answer in answers {
+            match answer {
+                Ok(of_customer) => {
+                    for (name, values) in of_customer {
+                        if let Some(all) = says[name].as_array_mut() {
+                            all.extend(values);
+                        }
+                    }
+                }
+                Err(error) => says["error"] = json!(error),
+            }
+        }
+        if let Some(failure) = report.failures.first() {
+            says["error"] = json!(format!("{}: {}", failure.object, failure.error));
+        }
+        let changes = report.changes.iter().map(|change| {
+            json!({"class": change.class, "object": change.object, "customer": change.customer, "before": change.before,
+                   "after": change.after, "repairable": true, "why": null})
+        });
+        let left = report.left.iter().map(|left| {
+            json!({"class": left.class, "object": left.object, "customer": left.customer, "before": left.before, "after": left.after,
+                   "repairable": false, "why": left.why})
+        });
+        (says, changes.chain(left).collect())
+    }
+
+    /// Customers whose e-mail address is one of the user's, and that are nobody's: never more than a suggestion.
+    async fn suggestions(&self, emails: &BTreeMap<String, String>, account: &Account, open: &[Line]) -> Result<Vec<Value>, Problem> {
+        if emails.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut found: BTreeMap<String, (String, Vec<String>)> = BTreeMap::new();
+        for (customer, event, email) in self.unlinked(open).await? {
+            if let Some(known_by) = emails.get(&email) {
+                found.entry(customer).or_insert_with(|| (known_by.clone(), Vec::new())).1.push(event);
+            }
+        }
+        let known = |customer: &str| account.state.customers.keys().any(|known| known.as_str() == customer);
+        let suggest = |(customer, (known_by, events)): (String, (String, Vec<String>))| {
+            let text = format!("{customer} has the same e-mail address as {known_by}. If this is the same person, link it.");
+            json!({"act": "link_customer", "target": customer, "events": events, "text": text})
+        };
+        Ok(found.into_iter().filter(|(customer, _)| !known(customer)).map(suggest).collect())
+    }
+
+    /// The customers that parked events wait for: each with an event and the e-mail address in it.
+    pub(super) async fn unlinked(&self, open: &[Line]) -> Result<Vec<(String, String, String)>, StoreError> {
+        let waits = |line: &Line| {
+            let customer = line.waits_for.as_deref()?.strip_prefix("customer#")?.to_owned();
+            Some((Key::Event(line.id.clone()), customer))
+        };
+        let waiting: BTreeMap<Key, String> = open.iter().filter_map(waits).take(MOST_COMPARED).collect();
+        let items = self.store.load(waiting.keys().cloned()).await?;
+        let with_email = |(key, customer): (Key, String)| Some((customer, key.partition(), email(items.get(&key)?)?));
+        Ok(waiting.into_iter().filter_map(with_email).collect())
+    }
+}
+
+/// Everything about one customer that an operator compares; the error is Stripe's, in words.
+async fn of_customer(stripe: &Stripe, customer: &CustomerId) -> Result<Vec<(&'static str, Vec<Value>)>, String> {
+    let filter = Filter { customer: Some(customer.clone()), ..Filter::default() };
+    let newest = Cursor::Newest;
+    let (one, subscriptions) = join(stripe.customer(customer), stripe.subscriptions(&filter, &newest)).await;
+    let (invoices, sessions) = join(stripe.paid_invoices(&filter, &newest), stripe.finished_sessions(&filter, &newest)).await;
+    let one = match one {
+        Ok(object) => json!({"id": customer, "deleted": object.value()["deleted"] == true, "missing": false}),
+        Err(error) if error.is_missing() => json!({"id": customer, "deleted": false, "missing": true}),
+        Err(error) => return Err(error.to_string()),
+    };
+    let paid = |value: &Value| value["payment_status"] == "paid" && value["mode"] != "subscription";
+    let mut payments: Vec<Value> = listed(invoices)?.iter().take(PAYMENTS).map(payment).collect();
+    payments.extend(listed(sessions)?.iter().filter(|session| paid(&session.value())).take(PAYMENTS).map(payment));
+    Ok(vec![("customers", vec![one]), ("subscriptions", listed(subscriptions)?.iter().map(subscription).collect()), ("payments", payments)])
+}
+
+/// A list of a customer that Stripe does not have is a refusal; that the customer is missing says it all.
+fn listed(page: Result<Page, StripeError>) -> Result<Vec<Object>, String> {
+    match page {
+        Ok(page) => Ok(page.objects),
+        Err(error) if error.is_missing() => Ok(Vec::new()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn at(value: &Value) -> Option<String> {
+    value.as_i64().map(|unix| Timestamp::from_unix(unix).to_string())
+}
+
+fn subscription(object: &Object) -> Value {
+    let value = object.value();
+    let item = &value["items"]["data"][0];
+    let of = |name: &str| at(&value[name]).or_else(|| at(&item[name]));
+    json!({
+        "id": value["id"], "status": value["status"], "customer": value["customer"], "price": item["price"]["id"],
+        "quantity": item["quantity"], "period_start": of("current_period_start"), "period_end": of("current_period_end"),
+        "cancel_at": at(&value["cancel_at"]), "cancel_at_period_end": value["cancel_at_period_end"], "created": at(&value["created"]),
+    })
+}
+
+fn payment(object: &Object) -> Value {
+    let value = object.value();
+    let amount = if value["amount_paid"].is_null() { &value["amount_total"] } else { &value["amount_paid"] };
+    json!({"id": value["id"], "object": value["object"], "amount": amount, "currency": value["currency"],
+           "reason": value["billing_reason"], "created": at(&value["created"])})
+}
+
+/// The e-mail address that an event names, in lower case.
+fn email(item: &Item) -> Option<String> {
+    let body = payload::unpack(item.get("payload")?.as_b().ok()?.as_ref())?;
+    let event: Value = serde_json::from_slice(&body).ok()?;
+    let object = &event["data"]["object"];
+    let places = ["/customer_details/email", "/customer_email", "/billing_details/email", "/receipt_email", "/email"];
+    places.into_iter().find_map(|place| object.pointer(place)?.as_str()).map(str::to_lowercase)
+}
+
+/// What matters most, and what to do about it.
+fn verdict(found: bool, account: &Account, open: &[&Line], says: &Value, differences: &[Value], suggestions: &[Value]) -> Value {
+    let repairable = differences.iter().filter(|difference| difference["repairable"] == true).count();
+    let things = |count: usize| if count == 1 { "1 thing".to_owned() } else { format!("{count} things") };
+    let (code, text, act) = if repairable > 0 {
+        let text = format!("Stripe has {} that this account does not. Applying Stripe's truth repairs that.", things(repairable));
+        ("differs", text, Some("apply_stripe"))
+    } else if let Some(first) = open.first() {
+        let text = format!("{} of this user's events wait or failed: {}.", open.len(), first.reason.as_deref().unwrap_or(&first.status));
+        ("open_events", text, None)
+    } else if !suggestions.is_empty() {
+        ("suggestion", "A customer that is nobody's has this user's e-mail address.".to_owned(), Some("link_customer"))
+    } else if !found {
+        let text = "No account has this id: the app has not created it (PUT /users/{id}), and no event named it. Is it spelt as the app spells it?";
+        ("unknown_user", text.to_owned(), None)
+    } else if !differences.is_empty() {
+        let text = format!("Stripe and this account differ in {} that only a person can decide.", things(differences.len()));
+        ("person", text, None)
+    } else if let Some(error) = says["error"].as_str() {
+        ("stripe_silent", format!("Stripe did not answer ({error}), so this is only what is known here."), None)
+    } else if account.state.customers.is_empty() {
+        let text = "No Stripe customer is linked to this user, so no payment can reach the account. If they paid, find their customer and link it.";
+        ("not_linked", text.to_owned(), Some("link_customer"))
+    } else if says["configured"] == false {
+        let text = "Nothing of this user's waits here. Stripe was not asked, as no key is configured.";
+        ("not_compared", text.to_owned(), None)
+    } else {
+        ("in_order", "Everything that Stripe says about this user is here.".to_owned(), None)
+    };
+    json!({"code": code, "text": text, "act": act})
+}
+
+pub(super) fn entry_view(entry: &Entry) -> Value {
+    json!({
+        "key": entry.key, "kind": entry.kind, "delta": entry.delta, "balance": entry.balance, "worth": entry.worth,
+        "shortfall": entry.shortfall, "cause": entry.cause,
+        "event_id": entry.cause.starts_with("evt_").then_some(&entry.cause),
+        "reason": entry.reason, "note": entry.note, "at": entry.at.to_string(), "created": entry.created.to_string(),
+    })
+}
