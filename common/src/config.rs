@@ -200,7 +200,10 @@ impl WebhookConfig {
 }
 
 /// The signing secrets, each with the mode it is for; at least one.
-pub(crate) fn signing_secrets(env: &Env) -> Result<Vec<Secret>, ConfigError> {
+///
+/// # Errors
+/// [`ConfigError`] naming the variable.
+pub fn signing_secrets(env: &Env) -> Result<Vec<Secret>, ConfigError> {
     let general = match livemode(env)? {
         Some(true) => SecretMode::Live,
         Some(false) => SecretMode::Test,

@@ -47,6 +47,14 @@ impl Client {
     /// # Errors
     /// When there is no answer.
     pub async fn send(&self, request: Request<Body>) -> anyhow::Result<(StatusCode, Bytes)> {
+        self.send_within(request, TIMEOUT).await
+    }
+
+    /// The same, with a time of the caller's own for the answer.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn send_within(&self, request: Request<Body>, timeout: Duration) -> anyhow::Result<(StatusCode, Bytes)> {
         let uri = request.uri().clone();
         let answer = async {
             let answer = match self {
@@ -59,6 +67,6 @@ impl Client {
             let status = answer.status();
             Ok((status, to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await?))
         };
-        tokio::time::timeout(TIMEOUT, answer).await.with_context(|| format!("{uri} did not answer within {} s", TIMEOUT.as_secs()))?
+        tokio::time::timeout(timeout, answer).await.with_context(|| format!("{uri} did not answer within {} s", timeout.as_secs()))?
     }
 }

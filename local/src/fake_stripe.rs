@@ -108,13 +108,13 @@ impl FakeStripe {
         Ok(address)
     }
 
-    /// Takes an event as Stripe renders it. `delivered` says whether a webhook has got it.
+    /// Takes an event as Stripe renders it, and answers its id. `delivered` says whether a webhook has got it.
     ///
     /// # Errors
     /// When it is not an event with an object.
-    pub fn ingest(&self, body: &str, delivered: bool) -> anyhow::Result<()> {
+    pub fn ingest(&self, body: &str, delivered: bool) -> anyhow::Result<String> {
         let event: Value = serde_json::from_str(body).context("an event is JSON")?;
-        event["id"].as_str().context("an event has an id")?;
+        let id = event["id"].as_str().context("an event has an id")?.to_owned();
         let created = event["created"].as_i64().context("an event has a time")?;
         let object = event["data"]["object"].as_object().context("an event has an object")?;
         let mut object = Value::Object(object.clone());
@@ -130,7 +130,7 @@ impl FakeStripe {
             state.store(text, object, created, delivered);
         }
         state.store(body.to_owned(), event, created, delivered);
-        Ok(())
+        Ok(id)
     }
 
     /// Makes an object exist as given, whatever was told of it before.

@@ -5,6 +5,7 @@ mod check_signature;
 mod demo;
 mod fuzz_order;
 mod send;
+mod trigger;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use common::config::Env;
-use local::stack::{ADMIN_TOKEN, APP_TOKEN, Functions, Options, Stack, WEBHOOK_SECRET};
+use local::stack::functions::{self, Part, Trigger};
+use local::stack::{ADMIN_TOKEN, APP_TOKEN, Functions, Options, STRIPE_KEY, Stack, WEBHOOK_SECRET};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -21,9 +23,9 @@ const DEFAULT_URL: &str = "http://127.0.0.1:9000";
 
 /// Stripe webhooks to exactly-once tier and credit updates: the whole deployment on this machine
 ///
-/// Without a command it starts the local stack and stays: the webhook, the app's API, the queues, the workers, DynamoDB and SQS, in one
-/// process, without AWS, Docker or a Stripe account. The functions' variables (STRIPE_WEBHOOK_SECRET, RETRY_DELAYS_SECONDS, APP_API_TOKEN,
-/// LOG_LEVEL, ...) are taken from the environment; those that say where AWS is are not.
+/// Without a command it starts the local stack and stays: the webhook, the app's API, the queues, the workers, the schedules, DynamoDB and
+/// SQS, and a Stripe to ask, in one process, without AWS, Docker or a Stripe account. The functions' variables (STRIPE_WEBHOOK_SECRET,
+/// STRIPE_SECRET_KEY, RETRY_DELAYS_SECONDS, APP_API_TOKEN, LOG_LEVEL, ...) are taken from the environment; those that say where AWS is are not.
 #[derive(Parser)]
 #[command(name = "tallyhook", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -38,6 +40,7 @@ enum Command {
     Send(send::Send),
     Demo(demo::Demo),
     FuzzOrder(fuzz_order::FuzzOrder),
+    Trigger(trigger::Trigger),
     CheckSignature(check_signature::CheckSignature),
 }
 
@@ -74,6 +77,7 @@ async fn main() -> ExitCode {
         Some(Command::Send(send)) => send.run().await,
         Some(Command::Demo(demo)) => demo.run().await,
         Some(Command::FuzzOrder(fuzz)) => fuzz.run().await,
+        Some(Command::Trigger(trigger)) => trigger.run().await,
         Some(Command::CheckSignature(check)) => check.run(),
     };
     match done {
@@ -160,24 +164,43 @@ fn welcome(start: &Start, env: &Env, stack: &Stack) -> String {
         Functions::InProcess => "in this process",
         Functions::Built | Functions::Folder(_) => "the shipped binaries",
     };
+    let stripe = match &stack.stripe {
+        Some((url, _)) => format!("{url}   a fake one, key {STRIPE_KEY}; it knows what the webhook got"),
+        None => "$STRIPE_API_BASE with $STRIPE_SECRET_KEY".to_owned(),
+    };
     format!(
         "tallyhook is running; Ctrl-C stops it.\n\n\
          \x20 webhook    {front}/webhooks/stripe   secret {}\n\
          \x20 app's API  {front}/users/{{id}}   bearer token {app}\n\
          \x20 admin      {front}/admin   bearer token {}\n\
          \x20 AWS        {}   DynamoDB and SQS, any credentials\n\
+         \x20 Stripe     {stripe}\n\
          \x20 data       {data}\n\
-         \x20 functions  {functions}\n\n\
+         \x20 functions  {functions}: {}\n\
+         \x20 schedules  {}\n\n\
          Try, in another terminal:\n\
          \x20 cargo run -- demo{url}                  a customer's life, step by step\n\
          \x20 cargo run -- send invoice.paid{url}     one signed event\n\
          \x20 curl -H 'authorization: Bearer {app}' {front}/users/user_123\n\
+         \x20 cargo run -- trigger reconcile{url}     what a schedule does, at once\n\
          \x20 stripe listen --forward-to {}/webhooks/stripe   then start this with STRIPE_WEBHOOK_SECRET set to the secret it prints\n",
         shown("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET),
         shown("ADMIN_API_TOKEN", ADMIN_TOKEN),
         stack.aws_url,
+        named(|trigger| !matches!(trigger, Trigger::Every(_))),
+        named(|trigger| matches!(trigger, Trigger::Every(_))),
         front.trim_start_matches("http://"),
     )
+}
+
+/// The functions with such a trigger, and the period of those that have one.
+fn named(of: impl Fn(Trigger) -> bool) -> String {
+    let name = |part: Part| match part.trigger {
+        Trigger::Every(period) if period.as_secs() % 3_600 == 0 => format!("{} every {} h", part.name, period.as_secs() / 3_600),
+        Trigger::Every(period) => format!("{} every {} min", part.name, period.as_secs() / 60),
+        Trigger::Http | Trigger::Queue => part.name.to_owned(),
+    };
+    functions::all().into_iter().filter(|part| of(part.trigger)).map(name).collect::<Vec<_>>().join(", ")
 }
 
 /// Logs to the error output, for a person to read. What the embedded database refuses is the functions' business.

@@ -13,16 +13,19 @@
 //! ```
 //!
 //! ```text
-//! HTTP ─► front ─JSON─► stripe-webhook, api ─SDK─► aws ─► DynamoDB (dynoxide), SQS (crate::sqs)
-//!                                                            │ poller, one for each family
-//!                                                            └─JSON─► invoice-paid, refund, … ─SDK─► aws
+//! HTTP ─► front ─JSON─► stripe-webhook, api, admin ─SDK─► aws ─► DynamoDB (dynoxide), SQS (crate::sqs)
+//!                                                                │ poller, one for each queue with a function
+//!                                                                └─JSON─► invoice-paid, dead-letter, notify, … ─SDK─► aws
+//! time ─► schedule ─JSON─► retry, health, reconcile ─SDK─► aws
 //! ```
 //! The functions are handlers of this process, or the shipped binaries behind a Runtime API ([`lambda`]); nothing else knows which.
 
 pub mod aws;
 pub mod front;
+pub mod functions;
 pub mod lambda;
 pub mod poller;
+pub mod schedule;
 
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
@@ -32,24 +35,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use common::api::Api;
 use common::aws::sdk_config;
 use common::config::{Env, queue_variable};
 use common::event::Family;
 use common::store::schema::create_tables;
-use common::webhook::Webhook;
-use common::worker::Worker;
 use dynoxide::Database;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::fake_stripe::FakeStripe;
 use crate::sqs::{Clock, QueueStatus, Sqs, system_clock};
 use front::Front;
+use functions::{Part, Trigger};
 use lambda::process::{self, Binary};
 use lambda::{Function, REGION, host::Host};
 use poller::{Finished, Poller};
+use schedule::Schedule;
 
 /// The default of `STRIPE_WEBHOOK_SECRET`.
 pub const WEBHOOK_SECRET: &str = "whsec_local";
@@ -57,6 +60,8 @@ pub const WEBHOOK_SECRET: &str = "whsec_local";
 pub const APP_TOKEN: &str = "app-local";
 /// The default of `ADMIN_API_TOKEN`.
 pub const ADMIN_TOKEN: &str = "admin-local";
+/// The key that the fake Stripe takes. It says no mode, so that it fits a stack of either.
+pub const STRIPE_KEY: &str = "sk_local";
 /// The queue that gets what failed too often.
 pub const DEAD_LETTER_QUEUE: &str = "tallyhook-dead-letter";
 
@@ -122,6 +127,8 @@ pub struct Stack {
     pub front_url: String,
     /// Where DynamoDB and SQS are: `http://127.0.0.1:9001`.
     pub aws_url: String,
+    /// The fake Stripe and where it is, unless the functions were told of another one (`STRIPE_SECRET_KEY`, `STRIPE_API_BASE`).
+    pub stripe: Option<(String, FakeStripe)>,
     env: Env,
     sqs: Sqs,
     rest: Rest,
@@ -157,21 +164,47 @@ impl Stack {
         let (dynamodb, dynamodb_server) = aws::serve_dynamodb(database, stopped(&rest)).await?;
         let mut servers = vec![dynamodb_server, serve(aws, aws::router(&sqs, dynamodb), stopped(&rest))];
 
-        let env = environment(&options.env, &aws_url, dynamodb);
+        let mut env = environment(&options.env, &aws_url, dynamodb);
+        let stripe = match (options.env.get("STRIPE_SECRET_KEY"), options.env.get("STRIPE_API_BASE")) {
+            (None, None) => {
+                let fake = FakeStripe::new(STRIPE_KEY);
+                let url = format!("http://{}", fake.start().await?);
+                env.set("STRIPE_API_BASE", &url);
+                env.set("STRIPE_SECRET_KEY", STRIPE_KEY);
+                Some((url, fake))
+            }
+            (None, Some(_)) => {
+                env.set("STRIPE_SECRET_KEY", STRIPE_KEY);
+                None
+            }
+            (Some(_), _) => None,
+        };
         create_queues(&sqs, &aws_url).await?;
         let client = aws_sdk_dynamodb::Client::new(&sdk_config(&env, "DYNAMODB")?);
         create_tables(&client, &env.require("ACCOUNTS_TABLE")?, &env.require("EVENTS_TABLE")?).await.context("cannot create the tables")?;
 
-        let (functions, instances) = start_functions(&options, &env, &rest).await?;
-        let function = |name: &str| functions.iter().find(|function| function.name() == name).cloned();
-        let poller = |family: &Family| {
-            let function = function(family.as_str())?;
-            Some(Poller::start(&sqs, &format!("tallyhook-{}", family.as_str()), &function, options.concurrency, &work))
-        };
-        let pollers: Vec<Poller> = Family::ALL.iter().filter_map(poller).collect();
+        let parts = functions::all();
+        let (functions, instances) = start_functions(&parts, &options, &env, &rest).await?;
+        let (mut pollers, mut schedules) = (Vec::new(), Vec::new());
+        for (part, function) in parts.iter().zip(&functions) {
+            match part.trigger {
+                Trigger::Http => {}
+                Trigger::Queue => {
+                    pollers.push(Poller::start(&sqs, &format!("tallyhook-{}", part.name), function, options.concurrency, &work));
+                }
+                Trigger::Every(period) => schedules.push(Schedule::new(function, period)),
+            }
+        }
         let rest = Rest { sqs: sqs.clone(), finished: pollers.iter().map(Poller::finished).collect() };
-        servers.push(serve(front, Front::new(&functions, rest.clone(), aws_url.clone()).router(), stopped(&work)));
-        Ok(Self { front_url, aws_url, env, sqs, rest, pollers, instances, servers, stop_work, stop_rest, _lock: lock })
+        let scheduled = schedules.iter().map(|schedule| schedule.start(&work));
+        let scheduled: Vec<JoinHandle<()>> = scheduled.collect();
+        let front = serve(
+            front,
+            Front::new(&functions, schedules, rest.clone(), aws_url.clone()).with_stripe(stripe.as_ref(), &env)?.router(),
+            stopped(&work),
+        );
+        servers.extend(scheduled.into_iter().chain([front]));
+        Ok(Self { front_url, aws_url, stripe, env, sqs, rest, pollers, instances, servers, stop_work, stop_rest, _lock: lock })
     }
 
     /// The variables the functions run with.
@@ -185,14 +218,14 @@ impl Stack {
     }
 
     /// Waits until every message has been worked on. Messages that wait for a later time, such as those a worker sent back with a delay,
-    /// are not waited for. It never ends while somebody else receives from a family's queue without end.
+    /// are not waited for. It never ends while somebody else receives from one of the polled queues without end.
     pub async fn at_rest(&self) {
         while !self.rest.holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// Waits until the families' queues are empty, however long their messages have to wait.
+    /// Waits until the queues that functions are fed from are empty, however long their messages have to wait.
     pub async fn idle(&self) {
         while !self.rest.is_empty() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -253,6 +286,8 @@ fn environment(over: &Env, aws_url: &str, dynamodb: SocketAddr) -> Env {
         ("ADMIN_API_TOKEN", ADMIN_TOKEN),
         ("ACCOUNTS_TABLE", "tallyhook-accounts"),
         ("EVENTS_TABLE", "tallyhook-events"),
+        // Alerts may go to a receiver on this machine.
+        ("NOTIFY_ALLOW_LOOPBACK", "true"),
     ]);
     // A signing secret of either mode takes the place of the default, which would vouch for test events beside it.
     if ["STRIPE_WEBHOOK_SECRET_TEST", "STRIPE_WEBHOOK_SECRET_LIVE"].iter().any(|name| over.get(name).is_some()) {
@@ -273,6 +308,7 @@ fn environment(over: &Env, aws_url: &str, dynamodb: SocketAddr) -> Env {
     for queue in OTHER_QUEUES {
         env.set(format!("QUEUE_URL_{}", queue.to_uppercase()), queue_url(aws_url, queue));
     }
+    env.set("QUEUE_URL_DEAD_LETTER", queue_url(aws_url, "dead-letter"));
     env
 }
 
@@ -288,7 +324,8 @@ async fn create_queues(sqs: &Sqs, aws_url: &str) -> anyhow::Result<()> {
         Ok(())
     };
     call("CreateQueue", json!({ "QueueName": DEAD_LETTER_QUEUE })).await?;
-    call("SetQueueAttributes", json!({ "QueueUrl": DEAD_LETTER_QUEUE, "Attributes": { "MessageRetentionPeriod": "1209600" } })).await?;
+    let attributes = json!({ "VisibilityTimeout": VISIBILITY_SECONDS.to_string(), "MessageRetentionPeriod": "1209600" });
+    call("SetQueueAttributes", json!({ "QueueUrl": DEAD_LETTER_QUEUE, "Attributes": attributes })).await?;
     let redrive = json!({
         "deadLetterTargetArn": format!("arn:aws:sqs:{REGION}:000000000000:{DEAD_LETTER_QUEUE}"),
         "maxReceiveCount": MAX_RECEIVE_COUNT,
@@ -305,54 +342,33 @@ async fn create_queues(sqs: &Sqs, aws_url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All functions, ready to be invoked, and what keeps their processes running.
+/// All functions, ready to be invoked, in the order of `parts`, and what keeps their processes running.
 async fn start_functions(
+    parts: &[Part],
     options: &Options,
     env: &Env,
     stop: &watch::Receiver<bool>,
 ) -> anyhow::Result<(Vec<Function>, Vec<JoinHandle<()>>)> {
-    const HTTP: [&str; 2] = ["stripe-webhook", "api"];
-    let names: Vec<&str> = HTTP.into_iter().chain(Family::ALL.iter().map(|family| family.as_str())).collect();
+    // With shipped binaries too: they would say what is wrong with the environment each for itself, and in JSON.
+    let in_process = |part: &Part| Ok(Function::in_process(part.name, part.handler(env)?).with_timeout(part.timeout));
+    let in_process = parts.iter().map(in_process).collect::<anyhow::Result<Vec<Function>>>()?;
     let folder = match &options.functions {
-        Functions::InProcess => return Ok((in_process(env)?, Vec::new())),
+        Functions::InProcess => return Ok((in_process, Vec::new())),
         Functions::Built => process::build().await?,
         Functions::Folder(folder) => folder.clone(),
     };
-    // The functions would say the same, each for itself and in JSON.
-    drop(in_process(env)?);
-    let host = Host::start(&names).await?;
+    let host = Host::start(&parts.iter().map(|part| part.name).collect::<Vec<_>>()).await?;
     let env: Vec<(String, String)> = env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     let mut instances = Vec::new();
-    for name in &names {
-        let binary = Binary::find(&folder, name, env.clone(), options.quiet)?;
-        let wanted = if HTTP.contains(name) { 1 } else { options.concurrency };
+    for part in parts {
+        let binary = Binary::find(&folder, part.name, env.clone(), options.quiet)?;
+        let wanted = if part.trigger == Trigger::Queue { options.concurrency } else { 1 };
         for number in 1..=u32::try_from(wanted)? {
-            instances.push(process::start(&host, ((*name).to_owned(), number), binary.clone(), stop.clone()).await?);
+            instances.push(process::start(&host, (part.name.to_owned(), number), binary.clone(), stop.clone()).await?);
         }
     }
-    Ok((names.iter().map(|name| Function::hosted(name, host.clone())).collect(), instances))
-}
-
-fn in_process(env: &Env) -> anyhow::Result<Vec<Function>> {
-    let (webhook, api) = (Arc::new(Webhook::from_env(env)?), Arc::new(Api::from_env(env)?));
-    let webhook = lambda::http(move |request| {
-        let webhook = Arc::clone(&webhook);
-        async move { webhook.handle(request).await }
-    });
-    let api = lambda::http(move |request| {
-        let api = Arc::clone(&api);
-        async move { api.handle(request).await }
-    });
-    let mut functions = vec![Function::in_process("stripe-webhook", webhook), Function::in_process("api", api)];
-    for family in Family::ALL {
-        let worker = Arc::new(Worker::from_env(env, family)?);
-        let worker = lambda::queue(move |batch| {
-            let worker = Arc::clone(&worker);
-            async move { worker.handle(batch).await }
-        });
-        functions.push(Function::in_process(family.as_str(), worker));
-    }
-    Ok(functions)
+    let hosted = |part: &Part| Function::hosted(part.name, host.clone()).with_timeout(part.timeout);
+    Ok((parts.iter().map(hosted).collect(), instances))
 }
 
 async fn bind(port: u16, flag: &str) -> anyhow::Result<TcpListener> {
@@ -481,6 +497,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn every_function_runs_and_a_schedule_runs_when_it_is_told_to() {
+        let stack = Stack::start(Options::default()).await.unwrap();
+        let client = Client::for_url(&stack.front_url).unwrap();
+        let run = async |name: &str| {
+            let request = Request::post(format!("{}/local/schedules/{name}", stack.front_url)).body(Body::empty()).unwrap();
+            let (status, answer) = client.send(request).await.unwrap();
+            (status.as_u16(), serde_json::from_slice::<Value>(&answer).unwrap())
+        };
+        let secret = Secret::new(WEBHOOK_SECRET).unwrap();
+        let send = async |body: &[u8]| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+            let signature = sign(body, &secret, Timestamp::from_unix(i64::try_from(now).unwrap()));
+            let request = Request::post(format!("{}/webhooks/stripe", stack.front_url)).header("stripe-signature", signature);
+            client.send(request.body(Body::from(body.to_vec())).unwrap()).await.unwrap().0
+        };
+        assert_eq!(send(Sample::find("invoice.paid").unwrap().body()).await, 200);
+        stack.idle().await;
+
+        // The fake Stripe was told of the invoice, but not of a subscription.
+        let (status, report) = run("reconcile").await;
+        assert_eq!((status, &report["complete"]), (200, &json!(true)), "{report:#}");
+        assert_eq!(report["changed"], 0, "{report:#}");
+        let (status, report) = run("retry").await;
+        assert_eq!((status, &report["sent"]), (200, &json!(0)), "{report:#}");
+        let (status, health) = run("health").await;
+        assert_eq!((status, &health["score"]), (200, &json!(100)), "{health:#}");
+        assert_eq!(run("payday").await.0, 404);
+
+        let logs = Request::get(format!("{}/admin/stripe/webhook-logs", stack.front_url)).header("authorization", "Bearer admin-local");
+        let (status, logs) = client.send(logs.body(Body::empty()).unwrap()).await.unwrap();
+        let logs: Value = serde_json::from_slice(&logs).unwrap();
+        assert_eq!((status.as_u16(), &logs["events"][0]["status"]), (200, &json!("processed")), "{logs:#}");
+        stack.stop().await;
+    }
+
+    #[tokio::test]
     async fn what_was_stored_is_there_after_a_restart() {
         let folder = std::env::temp_dir().join(format!("tallyhook-test-{}", uuid::Uuid::new_v4()));
         let options = || Options { data: Some(folder.clone()), ..Options::default() };
@@ -491,13 +543,13 @@ mod tests {
         let stack = Stack::start(options()).await.unwrap();
         let client = Client::for_url(&stack.front_url).unwrap();
         assert_eq!(client.send(user(&stack, "PUT")).await.unwrap().0, 200);
-        let queue = json!({ "QueueUrl": DEAD_LETTER_QUEUE, "MessageBody": "kept" }).to_string();
+        let queue = json!({ "QueueUrl": DEAD_LETTER_QUEUE, "MessageBody": "kept", "DelaySeconds": 900 }).to_string();
         stack.sqs().handle("AmazonSQS.SendMessage", "localhost", queue.as_bytes()).await;
         stack.stop().await;
         let stack = Stack::start(options()).await.unwrap();
         assert_eq!(client.send(user(&stack, "GET")).await.unwrap().0, 200);
         let dead = stack.sqs().queues().unwrap().into_iter().find(|queue| queue.name == DEAD_LETTER_QUEUE).unwrap();
-        assert_eq!(dead.visible, 1);
+        assert_eq!(dead.delayed, 1);
         stack.stop().await;
         std::fs::remove_dir_all(folder).unwrap();
     }

@@ -13,19 +13,22 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use jiff::Timestamp;
+use common::config::{ConfigError, Env, WebhookConfig, signing_secrets};
+use common::domain::timestamp::Timestamp;
+use common::signature::{Secret, verify};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -33,6 +36,8 @@ use uuid::Uuid;
 
 use super::Rest;
 use super::lambda::{Failure, Function};
+use super::schedule::Schedule;
+use crate::fake_stripe::FakeStripe;
 
 /// API Gateway's limit for a body.
 const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
@@ -51,19 +56,43 @@ const ROUTES: [(&str, &str); 6] = [
 #[derive(Clone)]
 pub struct Front {
     functions: BTreeMap<String, Function>,
+    schedules: Arc<[Schedule]>,
     rest: Rest,
     aws_url: String,
+    stripe: Option<Sender>,
+}
+
+/// The fake Stripe that the webhook's requests are taken to come from, and the secrets they are signed with.
+#[derive(Clone)]
+struct Sender {
+    stripe: FakeStripe,
+    secrets: Arc<[Secret]>,
+    tolerance_seconds: u32,
 }
 
 impl Front {
     /// A front of these functions, by their names.
-    pub(super) fn new(functions: &[Function], rest: Rest, aws_url: String) -> Self {
-        Self { functions: functions.iter().map(|function| (function.name().to_owned(), function.clone())).collect(), rest, aws_url }
+    pub(super) fn new(functions: &[Function], schedules: Vec<Schedule>, rest: Rest, aws_url: String) -> Self {
+        let functions = functions.iter().map(|function| (function.name().to_owned(), function.clone())).collect();
+        Self { functions, schedules: schedules.into(), rest, aws_url, stripe: None }
+    }
+
+    /// Tells this fake Stripe of every event that it could have sent: one with a valid signature. So whoever asks it finds what was sent
+    /// by hand, and what the webhook did not take is undelivered.
+    pub(super) fn with_stripe(self, stripe: Option<&(String, FakeStripe)>, env: &Env) -> Result<Self, ConfigError> {
+        let Some((_, stripe)) = stripe else { return Ok(self) };
+        let (secrets, tolerance_seconds) = (signing_secrets(env)?, WebhookConfig::from_env(env)?.tolerance_seconds);
+        Ok(Self { stripe: Some(Sender { stripe: stripe.clone(), secrets: secrets.into(), tolerance_seconds }), ..self })
     }
 
     /// The front as routes. It must be served with the peer's address as [`ConnectInfo`].
     pub fn router(self) -> Router {
-        Router::new().route("/", get(start_page)).route("/local/status", get(status)).fallback(gateway).with_state(self)
+        Router::new()
+            .route("/", get(start_page))
+            .route("/local/status", get(status))
+            .route("/local/schedules/{name}", post(trigger))
+            .fallback(gateway)
+            .with_state(self)
     }
 
     fn function(&self, path: &str) -> Option<&Function> {
@@ -83,6 +112,7 @@ async fn gateway(State(front): State<Front>, ConnectInfo(peer): ConnectInfo<Sock
         return refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "API Gateway takes bodies of at most 10 MB");
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let sent = front.stripe.as_ref().filter(|_| is_webhook(&parts)).and_then(|sender| sender.sends(&parts, &body, now));
     let event = event(&parts, &body, peer, &Uuid::new_v4().to_string(), i64::try_from(now.as_millis()).unwrap_or_default());
     let answer = function.invoke(&event).await.and_then(|answer| {
         serde_json::from_slice::<Answer>(&answer)
@@ -90,6 +120,11 @@ async fn gateway(State(front): State<Front>, ConnectInfo(peer): ConnectInfo<Sock
             .into_response()
             .map_err(Failure::Error)
     });
+    if let (Some(sender), Some(id), Ok(answer)) = (&front.stripe, &sent, &answer)
+        && answer.status().is_success()
+    {
+        sender.stripe.mark_delivered(id);
+    }
     answer.unwrap_or_else(|failure| {
         tracing::error!(function = function.name(), %failure, "a request is not answered");
         let (status, message) = match failure {
@@ -99,6 +134,20 @@ async fn gateway(State(front): State<Front>, ConnectInfo(peer): ConnectInfo<Sock
         };
         (status, Json(json!({ "message": message }))).into_response()
     })
+}
+
+fn is_webhook(request: &Parts) -> bool {
+    request.method == Method::POST && request.uri.path() == "/webhooks/stripe"
+}
+
+impl Sender {
+    /// Makes the event known at Stripe, before the webhook gets it; its id. `None` for what Stripe cannot have sent.
+    fn sends(&self, request: &Parts, body: &Bytes, now: Duration) -> Option<String> {
+        let header = request.headers.get("stripe-signature").map(HeaderValue::as_bytes);
+        let now = Timestamp::from_unix(i64::try_from(now.as_secs()).ok()?);
+        verify(body, header, &self.secrets, now, self.tolerance_seconds).ok()?;
+        self.stripe.ingest(std::str::from_utf8(body).ok()?, false).ok()
+    }
 }
 
 /// The event API Gateway makes of a request.
@@ -141,7 +190,7 @@ fn event(request: &Parts, body: &Bytes, peer: SocketAddr, id: &str, now_ms: i64)
             "requestId": id,
             "routeKey": "$default",
             "stage": "$default",
-            "time": Timestamp::from_millisecond(now_ms).unwrap_or_default().strftime("%d/%b/%Y:%H:%M:%S +0000").to_string(),
+            "time": jiff::Timestamp::from_millisecond(now_ms).unwrap_or_default().strftime("%d/%b/%Y:%H:%M:%S +0000").to_string(),
             "timeEpoch": now_ms,
         },
         "isBase64Encoded": text.is_none() && !body.is_empty(),
@@ -226,6 +275,21 @@ async fn status(State(front): State<Front>) -> Response {
     Json(json!({ "at_rest": front.rest.holds(), "queues": queues })).into_response()
 }
 
+/// `POST /local/schedules/retry`: runs what a schedule runs, at once, and answers what it answers. Not for a web page's scripts.
+async fn trigger(State(front): State<Front>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+    if headers.contains_key(header::ORIGIN) {
+        return refuse(StatusCode::FORBIDDEN, "forbidden", "this is not for web pages");
+    }
+    let Some(schedule) = front.schedules.iter().find(|schedule| schedule.name() == name) else {
+        let names: Vec<&str> = front.schedules.iter().map(Schedule::name).collect();
+        return refuse(StatusCode::NOT_FOUND, "not_found", &format!("there is no schedule {name}; there are {}", names.join(", ")));
+    };
+    match schedule.run().await {
+        Ok(answer) => ([(header::CONTENT_TYPE, "application/json")], answer).into_response(),
+        Err(failure) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "failed", &failure.to_string()),
+    }
+}
+
 async fn start_page(State(front): State<Front>) -> Response {
     let mut rows = String::new();
     for queue in front.rest.queues().unwrap_or_default() {
@@ -238,6 +302,8 @@ async fn start_page(State(front): State<Front>) -> Response {
          <ul><li><code>POST /webhooks/stripe</code>, <a href=/webhooks/stripe/health>its health</a>\n\
          <li><code>PUT</code>, <code>GET /users/{{id}}</code>, <code>GET /users/{{id}}/ledger</code>, <code>POST /users/{{id}}/credits/consume</code>\n\
          <li><a href=/local/status>/local/status</a>: the queues as JSON\n\
+         <li><code>POST /local/schedules/retry</code>, <code>health</code>, <code>reconcile</code>: runs it at once\n\
+         <li><code>/admin/stripe/…</code> with the admin token\n\
          <li>DynamoDB and SQS: <code>{}</code></ul>\n\
          <table><tr><th align=left>queue<th>waiting<th>in flight<th>delayed</tr>\n{rows}</table></html>\n",
         front.aws_url

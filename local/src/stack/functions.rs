@@ -1,0 +1,139 @@
+//! The functions of a deployment, in one list: what each is invoked by, and how it is made from its environment.
+//!
+//! A new function is a line of [`all`]; the stack does the rest: an instance in this process or as its shipped binary, the poller of its
+//! queue, its schedule.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use common::admin::Admin;
+use common::api::Api;
+use common::config::{ConfigError, Env};
+use common::dead_letter::DeadLetter;
+use common::event::Family;
+use common::health::HealthCheck;
+use common::notify::Notify;
+use common::reconcile::Reconciler;
+use common::retry::Retry;
+use common::webhook::Webhook;
+use common::worker::Worker;
+
+use super::lambda::{self, Handler, TIMEOUT};
+
+/// How long `reconcile` may take, as `Timeout` in the template.
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(900);
+
+/// What invokes a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Requests of the front.
+    Http,
+    /// The queue `tallyhook-<name>`.
+    Queue,
+    /// The time.
+    Every(Duration),
+}
+
+type Make = Box<dyn Fn(&Env) -> anyhow::Result<Handler> + Send + Sync>;
+
+/// A function of the deployment.
+pub struct Part {
+    /// Its name: `invoice-paid`.
+    pub name: &'static str,
+    /// What invokes it.
+    pub trigger: Trigger,
+    /// How long an invocation may take.
+    pub timeout: Duration,
+    make: Make,
+}
+
+impl Part {
+    /// Its handler, in this process.
+    ///
+    /// # Errors
+    /// When its environment makes no sense.
+    pub fn handler(&self, env: &Env) -> anyhow::Result<Handler> {
+        (self.make)(env)
+    }
+}
+
+/// All of them.
+pub fn all() -> Vec<Part> {
+    const MINUTE: u64 = 60;
+    let worker = |family: Family| {
+        let make = move |env: &Env| Worker::from_env(env, family);
+        queue(family.as_str(), make, |worker, batch| async move { worker.handle(batch).await })
+    };
+    let mut all: Vec<Part> = Family::ALL.into_iter().map(worker).collect();
+    all.extend([
+        http("stripe-webhook", Webhook::from_env, |webhook, request| async move { webhook.handle(request).await }),
+        http("api", Api::from_env, |api, request| async move { api.handle(request).await }),
+        http("admin", Admin::from_env, |admin, request| async move { admin.handle(request).await }),
+        queue("dead-letter", DeadLetter::from_env, |dead_letter, batch| async move { dead_letter.handle(batch).await }),
+        queue("notify", Notify::from_env, |notify, batch| async move { notify.handle(batch).await }),
+        schedule("retry", 15 * MINUTE, TIMEOUT, Retry::from_env, |retry, event| async move { retry.handle(event.payload).await }),
+        schedule("health", 60 * MINUTE, TIMEOUT, HealthCheck::from_env, |health, event| async move { health.handle(event.payload).await }),
+        schedule("reconcile", 360 * MINUTE, RECONCILE_TIMEOUT, Reconciler::from_env, |reconciler, event| async move {
+            reconciler.handle(event).await
+        }),
+    ]);
+    all
+}
+
+type Made<T> = Result<T, ConfigError>;
+
+fn http<T, A>(
+    name: &'static str,
+    make: impl Fn(&Env) -> Made<T> + Send + Sync + 'static,
+    handle: impl Fn(Arc<T>, lambda_http::Request) -> A + Clone + Send + Sync + 'static,
+) -> Part
+where
+    T: Send + Sync + 'static,
+    A: Future<Output = Result<lambda_http::Response<lambda_http::Body>, lambda_http::Error>> + Send + 'static,
+{
+    let make = move |env: &Env| {
+        let (function, handle) = (made(name, make(env))?, handle.clone());
+        Ok(lambda::http(move |request| handle(Arc::clone(&function), request)))
+    };
+    Part { name, trigger: Trigger::Http, timeout: TIMEOUT, make: Box::new(make) }
+}
+
+fn queue<T, A>(
+    name: &'static str,
+    make: impl Fn(&Env) -> Made<T> + Send + Sync + 'static,
+    handle: impl Fn(Arc<T>, aws_lambda_events::sqs::SqsEvent) -> A + Clone + Send + Sync + 'static,
+) -> Part
+where
+    T: Send + Sync + 'static,
+    A: Future<Output = Result<aws_lambda_events::sqs::SqsBatchResponse, lambda_runtime::Error>> + Send + 'static,
+{
+    let make = move |env: &Env| {
+        let (function, handle) = (made(name, make(env))?, handle.clone());
+        Ok(lambda::queue(move |batch| handle(Arc::clone(&function), batch)))
+    };
+    Part { name, trigger: Trigger::Queue, timeout: TIMEOUT, make: Box::new(make) }
+}
+
+fn schedule<T, A, R>(
+    name: &'static str,
+    seconds: u64,
+    timeout: Duration,
+    make: impl Fn(&Env) -> Made<T> + Send + Sync + 'static,
+    handle: impl Fn(Arc<T>, lambda_runtime::LambdaEvent<serde_json::Value>) -> A + Clone + Send + Sync + 'static,
+) -> Part
+where
+    T: Send + Sync + 'static,
+    R: serde::Serialize + 'static,
+    A: Future<Output = Result<R, lambda_runtime::Error>> + Send + 'static,
+{
+    let make = move |env: &Env| {
+        let (function, handle) = (made(name, make(env))?, handle.clone());
+        Ok(lambda::json(timeout, move |event| handle(Arc::clone(&function), event)))
+    };
+    Part { name, trigger: Trigger::Every(Duration::from_secs(seconds)), timeout, make: Box::new(make) }
+}
+
+fn made<T>(name: &str, made: Made<T>) -> anyhow::Result<Arc<T>> {
+    made.map(Arc::new).with_context(|| format!("the function {name} does not start"))
+}
