@@ -70,7 +70,7 @@ impl Backend {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         }
-        let mut backend = Self { env, dynamodb, sqs, run, queues: BTreeMap::new(), dead_letters: String::new(), embedded: embedded };
+        let mut backend = Self { env, dynamodb, sqs, run, queues: BTreeMap::new(), dead_letters: String::new(), embedded };
         backend.dead_letters = backend.queue("dead", &[]).await;
         for family in Family::ALL {
             let url = backend.queue(family.as_str(), &[]).await;
@@ -286,7 +286,7 @@ async fn a_failed_message_waits_as_long_as_it_is_told_and_ends_in_the_dead_lette
 async fn a_customers_life_ends_in_the_account_that_the_rules_say(backend: &Backend) {
     let (env, dynamodb, sqs) = (&backend.env, &backend.dynamodb, &backend.sqs);
     let webhook = Webhook::new(WebhookConfig::from_env(env).unwrap(), sqs.clone());
-    let api = Api::new(ApiConfig::from_env(env).unwrap(), dynamodb.clone());
+    let api = Api::new(ApiConfig::from_env(env).unwrap(), dynamodb.clone(), sqs.clone());
     let ask = |method: &'static str, path: &str| {
         let request: Request = lambda_http::http::Request::builder()
             .method(method)

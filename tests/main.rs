@@ -17,6 +17,7 @@ mod log;
 mod model;
 mod notify;
 mod parameters;
+mod portal;
 mod reconcile;
 mod recovery;
 mod scenarios;

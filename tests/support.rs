@@ -317,7 +317,7 @@ impl World {
         };
         Self {
             webhook: Webhook::new(WebhookConfig::from_env(&env).unwrap(), sqs.clone()),
-            api: Api::new(ApiConfig::from_env(&env).unwrap(), dynamodb.clone()),
+            api: Api::new(ApiConfig::from_env(&env).unwrap(), dynamodb.clone(), sqs.clone()),
             admin: Admin::new(AdminConfig::from_env(&env).unwrap(), &dynamodb, &sqs),
             retry: Retry::new(RetryConfig::from_env(&env).unwrap(), dynamodb.clone(), sqs.clone()),
             dead_letter: DeadLetter::new(DeadLetterConfig::from_env(&env).unwrap(), dynamodb.clone(), sqs.clone()),
@@ -559,13 +559,7 @@ impl World {
             request = request.header(*name, *value);
         }
         let body = if body.is_null() { Body::Empty } else { Body::Text(body.to_string()) };
-        let mut request: Request = request.body(body).unwrap();
-        // Lambda hands the query over decoded.
-        let query = path.split_once('?').map_or("", |(_, query)| query);
-        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        let map: std::collections::HashMap<_, _> = pairs.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
-        request = lambda_http::RequestExt::with_query_string_parameters(request, map);
-        read_answer(self.admin.handle(request).await.unwrap())
+        read_answer(self.admin.handle(with_query(request.body(body).unwrap(), path)).await.unwrap())
     }
 
     /// Asks the app's API.
@@ -580,6 +574,21 @@ impl World {
         let body = if body.is_null() { Body::Empty } else { Body::Text(body.to_string()) };
         let request: Request = request.body(body).unwrap();
         read_answer(self.api.handle(request).await.unwrap())
+    }
+
+    /// Asks the app's API with this `Authorization` header and these bytes.
+    pub async fn visit(&self, authorization: Option<&str>, method: &str, path: &str, body: Body) -> Response<Body> {
+        let bare = path.split('?').next().unwrap_or_default();
+        let mut request = lambda_http::http::Request::builder().method(method).uri(format!("http://front{bare}"));
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
+        }
+        self.api.handle(with_query(request.body(body).unwrap(), path)).await.unwrap()
+    }
+
+    /// What a customer who comes back with this session is told.
+    pub async fn setup_status(&self, session: &str) -> (u16, Value) {
+        read_answer(self.visit(None, "GET", &format!("/portal/setup-status?session_id={session}"), Body::Empty).await)
     }
 
     pub async fn sign_up(&self, user: &str) -> Value {
@@ -672,7 +681,15 @@ pub fn signature(body: &[u8]) -> String {
     sign(body, &Secret::new(SECRET).unwrap(), now())
 }
 
-fn read_answer(answer: Response<Body>) -> (u16, Value) {
+/// Lambda hands the query over decoded.
+fn with_query(request: Request, path: &str) -> Request {
+    let query = path.split_once('?').map_or("", |(_, query)| query);
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let map: std::collections::HashMap<_, _> = pairs.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
+    lambda_http::RequestExt::with_query_string_parameters(request, map)
+}
+
+pub fn read_answer(answer: Response<Body>) -> (u16, Value) {
     let bytes: &[u8] = answer.body();
     (answer.status().as_u16(), serde_json::from_slice(bytes).unwrap_or(Value::Null))
 }

@@ -1,4 +1,5 @@
-//! `api`: what the app asks and tells. Bearer token `APP_API_TOKEN` on every route here.
+//! `api`: what the app asks and tells, and what a customer who comes back from checkout sees. Bearer token `APP_API_TOKEN` on every
+//! route that has no other note.
 //!
 //! | route | answer |
 //! |---|---|
@@ -6,6 +7,11 @@
 //! | `GET /users/{id}` | the account; 404 for a user never seen |
 //! | `GET /users/{id}/ledger?limit&next` | entries, newest first |
 //! | `POST /users/{id}/credits/consume` `{"amount":10}` with `Idempotency-Key` | 200 with the balance; 402 when there is too little; 409 for the same key with another amount |
+//! | `GET /portal/setup-status?session_id` | no token: how far the customer is ([`portal`]) |
+//! | `POST /portal/password-set` `{"user_id":"…"}` | notes that the user has a password |
+//! | `GET /portal/status?session_id` | no token: the status page |
+
+mod portal;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +19,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use lambda_http::http::{Method, StatusCode};
 use lambda_http::{Body, Request, RequestExt, Response};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::answer::{Problem, answer, percent_decode, problem};
@@ -24,6 +31,9 @@ use crate::domain::credits::Credits;
 use crate::domain::ids::UserId;
 use crate::domain::ledger::{Entry, LedgerKey};
 use crate::domain::timestamp::Timestamp;
+use crate::process::Processor;
+use crate::queue::Queue;
+use crate::redrive::Redrive;
 use crate::store::items::{self, Key, Table};
 use crate::store::{Store, StoreError};
 use crate::token;
@@ -33,10 +43,15 @@ const ATTEMPTS: u32 = 12;
 /// Entries on a page of the ledger, unless `limit` says less.
 const PAGE: usize = 50;
 
+/// A body longer than this is nothing that the app has to say.
+const MOST_BODY_BYTES: usize = 64 * 1024;
+
 /// The app's API.
 pub struct Api {
     config: ApiConfig,
     store: Store,
+    processor: Processor,
+    asks: portal::Asks,
 }
 
 impl Api {
@@ -45,12 +60,17 @@ impl Api {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        Ok(Self::new(ApiConfig::from_env(env)?, aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?)))
+        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?);
+        let sqs = aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?);
+        Ok(Self::new(ApiConfig::from_env(env)?, dynamodb, sqs))
     }
 
-    /// The same over a given client.
-    pub fn new(config: ApiConfig, dynamodb: aws_sdk_dynamodb::Client) -> Self {
-        Self { store: Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone()), config }
+    /// The same over given clients.
+    pub fn new(config: ApiConfig, dynamodb: aws_sdk_dynamodb::Client, sqs: aws_sdk_sqs::Client) -> Self {
+        let store = Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone());
+        let redrive = Redrive::new(Queue::new(sqs), config.queues.clone());
+        let processor = Processor { store: store.clone(), catalog: config.catalog.clone(), livemode: config.livemode, redrive };
+        Self { config, store, processor, asks: portal::Asks::default() }
     }
 
     /// Answers one request.
@@ -59,33 +79,46 @@ impl Api {
     /// None; every failure is an answer.
     pub async fn handle(&self, request: Request) -> Result<Response<Body>, lambda_http::Error> {
         Ok(match self.route(&request).await {
-            Ok(body) => answer(StatusCode::OK, &body),
+            Ok(answer) => answer,
             Err(problem) => problem.answer("API_FAILED"),
         })
     }
 
-    async fn route(&self, request: &Request) -> Result<Value, Problem> {
+    async fn route(&self, request: &Request) -> Result<Response<Body>, Problem> {
         let path = request.uri().path().to_owned();
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let ["users", id, rest @ ..] = parts.as_slice() else {
-            return Err(problem(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"));
+        let body = match (parts.as_slice(), request.method()) {
+            (["portal", "status"], &Method::GET) => return Ok(self.status_page(request)),
+            (["portal", "setup-status"], &Method::GET) => self.setup_status(request).await?,
+            (["portal", "password-set"], &Method::POST) => {
+                self.check_token(request)?;
+                self.password_set(request).await?
+            }
+            (["portal", "status" | "setup-status" | "password-set"], _) => return Err(other_method()),
+            (["users", id, rest @ ..], _) => {
+                self.check_token(request)?;
+                self.users(request, id, rest).await?
+            }
+            _ => return Err(not_found()),
         };
+        Ok(answer(StatusCode::OK, &body))
+    }
+
+    fn check_token(&self, request: &Request) -> Result<(), Problem> {
         token::check(request.headers(), self.config.app_token.as_deref())
-            .map_err(|refusal| problem(refusal.status(), refusal.code(), refusal.message("APP_API_TOKEN")))?;
+            .map_err(|refusal| problem(refusal.status(), refusal.code(), refusal.message("APP_API_TOKEN")))
+    }
+
+    async fn users(&self, request: &Request, id: &str, rest: &[&str]) -> Result<Value, Problem> {
         let id = percent_decode(id).and_then(|id| UserId::new(id).ok());
-        let user = id.ok_or_else(|| {
-            let message = "a user id has 1 to 128 characters and no control characters";
-            problem(StatusCode::BAD_REQUEST, "invalid_user_id", message)
-        })?;
+        let user = id.ok_or_else(invalid_user)?;
         match (request.method(), rest) {
             (&Method::PUT, []) => self.sign_up(&user).await,
             (&Method::GET, []) => self.show(&user).await,
             (&Method::GET, ["ledger"]) => self.ledger(&user, request).await,
             (&Method::POST, ["credits", "consume"]) => self.consume(&user, request).await,
-            (_, [] | ["ledger"] | ["credits", "consume"]) => {
-                Err(problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has another method"))
-            }
-            _ => Err(problem(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")),
+            (_, [] | ["ledger"] | ["credits", "consume"]) => Err(other_method()),
+            _ => Err(not_found()),
         }
     }
 
@@ -112,7 +145,7 @@ impl Api {
     async fn show(&self, user: &UserId) -> Result<Value, Problem> {
         let (account, updated_at) = self.load(user, None).await?;
         if account.version == 0 {
-            return Err(problem(StatusCode::NOT_FOUND, "user_not_found", "no account has this id; PUT /users/{id} creates it"));
+            return Err(no_user());
         }
         let orders = self.orders(user).await?;
         Ok(self.view(&account, updated_at, &orders))
@@ -170,7 +203,7 @@ impl Api {
             None => {
                 let (account, _) = self.load(user, None).await?;
                 if account.version == 0 {
-                    return Err(problem(StatusCode::NOT_FOUND, "user_not_found", "no account has this id; PUT /users/{id} creates it"));
+                    return Err(no_user());
                 }
                 account.state.last_entry
             }
@@ -196,7 +229,7 @@ impl Api {
         for attempt in 0..ATTEMPTS {
             let (account, _) = self.load(user, Some(&key)).await?;
             if account.version == 0 {
-                return Err(problem(StatusCode::NOT_FOUND, "user_not_found", "no account has this id; PUT /users/{id} creates it"));
+                return Err(no_user());
             }
             if let Some(entry) = account.recorded.get(&key) {
                 if entry.worth != amount {
@@ -273,6 +306,35 @@ async fn retry(error: StoreError, attempt: u32) -> Result<(), StoreError> {
     Ok(())
 }
 
+fn not_found() -> Problem {
+    problem(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+}
+
+fn other_method() -> Problem {
+    problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has another method")
+}
+
+fn no_user() -> Problem {
+    problem(StatusCode::NOT_FOUND, "user_not_found", "no account has this id; PUT /users/{id} creates it")
+}
+
+fn invalid_user() -> Problem {
+    problem(StatusCode::BAD_REQUEST, "invalid_user_id", "a user id has 1 to 128 characters and no control characters")
+}
+
+/// Reads a JSON body. `like` shows what it should be.
+fn read_body<T: DeserializeOwned>(request: &Request, like: &str) -> Result<T, Problem> {
+    let bytes: &[u8] = request.body();
+    if bytes.len() > MOST_BODY_BYTES {
+        return Err(problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("a body has at most {MOST_BODY_BYTES} bytes")));
+    }
+    serde_json::from_slice(bytes).map_err(|error| {
+        // The parser's words name a field or a place, and for a wrong type the value: only the first line of a short one is shown.
+        let why: String = error.to_string().chars().filter(|c| !c.is_control()).take(120).collect();
+        problem(StatusCode::BAD_REQUEST, "invalid_body", format!("the body must be JSON like {like}: {why}"))
+    })
+}
+
 fn idempotency_key(request: &Request) -> Result<String, Problem> {
     let header = request.headers().get("idempotency-key").and_then(|value| value.to_str().ok()).unwrap_or_default();
     if header.is_empty() || header.len() > 255 || header.chars().any(|c| c.is_control()) {
@@ -283,8 +345,10 @@ fn idempotency_key(request: &Request) -> Result<String, Problem> {
 }
 
 fn amount(request: &Request) -> Result<Credits, Problem> {
-    let bytes: &[u8] = request.body();
-    let body: Option<Value> = serde_json::from_slice(bytes).ok();
+    let body: Option<Value> = match read_body(request, "{\"amount\": 10}") {
+        Err(Problem::Answer(status @ StatusCode::PAYLOAD_TOO_LARGE, code, message)) => return Err(problem(status, code, message)),
+        body => body.ok(),
+    };
     let amount = body.as_ref().and_then(|body| body.get("amount")).and_then(Value::as_u64).map(Credits::new);
     amount.filter(|amount| (Credits::new(1)..=Credits::MAX_GRANT).contains(amount)).ok_or_else(|| {
         problem(StatusCode::BAD_REQUEST, "invalid_amount", "the body must be {\"amount\": <whole number of credits, at least 1>}")

@@ -14,8 +14,11 @@
 //! | `ACCOUNTS_TABLE`, `EVENTS_TABLE` | all but stripe-webhook | DynamoDB table names | – |
 //! | `RETRY_DELAYS_SECONDS` | workers | delays after the first, second, third failure | 300,600,900 |
 //! | `CATALOG_FILE` | workers, api, retry, admin | a catalog to use instead of the one built in | – |
-//! | `STRIPE_SECRET_KEY` | reconcile, admin | a secret or restricted key of the deployment's mode; reading is enough | – |
-//! | `STRIPE_API_BASE` | reconcile, admin | where Stripe's API is | `https://api.stripe.com` |
+//! | `STRIPE_SECRET_KEY` | reconcile, admin, api | a secret or restricted key of the deployment's mode; reading is enough but for api, which makes checkout and portal sessions | – |
+//! | `STRIPE_API_BASE` | reconcile, admin, api | where Stripe's API is | `https://api.stripe.com` |
+//! | `APP_BASE_URL` | api | where the app is: customers come back there from Stripe; https and not this machine in live mode | no checkout |
+//! | `SUPPORT_EMAIL` | api | whom a customer can write to, shown on the status page | not shown |
+//! | `QUEUE_URL_PROVISION` | workers, api, retry, provision | the queue of `provision`; without one nothing is provisioned | – |
 //! | `APP_API_TOKEN` | api | the app's bearer token; without one every route refuses | – |
 //! | `ADMIN_API_TOKEN` | admin | the operator's bearer token; without one every route refuses | – |
 //! | `LOG_LEVEL` | all | `error`, `warn`, `info`, `debug` | info |
@@ -27,12 +30,13 @@
 //! A missing or empty secret stops the start: a function never runs open.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::domain::catalog::{Catalog, CatalogError};
 use crate::event::Family;
 use crate::http::Reach;
 use crate::signature::{Secret, SecretMode};
-use crate::stripe::Stripe;
+use crate::stripe::{Patience, Stripe};
 use crate::webhook::Secrets;
 
 /// The variables a function was started with. The local stack and the tests make their own instead of changing the process's.
@@ -261,7 +265,7 @@ impl WorkerConfig {
             accounts_table: env.require("ACCOUNTS_TABLE")?,
             events_table: env.require("EVENTS_TABLE")?,
             queue_url: env.require(&queue_variable(family))?,
-            queues: Family::ALL.iter().filter_map(|&family| Some((family, env.get(&queue_variable(family))?))).collect(),
+            queues: known_queues(env),
             notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
             livemode: livemode(env)?,
             retry_delays_seconds: delays.ok_or_else(|| Env::wrong("RETRY_DELAYS_SECONDS", want))?,
@@ -280,6 +284,18 @@ pub struct ApiConfig {
     pub app_token: Option<String>,
     /// What is sold.
     pub catalog: Catalog,
+    /// The mode of this deployment; `None` applies both.
+    pub livemode: Option<bool>,
+    /// Stripe, for checkout and for asking about a session whose webhook has not come; `None` without a key.
+    pub stripe: Option<Stripe>,
+    /// Where the app is, without a slash at the end.
+    pub app_base_url: Option<String>,
+    /// Whom a customer can write to.
+    pub support_email: Option<String>,
+    /// The queues of the families, as far as they are known here: where freed events go.
+    pub queues: BTreeMap<Family, String>,
+    /// The queue of `provision`; without one nothing is provisioned.
+    pub provision_queue_url: Option<String>,
 }
 
 impl ApiConfig {
@@ -293,8 +309,42 @@ impl ApiConfig {
             events_table: env.require("EVENTS_TABLE")?,
             app_token: env.get("APP_API_TOKEN"),
             catalog: catalog(env)?,
+            livemode: livemode(env)?,
+            stripe: Stripe::from_env(env)?.map(|stripe| stripe.with_patience(SOMEBODY_WAITS)),
+            app_base_url: app_base_url(env)?,
+            support_email: env.get("SUPPORT_EMAIL"),
+            queues: known_queues(env),
+            provision_queue_url: env.get("QUEUE_URL_PROVISION"),
         })
     }
+}
+
+/// A customer or the app waits for the answer.
+const SOMEBODY_WAITS: Patience = Patience {
+    attempts: 2,
+    attempt_timeout: Duration::from_secs(8),
+    call_timeout: Duration::from_secs(12),
+    first_wait: Duration::from_millis(300),
+};
+
+/// `APP_BASE_URL`, which customers are sent back to: in live mode never this machine, never in the clear.
+fn app_base_url(env: &Env) -> Result<Option<String>, ConfigError> {
+    let Some(text) = env.get("APP_BASE_URL") else { return Ok(None) };
+    let text = text.trim().trim_end_matches('/');
+    let wrong = |want: &str| Err(Env::wrong("APP_BASE_URL", want));
+    let uri: Option<http::Uri> = text.parse().ok();
+    let scheme = uri.as_ref().and_then(http::Uri::scheme_str).unwrap_or_default();
+    let host = uri.as_ref().and_then(http::Uri::host).unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
+    if !matches!(scheme, "http" | "https") || host.is_empty() || text.contains(['?', '#', '@']) {
+        return wrong("an address such as https://app.example.com");
+    }
+    let address: Option<std::net::IpAddr> = host.parse().ok();
+    let here = host == "localhost" || host.ends_with(".localhost") || address.is_some_and(|ip| ip.is_loopback() || ip.is_unspecified());
+    let live = livemode(env)? == Some(true) || env.get("STRIPE_SECRET_KEY").is_some_and(|key| key.contains("_live_"));
+    if live && (here || scheme != "https") {
+        return wrong("https and not this machine in live mode: customers who have paid are sent there");
+    }
+    Ok(Some(text.to_owned()))
 }
 
 /// What `reconcile` needs.
@@ -333,6 +383,11 @@ impl ReconcileConfig {
 /// The queues of all families.
 fn queues(env: &Env) -> Result<BTreeMap<Family, String>, ConfigError> {
     Family::ALL.iter().map(|&family| Ok((family, env.require(&queue_variable(family))?))).collect()
+}
+
+/// The queues of the families that have one here.
+fn known_queues(env: &Env) -> BTreeMap<Family, String> {
+    Family::ALL.iter().filter_map(|&family| Some((family, env.get(&queue_variable(family))?))).collect()
 }
 
 /// What `retry` needs.
@@ -531,6 +586,28 @@ mod tests {
             let env = queues(Env::from([("STRIPE_WEBHOOK_SECRET", "whsec_a"), ("WEBHOOK_TOLERANCE_SECONDS", tolerance)]));
             assert!(matches!(WebhookConfig::from_env(&env), Err(ConfigError::Wrong { .. })), "{tolerance}");
         }
+    }
+
+    #[test]
+    fn customers_who_paid_are_never_sent_to_this_machine() {
+        let read = |url: &str, mode: &str| app_base_url(&Env::from([("APP_BASE_URL", url), ("STRIPE_LIVEMODE", mode)]));
+        assert_eq!(read("https://app.example.com/x/", "true").unwrap().unwrap(), "https://app.example.com/x");
+        assert_eq!(read("http://127.0.0.1:9000", "false").unwrap().unwrap(), "http://127.0.0.1:9000");
+        assert_eq!(read("", "true").unwrap(), None);
+        for url in [
+            "http://app.example.com",
+            "https://localhost",
+            "https://a.localhost",
+            "https://127.0.0.1:1",
+            "https://[::1]",
+            "https://0.0.0.0",
+        ] {
+            assert!(read(url, "true").is_err(), "{url}");
+        }
+        for url in ["app.example.com", "/x", "javascript:alert(1)", "https://a@b", "https://a/?b", "https:///x"] {
+            assert!(read(url, "false").is_err(), "{url}");
+        }
+        assert!(app_base_url(&Env::from([("APP_BASE_URL", "http://localhost"), ("STRIPE_SECRET_KEY", "rk_live_1")])).is_err());
     }
 
     #[test]

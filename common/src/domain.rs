@@ -11,4 +11,5 @@ pub mod health;
 pub mod ids;
 pub mod ledger;
 pub mod reversal;
+pub mod setup_status;
 pub mod timestamp;

@@ -15,6 +15,8 @@
 //! assert!(answer.headers()["content-security-policy"].to_str().unwrap().contains("script-src 'sha256-"));
 //! ```
 
+pub mod status;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use lambda_http::http::{HeaderValue, StatusCode};

@@ -18,8 +18,9 @@ use crate::domain::decide::{Effect, Ignored, Outcome, Parked, decide, ledger_key
 use crate::domain::drift;
 use crate::domain::ids::{CustomerId, EventId, UserId};
 use crate::domain::ledger::LedgerKey;
+use crate::domain::setup_status::SessionPayment;
 use crate::domain::timestamp::Timestamp;
-use crate::event::{Event, EventType};
+use crate::event::{CheckoutSession, Event, EventType, Object};
 use crate::redrive::Redrive;
 use crate::signature::SecretMode;
 use crate::store::items::{self, EventRecord, EventState, Item, Key, KnownEvent};
@@ -135,6 +136,29 @@ impl Plan {
         }
         self.freed.extend(waiting.iter().cloned());
         self.write(Write { condition: Condition::Waiting(waiting), ..write });
+    }
+
+    /// Notes whose a checkout session is and how its payment stands: of all that was heard of it the most final word.
+    fn session(
+        &mut self,
+        session: &CheckoutSession,
+        kind: &EventType,
+        user: &UserId,
+        items: &HashMap<Key, Item>,
+    ) -> Result<(), StoreError> {
+        let key = Key::Session(session.id.clone());
+        let known = self.planned(&key).and_then(|write| write.item.as_ref()).or(items.get(&key));
+        let known = known.map(|item| items::read_session(&key, item)).transpose()?;
+        let told = SessionPayment::told(session, kind);
+        let joined = items::KnownSession {
+            user: user.clone(),
+            payment: known.as_ref().map_or(told, |known| known.payment.max(told)),
+            subscription: known.as_ref().and_then(|known| known.subscription.clone()).or_else(|| session.subscription.clone()),
+        };
+        if known.as_ref() != Some(&joined) {
+            self.write(items::session(&session.id, &joined));
+        }
+        Ok(())
     }
 
     /// Places those who wait, each with what it waits for.
@@ -373,6 +397,9 @@ impl Processor {
                     if let Some(order) = &applied.order {
                         plan.write(items::order(user, order));
                     }
+                    if let Object::CheckoutSession(session) = &job.event.object {
+                        plan.session(session, &job.event.kind, user, items)?;
+                    }
                     let mut record = record(job, known.as_ref(), EventState::Processed, applied.effect.as_str(), Some(user), now);
                     record.previous.get_or_insert_with(|| enlist(account, &job.event.id));
                     plan.write(items::event(&record));
@@ -410,7 +437,7 @@ impl Link {
             Key::Customer(customer) => Some(Self::Customer(customer.clone())),
             Key::Payment(payment) => Some(Self::Payment(payment.clone())),
             Key::Entry(user, entry) => Some(Self::Entry(user.clone(), entry.clone())),
-            Key::Account(_) | Key::Reversal(..) | Key::Order(..) | Key::Event(_) => None,
+            Key::Account(_) | Key::Reversal(..) | Key::Order(..) | Key::Portal(_) | Key::Session(_) | Key::Event(_) => None,
         }
     }
 
@@ -467,6 +494,9 @@ fn first_keys(event: &Event) -> Vec<Key> {
         Ok(None) | Err(_) => keys.extend(event.customer().cloned().map(Key::Customer)),
     }
     keys.extend(payment_refs(event).iter().map(Key::payment));
+    if let Object::CheckoutSession(session) = &event.object {
+        keys.push(Key::Session(session.id.clone()));
+    }
     keys
 }
 
@@ -529,7 +559,15 @@ fn load_account(user: &UserId, items: &HashMap<Key, Item>) -> Result<Account, St
             Key::Reversal(owner, grant) if owner == user => {
                 account.reversals.insert(grant.clone(), items::read(key, item)?);
             }
-            Key::Entry(..) | Key::Reversal(..) | Key::Account(_) | Key::Order(..) | Key::Customer(_) | Key::Payment(_) | Key::Event(_) => {}
+            Key::Entry(..)
+            | Key::Reversal(..)
+            | Key::Account(_)
+            | Key::Order(..)
+            | Key::Portal(_)
+            | Key::Customer(_)
+            | Key::Session(_)
+            | Key::Payment(_)
+            | Key::Event(_) => {}
         }
     }
     Ok(account)

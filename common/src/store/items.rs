@@ -9,6 +9,8 @@
 //! | `user#<id>` | `reversal#<ledger key>` | what refunds and disputes of that grant amount to |
 //! | `user#<id>` | `order#<cs_…>` | a one-time order; the app moves `status` on |
 //! | `customer#<cus_…>` | `link` | `user_id` S: whose customer it is; until it is somebody's, `waiting` SS: the parked events that wait for it |
+//! | `user#<id>` | `portal` | `password_set_at` N (unix s): the app said that the user has a password |
+//! | `session#<cs_…>` | `link` | `user_id` S, `payment` S ([`SessionPayment`]), `subscription` S: whose a checkout session is and how its payment stands |
 //! | `payment#<pi_… or ch_…>` | `link` | `user_id` S, `key` S: the grant that this payment paid for; until it is known, `waiting` SS |
 //!
 //! An app may read `tier`, `tier_rank`, `credits` and `access_until` of `user#<id>` / `account` directly; `state` is ours and may change.
@@ -39,6 +41,7 @@
 //! | `audit#<unix ms>#<random>` | a change by an operator: `actor`, `reason`, `act`, `target`, `at`; in `by_day` under the family `audit`; never expires |
 //! | `alert#<destination>#<alert key>` | when it was last sent: `quiet_until` N (unix s; before then the same is not sent), `held` N (how many were not), `message` S (which one is being posted), `posted` S |
 //! | `signal#bad_signatures` | the newest burst: `refused` N, `at` N (unix s) |
+//! | `ask#<cs_…>` | Stripe was asked for this session: `asked` N (unix s), `tries` N, `told` S; two days |
 //! | `report#reconcile` | what the last reconciliation found: `missing` N, `orphaned` N, `finished` N (unix ms) |
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -52,9 +55,10 @@ use crate::domain::account::{Account, State};
 use crate::domain::catalog::Catalog;
 use crate::domain::credits::Credits;
 use crate::domain::decide::{Order, PaymentRef};
-use crate::domain::ids::{CustomerId, EventId, SessionId, UserId};
+use crate::domain::ids::{CustomerId, EventId, SessionId, SubscriptionId, UserId};
 use crate::domain::ledger::{Entry, LedgerKey};
 use crate::domain::reversal::Reversal;
+use crate::domain::setup_status::SessionPayment;
 use crate::domain::timestamp::Timestamp;
 use crate::signature::SecretMode;
 
@@ -88,6 +92,10 @@ pub enum Key {
     Order(UserId, SessionId),
     /// Whose a Stripe customer is.
     Customer(CustomerId),
+    /// Whose a checkout session is.
+    Session(SessionId),
+    /// What the app said of a user's set-up.
+    Portal(UserId),
     /// What a payment paid for, by `pi_…` or `ch_…`.
     Payment(String),
     /// An event of the log, or a note beside it: `audit#…`, `alert#…`, `signal#…`, `report#…`.
@@ -109,16 +117,24 @@ impl Key {
     pub fn table(&self) -> Table {
         match self {
             Self::Event(_) => Table::Events,
-            Self::Account(_) | Self::Entry(..) | Self::Reversal(..) | Self::Order(..) | Self::Customer(_) | Self::Payment(_) => {
-                Table::Accounts
-            }
+            Self::Account(_)
+            | Self::Entry(..)
+            | Self::Reversal(..)
+            | Self::Order(..)
+            | Self::Portal(_)
+            | Self::Customer(_)
+            | Self::Session(_)
+            | Self::Payment(_) => Table::Accounts,
         }
     }
 
     /// Partition key.
     pub fn partition(&self) -> String {
         match self {
-            Self::Account(user) | Self::Entry(user, _) | Self::Reversal(user, _) | Self::Order(user, _) => format!("user#{user}"),
+            Self::Account(user) | Self::Entry(user, _) | Self::Reversal(user, _) | Self::Order(user, _) | Self::Portal(user) => {
+                format!("user#{user}")
+            }
+            Self::Session(session) => format!("session#{session}"),
             Self::Customer(customer) => format!("customer#{customer}"),
             Self::Payment(payment) => format!("payment#{payment}"),
             Self::Event(id) => id.clone(),
@@ -132,7 +148,8 @@ impl Key {
             Self::Entry(_, key) => format!("ledger#{key}"),
             Self::Reversal(_, key) => format!("reversal#{key}"),
             Self::Order(_, session) => format!("order#{session}"),
-            Self::Customer(_) | Self::Payment(_) => "link".to_owned(),
+            Self::Portal(_) => "portal".to_owned(),
+            Self::Customer(_) | Self::Session(_) | Self::Payment(_) => "link".to_owned(),
             Self::Event(_) => String::new(),
         }
     }
@@ -289,6 +306,53 @@ pub fn read_user(key: &Key, item: &Item) -> Result<Option<UserId>, StoreError> {
 pub fn read_grant(key: &Key, item: &Item) -> Result<LedgerKey, StoreError> {
     let grant = item.get("key").and_then(|grant| grant.as_s().ok()).ok_or_else(|| key.corrupt("no key"))?;
     Ok(LedgerKey::from_text(grant))
+}
+
+/// A checkout session as far as it is known here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownSession {
+    /// Whose it is.
+    pub user: UserId,
+    /// How its payment stands.
+    pub payment: SessionPayment,
+    /// The subscription that came of it.
+    pub subscription: Option<SubscriptionId>,
+}
+
+/// Whose a checkout session is and how its payment stands; the account's version guards it.
+pub fn session(id: &SessionId, known: &KnownSession) -> Write {
+    let key = Key::Session(id.clone());
+    let mut item = new_item(&key);
+    item.insert("user_id".to_owned(), text(known.user.as_str()));
+    item.insert("payment".to_owned(), text(known.payment.as_str()));
+    if let Some(subscription) = &known.subscription {
+        item.insert("subscription".to_owned(), text(subscription.as_str()));
+    }
+    Write { key, item: Some(item), condition: Condition::Anything }
+}
+
+/// Reads a checkout session back.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub fn read_session(key: &Key, item: &Item) -> Result<KnownSession, StoreError> {
+    let user = read_user(key, item)?.ok_or_else(|| key.corrupt("no user_id"))?;
+    let payment = read_text(item, "payment").and_then(|word| SessionPayment::from_text(&word));
+    let subscription = read_text(item, "subscription").map(SubscriptionId::new).transpose().map_err(|error| key.corrupt(error))?;
+    Ok(KnownSession { user, payment: payment.ok_or_else(|| key.corrupt("no payment"))?, subscription })
+}
+
+/// The app's word that a user has a password.
+pub fn password_set(user: &UserId, now: Timestamp) -> Write {
+    let key = Key::Portal(user.clone());
+    let mut item = new_item(&key);
+    item.insert("password_set_at".to_owned(), number(now.unix()));
+    Write { key, item: Some(item), condition: Condition::Anything }
+}
+
+/// The job that provisions a user, in the events table.
+pub fn provisioning_key(user: &UserId) -> Key {
+    Key::Event(format!("job#provision#{user}"))
 }
 
 /// A new order:

@@ -1,0 +1,131 @@
+//! `/portal/status?session_id=cs_…`: what a customer sees who comes back from checkout.
+//!
+//! Three steps, a word for each state, a button that asks at once. The script asks `/portal/setup-status` every 5 seconds and gives up
+//! after 180: then a banner tells the reference and whom to write to. What is left of the page without a script says so.
+
+use lambda_http::{Body, Response};
+use maud::html;
+
+use super::Page;
+
+const STYLE: &str = include_str!("status.css");
+const SCRIPT: &str = include_str!("status.js");
+/// Between two questions.
+const POLL_MS: u32 = 5_000;
+/// After so long the banner shows.
+const PATIENCE_MS: u32 = 180_000;
+
+/// What the page is told.
+pub struct StatusPage<'a> {
+    /// The session's id; `None` when the address has none.
+    pub session: Option<&'a str>,
+    /// Where the customer goes when all is done.
+    pub app_url: Option<&'a str>,
+    /// Whom the customer can write to.
+    pub support_email: Option<&'a str>,
+}
+
+impl StatusPage<'_> {
+    /// The page.
+    pub fn answer(&self) -> Response<Body> {
+        match self.session {
+            Some(session) => self.page(session),
+            None => self.no_session(),
+        }
+    }
+
+    fn page(&self, session: &str) -> Response<Body> {
+        let steps = [("payment", "Payment"), ("provisioning", "Your account"), ("password", "Password")];
+        let body = html! {
+            main.narrow {
+                section.card #status data-session=(session) data-poll=(POLL_MS) data-patience=(PATIENCE_MS) aria-labelledby="headline" {
+                    div role="status" aria-live="polite" aria-atomic="true" {
+                        h1 #headline { "Confirming your payment" }
+                        p.muted #detail { "This usually takes a few seconds. You can leave this page open." }
+                    }
+                    ol.steps {
+                        @for (name, label) in steps {
+                            li #(format!("step-{name}")) data-state="waiting" {
+                                span.mark aria-hidden="true" {}
+                                span.label { (label) }
+                                span.state { "Waiting" }
+                            }
+                        }
+                    }
+                    div.row {
+                        button #refresh type="button" { "Refresh status" }
+                        @if let Some(url) = self.app_url { a.button #continue href=(url) hidden { "Continue" } }
+                    }
+                    p.muted.small #checked { "Not checked yet" }
+                    noscript { div.notice data-tone="warn" { p { "This page needs JavaScript to follow your payment. Reload it to try again." } } }
+                }
+                section.notice #banner data-tone="warn" role="alert" hidden {
+                    h2 #banner-title { "This takes longer than usual" }
+                    p #banner-text { "Your payment is safe. There is no need to pay again." }
+                    dl {
+                        dt { "Reference" }
+                        dd { code { (session) } }
+                        @if let Some(email) = self.support_email { dt { "Support" } dd { (mail(email, session)) } }
+                    }
+                }
+            }
+        };
+        Page::new("Your order").style(STYLE).script(SCRIPT).connects().answer(200, &body)
+    }
+
+    fn no_session(&self) -> Response<Body> {
+        let body = html! {
+            main.narrow {
+                section.card {
+                    h1 { "We cannot tell which order this is" }
+                    p { "The address of this page should end with the reference of your checkout. Please open the link that you were sent to after paying." }
+                    @if let Some(email) = self.support_email { p { "If that does not help, write to " a href={ "mailto:" (email) } { (email) } "." } }
+                    @if let Some(url) = self.app_url { p { a.button.quiet href=(url) { "Back" } } }
+                }
+            }
+        };
+        Page::new("Your order").answer(400, &body)
+    }
+}
+
+/// A link that begins a letter with the reference in it. Ids are letters, digits and `_`, so nothing has to be encoded.
+fn mail(email: &str, session: &str) -> maud::Markup {
+    html! { a href={ "mailto:" (email) "?subject=Order%20" (session) } { (email) } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(page: &StatusPage<'_>) -> (u16, String) {
+        let answer = page.answer();
+        let Body::Text(text) = answer.body() else { panic!("a page is text") };
+        (answer.status().as_u16(), text.clone())
+    }
+
+    #[test]
+    fn the_page_holds_the_reference_and_the_support_address_from_the_start() {
+        let page = StatusPage { session: Some("cs_1"), app_url: Some("https://app.example.com"), support_email: Some("help@example.com") };
+        let (status, text) = text(&page);
+        assert_eq!(status, 200);
+        for part in [
+            "<code>cs_1</code>",
+            "mailto:help@example.com?subject=Order%20cs_1",
+            "data-poll=\"5000\"",
+            "data-patience=\"180000\"",
+            "aria-live",
+        ] {
+            assert!(text.contains(part), "{part}");
+        }
+        assert!(!SCRIPT.contains("innerHTML") && !SCRIPT.contains("</") && !STYLE.contains("</"));
+    }
+
+    #[test]
+    fn without_a_session_or_a_support_address_it_says_what_it_can() {
+        let (status, told) = text(&StatusPage { session: None, app_url: None, support_email: None });
+        assert_eq!(status, 400);
+        assert!(told.contains("We cannot tell which order this is") && !told.contains("mailto:"));
+        let (_, told) = text(&StatusPage { session: Some("cs_1"), app_url: None, support_email: None });
+        assert!(!told.contains("mailto:") && !told.contains("id=\"continue\""));
+    }
+}

@@ -1,0 +1,213 @@
+//! What a customer who comes back from checkout is told, and what Stripe is asked when its webhook has not come.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use lambda_http::Body;
+use local::fake_stripe::{FakeStripe, Misbehaviour};
+use serde_json::{Value, json};
+
+use crate::stripe_client::KEY;
+use crate::support::{APP_TOKEN, World, read_answer, sample, with_id};
+
+const SESSION: &str = "cs_test_a1TallyHook0001";
+const PACK_SESSION: &str = "cs_test_a1TallyHook0002";
+
+/// A deployment with a Stripe key, and its Stripe.
+async fn with_stripe() -> (World, FakeStripe) {
+    let fake = FakeStripe::new(KEY);
+    let base = format!("http://{}", fake.start().await.unwrap());
+    let variables = [("STRIPE_SECRET_KEY", KEY), ("STRIPE_API_BASE", base.as_str()), ("STRIPE_LIVEMODE", "false")];
+    (World::with(&variables).await, fake)
+}
+
+/// Things that happened at Stripe and that no webhook told.
+fn happens(fake: &FakeStripe, names: &[&str]) {
+    for name in names {
+        fake.ingest(&sample(name, "user_123").to_string(), false).unwrap();
+    }
+}
+
+async fn told(world: &World, session: &str) -> String {
+    let (status, body) = world.setup_status(session).await;
+    assert_eq!((status, body["session_id"].as_str()), (200, Some(session)), "{body}");
+    let word = |name: &str| body[name].as_str().unwrap().to_owned();
+    ["payment_state", "provisioning_state", "password_state", "next_action"].map(word).join(" ")
+}
+
+/// Lets the next question about a session come at once.
+async fn time_passes(world: &World, session: &str) {
+    let update = world.dynamodb.update_item().table_name("events").key("pk", AttributeValue::S(format!("ask#{session}")));
+    let update =
+        update.update_expression("SET asked = :long_ago").expression_attribute_values(":long_ago", AttributeValue::N("1".to_owned()));
+    update.send().await.unwrap();
+}
+
+fn sessions_asked(fake: &FakeStripe) -> usize {
+    fake.requests().iter().filter(|request| request.contains("/v1/checkout/sessions/")).count()
+}
+
+#[tokio::test]
+async fn the_states_follow_the_webhooks() {
+    let world = World::new().await;
+    assert_eq!(told(&world, SESSION).await, "confirming not_started not_sent wait_payment");
+    let unpaid = json!({"status": "complete", "payment_status": "unpaid"});
+    let mut delayed = sample("checkout.session.completed.pack", "user_123");
+    delayed["data"]["object"]["payment_status"] = unpaid["payment_status"].clone();
+    world.process(&delayed).await;
+    assert_eq!(told(&world, PACK_SESSION).await, "confirming not_started not_sent wait_payment");
+    let mut failed = with_id(delayed.clone(), "evt_failed");
+    failed["type"] = json!("checkout.session.async_payment_failed");
+    world.process(&failed).await;
+    assert_eq!(told(&world, PACK_SESSION).await, "failed not_started not_sent pay");
+
+    world.process(&sample("checkout.session.completed", "user_123")).await;
+    assert_eq!(told(&world, SESSION).await, "paid completed not_sent set_password");
+    let (status, body) = world.app("POST", "/portal/password-set", json!({"user_id": "user_123"}), None).await;
+    assert_eq!((status, &body["password_state"]), (200, &json!("set")));
+    assert_eq!(told(&world, SESSION).await, "paid completed set go_to_dashboard");
+}
+
+#[tokio::test]
+async fn a_word_that_is_heard_late_does_not_take_back_a_payment() {
+    let world = World::new().await;
+    let paid = sample("checkout.session.async_payment_succeeded", "user_123");
+    let session = paid["data"]["object"]["id"].as_str().unwrap().to_owned();
+    world.process(&paid).await;
+    let mut before = with_id(paid.clone(), "evt_before");
+    before["type"] = json!("checkout.session.completed");
+    before["data"]["object"]["payment_status"] = json!("unpaid");
+    world.process(&before).await;
+    assert!(told(&world, &session).await.starts_with("paid "));
+}
+
+#[tokio::test]
+async fn a_subscription_whose_webhooks_never_came_is_read_from_stripe_and_the_late_webhooks_change_nothing() {
+    let (world, fake) = with_stripe().await;
+    world.sign_up("user_123").await;
+    let life = ["customer.subscription.created", "invoice.paid", "checkout.session.completed"];
+    happens(&fake, &life);
+    assert_eq!(told(&world, SESSION).await, "paid completed not_sent set_password");
+    let account = world.account("user_123").await;
+    assert_eq!((account["tier"].as_str(), account["credits"].as_i64()), (Some("pro"), Some(5000)), "{account}");
+    let ledger = world.ledger("user_123").await;
+    assert_eq!(ledger[0]["cause"], "setup-status", "{ledger:?}");
+    for name in life {
+        world.process(&sample(name, "user_123")).await;
+    }
+    let after = world.account("user_123").await;
+    assert_eq!((&after["tier"], &after["buckets"]), (&account["tier"], &account["buckets"]));
+    assert_eq!(world.ledger("user_123").await, ledger, "every credit is granted once");
+}
+
+#[tokio::test]
+async fn a_pack_is_granted_once_whichever_comes_first_even_when_many_ask_at_once() {
+    let (world, fake) = with_stripe().await;
+    world.sign_up("user_123").await;
+    happens(&fake, &["checkout.session.completed.pack"]);
+    let event = sample("checkout.session.completed.pack", "user_123");
+    let polls = futures_util::future::join_all((0..8).map(|_| world.setup_status(PACK_SESSION)));
+    let (polls, ()) = tokio::join!(polls, world.process(&event));
+    assert!(polls.iter().all(|(status, _)| *status == 200));
+    assert!(sessions_asked(&fake) <= 1, "one of many asks Stripe");
+    assert_eq!(told(&world, PACK_SESSION).await, "paid completed not_sent set_password");
+    let account = world.account("user_123").await;
+    assert_eq!(account["credits"], 1500, "{account}");
+}
+
+#[tokio::test]
+async fn polling_does_not_hammer_stripe() {
+    let (world, fake) = with_stripe().await;
+    for _ in 0..20 {
+        assert_eq!(world.setup_status(SESSION).await.0, 404);
+    }
+    assert_eq!(sessions_asked(&fake), 1);
+    // Made-up ids share what one instance may ask.
+    for number in 0..60 {
+        world.setup_status(&format!("cs_test_made_up_{number}")).await;
+    }
+    assert!(sessions_asked(&fake) <= 20);
+}
+
+#[tokio::test]
+async fn what_stripe_says_of_a_session_that_is_not_paid_is_shown_and_feeds_nothing() {
+    let (world, fake) = with_stripe().await;
+    let mut event = sample("checkout.session.completed.pack", "user_123");
+    for (status, payment, expect) in [("open", "unpaid", "unpaid"), ("complete", "unpaid", "confirming"), ("expired", "unpaid", "unpaid")] {
+        event["data"]["object"]["status"] = json!(status);
+        event["data"]["object"]["payment_status"] = json!(payment);
+        fake.ingest(&event.to_string(), false).unwrap();
+        assert!(told(&world, PACK_SESSION).await.starts_with(expect), "{status} {payment}");
+        time_passes(&world, PACK_SESSION).await;
+    }
+    assert_eq!(world.app("GET", "/users/user_123", Value::Null, None).await.0, 404, "nobody paid");
+    fake.fail("/v1/checkout/sessions/", 9, Misbehaviour::Status(500, None));
+    assert_eq!(world.setup_status("cs_test_other").await.0, 200, "Stripe's failure is not the customer's");
+}
+
+#[tokio::test]
+async fn a_paid_session_of_nobody_we_know_and_one_of_the_other_mode_stay_unconfirmed() {
+    let (world, fake) = with_stripe().await;
+    let mut event = sample("checkout.session.completed.pack", "user_123");
+    event["data"]["object"]["client_reference_id"] = Value::Null;
+    event["data"]["object"]["metadata"] = json!({"pack": "credits_1000"});
+    fake.ingest(&event.to_string(), false).unwrap();
+    assert_eq!(told(&world, PACK_SESSION).await, "confirming not_started not_sent wait_payment");
+    let mut live = sample("checkout.session.completed.pack", "user_123");
+    live["data"]["object"]["id"] = json!("cs_live_1");
+    live["data"]["object"]["livemode"] = json!(true);
+    fake.ingest(&live.to_string(), false).unwrap();
+    assert_eq!(told(&world, "cs_live_1").await, "confirming not_started not_sent wait_payment");
+    assert_eq!(world.app("GET", "/users/user_123", Value::Null, None).await.0, 404);
+}
+
+#[tokio::test]
+async fn what_is_no_session_is_refused_before_anything_is_read() {
+    let world = World::new().await;
+    let long = format!("cs_{}", "a".repeat(300));
+    for session in ["", "cs_", "sub_1", "cs_1#x", "cs_<script>", "cs_1'--", long.as_str()] {
+        let (status, body) = world.setup_status(session).await;
+        assert_eq!((status, body["error"].as_str()), (400, Some("invalid_session_id")), "{session}");
+    }
+    assert_eq!(read_answer(world.visit(None, "GET", "/portal/setup-status", Body::Empty).await).0, 400);
+    assert_eq!(read_answer(world.visit(None, "POST", "/portal/setup-status", Body::Empty).await).0, 405);
+    assert!(world.calls().is_empty());
+}
+
+#[tokio::test]
+async fn only_the_app_says_that_a_password_is_set_and_only_of_a_user_that_is_there() {
+    let world = World::new().await;
+    let say = async |authorization: Option<&str>, body: &str| {
+        let (status, body) = read_answer(world.visit(authorization, "POST", "/portal/password-set", Body::Text(body.to_owned())).await);
+        (status, body["error"].as_str().unwrap_or_default().to_owned())
+    };
+    let token = format!("Bearer {APP_TOKEN}");
+    assert_eq!(say(None, "{}").await, (401, "unauthorized".to_owned()));
+    assert_eq!(say(Some("Bearer wrong"), "{}").await, (401, "unauthorized".to_owned()));
+    assert_eq!(say(Some(&token), r#"{"user_id":"nobody"}"#).await, (404, "user_not_found".to_owned()));
+    for body in ["", "{}", "[]", "\u{feff}{}", r#"{"user_id":7}"#, r#"{"user_id":"u","x":1}"#, "<xml/>"] {
+        assert_eq!(say(Some(&token), body).await, (400, "invalid_body".to_owned()), "{body}");
+    }
+    assert_eq!(say(Some(&token), r#"{"user_id":""}"#).await, (400, "invalid_user_id".to_owned()));
+    assert_eq!(say(Some(&token), &format!("\"{}\"", "x".repeat(70_000))).await, (413, "too_large".to_owned()));
+    let closed = world.redeploy(&[("APP_API_TOKEN", "")]);
+    assert_eq!(read_answer(closed.visit(Some("Bearer "), "POST", "/portal/password-set", Body::Empty).await).0, 503);
+}
+
+#[tokio::test]
+async fn the_page_shows_the_reference_as_text_and_runs_nothing_but_its_own_script() {
+    let world = World::with(&[("SUPPORT_EMAIL", "help@example.com"), ("APP_BASE_URL", "https://app.example.com")]).await;
+    let page = async |path: &str| {
+        let answer = world.visit(None, "GET", path, Body::Empty).await;
+        let policy = answer.headers()["content-security-policy"].to_str().unwrap().to_owned();
+        let body: &[u8] = answer.body();
+        (answer.status().as_u16(), policy, String::from_utf8(body.to_vec()).unwrap())
+    };
+    let (status, policy, text) = page(&format!("/portal/status?session_id={SESSION}")).await;
+    assert_eq!(status, 200);
+    assert!(text.contains(SESSION) && text.contains("help@example.com") && text.contains("https://app.example.com"));
+    assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'") && !policy.contains("unsafe"));
+    for hostile in ["", "?session_id=", "?session_id=cs_<script>alert(1)</script>", "?session_id=\"><img src=x onerror=alert(1)>"] {
+        let (status, _, text) = page(&format!("/portal/status{hostile}")).await;
+        assert_eq!(status, 400);
+        assert!(!text.contains("alert(1)"), "{hostile}");
+    }
+}
