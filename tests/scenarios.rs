@@ -210,6 +210,21 @@ async fn concurrent_add_ons_are_all_there() {
     assert_eq!(standing(&world, "user_1").await, ("free".to_owned(), 20_500, 0));
 }
 
+/// Nothing of it names the user: neither a checkout nor metadata. The customer was bound to one before.
+#[tokio::test]
+async fn a_subscription_made_in_stripes_dashboard_goes_to_the_user_of_its_customer() {
+    let world = World::new().await;
+    let mut bought = sample("checkout.session.completed.pack", "user_1");
+    bought["data"]["object"]["customer"] = json!("cus_TallyHook0001");
+    world.process(&bought).await;
+    for name in ["customer.subscription.created", "invoice.paid"] {
+        let unnamed = sample(name, "user_1").to_string().replace("\"user_id\":\"user_1\"", "\"note\":\"by hand\"");
+        assert!(!unnamed.contains("user_1"), "{unnamed}");
+        world.process(&serde_json::from_str(&unnamed).unwrap()).await;
+    }
+    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
+}
+
 #[tokio::test]
 async fn an_order_has_all_its_fields() {
     let world = World::new().await;

@@ -15,7 +15,7 @@ mod invoice_payment_failed;
 mod offer;
 mod refund;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use super::account::{Account, Cause, Change, Conflict, Fact};
 use super::catalog::Catalog;

@@ -18,7 +18,7 @@ use crate::domain::reversal::Reversal;
 use crate::domain::timestamp::Timestamp;
 use crate::event::{self, Event};
 
-/// Trials of `pro` are worth less than its paid periods, so that the two cannot be mistaken for each other.
+/// Trials of `pro` are worth less than its paid periods, so that the two cannot be mistaken for each other; the grace is not the default.
 const CATALOG: &str = r#"
 [tiers]
 free = 0
@@ -28,7 +28,7 @@ business = 2
 default_tier = "free"
 signup_credits = 500
 addons = "reset"
-past_due_grace_days = 7
+past_due_grace_days = 5
 [[plan]]
 name = "pro"
 tier = "pro"
@@ -111,6 +111,7 @@ pub struct Run {
     /// The account after the last step.
     pub account: Account,
     pub ledger: BTreeMap<LedgerKey, Entry>,
+    deltas: i64,
     booked: Vec<LedgerKey>,
     payments: BTreeMap<PaymentRef, LedgerKey>,
     reversals: BTreeMap<LedgerKey, Reversal>,
@@ -128,6 +129,7 @@ impl Run {
             catalog: Catalog::parse(&text).unwrap(),
             account: Account::new(UserId::new("user_1").unwrap()),
             ledger: BTreeMap::new(),
+            deltas: 0,
             booked: Vec::new(),
             payments: BTreeMap::new(),
             reversals: BTreeMap::new(),
@@ -199,11 +201,11 @@ impl Run {
         for entry in &change.entries {
             assert!(self.ledger.insert(entry.key.clone(), entry.clone()).is_none(), "{} is written twice", entry.key);
             self.booked.push(entry.key.clone());
+            self.deltas += entry.delta;
         }
         self.reversals.extend(change.reversals.clone());
-        self.account = self.account.after(change);
-        let deltas: i64 = self.ledger.values().map(|entry| entry.delta).sum();
-        assert_eq!(i64::try_from(self.account.state.balance().get()), Ok(deltas), "the balance is the sum of the deltas");
+        self.account = Account { recorded: BTreeMap::new(), reversals: BTreeMap::new(), ..self.account.after(change) };
+        assert_eq!(i64::try_from(self.account.state.balance().get()), Ok(self.deltas), "the balance is the sum of the deltas");
     }
 
     pub fn told(&self) -> String {
