@@ -8,6 +8,8 @@
 pub mod explain;
 pub mod fix;
 pub mod subscription;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -425,7 +427,11 @@ impl State {
                 if matches!(kind, OpeningKind::New | OpeningKind::Renewal) {
                     conflict(recorded, &want)?;
                 }
-                self.open(&id, kind, opening, want, catalog, wants);
+                // A grant that is recorded has opened its period: a subscription without one was forgotten, and stays so.
+                let forgotten = self.subscriptions.get(&id).is_none_or(|known| known.period.is_none());
+                if !(forgotten && recorded.contains_key(&want.key)) {
+                    self.open(&id, kind, opening, want, catalog, wants);
+                }
             }
             Fact::PlanChange { subscription: id, start, change, evidence } => {
                 let subscription = self.subscriptions.entry(id.clone()).or_default();
