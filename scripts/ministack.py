@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+"""Deploys template.yaml with the release binaries to MiniStack, an emulator of AWS that is not ours, and uses the result.
+
+MiniStack runs the binaries as Lambda does, feeds them from its own SQS and serves its own DynamoDB, so nothing of the local
+stack takes part. Then:
+
+    scripts/smoke.py --url …           signed events, duplicates and forgeries through the deployed HTTP API
+    cargo test -p tests conformance    what we rely on in DynamoDB and SQS, asked of MiniStack's
+
+It wants the release binaries (`./check release`), and ministack, aws-sam-translator and boto3 (`./check ministack` has all).
+What MiniStack does otherwise than AWS, and what is changed in the template for it, is in docs/emulators.md.
+"""
+
+import argparse
+import http.client
+import http.server
+import io
+import json
+import os
+import pathlib
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+import zipfile
+
+import boto3
+from botocore.config import Config
+from samtranslator.yaml_helper import yaml_parse
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+STACK = "tallyhook"
+BUCKET = "tallyhook-code"
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    parser.add_argument("--binaries", type=pathlib.Path, default=target / "release", help="folder of the binaries (default: %(default)s)")
+    parser.add_argument("--keep", action="store_true", help="leave the deployment running until Ctrl-C")
+    return parser.parse_args()
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start_ministack(port, folder):
+    """Starts it on loopback and waits until it answers."""
+    env = dict(os.environ, **KEYS, BIND_HOST="127.0.0.1", GATEWAY_PORT=str(port), LAMBDA_EXECUTOR="local")
+    env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
+    log = open(folder / "ministack.log", "w")
+    command = pathlib.Path(sys.executable).parent / "ministack"
+    process = subprocess.Popen([command], env=env, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/_ministack/health", timeout=2)
+            return process
+        except urllib.error.HTTPError:
+            return process
+        except OSError:
+            if process.poll() is not None:
+                sys.exit(f"ministack ended with {process.returncode}:\n{(folder / 'ministack.log').read_text()[-3000:]}")
+            time.sleep(0.25)
+    sys.exit("ministack did not answer within a minute")
+
+
+def package(binary):
+    """A zip as `cargo lambda build` makes it: one executable file named bootstrap."""
+    entry = zipfile.ZipInfo("bootstrap", (2026, 1, 1, 0, 0, 0))
+    entry.external_attr = 0o100755 << 16
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(entry, binary.read_bytes(), compresslevel=1)
+    return packed.getvalue()
+
+
+def template_for_here(s3, binaries):
+    """The template with each function's code in S3, the architecture of this machine, and one number that MiniStack takes for text."""
+    template = yaml_parse((ROOT / "template.yaml").read_text())
+    template["Globals"]["Function"]["Architectures"] = ["x86_64" if os.uname().machine == "x86_64" else "arm64"]
+    s3.create_bucket(Bucket=BUCKET)
+    functions = []
+    for resource in template["Resources"].values():
+        if resource["Type"] != "AWS::Serverless::Function":
+            continue
+        name = resource.pop("Metadata")["BuildProperties"]["Binary"]
+        binary = binaries / name
+        if not binary.exists():
+            sys.exit(f"{binary} is missing: run ./check release first")
+        s3.put_object(Bucket=BUCKET, Key=f"{name}.zip", Body=package(binary))
+        resource["Properties"]["CodeUri"] = f"s3://{BUCKET}/{name}.zip"
+        functions.append(name)
+        for event in resource["Properties"].get("Events", {}).values():
+            scaling = event["Properties"].get("ScalingConfig", {})
+            reference = scaling.get("MaximumConcurrency")
+            if isinstance(reference, dict):  # CloudFormation makes a number of a parameter's text, MiniStack's poller does not
+                scaling["MaximumConcurrency"] = int(template["Parameters"][reference["Ref"]]["Default"])
+    return template, functions
+
+
+def deploy(client, template, parameters):
+    cloudformation = client("cloudformation")
+    cloudformation.create_stack(
+        StackName=STACK,
+        TemplateBody=json.dumps(template),
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    for _ in range(240):
+        stack = cloudformation.describe_stacks(StackName=STACK)["Stacks"][0]
+        if not stack["StackStatus"].endswith("IN_PROGRESS"):
+            break
+        time.sleep(0.5)
+    if stack["StackStatus"] != "CREATE_COMPLETE":
+        for event in cloudformation.describe_stack_events(StackName=STACK)["StackEvents"]:
+            if "FAILED" in event["ResourceStatus"]:
+                print(event["LogicalResourceId"], event["ResourceStatus"], event.get("ResourceStatusReason"))
+        sys.exit(f"the stack ended as {stack['StackStatus']}")
+    resources = cloudformation.list_stack_resources(StackName=STACK)["StackResourceSummaries"]
+    return {resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in resources}
+
+
+def add_routes(client, template, resources):
+    """SAM writes routes into an OpenAPI body, which MiniStack does not import: the same routes, one by one."""
+    gateway = client("apigatewayv2")
+    api = resources["HttpApi"]
+    have = {route["RouteKey"] for route in gateway.get_routes(ApiId=api)["Items"]}
+    for logical, resource in template["Resources"].items():
+        events = resource["Properties"].get("Events", {}) if resource["Type"] == "AWS::Serverless::Function" else {}
+        routes = [event["Properties"] for event in events.values() if event["Type"] == "HttpApi"]
+        if not routes:
+            continue
+        name = resources[logical]
+        arn = client("lambda").get_function(FunctionName=name)["Configuration"]["FunctionArn"]
+        target = gateway.create_integration(ApiId=api, IntegrationType="AWS_PROXY", IntegrationUri=arn, PayloadFormatVersion="2.0")
+        for route in routes:
+            method = route.get("Method", "ANY").upper()
+            key = f"{'ANY' if method == 'ANY' else method} {route['Path']}"
+            if key not in have:
+                gateway.create_route(ApiId=api, RouteKey=key, Target=f"integrations/{target['IntegrationId']}")
+    return api
+
+
+def front(api, port):
+    """MiniStack tells its APIs apart by the Host header; this makes the deployed API a URL of its own."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def relay(self):
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+            headers["Host"] = f"{api}.execute-api.localhost:{port}"
+            upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            try:
+                upstream.request(self.command, self.path, body, headers)
+                answer = upstream.getresponse()
+                content = answer.read()
+            finally:
+                upstream.close()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                    self.send_header(name, value)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_PATCH = relay
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+def main():
+    options = arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        folder, port = pathlib.Path(folder), free_port()
+        ministack = start_ministack(port, folder)
+        try:
+            run(options, port)
+        except SystemExit as ended:
+            if ended.code:
+                print((folder / "ministack.log").read_text()[-4000:], file=sys.stderr)
+            raise
+        finally:
+            ministack.terminate()
+            ministack.wait(30)
+
+
+def run(options, port):
+    endpoint = f"http://127.0.0.1:{port}"
+
+    def client(service):
+        return boto3.client(
+            service, endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test",
+            config=Config(retries={"max_attempts": 1}),
+        )
+
+    secret, app, admin = (f"whsec_{secrets.token_hex(16)}", secrets.token_hex(16), secrets.token_hex(16))
+    template, functions = template_for_here(client("s3"), options.binaries)
+    known = template["Parameters"]
+    for parameter, value in (("WebhookSecretPath", secret), ("AppTokenPath", app), ("AdminTokenPath", admin)):
+        if parameter in known:
+            client("ssm").put_parameter(Name=known[parameter]["Default"], Value=value, Type="SecureString")
+    started = time.monotonic()
+    resources = deploy(client, template, {})
+    print(f"deployed {len(resources)} resources with {len(functions)} functions in {time.monotonic() - started:.1f} s", flush=True)
+    url = front(add_routes(client, template, resources), port)
+    print(f"the deployed API answers at {url}, app token {app}", flush=True)
+    if options.keep:
+        print(f"webhook secret {secret}, admin token {admin}, AWS endpoint {endpoint}; Ctrl-C ends", flush=True)
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            return
+    smoke = [sys.executable, ROOT / "scripts/smoke.py", "--url", url, "--secret", secret, "--token", app, "--wait-seconds", "60"]
+    subprocess.run(smoke, check=False).returncode == 0 or sys.exit("the smoke test against MiniStack failed")
+    env = dict(os.environ, **KEYS, AWS_ENDPOINT_URL=endpoint)
+    tests = ["cargo", "test", "--package", "tests", "--", "conformance"]
+    subprocess.run(tests, cwd=ROOT, env=env, check=False).returncode == 0 or sys.exit("MiniStack differs from what we rely on")
+
+
+if __name__ == "__main__":
+    main()
