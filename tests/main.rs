@@ -6,6 +6,7 @@
 mod admin;
 mod admin_user;
 mod any_order;
+mod checkout;
 mod conformance;
 mod corpus;
 mod crash_points;

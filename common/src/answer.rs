@@ -11,6 +11,8 @@ use crate::store::StoreError;
 pub(crate) enum Problem {
     /// The request or what it asks for is at fault: status, code, message.
     Answer(StatusCode, &'static str, String),
+    /// Likewise, with a body that says more than code and message.
+    Body(StatusCode, serde_json::Value),
     /// The store is.
     Store(StoreError),
 }
@@ -30,6 +32,7 @@ impl Problem {
     pub(crate) fn answer(self, function: &'static str) -> Response<Body> {
         match self {
             Self::Answer(status, code, message) => error_answer(status, code, &message),
+            Self::Body(status, body) => answer(status, &body),
             Self::Store(error) => {
                 error!(error = error.to_string(), "{function}");
                 error_answer(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "the database did not answer; try again")

@@ -7,10 +7,12 @@
 //! | `GET /users/{id}` | the account; 404 for a user never seen |
 //! | `GET /users/{id}/ledger?limit&next` | entries, newest first |
 //! | `POST /users/{id}/credits/consume` `{"amount":10}` with `Idempotency-Key` | 200 with the balance; 402 when there is too little; 409 for the same key with another amount |
+//! | `POST /checkout-sessions` `{"user_id":"…","plan":"pro"}` | where the customer pays ([`checkout`]); 409 with the billing portal for a second subscription; 502 with what Stripe said |
 //! | `GET /portal/setup-status?session_id` | no token: how far the customer is ([`portal`]) |
 //! | `POST /portal/password-set` `{"user_id":"…"}` | notes that the user has a password |
 //! | `GET /portal/status?session_id` | no token: the status page |
 
+mod checkout;
 mod portal;
 
 use std::collections::BTreeMap;
@@ -52,6 +54,7 @@ pub struct Api {
     store: Store,
     processor: Processor,
     asks: portal::Asks,
+    prices: checkout::Prices,
 }
 
 impl Api {
@@ -70,7 +73,7 @@ impl Api {
         let store = Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone());
         let redrive = Redrive::new(Queue::new(sqs), config.queues.clone());
         let processor = Processor { store: store.clone(), catalog: config.catalog.clone(), livemode: config.livemode, redrive };
-        Self { config, store, processor, asks: portal::Asks::default() }
+        Self { config, store, processor, asks: portal::Asks::default(), prices: checkout::Prices::default() }
     }
 
     /// Answers one request.
@@ -94,7 +97,11 @@ impl Api {
                 self.check_token(request)?;
                 self.password_set(request).await?
             }
-            (["portal", "status" | "setup-status" | "password-set"], _) => return Err(other_method()),
+            (["checkout-sessions"], &Method::POST) => {
+                self.check_token(request)?;
+                self.create_checkout(request).await?
+            }
+            (["portal", "status" | "setup-status" | "password-set"] | ["checkout-sessions"], _) => return Err(other_method()),
             (["users", id, rest @ ..], _) => {
                 self.check_token(request)?;
                 self.users(request, id, rest).await?

@@ -187,6 +187,11 @@ impl FakeStripe {
         state.broken.clear();
     }
 
+    /// An object as it is now.
+    pub fn object(&self, id: &str) -> Option<Value> {
+        self.lock().objects.get(id).map(|stored| stored.value.clone())
+    }
+
     /// The requests since the last time it was asked: method, path and query.
     pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().requests)

@@ -126,6 +126,8 @@ pub struct OrderPlan {
     pub revisions: u32,
     /// Days from payment to the deadline.
     pub deadline_days: i64,
+    /// Stripe price ids of both modes; without one it is not sold by `POST /checkout-sessions`.
+    pub prices: Vec<String>,
 }
 
 /// The checked catalog. Cheap to look things up in: prices and names are indexed.
@@ -272,6 +274,7 @@ struct FileOrder {
 struct FileOrderPlan {
     revisions: Option<Spanned<i64>>,
     deadline_days: Option<Spanned<i64>>,
+    prices: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 struct Checker<'a> {
@@ -353,6 +356,7 @@ impl Checker<'_> {
                 let plan = OrderPlan {
                     revisions: u32::try_from(revisions).unwrap_or(1),
                     deadline_days: i64::try_from(deadline_days).unwrap_or(7),
+                    prices: plan.prices.map(|prices| self.prices(&prices)).transpose()?.unwrap_or_default(),
                 };
                 plans.insert(name, plan);
             }
@@ -423,7 +427,7 @@ mod tests {
         assert_eq!((plan.name.as_str(), plan.rank, plan.credits, plan.trial_credits, plan.per), ("pro", 1, 5000, 5000, Per::Subscription));
         assert_eq!(catalog.pack_of_price("price_b").unwrap().credits, 10);
         assert!(catalog.plan_of_price("price_b").is_none());
-        assert_eq!(catalog.order("dfy").unwrap().plans["starter"], OrderPlan { revisions: 2, deadline_days: 7 });
+        assert_eq!(catalog.order("dfy").unwrap().plans["starter"], OrderPlan { revisions: 2, deadline_days: 7, prices: Vec::new() });
         assert_eq!((catalog.policy.signup_credits, catalog.policy.addons, catalog.policy.past_due_grace_days), (500, Addons::Reset, 7));
     }
 

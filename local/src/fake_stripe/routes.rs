@@ -104,7 +104,11 @@ impl State {
         let rest = path.strip_prefix("/v1/").ok_or_else(unknown)?;
         if *method == Method::POST {
             let form = String::from_utf8_lossy(body).into_owned();
-            return if rest == "checkout/sessions" { self.create_session(&form, header("idempotency-key")) } else { Err(unknown()) };
+            return match rest {
+                "checkout/sessions" => self.create_session(&form, header("idempotency-key")),
+                "billing_portal/sessions" => self.create_portal(&form),
+                _ => Err(unknown()),
+            };
         }
         if rest == "subscription_items" {
             return self.inside(get(&params, "subscription").unwrap_or_default(), "items", "subscription", &params);
@@ -201,6 +205,21 @@ impl State {
             self.answers.insert(key.to_owned(), (form.to_owned(), session.clone()));
         }
         Ok(session.to_string())
+    }
+}
+
+impl State {
+    /// `POST /v1/billing_portal/sessions`: for a customer who is there.
+    fn create_portal(&mut self, form: &str) -> Result<String, Problem> {
+        let params = parse(form);
+        let customer = get(&params, "customer").unwrap_or_default();
+        if !self.objects.get(customer).is_some_and(|stored| stored.kind == "customer") {
+            return Err(Problem { status: StatusCode::BAD_REQUEST, ..Problem::missing("customer", customer) });
+        }
+        let id = format!("bps_{}", self.serial);
+        let url = format!("https://billing.stripe.test/p/session/{id}");
+        let return_url = get(&params, "return_url");
+        Ok(json!({"id": id, "object": "billing_portal.session", "customer": customer, "return_url": return_url, "url": url}).to_string())
     }
 }
 
