@@ -203,7 +203,13 @@ async fn an_error_tells_stripes_words_and_no_secret() {
 #[tokio::test]
 async fn a_repeated_creation_creates_once() {
     let (fake, stripe) = stripe().await;
-    let fields = [("mode", "payment".to_owned()), ("metadata[user_id]", "user 1&".to_owned())];
+    fake.put_price("price_pack", 900, false, None);
+    let fields = [
+        ("mode", "payment".to_owned()),
+        ("success_url", "https://app.test/paid".to_owned()),
+        ("line_items[0][price]", "price_pack".to_owned()),
+        ("metadata[user_id]", "user 1&".to_owned()),
+    ];
     fake.fail("/v1/checkout/sessions", 1, Misbehaviour::Delay(Duration::from_millis(700)));
     let first = stripe.create("/v1/checkout/sessions", &fields, "checkout-user_1-order_1").await.unwrap();
     let again = stripe.create("/v1/checkout/sessions", &fields, "checkout-user_1-order_1").await.unwrap();

@@ -5,11 +5,16 @@
 //! objects and events always agree, and whoever can render events needs nothing else. Customers and prices that are only mentioned
 //! exist; what paid an invoice is known as an invoice payment.
 //!
+//! It also takes what an app's shop calls and plays what comes of it ([`FakeStripe::pay`]): customers, checkout sessions, the billing
+//! portal.
+//!
 //! It answers as Stripe does: newest first, `limit`, `starting_after`, `ending_before`, `has_more`; 401, 404 and 400 with Stripe's error
 //! bodies, unknown parameters included; `Idempotency-Key`. And it can be told to misbehave ([`Fault`]).
 
+mod journal;
 mod list;
 mod routes;
+mod shop;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -20,6 +25,8 @@ use anyhow::Context;
 use axum::Router;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+
+pub use self::shop::{Fired, Payment};
 
 /// Stripe keeps events for 30 days.
 const EVENT_SECONDS: i64 = 30 * 86_400;
@@ -64,6 +71,7 @@ struct State {
     faults: Vec<Fault>,
     requests: Vec<String>,
     answers: BTreeMap<String, (String, Value)>,
+    journal: Option<std::fs::File>,
 }
 
 /// One object; events are objects too.
@@ -85,6 +93,14 @@ impl FakeStripe {
         let fake = Self::default();
         fake.lock().key = key.into();
         fake
+    }
+
+    /// Keeps what it knows in a file, and takes up what is in it.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn remember(&self, path: &std::path::Path) -> anyhow::Result<()> {
+        self.lock().remember(path)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -113,24 +129,7 @@ impl FakeStripe {
     /// # Errors
     /// When it is not an event with an object.
     pub fn ingest(&self, body: &str, delivered: bool) -> anyhow::Result<String> {
-        let event: Value = serde_json::from_str(body).context("an event is JSON")?;
-        let id = event["id"].as_str().context("an event has an id")?.to_owned();
-        let created = event["created"].as_i64().context("an event has a time")?;
-        let object = event["data"]["object"].as_object().context("an event has an object")?;
-        let mut object = Value::Object(object.clone());
-        let mut state = self.lock();
-        state.mention(&object, created);
-        if event["type"] == "customer.deleted" {
-            object = json!({"id": object["id"], "object": "customer", "deleted": true, "created": object["created"]});
-        }
-        state.pay(&object, created);
-        // A preview (`invoice.upcoming`) has no id and is not kept.
-        if object["id"].is_string() {
-            let text = object.to_string();
-            state.store(text, object, created, delivered);
-        }
-        state.store(body.to_owned(), event, created, delivered);
-        Ok(id)
+        self.lock().ingest(body, delivered)
     }
 
     /// Makes an object exist as given, whatever was told of it before.
@@ -145,7 +144,7 @@ impl FakeStripe {
     /// Says what is inside an object beyond what it shows: the lines of an invoice, the items of a subscription, the line items of
     /// a checkout session.
     pub fn put_inside(&self, id: &str, entries: Vec<Value>) {
-        self.lock().inside.insert(id.to_owned(), entries);
+        self.lock().put_inside(id, entries);
     }
 
     /// Says that a payment paid an invoice, where no event does.
@@ -160,8 +159,10 @@ impl FakeStripe {
 
     /// A webhook took this event.
     pub fn mark_delivered(&self, event: &str) {
-        if let Some(stored) = self.lock().objects.get_mut(event) {
+        let mut state = self.lock();
+        if let Some(stored) = state.objects.get_mut(event) {
             stored.delivered = true;
+            state.note_object(event);
         }
     }
 
@@ -199,6 +200,26 @@ impl FakeStripe {
 }
 
 impl State {
+    fn ingest(&mut self, body: &str, delivered: bool) -> anyhow::Result<String> {
+        let event: Value = serde_json::from_str(body).context("an event is JSON")?;
+        let id = event["id"].as_str().context("an event has an id")?.to_owned();
+        let created = event["created"].as_i64().context("an event has a time")?;
+        let object = event["data"]["object"].as_object().context("an event has an object")?;
+        let mut object = Value::Object(object.clone());
+        self.mention(&object, created);
+        if event["type"] == "customer.deleted" {
+            object = json!({"id": object["id"], "object": "customer", "deleted": true, "created": object["created"]});
+        }
+        self.pay(&object, created);
+        // A preview (`invoice.upcoming`) has no id and is not kept.
+        if object["id"].is_string() {
+            let text = object.to_string();
+            self.store(text, object, created, delivered);
+        }
+        self.store(body.to_owned(), event, created, delivered);
+        Ok(id)
+    }
+
     fn store(&mut self, text: String, value: Value, told: i64, delivered: bool) {
         let Some(id) = value["id"].as_str().map(str::to_owned) else { return };
         self.serial += 1;
@@ -208,7 +229,13 @@ impl State {
             return;
         }
         let kind = value["object"].as_str().unwrap_or("unknown").to_owned();
-        self.objects.insert(id, Stored { kind, told, place, text, value, delivered });
+        self.objects.insert(id.clone(), Stored { kind, told, place, text, value, delivered });
+        self.note_object(&id);
+    }
+
+    fn put_inside(&mut self, id: &str, entries: Vec<Value>) {
+        self.inside.insert(id.to_owned(), entries);
+        self.note_inside(id);
     }
 
     /// Customers and prices that an object names exist, even if no event was about them.

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use common::aws::sdk_config;
-use common::config::{Env, queue_variable};
+use common::config::{ApiConfig, Env, queue_variable};
 use common::event::Family;
 use common::store::schema::create_tables;
 use dynoxide::Database;
@@ -168,6 +168,10 @@ impl Stack {
         let stripe = match (options.env.get("STRIPE_SECRET_KEY"), options.env.get("STRIPE_API_BASE")) {
             (None, None) => {
                 let fake = FakeStripe::new(STRIPE_KEY);
+                if let Some(path) = file("stripe.jsonl") {
+                    fake.remember(&path)?;
+                }
+                fake.sell(&ApiConfig::from_env(&env)?.catalog);
                 let url = format!("http://{}", fake.start().await?);
                 env.set("STRIPE_API_BASE", &url);
                 env.set("STRIPE_SECRET_KEY", STRIPE_KEY);
@@ -545,9 +549,11 @@ mod tests {
         assert_eq!(client.send(user(&stack, "PUT")).await.unwrap().0, 200);
         let queue = json!({ "QueueUrl": DEAD_LETTER_QUEUE, "MessageBody": "kept", "DelaySeconds": 900 }).to_string();
         stack.sqs().handle("AmazonSQS.SendMessage", "localhost", queue.as_bytes()).await;
+        stack.stripe.as_ref().unwrap().1.put(json!({ "id": "cus_kept", "object": "customer" }));
         stack.stop().await;
         let stack = Stack::start(options()).await.unwrap();
         assert_eq!(client.send(user(&stack, "GET")).await.unwrap().0, 200);
+        assert!(stack.stripe.as_ref().unwrap().1.object("cus_kept").is_some());
         let dead = stack.sqs().queues().unwrap().into_iter().find(|queue| queue.name == DEAD_LETTER_QUEUE).unwrap();
         assert_eq!(dead.delayed, 1);
         stack.stop().await;

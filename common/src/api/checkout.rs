@@ -117,7 +117,8 @@ impl Api {
         }
         let own_key = request.headers().get("idempotency-key").map(|key| key.as_bytes().to_vec()).unwrap_or_default();
         let key = idempotency_key(&user, account.version, &fields, &own_key, clock::now());
-        let session = stripe.create("/v1/checkout/sessions", &fields, &key).await.map_err(|error| refused(&error, "CHECKOUT_NOT_CREATED"))?;
+        let session =
+            stripe.create("/v1/checkout/sessions", &fields, &key).await.map_err(|error| refused(&error, "CHECKOUT_NOT_CREATED"))?;
         let session = session.value();
         let (Some(id), Some(url)) = (session["id"].as_str(), session["url"].as_str()) else {
             return Err(problem(StatusCode::BAD_GATEWAY, "stripe_error", "Stripe answered with a session that has no id or no url"));
@@ -149,7 +150,8 @@ impl Api {
                 Ok(portal) => body["portal_url"] = portal.value()["url"].clone(),
                 Err(error) => {
                     warn!(error = error.to_string(), "BILLING_PORTAL_NOT_CREATED");
-                    body["message"] = json!(format!("the user has a subscription, and Stripe made no billing portal session: {}", words(&error)));
+                    body["message"] =
+                        json!(format!("the user has a subscription, and Stripe made no billing portal session: {}", words(&error)));
                 }
             }
         }
@@ -196,7 +198,8 @@ fn sale(wish: &Wish, catalog: &Catalog) -> Result<Sale, Problem> {
     }
     match (wish.plan.as_deref(), wish.pack.as_deref(), wish.mode.as_deref()) {
         (Some(name), None, None) => {
-            let plan = catalog.plan(name).ok_or_else(|| unknown("plan", name, catalog.plans.iter().map(|plan| plan.name.as_str()).collect()))?;
+            let plan =
+                catalog.plan(name).ok_or_else(|| unknown("plan", name, catalog.plans.iter().map(|plan| plan.name.as_str()).collect()))?;
             if quantity > 1 && plan.per != Per::Seat {
                 return out_of_range("this plan is not sold by the seat; leave quantity out");
             }
@@ -204,14 +207,16 @@ fn sale(wish: &Wish, catalog: &Catalog) -> Result<Sale, Problem> {
             Ok(Sale { subscription: true, quantity, prices, metadata: vec![("plan", plan.name.clone())] })
         }
         (None, Some(name), None) => {
-            let pack = catalog.pack(name).ok_or_else(|| unknown("pack", name, catalog.packs.iter().map(|pack| pack.name.as_str()).collect()))?;
+            let pack =
+                catalog.pack(name).ok_or_else(|| unknown("pack", name, catalog.packs.iter().map(|pack| pack.name.as_str()).collect()))?;
             let metadata = vec![("pack", pack.name.clone()), ("quantity", quantity.to_string())];
             Ok(Sale { subscription: false, quantity, prices: pack.prices.clone(), metadata })
         }
         (Some(name), None, Some(mode)) => {
             let kind = catalog.order(mode);
             let kind = kind.ok_or_else(|| unknown("order mode", mode, catalog.orders.iter().map(|order| order.mode.as_str()).collect()))?;
-            let plan = kind.plans.get(name).ok_or_else(|| unknown("plan of this order", name, kind.plans.keys().map(String::as_str).collect()))?;
+            let plan =
+                kind.plans.get(name).ok_or_else(|| unknown("plan of this order", name, kind.plans.keys().map(String::as_str).collect()))?;
             if quantity > 1 {
                 return out_of_range("an order is bought once; leave quantity out");
             }

@@ -12,14 +12,18 @@ use super::{FakeStripe, Misbehaviour, State};
 
 /// An error answer.
 pub(super) struct Problem {
-    status: StatusCode,
-    error: Value,
+    pub(super) status: StatusCode,
+    pub(super) error: Value,
 }
 
 impl Problem {
     pub(super) fn bad(code: &str, param: &str, message: String) -> Self {
         let error = json!({"type": "invalid_request_error", "code": code, "param": param, "message": message});
         Self { status: StatusCode::BAD_REQUEST, error }
+    }
+
+    pub(super) fn idempotency(message: &str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, error: json!({"type": "idempotency_error", "message": message}) }
     }
 
     fn missing(what: &str, id: &str) -> Self {
@@ -104,11 +108,7 @@ impl State {
         let rest = path.strip_prefix("/v1/").ok_or_else(unknown)?;
         if *method == Method::POST {
             let form = String::from_utf8_lossy(body).into_owned();
-            return match rest {
-                "checkout/sessions" => self.create_session(&form, header("idempotency-key")),
-                "billing_portal/sessions" => self.create_portal(&form),
-                _ => Err(unknown()),
-            };
+            return self.create(rest, &form, header("idempotency-key")).unwrap_or_else(|| Err(unknown()));
         }
         if rest == "subscription_items" {
             return self.inside(get(&params, "subscription").unwrap_or_default(), "items", "subscription", &params);
@@ -176,51 +176,6 @@ impl State {
         }
         value.map_or_else(|| stored.text.clone(), |value| value.to_string())
     }
-
-    /// `POST /v1/checkout/sessions`: the fields become the session's.
-    fn create_session(&mut self, form: &str, idempotency_key: Option<&str>) -> Result<String, Problem> {
-        if let Some((sent, answer)) = idempotency_key.and_then(|key| self.answers.get(key)) {
-            if sent != form {
-                let message = "Keys for idempotent requests can only be used with the same parameters they were first used with.";
-                return Err(Problem { status: StatusCode::BAD_REQUEST, error: json!({"type": "idempotency_error", "message": message}) });
-            }
-            return Ok(answer.to_string());
-        }
-        let id = format!("cs_test_fake{}", self.serial);
-        let created = self.now.unwrap_or_default();
-        let mut session = json!({"id": id, "object": "checkout.session", "status": "open", "payment_status": "unpaid", "created": created,
-            "livemode": false, "metadata": {}, "customer": null, "url": format!("https://checkout.stripe.test/{id}")});
-        for (name, value) in parse(form) {
-            let parts: Vec<&str> = name.split('[').map(|part| part.trim_end_matches(']')).collect();
-            let place = parts.iter().fold(&mut session, |object, part| {
-                if !object.is_object() {
-                    *object = json!({});
-                }
-                &mut object[*part]
-            });
-            *place = Value::String(value);
-        }
-        self.store(session.to_string(), session.clone(), created, true);
-        if let Some(key) = idempotency_key {
-            self.answers.insert(key.to_owned(), (form.to_owned(), session.clone()));
-        }
-        Ok(session.to_string())
-    }
-}
-
-impl State {
-    /// `POST /v1/billing_portal/sessions`: for a customer who is there.
-    fn create_portal(&mut self, form: &str) -> Result<String, Problem> {
-        let params = parse(form);
-        let customer = get(&params, "customer").unwrap_or_default();
-        if !self.objects.get(customer).is_some_and(|stored| stored.kind == "customer") {
-            return Err(Problem { status: StatusCode::BAD_REQUEST, ..Problem::missing("customer", customer) });
-        }
-        let id = format!("bps_{}", self.serial);
-        let url = format!("https://billing.stripe.test/p/session/{id}");
-        let return_url = get(&params, "return_url");
-        Ok(json!({"id": id, "object": "billing_portal.session", "customer": customer, "return_url": return_url, "url": url}).to_string())
-    }
 }
 
 fn list_expands<'a>(params: &'a Params, prefix: &str) -> Vec<&'a str> {
@@ -228,7 +183,7 @@ fn list_expands<'a>(params: &'a Params, prefix: &str) -> Vec<&'a str> {
 }
 
 /// The parameters of a query or a form.
-fn parse(text: &str) -> Vec<(String, String)> {
+pub(super) fn parse(text: &str) -> Vec<(String, String)> {
     let pairs = text.split('&').filter(|pair| !pair.is_empty());
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (decode(name), decode(value))).collect()
 }

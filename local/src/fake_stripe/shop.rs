@@ -1,0 +1,541 @@
+//! What an app's shop calls, and what comes of a checkout: `POST /v1/customers`, `/v1/checkout/sessions`, `/v1/billing_portal/sessions`.
+//!
+//! A page that plays Stripe's own checkout needs three things of this module:
+//!
+//! ```
+//! # fn example(shop: &local::fake_stripe::FakeStripe, session: &str) -> anyhow::Result<()> {
+//! use local::fake_stripe::Payment;
+//!
+//! let shown = shop.object(session).unwrap_or_default(); // the open session: mode, amount_total, currency, success_url, cancel_url
+//! let fired = shop.pay(session, Payment::AtOnce)?;      // or Payment::Later, then shop.clear(session, true); or shop.expire(session)
+//! for event in &fired {
+//!     println!("{} {}", event.kind, event.id);          // each to be posted: event.request(url, secret, now)
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//! What [`FakeStripe::pay`] fires, in the shapes since 2025-03-31.basil:
+//!
+//! | mode | events |
+//! |---|---|
+//! | `subscription` | `customer.created` (if the session named none), `checkout.session.completed`, `customer.subscription.created` (`trialing` with `subscription_data[trial_period_days]`), `invoice.paid` (`subscription_create`; amount 0 for a trial) |
+//! | `payment` | `customer.created` (with `customer_creation=always`), `payment_intent.succeeded`, `charge.succeeded`, `checkout.session.completed`; of a zero total the last alone |
+//! | `payment`, `Payment::Later` | `checkout.session.completed` (`unpaid`); then of [`FakeStripe::clear`] `payment_intent.succeeded`, `charge.succeeded`, `checkout.session.async_payment_succeeded`, or `checkout.session.async_payment_failed` |
+//!
+//! The events are known to the fake as undelivered from the moment they are fired, as at Stripe. Metadata goes where Stripe puts it: the
+//! session's stays on the session, `subscription_data[metadata]` is the subscription's and its invoice lines', `payment_intent_data[metadata]`
+//! the payment's and its charge's.
+
+use anyhow::{Context, ensure};
+use axum::body::Body;
+use axum::http::{self, Request};
+use common::domain::catalog::{Catalog, Per};
+use common::domain::timestamp::Timestamp;
+use common::signature::{Secret, sign};
+use jiff::ToSpan as _;
+use jiff::tz::TimeZone;
+use serde_json::{Map, Value, json};
+
+use super::routes::{Problem, parse};
+use super::{FakeStripe, State};
+
+/// How a customer pays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payment {
+    /// By card: the money is there.
+    AtOnce,
+    /// By a method that takes days (SEPA, ACH): the session is complete and unpaid.
+    Later,
+}
+
+/// An event that was fired, to be delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fired {
+    /// `evt_…`
+    pub id: String,
+    /// `type`
+    pub kind: String,
+    /// The request's body.
+    pub body: String,
+}
+
+impl Fired {
+    /// The request that Stripe would make to an endpoint with this secret.
+    ///
+    /// # Errors
+    /// When the address is none.
+    pub fn request(&self, url: &str, secret: &Secret, now: Timestamp) -> http::Result<Request<Body>> {
+        Request::post(url)
+            .header("content-type", "application/json; charset=utf-8")
+            .header("user-agent", "Stripe/1.0 (+https://stripe.com/docs/webhooks)")
+            .header("stripe-signature", sign(self.body.as_bytes(), secret, now))
+            .body(Body::from(self.body.clone()))
+    }
+}
+
+impl FakeStripe {
+    /// Puts every price of a catalog on sale, in US dollars: plans by the month, packs once. The amounts are made up.
+    pub fn sell(&self, catalog: &Catalog) {
+        for plan in &catalog.plans {
+            let amount = if plan.per == Per::Seat { 1_000 } else { 2_000 * i64::from(plan.rank.max(1)) };
+            for (at, price) in plan.prices.iter().enumerate() {
+                // A lookup key is one price's.
+                self.put_price(price, amount, true, plan.lookup_keys.get(at).map(String::as_str));
+            }
+        }
+        for pack in &catalog.packs {
+            let amount = i64::try_from(pack.credits).unwrap_or(i64::MAX);
+            pack.prices.iter().for_each(|price| self.put_price(price, amount, false, None));
+        }
+    }
+
+    /// Puts a price on sale. The amount is in cents.
+    pub fn put_price(&self, id: &str, amount: i64, monthly: bool, lookup_key: Option<&str>) {
+        self.put(price(id, amount, "usd", monthly, lookup_key));
+    }
+
+    /// The form that a session was made with: what the app asked for, of which Stripe shows only a part.
+    pub fn form(&self, session: &str) -> Option<Value> {
+        self.lock().inside.get(&form_of(session))?.first().cloned()
+    }
+
+    /// The customer completes an open session.
+    ///
+    /// # Errors
+    /// When there is no such session, or it is not open.
+    pub fn pay(&self, session: &str, how: Payment) -> anyhow::Result<Vec<Fired>> {
+        let mut state = self.lock();
+        let now = state.time();
+        let mut value = state.open_session(session)?;
+        let data = state.inside.get(&form_of(session)).and_then(|form| form.first()).cloned().unwrap_or_default();
+        let mut fired = Vec::new();
+        let given = value["customer_email"].as_str().unwrap_or("customer@example.com").to_owned();
+        value["customer_details"] = json!({ "email": given, "name": null, "phone": null, "address": null });
+        value["status"] = json!("complete");
+        if value["customer"].is_null() && (value["mode"] == "subscription" || data["customer_creation"] == "always") {
+            let customer = customer(&new_id("cus"), &json!({ "email": given }), now);
+            value["customer"] = customer["id"].clone();
+            fired.push(("customer.created", customer));
+        }
+        if value["mode"] == "subscription" {
+            let (subscription, invoice) = state.subscribe(session, &value, &data, now);
+            value["payment_status"] = json!("paid");
+            value["subscription"] = subscription["id"].clone();
+            value["invoice"] = invoice["id"].clone();
+            fired.push(("checkout.session.completed", value));
+            fired.push(("customer.subscription.created", subscription));
+            fired.push(("invoice.paid", invoice));
+        } else if value["amount_total"] == 0 {
+            value["payment_status"] = json!("no_payment_required");
+            fired.push(("checkout.session.completed", value));
+        } else {
+            value["payment_intent"] = json!(new_id("pi"));
+            if how == Payment::AtOnce {
+                value["payment_status"] = json!("paid");
+                fired.extend(charged(&value, &data, now));
+            }
+            fired.push(("checkout.session.completed", value));
+        }
+        fired.into_iter().map(|(kind, object)| state.fire(kind, object, now)).collect()
+    }
+
+    /// The payment of a session that was completed with [`Payment::Later`] arrives, or does not.
+    ///
+    /// # Errors
+    /// When there is no such session, or its payment is not under way.
+    pub fn clear(&self, session: &str, arrived: bool) -> anyhow::Result<Vec<Fired>> {
+        let mut state = self.lock();
+        let now = state.time();
+        let mut value = state.session(session)?;
+        ensure!(value["status"] == "complete" && value["payment_status"] == "unpaid", "no payment of {session} is under way");
+        let data = state.inside.get(&form_of(session)).and_then(|form| form.first()).cloned().unwrap_or_default();
+        let mut fired = Vec::new();
+        if arrived {
+            value["payment_status"] = json!("paid");
+            fired.extend(charged(&value, &data, now));
+        }
+        let kind = if arrived { "checkout.session.async_payment_succeeded" } else { "checkout.session.async_payment_failed" };
+        fired.push((kind, value));
+        fired.into_iter().map(|(kind, object)| state.fire(kind, object, now)).collect()
+    }
+
+    /// An open session runs out.
+    ///
+    /// # Errors
+    /// When there is no such session, or it is not open.
+    pub fn expire(&self, session: &str) -> anyhow::Result<Vec<Fired>> {
+        let mut state = self.lock();
+        let now = state.time();
+        let mut value = state.open_session(session)?;
+        value["status"] = json!("expired");
+        Ok(vec![state.fire("checkout.session.expired", value, now)?])
+    }
+}
+
+impl State {
+    /// Answers a `POST`; `None` for a path that is not here. The same idempotency key gets the same answer, and none with another form.
+    pub(super) fn create(&mut self, path: &str, form: &str, idempotency_key: Option<&str>) -> Option<Result<String, Problem>> {
+        let make = match path {
+            "customers" => Self::create_customer,
+            "checkout/sessions" => Self::create_session,
+            "billing_portal/sessions" => Self::create_portal_session,
+            _ => return None,
+        };
+        let sent = format!("{path} {form}");
+        if let Some((known, answer)) = idempotency_key.and_then(|key| self.answers.get(key)) {
+            let message = "Keys for idempotent requests can only be used with the same parameters they were first used with.";
+            return Some(if *known == sent { Ok(answer.to_string()) } else { Err(Problem::idempotency(message)) });
+        }
+        let made = make(self, &nested(form));
+        if let (Some(key), Ok(object)) = (idempotency_key, &made) {
+            self.answers.insert(key.to_owned(), (sent, object.clone()));
+        }
+        Some(made.map(|object| object.to_string()))
+    }
+
+    fn create_customer(&mut self, form: &Value) -> Result<Value, Problem> {
+        let now = self.time();
+        let customer = customer(&new_id("cus"), form, now);
+        self.store(customer.to_string(), customer.clone(), now, true);
+        Ok(customer)
+    }
+
+    fn create_portal_session(&mut self, form: &Value) -> Result<Value, Problem> {
+        let customer = need(form, "customer")?;
+        self.check_customer(customer)?;
+        let id = new_id("bps");
+        Ok(json!({
+            "id": id, "object": "billing_portal.session", "created": self.time(), "customer": customer, "livemode": false,
+            "return_url": form["return_url"], "url": format!("https://billing.stripe.test/p/session/{id}"),
+        }))
+    }
+
+    fn create_session(&mut self, form: &Value) -> Result<Value, Problem> {
+        let mode = need(form, "mode")?;
+        if !["payment", "subscription", "setup"].contains(&mode) {
+            return Err(Problem::bad(
+                "parameter_invalid_string_enum",
+                "mode",
+                format!("Invalid mode: must be one of payment, setup, or subscription, not {mode}"),
+            ));
+        }
+        if let Some(customer) = form["customer"].as_str() {
+            self.check_customer(customer)?;
+        }
+        need(form, "success_url")?;
+        let items = match form["line_items"].as_array() {
+            Some(items) => items.iter().enumerate().map(|(at, item)| self.line_item(at, item)).collect::<Result<Vec<_>, _>>()?,
+            None => Vec::new(),
+        };
+        if items.is_empty() && mode != "setup" {
+            return Err(Problem::bad("parameter_missing", "line_items", "Missing required param: line_items.".to_owned()));
+        }
+        // A price that a test put there bare fits everything.
+        let of_type = |kind: &str| items.iter().any(|item| item["price"]["type"] == kind || item["price"]["type"].is_null());
+        if !of_type("one_time") && mode == "payment" {
+            let message = "You specified `payment` mode but passed a recurring price. Either switch to `subscription` mode or use only one-time prices.";
+            return Err(Problem::bad("", "mode", message.to_owned()));
+        }
+        if !of_type("recurring") && mode == "subscription" {
+            let message = "You must provide at least one recurring price in `subscription` mode when using prices.";
+            return Err(Problem::bad("", "mode", message.to_owned()));
+        }
+        let (id, now) = (new_id("cs_test"), self.time());
+        let total: i64 = items.iter().filter_map(|item| item["amount_total"].as_i64()).sum();
+        let trial = form["subscription_data"]["trial_period_days"].as_str().is_some();
+        let total = if trial { 0 } else { total };
+        let session = json!({
+            "id": id, "object": "checkout.session", "amount_subtotal": total, "amount_total": total,
+            "cancel_url": form["cancel_url"], "client_reference_id": form["client_reference_id"], "created": now,
+            "currency": items.first().map_or(&Value::Null, |item| &item["currency"]), "customer": form["customer"],
+            "customer_details": null, "customer_email": form["customer_email"], "expires_at": now + 86_400, "invoice": null,
+            "livemode": false, "metadata": metadata(form), "mode": mode, "payment_intent": null, "payment_status": "unpaid",
+            "status": "open", "subscription": null, "success_url": form["success_url"], "ui_mode": "hosted",
+            "url": format!("https://checkout.stripe.test/c/pay/{id}"),
+        });
+        self.put_inside(&id, items);
+        self.put_inside(&form_of(&id), vec![form.clone()]);
+        self.store(session.to_string(), session.clone(), now, true);
+        Ok(session)
+    }
+
+    fn line_item(&self, at: usize, item: &Value) -> Result<Value, Problem> {
+        let quantity: i64 = item["quantity"].as_str().and_then(|quantity| quantity.parse().ok()).unwrap_or(1);
+        let price = match (item["price"].as_str(), &item["price_data"]) {
+            (Some(id), _) => match self.objects.get(id).filter(|stored| stored.kind == "price") {
+                Some(stored) => stored.value.clone(),
+                None => {
+                    let param = format!("line_items[{at}][price]");
+                    return Err(Problem::bad("resource_missing", &param, format!("No such price: '{id}'")));
+                }
+            },
+            (None, data) if data.is_object() => {
+                let amount = data["unit_amount"].as_str().and_then(|amount| amount.parse().ok()).unwrap_or(0);
+                price(&new_id("price"), amount, data["currency"].as_str().unwrap_or("usd"), data["recurring"].is_object(), None)
+            }
+            (None, _) => {
+                let param = format!("line_items[{at}][price]");
+                return Err(Problem::bad("parameter_missing", &param, format!("Missing required param: {param}.")));
+            }
+        };
+        let amount = price["unit_amount"].as_i64().unwrap_or(0).saturating_mul(quantity);
+        Ok(json!({
+            "id": new_id("li"), "object": "item", "amount_discount": 0, "amount_subtotal": amount, "amount_tax": 0, "amount_total": amount,
+            "currency": price["currency"], "description": item["price_data"]["product_data"]["name"], "price": price, "quantity": quantity,
+        }))
+    }
+
+    fn check_customer(&self, id: &str) -> Result<(), Problem> {
+        let known = self.objects.get(id).is_some_and(|stored| stored.kind == "customer" && stored.value["deleted"] != true);
+        if known { Ok(()) } else { Err(Problem::bad("resource_missing", "customer", format!("No such customer: '{id}'"))) }
+    }
+
+    fn session(&self, id: &str) -> anyhow::Result<Value> {
+        let found = self.objects.get(id).filter(|stored| stored.kind == "checkout.session");
+        Ok(found.with_context(|| format!("there is no checkout session {id}"))?.value.clone())
+    }
+
+    fn open_session(&self, id: &str) -> anyhow::Result<Value> {
+        let session = self.session(id)?;
+        ensure!(session["status"] == "open", "the checkout session {id} is {}, not open", session["status"].as_str().unwrap_or_default());
+        Ok(session)
+    }
+
+    /// The subscription of a session, and its first invoice, paid.
+    fn subscribe(&mut self, session: &str, value: &Value, data: &Value, now: i64) -> (Value, Value) {
+        let [subscription_id, invoice_id, item_id, line_id, intent] = ["sub", "in", "si", "il", "pi"].map(new_id);
+        let items = self.inside.get(session).cloned().unwrap_or_default();
+        let bought = items.into_iter().find(|item| item["price"]["type"] != "one_time").unwrap_or_default();
+        let data = &data["subscription_data"];
+        let trial_days: Option<i64> = data["trial_period_days"].as_str().and_then(|days| days.parse().ok());
+        let end = trial_days.map_or_else(|| a_month_after(now), |days| now + days * 86_400);
+        let (customer, price, quantity) = (&value["customer"], &bought["price"], &bought["quantity"]);
+        let (paid, metadata) = (value["amount_total"].clone(), metadata(data));
+        let subscription = json!({
+            "id": subscription_id, "object": "subscription", "billing_cycle_anchor": end, "billing_mode": { "type": "flexible" },
+            "cancel_at": null, "cancel_at_period_end": false, "canceled_at": null, "collection_method": "charge_automatically",
+            "created": now, "currency": bought["currency"], "customer": customer, "ended_at": null, "latest_invoice": invoice_id,
+            "livemode": false, "metadata": metadata, "start_date": now, "status": if trial_days.is_some() { "trialing" } else { "active" },
+            "trial_start": trial_days.map(|_| now), "trial_end": trial_days.map(|_| end),
+            "items": { "object": "list", "has_more": false, "total_count": 1, "data": [{
+                "id": item_id, "object": "subscription_item", "created": now, "current_period_start": now, "current_period_end": end,
+                "metadata": {}, "price": price, "quantity": quantity, "subscription": subscription_id,
+            }] },
+        });
+        let invoice = json!({
+            "id": invoice_id, "object": "invoice", "amount_due": paid, "amount_paid": paid, "amount_remaining": 0,
+            "billing_reason": "subscription_create", "created": now, "currency": bought["currency"], "customer": customer,
+            "customer_email": value["customer_details"]["email"], "livemode": false, "metadata": {}, "period_start": now, "period_end": now,
+            "status": "paid", "subtotal": paid, "total": paid,
+            "parent": { "type": "subscription_details", "quote_details": null,
+                "subscription_details": { "metadata": metadata, "subscription": subscription_id } },
+            "lines": { "object": "list", "has_more": false, "total_count": 1, "data": [{
+                "id": line_id, "object": "line_item", "amount": paid, "currency": bought["currency"], "invoice": invoice_id,
+                "livemode": false, "metadata": metadata, "period": { "start": now, "end": end }, "quantity": quantity,
+                "parent": { "type": "subscription_item_details", "invoice_item_details": null, "subscription_item_details": {
+                    "proration": false, "subscription": subscription_id, "subscription_item": item_id } },
+                "pricing": { "type": "price_details", "price_details": { "price": price["id"], "product": price["product"] } },
+            }] },
+        });
+        if paid != 0 {
+            self.add_payment(&intent, &invoice_id, now);
+        }
+        (subscription, invoice)
+    }
+
+    /// An event about an object as it is from then on; no webhook has it yet.
+    fn fire(&mut self, kind: &str, object: Value, now: i64) -> anyhow::Result<Fired> {
+        let event = json!({
+            "id": new_id("evt"), "object": "event", "api_version": "2026-03-25.dahlia", "created": now, "data": { "object": object },
+            "livemode": false, "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null }, "type": kind,
+        });
+        let body = event.to_string();
+        let id = self.ingest(&body, false)?;
+        Ok(Fired { id, kind: kind.to_owned(), body })
+    }
+
+    /// Its clock: the one it was given, else the real one.
+    fn time(&self) -> i64 {
+        self.now.unwrap_or_else(|| jiff::Timestamp::now().as_second())
+    }
+}
+
+/// What a payment fires beside the session's own event.
+fn charged(session: &Value, data: &Value, now: i64) -> [(&'static str, Value); 2] {
+    let (intent, charge) = (&session["payment_intent"], new_id("ch"));
+    let metadata = metadata(&data["payment_intent_data"]);
+    let common = json!({ "amount": session["amount_total"], "created": now, "currency": session["currency"],
+        "customer": session["customer"], "livemode": false, "metadata": metadata, "status": "succeeded" });
+    let with = |more: Value| -> Value {
+        let all = [&common, &more].into_iter().filter_map(Value::as_object).flatten();
+        Value::Object(all.map(|(name, value)| (name.clone(), value.clone())).collect())
+    };
+    [
+        (
+            "payment_intent.succeeded",
+            with(json!({ "id": intent, "object": "payment_intent", "latest_charge": charge,
+            "amount_received": session["amount_total"] })),
+        ),
+        (
+            "charge.succeeded",
+            with(json!({ "id": charge, "object": "charge", "payment_intent": intent, "paid": true, "captured": true,
+            "amount_captured": session["amount_total"], "amount_refunded": 0, "refunded": false, "disputed": false })),
+        ),
+    ]
+}
+
+fn customer(id: &str, form: &Value, now: i64) -> Value {
+    json!({ "id": id, "object": "customer", "created": now, "email": form["email"], "name": form["name"], "livemode": false,
+        "metadata": metadata(form) })
+}
+
+fn price(id: &str, amount: i64, currency: &str, monthly: bool, lookup_key: Option<&str>) -> Value {
+    json!({
+        "id": id, "object": "price", "active": true, "billing_scheme": "per_unit", "created": 0, "currency": currency, "livemode": false,
+        "lookup_key": lookup_key, "metadata": {}, "product": format!("prod_{}", id.trim_start_matches("price_")),
+        "recurring": monthly.then(|| json!({ "interval": "month", "interval_count": 1, "usage_type": "licensed" })),
+        "type": if monthly { "recurring" } else { "one_time" }, "unit_amount": amount, "unit_amount_decimal": amount.to_string(),
+    })
+}
+
+fn metadata(of: &Value) -> Value {
+    of["metadata"].as_object().map_or_else(|| json!({}), |metadata| Value::Object(metadata.clone()))
+}
+
+fn need<'a>(form: &'a Value, param: &str) -> Result<&'a str, Problem> {
+    let value = form[param].as_str().filter(|value| !value.is_empty());
+    value.ok_or_else(|| Problem::bad("parameter_missing", param, format!("Missing required param: {param}.")))
+}
+
+/// Where the form that made a session is kept.
+fn form_of(session: &str) -> String {
+    format!("{session}#form")
+}
+
+fn new_id(kind: &str) -> String {
+    format!("{kind}_{:016x}{:08x}", fastrand::u64(..), fastrand::u32(..))
+}
+
+fn a_month_after(now: i64) -> i64 {
+    let start = jiff::Timestamp::from_second(now).unwrap_or_default().to_zoned(TimeZone::UTC);
+    start.checked_add(1.month()).map_or(now + 30 * 86_400, |end| end.timestamp().as_second())
+}
+
+/// A form as an object: `a[b][0]=1` is `{"a":{"b":["1"]}}`. What is empty is absent, as Stripe has it.
+fn nested(form: &str) -> Value {
+    fn put(object: &mut Map<String, Value>, path: &[&str], value: String) {
+        let Some((first, rest)) = path.split_first() else { return };
+        if rest.is_empty() {
+            object.insert((*first).to_owned(), Value::String(value));
+            return;
+        }
+        let inner = object.entry(*first).or_insert_with(|| json!({}));
+        if let Value::Object(inner) = inner {
+            put(inner, rest, value);
+        }
+    }
+    fn lists(value: Value) -> Value {
+        let Value::Object(object) = value else { return value };
+        let is_list = !object.is_empty() && object.keys().all(|key| key.bytes().all(|byte| byte.is_ascii_digit()));
+        let mut entries: Vec<(String, Value)> = object.into_iter().map(|(key, value)| (key, lists(value))).collect();
+        if !is_list {
+            return Value::Object(entries.into_iter().collect());
+        }
+        entries.sort_by_key(|(key, _)| key.parse::<usize>().unwrap_or(usize::MAX));
+        Value::Array(entries.into_iter().map(|(_, value)| value).collect())
+    }
+    let mut object = Map::new();
+    for (name, value) in parse(form).into_iter().filter(|(_, value)| !value.is_empty()) {
+        let path: Vec<&str> = name.split('[').map(|part| part.trim_end_matches(']')).collect();
+        put(&mut object, &path, value);
+    }
+    lists(Value::Object(object))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MONTHLY: &str = "mode=subscription&success_url=https://app.test/ok&client_reference_id=ann&metadata[user_id]=ann\
+        &line_items[0][price]=price_pro_test&line_items[0][quantity]=1&subscription_data[metadata][user_id]=ann";
+
+    fn shop() -> FakeStripe {
+        let fake = FakeStripe::new("sk_test_1");
+        fake.set_now(1_767_607_200);
+        fake.put_price("price_pro_test", 2_000, true, Some("pro_monthly"));
+        fake.put_price("price_pack", 900, false, None);
+        fake
+    }
+
+    fn create(fake: &FakeStripe, form: &str, key: Option<&str>) -> Result<Value, Value> {
+        let made = fake.lock().create("checkout/sessions", form, key).unwrap();
+        made.map(|text| serde_json::from_str(&text).unwrap()).map_err(|problem| problem.error)
+    }
+
+    fn kinds(fired: &[Fired]) -> Vec<&str> {
+        fired.iter().map(|event| event.kind.as_str()).collect()
+    }
+
+    #[test]
+    fn a_paid_subscription_checkout_fires_what_stripe_fires_and_only_once() {
+        let fake = shop();
+        let session = create(&fake, MONTHLY, None).unwrap();
+        let id = session["id"].as_str().unwrap();
+        assert_eq!(
+            (&session["status"], &session["amount_total"], &session["metadata"]["user_id"]),
+            (&json!("open"), &json!(2_000), &json!("ann"))
+        );
+        let fired = fake.pay(id, Payment::AtOnce).unwrap();
+        let expected = ["customer.created", "checkout.session.completed", "customer.subscription.created", "invoice.paid"];
+        assert_eq!(kinds(&fired), expected);
+        for event in &fired {
+            common::event::read(event.body.as_bytes()).unwrap();
+        }
+        let invoice: Value = serde_json::from_str(&fired[3].body).unwrap();
+        let line = &invoice["data"]["object"]["lines"]["data"][0];
+        assert_eq!((&line["metadata"]["user_id"], &line["period"]["end"]), (&json!("ann"), &json!(1_770_285_600)));
+        assert!(fake.pay(id, Payment::AtOnce).is_err());
+        assert_eq!(fake.object(id).unwrap()["payment_status"], "paid");
+    }
+
+    #[test]
+    fn a_payment_that_takes_days_is_unpaid_until_it_arrives() {
+        let fake = shop();
+        let form =
+            "mode=payment&success_url=s&line_items[0][price]=price_pack&line_items[0][quantity]=3&payment_intent_data[metadata][pack]=p";
+        let session = create(&fake, form, None).unwrap();
+        let id = session["id"].as_str().unwrap();
+        assert_eq!(kinds(&fake.pay(id, Payment::Later).unwrap()), ["checkout.session.completed"]);
+        assert_eq!(fake.object(id).unwrap()["payment_status"], "unpaid");
+        let fired = fake.clear(id, true).unwrap();
+        assert_eq!(kinds(&fired), ["payment_intent.succeeded", "charge.succeeded", "checkout.session.async_payment_succeeded"]);
+        let charge: Value = serde_json::from_str(&fired[1].body).unwrap();
+        assert_eq!((&charge["data"]["object"]["amount"], &charge["data"]["object"]["metadata"]["pack"]), (&json!(2_700), &json!("p")));
+        assert!(fake.clear(id, true).is_err() && fake.expire(id).is_err());
+    }
+
+    #[test]
+    fn a_session_that_makes_no_sense_is_refused_as_stripe_refuses_it() {
+        let fake = shop();
+        for (form, param) in [
+            ("", "mode"),
+            ("mode=payment", "success_url"),
+            ("mode=payment&success_url=s", "line_items"),
+            ("mode=payment&success_url=s&line_items[0][price]=price_gone", "line_items[0][price]"),
+            ("mode=payment&success_url=s&line_items[0][price]=price_pro_test", "mode"),
+            ("mode=subscription&success_url=s&line_items[0][price]=price_pack", "mode"),
+            ("mode=payment&success_url=s&customer=cus_gone&line_items[0][price]=price_pack", "customer"),
+        ] {
+            assert_eq!(create(&fake, form, None).unwrap_err()["param"], param, "{form}");
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_makes_one_session_of_one_form() {
+        let fake = shop();
+        let first = create(&fake, MONTHLY, Some("checkout#1")).unwrap();
+        assert_eq!(create(&fake, MONTHLY, Some("checkout#1")).unwrap(), first);
+        assert_ne!(create(&fake, MONTHLY, Some("checkout#2")).unwrap()["id"], first["id"]);
+        assert_eq!(create(&fake, &format!("{MONTHLY}&locale=de"), Some("checkout#1")).unwrap_err()["type"], "idempotency_error");
+    }
+}
