@@ -58,6 +58,22 @@ fn every_family_has_its_function_queue_resource_rule_file_and_wrapped_sample() {
 }
 
 #[test]
+fn the_apps_webhook_has_its_function_queue_and_law_of_retries() {
+    let template = read("template.yaml");
+    let queue = resource(&template, "ProvisionQueue");
+    for part in ["-provision", "VisibilityTimeout: 180", "maxReceiveCount: 4"] {
+        assert!(queue.contains(part), "{part}");
+    }
+    let function = resource(&template, "ProvisionFunction");
+    assert!(function.contains("Binary: provision\n") && function.contains("ReportBatchItemFailures"));
+    assert!(read("functions/provision/src/main.rs").contains("Provision::from_env"));
+    for family in Family::ALL {
+        let role = resource(&template, &format!("{}Role", logical(family)));
+        assert!(role.contains("!Ref NudgePolicy"), "{family} may not queue a job that its transaction wrote");
+    }
+}
+
+#[test]
 fn every_routed_event_type_has_a_sample_that_reads_as_it() {
     let samples = samples();
     for kind in EventType::KNOWN {

@@ -19,6 +19,7 @@ mod model;
 mod notify;
 mod parameters;
 mod portal;
+mod provision;
 mod reconcile;
 mod recovery;
 mod scenarios;

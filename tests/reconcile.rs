@@ -7,6 +7,7 @@ use common::domain::drift::Class;
 use common::domain::ids::UserId;
 use common::domain::timestamp::Timestamp;
 use common::event::{EventType, Family};
+use common::outbox::Outbox;
 use common::process::Processor;
 use common::queue::Queue;
 use common::reconcile::{Options, Reconciler, Report, gap};
@@ -82,7 +83,13 @@ impl Shop {
 pub fn processor(world: &World) -> Processor {
     let catalog = Catalog::parse(include_str!("../catalog.toml")).unwrap();
     let redrive = Redrive::new(Queue::new(world.sqs.clone()), queues(world));
-    Processor { store: Store::new(world.dynamodb.clone(), "accounts", "events"), catalog, livemode: None, redrive }
+    Processor {
+        store: Store::new(world.dynamodb.clone(), "accounts", "events"),
+        catalog,
+        livemode: None,
+        redrive,
+        outbox: Outbox::default(),
+    }
 }
 
 fn queues(world: &World) -> BTreeMap<Family, String> {

@@ -16,13 +16,17 @@ use common::admin::Admin;
 use common::api::Api;
 use common::aws::sdk_config_with;
 use common::config::{
-    AdminConfig, ApiConfig, DeadLetterConfig, Env, HealthConfig, NotifyConfig, RetryConfig, WebhookConfig, WorkerConfig, queue_variable,
+    AdminConfig, ApiConfig, DeadLetterConfig, Env, HealthConfig, NotifyConfig, OutboxConfig, ProvisionConfig, RetryConfig, WebhookConfig,
+    WorkerConfig, queue_variable,
 };
 use common::dead_letter::DeadLetter;
 use common::domain::timestamp::Timestamp;
 use common::event::Family;
 use common::health::HealthCheck;
 use common::notify::Notify;
+use common::outbox::Outbox;
+use common::provision::Provision;
+use common::queue::Queue;
 use common::retry::{Retry, RetryReport};
 use common::signature::{Secret, sign};
 use common::store::schema::create_tables;
@@ -329,6 +333,44 @@ impl World {
             dynamodb,
             sqs,
             clock,
+        }
+    }
+
+    /// With a queue of `provision`, and variables besides.
+    pub async fn provisioning(variables: &[(&str, &str)]) -> Self {
+        let world = Self::new().await;
+        let redrive = json!({"deadLetterTargetArn": "arn:aws:sqs:us-east-1:000000000000:dead-letter", "maxReceiveCount": "4"});
+        let queue = world
+            .sqs
+            .create_queue()
+            .queue_name("provision")
+            .attributes(aws_sdk_sqs::types::QueueAttributeName::VisibilityTimeout, "180")
+            .attributes(aws_sdk_sqs::types::QueueAttributeName::RedrivePolicy, redrive.to_string());
+        let url = queue.send().await.unwrap().queue_url.unwrap();
+        let mut all = vec![("QUEUE_URL_PROVISION", url.as_str())];
+        all.extend(variables);
+        let world = world.redeploy(&all);
+        world.calls();
+        world
+    }
+
+    /// The jobs for the app, as an operator handles them.
+    pub fn outbox(&self) -> Outbox {
+        Outbox::new(Queue::new(self.sqs.clone()), OutboxConfig { queue_url: self.env.get("QUEUE_URL_PROVISION"), updates: false })
+    }
+
+    /// Has the function `provision` do what is in its queue at this moment. Returns how many jobs are to come back.
+    pub async fn provision(&self) -> usize {
+        let provision = Provision::new(ProvisionConfig::from_env(&self.env).unwrap(), self.dynamodb.clone(), self.sqs.clone());
+        let mut failed = 0;
+        loop {
+            let batch = self.receive_from("provision").await;
+            if batch.records.is_empty() {
+                return failed;
+            }
+            let answer = provision.handle(batch.clone()).await.unwrap();
+            failed += answer.batch_item_failures.len();
+            self.delete_from("provision", &batch, &answer).await;
         }
     }
 

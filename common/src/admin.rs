@@ -45,6 +45,7 @@ use crate::domain::ids::UserId;
 use crate::domain::timestamp::Timestamp;
 use crate::event::Family;
 use crate::health::HealthCheck;
+use crate::outbox::Outbox;
 use crate::process::Processor;
 use crate::queue::Queue;
 use crate::redrive::Redrive;
@@ -92,9 +93,16 @@ impl Admin {
         let store = Store::new(dynamodb.clone(), config.retry.accounts_table.clone(), config.retry.events_table.clone());
         let (queue, queues) = (Queue::new(sqs.clone()), config.retry.queues.clone());
         let redrive = Redrive::new(queue.clone(), queues.clone());
+        let outbox = Outbox::new(queue.clone(), config.retry.outbox.clone());
         Self {
             token: config.admin_token,
-            processor: Processor { store: store.clone(), catalog: config.retry.catalog.clone(), livemode: config.livemode, redrive },
+            processor: Processor {
+                store: store.clone(),
+                catalog: config.retry.catalog.clone(),
+                livemode: config.livemode,
+                redrive,
+                outbox,
+            },
             store,
             retry: Retry::new(config.retry, dynamodb.clone(), sqs.clone()),
             health: HealthCheck::new(config.health, dynamodb.clone(), sqs.clone()),

@@ -33,6 +33,7 @@ use crate::domain::credits::Credits;
 use crate::domain::ids::UserId;
 use crate::domain::ledger::{Entry, LedgerKey};
 use crate::domain::timestamp::Timestamp;
+use crate::outbox::Outbox;
 use crate::process::Processor;
 use crate::queue::Queue;
 use crate::redrive::Redrive;
@@ -71,8 +72,11 @@ impl Api {
     /// The same over given clients.
     pub fn new(config: ApiConfig, dynamodb: aws_sdk_dynamodb::Client, sqs: aws_sdk_sqs::Client) -> Self {
         let store = Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone());
-        let redrive = Redrive::new(Queue::new(sqs), config.queues.clone());
-        let processor = Processor { store: store.clone(), catalog: config.catalog.clone(), livemode: config.livemode, redrive };
+        let queue = Queue::new(sqs);
+        let outbox = Outbox::new(queue.clone(), config.outbox.clone());
+        let redrive = Redrive::new(queue, config.queues.clone());
+        let (catalog, livemode) = (config.catalog.clone(), config.livemode);
+        let processor = Processor { store: store.clone(), catalog, livemode, redrive, outbox };
         Self { config, store, processor, asks: portal::Asks::default(), prices: checkout::Prices::default() }
     }
 
@@ -280,7 +284,13 @@ impl Api {
         for entry in &change.entries {
             writes.push(items::entry(&account.user_id, entry)?);
         }
+        let outbox = &self.processor.outbox;
+        let before = outbox.before(&account.state, &self.config.catalog, now);
+        let (nudges, jobs): (Vec<_>, Vec<_>) =
+            outbox.jobs(&account.user_id, &before, &after.state, &self.config.catalog, now).into_iter().unzip();
+        writes.extend(jobs);
         self.store.commit(&writes).await?;
+        outbox.send(&nudges).await;
         Ok(after.state.balance())
     }
 

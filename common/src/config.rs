@@ -18,7 +18,10 @@
 //! | `STRIPE_API_BASE` | reconcile, admin, api | where Stripe's API is | `https://api.stripe.com` |
 //! | `APP_BASE_URL` | api | where the app is: customers come back there from Stripe; https and not this machine in live mode | no checkout |
 //! | `SUPPORT_EMAIL` | api | whom a customer can write to, shown on the status page | not shown |
-//! | `QUEUE_URL_PROVISION` | workers, api, retry, provision | the queue of `provision`; without one nothing is provisioned | – |
+//! | `QUEUE_URL_PROVISION` | workers, api, reconcile, retry, admin, provision | the queue of `provision`; without one nothing is provisioned | – |
+//! | `PROVISION_URL` | provision; the others only look whether it is set | the app's webhook: https, public addresses only | jobs are done at once |
+//! | `PROVISION_SECRET` | provision | what requests to it are signed with: `whsec_` and base64, as Standard Webhooks has it | – |
+//! | `PROVISION_ALLOW_LOOPBACK` | provision | `true` also allows http to this machine, for the local stack | false |
 //! | `APP_API_TOKEN` | api | the app's bearer token; without one every route refuses | – |
 //! | `ADMIN_API_TOKEN` | admin | the operator's bearer token; without one every route refuses | – |
 //! | `LOG_LEVEL` | all | `error`, `warn`, `info`, `debug` | info |
@@ -31,6 +34,9 @@
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::domain::catalog::{Catalog, CatalogError};
 use crate::event::Family;
@@ -249,6 +255,23 @@ pub struct WorkerConfig {
     pub retry_delays_seconds: Vec<u32>,
     /// What is sold.
     pub catalog: Catalog,
+    /// The app's side.
+    pub outbox: OutboxConfig,
+}
+
+/// Where jobs for the app go.
+#[derive(Clone, Debug, Default)]
+pub struct OutboxConfig {
+    /// The queue of `provision`; without one there are no jobs.
+    pub queue_url: Option<String>,
+    /// Whether the app is told of every change of an account: it has a `PROVISION_URL`.
+    pub updates: bool,
+}
+
+impl OutboxConfig {
+    fn from_env(env: &Env) -> Self {
+        Self { queue_url: env.get("QUEUE_URL_PROVISION"), updates: env.get("PROVISION_URL").is_some() }
+    }
 }
 
 impl WorkerConfig {
@@ -257,10 +280,6 @@ impl WorkerConfig {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env, family: Family) -> Result<Self, ConfigError> {
-        let delays = env.get("RETRY_DELAYS_SECONDS").unwrap_or_else(|| "300,600,900".to_owned());
-        let delays: Option<Vec<u32>> =
-            delays.split(',').map(|delay| delay.trim().parse().ok().filter(|seconds| *seconds <= 43_200)).collect();
-        let want = "whole seconds separated by commas, each at most 43200 (SQS's limit), such as 300,600,900";
         Ok(Self {
             accounts_table: env.require("ACCOUNTS_TABLE")?,
             events_table: env.require("EVENTS_TABLE")?,
@@ -268,9 +287,79 @@ impl WorkerConfig {
             queues: known_queues(env),
             notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
             livemode: livemode(env)?,
-            retry_delays_seconds: delays.ok_or_else(|| Env::wrong("RETRY_DELAYS_SECONDS", want))?,
+            retry_delays_seconds: retry_delays(env)?,
+            catalog: catalog(env)?,
+            outbox: OutboxConfig::from_env(env),
+        })
+    }
+}
+
+fn retry_delays(env: &Env) -> Result<Vec<u32>, ConfigError> {
+    let delays = env.get("RETRY_DELAYS_SECONDS").unwrap_or_else(|| "300,600,900".to_owned());
+    let delays: Option<Vec<u32>> = delays.split(',').map(|delay| delay.trim().parse().ok().filter(|seconds| *seconds <= 43_200)).collect();
+    let want = "whole seconds separated by commas, each at most 43200 (SQS's limit), such as 300,600,900";
+    delays.ok_or_else(|| Env::wrong("RETRY_DELAYS_SECONDS", want))
+}
+
+/// What `provision` needs.
+pub struct ProvisionConfig {
+    /// The accounts table.
+    pub accounts_table: String,
+    /// The events table.
+    pub events_table: String,
+    /// Its own queue, for sending a failed job back with a delay.
+    pub queue_url: String,
+    /// Where the app is called; without it there is nothing to call, and jobs are done at once.
+    pub url: Option<String>,
+    /// What requests are signed with; empty without a URL.
+    pub secret: Vec<u8>,
+    /// Where the app may be.
+    pub reach: Reach,
+    /// Seconds until the next attempt, after the first failure, the second, …
+    pub retry_delays_seconds: Vec<u32>,
+    /// Where alerts go.
+    pub notify_queue_url: Option<String>,
+    /// What is sold.
+    pub catalog: Catalog,
+}
+
+impl ProvisionConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        let url = env.get("PROVISION_URL");
+        let secret = match &url {
+            None => Vec::new(),
+            Some(_) => {
+                let text = env.require("PROVISION_SECRET")?;
+                let text = text.trim();
+                let secret = STANDARD.decode(text.strip_prefix("whsec_").unwrap_or(text)).ok();
+                let want = "a Standard Webhooks secret: whsec_ and the base64 of 24 to 64 random bytes";
+                secret.filter(|secret| (24..=64).contains(&secret.len())).ok_or_else(|| Env::wrong("PROVISION_SECRET", want))?
+            }
+        };
+        Ok(Self {
+            accounts_table: env.require("ACCOUNTS_TABLE")?,
+            events_table: env.require("EVENTS_TABLE")?,
+            queue_url: env.require("QUEUE_URL_PROVISION")?,
+            url,
+            secret,
+            reach: reach(env, "PROVISION_ALLOW_LOOPBACK")?,
+            retry_delays_seconds: retry_delays(env)?,
+            notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
             catalog: catalog(env)?,
         })
+    }
+}
+
+/// Where a client may go; a variable set to `true` also allows http to this machine.
+fn reach(env: &Env, variable: &str) -> Result<Reach, ConfigError> {
+    match env.get(variable).as_deref() {
+        None | Some("false") => Ok(Reach::Public),
+        Some("true") => Ok(Reach::PublicOrLoopback),
+        Some(_) => Err(Env::wrong(variable, "true or false")),
     }
 }
 
@@ -294,8 +383,8 @@ pub struct ApiConfig {
     pub support_email: Option<String>,
     /// The queues of the families, as far as they are known here: where freed events go.
     pub queues: BTreeMap<Family, String>,
-    /// The queue of `provision`; without one nothing is provisioned.
-    pub provision_queue_url: Option<String>,
+    /// The app's own webhook.
+    pub outbox: OutboxConfig,
 }
 
 impl ApiConfig {
@@ -314,7 +403,7 @@ impl ApiConfig {
             app_base_url: app_base_url(env)?,
             support_email: env.get("SUPPORT_EMAIL"),
             queues: known_queues(env),
-            provision_queue_url: env.get("QUEUE_URL_PROVISION"),
+            outbox: OutboxConfig::from_env(env),
         })
     }
 }
@@ -357,6 +446,8 @@ pub struct ReconcileConfig {
     pub livemode: Option<bool>,
     /// What is sold.
     pub catalog: Catalog,
+    /// The app's side.
+    pub outbox: OutboxConfig,
     /// Stripe, as the key's account.
     pub stripe: Stripe,
     /// The queue of each family: what a repair frees goes back there.
@@ -374,6 +465,7 @@ impl ReconcileConfig {
             events_table: env.require("EVENTS_TABLE")?,
             livemode: livemode(env)?,
             catalog: catalog(env)?,
+            outbox: OutboxConfig::from_env(env),
             stripe: Stripe::from_env(env)?.ok_or_else(|| ConfigError::Missing("STRIPE_SECRET_KEY".to_owned()))?,
             queues: queues(env)?,
         })
@@ -400,6 +492,8 @@ pub struct RetryConfig {
     pub queues: BTreeMap<Family, String>,
     /// What is sold.
     pub catalog: Catalog,
+    /// The app's side.
+    pub outbox: OutboxConfig,
 }
 
 impl RetryConfig {
@@ -413,6 +507,7 @@ impl RetryConfig {
             events_table: env.require("EVENTS_TABLE")?,
             queues: queues(env)?,
             catalog: catalog(env)?,
+            outbox: OutboxConfig::from_env(env),
         })
     }
 }
@@ -491,17 +586,12 @@ impl NotifyConfig {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let loopback = match env.get("NOTIFY_ALLOW_LOOPBACK").as_deref() {
-            None | Some("false") => false,
-            Some("true") => true,
-            Some(_) => return Err(Env::wrong("NOTIFY_ALLOW_LOOPBACK", "true or false")),
-        };
         Ok(Self {
             accounts_table: env.require("ACCOUNTS_TABLE")?,
             events_table: env.require("EVENTS_TABLE")?,
             slack_url: env.get("SLACK_WEBHOOK_URL"),
             discord_url: env.get("DISCORD_WEBHOOK_URL"),
-            reach: if loopback { Reach::PublicOrLoopback } else { Reach::Public },
+            reach: reach(env, "NOTIFY_ALLOW_LOOPBACK")?,
         })
     }
 }

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::config::{ConfigError, DeadLetterConfig, Env};
 use crate::domain::timestamp::Timestamp;
 use crate::event::{self, Event, EventType};
+use crate::provision;
 use crate::queue::{Envelope, Queue};
 use crate::signature::SecretMode;
 use crate::store::items::{self, EventRecord, EventState, Key};
@@ -75,6 +76,13 @@ impl DeadLetter {
 
     /// Writes one message to the log; `None` when there was nothing to write.
     async fn record(&self, message: &SqsMessage, now: Timestamp) -> Result<Option<EventRecord>, StoreError> {
+        if source(message).ends_with("provision")
+            && let Some(nudge) = message.body.as_deref().and_then(provision::read_nudge)
+        {
+            provision::fail(&self.store, &nudge, "all attempts failed").await?;
+            error!(job = nudge.job.as_str(), user_id = nudge.user_id.as_str(), "PROVISIONING_FAILED");
+            return Ok(None);
+        }
         let Some(mut record) = read(message, now) else {
             // An alert that could not be sent: it was logged by `notify`, and alerting about it would go round in circles.
             warn!(message_id = message.message_id, queue = source(message), "DEAD_LETTER_DROPPED");

@@ -21,6 +21,7 @@ use crate::domain::ledger::LedgerKey;
 use crate::domain::setup_status::SessionPayment;
 use crate::domain::timestamp::Timestamp;
 use crate::event::{CheckoutSession, Event, EventType, Object};
+use crate::outbox::{Before, Nudge, Outbox};
 use crate::redrive::Redrive;
 use crate::signature::SecretMode;
 use crate::store::items::{self, EventRecord, EventState, Item, Key, KnownEvent};
@@ -40,6 +41,8 @@ pub struct Processor {
     pub livemode: Option<bool>,
     /// Where the events go that a new link or payment frees.
     pub redrive: Redrive,
+    /// What the app is to be told.
+    pub outbox: Outbox,
 }
 
 /// One event to process.
@@ -108,6 +111,8 @@ struct Plan {
     waiting: BTreeMap<Key, BTreeSet<String>>,
     /// Who waited for what this binds.
     freed: BTreeSet<String>,
+    /// Jobs that are written with it.
+    nudges: BTreeSet<Nudge>,
 }
 
 impl Plan {
@@ -258,6 +263,7 @@ impl Processor {
             items.extend(self.store.load(more).await?);
         }
         let plan = self.plan(jobs, &owners, &items, now)?;
+        self.resume(jobs, &owners, &plan).await?;
         if plan.writes.is_empty() {
             return Ok(plan.done);
         }
@@ -267,6 +273,7 @@ impl Processor {
         match self.store.commit(&plan.writes).await {
             Ok(()) => {
                 self.redrive.freed(&self.store, &plan.freed).await;
+                self.outbox.send(&plan.nudges).await;
                 Ok(plan.done)
             }
             Err(error) => {
@@ -281,6 +288,15 @@ impl Processor {
                 Err(error)
             }
         }
+    }
+
+    /// A redelivered event that turns out to be done: its first attempt may have ended between the commit and the nudge of its job.
+    async fn resume(&self, jobs: &[&Job], owners: &[Owner], plan: &Plan) -> Result<(), StoreError> {
+        let pays = |event: &Event| matches!(event.object, Object::CheckoutSession(_) | Object::Invoice(_));
+        let again = jobs.iter().zip(owners).zip(&plan.done);
+        let again = again.filter(|((job, _), done)| job.attempt > 1 && **done == Done::Duplicate && pays(&job.event));
+        let users: BTreeSet<UserId> = again.filter_map(|((_, owner), _)| owner.user().cloned()).collect();
+        if users.is_empty() { Ok(()) } else { self.outbox.resume(&self.store, users).await }
     }
 
     /// Reads what deciding about each event takes, and writes nothing. The link of an event's customer is looked at even where the
@@ -307,7 +323,7 @@ impl Processor {
 
     fn plan(&self, jobs: &[&Job], owners: &[Owner], items: &HashMap<Key, Item>, now: Timestamp) -> Result<Plan, StoreError> {
         let mut plan = Plan::default();
-        let mut accounts: BTreeMap<UserId, (Account, u64)> = BTreeMap::new();
+        let mut accounts: BTreeMap<UserId, (Account, u64, Before)> = BTreeMap::new();
         for (job, owner) in jobs.iter().zip(owners) {
             let marker = Key::event(&job.event.id);
             if plan.places.contains_key(&marker) {
@@ -336,11 +352,11 @@ impl Processor {
                 (false, Owner::User(user, grant)) => {
                     if !accounts.contains_key(user) {
                         let account = load_account(user, items)?;
-                        let version = account.version;
-                        accounts.insert(user.clone(), (account, version));
+                        let (version, before) = (account.version, self.outbox.before(&account.state, &self.catalog, now));
+                        accounts.insert(user.clone(), (account, version, before));
                     }
                     match accounts.get(user) {
-                        Some((account, _)) => match &job.repair {
+                        Some((account, ..)) => match &job.repair {
                             Some(repair) if !repair.as_itself => drift::repair(account, &job.event, &self.catalog, now),
                             Some(_) | None => decide(account, &job.event, grant.as_ref(), &self.catalog, now),
                         },
@@ -358,7 +374,7 @@ impl Processor {
                     // It joins its user's list, unless parking it would be all that makes the account.
                     let stored =
                         |account: &Account| account.version > 0 || plan.places.contains_key(&Key::Account(account.user_id.clone()));
-                    let account = owner.user().and_then(|user| accounts.get_mut(user)).map(|(account, _)| account);
+                    let account = owner.user().and_then(|user| accounts.get_mut(user)).map(|(account, ..)| account);
                     if let Some(account) = account.filter(|account| stored(account) && record.previous.is_none()) {
                         record.previous = Some(enlist(account, &job.event.id));
                         plan.write(account_to_come(&account.user_id));
@@ -375,7 +391,7 @@ impl Processor {
                     if let Some(repair) = job.repair.as_ref().filter(|repair| !repair.as_itself) {
                         applied.change.entries.iter_mut().for_each(|entry| entry.cause.clone_from(&repair.by));
                     }
-                    let Some((user, (account, _))) = owner.user().and_then(|user| Some((user, accounts.get_mut(user)?))) else { continue };
+                    let Some((user, (account, ..))) = owner.user().and_then(|user| Some((user, accounts.get_mut(user)?))) else { continue };
                     *account = Account { version: account.version, ..account.after(&applied.change) };
                     for entry in &applied.change.entries {
                         plan.write(items::entry(user, entry)?);
@@ -409,8 +425,12 @@ impl Processor {
             }
         }
         plan.place_waiting(items);
-        for (user, (mut account, loaded_version)) in accounts {
-            if plan.places.contains_key(&Key::Account(user)) {
+        for (user, (mut account, loaded_version, before)) in accounts {
+            if plan.places.contains_key(&Key::Account(user.clone())) {
+                for (nudge, job) in self.outbox.jobs(&user, &before, &account.state, &self.catalog, now) {
+                    plan.write(job);
+                    plan.nudges.insert(nudge);
+                }
                 account.version = loaded_version + 1;
                 plan.write(items::account(&account, loaded_version, &self.catalog, now)?);
             }

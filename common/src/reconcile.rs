@@ -46,6 +46,7 @@ use crate::domain::drift::{Class, Difference, Facts, Remedy};
 use crate::domain::ids::{EventId, SubscriptionId, UserId};
 use crate::domain::timestamp::Timestamp;
 use crate::event::EventType;
+use crate::outbox::Outbox;
 use crate::process::Processor;
 use crate::queue::Queue;
 use crate::redrive::Redrive;
@@ -174,11 +175,12 @@ impl Reconciler {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let ReconcileConfig { accounts_table, events_table, livemode, catalog, stripe, queues } = ReconcileConfig::from_env(env)?;
+        let ReconcileConfig { accounts_table, events_table, livemode, catalog, outbox, stripe, queues } = ReconcileConfig::from_env(env)?;
         let dynamodb = aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?);
         let store = Store::new(dynamodb, accounts_table, events_table);
-        let redrive = Redrive::new(Queue::new(aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?)), queues);
-        Ok(Self::new(stripe, Processor { store, catalog, livemode, redrive }))
+        let queue = Queue::new(aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?));
+        let (redrive, outbox) = (Redrive::new(queue.clone(), queues), Outbox::new(queue, outbox));
+        Ok(Self::new(stripe, Processor { store, catalog, livemode, redrive, outbox }))
     }
 
     /// The scheduled run. It takes no input, and stops in time before the function's.

@@ -13,6 +13,8 @@
 //! redrives, on condition that nobody else did, before it sends it: two runs at once send nothing twice. A claim whose message is lost
 //! costs a pause. A run looks at a bounded number of events and sends a bounded number; the next one goes on.
 //!
+//! Jobs of the outbox that are due get their message sent again: it was lost, or the function was killed.
+//!
 //! An account whose access has ended by time (the grace of an unpaid period, a cancellation) is in the index `by_lapse` until it is
 //! written again; nothing else is, so a run with nothing to do costs eight queries of an empty index.
 
@@ -30,6 +32,7 @@ use crate::config::{ConfigError, Env, RetryConfig};
 use crate::domain::catalog::Catalog;
 use crate::domain::ids::{CustomerId, UserId};
 use crate::domain::timestamp::Timestamp;
+use crate::outbox::Outbox;
 use crate::queue::Queue;
 use crate::redrive::{Redrive, Resent};
 use crate::store::items::{self, Key, Table};
@@ -51,6 +54,7 @@ const LAPSED_DAYS: i64 = 7;
 pub struct Retry {
     store: Store,
     redrive: Redrive,
+    outbox: Outbox,
     catalog: Catalog,
 }
 
@@ -67,6 +71,8 @@ pub struct RetryReport {
     pub not_sent: usize,
     /// Accounts whose access had ended and was written.
     pub lapsed: usize,
+    /// Jobs of the outbox whose message was sent again.
+    pub jobs: usize,
     /// Whether the run stopped at one of its bounds.
     pub more: bool,
 }
@@ -90,7 +96,9 @@ impl Retry {
     /// The same over given clients.
     pub fn new(config: RetryConfig, dynamodb: aws_sdk_dynamodb::Client, sqs: aws_sdk_sqs::Client) -> Self {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
-        Self { store, redrive: Redrive::new(Queue::new(sqs), config.queues), catalog: config.catalog }
+        let queue = Queue::new(sqs);
+        let outbox = Outbox::new(queue.clone(), config.outbox);
+        Self { store, redrive: Redrive::new(queue, config.queues), outbox, catalog: config.catalog }
     }
 
     /// The schedule's invocation; what it sends does not matter.
@@ -109,12 +117,14 @@ impl Retry {
         let mut report = RetryReport::default();
         self.redrive_due(now, &mut report).await?;
         self.write_lapsed(now, &mut report).await?;
+        report.jobs = self.outbox.nudge_due(&self.store, now).await?;
         info!(
             looked_at = report.looked_at,
             sent = report.sent,
             waiting = report.waiting,
             not_sent = report.not_sent,
             lapsed = report.lapsed,
+            jobs = report.jobs,
             more = report.more,
             "RETRY_DONE"
         );
@@ -332,7 +342,16 @@ impl Retry {
             let mut account = items::read_account(user, item)?;
             let loaded = account.version;
             account.version += 1;
-            self.store.commit(&[items::account(&account, loaded, &self.catalog, now)?]).await
+            // Until its access ended the account was written with the tier of that time.
+            let until = items::read_number(item, "access_until").map_or(now, Timestamp::from_unix).plus_seconds(-1);
+            let before = self.outbox.before(&account.state, &self.catalog, until);
+            let jobs = self.outbox.jobs(user, &before, &account.state, &self.catalog, now);
+            let (nudges, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
+            let mut writes = vec![items::account(&account, loaded, &self.catalog, now)?];
+            writes.extend(jobs);
+            self.store.commit(&writes).await?;
+            self.outbox.send(&nudges).await;
+            Ok(())
         };
         match written.await {
             Ok(()) => {

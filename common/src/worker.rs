@@ -17,6 +17,7 @@ use crate::config::{ConfigError, Env, WorkerConfig};
 use crate::domain::decide::Parked;
 use crate::domain::timestamp::Timestamp;
 use crate::event::{self, Event, EventType, Family};
+use crate::outbox::Outbox;
 use crate::process::{Done, Job, Processor};
 use crate::queue::{Envelope, Queue};
 use crate::redrive::Redrive;
@@ -108,9 +109,10 @@ impl Worker {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
         let queue = Queue::new(sqs);
         let redrive = Redrive::new(queue.clone(), config.queues);
+        let outbox = Outbox::new(queue.clone(), config.outbox);
         Self {
             family,
-            processor: Processor { store, catalog: config.catalog, livemode: config.livemode, redrive },
+            processor: Processor { store, catalog: config.catalog, livemode: config.livemode, redrive, outbox },
             alerts: Alerts::new(queue.clone(), config.notify_queue_url),
             queue,
             queue_url: config.queue_url,

@@ -164,7 +164,7 @@ impl Stack {
         let (dynamodb, dynamodb_server) = aws::serve_dynamodb(database, stopped(&rest)).await?;
         let mut servers = vec![dynamodb_server, serve(aws, aws::router(&sqs, dynamodb), stopped(&rest))];
 
-        let mut env = environment(&options.env, &aws_url, dynamodb);
+        let mut env = environment(&options.env, &front_url, &aws_url, dynamodb);
         let stripe = match (options.env.get("STRIPE_SECRET_KEY"), options.env.get("STRIPE_API_BASE")) {
             (None, None) => {
                 let fake = FakeStripe::new(STRIPE_KEY);
@@ -282,7 +282,7 @@ impl Rest {
 }
 
 /// Everything the functions read from their environment.
-fn environment(over: &Env, aws_url: &str, dynamodb: SocketAddr) -> Env {
+fn environment(over: &Env, front_url: &str, aws_url: &str, dynamodb: SocketAddr) -> Env {
     let mut env = Env::from([
         ("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET),
         ("STRIPE_LIVEMODE", "false"),
@@ -292,6 +292,10 @@ fn environment(over: &Env, aws_url: &str, dynamodb: SocketAddr) -> Env {
         ("EVENTS_TABLE", "tallyhook-events"),
         // Alerts may go to a receiver on this machine.
         ("NOTIFY_ALLOW_LOOPBACK", "true"),
+        // So may what the app is told.
+        ("PROVISION_ALLOW_LOOPBACK", "true"),
+        ("APP_BASE_URL", front_url),
+        ("SUPPORT_EMAIL", "support@example.com"),
     ]);
     // A signing secret of either mode takes the place of the default, which would vouch for test events beside it.
     if ["STRIPE_WEBHOOK_SECRET_TEST", "STRIPE_WEBHOOK_SECRET_LIVE"].iter().any(|name| over.get(name).is_some()) {
@@ -453,7 +457,7 @@ mod tests {
             ("QUEUE_URL_INVOICE_PAID", "https://sqs.eu-central-1.amazonaws.com/1/live"),
             ("RETRY_DELAYS_SECONDS", "1,2,3"),
         ]);
-        let env = environment(&person, "http://127.0.0.1:9001", "127.0.0.1:9002".parse().unwrap());
+        let env = environment(&person, "http://127.0.0.1:9000", "http://127.0.0.1:9001", "127.0.0.1:9002".parse().unwrap());
         assert_eq!(env.get("AWS_ACCESS_KEY_ID").as_deref(), Some("local"));
         assert_eq!((env.get("AWS_SESSION_TOKEN"), env.get("AWS_PROFILE"), env.get("AWS_ENDPOINT_URL_SQS")), (None, None, None));
         assert_eq!(env.get("QUEUE_URL_INVOICE_PAID").as_deref(), Some("http://127.0.0.1:9001/000000000000/tallyhook-invoice-paid"));

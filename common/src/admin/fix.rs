@@ -206,8 +206,15 @@ impl Admin {
             for entry in &change.entries {
                 writes.push(items::entry(user, entry)?);
             }
+            let (outbox, catalog) = (&self.processor.outbox, &self.processor.catalog);
+            let before = outbox.before(&account.state, catalog, now);
+            let (nudges, jobs): (Vec<_>, Vec<_>) = outbox.jobs(user, &before, &change.state, catalog, now).into_iter().unzip();
+            writes.extend(jobs);
             match (self.store.commit(&writes).await, change.entries.first()) {
-                (Ok(()), Some(entry)) => return Ok(answer(entry)),
+                (Ok(()), Some(entry)) => {
+                    outbox.send(&nudges).await;
+                    return Ok(answer(entry));
+                }
                 (Ok(()), None) => return Err(busy()),
                 (Err(error), _) => again(error, attempt).await?,
             }

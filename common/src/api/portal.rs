@@ -30,6 +30,7 @@ use crate::domain::ids::{InvoiceId, SessionId, SubscriptionId, UserId};
 use crate::domain::setup_status::{Known, ProvisioningState, SessionPayment, SetupStatus};
 use crate::domain::timestamp::Timestamp;
 use crate::event::{self, CheckoutMode, CheckoutSession, SubscriptionStatus};
+use crate::outbox::JobKind;
 use crate::pages::status::StatusPage;
 use crate::process::{Job, Repair, Seen};
 use crate::reconcile::Evidence;
@@ -119,7 +120,7 @@ impl Api {
             session: payment.max(told),
             subscription_gives_access: known.as_ref().zip(user.as_ref()).is_some_and(|(known, user)| gives_access(known, &user.state)),
             has_paid: user.as_ref().is_some_and(|user| user.state.first_paid_at.is_some()),
-            provisions: self.config.provision_queue_url.is_some(),
+            provisions: self.config.outbox.queue_url.is_some(),
             job: user.as_ref().and_then(|user| user.job),
             password_set: user.as_ref().is_some_and(|user| user.password_set),
         });
@@ -148,7 +149,7 @@ impl Api {
 
     async fn known_user(&self, known: Option<&KnownSession>) -> Result<Option<KnownUser>, StoreError> {
         let Some(user) = known.map(|known| &known.user) else { return Ok(None) };
-        let (account, portal, job) = (Key::Account(user.clone()), Key::Portal(user.clone()), items::provisioning_key(user));
+        let (account, portal, job) = (Key::Account(user.clone()), Key::Portal(user.clone()), items::job_key(JobKind::Provision, user));
         let items = self.store.load([account.clone(), portal.clone(), job.clone()]).await?;
         let state = items.get(&account).map(|item| items::read_account(user, item)).transpose()?;
         Ok(Some(KnownUser {

@@ -41,6 +41,7 @@
 //! | `audit#<unix ms>#<random>` | a change by an operator: `actor`, `reason`, `act`, `target`, `at`; in `by_day` under the family `audit`; never expires |
 //! | `alert#<destination>#<alert key>` | when it was last sent: `quiet_until` N (unix s; before then the same is not sent), `held` N (how many were not), `message` S (which one is being posted), `posted` S |
 //! | `signal#bad_signatures` | the newest burst: `refused` N, `at` N (unix s) |
+//! | `job#provision#<user id>`, `job#account#<user id>` | what the app is to be told, see [`crate::outbox`]: `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, `open` S (`job#0`) until it is done; never expires |
 //! | `ask#<cs_…>` | Stripe was asked for this session: `asked` N (unix s), `tries` N, `told` S; two days |
 //! | `report#reconcile` | what the last reconciliation found: `missing` N, `orphaned` N, `finished` N (unix ms) |
 
@@ -49,6 +50,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 
 use super::{Condition, StoreError, Write};
 use crate::domain::account::{Account, State};
@@ -60,6 +62,7 @@ use crate::domain::ledger::{Entry, LedgerKey};
 use crate::domain::reversal::Reversal;
 use crate::domain::setup_status::SessionPayment;
 use crate::domain::timestamp::Timestamp;
+use crate::outbox::JobKind;
 use crate::signature::SecretMode;
 
 /// An item as DynamoDB has it.
@@ -350,9 +353,31 @@ pub fn password_set(user: &UserId, now: Timestamp) -> Write {
     Write { key, item: Some(item), condition: Condition::Anything }
 }
 
-/// The job that provisions a user, in the events table.
-pub fn provisioning_key(user: &UserId) -> Key {
-    Key::Event(format!("job#provision#{user}"))
+/// A job of the outbox, in the events table.
+pub fn job_key(kind: JobKind, user: &UserId) -> Key {
+    Key::Event(format!("job#{}#{user}", kind.as_str()))
+}
+
+/// A job that is to be done, in place of what an earlier one of its kind came to. `open` is gone once it is done; nothing of it expires.
+pub fn job(kind: JobKind, user: &UserId, now: Timestamp) -> Write {
+    let key = job_key(kind, user);
+    let shard = Sha256::digest(user.as_str()).first().copied().unwrap_or(0) % SHARDS;
+    let ms = now.unix().saturating_mul(1000);
+    let mut item = new_item(&key);
+    item.extend([
+        ("outcome".to_owned(), text("queued")),
+        ("type".to_owned(), text(kind.event())),
+        ("user_id".to_owned(), text(user.as_str())),
+        ("created".to_owned(), number(now.unix())),
+        ("finished".to_owned(), number(ms)),
+        ("attempts".to_owned(), number(0)),
+        ("redrives".to_owned(), number(0)),
+        ("due".to_owned(), number(ms + redrive_pause_seconds(0) * 1000)),
+        // To the millisecond and beyond: what is written anew is told from what was read.
+        ("seen".to_owned(), number(ms + i64::from(fastrand::u16(..1000)))),
+        ("open".to_owned(), text(format!("job#{shard}"))),
+    ]);
+    Write { key, item: Some(item), condition: Condition::Anything }
 }
 
 /// A new order:

@@ -14,6 +14,7 @@ use common::dead_letter::DeadLetter;
 use common::event::Family;
 use common::health::HealthCheck;
 use common::notify::Notify;
+use common::provision::Provision;
 use common::reconcile::Reconciler;
 use common::retry::Retry;
 use common::webhook::Webhook;
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Part> {
         http("api", Api::from_env, |api, request| async move { api.handle(request).await }),
         http("admin", Admin::from_env, |admin, request| async move { admin.handle(request).await }),
         queue("dead-letter", DeadLetter::from_env, |dead_letter, batch| async move { dead_letter.handle(batch).await }),
+        queue("provision", Provision::from_env, |provision, batch| async move { provision.handle(batch).await }),
         queue("notify", Notify::from_env, |notify, batch| async move { notify.handle(batch).await }),
         schedule("retry", 15 * MINUTE, TIMEOUT, Retry::from_env, |retry, event| async move { retry.handle(event.payload).await }),
         schedule("health", 60 * MINUTE, TIMEOUT, HealthCheck::from_env, |health, event| async move { health.handle(event.payload).await }),

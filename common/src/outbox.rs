@@ -1,0 +1,262 @@
+//! What the app is to be told: jobs that are written in the transaction of what they tell, queued after it, and done by `provision`.
+//!
+//! | job | written when | told as |
+//! |---|---|---|
+//! | `job#provision#<user>` | the first payment of a user is confirmed | `payment.confirmed` |
+//! | `job#account#<user>` | the tier or the balance changes, and a `PROVISION_URL` is configured | `account.updated` |
+//!
+//! The job is the truth, the message on the queue only a nudge. A message that is lost after the commit is sent again when the event
+//! is delivered again, and by `retry`, which finds every job that is due in the index `by_status`. **Invariant:** nothing here is
+//! written or read for an event that calls for no job.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use crate::config::OutboxConfig;
+use crate::domain::account::State;
+use crate::domain::catalog::Catalog;
+use crate::domain::credits::Credits;
+use crate::domain::ids::UserId;
+use crate::domain::setup_status::ProvisioningState;
+use crate::domain::timestamp::Timestamp;
+use crate::queue::Queue;
+use crate::store::items::{self, Key, Table};
+use crate::store::log::{self, Line, Range};
+use crate::store::{Store, StoreError, Write};
+
+/// The jobs of one run of `retry`, and of one list, from each partition.
+const MOST_JOBS: i32 = 500;
+
+/// What a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Has the app set a user up.
+    Provision,
+    /// Tells the app how an account stands.
+    Account,
+}
+
+impl JobKind {
+    /// The word in keys.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Provision => "provision",
+            Self::Account => "account",
+        }
+    }
+
+    /// The word in the list of jobs.
+    pub fn event(self) -> &'static str {
+        match self {
+            Self::Provision => "PAYMENT_CONFIRMED",
+            Self::Account => "ACCOUNT_UPDATED",
+        }
+    }
+}
+
+/// A message on the queue of `provision`: `{"job":"provision","user_id":"user_123"}`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Nudge {
+    /// What is to be done.
+    pub job: JobKind,
+    /// For whom.
+    pub user_id: UserId,
+}
+
+/// Where jobs go.
+#[derive(Clone, Debug, Default)]
+pub struct Outbox {
+    queue: Option<(Queue, String)>,
+    updates: bool,
+}
+
+/// How an account stood before it changed, as far as jobs depend on it.
+#[derive(Clone, Debug)]
+pub struct Before {
+    paid: bool,
+    told: Option<(String, Credits)>,
+}
+
+impl Outbox {
+    /// As configured; without a queue of `provision` there are no jobs.
+    pub fn new(queue: Queue, config: OutboxConfig) -> Self {
+        Self { queue: config.queue_url.map(|url| (queue, url)), updates: config.updates }
+    }
+
+    /// Remembers how an account stands before it is changed.
+    pub fn before(&self, state: &State, catalog: &Catalog, now: Timestamp) -> Before {
+        Before { paid: state.first_paid_at.is_some(), told: self.told(state, catalog, now) }
+    }
+
+    fn told(&self, state: &State, catalog: &Catalog, now: Timestamp) -> Option<(String, Credits)> {
+        (self.updates && self.queue.is_some()).then(|| (state.access(catalog, now).tier, state.balance()))
+    }
+
+    /// The jobs that a change calls for, to be written with it; [`Outbox::send`] their nudges after the commit.
+    pub fn jobs(&self, user: &UserId, before: &Before, after: &State, catalog: &Catalog, now: Timestamp) -> Vec<(Nudge, Write)> {
+        let first_payment = self.queue.is_some() && !before.paid && after.first_paid_at.is_some();
+        let changed = before.told != self.told(after, catalog, now);
+        let kinds = [first_payment.then_some(JobKind::Provision), changed.then_some(JobKind::Account)];
+        let job = |kind| (Nudge { job: kind, user_id: user.clone() }, items::job(kind, user, now));
+        kinds.into_iter().flatten().map(job).collect()
+    }
+
+    /// Puts nudges on the queue. A failure is logged and left to `retry`: the job is written.
+    pub async fn send<'a>(&self, nudges: impl IntoIterator<Item = &'a Nudge>) {
+        let Some((queue, url)) = &self.queue else { return };
+        let each = nudges.into_iter().map(async |nudge| {
+            let (job, user_id) = (nudge.job.as_str(), nudge.user_id.as_str());
+            let body = serde_json::to_string(nudge).unwrap_or_default();
+            match queue.send_text(url, body).await {
+                Ok(()) => info!(job, user_id, "PROVISIONING_ENQUEUED"),
+                Err(error) => warn!(job, user_id, error = error.to_string(), "PROVISIONING_NOT_ENQUEUED"),
+            }
+        });
+        join_all(each).await;
+    }
+
+    /// For an event that came again although it was done: its commit may have been the last thing that the first attempt did.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn resume(&self, store: &Store, users: impl IntoIterator<Item = UserId>) -> Result<(), StoreError> {
+        if self.queue.is_none() {
+            return Ok(());
+        }
+        let keys: Vec<(UserId, Key)> = users.into_iter().map(|user| (user.clone(), items::job_key(JobKind::Provision, &user))).collect();
+        let items = store.load(keys.iter().map(|(_, key)| key.clone())).await?;
+        let queued = |key: &Key| items.get(key).and_then(|item| items::read_text(item, "outcome")).is_some_and(|state| state == "queued");
+        let nudges: Vec<Nudge> =
+            keys.into_iter().filter(|(_, key)| queued(key)).map(|(user_id, _)| Nudge { job: JobKind::Provision, user_id }).collect();
+        self.send(&nudges).await;
+        Ok(())
+    }
+
+    /// Sends the nudges of all jobs that are due, each claimed first by moving its `due`. Those that failed for good wait for a person.
+    /// Returns how many were sent.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn nudge_due(&self, store: &Store, now: Timestamp) -> Result<usize, StoreError> {
+        if self.queue.is_none() {
+            return Ok(0);
+        }
+        let mut nudges = Vec::new();
+        let ms = now.unix().saturating_mul(1000);
+        for line in open_jobs(store).await? {
+            let Some(nudge) = nudge(&line).filter(|_| line.status != "failed" && line.due_ms.is_none_or(|due| due <= ms)) else { continue };
+            let redrives = line.redrives.saturating_add(1);
+            let due = now.plus_seconds(items::redrive_pause_seconds(redrives));
+            let claim = Update { set: &[("due", number(due.unix() * 1000)), ("redrives", number(redrives))], remove: &[] };
+            let before = [("outcome", AttributeValue::S(line.status.clone())), ("redrives", number(line.redrives))];
+            if update(store, &line.id, &claim, &before).await? {
+                nudges.push(nudge);
+            }
+        }
+        self.send(&nudges).await;
+        Ok(nudges.len())
+    }
+
+    /// Has a job done again, whatever became of it: what an operator asks for. The app is told under the same id. `false` when there
+    /// is no such job.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn run_again(&self, store: &Store, nudge: &Nudge, now: Timestamp) -> Result<bool, StoreError> {
+        let key = items::job_key(nudge.job, &nudge.user_id);
+        if !store.load([key.clone()]).await?.contains_key(&key) {
+            return Ok(false);
+        }
+        store.commit(&[items::job(nudge.job, &nudge.user_id, now)]).await?;
+        self.send([nudge]).await;
+        Ok(true)
+    }
+}
+
+/// All jobs that are not done: queued, running and failed ones; `type` says which, `reason` what the last attempt came to.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn open_jobs(store: &Store) -> Result<Vec<Line>, StoreError> {
+    let mut lines = Vec::new();
+    for partition in log::open_partitions("job") {
+        let mut start = None;
+        loop {
+            let range = Range { index: "by_status", partition: &partition, from: 0, to: i64::MAX, newest_first: false };
+            let (found, more) = store.query(&range, Some(MOST_JOBS), start).await?;
+            lines.extend(found.iter().filter_map(Line::read));
+            start = more;
+            if start.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(lines)
+}
+
+/// The nudge of a listed job.
+pub fn nudge(line: &Line) -> Option<Nudge> {
+    let rest = line.id.strip_prefix("job#")?;
+    let (kind, user) = rest.split_once('#')?;
+    let job = [JobKind::Provision, JobKind::Account].into_iter().find(|job| job.as_str() == kind)?;
+    Some(Nudge { job, user_id: UserId::new(user).ok()? })
+}
+
+/// Moves a job on, on condition that it is as it was read. `false` when it is not.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn mark(
+    store: &Store,
+    nudge: &Nudge,
+    written: i64,
+    state: ProvisioningState,
+    set: &[(&str, AttributeValue)],
+) -> Result<bool, StoreError> {
+    let mut all = vec![("outcome", AttributeValue::S(state.as_str().to_owned()))];
+    all.extend(set.iter().cloned());
+    // Done or given up: nothing is due. A failed one stays open, so that it is seen.
+    let remove: &[&str] = if state == ProvisioningState::Completed { &["open", "due"] } else { &[] };
+    let id = items::job_key(nudge.job, &nudge.user_id).partition();
+    update(store, &id, &Update { set: &all, remove }, &[("seen", number(written))]).await
+}
+
+struct Update<'a> {
+    set: &'a [(&'a str, AttributeValue)],
+    remove: &'a [&'a str],
+}
+
+async fn update(store: &Store, id: &str, change: &Update<'_>, before: &[(&str, AttributeValue)]) -> Result<bool, StoreError> {
+    let sets: Vec<String> = (0..change.set.len()).map(|place| format!("#s{place} = :s{place}")).collect();
+    let removes: Vec<String> = (0..change.remove.len()).map(|place| format!("#r{place}")).collect();
+    let conditions: Vec<String> = (0..before.len()).map(|place| format!("#b{place} = :b{place}")).collect();
+    let remove = if removes.is_empty() { String::new() } else { format!(" REMOVE {}", removes.join(", ")) };
+    let mut request = store
+        .client()
+        .update_item()
+        .table_name(store.table(Table::Events))
+        .key("pk", AttributeValue::S(id.to_owned()))
+        .update_expression(format!("SET {}{remove}", sets.join(", ")))
+        .condition_expression(conditions.join(" AND "));
+    for (letter, pairs) in [("s", change.set), ("b", before)] {
+        for (place, (name, value)) in pairs.iter().enumerate() {
+            request = request.expression_attribute_names(format!("#{letter}{place}"), *name);
+            request = request.expression_attribute_values(format!(":{letter}{place}"), value.clone());
+        }
+    }
+    for (place, name) in change.remove.iter().enumerate() {
+        request = request.expression_attribute_names(format!("#r{place}"), *name);
+    }
+    match request.send().await {
+        Ok(_) => Ok(true),
+        Err(error) if error.as_service_error().is_some_and(|error| error.is_conditional_check_failed_exception()) => Ok(false),
+        Err(error) => Err(crate::store::failed("UpdateItem", &error)),
+    }
+}
+
+pub(crate) fn number(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}

@@ -1,0 +1,14 @@
+//! The worker of the queue `provision`: tells the app of a user's first payment and of every change of an account.
+//!
+//! It changes its jobs and nothing else. See `common/src/provision.rs`; which jobs there are: `common/src/outbox.rs`.
+
+use common::config::Env;
+use common::{provision::Provision, telemetry};
+use lambda_runtime::{LambdaEvent, service_fn};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    let env = Env::at_start().await;
+    let provision = Provision::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    lambda_runtime::run(service_fn(|batch: LambdaEvent<_>| provision.handle(batch.payload))).await
+}

@@ -1,0 +1,247 @@
+//! What the app is told, over HTTP: once for a first payment, after every change where that is configured, signed, and never lost.
+
+use std::sync::{Arc, Mutex};
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::{Router, routing::post};
+use common::config::{Env, ProvisionConfig};
+use common::event::Family;
+use common::outbox::{self, JobKind, Nudge};
+use common::store::Store;
+use serde_json::{Value, json};
+
+use crate::support::{Fault, World, pack, sample, with_id};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// The app's side: what it was told, and what it answers.
+#[derive(Clone)]
+struct App {
+    told: Arc<Mutex<Vec<(String, Value)>>>,
+    answers: Arc<Mutex<StatusCode>>,
+}
+
+impl App {
+    async fn start() -> (Self, String) {
+        async fn take(State(app): State<App>, headers: HeaderMap, body: String) -> StatusCode {
+            let webhook = standardwebhooks::Webhook::new(SECRET).unwrap();
+            webhook.verify(body.as_bytes(), &headers).expect("what the app is told is signed as Standard Webhooks has it");
+            let id = headers["webhook-id"].to_str().unwrap().to_owned();
+            app.told.lock().unwrap().push((id, serde_json::from_str(&body).unwrap()));
+            *app.answers.lock().unwrap()
+        }
+        let app = Self { told: Arc::default(), answers: Arc::new(Mutex::new(StatusCode::OK)) };
+        let moved = post(|| async { (StatusCode::TEMPORARY_REDIRECT, [("location", "/")]) });
+        let router = Router::new().route("/", post(take)).route("/moved", moved).with_state(app.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (app, url)
+    }
+
+    fn answer(&self, status: StatusCode) {
+        *self.answers.lock().unwrap() = status;
+    }
+
+    fn told(&self) -> Vec<(String, Value)> {
+        std::mem::take(&mut self.told.lock().unwrap())
+    }
+}
+
+async fn with_app(url: &str) -> World {
+    World::provisioning(&[("PROVISION_URL", url), ("PROVISION_SECRET", SECRET), ("PROVISION_ALLOW_LOOPBACK", "true")]).await
+}
+
+async fn job(world: &World, kind: &str, user: &str) -> String {
+    world.event(&format!("job#{kind}#{user}")).await.map_or_else(|| "none".to_owned(), |job| job["outcome"].clone())
+}
+
+/// Only what is said of first payments.
+fn payments(told: Vec<(String, Value)>) -> Vec<(String, Value)> {
+    told.into_iter().filter(|(_, body)| body["type"] == "payment.confirmed").collect()
+}
+
+#[tokio::test]
+async fn the_first_payment_is_told_once_and_a_renewal_costs_nothing() {
+    let (app, url) = App::start().await;
+    let world = with_app(&url).await;
+    world.process(&sample("customer.subscription.created", "user_123")).await;
+    assert_eq!(job(&world, "provision", "user_123").await, "none", "a subscription is not a payment");
+    for name in ["invoice.paid", "checkout.session.completed", "invoice.paid.renewal"] {
+        world.process(&sample(name, "user_123")).await;
+    }
+    world.process(&with_id(sample("invoice.paid", "user_123"), "evt_again")).await;
+    assert_eq!(world.provision().await, 0);
+    let told = payments(app.told());
+    let [(id, body)] = told.as_slice() else { panic!("{told:?}") };
+    assert!(id.starts_with("provision_"));
+    assert_eq!(
+        (&body["data"]["user_id"], &body["data"]["tier"], &body["data"]["credits"]),
+        (&json!("user_123"), &json!("pro"), &json!(5000))
+    );
+    assert_eq!(job(&world, "provision", "user_123").await, "completed");
+}
+
+#[tokio::test]
+async fn the_job_is_part_of_the_one_transaction_and_only_of_the_first_payments() {
+    let world = World::provisioning(&[]).await;
+    world.process(&sample("customer.subscription.created", "user_123")).await;
+    world.calls();
+    let mut operations = Vec::new();
+    for name in ["invoice.paid", "invoice.paid.renewal"] {
+        world.deliver(sample(name, "user_123").to_string().as_bytes()).await;
+        let batch = world.receive(Family::InvoicePaid).await;
+        world.calls();
+        world.worker(Family::InvoicePaid).handle(batch).await.unwrap();
+        operations.push(world.operations());
+    }
+    assert_eq!(operations[0], ["BatchGetItem", "TransactWriteItems", "SendMessage"], "the first payment");
+    assert_eq!(operations[1], ["BatchGetItem", "TransactWriteItems"], "a renewal");
+    assert_eq!(world.provision().await, 0);
+    assert_eq!(job(&world, "provision", "user_123").await, "completed", "without a PROVISION_URL there is nothing to call");
+}
+
+#[tokio::test]
+async fn an_app_that_fails_is_called_again_by_the_law_under_the_same_id_and_then_by_an_operator() {
+    let (app, url) = App::start().await;
+    let world = with_app(&url).await;
+    world.process(&pack("one", "user_1", 1)).await;
+    app.answer(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut ids = Vec::new();
+    for (attempt, wait) in [(1, 300), (2, 600), (3, 900), (4, 0)] {
+        assert_eq!(world.provision().await > 0, attempt < 4, "attempt {attempt}");
+        ids.extend(payments(app.told()).into_iter().map(|(id, _)| id));
+        if wait > 0 {
+            world.pass_seconds(wait - 2);
+            assert_eq!((world.provision().await, app.told().len()), (0, 0), "not before its time");
+            world.pass_seconds(3);
+        }
+    }
+    ids.dedup();
+    assert_eq!((ids.len(), job(&world, "provision", "user_1").await), (1, "failed".to_owned()));
+    assert!(world.alerts().await.iter().any(|alert| alert.to_string().contains("PAYMENT_CONFIRMED")));
+    let store = Store::new(world.dynamodb.clone(), "accounts", "events");
+    let open = outbox::open_jobs(&store).await.unwrap();
+    let failed = open.iter().find(|line| line.kind == "PAYMENT_CONFIRMED").unwrap();
+    assert_eq!((failed.status.as_str(), failed.user_id.as_deref()), ("failed", Some("user_1")));
+    assert!(failed.reason.as_ref().unwrap().contains("the app answered 500"), "{failed:?}");
+
+    app.answer(StatusCode::OK);
+    assert_eq!(world.retry_in(86_400).await.jobs, 0, "what failed for good waits for a person");
+    let again = Nudge { job: JobKind::Provision, user_id: "user_1".parse().unwrap() };
+    assert!(world.outbox().run_again(&store, &again, crate::support::now()).await.unwrap());
+    assert_eq!(world.provision().await, 0);
+    assert_eq!((payments(app.told())[0].0.clone(), job(&world, "provision", "user_1").await), (ids[0].clone(), "completed".to_owned()));
+    let nobody = Nudge { user_id: "nobody".parse().unwrap(), ..again };
+    assert!(!world.outbox().run_again(&store, &nobody, crate::support::now()).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_message_that_is_lost_after_the_commit_is_sent_by_retry_or_when_the_event_comes_again() {
+    let (app, url) = App::start().await;
+    let world = with_app(&url).await;
+    let is_nudge = |call: &crate::support::Call| call.operation == "SendMessage" && call.request.to_string().contains("provision");
+    world.fault(move |call| is_nudge(call).then_some(Fault::LoseRequest));
+    world.process(&pack("one", "user_1", 1)).await;
+    world.heal();
+    assert_eq!((world.provision().await, job(&world, "provision", "user_1").await), (0, "queued".to_owned()));
+    assert_eq!(world.retry_in(60).await.jobs, 0, "its message may be on the way");
+    assert!(world.retry_in(1000).await.jobs > 0);
+    world.provision().await;
+    assert_eq!((payments(app.told()).len(), job(&world, "provision", "user_1").await), (1, "completed".to_owned()));
+
+    // Killed between the commit and the message: SQS brings the event again.
+    world.deliver(pack("two", "user_2", 1).to_string().as_bytes()).await;
+    let batch = world.receive(Family::CheckoutSession).await;
+    world.fault(move |call| is_nudge(call).then_some(Fault::HangBefore));
+    assert!(world.until_hung(world.worker(Family::CheckoutSession).handle(batch)).await.is_none());
+    world.heal();
+    assert_eq!(job(&world, "provision", "user_2").await, "queued");
+    world.pass_seconds(181);
+    world.drain().await;
+    world.provision().await;
+    assert_eq!((payments(app.told()).len(), job(&world, "provision", "user_2").await), (1, "completed".to_owned()));
+}
+
+#[tokio::test]
+async fn every_change_of_tier_or_balance_is_told_where_there_is_a_url_and_nowhere_else() {
+    let (app, url) = App::start().await;
+    let world = with_app(&url).await;
+    let mut versions = Vec::new();
+    let mut tells = async |what: &str, credits: u64| {
+        assert_eq!(world.provision().await, 0, "{what}");
+        let told: Vec<_> = app.told().into_iter().filter(|(_, body)| body["type"] == "account.updated").collect();
+        let [(id, body)] = told.as_slice() else { panic!("{what}: {told:?}") };
+        assert_eq!(body["data"]["credits"], credits, "{what}");
+        versions.push((id.clone(), body["data"]["version"].as_u64().unwrap()));
+    };
+    world.sign_up("user_1").await;
+    tells("signup", 500).await;
+    world.process(&pack("one", "user_1", 1)).await;
+    tells("a pack", 1500).await;
+    world.app("POST", "/users/user_1/credits/consume", json!({"amount": 10}), Some("k")).await;
+    tells("a spend", 1490).await;
+    let mut unpaid = with_id(pack("two", "user_1", 1), "evt_unpaid");
+    unpaid["data"]["object"]["payment_status"] = json!("unpaid");
+    world.process(&unpaid).await;
+    assert_eq!((world.provision().await, app.told()), (0, Vec::new()), "nothing changed");
+    assert!(versions.windows(2).all(|pair| pair[0].1 < pair[1].1 && pair[0].0 != pair[1].0), "{versions:?}");
+
+    let quiet = World::provisioning(&[]).await;
+    quiet.sign_up("user_1").await;
+    assert_eq!((quiet.messages("provision"), job(&quiet, "account", "user_1").await), ((0, 0), "none".to_owned()));
+}
+
+#[tokio::test]
+async fn the_setup_status_follows_the_job() {
+    let (app, url) = App::start().await;
+    let world = with_app(&url).await;
+    let state = async || world.setup_status("cs_test_one").await.1["provisioning_state"].as_str().unwrap().to_owned();
+    assert_eq!(state().await, "not_started");
+    app.answer(StatusCode::INTERNAL_SERVER_ERROR);
+    world.process(&pack("one", "user_1", 1)).await;
+    assert_eq!(state().await, "queued");
+    world.provision().await;
+    assert_eq!(state().await, "queued", "it will be tried again");
+    app.answer(StatusCode::OK);
+    world.pass_seconds(301);
+    world.provision().await;
+    assert_eq!(state().await, "completed");
+    assert_eq!(world.setup_status("cs_test_one").await.1["next_action"], "set_password");
+}
+
+#[tokio::test]
+async fn nothing_is_sent_to_an_address_inside_and_no_redirect_is_followed() {
+    let (app, url) = App::start().await;
+    for (at, loopback) in [
+        (url.clone(), "false"),
+        (url.replace("http:", "https:"), "false"),
+        ("https://169.254.169.254/".to_owned(), "true"),
+        ("https://[::ffff:7f00:1]/".to_owned(), "true"),
+        (format!("{url}moved"), "true"),
+    ] {
+        let variables = [("PROVISION_URL", at.as_str()), ("PROVISION_SECRET", SECRET), ("PROVISION_ALLOW_LOOPBACK", loopback)];
+        let world = World::provisioning(&variables).await;
+        world.process(&pack("one", "user_1", 1)).await;
+        assert_eq!(world.provision().await, 2, "{at}: both jobs come back");
+        assert_eq!(app.told(), Vec::new(), "{at}");
+    }
+}
+
+#[test]
+fn a_url_without_a_usable_secret_stops_the_start() {
+    let env = |secret: &str| {
+        Env::from([
+            ("ACCOUNTS_TABLE", "a"),
+            ("EVENTS_TABLE", "e"),
+            ("QUEUE_URL_PROVISION", "q"),
+            ("PROVISION_URL", "https://a.test"),
+            ("PROVISION_SECRET", secret),
+        ])
+    };
+    assert!(ProvisionConfig::from_env(&env(SECRET)).is_ok());
+    for secret in ["", " ", "whsec_", "whsec_c2hvcnQ=", "not base64 at all"] {
+        assert!(ProvisionConfig::from_env(&env(secret)).is_err(), "{secret}");
+    }
+}
