@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use common::config::queue_variable;
+use common::config::{Env, queue_variable};
 use common::event::{EventType, Family};
 use common::store::schema::LISTED;
+use local::stack::functions::{self, Trigger};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -17,8 +18,19 @@ fn read(path: &str) -> String {
 
 /// `invoice-paid` → `InvoicePaid`.
 fn logical(family: Family) -> String {
+    camel(family.as_str())
+}
+
+fn camel(name: &str) -> String {
     let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
-    family.as_str().split('-').map(capital).collect()
+    name.split('-').map(capital).collect()
+}
+
+/// What all functions of the template have.
+fn globals(template: &str) -> &str {
+    let start = template.find("\nGlobals:\n").expect("template.yaml has Globals");
+    let end = template.find("\nResources:\n").expect("template.yaml has Resources");
+    &template[start..end]
 }
 
 /// The text of one resource of the template.
@@ -52,8 +64,81 @@ fn every_family_has_its_function_queue_resource_rule_file_and_wrapped_sample() {
         assert!(function.contains("BatchSize: 10"), "{name}");
         let queue = resource(&template, &format!("{}Queue", logical(family)));
         assert!(queue.contains(&format!("-{name}")), "{name}");
-        let webhook = resource(&template, "StripeWebhookFunction");
-        assert!(webhook.contains(&format!("{}: !Ref {}Queue", queue_variable(family), logical(family))), "{name}");
+        assert!(globals(&template).contains(&format!("{}: !Ref {}Queue\n", queue_variable(family), logical(family))), "{name}");
+    }
+}
+
+#[test]
+fn every_function_is_in_the_template_and_the_local_stack_with_the_same_trigger() {
+    let template = read("template.yaml");
+    let parts = functions::all();
+    let mut folders: Vec<String> = std::fs::read_dir(root().join("functions"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| root().join("functions").join(name).join("Cargo.toml").is_file())
+        .collect();
+    folders.sort();
+    let mut names: Vec<&str> = parts.iter().map(|part| part.name).collect();
+    names.sort_unstable();
+    assert_eq!(folders, names, "functions/ and local/src/stack/functions.rs");
+    for part in parts {
+        let function = resource(&template, &format!("{}Function", camel(part.name)));
+        assert!(function.contains(&format!("Binary: {}\n", part.name)), "{}", part.name);
+        assert!(function.contains(&format!("Role: !GetAtt {}Role.Arn", camel(part.name))), "{}", part.name);
+        let trigger = match part.trigger {
+            Trigger::Http => "Type: HttpApi".to_owned(),
+            Trigger::Queue => format!("Queue: !GetAtt {}Queue.Arn", camel(part.name)),
+            Trigger::Every(period) if period.as_secs() == 3_600 => "Schedule: rate(1 hour)".to_owned(),
+            Trigger::Every(period) if period.as_secs() % 3_600 == 0 => format!("Schedule: rate({} hours)", period.as_secs() / 3_600),
+            Trigger::Every(period) => format!("Schedule: rate({} minutes)", period.as_secs() / 60),
+        };
+        assert!(function.contains(&trigger), "{}: {trigger}", part.name);
+        if part.trigger == Trigger::Queue {
+            assert!(function.contains("ReportBatchItemFailures"), "{} would lose or repeat whole batches", part.name);
+            let queue = resource(&template, &format!("{}Queue", camel(part.name)));
+            assert!(queue.contains(&format!("VisibilityTimeout: {}", 6 * part.timeout.as_secs())), "{}", part.name);
+        }
+    }
+}
+
+#[test]
+fn a_function_starts_with_what_the_template_gives_it() {
+    let template = read("template.yaml");
+    let variables = |text: &str| -> Vec<String> {
+        let block = text.split("Variables:\n").nth(1).unwrap_or_default();
+        let lines = block.lines().take_while(|line| line.contains(": ") && line.trim_start().starts_with(|c: char| c.is_ascii_uppercase()));
+        lines.filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).filter(|name| name.to_uppercase() == *name).collect()
+    };
+    for part in functions::all() {
+        let mut env = Env::from([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
+        let function = resource(&template, &format!("{}Function", camel(part.name)));
+        for name in variables(globals(&template)).into_iter().chain(variables(&function)) {
+            let value = match name.as_str() {
+                "STRIPE_LIVEMODE" => "false",
+                "RETRY_DELAYS_SECONDS" | "WEBHOOK_TOLERANCE_SECONDS" => "300",
+                _ => "https://example.com/text",
+            };
+            env.set(name, value);
+        }
+        part.handler(&env).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+}
+
+#[test]
+fn no_role_may_do_everything_or_to_everything() {
+    let template = read("template.yaml");
+    let policies: Vec<String> = template
+        .split("\n  ")
+        .filter_map(|line| line.split_once(":\n").map(|(name, _)| name).or_else(|| line.strip_suffix(':')))
+        .filter(|name| name.ends_with("Role") || (name.ends_with("Policy") && !name.ends_with("QueuePolicy")))
+        .filter(|name| name.chars().all(char::is_alphanumeric))
+        .map(|name| resource(&template, name))
+        .collect();
+    assert!(policies.len() > 15, "{}", policies.len());
+    for policy in policies {
+        let policy: String = policy.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
+        assert!(!policy.contains('*'), "{policy}");
+        assert!(policy.contains("Service: lambda.amazonaws.com") || policy.contains("AWS::IAM::ManagedPolicy"), "{policy}");
     }
 }
 
@@ -110,6 +195,7 @@ fn the_templates_tables_are_the_ones_that_the_tests_run_on() {
         assert!(events.contains(&format!("IndexName: {index}")));
     }
     let accounts = resource(&template, "AccountsTable");
+    assert!(accounts.contains("IndexName: by_lapse"));
     assert!(!accounts.contains("TimeToLive"), "nothing in the accounts table expires");
     for table in [accounts, events] {
         assert!(table.contains("PointInTimeRecoveryEnabled: true") && table.contains("DeletionProtectionEnabled: true"));
