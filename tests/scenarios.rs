@@ -2,8 +2,10 @@
 
 use common::event::Family;
 use futures_util::future::join_all;
+use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
 
+use crate::stripe_client::KEY;
 use crate::support::{World, pack, sample, with_id};
 
 /// The tier, the balance and the plan's bucket.
@@ -223,6 +225,68 @@ async fn a_subscription_made_in_stripes_dashboard_goes_to_the_user_of_its_custom
         world.process(&serde_json::from_str(&unnamed).unwrap()).await;
     }
     assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
+}
+
+/// A session that was made in Stripe's dashboard names nothing; what it sold is asked of Stripe, which does not answer for a while.
+#[tokio::test]
+async fn stripe_api_failure_loses_nothing_and_what_was_asked_is_granted_once() {
+    let (world, fake) = with_stripe().await;
+    let mut bought = sample("checkout.session.completed.pack", "user_1");
+    bought["data"]["object"]["metadata"] = json!({});
+    bought["data"]["object"]["client_reference_id"] = json!("user_1");
+    fake.ingest(&bought.to_string(), true).unwrap();
+    let session = bought["data"]["object"]["id"].as_str().unwrap();
+    fake.put_inside(session, vec![json!({"id": "li_1", "object": "item", "quantity": 2, "price": {"id": "price_pack_1000_test"}})]);
+
+    fake.fail("line_items", 4, Misbehaviour::Status(500, None));
+    world.process(&bought).await;
+    assert!(world.event(bought["id"].as_str().unwrap()).await.is_none(), "nothing is written before it is known");
+    // The second attempt finds Stripe as it was, the third one does not.
+    world.pass_seconds(301);
+    world.drain().await;
+    assert_eq!(standing(&world, "user_1").await.1, 0);
+    world.pass_seconds(601);
+    world.drain().await;
+    assert_eq!(standing(&world, "user_1").await, ("free".to_owned(), 2000, 0));
+    world.process(&bought).await;
+    assert_eq!(standing(&world, "user_1").await.1, 2000);
+}
+
+#[tokio::test]
+async fn stripe_is_asked_nothing_where_an_event_says_all() {
+    let (world, fake) = with_stripe().await;
+    for name in ["customer.subscription.created", "invoice.paid", "checkout.session.completed", "checkout.session.completed.pack"] {
+        world.process(&sample(name, "user_1")).await;
+    }
+    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
+    assert_eq!(fake.requests(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_invoice_whose_list_was_cut_short_is_completed_and_one_that_stripe_does_not_have_is_parked() {
+    for known in [true, false] {
+        let (world, fake) = with_stripe().await;
+        let mut paid = sample("invoice.paid", "user_1");
+        let line = paid["data"]["object"]["lines"]["data"][0].clone();
+        let mut proration = line.clone();
+        proration["id"] = json!("il_other");
+        proration["parent"]["subscription_item_details"]["proration"] = json!(true);
+        if known {
+            fake.ingest(&paid.to_string(), true).unwrap();
+            fake.put_inside("in_TallyHook0001", vec![proration.clone(), line]);
+        }
+        paid["data"]["object"]["lines"] = json!({"object": "list", "data": [proration], "has_more": true});
+        world.process(&paid).await;
+        let status = world.event(paid["id"].as_str().unwrap()).await.unwrap()["outcome"].clone();
+        let expected = if known { ("processed", 5000) } else { ("parked", 0) };
+        assert_eq!((status.trim_matches('"'), standing(&world, "user_1").await.1), expected);
+    }
+}
+
+async fn with_stripe() -> (World, FakeStripe) {
+    let fake = FakeStripe::new(KEY);
+    let base = format!("http://{}", fake.start().await.unwrap());
+    (World::with(&[("STRIPE_SECRET_KEY", KEY), ("STRIPE_API_BASE", base.as_str())]).await, fake)
 }
 
 #[tokio::test]

@@ -56,12 +56,13 @@ pub fn sdk_config_with(env: &Env, endpoint: Option<String>, http_client: SharedH
         .region(Region::new(env.require("AWS_REGION")?))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .http_client(http_client)
-        // Requests are small and answered in milliseconds; the SDK repeats what timed out, and every write is safe to repeat.
+        // Requests are small and answered in milliseconds; the SDK repeats what timed out, and every write is safe to repeat. A worker
+        // gives up after two calls that were not answered, so a table that hangs does not use up the function's 30 s.
         .timeout_config(
             TimeoutConfig::builder()
-                .connect_timeout(Duration::from_secs(2))
-                .operation_attempt_timeout(Duration::from_secs(4))
-                .operation_timeout(Duration::from_secs(12))
+                .connect_timeout(Duration::from_secs(1))
+                .operation_attempt_timeout(Duration::from_secs(2))
+                .operation_timeout(Duration::from_secs(6))
                 .build(),
         )
         .retry_config(RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(100)))

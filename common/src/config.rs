@@ -14,8 +14,8 @@
 //! | `ACCOUNTS_TABLE`, `EVENTS_TABLE` | all but stripe-webhook | DynamoDB table names | – |
 //! | `RETRY_DELAYS_SECONDS` | workers | delays after the first, second, third failure | 300,600,900 |
 //! | `CATALOG_FILE` | workers, api, retry, admin | a catalog to use instead of the one built in | – |
-//! | `STRIPE_SECRET_KEY` | reconcile, admin, api | a secret or restricted key of the deployment's mode; reading is enough but for api, which makes checkout and portal sessions | – |
-//! | `STRIPE_API_BASE` | reconcile, admin, api | where Stripe's API is | `https://api.stripe.com` |
+//! | `STRIPE_SECRET_KEY` | workers, reconcile, admin, api | a secret or restricted key of the deployment's mode; reading is enough but for api, which makes checkout and portal sessions | – |
+//! | `STRIPE_API_BASE` | workers, reconcile, admin, api | where Stripe's API is | `https://api.stripe.com` |
 //! | `APP_BASE_URL` | api | where the app is: customers come back there from Stripe; https and not this machine in live mode | no checkout |
 //! | `SUPPORT_EMAIL` | api | whom a customer can write to, shown on the status page | not shown |
 //! | `QUEUE_URL_PROVISION` | workers, api, reconcile, retry, admin, provision | the queue of `provision`; without one nothing is provisioned | – |
@@ -44,6 +44,7 @@ use crate::http::Reach;
 use crate::signature::{Secret, SecretMode};
 use crate::stripe::{Patience, Stripe};
 use crate::webhook::Secrets;
+use crate::worker::WORKER_WAITS;
 
 /// The variables a function was started with. The local stack and the tests make their own instead of changing the process's.
 #[derive(Clone, Default)]
@@ -163,12 +164,12 @@ pub enum ConfigError {
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     /// The catalog file cannot be read.
-    #[error("CATALOG_FILE {path}: {source}")]
+    #[error("CATALOG_FILE {path}: {reason}")]
     CatalogFile {
         /// Where it should be.
         path: String,
-        /// Why not.
-        source: std::io::Error,
+        /// Why not. Part of the message, which is all that a refused start logs, and so not its source too.
+        reason: std::io::Error,
     },
 }
 
@@ -255,6 +256,8 @@ pub struct WorkerConfig {
     pub retry_delays_seconds: Vec<u32>,
     /// What is sold.
     pub catalog: Catalog,
+    /// Stripe, to be asked what an event leaves out; `None` asks nothing.
+    pub stripe: Option<Stripe>,
     /// The app's side.
     pub outbox: OutboxConfig,
 }
@@ -289,6 +292,7 @@ impl WorkerConfig {
             livemode: livemode(env)?,
             retry_delays_seconds: retry_delays(env)?,
             catalog: catalog(env)?,
+            stripe: Stripe::from_env(env)?.map(|stripe| stripe.with_patience(WORKER_WAITS)),
             outbox: OutboxConfig::from_env(env),
         })
     }
@@ -636,7 +640,7 @@ fn catalog(env: &Env) -> Result<Catalog, ConfigError> {
     match env.get("CATALOG_FILE") {
         None => Ok(Catalog::parse(include_str!("../../catalog.toml"))?),
         Some(path) => {
-            let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::CatalogFile { path, source })?;
+            let text = std::fs::read_to_string(&path).map_err(|reason| ConfigError::CatalogFile { path, reason })?;
             Ok(Catalog::parse(&text)?)
         }
     }

@@ -36,7 +36,7 @@ pub use self::{
     subscription::{Item, Previous, PreviousItem, Subscription, SubscriptionStatus},
 };
 use crate::domain::{
-    ids::{CustomerId, EventId, IdError, SubscriptionId, UserId},
+    ids::{CustomerId, EventId, IdError, SessionId, SubscriptionId, UserId},
     timestamp::Timestamp,
 };
 
@@ -258,6 +258,20 @@ impl Event {
             Object::Subscription(subscription) => Some(&subscription.id),
             Object::Invoice(invoice) => invoice.subscription.as_ref(),
             Object::Charge(_) | Object::Refund(_) | Object::Dispute(_) | Object::Customer(_) | Object::Other => None,
+        }
+    }
+
+    /// The checkout session that the event is about.
+    pub fn checkout_session_id(&self) -> Option<&SessionId> {
+        match &self.object {
+            Object::CheckoutSession(session) => Some(&session.id),
+            Object::Subscription(_)
+            | Object::Invoice(_)
+            | Object::Charge(_)
+            | Object::Refund(_)
+            | Object::Dispute(_)
+            | Object::Customer(_)
+            | Object::Other => None,
         }
     }
 

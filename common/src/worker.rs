@@ -4,12 +4,16 @@
 //! `RETRY_DELAYS_SECONDS`, and after the last one SQS moves it to the dead-letter queue. Everything else ends here: processed,
 //! duplicate, ignored or parked, each durable before the record is acknowledged.
 
+mod ask;
+
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
+use futures_util::future::join_all;
 use tracing::{info, warn};
 
+pub(crate) use self::ask::WORKER_WAITS;
 use crate::alert::{Alert, Alerts};
 use crate::aws::sdk_config;
 use crate::clock;
@@ -24,6 +28,7 @@ use crate::redrive::Redrive;
 use crate::signature::SecretMode;
 use crate::store::items::{self, EventRecord, EventState, Key};
 use crate::store::{Reason, Store, StoreError, payload};
+use crate::stripe::Stripe;
 use crate::telemetry;
 
 /// The first attempt for an event whose user is not known yet is repeated so soon: the link is usually on its way.
@@ -37,6 +42,7 @@ pub struct Worker {
     queue_url: String,
     retry_delays_seconds: Vec<u32>,
     alerts: Alerts,
+    stripe: Option<Stripe>,
 }
 
 /// A record of the batch that is an event to process, or the reason why it is not.
@@ -117,6 +123,7 @@ impl Worker {
             queue,
             queue_url: config.queue_url,
             retry_delays_seconds: config.retry_delays_seconds,
+            stripe: config.stripe,
         }
     }
 
@@ -146,7 +153,7 @@ impl Worker {
                 }
             }
         }
-        for (place, outcome) in places.iter().zip(self.processor.run(&jobs, now).await) {
+        for (place, outcome) in places.iter().zip(self.process(&mut jobs, now).await) {
             outcomes[*place] = Some(outcome);
         }
         for (job, place) in jobs.iter().zip(&places) {
@@ -184,6 +191,21 @@ impl Worker {
         let mut response = SqsBatchResponse::default();
         response.batch_item_failures = failures;
         Ok(response)
+    }
+
+    /// Asks Stripe for what an event leaves out, which few do, and goes the straight path. What Stripe did not answer is tried again.
+    async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<Done, StoreError>> {
+        let Some(stripe) = &self.stripe else { return self.processor.run(jobs, now).await };
+        let catalog = &self.processor.catalog;
+        let asked = join_all(jobs.iter_mut().map(|job| ask::complete(stripe, job, catalog))).await;
+        if asked.iter().all(Result::is_ok) {
+            return self.processor.run(jobs, now).await;
+        }
+        let whole: Vec<Job> = jobs.iter().zip(&asked).filter(|(_, asked)| asked.is_ok()).map(|(job, _)| job.clone()).collect();
+        let mut done = self.processor.run(&whole, now).await.into_iter();
+        let unanswered = |message| Err(StoreError::Unavailable { operation: "asking Stripe", message });
+        let lost = || unanswered("no answer for this event".to_owned());
+        asked.into_iter().map(|asked| asked.map_or_else(unanswered, |()| done.next().unwrap_or_else(lost))).collect()
     }
 
     /// Seconds until the next attempt; `None` leaves it to the queue, which moves the message to the dead-letter queue.
@@ -282,6 +304,7 @@ impl Worker {
         let (event_id, event_type) = (event.id.as_str(), event.kind.as_str());
         let customer_id = id(event.customer().map(|id| id.as_str()));
         let subscription_id = id(event.subscription_id().map(|id| id.as_str()));
+        let checkout_session_id = id(event.checkout_session_id().map(|id| id.as_str()));
         let (outcome, user_id, reason) = match outcome {
             Ok(Done::Processed(user, effect)) => ("processed", user.as_str(), effect.as_str()),
             Ok(Done::Duplicate) => ("duplicate", "", ""),
@@ -292,6 +315,7 @@ impl Worker {
                     event_type,
                     customer_id,
                     subscription_id,
+                    checkout_session_id,
                     outcome = "parked",
                     reason = parked.code(),
                     duration_ms,
@@ -326,6 +350,7 @@ impl Worker {
             user_id,
             customer_id,
             subscription_id,
+            checkout_session_id,
             reason,
             duration_ms,
             "WEBHOOK_PROCESSED_OK"

@@ -53,6 +53,12 @@ impl Object {
         Self { text, id, read_at }
     }
 
+    /// An object that is known from elsewhere: from an event.
+    pub(crate) fn of(value: &Value) -> Option<Self> {
+        let text = serde_json::value::to_raw_value(value).ok().filter(|_| value.is_object())?;
+        Some(Self::new(text, None))
+    }
+
     /// Its id; absent in what is no object of Stripe's.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()

@@ -1,0 +1,86 @@
+//! What Stripe is asked where an event leaves out what decides about it: on the way from read to decide, and only then.
+//!
+//! | the event | what is asked |
+//! |---|---|
+//! | a paid checkout session whose metadata names nothing | its line items: one of a pack's price is that pack |
+//! | an invoice or a subscription whose list was cut short before the line that counts | the whole list |
+//!
+//! Without a key nothing is asked, and such an event is parked. The log keeps the event as it came. Stripe not answering is as passing
+//! as DynamoDB not answering: the record fails and comes back. A refusal (the object is gone, the key may not read it) parks the event
+//! as if there were no key.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tracing::warn;
+
+use crate::domain::catalog::Catalog;
+use crate::domain::decide::leaves_out;
+use crate::event::{CheckoutSession, Invoice, Object, Subscription};
+use crate::process::Job;
+use crate::stripe::{Cursor, Patience, Stripe, StripeError};
+
+/// A batch waits for this: all questions of a batch are asked at once, and the function's 30 s must do for DynamoDB too.
+pub(crate) const WORKER_WAITS: Patience = Patience {
+    attempts: 2,
+    attempt_timeout: Duration::from_secs(4),
+    call_timeout: Duration::from_secs(9),
+    first_wait: Duration::from_millis(300),
+};
+/// For all pages of one answer.
+const TIMEOUT: Duration = Duration::from_secs(12);
+
+/// Completes an event that leaves something out. The error is one that another time may mend.
+pub(super) async fn complete(stripe: &Stripe, job: &mut Job, catalog: &Catalog) -> Result<(), String> {
+    if !leaves_out(&job.event, catalog) {
+        return Ok(());
+    }
+    let asked = async {
+        match &mut job.event.object {
+            Object::CheckoutSession(session) => name_purchase(stripe, session, catalog).await,
+            Object::Invoice(invoice) => {
+                if let Some(whole) = whole(stripe, &job.raw).await?.and_then(|whole| Invoice::from_json(&whole).ok()) {
+                    *invoice = whole;
+                }
+                Ok(())
+            }
+            Object::Subscription(subscription) => {
+                if let Some(whole) = whole(stripe, &job.raw).await?.and_then(|whole| Subscription::from_json(&whole).ok()) {
+                    *subscription = whole;
+                }
+                Ok(())
+            }
+            Object::Charge(_) | Object::Refund(_) | Object::Dispute(_) | Object::Customer(_) | Object::Other => Ok(()),
+        }
+    };
+    let error = match tokio::time::timeout(TIMEOUT, asked).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) if error.is_transient() => error.to_string(),
+        Ok(Err(error)) => {
+            warn!(event_id = job.event.id.as_str(), error = error.to_string(), "STRIPE_REFUSED");
+            return Ok(());
+        }
+        Err(_) => format!("Stripe did not answer within {} s", TIMEOUT.as_secs()),
+    };
+    Err(error)
+}
+
+/// Writes into the session's metadata what its one line item says, as our own checkout would have.
+async fn name_purchase(stripe: &Stripe, session: &mut CheckoutSession, catalog: &Catalog) -> Result<(), StripeError> {
+    let items = stripe.line_items(&session.id, &Cursor::Newest).await?;
+    let [item] = items.objects.as_slice() else { return Ok(()) };
+    let item = item.value();
+    let price = item.pointer("/price/id").or(item.get("price")).and_then(Value::as_str);
+    let Some(pack) = price.and_then(|price| catalog.pack_of_price(price)) else { return Ok(()) };
+    let quantity = item["quantity"].as_u64().unwrap_or(1);
+    session.metadata.insert("pack".to_owned(), pack.name.clone());
+    session.metadata.insert("quantity".to_owned(), quantity.to_string());
+    Ok(())
+}
+
+/// The event's own object with the whole of its list.
+async fn whole(stripe: &Stripe, raw: &[u8]) -> Result<Option<Value>, StripeError> {
+    let event: Value = serde_json::from_slice(raw).unwrap_or_default();
+    let Some(object) = crate::stripe::Object::of(&event["data"]["object"]) else { return Ok(None) };
+    Ok(Some(stripe.complete(object).await?.value()))
+}
