@@ -115,6 +115,7 @@ fn a_function_starts_with_what_the_template_gives_it() {
         for name in variables(globals(&template)).into_iter().chain(variables(&function)) {
             let value = match name.as_str() {
                 "STRIPE_LIVEMODE" => "false",
+                "PROVISION_SECRET" => "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
                 "RETRY_DELAYS_SECONDS" | "WEBHOOK_TOLERANCE_SECONDS" => "300",
                 _ => "https://example.com/text",
             };
@@ -152,9 +153,10 @@ fn the_apps_webhook_has_its_function_queue_and_law_of_retries() {
     let function = resource(&template, "ProvisionFunction");
     assert!(function.contains("Binary: provision\n") && function.contains("ReportBatchItemFailures"));
     assert!(read("functions/provision/src/main.rs").contains("Provision::from_env"));
+    assert!(resource(&template, "SendPolicy").contains("!GetAtt ProvisionQueue.Arn"));
     for family in Family::ALL {
         let role = resource(&template, &format!("{}Role", logical(family)));
-        assert!(role.contains("!Ref NudgePolicy"), "{family} may not queue a job that its transaction wrote");
+        assert!(role.contains("!Ref SendPolicy"), "{family} may not queue a job that its transaction wrote");
     }
 }
 
