@@ -52,7 +52,7 @@ async fn what_makes_no_sense_is_refused_in_the_one_shape() {
         ("DELETE", "/admin/stripe/webhook-logs", Value::Null, 405, "method_not_allowed"),
         ("GET", "/admin/stripe/retry-webhooks", Value::Null, 405, "method_not_allowed"),
         ("GET", "/admin/stripe/other", Value::Null, 404, "not_found"),
-        ("GET", "/admin", Value::Null, 404, "not_found"),
+        ("GET", "/admin/other", Value::Null, 404, "not_found"),
         ("POST", "/admin/stripe/retry-webhooks", json!([]), 400, "invalid_body"),
         ("POST", "/admin/stripe/retry-webhooks", json!({"everything": true}), 400, "invalid_body"),
         ("POST", "/admin/stripe/retry-webhooks", json!({"status": "processed"}), 400, "invalid_status"),
@@ -140,4 +140,25 @@ async fn health_names_every_deduction_and_counts_what_is_there() {
     world.health.handle(Value::Null).await.unwrap();
     let alerts = world.alerts().await;
     assert_eq!((alerts.len(), &alerts[0]["alert"], &alerts[0]["score"]), (1, &json!("score"), &json!(60)));
+}
+
+#[tokio::test]
+async fn the_dashboards_page_needs_no_token_shows_nothing_and_may_run_only_its_own_script() {
+    let world = World::with(&[("ADMIN_API_TOKEN", "")]).await;
+    let page = world.page("/admin", &[]).await;
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'sha256-"), "{policy}");
+    assert!(policy.contains("connect-src 'self'") && policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"));
+    assert_eq!((page.status().as_u16(), page.headers()["cache-control"].to_str().unwrap()), (200, "no-store"));
+    let text = String::from_utf8(page.body().to_vec()).unwrap();
+    for (end, kind) in [("css", "text/css; charset=utf-8"), ("js", "text/javascript; charset=utf-8")] {
+        let path = text.split('"').find(|part| part.starts_with("/admin/assets/") && part.ends_with(end)).unwrap();
+        let asset = world.page(path, &[]).await;
+        assert_eq!((asset.status().as_u16(), asset.headers()["content-type"].to_str().unwrap()), (200, kind));
+        assert!(asset.headers()["cache-control"].to_str().unwrap().contains("immutable"));
+        let tag = asset.headers()["etag"].to_str().unwrap();
+        let same = world.page(path, &[("if-none-match", tag)]).await;
+        assert_eq!((same.status().as_u16(), same.body().is_empty()), (304, true));
+    }
+    assert_eq!(world.page("/admin/assets/other.js", &[]).await.status().as_u16(), 404);
 }

@@ -595,6 +595,15 @@ impl World {
         self.ask_with(&headers, method, path, body).await
     }
 
+    /// A page of the admin function, without a token.
+    pub async fn page(&self, path: &str, headers: &[(&str, &str)]) -> Response<Body> {
+        let mut request = lambda_http::http::Request::builder().uri(format!("http://front{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.admin.handle(request.body(Body::Empty).unwrap()).await.unwrap()
+    }
+
     async fn ask_with(&self, headers: &[(&str, &str)], method: &str, path: &str, body: Value) -> (u16, Value) {
         let mut request = lambda_http::http::Request::builder().method(method).uri(format!("http://front{path}"));
         for (name, value) in headers {

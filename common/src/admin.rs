@@ -13,6 +13,7 @@
 //! | `POST /admin/stripe/fix-user/{id}` | sets a user right: see [`Mend`] |
 //! | `POST /admin/stripe/find` `{"text":"…"}` | who that is: a user, `cus_…`, `sub_…`, `evt_…` or an e-mail address |
 //! | `GET /admin/stripe/subscription-health` | the score, its deductions, what was counted |
+//! | `GET /admin`, `GET /admin/assets/{name}` | the dashboard's page, its style and its script: no token, as they show nothing |
 //! | `GET /admin/audit?limit&next` | what operators did, newest first |
 //!
 //! Times are RFC 3339 or a day (`2026-11-21`, its start). **Invariant:** a change is in the audit before it is made.
@@ -22,6 +23,7 @@ mod audit;
 mod find;
 mod fix;
 mod log;
+mod page;
 mod reconcile;
 mod user;
 
@@ -117,6 +119,9 @@ impl Admin {
     /// # Errors
     /// None; every failure is an answer.
     pub async fn handle(&self, request: Request) -> Result<Response<Body>, lambda_http::Error> {
+        if let Some(page) = page::answer(&request) {
+            return Ok(page);
+        }
         Ok(match self.route(&request).await {
             Ok(body) => answer(StatusCode::OK, &body),
             Err(problem) => problem.answer("ADMIN_FAILED"),

@@ -33,13 +33,15 @@ pub struct Page<'a> {
     title: &'a str,
     styles: Vec<&'static str>,
     scripts: Vec<&'static str>,
+    sheet: Option<&'a str>,
+    module: Option<&'a str>,
     connects: bool,
 }
 
 impl<'a> Page<'a> {
     /// A page with the shared look and no script.
     pub fn new(title: &'a str) -> Self {
-        Self { title, styles: vec![BASE], scripts: Vec::new(), connects: false }
+        Self { title, styles: vec![BASE], scripts: Vec::new(), sheet: None, module: None, connects: false }
     }
 
     /// Adds a style sheet of this page's own.
@@ -53,6 +55,20 @@ impl<'a> Page<'a> {
     #[must_use]
     pub fn script(mut self, js: &'static str) -> Self {
         self.scripts.push(js);
+        self
+    }
+
+    /// Links a style sheet of this same host: for one that is large enough to be worth keeping in the browser.
+    #[must_use]
+    pub fn sheet(mut self, path: &'a str) -> Self {
+        self.sheet = Some(path);
+        self
+    }
+
+    /// Loads a module of this same host, likewise.
+    #[must_use]
+    pub fn module(mut self, path: &'a str) -> Self {
+        self.module = Some(path);
         self
     }
 
@@ -77,6 +93,8 @@ impl<'a> Page<'a> {
                     link rel="icon" href="data:,";
                     title { (self.title) }
                     @for css in &self.styles { style { (PreEscaped(css)) } }
+                    @if let Some(path) = self.sheet { link rel="stylesheet" href=(path); }
+                    @if let Some(path) = self.module { script type="module" src=(path) {} }
                 }
                 body {
                     (body)
@@ -101,15 +119,16 @@ impl<'a> Page<'a> {
     }
 
     fn policy(&self) -> String {
-        let sources = |texts: &[&str]| {
+        let sources = |texts: &[&str], linked: Option<&str>| {
             let hash = |text: &&str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text.as_bytes())));
-            if texts.is_empty() { "'none'".to_owned() } else { texts.iter().map(hash).collect::<Vec<_>>().join(" ") }
+            let all: Vec<String> = texts.iter().map(hash).chain(linked.map(|_| "'self'".to_owned())).collect();
+            if all.is_empty() { "'none'".to_owned() } else { all.join(" ") }
         };
         let connect = if self.connects { "'self'" } else { "'none'" };
         format!(
             "default-src 'none'; script-src {}; style-src {}; connect-src {connect}; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-            sources(&self.scripts),
-            sources(&self.styles)
+            sources(&self.scripts, self.module),
+            sources(&self.styles, self.sheet)
         )
     }
 }

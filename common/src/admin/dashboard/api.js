@@ -1,0 +1,76 @@
+// The admin API. The token lives in this tab's session storage and travels as a header: no cookie, so no forged request carries it.
+
+const session = {
+  get token() { return sessionStorage.getItem("tallyhook.token") ?? ""; },
+  get actor() { return sessionStorage.getItem("tallyhook.actor") ?? "admin"; },
+  keep(token, actor) {
+    sessionStorage.setItem("tallyhook.token", token);
+    sessionStorage.setItem("tallyhook.actor", actor);
+  },
+  end() { sessionStorage.clear(); },
+};
+
+class ApiError extends Error {
+  constructor(status, code, message) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+/** Asks the API; an error has the API's own words. `token` is for trying one before it is kept. */
+async function ask(method, path, { body, key, token } = {}) {
+  const headers = { authorization: `Bearer ${token ?? session.token}`, accept: "application/json" };
+  if (body !== undefined) headers["content-type"] = "application/json";
+  if (key) headers["idempotency-key"] = key;
+  let answer;
+  try {
+    answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store" });
+  } catch {
+    throw new ApiError(0, "unreachable", "The admin API cannot be reached. Check the connection and try again.");
+  }
+  const text = await answer.text();
+  let read = null;
+  try {
+    read = JSON.parse(text);
+  } catch {
+    // A gateway's own page: the status has to do.
+  }
+  if (answer.ok && read) return read;
+  const message = read?.message ?? `The answer was ${answer.status}, without a reason.`;
+  if (answer.status === 401 && token === undefined) leave("The token is no longer accepted. Sign in again.");
+  throw new ApiError(answer.status, read?.error ?? "failed", message);
+}
+
+const get = (path) => ask("GET", path);
+
+function post(path, body, key) {
+  return ask("POST", path, { body: { ...body, actor: session.actor }, key });
+}
+
+function query(parameters) {
+  const set = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  return set.length === 0 ? "" : `?${new URLSearchParams(set)}`;
+}
+
+/** Runs reconciliation to its end: an answer that ran out of time says where to go on. */
+async function reconcile(body, progress) {
+  let whole = null;
+  let next = null;
+  do {
+    const { report } = await post("/admin/stripe/reconcile", { ...body, ...(next ? { next } : {}) });
+    if (whole === null) whole = report;
+    else {
+      for (const list of ["changes", "left", "failures"]) whole[list].push(...report[list]);
+      for (const counts of ["read", "found"]) {
+        for (const [name, count] of Object.entries(report[counts])) whole[counts][name] = (whole[counts][name] ?? 0) + count;
+      }
+      whole.changed += report.changed;
+      whole.omitted += report.omitted;
+      Object.assign(whole, { complete: report.complete, stopped: report.stopped });
+    }
+    next = report.next;
+    progress(whole);
+  } while (next);
+  return whole;
+}

@@ -1,0 +1,130 @@
+//! The dashboard: one page without a secret in it, which asks for the token and then asks the admin API.
+//!
+//! Its script is one module made of the files beside this one, a file per subject, in the order in which they refer to each other. It
+//! and the style are served under names that hold their digest, so a browser keeps them until they change. **Invariant:** the script
+//! writes values as text nodes only; a test looks for any other way.
+
+use std::sync::OnceLock;
+
+use lambda_http::http::{HeaderValue, Method, StatusCode};
+use lambda_http::{Body, Request, Response};
+use maud::html;
+use sha2::{Digest, Sha256};
+
+use crate::answer::error_answer;
+use crate::pages::Page;
+
+const STYLE: &str = include_str!("dashboard/dashboard.css");
+const SCRIPT: &str = concat!(
+    include_str!("dashboard/dom.js"),
+    include_str!("dashboard/api.js"),
+    include_str!("dashboard/chart.js"),
+    include_str!("dashboard/overview.js"),
+    include_str!("dashboard/events.js"),
+    include_str!("dashboard/user.js"),
+    include_str!("dashboard/repair.js"),
+    include_str!("dashboard/app.js"),
+);
+
+/// A file that the page links to.
+struct Asset {
+    path: String,
+    kind: &'static str,
+    text: &'static str,
+}
+
+/// The page or one of its assets; `None` for every other request.
+pub(super) fn answer(request: &Request) -> Option<Response<Body>> {
+    let path = request.uri().path();
+    if request.method() != Method::GET || !(matches!(path, "/admin" | "/admin/") || path.starts_with("/admin/assets/")) {
+        return None;
+    }
+    let assets = assets();
+    match assets.iter().find(|asset| asset.path == path) {
+        Some(asset) => Some(asset.answer(request)),
+        None if path.starts_with("/admin/assets/") => Some(error_answer(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")),
+        None => Some(page(assets)),
+    }
+}
+
+fn assets() -> &'static [Asset; 2] {
+    static ASSETS: OnceLock<[Asset; 2]> = OnceLock::new();
+    ASSETS.get_or_init(|| {
+        let named = |end: &str, kind: &'static str, text: &'static str| {
+            let digest: String = Sha256::digest(text.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+            Asset { path: format!("/admin/assets/dashboard-{digest}.{end}"), kind, text }
+        };
+        [named("css", "text/css; charset=utf-8", STYLE), named("js", "text/javascript; charset=utf-8", SCRIPT)]
+    })
+}
+
+impl Asset {
+    fn answer(&self, request: &Request) -> Response<Body> {
+        let tag = format!("\"{}\"", self.path.rsplit('/').next().unwrap_or_default());
+        let known = request.headers().get("if-none-match").is_some_and(|known| known.as_bytes() == tag.as_bytes());
+        let mut response = Response::new(if known { Body::Empty } else { Body::Text(self.text.to_owned()) });
+        if known {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        let headers = response.headers_mut();
+        headers.insert("content-type", HeaderValue::from_static(self.kind));
+        headers.insert("cache-control", HeaderValue::from_static("public, max-age=31536000, immutable"));
+        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        if let Ok(tag) = HeaderValue::try_from(tag) {
+            headers.insert("etag", tag);
+        }
+        response
+    }
+}
+
+fn page([style, script]: &[Asset; 2]) -> Response<Body> {
+    let body = html! {
+        a class="skip" id="skip" href="#view" { "Skip to content" }
+        noscript { main class="narrow" { div class="card" { "The dashboard needs JavaScript. The command line does not: tallyhook check-user." } } }
+        main id="login" hidden {
+            div class="card signin" {
+                h1 { "tallyhook" }
+                p class="muted" { "Why a customer has no credits, and setting it right." }
+                form id="login-form" {
+                    div class="field" {
+                        label for="token" { "Admin token" }
+                        input id="token" type="password" autocomplete="current-password" required aria-describedby="token-hint login-problem";
+                        p id="token-hint" class="small muted" { "ADMIN_API_TOKEN of the deployment. It stays in this tab until you close it." }
+                    }
+                    div class="field" {
+                        label for="actor" { "Your name" }
+                        input id="actor" autocomplete="username" required maxlength="100" aria-describedby="actor-hint";
+                        p id="actor-hint" class="small muted" { "Kept in the audit with everything you change." }
+                    }
+                    p id="login-problem" class="form-problem" role="alert" {}
+                    button id="login-go" type="submit" { "Sign in" }
+                }
+            }
+        }
+        div id="app" hidden {
+            header class="top" {
+                div {
+                    a class="brand" href="#/" { "tallyhook" span { " admin" } }
+                    nav id="nav" aria-label="Sections" {}
+                    div class="me" { span id="who" class="small muted" {} button id="leave" type="button" class="quiet" { "Sign out" } }
+                }
+            }
+            main id="view" {}
+        }
+        p id="live" class="visually-hidden" aria-live="polite" {}
+        div id="toasts" {}
+    };
+    Page::new("tallyhook").sheet(&style.path).module(&script.path).connects().answer(200, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_has_no_way_to_read_markup_or_code_from_a_value() {
+        for way in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "srcdoc", "DOMParser", "javascript:"] {
+            assert!(!SCRIPT.contains(way), "{way}");
+        }
+    }
+}
