@@ -145,17 +145,18 @@ impl Admin {
             (&Method::GET, ["stripe", "parked"]) => self.parked().await,
             (&Method::POST, ["stripe", "retry-webhooks"]) => self.retry(read_body(request)?, now).await,
             (&Method::POST, ["stripe", "reconcile"]) => self.reconcile(read_body(request)?, now).await,
-            (&Method::GET, ["stripe", "check-user", id]) => self.check_user(&user(id)?, now).await,
-            (&Method::GET, ["stripe", "check-user", id, "ledger"]) => self.ledger(&user(id)?, request).await,
-            (&Method::POST, ["stripe", "fix-user", id]) => self.fix_user(&user(id)?, request, now).await,
+            // API Gateway hands the path over decoded: a user id may have a slash.
+            (&Method::GET, ["stripe", "check-user", id @ .., "ledger"]) if !id.is_empty() => self.ledger(&user(id)?, request).await,
+            (&Method::GET, ["stripe", "check-user", id @ ..]) => self.check_user(&user(id)?, now).await,
+            (&Method::POST, ["stripe", "fix-user", id @ ..]) => self.fix_user(&user(id)?, request, now).await,
             (&Method::POST, ["stripe", "find"]) => self.find_user(read_body(request)?).await,
             (&Method::GET, ["stripe", "subscription-health"]) => self.health(now).await,
             (&Method::GET, ["audit"]) => self.audits(request, now).await,
             (
                 _,
                 ["stripe", "webhook-logs" | "event-counts" | "parked" | "retry-webhooks" | "reconcile" | "find" | "subscription-health"]
-                | ["stripe", "webhook-logs" | "check-user" | "fix-user", _]
-                | ["stripe", "check-user", _, "ledger"]
+                | ["stripe", "webhook-logs", _]
+                | ["stripe", "check-user" | "fix-user", ..]
                 | ["audit"],
             ) => Err(problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has another method")),
             _ => Err(not_found()),
@@ -210,9 +211,9 @@ fn stripe_failed(error: &StripeError) -> Problem {
     problem(StatusCode::BAD_GATEWAY, "stripe_failed", error.to_string())
 }
 
-/// The user that a part of a path names.
-fn user(segment: &str) -> Result<UserId, Problem> {
-    user_id(&percent_decode(segment).unwrap_or_default())
+/// The user that the rest of a path names.
+fn user(parts: &[&str]) -> Result<UserId, Problem> {
+    user_id(&percent_decode(&parts.join("/")).unwrap_or_default())
 }
 
 fn user_id(text: &str) -> Result<UserId, Problem> {

@@ -4,6 +4,7 @@
 mod check_signature;
 mod demo;
 mod fuzz_order;
+mod operator;
 mod send;
 mod trigger;
 
@@ -42,6 +43,8 @@ enum Command {
     FuzzOrder(fuzz_order::FuzzOrder),
     Trigger(trigger::Trigger),
     CheckSignature(check_signature::CheckSignature),
+    #[command(flatten)]
+    Operator(operator::Operator),
 }
 
 #[derive(clap::Args)]
@@ -72,6 +75,7 @@ struct Start {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
+    let operates = matches!(cli.command, Some(Command::Operator(_)));
     let done = match cli.command {
         None => start(cli.start).await.map(|()| true),
         Some(Command::Send(send)) => send.run().await,
@@ -79,6 +83,7 @@ async fn main() -> ExitCode {
         Some(Command::FuzzOrder(fuzz)) => fuzz.run().await,
         Some(Command::Trigger(trigger)) => trigger.run().await,
         Some(Command::CheckSignature(check)) => check.run(),
+        Some(Command::Operator(operator)) => operator.run().await,
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -87,7 +92,8 @@ async fn main() -> ExitCode {
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tallyhook: {error:#}");
-            ExitCode::FAILURE
+            // An operator's scripts tell "not in order" (1) from "could not be done".
+            if operates { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

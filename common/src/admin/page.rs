@@ -42,7 +42,9 @@ pub(super) fn answer(request: &Request) -> Option<Response<Body>> {
     let assets = assets();
     match assets.iter().find(|asset| asset.path == path) {
         Some(asset) => Some(asset.answer(request)),
-        None if path.starts_with("/admin/assets/") => Some(error_answer(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")),
+        None if path.starts_with("/admin/assets/") => {
+            Some(error_answer(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"))
+        }
         None => Some(page(assets)),
     }
 }
@@ -123,7 +125,17 @@ mod tests {
 
     #[test]
     fn the_script_has_no_way_to_read_markup_or_code_from_a_value() {
-        for way in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "srcdoc", "DOMParser", "javascript:"] {
+        for way in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "srcdoc",
+            "DOMParser",
+            "javascript:",
+        ] {
             assert!(!SCRIPT.contains(way), "{way}");
         }
     }

@@ -8,7 +8,7 @@ function niceTop(most) {
 }
 
 function chart(counts) {
-  const [width, height, left, bottom, top] = [720, 220, 40, 24, 8];
+  const [width, height, left, bottom, top] = innerWidth < 640 ? [380, 200, 34, 24, 8] : [1000, 240, 44, 26, 8];
   const most = Math.max(0, ...counts.steps.map((step) => OUTCOMES.reduce((sum, outcome) => sum + step[outcome], 0)));
   const scale = niceTop(most);
   const y = (value) => top + (height - top - bottom) * (1 - value / scale);
@@ -22,7 +22,7 @@ function chart(counts) {
       svg("text", { x: left - 8, y: y(value) + 4, class: "axis", "text-anchor": "end" }, number(value)),
     ];
   });
-  const every = Math.ceil(counts.steps.length / 6);
+  const every = Math.ceil(counts.steps.length / (innerWidth < 640 ? 4 : 6));
   const bars = counts.steps.map((step, place) => {
     const x = left + place * slot;
     let base = 0;

@@ -25,6 +25,9 @@ function nodes(children) {
   return flat.map((child) => (child instanceof Node ? child : document.createTextNode(String(child))));
 }
 
+/** A text of the API's as a sentence. */
+const sentence = (text) => (text ? `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.?!]$/.test(text) ? "" : "."}` : "");
+
 const $ = (selector) => document.querySelector(selector);
 
 /** Said by screen readers without moving the focus. */
@@ -102,7 +105,7 @@ function table(caption, columns, rows) {
 }
 
 function facts(pairs) {
-  const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== false && value !== "");
   return h("dl", null, shown.map(([name, value]) => [h("dt", null, name), h("dd", null, value)]));
 }
 
@@ -149,7 +152,7 @@ function confirmed({ title, what, extra, confirm, danger }) {
     const go = h("button", { type: "submit", class: danger ? "danger" : null }, confirm);
     const form = h(
       "form",
-      { method: "dialog" },
+      { method: "dialog", novalidate: true },
       h("h2", { id: titleId }, title),
       extra?.fields,
       h("div", { class: "what", "aria-live": "polite" }, what),

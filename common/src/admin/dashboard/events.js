@@ -10,10 +10,16 @@ const TYPES = [
 /** Of a payload so many characters are shown at first: laying out half a megabyte in one go makes a phone stop. */
 const SHOWN = 20000;
 
+/** A reason that says more than the outcome does. */
+function reasonWords(reason) {
+  const own = { updated: "", type: "a type that nobody handles", livemode: "of the other mode", account: "of a connected account" };
+  return reason ? (own[reason] ?? reason.replaceAll("_", " ")) : "";
+}
+
 const EVENT_COLUMNS = [
   { title: "Received", of: (event) => when(event.received_at) },
   { title: "Event", of: (event) => [h("strong", null, event.type), h("br"), eventLink(event.id)] },
-  { title: "Outcome", of: (event) => [pill(event.status), event.reason && h("span", { class: "small muted reason" }, event.reason.replaceAll("_", " "))] },
+  { title: "Outcome", of: (event) => [pill(event.status), reasonWords(event.reason) && h("span", { class: "small muted reason" }, reasonWords(event.reason))] },
   { title: "User", of: (event) => userLink(event.user_id) },
 ];
 
@@ -68,10 +74,12 @@ function paged(first, next, more, draw) {
 async function eventsView({ parameters }) {
   const names = ["status", "type", "user", "id", "from", "to"];
   const values = Object.fromEntries(names.map((name) => [name, parameters[name] ?? ""]));
-  const page = await get(`/admin/stripe/webhook-logs${query(values)}`);
   const filtered = names.some((name) => values[name]);
+  // Of everything only the last week is asked for: a log that is nearly empty is otherwise looked through day by day.
+  if (!filtered) values.from = new Date(Date.now() - 7 * 86400e3).toISOString().replace(/\.\d+Z/, "Z");
+  const page = await get(`/admin/stripe/webhook-logs${query(values)}`);
   const draw = (events) => (events.length === 0
-    ? empty(filtered ? "No event fits this filter." : "No event has come yet. Stripe sends the first one when something happens in your account.")
+    ? empty(filtered ? "No event fits this filter." : "No event has come in the last week. Stripe sends the first one when something happens in your account.")
     : table("Events, newest first", EVENT_COLUMNS, events));
   const more = async (next) => {
     const { events, next: after } = await get(`/admin/stripe/webhook-logs${query({ ...values, next })}`);
@@ -83,7 +91,7 @@ async function eventsView({ parameters }) {
 function payloadCard(payload) {
   if (payload === null) return card("Payload", empty("The log keeps no payload of this event: it was ignored, or it is too large."));
   const text = typeof payload === "string" ? payload : JSON.stringify(payload, null, 2);
-  const shown = h("pre", { tabindex: "0", "aria-label": "Payload" }, text.slice(0, SHOWN));
+  const shown = h("pre", { tabindex: "0", "aria-label": "The payload as text" }, text.slice(0, SHOWN));
   const copy = button("Copy", async () => {
     await navigator.clipboard.writeText(text);
     toast("The payload is in the clipboard.");
@@ -121,7 +129,7 @@ async function eventView({ id }) {
     "What became of it",
     open && event.advice && adviceNotice(event.advice, event.message, id),
     facts([
-      ["Outcome", [pill(event.status), " ", event.reason?.replaceAll("_", " ")]],
+      ["Outcome", [pill(event.status), " ", reasonWords(event.reason)]],
       ["Message", !open && event.message],
       ["User", userLink(event.user_id)],
       ["Waits for", event.waits_for && code(event.waits_for)],
@@ -140,7 +148,7 @@ async function eventView({ id }) {
 }
 
 function adviceNotice(advice, message, id) {
-  return notice("warn", "What frees it", message && h("p", null, `${message.charAt(0).toUpperCase()}${message.slice(1)}.`), h("p", null, advice.text), h("p", { class: "row" }, adviceButton(advice, id)));
+  return notice("warn", "What frees it", message && h("p", null, sentence(message)), h("p", null, advice.text), h("p", { class: "row" }, adviceButton(advice, id)));
 }
 
 /** The one act of a piece of advice, as a button or a link. */
@@ -150,6 +158,6 @@ function adviceButton(advice, id) {
     case "reconcile": return h("a", { class: "button", href: "#/reconcile" }, "Reconcile");
     case "add_to_catalog": return button("It is deployed: send again", () => sendDue());
     case "retry": return id ? button("Send again", () => sendAgain(id, "log")) : button("Send all failed again", () => sendFailed());
-    default: return id ? null : null;
+    default: return null;
   }
 }

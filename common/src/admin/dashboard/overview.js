@@ -31,7 +31,7 @@ function healthCard(health) {
     const [hash, text] = REMEDIES[deduction.code] ?? [];
     return h(
       "li", null, h("span", { class: "points" }, `−${deduction.points}`),
-      h("div", null, h("strong", null, deduction.reason), h("p", { class: "muted" }, deduction.advice, hash && [" ", link(hash, text)])),
+      h("div", null, h("strong", null, deduction.reason), h("p", { class: "muted" }, sentence(deduction.advice), hash && [" ", link(hash, text)])),
     );
   });
   return card(

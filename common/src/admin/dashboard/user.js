@@ -6,7 +6,7 @@ async function usersView({ parameters }) {
   const search = async (text) => {
     results.replaceChildren(busy("Searching…"));
     try {
-      const found = await post("/admin/stripe/find", { text });
+      const found = await ask("POST", "/admin/stripe/find", { body: { text } });
       if (found.users.length === 1 && found.customers.length === 0) {
         location.hash = `#/users/${encodeURIComponent(found.users[0].user_id)}`;
         return;
@@ -61,7 +61,7 @@ async function userView({ id }) {
     h("dl", { class: "tiles" },
       [["Tier", account.tier], ["Credits", number(account.credits)],
         ["Access until", account.access_until ? when(account.access_until) : account.subscriptions.length ? "open" : "–"],
-        ["Customer", account.customers.length ? account.customers.map((customer) => [code(customer.id), customer.deleted_at && " (deleted)"]) : "none linked"]]
+        ["Customer", account.customers.length ? account.customers.map((customer) => h("div", null, code(customer.id), customer.deleted_at && " (deleted)")) : "none linked"]]
         .map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value)))),
   );
   return {
@@ -140,10 +140,13 @@ function stripeTables({ subscriptions, payments, customers }) {
   ];
 }
 
+/** Rules that explain why somebody has less than they expect. */
+const ODD = new Set(["not_paid", "void", "default_tier", "not_signed_up"]);
+
 function becauseCard({ because }) {
   const columns = [
     { title: "Field", of: (one) => h("strong", { class: "field-name" }, one.field) },
-    { title: "Value", of: (one) => (/^\d{4}-\d\d-\d\dT/.test(one.value) ? when(one.value) : one.value) },
+    { title: "Value", of: (one) => (/^\d{4}-\d\d-\d\dT/.test(one.value) ? when(one.value) : ODD.has(one.rule) ? pill(one.value, "warn") : one.value) },
     { title: "Because", of: (one) => [one.why, one.at && [" ", h("span", { class: "muted small" }, "(", when(one.at), ")")]] },
     { title: "Set by", of: (one) => [one.event_id && eventLink(one.event_id), one.ledger_key && [one.event_id && h("br"), code(one.ledger_key)], !one.event_id && !one.ledger_key && h("span", { class: "muted" }, "a rule")] },
   ];

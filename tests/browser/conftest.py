@@ -1,0 +1,211 @@
+"""A stack of its own, a browser, and events signed as Stripe signs them.
+
+Run by `./check browser`, which has the packages and the browser. A page fails its test by whatever it says on the console, by a violation
+of its Content-Security-Policy, and by any request to another host.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder: keep pictures of the pages there
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+
+
+class Stack:
+    """The local stack as `cargo run` starts it, in memory and on free ports."""
+
+    def __init__(self):
+        binary = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "tallyhook"
+        env = {**os.environ, "LOG_LEVEL": "error", "SUPPORT_EMAIL": "help@example.com"}
+        command = [os.environ.get("TALLYHOOK", str(binary)), "--memory", "--port", "0", "--aws-port", "0"]
+        said = tempfile.TemporaryFile("w+")
+        self.child = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=said, text=True)
+        self.url = None
+        for line in self.child.stdout:
+            if found := re.search(r"webhook\s+(http://[^/\s]+)/", line):
+                self.url = found[1]
+            if "Try, in another" in line:
+                break
+        if not self.url:
+            said.seek(0)
+            pytest.exit(f"the stack did not start: {said.read()}", 1)
+
+    def stop(self):
+        self.child.terminate()
+        try:
+            self.child.wait(20)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+
+    def ask(self, method, path, body=None, token="app-local", headers=None):
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/json", **(headers or {})}
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def sign_up(self, user):
+        status, account = self.ask("PUT", f"/users/{user}")
+        assert status == 200, account
+
+    def account(self, user):
+        return self.ask("GET", f"/users/{user}")[1]
+
+    def send(self, event):
+        body, now = json.dumps(event).encode(), int(time.time())
+        signature = hmac.new(b"whsec_local", f"{now}.".encode() + body, hashlib.sha256).hexdigest()
+        headers = {"stripe-signature": f"t={now},v1={signature}", "content-type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(self.url + "/webhooks/stripe", body, headers)) as answer:
+            assert answer.status == 200
+
+    def until(self, holds, what, seconds=30):
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end, f"{what} did not happen within {seconds} s"
+            time.sleep(0.1)
+
+    def outcome(self, event_id):
+        status, found = self.ask("GET", f"/admin/stripe/webhook-logs/{event_id}", token="admin-local")
+        return found["event"]["status"] if status == 200 else None
+
+    def process(self, event):
+        """Sends an event and waits until it has ended."""
+        self.send(event)
+        self.until(lambda: self.outcome(event["id"]), f"the end of {event['id']}")
+
+
+def sample(name, user, tag, **fields):
+    """A sample event of an hour ago with ids of its own."""
+    text = (ROOT / "events" / f"{name}.json").read_text().replace("user_123", user).replace("TallyHook0", f"TallyHook{tag}0")
+    event = json.loads(text)
+    event["id"] += tag
+    event["created"] = event["data"]["object"]["created"] = int(time.time()) - 3600
+    return {**event, **fields}
+
+
+def pack(user, tag, customer=None, metadata=None):
+    """A paid pack; without a user nothing in it says whose it is."""
+    event = sample("checkout.session.completed.pack", user or "nobody", tag)
+    session = event["data"]["object"]
+    session["metadata"] = {"pack": "credits_1000", "quantity": "1", **({"user_id": user} if user else {}), **(metadata or {})}
+    session["client_reference_id"] = user
+    if customer:
+        session["customer"] = customer
+        session["customer_details"]["email"] = f"{customer.lower()}@example.com"
+    return event
+
+
+@pytest.fixture(scope="session")
+def stack():
+    stack = Stack()
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    assert path, "no browser: install Debian's package chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, stack):
+    """Opens pages that may say nothing on the console and reach no other host."""
+    contexts, complaints = [], []
+
+    def open_page(width=1280, height=900, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, locale="en-GB", timezone_id="UTC")
+        contexts.append(context)
+        context.add_init_script(
+            "addEventListener('securitypolicyviolation', (event) => console.error(`CSP: ${event.violatedDirective} ${event.blockedURI}`))"
+        )
+        page = context.new_page()
+        # That a request was answered 401 or 503 is the browser's own line, and a test's intention.
+        said = lambda message: message.type in ("error", "warning") and "the server responded with a status of" not in message.text
+        page.on("console", lambda message: complaints.append(message.text) if said(message) else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        foreign = lambda request: urlsplit(request.url).netloc != urlsplit(stack.url).netloc and not request.url.startswith("data:")
+        page.on("request", lambda request: complaints.append(f"request to {request.url}") if foreign(request) else None)
+        page.set_default_timeout(15_000)
+        expect.set_options(timeout=15_000)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def look(page, name):
+    """What every page must be, whatever it shows; keeps a picture if asked to."""
+    width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width[0] <= width[1], f"{name} scrolls sideways: {width}"
+    problems = page.evaluate(CHECKS)
+    assert problems == [], f"{name}: {problems}"
+    if SCREENSHOTS:
+        picture = pathlib.Path(SCREENSHOTS) / f"{name}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        page.wait_for_timeout(200)
+        page.screenshot(path=picture)
+
+
+# The checks of accessibility that need no judgement: names, labels, landmarks, headings, ids, contrast of text.
+CHECKS = r"""() => {
+  const shown = (node) => node.checkVisibility({ visibilityProperty: true });
+  const all = (selector) => [...document.querySelectorAll(selector)].filter(shown);
+  const problems = [];
+  const tell = (node, what) => problems.push(`${what}: ${node.outerHTML.slice(0, 120)}`);
+  const name = (node) => {
+    const by = (node.getAttribute("aria-labelledby") ?? "").split(/\s+/).map((id) => document.getElementById(id)?.textContent ?? "").join(" ");
+    const labels = [...(node.labels ?? [])].map((label) => label.textContent).join(" ");
+    return (by.trim() || node.getAttribute("aria-label") || labels || node.textContent || node.title || "").trim();
+  };
+  all("a[href], button, input, select, textarea, summary, [role=img], dialog[open], nav, [tabindex='0']").forEach((node) => name(node) || tell(node, "no name"));
+  all("section").forEach((node) => name(node) || tell(node, "a section without a name"));
+  const inert = (node) => document.querySelector("dialog[open]") && !node.closest("dialog");
+  if (all("main").length !== 1) problems.push(`${all("main").length} main landmarks`);
+  if (all("h1").length !== 1) problems.push(`${all("h1").length} h1`);
+  if (!document.documentElement.lang) problems.push("no language");
+  if (!document.title) problems.push("no title");
+  const ids = [...document.querySelectorAll("[id]")].map((node) => node.id);
+  ids.filter((id, place) => ids.indexOf(id) !== place).forEach((id) => problems.push(`id twice: ${id}`));
+  const channel = (value) => { value /= 255; return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4; };
+  const read = (color) => (color.match(/[\d.]+/g) ?? []).map(Number);
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const behind = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const color = read(getComputedStyle(at).backgroundColor);
+      if (color.length && (color[3] ?? 1) > 0.99) return color;
+    }
+    return [255, 255, 255];
+  };
+  all("body *").forEach((node) => {
+    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+    if (!own || inert(node) || node.closest("svg, :disabled, .visually-hidden, .skip, option")) return;
+    const [one, two] = [light(read(getComputedStyle(node).color)), light(behind(node))].sort((a, b) => b - a);
+    if ((one + 0.05) / (two + 0.05) < 4.5) tell(node, `contrast ${((one + 0.05) / (two + 0.05)).toFixed(2)}`);
+  });
+  return problems.slice(0, 10);
+}"""

@@ -1,0 +1,278 @@
+"""The dashboard as an operator uses it."""
+
+import json
+
+import pytest
+from playwright.sync_api import expect
+
+from conftest import look, pack, sample
+
+SHAPES = {"desktop": (1280, 900), "phone": (390, 844)}
+
+
+@pytest.fixture(scope="session")
+def shop(stack):
+    """Some customers: one in order, one whose payment never reached us, one whose customer nobody knows."""
+    for user, tag in [("ada", "A"), ("lost", "L")]:
+        stack.sign_up(user)
+        stack.process(sample("customer.subscription.created", user, tag))
+    stack.process(sample("invoice.paid", "ada", "A"))
+    stack.process(pack("ada", "A2"))
+    # Stripe has this invoice, and all we recorded of it is that it was of the other mode.
+    stack.process(sample("invoice.paid", "lost", "L", livemode=True))
+    stack.sign_up("kim")
+    for number in range(2):
+        stack.process(pack(None, f"K{number}", customer="cus_Kim1"))
+    stack.process(pack("ada", "odd", metadata={"pack": "gold_9000"}))
+    return stack
+
+
+def sign_in(page, stack, where="", token="admin-local"):
+    page.goto(f"{stack.url}/admin{where}")
+    page.get_by_label("Admin token").fill(token)
+    page.get_by_label("Your name").fill("Ann")
+    page.get_by_role("button", name="Sign in").click()
+
+
+def ready(page, title):
+    expect(page.get_by_role("heading", level=1, name=title)).to_be_visible()
+    expect(page.locator("#view:not([aria-busy])")).to_be_visible()
+
+
+def confirm(page, button, reason="ticket 4711"):
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Reason").fill(reason)
+    look(page, f"confirm-{button.lower()}")
+    dialog.get_by_role("button", name=button, exact=True).click()
+    expect(dialog).to_have_count(0)
+
+
+def test_a_wrong_token_is_refused_a_right_one_is_kept_for_this_tab_and_signing_out_forgets_it(shop, open_page):
+    page = open_page()
+    sign_in(page, shop, token="wrong")
+    expect(page.get_by_role("alert")).to_contain_text("not the token")
+    expect(page.get_by_label("Admin token")).to_be_focused()
+    assert page.evaluate("sessionStorage.length + localStorage.length") == 0
+    look(page, "login")
+    page.get_by_label("Admin token").fill("admin-local")
+    page.keyboard.press("Enter")
+    ready(page, "Overview")
+    page.reload()
+    ready(page, "Overview")
+    assert page.context.cookies() == []
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("Admin token")).to_be_visible()
+    assert page.evaluate("sessionStorage.length + localStorage.length") == 0
+    assert "ada" not in page.content()
+
+
+def test_a_token_that_is_no_longer_taken_asks_for_another(shop, open_page):
+    page = open_page()
+    sign_in(page, shop)
+    ready(page, "Overview")
+    page.evaluate("sessionStorage.setItem('tallyhook.token', 'old')")
+    page.get_by_role("link", name="Audit").click()
+    expect(page.get_by_role("alert").first).to_contain_text("no longer accepted")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_page_reads_well_on_a_laptop_and_a_phone_light_and_dark(shop, open_page, shape, scheme):
+    page = open_page(*SHAPES[shape], scheme)
+    sign_in(page, shop)
+    ready(page, "Overview")
+    look(page, f"overview-{shape}-{scheme}")
+    for name, where, title in [
+        ("events", "#/events", "Events"), ("users", "#/users", "Users"), ("parked", "#/parked", "Parked"),
+        ("reconcile", "#/reconcile", "Reconcile"), ("audit", "#/audit", "Audit"), ("user", "#/users/ada", "ada"),
+        ("nobody", "#/users/nobody%20at%20all", "nobody at all"), ("unknown", "#/events/evt_none", "No such event"),
+    ]:
+        page.evaluate(f"location.hash = '{where}'")
+        ready(page, title)
+        look(page, f"{name}-{shape}-{scheme}")
+
+
+def test_it_is_used_by_keyboard_alone_and_says_where_it_is(shop, open_page):
+    page = open_page()
+    sign_in(page, shop)
+    ready(page, "Overview")
+    page.get_by_role("link", name="Parked", exact=True).focus()
+    page.keyboard.press("Enter")
+    ready(page, "Parked")
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
+    expect(page.get_by_role("link", name="Parked", exact=True)).to_have_attribute("aria-current", "page")
+    expect(page).to_have_title("Parked · tallyhook")
+    expect(page.locator("[aria-live]#live")).to_have_text("Parked, loaded")
+    page.get_by_role("button", name="Link cus_Kim1").press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_the_overview_names_every_deduction_and_its_chart_has_a_table(shop, open_page):
+    page = open_page()
+    sign_in(page, shop)
+    ready(page, "Overview")
+    expect(page.get_by_role("img", name="Health score")).to_be_visible()
+    expect(page.get_by_text("3 events are parked")).to_be_visible()
+    page.get_by_text("The same as a table").click()
+    row = page.get_by_role("table", name="Events by outcome and time").get_by_role("row").nth(1)
+    row.get_by_role("link").click()
+    ready(page, "Events")
+    assert "from=" in page.url and "to=" in page.url
+    page.go_back()
+    page.get_by_role("link", name="7 days").click()
+    expect(page.get_by_role("link", name="7 days")).to_have_attribute("aria-current", "true")
+
+
+def test_the_log_is_filtered_linked_to_and_shows_one_event(shop, open_page):
+    page = open_page()
+    sign_in(page, shop, "#/events?status=parked")
+    ready(page, "Events")
+    rows = page.get_by_role("table", name="Events, newest first").get_by_role("row")
+    expect(rows).to_have_count(4)
+    expect(page.get_by_label("Outcome")).to_have_value("parked")
+    page.get_by_label("User", exact=True).fill("ada")
+    page.get_by_role("button", name="Filter").click()
+    expect(rows).to_have_count(2)
+    assert "user=ada" in page.url
+    rows.nth(1).get_by_role("link").first.click()
+    ready(page, "checkout.session.completed")
+    expect(page.get_by_text("Add gold_9000 to catalog.toml")).to_be_visible()
+    expect(page.get_by_label("The payload as text")).to_contain_text('"pack": "gold_9000"')
+    look(page, "event")
+    page.get_by_role("link", name="← Events").click()
+    page.get_by_label("Event id").fill("evt_nothing")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.get_by_text("No event fits this filter.")).to_be_visible()
+
+
+def test_an_event_is_sent_again_once_it_is_confirmed_and_the_audit_has_it(shop, open_page):
+    page = open_page()
+    event = pack("ada", "again", metadata={"pack": "silver_1"})
+    shop.process(event)
+    sign_in(page, shop, f"#/events/{event['id']}")
+    ready(page, "checkout.session.completed")
+    page.get_by_role("button", name="Send again", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Send again").click()
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("Say why")
+    confirm(page, "Send again", "checked the metadata")
+    expect(page.get_by_role("status").filter(has_text="in its queue")).to_be_visible()
+    expect(page.get_by_text("2", exact=True)).to_be_visible()
+    page.get_by_role("link", name="Audit").click()
+    ready(page, "Audit")
+    row = page.get_by_role("row").filter(has_text=event["id"])
+    expect(row).to_contain_text("Ann")
+    expect(row).to_contain_text("checked the metadata")
+
+
+def test_why_a_user_has_no_credits_is_found_and_fixed_in_under_a_minute(shop, open_page):
+    page = open_page()
+    sign_in(page, shop, "#/users")
+    ready(page, "Users")
+    page.get_by_label("Who?").fill("lost")
+    page.get_by_role("button", name="Find").click()
+    ready(page, "lost")
+    expect(page.get_by_role("heading", name="Something is missing here")).to_be_visible()
+    expect(page.get_by_text("no billing period is open and nothing was granted")).to_be_visible()
+    look(page, "user-differs")
+    page.get_by_role("button", name="Apply Stripe's truth").first.click()
+    expect(page.get_by_role("dialog")).to_contain_text("credits 5000")
+    confirm(page, "Apply")
+    expect(page.get_by_role("heading", name="In order")).to_be_visible()
+    assert shop.account("lost")["credits"] == 5000
+
+
+def test_a_parked_purchase_is_found_by_its_address_and_applied_by_linking_its_customer(shop, open_page):
+    page = open_page()
+    sign_in(page, shop, "#/users")
+    ready(page, "Users")
+    email = "CUS_Kim1@example.com"
+    page.get_by_label("Who?").fill(email)
+    page.get_by_role("button", name="Find").click()
+    page.get_by_role("row").filter(has_text="cus_Kim1").get_by_role("button", name="Link to a user").click()
+    page.get_by_role("dialog").get_by_label("User").fill("kim")
+    confirm(page, "Link")
+    ready(page, "kim")
+    expect(page.locator(".summary")).to_contain_text("2,500")
+    assert shop.account("kim")["credits"] == 2500
+    assert email not in page.url
+
+
+def test_credits_are_granted_and_revoked_with_a_reason_after_saying_what_will_happen(shop, open_page):
+    page = open_page(*SHAPES["phone"])
+    shop.sign_up("goodwill")
+    sign_in(page, shop, "#/users/goodwill")
+    ready(page, "goodwill")
+    page.get_by_role("button", name="Grant credits").click()
+    page.get_by_role("dialog").get_by_label("Credits").fill("250")
+    expect(page.get_by_role("dialog")).to_contain_text("has 500 credits and will have 750")
+    confirm(page, "Grant", "outage on Friday")
+    expect(page.locator(".summary")).to_contain_text("750")
+    page.get_by_role("button", name="Revoke credits").click()
+    page.get_by_role("dialog").get_by_label("Credits").fill("1000")
+    expect(page.get_by_role("dialog")).to_contain_text("250 of them are spent already")
+    confirm(page, "Revoke", "a mistake")
+    expect(page.get_by_role("status").filter(has_text="goodwill has 0 credits now")).to_be_visible()
+    ledger = shop.ask("GET", "/users/goodwill/ledger")[1]["entries"]
+    assert [(entry["delta"], entry.get("reason")) for entry in ledger[:2]] == [(-750, "a mistake"), (250, "outage on Friday")]
+
+
+def test_reconcile_shows_what_it_would_do_before_it_does_it(shop, open_page):
+    shop.sign_up("drift")
+    shop.process(sample("customer.subscription.created", "drift", "D"))
+    shop.process(sample("invoice.paid", "drift", "D", livemode=True))
+    page = open_page()
+    sign_in(page, shop, "#/reconcile")
+    ready(page, "Reconcile")
+    page.get_by_label("Only this user").fill("drift")
+    page.get_by_role("button", name="Dry run").click()
+    expect(page.get_by_role("heading", name="Would be repaired")).to_be_visible()
+    assert shop.account("drift")["credits"] == 500
+    look(page, "reconcile-dry-run")
+    page.get_by_role("button", name="Apply 1").click()
+    confirm(page, "Apply", "webhook was down")
+    expect(page.get_by_role("heading", name="Applied")).to_be_visible()
+    assert shop.account("drift")["credits"] == 5000
+
+
+def test_hostile_metadata_is_shown_as_the_text_it_is(shop, open_page):
+    hostile = {
+        "<img src=x onerror=alert(1)>": "<script>alert(document.domain)</script>",
+        "formula": "=HYPERLINK(\"http://evil.example\")", "__proto__": "polluted", "pack": "=cmd|' /C calc'!A0", "big": "x" * 500_000,
+    }
+    event = pack("ada", "hostile", metadata=hostile)
+    event["data"]["object"]["customer_details"]["email"] = "\"><script>alert(1)</script>@example.com"
+    shop.process(event)
+    page = open_page()
+    alerts = []
+    page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+    sign_in(page, shop, f"#/events/{event['id']}")
+    ready(page, "checkout.session.completed")
+    payload = page.get_by_label("The payload as text")
+    show_all = page.get_by_role("button", name="Show all")
+    show_all.click()
+    expect(payload).to_contain_text("<script>alert(document.domain)</script>")
+    assert json.loads(payload.inner_text())["data"]["object"]["metadata"]["big"] == hostile["big"]
+    look(page, "hostile-event")
+    for where, title in [("#/parked", "Parked"), ("#/users/ada", "ada"), ("#/events?status=parked", "Events")]:
+        page.evaluate(f"location.hash = '{where}'")
+        ready(page, title)
+        look(page, "hostile")
+    page.evaluate("location.hash = '#/users/' + encodeURIComponent('<script>alert(1)</script>')")
+    ready(page, "<script>alert(1)</script>")
+    assert alerts == [] and page.evaluate("document.querySelectorAll('#view script, #view img').length") == 0
+    assert page.evaluate("({}).polluted === undefined")
+
+
+def test_an_api_that_does_not_answer_is_said_and_tried_again(shop, open_page):
+    page = open_page()
+    sign_in(page, shop)
+    ready(page, "Overview")
+    page.route("**/admin/audit", lambda route: route.fulfill(status=503, json={"error": "store_unavailable", "message": "the database did not answer; try again"}))
+    page.get_by_role("link", name="Audit").click()
+    ready(page, "That did not work")
+    expect(page.get_by_text("the database did not answer")).to_be_visible()
+    page.unroute("**/admin/audit")
+    page.get_by_role("button", name="Try again").click()
+    ready(page, "Audit")
