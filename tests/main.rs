@@ -17,6 +17,7 @@ mod invariants;
 mod log;
 mod model;
 mod notify;
+mod openapi;
 mod parameters;
 mod portal;
 mod provision;

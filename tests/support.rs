@@ -610,7 +610,9 @@ impl World {
             request = request.header(*name, *value);
         }
         let body = if body.is_null() { Body::Empty } else { Body::Text(body.to_string()) };
-        read_answer(self.admin.handle(with_query(request.body(body).unwrap(), path)).await.unwrap())
+        let (status, body) = read_answer(self.admin.handle(with_query(request.body(body).unwrap(), path)).await.unwrap());
+        crate::openapi::check(method, path, status, &body);
+        (status, body)
     }
 
     /// Asks the app's API.
@@ -624,7 +626,9 @@ impl World {
         }
         let body = if body.is_null() { Body::Empty } else { Body::Text(body.to_string()) };
         let request: Request = request.body(body).unwrap();
-        read_answer(self.api.handle(request).await.unwrap())
+        let (status, body) = read_answer(self.api.handle(request).await.unwrap());
+        crate::openapi::check(method, path, status, &body);
+        (status, body)
     }
 
     /// Asks the app's API with this `Authorization` header and these bytes.
@@ -634,7 +638,12 @@ impl World {
         if let Some(authorization) = authorization {
             request = request.header("authorization", authorization);
         }
-        self.api.handle(with_query(request.body(body).unwrap(), path)).await.unwrap()
+        let answer = self.api.handle(with_query(request.body(body).unwrap(), path)).await.unwrap();
+        if answer.headers().get("content-type").is_some_and(|kind| kind == "application/json") {
+            let (bytes, status): (&[u8], _) = (answer.body(), answer.status().as_u16());
+            crate::openapi::check(method, path, status, &serde_json::from_slice(bytes).unwrap());
+        }
+        answer
     }
 
     /// What a customer who comes back with this session is told.

@@ -13,8 +13,9 @@
 //! | `POST /admin/stripe/fix-user/{id}` | sets a user right: see [`Mend`] |
 //! | `POST /admin/stripe/find` `{"text":"…"}` | who that is: a user, `cus_…`, `sub_…`, `evt_…` or an e-mail address |
 //! | `GET /admin/stripe/subscription-health` | the score, its deductions, what was counted |
-//! | `GET /admin`, `GET /admin/assets/{name}` | the dashboard's page, its style and its script: no token, as they show nothing |
 //! | `GET /admin/audit?limit&next` | what operators did, newest first |
+//!
+//! `GET /admin` and `GET /admin/assets/{name}` are the dashboard's page, style and script: no token, as they show nothing.
 //!
 //! Times are RFC 3339 or a day (`2026-11-21`, its start). **Invariant:** a change is in the audit before it is made.
 //! **Invariant:** that Stripe does not answer is part of an answer, or a 502; never a crash.

@@ -43,10 +43,16 @@ impl Problem {
 
 /// A JSON answer.
 pub(crate) fn answer(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
-    let mut response = Response::new(Body::Text(body.to_string()));
+    let mut response = raw_answer(body.to_string());
     *response.status_mut() = status;
-    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     response.headers_mut().insert("cache-control", HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A text that is JSON, and may be kept by whoever asked.
+pub(crate) fn raw_answer(json: impl Into<String>) -> Response<Body> {
+    let mut response = Response::new(Body::Text(json.into()));
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     response
 }
 

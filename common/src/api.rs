@@ -8,6 +8,7 @@
 //! | `GET /users/{id}/ledger?limit&next` | entries, newest first |
 //! | `POST /users/{id}/credits/consume` `{"amount":10}` with `Idempotency-Key` | 200 with the balance; 402 when there is too little; 409 for the same key with another amount |
 //! | `POST /checkout-sessions` `{"user_id":"…","plan":"pro"}` | where the customer pays ([`checkout`]); 409 with the billing portal for a second subscription; 502 with what Stripe said |
+//! | `GET /openapi.json` | no token: this and the operator's API for machines, OpenAPI 3.1 |
 //! | `GET /portal/setup-status?session_id` | no token: how far the customer is ([`portal`]) |
 //! | `POST /portal/password-set` `{"user_id":"…"}` | notes that the user has a password |
 //! | `GET /portal/status?session_id` | no token: the status page |
@@ -24,7 +25,7 @@ use lambda_http::{Body, Request, RequestExt, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::answer::{Problem, answer, percent_decode, problem};
+use crate::answer::{Problem, answer, percent_decode, problem, raw_answer};
 use crate::aws::sdk_config;
 use crate::clock;
 use crate::config::{ApiConfig, ConfigError, Env};
@@ -48,6 +49,9 @@ const PAGE: usize = 50;
 
 /// A body longer than this is nothing that the app has to say.
 const MOST_BODY_BYTES: usize = 64 * 1024;
+
+/// What `/openapi.json` answers.
+pub const OPENAPI: &str = include_str!("api/openapi.json");
 
 /// The app's API.
 pub struct Api {
@@ -96,6 +100,7 @@ impl Api {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let body = match (parts.as_slice(), request.method()) {
             (["portal", "status"], &Method::GET) => return Ok(self.status_page(request)),
+            (["openapi.json"], &Method::GET) => return Ok(raw_answer(OPENAPI)),
             (["portal", "setup-status"], &Method::GET) => self.setup_status(request).await?,
             (["portal", "password-set"], &Method::POST) => {
                 self.check_token(request)?;
@@ -105,7 +110,9 @@ impl Api {
                 self.check_token(request)?;
                 self.create_checkout(request).await?
             }
-            (["portal", "status" | "setup-status" | "password-set"] | ["checkout-sessions"], _) => return Err(other_method()),
+            (["portal", "status" | "setup-status" | "password-set"] | ["checkout-sessions" | "openapi.json"], _) => {
+                return Err(other_method());
+            }
             (["users", id, rest @ ..], _) => {
                 self.check_token(request)?;
                 self.users(request, id, rest).await?

@@ -20,6 +20,7 @@ use std::time::Duration;
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::join_all;
 use hmac::{Hmac, KeyInit, Mac};
 use http::Request;
 use serde_json::{Value, json};
@@ -92,21 +93,11 @@ impl Provision {
     pub async fn handle(&self, batch: SqsEvent) -> Result<SqsBatchResponse, lambda_runtime::Error> {
         let mut response = SqsBatchResponse::default();
         let mut delays = Vec::new();
-        for message in &batch.records {
-            let Ok(nudge) = serde_json::from_str::<Nudge>(message.body.as_deref().unwrap_or_default()) else {
-                warn!(message_id = message.message_id, "PROVISIONING_UNREADABLE");
-                continue;
-            };
-            let attempt = attempt(message);
-            let Err(trouble) = self.work(&nudge, clock::now()).await else { continue };
-            let (job, user_id, error) = (nudge.job.as_str(), nudge.user_id.as_str(), trouble.to_string());
-            let delay = usize::try_from(attempt).ok().and_then(|attempt| self.config.retry_delays_seconds.get(attempt.saturating_sub(1)));
-            warn!(job, user_id, error, attempt, next_attempt_seconds = delay, "PROVISIONING_FAILED");
-            if delay.is_none() && self.give_up(&nudge, attempt).await {
-                continue;
-            }
+        let done = join_all(batch.records.iter().map(|message| self.one(message))).await;
+        for (message, done) in batch.records.iter().zip(done) {
+            let Err(delay) = done else { continue };
             if let (Some(receipt_handle), Some(seconds)) = (&message.receipt_handle, delay) {
-                delays.push((receipt_handle.clone(), *seconds));
+                delays.push((receipt_handle.clone(), seconds));
             }
             let mut failure = BatchItemFailure::default();
             failure.item_identifier = message.message_id.clone().unwrap_or_default();
@@ -118,7 +109,22 @@ impl Provision {
         Ok(response)
     }
 
-    async fn work(&self, nudge: &Nudge, now: Timestamp) -> Result<(), Trouble> {
+    /// Does one job; an error is the seconds until its next attempt, where the law has one.
+    async fn one(&self, message: &SqsMessage) -> Result<(), Option<u32>> {
+        let Ok(nudge) = serde_json::from_str::<Nudge>(message.body.as_deref().unwrap_or_default()) else {
+            warn!(message_id = message.message_id, "PROVISIONING_UNREADABLE");
+            return Ok(());
+        };
+        let attempt = attempt(message);
+        let place = usize::try_from(attempt).unwrap_or(usize::MAX).saturating_sub(1);
+        let delay = self.config.retry_delays_seconds.get(place).copied();
+        let Err(trouble) = self.work(&nudge, delay, clock::now()).await else { return Ok(()) };
+        let (job, user_id, error) = (nudge.job.as_str(), nudge.user_id.as_str(), trouble.to_string());
+        warn!(job, user_id, error, attempt, next_attempt_seconds = delay, "PROVISIONING_FAILED");
+        if delay.is_none() && self.give_up(&nudge, attempt).await { Ok(()) } else { Err(delay) }
+    }
+
+    async fn work(&self, nudge: &Nudge, delay: Option<u32>, now: Timestamp) -> Result<(), Trouble> {
         let (job_key, account_key) = (items::job_key(nudge.job, &nudge.user_id), Key::Account(nudge.user_id.clone()));
         let items = self.store.load([job_key.clone(), account_key.clone()]).await?;
         let (Some(job), Some(account)) = (items.get(&job_key), items.get(&account_key)) else { return Ok(()) };
@@ -128,8 +134,8 @@ impl Provision {
         }
         let (name, user_id) = (nudge.job.as_str(), nudge.user_id.as_str());
         let attempts = items::read_number::<u32>(job, "attempts").unwrap_or(0).saturating_add(1);
-        // Until then `retry` leaves it alone; if this attempt is killed, it nudges again.
-        let due = now.plus_seconds(items::redrive_pause_seconds(0)).unix().saturating_mul(1000);
+        // Until then `retry` leaves it alone: the queue brings it back before, unless its message is lost.
+        let due = now.plus_seconds(items::redrive_pause_seconds(0) + i64::from(delay.unwrap_or(0))).unix().saturating_mul(1000);
         let set = [("attempts", number(attempts)), ("due", number(due))];
         if !outbox::mark(&self.store, nudge, written, ProvisioningState::Running, &set).await? {
             // It was written anew at this moment, and its own message is on the way.

@@ -87,6 +87,9 @@ impl FakeStripe {
             let amount = i64::try_from(pack.credits).unwrap_or(i64::MAX);
             pack.prices.iter().for_each(|price| self.put_price(price, amount, false, None));
         }
+        for plan in catalog.orders.iter().flat_map(|order| order.plans.values()) {
+            plan.prices.iter().for_each(|price| self.put_price(price, 49_900, false, None));
+        }
     }
 
     /// Puts a price on sale. The amount is in cents.

@@ -1,0 +1,131 @@
+//! The document at `/openapi.json` against the real answers: every answer that any test gets from the app's and the operator's API is
+//! checked here ([`check`]), and every route that the code names is in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use common::api::OPENAPI;
+use jsonschema::Validator;
+use lambda_http::Body;
+use serde_json::{Value, json};
+
+use crate::support::{ADMIN_TOKEN, APP_TOKEN, World, read_answer};
+
+static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(OPENAPI).unwrap());
+static VALIDATORS: LazyLock<Mutex<BTreeMap<String, Arc<Validator>>>> = LazyLock::new(Mutex::default);
+
+/// The document's path for a request's, and what it says of it.
+fn find(path: &str) -> Option<(&'static str, &'static Value)> {
+    let asked: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').collect();
+    let fits = |template: &str| {
+        let parts: Vec<&str> = template.split('/').collect();
+        parts.len() == asked.len() && parts.iter().zip(&asked).all(|(part, asked)| part.starts_with('{') || part == asked)
+    };
+    let paths = DOCUMENT["paths"].as_object().unwrap();
+    paths.iter().find(|(template, _)| fits(template)).map(|(template, item)| (template.as_str(), item))
+}
+
+/// Panics when an answer is not what the document says of its route.
+pub fn check(method: &str, path: &str, status: u16, body: &Value) {
+    let error = |codes: &[&str]| json!({"allOf": [{"$ref": "#/components/schemas/Error"}], "properties": {"error": {"enum": codes}}});
+    let (place, schema) = match find(path).map(|(template, item)| (template, &item[method.to_lowercase()])) {
+        // Operators' routes are not told to those who may not ask.
+        None | Some((_, Value::Null)) if matches!(status, 401 | 503) => {
+            ("(anywhere)".to_owned(), error(&["unauthorized", "token_not_configured"]))
+        }
+        None => ("(nowhere)".to_owned(), error(&["not_found"])),
+        Some((_, Value::Null)) => ("(no method)".to_owned(), error(&["method_not_allowed", "not_found"])),
+        Some((template, operation)) => {
+            let mut answer = &operation["responses"][status.to_string()];
+            assert!(answer.is_object(), "{method} {template} answers {status}, which openapi.json does not say: {body}");
+            if let Some(name) = answer["$ref"].as_str() {
+                answer = DOCUMENT.pointer(name.trim_start_matches('#')).unwrap();
+            }
+            (format!("{method} {template} {status}"), answer["content"]["application/json"]["schema"].clone())
+        }
+    };
+    let mut validators = VALIDATORS.lock().unwrap();
+    let validator = validators.entry(place.clone()).or_insert_with(|| {
+        let schema =
+            json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "components": DOCUMENT["components"], "allOf": [schema]});
+        Arc::new(jsonschema::validator_for(&schema).unwrap())
+    });
+    let validator = validator.clone();
+    drop(validators);
+    let wrong: Vec<String> = validator.iter_errors(body).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert!(wrong.is_empty(), "{place} is not what openapi.json says: {wrong:#?}\n{body:#}");
+}
+
+fn operations() -> BTreeSet<(String, String)> {
+    let paths = DOCUMENT["paths"].as_object().unwrap();
+    let methods = |(path, item): (&String, &Value)| {
+        let path = path.clone();
+        let methods: Vec<String> = item.as_object().unwrap().keys().map(|method| method.to_uppercase()).collect();
+        methods.into_iter().map(move |method| (method, path.clone()))
+    };
+    paths.iter().flat_map(methods).collect()
+}
+
+/// The routes that the tables of the two handlers name, which a reader of the code goes by.
+fn told(source: &str) -> BTreeSet<(String, String)> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../common/src").join(source);
+    let text = std::fs::read_to_string(path).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | `")).filter_map(|row| row.split('`').next());
+    let route = |row: &str| {
+        let (method, path) = row.split_once(' ')?;
+        Some((method.to_owned(), path.split('?').next()?.to_owned()))
+    };
+    rows.filter_map(route).filter(|(_, path)| path.starts_with('/')).collect()
+}
+
+#[test]
+fn every_route_of_the_code_is_in_the_document_and_every_one_of_the_document_in_the_code() {
+    let told: BTreeSet<_> = told("api.rs").into_iter().chain(told("admin.rs")).collect();
+    assert_eq!(told, operations());
+    assert_eq!(DOCUMENT["openapi"], "3.1.0");
+    assert_eq!(DOCUMENT["info"]["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[tokio::test]
+async fn every_operation_is_there_and_refuses_whom_it_says_it_refuses() {
+    let world = World::new().await;
+    for (method, path) in operations() {
+        let open = DOCUMENT["paths"][&path][method.to_lowercase()]["security"] == json!([]);
+        let path = path.replace("{id}", "user_1");
+        let admin = path.starts_with("/admin");
+        let ask = async |token: Option<&str>| {
+            if admin {
+                world.ask_as(token, &method, &path, Value::Null).await
+            } else {
+                read_answer(world.visit(token, &method, &path, Body::Empty).await)
+            }
+        };
+        let token = format!("Bearer {}", if admin { ADMIN_TOKEN } else { APP_TOKEN });
+        let (status, body) = ask(Some(&token)).await;
+        assert!(status != 405 && body["error"] != "not_found", "{method} {path}: {status} {body}");
+        for wrong in [None, Some("Bearer "), Some("Bearer wrong"), Some("Basic YTpi"), Some("bearer")] {
+            assert_eq!(ask(wrong).await.0 == 401, !open, "{method} {path} {wrong:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_document_is_served_as_it_is_here() {
+    let world = World::new().await;
+    let answer = world.visit(None, "GET", "/openapi.json", Body::Empty).await;
+    assert_eq!(answer.headers()["content-type"], "application/json");
+    assert_eq!(read_answer(answer), (200, DOCUMENT.clone()));
+}
+
+#[test]
+fn a_wrong_answer_is_found() {
+    let refuses = |status: u16, body: Value| {
+        let asked = std::panic::catch_unwind(|| check("GET", "/users/u/ledger", status, &body));
+        assert!(asked.is_err(), "{status} {body}");
+    };
+    check("GET", "/users/u/ledger", 200, &json!({"entries": [], "next": null}));
+    refuses(200, json!({"entries": []}));
+    refuses(200, json!({"entries": [{"key": 1}], "next": null}));
+    refuses(418, json!({}));
+    refuses(404, json!({"error": "made_up", "message": ""}));
+}
