@@ -203,3 +203,12 @@ fn the_templates_tables_are_the_ones_that_the_tests_run_on() {
         assert!(table.contains("PointInTimeRecoveryEnabled: true") && table.contains("DeletionProtectionEnabled: true"));
     }
 }
+
+#[test]
+fn the_guide_names_every_event_type() {
+    let guide = read("docs/operating.md");
+    let list = guide.split("```text\n").nth(1).unwrap().split("```").next().unwrap();
+    let named: Vec<&str> = list.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let known: Vec<&str> = EventType::KNOWN.iter().map(EventType::as_str).collect();
+    assert_eq!(named, known, "what Stripe is told to send, and what we handle");
+}
