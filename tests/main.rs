@@ -10,6 +10,7 @@ mod checkout;
 mod conformance;
 mod corpus;
 mod crash_points;
+mod dropped;
 mod faults;
 mod golden;
 mod guards;

@@ -281,29 +281,31 @@ async fn an_event_without_a_known_user_is_tried_again_within_seconds_and_then_pa
 }
 
 #[tokio::test]
-async fn during_an_outage_attempts_come_after_5_10_and_15_minutes_and_then_the_dead_letter_queue_has_the_event() {
-    let world = World::new().await;
-    world.deliver(pack("outage", "user_1", 1).to_string().as_bytes()).await;
-    world.fault(|call| call.request.to_string().contains("user_1").then_some(Fault::LoseRequest));
-    for minutes in [0, 5, 10, 15] {
-        if minutes > 0 {
-            world.pass_seconds(minutes * 60 - 5);
-            assert_eq!(world.poll(Family::CheckoutSession).await, 0, "before {minutes} minutes are over");
-            world.pass_seconds(10);
+async fn during_an_outage_attempts_come_after_5_10_and_15_minutes_or_as_said_and_then_the_dead_letter_queue_has_the_event() {
+    for (said, delays) in [(None, [300, 600, 900]), (Some("2,4,6"), [2, 4, 6])] {
+        let variables: Vec<_> = said.map(|said| ("RETRY_DELAYS_SECONDS", said)).into_iter().collect();
+        let world = World::with(&variables).await;
+        world.deliver(pack("outage", "user_1", 1).to_string().as_bytes()).await;
+        world.fault(|call| call.request.to_string().contains("user_1").then_some(Fault::LoseRequest));
+        assert_eq!(world.poll(Family::CheckoutSession).await, 1, "at once");
+        for delay in delays {
+            world.pass_seconds(delay - 1);
+            assert_eq!(world.poll(Family::CheckoutSession).await, 0, "before {delay} s are over");
+            world.pass_seconds(2);
+            assert_eq!(world.poll(Family::CheckoutSession).await, 1, "after {delay} s");
         }
-        assert_eq!(world.poll(Family::CheckoutSession).await, 1, "after {minutes} minutes");
-    }
-    world.pass_seconds(10);
-    assert_eq!(world.poll(Family::CheckoutSession).await, 0, "no fifth attempt");
-    world.heal();
-    assert_eq!(world.account("user_1").await["error"], "user_not_found");
-    let dead = world.sqs.receive_message().queue_url("http://sqs.test/000000000000/dead-letter").send().await.unwrap();
-    assert!(dead.messages()[0].body().unwrap().contains("evt_outage"));
+        world.pass_seconds(10);
+        assert_eq!(world.poll(Family::CheckoutSession).await, 0, "no fifth attempt");
+        world.heal();
+        assert_eq!(world.account("user_1").await["error"], "user_not_found");
+        let dead = world.sqs.receive_message().queue_url("http://sqs.test/000000000000/dead-letter").send().await.unwrap();
+        assert!(dead.messages()[0].body().unwrap().contains("evt_outage"));
 
-    // Redriven, once and twice: applied once.
-    for _ in 0..2 {
-        world.process(&pack("outage", "user_1", 1)).await;
-        assert_eq!(world.account("user_1").await["credits"], 1000);
+        // Redriven, once and twice: applied once.
+        for _ in 0..2 {
+            world.process(&pack("outage", "user_1", 1)).await;
+            assert_eq!(world.account("user_1").await["credits"], 1000);
+        }
     }
 }
 
