@@ -4,15 +4,17 @@
 
 use std::collections::BTreeSet;
 
+use common::alert::Alerts;
 use common::domain::catalog::Catalog;
 use common::domain::timestamp::Timestamp;
+use common::queue::Queue;
 use common::reconcile::{Options, Reconciler};
 use local::life::{self, Life};
 use serde_json::{Value, json};
 
 use crate::reconcile::processor;
-use crate::stripe_client::stripe;
-use crate::support::World;
+use crate::stripe_client::{KEY, stripe};
+use crate::support::{World, now, sample};
 
 /// Seeds of the lives. Each takes a second; `cargo run -- fuzz-order` plays more of them.
 const SEEDS: std::ops::Range<u64> = 0..4;
@@ -86,4 +88,44 @@ async fn lives_without_a_single_webhook_are_put_right_by_one_reconciliation_and_
         let known = keys(&world, &life.user).await;
         assert_eq!(payments(&known), payments(&granted), "{life}");
     }
+}
+
+#[tokio::test]
+async fn events_that_our_endpoint_was_never_asked_to_take_are_counted_told_and_replayed() {
+    let (fake, stripe) = stripe().await;
+    let address = fake.start().await.unwrap();
+    let world = World::with(&[("STRIPE_SECRET_KEY", KEY), ("STRIPE_API_BASE", &format!("http://{address}"))]).await;
+    let two_hours_ago = now().unix() - 7200;
+    for name in ["customer.subscription.created", "invoice.paid"] {
+        let mut event = sample(name, "user_1");
+        event["created"] = json!(two_hours_ago);
+        event["data"]["object"]["created"] = json!(two_hours_ago);
+        fake.ingest(&event.to_string(), true).unwrap();
+    }
+    let alerts = Alerts::new(Queue::new(world.sqs.clone()), world.env.get("QUEUE_URL_NOTIFY"));
+    let reconciler = Reconciler::new(stripe, processor(&world)).with_alerts(alerts);
+    let reconcile = async || {
+        let report = reconciler.run(&Options::default(), now()).await;
+        assert!(report.complete && report.failures.is_empty(), "{report:#?}");
+        reconciler.conclude(&report, None, now()).await;
+        world.ask("GET", "/admin/stripe/subscription-health", Value::Null).await.1
+    };
+    let health = reconcile().await;
+    assert_eq!(health["counts"]["missing"], 2);
+    assert!(health["deductions"].as_array().unwrap().iter().any(|deduction| deduction["code"] == "missing"), "{health:#}");
+    let told = world.alerts().await;
+    assert_eq!((told.len(), &told[0]["alert"], &told[0]["records"]), (1, &json!("missing"), &json!(2)), "{told:?}");
+
+    let (status, gap) = world.ask("GET", "/admin/stripe/gap", Value::Null).await;
+    assert_eq!((status, &gap["listed"], &gap["held"], &gap["complete"]), (200, &json!(2), &json!(0), &json!(true)));
+    assert!(gap["missing"].to_string().contains(sample("invoice.paid", "user_1")["id"].as_str().unwrap()), "{gap:#}");
+    assert_eq!(world.ask("GET", "/admin/stripe/gap?from=2020-01-01", Value::Null).await.0, 400);
+
+    let replay = json!({"source": "stripe", "from": gap["from"], "to": gap["to"], "actor": "ann", "reason": "the endpoint was not there"});
+    assert_eq!(world.ask("POST", "/admin/stripe/retry-webhooks", replay).await.0, 200);
+    world.drain().await;
+    let (_, gap) = world.ask("GET", "/admin/stripe/gap", Value::Null).await;
+    assert_eq!((&gap["held"], &gap["missing"]), (&json!(2), &json!([])));
+    assert_eq!(reconcile().await["counts"]["missing"], 0);
+    assert_eq!(world.alerts().await, [] as [Value; 0]);
 }

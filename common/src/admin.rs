@@ -8,6 +8,7 @@
 //! | `GET /admin/stripe/parked` | what is parked or failed, by cause, with the one act that frees each group |
 //! | `POST /admin/stripe/retry-webhooks` | sends events again, of the log or of Stripe's: see [`Again`] |
 //! | `POST /admin/stripe/reconcile` | compares with Stripe, and repairs unless it is a dry run, which it is unless said: see [`Comparison`] |
+//! | `GET /admin/stripe/gap?from&to` | how many events Stripe lists and how many of them the log has, and which it has not; the last day unless said |
 //! | `GET /admin/stripe/check-user/{id}` | explains a user: see `admin/user.rs` |
 //! | `GET /admin/stripe/check-user/{id}/ledger?limit&next` | the user's ledger, newest first |
 //! | `POST /admin/stripe/fix-user/{id}` | sets a user right: see [`Mend`] |
@@ -146,6 +147,7 @@ impl Admin {
             (&Method::GET, ["stripe", "parked"]) => self.parked().await,
             (&Method::POST, ["stripe", "retry-webhooks"]) => self.retry(read_body(request)?, now).await,
             (&Method::POST, ["stripe", "reconcile"]) => self.reconcile(read_body(request)?, now).await,
+            (&Method::GET, ["stripe", "gap"]) => self.gap(request, now).await,
             // API Gateway hands the path over decoded: a user id may have a slash.
             (&Method::GET, ["stripe", "check-user", id @ .., "ledger"]) if !id.is_empty() => self.ledger(&user(id)?, request).await,
             (&Method::GET, ["stripe", "check-user", id @ ..]) => self.check_user(&user(id)?, now).await,
@@ -155,7 +157,10 @@ impl Admin {
             (&Method::GET, ["audit"]) => self.audits(request, now).await,
             (
                 _,
-                ["stripe", "webhook-logs" | "event-counts" | "parked" | "retry-webhooks" | "reconcile" | "find" | "subscription-health"]
+                [
+                    "stripe",
+                    "webhook-logs" | "event-counts" | "parked" | "retry-webhooks" | "reconcile" | "gap" | "find" | "subscription-health",
+                ]
                 | ["stripe", "webhook-logs", _]
                 | ["stripe", "check-user" | "fix-user", ..]
                 | ["audit"],

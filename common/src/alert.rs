@@ -62,8 +62,11 @@ pub enum Alert {
     },
     /// Reconciliation found records that Stripe has and we do not.
     Missing {
-        /// How many.
+        /// How many still are.
         records: u64,
+        /// How many were, until this run.
+        #[serde(default)]
+        repaired: u64,
     },
     /// The health score is low.
     Score {
@@ -116,7 +119,9 @@ impl Alert {
             Self::BadSignatures { verified: 0, .. } => "Stripe's signatures do not verify: the webhook secret is wrong".to_owned(),
             Self::BadSignatures { .. } => "Many requests with a wrong signature".to_owned(),
             Self::OldMessage { queue, seconds } => format!("A message waits in {queue} for {} minutes", seconds / 60),
-            Self::Missing { records } => format!("{records} records of Stripe are missing here"),
+            Self::Missing { records, repaired: 0 } => format!("{records} records of Stripe are missing here"),
+            Self::Missing { records: 0, repaired } => format!("{repaired} records of Stripe were missing here and have been made good"),
+            Self::Missing { records, repaired } => format!("{records} records of Stripe are missing here, {repaired} have been made good"),
             Self::Score { score, .. } => format!("Health is at {score} of 100"),
             Self::Alarm { name, .. } => format!("Alarm {name}"),
         }
@@ -146,7 +151,11 @@ impl Alert {
                 "The queue's function does not keep up or does not run: look at its errors and throttles. Messages are kept for four days."
                     .to_owned()
             }
-            Self::Missing { .. } => "Webhooks did not arrive. Read the last report of reconciliation, then run it with repair.".to_owned(),
+            Self::Missing { .. } => {
+                "Webhooks did not arrive. Look at the endpoint in Stripe's dashboard: is it enabled, does its URL answer, does it have every \
+                 event type? GET /admin/stripe/gap lists what is missing of the last day; POST /admin/stripe/reconcile makes good what it can."
+                    .to_owned()
+            }
             Self::Score { deductions, .. } => {
                 let lines = deductions.iter().map(|deduction| format!("−{} {}: {}", deduction.points, deduction.reason, deduction.advice));
                 lines.collect::<Vec<_>>().join("\n")

@@ -160,17 +160,12 @@ pub enum ConfigError {
         /// What SSM said.
         message: String,
     },
-    /// The catalog is wrong.
+    /// The catalog that is built in is wrong.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// The catalog file cannot be read.
-    #[error("CATALOG_FILE {path}: {reason}")]
-    CatalogFile {
-        /// Where it should be.
-        path: String,
-        /// Why not. Part of the message, which is all that a refused start logs, and so not its source too.
-        reason: std::io::Error,
-    },
+    /// The catalog file cannot be read, or is wrong: its path, the line, what is wrong.
+    #[error("CATALOG_FILE {0}")]
+    CatalogFile(String),
 }
 
 /// What `stripe-webhook` needs.
@@ -456,6 +451,8 @@ pub struct ReconcileConfig {
     pub stripe: Stripe,
     /// The queue of each family: what a repair frees goes back there.
     pub queues: BTreeMap<Family, String>,
+    /// Where alerts go; without it they are only logged.
+    pub notify_queue_url: Option<String>,
 }
 
 impl ReconcileConfig {
@@ -472,6 +469,7 @@ impl ReconcileConfig {
             outbox: OutboxConfig::from_env(env),
             stripe: Stripe::from_env(env)?.ok_or_else(|| ConfigError::Missing("STRIPE_SECRET_KEY".to_owned()))?,
             queues: queues(env)?,
+            notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
         })
     }
 }
@@ -640,8 +638,8 @@ fn catalog(env: &Env) -> Result<Catalog, ConfigError> {
     match env.get("CATALOG_FILE") {
         None => Ok(Catalog::parse(include_str!("../../catalog.toml"))?),
         Some(path) => {
-            let text = std::fs::read_to_string(&path).map_err(|reason| ConfigError::CatalogFile { path, reason })?;
-            Ok(Catalog::parse(&text)?)
+            let text = std::fs::read_to_string(&path).map_err(|error| ConfigError::CatalogFile(format!("{path}: {error}")))?;
+            Catalog::parse(&text).map_err(|error| ConfigError::CatalogFile(error.of_file(&path)))
         }
     }
 }
@@ -708,5 +706,18 @@ mod tests {
     fn an_environment_never_prints_its_values() {
         let env = Env::from([("STRIPE_WEBHOOK_SECRET", "whsec_canary")]);
         assert!(!format!("{env:?}").contains("canary"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_catalog_file_is_said_once_with_its_path_and_line() {
+        let file = std::env::temp_dir().join(format!("tallyhook-config-{}.toml", std::process::id()));
+        let path = file.to_string_lossy().into_owned();
+        let told = || catalog(&Env::from([("CATALOG_FILE", path.as_str())])).unwrap_err();
+        let absent = told();
+        assert!(absent.to_string().starts_with(&format!("CATALOG_FILE {path}: ")) && std::error::Error::source(&absent).is_none());
+        std::fs::write(&file, "[tiers]\nfree = 0\n[policy]\ndefault_tier = \"nope\"\n").unwrap();
+        let wrong = told().to_string();
+        std::fs::remove_file(&file).unwrap();
+        assert!(wrong.starts_with(&format!("CATALOG_FILE {path} line 4: tier")) && wrong.matches(&path).count() == 1, "{wrong}");
     }
 }

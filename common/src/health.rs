@@ -188,7 +188,7 @@ fn alerts(counts: &Counts, health: &Health) -> Vec<Alert> {
         alerts.push(Alert::Failed { events: counts.failed });
     }
     if let Some(records) = counts.missing.filter(|missing| *missing > 0) {
-        alerts.push(Alert::Missing { records });
+        alerts.push(Alert::Missing { records, repaired: 0 });
     }
     for queue in &counts.queues {
         if let Some(seconds) = queue.oldest_seconds.filter(|age| *age > OLD_SECONDS) {

@@ -326,7 +326,9 @@ mod tests {
 
     #[test]
     fn an_alert_comes_back_from_its_message_and_an_alarm_is_read_from_eventbridge() {
-        for alert in [parked("customer#cus_1"), Alert::Missing { records: 3 }, Alert::Score { score: 12, deductions: Vec::new() }] {
+        for alert in
+            [parked("customer#cus_1"), Alert::Missing { records: 3, repaired: 0 }, Alert::Score { score: 12, deductions: Vec::new() }]
+        {
             assert_eq!(read(&serde_json::to_string(&alert).unwrap()), Some(alert));
         }
         let alarm = json!({"detail-type": "CloudWatch Alarm State Change", "detail": {"alarmName": "tallyhook-oldest-invoice-paid",

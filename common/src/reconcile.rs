@@ -18,9 +18,11 @@
 //! **Invariant:** credits are never taken: a repair whose balance would fall is left to a person, except that a lost event does what it
 //! would have done. **Invariant:** one object that cannot be read or written is reported, and the run goes on.
 //!
+//! A scheduled run that comes to its end leaves what health counts, and says so if webhooks did not arrive (`conclude.rs`).
 //! A run that ends early (its time, its cap of changes, Stripe not answering) leaves a cursor, and the next one goes on from there.
 
 mod accounts;
+mod conclude;
 mod cursor;
 mod documents;
 mod evidence;
@@ -40,6 +42,7 @@ use self::cursor::Place;
 pub use self::evidence::Evidence;
 pub use self::gap::{Gap, GapError, MissingEvent, gap};
 pub use self::report::{Change, Failure, Left, Report};
+use crate::alert::Alerts;
 use crate::aws::sdk_config;
 use crate::config::{ConfigError, Env, ReconcileConfig};
 use crate::domain::drift::{Class, Difference, Facts, Remedy};
@@ -98,6 +101,7 @@ impl Default for Options {
 pub struct Reconciler {
     stripe: Stripe,
     processor: Processor,
+    alerts: Option<Alerts>,
 }
 
 /// A pass over one list.
@@ -175,12 +179,14 @@ impl Reconciler {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let ReconcileConfig { accounts_table, events_table, livemode, catalog, outbox, stripe, queues } = ReconcileConfig::from_env(env)?;
+        let config = ReconcileConfig::from_env(env)?;
+        let ReconcileConfig { accounts_table, events_table, livemode, catalog, outbox, stripe, queues, notify_queue_url } = config;
         let dynamodb = aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?);
         let store = Store::new(dynamodb, accounts_table, events_table);
         let queue = Queue::new(aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?));
+        let alerts = Alerts::new(queue.clone(), notify_queue_url);
         let (redrive, outbox) = (Redrive::new(queue.clone(), queues), Outbox::new(queue, outbox));
-        Ok(Self::new(stripe, Processor { store, catalog, livemode, redrive, outbox }))
+        Ok(Self::new(stripe, Processor { store, catalog, livemode, redrive, outbox }).with_alerts(alerts))
     }
 
     /// The scheduled run. It takes no input, and stops in time before the function's.
@@ -193,12 +199,20 @@ impl Reconciler {
         let left = Duration::from_millis(event.context.deadline).saturating_sub(now).saturating_sub(MARGIN);
         let options = Options { deadline: Some(Instant::now() + left), ..Options::default() };
         let now = Timestamp::from_unix(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        Ok(self.run(&options, now).await)
+        let report = self.run(&options, now).await;
+        self.conclude(&report, options.deadline, now).await;
+        Ok(report)
     }
 
     /// Over a client and the path of events.
     pub fn new(stripe: Stripe, processor: Processor) -> Self {
-        Self { stripe, processor }
+        Self { stripe, processor, alerts: None }
+    }
+
+    /// One that says so when webhooks did not arrive.
+    #[must_use]
+    pub fn with_alerts(self, alerts: Alerts) -> Self {
+        Self { alerts: Some(alerts), ..self }
     }
 
     /// A run over everything, or the rest of the last one.

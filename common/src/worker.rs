@@ -298,63 +298,38 @@ impl Worker {
         }
     }
 
+    /// One line for each attempt; all of them say whom and what the event names.
     fn log(&self, event: &Event, outcome: &Result<Done, StoreError>, attempt: u32, started: Instant) {
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let id = |id: Option<&str>| id.unwrap_or_default().to_owned();
-        let (event_id, event_type) = (event.id.as_str(), event.kind.as_str());
-        let customer_id = id(event.customer().map(|id| id.as_str()));
-        let subscription_id = id(event.subscription_id().map(|id| id.as_str()));
-        let checkout_session_id = id(event.checkout_session_id().map(|id| id.as_str()));
-        let (outcome, user_id, reason) = match outcome {
-            Ok(Done::Processed(user, effect)) => ("processed", user.as_str(), effect.as_str()),
-            Ok(Done::Duplicate) => ("duplicate", "", ""),
-            Ok(Done::Ignored(ignored)) => ("ignored", "", ignored.as_str()),
-            Ok(Done::Parked(parked)) => {
-                warn!(
-                    event_id,
-                    event_type,
-                    customer_id,
-                    subscription_id,
-                    checkout_session_id,
-                    outcome = "parked",
-                    reason = parked.code(),
-                    duration_ms,
-                    "WEBHOOK_PROCESSED_OK"
-                );
-                return;
+        let (event_id, event_type, livemode) = (event.id.as_str(), event.kind.as_str(), event.livemode);
+        let named = event.user_hint().ok().flatten();
+        let customer_id = event.customer().map_or("", |id| id.as_str());
+        let subscription_id = event.subscription_id().map_or("", |id| id.as_str());
+        let checkout_session_id = event.checkout_session_id().map_or("", |id| id.as_str());
+        macro_rules! line {
+            ($level:ident, $user_id:expr, $name:literal, $($fields:tt)*) => {
+                $level!(event_id, event_type, livemode, user_id = $user_id, customer_id, subscription_id, checkout_session_id, $($fields)*, duration_ms, $name)
+            };
+        }
+        let user_id = named.as_ref().map_or("", |id| id.as_str());
+        match outcome {
+            Ok(Done::Processed(user, effect)) => {
+                line!(info, user.as_str(), "WEBHOOK_PROCESSED_OK", outcome = "processed", reason = effect.as_str());
             }
+            Ok(Done::Duplicate) => line!(info, user_id, "WEBHOOK_PROCESSED_OK", outcome = "duplicate", reason = ""),
+            Ok(Done::Ignored(ignored)) => {
+                line!(info, user_id, "WEBHOOK_PROCESSED_OK", outcome = "ignored", reason = ignored.as_str());
+            }
+            Ok(Done::Parked(parked)) => line!(warn, user_id, "WEBHOOK_PROCESSED_OK", outcome = "parked", reason = parked.code()),
             Ok(Done::NotYet) => {
-                info!(
-                    event_id,
-                    event_type,
-                    customer_id,
-                    reason = "no_user",
-                    attempt,
-                    next_attempt_seconds = NOT_YET_SECONDS,
-                    "WEBHOOK_PROCESSING_FAILED"
-                );
-                return;
+                let next_attempt_seconds = NOT_YET_SECONDS;
+                line!(info, user_id, "WEBHOOK_PROCESSING_FAILED", reason = "no_user", attempt, next_attempt_seconds);
             }
             Err(error) => {
-                let error = error.to_string();
-                let next_attempt_seconds = self.delay(attempt);
-                warn!(event_id, event_type, error, attempt, next_attempt_seconds, duration_ms, "WEBHOOK_PROCESSING_FAILED");
-                return;
+                let (error, next_attempt_seconds) = (error.to_string(), self.delay(attempt));
+                line!(warn, user_id, "WEBHOOK_PROCESSING_FAILED", error, attempt, next_attempt_seconds);
             }
-        };
-        info!(
-            event_id,
-            event_type,
-            livemode = event.livemode,
-            outcome,
-            user_id,
-            customer_id,
-            subscription_id,
-            checkout_session_id,
-            reason,
-            duration_ms,
-            "WEBHOOK_PROCESSED_OK"
-        );
+        }
     }
 }
 

@@ -158,10 +158,14 @@ pub struct CatalogError {
 
 impl fmt::Display for CatalogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.line == 0 {
-            return write!(f, "catalog.toml: {}", self.message);
-        }
-        write!(f, "catalog.toml line {}: {}", self.line, self.message)
+        f.write_str(&self.of_file("catalog.toml"))
+    }
+}
+
+impl CatalogError {
+    /// The message about a file of this name.
+    pub fn of_file(&self, name: &str) -> String {
+        if self.line == 0 { format!("{name}: {}", self.message) } else { format!("{name} line {}: {}", self.line, self.message) }
     }
 }
 

@@ -565,6 +565,19 @@ pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> 
     Write { key, item: Some(item), condition: Condition::Absent }
 }
 
+/// What a reconciliation leaves for health. It is gone after a week without another one.
+pub fn reconcile_report(missing: u64, orphaned: u64, at: Timestamp) -> Write {
+    let key = Key::Event("report#reconcile".to_owned());
+    let mut item = new_item(&key);
+    item.extend([
+        ("missing".to_owned(), number(missing)),
+        ("orphaned".to_owned(), number(orphaned)),
+        ("finished".to_owned(), number(at.unix().saturating_mul(1000))),
+        ("expires_at".to_owned(), number(at.plus_days(7).unix())),
+    ]);
+    Write { key, item: Some(item), condition: Condition::Anything }
+}
+
 /// The id under which a second content of an event is kept: no event of Stripe's can have it.
 pub fn mismatch_id(event: &EventId, digest: &[u8; 32]) -> String {
     let hex: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
