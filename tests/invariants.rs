@@ -100,6 +100,7 @@ impl Tables {
             assert_eq!((visited, balance), (entries.len(), 0), "{when}: I1, entries beside the list of {user}");
 
             for (key, entry) in &entries {
+                assert!(entry["expires_at"].is_null(), "{when}: {key} would expire");
                 let cause = entry["cause"].as_str().unwrap();
                 if cause.starts_with("evt_") {
                     let event = self.events.get(cause).unwrap_or_else(|| panic!("{when}: I3, {key} without its marker {cause}"));

@@ -1,6 +1,7 @@
 //! `fuzz-order`: lives of customers against a running stack, told in order and told shuffled and doubled, must end in the same account.
 
 use std::collections::BTreeSet;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -67,24 +68,58 @@ impl FuzzOrder {
             token: std::env::var("APP_API_TOKEN").unwrap_or_else(|_| APP_TOKEN.to_owned()),
             run: format!("{:x}", fastrand::u32(..)),
         };
-        let mut failed = 0;
+        let mut progress = Progress { cases: self.cases, ..Progress::default() };
         for seed in self.seed..self.seed.saturating_add(self.cases) {
             let life = Life::new(seed, &catalog, Options { noise: false, ..Options::default() });
             let all: Vec<&Sent> = life.events.iter().collect();
+            progress.events += all.len();
             let Some(difference) = player.difference(&life, &all).await? else {
-                super::say(format_args!("seed {seed}: {} events, alike", all.len()))?;
+                progress.step(false)?;
                 continue;
             };
-            failed += 1;
-            super::say(format_args!("seed {seed}: {} events, NOT ALIKE; cutting it down", all.len()))?;
+            progress.step(true)?;
+            progress.end()?;
+            super::say(format_args!("life {seed} does not end alike; looking for the fewest events of its {} that show it", all.len()))?;
             let (shortest, difference) = player.shorten(&life, all, difference).await?;
-            super::say(format_args!("{difference}\nby these events:"))?;
+            super::say(format_args!("{difference}\nby these {} events:", shortest.len()))?;
             for sent in shortest {
                 super::say(format_args!("{}", life.tell(sent)))?;
             }
+            super::say(format_args!("again: fuzz-order --cases 1 --seed {seed} --url {}", self.url))?;
         }
-        super::say(format_args!("{} passed, {failed} failed", self.cases - failed))?;
-        Ok(failed == 0)
+        progress.end()?;
+        super::say(format_args!("{} lives end alike, {} do not", progress.done - progress.failed, progress.failed))?;
+        Ok(progress.failed == 0)
+    }
+}
+
+/// How far it is: one line that is written over on a terminal, and every tenth case a line elsewhere.
+#[derive(Default)]
+struct Progress {
+    cases: u64,
+    done: u64,
+    failed: u64,
+    events: usize,
+    open: bool,
+}
+
+impl Progress {
+    fn step(&mut self, failed: bool) -> std::io::Result<()> {
+        self.done += 1;
+        self.failed += u64::from(failed);
+        let told = format!("{} of {} lives, {} events, {} not alike", self.done, self.cases, self.events, self.failed);
+        let mut out = std::io::stdout();
+        if out.is_terminal() {
+            self.open = true;
+            write!(out, "\r{told} ")?;
+            return out.flush();
+        }
+        if self.done.is_multiple_of(10) || failed { super::say(format_args!("{told}")) } else { Ok(()) }
+    }
+
+    /// Leaves the line, so that something else can be written.
+    fn end(&mut self) -> std::io::Result<()> {
+        if std::mem::take(&mut self.open) { super::say(format_args!("")) } else { Ok(()) }
     }
 }
 
@@ -108,11 +143,19 @@ impl Player {
         Ok((one != other).then(|| format!("in order {one:#}\nshuffled {other:#}")))
     }
 
-    /// Leaves out one act after the other as long as the rest still differs.
+    /// Leaves out one act after the other, then one event after the other, as long as the rest still differs.
     async fn shorten<'a>(&self, life: &Life, mut events: Vec<&'a Sent>, mut difference: String) -> anyhow::Result<(Vec<&'a Sent>, String)> {
         for act in 0..life.acts.len() {
             let fewer: Vec<&Sent> = events.iter().copied().filter(|sent| sent.act != act).collect();
             if fewer.len() < events.len()
+                && let Some(still) = self.difference(life, &fewer).await?
+            {
+                (events, difference) = (fewer, still);
+            }
+        }
+        for sent in events.clone() {
+            let fewer: Vec<&Sent> = events.iter().copied().filter(|other| other.id != sent.id).collect();
+            if !fewer.is_empty()
                 && let Some(still) = self.difference(life, &fewer).await?
             {
                 (events, difference) = (fewer, still);

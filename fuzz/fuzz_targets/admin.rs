@@ -1,0 +1,84 @@
+//! The admin API's requests. The input is a method and path, a line break, the query, a line break, and the body.
+//!
+//! Over tables that hold nothing, whatever an operator asks is answered; nothing makes it panic or fail.
+#![no_main]
+
+use std::collections::HashMap;
+
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use common::admin::Admin;
+use common::aws::sdk_config_with;
+use common::config::{AdminConfig, Env, queue_variable};
+use common::event::Family;
+use lambda_http::{Body, Request, RequestExt as _};
+use libfuzzer_sys::fuzz_target;
+
+/// Answers every call as an empty DynamoDB and SQS would.
+#[derive(Clone, Debug)]
+struct Nothing;
+
+impl HttpClient for Nothing {
+    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}
+
+impl HttpConnector for Nothing {
+    fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+        let body = r#"{"Items":[],"Count":0,"ScannedCount":0,"Responses":{},"UnprocessedKeys":{},"Attributes":{},"MessageId":"m"}"#;
+        let answer = http::Response::builder().status(200).header("content-type", "application/x-amz-json-1.0");
+        let answer = answer.body(SdkBody::from(body)).expect("it is an answer");
+        HttpConnectorFuture::ready(Ok(answer.try_into().expect("it has no odd header")))
+    }
+}
+
+fn admin() -> Admin {
+    let mut env = Env::from([
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("ADMIN_API_TOKEN", "admin"),
+        ("ACCOUNTS_TABLE", "accounts"),
+        ("EVENTS_TABLE", "events"),
+        ("QUEUE_URL_DEAD_LETTER", "http://aws.test/0/dead-letter"),
+        ("QUEUE_URL_NOTIFY", "http://aws.test/0/notify"),
+    ]);
+    for family in Family::ALL {
+        env.set(queue_variable(family), format!("http://aws.test/0/{}", family.as_str()));
+    }
+    let client = SharedHttpClient::new(Nothing);
+    let config = sdk_config_with(&env, Some("http://aws.test".to_owned()), client).expect("the environment is whole");
+    let (dynamodb, sqs) = (aws_sdk_dynamodb::Client::new(&config), aws_sdk_sqs::Client::new(&config));
+    Admin::new(AdminConfig::from_env(&env).expect("the environment is whole"), &dynamodb, &sqs)
+}
+
+thread_local! {
+    static ADMIN: (Admin, tokio::runtime::Runtime) = (
+        admin(),
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime starts"),
+    );
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut lines = text.splitn(3, '\n');
+    let (target, query, body) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+    let (method, path) = target.split_once(' ').unwrap_or(("GET", target));
+    let request = http::Request::builder().method(method).uri(path).header("authorization", "Bearer admin");
+    // Where the parts make no request at all, the HTTP server in front refuses it.
+    let Ok(request) = request.header("idempotency-key", "key-1").body(Body::Text(body.to_owned())) else { return };
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let query: HashMap<String, Vec<String>> = pairs.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
+    let request: Request = request.with_query_string_parameters(query);
+    ADMIN.with(|(admin, runtime)| {
+        let answer = runtime.block_on(admin.handle(request)).expect("every failure is an answer");
+        // 503 and 502 are for what is not there: Stripe has no key here.
+        let status = answer.status().as_u16();
+        assert!(status < 500 || [502, 503].contains(&status), "{status} {:?}", answer.body());
+    });
+});

@@ -1,0 +1,23 @@
+//! The catalog. The input is the file's text.
+//!
+//! No text makes the parser panic; what it accepts can be asked, and names a line or a word where it does not.
+#![no_main]
+
+use common::domain::catalog::Catalog;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match Catalog::parse(text) {
+        Ok(catalog) => {
+            let _ = catalog.default_rank();
+            for word in text.split('"') {
+                if let Some(plan) = catalog.plan_of_price(word) {
+                    assert!(!plan.tier.is_empty());
+                }
+                let _ = (catalog.pack(word), catalog.order(word));
+            }
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+});

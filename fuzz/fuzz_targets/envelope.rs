@@ -1,0 +1,44 @@
+//! The SQS envelope. The input is a record of a batch as Lambda hands it over, or anything else.
+//!
+//! No record makes the worker's reader panic, and what it accepts came with the attributes that only the webhook sets.
+#![no_main]
+
+use aws_lambda_events::event::sqs::SqsMessage;
+use base64::Engine as _;
+use common::event::{content_digest, read, read_head};
+use common::queue::Envelope;
+use common::store::payload;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    // The packed form alone: whatever it holds, it unpacks to what was packed, or to nothing.
+    let _ = payload::unpack(data);
+    assert_eq!(payload::unpack(&payload::pack(data)).as_deref(), Some(data));
+
+    if let Ok(message) = serde_json::from_slice::<SqsMessage>(data)
+        && let Ok(envelope) = Envelope::read(&message)
+    {
+        assert!(message.message_attributes.contains_key("received_at") && message.message_attributes.contains_key("mode"));
+        let _ = (read_head(&envelope.body), read(&envelope.body), content_digest(&envelope.body));
+    }
+    // And as the body of a well-formed record, plain and packed.
+    for (body, encoding) in [
+        (String::from_utf8_lossy(data).into_owned(), None),
+        (base64::engine::general_purpose::STANDARD.encode(data), Some("packed+base64")),
+    ] {
+        let mut record = serde_json::json!({
+            "messageId": "m", "receiptHandle": "r", "body": body, "attributes": {"ApproximateReceiveCount": "1"},
+            "messageAttributes": {
+                "received_at": {"dataType": "Number", "stringValue": "1760000000000"},
+                "mode": {"dataType": "String", "stringValue": "test"},
+            },
+        });
+        if let Some(encoding) = encoding {
+            record["messageAttributes"]["encoding"] = serde_json::json!({"dataType": "String", "stringValue": encoding});
+        }
+        let message: SqsMessage = serde_json::from_value(record).expect("it is a record");
+        if let Ok(envelope) = Envelope::read(&message) {
+            let _ = read(&envelope.body);
+        }
+    }
+});
