@@ -231,8 +231,8 @@ fn webhook_id(nudge: &Nudge, version: u64) -> String {
     }
 }
 
-/// `v1,<base64>`, as Standard Webhooks has it.
-fn sign(secret: &[u8], id: &str, now: Timestamp, body: &str) -> String {
+/// `v1,<base64>`, as Standard Webhooks has it: what `webhook-signature` says of a body. A receiver makes it again and compares.
+pub fn sign(secret: &[u8], id: &str, now: Timestamp, body: &str) -> String {
     let mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
     let mac = mac.chain_update(format!("{id}.{}.{body}", now.unix()));
     format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))

@@ -1,4 +1,7 @@
 //! `tallyhook demo`: a customer's life through the running stack, and what the account looks like after each step.
+//!
+//! The story of the start page, told in a terminal: Stripe's events come in another order each time, one of each step comes twice, and the
+//! account is the same.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Play a customer's life and show the account after each step
 ///
 /// Signup, buy, duplicate, renewal, upgrade, add-on, spend, refund, cancel: signed events from the folder events and calls of the app's
-/// API, through the stack that runs, or through one in memory if none does. Every run has a user of its own.
+/// API, through the stack that runs, or through one in memory if none does. The events of a step come in any order and one of them twice.
+/// Every run has a user of its own.
 #[derive(Args)]
 pub struct Demo {
     /// The stack to play it through [default: http://127.0.0.1:9000 if one runs there, else one in memory]
@@ -34,7 +38,7 @@ pub struct Demo {
 enum Act {
     /// The app registers the user.
     Register,
-    /// Stripe sends these, one after the other.
+    /// Stripe sends these in any order, one of them twice.
     Events(&'static [&'static str]),
     /// Stripe sends this so many times at once.
     AtOnce(&'static str, u32),
@@ -83,6 +87,14 @@ impl Demo {
             player = Player::new(stack.front_url.clone(), APP_TOKEN.to_owned(), WEBHOOK_SECRET)?;
         }
         let played = player.play().await;
+        if played.is_ok() && own.is_none() {
+            super::say(format_args!(
+                "\nWhat set each field of it: {0}/admin#/users/{1}, or cargo run -- check-user {1}{2}",
+                player.url,
+                player.user,
+                if player.url == DEFAULT_URL { String::new() } else { format!(" --url {}", player.url) }
+            ))?;
+        }
         if let Some(stack) = own {
             stack.stop().await;
         }
@@ -112,9 +124,12 @@ impl Player {
             "step", "tier", "credits", "plan", "add-on", "signup", "subscription"
         ))?;
         for (step, what, act) in &LIFE {
-            self.act(act).await.with_context(|| format!("step {step}"))?;
+            let came = self.act(act).await.with_context(|| format!("step {step}"))?;
             self.settled().await?;
             super::say(format_args!("{}  {what}", row(step, &self.account().await?)))?;
+            if !came.is_empty() {
+                super::say(format_args!("{:11}came as {}", "", came.join(", ")))?;
+            }
         }
         super::say(format_args!("\nThe ledger, which the balance is the sum of:\n"))?;
         super::say(format_args!("{:>8} {:>8}  key", "change", "balance"))?;
@@ -130,15 +145,22 @@ impl Player {
         Ok(())
     }
 
-    async fn act(&self, act: &Act) -> anyhow::Result<()> {
+    /// Does it; in which order Stripe's events came, where there are some to order.
+    async fn act(&self, act: &Act) -> anyhow::Result<Vec<String>> {
         match act {
             Act::Register => drop(self.app(Method::PUT, "", None).await?),
             Act::Spend(amount) => drop(self.app(Method::POST, "/credits/consume", Some(json!({ "amount": amount }))).await?),
             Act::Events(names) => {
-                for name in *names {
+                let mut came: Vec<&str> = names.to_vec();
+                came.extend(fastrand::choice(*names));
+                fastrand::shuffle(&mut came);
+                let mut told: Vec<String> = Vec::new();
+                for name in came {
                     self.event(name).await?;
-                    self.settled().await?;
+                    let again = told.iter().any(|told| told == name);
+                    told.push(if again { format!("{name} (again)") } else { name.to_owned() });
                 }
+                return Ok(told);
             }
             Act::AtOnce(name, times) => {
                 let mut sending = tokio::task::JoinSet::new();
@@ -151,7 +173,7 @@ impl Player {
                 }
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     async fn event(&self, name: &str) -> anyhow::Result<()> {

@@ -6,11 +6,12 @@
 //! exist; what paid an invoice is known as an invoice payment.
 //!
 //! It also takes what an app's shop calls and plays what comes of it ([`FakeStripe::pay`]): customers, checkout sessions, the billing
-//! portal.
+//! portal; and what a customer's later life is made of ([`FakeStripe::renew`]).
 //!
 //! It answers as Stripe does: newest first, `limit`, `starting_after`, `ending_before`, `has_more`; 401, 404 and 400 with Stripe's error
 //! bodies, unknown parameters included; `Idempotency-Key`. And it can be told to misbehave ([`Fault`]).
 
+mod billing;
 mod journal;
 mod list;
 mod routes;
@@ -63,6 +64,7 @@ pub enum Misbehaviour {
 struct State {
     key: String,
     now: Option<i64>,
+    pages: Option<String>,
     serial: u64,
     objects: BTreeMap<String, Stored>,
     /// What is inside an object, where there is more than the object shows: lines of an invoice, line items of a session.
@@ -169,6 +171,12 @@ impl FakeStripe {
     /// Sets its clock, for the `Date` of answers and the age of events; without it events never age.
     pub fn set_now(&self, now: i64) {
         self.lock().now = Some(now);
+    }
+
+    /// Says where the pages are that play Stripe's own: checkout sessions then have the address `<here>/pay/<session>`, billing portal
+    /// sessions `<here>/billing/<customer>`.
+    pub fn set_pages(&self, here: &str) {
+        self.lock().pages = Some(here.to_owned());
     }
 
     /// Objects of this customer come in a shape that Stripe never sends.

@@ -118,6 +118,7 @@ async fn start(start: Start) -> anyhow::Result<()> {
         env: env.clone(),
         functions: start.functions(),
         quiet: false,
+        is_app: true,
         ..Options::default()
     };
     let stack = tokio::select! {
@@ -175,7 +176,7 @@ fn welcome(start: &Start, env: &Env, stack: &Stack) -> String {
         None => "$STRIPE_API_BASE with $STRIPE_SECRET_KEY".to_owned(),
     };
     format!(
-        "tallyhook is running; Ctrl-C stops it.\n\n\
+        "tallyhook is running; Ctrl-C stops it. Open {front} and buy something.\n\n\
          \x20 webhook    {front}/webhooks/stripe   secret {}\n\
          \x20 app's API  {front}/users/{{id}}   bearer token {app}\n\
          \x20 admin      {front}/admin   bearer token {}\n\

@@ -26,6 +26,7 @@ pub mod functions;
 pub mod lambda;
 pub mod poller;
 pub mod schedule;
+mod shop;
 
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
@@ -53,6 +54,7 @@ use lambda::process::{self, Binary};
 use lambda::{Function, REGION, host::Host};
 use poller::{Finished, Poller};
 use schedule::Schedule;
+use shop::Shop;
 
 /// The default of `STRIPE_WEBHOOK_SECRET`.
 pub const WEBHOOK_SECRET: &str = "whsec_local";
@@ -92,6 +94,8 @@ pub struct Options {
     pub concurrency: usize,
     /// Whether what the shipped binaries print is dropped.
     pub quiet: bool,
+    /// Whether the shop of the start page gets the app's webhook, unless `PROVISION_URL` says who does.
+    pub is_app: bool,
 }
 
 /// Where the functions come from.
@@ -117,6 +121,7 @@ impl Default for Options {
             clock: system_clock(),
             concurrency: 2,
             quiet: true,
+            is_app: false,
         }
     }
 }
@@ -165,12 +170,17 @@ impl Stack {
         let mut servers = vec![dynamodb_server, serve(aws, aws::router(&sqs, dynamodb), stopped(&rest))];
 
         let mut env = environment(&options.env, &front_url, &aws_url, dynamodb);
+        if options.is_app && options.env.get("PROVISION_URL").is_none() {
+            env.set("PROVISION_URL", format!("{front_url}{}", shop::APP_WEBHOOK_PATH));
+            env.set("PROVISION_SECRET", shop::APP_WEBHOOK_SECRET);
+        }
         let stripe = match (options.env.get("STRIPE_SECRET_KEY"), options.env.get("STRIPE_API_BASE")) {
             (None, None) => {
                 let fake = FakeStripe::new(STRIPE_KEY);
                 if let Some(path) = file("stripe.jsonl") {
                     fake.remember(&path)?;
                 }
+                fake.set_pages(&format!("{front_url}/local/stripe"));
                 fake.sell(&ApiConfig::from_env(&env)?.catalog);
                 let url = format!("http://{}", fake.start().await?);
                 env.set("STRIPE_API_BASE", &url);
@@ -202,11 +212,9 @@ impl Stack {
         let rest = Rest { sqs: sqs.clone(), finished: pollers.iter().map(Poller::finished).collect() };
         let scheduled = schedules.iter().map(|schedule| schedule.start(&work));
         let scheduled: Vec<JoinHandle<()>> = scheduled.collect();
-        let front = serve(
-            front,
-            Front::new(&functions, schedules, rest.clone(), aws_url.clone()).with_stripe(stripe.as_ref(), &env)?.router(),
-            stopped(&work),
-        );
+        let shop = Shop::new(&env, &front_url, &aws_url, stripe.as_ref().map(|(_, fake)| fake), rest.clone())?;
+        let routes = Front::new(&functions, schedules, rest.clone()).with_stripe(stripe.as_ref(), &env)?.router();
+        let front = serve(front, routes.merge(shop.router()), stopped(&work));
         servers.extend(scheduled.into_iter().chain([front]));
         Ok(Self { front_url, aws_url, stripe, env, sqs, rest, pollers, instances, servers, stop_work, stop_rest, _lock: lock })
     }

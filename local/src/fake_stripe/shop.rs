@@ -209,7 +209,7 @@ impl State {
         let id = new_id("bps");
         Ok(json!({
             "id": id, "object": "billing_portal.session", "created": self.time(), "customer": customer, "livemode": false,
-            "return_url": form["return_url"], "url": format!("https://billing.stripe.test/p/session/{id}"),
+            "return_url": form["return_url"], "url": self.page("https://billing.stripe.test/p/session", &id, "billing", customer),
         }))
     }
 
@@ -254,7 +254,7 @@ impl State {
             "customer_details": null, "customer_email": form["customer_email"], "expires_at": now + 86_400, "invoice": null,
             "livemode": false, "metadata": metadata(form), "mode": mode, "payment_intent": null, "payment_status": "unpaid",
             "status": "open", "subscription": null, "success_url": form["success_url"], "ui_mode": "hosted",
-            "url": format!("https://checkout.stripe.test/c/pay/{id}"),
+            "url": self.page("https://checkout.stripe.test/c/pay", &id, "pay", &id),
         });
         self.put_inside(&id, items);
         self.put_inside(&form_of(&id), vec![form.clone()]);
@@ -288,6 +288,11 @@ impl State {
         }))
     }
 
+    /// The address of a page of its own: made up, unless it was told where its pages are.
+    fn page(&self, made_up: &str, id: &str, page: &str, about: &str) -> String {
+        self.pages.as_ref().map_or_else(|| format!("{made_up}/{id}"), |pages| format!("{pages}/{page}/{about}"))
+    }
+
     fn check_customer(&self, id: &str) -> Result<(), Problem> {
         let known = self.objects.get(id).is_some_and(|stored| stored.kind == "customer" && stored.value["deleted"] != true);
         if known { Ok(()) } else { Err(Problem::bad("resource_missing", "customer", format!("No such customer: '{id}'"))) }
@@ -306,7 +311,7 @@ impl State {
 
     /// The subscription of a session, and its first invoice, paid.
     fn subscribe(&mut self, session: &str, value: &Value, data: &Value, now: i64) -> (Value, Value) {
-        let [subscription_id, invoice_id, item_id, line_id, intent] = ["sub", "in", "si", "il", "pi"].map(new_id);
+        let [subscription_id, invoice_id, item_id] = ["sub", "in", "si"].map(new_id);
         let items = self.inside.get(session).cloned().unwrap_or_default();
         let bought = items.into_iter().find(|item| item["price"]["type"] != "one_time").unwrap_or_default();
         let data = &data["subscription_data"];
@@ -325,31 +330,20 @@ impl State {
                 "metadata": {}, "price": price, "quantity": quantity, "subscription": subscription_id,
             }] },
         });
-        let invoice = json!({
-            "id": invoice_id, "object": "invoice", "amount_due": paid, "amount_paid": paid, "amount_remaining": 0,
-            "billing_reason": "subscription_create", "created": now, "currency": bought["currency"], "customer": customer,
-            "customer_email": value["customer_details"]["email"], "livemode": false, "metadata": {}, "period_start": now, "period_end": now,
-            "status": "paid", "subtotal": paid, "total": paid,
-            "parent": { "type": "subscription_details", "quote_details": null,
-                "subscription_details": { "metadata": metadata, "subscription": subscription_id } },
-            "lines": { "object": "list", "has_more": false, "total_count": 1, "data": [{
-                "id": line_id, "object": "line_item", "amount": paid, "currency": bought["currency"], "invoice": invoice_id,
-                "livemode": false, "metadata": metadata, "period": { "start": now, "end": end }, "quantity": quantity,
-                "parent": { "type": "subscription_item_details", "invoice_item_details": null, "subscription_item_details": {
-                    "proration": false, "subscription": subscription_id, "subscription_item": item_id } },
-                "pricing": { "type": "price_details", "price_details": { "price": price["id"], "product": price["product"] } },
-            }] },
-        });
-        if paid != 0 {
-            self.add_payment(&intent, &invoice_id, now);
-        }
+        let email = &value["customer_details"]["email"];
+        let invoice = self.bill(&subscription, "subscription_create", paid.as_i64().unwrap_or(0), email, now);
         (subscription, invoice)
     }
 
     /// An event about an object as it is from then on; no webhook has it yet.
     fn fire(&mut self, kind: &str, object: Value, now: i64) -> anyhow::Result<Fired> {
+        self.fire_data(kind, &json!({ "object": object }), now)
+    }
+
+    /// The same with the whole of `data`: an update says what was before.
+    pub(super) fn fire_data(&mut self, kind: &str, data: &Value, now: i64) -> anyhow::Result<Fired> {
         let event = json!({
-            "id": new_id("evt"), "object": "event", "api_version": "2026-03-25.dahlia", "created": now, "data": { "object": object },
+            "id": new_id("evt"), "object": "event", "api_version": "2026-03-25.dahlia", "created": now, "data": data,
             "livemode": false, "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null }, "type": kind,
         });
         let body = event.to_string();
@@ -358,7 +352,7 @@ impl State {
     }
 
     /// Its clock: the one it was given, else the real one.
-    fn time(&self) -> i64 {
+    pub(super) fn time(&self) -> i64 {
         self.now.unwrap_or_else(|| jiff::Timestamp::now().as_second())
     }
 }
@@ -415,11 +409,11 @@ fn form_of(session: &str) -> String {
     format!("{session}#form")
 }
 
-fn new_id(kind: &str) -> String {
+pub(super) fn new_id(kind: &str) -> String {
     format!("{kind}_{:016x}{:08x}", fastrand::u64(..), fastrand::u32(..))
 }
 
-fn a_month_after(now: i64) -> i64 {
+pub(super) fn a_month_after(now: i64) -> i64 {
     let start = jiff::Timestamp::from_second(now).unwrap_or_default().to_zoned(TimeZone::UTC);
     start.checked_add(1.month()).map_or(now + 30 * 86_400, |end| end.timestamp().as_second())
 }
@@ -456,13 +450,13 @@ fn nested(form: &str) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    const MONTHLY: &str = "mode=subscription&success_url=https://app.test/ok&client_reference_id=ann&metadata[user_id]=ann\
+    pub(in super::super) const MONTHLY: &str = "mode=subscription&success_url=https://app.test/ok&client_reference_id=ann&metadata[user_id]=ann\
         &line_items[0][price]=price_pro_test&line_items[0][quantity]=1&subscription_data[metadata][user_id]=ann";
 
-    fn shop() -> FakeStripe {
+    pub(in super::super) fn shop() -> FakeStripe {
         let fake = FakeStripe::new("sk_test_1");
         fake.set_now(1_767_607_200);
         fake.put_price("price_pro_test", 2_000, true, Some("pro_monthly"));
@@ -470,7 +464,7 @@ mod tests {
         fake
     }
 
-    fn create(fake: &FakeStripe, form: &str, key: Option<&str>) -> Result<Value, Value> {
+    pub(in super::super) fn create(fake: &FakeStripe, form: &str, key: Option<&str>) -> Result<Value, Value> {
         let made = fake.lock().create("checkout/sessions", form, key).unwrap();
         made.map(|text| serde_json::from_str(&text).unwrap()).map_err(|problem| problem.error)
     }

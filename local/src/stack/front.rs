@@ -11,7 +11,6 @@
 //! function has is answered with this stack's own words.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -58,7 +57,6 @@ pub struct Front {
     functions: BTreeMap<String, Function>,
     schedules: Arc<[Schedule]>,
     rest: Rest,
-    aws_url: String,
     stripe: Option<Sender>,
 }
 
@@ -72,9 +70,9 @@ struct Sender {
 
 impl Front {
     /// A front of these functions, by their names.
-    pub(super) fn new(functions: &[Function], schedules: Vec<Schedule>, rest: Rest, aws_url: String) -> Self {
+    pub(super) fn new(functions: &[Function], schedules: Vec<Schedule>, rest: Rest) -> Self {
         let functions = functions.iter().map(|function| (function.name().to_owned(), function.clone())).collect();
-        Self { functions, schedules: schedules.into(), rest, aws_url, stripe: None }
+        Self { functions, schedules: schedules.into(), rest, stripe: None }
     }
 
     /// Tells this fake Stripe of every event that it could have sent: one with a valid signature. So whoever asks it finds what was sent
@@ -87,12 +85,7 @@ impl Front {
 
     /// The front as routes. It must be served with the peer's address as [`ConnectInfo`].
     pub fn router(self) -> Router {
-        Router::new()
-            .route("/", get(start_page))
-            .route("/local/status", get(status))
-            .route("/local/schedules/{name}", post(trigger))
-            .fallback(gateway)
-            .with_state(self)
+        Router::new().route("/local/status", get(status)).route("/local/schedules/{name}", post(trigger)).fallback(gateway).with_state(self)
     }
 
     fn function(&self, path: &str) -> Option<&Function> {
@@ -288,32 +281,6 @@ async fn trigger(State(front): State<Front>, Path(name): Path<String>, headers: 
         Ok(answer) => ([(header::CONTENT_TYPE, "application/json")], answer).into_response(),
         Err(failure) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "failed", &failure.to_string()),
     }
-}
-
-async fn start_page(State(front): State<Front>) -> Response {
-    let mut rows = String::new();
-    for queue in front.rest.queues().unwrap_or_default() {
-        let _ = writeln!(rows, "<tr><td>{}<td>{}<td>{}<td>{}</tr>", queue.name, queue.visible, queue.in_flight, queue.delayed);
-    }
-    let page = format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><title>tallyhook, local</title>\n\
-         <h1>tallyhook, local stack</h1>\n\
-         <p>Stripe webhooks to exactly-once tier and credit updates. Send one: <code>cargo run -- send invoice.paid</code>\n\
-         <ul><li><code>POST /webhooks/stripe</code>, <a href=/webhooks/stripe/health>its health</a>\n\
-         <li><code>PUT</code>, <code>GET /users/{{id}}</code>, <code>GET /users/{{id}}/ledger</code>, <code>POST /users/{{id}}/credits/consume</code>\n\
-         <li><a href=/local/status>/local/status</a>: the queues as JSON\n\
-         <li><code>POST /local/schedules/retry</code>, <code>health</code>, <code>reconcile</code>: runs it at once\n\
-         <li><code>/admin/stripe/…</code> with the admin token\n\
-         <li>DynamoDB and SQS: <code>{}</code></ul>\n\
-         <table><tr><th align=left>queue<th>waiting<th>in flight<th>delayed</tr>\n{rows}</table></html>\n",
-        front.aws_url
-    );
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'self'; frame-ancestors 'none'"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
-    (headers, page).into_response()
 }
 
 #[cfg(test)]

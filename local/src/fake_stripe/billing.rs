@@ -1,0 +1,223 @@
+//! What happens to a customer after the purchase: the next period, another plan, the end, money back.
+//!
+//! | | events |
+//! |---|---|
+//! | [`FakeStripe::renew`] | `customer.subscription.updated` (the new period), `invoice.paid` (`subscription_cycle`) |
+//! | [`FakeStripe::change_plan`] | `customer.subscription.updated` (the new price; it is billed with the next period) |
+//! | [`FakeStripe::cancel`] | `customer.subscription.deleted` |
+//! | [`FakeStripe::refund`] | `refund.created`, `charge.refunded` |
+//!
+//! A renewal does not wait for the end of the month: the period ends when it is called, so that all times stay in the order of the real ones.
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+
+use super::shop::{Fired, a_month_after, new_id};
+use super::{FakeStripe, State};
+
+impl FakeStripe {
+    /// The newest checkout session of this user (`client_reference_id`) that was completed.
+    pub fn session_of(&self, user: &str) -> Option<Value> {
+        self.lock()
+            .newest(|value| value["object"] == "checkout.session" && value["client_reference_id"] == user && value["status"] == "complete")
+    }
+
+    /// The newest customer who paid for this user.
+    pub fn customer_of(&self, user: &str) -> Option<String> {
+        let paid =
+            |value: &Value| value["object"] == "checkout.session" && value["client_reference_id"] == user && value["customer"].is_string();
+        Some(self.lock().newest(paid)?["customer"].as_str()?.to_owned())
+    }
+
+    /// The newest subscription of a customer that is not over.
+    pub fn subscription_of(&self, customer: &str) -> Option<Value> {
+        self.lock().newest(|value| value["object"] == "subscription" && value["customer"] == customer && value["status"] != "canceled")
+    }
+
+    /// The newest payment of a customer that was not given back.
+    pub fn charge_of(&self, customer: &str) -> Option<Value> {
+        self.lock().newest(|value| value["object"] == "charge" && value["customer"] == customer && value["refunded"] == false)
+    }
+
+    /// The running period ends, and the next one is paid.
+    ///
+    /// # Errors
+    /// When there is no such subscription, or it is over.
+    pub fn renew(&self, subscription: &str) -> anyhow::Result<Vec<Fired>> {
+        let mut state = self.lock();
+        let now = state.time();
+        let mut value = state.running(subscription)?;
+        let before = json!({ "items": value["items"], "latest_invoice": value["latest_invoice"] });
+        let item = &mut value["items"]["data"][0];
+        let start = now.max(item["current_period_start"].as_i64().unwrap_or(0) + 1);
+        let amount = item["price"]["unit_amount"].as_i64().unwrap_or(0).saturating_mul(item["quantity"].as_i64().unwrap_or(1));
+        item["current_period_start"] = json!(start);
+        item["current_period_end"] = json!(a_month_after(start));
+        value["status"] = json!("active");
+        value["latest_invoice"] = json!(new_id("in"));
+        let invoice = state.bill(&value, "subscription_cycle", amount, &Value::Null, now);
+        Ok(vec![
+            state.fire_data("customer.subscription.updated", &json!({ "object": value, "previous_attributes": before }), now)?,
+            state.fire_data("invoice.paid", &json!({ "object": invoice }), now)?,
+        ])
+    }
+
+    /// The customer takes another plan for what is left of the period.
+    ///
+    /// # Errors
+    /// When there is no such subscription or price, or the subscription is over.
+    pub fn change_plan(&self, subscription: &str, price: &str) -> anyhow::Result<Vec<Fired>> {
+        let mut state = self.lock();
+        let now = state.time();
+        let mut value = state.running(subscription)?;
+        let price =
+            state.objects.get(price).filter(|stored| stored.kind == "price").with_context(|| format!("there is no price {price}"))?;
+        let before = json!({ "items": { "data": value["items"]["data"] } });
+        value["items"]["data"][0]["price"] = price.value.clone();
+        Ok(vec![state.fire_data("customer.subscription.updated", &json!({ "object": value, "previous_attributes": before }), now)?])
+    }
+
+    /// The subscription ends at once.
+    ///
+    /// # Errors
+    /// When there is no such subscription, or it is over.
+    pub fn cancel(&self, subscription: &str) -> anyhow::Result<Vec<Fired>> {
+        let mut state = self.lock();
+        let now = state.time();
+        let mut value = state.running(subscription)?;
+        for (name, to) in [("status", json!("canceled")), ("canceled_at", json!(now)), ("ended_at", json!(now))] {
+            value[name] = to;
+        }
+        Ok(vec![state.fire_data("customer.subscription.deleted", &json!({ "object": value }), now)?])
+    }
+
+    /// A payment is given back in full.
+    ///
+    /// # Errors
+    /// When there is no such charge, or it was given back.
+    pub fn refund(&self, charge: &str) -> anyhow::Result<Vec<Fired>> {
+        let mut state = self.lock();
+        let now = state.time();
+        let found = state.objects.get(charge).filter(|stored| stored.kind == "charge");
+        let mut charge = found.with_context(|| format!("there is no charge {charge}"))?.value.clone();
+        ensure!(charge["refunded"] == false, "it was given back already");
+        let refund = json!({
+            "id": new_id("re"), "object": "refund", "amount": charge["amount"], "charge": charge["id"], "created": now,
+            "currency": charge["currency"], "metadata": {}, "payment_intent": charge["payment_intent"], "reason": "requested_by_customer",
+            "status": "succeeded",
+        });
+        charge["amount_refunded"] = charge["amount"].clone();
+        charge["refunded"] = json!(true);
+        let before = json!({ "amount_refunded": 0, "refunded": false });
+        Ok(vec![
+            state.fire_data("refund.created", &json!({ "object": refund }), now)?,
+            state.fire_data("charge.refunded", &json!({ "object": charge, "previous_attributes": before }), now)?,
+        ])
+    }
+}
+
+impl State {
+    /// The newest object of which this holds.
+    fn newest(&self, holds: impl Fn(&Value) -> bool) -> Option<Value> {
+        let found = self.objects.values().filter(|stored| holds(&stored.value));
+        found.max_by_key(|stored| stored.place).map(|stored| stored.value.clone())
+    }
+
+    fn running(&self, subscription: &str) -> anyhow::Result<Value> {
+        let found = self.objects.get(subscription).filter(|stored| stored.kind == "subscription");
+        let value = found.with_context(|| format!("there is no subscription {subscription}"))?.value.clone();
+        ensure!(value["status"] != "canceled", "the subscription {subscription} is over");
+        Ok(value)
+    }
+
+    /// The invoice of a subscription's period, `latest_invoice`, and what paid it: an event about the invoice does not name that.
+    pub(super) fn bill(&mut self, subscription: &Value, reason: &str, paid: i64, email: &Value, now: i64) -> Value {
+        let [line, intent, charge] = ["il", "pi", "ch"].map(new_id);
+        let (id, customer, metadata) = (&subscription["latest_invoice"], &subscription["customer"], &subscription["metadata"]);
+        let (item, currency) = (&subscription["items"]["data"][0], &subscription["currency"]);
+        if paid != 0 {
+            self.add_payment(&intent, id.as_str().unwrap_or_default(), now);
+            let charge = json!({
+                "id": charge, "object": "charge", "amount": paid, "amount_captured": paid, "amount_refunded": 0, "captured": true,
+                "created": now, "currency": currency, "customer": customer, "disputed": false, "livemode": false, "metadata": {},
+                "paid": true, "payment_intent": intent, "refunded": false, "status": "succeeded",
+            });
+            self.store(charge.to_string(), charge, now, true);
+        }
+        json!({
+            "id": id, "object": "invoice", "amount_due": paid, "amount_paid": paid, "amount_remaining": 0, "billing_reason": reason,
+            "created": now, "currency": currency, "customer": customer, "customer_email": email, "livemode": false, "metadata": {},
+            "period_start": now, "period_end": now, "status": "paid", "subtotal": paid, "total": paid,
+            "parent": { "type": "subscription_details", "quote_details": null,
+                "subscription_details": { "metadata": metadata, "subscription": subscription["id"] } },
+            "lines": { "object": "list", "has_more": false, "total_count": 1, "data": [{
+                "id": line, "object": "line_item", "amount": paid, "currency": currency, "invoice": id, "livemode": false,
+                "metadata": metadata, "quantity": item["quantity"],
+                "period": { "start": item["current_period_start"], "end": item["current_period_end"] },
+                "parent": { "type": "subscription_item_details", "invoice_item_details": null, "subscription_item_details": {
+                    "proration": false, "subscription": subscription["id"], "subscription_item": item["id"] } },
+                "pricing": { "type": "price_details",
+                    "price_details": { "price": item["price"]["id"], "product": item["price"]["product"] } },
+            }] },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Payment;
+    use super::super::shop::tests::{MONTHLY, create, shop};
+    use super::*;
+
+    fn objects(fired: &[Fired]) -> Vec<(String, Value)> {
+        let object = |event: &Fired| {
+            common::event::read(event.body.as_bytes()).unwrap();
+            serde_json::from_str::<Value>(&event.body).unwrap()["data"].clone()
+        };
+        fired.iter().map(|event| (event.kind.clone(), object(event))).collect()
+    }
+
+    #[test]
+    fn a_subscription_renews_changes_its_plan_and_ends_once() {
+        let fake = shop();
+        fake.put_price("price_business_test", 4_000, true, None);
+        fake.pay(create(&fake, MONTHLY, None).unwrap()["id"].as_str().unwrap(), Payment::AtOnce).unwrap();
+        let customer = fake.customer_of("ann").unwrap();
+        let id = fake.subscription_of(&customer).unwrap()["id"].as_str().unwrap().to_owned();
+        let first = fake.object(&id).unwrap()["items"]["data"][0]["current_period_start"].as_i64().unwrap();
+
+        let renewed = objects(&fake.renew(&id).unwrap());
+        assert_eq!((renewed[0].0.as_str(), renewed[1].0.as_str()), ("customer.subscription.updated", "invoice.paid"));
+        let start = renewed[0].1["object"]["items"]["data"][0]["current_period_start"].as_i64().unwrap();
+        assert!(start > first && renewed[0].1["previous_attributes"]["items"]["data"][0]["current_period_start"] == first);
+        let invoice = &renewed[1].1["object"];
+        assert_eq!((&invoice["billing_reason"], &invoice["amount_paid"]), (&json!("subscription_cycle"), &json!(2_000)));
+        assert_eq!(
+            (&invoice["lines"]["data"][0]["period"]["start"], &invoice["id"]),
+            (&json!(start), &fake.object(&id).unwrap()["latest_invoice"])
+        );
+
+        let changed = objects(&fake.change_plan(&id, "price_business_test").unwrap());
+        assert_eq!(changed[0].1["object"]["items"]["data"][0]["price"]["id"], "price_business_test");
+        assert_eq!(changed[0].1["previous_attributes"]["items"]["data"][0]["price"]["id"], "price_pro_test");
+        assert!(fake.change_plan(&id, "price_gone").is_err());
+
+        assert_eq!(objects(&fake.cancel(&id).unwrap())[0].1["object"]["status"], "canceled");
+        assert!(fake.cancel(&id).is_err() && fake.renew(&id).is_err() && fake.subscription_of(&customer).is_none());
+    }
+
+    #[test]
+    fn the_newest_payment_is_given_back_once_and_then_the_one_before() {
+        let fake = shop();
+        fake.pay(create(&fake, MONTHLY, None).unwrap()["id"].as_str().unwrap(), Payment::AtOnce).unwrap();
+        let customer = fake.customer_of("ann").unwrap();
+        fake.renew(fake.subscription_of(&customer).unwrap()["id"].as_str().unwrap()).unwrap();
+        let newest = || fake.charge_of(&customer).map(|charge| charge["id"].as_str().unwrap().to_owned());
+        let (second, told) = (newest().unwrap(), objects(&fake.refund(&newest().unwrap()).unwrap()));
+        assert_eq!((&told[0].1["object"]["amount"], &told[1].1["object"]["amount_refunded"]), (&json!(2_000), &json!(2_000)));
+        assert!(fake.refund(&second).is_err());
+        assert_ne!(newest().unwrap(), second);
+        fake.refund(&newest().unwrap()).unwrap();
+        assert_eq!(newest(), None);
+    }
+}
