@@ -9,6 +9,7 @@ mod any_order;
 mod checkout;
 mod conformance;
 mod corpus;
+mod counts;
 mod crash_points;
 mod dropped;
 mod faults;

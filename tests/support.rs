@@ -79,6 +79,8 @@ pub struct Call {
     pub request: Value,
     /// DynamoDB's capacity units, tables and indexes together; the embedded DynamoDB counts as AWS bills.
     pub units: f64,
+    /// Length of the request's body.
+    pub bytes: usize,
 }
 
 type FaultPlan = Box<dyn FnMut(&Call) -> Option<Fault> + Send>;
@@ -111,7 +113,8 @@ impl HttpConnector for Wire {
             let target = request.headers().get("x-amz-target").unwrap_or_default().to_owned();
             let body = request.body().bytes().unwrap_or(b"{}").to_vec();
             let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-            let mut call = Call { operation, request: serde_json::from_slice(&body).unwrap_or(Value::Null), units: 0.0 };
+            let read = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            let mut call = Call { operation, request: read, units: 0.0, bytes: body.len() };
             // Whoever runs beside this caller goes first now and then, as over a network.
             tokio::task::yield_now().await;
             let fault = wire.faults.lock().unwrap().as_mut().and_then(|plan| plan(&call));

@@ -20,13 +20,19 @@ use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::SdkConfig;
 use aws_types::region::Region;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 pub use self::parameters::resolve;
 use crate::config::{ConfigError, Env};
 
 /// The roots that AWS's endpoints chain to: Amazon Root CA 1 to 4 and the two Starfield G2 roots, as published by Amazon Trust
-/// Services. The first to expire does so in 2037. `AWS_TRUST=system` trusts the system's roots instead.
+/// Services. The first to expire does so in 2037. `AWS_TRUST=system` trusts the system's roots instead, `AWS_CA_BUNDLE` (as in every AWS
+/// SDK) those of a file: for an emulator or a proxy with a certificate authority of its own.
 const AMAZON_ROOTS: &str = include_str!("aws/amazon-roots.pem");
+
+/// How long a function's init waits for the call that opens its connection: see [`crate::store::Store::prewarm`].
+pub(crate) const PREWARM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Configuration for one service (`DYNAMODB`, `SQS`).
 ///
@@ -35,7 +41,7 @@ const AMAZON_ROOTS: &str = include_str!("aws/amazon-roots.pem");
 pub fn sdk_config(env: &Env, service: &str) -> Result<SdkConfig, ConfigError> {
     let endpoint = endpoint(env, service);
     let plain = endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-    let http_client = if plain { aws_smithy_http_client::Builder::new().build_http() } else { https_client(env) };
+    let http_client = if plain { aws_smithy_http_client::Builder::new().build_http() } else { https_client(env)? };
     sdk_config_with(env, endpoint, http_client)
 }
 
@@ -78,21 +84,29 @@ fn endpoint(env: &Env, service: &str) -> Option<String> {
     env.get(&format!("AWS_ENDPOINT_URL_{service}")).or_else(|| env.get("AWS_ENDPOINT_URL"))
 }
 
-fn https_client(env: &Env) -> SharedHttpClient {
+fn https_client(env: &Env) -> Result<SharedHttpClient, ConfigError> {
     let provider = Provider::Rustls(CryptoMode::Ring);
-    aws_smithy_http_client::Builder::new().tls_provider(provider).tls_context(tls_context(env)).build_https()
+    Ok(aws_smithy_http_client::Builder::new().tls_provider(provider).tls_context(tls_context(env)?).build_https())
 }
 
-fn tls_context(env: &Env) -> TlsContext {
+fn tls_context(env: &Env) -> Result<TlsContext, ConfigError> {
     let mut trust = TrustStore::empty();
-    if env.get("AWS_TRUST").is_some_and(|trust| trust == "system") {
+    if let Some(path) = env.get("AWS_CA_BUNDLE") {
+        let wrong = || Env::wrong("AWS_CA_BUNDLE", "a file of certificates in PEM");
+        let bundle = std::fs::read_to_string(path).map_err(|_| wrong())?;
+        for certificate in certificates(&bundle) {
+            CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| wrong())?;
+            trust = trust.with_pem_certificate(certificate);
+        }
+        certificates(&bundle).next().ok_or_else(wrong)?;
+    } else if env.get("AWS_TRUST").is_some_and(|trust| trust == "system") {
         trust = trust.with_native_roots(true);
     } else {
         for certificate in certificates(AMAZON_ROOTS) {
             trust = trust.with_pem_certificate(certificate);
         }
     }
-    TlsContext::builder().with_trust_store(trust).build().expect("a trust store of certificates is a complete context")
+    Ok(TlsContext::builder().with_trust_store(trust).build().expect("a trust store of certificates is a complete context"))
 }
 
 fn certificates(bundle: &str) -> impl Iterator<Item = &str> {
@@ -113,6 +127,24 @@ mod tests {
         assert_eq!(certificates(AMAZON_ROOTS).count(), 6);
         let env = Env::from([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
         assert!(sdk_config(&env, "SQS").unwrap().endpoint_url().is_none());
+    }
+
+    #[test]
+    fn a_bundle_is_taken_instead_and_refused_when_it_holds_no_certificate() {
+        let file = |text: &str| {
+            let path = std::env::temp_dir().join(format!("tallyhook-bundle-{:016x}.pem", fastrand::u64(..)));
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let with = |bundle: &str| {
+            let mut env = Env::from([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
+            env.set("AWS_CA_BUNDLE", bundle);
+            sdk_config(&env, "SQS").map(|_| ())
+        };
+        assert!(with(&file(AMAZON_ROOTS)).is_ok());
+        for bundle in [file(""), file("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"), "/nowhere.pem".to_owned()] {
+            assert!(matches!(with(&bundle), Err(ConfigError::Wrong { name, .. }) if name == "AWS_CA_BUNDLE"), "{bundle}");
+        }
     }
 
     #[test]

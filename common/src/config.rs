@@ -25,7 +25,7 @@
 //! | `APP_API_TOKEN` | api | the app's bearer token; without one every route refuses | – |
 //! | `ADMIN_API_TOKEN` | admin | the operator's bearer token; without one every route refuses | – |
 //! | `LOG_LEVEL` | all | `error`, `warn`, `info`, `debug` | info |
-//! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, … | all | see [`crate::aws`] | – |
+//! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_CA_BUNDLE`, … | all | see [`crate::aws`] | – |
 //!
 //! Any value may instead be `ssm:/path`: [`crate::aws::resolve`] puts the parameter's value in its place at start, and `stripe-webhook`
 //! reads its signing secrets again when a signature matches none ([`Secrets`]).
@@ -118,7 +118,7 @@ impl Env {
         self.values.iter()
     }
 
-    fn wrong(name: &str, want: &str) -> ConfigError {
+    pub(crate) fn wrong(name: &str, want: &str) -> ConfigError {
         ConfigError::Wrong { name: name.to_owned(), want: want.to_owned() }
     }
 }

@@ -18,6 +18,7 @@ use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{AttributeValue, ConditionCheck, KeysAndAttributes, Put, TransactWriteItem};
 
 use self::items::{Item, Key, Table};
+use crate::aws::PREWARM_TIMEOUT;
 
 /// The most that one `TransactWriteItems` takes.
 pub const MOST_WRITES: usize = 100;
@@ -138,6 +139,12 @@ impl Store {
     /// Over a client and two table names.
     pub fn new(client: Client, accounts: impl Into<String>, events: impl Into<String>) -> Self {
         Self { client, accounts: accounts.into(), events: events.into() }
+    }
+
+    /// Makes one cheap call, for its connection: a function's init, where the CPU is not limited, pays for the TLS handshake instead of its
+    /// first event. Whatever comes of it, the function starts.
+    pub async fn prewarm(&self) {
+        let _ = tokio::time::timeout(PREWARM_TIMEOUT, self.load([Key::Event("prewarm".to_owned())])).await;
     }
 
     /// The client, for queries that are no part of a decision.

@@ -103,6 +103,13 @@ impl Webhook {
         Self { alerts: Alerts::new(queue.clone(), config.notify_queue_url.clone()), config, queue, signatures: Mutex::default() }
     }
 
+    /// Opens the connection to SQS: once, before the first request.
+    pub async fn prewarm(&self) {
+        if let Some(queue_url) = self.config.queues.values().next() {
+            self.queue.prewarm(queue_url).await;
+        }
+    }
+
     /// Answers one request.
     ///
     /// # Errors

@@ -127,6 +127,11 @@ impl Worker {
         }
     }
 
+    /// Opens the connection to DynamoDB: once, before the first batch.
+    pub async fn prewarm(&self) {
+        self.processor.store.prewarm().await;
+    }
+
     /// Processes a batch and names the records that failed.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 mod check_signature;
 mod demo;
 mod fuzz_order;
+mod load;
 mod operator;
 mod send;
 mod trigger;
@@ -41,6 +42,7 @@ enum Command {
     Send(send::Send),
     Demo(demo::Demo),
     FuzzOrder(fuzz_order::FuzzOrder),
+    Load(load::Load),
     Trigger(trigger::Trigger),
     CheckSignature(check_signature::CheckSignature),
     #[command(flatten)]
@@ -81,6 +83,7 @@ async fn main() -> ExitCode {
         Some(Command::Send(send)) => send.run().await,
         Some(Command::Demo(demo)) => demo.run().await,
         Some(Command::FuzzOrder(fuzz)) => fuzz.run().await,
+        Some(Command::Load(load)) => load.run().await,
         Some(Command::Trigger(trigger)) => trigger.run().await,
         Some(Command::CheckSignature(check)) => check.run(),
         Some(Command::Operator(operator)) => operator.run().await,

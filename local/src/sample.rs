@@ -16,6 +16,11 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// An event of the caller's own making.
+    pub fn of(body: Vec<u8>) -> Self {
+        Self { body }
+    }
+
     /// Reads a file, or a sample by its name: `invoice.paid`, `old/invoice.paid`.
     ///
     /// # Errors

@@ -103,7 +103,7 @@ async fn get(env: &Env, names: &[&str]) -> Result<Vec<Parameter>, ConfigError> {
     let connector = if endpoint.starts_with("http://") {
         Connector::builder().build_http()
     } else {
-        Connector::builder().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(super::tls_context(env)).build()
+        Connector::builder().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(super::tls_context(env)?).build()
     };
     let answered = tokio::time::timeout(TIMEOUT, connector.call(request)).await;
     let answer =

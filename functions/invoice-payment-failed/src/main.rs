@@ -12,5 +12,6 @@ use lambda_runtime::{LambdaEvent, service_fn};
 async fn main() -> Result<(), lambda_runtime::Error> {
     let env = Env::at_start().await;
     let worker = Worker::from_env(&env, Family::InvoicePaymentFailed).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    worker.prewarm().await;
     lambda_runtime::run(service_fn(|batch: LambdaEvent<_>| worker.handle(batch.payload))).await
 }

@@ -10,5 +10,6 @@ use lambda_http::service_fn;
 async fn main() -> Result<(), lambda_http::Error> {
     let env = Env::at_start().await;
     let webhook = Webhook::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    webhook.prewarm().await;
     lambda_http::run(service_fn(|request| webhook.handle(request))).await
 }
