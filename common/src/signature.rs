@@ -326,6 +326,27 @@ mod tests {
     }
 
     #[test]
+    fn a_secrets_mode_allows_its_own_events_and_is_read_as_it_is_written() {
+        for (mode, text, live, test) in
+            [(SecretMode::Test, "test", false, true), (SecretMode::Live, "live", true, false), (SecretMode::Any, "any", true, true)]
+        {
+            assert_eq!((mode.as_str(), SecretMode::from_text(text)), (text, Some(mode)));
+            assert_eq!((mode.allows(true), mode.allows(false)), (live, test), "{text}");
+        }
+        assert_eq!(SecretMode::from_text("Live"), None);
+    }
+
+    #[test]
+    fn every_refusal_hints_at_what_to_look_at() {
+        let said = |refusal: Refusal, word: &str| assert!(refusal.hint().contains(word), "{refusal}: {}", refusal.hint());
+        said(Refusal::NoHeader, "Stripe-Signature");
+        said(Refusal::BadTimestamp, "cut off");
+        said(Refusal::NoV1 { only_v0: true }, "v0");
+        said(Refusal::TooOld { age_seconds: 301 }, "fast");
+        said(Refusal::TooNew { ahead_seconds: 301 }, "slow");
+    }
+
+    #[test]
     fn a_signature_is_judged_before_its_time() {
         let old = sign(BODY, &secret("whsec_a"), NOW.plus_days(-1));
         let check = |header: &str, secrets: &[Secret]| verify(BODY, Some(header.as_bytes()), secrets, NOW, 300).map_err(|r| r.code());
