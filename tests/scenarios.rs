@@ -252,6 +252,49 @@ async fn stripe_api_failure_loses_nothing_and_what_was_asked_is_granted_once() {
     assert_eq!(standing(&world, "user_1").await.1, 2000);
 }
 
+/// Since 2025-03-31.basil nothing in these events names the invoice, and nothing in the invoice's event its payment: Stripe is asked.
+#[tokio::test]
+async fn a_refund_and_a_dispute_of_a_subscriptions_payment_find_what_it_granted() {
+    let (world, fake) = with_stripe().await;
+    let mut invoice = sample("invoice.paid", "user_1");
+    invoice["data"]["object"].as_object_mut().unwrap().remove("payments");
+    fake.ingest(&invoice.to_string(), true).unwrap();
+    let amount = invoice["data"]["object"]["amount_paid"].as_i64().unwrap();
+    fake.put_payment("pi_TallyHook0009", invoice["data"]["object"]["id"].as_str().unwrap());
+    world.process(&sample("customer.subscription.created", "user_1")).await;
+    world.process(&invoice).await;
+    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
+
+    let event = |kind: &str, id: &str, object: Value| {
+        json!({"id": id, "object": "event", "type": kind, "api_version": "2026-03-25.dahlia", "created": invoice["created"].as_i64().unwrap() + 60,
+            "livemode": false, "data": {"object": object}})
+    };
+    let refund = json!({"id": "re_TallyHook0009", "object": "refund", "charge": "ch_TallyHook0009", "payment_intent": "pi_TallyHook0009",
+        "amount": amount / 2, "status": "succeeded", "metadata": {}});
+    let charge = json!({"id": "ch_TallyHook0009", "object": "charge", "customer": "cus_TallyHook0001", "payment_intent": "pi_TallyHook0009",
+        "amount": amount, "amount_refunded": amount / 2, "currency": "usd", "metadata": {}});
+    let dispute = json!({"id": "dp_TallyHook0009", "object": "dispute", "charge": "ch_TallyHook0009", "payment_intent": "pi_TallyHook0009",
+        "amount": amount / 2, "status": "needs_response", "metadata": {}});
+
+    // Stripe not answering holds nothing up: the event waits, and is asked about again when its turn comes.
+    fake.fail("invoice_payments", 9, Misbehaviour::Status(500, None));
+    let first = event("refund.created", "evt_refund", refund);
+    world.process(&first).await;
+    assert_eq!(world.event("evt_refund").await.unwrap()["reason"], "no_grant");
+    fake.heal();
+    assert_eq!(world.retry_in(3600).await.sent, 1);
+    world.drain().await;
+    assert_eq!(standing(&world, "user_1").await.1, 2500);
+    // The same money told by its charge is not taken twice.
+    world.process(&event("charge.refunded", "evt_charge", charge)).await;
+    assert_eq!(standing(&world, "user_1").await.1, 2500);
+    world.process(&event("charge.dispute.created", "evt_dispute", dispute)).await;
+    assert_eq!(standing(&world, "user_1").await.1, 0);
+    for id in ["evt_refund", "evt_charge", "evt_dispute"] {
+        assert_eq!(world.event(id).await.unwrap()["outcome"], "processed", "{id}");
+    }
+}
+
 #[tokio::test]
 async fn stripe_is_asked_nothing_where_an_event_says_all() {
     let (world, fake) = with_stripe().await;

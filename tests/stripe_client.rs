@@ -50,7 +50,10 @@ async fn objects_events_and_what_paid_an_invoice_are_read() {
     assert_eq!(Subscription::from_json(&subscription.value()).unwrap().status.as_str(), "active");
     let invoice = stripe.invoice(&id("in_TallyHook0001")).await.unwrap();
     assert!(Invoice::from_json(&invoice.value()).unwrap().paid);
-    assert_eq!(stripe.invoice_of_payment(&id("pi_1")).await.unwrap(), Some(id::<InvoiceId>("in_TallyHook0001")));
+    assert_eq!(
+        stripe.invoice_of_payment(&id("pi_1")).await.unwrap(),
+        Some((id::<InvoiceId>("in_TallyHook0001"), Some(id::<CustomerId>("cus_TallyHook0001"))))
+    );
     assert_eq!(stripe.invoice_of_payment(&id::<PaymentIntentId>("pi_2")).await.unwrap(), None);
     assert_eq!(stripe.customer(&id("cus_TallyHook0001")).await.unwrap().id(), Some("cus_TallyHook0001"));
     assert_eq!(stripe.price(&id::<PriceId>("price_pro_test")).await.unwrap().value()["object"], "price");

@@ -247,7 +247,9 @@ impl Event {
             Object::Invoice(invoice) => invoice.customer.as_ref(),
             Object::Charge(charge) => charge.customer.as_ref(),
             Object::Customer(customer) => Some(&customer.id),
-            Object::Refund(_) | Object::Dispute(_) | Object::Other => None,
+            Object::Refund(refund) => refund.customer.as_ref(),
+            Object::Dispute(dispute) => dispute.customer.as_ref(),
+            Object::Other => None,
         }
     }
 

@@ -228,15 +228,23 @@ impl Stripe {
         self.get(&format!("/v1/events/{id}"), Vec::new()).await
     }
 
-    /// The invoice that a payment paid: since 2025-03-31.basil no charge and no payment intent names it.
+    /// The invoice that a payment paid, and its customer: since 2025-03-31.basil no charge and no payment intent names it.
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn invoice_of_payment(&self, intent: &PaymentIntentId) -> Result<Option<InvoiceId>, StripeError> {
+    pub async fn invoice_of_payment(&self, intent: &PaymentIntentId) -> Result<Option<(InvoiceId, Option<CustomerId>)>, StripeError> {
         let path = "/v1/invoice_payments";
-        let params = vec![("payment[type]", "payment_intent".to_owned()), ("payment[payment_intent]", intent.to_string())];
+        let params = vec![
+            ("payment[type]", "payment_intent".to_owned()),
+            ("payment[payment_intent]", intent.to_string()),
+            ("expand[]", "data.invoice".to_owned()),
+        ];
         let page = self.list(path, params, &Cursor::Newest).await?;
-        let invoice = |payment: &Object| payment.value().pointer("/invoice").and_then(|id| id.as_str()?.parse().ok());
+        let invoice = |payment: &Object| {
+            let invoice = payment.value()["invoice"].take();
+            let customer = invoice["customer"].as_str().and_then(|id| id.parse().ok());
+            Some((invoice["id"].as_str()?.parse().ok()?, customer))
+        };
         Ok(page.objects.iter().find_map(invoice))
     }
 

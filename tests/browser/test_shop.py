@@ -79,6 +79,8 @@ def test_a_life_goes_on_renewal_pack_refund_another_plan_and_the_end(stack, open
     figures(page, "pro", "6,000")
     page.get_by_role("button", name="Refund $10.00").click()
     figures(page, "pro", "5,000")
+    page.get_by_role("button", name="Refund $20.00").click()
+    figures(page, "pro", "0")
     # No second subscription: the billing portal, where plans are changed.
     page.get_by_role("button", name="Buy business").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Your plan: pro")

@@ -55,7 +55,7 @@ pub fn advice(status: &str, reason: Option<&str>, waits_for: Option<&str>) -> Ad
         ("no_grant", _) => (
             Act::Reconcile,
             format!(
-                "The payment {name} granted nothing here yet. Reconcile finds what it bought; the refund or dispute follows by itself."
+                "The payment {name} granted nothing here yet. Reconcile finds what it bought, if that is missing; the refund or dispute follows by itself within the hour."
             ),
         ),
         ("conflict", _) => (

@@ -271,13 +271,14 @@ pub fn leaves_out(event: &Event, catalog: &Catalog) -> bool {
             invoice_paid::read(invoice, event, catalog)
         }
         Object::Subscription(subscription) if subscription.items_has_more => customer_subscription::read(subscription, event, catalog),
-        Object::Subscription(_)
-        | Object::Invoice(_)
-        | Object::Charge(_)
-        | Object::Refund(_)
-        | Object::Dispute(_)
-        | Object::Customer(_)
-        | Object::Other => return false,
+        // Which invoice a payment paid. What our own checkout sold says what it is.
+        Object::Charge(charge) => {
+            let sold = ["pack", "mode"].iter().any(|name| charge.metadata.contains_key(*name));
+            return charge.invoice.is_none() && charge.customer.is_some() && charge.payment_intent.is_some() && !sold;
+        }
+        Object::Refund(refund) => return refund.invoice.is_none() && refund.payment_intent.is_some(),
+        Object::Dispute(dispute) => return dispute.invoice.is_none() && dispute.payment_intent.is_some(),
+        Object::Subscription(_) | Object::Invoice(_) | Object::Customer(_) | Object::Other => return false,
     };
     matches!(reading, Err(Parked::Unnamed | Parked::Truncated))
 }
@@ -338,8 +339,12 @@ pub fn ledger_keys(event: &Event) -> Vec<LedgerKey> {
         Object::Subscription(subscription) => customer_subscription::ledger_keys(subscription),
         Object::Invoice(invoice) => invoice_paid::ledger_keys(invoice),
         Object::Charge(charge) => refund::charge_keys(charge),
-        Object::Refund(refund) => vec![refund::key(refund, event)],
-        Object::Dispute(dispute) => vec![charge_dispute::key(dispute)],
+        Object::Refund(refund) => {
+            std::iter::once(refund::key(refund, event)).chain(refund.invoice.as_ref().map(LedgerKey::invoice)).collect()
+        }
+        Object::Dispute(dispute) => {
+            std::iter::once(charge_dispute::key(dispute)).chain(dispute.invoice.as_ref().map(LedgerKey::invoice)).collect()
+        }
         Object::Customer(_) | Object::Other => Vec::new(),
     }
 }

@@ -19,7 +19,7 @@ pub struct Charge {
     pub customer: Option<CustomerId>,
     /// The payment it belongs to; what was granted is found by it.
     pub payment_intent: Option<PaymentIntentId>,
-    /// The invoice it paid (old versions only).
+    /// The invoice it paid: old versions say so, else Stripe was asked.
     pub invoice: Option<InvoiceId>,
     /// Minor units that were charged.
     pub amount: i64,

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Fields, Metadata, ReadError};
 use crate::domain::{
-    ids::{ChargeId, DisputeId, PaymentIntentId},
+    ids::{ChargeId, CustomerId, DisputeId, InvoiceId, PaymentIntentId},
     timestamp::Timestamp,
 };
 
@@ -43,6 +43,10 @@ pub struct Dispute {
     pub charge: Option<ChargeId>,
     /// The payment it belongs to.
     pub payment_intent: Option<PaymentIntentId>,
+    /// The invoice that the payment paid. No event says so: Stripe was asked.
+    pub invoice: Option<InvoiceId>,
+    /// Who paid it, likewise.
+    pub customer: Option<CustomerId>,
     /// Disputed minor units.
     pub amount: i64,
     /// Where it stands.
@@ -67,6 +71,8 @@ impl Dispute {
             id: object.need("id", object.id("id")?)?,
             charge: object.id("charge")?,
             payment_intent: object.id("payment_intent")?,
+            invoice: None,
+            customer: None,
             amount: object.need("amount", object.amount("amount")?)?,
             status: object.word("status")?,
             metadata: object.metadata("metadata"),

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Fields, Metadata, ReadError};
-use crate::domain::ids::{ChargeId, PaymentIntentId, RefundId};
+use crate::domain::ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId, RefundId};
 
 open_enum! {
     /// `status` of a refund.
@@ -34,6 +34,10 @@ pub struct Refund {
     pub charge: Option<ChargeId>,
     /// The payment it belongs to.
     pub payment_intent: Option<PaymentIntentId>,
+    /// The invoice that the payment paid. No event says so: Stripe was asked.
+    pub invoice: Option<InvoiceId>,
+    /// Who paid it, likewise.
+    pub customer: Option<CustomerId>,
     /// Minor units of **this** refund.
     pub amount: i64,
     /// How far it is.
@@ -56,6 +60,8 @@ impl Refund {
             id: object.need("id", object.id("id")?)?,
             charge: object.id("charge")?,
             payment_intent: object.id("payment_intent")?,
+            invoice: None,
+            customer: None,
             amount: object.need("amount", object.amount("amount")?)?,
             status: object.word("status")?,
             metadata: object.metadata("metadata"),

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | a paid checkout session whose metadata names nothing | its line items: one of a pack's price is that pack |
 //! | an invoice or a subscription whose list was cut short before the line that counts | the whole list |
+//! | a refund or a dispute, which do not name the invoice that was paid (since 2025-03-31.basil a charge does not either) | the invoice |
 //!
 //! Without a key nothing is asked, and such an event is parked. The log keeps the event as it came. Stripe not answering is as passing
 //! as DynamoDB not answering: the record fails and comes back. A refusal (the object is gone, the key may not read it) parks the event
-//! as if there were no key.
+//! as if there were no key. For a refund or a dispute no answer is no reason to wait: most payments are known here without it.
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tracing::warn;
 
 use crate::domain::catalog::Catalog;
 use crate::domain::decide::leaves_out;
+use crate::domain::ids::{CustomerId, InvoiceId, PaymentIntentId};
 use crate::event::{CheckoutSession, Invoice, Object, Subscription};
 use crate::process::Job;
 use crate::stripe::{Cursor, Patience, Stripe, StripeError};
@@ -50,7 +52,19 @@ pub(super) async fn complete(stripe: &Stripe, job: &mut Job, catalog: &Catalog) 
                 }
                 Ok(())
             }
-            Object::Charge(_) | Object::Refund(_) | Object::Dispute(_) | Object::Customer(_) | Object::Other => Ok(()),
+            Object::Charge(charge) => {
+                charge.invoice = paid_invoice(stripe, charge.payment_intent.as_ref()).await.map(|(invoice, _)| invoice);
+                Ok(())
+            }
+            Object::Refund(refund) => {
+                (refund.invoice, refund.customer) = told(paid_invoice(stripe, refund.payment_intent.as_ref()).await);
+                Ok(())
+            }
+            Object::Dispute(dispute) => {
+                (dispute.invoice, dispute.customer) = told(paid_invoice(stripe, dispute.payment_intent.as_ref()).await);
+                Ok(())
+            }
+            Object::Customer(_) | Object::Other => Ok(()),
         }
     };
     let error = match tokio::time::timeout(TIMEOUT, asked).await {
@@ -76,6 +90,21 @@ async fn name_purchase(stripe: &Stripe, session: &mut CheckoutSession, catalog: 
     session.metadata.insert("pack".to_owned(), pack.name.clone());
     session.metadata.insert("quantity".to_owned(), quantity.to_string());
     Ok(())
+}
+
+/// The invoice that a payment paid, with its customer.
+async fn paid_invoice(stripe: &Stripe, payment: Option<&PaymentIntentId>) -> Option<(InvoiceId, Option<CustomerId>)> {
+    match stripe.invoice_of_payment(payment?).await {
+        Ok(invoice) => invoice,
+        Err(error) => {
+            warn!(error = error.to_string(), "STRIPE_NOT_ASKED");
+            None
+        }
+    }
+}
+
+fn told(invoice: Option<(InvoiceId, Option<CustomerId>)>) -> (Option<InvoiceId>, Option<CustomerId>) {
+    invoice.map_or((None, None), |(invoice, customer)| (Some(invoice), customer))
 }
 
 /// The event's own object with the whole of its list.

@@ -170,6 +170,12 @@ impl State {
             let payments = json!({"object": "list", "data": payments, "has_more": false});
             value.get_or_insert_with(|| stored.value.clone())["payments"] = payments;
         }
+        if stored.kind == "invoice_payment"
+            && expands.contains(&"invoice")
+            && let Some(invoice) = stored.value["invoice"].as_str().and_then(|id| self.objects.get(id))
+        {
+            value.get_or_insert_with(|| stored.value.clone())["invoice"] = invoice.value.clone();
+        }
         if stored.kind == "checkout.session" && expands.contains(&"line_items") {
             let items = self.inside.get(id).cloned().unwrap_or_default();
             value.get_or_insert_with(|| stored.value.clone())["line_items"] = json!({"object": "list", "data": items, "has_more": false});

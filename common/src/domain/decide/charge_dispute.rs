@@ -8,7 +8,7 @@
 //!
 //! The event's type does not matter: `funds_withdrawn` comes at the opening, not at a loss, and `created` may already be `lost`.
 
-use super::refund::reversal;
+use super::refund::{paid, reversal};
 use super::{Parked, Reading};
 use crate::domain::account::Account;
 use crate::domain::ledger::LedgerKey;
@@ -20,7 +20,8 @@ pub(super) fn read(dispute: &Dispute, account: &Account, payment: Option<&Ledger
         let intent = dispute.payment_intent.as_ref().map(|intent| intent.as_str());
         intent.or(dispute.charge.as_ref().map(|charge| charge.as_str())).unwrap_or(dispute.id.as_str()).to_owned()
     };
-    let grant = payment.ok_or_else(|| Parked::NoGrant(name()))?;
+    let by_invoice = paid(account, dispute.invoice.as_ref());
+    let grant = payment.or(by_invoice.as_ref()).ok_or_else(|| Parked::NoGrant(name()))?;
     let news = News::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone());
     Ok(Reading { facts: reversal(account, grant, news, key(dispute), name)?, ..Reading::default() })
 }

@@ -11,13 +11,13 @@
 
 use super::{Parked, PaymentRef, Reading};
 use crate::domain::account::{Account, Fact};
+use crate::domain::ids::InvoiceId;
 use crate::domain::ledger::LedgerKey;
 use crate::domain::reversal::News;
 use crate::event::{Charge, Event, EventType, Refund, RefundStatus};
 
 pub(super) fn read_charge(charge: &Charge, account: &Account, payment: Option<&LedgerKey>) -> Result<Reading, Parked> {
-    let by_invoice = charge.invoice.as_ref().map(LedgerKey::invoice);
-    let known = by_invoice.filter(|key| account.recorded.contains_key(key));
+    let known = paid(account, charge.invoice.as_ref());
     let name = || charge.payment_intent.as_ref().map_or(charge.id.as_str(), |intent| intent.as_str()).to_owned();
     let grant = known.as_ref().or(payment).ok_or_else(|| Parked::NoGrant(name()))?;
     let key = charge_key(charge);
@@ -34,13 +34,19 @@ pub(super) fn read_refund(refund: &Refund, event: &Event, account: &Account, pay
         let intent = refund.payment_intent.as_ref().map(|intent| intent.as_str());
         intent.or(refund.charge.as_ref().map(|charge| charge.as_str())).unwrap_or(refund.id.as_str()).to_owned()
     };
-    let grant = payment.ok_or_else(|| Parked::NoGrant(name()))?;
+    let by_invoice = paid(account, refund.invoice.as_ref());
+    let grant = payment.or(by_invoice.as_ref()).ok_or_else(|| Parked::NoGrant(name()))?;
     let news = News::Refund(refund.id.clone(), refund.amount, status(refund, event));
     let facts = reversal(account, grant, news, key(refund, event), name)?;
     Ok(Reading { facts, ..Reading::default() })
 }
 
-/// The charge's own key, and that of the invoice it paid (old versions name it).
+/// What was granted for an invoice, if it was.
+pub(super) fn paid(account: &Account, invoice: Option<&InvoiceId>) -> Option<LedgerKey> {
+    invoice.map(LedgerKey::invoice).filter(|key| account.recorded.contains_key(key))
+}
+
+/// The charge's own key, and that of the invoice it paid.
 pub(super) fn charge_keys(charge: &Charge) -> Vec<LedgerKey> {
     std::iter::once(charge_key(charge)).chain(charge.invoice.as_ref().map(LedgerKey::invoice)).collect()
 }
