@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::{Router, routing::post};
 use common::config::{Env, ProvisionConfig};
 use common::event::Family;
-use common::outbox::{self, JobKind, Nudge};
+use common::outbox;
 use common::store::Store;
 use serde_json::{Value, json};
 
@@ -129,12 +129,31 @@ async fn an_app_that_fails_is_called_again_by_the_law_under_the_same_id_and_then
 
     app.answer(StatusCode::OK);
     assert_eq!(world.retry_in(86_400).await.jobs, 0, "what failed for good waits for a person");
-    let again = Nudge { job: JobKind::Provision, user_id: "user_1".parse().unwrap() };
-    assert!(world.outbox().run_again(&store, &again, crate::support::now()).await.unwrap());
+    let shown = world.ask("GET", "/admin/provisioning", Value::Null).await.1;
+    let shown = shown["jobs"].as_array().unwrap().iter().find(|job| job["job"] == "provision").unwrap();
+    assert_eq!((&shown["user_id"], &shown["status"], &shown["attempts"]), (&json!("user_1"), &json!("failed"), &json!(4)));
+    assert!(shown["reason"].as_str().unwrap().contains("the app answered 500"), "{shown}");
+    let again = |user: &str| json!({"job": "provision", "user_id": user, "actor": "ann", "reason": "the app is back"});
+    let (status, answer) = world.ask("POST", "/admin/provisioning", again("user_1")).await;
+    assert_eq!((status, &answer["result"]), (200, &json!("queued")), "{answer}");
     assert_eq!(world.provision().await, 0);
     assert_eq!((payments(app.told())[0].0.clone(), job(&world, "provision", "user_1").await), (ids[0].clone(), "completed".to_owned()));
-    let nobody = Nudge { user_id: "nobody".parse().unwrap(), ..again };
-    assert!(!world.outbox().run_again(&store, &nobody, crate::support::now()).await.unwrap());
+    let shown = world.ask("GET", "/admin/provisioning", Value::Null).await.1;
+    assert!(shown["jobs"].as_array().unwrap().iter().all(|job| job["job"] != "provision"), "{shown}");
+    let audits = world.ask("GET", "/admin/audit", Value::Null).await.1["audits"].clone();
+    assert_eq!(
+        (&audits[0]["actor"], &audits[0]["act"], &audits[0]["target"]),
+        (&json!("ann"), &json!("provisioning"), &json!("provision user_1"))
+    );
+    assert_eq!(world.ask("POST", "/admin/provisioning", again("nobody")).await.1["error"], "job_not_found");
+    for (body, code) in [
+        (json!({"user_id": "user_1"}), "invalid_job"),
+        (json!({"job": "provision"}), "invalid_user_id"),
+        (json!({"job": "all", "user_id": "user_1"}), "invalid_body"),
+    ] {
+        let (status, answer) = world.ask("POST", "/admin/provisioning", body).await;
+        assert_eq!((status, &answer["error"]), (400, &json!(code)));
+    }
 }
 
 #[tokio::test]

@@ -16,17 +16,15 @@ use common::admin::Admin;
 use common::api::Api;
 use common::aws::sdk_config_with;
 use common::config::{
-    AdminConfig, ApiConfig, DeadLetterConfig, Env, HealthConfig, NotifyConfig, OutboxConfig, ProvisionConfig, RetryConfig, WebhookConfig,
-    WorkerConfig, queue_variable,
+    AdminConfig, ApiConfig, DeadLetterConfig, Env, HealthConfig, NotifyConfig, ProvisionConfig, RetryConfig, WebhookConfig, WorkerConfig,
+    queue_variable,
 };
 use common::dead_letter::DeadLetter;
 use common::domain::timestamp::Timestamp;
 use common::event::Family;
 use common::health::HealthCheck;
 use common::notify::Notify;
-use common::outbox::Outbox;
 use common::provision::Provision;
-use common::queue::Queue;
 use common::retry::{Retry, RetryReport};
 use common::signature::{Secret, sign};
 use common::store::schema::create_tables;
@@ -355,11 +353,6 @@ impl World {
         let world = world.redeploy(&all);
         world.calls();
         world
-    }
-
-    /// The jobs for the app, as an operator handles them.
-    pub fn outbox(&self) -> Outbox {
-        Outbox::new(Queue::new(self.sqs.clone()), OutboxConfig { queue_url: self.env.get("QUEUE_URL_PROVISION"), updates: false })
     }
 
     /// Has the function `provision` do what is in its queue at this moment. Returns how many jobs are to come back.

@@ -14,6 +14,8 @@
 //! | `POST /admin/stripe/fix-user/{id}` | sets a user right: see [`Mend`] |
 //! | `POST /admin/stripe/find` `{"text":"…"}` | who that is: a user, `cus_…`, `sub_…`, `evt_…` or an e-mail address |
 //! | `GET /admin/stripe/subscription-health` | the score, its deductions, what was counted |
+//! | `GET /admin/provisioning` | what the app could not be told: jobs that used up their attempts |
+//! | `POST /admin/provisioning` | has one done again: see [`RunAgain`] |
 //! | `GET /admin/audit?limit&next` | what operators did, newest first |
 //!
 //! `GET /admin` and `GET /admin/assets/{name}` are the dashboard's page, style and script: no token, as they show nothing.
@@ -26,6 +28,7 @@ mod find;
 mod fix;
 mod log;
 mod page;
+mod provisioning;
 mod reconcile;
 mod user;
 
@@ -40,6 +43,7 @@ use tracing::{info, warn};
 
 pub use self::fix::Mend;
 pub use self::log::Again;
+pub use self::provisioning::RunAgain;
 pub use self::reconcile::Comparison;
 use crate::answer::{Problem, answer, percent_decode, problem};
 use crate::aws::sdk_config;
@@ -154,6 +158,8 @@ impl Admin {
             (&Method::POST, ["stripe", "fix-user", id @ ..]) => self.fix_user(&user(id)?, request, now).await,
             (&Method::POST, ["stripe", "find"]) => self.find_user(read_body(request)?).await,
             (&Method::GET, ["stripe", "subscription-health"]) => self.health(now).await,
+            (&Method::GET, ["provisioning"]) => self.jobs().await,
+            (&Method::POST, ["provisioning"]) => self.run_job(read_body(request)?, now).await,
             (&Method::GET, ["audit"]) => self.audits(request, now).await,
             (
                 _,
@@ -163,7 +169,7 @@ impl Admin {
                 ]
                 | ["stripe", "webhook-logs", _]
                 | ["stripe", "check-user" | "fix-user", ..]
-                | ["audit"],
+                | ["audit" | "provisioning"],
             ) => Err(problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has another method")),
             _ => Err(not_found()),
         }

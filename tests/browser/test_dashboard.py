@@ -276,3 +276,29 @@ def test_an_api_that_does_not_answer_is_said_and_tried_again(shop, open_page):
     page.unroute("**/admin/audit")
     page.get_by_role("button", name="Try again").click()
     ready(page, "Audit")
+
+
+def test_what_the_app_could_not_be_told_is_told_again(shop, open_page):
+    page = open_page(*SHAPES["phone"])
+    failed = {"job": "provision", "event": "PAYMENT_CONFIRMED", "user_id": "ada", "status": "failed", "attempts": 4, "since": "2026-01-05T10:00:00Z",
+              "reason": "all attempts failed; the last one: the app answered 500 <b>", "finished_at": "2026-01-05T10:30:00Z"}
+    jobs, asked = [failed], []
+
+    def answer(route):
+        if route.request.method == "POST":
+            asked.append(route.request.post_data_json)
+            jobs.clear()
+            route.fulfill(json={"job": "provision", "user_id": "ada", "result": "queued"})
+        else:
+            route.fulfill(json={"jobs": jobs, "waiting": 0, "more": False})
+
+    page.route("**/admin/provisioning", answer)
+    sign_in(page, shop, "#/parked")
+    ready(page, "Parked")
+    expect(page.get_by_text("the app answered 500 <b>")).to_be_visible()
+    look(page, "untold")
+    page.get_by_role("button", name="Tell again about ada, provision").click()
+    confirm(page, "Tell it", "the app is back")
+    expect(page.get_by_role("status").filter(has_text="told about ada again")).to_be_visible()
+    expect(page.get_by_role("heading", name="The app could not be told")).to_have_count(0)
+    assert [(body["job"], body["user_id"], body["reason"], body["actor"]) for body in asked] == [("provision", "ada", "the app is back", "Ann")]

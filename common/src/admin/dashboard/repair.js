@@ -9,7 +9,7 @@ const CAUSES = {
 };
 
 async function parkedView() {
-  const { groups, complete } = await get("/admin/stripe/parked");
+  const [{ groups, complete }, told] = await Promise.all([get("/admin/stripe/parked"), get("/admin/provisioning")]);
   const body = groups.map((group) => card(
     CAUSES[group.reason] ?? (group.reason ?? group.status).replaceAll("_", " "),
     h("p", { class: "row" }, pill(group.status), h("strong", null, group.events === 1 ? "1 event" : `${number(group.events)} events`),
@@ -26,10 +26,37 @@ async function parkedView() {
     title: "Parked",
     body: [
       !complete && notice("warn", null, h("p", null, "There is more than was looked at: the numbers are lower bounds.")),
-      body.length > 0 ? body : h("section", { class: "card" }, empty("Nothing waits for anybody. An event is parked here when it needs a person or a later fact; a failed one when every attempt failed.")),
+      told.jobs.length > 0 && untoldCard(told),
+      body.length > 0 || told.jobs.length > 0 ? body : h("section", { class: "card" }, empty("Nothing waits for anybody. An event is parked here when it needs a person or a later fact; a failed one when every attempt failed.")),
       body.length > 0 && h("p", { class: "row" }, button("Send again what is due", () => sendDue(), { class: "quiet" })),
     ],
   };
+}
+
+/** What the app could not be told, each with a button that tells it again. */
+function untoldCard({ jobs, more }) {
+  const again = async ({ job, user_id }) => {
+    const answer = await confirmed({
+      title: "Tell the app again", confirm: "Tell it",
+      what: h("p", null, `The app's webhook (PROVISION_URL) is called for ${user_id} under the same id as before: an app that had it knows it.`),
+    });
+    if (!answer) return;
+    await post("/admin/provisioning", { job, user_id, reason: answer.reason });
+    toast(`The app is told about ${user_id} again.`);
+    await new Promise((resolve) => setTimeout(resolve, 1200));
+    render();
+  };
+  return card(
+    "The app could not be told",
+    h("p", null, "Every attempt to call PROVISION_URL failed. The accounts themselves are right."),
+    table("What the app could not be told", [
+      { title: "User", of: (job) => userLink(job.user_id) },
+      { title: "About", of: (job) => (job.job === "provision" ? "the first payment" : "tier and credits") },
+      { title: "Why not", of: (job) => [h("span", { class: "reason" }, sentence(job.reason)), h("span", { class: "muted" }, `${number(job.attempts)} attempts, last `, when(job.finished_at, true))] },
+      { title: "Act", of: (job) => button("Tell again", () => again(job), { class: "quiet small-button", "aria-label": `Tell again about ${job.user_id}, ${job.job}` }) },
+    ], jobs),
+    more && h("p", { class: "muted" }, "There are more than are shown."),
+  );
 }
 
 async function retryAll(title, what, body) {
