@@ -12,7 +12,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn read(path: &str) -> String {
+pub fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -21,7 +21,7 @@ fn logical(family: Family) -> String {
     camel(family.as_str())
 }
 
-fn camel(name: &str) -> String {
+pub fn camel(name: &str) -> String {
     let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
     name.split('-').map(capital).collect()
 }
@@ -34,7 +34,7 @@ fn globals(template: &str) -> &str {
 }
 
 /// The text of one resource of the template.
-fn resource(template: &str, name: &str) -> String {
+pub fn resource(template: &str, name: &str) -> String {
     let start = template.find(&format!("\n  {name}:\n")).unwrap_or_else(|| panic!("template.yaml has no {name}"));
     let rest = &template[start + 1..];
     let end = rest
@@ -131,7 +131,9 @@ fn no_role_may_do_everything_or_to_everything() {
     let policies: Vec<String> = template
         .split("\n  ")
         .filter_map(|line| line.split_once(":\n").map(|(name, _)| name).or_else(|| line.strip_suffix(':')))
-        .filter(|name| name.ends_with("Role") || (name.ends_with("Policy") && !name.ends_with("QueuePolicy")))
+        .filter(|name| {
+            name.ends_with("Role") || (name.ends_with("Policy") && !name.ends_with("QueuePolicy") && !name.ends_with("TopicPolicy"))
+        })
         .filter(|name| name.chars().all(char::is_alphanumeric))
         .map(|name| resource(&template, name))
         .collect();
@@ -211,4 +213,29 @@ fn the_guide_names_every_event_type() {
     let named: Vec<&str> = list.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let known: Vec<&str> = EventType::KNOWN.iter().map(EventType::as_str).collect();
     assert_eq!(named, known, "what Stripe is told to send, and what we handle");
+}
+
+#[test]
+fn every_function_and_queue_is_on_the_dashboard() {
+    let template = read("template.yaml");
+    let dashboard = resource(&template, "Dashboard");
+    for part in functions::all() {
+        assert_eq!(dashboard.matches(&format!("\"FunctionName\", \"${{Prefix}}-{}\"", part.name)).count(), 2, "{}", part.name);
+        if part.trigger == Trigger::Queue {
+            assert!(dashboard.contains(&format!("\"QueueName\", \"${{Prefix}}-{}\"", part.name)), "{}", part.name);
+        }
+    }
+    let body = dashboard.split("DashboardBody: !Sub |\n").nth(1).unwrap();
+    serde_json::from_str::<serde_json::Value>(body).unwrap();
+}
+
+#[test]
+fn a_call_that_is_not_answered_ends_before_its_function_does() {
+    let env = Env::from([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
+    let call = common::aws::sdk_config(&env, "DYNAMODB").unwrap().timeout_config().unwrap().operation_timeout().unwrap();
+    let template = read("template.yaml");
+    assert!(resource(&template, "StripeWebhookFunction").contains("Timeout: 10\n"));
+    assert!(call.as_secs() < 10, "the webhook makes one call");
+    // A worker reads, writes, and once more for each account by itself.
+    assert!(globals(&template).contains("Timeout: 30 ") && 4 * call.as_secs() < 30);
 }

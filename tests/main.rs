@@ -21,6 +21,7 @@ mod model;
 mod notify;
 mod openapi;
 mod parameters;
+mod permissions;
 mod portal;
 mod provision;
 mod reconcile;

@@ -82,14 +82,9 @@ impl Shop {
 
 pub fn processor(world: &World) -> Processor {
     let catalog = Catalog::parse(include_str!("../catalog.toml")).unwrap();
-    let redrive = Redrive::new(Queue::new(world.sqs.clone()), queues(world));
-    Processor {
-        store: Store::new(world.dynamodb.clone(), "accounts", "events"),
-        catalog,
-        livemode: None,
-        redrive,
-        outbox: Outbox::default(),
-    }
+    let (dynamodb, sqs) = world.clients("reconcile");
+    let redrive = Redrive::new(Queue::new(sqs), queues(world));
+    Processor { store: Store::new(dynamodb, "accounts", "events"), catalog, livemode: None, redrive, outbox: Outbox::default() }
 }
 
 fn queues(world: &World) -> BTreeMap<Family, String> {

@@ -73,6 +73,8 @@ pub fn cancelled(call: &Call, what: &str, code: &str) -> Fault {
 /// One call as the transport saw it.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// Who called; `None` is the test itself.
+    pub function: Option<&'static str>,
     pub operation: String,
     pub request: Value,
     /// DynamoDB's capacity units, tables and indexes together; the embedded DynamoDB counts as AWS bills.
@@ -85,6 +87,7 @@ type FaultPlan = Box<dyn FnMut(&Call) -> Option<Fault> + Send>;
 
 #[derive(Clone)]
 struct Wire {
+    function: Option<&'static str>,
     database: Arc<Database>,
     sqs: Sqs,
     calls: Arc<Mutex<Vec<Call>>>,
@@ -112,7 +115,10 @@ impl HttpConnector for Wire {
             let body = request.body().bytes().unwrap_or(b"{}").to_vec();
             let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
             let read = serde_json::from_slice(&body).unwrap_or(Value::Null);
-            let mut call = Call { operation, request: read, units: 0.0, bytes: body.len() };
+            let mut call = Call { function: wire.function, operation, request: read, units: 0.0, bytes: body.len() };
+            if let Some(function) = call.function {
+                crate::permissions::check(function, &call);
+            }
             // Whoever runs beside this caller goes first now and then, as over a network.
             tokio::task::yield_now().await;
             let fault = wire.faults.lock().unwrap().as_mut().and_then(|plan| plan(&call));
@@ -169,6 +175,13 @@ impl HttpConnector for Wire {
 }
 
 impl Wire {
+    /// Clients that call in the name of a function, or of the test.
+    fn clients(&self, env: &Env, function: Option<&'static str>) -> (aws_sdk_dynamodb::Client, aws_sdk_sqs::Client) {
+        let wire = Self { function, ..self.clone() };
+        let config = sdk_config_with(env, Some("http://aws.test".to_owned()), SharedHttpClient::new(wire)).unwrap();
+        (aws_sdk_dynamodb::Client::new(&config), aws_sdk_sqs::Client::new(&config))
+    }
+
     async fn carry_out(&self, target: &str, operation: &str, body: &[u8]) -> HttpResponse {
         if target.starts_with("AmazonSQS") {
             let (status, body, error) = self.sqs.handle(target, "sqs.test", body).await;
@@ -259,6 +272,7 @@ impl World {
         let ticking = clock.clone();
         let sqs = Sqs::open(None, Arc::new(move || ticking.load(std::sync::atomic::Ordering::SeqCst))).unwrap();
         let wire = Wire {
+            function: None,
             database: Arc::new(Database::memory().unwrap()),
             sqs,
             calls: Arc::default(),
@@ -275,9 +289,7 @@ impl World {
             ("ACCOUNTS_TABLE", "accounts"),
             ("EVENTS_TABLE", "events"),
         ]);
-        let config = sdk_config_with(&env, Some("http://aws.test".to_owned()), SharedHttpClient::new(wire.clone())).unwrap();
-        let dynamodb = aws_sdk_dynamodb::Client::new(&config);
-        let sqs = aws_sdk_sqs::Client::new(&config);
+        let (dynamodb, sqs) = wire.clients(&env, None);
         create_tables(&dynamodb, "accounts", "events").await.unwrap();
         for name in ["dead-letter", "notify"] {
             let queue = sqs.create_queue().queue_name(name).send().await.unwrap();
@@ -316,18 +328,22 @@ impl World {
         for (name, value) in variables {
             env.set(*name, *value);
         }
+        // Each calls in its own name, and may do what its role may.
+        let clients = |function: &'static str| wire.clients(&env, Some(function));
         let worker = |family: Family| {
             let config = WorkerConfig::from_env(&env, family).unwrap();
-            (family, Arc::new(Worker::new(config, family, dynamodb.clone(), sqs.clone())))
+            let (dynamodb, sqs) = clients(family.as_str());
+            (family, Arc::new(Worker::new(config, family, dynamodb, sqs)))
         };
+        let [api, admin, retry, dead_letter, health] = ["api", "admin", "retry", "dead-letter", "health"].map(clients);
         Self {
-            webhook: Webhook::new(WebhookConfig::from_env(&env).unwrap(), sqs.clone()),
-            api: Api::new(ApiConfig::from_env(&env).unwrap(), dynamodb.clone(), sqs.clone()),
-            admin: Admin::new(AdminConfig::from_env(&env).unwrap(), &dynamodb, &sqs),
-            retry: Retry::new(RetryConfig::from_env(&env).unwrap(), dynamodb.clone(), sqs.clone()),
-            dead_letter: DeadLetter::new(DeadLetterConfig::from_env(&env).unwrap(), dynamodb.clone(), sqs.clone()),
-            health: HealthCheck::new(HealthConfig::from_env(&env).unwrap(), dynamodb.clone(), sqs.clone()),
-            notify: Notify::new(NotifyConfig::from_env(&env).unwrap(), dynamodb.clone()),
+            webhook: Webhook::new(WebhookConfig::from_env(&env).unwrap(), clients("stripe-webhook").1),
+            api: Api::new(ApiConfig::from_env(&env).unwrap(), api.0, api.1),
+            admin: Admin::new(AdminConfig::from_env(&env).unwrap(), &admin.0, &admin.1),
+            retry: Retry::new(RetryConfig::from_env(&env).unwrap(), retry.0, retry.1),
+            dead_letter: DeadLetter::new(DeadLetterConfig::from_env(&env).unwrap(), dead_letter.0, dead_letter.1),
+            health: HealthCheck::new(HealthConfig::from_env(&env).unwrap(), health.0, health.1),
+            notify: Notify::new(NotifyConfig::from_env(&env).unwrap(), clients("notify").0),
             workers: Family::ALL.into_iter().map(worker).collect(),
             wire,
             env,
@@ -357,7 +373,8 @@ impl World {
 
     /// Has the function `provision` do what is in its queue at this moment. Returns how many jobs are to come back.
     pub async fn provision(&self) -> usize {
-        let provision = Provision::new(ProvisionConfig::from_env(&self.env).unwrap(), self.dynamodb.clone(), self.sqs.clone());
+        let (dynamodb, sqs) = self.clients("provision");
+        let provision = Provision::new(ProvisionConfig::from_env(&self.env).unwrap(), dynamodb, sqs);
         let mut failed = 0;
         loop {
             let batch = self.receive_from("provision").await;
@@ -368,6 +385,11 @@ impl World {
             failed += answer.batch_item_failures.len();
             self.delete_from("provision", &batch, &answer).await;
         }
+    }
+
+    /// Clients that call in the name of a function.
+    pub fn clients(&self, function: &'static str) -> (aws_sdk_dynamodb::Client, aws_sdk_sqs::Client) {
+        self.wire.clients(&self.env, Some(function))
     }
 
     /// The same tables and queues with other variables.

@@ -7,7 +7,7 @@
 //! | `STRIPE_LIVEMODE` | stripe-webhook, workers | `true`, `false`: the mode of this deployment; an event of the other is never applied | both |
 //! | `WEBHOOK_TOLERANCE_SECONDS` | stripe-webhook | how far a signature's time may be off, 1 to 86400 | 300 |
 //! | `QUEUE_URL_<FAMILY>` | stripe-webhook, reconcile, retry, admin, health (all); a worker (its own must be there, the others it sends freed events to) | for example `QUEUE_URL_INVOICE_PAID` | – |
-//! | `QUEUE_URL_NOTIFY` | stripe-webhook, workers, dead-letter, retry, health | where alerts go; without one they are only logged | – |
+//! | `QUEUE_URL_NOTIFY` | stripe-webhook, workers, dead-letter, retry, health, reconcile | where alerts go; without one they are only logged | – |
 //! | `QUEUE_URL_DEAD_LETTER` | health, admin | the dead-letter queue, to count what is in it | not counted |
 //! | `SLACK_WEBHOOK_URL`, `DISCORD_WEBHOOK_URL` | notify | where alerts are posted: https, public addresses only | not posted |
 //! | `NOTIFY_ALLOW_LOOPBACK` | notify | `true` also allows http to this machine, for the local stack | false |
@@ -24,6 +24,7 @@
 //! | `PROVISION_ALLOW_LOOPBACK` | provision | `true` also allows http to this machine, for the local stack | false |
 //! | `APP_API_TOKEN` | api | the app's bearer token; without one every route refuses | – |
 //! | `ADMIN_API_TOKEN` | admin | the operator's bearer token; without one every route refuses | – |
+//! | `METRICS_NAMESPACE` | all | what the metrics are filed under in CloudWatch: one for each deployment of an AWS account | tallyhook |
 //! | `LOG_LEVEL` | all | `error`, `warn`, `info`, `debug` | info |
 //! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_CA_BUNDLE`, … | all | see [`crate::aws`] | – |
 //!

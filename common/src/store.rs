@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
-use aws_sdk_dynamodb::types::{AttributeValue, ConditionCheck, KeysAndAttributes, Put, TransactWriteItem};
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, Put, TransactWriteItem};
 
 use self::items::{Item, Key, Table};
 use crate::aws::PREWARM_TIMEOUT;
@@ -108,9 +108,9 @@ impl StoreError {
 /// One write of a transaction.
 #[derive(Clone, Debug)]
 pub struct Write {
-    /// What it writes or checks.
+    /// What it writes.
     pub key: Key,
-    /// The whole item to put; `None` only checks the condition.
+    /// The whole item to put; `None` keeps its place in a plan until it is known.
     pub item: Option<Item>,
     /// What must hold.
     pub condition: Condition,
@@ -230,27 +230,15 @@ impl Store {
     }
 
     fn request(&self, write: &Write) -> Result<TransactWriteItem, StoreError> {
-        let table = write.key.table();
+        let message = || format!("nothing was decided for {:?}", write.key);
+        let item = write.item.clone().ok_or_else(|| StoreError::Refused { operation: "TransactWriteItems", message: message() })?;
+        let mut put = Put::builder().table_name(self.table(write.key.table())).set_item(Some(item));
         let (text, values) = condition(&write.condition);
-        let wrong = |error| refused("TransactWriteItems", &error);
-        Ok(match &write.item {
-            Some(item) => {
-                let mut put = Put::builder().table_name(self.table(table)).set_item(Some(item.clone()));
-                if let Some(text) = text {
-                    put = put.condition_expression(text).set_expression_attribute_values(values);
-                }
-                TransactWriteItem::builder().put(put.build().map_err(wrong)?).build()
-            }
-            None => {
-                let key = items::key_attributes(table, &write.key.partition(), &write.key.sort());
-                let check = ConditionCheck::builder()
-                    .table_name(self.table(table))
-                    .set_key(Some(key))
-                    .condition_expression(text.unwrap_or("attribute_exists(pk) OR attribute_not_exists(pk)"))
-                    .set_expression_attribute_values(values);
-                TransactWriteItem::builder().condition_check(check.build().map_err(wrong)?).build()
-            }
-        })
+        if let Some(text) = text {
+            put = put.condition_expression(text).set_expression_attribute_values(values);
+        }
+        let put = put.build().map_err(|error| refused("TransactWriteItems", &error))?;
+        Ok(TransactWriteItem::builder().put(put).build())
     }
 }
 

@@ -11,7 +11,7 @@
 //! **Invariant:** never a payload, signature, secret, token, e-mail address or name.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
@@ -25,31 +25,29 @@ pub fn init(env: &Env) {
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().json().flatten_event(true).with_current_span(false).with_span_list(false).with_target(false);
     let _ = lines.with_env_filter(filter).try_init();
-    METRICS.store(true, Ordering::Relaxed);
+    let _ = NAMESPACE.set(env.get("METRICS_NAMESPACE").unwrap_or_else(|| "tallyhook".to_owned()));
 }
 
-/// Whether metrics are written: only by functions, which start logging.
-static METRICS: AtomicBool = AtomicBool::new(false);
+/// What this deployment's metrics are filed under. Metrics are written only where it is set: by functions, which start logging.
+static NAMESPACE: OnceLock<String> = OnceLock::new();
 
 /// Writes metrics as one line of CloudWatch's embedded metric format: CloudWatch makes metrics of it, and no call is needed. `dimensions`
 /// are names and values by which they can be told apart.
 pub fn metrics(dimensions: &[(&str, &str)], metrics: &[(&str, f64)]) {
-    if !METRICS.load(Ordering::Relaxed) || metrics.is_empty() {
-        return;
-    }
+    let Some(namespace) = NAMESPACE.get().filter(|_| !metrics.is_empty()) else { return };
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let line = embedded(dimensions, metrics, u64::try_from(since.as_millis()).unwrap_or(0));
+    let line = embedded(namespace, dimensions, metrics, u64::try_from(since.as_millis()).unwrap_or(0));
     // Standard output that is gone takes the log with it; there is nobody to tell.
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
-fn embedded(dimensions: &[(&str, &str)], metrics: &[(&str, f64)], now_ms: u64) -> Value {
+fn embedded(namespace: &str, dimensions: &[(&str, &str)], metrics: &[(&str, f64)], now_ms: u64) -> Value {
     let names: Vec<&str> = dimensions.iter().map(|(name, _)| *name).collect();
     let listed: Vec<Value> = metrics.iter().map(|(name, _)| json!({"Name": name})).collect();
     let mut line = Map::new();
     line.insert(
         "_aws".to_owned(),
-        json!({"Timestamp": now_ms, "CloudWatchMetrics": [{"Namespace": "tallyhook", "Dimensions": [names], "Metrics": listed}]}),
+        json!({"Timestamp": now_ms, "CloudWatchMetrics": [{"Namespace": namespace, "Dimensions": [names], "Metrics": listed}]}),
     );
     line.extend(dimensions.iter().map(|(name, value)| ((*name).to_owned(), json!(value))));
     line.extend(metrics.iter().map(|(name, value)| ((*name).to_owned(), json!(value))));
@@ -69,7 +67,7 @@ mod tests {
     #[test]
     fn metrics_are_a_line_that_cloudwatch_reads() {
         assert_eq!(
-            embedded(&[("family", "invoice-paid")], &[("Processed", 3.0)], 1_795_219_200_000),
+            embedded("tallyhook", &[("family", "invoice-paid")], &[("Processed", 3.0)], 1_795_219_200_000),
             json!({
                 "_aws": {
                     "Timestamp": 1_795_219_200_000_u64,

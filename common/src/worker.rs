@@ -65,6 +65,8 @@ struct Unreadable {
 #[derive(Default)]
 struct Tally {
     counts: [(&'static str, u32); 5],
+    /// Seconds from Stripe making an event to its being applied, of the slowest.
+    applied_after_seconds: Option<i64>,
     alerts: BTreeMap<String, Alert>,
 }
 
@@ -94,8 +96,10 @@ impl Tally {
 
     fn write(&self, family: Family) {
         let counts = self.counts.iter().filter(|(_, count)| *count > 0);
-        let counts: Vec<(&str, f64)> = counts.map(|&(name, count)| (name, f64::from(count))).collect();
-        telemetry::metrics(&[("family", family.as_str())], &counts);
+        let mut metrics: Vec<(&str, f64)> = counts.map(|&(name, count)| (name, f64::from(count))).collect();
+        let slowest = self.applied_after_seconds.and_then(|seconds| u32::try_from(seconds).ok());
+        metrics.extend(slowest.map(|seconds| ("AppliedAfterSeconds", f64::from(seconds))));
+        telemetry::metrics(&[("family", family.as_str())], &metrics);
     }
 }
 
@@ -165,6 +169,10 @@ impl Worker {
             if let Some(Some(outcome)) = outcomes.get(*place) {
                 self.log(&job.event, outcome, job.attempt, started);
                 tally.count(outcome);
+                if let Ok(Done::Processed(..)) = outcome {
+                    let seconds = clock::now().seconds_since(job.event.created);
+                    tally.applied_after_seconds = tally.applied_after_seconds.max(Some(seconds));
+                }
                 if let Ok(Done::Parked(parked)) = outcome {
                     tally.alert(job.event.id.as_str(), job.event.kind.as_str(), parked);
                 }

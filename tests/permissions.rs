@@ -1,0 +1,213 @@
+//! Least privilege, enforced: in every test of this binary a function may call only what its role in `template.yaml` allows, on the
+//! tables, indexes and queues that it allows. A call that AWS would refuse ends the test; a permission that nobody uses fails the one
+//! below.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use common::alert::Alerts;
+use common::event::Family;
+use common::queue::Queue;
+use common::reconcile::{Options, Reconciler};
+use local::stack::functions;
+use serde_json::{Value, json};
+
+use crate::guards::{camel, read, resource};
+use crate::reconcile::processor;
+use crate::stripe_client::{KEY, stripe};
+use crate::support::{Call, Fault, World, now, pack, sample};
+
+/// `("dynamodb:Query", "EventsTable/index/by_day")`
+type Permission = (String, String);
+
+static ROLES: LazyLock<BTreeMap<&'static str, BTreeSet<Permission>>> = LazyLock::new(|| {
+    let template = read("template.yaml");
+    functions::all().iter().map(|part| (part.name, permissions(&template, part.name))).collect()
+});
+
+/// What the function's role and its managed policies allow.
+fn permissions(template: &str, function: &str) -> BTreeSet<Permission> {
+    let role = resource(template, &format!("{}Role", camel(function)));
+    let managed = words(&role, "!Ref ").into_iter().filter(|name| name.ends_with("Policy"));
+    managed.map(|name| resource(template, &name)).chain([role.clone()]).flat_map(|policy| allowed(&policy)).collect()
+}
+
+fn allowed(policy: &str) -> Vec<Permission> {
+    let each = |statement: &str| {
+        let places = places(statement);
+        let with_places = |action: String| places.iter().map(move |place| (action.clone(), place.clone())).collect::<Vec<_>>();
+        actions(statement).into_iter().flat_map(with_places).collect::<Vec<_>>()
+    };
+    policy.split("- Sid:").skip(1).flat_map(each).collect()
+}
+
+fn actions(statement: &str) -> Vec<String> {
+    let services = ["dynamodb:", "sqs:"];
+    services.iter().flat_map(|service| words(statement, service).into_iter().map(move |name| format!("{service}{name}"))).collect()
+}
+
+/// Tables, indexes (`${EventsTable.Arn}/index/by_day`) and queues.
+fn places(statement: &str) -> Vec<String> {
+    let whole = words(statement, "!GetAtt ").into_iter();
+    let indexes = statement.split("!Sub ${").skip(1).filter_map(|rest| {
+        let (table, rest) = rest.split_once(".Arn}/index/")?;
+        Some(format!("{table}/index/{}", rest.split_whitespace().next()?))
+    });
+    whole.chain(indexes).filter(|place| place.contains("Queue") || place.contains("Table")).collect()
+}
+
+/// The names that follow a mark.
+fn words(text: &str, mark: &str) -> Vec<String> {
+    text.split(mark).skip(1).map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric()).collect()).collect()
+}
+
+/// What AWS asks for before it does what is called.
+fn needs(call: &Call) -> Vec<Permission> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let table = |name: &str| format!("{}Table", camel(name));
+    let one = |operation: &str, request: &Value| {
+        let index = request["IndexName"].as_str().map_or_else(String::new, |index| format!("/index/{index}"));
+        (format!("dynamodb:{operation}"), format!("{}{index}", table(&text(&request["TableName"]))))
+    };
+    let request = &call.request;
+    match call.operation.as_str() {
+        "BatchGetItem" => {
+            let tables = request["RequestItems"].as_object().unwrap().keys();
+            tables.map(|name| ("dynamodb:BatchGetItem".to_owned(), table(name))).collect()
+        }
+        "TransactWriteItems" => {
+            let writes = request["TransactItems"].as_array().unwrap().iter().flat_map(|write| write.as_object().unwrap());
+            // Put, Update, Delete, ConditionCheck
+            writes.map(|(kind, write)| one(&format!("{kind}Item"), write)).collect()
+        }
+        "GetItem" | "PutItem" | "UpdateItem" | "DeleteItem" | "Query" | "Scan" => vec![one(&call.operation, request)],
+        sqs => {
+            let queue = text(&request["QueueUrl"]);
+            let queue = format!("{}Queue", camel(queue.rsplit('/').next().unwrap_or_default()));
+            vec![(format!("sqs:{}", sqs.trim_end_matches("Batch")), queue)]
+        }
+    }
+}
+
+/// Panics when AWS would refuse the call.
+pub fn check(function: &str, call: &Call) {
+    for (action, place) in needs(call) {
+        assert!(ROLES[function].contains(&(action.clone(), place.clone())), "{function} may not do {action} on {place}: see template.yaml");
+    }
+}
+
+/// What Lambda does with a function's role to bring it its queue's messages.
+const POLLING: [&str; 3] = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"];
+
+/// The workers have the same permissions, and are one here.
+fn group(function: &'static str) -> &'static str {
+    if Family::ALL.iter().any(|family| family.as_str() == function) { "worker" } else { function }
+}
+
+/// A deployment in which every function does what it is there for, and what it does when something is wrong.
+async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
+    let (fake, client) = stripe().await;
+    let address = fake.start().await.unwrap();
+    let stripe = format!("http://{address}");
+    let nowhere = "http://127.0.0.1:9/hook";
+    let world = World::provisioning(&[
+        ("STRIPE_SECRET_KEY", KEY),
+        ("STRIPE_API_BASE", &stripe),
+        ("SLACK_WEBHOOK_URL", nowhere),
+        ("NOTIFY_ALLOW_LOOPBACK", "true"),
+        ("PROVISION_URL", nowhere),
+        ("PROVISION_SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
+        ("PROVISION_ALLOW_LOOPBACK", "true"),
+    ])
+    .await;
+
+    // The app's side, with a session whose webhook never came.
+    world.sign_up("user_1").await;
+    world.app("POST", "/users/user_1/credits/consume", json!({"credits": 1}), Some("key")).await;
+    world.ledger("user_1").await;
+    let session = sample("checkout.session.completed.pack", "user_1");
+    fake.ingest(&session.to_string(), false).unwrap();
+    world.setup_status(session["data"]["object"]["id"].as_str().unwrap()).await;
+
+    // A worker: applied, parked and freed, failed to the end; access that ends by time.
+    let mut unknown = pack("unknown", "user_1", 1);
+    unknown["data"]["object"]["metadata"] = json!({"user_id": "user_1"});
+    world.process(&unknown).await;
+    for name in ["customer.subscription.created", "invoice.paid", "charge.refunded"] {
+        world.process(&sample(name, "user_2")).await;
+    }
+    let mut unpaid = sample("customer.subscription.updated.past_due", "user_2");
+    let start = now().unix() - 3600;
+    unpaid["created"] = json!(start + 60);
+    unpaid["data"]["object"]["items"]["data"][0]["current_period_start"] = json!(start);
+    unpaid["data"]["object"]["items"]["data"][0]["current_period_end"] = json!(start + 30 * 86_400);
+    world.process(&unpaid).await;
+    world.deliver(pack("dead", "user_1", 1).to_string().as_bytes()).await;
+    world.fault(|call| call.request.to_string().contains("evt_dead").then_some(Fault::LoseRequest));
+    for _ in 0..5 {
+        world.drain().await;
+        world.pass_seconds(901);
+    }
+    world.heal();
+    world.drain_dead_letters().await;
+
+    // Reconciliation that stops and goes on, by itself and for an operator; what it leaves makes health speak.
+    let appear = |tags: &[&str]| {
+        for tag in tags {
+            let text = sample("customer.subscription.created", &format!("user_{tag}")).to_string();
+            let mut event: Value = serde_json::from_str(&text.replace("TallyHook0", &format!("TallyHook{tag}0"))).unwrap();
+            event["id"] = json!(format!("evt_{tag}"));
+            event["created"] = json!(now().unix() - 7200);
+            fake.ingest(&event.to_string(), true).unwrap();
+        }
+    };
+    let alerts = Alerts::new(Queue::new(world.clients("reconcile").1), world.env.get("QUEUE_URL_NOTIFY"));
+    let reconciler = Reconciler::new(client, processor(&world)).with_alerts(alerts);
+    appear(&["A", "B", "C", "D"]);
+    for most_changes in [1, 500] {
+        let report = reconciler.run(&Options { most_changes, ..Options::default() }, now()).await;
+        reconciler.conclude(&report, None, now()).await;
+    }
+    appear(&["E", "F", "G", "H"]);
+    for cap in [1, 500] {
+        let body = json!({"dry_run": false, "cap": cap, "actor": "ann", "reason": "a tour"});
+        assert_eq!(world.ask("POST", "/admin/stripe/reconcile", body).await.0, 200);
+    }
+    for path in ["webhook-logs", "check-user/user_1", "subscription-health", "parked"] {
+        assert_eq!(world.ask("GET", &format!("/admin/stripe/{path}"), Value::Null).await.0, 200, "{path}");
+    }
+    for what in [json!({}), json!({"id": "evt_dead"}), json!({"status": "parked"})] {
+        assert_eq!(world.ask("POST", "/admin/stripe/retry-webhooks", what).await.0, 200);
+    }
+    world.drain().await;
+    world.retry_in(60 * 86_400).await;
+    world.health.handle(Value::Null).await.unwrap();
+    world.notify().await;
+    world.provision().await;
+
+    let mut used: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
+    for call in world.calls() {
+        if let Some(function) = call.function {
+            used.entry(group(function)).or_default().extend(needs(&call).into_iter().map(|(action, _)| action));
+        }
+    }
+    used
+}
+
+#[tokio::test]
+async fn no_role_has_a_permission_that_its_function_has_no_use_for() {
+    let used = tour().await;
+    let anybody: BTreeSet<&String> = used.values().flatten().collect();
+    // What all get is used by one of them at least.
+    let template = read("template.yaml");
+    let common: BTreeSet<Permission> = ["TablesPolicy", "SendPolicy"].iter().flat_map(|name| allowed(&resource(&template, name))).collect();
+    let mut idle: BTreeSet<String> =
+        common.iter().filter(|(action, _)| !anybody.contains(action)).map(|(action, _)| format!("everybody {action}")).collect();
+    for part in functions::all() {
+        let polled = |action: &str| part.trigger == functions::Trigger::Queue && POLLING.contains(&action);
+        let used = &used[group(part.name)];
+        let own = ROLES[part.name].iter().filter(|permission| !common.contains(permission)).map(|(action, _)| action);
+        idle.extend(own.filter(|action| !polled(action) && !used.contains(*action)).map(|action| format!("{} {action}", group(part.name))));
+    }
+    assert_eq!(idle, BTreeSet::new(), "allowed by template.yaml and never done");
+}
