@@ -225,7 +225,7 @@ fn every_function_and_queue_is_on_the_dashboard() {
             assert!(dashboard.contains(&format!("\"QueueName\", \"${{Prefix}}-{}\"", part.name)), "{}", part.name);
         }
     }
-    let body = dashboard.split("DashboardBody: !Sub |\n").nth(1).unwrap();
+    let body = dashboard.split("DashboardBody: !Sub |\n").nth(1).unwrap().split("\n\n").next().unwrap();
     serde_json::from_str::<serde_json::Value>(body).unwrap();
 }
 

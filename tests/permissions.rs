@@ -121,6 +121,8 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
     ])
     .await;
 
+    world.webhook.prewarm().await;
+
     // The app's side, with a session whose webhook never came.
     world.sign_up("user_1").await;
     world.app("POST", "/users/user_1/credits/consume", json!({"credits": 1}), Some("key")).await;

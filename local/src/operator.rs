@@ -1,8 +1,9 @@
 //! The operator's commands: the admin API from a terminal, of the local stack or of a deployment.
 //!
-//! Exit codes: 0 done, or in order; 1 looked at, and something needs a person (`health` below 80, `check-user` and `reconcile` with
-//! differences); 2 it could not be done, with a sentence on the error output that says what to do.
+//! Exit codes: 0 done, or in order; 1 looked at, and something needs a person (`health` below 80, `check-user`, `reconcile` and `compare`
+//! with differences); 2 it could not be done, with a sentence on the error output that says what to do.
 
+mod compare;
 mod events;
 mod reconcile;
 mod table;
@@ -34,12 +35,13 @@ pub enum Operator {
     Reconcile(reconcile::Reconcile),
     CheckUser(users::CheckUser),
     FixUser(users::FixUser),
+    Compare(compare::Compare),
 }
 
 /// Whom to ask, and how to answer.
 #[derive(Args, Clone, Debug)]
 pub struct Target {
-    /// The deployment: the local stack, or the address of a deployed API. Its token is taken from ADMIN_API_TOKEN
+    /// The deployment: the local stack, or the address of a deployed API. Its token is taken from ADMIN_API_TOKEN (for compare: APP_API_TOKEN)
     #[arg(long, env = "TALLYHOOK_URL", default_value = DEFAULT_URL)]
     url: String,
     /// Print the API's JSON instead of tables
@@ -69,34 +71,42 @@ impl Operator {
             Self::Reconcile(command) => command.run().await,
             Self::CheckUser(command) => command.run().await,
             Self::FixUser(command) => command.run().await,
+            Self::Compare(command) => command.run().await,
         }
     }
 }
 
-/// The admin API of one deployment.
+/// The admin API (of `compare` the app's) of one deployment.
 struct Api {
     client: Client,
     url: String,
     token: String,
+    /// Where the token is taken from.
+    variable: &'static str,
     json: bool,
 }
 
 impl Target {
     fn api(&self) -> anyhow::Result<Api> {
+        self.api_with("ADMIN_API_TOKEN", ADMIN_TOKEN)
+    }
+
+    /// With the token of this variable; the local stack has one of its own.
+    fn api_with(&self, variable: &'static str, local: &str) -> anyhow::Result<Api> {
         let url = self.url.trim_end_matches('/').to_owned();
         let uri: Uri = url.parse().with_context(|| format!("{url} is no url"))?;
         let here = matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
         if uri.scheme_str() == Some("http") && !here {
             bail!("{url} would carry the token in the clear: use https://");
         }
-        let token = match std::env::var("ADMIN_API_TOKEN") {
+        let token = match std::env::var(variable) {
             Ok(token) if !token.trim().is_empty() => token.trim().to_owned(),
-            Ok(_) | Err(_) if here => ADMIN_TOKEN.to_owned(),
+            Ok(_) | Err(_) if here => local.to_owned(),
             Ok(_) | Err(_) => {
-                bail!("set ADMIN_API_TOKEN to the token of {url}; it is not taken from the command line, where others can read it")
+                bail!("set {variable} to the token of {url}; it is not taken from the command line, where others can read it")
             }
         };
-        Ok(Api { client: Client::for_url(&url)?, url, token, json: self.json })
+        Ok(Api { client: Client::for_url(&url)?, url, token, variable, json: self.json })
     }
 }
 
@@ -113,6 +123,17 @@ impl Api {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>, idempotency_key: Option<&str>) -> anyhow::Result<Value> {
+        let (status, answer) = self.send(method, path, body, idempotency_key).await?;
+        self.read(status, answer)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        idempotency_key: Option<&str>,
+    ) -> anyhow::Result<(StatusCode, Option<Value>)> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))
@@ -123,11 +144,15 @@ impl Api {
         }
         let request = request.body(body.map_or_else(Body::empty, |body| Body::from(body.to_string()))).context("the request")?;
         let (status, answer) = self.client.send(request).await?;
-        let read: Option<Value> = serde_json::from_slice(&answer).ok();
-        match (status, read) {
+        Ok((status, serde_json::from_slice(&answer).ok()))
+    }
+
+    /// The answer, or why there is none.
+    fn read(&self, status: StatusCode, answer: Option<Value>) -> anyhow::Result<Value> {
+        match (status, answer) {
             (StatusCode::OK, Some(answer)) => Ok(answer),
             (StatusCode::UNAUTHORIZED, _) => {
-                Err(anyhow!("{} does not take this token: set ADMIN_API_TOKEN to the one of the deployment", self.url))
+                Err(anyhow!("{} does not take this token: set {} to the one of the deployment", self.url, self.variable))
             }
             (status, Some(answer)) if answer["message"].is_string() => {
                 let code = answer["error"].as_str().map_or_else(|| status.as_str().to_owned(), str::to_owned);
