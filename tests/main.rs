@@ -6,6 +6,7 @@
 mod admin;
 mod admin_user;
 mod any_order;
+mod any_stripe;
 mod checkout;
 mod conformance;
 mod corpus;
