@@ -9,6 +9,7 @@ use common::pages::Page;
 use maud::{Markup, html};
 use serde_json::{Value, json};
 
+use super::super::APP_TOKEN;
 use super::Shared;
 use crate::fake_stripe::FakeStripe;
 
@@ -145,13 +146,15 @@ fn look_around(shop: &Shared) -> Markup {
     let url = &shop.url;
     let token = shop.admin_token.map_or_else(|| html! { "your " code { "ADMIN_API_TOKEN" } }, |token| html! { code { (token) } });
     let flag = if url == "http://127.0.0.1:9000" { String::new() } else { format!(" --url {url}") };
+    // A token of the person's own is not for the screen.
+    let app = if shop.app_token.as_deref() == Some(APP_TOKEN) { APP_TOKEN } else { "$APP_API_TOKEN" };
     let commands = [
         (format!("cargo run -- demo{flag}"), "a customer's life, step by step"),
         (format!("cargo run -- send invoice.paid --times 10 --concurrent{flag}"), "one payment told ten times at once"),
         (format!("cargo run -- check-user {FIRST_USER}{flag}"), "what set each field of an account"),
         (format!("cargo run -- logs --limit 5{flag}"), "the event log"),
         (format!("cargo run -- trigger reconcile{flag}"), "compare everything with Stripe, as every 6 hours"),
-        (format!("curl -H 'authorization: Bearer app-local' {url}/users/{FIRST_USER}"), "what your app reads"),
+        (format!("curl -H \"authorization: Bearer {app}\" {url}/users/{FIRST_USER}"), "what your app reads"),
     ];
     html! {
         div.two #look tabindex="-1" {
