@@ -1,0 +1,104 @@
+//! Signature, reading, deciding: `cargo run --release -p micro`. Ratios count, not times.
+//!
+//! A binary and not a bench target: cargo builds those, and all they depend on, without `panic = "abort"`.
+
+use common::domain::account::Account;
+use common::domain::catalog::Catalog;
+use common::domain::decide::{Outcome, decide};
+use common::domain::ids::UserId;
+use common::domain::timestamp::Timestamp;
+use common::event::{self, Event};
+use common::signature::{Secret, sign, verify};
+use divan::{Bencher, black_box, counter::BytesCount};
+use sha2::{Digest, Sha256};
+
+const SIZES: [usize; 3] = [1024, 4096, 65_536];
+const RENEWAL: &str = include_str!("../../../events/invoice.paid.renewal.json");
+
+fn main() {
+    divan::main();
+}
+
+/// A renewal, padded to so many bytes.
+fn body(bytes: usize) -> String {
+    let mut event: serde_json::Value = serde_json::from_str(RENEWAL).expect("the sample is JSON");
+    let length = event.to_string().len();
+    event["data"]["object"]["footer"] = "Thank you. ".chars().cycle().take(bytes.saturating_sub(length)).collect::<String>().into();
+    event.to_string()
+}
+
+/// The limit: one hash of the same bytes.
+#[divan::bench(args = SIZES)]
+fn sha256(bencher: Bencher, bytes: usize) {
+    let body = vec![b'a'; bytes];
+    bencher.counter(BytesCount::new(bytes)).bench(|| Sha256::digest(black_box(&body)));
+}
+
+#[divan::bench(args = SIZES)]
+fn verify_signature(bencher: Bencher, bytes: usize) {
+    let (body, secret, now) = (vec![b'a'; bytes], Secret::new("whsec_bench").expect("not blank"), Timestamp::from_unix(1_790_000_000));
+    let header = sign(&body, &secret, now);
+    let secrets = [secret];
+    bencher
+        .counter(BytesCount::new(bytes))
+        .bench(|| verify(black_box(&body), Some(header.as_bytes()), &secrets, now, 300).expect("it is signed"));
+}
+
+#[divan::bench(args = [4096, 102_400])]
+fn json_value(bencher: Bencher, bytes: usize) {
+    let body = body(bytes);
+    bencher.counter(BytesCount::new(body.len())).bench(|| serde_json::from_str::<serde_json::Value>(black_box(&body)).expect("JSON"));
+}
+
+#[divan::bench(args = [4096, 102_400])]
+fn read_head(bencher: Bencher, bytes: usize) {
+    let body = body(bytes);
+    bencher.counter(BytesCount::new(body.len())).bench(|| event::read_head(black_box(body.as_bytes())).expect("an event"));
+}
+
+#[divan::bench(args = [4096, 102_400])]
+fn read_event(bencher: Bencher, bytes: usize) {
+    let body = body(bytes);
+    bencher.counter(BytesCount::new(body.len())).bench(|| event::read(black_box(body.as_bytes())).expect("an event"));
+}
+
+#[divan::bench(args = [4096, 102_400])]
+fn content_digest(bencher: Bencher, bytes: usize) {
+    let body = body(bytes);
+    bencher.counter(BytesCount::new(body.len())).bench(|| event::content_digest(black_box(body.as_bytes())));
+}
+
+#[divan::bench(args = [4096])]
+fn pack_payload(bencher: Bencher, bytes: usize) {
+    let body = body(bytes);
+    bencher.counter(BytesCount::new(body.len())).bench(|| common::store::payload::pack(black_box(body.as_bytes())));
+}
+
+/// A sample, with the subscription, invoice and event number `number`.
+fn sample(text: &str, number: usize) -> Event {
+    let text = text.replace("sub_TallyHook0001", &format!("sub_{number}")).replace("in_TallyHook000", &format!("in_{number}x"));
+    event::read(text.replace("evt_1TallyHook", &format!("evt_{number}x")).as_bytes()).expect("a sample is an event")
+}
+
+/// A user with so many subscriptions, all paid, and then a renewal of one of them.
+#[divan::bench(args = [1, 10, 50])]
+fn decide_renewal(bencher: Bencher, subscriptions: usize) {
+    let catalog = Catalog::parse(include_str!("../../../catalog.toml")).expect("the catalog is in order");
+    let mut account = Account::new(UserId::new("user_123").expect("a user id"));
+    let now = Timestamp::from_unix(1_790_000_000);
+    for number in 0..subscriptions {
+        for text in [include_str!("../../../events/customer.subscription.created.json"), include_str!("../../../events/invoice.paid.json")]
+        {
+            match decide(&account, &sample(text, number), None, &catalog, now) {
+                Outcome::Apply(applied) => account = account.after(&applied.change),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let renewal = sample(RENEWAL, 0);
+    assert_eq!(account.state.subscriptions.len(), subscriptions);
+    bencher.bench(|| match decide(black_box(&account), black_box(&renewal), None, &catalog, now) {
+        outcome @ Outcome::Apply(_) => outcome,
+        other => panic!("{other:?}"),
+    });
+}
