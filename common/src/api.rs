@@ -7,9 +7,9 @@
 //! | `GET /users/{id}` | the account; 404 for a user never seen |
 //! | `GET /users/{id}/ledger?limit&next` | entries, newest first |
 //! | `POST /users/{id}/credits/consume` `{"amount":10}` with `Idempotency-Key` | 200 with the balance; 402 when there is too little; 409 for the same key with another amount |
-//! | `POST /checkout-sessions` `{"user_id":"…","plan":"pro"}` | where the customer pays ([`checkout`]); 409 with the billing portal for a second subscription; 502 with what Stripe said |
+//! | `POST /checkout-sessions` `{"user_id":"…","plan":"pro"}` | where the customer pays (`api/checkout.rs`); 409 with the billing portal for a second subscription; 502 with what Stripe said |
 //! | `GET /openapi.json` | no token: this and the operator's API for machines, OpenAPI 3.1 |
-//! | `GET /portal/setup-status?session_id` | no token: how far the customer is ([`portal`]) |
+//! | `GET /portal/setup-status?session_id` | no token: how far the customer is (`api/portal.rs`) |
 //! | `POST /portal/password-set` `{"user_id":"…"}` | notes that the user has a password |
 //! | `GET /portal/status?session_id` | no token: the status page |
 
