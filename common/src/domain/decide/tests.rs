@@ -363,3 +363,54 @@ pub fn dispute(kind: &str, created: i64, intent: &str, status: &str) -> Step {
     });
     event(&format!("charge.dispute.{kind}"), created, &object, None).into()
 }
+
+#[test]
+fn stripe_is_asked_exactly_for_what_an_event_leaves_out() {
+    let catalog = Catalog::parse(CATALOG).unwrap();
+    let with = |step: &Step, patch: Value| match step {
+        Step::Event(event) => Step::Event(patched(event.clone(), &patch)),
+        other => other.clone(),
+    };
+    let object = |step: &Step, patch: Value| with(step, json!({"data": {"object": patch}}));
+    let cut_off = json!({"lines": {"has_more": true}});
+    let other = items(&[("price_other", 1)], P1);
+    let unnamed = session("completed", P1, "cs_1", json!({}), json!({}));
+    let (charge, refund, dispute) =
+        (refunded(P1, "pi_1", 100), refund("created", P1, "pi_1", "re_1", 100, "succeeded"), dispute("created", P1, "pi_1", "lost"));
+    let rows = [
+        ("an invoice with its lines", paid(P1, "in_1", "subscription_create", "price_pro", P1), false),
+        ("one cut off before the line that counts", invoice("paid", P1, "in_1", "subscription_cycle", &[], cut_off.clone()), true),
+        ("one cut off after it", object(&paid(P1, "in_1", "subscription_cycle", "price_pro", P1), cut_off.clone()), false),
+        ("an unpaid one", invoice("payment_failed", P1, "in_1", "subscription_cycle", &[], cut_off), false),
+        ("a subscription with its items", sub("created", P1, json!({})), false),
+        ("one whose price nobody knows", sub("created", P1, json!({"items": other})), false),
+        ("one cut off before its plan", object(&sub("created", P1, json!({"items": other})), json!({"items": {"has_more": true}})), true),
+        ("a session that names its pack", pack(P1, "cs_1"), false),
+        ("one that names nothing", unnamed.clone(), true),
+        ("one that names nothing and is not paid", object(&unnamed, json!({"payment_status": "unpaid"})), false),
+        ("one of a connected account", with(&unnamed, json!({"account": "acct_1"})), false),
+        ("a charge that may be of an invoice", charge.clone(), true),
+        ("one that names its invoice", object(&charge, json!({"invoice": "in_1"})), false),
+        ("one without a customer", object(&charge, json!({"customer": null})), false),
+        ("one without a payment intent", object(&charge, json!({"payment_intent": null})), false),
+        ("one of a pack", object(&charge, json!({"metadata": {"pack": "p1000"}})), false),
+        ("a refund", refund.clone(), true),
+        ("one without a payment intent", object(&refund, json!({"payment_intent": null})), false),
+        ("a dispute", dispute.clone(), true),
+        ("one without a payment intent", object(&dispute, json!({"payment_intent": null})), false),
+    ];
+    for (what, step, asks) in rows {
+        let Step::Event(event) = step else { panic!("{what} is no event") };
+        let event = event::read(event.to_string().as_bytes()).unwrap();
+        assert_eq!(super::leaves_out(&event, &catalog), asks, "{what}");
+    }
+}
+
+#[test]
+fn what_waits_says_for_what() {
+    let waits = |parked: Parked| parked.waits_for();
+    assert_eq!(waits(Parked::NoUser(Some("cus_1".parse().unwrap()))).as_deref(), Some("customer#cus_1"));
+    assert_eq!(waits(Parked::UnknownName("pack", "gold".to_owned())).as_deref(), Some("pack#gold"));
+    assert_eq!(waits(Parked::NoUser(None)), None);
+    assert_eq!(waits(Parked::Truncated), None);
+}
