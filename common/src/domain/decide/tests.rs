@@ -367,9 +367,9 @@ pub fn dispute(kind: &str, created: i64, intent: &str, status: &str) -> Step {
 #[test]
 fn stripe_is_asked_exactly_for_what_an_event_leaves_out() {
     let catalog = Catalog::parse(CATALOG).unwrap();
-    let with = |step: &Step, patch: Value| match step {
-        Step::Event(event) => Step::Event(patched(event.clone(), &patch)),
-        other => other.clone(),
+    let with = |step: &Step, patch: Value| {
+        let Step::Event(event) = step else { panic!("{step:?} is no event") };
+        Step::Event(patched(event.clone(), &patch))
     };
     let object = |step: &Step, patch: Value| with(step, json!({"data": {"object": patch}}));
     let cut_off = json!({"lines": {"has_more": true}});
