@@ -19,7 +19,6 @@ mod portal;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use lambda_http::http::{Method, StatusCode};
 use lambda_http::{Body, Request, RequestExt, Response};
 use serde::de::DeserializeOwned;
@@ -38,7 +37,7 @@ use crate::outbox::Outbox;
 use crate::process::Processor;
 use crate::queue::Queue;
 use crate::redrive::Redrive;
-use crate::store::items::{self, Key, Table};
+use crate::store::items::{self, Key};
 use crate::store::{Store, StoreError};
 use crate::token;
 
@@ -165,11 +164,11 @@ impl Api {
         if account.version == 0 {
             return Err(no_user());
         }
-        let orders = self.orders(user).await?;
+        let orders = self.store.orders(user).await?;
         Ok(self.view(&account, updated_at, &orders))
     }
 
-    fn view(&self, account: &Account, updated_at: Option<Timestamp>, orders: &[Value]) -> Value {
+    fn view(&self, account: &Account, updated_at: Option<Timestamp>, orders: &[BTreeMap<String, Value>]) -> Value {
         let state = &account.state;
         let catalog = &self.config.catalog;
         let access = state.access(catalog, clock::now());
@@ -299,25 +298,6 @@ impl Api {
         self.store.commit(&writes).await?;
         outbox.send(&nudges).await;
         Ok(after.state.balance())
-    }
-
-    async fn orders(&self, user: &UserId) -> Result<Vec<Value>, StoreError> {
-        let failed = |error: aws_sdk_dynamodb::error::SdkError<aws_sdk_dynamodb::operation::query::QueryError>| StoreError::Unavailable {
-            operation: "Query",
-            message: aws_smithy_types::error::display::DisplayErrorContext(error).to_string(),
-        };
-        let answer = self
-            .store
-            .client()
-            .query()
-            .table_name(self.store.table(Table::Accounts))
-            .key_condition_expression("pk = :user AND begins_with(sk, :orders)")
-            .expression_attribute_values(":user", AttributeValue::S(Key::Account(user.clone()).partition()))
-            .expression_attribute_values(":orders", AttributeValue::S("order#".to_owned()))
-            .send()
-            .await
-            .map_err(failed)?;
-        Ok(answer.items().iter().map(|item| json!(items::read_order(item))).collect())
     }
 }
 

@@ -15,7 +15,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::{join, join_all};
 use lambda_http::Request;
 use lambda_http::http::StatusCode;
@@ -31,9 +30,9 @@ use crate::domain::ids::{CustomerId, EventId, UserId};
 use crate::domain::ledger::{Entry, LedgerKey};
 use crate::domain::timestamp::Timestamp;
 use crate::reconcile::{Options, Reconciler};
-use crate::store::items::{self, Item, Key, Table};
+use crate::store::items::{self, Item, Key};
 use crate::store::log::Line;
-use crate::store::{StoreError, failed, payload};
+use crate::store::{StoreError, payload};
 use crate::stripe::{Cursor, Filter, Object, Page, Stripe, StripeError};
 
 /// Of a user's list so many events are read, one after the other.
@@ -81,7 +80,7 @@ impl Admin {
             line.user_id.as_deref() == Some(user.as_str()) || waits.is_some_and(|customer| customers.contains(customer))
         };
         let theirs: Vec<&Line> = open.iter().filter(is_theirs).collect();
-        let orders = self.orders(user).await?;
+        let orders = self.store.orders(user).await?;
         let mut emails: BTreeMap<String, String> =
             events.iter().filter_map(|event| Some((event.email.clone()?, format!("event {}", event.line.id)))).collect();
         emails.extend(orders.iter().filter_map(|order| {
@@ -161,21 +160,6 @@ impl Admin {
             events.push(Event { line, told, email: email(item) });
         }
         Ok(events)
-    }
-
-    async fn orders(&self, user: &UserId) -> Result<Vec<BTreeMap<String, Value>>, StoreError> {
-        let answer = self
-            .store
-            .client()
-            .query()
-            .table_name(self.store.table(Table::Accounts))
-            .key_condition_expression("pk = :user AND begins_with(sk, :orders)")
-            .expression_attribute_values(":user", AttributeValue::S(Key::Account(user.clone()).partition()))
-            .expression_attribute_values(":orders", AttributeValue::S("order#".to_owned()))
-            .send()
-            .await
-            .map_err(|error| failed("Query", &error))?;
-        Ok(answer.items().iter().map(items::read_order).collect())
     }
 
     fn account_view(&self, account: &Account, item: &Item, orders: &[BTreeMap<String, Value>], now: Timestamp) -> Value {
