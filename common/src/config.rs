@@ -45,7 +45,6 @@ use crate::http::Reach;
 use crate::signature::{Secret, SecretMode};
 use crate::stripe::{Patience, Stripe};
 use crate::webhook::Secrets;
-use crate::worker::WORKER_WAITS;
 
 /// The variables a function was started with. The local stack and the tests make their own instead of changing the process's.
 #[derive(Clone, Default)]
@@ -407,6 +406,14 @@ impl ApiConfig {
         })
     }
 }
+
+/// A batch waits for this: all questions of a batch are asked at once, and the function's 30 s must do for DynamoDB too.
+const WORKER_WAITS: Patience = Patience {
+    attempts: 2,
+    attempt_timeout: Duration::from_secs(4),
+    call_timeout: Duration::from_secs(9),
+    first_wait: Duration::from_millis(300),
+};
 
 /// A customer or the app waits for the answer.
 const SOMEBODY_WAITS: Patience = Patience {

@@ -13,7 +13,6 @@ use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent
 use futures_util::future::join_all;
 use tracing::{info, warn};
 
-pub(crate) use self::ask::WORKER_WAITS;
 use crate::alert::{Alert, Alerts};
 use crate::aws::sdk_config;
 use crate::clock;

@@ -20,15 +20,8 @@ use crate::domain::decide::leaves_out;
 use crate::domain::ids::{CustomerId, InvoiceId, PaymentIntentId};
 use crate::event::{CheckoutSession, Invoice, Object, Subscription};
 use crate::process::Job;
-use crate::stripe::{Cursor, Patience, Stripe, StripeError};
+use crate::stripe::{Cursor, Stripe, StripeError};
 
-/// A batch waits for this: all questions of a batch are asked at once, and the function's 30 s must do for DynamoDB too.
-pub(crate) const WORKER_WAITS: Patience = Patience {
-    attempts: 2,
-    attempt_timeout: Duration::from_secs(4),
-    call_timeout: Duration::from_secs(9),
-    first_wait: Duration::from_millis(300),
-};
 /// For all pages of one answer.
 const TIMEOUT: Duration = Duration::from_secs(12);
 
