@@ -226,13 +226,7 @@ async fn random_lives() -> Counts {
 #[tokio::test]
 async fn a_cancelled_transaction_of_ten_falls_back_to_one_for_each_account_and_only_what_fails_comes_back() {
     let world = World::new().await;
-    for number in 0..10 {
-        // Two events for each of five users.
-        world.deliver(pack(&format!("d{number}"), &format!("user_{}", number % 5), 1).to_string().as_bytes()).await;
-    }
-    let batch = world.receive(Family::CheckoutSession).await;
-    assert_eq!(batch.records.len(), 10);
-    world.calls();
+    let batch = world.ten_purchases().await;
     // What user_3 writes is never acceptable; nobody else is to blame.
     world.fault(|call| {
         let writes = call.operation == "TransactWriteItems" && call.request.to_string().contains("user_3");

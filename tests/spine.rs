@@ -211,13 +211,7 @@ async fn the_webhook_makes_one_call_and_a_worker_one_read_and_one_transaction() 
 #[tokio::test]
 async fn a_batch_of_ten_is_one_read_and_one_transaction_for_all() {
     let world = World::new().await;
-    for number in 0..10 {
-        // Two events for each of five users.
-        world.deliver(pack(&format!("d{number}"), &format!("user_{}", number % 5), 1).to_string().as_bytes()).await;
-    }
-    let batch = world.receive(Family::CheckoutSession).await;
-    assert_eq!(batch.records.len(), 10);
-    world.calls();
+    let batch = world.ten_purchases().await;
     let answer = world.worker(Family::CheckoutSession).handle(batch).await.unwrap();
     assert_eq!(world.operations(), ["BatchGetItem", "TransactWriteItems"]);
     assert!(answer.batch_item_failures.is_empty());

@@ -508,7 +508,19 @@ impl World {
         self.receive_from(family.as_str()).await
     }
 
-    /// Likewise, of any queue.
+    /// A batch of ten packs, two for each of five users; what it took to get here is not among the calls.
+    pub async fn ten_purchases(&self) -> SqsEvent {
+        for number in 0..10 {
+            let event = pack(&format!("d{number}"), &format!("user_{}", number % 5), 1);
+            assert_eq!(self.deliver(event.to_string().as_bytes()).await.0, 200);
+        }
+        let batch = self.receive(Family::CheckoutSession).await;
+        assert_eq!(batch.records.len(), 10);
+        self.calls();
+        batch
+    }
+
+    /// One batch of any queue.
     pub async fn receive_from(&self, queue: &str) -> SqsEvent {
         let url = self.url(queue);
         let answer = self
