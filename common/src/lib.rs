@@ -27,6 +27,7 @@ pub mod redrive;
 pub mod replay;
 pub mod retry;
 pub mod signature;
+pub mod start;
 pub mod store;
 pub mod stripe;
 pub mod telemetry;

@@ -54,12 +54,6 @@ fn embedded(namespace: &str, dimensions: &[(&str, &str)], metrics: &[(&str, f64)
     Value::Object(line)
 }
 
-/// Ends a function that cannot start, with a line that says why: a missing secret must never leave it running.
-pub fn refuse_start(error: &crate::config::ConfigError) -> ! {
-    tracing::error!(error = error.to_string(), "START_REFUSED");
-    std::process::exit(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,13 +2,12 @@
 //!
 //! It lists the event log, sends events again and tells how the system is. See `common/src/admin.rs`.
 
-use common::config::Env;
-use common::{admin::Admin, telemetry};
+use common::{admin::Admin, start};
 use lambda_http::service_fn;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let env = Env::at_start().await;
-    let admin = Admin::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    let env = start::environment().await;
+    let admin = Admin::from_env(&env).unwrap_or_else(start::refuse);
     lambda_http::run(service_fn(|request| admin.handle(request))).await
 }

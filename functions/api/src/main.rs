@@ -2,13 +2,12 @@
 //!
 //! It creates users, shows accounts and ledgers, and spends credits. See `common/src/api.rs`.
 
-use common::config::Env;
-use common::{api::Api, telemetry};
+use common::{api::Api, start};
 use lambda_http::service_fn;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let env = Env::at_start().await;
-    let api = Api::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    let env = start::environment().await;
+    let api = Api::from_env(&env).unwrap_or_else(start::refuse);
     lambda_http::run(service_fn(|request| api.handle(request))).await
 }

@@ -2,13 +2,12 @@
 //!
 //! It changes no account. See `common/src/dead_letter.rs`.
 
-use common::config::Env;
-use common::{dead_letter::DeadLetter, telemetry};
+use common::{dead_letter::DeadLetter, start};
 use lambda_runtime::{LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
-    let env = Env::at_start().await;
-    let dead_letter = DeadLetter::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    let env = start::environment().await;
+    let dead_letter = DeadLetter::from_env(&env).unwrap_or_else(start::refuse);
     lambda_runtime::run(service_fn(|batch: LambdaEvent<_>| dead_letter.handle(batch.payload))).await
 }

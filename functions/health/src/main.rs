@@ -2,13 +2,12 @@
 //!
 //! The rules: `common/src/domain/health.rs`; what is counted: `common/src/health.rs`.
 
-use common::config::Env;
-use common::{health::HealthCheck, telemetry};
+use common::{health::HealthCheck, start};
 use lambda_runtime::{LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
-    let env = Env::at_start().await;
-    let health = HealthCheck::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    let env = start::environment().await;
+    let health = HealthCheck::from_env(&env).unwrap_or_else(start::refuse);
     lambda_runtime::run(service_fn(|event: LambdaEvent<_>| health.handle(event.payload))).await
 }

@@ -2,13 +2,12 @@
 //!
 //! Nothing waits for it. See `common/src/notify.rs`; what is said: `common/src/alert.rs`.
 
-use common::config::Env;
-use common::{notify::Notify, telemetry};
+use common::{notify::Notify, start};
 use lambda_runtime::{LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
-    let env = Env::at_start().await;
-    let notify = Notify::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    let env = start::environment().await;
+    let notify = Notify::from_env(&env).unwrap_or_else(start::refuse);
     lambda_runtime::run(service_fn(|batch: LambdaEvent<_>| notify.handle(batch.payload))).await
 }

@@ -2,13 +2,12 @@
 //!
 //! It changes its jobs and nothing else. See `common/src/provision.rs`; which jobs there are: `common/src/outbox.rs`.
 
-use common::config::Env;
-use common::{provision::Provision, telemetry};
+use common::{provision::Provision, start};
 use lambda_runtime::{LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
-    let env = Env::at_start().await;
-    let provision = Provision::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    let env = start::environment().await;
+    let provision = Provision::from_env(&env).unwrap_or_else(start::refuse);
     lambda_runtime::run(service_fn(|batch: LambdaEvent<_>| provision.handle(batch.payload))).await
 }

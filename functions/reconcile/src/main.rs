@@ -3,14 +3,13 @@
 //!
 //! It takes no input and answers with its report. The rules: `common/src/domain/drift.rs`; the run: `common/src/reconcile.rs`.
 
-use common::config::Env;
 use common::reconcile::Reconciler;
-use common::telemetry;
+use common::start;
 use lambda_runtime::service_fn;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
-    let env = Env::at_start().await;
-    let reconciler = Reconciler::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    let env = start::environment().await;
+    let reconciler = Reconciler::from_env(&env).unwrap_or_else(start::refuse);
     lambda_runtime::run(service_fn(|event| reconciler.handle(event))).await
 }

@@ -2,16 +2,15 @@
 //!
 //! It takes back what a refunded payment granted. The rules: `common/src/domain/decide/refund.rs`.
 
-use common::config::Env;
 use common::event::Family;
-use common::telemetry;
+use common::start;
 use common::worker::Worker;
 use lambda_runtime::{LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
-    let env = Env::at_start().await;
-    let worker = Worker::from_env(&env, Family::Refund).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    let env = start::environment().await;
+    let worker = Worker::from_env(&env, Family::Refund).unwrap_or_else(start::refuse);
     worker.prewarm().await;
     lambda_runtime::run(service_fn(|batch: LambdaEvent<_>| worker.handle(batch.payload))).await
 }

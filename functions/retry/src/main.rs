@@ -2,13 +2,12 @@
 //!
 //! What is due, and when: `common/src/retry.rs`.
 
-use common::config::Env;
-use common::{retry::Retry, telemetry};
+use common::{retry::Retry, start};
 use lambda_runtime::{LambdaEvent, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_runtime::Error> {
-    let env = Env::at_start().await;
-    let retry = Retry::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    let env = start::environment().await;
+    let retry = Retry::from_env(&env).unwrap_or_else(start::refuse);
     lambda_runtime::run(service_fn(|event: LambdaEvent<_>| retry.handle(event.payload))).await
 }

@@ -2,14 +2,13 @@
 //!
 //! It verifies the signature and hands the event to its family's queue; it changes nothing itself. See `common/src/webhook.rs`.
 
-use common::config::Env;
-use common::{telemetry, webhook::Webhook};
+use common::{start, webhook::Webhook};
 use lambda_http::service_fn;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    let env = Env::at_start().await;
-    let webhook = Webhook::from_env(&env).unwrap_or_else(|error| telemetry::refuse_start(&error));
+    let env = start::environment().await;
+    let webhook = Webhook::from_env(&env).unwrap_or_else(start::refuse);
     webhook.prewarm().await;
     lambda_http::run(service_fn(|request| webhook.handle(request))).await
 }

@@ -1,0 +1,166 @@
+//! The app's side: `api`, which the app and its customers call, and `provision`, which calls the app.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{ConfigError, Env, OutboxConfig, catalog, known_queues, livemode, reach, retry_delays};
+use crate::domain::catalog::Catalog;
+use crate::event::Family;
+use crate::http::Reach;
+use crate::stripe::{Patience, Stripe};
+
+/// A customer or the app waits for the answer.
+const SOMEBODY_WAITS: Patience = Patience {
+    attempts: 2,
+    attempt_timeout: Duration::from_secs(8),
+    call_timeout: Duration::from_secs(12),
+    first_wait: Duration::from_millis(300),
+};
+
+/// What `api` needs.
+pub struct ApiConfig {
+    /// The accounts table.
+    pub accounts_table: String,
+    /// The events table.
+    pub events_table: String,
+    /// The app's bearer token; `None` refuses every route that needs it.
+    pub app_token: Option<String>,
+    /// What is sold.
+    pub catalog: Catalog,
+    /// The mode of this deployment; `None` applies both.
+    pub livemode: Option<bool>,
+    /// Stripe, for checkout and for asking about a session whose webhook has not come; `None` without a key.
+    pub stripe: Option<Stripe>,
+    /// Where the app is, without a slash at the end.
+    pub app_base_url: Option<String>,
+    /// Whom a customer can write to.
+    pub support_email: Option<String>,
+    /// The queues of the families, as far as they are known here: where freed events go.
+    pub queues: BTreeMap<Family, String>,
+    /// The app's own webhook.
+    pub outbox: OutboxConfig,
+}
+
+impl ApiConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            accounts_table: env.require("ACCOUNTS_TABLE")?,
+            events_table: env.require("EVENTS_TABLE")?,
+            app_token: env.get("APP_API_TOKEN"),
+            catalog: catalog(env)?,
+            livemode: livemode(env)?,
+            stripe: Stripe::from_env(env)?.map(|stripe| stripe.with_patience(SOMEBODY_WAITS)),
+            app_base_url: app_base_url(env)?,
+            support_email: env.get("SUPPORT_EMAIL"),
+            queues: known_queues(env),
+            outbox: OutboxConfig::from_env(env),
+        })
+    }
+}
+
+/// `APP_BASE_URL`, which customers are sent back to: in live mode never this machine, never in the clear.
+fn app_base_url(env: &Env) -> Result<Option<String>, ConfigError> {
+    let Some(text) = env.get("APP_BASE_URL") else { return Ok(None) };
+    let text = text.trim().trim_end_matches('/');
+    let wrong = |want: &str| Err(Env::wrong("APP_BASE_URL", want));
+    let uri: Option<http::Uri> = text.parse().ok();
+    let scheme = uri.as_ref().and_then(http::Uri::scheme_str).unwrap_or_default();
+    let host = uri.as_ref().and_then(http::Uri::host).unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
+    if !matches!(scheme, "http" | "https") || host.is_empty() || text.contains(['?', '#', '@']) {
+        return wrong("an address such as https://app.example.com");
+    }
+    let address: Option<std::net::IpAddr> = host.parse().ok();
+    let here = host == "localhost" || host.ends_with(".localhost") || address.is_some_and(|ip| ip.is_loopback() || ip.is_unspecified());
+    let live = livemode(env)? == Some(true) || env.get("STRIPE_SECRET_KEY").is_some_and(|key| key.contains("_live_"));
+    if live && (here || scheme != "https") {
+        return wrong("https and not this machine in live mode: customers who have paid are sent there");
+    }
+    Ok(Some(text.to_owned()))
+}
+
+/// What `provision` needs.
+pub struct ProvisionConfig {
+    /// The accounts table.
+    pub accounts_table: String,
+    /// The events table.
+    pub events_table: String,
+    /// Its own queue, for sending a failed job back with a delay.
+    pub queue_url: String,
+    /// Where the app is called; without it there is nothing to call, and jobs are done at once.
+    pub url: Option<String>,
+    /// What requests are signed with; empty without a URL.
+    pub secret: Vec<u8>,
+    /// Where the app may be.
+    pub reach: Reach,
+    /// Seconds until the next attempt, after the first failure, the second, …
+    pub retry_delays_seconds: Vec<u32>,
+    /// Where alerts go.
+    pub notify_queue_url: Option<String>,
+    /// What is sold.
+    pub catalog: Catalog,
+}
+
+impl ProvisionConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        let url = env.get("PROVISION_URL");
+        let secret = match &url {
+            None => Vec::new(),
+            Some(_) => {
+                let text = env.require("PROVISION_SECRET")?;
+                let text = text.trim();
+                let secret = STANDARD.decode(text.strip_prefix("whsec_").unwrap_or(text)).ok();
+                let want = "a Standard Webhooks secret: whsec_ and the base64 of 24 to 64 random bytes";
+                secret.filter(|secret| (24..=64).contains(&secret.len())).ok_or_else(|| Env::wrong("PROVISION_SECRET", want))?
+            }
+        };
+        Ok(Self {
+            accounts_table: env.require("ACCOUNTS_TABLE")?,
+            events_table: env.require("EVENTS_TABLE")?,
+            queue_url: env.require("QUEUE_URL_PROVISION")?,
+            url,
+            secret,
+            reach: reach(env, "PROVISION_ALLOW_LOOPBACK")?,
+            retry_delays_seconds: retry_delays(env)?,
+            notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
+            catalog: catalog(env)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn customers_who_paid_are_never_sent_to_this_machine() {
+        let read = |url: &str, mode: &str| app_base_url(&Env::from([("APP_BASE_URL", url), ("STRIPE_LIVEMODE", mode)]));
+        assert_eq!(read("https://app.example.com/x/", "true").unwrap().unwrap(), "https://app.example.com/x");
+        assert_eq!(read("http://127.0.0.1:9000", "false").unwrap().unwrap(), "http://127.0.0.1:9000");
+        assert_eq!(read("", "true").unwrap(), None);
+        for url in [
+            "http://app.example.com",
+            "https://localhost",
+            "https://a.localhost",
+            "https://127.0.0.1:1",
+            "https://[::1]",
+            "https://0.0.0.0",
+        ] {
+            assert!(read(url, "true").is_err(), "{url}");
+        }
+        for url in ["app.example.com", "/x", "javascript:alert(1)", "https://a@b", "https://a/?b", "https:///x"] {
+            assert!(read(url, "false").is_err(), "{url}");
+        }
+        assert!(app_base_url(&Env::from([("APP_BASE_URL", "http://localhost"), ("STRIPE_SECRET_KEY", "rk_live_1")])).is_err());
+    }
+}

@@ -1,0 +1,77 @@
+//! The workers of the families, and the app's side that they all write to.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{ConfigError, Env, catalog, known_queues, livemode, queue_variable, retry_delays};
+use crate::domain::catalog::Catalog;
+use crate::event::Family;
+use crate::stripe::{Patience, Stripe};
+
+/// A batch waits for this: all questions of a batch are asked at once, and the function's 30 s must do for DynamoDB too.
+const WORKER_WAITS: Patience = Patience {
+    attempts: 2,
+    attempt_timeout: Duration::from_secs(4),
+    call_timeout: Duration::from_secs(9),
+    first_wait: Duration::from_millis(300),
+};
+
+/// What a family's worker needs.
+pub struct WorkerConfig {
+    /// The accounts table.
+    pub accounts_table: String,
+    /// The events table.
+    pub events_table: String,
+    /// The worker's own queue, for sending a failed record back with a delay.
+    pub queue_url: String,
+    /// The queues of the families, as far as they are known here: where freed events go.
+    pub queues: BTreeMap<Family, String>,
+    /// Where alerts go.
+    pub notify_queue_url: Option<String>,
+    /// The mode of this deployment; `None` applies both.
+    pub livemode: Option<bool>,
+    /// Seconds until the next attempt, after the first failure, the second, …
+    pub retry_delays_seconds: Vec<u32>,
+    /// What is sold.
+    pub catalog: Catalog,
+    /// Stripe, to be asked what an event leaves out; `None` asks nothing.
+    pub stripe: Option<Stripe>,
+    /// The app's side.
+    pub outbox: OutboxConfig,
+}
+
+impl WorkerConfig {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env, family: Family) -> Result<Self, ConfigError> {
+        Ok(Self {
+            accounts_table: env.require("ACCOUNTS_TABLE")?,
+            events_table: env.require("EVENTS_TABLE")?,
+            queue_url: env.require(&queue_variable(family))?,
+            queues: known_queues(env),
+            notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
+            livemode: livemode(env)?,
+            retry_delays_seconds: retry_delays(env)?,
+            catalog: catalog(env)?,
+            stripe: Stripe::from_env(env)?.map(|stripe| stripe.with_patience(WORKER_WAITS)),
+            outbox: OutboxConfig::from_env(env),
+        })
+    }
+}
+
+/// Where jobs for the app go.
+#[derive(Clone, Debug, Default)]
+pub struct OutboxConfig {
+    /// The queue of `provision`; without one there are no jobs.
+    pub queue_url: Option<String>,
+    /// Whether the app is told of every change of an account: it has a `PROVISION_URL`.
+    pub updates: bool,
+}
+
+impl OutboxConfig {
+    pub(super) fn from_env(env: &Env) -> Self {
+        Self { queue_url: env.get("QUEUE_URL_PROVISION"), updates: env.get("PROVISION_URL").is_some() }
+    }
+}
