@@ -28,6 +28,7 @@ mod provision;
 mod reconcile;
 mod recovery;
 mod scenarios;
+mod security;
 mod signature_vectors;
 mod spine;
 mod stripe_client;

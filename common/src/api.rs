@@ -216,6 +216,8 @@ impl Api {
                 .ok_or_else(|| problem(StatusCode::BAD_REQUEST, "invalid_limit", format!("limit must be a number from 1 to {PAGE}")))?,
         };
         let mut next = match query.first("next") {
+            // What is longer is no key: DynamoDB would refuse it.
+            Some(key) if key.len() > 900 => return Err(no_entry()),
             Some(key) => Some(LedgerKey::from_text(key)),
             None => {
                 let (account, _) = self.load(user, None).await?;
@@ -230,7 +232,7 @@ impl Api {
             let key = Key::Entry(user.clone(), key);
             let items = self.store.load([key.clone()]).await?;
             let Some(item) = items.get(&key) else {
-                return Err(problem(StatusCode::BAD_REQUEST, "invalid_next", "next must be what the last page gave"));
+                return Err(no_entry());
             };
             let entry: Entry = items::read(&key, item)?;
             next.clone_from(&entry.previous);
@@ -320,6 +322,10 @@ fn other_method() -> Problem {
 
 fn no_user() -> Problem {
     problem(StatusCode::NOT_FOUND, "user_not_found", "no account has this id; PUT /users/{id} creates it")
+}
+
+fn no_entry() -> Problem {
+    problem(StatusCode::BAD_REQUEST, "invalid_next", "next must be what the last page gave")
 }
 
 fn invalid_user() -> Problem {

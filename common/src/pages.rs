@@ -110,6 +110,7 @@ impl<'a> Page<'a> {
         headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
         headers.insert("x-frame-options", HeaderValue::from_static("DENY"));
         headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+        headers.insert("strict-transport-security", HeaderValue::from_static("max-age=31536000"));
         // The address of a page holds ids.
         headers.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
         if let Ok(policy) = HeaderValue::try_from(self.policy()) {

@@ -235,7 +235,7 @@ impl Admin {
         if !matches!(filter.status.as_deref(), None | Some("parked" | "failed")) {
             return Err(bad("invalid_status", "only parked and failed events can be sent again"));
         }
-        if again.id.as_deref().is_some_and(|id| id.is_empty() || id.len() > 300) {
+        if again.id.as_deref().is_some_and(|id| !items::is_event(id)) {
             return Err(bad("invalid_id", "id must be an event's id"));
         }
         self.audit_retry(&again, filter == Filter::default(), now_ms).await?;
@@ -310,8 +310,7 @@ impl Admin {
     }
 
     pub(super) async fn find(&self, id: &str) -> Result<Option<Item>, Problem> {
-        // What is longer is no key, and an empty one is refused by DynamoDB.
-        if id.is_empty() || id.len() > 300 {
+        if !items::is_event(id) {
             return Ok(None);
         }
         let key = Key::Event(id.to_owned());

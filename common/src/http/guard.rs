@@ -166,11 +166,26 @@ mod tests {
             "https://127.0.0.1/x",
             "https://[::1]/x",
             "https://[::ffff:7f00:1]/x",
+            "https://[::]/x",
+            "https://[fe80::1]/x",
+            "https://[fd00:ec2::254]/x",
+            "https://[64:ff9b::a9fe:a9fe]/x",
+            "https://0.0.0.0/x",
+            "https://169.254.169.254/latest/meta-data",
+            "https://100.64.0.1/x",
             "https://a:b@example.com/",
+            "https://hooks.slack.com@169.254.169.254/",
             "/x",
             "ftp://example.com/",
+            "file:///etc/passwd",
         ] {
-            assert!(Reach::Public.check(&refused.parse().unwrap()).is_err(), "{refused}");
+            let uri = refused.parse::<Uri>();
+            assert!(uri.is_err() || Reach::Public.check(&uri.unwrap()).is_err(), "{refused}");
+        }
+        // This machine is meant by its own names only, and only where that is allowed.
+        for refused in ["http://localhost.evil.example/", "http://127.0.0.1.evil.example/", "http://0.0.0.0/", "http://[::ffff:127.0.0.1]/"]
+        {
+            assert!(Reach::PublicOrLoopback.check(&refused.parse().unwrap()).is_err(), "{refused}");
         }
         assert!(Reach::Public.check(&"https://hooks.slack.com/services/x".parse().unwrap()).is_ok());
         assert!(Reach::PublicOrLoopback.check(&"http://127.0.0.1:9/x".parse().unwrap()).is_ok());
@@ -180,7 +195,7 @@ mod tests {
     /// What a lookup by the system's resolver comes to; these need no network.
     #[tokio::test]
     async fn a_name_that_means_this_machine_is_refused_however_it_is_written() {
-        for name in ["localhost", "0x7f000001", "2130706433", "127.1"] {
+        for name in ["localhost", "LOCALHOST", "0x7f000001", "2130706433", "017700000001", "127.1"] {
             let http = super::super::Http::within(Reach::Public);
             let request = http::Request::post(format!("https://{name}/hook")).body(String::new()).unwrap();
             let error = http.send(request, std::time::Duration::from_secs(5)).await.unwrap_err().to_string();

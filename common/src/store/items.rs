@@ -584,6 +584,16 @@ pub fn mismatch_id(event: &EventId, digest: &[u8; 32]) -> String {
     format!("{event}~{hex}")
 }
 
+/// Whether a text can be the key of an event in the log: Stripe's id, with the digest of a second content behind it where it has one, or
+/// that of a message which held no event. What stands beside the log in the same table is none.
+pub fn is_event(id: &str) -> bool {
+    let of_message = |id: &str| id.len() <= 100 && id.chars().all(|c| c.is_ascii_alphanumeric());
+    match id.split_once('~') {
+        Some((event, digest)) => EventId::new(event).is_ok() && of_message(digest),
+        None => EventId::new(id).is_ok() || id.strip_prefix("msg_").is_some_and(of_message),
+    }
+}
+
 /// Reads what decides about a repetition.
 ///
 /// # Errors
