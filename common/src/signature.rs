@@ -398,6 +398,21 @@ mod tests {
     }
 
     #[test]
+    fn a_signature_has_64_digits_and_a_time_is_written_as_a_number_is() {
+        let check = |header: &str| verify(BODY, Some(header.as_bytes()), &[secret("whsec_a")], NOW, 300).map_err(|refusal| refusal.code());
+        let good = sign(BODY, &secret("whsec_a"), NOW);
+        assert!(check(&good).is_ok());
+        for wrong in [format!("{good}00"), format!("{good}0"), good[..good.len() - 2].to_owned(), good[..good.len() - 1].to_owned()] {
+            assert_eq!(check(&wrong), Err("invalid_signature"), "{wrong}");
+        }
+        // Zero is a time, long ago; a number with a zero before it is none, whatever was signed.
+        assert_eq!(check(&sign(BODY, &secret("whsec_a"), Timestamp::from_unix(0))), Err("timestamp_out_of_tolerance"));
+        assert_eq!(check(&good.replacen("t=", "t=0", 1)), Err("invalid_signature"));
+        let padded = verify(BODY, Some(good.replacen("t=", "t=0", 1).as_bytes()), &[secret("whsec_a")], NOW, 300);
+        assert_eq!(padded, Err(Refusal::BadTimestamp));
+    }
+
+    #[test]
     fn a_blank_secret_is_none_and_no_secret_is_printed() {
         for blank in ["", "   ", "\n"] {
             assert_eq!(Secret::new(blank).err(), Some(BlankSecret));

@@ -38,6 +38,24 @@ fn the_envelope_is_read_for_any_type() {
 }
 
 #[test]
+fn the_ids_that_a_log_line_names_are_those_of_the_object() {
+    let ids = |kind: &str, object: Value| {
+        let event = event(kind, object);
+        [
+            event.customer().map(ToString::to_string),
+            event.subscription_id().map(ToString::to_string),
+            event.checkout_session_id().map(ToString::to_string),
+        ]
+        .map(|id| id.unwrap_or_default())
+    };
+    let session = json!({"id": "cs_1", "object": "checkout.session", "mode": "subscription", "customer": "cus_1", "subscription": "sub_1",
+        "payment_status": "paid", "created": 1, "metadata": {}});
+    assert_eq!(ids("checkout.session.completed", session), ["cus_1", "sub_1", "cs_1"]);
+    assert_eq!(ids("customer.deleted", json!({"id": "cus_2", "object": "customer", "metadata": {}})), ["cus_2", "", ""]);
+    assert_eq!(ids("coupon.created", json!({"customer": "cus_3"})), ["", "", ""]);
+}
+
+#[test]
 fn old_and_new_subscriptions_give_the_same_facts() {
     let with = |more: Value| {
         let mut object = json!({"id": "sub_1", "object": "subscription", "customer": "cus_1", "status": "active", "cancel_at": null,
