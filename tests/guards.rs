@@ -84,7 +84,11 @@ fn every_function_is_in_the_template_and_the_local_stack_with_the_same_trigger()
     for part in parts {
         let function = resource(&template, &format!("{}Function", camel(part.name)));
         assert!(function.contains(&format!("Binary: {}\n", part.name)), "{}", part.name);
-        assert!(function.contains(&format!("CodeUri: functions/{}\n", part.name)), "{}: at the root it would be built otherwise", part.name);
+        assert!(
+            function.contains(&format!("CodeUri: functions/{}\n", part.name)),
+            "{}: at the root it would be built otherwise",
+            part.name
+        );
         assert!(function.contains(&format!("Role: !GetAtt {}Role.Arn", camel(part.name))), "{}", part.name);
         let trigger = match part.trigger {
             Trigger::Http => "Type: HttpApi".to_owned(),
