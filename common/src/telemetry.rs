@@ -15,16 +15,15 @@ use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
 
 use crate::config::Env;
 
 /// Starts logging to standard output; a second call changes nothing.
 pub fn init(env: &Env) {
-    let level = env.get("LOG_LEVEL").unwrap_or_else(|| "info".to_owned());
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let level = env.get("LOG_LEVEL").and_then(|level| level.trim().parse().ok()).unwrap_or(LevelFilter::INFO);
     let lines = tracing_subscriber::fmt().json().flatten_event(true).with_current_span(false).with_span_list(false).with_target(false);
-    let _ = lines.with_env_filter(filter).try_init();
+    let _ = lines.with_max_level(level).try_init();
     let _ = NAMESPACE.set(env.get("METRICS_NAMESPACE").unwrap_or_else(|| "tallyhook".to_owned()));
 }
 
