@@ -221,6 +221,30 @@ fn the_guide_names_every_event_type() {
 }
 
 #[test]
+fn every_alarm_is_in_the_guide_and_every_function_and_queue_has_one() {
+    let template = read("template.yaml");
+    let mut alarms: Vec<&str> = template.split("AlarmName: !Sub ${Prefix}-").skip(1).filter_map(|rest| rest.lines().next()).collect();
+    let guide = read("docs/operating.md");
+    let table = guide.split("\n| alarm |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let rows = table.lines().skip(2).filter_map(|row| row.split('|').nth(1));
+    let mut explained: Vec<&str> = rows.flat_map(|names| names.split('`').skip(1).step_by(2)).collect();
+    alarms.sort_unstable();
+    explained.sort_unstable();
+    assert!(alarms.len() > 5, "{alarms:?}");
+    assert_eq!(alarms, explained, "template.yaml and docs/operating.md");
+
+    let of_errors = ["WorkerErrorsAlarm", "FunctionErrorsAlarm", "ReconcileErrorsAlarm"].map(|name| resource(&template, name)).concat();
+    let of_age = resource(&template, "OldestMessageAlarm");
+    for part in functions::all() {
+        assert_eq!(of_errors.matches(&format!("Value: !Ref {}Function }}", camel(part.name))).count(), 1, "{}", part.name);
+        // What waits for `dead-letter` has an alarm of its own, and an alert may wait for Slack.
+        if part.trigger == Trigger::Queue && !matches!(part.name, "dead-letter" | "notify") {
+            assert_eq!(of_age.matches(&format!("Value: !GetAtt {}Queue.QueueName", camel(part.name))).count(), 1, "{}", part.name);
+        }
+    }
+}
+
+#[test]
 fn every_function_and_queue_is_on_the_dashboard() {
     let template = read("template.yaml");
     let dashboard = resource(&template, "Dashboard");
