@@ -2,6 +2,7 @@
 """Simulates what docs/growing.md says about loads that no test makes: one busy user, a burst, and a table that is away for a while.
 
     scripts/growing.py                                the three tables of docs/growing.md
+    scripts/growing.py --check                        whether they still are what that page shows
     scripts/growing.py --read-ms 8 --write-ms 20      with your own durations (CloudWatch: DynamoDB, SuccessfulRequestLatency)
 
 The laws are read from template.yaml and the sources, so a changed setting changes the tables. What AWS does is taken from its documentation
@@ -121,24 +122,40 @@ def main():
     parser.add_argument("--write-ms", type=float, default=10, help="a transaction (default: %(default)s)")
     parser.add_argument("--batch-ms", type=float, default=25, help="a worker's whole batch (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--check", action="store_true", help="compare with docs/growing.md instead of printing")
     options = parser.parse_args()
-    chance = random.Random(options.seed)
+    lines = list(tables(options))
+    if not options.check:
+        print("\n".join(lines))
+        return
+    page = (ROOT / "docs" / "growing.md").read_text(encoding="utf-8").splitlines()
+    missing = [line for line in lines if line not in page]
+    if missing:
+        raise SystemExit("\n".join(["docs/growing.md does not show what scripts/growing.py says now:", *missing]))
 
-    print("| workers on one user's 10,000 events | commits/s | events/s | lost races per commit | given back to the queue |\n|---|---|---|---|---|")
+
+def tables(options):
+    chance = random.Random(options.seed)
+    yield "| workers on one user's 10,000 events | commits/s | events/s | lost races per commit | given back to the queue |"
+    yield "|---|---|---|---|---|"
     for workers in (1, 2, 5, 10):
         commits, events, conflicts, returned = busy_user(workers, 10_000, options.read_ms / 1000, options.write_ms / 1000, chance)
-        print(f"| {workers} | {commits:.0f} | {events:.0f} | {conflicts:.1f} | {returned:,} |")
+        yield f"| {workers} | {commits:.0f} | {events:.0f} | {conflicts:.1f} | {returned:,} |"
 
-    print("\n| ten minutes of one family at | `WorkerConcurrency` | served, a second | deepest queue | the slowest waited |\n|---|---|---|---|---|")
+    yield ""
+    yield "| ten minutes of one family at | `WorkerConcurrency` | served, a second | deepest queue | the slowest waited |"
+    yield "|---|---|---|---|---|"
     for rate, concurrency in ((100, 2), (1_000, WORKERS), (1_000, 2 * WORKERS), (10_000, 2 * WORKERS), (10_000, 120)):
         able, deepest, slowest = burst(rate, 10, concurrency, options.batch_ms / 1000)
-        print(f"| {rate:,}/s | {concurrency} | {able:,.0f} | {deepest:,.0f} | {slowest:,.0f} s |")
+        yield f"| {rate:,}/s | {concurrency} | {able:,.0f} | {deepest:,.0f} | {slowest:,.0f} s |"
 
-    print(f"\n| with {2 * WORKERS} workers, the table is away for | events of one family | most in flight | end as `failed` | the rest done after | `failed` sent again within |")
-    print("|---|---|---|---|---|---|")
+    yield ""
+    yield (f"| with {2 * WORKERS} workers, the table is away for | events of one family | most in flight | end as `failed` "
+           "| the rest done after | `failed` sent again within |")
+    yield "|---|---|---|---|---|---|"
     for rate, minutes in ((10, 3), (10, 25), (10, 60), (1_000, 3), (1_000, 25), (1_000, 60)):
         most, failed, after, again = absence(rate, minutes, 2 * WORKERS * BATCH / max(options.batch_ms / 1000, SHORTEST))
-        print(f"| {minutes} min | {rate:,}/s | {most:,.0f} | {failed:,.0f} | {after:.0f} min | {again:,.1f} h |")
+        yield f"| {minutes} min | {rate:,}/s | {most:,.0f} | {failed:,.0f} | {after:.0f} min | {again:,.1f} h |"
 
 
 if __name__ == "__main__":
