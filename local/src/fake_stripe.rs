@@ -1,4 +1,4 @@
-//! A small stateful Stripe API for tests and the local stack: what `common::stripe` calls, over HTTP, from memory.
+//! A small stateful Stripe API for tests and the local stack: what `common::stripe` calls, over HTTP, from a store of its own.
 //!
 //! It is fed by *events*: [`FakeStripe::ingest`] takes an event as Stripe renders it, keeps it for the list of events, and makes
 //! `data.object` the current state of that object (of two events the one with the later `created` wins, the later told on a tie). So
@@ -12,12 +12,12 @@
 //! bodies, unknown parameters included; `Idempotency-Key`. And it can be told to misbehave ([`Fault`]).
 
 mod billing;
-mod journal;
 mod list;
+mod objects;
 mod routes;
 mod shop;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,10 +27,14 @@ use axum::Router;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use self::objects::Objects;
 pub use self::shop::{Fired, Payment};
 
 /// Stripe keeps events for 30 days.
 const EVENT_SECONDS: i64 = 30 * 86_400;
+
+/// So many of the last requests are remembered.
+const REQUESTS: usize = 10_000;
 
 /// The fake; clones are handles of the same one.
 #[derive(Clone, Default)]
@@ -65,15 +69,12 @@ struct State {
     key: String,
     now: Option<i64>,
     pages: Option<String>,
-    serial: u64,
-    objects: BTreeMap<String, Stored>,
-    /// What is inside an object, where there is more than the object shows: lines of an invoice, line items of a session.
-    inside: BTreeMap<String, Vec<Value>>,
+    serial: i64,
+    objects: Objects,
     broken: BTreeSet<String>,
     faults: Vec<Fault>,
-    requests: Vec<String>,
+    requests: VecDeque<String>,
     answers: BTreeMap<String, (String, Value)>,
-    journal: Option<std::fs::File>,
 }
 
 /// One object; events are objects too.
@@ -82,7 +83,7 @@ struct Stored {
     /// The `created` of the event that told it: a later one wins.
     told: i64,
     /// Place in lists: its own `created`, then the order in which it was first heard of.
-    place: (i64, u64),
+    place: (i64, i64),
     /// As it was told, byte for byte.
     text: String,
     value: Value,
@@ -97,12 +98,15 @@ impl FakeStripe {
         fake
     }
 
-    /// Keeps what it knows in a file, and takes up what is in it.
+    /// Knows what is in a file, and keeps there what it is told from now on.
     ///
     /// # Errors
     /// When the file cannot be read or written.
     pub fn remember(&self, path: &std::path::Path) -> anyhow::Result<()> {
-        self.lock().remember(path)
+        let mut state = self.lock();
+        state.objects = Objects::open(Some(path))?;
+        state.serial = state.objects.heard();
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -146,7 +150,7 @@ impl FakeStripe {
     /// Says what is inside an object beyond what it shows: the lines of an invoice, the items of a subscription, the line items of
     /// a checkout session.
     pub fn put_inside(&self, id: &str, entries: Vec<Value>) {
-        self.lock().put_inside(id, entries);
+        self.lock().objects.put_inside(id, entries);
     }
 
     /// Says that a payment paid an invoice, where no event does.
@@ -161,11 +165,7 @@ impl FakeStripe {
 
     /// A webhook took this event.
     pub fn mark_delivered(&self, event: &str) {
-        let mut state = self.lock();
-        if let Some(stored) = state.objects.get_mut(event) {
-            stored.delivered = true;
-            state.note_object(event);
-        }
+        self.lock().objects.deliver(event);
     }
 
     /// Sets its clock, for the `Date` of answers and the age of events; without it events never age.
@@ -198,12 +198,12 @@ impl FakeStripe {
 
     /// An object as it is now.
     pub fn object(&self, id: &str) -> Option<Value> {
-        self.lock().objects.get(id).map(|stored| stored.value.clone())
+        self.lock().objects.get(id).map(|stored| stored.value)
     }
 
     /// The requests since the last time it was asked: method, path and query.
     pub fn requests(&self) -> Vec<String> {
-        std::mem::take(&mut self.lock().requests)
+        std::mem::take(&mut self.lock().requests).into()
     }
 }
 
@@ -214,6 +214,7 @@ impl State {
         let created = event["created"].as_i64().context("an event has a time")?;
         let object = event["data"]["object"].as_object().context("an event has an object")?;
         let mut object = Value::Object(object.clone());
+        self.objects.begin();
         self.mention(&object, created);
         if event["type"] == "customer.deleted" {
             object = json!({"id": object["id"], "object": "customer", "deleted": true, "created": object["created"]});
@@ -225,6 +226,7 @@ impl State {
             self.store(text, object, created, delivered);
         }
         self.store(body.to_owned(), event, created, delivered);
+        self.objects.commit();
         Ok(id)
     }
 
@@ -232,18 +234,13 @@ impl State {
         let Some(id) = value["id"].as_str().map(str::to_owned) else { return };
         self.serial += 1;
         let created = value["created"].as_i64().unwrap_or(if told == i64::MAX { 0 } else { told });
-        let place = self.objects.get(&id).map_or((created, self.serial), |known| known.place);
-        if self.objects.get(&id).is_some_and(|known| known.told > told) {
+        let known = self.objects.place(&id);
+        if known.is_some_and(|(known, _)| known > told) {
             return;
         }
+        let place = known.map_or((created, self.serial), |(_, place)| place);
         let kind = value["object"].as_str().unwrap_or("unknown").to_owned();
-        self.objects.insert(id.clone(), Stored { kind, told, place, text, value, delivered });
-        self.note_object(&id);
-    }
-
-    fn put_inside(&mut self, id: &str, entries: Vec<Value>) {
-        self.inside.insert(id.to_owned(), entries);
-        self.note_inside(id);
+        self.objects.put(&id, &Stored { kind, told, place, text, value, delivered });
     }
 
     /// Customers and prices that an object names exist, even if no event was about them.
@@ -258,7 +255,7 @@ impl State {
         };
         let mentioned: Vec<Value> = customer.into_iter().chain(entries.filter_map(price)).collect();
         for value in mentioned {
-            if value["id"].as_str().is_some_and(|id| !self.objects.contains_key(id)) {
+            if value["id"].as_str().is_some_and(|id| self.objects.place(id).is_none()) {
                 self.store(value.to_string(), value, i64::MIN, true);
             }
         }

@@ -27,6 +27,8 @@ pub mod lambda;
 pub mod poller;
 pub mod schedule;
 mod shop;
+mod tokens;
+mod usage;
 
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
@@ -166,10 +168,12 @@ impl Stack {
             None => Database::memory(),
         };
         let database = database.map_err(|error| anyhow!("cannot open the database: {error}"))?;
+        // What it commits survives the process either way; without this SQLite also waits for the disk at every commit.
+        database.disable_bulk_loading().map_err(|error| anyhow!("cannot set up the database: {error}"))?;
         let (dynamodb, dynamodb_server) = aws::serve_dynamodb(database, stopped(&rest)).await?;
         let mut servers = vec![dynamodb_server, serve(aws, aws::router(&sqs, dynamodb), stopped(&rest))];
 
-        let mut env = environment(&options.env, &front_url, &aws_url, dynamodb);
+        let mut env = environment(&options.env, &front_url, &aws_url);
         if options.is_app && options.env.get("PROVISION_URL").is_none() {
             env.set("PROVISION_URL", format!("{front_url}{}", shop::APP_WEBHOOK_PATH));
             env.set("PROVISION_SECRET", shop::APP_WEBHOOK_SECRET);
@@ -177,7 +181,7 @@ impl Stack {
         let stripe = match (options.env.get("STRIPE_SECRET_KEY"), options.env.get("STRIPE_API_BASE")) {
             (None, None) => {
                 let fake = FakeStripe::new(STRIPE_KEY);
-                if let Some(path) = file("stripe.jsonl") {
+                if let Some(path) = file("stripe.db") {
                     fake.remember(&path)?;
                 }
                 fake.set_pages(&format!("{front_url}/local/stripe"));
@@ -290,7 +294,7 @@ impl Rest {
 }
 
 /// Everything the functions read from their environment.
-fn environment(over: &Env, front_url: &str, aws_url: &str, dynamodb: SocketAddr) -> Env {
+fn environment(over: &Env, front_url: &str, aws_url: &str) -> Env {
     let mut env = Env::from([
         ("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET),
         ("STRIPE_LIVEMODE", "false"),
@@ -317,7 +321,6 @@ fn environment(over: &Env, front_url: &str, aws_url: &str, dynamodb: SocketAddr)
     env.set("AWS_ACCESS_KEY_ID", "local");
     env.set("AWS_SECRET_ACCESS_KEY", "local");
     env.set("AWS_ENDPOINT_URL", aws_url);
-    env.set("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{dynamodb}"));
     for family in Family::ALL {
         env.set(queue_variable(family), queue_url(aws_url, family.as_str()));
     }
@@ -465,7 +468,7 @@ mod tests {
             ("QUEUE_URL_INVOICE_PAID", "https://sqs.eu-central-1.amazonaws.com/1/live"),
             ("RETRY_DELAYS_SECONDS", "1,2,3"),
         ]);
-        let env = environment(&person, "http://127.0.0.1:9000", "http://127.0.0.1:9001", "127.0.0.1:9002".parse().unwrap());
+        let env = environment(&person, "http://127.0.0.1:9000", "http://127.0.0.1:9001");
         assert_eq!(env.get("AWS_ACCESS_KEY_ID").as_deref(), Some("local"));
         assert_eq!((env.get("AWS_SESSION_TOKEN"), env.get("AWS_PROFILE"), env.get("AWS_ENDPOINT_URL_SQS")), (None, None, None));
         assert_eq!(env.get("QUEUE_URL_INVOICE_PAID").as_deref(), Some("http://127.0.0.1:9001/000000000000/tallyhook-invoice-paid"));

@@ -12,31 +12,30 @@
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
+use super::objects::Walk;
 use super::shop::{Fired, a_month_after, new_id};
 use super::{FakeStripe, State};
 
 impl FakeStripe {
     /// The newest checkout session of this user (`client_reference_id`) that was completed.
     pub fn session_of(&self, user: &str) -> Option<Value> {
-        self.lock()
-            .newest(|value| value["object"] == "checkout.session" && value["client_reference_id"] == user && value["status"] == "complete")
+        self.lock().newest("checkout.session", None, |value| value["client_reference_id"] == user && value["status"] == "complete")
     }
 
     /// The newest customer who paid for this user.
     pub fn customer_of(&self, user: &str) -> Option<String> {
-        let paid =
-            |value: &Value| value["object"] == "checkout.session" && value["client_reference_id"] == user && value["customer"].is_string();
-        Some(self.lock().newest(paid)?["customer"].as_str()?.to_owned())
+        let paid = |value: &Value| value["client_reference_id"] == user && value["customer"].is_string();
+        Some(self.lock().newest("checkout.session", None, paid)?["customer"].as_str()?.to_owned())
     }
 
     /// The newest subscription of a customer that is not over.
     pub fn subscription_of(&self, customer: &str) -> Option<Value> {
-        self.lock().newest(|value| value["object"] == "subscription" && value["customer"] == customer && value["status"] != "canceled")
+        self.lock().newest("subscription", Some(customer), |value| value["status"] != "canceled")
     }
 
     /// The newest payment of a customer that was not given back.
     pub fn charge_of(&self, customer: &str) -> Option<Value> {
-        self.lock().newest(|value| value["object"] == "charge" && value["customer"] == customer && value["refunded"] == false)
+        self.lock().newest("charge", Some(customer), |value| value["refunded"] == false)
     }
 
     /// The running period ends, and the next one is paid.
@@ -73,7 +72,7 @@ impl FakeStripe {
         let price =
             state.objects.get(price).filter(|stored| stored.kind == "price").with_context(|| format!("there is no price {price}"))?;
         let before = json!({ "items": { "data": value["items"]["data"] } });
-        value["items"]["data"][0]["price"] = price.value.clone();
+        value["items"]["data"][0]["price"] = price.value;
         Ok(vec![state.fire_data("customer.subscription.updated", &json!({ "object": value, "previous_attributes": before }), now)?])
     }
 
@@ -99,7 +98,7 @@ impl FakeStripe {
         let mut state = self.lock();
         let now = state.time();
         let found = state.objects.get(charge).filter(|stored| stored.kind == "charge");
-        let mut charge = found.with_context(|| format!("there is no charge {charge}"))?.value.clone();
+        let mut charge = found.with_context(|| format!("there is no charge {charge}"))?.value;
         ensure!(charge["refunded"] == false, "it was given back already");
         let refund = json!({
             "id": new_id("re"), "object": "refund", "amount": charge["amount"], "charge": charge["id"], "created": now,
@@ -117,15 +116,19 @@ impl FakeStripe {
 }
 
 impl State {
-    /// The newest object of which this holds.
-    fn newest(&self, holds: impl Fn(&Value) -> bool) -> Option<Value> {
-        let found = self.objects.values().filter(|stored| holds(&stored.value));
-        found.max_by_key(|stored| stored.place).map(|stored| stored.value.clone())
+    /// The newest object of a kind, and of a customer, of which this holds.
+    fn newest(&self, kind: &str, customer: Option<&str>, holds: impl Fn(&Value) -> bool) -> Option<Value> {
+        let mut newest = None;
+        self.objects.walk(&Walk { about: customer, ..Walk::of(kind) }, |stored| {
+            newest = Some(stored.value).filter(&holds);
+            newest.is_none()
+        });
+        newest
     }
 
     fn running(&self, subscription: &str) -> anyhow::Result<Value> {
         let found = self.objects.get(subscription).filter(|stored| stored.kind == "subscription");
-        let value = found.with_context(|| format!("there is no subscription {subscription}"))?.value.clone();
+        let value = found.with_context(|| format!("there is no subscription {subscription}"))?.value;
         ensure!(value["status"] != "canceled", "the subscription {subscription} is over");
         Ok(value)
     }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::objects::{From, Walk};
 use super::routes::Problem;
 use super::{State, Stored};
 
@@ -88,20 +89,14 @@ fn matches(stored: &Stored, value: &Value, name: &str, wanted: &str, params: &Pa
 
 /// A page of entries that are in Stripe's order, newest first: the slice, and whether the list goes on.
 pub(super) fn page<T>(entries: Vec<T>, params: &Params, id: impl Fn(&T) -> String, what: &str) -> Result<(Vec<T>, bool), Problem> {
-    let limit = match get(params, "limit").map(str::parse::<usize>) {
-        None => 10,
-        Some(Ok(limit @ 1..=100)) => limit,
-        Some(_) => return Err(Problem::bad("parameter_invalid_integer", "limit", "Invalid integer: limit must be 1 to 100".to_owned())),
-    };
+    let limit = limit(params)?;
     let place = |name: &str| -> Result<Option<usize>, Problem> {
         let Some(wanted) = get(params, name) else { return Ok(None) };
         let found = entries.iter().position(|entry| id(entry) == wanted);
-        found.map(Some).ok_or_else(|| Problem::bad("resource_missing", name, format!("No such {what}: '{wanted}'")))
+        found.map(Some).ok_or_else(|| Problem::missing_place(name, what, wanted))
     };
     let (start, end, has_more) = match (place("starting_after")?, place("ending_before")?) {
-        (Some(_), Some(_)) => {
-            return Err(Problem::bad("parameter_invalid", "ending_before", "only one of starting_after and ending_before".to_owned()));
-        }
+        (Some(_), Some(_)) => return Err(Problem::both_cursors()),
         (_, Some(before)) => (before.saturating_sub(limit), before, before > limit),
         (after, None) => {
             let start = after.map_or(0, |place| place + 1);
@@ -112,13 +107,52 @@ pub(super) fn page<T>(entries: Vec<T>, params: &Params, id: impl Fn(&T) -> Strin
     Ok((entries.into_iter().skip(start).take(end - start).collect(), has_more))
 }
 
-/// The objects of a kind, newest first. What a cursor names stays in the list even if it does not pass the filters (any more).
-pub(super) fn objects<'a>(state: &'a State, kind: &str, params: &Params) -> Vec<(&'a String, &'a Stored)> {
-    let cursors = [get(params, "starting_after"), get(params, "ending_before")];
-    let of_kind = |(id, stored): &(&String, &Stored)| {
-        stored.kind == kind && state.is_kept(stored) && (passes(stored, params) || cursors.contains(&Some(id.as_str())))
+/// A page of the objects of a kind, newest first, and whether the list goes on. What a cursor names need not pass the filters (any more).
+pub(super) fn objects(state: &State, kind: &str, params: &Params) -> Result<(Vec<Stored>, bool), Problem> {
+    let limit = limit(params)?;
+    let place = |name: &str| -> Result<Option<(i64, i64)>, Problem> {
+        let Some(wanted) = get(params, name) else { return Ok(None) };
+        let found = state.objects.get(wanted).filter(|stored| stored.kind == kind && state.is_kept(stored));
+        found.map(|stored| Some(stored.place)).ok_or_else(|| Problem::missing_place(name, kind, wanted))
     };
-    let mut objects: Vec<(&String, &Stored)> = state.objects.iter().filter(of_kind).collect();
-    objects.sort_by_key(|(_, stored)| std::cmp::Reverse(stored.place));
-    objects
+    let (after, before) = (place("starting_after")?, place("ending_before")?);
+    let time = |name: &str| get(params, name).map(|time| time.parse::<i64>().unwrap_or_default());
+    let about = if kind == "invoice_payment" { "invoice" } else { "customer" };
+    let mut walk = Walk::of(kind);
+    walk.about = get(params, about);
+    walk.delivered = get(params, "delivery_success").map(|wanted| wanted == "true");
+    for name in ["created", "created[gt]", "created[gte]"] {
+        walk.within.0 = time(name).map_or(walk.within.0, |time| walk.within.0.max(time));
+    }
+    for name in ["created", "created[lt]", "created[lte]"] {
+        walk.within.1 = time(name).map_or(walk.within.1, |time| walk.within.1.min(time));
+    }
+    walk.from = match (after, before) {
+        (Some(_), Some(_)) => return Err(Problem::both_cursors()),
+        (Some(place), None) => From::Newest(place),
+        (None, Some(place)) => From::Oldest(place),
+        (None, None) => walk.from,
+    };
+    let (mut page, mut has_more) = (Vec::new(), false);
+    state.objects.walk(&walk, |stored| {
+        if state.is_kept(&stored) && passes(&stored, params) {
+            has_more = page.len() == limit;
+            if !has_more {
+                page.push(stored);
+            }
+        }
+        !has_more
+    });
+    if before.is_some() {
+        page.reverse();
+    }
+    Ok((page, has_more))
+}
+
+fn limit(params: &Params) -> Result<usize, Problem> {
+    match get(params, "limit").map(str::parse::<usize>) {
+        None => Ok(10),
+        Some(Ok(limit @ 1..=100)) => Ok(limit),
+        Some(_) => Err(Problem::bad("parameter_invalid_integer", "limit", "Invalid integer: limit must be 1 to 100".to_owned())),
+    }
 }

@@ -8,7 +8,8 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::list::{self, Params, get};
-use super::{FakeStripe, Misbehaviour, State};
+use super::objects::Walk;
+use super::{FakeStripe, Misbehaviour, REQUESTS, State, Stored};
 
 /// An error answer.
 pub(super) struct Problem {
@@ -24,6 +25,14 @@ impl Problem {
 
     pub(super) fn idempotency(message: &str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, error: json!({"type": "idempotency_error", "message": message}) }
+    }
+
+    pub(super) fn missing_place(cursor: &str, what: &str, id: &str) -> Self {
+        Self::bad("resource_missing", cursor, format!("No such {what}: '{id}'"))
+    }
+
+    pub(super) fn both_cursors() -> Self {
+        Self::bad("parameter_invalid", "ending_before", "only one of starting_after and ending_before".to_owned())
     }
 
     fn missing(what: &str, id: &str) -> Self {
@@ -54,7 +63,10 @@ async fn handle(Shared(fake): Shared<FakeStripe>, method: Method, uri: Uri, head
     let query = decode(asked);
     let fault = {
         let mut state = fake.lock();
-        state.requests.push(format!("{method} {query}"));
+        if state.requests.len() == REQUESTS {
+            state.requests.pop_front();
+        }
+        state.requests.push_back(format!("{method} {query}"));
         let fault = state.faults.iter_mut().find(|fault| fault.times > 0 && query.contains(&fault.on));
         fault.map(|fault| {
             fault.times -= 1;
@@ -130,33 +142,32 @@ impl State {
 
     fn list(&self, path: &str, kind: &str, has_created: bool, params: &Params) -> Result<String, Problem> {
         list::check(params, list::filters(kind), has_created)?;
-        let objects = list::objects(self, kind, params);
-        let (page, has_more) = list::page(objects, params, |(id, _)| (*id).clone(), kind)?;
+        let (page, has_more) = list::objects(self, kind, params)?;
         let expands = list_expands(params, "data.");
-        let data: Vec<String> = page.into_iter().map(|(id, _)| self.render(id, &expands)).collect();
+        let data: Vec<String> = page.into_iter().map(|stored| self.render(stored, &expands)).collect();
         // By hand, so that every object keeps its bytes.
         Ok(format!(r#"{{"object":"list","url":"{path}","has_more":{has_more},"data":[{}]}}"#, data.join(",")))
     }
 
     fn retrieve(&self, kind: &str, id: &str, params: &Params) -> Result<String, Problem> {
         let found = self.objects.get(id).filter(|stored| stored.kind == kind && self.is_kept(stored));
-        found.ok_or_else(|| Problem::missing(kind, id))?;
-        Ok(self.render(id, &list_expands(params, "")))
+        let stored = found.ok_or_else(|| Problem::missing(kind, id))?;
+        Ok(self.render(stored, &list_expands(params, "")))
     }
 
     /// The list inside an object: what was put there, else what the object shows.
     fn inside(&self, id: &str, list: &str, kind: &str, params: &Params) -> Result<String, Problem> {
         let stored = self.objects.get(id).ok_or_else(|| Problem::missing(kind, id))?;
         let shown = || stored.value[list]["data"].as_array().cloned().unwrap_or_default();
-        let entries = self.inside.get(id).cloned().unwrap_or_else(shown);
+        let entries = self.objects.inside(id).unwrap_or_else(shown);
         let name = |entry: &Value| entry["id"].as_str().unwrap_or_default().to_owned();
         let (page, has_more) = list::page(entries, params, name, "item")?;
         Ok(json!({"object": "list", "has_more": has_more, "data": page}).to_string())
     }
 
     /// An object as it is answered: as it was told, unless it is to be broken or something is to be expanded.
-    fn render(&self, id: &str, expands: &[&str]) -> String {
-        let Some(stored) = self.objects.get(id) else { return "null".to_owned() };
+    fn render(&self, stored: Stored, expands: &[&str]) -> String {
+        let id = stored.value["id"].as_str().unwrap_or_default();
         let customer = stored.value["customer"].as_str().unwrap_or(id);
         if self.broken.contains(customer) {
             let broken = json!({"id": id, "object": stored.kind, "customer": customer, "created": stored.place.0,
@@ -165,8 +176,11 @@ impl State {
         }
         let mut value = None;
         if stored.kind == "invoice" && expands.contains(&"payments") && stored.value["payments"].is_null() {
-            let paid_it = |other: &&super::Stored| other.kind == "invoice_payment" && other.value["invoice"] == id;
-            let payments: Vec<&Value> = self.objects.values().filter(paid_it).map(|payment| &payment.value).collect();
+            let mut payments = Vec::new();
+            self.objects.walk(&Walk { about: Some(id), ..Walk::of("invoice_payment") }, |payment| {
+                payments.push(payment.value);
+                true
+            });
             let payments = json!({"object": "list", "data": payments, "has_more": false});
             value.get_or_insert_with(|| stored.value.clone())["payments"] = payments;
         }
@@ -174,13 +188,13 @@ impl State {
             && expands.contains(&"invoice")
             && let Some(invoice) = stored.value["invoice"].as_str().and_then(|id| self.objects.get(id))
         {
-            value.get_or_insert_with(|| stored.value.clone())["invoice"] = invoice.value.clone();
+            value.get_or_insert_with(|| stored.value.clone())["invoice"] = invoice.value;
         }
         if stored.kind == "checkout.session" && expands.contains(&"line_items") {
-            let items = self.inside.get(id).cloned().unwrap_or_default();
+            let items = self.objects.inside(id).unwrap_or_default();
             value.get_or_insert_with(|| stored.value.clone())["line_items"] = json!({"object": "list", "data": items, "has_more": false});
         }
-        value.map_or_else(|| stored.text.clone(), |value| value.to_string())
+        value.map_or(stored.text, |value| value.to_string())
     }
 }
 

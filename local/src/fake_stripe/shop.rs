@@ -99,7 +99,7 @@ impl FakeStripe {
 
     /// The form that a session was made with: what the app asked for, of which Stripe shows only a part.
     pub fn form(&self, session: &str) -> Option<Value> {
-        self.lock().inside.get(&form_of(session))?.first().cloned()
+        self.lock().form(session)
     }
 
     /// The customer completes an open session.
@@ -110,7 +110,7 @@ impl FakeStripe {
         let mut state = self.lock();
         let now = state.time();
         let mut value = state.open_session(session)?;
-        let data = state.inside.get(&form_of(session)).and_then(|form| form.first()).cloned().unwrap_or_default();
+        let data = state.form(session).unwrap_or_default();
         let mut fired = Vec::new();
         let given = value["customer_email"].as_str().unwrap_or("customer@example.com").to_owned();
         value["customer_details"] = json!({ "email": given, "name": null, "phone": null, "address": null });
@@ -151,7 +151,7 @@ impl FakeStripe {
         let now = state.time();
         let mut value = state.session(session)?;
         ensure!(value["status"] == "complete" && value["payment_status"] == "unpaid", "no payment of {session} is under way");
-        let data = state.inside.get(&form_of(session)).and_then(|form| form.first()).cloned().unwrap_or_default();
+        let data = state.form(session).unwrap_or_default();
         let mut fired = Vec::new();
         if arrived {
             value["payment_status"] = json!("paid");
@@ -256,8 +256,8 @@ impl State {
             "status": "open", "subscription": null, "success_url": form["success_url"], "ui_mode": "hosted",
             "url": self.page("https://checkout.stripe.test/c/pay", &id, "pay", &id),
         });
-        self.put_inside(&id, items);
-        self.put_inside(&form_of(&id), vec![form.clone()]);
+        self.objects.put_inside(&id, items);
+        self.objects.put_inside(&form_of(&id), vec![form.clone()]);
         self.store(session.to_string(), session.clone(), now, true);
         Ok(session)
     }
@@ -266,7 +266,7 @@ impl State {
         let quantity: i64 = item["quantity"].as_str().and_then(|quantity| quantity.parse().ok()).unwrap_or(1);
         let price = match (item["price"].as_str(), &item["price_data"]) {
             (Some(id), _) => match self.objects.get(id).filter(|stored| stored.kind == "price") {
-                Some(stored) => stored.value.clone(),
+                Some(stored) => stored.value,
                 None => {
                     let param = format!("line_items[{at}][price]");
                     return Err(Problem::bad("resource_missing", &param, format!("No such price: '{id}'")));
@@ -293,6 +293,10 @@ impl State {
         self.pages.as_ref().map_or_else(|| format!("{made_up}/{id}"), |pages| format!("{pages}/{page}/{about}"))
     }
 
+    fn form(&self, session: &str) -> Option<Value> {
+        self.objects.inside(&form_of(session))?.into_iter().next()
+    }
+
     fn check_customer(&self, id: &str) -> Result<(), Problem> {
         let known = self.objects.get(id).is_some_and(|stored| stored.kind == "customer" && stored.value["deleted"] != true);
         if known { Ok(()) } else { Err(Problem::bad("resource_missing", "customer", format!("No such customer: '{id}'"))) }
@@ -300,7 +304,7 @@ impl State {
 
     fn session(&self, id: &str) -> anyhow::Result<Value> {
         let found = self.objects.get(id).filter(|stored| stored.kind == "checkout.session");
-        Ok(found.with_context(|| format!("there is no checkout session {id}"))?.value.clone())
+        Ok(found.with_context(|| format!("there is no checkout session {id}"))?.value)
     }
 
     fn open_session(&self, id: &str) -> anyhow::Result<Value> {
@@ -312,7 +316,7 @@ impl State {
     /// The subscription of a session, and its first invoice, paid.
     fn subscribe(&mut self, session: &str, value: &Value, data: &Value, now: i64) -> (Value, Value) {
         let [subscription_id, invoice_id, item_id] = ["sub", "in", "si"].map(new_id);
-        let items = self.inside.get(session).cloned().unwrap_or_default();
+        let items = self.objects.inside(session).unwrap_or_default();
         let bought = items.into_iter().find(|item| item["price"]["type"] != "one_time").unwrap_or_default();
         let data = &data["subscription_data"];
         let trial_days: Option<i64> = data["trial_period_days"].as_str().and_then(|days| days.parse().ok());

@@ -1,8 +1,8 @@
 //! The AWS endpoint: DynamoDB and SQS on one port, told apart by `X-Amz-Target`.
 //!
 //! SQS is this crate's own and answers directly. DynamoDB is dynoxide, whose HTTP layer (which checks requests as AWS does) can only
-//! serve a listener of its own, so it gets one on a free port and requests are passed on. Programs inside the stack may use that port
-//! directly and spare themselves the detour.
+//! serve a listener of its own, so it gets one on a free port and requests are passed on. The tokens of transactions are kept here
+//! (`tokens.rs`).
 //!
 //! Signatures are not checked, so whoever can connect may do everything: only the loopback interface is bound, and a request with an
 //! `Origin` is refused, because it is a web page's.
@@ -11,9 +11,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Context;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode, uri};
+use axum::http::{Method, StatusCode, header, uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use dynoxide::Database;
@@ -23,12 +23,17 @@ use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::tokens::Tokens;
 use crate::sqs::Sqs;
+
+/// DynamoDB takes bodies of up to 16 MB, and answers up to 16 MB.
+const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 
 #[derive(Clone)]
 struct DynamoDb {
     address: SocketAddr,
     client: Client<HttpConnector, Body>,
+    tokens: Tokens,
 }
 
 /// Serves DynamoDB on a port of its own until `stopped` ends.
@@ -54,7 +59,7 @@ pub fn router(sqs: &Sqs, dynamodb: SocketAddr) -> Router {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let client = Client::builder(TokioExecutor::new()).build(connector);
-    sqs.router().layer(from_fn_with_state(DynamoDb { address: dynamodb, client }, dispatch))
+    sqs.router().layer(from_fn_with_state(DynamoDb { address: dynamodb, client, tokens: Tokens::default() }, dispatch))
 }
 
 async fn dispatch(State(dynamodb): State<DynamoDb>, request: Request, next: Next) -> Response {
@@ -62,6 +67,9 @@ async fn dispatch(State(dynamodb): State<DynamoDb>, request: Request, next: Next
         return (StatusCode::FORBIDDEN, "this endpoint is not for web pages\n").into_response();
     }
     let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
+    if target == "DynamoDB_20120810.TransactWriteItems" {
+        return dynamodb.transact(request).await;
+    }
     if target.starts_with("DynamoDB") {
         return dynamodb.pass_on(request).await;
     }
@@ -73,6 +81,35 @@ async fn dispatch(State(dynamodb): State<DynamoDb>, request: Request, next: Next
 }
 
 impl DynamoDb {
+    /// A transaction, once for its token. In a task of its own: a caller who stops waiting and tries again meets the same transaction.
+    async fn transact(self, request: Request) -> Response {
+        let (mut parts, body) = request.into_parts();
+        let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
+            return (StatusCode::PAYLOAD_TOO_LARGE, "a request to DynamoDB has at most 16 MB\n").into_response();
+        };
+        let Some(transaction) = self.tokens.take(&body) else {
+            return self.pass_on(Request::from_parts(parts, body.into())).await;
+        };
+        let task = tokio::spawn(async move {
+            parts.headers.remove(header::CONTENT_LENGTH);
+            let request = Request::from_parts(parts, transaction.body.clone().into());
+            let answer = transaction.once(|| self.answer(request)).await;
+            answer.unwrap_or_else(|refused| refused)
+        });
+        task.await.unwrap_or_else(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response())
+    }
+
+    /// The body of a good answer; any other answer is the error.
+    async fn answer(&self, request: Request) -> Result<Bytes, Response> {
+        let answer = self.pass_on(request).await;
+        if answer.status() != StatusCode::OK {
+            return Err(answer);
+        }
+        let cut =
+            |error: axum::Error| (StatusCode::BAD_GATEWAY, format!("the embedded DynamoDB stopped answering: {error}\n")).into_response();
+        to_bytes(answer.into_body(), MAX_BODY_BYTES).await.map_err(cut)
+    }
+
     async fn pass_on(&self, mut request: Request) -> Response {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let to = uri::Builder::new().scheme("http").authority(self.address.to_string()).path_and_query(path);

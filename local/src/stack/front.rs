@@ -36,6 +36,7 @@ use uuid::Uuid;
 use super::Rest;
 use super::lambda::{Failure, Function};
 use super::schedule::Schedule;
+use super::usage::Usage;
 use crate::fake_stripe::FakeStripe;
 
 /// API Gateway's limit for a body.
@@ -265,7 +266,7 @@ fn refuse(status: StatusCode, error: &str, message: &str) -> Response {
 /// `at_rest` is true when nothing is waiting or being worked on but what has to wait for a later time.
 async fn status(State(front): State<Front>) -> Response {
     let queues = front.rest.queues().unwrap_or_default();
-    Json(json!({ "at_rest": front.rest.holds(), "queues": queues })).into_response()
+    Json(json!({ "at_rest": front.rest.holds(), "queues": queues, "process": Usage::now() })).into_response()
 }
 
 /// `POST /local/schedules/retry`: runs what a schedule runs, at once, and answers what it answers. Not for a web page's scripts.
