@@ -26,6 +26,7 @@ mod permissions;
 mod portal;
 mod provision;
 mod reconcile;
+mod reconcile_many;
 mod recovery;
 mod scenarios;
 mod security;

@@ -167,6 +167,8 @@ struct Run<'a> {
     report: Report,
     failures_in_a_row: u32,
     seen: HashSet<u64>,
+    /// Whether an earlier run saw subscriptions that this one goes on without having seen.
+    missed: bool,
     orphans: BTreeSet<String>,
     told: BTreeSet<(Class, String)>,
     held: Vec<Evidence>,
@@ -245,6 +247,7 @@ impl Reconciler {
             report,
             failures_in_a_row: 0,
             seen: HashSet::new(),
+            missed: false,
             orphans: BTreeSet::new(),
             told: BTreeSet::new(),
             held: Vec::new(),
@@ -280,6 +283,11 @@ impl Run<'_> {
         let mut has_cursor = stored.is_some() && !self.options.dry_run;
         let mut place = stored.unwrap_or(Place { started: self.now, pass: Pass::Events(0), after: None });
         let first = Pass::ALL.iter().position(|pass| *pass == place.pass).unwrap_or(0);
+        self.missed = match place.pass {
+            Pass::Events(_) => false,
+            Pass::Subscriptions => place.after.is_some(),
+            Pass::Invoices | Pass::Sessions | Pass::Accounts => true,
+        };
         for pass in Pass::ALL.into_iter().skip(first) {
             if pass != place.pass {
                 place = Place { pass, after: None, ..place };
@@ -317,6 +325,9 @@ impl Run<'_> {
     async fn page(&mut self, place: &mut Place) -> Result<bool, String> {
         self.check_time()?;
         if place.pass == Pass::Accounts {
+            if std::mem::take(&mut self.missed) {
+                self.recall().await?;
+            }
             return self.accounts(place).await;
         }
         let from = place.started.plus_days(-self.options.days);
@@ -329,6 +340,23 @@ impl Run<'_> {
         let page = page.map_err(|error| error.to_string())?;
         self.objects(place, &page).await?;
         Ok(page.has_more && page.last_id().is_some())
+    }
+
+    /// Lists the subscriptions once more, for their ids alone: the accounts are looked at with a call for a hundred of them instead of one
+    /// each. It takes at most half of the time that is left, so that a run that was gone on with always gets further.
+    async fn recall(&mut self) -> Result<(), String> {
+        let half = self.options.deadline.map(|deadline| deadline - deadline.saturating_duration_since(Instant::now()) / 2);
+        let mut after = None;
+        while self.seen.len() < MOST_SEEN && half.is_none_or(|half| Instant::now() < half) {
+            let page = self.fetch(Pass::Subscriptions, &Filter::default(), &Cursor::after(after.as_deref())).await;
+            let page = page.map_err(|error| error.to_string())?;
+            self.seen.extend(page.objects.iter().filter_map(|object| Some(hash(&object.id()?.parse().ok()?))));
+            after = page.last_id().map(str::to_owned);
+            if !page.has_more || after.is_none() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     async fn fetch(&self, pass: Pass, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
