@@ -370,7 +370,7 @@ impl State {
             if until.is_some_and(|until| until <= now) || plan.rank < best.rank {
                 continue;
             }
-            let until = if plan.rank > best.rank { until } else { later(best.until, until, best.tier == plan.tier) };
+            let until = later(best.until, until, best.tier == plan.tier);
             best = Access { tier: plan.tier.clone(), rank: plan.rank, until };
         }
         best

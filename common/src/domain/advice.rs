@@ -87,6 +87,8 @@ mod tests {
             ("parked", "unknown_price", Some("price#price_x"), Act::AddToCatalog, Some("price_x")),
             ("parked", "unknown_name", Some("pack#gold#1"), Act::AddToCatalog, Some("gold#1")),
             ("parked", "unnamed_purchase", None, Act::Reconcile, None),
+            ("parked", "truncated_list", None, Act::Reconcile, None),
+            ("parked", "payload_mismatch", None, Act::Inspect, None),
             ("parked", "no_grant", Some("payment#pi_1"), Act::Reconcile, Some("pi_1")),
             ("parked", "conflict", None, Act::Inspect, None),
             ("failed", "retries_used_up", None, Act::Retry, None),
@@ -97,5 +99,8 @@ mod tests {
             assert_eq!((found.act, found.target.as_deref()), (act, target), "{reason}");
             assert!(target.is_none_or(|target| found.text.contains(target)), "{}", found.text);
         }
+        let text = |status: &str, reason: &str| advice(status, Some(reason), None).text;
+        assert!(text("failed", "retries_used_up").contains("log lines") && !text("parked", "something_new").contains("log lines"));
+        assert!(text("parked", "payload_mismatch").contains("another content"));
     }
 }

@@ -433,6 +433,42 @@ mod tests {
         assert!(catalog.plan_of_price("price_b").is_none());
         assert_eq!(catalog.order("dfy").unwrap().plans["starter"], OrderPlan { revisions: 2, deadline_days: 7, prices: Vec::new() });
         assert_eq!((catalog.policy.signup_credits, catalog.policy.addons, catalog.policy.past_due_grace_days), (500, Addons::Reset, 7));
+        assert_eq!((catalog.plan("pro"), catalog.plan("p"), catalog.default_rank()), (Some(plan), None, 0));
+        let other = Catalog::parse(&GOOD.replace("free = 0\n", "free = 3\n")).unwrap();
+        assert_eq!(other.default_rank(), 3);
+    }
+
+    #[test]
+    fn the_longest_that_is_allowed_is_taken_and_what_is_longer_is_not() {
+        let takes = |from: &str, to: &str| Catalog::parse(&GOOD.replacen(from, to, 1)).is_ok();
+        let quoted = |text: String| format!("\"{text}\"");
+        for (from, longest, longer) in
+            [("\"p\"", quoted("p".repeat(64)), quoted("p".repeat(65))), ("\"price_a\"", quoted("p".repeat(255)), quoted("p".repeat(256)))]
+        {
+            assert!(takes(from, &longest) && !takes(from, &longer), "{from}");
+        }
+        for wrong in ["\"\"", "\"a#b\"", "\"a\\u0007b\""] {
+            assert!(!takes("\"price_a\"", wrong), "{wrong}");
+        }
+        assert!(!takes("\"p\"", "\"a b\"") && !takes("credits = 10", "credits = 1000000000001"));
+        assert!(Catalog::parse(&GOOD.replacen("credits = 10", "credits = 77", 1)).unwrap().pack("p").unwrap().credits == 77);
+    }
+
+    #[test]
+    fn a_name_is_there_once_among_its_kind() {
+        let pack = |name: &str, price: &str| format!("[[pack]]\nname = \"{name}\"\ncredits = 10\nprices = [\"{price}\"]\n");
+        let order = |mode: &str| format!("[[order]]\nmode = \"{mode}\"\nplans = {{ starter = {{ revisions = 2 }} }}\n");
+        let with = |more: &str| Catalog::parse(&format!("{GOOD}{more}")).map_err(|error| error.message);
+        assert!(with(&(pack("q", "price_q") + &order("other"))).is_ok());
+        assert!(with(&pack("p", "price_q")).unwrap_err().contains("pack \"p\" is there twice"));
+        assert!(with(&order("dfy")).unwrap_err().contains("order mode \"dfy\" is there twice"));
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_file_and_line() {
+        let error = |line| CatalogError { line, message: "no".to_owned() };
+        assert_eq!((error(7).of_file("a.toml"), error(0).of_file("a.toml")), ("a.toml line 7: no".to_owned(), "a.toml: no".to_owned()));
+        assert_eq!(error(7).to_string(), "catalog.toml line 7: no");
     }
 
     #[test]

@@ -315,3 +315,6 @@ pub fn missing_at_stripe(account: &Account, id: &SubscriptionId) -> Difference {
 fn credits(balance: super::credits::Credits) -> Facts {
     Facts::from([("credits", balance.to_string())])
 }
+
+#[cfg(test)]
+mod tests;

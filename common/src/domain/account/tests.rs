@@ -1,8 +1,16 @@
 //! What holds for an account whatever its history: that it stays small, and that what it has forgotten does not come back.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::domain::decide::tests::{MONTH, P1, Run, Step, changed, invoice, items, line, pack, paid, patched, refunded, sub, updated};
+use super::{Account, Cause, Fact, Lot, MOST_LOTS};
+use crate::domain::catalog::Catalog;
+use crate::domain::credits::Credits;
+use crate::domain::decide::tests::{
+    MONTH, P1, P2, Run, Step, changed, check, invoice, items, line, pack, paid, patched, refund, refunded, session, sub, updated,
+};
+use crate::domain::ids::UserId;
+use crate::domain::ledger::{EntryKind, LedgerKey};
+use crate::domain::timestamp::Timestamp;
 
 const DAY: i64 = 86_400;
 
@@ -77,4 +85,143 @@ fn a_forgotten_subscription_is_not_paid_out_again() {
         let again = Run::of(&[lives.clone(), late].concat());
         assert_eq!(again.account.state.balance(), run.account.state.balance(), "{}", again.told());
     }
+}
+
+/// A subscription of its own name in the first period.
+fn known(id: &str, price: &str, more: &Value) -> Step {
+    sub("created", P1, patched(json!({"id": id, "items": items(&[(price, 1)], P1)}), more))
+}
+
+#[test]
+fn the_highest_plan_gives_the_tier_and_the_latest_end_of_it_holds() {
+    let ends = |at: i64| json!({"cancel_at": at});
+    let (none, soon, later) = (json!({}), ends(P1 + 5 * DAY), ends(P1 + 9 * DAY));
+    let end = |at: i64| format!(" until {at}");
+    for (what, subscriptions, tier) in [
+        ("the higher one", [("sub_1", "price_business", &none), ("sub_2", "price_pro", &none)], "business".to_owned()),
+        (
+            "the higher one ends",
+            [("sub_1", "price_business", &soon), ("sub_2", "price_pro", &none)],
+            "business".to_owned() + &end(P1 + 5 * DAY),
+        ),
+        ("one of two ends", [("sub_1", "price_pro", &soon), ("sub_2", "price_pro", &none)], "pro".to_owned()),
+        ("both end", [("sub_1", "price_pro", &soon), ("sub_2", "price_pro", &later)], "pro".to_owned() + &end(P1 + 9 * DAY)),
+    ] {
+        let [(one, price, more), (two, other, less)] = subscriptions;
+        check(what, vec![known(one, price, more), known(two, other, less)], &format!("{tier} 0 | sub_1=0 sub_2=0 | "));
+        // Which of them comes first in the account is up to Stripe's ids.
+        check(what, vec![known(two, price, more), known(one, other, less)], &format!("{tier} 0 | sub_1=0 sub_2=0 | "));
+    }
+    let over = |at: i64| vec![known("sub_1", "price_pro", &soon), Step::At(at)];
+    check("a second before its end", over(P1 + 5 * DAY - 1), &format!("pro{} 0 | sub_1=0 | ", end(P1 + 5 * DAY)));
+    check("at its end", over(P1 + 5 * DAY), "free 0 | sub_1=0 | ");
+}
+
+#[test]
+fn signup_credits_come_once_and_not_after_a_subscription() {
+    let subscribed = || vec![paid(P1, "in_1", "subscription_create", "price_pro", P1), Step::Signup];
+    check("too late", subscribed(), "pro 5000 | sub_1=5000 signup=0 | invoice#in_1 +5000, signup +0 superseded");
+    let catalog = Catalog::parse(include_str!("../../../../catalog.toml")).unwrap();
+    let cause = Cause { by: "app".to_owned(), adjust_key: LedgerKey::signup(), created: Timestamp::from_unix(5) };
+    let new = Account::new(UserId::new("u").unwrap());
+    let once = new.after(&new.evolve(vec![Fact::Signup], &cause, &catalog, Timestamp::from_unix(5)).unwrap());
+    // The account itself knows, also where the entry was not read.
+    let forgetful = Account { recorded: std::collections::BTreeMap::new(), ..once.clone() };
+    let spent = forgetful.consume(Credits::new(500), LedgerKey::consume("k"), Timestamp::from_unix(6)).unwrap();
+    let twice = forgetful.after(&spent).evolve(vec![Fact::Signup], &cause, &catalog, Timestamp::from_unix(7)).unwrap();
+    assert_eq!((twice.state.balance(), once.version, once.state.created_at), (Credits::ZERO, 1, Timestamp::from_unix(5)));
+    let later = once.after(&once.evolve(Vec::new(), &cause, &catalog, Timestamp::from_unix(9)).unwrap());
+    assert_eq!((later.version, later.state.created_at), (2, Timestamp::from_unix(5)), "made when it was first written");
+}
+
+#[test]
+fn an_account_comes_back_from_its_item_as_it_was_and_what_is_not_takes_no_room() {
+    let packs = (0..10).map(|number| pack(P1 + number, &format!("cs_{number}")));
+    let paused = sub("paused", P1 + 500, json!({"id": "sub_2", "status": "paused", "items": items(&[("price_team", 3)], P1)}));
+    let mut steps = vec![Step::KeepAddons, paid(P1, "in_1", "subscription_create", "price_pro", P1), paused];
+    steps.extend(packs);
+    steps.extend([
+        changed(P1 + 60, ("price_pro", 1), ("price_business", 1), P1),
+        changed(P1 + 70, ("price_business", 1), ("price_pro", 1), P1),
+        changed(P2 + 60, ("price_pro", 1), ("price_team", 2), P2),
+        refunded(P1 + 90, "pi_in_1", 500),
+        Step::Spend(70),
+    ]);
+    let run = Run::of(&steps);
+    let state = &run.account.state;
+    let item = serde_json::to_value(state).unwrap();
+    assert_eq!(&serde_json::from_value::<super::State>(item.clone()).unwrap(), state, "{item:#}");
+    for entry in run.ledger.values() {
+        assert_eq!(&serde_json::from_value::<crate::domain::ledger::Entry>(serde_json::to_value(entry).unwrap()).unwrap(), entry);
+    }
+    let lot = |older| serde_json::to_value(Lot { at: Timestamp::from_unix(7), of: 5, credits: Credits::new(9), older }).unwrap();
+    assert_eq!(lot(false), json!({"at": 7, "of": 5, "credits": 9}));
+    assert_eq!(lot(true), json!({"at": 7, "of": 5, "credits": 9, "older": true}));
+    let plain = serde_json::to_string(&Run::of(&[paid(P1, "in_1", "subscription_create", "price_pro", P1)]).account.state).unwrap();
+    for absent in ["spent", "reversed", "false", "[]", "quantity"] {
+        assert!(!plain.contains(absent), "{absent}: {plain}");
+    }
+}
+
+#[test]
+fn purchases_are_told_apart_until_they_are_too_many() {
+    let packs = |count: i64| -> Vec<Step> { (0..count).map(|number| pack(P1 + number, &format!("cs_{number}"))).collect() };
+    let most = i64::try_from(MOST_LOTS).unwrap();
+    let lots = |steps: &[Step]| Run::of(steps).account.state.lots.len();
+    assert_eq!((lots(&packs(most)), lots(&packs(most + 1)), lots(&packs(most + 3))), (MOST_LOTS, MOST_LOTS, MOST_LOTS));
+    // One that was added to others is still taken back from where it went.
+    let back = [packs(most + 2), vec![refunded(P1 + 50, "pi_cs_0", 2000)]].concat();
+    let told = Run::of(&back).told();
+    assert!(told.starts_with("free 9000 |") && told.ends_with("refund#ch_pi_cs_0#2000 -1000"), "{told}");
+    // What has nothing left is gone.
+    check("spent", vec![pack(P1, "cs_1"), Step::Spend(1000)], "free 0 |  | session#cs_1 +1000, consume#1 -1000");
+}
+
+#[test]
+fn what_a_reset_has_ended_does_not_come_back_with_a_failed_refund() {
+    let given = vec![
+        pack(P1, "cs_1"),
+        refund("created", P1 + 10, "pi_cs_1", "re_1", 2000, "succeeded"),
+        paid(P2, "in_2", "subscription_cycle", "price_pro", P2),
+        refund("failed", P2 + 10, "pi_cs_1", "re_1", 2000, "failed"),
+    ];
+    let told = "session#cs_1 +1000, refund#re_1#succeeded -1000, invoice#in_2 +5000, refund#re_1#failed +0";
+    let run = Run::of(&given).told();
+    assert!(run.starts_with(&format!("pro 5000 | sub_1=5000 | {told}")), "{run}");
+}
+
+#[test]
+fn a_change_that_comes_after_its_period_is_recorded_and_changes_nothing() {
+    let given = vec![
+        paid(P1, "in_1", "subscription_create", "price_pro", P1),
+        paid(P2, "in_2", "subscription_cycle", "price_pro", P2),
+        changed(P1 + DAY, ("price_pro", 1), ("price_business", 1), P1),
+    ];
+    let told = "invoice#in_1 +5000, invoice#in_2 +0, plan#sub_1#price_business#1000 +0 superseded";
+    check("late", given, &format!("pro 5000 | sub_1=5000 | {told}"));
+}
+
+#[test]
+fn an_order_records_what_was_paid_for_it() {
+    let order = session("completed", P1, "cs_1", json!({"mode": "dfy", "plan": "starter"}), json!({}));
+    let run = Run::of(&[order]);
+    let entry = &run.ledger[&LedgerKey::from_text("session#cs_1")];
+    assert_eq!((entry.kind, entry.payment.as_ref().map(|payment| payment.amount), run.orders.len()), (EntryKind::Order, Some(2000), 1));
+}
+
+#[test]
+fn only_what_ended_long_ago_beyond_the_last_ten_is_forgotten() {
+    let lives = |number: i64| vec![sub("created", P1, json!({"id": format!("sub_{number:02}")})), over(number, P1 + number * DAY)];
+    fn over(number: i64, at: i64) -> Step {
+        sub("deleted", at, json!({"id": format!("sub_{number:02}"), "status": "canceled", "ended_at": at}))
+    }
+    let all: Vec<Step> = (0..14).flat_map(lives).collect();
+    let left = |at: i64| {
+        let run = Run::of(&[all.clone(), vec![Step::At(at), Step::Signup]].concat());
+        run.account.state.subscriptions.keys().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(left(P1 + 14 * DAY).len(), 14, "within sixty days");
+    assert_eq!(left(P1 + 60 * DAY).len(), 14, "and on the sixtieth");
+    assert_eq!(left(P1 + 61 * DAY).len(), 13);
+    assert_eq!((left(P1 + 400 * DAY).len(), left(P1 + 400 * DAY)[0].as_str()), (10, "sub_04"), "the last ten stay");
 }

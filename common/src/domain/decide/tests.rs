@@ -19,7 +19,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::event::{self, Event};
 
 /// Trials of `pro` are worth less than its paid periods, so that the two cannot be mistaken for each other; the grace is not the default.
-const CATALOG: &str = r#"
+pub const CATALOG: &str = r#"
 [tiers]
 free = 0
 pro = 1
@@ -413,4 +413,105 @@ fn what_waits_says_for_what() {
     assert_eq!(waits(Parked::UnknownName("pack", "gold".to_owned())).as_deref(), Some("pack#gold"));
     assert_eq!(waits(Parked::NoUser(None)), None);
     assert_eq!(waits(Parked::Truncated), None);
+}
+
+/// What an event does beside the account, after these steps: `effect | links | payments | order`.
+fn beside(given: &[Step], step: &Step) -> String {
+    let (run, catalog) = (Run::of(given), Catalog::parse(CATALOG).unwrap());
+    let Step::Event(body) = step else { panic!("{step:?} is no event") };
+    let event = event::read(body.to_string().as_bytes()).unwrap();
+    let payment = payment_refs(&event).iter().find_map(|payment| run.payments.get(payment)).cloned();
+    let keys: Vec<LedgerKey> = ledger_keys(&event).into_iter().chain(payment.clone()).collect();
+    let Outcome::Apply(applied) = decide(&run.loaded(&keys), &event, payment.as_ref(), &catalog, Timestamp::from_unix(P2)) else {
+        return "not applied".to_owned();
+    };
+    let payments = applied.payments.iter().map(|(payment, key)| format!("{}={key}", payment.as_str())).collect::<Vec<_>>();
+    let links = applied.links.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let order = applied.order.as_ref().map_or("-", |order| order.session.as_str());
+    format!("{} | {} | {} | {order}", applied.effect.as_str(), links.join(" "), payments.join(" "))
+}
+
+#[test]
+fn what_goes_beside_the_account_is_told_with_it() {
+    let bought = || paid(P1, "in_1", "subscription_create", "price_pro", P1);
+    let unpaid = |kind: &str| session(kind, P1, "cs_1", json!({"pack": "p1000"}), json!({"payment_status": "unpaid"}));
+    let mode = |mode: &str, status: &str| {
+        session("completed", P1, "cs_1", json!({}), json!({"mode": mode, "payment_status": status, "payment_intent": null}))
+    };
+    let order = || session("completed", P1, "cs_1", json!({"mode": "dfy", "plan": "starter"}), json!({}));
+    let by = |payments: Value| invoice("paid", P1, "in_1", "subscription_create", &[line("price_pro", 1, P1)], payments);
+    let of_charge = by(json!({"payments": null, "charge": "ch_1"}));
+    let deleted = event("customer.deleted", P1, &json!({"id": "cus_9", "metadata": {"user_id": "user_1"}}), None);
+    let charge = |patch: Value| {
+        let Step::Event(event) = refunded(P1 + 9, "pi_in_1", 100) else { panic!("no event") };
+        Step::Event(patched(event, &json!({"data": {"object": patch}})))
+    };
+    for (what, given, step, expect) in [
+        ("a first payment", vec![], bought(), "updated | cus_1 | pi_in_1=invoice#in_1 | -"),
+        ("of a customer who is known", vec![sub("created", P1, json!({}))], bought(), "updated |  | pi_in_1=invoice#in_1 | -"),
+        ("told by a charge", vec![], of_charge, "updated | cus_1 | ch_1=invoice#in_1 | -"),
+        ("an invoice that is open", vec![], by(json!({"status": "open"})), "not_paid | cus_1 |  | -"),
+        ("a manual invoice", vec![], paid(P1, "in_1", "manual", "price_pro", P1), "updated | cus_1 | pi_in_1=invoice#in_1 | -"),
+        (
+            "a payment that failed",
+            vec![],
+            invoice("payment_failed", P1, "in_1", "subscription_cycle", &[], json!({})),
+            "not_paid | cus_1 |  | -",
+        ),
+        (
+            "one to be confirmed",
+            vec![],
+            invoice("payment_action_required", P1, "in_1", "manual", &[], json!({})),
+            "not_paid | cus_1 |  | -",
+        ),
+        ("a pack", vec![], pack(P1, "cs_1"), "updated | cus_1 | pi_cs_1=session#cs_1 | -"),
+        ("a pack that is not paid", vec![], unpaid("completed"), "not_paid | cus_1 |  | -"),
+        ("one that failed", vec![], unpaid("async_payment_failed"), "not_paid | cus_1 |  | -"),
+        ("one that ran out", vec![], unpaid("expired"), "not_paid | cus_1 |  | -"),
+        ("a subscription's session", vec![], mode("subscription", "paid"), "updated | cus_1 |  | -"),
+        ("one that is not paid", vec![], mode("subscription", "unpaid"), "not_paid | cus_1 |  | -"),
+        ("a set-up", vec![], mode("setup", "no_payment_required"), "updated | cus_1 |  | -"),
+        ("an order", vec![], order(), "updated | cus_1 | pi_cs_1=session#cs_1 | cs_1"),
+        ("the same again", vec![order()], order(), "updated |  | pi_cs_1=session#cs_1 | -"),
+        ("a subscription", vec![], sub("created", P1, json!({})), "updated | cus_1 |  | -"),
+        ("a customer who was deleted", vec![], deleted.into(), "updated | cus_9 |  | -"),
+        ("a refund whose payment is known", vec![bought()], charge(json!({})), "updated |  |  | -"),
+        (
+            "a refund that names its invoice",
+            vec![bought()],
+            charge(json!({"invoice": "in_1", "payment_intent": "pi_x", "id": "ch_x"})),
+            "updated |  | pi_x=invoice#in_1 | -",
+        ),
+        (
+            "one without a payment intent",
+            vec![bought()],
+            charge(json!({"invoice": "in_1", "payment_intent": null, "id": "ch_x"})),
+            "updated |  | ch_x=invoice#in_1 | -",
+        ),
+    ] {
+        assert_eq!(beside(&given, &step), expect, "{what}");
+    }
+}
+
+#[test]
+fn of_how_a_subscription_stands_nothing_is_bought_paid_or_ordered() {
+    let catalog = Catalog::parse(CATALOG).unwrap();
+    let account = Run::of(&[]).account;
+    let orders = session("completed", P1, "cs_1", json!({"mode": "dfy", "plan": "starter"}), json!({}));
+    for step in [orders, pack(P1, "cs_2"), paid(P1, "in_1", "subscription_create", "price_pro", P1), sub("created", P1, json!({}))] {
+        let Step::Event(body) = &step else { panic!("no event") };
+        let event = event::read(body.to_string().as_bytes()).unwrap();
+        let Outcome::Apply(applied) = super::decide_standing(&account, &event, &catalog, Timestamp::from_unix(P1)) else {
+            panic!("{step:?}")
+        };
+        assert_eq!((applied.payments.len(), applied.order.as_ref(), applied.change.entries.len()), (0, None, 0), "{step:?}");
+        assert_eq!(applied.links.len(), 1, "who it is may be learnt");
+    }
+}
+
+#[test]
+fn the_words_of_the_log_stay() {
+    use super::{Effect, Ignored};
+    assert_eq!([Effect::Updated, Effect::NotPaid, Effect::Nothing].map(Effect::as_str), ["updated", "not_paid", "no_effect"]);
+    assert_eq!([Ignored::Type, Ignored::Livemode, Ignored::Account].map(|why| why.as_str()), ["type", "livemode", "account"]);
 }

@@ -451,3 +451,12 @@ fn a_signup_in_the_bad_order_seen_in_the_wild() {
     ]);
     check("bad", given, &format!("pro 5000 | sub_1=5000 | {BOUGHT}"));
 }
+
+#[test]
+fn what_is_deleted_has_ended_whatever_status_the_event_shows() {
+    let bought = || vec![sub("created", P1, json!({})), paid(P1, "in_1", "subscription_create", "price_pro", P1)];
+    for status in ["active", "past_due", "trialing", "canceled"] {
+        let given = [bought(), vec![sub("deleted", P1 + 500, json!({"status": status}))]].concat();
+        check(status, given, "free 5000 | sub_1=5000 | invoice#in_1 +5000");
+    }
+}
