@@ -157,8 +157,12 @@ mod tests {
         check(Counts { missing: Some(3), orphaned: Some(2), ..Counts::default() }, 68, &["missing", "orphaned"]);
         check(Counts { dead_letters: 1, ..Counts::default() }, 85, &["dead_letters"]);
         check(Counts { queues: queue(1, Some(901)), ..Counts::default() }, 79, &["old_message"]);
+        check(Counts { queues: queue(1000, Some(900)), ..Counts::default() }, 100, &[]);
         check(Counts { queues: queue(5000, None), ..Counts::default() }, 95, &["backlog"]);
         check(Counts { refused_signatures: 5, ..Counts::default() }, 70, &["signatures"]);
+        check(Counts { processed: 99, unsuccessful: 1, ..Counts::default() }, 100, &[]);
+        check(Counts { processed: 96, unsuccessful: 4, ..Counts::default() }, 95, &["success_rate"]);
+        check(Counts { processed: 80, unsuccessful: 20, ..Counts::default() }, 75, &["success_rate"]);
         check(Counts { processed: 90, unsuccessful: 10, ..Counts::default() }, 85, &["success_rate"]);
         check(Counts { processed: 1, unsuccessful: 1, ..Counts::default() }, 100, &[]);
     }

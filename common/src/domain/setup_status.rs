@@ -264,5 +264,10 @@ mod tests {
         for word in ["open", "confirming", "expired", "failed", "paid"] {
             assert_eq!(SessionPayment::from_text(word).unwrap().as_str(), word);
         }
+        for word in ["not_started", "queued", "running", "completed", "failed"] {
+            let state = ProvisioningState::from_text(word).unwrap();
+            assert_eq!((state.as_str(), json!(state)), (word, json!(word)));
+        }
+        assert_eq!((SessionPayment::from_text("PAID"), ProvisioningState::from_text("")), (None, None));
     }
 }

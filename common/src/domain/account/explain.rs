@@ -273,3 +273,6 @@ fn because(field: &str, value: Credits, rule: &'static str, why: String, entry: 
         at: entry.map(|entry| entry.created),
     }
 }
+
+#[cfg(test)]
+mod tests;
