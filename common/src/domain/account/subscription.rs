@@ -301,7 +301,9 @@ impl Subscription {
             Some(period) if period.start == start => {
                 let rank = |at, credits, key: &LedgerKey| (at, std::cmp::Reverse(credits), key.clone());
                 if rank(opening.at, opening.credits, &opening.key) < rank(period.at, period.credits, &period.key) {
-                    let (runs, spent, reversed) = (std::mem::take(&mut period.runs), period.spent, period.reversed);
+                    let (runs, spent) = (std::mem::take(&mut period.runs), period.spent);
+                    // A refund is of the document that it names, and of no other of the same period.
+                    let reversed = if period.key == opening.key { period.reversed } else { Credits::ZERO };
                     let (seen, price) = (period.paid_for_seen(), period.price.clone());
                     *period = Period { runs, spent, reversed, ..fresh(opening) };
                     if let Some(seen) = seen {

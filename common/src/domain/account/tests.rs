@@ -231,6 +231,22 @@ fn only_what_ended_long_ago_beyond_the_last_ten_is_forgotten() {
     assert_eq!((left(P1 + 400 * DAY).len(), left(P1 + 400 * DAY)[0].as_str()), (10, "sub_04"), "the last ten stay");
 }
 
+/// The earlier one counts, whichever comes first, and a refund of the other takes nothing from it.
+#[test]
+fn of_two_payments_of_one_period_only_the_refund_of_the_one_that_counts_counts() {
+    let late = paid(P1 + 10, "in_1", "subscription_create", "price_pro", P1);
+    let early = paid(P1, "in_0", "subscription_create", "price_pro", P1);
+    for (invoice, left) in [("pi_in_1", 5000), ("pi_in_0", 2500)] {
+        let back = refunded(P1 + 20, invoice, 1000);
+        for steps in
+            [[&late, &back, &early], [&early, &late, &back], [&late, &early, &back], [&back, &late, &early], [&early, &back, &late]]
+        {
+            let run = Run::of(&steps.map(Clone::clone));
+            assert_eq!(run.account.state.balance().get(), left, "{invoice}: {}", run.told());
+        }
+    }
+}
+
 /// Of two states that Stripe tells of one second nothing says which is newer: the further one stands, in any order, and however often.
 #[test]
 fn of_two_states_of_one_second_the_further_one_stands() {
