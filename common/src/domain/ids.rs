@@ -3,9 +3,9 @@
 //! **Invariant:** no id holds `#`, a control character or more than 255 characters, so an id is safe as part of a composite key
 //! (`invoice#in_…`) and in a log line. Prefixes follow Stripe's own objects; the comment on a type names the exceptions.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Why a text is not an id. The text itself is left out: it came from outside and may be anything.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,20 +39,21 @@ const STRIPE_MAX: usize = 255;
 /// Longest user id we take; it is the partition key of the account.
 const USER_MAX: usize = 128;
 
-/// Declares one id: `Name, "kind", check`. A newtype over `String`; as JSON and in items it is the plain text.
+/// Declares one id: `Name, "kind", check`. As JSON and in items it is the plain text. Ids are handed on often and never changed, so a copy
+/// shares the text: the next state of an account is a copy of the one before.
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $check:expr) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Checks the text and wraps it.
             ///
             /// # Errors
             /// [`IdError`] with the first rule it breaks.
-            pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
+            pub fn new(text: impl Into<Arc<str>>) -> Result<Self, IdError> {
                 let text = text.into();
                 let check: fn(&str) -> Result<(), IdProblem> = $check;
                 match check(&text) {
@@ -87,9 +88,9 @@ macro_rules! id {
             }
         }
 
-        impl From<$name> for String {
-            fn from(id: $name) -> Self {
-                id.0
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
 

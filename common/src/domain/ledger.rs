@@ -4,8 +4,9 @@
 //! none with its key exists. **Invariant:** the deltas of an account's entries add up to its balance after every commit.
 
 use std::fmt;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::credits::Credits;
 use super::ids::{ChargeId, DisputeId, EventId, InvoiceId, PaymentIntentId, PriceId, RefundId, SessionId, SubscriptionId};
@@ -13,65 +14,65 @@ use super::timestamp::Timestamp;
 
 /// What an entry is about, as text: `signup`, `invoice#in_…`, `trial#sub_…#<period start>`, `plan#sub_…#price_…#<period start>`,
 /// `session#cs_…`, `refund#…`, `dispute#dp_…#<status>`, `consume#<idempotency key>`, `fix#<request id>`, `adjust#evt_…`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct LedgerKey(String);
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(from = "String")]
+pub struct LedgerKey(Arc<str>);
 
 impl LedgerKey {
     /// The signup grant: one for each user.
     pub fn signup() -> Self {
-        Self("signup".to_owned())
+        Self("signup".into())
     }
 
     /// The grant of a paid invoice, or of the trial whose zero invoice this is.
     pub fn invoice(invoice: &InvoiceId) -> Self {
-        Self(format!("invoice#{invoice}"))
+        Self(format!("invoice#{invoice}").into())
     }
 
     /// The grant of a trial whose subscription names no invoice.
     pub fn trial(subscription: &SubscriptionId, period_start: Timestamp) -> Self {
-        Self(format!("trial#{subscription}#{}", period_start.unix()))
+        Self(format!("trial#{subscription}#{}", period_start.unix()).into())
     }
 
     /// The grant of a plan taken up within a billing period.
     pub fn plan(subscription: &SubscriptionId, price: &PriceId, period_start: Timestamp) -> Self {
-        Self(format!("plan#{subscription}#{price}#{}", period_start.unix()))
+        Self(format!("plan#{subscription}#{price}#{}", period_start.unix()).into())
     }
 
     /// The grant of a paid one-time session: a pack or an order.
     pub fn session(session: &SessionId) -> Self {
-        Self(format!("session#{session}"))
+        Self(format!("session#{session}").into())
     }
 
     /// What a charge's refunds took back when they had reached `cumulative` minor units.
     pub fn refund_of_charge(charge: &ChargeId, cumulative: i64) -> Self {
-        Self(format!("refund#{charge}#{cumulative}"))
+        Self(format!("refund#{charge}#{cumulative}").into())
     }
 
     /// What one refund object took back, or gave back when it failed.
     pub fn refund(refund: &RefundId, status: &str) -> Self {
-        Self(format!("refund#{refund}#{status}"))
+        Self(format!("refund#{refund}#{status}").into())
     }
 
     /// What a dispute took or gave back on reaching a status.
     pub fn dispute(dispute: &DisputeId, status: &str) -> Self {
-        Self(format!("dispute#{dispute}#{status}"))
+        Self(format!("dispute#{dispute}#{status}").into())
     }
 
     /// A spend by the app, under the app's idempotency key.
     pub fn consume(idempotency_key: &str) -> Self {
-        Self(format!("consume#{idempotency_key}"))
+        Self(format!("consume#{idempotency_key}").into())
     }
 
     /// A repair by a person or by reconciliation.
     pub fn fix(request: &str) -> Self {
-        Self(format!("fix#{request}"))
+        Self(format!("fix#{request}").into())
     }
 
     /// A movement that grants nothing new: a return to a plan granted before in the period, or what late news about an older
     /// event changes. The grants themselves never have such a key.
     pub fn adjust(event: &EventId) -> Self {
-        Self(format!("adjust#{event}"))
+        Self(format!("adjust#{event}").into())
     }
 
     /// The text, as stored.
@@ -81,7 +82,19 @@ impl LedgerKey {
 
     /// Reads back a stored key or one that a user typed; any text is a key, most name no entry.
     pub fn from_text(text: &str) -> Self {
-        Self(text.to_owned())
+        Self(text.into())
+    }
+}
+
+impl From<String> for LedgerKey {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl Serialize for LedgerKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 
