@@ -130,8 +130,9 @@ impl Worker {
         }
     }
 
-    /// Opens the connection to DynamoDB: once, before the first batch.
+    /// Opens the connection to DynamoDB and digests the dictionary of payloads: once, before the first batch.
     pub async fn prewarm(&self) {
+        payload::pack(b"");
         self.processor.store.prewarm().await;
     }
 
