@@ -7,7 +7,8 @@
 //! | `WEBHOOK_PROCESSED_OK` | an event ended: `outcome` is `processed`, `duplicate`, `ignored` or `parked` |
 //! | `WEBHOOK_PROCESSING_FAILED` | an attempt failed and will be repeated: `error`, `attempt`, `next_attempt_seconds` |
 //!
-//! Fields: `event_id`, `event_type`, `livemode`, `user_id`, `customer_id`, `subscription_id`, `checkout_session_id`, `reason`, `duration_ms`.
+//! Fields: `event_id`, `event_type`, `livemode`, `user_id`, `customer_id`, `subscription_id`, `checkout_session_id`, `reason`, `duration_ms`;
+//! one that the event does not name is left out.
 //! **Invariant:** never a payload, signature, secret, token, e-mail address or name.
 
 use std::io::Write;
@@ -15,15 +16,19 @@ use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
-use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Env;
 
-/// Starts logging to standard output; a second call changes nothing.
+/// Starts logging to standard output; a second call changes nothing. `LOG_LEVEL` is about our own lines: what the libraries say below
+/// a warning is never logged, because the SDK's `debug` and `trace` hold requests and their bodies.
 pub fn init(env: &Env) {
-    let level = env.get("LOG_LEVEL").and_then(|level| level.trim().parse().ok()).unwrap_or(LevelFilter::INFO);
+    let level = env.get("LOG_LEVEL").and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
+    let ours = Targets::new().with_target("common", level).with_default(level.min(LevelFilter::WARN));
     let lines = tracing_subscriber::fmt().json().flatten_event(true).with_current_span(false).with_span_list(false).with_target(false);
-    let _ = lines.with_max_level(level).try_init();
+    let _ = lines.with_max_level(level).finish().with(ours).try_init();
     let _ = NAMESPACE.set(env.get("METRICS_NAMESPACE").unwrap_or_else(|| "tallyhook".to_owned()));
 }
 

@@ -311,25 +311,25 @@ impl Worker {
         }
     }
 
-    /// One line for each attempt; all of them say whom and what the event names.
+    /// One line for each attempt; all of them say whom and what the event names, as far as it names it.
     fn log(&self, event: &Event, outcome: &Result<Done, StoreError>, attempt: u32, started: Instant) {
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (event_id, event_type, livemode) = (event.id.as_str(), event.kind.as_str(), event.livemode);
         let named = event.user_hint().ok().flatten();
-        let customer_id = event.customer().map_or("", |id| id.as_str());
-        let subscription_id = event.subscription_id().map_or("", |id| id.as_str());
-        let checkout_session_id = event.checkout_session_id().map_or("", |id| id.as_str());
+        let customer_id = event.customer().map(|id| id.as_str());
+        let subscription_id = event.subscription_id().map(|id| id.as_str());
+        let checkout_session_id = event.checkout_session_id().map(|id| id.as_str());
         macro_rules! line {
             ($level:ident, $user_id:expr, $name:literal, $($fields:tt)*) => {
                 $level!(event_id, event_type, livemode, user_id = $user_id, customer_id, subscription_id, checkout_session_id, $($fields)*, duration_ms, $name)
             };
         }
-        let user_id = named.as_ref().map_or("", |id| id.as_str());
+        let user_id = named.as_ref().map(|id| id.as_str());
         match outcome {
             Ok(Done::Processed(user, effect)) => {
                 line!(info, user.as_str(), "WEBHOOK_PROCESSED_OK", outcome = "processed", reason = effect.as_str());
             }
-            Ok(Done::Duplicate) => line!(info, user_id, "WEBHOOK_PROCESSED_OK", outcome = "duplicate", reason = ""),
+            Ok(Done::Duplicate) => line!(info, user_id, "WEBHOOK_PROCESSED_OK", outcome = "duplicate"),
             Ok(Done::Ignored(ignored)) => {
                 line!(info, user_id, "WEBHOOK_PROCESSED_OK", outcome = "ignored", reason = ignored.as_str());
             }

@@ -18,7 +18,9 @@ use common::config::Env;
 use local::stack::functions::{self, Part, Trigger};
 use local::stack::{ADMIN_TOKEN, APP_TOKEN, Functions, Options, STRIPE_KEY, Stack, WEBHOOK_SECRET};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Where `cargo run` without flags listens.
 const DEFAULT_URL: &str = "http://127.0.0.1:9000";
@@ -215,7 +217,8 @@ fn named(of: impl Fn(Trigger) -> bool) -> String {
 
 /// Logs to the error output, for a person to read. What the embedded database refuses is the functions' business.
 fn log(env: &Env) {
-    let level = env.get("LOG_LEVEL").unwrap_or_else(|| "info".to_owned());
-    let filter = EnvFilter::try_new(format!("{level},dynoxide=error,hyper_util=error")).unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().compact().with_target(false).with_writer(std::io::stderr).with_env_filter(filter).init();
+    let level = env.get("LOG_LEVEL").and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
+    let heard = Targets::new().with_default(level).with_targets([("dynoxide", LevelFilter::ERROR), ("hyper_util", LevelFilter::ERROR)]);
+    let lines = tracing_subscriber::fmt().compact().with_target(false).with_writer(std::io::stderr);
+    lines.with_max_level(level).finish().with(heard).init();
 }
