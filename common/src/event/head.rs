@@ -245,11 +245,11 @@ mod tests {
 
     #[test]
     fn the_quick_walk_says_what_the_thorough_one_says() {
-        let sample = include_str!("../../../events/invoice.paid.renewal.json");
-        let quick = usual(sample).unwrap();
-        assert!(usual(&sample.replacen("\"id\"", "\"i\\u0064\"", 1)).is_none());
-        let thorough = read_head(sample.replacen("\"id\"", "\"i\\u0064\"", 1).as_bytes()).unwrap();
-        assert_eq!(quick, thorough);
+        let sample = body(r#""evt_1""#, r#""created":1759312800,"livemode":true,"data":{"object":{"id":"in_1","lines":[1.5,null]}}"#);
+        // An escaped code point, even in a key, is for the thorough one.
+        let escaped = sample.replacen("\"id\"", "\"i\\u0064\"", 1);
+        assert!(usual(&escaped).is_none());
+        assert_eq!(usual(&sample), Some(read_head(escaped.as_bytes()).unwrap()));
         // As many brackets as it takes, and one more.
         let nested = |depth: usize| {
             body(

@@ -141,6 +141,14 @@ mod tests {
     }
 
     #[test]
+    fn a_paid_session_of_a_subscription_confirms_a_payment_and_one_of_a_setup_does_not() {
+        for (mode, confirmed) in [("subscription", true), ("setup", false)] {
+            let run = Run::of(&[session("completed", 50, "cs_1", json!({}), json!({"mode": mode}))]);
+            assert_eq!(run.account.state.first_paid_at.is_some(), confirmed, "{mode}");
+        }
+    }
+
+    #[test]
     fn a_delayed_payment_counts_when_it_arrives() {
         let unpaid = || session("completed", 50, "cs_1", json!({"pack": "p1000"}), json!({"payment_status": "unpaid"}));
         let later = |kind: &str, status: &str| session(kind, 90, "cs_1", json!({"pack": "p1000"}), json!({"payment_status": status}));

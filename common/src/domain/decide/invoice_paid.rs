@@ -106,7 +106,9 @@ fn payments(invoice: &Invoice, key: &LedgerKey) -> Vec<(PaymentRef, LedgerKey)> 
 mod tests {
     use serde_json::json;
 
-    use crate::domain::decide::tests::{MONTH, P1, P2, Step, changed, check, check_any_order, invoice, line, pack, paid, proration, sub};
+    use crate::domain::decide::tests::{
+        MONTH, P1, P2, Run, Step, changed, check, check_any_order, invoice, line, pack, paid, proration, sub,
+    };
 
     fn first() -> Step {
         paid(P1, "in_1", "subscription_create", "price_pro", P1)
@@ -255,5 +257,19 @@ mod tests {
             invoice("paid", P1 + 1, "in_1", "subscription_create", &[fee, free], json!({"amount_paid": 990})),
         ];
         check_any_order("a trial with a fee", given, "pro 2000 | sub_1=2000 | invoice#in_1 +2000");
+    }
+
+    #[test]
+    fn a_payment_is_confirmed_by_every_paid_invoice_but_that_of_a_free_trial() {
+        let confirmed = |amount: i64, line_amount: i64| {
+            let mut own = line("price_pro", 1, P1);
+            own["amount"] = json!(line_amount);
+            let given = [invoice("paid", P1, "in_1", "subscription_create", &[own], json!({"amount_paid": amount}))];
+            Run::of(&given).account.state.first_paid_at.is_some()
+        };
+        assert!(!confirmed(0, 0), "a trial");
+        assert!(confirmed(990, 0), "a trial beside which something was paid");
+        assert!(confirmed(2000, 2000), "a period");
+        assert!(confirmed(0, 2000), "a period at a discount of all");
     }
 }

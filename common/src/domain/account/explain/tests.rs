@@ -54,6 +54,10 @@ fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_n
     let two = [subscriber(), vec![sub("created", P1 + 1, json!({"id": "sub_0", "items": items(&[("price_business", 1)], P1)}))]].concat();
     let told = "business highest_plan #2 -: sub_0 is active on plan business; no other subscription gives a higher tier";
     check("of two", &two, P1 + 9, "tier", told);
+    let lower_first =
+        [sub("created", P1, json!({"id": "sub_0"})), sub("created", P1 + 1, json!({"items": items(&[("price_business", 1)], P1)}))];
+    let told = "business highest_plan #1 -: sub_1 is active on plan business; no other subscription gives a higher tier";
+    check("of two, the lower one first", &lower_first, P1 + 9, "tier", told);
     let ends = vec![sub("created", P1, json!({"cancel_at": P1 + DAY}))];
     check("one that ends", &ends, P1 + 9, "tier", "pro highest_plan #0 -: sub_1 is active on plan pro until 1970-01-02T00:16:40Z");
     let until =
@@ -111,6 +115,8 @@ fn credits_are_explained_by_their_buckets_and_each_bucket_by_what_filled_it() {
     check("all", &all, P1 + 9, "credits", told);
     let opened = "invoice#in_1 opened the period from 1970-01-01T00:16:40Z to 1970-01-31T00:16:40Z with 5000 credits";
     check("spent", &all, P1 + 9, "bucket sub_1", &format!("3800 period #1 invoice#in_1: {opened}; 1200 were spent"));
+    let gone = [subscriber(), vec![Step::Spend(5000)]].concat();
+    check("all spent", &gone, P1 + 9, "bucket sub_1", &format!("0 period #1 invoice#in_1: {opened}; 5000 were spent"));
     let back = [subscriber(), vec![refunded(P1 + 9, "pi_in_1", 1000)]].concat();
     check(
         "refunded",
