@@ -186,7 +186,7 @@ impl Admin {
         let (actor, reason) = (short(actor.unwrap_or("admin")), short(reason.unwrap_or_default()));
         // Who it was is in the audit: a name or an address does not belong into a log.
         info!(act, target, "ADMIN_CHANGE");
-        Ok(self.store.commit(&[items::audit(&actor, &reason, act, target, now_ms)]).await?)
+        Ok(self.store.commit(vec![items::audit(&actor, &reason, act, target, now_ms)]).await?)
     }
 
     fn stripe(&self) -> Result<&Stripe, Problem> {

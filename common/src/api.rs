@@ -297,7 +297,7 @@ impl Api {
         let (nudges, jobs): (Vec<_>, Vec<_>) =
             outbox.jobs(&account.user_id, &before, &after.state, &self.config.catalog, now).into_iter().unzip();
         writes.extend(jobs);
-        self.store.commit(&writes).await?;
+        self.store.commit(writes).await?;
         outbox.send(&nudges).await;
         Ok(after.state.balance())
     }

@@ -97,7 +97,7 @@ impl DeadLetter {
             record.redrives = known.redrives;
             record.previous = known.previous;
         }
-        match self.store.commit(&[items::event(&record)]).await {
+        match self.store.commit(vec![items::event(&record)]).await {
             Ok(()) => {
                 error!(event_id = record.id, event_type = record.kind, attempts = record.attempts, outcome = "failed", "WEBHOOK_FAILED");
                 Ok(Some(record))

@@ -170,7 +170,7 @@ impl Outbox {
         if !store.load([key.clone()]).await?.contains_key(&key) {
             return Ok(false);
         }
-        store.commit(&[items::job(nudge.job, &nudge.user_id, now)]).await?;
+        store.commit(vec![items::job(nudge.job, &nudge.user_id, now)]).await?;
         self.send([nudge]).await;
         Ok(true)
     }

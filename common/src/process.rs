@@ -270,7 +270,8 @@ impl Processor {
         if plan.writes.len() > MOST_WRITES {
             return Err(StoreError::TooMany(plan.writes.len()));
         }
-        match self.store.commit(&plan.writes).await {
+        let keys: Vec<Key> = plan.writes.iter().map(|write| write.key.clone()).collect();
+        match self.store.commit(plan.writes).await {
             Ok(()) => {
                 self.redrive.freed(&self.store, &plan.freed).await;
                 self.outbox.send(&plan.nudges).await;
@@ -281,8 +282,8 @@ impl Processor {
                     for (place, reason) in reasons {
                         // By position: an account's version moved or an event's marker is there (a fresh read tells), an entry exists
                         // that was not asked for, a customer is bound to another user, events wait for what is bound.
-                        let failed = plan.writes.get(*place).filter(|_| *reason == Reason::Condition);
-                        extra.extend(failed.and_then(|write| Link::of(&write.key)));
+                        let failed = keys.get(*place).filter(|_| *reason == Reason::Condition);
+                        extra.extend(failed.and_then(Link::of));
                     }
                 }
                 Err(error)

@@ -349,7 +349,7 @@ impl Retry {
             let (nudges, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
             let mut writes = vec![items::account(&account, loaded, &self.catalog, now)?];
             writes.extend(jobs);
-            self.store.commit(&writes).await?;
+            self.store.commit(writes).await?;
             self.outbox.send(&nudges).await;
             Ok(())
         };

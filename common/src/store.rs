@@ -220,20 +220,20 @@ impl Store {
     /// # Errors
     /// [`StoreError::Cancelled`] with the position and reason of each write that did not hold; else as [`StoreError::is_transient`]
     /// tells. After [`StoreError::Unavailable`] the write may have happened: doing the work again finds out.
-    pub async fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+    pub async fn commit(&self, writes: Vec<Write>) -> Result<(), StoreError> {
         if writes.len() > MOST_WRITES {
             return Err(StoreError::TooMany(writes.len()));
         }
-        let requests = writes.iter().map(|write| self.request(write)).collect::<Result<Vec<_>, _>>()?;
+        let requests = writes.into_iter().map(|write| self.request(write)).collect::<Result<Vec<_>, _>>()?;
         match self.client.transact_write_items().set_transact_items(Some(requests)).send().await {
             Ok(_) => Ok(()),
             Err(error) => Err(cancelled(&error).unwrap_or_else(|| failed("TransactWriteItems", &error))),
         }
     }
 
-    fn request(&self, write: &Write) -> Result<TransactWriteItem, StoreError> {
+    fn request(&self, write: Write) -> Result<TransactWriteItem, StoreError> {
         let message = || format!("nothing was decided for {:?}", write.key);
-        let item = write.item.clone().ok_or_else(|| StoreError::Refused { operation: "TransactWriteItems", message: message() })?;
+        let item = write.item.ok_or_else(|| StoreError::Refused { operation: "TransactWriteItems", message: message() })?;
         let mut put = Put::builder().table_name(self.table(write.key.table())).set_item(Some(item));
         let (text, values) = condition(&write.condition);
         if let Some(text) = text {

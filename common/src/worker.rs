@@ -300,7 +300,7 @@ impl Worker {
             digest: event::content_digest(&raw),
             payload: Some(payload::pack(&raw)).filter(|packed| packed.len() <= payload::MOST_KEPT_BYTES),
         };
-        match self.processor.store.commit(&[items::event(&record)]).await {
+        match self.processor.store.commit(vec![items::event(&record)]).await {
             Ok(()) => Ok(Done::Parked(parked)),
             // It was finished before under this id: whatever this message is, it changes nothing. Any other cancellation (a conflict, a
             // throttled table) has recorded nothing.

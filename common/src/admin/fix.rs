@@ -165,7 +165,7 @@ impl Admin {
             for entry in &change.entries {
                 writes.push(items::entry(user, entry)?);
             }
-            match self.store.commit(&writes).await {
+            match self.store.commit(writes).await {
                 Ok(()) => {
                     self.processor.redrive.freed(&self.store, &waiting).await;
                     return answer("linked", waiting.into_iter().collect());
@@ -210,7 +210,7 @@ impl Admin {
             let before = outbox.before(&account.state, catalog, now);
             let (nudges, jobs): (Vec<_>, Vec<_>) = outbox.jobs(user, &before, &change.state, catalog, now).into_iter().unzip();
             writes.extend(jobs);
-            match (self.store.commit(&writes).await, change.entries.first()) {
+            match (self.store.commit(writes).await, change.entries.first()) {
                 (Ok(()), Some(entry)) => {
                     outbox.send(&nudges).await;
                     return Ok(answer(entry));

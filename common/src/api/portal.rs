@@ -136,7 +136,7 @@ impl Api {
         if !self.store.load([key.clone()]).await?.contains_key(&key) {
             return Err(no_user());
         }
-        self.store.commit(&[items::password_set(&user, clock::now())]).await?;
+        self.store.commit(vec![items::password_set(&user, clock::now())]).await?;
         Ok(json!({"user_id": user, "password_state": "set"}))
     }
 

@@ -34,7 +34,7 @@ impl Reconciler {
         };
         let (missing, repaired) = missing(report, gap.as_ref());
         let orphaned = report.found.get(&Class::OrphanCustomer).copied().unwrap_or(0);
-        if let Err(error) = self.processor.store.commit(&[items::reconcile_report(missing, orphaned, now)]).await {
+        if let Err(error) = self.processor.store.commit(vec![items::reconcile_report(missing, orphaned, now)]).await {
             warn!(run = report.run, error = error.to_string(), "RECONCILE_NOT_NOTED");
         }
         if let Some(alerts) = self.alerts.as_ref().filter(|_| missing + repaired > 0) {

@@ -66,7 +66,7 @@ pub(super) async fn save(store: &Store, place: &Place) -> Result<(), StoreError>
     if let Some(after) = &place.after {
         item.insert("after".to_owned(), AttributeValue::S(after.clone()));
     }
-    store.commit(&[Write { key: Key::Event(ID.to_owned()), item: Some(item), condition: Condition::Anything }]).await
+    store.commit(vec![Write { key: Key::Event(ID.to_owned()), item: Some(item), condition: Condition::Anything }]).await
 }
 
 /// Forgets it: the run came to its end.
