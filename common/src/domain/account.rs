@@ -12,6 +12,7 @@ pub mod subscription;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -65,9 +66,9 @@ pub struct State {
     /// Start of the newest period whose opening ended unspent add-on credits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset_at: Option<Timestamp>,
-    /// All subscriptions that may still matter.
+    /// All subscriptions that may still matter. Shared with the states before and after: an event changes one of them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    pub subscriptions: BTreeMap<SubscriptionId, Arc<Subscription>>,
     /// When the first payment of this user was confirmed, by the earliest event that says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_paid_at: Option<Timestamp>,
@@ -417,7 +418,7 @@ impl State {
                 wants.push(Want { superseded: self.subscribed, ..Want::new(key, EntryKind::Signup, worth) });
             }
             Fact::Snapshot(id, customer, snapshot) => {
-                let subscription = self.subscriptions.entry(id).or_default();
+                let subscription = self.subscription_mut(&id);
                 subscription.customer = subscription.customer.take().or(customer);
                 subscription.fold_snapshot(snapshot);
             }
@@ -434,7 +435,7 @@ impl State {
                 }
             }
             Fact::PlanChange { subscription: id, start, change, evidence } => {
-                let subscription = self.subscriptions.entry(id.clone()).or_default();
+                let subscription = self.subscription_mut(&id);
                 let (price, worth) = (change.price.clone(), change.credits);
                 let standing = subscription.fold_plan_change(start, evidence, change);
                 if standing != Standing::Quiet {
@@ -467,7 +468,7 @@ impl State {
             let reset_at = self.reset_at;
             self.lots.retain(|lot| Some(lot.at) >= reset_at);
         }
-        let subscription = self.subscriptions.entry(id.clone()).or_default();
+        let subscription = self.subscription_mut(id);
         let waited = subscription.fold_opening(opening);
         let counts = subscription.period.as_ref().is_some_and(|period| period.key == want.key);
         wants.push(Want { superseded: !counts, ..want });
@@ -482,8 +483,8 @@ impl State {
         reversal.fold(news);
         let paid = grant.payment.as_ref().map_or(0, |payment| payment.amount);
         let due = grant.worth.share(reversal.amount(), paid);
-        let period =
-            self.subscriptions.values_mut().filter_map(|subscription| subscription.period.as_mut()).find(|period| period.key == grant.key);
+        let opened = |one: &&mut Arc<Subscription>| one.period.as_ref().is_some_and(|period| period.key == grant.key);
+        let period = self.subscriptions.values_mut().find(opened).and_then(|one| Arc::make_mut(one).period.as_mut());
         let due_before = std::mem::replace(&mut reversal.due, due);
         match (period, grant.filed_at) {
             (Some(period), _) => period.reversed = due,
@@ -500,6 +501,10 @@ impl State {
         }
         let moved = before.minus(self.balance());
         Want { shortfall: due.minus(due_before).minus(moved), ..Want::new(key, kind, due) }
+    }
+
+    fn subscription_mut(&mut self, id: &SubscriptionId) -> &mut Subscription {
+        Arc::make_mut(self.subscriptions.entry(id.clone()).or_default())
     }
 
     /// Files a purchase; the oldest two become one when there are too many.
@@ -531,7 +536,7 @@ impl State {
             if part > Credits::ZERO
                 && let Some(subscription) = self.subscriptions.get_mut(&id)
             {
-                subscription.spend(part);
+                Arc::make_mut(subscription).spend(part);
             }
         }
         if let Some(signup) = &mut self.signup {

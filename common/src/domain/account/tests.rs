@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Account, Cause, Fact, Lot, MOST_LOTS};
+use super::{Account, Cause, Fact, Lot, MOST_LOTS, Subscription};
 use crate::domain::catalog::Catalog;
 use crate::domain::credits::Credits;
 use crate::domain::decide::tests::{
@@ -251,7 +251,7 @@ fn of_two_payments_of_one_period_only_the_refund_of_the_one_that_counts_counts()
 #[test]
 fn of_two_states_of_one_second_the_further_one_stands() {
     let state = |status: &str, more: &Value| sub("created", P1 + 5, patched(json!({"status": status}), more));
-    let told = |steps: &[Step]| Run::of(steps).account.state.subscriptions["sub_1"].clone();
+    let told = |steps: &[Step]| Subscription::clone(&Run::of(steps).account.state.subscriptions["sub_1"]);
     let order = ["incomplete", "trialing", "active", "unheard_of", "past_due", "unpaid", "paused", "incomplete_expired", "canceled"];
     for pair in order.windows(2) {
         let (nearer, further) = (state(pair[0], &json!({})), state(pair[1], &json!({})));
