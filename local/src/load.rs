@@ -111,6 +111,8 @@ struct Sent {
     answered: AtomicU32,
     refused: AtomicU32,
     done: AtomicBool,
+    /// How long each request that was taken waited for its answer.
+    waits: Mutex<Vec<Duration>>,
 }
 
 impl Load {
@@ -165,6 +167,9 @@ impl Load {
             super::say(format_args!(
                 "{count} events answered 200 in {seconds:.1} s: {rate:.0}/s; {refused} times one had to be sent again"
             ))?;
+            let waits = sent.waits();
+            let [half, most, last] = [50, 99, 100].map(|percent| percentile(&waits, percent).as_secs_f64() * 1000.0);
+            super::say(format_args!("an answer took {half:.1} ms (p50), {most:.1} ms (p99), {last:.1} ms at most"))?;
             sent.done.store(true, Ordering::Relaxed);
             anyhow::Ok(())
         };
@@ -266,8 +271,11 @@ impl Sent {
     async fn deliver(&self, client: &Client, url: &str, event: &Sample, secret: &Secret) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
-            let (status, answer) = client.send(signed(url, event, secret)?).await?;
+            let request = signed(url, event, secret)?;
+            let sent = Instant::now();
+            let (status, answer) = client.send(request).await?;
             if status.is_success() {
+                self.waits.lock().unwrap_or_else(PoisonError::into_inner).push(sent.elapsed());
                 self.answered.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
             }
@@ -281,6 +289,18 @@ impl Sent {
     fn answered(&self) -> u32 {
         self.answered.load(Ordering::Relaxed)
     }
+
+    /// Sorted.
+    fn waits(&self) -> Vec<Duration> {
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        waits.sort_unstable();
+        waits
+    }
+}
+
+/// The least of `sorted` that so many in a hundred do not exceed; zero if there are none.
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
 }
 
 impl Status {
@@ -347,6 +367,13 @@ mod tests {
         purchases.sort_unstable();
         purchases.dedup();
         assert_eq!(purchases, (0..1_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_percentile_is_one_of_the_waits() {
+        let waits: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
+        assert_eq!([50, 99, 100].map(|percent| percentile(&waits, percent).as_millis()), [100, 198, 200]);
+        assert_eq!((percentile(&waits[..1], 99).as_millis(), percentile(&[], 50)), (1, Duration::ZERO));
     }
 
     #[test]
