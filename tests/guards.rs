@@ -98,6 +98,14 @@ fn every_function_is_in_the_template_and_the_local_stack_with_the_same_trigger()
             Trigger::Every(period) => format!("Schedule: rate({} minutes)", period.as_secs() / 60),
         };
         assert!(function.contains(&trigger), "{}: {trigger}", part.name);
+        if let Trigger::Every(_) = part.trigger {
+            let timeout = format!("Timeout: {} ", part.timeout.as_secs());
+            assert!(
+                function.contains(&timeout) || globals(&template).contains(&timeout) && !function.contains("Timeout: "),
+                "{}",
+                part.name
+            );
+        }
         if part.trigger == Trigger::Queue {
             assert!(function.contains("ReportBatchItemFailures"), "{} would lose or repeat whole batches", part.name);
             let queue = resource(&template, &format!("{}Queue", camel(part.name)));
@@ -267,4 +275,50 @@ fn a_call_that_is_not_answered_ends_before_its_function_does() {
     assert!(call.as_secs() < 10, "the webhook makes one call");
     // A worker reads, writes, and once more for each account by itself.
     assert!(globals(&template).contains("Timeout: 30 ") && 4 * call.as_secs() < 30);
+}
+
+/// The Rust files of a module and of what is below it.
+fn sources(module: &str) -> Vec<PathBuf> {
+    let mut found = vec![root().join(format!("common/src/{module}.rs"))];
+    let mut folders = vec![root().join(format!("common/src/{module}"))];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { &mut folders } else { &mut found }.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn the_core_uses_itself_alone_and_neither_clock_nor_environment_nor_io() {
+    const CORE: [&str; 3] = ["domain", "event", "signature"];
+    const OUTSIDE: [&str; 14] = [
+        "std::env",
+        "std::fs",
+        "std::io",
+        "std::net",
+        "std::process",
+        "std::thread",
+        "SystemTime",
+        "Instant",
+        "tokio",
+        "tracing",
+        "aws_sdk_",
+        "lambda_",
+        "hyper",
+        "now()",
+    ];
+    let files: Vec<PathBuf> = CORE.iter().flat_map(|module| sources(module)).collect();
+    assert!(files.len() > 30, "{files:?}");
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let code = || text.lines().map(|line| line.split("//").next().unwrap_or_default());
+        for outside in OUTSIDE {
+            assert!(!code().any(|line| line.contains(outside)), "{}: {outside}", file.display());
+        }
+        for used in code().flat_map(|line| line.split("crate::").skip(1)) {
+            assert!(CORE.iter().any(|module| used.starts_with(module)), "{}: crate::{used}", file.display());
+        }
+    }
 }

@@ -22,7 +22,9 @@ use common::worker::Worker;
 
 use super::lambda::{self, Handler, TIMEOUT};
 
-/// How long `reconcile` may take, as `Timeout` in the template.
+/// How long `retry` may take, as `Timeout` in the template.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(300);
+/// The same for `reconcile`.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// What invokes a function.
@@ -74,7 +76,7 @@ pub fn all() -> Vec<Part> {
         queue("dead-letter", DeadLetter::from_env, |dead_letter, batch| async move { dead_letter.handle(batch).await }),
         queue("provision", Provision::from_env, |provision, batch| async move { provision.handle(batch).await }),
         queue("notify", Notify::from_env, |notify, batch| async move { notify.handle(batch).await }),
-        schedule("retry", 15 * MINUTE, TIMEOUT, Retry::from_env, |retry, event| async move { retry.handle(event.payload).await }),
+        schedule("retry", 15 * MINUTE, RETRY_TIMEOUT, Retry::from_env, |retry, event| async move { retry.handle(event.payload).await }),
         schedule("health", 60 * MINUTE, TIMEOUT, HealthCheck::from_env, |health, event| async move { health.handle(event.payload).await }),
         schedule("reconcile", 360 * MINUTE, RECONCILE_TIMEOUT, Reconciler::from_env, |reconciler, event| async move {
             reconciler.handle(event).await
