@@ -40,6 +40,8 @@ const BURST: u32 = 5;
 const BURST_MS: i64 = 600_000;
 /// After a burst was told, the next one is told so much later.
 const QUIET_MS: i64 = 3_600_000;
+/// A signature that is off by so much tells of a clock that is wrong: Stripe signs each attempt when it makes it.
+const CLOCK_SECONDS: i64 = 30;
 
 /// The webhook: its configuration and its one client.
 pub struct Webhook {
@@ -189,8 +191,11 @@ impl Webhook {
     async fn verify(&self, body: &[u8], header: Option<&[u8]>, now_ms: i64) -> Result<SecretMode, Refusal> {
         let now = Timestamp::from_unix(now_ms.div_euclid(1000));
         let with = |secrets: &[Secret]| {
-            let Verified { secret_index, .. } = verify(body, header, secrets, now, self.config.tolerance_seconds)?;
-            Ok(secrets.get(secret_index).map_or(SecretMode::Any, Secret::mode))
+            let verdict = verify(body, header, secrets, now, self.config.tolerance_seconds);
+            if let Some(seconds) = clock_off(&verdict, now) {
+                telemetry::metrics(&[], &[("ClockOffSeconds", seconds)]);
+            }
+            Ok(secrets.get(verdict?.secret_index).map_or(SecretMode::Any, Secret::mode))
         };
         let secrets = self.config.secrets.current();
         match with(&secrets) {
@@ -219,6 +224,16 @@ impl Webhook {
     }
 }
 
+/// How many seconds lie between Stripe's clock and this one, where that is worth a metric. Only a signature that holds tells.
+fn clock_off(verdict: &Result<Verified, Refusal>, now: Timestamp) -> Option<f64> {
+    let seconds = match verdict {
+        Ok(verified) => now.seconds_since(verified.timestamp).saturating_abs(),
+        Err(Refusal::TooOld { age_seconds: seconds } | Refusal::TooNew { ahead_seconds: seconds }) => *seconds,
+        Err(_) => return None,
+    };
+    (seconds > CLOCK_SECONDS).then(|| f64::from(u32::try_from(seconds).unwrap_or(u32::MAX)))
+}
+
 fn malformed(error: &ReadError) -> Refused {
     warn!(code = "malformed_event", error = %error, "WEBHOOK_REFUSED");
     let message = match error {
@@ -242,4 +257,27 @@ fn too_large() -> Refused {
 fn unavailable() -> Refused {
     let message = "the queue did not take the event; Stripe will send it again";
     Refused { status: StatusCode::SERVICE_UNAVAILABLE, code: "queue_unavailable", message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_off_is_told_by_signatures_that_hold_and_by_no_others() {
+        let now = Timestamp::from_unix(1_795_219_200);
+        let signed = |seconds_ago: i64| Ok(Verified { secret_index: 0, timestamp: Timestamp::from_unix(now.unix() - seconds_ago) });
+        for (verdict, told) in [
+            (signed(0), None),
+            (signed(30), None),
+            (signed(31), Some(31.0)),
+            (signed(-120), Some(120.0)),
+            (Err(Refusal::TooOld { age_seconds: 360 }), Some(360.0)),
+            (Err(Refusal::TooNew { ahead_seconds: 400 }), Some(400.0)),
+            (Err(Refusal::TooOld { age_seconds: i64::MAX }), Some(f64::from(u32::MAX))),
+            (Err(Refusal::NoMatch { signatures: 1, secrets: 1 }), None),
+        ] {
+            assert_eq!(clock_off(&verdict, now), told, "{verdict:?}");
+        }
+    }
 }
