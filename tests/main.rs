@@ -21,6 +21,7 @@ mod log;
 mod model;
 mod notify;
 mod openapi;
+mod operating;
 mod parameters;
 mod permissions;
 mod portal;
