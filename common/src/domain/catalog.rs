@@ -459,7 +459,9 @@ mod tests {
         let pack = |name: &str, price: &str| format!("[[pack]]\nname = \"{name}\"\ncredits = 10\nprices = [\"{price}\"]\n");
         let order = |mode: &str| format!("[[order]]\nmode = \"{mode}\"\nplans = {{ starter = {{ revisions = 2 }} }}\n");
         let with = |more: &str| Catalog::parse(&format!("{GOOD}{more}")).map_err(|error| error.message);
-        assert!(with(&(pack("q", "price_q") + &order("other"))).is_ok());
+        let plan = |name: &str| format!("[[plan]]\nname = \"{name}\"\ntier = \"pro\"\ncredits = 1\nprices = [\"price_p\"]\n");
+        assert!(with(&(pack("q", "price_q") + &order("other") + &plan("team"))).is_ok());
+        assert!(with(&plan("pro")).unwrap_err().contains("plan \"pro\" is there twice"));
         assert!(with(&pack("p", "price_q")).unwrap_err().contains("pack \"p\" is there twice"));
         assert!(with(&order("dfy")).unwrap_err().contains("order mode \"dfy\" is there twice"));
     }

@@ -213,6 +213,8 @@ mod tests {
             ("{}".into(), "not_an_event"),
             (r#"{"object":"v2.core.event","id":"evt_1","created":"2025-10-01T10:00:00Z"}"#.into(), "thin_event"),
             (r#"{"version":"0","detail-type":"invoice.paid","detail":{"id":"evt_1","object":"event"}}"#.into(), "eventbridge_envelope"),
+            (r#"{"version":"0","detail-type":"invoice.paid"}"#.into(), "not_an_event"),
+            (r#"{"version":"0","detail":{"id":"evt_1","object":"event"}}"#.into(), "not_an_event"),
             (body("1", data), "missing"),
             (body("null", data), "missing"),
             (body(r#""in_1""#, data), "bad_id"),

@@ -148,6 +148,36 @@ fn old_and_new_invoices_give_the_same_facts() {
 }
 
 #[test]
+fn the_id_of_a_line_is_its_subscriptions_only_where_nothing_else_is() {
+    for (line, subscription) in [
+        (json!({"id": "sub_1", "type": "subscription"}), Some("sub_1")),
+        (json!({"id": "sub_1", "type": "subscription", "subscription": "sub_2"}), Some("sub_2")),
+        (json!({"id": "il_1", "type": "subscription", "subscription": "sub_2"}), Some("sub_2")),
+        (json!({"id": "il_1", "type": "subscription"}), None),
+        (json!({"id": "sub_1", "type": "invoiceitem"}), None),
+    ] {
+        let mut amount = line.clone();
+        amount["amount"] = json!(1);
+        let read = invoice(event("invoice.paid", json!({"id": "in_1", "amount_paid": 1, "lines": {"data": [amount]}})));
+        assert_eq!(read.lines[0].subscription.as_ref().map(SubscriptionId::as_str), subscription, "{line}");
+    }
+}
+
+#[test]
+fn the_payment_that_an_invoice_names_goes_before_its_list() {
+    let payments = json!({"data": [{"status": "paid", "payment": {"payment_intent": "pi_2", "charge": "ch_2"}}]});
+    for (named, ids) in [
+        (json!({}), vec!["in_1", "pi_2", "ch_2"]),
+        (json!({"payment_intent": "pi_1"}), vec!["in_1", "pi_1"]),
+        (json!({"charge": "ch_1"}), vec!["in_1", "ch_1"]),
+    ] {
+        let mut object = json!({"id": "in_1", "amount_paid": 1, "payments": payments});
+        object.as_object_mut().unwrap().extend(named.as_object().unwrap().clone());
+        assert_eq!(event("invoice.paid", object).object_ids(), ids, "{named}");
+    }
+}
+
+#[test]
 fn an_invoice_is_paid_when_its_status_says_so() {
     let rows = [
         (json!("paid"), json!(null), true),

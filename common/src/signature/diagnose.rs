@@ -3,7 +3,8 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{Refusal, Secret, only_t, verify};
-use crate::{domain::timestamp::Timestamp, event};
+use crate::domain::timestamp::Timestamp;
+use crate::event;
 
 /// A body or key that differs from the given one by a known mistake.
 type Variant = (Vec<u8>, Option<&'static str>);
@@ -211,10 +212,29 @@ mod tests {
             (PRETTY, PRETTY, "  ", "only whitespace"),
             (PRETTY, &PRETTY[..60], "whsec_right", "cut off"),
             (PRETTY, "", "whsec_right", "body is empty"),
+            (PRETTY, "id=evt_1&object=event", "whsec_right", "not JSON"),
+            (PRETTY, &PRETTY.replace("\"type\"", "\"livemode\": true,\n  \"type\""), "whsec_right", "well-formed live event"),
         ];
         for (signed, body, secret, words) in rows {
             let hint = hint(signed, body, secret);
             assert!(hint.contains(words), "{words}: {hint}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_is_not_there_is_told_from_one_that_is_blank() {
+        let of = |secrets: &[&str]| diagnose(b"{}", Some(b"t=1,v1=00"), secrets, &Refusal::NoSecret);
+        assert_eq!((of(&[]), of(&["\n"])), (Refusal::NoSecret.hint(), "the secret is empty or only whitespace"));
+    }
+
+    #[test]
+    fn json_is_written_as_the_common_libraries_write_it() {
+        let value = r#"{"a":[1,{"b":"c, d: \"e\""}],"f":{},"g":[]}"#;
+        let spaced = r#"{"a": [1, {"b": "c, d: \"e\""}], "f": {}, "g": []}"#;
+        let indented = serde_json::to_string_pretty(&serde_json::from_str::<serde_json::Value>(value).unwrap()).unwrap();
+        for from in [value, spaced, &indented] {
+            let to = |style| String::from_utf8(written(from.as_bytes(), style)).unwrap();
+            assert_eq!([to(Style::Compact), to(Style::Spaced), to(Style::Indented)], [value, spaced, &indented], "{from}");
         }
     }
 

@@ -59,3 +59,22 @@ fn worth(plan: &Plan, credits: u64, quantity: u64) -> Result<Credits, Parked> {
     let in_range = quantity <= MAX_QUANTITY;
     Credits::new(credits).times(counted).filter(|_| in_range).ok_or_else(|| Parked::Quantity(quantity.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CATALOG: &str = "[tiers]\nfree = 0\npro = 1\n[policy]\ndefault_tier = \"free\"\n\
+        [[plan]]\nname = \"team\"\ntier = \"pro\"\ncredits = 10\nper = \"seat\"\nprices = [\"price_seat\", \"price_more\"]\n";
+
+    #[test]
+    fn seats_that_are_billed_in_several_lines_add_up_and_the_first_line_is_shown() {
+        let catalog = Catalog::parse(CATALOG).unwrap();
+        let [seat, more]: [PriceId; 2] = ["price_seat", "price_more"].map(|price| price.parse().unwrap());
+        let of = |lines: &[(&PriceId, u64)]| offer(lines.iter().copied(), &catalog).unwrap().unwrap();
+        let shown = |offer: &Offer| (offer.price.to_string(), offer.quantity, offer.credits);
+        assert_eq!(shown(&of(&[(&seat, 3), (&seat, 5)])), ("price_seat".to_owned(), 3, Credits::new(80)));
+        assert_eq!(shown(&of(&[(&seat, 3), (&more, 5)])), ("price_more".to_owned(), 5, Credits::new(80)));
+        assert_eq!(of(&[(&more, 5), (&seat, 3)]), of(&[(&seat, 3), (&more, 5)]));
+    }
+}

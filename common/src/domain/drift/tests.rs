@@ -208,6 +208,8 @@ fn an_opening_is_missed_only_where_the_running_period_has_none() {
     let renewed = [subscriber(), vec![paid(P2, "in_2", "subscription_cycle", "price_pro", P2)]].concat();
     assert!(opened(&renewed, &next) && opened(&renewed, &at_stripe(P1 + 9, &json!({}))), "of this or a later one");
     assert!(opened(&[], &at_stripe(P1, &json!({"items": items(&[("price_other", 1)], P1)}))), "nobody can open what is not sold");
+    let timeless = at_stripe(P1, &json!({"items": {"data": [{"id": "si_1", "price": {"id": "price_pro"}, "quantity": 1}]}}));
+    assert!(opened(&[], &timeless), "nobody can open a period that nobody knows");
 }
 
 #[test]
