@@ -198,6 +198,18 @@ mod tests {
         );
         let head = read_head(body(r#""evt_1""#, r#""data":{"object":{}}"#).as_bytes()).unwrap();
         assert_eq!((head.created.unix(), head.livemode), (0, false));
+        let head = read_head(body(r#""evt_1""#, r#""created":-5,"data":{"object":{}}"#).as_bytes()).unwrap();
+        assert_eq!(head.created.unix(), -5);
+    }
+
+    #[test]
+    fn a_type_is_a_word_that_fits_into_an_item() {
+        let of =
+            |kind: &str| read_head(format!(r#"{{"id":"evt_1","object":"event","type":"{kind}","data":{{"object":{{}}}}}}"#).as_bytes());
+        assert!(of(&"x".repeat(TYPE_MAX)).is_ok());
+        for kind in [&"x".repeat(TYPE_MAX + 1), "invoice\\u0000paid"] {
+            assert_eq!(of(kind).map_err(|error| error.reason()), Err("wrong_shape"), "{kind}");
+        }
     }
 
     #[test]

@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(EventType::from("invoice.upcoming").family(), None);
         assert_eq!(EventType::from("invoice.payment_succeeded").as_str(), "invoice.payment_succeeded");
         for family in Family::ALL {
-            assert_eq!(family.as_str().parse(), Ok(family));
+            assert_eq!((family.as_str().parse(), family.to_string()), (Ok(family), family.as_str().to_owned()));
             assert!(EventType::KNOWN.iter().any(|kind| kind.family() == Some(family)));
         }
     }

@@ -75,5 +75,11 @@ mod tests {
         assert!(Fix::Revoke(Credits::new(500)).is_recorded_as(entry, "admin:ann", "mistake"));
         assert!(!Fix::Grant(Credits::new(500)).is_recorded_as(entry, "admin:ann", "mistake"));
         assert!(!Fix::Revoke(Credits::new(500)).is_recorded_as(entry, "admin:ann", "another"));
+        assert!(!Fix::Revoke(Credits::new(501)).is_recorded_as(entry, "admin:ann", "mistake"));
+        assert!(Fix::Grant(Credits::new(300)).is_recorded_as(&granted.entries[0], "admin:ann", "late"));
+        // Nothing was there to take: the entry moves nothing, and is the revocation's all the same.
+        let nothing = after.after(&taken).fix(Fix::Revoke(Credits::new(5)), LedgerKey::fix("c"), "admin:ann", "again", now);
+        assert_eq!(nothing.entries[0].delta, 0);
+        assert!(Fix::Revoke(Credits::new(5)).is_recorded_as(&nothing.entries[0], "admin:ann", "again"));
     }
 }

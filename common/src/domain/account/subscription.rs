@@ -521,3 +521,6 @@ impl Period {
         run.credits.minus(counted)
     }
 }
+
+#[cfg(test)]
+mod tests;
