@@ -33,5 +33,6 @@ mod scenarios;
 mod security;
 mod signature_vectors;
 mod spine;
+mod store;
 mod stripe_client;
 mod support;

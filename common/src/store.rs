@@ -326,3 +326,38 @@ where
         Some(_) | None => StoreError::Unavailable { operation, message },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::types::CancellationReason;
+    use aws_sdk_dynamodb::types::error::TransactionCanceledException;
+
+    use super::*;
+
+    fn told(codes: &[&str]) -> StoreError {
+        let reasons = codes.iter().map(|code| CancellationReason::builder().code(*code).build()).collect();
+        let error = TransactionCanceledException::builder().set_cancellation_reasons(Some(reasons)).build();
+        cancelled(&SdkError::service_error(TransactWriteItemsError::TransactionCanceledException(error), ())).unwrap()
+    }
+
+    #[test]
+    fn a_cancellation_says_which_write_did_not_hold_why_and_whether_another_attempt_helps() {
+        for (codes, words, transient) in [
+            (&["None", "ConditionalCheckFailed"][..], "transaction cancelled: condition failed", true),
+            (&["TransactionConflict"], "transaction cancelled: conflict", true),
+            (&["ProvisionedThroughputExceeded", "ThrottlingError"], "transaction cancelled: throttled, throttled", true),
+            (&["TransactionConflict", "ValidationError"], "transaction cancelled: conflict, invalid item", false),
+            (&["ItemCollectionSizeLimitExceeded"], "transaction cancelled: invalid item", false),
+            (&["None", "SomethingNew"], "transaction cancelled: conflict", true),
+        ] {
+            let error = told(codes);
+            assert_eq!((error.to_string().as_str(), error.is_transient()), (words, transient), "{codes:?}");
+        }
+        assert!(matches!(told(&["None", "ConditionalCheckFailed"]), StoreError::Cancelled(reasons) if reasons == [(1, Reason::Condition)]));
+        let other = SdkError::service_error(TransactWriteItemsError::unhandled("x"), ());
+        assert!(cancelled(&other).is_none());
+        let corrupt = StoreError::Corrupt { key: "k".to_owned(), message: "m".to_owned() };
+        assert!(!StoreError::TooMany(101).is_transient() && !corrupt.is_transient());
+        assert!(StoreError::Unavailable { operation: "Query", message: String::new() }.is_transient());
+    }
+}

@@ -648,3 +648,6 @@ pub fn read_order(item: &Item) -> BTreeMap<String, serde_json::Value> {
 pub fn read_credits(item: &Item) -> Option<Credits> {
     item.get("credits")?.as_n().ok()?.parse().ok().map(Credits::new)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+use super::*;
+use crate::domain::ids::EventId;
+
+fn number_of(item: &Item, name: &str) -> i64 {
+    read_number(item, name).unwrap()
+}
+
+fn parked(redrives: u32, first_byte: u8) -> EventRecord {
+    let mut digest = [7; 32];
+    digest[0] = first_byte;
+    EventRecord {
+        id: "evt_1".to_owned(),
+        kind: "invoice.paid".to_owned(),
+        family: "invoice-paid",
+        state: EventState::Parked,
+        reason: Some("unknown_price".to_owned()),
+        message: Some("no such price".to_owned()),
+        waits_for: Some("price#price_x".to_owned()),
+        user: Some(UserId::new("u").unwrap()),
+        objects: vec!["in_1".to_owned()],
+        created: Timestamp::from_unix(1_795_219_100),
+        received_ms: 1_795_219_200_123,
+        finished_ms: 1_795_219_201_456,
+        attempts: 2,
+        redrives,
+        previous: Some("evt_0".to_owned()),
+        mode: SecretMode::Any,
+        livemode: false,
+        api_version: None,
+        digest,
+        payload: Some(vec![1, 2]),
+    }
+}
+
+#[test]
+fn the_pause_doubles_up_to_a_day() {
+    let pauses = [0, 1, 2, 6, 7, 8, 40, u32::MAX].map(redrive_pause_seconds);
+    assert_eq!(pauses, [900, 1_800, 3_600, 57_600, 86_400, 86_400, 86_400, 86_400]);
+}
+
+#[test]
+fn an_event_that_waits_is_filed_where_retry_finds_it_and_an_ended_one_is_not() {
+    let item = event(&parked(1, 6)).item.unwrap();
+    assert_eq!((read_text(&item, "open"), read_text(&item, "day")), (Some("parked#2".into()), Some("2026-11-21#invoice-paid#2".into())));
+    assert_eq!(number_of(&item, "due"), 1_795_219_201_456 + 1_800_000);
+    assert_eq!((number_of(&item, "redrives"), number_of(&item, "seen")), (1, 1_795_219_200_123));
+    assert_eq!(number_of(&item, "expires_at"), 1_795_219_201 + EVENT_DAYS * 86_400);
+    let texts = ["reason", "message", "waits_for", "user_id", "previous"].map(|name| read_text(&item, name).unwrap());
+    assert_eq!(texts, ["unknown_price", "no such price", "price#price_x", "u", "evt_0"]);
+    assert_eq!((item["payload"].as_b().unwrap().as_ref(), item["objects"].as_l().unwrap().len()), (&[1, 2][..], 1));
+
+    let ended = event(&EventRecord { state: EventState::Processed, ..parked(1, 6) }).item.unwrap();
+    assert!(["open", "due", "redrives", "mode"].iter().all(|name| !ended.contains_key(*name)), "{ended:?}");
+}
+
+#[test]
+fn a_job_is_due_after_the_first_pause_and_filed_by_its_user() {
+    let now = Timestamp::from_unix(1_795_219_200);
+    let users: Vec<UserId> = (0..40).map(|number| UserId::new(format!("u{number}")).unwrap()).collect();
+    let items: Vec<Item> = users.iter().map(|user| job(JobKind::Account, user, now).item.unwrap()).collect();
+    let mut shards: Vec<String> = items.iter().map(|item| read_text(item, "open").unwrap()).collect();
+    shards.sort();
+    shards.dedup();
+    assert_eq!(shards, ["job#0", "job#1", "job#2", "job#3"]);
+    for item in &items {
+        assert_eq!((number_of(item, "due"), number_of(item, "finished")), (1_795_219_200_000 + 900_000, 1_795_219_200_000));
+        assert!((1_795_219_200_000..1_795_219_201_000).contains(&number_of(item, "seen")), "{item:?}");
+    }
+}
+
+#[test]
+fn what_is_read_is_what_is_there() {
+    let item = Item::from([
+        ("pk".to_owned(), text("user#u")),
+        ("sk".to_owned(), text("order#cs_1")),
+        ("mode".to_owned(), text("dfy")),
+        ("amount_total".to_owned(), number(9900)),
+        ("credits".to_owned(), number(12)),
+        ("updated_at".to_owned(), number(77)),
+        ("hidden".to_owned(), AttributeValue::Bool(true)),
+    ]);
+    let order = serde_json::to_value(read_order(&item)).unwrap();
+    assert_eq!(order, serde_json::json!({"id": "cs_1", "mode": "dfy", "amount_total": 9900, "credits": 12, "updated_at": 77}));
+    assert_eq!((read_credits(&item), updated_at(&item)), (Some(Credits::new(12)), Some(Timestamp::from_unix(77))));
+    assert_eq!((read_credits(&Item::new()), updated_at(&Item::new())), (None, None));
+}
+
+#[test]
+fn a_link_is_somebodys_or_waited_for_or_broken() {
+    let key = Key::Payment("pi_1".to_owned());
+    let with = |name: &str, value: AttributeValue| read_user(&key, &Item::from([(name.to_owned(), value)]));
+    assert_eq!(with("user_id", text("u")).unwrap(), Some(UserId::new("u").unwrap()));
+    assert_eq!(with("waiting", AttributeValue::Ss(vec!["evt_1".to_owned()])).unwrap(), None);
+    assert!(matches!(with("other", text("u")), Err(StoreError::Corrupt { .. })));
+}
+
+#[test]
+fn only_what_the_log_files_is_taken_for_an_event() {
+    let id = EventId::new("evt_1").unwrap();
+    let mut digest = [0xab; 32];
+    digest[0] = 1;
+    assert_eq!(mismatch_id(&id, &digest), "evt_1~01ababab");
+    for (id, is) in [
+        ("evt_1", true),
+        ("evt_1~01ababab", true),
+        ("msg_0aF", true),
+        (&format!("msg_{}", "a".repeat(100)), true),
+        (&format!("msg_{}", "a".repeat(101)), false),
+        ("msg_a-b", false),
+        ("msg_a~b", false),
+        ("evt_1~a#b", false),
+        ("in_1~ab", false),
+        ("audit#1#2", false),
+        ("", false),
+    ] {
+        assert_eq!(is_event(id), is, "{id}");
+    }
+}

@@ -1,0 +1,53 @@
+//! The store by itself: the bounds of a transaction, an item deleted, tables that are there already.
+
+use common::store::items::{Key, password_set};
+use common::store::schema::{SchemaError, create_tables};
+use common::store::{Store, StoreError, Write};
+
+use crate::support::{World, aws_error, now};
+
+fn store(world: &World) -> Store {
+    Store::new(world.dynamodb.clone(), "accounts", "events")
+}
+
+fn writes(count: usize) -> Vec<Write> {
+    (0..count).map(|number| password_set(&format!("user_{number}").parse().unwrap(), now())).collect()
+}
+
+#[tokio::test]
+async fn a_hundred_writes_are_one_transaction_and_more_are_refused_before_a_call() {
+    let world = World::new().await;
+    let store = store(&world);
+    store.commit(writes(100)).await.unwrap();
+    let keys: Vec<Key> = writes(150).into_iter().map(|write| write.key).collect();
+    assert_eq!(store.load(keys).await.unwrap().len(), 100);
+    assert_eq!(world.operations(), ["TransactWriteItems", "BatchGetItem", "BatchGetItem"]);
+    for count in [101, 102, 150] {
+        let refused = store.commit(writes(count)).await;
+        assert!(matches!(refused, Err(StoreError::TooMany(told)) if told == count), "{refused:?}");
+    }
+    assert_eq!(world.operations(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_item_is_deleted_whether_it_is_there_or_not() {
+    let world = World::new().await;
+    let (store, [write]) = (store(&world), <[Write; 1]>::try_from(writes(1)).unwrap());
+    let key = write.key.clone();
+    store.commit(vec![write]).await.unwrap();
+    for _ in 0..2 {
+        store.delete(&key).await.unwrap();
+        assert!(store.load([key.clone()]).await.unwrap().is_empty());
+    }
+    world.fault(|_| Some(aws_error(400, "AccessDeniedException")));
+    assert!(matches!(store.delete(&key).await, Err(StoreError::Refused { .. })));
+}
+
+#[tokio::test]
+async fn tables_that_are_there_are_left_alone_and_any_other_trouble_is_told() {
+    let world = World::new().await;
+    create_tables(&world.dynamodb, "accounts", "events").await.unwrap();
+    world.fault(|call| (call.operation == "CreateTable").then(|| aws_error(400, "LimitExceededException")));
+    let refused = create_tables(&world.dynamodb, "accounts", "events").await;
+    assert!(matches!(refused, Err(SchemaError::Create { ref table, .. }) if table == "accounts"), "{refused:?}");
+}
