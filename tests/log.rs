@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use aws_sdk_dynamodb::types::{PutRequest, WriteRequest};
 use common::domain::timestamp::Timestamp;
 use common::signature::SecretMode;
+use common::store::Store;
 use common::store::items::{self, EventRecord, EventState};
+use common::store::log::{self, Filter};
 use serde_json::{Value, json};
 
 use crate::support::{World, now, pack, sample, with_id};
@@ -49,7 +51,10 @@ fn record(number: u32) -> EventRecord {
 }
 
 async fn fill(world: &World, count: u32) -> Vec<EventRecord> {
-    let records: Vec<EventRecord> = (0..count).map(record).collect();
+    put(world, (0..count).map(record).collect()).await
+}
+
+async fn put(world: &World, records: Vec<EventRecord>) -> Vec<EventRecord> {
     for chunk in records.chunks(25) {
         let put = |record: &EventRecord| {
             let put = PutRequest::builder().set_item(items::event(record).item).build().unwrap();
@@ -129,6 +134,64 @@ async fn a_page_that_ends_within_a_millisecond_is_followed_without_a_gap() {
 }
 
 #[tokio::test]
+async fn a_partition_of_many_pages_is_read_without_a_gap() {
+    let world = World::new().await;
+    // All of one family, day and shard, forty to a millisecond, and every fifth of them ended.
+    let begins = now().plus_days(-2).unix().div_euclid(86_400) * 86_400_000;
+    let records = (0..450).map(|number| EventRecord {
+        kind: "invoice.paid".to_owned(),
+        family: "invoice-paid",
+        state: if number % 5 == 0 { EventState::Processed } else { EventState::Parked },
+        received_ms: begins + i64::from(number / 40) * 1000,
+        digest: [0; 32],
+        ..record(number)
+    });
+    let records = put(&world, records.collect()).await;
+    assert_eq!(ids(&pages(&world, "type=invoice.paid&limit=120").await), expected(&records, |_| true));
+    for state in ["parked", "processed"] {
+        let found = pages(&world, &format!("status={state}&type=invoice.paid&limit=120")).await;
+        assert_eq!(ids(&found), expected(&records, |record| record.state.as_str() == state), "{state}");
+    }
+}
+
+#[tokio::test]
+async fn what_came_a_month_ago_is_found_and_a_list_that_is_just_full_is_the_last() {
+    let (world, today) = (World::new().await, now());
+    let records =
+        (0..12).map(|number| EventRecord { received_ms: today.plus_days(-27 - i64::from(number)).unix() * 1000, ..record(number) });
+    let records = put(&world, records.collect()).await;
+    assert_eq!(ids(&pages(&world, "limit=200").await), expected(&records, |_| true));
+    let since = format!("from={}&to={}", today.plus_days(-28), today.plus_days(-26));
+    for (limit, next) in [(1, true), (2, false)] {
+        let (_, page) = world.ask("GET", &format!("/admin/stripe/webhook-logs?{since}&limit={limit}"), Value::Null).await;
+        assert_eq!((page["events"].as_array().unwrap().len(), page["next"].is_string()), (limit, next), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_time_is_not_in_it() {
+    let world = World::new().await;
+    let store = Store::new(world.dynamodb.clone(), "accounts", "events");
+    let midnight = now().plus_days(-3).unix().div_euclid(86_400) * 86_400_000;
+    let at = [midnight - 86_400_000, midnight - 3_600_000, midnight - 1, midnight, midnight + 1];
+    let records =
+        (3_u32..).zip(at).map(|(number, received_ms)| EventRecord { state: EventState::Processed, received_ms, ..record(number) });
+    put(&world, records.collect()).await;
+    let counted = async |from, to| store.outcomes(from, to, 3_600_000).await.unwrap();
+    let counts = counted(at[0], midnight).await;
+    let steps: Vec<_> = counts.steps.iter().map(|(step, outcomes)| (*step, outcomes["processed"])).collect();
+    assert_eq!((counts.complete, steps), (true, vec![(0, 1), (23, 2)]));
+    assert_eq!(counted(midnight, midnight + 2).await.steps[&0]["processed"], 2);
+
+    world.process(&pack("mine", "user_1", 1)).await;
+    let received_ms: i64 = world.event("evt_mine").await.unwrap()["seen"].parse().unwrap();
+    for (to_ms, found) in [(received_ms, 0), (received_ms + 1, 1)] {
+        let filter = Filter { user: Some("user_1".parse().unwrap()), to_ms: Some(to_ms), ..Filter::default() };
+        assert_eq!(log::list(&store, &filter, 10, None, now()).await.unwrap().events.len(), found);
+    }
+}
+
+#[tokio::test]
 async fn a_users_events_are_listed_by_the_order_they_were_recorded_in_and_the_open_ones_first() {
     let world = World::new().await;
     let mut unknown = pack("parked_first", "user_1", 1);
@@ -155,6 +218,11 @@ async fn a_users_events_are_listed_by_the_order_they_were_recorded_in_and_the_op
     }
     assert_eq!(ids(&pages(&world, "user=user_1&status=processed&limit=5").await), names);
     assert_eq!(ids(&pages(&world, "user=user_1&status=parked").await).len(), 2);
+    assert_eq!(ids(&pages(&world, "user=user_1&status=parked&limit=1").await).len(), 2);
+    let (_, page) = world.ask("GET", "/admin/stripe/webhook-logs?user=user_2&limit=4", Value::Null).await;
+    assert_eq!(page["events"].as_array().unwrap().len(), 4);
+    let mixed = format!("/admin/stripe/webhook-logs?user=user_2&status=parked&next={}", page["next"].as_str().unwrap());
+    assert_eq!(world.ask("GET", &mixed, Value::Null).await.0, 400, "a place in a list of another kind");
     assert_eq!(pages(&world, "user=user_1&type=invoice.paid").await, [] as [Value; 0]);
     assert_eq!(pages(&world, "user=nobody").await, [] as [Value; 0]);
     assert_eq!(ids(&pages(&world, "user=user_2&limit=4").await).len(), 12);
