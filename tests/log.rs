@@ -182,6 +182,9 @@ async fn the_end_of_a_time_is_not_in_it() {
     let steps: Vec<_> = counts.steps.iter().map(|(step, outcomes)| (*step, outcomes["processed"])).collect();
     assert_eq!((counts.complete, steps), (true, vec![(0, 1), (23, 2)]));
     assert_eq!(counted(midnight, midnight + 2).await.steps[&0]["processed"], 2);
+    // Within a day, too.
+    assert_eq!(counted(at[1], at[2]).await.steps[&0]["processed"], 1);
+    assert_eq!(counted(at[1], at[2] + 1).await.steps[&0]["processed"], 2);
 
     world.process(&pack("mine", "user_1", 1)).await;
     let received_ms: i64 = world.event("evt_mine").await.unwrap()["seen"].parse().unwrap();
