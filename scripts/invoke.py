@@ -29,6 +29,14 @@ def commands():
     return before, watch.removesuffix(" &"), before + after
 
 
+def need_free(*ports):
+    """Whoever answers there would be taken for what is started here."""
+    for port in ports:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                sys.exit(f"invoke: something listens on port {port}, which the README's commands use; stop it first")
+
+
 def wait_for(port, process):
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
@@ -48,6 +56,7 @@ def account():
 
 
 def main():
+    need_free(9000, 9001, 9100)
     before, watch, invoke = commands()
     subprocess.run(["cargo", "build", "--quiet", "--bin", "tallyhook"], cwd=ROOT, check=True)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
