@@ -46,7 +46,7 @@ pub use self::log::Again;
 pub use self::provisioning::RunAgain;
 pub use self::reconcile::Comparison;
 use crate::answer::{Problem, answer, percent_decode, problem};
-use crate::aws::sdk_config;
+use crate::aws;
 use crate::clock;
 use crate::config::{AdminConfig, ConfigError, Env};
 use crate::domain::ids::UserId;
@@ -91,8 +91,7 @@ impl Admin {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?);
-        let sqs = aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?);
+        let (dynamodb, sqs) = aws::clients(env)?;
         Ok(Self::new(AdminConfig::from_env(env)?, &dynamodb, &sqs))
     }
 

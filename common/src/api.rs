@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::answer::{Problem, answer, percent_decode, problem, raw_answer};
-use crate::aws::sdk_config;
+use crate::aws;
 use crate::clock;
 use crate::config::{ApiConfig, ConfigError, Env};
 use crate::domain::account::{Account, Cause, Change, Fact};
@@ -67,8 +67,7 @@ impl Api {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?);
-        let sqs = aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?);
+        let (dynamodb, sqs) = aws::clients(env)?;
         Ok(Self::new(ApiConfig::from_env(env)?, dynamodb, sqs))
     }
 

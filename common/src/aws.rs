@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::behavior_version::BehaviorVersion;
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn};
 use aws_smithy_runtime_api::client::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
@@ -34,15 +35,25 @@ const AMAZON_ROOTS: &str = include_str!("aws/amazon-roots.pem");
 /// How long a function's init waits for the call that opens its connection: see [`crate::store::Store::prewarm`].
 pub(crate) const PREWARM_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a connection to AWS may take to stand.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The clients of a function that uses both services, over one transport: to read the trusted roots is a good part of a start.
+///
+/// # Errors
+/// [`ConfigError`] when the region or the credentials are missing from the environment, or its roots are none.
+pub fn clients(env: &Env) -> Result<(aws_sdk_dynamodb::Client, aws_sdk_sqs::Client), ConfigError> {
+    let http_client = http_client(env, &["DYNAMODB", "SQS"])?;
+    let config = |service| sdk_config_with(env, endpoint(env, service), http_client.clone());
+    Ok((aws_sdk_dynamodb::Client::new(&config("DYNAMODB")?), aws_sdk_sqs::Client::new(&config("SQS")?)))
+}
+
 /// Configuration for one service (`DYNAMODB`, `SQS`).
 ///
 /// # Errors
-/// [`ConfigError`] when the region or the credentials are missing from the environment.
+/// As [`clients`].
 pub fn sdk_config(env: &Env, service: &str) -> Result<SdkConfig, ConfigError> {
-    let endpoint = endpoint(env, service);
-    let plain = endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-    let http_client = if plain { aws_smithy_http_client::Builder::new().build_http() } else { https_client(env)? };
-    sdk_config_with(env, endpoint, http_client)
+    sdk_config_with(env, endpoint(env, service), http_client(env, &[service])?)
 }
 
 /// The same with a transport of the caller's choice: the tests put faults there.
@@ -66,7 +77,7 @@ pub fn sdk_config_with(env: &Env, endpoint: Option<String>, http_client: SharedH
         // gives up after two calls that were not answered, so a table that hangs does not use up the function's 30 s.
         .timeout_config(
             TimeoutConfig::builder()
-                .connect_timeout(Duration::from_secs(1))
+                .connect_timeout(CONNECT_TIMEOUT)
                 .operation_attempt_timeout(Duration::from_secs(2))
                 .operation_timeout(Duration::from_secs(6))
                 .build(),
@@ -84,9 +95,22 @@ fn endpoint(env: &Env, service: &str) -> Option<String> {
     env.get(&format!("AWS_ENDPOINT_URL_{service}")).or_else(|| env.get("AWS_ENDPOINT_URL"))
 }
 
-fn https_client(env: &Env) -> Result<SharedHttpClient, ConfigError> {
-    let provider = Provider::Rustls(CryptoMode::Ring);
-    Ok(aws_smithy_http_client::Builder::new().tls_provider(provider).tls_context(tls_context(env)?).build_https())
+/// One transport for these services. The SDK's own would read the roots for each client when it is made, and again at its first call.
+fn http_client(env: &Env, services: &[&str]) -> Result<SharedHttpClient, ConfigError> {
+    let plain = services.iter().all(|service| endpoint(env, service).is_some_and(|endpoint| endpoint.starts_with("http://")));
+    let connector = SharedHttpConnector::new(connector(env, plain)?);
+    Ok(http_client_fn(move |_, _| connector.clone()))
+}
+
+/// Connects to `https://`, and to `http://` too; `plain`: to that alone, and no root is read.
+fn connector(env: &Env, plain: bool) -> Result<Connector, ConfigError> {
+    let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
+    let builder = Connector::builder().connector_settings(settings);
+    Ok(if plain {
+        builder.build_http()
+    } else {
+        builder.tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(tls_context(env)?).build()
+    })
 }
 
 fn tls_context(env: &Env) -> Result<TlsContext, ConfigError> {

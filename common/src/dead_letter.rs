@@ -8,7 +8,7 @@ use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent
 use tracing::{error, warn};
 
 use crate::alert::{Alert, Alerts};
-use crate::aws::sdk_config;
+use crate::aws;
 use crate::clock;
 use crate::config::{ConfigError, DeadLetterConfig, Env};
 use crate::domain::timestamp::Timestamp;
@@ -34,8 +34,7 @@ impl DeadLetter {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?);
-        let sqs = aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?);
+        let (dynamodb, sqs) = aws::clients(env)?;
         Ok(Self::new(DeadLetterConfig::from_env(env)?, dynamodb, sqs))
     }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tracing::{info, warn};
 
 use crate::alert::{Alert, Alerts};
-use crate::aws::sdk_config;
+use crate::aws;
 use crate::clock;
 use crate::config::{ConfigError, Env, HealthConfig};
 use crate::domain::health::{Counts, Health, LOW_SCORE, MANY_FAILED, OLD_SECONDS, QueueCount, health};
@@ -41,8 +41,7 @@ impl HealthCheck {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?);
-        let sqs = aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?);
+        let (dynamodb, sqs) = aws::clients(env)?;
         Ok(Self::new(HealthConfig::from_env(env)?, dynamodb, sqs))
     }
 

@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use crate::alert::{Alert, Alerts};
-use crate::aws::sdk_config;
+use crate::aws;
 use crate::clock;
 use crate::config::{ConfigError, Env, ProvisionConfig};
 use crate::domain::account::Account;
@@ -69,8 +69,7 @@ impl Provision {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?);
-        let sqs = aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?);
+        let (dynamodb, sqs) = aws::clients(env)?;
         Ok(Self::new(ProvisionConfig::from_env(env)?, dynamodb, sqs))
     }
 

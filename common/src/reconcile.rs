@@ -43,7 +43,7 @@ pub use self::evidence::Evidence;
 pub use self::gap::{Gap, GapError, MissingEvent, gap};
 pub use self::report::{Change, Failure, Left, Report};
 use crate::alert::Alerts;
-use crate::aws::sdk_config;
+use crate::aws;
 use crate::config::{ConfigError, Env, ReconcileConfig};
 use crate::domain::drift::{Class, Difference, Facts, Remedy};
 use crate::domain::ids::{EventId, SubscriptionId, UserId};
@@ -183,9 +183,9 @@ impl Reconciler {
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         let config = ReconcileConfig::from_env(env)?;
         let ReconcileConfig { accounts_table, events_table, livemode, catalog, outbox, stripe, queues, notify_queue_url } = config;
-        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?);
+        let (dynamodb, sqs) = aws::clients(env)?;
         let store = Store::new(dynamodb, accounts_table, events_table);
-        let queue = Queue::new(aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?));
+        let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), notify_queue_url);
         let (redrive, outbox) = (Redrive::new(queue.clone(), queues), Outbox::new(queue, outbox));
         Ok(Self::new(stripe, Processor { store, catalog, livemode, redrive, outbox }).with_alerts(alerts))

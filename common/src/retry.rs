@@ -26,7 +26,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::aws::sdk_config;
+use crate::aws;
 use crate::clock;
 use crate::config::{ConfigError, Env, RetryConfig};
 use crate::domain::catalog::Catalog;
@@ -90,8 +90,7 @@ impl Retry {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?);
-        let sqs = aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?);
+        let (dynamodb, sqs) = aws::clients(env)?;
         Ok(Self::new(RetryConfig::from_env(env)?, dynamodb, sqs))
     }
 

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use tracing::{info, warn};
 
 use crate::alert::{Alert, Alerts};
-use crate::aws::sdk_config;
+use crate::aws;
 use crate::clock;
 use crate::config::{ConfigError, Env, WorkerConfig};
 use crate::domain::decide::Parked;
@@ -108,8 +108,7 @@ impl Worker {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env, family: Family) -> Result<Self, ConfigError> {
-        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?);
-        let sqs = aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?);
+        let (dynamodb, sqs) = aws::clients(env)?;
         Ok(Self::new(WorkerConfig::from_env(env, family)?, family, dynamodb, sqs))
     }
 

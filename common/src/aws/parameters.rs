@@ -8,9 +8,6 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
-use aws_smithy_http_client::Connector;
-use aws_smithy_http_client::tls::Provider;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_runtime_api::client::http::HttpConnector;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
@@ -100,11 +97,7 @@ async fn get(env: &Env, names: &[&str]) -> Result<Vec<Parameter>, ConfigError> {
     instructions.apply_to_request_http1x(&mut request);
 
     let request: HttpRequest = request.try_into().map_err(|error| problem(first, error))?;
-    let connector = if endpoint.starts_with("http://") {
-        Connector::builder().build_http()
-    } else {
-        Connector::builder().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(super::tls_context(env)?).build()
-    };
+    let connector = super::connector(env, endpoint.starts_with("http://"))?;
     let answered = tokio::time::timeout(TIMEOUT, connector.call(request)).await;
     let answer =
         answered.map_err(|_| problem(first, "SSM did not answer in time"))?.map_err(|error| problem(first, format!("{error:?}")))?;
