@@ -11,11 +11,12 @@
 //! one that the event does not name is left out.
 //! **Invariant:** never a payload, signature, secret, token, e-mail address or name.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -41,31 +42,67 @@ pub fn metrics(dimensions: &[(&str, &str)], metrics: &[(&str, f64)]) {
     let Some(namespace) = NAMESPACE.get().filter(|_| !metrics.is_empty()) else { return };
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let line = embedded(namespace, dimensions, metrics, u64::try_from(since.as_millis()).unwrap_or(0));
+    let mut text = serde_json::to_vec(&line).unwrap_or_default();
+    text.push(b'\n');
     // Standard output that is gone takes the log with it; there is nobody to tell.
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
+    let _ = std::io::stdout().lock().write_all(&text);
 }
 
-fn embedded(namespace: &str, dimensions: &[(&str, &str)], metrics: &[(&str, f64)], now_ms: u64) -> Value {
-    let names: Vec<&str> = dimensions.iter().map(|(name, _)| *name).collect();
-    let listed: Vec<Value> = metrics.iter().map(|(name, _)| json!({"Name": name})).collect();
-    let mut line = Map::new();
-    line.insert(
-        "_aws".to_owned(),
-        json!({"Timestamp": now_ms, "CloudWatchMetrics": [{"Namespace": namespace, "Dimensions": [names], "Metrics": listed}]}),
-    );
-    line.extend(dimensions.iter().map(|(name, value)| ((*name).to_owned(), json!(value))));
-    line.extend(metrics.iter().map(|(name, value)| ((*name).to_owned(), json!(value))));
-    Value::Object(line)
+/// `{"_aws":{…},"family":"invoice-paid","Processed":1.0}`
+#[derive(Serialize)]
+struct Embedded<'a> {
+    #[serde(rename = "_aws")]
+    aws: Aws<'a>,
+    #[serde(flatten)]
+    dimensions: BTreeMap<&'a str, &'a str>,
+    #[serde(flatten)]
+    metrics: BTreeMap<&'a str, f64>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Aws<'a> {
+    timestamp: u64,
+    cloud_watch_metrics: [Directive<'a>; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Directive<'a> {
+    namespace: &'a str,
+    dimensions: [Vec<&'a str>; 1],
+    metrics: Vec<Metric<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Metric<'a> {
+    name: &'a str,
+}
+
+fn embedded<'a>(namespace: &'a str, dimensions: &[(&'a str, &'a str)], metrics: &[(&'a str, f64)], now_ms: u64) -> Embedded<'a> {
+    let directive = Directive {
+        namespace,
+        dimensions: [dimensions.iter().map(|(name, _)| *name).collect()],
+        metrics: metrics.iter().map(|(name, _)| Metric { name }).collect(),
+    };
+    Embedded {
+        aws: Aws { timestamp: now_ms, cloud_watch_metrics: [directive] },
+        dimensions: dimensions.iter().copied().collect(),
+        metrics: metrics.iter().copied().collect(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn metrics_are_a_line_that_cloudwatch_reads() {
         assert_eq!(
-            embedded("tallyhook", &[("family", "invoice-paid")], &[("Processed", 3.0)], 1_795_219_200_000),
+            json!(embedded("tallyhook", &[("family", "invoice-paid")], &[("Processed", 3.0)], 1_795_219_200_000)),
             json!({
                 "_aws": {
                     "Timestamp": 1_795_219_200_000_u64,
