@@ -61,7 +61,7 @@ async fn customers_subscriptions_events_and_refusals_read_alike_from_any_stripe(
     let found = stripe.customers_with_email(&email).await.unwrap();
     assert_eq!(found.objects.iter().filter_map(|object| object.id()).collect::<Vec<_>>(), [customer.as_str()]);
 
-    let read = Subscription::from_json(&stripe.subscription(&subscription).await.unwrap().value()).unwrap();
+    let read = Subscription::from_json(stripe.subscription(&subscription).await.unwrap().text()).unwrap();
     assert_eq!((read.status.as_str(), read.customer.as_ref()), ("active", Some(&customer)));
     assert_eq!(read.items.iter().map(|item| item.price.as_str()).collect::<Vec<_>>(), [price.as_str()]);
     assert!(read.period_start().is_some());

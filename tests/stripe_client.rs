@@ -47,9 +47,9 @@ async fn objects_events_and_what_paid_an_invoice_are_read() {
     fake.put_payment("pi_1", "in_TallyHook0001");
 
     let subscription = stripe.subscription(&id("sub_TallyHook0001")).await.unwrap();
-    assert_eq!(Subscription::from_json(&subscription.value()).unwrap().status.as_str(), "active");
+    assert_eq!(Subscription::from_json(subscription.text()).unwrap().status.as_str(), "active");
     let invoice = stripe.invoice(&id("in_TallyHook0001")).await.unwrap();
-    assert!(Invoice::from_json(&invoice.value()).unwrap().paid);
+    assert!(Invoice::from_json(invoice.text()).unwrap().paid);
     assert_eq!(
         stripe.invoice_of_payment(&id("pi_1")).await.unwrap(),
         Some((id::<InvoiceId>("in_TallyHook0001"), Some(id::<CustomerId>("cus_TallyHook0001"))))
@@ -130,7 +130,7 @@ async fn lists_inside_an_object_are_completed() {
         "lines": {"object": "list", "data": lines[..10], "has_more": true}}));
     fake.put_inside("in_1", lines);
     let invoice = stripe.invoice(&id("in_1")).await.unwrap();
-    let whole = Invoice::from_json(&stripe.complete(invoice).await.unwrap().value()).unwrap();
+    let whole = Invoice::from_json(stripe.complete(invoice).await.unwrap().text()).unwrap();
     assert_eq!((whole.lines.len(), whole.lines_has_more), (130, false));
 }
 

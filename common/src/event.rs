@@ -15,13 +15,14 @@ mod dispute;
 mod fields;
 mod head;
 mod invoice;
+mod json;
 mod kind;
 mod refund;
 mod subscription;
 
-use serde_json::Value;
-
 use self::fields::Fields;
+use self::head::Envelope;
+use self::json::Json;
 pub use self::{
     charge::Charge,
     checkout_session::{CheckoutMode, CheckoutSession, PaymentStatus, SessionStatus},
@@ -150,15 +151,21 @@ pub enum Object {
 /// # Errors
 /// Those of [`read_head`]; [`ReadError::Missing`], [`ReadError::Wrong`] and [`ReadError::Id`] for a fact inside `data.object`.
 pub fn read(payload: &[u8]) -> Result<Event, ReadError> {
-    let head = read_head(payload)?;
-    let body: Value = serde_json::from_slice(payload).map_err(ReadError::NotJson)?;
-    let envelope = Fields::new("", &body);
-    let before = body.pointer("/data/previous_attributes").filter(|before| before.is_object());
-    let before = before.map(|before| Fields::new("data.previous_attributes", before));
+    let envelope: Envelope<'_, Json<'_>> = Envelope::read(payload)?;
+    let part = |name| envelope.data.get(name).filter(|part| part.is_object());
+    let object = part("object");
+    let head = envelope.head(object.is_some())?;
+    let before = part("previous_attributes").map(|before| Fields::new("data.previous_attributes", before));
+    let text = |path, value: &Json<'_>| match value.some() {
+        None => Ok(None),
+        Some(value) => {
+            value.text().map(|text| Some(text.to_owned())).ok_or_else(|| ReadError::Wrong { path: String::from(path), expected: "a text" })
+        }
+    };
     Ok(Event {
-        account: envelope.owned("account")?,
-        api_version: envelope.owned("api_version")?,
-        object: Object::read(&head.kind, body.pointer("/data/object").unwrap_or(&Value::Null), before.as_ref())?,
+        account: text("account", &envelope.account)?,
+        api_version: text("api_version", &envelope.api_version)?,
+        object: Object::read(&head.kind, object.unwrap_or(&Json::Null), before.as_ref())?,
         id: head.id,
         kind: head.kind,
         created: head.created,
@@ -167,7 +174,7 @@ pub fn read(payload: &[u8]) -> Result<Event, ReadError> {
 }
 
 impl Object {
-    fn read(kind: &EventType, object: &Value, before: Option<&Fields<'_>>) -> Result<Self, ReadError> {
+    fn read<'a>(kind: &EventType, object: &'a Json<'a>, before: Option<&Fields<'_>>) -> Result<Self, ReadError> {
         let object = Fields::new("data.object", object);
         let expect = |name: &'static str| match object.text("object")? {
             Some(other) if other != name => Err(ReadError::Wrong { path: "data.object.object".to_owned(), expected: name }),

@@ -227,7 +227,7 @@ impl Api {
     /// Reads the session and, where it is paid, what came of it.
     async fn hear(&self, stripe: &Stripe, id: &SessionId, known: Option<&KnownSession>, now: Timestamp) -> Result<SessionPayment, Trouble> {
         let object = stripe.session(id).await?;
-        let session = CheckoutSession::from_json(&object.value())?;
+        let session = CheckoutSession::from_json(object.text())?;
         let said = SessionPayment::read(&session);
         info!(checkout_session_id = id.as_str(), payment = said.as_str(), "SETUP_STATUS_HEARD");
         if said != SessionPayment::Paid || session.id != *id {

@@ -244,7 +244,7 @@ mod tests {
     fn a_session_is_paid_when_it_says_so_and_not_because_it_is_complete() {
         let read = |status: &str, payment: &str, kind: Option<&EventType>| {
             let session = json!({"id": "cs_1", "mode": "payment", "status": status, "payment_status": payment});
-            let session = CheckoutSession::from_json(&session).unwrap();
+            let session = CheckoutSession::from_json(&session.to_string()).unwrap();
             kind.map_or_else(|| SessionPayment::read(&session), |kind| SessionPayment::told(&session, kind)).as_str()
         };
         assert_eq!(read("complete", "paid", None), "paid");

@@ -1,7 +1,5 @@
 //! `charge.refunded`: the Charge.
 
-use serde_json::Value;
-
 use super::{Fields, Metadata, ReadError};
 use crate::domain::ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId};
 
@@ -32,14 +30,6 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Reads the object as it is in an event or in an answer of the API.
-    ///
-    /// # Errors
-    /// [`ReadError::Missing`] without an id or one of the amounts; [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
-    pub fn from_json(object: &Value) -> Result<Self, ReadError> {
-        Self::from_fields(&Fields::new("charge", object))
-    }
-
     pub(super) fn from_fields(object: &Fields<'_>) -> Result<Self, ReadError> {
         Ok(Self {
             id: object.need("id", object.id("id")?)?,

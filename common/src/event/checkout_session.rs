@@ -1,7 +1,5 @@
 //! `checkout.session.*`: the Checkout Session, alike in every API version.
 
-use serde_json::Value;
-
 use super::{Fields, Metadata, ReadError};
 use crate::domain::{
     ids::{CustomerId, InvoiceId, PaymentIntentId, SessionId, SubscriptionId},
@@ -84,12 +82,13 @@ pub struct CheckoutSession {
 }
 
 impl CheckoutSession {
-    /// Reads the object as it is in an event or in an answer of the API.
+    /// Reads the object as Stripe's API answers it.
     ///
     /// # Errors
-    /// [`ReadError::Missing`] without an id; [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
-    pub fn from_json(object: &Value) -> Result<Self, ReadError> {
-        Self::from_fields(&Fields::new("checkout.session", object))
+    /// [`ReadError::NotJson`]; [`ReadError::Missing`] without an id; [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
+    pub fn from_json(text: &str) -> Result<Self, ReadError> {
+        let object = serde_json::from_str(text).map_err(ReadError::NotJson)?;
+        Self::from_fields(&Fields::new("checkout.session", &object))
     }
 
     pub(super) fn from_fields(object: &Fields<'_>) -> Result<Self, ReadError> {

@@ -1,7 +1,5 @@
 //! `customer.deleted`: the Customer.
 
-use serde_json::Value;
-
 use super::{Fields, Metadata, ReadError};
 use crate::domain::ids::CustomerId;
 
@@ -15,14 +13,6 @@ pub struct Customer {
 }
 
 impl Customer {
-    /// Reads the object as it is in an event or in an answer of the API.
-    ///
-    /// # Errors
-    /// [`ReadError::Missing`] or [`ReadError::Id`] when the id is not there or not one.
-    pub fn from_json(object: &Value) -> Result<Self, ReadError> {
-        Self::from_fields(&Fields::new("customer", object))
-    }
-
     pub(super) fn from_fields(object: &Fields<'_>) -> Result<Self, ReadError> {
         Ok(Self { id: object.need("id", object.id("id")?)?, metadata: object.metadata("metadata") })
     }

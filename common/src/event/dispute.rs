@@ -1,7 +1,5 @@
 //! `charge.dispute.*`: the Dispute.
 
-use serde_json::Value;
-
 use super::{Fields, Metadata, ReadError};
 use crate::domain::{
     ids::{ChargeId, CustomerId, DisputeId, InvoiceId, PaymentIntentId},
@@ -58,14 +56,6 @@ pub struct Dispute {
 }
 
 impl Dispute {
-    /// Reads the object as it is in an event or in an answer of the API.
-    ///
-    /// # Errors
-    /// [`ReadError::Missing`] without an id or the amount; [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
-    pub fn from_json(object: &Value) -> Result<Self, ReadError> {
-        Self::from_fields(&Fields::new("dispute", object))
-    }
-
     pub(super) fn from_fields(object: &Fields<'_>) -> Result<Self, ReadError> {
         Ok(Self {
             id: object.need("id", object.id("id")?)?,

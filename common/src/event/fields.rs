@@ -1,11 +1,10 @@
 //! Reading facts out of a JSON object by path, tolerantly: what is absent or null is `None`, what has another shape than Stripe
-//! ever sent is an error that names the path. The only place that touches `serde_json::Value`.
+//! ever sent is an error that names the path.
 
 use std::{collections::BTreeMap, str::FromStr};
 
-use serde_json::Value;
-
 use super::ReadError;
+use super::json::Json;
 use crate::domain::{ids::IdError, timestamp::Timestamp};
 
 /// The metadata the rules use, by key; see [`METADATA_KEYS`].
@@ -20,17 +19,17 @@ const METADATA_VALUE_MAX: usize = 512;
 /// A JSON object and where it stands, for errors.
 pub(super) struct Fields<'a> {
     at: String,
-    value: &'a Value,
+    value: &'a Json<'a>,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(at: impl Into<String>, value: &'a Value) -> Self {
+    pub(super) fn new(at: impl Into<String>, value: &'a Json<'a>) -> Self {
         Self { at: at.into(), value }
     }
 
     /// The value at a dotted path below this object; absent, null, or below something that is not an object: `None`.
-    fn find(&self, path: &str) -> Option<&'a Value> {
-        path.split('.').try_fold(self.value, |value, key| value.get(key)).filter(|value| !value.is_null())
+    fn find(&self, path: &str) -> Option<&'a Json<'a>> {
+        path.split('.').try_fold(self.value, |value, key| value.get(key))?.some()
     }
 
     fn at(&self, path: &str) -> String {
@@ -38,7 +37,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Reads the value with `shape`; a value it does not take is an error.
-    fn shaped<T>(&self, path: &str, expected: &'static str, shape: impl FnOnce(&'a Value) -> Option<T>) -> Result<Option<T>, ReadError> {
+    fn shaped<T>(&self, path: &str, expected: &'static str, shape: impl FnOnce(&'a Json<'a>) -> Option<T>) -> Result<Option<T>, ReadError> {
         match self.find(path) {
             None => Ok(None),
             Some(value) => shape(value).map(Some).ok_or_else(|| ReadError::Wrong { path: self.at(path), expected }),
@@ -51,7 +50,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn text(&self, path: &str) -> Result<Option<&'a str>, ReadError> {
-        self.shaped(path, "a text", Value::as_str)
+        self.shaped(path, "a text", Json::text)
     }
 
     pub(super) fn owned(&self, path: &str) -> Result<Option<String>, ReadError> {
@@ -59,20 +58,20 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn flag(&self, path: &str) -> Result<Option<bool>, ReadError> {
-        self.shaped(path, "true or false", Value::as_bool)
+        self.shaped(path, "true or false", Json::flag)
     }
 
     /// Money in minor units, which may be negative (a proration).
     pub(super) fn amount(&self, path: &str) -> Result<Option<i64>, ReadError> {
-        self.shaped(path, "a whole number", Value::as_i64)
+        self.shaped(path, "a whole number", Json::whole)
     }
 
     pub(super) fn count(&self, path: &str) -> Result<Option<u64>, ReadError> {
-        self.shaped(path, "a whole number, not negative", Value::as_u64)
+        self.shaped(path, "a whole number, not negative", Json::whole)
     }
 
     pub(super) fn time(&self, path: &str) -> Result<Option<Timestamp>, ReadError> {
-        Ok(self.shaped(path, "a time in whole seconds", Value::as_i64)?.map(Timestamp::from_unix))
+        Ok(self.shaped(path, "a time in whole seconds", Json::whole)?.map(Timestamp::from_unix))
     }
 
     /// A word of an open enumeration; absent is `Other("")`.
@@ -82,7 +81,7 @@ impl<'a> Fields<'a> {
 
     /// An expandable field: the id itself, or the object that has it.
     pub(super) fn id<T: FromStr<Err = IdError>>(&self, path: &str) -> Result<Option<T>, ReadError> {
-        let text = self.shaped(path, "an id, or an object with one", |value| value.as_str().or_else(|| value.get("id")?.as_str()))?;
+        let text = self.shaped(path, "an id, or an object with one", |value| value.text().or_else(|| value.get("id")?.text()))?;
         text.map(|text| text.parse().map_err(|source| ReadError::Id { path: self.at(path), source })).transpose()
     }
 
@@ -99,7 +98,7 @@ impl<'a> Fields<'a> {
     /// The entries of one of Stripe's lists (`{"object":"list","data":[…]}`); absent is empty.
     pub(super) fn list(&self, path: &str) -> Result<Vec<Fields<'a>>, ReadError> {
         let path = format!("{path}.data");
-        let entries = self.shaped(&path, "a list", Value::as_array)?.map(Vec::as_slice).unwrap_or_default();
+        let entries = self.shaped(&path, "a list", Json::list)?.unwrap_or_default();
         let at = self.at(&path);
         Ok(entries.iter().enumerate().map(|(index, value)| Fields::new(format!("{at}[{index}]"), value)).collect())
     }
@@ -107,7 +106,7 @@ impl<'a> Fields<'a> {
     /// What the rules use of a metadata object: known keys with text as value. Anything else in there is the merchant's.
     pub(super) fn metadata(&self, path: &str) -> Metadata {
         let Some(found) = self.find(path) else { return Metadata::new() };
-        let known = METADATA_KEYS.iter().filter_map(|key| Some((*key, found.get(key)?.as_str()?)));
+        let known = METADATA_KEYS.iter().filter_map(|key| Some((*key, found.get(key)?.text()?)));
         known.map(|(key, text)| (key.to_owned(), text.chars().take(METADATA_VALUE_MAX).collect())).collect()
     }
 

@@ -1,12 +1,8 @@
 //! The head of an event: what the webhook needs to route it, in one pass that keeps nothing else.
 
-use std::borrow::Cow;
+use serde::Deserialize;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, MapAccess, SeqAccess, Visitor},
-};
-
+use super::json::{Json, Seen, sound};
 use super::{EventType, ReadError};
 use crate::domain::{
     ids::{EventId, IdError},
@@ -34,146 +30,78 @@ const TYPE_MAX: usize = 255;
 /// ```json
 /// {"id":"evt_1","object":"event","type":"invoice.paid","created":1759312800,"livemode":false,"data":{"object":{…}},…}
 /// ```
-/// The whole body is walked as [`super::read`] walks it (nesting at most 128 deep, every text well-formed), so a body that has a head
-/// is JSON to the end. A key of the envelope that is there twice is refused. `data.object` need not have an id (`invoice.upcoming`).
+/// The body is walked to its end, so one that has a head is JSON, nested at most 128 deep, every escape in it a character. A key of the
+/// envelope that is there twice is refused. `data.object` need not have an id (`invoice.upcoming`).
 ///
 /// # Errors
 /// Any [`ReadError`] but those about facts inside `data.object`.
 pub fn read_head(payload: &[u8]) -> Result<Head, ReadError> {
-    let text = std::str::from_utf8(payload).map_err(ReadError::NotUtf8)?;
-    if !text.trim_start().starts_with('{') {
-        let any: Result<Skim<'_>, _> = serde_json::from_str(text);
-        return Err(any.map_or_else(ReadError::NotJson, |_| ReadError::NotAnObject));
-    }
-    let envelope: Envelope<'_> = serde_json::from_str(text).map_err(ReadError::NotJson)?;
-    match envelope.object.text() {
-        Some("event") => {}
-        Some("v2.core.event") => return Err(ReadError::Thin),
-        _ if envelope.detail_type.text().is_some() && envelope.detail.is_object() => return Err(ReadError::EventBridge),
-        _ => return Err(ReadError::NotAnEvent),
-    }
-    if !matches!(envelope.data, Skim::Object { holds_object: true }) {
-        return Err(ReadError::Missing { path: "data.object".to_owned() });
-    }
-    let id = envelope.id.text().ok_or_else(|| ReadError::Missing { path: "id".to_owned() })?;
-    let kind = envelope.kind.text().filter(|kind| !kind.is_empty()).ok_or_else(|| ReadError::Missing { path: "type".to_owned() })?;
-    if kind.len() > TYPE_MAX || kind.contains(char::is_control) {
-        return Err(ReadError::Wrong { path: "type".to_owned(), expected: "a type of event" });
-    }
-    Ok(Head {
-        id: EventId::new(id).map_err(|source: IdError| ReadError::Id { path: "id".to_owned(), source })?,
-        kind: EventType::from(kind),
-        created: match envelope.created {
-            Skim::Absent => Timestamp::default(),
-            Skim::Whole(seconds) => Timestamp::from_unix(seconds),
-            Skim::Bool(_) | Skim::Text(_) | Skim::Object { .. } | Skim::Something => {
-                return Err(ReadError::Wrong { path: "created".to_owned(), expected: "a time in whole seconds" });
-            }
-        },
-        livemode: match envelope.livemode {
-            Skim::Absent => false,
-            Skim::Bool(livemode) => livemode,
-            Skim::Whole(_) | Skim::Text(_) | Skim::Object { .. } | Skim::Something => {
-                return Err(ReadError::Wrong { path: "livemode".to_owned(), expected: "true or false" });
-            }
-        },
-    })
+    let envelope: Envelope<'_, Seen<false>> = Envelope::read(payload)?;
+    envelope.head(envelope.data.holds_object)
 }
 
+/// The keys of an event; `D` is what becomes of `data`.
 #[derive(Deserialize)]
-struct Envelope<'a> {
+#[serde(bound(deserialize = "D: Deserialize<'de> + Default"))]
+pub(super) struct Envelope<'a, D> {
     #[serde(borrow, default)]
-    id: Skim<'a>,
+    id: Json<'a>,
     #[serde(borrow, default)]
-    object: Skim<'a>,
+    object: Json<'a>,
     #[serde(borrow, default, rename = "type")]
-    kind: Skim<'a>,
+    kind: Json<'a>,
     #[serde(borrow, default)]
-    created: Skim<'a>,
+    created: Json<'a>,
     #[serde(borrow, default)]
-    livemode: Skim<'a>,
+    livemode: Json<'a>,
     #[serde(borrow, default)]
-    data: Skim<'a>,
+    pub(super) account: Json<'a>,
+    #[serde(borrow, default)]
+    pub(super) api_version: Json<'a>,
+    #[serde(default)]
+    pub(super) data: D,
     #[serde(borrow, default, rename = "detail-type")]
-    detail_type: Skim<'a>,
-    #[serde(borrow, default)]
-    detail: Skim<'a>,
+    detail_type: Json<'a>,
+    #[serde(default)]
+    detail: Seen<false>,
 }
 
-/// Any JSON value, walked to its end but not kept. Unlike `IgnoredAny` it holds to serde_json's recursion limit.
-#[derive(Default)]
-enum Skim<'a> {
-    #[default]
-    Absent,
-    Bool(bool),
-    Whole(i64),
-    Text(Cow<'a, str>),
-    Object {
-        /// Whether it has a key `object` with an object in it, as `data` must.
-        holds_object: bool,
-    },
-    /// A list, or a number that is not an `i64`.
-    Something,
-}
-
-impl Skim<'_> {
-    fn text(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Absent | Self::Bool(_) | Self::Whole(_) | Self::Object { .. } | Self::Something => None,
+impl<'a, D: Deserialize<'a> + Default> Envelope<'a, D> {
+    pub(super) fn read(payload: &'a [u8]) -> Result<Self, ReadError> {
+        let text = sound(payload)?;
+        if !text.trim_start().starts_with('{') {
+            let any: Result<Seen<true>, _> = serde_json::from_str(text);
+            return Err(any.map_or_else(ReadError::NotJson, |_| ReadError::NotAnObject));
         }
+        serde_json::from_str(text).map_err(ReadError::NotJson)
     }
 
-    fn is_object(&self) -> bool {
-        matches!(self, Self::Object { .. })
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Skim<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Walk;
-
-        impl<'de> Visitor<'de> for Walk {
-            type Value = Skim<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("any JSON value")
-            }
-            fn visit_unit<E: Error>(self) -> Result<Skim<'de>, E> {
-                Ok(Skim::Absent)
-            }
-            fn visit_bool<E: Error>(self, value: bool) -> Result<Skim<'de>, E> {
-                Ok(Skim::Bool(value))
-            }
-            fn visit_i64<E: Error>(self, value: i64) -> Result<Skim<'de>, E> {
-                Ok(Skim::Whole(value))
-            }
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Skim<'de>, E> {
-                Ok(i64::try_from(value).map_or(Skim::Something, Skim::Whole))
-            }
-            fn visit_f64<E: Error>(self, _: f64) -> Result<Skim<'de>, E> {
-                Ok(Skim::Something)
-            }
-            fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<Skim<'de>, E> {
-                Ok(Skim::Text(Cow::Borrowed(value)))
-            }
-            fn visit_str<E: Error>(self, value: &str) -> Result<Skim<'de>, E> {
-                Ok(Skim::Text(Cow::Owned(value.to_owned())))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Skim<'de>, A::Error> {
-                while list.next_element::<Skim<'de>>()?.is_some() {}
-                Ok(Skim::Something)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Skim<'de>, A::Error> {
-                let mut holds_object = false;
-                while let Some((key, value)) = map.next_entry::<Skim<'de>, Skim<'de>>()? {
-                    holds_object |= value.is_object() && key.text() == Some("object");
-                }
-                Ok(Skim::Object { holds_object })
-            }
+    /// The head, if this is an event; `holds_object` says whether `data` has an object in it.
+    pub(super) fn head(&self, holds_object: bool) -> Result<Head, ReadError> {
+        match self.object.text() {
+            Some("event") => {}
+            Some("v2.core.event") => return Err(ReadError::Thin),
+            _ if self.detail_type.text().is_some() && self.detail.is_object => return Err(ReadError::EventBridge),
+            _ => return Err(ReadError::NotAnEvent),
         }
-
-        deserializer.deserialize_any(Walk)
+        let missing = |path: &str| ReadError::Missing { path: path.to_owned() };
+        let wrong = |path: &str, expected| ReadError::Wrong { path: path.to_owned(), expected };
+        if !holds_object {
+            return Err(missing("data.object"));
+        }
+        let id = self.id.text().ok_or_else(|| missing("id"))?;
+        let kind = self.kind.text().filter(|kind| !kind.is_empty()).ok_or_else(|| missing("type"))?;
+        if kind.len() > TYPE_MAX || kind.contains(char::is_control) {
+            return Err(wrong("type", "a type of event"));
+        }
+        let of_created = |created: &Json<'_>| created.whole().ok_or_else(|| wrong("created", "a time in whole seconds"));
+        let of_livemode = |livemode: &Json<'_>| livemode.flag().ok_or_else(|| wrong("livemode", "true or false"));
+        Ok(Head {
+            id: EventId::new(id).map_err(|source: IdError| ReadError::Id { path: "id".to_owned(), source })?,
+            kind: EventType::from(kind),
+            created: self.created.some().map(of_created).transpose()?.map_or_else(Timestamp::default, Timestamp::from_unix),
+            livemode: self.livemode.some().map(of_livemode).transpose()?.unwrap_or(false),
+        })
     }
 }
 

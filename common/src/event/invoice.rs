@@ -1,7 +1,5 @@
 //! `invoice.paid`, `invoice.payment_failed`, `invoice.payment_action_required`: the Invoice, before and after 2025-03-31.basil.
 
-use serde_json::Value;
-
 use super::{Fields, Metadata, ReadError};
 use crate::domain::{
     ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId, PriceId, SubscriptionId},
@@ -126,12 +124,13 @@ pub struct Line {
 }
 
 impl Invoice {
-    /// Reads the object as it is in an event or in an answer of the API.
+    /// Reads the object as Stripe's API answers it.
     ///
     /// # Errors
-    /// [`ReadError::Missing`] without an id, `amount_paid` or a line's amount; [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
-    pub fn from_json(object: &Value) -> Result<Self, ReadError> {
-        Self::from_fields(&Fields::new("invoice", object))
+    /// [`ReadError::NotJson`]; [`ReadError::Missing`] without an id, `amount_paid` or a line's amount; [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
+    pub fn from_json(text: &str) -> Result<Self, ReadError> {
+        let object = serde_json::from_str(text).map_err(ReadError::NotJson)?;
+        Self::from_fields(&Fields::new("invoice", &object))
     }
 
     pub(super) fn from_fields(object: &Fields<'_>) -> Result<Self, ReadError> {

@@ -1,7 +1,5 @@
 //! `refund.created`, `refund.updated`, `refund.failed`: the Refund.
 
-use serde_json::Value;
-
 use super::{Fields, Metadata, ReadError};
 use crate::domain::ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId, RefundId};
 
@@ -47,14 +45,6 @@ pub struct Refund {
 }
 
 impl Refund {
-    /// Reads the object as it is in an event or in an answer of the API.
-    ///
-    /// # Errors
-    /// [`ReadError::Missing`] without an id or the amount; [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
-    pub fn from_json(object: &Value) -> Result<Self, ReadError> {
-        Self::from_fields(&Fields::new("refund", object))
-    }
-
     pub(super) fn from_fields(object: &Fields<'_>) -> Result<Self, ReadError> {
         Ok(Self {
             id: object.need("id", object.id("id")?)?,

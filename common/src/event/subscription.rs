@@ -1,7 +1,5 @@
 //! `customer.subscription.*`: the Subscription, in the shapes before and after 2025-03-31.basil.
 
-use serde_json::Value;
-
 use super::{Fields, Metadata, ReadError};
 use crate::domain::{
     ids::{CustomerId, InvoiceId, PriceId, SubscriptionId},
@@ -121,8 +119,9 @@ impl Subscription {
     ///
     /// # Errors
     /// [`ReadError::Missing`] without an id, a status or an item's price; [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
-    pub fn from_json(object: &Value) -> Result<Self, ReadError> {
-        Self::from_fields(&Fields::new("subscription", object), None)
+    pub fn from_json(text: &str) -> Result<Self, ReadError> {
+        let object = serde_json::from_str(text).map_err(ReadError::NotJson)?;
+        Self::from_fields(&Fields::new("subscription", &object), None)
     }
 
     pub(super) fn from_fields(object: &Fields<'_>, previous: Option<&Fields<'_>>) -> Result<Self, ReadError> {

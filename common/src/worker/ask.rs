@@ -20,7 +20,7 @@ use crate::domain::decide::leaves_out;
 use crate::domain::ids::{CustomerId, InvoiceId, PaymentIntentId};
 use crate::event::{CheckoutSession, Invoice, Object, Subscription};
 use crate::process::Job;
-use crate::stripe::{Cursor, Stripe, StripeError};
+use crate::stripe::{self, Cursor, Stripe, StripeError};
 
 /// For all pages of one answer.
 const TIMEOUT: Duration = Duration::from_secs(12);
@@ -34,13 +34,13 @@ pub(super) async fn complete(stripe: &Stripe, job: &mut Job, catalog: &Catalog) 
         match &mut job.event.object {
             Object::CheckoutSession(session) => name_purchase(stripe, session, catalog).await,
             Object::Invoice(invoice) => {
-                if let Some(whole) = whole(stripe, &job.raw).await?.and_then(|whole| Invoice::from_json(&whole).ok()) {
+                if let Some(whole) = whole(stripe, &job.raw).await?.and_then(|whole| Invoice::from_json(whole.text()).ok()) {
                     *invoice = whole;
                 }
                 Ok(())
             }
             Object::Subscription(subscription) => {
-                if let Some(whole) = whole(stripe, &job.raw).await?.and_then(|whole| Subscription::from_json(&whole).ok()) {
+                if let Some(whole) = whole(stripe, &job.raw).await?.and_then(|whole| Subscription::from_json(whole.text()).ok()) {
                     *subscription = whole;
                 }
                 Ok(())
@@ -101,8 +101,8 @@ fn told(invoice: Option<(InvoiceId, Option<CustomerId>)>) -> (Option<InvoiceId>,
 }
 
 /// The event's own object with the whole of its list.
-async fn whole(stripe: &Stripe, raw: &[u8]) -> Result<Option<Value>, StripeError> {
+async fn whole(stripe: &Stripe, raw: &[u8]) -> Result<Option<stripe::Object>, StripeError> {
     let event: Value = serde_json::from_slice(raw).unwrap_or_default();
-    let Some(object) = crate::stripe::Object::of(&event["data"]["object"]) else { return Ok(None) };
-    Ok(Some(stripe.complete(object).await?.value()))
+    let Some(object) = stripe::Object::of(&event["data"]["object"]) else { return Ok(None) };
+    Ok(Some(stripe.complete(object).await?))
 }

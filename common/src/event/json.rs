@@ -1,0 +1,274 @@
+//! A JSON text as far as the readers look into it: what they never ask for is walked over and not kept.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::ReadError;
+
+/// serde_json's own limit: no deeper.
+const MOST_DEPTH: usize = 128;
+
+/// A value. Of an object the keys that a reader asks for are kept, in the order of the text.
+#[derive(Default)]
+pub(super) enum Json<'a> {
+    #[default]
+    Null,
+    Bool(bool),
+    /// Holds any `i64` and any `u64`.
+    Whole(i128),
+    /// Another number.
+    Number,
+    Text(Cow<'a, str>),
+    List(Vec<Json<'a>>),
+    Object(Vec<(&'static str, Json<'a>)>),
+}
+
+impl<'a> Json<'a> {
+    /// The value of a key; of one that is there twice the last. The key has to be in [`asked_for`].
+    pub(super) fn get(&self, key: &str) -> Option<&Self> {
+        debug_assert!(asked_for(key).is_some(), "{key:?} is asked for, but not kept");
+        let Self::Object(entries) = self else { return None };
+        entries.iter().rev().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+
+    /// `None` for what is absent or null.
+    pub(super) fn some(&self) -> Option<&Self> {
+        if let Self::Null = self { None } else { Some(self) }
+    }
+
+    pub(super) fn is_object(&self) -> bool {
+        matches!(self, Self::Object(_))
+    }
+
+    pub(super) fn text(&self) -> Option<&str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    pub(super) fn flag(&self) -> Option<bool> {
+        if let Self::Bool(flag) = self { Some(*flag) } else { None }
+    }
+
+    pub(super) fn whole<T: TryFrom<i128>>(&self) -> Option<T> {
+        if let Self::Whole(number) = self { T::try_from(*number).ok() } else { None }
+    }
+
+    pub(super) fn list(&self) -> Option<&[Json<'a>]> {
+        if let Self::List(entries) = self { Some(entries) } else { None }
+    }
+}
+
+macro_rules! keys {
+    ($($key:literal)*) => {
+        /// The key, if a reader asks for it anywhere.
+        fn asked_for(key: &str) -> Option<&'static str> {
+            match key {
+                $($key => Some($key),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+keys! {
+    // The envelope.
+    "account" "api_version" "created" "data" "id" "livemode" "object" "previous_attributes" "type"
+    // Objects, of all API versions.
+    "amount" "amount_paid" "amount_refunded" "amount_total" "attempt_count" "billing_reason" "cancel_at" "cancel_at_period_end"
+    "canceled_at" "charge" "client_reference_id" "currency" "current_period_end" "current_period_start" "customer" "customer_details"
+    "customer_email" "date" "email" "end" "ended_at" "has_more" "invoice" "invoice_item_details" "items" "latest_invoice" "lines"
+    "metadata" "mode" "next_payment_attempt" "paid" "parent" "payment" "payment_intent" "payment_status" "payments" "period" "plan"
+    "price" "price_details" "pricing" "proration" "quantity" "start" "status" "subscription" "subscription_details"
+    "subscription_item_details" "subtotal" "total" "trial_end" "trial_start"
+    // Metadata, but for those above.
+    "client_id" "pack" "tier" "upgraded_from" "user_id"
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Json<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keep;
+
+        impl<'de> Visitor<'de> for Keep {
+            type Value = Json<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("any JSON value")
+            }
+            fn visit_unit<E: Error>(self) -> Result<Json<'de>, E> {
+                Ok(Json::Null)
+            }
+            fn visit_bool<E: Error>(self, value: bool) -> Result<Json<'de>, E> {
+                Ok(Json::Bool(value))
+            }
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Json<'de>, E> {
+                Ok(Json::Whole(value.into()))
+            }
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Json<'de>, E> {
+                Ok(Json::Whole(value.into()))
+            }
+            fn visit_f64<E: Error>(self, _: f64) -> Result<Json<'de>, E> {
+                Ok(Json::Number)
+            }
+            fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<Json<'de>, E> {
+                Ok(Json::Text(Cow::Borrowed(value)))
+            }
+            fn visit_str<E: Error>(self, value: &str) -> Result<Json<'de>, E> {
+                Ok(Json::Text(Cow::Owned(value.to_owned())))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Json<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = list.next_element()? {
+                    entries.push(entry);
+                }
+                Ok(Json::List(entries))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(Key(key)) = map.next_key()? {
+                    match key {
+                        Some(key) => entries.push((key, map.next_value()?)),
+                        None => _ = map.next_value::<IgnoredAny>()?,
+                    }
+                }
+                Ok(Json::Object(entries))
+            }
+        }
+
+        deserializer.deserialize_any(Keep)
+    }
+}
+
+struct Key(Option<&'static str>);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AskedFor;
+
+        impl Visitor<'_> for AskedFor {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_str<E: Error>(self, key: &str) -> Result<Key, E> {
+                Ok(Key(asked_for(key)))
+            }
+        }
+
+        deserializer.deserialize_str(AskedFor)
+    }
+}
+
+/// The text of a payload, sound in what [`Json`] and [`Seen`] pass over: nested 128 deep at most, every escape a character. (The walk that
+/// checks this is slow, and only a text with many brackets or with a surrogate can fail it.)
+pub(super) fn sound(payload: &[u8]) -> Result<&str, ReadError> {
+    // In chunks whose sums fit into a byte: sixteen bytes at a time.
+    let opened = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(matches!(byte, b'{' | b'['))).sum::<u8>();
+    let text = std::str::from_utf8(payload).map_err(ReadError::NotUtf8)?;
+    let brackets: usize = payload.chunks(255).map(|chunk| usize::from(opened(chunk))).sum();
+    if brackets >= MOST_DEPTH || text.contains("\\ud") || text.contains("\\uD") {
+        serde_json::from_str::<Seen<true>>(text).map_err(ReadError::NotJson)?;
+    }
+    Ok(text)
+}
+
+/// What a value is, walked to its end and not kept; `STRICT` into everything, with serde_json's limit of depth.
+#[derive(Default)]
+pub(super) struct Seen<const STRICT: bool> {
+    pub(super) is_object: bool,
+    /// Whether it has a key `object` with an object in it, as `data` must.
+    pub(super) holds_object: bool,
+}
+
+impl<'de, const STRICT: bool> Deserialize<'de> for Seen<STRICT> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Walk<const STRICT: bool>;
+
+        impl<'de, const STRICT: bool> Visitor<'de> for Walk<STRICT> {
+            type Value = Seen<STRICT>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("any JSON value")
+            }
+            fn visit_unit<E: Error>(self) -> Result<Seen<STRICT>, E> {
+                Ok(Seen::default())
+            }
+            fn visit_bool<E: Error>(self, _: bool) -> Result<Seen<STRICT>, E> {
+                Ok(Seen::default())
+            }
+            fn visit_i64<E: Error>(self, _: i64) -> Result<Seen<STRICT>, E> {
+                Ok(Seen::default())
+            }
+            fn visit_u64<E: Error>(self, _: u64) -> Result<Seen<STRICT>, E> {
+                Ok(Seen::default())
+            }
+            fn visit_f64<E: Error>(self, _: f64) -> Result<Seen<STRICT>, E> {
+                Ok(Seen::default())
+            }
+            fn visit_str<E: Error>(self, _: &str) -> Result<Seen<STRICT>, E> {
+                Ok(Seen::default())
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Seen<STRICT>, A::Error> {
+                if STRICT {
+                    while list.next_element::<Seen<STRICT>>()?.is_some() {}
+                } else {
+                    while list.next_element::<IgnoredAny>()?.is_some() {}
+                }
+                Ok(Seen::default())
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Seen<STRICT>, A::Error> {
+                let mut holds_object = false;
+                while let Some(Key(key)) = map.next_key()? {
+                    if key == Some("object") {
+                        holds_object |= map.next_value::<Seen<STRICT>>()?.is_object;
+                    } else if STRICT {
+                        map.next_value::<Seen<STRICT>>()?;
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Seen { is_object: true, holds_object })
+            }
+        }
+
+        deserializer.deserialize_any(Walk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_reader_asks_for_is_kept_and_the_last_of_a_key_counts() {
+        let text = r#"{"id":"in_1","footer":{"id":"x","deep":[1e400]},"lines":{"data":[{"amount":-5},{"amount":1.5}]},"paid":true,
+            "metadata":{"plan":"pr\u006f","theirs":"x"},"total":9223372036854775808,"customer":null,"id":"in_2"}"#;
+        let json: Json<'_> = serde_json::from_str(text).unwrap();
+        let Json::Object(entries) = &json else { panic!("an object") };
+        assert_eq!(entries.iter().map(|(key, _)| *key).collect::<Vec<_>>(), ["id", "lines", "paid", "metadata", "total", "customer", "id"]);
+        let of = |path: &str| path.split('.').try_fold(&json, |value, key| value.get(key));
+        assert_eq!(of("id").and_then(Json::text), Some("in_2"));
+        assert_eq!(of("metadata.plan").and_then(Json::text), Some("pro"));
+        assert_eq!(of("paid").and_then(Json::flag), Some(true));
+        let amounts: Vec<_> =
+            of("lines.data").and_then(Json::list).unwrap().iter().map(|line| line.get("amount").and_then(Json::whole::<i64>)).collect();
+        assert_eq!(amounts, [Some(-5), None]);
+        assert!(of("total").is_some_and(|total| total.whole::<i64>().is_none() && total.whole() == Some(1_u64 << 63)));
+        assert!(of("customer").is_some_and(|customer| customer.some().is_none()) && of("status").is_none());
+    }
+
+    #[test]
+    fn a_text_is_sound_to_its_end_wherever_its_fault_stands() {
+        let of = |inner: &str| sound(format!(r#"{{"theirs":{inner}}}"#).as_bytes()).map(str::len).map_err(|error| error.reason());
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        // Many brackets are no depth, a pair of surrogates is a character.
+        for good in [&nested(126), &format!("[{}1]", "[],{},".repeat(300)), r#""\ud83d\ude00""#, r#""\uD83D\uDE00""#, r#""\u00e9""#] {
+            assert!(of(good).is_ok(), "{good:.60}");
+        }
+        for bad in [&nested(127), &nested(5000), r#""\ud83d""#, r#""\uDE00""#, r#""\ud83dx""#] {
+            assert_eq!(of(bad), Err("not_json"), "{bad:.60}");
+        }
+        assert_eq!(sound(b"\xff").map_err(|error| error.reason()), Err("not_utf8"));
+    }
+}
