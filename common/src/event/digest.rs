@@ -38,11 +38,13 @@ fn compact(json: &[u8], into: &mut Vec<u8>) {
     while let Some(byte) = json.get(at) {
         at += 1;
         if *byte == b'"' {
-            while let Some(inner) = json.get(at) {
-                at += if *inner == b'\\' { 2 } else { 1 };
-                if *inner == b'"' {
+            // To the end of the text; what stands behind a backslash does not end it.
+            while let Some(length) = json.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+                at += length + 1;
+                if json[at - 1] == b'"' {
                     break;
                 }
+                at += 1;
             }
         } else if byte.is_ascii_whitespace() {
             into.extend_from_slice(&json[start..at - 1]);

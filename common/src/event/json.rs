@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::ReadError;
 
@@ -125,7 +126,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Json<'a> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json<'de>, A::Error> {
                 let mut entries = Vec::new();
-                while let Some(Key(key)) = map.next_key()? {
+                while let Some(key) = map.next_key_seed(KeyAs(asked_for))? {
                     match key {
                         Some(key) => entries.push((key, map.next_value()?)),
                         None => _ = map.next_value::<IgnoredAny>()?,
@@ -139,24 +140,25 @@ impl<'de: 'a, 'a> Deserialize<'de> for Json<'a> {
     }
 }
 
-struct Key(Option<&'static str>);
+/// What a key is taken for.
+struct KeyAs<F>(F);
 
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AskedFor;
+impl<'de, T, F: FnOnce(&str) -> T> DeserializeSeed<'de> for KeyAs<F> {
+    type Value = T;
 
-        impl Visitor<'_> for AskedFor {
-            type Value = Key;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
 
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_str<E: Error>(self, key: &str) -> Result<Key, E> {
-                Ok(Key(asked_for(key)))
-            }
-        }
+impl<T, F: FnOnce(&str) -> T> Visitor<'_> for KeyAs<F> {
+    type Value = T;
 
-        deserializer.deserialize_str(AskedFor)
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a key")
+    }
+    fn visit_str<E: Error>(self, key: &str) -> Result<T, E> {
+        Ok(self.0(key))
     }
 }
 
@@ -164,10 +166,10 @@ impl<'de> Deserialize<'de> for Key {
 /// checks this is slow, and only a text with many brackets or with a surrogate can fail it.)
 pub(super) fn sound(payload: &[u8]) -> Result<&str, ReadError> {
     // In chunks whose sums fit into a byte: sixteen bytes at a time.
-    let opened = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(matches!(byte, b'{' | b'['))).sum::<u8>();
+    let opened = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(*byte == b'{') + u8::from(*byte == b'[')).sum::<u8>();
     let text = std::str::from_utf8(payload).map_err(ReadError::NotUtf8)?;
     let brackets: usize = payload.chunks(255).map(|chunk| usize::from(opened(chunk))).sum();
-    if brackets >= MOST_DEPTH || text.contains("\\ud") || text.contains("\\uD") {
+    if brackets >= MOST_DEPTH || text.contains("\\u") && (text.contains("\\ud") || text.contains("\\uD")) {
         serde_json::from_str::<Seen<true>>(text).map_err(ReadError::NotJson)?;
     }
     Ok(text)
@@ -219,13 +221,15 @@ impl<'de, const STRICT: bool> Deserialize<'de> for Seen<STRICT> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Seen<STRICT>, A::Error> {
                 let mut holds_object = false;
-                while let Some(Key(key)) = map.next_key()? {
-                    if key == Some("object") {
-                        holds_object |= map.next_value::<Seen<STRICT>>()?.is_object;
-                    } else if STRICT {
-                        map.next_value::<Seen<STRICT>>()?;
-                    } else {
-                        map.next_value::<IgnoredAny>()?;
+                if STRICT {
+                    while map.next_entry::<Seen<STRICT>, Seen<STRICT>>()?.is_some() {}
+                } else {
+                    while let Some(named) = map.next_key_seed(KeyAs(|key: &str| key == "object"))? {
+                        if named {
+                            holds_object |= map.next_value::<&RawValue>()?.get().starts_with('{');
+                        } else {
+                            map.next_value::<IgnoredAny>()?;
+                        }
                     }
                 }
                 Ok(Seen { is_object: true, holds_object })
