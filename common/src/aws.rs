@@ -183,4 +183,24 @@ mod tests {
         assert_eq!(sdk_config(&env, "SQS").unwrap().endpoint_url(), Some("http://127.0.0.1:2"));
         assert_eq!(sdk_config(&env, "DYNAMODB").unwrap().endpoint_url(), Some("http://127.0.0.1:1"));
     }
+
+    /// The one transport serves both schemes: an emulator may stand in for one service alone.
+    #[tokio::test]
+    async fn a_service_behind_http_is_reached_by_the_transport_of_one_behind_https() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let heard = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut begin = [0; 4];
+            std::io::Read::read_exact(&mut socket, &mut begin).unwrap();
+            begin
+        });
+        let mut env = Env::from([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
+        env.set("AWS_ENDPOINT_URL_SQS", format!("http://{address}"));
+        let (_, sqs) = clients(&env).unwrap();
+        let call = tokio::time::timeout(Duration::from_secs(5), sqs.list_queues().send());
+        // The listener reads the first bytes and hangs up.
+        assert!(call.await.is_ok_and(|answer| answer.is_err()));
+        assert_eq!(&heard.join().unwrap(), b"POST");
+    }
 }

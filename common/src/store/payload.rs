@@ -14,7 +14,7 @@ const DICTIONARY_2: &[u8] = include_bytes!("payload-2.dict");
 /// zstd's own default: a higher one saves a tenth of the bytes and takes three times as long.
 const LEVEL: i32 = 3;
 /// log2 of the entries of its two tables, for long matches and short ones. As many as the dictionary has places to note: zstd's own
-/// choice is four times as many, which saves no byte and takes three times as long to fill in a function's init.
+/// choice is two and four times as many, which saves no byte and takes three times as long to fill in a function's init.
 const TABLES: [CParameter; 2] = [CParameter::HashLog(15), CParameter::ChainLog(13)];
 /// A body that does not compress to this is not kept: an item takes 400 KB.
 pub const MOST_KEPT_BYTES: usize = 200_000;
