@@ -29,7 +29,7 @@ impl<'a> Fields<'a> {
 
     /// The value at a dotted path below this object; absent, null, or below something that is not an object: `None`.
     fn find(&self, path: &str) -> Option<&'a Json<'a>> {
-        path.split('.').try_fold(self.value, |value, key| value.get(key))?.some()
+        self.value.at(path)?.some()
     }
 
     fn at(&self, path: &str) -> String {
@@ -46,7 +46,7 @@ impl<'a> Fields<'a> {
 
     /// Whether the path is there at all, null included: `previous_attributes` names what *was* null.
     pub(super) fn names(&self, path: &str) -> bool {
-        path.split('.').try_fold(self.value, |value, key| value.get(key)).is_some()
+        self.value.at(path).is_some()
     }
 
     pub(super) fn text(&self, path: &str) -> Result<Option<&'a str>, ReadError> {

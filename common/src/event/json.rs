@@ -34,6 +34,13 @@ impl<'a> Json<'a> {
         entries.iter().rev().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 
+    /// The value at a dotted path.
+    pub(super) fn at(&self, path: &str) -> Option<&Self> {
+        // All of the path, whether or not this value goes so far: a key that is not kept would read as absent.
+        debug_assert!(path.split('.').all(|key| asked_for(key).is_some()), "{path:?} is asked for, but not kept");
+        path.split('.').try_fold(self, Self::get)
+    }
+
     /// `None` for what is absent or null.
     pub(super) fn some(&self) -> Option<&Self> {
         if let Self::Null = self { None } else { Some(self) }
@@ -251,7 +258,7 @@ mod tests {
         let json: Json<'_> = serde_json::from_str(text).unwrap();
         let Json::Object(entries) = &json else { panic!("an object") };
         assert_eq!(entries.iter().map(|(key, _)| *key).collect::<Vec<_>>(), ["id", "lines", "paid", "metadata", "total", "customer", "id"]);
-        let of = |path: &str| path.split('.').try_fold(&json, |value, key| value.get(key));
+        let of = |path: &str| json.at(path);
         assert_eq!(of("id").and_then(Json::text), Some("in_2"));
         assert_eq!(of("metadata.plan").and_then(Json::text), Some("pro"));
         assert_eq!(of("paid").and_then(Json::flag), Some(true));
