@@ -322,7 +322,7 @@ async fn a_customers_life_ends_in_the_account_that_the_rules_say(backend: &Backe
         assert_eq!(webhook.handle(request).await.unwrap().status(), 200);
     }
     for (family, url) in &backend.queues {
-        let worker = Worker::new(WorkerConfig::from_env(env, *family).unwrap(), *family, dynamodb.clone(), sqs.clone());
+        let worker = Worker::new(WorkerConfig::from_env(env, *family).unwrap(), *family, dynamodb.clone(), Queue::new(sqs.clone()));
         loop {
             let messages = backend.receive(url).await;
             if messages.is_empty() {

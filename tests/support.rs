@@ -340,7 +340,7 @@ impl World {
         let worker = |family: Family| {
             let config = WorkerConfig::from_env(&env, family).unwrap();
             let (dynamodb, sqs) = clients(family.as_str());
-            (family, Arc::new(Worker::new(config, family, dynamodb, sqs)))
+            (family, Arc::new(Worker::new(config, family, dynamodb, common::queue::Queue::new(sqs))))
         };
         let [api, admin, retry, dead_letter, health] = ["api", "admin", "retry", "dead-letter", "health"].map(clients);
         Self {

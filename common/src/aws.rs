@@ -38,20 +38,29 @@ pub(crate) const PREWARM_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a connection to AWS may take to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The clients of a function that uses both services, over one transport: to read the trusted roots is a good part of a start.
+/// The clients of a function that uses both services.
+///
+/// # Errors
+/// As [`sdk_configs`].
+pub fn clients(env: &Env) -> Result<(aws_sdk_dynamodb::Client, aws_sdk_sqs::Client), ConfigError> {
+    let (dynamodb, sqs) = sdk_configs(env)?;
+    Ok((aws_sdk_dynamodb::Client::new(&dynamodb), aws_sdk_sqs::Client::new(&sqs)))
+}
+
+/// Configurations for DynamoDB and for SQS over one transport: to read the trusted roots is a good part of a start.
 ///
 /// # Errors
 /// [`ConfigError`] when the region or the credentials are missing from the environment, or its roots are none.
-pub fn clients(env: &Env) -> Result<(aws_sdk_dynamodb::Client, aws_sdk_sqs::Client), ConfigError> {
+pub fn sdk_configs(env: &Env) -> Result<(SdkConfig, SdkConfig), ConfigError> {
     let http_client = http_client(env, &["DYNAMODB", "SQS"])?;
     let config = |service| sdk_config_with(env, endpoint(env, service), http_client.clone());
-    Ok((aws_sdk_dynamodb::Client::new(&config("DYNAMODB")?), aws_sdk_sqs::Client::new(&config("SQS")?)))
+    Ok((config("DYNAMODB")?, config("SQS")?))
 }
 
 /// Configuration for one service (`DYNAMODB`, `SQS`).
 ///
 /// # Errors
-/// As [`clients`].
+/// As [`sdk_configs`].
 pub fn sdk_config(env: &Env, service: &str) -> Result<SdkConfig, ConfigError> {
     sdk_config_with(env, endpoint(env, service), http_client(env, &[service])?)
 }
@@ -74,14 +83,9 @@ pub fn sdk_config_with(env: &Env, endpoint: Option<String>, http_client: SharedH
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .http_client(http_client)
         // Requests are small and answered in milliseconds; the SDK repeats what timed out, and every write is safe to repeat. A worker
-        // gives up after two calls that were not answered, so a table that hangs does not use up the function's 30 s.
-        .timeout_config(
-            TimeoutConfig::builder()
-                .connect_timeout(CONNECT_TIMEOUT)
-                .operation_attempt_timeout(Duration::from_secs(2))
-                .operation_timeout(Duration::from_secs(6))
-                .build(),
-        )
+        // gives up after two calls that were not answered, so a table that hangs does not use up the function's 30 s. The attempts are
+        // what bounds a call: a limit for all of them would be one more timer to set in every call.
+        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(Duration::from_secs(2)).build())
         .retry_config(RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(100)))
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     if let Some(endpoint) = endpoint {

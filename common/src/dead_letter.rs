@@ -139,7 +139,6 @@ fn read(message: &SqsMessage, now: Timestamp) -> Option<EventRecord> {
         (Ok(_), Ok(_)) => REASON,
     };
     let why = readable.as_ref().err().map_or_else(String::new, |error| format!(": {error}"));
-    let packed = payload::pack(&raw);
     let event: Option<Event> = readable.ok();
     Some(EventRecord {
         id: head.as_ref().filter(|_| envelope.is_ok()).map_or(fallback, |head| head.id.to_string()),
@@ -161,6 +160,6 @@ fn read(message: &SqsMessage, now: Timestamp) -> Option<EventRecord> {
         livemode: head.as_ref().is_some_and(|head| head.livemode),
         api_version: event.as_ref().and_then(|event| event.api_version.clone()),
         digest: event::content_digest(&raw),
-        payload: Some(packed).filter(|packed| packed.len() <= payload::MOST_KEPT_BYTES),
+        payload: payload::keep(&raw),
     })
 }

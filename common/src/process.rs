@@ -626,7 +626,6 @@ fn account_to_come(user: &UserId) -> Write {
 
 fn record(job: &Job, known: Option<&KnownEvent>, state: EventState, reason: &str, user: Option<&UserId>, now: Timestamp) -> EventRecord {
     let event = &job.event;
-    let packed = payload::pack(&job.raw);
     EventRecord {
         id: event.id.to_string(),
         kind: event.kind.as_str().to_owned(),
@@ -647,7 +646,7 @@ fn record(job: &Job, known: Option<&KnownEvent>, state: EventState, reason: &str
         livemode: event.livemode,
         api_version: event.api_version.clone(),
         digest: job.digest,
-        payload: (packed.len() <= payload::MOST_KEPT_BYTES).then_some(packed),
+        payload: payload::keep(&job.raw),
     }
 }
 

@@ -10,6 +10,8 @@
 //!
 //! **Invariant:** a worker takes nothing that lacks these attributes: it did not come through the webhook.
 
+use std::sync::{Arc, LazyLock};
+
 use aws_lambda_events::event::sqs::SqsMessage;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
@@ -61,13 +63,18 @@ pub enum EnvelopeError {
 /// The queues of the system, reached through one client.
 #[derive(Clone, Debug)]
 pub struct Queue {
-    client: Client,
+    client: Arc<LazyLock<Client, Box<dyn FnOnce() -> Client + Send>>>,
 }
 
 impl Queue {
     /// Over a client.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self::later(move || client)
+    }
+
+    /// Over a client that is made at the first call: a worker seldom makes one, and a client is a tenth of its init.
+    pub fn later(make: impl FnOnce() -> Client + Send + 'static) -> Self {
+        Self { client: Arc::new(LazyLock::new(Box::new(make))) }
     }
 
     /// Sends an event to a worker's queue: exactly one `SendMessage`.

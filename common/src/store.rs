@@ -167,15 +167,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Refused`].
     pub async fn load(&self, keys: impl IntoIterator<Item = Key>) -> Result<HashMap<Key, Item>, StoreError> {
-        let keys: BTreeMap<(Table, String, String), Key> =
-            keys.into_iter().map(|key| ((key.table(), key.partition(), key.sort()), key)).collect();
-        let mut found = HashMap::new();
-        let all: Vec<_> = keys.keys().cloned().collect();
-        for chunk in all.chunks(MOST_READS) {
+        let mut keys: Vec<(Table, String, String, Key)> =
+            keys.into_iter().map(|key| (key.table(), key.partition(), key.sort(), key)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let mut found = HashMap::with_capacity(keys.len());
+        for chunk in keys.chunks(MOST_READS) {
             let mut request: HashMap<String, KeysAndAttributes> = HashMap::new();
             for table in [Table::Accounts, Table::Events] {
                 let of_table: Vec<Item> =
-                    chunk.iter().filter(|(of, _, _)| *of == table).map(|(_, pk, sk)| items::key_attributes(table, pk, sk)).collect();
+                    chunk.iter().filter(|(of, ..)| *of == table).map(|(_, pk, sk, _)| items::key_attributes(table, pk, sk)).collect();
                 if of_table.is_empty() {
                     continue;
                 }
@@ -200,8 +201,10 @@ impl Store {
                 for (name, items) in answer.responses.unwrap_or_default() {
                     let table = if name == self.accounts { Table::Accounts } else { Table::Events };
                     for item in items {
-                        let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
-                        if let Some(key) = keys.get(&(table, text("pk"), text("sk"))) {
+                        let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).map_or("", String::as_str);
+                        let asked =
+                            chunk.binary_search_by(|(of, pk, sk, _)| (*of, pk.as_str(), sk.as_str()).cmp(&(table, text("pk"), text("sk"))));
+                        if let Some((.., key)) = asked.ok().and_then(|place| chunk.get(place)) {
                             found.insert(key.clone(), item);
                         }
                     }

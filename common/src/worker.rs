@@ -108,14 +108,14 @@ impl Worker {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env, family: Family) -> Result<Self, ConfigError> {
-        let (dynamodb, sqs) = aws::clients(env)?;
-        Ok(Self::new(WorkerConfig::from_env(env, family)?, family, dynamodb, sqs))
+        let (dynamodb, sqs) = aws::sdk_configs(env)?;
+        let queue = Queue::later(move || aws_sdk_sqs::Client::new(&sqs));
+        Ok(Self::new(WorkerConfig::from_env(env, family)?, family, aws_sdk_dynamodb::Client::new(&dynamodb), queue))
     }
 
     /// The same over given clients.
-    pub fn new(config: WorkerConfig, family: Family, dynamodb: aws_sdk_dynamodb::Client, sqs: aws_sdk_sqs::Client) -> Self {
+    pub fn new(config: WorkerConfig, family: Family, dynamodb: aws_sdk_dynamodb::Client, queue: Queue) -> Self {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
-        let queue = Queue::new(sqs);
         let redrive = Redrive::new(queue.clone(), config.queues);
         let outbox = Outbox::new(queue.clone(), config.outbox);
         Self {
@@ -129,10 +129,9 @@ impl Worker {
         }
     }
 
-    /// Opens the connection to DynamoDB and digests the dictionary of payloads: once, before the first batch.
+    /// Opens the connection to DynamoDB and, while that waits for answers, makes ready to pack payloads: once, before the first batch.
     pub async fn prewarm(&self) {
-        payload::pack(b"");
-        self.processor.store.prewarm().await;
+        tokio::join!(self.processor.store.prewarm(), async { payload::prepare() });
     }
 
     /// Processes a batch and names the records that failed.
@@ -297,7 +296,7 @@ impl Worker {
             livemode: false,
             api_version: None,
             digest: event::content_digest(&raw),
-            payload: Some(payload::pack(&raw)).filter(|packed| packed.len() <= payload::MOST_KEPT_BYTES),
+            payload: payload::keep(&raw),
         };
         match self.processor.store.commit(vec![items::event(&record)]).await {
             Ok(()) => Ok(Done::Parked(parked)),

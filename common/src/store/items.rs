@@ -73,6 +73,9 @@ pub const EVENT_DAYS: i64 = 90;
 /// The index partitions of one day and family, and of one open status: a burst is spread over them.
 pub const SHARDS: u8 = 4;
 
+/// As many attributes as an event's item has, so that none grows while it is filled.
+const MOST_ATTRIBUTES: usize = 24;
+
 /// Which table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
@@ -164,15 +167,19 @@ impl Key {
 
 /// The key attributes of an item.
 pub fn key_attributes(table: Table, partition: &str, sort: &str) -> Item {
-    let mut key = Item::from([("pk".to_owned(), AttributeValue::S(partition.to_owned()))]);
-    if table == Table::Accounts {
-        key.insert("sk".to_owned(), AttributeValue::S(sort.to_owned()));
-    }
-    key
+    with_key(Item::with_capacity(2), table, partition, sort)
 }
 
 fn new_item(key: &Key) -> Item {
-    key_attributes(key.table(), &key.partition(), &key.sort())
+    with_key(Item::with_capacity(MOST_ATTRIBUTES), key.table(), &key.partition(), &key.sort())
+}
+
+fn with_key(mut item: Item, table: Table, partition: &str, sort: &str) -> Item {
+    item.insert("pk".to_owned(), text(partition));
+    if table == Table::Accounts {
+        item.insert("sk".to_owned(), text(sort));
+    }
+    item
 }
 
 fn text(value: impl Into<String>) -> AttributeValue {
