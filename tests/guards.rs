@@ -128,7 +128,7 @@ fn a_function_starts_with_what_the_template_gives_it() {
         let function = resource(&template, &format!("{}Function", camel(part.name)));
         for name in variables(globals(&template)).into_iter().chain(variables(&function)) {
             let value = match name.as_str() {
-                "STRIPE_LIVEMODE" => "false",
+                "STRIPE_LIVEMODE" | "KEEP_PAYLOADS" => "false",
                 "PROVISION_SECRET" => "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
                 "RETRY_DELAYS_SECONDS" | "WEBHOOK_TOLERANCE_SECONDS" => "300",
                 _ => "https://example.com/text",

@@ -84,7 +84,8 @@ pub fn processor(world: &World) -> Processor {
     let catalog = Catalog::parse(include_str!("../catalog.toml")).unwrap();
     let (dynamodb, sqs) = world.clients("reconcile");
     let redrive = Redrive::new(Queue::new(sqs), queues(world));
-    Processor { store: Store::new(dynamodb, "accounts", "events"), catalog, livemode: None, redrive, outbox: Outbox::default() }
+    let store = Store::new(dynamodb, "accounts", "events");
+    Processor { store, catalog, livemode: None, keep_payloads: true, redrive, outbox: Outbox::default() }
 }
 
 fn queues(world: &World) -> BTreeMap<Family, String> {

@@ -55,6 +55,25 @@ async fn an_invoice_of_an_unknown_customer_is_parked_and_applied_as_soon_as_the_
 }
 
 #[tokio::test]
+async fn a_log_that_keeps_no_payloads_keeps_one_while_its_event_waits() {
+    let world = World::with(&[("KEEP_PAYLOADS", "false")]).await;
+    let (invoice, binding) = (nameless("invoice.paid"), binding());
+    let shown = async |event: &Value| {
+        let path = format!("/admin/stripe/webhook-logs/{}", event["id"].as_str().unwrap());
+        let (_, answer) = world.ask("GET", &path, Value::Null).await;
+        (answer["event"]["status"].clone(), answer["payload"].clone())
+    };
+    park(&world, &invoice).await;
+    assert_eq!(shown(&invoice).await, (json!("parked"), invoice.clone()), "without it the event could not be sent again");
+    world.process(&binding).await;
+    assert_eq!(world.account("user_1").await["credits"], 6000);
+    for event in [&invoice, &binding] {
+        assert_eq!(shown(event).await, (json!("processed"), Value::Null));
+    }
+    assert!(!world.everything().await.to_string().contains("\"payload\""), "in no table");
+}
+
+#[tokio::test]
 async fn everything_that_waits_for_a_customer_is_freed_whether_it_was_parked_before_or_in_the_same_batch() {
     for one_batch in [false, true] {
         let world = World::new().await;

@@ -107,6 +107,7 @@ impl Admin {
                 store: store.clone(),
                 catalog: config.retry.catalog.clone(),
                 livemode: config.livemode,
+                keep_payloads: config.keep_payloads,
                 redrive,
                 outbox,
             },

@@ -77,8 +77,8 @@ impl Api {
         let queue = Queue::new(sqs);
         let outbox = Outbox::new(queue.clone(), config.outbox.clone());
         let redrive = Redrive::new(queue, config.queues.clone());
-        let (catalog, livemode) = (config.catalog.clone(), config.livemode);
-        let processor = Processor { store: store.clone(), catalog, livemode, redrive, outbox };
+        let (catalog, livemode, keep_payloads) = (config.catalog.clone(), config.livemode, config.keep_payloads);
+        let processor = Processor { store: store.clone(), catalog, livemode, keep_payloads, redrive, outbox };
         Self { config, store, processor, asks: portal::Asks::default(), prices: checkout::Prices::default() }
     }
 

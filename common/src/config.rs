@@ -73,6 +73,15 @@ fn retry_delays(env: &Env) -> Result<Vec<u32>, ConfigError> {
     delays.ok_or_else(|| Env::wrong("RETRY_DELAYS_SECONDS", want))
 }
 
+/// Whether the log keeps the body of an event that is done: yes, unless `KEEP_PAYLOADS` is `false`.
+fn keep_payloads(env: &Env) -> Result<bool, ConfigError> {
+    match env.get("KEEP_PAYLOADS").as_deref() {
+        None | Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        Some(_) => Err(Env::wrong("KEEP_PAYLOADS", "true or false")),
+    }
+}
+
 /// Where a client may go; a variable set to `true` also allows http to this machine.
 fn reach(env: &Env, variable: &str) -> Result<Reach, ConfigError> {
     match env.get(variable).as_deref() {

@@ -39,6 +39,8 @@ pub struct Processor {
     pub catalog: Catalog,
     /// The mode of this deployment; `None` applies both.
     pub livemode: Option<bool>,
+    /// Whether the log keeps the body of an event that is done.
+    pub keep_payloads: bool,
     /// Where the events go that a new link or payment frees.
     pub redrive: Redrive,
     /// What the app is to be told.
@@ -385,7 +387,7 @@ impl Processor {
                 }
                 Outcome::Ignore(ignored) => {
                     let record = record(job, known.as_ref(), EventState::Ignored, ignored.as_str(), owner.user(), now);
-                    plan.write(items::event(&EventRecord { payload: None, ..record }));
+                    plan.write(items::event(&record));
                     plan.done.push(Done::Ignored(ignored));
                 }
                 Outcome::Apply(mut applied) => {
@@ -418,6 +420,7 @@ impl Processor {
                         plan.session(session, &job.event.kind, user, items)?;
                     }
                     let mut record = record(job, known.as_ref(), EventState::Processed, applied.effect.as_str(), Some(user), now);
+                    record.payload = if self.keep_payloads { payload::keep(&job.raw) } else { None };
                     record.previous.get_or_insert_with(|| enlist(account, &job.event.id));
                     plan.write(items::event(&record));
                     plan.write(account_to_come(user));
@@ -646,11 +649,11 @@ fn record(job: &Job, known: Option<&KnownEvent>, state: EventState, reason: &str
         livemode: event.livemode,
         api_version: event.api_version.clone(),
         digest: job.digest,
-        payload: payload::keep(&job.raw),
+        payload: None,
     }
 }
 
 fn parked_record(job: &Job, known: Option<&KnownEvent>, parked: &Parked, user: Option<&UserId>, now: Timestamp) -> EventRecord {
     let record = record(job, known, EventState::Parked, parked.code(), user, now);
-    EventRecord { message: Some(parked.to_string()), waits_for: parked.waits_for(), ..record }
+    EventRecord { message: Some(parked.to_string()), waits_for: parked.waits_for(), payload: payload::keep(&job.raw), ..record }
 }

@@ -182,13 +182,14 @@ impl Reconciler {
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         let config = ReconcileConfig::from_env(env)?;
-        let ReconcileConfig { accounts_table, events_table, livemode, catalog, outbox, stripe, queues, notify_queue_url } = config;
+        let ReconcileConfig { accounts_table, events_table, livemode, catalog, keep_payloads, outbox, stripe, queues, notify_queue_url } =
+            config;
         let (dynamodb, sqs) = aws::clients(env)?;
         let store = Store::new(dynamodb, accounts_table, events_table);
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), notify_queue_url);
         let (redrive, outbox) = (Redrive::new(queue.clone(), queues), Outbox::new(queue, outbox));
-        Ok(Self::new(stripe, Processor { store, catalog, livemode, redrive, outbox }).with_alerts(alerts))
+        Ok(Self::new(stripe, Processor { store, catalog, livemode, keep_payloads, redrive, outbox }).with_alerts(alerts))
     }
 
     /// The scheduled run. It takes no input, and stops in time before the function's.

@@ -120,7 +120,14 @@ impl Worker {
         let outbox = Outbox::new(queue.clone(), config.outbox);
         Self {
             family,
-            processor: Processor { store, catalog: config.catalog, livemode: config.livemode, redrive, outbox },
+            processor: Processor {
+                store,
+                catalog: config.catalog,
+                livemode: config.livemode,
+                keep_payloads: config.keep_payloads,
+                redrive,
+                outbox,
+            },
             alerts: Alerts::new(queue.clone(), config.notify_queue_url),
             queue,
             queue_url: config.queue_url,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{ConfigError, Env, OutboxConfig, catalog, known_queues, livemode, reach, retry_delays};
+use super::{ConfigError, Env, OutboxConfig, catalog, keep_payloads, known_queues, livemode, reach, retry_delays};
 use crate::domain::catalog::Catalog;
 use crate::event::Family;
 use crate::http::Reach;
@@ -32,6 +32,8 @@ pub struct ApiConfig {
     pub catalog: Catalog,
     /// The mode of this deployment; `None` applies both.
     pub livemode: Option<bool>,
+    /// Whether the log keeps the body of an event that is done.
+    pub keep_payloads: bool,
     /// Stripe, for checkout and for asking about a session whose webhook has not come; `None` without a key.
     pub stripe: Option<Stripe>,
     /// Where the app is, without a slash at the end.
@@ -56,6 +58,7 @@ impl ApiConfig {
             app_token: env.get("APP_API_TOKEN"),
             catalog: catalog(env)?,
             livemode: livemode(env)?,
+            keep_payloads: keep_payloads(env)?,
             stripe: Stripe::from_env(env)?.map(|stripe| stripe.with_patience(SOMEBODY_WAITS)),
             app_base_url: app_base_url(env)?,
             support_email: env.get("SUPPORT_EMAIL"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ConfigError, Env, OutboxConfig, catalog, livemode, queues, reach};
+use super::{ConfigError, Env, OutboxConfig, catalog, keep_payloads, livemode, queues, reach};
 use crate::domain::catalog::Catalog;
 use crate::event::Family;
 use crate::http::Reach;
@@ -46,6 +46,8 @@ pub struct ReconcileConfig {
     pub events_table: String,
     /// The mode of this deployment; `None` applies both.
     pub livemode: Option<bool>,
+    /// Whether the log keeps the body of an event that is done.
+    pub keep_payloads: bool,
     /// What is sold.
     pub catalog: Catalog,
     /// The app's side.
@@ -68,6 +70,7 @@ impl ReconcileConfig {
             accounts_table: env.require("ACCOUNTS_TABLE")?,
             events_table: env.require("EVENTS_TABLE")?,
             livemode: livemode(env)?,
+            keep_payloads: keep_payloads(env)?,
             catalog: catalog(env)?,
             outbox: OutboxConfig::from_env(env),
             stripe: Stripe::from_env(env)?.ok_or_else(|| ConfigError::Missing("STRIPE_SECRET_KEY".to_owned()))?,
@@ -167,6 +170,8 @@ pub struct AdminConfig {
     pub admin_token: Option<String>,
     /// The mode of this deployment; `None` applies both.
     pub livemode: Option<bool>,
+    /// Whether the log keeps the body of an event that is done.
+    pub keep_payloads: bool,
     /// Stripe, as the key's account; `None` without a key.
     pub stripe: Option<Stripe>,
     /// For what it sends again.
@@ -184,6 +189,7 @@ impl AdminConfig {
         Ok(Self {
             admin_token: env.get("ADMIN_API_TOKEN"),
             livemode: livemode(env)?,
+            keep_payloads: keep_payloads(env)?,
             stripe: Stripe::from_env(env)?,
             retry: RetryConfig::from_env(env)?,
             health: HealthConfig::from_env(env)?,

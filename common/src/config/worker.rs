@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{ConfigError, Env, catalog, known_queues, livemode, queue_variable, retry_delays};
+use super::{ConfigError, Env, catalog, keep_payloads, known_queues, livemode, queue_variable, retry_delays};
 use crate::domain::catalog::Catalog;
 use crate::event::Family;
 use crate::stripe::{Patience, Stripe};
@@ -30,6 +30,8 @@ pub struct WorkerConfig {
     pub notify_queue_url: Option<String>,
     /// The mode of this deployment; `None` applies both.
     pub livemode: Option<bool>,
+    /// Whether the log keeps the body of an event that is done.
+    pub keep_payloads: bool,
     /// Seconds until the next attempt, after the first failure, the second, …
     pub retry_delays_seconds: Vec<u32>,
     /// What is sold.
@@ -53,6 +55,7 @@ impl WorkerConfig {
             queues: known_queues(env),
             notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
             livemode: livemode(env)?,
+            keep_payloads: keep_payloads(env)?,
             retry_delays_seconds: retry_delays(env)?,
             catalog: catalog(env)?,
             stripe: Stripe::from_env(env)?.map(|stripe| stripe.with_patience(WORKER_WAITS)),
