@@ -89,7 +89,7 @@ async function eventsView({ parameters }) {
 }
 
 function payloadCard(payload) {
-  if (payload === null) return card("Payload", empty("The log keeps no payload of this event: it was ignored, or it is too large."));
+  if (payload === null) return card("Payload", empty("The log keeps no payload of this event: it was ignored, it is too large, or KeepPayloads is false."));
   const text = typeof payload === "string" ? payload : JSON.stringify(payload, null, 2);
   const shown = h("pre", { tabindex: "0", "aria-label": "The payload as text" }, text.slice(0, SHOWN));
   const copy = button("Copy", async () => {
