@@ -86,7 +86,12 @@ pub fn sdk_config_with(env: &Env, endpoint: Option<String>, http_client: SharedH
         // gives up after two calls that were not answered, so a table that hangs does not use up the function's 30 s. The attempts are
         // what bounds a call: a limit for all of them would be one more timer to set in every call.
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(Duration::from_secs(2)).build())
-        .retry_config(RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(100)))
+        .retry_config(
+            RetryConfig::standard()
+                .with_max_attempts(3)
+                .with_initial_backoff(Duration::from_millis(100))
+                .with_max_backoff(Duration::from_millis(500)),
+        )
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     if let Some(endpoint) = endpoint {
         config = config.endpoint_url(endpoint);
