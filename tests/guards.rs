@@ -268,6 +268,20 @@ fn every_function_and_queue_is_on_the_dashboard() {
 }
 
 #[test]
+fn every_function_is_shipped_without_its_symbols() {
+    let manifest = read("Cargo.toml");
+    let stripped = |table: &str| {
+        let own = manifest.split(&format!("\n[{table}]\n")).nth(1)?.split("\n[").next()?;
+        Some(own.lines().any(|line| line == "strip = true"))
+    };
+    assert_eq!(stripped("profile.release"), Some(true));
+    for part in functions::all() {
+        // Cargo does not hand it down to a package with a table of its own.
+        assert_ne!(stripped(&format!("profile.release.package.{}", part.name)), Some(false), "{}", part.name);
+    }
+}
+
+#[test]
 fn a_call_that_is_not_answered_ends_before_its_function_does() {
     let env = Env::from([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
     let config = common::aws::sdk_config(&env, "DYNAMODB").unwrap();
