@@ -162,6 +162,10 @@ def look(page, name):
     """What every page must be, whatever it shows; keeps a picture if asked to."""
     width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1], f"{name} scrolls sideways: {width}"
+    spilled = page.evaluate("[...document.querySelectorAll('.card')].filter((card) => card.scrollWidth > card.clientWidth).map((card) => card.innerText.slice(0, 60))")
+    assert spilled == [], f"{name}: wider than their cards: {spilled}"
+    slivers = page.evaluate("[...document.querySelectorAll('code')].filter((code) => code.getClientRects().length > 4).map((code) => code.innerText)")
+    assert slivers == [], f"{name}: ids broken into slivers: {slivers}"
     problems = page.evaluate(CHECKS)
     assert problems == [], f"{name}: {problems}"
     if SCREENSHOTS:

@@ -7,16 +7,19 @@ from playwright.sync_api import expect
 
 from conftest import look, pack, sample
 
-SHAPES = {"desktop": (1280, 900), "phone": (390, 844)}
+# So that ids are as long as Stripe's.
+LONG = "1MowQVLkdIwHu7ix"
+SHAPES = {"desktop": (1280, 900), "tablet": (1024, 768), "phone": (390, 844)}
 
 
 @pytest.fixture(scope="session")
 def shop(stack):
     """Some customers: one in order, one whose payment never reached us, one whose customer nobody knows."""
-    for user, tag in [("ada", "A"), ("lost", "L")]:
+    for user, tag in [("ada", "A"), ("lost", "L"), ("long", LONG)]:
         stack.sign_up(user)
         stack.process(sample("customer.subscription.created", user, tag))
     stack.process(sample("invoice.paid", "ada", "A"))
+    stack.process(sample("invoice.paid", "long", LONG))
     stack.process(pack("ada", "A2"))
     # Stripe has this invoice, and all we recorded of it is that it was of the other mode.
     stack.process(sample("invoice.paid", "lost", "L", livemode=True))
@@ -77,14 +80,14 @@ def test_a_token_that_is_no_longer_taken_asks_for_another(shop, open_page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_page_reads_well_on_a_laptop_and_a_phone_light_and_dark(shop, open_page, shape, scheme):
+def test_every_page_reads_well_on_a_laptop_a_tablet_and_a_phone_light_and_dark(shop, open_page, shape, scheme):
     page = open_page(*SHAPES[shape], scheme)
     sign_in(page, shop)
     ready(page, "Overview")
     look(page, f"overview-{shape}-{scheme}")
     for name, where, title in [
         ("events", "#/events", "Events"), ("users", "#/users", "Users"), ("parked", "#/parked", "Parked"),
-        ("reconcile", "#/reconcile", "Reconcile"), ("audit", "#/audit", "Audit"), ("user", "#/users/ada", "ada"),
+        ("reconcile", "#/reconcile", "Reconcile"), ("audit", "#/audit", "Audit"), ("user", "#/users/ada", "ada"), ("long", "#/users/long", "long"),
         ("nobody", "#/users/nobody%20at%20all", "nobody at all"), ("unknown", "#/events/evt_none", "No such event"),
     ]:
         page.evaluate(f"location.hash = '{where}'")

@@ -145,10 +145,10 @@ const ODD = new Set(["not_paid", "void", "default_tier", "not_signed_up"]);
 
 function becauseCard({ because }) {
   const columns = [
-    { title: "Field", of: (one) => h("strong", { class: "field-name" }, one.field) },
+    { title: "Field", class: "prose", of: (one) => h("strong", { class: "field-name" }, one.field) },
     { title: "Value", of: (one) => (/^\d{4}-\d\d-\d\dT/.test(one.value) ? when(one.value) : ODD.has(one.rule) ? pill(one.value, "warn") : one.value) },
-    { title: "Because", of: (one) => [one.why, one.at && [" ", h("span", { class: "muted small" }, "(", when(one.at), ")")]] },
-    { title: "Set by", of: (one) => [one.event_id && eventLink(one.event_id), one.ledger_key && [one.event_id && h("br"), code(one.ledger_key)], !one.event_id && !one.ledger_key && h("span", { class: "muted" }, "a rule")] },
+    { title: "Because", class: "prose", of: (one) => [one.why, one.at && [" ", h("span", { class: "muted small" }, "(", when(one.at), ")")]] },
+    { title: "Set by", class: "by", of: (one) => [one.event_id && eventLink(one.event_id), one.ledger_key && [one.event_id && h("br"), code(one.ledger_key)], !one.event_id && !one.ledger_key && h("span", { class: "muted" }, "a rule")] },
   ];
   return card("Why the account is as it is", table("Each field and what set it", columns, because));
 }
