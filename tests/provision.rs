@@ -98,6 +98,11 @@ async fn the_job_is_part_of_the_one_transaction_and_only_of_the_first_payments()
     }
     assert_eq!(operations[0], ["BatchGetItem", "TransactWriteItems", "SendMessage"], "the first payment");
     assert_eq!(operations[1], ["BatchGetItem", "TransactWriteItems"], "a renewal");
+    world.deliver(sample("invoice.paid", "user_123").to_string().as_bytes()).await;
+    let duplicate = world.receive(Family::InvoicePaid).await;
+    world.calls();
+    world.worker(Family::InvoicePaid).handle(duplicate).await.unwrap();
+    assert_eq!(world.operations(), ["BatchGetItem"], "a duplicate that comes for the first time");
     assert_eq!(world.provision().await, 0);
     assert_eq!(job(&world, "provision", "user_123").await, "completed", "without a PROVISION_URL there is nothing to call");
 }

@@ -124,6 +124,59 @@ async fn a_refund_that_overtakes_its_purchase_waits_for_the_payment_and_is_appli
 }
 
 #[tokio::test]
+async fn a_refund_waits_for_its_customer_while_that_is_nobodys_and_for_its_payment_where_it_names_none() {
+    let world = World::new().await;
+    for (number, customer, waits_for) in [(0, json!("cus_Unknown1"), "customer#cus_Unknown1"), (1, Value::Null, "payment#pi_unknown")] {
+        let mut refund = with_id(nameless("charge.refunded"), &format!("evt_refund{number}"));
+        refund["data"]["object"]["payment_intent"] = json!("pi_unknown");
+        refund["data"]["object"]["customer"] = customer;
+        park(&world, &refund).await;
+        assert_eq!(world.event(&format!("evt_refund{number}")).await.unwrap()["waits_for"], waits_for);
+    }
+}
+
+#[tokio::test]
+async fn an_event_whose_user_id_is_none_is_its_customers_and_waits_for_a_person_while_that_is_nobodys() {
+    let world = World::new().await;
+    let impossible = |name: &str| {
+        let mut event = with_id(pack(name, "user_1", 1), &format!("evt_{name}"));
+        event["data"]["object"]["client_reference_id"] = json!("\u{0}");
+        event["data"]["object"]["metadata"]["user_id"] = json!("\u{0}");
+        event["data"]["object"]["customer"] = sample("invoice.paid", "user_1")["data"]["object"]["customer"].clone();
+        event
+    };
+    world.process(&impossible("early")).await;
+    let parked = world.event("evt_early").await.unwrap();
+    assert_eq!((parked["outcome"].as_str(), parked["reason"].as_str()), ("parked", "invalid_user"));
+    world.process(&binding()).await;
+    world.process(&impossible("late")).await;
+    assert_eq!(world.event("evt_late").await.unwrap()["user_id"], "user_1");
+    assert_eq!(world.account("user_1").await["credits"], 2000);
+}
+
+#[tokio::test]
+async fn parking_an_event_makes_no_account_and_parking_it_again_gives_it_no_second_place_in_its_users_list() {
+    let world = World::new().await;
+    let mut unknown = pack("unknown", "user_1", 1);
+    unknown["data"]["object"]["metadata"]["pack"] = json!("none");
+    world.process(&unknown).await;
+    assert!(!world.everything().await.to_string().contains("\"account\""), "all that is known of the user is a parked event");
+
+    world.process(&pack("first", "user_1", 1)).await;
+    let mut second = with_id(unknown.clone(), "evt_second");
+    second["data"]["object"]["id"] = json!("cs_test_second");
+    world.process(&second).await;
+    let before = world.event("evt_second").await.unwrap();
+    assert_eq!((before["outcome"].as_str(), before["previous"].as_str()), ("parked", "evt_first"));
+    world.process(&pack("third", "user_1", 1)).await;
+    world.process(&second).await;
+    let again = world.event("evt_second").await.unwrap();
+    assert_eq!((again["outcome"].as_str(), again["previous"].as_str(), again["attempts"].as_str()), ("parked", "evt_first", "2"));
+    world.process(&pack("fourth", "user_1", 1)).await;
+    assert_eq!(world.event("evt_fourth").await.unwrap()["previous"], "evt_third");
+}
+
+#[tokio::test]
 async fn a_link_that_nobody_waits_for_costs_no_call() {
     let world = World::new().await;
     world.deliver(pack("new", "user_1", 1).to_string().as_bytes()).await;

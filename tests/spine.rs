@@ -7,7 +7,7 @@ use common::event::Family;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::support::{Fault, World, pack, sample, signature, with_id};
+use crate::support::{Fault, World, aws_error, pack, sample, signature, with_id};
 
 #[tokio::test]
 async fn a_paid_subscription_sets_tier_and_credits_once() {
@@ -145,6 +145,24 @@ async fn one_bad_record_in_a_batch_of_ten_is_parked_and_nine_are_applied() {
     }
     world.calls();
     assert_eq!(world.poll(Family::CheckoutSession).await, 0, "nothing comes back: a message that can never be read is parked");
+}
+
+#[tokio::test]
+async fn while_the_table_cannot_be_written_a_batch_is_tried_once_and_once_for_each_account_and_comes_back() {
+    let world = World::new().await;
+    for number in 0..6 {
+        world.deliver(pack(&format!("c{number}"), &format!("user_{}", number % 2), 1).to_string().as_bytes()).await;
+    }
+    let batch = world.receive(Family::CheckoutSession).await;
+    world.fault(|call| (call.operation == "TransactWriteItems").then(|| aws_error(400, "AccessDeniedException")));
+    assert_eq!(world.worker(Family::CheckoutSession).handle(batch.clone()).await.unwrap().batch_item_failures.len(), 6);
+    let refused = world.operations().iter().filter(|operation| *operation == "TransactWriteItems").count();
+    assert_eq!(refused, 1 + 2 + 6, "what is wrong in itself is looked for in each event");
+    world.fault(|call| (call.operation == "TransactWriteItems").then(|| aws_error(400, "ProvisionedThroughputExceededException")));
+    assert_eq!(world.worker(Family::CheckoutSession).handle(batch).await.unwrap().batch_item_failures.len(), 6);
+    let away = world.operations().iter().filter(|operation| *operation == "TransactWriteItems").count();
+    assert_eq!(away % 3, 0, "the SDK repeats each call as often: {away}");
+    assert!(away <= 3 * 3, "{away}");
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use crate::outbox::{Before, Nudge, Outbox};
 use crate::redrive::Redrive;
 use crate::signature::SecretMode;
 use crate::store::items::{self, EventRecord, EventState, Item, Key, KnownEvent};
-use crate::store::{Condition, MOST_WRITES, Reason, Store, StoreError, Write, payload};
+use crate::store::{Condition, Reason, Store, StoreError, Write, payload};
 
 /// How often the events of one account are tried within one invocation.
 const ATTEMPTS: u32 = 8;
@@ -125,12 +125,19 @@ impl Plan {
     /// Adds a write; a second one to the same item takes the first one's place, as a transaction has one write per item.
     fn write(&mut self, write: Write) {
         match self.places.get(&write.key) {
-            Some(&place) if write.item.is_some() => self.writes[place] = write,
-            Some(_) => {}
+            Some(&place) => self.writes[place] = write,
             None => {
                 self.places.insert(write.key.clone(), self.writes.len());
                 self.writes.push(write);
             }
+        }
+    }
+
+    /// Keeps the place of an account, which is written once the last event of it is folded in.
+    fn reserve(&mut self, user: &UserId) {
+        let key = Key::Account(user.clone());
+        if !self.places.contains_key(&key) {
+            self.write(Write { key, item: None, condition: Condition::Anything });
         }
     }
 
@@ -269,9 +276,6 @@ impl Processor {
         if plan.writes.is_empty() {
             return Ok(plan.done);
         }
-        if plan.writes.len() > MOST_WRITES {
-            return Err(StoreError::TooMany(plan.writes.len()));
-        }
         let keys: Vec<Key> = plan.writes.iter().map(|write| write.key.clone()).collect();
         match self.store.commit(plan.writes).await {
             Ok(()) => {
@@ -380,7 +384,7 @@ impl Processor {
                     let account = owner.user().and_then(|user| accounts.get_mut(user)).map(|(account, ..)| account);
                     if let Some(account) = account.filter(|account| stored(account) && record.previous.is_none()) {
                         record.previous = Some(enlist(account, &job.event.id));
-                        plan.write(account_to_come(&account.user_id));
+                        plan.reserve(&account.user_id);
                     }
                     plan.write(items::event(&record));
                     plan.done.push(Done::Parked(parked));
@@ -395,7 +399,7 @@ impl Processor {
                         applied.change.entries.iter_mut().for_each(|entry| entry.cause.clone_from(&repair.by));
                     }
                     let Some((user, (account, ..))) = owner.user().and_then(|user| Some((user, accounts.get_mut(user)?))) else { continue };
-                    *account = Account { version: account.version, ..account.after(&applied.change) };
+                    *account = account.after(&applied.change);
                     for entry in &applied.change.entries {
                         plan.write(items::entry(user, entry)?);
                     }
@@ -423,7 +427,7 @@ impl Processor {
                     record.payload = if self.keep_payloads { payload::keep(&job.raw) } else { None };
                     record.previous.get_or_insert_with(|| enlist(account, &job.event.id));
                     plan.write(items::event(&record));
-                    plan.write(account_to_come(user));
+                    plan.reserve(user);
                     plan.done.push(Done::Processed(user.clone(), applied.effect));
                 }
             }
@@ -620,11 +624,6 @@ fn waited_for(parked: &Parked) -> Option<Key> {
 /// Makes an event the newest of its user's list; returns the one before it, empty for the first.
 fn enlist(account: &mut Account, event: &EventId) -> String {
     account.state.last_event.replace(event.clone()).map_or_else(String::new, |previous| previous.to_string())
-}
-
-/// The place of an account that is written once the last event of it is folded in.
-fn account_to_come(user: &UserId) -> Write {
-    Write { key: Key::Account(user.clone()), item: None, condition: Condition::Anything }
 }
 
 fn record(job: &Job, known: Option<&KnownEvent>, state: EventState, reason: &str, user: Option<&UserId>, now: Timestamp) -> EventRecord {

@@ -23,7 +23,7 @@ use crate::aws::PREWARM_TIMEOUT;
 use crate::domain::ids::UserId;
 
 /// The most that one `TransactWriteItems` takes.
-pub const MOST_WRITES: usize = 100;
+const MOST_WRITES: usize = 100;
 /// The most that one `BatchGetItem` takes.
 const MOST_READS: usize = 100;
 /// A batch read that leaves keys unprocessed is repeated so often.
