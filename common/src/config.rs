@@ -75,20 +75,12 @@ fn retry_delays(env: &Env) -> Result<Vec<u32>, ConfigError> {
 
 /// Whether the log keeps the body of an event that is done: yes, unless `KEEP_PAYLOADS` is `false`.
 fn keep_payloads(env: &Env) -> Result<bool, ConfigError> {
-    match env.get("KEEP_PAYLOADS").as_deref() {
-        None | Some("true") => Ok(true),
-        Some("false") => Ok(false),
-        Some(_) => Err(Env::wrong("KEEP_PAYLOADS", "true or false")),
-    }
+    Ok(flag(env, "KEEP_PAYLOADS")?.unwrap_or(true))
 }
 
 /// Where a client may go; a variable set to `true` also allows http to this machine.
 fn reach(env: &Env, variable: &str) -> Result<Reach, ConfigError> {
-    match env.get(variable).as_deref() {
-        None | Some("false") => Ok(Reach::Public),
-        Some("true") => Ok(Reach::PublicOrLoopback),
-        Some(_) => Err(Env::wrong(variable, "true or false")),
-    }
+    Ok(if flag(env, variable)? == Some(true) { Reach::PublicOrLoopback } else { Reach::Public })
 }
 
 /// The catalog named by `CATALOG_FILE`, else the one that was built in.
@@ -103,12 +95,12 @@ fn catalog(env: &Env) -> Result<Catalog, ConfigError> {
 }
 
 fn livemode(env: &Env) -> Result<Option<bool>, ConfigError> {
-    match env.get("STRIPE_LIVEMODE").as_deref() {
-        None => Ok(None),
-        Some("true") => Ok(Some(true)),
-        Some("false") => Ok(Some(false)),
-        Some(_) => Err(Env::wrong("STRIPE_LIVEMODE", "true or false")),
-    }
+    flag(env, "STRIPE_LIVEMODE")
+}
+
+/// A variable that says `true` or `false`, if it is set.
+fn flag(env: &Env, variable: &str) -> Result<Option<bool>, ConfigError> {
+    env.get(variable).map(|text| text.parse().map_err(|_| Env::wrong(variable, "true or false"))).transpose()
 }
 
 #[cfg(test)]
