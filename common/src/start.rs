@@ -1,8 +1,24 @@
 //! How a function starts.
 
+use lambda_runtime::Error;
+use tokio::runtime::LocalRuntime;
+use tokio::task::spawn_local;
+
 use crate::aws;
 use crate::config::{ConfigError, Env};
 use crate::telemetry;
+
+/// Runs a function for as long as Lambda lets it, on this one thread. It is a task: what `block_on` itself runs is woken through the I/O
+/// driver, by one more look for events, and a worker's event took 21 system calls instead of 16.
+///
+/// The seven workers' functions differ in one word and yet are written out: what they instantiate of `lambda_runtime` is built for size in
+/// their own crates, and 0.24 MB larger in this one, which is built for speed.
+///
+/// # Errors
+/// What the function ends with, or that the runtime does not start.
+pub fn run(function: impl Future<Output = Result<(), Error>> + 'static) -> Result<(), Error> {
+    LocalRuntime::new()?.block_on(async { spawn_local(function).await? })
+}
 
 /// The variables of the process, with `ssm:/path` resolved and logging started. Ends the process when a parameter cannot be read.
 pub async fn environment() -> Env {

@@ -5,9 +5,10 @@
 use common::{admin::Admin, start};
 use lambda_http::service_fn;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_http::Error> {
-    let env = start::environment().await;
-    let admin = Admin::from_env(&env).unwrap_or_else(start::refuse);
-    lambda_http::run(service_fn(|request| admin.handle(request))).await
+fn main() -> Result<(), lambda_http::Error> {
+    start::run(async {
+        let env = start::environment().await;
+        let admin = Admin::from_env(&env).unwrap_or_else(start::refuse);
+        lambda_http::run(service_fn(|request| admin.handle(request))).await
+    })
 }

@@ -7,10 +7,11 @@ use common::start;
 use common::worker::Worker;
 use lambda_runtime::{LambdaEvent, service_fn};
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_runtime::Error> {
-    let env = start::environment().await;
-    let worker = Worker::from_env(&env, Family::CheckoutSession).unwrap_or_else(start::refuse);
-    worker.prewarm().await;
-    lambda_runtime::run(service_fn(|batch: LambdaEvent<_>| worker.handle(batch.payload))).await
+fn main() -> Result<(), lambda_runtime::Error> {
+    start::run(async {
+        let env = start::environment().await;
+        let worker = Worker::from_env(&env, Family::CheckoutSession).unwrap_or_else(start::refuse);
+        worker.prewarm().await;
+        lambda_runtime::run(service_fn(|batch: LambdaEvent<_>| worker.handle(batch.payload))).await
+    })
 }

@@ -7,9 +7,10 @@ use common::reconcile::Reconciler;
 use common::start;
 use lambda_runtime::service_fn;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_runtime::Error> {
-    let env = start::environment().await;
-    let reconciler = Reconciler::from_env(&env).unwrap_or_else(start::refuse);
-    lambda_runtime::run(service_fn(|event| reconciler.handle(event))).await
+fn main() -> Result<(), lambda_runtime::Error> {
+    start::run(async {
+        let env = start::environment().await;
+        let reconciler = Reconciler::from_env(&env).unwrap_or_else(start::refuse);
+        lambda_runtime::run(service_fn(|event| reconciler.handle(event))).await
+    })
 }

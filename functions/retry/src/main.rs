@@ -5,9 +5,10 @@
 use common::{retry::Retry, start};
 use lambda_runtime::{LambdaEvent, service_fn};
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_runtime::Error> {
-    let env = start::environment().await;
-    let retry = Retry::from_env(&env).unwrap_or_else(start::refuse);
-    lambda_runtime::run(service_fn(|event: LambdaEvent<_>| retry.handle(event.payload))).await
+fn main() -> Result<(), lambda_runtime::Error> {
+    start::run(async {
+        let env = start::environment().await;
+        let retry = Retry::from_env(&env).unwrap_or_else(start::refuse);
+        lambda_runtime::run(service_fn(|event: LambdaEvent<_>| retry.handle(event.payload))).await
+    })
 }

@@ -5,10 +5,11 @@
 use common::{start, webhook::Webhook};
 use lambda_http::service_fn;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_http::Error> {
-    let env = start::environment().await;
-    let webhook = Webhook::from_env(&env).unwrap_or_else(start::refuse);
-    webhook.prewarm().await;
-    lambda_http::run(service_fn(|request| webhook.handle(request))).await
+fn main() -> Result<(), lambda_http::Error> {
+    start::run(async {
+        let env = start::environment().await;
+        let webhook = Webhook::from_env(&env).unwrap_or_else(start::refuse);
+        webhook.prewarm().await;
+        lambda_http::run(service_fn(|request| webhook.handle(request))).await
+    })
 }
