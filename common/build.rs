@@ -1,4 +1,4 @@
-//! Refuses to build with a catalog that a function would refuse at start.
+//! Checks the catalog, and leaves what came of it for the functions: `config::catalog`.
 
 #[path = "src/domain/catalog.rs"]
 #[allow(dead_code, reason = "the build only parses")]
@@ -8,9 +8,10 @@ fn main() {
     println!("cargo::rerun-if-changed=../catalog.toml");
     println!("cargo::rerun-if-changed=src/domain/catalog.rs");
     let text = std::fs::read_to_string("../catalog.toml").unwrap_or_else(|error| fail(&format!("catalog.toml: {error}")));
-    if let Err(error) = catalog::Catalog::parse(&text) {
-        fail(&error.to_string());
-    }
+    let catalog = catalog::Catalog::parse(&text).unwrap_or_else(|error| fail(&error.to_string()));
+    let json = serde_json::to_string(&catalog).unwrap_or_else(|error| fail(&error.to_string()));
+    let place = std::env::var("OUT_DIR").unwrap_or_else(|error| fail(&error.to_string()));
+    std::fs::write(format!("{place}/catalog.json"), json).unwrap_or_else(|error| fail(&error.to_string()));
 }
 
 fn fail(message: &str) -> ! {

@@ -86,12 +86,17 @@ fn reach(env: &Env, variable: &str) -> Result<Reach, ConfigError> {
 /// The catalog named by `CATALOG_FILE`, else the one that was built in.
 fn catalog(env: &Env) -> Result<Catalog, ConfigError> {
     match env.get("CATALOG_FILE") {
-        None => Ok(Catalog::parse(include_str!("../../catalog.toml"))?),
+        None => Ok(built_in()),
         Some(path) => {
             let text = std::fs::read_to_string(&path).map_err(|error| ConfigError::CatalogFile(format!("{path}: {error}")))?;
             Catalog::parse(&text).map_err(|error| ConfigError::CatalogFile(error.of_file(&path)))
         }
     }
+}
+
+/// `catalog.toml`, as `build.rs` read and checked it.
+fn built_in() -> Catalog {
+    serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/catalog.json"))).expect("build.rs wrote it from a catalog")
 }
 
 fn livemode(env: &Env) -> Result<Option<bool>, ConfigError> {
@@ -106,6 +111,11 @@ fn flag(env: &Env, variable: &str) -> Result<Option<bool>, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_catalog_that_is_built_in_is_the_file() {
+        assert_eq!(built_in(), Catalog::parse(include_str!("../../catalog.toml")).unwrap());
+    }
 
     #[test]
     fn what_is_wrong_with_a_catalog_file_is_said_once_with_its_path_and_line() {

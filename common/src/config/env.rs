@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::catalog::CatalogError;
-
 /// The variables a function was started with. The local stack and the tests make their own instead of changing the process's.
 #[derive(Clone, Default)]
 pub struct Env {
@@ -111,9 +109,6 @@ pub enum ConfigError {
         /// What SSM said.
         message: String,
     },
-    /// The catalog that is built in is wrong.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
     /// The catalog file cannot be read, or is wrong: its path, the line, what is wrong.
     #[error("CATALOG_FILE {0}")]
     CatalogFile(String),

@@ -30,12 +30,13 @@
 //! plans = { starter = { revisions = 1 } }
 //! ```
 //!
-//! It is checked when `common` is built (`build.rs` includes this file) and again when a function starts; every error names the line.
+//! It is checked when `common` is built: `build.rs` includes this file and leaves the checked catalog as JSON, so that a function's start reads
+//! no TOML. Every error names the line.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 /// No plan, pack or signup grant may be larger: with the largest quantity ([`MAX_QUANTITY`]) a grant stays far inside an `i64`.
@@ -44,7 +45,7 @@ pub const MAX_CREDITS: u64 = 1_000_000_000;
 pub const MAX_QUANTITY: u64 = 1_000_000;
 
 /// What happens to unspent add-on credits when a subscription is granted or renews.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Addons {
     /// They end with the period, as the plan's own credits do.
@@ -55,7 +56,7 @@ pub enum Addons {
 }
 
 /// Whether a plan's credits count once or for each seat.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Per {
     /// `credits` whatever the quantity.
@@ -66,7 +67,7 @@ pub enum Per {
 }
 
 /// The rules that are not about one product.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Policy {
     /// The tier of a user without any subscription that gives access.
     pub default_tier: String,
@@ -79,7 +80,7 @@ pub struct Policy {
 }
 
 /// A subscription plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Plan {
     /// The name in metadata, in the API and in the account.
     pub name: String,
@@ -100,7 +101,7 @@ pub struct Plan {
 }
 
 /// A pack of credits bought once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Pack {
     /// The name in a session's metadata (`pack`).
     pub name: String,
@@ -111,7 +112,7 @@ pub struct Pack {
 }
 
 /// A kind of one-time order, named by a session's `metadata.mode`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct OrderKind {
     /// The value of `metadata.mode`.
     pub mode: String,
@@ -120,7 +121,7 @@ pub struct OrderKind {
 }
 
 /// One plan of an order kind.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct OrderPlan {
     /// How many revisions the customer has.
     pub revisions: u32,
@@ -131,7 +132,7 @@ pub struct OrderPlan {
 }
 
 /// The checked catalog. Cheap to look things up in: prices and names are indexed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Catalog {
     /// Tier name to rank.
     pub tiers: BTreeMap<String, u32>,
