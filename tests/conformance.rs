@@ -16,7 +16,7 @@ use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::{AttributeValue, ConditionCheck, KeysAndAttributes, Put, TransactWriteItem};
 use aws_sdk_sqs::types::{MessageSystemAttributeName, QueueAttributeName};
 use common::api::Api;
-use common::aws::sdk_config;
+use common::aws;
 use common::config::{ApiConfig, Env, WebhookConfig, WorkerConfig, queue_variable};
 use common::event::Family;
 use common::queue::{Envelope, Queue};
@@ -60,8 +60,8 @@ impl Backend {
         env.set("EVENTS_TABLE", format!("{run}-events"));
         env.set("STRIPE_WEBHOOK_SECRET", SECRET);
         env.set("APP_API_TOKEN", APP_TOKEN);
-        let dynamodb = aws_sdk_dynamodb::Client::new(&sdk_config(&env, "DYNAMODB").unwrap());
-        let sqs = aws_sdk_sqs::Client::new(&sdk_config(&env, "SQS").unwrap());
+        let dynamodb = aws::dynamodb(&aws::sdk_config(&env, "DYNAMODB").unwrap());
+        let sqs = aws::sqs(&aws::sdk_config(&env, "SQS").unwrap());
         create_tables(&dynamodb, &format!("{run}-accounts"), &format!("{run}-events")).await.unwrap();
         for table in ["accounts", "events"] {
             while dynamodb.describe_table().table_name(format!("{run}-{table}")).send().await.unwrap().table.unwrap().table_status

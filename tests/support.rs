@@ -185,7 +185,7 @@ impl Wire {
     fn clients(&self, env: &Env, function: Option<&'static str>) -> (aws_sdk_dynamodb::Client, aws_sdk_sqs::Client) {
         let wire = Self { function, ..self.clone() };
         let config = sdk_config_with(env, Some("http://aws.test".to_owned()), SharedHttpClient::new(wire)).unwrap();
-        (aws_sdk_dynamodb::Client::new(&config), aws_sdk_sqs::Client::new(&config))
+        (common::aws::dynamodb(&config), common::aws::sqs(&config))
     }
 
     async fn carry_out(&self, target: &str, operation: &str, body: &[u8]) -> HttpResponse {

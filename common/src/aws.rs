@@ -11,12 +11,20 @@ use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_runtime::user_agent::UserAgentInterceptor;
 use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::behavior_version::BehaviorVersion;
 use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn};
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeSerializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+};
+use aws_smithy_runtime_api::client::interceptors::{Intercept, disable_interceptor};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_runtime_api::client::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::SdkConfig;
@@ -43,8 +51,44 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// # Errors
 /// As [`sdk_configs`].
 pub fn clients(env: &Env) -> Result<(aws_sdk_dynamodb::Client, aws_sdk_sqs::Client), ConfigError> {
-    let (dynamodb, sqs) = sdk_configs(env)?;
-    Ok((aws_sdk_dynamodb::Client::new(&dynamodb), aws_sdk_sqs::Client::new(&sqs)))
+    let (config_of_dynamodb, config_of_sqs) = sdk_configs(env)?;
+    Ok((dynamodb(&config_of_dynamodb), sqs(&config_of_sqs)))
+}
+
+/// A client of DynamoDB.
+pub fn dynamodb(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
+    aws_sdk_dynamodb::Client::from_conf(aws_sdk_dynamodb::config::Builder::from(config).interceptor(UserAgent).build())
+}
+
+/// A client of SQS.
+pub fn sqs(config: &SdkConfig) -> aws_sdk_sqs::Client {
+    aws_sdk_sqs::Client::from_conf(aws_sdk_sqs::config::Builder::from(config).interceptor(UserAgent).build())
+}
+
+/// A user agent that is always the same. The SDK's own names the machine and the features that a call used, in two headers that are a fifth
+/// of its header bytes, and reads the environment and sorts sets to make them anew for each.
+#[derive(Debug)]
+struct UserAgent;
+
+impl Intercept for UserAgent {
+    fn name(&self) -> &'static str {
+        "UserAgent"
+    }
+
+    fn read_before_execution(&self, _: &BeforeSerializationInterceptorContextRef<'_>, state: &mut ConfigBag) -> Result<(), BoxError> {
+        state.interceptor_state().store_put(disable_interceptor::<UserAgentInterceptor>("ours is sent"));
+        Ok(())
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        context.request_mut().headers_mut().insert("user-agent", concat!("tallyhook/", env!("CARGO_PKG_VERSION")));
+        Ok(())
+    }
 }
 
 /// Configurations for DynamoDB and for SQS over one transport: to read the trusted roots is a good part of a start.
@@ -193,23 +237,30 @@ mod tests {
         assert_eq!(sdk_config(&env, "DYNAMODB").unwrap().endpoint_url(), Some("http://127.0.0.1:1"));
     }
 
-    /// The one transport serves both schemes: an emulator may stand in for one service alone.
+    /// The one transport serves both schemes: an emulator may stand in for one service alone. What it is asked names no feature of the SDK.
     #[tokio::test]
     async fn a_service_behind_http_is_reached_by_the_transport_of_one_behind_https() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let heard = std::thread::spawn(move || {
             let (mut socket, _) = listener.accept().unwrap();
-            let mut begin = [0; 4];
-            std::io::Read::read_exact(&mut socket, &mut begin).unwrap();
-            begin
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                std::io::Read::read_exact(&mut socket, &mut byte).unwrap();
+                request.extend(byte);
+            }
+            String::from_utf8(request).unwrap()
         });
         let mut env = Env::from([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
         env.set("AWS_ENDPOINT_URL_SQS", format!("http://{address}"));
         let (_, sqs) = clients(&env).unwrap();
         let call = tokio::time::timeout(Duration::from_secs(5), sqs.list_queues().send());
-        // The listener reads the first bytes and hangs up.
+        // The listener reads the head of the request and hangs up.
         assert!(call.await.is_ok_and(|answer| answer.is_err()));
-        assert_eq!(&heard.join().unwrap(), b"POST");
+        let request = heard.join().unwrap();
+        assert!(request.starts_with("POST / ") && request.contains("\r\nauthorization: AWS4-HMAC-SHA256 "), "{request}");
+        assert!(request.contains(concat!("\r\nuser-agent: tallyhook/", env!("CARGO_PKG_VERSION"), "\r\n")), "{request}");
+        assert!(!request.contains("x-amz-user-agent"), "{request}");
     }
 }

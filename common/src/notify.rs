@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use crate::alert::Alert;
-use crate::aws::sdk_config;
+use crate::aws;
 use crate::clock;
 use crate::config::{ConfigError, Env, NotifyConfig};
 use crate::domain::timestamp::Timestamp;
@@ -65,7 +65,7 @@ impl Notify {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        Ok(Self::new(NotifyConfig::from_env(env)?, aws_sdk_dynamodb::Client::new(&sdk_config(env, "DYNAMODB")?)))
+        Ok(Self::new(NotifyConfig::from_env(env)?, aws::dynamodb(&aws::sdk_config(env, "DYNAMODB")?)))
     }
 
     /// The same over a given client.

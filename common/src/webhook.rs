@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 
 use crate::alert::{Alert, Alerts};
 use crate::answer::{answer, error_answer};
-use crate::aws::sdk_config;
+use crate::aws;
 use crate::clock;
 use crate::config::{ConfigError, Env, WebhookConfig};
 use crate::domain::timestamp::Timestamp;
@@ -96,7 +96,7 @@ impl Webhook {
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         let config = WebhookConfig::from_env(env)?;
-        Ok(Self::new(config, aws_sdk_sqs::Client::new(&sdk_config(env, "SQS")?)))
+        Ok(Self::new(config, aws::sqs(&aws::sdk_config(env, "SQS")?)))
     }
 
     /// The same over a given client.

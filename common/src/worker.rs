@@ -109,8 +109,8 @@ impl Worker {
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env, family: Family) -> Result<Self, ConfigError> {
         let (dynamodb, sqs) = aws::sdk_configs(env)?;
-        let queue = Queue::later(move || aws_sdk_sqs::Client::new(&sqs));
-        Ok(Self::new(WorkerConfig::from_env(env, family)?, family, aws_sdk_dynamodb::Client::new(&dynamodb), queue))
+        let queue = Queue::later(move || aws::sqs(&sqs));
+        Ok(Self::new(WorkerConfig::from_env(env, family)?, family, aws::dynamodb(&dynamodb), queue))
     }
 
     /// The same over given clients.

@@ -198,7 +198,7 @@ impl Stack {
             (Some(_), _) => None,
         };
         create_queues(&sqs, &aws_url).await?;
-        let client = aws_sdk_dynamodb::Client::new(&sdk_config(&env, "DYNAMODB")?);
+        let client = common::aws::dynamodb(&sdk_config(&env, "DYNAMODB")?);
         create_tables(&client, &env.require("ACCOUNTS_TABLE")?, &env.require("EVENTS_TABLE")?).await.context("cannot create the tables")?;
 
         let parts = functions::all();
