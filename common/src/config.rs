@@ -25,7 +25,7 @@
 //! | `APP_API_TOKEN` | api | the app's bearer token; without one every route refuses | – |
 //! | `ADMIN_API_TOKEN` | admin | the operator's bearer token; without one every route refuses | – |
 //! | `METRICS_NAMESPACE` | all | what the metrics are filed under in CloudWatch: one for each deployment of an AWS account | tallyhook |
-//! | `LOG_LEVEL` | all | `error`, `warn`, `info`, `debug` | info |
+//! | `LOG_LEVEL` | all | `error`, `warn`, `info` | info |
 //! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_CA_BUNDLE`, … | all | see [`crate::aws`] | – |
 //!
 //! Any value may instead be `ssm:/path`: [`crate::aws::resolve`] puts the parameter's value in its place at start, and `stripe-webhook`
