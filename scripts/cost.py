@@ -33,7 +33,7 @@ def million(counts, scenario, options):
     chunks = -(-webhook["request_bytes"] // 65_536)
     gb = options.memory / 1024
     return {
-        "HTTP API": events * PRICES["api request"],
+        "HTTP API": 0 if options.function_url else events * PRICES["api request"],
         "Lambda, requests": events * (1 + 1 / batch) * PRICES["lambda request"],
         "Lambda, time": events * gb * (options.webhook_ms + options.worker_ms / batch) / 1000 * PRICES["lambda GB-second"],
         "SQS": events * (chunks * (1 + 1 / batch) + 1 / batch + worker["calls"].get("SendMessage", 0)) * PRICES["sqs request"],
@@ -52,6 +52,7 @@ def main():
     parser.add_argument("--webhook-ms", type=float, default=10, help="billed for a request: yours is the metric Duration")
     parser.add_argument("--worker-ms", type=float, default=25, help="billed for a batch")
     parser.add_argument("--log-bytes", type=float, default=0, help="logged for an event, all functions: 800 at LOG_LEVEL=info, 0 at warn")
+    parser.add_argument("--function-url", action="store_true", help="Stripe sends to the webhook's own URL (FunctionUrlConcurrency), which is not charged for")
     parser.add_argument("--queues", type=int, default=10, help="queues with a trigger")
     parser.add_argument("--scenario", choices=[name for name in counts if isinstance(counts[name], dict) and name != "webhook"], default="a year of a subscriber")
     options = parser.parse_args()

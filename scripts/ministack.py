@@ -4,7 +4,8 @@
 MiniStack runs the binaries as Lambda does, feeds them from its own SQS and serves its own DynamoDB, so nothing of the local
 stack takes part. Then:
 
-    scripts/smoke.py --url …           signed events, duplicates and forgeries through the deployed HTTP API
+    scripts/smoke.py --url …           signed events, duplicates and forgeries through the deployed HTTP API,
+                                       and once more through the webhook's own URL
     cargo test -p tests conformance    what we rely on in DynamoDB and SQS, asked of MiniStack's
 
 It wants the release binaries (`./check release`), and ministack, aws-sam-translator and boto3 (`./check ministack` has all).
@@ -18,6 +19,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import secrets
 import socket
 import subprocess
@@ -131,7 +133,15 @@ def deploy(client, template, parameters):
                 print(event["LogicalResourceId"], event["ResourceStatus"], event.get("ResourceStatusReason"))
         sys.exit(f"the stack ended as {stack['StackStatus']}")
     resources = cloudformation.list_stack_resources(StackName=STACK)["StackResourceSummaries"]
-    return {resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in resources}
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    return {resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in resources}, outputs
+
+
+def function_url(output, port):
+    """MiniStack tells function URLs apart by their host, and has each at a path as well."""
+    host, path = re.fullmatch(r"https://([^/]+)(/.*)", output).groups()
+    path == "/webhooks/stripe" and ".lambda-url." in host or sys.exit(f"the output WebhookUrl is {output}")
+    return f"http://127.0.0.1:{port}/_aws/lambda-url/{host.split('.')[0]}"
 
 
 def add_routes(client, template, resources):
@@ -222,7 +232,7 @@ def run(options, port):
         if parameter in known:
             client("ssm").put_parameter(Name=known[parameter]["Default"], Value=value, Type="SecureString")
     started = time.monotonic()
-    resources = deploy(client, template, {})
+    resources, outputs = deploy(client, template, {"FunctionUrlConcurrency": "10"})
     print(f"deployed {len(resources)} resources with {len(functions)} functions in {time.monotonic() - started:.1f} s", flush=True)
     url = front(add_routes(client, template, resources), port)
     print(f"the deployed API answers at {url}, app token {app}", flush=True)
@@ -234,7 +244,8 @@ def run(options, port):
         except KeyboardInterrupt:
             return
     smoke = [sys.executable, ROOT / "scripts/smoke.py", "--url", url, "--secret", secret, "--token", app, "--wait-seconds", "60"]
-    subprocess.run(smoke, check=False).returncode == 0 or sys.exit("the smoke test against MiniStack failed")
+    for own_url in ([], ["--webhook-url", function_url(outputs["WebhookUrl"], port)]):
+        subprocess.run(smoke + own_url, check=False).returncode == 0 or sys.exit("the smoke test against MiniStack failed")
     env = dict(os.environ, **KEYS, AWS_ENDPOINT_URL=endpoint)
     tests = ["cargo", "test", "--package", "tests", "--", "conformance"]
     subprocess.run(tests, cwd=ROOT, env=env, check=False).returncode == 0 or sys.exit("MiniStack differs from what we rely on")

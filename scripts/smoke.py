@@ -7,6 +7,7 @@ signatures are made by Stripe's own package if it is installed (`pip install str
     scripts/smoke.py                     start `cargo run` on free ports with an empty data folder, and kill it on the way
     scripts/smoke.py --real-binaries     the same with the binaries that are shipped
     scripts/smoke.py --url URL           a stack that runs already; the crash test is left out
+    scripts/smoke.py --url URL --webhook-url URL      events go to the webhook's own URL
 """
 
 import argparse
@@ -40,6 +41,7 @@ PRO, PACK, SIGNUP = 5000, 1000, 500  # what catalog.toml says
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="base URL of a running stack, for example http://127.0.0.1:9000")
+    parser.add_argument("--webhook-url", help="base URL of the webhook, where it is another")
     parser.add_argument("--command", default="cargo run --quiet --", help="how to start one (default: %(default)s)")
     parser.add_argument("--build", help="what to run before (default: cargo build of what is needed; empty: nothing)")
     parser.add_argument("--real-binaries", action="store_true", help="pass --real-binaries to the stack")
@@ -192,8 +194,9 @@ def signature(body, secret, at=None):
 
 
 class Client:
-    def __init__(self, url, options):
+    def __init__(self, url, options, webhook_url=None):
         self.url, self.secret = url.rstrip("/"), options.secret
+        self.webhook = (webhook_url or url).rstrip("/") + "/webhooks/stripe"
         self.auth = {"authorization": f"Bearer {options.token}"}
 
     def post(self, body, header="sign"):
@@ -203,7 +206,7 @@ class Client:
             header = signature(body, self.secret)
         if header is not None:
             headers["stripe-signature"] = header
-        return request("POST", self.url + "/webhooks/stripe", body.encode(), headers)
+        return request("POST", self.webhook, body.encode(), headers)
 
     def register(self, user):
         return request("PUT", f"{self.url}/users/{user}", b"{}", {**self.auth, "content-type": "application/json"})
@@ -237,7 +240,7 @@ class Customer:
 
 def healthy(client):
     print("The webhook's health")
-    status, health = request("GET", client.url + "/webhooks/stripe/health")
+    status, health = request("GET", client.webhook + "/health")
     check("the health route answers", status == 200 and health.get("ok") is True, (status, health))
     check("and shows no secret", client.secret not in json.dumps(health), health)
 
@@ -346,7 +349,7 @@ def main():
                 subprocess.run(shlex.split(options.build), cwd=ROOT, check=True, timeout=options.start_seconds)
             stack = Stack(options)
             stack.start(options.start_seconds)
-        client = Client(options.url or stack.url, options)
+        client = Client(options.url or stack.url, options, options.webhook_url)
         healthy(client)
         buying(client, options.wait_seconds)
         older_versions(client, options.wait_seconds)

@@ -258,7 +258,10 @@ fn every_function_and_queue_is_on_the_dashboard() {
     let template = read("template.yaml");
     let dashboard = resource(&template, "Dashboard");
     for part in functions::all() {
-        assert_eq!(dashboard.matches(&format!("\"FunctionName\", \"${{Prefix}}-{}\"", part.name)).count(), 2, "{}", part.name);
+        for metric in ["Errors", "Throttles"] {
+            let curve = format!("[\"AWS/Lambda\", \"{metric}\", \"FunctionName\", \"${{Prefix}}-{}\"", part.name);
+            assert_eq!(dashboard.matches(&curve).count(), 1, "{}", part.name);
+        }
         if part.trigger == Trigger::Queue {
             assert!(dashboard.contains(&format!("\"QueueName\", \"${{Prefix}}-{}\"", part.name)), "{}", part.name);
         }
@@ -279,6 +282,13 @@ fn every_function_is_shipped_without_its_symbols() {
         // Cargo does not hand it down to a package with a table of its own.
         assert_ne!(stripped(&format!("profile.release.package.{}", part.name)), Some(false), "{}", part.name);
     }
+}
+
+#[test]
+fn what_libraries_say_below_info_is_not_in_what_is_shipped() {
+    let manifest = read("Cargo.toml");
+    let tracing = manifest.lines().find(|line| line.starts_with("tracing = ")).unwrap();
+    assert!(tracing.contains("\"release_max_level_info\""), "it holds requests and their bodies: {tracing}");
 }
 
 #[test]

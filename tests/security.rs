@@ -100,6 +100,16 @@ fn every_route_of_the_document_reaches_its_function_and_no_other_path_reaches_an
     let ways = api.len() + admin.len() + routes("StripeWebhookFunction").len();
     assert_eq!(template.matches("Type: HttpApi\n").count(), ways, "no way in beside these");
     assert!(!template.contains("FunctionUrlConfig") && !template.contains("Path: $default") && !template.contains("Type: Api\n"));
+    // A function's own URL is open to everyone: the webhook may have one, which verifies Stripe's signature, and nothing else.
+    assert_eq!((template.matches("AWS::Lambda::Url\n").count(), template.matches("AWS::Lambda::Permission\n").count()), (1, 2));
+    for name in ["StripeWebhookUrl", "StripeWebhookUrlPermission", "StripeWebhookInvokePermission"] {
+        let resource = resource(&template, name);
+        assert!(resource.contains("    Condition: HasFunctionUrl\n") && resource.contains("StripeWebhookFunction"), "{resource}");
+    }
+    assert!(resource(&template, "FunctionUrlConcurrency").contains("    Default: 0\n"), "off unless asked for");
+    let reserved = "ReservedConcurrentExecutions: !If [HasFunctionUrl, !Ref FunctionUrlConcurrency,";
+    assert!(resource(&template, "StripeWebhookFunction").contains(reserved), "its only throttle");
+    assert!(resource(&template, "StripeWebhookInvokePermission").contains("InvokedViaFunctionUrl: true"), "and by no other call");
 }
 
 // -------------------------------------------------------------------------------------------------------- What pages and answers carry
