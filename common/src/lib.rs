@@ -34,3 +34,8 @@ pub mod telemetry;
 pub mod token;
 pub mod webhook;
 pub mod worker;
+
+/// Of every function and of the local stack. An event is thousands of small allocations, JSON to items to JSON: the C library's allocator took a
+/// seventh of a worker's CPU more, and in the local stack, where threads share it, a third of it all.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -22,11 +22,6 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Several threads allocate most of the time: JSON to items to SQL and back, for each call of AWS. With the C library's, a third of the stack's CPU
-/// went there and into its locks.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Where `cargo run` without flags listens.
 const DEFAULT_URL: &str = "http://127.0.0.1:9000";
 
