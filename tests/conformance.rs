@@ -29,7 +29,7 @@ use lambda_http::{Body, Request};
 use local::stack::{Options, Stack};
 use serde_json::{Value, json};
 
-use crate::support::{APP_TOKEN, SECRET, pack, records, sample, signature, with_id};
+use crate::support::{APP_TOKEN, SECRET, call, pack, records, sample, signature, with_id};
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -315,11 +315,9 @@ async fn a_customers_life_ends_in_the_account_that_the_rules_say(backend: &Backe
     }));
     let twice = events.clone();
     for event in events.iter().chain(&twice) {
-        let body = event.to_string().into_bytes();
-        let header = signature(&body);
-        let request = lambda_http::http::Request::builder().method("POST").uri("http://front/webhooks/stripe");
-        let request = request.header("Stripe-Signature", header).body(Body::Binary(body)).unwrap();
-        assert_eq!(webhook.handle(request).await.unwrap().status(), 200);
+        let body = event.to_string();
+        let call = call("POST", "/webhooks/stripe", Some(("stripe-signature", &signature(body.as_bytes()))), &body, false);
+        assert_eq!(webhook.handle(serde_json::from_value(call).unwrap()).await.unwrap().status_code, 200);
     }
     for (family, url) in &backend.queues {
         let worker = Worker::new(WorkerConfig::from_env(env, *family).unwrap(), *family, dynamodb.clone(), Queue::new(sqs.clone()));

@@ -2,15 +2,16 @@
 
 use std::sync::{Arc, Mutex};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use common::domain::timestamp::Timestamp;
 use common::event::Family;
 use common::signature::{Secret, sign};
 use futures_util::future::join_all;
-use lambda_http::{Body, Request};
 use serde_json::{Value, json};
 
 use crate::invariants::{Tables, check_quiet};
-use crate::support::{Fault, SECRET, World, aws_error, cancelled, pack, sample, signature, with_id};
+use crate::support::{Fault, SECRET, World, aws_error, call, cancelled, pack, sample, signature, with_id};
 
 fn now() -> i64 {
     i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap()
@@ -221,34 +222,18 @@ async fn s13_s14_while_a_secret_is_rolled_both_count_and_afterwards_only_the_new
     }
 }
 
-/// What API Gateway hands to the function.
-fn from_gateway(header: &str, signature: &str, body: &str, base64: bool) -> Request {
-    let event = json!({
-        "version": "2.0", "routeKey": "POST /webhooks/stripe", "rawPath": "/webhooks/stripe", "rawQueryString": "a=1",
-        "headers": {header: signature, "content-type": "application/json; charset=utf-8"},
-        "requestContext": {
-            "accountId": "000000000000", "apiId": "api", "domainName": "front", "domainPrefix": "front", "requestId": "1", "routeKey": "$default",
-            "stage": "$default", "time": "21/Nov/2026:00:00:00 +0000", "timeEpoch": 1_795_219_200_000_u64,
-            "http": {"method": "POST", "path": "/webhooks/stripe", "protocol": "HTTP/1.1", "sourceIp": "192.0.2.1", "userAgent": "Stripe/1.0"},
-        },
-        "body": body, "isBase64Encoded": base64,
-    });
-    lambda_http::request::from_str(&event.to_string()).unwrap()
-}
-
 #[tokio::test]
 async fn s16_base64_bodies_any_case_of_the_header_and_odd_formatting_are_verified_as_sent() {
-    use base64::Engine;
     let world = signed_up().await;
     let event = pack("gateway", "user_1", 1);
     let crlf = serde_json::to_string_pretty(&event).unwrap().replace('\n', "\r\n");
     let odd = crlf.replace("\"livemode\": false", "\"odd\": [1E2, 1.50, -0.0, \"\\u00e9\\/\"],\r\n\t\"livemode\" : false");
     assert_ne!(crlf, odd);
     for (text, header) in [(&crlf, "Stripe-Signature"), (&odd, "stripe-signature"), (&crlf, "STRIPE-SIGNATURE")] {
-        let packed = base64::engine::general_purpose::STANDARD.encode(text);
+        let packed = STANDARD.encode(text);
         for (body, base64) in [(text, false), (&packed, true)] {
-            let request = from_gateway(header, &signature(text.as_bytes()), body, base64);
-            assert_eq!(world.webhook.handle(request).await.unwrap().status(), 200, "{header} {base64}");
+            let call = call("POST", "/webhooks/stripe", Some((header, &signature(text.as_bytes()))), body, base64);
+            assert_eq!(world.call(&call).await.0, 200, "{header} {base64}");
         }
     }
     world.drain().await;
@@ -286,13 +271,12 @@ async fn s17_no_header_however_hostile_gets_more_than_400() {
     .chain([format!("{time},v1=").into_bytes().into_iter().chain([0xff, 0xfe, 0x80]).collect()])
     .collect();
     for header in hostile {
-        let shown = String::from_utf8_lossy(&header[..header.len().min(60)]).into_owned();
-        let value = lambda_http::http::HeaderValue::from_bytes(&header).unwrap();
-        let request =
-            lambda_http::http::Request::builder().method("POST").uri("http://front/webhooks/stripe").header("stripe-signature", value);
-        let answer = world.webhook.handle(request.body(Body::Binary(body.clone())).unwrap()).await.unwrap();
-        assert_eq!(answer.status(), 400, "{shown}");
+        // JSON has no other bytes than those of a text.
+        let header = String::from_utf8_lossy(&header);
+        assert_eq!(world.post(&body, Some(&header)).await.0, 400, "{header:.60}");
     }
+    let unlike = call("POST", "/webhooks/stripe", Some(("stripe-signature", &signature(&body))), "{not base64", true);
+    assert_eq!(world.call(&unlike).await.0, 400);
     assert_eq!(world.everything().await, before, "I13");
 }
 
@@ -417,9 +401,8 @@ async fn s26_other_methods_and_paths_get_405_and_404_and_change_nothing() {
         ("POST", "/WEBHOOKS/STRIPE", 404),
         ("POST", "/", 404),
     ] {
-        let request = lambda_http::http::Request::builder().method(method).uri(format!("http://front{path}"));
-        let request = request.header("stripe-signature", signature(body.as_bytes())).body(Body::Text(body.clone())).unwrap();
-        assert_eq!(world.webhook.handle(request).await.unwrap().status(), status, "{method} {path}");
+        let call = call(method, path, Some(("stripe-signature", &signature(body.as_bytes()))), &body, false);
+        assert_eq!(world.call(&call).await.0, status, "{method} {path}");
     }
     assert_eq!(world.everything().await, before, "I13");
 }

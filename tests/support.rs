@@ -13,6 +13,8 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use common::admin::Admin;
 use common::api::Api;
 use common::aws::sdk_config_with;
@@ -451,11 +453,19 @@ impl World {
 
     /// Posts a body with this signature header.
     pub async fn post(&self, body: &[u8], signature: Option<&str>) -> (u16, Value) {
-        let mut request = lambda_http::http::Request::builder().method("POST").uri("http://front/webhooks/stripe");
-        if let Some(signature) = signature {
-            request = request.header("Stripe-Signature", signature);
-        }
-        read_answer(self.webhook.handle(request.body(Body::Binary(body.to_vec())).unwrap()).await.unwrap())
+        let packed = STANDARD.encode(body);
+        let (body, base64) = std::str::from_utf8(body).map_or((packed.as_str(), true), |text| (text, false));
+        let header = signature.map(|signature| ("stripe-signature", signature));
+        self.call(&call("POST", "/webhooks/stripe", header, body, base64)).await
+    }
+
+    /// Hands the webhook what API Gateway made of a request.
+    pub async fn call(&self, call: &Value) -> (u16, Value) {
+        let answer = self.webhook.handle(serde_json::from_value(call.clone()).unwrap()).await.unwrap();
+        let answer = serde_json::to_value(answer).unwrap();
+        assert_eq!(answer["headers"], json!({"content-type": "application/json", "cache-control": "no-store"}));
+        let status = answer["statusCode"].as_u64().and_then(|status| status.try_into().ok()).unwrap();
+        (status, serde_json::from_str(answer["body"].as_str().unwrap()).unwrap())
     }
 
     /// Signs a body as Stripe does and posts it.
@@ -789,6 +799,24 @@ fn with_query(request: Request, path: &str) -> Request {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let map: std::collections::HashMap<_, _> = pairs.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
     lambda_http::RequestExt::with_query_string_parameters(request, map)
+}
+
+/// What API Gateway makes of a request, in payload format 2.0.
+pub fn call(method: &str, path: &str, header: Option<(&str, &str)>, body: &str, base64: bool) -> Value {
+    let mut call = json!({
+        "version": "2.0", "routeKey": format!("{method} {path}"), "rawPath": path, "rawQueryString": "a=1",
+        "headers": {"content-type": "application/json; charset=utf-8"},
+        "requestContext": {
+            "accountId": "000000000000", "apiId": "api", "domainName": "front", "domainPrefix": "front", "requestId": "1", "routeKey": "$default",
+            "stage": "$default", "time": "21/Nov/2026:00:00:00 +0000", "timeEpoch": 1_795_219_200_000_u64,
+            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "192.0.2.1", "userAgent": "Stripe/1.0"},
+        },
+        "body": body, "isBase64Encoded": base64,
+    });
+    if let Some((name, value)) = header {
+        call["headers"][name] = value.into();
+    }
+    call
 }
 
 pub fn read_answer(answer: Response<Body>) -> (u16, Value) {

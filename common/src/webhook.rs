@@ -10,17 +10,16 @@
 //!
 //! **Invariant:** an event is answered 2xx only after SQS has taken it; a request that is not verified changes nothing anywhere.
 
+mod call;
 mod secrets;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use lambda_http::http::{Method, StatusCode};
-use lambda_http::{Body, Request, Response};
+use http::StatusCode;
 use serde_json::json;
 use tracing::{error, info, warn};
 
 use crate::alert::{Alert, Alerts};
-use crate::answer::{answer, error_answer};
 use crate::aws;
 use crate::clock;
 use crate::config::{ConfigError, Env, WebhookConfig};
@@ -30,6 +29,7 @@ use crate::queue::{Envelope, Queue, SendError};
 use crate::signature::{Refusal, Secret, SecretMode, Verified, verify};
 use crate::telemetry;
 
+pub use call::{Answer, Call};
 pub use secrets::Secrets;
 
 /// What Lambda takes from API Gateway.
@@ -116,29 +116,27 @@ impl Webhook {
     ///
     /// # Errors
     /// None; every failure is an answer.
-    pub async fn handle(&self, request: Request) -> Result<Response<Body>, lambda_http::Error> {
-        let (parts, body) = request.into_parts();
-        Ok(match (parts.method, parts.uri.path()) {
-            (Method::POST, "/webhooks/stripe") => {
-                let header = parts.headers.get("stripe-signature").map(lambda_http::http::HeaderValue::as_bytes);
-                match self.receive(header, body).await {
-                    Ok(()) => answer(StatusCode::OK, &json!({"received": true})),
-                    Err(refused) => error_answer(refused.status, refused.code, refused.message),
-                }
-            }
-            (Method::GET, "/webhooks/stripe/health") => answer(StatusCode::OK, &self.health()),
+    pub async fn handle(&self, call: Call) -> Result<Answer, lambda_runtime::Error> {
+        Ok(match call.route() {
+            ("POST", "/webhooks/stripe") => match self.receive(call).await {
+                Ok(()) => Answer::new(StatusCode::OK, &json!({"received": true})),
+                Err(refused) => Answer::error(refused.status, refused.code, refused.message),
+            },
+            ("GET", "/webhooks/stripe/health") => Answer::new(StatusCode::OK, &self.health()),
             (_, "/webhooks/stripe" | "/webhooks/stripe/health") => {
-                error_answer(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Stripe sends events with POST")
+                Answer::error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Stripe sends events with POST")
             }
-            _ => error_answer(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
+            _ => Answer::error(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
         })
     }
 
-    async fn receive(&self, header: Option<&[u8]>, body: Body) -> Result<(), Refused> {
-        let body = match body {
-            Body::Text(text) => text.into_bytes(),
-            Body::Binary(bytes) => bytes,
-            Body::Empty | _ => Vec::new(),
+    async fn receive(&self, call: Call) -> Result<(), Refused> {
+        let (header, body) = call.into_parts();
+        let header = header.as_deref().map(str::as_bytes);
+        let Some(body) = body else {
+            let message = "the body is not the base64 that it is said to be";
+            warn!(code = "malformed_event", error = message, "WEBHOOK_REFUSED");
+            return Err(Refused { status: StatusCode::BAD_REQUEST, code: "malformed_event", message });
         };
         if body.len() > MOST_BYTES {
             return Err(too_large());

@@ -148,7 +148,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Json<'a> {
 }
 
 /// What a key is taken for.
-struct KeyAs<F>(F);
+pub(crate) struct KeyAs<F>(pub(crate) F);
 
 impl<'de, T, F: FnOnce(&str) -> T> DeserializeSeed<'de> for KeyAs<F> {
     type Value = T;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use common::admin::Admin;
 use common::api::Api;
 use common::config::{ConfigError, Env};
@@ -19,6 +20,10 @@ use common::reconcile::Reconciler;
 use common::retry::Retry;
 use common::webhook::Webhook;
 use common::worker::Worker;
+use lambda_runtime::LambdaEvent;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::lambda::{self, Handler, TIMEOUT};
 
@@ -70,7 +75,7 @@ pub fn all() -> Vec<Part> {
     };
     let mut all: Vec<Part> = Family::ALL.into_iter().map(worker).collect();
     all.extend([
-        http("stripe-webhook", Webhook::from_env, |webhook, request| async move { webhook.handle(request).await }),
+        runtime("stripe-webhook", Trigger::Http, TIMEOUT, Webhook::from_env, |it, call| async move { it.handle(call.payload).await }),
         http("api", Api::from_env, |api, request| async move { api.handle(request).await }),
         http("admin", Admin::from_env, |admin, request| async move { admin.handle(request).await }),
         queue("dead-letter", DeadLetter::from_env, |dead_letter, batch| async move { dead_letter.handle(batch).await }),
@@ -106,17 +111,13 @@ where
 fn queue<T, A>(
     name: &'static str,
     make: impl Fn(&Env) -> Made<T> + Send + Sync + 'static,
-    handle: impl Fn(Arc<T>, aws_lambda_events::sqs::SqsEvent) -> A + Clone + Send + Sync + 'static,
+    handle: impl Fn(Arc<T>, SqsEvent) -> A + Clone + Send + Sync + 'static,
 ) -> Part
 where
     T: Send + Sync + 'static,
-    A: Future<Output = Result<aws_lambda_events::sqs::SqsBatchResponse, lambda_runtime::Error>> + Send + 'static,
+    A: Future<Output = Result<SqsBatchResponse, lambda_runtime::Error>> + Send + 'static,
 {
-    let make = move |env: &Env| {
-        let (function, handle) = (made(name, make(env))?, handle.clone());
-        Ok(lambda::queue(move |batch| handle(Arc::clone(&function), batch)))
-    };
-    Part { name, trigger: Trigger::Queue, timeout: TIMEOUT, make: Box::new(make) }
+    runtime(name, Trigger::Queue, TIMEOUT, make, move |function, event| handle(function, event.payload))
 }
 
 fn schedule<T, A, R>(
@@ -124,18 +125,35 @@ fn schedule<T, A, R>(
     seconds: u64,
     timeout: Duration,
     make: impl Fn(&Env) -> Made<T> + Send + Sync + 'static,
-    handle: impl Fn(Arc<T>, lambda_runtime::LambdaEvent<serde_json::Value>) -> A + Clone + Send + Sync + 'static,
+    handle: impl Fn(Arc<T>, LambdaEvent<Value>) -> A + Clone + Send + Sync + 'static,
 ) -> Part
 where
     T: Send + Sync + 'static,
-    R: serde::Serialize + 'static,
+    R: Serialize + 'static,
+    A: Future<Output = Result<R, lambda_runtime::Error>> + Send + 'static,
+{
+    runtime(name, Trigger::Every(Duration::from_secs(seconds)), timeout, make, handle)
+}
+
+/// A function over `lambda_runtime` itself.
+fn runtime<T, E, A, R>(
+    name: &'static str,
+    trigger: Trigger,
+    timeout: Duration,
+    make: impl Fn(&Env) -> Made<T> + Send + Sync + 'static,
+    handle: impl Fn(Arc<T>, LambdaEvent<E>) -> A + Clone + Send + Sync + 'static,
+) -> Part
+where
+    T: Send + Sync + 'static,
+    E: DeserializeOwned + Send + 'static,
+    R: Serialize + 'static,
     A: Future<Output = Result<R, lambda_runtime::Error>> + Send + 'static,
 {
     let make = move |env: &Env| {
         let (function, handle) = (made(name, make(env))?, handle.clone());
-        Ok(lambda::json(timeout, move |event| handle(Arc::clone(&function), event)))
+        Ok(lambda::runtime(timeout, move |event| handle(Arc::clone(&function), event)))
     };
-    Part { name, trigger: Trigger::Every(Duration::from_secs(seconds)), timeout, make: Box::new(make) }
+    Part { name, trigger, timeout, make: Box::new(make) }
 }
 
 fn made<T>(name: &str, made: Made<T>) -> anyhow::Result<Arc<T>> {

@@ -12,9 +12,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use lambda_http::request::LambdaRequest;
 use lambda_http::{Adapter, Context, LambdaEvent, Service, service_fn};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// How long an invocation may take, as `Timeout` in the template.
@@ -128,33 +129,18 @@ where
     })
 }
 
-/// A handler of a queue's messages, as `lambda_runtime::run` would call it.
-pub fn queue<F, A>(handle: F) -> Handler
+/// A handler of any events, as `lambda_runtime::run` would call it; `timeout` becomes the deadline in their context.
+pub fn runtime<E, F, A, R>(timeout: Duration, handle: F) -> Handler
 where
-    F: Fn(SqsEvent) -> A + Clone + Send + Sync + 'static,
-    A: Future<Output = Result<SqsBatchResponse, lambda_runtime::Error>> + Send + 'static,
-{
-    Arc::new(move |event| {
-        let handle = handle.clone();
-        Box::pin(async move {
-            let event: SqsEvent = serde_json::from_slice(&event).map_err(|error| error.to_string())?;
-            let answer = handle(event).await.map_err(|error| error.to_string())?;
-            serde_json::to_vec(&answer).map_err(|error| error.to_string())
-        })
-    })
-}
-
-/// A handler of any JSON, as `lambda_runtime::run` would call it; `timeout` becomes the deadline in its context.
-pub fn json<F, A, R>(timeout: Duration, handle: F) -> Handler
-where
-    F: Fn(LambdaEvent<Value>) -> A + Clone + Send + Sync + 'static,
+    E: DeserializeOwned + Send + 'static,
+    F: Fn(LambdaEvent<E>) -> A + Clone + Send + Sync + 'static,
     A: Future<Output = Result<R, lambda_runtime::Error>> + Send + 'static,
-    R: serde::Serialize + 'static,
+    R: Serialize + 'static,
 {
     Arc::new(move |event| {
         let handle = handle.clone();
         Box::pin(async move {
-            let event: Value = serde_json::from_slice(&event).map_err(|error| error.to_string())?;
+            let event: E = serde_json::from_slice(&event).map_err(|error| error.to_string())?;
             let mut context = Context::default();
             let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + timeout;
             context.deadline = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
