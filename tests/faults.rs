@@ -404,6 +404,9 @@ async fn s26_other_methods_and_paths_get_405_and_404_and_change_nothing() {
         let call = call(method, path, Some(("stripe-signature", &signature(body.as_bytes()))), &body, false);
         assert_eq!(world.call(&call).await.0, status, "{method} {path}");
     }
+    let (status, health) = world.call(&call("GET", "/webhooks/stripe/health", None, "", false)).await;
+    assert_eq!((status, &health["ok"], &health["secrets"]), (200, &json!(true), &json!({"test": 0, "live": 0, "any": 1})));
+    assert!(!health.to_string().contains(SECRET), "{health}");
     assert_eq!(world.everything().await, before, "I13");
 }
 

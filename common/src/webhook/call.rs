@@ -120,3 +120,47 @@ impl Answer {
         Self::new(status, &json!({"error": code, "message": message}))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(rest: &str) -> Call {
+        let fixed =
+            r#""version":"2.0","rawPath":"/webhooks/stripe","requestContext":{"stage":"$default","http":{"method":"POST","path":"/"}}"#;
+        serde_json::from_str(&format!("{{{fixed}{rest}}}")).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_read_with_and_without_what_may_be_missing() {
+        for rest in
+            ["", r#","headers":{}"#, r#","headers":{"host":"x"},"body":null"#, r#","body":"","isBase64Encoded":false,"cookies":["a=b"]"#]
+        {
+            let call = call(rest);
+            assert_eq!(call.route(), ("POST", "/webhooks/stripe"), "{rest}");
+            assert_eq!(call.into_parts(), (None, Some(Vec::new())), "{rest}");
+        }
+        assert!(serde_json::from_str::<Call>(r#"{"httpMethod":"POST","path":"/webhooks/stripe"}"#).is_err(), "payload format 1.0");
+    }
+
+    #[test]
+    fn the_body_is_what_was_sent_and_the_header_is_found_in_any_case() {
+        for name in ["stripe-signature", "Stripe-Signature", "STRIPE-SIGNATURE"] {
+            let headers = format!(r#","headers":{{"x-stripe-signature":"no","{name}":"t=1,v1=\u0061","accept":"*/*"}}"#);
+            let signature = Some("t=1,v1=a".to_owned());
+            let sent = Some(b"{\r\n \"\xc3\xa9\"".to_vec());
+            assert_eq!(call(&format!(r#"{headers},"body":"{{\r\n \"é\"""#)).into_parts(), (signature.clone(), sent.clone()));
+            let packed = format!(r#"{headers},"body":"ew0KICLDqSI=","isBase64Encoded":true"#);
+            assert_eq!(call(&packed).into_parts(), (signature.clone(), sent));
+            let other = packed.replace("ew0K", "{\\r\\n");
+            assert_eq!(call(&other).into_parts(), (signature, None));
+        }
+    }
+
+    #[test]
+    fn an_answer_is_json_that_nobody_keeps() {
+        let answer = serde_json::to_value(Answer::error(StatusCode::BAD_REQUEST, "no", "why")).unwrap();
+        let headers = json!({"content-type": "application/json", "cache-control": "no-store"});
+        assert_eq!(answer, json!({"statusCode": 400, "headers": headers, "body": r#"{"error":"no","message":"why"}"#}));
+    }
+}
