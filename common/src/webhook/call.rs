@@ -2,7 +2,7 @@
 //! what is looked at is read.
 //!
 //! `lambda_http`, which the functions with many routes use, reads all of it into a request of the crate `http`, and writes such an answer: a
-//! twelfth of what this function's event costs.
+//! sixth of the CPU of this function's event.
 
 use std::fmt;
 
@@ -97,21 +97,21 @@ impl Call {
 pub struct Answer {
     /// The status.
     pub status_code: u16,
-    headers: Told,
+    headers: AnswerHeaders,
     /// JSON.
     pub body: String,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Told {
+struct AnswerHeaders {
     content_type: &'static str,
     cache_control: &'static str,
 }
 
 impl Answer {
     pub(super) fn new(status: StatusCode, body: &Value) -> Self {
-        let headers = Told { content_type: "application/json", cache_control: "no-store" };
+        let headers = AnswerHeaders { content_type: "application/json", cache_control: "no-store" };
         Self { status_code: status.as_u16(), headers, body: body.to_string() }
     }
 
