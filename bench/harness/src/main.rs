@@ -343,8 +343,8 @@ impl Bench {
             let taken = self.measure(arm).await?;
             let calls: Vec<String> = taken.init_calls.iter().map(|(name, count)| format!("{count} {name}")).collect();
             let (wanted, first, most_mb) = match arm.kind {
-                Kind::Webhook => (1.0, "1 GetQueueAttributes, 1 SendMessage", 9.5),
-                Kind::Worker => (2.0, "2 BatchGetItem, 1 TransactWriteItems", 11.0),
+                Kind::Webhook => (1.0, "1 GetQueueAttributes, 1 SendMessage", 8.0),
+                Kind::Worker => (2.0, "2 BatchGetItem, 1 TransactWriteItems", 9.5),
             };
             println!(
                 "{}: {} calls per event, {:.0} + {:.0} bytes; {} until the first answer; first event {:.2} ms of CPU; {:.1} MB",
