@@ -84,23 +84,28 @@ pub fn health(counts: &Counts) -> Health {
             deductions.push(Deduction { points, code: code.to_owned(), reason, advice: advice.to_owned() });
         }
     };
+    let counted = |count: u64, one: &str, many: &str| if count == 1 { format!("1 {one}") } else { format!("{count} {many}") };
     let each = |count: u64, points: u64, most: u64| count.saturating_mul(points).min(most);
     let failed = if counts.failed > MANY_FAILED { 25 } else { each(counts.failed, 3, 15) };
     deduct(
         failed,
         "failed",
-        format!("{} events failed on every attempt", counts.failed),
+        counted(counts.failed, "event failed on every attempt", "events failed on every attempt"),
         "mend what their log lines name, then retry them",
     );
     let parked = each(counts.parked, 2, 15);
-    deduct(parked, "parked", format!("{} events are parked", counts.parked), "read their reasons: a customer to link, a price to add");
+    let reason = counted(counts.parked, "event is parked", "events are parked");
+    deduct(parked, "parked", reason, "read their reasons: a customer to link, a price to add");
     let missing = counts.missing.unwrap_or(0);
-    deduct(each(missing, 10, 40), "missing", format!("{missing} records of Stripe are missing here"), "run reconciliation with repair");
+    let reason = counted(missing, "record of Stripe is missing here", "records of Stripe are missing here");
+    deduct(each(missing, 10, 40), "missing", reason, "run reconciliation with repair");
     let orphaned = counts.orphaned.unwrap_or(0);
-    deduct(each(orphaned, 1, 10), "orphaned", format!("{orphaned} customers at Stripe are nobody's"), "link them to users");
+    let reason = counted(orphaned, "customer at Stripe is nobody's", "customers at Stripe are nobody's");
+    deduct(each(orphaned, 1, 10), "orphaned", reason, "link them to users");
     let dead = if counts.dead_letters > 0 { 15 } else { 0 };
     let advice = "the function dead-letter should have taken them: look at its errors";
-    deduct(dead, "dead_letters", format!("{} messages are in the dead-letter queue", counts.dead_letters), advice);
+    let reason = counted(counts.dead_letters, "message is in the dead-letter queue", "messages are in the dead-letter queue");
+    deduct(dead, "dead_letters", reason, advice);
     for queue in &counts.queues {
         let age = queue.oldest_seconds.filter(|age| *age > OLD_SECONDS);
         if let Some(age) = age {
@@ -165,6 +170,13 @@ mod tests {
         check(Counts { processed: 80, unsuccessful: 20, ..Counts::default() }, 75, &["success_rate"]);
         check(Counts { processed: 90, unsuccessful: 10, ..Counts::default() }, 85, &["success_rate"]);
         check(Counts { processed: 1, unsuccessful: 1, ..Counts::default() }, 100, &[]);
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        let reason =
+            |parked| health(&Counts { parked, ..Counts::default() }).deductions.into_iter().map(|it| it.reason).collect::<Vec<_>>();
+        assert_eq!((reason(1), reason(2)), (vec!["1 event is parked".to_owned()], vec!["2 events are parked".to_owned()]));
     }
 
     #[test]
