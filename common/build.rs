@@ -7,7 +7,8 @@ mod catalog;
 fn main() {
     println!("cargo::rerun-if-changed=../catalog.toml");
     println!("cargo::rerun-if-changed=src/domain/catalog.rs");
-    let text = std::fs::read_to_string("../catalog.toml").unwrap_or_else(|error| fail(&format!("catalog.toml: {error}")));
+    let text = std::fs::read_to_string("../catalog.toml")
+        .unwrap_or_else(|error| fail(&format!("catalog.toml: {error}")));
     let catalog = catalog::Catalog::parse(&text).unwrap_or_else(|error| fail(&error.to_string()));
     let json = serde_json::to_string(&catalog).unwrap_or_else(|error| fail(&error.to_string()));
     let place = std::env::var("OUT_DIR").unwrap_or_else(|error| fail(&error.to_string()));

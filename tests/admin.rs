@@ -55,11 +55,18 @@ async fn events_are_sent_again_by_id_type_status_or_time_and_each_time_is_on_rec
         world.drain().await;
     }
     let all = world.everything().await;
-    let audits: Vec<&Value> =
-        all[0][1].as_array().unwrap().iter().filter(|item| item["pk"]["S"].as_str().unwrap().starts_with("audit#")).collect();
+    let audits: Vec<&Value> = all[0][1]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|item| item["pk"]["S"].as_str().unwrap().starts_with("audit#"))
+        .collect();
     assert_eq!(audits.len(), 8);
     let named = audits.iter().find(|audit| audit["actor"]["S"] == "ann").unwrap();
-    assert_eq!((&named["reason"]["S"], &named["act"]["S"]), (&json!("metadata mended"), &json!("retry-webhooks")));
+    assert_eq!(
+        (&named["reason"]["S"], &named["act"]["S"]),
+        (&json!("metadata mended"), &json!("retry-webhooks"))
+    );
     assert!(named["target"]["S"].as_str().unwrap().contains("checkout.session.completed"));
     assert_eq!(audits.iter().filter(|audit| audit["target"]["S"] == "due").count(), 1);
 }
@@ -70,7 +77,8 @@ async fn a_change_that_cannot_be_audited_is_not_made() {
     let mut event = pack("a", "user_a", 1);
     event["data"]["object"]["metadata"] = json!({"user_id": "user_a"});
     world.process(&event).await;
-    world.fault(|call| (call.operation == "TransactWriteItems").then_some(crate::support::Fault::LoseRequest));
+    world
+        .fault(|call| (call.operation == "TransactWriteItems").then_some(crate::support::Fault::LoseRequest));
     let (status, answer) = world.ask("POST", "/admin/stripe/retry-webhooks", json!({"id": "evt_a"})).await;
     assert_eq!((status, answer["error"].as_str()), (503, Some("store_unavailable")));
     world.heal();
@@ -84,7 +92,11 @@ async fn health_names_every_deduction_and_counts_what_is_there() {
         world.process(&pack(&format!("ok{number}"), "user_1", 1)).await;
     }
     let (status, healthy) = world.ask("GET", "/admin/stripe/subscription-health", Value::Null).await;
-    assert_eq!((status, &healthy["score"], &healthy["success_rate"]), (200, &json!(100), &json!(1.0)), "{healthy:#}");
+    assert_eq!(
+        (status, &healthy["score"], &healthy["success_rate"]),
+        (200, &json!(100), &json!(1.0)),
+        "{healthy:#}"
+    );
     for number in 0..10 {
         let mut event = pack(&format!("bad{number}"), "user_1", 1);
         event["data"]["object"]["metadata"] = json!({"user_id": "user_1"});
@@ -96,9 +108,23 @@ async fn health_names_every_deduction_and_counts_what_is_there() {
         (&answer["counts"]["parked"], &answer["counts"]["processed"], &answer["success_rate"]),
         (&json!(10), &json!(30), &json!(0.75))
     );
-    let codes: Vec<&str> = answer["deductions"].as_array().unwrap().iter().map(|deduction| deduction["code"].as_str().unwrap()).collect();
-    assert_eq!((answer["score"].as_u64(), &codes[..]), (Some(60), &["success_rate", "parked"][..]), "{answer:#}");
-    let queue = answer["counts"]["queues"].as_array().unwrap().iter().find(|queue| queue["queue"] == "checkout-session").unwrap();
+    let codes: Vec<&str> = answer["deductions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|deduction| deduction["code"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        (answer["score"].as_u64(), &codes[..]),
+        (Some(60), &["success_rate", "parked"][..]),
+        "{answer:#}"
+    );
+    let queue = answer["counts"]["queues"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|queue| queue["queue"] == "checkout-session")
+        .unwrap();
     assert_eq!(queue["waiting"], 1);
 
     world.alerts().await;
@@ -113,11 +139,19 @@ async fn the_dashboards_page_needs_no_token_shows_nothing_and_may_run_only_its_o
     let page = world.page("/admin", &[]).await;
     let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
     assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'sha256-"), "{policy}");
-    assert!(policy.contains("connect-src 'self'") && policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"));
-    assert_eq!((page.status().as_u16(), page.headers()["cache-control"].to_str().unwrap()), (200, "no-store"));
+    assert!(
+        policy.contains("connect-src 'self'")
+            && policy.contains("frame-ancestors 'none'")
+            && !policy.contains("unsafe")
+    );
+    assert_eq!(
+        (page.status().as_u16(), page.headers()["cache-control"].to_str().unwrap()),
+        (200, "no-store")
+    );
     let text = String::from_utf8(page.body().to_vec()).unwrap();
     for (end, kind) in [("css", "text/css; charset=utf-8"), ("js", "text/javascript; charset=utf-8")] {
-        let path = text.split('"').find(|part| part.starts_with("/admin/assets/") && part.ends_with(end)).unwrap();
+        let path =
+            text.split('"').find(|part| part.starts_with("/admin/assets/") && part.ends_with(end)).unwrap();
         let asset = world.page(path, &[]).await;
         assert_eq!((asset.status().as_u16(), asset.headers()["content-type"].to_str().unwrap()), (200, kind));
         assert!(asset.headers()["cache-control"].to_str().unwrap().contains("immutable"));

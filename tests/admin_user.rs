@@ -1,4 +1,5 @@
-//! The operator's side of one user: why an account is as it is, what Stripe says, and setting it right, each change once and on record.
+//! The operator's side of one user: why an account is as it is, what Stripe says, and setting it right, each
+//! change once and on record.
 
 use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
@@ -29,7 +30,12 @@ async fn check(world: &World, user: &str) -> Value {
 }
 
 fn because<'a>(answer: &'a Value, field: &str) -> &'a Value {
-    answer["because"].as_array().unwrap().iter().find(|because| because["field"] == field).unwrap_or(&Value::Null)
+    answer["because"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|because| because["field"] == field)
+        .unwrap_or(&Value::Null)
 }
 
 async fn audits(world: &World) -> Vec<Value> {
@@ -44,7 +50,12 @@ fn grant(credits: u64, reason: &str) -> Value {
 async fn every_field_of_an_account_is_explained_by_the_event_entry_or_rule_that_set_it() {
     let (world, _fake) = shop().await;
     world.sign_up("user_1").await;
-    for name in ["customer.subscription.created", "invoice.paid", "checkout.session.completed", "checkout.session.completed.pack"] {
+    for name in [
+        "customer.subscription.created",
+        "invoice.paid",
+        "checkout.session.completed",
+        "checkout.session.completed.pack",
+    ] {
         world.process(&sample(name, "user_1")).await;
     }
     let answer = check(&world, "user_1").await;
@@ -54,7 +65,10 @@ async fn every_field_of_an_account_is_explained_by_the_event_entry_or_rule_that_
         (&tier["value"], &tier["rule"], &tier["event_id"]),
         (&json!("pro"), &json!("highest_plan"), &told("customer.subscription.created"))
     );
-    let subscription = sample("customer.subscription.created", "user_1")["data"]["object"]["id"].as_str().unwrap().to_owned();
+    let subscription = sample("customer.subscription.created", "user_1")["data"]["object"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let bucket = because(&answer, &format!("bucket {subscription}"));
     assert_eq!(
         (&bucket["value"], &bucket["rule"], &bucket["event_id"]),
@@ -65,15 +79,23 @@ async fn every_field_of_an_account_is_explained_by_the_event_entry_or_rule_that_
     assert_eq!(because(&answer, "bucket signup")["rule"], "ended_by_subscription");
     assert_eq!(because(&answer, "bucket signup")["event_id"], told("invoice.paid"));
     let addon = because(&answer, "bucket addon");
-    assert_eq!((&addon["value"], &addon["event_id"]), (&json!("1000"), &told("checkout.session.completed.pack")));
+    assert_eq!(
+        (&addon["value"], &addon["event_id"]),
+        (&json!("1000"), &told("checkout.session.completed.pack"))
+    );
     assert_eq!(because(&answer, "credits")["value"], "6000");
     assert_eq!(answer["account"]["credits"], 6000);
     assert_eq!(answer["ledger"]["entries"].as_array().unwrap().len(), 3);
     assert_eq!(answer["events"].as_array().unwrap().len(), 4);
     let (_, page) = world.ask("GET", "/admin/stripe/check-user/user_1/ledger?limit=2", Value::Null).await;
     let next = page["next"].as_str().unwrap();
-    let (_, rest) = world.ask("GET", &format!("/admin/stripe/check-user/user_1/ledger?limit=2&next={next}"), Value::Null).await;
-    assert_eq!((page["entries"].as_array().unwrap().len(), rest["entries"].as_array().unwrap().len()), (2, 1));
+    let (_, rest) = world
+        .ask("GET", &format!("/admin/stripe/check-user/user_1/ledger?limit=2&next={next}"), Value::Null)
+        .await;
+    assert_eq!(
+        (page["entries"].as_array().unwrap().len(), rest["entries"].as_array().unwrap().len()),
+        (2, 1)
+    );
 }
 
 #[tokio::test]
@@ -88,9 +110,18 @@ async fn a_user_without_credits_is_told_why_and_stripes_truth_repairs_it_once() 
     let answer = check(&world, "user_1").await;
     let subscription = answer["account"]["subscriptions"][0]["id"].as_str().unwrap().to_owned();
     assert_eq!(because(&answer, &format!("bucket {subscription}"))["rule"], "not_paid");
-    assert_eq!((&answer["verdict"]["code"], &answer["verdict"]["act"]), (&json!("differs"), &json!("apply_stripe")), "{answer:#}");
+    assert_eq!(
+        (&answer["verdict"]["code"], &answer["verdict"]["act"]),
+        (&json!("differs"), &json!("apply_stripe")),
+        "{answer:#}"
+    );
     let invoice = sample("invoice.paid", "user_1")["data"]["object"]["id"].clone();
-    let found = answer["differences"].as_array().unwrap().iter().find(|difference| difference["object"] == invoice).unwrap();
+    let found = answer["differences"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|difference| difference["object"] == invoice)
+        .unwrap();
     assert_eq!((&found["class"], &found["repairable"]), (&json!("credits"), &json!(true)));
     assert_eq!(answer["stripe"]["subscriptions"][0]["id"], json!(subscription));
     assert_eq!(answer["stripe"]["payments"][0]["id"], invoice);
@@ -99,10 +130,24 @@ async fn a_user_without_credits_is_told_why_and_stripes_truth_repairs_it_once() 
     let (status, done) = world.ask("POST", "/admin/stripe/fix-user/user_1", apply.clone()).await;
     assert_eq!((status, &done["report"]["complete"]), (200, &json!(true)), "{done:#}");
     let after = check(&world, "user_1").await;
-    assert_eq!((&after["account"]["credits"], &after["verdict"]["code"]), (&json!(5000), &json!("in_order")), "{after:#}");
+    assert_eq!(
+        (&after["account"]["credits"], &after["verdict"]["code"]),
+        (&json!(5000), &json!("in_order")),
+        "{after:#}"
+    );
     let (_, again) = world.ask("POST", "/admin/stripe/fix-user/user_1", apply).await;
-    assert_eq!((&again["report"]["changed"], world.account("user_1").await["credits"].as_u64()), (&json!(0), Some(5000)));
-    assert_eq!(audits(&world).await.iter().filter(|audit| audit["act"] == "apply_stripe" && audit["reason"] == "ticket 7").count(), 2);
+    assert_eq!(
+        (&again["report"]["changed"], world.account("user_1").await["credits"].as_u64()),
+        (&json!(0), Some(5000))
+    );
+    assert_eq!(
+        audits(&world)
+            .await
+            .iter()
+            .filter(|audit| audit["act"] == "apply_stripe" && audit["reason"] == "ticket 7")
+            .count(),
+        2
+    );
 }
 
 #[tokio::test]
@@ -151,24 +196,39 @@ async fn linking_a_customer_frees_what_waits_at_once_and_never_moves_one_from_an
         (&json!(1), &json!("link_customer"), &json!("cus_lost"))
     );
 
-    // The address of the parked event is the one of an order of user_1's: that is a suggestion, and nothing more.
+    // The address of the parked event is the one of an order of user_1's: that is a suggestion, and nothing
+    // more.
     let email = event["data"]["object"]["customer_details"]["email"].clone();
     let (_, found) = world.ask("POST", "/admin/stripe/find", json!({"text": email})).await;
-    assert_eq!((&found["customers"][0]["id"], &found["users"]), (&json!("cus_lost"), &json!([])), "{found:#}");
+    assert_eq!(
+        (&found["customers"][0]["id"], &found["users"]),
+        (&json!("cus_lost"), &json!([])),
+        "{found:#}"
+    );
     let mut order = sample("checkout.session.completed.order", "user_1");
     order["data"]["object"]["customer_details"]["email"] = email;
     world.process(&order).await;
     let checked = check(&world, "user_1").await;
-    assert_eq!((&checked["suggestions"][0]["target"], &checked["suggestions"][0]["events"]), (&json!("cus_lost"), &json!(["evt_a"])));
+    assert_eq!(
+        (&checked["suggestions"][0]["target"], &checked["suggestions"][0]["events"]),
+        (&json!("cus_lost"), &json!(["evt_a"]))
+    );
     assert_eq!(world.account("user_1").await["credits"], 500);
 
     let link = |reason: &str| json!({"action": "link_customer", "customer": "cus_lost", "actor": "ann", "reason": reason});
     let (status, linked) = world.ask("POST", "/admin/stripe/fix-user/user_1", link("ticket 9")).await;
-    assert_eq!((status, &linked["result"], &linked["freed"]), (200, &json!("linked"), &json!(["evt_a"])), "{linked:#}");
+    assert_eq!(
+        (status, &linked["result"], &linked["freed"]),
+        (200, &json!("linked"), &json!(["evt_a"])),
+        "{linked:#}"
+    );
     world.drain().await;
     assert_eq!(world.account("user_1").await["credits"], 2500);
     assert_eq!(world.ask("GET", "/admin/stripe/parked", Value::Null).await.1["groups"], json!([]));
-    assert_eq!(world.ask("POST", "/admin/stripe/fix-user/user_1", link("again")).await.1["result"], "already_linked");
+    assert_eq!(
+        world.ask("POST", "/admin/stripe/fix-user/user_1", link("again")).await.1["result"],
+        "already_linked"
+    );
     let (status, error) = world.ask("POST", "/admin/stripe/fix-user/user_2", link("mistake")).await;
     assert_eq!((status, &error["error"]), (409, &json!("customer_bound")));
     let (status, error) = world.ask("POST", "/admin/stripe/fix-user/nobody", link("typo")).await;
@@ -195,7 +255,8 @@ async fn a_subscription_is_linked_by_asking_stripe_whose_it_is_and_its_payments_
     assert_eq!((status, &linked["result"]), (200, &json!("linked")), "{linked:#}");
     let account = world.account("user_1").await;
     assert_eq!((&account["tier"], &account["credits"]), (&json!("pro"), &json!(5000)), "{linked:#}");
-    let unknown = json!({"action": "link_subscription", "subscription": "sub_none", "actor": "ann", "reason": "x"});
+    let unknown =
+        json!({"action": "link_subscription", "subscription": "sub_none", "actor": "ann", "reason": "x"});
     assert_eq!(world.ask("POST", "/admin/stripe/fix-user/user_1", unknown).await.0, 404);
 }
 
@@ -206,24 +267,40 @@ async fn a_grant_is_one_entry_for_one_key_with_actor_and_reason_and_a_revocation
     let fix = async |key: Option<&str>, body: Value| world.fix("user_1", key, body).await;
     assert_eq!(fix(None, grant(300, "late")).await.1["error"], "missing_idempotency_key");
     let (status, first) = fix(Some("k1"), grant(300, "late")).await;
-    assert_eq!((status, &first["balance"], &first["entry"]["delta"]), (200, &json!(800), &json!(300)), "{first:#}");
+    assert_eq!(
+        (status, &first["balance"], &first["entry"]["delta"]),
+        (200, &json!(800), &json!(300)),
+        "{first:#}"
+    );
     // A double click, a proxy, a retry: at once and later.
     let repeated = futures_util::future::join_all((0..5).map(|_| fix(Some("k1"), grant(300, "late")))).await;
     assert!(repeated.iter().all(|answer| *answer == (200, first.clone())), "{repeated:#?}");
-    for other in [grant(301, "late"), grant(300, "another"), json!({"action": "revoke", "credits": 300, "actor": "ann", "reason": "late"})]
-    {
+    for other in [
+        grant(301, "late"),
+        grant(300, "another"),
+        json!({"action": "revoke", "credits": 300, "actor": "ann", "reason": "late"}),
+    ] {
         let (status, error) = fix(Some("k1"), other).await;
         assert_eq!((status, &error["error"]), (409, &json!("idempotency_key_reused")));
     }
     let revoke = json!({"action": "revoke", "credits": 5000, "actor": "bob", "reason": "charged back"});
     let (_, revoked) = fix(Some("k2"), revoke).await;
-    assert_eq!((&revoked["balance"], &revoked["entry"]["delta"], &revoked["entry"]["shortfall"]), (&json!(0), &json!(-800), &json!(4200)));
+    assert_eq!(
+        (&revoked["balance"], &revoked["entry"]["delta"], &revoked["entry"]["shortfall"]),
+        (&json!(0), &json!(-800), &json!(4200))
+    );
     let ledger = world.ledger("user_1").await;
     assert_eq!(ledger.iter().filter_map(|entry| entry["delta"].as_i64()).sum::<i64>(), 0);
-    assert_eq!((&ledger[1]["cause"], &ledger[1]["reason"], &ledger[1]["key"]), (&json!("admin:ann"), &json!("late"), &json!("fix#k1")));
+    assert_eq!(
+        (&ledger[1]["cause"], &ledger[1]["reason"], &ledger[1]["key"]),
+        (&json!("admin:ann"), &json!("late"), &json!("fix#k1"))
+    );
     let audits = audits(&world).await;
     assert_eq!(audits.len(), 2);
-    assert_eq!((&audits[1]["act"], &audits[1]["actor"], &audits[1]["target"]), (&json!("grant"), &json!("ann"), &json!("user_1 300")));
+    assert_eq!(
+        (&audits[1]["act"], &audits[1]["actor"], &audits[1]["target"]),
+        (&json!("grant"), &json!("ann"), &json!("user_1 300"))
+    );
 }
 
 #[tokio::test]
@@ -239,7 +316,12 @@ async fn what_cannot_be_fixed_is_refused_before_anything_is_written() {
     for (user, body, status, code) in [
         ("user_1", json!({}), 400, "missing_reason"),
         ("user_1", json!({"action": "grant", "credits": 5, "actor": "ann"}), 400, "missing_reason"),
-        ("user_1", json!({"action": "grant", "credits": 5, "actor": " \u{7}", "reason": "x"}), 400, "missing_reason"),
+        (
+            "user_1",
+            json!({"action": "grant", "credits": 5, "actor": " \u{7}", "reason": "x"}),
+            400,
+            "missing_reason",
+        ),
         ("user_1", by(json!({"action": "delete"})), 400, "invalid_action"),
         ("user_1", by(json!({"action": "grant"})), 400, "invalid_credits"),
         ("user_1", by(json!({"action": "grant", "credits": 0})), 400, "invalid_credits"),
@@ -250,7 +332,12 @@ async fn what_cannot_be_fixed_is_refused_before_anything_is_written() {
         ("user_2", by(json!({"action": "grant", "credits": 5})), 404, "user_not_found"),
         ("user_1", by(json!({"action": "link_customer"})), 400, "invalid_customer"),
         ("user_1", by(json!({"action": "link_customer", "customer": "sub_1"})), 400, "invalid_customer"),
-        ("user_1", by(json!({"action": "link_subscription", "subscription": "<script>"})), 400, "invalid_subscription"),
+        (
+            "user_1",
+            by(json!({"action": "link_subscription", "subscription": "<script>"})),
+            400,
+            "invalid_subscription",
+        ),
         ("%00", by(json!({"action": "grant", "credits": 5})), 400, "invalid_user_id"),
     ] {
         let (found, answer) = world.fix(user, Some("k"), body.clone()).await;
@@ -275,7 +362,11 @@ async fn reconcile_is_a_dry_run_unless_said_and_goes_on_from_the_place_it_names(
     let before = world.everything().await;
     let (status, dry) = world.ask("POST", "/admin/stripe/reconcile", Value::Null).await;
     let report = &dry["report"];
-    assert_eq!((status, &report["dry_run"], &report["complete"]), (200, &json!(true), &json!(true)), "{dry:#}");
+    assert_eq!(
+        (status, &report["dry_run"], &report["complete"]),
+        (200, &json!(true), &json!(true)),
+        "{dry:#}"
+    );
     assert!(report["changed"].as_u64() > Some(0) && report["found"]["lost_event"] == 4, "{dry:#}");
     assert_eq!(world.everything().await, before, "a dry run writes nothing, no audit either");
 
@@ -289,8 +380,15 @@ async fn reconcile_is_a_dry_run_unless_said_and_goes_on_from_the_place_it_names(
         assert_eq!(ask(body.clone()).await.1["error"], code, "{body}");
     }
     let (_, capped) = ask(json!({"dry_run": false, "cap": 1, "actor": "ann", "reason": "outage"})).await;
-    assert_eq!((&capped["report"]["changed"], &capped["report"]["complete"]), (&json!(1), &json!(false)), "{capped:#}");
-    assert!(capped["report"]["stopped"].as_str().unwrap().contains("1 changes") && capped["report"]["next"].is_null());
+    assert_eq!(
+        (&capped["report"]["changed"], &capped["report"]["complete"]),
+        (&json!(1), &json!(false)),
+        "{capped:#}"
+    );
+    assert!(
+        capped["report"]["stopped"].as_str().unwrap().contains("1 changes")
+            && capped["report"]["next"].is_null()
+    );
     let (_, all) = ask(json!({"dry_run": false, "actor": "ann", "reason": "outage"})).await;
     assert_eq!(all["report"]["complete"], true, "{all:#}");
     for user in ["user_1", "user_2"] {
@@ -306,7 +404,8 @@ async fn events_of_stripes_are_replayed_by_id_type_and_time_and_what_was_done_is
     world.sign_up("user_1").await;
     let done = recent("customer.subscription.created", "user_1");
     world.process(&done).await;
-    for event in [done, recent("invoice.paid", "user_1"), recent("checkout.session.completed.pack", "user_1")] {
+    for event in [done, recent("invoice.paid", "user_1"), recent("checkout.session.completed.pack", "user_1")]
+    {
         fake.ingest(&event.to_string(), true).unwrap();
     }
     let replay = async |mut body: Value| {
@@ -329,7 +428,10 @@ async fn events_of_stripes_are_replayed_by_id_type_and_time_and_what_was_done_is
     assert_eq!(world.account("user_1").await["credits"], 5000);
     let (_, first) = replay(json!({"from": "2020-01-01", "limit": 2})).await;
     let (_, rest) = replay(json!({"from": "2020-01-01", "limit": 2, "next": first["report"]["next"]})).await;
-    assert_eq!((first["report"]["sent"].as_array().unwrap().len(), rest["report"]["sent"].as_array().unwrap().len()), (2, 1));
+    assert_eq!(
+        (first["report"]["sent"].as_array().unwrap().len(), rest["report"]["sent"].as_array().unwrap().len()),
+        (2, 1)
+    );
     world.drain().await;
     assert_eq!(world.account("user_1").await["credits"], 6000);
     assert_eq!(world.ledger("user_1").await.len(), 3);
@@ -347,8 +449,15 @@ async fn outcomes_are_counted_in_steps_of_time_from_the_index() {
     world.process(&odd).await;
     world.calls();
     let (status, counts) = world.ask("GET", "/admin/stripe/event-counts", Value::Null).await;
-    assert_eq!((status, &counts["complete"], counts["steps"].as_array().unwrap().len()), (200, &json!(true), 24));
-    assert_eq!((&counts["totals"]["processed"], &counts["totals"]["parked"]), (&json!(3), &json!(1)), "{counts:#}");
+    assert_eq!(
+        (status, &counts["complete"], counts["steps"].as_array().unwrap().len()),
+        (200, &json!(true), 24)
+    );
+    assert_eq!(
+        (&counts["totals"]["processed"], &counts["totals"]["parked"]),
+        (&json!(3), &json!(1)),
+        "{counts:#}"
+    );
     assert_eq!(counts["steps"][23]["processed"], 3);
     let calls = world.calls();
     assert!(calls.iter().all(|call| call.operation == "Query") && calls.len() <= 64, "{}", calls.len());
@@ -360,7 +469,8 @@ async fn outcomes_are_counted_in_steps_of_time_from_the_index() {
         ("from=2026-01-01&to=2026-01-30&step=1m", "invalid_range"),
         ("from=x", "invalid_time"),
     ] {
-        let (status, answer) = world.ask("GET", &format!("/admin/stripe/event-counts?{query}"), Value::Null).await;
+        let (status, answer) =
+            world.ask("GET", &format!("/admin/stripe/event-counts?{query}"), Value::Null).await;
         assert_eq!((status, answer["error"].as_str()), (400, Some(code)), "{query}");
     }
 }

@@ -1,12 +1,14 @@
-//! Any order, any number of times: the events of whole lives are folded as they happened and as they might arrive, and must end alike.
+//! Any order, any number of times: the events of whole lives are folded as they happened and as they might
+//! arrive, and must end alike.
 //!
-//! A case is one life of `local::life` and one order of arrival: shuffled, reversed, swapped here and there or with one event delayed
-//! to the end, some events twice. The life is cut into phases at a few acts; events move within their phase, credits are spent between
-//! phases, and the account is compared at each cut. Invariants are checked after every event; in a part of the cases credits are
-//! also spent between any two events, and only the invariants are checked.
+//! A case is one life of `local::life` and one order of arrival: shuffled, reversed, swapped here and there
+//! or with one event delayed to the end, some events twice. The life is cut into phases at a few acts; events
+//! move within their phase, credits are spent between phases, and the account is compared at each cut.
+//! Invariants are checked after every event; in a part of the cases credits are also spent between any two
+//! events, and only the invariants are checked.
 //!
-//! `TALLYHOOK_CASES` is the number of cases (10,000), `TALLYHOOK_SEED` the first seed (0). A failing case is shrunk by leaving events
-//! out, printed, and written to `tests/regressions`; the files there are run first.
+//! `TALLYHOOK_CASES` is the number of cases (10,000), `TALLYHOOK_SEED` the first seed (0). A failing case is
+//! shrunk by leaving events out, printed, and written to `tests/regressions`; the files there are run first.
 
 mod model;
 mod world;
@@ -92,13 +94,15 @@ struct Case {
     events: Vec<Event>,
     in_order: Vec<Step>,
     arrived: Vec<Step>,
-    /// Whether add-ons may arrive after the reset that ended them: then only the bounds of what is left of them are checked.
+    /// Whether add-ons may arrive after the reset that ended them: then only the bounds of what is left of
+    /// them are checked.
     late_addons: bool,
 }
 
 fn catalog(keep_addons: bool) -> &'static Catalog {
     static KEEP: LazyLock<Catalog> = LazyLock::new(|| Catalog::parse(CATALOG).unwrap());
-    static RESET: LazyLock<Catalog> = LazyLock::new(|| Catalog::parse(&CATALOG.replace("\"keep\"", "\"reset\"")).unwrap());
+    static RESET: LazyLock<Catalog> =
+        LazyLock::new(|| Catalog::parse(&CATALOG.replace("\"keep\"", "\"reset\"")).unwrap());
     if keep_addons { &KEEP } else { &RESET }
 }
 
@@ -111,7 +115,10 @@ impl Case {
         for (number, (expected, seen)) in expected.iter().zip(&seen).enumerate() {
             if self.late_addons && seen.late_addons > 0 {
                 if seen.addon < expected.addon || seen.addon > expected.addon + seen.late_addons {
-                    return Err(format!("late add-ons at cut {number}: {} instead of {}", seen.addon, expected.addon));
+                    return Err(format!(
+                        "late add-ons at cut {number}: {} instead of {}",
+                        seen.addon, expected.addon
+                    ));
                 }
                 if expected.without_addons() == seen.without_addons() {
                     continue;
@@ -166,8 +173,13 @@ impl Case {
                     Step::Event(_) if smaller.arrived.contains(&step) => {}
                     Step::Event(_) => continue,
                     Step::Cut(_) => {
-                        let cut = self.arrived[..place].iter().filter(|step| matches!(step, Step::Cut(_))).count();
-                        let places = smaller.in_order.iter().enumerate().filter(|(_, step)| matches!(step, Step::Cut(_)));
+                        let cut =
+                            self.arrived[..place].iter().filter(|step| matches!(step, Step::Cut(_))).count();
+                        let places = smaller
+                            .in_order
+                            .iter()
+                            .enumerate()
+                            .filter(|(_, step)| matches!(step, Step::Cut(_)));
                         if let Some(place) = places.map(|(place, _)| place).nth(cut) {
                             smaller.in_order.remove(place);
                         }
@@ -188,11 +200,14 @@ impl Case {
     fn tell(&self, life: Option<&Life>) -> String {
         let mut text = String::new();
         for (name, steps) in [("in order", &self.in_order), ("arrived", &self.arrived)] {
-            writeln!(text, "{name} (add-ons are {}):", if self.keep_addons { "kept" } else { "reset" }).unwrap();
+            writeln!(text, "{name} (add-ons are {}):", if self.keep_addons { "kept" } else { "reset" })
+                .unwrap();
             for step in steps {
                 let line = match (step, life) {
                     (Step::Event(index), Some(life)) => life.tell(&life.events[*index]),
-                    (Step::Event(index), None) => format!("{} {}", self.events[*index].kind, self.events[*index].id),
+                    (Step::Event(index), None) => {
+                        format!("{} {}", self.events[*index].kind, self.events[*index].id)
+                    }
                     (other, _) => format!("{other:?}"),
                 };
                 writeln!(text, "  {line}").unwrap();
@@ -202,8 +217,11 @@ impl Case {
     }
 
     fn to_json(&self) -> Value {
-        let used: BTreeSet<usize> =
-            self.in_order.iter().filter_map(|step| if let Step::Event(index) = step { Some(*index) } else { None }).collect();
+        let used: BTreeSet<usize> = self
+            .in_order
+            .iter()
+            .filter_map(|step| if let Step::Event(index) = step { Some(*index) } else { None })
+            .collect();
         let place = |index: usize| used.iter().position(|used| *used == index).unwrap_or(0);
         let steps = |steps: &[Step]| -> Vec<Value> {
             let step = |step: &Step| match step {
@@ -214,7 +232,8 @@ impl Case {
             };
             steps.iter().map(step).collect()
         };
-        let bodies: Vec<Value> = used.iter().map(|&index| serde_json::from_str(&self.bodies[index]).unwrap()).collect();
+        let bodies: Vec<Value> =
+            used.iter().map(|&index| serde_json::from_str(&self.bodies[index]).unwrap()).collect();
         json!({
             "keep_addons": self.keep_addons, "late_addons": self.late_addons, "worths": self.worths,
             "in_order": steps(&self.in_order), "arrived": steps(&self.arrived), "events": bodies,
@@ -251,8 +270,11 @@ fn worths(life: &Life) -> BTreeMap<String, u64> {
     let mut worths = BTreeMap::from([("signup".to_owned(), 500)]);
     for (_, truth) in &life.truths {
         let (key, credits) = match truth {
-            Truth::Opened { key, credits, .. } | Truth::Bought { key, credits, .. } => (key.clone(), *credits),
-            Truth::Took { subscription, price, start, credits, .. } | Truth::InForce { subscription, price, start, credits } => {
+            Truth::Opened { key, credits, .. } | Truth::Bought { key, credits, .. } => {
+                (key.clone(), *credits)
+            }
+            Truth::Took { subscription, price, start, credits, .. }
+            | Truth::InForce { subscription, price, start, credits } => {
                 (format!("plan#{subscription}#{price}#{start}"), *credits)
             }
             Truth::Recorded { key } => (key.clone(), 0),
@@ -261,7 +283,8 @@ fn worths(life: &Life) -> BTreeMap<String, u64> {
         let worth = worths.entry(key).or_default();
         *worth = credits.max(*worth);
     }
-    // A trial told first by a later state of it is booked as that: its changes of plan count for its own key too.
+    // A trial told first by a later state of it is booked as that: its changes of plan count for its own key
+    // too.
     for (_, truth) in &life.truths {
         let Truth::Took { subscription, start, credits, .. } = truth else { continue };
         for (_, opened) in &life.truths {
@@ -279,7 +302,9 @@ fn worths(life: &Life) -> BTreeMap<String, u64> {
 /// When an event may end add-ons: the start of the period that it opens.
 fn resets(event: &Event) -> Option<i64> {
     match &event.object {
-        Object::Invoice(invoice) => invoice.lines.iter().filter(|line| !line.proration).filter_map(|line| line.period_start).max(),
+        Object::Invoice(invoice) => {
+            invoice.lines.iter().filter(|line| !line.proration).filter_map(|line| line.period_start).max()
+        }
         Object::Subscription(it) if it.status == SubscriptionStatus::Trialing => it.period_start(),
         Object::Subscription(_)
         | Object::CheckoutSession(_)
@@ -331,7 +356,8 @@ fn case(life: &Life, events: &[Event], rng: &mut fastrand::Rng) -> Case {
             }
             _ => {
                 // The events of one act in any order, act after act.
-                let act = |step: &Step| if let Step::Event(index) = step { life.events[*index].act } else { 0 };
+                let act =
+                    |step: &Step| if let Step::Event(index) = step { life.events[*index].act } else { 0 };
                 rng.shuffle(&mut mixed);
                 mixed.sort_by_key(act);
             }
@@ -362,7 +388,15 @@ fn case(life: &Life, events: &[Event], rng: &mut fastrand::Rng) -> Case {
         in_order.clone_from(&arrived);
     }
     let bodies = life.events.iter().map(|sent| sent.body.clone()).collect();
-    Case { keep_addons, worths: Some(worths(life)), bodies, events: events.to_vec(), in_order, arrived, late_addons }
+    Case {
+        keep_addons,
+        worths: Some(worths(life)),
+        bodies,
+        events: events.to_vec(),
+        in_order,
+        arrived,
+        late_addons,
+    }
 }
 
 /// Delivers each one-time payment before the resets of later periods.
@@ -375,7 +409,10 @@ fn addons_first(steps: &mut Vec<Step>, events: &[Event]) {
             continue;
         };
         let is_before = |step: &Step| match step {
-            Step::Event(index) => matches!(events[*index].object, Object::CheckoutSession(_)) && events[*index].created.unix() < reset,
+            Step::Event(index) => {
+                matches!(events[*index].object, Object::CheckoutSession(_))
+                    && events[*index].created.unix() < reset
+            }
             Step::Signup | Step::Spend(_) | Step::Cut(_) => false,
         };
         if let Some(later) = steps[place + 1..].iter().position(is_before) {
@@ -405,7 +442,9 @@ fn agrees_with_the_model(life: &Life, events: &[Event], rng: &mut fastrand::Rng)
         let (seen, expected) = (world.buckets(), model.buckets());
         if seen != expected {
             let what = &life.acts[act].what;
-            return Err(format!("the model disagrees after act {act} ({what})\n account: {seen:?}\n model:   {expected:?}"));
+            return Err(format!(
+                "the model disagrees after act {act} ({what})\n account: {seen:?}\n model:   {expected:?}"
+            ));
         }
         if rng.u8(..3) == 0 {
             let spent = world.spend_some(rng.u64(..101))?;
@@ -413,7 +452,11 @@ fn agrees_with_the_model(life: &Life, events: &[Event], rng: &mut fastrand::Rng)
         }
     }
     if world.grant_keys() != model.keys {
-        return Err(format!("the model has other keys\n account: {:?}\n model:   {:?}", world.grant_keys(), model.keys));
+        return Err(format!(
+            "the model has other keys\n account: {:?}\n model:   {:?}",
+            world.grant_keys(),
+            model.keys
+        ));
     }
     for standing in &life.standings {
         world.agrees_with(standing)?;
@@ -457,7 +500,11 @@ fn try_life(seed: u64) -> Result<(), String> {
             let error = shrunk.run().err().unwrap_or_default();
             let file = regressions().join(format!("life-{seed}.json"));
             std::fs::write(&file, serde_json::to_string_pretty(&shrunk.to_json()).unwrap()).unwrap();
-            return Err(format!("life {seed}: {error}\n{}written to {}", shrunk.tell(Some(&life)), file.display()));
+            return Err(format!(
+                "life {seed}: {error}\n{}written to {}",
+                shrunk.tell(Some(&life)),
+                file.display()
+            ));
         }
     }
     Ok(())
@@ -469,7 +516,8 @@ fn regressions() -> PathBuf {
 
 #[test]
 fn cases_that_once_failed_end_alike() {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(regressions()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(regressions()).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "json")) {
         let case = Case::from_json(&serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap());
@@ -479,7 +527,8 @@ fn cases_that_once_failed_end_alike() {
 
 #[test]
 fn a_life_ends_alike_in_any_order_and_any_number_of_deliveries() {
-    let number = |name: &str, default: u64| std::env::var(name).ok().map_or(default, |text| text.parse().unwrap());
+    let number =
+        |name: &str, default: u64| std::env::var(name).ok().map_or(default, |text| text.parse().unwrap());
     let lives = number("TALLYHOOK_CASES", 10_000).div_ceil(ORDERS);
     let first = number("TALLYHOOK_SEED", 0);
     let (next, failures) = (AtomicU64::new(first), Mutex::new(Vec::new()));

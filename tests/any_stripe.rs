@@ -1,5 +1,6 @@
-//! The client against any Stripe: the fake one, or what `STRIPE_API_BASE` names. `./check localstripe` runs it against localstripe, which
-//! is not ours. Only calls that both have; `docs/emulators.md` says which are missing there.
+//! The client against any Stripe: the fake one, or what `STRIPE_API_BASE` names. `./check localstripe` runs
+//! it against localstripe, which is not ours. Only calls that both have; `docs/emulators.md` says which are
+//! missing there.
 
 use common::config::Env;
 use common::domain::ids::{CustomerId, SubscriptionId};
@@ -13,7 +14,12 @@ use crate::stripe_client::{IMPATIENT, KEY};
 use crate::support::sample;
 
 /// A customer with a subscription to a price, made through the API; the fake one is told of the subscription.
-async fn subscribe(stripe: &Stripe, fake: Option<&FakeStripe>, email: &str, price: &str) -> (CustomerId, SubscriptionId) {
+async fn subscribe(
+    stripe: &Stripe,
+    fake: Option<&FakeStripe>,
+    email: &str,
+    price: &str,
+) -> (CustomerId, SubscriptionId) {
     let create = async |path: &str, fields: &[(&'static str, &str)]| {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let made = stripe.create(path, &fields, &format!("key{path}{email}")).await;
@@ -27,7 +33,13 @@ async fn subscribe(stripe: &Stripe, fake: Option<&FakeStripe>, email: &str, pric
         fake.ingest(&event.to_string(), true).unwrap();
         return (customer.parse().unwrap(), event["data"]["object"]["id"].as_str().unwrap().parse().unwrap());
     }
-    let plan = [("id", price), ("amount", "1900"), ("currency", "eur"), ("interval", "month"), ("product[name]", "Pro")];
+    let plan = [
+        ("id", price),
+        ("amount", "1900"),
+        ("currency", "eur"),
+        ("interval", "month"),
+        ("product[name]", "Pro"),
+    ];
     create("/v1/plans", &plan).await;
     let card = [
         ("type", "card"),
@@ -38,7 +50,8 @@ async fn subscribe(stripe: &Stripe, fake: Option<&FakeStripe>, email: &str, pric
     ];
     let card = create("/v1/payment_methods", &card).await;
     create(&format!("/v1/payment_methods/{card}/attach"), &[("customer", &customer)]).await;
-    create(&format!("/v1/customers/{customer}"), &[("invoice_settings[default_payment_method]", &card)]).await;
+    create(&format!("/v1/customers/{customer}"), &[("invoice_settings[default_payment_method]", &card)])
+        .await;
     let wish = [("customer", customer.as_str()), ("items[0][plan]", price), ("metadata[user_id]", "user_1")];
     let subscription = create("/v1/subscriptions", &wish).await;
     (customer.parse().unwrap(), subscription.parse().unwrap())
@@ -54,23 +67,37 @@ async fn customers_subscriptions_events_and_refusals_read_alike_from_any_stripe(
         }
     };
     let stripe = Stripe::new(KEY, base.clone()).with_patience(IMPATIENT);
-    let (email, price) = (format!("{:x}+a@example.com", fastrand::u64(..)), format!("price_{:x}", fastrand::u64(..)));
+    let (email, price) =
+        (format!("{:x}+a@example.com", fastrand::u64(..)), format!("price_{:x}", fastrand::u64(..)));
     let (customer, subscription) = subscribe(&stripe, fake.as_ref(), &email, &price).await;
 
     assert_eq!(stripe.customer(&customer).await.unwrap().value()["metadata"]["user_id"], "user_1");
     let found = stripe.customers_with_email(&email).await.unwrap();
-    assert_eq!(found.objects.iter().filter_map(|object| object.id()).collect::<Vec<_>>(), [customer.as_str()]);
+    assert_eq!(
+        found.objects.iter().filter_map(|object| object.id()).collect::<Vec<_>>(),
+        [customer.as_str()]
+    );
 
     let read = Subscription::from_json(stripe.subscription(&subscription).await.unwrap().text()).unwrap();
     assert_eq!((read.status.as_str(), read.customer.as_ref()), ("active", Some(&customer)));
     assert_eq!(read.items.iter().map(|item| item.price.as_str()).collect::<Vec<_>>(), [price.as_str()]);
     assert!(read.period_start().is_some());
-    let all = stripe.subscriptions(&Filter { customer: Some(customer.clone()), ..Filter::default() }, &Cursor::Newest).await.unwrap();
-    assert_eq!((all.objects.len(), all.objects[0].id(), all.has_more), (1, Some(subscription.as_str()), false));
+    let all = stripe
+        .subscriptions(&Filter { customer: Some(customer.clone()), ..Filter::default() }, &Cursor::Newest)
+        .await
+        .unwrap();
+    assert_eq!(
+        (all.objects.len(), all.objects[0].id(), all.has_more),
+        (1, Some(subscription.as_str()), false)
+    );
 
     let since = EventFilter { from: Some(Timestamp::from_unix(1)), ..EventFilter::default() };
     let page = stripe.events(&since, &Cursor::Newest).await.unwrap();
-    let told = page.objects.iter().find(|event| event.value()["data"]["object"]["id"] == subscription.as_str()).unwrap();
+    let told = page
+        .objects
+        .iter()
+        .find(|event| event.value()["data"]["object"]["id"] == subscription.as_str())
+        .unwrap();
     let told = stripe.event(&told.id().unwrap().parse().unwrap()).await.unwrap();
     assert_eq!(told.value()["type"], EventType::CustomerSubscriptionCreated.as_str());
     // What it is of, an event says in every version but localstripe's.
@@ -80,7 +107,10 @@ async fn customers_subscriptions_events_and_refusals_read_alike_from_any_stripe(
     assert!(matches!(&event.object, Object::Subscription(read) if read.id == subscription), "{event:?}");
 
     let nobody = stripe.customer(&"cus_nobody".parse().unwrap()).await.unwrap_err();
-    assert!(nobody.refusal().is_some() && !nobody.is_transient() && nobody.to_string().contains("404"), "{nobody}");
+    assert!(
+        nobody.refusal().is_some() && !nobody.is_transient() && nobody.to_string().contains("404"),
+        "{nobody}"
+    );
     let stranger = Stripe::new("wrong", base).with_patience(IMPATIENT).customer(&customer).await.unwrap_err();
     assert!(stranger.is_refused_key(), "{stranger}");
 }

@@ -39,13 +39,15 @@ async fn user_and_purchase_are_on_the_session_and_on_what_comes_of_it() {
     assert_eq!((&plan["mode"], &plan["client_reference_id"]), (&json!("subscription"), &json!("user <1>")));
     let named = json!({"user_id": "user <1>", "plan": "pro"});
     assert_eq!((&plan["metadata"], &plan["subscription_data"]["metadata"]), (&named, &named));
-    assert_eq!((&plan["customer"], &plan["customer_creation"], &plan["payment_intent_data"]), (&Value::Null, &Value::Null, &Value::Null));
+    assert_eq!(
+        (&plan["customer"], &plan["customer_creation"], &plan["payment_intent_data"]),
+        (&Value::Null, &Value::Null, &Value::Null)
+    );
     assert_eq!(plan["success_url"], format!("{APP}/portal/status?session_id={{CHECKOUT_SESSION_ID}}"));
     assert_eq!(plan["cancel_url"], format!("{APP}/"));
     assert!(plan.to_string().contains("price_pro_test"), "{plan}");
 
-    let pack =
-        json!({"user_id": "u", "pack": "credits_1000", "quantity": 3, "customer_email": "jo@example.com", "success_path": "/thanks"});
+    let pack = json!({"user_id": "u", "pack": "credits_1000", "quantity": 3, "customer_email": "jo@example.com", "success_path": "/thanks"});
     let pack = at_stripe(&world, &fake, pack).await;
     let named = json!({"user_id": "u", "pack": "credits_1000", "quantity": "3"});
     assert_eq!((&pack["metadata"], &pack["payment_intent_data"]["metadata"]), (&named, &named));
@@ -74,7 +76,10 @@ async fn a_request_that_is_sent_twice_gets_the_same_session_and_one_after_a_purc
     assert_ne!(next["session_id"], first["session_id"]);
     assert_eq!(next["customer"], "cus_TallyHook0001", "the customer is known from the first purchase");
     let session = fake.object(next["session_id"].as_str().unwrap()).unwrap();
-    assert_eq!((&session["customer"], &session["customer_creation"]), (&json!("cus_TallyHook0001"), &Value::Null));
+    assert_eq!(
+        (&session["customer"], &session["customer_creation"]),
+        (&json!("cus_TallyHook0001"), &Value::Null)
+    );
     let prices = fake.requests().iter().filter(|request| request.contains("/v1/prices/")).count();
     assert_eq!(prices, 1, "which price is of this mode is asked once");
 }
@@ -86,16 +91,31 @@ async fn a_second_subscription_is_refused_with_the_way_to_the_billing_portal() {
     fake.ingest(&event.to_string(), true).unwrap();
     world.process(&event).await;
     let (status, body) = buy(&world, json!({"user_id": "user_123", "plan": "business"})).await;
-    assert_eq!((status, &body["error"], &body["plan"]), (409, &json!("already_subscribed"), &json!("pro")), "{body}");
+    assert_eq!(
+        (status, &body["error"], &body["plan"]),
+        (409, &json!("already_subscribed"), &json!("pro")),
+        "{body}"
+    );
     assert_eq!(body["subscription"], "sub_TallyHook0001");
     assert!(body["portal_url"].as_str().is_some_and(|url| url.starts_with("https://")), "{body}");
-    assert!(fake.requests().iter().all(|request| !request.contains("checkout/sessions")), "no session was made");
-    assert_eq!(buy(&world, json!({"user_id": "user_123", "pack": "credits_1000"})).await.0, 200, "a pack is no subscription");
+    assert!(
+        fake.requests().iter().all(|request| !request.contains("checkout/sessions")),
+        "no session was made"
+    );
+    assert_eq!(
+        buy(&world, json!({"user_id": "user_123", "pack": "credits_1000"})).await.0,
+        200,
+        "a pack is no subscription"
+    );
     fake.fail("billing_portal", 9, Misbehaviour::Status(500, None));
     let (status, body) = buy(&world, json!({"user_id": "user_123", "plan": "business"})).await;
     assert_eq!((status, &body["portal_url"]), (409, &Value::Null), "{body}");
     world.process(&sample("customer.subscription.deleted", "user_123")).await;
-    assert_eq!(buy(&world, json!({"user_id": "user_123", "plan": "pro"})).await.0, 200, "one that ended is in nobody's way");
+    assert_eq!(
+        buy(&world, json!({"user_id": "user_123", "plan": "pro"})).await.0,
+        200,
+        "one that ended is in nobody's way"
+    );
 }
 
 #[tokio::test]
@@ -116,8 +136,10 @@ async fn a_failure_of_stripe_is_a_502_with_its_words_and_without_secrets() {
     let down = world.redeploy(&[("STRIPE_API_BASE", "http://127.0.0.1:9")]);
     let (status, body) = buy(&down, wish()).await;
     assert_eq!((status, &body["error"]), (502, &json!("stripe_error")), "{body}");
-    let wrong =
-        down.redeploy(&[("STRIPE_API_BASE", &format!("http://{}", fake.start().await.unwrap())), ("STRIPE_SECRET_KEY", "sk_test_wrong")]);
+    let wrong = down.redeploy(&[
+        ("STRIPE_API_BASE", &format!("http://{}", fake.start().await.unwrap())),
+        ("STRIPE_SECRET_KEY", "sk_test_wrong"),
+    ]);
     let (status, body) = buy(&wrong, wish()).await;
     assert_eq!((status, &body["stripe"]["status"]), (502, &json!(401)));
     let answer = body.to_string();
@@ -134,7 +156,11 @@ async fn what_cannot_be_sold_is_refused_with_what_can() {
         (json!({"user_id": "u", "mode": "dfy", "plan": "pro"}), "unknown_name", "starter"),
         (json!({"user_id": "u"}), "invalid_body", "say what is bought"),
         (json!({"user_id": "u", "mode": "dfy"}), "invalid_body", "say what is bought"),
-        (json!({"user_id": "u", "plan": "pro", "pack": "credits_1000"}), "invalid_body", "say what is bought"),
+        (
+            json!({"user_id": "u", "plan": "pro", "pack": "credits_1000"}),
+            "invalid_body",
+            "say what is bought",
+        ),
         (json!({"user_id": "u", "plan": "pro", "price": "price_x"}), "invalid_body", "unknown field"),
         (json!({"plan": "pro"}), "invalid_body", "user_id"),
         (json!({"user_id": "", "plan": "pro"}), "invalid_user_id", "1 to 128"),
@@ -142,9 +168,21 @@ async fn what_cannot_be_sold_is_refused_with_what_can() {
         (json!({"user_id": "u", "plan": "pro", "quantity": 2}), "invalid_quantity", "not sold by the seat"),
         (json!({"user_id": "u", "pack": "credits_1000", "quantity": 0}), "invalid_quantity", "from 1 to"),
         (json!({"user_id": "u", "pack": "credits_1000", "quantity": -1}), "invalid_body", ""),
-        (json!({"user_id": "u", "pack": "credits_1000", "success_path": "https://evil.test"}), "invalid_path", "APP_BASE_URL"),
-        (json!({"user_id": "u", "pack": "credits_1000", "success_path": "//evil.test"}), "invalid_path", "APP_BASE_URL"),
-        (json!({"user_id": "u", "pack": "credits_1000", "cancel_path": "/\\evil.test"}), "invalid_path", "APP_BASE_URL"),
+        (
+            json!({"user_id": "u", "pack": "credits_1000", "success_path": "https://evil.test"}),
+            "invalid_path",
+            "APP_BASE_URL",
+        ),
+        (
+            json!({"user_id": "u", "pack": "credits_1000", "success_path": "//evil.test"}),
+            "invalid_path",
+            "APP_BASE_URL",
+        ),
+        (
+            json!({"user_id": "u", "pack": "credits_1000", "cancel_path": "/\\evil.test"}),
+            "invalid_path",
+            "APP_BASE_URL",
+        ),
     ] {
         let (status, body) = buy(&world, wish.clone()).await;
         assert_eq!((status, body["error"].as_str()), (400, Some(code)), "{wish} {body}");
@@ -152,10 +190,20 @@ async fn what_cannot_be_sold_is_refused_with_what_can() {
     }
     assert_eq!(fake.requests(), Vec::<String>::new(), "Stripe was not asked for any of it");
     let (status, body) = buy(&world, json!({"user_id": "u", "plan": "business"})).await;
-    assert_eq!((status, &body["error"]), (409, &json!("no_price")), "Stripe has neither of its prices: {body}");
+    assert_eq!(
+        (status, &body["error"]),
+        (409, &json!("no_price")),
+        "Stripe has neither of its prices: {body}"
+    );
 
-    assert_eq!(read_answer(world.visit(None, "POST", "/checkout-sessions", Body::Text("{}".into())).await).0, 401);
+    assert_eq!(
+        read_answer(world.visit(None, "POST", "/checkout-sessions", Body::Text("{}".into())).await).0,
+        401
+    );
     assert_eq!(world.app("GET", "/checkout-sessions", Value::Null, None).await.0, 405);
     let closed = world.redeploy(&[("STRIPE_SECRET_KEY", "")]);
-    assert_eq!(buy(&closed, json!({"user_id": "u", "plan": "pro"})).await.1["error"], "checkout_not_configured");
+    assert_eq!(
+        buy(&closed, json!({"user_id": "u", "plan": "pro"})).await.1["error"],
+        "checkout_not_configured"
+    );
 }

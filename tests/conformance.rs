@@ -1,12 +1,14 @@
 //! What we rely on in DynamoDB and SQS, asked of whatever stands in for them.
 //!
-//! `cargo test` asks the embedded ones over HTTP. The same command asks any other endpoint: `AWS_ENDPOINT_URL`, or
-//! `AWS_ENDPOINT_URL_DYNAMODB` and `AWS_ENDPOINT_URL_SQS`, with `AWS_REGION` and credentials:
+//! `cargo test` asks the embedded ones over HTTP. The same command asks any other endpoint:
+//! `AWS_ENDPOINT_URL`, or `AWS_ENDPOINT_URL_DYNAMODB` and `AWS_ENDPOINT_URL_SQS`, with `AWS_REGION` and
+//! credentials:
 //!
 //! ```text
 //! AWS_ENDPOINT_URL=http://127.0.0.1:4566 cargo test -p tests conformance
 //! ```
-//! Tables and queues get names of their own and are deleted at the end. `docs/emulators.md` lists what differs where.
+//! Tables and queues get names of their own and are deleted at the end. `docs/emulators.md` lists what
+//! differs where.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -47,7 +49,9 @@ struct Backend {
 impl Backend {
     async fn start() -> Self {
         let mut env = Env::of_process();
-        let other = ["", "_DYNAMODB", "_SQS"].iter().any(|service| env.get(&format!("AWS_ENDPOINT_URL{service}")).is_some());
+        let other = ["", "_DYNAMODB", "_SQS"]
+            .iter()
+            .any(|service| env.get(&format!("AWS_ENDPOINT_URL{service}")).is_some());
         let embedded = if other { None } else { Some(Stack::start(Options::default()).await.unwrap()) };
         if let Some(stack) = &embedded {
             env.set("AWS_ENDPOINT_URL", stack.aws_url.clone());
@@ -64,13 +68,22 @@ impl Backend {
         let sqs = aws::sqs(&aws::sdk_config(&env, "SQS").unwrap());
         create_tables(&dynamodb, &format!("{run}-accounts"), &format!("{run}-events")).await.unwrap();
         for table in ["accounts", "events"] {
-            while dynamodb.describe_table().table_name(format!("{run}-{table}")).send().await.unwrap().table.unwrap().table_status
+            while dynamodb
+                .describe_table()
+                .table_name(format!("{run}-{table}"))
+                .send()
+                .await
+                .unwrap()
+                .table
+                .unwrap()
+                .table_status
                 != Some(aws_sdk_dynamodb::types::TableStatus::Active)
             {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         }
-        let mut backend = Self { env, dynamodb, sqs, run, queues: BTreeMap::new(), dead_letters: String::new(), embedded };
+        let mut backend =
+            Self { env, dynamodb, sqs, run, queues: BTreeMap::new(), dead_letters: String::new(), embedded };
         backend.dead_letters = backend.queue("dead", &[]).await;
         for family in Family::ALL {
             let url = backend.queue(family.as_str(), &[]).await;
@@ -98,24 +111,35 @@ impl Backend {
         request.send().await.unwrap().queue_url.unwrap()
     }
 
-    /// Up to ten messages. A queue that is spread over servers is waited for; the embedded one says at once that it is empty.
+    /// Up to ten messages. A queue that is spread over servers is waited for; the embedded one says at once
+    /// that it is empty.
     async fn receive(&self, url: &str) -> Vec<aws_sdk_sqs::types::Message> {
         // Shorter than the client's patience with one attempt.
         let wait = if self.embedded.is_some() { 0 } else { 1 };
-        let request = self.sqs.receive_message().queue_url(url).max_number_of_messages(10).wait_time_seconds(wait);
-        let request = request.message_attribute_names("All").message_system_attribute_names(MessageSystemAttributeName::All);
+        let request =
+            self.sqs.receive_message().queue_url(url).max_number_of_messages(10).wait_time_seconds(wait);
+        let request = request
+            .message_attribute_names("All")
+            .message_system_attribute_names(MessageSystemAttributeName::All);
         request.send().await.unwrap().messages.unwrap_or_default()
     }
 
     async fn delete(&self, url: &str, messages: &[aws_sdk_sqs::types::Message]) {
         for message in messages {
-            self.sqs.delete_message().queue_url(url).receipt_handle(message.receipt_handle().unwrap()).send().await.unwrap();
+            self.sqs
+                .delete_message()
+                .queue_url(url)
+                .receipt_handle(message.receipt_handle().unwrap())
+                .send()
+                .await
+                .unwrap();
         }
     }
 
     fn account(&self, key: &str, fields: &[(&str, AttributeValue)]) -> Item {
-        let mut item: Item =
-            [("pk", key), ("sk", "account")].map(|(name, value)| (name.to_owned(), AttributeValue::S(value.to_owned()))).into();
+        let mut item: Item = [("pk", key), ("sk", "account")]
+            .map(|(name, value)| (name.to_owned(), AttributeValue::S(value.to_owned())))
+            .into();
         item.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         item
     }
@@ -133,7 +157,11 @@ impl Backend {
     async fn read(&self, keys: &[&str]) -> Vec<Item> {
         let table = format!("{}-accounts", self.run);
         let keys = keys.iter().map(|key| self.account(key, &[]));
-        let wanted = KeysAndAttributes::builder().consistent_read(true).set_keys(Some(keys.collect())).build().unwrap();
+        let wanted = KeysAndAttributes::builder()
+            .consistent_read(true)
+            .set_keys(Some(keys.collect()))
+            .build()
+            .unwrap();
         let answer = self.dynamodb.batch_get_item().request_items(&table, wanted).send().await.unwrap();
         answer.responses.unwrap_or_default().remove(&table).unwrap_or_default()
     }
@@ -158,8 +186,16 @@ async fn what_we_rely_on_in_dynamodb_and_sqs_holds() {
 }
 
 async fn a_transaction_is_all_or_nothing_and_says_which_condition_failed(backend: &Backend) {
-    let transact = |writes: Vec<TransactWriteItem>| backend.dynamodb.transact_write_items().set_transact_items(Some(writes)).send();
-    transact(vec![backend.put(backend.account("all#1", &[("version", number(1))]), "attribute_not_exists(pk)", &[])]).await.unwrap();
+    let transact = |writes: Vec<TransactWriteItem>| {
+        backend.dynamodb.transact_write_items().set_transact_items(Some(writes)).send()
+    };
+    transact(vec![backend.put(
+        backend.account("all#1", &[("version", number(1))]),
+        "attribute_not_exists(pk)",
+        &[],
+    )])
+    .await
+    .unwrap();
     let check = ConditionCheck::builder()
         .table_name(format!("{}-accounts", backend.run))
         .set_key(Some(backend.account("all#1", &[])))
@@ -167,7 +203,11 @@ async fn a_transaction_is_all_or_nothing_and_says_which_condition_failed(backend
         .expression_attribute_values(":version", number(1));
     let writes = vec![
         backend.put(backend.account("all#2", &[]), "attribute_not_exists(pk)", &[]),
-        backend.put(backend.account("all#1", &[("version", number(9))]), "version = :version", &[(":version", number(7))]),
+        backend.put(
+            backend.account("all#1", &[("version", number(9))]),
+            "version = :version",
+            &[(":version", number(7))],
+        ),
         backend.put(
             backend.account("all#3", &[]),
             "attribute_not_exists(pk) OR user_id = :user",
@@ -178,14 +218,17 @@ async fn a_transaction_is_all_or_nothing_and_says_which_condition_failed(backend
     let aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError::TransactionCanceledException(cancelled) = error else {
         panic!("{error:?}")
     };
-    let reasons: Vec<_> = cancelled.cancellation_reasons().iter().map(|reason| reason.code().unwrap_or("None")).collect();
+    let reasons: Vec<_> =
+        cancelled.cancellation_reasons().iter().map(|reason| reason.code().unwrap_or("None")).collect();
     assert_eq!(reasons, ["None", "ConditionalCheckFailed", "None"]);
     let found = backend.read(&["all#1", "all#2", "all#3"]).await;
     assert_eq!(found.len(), 1, "nothing of it is there: {found:?}");
     assert_eq!(found[0]["version"], number(1));
     // A condition alone takes part, and holds.
     let check = TransactWriteItem::builder().condition_check(check.build().unwrap()).build();
-    transact(vec![check, backend.put(backend.account("all#2", &[]), "attribute_not_exists(pk)", &[])]).await.unwrap();
+    transact(vec![check, backend.put(backend.account("all#2", &[]), "attribute_not_exists(pk)", &[])])
+        .await
+        .unwrap();
     assert_eq!(
         backend.read(&["all#1", "all#2", "all#none"]).await.len(),
         2,
@@ -200,25 +243,39 @@ async fn a_repeated_token_applies_once_and_another_content_under_it_is_refused(b
         backend.dynamodb.transact_write_items().transact_items(put).client_request_token(&token).send()
     };
     write("token#1").await.unwrap();
-    write("token#1").await.expect("the same again is answered as the first time, though its condition holds no more");
+    write("token#1")
+        .await
+        .expect("the same again is answered as the first time, though its condition holds no more");
     let error = write("token#2").await.unwrap_err();
     assert_eq!(error.code(), Some("IdempotentParameterMismatchException"));
 }
 
 async fn two_actions_on_one_item_and_items_beyond_400_kb_are_refused(backend: &Backend) {
     let once = backend.put(backend.account("one#1", &[]), "attribute_not_exists(pk)", &[]);
-    let twice = backend.dynamodb.transact_write_items().transact_items(once.clone()).transact_items(once).send().await.unwrap_err();
+    let twice = backend
+        .dynamodb
+        .transact_write_items()
+        .transact_items(once.clone())
+        .transact_items(once)
+        .send()
+        .await
+        .unwrap_err();
     assert_eq!(twice.code(), Some("ValidationException"));
     let large = AttributeValue::S("x".repeat(410_000));
     let put = backend.put(backend.account("one#2", &[("payload", large)]), "attribute_not_exists(pk)", &[]);
     let error = backend.dynamodb.transact_write_items().transact_items(put).send().await.unwrap_err();
-    // AWS reports the size as a validation error of the request or as the reason of the cancelled transaction.
-    assert!(matches!(error.code(), Some("ValidationException" | "TransactionCanceledException")), "{error:?}");
+    // AWS reports the size as a validation error of the request or as the reason of the cancelled
+    // transaction.
+    assert!(
+        matches!(error.code(), Some("ValidationException" | "TransactionCanceledException")),
+        "{error:?}"
+    );
     assert!(backend.read(&["one#1", "one#2"]).await.is_empty());
 }
 
 async fn twenty_writers_of_one_version_lose_nothing(backend: &Backend) {
-    let first = backend.put(backend.account("hot#1", &[("version", number(0))]), "attribute_not_exists(pk)", &[]);
+    let first =
+        backend.put(backend.account("hot#1", &[("version", number(0))]), "attribute_not_exists(pk)", &[]);
     backend.dynamodb.transact_write_items().transact_items(first).send().await.unwrap();
     let writers = (0..20).map(|_| async {
         loop {
@@ -239,7 +296,8 @@ async fn twenty_writers_of_one_version_lose_nothing(backend: &Backend) {
 async fn a_message_comes_back_as_it_was_sent_and_goes_when_deleted(backend: &Backend) {
     let url = backend.queue("message", &[]).await;
     let body = "{\"id\":\"evt_1\", \"text\":\"é €😀 \\u0000 \\\" <&>\"}\n";
-    let envelope = Envelope { body: body.as_bytes().to_vec(), received_ms: 1_767_607_205_123, mode: SecretMode::Test };
+    let envelope =
+        Envelope { body: body.as_bytes().to_vec(), received_ms: 1_767_607_205_123, mode: SecretMode::Test };
     Queue::new(backend.sqs.clone()).send(&url, envelope.clone()).await.unwrap();
     let messages = backend.receive(&url).await;
     assert_eq!(messages.len(), 1);
@@ -252,7 +310,8 @@ async fn a_message_comes_back_as_it_was_sent_and_goes_when_deleted(backend: &Bac
 
 async fn a_message_of_a_megabyte_travels_and_a_larger_one_is_refused(backend: &Backend) {
     let url = backend.queue("large", &[]).await;
-    let send = |bytes: usize| backend.sqs.send_message().queue_url(&url).message_body("x".repeat(bytes)).send();
+    let send =
+        |bytes: usize| backend.sqs.send_message().queue_url(&url).message_body("x".repeat(bytes)).send();
     send(1_048_576).await.unwrap();
     let messages = backend.receive(&url).await;
     assert_eq!(messages[0].body().unwrap().len(), 1_048_576);
@@ -260,7 +319,12 @@ async fn a_message_of_a_megabyte_travels_and_a_larger_one_is_refused(backend: &B
 }
 
 async fn a_failed_message_waits_as_long_as_it_is_told_and_ends_in_the_dead_letter_queue(backend: &Backend) {
-    let arn = backend.sqs.get_queue_attributes().queue_url(&backend.dead_letters).attribute_names(QueueAttributeName::QueueArn).send();
+    let arn = backend
+        .sqs
+        .get_queue_attributes()
+        .queue_url(&backend.dead_letters)
+        .attribute_names(QueueAttributeName::QueueArn)
+        .send();
     let arn = arn.await.unwrap().attributes.unwrap().remove(&QueueAttributeName::QueueArn).unwrap();
     let redrive = json!({"deadLetterTargetArn": arn, "maxReceiveCount": 2}).to_string();
     let url = backend.queue("failing", &[(QueueAttributeName::RedrivePolicy, redrive)]).await;
@@ -269,11 +333,19 @@ async fn a_failed_message_waits_as_long_as_it_is_told_and_ends_in_the_dead_lette
     let seconds = if backend.embedded.is_some() { 1 } else { 4 };
     for attempt in ["1", "2"] {
         let messages = backend.receive(&url).await;
-        assert_eq!(messages[0].attributes().unwrap()[&MessageSystemAttributeName::ApproximateReceiveCount], attempt);
-        let again = backend.sqs.change_message_visibility().queue_url(&url).receipt_handle(messages[0].receipt_handle().unwrap());
+        assert_eq!(
+            messages[0].attributes().unwrap()[&MessageSystemAttributeName::ApproximateReceiveCount],
+            attempt
+        );
+        let again = backend
+            .sqs
+            .change_message_visibility()
+            .queue_url(&url)
+            .receipt_handle(messages[0].receipt_handle().unwrap());
         again.visibility_timeout(seconds).send().await.unwrap();
         assert!(backend.receive(&url).await.is_empty(), "it waits as long as it was told");
-        tokio::time::sleep(Duration::from_secs(seconds.unsigned_abs().into()) + Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_secs(seconds.unsigned_abs().into()) + Duration::from_millis(100))
+            .await;
     }
     assert!(backend.receive(&url).await.is_empty(), "it was received as often as it may be");
     let dead = backend.receive(&backend.dead_letters).await;
@@ -316,11 +388,22 @@ async fn a_customers_life_ends_in_the_account_that_the_rules_say(backend: &Backe
     let twice = events.clone();
     for event in events.iter().chain(&twice) {
         let body = event.to_string();
-        let call = call("POST", "/webhooks/stripe", Some(("stripe-signature", &signature(body.as_bytes()))), &body, false);
+        let call = call(
+            "POST",
+            "/webhooks/stripe",
+            Some(("stripe-signature", &signature(body.as_bytes()))),
+            &body,
+            false,
+        );
         assert_eq!(webhook.handle(serde_json::from_value(call).unwrap()).await.unwrap().status_code, 200);
     }
     for (family, url) in &backend.queues {
-        let worker = Worker::new(WorkerConfig::from_env(env, *family).unwrap(), *family, dynamodb.clone(), Queue::new(sqs.clone()));
+        let worker = Worker::new(
+            WorkerConfig::from_env(env, *family).unwrap(),
+            *family,
+            dynamodb.clone(),
+            Queue::new(sqs.clone()),
+        );
         loop {
             let messages = backend.receive(url).await;
             if messages.is_empty() {
@@ -334,6 +417,7 @@ async fn a_customers_life_ends_in_the_account_that_the_rules_say(backend: &Backe
     let account = ask("GET", "/users/user_1").await;
     assert_eq!((&account["tier"], &account["credits"]), (&json!("pro"), &json!(5000 + 12_000)), "{account}");
     let ledger = ask("GET", "/users/user_1/ledger").await;
-    let sum: i64 = ledger["entries"].as_array().unwrap().iter().map(|entry| entry["delta"].as_i64().unwrap()).sum();
+    let sum: i64 =
+        ledger["entries"].as_array().unwrap().iter().map(|entry| entry["delta"].as_i64().unwrap()).sum();
     assert_eq!(sum, 17_000, "{ledger}");
 }

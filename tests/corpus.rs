@@ -1,7 +1,9 @@
-//! Events that others captured or wrote, of API versions from 2017 to 2026: each is read, or refused for the reason listed here.
+//! Events that others captured or wrote, of API versions from 2017 to 2026: each is read, or refused for the
+//! reason listed here.
 //!
-//! The files are not part of the repository. They are looked for in `$TALLYHOOK_CORPUS`, else in `shared/corpus` beside the repository;
-//! without them the test says that it was left out, and with `TALLYHOOK_CHECK=1` it fails.
+//! The files are not part of the repository. They are looked for in `$TALLYHOOK_CORPUS`, else in
+//! `shared/corpus` beside the repository; without them the test says that it was left out, and with
+//! `TALLYHOOK_CHECK=1` it fails.
 
 use std::{
     collections::BTreeMap,
@@ -25,21 +27,35 @@ pub fn files() -> Option<BTreeMap<String, Vec<u8>>> {
     let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
     let root = std::env::var_os("TALLYHOOK_CORPUS").map_or_else(beside, PathBuf::from).join("stripe-events");
     if !root.is_dir() {
-        assert_ne!(std::env::var("TALLYHOOK_CHECK").as_deref(), Ok("1"), "the corpus of events is not at {}", root.display());
+        assert_ne!(
+            std::env::var("TALLYHOOK_CHECK").as_deref(),
+            Ok("1"),
+            "the corpus of events is not at {}",
+            root.display()
+        );
         // Straight to stderr: what a passing test prints is not shown.
         let mut shown = std::io::stderr();
-        writeln!(shown, "left out: no corpus of events at {} (set TALLYHOOK_CORPUS)", root.display()).unwrap();
+        writeln!(shown, "left out: no corpus of events at {} (set TALLYHOOK_CORPUS)", root.display())
+            .unwrap();
         return None;
     }
-    let entries = |folder: &Path| -> Vec<PathBuf> { fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect() };
+    let entries = |folder: &Path| -> Vec<PathBuf> {
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
     let files = entries(&root).into_iter().filter(|path| path.is_dir()).flat_map(|folder| entries(&folder));
-    Some(files.map(|file| (file.strip_prefix(&root).unwrap().display().to_string(), fs::read(&file).unwrap())).collect())
+    Some(
+        files
+            .map(|file| (file.strip_prefix(&root).unwrap().display().to_string(), fs::read(&file).unwrap()))
+            .collect(),
+    )
 }
 
 /// The kind of error, and the path where it has one.
 fn why(error: &ReadError) -> String {
     match error {
-        ReadError::Missing { path } | ReadError::Wrong { path, .. } | ReadError::Id { path, .. } => format!("{} {path}", error.reason()),
+        ReadError::Missing { path } | ReadError::Wrong { path, .. } | ReadError::Id { path, .. } => {
+            format!("{} {path}", error.reason())
+        }
         ReadError::NotUtf8(_)
         | ReadError::NotJson(_)
         | ReadError::NotAnObject
@@ -53,8 +69,10 @@ fn why(error: &ReadError) -> String {
 fn every_event_of_the_corpus_is_read_or_refused_for_a_known_reason() {
     let Some(files) = files() else { return };
     assert!(files.len() > 100, "only {} files", files.len());
-    let refused: Vec<(String, String)> = files.iter().filter_map(|(name, body)| Some((name.clone(), why(&read(body).err()?)))).collect();
-    let expected: Vec<(String, String)> = REFUSED.iter().map(|(name, why)| ((*name).to_owned(), (*why).to_owned())).collect();
+    let refused: Vec<(String, String)> =
+        files.iter().filter_map(|(name, body)| Some((name.clone(), why(&read(body).err()?)))).collect();
+    let expected: Vec<(String, String)> =
+        REFUSED.iter().map(|(name, why)| ((*name).to_owned(), (*why).to_owned())).collect();
     assert_eq!(refused, expected);
 }
 
@@ -64,7 +82,11 @@ fn an_event_of_the_corpus_says_what_its_json_says() {
     for (name, body) in files {
         let (Ok(event), Ok(head)) = (read(&body), read_head(&body)) else { continue };
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!((event.id.as_str(), &event.kind, event.livemode), (head.id.as_str(), &head.kind, head.livemode), "{name}");
+        assert_eq!(
+            (event.id.as_str(), &event.kind, event.livemode),
+            (head.id.as_str(), &head.kind, head.livemode),
+            "{name}"
+        );
         assert_eq!(json["type"], event.kind.as_str(), "{name}");
         assert_eq!(event.kind.family().is_none(), event.object == Object::Other, "{name}");
         if let Some(own) = event.object_ids().first() {
@@ -77,9 +99,13 @@ fn an_event_of_the_corpus_says_what_its_json_says() {
         if let Object::Subscription(subscription) = &event.object {
             assert!(subscription.period_end() > subscription.period_start(), "{name}");
         }
-        let compact = serde_json::to_vec(&serde_json::json!({"pending_webhooks": 7, "data": &json["data"], "type": &json["type"],
-            "created": &json["created"], "livemode": &json["livemode"]}));
-        let spaced = serde_json::to_vec_pretty(&serde_json::from_slice::<serde_json::Value>(compact.as_ref().unwrap()).unwrap());
+        let compact = serde_json::to_vec(
+            &serde_json::json!({"pending_webhooks": 7, "data": &json["data"], "type": &json["type"],
+            "created": &json["created"], "livemode": &json["livemode"]}),
+        );
+        let spaced = serde_json::to_vec_pretty(
+            &serde_json::from_slice::<serde_json::Value>(compact.as_ref().unwrap()).unwrap(),
+        );
         assert_eq!(content_digest(&compact.unwrap()), content_digest(&spaced.unwrap()), "{name}");
     }
 }

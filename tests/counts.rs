@@ -1,7 +1,8 @@
 //! What an event costs, counted where it is exact: calls, bytes of the requests, capacity units of DynamoDB.
 //!
-//! The counts are kept in `data/counts.json`, from which `scripts/cost.py` makes the prices of `docs/cost.md`. Nothing may cost more
-//! unseen; after a change on purpose: `UPDATE_GOLDEN=1 cargo test -p tests counts`, and read the difference.
+//! The counts are kept in `data/counts.json`, from which `scripts/cost.py` makes the prices of
+//! `docs/cost.md`. Nothing may cost more unseen; after a change on purpose: `UPDATE_GOLDEN=1 cargo test -p
+//! tests counts`, and read the difference.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +46,8 @@ impl Counts {
     /// For one event, to a hundredth.
     fn per_event(&self) -> Value {
         let each = |total: f64| (total / f64::from(self.events) * 100.0).round() / 100.0;
-        let calls: BTreeMap<&String, f64> = self.calls.iter().map(|(name, count)| (name, each(f64::from(*count)))).collect();
+        let calls: BTreeMap<&String, f64> =
+            self.calls.iter().map(|(name, count)| (name, each(f64::from(*count)))).collect();
         let bytes = u32::try_from(self.bytes).unwrap();
         json!({
             "calls": calls, "request_bytes": each(f64::from(bytes)).round(),
@@ -60,7 +62,8 @@ fn of_user(name: &str, user: &str) -> Vec<u8> {
     text.replace("TallyHook", &user.replace('_', "")).into_bytes()
 }
 
-/// Delivers these bodies and has the family's worker take them in one batch. Returns the webhook's calls and the worker's.
+/// Delivers these bodies and has the family's worker take them in one batch. Returns the webhook's calls and
+/// the worker's.
 async fn batch(world: &World, family: Family, bodies: &[Vec<u8>]) -> (Vec<Call>, Vec<Call>) {
     world.calls();
     for body in bodies {
@@ -95,7 +98,8 @@ async fn what_an_event_costs_has_not_changed() {
     let (_, ten) = batch(&world, Family::InvoicePaid, &bodies[1..]).await;
     let (_, duplicate) = batch(&world, Family::InvoicePaid, &bodies[..1]).await;
     let (_, duplicates) = batch(&world, Family::InvoicePaid, &bodies[1..]).await;
-    let packs: Vec<Vec<u8>> = (0..10).map(|number| pack(&format!("p{number}"), "user_1", 1).to_string().into_bytes()).collect();
+    let packs: Vec<Vec<u8>> =
+        (0..10).map(|number| pack(&format!("p{number}"), "user_1", 1).to_string().into_bytes()).collect();
     let (_, packs) = batch(&world, Family::CheckoutSession, &packs).await;
 
     // What must hold, whatever the file says.
@@ -108,7 +112,12 @@ async fn what_an_event_costs_has_not_changed() {
         assert_eq!(operations(calls), ["BatchGetItem"]);
     }
     let body = serde_json::to_string(std::str::from_utf8(&bodies[0]).unwrap()).unwrap();
-    assert!(webhook[0].bytes < body.len() + 300, "{} bytes to send the {} of an event", webhook[0].bytes, body.len());
+    assert!(
+        webhook[0].bytes < body.len() + 300,
+        "{} bytes to send the {} of an event",
+        webhook[0].bytes,
+        body.len()
+    );
     let (read, write) = (Counts::of(1, &alone).read_units, Counts::of(1, &alone).write_units);
     assert!(read <= 3.0 && write <= 8.0, "{read} read and {write} write units for a renewal");
 
@@ -126,7 +135,8 @@ async fn what_an_event_costs_has_not_changed() {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(GOLDEN, serde_json::to_string_pretty(&measured).unwrap() + "\n").unwrap();
     }
-    let known: Value = serde_json::from_str(&std::fs::read_to_string(GOLDEN).unwrap_or_default()).unwrap_or_default();
+    let known: Value =
+        serde_json::from_str(&std::fs::read_to_string(GOLDEN).unwrap_or_default()).unwrap_or_default();
     for (name, now) in measured.as_object().unwrap() {
         same(name, now, &known[name]);
     }
@@ -135,13 +145,18 @@ async fn what_an_event_costs_has_not_changed() {
 /// Equal but for a hundredth: stamps differ in length, and what is rounded may fall to either side.
 fn same(name: &str, now: &Value, then: &Value) {
     match (now.as_object(), now.as_f64(), then.as_f64()) {
-        (Some(fields), ..) => fields.iter().for_each(|(field, now)| same(&format!("{name}: {field}"), now, &then[field])),
-        (None, Some(now), Some(then)) => assert!((now - then).abs() <= (then * 0.01).max(0.02), "{name}: {now} instead of {then}"),
+        (Some(fields), ..) => {
+            fields.iter().for_each(|(field, now)| same(&format!("{name}: {field}"), now, &then[field]))
+        }
+        (None, Some(now), Some(then)) => {
+            assert!((now - then).abs() <= (then * 0.01).max(0.02), "{name}: {now} instead of {then}")
+        }
         _ => panic!("{name} is not in {GOLDEN}; UPDATE_GOLDEN=1 writes it"),
     }
 }
 
-/// The same year of ten users, month by month: a checkout, a subscription with its invoice each month, two packs, the end.
+/// The same year of ten users, month by month: a checkout, a subscription with its invoice each month, two
+/// packs, the end.
 async fn a_year() -> Counts {
     const MONTH: i64 = 2_592_000;
     let world = World::new().await;
@@ -150,10 +165,13 @@ async fn a_year() -> Counts {
         world.sign_up(user).await;
     }
     let mut counts = Counts::default();
-    let mut steps = vec![("checkout.session.completed", 0), ("customer.subscription.created", 0), ("invoice.paid", 0)];
+    let mut steps =
+        vec![("checkout.session.completed", 0), ("customer.subscription.created", 0), ("invoice.paid", 0)];
     for month in 1..12 {
         steps.extend([("customer.subscription.updated", month), ("invoice.paid.renewal", month)]);
-        steps.extend([3, 8].iter().filter(|pack| **pack == month).map(|_| ("checkout.session.completed.pack", month)));
+        steps.extend(
+            [3, 8].iter().filter(|pack| **pack == month).map(|_| ("checkout.session.completed.pack", month)),
+        );
     }
     steps.push(("customer.subscription.deleted", 12));
     for (name, month) in steps {
@@ -171,7 +189,9 @@ async fn a_year() -> Counts {
             let object = &mut event["data"]["object"];
             match object["object"].as_str().unwrap() {
                 "invoice" => period(&mut object["lines"]["data"][0]["period"], "start", "end"),
-                "subscription" if month < 12 => period(&mut object["items"]["data"][0], "current_period_start", "current_period_end"),
+                "subscription" if month < 12 => {
+                    period(&mut object["items"]["data"][0], "current_period_start", "current_period_end")
+                }
                 _ => {}
             }
             if object["object"] != "subscription" {
@@ -190,16 +210,23 @@ async fn a_year() -> Counts {
         counts.add(&worker);
     }
     let account = world.account("user_7").await;
-    assert_eq!((account["tier"].as_str(), account["credits"].as_u64()), (Some("free"), Some(5000)), "{account:#}");
+    assert_eq!(
+        (account["tier"].as_str(), account["credits"].as_u64()),
+        (Some("free"), Some(5000)),
+        "{account:#}"
+    );
     counts
 }
 
-/// Twenty random customers' lives with all that may happen, side by side: far more purchases, refunds and disputes than anybody has.
+/// Twenty random customers' lives with all that may happen, side by side: far more purchases, refunds and
+/// disputes than anybody has.
 async fn random_lives() -> Counts {
     const LIVES: u64 = 20;
     let world = World::new().await;
     let catalog = Catalog::parse(include_str!("../catalog.toml")).unwrap();
-    let lives: Vec<Life> = (0..LIVES).map(|seed| Life::new(seed, &catalog, Options { noise: false, ..Options::default() })).collect();
+    let lives: Vec<Life> = (0..LIVES)
+        .map(|seed| Life::new(seed, &catalog, Options { noise: false, ..Options::default() }))
+        .collect();
     let mut counts = Counts::default();
     for place in 0..lives.iter().map(|life| life.events.len()).max().unwrap() {
         for event in lives.iter().filter_map(|life| life.events.get(place)) {
@@ -236,9 +263,15 @@ async fn a_cancelled_transaction_of_ten_falls_back_to_one_for_each_account_and_o
     world.heal();
     let operations = world.operations();
     let count = |name: &str| operations.iter().filter(|operation| *operation == name).count();
-    // One for all, one for each account, and for the account that cannot be written one for each of its two events.
-    assert_eq!((count("BatchGetItem"), count("TransactWriteItems")), (1 + 5 + 2, 1 + 5 + 2), "{operations:?}");
-    let failed: Vec<&str> = answer.batch_item_failures.iter().map(|failure| failure.item_identifier.as_str()).collect();
+    // One for all, one for each account, and for the account that cannot be written one for each of its two
+    // events.
+    assert_eq!(
+        (count("BatchGetItem"), count("TransactWriteItems")),
+        (1 + 5 + 2, 1 + 5 + 2),
+        "{operations:?}"
+    );
+    let failed: Vec<&str> =
+        answer.batch_item_failures.iter().map(|failure| failure.item_identifier.as_str()).collect();
     let of_user_3 = batch.records.iter().filter(|record| record.body.as_deref().unwrap().contains("user_3"));
     let of_user_3: Vec<&str> = of_user_3.map(|record| record.message_id.as_deref().unwrap()).collect();
     assert_eq!((failed.len(), &failed), (2, &of_user_3));

@@ -1,5 +1,6 @@
-//! Every handler, stopped at every call it makes, in every way a call can go wrong; then the network heals, visibility passes, and what
-//! was not acknowledged comes again. The end must be that of the undisturbed run, and at every moment between, the tables must be whole.
+//! Every handler, stopped at every call it makes, in every way a call can go wrong; then the network heals,
+//! visibility passes, and what was not acknowledged comes again. The end must be that of the undisturbed run,
+//! and at every moment between, the tables must be whole.
 
 use common::event::{EventType, Family};
 use serde_json::{Value, json};
@@ -60,10 +61,18 @@ impl Trouble {
             Self::Outage => (number >= at).then_some(Fault::LoseRequest),
             Self::Deaf => (number >= at).then_some(Fault::LoseReply),
             Self::InternalError => (number >= at).then(|| aws_error(500, "InternalServerError")),
-            Self::Throttled => (number >= at).then(|| aws_error(400, "ProvisionedThroughputExceededException")),
-            Self::Conflict => (number >= at && transaction).then(|| cancelled(call, "", "TransactionConflict")),
-            Self::ThrottledWithin => (number >= at && transaction).then(|| cancelled(call, "", "ProvisionedThroughputExceeded")),
-            Self::InProgress => (number >= at && transaction).then(|| aws_error(400, "TransactionInProgressException")),
+            Self::Throttled => {
+                (number >= at).then(|| aws_error(400, "ProvisionedThroughputExceededException"))
+            }
+            Self::Conflict => {
+                (number >= at && transaction).then(|| cancelled(call, "", "TransactionConflict"))
+            }
+            Self::ThrottledWithin => {
+                (number >= at && transaction).then(|| cancelled(call, "", "ProvisionedThroughputExceeded"))
+            }
+            Self::InProgress => {
+                (number >= at && transaction).then(|| aws_error(400, "TransactionInProgressException"))
+            }
         }
     }
 }
@@ -104,7 +113,14 @@ impl Case {
             assert_eq!(world.deliver(event.to_string().as_bytes()).await.0, 200);
         }
         if self.poison {
-            world.sqs.send_message().queue_url(world.queue_url(self.family())).message_body("forged").send().await.unwrap();
+            world
+                .sqs
+                .send_message()
+                .queue_url(world.queue_url(self.family()))
+                .message_body("forged")
+                .send()
+                .await
+                .unwrap();
         }
         world
     }
@@ -130,13 +146,20 @@ impl Case {
     }
 }
 
-/// A case for every family and for every shape of its path: known and unknown user, one read and two, grant and none, a full batch.
+/// A case for every family and for every shape of its path: known and unknown user, one read and two, grant
+/// and none, a full batch.
 fn cases() -> Vec<Case> {
     let user = |name: &str| sample(name, "user_1");
     let paid = || vec![user("customer.subscription.created"), user("invoice.paid")];
-    let case = |name: &'static str, before: Vec<Value>, batch: Vec<Value>| Case { name, before, batch, poison: false };
+    let case = |name: &'static str, before: Vec<Value>, batch: Vec<Value>| Case {
+        name,
+        before,
+        batch,
+        poison: false,
+    };
     let anonymous = |name: &str| -> Value {
-        serde_json::from_str(&user(name).to_string().replace("\"user_id\":\"user_1\"", "\"note\":\"none\"")).unwrap()
+        serde_json::from_str(&user(name).to_string().replace("\"user_id\":\"user_1\"", "\"note\":\"none\""))
+            .unwrap()
     };
     let mut elsewhere = pack("elsewhere", "user_3", 1);
     elsewhere["account"] = json!("acct_1");
@@ -163,7 +186,11 @@ fn cases() -> Vec<Case> {
         case("a failed payment", paid(), vec![user("invoice.payment_failed")]),
         case("a refund", vec![user("checkout.session.completed.pack")], vec![user("charge.refunded")]),
         case("a refund of nothing known", vec![], vec![anonymous("refund.created")]),
-        case("a dispute", vec![user("checkout.session.completed.pack_5000")], vec![user("charge.dispute.created")]),
+        case(
+            "a dispute",
+            vec![user("checkout.session.completed.pack_5000")],
+            vec![user("charge.dispute.created")],
+        ),
         case("a deleted customer", paid(), vec![user("customer.deleted")]),
         case("a type of nobody's", vec![], vec![user("product.updated")]),
         Case {
@@ -186,10 +213,12 @@ fn cases() -> Vec<Case> {
 
 /// The cases that meet every trouble, unless `SWEEP` is set: then all do.
 const EVERY_TROUBLE: [&str; 2] = ["a pack for an account", "an invoice known by its customer"];
-/// A run of this one takes as long as thirty of the others: unless `SWEEP` is set it is only killed, and not twice.
+/// A run of this one takes as long as thirty of the others: unless `SWEEP` is set it is only killed, and not
+/// twice.
 const FULL_BATCH: &str = "a full batch";
 const KILLED: [Trouble; 2] = [Trouble::KilledBefore, Trouble::KilledAfter];
-const LOST_OR_KILLED: [Trouble; 4] = [Trouble::RequestLost, Trouble::ReplyLost, Trouble::KilledBefore, Trouble::KilledAfter];
+const LOST_OR_KILLED: [Trouble; 4] =
+    [Trouble::RequestLost, Trouble::ReplyLost, Trouble::KilledBefore, Trouble::KilledAfter];
 
 /// The undisturbed end, and how many calls the handler made on the way.
 async fn undisturbed(case: &Case) -> (Tables, usize) {
@@ -206,7 +235,8 @@ async fn undisturbed(case: &Case) -> (Tables, usize) {
 
 /// The message of a hand-made message has an id of its own in each world.
 fn without_message_ids(mut tables: Tables) -> Tables {
-    let (messages, events): (Vec<_>, Vec<_>) = tables.events.into_iter().partition(|(id, _)| id.starts_with("msg_"));
+    let (messages, events): (Vec<_>, Vec<_>) =
+        tables.events.into_iter().partition(|(id, _)| id.starts_with("msg_"));
     tables.events = events.into_iter().collect();
     for (number, (_, mut item)) in messages.into_iter().enumerate() {
         item["pk"] = json!(number);
@@ -215,7 +245,8 @@ fn without_message_ids(mut tables: Tables) -> Tables {
     tables
 }
 
-/// What was not acknowledged comes again, and the end is that of the undisturbed run; all once more from Stripe changes nothing.
+/// What was not acknowledged comes again, and the end is that of the undisturbed run; all once more from
+/// Stripe changes nothing.
 async fn must_end_as(world: &World, case: &Case, end: &Tables, when: &str) {
     Tables::read(world).await.check(when);
     world.pass_seconds(1000);
@@ -271,7 +302,10 @@ async fn an_instance_killed_twice_at_any_two_calls_ends_where_an_undisturbed_one
             for second in 0..calls {
                 for one in KILLED {
                     let two = Trouble::KilledAfter;
-                    let when = format!("{}: {one:?} at call {first}, {two:?} at call {second} of {calls}", case.name);
+                    let when = format!(
+                        "{}: {one:?} at call {first}, {two:?} at call {second} of {calls}",
+                        case.name
+                    );
                     let world = case.world().await;
                     case.attempt(&world, one, first).await;
                     Tables::read(&world).await.check(&when);
@@ -296,7 +330,8 @@ async fn an_instance_killed_after_its_answer_and_before_the_delete_leaves_a_dupl
         world.pass_seconds(1000);
         world.settle().await;
         let tables = check_quiet(&world, &case.batch, case.name).await;
-        without_message_ids(tables.meaning()).must_be(&without_message_ids(end), &format!("S55, {}", case.name));
+        without_message_ids(tables.meaning())
+            .must_be(&without_message_ids(end), &format!("S55, {}", case.name));
     }
 }
 
@@ -305,7 +340,12 @@ async fn a_webhook_stopped_at_its_call_in_any_way_has_queued_what_it_acknowledge
     let mut large = pack("large", "user_1", 1);
     large["data"]["object"]["filler"] = json!("abcdefgh ".repeat(200_000));
     let mut runs = 0;
-    for event in [pack("one", "user_1", 1), sample("invoice.paid", "user_1"), sample("product.updated", "user_1"), large] {
+    for event in [
+        pack("one", "user_1", 1),
+        sample("invoice.paid", "user_1"),
+        sample("product.updated", "user_1"),
+        large,
+    ] {
         let body = event.to_string();
         let undisturbed = World::new().await;
         undisturbed.deliver(body.as_bytes()).await;
@@ -323,14 +363,21 @@ async fn a_webhook_stopped_at_its_call_in_any_way_has_queued_what_it_acknowledge
             match answer {
                 Some((200, _)) => assert!(queued >= 1, "I4, {when}"),
                 Some((status, answer)) => {
-                    assert_eq!((status, answer["error"].as_str()), (503, Some("queue_unavailable")), "{when}");
+                    assert_eq!(
+                        (status, answer["error"].as_str()),
+                        (503, Some("queue_unavailable")),
+                        "{when}"
+                    );
                 }
                 None => assert!(matches!(trouble, Trouble::KilledBefore | Trouble::KilledAfter), "{when}"),
             }
             // Stripe sends again whatever was not answered 2xx; here, in every case.
             assert_eq!(world.deliver(body.as_bytes()).await.0, 200, "{when}");
             world.settle().await;
-            check_quiet(&world, std::slice::from_ref(&event), &when).await.meaning().must_be(&end, &format!("I6, {when}"));
+            check_quiet(&world, std::slice::from_ref(&event), &when)
+                .await
+                .meaning()
+                .must_be(&end, &format!("I6, {when}"));
             runs += 1;
         }
     }
@@ -339,7 +386,8 @@ async fn a_webhook_stopped_at_its_call_in_any_way_has_queued_what_it_acknowledge
 
 #[tokio::test(start_paused = true)]
 async fn the_apps_requests_stopped_at_any_call_and_repeated_happen_once() {
-    let spend = |amount: u64| ("POST", "/users/user_1/credits/consume", json!({"amount": amount}), Some("job-1"));
+    let spend =
+        |amount: u64| ("POST", "/users/user_1/credits/consume", json!({"amount": amount}), Some("job-1"));
     let mut runs = 0;
     for (name, signed_up, (method, path, body, key)) in [
         ("sign-up", false, ("PUT", "/users/user_1", Value::Null, None)),
@@ -379,7 +427,8 @@ async fn the_apps_requests_stopped_at_any_call_and_repeated_happen_once() {
                 assert_eq!((again, &answer), (status, &expected), "{when}");
                 if let Some((first, answer)) = first {
                     assert!(
-                        first == status || (first, answer["error"].as_str()) == (503, Some("store_unavailable")),
+                        first == status
+                            || (first, answer["error"].as_str()) == (503, Some("store_unavailable")),
                         "{when}: {first} {answer}"
                     );
                 }

@@ -1,4 +1,5 @@
-//! Webhooks that never came, over whole lives: customers of `local::life` at the fake Stripe, put right by one reconciliation.
+//! Webhooks that never came, over whole lives: customers of `local::life` at the fake Stripe, put right by
+//! one reconciliation.
 //!
 //! Each is compared with a twin who got every webhook in order.
 
@@ -19,15 +20,21 @@ use crate::support::{World, now, sample};
 /// Seeds of the lives. Each takes a second; `cargo run -- fuzz-order` plays more of them.
 const SEEDS: std::ops::Range<u64> = 0..4;
 
-/// Packs survive renewals: one that is heard of late is otherwise granted in full, which in-order delivery does not do.
+/// Packs survive renewals: one that is heard of late is otherwise granted in full, which in-order delivery
+/// does not do.
 fn catalog() -> String {
     include_str!("../catalog.toml").replace("addons = \"reset\"", "addons = \"keep\"")
 }
 
-/// The keys of what was paid out. Where the orders differ, a ledger says in its own way how a bucket moved (`adjust#`).
+/// The keys of what was paid out. Where the orders differ, a ledger says in its own way how a bucket moved
+/// (`adjust#`).
 async fn keys(world: &World, user: &str) -> BTreeSet<String> {
     let entries = world.ledger(user).await;
-    entries.iter().map(|entry| entry["key"].as_str().unwrap().to_owned()).filter(|key| !key.starts_with("adjust#")).collect()
+    entries
+        .iter()
+        .map(|entry| entry["key"].as_str().unwrap().to_owned())
+        .filter(|key| !key.starts_with("adjust#"))
+        .collect()
 }
 
 fn payments(keys: &BTreeSet<String>) -> Vec<&String> {
@@ -38,7 +45,8 @@ fn seen(account: &Value) -> Value {
     json!({"tier": account["tier"], "credits": account["credits"], "buckets": account["buckets"]})
 }
 
-/// The account of a life none of whose webhooks came, after one reconciliation; a second one has written nothing.
+/// The account of a life none of whose webhooks came, after one reconciliation; a second one has written
+/// nothing.
 async fn reconciled(life: &Life, file: &str, stripe_has_every_event: bool) -> World {
     let world = World::with(&[("CATALOG_FILE", file)]).await;
     world.sign_up(&life.user).await;
@@ -68,7 +76,9 @@ async fn lives_without_a_single_webhook_are_put_right_by_one_reconciliation_and_
     std::fs::write(&file, catalog()).unwrap();
     let file = file.to_str().unwrap();
     let sold = Catalog::parse(&catalog()).unwrap();
-    for life in SEEDS.map(|seed| Life::new(seed, &sold, life::Options { noise: false, ..life::Options::default() })) {
+    for life in
+        SEEDS.map(|seed| Life::new(seed, &sold, life::Options { noise: false, ..life::Options::default() }))
+    {
         let twin = World::with(&[("CATALOG_FILE", file)]).await;
         twin.sign_up(&life.user).await;
         for sent in &life.events {
@@ -82,7 +92,8 @@ async fn lives_without_a_single_webhook_are_put_right_by_one_reconciliation_and_
         assert_eq!(seen(&world.account(&life.user).await), seen(&account), "{life}");
         assert_eq!(keys(&world, &life.user).await, granted, "{life}");
 
-        // Of what is older than 30 days Stripe has only the objects: they say the tier and every payment, once each.
+        // Of what is older than 30 days Stripe has only the objects: they say the tier and every payment,
+        // once each.
         let world = reconciled(&life, file, false).await;
         assert_eq!(world.account(&life.user).await["tier"], account["tier"], "{life}");
         let known = keys(&world, &life.user).await;
@@ -94,7 +105,8 @@ async fn lives_without_a_single_webhook_are_put_right_by_one_reconciliation_and_
 async fn events_that_our_endpoint_was_never_asked_to_take_are_counted_told_and_replayed() {
     let (fake, stripe) = stripe().await;
     let address = fake.start().await.unwrap();
-    let world = World::with(&[("STRIPE_SECRET_KEY", KEY), ("STRIPE_API_BASE", &format!("http://{address}"))]).await;
+    let world =
+        World::with(&[("STRIPE_SECRET_KEY", KEY), ("STRIPE_API_BASE", &format!("http://{address}"))]).await;
     let two_hours_ago = now().unix() - 7200;
     for name in ["customer.subscription.created", "invoice.paid"] {
         let mut event = sample(name, "user_1");
@@ -112,13 +124,26 @@ async fn events_that_our_endpoint_was_never_asked_to_take_are_counted_told_and_r
     };
     let health = reconcile().await;
     assert_eq!(health["counts"]["missing"], 2);
-    assert!(health["deductions"].as_array().unwrap().iter().any(|deduction| deduction["code"] == "missing"), "{health:#}");
+    assert!(
+        health["deductions"].as_array().unwrap().iter().any(|deduction| deduction["code"] == "missing"),
+        "{health:#}"
+    );
     let told = world.alerts().await;
-    assert_eq!((told.len(), &told[0]["alert"], &told[0]["records"]), (1, &json!("missing"), &json!(2)), "{told:?}");
+    assert_eq!(
+        (told.len(), &told[0]["alert"], &told[0]["records"]),
+        (1, &json!("missing"), &json!(2)),
+        "{told:?}"
+    );
 
     let (status, gap) = world.ask("GET", "/admin/stripe/gap", Value::Null).await;
-    assert_eq!((status, &gap["listed"], &gap["held"], &gap["complete"]), (200, &json!(2), &json!(0), &json!(true)));
-    assert!(gap["missing"].to_string().contains(sample("invoice.paid", "user_1")["id"].as_str().unwrap()), "{gap:#}");
+    assert_eq!(
+        (status, &gap["listed"], &gap["held"], &gap["complete"]),
+        (200, &json!(2), &json!(0), &json!(true))
+    );
+    assert!(
+        gap["missing"].to_string().contains(sample("invoice.paid", "user_1")["id"].as_str().unwrap()),
+        "{gap:#}"
+    );
     assert_eq!(world.ask("GET", "/admin/stripe/gap?from=2020-01-01", Value::Null).await.0, 400);
 
     let replay = json!({"source": "stripe", "from": gap["from"], "to": gap["to"], "actor": "ann", "reason": "the endpoint was not there"});

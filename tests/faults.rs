@@ -1,4 +1,5 @@
-//! The scenarios of `docs/faults.md`, in its order, as far as no other file has them. Each goes through HTTP, queue and DynamoDB.
+//! The scenarios of `docs/faults.md`, in its order, as far as no other file has them. Each goes through HTTP,
+//! queue and DynamoDB.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +15,8 @@ use crate::invariants::{Tables, check_quiet};
 use crate::support::{Fault, SECRET, World, aws_error, call, cancelled, pack, sample, signature, with_id};
 
 fn now() -> i64 {
-    i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap()
+    i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs())
+        .unwrap()
 }
 
 fn signed(body: &[u8], secret: &str, offset_seconds: i64) -> String {
@@ -45,7 +47,8 @@ async fn signed_up() -> World {
     world
 }
 
-/// A pack that was paid and is in the account: 500 + 1000 credits, payment `pi_TallyHook0002`, 1000 minor units.
+/// A pack that was paid and is in the account: 500 + 1000 credits, payment `pi_TallyHook0002`, 1000 minor
+/// units.
 async fn buyer() -> World {
     let world = signed_up().await;
     world.process(&sample("checkout.session.completed.pack", "user_1")).await;
@@ -62,7 +65,10 @@ async fn subscriber() -> World {
 
 /// An event that names no user anywhere.
 fn anonymous(name: &str) -> Value {
-    serde_json::from_str(&sample(name, "user_1").to_string().replace("\"user_id\":\"user_1\"", "\"note\":\"none\"")).unwrap()
+    serde_json::from_str(
+        &sample(name, "user_1").to_string().replace("\"user_id\":\"user_1\"", "\"note\":\"none\""),
+    )
+    .unwrap()
 }
 
 fn changed(mut event: Value, id: &str, changes: &[(&str, Value)]) -> Value {
@@ -74,7 +80,8 @@ fn changed(mut event: Value, id: &str, changes: &[(&str, Value)]) -> Value {
     event
 }
 
-// ---------------------------------------------------------------------------------------------------------------------- A. Ingress
+// ----------------------------------------------------------------------------------------------------------------------
+// A. Ingress
 
 #[tokio::test(start_paused = true)]
 async fn s02_the_same_event_fifty_times_at_once_is_applied_once() {
@@ -106,7 +113,11 @@ async fn s03_different_events_for_the_same_money_grant_it_once() {
         with_id(invoice.clone(), "evt_invoice_again"),
         changed(invoice, "evt_succeeded", &[("/type", json!("invoice.payment_succeeded"))]),
         session.clone(),
-        changed(session.clone(), "evt_async", &[("/type", json!("checkout.session.async_payment_succeeded"))]),
+        changed(
+            session.clone(),
+            "evt_async",
+            &[("/type", json!("checkout.session.async_payment_succeeded"))],
+        ),
         changed(session.clone(), "evt_intent", &[("/type", json!("payment_intent.succeeded"))]),
         changed(session, "evt_charge", &[("/type", json!("charge.succeeded"))]),
     ];
@@ -178,7 +189,15 @@ async fn s09_a_refusal_tells_everyone_the_same_text() {
     let body = pack("no", "user_1", 1).to_string().into_bytes();
     let other = signed(&body, "whsec_other", 0);
     let mut texts = Vec::new();
-    for header in [None, Some(""), Some("t=1"), Some("v1=00"), Some("t=1,v1=zz"), Some(&other), Some(&signed(&body, SECRET, -9000))] {
+    for header in [
+        None,
+        Some(""),
+        Some("t=1"),
+        Some("v1=00"),
+        Some("t=1,v1=zz"),
+        Some(&other),
+        Some(&signed(&body, SECRET, -9000)),
+    ] {
         let (status, answer) = world.post(&body, header).await;
         assert_eq!(status, 400, "{header:?}");
         texts.push(answer["message"].clone());
@@ -190,13 +209,25 @@ async fn s09_a_refusal_tells_everyone_the_same_text() {
 #[tokio::test]
 async fn s10_s11_s12_a_clock_two_minutes_off_does_no_harm_and_one_six_minutes_off_refuses() {
     let world = signed_up().await;
-    for (offset, status) in [(-120, 200), (120, 200), (-290, 200), (290, 200), (-360, 400), (360, 400), (-90_000, 400), (90_000, 400)] {
+    for (offset, status) in [
+        (-120, 200),
+        (120, 200),
+        (-290, 200),
+        (290, 200),
+        (-360, 400),
+        (360, 400),
+        (-90_000, 400),
+        (90_000, 400),
+    ] {
         let body = pack("clock", "user_1", 1).to_string().into_bytes();
         let before = world.everything().await;
         let answer = world.post(&body, Some(&signed(&body, SECRET, offset))).await;
         assert_eq!(answer.0, status, "{offset}");
         if status == 400 {
-            assert_eq!((answer.1["error"].as_str(), world.everything().await), (Some("timestamp_out_of_tolerance"), before));
+            assert_eq!(
+                (answer.1["error"].as_str(), world.everything().await),
+                (Some("timestamp_out_of_tolerance"), before)
+            );
         }
     }
     world.drain().await;
@@ -227,12 +258,18 @@ async fn s16_base64_bodies_any_case_of_the_header_and_odd_formatting_are_verifie
     let world = signed_up().await;
     let event = pack("gateway", "user_1", 1);
     let crlf = serde_json::to_string_pretty(&event).unwrap().replace('\n', "\r\n");
-    let odd = crlf.replace("\"livemode\": false", "\"odd\": [1E2, 1.50, -0.0, \"\\u00e9\\/\"],\r\n\t\"livemode\" : false");
+    let odd = crlf.replace(
+        "\"livemode\": false",
+        "\"odd\": [1E2, 1.50, -0.0, \"\\u00e9\\/\"],\r\n\t\"livemode\" : false",
+    );
     assert_ne!(crlf, odd);
-    for (text, header) in [(&crlf, "Stripe-Signature"), (&odd, "stripe-signature"), (&crlf, "STRIPE-SIGNATURE")] {
+    for (text, header) in
+        [(&crlf, "Stripe-Signature"), (&odd, "stripe-signature"), (&crlf, "STRIPE-SIGNATURE")]
+    {
         let packed = STANDARD.encode(text);
         for (body, base64) in [(text, false), (&packed, true)] {
-            let call = call("POST", "/webhooks/stripe", Some((header, &signature(text.as_bytes()))), body, base64);
+            let call =
+                call("POST", "/webhooks/stripe", Some((header, &signature(text.as_bytes()))), body, base64);
             assert_eq!(world.call(&call).await.0, 200, "{header} {base64}");
         }
     }
@@ -275,7 +312,8 @@ async fn s17_no_header_however_hostile_gets_more_than_400() {
         let header = String::from_utf8_lossy(&header);
         assert_eq!(world.post(&body, Some(&header)).await.0, 400, "{header:.60}");
     }
-    let unlike = call("POST", "/webhooks/stripe", Some(("stripe-signature", &signature(&body))), "{not base64", true);
+    let unlike =
+        call("POST", "/webhooks/stripe", Some(("stripe-signature", &signature(&body))), "{not base64", true);
     let (status, answer) = world.call(&unlike).await;
     assert_eq!((status, &answer["error"]), (400, &json!("malformed_event")));
     assert_eq!(world.everything().await, before, "I13");
@@ -285,8 +323,10 @@ async fn s17_no_header_however_hostile_gets_more_than_400() {
 async fn s18_s19_s21_signed_nonsense_and_json_bombs_get_400_and_change_nothing() {
     let world = World::new().await;
     let before = world.everything().await;
-    let envelope =
-        |extra: &str| format!(r#"{{"id":"evt_1","object":"event","type":"invoice.paid","livemode":false,{extra}}}"#).into_bytes();
+    let envelope = |extra: &str| {
+        format!(r#"{{"id":"evt_1","object":"event","type":"invoice.paid","livemode":false,{extra}}}"#)
+            .into_bytes()
+    };
     let bomb = |depth: usize| format!(r#""data":{{"object":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
     let objects = format!(r#""data":{{"object":{}1{}}}"#, r#"{"a":"#.repeat(5000), "}".repeat(5000));
     let bodies: Vec<Vec<u8>> = vec![
@@ -406,7 +446,10 @@ async fn s26_other_methods_and_paths_get_405_and_404_and_change_nothing() {
         assert_eq!(world.call(&call).await.0, status, "{method} {path}");
     }
     let (status, health) = world.call(&call("GET", "/webhooks/stripe/health", None, "", false)).await;
-    assert_eq!((status, &health["ok"], &health["secrets"]), (200, &json!(true), &json!({"test": 0, "live": 0, "any": 1})));
+    assert_eq!(
+        (status, &health["ok"], &health["secrets"]),
+        (200, &json!(true), &json!({"test": 0, "live": 0, "any": 1}))
+    );
     assert!(!health.to_string().contains(SECRET), "{health}");
     assert_eq!(world.everything().await, before, "I13");
 }
@@ -414,13 +457,21 @@ async fn s26_other_methods_and_paths_get_405_and_404_and_change_nothing() {
 #[tokio::test(start_paused = true)]
 async fn s27_a_burst_against_a_throttled_table_is_applied_to_the_last_event() {
     let world = World::new().await;
-    let events: Vec<Value> = (0..200).map(|number| pack(&format!("burst{number}"), &format!("user_{}", number % 60), 1)).collect();
-    join_all(events.iter().map(|event| async { assert_eq!(world.deliver(event.to_string().as_bytes()).await.0, 200) })).await;
+    let events: Vec<Value> =
+        (0..200).map(|number| pack(&format!("burst{number}"), &format!("user_{}", number % 60), 1)).collect();
+    join_all(
+        events
+            .iter()
+            .map(|event| async { assert_eq!(world.deliver(event.to_string().as_bytes()).await.0, 200) }),
+    )
+    .await;
     let worker = world.worker(Family::CheckoutSession);
     for number in 0..20 {
         let batch = world.receive(Family::CheckoutSession).await;
         let mut random = fastrand::Rng::with_seed(number);
-        world.fault(move |_| (random.u8(0..3) == 0).then(|| aws_error(400, "ProvisionedThroughputExceededException")));
+        world.fault(move |_| {
+            (random.u8(0..3) == 0).then(|| aws_error(400, "ProvisionedThroughputExceededException"))
+        });
         let answer = worker.handle(batch.clone()).await.unwrap();
         world.heal();
         world.delete(Family::CheckoutSession, &batch, &answer).await;
@@ -430,21 +481,31 @@ async fn s27_a_burst_against_a_throttled_table_is_applied_to_the_last_event() {
     assert_eq!((0..60).map(|user| tables.credits(&format!("user_{user}"))).sum::<i64>(), 200_000);
 }
 
-// ------------------------------------------------------------------------------------------------------------------------ B. Order
+// ------------------------------------------------------------------------------------------------------------------------
+// B. Order
 
 #[tokio::test]
 async fn s28_an_update_after_the_deletion_revives_nothing() {
     let world = subscriber().await;
     world.process(&sample("customer.subscription.deleted", "user_1")).await;
-    let late = changed(sample("customer.subscription.updated", "user_1"), "evt_late", &[("/created", json!(1_790_000_000))]);
+    let late = changed(
+        sample("customer.subscription.updated", "user_1"),
+        "evt_late",
+        &[("/created", json!(1_790_000_000))],
+    );
     world.process(&late).await;
-    assert_eq!((tier(&world, "user_1").await.as_str(), outcome(&world, "evt_late").await.0.as_str()), ("free", "processed"));
+    assert_eq!(
+        (tier(&world, "user_1").await.as_str(), outcome(&world, "evt_late").await.0.as_str()),
+        ("free", "processed")
+    );
 }
 
 #[tokio::test]
 async fn s29_incomplete_after_active_takes_nothing_away() {
     let world = signed_up().await;
-    for name in ["old/customer.subscription.updated.activated", "old/customer.subscription.created.incomplete"] {
+    for name in
+        ["old/customer.subscription.updated.activated", "old/customer.subscription.created.incomplete"]
+    {
         world.process(&sample(name, "user_1")).await;
         assert_eq!(tier(&world, "user_1").await, "pro", "{name}");
     }
@@ -458,14 +519,19 @@ async fn s30_two_updates_of_one_second_end_alike_in_either_order() {
         let two = changed(
             one.clone(),
             "evt_two",
-            &[("/data/object/status", json!(other)), ("/data/previous_attributes", json!({"status": "active"}))],
+            &[
+                ("/data/object/status", json!(other)),
+                ("/data/previous_attributes", json!({"status": "active"})),
+            ],
         );
         for order in [[&one, &two], [&two, &one]] {
             let world = subscriber().await;
             for event in order {
                 world.process(event).await;
             }
-            let account = Tables::read(&world).await.meaning().accounts[&("user#user_1".to_owned(), "account".to_owned())].clone();
+            let account = Tables::read(&world).await.meaning().accounts
+                [&("user#user_1".to_owned(), "account".to_owned())]
+                .clone();
             ends.push((account["tier"].clone(), account["state"]["subscriptions"].clone()));
         }
         assert_eq!(ends[0], ends[1], "{other}");
@@ -488,16 +554,20 @@ async fn s31_an_invoice_before_its_customer_is_known_is_granted_within_seconds_o
 #[tokio::test]
 async fn s31_an_invoice_beside_the_one_that_tells_its_customer_is_granted_and_not_parked() {
     let world = signed_up().await;
-    let nameless = changed(anonymous("invoice.paid"), "evt_nameless", &[("/data/object/id", json!("in_nameless"))]);
+    let nameless =
+        changed(anonymous("invoice.paid"), "evt_nameless", &[("/data/object/id", json!("in_nameless"))]);
     assert_eq!(world.deliver(nameless.to_string().as_bytes()).await.0, 200);
     assert_eq!(world.poll(Family::InvoicePaid).await, 1, "not yet");
-    // Both in one batch, in both orders: the transaction that binds the customer must not park the other for want of a user.
+    // Both in one batch, in both orders: the transaction that binds the customer must not park the other for
+    // want of a user.
     let named = sample("invoice.paid", "user_1");
     world.deliver(named.to_string().as_bytes()).await;
     world.pass_seconds(6);
     let mut batch = world.receive(Family::InvoicePaid).await;
     assert_eq!(batch.records.len(), 2);
-    batch.records.sort_by_key(|record| record.body.as_ref().is_some_and(|body| body.contains("evt_nameless")));
+    batch
+        .records
+        .sort_by_key(|record| record.body.as_ref().is_some_and(|body| body.contains("evt_nameless")));
     let answer = world.worker(Family::InvoicePaid).handle(batch.clone()).await.unwrap();
     world.delete(Family::InvoicePaid, &batch, &answer).await;
     world.settle().await;
@@ -524,9 +594,12 @@ async fn s32_a_refund_before_its_grant_waits_and_ends_at_nothing() {
 #[tokio::test]
 async fn s33_the_end_of_an_old_subscription_leaves_the_new_one_its_tier() {
     let world = subscriber().await;
-    let other: Value =
-        serde_json::from_str(&sample("customer.subscription.created", "user_1").to_string().replace("sub_TallyHook0001", "sub_New"))
-            .unwrap();
+    let other: Value = serde_json::from_str(
+        &sample("customer.subscription.created", "user_1")
+            .to_string()
+            .replace("sub_TallyHook0001", "sub_New"),
+    )
+    .unwrap();
     world.process(&with_id(other, "evt_new")).await;
     world.process(&sample("customer.subscription.deleted", "user_1")).await;
     assert_eq!(tier(&world, "user_1").await, "pro");
@@ -541,12 +614,15 @@ async fn s34_an_invoice_that_comes_after_everything_ended_is_granted_all_the_sam
     assert_eq!((credits(&world, "user_1").await, tier(&world, "user_1").await.as_str()), (5000, "free"));
 }
 
-// ------------------------------------------------------------------------------------------------------------------ C. Money rules
+// ------------------------------------------------------------------------------------------------------------------
+// C. Money rules
 
 #[tokio::test]
 async fn s37_an_unpaid_session_grants_when_it_is_paid_once_and_in_either_order() {
-    let (unpaid, paid) =
-        (sample("checkout.session.completed.unpaid", "user_1"), sample("checkout.session.async_payment_succeeded", "user_1"));
+    let (unpaid, paid) = (
+        sample("checkout.session.completed.unpaid", "user_1"),
+        sample("checkout.session.async_payment_succeeded", "user_1"),
+    );
     let mut ends = Vec::new();
     for order in [[&unpaid, &paid, &paid], [&paid, &unpaid, &paid], [&paid, &paid, &unpaid]] {
         let world = signed_up().await;
@@ -582,7 +658,8 @@ async fn s38_s39_s40_what_was_not_paid_or_is_no_period_grants_nothing() {
 
 #[tokio::test]
 async fn s39_a_trial_starts_with_its_credits_once_whichever_of_its_events_come() {
-    let names = ["customer.subscription.created.trialing", "invoice.paid.trial", "checkout.session.completed.trial"];
+    let names =
+        ["customer.subscription.created.trialing", "invoice.paid.trial", "checkout.session.completed.trial"];
     for rotation in 0..3 {
         let world = signed_up().await;
         for number in 0..6 {
@@ -597,9 +674,15 @@ async fn s41_partial_refunds_in_any_order_and_number_take_back_their_share_once(
     let refund = |amount: i64| {
         let all = json!(amount == 1000);
         let event = sample("charge.refunded", "user_1");
-        changed(event, &format!("evt_r{amount}"), &[("/data/object/amount_refunded", json!(amount)), ("/data/object/refunded", all)])
+        changed(
+            event,
+            &format!("evt_r{amount}"),
+            &[("/data/object/amount_refunded", json!(amount)), ("/data/object/refunded", all)],
+        )
     };
-    for order in [[400, 700, 1000, 400], [1000, 700, 400, 1000], [700, 700, 1000, 400], [1000, 1000, 1000, 1000]] {
+    for order in
+        [[400, 700, 1000, 400], [1000, 700, 400, 1000], [700, 700, 1000, 400], [1000, 1000, 1000, 1000]]
+    {
         let world = buyer().await;
         for (number, amount) in order.into_iter().enumerate() {
             world.process(&with_id(refund(amount), &format!("evt_r{number}"))).await;
@@ -664,8 +747,13 @@ async fn s44_s45_s46_disputes_and_refunds_of_one_charge_never_take_more_than_was
             }
         }
     };
-    all(vec![(dispute("created"), 500), (dispute("funds_withdrawn"), 500), (dispute("closed.won"), 5500), (refund("evt_r", 4500), 500)])
-        .await;
+    all(vec![
+        (dispute("created"), 500),
+        (dispute("funds_withdrawn"), 500),
+        (dispute("closed.won"), 5500),
+        (refund("evt_r", 4500), 500),
+    ])
+    .await;
     all(vec![(dispute("created"), 500), (dispute("closed.lost"), 500), (refund("evt_r", 4500), 500)]).await;
     all(vec![(refund("evt_r", 2250), 3000), (dispute("created"), 500), (dispute("closed.won"), 3000)]).await;
     all(vec![(dispute("closed.won"), 5500), (dispute("created"), 5500)]).await;
@@ -706,7 +794,9 @@ async fn s49_s50_amounts_come_from_the_catalog_and_no_number_breaks_it() {
     own["data"]["object"]["currency"] = json!("jpy");
     world.process(&own).await;
     assert_eq!(credits(&world, "user_1").await, 1500);
-    for (number, quantity) in ["0", "-1", "1e9", "999999999999", "18446744073709551616", " 7", "NaN", "١"].into_iter().enumerate() {
+    for (number, quantity) in
+        ["0", "-1", "1e9", "999999999999", "18446744073709551616", " 7", "NaN", "١"].into_iter().enumerate()
+    {
         let mut odd = pack(&format!("odd{number}"), "user_1", 1);
         odd["data"]["object"]["metadata"]["quantity"] = json!(quantity);
         world.process(&odd).await;
@@ -714,9 +804,12 @@ async fn s49_s50_amounts_come_from_the_catalog_and_no_number_breaks_it() {
         let left = credits(&world, "user_1").await;
         assert!(outcome == "parked" && left == 1500, "{quantity:?}: {outcome} {reason} {left}");
     }
-    for (number, amount) in [json!(i64::MIN), json!(i64::MAX), json!(u64::MAX), json!(1.5), json!("1")].into_iter().enumerate() {
+    for (number, amount) in
+        [json!(i64::MIN), json!(i64::MAX), json!(u64::MAX), json!(1.5), json!("1")].into_iter().enumerate()
+    {
         let event = with_id(sample("charge.refunded", "user_1"), &format!("evt_amount{number}"));
-        let event = changed(event, &format!("evt_amount{number}"), &[("/data/object/amount_refunded", amount)]);
+        let event =
+            changed(event, &format!("evt_amount{number}"), &[("/data/object/amount_refunded", amount)]);
         world.process(&event).await;
         world.settle().await;
         Tables::read(&world).await.check("S50");
@@ -739,7 +832,11 @@ async fn s51_only_a_status_that_pays_gives_the_paid_tier() {
     ] {
         let world = signed_up().await;
         world
-            .process(&changed(sample("customer.subscription.updated", "user_1"), "evt_s", &[("/data/object/status", json!(status))]))
+            .process(&changed(
+                sample("customer.subscription.updated", "user_1"),
+                "evt_s",
+                &[("/data/object/status", json!(status))],
+            ))
             .await;
         assert_eq!(tier(&world, "user_1").await, expected, "{status}");
     }
@@ -755,7 +852,8 @@ async fn s52_late_events_of_a_deleted_customer_revive_nothing() {
     assert_eq!(tier(&world, "user_1").await, "free");
 }
 
-// -------------------------------------------------------------------------------------------------------- D. Processing and retries
+// -------------------------------------------------------------------------------------------------------- D.
+// Processing and retries
 
 #[tokio::test(start_paused = true)]
 async fn s58_a_message_that_cannot_be_read_is_recorded_even_if_its_transaction_is_cancelled_at_first() {
@@ -771,7 +869,11 @@ async fn s58_a_message_that_cannot_be_read_is_recorded_even_if_its_transaction_i
         world.delete(Family::CheckoutSession, &batch, &answer).await;
         world.settle().await;
         let tables = check_quiet(&world, &[], code).await;
-        assert_eq!(tables.events.values().map(|event| &event["outcome"]).collect::<Vec<_>>(), ["parked"], "{code}");
+        assert_eq!(
+            tables.events.values().map(|event| &event["outcome"]).collect::<Vec<_>>(),
+            ["parked"],
+            "{code}"
+        );
     }
 }
 
@@ -790,12 +892,14 @@ async fn s58_reads_that_come_in_parts_are_completed_or_repeated_later() {
     world.delete(Family::InvoicePaid, &batch, &answer).await;
     assert_eq!(credits(&world, "user_1").await, 5000);
 
-    // None is ever processed: the event fails and comes again; it is never taken for an event of a user without an account.
+    // None is ever processed: the event fails and comes again; it is never taken for an event of a user
+    // without an account.
     let event = pack("unprocessed", "user_1", 1);
     world.deliver(event.to_string().as_bytes()).await;
     let batch = world.receive(Family::CheckoutSession).await;
     world.fault(|call| {
-        let nothing = || Fault::Answer(200, json!({"Responses": {}, "UnprocessedKeys": call.request["RequestItems"]}));
+        let nothing =
+            || Fault::Answer(200, json!({"Responses": {}, "UnprocessedKeys": call.request["RequestItems"]}));
         (call.operation == "BatchGetItem").then(nothing)
     });
     let answer = world.worker(Family::CheckoutSession).handle(batch.clone()).await.unwrap();
@@ -825,7 +929,12 @@ async fn s59_a_write_that_hangs_after_it_happened_is_found_to_have_happened() {
 
 #[tokio::test(start_paused = true)]
 async fn s59_a_token_in_use_or_used_for_something_else_is_repeated_under_a_new_one() {
-    for kind in ["TransactionInProgressException", "IdempotentParameterMismatchException", "InternalServerError", "ThrottlingException"] {
+    for kind in [
+        "TransactionInProgressException",
+        "IdempotentParameterMismatchException",
+        "InternalServerError",
+        "ThrottlingException",
+    ] {
         let world = signed_up().await;
         let event = pack("token", "user_1", 1);
         world.deliver(event.to_string().as_bytes()).await;
@@ -900,15 +1009,23 @@ async fn s62_an_event_whose_marker_has_expired_still_grants_once() {
     world.process(&event).await;
     assert_eq!(check_quiet(&world, &[event], "S62").await.credits("user_1"), 1500);
     let items = Tables::read(&world).await;
-    assert!(items.accounts.values().all(|item| item["expires_at"].is_null()), "nothing of an account expires");
+    assert!(
+        items.accounts.values().all(|item| item["expires_at"].is_null()),
+        "nothing of an account expires"
+    );
 }
 
 #[tokio::test]
 async fn s65_a_message_on_the_wrong_queue_or_without_our_attributes_is_parked_and_does_nothing() {
     let world = signed_up().await;
     world.process(&pack("done", "user_1", 1)).await;
-    let attribute =
-        |kind: &str, text: &str| aws_sdk_sqs::types::MessageAttributeValue::builder().data_type(kind).string_value(text).build().unwrap();
+    let attribute = |kind: &str, text: &str| {
+        aws_sdk_sqs::types::MessageAttributeValue::builder()
+            .data_type(kind)
+            .string_value(text)
+            .build()
+            .unwrap()
+    };
     let good = pack("hand", "user_1", 1).to_string();
     let done = pack("done", "user_1", 9).to_string();
     for (family, body, received, mode) in [
@@ -922,7 +1039,10 @@ async fn s65_a_message_on_the_wrong_queue_or_without_our_attributes_is_parked_an
     ] {
         let mut message = world.sqs.send_message().queue_url(world.queue_url(family)).message_body(body);
         if let Some(received) = received {
-            message = message.message_attributes("received_at", attribute("Number", if received == "soon" { "1e400" } else { received }));
+            message = message.message_attributes(
+                "received_at",
+                attribute("Number", if received == "soon" { "1e400" } else { received }),
+            );
         }
         if let Some(mode) = mode {
             message = message.message_attributes("mode", attribute("String", mode));
@@ -951,10 +1071,14 @@ async fn s66_one_event_id_with_two_contents_in_one_batch_keeps_the_first_and_par
     }
     world.drain().await;
     let tables = check_quiet(&world, &[first], "S66").await;
-    let parked: Vec<&Value> = tables.events.values().filter(|event| event["reason"] == "payload_mismatch").collect();
+    let parked: Vec<&Value> =
+        tables.events.values().filter(|event| event["reason"] == "payload_mismatch").collect();
     assert_eq!(parked.len(), 1, "{:#?}", tables.events);
     let credits = tables.credits("user_1");
-    assert!(credits == 1500 || credits == 500 + 900_000, "one of the two, whichever the queue hands out first: {credits}");
+    assert!(
+        credits == 1500 || credits == 500 + 900_000,
+        "one of the two, whichever the queue hands out first: {credits}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -974,7 +1098,8 @@ async fn s67_a_hundred_events_of_one_user_at_once_are_all_applied() {
     assert_eq!(check_quiet(&world, &events, "S67").await.credits("user_1"), 100_500);
 }
 
-// --------------------------------------------------------------------------------------------------------------- E. Hostile content
+// ---------------------------------------------------------------------------------------------------------------
+// E. Hostile content
 
 /// What people write into metadata is text to us: it names nothing, is no code, and is shown as it came.
 #[tokio::test]
@@ -1010,7 +1135,11 @@ async fn s75_hostile_metadata_is_stored_and_answered_as_the_text_it_is() {
         let event = changed(pack("name", "user_1", 1), &id, &[("/data/object/metadata/pack", json!(text))]);
         world.process(&event).await;
         let record = world.event(&id).await.unwrap();
-        assert_eq!((record["outcome"].as_str(), record["reason"].as_str()), ("parked", "unknown_name"), "{text}");
+        assert_eq!(
+            (record["outcome"].as_str(), record["reason"].as_str()),
+            ("parked", "unknown_name"),
+            "{text}"
+        );
         let (_, told) = world.ask("GET", &format!("/admin/stripe/webhook-logs/{id}"), Value::Null).await;
         assert_eq!(told["event"]["message"], json!(record["message"]), "{told}");
         assert!(record["message"].contains(text), "{record:?}");
@@ -1023,7 +1152,18 @@ async fn s76_hostile_ids_are_refused_before_they_become_keys() {
     let world = World::new().await;
     let before = world.everything().await;
     let long = format!("evt_{}", "x".repeat(10_000));
-    for id in ["", "evt_", "evt_a#b", "evt_a b", "evt_a/b", "evt_\u{0}", "evt_a\u{202e}", "in_1", &long, "evt_1~00000000"] {
+    for id in [
+        "",
+        "evt_",
+        "evt_a#b",
+        "evt_a b",
+        "evt_a/b",
+        "evt_\u{0}",
+        "evt_a\u{202e}",
+        "in_1",
+        &long,
+        "evt_1~00000000",
+    ] {
         let event = with_id(pack("id", "user_1", 1), id);
         let (status, answer) = world.deliver(event.to_string().as_bytes()).await;
         assert_eq!((status, answer["error"].as_str()), (400, Some("malformed_event")), "{:.40}", id);
@@ -1039,7 +1179,8 @@ async fn s76_hostile_ids_are_refused_before_they_become_keys() {
     .into_iter()
     .enumerate()
     {
-        let event = changed(pack("inner", "user_1", 1), &format!("evt_inner{number}"), &[(pointer, json!(id))]);
+        let event =
+            changed(pack("inner", "user_1", 1), &format!("evt_inner{number}"), &[(pointer, json!(id))]);
         world.process(&event).await;
         world.settle().await;
         assert_eq!(outcome(&world, &format!("evt_inner{number}")).await.0, "parked", "{pointer} {:.40}", id);
@@ -1056,7 +1197,9 @@ async fn s80_spends_refunds_and_grants_at_once_lose_nothing_and_never_go_below_z
     for event in &events {
         world.deliver(event.to_string().as_bytes()).await;
     }
-    let workers = join_all([Family::Refund, Family::CheckoutSession, Family::CheckoutSession].map(|family| world.poll(family)));
+    let workers = join_all(
+        [Family::Refund, Family::CheckoutSession, Family::CheckoutSession].map(|family| world.poll(family)),
+    );
     let spends = join_all((0..40).map(|number| {
         let world = &world;
         async move {

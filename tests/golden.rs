@@ -1,8 +1,8 @@
 //! What the rules make of every event of the corpus. The outcomes are kept here, the events are not.
 //!
-//! Each event meets an account that has nothing, and a catalog that sells every price of the corpus as one plan; a refund or dispute
-//! meets a payment that bought 1,000 credits for 2,000 minor units. After a change of the rules on purpose:
-//! `UPDATE_GOLDEN=1 cargo test -p tests golden`, and read the difference.
+//! Each event meets an account that has nothing, and a catalog that sells every price of the corpus as one
+//! plan; a refund or dispute meets a payment that bought 1,000 credits for 2,000 minor units. After a change
+//! of the rules on purpose: `UPDATE_GOLDEN=1 cargo test -p tests golden`, and read the difference.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -25,8 +25,10 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/corpus-outcomes.
 fn every_event_of_the_corpus_has_its_known_outcome() {
     let Some(files) = corpus::files() else { return };
     assert!(files.len() > 150, "the corpus has {} files", files.len());
-    let events: Vec<(String, Result<Event, String>)> =
-        files.iter().map(|(name, raw)| (name.clone(), event::read(raw).map_err(|error| error.reason().to_owned()))).collect();
+    let events: Vec<(String, Result<Event, String>)> = files
+        .iter()
+        .map(|(name, raw)| (name.clone(), event::read(raw).map_err(|error| error.reason().to_owned())))
+        .collect();
     let catalog = catalog_of(events.iter().filter_map(|(_, event)| event.as_ref().ok()));
     let mut outcomes = String::new();
     for (name, event) in &events {
@@ -50,8 +52,11 @@ fn catalog_of<'a>(events: impl Iterator<Item = &'a Event>) -> Catalog {
     let mut prices = BTreeSet::new();
     for event in events {
         match &event.object {
-            Object::Subscription(subscription) => prices.extend(subscription.items.iter().map(|item| item.price.to_string())),
-            Object::Invoice(invoice) => prices.extend(invoice.lines.iter().filter_map(|line| line.price.as_ref()).map(ToString::to_string)),
+            Object::Subscription(subscription) => {
+                prices.extend(subscription.items.iter().map(|item| item.price.to_string()))
+            }
+            Object::Invoice(invoice) => prices
+                .extend(invoice.lines.iter().filter_map(|line| line.price.as_ref()).map(ToString::to_string)),
             Object::CheckoutSession(_)
             | Object::Charge(_)
             | Object::Refund(_)
@@ -75,8 +80,14 @@ fn outcome(event: &Event, catalog: &Catalog) -> String {
     let grant = LedgerKey::session(&SessionId::new("cs_1").unwrap());
     if is_reversal {
         let payment = Payment { amount: 2000, currency: "usd".to_owned(), intent: None };
-        let bought = Fact::AddOn { key: grant.clone(), credits: Credits::new(1000), at: Timestamp::from_unix(1), payment: Some(payment) };
-        let cause = Cause { by: "app".to_owned(), adjust_key: LedgerKey::signup(), created: Timestamp::from_unix(1) };
+        let bought = Fact::AddOn {
+            key: grant.clone(),
+            credits: Credits::new(1000),
+            at: Timestamp::from_unix(1),
+            payment: Some(payment),
+        };
+        let cause =
+            Cause { by: "app".to_owned(), adjust_key: LedgerKey::signup(), created: Timestamp::from_unix(1) };
         let change = account.evolve(vec![bought], &cause, catalog, event.created).unwrap();
         account = account.after(&change);
     }
@@ -85,10 +96,16 @@ fn outcome(event: &Event, catalog: &Catalog) -> String {
         Outcome::Park(parked) => format!("parked: {}", parked.code()),
         Outcome::Apply(applied) => {
             let after = account.after(&applied.change);
-            let mut text = format!("{}, tier {}", applied.effect.as_str(), after.state.access(catalog, event.created).tier);
+            let mut text = format!(
+                "{}, tier {}",
+                applied.effect.as_str(),
+                after.state.access(catalog, event.created).tier
+            );
             for subscription in after.state.subscriptions.values() {
-                let status = subscription.status().map_or_else(|| "unknown".to_owned(), |status| status.to_string());
-                let ends = subscription.snapshot.as_ref().is_some_and(|snapshot| snapshot.cancel_at.is_some());
+                let status =
+                    subscription.status().map_or_else(|| "unknown".to_owned(), |status| status.to_string());
+                let ends =
+                    subscription.snapshot.as_ref().is_some_and(|snapshot| snapshot.cancel_at.is_some());
                 write!(text, ", subscription {status}{}", if ends { " (cancelling)" } else { "" }).unwrap();
             }
             for entry in &applied.change.entries {

@@ -1,5 +1,5 @@
-//! What belongs together is there: a family has its function, queue, SAM resource, rule file and samples, and the template says the
-//! same about tables and retries as the code.
+//! What belongs together is there: a family has its function, queue, SAM resource, rule file and samples, and
+//! the template says the same about tables and retries as the code.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,7 +36,8 @@ fn globals(template: &str) -> &str {
 
 /// The text of one resource of the template.
 pub fn resource(template: &str, name: &str) -> String {
-    let start = template.find(&format!("\n  {name}:\n")).unwrap_or_else(|| panic!("template.yaml has no {name}"));
+    let start =
+        template.find(&format!("\n  {name}:\n")).unwrap_or_else(|| panic!("template.yaml has no {name}"));
     let rest = &template[start + 1..];
     let end = rest
         .match_indices("\n  ")
@@ -47,7 +48,10 @@ pub fn resource(template: &str, name: &str) -> String {
 
 fn samples() -> Vec<String> {
     let entries = std::fs::read_dir(root().join("events")).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).filter(|name| name.ends_with(".json")).collect()
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".json"))
+        .collect()
 }
 
 #[test]
@@ -56,7 +60,10 @@ fn every_family_has_its_function_queue_resource_rule_file_and_wrapped_sample() {
     for family in Family::ALL {
         let name = family.as_str();
         let main = read(&format!("functions/{name}/src/main.rs"));
-        assert!(main.contains(&format!("Family::{}", logical(family))), "functions/{name} works for another family");
+        assert!(
+            main.contains(&format!("Family::{}", logical(family))),
+            "functions/{name} works for another family"
+        );
         read(&format!("common/src/domain/decide/{}.rs", name.replace('-', "_")));
         read(&format!("events/lambda/{name}.json"));
         let function = resource(&template, &format!("{}Function", logical(family)));
@@ -65,7 +72,14 @@ fn every_family_has_its_function_queue_resource_rule_file_and_wrapped_sample() {
         assert!(function.contains("BatchSize: 10"), "{name}");
         let queue = resource(&template, &format!("{}Queue", logical(family)));
         assert!(queue.contains(&format!("-{name}")), "{name}");
-        assert!(globals(&template).contains(&format!("{}: !Ref {}Queue\n", queue_variable(family), logical(family))), "{name}");
+        assert!(
+            globals(&template).contains(&format!(
+                "{}: !Ref {}Queue\n",
+                queue_variable(family),
+                logical(family)
+            )),
+            "{name}"
+        );
     }
 }
 
@@ -95,22 +109,33 @@ fn every_function_is_in_the_template_and_the_local_stack_with_the_same_trigger()
             Trigger::Http => "Type: HttpApi".to_owned(),
             Trigger::Queue => format!("Queue: !GetAtt {}Queue.Arn", camel(part.name)),
             Trigger::Every(period) if period.as_secs() == 3_600 => "Schedule: rate(1 hour)".to_owned(),
-            Trigger::Every(period) if period.as_secs() % 3_600 == 0 => format!("Schedule: rate({} hours)", period.as_secs() / 3_600),
+            Trigger::Every(period) if period.as_secs() % 3_600 == 0 => {
+                format!("Schedule: rate({} hours)", period.as_secs() / 3_600)
+            }
             Trigger::Every(period) => format!("Schedule: rate({} minutes)", period.as_secs() / 60),
         };
         assert!(function.contains(&trigger), "{}: {trigger}", part.name);
         if let Trigger::Every(_) = part.trigger {
             let timeout = format!("Timeout: {} ", part.timeout.as_secs());
             assert!(
-                function.contains(&timeout) || globals(&template).contains(&timeout) && !function.contains("Timeout: "),
+                function.contains(&timeout)
+                    || globals(&template).contains(&timeout) && !function.contains("Timeout: "),
                 "{}",
                 part.name
             );
         }
         if part.trigger == Trigger::Queue {
-            assert!(function.contains("ReportBatchItemFailures"), "{} would lose or repeat whole batches", part.name);
+            assert!(
+                function.contains("ReportBatchItemFailures"),
+                "{} would lose or repeat whole batches",
+                part.name
+            );
             let queue = resource(&template, &format!("{}Queue", camel(part.name)));
-            assert!(queue.contains(&format!("VisibilityTimeout: {}", 6 * part.timeout.as_secs())), "{}", part.name);
+            assert!(
+                queue.contains(&format!("VisibilityTimeout: {}", 6 * part.timeout.as_secs())),
+                "{}",
+                part.name
+            );
         }
     }
 }
@@ -120,11 +145,20 @@ fn a_function_starts_with_what_the_template_gives_it() {
     let template = read("template.yaml");
     let variables = |text: &str| -> Vec<String> {
         let block = text.split("Variables:\n").nth(1).unwrap_or_default();
-        let lines = block.lines().take_while(|line| line.contains(": ") && line.trim_start().starts_with(|c: char| c.is_ascii_uppercase()));
-        lines.filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).filter(|name| name.to_uppercase() == *name).collect()
+        let lines = block.lines().take_while(|line| {
+            line.contains(": ") && line.trim_start().starts_with(|c: char| c.is_ascii_uppercase())
+        });
+        lines
+            .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
+            .filter(|name| name.to_uppercase() == *name)
+            .collect()
     };
     for part in functions::all() {
-        let mut env = Env::from([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
+        let mut env = Env::from([
+            ("AWS_REGION", "eu-central-1"),
+            ("AWS_ACCESS_KEY_ID", "id"),
+            ("AWS_SECRET_ACCESS_KEY", "key"),
+        ]);
         let function = resource(&template, &format!("{}Function", camel(part.name)));
         for name in variables(globals(&template)).into_iter().chain(variables(&function)) {
             let value = match name.as_str() {
@@ -146,7 +180,10 @@ fn no_role_may_do_everything_or_to_everything() {
         .split("\n  ")
         .filter_map(|line| line.split_once(":\n").map(|(name, _)| name).or_else(|| line.strip_suffix(':')))
         .filter(|name| {
-            name.ends_with("Role") || (name.ends_with("Policy") && !name.ends_with("QueuePolicy") && !name.ends_with("TopicPolicy"))
+            name.ends_with("Role")
+                || (name.ends_with("Policy")
+                    && !name.ends_with("QueuePolicy")
+                    && !name.ends_with("TopicPolicy"))
         })
         .filter(|name| name.chars().all(char::is_alphanumeric))
         .map(|name| resource(&template, name))
@@ -155,7 +192,10 @@ fn no_role_may_do_everything_or_to_everything() {
     for policy in policies {
         let policy: String = policy.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
         assert!(!policy.contains('*'), "{policy}");
-        assert!(policy.contains("Service: lambda.amazonaws.com") || policy.contains("AWS::IAM::ManagedPolicy"), "{policy}");
+        assert!(
+            policy.contains("Service: lambda.amazonaws.com") || policy.contains("AWS::IAM::ManagedPolicy"),
+            "{policy}"
+        );
     }
 }
 
@@ -184,16 +224,26 @@ fn every_routed_event_type_has_a_sample_that_reads_as_it() {
         assert!(!of_kind.is_empty(), "events/{kind}.json is missing");
     }
     for name in &samples {
-        let event = common::event::read(read(&format!("events/{name}")).as_bytes()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let event = common::event::read(read(&format!("events/{name}")).as_bytes())
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(name.starts_with(&format!("{}.", event.kind)), "{name} holds a {}", event.kind);
     }
 }
 
 #[test]
-fn a_queue_hides_a_message_six_times_as_long_as_its_function_may_run_and_allows_one_attempt_more_than_there_are_delays() {
+fn a_queue_hides_a_message_six_times_as_long_as_its_function_may_run_and_allows_one_attempt_more_than_there_are_delays()
+ {
     let template = read("template.yaml");
     assert!(template.contains("    Timeout: 30 "), "the functions' time-out");
-    let delays = template.split("RETRY_DELAYS_SECONDS: \"").nth(1).unwrap().split('"').next().unwrap().split(',').count();
+    let delays = template
+        .split("RETRY_DELAYS_SECONDS: \"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap()
+        .split(',')
+        .count();
     for family in Family::ALL {
         let queue = resource(&template, &format!("{}Queue", logical(family)));
         assert!(queue.contains("VisibilityTimeout: 180"), "{family}");
@@ -216,7 +266,10 @@ fn the_templates_tables_are_the_ones_that_the_tests_run_on() {
     assert!(accounts.contains("IndexName: by_lapse"));
     assert!(!accounts.contains("TimeToLive"), "nothing in the accounts table expires");
     for table in [accounts, events] {
-        assert!(table.contains("PointInTimeRecoveryEnabled: true") && table.contains("DeletionProtectionEnabled: true"));
+        assert!(
+            table.contains("PointInTimeRecoveryEnabled: true")
+                && table.contains("DeletionProtectionEnabled: true")
+        );
     }
 }
 
@@ -232,7 +285,8 @@ fn the_guide_names_every_event_type() {
 #[test]
 fn every_alarm_is_in_the_guide_and_every_function_and_queue_has_one() {
     let template = read("template.yaml");
-    let mut alarms: Vec<&str> = template.split("AlarmName: !Sub ${Prefix}-").skip(1).filter_map(|rest| rest.lines().next()).collect();
+    let mut alarms: Vec<&str> =
+        template.split("AlarmName: !Sub ${Prefix}-").skip(1).filter_map(|rest| rest.lines().next()).collect();
     let guide = read("docs/operating.md");
     let table = guide.split("\n| alarm |").nth(1).unwrap().split("\n\n").next().unwrap();
     let rows = table.lines().skip(2).filter_map(|row| row.split('|').nth(1));
@@ -242,13 +296,25 @@ fn every_alarm_is_in_the_guide_and_every_function_and_queue_has_one() {
     assert!(alarms.len() > 5, "{alarms:?}");
     assert_eq!(alarms, explained, "template.yaml and docs/operating.md");
 
-    let of_errors = ["WorkerErrorsAlarm", "FunctionErrorsAlarm", "ReconcileErrorsAlarm"].map(|name| resource(&template, name)).concat();
+    let of_errors = ["WorkerErrorsAlarm", "FunctionErrorsAlarm", "ReconcileErrorsAlarm"]
+        .map(|name| resource(&template, name))
+        .concat();
     let of_age = resource(&template, "OldestMessageAlarm");
     for part in functions::all() {
-        assert_eq!(of_errors.matches(&format!("Value: !Ref {}Function }}", camel(part.name))).count(), 1, "{}", part.name);
+        assert_eq!(
+            of_errors.matches(&format!("Value: !Ref {}Function }}", camel(part.name))).count(),
+            1,
+            "{}",
+            part.name
+        );
         // What waits for `dead-letter` has an alarm of its own, and an alert may wait for Slack.
         if part.trigger == Trigger::Queue && !matches!(part.name, "dead-letter" | "notify") {
-            assert_eq!(of_age.matches(&format!("Value: !GetAtt {}Queue.QueueName", camel(part.name))).count(), 1, "{}", part.name);
+            assert_eq!(
+                of_age.matches(&format!("Value: !GetAtt {}Queue.QueueName", camel(part.name))).count(),
+                1,
+                "{}",
+                part.name
+            );
         }
     }
 }
@@ -259,11 +325,16 @@ fn every_function_and_queue_is_on_the_dashboard() {
     let dashboard = resource(&template, "Dashboard");
     for part in functions::all() {
         for metric in ["Errors", "Throttles"] {
-            let curve = format!("[\"AWS/Lambda\", \"{metric}\", \"FunctionName\", \"${{Prefix}}-{}\"", part.name);
+            let curve =
+                format!("[\"AWS/Lambda\", \"{metric}\", \"FunctionName\", \"${{Prefix}}-{}\"", part.name);
             assert_eq!(dashboard.matches(&curve).count(), 1, "{}", part.name);
         }
         if part.trigger == Trigger::Queue {
-            assert!(dashboard.contains(&format!("\"QueueName\", \"${{Prefix}}-{}\"", part.name)), "{}", part.name);
+            assert!(
+                dashboard.contains(&format!("\"QueueName\", \"${{Prefix}}-{}\"", part.name)),
+                "{}",
+                part.name
+            );
         }
     }
     let body = dashboard.split("DashboardBody: !Sub |\n").nth(1).unwrap().split("\n\n").next().unwrap();
@@ -293,9 +364,16 @@ fn what_libraries_say_below_info_is_not_in_what_is_shipped() {
 
 #[test]
 fn a_call_that_is_not_answered_ends_before_its_function_does() {
-    let env = Env::from([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
+    let env = Env::from([
+        ("AWS_REGION", "eu-central-1"),
+        ("AWS_ACCESS_KEY_ID", "id"),
+        ("AWS_SECRET_ACCESS_KEY", "key"),
+    ]);
     let config = common::aws::sdk_config(&env, "DYNAMODB").unwrap();
-    let (attempt, retry) = (config.timeout_config().unwrap().operation_attempt_timeout().unwrap(), config.retry_config().unwrap());
+    let (attempt, retry) = (
+        config.timeout_config().unwrap().operation_attempt_timeout().unwrap(),
+        config.retry_config().unwrap(),
+    );
     // Also where AWS says when to come back.
     let call = retry.max_attempts() * attempt + (retry.max_attempts() - 1) * retry.max_backoff();
     let template = read("template.yaml");

@@ -1,4 +1,5 @@
-//! What must hold in the tables and queues whatever happened before; the numbers are those of `docs/faults.md`.
+//! What must hold in the tables and queues whatever happened before; the numbers are those of
+//! `docs/faults.md`.
 
 use std::collections::BTreeMap;
 
@@ -51,10 +52,14 @@ impl Tables {
         let differ = |one: &BTreeMap<_, Value>, two: &BTreeMap<_, Value>| -> Vec<String> {
             let keys: std::collections::BTreeSet<_> = one.keys().chain(two.keys()).collect();
             let keys = keys.into_iter().filter(|key| one.get(*key) != two.get(*key));
-            keys.map(|key: &(String, String)| format!("{key:?}\n  is {:?}\n  not {:?}", one.get(key), two.get(key))).collect()
+            keys.map(|key: &(String, String)| {
+                format!("{key:?}\n  is {:?}\n  not {:?}", one.get(key), two.get(key))
+            })
+            .collect()
         };
-        let keyed =
-            |events: &BTreeMap<String, Value>| events.iter().map(|(id, item)| ((id.clone(), String::new()), item.clone())).collect();
+        let keyed = |events: &BTreeMap<String, Value>| {
+            events.iter().map(|(id, item)| ((id.clone(), String::new()), item.clone())).collect()
+        };
         let mut found = differ(&self.accounts, &expected.accounts);
         found.extend(differ(&keyed(&self.events), &keyed(&expected.events)));
         assert!(found.is_empty(), "{when}: {}", found.join("\n"));
@@ -68,7 +73,10 @@ impl Tables {
     }
 
     pub fn credits(&self, user: &str) -> i64 {
-        self.accounts.get(&(format!("user#{user}"), "account".to_owned())).and_then(|item| item["credits"].as_i64()).unwrap_or(0)
+        self.accounts
+            .get(&(format!("user#{user}"), "account".to_owned()))
+            .and_then(|item| item["credits"].as_i64())
+            .unwrap_or(0)
     }
 
     /// I1 to I3, I8's shape, I12, I18 and I20: what holds after every single write, crashed or not.
@@ -81,15 +89,19 @@ impl Tables {
             assert!(credits >= 0, "{when}: {account}");
 
             let range = (pk.clone(), "ledger#".to_owned())..(pk.clone(), "ledger$".to_owned());
-            let entries: BTreeMap<&str, &Value> =
-                self.accounts.range(range).map(|((_, sk), entry)| (sk.trim_start_matches("ledger#"), entry)).collect();
+            let entries: BTreeMap<&str, &Value> = self
+                .accounts
+                .range(range)
+                .map(|((_, sk), entry)| (sk.trim_start_matches("ledger#"), entry))
+                .collect();
             let deltas: i64 = entries.values().map(|entry| entry["delta"].as_i64().unwrap()).sum();
             assert_eq!(deltas, credits, "{when}: I2, the entries of {user} do not add up: {entries:#?}");
 
             // The list from the newest entry on visits every entry once, and is a running balance.
             let (mut next, mut balance, mut visited) = (account["state"]["last_entry"].as_str(), credits, 0);
             while let Some(key) = next {
-                let entry = entries.get(key).unwrap_or_else(|| panic!("{when}: I3, {user} has no entry {key}"));
+                let entry =
+                    entries.get(key).unwrap_or_else(|| panic!("{when}: I3, {user} has no entry {key}"));
                 assert_eq!(entry["key"], key, "{when}");
                 assert_eq!(entry["balance"].as_i64(), Some(balance), "{when}: I2 at {key} of {user}");
                 balance -= entry["delta"].as_i64().unwrap();
@@ -97,19 +109,34 @@ impl Tables {
                 visited += 1;
                 assert!(visited <= entries.len(), "{when}: the entries of {user} form a ring");
             }
-            assert_eq!((visited, balance), (entries.len(), 0), "{when}: I1, entries beside the list of {user}");
+            assert_eq!(
+                (visited, balance),
+                (entries.len(), 0),
+                "{when}: I1, entries beside the list of {user}"
+            );
 
             for (key, entry) in &entries {
                 assert!(entry["expires_at"].is_null(), "{when}: {key} would expire");
                 let cause = entry["cause"].as_str().unwrap();
                 if cause.starts_with("evt_") {
-                    let event = self.events.get(cause).unwrap_or_else(|| panic!("{when}: I3, {key} without its marker {cause}"));
-                    assert_eq!((text(&event["outcome"]), text(&event["user_id"])), ("processed".into(), user.into()), "{when}: I3, {key}");
+                    let event = self
+                        .events
+                        .get(cause)
+                        .unwrap_or_else(|| panic!("{when}: I3, {key} without its marker {cause}"));
+                    assert_eq!(
+                        (text(&event["outcome"]), text(&event["user_id"])),
+                        ("processed".into(), user.into()),
+                        "{when}: I3, {key}"
+                    );
                 }
             }
             for (customer, _) in account["state"]["customers"].as_object().into_iter().flatten() {
                 let link = self.accounts.get(&(format!("customer#{customer}"), "link".to_owned()));
-                assert_eq!(link.map(|link| text(&link["user_id"])).as_deref(), Some(user), "{when}: I20, {customer}");
+                assert_eq!(
+                    link.map(|link| text(&link["user_id"])).as_deref(),
+                    Some(user),
+                    "{when}: I20, {customer}"
+                );
             }
         }
         for ((pk, _), link) in self.accounts.iter().filter(|((_, sk), _)| sk == "link") {
@@ -117,16 +144,27 @@ impl Tables {
                 // Bound to nobody yet: the list of those who wait for it.
                 continue;
             }
-            let account = self.accounts.get(&(format!("user#{}", text(&link["user_id"])), "account".to_owned()));
+            let account =
+                self.accounts.get(&(format!("user#{}", text(&link["user_id"])), "account".to_owned()));
             let account = account.unwrap_or_else(|| panic!("{when}: I3, {pk} leads to nobody"));
             if let Some(customer) = pk.strip_prefix("customer#") {
-                assert!(account["state"]["customers"].get(customer).is_some(), "{when}: I20, {pk} is not among {account}");
+                assert!(
+                    account["state"]["customers"].get(customer).is_some(),
+                    "{when}: I20, {pk} is not among {account}"
+                );
             }
         }
         for (id, event) in &self.events {
             let outcome = text(&event["outcome"]);
-            assert!(["processed", "ignored", "parked", "failed"].contains(&outcome.as_str()), "{when}: {id} is {outcome}");
-            assert_eq!(event["open"].is_string(), ["parked", "failed"].contains(&outcome.as_str()), "{when}: {event}");
+            assert!(
+                ["processed", "ignored", "parked", "failed"].contains(&outcome.as_str()),
+                "{when}: {id} is {outcome}"
+            );
+            assert_eq!(
+                event["open"].is_string(),
+                ["parked", "failed"].contains(&outcome.as_str()),
+                "{when}: {event}"
+            );
             if outcome == "processed" {
                 let user = (format!("user#{}", text(&event["user_id"])), "account".to_owned());
                 assert!(self.accounts.contains_key(&user), "{when}: I3, {id} is processed and nobody has it");
@@ -140,7 +178,11 @@ pub async fn check_quiet(world: &World, events: &[Value], when: &str) -> Tables 
     let tables = Tables::read(world).await;
     tables.check(when);
     for queue in world.everything().await[1].as_array().unwrap() {
-        assert_eq!((&queue[1], &queue[2], &queue[3]), (&json!(0), &json!(0), &json!(0)), "{when}: I5, {queue}");
+        assert_eq!(
+            (&queue[1], &queue[2], &queue[3]),
+            (&json!(0), &json!(0), &json!(0)),
+            "{when}: I5, {queue}"
+        );
     }
     for event in events {
         let id = event["id"].as_str().unwrap();
@@ -149,7 +191,8 @@ pub async fn check_quiet(world: &World, events: &[Value], when: &str) -> Tables 
     for pk in tables.users() {
         let account = world.account(pk.strip_prefix("user#").unwrap_or_default()).await;
         let buckets = &account["buckets"];
-        let plans: i64 = buckets["subscriptions"].as_object().unwrap().values().filter_map(Value::as_i64).sum();
+        let plans: i64 =
+            buckets["subscriptions"].as_object().unwrap().values().filter_map(Value::as_i64).sum();
         let sum = plans + buckets["signup"].as_i64().unwrap() + buckets["addon"].as_i64().unwrap();
         assert_eq!(Some(sum), account["credits"].as_i64(), "{when}: {account:#}");
     }
@@ -161,7 +204,9 @@ fn text(value: &Value) -> String {
 }
 
 fn plain_item(item: &Value) -> Value {
-    Value::Object(item.as_object().unwrap().iter().map(|(name, value)| (name.clone(), plain(value))).collect())
+    Value::Object(
+        item.as_object().unwrap().iter().map(|(name, value)| (name.clone(), plain(value))).collect(),
+    )
 }
 
 /// DynamoDB's JSON as JSON.
@@ -181,7 +226,9 @@ fn forget_ours(value: &mut Value) {
         Value::Object(map) => {
             map.retain(|name, _| !OURS.contains(&name.as_str()) && !ORDER.contains(&name.as_str()));
             // What no event of Stripe's dates is dated by us.
-            if map.get("cause").is_some_and(|cause| cause == "app") || map.get("reason").is_some_and(|reason| reason == "message") {
+            if map.get("cause").is_some_and(|cause| cause == "app")
+                || map.get("reason").is_some_and(|reason| reason == "message")
+            {
                 map.remove("created");
             }
             if let Some(state) = map.get_mut("state").and_then(Value::as_object_mut) {

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use crate::support::{World, now, pack, sample, with_id};
 
-const TYPES: [&str; 4] = ["invoice.paid", "checkout.session.completed", "customer.subscription.updated", "product.updated"];
+const TYPES: [&str; 4] =
+    ["invoice.paid", "checkout.session.completed", "customer.subscription.updated", "product.updated"];
 
 /// Event number `number` of a log whose events come in clumps of the same millisecond, over some days.
 fn record(number: u32) -> EventRecord {
@@ -71,7 +72,8 @@ async fn pages(world: &World, query: &str) -> Vec<Value> {
     let mut events = Vec::new();
     let mut next = String::new();
     for _ in 0..1000 {
-        let (status, page) = world.ask("GET", &format!("/admin/stripe/webhook-logs?{query}{next}"), Value::Null).await;
+        let (status, page) =
+            world.ask("GET", &format!("/admin/stripe/webhook-logs?{query}{next}"), Value::Null).await;
         assert_eq!(status, 200, "{page}");
         events.extend(page["events"].as_array().unwrap().clone());
         match page["next"].as_str() {
@@ -87,7 +89,11 @@ fn ids(events: &[Value]) -> Vec<String> {
 }
 
 fn expected(records: &[EventRecord], takes: impl Fn(&EventRecord) -> bool) -> Vec<String> {
-    let mut all: Vec<_> = records.iter().filter(|record| takes(record)).map(|record| (record.received_ms, record.id.clone())).collect();
+    let mut all: Vec<_> = records
+        .iter()
+        .filter(|record| takes(record))
+        .map(|record| (record.received_ms, record.id.clone()))
+        .collect();
     all.sort_by(|a, b| b.cmp(a));
     all.into_iter().map(|(_, id)| id).collect()
 }
@@ -114,7 +120,9 @@ async fn a_thousand_events_are_paged_newest_first_without_a_gap_whatever_the_fil
     let found = pages(&world, &format!("limit=150&from={}&to={}", time(from), time(to))).await;
     assert_eq!(ids(&found), expected(&records, |record| (from..to).contains(&record.received_ms)));
     let found = pages(&world, &format!("limit=30&status=parked&type=invoice.paid&from={}", time(from))).await;
-    let wanted = |record: &EventRecord| record.state == EventState::Parked && record.kind == "invoice.paid" && record.received_ms >= from;
+    let wanted = |record: &EventRecord| {
+        record.state == EventState::Parked && record.kind == "invoice.paid" && record.received_ms >= from
+    };
     assert_eq!(ids(&found), expected(&records, wanted));
     assert_eq!(pages(&world, "status=duplicate").await, [] as [Value; 0]);
 }
@@ -123,13 +131,21 @@ async fn a_thousand_events_are_paged_newest_first_without_a_gap_whatever_the_fil
 async fn a_page_that_ends_within_a_millisecond_is_followed_without_a_gap() {
     let world = World::new().await;
     let records = fill(&world, 100).await;
-    for (limit, query) in [(3, "status=processed&type=invoice.paid"), (1, "status=parked"), (7, "type=product.updated")] {
+    for (limit, query) in
+        [(3, "status=processed&type=invoice.paid"), (1, "status=parked"), (7, "type=product.updated")]
+    {
         let wanted = |record: &EventRecord| {
             query.contains("parked") && record.state == EventState::Parked
                 || query.contains("product") && record.kind == "product.updated"
-                || query.contains("invoice") && record.kind == "invoice.paid" && record.state == EventState::Processed
+                || query.contains("invoice")
+                    && record.kind == "invoice.paid"
+                    && record.state == EventState::Processed
         };
-        assert_eq!(ids(&pages(&world, &format!("limit={limit}&{query}")).await), expected(&records, wanted), "{query}");
+        assert_eq!(
+            ids(&pages(&world, &format!("limit={limit}&{query}")).await),
+            expected(&records, wanted),
+            "{query}"
+        );
     }
 }
 
@@ -157,14 +173,21 @@ async fn a_partition_of_many_pages_is_read_without_a_gap() {
 #[tokio::test]
 async fn what_came_a_month_ago_is_found_and_a_list_that_is_just_full_is_the_last() {
     let (world, today) = (World::new().await, now());
-    let records =
-        (0..12).map(|number| EventRecord { received_ms: today.plus_days(-27 - i64::from(number)).unix() * 1000, ..record(number) });
+    let records = (0..12).map(|number| EventRecord {
+        received_ms: today.plus_days(-27 - i64::from(number)).unix() * 1000,
+        ..record(number)
+    });
     let records = put(&world, records.collect()).await;
     assert_eq!(ids(&pages(&world, "limit=200").await), expected(&records, |_| true));
     let since = format!("from={}&to={}", today.plus_days(-28), today.plus_days(-26));
     for (limit, next) in [(1, true), (2, false)] {
-        let (_, page) = world.ask("GET", &format!("/admin/stripe/webhook-logs?{since}&limit={limit}"), Value::Null).await;
-        assert_eq!((page["events"].as_array().unwrap().len(), page["next"].is_string()), (limit, next), "{page}");
+        let (_, page) =
+            world.ask("GET", &format!("/admin/stripe/webhook-logs?{since}&limit={limit}"), Value::Null).await;
+        assert_eq!(
+            (page["events"].as_array().unwrap().len(), page["next"].is_string()),
+            (limit, next),
+            "{page}"
+        );
     }
 }
 
@@ -174,8 +197,11 @@ async fn the_end_of_a_time_is_not_in_it() {
     let store = Store::new(world.dynamodb.clone(), "accounts", "events");
     let midnight = now().plus_days(-3).unix().div_euclid(86_400) * 86_400_000;
     let at = [midnight - 86_400_000, midnight - 3_600_000, midnight - 1, midnight, midnight + 1];
-    let records =
-        (3_u32..).zip(at).map(|(number, received_ms)| EventRecord { state: EventState::Processed, received_ms, ..record(number) });
+    let records = (3_u32..).zip(at).map(|(number, received_ms)| EventRecord {
+        state: EventState::Processed,
+        received_ms,
+        ..record(number)
+    });
     put(&world, records.collect()).await;
     let counted = async |from, to| store.outcomes(from, to, 3_600_000).await.unwrap();
     let counts = counted(at[0], midnight).await;
@@ -189,7 +215,8 @@ async fn the_end_of_a_time_is_not_in_it() {
     world.process(&pack("mine", "user_1", 1)).await;
     let received_ms: i64 = world.event("evt_mine").await.unwrap()["seen"].parse().unwrap();
     for (to_ms, found) in [(received_ms, 0), (received_ms + 1, 1)] {
-        let filter = Filter { user: Some("user_1".parse().unwrap()), to_ms: Some(to_ms), ..Filter::default() };
+        let filter =
+            Filter { user: Some("user_1".parse().unwrap()), to_ms: Some(to_ms), ..Filter::default() };
         assert_eq!(log::list(&store, &filter, 10, None, now()).await.unwrap().events.len(), found);
     }
 }
@@ -224,7 +251,10 @@ async fn a_users_events_are_listed_by_the_order_they_were_recorded_in_and_the_op
     assert_eq!(ids(&pages(&world, "user=user_1&status=parked&limit=1").await).len(), 2);
     let (_, page) = world.ask("GET", "/admin/stripe/webhook-logs?user=user_2&limit=4", Value::Null).await;
     assert_eq!(page["events"].as_array().unwrap().len(), 4);
-    let mixed = format!("/admin/stripe/webhook-logs?user=user_2&status=parked&next={}", page["next"].as_str().unwrap());
+    let mixed = format!(
+        "/admin/stripe/webhook-logs?user=user_2&status=parked&next={}",
+        page["next"].as_str().unwrap()
+    );
     assert_eq!(world.ask("GET", &mixed, Value::Null).await.0, 400, "a place in a list of another kind");
     assert_eq!(pages(&world, "user=user_1&type=invoice.paid").await, [] as [Value; 0]);
     assert_eq!(pages(&world, "user=nobody").await, [] as [Value; 0]);

@@ -1,5 +1,5 @@
-//! A model of the whole pipeline: random commands against the real handlers, and the pure in-order fold of the rules as what they must
-//! come to. A case that fails is shrunk by leaving out commands, and printed.
+//! A model of the whole pipeline: random commands against the real handlers, and the pure in-order fold of
+//! the rules as what they must come to. A case that fails is shrunk by leaving out commands, and printed.
 //!
 //! `MODEL_SEED=7 MODEL_CASES=5000 cargo test -p tests model` tries others and more.
 
@@ -58,9 +58,14 @@ fn story() -> Vec<(&'static str, Value)> {
         events.push(("subscriber", sample(name, "subscriber")));
     }
     let of = |name: &str| -> Value {
-        serde_json::from_str(&sample(name, "refunded").to_string().replace("cus_TallyHook0001", "cus_Refunded")).unwrap()
+        serde_json::from_str(
+            &sample(name, "refunded").to_string().replace("cus_TallyHook0001", "cus_Refunded"),
+        )
+        .unwrap()
     };
-    for name in ["checkout.session.completed.pack", "charge.refunded", "refund.created", "charge.refunded.full"] {
+    for name in
+        ["checkout.session.completed.pack", "charge.refunded", "refund.created", "charge.refunded.full"]
+    {
         events.push(("refunded", of(name)));
     }
     events.extend((1..=4).map(|number| ("spender", pack(&format!("spender{number}"), "spender", number))));
@@ -71,7 +76,13 @@ fn story() -> Vec<(&'static str, Value)> {
 
 fn command(random: &mut fastrand::Rng, events: usize) -> Command {
     let place = random.usize(0..events);
-    let family = [Family::CheckoutSession, Family::CustomerSubscription, Family::InvoicePaid, Family::Refund, Family::Customer];
+    let family = [
+        Family::CheckoutSession,
+        Family::CustomerSubscription,
+        Family::InvoicePaid,
+        Family::Refund,
+        Family::Customer,
+    ];
     let family = family[random.usize(0..family.len())];
     let trouble = TROUBLES[random.usize(0..TROUBLES.len())];
     match random.u8(0..20) {
@@ -119,7 +130,11 @@ impl Run {
         match command {
             Command::Deliver(place) => {
                 self.sent[*place] = true;
-                assert_eq!(world.deliver(&body(*place)).await.0, 200, "an event is refused while all is well");
+                assert_eq!(
+                    world.deliver(&body(*place)).await.0,
+                    200,
+                    "an event is refused while all is well"
+                );
             }
             Command::DeliverInto(place, trouble) => {
                 self.sent[*place] = true;
@@ -152,7 +167,11 @@ impl Run {
             Command::Race(family) => {
                 let (one, two) = (world.receive(*family).await, world.receive(*family).await);
                 let worker = world.worker(*family);
-                let (first, second, _) = tokio::join!(worker.handle(one.clone()), worker.handle(two.clone()), worker.handle(one.clone()));
+                let (first, second, _) = tokio::join!(
+                    worker.handle(one.clone()),
+                    worker.handle(two.clone()),
+                    worker.handle(one.clone())
+                );
                 world.delete(*family, &one, &first.unwrap()).await;
                 world.delete(*family, &two, &second.unwrap()).await;
             }
@@ -161,11 +180,14 @@ impl Run {
                 let before = Tables::read(world).await.credits("spender");
                 let wanted = self.spends.get(key).map_or(*amount, |(amount, _)| *amount);
                 let path = "/users/spender/credits/consume";
-                let (status, answer) = world.app("POST", path, json!({"amount": wanted}), Some(&format!("k{key}"))).await;
+                let (status, answer) =
+                    world.app("POST", path, json!({"amount": wanted}), Some(&format!("k{key}"))).await;
                 let after = Tables::read(world).await.credits("spender");
                 let wanted_i64 = i64::try_from(wanted).unwrap();
                 match (status, self.spends.get(key)) {
-                    (200, Some((_, told))) => assert_eq!((answer["credits"].as_u64(), after), (Some(*told), before), "spent twice"),
+                    (200, Some((_, told))) => {
+                        assert_eq!((answer["credits"].as_u64(), after), (Some(*told), before), "spent twice")
+                    }
                     (200, None) => {
                         assert_eq!(after, before - wanted_i64);
                         self.spends.insert(*key, (wanted, answer["credits"].as_u64().unwrap()));
@@ -178,11 +200,18 @@ impl Run {
         Tables::read(&self.world).await.check(&format!("after {command:?}"));
     }
 
-    /// All faults end; Stripe sends again what it holds, which also brings back what had been parked or given up.
+    /// All faults end; Stripe sends again what it holds, which also brings back what had been parked or given
+    /// up.
     async fn end(self, catalog: &Catalog) {
         let world = self.world;
         world.settle().await;
-        let sent: Vec<(&str, Value)> = self.story.into_iter().zip(&self.sent).filter(|(_, sent)| **sent).map(|(event, _)| event).collect();
+        let sent: Vec<(&str, Value)> = self
+            .story
+            .into_iter()
+            .zip(&self.sent)
+            .filter(|(_, sent)| **sent)
+            .map(|(event, _)| event)
+            .collect();
         for _ in 0..2 {
             for (_, event) in &sent {
                 assert_eq!(world.deliver(event.to_string().as_bytes()).await.0, 200);
@@ -191,20 +220,39 @@ impl Run {
         }
         let dead = "http://sqs.test/000000000000/dead-letter";
         world.sqs.purge_queue().queue_url(dead).send().await.unwrap();
-        let tables = check_quiet(&world, &sent.iter().map(|(_, event)| event.clone()).collect::<Vec<_>>(), "at the end").await;
+        let tables = check_quiet(
+            &world,
+            &sent.iter().map(|(_, event)| event.clone()).collect::<Vec<_>>(),
+            "at the end",
+        )
+        .await;
         let spent: u64 = self.spends.values().map(|(amount, _)| amount).sum();
-        let now = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap();
+        let now = i64::try_from(
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs(),
+        )
+        .unwrap();
         let now = Timestamp::from_unix(now);
         for (user, spent) in [("subscriber", 0), ("refunded", 0), ("spender", spent)] {
             let of_user = sent.iter().filter(|(whose, _)| *whose == user);
-            let events: Vec<Event> = of_user.map(|(_, event)| event::read(event.to_string().as_bytes()).unwrap()).collect();
+            let events: Vec<Event> =
+                of_user.map(|(_, event)| event::read(event.to_string().as_bytes()).unwrap()).collect();
             let expected = fold(user, &events, catalog, now);
             let account = world.account(user).await;
             let balance: u64 = expected.state.balance().to_string().parse().unwrap();
-            assert_eq!(account["credits"].as_u64(), Some(balance - spent), "I6, credits of {user}: {account:#}");
-            assert_eq!(account["tier"].as_str(), Some(expected.state.access(catalog, now).tier.as_str()), "I6, tier of {user}");
-            // Which of several refunds of one payment a share is booked under depends on which came first; the sum does not.
-            let grants = |key: &str| !["adjust#", "consume#", "refund#"].iter().any(|kind| key.starts_with(kind));
+            assert_eq!(
+                account["credits"].as_u64(),
+                Some(balance - spent),
+                "I6, credits of {user}: {account:#}"
+            );
+            assert_eq!(
+                account["tier"].as_str(),
+                Some(expected.state.access(catalog, now).tier.as_str()),
+                "I6, tier of {user}"
+            );
+            // Which of several refunds of one payment a share is booked under depends on which came first;
+            // the sum does not.
+            let grants =
+                |key: &str| !["adjust#", "consume#", "refund#"].iter().any(|kind| key.starts_with(kind));
             let pk = format!("user#{user}");
             let keys: Vec<String> = tables
                 .accounts
@@ -212,7 +260,12 @@ impl Run {
                 .filter(|(partition, _)| *partition == pk)
                 .filter_map(|(_, sk)| sk.strip_prefix("ledger#").filter(|key| grants(key)).map(str::to_owned))
                 .collect();
-            let expected: Vec<String> = expected.recorded.keys().map(|key| key.as_str().to_owned()).filter(|key| grants(key)).collect();
+            let expected: Vec<String> = expected
+                .recorded
+                .keys()
+                .map(|key| key.as_str().to_owned())
+                .filter(|key| grants(key))
+                .collect();
             assert_eq!(keys, expected, "I6, keys of {user}");
         }
     }
@@ -232,7 +285,8 @@ fn holds(commands: &[Command]) -> bool {
         }
         run.end(&Catalog::parse(include_str!("../catalog.toml")).unwrap()).await;
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     catch_unwind(AssertUnwindSafe(|| runtime.block_on(case))).is_ok()
 }
 

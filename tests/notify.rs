@@ -28,8 +28,14 @@ impl Chats {
         }
         let chats = Self::default();
         let router = Router::new()
-            .route("/slack", post(|State(chats): State<Chats>, Json(body): Json<Value>| take(chats, "slack", body)))
-            .route("/discord", post(|State(chats): State<Chats>, Json(body): Json<Value>| take(chats, "discord", body)))
+            .route(
+                "/slack",
+                post(|State(chats): State<Chats>, Json(body): Json<Value>| take(chats, "slack", body)),
+            )
+            .route(
+                "/discord",
+                post(|State(chats): State<Chats>, Json(body): Json<Value>| take(chats, "discord", body)),
+            )
             .route("/moved", post(|| async { (StatusCode::FOUND, [("location", "/slack")]) }))
             .with_state(chats.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -45,7 +51,12 @@ impl Chats {
 
 async fn world(url: &str) -> World {
     let (slack, discord) = (format!("{url}/slack"), format!("{url}/discord"));
-    World::with(&[("SLACK_WEBHOOK_URL", &slack), ("DISCORD_WEBHOOK_URL", &discord), ("NOTIFY_ALLOW_LOOPBACK", "true")]).await
+    World::with(&[
+        ("SLACK_WEBHOOK_URL", &slack),
+        ("DISCORD_WEBHOOK_URL", &discord),
+        ("NOTIFY_ALLOW_LOOPBACK", "true"),
+    ])
+    .await
 }
 
 /// An event that is parked.
@@ -66,13 +77,21 @@ async fn an_alert_reaches_both_chats_once_and_the_next_one_says_how_many_were_he
     let posts = chats.taken();
     assert_eq!(posts.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["slack", "discord"]);
     assert!(posts[0].1["text"].as_str().unwrap().contains("unnamed_purchase"), "{:#}", posts[0].1);
-    assert!(posts[0].1["blocks"].to_string().contains("evt_n0") && posts[1].1["embeds"].to_string().contains("evt\\\\_n0"));
+    assert!(
+        posts[0].1["blocks"].to_string().contains("evt_n0")
+            && posts[1].1["embeds"].to_string().contains("evt\\\\_n0")
+    );
 
     // The hour is over.
     let past = aws_sdk_dynamodb::types::AttributeValue::N("1".to_owned());
     for name in ["slack", "discord"] {
         let key = aws_sdk_dynamodb::types::AttributeValue::S(format!("alert#{name}#parked#unnamed_purchase"));
-        let update = world.dynamodb.update_item().table_name("events").key("pk", key).update_expression("SET quiet_until = :past");
+        let update = world
+            .dynamodb
+            .update_item()
+            .table_name("events")
+            .key("pk", key)
+            .update_expression("SET quiet_until = :past");
         update.expression_attribute_values(":past", past.clone()).send().await.unwrap();
     }
     world.process(&unnamed("again")).await;
@@ -101,7 +120,12 @@ async fn a_chat_that_is_down_gets_the_alert_when_it_is_back_and_the_other_one_do
 async fn the_alert_about_a_wrong_secret_says_so_in_the_chat_and_health_counts_it() {
     let (chats, url) = Chats::start().await;
     let (slack, wrong) = (format!("{url}/slack"), "whsec_of_another_endpoint");
-    let world = World::with(&[("SLACK_WEBHOOK_URL", &slack), ("NOTIFY_ALLOW_LOOPBACK", "true"), ("STRIPE_WEBHOOK_SECRET", wrong)]).await;
+    let world = World::with(&[
+        ("SLACK_WEBHOOK_URL", &slack),
+        ("NOTIFY_ALLOW_LOOPBACK", "true"),
+        ("STRIPE_WEBHOOK_SECRET", wrong),
+    ])
+    .await;
     for number in 0..5 {
         let body = pack(&format!("w{number}"), "user_1", 1).to_string();
         world.post(body.as_bytes(), Some(&signature(body.as_bytes()))).await;
@@ -110,7 +134,10 @@ async fn the_alert_about_a_wrong_secret_says_so_in_the_chat_and_health_counts_it
     let posts = chats.taken();
     assert_eq!(posts.len(), 1);
     let text = posts[0].1.to_string();
-    assert!(text.contains("the webhook secret is wrong") && text.contains("whsec_…") && !text.contains(wrong), "{text}");
+    assert!(
+        text.contains("the webhook secret is wrong") && text.contains("whsec_…") && !text.contains(wrong),
+        "{text}"
+    );
     let (_, health) = world.ask("GET", "/admin/stripe/subscription-health", Value::Null).await;
     assert_eq!((&health["counts"]["refused_signatures"], &health["score"]), (&json!(5), &json!(70)));
 }
@@ -120,10 +147,14 @@ async fn an_alert_never_goes_inside_and_never_follows_a_redirect() {
     let (chats, url) = Chats::start().await;
     let port = url.rsplit(':').next().unwrap();
     let moved = format!("{url}/moved");
-    let switched_off: [(&str, &str); 2] = [("SLACK_WEBHOOK_URL", &format!("{url}/slack")), ("NOTIFY_ALLOW_LOOPBACK", "false")];
-    let by_name: [(&str, &str); 2] =
-        [("SLACK_WEBHOOK_URL", &format!("https://localhost:{port}/slack")), ("NOTIFY_ALLOW_LOOPBACK", "false")];
-    let metadata: [(&str, &str); 2] = [("SLACK_WEBHOOK_URL", "https://169.254.169.254/latest"), ("NOTIFY_ALLOW_LOOPBACK", "true")];
+    let switched_off: [(&str, &str); 2] =
+        [("SLACK_WEBHOOK_URL", &format!("{url}/slack")), ("NOTIFY_ALLOW_LOOPBACK", "false")];
+    let by_name: [(&str, &str); 2] = [
+        ("SLACK_WEBHOOK_URL", &format!("https://localhost:{port}/slack")),
+        ("NOTIFY_ALLOW_LOOPBACK", "false"),
+    ];
+    let metadata: [(&str, &str); 2] =
+        [("SLACK_WEBHOOK_URL", "https://169.254.169.254/latest"), ("NOTIFY_ALLOW_LOOPBACK", "true")];
     let redirect: [(&str, &str); 2] = [("SLACK_WEBHOOK_URL", &moved), ("NOTIFY_ALLOW_LOOPBACK", "true")];
     for variables in [switched_off, by_name, metadata, redirect] {
         let world = World::with(&variables).await;
@@ -150,8 +181,10 @@ async fn nothing_personal_reaches_a_chat() {
     let (chats, url) = Chats::start().await;
     let world = world(&url).await;
     let mut event = sample("checkout.session.completed.pack", "user_1");
-    event["data"]["object"]["customer_details"] = json!({"email": "canary@example.com", "name": "Canary Bird"});
-    event["data"]["object"]["metadata"] = json!({"user_id": "user_1", "pack": "canary@example.com <!channel>"});
+    event["data"]["object"]["customer_details"] =
+        json!({"email": "canary@example.com", "name": "Canary Bird"});
+    event["data"]["object"]["metadata"] =
+        json!({"user_id": "user_1", "pack": "canary@example.com <!channel>"});
     world.process(&event).await;
     world.notify().await;
     let text = json!(chats.taken().iter().map(|(_, body)| body).collect::<Vec<_>>()).to_string();

@@ -1,5 +1,5 @@
-//! The document at `/openapi.json` against the real answers: every answer that any test gets from the app's and the operator's API is
-//! checked here ([`check`]), and every route that the code names is in it.
+//! The document at `/openapi.json` against the real answers: every answer that any test gets from the app's
+//! and the operator's API is checked here ([`check`]), and every route that the code names is in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -19,7 +19,8 @@ fn find(path: &str) -> Option<(&'static str, &'static Value)> {
     let asked: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').collect();
     let fits = |template: &str| {
         let parts: Vec<&str> = template.split('/').collect();
-        parts.len() == asked.len() && parts.iter().zip(&asked).all(|(part, asked)| part.starts_with('{') || part == asked)
+        parts.len() == asked.len()
+            && parts.iter().zip(&asked).all(|(part, asked)| part.starts_with('{') || part == asked)
     };
     let paths = DOCUMENT["paths"].as_object().unwrap();
     paths.iter().find(|(template, _)| fits(template)).map(|(template, item)| (template.as_str(), item))
@@ -37,7 +38,10 @@ pub fn check(method: &str, path: &str, status: u16, body: &Value) {
         Some((_, Value::Null)) => ("(no method)".to_owned(), error(&["method_not_allowed", "not_found"])),
         Some((template, operation)) => {
             let mut answer = &operation["responses"][status.to_string()];
-            assert!(answer.is_object(), "{method} {template} answers {status}, which openapi.json does not say: {body}");
+            assert!(
+                answer.is_object(),
+                "{method} {template} answers {status}, which openapi.json does not say: {body}"
+            );
             if let Some(name) = answer["$ref"].as_str() {
                 answer = DOCUMENT.pointer(name.trim_start_matches('#')).unwrap();
             }
@@ -52,7 +56,8 @@ pub fn check(method: &str, path: &str, status: u16, body: &Value) {
     });
     let validator = validator.clone();
     drop(validators);
-    let wrong: Vec<String> = validator.iter_errors(body).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    let wrong: Vec<String> =
+        validator.iter_errors(body).map(|error| format!("{}: {error}", error.instance_path())).collect();
     assert!(wrong.is_empty(), "{place} is not what openapi.json says: {wrong:#?}\n{body:#}");
 }
 
@@ -66,7 +71,8 @@ pub fn operations() -> BTreeSet<(String, String)> {
     let paths = DOCUMENT["paths"].as_object().unwrap();
     let methods = |(path, item): (&String, &Value)| {
         let path = path.clone();
-        let methods: Vec<String> = item.as_object().unwrap().keys().map(|method| method.to_uppercase()).collect();
+        let methods: Vec<String> =
+            item.as_object().unwrap().keys().map(|method| method.to_uppercase()).collect();
         methods.into_iter().map(move |method| (method, path.clone()))
     };
     paths.iter().flat_map(methods).collect()
@@ -76,7 +82,8 @@ pub fn operations() -> BTreeSet<(String, String)> {
 fn told(source: &str) -> BTreeSet<(String, String)> {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../common/src").join(source);
     let text = std::fs::read_to_string(path).unwrap();
-    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | `")).filter_map(|row| row.split('`').next());
+    let rows =
+        text.lines().filter_map(|line| line.strip_prefix("//! | `")).filter_map(|row| row.split('`').next());
     let route = |row: &str| {
         let (method, path) = row.split_once(' ')?;
         Some((method.to_owned(), path.split('?').next()?.to_owned()))
@@ -102,7 +109,10 @@ async fn every_operation_is_there() {
         } else {
             read_answer(world.visit(Some(&format!("Bearer {APP_TOKEN}")), &method, &path, Body::Empty).await)
         };
-        assert!(status != 401 && status != 405 && body["error"] != "not_found", "{method} {path}: {status} {body}");
+        assert!(
+            status != 401 && status != 405 && body["error"] != "not_found",
+            "{method} {path}: {status} {body}"
+        );
     }
 }
 

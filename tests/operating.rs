@@ -16,7 +16,16 @@ type Item = HashMap<String, AttributeValue>;
 
 /// `restore-table-to-point-in-time`, to now.
 async fn backup(world: &World, table: &str) -> Vec<Item> {
-    world.dynamodb.scan().table_name(table).consistent_read(true).send().await.unwrap().items.unwrap_or_default()
+    world
+        .dynamodb
+        .scan()
+        .table_name(table)
+        .consistent_read(true)
+        .send()
+        .await
+        .unwrap()
+        .items
+        .unwrap_or_default()
 }
 
 /// The table as it was.
@@ -43,7 +52,9 @@ impl Drill {
     async fn new() -> Self {
         let (fake, stripe) = stripe().await;
         let address = fake.start().await.unwrap();
-        let world = World::with(&[("STRIPE_SECRET_KEY", KEY), ("STRIPE_API_BASE", &format!("http://{address}"))]).await;
+        let world =
+            World::with(&[("STRIPE_SECRET_KEY", KEY), ("STRIPE_API_BASE", &format!("http://{address}"))])
+                .await;
         world.sign_up("user_1").await;
         let reconciler = Reconciler::new(stripe, processor(&world));
         Self { world, fake, reconciler, first: now().unix() - 7200 }
@@ -136,8 +147,12 @@ async fn a_persons_data_is_gone_and_the_sums_stay() {
     }
     let (_, user) = drill.world.ask("GET", "/admin/stripe/check-user/user_1", Value::Null).await;
     for event in user["events"].as_array().unwrap() {
-        let update =
-            drill.world.dynamodb.update_item().table_name("events").key("pk", AttributeValue::S(event["id"].as_str().unwrap().to_owned()));
+        let update = drill
+            .world
+            .dynamodb
+            .update_item()
+            .table_name("events")
+            .key("pk", AttributeValue::S(event["id"].as_str().unwrap().to_owned()));
         update.update_expression("REMOVE payload").send().await.unwrap();
     }
     let all = drill.world.everything().await;

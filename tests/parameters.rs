@@ -29,7 +29,11 @@ impl ParameterStore {
         (store, url)
     }
 
-    async fn answer(State(store): State<Self>, headers: HeaderMap, body: String) -> (StatusCode, Json<Value>) {
+    async fn answer(
+        State(store): State<Self>,
+        headers: HeaderMap,
+        body: String,
+    ) -> (StatusCode, Json<Value>) {
         let signed = headers["authorization"].to_str().unwrap_or_default();
         let body: Value = serde_json::from_str(&body).unwrap();
         if !signed.contains("/us-east-1/ssm/aws4_request")
@@ -101,7 +105,8 @@ async fn world_with_parameter(endpoint: &str) -> World {
 
 /// The header that Stripe sends while these secrets are valid.
 fn signed_with(body: &[u8], secrets: &[&str]) -> String {
-    let headers: Vec<String> = secrets.iter().map(|text| sign(body, &Secret::new(text).unwrap(), now())).collect();
+    let headers: Vec<String> =
+        secrets.iter().map(|text| sign(body, &Secret::new(text).unwrap(), now())).collect();
     let (time, _) = headers[0].split_once(',').unwrap();
     let signatures: Vec<&str> = headers.iter().map(|header| header.split_once(',').unwrap().1).collect();
     format!("{time},{}", signatures.join(","))
@@ -110,7 +115,9 @@ fn signed_with(body: &[u8], secrets: &[&str]) -> String {
 /// Posts 20 paid packs at once, signed so; all statuses.
 async fn load(world: &World, phase: &str, secrets: &[&str]) -> Vec<u16> {
     let events = (0..20).map(|number| pack(&format!("{phase}{number}"), "user_1", 1).to_string());
-    let posts = events.map(|body| async move { world.post(body.as_bytes(), Some(&signed_with(body.as_bytes(), secrets))).await.0 });
+    let posts = events.map(|body| async move {
+        world.post(body.as_bytes(), Some(&signed_with(body.as_bytes(), secrets))).await.0
+    });
     join_all(posts).await
 }
 

@@ -1,6 +1,6 @@
-//! Least privilege, enforced: in every test of this binary a function may call only what its role in `template.yaml` allows, on the
-//! tables, indexes and queues that it allows. A call that AWS would refuse ends the test; a permission that nobody uses fails the one
-//! below.
+//! Least privilege, enforced: in every test of this binary a function may call only what its role in
+//! `template.yaml` allows, on the tables, indexes and queues that it allows. A call that AWS would refuse
+//! ends the test; a permission that nobody uses fails the one below.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -29,13 +29,19 @@ static ROLES: LazyLock<BTreeMap<&'static str, BTreeSet<Permission>>> = LazyLock:
 fn permissions(template: &str, function: &str) -> BTreeSet<Permission> {
     let role = resource(template, &format!("{}Role", camel(function)));
     let managed = words(&role, "!Ref ").into_iter().filter(|name| name.ends_with("Policy"));
-    managed.map(|name| resource(template, &name)).chain([role.clone()]).flat_map(|policy| allowed(&policy)).collect()
+    managed
+        .map(|name| resource(template, &name))
+        .chain([role.clone()])
+        .flat_map(|policy| allowed(&policy))
+        .collect()
 }
 
 fn allowed(policy: &str) -> Vec<Permission> {
     let each = |statement: &str| {
         let places = places(statement);
-        let with_places = |action: String| places.iter().map(move |place| (action.clone(), place.clone())).collect::<Vec<_>>();
+        let with_places = |action: String| {
+            places.iter().map(move |place| (action.clone(), place.clone())).collect::<Vec<_>>()
+        };
         actions(statement).into_iter().flat_map(with_places).collect::<Vec<_>>()
     };
     policy.split("- Sid:").skip(1).flat_map(each).collect()
@@ -43,7 +49,10 @@ fn allowed(policy: &str) -> Vec<Permission> {
 
 fn actions(statement: &str) -> Vec<String> {
     let services = ["dynamodb:", "sqs:"];
-    services.iter().flat_map(|service| words(statement, service).into_iter().map(move |name| format!("{service}{name}"))).collect()
+    services
+        .iter()
+        .flat_map(|service| words(statement, service).into_iter().map(move |name| format!("{service}{name}")))
+        .collect()
 }
 
 /// Tables, indexes (`${EventsTable.Arn}/index/by_day`) and queues.
@@ -58,7 +67,10 @@ fn places(statement: &str) -> Vec<String> {
 
 /// The names that follow a mark.
 fn words(text: &str, mark: &str) -> Vec<String> {
-    text.split(mark).skip(1).map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric()).collect()).collect()
+    text.split(mark)
+        .skip(1)
+        .map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric()).collect())
+        .collect()
 }
 
 /// What AWS asks for before it does what is called.
@@ -76,11 +88,17 @@ fn needs(call: &Call) -> Vec<Permission> {
             tables.map(|name| ("dynamodb:BatchGetItem".to_owned(), table(name))).collect()
         }
         "TransactWriteItems" => {
-            let writes = request["TransactItems"].as_array().unwrap().iter().flat_map(|write| write.as_object().unwrap());
+            let writes = request["TransactItems"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .flat_map(|write| write.as_object().unwrap());
             // Put, Update, Delete, ConditionCheck
             writes.map(|(kind, write)| one(&format!("{kind}Item"), write)).collect()
         }
-        "GetItem" | "PutItem" | "UpdateItem" | "DeleteItem" | "Query" | "Scan" => vec![one(&call.operation, request)],
+        "GetItem" | "PutItem" | "UpdateItem" | "DeleteItem" | "Query" | "Scan" => {
+            vec![one(&call.operation, request)]
+        }
         sqs => {
             let queue = text(&request["QueueUrl"]);
             let queue = format!("{}Queue", camel(queue.rsplit('/').next().unwrap_or_default()));
@@ -92,7 +110,10 @@ fn needs(call: &Call) -> Vec<Permission> {
 /// Panics when AWS would refuse the call.
 pub fn check(function: &str, call: &Call) {
     for (action, place) in needs(call) {
-        assert!(ROLES[function].contains(&(action.clone(), place.clone())), "{function} may not do {action} on {place}: see template.yaml");
+        assert!(
+            ROLES[function].contains(&(action.clone(), place.clone())),
+            "{function} may not do {action} on {place}: see template.yaml"
+        );
     }
 }
 
@@ -153,11 +174,13 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
     world.heal();
     world.drain_dead_letters().await;
 
-    // Reconciliation that stops and goes on, by itself and for an operator; what it leaves makes health speak.
+    // Reconciliation that stops and goes on, by itself and for an operator; what it leaves makes health
+    // speak.
     let appear = |tags: &[&str]| {
         for tag in tags {
             let text = sample("customer.subscription.created", &format!("user_{tag}")).to_string();
-            let mut event: Value = serde_json::from_str(&text.replace("TallyHook0", &format!("TallyHook{tag}0"))).unwrap();
+            let mut event: Value =
+                serde_json::from_str(&text.replace("TallyHook0", &format!("TallyHook{tag}0"))).unwrap();
             event["id"] = json!(format!("evt_{tag}"));
             event["created"] = json!(now().unix() - 7200);
             fake.ingest(&event.to_string(), true).unwrap();
@@ -190,7 +213,9 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
     let mut used: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
     for call in world.calls() {
         if let Some(function) = call.function {
-            used.entry(group(function)).or_default().extend(needs(&call).into_iter().map(|(action, _)| action));
+            used.entry(group(function))
+                .or_default()
+                .extend(needs(&call).into_iter().map(|(action, _)| action));
         }
     }
     used
@@ -202,14 +227,24 @@ async fn no_role_has_a_permission_that_its_function_has_no_use_for() {
     let anybody: BTreeSet<&String> = used.values().flatten().collect();
     // What all get is used by one of them at least.
     let template = read("template.yaml");
-    let common: BTreeSet<Permission> = ["TablesPolicy", "SendPolicy"].iter().flat_map(|name| allowed(&resource(&template, name))).collect();
-    let mut idle: BTreeSet<String> =
-        common.iter().filter(|(action, _)| !anybody.contains(action)).map(|(action, _)| format!("everybody {action}")).collect();
+    let common: BTreeSet<Permission> =
+        ["TablesPolicy", "SendPolicy"].iter().flat_map(|name| allowed(&resource(&template, name))).collect();
+    let mut idle: BTreeSet<String> = common
+        .iter()
+        .filter(|(action, _)| !anybody.contains(action))
+        .map(|(action, _)| format!("everybody {action}"))
+        .collect();
     for part in functions::all() {
         let polled = |action: &str| part.trigger == functions::Trigger::Queue && POLLING.contains(&action);
         let used = &used[group(part.name)];
-        let own = ROLES[part.name].iter().filter(|permission| !common.contains(permission)).map(|(action, _)| action);
-        idle.extend(own.filter(|action| !polled(action) && !used.contains(*action)).map(|action| format!("{} {action}", group(part.name))));
+        let own = ROLES[part.name]
+            .iter()
+            .filter(|permission| !common.contains(permission))
+            .map(|(action, _)| action);
+        idle.extend(
+            own.filter(|action| !polled(action) && !used.contains(*action))
+                .map(|action| format!("{} {action}", group(part.name))),
+        );
     }
     assert_eq!(idle, BTreeSet::new(), "allowed by template.yaml and never done");
 }

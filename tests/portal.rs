@@ -1,4 +1,5 @@
-//! What a customer who comes back from checkout is told, and what Stripe is asked when its webhook has not come.
+//! What a customer who comes back from checkout is told, and what Stripe is asked when its webhook has not
+//! come.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use lambda_http::Body;
@@ -15,7 +16,8 @@ const PACK_SESSION: &str = "cs_test_a1TallyHook0002";
 async fn with_stripe() -> (World, FakeStripe) {
     let fake = FakeStripe::new(KEY);
     let base = format!("http://{}", fake.start().await.unwrap());
-    let variables = [("STRIPE_SECRET_KEY", KEY), ("STRIPE_API_BASE", base.as_str()), ("STRIPE_LIVEMODE", "false")];
+    let variables =
+        [("STRIPE_SECRET_KEY", KEY), ("STRIPE_API_BASE", base.as_str()), ("STRIPE_LIVEMODE", "false")];
     (World::with(&variables).await, fake)
 }
 
@@ -35,9 +37,14 @@ async fn told(world: &World, session: &str) -> String {
 
 /// Lets the next question about a session come at once.
 async fn time_passes(world: &World, session: &str) {
-    let update = world.dynamodb.update_item().table_name("events").key("pk", AttributeValue::S(format!("ask#{session}")));
-    let update =
-        update.update_expression("SET asked = :long_ago").expression_attribute_values(":long_ago", AttributeValue::N("1".to_owned()));
+    let update = world
+        .dynamodb
+        .update_item()
+        .table_name("events")
+        .key("pk", AttributeValue::S(format!("ask#{session}")));
+    let update = update
+        .update_expression("SET asked = :long_ago")
+        .expression_attribute_values(":long_ago", AttributeValue::N("1".to_owned()));
     update.send().await.unwrap();
 }
 
@@ -61,7 +68,8 @@ async fn the_states_follow_the_webhooks() {
 
     world.process(&sample("checkout.session.completed", "user_123")).await;
     assert_eq!(told(&world, SESSION).await, "paid completed not_sent set_password");
-    let (status, body) = world.app("POST", "/portal/password-set", json!({"user_id": "user_123"}), None).await;
+    let (status, body) =
+        world.app("POST", "/portal/password-set", json!({"user_id": "user_123"}), None).await;
     assert_eq!((status, &body["password_state"]), (200, &json!("set")));
     assert_eq!(told(&world, SESSION).await, "paid completed set go_to_dashboard");
 }
@@ -87,7 +95,11 @@ async fn a_subscription_whose_webhooks_never_came_is_read_from_stripe_and_the_la
     happens(&fake, &life);
     assert_eq!(told(&world, SESSION).await, "paid completed not_sent set_password");
     let account = world.account("user_123").await;
-    assert_eq!((account["tier"].as_str(), account["credits"].as_i64()), (Some("pro"), Some(5000)), "{account}");
+    assert_eq!(
+        (account["tier"].as_str(), account["credits"].as_i64()),
+        (Some("pro"), Some(5000)),
+        "{account}"
+    );
     let ledger = world.ledger("user_123").await;
     assert_eq!(ledger[0]["cause"], "setup-status", "{ledger:?}");
     for name in life {
@@ -131,7 +143,9 @@ async fn polling_does_not_hammer_stripe() {
 async fn what_stripe_says_of_a_session_that_is_not_paid_is_shown_and_feeds_nothing() {
     let (world, fake) = with_stripe().await;
     let mut event = sample("checkout.session.completed.pack", "user_123");
-    for (status, payment, expect) in [("open", "unpaid", "unpaid"), ("complete", "unpaid", "confirming"), ("expired", "unpaid", "unpaid")] {
+    for (status, payment, expect) in
+        [("open", "unpaid", "unpaid"), ("complete", "unpaid", "confirming"), ("expired", "unpaid", "unpaid")]
+    {
         event["data"]["object"]["status"] = json!(status);
         event["data"]["object"]["payment_status"] = json!(payment);
         fake.ingest(&event.to_string(), false).unwrap();
@@ -176,7 +190,9 @@ async fn what_is_no_session_is_refused_before_anything_is_read() {
 async fn only_the_app_says_that_a_password_is_set_and_only_of_a_user_that_is_there() {
     let world = World::new().await;
     let say = async |authorization: Option<&str>, body: &str| {
-        let (status, body) = read_answer(world.visit(authorization, "POST", "/portal/password-set", Body::Text(body.to_owned())).await);
+        let (status, body) = read_answer(
+            world.visit(authorization, "POST", "/portal/password-set", Body::Text(body.to_owned())).await,
+        );
         (status, body["error"].as_str().unwrap_or_default().to_owned())
     };
     let token = format!("Bearer {APP_TOKEN}");
@@ -187,14 +203,22 @@ async fn only_the_app_says_that_a_password_is_set_and_only_of_a_user_that_is_the
         assert_eq!(say(Some(&token), body).await, (400, "invalid_body".to_owned()), "{body}");
     }
     assert_eq!(say(Some(&token), r#"{"user_id":""}"#).await, (400, "invalid_user_id".to_owned()));
-    assert_eq!(say(Some(&token), &format!("\"{}\"", "x".repeat(70_000))).await, (413, "too_large".to_owned()));
+    assert_eq!(
+        say(Some(&token), &format!("\"{}\"", "x".repeat(70_000))).await,
+        (413, "too_large".to_owned())
+    );
     let closed = world.redeploy(&[("APP_API_TOKEN", "")]);
-    assert_eq!(read_answer(closed.visit(Some("Bearer "), "POST", "/portal/password-set", Body::Empty).await).0, 503);
+    assert_eq!(
+        read_answer(closed.visit(Some("Bearer "), "POST", "/portal/password-set", Body::Empty).await).0,
+        503
+    );
 }
 
 #[tokio::test]
 async fn the_page_shows_the_reference_as_text_and_runs_nothing_but_its_own_script() {
-    let world = World::with(&[("SUPPORT_EMAIL", "help@example.com"), ("APP_BASE_URL", "https://app.example.com")]).await;
+    let world =
+        World::with(&[("SUPPORT_EMAIL", "help@example.com"), ("APP_BASE_URL", "https://app.example.com")])
+            .await;
     let page = async |path: &str| {
         let answer = world.visit(None, "GET", path, Body::Empty).await;
         let policy = answer.headers()["content-security-policy"].to_str().unwrap().to_owned();
@@ -203,9 +227,22 @@ async fn the_page_shows_the_reference_as_text_and_runs_nothing_but_its_own_scrip
     };
     let (status, policy, text) = page(&format!("/portal/status?session_id={SESSION}")).await;
     assert_eq!(status, 200);
-    assert!(text.contains(SESSION) && text.contains("help@example.com") && text.contains("https://app.example.com"));
-    assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'") && !policy.contains("unsafe"));
-    for hostile in ["", "?session_id=", "?session_id=cs_<script>alert(1)</script>", "?session_id=\"><img src=x onerror=alert(1)>"] {
+    assert!(
+        text.contains(SESSION)
+            && text.contains("help@example.com")
+            && text.contains("https://app.example.com")
+    );
+    assert!(
+        policy.contains("default-src 'none'")
+            && policy.contains("connect-src 'self'")
+            && !policy.contains("unsafe")
+    );
+    for hostile in [
+        "",
+        "?session_id=",
+        "?session_id=cs_<script>alert(1)</script>",
+        "?session_id=\"><img src=x onerror=alert(1)>",
+    ] {
         let (status, _, text) = page(&format!("/portal/status{hostile}")).await;
         assert_eq!(status, 400);
         assert!(!text.contains("alert(1)"), "{hostile}");

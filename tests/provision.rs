@@ -1,4 +1,5 @@
-//! What the app is told, over HTTP: once for a first payment, after every change where that is configured, signed, and never lost.
+//! What the app is told, over HTTP: once for a first payment, after every change where that is configured,
+//! signed, and never lost.
 
 use std::sync::{Arc, Mutex};
 
@@ -26,7 +27,9 @@ impl App {
     async fn start() -> (Self, String) {
         async fn take(State(app): State<App>, headers: HeaderMap, body: String) -> StatusCode {
             let webhook = standardwebhooks::Webhook::new(SECRET).unwrap();
-            webhook.verify(body.as_bytes(), &headers).expect("what the app is told is signed as Standard Webhooks has it");
+            webhook
+                .verify(body.as_bytes(), &headers)
+                .expect("what the app is told is signed as Standard Webhooks has it");
             let id = headers["webhook-id"].to_str().unwrap().to_owned();
             app.told.lock().unwrap().push((id, serde_json::from_str(&body).unwrap()));
             *app.answers.lock().unwrap()
@@ -50,11 +53,19 @@ impl App {
 }
 
 async fn with_app(url: &str) -> World {
-    World::provisioning(&[("PROVISION_URL", url), ("PROVISION_SECRET", SECRET), ("PROVISION_ALLOW_LOOPBACK", "true")]).await
+    World::provisioning(&[
+        ("PROVISION_URL", url),
+        ("PROVISION_SECRET", SECRET),
+        ("PROVISION_ALLOW_LOOPBACK", "true"),
+    ])
+    .await
 }
 
 async fn job(world: &World, kind: &str, user: &str) -> String {
-    world.event(&format!("job#{kind}#{user}")).await.map_or_else(|| "none".to_owned(), |job| job["outcome"].clone())
+    world
+        .event(&format!("job#{kind}#{user}"))
+        .await
+        .map_or_else(|| "none".to_owned(), |job| job["outcome"].clone())
 }
 
 /// Only what is said of first payments.
@@ -104,7 +115,11 @@ async fn the_job_is_part_of_the_one_transaction_and_only_of_the_first_payments()
     world.worker(Family::InvoicePaid).handle(duplicate).await.unwrap();
     assert_eq!(world.operations(), ["BatchGetItem"], "a duplicate that comes for the first time");
     assert_eq!(world.provision().await, 0);
-    assert_eq!(job(&world, "provision", "user_123").await, "completed", "without a PROVISION_URL there is nothing to call");
+    assert_eq!(
+        job(&world, "provision", "user_123").await,
+        "completed",
+        "without a PROVISION_URL there is nothing to call"
+    );
 }
 
 #[tokio::test]
@@ -136,13 +151,19 @@ async fn an_app_that_fails_is_called_again_by_the_law_under_the_same_id_and_then
     assert_eq!(world.retry_in(86_400).await.jobs, 0, "what failed for good waits for a person");
     let shown = world.ask("GET", "/admin/provisioning", Value::Null).await.1;
     let shown = shown["jobs"].as_array().unwrap().iter().find(|job| job["job"] == "provision").unwrap();
-    assert_eq!((&shown["user_id"], &shown["status"], &shown["attempts"]), (&json!("user_1"), &json!("failed"), &json!(4)));
+    assert_eq!(
+        (&shown["user_id"], &shown["status"], &shown["attempts"]),
+        (&json!("user_1"), &json!("failed"), &json!(4))
+    );
     assert!(shown["reason"].as_str().unwrap().contains("the app answered 500"), "{shown}");
     let again = |user: &str| json!({"job": "provision", "user_id": user, "actor": "ann", "reason": "the app is back"});
     let (status, answer) = world.ask("POST", "/admin/provisioning", again("user_1")).await;
     assert_eq!((status, &answer["result"]), (200, &json!("queued")), "{answer}");
     assert_eq!(world.provision().await, 0);
-    assert_eq!((payments(app.told())[0].0.clone(), job(&world, "provision", "user_1").await), (ids[0].clone(), "completed".to_owned()));
+    assert_eq!(
+        (payments(app.told())[0].0.clone(), job(&world, "provision", "user_1").await),
+        (ids[0].clone(), "completed".to_owned())
+    );
     let shown = world.ask("GET", "/admin/provisioning", Value::Null).await.1;
     assert!(shown["jobs"].as_array().unwrap().iter().all(|job| job["job"] != "provision"), "{shown}");
     let audits = world.ask("GET", "/admin/audit", Value::Null).await.1["audits"].clone();
@@ -165,7 +186,9 @@ async fn an_app_that_fails_is_called_again_by_the_law_under_the_same_id_and_then
 async fn a_message_that_is_lost_after_the_commit_is_sent_by_retry_or_when_the_event_comes_again() {
     let (app, url) = App::start().await;
     let world = with_app(&url).await;
-    let is_nudge = |call: &crate::support::Call| call.operation == "SendMessage" && call.request.to_string().contains("provision");
+    let is_nudge = |call: &crate::support::Call| {
+        call.operation == "SendMessage" && call.request.to_string().contains("provision")
+    };
     world.fault(move |call| is_nudge(call).then_some(Fault::LoseRequest));
     world.process(&pack("one", "user_1", 1)).await;
     world.heal();
@@ -173,7 +196,10 @@ async fn a_message_that_is_lost_after_the_commit_is_sent_by_retry_or_when_the_ev
     assert_eq!(world.retry_in(60).await.jobs, 0, "its message may be on the way");
     assert!(world.retry_in(1000).await.jobs > 0);
     world.provision().await;
-    assert_eq!((payments(app.told()).len(), job(&world, "provision", "user_1").await), (1, "completed".to_owned()));
+    assert_eq!(
+        (payments(app.told()).len(), job(&world, "provision", "user_1").await),
+        (1, "completed".to_owned())
+    );
 
     // Killed between the commit and the message: SQS brings the event again.
     world.deliver(pack("two", "user_2", 1).to_string().as_bytes()).await;
@@ -185,7 +211,10 @@ async fn a_message_that_is_lost_after_the_commit_is_sent_by_retry_or_when_the_ev
     world.pass_seconds(181);
     world.drain().await;
     world.provision().await;
-    assert_eq!((payments(app.told()).len(), job(&world, "provision", "user_2").await), (1, "completed".to_owned()));
+    assert_eq!(
+        (payments(app.told()).len(), job(&world, "provision", "user_2").await),
+        (1, "completed".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -195,7 +224,8 @@ async fn every_change_of_tier_or_balance_is_told_where_there_is_a_url_and_nowher
     let mut versions = Vec::new();
     let mut tells = async |what: &str, credits: u64| {
         assert_eq!(world.provision().await, 0, "{what}");
-        let told: Vec<_> = app.told().into_iter().filter(|(_, body)| body["type"] == "account.updated").collect();
+        let told: Vec<_> =
+            app.told().into_iter().filter(|(_, body)| body["type"] == "account.updated").collect();
         let [(id, body)] = told.as_slice() else { panic!("{what}: {told:?}") };
         assert_eq!(body["data"]["credits"], credits, "{what}");
         versions.push((id.clone(), body["data"]["version"].as_u64().unwrap()));
@@ -214,14 +244,18 @@ async fn every_change_of_tier_or_balance_is_told_where_there_is_a_url_and_nowher
 
     let quiet = World::provisioning(&[]).await;
     quiet.sign_up("user_1").await;
-    assert_eq!((quiet.messages("provision"), job(&quiet, "account", "user_1").await), ((0, 0), "none".to_owned()));
+    assert_eq!(
+        (quiet.messages("provision"), job(&quiet, "account", "user_1").await),
+        ((0, 0), "none".to_owned())
+    );
 }
 
 #[tokio::test]
 async fn the_setup_status_follows_the_job() {
     let (app, url) = App::start().await;
     let world = with_app(&url).await;
-    let state = async || world.setup_status("cs_test_one").await.1["provisioning_state"].as_str().unwrap().to_owned();
+    let state =
+        async || world.setup_status("cs_test_one").await.1["provisioning_state"].as_str().unwrap().to_owned();
     assert_eq!(state().await, "not_started");
     app.answer(StatusCode::INTERNAL_SERVER_ERROR);
     world.process(&pack("one", "user_1", 1)).await;
@@ -245,7 +279,11 @@ async fn nothing_is_sent_to_an_address_inside_and_no_redirect_is_followed() {
         ("https://[::ffff:7f00:1]/".to_owned(), "true"),
         (format!("{url}moved"), "true"),
     ] {
-        let variables = [("PROVISION_URL", at.as_str()), ("PROVISION_SECRET", SECRET), ("PROVISION_ALLOW_LOOPBACK", loopback)];
+        let variables = [
+            ("PROVISION_URL", at.as_str()),
+            ("PROVISION_SECRET", SECRET),
+            ("PROVISION_ALLOW_LOOPBACK", loopback),
+        ];
         let world = World::provisioning(&variables).await;
         world.process(&pack("one", "user_1", 1)).await;
         assert_eq!(world.provision().await, 2, "{at}: both jobs come back");

@@ -1,4 +1,5 @@
-//! Reconciliation and replay: the real path over an embedded DynamoDB on one side, a fake Stripe over HTTP on the other.
+//! Reconciliation and replay: the real path over an embedded DynamoDB on one side, a fake Stripe over HTTP on
+//! the other.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,8 @@ use serde_json::{Value, json};
 use crate::stripe_client::{KEY, stripe};
 use crate::support::{World, sample};
 
-/// The samples in the order in which they happened, up to the first renewal: a subscription, a pack, the renewal.
+/// The samples in the order in which they happened, up to the first renewal: a subscription, a pack, the
+/// renewal.
 const LIFE: [&str; 6] = [
     "customer.subscription.created",
     "invoice.paid",
@@ -107,8 +109,10 @@ fn count(report: &Report, class: Class) -> u64 {
 /// The ledger's keys, sorted, with their deltas.
 async fn grants(world: &World, user: &str) -> Vec<(String, i64)> {
     let entries = world.ledger(user).await;
-    let mut grants: Vec<_> =
-        entries.iter().map(|entry| (entry["key"].as_str().unwrap().to_owned(), entry["delta"].as_i64().unwrap())).collect();
+    let mut grants: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry["key"].as_str().unwrap().to_owned(), entry["delta"].as_i64().unwrap()))
+        .collect();
     grants.sort();
     grants
 }
@@ -145,7 +149,10 @@ async fn when_the_events_are_gone_the_objects_tell() {
     // A pack that is heard of after the reset that would have ended it is granted in full.
     assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 6000));
     let keys: Vec<String> = grants(&shop.world, "user_1").await.into_iter().map(|(key, _)| key).collect();
-    assert_eq!(keys, ["invoice#in_TallyHook0001", "invoice#in_TallyHook0002", "session#cs_test_a1TallyHook0002", "signup"]);
+    assert_eq!(
+        keys,
+        ["invoice#in_TallyHook0001", "invoice#in_TallyHook0002", "session#cs_test_a1TallyHook0002", "signup"]
+    );
     for entry in shop.world.ledger("user_1").await.iter().filter(|entry| entry["key"] != "signup") {
         let cause = entry["cause"].as_str().or(entry["event_id"].as_str()).unwrap_or_default();
         assert_eq!(cause, format!("reconcile:{}", report.run), "{entry}");
@@ -153,7 +160,10 @@ async fn when_the_events_are_gone_the_objects_tell() {
     // The audit: the log has a record of each change, with the run and what was different.
     for change in &report.changes {
         let record = shop.world.event(&change.event_id).await.unwrap();
-        assert!(record["message"].starts_with(&format!("reconcile:{}: {}", report.run, change.class.as_str())), "{record:?}");
+        assert!(
+            record["message"].starts_with(&format!("reconcile:{}: {}", report.run, change.class.as_str())),
+            "{record:?}"
+        );
     }
     shop.is_settled(now + 60).await;
     // The real events, sent by hand much later, change nothing any more.
@@ -162,7 +172,10 @@ async fn when_the_events_are_gone_the_objects_tell() {
         shop.world.process(&sample(name, "user_1")).await;
     }
     let after = shop.world.account("user_1").await;
-    assert_eq!((&before["tier"], &before["credits"], &before["buckets"]), (&after["tier"], &after["credits"], &after["buckets"]));
+    assert_eq!(
+        (&before["tier"], &before["credits"], &before["buckets"]),
+        (&after["tier"], &after["credits"], &after["buckets"])
+    );
 }
 
 #[tokio::test]
@@ -171,7 +184,12 @@ async fn a_missed_cancellation_takes_the_tier_and_leaves_the_credits() {
     for name in ["customer.subscription.created", "invoice.paid"] {
         shop.world.process(&sample(name, "user_1")).await;
     }
-    shop.happens("user_1", "", &["customer.subscription.created", "invoice.paid", "customer.subscription.deleted"], true);
+    shop.happens(
+        "user_1",
+        "",
+        &["customer.subscription.created", "invoice.paid", "customer.subscription.deleted"],
+        true,
+    );
     let report = shop.run(1_776_300_000).await;
     assert_eq!((count(&report, Class::Tier), report.changed), (1, 1), "{report:#?}");
     assert_eq!(shop.tier_and_credits("user_1").await, ("free".to_owned(), 5000));
@@ -194,7 +212,11 @@ async fn a_missed_downgrade_sets_the_tier_and_leaves_the_credits_to_a_person() {
     shop.fake.put(subscription);
     let report = shop.run(EARLY).await;
     assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 20_000));
-    assert_eq!((count(&report, Class::Tier), count(&report, Class::Credits), report.changed), (1, 1, 1), "{report:#?}");
+    assert_eq!(
+        (count(&report, Class::Tier), count(&report, Class::Credits), report.changed),
+        (1, 1, 1),
+        "{report:#?}"
+    );
     assert_eq!(report.left[0].after["credits"], "5000");
     shop.is_settled(EARLY + 60).await;
 }
@@ -203,9 +225,19 @@ async fn a_missed_downgrade_sets_the_tier_and_leaves_the_credits_to_a_person() {
 async fn a_missed_upgrade_within_a_period_is_granted_even_with_its_first_payment_missed_too() {
     let shop = Shop::new().await;
     shop.world.sign_up("user_1").await;
-    let names = ["customer.subscription.created", "invoice.paid", "customer.subscription.updated", "invoice.paid.renewal"];
+    let names = [
+        "customer.subscription.created",
+        "invoice.paid",
+        "customer.subscription.updated",
+        "invoice.paid.renewal",
+    ];
     shop.happens("user_1", "", &names, true);
-    shop.happens("user_1", "", &["customer.subscription.updated.upgrade.mid_period", "invoice.paid.proration.mid_period"], true);
+    shop.happens(
+        "user_1",
+        "",
+        &["customer.subscription.updated.upgrade.mid_period", "invoice.paid.proration.mid_period"],
+        true,
+    );
     let report = shop.run(LATE + 7200).await;
     assert!(report.complete && report.left.is_empty() && report.failures.is_empty(), "{report:#?}");
     assert_eq!(shop.tier_and_credits("user_1").await, ("business".to_owned(), 20_000), "{report:#?}");
@@ -227,7 +259,10 @@ async fn an_interrupted_run_goes_on_where_it_stopped() {
         runs += 1;
         shop.fake.requests();
         let report = shop.run_with(&options, EARLY + runs).await;
-        assert!(!shop.fake.requests().iter().any(|request| request.contains("/v1/events?")), "the events were done");
+        assert!(
+            !shop.fake.requests().iter().any(|request| request.contains("/v1/events?")),
+            "the events were done"
+        );
         if report.complete {
             break;
         }
@@ -266,10 +301,17 @@ async fn one_broken_customer_does_not_stop_the_run() {
     shop.fake.break_customer("cus_TallyHookB0001");
     let report = shop.run(EARLY).await;
     assert!(report.complete, "{report:#?}");
-    assert!(report.failures.iter().all(|failure| failure.customer.as_deref() == Some("cus_TallyHookB0001")), "{report:#?}");
+    assert!(
+        report.failures.iter().all(|failure| failure.customer.as_deref() == Some("cus_TallyHookB0001")),
+        "{report:#?}"
+    );
     assert!(!report.failures.is_empty());
     for (tag, expected) in [("A", ("pro", 6000)), ("B", ("none", -1)), ("C", ("pro", 6000))] {
-        assert_eq!(shop.tier_and_credits(&format!("user_{tag}")).await, (expected.0.to_owned(), expected.1), "{tag}");
+        assert_eq!(
+            shop.tier_and_credits(&format!("user_{tag}")).await,
+            (expected.0.to_owned(), expected.1),
+            "{tag}"
+        );
     }
     shop.fake.heal();
     assert!(shop.run(EARLY + 60).await.failures.is_empty());
@@ -322,7 +364,8 @@ async fn runs_and_webhooks_at_the_same_time_end_as_either_alone() {
 async fn somebody_who_pays_and_is_unknown_is_listed_and_not_guessed() {
     let shop = Shop::new().await;
     for name in &LIFE[..2] {
-        let mut event = sample(name, "user_1").to_string().replace("\"user_id\":\"user_1\"", "\"other\":\"x\"");
+        let mut event =
+            sample(name, "user_1").to_string().replace("\"user_id\":\"user_1\"", "\"other\":\"x\"");
         event = event.replace("\"client_id\":\"user_1\"", "\"other\":\"x\"");
         shop.fake.ingest(&event, true).unwrap();
     }
@@ -353,7 +396,11 @@ async fn two_subscriptions_of_one_user_and_one_that_stripe_does_not_have_are_lis
     let before = shop.world.everything().await;
     shop.fake.remove("sub_TallyHookA0001");
     let report = shop.run(EARLY + 60).await;
-    assert_eq!((count(&report, Class::DuplicateSubscriptions), count(&report, Class::MissingAtStripe)), (1, 1), "{report:#?}");
+    assert_eq!(
+        (count(&report, Class::DuplicateSubscriptions), count(&report, Class::MissingAtStripe)),
+        (1, 1),
+        "{report:#?}"
+    );
     assert!(report.complete && report.changed == 0);
     assert_eq!(shop.world.everything().await, before);
 }
@@ -368,7 +415,8 @@ async fn a_pack_without_metadata_is_known_by_its_line_items() {
     shop.fake.ingest(&event.to_string(), true).unwrap();
     let report = shop.run(EARLY).await;
     assert_eq!(report.left.len(), 1, "{report:#?}");
-    let item = json!({"id": "li_1", "object": "item", "quantity": 3, "price": {"id": "price_pack_1000_test"}});
+    let item =
+        json!({"id": "li_1", "object": "item", "quantity": 3, "price": {"id": "price_pack_1000_test"}});
     shop.fake.put_inside(&id, vec![item]);
     let report = shop.run(EARLY).await;
     assert_eq!((count(&report, Class::Credits), report.left.len()), (1, 0), "{report:#?}");
@@ -410,7 +458,9 @@ async fn a_refused_key_stops_the_run_with_stripes_words() {
     let shop = Shop::new().await;
     let address = shop.fake.start().await.unwrap();
     let stripe = Stripe::new("sk_test_wrong", format!("http://{address}"));
-    let report = Reconciler::new(stripe, processor(&shop.world)).run(&Options::default(), Timestamp::from_unix(EARLY)).await;
+    let report = Reconciler::new(stripe, processor(&shop.world))
+        .run(&Options::default(), Timestamp::from_unix(EARLY))
+        .await;
     let why = report.stopped.unwrap();
     assert!(why.contains("401") && !why.contains("sk_test_wrong") && !why.contains(KEY), "{why}");
 }
@@ -427,7 +477,10 @@ async fn the_gap_between_stripes_events_and_ours_is_counted() {
     let (from, until) = (Timestamp::from_unix(EARLY - 20 * 86_400), Timestamp::from_unix(EARLY));
     let gap = gap(&shop.stripe, &store, from, until, None).await.unwrap();
     assert_eq!((gap.listed, gap.held, gap.complete), (4, 3, true), "{gap:?}");
-    assert_eq!(gap.missing[0].id, sample("checkout.session.completed.pack", "user_1")["id"].as_str().unwrap());
+    assert_eq!(
+        gap.missing[0].id,
+        sample("checkout.session.completed.pack", "user_1")["id"].as_str().unwrap()
+    );
 }
 
 #[tokio::test]
@@ -435,7 +488,8 @@ async fn events_are_replayed_from_stripe_through_the_queues() {
     let shop = Shop::new().await;
     shop.world.sign_up("user_1").await;
     shop.happens("user_1", "", &LIFE[..4], false);
-    let replayer = Replayer::new(shop.stripe.clone(), Queue::new(shop.world.sqs.clone()), queues(&shop.world));
+    let replayer =
+        Replayer::new(shop.stripe.clone(), Queue::new(shop.world.sqs.clone()), queues(&shop.world));
     let now = Timestamp::from_unix(EARLY);
 
     let id = sample("customer.subscription.created", "user_1")["id"].as_str().unwrap().parse().unwrap();

@@ -1,4 +1,5 @@
-//! Reconciliation of many subscriptions: what is asked of Stripe and of AWS, page by page, and what of it is kept in memory.
+//! Reconciliation of many subscriptions: what is asked of Stripe and of AWS, page by page, and what of it is
+//! kept in memory.
 //!
 //! ```text
 //! TALLYHOOK_SUBSCRIPTIONS=100000 cargo test -p tests reconcile_many -- --nocapture
@@ -51,9 +52,17 @@ async fn shop(subscriptions: usize) -> Shop {
     for number in 1..=subscriptions {
         let row = |row: &HashMap<String, AttributeValue>| {
             let row = row.iter().map(|(name, value)| (another(name, number), copy(value, number))).collect();
-            WriteRequest::builder().put_request(PutRequest::builder().set_item(Some(row)).build().unwrap()).build()
+            WriteRequest::builder()
+                .put_request(PutRequest::builder().set_item(Some(row)).build().unwrap())
+                .build()
         };
-        world.dynamodb.batch_write_item().request_items("accounts", rows.iter().map(row).collect()).send().await.unwrap();
+        world
+            .dynamodb
+            .batch_write_item()
+            .request_items("accounts", rows.iter().map(row).collect())
+            .send()
+            .await
+            .unwrap();
         world.calls();
     }
     fake.set_now(NOW);
@@ -79,7 +88,9 @@ fn copy(value: &AttributeValue, number: usize) -> AttributeValue {
     } else if let Ok(values) = value.as_l() {
         AttributeValue::L(values.iter().map(|value| copy(value, number)).collect())
     } else if let Ok(values) = value.as_m() {
-        AttributeValue::M(values.iter().map(|(name, value)| (another(name, number), copy(value, number))).collect())
+        AttributeValue::M(
+            values.iter().map(|(name, value)| (another(name, number), copy(value, number))).collect(),
+        )
     } else {
         value.clone()
     }
@@ -87,7 +98,11 @@ fn copy(value: &AttributeValue, number: usize) -> AttributeValue {
 
 /// Requests to Stripe, by path.
 fn asked(fake: &FakeStripe) -> BTreeMap<String, usize> {
-    counted(fake.requests().into_iter().map(|request| request.split(['?', ' ']).nth(1).unwrap_or_default().to_owned()))
+    counted(
+        fake.requests()
+            .into_iter()
+            .map(|request| request.split(['?', ' ']).nth(1).unwrap_or_default().to_owned()),
+    )
 }
 
 fn counted(names: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
@@ -107,7 +122,8 @@ async fn run(reconciler: &Reconciler) -> Report {
 
 #[tokio::test]
 async fn where_nothing_differs_only_lists_are_asked_for_and_a_run_goes_on_from_its_page() {
-    let subscriptions = Env::of_process().get("TALLYHOOK_SUBSCRIPTIONS").map_or(500, |count| count.parse().unwrap());
+    let subscriptions =
+        Env::of_process().get("TALLYHOOK_SUBSCRIPTIONS").map_or(500, |count| count.parse().unwrap());
     assert_eq!(subscriptions % PAGE, 0, "whole pages, so that the reads can be counted");
     let started = Instant::now();
     let Shop { world, fake, reconciler, rows } = shop(subscriptions).await;
@@ -117,23 +133,51 @@ async fn where_nothing_differs_only_lists_are_asked_for_and_a_run_goes_on_from_i
 
     let (started, before) = (Instant::now(), resident_kb());
     let report = run(&reconciler).await;
-    println!("a run: {:.1} s, memory {} KB before and {} KB after", started.elapsed().as_secs_f64(), before, resident_kb());
-    assert!(report.complete && report.found.is_empty() && report.failures.is_empty() && report.left.is_empty(), "{report:#?}");
+    println!(
+        "a run: {:.1} s, memory {} KB before and {} KB after",
+        started.elapsed().as_secs_f64(),
+        before,
+        resident_kb()
+    );
+    assert!(
+        report.complete && report.found.is_empty() && report.failures.is_empty() && report.left.is_empty(),
+        "{report:#?}"
+    );
     let read = |what: &str| report.read.get(what).copied().unwrap_or_default();
     let each = u64::try_from(subscriptions).unwrap();
     assert_eq!((read("subscriptions"), read("invoices"), read("accounts")), (each, each, each));
-    let lists = [("/v1/events", 2), ("/v1/subscriptions", pages), ("/v1/invoices", pages), ("/v1/checkout/sessions", 1)];
+    let lists = [
+        ("/v1/events", 2),
+        ("/v1/subscriptions", pages),
+        ("/v1/invoices", pages),
+        ("/v1/checkout/sessions", 1),
+    ];
     assert_eq!(asked(&fake), counts(lists));
     let calls = counted(world.operations().into_iter());
     println!("a run: {calls:?}");
     let scans = rows / SCAN + 1;
     let cursors = 2 * (pages - 1) + scans - 1;
-    assert_eq!(calls, counts([("BatchGetItem", 1 + READS * pages), ("Scan", scans), ("TransactWriteItems", cursors), ("DeleteItem", 1)]));
+    assert_eq!(
+        calls,
+        counts([
+            ("BatchGetItem", 1 + READS * pages),
+            ("Scan", scans),
+            ("TransactWriteItems", cursors),
+            ("DeleteItem", 1)
+        ])
+    );
 
     // Stripe stops answering in the middle of the subscriptions.
     let half = pages / 2;
-    let last = renamed(&sample("customer.subscription.created", "user_1")["data"]["object"], subscriptions + 1 - half * PAGE);
-    fake.fail(&format!("starting_after={}", last["id"].as_str().unwrap()), 3, Misbehaviour::Status(500, None));
+    let last = renamed(
+        &sample("customer.subscription.created", "user_1")["data"]["object"],
+        subscriptions + 1 - half * PAGE,
+    );
+    fake.fail(
+        &format!("starting_after={}", last["id"].as_str().unwrap()),
+        3,
+        Misbehaviour::Status(500, None),
+    );
     let report = run(&reconciler).await;
     assert!(report.stopped.as_ref().unwrap().contains("GET /v1/subscriptions: 500"), "{report:#?}");
     fake.requests();
@@ -143,7 +187,10 @@ async fn where_nothing_differs_only_lists_are_asked_for_and_a_run_goes_on_from_i
     assert!(report.complete && report.found.is_empty() && report.failures.is_empty(), "{report:#?}");
     // What the first half saw is listed once more before the accounts are looked at.
     let again = pages - half + pages;
-    assert_eq!(asked(&fake), counts([("/v1/subscriptions", again), ("/v1/invoices", pages), ("/v1/checkout/sessions", 1)]));
+    assert_eq!(
+        asked(&fake),
+        counts([("/v1/subscriptions", again), ("/v1/invoices", pages), ("/v1/checkout/sessions", 1)])
+    );
 }
 
 fn resident_kb() -> u64 {

@@ -9,12 +9,16 @@ use crate::support::{Fault, World, now, pack, sample, signature, with_id};
 fn nameless(name: &str) -> Value {
     let mut event = sample(name, "user_1");
     event["data"]["object"]["metadata"] = json!({});
-    for path in ["/data/object/parent/subscription_details/metadata", "/data/object/subscription_details/metadata"] {
+    for path in
+        ["/data/object/parent/subscription_details/metadata", "/data/object/subscription_details/metadata"]
+    {
         if let Some(metadata) = event.pointer_mut(path) {
             *metadata = json!({});
         }
     }
-    for line in event.pointer_mut("/data/object/lines/data").and_then(Value::as_array_mut).into_iter().flatten() {
+    for line in
+        event.pointer_mut("/data/object/lines/data").and_then(Value::as_array_mut).into_iter().flatten()
+    {
         line["metadata"] = json!({});
     }
     event
@@ -23,7 +27,8 @@ fn nameless(name: &str) -> Value {
 /// A finished checkout that binds the customer of the samples to `user_1`.
 fn binding() -> Value {
     let mut event = pack("binding", "user_1", 1);
-    event["data"]["object"]["customer"] = sample("invoice.paid", "user_1")["data"]["object"]["customer"].clone();
+    event["data"]["object"]["customer"] =
+        sample("invoice.paid", "user_1")["data"]["object"]["customer"].clone();
     event
 }
 
@@ -41,7 +46,10 @@ async fn an_invoice_of_an_unknown_customer_is_parked_and_applied_as_soon_as_the_
     let invoice = nameless("invoice.paid");
     park(&world, &invoice).await;
     let alerts = world.alerts().await;
-    assert_eq!((alerts.len(), &alerts[0]["alert"], &alerts[0]["reason"]), (1, &json!("parked"), &json!("no_user")));
+    assert_eq!(
+        (alerts.len(), &alerts[0]["alert"], &alerts[0]["reason"]),
+        (1, &json!("parked"), &json!("no_user"))
+    );
     assert_eq!(alerts[0]["event_id"], invoice["id"]);
 
     // No clock moves from here on.
@@ -64,7 +72,11 @@ async fn a_log_that_keeps_no_payloads_keeps_one_while_its_event_waits() {
         (answer["event"]["status"].clone(), answer["payload"].clone())
     };
     park(&world, &invoice).await;
-    assert_eq!(shown(&invoice).await, (json!("parked"), invoice.clone()), "without it the event could not be sent again");
+    assert_eq!(
+        shown(&invoice).await,
+        (json!("parked"), invoice.clone()),
+        "without it the event could not be sent again"
+    );
     world.process(&binding).await;
     assert_eq!(world.account("user_1").await["credits"], 6000);
     for event in [&invoice, &binding] {
@@ -84,7 +96,8 @@ async fn everything_that_waits_for_a_customer_is_freed_whether_it_was_parked_bef
             event["data"]["object"]["client_reference_id"] = json!(null);
             event["data"]["object"]["metadata"] = json!({"pack": "credits_1000"});
             event["data"]["object"]["payment_intent"] = json!(format!("pi_w{number}"));
-            event["data"]["object"]["customer"] = sample("invoice.paid", "user_1")["data"]["object"]["customer"].clone();
+            event["data"]["object"]["customer"] =
+                sample("invoice.paid", "user_1")["data"]["object"]["customer"].clone();
             world.deliver(event.to_string().as_bytes()).await;
             waiting += 1;
         }
@@ -126,7 +139,9 @@ async fn a_refund_that_overtakes_its_purchase_waits_for_the_payment_and_is_appli
 #[tokio::test]
 async fn a_refund_waits_for_its_customer_while_that_is_nobodys_and_for_its_payment_where_it_names_none() {
     let world = World::new().await;
-    for (number, customer, waits_for) in [(0, json!("cus_Unknown1"), "customer#cus_Unknown1"), (1, Value::Null, "payment#pi_unknown")] {
+    for (number, customer, waits_for) in
+        [(0, json!("cus_Unknown1"), "customer#cus_Unknown1"), (1, Value::Null, "payment#pi_unknown")]
+    {
         let mut refund = with_id(nameless("charge.refunded"), &format!("evt_refund{number}"));
         refund["data"]["object"]["payment_intent"] = json!("pi_unknown");
         refund["data"]["object"]["customer"] = customer;
@@ -142,7 +157,8 @@ async fn an_event_whose_user_id_is_none_is_its_customers_and_waits_for_a_person_
         let mut event = with_id(pack(name, "user_1", 1), &format!("evt_{name}"));
         event["data"]["object"]["client_reference_id"] = json!("\u{0}");
         event["data"]["object"]["metadata"]["user_id"] = json!("\u{0}");
-        event["data"]["object"]["customer"] = sample("invoice.paid", "user_1")["data"]["object"]["customer"].clone();
+        event["data"]["object"]["customer"] =
+            sample("invoice.paid", "user_1")["data"]["object"]["customer"].clone();
         event
     };
     world.process(&impossible("early")).await;
@@ -160,7 +176,10 @@ async fn parking_an_event_makes_no_account_and_parking_it_again_gives_it_no_seco
     let mut unknown = pack("unknown", "user_1", 1);
     unknown["data"]["object"]["metadata"]["pack"] = json!("none");
     world.process(&unknown).await;
-    assert!(!world.everything().await.to_string().contains("\"account\""), "all that is known of the user is a parked event");
+    assert!(
+        !world.everything().await.to_string().contains("\"account\""),
+        "all that is known of the user is a parked event"
+    );
 
     world.process(&pack("first", "user_1", 1)).await;
     let mut second = with_id(unknown.clone(), "evt_second");
@@ -171,7 +190,10 @@ async fn parking_an_event_makes_no_account_and_parking_it_again_gives_it_no_seco
     world.process(&pack("third", "user_1", 1)).await;
     world.process(&second).await;
     let again = world.event("evt_second").await.unwrap();
-    assert_eq!((again["outcome"].as_str(), again["previous"].as_str(), again["attempts"].as_str()), ("parked", "evt_first", "2"));
+    assert_eq!(
+        (again["outcome"].as_str(), again["previous"].as_str(), again["attempts"].as_str()),
+        ("parked", "evt_first", "2")
+    );
     world.process(&pack("fourth", "user_1", 1)).await;
     assert_eq!(world.event("evt_fourth").await.unwrap()["previous"], "evt_third");
 }
@@ -215,11 +237,20 @@ async fn a_price_added_to_the_catalog_frees_its_events_on_the_next_retry() {
     event["data"]["object"]["metadata"]["pack"] = json!("credits_77");
     world.process(&event).await;
     let parked = world.event("evt_new_pack").await.unwrap();
-    assert_eq!((parked["reason"].as_str(), parked["waits_for"].as_str()), ("unknown_name", "pack#credits_77"));
+    assert_eq!(
+        (parked["reason"].as_str(), parked["waits_for"].as_str()),
+        ("unknown_name", "pack#credits_77")
+    );
     let report = world.retry_in(86_400).await;
-    assert_eq!((report.looked_at, report.sent, report.waiting), (1, 0, 1), "a catalog without it frees nothing, however late");
+    assert_eq!(
+        (report.looked_at, report.sent, report.waiting),
+        (1, 0, 1),
+        "a catalog without it frees nothing, however late"
+    );
 
-    let file = catalog("pack", |text| format!("{text}\n[[pack]]\nname = \"credits_77\"\ncredits = 77\nprices = [\"price_77\"]\n"));
+    let file = catalog("pack", |text| {
+        format!("{text}\n[[pack]]\nname = \"credits_77\"\ncredits = 77\nprices = [\"price_77\"]\n")
+    });
     let world = world.redeploy(&[("CATALOG_FILE", &file)]);
     let report = world.retry_in(0).await;
     assert_eq!((report.sent, report.waiting), (1, 0));
@@ -242,7 +273,10 @@ async fn what_nothing_frees_is_tried_after_a_growing_pause_and_two_runs_at_once_
     assert_eq!(one.unwrap().sent + other.unwrap().sent, 1);
     world.drain().await;
     let parked = world.event("evt_unnamed").await.unwrap();
-    assert_eq!((parked["outcome"].as_str(), parked["redrives"].as_str(), parked["attempts"].as_str()), ("parked", "1", "2"));
+    assert_eq!(
+        (parked["outcome"].as_str(), parked["redrives"].as_str(), parked["attempts"].as_str()),
+        ("parked", "1", "2")
+    );
     assert_eq!(world.retry_in(930).await.sent, 0, "the second pause is longer");
     assert_eq!(world.retry_in(1_830).await.sent, 1);
 }
@@ -264,7 +298,9 @@ async fn a_link_whose_freed_events_could_not_be_sent_is_made_good_by_the_next_re
 /// Has every attempt of an event fail until it is in the dead-letter queue.
 async fn exhaust(world: &World, name: &'static str) {
     world.deliver(pack(name, "user_1", 1).to_string().as_bytes()).await;
-    world.fault(move |call| call.request.to_string().contains(&format!("evt_{name}")).then_some(Fault::LoseRequest));
+    world.fault(move |call| {
+        call.request.to_string().contains(&format!("evt_{name}")).then_some(Fault::LoseRequest)
+    });
     for _ in 0..4 {
         world.drain().await;
         world.pass_seconds(901);
@@ -318,7 +354,9 @@ async fn a_failed_event_is_sent_again_by_itself_a_bounded_number_of_times() {
             exhaust(&world, "stubborn").await;
         } else {
             assert_eq!(world.retry_in(days * 86_400).await.sent, 1, "redrive {redrives}");
-            world.fault(|call| call.request.to_string().contains("evt_stubborn").then_some(Fault::LoseRequest));
+            world.fault(|call| {
+                call.request.to_string().contains("evt_stubborn").then_some(Fault::LoseRequest)
+            });
             for _ in 0..5 {
                 world.drain().await;
                 world.pass_seconds(901);
@@ -411,7 +449,16 @@ async fn the_end_of_grace_is_written_by_the_schedule_and_only_there_where_access
             ("pk".to_owned(), aws_sdk_dynamodb::types::AttributeValue::S("user#user_1".to_owned())),
             ("sk".to_owned(), aws_sdk_dynamodb::types::AttributeValue::S("account".to_owned())),
         ]);
-        let item = world.dynamodb.get_item().table_name("accounts").set_key(Some(key)).send().await.unwrap().item.unwrap();
+        let item = world
+            .dynamodb
+            .get_item()
+            .table_name("accounts")
+            .set_key(Some(key))
+            .send()
+            .await
+            .unwrap()
+            .item
+            .unwrap();
         (item["tier"].as_s().unwrap().clone(), item.contains_key("access_until"))
     };
     assert_eq!(stored().await, ("business".to_owned(), true));
@@ -420,7 +467,10 @@ async fn the_end_of_grace_is_written_by_the_schedule_and_only_there_where_access
     let before = world.everything().await;
     world.calls();
     assert_eq!(world.retry_in(0).await.lapsed, 0);
-    assert!(world.operations().iter().all(|operation| operation == "Query"), "nothing to do is nothing written");
+    assert!(
+        world.operations().iter().all(|operation| operation == "Query"),
+        "nothing to do is nothing written"
+    );
     assert_eq!(world.everything().await, before);
 
     assert_eq!(world.retry_in(8 * 86_400).await.lapsed, 1);

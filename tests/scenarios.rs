@@ -11,7 +11,9 @@ use crate::support::{World, pack, sample, with_id};
 /// The tier, the balance and the plan's bucket.
 async fn standing(world: &World, user: &str) -> (String, u64, u64) {
     let account = world.account(user).await;
-    let plan = account["buckets"]["subscriptions"].as_object().map_or(0, |buckets| buckets.values().filter_map(Value::as_u64).sum());
+    let plan = account["buckets"]["subscriptions"]
+        .as_object()
+        .map_or(0, |buckets| buckets.values().filter_map(Value::as_u64).sum());
     (account["tier"].as_str().unwrap_or("none").to_owned(), account["credits"].as_u64().unwrap_or(0), plan)
 }
 
@@ -42,7 +44,11 @@ async fn new_subscription_sets_the_plans_credits_and_ends_the_signup_credits() {
     let world = World::new().await;
     assert_eq!(world.sign_up("user_1").await["credits"], 500);
     world.process(&sample("checkout.session.completed", "user_1")).await;
-    assert_eq!(standing(&world, "user_1").await, ("free".to_owned(), 500, 0), "the checkout grants nothing: the invoice does");
+    assert_eq!(
+        standing(&world, "user_1").await,
+        ("free".to_owned(), 500, 0),
+        "the checkout grants nothing: the invoice does"
+    );
     world.process(&sample("customer.subscription.created", "user_1")).await;
     world.process(&sample("invoice.paid", "user_1")).await;
     assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
@@ -61,16 +67,25 @@ async fn add_on_adds_to_what_is_there() {
 async fn failed_payment_keeps_the_tier_for_the_grace_and_grants_nothing() {
     let world = World::new().await;
     world.sign_up("user_1").await;
-    let now = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap();
+    let now =
+        i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs())
+            .unwrap();
     for (days_unpaid, tier) in [(1, "business"), (8, "free")] {
-        let mut event = with_id(sample("customer.subscription.updated.past_due", "user_1"), &format!("evt_due{days_unpaid}"));
+        let mut event = with_id(
+            sample("customer.subscription.updated.past_due", "user_1"),
+            &format!("evt_due{days_unpaid}"),
+        );
         let subscription = &mut event["data"]["object"];
         subscription["id"] = json!(format!("sub_due{days_unpaid}"));
         subscription["items"]["data"][0]["current_period_start"] = json!(now - days_unpaid * 86_400);
         subscription["items"]["data"][0]["current_period_end"] = json!(now + 20 * 86_400);
         world.process(&event).await;
         world.process(&sample("invoice.payment_failed", "user_1")).await;
-        assert_eq!(standing(&world, "user_1").await, (tier.to_owned(), 500, 0), "{days_unpaid} days after the unpaid period began");
+        assert_eq!(
+            standing(&world, "user_1").await,
+            (tier.to_owned(), 500, 0),
+            "{days_unpaid} days after the unpaid period began"
+        );
         let mut ended = with_id(event, &format!("evt_end{days_unpaid}"));
         ended["type"] = json!("customer.subscription.deleted");
         ended["data"]["object"]["status"] = json!("canceled");
@@ -111,7 +126,11 @@ async fn renewal_keeps_add_ons_where_the_catalog_says_so() {
     std::fs::write(&path, catalog.replace("addons = \"reset\"", "addons = \"keep\"")).unwrap();
     let world = World::with(&[("CATALOG_FILE", path.to_str().unwrap())]).await;
     std::fs::remove_file(&path).unwrap();
-    for event in [sample("invoice.paid", "user_1"), pack("addon", "user_1", 1), sample("invoice.paid.renewal", "user_1")] {
+    for event in [
+        sample("invoice.paid", "user_1"),
+        pack("addon", "user_1", 1),
+        sample("invoice.paid.renewal", "user_1"),
+    ] {
         world.process(&event).await;
     }
     assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
@@ -126,7 +145,11 @@ async fn upgrade_resets_to_the_new_plan_at_once_and_once() {
     assert_eq!(standing(&world, "user_1").await, ("business".to_owned(), 20_000, 20_000));
     world.process(&sample("invoice.paid.proration.mid_period", "user_1")).await;
     world.process(&with_id(upgrade, "evt_again")).await;
-    assert_eq!(standing(&world, "user_1").await, ("business".to_owned(), 20_000, 20_000), "the proration's invoice grants no second time");
+    assert_eq!(
+        standing(&world, "user_1").await,
+        ("business".to_owned(), 20_000, 20_000),
+        "the proration's invoice grants no second time"
+    );
 }
 
 #[tokio::test]
@@ -142,7 +165,11 @@ async fn downgrade_resets_to_the_smaller_plan_and_going_back_and_forth_never_ref
         with_id(event, &format!("evt_change{number}"))
     };
     world.process(&change(1, "price_business_test", "price_pro_test")).await;
-    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 2000, 2000), "5000 less the 3000 spent in the period");
+    assert_eq!(
+        standing(&world, "user_1").await,
+        ("pro".to_owned(), 2000, 2000),
+        "5000 less the 3000 spent in the period"
+    );
     world.process(&change(2, "price_pro_test", "price_business_test")).await;
     assert_eq!(standing(&world, "user_1").await, ("business".to_owned(), 17_000, 17_000));
     world.process(&change(3, "price_business_test", "price_pro_test")).await;
@@ -164,7 +191,8 @@ async fn cancellation_ends_the_tier_and_leaves_the_credits_until_spent() {
 #[tokio::test]
 async fn missing_user_id_is_parked_with_its_customer_and_granted_to_nobody() {
     let world = World::new().await;
-    let text = sample("invoice.paid", "user_1").to_string().replace("\"user_id\":\"user_1\"", "\"note\":\"none\"");
+    let text =
+        sample("invoice.paid", "user_1").to_string().replace("\"user_id\":\"user_1\"", "\"note\":\"none\"");
     let event: Value = serde_json::from_str(&text).unwrap();
     world.process(&event).await;
     world.pass_seconds(6);
@@ -179,11 +207,19 @@ async fn missing_user_id_is_parked_with_its_customer_and_granted_to_nobody() {
 async fn invalid_plan_is_parked_with_its_name_and_never_given_a_default() {
     let world = World::new().await;
     world.sign_up("user_1").await;
-    for (name, price) in [("customer.subscription.created", "price_pro_test"), ("invoice.paid", "price_pro_test")] {
-        let event: Value = serde_json::from_str(&sample(name, "user_1").to_string().replace(price, "price_nobody_knows")).unwrap();
+    for (name, price) in
+        [("customer.subscription.created", "price_pro_test"), ("invoice.paid", "price_pro_test")]
+    {
+        let event: Value =
+            serde_json::from_str(&sample(name, "user_1").to_string().replace(price, "price_nobody_knows"))
+                .unwrap();
         world.process(&event).await;
         let record = world.event(event["id"].as_str().unwrap()).await.unwrap();
-        assert_eq!((record["outcome"].as_str(), record["reason"].as_str()), ("parked", "unknown_price"), "{name}");
+        assert_eq!(
+            (record["outcome"].as_str(), record["reason"].as_str()),
+            ("parked", "unknown_price"),
+            "{name}"
+        );
         assert_eq!(record["waits_for"], "price#price_nobody_knows");
     }
     let mut event = pack("unknown", "user_1", 1);
@@ -220,14 +256,16 @@ async fn a_subscription_made_in_stripes_dashboard_goes_to_the_user_of_its_custom
     bought["data"]["object"]["customer"] = json!("cus_TallyHook0001");
     world.process(&bought).await;
     for name in ["customer.subscription.created", "invoice.paid"] {
-        let unnamed = sample(name, "user_1").to_string().replace("\"user_id\":\"user_1\"", "\"note\":\"by hand\"");
+        let unnamed =
+            sample(name, "user_1").to_string().replace("\"user_id\":\"user_1\"", "\"note\":\"by hand\"");
         assert!(!unnamed.contains("user_1"), "{unnamed}");
         world.process(&serde_json::from_str(&unnamed).unwrap()).await;
     }
     assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
 }
 
-/// A session that was made in Stripe's dashboard names nothing; what it sold is asked of Stripe, which does not answer for a while.
+/// A session that was made in Stripe's dashboard names nothing; what it sold is asked of Stripe, which does
+/// not answer for a while.
 #[tokio::test]
 async fn stripe_api_failure_loses_nothing_and_what_was_asked_is_granted_once() {
     let (world, fake) = with_stripe().await;
@@ -236,11 +274,17 @@ async fn stripe_api_failure_loses_nothing_and_what_was_asked_is_granted_once() {
     bought["data"]["object"]["client_reference_id"] = json!("user_1");
     fake.ingest(&bought.to_string(), true).unwrap();
     let session = bought["data"]["object"]["id"].as_str().unwrap();
-    fake.put_inside(session, vec![json!({"id": "li_1", "object": "item", "quantity": 2, "price": {"id": "price_pack_1000_test"}})]);
+    fake.put_inside(
+        session,
+        vec![json!({"id": "li_1", "object": "item", "quantity": 2, "price": {"id": "price_pack_1000_test"}})],
+    );
 
     fake.fail("line_items", 4, Misbehaviour::Status(500, None));
     world.process(&bought).await;
-    assert!(world.event(bought["id"].as_str().unwrap()).await.is_none(), "nothing is written before it is known");
+    assert!(
+        world.event(bought["id"].as_str().unwrap()).await.is_none(),
+        "nothing is written before it is known"
+    );
     // The second attempt finds Stripe as it was, the third one does not.
     world.pass_seconds(301);
     world.drain().await;
@@ -252,7 +296,8 @@ async fn stripe_api_failure_loses_nothing_and_what_was_asked_is_granted_once() {
     assert_eq!(standing(&world, "user_1").await.1, 2000);
 }
 
-/// Since 2025-03-31.basil nothing in these events names the invoice, and nothing in the invoice's event its payment: Stripe is asked.
+/// Since 2025-03-31.basil nothing in these events names the invoice, and nothing in the invoice's event its
+/// payment: Stripe is asked.
 #[tokio::test]
 async fn a_refund_and_a_dispute_of_a_subscriptions_payment_find_what_it_granted() {
     let (world, fake) = with_stripe().await;
@@ -298,7 +343,12 @@ async fn a_refund_and_a_dispute_of_a_subscriptions_payment_find_what_it_granted(
 #[tokio::test]
 async fn stripe_is_asked_nothing_where_an_event_says_all() {
     let (world, fake) = with_stripe().await;
-    for name in ["customer.subscription.created", "invoice.paid", "checkout.session.completed", "checkout.session.completed.pack"] {
+    for name in [
+        "customer.subscription.created",
+        "invoice.paid",
+        "checkout.session.completed",
+        "checkout.session.completed.pack",
+    ] {
         world.process(&sample(name, "user_1")).await;
     }
     assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
@@ -342,7 +392,17 @@ async fn an_order_has_all_its_fields() {
         (order["tier"].as_str(), order["status"].as_str(), order["checklist_status"].as_str()),
         (Some("STARTER"), Some("NEW"), Some("PENDING"))
     );
-    for field in ["id", "mode", "deadline", "revisions_left", "customer_email", "amount_total", "currency", "created_at", "updated_at"] {
+    for field in [
+        "id",
+        "mode",
+        "deadline",
+        "revisions_left",
+        "customer_email",
+        "amount_total",
+        "currency",
+        "created_at",
+        "updated_at",
+    ] {
         assert!(!order[field].is_null(), "{field}: {order:#}");
     }
     assert_eq!(account["credits"], 0);

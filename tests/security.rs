@@ -1,5 +1,6 @@
-//! The security checklist of `docs/security.md`, as far as no other file proves a point of it: who may ask, what leaves a process, what
-//! becomes a key, what pages and answers carry, and what the template and the workflows allow.
+//! The security checklist of `docs/security.md`, as far as no other file proves a point of it: who may ask,
+//! what leaves a process, what becomes a key, what pages and answers carry, and what the template and the
+//! workflows allow.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -10,7 +11,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::config::{AdminConfig, ApiConfig, Env, NotifyConfig, ProvisionConfig, ReconcileConfig, WebhookConfig};
+use common::config::{
+    AdminConfig, ApiConfig, Env, NotifyConfig, ProvisionConfig, ReconcileConfig, WebhookConfig,
+};
 use common::event::Family;
 use lambda_http::{Body, Response};
 use local::fake_stripe::FakeStripe;
@@ -19,9 +22,12 @@ use serde_json::{Value, json};
 
 use crate::guards::{camel, read, resource};
 use crate::openapi::{is_open, operations};
-use crate::support::{ADMIN_TOKEN, APP_TOKEN, Fault, SECRET, World, aws_error, pack, read_answer, sample, with_id};
+use crate::support::{
+    ADMIN_TOKEN, APP_TOKEN, Fault, SECRET, World, aws_error, pack, read_answer, sample, with_id,
+};
 
-// ------------------------------------------------------------------------------------------------------------------- Who may ask
+// -------------------------------------------------------------------------------------------------------------------
+// Who may ask
 
 /// An answer of the function that has this route, asked with this `Authorization` header.
 async fn ask(world: &World, authorization: Option<&str>, method: &str, path: &str) -> (u16, Value) {
@@ -46,7 +52,8 @@ async fn every_route_refuses_whoever_has_not_its_own_token_before_anything_is_re
             continue;
         }
         let path = path.replace("{id}", "user_1");
-        let (own, other) = if path.starts_with("/admin") { (ADMIN_TOKEN, APP_TOKEN) } else { (APP_TOKEN, ADMIN_TOKEN) };
+        let (own, other) =
+            if path.starts_with("/admin") { (ADMIN_TOKEN, APP_TOKEN) } else { (APP_TOKEN, ADMIN_TOKEN) };
         let wrong = [
             String::new(),
             "Bearer".to_owned(),
@@ -62,14 +69,25 @@ async fn every_route_refuses_whoever_has_not_its_own_token_before_anything_is_re
         ];
         for authorization in std::iter::once(None).chain(wrong.iter().map(|wrong| Some(wrong.as_str()))) {
             let (status, answer) = ask(&world, authorization, &method, &path).await;
-            assert_eq!((status, answer["error"].as_str()), (401, Some("unauthorized")), "{method} {path} {authorization:?}");
+            assert_eq!(
+                (status, answer["error"].as_str()),
+                (401, Some("unauthorized")),
+                "{method} {path} {authorization:?}"
+            );
         }
         for nothing in ["Bearer ", "Bearer x"] {
             let (status, answer) = ask(&closed, Some(nothing), &method, &path).await;
-            assert_eq!((status, answer["error"].as_str()), (503, Some("token_not_configured")), "{method} {path}");
+            assert_eq!(
+                (status, answer["error"].as_str()),
+                (503, Some("token_not_configured")),
+                "{method} {path}"
+            );
         }
     }
-    assert!(world.operations().is_empty() && closed.operations().is_empty(), "nothing is read for whoever may not ask");
+    assert!(
+        world.operations().is_empty() && closed.operations().is_empty(),
+        "nothing is read for whoever may not ask"
+    );
     assert_eq!(world.everything().await, before);
     // What anybody may ask is named here, so that a new route is not among it by accident.
     assert_eq!(open, ["GET /openapi.json", "GET /portal/setup-status", "GET /portal/status"]);
@@ -81,38 +99,73 @@ fn every_route_of_the_document_reaches_its_function_and_no_other_path_reaches_an
     let routes = |function: &str| -> Vec<(String, String)> {
         let function = resource(&template, function);
         let blocks = function.split("Type: HttpApi").skip(1);
-        let value =
-            |block: &str, name: &str| block.split(&format!("{name}: ")).nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        let value = |block: &str, name: &str| {
+            block.split(&format!("{name}: ")).nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
+        };
         blocks.map(|block| (value(block, "Method"), value(block, "Path"))).collect()
     };
     let fits = |(method, path): &(String, String), asked: &(String, String)| {
-        let under = path.strip_suffix("{proxy+}").is_some_and(|start| asked.1.len() > start.len() && asked.1.starts_with(start));
+        let under = path
+            .strip_suffix("{proxy+}")
+            .is_some_and(|start| asked.1.len() > start.len() && asked.1.starts_with(start));
         (method == "ANY" || *method == asked.0) && (under || *path == asked.1)
     };
     let (api, admin) = (routes("ApiFunction"), routes("AdminFunction"));
     for operation in operations() {
         let own = if operation.1.starts_with("/admin") { &admin } else { &api };
-        assert!(own.iter().any(|route| fits(route, &operation)), "{operation:?} is in openapi.json and not in template.yaml");
+        assert!(
+            own.iter().any(|route| fits(route, &operation)),
+            "{operation:?} is in openapi.json and not in template.yaml"
+        );
     }
     let paths: BTreeSet<String> = api.iter().chain(&admin).map(|(_, path)| path.clone()).collect();
-    let expected = ["/admin", "/admin/{proxy+}", "/checkout-sessions", "/openapi.json", "/portal/{proxy+}", "/users/{proxy+}"];
+    let expected = [
+        "/admin",
+        "/admin/{proxy+}",
+        "/checkout-sessions",
+        "/openapi.json",
+        "/portal/{proxy+}",
+        "/users/{proxy+}",
+    ];
     assert_eq!(paths.iter().map(String::as_str).collect::<Vec<_>>(), expected);
     let ways = api.len() + admin.len() + routes("StripeWebhookFunction").len();
     assert_eq!(template.matches("Type: HttpApi\n").count(), ways, "no way in beside these");
-    assert!(!template.contains("FunctionUrlConfig") && !template.contains("Path: $default") && !template.contains("Type: Api\n"));
-    // A function's own URL is open to everyone: the webhook may have one, which verifies Stripe's signature, and nothing else.
-    assert_eq!((template.matches("AWS::Lambda::Url\n").count(), template.matches("AWS::Lambda::Permission\n").count()), (1, 2));
+    assert!(
+        !template.contains("FunctionUrlConfig")
+            && !template.contains("Path: $default")
+            && !template.contains("Type: Api\n")
+    );
+    // A function's own URL is open to everyone: the webhook may have one, which verifies Stripe's signature,
+    // and nothing else.
+    assert_eq!(
+        (
+            template.matches("AWS::Lambda::Url\n").count(),
+            template.matches("AWS::Lambda::Permission\n").count()
+        ),
+        (1, 2)
+    );
     for name in ["StripeWebhookUrl", "StripeWebhookUrlPermission", "StripeWebhookInvokePermission"] {
         let resource = resource(&template, name);
-        assert!(resource.contains("    Condition: HasFunctionUrl\n") && resource.contains("StripeWebhookFunction"), "{resource}");
+        assert!(
+            resource.contains("    Condition: HasFunctionUrl\n")
+                && resource.contains("StripeWebhookFunction"),
+            "{resource}"
+        );
     }
-    assert!(resource(&template, "FunctionUrlConcurrency").contains("    Default: 0\n"), "off unless asked for");
+    assert!(
+        resource(&template, "FunctionUrlConcurrency").contains("    Default: 0\n"),
+        "off unless asked for"
+    );
     let reserved = "ReservedConcurrentExecutions: !If [HasFunctionUrl, !Ref FunctionUrlConcurrency,";
     assert!(resource(&template, "StripeWebhookFunction").contains(reserved), "its only throttle");
-    assert!(resource(&template, "StripeWebhookInvokePermission").contains("InvokedViaFunctionUrl: true"), "and by no other call");
+    assert!(
+        resource(&template, "StripeWebhookInvokePermission").contains("InvokedViaFunctionUrl: true"),
+        "and by no other call"
+    );
 }
 
-// -------------------------------------------------------------------------------------------------------- What pages and answers carry
+// --------------------------------------------------------------------------------------------------------
+// What pages and answers carry
 
 fn header<'a>(answer: &'a Response<Body>, name: &str) -> &'a str {
     answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
@@ -133,13 +186,19 @@ async fn every_page_may_do_only_what_it_does_and_is_framed_kept_and_told_nowhere
         let policy: Vec<&str> = header(&page, "content-security-policy").split("; ").collect();
         let body: &[u8] = page.body();
         let text = std::str::from_utf8(body).unwrap();
-        for rule in ["default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'", "form-action 'self'"] {
+        for rule in ["default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'", "form-action 'self'"]
+        {
             assert!(policy.contains(&rule), "{rule}: {policy:?}");
         }
         let scripts = policy.iter().find(|rule| rule.starts_with("script-src ")).unwrap();
-        assert!(!policy.iter().any(|rule| rule.contains("unsafe") || rule.contains("http") || rule.contains('*')), "{policy:?}");
         assert!(
-            *scripts == "script-src 'none'" || *scripts == "script-src 'self'" || scripts.starts_with("script-src 'sha256-"),
+            !policy.iter().any(|rule| rule.contains("unsafe") || rule.contains("http") || rule.contains('*')),
+            "{policy:?}"
+        );
+        assert!(
+            *scripts == "script-src 'none'"
+                || *scripts == "script-src 'self'"
+                || scripts.starts_with("script-src 'sha256-"),
             "{scripts}"
         );
         for (name, value) in [
@@ -153,7 +212,10 @@ async fn every_page_may_do_only_what_it_does_and_is_framed_kept_and_told_nowhere
         ] {
             assert_eq!(header(&page, name), value, "{name}");
         }
-        assert!(!text.contains(" onload=") && !text.contains(" onclick=") && !text.contains(" style="), "{text}");
+        assert!(
+            !text.contains(" onload=") && !text.contains(" onclick=") && !text.contains(" style="),
+            "{text}"
+        );
         assert!(
             page.headers().get("set-cookie").is_none(),
             "the token is sent as a header, so there is nothing that a forged request could use"
@@ -177,14 +239,16 @@ async fn no_answer_lets_another_origin_read_it_and_none_with_data_is_kept() {
         answers.push(world.visit(authorization, method, path, Body::Empty).await);
     }
     for answer in &answers {
-        let allowed: Vec<_> = answer.headers().keys().filter(|name| name.as_str().starts_with("access-control-")).collect();
+        let allowed: Vec<_> =
+            answer.headers().keys().filter(|name| name.as_str().starts_with("access-control-")).collect();
         assert!(allowed.is_empty(), "{allowed:?}");
         assert_eq!(header(answer, "cache-control"), "no-store");
     }
     assert!(!read("template.yaml").contains("Cors"), "nor does API Gateway");
 }
 
-// ------------------------------------------------------------------------------------------------------------- What becomes a key
+// -------------------------------------------------------------------------------------------------------------
+// What becomes a key
 
 #[tokio::test]
 async fn no_text_of_a_request_becomes_a_key_that_is_not_one_of_its_kind() {
@@ -193,7 +257,13 @@ async fn no_text_of_a_request_becomes_a_key_that_is_not_one_of_its_kind() {
         world.sign_up(user.replace('#', "%23").as_str()).await;
     }
     assert_eq!(world.account("a%23account").await["user_id"], "a#account", "another account than that of a");
-    let report = world.ask("POST", "/admin/stripe/retry-webhooks", json!({"actor": "ann", "reason": "an item of the audit"})).await;
+    let report = world
+        .ask(
+            "POST",
+            "/admin/stripe/retry-webhooks",
+            json!({"actor": "ann", "reason": "an item of the audit"}),
+        )
+        .await;
     assert_eq!(report.0, 200);
     let before = world.everything().await;
     world.calls();
@@ -201,22 +271,42 @@ async fn no_text_of_a_request_becomes_a_key_that_is_not_one_of_its_kind() {
     let long = "x".repeat(129);
     for user in ["%00", "a%0Ab", "a%7F", "%ff", "%c2%85", long.as_str()] {
         for (method, path) in [("PUT", ""), ("GET", ""), ("GET", "/ledger"), ("POST", "/credits/consume")] {
-            let (status, answer) = world.app(method, &format!("/users/{user}{path}"), json!({"amount": 1}), Some("k")).await;
-            assert_eq!((status, answer["error"].as_str()), (400, Some("invalid_user_id")), "{method} {user}{path}");
+            let (status, answer) =
+                world.app(method, &format!("/users/{user}{path}"), json!({"amount": 1}), Some("k")).await;
+            assert_eq!(
+                (status, answer["error"].as_str()),
+                (400, Some("invalid_user_id")),
+                "{method} {user}{path}"
+            );
         }
         for (method, path) in [("GET", "check-user"), ("POST", "fix-user")] {
-            let (status, answer) = world.ask(method, &format!("/admin/stripe/{path}/{user}"), Value::Null).await;
-            assert_eq!((status, answer["error"].as_str()), (400, Some("invalid_user_id")), "{method} {path}/{user}");
+            let (status, answer) =
+                world.ask(method, &format!("/admin/stripe/{path}/{user}"), Value::Null).await;
+            assert_eq!(
+                (status, answer["error"].as_str()),
+                (400, Some("invalid_user_id")),
+                "{method} {path}/{user}"
+            );
         }
     }
     for key in ["", &"k".repeat(256)] {
-        let (status, answer) = world.app("POST", "/users/user_1/credits/consume", json!({"amount": 1}), Some(key)).await;
+        let (status, answer) =
+            world.app("POST", "/users/user_1/credits/consume", json!({"amount": 1}), Some(key)).await;
         assert_eq!((status, answer["error"].as_str()), (400, Some("missing_idempotency_key")), "{key}");
     }
     // What stands beside the events in their table is not shown as one, nor sent again.
     let long = format!("evt_{}", "x".repeat(300));
-    for id in ["audit%231", "job%23provision%23user_1", "signal%23bad_signatures", "report%23reconcile", "evt_a%00", "evt_a%20b", &long] {
-        let (status, answer) = world.ask("GET", &format!("/admin/stripe/webhook-logs/{id}"), Value::Null).await;
+    for id in [
+        "audit%231",
+        "job%23provision%23user_1",
+        "signal%23bad_signatures",
+        "report%23reconcile",
+        "evt_a%00",
+        "evt_a%20b",
+        &long,
+    ] {
+        let (status, answer) =
+            world.ask("GET", &format!("/admin/stripe/webhook-logs/{id}"), Value::Null).await;
         assert_eq!((status, answer["error"].as_str()), (404, Some("event_not_found")), "{id}");
         let id = id.replace("%23", "#");
         let (_, answer) = world.ask("POST", "/admin/stripe/retry-webhooks", json!({"id": id})).await;
@@ -227,16 +317,24 @@ async fn no_text_of_a_request_becomes_a_key_that_is_not_one_of_its_kind() {
     let longest = "x".repeat(5_000);
     for next in ["x", "../account", "account", "%00", longest.as_str()] {
         let token = format!("Bearer {APP_TOKEN}");
-        let mine = world.visit(Some(&token), "GET", &format!("/users/user_1/ledger?next={next}"), Body::Empty).await;
-        let operators = world.ask("GET", &format!("/admin/stripe/check-user/user_1/ledger?next={next}"), Value::Null).await;
+        let mine =
+            world.visit(Some(&token), "GET", &format!("/users/user_1/ledger?next={next}"), Body::Empty).await;
+        let operators = world
+            .ask("GET", &format!("/admin/stripe/check-user/user_1/ledger?next={next}"), Value::Null)
+            .await;
         for (status, answer) in [read_answer(mine), operators] {
-            assert_eq!((status, answer["error"].as_str()), (400, Some("invalid_next")), "{next:.20}: {answer}");
+            assert_eq!(
+                (status, answer["error"].as_str()),
+                (400, Some("invalid_next")),
+                "{next:.20}: {answer}"
+            );
         }
     }
     assert_eq!(world.everything().await, before);
 }
 
-// ------------------------------------------------------------------------------------------------------------ What leaves a process
+// ------------------------------------------------------------------------------------------------------------
+// What leaves a process
 
 /// Names that a test gives the process it starts.
 const CHILD: &str = "TALLYHOOK_TEST_CANARIES";
@@ -264,18 +362,24 @@ const SECRETS: [&str; 9] = [
     "canary-path-of-the-app",
 ];
 
-/// Runs itself in a process of its own and reads all that it writes: log lines, metrics, and what would be a panic.
+/// Runs itself in a process of its own and reads all that it writes: log lines, metrics, and what would be a
+/// panic.
 #[test]
 fn nothing_secret_or_personal_is_in_a_log_line_a_metric_an_alert_or_an_error() {
     if std::env::var_os(CHILD).is_some() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         return runtime.block_on(tour());
     }
     let this = std::env::current_exe().unwrap();
-    let child =
-        Command::new(this).args([TEST, "--exact", "--nocapture", "--test-threads=1"]).env(CHILD, "1").env_remove("LOG_LEVEL").output();
+    let child = Command::new(this)
+        .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .env_remove("LOG_LEVEL")
+        .output();
     let child = child.unwrap();
-    let told = format!("{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    let told =
+        format!("{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
     assert!(child.status.success(), "{told}");
     for name in [
         "WEBHOOK_RECEIVED",
@@ -299,7 +403,8 @@ fn nothing_secret_or_personal_is_in_a_log_line_a_metric_an_alert_or_an_error() {
     }
 }
 
-/// A chat and an app on this machine: they keep what they are sent and answer with a canary, every second time with an error.
+/// A chat and an app on this machine: they keep what they are sent and answer with a canary, every second
+/// time with an error.
 #[derive(Clone, Default)]
 struct Outside {
     bodies: Arc<Mutex<Vec<String>>>,
@@ -310,7 +415,8 @@ impl Outside {
         async fn take(State(outside): State<Outside>, body: String) -> (StatusCode, &'static str) {
             let mut bodies = outside.bodies.lock().unwrap();
             bodies.push(body);
-            let status = if bodies.len() % 2 == 0 { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+            let status =
+                if bodies.len() % 2 == 0 { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
             (status, "canary-answer-of-the-app <canary.person@example.com>")
         }
         let outside = Self::default();
@@ -329,7 +435,8 @@ fn tainted(event: &Value, id: &str) -> Value {
     let object = &mut event["data"]["object"];
     object["customer_email"] = json!(email);
     object["receipt_email"] = json!(email);
-    object["customer_details"] = json!({"email": email, "name": name, "phone": phone, "address": {"line1": street}});
+    object["customer_details"] =
+        json!({"email": email, "name": name, "phone": phone, "address": {"line1": street}});
     object["billing_details"] = json!({"email": email, "name": name});
     object["payment_method_details"] = json!({"card": {"last4": card}});
     object["client_secret"] = json!(client_secret);
@@ -366,7 +473,9 @@ async fn tour() {
     // Dead letters: an event whose attempts are used up, and what is none.
     let dead = tainted(&pack("dead", "user_1", 1), "evt_dead");
     world.deliver(dead.to_string().as_bytes()).await;
-    world.fault(|call| (call.operation == "TransactWriteItems").then_some(aws_error(400, "ValidationException")));
+    world.fault(|call| {
+        (call.operation == "TransactWriteItems").then_some(aws_error(400, "ValidationException"))
+    });
     for _ in 0..5 {
         world.drain().await;
         world.pass_seconds(901);
@@ -377,7 +486,8 @@ async fn tour() {
     world.drain_dead_letters().await;
 
     // The app, an operator, and who is neither.
-    fake.ingest(&tainted(&sample("customer.subscription.created", "user_9"), "evt_lost").to_string(), false).unwrap();
+    fake.ingest(&tainted(&sample("customer.subscription.created", "user_9"), "evt_lost").to_string(), false)
+        .unwrap();
     let wrong = Some("Bearer canary-wrong-token");
     for (method, path) in operations() {
         answers += &ask(&world, wrong, &method, &path.replace("{id}", "user_1")).await.1.to_string();
@@ -386,7 +496,11 @@ async fn tour() {
     for (method, path, body) in [
         ("POST", "/users/user_1/credits/consume", json!({"amount": email})),
         ("POST", "/checkout-sessions", json!({"user_id": "user_1", "plan": "pro", "customer_email": email})),
-        ("POST", "/checkout-sessions", json!({"user_id": "user_1", "plan": "pro", "customer_email": "canary.person@example.com\u{0}"})),
+        (
+            "POST",
+            "/checkout-sessions",
+            json!({"user_id": "user_1", "plan": "pro", "customer_email": "canary.person@example.com\u{0}"}),
+        ),
     ] {
         answers += &world.app(method, path, body, Some("key")).await.1.to_string();
     }
@@ -405,7 +519,14 @@ async fn tour() {
     let grant = json!({"action": "grant", "credits": 5, "actor": email, "reason": name});
     assert_eq!(world.fix("user_1", Some("key"), grant).await.0, 200);
     // Whoever has the operator's token may see what Stripe sent; that it was shown is logged.
-    assert!(world.ask("GET", "/admin/stripe/webhook-logs/evt_dead", Value::Null).await.1.to_string().contains(email));
+    assert!(
+        world
+            .ask("GET", "/admin/stripe/webhook-logs/evt_dead", Value::Null)
+            .await
+            .1
+            .to_string()
+            .contains(email)
+    );
 
     // What is told outside: alarms, alerts, jobs; twice, since every second post is refused.
     let alarm = json!({"detail-type": "CloudWatch Alarm State Change", "detail": {"alarmName": "tallyhook-x", "state": {"reason": email}}});
@@ -421,13 +542,16 @@ async fn tour() {
     let sent = std::mem::take(&mut *outside.bodies.lock().unwrap()).join("\n");
     assert!(sent.contains("blocks") && sent.contains("payment.confirmed"), "{sent}");
     for canary in PERSONAL.iter().chain(&SECRETS) {
-        let place = answers.find(canary).map(|place| answers[place.saturating_sub(300)..].chars().take(500).collect::<String>());
+        let place = answers
+            .find(canary)
+            .map(|place| answers[place.saturating_sub(300)..].chars().take(500).collect::<String>());
         assert_eq!(place, None, "I21, in an answer: {canary}");
         assert!(!sent.contains(canary), "I21, told outside: {canary}");
     }
 }
 
-/// Events of every family, tainted, malformed, forged and cut, while one write in three fails. Gives back what was answered.
+/// Events of every family, tainted, malformed, forged and cut, while one write in three fails. Gives back
+/// what was answered.
 async fn events(world: &World) -> String {
     let mut answers = String::new();
     let mut broken = sample("invoice.paid", "user_1");
@@ -515,20 +639,33 @@ fn start_is_refused() {
     }
 }
 
-// ------------------------------------------------------------------------------------------- What the template and the workflows allow
+// ------------------------------------------------------------------------------------------- What the
+// template and the workflows allow
 
 /// The actions that a function's role and its managed policies allow.
 fn actions(template: &str, function: &str) -> BTreeSet<String> {
     let role = resource(template, &format!("{}Role", camel(function)));
-    let managed: Vec<String> =
-        role.split("!Ref ").skip(1).filter_map(|rest| rest.split([',', ']', ' ', '\n']).next()).map(str::to_owned).collect();
-    let texts = managed.iter().filter(|name| name.ends_with("Policy")).map(|name| resource(template, name)).chain([role.clone()]);
+    let managed: Vec<String> = role
+        .split("!Ref ")
+        .skip(1)
+        .filter_map(|rest| rest.split([',', ']', ' ', '\n']).next())
+        .map(str::to_owned)
+        .collect();
+    let texts = managed
+        .iter()
+        .filter(|name| name.ends_with("Policy"))
+        .map(|name| resource(template, name))
+        .chain([role.clone()]);
     let words = |text: String| -> Vec<String> {
         let lines = text.lines().map(|line| line.split(" #").next().unwrap_or_default().to_owned());
         let of = |line: String| line.split([' ', ',', '[', ']']).map(str::to_owned).collect::<Vec<_>>();
         lines
             .flat_map(of)
-            .filter(|word| ["dynamodb:", "sqs:", "ssm:", "sns:", "logs:", "s3:", "lambda:"].iter().any(|service| word.starts_with(service)))
+            .filter(|word| {
+                ["dynamodb:", "sqs:", "ssm:", "sns:", "logs:", "s3:", "lambda:"]
+                    .iter()
+                    .any(|service| word.starts_with(service))
+            })
             .collect()
     };
     texts.flat_map(words).collect()
@@ -538,15 +675,29 @@ fn actions(template: &str, function: &str) -> BTreeSet<String> {
 fn the_webhook_sees_no_table_and_nobody_deletes_or_rewrites_a_ledger() {
     let template = read("template.yaml");
     let webhook: Vec<String> = actions(&template, "stripe-webhook").into_iter().collect();
-    assert_eq!(webhook, ["logs:CreateLogStream", "logs:PutLogEvents", "sqs:GetQueueAttributes", "sqs:SendMessage", "ssm:GetParameters"]);
+    assert_eq!(
+        webhook,
+        [
+            "logs:CreateLogStream",
+            "logs:PutLogEvents",
+            "sqs:GetQueueAttributes",
+            "sqs:SendMessage",
+            "ssm:GetParameters"
+        ]
+    );
     for part in functions::all() {
         for action in actions(&template, part.name) {
             let deletes = action == "dynamodb:DeleteItem" || action == "dynamodb:BatchWriteItem";
             assert!(!deletes || ["reconcile", "admin"].contains(&part.name), "{} may {action}", part.name);
-            assert!(!["dynamodb:DeleteTable", "dynamodb:UpdateTable", "sqs:PurgeQueue"].contains(&action.as_str()), "{action}");
+            assert!(
+                !["dynamodb:DeleteTable", "dynamodb:UpdateTable", "sqs:PurgeQueue"]
+                    .contains(&action.as_str()),
+                "{action}"
+            );
         }
     }
-    // The two that delete do so in the events table, where reconciliation keeps its place: never where the accounts are.
+    // The two that delete do so in the events table, where reconciliation keeps its place: never where the
+    // accounts are.
     for statement in template.split("- Sid:").filter(|statement| statement.contains("dynamodb:DeleteItem")) {
         let statement: String = statement.lines().take_while(|line| !line.trim().is_empty()).collect();
         assert!(statement.contains("EventsTable.Arn") && !statement.contains("AccountsTable"), "{statement}");
@@ -559,23 +710,31 @@ fn every_queue_is_encrypted_and_takes_nothing_in_the_clear_and_no_secret_is_in_t
     let named = |kind: &str| -> Vec<String> {
         let mark = format!(":\n    Type: {kind}\n");
         let texts: Vec<&str> = template.split(&mark).collect();
-        texts[..texts.len() - 1].iter().map(|text| text.rsplit('\n').next().unwrap().trim().to_owned()).collect()
+        texts[..texts.len() - 1]
+            .iter()
+            .map(|text| text.rsplit('\n').next().unwrap().trim().to_owned())
+            .collect()
     };
     let queues = named("AWS::SQS::Queue");
     assert!(queues.len() > 9, "{queues:?}");
     let tls: String = named("AWS::SQS::QueuePolicy").iter().map(|name| resource(&template, name)).collect();
     for queue in queues {
         assert!(resource(&template, &queue).contains("SqsManagedSseEnabled: true"), "{queue}");
-        assert!(tls.contains(&format!("!Ref {queue}\n")) || tls.contains(&format!("[!Ref {queue}]")), "{queue} takes messages without TLS");
+        assert!(
+            tls.contains(&format!("!Ref {queue}\n")) || tls.contains(&format!("[!Ref {queue}]")),
+            "{queue} takes messages without TLS"
+        );
     }
     for policy in named("AWS::SQS::QueuePolicy") {
         assert!(resource(&template, &policy).contains("\"aws:SecureTransport\": \"false\""), "{policy}");
     }
     // A secret is named by its parameter, never given.
-    for line in template
-        .lines()
-        .filter(|line| line.contains("_TOKEN:") || line.contains("_SECRET:") || line.contains("_KEY:") || line.contains("WEBHOOK_URL:"))
-    {
+    for line in template.lines().filter(|line| {
+        line.contains("_TOKEN:")
+            || line.contains("_SECRET:")
+            || line.contains("_KEY:")
+            || line.contains("WEBHOOK_URL:")
+    }) {
         assert!(line.contains("ssm:${"), "{line}");
     }
     assert!(!template.contains("whsec_M") && !template.contains("sk_live") && !template.contains("sk_test"));
@@ -585,7 +744,9 @@ fn every_queue_is_encrypted_and_takes_nothing_in_the_clear_and_no_secret_is_in_t
 fn one_family_cannot_starve_another_and_the_front_is_throttled() {
     let template = read("template.yaml");
     assert!(resource(&template, "HttpApi").contains("ThrottlingRateLimit: "));
-    for part in functions::all().iter().filter(|part| Family::ALL.iter().any(|family| family.as_str() == part.name)) {
+    for part in
+        functions::all().iter().filter(|part| Family::ALL.iter().any(|family| family.as_str() == part.name))
+    {
         assert_eq!(part.trigger, Trigger::Queue);
         let function = resource(&template, &format!("{}Function", camel(part.name)));
         assert!(function.contains("MaximumConcurrency: !Ref WorkerConcurrency"), "{}", part.name);
@@ -599,14 +760,29 @@ fn every_action_of_a_workflow_is_pinned_by_its_commit_and_no_workflow_may_write(
     for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
-        for line in text.lines().filter(|line| line.trim_start().trim_start_matches("- ").starts_with("uses:")) {
+        for line in
+            text.lines().filter(|line| line.trim_start().trim_start_matches("- ").starts_with("uses:"))
+        {
             let commit = line.split('@').nth(1).unwrap().split_whitespace().next().unwrap();
-            assert!(commit.len() == 40 && commit.chars().all(|c| c.is_ascii_hexdigit()), "{}: {line}", path.display());
+            assert!(
+                commit.len() == 40 && commit.chars().all(|c| c.is_ascii_hexdigit()),
+                "{}: {line}",
+                path.display()
+            );
             actions += 1;
         }
         assert!(text.contains("\npermissions:\n  contents: read\n"), "{}", path.display());
-        assert!(!text.contains("contents: write") && !text.contains("pull_request_target"), "{}", path.display());
-        assert_eq!(text.matches("actions/checkout@").count(), text.matches("persist-credentials: false").count(), "{}", path.display());
+        assert!(
+            !text.contains("contents: write") && !text.contains("pull_request_target"),
+            "{}",
+            path.display()
+        );
+        assert_eq!(
+            text.matches("actions/checkout@").count(),
+            text.matches("persist-credentials: false").count(),
+            "{}",
+            path.display()
+        );
     }
     assert!(actions > 3);
 }

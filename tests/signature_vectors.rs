@@ -1,5 +1,6 @@
-//! 214 deliveries that were decided by Stripe's own libraries (stripe-node and stripe-python): ours must answer as they do, or as the
-//! stricter one does where they differ. `data/signature-vectors.jsonl`, a case a line; `want_status` is what the webhook must answer.
+//! 214 deliveries that were decided by Stripe's own libraries (stripe-node and stripe-python): ours must
+//! answer as they do, or as the stricter one does where they differ. `data/signature-vectors.jsonl`, a case a
+//! line; `want_status` is what the webhook must answer.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{
@@ -24,7 +25,10 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    include_str!("data/signature-vectors.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    include_str!("data/signature-vectors.jsonl")
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 #[test]

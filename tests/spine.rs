@@ -16,7 +16,11 @@ async fn a_paid_subscription_sets_tier_and_credits_once() {
     world.process(&sample("customer.subscription.created", "user_1")).await;
     world.process(&sample("invoice.paid", "user_1")).await;
     let account = world.account("user_1").await;
-    assert_eq!((account["tier"].as_str(), account["credits"].as_u64()), (Some("pro"), Some(5000)), "{account:#}");
+    assert_eq!(
+        (account["tier"].as_str(), account["credits"].as_u64()),
+        (Some("pro"), Some(5000)),
+        "{account:#}"
+    );
     assert_eq!(account["buckets"]["signup"], 0);
 
     let before = world.everything().await;
@@ -25,7 +29,10 @@ async fn a_paid_subscription_sets_tier_and_credits_once() {
     }
     join_all((0..10).map(|_| async { world.process(&sample("invoice.paid", "user_1")).await })).await;
     assert_eq!(world.everything().await, before);
-    assert_eq!(world.ledger("user_1").await.iter().map(|entry| entry["delta"].as_i64().unwrap()).sum::<i64>(), 5000);
+    assert_eq!(
+        world.ledger("user_1").await.iter().map(|entry| entry["delta"].as_i64().unwrap()).sum::<i64>(),
+        5000
+    );
 }
 
 #[tokio::test]
@@ -34,12 +41,21 @@ async fn old_and_new_api_shapes_end_in_the_same_account() {
     for folder in ["", "old/"] {
         let world = World::new().await;
         world.sign_up("user_1").await;
-        for name in ["customer.subscription.created", "invoice.paid", "customer.subscription.updated", "invoice.paid.renewal"] {
+        for name in [
+            "customer.subscription.created",
+            "invoice.paid",
+            "customer.subscription.updated",
+            "invoice.paid.renewal",
+        ] {
             world.process(&sample(&format!("{folder}{name}"), "user_1")).await;
         }
         let mut account = world.account("user_1").await;
         account["updated_at"] = json!(null);
-        assert_eq!((account["tier"].as_str(), account["credits"].as_u64()), (Some("pro"), Some(5000)), "{account:#}");
+        assert_eq!(
+            (account["tier"].as_str(), account["credits"].as_u64()),
+            (Some("pro"), Some(5000)),
+            "{account:#}"
+        );
         accounts.push(account);
     }
     assert_eq!(accounts[0], accounts[1]);
@@ -103,7 +119,9 @@ async fn a_hundred_concurrent_purchases_and_spends_lose_no_update() {
         tokio::spawn(async move {
             loop {
                 let key = format!("spend-{number}");
-                let (status, answer) = world.app("POST", "/users/user_1/credits/consume", json!({"amount": 10}), Some(&key)).await;
+                let (status, answer) = world
+                    .app("POST", "/users/user_1/credits/consume", json!({"amount": 10}), Some(&key))
+                    .await;
                 match status {
                     200 => return,
                     503 => refused.fetch_add(1, Ordering::Relaxed),
@@ -144,22 +162,39 @@ async fn one_bad_record_in_a_batch_of_ten_is_parked_and_nine_are_applied() {
         assert_eq!(world.account(&format!("user_{number}")).await["credits"], 1000);
     }
     world.calls();
-    assert_eq!(world.poll(Family::CheckoutSession).await, 0, "nothing comes back: a message that can never be read is parked");
+    assert_eq!(
+        world.poll(Family::CheckoutSession).await,
+        0,
+        "nothing comes back: a message that can never be read is parked"
+    );
 }
 
 #[tokio::test]
 async fn while_the_table_cannot_be_written_a_batch_is_tried_once_and_once_for_each_account_and_comes_back() {
     let world = World::new().await;
     for number in 0..6 {
-        world.deliver(pack(&format!("c{number}"), &format!("user_{}", number % 2), 1).to_string().as_bytes()).await;
+        world
+            .deliver(pack(&format!("c{number}"), &format!("user_{}", number % 2), 1).to_string().as_bytes())
+            .await;
     }
     let batch = world.receive(Family::CheckoutSession).await;
-    world.fault(|call| (call.operation == "TransactWriteItems").then(|| aws_error(400, "AccessDeniedException")));
-    assert_eq!(world.worker(Family::CheckoutSession).handle(batch.clone()).await.unwrap().batch_item_failures.len(), 6);
+    world.fault(|call| {
+        (call.operation == "TransactWriteItems").then(|| aws_error(400, "AccessDeniedException"))
+    });
+    assert_eq!(
+        world.worker(Family::CheckoutSession).handle(batch.clone()).await.unwrap().batch_item_failures.len(),
+        6
+    );
     let refused = world.operations().iter().filter(|operation| *operation == "TransactWriteItems").count();
     assert_eq!(refused, 1 + 2 + 6, "what is wrong in itself is looked for in each event");
-    world.fault(|call| (call.operation == "TransactWriteItems").then(|| aws_error(400, "ProvisionedThroughputExceededException")));
-    assert_eq!(world.worker(Family::CheckoutSession).handle(batch).await.unwrap().batch_item_failures.len(), 6);
+    world.fault(|call| {
+        (call.operation == "TransactWriteItems")
+            .then(|| aws_error(400, "ProvisionedThroughputExceededException"))
+    });
+    assert_eq!(
+        world.worker(Family::CheckoutSession).handle(batch).await.unwrap().batch_item_failures.len(),
+        6
+    );
     let away = world.operations().iter().filter(|operation| *operation == "TransactWriteItems").count();
     assert_eq!(away, 3 * (1 + 2), "the SDK makes three attempts of each call");
 }
@@ -255,7 +290,12 @@ async fn a_renewal_costs_three_read_units_and_at_most_eight_write_units_whatever
         assert_eq!(world.deliver(&body).await.0, 200);
         world.calls();
         world.poll(Family::InvoicePaid).await;
-        let units: Vec<_> = world.calls().into_iter().filter(|call| call.units > 0.0).map(|call| (call.operation, call.units)).collect();
+        let units: Vec<_> = world
+            .calls()
+            .into_iter()
+            .filter(|call| call.units > 0.0)
+            .map(|call| (call.operation, call.units))
+            .collect();
         let [(read, read_units), (write, write_units)] = &units[..] else { panic!("{units:?}") };
         assert_eq!((read.as_str(), *read_units), ("BatchGetItem", 3.0), "period {period}");
         assert_eq!(write, "TransactWriteItems");
@@ -288,11 +328,15 @@ async fn an_event_without_a_known_user_is_tried_again_within_seconds_and_then_pa
     assert_eq!(world.poll(Family::CustomerSubscription).await, 1);
     let parked = world.event(event["id"].as_str().unwrap()).await.unwrap();
     assert_eq!((parked["outcome"].as_str(), parked["reason"].as_str()), ("parked", "no_user"));
-    assert_eq!(parked["waits_for"], format!("customer#{}", event["data"]["object"]["customer"].as_str().unwrap()));
+    assert_eq!(
+        parked["waits_for"],
+        format!("customer#{}", event["data"]["object"]["customer"].as_str().unwrap())
+    );
 }
 
 #[tokio::test]
-async fn during_an_outage_attempts_come_after_5_10_and_15_minutes_or_as_said_and_then_the_dead_letter_queue_has_the_event() {
+async fn during_an_outage_attempts_come_after_5_10_and_15_minutes_or_as_said_and_then_the_dead_letter_queue_has_the_event()
+ {
     for (said, delays) in [(None, [300, 600, 900]), (Some("2,4,6"), [2, 4, 6])] {
         let variables: Vec<_> = said.map(|said| ("RETRY_DELAYS_SECONDS", said)).into_iter().collect();
         let world = World::with(&variables).await;
@@ -309,7 +353,13 @@ async fn during_an_outage_attempts_come_after_5_10_and_15_minutes_or_as_said_and
         assert_eq!(world.poll(Family::CheckoutSession).await, 0, "no fifth attempt");
         world.heal();
         assert_eq!(world.account("user_1").await["error"], "user_not_found");
-        let dead = world.sqs.receive_message().queue_url("http://sqs.test/000000000000/dead-letter").send().await.unwrap();
+        let dead = world
+            .sqs
+            .receive_message()
+            .queue_url("http://sqs.test/000000000000/dead-letter")
+            .send()
+            .await
+            .unwrap();
         assert!(dead.messages()[0].body().unwrap().contains("evt_outage"));
 
         // Redriven, once and twice: applied once.
@@ -338,7 +388,8 @@ async fn a_customer_bound_to_one_user_is_never_moved_by_the_metadata_of_an_event
         }
         world.drain().await;
         let credits = |account: serde_json::Value| account["credits"].as_u64().unwrap_or(0);
-        let (first, second) = (credits(world.account("user_1").await), credits(world.account("user_2").await));
+        let (first, second) =
+            (credits(world.account("user_1").await), credits(world.account("user_2").await));
         let signup = if signed_up { 500 } else { 0 };
         let to_one = (first, second) == (2000, signup) || (first, second) == (0, 2000 + signup);
         assert!(to_one, "one batch {one_batch}, signed up {signed_up}: {first} {second}");
@@ -398,8 +449,9 @@ async fn a_body_beyond_the_limit_of_a_message_travels_compressed_and_one_beyond_
 async fn while_the_queue_is_down_the_answer_is_503_so_that_stripe_sends_again() {
     let world = World::new().await;
     world.fault(|call| {
-        (call.operation == "SendMessage")
-            .then(|| Fault::Answer(500, json!({"__type": "com.amazonaws.sqs#InternalError", "message": "down"})))
+        (call.operation == "SendMessage").then(|| {
+            Fault::Answer(500, json!({"__type": "com.amazonaws.sqs#InternalError", "message": "down"}))
+        })
     });
     let event = pack("down", "user_1", 1);
     let (status, answer) = world.deliver(event.to_string().as_bytes()).await;

@@ -49,5 +49,8 @@ async fn tables_that_are_there_are_left_alone_and_any_other_trouble_is_told() {
     create_tables(&world.dynamodb, "accounts", "events").await.unwrap();
     world.fault(|call| (call.operation == "CreateTable").then(|| aws_error(400, "LimitExceededException")));
     let refused = create_tables(&world.dynamodb, "accounts", "events").await;
-    assert!(matches!(refused, Err(SchemaError::Create { ref table, .. }) if table == "accounts"), "{refused:?}");
+    assert!(
+        matches!(refused, Err(SchemaError::Create { ref table, .. }) if table == "accounts"),
+        "{refused:?}"
+    );
 }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use common::domain::ids::{CustomerId, EventId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId};
+use common::domain::ids::{
+    CustomerId, EventId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId,
+};
 use common::domain::timestamp::Timestamp;
 use common::event::{EventType, Invoice, Subscription};
 use common::stripe::{Cursor, EventFilter, Filter, Patience, Stripe, StripeError};
@@ -87,7 +89,8 @@ async fn lists_are_filtered_and_come_in_pages_newest_first() {
     }
     let expected: Vec<String> = (0..250).rev().map(|number| format!("sub_{number}")).collect();
     assert_eq!(ids, expected);
-    let newer = stripe.subscriptions(&Filter::default(), &Cursor::Before("sub_240".to_owned())).await.unwrap();
+    let newer =
+        stripe.subscriptions(&Filter::default(), &Cursor::Before("sub_240".to_owned())).await.unwrap();
     assert_eq!((newer.objects.len(), newer.objects[0].id(), newer.has_more), (9, Some("sub_249"), false));
 
     let filter = Filter {
@@ -100,14 +103,17 @@ async fn lists_are_filtered_and_come_in_pages_newest_first() {
     assert_eq!(page.objects.len(), 20);
     assert!(page.objects.iter().all(|object| object.value()["customer"] == "cus_3"));
 
-    let error = stripe.subscriptions(&Filter::default(), &Cursor::After("sub_gone".to_owned())).await.unwrap_err();
+    let error =
+        stripe.subscriptions(&Filter::default(), &Cursor::After("sub_gone".to_owned())).await.unwrap_err();
     assert!(error.is_lost_cursor() && !error.is_transient(), "{error}");
 }
 
 #[tokio::test]
 async fn undelivered_events_of_some_types_are_listed() {
     let (fake, stripe) = stripe().await;
-    for (name, delivered) in [("invoice.paid", false), ("invoice.paid.renewal", true), ("customer.subscription.created", false)] {
+    for (name, delivered) in
+        [("invoice.paid", false), ("invoice.paid.renewal", true), ("customer.subscription.created", false)]
+    {
         fake.ingest(&text(&sample(name, "user_1")), delivered).unwrap();
     }
     let ids = |filter: EventFilter| {
@@ -125,7 +131,9 @@ async fn undelivered_events_of_some_types_are_listed() {
 #[tokio::test]
 async fn lists_inside_an_object_are_completed() {
     let (fake, stripe) = stripe().await;
-    let lines: Vec<Value> = (0..130).map(|number| json!({"id": format!("il_{number}"), "object": "line_item", "amount": 1})).collect();
+    let lines: Vec<Value> = (0..130)
+        .map(|number| json!({"id": format!("il_{number}"), "object": "line_item", "amount": 1}))
+        .collect();
     fake.put(json!({"id": "in_1", "object": "invoice", "status": "paid", "amount_paid": 130,
         "lines": {"object": "list", "data": lines[..10], "has_more": true}}));
     fake.put_inside("in_1", lines);
@@ -187,7 +195,10 @@ async fn an_error_tells_stripes_words_and_no_secret() {
     let error = stripe.subscription(&id("sub_1")).await.unwrap_err();
     assert!(error.is_missing());
     let refusal = error.refusal().unwrap();
-    assert_eq!((refusal.status, refusal.code.as_deref(), refusal.param.as_deref()), (404, Some("resource_missing"), Some("id")));
+    assert_eq!(
+        (refusal.status, refusal.code.as_deref(), refusal.param.as_deref()),
+        (404, Some("resource_missing"), Some("id"))
+    );
     assert!(refusal.request_id.as_deref().unwrap().starts_with("req_"));
     assert!(error.to_string().contains("No such subscription: 'sub_1'"), "{error}");
 
@@ -217,6 +228,7 @@ async fn a_repeated_creation_creates_once() {
     let first = stripe.create("/v1/checkout/sessions", &fields, "checkout-user_1-order_1").await.unwrap();
     let again = stripe.create("/v1/checkout/sessions", &fields, "checkout-user_1-order_1").await.unwrap();
     assert_eq!((first.id(), first.value()["metadata"]["user_id"].as_str()), (again.id(), Some("user 1&")));
-    let error = stripe.create("/v1/checkout/sessions", &fields[..1], "checkout-user_1-order_1").await.unwrap_err();
+    let error =
+        stripe.create("/v1/checkout/sessions", &fields[..1], "checkout-user_1-order_1").await.unwrap_err();
     assert_eq!(error.refusal().unwrap().kind, "idempotency_error");
 }

@@ -1,5 +1,6 @@
-//! A whole deployment in one test: the real handlers over the real AWS SDK, whose transport ends in an embedded DynamoDB and in the
-//! local stack's SQS instead of a socket. The transport counts the calls and can be told to fail.
+//! A whole deployment in one test: the real handlers over the real AWS SDK, whose transport ends in an
+//! embedded DynamoDB and in the local stack's SQS instead of a socket. The transport counts the calls and can
+//! be told to fail.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use aws_lambda_events::event::sqs::{SqsBatchResponse, SqsEvent};
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -19,8 +21,8 @@ use common::admin::Admin;
 use common::api::Api;
 use common::aws::sdk_config_with;
 use common::config::{
-    AdminConfig, ApiConfig, DeadLetterConfig, Env, HealthConfig, NotifyConfig, ProvisionConfig, RetryConfig, WebhookConfig, WorkerConfig,
-    queue_variable,
+    AdminConfig, ApiConfig, DeadLetterConfig, Env, HealthConfig, NotifyConfig, ProvisionConfig, RetryConfig,
+    WebhookConfig, WorkerConfig, queue_variable,
 };
 use common::dead_letter::DeadLetter;
 use common::domain::timestamp::Timestamp;
@@ -61,7 +63,10 @@ pub enum Fault {
 
 /// An error as DynamoDB and SQS write it.
 pub fn aws_error(status: u16, kind: &str) -> Fault {
-    Fault::Answer(status, json!({"__type": format!("com.amazonaws.test#{kind}"), "message": "made up for a test"}))
+    Fault::Answer(
+        status,
+        json!({"__type": format!("com.amazonaws.test#{kind}"), "message": "made up for a test"}),
+    )
 }
 
 /// A transaction that is cancelled for this reason, given for the writes that mention `what`.
@@ -120,7 +125,8 @@ impl HttpConnector for Wire {
             let body = request.body().bytes().unwrap_or(b"{}").to_vec();
             let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
             let read = serde_json::from_slice(&body).unwrap_or(Value::Null);
-            let mut call = Call { function: wire.function, operation, request: read, units: 0.0, bytes: body.len() };
+            let mut call =
+                Call { function: wire.function, operation, request: read, units: 0.0, bytes: body.len() };
             if let Some(function) = call.function {
                 crate::permissions::check(function, &call);
             }
@@ -156,7 +162,11 @@ impl HttpConnector for Wire {
                 Some(Fault::LoseReply | Fault::HangAfter | Fault::ReadFirst) | None => {}
             }
             let mut answer = wire.carry_out(&target, &call.operation, &body).await;
-            let told: Value = answer.body().bytes().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or(Value::Null);
+            let told: Value = answer
+                .body()
+                .bytes()
+                .and_then(|body| serde_json::from_slice(body).ok())
+                .unwrap_or(Value::Null);
             let per_table = told["ConsumedCapacity"].as_array().into_iter().flatten();
             call.units = per_table.filter_map(|table| table["CapacityUnits"].as_f64()).sum();
             if wire.counts_only.load(Ordering::Relaxed) {
@@ -174,7 +184,8 @@ impl HttpConnector for Wire {
                     wire.hung.notify_one();
                     return std::future::pending().await;
                 }
-                Some(Fault::Answer(..) | Fault::LoseRequest | Fault::HangBefore | Fault::ReadFirst) | None => {}
+                Some(Fault::Answer(..) | Fault::LoseRequest | Fault::HangBefore | Fault::ReadFirst)
+                | None => {}
             }
             tokio::task::yield_now().await;
             Ok(answer)
@@ -184,9 +195,14 @@ impl HttpConnector for Wire {
 
 impl Wire {
     /// Clients that call in the name of a function, or of the test.
-    fn clients(&self, env: &Env, function: Option<&'static str>) -> (aws_sdk_dynamodb::Client, aws_sdk_sqs::Client) {
+    fn clients(
+        &self,
+        env: &Env,
+        function: Option<&'static str>,
+    ) -> (aws_sdk_dynamodb::Client, aws_sdk_sqs::Client) {
         let wire = Self { function, ..self.clone() };
-        let config = sdk_config_with(env, Some("http://aws.test".to_owned()), SharedHttpClient::new(wire)).unwrap();
+        let config =
+            sdk_config_with(env, Some("http://aws.test".to_owned()), SharedHttpClient::new(wire)).unwrap();
         (common::aws::dynamodb(&config), common::aws::sqs(&config))
     }
 
@@ -199,7 +215,9 @@ impl Wire {
         macro_rules! run {
             ($method:ident) => {
                 serde_json::from_slice(body)
-                    .map_err(|error| format!("{{\"__type\":\"SerializationException\",\"message\":\"{error}\"}}"))
+                    .map_err(|error| {
+                        format!("{{\"__type\":\"SerializationException\",\"message\":\"{error}\"}}")
+                    })
                     .and_then(|request| database.$method(request).map_err(|error| error.to_json()))
                     .map(|answer| serde_json::to_vec(&answer).unwrap())
             };
@@ -244,7 +262,9 @@ fn keep_first_key(request: &mut Value) -> Value {
 }
 
 fn response(status: u16, body: Vec<u8>, query_error: Option<String>) -> HttpResponse {
-    let mut response = lambda_http::http::Response::builder().status(status).header("content-type", "application/x-amz-json-1.0");
+    let mut response = lambda_http::http::Response::builder()
+        .status(status)
+        .header("content-type", "application/x-amz-json-1.0");
     if let Some(error) = query_error {
         response = response.header("x-amzn-query-error", error);
     }
@@ -278,7 +298,8 @@ impl World {
         let start = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
         let clock = Arc::new(std::sync::atomic::AtomicI64::new(i64::try_from(start).unwrap()));
         let ticking = clock.clone();
-        let sqs = Sqs::open(None, Arc::new(move || ticking.load(std::sync::atomic::Ordering::SeqCst))).unwrap();
+        let sqs =
+            Sqs::open(None, Arc::new(move || ticking.load(std::sync::atomic::Ordering::SeqCst))).unwrap();
         let wire = Wire {
             function: None,
             database: Arc::new(Database::memory().unwrap()),
@@ -302,7 +323,10 @@ impl World {
         create_tables(&dynamodb, "accounts", "events").await.unwrap();
         for name in ["dead-letter", "notify"] {
             let queue = sqs.create_queue().queue_name(name).send().await.unwrap();
-            env.set(format!("QUEUE_URL_{}", name.to_uppercase().replace('-', "_")), queue.queue_url().unwrap());
+            env.set(
+                format!("QUEUE_URL_{}", name.to_uppercase().replace('-', "_")),
+                queue.queue_url().unwrap(),
+            );
         }
         for family in Family::ALL {
             let redrive = json!({"deadLetterTargetArn": "arn:aws:sqs:us-east-1:000000000000:dead-letter", "maxReceiveCount": "4"});
@@ -344,13 +368,18 @@ impl World {
             let (dynamodb, sqs) = clients(family.as_str());
             (family, Arc::new(Worker::new(config, family, dynamodb, common::queue::Queue::new(sqs))))
         };
-        let [api, admin, retry, dead_letter, health] = ["api", "admin", "retry", "dead-letter", "health"].map(clients);
+        let [api, admin, retry, dead_letter, health] =
+            ["api", "admin", "retry", "dead-letter", "health"].map(clients);
         Self {
             webhook: Webhook::new(WebhookConfig::from_env(&env).unwrap(), clients("stripe-webhook").1),
             api: Api::new(ApiConfig::from_env(&env).unwrap(), api.0, api.1),
             admin: Admin::new(AdminConfig::from_env(&env).unwrap(), &admin.0, &admin.1),
             retry: Retry::new(RetryConfig::from_env(&env).unwrap(), retry.0, retry.1),
-            dead_letter: DeadLetter::new(DeadLetterConfig::from_env(&env).unwrap(), dead_letter.0, dead_letter.1),
+            dead_letter: DeadLetter::new(
+                DeadLetterConfig::from_env(&env).unwrap(),
+                dead_letter.0,
+                dead_letter.1,
+            ),
             health: HealthCheck::new(HealthConfig::from_env(&env).unwrap(), health.0, health.1),
             notify: Notify::new(NotifyConfig::from_env(&env).unwrap(), clients("notify").0),
             workers: Family::ALL.into_iter().map(worker).collect(),
@@ -380,7 +409,8 @@ impl World {
         world
     }
 
-    /// Has the function `provision` do what is in its queue at this moment. Returns how many jobs are to come back.
+    /// Has the function `provision` do what is in its queue at this moment. Returns how many jobs are to come
+    /// back.
     pub async fn provision(&self) -> usize {
         let (dynamodb, sqs) = self.clients("provision");
         let provision = Provision::new(ProvisionConfig::from_env(&self.env).unwrap(), dynamodb, sqs);
@@ -463,7 +493,10 @@ impl World {
     pub async fn call(&self, call: &Value) -> (u16, Value) {
         let answer = self.webhook.handle(serde_json::from_value(call.clone()).unwrap()).await.unwrap();
         let answer = serde_json::to_value(answer).unwrap();
-        assert_eq!(answer["headers"], json!({"content-type": "application/json", "cache-control": "no-store"}));
+        assert_eq!(
+            answer["headers"],
+            json!({"content-type": "application/json", "cache-control": "no-store"})
+        );
         let status = answer["statusCode"].as_u64().and_then(|status| status.try_into().ok()).unwrap();
         (status, serde_json::from_str(answer["body"].as_str().unwrap()).unwrap())
     }
@@ -566,10 +599,19 @@ impl World {
     /// Likewise, from any queue.
     pub async fn delete_from(&self, queue: &str, batch: &SqsEvent, answer: &SqsBatchResponse) {
         for record in &batch.records {
-            let failed = answer.batch_item_failures.iter().any(|failure| Some(&failure.item_identifier) == record.message_id.as_ref());
+            let failed = answer
+                .batch_item_failures
+                .iter()
+                .any(|failure| Some(&failure.item_identifier) == record.message_id.as_ref());
             if !failed {
                 let handle = record.receipt_handle.clone().unwrap();
-                self.sqs.delete_message().queue_url(self.url(queue)).receipt_handle(handle).send().await.unwrap();
+                self.sqs
+                    .delete_message()
+                    .queue_url(self.url(queue))
+                    .receipt_handle(handle)
+                    .send()
+                    .await
+                    .unwrap();
             }
         }
     }
@@ -604,7 +646,12 @@ impl World {
             if batch.records.is_empty() {
                 return alerts;
             }
-            alerts.extend(batch.records.iter().map(|record| serde_json::from_str(record.body.as_ref().unwrap()).unwrap()));
+            alerts.extend(
+                batch
+                    .records
+                    .iter()
+                    .map(|record| serde_json::from_str(record.body.as_ref().unwrap()).unwrap()),
+            );
             self.delete_from("notify", &batch, &SqsBatchResponse::default()).await;
         }
     }
@@ -642,7 +689,13 @@ impl World {
     }
 
     /// Likewise, with this `Authorization` header.
-    pub async fn ask_as(&self, authorization: Option<&str>, method: &str, path: &str, body: Value) -> (u16, Value) {
+    pub async fn ask_as(
+        &self,
+        authorization: Option<&str>,
+        method: &str,
+        path: &str,
+        body: Value,
+    ) -> (u16, Value) {
         let headers: Vec<_> = authorization.map(|value| ("authorization", value)).into_iter().collect();
         self.ask_with(&headers, method, path, body).await
     }
@@ -656,19 +709,33 @@ impl World {
         self.admin.handle(request.body(Body::Empty).unwrap()).await.unwrap()
     }
 
-    async fn ask_with(&self, headers: &[(&str, &str)], method: &str, path: &str, body: Value) -> (u16, Value) {
-        let mut request = lambda_http::http::Request::builder().method(method).uri(format!("http://front{path}"));
+    async fn ask_with(
+        &self,
+        headers: &[(&str, &str)],
+        method: &str,
+        path: &str,
+        body: Value,
+    ) -> (u16, Value) {
+        let mut request =
+            lambda_http::http::Request::builder().method(method).uri(format!("http://front{path}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let body = if body.is_null() { Body::Empty } else { Body::Text(body.to_string()) };
-        let (status, body) = read_answer(self.admin.handle(with_query(request.body(body).unwrap(), path)).await.unwrap());
+        let (status, body) =
+            read_answer(self.admin.handle(with_query(request.body(body).unwrap(), path)).await.unwrap());
         crate::openapi::check(method, path, status, &body);
         (status, body)
     }
 
     /// Asks the app's API.
-    pub async fn app(&self, method: &str, path: &str, body: Value, idempotency_key: Option<&str>) -> (u16, Value) {
+    pub async fn app(
+        &self,
+        method: &str,
+        path: &str,
+        body: Value,
+        idempotency_key: Option<&str>,
+    ) -> (u16, Value) {
         let mut request = lambda_http::http::Request::builder()
             .method(method)
             .uri(format!("http://front{path}"))
@@ -684,9 +751,16 @@ impl World {
     }
 
     /// Asks the app's API with this `Authorization` header and these bytes.
-    pub async fn visit(&self, authorization: Option<&str>, method: &str, path: &str, body: Body) -> Response<Body> {
+    pub async fn visit(
+        &self,
+        authorization: Option<&str>,
+        method: &str,
+        path: &str,
+        body: Body,
+    ) -> Response<Body> {
         let bare = path.split('?').next().unwrap_or_default();
-        let mut request = lambda_http::http::Request::builder().method(method).uri(format!("http://front{bare}"));
+        let mut request =
+            lambda_http::http::Request::builder().method(method).uri(format!("http://front{bare}"));
         if let Some(authorization) = authorization {
             request = request.header("authorization", authorization);
         }
@@ -700,7 +774,9 @@ impl World {
 
     /// What a customer who comes back with this session is told.
     pub async fn setup_status(&self, session: &str) -> (u16, Value) {
-        read_answer(self.visit(None, "GET", &format!("/portal/setup-status?session_id={session}"), Body::Empty).await)
+        read_answer(
+            self.visit(None, "GET", &format!("/portal/setup-status?session_id={session}"), Body::Empty).await,
+        )
     }
 
     pub async fn sign_up(&self, user: &str) -> Value {
@@ -738,8 +814,18 @@ impl World {
     /// The event log's item.
     pub async fn event(&self, id: &str) -> Option<BTreeMap<String, String>> {
         let key = aws_sdk_dynamodb::types::AttributeValue::S(id.to_owned());
-        let item = self.dynamodb.get_item().table_name("events").key("pk", key).consistent_read(true).send().await.unwrap().item?;
-        let text = |value: &aws_sdk_dynamodb::types::AttributeValue| value.as_s().or(value.as_n()).ok().cloned();
+        let item = self
+            .dynamodb
+            .get_item()
+            .table_name("events")
+            .key("pk", key)
+            .consistent_read(true)
+            .send()
+            .await
+            .unwrap()
+            .item?;
+        let text =
+            |value: &aws_sdk_dynamodb::types::AttributeValue| value.as_s().or(value.as_n()).ok().cloned();
         Some(item.iter().filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect())
     }
 
@@ -747,7 +833,11 @@ impl World {
     pub async fn everything(&self) -> Value {
         let mut all = Vec::new();
         for table in ["accounts", "events"] {
-            let scan = self.wire.database.scan(serde_json::from_value(json!({"TableName": table})).unwrap()).unwrap();
+            let scan = self
+                .wire
+                .database
+                .scan(serde_json::from_value(json!({"TableName": table})).unwrap())
+                .unwrap();
             all.push(serde_json::to_value(scan).unwrap()["Items"].clone());
         }
         let queues: Vec<Value> = self
@@ -766,12 +856,15 @@ impl World {
 /// Received messages as Lambda hands them over.
 pub fn records(messages: &[aws_sdk_sqs::types::Message], queue: &str) -> SqsEvent {
     let record = |message: &aws_sdk_sqs::types::Message| {
-        let attributes: BTreeMap<_, _> = message.attributes().into_iter().flatten().map(|(name, value)| (name.as_str(), value)).collect();
+        let attributes: BTreeMap<_, _> =
+            message.attributes().into_iter().flatten().map(|(name, value)| (name.as_str(), value)).collect();
         let told: BTreeMap<_, _> = message
             .message_attributes()
             .into_iter()
             .flatten()
-            .map(|(name, value)| (name, json!({"dataType": value.data_type(), "stringValue": value.string_value()})))
+            .map(|(name, value)| {
+                (name, json!({"dataType": value.data_type(), "stringValue": value.string_value()}))
+            })
             .collect();
         json!({
             "messageId": message.message_id(), "receiptHandle": message.receipt_handle(), "body": message.body(),
@@ -797,7 +890,8 @@ pub fn signature(body: &[u8]) -> String {
 fn with_query(request: Request, path: &str) -> Request {
     let query = path.split_once('?').map_or("", |(_, query)| query);
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let map: std::collections::HashMap<_, _> = pairs.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
+    let map: std::collections::HashMap<_, _> =
+        pairs.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
     lambda_http::RequestExt::with_query_string_parameters(request, map)
 }
 
@@ -826,7 +920,8 @@ pub fn read_answer(answer: Response<Body>) -> (u16, Value) {
 
 /// A sample event from `events/`, for this user.
 pub fn sample(name: &str, user: &str) -> Value {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../events").join(format!("{name}.json"));
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../events").join(format!("{name}.json"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text.replace("user_123", user)).unwrap()
 }

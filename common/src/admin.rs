@@ -1,4 +1,5 @@
-//! `admin`: what an operator asks and does. Bearer token `ADMIN_API_TOKEN` on every route but the dashboard's own page.
+//! `admin`: what an operator asks and does. Bearer token `ADMIN_API_TOKEN` on every route but the dashboard's
+//! own page.
 //!
 //! | route | answer |
 //! |---|---|
@@ -18,10 +19,11 @@
 //! | `POST /admin/provisioning` | has one done again: see [`RunAgain`] |
 //! | `GET /admin/audit?limit&next` | what operators did, newest first |
 //!
-//! `GET /admin` and `GET /admin/assets/{name}` are the dashboard's page, style and script: no token, as they show nothing.
+//! `GET /admin` and `GET /admin/assets/{name}` are the dashboard's page, style and script: no token, as they
+//! show nothing.
 //!
-//! Times are RFC 3339 or a day (`2026-11-21`, its start). **Invariant:** a change is in the audit before it is made.
-//! **Invariant:** that Stripe does not answer is part of an answer, or a 502; never a crash.
+//! Times are RFC 3339 or a day (`2026-11-21`, its start). **Invariant:** a change is in the audit before it
+//! is made. **Invariant:** that Stripe does not answer is part of an answer, or a 502; never a crash.
 
 mod audit;
 mod find;
@@ -62,7 +64,8 @@ use crate::store::{Store, items};
 use crate::stripe::{Patience, Stripe, StripeError};
 use crate::token;
 
-/// API Gateway waits 29 seconds for an answer: work over many objects stops after this and says where to go on.
+/// API Gateway waits 29 seconds for an answer: work over many objects stops after this and says where to go
+/// on.
 const TIME: Duration = Duration::from_secs(12);
 /// One call of Stripe's, with its repetitions, has to end well before that.
 const PATIENCE: Patience = Patience {
@@ -97,7 +100,11 @@ impl Admin {
 
     /// The same over given clients.
     pub fn new(config: AdminConfig, dynamodb: &aws_sdk_dynamodb::Client, sqs: &aws_sdk_sqs::Client) -> Self {
-        let store = Store::new(dynamodb.clone(), config.retry.accounts_table.clone(), config.retry.events_table.clone());
+        let store = Store::new(
+            dynamodb.clone(),
+            config.retry.accounts_table.clone(),
+            config.retry.events_table.clone(),
+        );
         let (queue, queues) = (Queue::new(sqs.clone()), config.retry.queues.clone());
         let redrive = Redrive::new(queue.clone(), queues.clone());
         let outbox = Outbox::new(queue.clone(), config.retry.outbox.clone());
@@ -153,7 +160,9 @@ impl Admin {
             (&Method::POST, ["stripe", "reconcile"]) => self.reconcile(read_body(request)?, now).await,
             (&Method::GET, ["stripe", "gap"]) => self.gap(request, now).await,
             // API Gateway hands the path over decoded: a user id may have a slash.
-            (&Method::GET, ["stripe", "check-user", id @ .., "ledger"]) if !id.is_empty() => self.ledger(&user(id)?, request).await,
+            (&Method::GET, ["stripe", "check-user", id @ .., "ledger"]) if !id.is_empty() => {
+                self.ledger(&user(id)?, request).await
+            }
             (&Method::GET, ["stripe", "check-user", id @ ..]) => self.check_user(&user(id)?, now).await,
             (&Method::POST, ["stripe", "fix-user", id @ ..]) => self.fix_user(&user(id)?, request, now).await,
             (&Method::POST, ["stripe", "find"]) => self.find_user(read_body(request)?).await,
@@ -165,24 +174,47 @@ impl Admin {
                 _,
                 [
                     "stripe",
-                    "webhook-logs" | "event-counts" | "parked" | "retry-webhooks" | "reconcile" | "gap" | "find" | "subscription-health",
+                    "webhook-logs"
+                    | "event-counts"
+                    | "parked"
+                    | "retry-webhooks"
+                    | "reconcile"
+                    | "gap"
+                    | "find"
+                    | "subscription-health",
                 ]
                 | ["stripe", "webhook-logs", _]
                 | ["stripe", "check-user" | "fix-user", ..]
                 | ["audit" | "provisioning"],
-            ) => Err(problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has another method")),
+            ) => Err(problem(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this path has another method",
+            )),
             _ => Err(not_found()),
         }
     }
 
     async fn health(&self, now_ms: i64) -> Result<Value, Problem> {
         let (counts, health) = self.health.look(seconds(now_ms)).await?;
-        let rate = health.success_permille.and_then(|rate| u16::try_from(rate).ok()).map(|rate| f64::from(rate) / 1000.0);
-        Ok(serde_json::json!({"score": health.score, "success_rate": rate, "deductions": health.deductions, "counts": counts}))
+        let rate = health
+            .success_permille
+            .and_then(|rate| u16::try_from(rate).ok())
+            .map(|rate| f64::from(rate) / 1000.0);
+        Ok(
+            serde_json::json!({"score": health.score, "success_rate": rate, "deductions": health.deductions, "counts": counts}),
+        )
     }
 
     /// Who does what and why, before it is done.
-    async fn audit(&self, actor: Option<&str>, reason: Option<&str>, act: &str, target: &str, now_ms: i64) -> Result<(), Problem> {
+    async fn audit(
+        &self,
+        actor: Option<&str>,
+        reason: Option<&str>,
+        act: &str,
+        target: &str,
+        now_ms: i64,
+    ) -> Result<(), Problem> {
         let (actor, reason) = (short(actor.unwrap_or("admin")), short(reason.unwrap_or_default()));
         // Who it was is in the audit: a name or an address does not belong into a log.
         info!(act, target, "ADMIN_CHANGE");
@@ -191,7 +223,9 @@ impl Admin {
 
     fn stripe(&self) -> Result<&Stripe, Problem> {
         let message = "STRIPE_SECRET_KEY is not set, so Stripe cannot be asked (a restricted key that may read is enough)";
-        self.stripe.as_ref().ok_or_else(|| problem(StatusCode::SERVICE_UNAVAILABLE, "stripe_not_configured", message))
+        self.stripe
+            .as_ref()
+            .ok_or_else(|| problem(StatusCode::SERVICE_UNAVAILABLE, "stripe_not_configured", message))
     }
 }
 
@@ -230,7 +264,8 @@ fn user(parts: &[&str]) -> Result<UserId, Problem> {
 }
 
 fn user_id(text: &str) -> Result<UserId, Problem> {
-    UserId::new(text).map_err(|_| bad("invalid_user_id", "a user id has 1 to 128 characters and no control characters"))
+    UserId::new(text)
+        .map_err(|_| bad("invalid_user_id", "a user id has 1 to 128 characters and no control characters"))
 }
 
 /// A body of JSON; none is an empty object.

@@ -1,7 +1,7 @@
 //! What people are told when something needs them, and how it travels to `notify`.
 //!
-//! An alert is a closed list of cases with typed fields: what is not a field here cannot reach a chat, so no payload, secret or
-//! personal datum does. It is a message on the queue `tallyhook-notify`:
+//! An alert is a closed list of cases with typed fields: what is not a field here cannot reach a chat, so no
+//! payload, secret or personal datum does. It is a message on the queue `tallyhook-notify`:
 //!
 //! ```json
 //! {"alert":"parked","event_id":"evt_1","event_type":"invoice.paid","reason":"no_user","waits_for":"customer#cus_1"}
@@ -99,12 +99,15 @@ impl Alert {
         }
     }
 
-    /// For how long the same is not said again: an hour for what happens, six for a state that health looks at every hour.
+    /// For how long the same is not said again: an hour for what happens, six for a state that health looks
+    /// at every hour.
     pub fn quiet_seconds(&self) -> i64 {
         match self {
-            Self::Parked { .. } | Self::DeadLetter { .. } | Self::BadSignatures { .. } | Self::OldMessage { .. } | Self::Alarm { .. } => {
-                3_600
-            }
+            Self::Parked { .. }
+            | Self::DeadLetter { .. }
+            | Self::BadSignatures { .. }
+            | Self::OldMessage { .. }
+            | Self::Alarm { .. } => 3_600,
             Self::Failed { .. } | Self::Missing { .. } | Self::Score { .. } => 21_600,
         }
     }
@@ -116,12 +119,20 @@ impl Alert {
             Self::DeadLetter { events: 1, .. } => "A Stripe event failed on every attempt".to_owned(),
             Self::DeadLetter { events, .. } => format!("{events} Stripe events failed on every attempt"),
             Self::Failed { events } => format!("{events} failed events wait in the log"),
-            Self::BadSignatures { verified: 0, .. } => "Stripe's signatures do not verify: the webhook secret is wrong".to_owned(),
+            Self::BadSignatures { verified: 0, .. } => {
+                "Stripe's signatures do not verify: the webhook secret is wrong".to_owned()
+            }
             Self::BadSignatures { .. } => "Many requests with a wrong signature".to_owned(),
-            Self::OldMessage { queue, seconds } => format!("A message waits in {queue} for {} minutes", seconds / 60),
+            Self::OldMessage { queue, seconds } => {
+                format!("A message waits in {queue} for {} minutes", seconds / 60)
+            }
             Self::Missing { records, repaired: 0 } => format!("{records} records of Stripe are missing here"),
-            Self::Missing { records: 0, repaired } => format!("{repaired} records of Stripe were missing here and have been made good"),
-            Self::Missing { records, repaired } => format!("{records} records of Stripe are missing here, {repaired} have been made good"),
+            Self::Missing { records: 0, repaired } => {
+                format!("{repaired} records of Stripe were missing here and have been made good")
+            }
+            Self::Missing { records, repaired } => {
+                format!("{records} records of Stripe are missing here, {repaired} have been made good")
+            }
             Self::Score { score, .. } => format!("Health is at {score} of 100"),
             Self::Alarm { name, .. } => format!("Alarm {name}"),
         }
@@ -168,18 +179,32 @@ impl Alert {
     pub fn fields(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Parked { event_id, event_type, reason, waits_for } => {
-                let mut fields = vec![("event", event_id.clone()), ("type", event_type.clone()), ("reason", reason.clone())];
+                let mut fields = vec![
+                    ("event", event_id.clone()),
+                    ("type", event_type.clone()),
+                    ("reason", reason.clone()),
+                ];
                 fields.extend(waits_for.clone().map(|waits_for| ("waits for", waits_for)));
                 fields
             }
             Self::DeadLetter { event_id, event_type, attempts, .. } => {
-                vec![("event", event_id.clone()), ("type", event_type.clone()), ("attempts", attempts.to_string())]
+                vec![
+                    ("event", event_id.clone()),
+                    ("type", event_type.clone()),
+                    ("attempts", attempts.to_string()),
+                ]
             }
             Self::BadSignatures { refused, verified, seconds } => {
-                vec![("refused", refused.to_string()), ("verified", verified.to_string()), ("within", format!("{seconds} s"))]
+                vec![
+                    ("refused", refused.to_string()),
+                    ("verified", verified.to_string()),
+                    ("within", format!("{seconds} s")),
+                ]
             }
             Self::OldMessage { queue, .. } => vec![("queue", queue.clone())],
-            Self::Failed { .. } | Self::Missing { .. } | Self::Score { .. } | Self::Alarm { .. } => Vec::new(),
+            Self::Failed { .. } | Self::Missing { .. } | Self::Score { .. } | Self::Alarm { .. } => {
+                Vec::new()
+            }
         }
     }
 }
@@ -193,9 +218,15 @@ fn parked_advice(reason: &str) -> &'static str {
         "unknown_price" | "unknown_name" => {
             "Something was sold that catalog.toml does not have. Add it and deploy; the next scheduled retry applies the event."
         }
-        "unnamed_purchase" => "The session does not say what was bought. Set metadata.pack or metadata.plan when creating sessions.",
-        "no_grant" => "Money went back for a payment that granted nothing here. If the purchase's own event is missing, replay it.",
-        "conflict" => "The same document came with another amount. Compare it at Stripe, then fix the user by hand.",
+        "unnamed_purchase" => {
+            "The session does not say what was bought. Set metadata.pack or metadata.plan when creating sessions."
+        }
+        "no_grant" => {
+            "Money went back for a payment that granted nothing here. If the purchase's own event is missing, replay it."
+        }
+        "conflict" => {
+            "The same document came with another amount. Compare it at Stripe, then fix the user by hand."
+        }
         "payload_mismatch" => {
             "An event id came a second time with another content. The first stands. Find out who can sign: roll the webhook secret if nobody should."
         }

@@ -35,7 +35,11 @@ impl Problem {
             Self::Body(status, body) => answer(status, &body),
             Self::Store(error) => {
                 error!(error = error.to_string(), "{function}");
-                error_answer(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "the database did not answer; try again")
+                error_answer(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "store_unavailable",
+                    "the database did not answer; try again",
+                )
             }
         }
     }

@@ -1,5 +1,5 @@
-//! `api`: what the app asks and tells, and what a customer who comes back from checkout sees. Bearer token `APP_API_TOKEN` on every
-//! route that has no other note.
+//! `api`: what the app asks and tells, and what a customer who comes back from checkout sees. Bearer token
+//! `APP_API_TOKEN` on every route that has no other note.
 //!
 //! | route | answer |
 //! |---|---|
@@ -77,7 +77,8 @@ impl Api {
         let queue = Queue::new(sqs);
         let outbox = Outbox::new(queue.clone(), config.outbox.clone());
         let redrive = Redrive::new(queue, config.queues.clone());
-        let (catalog, livemode, keep_payloads) = (config.catalog.clone(), config.livemode, config.keep_payloads);
+        let (catalog, livemode, keep_payloads) =
+            (config.catalog.clone(), config.livemode, config.keep_payloads);
         let processor = Processor { store: store.clone(), catalog, livemode, keep_payloads, redrive, outbox };
         Self { config, store, processor, asks: portal::Asks::default(), prices: checkout::Prices::default() }
     }
@@ -108,7 +109,11 @@ impl Api {
                 self.check_token(request)?;
                 self.create_checkout(request).await?
             }
-            (["portal", "status" | "setup-status" | "password-set"] | ["checkout-sessions" | "openapi.json"], _) => {
+            (
+                ["portal", "status" | "setup-status" | "password-set"]
+                | ["checkout-sessions" | "openapi.json"],
+                _,
+            ) => {
                 return Err(other_method());
             }
             (["users", id, rest @ ..], _) => {
@@ -167,7 +172,12 @@ impl Api {
         Ok(self.view(&account, updated_at, &orders))
     }
 
-    fn view(&self, account: &Account, updated_at: Option<Timestamp>, orders: &[BTreeMap<String, Value>]) -> Value {
+    fn view(
+        &self,
+        account: &Account,
+        updated_at: Option<Timestamp>,
+        orders: &[BTreeMap<String, Value>],
+    ) -> Value {
         let state = &account.state;
         let catalog = &self.config.catalog;
         let access = state.access(catalog, clock::now());
@@ -208,11 +218,13 @@ impl Api {
         let query = request.query_string_parameters();
         let limit = match query.first("limit") {
             None => PAGE,
-            Some(text) => text
-                .parse()
-                .ok()
-                .filter(|limit| (1..=PAGE).contains(limit))
-                .ok_or_else(|| problem(StatusCode::BAD_REQUEST, "invalid_limit", format!("limit must be a number from 1 to {PAGE}")))?,
+            Some(text) => text.parse().ok().filter(|limit| (1..=PAGE).contains(limit)).ok_or_else(|| {
+                problem(
+                    StatusCode::BAD_REQUEST,
+                    "invalid_limit",
+                    format!("limit must be a number from 1 to {PAGE}"),
+                )
+            })?,
         };
         let mut next = match query.first("next") {
             // What is longer is no key: DynamoDB would refuse it.
@@ -266,10 +278,18 @@ impl Api {
                 Err(error) => retry(error, attempt).await?,
             }
         }
-        Err(problem(StatusCode::SERVICE_UNAVAILABLE, "busy", "the account is being changed by many at once; try again"))
+        Err(problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "busy",
+            "the account is being changed by many at once; try again",
+        ))
     }
 
-    async fn load(&self, user: &UserId, entry: Option<&LedgerKey>) -> Result<(Account, Option<Timestamp>), StoreError> {
+    async fn load(
+        &self,
+        user: &UserId,
+        entry: Option<&LedgerKey>,
+    ) -> Result<(Account, Option<Timestamp>), StoreError> {
         let key = Key::Account(user.clone());
         let entry = entry.map(|entry| Key::Entry(user.clone(), entry.clone()));
         let items = self.store.load(std::iter::once(key.clone()).chain(entry.clone())).await?;
@@ -285,7 +305,12 @@ impl Api {
     }
 
     /// Writes a change of the app's own; returns the balance after it.
-    async fn commit(&self, account: &Account, change: &Change, now: Timestamp) -> Result<Credits, StoreError> {
+    async fn commit(
+        &self,
+        account: &Account,
+        change: &Change,
+        now: Timestamp,
+    ) -> Result<Credits, StoreError> {
         let after = account.after(change);
         let mut writes = vec![items::account(&after, account.version, &self.config.catalog, now)?];
         for entry in &change.entries {
@@ -293,8 +318,10 @@ impl Api {
         }
         let outbox = &self.processor.outbox;
         let before = outbox.before(&account.state, &self.config.catalog, now);
-        let (nudges, jobs): (Vec<_>, Vec<_>) =
-            outbox.jobs(&account.user_id, &before, &after.state, &self.config.catalog, now).into_iter().unzip();
+        let (nudges, jobs): (Vec<_>, Vec<_>) = outbox
+            .jobs(&account.user_id, &before, &after.state, &self.config.catalog, now)
+            .into_iter()
+            .unzip();
         writes.extend(jobs);
         self.store.commit(writes).await?;
         outbox.send(&nudges).await;
@@ -328,26 +355,37 @@ fn no_entry() -> Problem {
 }
 
 fn invalid_user() -> Problem {
-    problem(StatusCode::BAD_REQUEST, "invalid_user_id", "a user id has 1 to 128 characters and no control characters")
+    problem(
+        StatusCode::BAD_REQUEST,
+        "invalid_user_id",
+        "a user id has 1 to 128 characters and no control characters",
+    )
 }
 
 /// Reads a JSON body. `like` shows what it should be.
 fn read_body<T: DeserializeOwned>(request: &Request, like: &str) -> Result<T, Problem> {
     let bytes: &[u8] = request.body();
     if bytes.len() > MOST_BODY_BYTES {
-        return Err(problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("a body has at most {MOST_BODY_BYTES} bytes")));
+        return Err(problem(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            format!("a body has at most {MOST_BODY_BYTES} bytes"),
+        ));
     }
     serde_json::from_slice(bytes).map_err(|error| {
-        // The parser's words name a field or a place, and for a wrong type the value: only the first line of a short one is shown.
+        // The parser's words name a field or a place, and for a wrong type the value: only the first line of
+        // a short one is shown.
         let why: String = error.to_string().chars().filter(|c| !c.is_control()).take(120).collect();
         problem(StatusCode::BAD_REQUEST, "invalid_body", format!("the body must be JSON like {like}: {why}"))
     })
 }
 
 fn idempotency_key(request: &Request) -> Result<String, Problem> {
-    let header = request.headers().get("idempotency-key").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let header =
+        request.headers().get("idempotency-key").and_then(|value| value.to_str().ok()).unwrap_or_default();
     if header.is_empty() || header.len() > 255 || header.chars().any(|c| c.is_control()) {
-        let message = "send an Idempotency-Key of 1 to 255 characters: it makes a repeated request spend once";
+        let message =
+            "send an Idempotency-Key of 1 to 255 characters: it makes a repeated request spend once";
         return Err(problem(StatusCode::BAD_REQUEST, "missing_idempotency_key", message));
     }
     Ok(header.to_owned())
@@ -355,12 +393,18 @@ fn idempotency_key(request: &Request) -> Result<String, Problem> {
 
 fn amount(request: &Request) -> Result<Credits, Problem> {
     let body: Option<Value> = match read_body(request, "{\"amount\": 10}") {
-        Err(Problem::Answer(status @ StatusCode::PAYLOAD_TOO_LARGE, code, message)) => return Err(problem(status, code, message)),
+        Err(Problem::Answer(status @ StatusCode::PAYLOAD_TOO_LARGE, code, message)) => {
+            return Err(problem(status, code, message));
+        }
         body => body.ok(),
     };
     let amount = body.as_ref().and_then(|body| body.get("amount")).and_then(Value::as_u64).map(Credits::new);
     amount.filter(|amount| (Credits::new(1)..=Credits::MAX_GRANT).contains(amount)).ok_or_else(|| {
-        problem(StatusCode::BAD_REQUEST, "invalid_amount", "the body must be {\"amount\": <whole number of credits, at least 1>}")
+        problem(
+            StatusCode::BAD_REQUEST,
+            "invalid_amount",
+            "the body must be {\"amount\": <whole number of credits, at least 1>}",
+        )
     })
 }
 

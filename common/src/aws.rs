@@ -1,9 +1,11 @@
-//! Clients of the AWS SDK, configured by hand: no profile files, no metadata service, one TLS stack, few trusted roots.
+//! Clients of the AWS SDK, configured by hand: no profile files, no metadata service, one TLS stack, few
+//! trusted roots.
 //!
-//! What a Lambda has in its environment is all that is read: `AWS_REGION`, the credentials, and `AWS_ENDPOINT_URL_<SERVICE>` or
-//! `AWS_ENDPOINT_URL` where something other than AWS answers (the local stack, an emulator). The loader chain of `aws-config` and
-//! the system's 145 roots would double the start of a function; `ring` avoids the entropy gathering that makes the first TLS
-//! handshake of `aws-lc` cost 30 ms and more.
+//! What a Lambda has in its environment is all that is read: `AWS_REGION`, the credentials, and
+//! `AWS_ENDPOINT_URL_<SERVICE>` or `AWS_ENDPOINT_URL` where something other than AWS answers (the local
+//! stack, an emulator). The loader chain of `aws-config` and the system's 145 roots would double the start of
+//! a function; `ring` avoids the entropy gathering that makes the first TLS handshake of `aws-lc` cost 30 ms
+//! and more.
 
 mod parameters;
 
@@ -17,7 +19,9 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::behavior_version::BehaviorVersion;
-use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn};
+use aws_smithy_runtime_api::client::http::{
+    HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn,
+};
 use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeSerializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
 };
@@ -35,12 +39,14 @@ use rustls::pki_types::pem::PemObject;
 pub use self::parameters::resolve;
 use crate::config::{ConfigError, Env};
 
-/// The roots that AWS's endpoints chain to: Amazon Root CA 1 to 4 and the two Starfield G2 roots, as published by Amazon Trust
-/// Services. The first to expire does so in 2037. `AWS_TRUST=system` trusts the system's roots instead, `AWS_CA_BUNDLE` (as in every AWS
-/// SDK) those of a file: for an emulator or a proxy with a certificate authority of its own.
+/// The roots that AWS's endpoints chain to: Amazon Root CA 1 to 4 and the two Starfield G2 roots, as
+/// published by Amazon Trust Services. The first to expire does so in 2037. `AWS_TRUST=system` trusts the
+/// system's roots instead, `AWS_CA_BUNDLE` (as in every AWS SDK) those of a file: for an emulator or a proxy
+/// with a certificate authority of its own.
 const AMAZON_ROOTS: &str = include_str!("aws/amazon-roots.pem");
 
-/// How long a function's init waits for the call that opens its connection: see [`crate::store::Store::prewarm`].
+/// How long a function's init waits for the call that opens its connection: see
+/// [`crate::store::Store::prewarm`].
 pub(crate) const PREWARM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a connection to AWS may take to stand.
@@ -57,7 +63,9 @@ pub fn clients(env: &Env) -> Result<(aws_sdk_dynamodb::Client, aws_sdk_sqs::Clie
 
 /// A client of DynamoDB.
 pub fn dynamodb(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
-    aws_sdk_dynamodb::Client::from_conf(aws_sdk_dynamodb::config::Builder::from(config).interceptor(UserAgent).build())
+    aws_sdk_dynamodb::Client::from_conf(
+        aws_sdk_dynamodb::config::Builder::from(config).interceptor(UserAgent).build(),
+    )
 }
 
 /// A client of SQS.
@@ -65,8 +73,9 @@ pub fn sqs(config: &SdkConfig) -> aws_sdk_sqs::Client {
     aws_sdk_sqs::Client::from_conf(aws_sdk_sqs::config::Builder::from(config).interceptor(UserAgent).build())
 }
 
-/// A user agent that is always the same. The SDK's own names the machine and the features that a call used, in two headers that are a fifth
-/// of its header bytes, and reads the environment and sorts sets to make them anew for each.
+/// A user agent that is always the same. The SDK's own names the machine and the features that a call used,
+/// in two headers that are a fifth of its header bytes, and reads the environment and sorts sets to make them
+/// anew for each.
 #[derive(Debug)]
 struct UserAgent;
 
@@ -75,7 +84,11 @@ impl Intercept for UserAgent {
         "UserAgent"
     }
 
-    fn read_before_execution(&self, _: &BeforeSerializationInterceptorContextRef<'_>, state: &mut ConfigBag) -> Result<(), BoxError> {
+    fn read_before_execution(
+        &self,
+        _: &BeforeSerializationInterceptorContextRef<'_>,
+        state: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
         state.interceptor_state().store_put(disable_interceptor::<UserAgentInterceptor>("ours is sent"));
         Ok(())
     }
@@ -86,15 +99,20 @@ impl Intercept for UserAgent {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        context.request_mut().headers_mut().insert("user-agent", concat!("tallyhook/", env!("CARGO_PKG_VERSION")));
+        context
+            .request_mut()
+            .headers_mut()
+            .insert("user-agent", concat!("tallyhook/", env!("CARGO_PKG_VERSION")));
         Ok(())
     }
 }
 
-/// Configurations for DynamoDB and for SQS over one transport: to read the trusted roots is a good part of a start.
+/// Configurations for DynamoDB and for SQS over one transport: to read the trusted roots is a good part of a
+/// start.
 ///
 /// # Errors
-/// [`ConfigError`] when the region or the credentials are missing from the environment, or its roots are none.
+/// [`ConfigError`] when the region or the credentials are missing from the environment, or its roots are
+/// none.
 pub fn sdk_configs(env: &Env) -> Result<(SdkConfig, SdkConfig), ConfigError> {
     let http_client = http_client(env, &["DYNAMODB", "SQS"])?;
     let config = |service| sdk_config_with(env, endpoint(env, service), http_client.clone());
@@ -113,7 +131,11 @@ pub fn sdk_config(env: &Env, service: &str) -> Result<SdkConfig, ConfigError> {
 ///
 /// # Errors
 /// As [`sdk_config`].
-pub fn sdk_config_with(env: &Env, endpoint: Option<String>, http_client: SharedHttpClient) -> Result<SdkConfig, ConfigError> {
+pub fn sdk_config_with(
+    env: &Env,
+    endpoint: Option<String>,
+    http_client: SharedHttpClient,
+) -> Result<SdkConfig, ConfigError> {
     let credentials = Credentials::new(
         env.require("AWS_ACCESS_KEY_ID")?,
         env.require("AWS_SECRET_ACCESS_KEY")?,
@@ -126,10 +148,16 @@ pub fn sdk_config_with(env: &Env, endpoint: Option<String>, http_client: SharedH
         .region(Region::new(env.require("AWS_REGION")?))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .http_client(http_client)
-        // Requests are small and answered in milliseconds; the SDK repeats what timed out, and every write is safe to repeat. A worker
-        // gives up after two calls that were not answered, so a table that hangs does not use up the function's 30 s. The attempts are
-        // what bounds a call: a limit for all of them would be one more timer to set in every call.
-        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(Duration::from_secs(2)).build())
+        // Requests are small and answered in milliseconds; the SDK repeats what timed out, and every write is
+        // safe to repeat. A worker gives up after two calls that were not answered, so a table that hangs
+        // does not use up the function's 30 s. The attempts are what bounds a call: a limit for all of them
+        // would be one more timer to set in every call.
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .operation_attempt_timeout(Duration::from_secs(2))
+                .build(),
+        )
         .retry_config(
             RetryConfig::standard()
                 .with_max_attempts(3)
@@ -148,9 +176,12 @@ fn endpoint(env: &Env, service: &str) -> Option<String> {
     env.get(&format!("AWS_ENDPOINT_URL_{service}")).or_else(|| env.get("AWS_ENDPOINT_URL"))
 }
 
-/// One transport for these services. The SDK's own would read the roots for each client when it is made, and again at its first call.
+/// One transport for these services. The SDK's own would read the roots for each client when it is made, and
+/// again at its first call.
 fn http_client(env: &Env, services: &[&str]) -> Result<SharedHttpClient, ConfigError> {
-    let plain = services.iter().all(|service| endpoint(env, service).is_some_and(|endpoint| endpoint.starts_with("http://")));
+    let plain = services
+        .iter()
+        .all(|service| endpoint(env, service).is_some_and(|endpoint| endpoint.starts_with("http://")));
     let connector = SharedHttpConnector::new(connector(env, plain)?);
     Ok(http_client_fn(move |_, _| connector.clone()))
 }
@@ -183,7 +214,10 @@ fn tls_context(env: &Env) -> Result<TlsContext, ConfigError> {
             trust = trust.with_pem_certificate(certificate);
         }
     }
-    Ok(TlsContext::builder().with_trust_store(trust).build().expect("a trust store of certificates is a complete context"))
+    Ok(TlsContext::builder()
+        .with_trust_store(trust)
+        .build()
+        .expect("a trust store of certificates is a complete context"))
 }
 
 fn certificates(bundle: &str) -> impl Iterator<Item = &str> {
@@ -202,7 +236,11 @@ mod tests {
     #[test]
     fn the_bundle_holds_six_roots_and_a_client_can_be_built_from_them() {
         assert_eq!(certificates(AMAZON_ROOTS).count(), 6);
-        let env = Env::from([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
+        let env = Env::from([
+            ("AWS_REGION", "eu-central-1"),
+            ("AWS_ACCESS_KEY_ID", "id"),
+            ("AWS_SECRET_ACCESS_KEY", "key"),
+        ]);
         assert!(sdk_config(&env, "SQS").unwrap().endpoint_url().is_none());
     }
 
@@ -214,13 +252,24 @@ mod tests {
             path.to_str().unwrap().to_owned()
         };
         let with = |bundle: &str| {
-            let mut env = Env::from([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
+            let mut env = Env::from([
+                ("AWS_REGION", "eu-central-1"),
+                ("AWS_ACCESS_KEY_ID", "id"),
+                ("AWS_SECRET_ACCESS_KEY", "key"),
+            ]);
             env.set("AWS_CA_BUNDLE", bundle);
             sdk_config(&env, "SQS").map(|_| ())
         };
         assert!(with(&file(AMAZON_ROOTS)).is_ok());
-        for bundle in [file(""), file("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"), "/nowhere.pem".to_owned()] {
-            assert!(matches!(with(&bundle), Err(ConfigError::Wrong { name, .. }) if name == "AWS_CA_BUNDLE"), "{bundle}");
+        for bundle in [
+            file(""),
+            file("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"),
+            "/nowhere.pem".to_owned(),
+        ] {
+            assert!(
+                matches!(with(&bundle), Err(ConfigError::Wrong { name, .. }) if name == "AWS_CA_BUNDLE"),
+                "{bundle}"
+            );
         }
     }
 
@@ -237,7 +286,8 @@ mod tests {
         assert_eq!(sdk_config(&env, "DYNAMODB").unwrap().endpoint_url(), Some("http://127.0.0.1:1"));
     }
 
-    /// The one transport serves both schemes: an emulator may stand in for one service alone. What it is asked names no feature of the SDK.
+    /// The one transport serves both schemes: an emulator may stand in for one service alone. What it is
+    /// asked names no feature of the SDK.
     #[tokio::test]
     async fn a_service_behind_http_is_reached_by_the_transport_of_one_behind_https() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -252,15 +302,25 @@ mod tests {
             }
             String::from_utf8(request).unwrap()
         });
-        let mut env = Env::from([("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
+        let mut env = Env::from([
+            ("AWS_REGION", "eu-central-1"),
+            ("AWS_ACCESS_KEY_ID", "id"),
+            ("AWS_SECRET_ACCESS_KEY", "key"),
+        ]);
         env.set("AWS_ENDPOINT_URL_SQS", format!("http://{address}"));
         let (_, sqs) = clients(&env).unwrap();
         let call = tokio::time::timeout(Duration::from_secs(5), sqs.list_queues().send());
         // The listener reads the head of the request and hangs up.
         assert!(call.await.is_ok_and(|answer| answer.is_err()));
         let request = heard.join().unwrap();
-        assert!(request.starts_with("POST / ") && request.contains("\r\nauthorization: AWS4-HMAC-SHA256 "), "{request}");
-        assert!(request.contains(concat!("\r\nuser-agent: tallyhook/", env!("CARGO_PKG_VERSION"), "\r\n")), "{request}");
+        assert!(
+            request.starts_with("POST / ") && request.contains("\r\nauthorization: AWS4-HMAC-SHA256 "),
+            "{request}"
+        );
+        assert!(
+            request.contains(concat!("\r\nuser-agent: tallyhook/", env!("CARGO_PKG_VERSION"), "\r\n")),
+            "{request}"
+        );
         assert!(!request.contains("x-amz-user-agent"), "{request}");
     }
 }

@@ -28,8 +28,9 @@
 //! | `LOG_LEVEL` | all | `error`, `warn`, `info` | info |
 //! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_CA_BUNDLE`, … | all | see [`crate::aws`] | – |
 //!
-//! Any value may instead be `ssm:/path`: [`crate::aws::resolve`] puts the parameter's value in its place at start, and `stripe-webhook`
-//! reads its signing secrets again when a signature matches none ([`crate::webhook::Secrets`]).
+//! Any value may instead be `ssm:/path`: [`crate::aws::resolve`] puts the parameter's value in its place at
+//! start, and `stripe-webhook` reads its signing secrets again when a signature matches none
+//! ([`crate::webhook::Secrets`]).
 //!
 //! A missing or empty secret stops the start: a function never runs open.
 
@@ -47,7 +48,9 @@ use crate::http::Reach;
 
 pub use self::app::{ApiConfig, ProvisionConfig};
 pub use self::env::{ConfigError, Env};
-pub use self::upkeep::{AdminConfig, DeadLetterConfig, HealthConfig, NotifyConfig, ReconcileConfig, RetryConfig};
+pub use self::upkeep::{
+    AdminConfig, DeadLetterConfig, HealthConfig, NotifyConfig, ReconcileConfig, RetryConfig,
+};
 pub use self::webhook::{WebhookConfig, signing_secrets};
 pub use self::worker::{OutboxConfig, WorkerConfig};
 
@@ -68,7 +71,10 @@ fn known_queues(env: &Env) -> BTreeMap<Family, String> {
 
 fn retry_delays(env: &Env) -> Result<Vec<u32>, ConfigError> {
     let delays = env.get("RETRY_DELAYS_SECONDS").unwrap_or_else(|| "300,600,900".to_owned());
-    let delays: Option<Vec<u32>> = delays.split(',').map(|delay| delay.trim().parse().ok().filter(|seconds| *seconds <= 43_200)).collect();
+    let delays: Option<Vec<u32>> = delays
+        .split(',')
+        .map(|delay| delay.trim().parse().ok().filter(|seconds| *seconds <= 43_200))
+        .collect();
     let want = "whole seconds separated by commas, each at most 43200 (SQS's limit), such as 300,600,900";
     delays.ok_or_else(|| Env::wrong("RETRY_DELAYS_SECONDS", want))
 }
@@ -88,7 +94,8 @@ fn catalog(env: &Env) -> Result<Catalog, ConfigError> {
     match env.get("CATALOG_FILE") {
         None => Ok(built_in()),
         Some(path) => {
-            let text = std::fs::read_to_string(&path).map_err(|error| ConfigError::CatalogFile(format!("{path}: {error}")))?;
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| ConfigError::CatalogFile(format!("{path}: {error}")))?;
             Catalog::parse(&text).map_err(|error| ConfigError::CatalogFile(error.of_file(&path)))
         }
     }
@@ -96,7 +103,8 @@ fn catalog(env: &Env) -> Result<Catalog, ConfigError> {
 
 /// `catalog.toml`, as `build.rs` read and checked it.
 fn built_in() -> Catalog {
-    serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/catalog.json"))).expect("build.rs wrote it from a catalog")
+    serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/catalog.json")))
+        .expect("build.rs wrote it from a catalog")
 }
 
 fn livemode(env: &Env) -> Result<Option<bool>, ConfigError> {
@@ -123,10 +131,17 @@ mod tests {
         let path = file.to_string_lossy().into_owned();
         let told = || catalog(&Env::from([("CATALOG_FILE", path.as_str())])).unwrap_err();
         let absent = told();
-        assert!(absent.to_string().starts_with(&format!("CATALOG_FILE {path}: ")) && std::error::Error::source(&absent).is_none());
+        assert!(
+            absent.to_string().starts_with(&format!("CATALOG_FILE {path}: "))
+                && std::error::Error::source(&absent).is_none()
+        );
         std::fs::write(&file, "[tiers]\nfree = 0\n[policy]\ndefault_tier = \"nope\"\n").unwrap();
         let wrong = told().to_string();
         std::fs::remove_file(&file).unwrap();
-        assert!(wrong.starts_with(&format!("CATALOG_FILE {path} line 4: tier")) && wrong.matches(&path).count() == 1, "{wrong}");
+        assert!(
+            wrong.starts_with(&format!("CATALOG_FILE {path} line 4: tier"))
+                && wrong.matches(&path).count() == 1,
+            "{wrong}"
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! `dead-letter`: what no attempt could process, from the dead-letter queue into the event log as `failed`, with its body.
+//! `dead-letter`: what no attempt could process, from the dead-letter queue into the event log as `failed`,
+//! with its body.
 //!
-//! From there it is listed, alerted and sent again, by `retry` or by an operator; the queue itself is empty again. A message is taken
-//! off it only once the log has it. An event that was finished after all (a second copy of its message, a redrive from the console) is
-//! never overwritten, and writing the same message twice writes the same.
+//! From there it is listed, alerted and sent again, by `retry` or by an operator; the queue itself is empty
+//! again. A message is taken off it only once the log has it. An event that was finished after all (a second
+//! copy of its message, a redrive from the console) is never overwritten, and writing the same message twice
+//! writes the same.
 
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use tracing::{error, warn};
@@ -39,7 +41,11 @@ impl DeadLetter {
     }
 
     /// The same over given clients.
-    pub fn new(config: DeadLetterConfig, dynamodb: aws_sdk_dynamodb::Client, sqs: aws_sdk_sqs::Client) -> Self {
+    pub fn new(
+        config: DeadLetterConfig,
+        dynamodb: aws_sdk_dynamodb::Client,
+        sqs: aws_sdk_sqs::Client,
+    ) -> Self {
         Self {
             store: Store::new(dynamodb, config.accounts_table, config.events_table),
             alerts: Alerts::new(Queue::new(sqs), config.notify_queue_url),
@@ -59,7 +65,11 @@ impl DeadLetter {
                 Ok(Some(record)) => recorded.push(record),
                 Ok(None) => {}
                 Err(error) => {
-                    error!(message_id = message.message_id, error = error.to_string(), "DEAD_LETTER_NOT_RECORDED");
+                    error!(
+                        message_id = message.message_id,
+                        error = error.to_string(),
+                        "DEAD_LETTER_NOT_RECORDED"
+                    );
                     let mut failure = BatchItemFailure::default();
                     failure.item_identifier = message.message_id.clone().unwrap_or_default();
                     response.batch_item_failures.push(failure);
@@ -68,7 +78,14 @@ impl DeadLetter {
         }
         if let Some(first) = recorded.first() {
             let (event_id, event_type) = (first.id.clone(), first.kind.clone());
-            self.alerts.send(&Alert::DeadLetter { event_id, event_type, attempts: first.attempts, events: recorded.len() }).await;
+            self.alerts
+                .send(&Alert::DeadLetter {
+                    event_id,
+                    event_type,
+                    attempts: first.attempts,
+                    events: recorded.len(),
+                })
+                .await;
         }
         Ok(response)
     }
@@ -83,7 +100,8 @@ impl DeadLetter {
             return Ok(None);
         }
         let Some(mut record) = read(message, now) else {
-            // An alert that could not be sent: it was logged by `notify`, and alerting about it would go round in circles.
+            // An alert that could not be sent: it was logged by `notify`, and alerting about it would go
+            // round in circles.
             warn!(message_id = message.message_id, queue = source(message), "DEAD_LETTER_DROPPED");
             return Ok(None);
         };
@@ -98,11 +116,21 @@ impl DeadLetter {
         }
         match self.store.commit(vec![items::event(&record)]).await {
             Ok(()) => {
-                error!(event_id = record.id, event_type = record.kind, attempts = record.attempts, outcome = "failed", "WEBHOOK_FAILED");
+                error!(
+                    event_id = record.id,
+                    event_type = record.kind,
+                    attempts = record.attempts,
+                    outcome = "failed",
+                    "WEBHOOK_FAILED"
+                );
                 Ok(Some(record))
             }
             // It was finished at this moment.
-            Err(StoreError::Cancelled(reasons)) if reasons.iter().all(|(_, reason)| *reason == Reason::Condition) => Ok(None),
+            Err(StoreError::Cancelled(reasons))
+                if reasons.iter().all(|(_, reason)| *reason == Reason::Condition) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -121,16 +149,24 @@ fn read(message: &SqsMessage, now: Timestamp) -> Option<EventRecord> {
         return None;
     }
     // The receive that brought it here counts, too.
-    let receives: u32 = message.attributes.get("ApproximateReceiveCount").and_then(|count| count.parse().ok()).unwrap_or(1);
+    let receives: u32 =
+        message.attributes.get("ApproximateReceiveCount").and_then(|count| count.parse().ok()).unwrap_or(1);
     let attempts = receives.saturating_sub(1).max(1);
-    let sent_ms = message.attributes.get("SentTimestamp").and_then(|ms| ms.parse().ok()).unwrap_or_else(|| now.unix().saturating_mul(1000));
+    let sent_ms = message
+        .attributes
+        .get("SentTimestamp")
+        .and_then(|ms| ms.parse().ok())
+        .unwrap_or_else(|| now.unix().saturating_mul(1000));
     let fallback = format!("msg_{}", message.message_id.as_deref().unwrap_or("unknown").replace('-', ""));
     let envelope = Envelope::read(message);
     let (raw, received_ms, mode) = match &envelope {
         Ok(envelope) => (envelope.body.clone(), envelope.received_ms, envelope.mode),
         Err(_) => (message.body.clone().unwrap_or_default().into_bytes(), sent_ms, SecretMode::Any),
     };
-    let readable = envelope.as_ref().map_err(ToString::to_string).and_then(|_| event::read(&raw).map_err(|error| error.to_string()));
+    let readable = envelope
+        .as_ref()
+        .map_err(ToString::to_string)
+        .and_then(|_| event::read(&raw).map_err(|error| error.to_string()));
     let head = event::read_head(&raw).ok();
     let kind = head.as_ref().map_or_else(|| "unknown".to_owned(), |head| head.kind.to_string());
     let reason = match (&envelope, &readable) {
@@ -146,10 +182,15 @@ fn read(message: &SqsMessage, now: Timestamp) -> Option<EventRecord> {
         kind,
         state: EventState::Failed,
         reason: Some(reason.to_owned()),
-        message: Some(format!("{attempts} attempts from queue {queue} failed{why}; the log lines of this event say why")),
+        message: Some(format!(
+            "{attempts} attempts from queue {queue} failed{why}; the log lines of this event say why"
+        )),
         waits_for: None,
         user: event.as_ref().and_then(|event| event.user_hint().ok().flatten()),
-        objects: event.as_ref().map(|event| event.object_ids().into_iter().map(str::to_owned).collect()).unwrap_or_default(),
+        objects: event
+            .as_ref()
+            .map(|event| event.object_ids().into_iter().map(str::to_owned).collect())
+            .unwrap_or_default(),
         created: head.as_ref().map_or(now, |head| head.created),
         received_ms,
         finished_ms: now.unix().saturating_mul(1000),

@@ -1,5 +1,5 @@
-//! The pure core: rules that are functions of their arguments. **Invariant:** nothing in here does IO, reads a clock or the
-//! environment.
+//! The pure core: rules that are functions of their arguments. **Invariant:** nothing in here does IO, reads
+//! a clock or the environment.
 
 pub mod account;
 pub mod advice;

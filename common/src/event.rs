@@ -1,8 +1,9 @@
 //! Stripe's events, read into the few facts that the rules need.
 //!
-//! **Invariants.** Nothing in here does IO. Reading follows what Stripe's changelog says of both shapes, before and after API version
-//! 2025-03-31.basil, and never the version's name. Enumerations are open, null is absent, what we do not use is not looked at.
-//! A fact of a shape that Stripe never sent is an error with its path, never "absent".
+//! **Invariants.** Nothing in here does IO. Reading follows what Stripe's changelog says of both shapes,
+//! before and after API version 2025-03-31.basil, and never the version's name. Enumerations are open, null
+//! is absent, what we do not use is not looked at. A fact of a shape that Stripe never sent is an error with
+//! its path, never "absent".
 
 #[macro_use]
 mod open_enum;
@@ -42,7 +43,8 @@ use crate::domain::{
     timestamp::Timestamp,
 };
 
-/// Why a body is not an event that we can act on. No retry helps: at the edge it is a 400 (`malformed_event`), in a worker it is parked.
+/// Why a body is not an event that we can act on. No retry helps: at the edge it is a 400
+/// (`malformed_event`), in a worker it is parked.
 ///
 /// No message holds a value from the body, only where it stands.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +59,9 @@ pub enum ReadError {
     #[error("the body is JSON, but not an object")]
     NotAnObject,
     /// `object` is `v2.core.event`: the destination is set to thin payloads, and this system reads snapshots.
-    #[error("the body is a thin event (v2.core.event): set the event destination's payload style to snapshot")]
+    #[error(
+        "the body is a thin event (v2.core.event): set the event destination's payload style to snapshot"
+    )]
     Thin,
     /// The event is under `detail`: it came through EventBridge.
     #[error("the body is an EventBridge envelope: the event is its `detail`, and it has no signature")]
@@ -114,7 +118,8 @@ pub struct Event {
     pub id: EventId,
     /// `type`
     pub kind: EventType,
-    /// When Stripe made the event. Whole seconds: two events may share it, and it says nothing of the order of changes within one.
+    /// When Stripe made the event. Whole seconds: two events may share it, and it says nothing of the order
+    /// of changes within one.
     pub created: Timestamp,
     /// Whether it is about real money.
     pub livemode: bool,
@@ -150,7 +155,8 @@ pub enum Object {
 /// Reads a whole event.
 ///
 /// # Errors
-/// Those of [`read_head`]; [`ReadError::Missing`], [`ReadError::Wrong`] and [`ReadError::Id`] for a fact inside `data.object`.
+/// Those of [`read_head`]; [`ReadError::Missing`], [`ReadError::Wrong`] and [`ReadError::Id`] for a fact
+/// inside `data.object`.
 pub fn read(payload: &[u8]) -> Result<Event, ReadError> {
     let envelope: Envelope<'_, Json<'_>> = Envelope::read(payload)?;
     let part = |name| envelope.data.get(name).filter(|part| part.is_object());
@@ -159,9 +165,10 @@ pub fn read(payload: &[u8]) -> Result<Event, ReadError> {
     let before = part("previous_attributes").map(|before| Fields::new("data.previous_attributes", before));
     let text = |path, value: &Json<'_>| match value.some() {
         None => Ok(None),
-        Some(value) => {
-            value.text().map(|text| Some(text.to_owned())).ok_or_else(|| ReadError::Wrong { path: String::from(path), expected: "a text" })
-        }
+        Some(value) => value
+            .text()
+            .map(|text| Some(text.to_owned()))
+            .ok_or_else(|| ReadError::Wrong { path: String::from(path), expected: "a text" }),
     };
     Ok(Event {
         account: text("account", &envelope.account)?,
@@ -175,10 +182,16 @@ pub fn read(payload: &[u8]) -> Result<Event, ReadError> {
 }
 
 impl Object {
-    fn read<'a>(kind: &EventType, object: &'a Json<'a>, before: Option<&Fields<'_>>) -> Result<Self, ReadError> {
+    fn read<'a>(
+        kind: &EventType,
+        object: &'a Json<'a>,
+        before: Option<&Fields<'_>>,
+    ) -> Result<Self, ReadError> {
         let object = Fields::new("data.object", object);
         let expect = |name: &'static str| match object.text("object")? {
-            Some(other) if other != name => Err(ReadError::Wrong { path: "data.object.object".to_owned(), expected: name }),
+            Some(other) if other != name => {
+                Err(ReadError::Wrong { path: "data.object.object".to_owned(), expected: name })
+            }
             _ => Ok(()),
         };
         let Some(family) = kind.family() else { return Ok(Self::Other) };
@@ -216,13 +229,15 @@ impl Object {
 }
 
 impl Event {
-    /// The user that the event itself names: `client_reference_id`, then `user_id` or `client_id` in the metadata of what it is
-    /// about; for an invoice its subscription's metadata, its lines', its own. The stored link from the customer goes before all of them.
+    /// The user that the event itself names: `client_reference_id`, then `user_id` or `client_id` in the
+    /// metadata of what it is about; for an invoice its subscription's metadata, its lines', its own. The
+    /// stored link from the customer goes before all of them.
     ///
     /// An empty text is "not set" (Stripe's way to unset a metadata key) and the next place is looked at.
     ///
     /// # Errors
-    /// [`IdError`] when the first text found is no user id: it is reported, not skipped, as another place may name somebody else.
+    /// [`IdError`] when the first text found is no user id: it is reported, not skipped, as another place may
+    /// name somebody else.
     pub fn user_hint(&self) -> Result<Option<UserId>, IdError> {
         let mut reference = None;
         let mut places: Vec<&Metadata> = Vec::new();
@@ -243,7 +258,11 @@ impl Event {
             Object::Customer(customer) => places.push(&customer.metadata),
             Object::Other => {}
         }
-        let named = places.into_iter().flat_map(|place| [place.get("user_id"), place.get("client_id")]).flatten().map(String::as_str);
+        let named = places
+            .into_iter()
+            .flat_map(|place| [place.get("user_id"), place.get("client_id")])
+            .flatten()
+            .map(String::as_str);
         reference.into_iter().chain(named).find(|text| !text.is_empty()).map(UserId::new).transpose()
     }
 
@@ -267,7 +286,11 @@ impl Event {
             Object::CheckoutSession(session) => session.subscription.as_ref(),
             Object::Subscription(subscription) => Some(&subscription.id),
             Object::Invoice(invoice) => invoice.subscription.as_ref(),
-            Object::Charge(_) | Object::Refund(_) | Object::Dispute(_) | Object::Customer(_) | Object::Other => None,
+            Object::Charge(_)
+            | Object::Refund(_)
+            | Object::Dispute(_)
+            | Object::Customer(_)
+            | Object::Other => None,
         }
     }
 
@@ -294,14 +317,18 @@ impl Event {
             id.as_ref().map(AsRef::as_ref)
         }
         match &self.object {
-            Object::CheckoutSession(it) => {
-                all(it.id.as_str(), &[text(&it.customer), text(&it.subscription), text(&it.payment_intent), text(&it.invoice)])
-            }
+            Object::CheckoutSession(it) => all(
+                it.id.as_str(),
+                &[text(&it.customer), text(&it.subscription), text(&it.payment_intent), text(&it.invoice)],
+            ),
             Object::Subscription(it) => all(it.id.as_str(), &[text(&it.customer), text(&it.latest_invoice)]),
-            Object::Invoice(it) => {
-                all(it.id.as_str(), &[text(&it.customer), text(&it.subscription), text(&it.payment_intent), text(&it.charge)])
+            Object::Invoice(it) => all(
+                it.id.as_str(),
+                &[text(&it.customer), text(&it.subscription), text(&it.payment_intent), text(&it.charge)],
+            ),
+            Object::Charge(it) => {
+                all(it.id.as_str(), &[text(&it.customer), text(&it.payment_intent), text(&it.invoice)])
             }
-            Object::Charge(it) => all(it.id.as_str(), &[text(&it.customer), text(&it.payment_intent), text(&it.invoice)]),
             Object::Refund(it) => all(it.id.as_str(), &[text(&it.charge), text(&it.payment_intent)]),
             Object::Dispute(it) => all(it.id.as_str(), &[text(&it.charge), text(&it.payment_intent)]),
             Object::Customer(it) => all(it.id.as_str(), &[]),

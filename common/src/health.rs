@@ -1,8 +1,10 @@
-//! `health`, every hour: counts, judges ([`crate::domain::health`]), writes the numbers as metrics and alerts by the rules.
+//! `health`, every hour: counts, judges ([`crate::domain::health`]), writes the numbers as metrics and alerts
+//! by the rules.
 //!
-//! The counts come from the log's indexes (a page of a day's partition holds thousands of events, so a day of a hundred thousand
-//! events is some dozens of queries) and from one `GetQueueAttributes` for each queue. SQS does not tell the age of its oldest message;
-//! an alarm on CloudWatch's `ApproximateAgeOfOldestMessage` watches that (`template.yaml`), and reaches `notify` through EventBridge.
+//! The counts come from the log's indexes (a page of a day's partition holds thousands of events, so a day of
+//! a hundred thousand events is some dozens of queries) and from one `GetQueueAttributes` for each queue. SQS
+//! does not tell the age of its oldest message; an alarm on CloudWatch's `ApproximateAgeOfOldestMessage`
+//! watches that (`template.yaml`), and reaches `notify` through EventBridge.
 
 use aws_sdk_sqs::types::QueueAttributeName;
 use futures_util::future::{join, join_all};
@@ -62,7 +64,13 @@ impl HealthCheck {
     /// The store's.
     pub async fn handle(&self, _: Value) -> Result<Health, lambda_runtime::Error> {
         let (counts, health) = self.look(clock::now()).await?;
-        info!(score = health.score, parked = counts.parked, failed = counts.failed, dead_letters = counts.dead_letters, "HEALTH");
+        info!(
+            score = health.score,
+            parked = counts.parked,
+            failed = counts.failed,
+            dead_letters = counts.dead_letters,
+            "HEALTH"
+        );
         let metric = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         let mut metrics = vec![
             ("HealthScore", f64::from(health.score)),
@@ -94,7 +102,9 @@ impl HealthCheck {
 
     async fn count_log(&self, now: Timestamp) -> Result<Counts, StoreError> {
         let open = |state: &'static str| async move {
-            let each = log::open_partitions(state).into_iter().map(|partition| self.count("by_status", partition, 0));
+            let each = log::open_partitions(state)
+                .into_iter()
+                .map(|partition| self.count("by_status", partition, 0));
             let mut count = 0;
             for outcomes in join_all(each).await {
                 count += outcomes?.iter().map(|(_, count)| count).sum::<u64>();
@@ -103,8 +113,12 @@ impl HealthCheck {
         };
         let from = now.plus_days(-1).unix().saturating_mul(1000);
         let days = [log::day(from), log::day(now.unix().saturating_mul(1000))];
-        let recent = days.iter().flat_map(|day| log::day_partitions(day, None)).map(|partition| self.count("by_day", partition, from));
-        let mut counts = Counts { parked: open("parked").await?, failed: open("failed").await?, ..Counts::default() };
+        let recent = days
+            .iter()
+            .flat_map(|day| log::day_partitions(day, None))
+            .map(|partition| self.count("by_day", partition, from));
+        let mut counts =
+            Counts { parked: open("parked").await?, failed: open("failed").await?, ..Counts::default() };
         for outcomes in join_all(recent).await {
             for (outcome, count) in outcomes? {
                 match outcome.as_str() {
@@ -114,7 +128,8 @@ impl HealthCheck {
                 }
             }
         }
-        let (report, signal) = (Key::Event("report#reconcile".to_owned()), Key::Event("signal#bad_signatures".to_owned()));
+        let (report, signal) =
+            (Key::Event("report#reconcile".to_owned()), Key::Event("signal#bad_signatures".to_owned()));
         let notes = self.store.load([report.clone(), signal.clone()]).await?;
         if let Some(report) = notes.get(&report) {
             counts.missing = items::read_number(report, "missing");
@@ -128,7 +143,12 @@ impl HealthCheck {
     }
 
     /// The events of one partition since a time, by outcome.
-    async fn count(&self, index: &str, partition: String, from: i64) -> Result<Vec<(String, u64)>, StoreError> {
+    async fn count(
+        &self,
+        index: &str,
+        partition: String,
+        from: i64,
+    ) -> Result<Vec<(String, u64)>, StoreError> {
         let mut counts = std::collections::BTreeMap::new();
         let mut start = None;
         for _ in 0..MOST_PAGES {
@@ -148,7 +168,12 @@ impl HealthCheck {
     async fn count_queues(&self) -> (Vec<QueueCount>, u64) {
         let each = self.queues.iter().map(|(family, url)| async move {
             let [waiting, in_flight, delayed] = self.depth(url).await;
-            QueueCount { queue: family.as_str().to_owned(), waiting, in_flight: in_flight + delayed, oldest_seconds: None }
+            QueueCount {
+                queue: family.as_str().to_owned(),
+                waiting,
+                in_flight: in_flight + delayed,
+                oldest_seconds: None,
+            }
         });
         let dead = async {
             match &self.dead_letter_queue_url {
@@ -160,12 +185,21 @@ impl HealthCheck {
     }
 
     async fn depth(&self, queue_url: &str) -> [u64; 3] {
-        use QueueAttributeName::{ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed, ApproximateNumberOfMessagesNotVisible};
-        let names = [ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible, ApproximateNumberOfMessagesDelayed];
-        let request = self.sqs.get_queue_attributes().queue_url(queue_url).set_attribute_names(Some(names.to_vec()));
+        use QueueAttributeName::{
+            ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed,
+            ApproximateNumberOfMessagesNotVisible,
+        };
+        let names = [
+            ApproximateNumberOfMessages,
+            ApproximateNumberOfMessagesNotVisible,
+            ApproximateNumberOfMessagesDelayed,
+        ];
+        let request =
+            self.sqs.get_queue_attributes().queue_url(queue_url).set_attribute_names(Some(names.to_vec()));
         match request.send().await {
             Ok(answer) => {
-                let read = |name| answer.attributes().and_then(|all| all.get(name)?.parse().ok()).unwrap_or(0);
+                let read =
+                    |name| answer.attributes().and_then(|all| all.get(name)?.parse().ok()).unwrap_or(0);
                 names.each_ref().map(read)
             }
             Err(error) => {

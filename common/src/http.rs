@@ -1,8 +1,8 @@
 //! HTTP to the world outside AWS: hyper over rustls on ring, the stack that the AWS SDK brings along anyway.
 //!
-//! The client is made at the first request, system roots and all, so a function that never makes one pays nothing. Those we talk to
-//! chain to public authorities, not to Amazon's few roots; the system's bundle is kept up to date by whoever runs the machine (AWS,
-//! for a function), and `SSL_CERT_FILE` replaces it.
+//! The client is made at the first request, system roots and all, so a function that never makes one pays
+//! nothing. Those we talk to chain to public authorities, not to Amazon's few roots; the system's bundle is
+//! kept up to date by whoever runs the machine (AWS, for a function), and `SSL_CERT_FILE` replaces it.
 
 mod guard;
 
@@ -74,11 +74,16 @@ impl Http {
         Self { reach, ..Self::default() }
     }
 
-    /// Sends a request and reads the whole answer, whatever its status, within `timeout`. Redirects are not followed.
+    /// Sends a request and reads the whole answer, whatever its status, within `timeout`. Redirects are not
+    /// followed.
     ///
     /// # Errors
     /// [`HttpError`].
-    pub async fn send(&self, request: Request<String>, timeout: Duration) -> Result<Response<Vec<u8>>, HttpError> {
+    pub async fn send(
+        &self,
+        request: Request<String>,
+        timeout: Duration,
+    ) -> Result<Response<Vec<u8>>, HttpError> {
         self.reach.check(request.uri()).map_err(HttpError::Refused)?;
         let client = self.client()?;
         let exchange = async {
@@ -110,7 +115,10 @@ impl Http {
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE_TIMEOUT).pool_timer(TokioTimer::new()).build(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_timer(TokioTimer::new())
+            .build(connector);
         Ok(self.client.get_or_init(|| client))
     }
 }

@@ -1,12 +1,15 @@
 //! `notify`: alerts from the queue `tallyhook-notify` to Slack and Discord.
 //!
-//! Alerts with the same key are posted once and then held for a while; the next one says how many were. What is posted is the alert's
-//! typed fields and our own words, shortened to what the two services take, with everything escaped that they would act on.
+//! Alerts with the same key are posted once and then held for a while; the next one says how many were. What
+//! is posted is the alert's typed fields and our own words, shortened to what the two services take, with
+//! everything escaped that they would act on.
 //!
-//! A post that fails is tried again as the queue allows and then lost, with a line in the log: the alert was there already when it was
-//! sent here, and what it is about is in the event log. **Invariant:** nothing waits for this function.
+//! A post that fails is tried again as the queue allows and then lost, with a line in the log: the alert was
+//! there already when it was sent here, and what it is about is in the event log. **Invariant:** nothing
+//! waits for this function.
 //!
-//! A destination is https on a public address ([`crate::http::Reach`]): whoever can set a URL must not be able to reach what is inside.
+//! A destination is https on a public address ([`crate::http::Reach`]): whoever can set a URL must not be
+//! able to reach what is inside.
 
 use std::time::Duration;
 
@@ -133,27 +136,48 @@ impl Notify {
         if failed { Err(()) } else { Ok(()) }
     }
 
-    async fn post_to(&self, chat: Chat, url: &str, alert: &Alert, held: u64, now: Timestamp) -> Result<(), String> {
+    async fn post_to(
+        &self,
+        chat: Chat,
+        url: &str,
+        alert: &Alert,
+        held: u64,
+        now: Timestamp,
+    ) -> Result<(), String> {
         let body = match chat {
             Chat::Slack => slack(alert, held),
             Chat::Discord => discord(alert, held, now),
         };
-        let request = Request::post(url).header("content-type", "application/json").header("user-agent", "tallyhook");
+        let request =
+            Request::post(url).header("content-type", "application/json").header("user-agent", "tallyhook");
         let request = request.body(body.to_string()).map_err(|_| "the URL is not one".to_owned())?;
         let answer = self.http.send(request, TIMEOUT).await.map_err(|error| error.to_string())?;
         // A redirect counts as a failure, too: following it would leave the address that was checked.
-        if answer.status().is_success() { Ok(()) } else { Err(format!("status {}", answer.status().as_u16())) }
+        if answer.status().is_success() {
+            Ok(())
+        } else {
+            Err(format!("status {}", answer.status().as_u16()))
+        }
     }
 
-    /// Whether this alert may be posted now, and how many like it were held since the last one. A message that comes back because its
-    /// post failed has its claim already; one that comes back because another chat failed was posted here.
-    async fn claim(&self, chat: Chat, alert: &Alert, message_id: &str, now: Timestamp) -> Result<Option<u64>, StoreError> {
+    /// Whether this alert may be posted now, and how many like it were held since the last one. A message
+    /// that comes back because its post failed has its claim already; one that comes back because another
+    /// chat failed was posted here.
+    async fn claim(
+        &self,
+        chat: Chat,
+        alert: &Alert,
+        message_id: &str,
+        now: Timestamp,
+    ) -> Result<Option<u64>, StoreError> {
         let pk = note(chat, alert);
         let number = |value: i64| AttributeValue::N(value.to_string());
         let until = now.plus_seconds(alert.quiet_seconds());
         let claim = self
             .update(&pk)
-            .update_expression("SET quiet_until = :until, message = :message, expires_at = :expires REMOVE held")
+            .update_expression(
+                "SET quiet_until = :until, message = :message, expires_at = :expires REMOVE held",
+            )
             .condition_expression("attribute_not_exists(pk) OR quiet_until <= :now OR message = :message")
             .expression_attribute_values(":until", number(until.unix()))
             .expression_attribute_values(":now", number(now.unix()))
@@ -162,14 +186,21 @@ impl Notify {
             .return_values(ReturnValue::UpdatedOld)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         match claim.send().await {
-            Ok(answer) => Ok(Some(answer.attributes.and_then(|old| items::read_number(&old, "held")).unwrap_or(0))),
+            Ok(answer) => {
+                Ok(Some(answer.attributes.and_then(|old| items::read_number(&old, "held")).unwrap_or(0)))
+            }
             Err(error) => {
-                let Some(UpdateItemError::ConditionalCheckFailedException(refused)) = error.as_service_error() else {
+                let Some(UpdateItemError::ConditionalCheckFailedException(refused)) =
+                    error.as_service_error()
+                else {
                     return Err(crate::store::failed("UpdateItem", &error));
                 };
                 let posted = refused.item().and_then(|item| items::read_text(item, "posted"));
                 if posted.as_deref() != Some(message_id) {
-                    let count = self.update(&pk).update_expression("ADD held :one").expression_attribute_values(":one", number(1));
+                    let count = self
+                        .update(&pk)
+                        .update_expression("ADD held :one")
+                        .expression_attribute_values(":one", number(1));
                     count.send().await.map_err(|error| crate::store::failed("UpdateItem", &error))?;
                 }
                 Ok(None)
@@ -177,12 +208,17 @@ impl Notify {
         }
     }
 
-    /// Notes that this chat has the alert, so that it does not get it again with the next attempt for another one.
+    /// Notes that this chat has the alert, so that it does not get it again with the next attempt for another
+    /// one.
     async fn posted(&self, chat: Chat, alert: &Alert, message_id: &str) {
         let note = self.update(&note(chat, alert)).update_expression("SET posted = :message REMOVE message");
         let note = note.expression_attribute_values(":message", AttributeValue::S(message_id.to_owned()));
         if let Err(error) = note.send().await {
-            warn!(alert = alert.key(), error = crate::store::failed("UpdateItem", &error).to_string(), "ALERT_NOT_DEDUPLICATED");
+            warn!(
+                alert = alert.key(),
+                error = crate::store::failed("UpdateItem", &error).to_string(),
+                "ALERT_NOT_DEDUPLICATED"
+            );
         }
     }
 
@@ -218,16 +254,22 @@ fn read(body: &str) -> Option<Alert> {
         return Some(alert);
     }
     let event: Value = serde_json::from_str(body).ok()?;
-    let detail = event.get("detail").filter(|_| event.get("detail-type").is_some_and(|kind| kind == "CloudWatch Alarm State Change"))?;
+    let detail = event
+        .get("detail")
+        .filter(|_| event.get("detail-type").is_some_and(|kind| kind == "CloudWatch Alarm State Change"))?;
     let name = detail.get("alarmName")?.as_str()?.to_owned();
     let reason = detail.pointer("/state/reason").and_then(Value::as_str).unwrap_or_default().to_owned();
     Some(Alert::Alarm { name, reason })
 }
 
-/// One line or more of text as a chat may show it: no control characters but line breaks, nothing that looks like an address of a
-/// person, not longer than this.
+/// One line or more of text as a chat may show it: no control characters but line breaks, nothing that looks
+/// like an address of a person, not longer than this.
 fn clean(text: &str, most: usize) -> String {
-    let words = text.split(' ').map(|word| if word.contains('@') { "(withheld)" } else { word }).collect::<Vec<_>>().join(" ");
+    let words = text
+        .split(' ')
+        .map(|word| if word.contains('@') { "(withheld)" } else { word })
+        .collect::<Vec<_>>()
+        .join(" ");
     let shown: String = words.chars().filter(|c| !c.is_control() || *c == '\n').take(most).collect();
     if words.chars().count() > most { format!("{shown}…") } else { shown }
 }
@@ -236,8 +278,8 @@ fn held_line(held: u64) -> Option<String> {
     (held > 0).then(|| format!("{held} more like the last one were held back since."))
 }
 
-/// The body of Slack's incoming webhook. `text` is what notifications show, `blocks` what the channel does. `&`, `<` and `>` are all
-/// that Slack acts on in text.
+/// The body of Slack's incoming webhook. `text` is what notifications show, `blocks` what the channel does.
+/// `&`, `<` and `>` are all that Slack acts on in text.
 fn slack(alert: &Alert, held: u64) -> Value {
     let escape = |text: String| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let title = clean(&alert.title(), MOST_TITLE);
@@ -247,8 +289,12 @@ fn slack(alert: &Alert, held: u64) -> Value {
         json!({"type": "section", "text": text(clean(&alert.advice(), MOST_TEXT))}),
     ];
     // A section has at most ten fields.
-    let fields: Vec<Value> =
-        alert.fields().iter().take(10).map(|(name, value)| text(format!("*{name}*\n{}", clean(value, MOST_VALUE)))).collect();
+    let fields: Vec<Value> = alert
+        .fields()
+        .iter()
+        .take(10)
+        .map(|(name, value)| text(format!("*{name}*\n{}", clean(value, MOST_VALUE))))
+        .collect();
     if !fields.is_empty() {
         blocks.push(json!({"type": "section", "fields": fields}));
     }
@@ -312,29 +358,49 @@ mod tests {
         assert!(!text.contains("<!channel>") && text.contains("&lt;!channel&gt;"), "{text}");
         assert_eq!(slack["blocks"][0]["type"], "header");
         assert!(slack["blocks"][0]["text"]["text"].as_str().unwrap().chars().count() <= 150);
-        assert!(slack["blocks"][2]["fields"].as_array().unwrap().iter().all(|field| field["text"].as_str().unwrap().len() < 2000));
+        assert!(
+            slack["blocks"][2]["fields"].as_array().unwrap().iter().all(|field| field["text"]
+                .as_str()
+                .unwrap()
+                .len()
+                < 2000)
+        );
         assert!(slack["blocks"][3]["elements"][0]["text"].as_str().unwrap().contains("3 more"));
 
         let discord = discord(&parked(&hostile), 0, Timestamp::from_unix(1_795_219_200));
         let text = discord.to_string();
-        assert!(!text.contains("@everyone") && !text.contains("@example") && text.contains("\\\\*x"), "{text}");
+        assert!(
+            !text.contains("@everyone") && !text.contains("@example") && text.contains("\\\\*x"),
+            "{text}"
+        );
         assert_eq!(discord["allowed_mentions"], json!({"parse": []}));
-        assert!(discord["embeds"][0]["fields"].as_array().unwrap().iter().all(|field| field["value"].as_str().unwrap().len() <= 1024));
+        assert!(
+            discord["embeds"][0]["fields"].as_array().unwrap().iter().all(|field| field["value"]
+                .as_str()
+                .unwrap()
+                .len()
+                <= 1024)
+        );
         assert_eq!(discord["embeds"][0]["timestamp"], "2026-11-21T00:00:00Z");
         assert!(!text.contains(&"y".repeat(400)));
     }
 
     #[test]
     fn an_alert_comes_back_from_its_message_and_an_alarm_is_read_from_eventbridge() {
-        for alert in
-            [parked("customer#cus_1"), Alert::Missing { records: 3, repaired: 0 }, Alert::Score { score: 12, deductions: Vec::new() }]
-        {
+        for alert in [
+            parked("customer#cus_1"),
+            Alert::Missing { records: 3, repaired: 0 },
+            Alert::Score { score: 12, deductions: Vec::new() },
+        ] {
             assert_eq!(read(&serde_json::to_string(&alert).unwrap()), Some(alert));
         }
         let alarm = json!({"detail-type": "CloudWatch Alarm State Change", "detail": {"alarmName": "tallyhook-oldest-invoice-paid",
             "state": {"value": "ALARM", "reason": "Threshold Crossed: 1 datapoint [960.0]"}}});
         let reason = "Threshold Crossed: 1 datapoint [960.0]".to_owned();
-        assert_eq!(read(&alarm.to_string()), Some(Alert::Alarm { name: "tallyhook-oldest-invoice-paid".to_owned(), reason }));
+        assert_eq!(
+            read(&alarm.to_string()),
+            Some(Alert::Alarm { name: "tallyhook-oldest-invoice-paid".to_owned(), reason })
+        );
         assert_eq!(read("{}"), None);
         assert_eq!(read("not json"), None);
     }

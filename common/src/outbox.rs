@@ -1,13 +1,14 @@
-//! What the app is to be told: jobs that are written in the transaction of what they tell, queued after it, and done by `provision`.
+//! What the app is to be told: jobs that are written in the transaction of what they tell, queued after it,
+//! and done by `provision`.
 //!
 //! | job | written when | told as |
 //! |---|---|---|
 //! | `job#provision#<user>` | the first payment of a user is confirmed | `payment.confirmed` |
 //! | `job#account#<user>` | the tier or the balance changes, and a `PROVISION_URL` is configured | `account.updated` |
 //!
-//! The job is the truth, the message on the queue only a nudge. A message that is lost after the commit is sent again when the event
-//! is delivered again, and by `retry`, which finds every job that is due in the index `by_status`. **Invariant:** nothing here is
-//! written or read for an event that calls for no job.
+//! The job is the truth, the message on the queue only a nudge. A message that is lost after the commit is
+//! sent again when the event is delivered again, and by `retry`, which finds every job that is due in the
+//! index `by_status`. **Invariant:** nothing here is written or read for an event that calls for no job.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
@@ -95,8 +96,16 @@ impl Outbox {
         (self.updates && self.queue.is_some()).then(|| (state.access(catalog, now).tier, state.balance()))
     }
 
-    /// The jobs that a change calls for, to be written with it; [`Outbox::send`] their nudges after the commit.
-    pub fn jobs(&self, user: &UserId, before: &Before, after: &State, catalog: &Catalog, now: Timestamp) -> Vec<(Nudge, Write)> {
+    /// The jobs that a change calls for, to be written with it; [`Outbox::send`] their nudges after the
+    /// commit.
+    pub fn jobs(
+        &self,
+        user: &UserId,
+        before: &Before,
+        after: &State,
+        catalog: &Catalog,
+        now: Timestamp,
+    ) -> Vec<(Nudge, Write)> {
         let first_payment = self.queue.is_some() && !before.paid && after.first_paid_at.is_some();
         let changed = before.told != self.told(after, catalog, now);
         let kinds = [first_payment.then_some(JobKind::Provision), changed.then_some(JobKind::Account)];
@@ -118,25 +127,39 @@ impl Outbox {
         join_all(each).await;
     }
 
-    /// For an event that came again although it was done: its commit may have been the last thing that the first attempt did.
+    /// For an event that came again although it was done: its commit may have been the last thing that the
+    /// first attempt did.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn resume(&self, store: &Store, users: impl IntoIterator<Item = UserId>) -> Result<(), StoreError> {
+    pub async fn resume(
+        &self,
+        store: &Store,
+        users: impl IntoIterator<Item = UserId>,
+    ) -> Result<(), StoreError> {
         if self.queue.is_none() {
             return Ok(());
         }
-        let keys: Vec<(UserId, Key)> = users.into_iter().map(|user| (user.clone(), items::job_key(JobKind::Provision, &user))).collect();
+        let keys: Vec<(UserId, Key)> =
+            users.into_iter().map(|user| (user.clone(), items::job_key(JobKind::Provision, &user))).collect();
         let items = store.load(keys.iter().map(|(_, key)| key.clone())).await?;
-        let queued = |key: &Key| items.get(key).and_then(|item| items::read_text(item, "outcome")).is_some_and(|state| state == "queued");
-        let nudges: Vec<Nudge> =
-            keys.into_iter().filter(|(_, key)| queued(key)).map(|(user_id, _)| Nudge { job: JobKind::Provision, user_id }).collect();
+        let queued = |key: &Key| {
+            items
+                .get(key)
+                .and_then(|item| items::read_text(item, "outcome"))
+                .is_some_and(|state| state == "queued")
+        };
+        let nudges: Vec<Nudge> = keys
+            .into_iter()
+            .filter(|(_, key)| queued(key))
+            .map(|(user_id, _)| Nudge { job: JobKind::Provision, user_id })
+            .collect();
         self.send(&nudges).await;
         Ok(())
     }
 
-    /// Sends the nudges of all jobs that are due, each claimed first by moving its `due`. Those that failed for good wait for a person.
-    /// Returns how many were sent.
+    /// Sends the nudges of all jobs that are due, each claimed first by moving its `due`. Those that failed
+    /// for good wait for a person. Returns how many were sent.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -147,11 +170,19 @@ impl Outbox {
         let mut nudges = Vec::new();
         let ms = now.unix().saturating_mul(1000);
         for line in open_jobs(store).await? {
-            let Some(nudge) = nudge(&line).filter(|_| line.status != "failed" && line.due_ms.is_none_or(|due| due <= ms)) else { continue };
+            let Some(nudge) =
+                nudge(&line).filter(|_| line.status != "failed" && line.due_ms.is_none_or(|due| due <= ms))
+            else {
+                continue;
+            };
             let redrives = line.redrives.saturating_add(1);
             let due = now.plus_seconds(items::redrive_pause_seconds(redrives));
-            let claim = Update { set: &[("due", number(due.unix() * 1000)), ("redrives", number(redrives))], remove: &[] };
-            let before = [("outcome", AttributeValue::S(line.status.clone())), ("redrives", number(line.redrives))];
+            let claim = Update {
+                set: &[("due", number(due.unix() * 1000)), ("redrives", number(redrives))],
+                remove: &[],
+            };
+            let before =
+                [("outcome", AttributeValue::S(line.status.clone())), ("redrives", number(line.redrives))];
             if update(store, &line.id, &claim, &before).await? {
                 nudges.push(nudge);
             }
@@ -160,8 +191,8 @@ impl Outbox {
         Ok(nudges.len())
     }
 
-    /// Has a job done again, whatever became of it: what an operator asks for. The app is told under the same id. `false` when there
-    /// is no such job.
+    /// Has a job done again, whatever became of it: what an operator asks for. The app is told under the same
+    /// id. `false` when there is no such job.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -176,7 +207,8 @@ impl Outbox {
     }
 }
 
-/// All jobs that are not done: queued, running and failed ones; `type` says which, `reason` what the last attempt came to.
+/// All jobs that are not done: queued, running and failed ones; `type` says which, `reason` what the last
+/// attempt came to.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -185,7 +217,13 @@ pub async fn open_jobs(store: &Store) -> Result<Vec<Line>, StoreError> {
     for partition in log::open_partitions("job") {
         let mut start = None;
         loop {
-            let range = Range { index: "by_status", partition: &partition, from: 0, to: i64::MAX, newest_first: false };
+            let range = Range {
+                index: "by_status",
+                partition: &partition,
+                from: 0,
+                to: i64::MAX,
+                newest_first: false,
+            };
             let (found, more) = store.query(&range, Some(MOST_JOBS), start).await?;
             lines.extend(found.iter().filter_map(Line::read));
             start = more;
@@ -229,7 +267,12 @@ struct Update<'a> {
     remove: &'a [&'a str],
 }
 
-async fn update(store: &Store, id: &str, change: &Update<'_>, before: &[(&str, AttributeValue)]) -> Result<bool, StoreError> {
+async fn update(
+    store: &Store,
+    id: &str,
+    change: &Update<'_>,
+    before: &[(&str, AttributeValue)],
+) -> Result<bool, StoreError> {
     let sets: Vec<String> = (0..change.set.len()).map(|place| format!("#s{place} = :s{place}")).collect();
     let removes: Vec<String> = (0..change.remove.len()).map(|place| format!("#r{place}")).collect();
     let conditions: Vec<String> = (0..before.len()).map(|place| format!("#b{place} = :b{place}")).collect();
@@ -252,7 +295,13 @@ async fn update(store: &Store, id: &str, change: &Update<'_>, before: &[(&str, A
     }
     match request.send().await {
         Ok(_) => Ok(true),
-        Err(error) if error.as_service_error().is_some_and(|error| error.is_conditional_check_failed_exception()) => Ok(false),
+        Err(error)
+            if error
+                .as_service_error()
+                .is_some_and(|error| error.is_conditional_check_failed_exception()) =>
+        {
+            Ok(false)
+        }
         Err(error) => Err(crate::store::failed("UpdateItem", &error)),
     }
 }

@@ -1,9 +1,11 @@
-//! What every page for people shares: the frame, the look ([`BASE`]) and the headers that keep what came from outside from acting.
+//! What every page for people shares: the frame, the look ([`BASE`]) and the headers that keep what came from
+//! outside from acting.
 //!
-//! A page is one answer: its style and script are in it, static texts of this crate, and the Content-Security-Policy names their
-//! SHA-256. So a page costs one invocation, and nothing that is not one of these texts is ever run or applied: no handler in an
-//! attribute, no inline style, nothing that a value brought along. Markup is made by `maud`, which checks it when it is compiled and
-//! escapes every value; [`maud::PreEscaped`] is for static texts only.
+//! A page is one answer: its style and script are in it, static texts of this crate, and the
+//! Content-Security-Policy names their SHA-256. So a page costs one invocation, and nothing that is not one
+//! of these texts is ever run or applied: no handler in an attribute, no inline style, nothing that a value
+//! brought along. Markup is made by `maud`, which checks it when it is compiled and escapes every value;
+//! [`maud::PreEscaped`] is for static texts only.
 //!
 //! ```
 //! use common::pages::Page;
@@ -24,7 +26,8 @@ use lambda_http::{Body, Response};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
-/// Colours of both schemes, type, spacing, and the parts that pages are made of: `.card`, `button`, `.pill`, `.notice`, tables, forms.
+/// Colours of both schemes, type, spacing, and the parts that pages are made of: `.card`, `button`, `.pill`,
+/// `.notice`, tables, forms.
 pub const BASE: &str = include_str!("pages/base.css");
 
 /// A page: what goes around its body.
@@ -58,7 +61,8 @@ impl<'a> Page<'a> {
         self
     }
 
-    /// Links a style sheet of this same host: for one that is large enough to be worth keeping in the browser.
+    /// Links a style sheet of this same host: for one that is large enough to be worth keeping in the
+    /// browser.
     #[must_use]
     pub fn sheet(mut self, path: &'a str) -> Self {
         self.sheet = Some(path);
@@ -122,7 +126,8 @@ impl<'a> Page<'a> {
     fn policy(&self) -> String {
         let sources = |texts: &[&str], linked: Option<&str>| {
             let hash = |text: &&str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text.as_bytes())));
-            let all: Vec<String> = texts.iter().map(hash).chain(linked.map(|_| "'self'".to_owned())).collect();
+            let all: Vec<String> =
+                texts.iter().map(hash).chain(linked.map(|_| "'self'".to_owned())).collect();
             if all.is_empty() { "'none'".to_owned() } else { all.join(" ") }
         };
         let connect = if self.connects { "'self'" } else { "'none'" };
@@ -141,14 +146,23 @@ mod tests {
     #[test]
     fn a_page_runs_its_own_script_and_shows_what_came_from_outside_as_text() {
         let hostile = "\"><script>alert(1)</script>";
-        let answer = Page::new(hostile).script("let a = 1 < 2;").answer(200, &html! { p data-value=(hostile) { (hostile) } });
+        let answer = Page::new(hostile)
+            .script("let a = 1 < 2;")
+            .answer(200, &html! { p data-value=(hostile) { (hostile) } });
         let Body::Text(text) = answer.body() else { panic!("a page is text") };
         assert!(text.contains("<script>let a = 1 < 2;</script>") && !text.contains("<script>alert"));
         assert_eq!(text.matches("&quot;&gt;&lt;script&gt;").count(), 3);
         let policy = answer.headers()["content-security-policy"].to_str().unwrap();
         // `printf 'let a = 1 < 2;' | openssl dgst -sha256 -binary | base64`
-        assert!(policy.contains("script-src 'sha256-Xd/xFl+DmsVqHczJvGQWMh7nLH7H7r5iGmQKRm0JimU=';"), "{policy}");
-        assert!(policy.starts_with("default-src 'none'; ") && policy.contains("connect-src 'none'") && !policy.contains("unsafe"));
+        assert!(
+            policy.contains("script-src 'sha256-Xd/xFl+DmsVqHczJvGQWMh7nLH7H7r5iGmQKRm0JimU=';"),
+            "{policy}"
+        );
+        assert!(
+            policy.starts_with("default-src 'none'; ")
+                && policy.contains("connect-src 'none'")
+                && !policy.contains("unsafe")
+        );
     }
 
     #[test]

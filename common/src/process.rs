@@ -1,11 +1,13 @@
 //! THE straight path: load → decide → commit, for a batch of events at once.
 //!
-//! One `BatchGetItem` reads what all events of the batch need, `decide` folds the events of each account into one change, and one
-//! `TransactWriteItems` writes everything: each event's marker, each account once on its version, the ledger entries, the links.
-//! When the transaction does not hold, each account's events are done again on their own, from fresh reads, a bounded number of
-//! times; a retry finds out by itself whether an earlier write had happened after all.
+//! One `BatchGetItem` reads what all events of the batch need, `decide` folds the events of each account into
+//! one change, and one `TransactWriteItems` writes everything: each event's marker, each account once on its
+//! version, the ledger entries, the links. When the transaction does not hold, each account's events are done
+//! again on their own, from fresh reads, a bounded number of times; a retry finds out by itself whether an
+//! earlier write had happened after all.
 //!
-//! An event that names its user needs one read. One that names only its customer or its payment needs a second, for the account.
+//! An event that names its user needs one read. One that names only its customer or its payment needs a
+//! second, for the account.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -66,16 +68,17 @@ pub struct Job {
     pub repair: Option<Repair>,
 }
 
-/// Who runs a job that no webhook brought. It is the audit: the event's record and the ledger's entries carry it, in the same
-/// transaction as what it changes.
+/// Who runs a job that no webhook brought. It is the audit: the event's record and the ledger's entries carry
+/// it, in the same transaction as what it changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
     /// `reconcile:<run>`
     pub by: String,
     /// What was found and what is to come of it.
     pub note: String,
-    /// The event is Stripe's own, which was lost: it does all that it would have done. Otherwise it was made of an object that was
-    /// read from Stripe: [`drift::repair`] says what it may do, and `by` is the cause of its entries.
+    /// The event is Stripe's own, which was lost: it does all that it would have done. Otherwise it was made
+    /// of an object that was read from Stripe: [`drift::repair`] says what it may do, and `by` is the cause
+    /// of its entries.
     pub as_itself: bool,
 }
 
@@ -122,7 +125,8 @@ impl Plan {
         self.places.get(key).and_then(|&place| self.writes.get(place))
     }
 
-    /// Adds a write; a second one to the same item takes the first one's place, as a transaction has one write per item.
+    /// Adds a write; a second one to the same item takes the first one's place, as a transaction has one
+    /// write per item.
     fn write(&mut self, write: Write) {
         match self.places.get(&write.key) {
             Some(&place) => self.writes[place] = write,
@@ -141,8 +145,9 @@ impl Plan {
         }
     }
 
-    /// Binds a customer or a payment. Where events are known to wait for it, they are freed; where they are not known, the write's
-    /// condition fails and the next attempt knows them. So nobody is asked on the way of an event that nobody waits for.
+    /// Binds a customer or a payment. Where events are known to wait for it, they are freed; where they are
+    /// not known, the write's condition fails and the next attempt knows them. So nobody is asked on the way
+    /// of an event that nobody waits for.
     fn bind(&mut self, write: Write, items: &HashMap<Key, Item>) {
         let waiting = items.get(&write.key).map(items::waiting).unwrap_or_default();
         if waiting.is_empty() {
@@ -152,7 +157,8 @@ impl Plan {
         self.write(Write { condition: Condition::Waiting(waiting), ..write });
     }
 
-    /// Notes whose a checkout session is and how its payment stands: of all that was heard of it the most final word.
+    /// Notes whose a checkout session is and how its payment stands: of all that was heard of it the most
+    /// final word.
     fn session(
         &mut self,
         session: &CheckoutSession,
@@ -167,7 +173,10 @@ impl Plan {
         let joined = items::KnownSession {
             user: user.clone(),
             payment: known.as_ref().map_or(told, |known| known.payment.max(told)),
-            subscription: known.as_ref().and_then(|known| known.subscription.clone()).or_else(|| session.subscription.clone()),
+            subscription: known
+                .as_ref()
+                .and_then(|known| known.subscription.clone())
+                .or_else(|| session.subscription.clone()),
         };
         if known.as_ref() != Some(&joined) {
             self.write(items::session(&session.id, &joined));
@@ -201,8 +210,8 @@ impl Plan {
 }
 
 impl Processor {
-    /// Processes a batch; the answers are in the order of the jobs. An error is a job whose effects may or may not have been written
-    /// and which must be done again.
+    /// Processes a batch; the answers are in the order of the jobs. An error is a job whose effects may or
+    /// may not have been written and which must be done again.
     pub async fn run(&self, jobs: &[Job], now: Timestamp) -> Vec<Result<Done, StoreError>> {
         let all: Vec<&Job> = jobs.iter().collect();
         let mut extra = BTreeSet::new();
@@ -220,21 +229,34 @@ impl Processor {
                 places.into_iter().zip(self.persist(&group, extra, now).await).collect::<Vec<_>>()
             }
         }));
-        let mut answers: Vec<(usize, Result<Done, StoreError>)> = outcomes.await.into_iter().flatten().collect();
+        let mut answers: Vec<(usize, Result<Done, StoreError>)> =
+            outcomes.await.into_iter().flatten().collect();
         answers.sort_by_key(|(place, _)| *place);
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
-    /// Tries the events of one account until they are written. One that cannot be written is told from the others.
-    async fn persist(&self, group: &[&Job], mut extra: BTreeSet<Link>, now: Timestamp) -> Vec<Result<Done, StoreError>> {
+    /// Tries the events of one account until they are written. One that cannot be written is told from the
+    /// others.
+    async fn persist(
+        &self,
+        group: &[&Job],
+        mut extra: BTreeSet<Link>,
+        now: Timestamp,
+    ) -> Vec<Result<Done, StoreError>> {
         let mut tried = 0;
         let error = loop {
             tried += 1;
             match self.attempt(group, &mut extra, now).await {
                 Ok(done) => return done.into_iter().map(Ok).collect(),
-                // Losing a race is mended by another try at once. An absence is not: the SDK has repeated the call by then, and the
-                // function's time is bounded. The queue brings the event back.
-                Err(error) if tried >= ATTEMPTS || !matches!(error, StoreError::Cancelled(_)) || !error.is_transient() => break error,
+                // Losing a race is mended by another try at once. An absence is not: the SDK has repeated the
+                // call by then, and the function's time is bounded. The queue brings the event back.
+                Err(error)
+                    if tried >= ATTEMPTS
+                        || !matches!(error, StoreError::Cancelled(_))
+                        || !error.is_transient() =>
+                {
+                    break error;
+                }
                 Err(_) => {
                     let jitter = fastrand::u64(0..(10 << tried.min(6)));
                     tokio::time::sleep(Duration::from_millis(5 + jitter)).await;
@@ -243,7 +265,8 @@ impl Processor {
         };
         if group.len() == 1 || error.is_transient() {
             let message = error.to_string();
-            let same = |_: &&Job| Err(StoreError::Unavailable { operation: "process", message: message.clone() });
+            let same =
+                |_: &&Job| Err(StoreError::Unavailable { operation: "process", message: message.clone() });
             let mut answers: Vec<_> = group.iter().map(same).collect();
             if let Some(first) = answers.first_mut() {
                 *first = Err(error);
@@ -260,12 +283,19 @@ impl Processor {
         answers
     }
 
-    /// One read (two, where an owner is told only by a link), one decision for each event, one transaction. `extra` collects the
-    /// keys that a cancelled transaction has shown to matter.
-    async fn attempt(&self, jobs: &[&Job], extra: &mut BTreeSet<Link>, now: Timestamp) -> Result<Vec<Done>, StoreError> {
-        let first: HashSet<Key> = jobs.iter().flat_map(|job| first_keys(&job.event)).chain(extra.iter().map(Link::key)).collect();
+    /// One read (two, where an owner is told only by a link), one decision for each event, one transaction.
+    /// `extra` collects the keys that a cancelled transaction has shown to matter.
+    async fn attempt(
+        &self,
+        jobs: &[&Job],
+        extra: &mut BTreeSet<Link>,
+        now: Timestamp,
+    ) -> Result<Vec<Done>, StoreError> {
+        let first: HashSet<Key> =
+            jobs.iter().flat_map(|job| first_keys(&job.event)).chain(extra.iter().map(Link::key)).collect();
         let mut items = self.store.load(first.iter().cloned()).await?;
-        let owners: Vec<Owner> = jobs.iter().map(|job| owner(&job.event, &items)).collect::<Result<_, _>>()?;
+        let owners: Vec<Owner> =
+            jobs.iter().map(|job| owner(&job.event, &items)).collect::<Result<_, _>>()?;
         let needed = jobs.iter().zip(&owners).flat_map(|(job, owner)| owner.keys(&job.event));
         let more: Vec<Key> = needed.filter(|key| !first.contains(key)).collect();
         if !more.is_empty() {
@@ -286,8 +316,9 @@ impl Processor {
             Err(error) => {
                 if let StoreError::Cancelled(reasons) = &error {
                     for (place, reason) in reasons {
-                        // By position: an account's version moved or an event's marker is there (a fresh read tells), an entry exists
-                        // that was not asked for, a customer is bound to another user, events wait for what is bound.
+                        // By position: an account's version moved or an event's marker is there (a fresh read
+                        // tells), an entry exists that was not asked for, a customer is bound to another
+                        // user, events wait for what is bound.
                         let failed = keys.get(*place).filter(|_| *reason == Reason::Condition);
                         extra.extend(failed.and_then(Link::of));
                     }
@@ -297,27 +328,33 @@ impl Processor {
         }
     }
 
-    /// A redelivered event that turns out to be done: its first attempt may have ended between the commit and the nudge of its job.
+    /// A redelivered event that turns out to be done: its first attempt may have ended between the commit and
+    /// the nudge of its job.
     async fn resume(&self, jobs: &[&Job], owners: &[Owner], plan: &Plan) -> Result<(), StoreError> {
         let pays = |event: &Event| matches!(event.object, Object::CheckoutSession(_) | Object::Invoice(_));
         let again = jobs.iter().zip(owners).zip(&plan.done);
-        let again = again.filter(|((job, _), done)| job.attempt > 1 && **done == Done::Duplicate && pays(&job.event));
+        let again =
+            again.filter(|((job, _), done)| job.attempt > 1 && **done == Done::Duplicate && pays(&job.event));
         let users: BTreeSet<UserId> = again.filter_map(|((_, owner), _)| owner.user().cloned()).collect();
         if users.is_empty() { Ok(()) } else { self.outbox.resume(&self.store, users).await }
     }
 
-    /// Reads what deciding about each event takes, and writes nothing. The link of an event's customer is looked at even where the
-    /// event names a user, because the link goes first.
+    /// Reads what deciding about each event takes, and writes nothing. The link of an event's customer is
+    /// looked at even where the event names a user, because the link goes first.
     ///
     /// # Errors
     /// [`StoreError`] for all when the tables cannot be read, for one when an item of its account cannot.
     pub async fn look(&self, events: &[&Event]) -> Result<Vec<Result<Seen, StoreError>>, StoreError> {
         let link = |event: &Event| event.customer().cloned().map(Key::Customer);
-        let first: HashSet<Key> = events.iter().flat_map(|event| first_keys(event).into_iter().chain(link(event))).collect();
+        let first: HashSet<Key> =
+            events.iter().flat_map(|event| first_keys(event).into_iter().chain(link(event))).collect();
         let mut items = self.store.load(first.iter().cloned()).await?;
-        let owners: Vec<Result<Owner, StoreError>> = events.iter().map(|event| owner(event, &items)).collect();
-        let told = events.iter().zip(&owners).filter_map(|(event, owner)| Some((event, owner.as_ref().ok()?)));
-        let more: HashSet<Key> = told.flat_map(|(event, owner)| owner.keys(event)).filter(|key| !first.contains(key)).collect();
+        let owners: Vec<Result<Owner, StoreError>> =
+            events.iter().map(|event| owner(event, &items)).collect();
+        let told =
+            events.iter().zip(&owners).filter_map(|(event, owner)| Some((event, owner.as_ref().ok()?)));
+        let more: HashSet<Key> =
+            told.flat_map(|(event, owner)| owner.keys(event)).filter(|key| !first.contains(key)).collect();
         if !more.is_empty() {
             items.extend(self.store.load(more).await?);
         }
@@ -328,14 +365,22 @@ impl Processor {
         Ok(owners.into_iter().map(seen).collect())
     }
 
-    fn plan(&self, jobs: &[&Job], owners: &[Owner], items: &HashMap<Key, Item>, now: Timestamp) -> Result<Plan, StoreError> {
+    fn plan(
+        &self,
+        jobs: &[&Job],
+        owners: &[Owner],
+        items: &HashMap<Key, Item>,
+        now: Timestamp,
+    ) -> Result<Plan, StoreError> {
         let mut plan = Plan::default();
         let mut accounts: BTreeMap<UserId, (Account, u64, Before)> = BTreeMap::new();
         for (job, owner) in jobs.iter().zip(owners) {
             let marker = Key::event(&job.event.id);
             if plan.places.contains_key(&marker) {
                 let first = jobs.iter().find(|other| other.event.id == job.event.id);
-                let differs = first.is_some_and(|first| first.digest != job.digest && first.event.api_version == job.event.api_version);
+                let differs = first.is_some_and(|first| {
+                    first.digest != job.digest && first.event.api_version == job.event.api_version
+                });
                 let done = if differs { plan.mismatch(job, owner.user(), now) } else { Done::Duplicate };
                 plan.done.push(done);
                 continue;
@@ -354,17 +399,22 @@ impl Processor {
             }
             let outcome = match (self.wrong_mode(job), owner) {
                 (true, _) => Outcome::Ignore(Ignored::Livemode),
-                (false, Owner::Nobody(_)) if matches!(job.event.kind, EventType::Other(_)) => Outcome::Ignore(Ignored::Type),
+                (false, Owner::Nobody(_)) if matches!(job.event.kind, EventType::Other(_)) => {
+                    Outcome::Ignore(Ignored::Type)
+                }
                 (false, Owner::Nobody(parked)) => Outcome::Park(parked.clone()),
                 (false, Owner::User(user, grant)) => {
                     if !accounts.contains_key(user) {
                         let account = load_account(user, items)?;
-                        let (version, before) = (account.version, self.outbox.before(&account.state, &self.catalog, now));
+                        let (version, before) =
+                            (account.version, self.outbox.before(&account.state, &self.catalog, now));
                         accounts.insert(user.clone(), (account, version, before));
                     }
                     match accounts.get(user) {
                         Some((account, ..)) => match &job.repair {
-                            Some(repair) if !repair.as_itself => drift::repair(account, &job.event, &self.catalog, now),
+                            Some(repair) if !repair.as_itself => {
+                                drift::repair(account, &job.event, &self.catalog, now)
+                            }
                             Some(_) | None => decide(account, &job.event, grant.as_ref(), &self.catalog, now),
                         },
                         None => Outcome::Park(Parked::NoUser(None)),
@@ -379,10 +429,15 @@ impl Processor {
                     }
                     let mut record = parked_record(job, known.as_ref(), &parked, owner.user(), now);
                     // It joins its user's list, unless parking it would be all that makes the account.
-                    let stored =
-                        |account: &Account| account.version > 0 || plan.places.contains_key(&Key::Account(account.user_id.clone()));
-                    let account = owner.user().and_then(|user| accounts.get_mut(user)).map(|(account, ..)| account);
-                    if let Some(account) = account.filter(|account| stored(account) && record.previous.is_none()) {
+                    let stored = |account: &Account| {
+                        account.version > 0
+                            || plan.places.contains_key(&Key::Account(account.user_id.clone()))
+                    };
+                    let account =
+                        owner.user().and_then(|user| accounts.get_mut(user)).map(|(account, ..)| account);
+                    if let Some(account) =
+                        account.filter(|account| stored(account) && record.previous.is_none())
+                    {
                         record.previous = Some(enlist(account, &job.event.id));
                         plan.reserve(&account.user_id);
                     }
@@ -390,15 +445,24 @@ impl Processor {
                     plan.done.push(Done::Parked(parked));
                 }
                 Outcome::Ignore(ignored) => {
-                    let record = record(job, known.as_ref(), EventState::Ignored, ignored.as_str(), owner.user(), now);
+                    let record =
+                        record(job, known.as_ref(), EventState::Ignored, ignored.as_str(), owner.user(), now);
                     plan.write(items::event(&record));
                     plan.done.push(Done::Ignored(ignored));
                 }
                 Outcome::Apply(mut applied) => {
                     if let Some(repair) = job.repair.as_ref().filter(|repair| !repair.as_itself) {
-                        applied.change.entries.iter_mut().for_each(|entry| entry.cause.clone_from(&repair.by));
+                        applied
+                            .change
+                            .entries
+                            .iter_mut()
+                            .for_each(|entry| entry.cause.clone_from(&repair.by));
                     }
-                    let Some((user, (account, ..))) = owner.user().and_then(|user| Some((user, accounts.get_mut(user)?))) else { continue };
+                    let Some((user, (account, ..))) =
+                        owner.user().and_then(|user| Some((user, accounts.get_mut(user)?)))
+                    else {
+                        continue;
+                    };
                     *account = account.after(&applied.change);
                     for entry in &applied.change.entries {
                         plan.write(items::entry(user, entry)?);
@@ -408,7 +472,8 @@ impl Processor {
                     }
                     for customer in &applied.links {
                         let link = items::customer(customer, user);
-                        // Two users claim one customer in one batch: done one after the other, the second finds whose it is.
+                        // Two users claim one customer in one batch: done one after the other, the second
+                        // finds whose it is.
                         if plan.planned(&link.key).is_some_and(|planned| planned.item != link.item) {
                             return Err(StoreError::Cancelled(vec![(0, Reason::Conflict)]));
                         }
@@ -423,7 +488,14 @@ impl Processor {
                     if let Object::CheckoutSession(session) = &job.event.object {
                         plan.session(session, &job.event.kind, user, items)?;
                     }
-                    let mut record = record(job, known.as_ref(), EventState::Processed, applied.effect.as_str(), Some(user), now);
+                    let mut record = record(
+                        job,
+                        known.as_ref(),
+                        EventState::Processed,
+                        applied.effect.as_str(),
+                        Some(user),
+                        now,
+                    );
                     record.payload = if self.keep_payloads { payload::keep(&job.raw) } else { None };
                     record.previous.get_or_insert_with(|| enlist(account, &job.event.id));
                     plan.write(items::event(&record));
@@ -447,7 +519,8 @@ impl Processor {
     }
 
     fn wrong_mode(&self, job: &Job) -> bool {
-        !job.mode.allows(job.event.livemode) || self.livemode.is_some_and(|livemode| livemode != job.event.livemode)
+        !job.mode.allows(job.event.livemode)
+            || self.livemode.is_some_and(|livemode| livemode != job.event.livemode)
     }
 }
 
@@ -465,7 +538,12 @@ impl Link {
             Key::Customer(customer) => Some(Self::Customer(customer.clone())),
             Key::Payment(payment) => Some(Self::Payment(payment.clone())),
             Key::Entry(user, entry) => Some(Self::Entry(user.clone(), entry.clone())),
-            Key::Account(_) | Key::Reversal(..) | Key::Order(..) | Key::Portal(_) | Key::Session(_) | Key::Event(_) => None,
+            Key::Account(_)
+            | Key::Reversal(..)
+            | Key::Order(..)
+            | Key::Portal(_)
+            | Key::Session(_)
+            | Key::Event(_) => None,
         }
     }
 
@@ -509,12 +587,14 @@ fn account_hint(event: &Event) -> String {
     match (event.user_hint(), event.customer()) {
         (Ok(Some(user)), _) => user.to_string(),
         (_, Some(customer)) => customer.to_string(),
-        (_, None) => payment_refs(event).first().map_or_else(|| event.id.to_string(), |payment| payment.as_str().to_owned()),
+        (_, None) => payment_refs(event)
+            .first()
+            .map_or_else(|| event.id.to_string(), |payment| payment.as_str().to_owned()),
     }
 }
 
-/// What the first read asks for. A customer's link is read only where the event names no user: where it does, the account knows its
-/// customers, and binding a new one fails in the transaction if it is another user's.
+/// What the first read asks for. A customer's link is read only where the event names no user: where it does,
+/// the account knows its customers, and binding a new one fails in the transaction if it is another user's.
 fn first_keys(event: &Event) -> Vec<Key> {
     let mut keys = vec![Key::event(&event.id)];
     match event.user_hint() {
@@ -541,7 +621,8 @@ fn account_keys(user: &UserId, event: &Event) -> Vec<Key> {
     keys
 }
 
-/// The first of: the user the customer is bound to, the user the payment is known for, the user the event names.
+/// The first of: the user the customer is bound to, the user the payment is known for, the user the event
+/// names.
 fn owner(event: &Event, items: &HashMap<Key, Item>) -> Result<Owner, StoreError> {
     let mut grant = None;
     let mut payer = None;
@@ -626,7 +707,14 @@ fn enlist(account: &mut Account, event: &EventId) -> String {
     account.state.last_event.replace(event.clone()).map_or_else(String::new, |previous| previous.to_string())
 }
 
-fn record(job: &Job, known: Option<&KnownEvent>, state: EventState, reason: &str, user: Option<&UserId>, now: Timestamp) -> EventRecord {
+fn record(
+    job: &Job,
+    known: Option<&KnownEvent>,
+    state: EventState,
+    reason: &str,
+    user: Option<&UserId>,
+    now: Timestamp,
+) -> EventRecord {
     let event = &job.event;
     EventRecord {
         id: event.id.to_string(),
@@ -652,7 +740,18 @@ fn record(job: &Job, known: Option<&KnownEvent>, state: EventState, reason: &str
     }
 }
 
-fn parked_record(job: &Job, known: Option<&KnownEvent>, parked: &Parked, user: Option<&UserId>, now: Timestamp) -> EventRecord {
+fn parked_record(
+    job: &Job,
+    known: Option<&KnownEvent>,
+    parked: &Parked,
+    user: Option<&UserId>,
+    now: Timestamp,
+) -> EventRecord {
     let record = record(job, known, EventState::Parked, parked.code(), user, now);
-    EventRecord { message: Some(parked.to_string()), waits_for: parked.waits_for(), payload: payload::keep(&job.raw), ..record }
+    EventRecord {
+        message: Some(parked.to_string()),
+        waits_for: parked.waits_for(),
+        payload: payload::keep(&job.raw),
+        ..record
+    }
 }

@@ -9,11 +9,13 @@
 //! {"type":"payment.confirmed","timestamp":"2026-01-05T10:00:06Z","data":{"user_id":"user_123","tier":"pro","tier_rank":1,
 //!  "credits":5000,"access_until":null,"version":3,"first_paid_at":"2026-01-05T10:00:05Z"}}
 //! ```
-//! `payment.confirmed` comes once for each user, `account.updated` after every change of tier or balance, with the account as it is when
-//! the request is made: of several quick changes the last may be the only one told, and `version` only grows.
+//! `payment.confirmed` comes once for each user, `account.updated` after every change of tier or balance,
+//! with the account as it is when the request is made: of several quick changes the last may be the only one
+//! told, and `version` only grows.
 //!
-//! Any 2xx is a yes. Everything else is tried again by the law of all queues; after the last attempt the job is `failed`, in the log, in
-//! an alert, and for an operator to run again. Redirects are not followed; only public addresses over https are called.
+//! Any 2xx is a yes. Everything else is tried again by the law of all queues; after the last attempt the job
+//! is `failed`, in the log, in an alert, and for an operator to run again. Redirects are not followed; only
+//! public addresses over https are called.
 
 use std::time::Duration;
 
@@ -74,7 +76,11 @@ impl Provision {
     }
 
     /// The same over given clients.
-    pub fn new(config: ProvisionConfig, dynamodb: aws_sdk_dynamodb::Client, sqs: aws_sdk_sqs::Client) -> Self {
+    pub fn new(
+        config: ProvisionConfig,
+        dynamodb: aws_sdk_dynamodb::Client,
+        sqs: aws_sdk_sqs::Client,
+    ) -> Self {
         let queue = Queue::new(sqs);
         Self {
             store: Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone()),
@@ -124,9 +130,12 @@ impl Provision {
     }
 
     async fn work(&self, nudge: &Nudge, delay: Option<u32>, now: Timestamp) -> Result<(), Trouble> {
-        let (job_key, account_key) = (items::job_key(nudge.job, &nudge.user_id), Key::Account(nudge.user_id.clone()));
+        let (job_key, account_key) =
+            (items::job_key(nudge.job, &nudge.user_id), Key::Account(nudge.user_id.clone()));
         let items = self.store.load([job_key.clone(), account_key.clone()]).await?;
-        let (Some(job), Some(account)) = (items.get(&job_key), items.get(&account_key)) else { return Ok(()) };
+        let (Some(job), Some(account)) = (items.get(&job_key), items.get(&account_key)) else {
+            return Ok(());
+        };
         let Some(written) = items::read_number::<i64>(job, "seen") else { return Ok(()) };
         if items::read_text(job, "outcome").as_deref() == Some("completed") {
             return Ok(());
@@ -134,7 +143,10 @@ impl Provision {
         let (name, user_id) = (nudge.job.as_str(), nudge.user_id.as_str());
         let attempts = items::read_number::<u32>(job, "attempts").unwrap_or(0).saturating_add(1);
         // Until then `retry` leaves it alone: the queue brings it back before, unless its message is lost.
-        let due = now.plus_seconds(items::redrive_pause_seconds(0) + i64::from(delay.unwrap_or(0))).unix().saturating_mul(1000);
+        let due = now
+            .plus_seconds(items::redrive_pause_seconds(0) + i64::from(delay.unwrap_or(0)))
+            .unix()
+            .saturating_mul(1000);
         let set = [("attempts", number(attempts)), ("due", number(due))];
         if !outbox::mark(&self.store, nudge, written, ProvisioningState::Running, &set).await? {
             // It was written anew at this moment, and its own message is on the way.
@@ -147,7 +159,9 @@ impl Provision {
             None => Ok(()),
         };
         let (state, reason) = match &told {
-            Ok(()) if self.config.url.is_none() => (ProvisioningState::Completed, "no PROVISION_URL: there was nothing to call".to_owned()),
+            Ok(()) if self.config.url.is_none() => {
+                (ProvisioningState::Completed, "no PROVISION_URL: there was nothing to call".to_owned())
+            }
             Ok(()) => (ProvisioningState::Completed, "the app took it".to_owned()),
             Err(error) => (ProvisioningState::Queued, error.clone()),
         };
@@ -175,14 +189,23 @@ impl Provision {
         let request = request.body(body).map_err(|_| "PROVISION_URL is no address".to_owned())?;
         let answer = self.http.send(request, TIMEOUT).await.map_err(|error| error.to_string())?;
         // A redirect counts as a failure, too: following it would leave the address that was checked.
-        if answer.status().is_success() { Ok(()) } else { Err(format!("the app answered {}", answer.status().as_u16())) }
+        if answer.status().is_success() {
+            Ok(())
+        } else {
+            Err(format!("the app answered {}", answer.status().as_u16()))
+        }
     }
 
     /// After the last attempt. `false` leaves the message to the dead-letter queue.
     async fn give_up(&self, nudge: &Nudge, attempts: u32) -> bool {
         let failed = fail(&self.store, nudge, "all attempts failed").await;
         if let Err(error) = &failed {
-            warn!(job = nudge.job.as_str(), user_id = nudge.user_id.as_str(), error = error.to_string(), "PROVISIONING_NOT_MARKED");
+            warn!(
+                job = nudge.job.as_str(),
+                user_id = nudge.user_id.as_str(),
+                error = error.to_string(),
+                "PROVISIONING_NOT_MARKED"
+            );
             return false;
         }
         let event_id = items::job_key(nudge.job, &nudge.user_id).partition();
@@ -201,9 +224,15 @@ pub(crate) async fn fail(store: &Store, nudge: &Nudge, why: &str) -> Result<(), 
     let items = store.load([key.clone()]).await?;
     let Some(job) = items.get(&key) else { return Ok(()) };
     let text = |name: &str| items::read_text(job, name).unwrap_or_default();
-    let Some(written) = items::read_number::<i64>(job, "seen").filter(|_| text("outcome") != "completed") else { return Ok(()) };
+    let Some(written) = items::read_number::<i64>(job, "seen").filter(|_| text("outcome") != "completed")
+    else {
+        return Ok(());
+    };
     let reason = format!("{why}; the last one: {}", text("reason"));
-    let set = [("reason", aws_sdk_dynamodb::types::AttributeValue::S(reason)), ("finished", number(clock::now_ms()))];
+    let set = [
+        ("reason", aws_sdk_dynamodb::types::AttributeValue::S(reason)),
+        ("finished", number(clock::now_ms())),
+    ];
     outbox::mark(store, nudge, written, ProvisioningState::Failed, &set).await?;
     Ok(())
 }
@@ -223,14 +252,16 @@ fn data(account: &Account, catalog: &Catalog, now: Timestamp) -> Value {
 
 /// What the app tells repetitions by. A user id may hold any character, an id in a header may not.
 fn webhook_id(nudge: &Nudge, version: u64) -> String {
-    let hex: String = Sha256::digest(nudge.user_id.as_str()).iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    let hex: String =
+        Sha256::digest(nudge.user_id.as_str()).iter().take(12).map(|byte| format!("{byte:02x}")).collect();
     match nudge.job {
         JobKind::Provision => format!("provision_{hex}"),
         JobKind::Account => format!("account_{hex}_{version}"),
     }
 }
 
-/// `v1,<base64>`, as Standard Webhooks has it: what `webhook-signature` says of a body. A receiver makes it again and compares.
+/// `v1,<base64>`, as Standard Webhooks has it: what `webhook-signature` says of a body. A receiver makes it
+/// again and compares.
 pub fn sign(secret: &[u8], id: &str, now: Timestamp, body: &str) -> String {
     let mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
     let mac = mac.chain_update(format!("{id}.{}.{body}", now.unix()));
@@ -254,7 +285,12 @@ mod tests {
     fn a_signature_is_the_one_of_the_specifications_example() {
         // github.com/standard-webhooks: the test vector that every library of it has.
         let secret = STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        let signed = sign(&secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", Timestamp::from_unix(1_614_265_330), "{\"test\": 2432232314}");
+        let signed = sign(
+            &secret,
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            Timestamp::from_unix(1_614_265_330),
+            "{\"test\": 2432232314}",
+        );
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 }

@@ -15,7 +15,9 @@ use std::sync::{Arc, LazyLock};
 use aws_lambda_events::event::sqs::SqsMessage;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, MessageAttributeValue, QueueAttributeName};
+use aws_sdk_sqs::types::{
+    ChangeMessageVisibilityBatchRequestEntry, MessageAttributeValue, QueueAttributeName,
+};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -72,7 +74,8 @@ impl Queue {
         Self::later(move || client)
     }
 
-    /// Over a client that is made at the first call: a worker seldom makes one, and a client is a tenth of its init.
+    /// Over a client that is made at the first call: a worker seldom makes one, and a client is a tenth of
+    /// its init.
     pub fn later(make: impl FnOnce() -> Client + Send + 'static) -> Self {
         Self { client: Arc::new(LazyLock::new(Box::new(make))) }
     }
@@ -100,10 +103,15 @@ impl Queue {
         }
     }
 
-    /// Makes one cheap call, for its connection: a function's init, where the CPU is not limited, pays for the TLS handshake instead of its
-    /// first event. Whatever comes of it, the function starts.
+    /// Makes one cheap call, for its connection: a function's init, where the CPU is not limited, pays for
+    /// the TLS handshake instead of its first event. Whatever comes of it, the function starts.
     pub async fn prewarm(&self, queue_url: &str) {
-        let call = self.client.get_queue_attributes().queue_url(queue_url).attribute_names(QueueAttributeName::QueueArn).send();
+        let call = self
+            .client
+            .get_queue_attributes()
+            .queue_url(queue_url)
+            .attribute_names(QueueAttributeName::QueueArn)
+            .send();
         let _ = tokio::time::timeout(PREWARM_TIMEOUT, call).await;
     }
 
@@ -118,8 +126,8 @@ impl Queue {
         }
     }
 
-    /// Hides failed messages until their next attempt. A message that cannot be delayed comes back when its visibility ends, so an
-    /// error here only moves the next attempt; it is returned to be logged.
+    /// Hides failed messages until their next attempt. A message that cannot be delayed comes back when its
+    /// visibility ends, so an error here only moves the next attempt; it is returned to be logged.
     ///
     /// # Errors
     /// What SQS said, for the whole batch or for the first message it refused.
@@ -138,7 +146,14 @@ impl Queue {
         if entries.is_empty() {
             return Ok(());
         }
-        match self.client.change_message_visibility_batch().queue_url(queue_url).set_entries(Some(entries)).send().await {
+        match self
+            .client
+            .change_message_visibility_batch()
+            .queue_url(queue_url)
+            .set_entries(Some(entries))
+            .send()
+            .await
+        {
             Ok(answer) => match answer.failed().first() {
                 Some(failed) => Err(format!("{}: {}", failed.code(), failed.message().unwrap_or_default())),
                 None => Ok(()),
@@ -154,13 +169,19 @@ fn code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> String {
 }
 
 fn attribute(kind: &str, value: &str) -> Result<MessageAttributeValue, SendError> {
-    MessageAttributeValue::builder().data_type(kind).string_value(value).build().map_err(|error| SendError::Unavailable(error.to_string()))
+    MessageAttributeValue::builder()
+        .data_type(kind)
+        .string_value(value)
+        .build()
+        .map_err(|error| SendError::Unavailable(error.to_string()))
 }
 
 /// The message body, and the name of its encoding where it is not the text itself.
 fn encode(body: Vec<u8>) -> Result<(String, Option<&'static str>), SendError> {
     let body = match String::from_utf8(body) {
-        Ok(text) if text.len() <= MOST_BYTES && !text.contains(['\u{fffe}', '\u{ffff}']) => return Ok((text, None)),
+        Ok(text) if text.len() <= MOST_BYTES && !text.contains(['\u{fffe}', '\u{ffff}']) => {
+            return Ok((text, None));
+        }
         Ok(text) => text.into_bytes(),
         Err(error) => error.into_bytes(),
     };
@@ -177,13 +198,22 @@ impl Envelope {
     /// # Errors
     /// [`EnvelopeError`].
     pub fn read(message: &SqsMessage) -> Result<Self, EnvelopeError> {
-        let attribute = |name: &'static str| message.message_attributes.get(name).and_then(|value| value.string_value.as_deref());
-        let received = attribute("received_at").and_then(|text| text.parse().ok()).ok_or(EnvelopeError::Attribute("received_at"))?;
-        let mode = attribute("mode").and_then(SecretMode::from_text).ok_or(EnvelopeError::Attribute("mode"))?;
+        let attribute = |name: &'static str| {
+            message.message_attributes.get(name).and_then(|value| value.string_value.as_deref())
+        };
+        let received = attribute("received_at")
+            .and_then(|text| text.parse().ok())
+            .ok_or(EnvelopeError::Attribute("received_at"))?;
+        let mode =
+            attribute("mode").and_then(SecretMode::from_text).ok_or(EnvelopeError::Attribute("mode"))?;
         let text = message.body.as_deref().ok_or(EnvelopeError::Body)?;
         let body = match attribute("encoding") {
             None => text.as_bytes().to_vec(),
-            Some(PACKED) => STANDARD.decode(text).ok().and_then(|packed| payload::unpack(&packed)).ok_or(EnvelopeError::Body)?,
+            Some(PACKED) => STANDARD
+                .decode(text)
+                .ok()
+                .and_then(|packed| payload::unpack(&packed))
+                .ok_or(EnvelopeError::Body)?,
             Some(_) => return Err(EnvelopeError::Attribute("encoding")),
         };
         Ok(Self { body, received_ms: received, mode })

@@ -1,4 +1,5 @@
-//! Reconciliation: what Stripe has and we do not, found and set right under the rules that every event is under.
+//! Reconciliation: what Stripe has and we do not, found and set right under the rules that every event is
+//! under.
 //!
 //! A run makes passes, each over one of Stripe's lists, page by page:
 //!
@@ -13,13 +14,15 @@
 //! ```text
 //! Stripe's list ─► evidence.rs (as an event) ─► drift.rs (what differs, pure) ─► Processor::run (the same decide and commit)
 //! ```
-//! **Invariant:** a repair goes through `process`, so the ledger key and the account's version guard it like any event: it may meet
-//! webhooks, another run or itself. **Invariant:** what is repaired is not found again; a run that finds nothing writes nothing.
-//! **Invariant:** credits are never taken: a repair whose balance would fall is left to a person, except that a lost event does what it
-//! would have done. **Invariant:** one object that cannot be read or written is reported, and the run goes on.
+//! **Invariant:** a repair goes through `process`, so the ledger key and the account's version guard it like
+//! any event: it may meet webhooks, another run or itself. **Invariant:** what is repaired is not found
+//! again; a run that finds nothing writes nothing. **Invariant:** credits are never taken: a repair whose
+//! balance would fall is left to a person, except that a lost event does what it would have done.
+//! **Invariant:** one object that cannot be read or written is reported, and the run goes on.
 //!
-//! A scheduled run that comes to its end leaves what health counts, and says so if webhooks did not arrive (`conclude.rs`).
-//! A run that ends early (its time, its cap of changes, Stripe not answering) leaves a cursor, and the next one goes on from there.
+//! A scheduled run that comes to its end leaves what health counts, and says so if webhooks did not arrive
+//! (`conclude.rs`). A run that ends early (its time, its cap of changes, Stripe not answering) leaves a
+//! cursor, and the next one goes on from there.
 
 mod accounts;
 mod conclude;
@@ -58,7 +61,8 @@ use crate::stripe::{Cursor, EventFilter, Filter, MOST_TYPES, Page, Stripe, Strip
 
 /// So many failures in a row are no longer single objects.
 const MOST_FAILURES_IN_A_ROW: u32 = 10;
-/// Subscriptions that were seen in a run are remembered as hashes, at most so many; the others are asked for one by one.
+/// Subscriptions that were seen in a run are remembered as hashes, at most so many; the others are asked for
+/// one by one.
 const MOST_SEEN: usize = 1_000_000;
 /// Lost events that wait for the end of the run, because what they refer to may still come up.
 const MOST_DEFERRED: usize = 10_000;
@@ -116,7 +120,14 @@ enum Pass {
 }
 
 impl Pass {
-    const ALL: [Self; 6] = [Self::Events(0), Self::Events(1), Self::Subscriptions, Self::Invoices, Self::Sessions, Self::Accounts];
+    const ALL: [Self; 6] = [
+        Self::Events(0),
+        Self::Events(1),
+        Self::Subscriptions,
+        Self::Invoices,
+        Self::Sessions,
+        Self::Accounts,
+    ];
 
     fn name(self) -> String {
         match self {
@@ -182,14 +193,24 @@ impl Reconciler {
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         let config = ReconcileConfig::from_env(env)?;
-        let ReconcileConfig { accounts_table, events_table, livemode, catalog, keep_payloads, outbox, stripe, queues, notify_queue_url } =
-            config;
+        let ReconcileConfig {
+            accounts_table,
+            events_table,
+            livemode,
+            catalog,
+            keep_payloads,
+            outbox,
+            stripe,
+            queues,
+            notify_queue_url,
+        } = config;
         let (dynamodb, sqs) = aws::clients(env)?;
         let store = Store::new(dynamodb, accounts_table, events_table);
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), notify_queue_url);
         let (redrive, outbox) = (Redrive::new(queue.clone(), queues), Outbox::new(queue, outbox));
-        Ok(Self::new(stripe, Processor { store, catalog, livemode, keep_payloads, redrive, outbox }).with_alerts(alerts))
+        Ok(Self::new(stripe, Processor { store, catalog, livemode, keep_payloads, redrive, outbox })
+            .with_alerts(alerts))
     }
 
     /// The scheduled run. It takes no input, and stops in time before the function's.
@@ -197,7 +218,10 @@ impl Reconciler {
     /// # Errors
     /// None: what went wrong is in the report, and the next run goes on.
     #[allow(clippy::disallowed_methods, reason = "the shell reads the clock")]
-    pub async fn handle(&self, event: LambdaEvent<serde_json::Value>) -> Result<Report, lambda_runtime::Error> {
+    pub async fn handle(
+        &self,
+        event: LambdaEvent<serde_json::Value>,
+    ) -> Result<Report, lambda_runtime::Error> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let left = Duration::from_millis(event.context.deadline).saturating_sub(now).saturating_sub(MARGIN);
         let options = Options { deadline: Some(Instant::now() + left), ..Options::default() };
@@ -239,7 +263,11 @@ impl Reconciler {
 
     fn begin<'a>(&'a self, options: &'a Options, now: Timestamp) -> Run<'a> {
         let started = now.to_string().replace(['-', ':'], "");
-        let report = Report { run: format!("{started}-{:04x}", fastrand::u16(..)), dry_run: options.dry_run, ..Report::default() };
+        let report = Report {
+            run: format!("{started}-{:04x}", fastrand::u16(..)),
+            dry_run: options.dry_run,
+            ..Report::default()
+        };
         Run {
             stripe: &self.stripe,
             processor: &self.processor,
@@ -277,7 +305,9 @@ impl Run<'_> {
     async fn everything(&mut self) -> Result<(), String> {
         let store = self.processor.store.clone();
         let stored = match &self.options.resume {
-            Some(text) if self.options.dry_run => Some(Place::from_text(text).ok_or("the place to go on from is not one of a report")?),
+            Some(text) if self.options.dry_run => {
+                Some(Place::from_text(text).ok_or("the place to go on from is not one of a report")?)
+            }
             None if self.options.dry_run => None,
             Some(_) | None => cursor::load(&store, self.now).await.map_err(|error| error.to_string())?,
         };
@@ -299,7 +329,8 @@ impl Run<'_> {
                     Ok(more) => (more, None),
                     Err(why) => (true, Some(why)),
                 };
-                // A run of few pages leaves no trace. One that a killed function may cut off in the middle does.
+                // A run of few pages leaves no trace. One that a killed function may cut off in the middle
+                // does.
                 if more && !self.options.dry_run {
                     cursor::save(&store, &place).await.map_err(|error| error.to_string())?;
                     has_cursor = true;
@@ -343,15 +374,21 @@ impl Run<'_> {
         Ok(page.has_more && page.last_id().is_some())
     }
 
-    /// Lists the subscriptions once more, for their ids alone: the accounts are looked at with a call for a hundred of them instead of one
-    /// each. It takes at most half of the time that is left, so that a run that was gone on with always gets further.
+    /// Lists the subscriptions once more, for their ids alone: the accounts are looked at with a call for a
+    /// hundred of them instead of one each. It takes at most half of the time that is left, so that a run
+    /// that was gone on with always gets further.
     async fn recall(&mut self) -> Result<(), String> {
-        let half = self.options.deadline.map(|deadline| deadline - deadline.saturating_duration_since(Instant::now()) / 2);
+        let half = self
+            .options
+            .deadline
+            .map(|deadline| deadline - deadline.saturating_duration_since(Instant::now()) / 2);
         let mut after = None;
         while self.seen.len() < MOST_SEEN && half.is_none_or(|half| Instant::now() < half) {
-            let page = self.fetch(Pass::Subscriptions, &Filter::default(), &Cursor::after(after.as_deref())).await;
+            let page =
+                self.fetch(Pass::Subscriptions, &Filter::default(), &Cursor::after(after.as_deref())).await;
             let page = page.map_err(|error| error.to_string())?;
-            self.seen.extend(page.objects.iter().filter_map(|object| Some(hash(&object.id()?.parse().ok()?))));
+            self.seen
+                .extend(page.objects.iter().filter_map(|object| Some(hash(&object.id()?.parse().ok()?))));
             after = page.last_id().map(str::to_owned);
             if !page.has_more || after.is_none() {
                 break;
@@ -367,7 +404,9 @@ impl Run<'_> {
                 self.stripe.events(&filter, cursor).await
             }
             // Of subscriptions all: one that began years ago may have changed today.
-            Pass::Subscriptions => self.stripe.subscriptions(&Filter { from: None, ..filter.clone() }, cursor).await,
+            Pass::Subscriptions => {
+                self.stripe.subscriptions(&Filter { from: None, ..filter.clone() }, cursor).await
+            }
             Pass::Invoices => self.stripe.paid_invoices(filter, cursor).await,
             Pass::Sessions => self.stripe.finished_sessions(filter, cursor).await,
             Pass::Accounts => Ok(Page { objects: Vec::new(), has_more: false }),
@@ -391,7 +430,12 @@ impl Run<'_> {
     }
 
     /// Takes note of how an object went. The error says that the run cannot go on.
-    fn note(&mut self, object: &str, customer: Option<String>, done: Result<(), Trouble>) -> Result<(), String> {
+    fn note(
+        &mut self,
+        object: &str,
+        customer: Option<String>,
+        done: Result<(), Trouble>,
+    ) -> Result<(), String> {
         let error = match done {
             Ok(()) => {
                 self.failures_in_a_row = 0;

@@ -1,7 +1,8 @@
 //! Sends events of the log back to their queues, as the webhook sent them first.
 //!
-//! Nothing is decided here: the worker reads everything again, and an event that was finished meanwhile changes nothing. So sending
-//! one twice is harmless, and not sending one is made good by the next run of `retry`.
+//! Nothing is decided here: the worker reads everything again, and an event that was finished meanwhile
+//! changes nothing. So sending one twice is harmless, and not sending one is made good by the next run of
+//! `retry`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +34,8 @@ pub enum Resent {
     Finished,
     /// The log does not have it.
     Unknown,
-    /// The log has it without its body (too large, or never an event of Stripe's), or with a second content that must not be applied.
+    /// The log has it without its body (too large, or never an event of Stripe's), or with a second content
+    /// that must not be applied.
     NotSendable,
     /// The queue did not take it; a later run will.
     NotQueued,
@@ -74,7 +76,11 @@ impl Redrive {
         let Some((family, envelope)) = envelope(item) else { return Resent::NotSendable };
         let event_id = key.partition();
         let Some(queue_url) = self.queues.get(&family) else {
-            warn!(event_id, error = format!("no queue of {family} is configured here"), "EVENT_NOT_SENT_AGAIN");
+            warn!(
+                event_id,
+                error = format!("no queue of {family} is configured here"),
+                "EVENT_NOT_SENT_AGAIN"
+            );
             return Resent::NotQueued;
         };
         match self.queue.send(queue_url, envelope).await {
@@ -89,7 +95,8 @@ impl Redrive {
         }
     }
 
-    /// Sends what a new link or payment frees. Called after the commit that made it; a failure is logged and left to `retry`.
+    /// Sends what a new link or payment frees. Called after the commit that made it; a failure is logged and
+    /// left to `retry`.
     pub async fn freed(&self, store: &Store, ids: &BTreeSet<String>) {
         if ids.is_empty() {
             return;

@@ -1,7 +1,8 @@
-//! Replay from Stripe: events that Stripe still has (30 days), sent through the same queues as if they had just come.
+//! Replay from Stripe: events that Stripe still has (30 days), sent through the same queues as if they had
+//! just come.
 //!
-//! What an event did it does not do again; what it did not do, it does now. One that Stripe lists and our log has finished is a
-//! duplicate to its worker, so sending too many is harmless.
+//! What an event did it does not do again; what it did not do, it does now. One that Stripe lists and our log
+//! has finished is a duplicate to its worker, so sending too many is harmless.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -85,9 +86,11 @@ impl Replayer {
         loop {
             let page = self.stripe.events(filter, &cursor).await?;
             for (place, event) in page.objects.iter().enumerate() {
-                let late = deadline.is_some_and(|deadline| Instant::now() >= deadline) && replayed.sent.len() + replayed.skipped.len() > 0;
+                let late = deadline.is_some_and(|deadline| Instant::now() >= deadline)
+                    && replayed.sent.len() + replayed.skipped.len() > 0;
                 if replayed.sent.len() >= limit || late {
-                    let before = place.checked_sub(1).and_then(|place| page.objects.get(place)).and_then(Object::id);
+                    let before =
+                        place.checked_sub(1).and_then(|place| page.objects.get(place)).and_then(Object::id);
                     replayed.next = before.map(str::to_owned).or_else(|| match &cursor {
                         Cursor::After(id) | Cursor::Before(id) => Some(id.clone()),
                         Cursor::Newest => None,

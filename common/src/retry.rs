@@ -9,14 +9,16 @@
 //! | parked as a message or a second content that must not be applied | never |
 //! | failed | after its pause, [`MOST_FAILED_REDRIVES`] times; then a person decides |
 //!
-//! What was sent once and is parked again waits for its pause, whatever it waits for. A run claims an event by raising its count of
-//! redrives, on condition that nobody else did, before it sends it: two runs at once send nothing twice. A claim whose message is lost
-//! costs a pause. A run looks at a bounded number of events and sends a bounded number; the next one goes on.
+//! What was sent once and is parked again waits for its pause, whatever it waits for. A run claims an event
+//! by raising its count of redrives, on condition that nobody else did, before it sends it: two runs at once
+//! send nothing twice. A claim whose message is lost costs a pause. A run looks at a bounded number of events
+//! and sends a bounded number; the next one goes on.
 //!
 //! Jobs of the outbox that are due get their message sent again: it was lost, or the function was killed.
 //!
-//! An account whose access has ended by time (the grace of an unpaid period, a cancellation) is in the index `by_lapse` until it is
-//! written again; nothing else is, so a run with nothing to do costs eight queries of an empty index.
+//! An account whose access has ended by time (the grace of an unpaid period, a cancellation) is in the index
+//! `by_lapse` until it is written again; nothing else is, so a run with nothing to do costs eight queries of
+//! an empty index.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -145,7 +147,8 @@ impl Retry {
             let filter = Filter { status: Some(state.to_owned()), ..filter.clone() };
             let mut next = None;
             loop {
-                let page = match log::list(&self.store, &filter, log::MOST_LISTED, next.as_deref(), now).await {
+                let page = match log::list(&self.store, &filter, log::MOST_LISTED, next.as_deref(), now).await
+                {
                     Ok(page) => page,
                     Err(log::ListError::Store(error)) => return Err(error),
                     Err(log::ListError::Cursor) => break,
@@ -170,11 +173,18 @@ impl Retry {
     /// # Errors
     /// [`StoreError`].
     pub async fn redrive_one(&self, id: &str) -> Result<Resent, StoreError> {
-        Ok(self.redrive.send(&self.store, &[id.to_owned()]).await?.into_iter().next().unwrap_or(Resent::Unknown))
+        Ok(self
+            .redrive
+            .send(&self.store, &[id.to_owned()])
+            .await?
+            .into_iter()
+            .next()
+            .unwrap_or(Resent::Unknown))
     }
 
     async fn redrive_due(&self, now: Timestamp, report: &mut RetryReport) -> Result<(), StoreError> {
-        let mut partitions: Vec<String> = ["failed", "parked"].into_iter().flat_map(log::open_partitions).collect();
+        let mut partitions: Vec<String> =
+            ["failed", "parked"].into_iter().flat_map(log::open_partitions).collect();
         // A run that ends at a bound does not always end at the same one.
         fastrand::shuffle(&mut partitions);
         let mut pages = 0;
@@ -186,12 +196,14 @@ impl Retry {
                     return Ok(());
                 }
                 pages += 1;
-                let range = Range { index: "by_status", partition, from: 0, to: i64::MAX, newest_first: false };
+                let range =
+                    Range { index: "by_status", partition, from: 0, to: i64::MAX, newest_first: false };
                 let (found, more) = self.store.query(&range, Some(500), start).await?;
                 let lines: Vec<Line> = found.iter().filter_map(Line::read).collect();
                 report.looked_at += lines.len();
                 let known = self.know(&lines).await?;
-                let (due, waiting): (Vec<Line>, Vec<Line>) = lines.into_iter().partition(|line| self.is_due(line, &known, now));
+                let (due, waiting): (Vec<Line>, Vec<Line>) =
+                    lines.into_iter().partition(|line| self.is_due(line, &known, now));
                 report.waiting += waiting.len();
                 self.send(&due, now, report).await?;
                 start = more;
@@ -203,7 +215,8 @@ impl Retry {
         Ok(())
     }
 
-    /// Which of the customers and payments that these events wait for are somebody's: one consistent read for all.
+    /// Which of the customers and payments that these events wait for are somebody's: one consistent read for
+    /// all.
     async fn know(&self, lines: &[Line]) -> Result<Known, StoreError> {
         let keys: BTreeMap<Key, &str> = lines
             .iter()
@@ -217,9 +230,11 @@ impl Retry {
                 Some((key, waits_for))
             })
             .collect();
-        let found = if keys.is_empty() { HashMap::new() } else { self.store.load(keys.keys().cloned()).await? };
-        let bound =
-            keys.into_iter().filter(|(key, _)| found.get(key).is_some_and(|item| matches!(items::read_user(key, item), Ok(Some(_)))));
+        let found =
+            if keys.is_empty() { HashMap::new() } else { self.store.load(keys.keys().cloned()).await? };
+        let bound = keys.into_iter().filter(|(key, _)| {
+            found.get(key).is_some_and(|item| matches!(items::read_user(key, item), Ok(Some(_))))
+        });
         Ok(Known { bound: bound.map(|(_, waits_for)| waits_for.to_owned()).collect() })
     }
 
@@ -235,8 +250,12 @@ impl Retry {
         let there = match waits_for {
             None => return rested,
             Some(("payment", _)) if rested => return true,
-            Some(("customer" | "payment", _)) => line.waits_for.as_ref().is_some_and(|waits_for| known.bound.contains(waits_for)),
-            Some(("price", price)) => self.catalog.plan_of_price(price).is_some() || self.catalog.pack_of_price(price).is_some(),
+            Some(("customer" | "payment", _)) => {
+                line.waits_for.as_ref().is_some_and(|waits_for| known.bound.contains(waits_for))
+            }
+            Some(("price", price)) => {
+                self.catalog.plan_of_price(price).is_some() || self.catalog.pack_of_price(price).is_some()
+            }
             Some(("pack", name)) => self.catalog.pack(name).is_some(),
             Some(("mode", name)) => self.catalog.order(name).is_some(),
             Some(("plan", name)) => self.catalog.orders.iter().any(|order| order.plans.contains_key(name)),
@@ -288,7 +307,13 @@ impl Retry {
             .expression_attribute_values(":outcome", AttributeValue::S(line.status.clone()));
         match update.send().await {
             Ok(_) => Ok(true),
-            Err(error) if error.as_service_error().is_some_and(|error| error.is_conditional_check_failed_exception()) => Ok(false),
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|error| error.is_conditional_check_failed_exception()) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(crate::store::failed("UpdateItem", &error)),
         }
     }
@@ -316,7 +341,8 @@ impl Retry {
                         report.more = true;
                         return Ok(());
                     }
-                    let user = items::read_text(item, "pk").and_then(|pk| UserId::new(pk.strip_prefix("user#")?).ok());
+                    let user = items::read_text(item, "pk")
+                        .and_then(|pk| UserId::new(pk.strip_prefix("user#")?).ok());
                     let Some(user) = user else { continue };
                     if self.write_access(&user, now).await? {
                         report.lapsed += 1;
@@ -331,12 +357,15 @@ impl Retry {
         Ok(())
     }
 
-    /// Writes an account as it stands at this time; `false` when somebody else just did, or when it cannot be.
+    /// Writes an account as it stands at this time; `false` when somebody else just did, or when it cannot
+    /// be.
     async fn write_access(&self, user: &UserId, now: Timestamp) -> Result<bool, StoreError> {
         let key = Key::Account(user.clone());
         let found = self.store.load([key.clone()]).await?;
         let ended = |until: i64| until <= now.unix();
-        let Some(item) = found.get(&key).filter(|item| items::read_number(item, "access_until").is_some_and(ended)) else {
+        let Some(item) =
+            found.get(&key).filter(|item| items::read_number(item, "access_until").is_some_and(ended))
+        else {
             return Ok(false);
         };
         let written = async {
@@ -344,7 +373,8 @@ impl Retry {
             let loaded = account.version;
             account.version += 1;
             // Until its access ended the account was written with the tier of that time.
-            let until = items::read_number(item, "access_until").map_or(now, Timestamp::from_unix).plus_seconds(-1);
+            let until =
+                items::read_number(item, "access_until").map_or(now, Timestamp::from_unix).plus_seconds(-1);
             let before = self.outbox.before(&account.state, &self.catalog, until);
             let jobs = self.outbox.jobs(user, &before, &account.state, &self.catalog, now);
             let (nudges, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();

@@ -4,11 +4,12 @@
 //! Stripe-Signature: t=<unix seconds>,v1=<hex>[,v1=<hex>…][,v0=<hex>]
 //! signed text     = "<t>" "." <the raw body>          v1 = HMAC-SHA256(key = the whole secret, `whsec_` included)
 //! ```
-//! Only `v1` counts (test mode adds a `v0` that means nothing); while a secret is rolled there is one `v1` per secret.
+//! Only `v1` counts (test mode adds a `v0` that means nothing); while a secret is rolled there is one `v1`
+//! per secret.
 //!
-//! **Invariants.** Nothing in here does IO or reads a clock. No input makes it panic. The raw bytes are verified, before anything parses
-//! them. The time is judged only once a signature matched, so that somebody without a secret learns nothing. Signatures are compared in
-//! constant time. There is no key that is empty.
+//! **Invariants.** Nothing in here does IO or reads a clock. No input makes it panic. The raw bytes are
+//! verified, before anything parses them. The time is judged only once a signature matched, so that somebody
+//! without a secret learns nothing. Signatures are compared in constant time. There is no key that is empty.
 //!
 //! # Example, and known answer
 //! ```
@@ -37,7 +38,8 @@ mod diagnose;
 
 pub use diagnose::diagnose;
 
-/// Seconds that Stripe's libraries allow between signing and verifying. Every retry is signed afresh, so it never stops a late one.
+/// Seconds that Stripe's libraries allow between signing and verifying. Every retry is signed afresh, so it
+/// never stops a late one.
 pub const DEFAULT_TOLERANCE_SECONDS: u32 = 300;
 
 /// Which events a secret may vouch for.
@@ -77,7 +79,8 @@ impl SecretMode {
     }
 }
 
-/// An endpoint's signing secret (`whsec_…`), as the state of a keyed HMAC. The text is not kept and is never printed.
+/// An endpoint's signing secret (`whsec_…`), as the state of a keyed HMAC. The text is not kept and is never
+/// printed.
 #[derive(Clone)]
 pub struct Secret {
     key: Hmac<Sha256>,
@@ -86,11 +89,14 @@ pub struct Secret {
 
 /// A secret that cannot be one: empty or only whitespace. With it, anybody could sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a webhook signing secret is empty: copy it from the endpoint's page at Stripe (it begins with whsec_)")]
+#[error(
+    "a webhook signing secret is empty: copy it from the endpoint's page at Stripe (it begins with whsec_)"
+)]
 pub struct BlankSecret;
 
 impl Secret {
-    /// Takes the text exactly as it is: Stripe signs with the whole of it, and whitespace around it would be part of the key.
+    /// Takes the text exactly as it is: Stripe signs with the whole of it, and whitespace around it would be
+    /// part of the key.
     ///
     /// # Errors
     /// [`BlankSecret`] when there is nothing but whitespace in it.
@@ -183,7 +189,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The `error` of the 400 answer: `missing_signature`, `invalid_signature` or `timestamp_out_of_tolerance`.
+    /// The `error` of the 400 answer: `missing_signature`, `invalid_signature` or
+    /// `timestamp_out_of_tolerance`.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::NoHeader => "missing_signature",
@@ -197,7 +204,8 @@ impl Refusal {
         }
     }
 
-    /// What to look at, for whoever runs the system; never for the sender. [`diagnose`] knows more, given the secrets' texts.
+    /// What to look at, for whoever runs the system; never for the sender. [`diagnose`] knows more, given the
+    /// secrets' texts.
     pub const fn hint(&self) -> &'static str {
         match self {
             Self::NoHeader => {
@@ -206,11 +214,15 @@ impl Refusal {
             Self::NoTimestamp | Self::BadTimestamp => {
                 "the header is cut off or rewritten: it must read t=…,v1=… exactly as Stripe sent it, without spaces or quotes"
             }
-            Self::SeveralTimestamps => "two Stripe-Signature headers were joined into one: a proxy added or repeated it",
+            Self::SeveralTimestamps => {
+                "two Stripe-Signature headers were joined into one: a proxy added or repeated it"
+            }
             Self::NoV1 { only_v0: true } => {
                 "a v0 signature proves nothing; Stripe always sends a v1 too, so the header was altered on its way"
             }
-            Self::NoV1 { only_v0: false } => "the header is cut off, has spaces after its commas, or is the signature of another service",
+            Self::NoV1 { only_v0: false } => {
+                "the header is cut off, has spaces after its commas, or is the signature of another service"
+            }
             Self::NoSecret => "set STRIPE_WEBHOOK_SECRET to the endpoint's signing secret",
             Self::NoMatch { .. } => {
                 "most often the wrong secret: every endpoint has its own, test and live mode differ, and `stripe listen` prints a third; \
@@ -224,14 +236,15 @@ impl Refusal {
     }
 }
 
-/// Verifies that one of `secrets` signed `payload`, not longer than `tolerance_seconds` ago and not further than that in the future.
+/// Verifies that one of `secrets` signed `payload`, not longer than `tolerance_seconds` ago and not further
+/// than that in the future.
 ///
-/// `payload` is the body as it came, byte for byte (an API Gateway body after its base64 is undone). `header` is the value of
-/// `Stripe-Signature`; `None` and empty are the same. Stricter than Stripe's libraries in this: one `t`, in plain decimals, and the
-/// future is bounded too.
+/// `payload` is the body as it came, byte for byte (an API Gateway body after its base64 is undone). `header`
+/// is the value of `Stripe-Signature`; `None` and empty are the same. Stricter than Stripe's libraries in
+/// this: one `t`, in plain decimals, and the future is bounded too.
 ///
-/// A tolerance of 0 switches the check of the time off, as in Stripe's libraries. That is for tools and tests: the functions'
-/// configuration refuses 0.
+/// A tolerance of 0 switches the check of the time off, as in Stripe's libraries. That is for tools and
+/// tests: the functions' configuration refuses 0.
 ///
 /// # Errors
 /// A [`Refusal`]; the one about time only when a signature matched.
@@ -267,7 +280,8 @@ pub fn verify(
     }
 }
 
-/// The value of `Stripe-Signature` that Stripe would send with `payload` at `t`. For tests and the local sender.
+/// The value of `Stripe-Signature` that Stripe would send with `payload` at `t`. For tests and the local
+/// sender.
 pub fn sign(payload: &[u8], secret: &Secret, t: Timestamp) -> String {
     use std::fmt::Write as _;
     let t = t.unix().to_string();
@@ -289,9 +303,11 @@ fn only_t(header: &[u8]) -> Result<&[u8], Refusal> {
     if found.next().is_some() { Err(Refusal::SeveralTimestamps) } else { Ok(t) }
 }
 
-/// Digits as a number prints them (what is signed is the number): no sign, no leading zero, at most 18 of them.
+/// Digits as a number prints them (what is signed is the number): no sign, no leading zero, at most 18 of
+/// them.
 fn unix_time(t: &[u8]) -> Option<Timestamp> {
-    let canonical = (1..=18).contains(&t.len()) && t.iter().all(u8::is_ascii_digit) && (t[0] != b'0' || t.len() == 1);
+    let canonical =
+        (1..=18).contains(&t.len()) && t.iter().all(u8::is_ascii_digit) && (t[0] != b'0' || t.len() == 1);
     let seconds = std::str::from_utf8(t).ok().filter(|_| canonical)?.parse().ok()?;
     Some(Timestamp::from_unix(seconds))
 }
@@ -327,9 +343,11 @@ mod tests {
 
     #[test]
     fn a_secrets_mode_allows_its_own_events_and_is_read_as_it_is_written() {
-        for (mode, text, live, test) in
-            [(SecretMode::Test, "test", false, true), (SecretMode::Live, "live", true, false), (SecretMode::Any, "any", true, true)]
-        {
+        for (mode, text, live, test) in [
+            (SecretMode::Test, "test", false, true),
+            (SecretMode::Live, "live", true, false),
+            (SecretMode::Any, "any", true, true),
+        ] {
             assert_eq!((mode.as_str(), SecretMode::from_text(text)), (text, Some(mode)));
             assert_eq!((mode.allows(true), mode.allows(false)), (live, test), "{text}");
         }
@@ -338,7 +356,9 @@ mod tests {
 
     #[test]
     fn every_refusal_hints_at_what_to_look_at() {
-        let said = |refusal: Refusal, word: &str| assert!(refusal.hint().contains(word), "{refusal}: {}", refusal.hint());
+        let said = |refusal: Refusal, word: &str| {
+            assert!(refusal.hint().contains(word), "{refusal}: {}", refusal.hint())
+        };
         said(Refusal::NoHeader, "Stripe-Signature");
         said(Refusal::BadTimestamp, "cut off");
         said(Refusal::NoV1 { only_v0: true }, "v0");
@@ -349,7 +369,9 @@ mod tests {
     #[test]
     fn a_signature_is_judged_before_its_time() {
         let old = sign(BODY, &secret("whsec_a"), NOW.plus_days(-1));
-        let check = |header: &str, secrets: &[Secret]| verify(BODY, Some(header.as_bytes()), secrets, NOW, 300).map_err(|r| r.code());
+        let check = |header: &str, secrets: &[Secret]| {
+            verify(BODY, Some(header.as_bytes()), secrets, NOW, 300).map_err(|r| r.code())
+        };
         assert_eq!(check(&old, &[secret("whsec_b")]), Err("invalid_signature"));
         assert_eq!(check(&old, &[secret("whsec_a")]), Err("timestamp_out_of_tolerance"));
     }
@@ -364,7 +386,11 @@ mod tests {
         ];
         for (seconds, expect) in rows {
             let header = sign(BODY, &secret("whsec_a"), NOW.plus_seconds(seconds));
-            assert_eq!(verify(BODY, Some(header.as_bytes()), &[secret("whsec_a")], NOW, 300).map(|_| ()), expect, "{seconds}");
+            assert_eq!(
+                verify(BODY, Some(header.as_bytes()), &[secret("whsec_a")], NOW, 300).map(|_| ()),
+                expect,
+                "{seconds}"
+            );
             assert!(verify(BODY, Some(header.as_bytes()), &[secret("whsec_a")], NOW, 0).is_ok());
         }
     }
@@ -399,16 +425,28 @@ mod tests {
 
     #[test]
     fn a_signature_has_64_digits_and_a_time_is_written_as_a_number_is() {
-        let check = |header: &str| verify(BODY, Some(header.as_bytes()), &[secret("whsec_a")], NOW, 300).map_err(|refusal| refusal.code());
+        let check = |header: &str| {
+            verify(BODY, Some(header.as_bytes()), &[secret("whsec_a")], NOW, 300)
+                .map_err(|refusal| refusal.code())
+        };
         let good = sign(BODY, &secret("whsec_a"), NOW);
         assert!(check(&good).is_ok());
-        for wrong in [format!("{good}00"), format!("{good}0"), good[..good.len() - 2].to_owned(), good[..good.len() - 1].to_owned()] {
+        for wrong in [
+            format!("{good}00"),
+            format!("{good}0"),
+            good[..good.len() - 2].to_owned(),
+            good[..good.len() - 1].to_owned(),
+        ] {
             assert_eq!(check(&wrong), Err("invalid_signature"), "{wrong}");
         }
         // Zero is a time, long ago; a number with a zero before it is none, whatever was signed.
-        assert_eq!(check(&sign(BODY, &secret("whsec_a"), Timestamp::from_unix(0))), Err("timestamp_out_of_tolerance"));
+        assert_eq!(
+            check(&sign(BODY, &secret("whsec_a"), Timestamp::from_unix(0))),
+            Err("timestamp_out_of_tolerance")
+        );
         assert_eq!(check(&good.replacen("t=", "t=0", 1)), Err("invalid_signature"));
-        let padded = verify(BODY, Some(good.replacen("t=", "t=0", 1).as_bytes()), &[secret("whsec_a")], NOW, 300);
+        let padded =
+            verify(BODY, Some(good.replacen("t=", "t=0", 1).as_bytes()), &[secret("whsec_a")], NOW, 300);
         assert_eq!(padded, Err(Refusal::BadTimestamp));
     }
 

@@ -8,11 +8,13 @@ use crate::aws;
 use crate::config::{ConfigError, Env};
 use crate::telemetry;
 
-/// Runs a function for as long as Lambda lets it, on this one thread. It is a task: what `block_on` itself runs is woken through the I/O
-/// driver, by one more look for events, and a worker's event took 21 system calls instead of 16.
+/// Runs a function for as long as Lambda lets it, on this one thread. It is a task: what `block_on` itself
+/// runs is woken through the I/O driver, by one more look for events, and a worker's event took 21 system
+/// calls instead of 16.
 ///
-/// The seven workers' functions differ in one word and yet are written out: what they instantiate of `lambda_runtime` is built for size in
-/// their own crates, and 0.24 MB larger in this one, which is built for speed.
+/// The seven workers' functions differ in one word and yet are written out: what they instantiate of
+/// `lambda_runtime` is built for size in their own crates, and 0.24 MB larger in this one, which is built for
+/// speed.
 ///
 /// # Errors
 /// What the function ends with, or that the runtime does not start.
@@ -20,14 +22,16 @@ pub fn run(function: impl Future<Output = Result<(), Error>> + 'static) -> Resul
     LocalRuntime::new()?.block_on(async { spawn_local(function).await? })
 }
 
-/// The variables of the process, with `ssm:/path` resolved and logging started. Ends the process when a parameter cannot be read.
+/// The variables of the process, with `ssm:/path` resolved and logging started. Ends the process when a
+/// parameter cannot be read.
 pub async fn environment() -> Env {
     let env = Env::of_process();
     telemetry::init(&env);
     aws::resolve(env).await.unwrap_or_else(refuse)
 }
 
-/// Ends a function that cannot start, with a line that says why: a missing secret must never leave it running.
+/// Ends a function that cannot start, with a line that says why: a missing secret must never leave it
+/// running.
 #[expect(clippy::needless_pass_by_value, reason = "it is what `unwrap_or_else` hands over")]
 pub fn refuse<T>(error: ConfigError) -> T {
     tracing::error!(error = error.to_string(), "START_REFUSED");

@@ -1,7 +1,9 @@
-//! DynamoDB: two tables, the keys and items in [`items`], one read before a decision and one transaction after it.
+//! DynamoDB: two tables, the keys and items in [`items`], one read before a decision and one transaction
+//! after it.
 //!
-//! **Invariant:** every write is part of one `TransactWriteItems` whose conditions make it safe to repeat; nothing is marked before
-//! it is done. **Invariant:** decisions are made from consistent reads by primary key, never from an index.
+//! **Invariant:** every write is part of one `TransactWriteItems` whose conditions make it safe to repeat;
+//! nothing is marked before it is done. **Invariant:** decisions are made from consistent reads by primary
+//! key, never from an index.
 
 pub mod counts;
 pub mod items;
@@ -40,7 +42,8 @@ pub struct Store {
 /// Why a read or a write did not happen. [`StoreError::is_transient`] says whether to try again.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// DynamoDB was not reached, was too slow, or asked to slow down. A write may have happened all the same; repeat it.
+    /// DynamoDB was not reached, was too slow, or asked to slow down. A write may have happened all the same;
+    /// repeat it.
     #[error("dynamodb {operation} did not answer: {message}")]
     Unavailable {
         /// The operation.
@@ -97,7 +100,8 @@ impl Reason {
 }
 
 impl StoreError {
-    /// Whether the same work may succeed when it is done again, now or later: everything but a request that is wrong in itself.
+    /// Whether the same work may succeed when it is done again, now or later: everything but a request that
+    /// is wrong in itself.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable { .. } => true,
@@ -143,8 +147,8 @@ impl Store {
         Self { client, accounts: accounts.into(), events: events.into() }
     }
 
-    /// Makes one cheap call, for its connection: a function's init, where the CPU is not limited, pays for the TLS handshake instead of its
-    /// first event. Whatever comes of it, the function starts.
+    /// Makes one cheap call, for its connection: a function's init, where the CPU is not limited, pays for
+    /// the TLS handshake instead of its first event. Whatever comes of it, the function starts.
     pub async fn prewarm(&self) {
         let _ = tokio::time::timeout(PREWARM_TIMEOUT, self.load([Key::Event("prewarm".to_owned())])).await;
     }
@@ -162,7 +166,8 @@ impl Store {
         }
     }
 
-    /// Reads items by key, consistently, in one `BatchGetItem` (one for each hundred keys). Absent items are absent in the answer.
+    /// Reads items by key, consistently, in one `BatchGetItem` (one for each hundred keys). Absent items are
+    /// absent in the answer.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Refused`].
@@ -175,12 +180,16 @@ impl Store {
         for chunk in keys.chunks(MOST_READS) {
             let mut request: HashMap<String, KeysAndAttributes> = HashMap::new();
             for table in [Table::Accounts, Table::Events] {
-                let of_table: Vec<Item> =
-                    chunk.iter().filter(|(of, ..)| *of == table).map(|(_, pk, sk, _)| items::key_attributes(table, pk, sk)).collect();
+                let of_table: Vec<Item> = chunk
+                    .iter()
+                    .filter(|(of, ..)| *of == table)
+                    .map(|(_, pk, sk, _)| items::key_attributes(table, pk, sk))
+                    .collect();
                 if of_table.is_empty() {
                     continue;
                 }
-                let wanted = KeysAndAttributes::builder().set_keys(Some(of_table)).consistent_read(true).build();
+                let wanted =
+                    KeysAndAttributes::builder().set_keys(Some(of_table)).consistent_read(true).build();
                 let wanted = wanted.map_err(|error| refused("BatchGetItem", &error))?;
                 request.insert(self.table(table).to_owned(), wanted);
             }
@@ -201,9 +210,12 @@ impl Store {
                 for (name, items) in answer.responses.unwrap_or_default() {
                     let table = if name == self.accounts { Table::Accounts } else { Table::Events };
                     for item in items {
-                        let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).map_or("", String::as_str);
-                        let asked =
-                            chunk.binary_search_by(|(of, pk, sk, _)| (*of, pk.as_str(), sk.as_str()).cmp(&(table, text("pk"), text("sk"))));
+                        let text = |name: &str| {
+                            item.get(name).and_then(|value| value.as_s().ok()).map_or("", String::as_str)
+                        };
+                        let asked = chunk.binary_search_by(|(of, pk, sk, _)| {
+                            (*of, pk.as_str(), sk.as_str()).cmp(&(table, text("pk"), text("sk")))
+                        });
                         if let Some((.., key)) = asked.ok().and_then(|place| chunk.get(place)) {
                             found.insert(key.clone(), item);
                         }
@@ -212,7 +224,10 @@ impl Store {
                 request = answer.unprocessed_keys.unwrap_or_default();
             }
             if !request.is_empty() {
-                return Err(StoreError::Unavailable { operation: "BatchGetItem", message: "keys stayed unprocessed".to_owned() });
+                return Err(StoreError::Unavailable {
+                    operation: "BatchGetItem",
+                    message: "keys stayed unprocessed".to_owned(),
+                });
             }
         }
         Ok(found)
@@ -221,8 +236,9 @@ impl Store {
     /// Writes everything or nothing.
     ///
     /// # Errors
-    /// [`StoreError::Cancelled`] with the position and reason of each write that did not hold; else as [`StoreError::is_transient`]
-    /// tells. After [`StoreError::Unavailable`] the write may have happened: doing the work again finds out.
+    /// [`StoreError::Cancelled`] with the position and reason of each write that did not hold; else as
+    /// [`StoreError::is_transient`] tells. After [`StoreError::Unavailable`] the write may have happened:
+    /// doing the work again finds out.
     pub async fn commit(&self, writes: Vec<Write>) -> Result<(), StoreError> {
         if writes.len() > MOST_WRITES {
             return Err(StoreError::TooMany(writes.len()));
@@ -236,7 +252,9 @@ impl Store {
 
     fn request(&self, write: Write) -> Result<TransactWriteItem, StoreError> {
         let message = || format!("nothing was decided for {:?}", write.key);
-        let item = write.item.ok_or_else(|| StoreError::Refused { operation: "TransactWriteItems", message: message() })?;
+        let item = write
+            .item
+            .ok_or_else(|| StoreError::Refused { operation: "TransactWriteItems", message: message() })?;
         let mut put = Put::builder().table_name(self.table(write.key.table())).set_item(Some(item));
         let (text, values) = condition(&write.condition);
         if let Some(text) = text {
@@ -265,14 +283,19 @@ impl Store {
 
 /// A condition expression and its values.
 fn condition(condition: &Condition) -> (Option<&'static str>, Option<HashMap<String, AttributeValue>>) {
-    let values = |values: &[(&str, AttributeValue)]| Some(values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect());
+    let values = |values: &[(&str, AttributeValue)]| {
+        Some(values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
+    };
     match condition {
         Condition::Anything => (None, None),
         Condition::Absent | Condition::Version(0) => (Some("attribute_not_exists(pk)"), None),
-        Condition::Version(version) => (Some("version = :version"), values(&[(":version", AttributeValue::N(version.to_string()))])),
-        Condition::BoundTo(user) => {
-            (Some("attribute_not_exists(pk) OR user_id = :user"), values(&[(":user", AttributeValue::S(user.clone()))]))
+        Condition::Version(version) => {
+            (Some("version = :version"), values(&[(":version", AttributeValue::N(version.to_string()))]))
         }
+        Condition::BoundTo(user) => (
+            Some("attribute_not_exists(pk) OR user_id = :user"),
+            values(&[(":user", AttributeValue::S(user.clone()))]),
+        ),
         Condition::NobodyWaits => (Some("attribute_not_exists(waiting)"), None),
         Condition::Waiting(events) => {
             let events = AttributeValue::Ss(events.iter().cloned().collect());
@@ -291,7 +314,9 @@ fn condition(condition: &Condition) -> (Option<&'static str>, Option<HashMap<Str
 
 /// The reasons of a cancelled transaction, by position.
 fn cancelled<R>(error: &SdkError<TransactWriteItemsError, R>) -> Option<StoreError> {
-    let TransactWriteItemsError::TransactionCanceledException(cancelled) = error.as_service_error()? else { return None };
+    let TransactWriteItemsError::TransactionCanceledException(cancelled) = error.as_service_error()? else {
+        return None;
+    };
     let reason = |code: &str| match code {
         "ConditionalCheckFailed" => Some(Reason::Condition),
         "TransactionConflict" => Some(Reason::Conflict),
@@ -310,8 +335,9 @@ fn refused(operation: &'static str, error: &dyn std::error::Error) -> StoreError
     StoreError::Refused { operation, message: error.to_string() }
 }
 
-/// Tells a request that is wrong in itself from everything that may go well another time. What is not known to be wrong counts as
-/// transient: a retry too many is harmless, a retry too few loses an event to the dead-letter queue.
+/// Tells a request that is wrong in itself from everything that may go well another time. What is not known
+/// to be wrong counts as transient: a retry too many is harmless, a retry too few loses an event to the
+/// dead-letter queue.
 pub(crate) fn failed<E, R>(operation: &'static str, error: &SdkError<E, R>) -> StoreError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -319,12 +345,17 @@ where
 {
     let code = error.as_service_error().and_then(ProvideErrorMetadata::code);
     let message = match error.as_service_error() {
-        Some(service) => format!("{}: {}", code.unwrap_or("error"), service.message().unwrap_or("no message")),
+        Some(service) => {
+            format!("{}: {}", code.unwrap_or("error"), service.message().unwrap_or("no message"))
+        }
         None => aws_smithy_types::error::display::DisplayErrorContext(error).to_string(),
     };
     match code {
         Some(
-            "ValidationException" | "AccessDeniedException" | "UnrecognizedClientException" | "ItemCollectionSizeLimitExceededException",
+            "ValidationException"
+            | "AccessDeniedException"
+            | "UnrecognizedClientException"
+            | "ItemCollectionSizeLimitExceededException",
         ) => StoreError::Refused { operation, message },
         Some(_) | None => StoreError::Unavailable { operation, message },
     }
@@ -340,7 +371,8 @@ mod tests {
     fn told(codes: &[&str]) -> StoreError {
         let reasons = codes.iter().map(|code| CancellationReason::builder().code(*code).build()).collect();
         let error = TransactionCanceledException::builder().set_cancellation_reasons(Some(reasons)).build();
-        cancelled(&SdkError::service_error(TransactWriteItemsError::TransactionCanceledException(error), ())).unwrap()
+        cancelled(&SdkError::service_error(TransactWriteItemsError::TransactionCanceledException(error), ()))
+            .unwrap()
     }
 
     #[test]
@@ -348,15 +380,25 @@ mod tests {
         for (codes, words, transient) in [
             (&["None", "ConditionalCheckFailed"][..], "transaction cancelled: condition failed", true),
             (&["TransactionConflict"], "transaction cancelled: conflict", true),
-            (&["ProvisionedThroughputExceeded", "ThrottlingError"], "transaction cancelled: throttled, throttled", true),
-            (&["TransactionConflict", "ValidationError"], "transaction cancelled: conflict, invalid item", false),
+            (
+                &["ProvisionedThroughputExceeded", "ThrottlingError"],
+                "transaction cancelled: throttled, throttled",
+                true,
+            ),
+            (
+                &["TransactionConflict", "ValidationError"],
+                "transaction cancelled: conflict, invalid item",
+                false,
+            ),
             (&["ItemCollectionSizeLimitExceeded"], "transaction cancelled: invalid item", false),
             (&["None", "SomethingNew"], "transaction cancelled: conflict", true),
         ] {
             let error = told(codes);
             assert_eq!((error.to_string().as_str(), error.is_transient()), (words, transient), "{codes:?}");
         }
-        assert!(matches!(told(&["None", "ConditionalCheckFailed"]), StoreError::Cancelled(reasons) if reasons == [(1, Reason::Condition)]));
+        assert!(
+            matches!(told(&["None", "ConditionalCheckFailed"]), StoreError::Cancelled(reasons) if reasons == [(1, Reason::Condition)])
+        );
         let other = SdkError::service_error(TransactWriteItemsError::unhandled("x"), ());
         assert!(cancelled(&other).is_none());
         let corrupt = StoreError::Corrupt { key: "k".to_owned(), message: "m".to_owned() };

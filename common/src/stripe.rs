@@ -1,9 +1,10 @@
 //! Stripe's API: the few calls we make.
 //!
-//! The version is pinned ([`API_VERSION`]), and nothing here depends on it: objects come back as text, and `event::<View>::from_json`
-//! reads the shapes of all versions. A call is repeated on what another time may mend (no connection, 409, 429, 5xx), with growing
-//! waits and never longer than Stripe's `Retry-After` asks for, within one deadline; a call that creates something carries an
-//! idempotency key made of our own ids, so that repeating it is safe.
+//! The version is pinned ([`API_VERSION`]), and nothing here depends on it: objects come back as text, and
+//! `event::<View>::from_json` reads the shapes of all versions. A call is repeated on what another time may
+//! mend (no connection, 409, 429, 5xx), with growing waits and never longer than Stripe's `Retry-After` asks
+//! for, within one deadline; a call that creates something carries an idempotency key made of our own ids, so
+//! that repeating it is safe.
 //!
 //! **Invariant:** no key, no body and no address in an error, a `Debug` text or a log line.
 
@@ -21,7 +22,9 @@ use serde_json::value::RawValue;
 pub use self::error::{Refusal, StripeError};
 pub use self::page::{Cursor, Object, Page};
 use crate::config::{ConfigError, Env};
-use crate::domain::ids::{CustomerId, EventId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId};
+use crate::domain::ids::{
+    CustomerId, EventId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId,
+};
 use crate::domain::timestamp::Timestamp;
 use crate::event::EventType;
 use crate::http::Http;
@@ -62,7 +65,8 @@ impl Default for Patience {
     }
 }
 
-/// Stripe, as the account of one secret key. Clones share their connections; nothing is connected before the first call.
+/// Stripe, as the account of one secret key. Clones share their connections; nothing is connected before the
+/// first call.
 #[derive(Clone)]
 pub struct Stripe {
     http: Http,
@@ -114,12 +118,19 @@ impl Stripe {
     /// [`ConfigError`] when the key's mode is not the deployment's, or `STRIPE_API_BASE` is no address.
     pub fn from_env(env: &Env) -> Result<Option<Self>, ConfigError> {
         let Some(key) = env.get("STRIPE_SECRET_KEY") else { return Ok(None) };
-        let wrong = |name: &str, want: &str| ConfigError::Wrong { name: name.to_owned(), want: want.to_owned() };
+        let wrong =
+            |name: &str, want: &str| ConfigError::Wrong { name: name.to_owned(), want: want.to_owned() };
         let key = key.trim();
         let mode = env.get("STRIPE_LIVEMODE").and_then(|mode| mode.parse::<bool>().ok());
-        let of_key = if key.contains("_live_") { Some(true) } else { key.contains("_test_").then_some(false) };
-        if key.contains(|c: char| !c.is_ascii_graphic()) || mode.is_some_and(|mode| of_key.is_some_and(|of_key| of_key != mode)) {
-            return Err(wrong("STRIPE_SECRET_KEY", "a secret or restricted key of the deployment's mode (STRIPE_LIVEMODE)"));
+        let of_key =
+            if key.contains("_live_") { Some(true) } else { key.contains("_test_").then_some(false) };
+        if key.contains(|c: char| !c.is_ascii_graphic())
+            || mode.is_some_and(|mode| of_key.is_some_and(|of_key| of_key != mode))
+        {
+            return Err(wrong(
+                "STRIPE_SECRET_KEY",
+                "a secret or restricted key of the deployment's mode (STRIPE_LIVEMODE)",
+            ));
         }
         let base = env.get("STRIPE_API_BASE").unwrap_or_else(|| STRIPE.to_owned());
         if !base.starts_with("https://") && !base.starts_with("http://") {
@@ -228,11 +239,15 @@ impl Stripe {
         self.get(&format!("/v1/events/{id}"), Vec::new()).await
     }
 
-    /// The invoice that a payment paid, and its customer: since 2025-03-31.basil no charge and no payment intent names it.
+    /// The invoice that a payment paid, and its customer: since 2025-03-31.basil no charge and no payment
+    /// intent names it.
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn invoice_of_payment(&self, intent: &PaymentIntentId) -> Result<Option<(InvoiceId, Option<CustomerId>)>, StripeError> {
+    pub async fn invoice_of_payment(
+        &self,
+        intent: &PaymentIntentId,
+    ) -> Result<Option<(InvoiceId, Option<CustomerId>)>, StripeError> {
         let path = "/v1/invoice_payments";
         let params = vec![
             ("payment[type]", "payment_intent".to_owned()),
@@ -281,7 +296,9 @@ impl Stripe {
         let id = object.id().unwrap_or_default().to_owned();
         let (list, path, params): (&str, String, Params) = match value["object"].as_str() {
             Some("invoice") => ("lines", format!("/v1/invoices/{}/lines", encode(&id)), Vec::new()),
-            Some("subscription") => ("items", "/v1/subscription_items".to_owned(), vec![("subscription", id)]),
+            Some("subscription") => {
+                ("items", "/v1/subscription_items".to_owned(), vec![("subscription", id)])
+            }
             _ => return Ok(object),
         };
         if value[list]["has_more"] != Value::Bool(true) {
@@ -300,16 +317,24 @@ impl Stripe {
         }
         value[list]["data"] = Value::Array(entries);
         let text = serde_json::value::to_raw_value(&value);
-        let text = text.map_err(|_| StripeError::Unreadable { operation: format!("GET {path}"), message: "a list".to_owned() })?;
+        let text = text.map_err(|_| StripeError::Unreadable {
+            operation: format!("GET {path}"),
+            message: "a list".to_owned(),
+        })?;
         Ok(Object::new(text, object.read_at))
     }
 
-    /// Creates something (`POST`). The key must be made of our own ids and name what is created: Stripe answers the same for the same
-    /// key for at least 24 hours, and refuses it with other fields.
+    /// Creates something (`POST`). The key must be made of our own ids and name what is created: Stripe
+    /// answers the same for the same key for at least 24 hours, and refuses it with other fields.
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn create(&self, path: &str, fields: &[(&'static str, String)], idempotency_key: &str) -> Result<Object, StripeError> {
+    pub async fn create(
+        &self,
+        path: &str,
+        fields: &[(&'static str, String)],
+        idempotency_key: &str,
+    ) -> Result<Object, StripeError> {
         self.object(Method::POST, path, fields, Some(idempotency_key)).await
     }
 
@@ -325,8 +350,13 @@ impl Stripe {
         idempotency_key: Option<&str>,
     ) -> Result<Object, StripeError> {
         let read = |answer: &Response<Vec<u8>>| {
-            let text: Box<RawValue> = serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
-            if text.get().starts_with('{') { Ok(Object::new(text, date(answer.headers()))) } else { Err("no object".to_owned()) }
+            let text: Box<RawValue> =
+                serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
+            if text.get().starts_with('{') {
+                Ok(Object::new(text, date(answer.headers())))
+            } else {
+                Err("no object".to_owned())
+            }
         };
         self.call(method, path, params, idempotency_key, read).await
     }
@@ -345,7 +375,8 @@ impl Stripe {
             Cursor::Before(id) => params.push(("ending_before", id.clone())),
         }
         let read = |answer: &Response<Vec<u8>>| {
-            let List { data, has_more } = serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
+            let List { data, has_more } =
+                serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
             let read_at = date(answer.headers());
             Ok(Page { objects: data.into_iter().map(|text| Object::new(text, read_at)).collect(), has_more })
         };
@@ -391,7 +422,11 @@ impl Stripe {
         read: impl Fn(&Response<Vec<u8>>) -> Result<T, String>,
     ) -> Result<T, StripeError> {
         let operation = || format!("{method} {path}");
-        let form = params.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect::<Vec<_>>().join("&");
+        let form = params
+            .iter()
+            .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
+            .collect::<Vec<_>>()
+            .join("&");
         let mut request = Request::builder()
             .method(method)
             .header(AUTHORIZATION, format!("Bearer {}", self.key))
@@ -404,12 +439,16 @@ impl Stripe {
             let query = if form.is_empty() { String::new() } else { format!("?{form}") };
             request.uri(format!("{}{path}{query}", self.base)).body(String::new())
         } else {
-            request.uri(format!("{}{path}", self.base)).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
+            request
+                .uri(format!("{}{path}", self.base))
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(form)
         };
         // The builder's own words may hold what it refused.
         let request = request.map_err(|_| StripeError::Unsendable {
             operation: operation(),
-            message: "the address, the key or the idempotency key has characters that HTTP does not carry".to_owned(),
+            message: "the address, the key or the idempotency key has characters that HTTP does not carry"
+                .to_owned(),
         })?;
         let answer = self.http.send(request, self.patience.attempt_timeout).await;
         let answer = answer.map_err(|source| StripeError::NoAnswer { operation: operation(), source })?;
@@ -430,7 +469,9 @@ impl Filter {
             ("subscription", self.subscription.as_ref().map(ToString::to_string)),
             ("payment_intent", self.payment_intent.as_ref().map(ToString::to_string)),
         ];
-        params.extend(ids.into_iter().filter(|(name, _)| has.contains(name)).filter_map(|(name, id)| Some((name, id?))));
+        params.extend(
+            ids.into_iter().filter(|(name, _)| has.contains(name)).filter_map(|(name, id)| Some((name, id?))),
+        );
         params
     }
 }
@@ -452,7 +493,9 @@ fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte))
+            }
             other => encoded.push_str(&format!("%{other:02X}")),
         }
     }
@@ -468,9 +511,15 @@ mod tests {
         let env = |key: &str, mode: &str| Env::from([("STRIPE_SECRET_KEY", key), ("STRIPE_LIVEMODE", mode)]);
         assert!(Stripe::from_env(&Env::default()).unwrap().is_none());
         assert_eq!(Stripe::from_env(&env("rk_live_1", "true")).unwrap().unwrap().livemode(), Some(true));
-        assert!(Stripe::from_env(&env("sk_test_1", "true")).is_err() && Stripe::from_env(&env("sk_live_1", "false")).is_err());
+        assert!(
+            Stripe::from_env(&env("sk_test_1", "true")).is_err()
+                && Stripe::from_env(&env("sk_live_1", "false")).is_err()
+        );
         assert!(Stripe::from_env(&env("sk_test_1\u{e9}", "")).is_err());
-        assert!(Stripe::from_env(&Env::from([("STRIPE_SECRET_KEY", "k"), ("STRIPE_API_BASE", "stripe")])).is_err());
+        assert!(
+            Stripe::from_env(&Env::from([("STRIPE_SECRET_KEY", "k"), ("STRIPE_API_BASE", "stripe")]))
+                .is_err()
+        );
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! | `WEBHOOK_PROCESSED_OK` | an event ended: `outcome` is `processed`, `duplicate`, `ignored` or `parked` |
 //! | `WEBHOOK_PROCESSING_FAILED` | an attempt failed and will be repeated: `error`, `attempt`, `next_attempt_seconds` |
 //!
-//! Fields: `event_id`, `event_type`, `livemode`, `user_id`, `customer_id`, `subscription_id`, `checkout_session_id`, `reason`, `duration_ms`;
-//! one that the event does not name is left out.
+//! Fields: `event_id`, `event_type`, `livemode`, `user_id`, `customer_id`, `subscription_id`,
+//! `checkout_session_id`, `reason`, `duration_ms`; one that the event does not name is left out.
 //! **Invariant:** never a payload, signature, secret, token, e-mail address or name.
 
 use std::collections::BTreeMap;
@@ -23,22 +23,28 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Env;
 
-/// Starts logging to standard output; a second call changes nothing. `LOG_LEVEL` is about our own lines: what the libraries say below
-/// a warning is never logged, because the SDK's `debug` and `trace` hold requests and their bodies. A release does not even contain them
-/// (`release_max_level_info` in `Cargo.toml`).
+/// Starts logging to standard output; a second call changes nothing. `LOG_LEVEL` is about our own lines: what
+/// the libraries say below a warning is never logged, because the SDK's `debug` and `trace` hold requests and
+/// their bodies. A release does not even contain them (`release_max_level_info` in `Cargo.toml`).
 pub fn init(env: &Env) {
     let level = env.get("LOG_LEVEL").and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
     let ours = Targets::new().with_target("common", level).with_default(level.min(LevelFilter::WARN));
-    let lines = tracing_subscriber::fmt().json().flatten_event(true).with_current_span(false).with_span_list(false).with_target(false);
+    let lines = tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_target(false);
     let _ = lines.with_max_level(level).finish().with(ours).try_init();
     let _ = NAMESPACE.set(env.get("METRICS_NAMESPACE").unwrap_or_else(|| "tallyhook".to_owned()));
 }
 
-/// What this deployment's metrics are filed under. Metrics are written only where it is set: by functions, which start logging.
+/// What this deployment's metrics are filed under. Metrics are written only where it is set: by functions,
+/// which start logging.
 static NAMESPACE: OnceLock<String> = OnceLock::new();
 
-/// Writes metrics as one line of CloudWatch's embedded metric format: CloudWatch makes metrics of it, and no call is needed. `dimensions`
-/// are names and values by which they can be told apart.
+/// Writes metrics as one line of CloudWatch's embedded metric format: CloudWatch makes metrics of it, and no
+/// call is needed. `dimensions` are names and values by which they can be told apart.
 pub fn metrics(dimensions: &[(&str, &str)], metrics: &[(&str, f64)]) {
     let Some(namespace) = NAMESPACE.get().filter(|_| !metrics.is_empty()) else { return };
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -81,7 +87,12 @@ struct Metric<'a> {
     name: &'a str,
 }
 
-fn embedded<'a>(namespace: &'a str, dimensions: &[(&'a str, &'a str)], metrics: &[(&'a str, f64)], now_ms: u64) -> Embedded<'a> {
+fn embedded<'a>(
+    namespace: &'a str,
+    dimensions: &[(&'a str, &'a str)],
+    metrics: &[(&'a str, f64)],
+    now_ms: u64,
+) -> Embedded<'a> {
     let directive = Directive {
         namespace,
         dimensions: [dimensions.iter().map(|(name, _)| *name).collect()],
@@ -103,7 +114,12 @@ mod tests {
     #[test]
     fn metrics_are_a_line_that_cloudwatch_reads() {
         assert_eq!(
-            json!(embedded("tallyhook", &[("family", "invoice-paid")], &[("Processed", 3.0)], 1_795_219_200_000)),
+            json!(embedded(
+                "tallyhook",
+                &[("family", "invoice-paid")],
+                &[("Processed", 3.0)],
+                1_795_219_200_000
+            )),
             json!({
                 "_aws": {
                     "Timestamp": 1_795_219_200_000_u64,

@@ -49,9 +49,14 @@ impl TokenRefusal {
 pub fn check(headers: &HeaderMap, configured: Option<&str>) -> Result<(), TokenRefusal> {
     let configured = configured.filter(|token| !token.is_empty()).ok_or(TokenRefusal::NotConfigured)?;
     let header = headers.get("authorization").map(|value| value.as_bytes()).ok_or(TokenRefusal::Missing)?;
-    let sent = header.strip_prefix(b"Bearer ").or_else(|| header.strip_prefix(b"bearer ")).ok_or(TokenRefusal::Missing)?;
+    let sent = header
+        .strip_prefix(b"Bearer ")
+        .or_else(|| header.strip_prefix(b"bearer "))
+        .ok_or(TokenRefusal::Missing)?;
     // Comparing two MACs under one key takes the same time for every token of any length.
-    let mac = |text: &[u8]| Hmac::<Sha256>::new_from_slice(b"token").expect("HMAC takes a key of any length").chain_update(text);
+    let mac = |text: &[u8]| {
+        Hmac::<Sha256>::new_from_slice(b"token").expect("HMAC takes a key of any length").chain_update(text)
+    };
     let configured = mac(configured.as_bytes()).finalize().into_bytes();
     mac(sent).verify(&configured).map_err(|_| TokenRefusal::Wrong)
 }

@@ -8,7 +8,8 @@
 //! | the queue does not take it | 503 `queue_unavailable`: Stripe sends it again |
 //! | `GET /webhooks/stripe/health` | 200, how many secrets of which mode are configured |
 //!
-//! **Invariant:** an event is answered 2xx only after SQS has taken it; a request that is not verified changes nothing anywhere.
+//! **Invariant:** an event is answered 2xx only after SQS has taken it; a request that is not verified
+//! changes nothing anywhere.
 
 mod call;
 mod secrets;
@@ -40,7 +41,8 @@ const BURST: u32 = 5;
 const BURST_MS: i64 = 600_000;
 /// After a burst was told, the next one is told so much later.
 const QUIET_MS: i64 = 3_600_000;
-/// A signature that is off by so much tells of a clock that is wrong: Stripe signs each attempt when it makes it.
+/// A signature that is off by so much tells of a clock that is wrong: Stripe signs each attempt when it makes
+/// it.
 const CLOCK_SECONDS: i64 = 30;
 
 /// The webhook: its configuration and its one client.
@@ -51,9 +53,10 @@ pub struct Webhook {
     signatures: Mutex<Signatures>,
 }
 
-/// What this instance saw of signatures. A refused request makes no call, with one exception: the one that completes a burst sends the
-/// alert about it. So whoever does not know the secret can cause one message an hour and instance, and a wrong secret does not stay
-/// unseen. Where events are too rare to make a burst in the life of an instance, an alarm on the metric `SignaturesRefused` adds them up.
+/// What this instance saw of signatures. A refused request makes no call, with one exception: the one that
+/// completes a burst sends the alert about it. So whoever does not know the secret can cause one message an
+/// hour and instance, and a wrong secret does not stay unseen. Where events are too rare to make a burst in
+/// the life of an instance, an alarm on the metric `SignaturesRefused` adds them up.
 #[derive(Debug, Default)]
 struct Signatures {
     since_ms: i64,
@@ -78,7 +81,11 @@ impl Signatures {
             return None;
         }
         seen.told_ms = Some(now_ms);
-        Some(Alert::BadSignatures { refused: seen.refused, verified: seen.verified, seconds: (now_ms - seen.since_ms) / 1000 })
+        Some(Alert::BadSignatures {
+            refused: seen.refused,
+            verified: seen.verified,
+            seconds: (now_ms - seen.since_ms) / 1000,
+        })
     }
 }
 
@@ -102,7 +109,12 @@ impl Webhook {
     /// The same over a given client.
     pub fn new(config: WebhookConfig, sqs: aws_sdk_sqs::Client) -> Self {
         let queue = Queue::new(sqs);
-        Self { alerts: Alerts::new(queue.clone(), config.notify_queue_url.clone()), config, queue, signatures: Mutex::default() }
+        Self {
+            alerts: Alerts::new(queue.clone(), config.notify_queue_url.clone()),
+            config,
+            queue,
+            signatures: Mutex::default(),
+        }
     }
 
     /// Opens the connection to SQS: once, before the first request.
@@ -123,9 +135,11 @@ impl Webhook {
                 Err(refused) => Answer::error(refused.status, refused.code, refused.message),
             },
             ("GET", "/webhooks/stripe/health") => Answer::new(StatusCode::OK, &self.health()),
-            (_, "/webhooks/stripe" | "/webhooks/stripe/health") => {
-                Answer::error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Stripe sends events with POST")
-            }
+            (_, "/webhooks/stripe" | "/webhooks/stripe/health") => Answer::error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "Stripe sends events with POST",
+            ),
             _ => Answer::error(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
         })
     }
@@ -146,7 +160,8 @@ impl Webhook {
             Ok(mode) => mode,
             Err(refusal) => {
                 warn!(code = refusal.code(), error = %refusal, hint = refusal.hint(), body_bytes = body.len(), "WEBHOOK_REFUSED");
-                // Only what is signed in Stripe's way with another secret speaks for a wrong one; scanners send no signature.
+                // Only what is signed in Stripe's way with another secret speaks for a wrong one; scanners
+                // send no signature.
                 if matches!(refusal, Refusal::NoMatch { .. }) {
                     telemetry::metrics(&[], &[("SignaturesRefused", 1.0)]);
                     let burst = self.signatures().refuse(received_ms);
@@ -185,7 +200,8 @@ impl Webhook {
         }
     }
 
-    /// Which mode the signature vouches for. Secrets that may have been rolled are read again before a signature is refused.
+    /// Which mode the signature vouches for. Secrets that may have been rolled are read again before a
+    /// signature is refused.
     async fn verify(&self, body: &[u8], header: Option<&[u8]>, now_ms: i64) -> Result<SecretMode, Refusal> {
         let now = Timestamp::from_unix(now_ms.div_euclid(1000));
         let with = |secrets: &[Secret]| {
@@ -197,7 +213,8 @@ impl Webhook {
         };
         let secrets = self.config.secrets.current();
         match with(&secrets) {
-            Err(refusal @ Refusal::NoMatch { .. }) => match self.config.secrets.newer(&secrets, now_ms).await {
+            Err(refusal @ Refusal::NoMatch { .. }) => match self.config.secrets.newer(&secrets, now_ms).await
+            {
                 Some(newer) => with(&newer),
                 None => Err(refusal),
             },
@@ -222,11 +239,14 @@ impl Webhook {
     }
 }
 
-/// How many seconds lie between Stripe's clock and this one, where that is worth a metric. Only a signature that holds tells.
+/// How many seconds lie between Stripe's clock and this one, where that is worth a metric. Only a signature
+/// that holds tells.
 fn clock_off(verdict: &Result<Verified, Refusal>, now: Timestamp) -> Option<f64> {
     let seconds = match verdict {
         Ok(verified) => now.seconds_since(verified.timestamp).saturating_abs(),
-        Err(Refusal::TooOld { age_seconds: seconds } | Refusal::TooNew { ahead_seconds: seconds }) => *seconds,
+        Err(Refusal::TooOld { age_seconds: seconds } | Refusal::TooNew { ahead_seconds: seconds }) => {
+            *seconds
+        }
         Err(_) => return None,
     };
     (seconds > CLOCK_SECONDS).then(|| f64::from(u32::try_from(seconds).unwrap_or(u32::MAX)))
@@ -249,7 +269,11 @@ fn malformed(error: &ReadError) -> Refused {
 }
 
 fn too_large() -> Refused {
-    Refused { status: StatusCode::PAYLOAD_TOO_LARGE, code: "too_large", message: "the body is larger than this endpoint takes" }
+    Refused {
+        status: StatusCode::PAYLOAD_TOO_LARGE,
+        code: "too_large",
+        message: "the body is larger than this endpoint takes",
+    }
 }
 
 fn unavailable() -> Refused {
@@ -264,7 +288,9 @@ mod tests {
     #[test]
     fn a_clock_that_is_off_is_told_by_signatures_that_hold_and_by_no_others() {
         let now = Timestamp::from_unix(1_795_219_200);
-        let signed = |seconds_ago: i64| Ok(Verified { secret_index: 0, timestamp: Timestamp::from_unix(now.unix() - seconds_ago) });
+        let signed = |seconds_ago: i64| {
+            Ok(Verified { secret_index: 0, timestamp: Timestamp::from_unix(now.unix() - seconds_ago) })
+        };
         for (verdict, told) in [
             (signed(0), None),
             (signed(30), None),

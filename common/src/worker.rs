@@ -1,8 +1,8 @@
 //! The worker of a family: an SQS batch in, the records that must come back out.
 //!
 //! A record fails only for what another time may mend; it comes back after the delay that its attempt has in
-//! `RETRY_DELAYS_SECONDS`, and after the last one SQS moves it to the dead-letter queue. Everything else ends here: processed,
-//! duplicate, ignored or parked, each durable before the record is acknowledged.
+//! `RETRY_DELAYS_SECONDS`, and after the last one SQS moves it to the dead-letter queue. Everything else ends
+//! here: processed, duplicate, ignored or parked, each durable before the record is acknowledged.
 
 mod ask;
 
@@ -30,7 +30,8 @@ use crate::store::{Reason, Store, StoreError, payload};
 use crate::stripe::Stripe;
 use crate::telemetry;
 
-/// The first attempt for an event whose user is not known yet is repeated so soon: the link is usually on its way.
+/// The first attempt for an event whose user is not known yet is repeated so soon: the link is usually on its
+/// way.
 const NOT_YET_SECONDS: u32 = 5;
 
 /// A family's worker.
@@ -114,7 +115,12 @@ impl Worker {
     }
 
     /// The same over given clients.
-    pub fn new(config: WorkerConfig, family: Family, dynamodb: aws_sdk_dynamodb::Client, queue: Queue) -> Self {
+    pub fn new(
+        config: WorkerConfig,
+        family: Family,
+        dynamodb: aws_sdk_dynamodb::Client,
+        queue: Queue,
+    ) -> Self {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
         let redrive = Redrive::new(queue.clone(), config.queues);
         let outbox = Outbox::new(queue.clone(), config.outbox);
@@ -136,7 +142,8 @@ impl Worker {
         }
     }
 
-    /// Opens the connection to DynamoDB and, while that waits for answers, makes ready to pack payloads: once, before the first batch.
+    /// Opens the connection to DynamoDB and, while that waits for answers, makes ready to pack payloads:
+    /// once, before the first batch.
     pub async fn prewarm(&self) {
         tokio::join!(self.processor.store.prewarm(), async { payload::prepare() });
     }
@@ -188,7 +195,9 @@ impl Worker {
         let mut delays = Vec::new();
         for (message, outcome) in batch.records.iter().zip(outcomes) {
             let seconds = match outcome {
-                Some(Ok(Done::Processed(..) | Done::Duplicate | Done::Ignored(_) | Done::Parked(_))) => continue,
+                Some(Ok(Done::Processed(..) | Done::Duplicate | Done::Ignored(_) | Done::Parked(_))) => {
+                    continue;
+                }
                 Some(Ok(Done::NotYet)) => Some(NOT_YET_SECONDS),
                 Some(Err(_)) | None => self.delay(attempt(message)),
             };
@@ -211,7 +220,8 @@ impl Worker {
         Ok(response)
     }
 
-    /// Asks Stripe for what an event leaves out, which few do, and goes the straight path. What Stripe did not answer is tried again.
+    /// Asks Stripe for what an event leaves out, which few do, and goes the straight path. What Stripe did
+    /// not answer is tried again.
     async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<Done, StoreError>> {
         let Some(stripe) = &self.stripe else { return self.processor.run(jobs, now).await };
         let catalog = &self.processor.catalog;
@@ -219,14 +229,19 @@ impl Worker {
         if asked.iter().all(Result::is_ok) {
             return self.processor.run(jobs, now).await;
         }
-        let whole: Vec<Job> = jobs.iter().zip(&asked).filter(|(_, asked)| asked.is_ok()).map(|(job, _)| job.clone()).collect();
+        let whole: Vec<Job> =
+            jobs.iter().zip(&asked).filter(|(_, asked)| asked.is_ok()).map(|(job, _)| job.clone()).collect();
         let mut done = self.processor.run(&whole, now).await.into_iter();
         let unanswered = |message| Err(StoreError::Unavailable { operation: "asking Stripe", message });
         let lost = || unanswered("no answer for this event".to_owned());
-        asked.into_iter().map(|asked| asked.map_or_else(unanswered, |()| done.next().unwrap_or_else(lost))).collect()
+        asked
+            .into_iter()
+            .map(|asked| asked.map_or_else(unanswered, |()| done.next().unwrap_or_else(lost)))
+            .collect()
     }
 
-    /// Seconds until the next attempt; `None` leaves it to the queue, which moves the message to the dead-letter queue.
+    /// Seconds until the next attempt; `None` leaves it to the queue, which moves the message to the
+    /// dead-letter queue.
     fn delay(&self, attempt: u32) -> Option<u32> {
         let place = usize::try_from(attempt).unwrap_or(usize::MAX).checked_sub(1)?;
         // After the last attempt the message is taken once more only to be moved: at once is soon enough.
@@ -242,7 +257,14 @@ impl Worker {
                 let parked = Parked::Message(error.to_string());
                 let kind = "unknown".to_owned();
                 let (received_ms, mode) = (clock::now_ms(), SecretMode::Any);
-                return Record::Unreadable(Box::new(Unreadable { id: fallback, kind, parked, raw, received_ms, mode }));
+                return Record::Unreadable(Box::new(Unreadable {
+                    id: fallback,
+                    kind,
+                    parked,
+                    raw,
+                    received_ms,
+                    mode,
+                }));
             }
         };
         let unreadable = |id: String, kind: String, parked: Parked, envelope: Envelope| {
@@ -251,7 +273,10 @@ impl Worker {
         };
         match event::read(&envelope.body) {
             Ok(event) if !self.takes(&event.kind) => {
-                let parked = Parked::Message(format!("{} does not belong on the queue of {}", event.kind, self.family));
+                let parked = Parked::Message(format!(
+                    "{} does not belong on the queue of {}",
+                    event.kind, self.family
+                ));
                 unreadable(event.id.to_string(), event.kind.to_string(), parked, envelope)
             }
             Ok(event) => Record::Job(Box::new(Job {
@@ -279,7 +304,13 @@ impl Worker {
 
     async fn park(&self, unreadable: Unreadable, attempts: u32, now: Timestamp) -> Result<Done, StoreError> {
         let Unreadable { id, kind, parked, raw, received_ms, mode } = unreadable;
-        warn!(event_id = id, event_type = kind, outcome = "parked", reason = parked.code(), "WEBHOOK_PROCESSED_OK");
+        warn!(
+            event_id = id,
+            event_type = kind,
+            outcome = "parked",
+            reason = parked.code(),
+            "WEBHOOK_PROCESSED_OK"
+        );
         let key = Key::Event(id.clone());
         let known = self.processor.store.load([key.clone()]).await?;
         let known = known.get(&key).map(|item| items::read_event(&key, item)).transpose()?;
@@ -307,9 +338,11 @@ impl Worker {
         };
         match self.processor.store.commit(vec![items::event(&record)]).await {
             Ok(()) => Ok(Done::Parked(parked)),
-            // It was finished before under this id: whatever this message is, it changes nothing. Any other cancellation (a conflict, a
-            // throttled table) has recorded nothing.
-            Err(StoreError::Cancelled(reasons)) if reasons.iter().all(|(_, reason)| *reason == Reason::Condition) => {
+            // It was finished before under this id: whatever this message is, it changes nothing. Any other
+            // cancellation (a conflict, a throttled table) has recorded nothing.
+            Err(StoreError::Cancelled(reasons))
+                if reasons.iter().all(|(_, reason)| *reason == Reason::Condition) =>
+            {
                 Ok(Done::Parked(parked))
             }
             Err(error) => Err(error),
@@ -332,16 +365,31 @@ impl Worker {
         let user_id = named.as_ref().map(|id| id.as_str());
         match outcome {
             Ok(Done::Processed(user, effect)) => {
-                line!(info, user.as_str(), "WEBHOOK_PROCESSED_OK", outcome = "processed", reason = effect.as_str());
+                line!(
+                    info,
+                    user.as_str(),
+                    "WEBHOOK_PROCESSED_OK",
+                    outcome = "processed",
+                    reason = effect.as_str()
+                );
             }
             Ok(Done::Duplicate) => line!(info, user_id, "WEBHOOK_PROCESSED_OK", outcome = "duplicate"),
             Ok(Done::Ignored(ignored)) => {
                 line!(info, user_id, "WEBHOOK_PROCESSED_OK", outcome = "ignored", reason = ignored.as_str());
             }
-            Ok(Done::Parked(parked)) => line!(warn, user_id, "WEBHOOK_PROCESSED_OK", outcome = "parked", reason = parked.code()),
+            Ok(Done::Parked(parked)) => {
+                line!(warn, user_id, "WEBHOOK_PROCESSED_OK", outcome = "parked", reason = parked.code())
+            }
             Ok(Done::NotYet) => {
                 let next_attempt_seconds = NOT_YET_SECONDS;
-                line!(info, user_id, "WEBHOOK_PROCESSING_FAILED", reason = "no_user", attempt, next_attempt_seconds);
+                line!(
+                    info,
+                    user_id,
+                    "WEBHOOK_PROCESSING_FAILED",
+                    reason = "no_user",
+                    attempt,
+                    next_attempt_seconds
+                );
             }
             Err(error) => {
                 let (error, next_attempt_seconds) = (error.to_string(), self.delay(attempt));

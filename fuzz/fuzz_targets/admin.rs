@@ -1,4 +1,5 @@
-//! The admin API's requests. The input is a method and path, a line break, the query, a line break, and the body.
+//! The admin API's requests. The input is a method and path, a line break, the query, a line break, and the
+//! body.
 //!
 //! Over tables that hold nothing, whatever an operator asks is answered; nothing makes it panic or fail.
 #![no_main]
@@ -6,7 +7,8 @@
 use std::collections::HashMap;
 
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
@@ -31,7 +33,8 @@ impl HttpClient for Nothing {
 impl HttpConnector for Nothing {
     fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
         let body = r#"{"Items":[],"Count":0,"ScannedCount":0,"Responses":{},"UnprocessedKeys":{},"Attributes":{},"MessageId":"m"}"#;
-        let answer = http::Response::builder().status(200).header("content-type", "application/x-amz-json-1.0");
+        let answer =
+            http::Response::builder().status(200).header("content-type", "application/x-amz-json-1.0");
         let answer = answer.body(SdkBody::from(body)).expect("it is an answer");
         HttpConnectorFuture::ready(Ok(answer.try_into().expect("it has no odd header")))
     }
@@ -52,7 +55,8 @@ fn admin() -> Admin {
         env.set(queue_variable(family), format!("http://aws.test/0/{}", family.as_str()));
     }
     let client = SharedHttpClient::new(Nothing);
-    let config = sdk_config_with(&env, Some("http://aws.test".to_owned()), client).expect("the environment is whole");
+    let config =
+        sdk_config_with(&env, Some("http://aws.test".to_owned()), client).expect("the environment is whole");
     let (dynamodb, sqs) = (aws_sdk_dynamodb::Client::new(&config), aws_sdk_sqs::Client::new(&config));
     Admin::new(AdminConfig::from_env(&env).expect("the environment is whole"), &dynamodb, &sqs)
 }
@@ -67,13 +71,17 @@ thread_local! {
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut lines = text.splitn(3, '\n');
-    let (target, query, body) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+    let (target, query, body) =
+        (lines.next().unwrap_or(""), lines.next().unwrap_or(""), lines.next().unwrap_or(""));
     let (method, path) = target.split_once(' ').unwrap_or(("GET", target));
     let request = http::Request::builder().method(method).uri(path).header("authorization", "Bearer admin");
     // Where the parts make no request at all, the HTTP server in front refuses it.
-    let Ok(request) = request.header("idempotency-key", "key-1").body(Body::Text(body.to_owned())) else { return };
+    let Ok(request) = request.header("idempotency-key", "key-1").body(Body::Text(body.to_owned())) else {
+        return;
+    };
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let query: HashMap<String, Vec<String>> = pairs.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
+    let query: HashMap<String, Vec<String>> =
+        pairs.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
     let request: Request = request.with_query_string_parameters(query);
     ADMIN.with(|(admin, runtime)| {
         let answer = runtime.block_on(admin.handle(request)).expect("every failure is an answer");

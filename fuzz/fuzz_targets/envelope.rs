@@ -1,6 +1,7 @@
 //! The SQS envelope. The input is a record of a batch as Lambda hands it over, or anything else.
 //!
-//! No record makes the worker's reader panic, and what it accepts came with the attributes that only the webhook sets.
+//! No record makes the worker's reader panic, and what it accepts came with the attributes that only the
+//! webhook sets.
 #![no_main]
 
 use aws_lambda_events::event::sqs::SqsMessage;
@@ -18,7 +19,10 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(message) = serde_json::from_slice::<SqsMessage>(data)
         && let Ok(envelope) = Envelope::read(&message)
     {
-        assert!(message.message_attributes.contains_key("received_at") && message.message_attributes.contains_key("mode"));
+        assert!(
+            message.message_attributes.contains_key("received_at")
+                && message.message_attributes.contains_key("mode")
+        );
         let _ = (read_head(&envelope.body), read(&envelope.body), content_digest(&envelope.body));
     }
     // And as the body of a well-formed record, plain and packed.
@@ -34,7 +38,8 @@ fuzz_target!(|data: &[u8]| {
             },
         });
         if let Some(encoding) = encoding {
-            record["messageAttributes"]["encoding"] = serde_json::json!({"dataType": "String", "stringValue": encoding});
+            record["messageAttributes"]["encoding"] =
+                serde_json::json!({"dataType": "String", "stringValue": encoding});
         }
         let message: SqsMessage = serde_json::from_value(record).expect("it is a record");
         if let Ok(envelope) = Envelope::read(&message) {

@@ -12,7 +12,8 @@ use common::domain::ids::UserId;
 use common::event::{content_digest, read, read_head};
 use libfuzzer_sys::fuzz_target;
 
-static CATALOG: LazyLock<Catalog> = LazyLock::new(|| Catalog::parse(include_str!("../../catalog.toml")).expect("our own catalog is right"));
+static CATALOG: LazyLock<Catalog> =
+    LazyLock::new(|| Catalog::parse(include_str!("../../catalog.toml")).expect("our own catalog is right"));
 
 fuzz_target!(|data: &[u8]| {
     let head = read_head(data);
@@ -22,7 +23,14 @@ fuzz_target!(|data: &[u8]| {
     let head = head.expect("the reader takes nothing that the first look refuses");
     assert_eq!((&head.id, &head.kind, head.created), (&event.id, &event.kind, event.created));
 
-    let _ = (event.user_hint(), event.customer(), event.subscription_id(), event.object_ids(), ledger_keys(&event), payment_refs(&event));
+    let _ = (
+        event.user_hint(),
+        event.customer(),
+        event.subscription_id(),
+        event.object_ids(),
+        ledger_keys(&event),
+        payment_refs(&event),
+    );
     let account = Account::new(UserId::new("user_1").expect("a valid id"));
     let outcome = decide(&account, &event, None, &CATALOG, event.created);
     assert_eq!(outcome, decide(&account, &event, None, &CATALOG, event.created));

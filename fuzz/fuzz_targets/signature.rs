@@ -1,6 +1,7 @@
 //! The signature header. The input is the header, a line break, and the body.
 //!
-//! No bytes make it panic, and it says yes only to what carries the one right signature over exactly these bytes.
+//! No bytes make it panic, and it says yes only to what carries the one right signature over exactly these
+//! bytes.
 #![no_main]
 
 use common::domain::timestamp::Timestamp;
@@ -11,14 +12,18 @@ const NOW: Timestamp = Timestamp::from_unix(1_760_000_000);
 const SECRETS: [&str; 2] = ["whsec_new", "whsec_old"];
 
 fuzz_target!(|data: &[u8]| {
-    let secrets: Vec<Secret> = SECRETS.iter().map(|text| Secret::new(text).expect("it is not blank")).collect();
+    let secrets: Vec<Secret> =
+        SECRETS.iter().map(|text| Secret::new(text).expect("it is not blank")).collect();
     let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (header, body) = (&data[..end], data.get(end + 1..).unwrap_or_default());
     match verify(body, Some(header), &secrets, NOW, 300) {
         Ok(verified) => {
             let right = sign(body, &secrets[verified.secret_index], verified.timestamp);
             let right = right.split_once("v1=").map_or("", |(_, hex)| hex).as_bytes();
-            assert!(header.windows(right.len()).any(|part| part == right), "verified without the right signature");
+            assert!(
+                header.windows(right.len()).any(|part| part == right),
+                "verified without the right signature"
+            );
             assert!(NOW.seconds_since(verified.timestamp).abs() <= 300);
         }
         Err(refusal) => {
@@ -28,6 +33,9 @@ fuzz_target!(|data: &[u8]| {
     }
     // What we sign ourselves is right, whatever the body, and not for another body.
     let signed = sign(body, &secrets[1], NOW);
-    assert!(verify(body, Some(signed.as_bytes()), &secrets, NOW, 300).is_ok_and(|verified| verified.secret_index == 1));
+    assert!(
+        verify(body, Some(signed.as_bytes()), &secrets, NOW, 300)
+            .is_ok_and(|verified| verified.secret_index == 1)
+    );
     assert!(verify(data, Some(signed.as_bytes()), &secrets, NOW, 300).is_err() || data == body);
 });

@@ -41,7 +41,8 @@ impl CheckSignature {
 
     fn judge(&self, body: &[u8]) -> Value {
         // A blank one is no secret: with it, anybody could sign.
-        let secrets: Vec<Secret> = self.secrets.iter().filter_map(|secret| Secret::new(secret).ok()).collect();
+        let secrets: Vec<Secret> =
+            self.secrets.iter().filter_map(|secret| Secret::new(secret).ok()).collect();
         let header = self.header.as_deref().map(OsStrExt::as_bytes);
         let now = self.now.map_or_else(super::send::now, Timestamp::from_unix);
         match verify(body, header, &secrets, now, self.tolerance) {

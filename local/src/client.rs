@@ -35,7 +35,8 @@ impl Client {
         Ok(match uri.scheme_str() {
             Some("http") => Self::Plain(Pool::builder(TokioExecutor::new()).build_http()),
             Some("https") => {
-                let connector = HttpsConnectorBuilder::new().with_native_roots()?.https_only().enable_http1().build();
+                let connector =
+                    HttpsConnectorBuilder::new().with_native_roots()?.https_only().enable_http1().build();
                 Self::Tls(Pool::builder(TokioExecutor::new()).build(connector))
             }
             _ => bail!("{url} is no http:// or https:// url"),
@@ -54,7 +55,11 @@ impl Client {
     ///
     /// # Errors
     /// When there is no answer.
-    pub async fn send_within(&self, request: Request<Body>, timeout: Duration) -> anyhow::Result<(StatusCode, Bytes)> {
+    pub async fn send_within(
+        &self,
+        request: Request<Body>,
+        timeout: Duration,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
         let uri = request.uri().clone();
         let answer = async {
             let answer = match self {
@@ -62,11 +67,17 @@ impl Client {
                 Self::Tls(pool) => pool.request(request).await,
             };
             let answer = answer.map_err(|error| {
-                if error.is_connect() { anyhow!("nothing answers at {uri}: is the stack running? (cargo run)") } else { anyhow!(error) }
+                if error.is_connect() {
+                    anyhow!("nothing answers at {uri}: is the stack running? (cargo run)")
+                } else {
+                    anyhow!(error)
+                }
             })?;
             let status = answer.status();
             Ok((status, to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await?))
         };
-        tokio::time::timeout(timeout, answer).await.with_context(|| format!("{uri} did not answer within {} s", timeout.as_secs()))?
+        tokio::time::timeout(timeout, answer)
+            .await
+            .with_context(|| format!("{uri} did not answer within {} s", timeout.as_secs()))?
     }
 }

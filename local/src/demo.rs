@@ -1,7 +1,8 @@
-//! `tallyhook demo`: a customer's life through the running stack, and what the account looks like after each step.
+//! `tallyhook demo`: a customer's life through the running stack, and what the account looks like after each
+//! step.
 //!
-//! The story of the start page, told in a terminal: Stripe's events come in another order each time, one of each step comes twice, and the
-//! account is the same.
+//! The story of the start page, told in a terminal: Stripe's events come in another order each time, one of
+//! each step comes twice, and the account is the same.
 
 use std::time::{Duration, Instant};
 
@@ -24,9 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Play a customer's life and show the account after each step
 ///
-/// Signup, buy, duplicate, renewal, upgrade, add-on, spend, refund, cancel: signed events from the folder events and calls of the app's
-/// API, through the stack that runs, or through one in memory if none does. The events of a step come in any order and one of them twice.
-/// Every run has a user of its own.
+/// Signup, buy, duplicate, renewal, upgrade, add-on, spend, refund, cancel: signed events from the folder
+/// events and calls of the app's API, through the stack that runs, or through one in memory if none does. The
+/// events of a step come in any order and one of them twice. Every run has a user of its own.
 #[derive(Args)]
 pub struct Demo {
     /// The stack to play it through [default: http://127.0.0.1:9000 if one runs there, else one in memory]
@@ -55,7 +56,11 @@ const LIFE: [(&str, &str, Act); 10] = [
     ),
     ("duplicate", "Stripe: the invoice ten times more, all at once", Act::AtOnce("invoice.paid", 10)),
     ("spend", "the app: POST /users/{id}/credits/consume, 1200", Act::Spend(1_200)),
-    ("renewal", "Stripe: the next period and its invoice", Act::Events(&["customer.subscription.updated", "invoice.paid.renewal"])),
+    (
+        "renewal",
+        "Stripe: the next period and its invoice",
+        Act::Events(&["customer.subscription.updated", "invoice.paid.renewal"]),
+    ),
     (
         "upgrade",
         "Stripe: to business, and the invoice for the difference",
@@ -149,7 +154,9 @@ impl Player {
     async fn act(&self, act: &Act) -> anyhow::Result<Vec<String>> {
         match act {
             Act::Register => drop(self.app(Method::PUT, "", None).await?),
-            Act::Spend(amount) => drop(self.app(Method::POST, "/credits/consume", Some(json!({ "amount": amount }))).await?),
+            Act::Spend(amount) => {
+                drop(self.app(Method::POST, "/credits/consume", Some(json!({ "amount": amount }))).await?)
+            }
             Act::Events(names) => {
                 let mut came: Vec<&str> = names.to_vec();
                 came.extend(fastrand::choice(*names));
@@ -181,7 +188,11 @@ impl Player {
     }
 
     fn signed(&self, name: &str) -> anyhow::Result<Request<Body>> {
-        signed(&format!("{}/webhooks/stripe", self.url), &Sample::find(name)?.about(&self.user)?, &self.secret)
+        signed(
+            &format!("{}/webhooks/stripe", self.url),
+            &Sample::find(name)?.about(&self.user)?,
+            &self.secret,
+        )
     }
 
     /// Waits until the workers are done.
@@ -230,9 +241,16 @@ fn taken((status, answer): (StatusCode, axum::body::Bytes)) -> anyhow::Result<()
 
 fn row(step: &str, account: &Value) -> String {
     let buckets = &account["buckets"];
-    let of_plans: i64 = buckets["subscriptions"].as_object().into_iter().flatten().filter_map(|(_, credits)| credits.as_i64()).sum();
-    let subscription =
-        account["subscriptions"].as_array().and_then(|all| all.last()).map_or_else(|| "-".to_owned(), |last| text(&last["status"]));
+    let of_plans: i64 = buckets["subscriptions"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, credits)| credits.as_i64())
+        .sum();
+    let subscription = account["subscriptions"]
+        .as_array()
+        .and_then(|all| all.last())
+        .map_or_else(|| "-".to_owned(), |last| text(&last["status"]));
     format!(
         "{step:<10} {:<9} {:>7}  {of_plans:>6} {:>6} {:>6}  {subscription:<12}",
         text(&account["tier"]),

@@ -1,15 +1,19 @@
-//! A small stateful Stripe API for tests and the local stack: what `common::stripe` calls, over HTTP, from a store of its own.
+//! A small stateful Stripe API for tests and the local stack: what `common::stripe` calls, over HTTP, from a
+//! store of its own.
 //!
-//! It is fed by *events*: [`FakeStripe::ingest`] takes an event as Stripe renders it, keeps it for the list of events, and makes
-//! `data.object` the current state of that object (of two events the one with the later `created` wins, the later told on a tie). So
-//! objects and events always agree, and whoever can render events needs nothing else. Customers and prices that are only mentioned
-//! exist; what paid an invoice is known as an invoice payment.
+//! It is fed by *events*: [`FakeStripe::ingest`] takes an event as Stripe renders it, keeps it for the list
+//! of events, and makes `data.object` the current state of that object (of two events the one with the later
+//! `created` wins, the later told on a tie). So objects and events always agree, and whoever can render
+//! events needs nothing else. Customers and prices that are only mentioned exist; what paid an invoice is
+//! known as an invoice payment.
 //!
-//! It also takes what an app's shop calls and plays what comes of it ([`FakeStripe::pay`]): customers, checkout sessions, the billing
-//! portal; and what a customer's later life is made of ([`FakeStripe::renew`]).
+//! It also takes what an app's shop calls and plays what comes of it ([`FakeStripe::pay`]): customers,
+//! checkout sessions, the billing portal; and what a customer's later life is made of
+//! ([`FakeStripe::renew`]).
 //!
-//! It answers as Stripe does: newest first, `limit`, `starting_after`, `ending_before`, `has_more`; 401, 404 and 400 with Stripe's error
-//! bodies, unknown parameters included; `Idempotency-Key`. And it can be told to misbehave ([`Fault`]).
+//! It answers as Stripe does: newest first, `limit`, `starting_after`, `ending_before`, `has_more`; 401, 404
+//! and 400 with Stripe's error bodies, unknown parameters included; `Idempotency-Key`. And it can be told to
+//! misbehave ([`Fault`]).
 
 mod billing;
 mod list;
@@ -130,7 +134,8 @@ impl FakeStripe {
         Ok(address)
     }
 
-    /// Takes an event as Stripe renders it, and answers its id. `delivered` says whether a webhook has got it.
+    /// Takes an event as Stripe renders it, and answers its id. `delivered` says whether a webhook has got
+    /// it.
     ///
     /// # Errors
     /// When it is not an event with an object.
@@ -147,8 +152,8 @@ impl FakeStripe {
         state.store(object.to_string(), object, i64::MAX, true);
     }
 
-    /// Says what is inside an object beyond what it shows: the lines of an invoice, the items of a subscription, the line items of
-    /// a checkout session.
+    /// Says what is inside an object beyond what it shows: the lines of an invoice, the items of a
+    /// subscription, the line items of a checkout session.
     pub fn put_inside(&self, id: &str, entries: Vec<Value>) {
         self.lock().objects.put_inside(id, entries);
     }
@@ -173,8 +178,8 @@ impl FakeStripe {
         self.lock().now = Some(now);
     }
 
-    /// Says where the pages are that play Stripe's own: checkout sessions then have the address `<here>/pay/<session>`, billing portal
-    /// sessions `<here>/billing/<customer>`.
+    /// Says where the pages are that play Stripe's own: checkout sessions then have the address
+    /// `<here>/pay/<session>`, billing portal sessions `<here>/billing/<customer>`.
     pub fn set_pages(&self, here: &str) {
         self.lock().pages = Some(here.to_owned());
     }
@@ -245,13 +250,22 @@ impl State {
 
     /// Customers and prices that an object names exist, even if no event was about them.
     fn mention(&mut self, object: &Value, created: i64) {
-        let customer = object["customer"].as_str().map(|id| json!({"id": id, "object": "customer", "created": created, "metadata": {}}));
+        let customer = object["customer"]
+            .as_str()
+            .map(|id| json!({"id": id, "object": "customer", "created": created, "metadata": {}}));
         let lists = [&object["items"]["data"], &object["lines"]["data"]];
         let entries = lists.into_iter().filter_map(Value::as_array).flatten();
         let price = |entry: &Value| {
-            let told = [&entry["price"]["id"], &entry["price"], &entry["plan"]["id"], &entry["pricing"]["price_details"]["price"]];
+            let told = [
+                &entry["price"]["id"],
+                &entry["price"],
+                &entry["plan"]["id"],
+                &entry["pricing"]["price_details"]["price"],
+            ];
             let id = told.into_iter().find_map(Value::as_str)?;
-            Some(json!({"id": id, "object": "price", "created": 0, "active": true, "lookup_key": null, "type": "recurring"}))
+            Some(
+                json!({"id": id, "object": "price", "created": 0, "active": true, "lookup_key": null, "type": "recurring"}),
+            )
         };
         let mentioned: Vec<Value> = customer.into_iter().chain(entries.filter_map(price)).collect();
         for value in mentioned {
@@ -263,9 +277,12 @@ impl State {
 
     /// A paid invoice that names its payment has an invoice payment.
     fn pay(&mut self, object: &Value, created: i64) {
-        let (Some("invoice"), Some(invoice)) = (object["object"].as_str(), object["id"].as_str()) else { return };
+        let (Some("invoice"), Some(invoice)) = (object["object"].as_str(), object["id"].as_str()) else {
+            return;
+        };
         if object["status"] == "paid" {
-            let told = [&object["payment_intent"], &object["payments"]["data"][0]["payment"]["payment_intent"]];
+            let told =
+                [&object["payment_intent"], &object["payments"]["data"][0]["payment"]["payment_intent"]];
             if let Some(intent) = told.into_iter().find_map(Value::as_str) {
                 self.add_payment(intent, invoice, created);
             }

@@ -1,4 +1,5 @@
-//! `fuzz-order`: lives of customers against a running stack, told in order and told shuffled and doubled, must end in the same account.
+//! `fuzz-order`: lives of customers against a running stack, told in order and told shuffled and doubled,
+//! must end in the same account.
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
@@ -22,9 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Play customers' lives against the running stack, in order and shuffled, and compare the accounts
 ///
-/// Each case is the life of one customer (buy, renew, upgrade, refund, dispute, cancel, ...), rendered as Stripe would send it. It is
-/// told to two users: to one event by event, to the other all at once, shuffled, with some events doubled. Both accounts must end
-/// alike: tier, subscriptions, plan credits, grants. A case that does not is cut down to the fewest acts that still differ.
+/// Each case is the life of one customer (buy, renew, upgrade, refund, dispute, cancel, ...), rendered as
+/// Stripe would send it. It is told to two users: to one event by event, to the other all at once, shuffled,
+/// with some events doubled. Both accounts must end alike: tier, subscriptions, plan credits, grants. A case
+/// that does not is cut down to the fewest acts that still differ.
 #[derive(clap::Args)]
 pub struct FuzzOrder {
     /// How many lives
@@ -57,7 +59,10 @@ struct Player {
 impl FuzzOrder {
     /// Plays all cases; false when one diverged.
     pub async fn run(self) -> anyhow::Result<bool> {
-        let path = self.catalog.clone().unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml").to_owned());
+        let path = self
+            .catalog
+            .clone()
+            .unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml").to_owned());
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         let catalog = Catalog::parse(&text)?;
         let player = Player {
@@ -79,7 +84,10 @@ impl FuzzOrder {
             };
             progress.step(true)?;
             progress.end()?;
-            super::say(format_args!("life {seed} does not end alike; looking for the fewest events of its {} that show it", all.len()))?;
+            super::say(format_args!(
+                "life {seed} does not end alike; looking for the fewest events of its {} that show it",
+                all.len()
+            ))?;
             let (shortest, difference) = player.shorten(&life, all, difference).await?;
             super::say(format_args!("{difference}\nby these {} events:", shortest.len()))?;
             for sent in shortest {
@@ -88,7 +96,11 @@ impl FuzzOrder {
             super::say(format_args!("again: fuzz-order --cases 1 --seed {seed} --url {}", self.url))?;
         }
         progress.end()?;
-        super::say(format_args!("{} lives end alike, {} do not", progress.done - progress.failed, progress.failed))?;
+        super::say(format_args!(
+            "{} lives end alike, {} do not",
+            progress.done - progress.failed,
+            progress.failed
+        ))?;
         Ok(progress.failed == 0)
     }
 }
@@ -107,7 +119,10 @@ impl Progress {
     fn step(&mut self, failed: bool) -> std::io::Result<()> {
         self.done += 1;
         self.failed += u64::from(failed);
-        let told = format!("{} of {} lives, {} events, {} not alike", self.done, self.cases, self.events, self.failed);
+        let told = format!(
+            "{} of {} lives, {} events, {} not alike",
+            self.done, self.cases, self.events, self.failed
+        );
         let mut out = std::io::stdout();
         if out.is_terminal() {
             self.open = true;
@@ -144,7 +159,12 @@ impl Player {
     }
 
     /// Leaves out one act after the other, then one event after the other, as long as the rest still differs.
-    async fn shorten<'a>(&self, life: &Life, mut events: Vec<&'a Sent>, mut difference: String) -> anyhow::Result<(Vec<&'a Sent>, String)> {
+    async fn shorten<'a>(
+        &self,
+        life: &Life,
+        mut events: Vec<&'a Sent>,
+        mut difference: String,
+    ) -> anyhow::Result<(Vec<&'a Sent>, String)> {
         for act in 0..life.acts.len() {
             let fewer: Vec<&Sent> = events.iter().copied().filter(|sent| sent.act != act).collect();
             if fewer.len() < events.len()
@@ -180,16 +200,22 @@ impl Player {
         Ok(())
     }
 
-    /// Waits until nothing is under way; with `delayed` also for what waits a few seconds for its next attempt.
+    /// Waits until nothing is under way; with `delayed` also for what waits a few seconds for its next
+    /// attempt.
     async fn settle(&self, delayed: bool) -> anyhow::Result<()> {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
-            let (status, body) = self.client.send(Request::get(format!("{}/local/status", self.url)).body(Body::empty())?).await?;
+            let (status, body) = self
+                .client
+                .send(Request::get(format!("{}/local/status", self.url)).body(Body::empty())?)
+                .await?;
             if status != StatusCode::OK {
                 bail!("{} is no local stack: /local/status answers {status}", self.url);
             }
             let told: Value = serde_json::from_slice(&body)?;
-            let waiting = |queue: &Value| ["in_flight", "delayed"].iter().any(|count| queue[count].as_i64().unwrap_or(0) > 0);
+            let waiting = |queue: &Value| {
+                ["in_flight", "delayed"].iter().any(|count| queue[count].as_i64().unwrap_or(0) > 0)
+            };
             let waits = delayed && told["queues"].as_array().into_iter().flatten().any(waiting);
             if told["at_rest"] == json!(true) && !waits {
                 return Ok(());
@@ -199,8 +225,8 @@ impl Player {
         bail!("the stack did not come to rest within {} s", PATIENCE.as_secs())
     }
 
-    /// What must be equal of an account, in the life's own names. Packs are left out: one that is told after a newer renewal is granted
-    /// in full on purpose.
+    /// What must be equal of an account, in the life's own names. Packs are left out: one that is told after
+    /// a newer renewal is granted in full on purpose.
     async fn account(&self, life: &Life, name: &str) -> anyhow::Result<Value> {
         let user = life.user.replace(&seed_of(life), name);
         let Some(account) = self.get(&format!("/users/{user}")).await? else { return Ok(Value::Null) };
@@ -210,7 +236,10 @@ impl Player {
             let page = self.get(&format!("/users/{user}/ledger{cursor}")).await?.unwrap_or_default();
             let entries = page["entries"].as_array().cloned().unwrap_or_default();
             grants.extend(
-                entries.iter().filter(|entry| entry["kind"] != "adjust").filter_map(|entry| entry["key"].as_str().map(str::to_owned)),
+                entries
+                    .iter()
+                    .filter(|entry| entry["kind"] != "adjust")
+                    .filter_map(|entry| entry["key"].as_str().map(str::to_owned)),
             );
             next = page["next"].as_str().map(|key| format!("?next={}", key.replace('#', "%23")));
         }
@@ -222,7 +251,8 @@ impl Player {
     }
 
     async fn get(&self, path: &str) -> anyhow::Result<Option<Value>> {
-        let request = Request::get(format!("{}{path}", self.url)).header("authorization", format!("Bearer {}", self.token));
+        let request = Request::get(format!("{}{path}", self.url))
+            .header("authorization", format!("Bearer {}", self.token));
         let (status, body) = self.client.send(request.body(Body::empty())?).await?;
         match status {
             StatusCode::OK => Ok(Some(serde_json::from_slice(&body)?)),
@@ -240,5 +270,7 @@ fn seed_of(life: &Life) -> String {
 /// The event as it would be told of another user with the same life.
 fn told_to(life: &Life, sent: &Sent, name: &str) -> String {
     let seed = seed_of(life);
-    sent.body.replace(&format!("_{seed}_"), &format!("_{name}_")).replace(&life.user, &life.user.replace(&seed, name))
+    sent.body
+        .replace(&format!("_{seed}_"), &format!("_{name}_"))
+        .replace(&life.user, &life.user.replace(&seed, name))
 }

@@ -1,11 +1,12 @@
 //! Lives: what one customer of a SaaS does over some months, and the events that Stripe sends about it.
 //!
-//! A life is made from a seed: the same seed and catalog give the same life, byte for byte. Stamps are whole seconds as Stripe's are, so
-//! the events of one act share a second or straddle two. What an act fires, and with which `previous_attributes`, follows Stripe's
-//! documentation; half of the lives are told in the shapes before API version 2025-03-31.basil.
+//! A life is made from a seed: the same seed and catalog give the same life, byte for byte. Stamps are whole
+//! seconds as Stripe's are, so the events of one act share a second or straddle two. What an act fires, and
+//! with which `previous_attributes`, follows Stripe's documentation; half of the lives are told in the shapes
+//! before API version 2025-03-31.basil.
 //!
-//! Two things are left out, because nobody could tell from the events alone what came last: within one second a subscription never
-//! comes back to a state (or plan, or number of seats) that it had in that second.
+//! Two things are left out, because nobody could tell from the events alone what came last: within one second
+//! a subscription never comes back to a state (or plan, or number of seats) that it had in that second.
 
 mod render;
 mod stripe;
@@ -35,7 +36,8 @@ impl Default for Options {
 /// The shapes of one API version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// Before 2025-03-31.basil: periods on the subscription, `subscription` and `payment_intent` on the invoice.
+    /// Before 2025-03-31.basil: periods on the subscription, `subscription` and `payment_intent` on the
+    /// invoice.
     Old,
     /// Since then: periods on the items, `parent` on the invoice and its lines.
     New,
@@ -58,7 +60,8 @@ pub struct Life {
     pub truths: Vec<(usize, Truth)>,
     /// How the subscriptions stand at the end.
     pub standings: Vec<Standing>,
-    /// The invoice that each payment intent paid: what Stripe's API would answer when an event does not say so.
+    /// The invoice that each payment intent paid: what Stripe's API would answer when an event does not say
+    /// so.
     pub invoices: BTreeMap<String, String>,
     /// The time after the last act.
     pub end: i64,
@@ -103,7 +106,8 @@ pub struct Standing {
     pub ends: Option<i64>,
 }
 
-/// What an act means for the user's credits, said without events. A model that takes these in order is slow, obvious and right.
+/// What an act means for the user's credits, said without events. A model that takes these in order is slow,
+/// obvious and right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Truth {
     /// A payment or a trial opened a billing period.

@@ -1,4 +1,5 @@
-//! `tallyhook load`: many signed events at a stack, some of them twice and all of them shuffled, and whether each took effect once.
+//! `tallyhook load`: many signed events at a stack, some of them twice and all of them shuffled, and whether
+//! each took effect once.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,9 +26,10 @@ const STUCK: Duration = Duration::from_secs(60);
 
 /// Post many purchases, wait until all queues are empty, and count
 ///
-/// Each is a paid pack with ids of its own, for one of the users in turn. They are sent in a shuffled order, and some a second time: the
-/// same event again, or another event about the same purchase. In the end the credits of each user must have grown by exactly what the
-/// user bought; a purchase that is lost or applied twice, or anything left in a queue, ends this with 1.
+/// Each is a paid pack with ids of its own, for one of the users in turn. They are sent in a shuffled order,
+/// and some a second time: the same event again, or another event about the same purchase. In the end the
+/// credits of each user must have grown by exactly what the user bought; a purchase that is lost or applied
+/// twice, or anything left in a queue, ends this with 1.
 #[derive(Args)]
 pub struct Load {
     /// How many purchases
@@ -119,13 +121,17 @@ impl Load {
     /// Sends, waits, counts and prints; whether everything was applied once and nothing is left.
     pub async fn run(self) -> anyhow::Result<bool> {
         ensure!(self.users > 0 && self.concurrency > 0, "--users and --concurrency must be at least 1");
-        ensure!(self.rate != Some(0) && self.duplicates <= 100, "--rate must be at least 1, --duplicates at most 100");
+        ensure!(
+            self.rate != Some(0) && self.duplicates <= 100,
+            "--rate must be at least 1, --duplicates at most 100"
+        );
         let url = webhook_url(&self.url)?;
         let client = Client::for_url(&url)?;
         let secret = Secret::new(&self.secret.clone().unwrap_or_else(default_secret))?;
         let pack = Sample::find("checkout.session.completed.pack")?;
-        let packs: Vec<Value> =
-            (0..self.users).map(|number| Ok(serde_json::from_slice(pack.about(&user(number))?.body())?)).collect::<anyhow::Result<_>>()?;
+        let packs: Vec<Value> = (0..self.users)
+            .map(|number| Ok(serde_json::from_slice(pack.about(&user(number))?.body())?))
+            .collect::<anyhow::Result<_>>()?;
         let (packs, run) = (Arc::new(packs), now().unix());
         let (before, first) = (self.credits(&client).await?, self.status(&client).await?);
         let started = Instant::now();
@@ -143,8 +149,14 @@ impl Load {
         };
         let (plan, sent, rate) = (Arc::new(Mutex::new(plan)), Arc::new(Sent::default()), self.rate);
         let senders = (0..self.concurrency).map(|_| {
-            let (packs, plan, sent, client, url, secret) =
-                (Arc::clone(&packs), Arc::clone(&plan), Arc::clone(&sent), client.clone(), url.clone(), secret.clone());
+            let (packs, plan, sent, client, url, secret) = (
+                Arc::clone(&packs),
+                Arc::clone(&plan),
+                Arc::clone(&sent),
+                client.clone(),
+                url.clone(),
+                secret.clone(),
+            );
             tokio::spawn(async move {
                 loop {
                     let next = plan.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -152,7 +164,10 @@ impl Load {
                     let place = usize::try_from(delivery.purchase)? % packs.len();
                     let purchase = delivery.sample(packs.get(place).context("a user")?.clone(), run)?;
                     if let Some(rate) = rate {
-                        let due = started + Duration::from_secs_f64(f64::from(sent.answered.load(Ordering::Relaxed)) / f64::from(rate));
+                        let due = started
+                            + Duration::from_secs_f64(
+                                f64::from(sent.answered.load(Ordering::Relaxed)) / f64::from(rate),
+                            );
                         tokio::time::sleep_until(due.into()).await;
                     }
                     sent.deliver(&client, &url, &purchase, &secret).await?;
@@ -168,19 +183,28 @@ impl Load {
                 "{count} events answered 200 in {seconds:.1} s: {rate:.0}/s; {refused} times one had to be sent again"
             ))?;
             let waits = sent.waits();
-            let [half, most, last] = [50, 99, 100].map(|percent| percentile(&waits, percent).as_secs_f64() * 1000.0);
-            super::say(format_args!("an answer took {half:.1} ms (p50), {most:.1} ms (p99), {last:.1} ms at most"))?;
+            let [half, most, last] =
+                [50, 99, 100].map(|percent| percentile(&waits, percent).as_secs_f64() * 1000.0);
+            super::say(format_args!(
+                "an answer took {half:.1} ms (p50), {most:.1} ms (p99), {last:.1} ms at most"
+            ))?;
             sent.done.store(true, Ordering::Relaxed);
             anyhow::Ok(())
         };
         let begun = || plan.lock().unwrap_or_else(PoisonError::into_inner).begun;
         tokio::try_join!(sending, self.watch(&client, &sent, &before, begun, started))?;
-        let (purchases, seconds, last) = (begun(), started.elapsed().as_secs_f64(), self.status(&client).await?);
-        super::say(format_args!("{purchases} purchases worked off in {seconds:.1} s: {:.0}/s", f64::from(purchases) / seconds))?;
+        let (purchases, seconds, last) =
+            (begun(), started.elapsed().as_secs_f64(), self.status(&client).await?);
+        super::say(format_args!(
+            "{purchases} purchases worked off in {seconds:.1} s: {:.0}/s",
+            f64::from(purchases) / seconds
+        ))?;
         if let (Some(first), Some(last)) = (&first.process, &last.process) {
             let cpu_ms = f64::from(last.cpu_ms - first.cpu_ms) / f64::from(sent.answered().max(1));
             let (before, after) = (first.memory_bytes >> 20, last.memory_bytes >> 20);
-            super::say(format_args!("the stack's process: {cpu_ms:.2} ms of CPU an event, {before} MB before, {after} MB after"))?;
+            super::say(format_args!(
+                "the stack's process: {cpu_ms:.2} ms of CPU an event, {before} MB before, {after} MB after"
+            ))?;
         }
         let dead = last.dead_letters().saturating_sub(first.dead_letters());
         if dead > 0 {
@@ -194,20 +218,34 @@ impl Load {
         let after = self.credits(client).await?;
         let mut wrong = 0;
         for ((number, before), after) in (0..self.users).zip(before).zip(&after) {
-            let bought = u64::from(purchases / self.users + u32::from(number < purchases % self.users)) * PACK_CREDITS;
+            let bought =
+                u64::from(purchases / self.users + u32::from(number < purchases % self.users)) * PACK_CREDITS;
             if *after != before + bought {
                 wrong += 1;
-                super::say(format_args!("{} had {before} credits, bought {bought} and has {after}", user(number)))?;
+                super::say(format_args!(
+                    "{} had {before} credits, bought {bought} and has {after}",
+                    user(number)
+                ))?;
             }
         }
         let (had, has) = (before.iter().sum::<u64>(), after.iter().sum::<u64>());
         let bought = u64::from(purchases) * PACK_CREDITS;
-        super::say(format_args!("{} credits granted, {bought} bought; {wrong} balances are wrong", has.saturating_sub(had)))?;
+        super::say(format_args!(
+            "{} credits granted, {bought} bought; {wrong} balances are wrong",
+            has.saturating_sub(had)
+        ))?;
         Ok(wrong == 0)
     }
 
     /// Tells how far it is, until all is sent and worked off.
-    async fn watch(&self, client: &Client, sent: &Sent, before: &[u64], begun: impl Fn() -> u32, started: Instant) -> anyhow::Result<()> {
+    async fn watch(
+        &self,
+        client: &Client,
+        sent: &Sent,
+        before: &[u64],
+        begun: impl Fn() -> u32,
+        started: Instant,
+    ) -> anyhow::Result<()> {
         let (mut known, mut moved, mut told) = ((0, 0, 0), Instant::now(), (Instant::now(), 0));
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -215,21 +253,32 @@ impl Load {
             let (answered, waiting) = (sent.answered(), status.waiting());
             let is_local = !status.queues.is_empty();
             let granted = if is_local { 0 } else { self.credits(client).await?.iter().sum::<u64>() };
-            let is_done = if is_local { waiting == 0 } else { granted >= before.iter().sum::<u64>() + u64::from(begun()) * PACK_CREDITS };
+            let is_done = if is_local {
+                waiting == 0
+            } else {
+                granted >= before.iter().sum::<u64>() + u64::from(begun()) * PACK_CREDITS
+            };
             if is_done && sent.done.load(Ordering::Relaxed) {
                 return Ok(());
             }
             if known != (answered, status.handed_out(), granted) {
                 (known, moved) = ((answered, status.handed_out(), granted), Instant::now());
             } else if moved.elapsed() > STUCK {
-                bail!("{answered} were answered, {waiting} wait in queues, and nothing happened for {} s", STUCK.as_secs());
+                bail!(
+                    "{answered} were answered, {waiting} wait in queues, and nothing happened for {} s",
+                    STUCK.as_secs()
+                );
             }
             if told.0.elapsed() >= Duration::from_secs(10) {
                 let done = answered.saturating_sub(waiting);
                 let rate = f64::from(done.saturating_sub(told.1)) / told.0.elapsed().as_secs_f64();
-                let memory = status.process.map_or_else(String::new, |process| format!(", {} MB", process.memory_bytes >> 20));
+                let memory = status
+                    .process
+                    .map_or_else(String::new, |process| format!(", {} MB", process.memory_bytes >> 20));
                 let seconds = started.elapsed().as_secs();
-                super::say(format_args!("{seconds:>4} s: {answered} sent, {waiting} in queues, {rate:.0}/s worked off{memory}"))?;
+                super::say(format_args!(
+                    "{seconds:>4} s: {answered} sent, {waiting} in queues, {rate:.0}/s worked off{memory}"
+                ))?;
                 told = (Instant::now(), done);
             }
         }
@@ -253,7 +302,9 @@ impl Load {
             let (status, answer) = client.send(request).await?;
             credits.push(match status {
                 StatusCode::NOT_FOUND => 0,
-                StatusCode::OK => serde_json::from_slice::<Value>(&answer)?["credits"].as_u64().context("no credits")?,
+                StatusCode::OK => {
+                    serde_json::from_slice::<Value>(&answer)?["credits"].as_u64().context("no credits")?
+                }
                 _ => bail!("GET /users/{}: {status} {}", user(number), String::from_utf8_lossy(&answer)),
             });
         }
@@ -262,13 +313,23 @@ impl Load {
 
     fn front(&self) -> anyhow::Result<String> {
         let uri: Uri = self.url.parse()?;
-        Ok(format!("{}://{}", uri.scheme_str().unwrap_or("http"), uri.authority().context("--url names no host")?))
+        Ok(format!(
+            "{}://{}",
+            uri.scheme_str().unwrap_or("http"),
+            uri.authority().context("--url names no host")?
+        ))
     }
 }
 
 impl Sent {
     /// Sends until it is taken, as Stripe does; what is wrong with a request for good ends all.
-    async fn deliver(&self, client: &Client, url: &str, event: &Sample, secret: &Secret) -> anyhow::Result<()> {
+    async fn deliver(
+        &self,
+        client: &Client,
+        url: &str,
+        event: &Sample,
+        secret: &Secret,
+    ) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
             let request = signed(url, event, secret)?;
@@ -333,7 +394,11 @@ impl Iterator for Plan {
             }
             self.begun += 1;
         }
-        if self.window.is_empty() { None } else { Some(self.window.swap_remove(self.rng.usize(..self.window.len()))) }
+        if self.window.is_empty() {
+            None
+        } else {
+            Some(self.window.swap_remove(self.rng.usize(..self.window.len())))
+        }
     }
 }
 
@@ -359,9 +424,11 @@ mod tests {
     #[test]
     fn every_purchase_is_sent_some_twice_and_none_in_order() {
         let rng = fastrand::Rng::with_seed(1);
-        let plan = Plan { most: 1_000, until: None, duplicates: 20, shuffle: 50, rng, begun: 0, window: Vec::new() };
+        let plan =
+            Plan { most: 1_000, until: None, duplicates: 20, shuffle: 50, rng, begun: 0, window: Vec::new() };
         let sent: Vec<Delivery> = plan.collect();
-        let mut purchases: Vec<u32> = sent.iter().filter(|delivery| delivery.event == 0).map(|delivery| delivery.purchase).collect();
+        let mut purchases: Vec<u32> =
+            sent.iter().filter(|delivery| delivery.event == 0).map(|delivery| delivery.purchase).collect();
         assert!(!purchases.is_sorted() && (1_150..1_250).contains(&sent.len()), "{}", sent.len());
         assert!(sent.iter().any(|delivery| delivery.event == 1) && purchases.len() > 1_000);
         purchases.sort_unstable();
@@ -380,7 +447,15 @@ mod tests {
     fn when_the_time_is_over_nothing_begins_and_what_began_is_sent() {
         let rng = fastrand::Rng::with_seed(1);
         let window = vec![Delivery { purchase: 0, event: 0 }; 3];
-        let plan = Plan { most: u32::MAX, until: Some(Instant::now()), duplicates: 0, shuffle: 50, rng, begun: 1, window };
+        let plan = Plan {
+            most: u32::MAX,
+            until: Some(Instant::now()),
+            duplicates: 0,
+            shuffle: 50,
+            rng,
+            begun: 1,
+            window,
+        };
         assert_eq!(plan.count(), 3);
     }
 }

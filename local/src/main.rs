@@ -27,9 +27,10 @@ const DEFAULT_URL: &str = "http://127.0.0.1:9000";
 
 /// Stripe webhooks to exactly-once tier and credit updates: the whole deployment on this machine
 ///
-/// Without a command it starts the local stack and stays: the webhook, the app's API, the queues, the workers, the schedules, DynamoDB and
-/// SQS, and a Stripe to ask, in one process, without AWS, Docker or a Stripe account. The functions' variables (STRIPE_WEBHOOK_SECRET,
-/// STRIPE_SECRET_KEY, RETRY_DELAYS_SECONDS, APP_API_TOKEN, LOG_LEVEL, ...) are taken from the environment; those that say where AWS is are not.
+/// Without a command it starts the local stack and stays: the webhook, the app's API, the queues, the
+/// workers, the schedules, DynamoDB and SQS, and a Stripe to ask, in one process, without AWS, Docker or a
+/// Stripe account. The functions' variables (STRIPE_WEBHOOK_SECRET, STRIPE_SECRET_KEY, RETRY_DELAYS_SECONDS,
+/// APP_API_TOKEN, LOG_LEVEL, ...) are taken from the environment; those that say where AWS is are not.
 #[derive(Parser)]
 #[command(name = "tallyhook", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -65,7 +66,8 @@ struct Start {
     /// Port of DynamoDB and SQS; 0 takes a free one
     #[arg(long, default_value_t = 9001)]
     aws_port: u16,
-    /// Run the binaries that are shipped, behind Lambda's Runtime API, instead of handlers in this process. They are built if need be
+    /// Run the binaries that are shipped, behind Lambda's Runtime API, instead of handlers in this process.
+    /// They are built if need be
     #[arg(long)]
     real_binaries: bool,
     /// Take these binaries from a folder instead of building them; implies --real-binaries
@@ -94,7 +96,13 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         // Whoever read the output has seen enough: `tallyhook demo | head`.
-        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
+        Err(error)
+            if error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("tallyhook: {error:#}");
             // An operator's scripts tell "not in order" (1) from "could not be done".
@@ -137,7 +145,9 @@ async fn start(start: Start) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    let _ = say(format_args!("\nstopping: what is being worked on is finished first (once more to stop at once)"));
+    let _ = say(format_args!(
+        "\nstopping: what is being worked on is finished first (once more to stop at once)"
+    ));
     tokio::select! {
         () = stack.stop() => {}
         _ = interrupt.recv() => {}
@@ -168,10 +178,13 @@ impl Start {
 /// What a person needs to know to use it.
 fn welcome(start: &Start, env: &Env, stack: &Stack) -> String {
     // A secret of the person's own is not for the screen.
-    let shown = |name: &str, default: &str| if env.get(name).is_some() { format!("${name}") } else { default.to_owned() };
+    let shown = |name: &str, default: &str| {
+        if env.get(name).is_some() { format!("${name}") } else { default.to_owned() }
+    };
     let (front, app) = (&stack.front_url, shown("APP_API_TOKEN", APP_TOKEN));
     let url = if front == DEFAULT_URL { String::new() } else { format!(" --url {front}") };
-    let data = if start.memory { "in memory".to_owned() } else { format!("kept in {}", start.data.display()) };
+    let data =
+        if start.memory { "in memory".to_owned() } else { format!("kept in {}", start.data.display()) };
     let functions = match start.functions() {
         Functions::InProcess => "in this process",
         Functions::Built | Functions::Folder(_) => "the shipped binaries",
@@ -208,17 +221,22 @@ fn welcome(start: &Start, env: &Env, stack: &Stack) -> String {
 /// The functions with such a trigger, and the period of those that have one.
 fn named(of: impl Fn(Trigger) -> bool) -> String {
     let name = |part: Part| match part.trigger {
-        Trigger::Every(period) if period.as_secs() % 3_600 == 0 => format!("{} every {} h", part.name, period.as_secs() / 3_600),
+        Trigger::Every(period) if period.as_secs() % 3_600 == 0 => {
+            format!("{} every {} h", part.name, period.as_secs() / 3_600)
+        }
         Trigger::Every(period) => format!("{} every {} min", part.name, period.as_secs() / 60),
         Trigger::Http | Trigger::Queue => part.name.to_owned(),
     };
     functions::all().into_iter().filter(|part| of(part.trigger)).map(name).collect::<Vec<_>>().join(", ")
 }
 
-/// Logs to the error output, for a person to read. What the embedded database refuses is the functions' business.
+/// Logs to the error output, for a person to read. What the embedded database refuses is the functions'
+/// business.
 fn log(env: &Env) {
     let level = env.get("LOG_LEVEL").and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
-    let heard = Targets::new().with_default(level).with_targets([("dynoxide", LevelFilter::ERROR), ("hyper_util", LevelFilter::ERROR)]);
+    let heard = Targets::new()
+        .with_default(level)
+        .with_targets([("dynoxide", LevelFilter::ERROR), ("hyper_util", LevelFilter::ERROR)]);
     let lines = tracing_subscriber::fmt().compact().with_target(false).with_writer(std::io::stderr);
     lines.with_max_level(level).finish().with(heard).init();
 }

@@ -1,7 +1,8 @@
 //! The operator's commands: the admin API from a terminal, of the local stack or of a deployment.
 //!
-//! Exit codes: 0 done, or in order; 1 looked at, and something needs a person (`health` below 80, `check-user`, `reconcile` and `compare`
-//! with differences); 2 it could not be done, with a sentence on the error output that says what to do.
+//! Exit codes: 0 done, or in order; 1 looked at, and something needs a person (`health` below 80,
+//! `check-user`, `reconcile` and `compare` with differences); 2 it could not be done, with a sentence on the
+//! error output that says what to do.
 
 mod compare;
 mod events;
@@ -41,7 +42,8 @@ pub enum Operator {
 /// Whom to ask, and how to answer.
 #[derive(Args, Clone, Debug)]
 pub struct Target {
-    /// The deployment: the local stack, or the address of a deployed API. Its token is taken from ADMIN_API_TOKEN (for compare: APP_API_TOKEN)
+    /// The deployment: the local stack, or the address of a deployed API. Its token is taken from
+    /// ADMIN_API_TOKEN (for compare: APP_API_TOKEN)
     #[arg(long, env = "TALLYHOOK_URL", default_value = DEFAULT_URL)]
     url: String,
     /// Print the API's JSON instead of tables
@@ -103,7 +105,9 @@ impl Target {
             Ok(token) if !token.trim().is_empty() => token.trim().to_owned(),
             Ok(_) | Err(_) if here => local.to_owned(),
             Ok(_) | Err(_) => {
-                bail!("set {variable} to the token of {url}; it is not taken from the command line, where others can read it")
+                bail!(
+                    "set {variable} to the token of {url}; it is not taken from the command line, where others can read it"
+                )
             }
         };
         Ok(Api { client: Client::for_url(&url)?, url, token, variable, json: self.json })
@@ -112,7 +116,8 @@ impl Target {
 
 impl Api {
     async fn get(&self, path: &str, parameters: &[(&str, Option<&str>)]) -> anyhow::Result<Value> {
-        let pairs = parameters.iter().filter_map(|(name, value)| Some(format!("{name}={}", encode((*value)?))));
+        let pairs =
+            parameters.iter().filter_map(|(name, value)| Some(format!("{name}={}", encode((*value)?))));
         let query = pairs.collect::<Vec<_>>().join("&");
         let path = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
         self.ask(Method::GET, &path, None, None).await
@@ -122,7 +127,13 @@ impl Api {
         self.ask(Method::POST, path, Some(body), idempotency_key).await
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<&Value>, idempotency_key: Option<&str>) -> anyhow::Result<Value> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        idempotency_key: Option<&str>,
+    ) -> anyhow::Result<Value> {
         let (status, answer) = self.send(method, path, body, idempotency_key).await?;
         self.read(status, answer)
     }
@@ -142,7 +153,9 @@ impl Api {
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);
         }
-        let request = request.body(body.map_or_else(Body::empty, |body| Body::from(body.to_string()))).context("the request")?;
+        let request = request
+            .body(body.map_or_else(Body::empty, |body| Body::from(body.to_string())))
+            .context("the request")?;
         let (status, answer) = self.client.send(request).await?;
         Ok((status, serde_json::from_slice(&answer).ok()))
     }
@@ -151,18 +164,24 @@ impl Api {
     fn read(&self, status: StatusCode, answer: Option<Value>) -> anyhow::Result<Value> {
         match (status, answer) {
             (StatusCode::OK, Some(answer)) => Ok(answer),
-            (StatusCode::UNAUTHORIZED, _) => {
-                Err(anyhow!("{} does not take this token: set {} to the one of the deployment", self.url, self.variable))
-            }
+            (StatusCode::UNAUTHORIZED, _) => Err(anyhow!(
+                "{} does not take this token: set {} to the one of the deployment",
+                self.url,
+                self.variable
+            )),
             (status, Some(answer)) if answer["message"].is_string() => {
                 let code = answer["error"].as_str().map_or_else(|| status.as_str().to_owned(), str::to_owned);
                 Err(anyhow!("{} ({code})", text(&answer["message"])))
             }
-            (status, _) => Err(anyhow!("{} answered {status} without a reason: is this a tallyhook deployment?", self.url)),
+            (status, _) => Err(anyhow!(
+                "{} answered {status} without a reason: is this a tallyhook deployment?",
+                self.url
+            )),
         }
     }
 
-    /// With `--json` the answer as it is; else nothing is printed, and `false` says that a person wants tables.
+    /// With `--json` the answer as it is; else nothing is printed, and `false` says that a person wants
+    /// tables.
     fn printed(&self, answer: &Value) -> anyhow::Result<bool> {
         if self.json {
             say(&serde_json::to_string_pretty(answer)?)?;
@@ -197,7 +216,9 @@ fn text(value: &Value) -> String {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
         Value::Array(all) => all.iter().map(text).collect::<Vec<_>>().join(", "),
-        Value::Object(all) => all.iter().map(|(name, value)| format!("{name} {}", text(value))).collect::<Vec<_>>().join(", "),
+        Value::Object(all) => {
+            all.iter().map(|(name, value)| format!("{name} {}", text(value))).collect::<Vec<_>>().join(", ")
+        }
         Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
 }
@@ -225,7 +246,9 @@ mod tests {
 
     #[test]
     fn a_token_never_travels_in_the_clear_and_foreign_text_does_nothing_to_a_terminal() {
-        assert!(target("http://example.com").api().err().is_some_and(|error| error.to_string().contains("https")));
+        assert!(
+            target("http://example.com").api().err().is_some_and(|error| error.to_string().contains("https"))
+        );
         assert!(target("http://127.0.0.1:1/").api().is_ok_and(|api| api.url == "http://127.0.0.1:1"));
         assert_eq!(text(&json!("a\u{1b}[2Jb\n")), "a\u{fffd}[2Jb\u{fffd}");
         assert_eq!(text(&json!({"tier": "pro", "credits": 5})), "credits 5, tier pro");

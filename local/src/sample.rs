@@ -34,8 +34,11 @@ impl Sample {
             Ok(body) => Ok(Self { body }),
             Err(_) => {
                 let names = names(&folder);
-                let near: Vec<&str> =
-                    names.iter().map(String::as_str).filter(|near| near.starts_with(name) || name.starts_with(*near)).collect();
+                let near: Vec<&str> = names
+                    .iter()
+                    .map(String::as_str)
+                    .filter(|near| near.starts_with(name) || name.starts_with(*near))
+                    .collect();
                 let shown = if near.is_empty() { names.join("\n  ") } else { near.join("\n  ") };
                 bail!("{name} is neither a file nor a sample in {}. There is\n  {shown}", folder.display())
             }
@@ -69,8 +72,9 @@ impl Sample {
         self.with_id(&format!("evt_{}", Uuid::new_v4().simple()))
     }
 
-    /// The same event about another user: wherever the user stands, and, in a sample, with ids of its own (event, customer, subscription,
-    /// …), because a second user with the first one's customer would be the first one. The same user gets the same ids every time.
+    /// The same event about another user: wherever the user stands, and, in a sample, with ids of its own
+    /// (event, customer, subscription, …), because a second user with the first one's customer would be the
+    /// first one. The same user gets the same ids every time.
     ///
     /// # Errors
     /// When it is no JSON object.
@@ -88,7 +92,8 @@ impl Sample {
 
     /// Written as Stripe writes it: indented.
     fn changed(&self, change: impl FnOnce(&mut Value)) -> anyhow::Result<Self> {
-        let mut event: Value = serde_json::from_slice(&self.body).context("the event is not JSON, so it can only be sent as it is")?;
+        let mut event: Value = serde_json::from_slice(&self.body)
+            .context("the event is not JSON, so it can only be sent as it is")?;
         if !event.is_object() {
             bail!("the event is not a JSON object, so it can only be sent as it is");
         }
@@ -107,13 +112,15 @@ fn rename(value: &mut Value, user: &str) -> bool {
         other
     };
     match value {
-        Value::Object(fields) => fields.iter_mut().fold(false, |changed, (name, value)| match (name.as_str(), &*value) {
-            ("client_reference_id", Value::String(_)) => put(value) | changed,
-            ("metadata", Value::Object(_)) => {
-                ["user_id", "client_id"].iter().fold(changed, |changed, name| value.get_mut(name).is_some_and(put) | changed)
-            }
-            _ => rename(value, user) | changed,
-        }),
+        Value::Object(fields) => {
+            fields.iter_mut().fold(false, |changed, (name, value)| match (name.as_str(), &*value) {
+                ("client_reference_id", Value::String(_)) => put(value) | changed,
+                ("metadata", Value::Object(_)) => ["user_id", "client_id"]
+                    .iter()
+                    .fold(changed, |changed, name| value.get_mut(name).is_some_and(put) | changed),
+                _ => rename(value, user) | changed,
+            })
+        }
         Value::Array(values) => values.iter_mut().fold(false, |changed, value| rename(value, user) | changed),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
@@ -122,14 +129,19 @@ fn rename(value: &mut Value, user: &str) -> bool {
 /// The samples of the folder one stands in, else of the source tree.
 fn folder() -> anyhow::Result<PathBuf> {
     let folders = [PathBuf::from("events"), Path::new(env!("CARGO_MANIFEST_DIR")).join("../events")];
-    folders.into_iter().find(|folder| folder.join("invoice.paid.json").is_file()).context("there is no folder events with the samples")
+    folders
+        .into_iter()
+        .find(|folder| folder.join("invoice.paid.json").is_file())
+        .context("there is no folder events with the samples")
 }
 
 fn names(folder: &Path) -> Vec<String> {
     let in_folder = |prefix: &str| {
         let files = std::fs::read_dir(folder.join(prefix)).into_iter().flatten().flatten();
         let prefix = prefix.to_owned();
-        files.filter_map(move |file| Some(format!("{prefix}{}", file.file_name().to_str()?.strip_suffix(".json")?)))
+        files.filter_map(move |file| {
+            Some(format!("{prefix}{}", file.file_name().to_str()?.strip_suffix(".json")?))
+        })
     };
     let mut names: Vec<String> = in_folder("").chain(in_folder("old/")).collect();
     names.sort();

@@ -14,14 +14,15 @@ use local::stack::WEBHOOK_SECRET;
 
 /// Sign an event as Stripe does and post it
 ///
-/// The event is sent as it is, so a second time it is a duplicate. Its signature is made anew each time. Ends with 1 if any answer is
-/// not 2xx.
+/// The event is sent as it is, so a second time it is a duplicate. Its signature is made anew each time. Ends
+/// with 1 if any answer is not 2xx.
 #[derive(Args)]
 pub struct Send {
     /// A file, or a sample's name: invoice.paid for events/invoice.paid.json
     #[arg(value_name = "EVENT.JSON | TYPE")]
     event: String,
-    /// Make it about this user. A sample then gets ids of its own too (event, customer, subscription, ...), the same ones every time
+    /// Make it about this user. A sample then gets ids of its own too (event, customer, subscription, ...),
+    /// the same ones every time
     #[arg(long)]
     user: Option<String>,
     /// Give the event this id
@@ -103,11 +104,16 @@ pub fn now() -> Timestamp {
 }
 
 pub fn default_secret() -> String {
-    let first = |list: String| Some(list.split(',').next()?.trim().to_owned()).filter(|secret| !secret.is_empty());
+    let first =
+        |list: String| Some(list.split(',').next()?.trim().to_owned()).filter(|secret| !secret.is_empty());
     std::env::var("STRIPE_WEBHOOK_SECRET").ok().and_then(first).unwrap_or_else(|| WEBHOOK_SECRET.to_owned())
 }
 
 pub fn webhook_url(url: &str) -> anyhow::Result<String> {
     let uri: Uri = url.parse().with_context(|| format!("{url} is no url"))?;
-    Ok(if uri.path() == "/" { format!("{}/webhooks/stripe", url.trim_end_matches('/')) } else { url.to_owned() })
+    Ok(if uri.path() == "/" {
+        format!("{}/webhooks/stripe", url.trim_end_matches('/'))
+    } else {
+        url.to_owned()
+    })
 }

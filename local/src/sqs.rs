@@ -1,5 +1,5 @@
-//! An SQS endpoint inside the local stack: the AWS JSON 1.0 protocol (`POST /`, `X-Amz-Target: AmazonSQS.SendMessage`) that the AWS SDKs,
-//! boto3 and AWS CLI v2 speak, over queues kept in SQLite.
+//! An SQS endpoint inside the local stack: the AWS JSON 1.0 protocol (`POST /`, `X-Amz-Target:
+//! AmazonSQS.SendMessage`) that the AWS SDKs, boto3 and AWS CLI v2 speak, over queues kept in SQLite.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -11,21 +11,24 @@
 //! ```
 //!
 //! # What it keeps to
-//! - **An accepted message survives `kill -9`.** The answer to a send leaves after the commit (write-ahead log, `synchronous=NORMAL`: a
-//!   power cut may lose the last commits, a killed process loses none). Receive counts and visibility are on disk as well, so a message
-//!   that was in flight returns when its visibility ends.
-//! - **A receipt handle names one hand-out.** Deleting with a handle answers 200 always, and deletes nothing once the message was handed
-//!   out again: AWS leaves both open, this is the choice that shows a consumer's mistake as a redelivery.
-//! - **Time is the clock's.** Nothing sleeps past a moment that the clock has not reached; [`Sqs::wake`] makes long polls look at a clock
-//!   that was moved.
-//! - A message received `maxReceiveCount` times moves to the dead-letter queue on the receive that would exceed it, with its id, body,
-//!   attributes, age and receive count, and with `DeadLetterQueueSourceArn`.
-//! - A redrive (`StartMessageMoveTask`) is over when it answers. It moves what is visible, as new messages: new id, age and count zero.
+//! - **An accepted message survives `kill -9`.** The answer to a send leaves after the commit (write-ahead
+//!   log, `synchronous=NORMAL`: a power cut may lose the last commits, a killed process loses none). Receive
+//!   counts and visibility are on disk as well, so a message that was in flight returns when its visibility
+//!   ends.
+//! - **A receipt handle names one hand-out.** Deleting with a handle answers 200 always, and deletes nothing
+//!   once the message was handed out again: AWS leaves both open, this is the choice that shows a consumer's
+//!   mistake as a redelivery.
+//! - **Time is the clock's.** Nothing sleeps past a moment that the clock has not reached; [`Sqs::wake`]
+//!   makes long polls look at a clock that was moved.
+//! - A message received `maxReceiveCount` times moves to the dead-letter queue on the receive that would
+//!   exceed it, with its id, body, attributes, age and receive count, and with `DeadLetterQueueSourceArn`.
+//! - A redrive (`StartMessageMoveTask`) is over when it answers. It moves what is visible, as new messages:
+//!   new id, age and count zero.
 //!
 //! # What it leaves out
-//! FIFO queues (refused), signatures and policies (not checked), tags, `MaxNumberOfMessagesPerSecond` of a redrive and its cancellation,
-//! the 60 s waits after a purge or a deletion, the 120,000 in flight, the 12 h total of visibility. One process owns a file: another one's
-//! sends do not wake the long polls of this one.
+//! FIFO queues (refused), signatures and policies (not checked), tags, `MaxNumberOfMessagesPerSecond` of a
+//! redrive and its cancellation, the 60 s waits after a purge or a deletion, the 120,000 in flight, the 12 h
+//! total of visibility. One process owns a file: another one's sends do not wake the long polls of this one.
 //!
 //! # Schema
 //! Times in milliseconds since the epoch, as integers.
@@ -63,7 +66,9 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use store::{Delivery, Handle, NewMessage, Queue, Store};
-use wire::{Batch, Code, Fault, ListQueues, MoveTask, NamedQueue, OnQueue, Outgoing, Receipt, Receive, Received, Sent};
+use wire::{
+    Batch, Code, Fault, ListQueues, MoveTask, NamedQueue, OnQueue, Outgoing, Receipt, Receive, Received, Sent,
+};
 
 /// The time, in milliseconds since the Unix epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -107,20 +112,31 @@ pub struct QueueStatus {
     pub delayed: i64,
     /// Since the oldest message was sent, whatever its state; `None` when the queue is empty.
     pub oldest_age_seconds: Option<i64>,
-    /// How many messages receives have handed out since the queues were opened, one received twice counting twice. A consumer that
-    /// counts what it is done with knows by it whether any message is still being worked on.
+    /// How many messages receives have handed out since the queues were opened, one received twice counting
+    /// twice. A consumer that counts what it is done with knows by it whether any message is still being
+    /// worked on.
     pub handed_out: u64,
 }
 
 /// The machine's clock.
 pub fn system_clock() -> Clock {
-    Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX)))
+    Arc::new(|| {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
+    })
 }
 
 impl Sqs {
-    /// Opens the queues in a file, which is created when absent; without a path they live in memory, as long as this value or a clone.
+    /// Opens the queues in a file, which is created when absent; without a path they live in memory, as long
+    /// as this value or a clone.
     pub fn open(path: Option<&Path>, clock: Clock) -> anyhow::Result<Self> {
-        let shared = Shared { store: Mutex::new(Store::open(path)?), clock, bells: Mutex::default(), handed_out: Mutex::default() };
+        let shared = Shared {
+            store: Mutex::new(Store::open(path)?),
+            clock,
+            bells: Mutex::default(),
+            handed_out: Mutex::default(),
+        };
         Ok(Self { shared: Arc::new(shared), region: "us-east-1".into() })
     }
 
@@ -131,7 +147,8 @@ impl Sqs {
         self
     }
 
-    /// Answers one request. `target` is the `X-Amz-Target` header, `host` the `Host` header, from which queue urls are made.
+    /// Answers one request. `target` is the `X-Amz-Target` header, `host` the `Host` header, from which queue
+    /// urls are made.
     pub async fn handle(&self, target: &str, host: &str, body: &[u8]) -> Answer {
         match self.dispatch(target.strip_prefix("AmazonSQS.").unwrap_or_default(), host, body).await {
             Ok(answer) => (200, answer.to_string().into_bytes(), None),
@@ -194,7 +211,8 @@ impl Sqs {
         }
     }
 
-    // ------------------------------------------------------------------------------------------------------------------------ messages
+    // ------------------------------------------------------------------------------------------------------------------------
+    // messages
 
     fn send_message(&self, message: Outgoing) -> Result<Value, Fault> {
         let mut store = self.store();
@@ -212,7 +230,8 @@ impl Sqs {
         wire::check_batch(batch.entries.iter().map(|entry| &entry.id))?;
         let (bytes, most) = (batch.entries.iter().map(Outgoing::bytes).sum::<usize>(), wire::MAX_BYTES);
         if bytes > most {
-            let why = format!("Batch requests cannot be longer than {most} bytes. You have sent {bytes} bytes.");
+            let why =
+                format!("Batch requests cannot be longer than {most} bytes. You have sent {bytes} bytes.");
             return Err(Code::BatchRequestTooLong.because(why));
         }
         let now_ms = self.now_ms();
@@ -230,12 +249,19 @@ impl Sqs {
         Ok(wire::batch_answer(results))
     }
 
-    /// Answers as soon as there is a message: at once, when one is sent or becomes visible, or empty-handed when the wait is over.
+    /// Answers as soon as there is a message: at once, when one is sent or becomes visible, or empty-handed
+    /// when the wait is over.
     async fn receive_message(&self, request: Receive) -> Result<Value, Fault> {
         let most = wire::between("MaxNumberOfMessages", request.max_number_of_messages, 1, 1, 10)?;
         let most = usize::try_from(most).unwrap_or(1);
         let queue = find(&self.store(), &request.queue_url)?;
-        let wait = wire::between("WaitTimeSeconds", request.wait_time_seconds, queue.number("ReceiveMessageWaitTimeSeconds"), 0, 20)?;
+        let wait = wire::between(
+            "WaitTimeSeconds",
+            request.wait_time_seconds,
+            queue.number("ReceiveMessageWaitTimeSeconds"),
+            0,
+            20,
+        )?;
         let names = request.system_names()?;
         let deadline_ms = self.now_ms() + wait * 1_000;
         let bell = self.bell(queue.id);
@@ -246,7 +272,10 @@ impl Sqs {
             let now_ms = self.now_ms();
             let (deliveries, next_visible_ms) = self.take(&request, now_ms, most)?;
             if !deliveries.is_empty() {
-                let messages: Vec<_> = deliveries.into_iter().map(|delivery| self.hand_out(delivery, &request, &names)).collect();
+                let messages: Vec<_> = deliveries
+                    .into_iter()
+                    .map(|delivery| self.hand_out(delivery, &request, &names))
+                    .collect();
                 return Ok(json!({ "Messages": messages }));
             }
             if now_ms >= deadline_ms {
@@ -260,15 +289,30 @@ impl Sqs {
     }
 
     /// One look into the queue: what was taken, or else when there may be something to take.
-    fn take(&self, request: &Receive, now_ms: i64, most: usize) -> Result<(Vec<Delivery>, Option<i64>), Fault> {
+    fn take(
+        &self,
+        request: &Receive,
+        now_ms: i64,
+        most: usize,
+    ) -> Result<(Vec<Delivery>, Option<i64>), Fault> {
         let mut store = self.store();
         let queue = find(&store, &request.queue_url)?;
-        let hidden = wire::between("VisibilityTimeout", request.visibility_timeout, queue.number("VisibilityTimeout"), 0, 43_200)?;
+        let hidden = wire::between(
+            "VisibilityTimeout",
+            request.visibility_timeout,
+            queue.number("VisibilityTimeout"),
+            0,
+            43_200,
+        )?;
         let redrive = match queue.attributes.get("RedrivePolicy") {
             Some(policy) => {
                 let (arn, limit) = wire::parse_redrive_policy(policy)?;
-                // A dead-letter queue that was deleted since, or the queue itself, is no place to move to: the message stays.
-                store.queue(name_in(&arn))?.filter(|target| target.id != queue.id).map(|target| (target, limit))
+                // A dead-letter queue that was deleted since, or the queue itself, is no place to move to:
+                // the message stays.
+                store
+                    .queue(name_in(&arn))?
+                    .filter(|target| target.id != queue.id)
+                    .map(|target| (target, limit))
             }
             None => None,
         };
@@ -280,7 +324,8 @@ impl Sqs {
         if let Ok(taken @ 1..) = u64::try_from(deliveries.len()) {
             *self.handed_out().entry(queue.id).or_default() += taken;
         }
-        let next_visible_ms = if deliveries.is_empty() { store.next_visible(queue.id, now_ms)? } else { None };
+        let next_visible_ms =
+            if deliveries.is_empty() { store.next_visible(queue.id, now_ms)? } else { None };
         Ok((deliveries, next_visible_ms))
     }
 
@@ -309,14 +354,22 @@ impl Sqs {
     }
 
     /// Applies `act` to one message, by its receipt.
-    fn on_receipt(&self, receipt: &Receipt, act: fn(&Self, &Store, &Queue, &Receipt) -> Result<(), Fault>) -> Result<Value, Fault> {
+    fn on_receipt(
+        &self,
+        receipt: &Receipt,
+        act: fn(&Self, &Store, &Queue, &Receipt) -> Result<(), Fault>,
+    ) -> Result<Value, Fault> {
         let store = self.store();
         act(self, &store, &find(&store, &receipt.queue_url)?, receipt)?;
         Ok(json!({}))
     }
 
     /// Applies `act` to each message of a batch; one that fails does not stop the others.
-    fn on_receipts(&self, batch: Batch<Receipt>, act: fn(&Self, &Store, &Queue, &Receipt) -> Result<(), Fault>) -> Result<Value, Fault> {
+    fn on_receipts(
+        &self,
+        batch: Batch<Receipt>,
+        act: fn(&Self, &Store, &Queue, &Receipt) -> Result<(), Fault>,
+    ) -> Result<Value, Fault> {
         let store = self.store();
         let queue = find(&store, &batch.queue_url)?;
         wire::check_batch(batch.entries.iter().map(|entry| &entry.id))?;
@@ -348,7 +401,8 @@ impl Sqs {
         Ok(())
     }
 
-    // -------------------------------------------------------------------------------------------------------------------------- queues
+    // --------------------------------------------------------------------------------------------------------------------------
+    // queues
 
     /// Answers the url of an existing queue too, if no attribute asked for differs from what it has.
     fn create_queue(&self, request: NamedQueue, host: &str) -> Result<Value, Fault> {
@@ -361,8 +415,11 @@ impl Sqs {
             None => store.create_queue(&request.queue_name, &attributes, self.now_ms())?,
             Some(queue) => {
                 let has = self.settings(&queue);
-                if let Some((name, _)) = attributes.iter().find(|(name, value)| has.get(*name) != Some(value)) {
-                    let why = format!("A queue already exists with the same name and a different value for attribute {name}");
+                if let Some((name, _)) = attributes.iter().find(|(name, value)| has.get(*name) != Some(value))
+                {
+                    let why = format!(
+                        "A queue already exists with the same name and a different value for attribute {name}"
+                    );
                     return Err(Code::QueueNameExists.because(why));
                 }
             }
@@ -379,7 +436,10 @@ impl Sqs {
         let most = wire::between("MaxResults", request.max_results, 1_000, 1, 1_000)?;
         let most = usize::try_from(most).unwrap_or(1_000);
         let mut names: Vec<String> = self.store().queues()?.into_iter().map(|queue| queue.name).collect();
-        names.retain(|name| name.starts_with(&request.queue_name_prefix) && request.next_token.as_ref().is_none_or(|last| name > last));
+        names.retain(|name| {
+            name.starts_with(&request.queue_name_prefix)
+                && request.next_token.as_ref().is_none_or(|last| name > last)
+        });
         let more = names.len() > most;
         names.truncate(most);
         let mut answer = json!({ "QueueUrls": names.iter().map(|name| url(host, name)).collect::<Vec<_>>() });
@@ -412,8 +472,14 @@ impl Sqs {
         attributes.insert("ApproximateNumberOfMessages".into(), counts.visible.to_string());
         attributes.insert("ApproximateNumberOfMessagesNotVisible".into(), counts.in_flight.to_string());
         attributes.insert("ApproximateNumberOfMessagesDelayed".into(), counts.delayed.to_string());
-        const MAY_BE_ABSENT: [&str; 6] =
-            ["All", "Policy", "RedrivePolicy", "RedriveAllowPolicy", "KmsMasterKeyId", "KmsDataKeyReusePeriodSeconds"];
+        const MAY_BE_ABSENT: [&str; 6] = [
+            "All",
+            "Policy",
+            "RedrivePolicy",
+            "RedriveAllowPolicy",
+            "KmsMasterKeyId",
+            "KmsDataKeyReusePeriodSeconds",
+        ];
         let known = |name: &String| attributes.contains_key(name) || MAY_BE_ABSENT.contains(&name.as_str());
         if let Some(name) = request.attribute_names.iter().find(|name| !known(name)) {
             return Err(Code::InvalidAttributeName.because(format!("Unknown Attribute {name}.")));
@@ -439,13 +505,18 @@ impl Sqs {
     fn start_message_move_task(&self, request: &MoveTask) -> Result<Value, Fault> {
         let mut store = self.store();
         let source = find_by_arn(&store, "SourceArn", wire::required("SourceArn", &request.source_arn)?)?;
-        let destination = request.destination_arn.as_deref().map(|arn| find_by_arn(&store, "DestinationArn", arn)).transpose()?;
+        let destination = request
+            .destination_arn
+            .as_deref()
+            .map(|arn| find_by_arn(&store, "DestinationArn", arn))
+            .transpose()?;
         let mut is_dead_letter_queue = false;
         for policy in store.queues()?.iter().filter_map(|queue| queue.attributes.get("RedrivePolicy")) {
             is_dead_letter_queue |= name_in(&wire::parse_redrive_policy(policy)?.0) == source.name;
         }
         if !is_dead_letter_queue {
-            return Err(Code::InvalidParameterValue.because("Source queue must be configured as a Dead Letter Queue."));
+            return Err(Code::InvalidParameterValue
+                .because("Source queue must be configured as a Dead Letter Queue."));
         }
         let task = store.redrive(&source, destination.as_ref(), self.now_ms())?;
         self.wake();
@@ -481,14 +552,18 @@ impl Sqs {
             ("QueueArn".to_string(), self.arn(&queue.name)),
             ("CreatedTimestamp".to_string(), (queue.created_ms / 1_000).to_string()),
             ("LastModifiedTimestamp".to_string(), (queue.modified_ms / 1_000).to_string()),
-            ("SqsManagedSseEnabled".to_string(), (!queue.attributes.contains_key("KmsMasterKeyId")).to_string()),
+            (
+                "SqsManagedSseEnabled".to_string(),
+                (!queue.attributes.contains_key("KmsMasterKeyId")).to_string(),
+            ),
         ]);
         settings.extend(wire::number_names().map(|name| (name.to_string(), queue.number(name).to_string())));
         settings.extend(queue.attributes.clone());
         settings
     }
 
-    // ------------------------------------------------------------------------------------------------------------------------- helpers
+    // -------------------------------------------------------------------------------------------------------------------------
+    // helpers
 
     fn arn(&self, name: &str) -> String {
         format!("arn:aws:sqs:{}:{ACCOUNT}:{name}", self.region)
@@ -530,7 +605,8 @@ async fn serve(State(sqs): State<Sqs>, headers: HeaderMap, body: Bytes) -> Respo
         (HeaderName::from_static("x-amzn-requestid"), Uuid::new_v4().to_string()),
     ];
     headers.extend(query_error.map(|error| (HeaderName::from_static("x-amzn-query-error"), error)));
-    let mut response = (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), answer).into_response();
+    let mut response =
+        (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), answer).into_response();
     for (name, value) in headers {
         if let Ok(value) = value.parse() {
             response.headers_mut().insert(name, value);
@@ -540,7 +616,8 @@ async fn serve(State(sqs): State<Sqs>, headers: HeaderMap, body: Bytes) -> Respo
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
-    serde_json::from_slice(body).map_err(|error| Code::Serialization.because(format!("request body: {error}")))
+    serde_json::from_slice(body)
+        .map_err(|error| Code::Serialization.because(format!("request body: {error}")))
 }
 
 /// Checks a message and makes what the store keeps of it and what the sender hears.
@@ -555,7 +632,10 @@ fn accept(message: Outgoing, queue: &Queue, now_ms: i64) -> Result<(NewMessage, 
         md5_of_attributes: md5::of_attributes(&message.message_attributes),
         md5_of_system_attributes: md5::of_attributes(&message.message_system_attributes),
     };
-    let traced = message.message_system_attributes.into_iter().filter_map(|(name, attribute)| Some((name, attribute.string_value?)));
+    let traced = message
+        .message_system_attributes
+        .into_iter()
+        .filter_map(|(name, attribute)| Some((name, attribute.string_value?)));
     let grouped = message.message_group_id.map(|group| ("MessageGroupId".to_string(), group));
     let new = NewMessage {
         message_id,
@@ -569,20 +649,27 @@ fn accept(message: Outgoing, queue: &Queue, now_ms: i64) -> Result<(NewMessage, 
 
 /// The queue a url, or a bare name, ends in.
 fn find(store: &Store, queue_url: &str) -> Result<Queue, Fault> {
-    let name = wire::required("QueueUrl", queue_url)?.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let name =
+        wire::required("QueueUrl", queue_url)?.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     store.queue(name)?.ok_or_else(|| Code::QueueDoesNotExist.because("The specified queue does not exist."))
 }
 
 fn find_by_arn(store: &Store, parameter: &str, arn: &str) -> Result<Queue, Fault> {
-    let missing =
-        || Code::ResourceNotFound.because(format!("The resource that you specified for the {parameter} parameter doesn't exist."));
+    let missing = || {
+        Code::ResourceNotFound
+            .because(format!("The resource that you specified for the {parameter} parameter doesn't exist."))
+    };
     store.queue(name_in(arn))?.ok_or_else(missing)
 }
 
 fn check_dead_letter_target(store: &Store, attributes: &BTreeMap<String, String>) -> Result<(), Fault> {
-    let Some(policy) = attributes.get("RedrivePolicy").filter(|policy| !policy.is_empty()) else { return Ok(()) };
+    let Some(policy) = attributes.get("RedrivePolicy").filter(|policy| !policy.is_empty()) else {
+        return Ok(());
+    };
     if store.queue(name_in(&wire::parse_redrive_policy(policy)?.0))?.is_none() {
-        let why = format!("Value {policy} for parameter RedrivePolicy is invalid. Reason: Dead letter target does not exist.");
+        let why = format!(
+            "Value {policy} for parameter RedrivePolicy is invalid. Reason: Dead letter target does not exist."
+        );
         return Err(Code::InvalidParameterValue.because(why));
     }
     Ok(())
@@ -598,16 +685,22 @@ fn url(host: &str, name: &str) -> String {
 
 /// A receipt handle: opaque to clients, as they should take it.
 fn to_text(handle: &Handle) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{}:{}:{}:{}", handle.queue, handle.row, handle.generation, handle.message_id))
+    URL_SAFE_NO_PAD
+        .encode(format!("{}:{}:{}:{}", handle.queue, handle.row, handle.generation, handle.message_id))
 }
 
 fn from_text(text: &str, queue: &Queue) -> Result<Handle, Fault> {
-    let wrong = || Code::ReceiptHandleIsInvalid.because(format!("The input receipt handle \"{text}\" is not a valid receipt handle."));
+    let wrong = || {
+        Code::ReceiptHandleIsInvalid
+            .because(format!("The input receipt handle \"{text}\" is not a valid receipt handle."))
+    };
     let bytes = URL_SAFE_NO_PAD.decode(wire::required("ReceiptHandle", text)?).map_err(|_| wrong())?;
     let plain = String::from_utf8(bytes).map_err(|_| wrong())?;
     let mut parts = plain.splitn(4, ':');
     let mut number = || parts.next()?.parse::<i64>().ok();
-    let (Some(of_queue), Some(row), Some(generation)) = (number(), number(), number()) else { return Err(wrong()) };
+    let (Some(of_queue), Some(row), Some(generation)) = (number(), number(), number()) else {
+        return Err(wrong());
+    };
     let message_id = parts.next().ok_or_else(wrong)?.to_string();
     if of_queue != queue.id {
         return Err(wrong());

@@ -1,4 +1,5 @@
-//! A whole deployment in this process: the AWS endpoint, the functions, the queues that feed them, and the HTTP front.
+//! A whole deployment in this process: the AWS endpoint, the functions, the queues that feed them, and the
+//! HTTP front.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -18,7 +19,8 @@
 //!                                                                └─JSON─► invoice-paid, dead-letter, notify, … ─SDK─► aws
 //! time ─► schedule ─JSON─► retry, health, reconcile ─SDK─► aws
 //! ```
-//! The functions are handlers of this process, or the shipped binaries behind a Runtime API ([`lambda`]); nothing else knows which.
+//! The functions are handlers of this process, or the shipped binaries behind a Runtime API ([`lambda`]);
+//! nothing else knows which.
 
 pub mod aws;
 pub mod front;
@@ -72,7 +74,8 @@ pub const DEAD_LETTER_QUEUE: &str = "tallyhook-dead-letter";
 /// Queues that no family has.
 const OTHER_QUEUES: [&str; 2] = ["provision", "notify"];
 
-/// Six times a function's time-out, as AWS asks for: a batch may be tried again inside Lambda before its messages come back.
+/// Six times a function's time-out, as AWS asks for: a batch may be tried again inside Lambda before its
+/// messages come back.
 const VISIBILITY_SECONDS: u64 = 6 * lambda::TIMEOUT.as_secs();
 
 /// The first attempt and a repetition for each of the three delays.
@@ -86,7 +89,8 @@ pub struct Options {
     pub port: u16,
     /// The port of the AWS endpoint; 0 takes a free one.
     pub aws_port: u16,
-    /// Variables for the functions, over the defaults. Those that say where AWS is are always the stack's own.
+    /// Variables for the functions, over the defaults. Those that say where AWS is are always the stack's
+    /// own.
     pub env: Env,
     /// Where the functions come from.
     pub functions: Functions,
@@ -134,7 +138,8 @@ pub struct Stack {
     pub front_url: String,
     /// Where DynamoDB and SQS are: `http://127.0.0.1:9001`.
     pub aws_url: String,
-    /// The fake Stripe and where it is, unless the functions were told of another one (`STRIPE_SECRET_KEY`, `STRIPE_API_BASE`).
+    /// The fake Stripe and where it is, unless the functions were told of another one (`STRIPE_SECRET_KEY`,
+    /// `STRIPE_API_BASE`).
     pub stripe: Option<(String, FakeStripe)>,
     env: Env,
     sqs: Sqs,
@@ -151,8 +156,8 @@ impl Stack {
     /// Starts everything and answers when requests can be sent.
     ///
     /// # Errors
-    /// With a sentence for the person who started it: a port or the data folder is taken, a variable or the catalog makes no sense, a
-    /// binary does not start.
+    /// With a sentence for the person who started it: a port or the data folder is taken, a variable or the
+    /// catalog makes no sense, a binary does not start.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let front = bind(options.port, "--port").await?;
         let aws = bind(options.aws_port, "--aws-port").await?;
@@ -168,7 +173,8 @@ impl Stack {
             None => Database::memory(),
         };
         let database = database.map_err(|error| anyhow!("cannot open the database: {error}"))?;
-        // What it commits survives the process either way; without this SQLite also waits for the disk at every commit.
+        // What it commits survives the process either way; without this SQLite also waits for the disk at
+        // every commit.
         database.disable_bulk_loading().map_err(|error| anyhow!("cannot set up the database: {error}"))?;
         let (dynamodb, dynamodb_server) = aws::serve_dynamodb(database, stopped(&rest)).await?;
         let mut servers = vec![dynamodb_server, serve(aws, aws::router(&sqs, dynamodb), stopped(&rest))];
@@ -199,7 +205,9 @@ impl Stack {
         };
         create_queues(&sqs, &aws_url).await?;
         let client = common::aws::dynamodb(&sdk_config(&env, "DYNAMODB")?);
-        create_tables(&client, &env.require("ACCOUNTS_TABLE")?, &env.require("EVENTS_TABLE")?).await.context("cannot create the tables")?;
+        create_tables(&client, &env.require("ACCOUNTS_TABLE")?, &env.require("EVENTS_TABLE")?)
+            .await
+            .context("cannot create the tables")?;
 
         let parts = functions::all();
         let (functions, instances) = start_functions(&parts, &options, &env, &rest).await?;
@@ -208,7 +216,13 @@ impl Stack {
             match part.trigger {
                 Trigger::Http => {}
                 Trigger::Queue => {
-                    pollers.push(Poller::start(&sqs, &format!("tallyhook-{}", part.name), function, options.concurrency, &work));
+                    pollers.push(Poller::start(
+                        &sqs,
+                        &format!("tallyhook-{}", part.name),
+                        function,
+                        options.concurrency,
+                        &work,
+                    ));
                 }
                 Trigger::Every(period) => schedules.push(Schedule::new(function, period)),
             }
@@ -216,11 +230,26 @@ impl Stack {
         let rest = Rest { sqs: sqs.clone(), finished: pollers.iter().map(Poller::finished).collect() };
         let scheduled = schedules.iter().map(|schedule| schedule.start(&work));
         let scheduled: Vec<JoinHandle<()>> = scheduled.collect();
-        let shop = Shop::new(&env, &front_url, &aws_url, stripe.as_ref().map(|(_, fake)| fake), rest.clone())?;
-        let routes = Front::new(&functions, schedules, rest.clone()).with_stripe(stripe.as_ref(), &env)?.router();
+        let shop =
+            Shop::new(&env, &front_url, &aws_url, stripe.as_ref().map(|(_, fake)| fake), rest.clone())?;
+        let routes =
+            Front::new(&functions, schedules, rest.clone()).with_stripe(stripe.as_ref(), &env)?.router();
         let front = serve(front, routes.merge(shop.router()), stopped(&work));
         servers.extend(scheduled.into_iter().chain([front]));
-        Ok(Self { front_url, aws_url, stripe, env, sqs, rest, pollers, instances, servers, stop_work, stop_rest, _lock: lock })
+        Ok(Self {
+            front_url,
+            aws_url,
+            stripe,
+            env,
+            sqs,
+            rest,
+            pollers,
+            instances,
+            servers,
+            stop_work,
+            stop_rest,
+            _lock: lock,
+        })
     }
 
     /// The variables the functions run with.
@@ -233,15 +262,17 @@ impl Stack {
         &self.sqs
     }
 
-    /// Waits until every message has been worked on. Messages that wait for a later time, such as those a worker sent back with a delay,
-    /// are not waited for. It never ends while somebody else receives from one of the polled queues without end.
+    /// Waits until every message has been worked on. Messages that wait for a later time, such as those a
+    /// worker sent back with a delay, are not waited for. It never ends while somebody else receives from one
+    /// of the polled queues without end.
     pub async fn at_rest(&self) {
         while !self.rest.holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// Waits until the queues that functions are fed from are empty, however long their messages have to wait.
+    /// Waits until the queues that functions are fed from are empty, however long their messages have to
+    /// wait.
     pub async fn idle(&self) {
         while !self.rest.is_empty() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -283,12 +314,16 @@ impl Rest {
         self.each(|queue| queue.visible == 0 && queue.in_flight == 0 && queue.delayed == 0)
     }
 
-    /// The counts of what is finished are read first: if they then equal what was handed out, nothing was in between at that moment.
+    /// The counts of what is finished are read first: if they then equal what was handed out, nothing was in
+    /// between at that moment.
     fn each(&self, holds: impl Fn(&QueueStatus) -> bool) -> bool {
         let finished: Vec<(&str, u64)> = self.finished.iter().map(Finished::count).collect();
         let Ok(queues) = self.queues() else { return false };
         finished.into_iter().all(|(name, finished)| {
-            queues.iter().find(|queue| queue.name == name).is_none_or(|queue| queue.handed_out == finished && holds(queue))
+            queues
+                .iter()
+                .find(|queue| queue.name == name)
+                .is_none_or(|queue| queue.handed_out == finished && holds(queue))
         })
     }
 }
@@ -309,12 +344,19 @@ fn environment(over: &Env, front_url: &str, aws_url: &str) -> Env {
         ("APP_BASE_URL", front_url),
         ("SUPPORT_EMAIL", "support@example.com"),
     ]);
-    // A signing secret of either mode takes the place of the default, which would vouch for test events beside it.
-    if ["STRIPE_WEBHOOK_SECRET_TEST", "STRIPE_WEBHOOK_SECRET_LIVE"].iter().any(|name| over.get(name).is_some()) {
+    // A signing secret of either mode takes the place of the default, which would vouch for test events
+    // beside it.
+    if ["STRIPE_WEBHOOK_SECRET_TEST", "STRIPE_WEBHOOK_SECRET_LIVE"]
+        .iter()
+        .any(|name| over.get(name).is_some())
+    {
         env.set("STRIPE_WEBHOOK_SECRET", "");
     }
     // Never somebody's AWS account: not its keys, profile, region or addresses.
-    for (name, value) in over.iter().filter(|(name, _)| !["AWS_", "QUEUE_URL_", "_"].iter().any(|start| name.starts_with(start))) {
+    for (name, value) in over
+        .iter()
+        .filter(|(name, _)| !["AWS_", "QUEUE_URL_", "_"].iter().any(|start| name.starts_with(start)))
+    {
         env.set(name, value);
     }
     env.set("AWS_REGION", REGION);
@@ -338,12 +380,14 @@ fn queue_url(aws_url: &str, name: &str) -> String {
 /// Creates the queues that are missing and gives all of them the settings of the template.
 async fn create_queues(sqs: &Sqs, aws_url: &str) -> anyhow::Result<()> {
     let call = async |action: &str, request: Value| -> anyhow::Result<()> {
-        let (status, answer, _) = sqs.handle(&format!("AmazonSQS.{action}"), "localhost", request.to_string().as_bytes()).await;
+        let (status, answer, _) =
+            sqs.handle(&format!("AmazonSQS.{action}"), "localhost", request.to_string().as_bytes()).await;
         ensure!(status == 200, "{action}: {}", String::from_utf8_lossy(&answer));
         Ok(())
     };
     call("CreateQueue", json!({ "QueueName": DEAD_LETTER_QUEUE })).await?;
-    let attributes = json!({ "VisibilityTimeout": VISIBILITY_SECONDS.to_string(), "MessageRetentionPeriod": "1209600" });
+    let attributes =
+        json!({ "VisibilityTimeout": VISIBILITY_SECONDS.to_string(), "MessageRetentionPeriod": "1209600" });
     call("SetQueueAttributes", json!({ "QueueUrl": DEAD_LETTER_QUEUE, "Attributes": attributes })).await?;
     let redrive = json!({
         "deadLetterTargetArn": format!("arn:aws:sqs:{REGION}:000000000000:{DEAD_LETTER_QUEUE}"),
@@ -356,7 +400,8 @@ async fn create_queues(sqs: &Sqs, aws_url: &str) -> anyhow::Result<()> {
             "RedrivePolicy": redrive.to_string(),
         });
         call("CreateQueue", json!({ "QueueName": format!("tallyhook-{name}") })).await?;
-        call("SetQueueAttributes", json!({ "QueueUrl": queue_url(aws_url, name), "Attributes": attributes })).await?;
+        call("SetQueueAttributes", json!({ "QueueUrl": queue_url(aws_url, name), "Attributes": attributes }))
+            .await?;
     }
     Ok(())
 }
@@ -368,8 +413,10 @@ async fn start_functions(
     env: &Env,
     stop: &watch::Receiver<bool>,
 ) -> anyhow::Result<(Vec<Function>, Vec<JoinHandle<()>>)> {
-    // With shipped binaries too: they would say what is wrong with the environment each for itself, and in JSON.
-    let in_process = |part: &Part| Ok(Function::in_process(part.name, part.handler(env)?).with_timeout(part.timeout));
+    // With shipped binaries too: they would say what is wrong with the environment each for itself, and in
+    // JSON.
+    let in_process =
+        |part: &Part| Ok(Function::in_process(part.name, part.handler(env)?).with_timeout(part.timeout));
     let in_process = parts.iter().map(in_process).collect::<anyhow::Result<Vec<Function>>>()?;
     let folder = match &options.functions {
         Functions::InProcess => return Ok((in_process, Vec::new())),
@@ -383,7 +430,9 @@ async fn start_functions(
         let binary = Binary::find(&folder, part.name, env.clone(), options.quiet)?;
         let wanted = if part.trigger == Trigger::Queue { options.concurrency } else { 1 };
         for number in 1..=u32::try_from(wanted)? {
-            instances.push(process::start(&host, (part.name.to_owned(), number), binary.clone(), stop.clone()).await?);
+            instances.push(
+                process::start(&host, (part.name.to_owned(), number), binary.clone(), stop.clone()).await?,
+            );
         }
     }
     let hosted = |part: &Part| Function::hosted(part.name, host.clone()).with_timeout(part.timeout);
@@ -404,7 +453,11 @@ fn url(listener: &TcpListener) -> anyhow::Result<String> {
     Ok(format!("http://{}", listener.local_addr()?))
 }
 
-fn serve(listener: TcpListener, app: axum::Router, stopped: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+fn serve(
+    listener: TcpListener,
+    app: axum::Router,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stopped).await {
@@ -423,7 +476,8 @@ fn stopped(stop: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 's
 
 /// Takes the data folder for this process, until the answer is dropped.
 fn lock(folder: &Path, front_url: &str) -> anyhow::Result<File> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot create the data folder {}", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create the data folder {}", folder.display()))?;
     let path = folder.join("lock");
     let mut file = File::options().create(true).read(true).write(true).truncate(false).open(&path);
     let file = file.as_mut().map_err(|error| anyhow!("cannot open {}: {error}", path.display()))?;
@@ -470,8 +524,14 @@ mod tests {
         ]);
         let env = environment(&person, "http://127.0.0.1:9000", "http://127.0.0.1:9001");
         assert_eq!(env.get("AWS_ACCESS_KEY_ID").as_deref(), Some("local"));
-        assert_eq!((env.get("AWS_SESSION_TOKEN"), env.get("AWS_PROFILE"), env.get("AWS_ENDPOINT_URL_SQS")), (None, None, None));
-        assert_eq!(env.get("QUEUE_URL_INVOICE_PAID").as_deref(), Some("http://127.0.0.1:9001/000000000000/tallyhook-invoice-paid"));
+        assert_eq!(
+            (env.get("AWS_SESSION_TOKEN"), env.get("AWS_PROFILE"), env.get("AWS_ENDPOINT_URL_SQS")),
+            (None, None, None)
+        );
+        assert_eq!(
+            env.get("QUEUE_URL_INVOICE_PAID").as_deref(),
+            Some("http://127.0.0.1:9001/000000000000/tallyhook-invoice-paid")
+        );
         assert_eq!(env.get("RETRY_DELAYS_SECONDS").as_deref(), Some("1,2,3"));
     }
 
@@ -481,7 +541,8 @@ mod tests {
         let port = taken.local_addr().unwrap().port();
         let error = Stack::start(Options { port, ..Options::default() }).await.err().unwrap().to_string();
         assert!(error.contains(&port.to_string()) && error.contains("--port"), "{error}");
-        let error = Stack::start(Options { aws_port: port, ..Options::default() }).await.err().unwrap().to_string();
+        let error =
+            Stack::start(Options { aws_port: port, ..Options::default() }).await.err().unwrap().to_string();
         assert!(error.contains("--aws-port"), "{error}");
 
         let folder = std::env::temp_dir().join(format!("tallyhook-test-{}", uuid::Uuid::new_v4()));
@@ -499,7 +560,9 @@ mod tests {
         let secret = Secret::new(WEBHOOK_SECRET).unwrap();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let now = Timestamp::from_unix(i64::try_from(now).unwrap());
-        for name in ["customer.subscription.created", "invoice.paid", "checkout.session.completed", "invoice.paid"] {
+        for name in
+            ["customer.subscription.created", "invoice.paid", "checkout.session.completed", "invoice.paid"]
+        {
             let event = Sample::find(name).unwrap();
             let request = Request::post(format!("{}/webhooks/stripe", stack.front_url))
                 .header("stripe-signature", sign(event.body(), &secret, now))
@@ -508,10 +571,14 @@ mod tests {
             assert_eq!(client.send(request).await.unwrap().0, 200);
         }
         stack.idle().await;
-        let request = Request::get(format!("{}/users/user_123", stack.front_url)).header("authorization", format!("Bearer {APP_TOKEN}"));
+        let request = Request::get(format!("{}/users/user_123", stack.front_url))
+            .header("authorization", format!("Bearer {APP_TOKEN}"));
         let (status, account) = client.send(request.body(Body::empty()).unwrap()).await.unwrap();
         let account: Value = serde_json::from_slice(&account).unwrap();
-        assert_eq!((status.as_u16(), &account["tier"], &account["credits"]), (200, &json!("pro"), &json!(5_000)));
+        assert_eq!(
+            (status.as_u16(), &account["tier"], &account["credits"]),
+            (200, &json!("pro"), &json!(5_000))
+        );
         stack.stop().await;
     }
 
@@ -520,7 +587,9 @@ mod tests {
         let stack = Stack::start(Options::default()).await.unwrap();
         let client = Client::for_url(&stack.front_url).unwrap();
         let run = async |name: &str| {
-            let request = Request::post(format!("{}/local/schedules/{name}", stack.front_url)).body(Body::empty()).unwrap();
+            let request = Request::post(format!("{}/local/schedules/{name}", stack.front_url))
+                .body(Body::empty())
+                .unwrap();
             let (status, answer) = client.send(request).await.unwrap();
             (status.as_u16(), serde_json::from_slice::<Value>(&answer).unwrap())
         };
@@ -528,7 +597,8 @@ mod tests {
         let send = async |body: &[u8]| {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
             let signature = sign(body, &secret, Timestamp::from_unix(i64::try_from(now).unwrap()));
-            let request = Request::post(format!("{}/webhooks/stripe", stack.front_url)).header("stripe-signature", signature);
+            let request = Request::post(format!("{}/webhooks/stripe", stack.front_url))
+                .header("stripe-signature", signature);
             client.send(request.body(Body::from(body.to_vec())).unwrap()).await.unwrap().0
         };
         assert_eq!(send(Sample::find("invoice.paid").unwrap().body()).await, 200);
@@ -544,7 +614,8 @@ mod tests {
         assert_eq!((status, &health["score"]), (200, &json!(100)), "{health:#}");
         assert_eq!(run("payday").await.0, 404);
 
-        let logs = Request::get(format!("{}/admin/stripe/webhook-logs", stack.front_url)).header("authorization", "Bearer admin-local");
+        let logs = Request::get(format!("{}/admin/stripe/webhook-logs", stack.front_url))
+            .header("authorization", "Bearer admin-local");
         let (status, logs) = client.send(logs.body(Body::empty()).unwrap()).await.unwrap();
         let logs: Value = serde_json::from_slice(&logs).unwrap();
         assert_eq!((status.as_u16(), &logs["events"][0]["status"]), (200, &json!("processed")), "{logs:#}");
@@ -562,14 +633,16 @@ mod tests {
         let stack = Stack::start(options()).await.unwrap();
         let client = Client::for_url(&stack.front_url).unwrap();
         assert_eq!(client.send(user(&stack, "PUT")).await.unwrap().0, 200);
-        let queue = json!({ "QueueUrl": DEAD_LETTER_QUEUE, "MessageBody": "kept", "DelaySeconds": 900 }).to_string();
+        let queue =
+            json!({ "QueueUrl": DEAD_LETTER_QUEUE, "MessageBody": "kept", "DelaySeconds": 900 }).to_string();
         stack.sqs().handle("AmazonSQS.SendMessage", "localhost", queue.as_bytes()).await;
         stack.stripe.as_ref().unwrap().1.put(json!({ "id": "cus_kept", "object": "customer" }));
         stack.stop().await;
         let stack = Stack::start(options()).await.unwrap();
         assert_eq!(client.send(user(&stack, "GET")).await.unwrap().0, 200);
         assert!(stack.stripe.as_ref().unwrap().1.object("cus_kept").is_some());
-        let dead = stack.sqs().queues().unwrap().into_iter().find(|queue| queue.name == DEAD_LETTER_QUEUE).unwrap();
+        let dead =
+            stack.sqs().queues().unwrap().into_iter().find(|queue| queue.name == DEAD_LETTER_QUEUE).unwrap();
         assert_eq!(dead.delayed, 1);
         stack.stop().await;
         std::fs::remove_dir_all(folder).unwrap();

@@ -60,7 +60,8 @@ impl Model {
                 }
                 let sold = self.subscriptions.entry(subscription.clone()).or_default();
                 let (key, price) = (key.clone(), price.clone());
-                sold.period = Some(Period { key, start: *start, price, credits: *credits, ..Period::default() });
+                sold.period =
+                    Some(Period { key, start: *start, price, credits: *credits, ..Period::default() });
                 for (then, price, credits, counts) in std::mem::take(&mut sold.early) {
                     self.keys.insert(format!("plan#{subscription}#{price}#{then}"));
                     if then == *start && counts {
@@ -105,7 +106,9 @@ impl Model {
         // Keys of changes that waited for a payment.
         for (id, sold) in &self.subscriptions {
             if let Some(period) = &sold.period {
-                self.keys.extend(period.taken.iter().map(|taken| format!("plan#{id}#{}#{}", taken.0, period.start)));
+                self.keys.extend(
+                    period.taken.iter().map(|taken| format!("plan#{id}#{}#{}", taken.0, period.start)),
+                );
             }
         }
     }
@@ -116,7 +119,12 @@ impl Model {
             return;
         }
         let due = worth * u64::try_from(amount.min(paid)).unwrap() / u64::try_from(paid).unwrap();
-        if let Some(period) = self.subscriptions.values_mut().filter_map(|sold| sold.period.as_mut()).find(|period| period.key == *key) {
+        if let Some(period) = self
+            .subscriptions
+            .values_mut()
+            .filter_map(|sold| sold.period.as_mut())
+            .find(|period| period.key == *key)
+        {
             period.reversed = due;
         }
         if let Some(lot) = self.lots.iter_mut().find(|lot| lot.key == *key) {
@@ -160,7 +168,10 @@ impl Model {
     /// `signup`, each subscription that has any, `addon`.
     pub fn buckets(&self) -> BTreeMap<String, u64> {
         let subscriptions = self.subscriptions.keys().map(|id| (id.clone(), self.bucket(id)));
-        let others = [("signup".to_owned(), self.signup), ("addon".to_owned(), self.lots.iter().map(|lot| lot.left).sum())];
+        let others = [
+            ("signup".to_owned(), self.signup),
+            ("addon".to_owned(), self.lots.iter().map(|lot| lot.left).sum()),
+        ];
         subscriptions.chain(others).filter(|(_, credits)| *credits > 0).collect()
     }
 }

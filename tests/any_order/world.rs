@@ -117,17 +117,26 @@ impl<'a> World<'a> {
             return Err(format!("foreign: {} names {named:?}", event.id));
         }
         if payment.is_none() && !bound && named.is_none() {
-            let parked =
-                if event.customer().is_some() { Parked::NoUser(event.customer().cloned()) } else { Parked::NoGrant(String::new()) };
+            let parked = if event.customer().is_some() {
+                Parked::NoUser(event.customer().cloned())
+            } else {
+                Parked::NoGrant(String::new())
+            };
             self.parked.insert(index, parked);
             return Ok(false);
         }
         let mut keys: Vec<LedgerKey> = ledger_keys(event).into_iter().chain(payment.clone()).collect();
         let mut outcome = self.decide(event, &keys, payment.as_ref());
         if let Outcome::Apply(applied) = &outcome {
-            // An entry that was not asked for is there: the store refuses, and the event is decided again with it.
-            let there: Vec<LedgerKey> =
-                applied.change.entries.iter().map(|entry| entry.key.clone()).filter(|key| self.ledger.contains_key(key)).collect();
+            // An entry that was not asked for is there: the store refuses, and the event is decided again
+            // with it.
+            let there: Vec<LedgerKey> = applied
+                .change
+                .entries
+                .iter()
+                .map(|entry| entry.key.clone())
+                .filter(|key| self.ledger.contains_key(key))
+                .collect();
             if !there.is_empty() {
                 keys.extend(there);
                 outcome = self.decide(event, &keys, payment.as_ref());
@@ -148,8 +157,14 @@ impl<'a> World<'a> {
             Outcome::Apply(applied) => {
                 let again = !self.applied.insert(index);
                 self.parked.remove(&index);
-                if again && (!applied.change.entries.is_empty() || applied.change.state.balance() != self.account.state.balance()) {
-                    return Err(format!("not idempotent: {} moves something when it comes again\n {:?}", event.id, applied.change.entries));
+                if again
+                    && (!applied.change.entries.is_empty()
+                        || applied.change.state.balance() != self.account.state.balance())
+                {
+                    return Err(format!(
+                        "not idempotent: {} moves something when it comes again\n {:?}",
+                        event.id, applied.change.entries
+                    ));
                 }
                 if applied.change.entries.iter().any(|entry| entry.cause != event.id.as_str()) {
                     return Err(format!("cause: an entry of {} names another cause", event.id));
@@ -177,16 +192,22 @@ impl<'a> World<'a> {
     }
 
     fn decide(&mut self, event: &Event, keys: &[LedgerKey], payment: Option<&LedgerKey>) -> Outcome {
-        self.account.recorded = keys.iter().filter_map(|key| Some((key.clone(), self.ledger.get(key)?.clone()))).collect();
-        self.account.reversals = keys.iter().filter_map(|key| Some((key.clone(), self.reversals.get(key)?.clone()))).collect();
+        self.account.recorded =
+            keys.iter().filter_map(|key| Some((key.clone(), self.ledger.get(key)?.clone()))).collect();
+        self.account.reversals =
+            keys.iter().filter_map(|key| Some((key.clone(), self.reversals.get(key)?.clone()))).collect();
         decide(&self.account, event, payment, self.catalog, self.now)
     }
 
     pub fn sign_up(&mut self) -> Result<(), String> {
         let key = LedgerKey::signup();
-        self.account.recorded = self.ledger.get(&key).map(|entry| (key.clone(), entry.clone())).into_iter().collect();
+        self.account.recorded =
+            self.ledger.get(&key).map(|entry| (key.clone(), entry.clone())).into_iter().collect();
         let cause = Cause { by: "app".to_owned(), adjust_key: key, created: self.now };
-        let change = self.account.evolve(vec![Fact::Signup], &cause, self.catalog, self.now).map_err(|conflict| conflict.to_string())?;
+        let change = self
+            .account
+            .evolve(vec![Fact::Signup], &cause, self.catalog, self.now)
+            .map_err(|conflict| conflict.to_string())?;
         self.commit(change)
     }
 
@@ -204,7 +225,10 @@ impl<'a> World<'a> {
         if amount > 0 {
             self.spends += 1;
             let key = LedgerKey::consume(&self.spends.to_string());
-            let change = self.account.consume(Credits::new(amount), key, self.now).ok_or("spend: the balance cannot be spent")?;
+            let change = self
+                .account
+                .consume(Credits::new(amount), key, self.now)
+                .ok_or("spend: the balance cannot be spent")?;
             self.spent += amount;
             self.commit(change)?;
         }
@@ -246,7 +270,10 @@ impl<'a> World<'a> {
             return Err(format!("balance: {balance}, but the last entry says {last:?}"));
         }
         if self.worths.is_some() && balance.get() + self.spent > self.granted {
-            return Err(format!("conservation: {balance} left and {} spent of {} granted", self.spent, self.granted));
+            return Err(format!(
+                "conservation: {balance} left and {} spent of {} granted",
+                self.spent, self.granted
+            ));
         }
         for (id, was) in &before.subscriptions {
             let Some(is) = state.subscriptions.get(id) else { return Err(format!("forgotten: {id}")) };
@@ -254,9 +281,13 @@ impl<'a> World<'a> {
                 return Err(format!("terminal: {id} left {:?} for {:?}", was.status(), is.status()));
             }
             let version = |of: &common::domain::account::subscription::Subscription| {
-                of.snapshot.as_ref().map(|snapshot| (snapshot.is_terminal(), snapshot.start, snapshot.created))
+                of.snapshot
+                    .as_ref()
+                    .map(|snapshot| (snapshot.is_terminal(), snapshot.start, snapshot.created))
             };
-            if version(is) < version(was) || is.period.as_ref().map(|period| period.start) < was.period.as_ref().map(|period| period.start)
+            if version(is) < version(was)
+                || is.period.as_ref().map(|period| period.start)
+                    < was.period.as_ref().map(|period| period.start)
             {
                 return Err(format!("version: {id} went back from {:?} to {:?}", version(was), version(is)));
             }
@@ -281,7 +312,11 @@ impl<'a> World<'a> {
             balance: state.balance().get(),
             buckets: self.buckets(),
             addon: state.addon().get(),
-            subscriptions: state.subscriptions.iter().map(|(id, subscription)| (id.to_string(), told(subscription))).collect(),
+            subscriptions: state
+                .subscriptions
+                .iter()
+                .map(|(id, subscription)| (id.to_string(), told(subscription)))
+                .collect(),
             access: [-2, 0, 5, 8, 40].map(later).to_vec(),
             keys: self.grant_keys(),
             parked: self.parked.keys().map(|&index| self.events[index].id.clone()).collect(),
@@ -297,13 +332,18 @@ impl<'a> World<'a> {
     pub fn buckets(&self) -> BTreeMap<String, u64> {
         let state = &self.account.state;
         let subscriptions = state.subscriptions.keys().map(|id| (id.to_string(), state.bucket(id).get()));
-        let others = [("signup".to_owned(), state.signup.unwrap_or_default().get()), ("addon".to_owned(), state.addon().get())];
+        let others = [
+            ("signup".to_owned(), state.signup.unwrap_or_default().get()),
+            ("addon".to_owned(), state.addon().get()),
+        ];
         subscriptions.chain(others).filter(|(_, credits)| *credits > 0).collect()
     }
 
-    /// The keys of all documents that grant or record; movements, spends and money that went back are left out.
+    /// The keys of all documents that grant or record; movements, spends and money that went back are left
+    /// out.
     pub fn grant_keys(&self) -> BTreeSet<String> {
-        let document = |entry: &&Entry| is_grant(entry) || matches!(entry.kind, EntryKind::Order | EntryKind::NoGrant);
+        let document =
+            |entry: &&Entry| is_grant(entry) || matches!(entry.kind, EntryKind::Order | EntryKind::NoGrant);
         self.ledger.values().filter(document).map(|entry| entry.key.to_string()).collect()
     }
 
@@ -313,16 +353,20 @@ impl<'a> World<'a> {
 
     /// Compares a subscription with what Stripe has.
     pub fn agrees_with(&self, standing: &Standing) -> Result<(), String> {
-        let found = self.account.state.subscriptions.iter().find(|(id, _)| id.as_str() == standing.subscription);
+        let found =
+            self.account.state.subscriptions.iter().find(|(id, _)| id.as_str() == standing.subscription);
         let Some((_, subscription)) = found else { return Err(format!("unknown: {standing:?}")) };
         let status = subscription.status().map(|status| status.to_string());
         let price = subscription.price().map(|price| price.as_str());
-        let ends = subscription.snapshot.as_ref().and_then(|snapshot| snapshot.cancel_at).map(Timestamp::unix);
+        let ends =
+            subscription.snapshot.as_ref().and_then(|snapshot| snapshot.cancel_at).map(Timestamp::unix);
         let start = subscription.current_period().0.map(Timestamp::unix);
         if (status.as_deref(), price, ends, start)
             != (Some(standing.status), Some(standing.price.as_str()), standing.ends, Some(standing.start))
         {
-            return Err(format!("Stripe has {standing:?}, the account {status:?} {price:?} {start:?} ends {ends:?}"));
+            return Err(format!(
+                "Stripe has {standing:?}, the account {status:?} {price:?} {start:?} ends {ends:?}"
+            ));
         }
         Ok(())
     }
@@ -330,9 +374,12 @@ impl<'a> World<'a> {
 
 fn is_grant(entry: &Entry) -> bool {
     match entry.kind {
-        EntryKind::Signup | EntryKind::Subscription | EntryKind::Trial | EntryKind::Renewal | EntryKind::PlanChange | EntryKind::AddOn => {
-            true
-        }
+        EntryKind::Signup
+        | EntryKind::Subscription
+        | EntryKind::Trial
+        | EntryKind::Renewal
+        | EntryKind::PlanChange
+        | EntryKind::AddOn => true,
         EntryKind::Order
         | EntryKind::Refund
         | EntryKind::Dispute

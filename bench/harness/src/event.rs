@@ -1,4 +1,5 @@
-//! The events that the functions are given: an `invoice.paid` of `events/`, padded to 4 KB, with ids of its own.
+//! The events that the functions are given: an `invoice.paid` of `events/`, padded to 4 KB, with ids of its
+//! own.
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
@@ -10,7 +11,8 @@ const BYTES: usize = 4096;
 
 /// The renewal number `number` of a user, 4,096 bytes.
 pub fn body(user: u32, number: u32) -> String {
-    let mut event: Value = serde_json::from_str(&SAMPLE.replace("user_123", &format!("user_{user}"))).expect("the sample is JSON");
+    let mut event: Value = serde_json::from_str(&SAMPLE.replace("user_123", &format!("user_{user}")))
+        .expect("the sample is JSON");
     let (start, month) = (1_770_000_000 + i64::from(number) * 2_592_000, 2_592_000);
     event["id"] = json!(format!("evt_bench{user}x{number}"));
     event["created"] = json!(start);

@@ -57,7 +57,9 @@ impl Runtime {
                 let send = send.clone();
                 tokio::spawn(async move {
                     let answer = service_fn(|request| serve(request, send.clone()));
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer).await;
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(socket), answer)
+                        .await;
                 });
             }
         });
@@ -78,14 +80,18 @@ impl Runtime {
     async fn next(&mut self) -> anyhow::Result<oneshot::Sender<Vec<u8>>> {
         match self.step().await? {
             Step::Next(next) => Ok(next),
-            Step::Response(..) | Step::Failed(_) => bail!("the function answered an event that it was not given"),
+            Step::Response(..) | Step::Failed(_) => {
+                bail!("the function answered an event that it was not given")
+            }
         }
     }
 
     async fn response(&mut self) -> anyhow::Result<(Bytes, Instant)> {
         match self.step().await? {
             Step::Response(body, at) => Ok((body, at)),
-            Step::Next(_) | Step::Failed(_) => bail!("the function asked for another event before it answered the first"),
+            Step::Next(_) | Step::Failed(_) => {
+                bail!("the function asked for another event before it answered the first")
+            }
         }
     }
 
@@ -123,12 +129,21 @@ impl Runtime {
         let _ = next.send(event);
         let (answer, answered) = self.response().await?;
         let next = self.next().await?;
-        let start = Start { cold: answered - began, init_cpu, first: answered - given, first_cpu: cpu(pid)? - init_cpu };
+        let start = Start {
+            cold: answered - began,
+            init_cpu,
+            first: answered - given,
+            first_cpu: cpu(pid)? - init_cpu,
+        };
         Ok((Function { child, pid, next }, start, answer))
     }
 
     /// Gives the function another event. Returns its answer and how long it took.
-    pub async fn invoke(&mut self, function: Function, event: Vec<u8>) -> anyhow::Result<(Function, Bytes, Duration)> {
+    pub async fn invoke(
+        &mut self,
+        function: Function,
+        event: Vec<u8>,
+    ) -> anyhow::Result<(Function, Bytes, Duration)> {
         let Function { child, pid, next } = function;
         let given = Instant::now();
         let _ = next.send(event);
@@ -161,7 +176,10 @@ fn cpu(pid: Pid) -> anyhow::Result<Duration> {
     Ok(Duration::from(time))
 }
 
-async fn serve(request: Request<Incoming>, steps: mpsc::UnboundedSender<Step>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn serve(
+    request: Request<Incoming>,
+    steps: mpsc::UnboundedSender<Step>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
     if request.method() == Method::GET && path.ends_with("/invocation/next") {
         let (send, event) = oneshot::channel();
@@ -175,13 +193,23 @@ async fn serve(request: Request<Incoming>, steps: mpsc::UnboundedSender<Step>) -
             .header("content-type", "application/json")
             .header("lambda-runtime-aws-request-id", "8476a536-e9f4-11e8-9739-2dfe598c3fcd")
             .header("lambda-runtime-deadline-ms", "4102444800000")
-            .header("lambda-runtime-invoked-function-arn", "arn:aws:lambda:us-east-1:000000000000:function:bench")
-            .header("lambda-runtime-trace-id", "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=0")
+            .header(
+                "lambda-runtime-invoked-function-arn",
+                "arn:aws:lambda:us-east-1:000000000000:function:bench",
+            )
+            .header(
+                "lambda-runtime-trace-id",
+                "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=0",
+            )
             .body(Full::new(Bytes::from(event)));
         return Ok(response.unwrap_or_default());
     }
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let answered = Instant::now();
-    let _ = steps.send(if path.ends_with("/response") { Step::Response(body, answered) } else { Step::Failed(body) });
+    let _ = steps.send(if path.ends_with("/response") {
+        Step::Response(body, answered)
+    } else {
+        Step::Failed(body)
+    });
     Ok(Response::builder().status(202).body(Full::default()).unwrap_or_default())
 }

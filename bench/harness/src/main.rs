@@ -1,12 +1,14 @@
-//! Measures the release binaries beside what else one could deploy; `bench/run` builds all of it and starts this.
+//! Measures the release binaries beside what else one could deploy; `bench/run` builds all of it and starts
+//! this.
 //!
-//! One process is both Lambda (a Runtime API) and AWS (SQS and DynamoDB over TLS). Each arm is started, given a first event and then
-//! many, one at a time. The arms take turns in rounds, and ratios are taken within a round: what else the machine does falls on all.
-//! CPU times are the kernel's account of the process, to the nanosecond; wall times on a shared machine are not to be trusted.
+//! One process is both Lambda (a Runtime API) and AWS (SQS and DynamoDB over TLS). Each arm is started, given
+//! a first event and then many, one at a time. The arms take turns in rounds, and ratios are taken within a
+//! round: what else the machine does falls on all. CPU times are the kernel's account of the process, to the
+//! nanosecond; wall times on a shared machine are not to be trusted.
 //!
-//! All of it runs on one core, of which Lambda's 256 MB are a seventh. To wake a process on another core of a virtual machine is its host's
-//! work, some 20 µs each time that are counted as the function's: with two cores the same event took twice the CPU, and one arm seemed as
-//! good as another.
+//! All of it runs on one core, of which Lambda's 256 MB are a seventh. To wake a process on another core of a
+//! virtual machine is its host's work, some 20 µs each time that are counted as the function's: with two
+//! cores the same event took twice the CPU, and one arm seemed as good as another.
 
 mod event;
 mod lambda;
@@ -129,7 +131,8 @@ async fn main() -> anyhow::Result<()> {
     arms.retain(|arm| only.is_empty() || only.iter().any(|name| arm.name.contains(name.as_str())));
     let mut taken: Vec<Vec<Taken>> = vec![Vec::new(); arms.len()];
     for round in 0..rounds {
-        // There and back: what comes later in a round finds the machine as the others left it, which alone made 3 to 10 % of CPU.
+        // There and back: what comes later in a round finds the machine as the others left it, which alone
+        // made 3 to 10 % of CPU.
         let mut turns: Vec<_> = arms.iter().zip(&mut taken).collect();
         if round % 2 == 1 {
             turns.reverse();
@@ -139,9 +142,16 @@ async fn main() -> anyhow::Result<()> {
         }
         eprintln!("round {} of {rounds}", round + 1);
     }
-    for (kind, title) in [(Kind::Webhook, "webhook: verify, one SendMessage"), (Kind::Worker, "worker: one read, one transaction")] {
-        let columns: Vec<table::Column> =
-            arms.iter().zip(&taken).filter(|(arm, _)| arm.kind == kind).map(|(arm, taken)| arm.column(taken)).collect::<Result<_, _>>()?;
+    for (kind, title) in [
+        (Kind::Webhook, "webhook: verify, one SendMessage"),
+        (Kind::Worker, "worker: one read, one transaction"),
+    ] {
+        let columns: Vec<table::Column> = arms
+            .iter()
+            .zip(&taken)
+            .filter(|(arm, _)| arm.kind == kind)
+            .map(|(arm, taken)| arm.column(taken))
+            .collect::<Result<_, _>>()?;
         table::print(title, &columns);
     }
     Ok(())
@@ -151,7 +161,10 @@ async fn main() -> anyhow::Result<()> {
 fn stay_on_one_core() -> anyhow::Result<()> {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this)?;
-    let last = (0..CpuSet::count()).rev().find(|core| allowed.is_set(*core).unwrap_or(false)).context("no core to run on")?;
+    let last = (0..CpuSet::count())
+        .rev()
+        .find(|core| allowed.is_set(*core).unwrap_or(false))
+        .context("no core to run on")?;
     let mut one = CpuSet::new();
     one.set(last)?;
     Ok(sched_setaffinity(this, &one)?)
@@ -161,7 +174,13 @@ fn arms(built: &Path) -> anyhow::Result<Vec<Arm>> {
     let bench = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("bench/")?.to_path_buf();
     let binary = |name, kind, profile: &str, file: &str| {
         let path = built.join(profile).join(file);
-        Arm { name, kind, command: vec![path.display().to_string()], artifact: Some(path), few_roots: profile == "release" }
+        Arm {
+            name,
+            kind,
+            command: vec![path.display().to_string()],
+            artifact: Some(path),
+            few_roots: profile == "release",
+        }
     };
     let node = |name, kind, file: &str| {
         let path = bench.join("peers/node/dist").join(file);
@@ -197,8 +216,9 @@ fn arms(built: &Path) -> anyhow::Result<Vec<Arm>> {
         python("Python", Kind::Worker, "worker.py"),
     ];
     // One that was not built is left out, and said so: a run without Node or Python is a run.
-    let (there, missing): (Vec<Arm>, Vec<Arm>) =
-        all.into_iter().partition(|arm| arm.command.iter().all(|part| !part.contains('/') || Path::new(part).exists()));
+    let (there, missing): (Vec<Arm>, Vec<Arm>) = all
+        .into_iter()
+        .partition(|arm| arm.command.iter().all(|part| !part.contains('/') || Path::new(part).exists()));
     for arm in missing {
         eprintln!("left out: {} ({})", arm.name, arm.command.join(" "));
     }
@@ -215,9 +235,12 @@ impl Bench {
             Ok(path)
         };
         let amazon = include_str!("../../../common/src/aws/amazon-roots.pem");
-        let system =
-            std::fs::read_to_string("/etc/ssl/certs/ca-certificates.crt").context("the system's roots (package ca-certificates)")?;
-        let roots = [file("few", format!("{amazon}\n{}", stub.ca_pem))?, file("all", format!("{system}\n{}", stub.ca_pem))?];
+        let system = std::fs::read_to_string("/etc/ssl/certs/ca-certificates.crt")
+            .context("the system's roots (package ca-certificates)")?;
+        let roots = [
+            file("few", format!("{amazon}\n{}", stub.ca_pem))?,
+            file("all", format!("{system}\n{}", stub.ca_pem))?,
+        ];
         let mut env: Vec<(String, String)> = [
             ("PATH", "/usr/local/bin:/usr/bin:/bin"),
             ("HOME", "/tmp"),
@@ -239,17 +262,23 @@ impl Bench {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
         env.push(("AWS_ENDPOINT_URL".to_owned(), stub.url.clone()));
-        for family in
-            ["checkout-session", "customer-subscription", "invoice-paid", "invoice-payment-failed", "refund", "charge-dispute", "customer"]
-        {
+        for family in [
+            "checkout-session",
+            "customer-subscription",
+            "invoice-paid",
+            "invoice-payment-failed",
+            "refund",
+            "charge-dispute",
+            "customer",
+        ] {
             let name = format!("QUEUE_URL_{}", family.to_uppercase().replace('-', "_"));
             env.push((name, format!("{}/000000000000/tallyhook-{family}", stub.url)));
         }
         Ok(Self { runtime, stub, env, roots, limit: Limit::new(), number: 0 })
     }
 
-    /// The environment of an arm: AWS_CA_BUNDLE is read by tallyhook, the references and boto3, SSL_CERT_FILE by rustls with the
-    /// system's roots, NODE_EXTRA_CA_CERTS by Node.
+    /// The environment of an arm: AWS_CA_BUNDLE is read by tallyhook, the references and boto3, SSL_CERT_FILE
+    /// by rustls with the system's roots, NODE_EXTRA_CA_CERTS by Node.
     fn env(&self, arm: &Arm) -> Vec<(String, String)> {
         let [few, all] = &self.roots;
         let roots = |name: &str, path: &Path| (name.to_owned(), path.display().to_string());
@@ -280,7 +309,8 @@ impl Bench {
         let mut limited = None;
         if let Some(limit) = self.limit.take() {
             let event = self.event(arm.kind);
-            let (function, start, answer) = self.runtime.cold(&arm.command, &env, event, Some(&limit)).await?;
+            let (function, start, answer) =
+                self.runtime.cold(&arm.command, &env, event, Some(&limit)).await?;
             check(&answer)?;
             limited = Some(ms(start.first));
             function.end().await?;
@@ -334,14 +364,16 @@ impl Bench {
         Ok(taken)
     }
 
-    /// Fails when a shipped binary does what no noise of a machine explains: another number of calls, a first event that costs more
-    /// than 5 ms of CPU (it is below 2; the entropy of aws-lc or a handshake that slipped out of init are far above), more memory.
+    /// Fails when a shipped binary does what no noise of a machine explains: another number of calls, a first
+    /// event that costs more than 5 ms of CPU (it is below 2; the entropy of aws-lc or a handshake that
+    /// slipped out of init are far above), more memory.
     async fn guard(&mut self, arms: &[Arm]) -> anyhow::Result<()> {
         let shipped: Vec<&Arm> = arms.iter().filter(|arm| arm.name == "tallyhook").collect();
         ensure!(shipped.len() == 2, "stripe-webhook and invoice-paid are to be built with --release first");
         for arm in shipped {
             let taken = self.measure(arm).await?;
-            let calls: Vec<String> = taken.init_calls.iter().map(|(name, count)| format!("{count} {name}")).collect();
+            let calls: Vec<String> =
+                taken.init_calls.iter().map(|(name, count)| format!("{count} {name}")).collect();
             let (wanted, first, most_mb) = match arm.kind {
                 Kind::Webhook => (1.0, "1 GetQueueAttributes, 1 SendMessage", 8.0),
                 Kind::Worker => (2.0, "2 BatchGetItem, 1 TransactWriteItems", 9.5),
@@ -409,7 +441,10 @@ impl Arm {
 fn check(answer: &Bytes) -> anyhow::Result<()> {
     let answer: serde_json::Value = serde_json::from_slice(answer)?;
     let failed = answer["batchItemFailures"].as_array().is_some_and(|failures| !failures.is_empty());
-    ensure!(!failed && (answer["statusCode"] == 200 || answer["batchItemFailures"].is_array()), "the answer was {answer}");
+    ensure!(
+        !failed && (answer["statusCode"] == 200 || answer["batchItemFailures"].is_array()),
+        "the answer was {answer}"
+    );
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! SQS and DynamoDB as far as the functions need them, over TLS: it counts, it can be late, and it always says yes.
+//! SQS and DynamoDB as far as the functions need them, over TLS: it counts, it can be late, and it always
+//! says yes.
 //!
 //! What a transaction puts, a read finds, so that an account has a history. Conditions are not looked at.
 
@@ -58,7 +59,8 @@ impl Stub {
         let issuer = rcgen::Issuer::new(ca, ca_key);
         let key = rcgen::KeyPair::generate()?;
         let leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &issuer)?;
-        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
+        let key =
+            rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut tls = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -67,7 +69,11 @@ impl Stub {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
 
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let stub = Self { state: Arc::default(), url: format!("https://localhost:{}", listener.local_addr()?.port()), ca_pem };
+        let stub = Self {
+            state: Arc::default(),
+            url: format!("https://localhost:{}", listener.local_addr()?.port()),
+            ca_pem,
+        };
         let (serving, acceptor) = (stub.clone(), TlsAcceptor::from(Arc::new(tls)));
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -77,7 +83,9 @@ impl Stub {
                     let Ok(socket) = acceptor.accept(socket).await else { return };
                     stub.with(|state| state.seen.handshakes += 1);
                     let answer = service_fn(|request| stub.answer(request));
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer).await;
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(socket), answer)
+                        .await;
                 });
             }
         });
@@ -106,10 +114,12 @@ impl Stub {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
+        let target =
+            parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
         let line = format!("{} {} HTTP/1.1\r\n", parts.method, parts.uri.path()).len() + 2;
-        let headers: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        let headers: usize =
+            parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
         let (answer, delay) = self.with(|state| {
             *state.seen.calls.entry(operation.clone()).or_default() += 1;
@@ -120,8 +130,9 @@ impl Stub {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        let response =
-            Response::builder().header("content-type", "application/x-amz-json-1.0").body(Full::new(Bytes::from(answer.to_string())));
+        let response = Response::builder()
+            .header("content-type", "application/x-amz-json-1.0")
+            .body(Full::new(Bytes::from(answer.to_string())));
         Ok(response.unwrap_or_default())
     }
 }
@@ -134,13 +145,16 @@ impl State {
                 let hex: String = md5.iter().map(|byte| format!("{byte:02x}")).collect();
                 json!({"MessageId": "5fea7756-0ea4-451a-a703-a558b933e274", "MD5OfMessageBody": hex})
             }
-            "GetQueueAttributes" => json!({"Attributes": {"QueueArn": "arn:aws:sqs:us-east-1:000000000000:bench"}}),
+            "GetQueueAttributes" => {
+                json!({"Attributes": {"QueueArn": "arn:aws:sqs:us-east-1:000000000000:bench"}})
+            }
             "GetItem" => json!({}),
             "BatchGetItem" => {
                 let tables = asked["RequestItems"].as_object().into_iter().flatten();
                 let found = |(table, wanted): (&String, &Value)| {
                     let keys = wanted["Keys"].as_array().into_iter().flatten();
-                    let items: Vec<&Value> = keys.filter_map(|key| self.items.get(&place(table, key))).collect();
+                    let items: Vec<&Value> =
+                        keys.filter_map(|key| self.items.get(&place(table, key))).collect();
                     (table.clone(), json!(items))
                 };
                 let responses: serde_json::Map<String, Value> = tables.map(found).collect();
@@ -148,7 +162,8 @@ impl State {
             }
             "TransactWriteItems" => {
                 for write in asked["TransactItems"].as_array().into_iter().flatten() {
-                    let (table, item) = (write["Put"]["TableName"].as_str().unwrap_or_default(), &write["Put"]["Item"]);
+                    let (table, item) =
+                        (write["Put"]["TableName"].as_str().unwrap_or_default(), &write["Put"]["Item"]);
                     self.items.insert(place(table, item), item.clone());
                 }
                 json!({})

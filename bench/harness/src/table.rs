@@ -23,13 +23,17 @@ const COMPARED: [Line; 8] = [
     ("peak memory, MB", |taken| Some(taken.peak_mb), 1),
 ];
 
-/// Medians over the rounds; in brackets the ratio to the reference (without one, to the first) within a round: median, least and most.
+/// Medians over the rounds; in brackets the ratio to the reference (without one, to the first) within a
+/// round: median, least and most.
 pub fn print(title: &str, columns: &[Column]) {
-    let Some(reference) = columns.iter().find(|column| column.name == "reference").or(columns.first()) else { return };
+    let Some(reference) = columns.iter().find(|column| column.name == "reference").or(columns.first()) else {
+        return;
+    };
     let line = |name: &str, cell: &dyn Fn(&Column) -> Option<String>| {
         let cells: Vec<Option<String>> = columns.iter().map(cell).collect();
         if cells.iter().any(Option::is_some) {
-            let cells: Vec<String> = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "–".to_owned())).collect();
+            let cells: Vec<String> =
+                cells.into_iter().map(|cell| cell.unwrap_or_else(|| "–".to_owned())).collect();
             println!("| {name} | {} |", cells.join(" | "));
         }
     };
@@ -40,10 +44,15 @@ pub fn print(title: &str, columns: &[Column]) {
         line(name, &|column| {
             let values: Vec<f64> = column.taken.iter().filter_map(value).collect();
             let pairs = column.taken.iter().zip(&reference.taken);
-            let mut ratios: Vec<f64> = pairs.filter_map(|(own, other)| Some(value(own)? / value(other)?)).collect();
+            let mut ratios: Vec<f64> =
+                pairs.filter_map(|(own, other)| Some(value(own)? / value(other)?)).collect();
             ratios.sort_by(f64::total_cmp);
             let (least, most) = (ratios.first()?, ratios.last()?);
-            Some(format!("{:.digits$} ({:.2}× [{least:.2}..{most:.2}])", median(values.into_iter()), median(ratios.iter().copied())))
+            Some(format!(
+                "{:.digits$} ({:.2}× [{least:.2}..{most:.2}])",
+                median(values.into_iter()),
+                median(ratios.iter().copied())
+            ))
         });
     }
     line("batch of 10, answers 5 ms late: times one event", &|column| {
@@ -51,9 +60,12 @@ pub fn print(title: &str, columns: &[Column]) {
         (!ratios.is_empty()).then(|| format!("{:.1}", median(ratios.into_iter())))
     });
     line("AWS calls per event", &|column| Some(format!("{:.2}", column.taken.last()?.calls)));
-    line("body + header bytes", &|column| column.taken.last().map(|taken| format!("{:.0} + {:.0}", taken.body_bytes, taken.header_bytes)));
+    line("body + header bytes", &|column| {
+        column.taken.last().map(|taken| format!("{:.0} + {:.0}", taken.body_bytes, taken.header_bytes))
+    });
     line("calls until the first answer", &|column| {
-        let calls: Vec<String> = column.taken.last()?.init_calls.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        let calls: Vec<String> =
+            column.taken.last()?.init_calls.iter().map(|(name, count)| format!("{count} {name}")).collect();
         (!calls.is_empty()).then(|| calls.join(", "))
     });
     line("size, deflated, MB", &|column| Some(format!("{:.1}, {:.1}", column.size_mb?, column.zip_mb?)));

@@ -22,9 +22,14 @@ pub fn var(name: &str) -> String {
 pub fn config() -> SdkConfig {
     let roots = std::fs::read(var("AWS_CA_BUNDLE")).expect("the bundle can be read");
     let trust = TrustStore::empty().with_pem_certificate(roots);
-    let tls = TlsContext::builder().with_trust_store(trust).build().expect("a trust store is a complete context");
-    let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(tls).build_https();
-    let credentials = Credentials::new(var("AWS_ACCESS_KEY_ID"), var("AWS_SECRET_ACCESS_KEY"), None, None, "environment");
+    let tls =
+        TlsContext::builder().with_trust_store(trust).build().expect("a trust store is a complete context");
+    let http = aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .tls_context(tls)
+        .build_https();
+    let credentials =
+        Credentials::new(var("AWS_ACCESS_KEY_ID"), var("AWS_SECRET_ACCESS_KEY"), None, None, "environment");
     SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(var("AWS_REGION")))
@@ -41,7 +46,10 @@ pub struct Secret(Hmac<Sha256>);
 impl Secret {
     /// Of `STRIPE_WEBHOOK_SECRET`.
     pub fn from_env() -> Self {
-        Self(Hmac::new_from_slice(var("STRIPE_WEBHOOK_SECRET").as_bytes()).expect("HMAC takes a key of any length"))
+        Self(
+            Hmac::new_from_slice(var("STRIPE_WEBHOOK_SECRET").as_bytes())
+                .expect("HMAC takes a key of any length"),
+        )
     }
 
     /// Whether the header signs the body within five minutes of now.
@@ -51,7 +59,11 @@ impl Secret {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let fresh = t.parse::<u64>().is_ok_and(|t| now.abs_diff(t) <= 300);
         let nibble = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let bytes: Option<Vec<u8>> = v1.as_bytes().chunks(2).map(|pair| Some(nibble(pair[0])? << 4 | nibble(*pair.get(1)?)?)).collect();
+        let bytes: Option<Vec<u8>> = v1
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| Some(nibble(pair[0])? << 4 | nibble(*pair.get(1)?)?))
+            .collect();
         let mac = self.0.clone().chain_update(t).chain_update(b".").chain_update(body);
         fresh && bytes.is_some_and(|bytes| mac.verify_slice(&bytes).is_ok())
     }

@@ -23,7 +23,8 @@ fn main() {
 fn body(bytes: usize) -> String {
     let mut event: serde_json::Value = serde_json::from_str(RENEWAL).expect("the sample is JSON");
     let length = event.to_string().len();
-    event["data"]["object"]["footer"] = "Thank you. ".chars().cycle().take(bytes.saturating_sub(length)).collect::<String>().into();
+    event["data"]["object"]["footer"] =
+        "Thank you. ".chars().cycle().take(bytes.saturating_sub(length)).collect::<String>().into();
     event.to_string()
 }
 
@@ -36,30 +37,40 @@ fn sha256(bencher: Bencher, bytes: usize) {
 
 #[divan::bench(args = SIZES)]
 fn verify_signature(bencher: Bencher, bytes: usize) {
-    let (body, secret, now) = (vec![b'a'; bytes], Secret::new("whsec_bench").expect("not blank"), Timestamp::from_unix(1_790_000_000));
+    let (body, secret, now) = (
+        vec![b'a'; bytes],
+        Secret::new("whsec_bench").expect("not blank"),
+        Timestamp::from_unix(1_790_000_000),
+    );
     let header = sign(&body, &secret, now);
     let secrets = [secret];
-    bencher
-        .counter(BytesCount::new(bytes))
-        .bench(|| verify(black_box(&body), Some(header.as_bytes()), &secrets, now, 300).expect("it is signed"));
+    bencher.counter(BytesCount::new(bytes)).bench(|| {
+        verify(black_box(&body), Some(header.as_bytes()), &secrets, now, 300).expect("it is signed")
+    });
 }
 
 #[divan::bench(args = [4096, 102_400])]
 fn json_value(bencher: Bencher, bytes: usize) {
     let body = body(bytes);
-    bencher.counter(BytesCount::new(body.len())).bench(|| serde_json::from_str::<serde_json::Value>(black_box(&body)).expect("JSON"));
+    bencher
+        .counter(BytesCount::new(body.len()))
+        .bench(|| serde_json::from_str::<serde_json::Value>(black_box(&body)).expect("JSON"));
 }
 
 #[divan::bench(args = [4096, 102_400])]
 fn read_head(bencher: Bencher, bytes: usize) {
     let body = body(bytes);
-    bencher.counter(BytesCount::new(body.len())).bench(|| event::read_head(black_box(body.as_bytes())).expect("an event"));
+    bencher
+        .counter(BytesCount::new(body.len()))
+        .bench(|| event::read_head(black_box(body.as_bytes())).expect("an event"));
 }
 
 #[divan::bench(args = [4096, 102_400])]
 fn read_event(bencher: Bencher, bytes: usize) {
     let body = body(bytes);
-    bencher.counter(BytesCount::new(body.len())).bench(|| event::read(black_box(body.as_bytes())).expect("an event"));
+    bencher
+        .counter(BytesCount::new(body.len()))
+        .bench(|| event::read(black_box(body.as_bytes())).expect("an event"));
 }
 
 #[divan::bench(args = [4096, 102_400])]
@@ -71,13 +82,18 @@ fn content_digest(bencher: Bencher, bytes: usize) {
 #[divan::bench(args = [4096])]
 fn pack_payload(bencher: Bencher, bytes: usize) {
     let body = body(bytes);
-    bencher.counter(BytesCount::new(body.len())).bench(|| common::store::payload::pack(black_box(body.as_bytes())));
+    bencher
+        .counter(BytesCount::new(body.len()))
+        .bench(|| common::store::payload::pack(black_box(body.as_bytes())));
 }
 
 /// A sample, with the subscription, invoice and event number `number`.
 fn sample(text: &str, number: usize) -> Event {
-    let text = text.replace("sub_TallyHook0001", &format!("sub_{number}")).replace("in_TallyHook000", &format!("in_{number}x"));
-    event::read(text.replace("evt_1TallyHook", &format!("evt_{number}x")).as_bytes()).expect("a sample is an event")
+    let text = text
+        .replace("sub_TallyHook0001", &format!("sub_{number}"))
+        .replace("in_TallyHook000", &format!("in_{number}x"));
+    event::read(text.replace("evt_1TallyHook", &format!("evt_{number}x")).as_bytes())
+        .expect("a sample is an event")
 }
 
 /// A user with so many subscriptions, all paid, and then a renewal of one of them.
@@ -87,8 +103,10 @@ fn decide_renewal(bencher: Bencher, subscriptions: usize) {
     let mut account = Account::new(UserId::new("user_123").expect("a user id"));
     let now = Timestamp::from_unix(1_790_000_000);
     for number in 0..subscriptions {
-        for text in [include_str!("../../../events/customer.subscription.created.json"), include_str!("../../../events/invoice.paid.json")]
-        {
+        for text in [
+            include_str!("../../../events/customer.subscription.created.json"),
+            include_str!("../../../events/invoice.paid.json"),
+        ] {
             match decide(&account, &sample(text, number), None, &catalog, now) {
                 Outcome::Apply(applied) => account = account.after(&applied.change),
                 other => panic!("{other:?}"),

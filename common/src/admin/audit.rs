@@ -13,13 +13,15 @@ const MOST_DAYS: i64 = 60;
 const DAY_MS: i64 = 86_400_000;
 
 impl Admin {
-    /// `{"audits":[{"id":"audit#…","at":"…","actor":"ann","act":"grant","target":"user_1 500","reason":"…"}],"next":"2026-11-20"}`:
-    /// whole days, so that a page follows the last one without a gap; `next` is the day to go on with.
+    /// `{"audits":[{"id":"audit#…","at":"…","actor":"ann","act":"grant","target":"user_1
+    /// 500","reason":"…"}],"next":"2026-11-20"}`: whole days, so that a page follows the last one without a
+    /// gap; `next` is the day to go on with.
     pub(super) async fn audits(&self, request: &Request, now_ms: i64) -> Result<Value, Problem> {
         let limit = limit(request, 50, 200)?;
         let newest = match parameter(request, "next") {
             None => now_ms,
-            Some(day) => super::time_ms("next", Some(&day))?.ok_or_else(|| bad("invalid_next", "next must be what the last page gave"))?,
+            Some(day) => super::time_ms("next", Some(&day))?
+                .ok_or_else(|| bad("invalid_next", "next must be what the last page gave"))?,
         };
         let mut audits = Vec::new();
         let mut next = None;
@@ -32,9 +34,16 @@ impl Admin {
             let partition = format!("{day}#audit#0");
             let mut start: Option<Item> = None;
             loop {
-                let range = Range { index: "by_day", partition: &partition, from: 0, to: i64::MAX, newest_first: true };
+                let range = Range {
+                    index: "by_day",
+                    partition: &partition,
+                    from: 0,
+                    to: i64::MAX,
+                    newest_first: true,
+                };
                 let (found, more) = self.store.query(&range, Some(100), start).await?;
-                let keys: Vec<Key> = found.iter().filter_map(|item| Some(Key::Event(items::read_text(item, "pk")?))).collect();
+                let keys: Vec<Key> =
+                    found.iter().filter_map(|item| Some(Key::Event(items::read_text(item, "pk")?))).collect();
                 // The index has what a line of the log shows, not who did what.
                 let mut whole = self.store.load(keys.iter().cloned()).await?;
                 audits.extend(keys.iter().filter_map(|key| whole.remove(key)).map(|item| view(&item)));

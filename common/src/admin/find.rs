@@ -13,7 +13,8 @@ use crate::store::items::{self, Key};
 /// A text that is longer names nobody.
 const LONGEST: usize = 300;
 
-/// The body of `POST /admin/stripe/find`; a body, because an e-mail address does not belong into an access log.
+/// The body of `POST /admin/stripe/find`; a body, because an e-mail address does not belong into an access
+/// log.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Search {
@@ -29,7 +30,10 @@ impl Admin {
     pub(super) async fn find_user(&self, search: Search) -> Result<Value, Problem> {
         let text = search.text.trim();
         if text.is_empty() || text.len() > LONGEST || text.chars().any(char::is_control) {
-            return Err(bad("invalid_text", "text must be a user id, cus_…, sub_…, evt_… or an e-mail address"));
+            return Err(bad(
+                "invalid_text",
+                "text must be a user id, cus_…, sub_…, evt_… or an e-mail address",
+            ));
         }
         let mut users: BTreeMap<String, String> = BTreeMap::new();
         let mut customers: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
@@ -45,9 +49,14 @@ impl Admin {
             if let Some(user) = items::read_text(&item, "user_id") {
                 users.insert(user, format!("{text} is about this user"));
             }
-            if let Some(customer) = items::read_text(&item, "waits_for").and_then(|waits| Some(waits.strip_prefix("customer#")?.to_owned()))
+            if let Some(customer) = items::read_text(&item, "waits_for")
+                .and_then(|waits| Some(waits.strip_prefix("customer#")?.to_owned()))
             {
-                customers.entry(customer).or_insert_with(|| (format!("{text} is about it"), BTreeSet::new())).1.insert(text.to_owned());
+                customers
+                    .entry(customer)
+                    .or_insert_with(|| (format!("{text} is about it"), BTreeSet::new()))
+                    .1
+                    .insert(text.to_owned());
             }
         }
         let mut named: Vec<(CustomerId, String)> = Vec::new();
@@ -57,7 +66,8 @@ impl Admin {
         if let (Ok(subscription), Some(stripe)) = (SubscriptionId::new(text), &self.stripe) {
             match stripe.subscription(&subscription).await {
                 Ok(object) => {
-                    let customer = object.value()["customer"].as_str().and_then(|id| CustomerId::new(id).ok());
+                    let customer =
+                        object.value()["customer"].as_str().and_then(|id| CustomerId::new(id).ok());
                     named.extend(customer.map(|customer| (customer, format!("{text} is its subscription"))));
                 }
                 Err(error) if error.is_missing() => {}
@@ -76,10 +86,13 @@ impl Admin {
             if let Some(stripe) = &self.stripe {
                 let page = stripe.customers_with_email(text).await.map_err(|error| stripe_failed(&error))?;
                 let ids = page.objects.iter().filter_map(|object| CustomerId::new(object.id()?).ok());
-                named.extend(ids.map(|customer| (customer, "Stripe has this e-mail address for it".to_owned())));
+                named.extend(
+                    ids.map(|customer| (customer, "Stripe has this e-mail address for it".to_owned())),
+                );
             }
         }
-        let links = self.store.load(named.iter().map(|(customer, _)| Key::Customer(customer.clone()))).await?;
+        let links =
+            self.store.load(named.iter().map(|(customer, _)| Key::Customer(customer.clone()))).await?;
         for (customer, because) in named {
             let key = Key::Customer(customer.clone());
             let link = links.get(&key);
@@ -89,13 +102,22 @@ impl Admin {
                 }
                 None => {
                     let waiting = link.map(items::waiting).unwrap_or_default();
-                    customers.entry(customer.to_string()).or_insert_with(|| (because, BTreeSet::new())).1.extend(waiting);
+                    customers
+                        .entry(customer.to_string())
+                        .or_insert_with(|| (because, BTreeSet::new()))
+                        .1
+                        .extend(waiting);
                 }
             }
         }
-        let users: Vec<Value> = users.into_iter().map(|(id, because)| json!({"user_id": id, "because": because})).collect();
-        let customers: Vec<Value> =
-            customers.into_iter().map(|(id, (because, events))| json!({"id": id, "because": because, "events": events})).collect();
-        Ok(json!({"users": users, "customers": customers, "event_id": event_id, "stripe_asked": self.stripe.is_some()}))
+        let users: Vec<Value> =
+            users.into_iter().map(|(id, because)| json!({"user_id": id, "because": because})).collect();
+        let customers: Vec<Value> = customers
+            .into_iter()
+            .map(|(id, (because, events))| json!({"id": id, "because": because, "events": events}))
+            .collect();
+        Ok(
+            json!({"users": users, "customers": customers, "event_id": event_id, "stripe_asked": self.stripe.is_some()}),
+        )
     }
 }

@@ -32,16 +32,17 @@ const EXAMPLES: usize = 5;
 /// One request sends so many of Stripe's events.
 const MOST_REPLAYED: usize = 500;
 
-/// The body of `POST /admin/stripe/retry-webhooks`. With `id` that one event; with a type, status or time every parked and failed
-/// event that fits, due or not; with none of them what is due, as the schedule would.
+/// The body of `POST /admin/stripe/retry-webhooks`. With `id` that one event; with a type, status or time
+/// every parked and failed event that fits, due or not; with none of them what is due, as the schedule would.
 ///
 /// ```json
 /// {"id":"evt_1","actor":"ann","reason":"customer linked"}
 /// {"type":"invoice.paid","status":"failed","from":"2026-11-20","to":"2026-11-21T12:00:00Z"}
 /// {"source":"stripe","type":"invoice.paid","from":"2026-11-20","undelivered":true,"limit":200,"next":"evt_9"}
 /// ```
-/// With `"source":"stripe"` the events are read from Stripe, which keeps them for 30 days, and sent as if they had just come: what one
-/// did it does not do again. The answer's `report` has `next` when there are more.
+/// With `"source":"stripe"` the events are read from Stripe, which keeps them for 30 days, and sent as if
+/// they had just come: what one did it does not do again. The answer's `report` has `next` when there are
+/// more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Again {
@@ -86,14 +87,17 @@ impl Admin {
         let text = |name: &str| parameter(request, name);
         let limit = limit(request, PAGE, log::MOST_LISTED)?;
         let user = text("user").as_deref().map(user_id).transpose()?;
-        let filter = filter(text("status"), text("type"), user, text("from").as_deref(), text("to").as_deref())?;
+        let filter =
+            filter(text("status"), text("type"), user, text("from").as_deref(), text("to").as_deref())?;
         if let Some(id) = text("id") {
             let line = self.find(&id).await?.as_ref().and_then(Line::read);
             let events: Vec<Value> = line.iter().filter(|line| filter.takes(line)).map(view).collect();
             return Ok(json!({"events": events, "next": null}));
         }
         match log::list(&self.store, &filter, limit, text("next").as_deref(), seconds(now_ms)).await {
-            Ok(page) => Ok(json!({"events": page.events.iter().map(view).collect::<Vec<_>>(), "next": page.next})),
+            Ok(page) => {
+                Ok(json!({"events": page.events.iter().map(view).collect::<Vec<_>>(), "next": page.next}))
+            }
             Err(error @ ListError::Cursor) => Err(bad("invalid_next", error.to_string())),
             Err(ListError::Store(error)) => Err(error.into()),
         }
@@ -104,16 +108,30 @@ impl Admin {
             Some(id) => self.find(&id).await?,
             None => None,
         };
-        let unknown = || problem(StatusCode::NOT_FOUND, "event_not_found", "the log has no event with this id (it keeps them for 90 days)");
+        let unknown = || {
+            problem(
+                StatusCode::NOT_FOUND,
+                "event_not_found",
+                "the log has no event with this id (it keeps them for 90 days)",
+            )
+        };
         let item = item.ok_or_else(unknown)?;
         let mut event = view(&Line::read(&item).ok_or_else(unknown)?);
-        let body = item.get("payload").and_then(|payload| payload.as_b().ok()).and_then(|packed| payload::unpack(packed.as_ref()));
+        let body = item
+            .get("payload")
+            .and_then(|payload| payload.as_b().ok())
+            .and_then(|packed| payload::unpack(packed.as_ref()));
         // As it was received, unless it is not JSON.
-        let payload = body.map(|body| serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body))));
+        let payload = body.map(|body| {
+            serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body)))
+        });
         if let Some(event) = event.as_object_mut() {
             event.insert("message".to_owned(), json!(items::read_text(&item, "message")));
             event.insert("objects".to_owned(), json!(objects(&item)));
-            event.insert("livemode".to_owned(), json!(item.get("livemode").and_then(|livemode| livemode.as_bool().ok())));
+            event.insert(
+                "livemode".to_owned(),
+                json!(item.get("livemode").and_then(|livemode| livemode.as_bool().ok())),
+            );
             event.insert("api_version".to_owned(), json!(items::read_text(&item, "api_version")));
         }
         info!(event_id = items::read_text(&item, "pk"), "ADMIN_PAYLOAD_SHOWN");
@@ -128,12 +146,14 @@ impl Admin {
         let step = parameter(request, "step");
         let step_ms = step_ms(step.as_deref().unwrap_or("1h"))
             .ok_or_else(|| bad("invalid_step", "step must be like 15m, 1h or 1d, at least a minute"))?;
-        let to = time_ms("to", parameter(request, "to").as_deref())?.unwrap_or(now_ms - now_ms.rem_euclid(step_ms) + step_ms);
+        let to = time_ms("to", parameter(request, "to").as_deref())?
+            .unwrap_or(now_ms - now_ms.rem_euclid(step_ms) + step_ms);
         let from = time_ms("from", parameter(request, "from").as_deref())?.unwrap_or(to - 24 * 3_600_000);
         let steps = (to - from).div_euclid(step_ms) + i64::from((to - from).rem_euclid(step_ms) > 0);
         if !(1..=MOST_STEPS).contains(&steps) || to - from > MOST_DAYS * 86_400_000 {
-            let message =
-                format!("from must be before to, at most {MOST_DAYS} days and {MOST_STEPS} steps: take a longer step or a shorter time");
+            let message = format!(
+                "from must be before to, at most {MOST_DAYS} days and {MOST_STEPS} steps: take a longer step or a shorter time"
+            );
             return Err(bad("invalid_range", message));
         }
         let counts = self.store.outcomes(from, to, step_ms).await?;
@@ -164,10 +184,15 @@ impl Admin {
         let mut groups: BTreeMap<(String, String, String), Group> = BTreeMap::new();
         let mut complete = true;
         for line in self.open(&mut complete).await? {
-            let key = (line.status.clone(), line.reason.clone().unwrap_or_default(), line.waits_for.clone().unwrap_or_default());
+            let key = (
+                line.status.clone(),
+                line.reason.clone().unwrap_or_default(),
+                line.waits_for.clone().unwrap_or_default(),
+            );
             let group = groups.entry(key).or_default();
             group.events += 1;
-            group.oldest_ms = Some(group.oldest_ms.map_or(line.received_ms, |oldest| oldest.min(line.received_ms)));
+            group.oldest_ms =
+                Some(group.oldest_ms.map_or(line.received_ms, |oldest| oldest.min(line.received_ms)));
             group.newest_ms = group.newest_ms.max(Some(line.received_ms));
             group.types.insert(line.kind);
             if group.examples.len() < EXAMPLES {
@@ -203,7 +228,13 @@ impl Admin {
         for partition in ["parked", "failed"].into_iter().flat_map(log::open_partitions) {
             let mut start: Option<Item> = None;
             for page in 1.. {
-                let range = Range { index: "by_status", partition: &partition, from: 0, to: i64::MAX, newest_first: true };
+                let range = Range {
+                    index: "by_status",
+                    partition: &partition,
+                    from: 0,
+                    to: i64::MAX,
+                    newest_first: true,
+                };
                 let (found, more) = self.store.query(&range, Some(500), start).await?;
                 lines.extend(found.iter().filter_map(Line::read));
                 start = more;
@@ -231,7 +262,13 @@ impl Admin {
         if again.undelivered || again.limit.is_some() || again.next.is_some() {
             return Err(bad("invalid_body", "undelivered, limit and next are for \"source\":\"stripe\""));
         }
-        let filter = filter(again.status.clone(), again.kind.clone(), None, again.from.as_deref(), again.to.as_deref())?;
+        let filter = filter(
+            again.status.clone(),
+            again.kind.clone(),
+            None,
+            again.from.as_deref(),
+            again.to.as_deref(),
+        )?;
         if !matches!(filter.status.as_deref(), None | Some("parked" | "failed")) {
             return Err(bad("invalid_status", "only parked and failed events can be sent again"));
         }
@@ -242,14 +279,21 @@ impl Admin {
         let now = seconds(now_ms);
         if let Some(id) = &again.id {
             return match self.retry.redrive_one(id).await? {
-                Resent::Unknown => Err(problem(StatusCode::NOT_FOUND, "event_not_found", "the log has no event with this id")),
+                Resent::Unknown => Err(problem(
+                    StatusCode::NOT_FOUND,
+                    "event_not_found",
+                    "the log has no event with this id",
+                )),
                 Resent::NotSendable => {
-                    let message = "this event cannot be sent again: its body was not kept, or it must not be applied";
+                    let message =
+                        "this event cannot be sent again: its body was not kept, or it must not be applied";
                     Err(problem(StatusCode::CONFLICT, "not_sendable", message))
                 }
-                Resent::NotQueued => {
-                    Err(problem(StatusCode::SERVICE_UNAVAILABLE, "queue_unavailable", "the queue did not take the event; try again"))
-                }
+                Resent::NotQueued => Err(problem(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "queue_unavailable",
+                    "the queue did not take the event; try again",
+                )),
                 resent @ (Resent::Queued | Resent::Finished) => Ok(json!({"id": id, "result": resent})),
             };
         }
@@ -268,15 +312,26 @@ impl Admin {
             return Err(bad("invalid_limit", format!("limit must be a number from 1 to {MOST_REPLAYED}")));
         }
         if again.status.is_some() {
-            return Err(bad("invalid_status", "Stripe does not know how our events ended: status is for \"source\":\"log\""));
+            return Err(bad(
+                "invalid_status",
+                "Stripe does not know how our events ended: status is for \"source\":\"log\"",
+            ));
         }
         let time = |name, text: &Option<String>| time_ms(name, text.as_deref()).map(|ms| ms.map(seconds));
         let (from, until) = (time("from", &again.from)?, time("to", &again.to)?);
-        let id = again.id.as_deref().map(EventId::new).transpose().map_err(|error| bad("invalid_id", error.to_string()))?;
+        let id = again
+            .id
+            .as_deref()
+            .map(EventId::new)
+            .transpose()
+            .map_err(|error| bad("invalid_id", error.to_string()))?;
         let selection = match id {
             Some(id) => Selection::One(id),
             None if again.kind.is_none() && from.is_none() => {
-                return Err(bad("invalid_body", "say which of Stripe's events: an id, a type, or since when (from)"));
+                return Err(bad(
+                    "invalid_body",
+                    "say which of Stripe's events: an id, a type, or since when (from)",
+                ));
             }
             None => {
                 let types = again.kind.as_deref().map(EventType::from).into_iter().collect();
@@ -287,13 +342,17 @@ impl Admin {
         let replayer = Replayer::new(stripe, self.queue.clone(), self.queues.clone());
         match replayer.replay(&selection, limit, again.next.as_deref(), deadline(), seconds(now_ms)).await {
             Ok(report) => Ok(json!({"report": report})),
-            Err(ReplayError::Stripe(error)) if error.is_missing() => {
-                Err(problem(StatusCode::NOT_FOUND, "event_not_found", "Stripe has no event with this id (it keeps them for 30 days)"))
-            }
+            Err(ReplayError::Stripe(error)) if error.is_missing() => Err(problem(
+                StatusCode::NOT_FOUND,
+                "event_not_found",
+                "Stripe has no event with this id (it keeps them for 30 days)",
+            )),
             Err(ReplayError::Stripe(error)) => Err(stripe_failed(&error)),
-            Err(ReplayError::Queue(_)) => {
-                Err(problem(StatusCode::SERVICE_UNAVAILABLE, "queue_unavailable", "the queue did not take an event; try again"))
-            }
+            Err(ReplayError::Queue(_)) => Err(problem(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "queue_unavailable",
+                "the queue did not take an event; try again",
+            )),
         }
     }
 

@@ -1,8 +1,9 @@
 //! The dashboard: one page without a secret in it, which asks for the token and then asks the admin API.
 //!
-//! Its script is one module made of the files beside this one, a file per subject, in the order in which they refer to each other. It
-//! and the style are served under names that hold their digest, so a browser keeps them until they change. **Invariant:** the script
-//! writes values as text nodes only; a test looks for any other way.
+//! Its script is one module made of the files beside this one, a file per subject, in the order in which they
+//! refer to each other. It and the style are served under names that hold their digest, so a browser keeps
+//! them until they change. **Invariant:** the script writes values as text nodes only; a test looks for any
+//! other way.
 
 use std::sync::OnceLock;
 
@@ -36,7 +37,9 @@ struct Asset {
 /// The page or one of its assets; `None` for every other request.
 pub(super) fn answer(request: &Request) -> Option<Response<Body>> {
     let path = request.uri().path();
-    if request.method() != Method::GET || !(matches!(path, "/admin" | "/admin/") || path.starts_with("/admin/assets/")) {
+    if request.method() != Method::GET
+        || !(matches!(path, "/admin" | "/admin/") || path.starts_with("/admin/assets/"))
+    {
         return None;
     }
     let assets = assets();
@@ -53,17 +56,22 @@ fn assets() -> &'static [Asset; 2] {
     static ASSETS: OnceLock<[Asset; 2]> = OnceLock::new();
     ASSETS.get_or_init(|| {
         let named = |end: &str, kind: &'static str, text: &'static str| {
-            let digest: String = Sha256::digest(text.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+            let digest: String =
+                Sha256::digest(text.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
             Asset { path: format!("/admin/assets/dashboard-{digest}.{end}"), kind, text }
         };
-        [named("css", "text/css; charset=utf-8", STYLE), named("js", "text/javascript; charset=utf-8", SCRIPT)]
+        [
+            named("css", "text/css; charset=utf-8", STYLE),
+            named("js", "text/javascript; charset=utf-8", SCRIPT),
+        ]
     })
 }
 
 impl Asset {
     fn answer(&self, request: &Request) -> Response<Body> {
         let tag = format!("\"{}\"", self.path.rsplit('/').next().unwrap_or_default());
-        let known = request.headers().get("if-none-match").is_some_and(|known| known.as_bytes() == tag.as_bytes());
+        let known =
+            request.headers().get("if-none-match").is_some_and(|known| known.as_bytes() == tag.as_bytes());
         let mut response = Response::new(if known { Body::Empty } else { Body::Text(self.text.to_owned()) });
         if known {
             *response.status_mut() = StatusCode::NOT_MODIFIED;

@@ -11,7 +11,8 @@ use crate::outbox::{self, JobKind, Nudge};
 /// So many are shown.
 const MOST_SHOWN: usize = 200;
 
-/// `POST /admin/provisioning`: `{"job":"provision","user_id":"user_123","actor":"ann","reason":"the app is back"}`
+/// `POST /admin/provisioning`: `{"job":"provision","user_id":"user_123","actor":"ann","reason":"the app is
+/// back"}`
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunAgain {
@@ -27,8 +28,9 @@ pub struct RunAgain {
 
 impl Admin {
     /// `{"jobs":[{"job":"provision","event":"PAYMENT_CONFIRMED","user_id":"user_123","status":"failed","attempts":4,
-    /// "reason":"all attempts failed; the last one: the app answered 500","since":"…","finished_at":"…"}],"waiting":0,"more":false}`:
-    /// those that failed for good, oldest first; the others are only counted, as they are tried again by themselves.
+    /// "reason":"all attempts failed; the last one: the app answered
+    /// 500","since":"…","finished_at":"…"}],"waiting":0,"more":false}`: those that failed for good, oldest
+    /// first; the others are only counted, as they are tried again by themselves.
     pub(super) async fn jobs(&self) -> Result<Value, Problem> {
         let open = outbox::open_jobs(&self.store).await?;
         let (failed, waiting): (Vec<_>, Vec<_>) = open.into_iter().partition(|line| line.status == "failed");
@@ -49,8 +51,8 @@ impl Admin {
         Ok(json!({"jobs": jobs, "waiting": waiting.len(), "more": failed.len() > MOST_SHOWN}))
     }
 
-    /// `{"job":"provision","user_id":"user_123","result":"queued"}`: the app is told under the same id as before, so one that had it
-    /// knows it.
+    /// `{"job":"provision","user_id":"user_123","result":"queued"}`: the app is told under the same id as
+    /// before, so one that had it knows it.
     pub(super) async fn run_job(&self, again: RunAgain, now_ms: i64) -> Result<Value, Problem> {
         let user_id = user_id(&again.user_id)?;
         let job = again.job.ok_or_else(|| bad("invalid_job", "job must be provision or account"))?;

@@ -20,8 +20,8 @@ pub(super) const GRACE_SECONDS: i64 = 60;
 /// ```json
 /// {"dry_run":false,"user":"user_1","cap":100,"actor":"ann","reason":"webhook was down"}
 /// ```
-/// The answer is `{"report":…}`, see [`crate::reconcile::Report`]. A run that ran out of time has `next` in its report: the same body
-/// with that `next` goes on from there.
+/// The answer is `{"report":…}`, see [`crate::reconcile::Report`]. A run that ran out of time has `next` in
+/// its report: the same body with that `next` goes on from there.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Comparison {
@@ -92,15 +92,21 @@ impl Admin {
         let to = time_ms("to", parameter(request, "to").as_deref())?.unwrap_or(now_ms);
         let from = time_ms("from", parameter(request, "from").as_deref())?.unwrap_or(to - DAY_MS);
         if from >= to || from < now_ms - 30 * DAY_MS {
-            return Err(bad("invalid_range", "from must be before to and within the 30 days that Stripe keeps events"));
+            return Err(bad(
+                "invalid_range",
+                "from must be before to and within the 30 days that Stripe keeps events",
+            ));
         }
         let found = gap(self.stripe()?, &self.store, seconds(from), seconds(to), deadline()).await;
         let found = found.map_err(|error| match error {
             GapError::Stripe(error) => stripe_failed(&error),
             GapError::Store(error) => error.into(),
         })?;
-        let missing: Vec<Value> =
-            found.missing.iter().map(|event| json!({"id": event.id, "type": event.kind, "created": event.created.to_string()})).collect();
+        let missing: Vec<Value> = found
+            .missing
+            .iter()
+            .map(|event| json!({"id": event.id, "type": event.kind, "created": event.created.to_string()}))
+            .collect();
         Ok(json!({
             "from": found.from.to_string(), "to": found.until.to_string(), "listed": found.listed, "held": found.held,
             "complete": found.complete, "missing": missing,

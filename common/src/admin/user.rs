@@ -11,7 +11,8 @@
 //!  "differences":[{"class":"credits","object":"in_1","customer":"cus_1","before":{…},"after":{…},"repairable":true,"why":null}],
 //!  "suggestions":[{"act":"link_customer","target":"cus_9","events":["evt_7"],"text":"…"}]}
 //! ```
-//! A user that was never seen is `"found":false` with what may be known all the same: an operator asks because something is missing.
+//! A user that was never seen is `"found":false` with what may be known all the same: an operator asks
+//! because something is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,7 +65,12 @@ impl Admin {
             None => Account::new(user.clone()),
         };
         let (entries, next) = self.entries(user, account.state.last_entry.clone(), ENTRIES).await?;
-        let more: Vec<Key> = account.state.explaining_keys().into_iter().map(|entry| Key::Entry(user.clone(), entry)).collect();
+        let more: Vec<Key> = account
+            .state
+            .explaining_keys()
+            .into_iter()
+            .map(|entry| Key::Entry(user.clone(), entry))
+            .collect();
         for (key, item) in self.store.load(more).await? {
             let entry: Entry = items::read(&key, &item)?;
             account.recorded.insert(entry.key.clone(), entry);
@@ -77,12 +83,15 @@ impl Admin {
         let customers: BTreeSet<String> = account.state.customers.keys().map(ToString::to_string).collect();
         let is_theirs = |line: &&Line| {
             let waits = line.waits_for.as_deref().and_then(|waits_for| waits_for.strip_prefix("customer#"));
-            line.user_id.as_deref() == Some(user.as_str()) || waits.is_some_and(|customer| customers.contains(customer))
+            line.user_id.as_deref() == Some(user.as_str())
+                || waits.is_some_and(|customer| customers.contains(customer))
         };
         let theirs: Vec<&Line> = open.iter().filter(is_theirs).collect();
         let orders = self.store.orders(user).await?;
-        let mut emails: BTreeMap<String, String> =
-            events.iter().filter_map(|event| Some((event.email.clone()?, format!("event {}", event.line.id)))).collect();
+        let mut emails: BTreeMap<String, String> = events
+            .iter()
+            .filter_map(|event| Some((event.email.clone()?, format!("event {}", event.line.id))))
+            .collect();
         emails.extend(orders.iter().filter_map(|order| {
             let of = |name: &str| order.get(name).and_then(Value::as_str);
             Some((of("customer_email")?.to_lowercase(), format!("order {}", of("id")?)))
@@ -116,7 +125,8 @@ impl Admin {
             Some(key) => {
                 let key = LedgerKey::from_text(&key);
                 let item = Key::Entry(user.clone(), key.clone());
-                let there = key.as_str().len() <= 900 && self.store.load([item.clone()]).await?.contains_key(&item);
+                let there =
+                    key.as_str().len() <= 900 && self.store.load([item.clone()]).await?.contains_key(&item);
                 if !there {
                     return Err(super::bad("invalid_next", "next must be what the last page gave"));
                 }
@@ -134,7 +144,12 @@ impl Admin {
     }
 
     /// The ledger from an entry on, newest first, and where it goes on.
-    async fn entries(&self, user: &UserId, from: Option<LedgerKey>, limit: usize) -> Result<(Vec<Entry>, Option<LedgerKey>), StoreError> {
+    async fn entries(
+        &self,
+        user: &UserId,
+        from: Option<LedgerKey>,
+        limit: usize,
+    ) -> Result<(Vec<Entry>, Option<LedgerKey>), StoreError> {
         let (mut entries, mut next) = (Vec::new(), from);
         while let Some(key) = next.take_if(|_| entries.len() < limit) {
             let key = Key::Entry(user.clone(), key);
@@ -156,13 +171,24 @@ impl Admin {
             let Some(item) = items.get(&key) else { break };
             next = items::read_text(item, "previous").and_then(|previous| EventId::new(previous).ok());
             let Some(line) = Line::read(item) else { continue };
-            let told = Told { id: line.id.clone(), created: line.created, kind: line.kind.clone(), objects: objects(item) };
+            let told = Told {
+                id: line.id.clone(),
+                created: line.created,
+                kind: line.kind.clone(),
+                objects: objects(item),
+            };
             events.push(Event { line, told, email: email(item) });
         }
         Ok(events)
     }
 
-    fn account_view(&self, account: &Account, item: &Item, orders: &[BTreeMap<String, Value>], now: Timestamp) -> Value {
+    fn account_view(
+        &self,
+        account: &Account,
+        item: &Item,
+        orders: &[BTreeMap<String, Value>],
+        now: Timestamp,
+    ) -> Value {
         let (state, catalog) = (&account.state, &self.processor.catalog);
         let access = state.access(catalog, now);
         let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
@@ -177,8 +203,10 @@ impl Admin {
                 "cancel_at": time(snapshot.and_then(|snapshot| snapshot.cancel_at)),
             })
         });
-        let buckets: BTreeMap<_, _> = state.subscriptions.keys().map(|id| (id.as_str(), state.bucket(id))).collect();
-        let customers = state.customers.iter().map(|(id, deleted)| json!({"id": id, "deleted_at": time(*deleted)}));
+        let buckets: BTreeMap<_, _> =
+            state.subscriptions.keys().map(|id| (id.as_str(), state.bucket(id))).collect();
+        let customers =
+            state.customers.iter().map(|(id, deleted)| json!({"id": id, "deleted_at": time(*deleted)}));
         json!({
             "tier": access.tier, "tier_rank": access.rank, "credits": state.balance(), "access_until": time(access.until),
             "buckets": {"signup": state.signup, "subscriptions": buckets, "addon": state.addon()},
@@ -193,11 +221,20 @@ impl Admin {
     /// What Stripe says, and where that differs. That it does not answer is told.
     async fn ask_stripe(&self, user: &UserId, account: &Account, now: Timestamp) -> (Value, Vec<Value>) {
         let Some(stripe) = &self.stripe else {
-            return (json!({"configured": false, "error": null, "customers": [], "subscriptions": [], "payments": []}), Vec::new());
+            return (
+                json!({"configured": false, "error": null, "customers": [], "subscriptions": [], "payments": []}),
+                Vec::new(),
+            );
         };
-        let asked = account.state.customers.keys().take(MOST_CUSTOMERS).map(|customer| of_customer(stripe, customer));
+        let asked =
+            account.state.customers.keys().take(MOST_CUSTOMERS).map(|customer| of_customer(stripe, customer));
         let reconciler = Reconciler::new(stripe.clone(), self.processor.clone());
-        let options = Options { dry_run: true, deadline: deadline(), grace_seconds: GRACE_SECONDS, ..Options::default() };
+        let options = Options {
+            dry_run: true,
+            deadline: deadline(),
+            grace_seconds: GRACE_SECONDS,
+            ..Options::default()
+        };
         let (answers, report) = join(join_all(asked), reconciler.run_for(user, &options, now)).await;
         let mut says = json!({"configured": true, "error": report.stopped, "customers": [], "subscriptions": [], "payments": []});
         for answer in answers {
@@ -226,8 +263,14 @@ impl Admin {
         (says, changes.chain(left).collect())
     }
 
-    /// Customers whose e-mail address is one of the user's, and that are nobody's: never more than a suggestion.
-    async fn suggestions(&self, emails: &BTreeMap<String, String>, account: &Account, open: &[Line]) -> Result<Vec<Value>, Problem> {
+    /// Customers whose e-mail address is one of the user's, and that are nobody's: never more than a
+    /// suggestion.
+    async fn suggestions(
+        &self,
+        emails: &BTreeMap<String, String>,
+        account: &Account,
+        open: &[Line],
+    ) -> Result<Vec<Value>, Problem> {
         if emails.is_empty() {
             return Ok(Vec::new());
         }
@@ -239,7 +282,9 @@ impl Admin {
         }
         let known = |customer: &str| account.state.customers.keys().any(|known| known.as_str() == customer);
         let suggest = |(customer, (known_by, events)): (String, (String, Vec<String>))| {
-            let text = format!("{customer} has the same e-mail address as {known_by}. If this is the same person, link it.");
+            let text = format!(
+                "{customer} has the same e-mail address as {known_by}. If this is the same person, link it."
+            );
             json!({"act": "link_customer", "target": customer, "events": events, "text": text})
         };
         Ok(found.into_iter().filter(|(customer, _)| !known(customer)).map(suggest).collect())
@@ -253,17 +298,22 @@ impl Admin {
         };
         let waiting: BTreeMap<Key, String> = open.iter().filter_map(waits).take(MOST_COMPARED).collect();
         let items = self.store.load(waiting.keys().cloned()).await?;
-        let with_email = |(key, customer): (Key, String)| Some((customer, key.partition(), email(items.get(&key)?)?));
+        let with_email =
+            |(key, customer): (Key, String)| Some((customer, key.partition(), email(items.get(&key)?)?));
         Ok(waiting.into_iter().filter_map(with_email).collect())
     }
 }
 
 /// Everything about one customer that an operator compares; the error is Stripe's, in words.
-async fn of_customer(stripe: &Stripe, customer: &CustomerId) -> Result<Vec<(&'static str, Vec<Value>)>, String> {
+async fn of_customer(
+    stripe: &Stripe,
+    customer: &CustomerId,
+) -> Result<Vec<(&'static str, Vec<Value>)>, String> {
     let filter = Filter { customer: Some(customer.clone()), ..Filter::default() };
     let newest = Cursor::Newest;
     let (one, subscriptions) = join(stripe.customer(customer), stripe.subscriptions(&filter, &newest)).await;
-    let (invoices, sessions) = join(stripe.paid_invoices(&filter, &newest), stripe.finished_sessions(&filter, &newest)).await;
+    let (invoices, sessions) =
+        join(stripe.paid_invoices(&filter, &newest), stripe.finished_sessions(&filter, &newest)).await;
     let one = match one {
         Ok(object) => json!({"id": customer, "deleted": object.value()["deleted"] == true, "missing": false}),
         Err(error) if error.is_missing() => json!({"id": customer, "deleted": false, "missing": true}),
@@ -271,8 +321,14 @@ async fn of_customer(stripe: &Stripe, customer: &CustomerId) -> Result<Vec<(&'st
     };
     let paid = |value: &Value| value["payment_status"] == "paid" && value["mode"] != "subscription";
     let mut payments: Vec<Value> = listed(invoices)?.iter().take(PAYMENTS).map(payment).collect();
-    payments.extend(listed(sessions)?.iter().filter(|session| paid(&session.value())).take(PAYMENTS).map(payment));
-    Ok(vec![("customers", vec![one]), ("subscriptions", listed(subscriptions)?.iter().map(subscription).collect()), ("payments", payments)])
+    payments.extend(
+        listed(sessions)?.iter().filter(|session| paid(&session.value())).take(PAYMENTS).map(payment),
+    );
+    Ok(vec![
+        ("customers", vec![one]),
+        ("subscriptions", listed(subscriptions)?.iter().map(subscription).collect()),
+        ("payments", payments),
+    ])
 }
 
 /// A list of a customer that Stripe does not have is a refusal; that the customer is missing says it all.
@@ -311,30 +367,56 @@ fn email(item: &Item) -> Option<String> {
     let body = payload::unpack(item.get("payload")?.as_b().ok()?.as_ref())?;
     let event: Value = serde_json::from_slice(&body).ok()?;
     let object = &event["data"]["object"];
-    let places = ["/customer_details/email", "/customer_email", "/billing_details/email", "/receipt_email", "/email"];
+    let places =
+        ["/customer_details/email", "/customer_email", "/billing_details/email", "/receipt_email", "/email"];
     places.into_iter().find_map(|place| object.pointer(place)?.as_str()).map(str::to_lowercase)
 }
 
 /// What matters most, and what to do about it.
-fn verdict(found: bool, account: &Account, open: &[&Line], says: &Value, differences: &[Value], suggestions: &[Value]) -> Value {
+fn verdict(
+    found: bool,
+    account: &Account,
+    open: &[&Line],
+    says: &Value,
+    differences: &[Value],
+    suggestions: &[Value],
+) -> Value {
     let repairable = differences.iter().filter(|difference| difference["repairable"] == true).count();
     let things = |count: usize| if count == 1 { "1 thing".to_owned() } else { format!("{count} things") };
     let (code, text, act) = if repairable > 0 {
-        let text = format!("Stripe has {} that this account does not. Applying Stripe's truth repairs that.", things(repairable));
+        let text = format!(
+            "Stripe has {} that this account does not. Applying Stripe's truth repairs that.",
+            things(repairable)
+        );
         ("differs", text, Some("apply_stripe"))
     } else if let Some(first) = open.first() {
-        let text = format!("{} of this user's events wait or failed: {}.", open.len(), first.reason.as_deref().unwrap_or(&first.status));
+        let text = format!(
+            "{} of this user's events wait or failed: {}.",
+            open.len(),
+            first.reason.as_deref().unwrap_or(&first.status)
+        );
         ("open_events", text, None)
     } else if !suggestions.is_empty() {
-        ("suggestion", "A customer that is nobody's has this user's e-mail address.".to_owned(), Some("link_customer"))
+        (
+            "suggestion",
+            "A customer that is nobody's has this user's e-mail address.".to_owned(),
+            Some("link_customer"),
+        )
     } else if !found {
         let text = "No account has this id: the app has not created it (PUT /users/{id}), and no event named it. Is it spelt as the app spells it?";
         ("unknown_user", text.to_owned(), None)
     } else if !differences.is_empty() {
-        let text = format!("Stripe and this account differ in {} that only a person can decide.", things(differences.len()));
+        let text = format!(
+            "Stripe and this account differ in {} that only a person can decide.",
+            things(differences.len())
+        );
         ("person", text, None)
     } else if let Some(error) = says["error"].as_str() {
-        ("stripe_silent", format!("Stripe did not answer ({error}), so this is only what is known here."), None)
+        (
+            "stripe_silent",
+            format!("Stripe did not answer ({error}), so this is only what is known here."),
+            None,
+        )
     } else if account.state.customers.is_empty() {
         let text = "No Stripe customer is linked to this user, so no payment can reach the account. If they paid, find their customer and link it.";
         ("not_linked", text.to_owned(), Some("link_customer"))

@@ -9,14 +9,15 @@
 //! ```json
 //! {"session_id":"cs_test_1","url":"https://checkout.stripe.com/c/pay/cs_test_1","mode":"subscription","customer":null,"expires_at":"…"}
 //! ```
-//! Names are the catalog's; the price is the one of theirs that Stripe has in this mode. The user and what is bought are in the
-//! metadata of the session and of the subscription or the payment that comes of it: Stripe copies neither to the other.
+//! Names are the catalog's; the price is the one of theirs that Stripe has in this mode. The user and what is
+//! bought are in the metadata of the session and of the subscription or the payment that comes of it: Stripe
+//! copies neither to the other.
 //!
-//! A user who has a subscription is not sold a second one: 409 with the address of a Billing Portal session, where plans are changed.
-//! All plans are one family, because a user's tier is the highest of them.
+//! A user who has a subscription is not sold a second one: 409 with the address of a Billing Portal session,
+//! where plans are changed. All plans are one family, because a user's tier is the highest of them.
 //!
-//! The Idempotency-Key that Stripe gets is made of the user, the account's version, all fields and the hour: a request that is sent
-//! twice gets the same session, one after a purchase a new one.
+//! The Idempotency-Key that Stripe gets is made of the user, the account's version, all fields and the hour:
+//! a request that is sent twice gets the same session, one after a purchase a new one.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -40,7 +41,8 @@ use crate::stripe::{Stripe, StripeError};
 
 /// The status page; Stripe puts the session's id in.
 const SUCCESS_PATH: &str = "/portal/status?session_id={CHECKOUT_SESSION_ID}";
-const LIKE: &str = r#"{"user_id": "user_123", "plan": "pro"}, or with "pack" and "quantity", or with "mode" and "plan""#;
+const LIKE: &str =
+    r#"{"user_id": "user_123", "plan": "pro"}, or with "pack" and "quantity", or with "mode" and "plan""#;
 /// Stripe takes no longer one.
 const MOST_PATH: usize = 1_000;
 
@@ -89,7 +91,9 @@ impl Api {
         if sale.subscription
             && let Some((id, plan)) = running(&account.state, &self.config.catalog)
         {
-            return Err(self.already_subscribed(stripe, &account.state, &id, plan, &format!("{base}{cancel}")).await);
+            return Err(self
+                .already_subscribed(stripe, &account.state, &id, plan, &format!("{base}{cancel}"))
+                .await);
         }
         let price = self.price(stripe, &sale).await?;
         let customer = customer(&account.state, None);
@@ -106,7 +110,8 @@ impl Api {
         } else {
             fields.extend(wish.customer_email.map(|email| ("customer_email", email)));
             if !sale.subscription {
-                // A subscription makes a customer anyway; a payment would leave a guest, whom nothing ties to the next purchase.
+                // A subscription makes a customer anyway; a payment would leave a guest, whom nothing ties to
+                // the next purchase.
                 fields.push(("customer_creation", "always".to_owned()));
             }
         }
@@ -115,13 +120,20 @@ impl Api {
                 fields.push((field, value.clone()));
             }
         }
-        let own_key = request.headers().get("idempotency-key").map(|key| key.as_bytes().to_vec()).unwrap_or_default();
+        let own_key =
+            request.headers().get("idempotency-key").map(|key| key.as_bytes().to_vec()).unwrap_or_default();
         let key = idempotency_key(&user, account.version, &fields, &own_key, clock::now());
-        let session =
-            stripe.create("/v1/checkout/sessions", &fields, &key).await.map_err(|error| refused(&error, "CHECKOUT_NOT_CREATED"))?;
+        let session = stripe
+            .create("/v1/checkout/sessions", &fields, &key)
+            .await
+            .map_err(|error| refused(&error, "CHECKOUT_NOT_CREATED"))?;
         let session = session.value();
         let (Some(id), Some(url)) = (session["id"].as_str(), session["url"].as_str()) else {
-            return Err(problem(StatusCode::BAD_GATEWAY, "stripe_error", "Stripe answered with a session that has no id or no url"));
+            return Err(problem(
+                StatusCode::BAD_GATEWAY,
+                "stripe_error",
+                "Stripe answered with a session that has no id or no url",
+            ));
         };
         info!(user_id = user.as_str(), checkout_session_id = id, "CHECKOUT_CREATED");
         Ok(json!({
@@ -133,8 +145,16 @@ impl Api {
         }))
     }
 
-    /// 409, with the address where the plan is changed instead; without it, and with the reason, if Stripe makes none.
-    async fn already_subscribed(&self, stripe: &Stripe, state: &State, id: &SubscriptionId, plan: Option<&str>, back: &str) -> Problem {
+    /// 409, with the address where the plan is changed instead; without it, and with the reason, if Stripe
+    /// makes none.
+    async fn already_subscribed(
+        &self,
+        stripe: &Stripe,
+        state: &State,
+        id: &SubscriptionId,
+        plan: Option<&str>,
+        back: &str,
+    ) -> Problem {
         let mut body = json!({
             "error": "already_subscribed",
             "message": "the user has a subscription; plans are changed in Stripe's billing portal",
@@ -150,15 +170,18 @@ impl Api {
                 Ok(portal) => body["portal_url"] = portal.value()["url"].clone(),
                 Err(error) => {
                     warn!(error = error.to_string(), "BILLING_PORTAL_NOT_CREATED");
-                    body["message"] =
-                        json!(format!("the user has a subscription, and Stripe made no billing portal session: {}", words(&error)));
+                    body["message"] = json!(format!(
+                        "the user has a subscription, and Stripe made no billing portal session: {}",
+                        words(&error)
+                    ));
                 }
             }
         }
         Problem::Body(StatusCode::CONFLICT, body)
     }
 
-    /// The price that Stripe has in the key's mode: the catalog names those of both modes, and an id does not tell which is which.
+    /// The price that Stripe has in the key's mode: the catalog names those of both modes, and an id does not
+    /// tell which is which.
     async fn price(&self, stripe: &Stripe, sale: &Sale) -> Result<String, Problem> {
         let [first, ..] = sale.prices.as_slice() else {
             let message = "the catalog has no price for this; add prices = [\"price_…\"] to it";
@@ -172,14 +195,19 @@ impl Api {
             match stripe.price(&id).await {
                 Ok(found) if found.value()["active"] == Value::Bool(false) => {}
                 Ok(_) => {
-                    self.prices.0.lock().unwrap_or_else(PoisonError::into_inner).insert(first.clone(), price.clone());
+                    self.prices
+                        .0
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(first.clone(), price.clone());
                     return Ok(price.clone());
                 }
                 Err(error) if error.is_missing() => {}
                 Err(error) => return Err(refused(&error, "CHECKOUT_NOT_CREATED")),
             }
         }
-        let message = format!("Stripe has none of these as an active price in this mode: {}", sale.prices.join(", "));
+        let message =
+            format!("Stripe has none of these as an active price in this mode: {}", sale.prices.join(", "));
         Err(problem(StatusCode::CONFLICT, "no_price", message))
     }
 }
@@ -198,8 +226,9 @@ fn sale(wish: &Wish, catalog: &Catalog) -> Result<Sale, Problem> {
     }
     match (wish.plan.as_deref(), wish.pack.as_deref(), wish.mode.as_deref()) {
         (Some(name), None, None) => {
-            let plan =
-                catalog.plan(name).ok_or_else(|| unknown("plan", name, catalog.plans.iter().map(|plan| plan.name.as_str()).collect()))?;
+            let plan = catalog.plan(name).ok_or_else(|| {
+                unknown("plan", name, catalog.plans.iter().map(|plan| plan.name.as_str()).collect())
+            })?;
             if quantity > 1 && plan.per != Per::Seat {
                 return out_of_range("this plan is not sold by the seat; leave quantity out");
             }
@@ -207,16 +236,20 @@ fn sale(wish: &Wish, catalog: &Catalog) -> Result<Sale, Problem> {
             Ok(Sale { subscription: true, quantity, prices, metadata: vec![("plan", plan.name.clone())] })
         }
         (None, Some(name), None) => {
-            let pack =
-                catalog.pack(name).ok_or_else(|| unknown("pack", name, catalog.packs.iter().map(|pack| pack.name.as_str()).collect()))?;
+            let pack = catalog.pack(name).ok_or_else(|| {
+                unknown("pack", name, catalog.packs.iter().map(|pack| pack.name.as_str()).collect())
+            })?;
             let metadata = vec![("pack", pack.name.clone()), ("quantity", quantity.to_string())];
             Ok(Sale { subscription: false, quantity, prices: pack.prices.clone(), metadata })
         }
         (Some(name), None, Some(mode)) => {
             let kind = catalog.order(mode);
-            let kind = kind.ok_or_else(|| unknown("order mode", mode, catalog.orders.iter().map(|order| order.mode.as_str()).collect()))?;
-            let plan =
-                kind.plans.get(name).ok_or_else(|| unknown("plan of this order", name, kind.plans.keys().map(String::as_str).collect()))?;
+            let kind = kind.ok_or_else(|| {
+                unknown("order mode", mode, catalog.orders.iter().map(|order| order.mode.as_str()).collect())
+            })?;
+            let plan = kind.plans.get(name).ok_or_else(|| {
+                unknown("plan of this order", name, kind.plans.keys().map(String::as_str).collect())
+            })?;
             if quantity > 1 {
                 return out_of_range("an order is bought once; leave quantity out");
             }
@@ -236,8 +269,14 @@ fn running<'a>(state: &'a State, catalog: &'a Catalog) -> Option<(SubscriptionId
         Status::Incomplete | Status::IncompleteExpired | Status::Canceled | Status::Other(_) => false,
     };
     state.subscriptions.iter().find_map(|(id, subscription)| {
-        let deleted = subscription.customer.as_ref().is_some_and(|customer| state.customers.get(customer).is_some_and(Option::is_some));
-        if deleted || subscription.ended_at().is_some() || !subscription.status().is_some_and(|status| goes_on(&status)) {
+        let deleted = subscription
+            .customer
+            .as_ref()
+            .is_some_and(|customer| state.customers.get(customer).is_some_and(Option::is_some));
+        if deleted
+            || subscription.ended_at().is_some()
+            || !subscription.status().is_some_and(|status| goes_on(&status))
+        {
             return None;
         }
         let plan = subscription.price().and_then(|price| catalog.plan_of_price(price.as_str()));
@@ -247,8 +286,11 @@ fn running<'a>(state: &'a State, catalog: &'a Catalog) -> Option<(SubscriptionId
 
 /// The user's customer at Stripe: the one who pays for this subscription, else any that was not deleted.
 fn customer<'a>(state: &'a State, of: Option<&SubscriptionId>) -> Option<&'a CustomerId> {
-    let paying = of.and_then(|id| state.subscriptions.get(id)).and_then(|subscription| subscription.customer.as_ref());
-    paying.or_else(|| state.customers.iter().find(|(_, deleted)| deleted.is_none()).map(|(customer, _)| customer))
+    let paying =
+        of.and_then(|id| state.subscriptions.get(id)).and_then(|subscription| subscription.customer.as_ref());
+    paying.or_else(|| {
+        state.customers.iter().find(|(_, deleted)| deleted.is_none()).map(|(customer, _)| customer)
+    })
 }
 
 /// The fields that hold one value of metadata: the session's own, and those of what comes of it.
@@ -269,14 +311,22 @@ fn metadata_fields(name: &'static str, subscription: bool) -> [&'static str; 2] 
 fn path<'a>(wish: Option<&'a str>, default: &'a str, name: &str) -> Result<&'a str, Problem> {
     let path = wish.unwrap_or(default);
     let plain = |c: char| c.is_ascii_graphic() && c != '\\';
-    if !path.starts_with('/') || path.starts_with("//") || path.len() > MOST_PATH || !path.chars().all(plain) {
-        let message = format!("{name} must be a path on APP_BASE_URL, such as /thanks?session={{CHECKOUT_SESSION_ID}}");
+    if !path.starts_with('/') || path.starts_with("//") || path.len() > MOST_PATH || !path.chars().all(plain)
+    {
+        let message =
+            format!("{name} must be a path on APP_BASE_URL, such as /thanks?session={{CHECKOUT_SESSION_ID}}");
         return Err(problem(StatusCode::BAD_REQUEST, "invalid_path", message));
     }
     Ok(path)
 }
 
-fn idempotency_key(user: &UserId, version: u64, fields: &[(&'static str, String)], own: &[u8], now: Timestamp) -> String {
+fn idempotency_key(
+    user: &UserId,
+    version: u64,
+    fields: &[(&'static str, String)],
+    own: &[u8],
+    now: Timestamp,
+) -> String {
     let mut digest = Sha256::new();
     let mut add = |part: &[u8]| {
         digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
@@ -307,5 +357,7 @@ fn refused(error: &StripeError, log: &'static str) -> Problem {
 
 /// Stripe's words, or that it had none.
 fn words(error: &StripeError) -> String {
-    error.refusal().map_or_else(|| "Stripe did not answer; try again".to_owned(), |refusal| refusal.message.clone())
+    error
+        .refusal()
+        .map_or_else(|| "Stripe did not answer; try again".to_owned(), |refusal| refusal.message.clone())
 }

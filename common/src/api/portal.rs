@@ -4,12 +4,14 @@
 //! {"session_id":"cs_test_1","payment_state":"paid","provisioning_state":"queued","password_state":"not_sent",
 //!  "next_action":"wait_provisioning"}
 //! ```
-//! The states are told by what the webhooks brought ([`crate::domain::setup_status`]). When they have not brought it yet and a Stripe
-//! key is configured, Stripe is asked for the session; what it says goes through the same `decide` and `commit` as every event,
-//! under the same ledger keys, so that the late webhook finds it done.
+//! The states are told by what the webhooks brought ([`crate::domain::setup_status`]). When they have not
+//! brought it yet and a Stripe key is configured, Stripe is asked for the session; what it says goes through
+//! the same `decide` and `commit` as every event, under the same ledger keys, so that the late webhook finds
+//! it done.
 //!
-//! **Invariant:** one session is asked about at most once in [`FIRST_PAUSE_SECONDS`], then ever more rarely, whoever polls and however
-//! often; one instance asks at most [`MOST_ASKED`] times in [`ASKED_SECONDS`], whatever sessions somebody makes up.
+//! **Invariant:** one session is asked about at most once in [`FIRST_PAUSE_SECONDS`], then ever more rarely,
+//! whoever polls and however often; one instance asks at most [`MOST_ASKED`] times in [`ASKED_SECONDS`],
+//! whatever sessions somebody makes up.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -103,7 +105,9 @@ impl Api {
         if !is_settled(known.as_ref(), user.as_ref().map(|user| &user.state)) {
             match self.ask(&session, known.as_ref(), &note, now).await? {
                 Heard::Missing => return Err(no_session()),
-                Heard::Nothing if known.is_none() && note.told.as_deref() == Some("missing") => return Err(no_session()),
+                Heard::Nothing if known.is_none() && note.told.as_deref() == Some("missing") => {
+                    return Err(no_session());
+                }
                 Heard::Nothing => {}
                 Heard::Said(said) => {
                     told = Some(said);
@@ -113,12 +117,17 @@ impl Api {
                 }
             }
         }
-        // Paid is only what an event confirmed: Stripe's word alone means that it is on its way into the account.
-        let told = told.map(|told| if told == SessionPayment::Paid { SessionPayment::Confirming } else { told });
+        // Paid is only what an event confirmed: Stripe's word alone means that it is on its way into the
+        // account.
+        let told =
+            told.map(|told| if told == SessionPayment::Paid { SessionPayment::Confirming } else { told });
         let payment = known.as_ref().map(|known| known.payment);
         let status = SetupStatus::of(Known {
             session: payment.max(told),
-            subscription_gives_access: known.as_ref().zip(user.as_ref()).is_some_and(|(known, user)| gives_access(known, &user.state)),
+            subscription_gives_access: known
+                .as_ref()
+                .zip(user.as_ref())
+                .is_some_and(|(known, user)| gives_access(known, &user.state)),
             has_paid: user.as_ref().is_some_and(|user| user.state.first_paid_at.is_some()),
             provisions: self.config.outbox.queue_url.is_some(),
             job: user.as_ref().and_then(|user| user.job),
@@ -143,27 +152,41 @@ impl Api {
     /// The page. It asks for the status itself, so it is there at once.
     pub(super) fn status_page(&self, request: &Request) -> Response<Body> {
         let session = session_id(request);
-        let (app_url, support_email) = (self.config.app_base_url.as_deref(), self.config.support_email.as_deref());
+        let (app_url, support_email) =
+            (self.config.app_base_url.as_deref(), self.config.support_email.as_deref());
         StatusPage { session: session.as_ref().map(SessionId::as_str), app_url, support_email }.answer()
     }
 
     async fn known_user(&self, known: Option<&KnownSession>) -> Result<Option<KnownUser>, StoreError> {
         let Some(user) = known.map(|known| &known.user) else { return Ok(None) };
-        let (account, portal, job) = (Key::Account(user.clone()), Key::Portal(user.clone()), items::job_key(JobKind::Provision, user));
+        let (account, portal, job) =
+            (Key::Account(user.clone()), Key::Portal(user.clone()), items::job_key(JobKind::Provision, user));
         let items = self.store.load([account.clone(), portal.clone(), job.clone()]).await?;
         let state = items.get(&account).map(|item| items::read_account(user, item)).transpose()?;
         Ok(Some(KnownUser {
             state: state.map(|account| account.state).unwrap_or_default(),
-            job: items.get(&job).and_then(|item| ProvisioningState::from_text(&items::read_text(item, "outcome")?)),
+            job: items
+                .get(&job)
+                .and_then(|item| ProvisioningState::from_text(&items::read_text(item, "outcome")?)),
             password_set: items.contains_key(&portal),
         }))
     }
 
-    /// Asks Stripe for the session, if it is time, and feeds what it finds. No failure of Stripe's is the customer's.
-    async fn ask(&self, id: &SessionId, known: Option<&KnownSession>, note: &Note, now: Timestamp) -> Result<Heard, StoreError> {
+    /// Asks Stripe for the session, if it is time, and feeds what it finds. No failure of Stripe's is the
+    /// customer's.
+    async fn ask(
+        &self,
+        id: &SessionId,
+        known: Option<&KnownSession>,
+        note: &Note,
+        now: Timestamp,
+    ) -> Result<Heard, StoreError> {
         let Some(stripe) = &self.config.stripe else { return Ok(Heard::Nothing) };
         let pause = (FIRST_PAUSE_SECONDS << note.tries.saturating_sub(1).min(3)).min(60);
-        if note.tries >= MOST_TRIES || (note.tries > 0 && now.unix() < note.asked + pause) || !self.asks.may(now) {
+        if note.tries >= MOST_TRIES
+            || (note.tries > 0 && now.unix() < note.asked + pause)
+            || !self.asks.may(now)
+        {
             return Ok(Heard::Nothing);
         }
         if !self.claim(id, note, now).await? {
@@ -173,7 +196,11 @@ impl Api {
             Ok(said) => Heard::Said(said),
             Err(Trouble::Stripe(error)) if error.is_missing() => Heard::Missing,
             Err(trouble) => {
-                warn!(checkout_session_id = id.as_str(), error = trouble.to_string(), "SETUP_STATUS_NOT_HEARD");
+                warn!(
+                    checkout_session_id = id.as_str(),
+                    error = trouble.to_string(),
+                    "SETUP_STATUS_NOT_HEARD"
+                );
                 Heard::Nothing
             }
         };
@@ -196,7 +223,8 @@ impl Api {
             (":expires", number(now.plus_days(2).unix())),
         ];
         let condition = "attribute_not_exists(pk) OR asked = :before";
-        self.note(id, "SET asked = :now, tries = :tries, expires_at = :expires", values, Some(condition)).await
+        self.note(id, "SET asked = :now, tries = :tries, expires_at = :expires", values, Some(condition))
+            .await
     }
 
     async fn note<const N: usize>(
@@ -219,13 +247,25 @@ impl Api {
         }
         match request.send().await {
             Ok(_) => Ok(true),
-            Err(error) if error.as_service_error().is_some_and(|error| error.is_conditional_check_failed_exception()) => Ok(false),
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|error| error.is_conditional_check_failed_exception()) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(crate::store::failed("UpdateItem", &error)),
         }
     }
 
     /// Reads the session and, where it is paid, what came of it.
-    async fn hear(&self, stripe: &Stripe, id: &SessionId, known: Option<&KnownSession>, now: Timestamp) -> Result<SessionPayment, Trouble> {
+    async fn hear(
+        &self,
+        stripe: &Stripe,
+        id: &SessionId,
+        known: Option<&KnownSession>,
+        now: Timestamp,
+    ) -> Result<SessionPayment, Trouble> {
         let object = stripe.session(id).await?;
         let session = CheckoutSession::from_json(object.text())?;
         let said = SessionPayment::read(&session);
@@ -259,9 +299,13 @@ impl Api {
     ) -> Result<(), Trouble> {
         let Some(account) = self.account(&evidence).await? else { return Ok(()) };
         let mut outcome = decide(&account, &evidence.event, None, &self.config.catalog, now);
-        if let (Outcome::Park(Parked::Unnamed), event::Object::CheckoutSession(session)) = (&outcome, &evidence.event.object) {
+        if let (Outcome::Park(Parked::Unnamed), event::Object::CheckoutSession(session)) =
+            (&outcome, &evidence.event.object)
+        {
             let items = stripe.line_items(&session.id, &Cursor::Newest).await?;
-            if let Some(named) = Evidence::of_session_with(object, &items.objects, &self.config.catalog, livemode)? {
+            if let Some(named) =
+                Evidence::of_session_with(object, &items.objects, &self.config.catalog, livemode)?
+            {
                 outcome = decide(&account, &named.event, None, &self.config.catalog, now);
                 evidence = named;
             }
@@ -273,7 +317,13 @@ impl Api {
         Ok(())
     }
 
-    async fn feed_invoice(&self, stripe: &Stripe, id: &InvoiceId, livemode: bool, now: Timestamp) -> Result<(), Trouble> {
+    async fn feed_invoice(
+        &self,
+        stripe: &Stripe,
+        id: &InvoiceId,
+        livemode: bool,
+        now: Timestamp,
+    ) -> Result<(), Trouble> {
         let object = stripe.complete(stripe.invoice(id).await?).await?;
         let evidence = Evidence::of_invoice(&object, livemode)?;
         let Some(account) = self.account(&evidence).await? else { return Ok(()) };
@@ -284,7 +334,13 @@ impl Api {
         Ok(())
     }
 
-    async fn feed_subscription(&self, stripe: &Stripe, id: &SubscriptionId, livemode: bool, now: Timestamp) -> Result<(), Trouble> {
+    async fn feed_subscription(
+        &self,
+        stripe: &Stripe,
+        id: &SubscriptionId,
+        livemode: bool,
+        now: Timestamp,
+    ) -> Result<(), Trouble> {
         let object = stripe.complete(stripe.subscription(id).await?).await?;
         let evidence = Evidence::of_subscription(&object, livemode, now)?;
         let Some(account) = self.account(&evidence).await? else { return Ok(()) };
@@ -297,15 +353,25 @@ impl Api {
     }
 
     /// Whose the evidence is; `None` for nobody's that we know.
-    async fn account(&self, evidence: &Evidence) -> Result<Option<Box<crate::domain::account::Account>>, Trouble> {
+    async fn account(
+        &self,
+        evidence: &Evidence,
+    ) -> Result<Option<Box<crate::domain::account::Account>>, Trouble> {
         match self.processor.look(&[&evidence.event]).await?.into_iter().next().transpose()? {
             Some(Seen::Account(account, _)) => Ok(Some(account)),
             Some(Seen::Nobody(_)) | None => Ok(None),
         }
     }
 
-    /// One job, through the straight path, under an id of its own for this version of the account: of several at once one does it.
-    async fn run(&self, evidence: &Evidence, version: u64, what: String, now: Timestamp) -> Result<(), Trouble> {
+    /// One job, through the straight path, under an id of its own for this version of the account: of several
+    /// at once one does it.
+    async fn run(
+        &self,
+        evidence: &Evidence,
+        version: u64,
+        what: String,
+        now: Timestamp,
+    ) -> Result<(), Trouble> {
         let evidence = evidence.for_version(version)?;
         let job = Job {
             digest: event::content_digest(&evidence.raw),
@@ -315,7 +381,11 @@ impl Api {
             mode: SecretMode::Any,
             // Nobody brings it again.
             attempt: 2,
-            repair: Some(Repair { by: BY.to_owned(), note: format!("{what}, read from Stripe before its webhook came"), as_itself: false }),
+            repair: Some(Repair {
+                by: BY.to_owned(),
+                note: format!("{what}, read from Stripe before its webhook came"),
+                as_itself: false,
+            }),
         };
         for done in self.processor.run(&[job], now).await {
             done?;
@@ -360,7 +430,8 @@ fn note(item: &Item) -> Note {
     }
 }
 
-/// Whether there is nothing more to hear about a session: it will not be paid, or all that it paid for is in the account.
+/// Whether there is nothing more to hear about a session: it will not be paid, or all that it paid for is in
+/// the account.
 fn is_settled(known: Option<&KnownSession>, state: Option<&State>) -> bool {
     let Some(known) = known else { return false };
     match (known.payment, &known.subscription) {
@@ -369,7 +440,8 @@ fn is_settled(known: Option<&KnownSession>, state: Option<&State>) -> bool {
         (SessionPayment::Paid, Some(id)) => {
             let subscription = state.and_then(|state| state.subscriptions.get(id));
             subscription.is_some_and(|subscription| {
-                subscription.ended_at().is_some() || (subscription.snapshot.is_some() && subscription.period.is_some())
+                subscription.ended_at().is_some()
+                    || (subscription.snapshot.is_some() && subscription.period.is_some())
             })
         }
     }
@@ -377,5 +449,8 @@ fn is_settled(known: Option<&KnownSession>, state: Option<&State>) -> bool {
 
 fn gives_access(known: &KnownSession, state: &State) -> bool {
     let subscription = known.subscription.as_ref().and_then(|id| state.subscriptions.get(id));
-    matches!(subscription.and_then(|subscription| subscription.status()), Some(SubscriptionStatus::Active | SubscriptionStatus::Trialing))
+    matches!(
+        subscription.and_then(|subscription| subscription.status()),
+        Some(SubscriptionStatus::Active | SubscriptionStatus::Trialing)
+    )
 }

@@ -1,7 +1,8 @@
-//! Secrets from SSM Parameter Store: a variable whose value is `ssm:/path` stands for the parameter of that name.
+//! Secrets from SSM Parameter Store: a variable whose value is `ssm:/path` stands for the parameter of that
+//! name.
 //!
-//! One `GetParameters` at start, signed and sent without the SDK's SSM client, which would be the largest part of the binary for
-//! this one call.
+//! One `GetParameters` at start, signed and sent without the SDK's SSM client, which would be the largest
+//! part of the binary for this one call.
 
 use std::time::{Duration, SystemTime};
 
@@ -35,13 +36,16 @@ struct Parameter {
     value: String,
 }
 
-/// The variables with every `ssm:/path` replaced by what the parameter holds. Makes no call when there is none.
+/// The variables with every `ssm:/path` replaced by what the parameter holds. Makes no call when there is
+/// none.
 ///
 /// # Errors
 /// [`ConfigError::Parameter`] naming the first parameter that is not there or may not be read.
 pub async fn resolve(mut env: Env) -> Result<Env, ConfigError> {
-    let wanted: Vec<(String, String)> =
-        env.iter().filter_map(|(variable, value)| Some((variable.clone(), value.strip_prefix(PREFIX)?.to_owned()))).collect();
+    let wanted: Vec<(String, String)> = env
+        .iter()
+        .filter_map(|(variable, value)| Some((variable.clone(), value.strip_prefix(PREFIX)?.to_owned())))
+        .collect();
     let mut names: Vec<&str> = wanted.iter().map(|(_, name)| name.as_str()).collect();
     names.sort_unstable();
     names.dedup();
@@ -51,7 +55,9 @@ pub async fn resolve(mut env: Env) -> Result<Env, ConfigError> {
     }
     for (variable, name) in wanted {
         let found = values.iter().find(|parameter| parameter.name == name);
-        let parameter = found.ok_or_else(|| problem(&name, "there is no such parameter, or this function's role may not read it"))?;
+        let parameter = found.ok_or_else(|| {
+            problem(&name, "there is no such parameter, or this function's role may not read it")
+        })?;
         env.set_from_parameter(&variable, parameter.value.clone());
     }
     Ok(env)
@@ -64,7 +70,8 @@ fn problem(name: &str, message: impl ToString) -> ConfigError {
 async fn get(env: &Env, names: &[&str]) -> Result<Vec<Parameter>, ConfigError> {
     let first = names.first().copied().unwrap_or_default();
     let region = env.require("AWS_REGION")?;
-    let endpoint = super::endpoint(env, "SSM").unwrap_or_else(|| format!("https://ssm.{region}.amazonaws.com"));
+    let endpoint =
+        super::endpoint(env, "SSM").unwrap_or_else(|| format!("https://ssm.{region}.amazonaws.com"));
     let host = endpoint.split("://").nth(1).unwrap_or_default().trim_end_matches('/').to_owned();
     let body = serde_json::json!({"Names": names, "WithDecryption": true}).to_string();
 
@@ -85,9 +92,18 @@ async fn get(env: &Env, names: &[&str]) -> Result<Vec<Parameter>, ConfigError> {
         .build()
         .map_err(|error| problem(first, error))?
         .into();
-    let headers = [("host", host.as_str()), ("content-type", "application/x-amz-json-1.1"), ("x-amz-target", "AmazonSSM.GetParameters")];
-    let signable = SignableRequest::new("POST", endpoint.as_str(), headers.into_iter(), SignableBody::Bytes(body.as_bytes()))
-        .map_err(|error| problem(first, error))?;
+    let headers = [
+        ("host", host.as_str()),
+        ("content-type", "application/x-amz-json-1.1"),
+        ("x-amz-target", "AmazonSSM.GetParameters"),
+    ];
+    let signable = SignableRequest::new(
+        "POST",
+        endpoint.as_str(),
+        headers.into_iter(),
+        SignableBody::Bytes(body.as_bytes()),
+    )
+    .map_err(|error| problem(first, error))?;
     let (instructions, _) = sign(signable, &parameters).map_err(|error| problem(first, error))?.into_parts();
     let mut request = lambda_http::http::Request::builder().method("POST").uri(endpoint.as_str());
     for (name, value) in headers {
@@ -99,10 +115,15 @@ async fn get(env: &Env, names: &[&str]) -> Result<Vec<Parameter>, ConfigError> {
     let request: HttpRequest = request.try_into().map_err(|error| problem(first, error))?;
     let connector = super::connector(env, endpoint.starts_with("http://"))?;
     let answered = tokio::time::timeout(TIMEOUT, connector.call(request)).await;
-    let answer =
-        answered.map_err(|_| problem(first, "SSM did not answer in time"))?.map_err(|error| problem(first, format!("{error:?}")))?;
+    let answer = answered
+        .map_err(|_| problem(first, "SSM did not answer in time"))?
+        .map_err(|error| problem(first, format!("{error:?}")))?;
     let status = answer.status().as_u16();
-    let body = ByteStream::new(answer.into_body()).collect().await.map_err(|error| problem(first, error))?.into_bytes();
+    let body = ByteStream::new(answer.into_body())
+        .collect()
+        .await
+        .map_err(|error| problem(first, error))?
+        .into_bytes();
     if status != 200 {
         // The error names the caller's role and the parameter; it holds no value.
         return Err(problem(first, format!("SSM answered {status}: {}", String::from_utf8_lossy(&body))));

@@ -6,7 +6,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{ConfigError, Env, OutboxConfig, catalog, keep_payloads, known_queues, livemode, reach, retry_delays};
+use super::{
+    ConfigError, Env, OutboxConfig, catalog, keep_payloads, known_queues, livemode, reach, retry_delays,
+};
 use crate::domain::catalog::Catalog;
 use crate::event::Family;
 use crate::http::Reach;
@@ -75,13 +77,21 @@ fn app_base_url(env: &Env) -> Result<Option<String>, ConfigError> {
     let wrong = |want: &str| Err(Env::wrong("APP_BASE_URL", want));
     let uri: Option<http::Uri> = text.parse().ok();
     let scheme = uri.as_ref().and_then(http::Uri::scheme_str).unwrap_or_default();
-    let host = uri.as_ref().and_then(http::Uri::host).unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
+    let host = uri
+        .as_ref()
+        .and_then(http::Uri::host)
+        .unwrap_or_default()
+        .trim_matches(['[', ']'])
+        .to_ascii_lowercase();
     if !matches!(scheme, "http" | "https") || host.is_empty() || text.contains(['?', '#', '@']) {
         return wrong("an address such as https://app.example.com");
     }
     let address: Option<std::net::IpAddr> = host.parse().ok();
-    let here = host == "localhost" || host.ends_with(".localhost") || address.is_some_and(|ip| ip.is_loopback() || ip.is_unspecified());
-    let live = livemode(env)? == Some(true) || env.get("STRIPE_SECRET_KEY").is_some_and(|key| key.contains("_live_"));
+    let here = host == "localhost"
+        || host.ends_with(".localhost")
+        || address.is_some_and(|ip| ip.is_loopback() || ip.is_unspecified());
+    let live = livemode(env)? == Some(true)
+        || env.get("STRIPE_SECRET_KEY").is_some_and(|key| key.contains("_live_"));
     if live && (here || scheme != "https") {
         return wrong("https and not this machine in live mode: customers who have paid are sent there");
     }
@@ -124,7 +134,9 @@ impl ProvisionConfig {
                 let text = text.trim();
                 let secret = STANDARD.decode(text.strip_prefix("whsec_").unwrap_or(text)).ok();
                 let want = "a Standard Webhooks secret: whsec_ and the base64 of 24 to 64 random bytes";
-                secret.filter(|secret| (24..=64).contains(&secret.len())).ok_or_else(|| Env::wrong("PROVISION_SECRET", want))?
+                secret
+                    .filter(|secret| (24..=64).contains(&secret.len()))
+                    .ok_or_else(|| Env::wrong("PROVISION_SECRET", want))?
             }
         };
         Ok(Self {
@@ -147,7 +159,9 @@ mod tests {
 
     #[test]
     fn customers_who_paid_are_never_sent_to_this_machine() {
-        let read = |url: &str, mode: &str| app_base_url(&Env::from([("APP_BASE_URL", url), ("STRIPE_LIVEMODE", mode)]));
+        let read = |url: &str, mode: &str| {
+            app_base_url(&Env::from([("APP_BASE_URL", url), ("STRIPE_LIVEMODE", mode)]))
+        };
         assert_eq!(read("https://app.example.com/x/", "true").unwrap().unwrap(), "https://app.example.com/x");
         assert_eq!(read("http://127.0.0.1:9000", "false").unwrap().unwrap(), "http://127.0.0.1:9000");
         assert_eq!(read("", "true").unwrap(), None);
@@ -161,9 +175,17 @@ mod tests {
         ] {
             assert!(read(url, "true").is_err(), "{url}");
         }
-        for url in ["app.example.com", "/x", "javascript:alert(1)", "https://a@b", "https://a/?b", "https:///x"] {
+        for url in
+            ["app.example.com", "/x", "javascript:alert(1)", "https://a@b", "https://a/?b", "https:///x"]
+        {
             assert!(read(url, "false").is_err(), "{url}");
         }
-        assert!(app_base_url(&Env::from([("APP_BASE_URL", "http://localhost"), ("STRIPE_SECRET_KEY", "rk_live_1")])).is_err());
+        assert!(
+            app_base_url(&Env::from([
+                ("APP_BASE_URL", "http://localhost"),
+                ("STRIPE_SECRET_KEY", "rk_live_1")
+            ]))
+            .is_err()
+        );
     }
 }

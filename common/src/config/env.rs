@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-/// The variables a function was started with. The local stack and the tests make their own instead of changing the process's.
+/// The variables a function was started with. The local stack and the tests make their own instead of
+/// changing the process's.
 #[derive(Clone, Default)]
 pub struct Env {
     values: BTreeMap<String, String>,
@@ -20,7 +21,9 @@ impl std::fmt::Debug for Env {
 impl Env {
     /// The variables of this process; those that are not UTF-8 are left out.
     pub fn of_process() -> Self {
-        let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
         Self { values: std::env::vars_os().filter_map(utf8).collect(), given: BTreeMap::new() }
     }
 
@@ -54,10 +57,13 @@ impl Env {
         self.given.keys().any(|name| name.starts_with(prefix))
     }
 
-    /// The variables with every `ssm:/path` of a signing secret as it was given, to be resolved again. The others keep their values.
+    /// The variables with every `ssm:/path` of a signing secret as it was given, to be resolved again. The
+    /// others keep their values.
     pub(crate) fn as_given(&self) -> Self {
         let mut values = self.values.clone();
-        values.extend(self.given.clone().into_iter().filter(|(name, _)| name.starts_with("STRIPE_WEBHOOK_SECRET")));
+        values.extend(
+            self.given.clone().into_iter().filter(|(name, _)| name.starts_with("STRIPE_WEBHOOK_SECRET")),
+        );
         Self { values, given: BTreeMap::new() }
     }
 

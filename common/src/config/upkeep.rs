@@ -73,7 +73,8 @@ impl ReconcileConfig {
             keep_payloads: keep_payloads(env)?,
             catalog: catalog(env)?,
             outbox: OutboxConfig::from_env(env),
-            stripe: Stripe::from_env(env)?.ok_or_else(|| ConfigError::Missing("STRIPE_SECRET_KEY".to_owned()))?,
+            stripe: Stripe::from_env(env)?
+                .ok_or_else(|| ConfigError::Missing("STRIPE_SECRET_KEY".to_owned()))?,
             queues: queues(env)?,
             notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
         })

@@ -87,7 +87,10 @@ mod tests {
     #[test]
     fn a_blank_or_missing_secret_stops_the_start() {
         assert!(matches!(WebhookConfig::from_env(&with_queues(Env::default())), Err(ConfigError::NoSecret)));
-        assert!(matches!(WebhookConfig::from_env(&with_queues(Env::from([("STRIPE_WEBHOOK_SECRET", " ")]))), Err(ConfigError::NoSecret)));
+        assert!(matches!(
+            WebhookConfig::from_env(&with_queues(Env::from([("STRIPE_WEBHOOK_SECRET", " ")]))),
+            Err(ConfigError::NoSecret)
+        ));
         let blank = with_queues(Env::from([("STRIPE_WEBHOOK_SECRET", "whsec_a, ,whsec_b")]));
         assert!(matches!(WebhookConfig::from_env(&blank), Err(ConfigError::BlankSecret(_))));
     }
@@ -95,7 +98,10 @@ mod tests {
     #[test]
     fn a_tolerance_that_would_switch_the_check_off_is_refused() {
         for tolerance in ["0", "-1", "86401", "x"] {
-            let env = with_queues(Env::from([("STRIPE_WEBHOOK_SECRET", "whsec_a"), ("WEBHOOK_TOLERANCE_SECONDS", tolerance)]));
+            let env = with_queues(Env::from([
+                ("STRIPE_WEBHOOK_SECRET", "whsec_a"),
+                ("WEBHOOK_TOLERANCE_SECONDS", tolerance),
+            ]));
             assert!(matches!(WebhookConfig::from_env(&env), Err(ConfigError::Wrong { .. })), "{tolerance}");
         }
     }

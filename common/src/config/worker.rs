@@ -8,7 +8,8 @@ use crate::domain::catalog::Catalog;
 use crate::event::Family;
 use crate::stripe::{Patience, Stripe};
 
-/// A batch waits for this: all questions of a batch are asked at once, and the function's 30 s must do for DynamoDB too.
+/// A batch waits for this: all questions of a batch are asked at once, and the function's 30 s must do for
+/// DynamoDB too.
 const WORKER_WAITS: Patience = Patience {
     attempts: 2,
     attempt_timeout: Duration::from_secs(4),

@@ -1,9 +1,9 @@
 //! One user's account: everything the rules remember, and the only way it changes ([`Account::evolve`]).
 //!
-//! **Invariant:** the balance is the sum of the buckets (`signup`, one per subscription, `addon`) and never below zero.
-//! **Invariant:** facts are joined, not replayed: any order and any repetition of the same facts ends in the same account. The one
-//! stated exception: under `addons = "reset"` a pack that reaches us after a newer reset is granted in full, because a payment is
-//! never swallowed for being late.
+//! **Invariant:** the balance is the sum of the buckets (`signup`, one per subscription, `addon`) and never
+//! below zero. **Invariant:** facts are joined, not replayed: any order and any repetition of the same facts
+//! ends in the same account. The one stated exception: under `addons = "reset"` a pack that reaches us after
+//! a newer reset is granted in full, because a payment is never swallowed for being late.
 
 pub mod explain;
 pub mod fix;
@@ -24,19 +24,22 @@ use super::ledger::{Entry, EntryKind, LedgerKey, Note, Payment};
 use super::reversal::{News, Reversal};
 use super::timestamp::Timestamp;
 
-/// Stripe lets people resend an event for 30 days; a subscription that ended this long ago and holds no credits may be forgotten.
+/// Stripe lets people resend an event for 30 days; a subscription that ended this long ago and holds no
+/// credits may be forgotten.
 const FORGET_ENDED_AFTER_DAYS: i64 = 60;
 /// As many ended subscriptions are remembered however long ago they ended.
 const REMEMBER_ENDED: usize = 10;
 /// Add-on purchases since the last reset that are told apart; beyond it the two oldest become one.
 const MOST_LOTS: usize = 8;
 
-/// An account as loaded: its state, the version the store holds, and the ledger entries that the event at hand may touch.
+/// An account as loaded: its state, the version the store holds, and the ledger entries that the event at
+/// hand may touch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// Whose it is.
     pub user_id: UserId,
-    /// Number of commits so far; 0 for an account that was never stored. A commit succeeds only on the version it was decided on.
+    /// Number of commits so far; 0 for an account that was never stored. A commit succeeds only on the
+    /// version it was decided on.
     pub version: u64,
     /// What the rules remember.
     pub state: State,
@@ -66,7 +69,8 @@ pub struct State {
     /// Start of the newest period whose opening ended unspent add-on credits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset_at: Option<Timestamp>,
-    /// All subscriptions that may still matter. Shared with the states before and after: an event changes one of them.
+    /// All subscriptions that may still matter. Shared with the states before and after: an event changes one
+    /// of them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub subscriptions: BTreeMap<SubscriptionId, Arc<Subscription>>,
     /// When the first payment of this user was confirmed, by the earliest event that says so.
@@ -137,9 +141,11 @@ pub enum Fact {
         /// What was paid.
         payment: Option<Payment>,
     },
-    /// Money of the payment behind a recorded grant goes back, or comes back: the grant's key, the news, the key to book it under.
+    /// Money of the payment behind a recorded grant goes back, or comes back: the grant's key, the news, the
+    /// key to book it under.
     Reversal(LedgerKey, News, LedgerKey),
-    /// A document that is recorded in the ledger and moves no credits: an order, an invoice that is worth nothing of its own.
+    /// A document that is recorded in the ledger and moves no credits: an order, an invoice that is worth
+    /// nothing of its own.
     Recorded(LedgerKey, EntryKind, Option<Payment>),
     /// A payment was confirmed at this time.
     Paid(Timestamp),
@@ -212,7 +218,8 @@ pub struct Access {
     pub tier: String,
     /// Its rank.
     pub rank: u32,
-    /// When this tier ends unless news comes: the end of a cancelled subscription or of the grace after a failed payment.
+    /// When this tier ends unless news comes: the end of a cancelled subscription or of the grace after a
+    /// failed payment.
     pub until: Option<Timestamp>,
 }
 
@@ -236,15 +243,27 @@ impl Want {
 impl Account {
     /// The account of a user who was never seen.
     pub fn new(user_id: UserId) -> Self {
-        Self { user_id, version: 0, state: State::default(), recorded: BTreeMap::new(), reversals: BTreeMap::new() }
+        Self {
+            user_id,
+            version: 0,
+            state: State::default(),
+            recorded: BTreeMap::new(),
+            reversals: BTreeMap::new(),
+        }
     }
 
-    /// The next state and the entries that `facts` call for. Facts that are known already change nothing; a key that is recorded
-    /// is not written again.
+    /// The next state and the entries that `facts` call for. Facts that are known already change nothing; a
+    /// key that is recorded is not written again.
     ///
     /// # Errors
     /// [`Conflict`] when a recorded payment would now be worth another amount.
-    pub fn evolve(&self, facts: Vec<Fact>, cause: &Cause, catalog: &Catalog, now: Timestamp) -> Result<Change, Conflict> {
+    pub fn evolve(
+        &self,
+        facts: Vec<Fact>,
+        cause: &Cause,
+        catalog: &Catalog,
+        now: Timestamp,
+    ) -> Result<Change, Conflict> {
         let mut state = self.state.clone();
         if self.version == 0 && state.created_at == Timestamp::default() {
             state.created_at = now;
@@ -273,7 +292,13 @@ impl Account {
         recorded.extend(change.entries.iter().map(|entry| (entry.key.clone(), entry.clone())));
         let mut reversals = self.reversals.clone();
         reversals.extend(change.reversals.clone());
-        Self { user_id: self.user_id.clone(), version: self.version + 1, state: change.state.clone(), recorded, reversals }
+        Self {
+            user_id: self.user_id.clone(),
+            version: self.version + 1,
+            state: change.state.clone(),
+            recorded,
+            reversals,
+        }
     }
 
     /// Spends credits under the app's idempotency key; `None` when there are not enough.
@@ -287,8 +312,8 @@ impl Account {
         Some(Change { state, entries, reversals: BTreeMap::new() })
     }
 
-    /// Turns what was asked for into entries. The first new one carries the whole movement of the balance; a movement that no new
-    /// entry explains is booked under the cause's own key.
+    /// Turns what was asked for into entries. The first new one carries the whole movement of the balance; a
+    /// movement that no new entry explains is booked under the cause's own key.
     fn entries(&self, state: &mut State, wants: Vec<Want>, cause: &Cause, now: Timestamp) -> Vec<Entry> {
         let balance = state.balance();
         let mut left = balance.delta_from(self.state.balance());
@@ -342,11 +367,13 @@ impl State {
         self.lots.iter().map(|lot| lot.credits).sum()
     }
 
-    /// The bucket of one subscription: what its period has left, or nothing once another subscription was granted after its end.
+    /// The bucket of one subscription: what its period has left, or nothing once another subscription was
+    /// granted after its end.
     pub fn bucket(&self, id: &SubscriptionId) -> Credits {
         let Some(subscription) = self.subscriptions.get(id) else { return Credits::ZERO };
         let void = self.ended_at(subscription).is_some_and(|end| {
-            let granted_after = |other: &Subscription| other.period.as_ref().is_some_and(|period| period.start >= end);
+            let granted_after =
+                |other: &Subscription| other.period.as_ref().is_some_and(|period| period.start >= end);
             self.subscriptions.iter().any(|(other_id, other)| other_id != id && granted_after(other))
         });
         if void { Credits::ZERO } else { subscription.credits() }
@@ -354,19 +381,27 @@ impl State {
 
     /// When a subscription ended: by its own end, or with its customer.
     fn ended_at(&self, subscription: &Subscription) -> Option<Timestamp> {
-        let deleted = subscription.customer.as_ref().and_then(|customer| self.customers.get(customer).copied().flatten());
+        let deleted = subscription
+            .customer
+            .as_ref()
+            .and_then(|customer| self.customers.get(customer).copied().flatten());
         match (subscription.ended_at(), deleted) {
             (Some(end), Some(deleted)) => Some(end.min(deleted)),
             (end, deleted) => end.or(deleted),
         }
     }
 
-    /// The tier at `now`: the highest-ranked plan among the subscriptions that give access, else the default tier.
+    /// The tier at `now`: the highest-ranked plan among the subscriptions that give access, else the default
+    /// tier.
     pub fn access(&self, catalog: &Catalog, now: Timestamp) -> Access {
-        let default = Access { tier: catalog.policy.default_tier.clone(), rank: catalog.default_rank(), until: None };
+        let default =
+            Access { tier: catalog.policy.default_tier.clone(), rank: catalog.default_rank(), until: None };
         let mut best = default;
         for subscription in self.subscriptions.values() {
-            let Some(plan) = subscription.price().and_then(|price| catalog.plan_of_price(price.as_str())) else { continue };
+            let Some(plan) = subscription.price().and_then(|price| catalog.plan_of_price(price.as_str()))
+            else {
+                continue;
+            };
             let Some(until) = self.access_of(subscription, catalog) else { continue };
             if until.is_some_and(|until| until <= now) || plan.rank < best.rank {
                 continue;
@@ -390,7 +425,12 @@ impl State {
                 let grace = subscription.current_period().0?.plus_days(catalog.policy.past_due_grace_days);
                 Some(Some(ends.map_or(grace, |ends| ends.min(grace))))
             }
-            Status::Incomplete | Status::IncompleteExpired | Status::Canceled | Status::Unpaid | Status::Paused | Status::Other(_) => None,
+            Status::Incomplete
+            | Status::IncompleteExpired
+            | Status::Canceled
+            | Status::Unpaid
+            | Status::Paused
+            | Status::Other(_) => None,
         }
     }
 
@@ -423,12 +463,15 @@ impl State {
                 subscription.fold_snapshot(snapshot);
             }
             Fact::Opening(id, kind, opening, payment) => {
-                let want = Want { payment, ..Want::new(opening.key.clone(), kind.entry_kind(), opening.credits) };
-                // A trial's key may be known from the subscription; a plan's, from a change of seats in the same period.
+                let want =
+                    Want { payment, ..Want::new(opening.key.clone(), kind.entry_kind(), opening.credits) };
+                // A trial's key may be known from the subscription; a plan's, from a change of seats in the
+                // same period.
                 if matches!(kind, OpeningKind::New | OpeningKind::Renewal) {
                     conflict(recorded, &want)?;
                 }
-                // A grant that is recorded has opened its period: a subscription without one was forgotten, and stays so.
+                // A grant that is recorded has opened its period: a subscription without one was forgotten,
+                // and stays so.
                 let forgotten = self.subscriptions.get(&id).is_none_or(|known| known.period.is_none());
                 if !(forgotten && recorded.contains_key(&want.key)) {
                     self.open(&id, kind, opening, want, catalog, wants);
@@ -444,14 +487,17 @@ impl State {
             }
             Fact::AddOn { key, credits, at, payment } => {
                 let filed_at = self.reset_at.map_or(at, |reset_at| reset_at.max(at));
-                let want = Want { payment, filed_at: Some(filed_at), ..Want::new(key, EntryKind::AddOn, credits) };
+                let want =
+                    Want { payment, filed_at: Some(filed_at), ..Want::new(key, EntryKind::AddOn, credits) };
                 conflict(recorded, &want)?;
                 if !recorded.contains_key(&want.key) {
                     self.add_lot(Lot { at: filed_at, of: digest(want.key.as_str()), credits, older: false });
                 }
                 wants.push(want);
             }
-            Fact::Recorded(key, kind, payment) => wants.push(Want { payment, ..Want::new(key, kind, Credits::ZERO) }),
+            Fact::Recorded(key, kind, payment) => {
+                wants.push(Want { payment, ..Want::new(key, kind, Credits::ZERO) })
+            }
             // Needs the payment's own record: see `evolve`.
             Fact::Reversal(..) => {}
             Fact::Paid(at) => self.first_paid_at = Some(self.first_paid_at.map_or(at, |known| known.min(at))),
@@ -460,7 +506,15 @@ impl State {
         Ok(())
     }
 
-    fn open(&mut self, id: &SubscriptionId, kind: OpeningKind, opening: Opening, want: Want, catalog: &Catalog, wants: &mut Vec<Want>) {
+    fn open(
+        &mut self,
+        id: &SubscriptionId,
+        kind: OpeningKind,
+        opening: Opening,
+        want: Want,
+        catalog: &Catalog,
+        wants: &mut Vec<Want>,
+    ) {
         self.subscribed = true;
         self.signup = self.signup.map(|_| Credits::ZERO);
         if catalog.policy.addons == Addons::Reset && kind != OpeningKind::Change {
@@ -472,27 +526,38 @@ impl State {
         let waited = subscription.fold_opening(opening);
         let counts = subscription.period.as_ref().is_some_and(|period| period.key == want.key);
         wants.push(Want { superseded: !counts, ..want });
-        wants.extend(waited.into_iter().map(|(then, change, standing)| plan_want(id, &change.price, then, change.credits, standing)));
+        wants.extend(
+            waited
+                .into_iter()
+                .map(|(then, change, standing)| plan_want(id, &change.price, then, change.credits, standing)),
+        );
     }
 
-    /// Takes back, or gives back, what refunds and disputes make of a grant. A grant that a later one has replaced has nothing left
-    /// to take, nor has a purchase that was spent: what is due is then recorded as shortfall. What comes back is what was taken.
+    /// Takes back, or gives back, what refunds and disputes make of a grant. A grant that a later one has
+    /// replaced has nothing left to take, nor has a purchase that was spent: what is due is then recorded as
+    /// shortfall. What comes back is what was taken.
     fn reverse(&mut self, grant: &Entry, reversal: &mut Reversal, news: News, key: LedgerKey) -> Want {
         let kind = if matches!(news, News::Dispute(..)) { EntryKind::Dispute } else { EntryKind::Refund };
         let before = self.balance();
         reversal.fold(news);
         let paid = grant.payment.as_ref().map_or(0, |payment| payment.amount);
         let due = grant.worth.share(reversal.amount(), paid);
-        let opened = |one: &&mut Arc<Subscription>| one.period.as_ref().is_some_and(|period| period.key == grant.key);
-        let period = self.subscriptions.values_mut().find(opened).and_then(|one| Arc::make_mut(one).period.as_mut());
+        let opened =
+            |one: &&mut Arc<Subscription>| one.period.as_ref().is_some_and(|period| period.key == grant.key);
+        let period =
+            self.subscriptions.values_mut().find(opened).and_then(|one| Arc::make_mut(one).period.as_mut());
         let due_before = std::mem::replace(&mut reversal.due, due);
         match (period, grant.filed_at) {
             (Some(period), _) => period.reversed = due,
             (None, Some(filed_at)) if Some(filed_at) >= self.reset_at => {
                 let of = digest(grant.key.as_str());
                 let place = self.lots.iter().position(|lot| lot.of == of);
-                let place = place.or_else(|| self.lots.iter().position(|lot| lot.older && lot.at >= filed_at));
-                let lot = place.map_or(Lot { at: filed_at, of, credits: Credits::ZERO, older: false }, |place| self.lots.remove(place));
+                let place =
+                    place.or_else(|| self.lots.iter().position(|lot| lot.older && lot.at >= filed_at));
+                let lot = place
+                    .map_or(Lot { at: filed_at, of, credits: Credits::ZERO, older: false }, |place| {
+                        self.lots.remove(place)
+                    });
                 let unspent = lot.credits.plus(reversal.taken);
                 reversal.taken = due.min(unspent);
                 self.add_lot(Lot { credits: unspent.minus(reversal.taken), ..lot });
@@ -523,7 +588,8 @@ impl State {
         }
     }
 
-    /// Takes credits from subscription buckets, then `signup`, then `addon`; false and unchanged when there are not enough.
+    /// Takes credits from subscription buckets, then `signup`, then `addon`; false and unchanged when there
+    /// are not enough.
     fn spend(&mut self, amount: Credits) -> bool {
         if self.balance() < amount {
             return false;
@@ -576,13 +642,24 @@ fn later(one: Option<Timestamp>, other: Option<Timestamp>, same_tier: bool) -> O
     if same_tier { one.zip(other).map(|(one, other)| one.max(other)) } else { other }
 }
 
-fn plan_want(id: &SubscriptionId, price: &PriceId, start: Timestamp, worth: Credits, standing: Standing) -> Want {
-    Want { superseded: standing == Standing::Superseded, ..Want::new(LedgerKey::plan(id, price, start), EntryKind::PlanChange, worth) }
+fn plan_want(
+    id: &SubscriptionId,
+    price: &PriceId,
+    start: Timestamp,
+    worth: Credits,
+    standing: Standing,
+) -> Want {
+    Want {
+        superseded: standing == Standing::Superseded,
+        ..Want::new(LedgerKey::plan(id, price, start), EntryKind::PlanChange, worth)
+    }
 }
 
 fn conflict(recorded: &BTreeMap<LedgerKey, Entry>, want: &Want) -> Result<(), Conflict> {
     match recorded.get(&want.key) {
-        Some(entry) if entry.worth != want.worth => Err(Conflict { key: want.key.clone(), recorded: entry.worth, asked: want.worth }),
+        Some(entry) if entry.worth != want.worth => {
+            Err(Conflict { key: want.key.clone(), recorded: entry.worth, asked: want.worth })
+        }
         Some(_) | None => Ok(()),
     }
 }

@@ -29,8 +29,8 @@ pub enum Act {
     Inspect,
 }
 
-/// What to do about an event that is parked or failed. `reason` is a code of [`super::decide::Parked`] or of the dead-letter function,
-/// `waits_for` what is stored with it. Pure.
+/// What to do about an event that is parked or failed. `reason` is a code of [`super::decide::Parked`] or of
+/// the dead-letter function, `waits_for` what is stored with it. Pure.
 pub fn advice(status: &str, reason: Option<&str>, waits_for: Option<&str>) -> Advice {
     let waited = waits_for.and_then(|waits_for| waits_for.split_once('#'));
     let target = waited.map(|(_, target)| target.to_owned());
@@ -100,7 +100,10 @@ mod tests {
             assert!(target.is_none_or(|target| found.text.contains(target)), "{}", found.text);
         }
         let text = |status: &str, reason: &str| advice(status, Some(reason), None).text;
-        assert!(text("failed", "retries_used_up").contains("log lines") && !text("parked", "something_new").contains("log lines"));
+        assert!(
+            text("failed", "retries_used_up").contains("log lines")
+                && !text("parked", "something_new").contains("log lines")
+        );
         assert!(text("parked", "payload_mismatch").contains("another content"));
     }
 }

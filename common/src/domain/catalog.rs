@@ -1,4 +1,5 @@
-//! The catalog: what is sold and what it gives. One file, `catalog.toml`, which the user of this project edits.
+//! The catalog: what is sold and what it gives. One file, `catalog.toml`, which the user of this project
+//! edits.
 //!
 //! ```toml
 //! [tiers]                       # name = rank; a higher rank wins
@@ -30,8 +31,8 @@
 //! plans = { starter = { revisions = 1 } }
 //! ```
 //!
-//! It is checked when `common` is built: `build.rs` includes this file and leaves the checked catalog as JSON, so that a function's start reads
-//! no TOML. Every error names the line.
+//! It is checked when `common` is built: `build.rs` includes this file and leaves the checked catalog as
+//! JSON, so that a function's start reads no TOML. Every error names the line.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,9 +40,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-/// No plan, pack or signup grant may be larger: with the largest quantity ([`MAX_QUANTITY`]) a grant stays far inside an `i64`.
+/// No plan, pack or signup grant may be larger: with the largest quantity ([`MAX_QUANTITY`]) a grant stays
+/// far inside an `i64`.
 pub const MAX_CREDITS: u64 = 1_000_000_000;
-/// No subscription or pack may count more than this many units; a larger quantity is parked, never multiplied.
+/// No subscription or pack may count more than this many units; a larger quantity is parked, never
+/// multiplied.
 pub const MAX_QUANTITY: u64 = 1_000_000;
 
 /// What happens to unspent add-on credits when a subscription is granted or renews.
@@ -166,7 +169,11 @@ impl fmt::Display for CatalogError {
 impl CatalogError {
     /// The message about a file of this name.
     pub fn of_file(&self, name: &str) -> String {
-        if self.line == 0 { format!("{name}: {}", self.message) } else { format!("{name} line {}: {}", self.line, self.message) }
+        if self.line == 0 {
+            format!("{name}: {}", self.message)
+        } else {
+            format!("{name} line {}: {}", self.line, self.message)
+        }
     }
 }
 
@@ -176,8 +183,8 @@ impl Catalog {
     /// Reads and checks the text of a catalog file.
     ///
     /// # Errors
-    /// [`CatalogError`] for TOML that does not parse, an unknown field, a negative or too large number, a name or price that
-    /// occurs twice, a tier that `[tiers]` does not name.
+    /// [`CatalogError`] for TOML that does not parse, an unknown field, a negative or too large number, a
+    /// name or price that occurs twice, a tier that `[tiers]` does not name.
     pub fn parse(text: &str) -> Result<Self, CatalogError> {
         let file: File = toml::from_str(text).map_err(|error| CatalogError {
             line: error.span().map_or(0, |span| line_of(text, span.start)),
@@ -221,7 +228,8 @@ fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1
 }
 
-/// The file as written. Numbers are read signed, so that a negative one gets an error of ours instead of the parser's.
+/// The file as written. Numbers are read signed, so that a negative one gets an error of ours instead of the
+/// parser's.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -298,14 +306,27 @@ impl Checker<'_> {
         let rank_of = |checker: &Self, tier: &Spanned<String>| {
             tiers.get(tier.get_ref()).copied().ok_or_else(|| {
                 let known = tiers.keys().cloned().collect::<Vec<_>>().join(", ");
-                checker.error(tier, format!("tier \"{}\" is not named under [tiers] (there are: {known})", tier.get_ref()))
+                checker.error(
+                    tier,
+                    format!("tier \"{}\" is not named under [tiers] (there are: {known})", tier.get_ref()),
+                )
             })
         };
         rank_of(&self, &file.policy.default_tier)?;
         let policy = Policy {
-            signup_credits: self.number_or("signup_credits", file.policy.signup_credits.as_ref(), MAX_CREDITS, 500)?,
-            past_due_grace_days: i64::try_from(self.number_or("past_due_grace_days", file.policy.past_due_grace_days.as_ref(), 365, 7)?)
-                .unwrap_or(7),
+            signup_credits: self.number_or(
+                "signup_credits",
+                file.policy.signup_credits.as_ref(),
+                MAX_CREDITS,
+                500,
+            )?,
+            past_due_grace_days: i64::try_from(self.number_or(
+                "past_due_grace_days",
+                file.policy.past_due_grace_days.as_ref(),
+                365,
+                7,
+            )?)
+            .unwrap_or(7),
             addons: file.policy.addons,
             default_tier: file.policy.default_tier.into_inner(),
         };
@@ -315,7 +336,9 @@ impl Checker<'_> {
         for plan in file.plan {
             self.name("plan", &plan.name)?;
             if plans.iter().any(|other| other.name == *plan.name.get_ref()) {
-                return Err(self.error(&plan.name, format!("plan \"{}\" is there twice", plan.name.get_ref())));
+                return Err(
+                    self.error(&plan.name, format!("plan \"{}\" is there twice", plan.name.get_ref()))
+                );
             }
             let credits = self.number("credits", &plan.credits, MAX_CREDITS)?;
             let checked = Plan {
@@ -323,7 +346,12 @@ impl Checker<'_> {
                 tier: plan.tier.into_inner(),
                 credits,
                 per: plan.per,
-                trial_credits: self.number_or("trial_credits", plan.trial_credits.as_ref(), MAX_CREDITS, credits)?,
+                trial_credits: self.number_or(
+                    "trial_credits",
+                    plan.trial_credits.as_ref(),
+                    MAX_CREDITS,
+                    credits,
+                )?,
                 prices: self.prices(&plan.prices)?,
                 lookup_keys: plan.lookup_keys,
                 name: plan.name.into_inner(),
@@ -337,7 +365,9 @@ impl Checker<'_> {
         for pack in file.pack {
             self.name("pack", &pack.name)?;
             if packs.iter().any(|other| other.name == *pack.name.get_ref()) {
-                return Err(self.error(&pack.name, format!("pack \"{}\" is there twice", pack.name.get_ref())));
+                return Err(
+                    self.error(&pack.name, format!("pack \"{}\" is there twice", pack.name.get_ref()))
+                );
             }
             let checked = Pack {
                 credits: self.number("credits", &pack.credits, MAX_CREDITS)?,
@@ -352,7 +382,8 @@ impl Checker<'_> {
         for order in file.order {
             self.name("order mode", &order.mode)?;
             if orders.iter().any(|other| other.mode == *order.mode.get_ref()) {
-                return Err(self.error(&order.mode, format!("order mode \"{}\" is there twice", order.mode.get_ref())));
+                return Err(self
+                    .error(&order.mode, format!("order mode \"{}\" is there twice", order.mode.get_ref())));
             }
             let mut plans = BTreeMap::new();
             for (name, plan) in order.plans {
@@ -366,7 +397,9 @@ impl Checker<'_> {
                 plans.insert(name, plan);
             }
             if plans.is_empty() {
-                return Err(self.error(&order.mode, format!("order mode \"{}\" has no plans", order.mode.get_ref())));
+                return Err(
+                    self.error(&order.mode, format!("order mode \"{}\" has no plans", order.mode.get_ref()))
+                );
             }
             orders.push(OrderKind { mode: order.mode.into_inner(), plans });
         }
@@ -381,7 +414,10 @@ impl Checker<'_> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         let value = name.get_ref();
         if value.is_empty() || value.len() > 64 || !value.chars().all(plain) {
-            return Err(self.error(name, format!("{what} \"{value}\" must be 1 to 64 letters, digits, '_', '-' or '.'")));
+            return Err(self.error(
+                name,
+                format!("{what} \"{value}\" must be 1 to 64 letters, digits, '_', '-' or '.'"),
+            ));
         }
         Ok(())
     }
@@ -389,11 +425,20 @@ impl Checker<'_> {
     fn number(&self, what: &str, value: &Spanned<i64>, most: u64) -> Result<u64, CatalogError> {
         match u64::try_from(*value.get_ref()) {
             Ok(number) if number <= most => Ok(number),
-            _ => Err(self.error(value, format!("{what} is {}; it must be between 0 and {most}", value.get_ref()))),
+            _ => {
+                Err(self
+                    .error(value, format!("{what} is {}; it must be between 0 and {most}", value.get_ref())))
+            }
         }
     }
 
-    fn number_or(&self, what: &str, value: Option<&Spanned<i64>>, most: u64, default: u64) -> Result<u64, CatalogError> {
+    fn number_or(
+        &self,
+        what: &str,
+        value: Option<&Spanned<i64>>,
+        most: u64,
+        default: u64,
+    ) -> Result<u64, CatalogError> {
         value.map_or(Ok(default), |value| self.number(what, value, most))
     }
 
@@ -404,7 +449,11 @@ impl Checker<'_> {
         let mut checked = Vec::new();
         for price in prices.get_ref() {
             let value = price.get_ref();
-            if value.is_empty() || value.len() > 255 || value.contains('#') || value.chars().any(char::is_control) {
+            if value.is_empty()
+                || value.len() > 255
+                || value.contains('#')
+                || value.chars().any(char::is_control)
+            {
                 return Err(self.error(price, format!("price \"{value}\" is not a Stripe price id")));
             }
             let line = line_of(self.text, price.span().start);
@@ -429,11 +478,20 @@ mod tests {
     fn a_good_catalog_is_indexed_and_defaults_are_the_documented_ones() {
         let catalog = Catalog::parse(GOOD).unwrap();
         let plan = catalog.plan_of_price("price_a").unwrap();
-        assert_eq!((plan.name.as_str(), plan.rank, plan.credits, plan.trial_credits, plan.per), ("pro", 1, 5000, 5000, Per::Subscription));
+        assert_eq!(
+            (plan.name.as_str(), plan.rank, plan.credits, plan.trial_credits, plan.per),
+            ("pro", 1, 5000, 5000, Per::Subscription)
+        );
         assert_eq!(catalog.pack_of_price("price_b").unwrap().credits, 10);
         assert!(catalog.plan_of_price("price_b").is_none());
-        assert_eq!(catalog.order("dfy").unwrap().plans["starter"], OrderPlan { revisions: 2, deadline_days: 7, prices: Vec::new() });
-        assert_eq!((catalog.policy.signup_credits, catalog.policy.addons, catalog.policy.past_due_grace_days), (500, Addons::Reset, 7));
+        assert_eq!(
+            catalog.order("dfy").unwrap().plans["starter"],
+            OrderPlan { revisions: 2, deadline_days: 7, prices: Vec::new() }
+        );
+        assert_eq!(
+            (catalog.policy.signup_credits, catalog.policy.addons, catalog.policy.past_due_grace_days),
+            (500, Addons::Reset, 7)
+        );
         assert_eq!((catalog.plan("pro"), catalog.plan("p"), catalog.default_rank()), (Some(plan), None, 0));
         let other = Catalog::parse(&GOOD.replace("free = 0\n", "free = 3\n")).unwrap();
         assert_eq!(other.default_rank(), 3);
@@ -443,24 +501,38 @@ mod tests {
     fn the_longest_that_is_allowed_is_taken_and_what_is_longer_is_not() {
         let takes = |from: &str, to: &str| Catalog::parse(&GOOD.replacen(from, to, 1)).is_ok();
         let quoted = |text: String| format!("\"{text}\"");
-        for (from, longest, longer) in
-            [("\"p\"", quoted("p".repeat(64)), quoted("p".repeat(65))), ("\"price_a\"", quoted("p".repeat(255)), quoted("p".repeat(256)))]
-        {
+        for (from, longest, longer) in [
+            ("\"p\"", quoted("p".repeat(64)), quoted("p".repeat(65))),
+            ("\"price_a\"", quoted("p".repeat(255)), quoted("p".repeat(256))),
+        ] {
             assert!(takes(from, &longest) && !takes(from, &longer), "{from}");
         }
         for wrong in ["\"\"", "\"a#b\"", "\"a\\u0007b\""] {
             assert!(!takes("\"price_a\"", wrong), "{wrong}");
         }
         assert!(!takes("\"p\"", "\"a b\"") && !takes("credits = 10", "credits = 1000000000001"));
-        assert!(Catalog::parse(&GOOD.replacen("credits = 10", "credits = 77", 1)).unwrap().pack("p").unwrap().credits == 77);
+        assert!(
+            Catalog::parse(&GOOD.replacen("credits = 10", "credits = 77", 1))
+                .unwrap()
+                .pack("p")
+                .unwrap()
+                .credits
+                == 77
+        );
     }
 
     #[test]
     fn a_name_is_there_once_among_its_kind() {
-        let pack = |name: &str, price: &str| format!("[[pack]]\nname = \"{name}\"\ncredits = 10\nprices = [\"{price}\"]\n");
-        let order = |mode: &str| format!("[[order]]\nmode = \"{mode}\"\nplans = {{ starter = {{ revisions = 2 }} }}\n");
+        let pack = |name: &str, price: &str| {
+            format!("[[pack]]\nname = \"{name}\"\ncredits = 10\nprices = [\"{price}\"]\n")
+        };
+        let order = |mode: &str| {
+            format!("[[order]]\nmode = \"{mode}\"\nplans = {{ starter = {{ revisions = 2 }} }}\n")
+        };
         let with = |more: &str| Catalog::parse(&format!("{GOOD}{more}")).map_err(|error| error.message);
-        let plan = |name: &str| format!("[[plan]]\nname = \"{name}\"\ntier = \"pro\"\ncredits = 1\nprices = [\"price_p\"]\n");
+        let plan = |name: &str| {
+            format!("[[plan]]\nname = \"{name}\"\ntier = \"pro\"\ncredits = 1\nprices = [\"price_p\"]\n")
+        };
         assert!(with(&(pack("q", "price_q") + &order("other") + &plan("team"))).is_ok());
         assert!(with(&plan("pro")).unwrap_err().contains("plan \"pro\" is there twice"));
         assert!(with(&pack("p", "price_q")).unwrap_err().contains("pack \"p\" is there twice"));
@@ -470,7 +542,10 @@ mod tests {
     #[test]
     fn a_mistake_is_told_with_its_file_and_line() {
         let error = |line| CatalogError { line, message: "no".to_owned() };
-        assert_eq!((error(7).of_file("a.toml"), error(0).of_file("a.toml")), ("a.toml line 7: no".to_owned(), "a.toml: no".to_owned()));
+        assert_eq!(
+            (error(7).of_file("a.toml"), error(0).of_file("a.toml")),
+            ("a.toml line 7: no".to_owned(), "a.toml: no".to_owned())
+        );
         assert_eq!(error(7).to_string(), "catalog.toml line 7: no");
     }
 

@@ -5,8 +5,8 @@ use std::iter::Sum;
 
 use serde::{Deserialize, Serialize};
 
-/// A number of credits, never negative. Sums stop at the largest number and differences at zero, so that no arithmetic on outside
-/// data can wrap; the catalog's bounds keep every real sum far below the limit.
+/// A number of credits, never negative. Sums stop at the largest number and differences at zero, so that no
+/// arithmetic on outside data can wrap; the catalog's bounds keep every real sum far below the limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Credits(u64);
@@ -44,7 +44,8 @@ impl Credits {
         self.0.checked_mul(quantity).map(Self).filter(|product| *product <= Self::MAX_GRANT)
     }
 
-    /// `self` × `part` ÷ `whole`, rounded down; `part` beyond `whole` counts as `whole`, a `whole` of zero or less gives zero.
+    /// `self` × `part` ÷ `whole`, rounded down; `part` beyond `whole` counts as `whole`, a `whole` of zero or
+    /// less gives zero.
     #[must_use]
     pub fn share(self, part: i64, whole: i64) -> Self {
         let (Ok(part), Ok(whole)) = (u128::try_from(part), u128::try_from(whole)) else { return Self::ZERO };
@@ -81,9 +82,15 @@ mod tests {
     #[test]
     fn a_share_is_rounded_down_and_never_more_than_the_whole() {
         let grant = Credits::new(1000);
-        for (part, whole, share) in
-            [(500, 2000, 250), (1, 3, 333), (2000, 2000, 1000), (9000, 2000, 1000), (5, 0, 0), (-5, 10, 0), (5, -1, 0)]
-        {
+        for (part, whole, share) in [
+            (500, 2000, 250),
+            (1, 3, 333),
+            (2000, 2000, 1000),
+            (9000, 2000, 1000),
+            (5, 0, 0),
+            (-5, 10, 0),
+            (5, -1, 0),
+        ] {
             assert_eq!(grant.share(part, whole), Credits::new(share), "{part}/{whole}");
         }
         assert_eq!(Credits::new(u64::MAX).share(i64::MAX, i64::MAX), Credits::new(u64::MAX));

@@ -3,8 +3,8 @@
 //! ```text
 //! Event ── decide/<family>.rs ──► Vec<Fact> ── Account::evolve ──► Change (next state, ledger entries)
 //! ```
-//! **Invariant:** a family's file only translates; it never looks at what arrived before. What a fact does to an account that knows
-//! other facts stands in one place, `account.rs`.
+//! **Invariant:** a family's file only translates; it never looks at what arrived before. What a fact does to
+//! an account that knows other facts stands in one place, `account.rs`.
 
 mod charge_dispute;
 mod checkout_session;
@@ -42,7 +42,8 @@ pub struct Applied {
     pub change: Change,
     /// Customers that this event binds to the user for the first time.
     pub links: Vec<CustomerId>,
-    /// Payments that this event ties to a grant, so that a refund or a dispute that names only the payment finds it.
+    /// Payments that this event ties to a grant, so that a refund or a dispute that names only the payment
+    /// finds it.
     pub payments: Vec<(PaymentRef, LedgerKey)>,
     /// A one-time order that was paid and is not in the ledger yet.
     pub order: Option<Order>,
@@ -202,7 +203,8 @@ impl Parked {
         }
     }
 
-    /// What would free it, as the key of those who wait for the same: `customer#cus_…`, `price#price_…`, `payment#pi_…`.
+    /// What would free it, as the key of those who wait for the same: `customer#cus_…`, `price#price_…`,
+    /// `payment#pi_…`.
     pub fn waits_for(&self) -> Option<String> {
         match self {
             Self::NoUser(Some(customer)) => Some(format!("customer#{customer}")),
@@ -234,13 +236,20 @@ struct Reading {
 
 /// Decides what an event does to an account. Pure: the same arguments give the same outcome.
 ///
-/// `account` holds, besides its state, the ledger entries that [`ledger_keys`] names, as far as they exist; with `payment` the grant
-/// that the store knows for the payment of a refund or dispute.
-pub fn decide(account: &Account, event: &Event, payment: Option<&LedgerKey>, catalog: &Catalog, now: Timestamp) -> Outcome {
+/// `account` holds, besides its state, the ledger entries that [`ledger_keys`] names, as far as they exist;
+/// with `payment` the grant that the store knows for the payment of a refund or dispute.
+pub fn decide(
+    account: &Account,
+    event: &Event,
+    payment: Option<&LedgerKey>,
+    catalog: &Catalog,
+    now: Timestamp,
+) -> Outcome {
     decide_facts(account, event, payment, catalog, now, |_| true)
 }
 
-/// As [`decide`], but only what the event says of who the customer is and how the subscription stands: nothing is granted.
+/// As [`decide`], but only what the event says of who the customer is and how the subscription stands:
+/// nothing is granted.
 pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
     let standing = |fact: &Fact| match fact {
         Fact::Customer(_) | Fact::CustomerDeleted(..) | Fact::Snapshot(..) => true,
@@ -254,27 +263,36 @@ pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now:
         | Fact::PaymentFailed(_) => false,
     };
     match decide_facts(account, event, None, catalog, now, standing) {
-        Outcome::Apply(applied) => Outcome::Apply(Box::new(Applied { payments: Vec::new(), order: None, ..*applied })),
+        Outcome::Apply(applied) => {
+            Outcome::Apply(Box::new(Applied { payments: Vec::new(), order: None, ..*applied }))
+        }
         other @ (Outcome::Ignore(_) | Outcome::Park(_)) => other,
     }
 }
 
-/// Whether an event leaves out what its rule needs and what Stripe's API would tell: what was bought in a session that names nothing,
-/// the rest of a list that was cut short before the line that counts.
+/// Whether an event leaves out what its rule needs and what Stripe's API would tell: what was bought in a
+/// session that names nothing, the rest of a list that was cut short before the line that counts.
 pub fn leaves_out(event: &Event, catalog: &Catalog) -> bool {
     if event.account.is_some() {
         return false;
     }
     let reading = match &event.object {
         Object::CheckoutSession(session) => checkout_session::read(session, event, catalog),
-        Object::Invoice(invoice) if invoice.lines_has_more && event.kind == crate::event::EventType::InvoicePaid => {
+        Object::Invoice(invoice)
+            if invoice.lines_has_more && event.kind == crate::event::EventType::InvoicePaid =>
+        {
             invoice_paid::read(invoice, event, catalog)
         }
-        Object::Subscription(subscription) if subscription.items_has_more => customer_subscription::read(subscription, event, catalog),
+        Object::Subscription(subscription) if subscription.items_has_more => {
+            customer_subscription::read(subscription, event, catalog)
+        }
         // Which invoice a payment paid. What our own checkout sold says what it is.
         Object::Charge(charge) => {
             let sold = ["pack", "mode"].iter().any(|name| charge.metadata.contains_key(*name));
-            return charge.invoice.is_none() && charge.customer.is_some() && charge.payment_intent.is_some() && !sold;
+            return charge.invoice.is_none()
+                && charge.customer.is_some()
+                && charge.payment_intent.is_some()
+                && !sold;
         }
         Object::Refund(refund) => return refund.invoice.is_none() && refund.payment_intent.is_some(),
         Object::Dispute(dispute) => return dispute.invoice.is_none() && dispute.payment_intent.is_some(),
@@ -297,7 +315,9 @@ fn decide_facts(
     let reading = match &event.object {
         Object::CheckoutSession(session) => checkout_session::read(session, event, catalog),
         Object::Subscription(subscription) => customer_subscription::read(subscription, event, catalog),
-        Object::Invoice(invoice) if event.kind == crate::event::EventType::InvoicePaid => invoice_paid::read(invoice, event, catalog),
+        Object::Invoice(invoice) if event.kind == crate::event::EventType::InvoicePaid => {
+            invoice_paid::read(invoice, event, catalog)
+        }
         Object::Invoice(invoice) => Ok(invoice_payment_failed::read(invoice, event)),
         Object::Charge(charge) => refund::read_charge(charge, account, payment),
         Object::Refund(refund) => refund::read_refund(refund, event, account, payment),
@@ -324,38 +344,45 @@ fn decide_facts(
         (false, true) => Effect::Nothing,
         (false, false) => Effect::Updated,
     };
-    let cause = Cause { by: event.id.to_string(), adjust_key: LedgerKey::adjust(&event.id), created: event.created };
+    let cause =
+        Cause { by: event.id.to_string(), adjust_key: LedgerKey::adjust(&event.id), created: event.created };
     match account.evolve(facts, &cause, catalog, now) {
         Ok(change) => Outcome::Apply(Box::new(Applied { change, links, payments, order, effect })),
         Err(conflict) => Outcome::Park(Parked::Conflict(conflict)),
     }
 }
 
-/// The ledger keys that an event may be booked under, as far as the event alone tells them: what to load before deciding. Several
-/// events share one: a dispute's opening comes as `created` and as `funds_withdrawn`.
+/// The ledger keys that an event may be booked under, as far as the event alone tells them: what to load
+/// before deciding. Several events share one: a dispute's opening comes as `created` and as
+/// `funds_withdrawn`.
 pub fn ledger_keys(event: &Event) -> Vec<LedgerKey> {
     match &event.object {
         Object::CheckoutSession(session) => vec![LedgerKey::session(&session.id)],
         Object::Subscription(subscription) => customer_subscription::ledger_keys(subscription),
         Object::Invoice(invoice) => invoice_paid::ledger_keys(invoice),
         Object::Charge(charge) => refund::charge_keys(charge),
-        Object::Refund(refund) => {
-            std::iter::once(refund::key(refund, event)).chain(refund.invoice.as_ref().map(LedgerKey::invoice)).collect()
-        }
-        Object::Dispute(dispute) => {
-            std::iter::once(charge_dispute::key(dispute)).chain(dispute.invoice.as_ref().map(LedgerKey::invoice)).collect()
-        }
+        Object::Refund(refund) => std::iter::once(refund::key(refund, event))
+            .chain(refund.invoice.as_ref().map(LedgerKey::invoice))
+            .collect(),
+        Object::Dispute(dispute) => std::iter::once(charge_dispute::key(dispute))
+            .chain(dispute.invoice.as_ref().map(LedgerKey::invoice))
+            .collect(),
         Object::Customer(_) | Object::Other => Vec::new(),
     }
 }
 
-/// The payment that a refund or a dispute is about: what to look up before deciding. The payment intent comes first.
+/// The payment that a refund or a dispute is about: what to look up before deciding. The payment intent comes
+/// first.
 pub fn payment_refs(event: &Event) -> Vec<PaymentRef> {
     let (intent, charge) = match &event.object {
         Object::Charge(charge) => (charge.payment_intent.clone(), Some(charge.id.clone())),
         Object::Refund(refund) => (refund.payment_intent.clone(), refund.charge.clone()),
         Object::Dispute(dispute) => (dispute.payment_intent.clone(), dispute.charge.clone()),
-        Object::CheckoutSession(_) | Object::Subscription(_) | Object::Invoice(_) | Object::Customer(_) | Object::Other => (None, None),
+        Object::CheckoutSession(_)
+        | Object::Subscription(_)
+        | Object::Invoice(_)
+        | Object::Customer(_)
+        | Object::Other => (None, None),
     };
     intent.map(PaymentRef::Intent).into_iter().chain(charge.map(PaymentRef::Charge)).collect()
 }

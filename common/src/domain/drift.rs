@@ -1,8 +1,9 @@
 //! Where an account and Stripe differ, and what may be done about it: the planner of reconciliation.
 //!
-//! What is read from Stripe becomes an event (`reconcile/evidence.rs`), and `decide` is asked what the account would be after it. Where
-//! that is the account as it is, there is no difference, so a repaired one is never found again. There are no rules of credits or
-//! tiers in here, only the question what a repair without a person may do ([`repair`]).
+//! What is read from Stripe becomes an event (`reconcile/evidence.rs`), and `decide` is asked what the
+//! account would be after it. Where that is the account as it is, there is no difference, so a repaired one
+//! is never found again. There are no rules of credits or tiers in here, only the question what a repair
+//! without a person may do ([`repair`]).
 
 use std::collections::BTreeMap;
 
@@ -83,8 +84,8 @@ pub enum Remedy {
     Person(String),
 }
 
-/// What an event that was made of an object may do without a person: all that it means, unless the balance would fall; then how
-/// the subscription stands, without the credits; unless the balance would fall even so.
+/// What an event that was made of an object may do without a person: all that it means, unless the balance
+/// would fall; then how the subscription stands, without the credits; unless the balance would fall even so.
 ///
 /// **Invariant:** what this allows never lowers a balance.
 pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
@@ -101,7 +102,11 @@ pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestam
         return standing;
     }
     let nothing = Applied {
-        change: super::account::Change { state: account.state.clone(), entries: Vec::new(), reversals: BTreeMap::new() },
+        change: super::account::Change {
+            state: account.state.clone(),
+            entries: Vec::new(),
+            reversals: BTreeMap::new(),
+        },
         links: Vec::new(),
         payments: Vec::new(),
         order: None,
@@ -155,7 +160,8 @@ impl Standing {
     }
 }
 
-/// Compares a subscription, as `event` tells it, with the account. What ended before `since` and is unknown here is history.
+/// Compares a subscription, as `event` tells it, with the account. What ended before `since` and is unknown
+/// here is history.
 pub fn subscription(
     account: &Account,
     event: &Event,
@@ -171,7 +177,12 @@ pub fn subscription(
         Outcome::Park(parked) => {
             let class = if ours.is_some() { Class::Status } else { Class::MissingHere };
             let before = ours.as_ref().map(Standing::facts).unwrap_or_default();
-            return vec![Difference { class, before, after: Facts::new(), remedy: Remedy::Person(parked.to_string()) }];
+            return vec![Difference {
+                class,
+                before,
+                after: Facts::new(),
+                remedy: Remedy::Person(parked.to_string()),
+            }];
         }
     };
     let alone = Account::new(account.user_id.clone());
@@ -194,14 +205,27 @@ pub fn subscription(
         let (before, after) = (credits(balance), credits(due));
         found.push(Difference { class: Class::Credits, before, after, remedy: Remedy::Lowers });
     } else if moves && found.is_empty() {
-        found.push(Difference { class: Class::Credits, before: credits(balance), after: credits(due), remedy: Remedy::Repair });
+        found.push(Difference {
+            class: Class::Credits,
+            before: credits(balance),
+            after: credits(due),
+            remedy: Remedy::Repair,
+        });
     }
     found
 }
 
-/// Nobody is better off for hearing of a subscription that never began, or of one that was over before the time looked at.
-fn is_history(theirs: &Standing, whole: &Applied, event: &Event, id: &SubscriptionId, since: Timestamp) -> bool {
-    let never_began = matches!(theirs.status, Some(SubscriptionStatus::Incomplete | SubscriptionStatus::IncompleteExpired));
+/// Nobody is better off for hearing of a subscription that never began, or of one that was over before the
+/// time looked at.
+fn is_history(
+    theirs: &Standing,
+    whole: &Applied,
+    event: &Event,
+    id: &SubscriptionId,
+    since: Timestamp,
+) -> bool {
+    let never_began =
+        matches!(theirs.status, Some(SubscriptionStatus::Incomplete | SubscriptionStatus::IncompleteExpired));
     let known = whole.change.state.subscriptions.get(id);
     let ended = known.and_then(|subscription| subscription.ended_at()).unwrap_or(event.created);
     // An account forgets what ended long ago; learning it anew would be forgotten again.
@@ -217,16 +241,26 @@ fn standing_difference(
     catalog: &Catalog,
     now: Timestamp,
 ) -> Difference {
-    let (access, access_after) = (account.state.access(catalog, now), allowed.change.state.access(catalog, now));
+    let (access, access_after) =
+        (account.state.access(catalog, now), allowed.change.state.access(catalog, now));
     let class = match ours {
         None => Class::MissingHere,
-        Some(ours) if access.tier != access_after.tier || (&ours.price, ours.quantity) != (&theirs.price, theirs.quantity) => Class::Tier,
+        Some(ours)
+            if access.tier != access_after.tier
+                || (&ours.price, ours.quantity) != (&theirs.price, theirs.quantity) =>
+        {
+            Class::Tier
+        }
         Some(ours) if (&ours.status, ours.ends) != (&theirs.status, theirs.ends) => Class::Status,
         Some(_) => Class::Period,
     };
     let mut before = ours.map(Standing::facts).unwrap_or_default();
     let mut after = theirs.facts();
-    let same: Vec<&str> = before.iter().filter(|(name, value)| after.get(*name) == Some(value)).map(|(name, _)| *name).collect();
+    let same: Vec<&str> = before
+        .iter()
+        .filter(|(name, value)| after.get(*name) == Some(value))
+        .map(|(name, _)| *name)
+        .collect();
     for name in same {
         before.remove(name);
         after.remove(name);
@@ -256,7 +290,12 @@ pub fn document(account: &Account, event: &Event, catalog: &Catalog, now: Timest
         Outcome::Ignore(_) => return None,
         Outcome::Park(parked) => {
             let remedy = Remedy::Person(parked.to_string());
-            return Some(Difference { class: Class::Credits, before: credits(balance), after: Facts::new(), remedy });
+            return Some(Difference {
+                class: Class::Credits,
+                before: credits(balance),
+                after: Facts::new(),
+                remedy,
+            });
         }
     };
     let class = match (whole.change.entries.is_empty(), whole.links.is_empty()) {
@@ -276,13 +315,22 @@ pub fn document(account: &Account, event: &Event, catalog: &Catalog, now: Timest
     Some(Difference { class, before: credits(balance), after, remedy })
 }
 
-/// Whether the running period of a subscription, as `event` tells it, was opened here by a payment or a trial.
-pub fn has_opening(account: &Account, event: &Event, id: &SubscriptionId, catalog: &Catalog, now: Timestamp) -> bool {
+/// Whether the running period of a subscription, as `event` tells it, was opened here by a payment or a
+/// trial.
+pub fn has_opening(
+    account: &Account,
+    event: &Event,
+    id: &SubscriptionId,
+    catalog: &Catalog,
+    now: Timestamp,
+) -> bool {
     let alone = Account::new(account.user_id.clone());
     let Outcome::Apply(applied) = decide(&alone, event, None, catalog, now) else { return true };
     let Some(theirs) = Standing::of(&applied.change.state, id) else { return true };
     let period = account.state.subscriptions.get(id).and_then(|subscription| subscription.period.as_ref());
-    theirs.start.is_none() || theirs.price.is_none() || period.is_some_and(|period| Some(period.start) >= theirs.start)
+    theirs.start.is_none()
+        || theirs.price.is_none()
+        || period.is_some_and(|period| Some(period.start) >= theirs.start)
 }
 
 /// Several subscriptions that all give access.
@@ -298,8 +346,10 @@ pub fn duplicates(account: &Account) -> Option<Difference> {
 pub fn live(account: &Account) -> impl Iterator<Item = &SubscriptionId> {
     let gone = |customer| account.state.customers.get(customer).is_some_and(Option::is_some);
     let live = account.state.subscriptions.iter().filter(move |(_, subscription)| {
-        let access =
-            matches!(subscription.status(), Some(SubscriptionStatus::Active | SubscriptionStatus::Trialing | SubscriptionStatus::PastDue));
+        let access = matches!(
+            subscription.status(),
+            Some(SubscriptionStatus::Active | SubscriptionStatus::Trialing | SubscriptionStatus::PastDue)
+        );
         access && subscription.ended_at().is_none() && !subscription.customer.as_ref().is_some_and(gone)
     });
     live.map(|(id, _)| id)
@@ -308,7 +358,9 @@ pub fn live(account: &Account) -> impl Iterator<Item = &SubscriptionId> {
 /// A subscription of ours that Stripe does not have.
 pub fn missing_at_stripe(account: &Account, id: &SubscriptionId) -> Difference {
     let before = Standing::of(&account.state, id).map(|standing| standing.facts()).unwrap_or_default();
-    let remedy = Remedy::Person("Stripe has no such subscription: it is another mode's or account's, or was deleted".to_owned());
+    let remedy = Remedy::Person(
+        "Stripe has no such subscription: it is another mode's or account's, or was deleted".to_owned(),
+    );
     Difference { class: Class::MissingAtStripe, before, after: Facts::new(), remedy }
 }
 

@@ -56,7 +56,8 @@ pub struct QueueCount {
 pub struct Deduction {
     /// How many.
     pub points: u8,
-    /// Its name: `failed`, `parked`, `missing`, `orphaned`, `dead_letters`, `old_message`, `backlog`, `signatures`, `success_rate`.
+    /// Its name: `failed`, `parked`, `missing`, `orphaned`, `dead_letters`, `old_message`, `backlog`,
+    /// `signatures`, `success_rate`.
     pub code: String,
     /// What was counted.
     pub reason: String,
@@ -84,7 +85,9 @@ pub fn health(counts: &Counts) -> Health {
             deductions.push(Deduction { points, code: code.to_owned(), reason, advice: advice.to_owned() });
         }
     };
-    let counted = |count: u64, one: &str, many: &str| if count == 1 { format!("1 {one}") } else { format!("{count} {many}") };
+    let counted = |count: u64, one: &str, many: &str| {
+        if count == 1 { format!("1 {one}") } else { format!("{count} {many}") }
+    };
     let each = |count: u64, points: u64, most: u64| count.saturating_mul(points).min(most);
     let failed = if counts.failed > MANY_FAILED { 25 } else { each(counts.failed, 3, 15) };
     deduct(
@@ -104,13 +107,22 @@ pub fn health(counts: &Counts) -> Health {
     deduct(each(orphaned, 1, 10), "orphaned", reason, "link them to users");
     let dead = if counts.dead_letters > 0 { 15 } else { 0 };
     let advice = "the function dead-letter should have taken them: look at its errors";
-    let reason = counted(counts.dead_letters, "message is in the dead-letter queue", "messages are in the dead-letter queue");
+    let reason = counted(
+        counts.dead_letters,
+        "message is in the dead-letter queue",
+        "messages are in the dead-letter queue",
+    );
     deduct(dead, "dead_letters", reason, advice);
     for queue in &counts.queues {
         let age = queue.oldest_seconds.filter(|age| *age > OLD_SECONDS);
         if let Some(age) = age {
             let reason = format!("the oldest message of {} is {} minutes old", queue.queue, age / 60);
-            deduct(21, "old_message", reason, "its function does not keep up or does not run: look at its errors and throttles");
+            deduct(
+                21,
+                "old_message",
+                reason,
+                "its function does not keep up or does not run: look at its errors and throttles",
+            );
         } else if queue.waiting > 1000 {
             let reason = format!("{} messages wait in {}", queue.waiting, queue.queue);
             deduct(5, "backlog", reason, "if this stays, raise the function's concurrency");
@@ -118,7 +130,12 @@ pub fn health(counts: &Counts) -> Health {
     }
     let refused = if counts.refused_signatures >= BURST { 30 } else { 0 };
     let reason = format!("{} requests had a wrong signature within an hour", counts.refused_signatures);
-    deduct(refused, "signatures", reason, "compare the webhook secret with the one on the endpoint's page at Stripe");
+    deduct(
+        refused,
+        "signatures",
+        reason,
+        "compare the webhook secret with the one on the endpoint's page at Stripe",
+    );
 
     let needed = counts.processed.saturating_add(counts.unsuccessful);
     let success_permille = counts.processed.saturating_mul(1000).checked_div(needed);
@@ -159,7 +176,11 @@ mod tests {
         check(Counts { failed: 5, ..Counts::default() }, 85, &["failed"]);
         check(Counts { failed: 6, ..Counts::default() }, 75, &["failed"]);
         check(Counts { parked: 3, ..Counts::default() }, 94, &["parked"]);
-        check(Counts { missing: Some(3), orphaned: Some(2), ..Counts::default() }, 68, &["missing", "orphaned"]);
+        check(
+            Counts { missing: Some(3), orphaned: Some(2), ..Counts::default() },
+            68,
+            &["missing", "orphaned"],
+        );
         check(Counts { dead_letters: 1, ..Counts::default() }, 85, &["dead_letters"]);
         check(Counts { queues: queue(1, Some(901)), ..Counts::default() }, 79, &["old_message"]);
         check(Counts { queues: queue(1000, Some(900)), ..Counts::default() }, 100, &[]);
@@ -174,9 +195,17 @@ mod tests {
 
     #[test]
     fn one_is_no_plural() {
-        let reason =
-            |parked| health(&Counts { parked, ..Counts::default() }).deductions.into_iter().map(|it| it.reason).collect::<Vec<_>>();
-        assert_eq!((reason(1), reason(2)), (vec!["1 event is parked".to_owned()], vec!["2 events are parked".to_owned()]));
+        let reason = |parked| {
+            health(&Counts { parked, ..Counts::default() })
+                .deductions
+                .into_iter()
+                .map(|it| it.reason)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (reason(1), reason(2)),
+            (vec!["1 event is parked".to_owned()], vec!["2 events are parked".to_owned()])
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Newtypes for the ids that travel through the system, checked once where they enter.
 //!
-//! **Invariant:** no id holds `#`, a control character or more than 255 characters, so an id is safe as part of a composite key
-//! (`invoice#in_…`) and in a log line. Prefixes follow Stripe's own objects; the comment on a type names the exceptions.
+//! **Invariant:** no id holds `#`, a control character or more than 255 characters, so an id is safe as part
+//! of a composite key (`invoice#in_…`) and in a log line. Prefixes follow Stripe's own objects; the comment
+//! on a type names the exceptions.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -39,8 +40,8 @@ const STRIPE_MAX: usize = 255;
 /// Longest user id we take; it is the partition key of the account.
 const USER_MAX: usize = 128;
 
-/// Declares one id: `Name, "kind", check`. As JSON and in items it is the plain text. Ids are handed on often and never changed, so a copy
-/// shares the text: the next state of an account is a copy of the one before.
+/// Declares one id: `Name, "kind", check`. As JSON and in items it is the plain text. Ids are handed on often
+/// and never changed, so a copy shares the text: the next state of an account is a copy of the one before.
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $check:expr) => {
         $(#[$doc])*
@@ -109,7 +110,8 @@ macro_rules! id {
 }
 
 id! {
-    /// `evt_…`. The one Stripe id that may hold letters beyond ASCII: an event that was signed by Stripe is taken, not argued with.
+    /// `evt_…`. The one Stripe id that may hold letters beyond ASCII: an event that was signed by Stripe is
+    /// taken, not argued with.
     EventId, "event", |text| stripe(text, &["evt_"], |c| c.is_alphanumeric() || c == '_')
 }
 id! { /** `cus_…` */ CustomerId, "customer", |text| stripe(text, &["cus_"], word) }
@@ -121,8 +123,8 @@ id! { /** `ch_…`, and `py_…` for payments that are not by card. */ ChargeId,
 id! { /** `re_…`, and `pyr_…` for refunds of a `py_…`. */ RefundId, "refund", |text| stripe(text, &["re_", "pyr_"], word) }
 id! { /** `dp_…` (card) and `du_…`. */ DisputeId, "dispute", |text| stripe(text, &["dp_", "du_"], word) }
 id! {
-    /// A price (`price_…`) or a legacy plan, whose id the merchant chose freely (`gold`, `silver-express-898`): any text of
-    /// 1 to 255 characters without a control character or `#`.
+    /// A price (`price_…`) or a legacy plan, whose id the merchant chose freely (`gold`,
+    /// `silver-express-898`): any text of 1 to 255 characters without a control character or `#`.
     PriceId, "price", |text| free(text, STRIPE_MAX, |c| !c.is_control() && c != '#')
 }
 id! {
@@ -197,7 +199,10 @@ mod tests {
         assert!(PriceId::new("a#b").is_err());
         assert!(UserId::new("ü".repeat(128)).is_ok());
         assert_eq!(UserId::new("u".repeat(129)).unwrap_err().problem, IdProblem::TooLong(128));
-        assert_eq!(UserId::new("a\u{0}b").unwrap_err().to_string(), "not a user id: it has a character that such an id never has");
+        assert_eq!(
+            UserId::new("a\u{0}b").unwrap_err().to_string(),
+            "not a user id: it has a character that such an id never has"
+        );
     }
 
     #[test]

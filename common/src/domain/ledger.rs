@@ -1,7 +1,9 @@
-//! The ledger: one entry for each thing that granted, took or could have moved credits, and the key that makes it happen once.
+//! The ledger: one entry for each thing that granted, took or could have moved credits, and the key that
+//! makes it happen once.
 //!
-//! **Invariant:** a key names the document that is worth the credits, never a time of ours; the store writes an entry only where
-//! none with its key exists. **Invariant:** the deltas of an account's entries add up to its balance after every commit.
+//! **Invariant:** a key names the document that is worth the credits, never a time of ours; the store writes
+//! an entry only where none with its key exists. **Invariant:** the deltas of an account's entries add up to
+//! its balance after every commit.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,11 +11,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::credits::Credits;
-use super::ids::{ChargeId, DisputeId, EventId, InvoiceId, PaymentIntentId, PriceId, RefundId, SessionId, SubscriptionId};
+use super::ids::{
+    ChargeId, DisputeId, EventId, InvoiceId, PaymentIntentId, PriceId, RefundId, SessionId, SubscriptionId,
+};
 use super::timestamp::Timestamp;
 
-/// What an entry is about, as text: `signup`, `invoice#in_…`, `trial#sub_…#<period start>`, `plan#sub_…#price_…#<period start>`,
-/// `session#cs_…`, `refund#…`, `dispute#dp_…#<status>`, `consume#<idempotency key>`, `fix#<request id>`, `adjust#evt_…`.
+/// What an entry is about, as text: `signup`, `invoice#in_…`, `trial#sub_…#<period start>`,
+/// `plan#sub_…#price_…#<period start>`, `session#cs_…`, `refund#…`, `dispute#dp_…#<status>`,
+/// `consume#<idempotency key>`, `fix#<request id>`, `adjust#evt_…`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(from = "String")]
 pub struct LedgerKey(Arc<str>);
@@ -69,8 +74,8 @@ impl LedgerKey {
         Self(format!("fix#{request}").into())
     }
 
-    /// A movement that grants nothing new: a return to a plan granted before in the period, or what late news about an older
-    /// event changes. The grants themselves never have such a key.
+    /// A movement that grants nothing new: a return to a plan granted before in the period, or what late news
+    /// about an older event changes. The grants themselves never have such a key.
     pub fn adjust(event: &EventId) -> Self {
         Self(format!("adjust#{event}").into())
     }
@@ -142,7 +147,8 @@ pub enum EntryKind {
 pub enum Note {
     /// A newer fact already stands: this one is recorded and changes nothing.
     Superseded,
-    /// Less could be taken back than was due, because it had been spent or had ended: see [`Entry::shortfall`].
+    /// Less could be taken back than was due, because it had been spent or had ended: see
+    /// [`Entry::shortfall`].
     Shortfall,
 }
 
@@ -157,7 +163,8 @@ pub struct Entry {
     pub delta: i64,
     /// The balance after it, in credits.
     pub balance: Credits,
-    /// What the document is worth by the catalog, in credits (for a refund: what was due back); 0 where that has no meaning.
+    /// What the document is worth by the catalog, in credits (for a refund: what was due back); 0 where that
+    /// has no meaning.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub worth: Credits,
     /// Credits due back that could not be taken.
@@ -181,7 +188,8 @@ pub struct Entry {
     /// The time under which an add-on's credits were filed; tells whether a later reset has ended them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filed_at: Option<Timestamp>,
-    /// The entry booked before this one in the same account: following it lists the ledger newest first, without an index.
+    /// The entry booked before this one in the same account: following it lists the ledger newest first,
+    /// without an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<LedgerKey>,
 }

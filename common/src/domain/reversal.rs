@@ -1,7 +1,8 @@
 //! What refunds and disputes of one payment take back, kept per payment beside the ledger.
 //!
-//! **Invariant:** news is joined: each refund and each dispute only moves forward in its own lifecycle and the cumulative amount
-//! only grows, so what is reversed in the end does not depend on the order, and never exceeds the payment.
+//! **Invariant:** news is joined: each refund and each dispute only moves forward in its own lifecycle and
+//! the cumulative amount only grows, so what is reversed in the end does not depend on the order, and never
+//! exceeds the payment.
 
 use std::collections::BTreeMap;
 
@@ -66,7 +67,9 @@ impl Reversal {
             News::Charge(cumulative) => self.refunded = self.refunded.max(cumulative),
             News::Refund(id, amount, status) => {
                 let stage = match status {
-                    RefundStatus::Pending | RefundStatus::RequiresAction | RefundStatus::Other(_) => RefundStage::Pending,
+                    RefundStatus::Pending | RefundStatus::RequiresAction | RefundStatus::Other(_) => {
+                        RefundStage::Pending
+                    }
                     RefundStatus::Succeeded => RefundStage::Succeeded,
                     RefundStatus::Failed | RefundStatus::Canceled => RefundStage::Failed,
                 };
@@ -90,15 +93,20 @@ impl Reversal {
         }
     }
 
-    /// Minor units that are back with the customer or held by a dispute: refunds that succeeded, told by the charge or one by one,
-    /// and disputes that are open or lost.
+    /// Minor units that are back with the customer or held by a dispute: refunds that succeeded, told by the
+    /// charge or one by one, and disputes that are open or lost.
     pub fn amount(&self) -> i64 {
         let refunds = |stage: RefundStage| {
-            self.refunds.values().filter(|refund| refund.1 == stage).map(|refund| refund.0).fold(0, i64::saturating_add)
+            self.refunds
+                .values()
+                .filter(|refund| refund.1 == stage)
+                .map(|refund| refund.0)
+                .fold(0, i64::saturating_add)
         };
         let undone = refunds(RefundStage::Failed).saturating_add(refunds(RefundStage::Pending));
         let refunded = self.refunded.saturating_sub(undone).max(refunds(RefundStage::Succeeded)).max(0);
-        let held = |dispute: &&(i64, DisputeStage)| matches!(dispute.1, DisputeStage::Open | DisputeStage::Lost);
+        let held =
+            |dispute: &&(i64, DisputeStage)| matches!(dispute.1, DisputeStage::Open | DisputeStage::Lost);
         self.disputes.values().filter(held).map(|dispute| dispute.0).fold(refunded, i64::saturating_add)
     }
 }
@@ -137,7 +145,11 @@ mod tests {
                 reversal.amount()
             };
             assert_eq!(fold(&mut news.iter().cloned()), amount, "{news:?}");
-            assert_eq!(fold(&mut news.iter().rev().chain(&news).cloned()), amount, "reversed and doubled: {news:?}");
+            assert_eq!(
+                fold(&mut news.iter().rev().chain(&news).cloned()),
+                amount,
+                "reversed and doubled: {news:?}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! How far a customer who came back from checkout is: paid, provisioned, with a password; and what comes next.
+//! How far a customer who came back from checkout is: paid, provisioned, with a password; and what comes
+//! next.
 //!
 //! | payment | when |
 //! |---|---|
@@ -11,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{CheckoutSession, EventType, PaymentStatus, SessionStatus};
 
-/// What is known of a checkout session's payment. Ordered by finality: of two words about one session the greater one stands,
-/// whichever is heard first.
+/// What is known of a checkout session's payment. Ordered by finality: of two words about one session the
+/// greater one stands, whichever is heard first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionPayment {
@@ -45,7 +46,9 @@ impl SessionPayment {
             SessionStatus::Expired => Self::Expired,
             // Nothing to pay is not the same as done.
             SessionStatus::Open => Self::Open,
-            SessionStatus::Complete | SessionStatus::Other(_) => Self::told(session, &EventType::CheckoutSessionCompleted),
+            SessionStatus::Complete | SessionStatus::Other(_) => {
+                Self::told(session, &EventType::CheckoutSessionCompleted)
+            }
         }
     }
 
@@ -62,7 +65,9 @@ impl SessionPayment {
 
     /// Reads the word back.
     pub fn from_text(text: &str) -> Option<Self> {
-        [Self::Open, Self::Confirming, Self::Expired, Self::Failed, Self::Paid].into_iter().find(|payment| payment.as_str() == text)
+        [Self::Open, Self::Confirming, Self::Expired, Self::Failed, Self::Paid]
+            .into_iter()
+            .find(|payment| payment.as_str() == text)
     }
 }
 
@@ -184,11 +189,18 @@ impl SetupStatus {
         let next_action = match (payment_state, provisioning_state, password_state) {
             (PaymentState::Unpaid | PaymentState::Failed, _, _) => NextAction::Pay,
             (PaymentState::Confirming, _, _) => NextAction::WaitPayment,
-            (PaymentState::Paid, ProvisioningState::Completed, PasswordState::NotSent) => NextAction::SetPassword,
-            (PaymentState::Paid, ProvisioningState::Completed, PasswordState::Set) => NextAction::GoToDashboard,
+            (PaymentState::Paid, ProvisioningState::Completed, PasswordState::NotSent) => {
+                NextAction::SetPassword
+            }
+            (PaymentState::Paid, ProvisioningState::Completed, PasswordState::Set) => {
+                NextAction::GoToDashboard
+            }
             (
                 PaymentState::Paid,
-                ProvisioningState::NotStarted | ProvisioningState::Queued | ProvisioningState::Running | ProvisioningState::Failed,
+                ProvisioningState::NotStarted
+                | ProvisioningState::Queued
+                | ProvisioningState::Running
+                | ProvisioningState::Failed,
                 _,
             ) => NextAction::WaitProvisioning,
         };
@@ -219,22 +231,42 @@ mod tests {
             ("nothing was heard yet", known(None), "confirming not_started not_sent wait_payment"),
             ("still at the checkout", known(Some(S::Open)), "unpaid not_started not_sent pay"),
             ("the checkout ran out", known(Some(S::Expired)), "unpaid not_started not_sent pay"),
-            ("a bank debit is on its way", known(Some(S::Confirming)), "confirming not_started not_sent wait_payment"),
+            (
+                "a bank debit is on its way",
+                known(Some(S::Confirming)),
+                "confirming not_started not_sent wait_payment",
+            ),
             ("it failed", known(Some(S::Failed)), "failed not_started not_sent pay"),
             ("paid, the job is written", job(P::Queued), "paid queued not_sent wait_provisioning"),
             ("the app is being called", job(P::Running), "paid running not_sent wait_provisioning"),
             ("the app did not answer", job(P::Failed), "paid failed not_sent wait_provisioning"),
             ("it did", job(P::Completed), "paid completed not_sent set_password"),
-            ("and the user has a password", Known { password_set: true, ..job(P::Completed) }, "paid completed set go_to_dashboard"),
-            ("a password does not replace the app", Known { password_set: true, ..job(P::Queued) }, "paid queued set wait_provisioning"),
-            ("nothing is provisioned here", Known { provisions: false, ..known(Some(S::Paid)) }, "paid completed not_sent set_password"),
+            (
+                "and the user has a password",
+                Known { password_set: true, ..job(P::Completed) },
+                "paid completed set go_to_dashboard",
+            ),
+            (
+                "a password does not replace the app",
+                Known { password_set: true, ..job(P::Queued) },
+                "paid queued set wait_provisioning",
+            ),
+            (
+                "nothing is provisioned here",
+                Known { provisions: false, ..known(Some(S::Paid)) },
+                "paid completed not_sent set_password",
+            ),
             ("a customer from before there were jobs", paid, "paid completed not_sent set_password"),
             (
                 "the subscription was heard of first",
                 Known { subscription_gives_access: true, ..known(None) },
                 "paid not_started not_sent wait_provisioning",
             ),
-            ("an old customer buys again", Known { has_paid: true, ..known(None) }, "confirming not_started not_sent wait_payment"),
+            (
+                "an old customer buys again",
+                Known { has_paid: true, ..known(None) },
+                "confirming not_started not_sent wait_payment",
+            ),
         ] {
             assert_eq!(told(known), expect, "{what}");
         }
@@ -243,9 +275,11 @@ mod tests {
     #[test]
     fn a_session_is_paid_when_it_says_so_and_not_because_it_is_complete() {
         let read = |status: &str, payment: &str, kind: Option<&EventType>| {
-            let session = json!({"id": "cs_1", "mode": "payment", "status": status, "payment_status": payment});
+            let session =
+                json!({"id": "cs_1", "mode": "payment", "status": status, "payment_status": payment});
             let session = CheckoutSession::from_json(&session.to_string()).unwrap();
-            kind.map_or_else(|| SessionPayment::read(&session), |kind| SessionPayment::told(&session, kind)).as_str()
+            kind.map_or_else(|| SessionPayment::read(&session), |kind| SessionPayment::told(&session, kind))
+                .as_str()
         };
         assert_eq!(read("complete", "paid", None), "paid");
         assert_eq!(read("complete", "no_payment_required", None), "paid");
@@ -259,7 +293,10 @@ mod tests {
 
     #[test]
     fn the_greater_word_stands_whichever_is_heard_first() {
-        assert!(SessionPayment::Paid > SessionPayment::Failed && SessionPayment::Failed > SessionPayment::Confirming);
+        assert!(
+            SessionPayment::Paid > SessionPayment::Failed
+                && SessionPayment::Failed > SessionPayment::Confirming
+        );
         assert!(SessionPayment::Expired > SessionPayment::Open);
         for word in ["open", "confirming", "expired", "failed", "paid"] {
             assert_eq!(SessionPayment::from_text(word).unwrap().as_str(), word);

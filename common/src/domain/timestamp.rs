@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A point in time in whole seconds since the Unix epoch, UTC, leap seconds ignored: Stripe's own resolution (`created`, `t=`).
-/// Written as a plain number in items and messages, as RFC 3339 in HTTP answers (`Display`).
+/// A point in time in whole seconds since the Unix epoch, UTC, leap seconds ignored: Stripe's own resolution
+/// (`created`, `t=`). Written as a plain number in items and messages, as RFC 3339 in HTTP answers
+/// (`Display`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(i64);

@@ -75,7 +75,8 @@ pub struct CheckoutSession {
     pub amount_total: Option<i64>,
     /// ISO code, lower case.
     pub currency: Option<String>,
-    /// What the customer typed in (`customer_details.email`), else what the app gave (`customer_email`). Never proves who it is.
+    /// What the customer typed in (`customer_details.email`), else what the app gave (`customer_email`).
+    /// Never proves who it is.
     pub customer_email: Option<String>,
     /// When the session was made.
     pub created: Option<Timestamp>,
@@ -85,7 +86,8 @@ impl CheckoutSession {
     /// Reads the object as Stripe's API answers it.
     ///
     /// # Errors
-    /// [`ReadError::NotJson`]; [`ReadError::Missing`] without an id; [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
+    /// [`ReadError::NotJson`]; [`ReadError::Missing`] without an id; [`ReadError::Wrong`] or
+    /// [`ReadError::Id`] for a fact of another shape.
     pub fn from_json(text: &str) -> Result<Self, ReadError> {
         let object = serde_json::from_str(text).map_err(ReadError::NotJson)?;
         Self::from_fields(&Fields::new("checkout.session", &object))

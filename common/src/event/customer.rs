@@ -3,7 +3,8 @@
 use super::{Fields, Metadata, ReadError};
 use crate::domain::ids::CustomerId;
 
-/// What the rules need of a Customer: `{"id":"cus_1","object":"customer","metadata":{}}`, also of a deleted one (`"deleted":true`).
+/// What the rules need of a Customer: `{"id":"cus_1","object":"customer","metadata":{}}`, also of a deleted
+/// one (`"deleted":true`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Customer {
     /// `cus_…`

@@ -4,11 +4,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-/// SHA-256 over what an event says: `type`, `created`, `livemode` and the text of `data`, without the whitespace between tokens.
+/// SHA-256 over what an event says: `type`, `created`, `livemode` and the text of `data`, without the
+/// whitespace between tokens.
 ///
-/// A redelivery differs in `pending_webhooks`, perhaps in formatting, and has the same digest. Another key order, number format or
-/// escape inside `data` is another digest: Stripe renders an event once. An endpoint of another API version gets another rendering of
-/// the same event, and so another digest. Bytes that are not an event are digested as they are.
+/// A redelivery differs in `pending_webhooks`, perhaps in formatting, and has the same digest. Another key
+/// order, number format or escape inside `data` is another digest: Stripe renders an event once. An endpoint
+/// of another API version gets another rendering of the same event, and so another digest. Bytes that are not
+/// an event are digested as they are.
 pub fn content_digest(raw: &[u8]) -> [u8; 32] {
     let Ok(content) = serde_json::from_slice::<Content<'_>>(raw) else { return Sha256::digest(raw).into() };
     let mut said = Vec::with_capacity(raw.len());
@@ -66,7 +68,13 @@ mod tests {
             \"data\": { \"object\": {\r\n \"a\": \"b \\\" c\\\\\" , \"n\": [ 1, 2 ] } } }";
         assert_eq!(content_digest(first), content_digest(again));
         let text = String::from_utf8(first.to_vec()).unwrap();
-        for (from, to) in [("b \\\"", "b\\\""), ("[1,2]", "[12]"), ("\"x\"", "\"y\""), ("false", "true"), ("created\":1", "created\":2")] {
+        for (from, to) in [
+            ("b \\\"", "b\\\""),
+            ("[1,2]", "[12]"),
+            ("\"x\"", "\"y\""),
+            ("false", "true"),
+            ("created\":1", "created\":2"),
+        ] {
             assert_ne!(content_digest(first), content_digest(text.replace(from, to).as_bytes()), "{from}");
         }
     }

@@ -1,5 +1,5 @@
-//! Reading facts out of a JSON object by path, tolerantly: what is absent or null is `None`, what has another shape than Stripe
-//! ever sent is an error that names the path.
+//! Reading facts out of a JSON object by path, tolerantly: what is absent or null is `None`, what has another
+//! shape than Stripe ever sent is an error that names the path.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -10,10 +10,13 @@ use crate::domain::{ids::IdError, timestamp::Timestamp};
 /// The metadata the rules use, by key; see [`METADATA_KEYS`].
 pub type Metadata = BTreeMap<String, String>;
 
-/// The keys of [`Metadata`]. Everything else a merchant keeps in metadata is none of our business and is not held.
-pub const METADATA_KEYS: [&str; 8] = ["user_id", "client_id", "plan", "pack", "quantity", "mode", "upgraded_from", "tier"];
+/// The keys of [`Metadata`]. Everything else a merchant keeps in metadata is none of our business and is not
+/// held.
+pub const METADATA_KEYS: [&str; 8] =
+    ["user_id", "client_id", "plan", "pack", "quantity", "mode", "upgraded_from", "tier"];
 
-/// Stripe's own limit for a metadata value is 500 characters; what is longer is cut just above, where it is still over every limit.
+/// Stripe's own limit for a metadata value is 500 characters; what is longer is cut just above, where it is
+/// still over every limit.
 const METADATA_VALUE_MAX: usize = 512;
 
 /// A JSON object and where it stands, for errors.
@@ -27,7 +30,8 @@ impl<'a> Fields<'a> {
         Self { at: at.into(), value }
     }
 
-    /// The value at a dotted path below this object; absent, null, or below something that is not an object: `None`.
+    /// The value at a dotted path below this object; absent, null, or below something that is not an object:
+    /// `None`.
     fn find(&self, path: &str) -> Option<&'a Json<'a>> {
         self.value.at(path)?.some()
     }
@@ -37,10 +41,17 @@ impl<'a> Fields<'a> {
     }
 
     /// Reads the value with `shape`; a value it does not take is an error.
-    fn shaped<T>(&self, path: &str, expected: &'static str, shape: impl FnOnce(&'a Json<'a>) -> Option<T>) -> Result<Option<T>, ReadError> {
+    fn shaped<T>(
+        &self,
+        path: &str,
+        expected: &'static str,
+        shape: impl FnOnce(&'a Json<'a>) -> Option<T>,
+    ) -> Result<Option<T>, ReadError> {
         match self.find(path) {
             None => Ok(None),
-            Some(value) => shape(value).map(Some).ok_or_else(|| ReadError::Wrong { path: self.at(path), expected }),
+            Some(value) => {
+                shape(value).map(Some).ok_or_else(|| ReadError::Wrong { path: self.at(path), expected })
+            }
         }
     }
 
@@ -81,8 +92,11 @@ impl<'a> Fields<'a> {
 
     /// An expandable field: the id itself, or the object that has it.
     pub(super) fn id<T: FromStr<Err = IdError>>(&self, path: &str) -> Result<Option<T>, ReadError> {
-        let text = self.shaped(path, "an id, or an object with one", |value| value.text().or_else(|| value.get("id")?.text()))?;
-        text.map(|text| text.parse().map_err(|source| ReadError::Id { path: self.at(path), source })).transpose()
+        let text = self.shaped(path, "an id, or an object with one", |value| {
+            value.text().or_else(|| value.get("id")?.text())
+        })?;
+        text.map(|text| text.parse().map_err(|source| ReadError::Id { path: self.at(path), source }))
+            .transpose()
     }
 
     /// The first of several places that has the id: the shapes of different API versions.
@@ -100,10 +114,15 @@ impl<'a> Fields<'a> {
         let path = format!("{path}.data");
         let entries = self.shaped(&path, "a list", Json::list)?.unwrap_or_default();
         let at = self.at(&path);
-        Ok(entries.iter().enumerate().map(|(index, value)| Fields::new(format!("{at}[{index}]"), value)).collect())
+        Ok(entries
+            .iter()
+            .enumerate()
+            .map(|(index, value)| Fields::new(format!("{at}[{index}]"), value))
+            .collect())
     }
 
-    /// What the rules use of a metadata object: known keys with text as value. Anything else in there is the merchant's.
+    /// What the rules use of a metadata object: known keys with text as value. Anything else in there is the
+    /// merchant's.
     pub(super) fn metadata(&self, path: &str) -> Metadata {
         let Some(found) = self.find(path) else { return Metadata::new() };
         let known = METADATA_KEYS.iter().filter_map(|key| Some((*key, found.get(key)?.text()?)));

@@ -30,8 +30,9 @@ const TYPE_MAX: usize = 255;
 /// ```json
 /// {"id":"evt_1","object":"event","type":"invoice.paid","created":1759312800,"livemode":false,"data":{"object":{…}},…}
 /// ```
-/// The body is walked to its end, so one that has a head is JSON, nested at most 128 deep, every escape in it a character. A key of the
-/// envelope that is there twice is refused. `data.object` need not have an id (`invoice.upcoming`).
+/// The body is walked to its end, so one that has a head is JSON, nested at most 128 deep, every escape in it
+/// a character. A key of the envelope that is there twice is refused. `data.object` need not have an id
+/// (`invoice.upcoming`).
 ///
 /// # Errors
 /// Any [`ReadError`] but those about facts inside `data.object`.
@@ -81,7 +82,9 @@ impl<'a, D: Deserialize<'a> + Default> Envelope<'a, D> {
         match self.object.text() {
             Some("event") => {}
             Some("v2.core.event") => return Err(ReadError::Thin),
-            _ if self.detail_type.text().is_some() && self.detail.is_object => return Err(ReadError::EventBridge),
+            _ if self.detail_type.text().is_some() && self.detail.is_object => {
+                return Err(ReadError::EventBridge);
+            }
             _ => return Err(ReadError::NotAnEvent),
         }
         let missing = |path: &str| ReadError::Missing { path: path.to_owned() };
@@ -94,12 +97,20 @@ impl<'a, D: Deserialize<'a> + Default> Envelope<'a, D> {
         if kind.len() > TYPE_MAX || kind.contains(char::is_control) {
             return Err(wrong("type", "a type of event"));
         }
-        let of_created = |created: &Json<'_>| created.whole().ok_or_else(|| wrong("created", "a time in whole seconds"));
-        let of_livemode = |livemode: &Json<'_>| livemode.flag().ok_or_else(|| wrong("livemode", "true or false"));
+        let of_created =
+            |created: &Json<'_>| created.whole().ok_or_else(|| wrong("created", "a time in whole seconds"));
+        let of_livemode =
+            |livemode: &Json<'_>| livemode.flag().ok_or_else(|| wrong("livemode", "true or false"));
         Ok(Head {
-            id: EventId::new(id).map_err(|source: IdError| ReadError::Id { path: "id".to_owned(), source })?,
+            id: EventId::new(id)
+                .map_err(|source: IdError| ReadError::Id { path: "id".to_owned(), source })?,
             kind: EventType::from(kind),
-            created: self.created.some().map(of_created).transpose()?.map_or_else(Timestamp::default, Timestamp::from_unix),
+            created: self
+                .created
+                .some()
+                .map(of_created)
+                .transpose()?
+                .map_or_else(Timestamp::default, Timestamp::from_unix),
             livemode: self.livemode.some().map(of_livemode).transpose()?.unwrap_or(false),
         })
     }
@@ -132,8 +143,12 @@ mod tests {
 
     #[test]
     fn a_type_is_a_word_that_fits_into_an_item() {
-        let of =
-            |kind: &str| read_head(format!(r#"{{"id":"evt_1","object":"event","type":"{kind}","data":{{"object":{{}}}}}}"#).as_bytes());
+        let of = |kind: &str| {
+            read_head(
+                format!(r#"{{"id":"evt_1","object":"event","type":"{kind}","data":{{"object":{{}}}}}}"#)
+                    .as_bytes(),
+            )
+        };
         assert!(of(&"x".repeat(TYPE_MAX)).is_ok());
         for kind in [&"x".repeat(TYPE_MAX + 1), "invoice\\u0000paid"] {
             assert_eq!(of(kind).map_err(|error| error.reason()), Err("wrong_shape"), "{kind}");
@@ -151,8 +166,15 @@ mod tests {
             ("null".into(), "not_an_object"),
             ("\u{feff}{}".into(), "not_json"),
             ("{}".into(), "not_an_event"),
-            (r#"{"object":"v2.core.event","id":"evt_1","created":"2025-10-01T10:00:00Z"}"#.into(), "thin_event"),
-            (r#"{"version":"0","detail-type":"invoice.paid","detail":{"id":"evt_1","object":"event"}}"#.into(), "eventbridge_envelope"),
+            (
+                r#"{"object":"v2.core.event","id":"evt_1","created":"2025-10-01T10:00:00Z"}"#.into(),
+                "thin_event",
+            ),
+            (
+                r#"{"version":"0","detail-type":"invoice.paid","detail":{"id":"evt_1","object":"event"}}"#
+                    .into(),
+                "eventbridge_envelope",
+            ),
             (r#"{"version":"0","detail-type":"invoice.paid"}"#.into(), "not_an_event"),
             (r#"{"version":"0","detail":{"id":"evt_1","object":"event"}}"#.into(), "not_an_event"),
             (body("1", data), "missing"),

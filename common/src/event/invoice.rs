@@ -1,4 +1,5 @@
-//! `invoice.paid`, `invoice.payment_failed`, `invoice.payment_action_required`: the Invoice, before and after 2025-03-31.basil.
+//! `invoice.paid`, `invoice.payment_failed`, `invoice.payment_action_required`: the Invoice, before and after
+//! 2025-03-31.basil.
 
 use super::{Fields, Metadata, ReadError};
 use crate::domain::{
@@ -55,9 +56,10 @@ open_enum! {
 ///    "parent":{"type":"subscription_item_details","subscription_item_details":{"subscription":"sub_1","proration":false}},
 ///    "pricing":{"price_details":{"price":"price_1"}}}]}}
 /// ```
-/// Before basil: `subscription`, `subscription_details.metadata`, `paid`, `payment_intent`, `charge` on the invoice; `price` (or
-/// `plan`), `proration`, `type`, `subscription` on the line. The invoice's own `period_start`/`period_end` are the time in which its
-/// items were collected, **never** the period of service: that is the line's.
+/// Before basil: `subscription`, `subscription_details.metadata`, `paid`, `payment_intent`, `charge` on the
+/// invoice; `price` (or `plan`), `proration`, `type`, `subscription` on the line. The invoice's own
+/// `period_start`/`period_end` are the time in which its items were collected, **never** the period of
+/// service: that is the line's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invoice {
     /// `in_…`
@@ -127,7 +129,8 @@ impl Invoice {
     /// Reads the object as Stripe's API answers it.
     ///
     /// # Errors
-    /// [`ReadError::NotJson`]; [`ReadError::Missing`] without an id, `amount_paid` or a line's amount; [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
+    /// [`ReadError::NotJson`]; [`ReadError::Missing`] without an id, `amount_paid` or a line's amount;
+    /// [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
     pub fn from_json(text: &str) -> Result<Self, ReadError> {
         let object = serde_json::from_str(text).map_err(ReadError::NotJson)?;
         Self::from_fields(&Fields::new("invoice", &object))
@@ -139,7 +142,11 @@ impl Invoice {
         for line in object.list("lines")? {
             lines.push(Line::from_fields(&line)?);
         }
-        let named = object.first_id(&["parent.subscription_details.subscription", "subscription", "subscription_details.subscription"])?;
+        let named = object.first_id(&[
+            "parent.subscription_details.subscription",
+            "subscription",
+            "subscription_details.subscription",
+        ])?;
         let subscription = named.or_else(|| lines.iter().find_map(|line| line.subscription.clone()));
         let mut subscription_metadata = object.metadata("parent.subscription_details.metadata");
         if subscription_metadata.is_empty() {
@@ -187,10 +194,16 @@ impl Line {
             Some(parent) => parent == "subscription_item_details",
             None => line.text("type")? == Some("subscription"),
         };
-        let mut subscription =
-            line.first_id(&["parent.subscription_item_details.subscription", "parent.invoice_item_details.subscription", "subscription"])?;
+        let mut subscription = line.first_id(&[
+            "parent.subscription_item_details.subscription",
+            "parent.invoice_item_details.subscription",
+            "subscription",
+        ])?;
         // Until 2019 the id of a subscription's line was the id of the subscription.
-        if subscription.is_none() && is_subscription && line.text("id")?.is_some_and(|id| id.starts_with("sub_")) {
+        if subscription.is_none()
+            && is_subscription
+            && line.text("id")?.is_some_and(|id| id.starts_with("sub_"))
+        {
             subscription = line.id("id")?;
         }
         let proration = [

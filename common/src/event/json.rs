@@ -36,8 +36,12 @@ impl<'a> Json<'a> {
 
     /// The value at a dotted path.
     pub(super) fn at(&self, path: &str) -> Option<&Self> {
-        // All of the path, whether or not this value goes so far: a key that is not kept would read as absent.
-        debug_assert!(path.split('.').all(|key| asked_for(key).is_some()), "{path:?} is asked for, but not kept");
+        // All of the path, whether or not this value goes so far: a key that is not kept would read as
+        // absent.
+        debug_assert!(
+            path.split('.').all(|key| asked_for(key).is_some()),
+            "{path:?} is asked for, but not kept"
+        );
         path.split('.').try_fold(self, Self::get)
     }
 
@@ -169,11 +173,13 @@ impl<T, F: FnOnce(&str) -> T> Visitor<'_> for KeyAs<F> {
     }
 }
 
-/// The text of a payload, sound in what [`Json`] and [`Seen`] pass over: nested 128 deep at most, every escape a character. (The walk that
-/// checks this is slow, and only a text with many brackets or with a surrogate can fail it.)
+/// The text of a payload, sound in what [`Json`] and [`Seen`] pass over: nested 128 deep at most, every
+/// escape a character. (The walk that checks this is slow, and only a text with many brackets or with a
+/// surrogate can fail it.)
 pub(super) fn sound(payload: &[u8]) -> Result<&str, ReadError> {
     // In chunks whose sums fit into a byte: sixteen bytes at a time.
-    let opened = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(*byte == b'{') + u8::from(*byte == b'[')).sum::<u8>();
+    let opened =
+        |chunk: &[u8]| chunk.iter().map(|byte| u8::from(*byte == b'{') + u8::from(*byte == b'[')).sum::<u8>();
     let text = std::str::from_utf8(payload).map_err(ReadError::NotUtf8)?;
     let brackets: usize = payload.chunks(255).map(|chunk| usize::from(opened(chunk))).sum();
     if brackets >= MOST_DEPTH || text.contains("\\u") && (text.contains("\\ud") || text.contains("\\uD")) {
@@ -182,7 +188,8 @@ pub(super) fn sound(payload: &[u8]) -> Result<&str, ReadError> {
     Ok(text)
 }
 
-/// What a value is, walked to its end and not kept; `STRICT` into everything, with serde_json's limit of depth.
+/// What a value is, walked to its end and not kept; `STRICT` into everything, with serde_json's limit of
+/// depth.
 #[derive(Default)]
 pub(super) struct Seen<const STRICT: bool> {
     pub(super) is_object: bool,
@@ -257,24 +264,42 @@ mod tests {
             "metadata":{"plan":"pr\u006f","theirs":"x"},"total":9223372036854775808,"customer":null,"id":"in_2"}"#;
         let json: Json<'_> = serde_json::from_str(text).unwrap();
         let Json::Object(entries) = &json else { panic!("an object") };
-        assert_eq!(entries.iter().map(|(key, _)| *key).collect::<Vec<_>>(), ["id", "lines", "paid", "metadata", "total", "customer", "id"]);
+        assert_eq!(
+            entries.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
+            ["id", "lines", "paid", "metadata", "total", "customer", "id"]
+        );
         let of = |path: &str| json.at(path);
         assert_eq!(of("id").and_then(Json::text), Some("in_2"));
         assert_eq!(of("metadata.plan").and_then(Json::text), Some("pro"));
         assert_eq!(of("paid").and_then(Json::flag), Some(true));
-        let amounts: Vec<_> =
-            of("lines.data").and_then(Json::list).unwrap().iter().map(|line| line.get("amount").and_then(Json::whole::<i64>)).collect();
+        let amounts: Vec<_> = of("lines.data")
+            .and_then(Json::list)
+            .unwrap()
+            .iter()
+            .map(|line| line.get("amount").and_then(Json::whole::<i64>))
+            .collect();
         assert_eq!(amounts, [Some(-5), None]);
-        assert!(of("total").is_some_and(|total| total.whole::<i64>().is_none() && total.whole() == Some(1_u64 << 63)));
+        assert!(
+            of("total")
+                .is_some_and(|total| total.whole::<i64>().is_none() && total.whole() == Some(1_u64 << 63))
+        );
         assert!(of("customer").is_some_and(|customer| customer.some().is_none()) && of("status").is_none());
     }
 
     #[test]
     fn a_text_is_sound_to_its_end_wherever_its_fault_stands() {
-        let of = |inner: &str| sound(format!(r#"{{"theirs":{inner}}}"#).as_bytes()).map(str::len).map_err(|error| error.reason());
+        let of = |inner: &str| {
+            sound(format!(r#"{{"theirs":{inner}}}"#).as_bytes()).map(str::len).map_err(|error| error.reason())
+        };
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         // Many brackets are no depth, a pair of surrogates is a character.
-        for good in [&nested(126), &format!("[{}1]", "[],{},".repeat(300)), r#""\ud83d\ude00""#, r#""\uD83D\uDE00""#, r#""\u00e9""#] {
+        for good in [
+            &nested(126),
+            &format!("[{}1]", "[],{},".repeat(300)),
+            r#""\ud83d\ude00""#,
+            r#""\uD83D\uDE00""#,
+            r#""\u00e9""#,
+        ] {
             assert!(of(good).is_ok(), "{good:.60}");
         }
         for bad in [&nested(127), &nested(5000), r#""\ud83d""#, r#""\uDE00""#, r#""\ud83dx""#] {

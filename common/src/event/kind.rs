@@ -73,8 +73,12 @@ impl EventType {
             | Self::CustomerSubscriptionPendingUpdateApplied
             | Self::CustomerSubscriptionPendingUpdateExpired => Some(Family::CustomerSubscription),
             Self::InvoicePaid => Some(Family::InvoicePaid),
-            Self::InvoicePaymentFailed | Self::InvoicePaymentActionRequired => Some(Family::InvoicePaymentFailed),
-            Self::ChargeRefunded | Self::RefundCreated | Self::RefundUpdated | Self::RefundFailed => Some(Family::Refund),
+            Self::InvoicePaymentFailed | Self::InvoicePaymentActionRequired => {
+                Some(Family::InvoicePaymentFailed)
+            }
+            Self::ChargeRefunded | Self::RefundCreated | Self::RefundUpdated | Self::RefundFailed => {
+                Some(Family::Refund)
+            }
             Self::ChargeDisputeCreated
             | Self::ChargeDisputeUpdated
             | Self::ChargeDisputeClosed
@@ -163,7 +167,10 @@ mod tests {
         assert_eq!(EventType::from("invoice.upcoming").family(), None);
         assert_eq!(EventType::from("invoice.payment_succeeded").as_str(), "invoice.payment_succeeded");
         for family in Family::ALL {
-            assert_eq!((family.as_str().parse(), family.to_string()), (Ok(family), family.as_str().to_owned()));
+            assert_eq!(
+                (family.as_str().parse(), family.to_string()),
+                (Ok(family), family.as_str().to_owned())
+            );
             assert!(EventType::KNOWN.iter().any(|kind| kind.family() == Some(family)));
         }
     }

@@ -2,7 +2,8 @@
 
 /// Declares an enum of Stripe's words plus `Other(String)`, read from and written as the word itself.
 ///
-/// A field that is absent or null reads as `Other` with an empty text, so no rule that names a variant can match it.
+/// A field that is absent or null reads as `Other` with an empty text, so no rule that names a variant can
+/// match it.
 macro_rules! open_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$doc])*

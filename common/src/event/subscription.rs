@@ -34,8 +34,8 @@ open_enum! {
 /// {"id":"sub_1","object":"subscription","customer":"cus_1","status":"active","cancel_at":null,"cancel_at_period_end":false,
 ///  "items":{"data":[{"price":{"id":"price_1"},"quantity":1,"current_period_start":1759312800,"current_period_end":1761904800}]}}
 /// ```
-/// Before basil the period stood on the subscription (`current_period_start`, `_end`); before that `plan` and `quantity` did too.
-/// Both are read into the items, so old and new twins are equal.
+/// Before basil the period stood on the subscription (`current_period_start`, `_end`); before that `plan` and
+/// `quantity` did too. Both are read into the items, so old and new twins are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
     /// `sub_…`
@@ -118,7 +118,8 @@ impl Subscription {
     /// Reads the object as it is in an answer of the API.
     ///
     /// # Errors
-    /// [`ReadError::Missing`] without an id, a status or an item's price; [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
+    /// [`ReadError::Missing`] without an id, a status or an item's price; [`ReadError::Wrong`] or
+    /// [`ReadError::Id`] for a fact of another shape.
     pub fn from_json(text: &str) -> Result<Self, ReadError> {
         let object = serde_json::from_str(text).map_err(ReadError::NotJson)?;
         Self::from_fields(&Fields::new("subscription", &object), None)
@@ -144,7 +145,8 @@ impl Subscription {
         })
     }
 
-    /// Begin of the running period: the latest of the items', as items may differ. Rules that know the plan's item use the item's own.
+    /// Begin of the running period: the latest of the items', as items may differ. Rules that know the plan's
+    /// item use the item's own.
     pub fn period_start(&self) -> Option<Timestamp> {
         self.latest_item().and_then(|item| item.period_start)
     }

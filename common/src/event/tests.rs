@@ -33,8 +33,14 @@ fn time(seconds: i64) -> Option<Timestamp> {
 fn the_envelope_is_read_for_any_type() {
     let event = event("coupon.created", json!({"percent_off": 12.5}));
     assert_eq!((event.id.as_str(), event.created.unix(), event.livemode), ("evt_1", 1_759_312_800, true));
-    assert_eq!((event.account.as_deref(), event.api_version.as_deref()), (Some("acct_1"), Some("2025-09-30.clover")));
-    assert_eq!((&event.object, event.kind.as_str(), event.object_ids().len()), (&Object::Other, "coupon.created", 0));
+    assert_eq!(
+        (event.account.as_deref(), event.api_version.as_deref()),
+        (Some("acct_1"), Some("2025-09-30.clover"))
+    );
+    assert_eq!(
+        (&event.object, event.kind.as_str(), event.object_ids().len()),
+        (&Object::Other, "coupon.created", 0)
+    );
 }
 
 #[test]
@@ -51,7 +57,10 @@ fn the_ids_that_a_log_line_names_are_those_of_the_object() {
     let session = json!({"id": "cs_1", "object": "checkout.session", "mode": "subscription", "customer": "cus_1", "subscription": "sub_1",
         "payment_status": "paid", "created": 1, "metadata": {}});
     assert_eq!(ids("checkout.session.completed", session), ["cus_1", "sub_1", "cs_1"]);
-    assert_eq!(ids("customer.deleted", json!({"id": "cus_2", "object": "customer", "metadata": {}})), ["cus_2", "", ""]);
+    assert_eq!(
+        ids("customer.deleted", json!({"id": "cus_2", "object": "customer", "metadata": {}})),
+        ["cus_2", "", ""]
+    );
     assert_eq!(ids("coupon.created", json!({"customer": "cus_3"})), ["", "", ""]);
 }
 
@@ -64,27 +73,41 @@ fn old_and_new_subscriptions_give_the_same_facts() {
         object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         subscription(event("customer.subscription.created", object))
     };
-    let new = with(json!({"customer": {"id": "cus_1", "object": "customer", "deleted": true}, "latest_invoice": {"id": "in_1"}, "items":
-        {"has_more": false, "data": [{"id": "si_1", "price": {"id": "gold"}, "quantity": 3, "current_period_start": 10, "current_period_end": 20}]}}));
+    let new = with(
+        json!({"customer": {"id": "cus_1", "object": "customer", "deleted": true}, "latest_invoice": {"id": "in_1"}, "items":
+        {"has_more": false, "data": [{"id": "si_1", "price": {"id": "gold"}, "quantity": 3, "current_period_start": 10, "current_period_end": 20}]}}),
+    );
     let period_above = with(json!({"current_period_start": 10, "current_period_end": 20,
         "items": {"data": [{"id": "si_1", "price": {"id": "gold"}, "plan": {"id": "x"}, "quantity": 3}]}}));
-    let plans =
-        with(json!({"current_period_start": 10, "current_period_end": 20, "items": {"data": [{"plan": {"id": "gold"}, "quantity": 3}]}}));
-    let no_items = with(json!({"current_period_start": 10, "current_period_end": 20, "plan": {"id": "gold"}, "quantity": 3}));
+    let plans = with(
+        json!({"current_period_start": 10, "current_period_end": 20, "items": {"data": [{"plan": {"id": "gold"}, "quantity": 3}]}}),
+    );
+    let no_items = with(
+        json!({"current_period_start": 10, "current_period_end": 20, "plan": {"id": "gold"}, "quantity": 3}),
+    );
     for old in [period_above, plans, no_items] {
         assert_eq!(old, new);
     }
     assert_eq!((new.period_start(), new.period_end(), new.items[0].quantity), (time(10), time(20), 3));
-    assert_eq!((new.cancel_at_period_end, new.canceled_at, new.trial_start, new.trial_end), (true, time(5), None, time(7)));
+    assert_eq!(
+        (new.cancel_at_period_end, new.canceled_at, new.trial_start, new.trial_end),
+        (true, time(5), None, time(7))
+    );
     assert_eq!(new.metadata, Metadata::from([("user_id".to_owned(), "u1".to_owned())]));
-    let metered = with(json!({"items": {"has_more": true, "data": [{"price": "a"}, {"price": {"id": "b"}, "current_period_start": 9}]}}));
-    assert_eq!((metered.items[0].quantity, metered.items_has_more, metered.period_start()), (1, true, time(9)));
+    let metered = with(
+        json!({"items": {"has_more": true, "data": [{"price": "a"}, {"price": {"id": "b"}, "current_period_start": 9}]}}),
+    );
+    assert_eq!(
+        (metered.items[0].quantity, metered.items_has_more, metered.period_start()),
+        (1, true, time(9))
+    );
 }
 
 #[test]
 fn what_an_update_changed_is_told_alike_by_old_and_new() {
     let with = |before: Value| {
-        let object = json!({"id": "sub_1", "status": "active", "items": {"data": [{"price": {"id": "gold"}}]}});
+        let object =
+            json!({"id": "sub_1", "status": "active", "items": {"data": [{"price": {"id": "gold"}}]}});
         subscription(try_event("customer.subscription.updated", object, before).unwrap()).previous
     };
     let item = |price: &str, quantity, start, end| PreviousItem {
@@ -93,14 +116,22 @@ fn what_an_update_changed_is_told_alike_by_old_and_new() {
         period_start: start,
         period_end: end,
     };
-    let new =
-        with(json!({"items": {"data": [{"price": {"id": "basic"}, "quantity": 2, "current_period_start": 1, "current_period_end": 2}]}}));
-    let old =
-        with(json!({"items": {"data": [{"plan": {"id": "basic"}, "quantity": 2}]}, "current_period_start": 1, "current_period_end": 2}));
-    let older = with(json!({"plan": {"id": "basic"}, "quantity": 2, "current_period_start": 1, "current_period_end": 2}));
+    let new = with(
+        json!({"items": {"data": [{"price": {"id": "basic"}, "quantity": 2, "current_period_start": 1, "current_period_end": 2}]}}),
+    );
+    let old = with(
+        json!({"items": {"data": [{"plan": {"id": "basic"}, "quantity": 2}]}, "current_period_start": 1, "current_period_end": 2}),
+    );
+    let older = with(
+        json!({"plan": {"id": "basic"}, "quantity": 2, "current_period_start": 1, "current_period_end": 2}),
+    );
     assert_eq!(
         new,
-        Some(Previous { items: Some(vec![item("basic", Some(2), time(1), time(2))]), period_start: time(1), ..Previous::default() })
+        Some(Previous {
+            items: Some(vec![item("basic", Some(2), time(1), time(2))]),
+            period_start: time(1),
+            ..Previous::default()
+        })
     );
     assert_eq!((&old, &older), (&new, &new));
 
@@ -110,7 +141,10 @@ fn what_an_update_changed_is_told_alike_by_old_and_new() {
     assert_eq!((renewal.items, renewal.period_start), (None, time(1)));
     let cancel = with(json!({"status": "past_due", "cancel_at": null, "cancel_at_period_end": false, "default_source": null})).unwrap();
     assert_eq!((cancel.status, cancel.cancel_at), (Some(SubscriptionStatus::PastDue), Some(None)));
-    assert_eq!((cancel.cancel_at_period_end, with(json!({"cancel_at": 9})).unwrap().cancel_at), (Some(false), Some(time(9))));
+    assert_eq!(
+        (cancel.cancel_at_period_end, with(json!({"cancel_at": 9})).unwrap().cancel_at),
+        (Some(false), Some(time(9)))
+    );
     assert_eq!((with(json!({})), with(Value::Null)), (Some(Previous::default()), None));
 }
 
@@ -142,7 +176,8 @@ fn old_and_new_invoices_give_the_same_facts() {
     assert_eq!(old, new);
     assert_eq!(new.object_ids(), ["in_1", "cus_1", "sub_1", "pi_1", "ch_1"]);
     let new = invoice(new);
-    let shape: Vec<_> = new.lines.iter().map(|line| (line.proration, line.is_subscription, line.period_end)).collect();
+    let shape: Vec<_> =
+        new.lines.iter().map(|line| (line.proration, line.is_subscription, line.period_end)).collect();
     assert_eq!(shape, [(true, false, time(10)), (false, true, time(13))]);
     assert!(new.paid && new.lines_has_more);
 }
@@ -158,14 +193,18 @@ fn the_id_of_a_line_is_its_subscriptions_only_where_nothing_else_is() {
     ] {
         let mut amount = line.clone();
         amount["amount"] = json!(1);
-        let read = invoice(event("invoice.paid", json!({"id": "in_1", "amount_paid": 1, "lines": {"data": [amount]}})));
+        let read = invoice(event(
+            "invoice.paid",
+            json!({"id": "in_1", "amount_paid": 1, "lines": {"data": [amount]}}),
+        ));
         assert_eq!(read.lines[0].subscription.as_ref().map(SubscriptionId::as_str), subscription, "{line}");
     }
 }
 
 #[test]
 fn the_payment_that_an_invoice_names_goes_before_its_list() {
-    let payments = json!({"data": [{"status": "paid", "payment": {"payment_intent": "pi_2", "charge": "ch_2"}}]});
+    let payments =
+        json!({"data": [{"status": "paid", "payment": {"payment_intent": "pi_2", "charge": "ch_2"}}]});
     for (named, ids) in [
         (json!({}), vec!["in_1", "pi_2", "ch_2"]),
         (json!({"payment_intent": "pi_1"}), vec!["in_1", "pi_1"]),
@@ -188,7 +227,10 @@ fn an_invoice_is_paid_when_its_status_says_so() {
         (json!(null), json!(null), false),
     ];
     for (status, paid, expect) in rows {
-        let read = invoice(event("invoice.paid", json!({"id": "in_1", "amount_paid": 0, "status": status, "paid": paid})));
+        let read = invoice(event(
+            "invoice.paid",
+            json!({"id": "in_1", "amount_paid": 0, "status": status, "paid": paid}),
+        ));
         assert_eq!(read.paid, expect, "{status} {paid}");
         assert_eq!((read.subscription, read.lines.len()), (None, 0));
     }
@@ -210,7 +252,9 @@ fn a_checkout_session_is_read_with_everything_or_nothing() {
     assert_eq!((full.mode, full.payment_status), (CheckoutMode::Payment, PaymentStatus::NoPaymentRequired));
     assert_eq!((full.customer_email.as_deref(), full.amount_total), (Some("typed@example.com"), Some(0)));
     assert_eq!(full.metadata.keys().collect::<Vec<_>>(), ["pack", "quantity"]);
-    let Object::CheckoutSession(bare) = event("checkout.session.expired", json!({"id": "cs_1", "mode": "barter"})).object else {
+    let Object::CheckoutSession(bare) =
+        event("checkout.session.expired", json!({"id": "cs_1", "mode": "barter"})).object
+    else {
         panic!("not a session")
     };
     assert_eq!((bare.mode.as_str(), bare.payment_status), ("barter", PaymentStatus::Other(String::new())));
@@ -219,9 +263,21 @@ fn a_checkout_session_is_read_with_everything_or_nothing() {
 #[test]
 fn the_other_objects_are_read_by_the_type_of_the_event() {
     let rows = [
-        ("charge.refunded", json!({"id": "py_1", "amount": 5, "amount_refunded": 2, "payment_intent": "pi_1"}), vec!["py_1", "pi_1"]),
-        ("refund.failed", json!({"id": "re_1", "amount": 2, "charge": {"id": "ch_1"}, "status": "failed"}), vec!["re_1", "ch_1"]),
-        ("charge.dispute.closed", json!({"id": "du_1", "amount": 2, "charge": "ch_1", "status": "won"}), vec!["du_1", "ch_1"]),
+        (
+            "charge.refunded",
+            json!({"id": "py_1", "amount": 5, "amount_refunded": 2, "payment_intent": "pi_1"}),
+            vec!["py_1", "pi_1"],
+        ),
+        (
+            "refund.failed",
+            json!({"id": "re_1", "amount": 2, "charge": {"id": "ch_1"}, "status": "failed"}),
+            vec!["re_1", "ch_1"],
+        ),
+        (
+            "charge.dispute.closed",
+            json!({"id": "du_1", "amount": 2, "charge": "ch_1", "status": "won"}),
+            vec!["du_1", "ch_1"],
+        ),
         ("customer.deleted", json!({"id": "cus_1", "object": "customer"}), vec!["cus_1"]),
     ];
     for (kind, object, ids) in rows {
@@ -231,12 +287,21 @@ fn the_other_objects_are_read_by_the_type_of_the_event() {
 
 #[test]
 fn a_fact_that_cannot_be_read_says_where_it_stands() {
-    let line = |line: Value| json!({"id": "in_1", "amount_paid": 1, "lines": {"data": [{"amount": 1}, line]}});
+    let line =
+        |line: Value| json!({"id": "in_1", "amount_paid": 1, "lines": {"data": [{"amount": 1}, line]}});
     let rows = [
         ("invoice.paid", json!({"amount_paid": 1}), "data.object.id is missing"),
         ("invoice.paid", json!({"id": "in_1"}), "data.object.amount_paid is missing"),
-        ("invoice.paid", json!({"id": "in_1", "amount_paid": 1.5}), "data.object.amount_paid is not a whole number"),
-        ("invoice.paid", json!({"id": "in_1", "amount_paid": "1"}), "data.object.amount_paid is not a whole number"),
+        (
+            "invoice.paid",
+            json!({"id": "in_1", "amount_paid": 1.5}),
+            "data.object.amount_paid is not a whole number",
+        ),
+        (
+            "invoice.paid",
+            json!({"id": "in_1", "amount_paid": "1"}),
+            "data.object.amount_paid is not a whole number",
+        ),
         ("invoice.paid", json!({"id": "cus_1", "amount_paid": 1}), "data.object.id is not an id"),
         ("invoice.paid", json!({"id": "in_1", "object": "charge"}), "data.object.object is not invoice"),
         ("invoice.paid", line(json!({})), "data.object.lines.data[1].amount is missing"),
@@ -265,14 +330,24 @@ fn a_fact_that_cannot_be_read_says_where_it_stands() {
     for (kind, object, message) in rows {
         assert_eq!(try_event(kind, object, Value::Null).unwrap_err().to_string(), message);
     }
-    let before = try_event("customer.subscription.updated", json!({"id": "sub_1", "status": "active"}), json!({"quantity": "x"}));
-    assert_eq!(before.unwrap_err().to_string(), "data.previous_attributes.quantity is not a whole number, not negative");
+    let before = try_event(
+        "customer.subscription.updated",
+        json!({"id": "sub_1", "status": "active"}),
+        json!({"quantity": "x"}),
+    );
+    assert_eq!(
+        before.unwrap_err().to_string(),
+        "data.previous_attributes.quantity is not a whole number, not negative"
+    );
 }
 
 #[test]
 fn the_first_place_that_names_a_user_is_believed_or_reported() {
     let session = |reference: Value, metadata: Value| {
-        event("checkout.session.completed", json!({"id": "cs_1", "client_reference_id": reference, "metadata": metadata}))
+        event(
+            "checkout.session.completed",
+            json!({"id": "cs_1", "client_reference_id": reference, "metadata": metadata}),
+        )
     };
     let long = "u".repeat(129);
     let rows = [
@@ -280,8 +355,14 @@ fn the_first_place_that_names_a_user_is_believed_or_reported() {
         (session(json!(null), json!({"client_id": "u3", "user_id": "u2"})), Ok(Some("u2"))),
         (session(json!(""), json!({"user_id": "", "client_id": "u3"})), Ok(Some("u3"))),
         (session(json!(null), json!(null)), Ok(None)),
-        (session(json!(long), json!({"user_id": "u2"})), Err("not a user id: it is longer than 128 characters")),
-        (session(json!("a\nb"), json!({"user_id": "u2"})), Err("not a user id: it has a character that such an id never has")),
+        (
+            session(json!(long), json!({"user_id": "u2"})),
+            Err("not a user id: it is longer than 128 characters"),
+        ),
+        (
+            session(json!("a\nb"), json!({"user_id": "u2"})),
+            Err("not a user id: it has a character that such an id never has"),
+        ),
         (
             event(
                 "invoice.paid",
@@ -290,19 +371,32 @@ fn the_first_place_that_names_a_user_is_believed_or_reported() {
             ),
             Ok(Some("line")),
         ),
-        (event("invoice.paid", json!({"id": "in_1", "amount_paid": 0, "metadata": {"user_id": "own"}})), Ok(Some("own"))),
-        (event("charge.refunded", json!({"id": "ch_1", "amount": 1, "amount_refunded": 1, "metadata": {"user_id": "u4"}})), Ok(Some("u4"))),
+        (
+            event("invoice.paid", json!({"id": "in_1", "amount_paid": 0, "metadata": {"user_id": "own"}})),
+            Ok(Some("own")),
+        ),
+        (
+            event(
+                "charge.refunded",
+                json!({"id": "ch_1", "amount": 1, "amount_refunded": 1, "metadata": {"user_id": "u4"}}),
+            ),
+            Ok(Some("u4")),
+        ),
     ];
     for (event, expect) in rows {
         let hint = event.user_hint();
-        assert_eq!(hint.as_ref().map(|user| user.as_ref().map(UserId::as_str)).map_err(ToString::to_string), expect.map_err(str::to_owned));
+        assert_eq!(
+            hint.as_ref().map(|user| user.as_ref().map(UserId::as_str)).map_err(ToString::to_string),
+            expect.map_err(str::to_owned)
+        );
     }
 }
 
 #[test]
 fn a_huge_metadata_value_is_not_kept_and_still_not_taken_for_a_user() {
     let huge = "x".repeat(500_000);
-    let event = event("customer.deleted", json!({"id": "cus_1", "metadata": {"user_id": huge, "notes": huge}}));
+    let event =
+        event("customer.deleted", json!({"id": "cus_1", "metadata": {"user_id": huge, "notes": huge}}));
     let Object::Customer(customer) = &event.object else { panic!("not a customer") };
     assert_eq!(customer.metadata.values().map(String::len).collect::<Vec<_>>(), [512]);
     assert!(event.user_hint().is_err());
@@ -314,5 +408,8 @@ fn every_word_of_an_open_enumeration_reads_back_and_serialises_as_itself() {
         assert_eq!(&SubscriptionStatus::from(status.as_str()), status);
         assert_eq!(serde_json::to_value(status).unwrap(), json!(status.as_str()));
     }
-    assert_eq!(serde_json::from_value::<DisputeStatus>(json!("frozen")).unwrap(), DisputeStatus::Other("frozen".to_owned()));
+    assert_eq!(
+        serde_json::from_value::<DisputeStatus>(json!("frozen")).unwrap(),
+        DisputeStatus::Other("frozen".to_owned())
+    );
 }

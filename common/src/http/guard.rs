@@ -1,7 +1,8 @@
 //! Keeps a client away from addresses inside: the machine itself, its network, a cloud's metadata service.
 //!
-//! A name is resolved once, every address it has is judged, and the connection goes to one of those: a name that answers differently
-//! the second time is not asked a second time. Redirects are not followed by the client at all.
+//! A name is resolved once, every address it has is judged, and the connection goes to one of those: a name
+//! that answers differently the second time is not asked a second time. Redirects are not followed by the
+//! client at all.
 
 use std::future::Future;
 use std::io;
@@ -42,7 +43,10 @@ impl Reach {
         match (uri.scheme_str(), literal) {
             (Some("https"), Some(address)) => self.judge(address),
             (Some("https"), None) => Ok(()),
-            (Some("http"), _) if self == Self::PublicOrLoopback && (host == "localhost" || literal.is_some_and(|ip| ip.is_loopback())) => {
+            (Some("http"), _)
+                if self == Self::PublicOrLoopback
+                    && (host == "localhost" || literal.is_some_and(|ip| ip.is_loopback())) =>
+            {
                 Ok(())
             }
             _ => Err("only https is sent to".to_owned()),
@@ -59,8 +63,9 @@ impl Reach {
     }
 }
 
-/// Whether an address is one of the open internet. Of IPv6 only what is handed out to networks (2000::/3) counts, without the parts of
-/// it that carry an IPv4 address inside or are for examples; so mapped, translated, local and private ones are out.
+/// Whether an address is one of the open internet. Of IPv6 only what is handed out to networks (2000::/3)
+/// counts, without the parts of it that carry an IPv4 address inside or are for examples; so mapped,
+/// translated, local and private ones are out.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -88,7 +93,9 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [first, second, ..] = address.segments();
-    let special = (first == 0x2001 && (second < 0x200 || second == 0xdb8)) || first == 0x2002 || (first == 0x3fff && second < 0x1000);
+    let special = (first == 0x2001 && (second < 0x200 || second == 0xdb8))
+        || first == 0x2002
+        || (first == 0x3fff && second < 0x1000);
     first & 0xe000 == 0x2000 && !special
 }
 
@@ -111,7 +118,9 @@ impl tower_service::Service<Name> for Resolver {
             let lookup = tokio::task::spawn_blocking(move || (name.as_str(), 0).to_socket_addrs());
             let found: Vec<SocketAddr> = lookup.await.map_err(io::Error::other)??.collect();
             for address in &found {
-                reach.judge(address.ip()).map_err(|refusal| io::Error::new(io::ErrorKind::PermissionDenied, refusal))?;
+                reach
+                    .judge(address.ip())
+                    .map_err(|refusal| io::Error::new(io::ErrorKind::PermissionDenied, refusal))?;
             }
             Ok(found.into_iter())
         })
@@ -152,9 +161,16 @@ mod tests {
         ] {
             assert!(!is_public(inside.parse().unwrap()), "{inside}");
         }
-        for outside in
-            ["1.1.1.1", "172.32.0.1", "100.128.0.1", "192.0.1.1", "54.239.28.85", "2606:4700::1111", "2a00:1450::1", "2001:4860::8888"]
-        {
+        for outside in [
+            "1.1.1.1",
+            "172.32.0.1",
+            "100.128.0.1",
+            "192.0.1.1",
+            "54.239.28.85",
+            "2606:4700::1111",
+            "2a00:1450::1",
+            "2001:4860::8888",
+        ] {
             assert!(is_public(outside.parse().unwrap()), "{outside}");
         }
     }
@@ -183,8 +199,12 @@ mod tests {
             assert!(uri.is_err() || Reach::Public.check(&uri.unwrap()).is_err(), "{refused}");
         }
         // This machine is meant by its own names only, and only where that is allowed.
-        for refused in ["http://localhost.evil.example/", "http://127.0.0.1.evil.example/", "http://0.0.0.0/", "http://[::ffff:127.0.0.1]/"]
-        {
+        for refused in [
+            "http://localhost.evil.example/",
+            "http://127.0.0.1.evil.example/",
+            "http://0.0.0.0/",
+            "http://[::ffff:127.0.0.1]/",
+        ] {
             assert!(Reach::PublicOrLoopback.check(&refused.parse().unwrap()).is_err(), "{refused}");
         }
         assert!(Reach::Public.check(&"https://hooks.slack.com/services/x".parse().unwrap()).is_ok());
@@ -200,7 +220,10 @@ mod tests {
             let request = http::Request::post(format!("https://{name}/hook")).body(String::new()).unwrap();
             let error = http.send(request, std::time::Duration::from_secs(5)).await.unwrap_err().to_string();
             // A bare number is refused by the lookup or, before it, as no name that a certificate could have.
-            assert!(error.contains("not a public address") || error.contains("invalid dns name"), "{name}: {error}");
+            assert!(
+                error.contains("not a public address") || error.contains("invalid dns name"),
+                "{name}: {error}"
+            );
         }
     }
 }

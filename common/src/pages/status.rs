@@ -1,7 +1,8 @@
 //! `/portal/status?session_id=cs_…`: what a customer sees who comes back from checkout.
 //!
-//! Three steps, a word for each state, a button that asks at once. The script asks `/portal/setup-status` every 5 seconds and gives up
-//! after 180: then a banner tells the reference and whom to write to. What is left of the page without a script says so.
+//! Three steps, a word for each state, a button that asks at once. The script asks `/portal/setup-status`
+//! every 5 seconds and gives up after 180: then a banner tells the reference and whom to write to. What is
+//! left of the page without a script says so.
 
 use lambda_http::{Body, Response};
 use maud::html;
@@ -88,7 +89,8 @@ impl StatusPage<'_> {
     }
 }
 
-/// A link that begins a letter with the reference in it. Ids are letters, digits and `_`, so nothing has to be encoded.
+/// A link that begins a letter with the reference in it. Ids are letters, digits and `_`, so nothing has to
+/// be encoded.
 fn mail(email: &str, session: &str) -> maud::Markup {
     html! { a href={ "mailto:" (email) "?subject=Order%20" (session) } { (email) } }
 }
@@ -105,7 +107,11 @@ mod tests {
 
     #[test]
     fn the_page_holds_the_reference_and_the_support_address_from_the_start() {
-        let page = StatusPage { session: Some("cs_1"), app_url: Some("https://app.example.com"), support_email: Some("help@example.com") };
+        let page = StatusPage {
+            session: Some("cs_1"),
+            app_url: Some("https://app.example.com"),
+            support_email: Some("help@example.com"),
+        };
         let (status, text) = text(&page);
         assert_eq!(status, 200);
         for part in [

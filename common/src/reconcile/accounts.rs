@@ -10,7 +10,8 @@ use crate::stripe::{Cursor, Filter};
 impl Run<'_> {
     /// A page of accounts: what only a look at all of them can tell.
     pub(super) async fn accounts(&mut self, place: &mut Place) -> Result<bool, String> {
-        let page = self.processor.store.accounts(place.after.as_deref()).await.map_err(|error| error.to_string())?;
+        let page =
+            self.processor.store.accounts(place.after.as_deref()).await.map_err(|error| error.to_string())?;
         self.report.read("accounts", page.accounts.len());
         for (user, account) in page.accounts {
             self.check_time()?;
@@ -34,13 +35,19 @@ impl Run<'_> {
             }
             match self.stripe.subscription(id).await {
                 Ok(object) => {
-                    let evidence = self.evidence(Pass::Subscriptions, &object).map_err(|error| Trouble::Object(error.to_string()))?;
+                    let evidence = self
+                        .evidence(Pass::Subscriptions, &object)
+                        .map_err(|error| Trouble::Object(error.to_string()))?;
                     let seen = self.look(&evidence).await?;
                     self.subscription(&object, evidence, seen).await?;
                 }
                 Err(error) if error.is_missing() => {
                     let found = drift::missing_at_stripe(account, id);
-                    let customer = account.state.subscriptions.get(id).and_then(|subscription| subscription.customer.as_ref());
+                    let customer = account
+                        .state
+                        .subscriptions
+                        .get(id)
+                        .and_then(|subscription| subscription.customer.as_ref());
                     self.leave(&found, id.as_str(), Some(&account.user_id), customer);
                 }
                 Err(error) => return Err(error.into()),
@@ -57,7 +64,11 @@ impl Run<'_> {
         let account = items::read_account(user, item)?;
         for customer in account.state.customers.keys() {
             for pass in [Pass::Subscriptions, Pass::Invoices, Pass::Sessions] {
-                let filter = Filter { customer: Some(customer.clone()), from: Some(self.since()), ..Filter::default() };
+                let filter = Filter {
+                    customer: Some(customer.clone()),
+                    from: Some(self.since()),
+                    ..Filter::default()
+                };
                 let mut place = Place { started: self.now, pass, after: None };
                 loop {
                     let page = self.fetch(pass, &filter, &Cursor::after(place.after.as_deref())).await?;

@@ -14,9 +14,9 @@ use crate::store::items;
 const SETTLED_SECONDS: i64 = 3600;
 
 impl Reconciler {
-    /// After a run over everything that came to its end: compares the last day of Stripe's events with our log, which also finds
-    /// what an endpoint was never asked to take, leaves the counts for `health`, and alerts if anything was missing. A failure is
-    /// logged and fails nothing.
+    /// After a run over everything that came to its end: compares the last day of Stripe's events with our
+    /// log, which also finds what an endpoint was never asked to take, leaves the counts for `health`, and
+    /// alerts if anything was missing. A failure is logged and fails nothing.
     pub async fn conclude(&self, report: &Report, deadline: Option<Instant>, now: Timestamp) {
         if report.dry_run || !report.complete {
             return;
@@ -24,7 +24,13 @@ impl Reconciler {
         let until = now.plus_seconds(-SETTLED_SECONDS);
         let gap = match gap(&self.stripe, &self.processor.store, until.plus_days(-1), until, deadline).await {
             Ok(gap) => {
-                info!(run = report.run, listed = gap.listed, held = gap.held, complete = gap.complete, "RECONCILE_GAP");
+                info!(
+                    run = report.run,
+                    listed = gap.listed,
+                    held = gap.held,
+                    complete = gap.complete,
+                    "RECONCILE_GAP"
+                );
                 Some(gap)
             }
             Err(error) => {
@@ -34,7 +40,9 @@ impl Reconciler {
         };
         let (missing, repaired) = missing(report, gap.as_ref());
         let orphaned = report.found.get(&Class::OrphanCustomer).copied().unwrap_or(0);
-        if let Err(error) = self.processor.store.commit(vec![items::reconcile_report(missing, orphaned, now)]).await {
+        if let Err(error) =
+            self.processor.store.commit(vec![items::reconcile_report(missing, orphaned, now)]).await
+        {
             warn!(run = report.run, error = error.to_string(), "RECONCILE_NOT_NOTED");
         }
         if let Some(alerts) = self.alerts.as_ref().filter(|_| missing + repaired > 0) {

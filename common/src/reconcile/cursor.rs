@@ -1,4 +1,5 @@
-//! Where a run stopped, so that the next one goes on: one item of the events table, there only while a run is unfinished.
+//! Where a run stopped, so that the next one goes on: one item of the events table, there only while a run is
+//! unfinished.
 //!
 //! ```json
 //! {"pk":"reconcile","started":1767600000,"pass":"invoices","after":"in_1","expires_at":1767686400}
@@ -50,10 +51,15 @@ pub(super) async fn load(store: &Store, now: Timestamp) -> Result<Option<Place>,
     let items = store.load([key.clone()]).await?;
     let Some(item) = items.get(&key) else { return Ok(None) };
     let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned();
-    let started = item.get("started").and_then(|value| value.as_n().ok()?.parse().ok()).map(Timestamp::from_unix);
+    let started =
+        item.get("started").and_then(|value| value.as_n().ok()?.parse().ok()).map(Timestamp::from_unix);
     let place = started.zip(text("pass").and_then(|pass| Pass::from_name(&pass)));
     let fresh = |started: &Timestamp| now.seconds_since(*started) < GOOD_FOR_SECONDS;
-    Ok(place.filter(|(started, _)| fresh(started)).map(|(started, pass)| Place { started, pass, after: text("after") }))
+    Ok(place.filter(|(started, _)| fresh(started)).map(|(started, pass)| Place {
+        started,
+        pass,
+        after: text("after"),
+    }))
 }
 
 /// Remembers a place.
@@ -66,7 +72,13 @@ pub(super) async fn save(store: &Store, place: &Place) -> Result<(), StoreError>
     if let Some(after) = &place.after {
         item.insert("after".to_owned(), AttributeValue::S(after.clone()));
     }
-    store.commit(vec![Write { key: Key::Event(ID.to_owned()), item: Some(item), condition: Condition::Anything }]).await
+    store
+        .commit(vec![Write {
+            key: Key::Event(ID.to_owned()),
+            item: Some(item),
+            condition: Condition::Anything,
+        }])
+        .await
 }
 
 /// Forgets it: the run came to its end.
@@ -80,7 +92,8 @@ mod tests {
 
     #[test]
     fn a_place_comes_back_from_a_report_and_anything_else_is_refused() {
-        for (pass, after) in [(Pass::Invoices, None), (Pass::Accounts, Some("user#a b\naccount".to_owned()))] {
+        for (pass, after) in [(Pass::Invoices, None), (Pass::Accounts, Some("user#a b\naccount".to_owned()))]
+        {
             let place = Place { started: Timestamp::from_unix(1_767_600_000), pass, after };
             assert_eq!(Place::from_text(&place.text()), Some(place));
         }

@@ -1,4 +1,5 @@
-//! The passes over subscriptions, paid invoices and finished sessions: each as the event that would have told it.
+//! The passes over subscriptions, paid invoices and finished sessions: each as the event that would have told
+//! it.
 
 use super::{Evidence, MOST_SEEN, Pass, Place, Run, Trouble, hash};
 use crate::domain::account::Account;
@@ -15,7 +16,8 @@ impl Run<'_> {
         let pass = place.pass;
         self.report.read(what(pass), page.objects.len());
         let evidence: Vec<_> = page.objects.iter().map(|object| self.evidence(pass, object)).collect();
-        let events: Vec<_> = evidence.iter().filter_map(|evidence| Some(&evidence.as_ref().ok()?.event)).collect();
+        let events: Vec<_> =
+            evidence.iter().filter_map(|evidence| Some(&evidence.as_ref().ok()?.event)).collect();
         let mut seen = self.processor.look(&events).await.map_err(|error| error.to_string())?.into_iter();
         let changed = self.report.changed;
         for (object, evidence) in page.objects.iter().zip(evidence) {
@@ -46,11 +48,19 @@ impl Run<'_> {
         match pass {
             Pass::Invoices => Evidence::of_invoice(object, livemode),
             Pass::Sessions => Evidence::of_session(object, livemode),
-            Pass::Events(_) | Pass::Subscriptions | Pass::Accounts => Evidence::of_subscription(object, livemode, self.now),
+            Pass::Events(_) | Pass::Subscriptions | Pass::Accounts => {
+                Evidence::of_subscription(object, livemode, self.now)
+            }
         }
     }
 
-    async fn one(&mut self, pass: Pass, object: &Object, evidence: Evidence, seen: Seen) -> Result<(), Trouble> {
+    async fn one(
+        &mut self,
+        pass: Pass,
+        object: &Object,
+        evidence: Evidence,
+        seen: Seen,
+    ) -> Result<(), Trouble> {
         let young = self.now.plus_seconds(-self.options.grace_seconds);
         match pass {
             Pass::Invoices if evidence.event.created <= young => self.invoice(object, evidence, seen).await,
@@ -60,8 +70,15 @@ impl Run<'_> {
         }
     }
 
-    pub(super) async fn subscription(&mut self, object: &Object, mut evidence: Evidence, mut seen: Seen) -> Result<(), Trouble> {
-        let Some((id, told)) = evidence.subscription().map(|(id, told)| (id.clone(), told.clone())) else { return Ok(()) };
+    pub(super) async fn subscription(
+        &mut self,
+        object: &Object,
+        mut evidence: Evidence,
+        mut seen: Seen,
+    ) -> Result<(), Trouble> {
+        let Some((id, told)) = evidence.subscription().map(|(id, told)| (id.clone(), told.clone())) else {
+            return Ok(());
+        };
         if self.seen.len() < MOST_SEEN {
             self.seen.insert(hash(&id));
         }
@@ -71,7 +88,9 @@ impl Run<'_> {
         }
         if told.items_has_more {
             let whole = self.stripe.complete(object.clone()).await?;
-            evidence = self.evidence(Pass::Subscriptions, &whole).map_err(|error| Trouble::Object(error.to_string()))?;
+            evidence = self
+                .evidence(Pass::Subscriptions, &whole)
+                .map_err(|error| Trouble::Object(error.to_string()))?;
         }
         if matches!(seen, Seen::Nobody(Parked::NoUser(_))) && gives_access(&told) {
             let filter = Filter { subscription: Some(id.clone()), ..Filter::default() };
@@ -90,7 +109,10 @@ impl Run<'_> {
         let repaired = self.repair_subscription(&account, &evidence, &id).await?;
         let Some(account) = self.account(repaired, account, &evidence).await? else { return Ok(()) };
         let payable = match told.status {
-            SubscriptionStatus::Active | SubscriptionStatus::PastDue | SubscriptionStatus::Unpaid | SubscriptionStatus::Paused => true,
+            SubscriptionStatus::Active
+            | SubscriptionStatus::PastDue
+            | SubscriptionStatus::Unpaid
+            | SubscriptionStatus::Paused => true,
             SubscriptionStatus::Canceled => told.ended_at.is_some_and(|ended| ended >= self.since()),
             SubscriptionStatus::Trialing
             | SubscriptionStatus::Incomplete
@@ -100,13 +122,15 @@ impl Run<'_> {
         if !payable || drift::has_opening(&account, &evidence.event, &id, &self.processor.catalog, self.now) {
             return Ok(());
         }
-        // The payment of the running period may be older than what the pass over invoices looks at: a yearly plan's is.
+        // The payment of the running period may be older than what the pass over invoices looks at: a yearly
+        // plan's is.
         let from = told.period_start().map_or(self.since(), |start| start.plus_days(-1).min(self.since()));
         let filter = Filter { subscription: Some(id.clone()), from: Some(from), ..Filter::default() };
         let page = self.stripe.paid_invoices(&filter, &Cursor::Newest).await?;
         let mut repaired = false;
         for invoice in page.objects.iter().rev() {
-            let evidence = self.evidence(Pass::Invoices, invoice).map_err(|error| Trouble::Object(error.to_string()))?;
+            let evidence =
+                self.evidence(Pass::Invoices, invoice).map_err(|error| Trouble::Object(error.to_string()))?;
             let seen = self.look(&evidence).await?;
             let before = self.report.changed;
             self.invoice(invoice, evidence, seen).await?;
@@ -133,7 +157,8 @@ impl Run<'_> {
     async fn invoice(&mut self, object: &Object, mut evidence: Evidence, seen: Seen) -> Result<(), Trouble> {
         if object.value().pointer("/lines/has_more").and_then(serde_json::Value::as_bool) == Some(true) {
             let whole = self.stripe.complete(object.clone()).await?;
-            evidence = self.evidence(Pass::Invoices, &whole).map_err(|error| Trouble::Object(error.to_string()))?;
+            evidence =
+                self.evidence(Pass::Invoices, &whole).map_err(|error| Trouble::Object(error.to_string()))?;
         }
         self.document(object, evidence, seen).await
     }
@@ -141,11 +166,19 @@ impl Run<'_> {
     async fn session(&mut self, object: &Object, mut evidence: Evidence, seen: Seen) -> Result<(), Trouble> {
         if let Seen::Account(account, _) = &seen
             && evidence.is_paid_purchase()
-            && matches!(decide(account, &evidence.event, None, &self.processor.catalog, self.now), Outcome::Park(Parked::Unnamed))
+            && matches!(
+                decide(account, &evidence.event, None, &self.processor.catalog, self.now),
+                Outcome::Park(Parked::Unnamed)
+            )
             && let event::Object::CheckoutSession(session) = &evidence.event.object
         {
             let items = self.stripe.line_items(&session.id, &Cursor::Newest).await?;
-            let named = Evidence::of_session_with(object, &items.objects, &self.processor.catalog, evidence.event.livemode);
+            let named = Evidence::of_session_with(
+                object,
+                &items.objects,
+                &self.processor.catalog,
+                evidence.event.livemode,
+            );
             if let Some(named) = named.map_err(|error| Trouble::Object(error.to_string()))? {
                 evidence = named;
             }
@@ -176,11 +209,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A finished session may be the only thing that names the user (`client_reference_id`): it binds the customer.
+    /// A finished session may be the only thing that names the user (`client_reference_id`): it binds the
+    /// customer.
     async fn learn_user(&mut self, filter: &Filter) -> Result<(), Trouble> {
         let page = self.stripe.finished_sessions(filter, &Cursor::Newest).await?;
         for object in &page.objects {
-            let evidence = self.evidence(Pass::Sessions, object).map_err(|error| Trouble::Object(error.to_string()))?;
+            let evidence =
+                self.evidence(Pass::Sessions, object).map_err(|error| Trouble::Object(error.to_string()))?;
             let Seen::Account(account, _) = self.look(&evidence).await? else { continue };
             let found = drift::document(&account, &evidence.event, &self.processor.catalog, self.now);
             let id = object.id().unwrap_or_default();
@@ -195,7 +230,12 @@ impl Run<'_> {
     }
 
     /// The account as it is after a repair.
-    async fn account(&self, repaired: bool, account: Box<Account>, evidence: &Evidence) -> Result<Option<Box<Account>>, Trouble> {
+    async fn account(
+        &self,
+        repaired: bool,
+        account: Box<Account>,
+        evidence: &Evidence,
+    ) -> Result<Option<Box<Account>>, Trouble> {
         if !repaired || self.options.dry_run {
             return Ok(Some(account));
         }
@@ -217,5 +257,8 @@ fn what(pass: Pass) -> &'static str {
 }
 
 fn gives_access(subscription: &Subscription) -> bool {
-    matches!(subscription.status, SubscriptionStatus::Active | SubscriptionStatus::Trialing | SubscriptionStatus::PastDue)
+    matches!(
+        subscription.status,
+        SubscriptionStatus::Active | SubscriptionStatus::Trialing | SubscriptionStatus::PastDue
+    )
 }

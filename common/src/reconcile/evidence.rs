@@ -4,8 +4,9 @@
 //! {"id":"evt_reconcile_in_1_4f1c02ab93de_7","object":"event","type":"invoice.paid","created":1759312800,"livemode":false,
 //!  "api_version":"2025-09-30.clover","data":{"object":{"id":"in_1",…}},"pending_webhooks":0,"request":null}
 //! ```
-//! The id is made of the object's id, a digest of the content and the version of the account that it is to change: of two runs that
-//! read the same and mean to do the same, one does it. No event of Stripe's has such an id.
+//! The id is made of the object's id, a digest of the content and the version of the account that it is to
+//! change: of two runs that read the same and mean to do the same, one does it. No event of Stripe's has such
+//! an id.
 
 use serde_json::{Value, json};
 
@@ -39,7 +40,13 @@ impl Evidence {
     /// # Errors
     /// [`ReadError`].
     pub fn of_subscription(object: &Object, livemode: bool, now: Timestamp) -> Result<Self, ReadError> {
-        Self::made(object.text(), &EventType::CustomerSubscriptionUpdated, object.read_at.unwrap_or(now), livemode, object.id())
+        Self::made(
+            object.text(),
+            &EventType::CustomerSubscriptionUpdated,
+            object.read_at.unwrap_or(now),
+            livemode,
+            object.id(),
+        )
     }
 
     /// A paid invoice, as of the time it was paid.
@@ -48,8 +55,16 @@ impl Evidence {
     /// [`ReadError`].
     pub fn of_invoice(object: &Object, livemode: bool) -> Result<Self, ReadError> {
         let value = object.value();
-        let paid_at = [&value["status_transitions"]["paid_at"], &value["created"], &value["date"]].into_iter().find_map(Value::as_i64);
-        Self::made(object.text(), &EventType::InvoicePaid, Timestamp::from_unix(paid_at.unwrap_or(0)), livemode, object.id())
+        let paid_at = [&value["status_transitions"]["paid_at"], &value["created"], &value["date"]]
+            .into_iter()
+            .find_map(Value::as_i64);
+        Self::made(
+            object.text(),
+            &EventType::InvoicePaid,
+            Timestamp::from_unix(paid_at.unwrap_or(0)),
+            livemode,
+            object.id(),
+        )
     }
 
     /// A finished checkout session, as of the time it was made: Stripe does not say when it was paid.
@@ -65,7 +80,12 @@ impl Evidence {
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn of_session_with(object: &Object, line_items: &[Object], catalog: &Catalog, livemode: bool) -> Result<Option<Self>, ReadError> {
+    pub fn of_session_with(
+        object: &Object,
+        line_items: &[Object],
+        catalog: &Catalog,
+        livemode: bool,
+    ) -> Result<Option<Self>, ReadError> {
         let [item] = line_items else { return Ok(None) };
         let item = item.value();
         let price = item.pointer("/price/id").or(item.get("price")).and_then(Value::as_str);
@@ -82,9 +102,17 @@ impl Evidence {
         Self::made(&session.to_string(), &kind, created, livemode, object.id()).map(Some)
     }
 
-    fn made(text: &str, kind: &EventType, created: Timestamp, livemode: bool, id: Option<&str>) -> Result<Self, ReadError> {
+    fn made(
+        text: &str,
+        kind: &EventType,
+        created: Timestamp,
+        livemode: bool,
+        id: Option<&str>,
+    ) -> Result<Self, ReadError> {
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let about = id.filter(|id| id.chars().all(word)).ok_or_else(|| ReadError::Missing { path: "id".to_owned() })?;
+        let about = id
+            .filter(|id| id.chars().all(word))
+            .ok_or_else(|| ReadError::Missing { path: "id".to_owned() })?;
         let told: Value = serde_json::from_str(text).map_err(ReadError::NotJson)?;
         let livemode = told["livemode"].as_bool().unwrap_or(livemode);
         let body = |event_id: &str| {
@@ -126,6 +154,7 @@ impl Evidence {
     /// Whether it is a session in which something was bought once and paid.
     pub fn is_paid_purchase(&self) -> bool {
         let Told::CheckoutSession(session) = &self.event.object else { return false };
-        session.mode == CheckoutMode::Payment && matches!(session.payment_status, PaymentStatus::Paid | PaymentStatus::NoPaymentRequired)
+        session.mode == CheckoutMode::Payment
+            && matches!(session.payment_status, PaymentStatus::Paid | PaymentStatus::NoPaymentRequired)
     }
 }

@@ -63,10 +63,17 @@ pub enum GapError {
 ///
 /// # Errors
 /// [`GapError`].
-pub async fn gap(stripe: &Stripe, store: &Store, from: Timestamp, until: Timestamp, deadline: Option<Instant>) -> Result<Gap, GapError> {
+pub async fn gap(
+    stripe: &Stripe,
+    store: &Store,
+    from: Timestamp,
+    until: Timestamp,
+    deadline: Option<Instant>,
+) -> Result<Gap, GapError> {
     let mut gap = Gap { from, until, listed: 0, held: 0, missing: Vec::new(), complete: true };
     for chunk in 0..EventType::KNOWN.len().div_ceil(MOST_TYPES) {
-        let filter = EventFilter { types: types(chunk), undelivered: false, from: Some(from), until: Some(until) };
+        let filter =
+            EventFilter { types: types(chunk), undelivered: false, from: Some(from), until: Some(until) };
         let mut cursor = Cursor::Newest;
         loop {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {

@@ -13,7 +13,12 @@ impl Run<'_> {
     pub(super) async fn events(&mut self, place: &mut Place, page: &Page) -> Result<(), String> {
         self.report.read("events", page.objects.len());
         let ids = page.objects.iter().filter_map(Object::id);
-        let known = self.processor.store.load(ids.map(|id| Key::Event(id.to_owned()))).await.map_err(|error| error.to_string())?;
+        let known = self
+            .processor
+            .store
+            .load(ids.map(|id| Key::Event(id.to_owned())))
+            .await
+            .map_err(|error| error.to_string())?;
         let young = self.now.plus_seconds(-self.options.grace_seconds);
         let mut lost = Vec::new();
         for object in &page.objects {
@@ -38,7 +43,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Does what lost events would have done. One that refers to something unknown waits for the end of the run.
+    /// Does what lost events would have done. One that refers to something unknown waits for the end of the
+    /// run.
     async fn replay(&mut self, lost: &[Evidence]) -> Result<(), String> {
         let events: Vec<_> = lost.iter().map(|evidence| &evidence.event).collect();
         let seen = self.processor.look(&events).await.map_err(|error| error.to_string())?;
@@ -48,10 +54,12 @@ impl Run<'_> {
             self.found(Class::LostEvent, event.id.as_str());
             let parked = match seen {
                 Ok(Seen::Nobody(parked)) => Some(parked),
-                Ok(Seen::Account(account, grant)) => match decide(&account, event, grant.as_ref(), &self.processor.catalog, self.now) {
-                    Outcome::Park(parked) => Some(parked),
-                    Outcome::Apply(_) | Outcome::Ignore(_) => None,
-                },
+                Ok(Seen::Account(account, grant)) => {
+                    match decide(&account, event, grant.as_ref(), &self.processor.catalog, self.now) {
+                        Outcome::Park(parked) => Some(parked),
+                        Outcome::Apply(_) | Outcome::Ignore(_) => None,
+                    }
+                }
                 Err(error) => {
                     self.note(event.id.as_str(), None, Err(error.into()))?;
                     continue;

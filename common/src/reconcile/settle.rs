@@ -37,7 +37,9 @@ impl Run<'_> {
             }
         }
         // In a dry run nothing has changed when an object comes up a second time.
-        repairs.retain(|difference| !self.options.dry_run || !self.told.contains(&(difference.class, object.to_owned())));
+        repairs.retain(|difference| {
+            !self.options.dry_run || !self.told.contains(&(difference.class, object.to_owned()))
+        });
         let Some(first) = repairs.first() else { return Ok(false) };
         repairs.iter().for_each(|difference| self.found(difference.class, object));
         if self.room() == 0 {
@@ -45,7 +47,8 @@ impl Run<'_> {
         }
         let note = repairs.iter().map(|difference| difference.class.as_str()).collect::<Vec<_>>().join(", ");
         let note = format!("{note}: {} -> {}", words(&first.before), words(&first.after));
-        let evidence = &evidence.for_version(account.version).map_err(|error| Trouble::Object(error.to_string()))?;
+        let evidence =
+            &evidence.for_version(account.version).map_err(|error| Trouble::Object(error.to_string()))?;
         if !self.options.dry_run {
             let job = self.job(evidence, Repair { by: self.by(), note, as_itself: false });
             let done = self.processor.run(&[job], self.now).await.into_iter().next();
@@ -55,7 +58,12 @@ impl Run<'_> {
                 Some(Ok(Done::Duplicate)) => return Ok(true),
                 Some(Ok(Done::Ignored(_) | Done::NotYet)) | None => return Ok(false),
                 Some(Ok(Done::Parked(parked))) => {
-                    self.leave(&person(first.class, parked.to_string()), object, user, evidence.event.customer());
+                    self.leave(
+                        &person(first.class, parked.to_string()),
+                        object,
+                        user,
+                        evidence.event.customer(),
+                    );
                     return Ok(false);
                 }
                 Some(Err(error)) => return Err(error.into()),
@@ -93,7 +101,13 @@ impl Run<'_> {
         Report::list(&mut self.report.omitted, &mut self.report.changes, change);
     }
 
-    pub(super) fn leave(&mut self, difference: &Difference, object: &str, user: Option<&UserId>, customer: Option<&CustomerId>) {
+    pub(super) fn leave(
+        &mut self,
+        difference: &Difference,
+        object: &str,
+        user: Option<&UserId>,
+        customer: Option<&CustomerId>,
+    ) {
         let why = match &difference.remedy {
             Remedy::Person(why) => why.clone(),
             Remedy::Lowers => "it would lower the balance, which a person decides".to_owned(),
@@ -129,15 +143,19 @@ impl Run<'_> {
         }
     }
 
-    /// Looks again at what would have lowered a balance: later repairs may have made that untrue, and nothing of that kind is to be
-    /// left for the next run.
+    /// Looks again at what would have lowered a balance: later repairs may have made that untrue, and nothing
+    /// of that kind is to be left for the next run.
     pub(super) async fn held(&mut self) -> Result<(), String> {
         while !self.held.is_empty() && !self.options.dry_run {
             let before = self.report.changed;
             for evidence in std::mem::take(&mut self.held) {
                 self.check_time()?;
                 let done = self.again(&evidence).await;
-                self.note(evidence.event.id.as_str(), evidence.event.customer().map(ToString::to_string), done)?;
+                self.note(
+                    evidence.event.id.as_str(),
+                    evidence.event.customer().map(ToString::to_string),
+                    done,
+                )?;
             }
             if self.report.changed == before {
                 break;
@@ -167,7 +185,11 @@ impl Run<'_> {
 
     /// How many more changes this run may make.
     pub(super) fn room(&self) -> u64 {
-        if self.options.dry_run { u64::MAX } else { self.options.most_changes.saturating_sub(self.report.changed) }
+        if self.options.dry_run {
+            u64::MAX
+        } else {
+            self.options.most_changes.saturating_sub(self.report.changed)
+        }
     }
 
     pub(super) fn cap(&self) -> String {

@@ -1,4 +1,5 @@
-//! Why a signature does not match: tries what commonly went wrong and says which of it would have matched. For the operator only.
+//! Why a signature does not match: tries what commonly went wrong and says which of it would have matched.
+//! For the operator only.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -9,17 +10,21 @@ use crate::event;
 /// A body or key that differs from the given one by a known mistake.
 type Variant = (Vec<u8>, Option<&'static str>);
 
-/// The best hint for a refused delivery, knowing the texts of the secrets: [`Refusal::hint`] unless something better is found.
+/// The best hint for a refused delivery, knowing the texts of the secrets: [`Refusal::hint`] unless something
+/// better is found.
 ///
-/// Where no signature matched, it verifies again with secrets and bodies that common mistakes would have made of the right ones. That
-/// costs some dozens of signatures, so it is for a person who asks, not for every bad request. Tells nothing of a secret but that it is
-/// wrong, and how.
+/// Where no signature matched, it verifies again with secrets and bodies that common mistakes would have made
+/// of the right ones. That costs some dozens of signatures, so it is for a person who asks, not for every bad
+/// request. Tells nothing of a secret but that it is wrong, and how.
 pub fn diagnose(payload: &[u8], header: Option<&[u8]>, secrets: &[&str], refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::NoSecret if secrets.iter().any(|text| text.trim().is_empty()) => "the secret is empty or only whitespace",
-        Refusal::NoMatch { .. } => {
-            header.and_then(|header| mistake(payload, header, secrets)).or_else(|| suspicion(payload, secrets)).unwrap_or(refusal.hint())
+        Refusal::NoSecret if secrets.iter().any(|text| text.trim().is_empty()) => {
+            "the secret is empty or only whitespace"
         }
+        Refusal::NoMatch { .. } => header
+            .and_then(|header| mistake(payload, header, secrets))
+            .or_else(|| suspicion(payload, secrets))
+            .unwrap_or(refusal.hint()),
         Refusal::NoHeader
         | Refusal::NoTimestamp
         | Refusal::BadTimestamp
@@ -37,7 +42,9 @@ fn mistake(payload: &[u8], header: &[u8], secrets: &[&str]) -> Option<&'static s
     let bodies = bodies(payload);
     let keys: Vec<(Secret, Option<&'static str>)> = secrets.iter().flat_map(|text| keys(text)).collect();
     let found = bodies.iter().find_map(|(body, body_hint)| {
-        let matches = |secret: &Secret| verify(body, Some(header), std::slice::from_ref(secret), Timestamp::default(), 0).is_ok();
+        let matches = |secret: &Secret| {
+            verify(body, Some(header), std::slice::from_ref(secret), Timestamp::default(), 0).is_ok()
+        };
         keys.iter().find(|(secret, _)| matches(secret)).map(|(_, key_hint)| key_hint.or(*body_hint))
     });
     found.flatten()
@@ -75,17 +82,26 @@ fn bodies(payload: &[u8]) -> Vec<Variant> {
         bodies.push((rest.to_vec(), Some("a byte order mark was put before the body")));
     }
     if let Ok(decoded) = STANDARD.decode(without_end) {
-        bodies.push((decoded, Some("the body is still base64: API Gateway sets isBase64Encoded, decode it before verifying")));
+        bodies.push((
+            decoded,
+            Some("the body is still base64: API Gateway sets isBase64Encoded, decode it before verifying"),
+        ));
     }
     if let Ok(text) = serde_json::from_slice::<String>(payload) {
-        bodies.push((text.into_bytes(), Some("the body is a JSON text that holds the event: it was encoded twice")));
+        bodies.push((
+            text.into_bytes(),
+            Some("the body is a JSON text that holds the event: it was encoded twice"),
+        ));
     }
     if serde_json::from_slice::<&serde_json::value::RawValue>(payload).is_ok() {
         for style in [Style::Compact, Style::Spaced, Style::Indented] {
             bodies.push((written(payload, style), reserialised));
         }
     }
-    bodies.push((Vec::new(), Some("an empty body was signed: something sends its own requests with a signature of nothing")));
+    bodies.push((
+        Vec::new(),
+        Some("an empty body was signed: something sends its own requests with a signature of nothing"),
+    ));
     bodies
 }
 
@@ -95,13 +111,17 @@ fn suspicion(payload: &[u8], secrets: &[&str]) -> Option<&'static str> {
         return Some("the body is empty: something read it before it was verified");
     }
     if secrets.iter().any(|text| ["sk_", "rk_", "pk_"].iter().any(|prefix| text.trim().starts_with(prefix))) {
-        return Some("this is an API key: the signing secret begins with whsec_ and is on the endpoint's page");
+        return Some(
+            "this is an API key: the signing secret begins with whsec_ and is on the endpoint's page",
+        );
     }
     if secrets.iter().any(|text| text.trim().starts_with("we_")) {
         return Some("this is the endpoint's id: its signing secret begins with whsec_");
     }
     match event::read_head(payload) {
-        Err(event::ReadError::NotJson(error)) if error.is_eof() => Some("the body is cut off: its JSON has no end"),
+        Err(event::ReadError::NotJson(error)) if error.is_eof() => {
+            Some("the body is cut off: its JSON has no end")
+        }
         Err(event::ReadError::NotJson(_) | event::ReadError::NotUtf8(_)) => {
             Some("the body is not JSON: it is compressed, encoded, or not from Stripe")
         }
@@ -213,7 +233,12 @@ mod tests {
             (PRETTY, &PRETTY[..60], "whsec_right", "cut off"),
             (PRETTY, "", "whsec_right", "body is empty"),
             (PRETTY, "id=evt_1&object=event", "whsec_right", "not JSON"),
-            (PRETTY, &PRETTY.replace("\"type\"", "\"livemode\": true,\n  \"type\""), "whsec_right", "well-formed live event"),
+            (
+                PRETTY,
+                &PRETTY.replace("\"type\"", "\"livemode\": true,\n  \"type\""),
+                "whsec_right",
+                "well-formed live event",
+            ),
         ];
         for (signed, body, secret, words) in rows {
             let hint = hint(signed, body, secret);
@@ -224,17 +249,25 @@ mod tests {
     #[test]
     fn a_secret_that_is_not_there_is_told_from_one_that_is_blank() {
         let of = |secrets: &[&str]| diagnose(b"{}", Some(b"t=1,v1=00"), secrets, &Refusal::NoSecret);
-        assert_eq!((of(&[]), of(&["\n"])), (Refusal::NoSecret.hint(), "the secret is empty or only whitespace"));
+        assert_eq!(
+            (of(&[]), of(&["\n"])),
+            (Refusal::NoSecret.hint(), "the secret is empty or only whitespace")
+        );
     }
 
     #[test]
     fn json_is_written_as_the_common_libraries_write_it() {
         let value = r#"{"a":[1,{"b":"c, d: \"e\""}],"f":{},"g":[]}"#;
         let spaced = r#"{"a": [1, {"b": "c, d: \"e\""}], "f": {}, "g": []}"#;
-        let indented = serde_json::to_string_pretty(&serde_json::from_str::<serde_json::Value>(value).unwrap()).unwrap();
+        let indented =
+            serde_json::to_string_pretty(&serde_json::from_str::<serde_json::Value>(value).unwrap()).unwrap();
         for from in [value, spaced, &indented] {
             let to = |style| String::from_utf8(written(from.as_bytes(), style)).unwrap();
-            assert_eq!([to(Style::Compact), to(Style::Spaced), to(Style::Indented)], [value, spaced, &indented], "{from}");
+            assert_eq!(
+                [to(Style::Compact), to(Style::Spaced), to(Style::Indented)],
+                [value, spaced, &indented],
+                "{from}"
+            );
         }
     }
 

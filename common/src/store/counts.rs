@@ -1,7 +1,8 @@
 //! How events ended over time, counted from the index `by_day`.
 //!
-//! A count reads the lines of the days it covers, all partitions of a day at once, and of each only the outcome and the time. Each
-//! partition is read to a bound: a count that reached one says that it is not complete.
+//! A count reads the lines of the days it covers, all partitions of a day at once, and of each only the
+//! outcome and the time. Each partition is read to a bound: a count that reached one says that it is not
+//! complete.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,8 @@ const DAY_MS: i64 = 86_400_000;
 /// The events received in some steps of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// By the step in which they were received, as steps from the beginning; then by outcome. Steps without events are absent.
+    /// By the step in which they were received, as steps from the beginning; then by outcome. Steps without
+    /// events are absent.
     pub steps: BTreeMap<i64, BTreeMap<String, u64>>,
     /// Whether everything was counted.
     pub complete: bool,
@@ -35,11 +37,18 @@ impl Store {
         while begins < to_ms {
             let (from, to) = (from_ms.max(begins), to_ms.min(begins + DAY_MS) - 1);
             let partitions = log::day_partitions(&log::day(begins), None);
-            for read in join_all(partitions.into_iter().map(|partition| self.lines(partition, from, to))).await {
+            for read in
+                join_all(partitions.into_iter().map(|partition| self.lines(partition, from, to))).await
+            {
                 let (lines, complete) = read?;
                 counts.complete &= complete;
                 for (seen, outcome) in lines {
-                    *counts.steps.entry((seen - from_ms).div_euclid(step_ms.max(1))).or_default().entry(outcome).or_default() += 1;
+                    *counts
+                        .steps
+                        .entry((seen - from_ms).div_euclid(step_ms.max(1)))
+                        .or_default()
+                        .entry(outcome)
+                        .or_default() += 1;
                 }
             }
             begins += DAY_MS;
@@ -47,7 +56,12 @@ impl Store {
         Ok(counts)
     }
 
-    async fn lines(&self, partition: String, from: i64, to: i64) -> Result<(Vec<(i64, String)>, bool), StoreError> {
+    async fn lines(
+        &self,
+        partition: String,
+        from: i64,
+        to: i64,
+    ) -> Result<(Vec<(i64, String)>, bool), StoreError> {
         let number = |ms: i64| AttributeValue::N(ms.to_string());
         let (mut lines, mut start): (Vec<(i64, String)>, Option<Item>) = (Vec::new(), None);
         for _ in 0..MOST_PAGES {
@@ -66,9 +80,9 @@ impl Store {
                 .send()
                 .await
                 .map_err(|error| failed("Query", &error))?;
-            lines.extend(
-                answer.items().iter().filter_map(|item| Some((items::read_number(item, "seen")?, items::read_text(item, "outcome")?))),
-            );
+            lines.extend(answer.items().iter().filter_map(|item| {
+                Some((items::read_number(item, "seen")?, items::read_text(item, "outcome")?))
+            }));
             start = answer.last_evaluated_key.filter(|key| !key.is_empty());
             if start.is_none() {
                 return Ok((lines, true));

@@ -13,10 +13,11 @@
 //! | `session#<cs_…>` | `link` | `user_id` S, `payment` S ([`SessionPayment`]), `subscription` S: whose a checkout session is and how its payment stands |
 //! | `payment#<pi_… or ch_…>` | `link` | `user_id` S, `key` S: the grant that this payment paid for; until it is known, `waiting` SS |
 //!
-//! An app may read `tier`, `tier_rank`, `credits` and `access_until` of `user#<id>` / `account` directly; `state` is ours and may change.
+//! An app may read `tier`, `tier_rank`, `credits` and `access_until` of `user#<id>` / `account` directly;
+//! `state` is ours and may change.
 //!
-//! `lapses` S (a day, `2026-11-21`) is on an account only while its tier will change by time alone: with `access_until` it is the key of
-//! the index `by_lapse`, which is empty but for those.
+//! `lapses` S (a day, `2026-11-21`) is on an account only while its tier will change by time alone: with
+//! `access_until` it is the key of the index `by_lapse`, which is empty but for those.
 //!
 //! **Events table** (`pk` = `evt_…`; 90 days after `finished`, then `expires_at`)
 //!
@@ -137,7 +138,11 @@ impl Key {
     /// Partition key.
     pub fn partition(&self) -> String {
         match self {
-            Self::Account(user) | Self::Entry(user, _) | Self::Reversal(user, _) | Self::Order(user, _) | Self::Portal(user) => {
+            Self::Account(user)
+            | Self::Entry(user, _)
+            | Self::Reversal(user, _)
+            | Self::Order(user, _)
+            | Self::Portal(user) => {
                 format!("user#{user}")
             }
             Self::Session(session) => format!("session#{session}"),
@@ -161,7 +166,10 @@ impl Key {
     }
 
     fn corrupt(&self, message: impl ToString) -> StoreError {
-        StoreError::Corrupt { key: format!("{} {}", self.partition(), self.sort()), message: message.to_string() }
+        StoreError::Corrupt {
+            key: format!("{} {}", self.partition(), self.sort()),
+            message: message.to_string(),
+        }
     }
 }
 
@@ -194,7 +202,12 @@ fn number(value: impl ToString) -> AttributeValue {
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] if the state cannot be written as an item.
-pub fn account(account: &Account, loaded_version: u64, catalog: &Catalog, now: Timestamp) -> Result<Write, StoreError> {
+pub fn account(
+    account: &Account,
+    loaded_version: u64,
+    catalog: &Catalog,
+    now: Timestamp,
+) -> Result<Write, StoreError> {
     let key = Key::Account(account.user_id.clone());
     let access = account.state.access(catalog, now);
     let mut item = new_item(&key);
@@ -207,7 +220,8 @@ pub fn account(account: &Account, loaded_version: u64, catalog: &Catalog, now: T
     }
     item.insert("version".to_owned(), number(account.version));
     item.insert("updated_at".to_owned(), number(now.unix()));
-    let state: AttributeValue = serde_dynamo::to_attribute_value(&account.state).map_err(|error| key.corrupt(error))?;
+    let state: AttributeValue =
+        serde_dynamo::to_attribute_value(&account.state).map_err(|error| key.corrupt(error))?;
     item.insert("state".to_owned(), state);
     Ok(Write { key, item: Some(item), condition: Condition::Version(loaded_version) })
 }
@@ -273,8 +287,8 @@ pub fn customer(customer: &CustomerId, user: &UserId) -> Write {
     Write { key, item: Some(item), condition: Condition::BoundTo(user.to_string()) }
 }
 
-/// Has events wait for a customer or a payment, on condition that it is still nobody's: whoever binds it cannot but see them.
-/// `known` is who waited when it was read.
+/// Has events wait for a customer or a payment, on condition that it is still nobody's: whoever binds it
+/// cannot but see them. `known` is who waited when it was read.
 pub fn wait(key: Key, known: BTreeSet<String>, events: BTreeSet<String>) -> Write {
     let mut item = new_item(&key);
     let all = known.iter().cloned().chain(events).collect::<BTreeSet<String>>().into_iter().collect();
@@ -348,7 +362,10 @@ pub fn session(id: &SessionId, known: &KnownSession) -> Write {
 pub fn read_session(key: &Key, item: &Item) -> Result<KnownSession, StoreError> {
     let user = read_user(key, item)?.ok_or_else(|| key.corrupt("no user_id"))?;
     let payment = read_text(item, "payment").and_then(|word| SessionPayment::from_text(&word));
-    let subscription = read_text(item, "subscription").map(SubscriptionId::new).transpose().map_err(|error| key.corrupt(error))?;
+    let subscription = read_text(item, "subscription")
+        .map(SubscriptionId::new)
+        .transpose()
+        .map_err(|error| key.corrupt(error))?;
     Ok(KnownSession { user, payment: payment.ok_or_else(|| key.corrupt("no payment"))?, subscription })
 }
 
@@ -365,7 +382,8 @@ pub fn job_key(kind: JobKind, user: &UserId) -> Key {
     Key::Event(format!("job#{}#{user}", kind.as_str()))
 }
 
-/// A job that is to be done, in place of what an earlier one of its kind came to. `open` is gone once it is done; nothing of it expires.
+/// A job that is to be done, in place of what an earlier one of its kind came to. `open` is gone once it is
+/// done; nothing of it expires.
 pub fn job(kind: JobKind, user: &UserId, now: Timestamp) -> Write {
     let key = job_key(kind, user);
     let shard = Sha256::digest(user.as_str()).first().copied().unwrap_or(0) % SHARDS;
@@ -473,7 +491,8 @@ pub struct EventRecord {
     pub attempts: u32,
     /// How often `retry` sent it again.
     pub redrives: u32,
-    /// The event of the same user that was recorded before this one, empty for the first; `None` leaves it out of its user's list.
+    /// The event of the same user that was recorded before this one, empty for the first; `None` leaves it
+    /// out of its user's list.
     pub previous: Option<String>,
     /// Mode of the secret that verified it.
     pub mode: SecretMode,
@@ -504,7 +523,8 @@ pub struct KnownEvent {
     pub previous: Option<String>,
 }
 
-/// The pause before `retry` sends an event again that it already sent so often: a quarter of an hour, doubled each time, at most a day.
+/// The pause before `retry` sends an event again that it already sent so often: a quarter of an hour, doubled
+/// each time, at most a day.
 pub fn redrive_pause_seconds(redrives: u32) -> i64 {
     (900_i64 << redrives.min(7)).min(86_400)
 }
@@ -524,14 +544,20 @@ pub fn event(record: &EventRecord) -> Write {
         ("attempts".to_owned(), number(record.attempts)),
         ("livemode".to_owned(), AttributeValue::Bool(record.livemode)),
         ("digest".to_owned(), AttributeValue::B(Blob::new(record.digest))),
-        ("expires_at".to_owned(), number(Timestamp::from_unix(record.finished_ms.div_euclid(1000)).plus_days(EVENT_DAYS).unix())),
+        (
+            "expires_at".to_owned(),
+            number(Timestamp::from_unix(record.finished_ms.div_euclid(1000)).plus_days(EVENT_DAYS).unix()),
+        ),
         ("day".to_owned(), text(format!("{day}#{}#{shard}", record.family))),
         ("seen".to_owned(), number(record.received_ms)),
     ]);
     if matches!(record.state, EventState::Parked | EventState::Failed) {
         item.insert("open".to_owned(), text(format!("{}#{shard}", record.state.as_str())));
         item.insert("mode".to_owned(), text(record.mode.as_str()));
-        item.insert("due".to_owned(), number(record.finished_ms + redrive_pause_seconds(record.redrives) * 1000));
+        item.insert(
+            "due".to_owned(),
+            number(record.finished_ms + redrive_pause_seconds(record.redrives) * 1000),
+        );
         item.insert("redrives".to_owned(), number(record.redrives));
     }
     let user = record.user.as_ref().map(ToString::to_string);
@@ -556,7 +582,8 @@ pub fn event(record: &EventRecord) -> Write {
     Write { key, item: Some(item), condition: Condition::Unfinished }
 }
 
-/// An operator's change, for the audit. It is written before the change is made: a change that is not audited is not made.
+/// An operator's change, for the audit. It is written before the change is made: a change that is not audited
+/// is not made.
 pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> Write {
     let key = Key::Event(format!("audit#{at_ms}#{:08x}", fastrand::u32(..)));
     let mut item = new_item(&key);
@@ -591,8 +618,9 @@ pub fn mismatch_id(event: &EventId, digest: &[u8; 32]) -> String {
     format!("{event}~{hex}")
 }
 
-/// Whether a text can be the key of an event in the log: Stripe's id, with the digest of a second content behind it where it has one, or
-/// that of a message which held no event. What stands beside the log in the same table is none.
+/// Whether a text can be the key of an event in the log: Stripe's id, with the digest of a second content
+/// behind it where it has one, or that of a message which held no event. What stands beside the log in the
+/// same table is none.
 pub fn is_event(id: &str) -> bool {
     let of_message = |id: &str| id.len() <= 100 && id.chars().all(|c| c.is_ascii_alphanumeric());
     match id.split_once('~') {
@@ -606,8 +634,10 @@ pub fn is_event(id: &str) -> bool {
 /// # Errors
 /// [`StoreError::Corrupt`].
 pub fn read_event(key: &Key, item: &Item) -> Result<KnownEvent, StoreError> {
-    let state = item.get("outcome").and_then(|state| state.as_s().ok()).ok_or_else(|| key.corrupt("no outcome"))?;
-    let digest = item.get("digest").and_then(|digest| digest.as_b().ok()).ok_or_else(|| key.corrupt("no digest"))?;
+    let state =
+        item.get("outcome").and_then(|state| state.as_s().ok()).ok_or_else(|| key.corrupt("no outcome"))?;
+    let digest =
+        item.get("digest").and_then(|digest| digest.as_b().ok()).ok_or_else(|| key.corrupt("no digest"))?;
     Ok(KnownEvent {
         finished: matches!(state.as_str(), "processed" | "ignored"),
         digest: digest.as_ref().to_vec(),

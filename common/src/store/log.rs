@@ -7,8 +7,9 @@
 //! | a time, a type, anything else | index `by_day`, a day at a time: the partitions of its families (of one, where the type tells) merged |
 //! | a user | what is open of the user's from `by_status`; then the list that each event's `previous` makes, beginning at the account |
 //!
-//! The list by user is free: an index by user would be one write unit more for every event. It is read an item at a time, as an
-//! operator reads it. **Invariant:** a page follows the last one without a gap, also among events of one millisecond.
+//! The list by user is free: an index by user would be one write unit more for every event. It is read an
+//! item at a time, as an operator reads it. **Invariant:** a page follows the last one without a gap, also
+//! among events of one millisecond.
 
 use std::cmp::Reverse;
 
@@ -29,7 +30,8 @@ pub const MOST_LISTED: usize = 200;
 const MOST_DAYS: usize = 31;
 /// One request follows a user's list so far.
 const MOST_STEPS: usize = 400;
-/// Nothing older than this is looked for: events expire after 90 days, and one that waited long may have come before.
+/// Nothing older than this is looked for: events expire after 90 days, and one that waited long may have come
+/// before.
 const OLDEST_DAYS: i64 = 120;
 /// The clock that received an event may be ahead of the one that lists it.
 const CLOCKS_APART_SECONDS: i64 = 300;
@@ -120,7 +122,8 @@ impl Line {
 pub struct Page {
     /// Newest first.
     pub events: Vec<Line>,
-    /// Where the next page begins; `None` at the end. A page may have fewer events than asked for and still not be the last.
+    /// Where the next page begins; `None` at the end. A page may have fewer events than asked for and still
+    /// not be the last.
     pub next: Option<String>,
 }
 
@@ -166,12 +169,20 @@ impl Cursor {
 ///
 /// # Errors
 /// [`ListError`].
-pub async fn list(store: &Store, filter: &Filter, limit: usize, next: Option<&str>, now: Timestamp) -> Result<Page, ListError> {
+pub async fn list(
+    store: &Store,
+    filter: &Filter,
+    limit: usize,
+    next: Option<&str>,
+    now: Timestamp,
+) -> Result<Page, ListError> {
     let limit = limit.clamp(1, MOST_LISTED);
     let cursor = next.map(|text| Cursor::read(text).ok_or(ListError::Cursor)).transpose()?;
     let open = matches!(filter.status.as_deref(), Some("parked" | "failed"));
     match (&filter.user, cursor) {
-        (Some(user), Some(Cursor::Of(id))) if !open => Ok(of_user(store, user, filter, limit, Some(id)).await?),
+        (Some(user), Some(Cursor::Of(id))) if !open => {
+            Ok(of_user(store, user, filter, limit, Some(id)).await?)
+        }
         (Some(user), None) if !open => Ok(of_user(store, user, filter, limit, None).await?),
         (Some(_), Some(_)) if !open => Err(ListError::Cursor),
         (_, Some(Cursor::Of(_))) => Err(ListError::Cursor),
@@ -197,7 +208,13 @@ pub fn day(ms: i64) -> String {
     Timestamp::from_unix(ms.div_euclid(1000)).to_string().chars().take(10).collect()
 }
 
-async fn by_time(store: &Store, filter: &Filter, limit: usize, before: (i64, String), now: Timestamp) -> Result<Page, StoreError> {
+async fn by_time(
+    store: &Store,
+    filter: &Filter,
+    limit: usize,
+    before: (i64, String),
+    now: Timestamp,
+) -> Result<Page, StoreError> {
     let status = filter.status.as_deref();
     let from = filter.from_ms.unwrap_or_else(|| now.plus_days(-OLDEST_DAYS).unix().saturating_mul(1000));
     let to = filter
@@ -208,9 +225,11 @@ async fn by_time(store: &Store, filter: &Filter, limit: usize, before: (i64, Str
     let mut found: Vec<Line> = Vec::new();
     let mut next = None;
     if let Some(state @ ("parked" | "failed")) = status {
-        found = merged(store, "by_status", open_partitions(state), filter, (from, to), &before, limit + 1).await?;
+        found = merged(store, "by_status", open_partitions(state), filter, (from, to), &before, limit + 1)
+            .await?;
     } else if status != Some("duplicate") {
-        let family = filter.kind.as_deref().map(|kind| EventType::from(kind).family().map_or("other", Family::as_str));
+        let family =
+            filter.kind.as_deref().map(|kind| EventType::from(kind).family().map_or("other", Family::as_str));
         let mut begins = to.div_euclid(DAY_MS) * DAY_MS;
         for looked in 1.. {
             if begins + DAY_MS <= from || found.len() > limit {
@@ -221,7 +240,18 @@ async fn by_time(store: &Store, filter: &Filter, limit: usize, before: (i64, Str
                 break;
             }
             let range = (from.max(begins), to.min(begins + DAY_MS - 1));
-            found.extend(merged(store, "by_day", day_partitions(&day(begins), family), filter, range, &before, limit + 1).await?);
+            found.extend(
+                merged(
+                    store,
+                    "by_day",
+                    day_partitions(&day(begins), family),
+                    filter,
+                    range,
+                    &before,
+                    limit + 1,
+                )
+                .await?,
+            );
             begins -= DAY_MS;
         }
     }
@@ -242,7 +272,8 @@ async fn merged(
     before: &(i64, String),
     limit: usize,
 ) -> Result<Vec<Line>, StoreError> {
-    let each = partitions.into_iter().map(|partition| newest(store, index, partition, filter, range, before, limit));
+    let each =
+        partitions.into_iter().map(|partition| newest(store, index, partition, filter, range, before, limit));
     let mut all = Vec::new();
     for lines in join_all(each).await {
         all.extend(lines?);
@@ -251,7 +282,8 @@ async fn merged(
     Ok(all)
 }
 
-/// The newest events of one partition. DynamoDB leaves the order within one millisecond open, so reading stops only behind a whole one.
+/// The newest events of one partition. DynamoDB leaves the order within one millisecond open, so reading
+/// stops only behind a whole one.
 async fn newest(
     store: &Store,
     index: &str,
@@ -271,7 +303,8 @@ async fn newest(
         found.sort_by_key(|line| Reverse((line.received_ms, line.id.clone())));
         let Some(more) = more else { return Ok(found) };
         let reached: Option<i64> = items::read_number(&more, "seen");
-        if found.get(limit - 1).is_some_and(|last| reached.is_some_and(|reached| reached < last.received_ms)) {
+        if found.get(limit - 1).is_some_and(|last| reached.is_some_and(|reached| reached < last.received_ms))
+        {
             return Ok(found);
         }
         start = Some(more);
@@ -279,18 +312,37 @@ async fn newest(
 }
 
 /// What is open of a user's, then the user's list. The open ones are on the first page, beyond its limit.
-async fn of_user(store: &Store, user: &UserId, filter: &Filter, limit: usize, start: Option<EventId>) -> Result<Page, StoreError> {
+async fn of_user(
+    store: &Store,
+    user: &UserId,
+    filter: &Filter,
+    limit: usize,
+    start: Option<EventId>,
+) -> Result<Page, StoreError> {
     let mut events = Vec::new();
     let mut next = start;
     if next.is_none() {
         if filter.status.is_none() {
             let partitions = ["parked", "failed"].into_iter().flat_map(open_partitions).collect();
-            events = merged(store, "by_status", partitions, filter, (0, i64::MAX), &(i64::MAX, String::new()), MOST_LISTED).await?;
+            events = merged(
+                store,
+                "by_status",
+                partitions,
+                filter,
+                (0, i64::MAX),
+                &(i64::MAX, String::new()),
+                MOST_LISTED,
+            )
+            .await?;
             events.truncate(MOST_LISTED);
         }
         let key = Key::Account(user.clone());
         let account = store.load([key.clone()]).await?;
-        next = account.get(&key).map(|item| items::read_account(user, item)).transpose()?.and_then(|account| account.state.last_event);
+        next = account
+            .get(&key)
+            .map(|item| items::read_account(user, item))
+            .transpose()?
+            .and_then(|account| account.state.last_event);
     }
     let first = events.len();
     for _ in 0..MOST_STEPS {
@@ -301,7 +353,10 @@ async fn of_user(store: &Store, user: &UserId, filter: &Filter, limit: usize, st
         let Some(item) = items.get(&key) else { break };
         next = items::read_text(item, "previous").and_then(|previous| EventId::new(previous).ok());
         // An open one was shown first, unless the filter asks for a state.
-        let shown = |line: &Line| filter.takes(line) && (filter.status.is_some() || !matches!(line.status.as_str(), "parked" | "failed"));
+        let shown = |line: &Line| {
+            filter.takes(line)
+                && (filter.status.is_some() || !matches!(line.status.as_str(), "parked" | "failed"))
+        };
         events.extend(Line::read(item).filter(shown));
     }
     Ok(Page { events, next: next.map(|id| Cursor::Of(id).text()) })
@@ -323,11 +378,17 @@ pub struct Range<'a> {
 }
 
 impl Store {
-    /// One page of an index of the events table, and where the next begins. Indexes lag behind by moments: nothing is decided from them.
+    /// One page of an index of the events table, and where the next begins. Indexes lag behind by moments:
+    /// nothing is decided from them.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn query(&self, range: &Range<'_>, limit: Option<i32>, start: Option<Item>) -> Result<(Vec<Item>, Option<Item>), StoreError> {
+    pub async fn query(
+        &self,
+        range: &Range<'_>,
+        limit: Option<i32>,
+        start: Option<Item>,
+    ) -> Result<(Vec<Item>, Option<Item>), StoreError> {
         let partition = if range.index == "by_day" { "day" } else { "open" };
         let number = |ms: i64| AttributeValue::N(ms.to_string());
         let answer = self
@@ -356,10 +417,20 @@ mod tests {
 
     #[test]
     fn a_cursor_comes_back_and_anything_else_is_refused() {
-        for cursor in [Cursor::After(1_763_000_000_123, "evt_1~ab".to_owned()), Cursor::Of(EventId::new("evt_1").unwrap())] {
+        for cursor in [
+            Cursor::After(1_763_000_000_123, "evt_1~ab".to_owned()),
+            Cursor::Of(EventId::new("evt_1").unwrap()),
+        ] {
             assert_eq!(Cursor::read(&cursor.text()), Some(cursor));
         }
-        for text in ["", "x", "dA", &URL_SAFE_NO_PAD.encode("t1"), &URL_SAFE_NO_PAD.encode("uin_1"), &URL_SAFE_NO_PAD.encode("tx evt_1")] {
+        for text in [
+            "",
+            "x",
+            "dA",
+            &URL_SAFE_NO_PAD.encode("t1"),
+            &URL_SAFE_NO_PAD.encode("uin_1"),
+            &URL_SAFE_NO_PAD.encode("tx evt_1"),
+        ] {
             assert_eq!(Cursor::read(text), None, "{text}");
         }
     }

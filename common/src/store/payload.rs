@@ -1,9 +1,10 @@
-//! The body of an event as the log keeps it: zstd with a dictionary of Stripe's own words, so that a usual event of 4 to 5 KB takes about
-//! half a kilobyte and does not set the price of recording it.
+//! The body of an event as the log keeps it: zstd with a dictionary of Stripe's own words, so that a usual
+//! event of 4 to 5 KB takes about half a kilobyte and does not set the price of recording it.
 //!
-//! The first byte says how the rest was made: `2` is a zstd frame with `payload-2.dict` (five of our sample events, and the entropy
-//! tables that `ZDICT_finalizeDictionary` made of all of them; it must never change, a better one becomes `3`). The dictionary is
-//! digested once, so packing takes microseconds; DEFLATE indexes its dictionary anew for each body and took ten times as long.
+//! The first byte says how the rest was made: `2` is a zstd frame with `payload-2.dict` (five of our sample
+//! events, and the entropy tables that `ZDICT_finalizeDictionary` made of all of them; it must never change,
+//! a better one becomes `3`). The dictionary is digested once, so packing takes microseconds; DEFLATE indexes
+//! its dictionary anew for each body and took ten times as long.
 
 use std::cell::RefCell;
 
@@ -13,8 +14,8 @@ use zstd::zstd_safe::{CParameter, get_frame_content_size};
 const DICTIONARY_2: &[u8] = include_bytes!("payload-2.dict");
 /// zstd's own default: a higher one saves a tenth of the bytes and takes three times as long.
 const LEVEL: i32 = 3;
-/// log2 of the entries of its two tables, for long matches and short ones: 48 KB that stay in a processor's cache and are quick to fill.
-/// zstd's own choice is 640 KB and saves a fiftieth of the bytes.
+/// log2 of the entries of its two tables, for long matches and short ones: 48 KB that stay in a processor's
+/// cache and are quick to fill. zstd's own choice is 640 KB and saves a fiftieth of the bytes.
 const TABLES: [CParameter; 2] = [CParameter::HashLog(13), CParameter::ChainLog(12)];
 /// A body that does not compress to this is not kept: an item takes 400 KB.
 const MOST_KEPT_BYTES: usize = 200_000;
@@ -34,7 +35,8 @@ fn compressor() -> std::io::Result<Compressor<'static>> {
     Ok(compressor)
 }
 
-/// Digests the dictionary and takes the memory for a body of usual size, so that a function's init pays for them and not its first event.
+/// Digests the dictionary and takes the memory for a body of usual size, so that a function's init pays for
+/// them and not its first event.
 pub fn prepare() {
     pack(&[0; 8192]);
 }

@@ -1,7 +1,8 @@
 //! Walking over all accounts, page by page: for reconciliation only.
 //!
-//! The table holds every ledger entry as well, and a scan reads and pays for all of it. It is read without consistency, which is half
-//! the price: what is found is looked at again, consistently, before anything is decided.
+//! The table holds every ledger entry as well, and a scan reads and pays for all of it. It is read without
+//! consistency, which is half the price: what is found is looked at again, consistently, before anything is
+//! decided.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -27,8 +28,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn accounts(&self, after: Option<&str>) -> Result<Accounts, StoreError> {
-        let start: Option<Item> =
-            after.and_then(|after| after.split_once('\n')).map(|(pk, sk)| items::key_attributes(Table::Accounts, pk, sk));
+        let start: Option<Item> = after
+            .and_then(|after| after.split_once('\n'))
+            .map(|(pk, sk)| items::key_attributes(Table::Accounts, pk, sk));
         let answer = self
             .client()
             .scan()
@@ -40,12 +42,17 @@ impl Store {
             .send()
             .await
             .map_err(|error| failed("Scan", &error))?;
-        let text = |item: &Item, name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned().unwrap_or_default();
+        let text = |item: &Item, name: &str| {
+            item.get(name).and_then(|value| value.as_s().ok()).cloned().unwrap_or_default()
+        };
         let next = answer.last_evaluated_key().map(|key| format!("{}\n{}", text(key, "pk"), text(key, "sk")));
         let read = |item: &Item| {
             let user = text(item, "pk").strip_prefix("user#").unwrap_or_default().to_owned();
             let account = UserId::new(user.as_str())
-                .map_err(|error| StoreError::Corrupt { key: format!("user#{user}"), message: error.to_string() })
+                .map_err(|error| StoreError::Corrupt {
+                    key: format!("user#{user}"),
+                    message: error.to_string(),
+                })
                 .and_then(|user| items::read_account(&user, item));
             (user, account)
         };

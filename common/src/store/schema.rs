@@ -1,14 +1,27 @@
-//! The two tables as the local stack and the tests create them; `template.yaml` declares the same for AWS, and a test compares.
+//! The two tables as the local stack and the tests create them; `template.yaml` declares the same for AWS,
+//! and a test compares.
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{BuildError, SdkError};
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType, ScalarAttributeType,
+    AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection,
+    ProjectionType, ScalarAttributeType,
 };
 
 /// What the two indexes of the events table carry beside their keys: what a line of the log shows.
-pub const LISTED: [&str; 10] = ["outcome", "type", "reason", "user_id", "waits_for", "attempts", "created", "finished", "due", "redrives"];
+pub const LISTED: [&str; 10] = [
+    "outcome",
+    "type",
+    "reason",
+    "user_id",
+    "waits_for",
+    "attempts",
+    "created",
+    "finished",
+    "due",
+    "redrives",
+];
 
 /// Why a table could not be created.
 #[derive(Debug, thiserror::Error)]
@@ -59,14 +72,19 @@ pub async fn create_tables(client: &Client, accounts: &str, events: &str) -> Res
         .key_schema(key("pk", KeyType::Hash)?);
     for (index, hash) in [("by_day", "day"), ("by_status", "open")] {
         let listed = LISTED.iter().map(|&name| name.to_owned()).collect();
-        let projection = Projection::builder().projection_type(ProjectionType::Include).set_non_key_attributes(Some(listed)).build();
+        let projection = Projection::builder()
+            .projection_type(ProjectionType::Include)
+            .set_non_key_attributes(Some(listed))
+            .build();
         let index = GlobalSecondaryIndex::builder()
             .index_name(index)
             .key_schema(key(hash, KeyType::Hash)?)
             .key_schema(key("seen", KeyType::Range)?)
             .projection(projection)
             .build()?;
-        create = create.attribute_definitions(attribute(hash, ScalarAttributeType::S)?).global_secondary_indexes(index);
+        create = create
+            .attribute_definitions(attribute(hash, ScalarAttributeType::S)?)
+            .global_secondary_indexes(index);
     }
     done(events, create.send().await)
 }
@@ -85,7 +103,11 @@ where
 {
     match answer {
         Ok(_) => Ok(()),
-        Err(error) if error.as_service_error().is_some_and(CreateTableError::is_resource_in_use_exception) => Ok(()),
+        Err(error)
+            if error.as_service_error().is_some_and(CreateTableError::is_resource_in_use_exception) =>
+        {
+            Ok(())
+        }
         Err(error) => {
             let message = match error.as_service_error() {
                 Some(service) => service.to_string(),

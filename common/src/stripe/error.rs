@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use crate::http::HttpError;
 
-/// Why a call to Stripe did not succeed, after the repetitions that could have helped. [`StripeError::is_transient`] says whether
-/// another time may. No text holds the key, a header or a body.
+/// Why a call to Stripe did not succeed, after the repetitions that could have helped.
+/// [`StripeError::is_transient`] says whether another time may. No text holds the key, a header or a body.
 #[derive(Debug, thiserror::Error)]
 pub enum StripeError {
     /// Stripe was not reached, or no whole answer came in time.
@@ -28,7 +28,8 @@ pub enum StripeError {
         /// Stripe's words.
         refusal: Refusal,
     },
-    /// The answer said success and was not the JSON that Stripe documents: something stands between us and Stripe.
+    /// The answer said success and was not the JSON that Stripe documents: something stands between us and
+    /// Stripe.
     #[error("stripe {operation}: the answer is not what Stripe documents: {message}")]
     Unreadable {
         /// Method and path.
@@ -46,7 +47,8 @@ pub enum StripeError {
     },
 }
 
-/// An error answer: `{"error":{"type":"invalid_request_error","code":"resource_missing","message":"No such …","param":"id"}}`.
+/// An error answer: `{"error":{"type":"invalid_request_error","code":"resource_missing","message":"No such
+/// …","param":"id"}}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// HTTP status.
@@ -91,23 +93,26 @@ impl StripeError {
                 HttpError::Connect(_) | HttpError::Broken(_) | HttpError::TimedOut(_) => true,
                 HttpError::Roots(_) | HttpError::TooLarge | HttpError::Refused(_) => false,
             },
-            // 409: the same idempotency key is being worked on. 429: too many, or a lock that was held too long.
-            Self::Refused { refusal, .. } => {
-                refusal.should_retry.unwrap_or(matches!(refusal.status, 409 | 424 | 429) || refusal.status >= 500)
-            }
+            // 409: the same idempotency key is being worked on. 429: too many, or a lock that was held too
+            // long.
+            Self::Refused { refusal, .. } => refusal
+                .should_retry
+                .unwrap_or(matches!(refusal.status, 409 | 424 | 429) || refusal.status >= 500),
             Self::Unreadable { .. } => true,
             Self::Unsendable { .. } => false,
         }
     }
 
-    /// Whether Stripe does not have the object that was asked for: it was never there, or it is the other mode's.
+    /// Whether Stripe does not have the object that was asked for: it was never there, or it is the other
+    /// mode's.
     pub fn is_missing(&self) -> bool {
         self.refusal().is_some_and(|refusal| refusal.status == 404)
     }
 
     /// Whether Stripe does not know the object that a list was to continue from: begin the list anew.
     pub fn is_lost_cursor(&self) -> bool {
-        let cursor = |refusal: &Refusal| matches!(refusal.param.as_deref(), Some("starting_after" | "ending_before"));
+        let cursor =
+            |refusal: &Refusal| matches!(refusal.param.as_deref(), Some("starting_after" | "ending_before"));
         self.refusal().is_some_and(|refusal| matches!(refusal.status, 400 | 404) && cursor(refusal))
     }
 
@@ -156,7 +161,9 @@ impl Refusal {
             message: error.message.map_or_else(|| "no message".to_owned(), short),
             param: error.param.map(short),
             request_id: header("request-id").map(|id| clean(id, key)),
-            retry_after: header("retry-after").and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs),
+            retry_after: header("retry-after")
+                .and_then(|seconds| seconds.trim().parse().ok())
+                .map(Duration::from_secs),
             should_retry: header("stripe-should-retry").and_then(|flag| flag.parse().ok()),
         }
     }
@@ -182,14 +189,25 @@ mod tests {
 
     #[test]
     fn what_another_time_may_mend_is_told_from_what_it_cannot() {
-        for (status, transient) in
-            [(400, false), (401, false), (402, false), (403, false), (404, false), (409, true), (429, true), (500, true), (503, true)]
-        {
+        for (status, transient) in [
+            (400, false),
+            (401, false),
+            (402, false),
+            (403, false),
+            (404, false),
+            (409, true),
+            (429, true),
+            (500, true),
+            (503, true),
+        ] {
             assert_eq!(refused(status, None).is_transient(), transient, "{status}");
         }
         assert!(refused(400, Some(true)).is_transient() && !refused(500, Some(false)).is_transient());
         let no_answer = |source| StripeError::NoAnswer { operation: String::new(), source };
-        assert!(no_answer(HttpError::TimedOut(Duration::ZERO)).is_transient() && !no_answer(HttpError::TooLarge).is_transient());
+        assert!(
+            no_answer(HttpError::TimedOut(Duration::ZERO)).is_transient()
+                && !no_answer(HttpError::TooLarge).is_transient()
+        );
     }
 
     #[test]

@@ -6,7 +6,8 @@ use serde_json::value::RawValue;
 
 use crate::domain::timestamp::Timestamp;
 
-/// One object, its text untouched: an event must keep the bytes that it is told by, and one odd object must not spoil its page.
+/// One object, its text untouched: an event must keep the bytes that it is told by, and one odd object must
+/// not spoil its page.
 #[derive(Clone, Debug)]
 pub struct Object {
     text: Box<RawValue>,

@@ -1,8 +1,8 @@
-//! A request and its answer as Lambda has them: payload format 2.0 of an HTTP API, which a function's own URL has too. Of a request only
-//! what is looked at is read.
+//! A request and its answer as Lambda has them: payload format 2.0 of an HTTP API, which a function's own URL
+//! has too. Of a request only what is looked at is read.
 //!
-//! `lambda_http`, which the functions with many routes use, reads all of it into a request of the crate `http`, and writes such an answer: a
-//! sixth of the CPU of this function's event.
+//! `lambda_http`, which the functions with many routes use, reads all of it into a request of the crate
+//! `http`, and writes such an answer: a sixth of the CPU of this function's event.
 
 use std::fmt;
 
@@ -41,7 +41,8 @@ struct Http {
     method: String,
 }
 
-/// Of the headers Stripe's, whatever the case of its name: API Gateway writes all in lower case, others do not.
+/// Of the headers Stripe's, whatever the case of its name: API Gateway writes all in lower case, others do
+/// not.
 #[derive(Default)]
 struct Headers {
     stripe_signature: Option<String>,
@@ -60,7 +61,9 @@ impl<'de> Deserialize<'de> for Headers {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
                 let mut headers = Headers::default();
-                while let Some(is_signature) = map.next_key_seed(KeyAs(|name: &str| name.eq_ignore_ascii_case("stripe-signature")))? {
+                while let Some(is_signature) =
+                    map.next_key_seed(KeyAs(|name: &str| name.eq_ignore_ascii_case("stripe-signature")))?
+                {
                     if is_signature {
                         headers.stripe_signature = Some(map.next_value()?);
                     } else {
@@ -81,7 +84,8 @@ impl Call {
         (&self.request_context.http.method, &self.raw_path)
     }
 
-    /// The header `Stripe-Signature`, and the body as it was sent; `None` for one that is not the base64 which it is said to be.
+    /// The header `Stripe-Signature`, and the body as it was sent; `None` for one that is not the base64
+    /// which it is said to be.
     pub(super) fn into_parts(self) -> (Option<String>, Option<Vec<u8>>) {
         let body = self.body.unwrap_or_default();
         let body = if self.is_base64_encoded { STANDARD.decode(body).ok() } else { Some(body.into_bytes()) };
@@ -126,30 +130,40 @@ mod tests {
     use super::*;
 
     fn call(rest: &str) -> Call {
-        let fixed =
-            r#""version":"2.0","rawPath":"/webhooks/stripe","requestContext":{"stage":"$default","http":{"method":"POST","path":"/"}}"#;
+        let fixed = r#""version":"2.0","rawPath":"/webhooks/stripe","requestContext":{"stage":"$default","http":{"method":"POST","path":"/"}}"#;
         serde_json::from_str(&format!("{{{fixed}{rest}}}")).unwrap()
     }
 
     #[test]
     fn a_request_is_read_with_and_without_what_may_be_missing() {
-        for rest in
-            ["", r#","headers":{}"#, r#","headers":{"host":"x"},"body":null"#, r#","body":"","isBase64Encoded":false,"cookies":["a=b"]"#]
-        {
+        for rest in [
+            "",
+            r#","headers":{}"#,
+            r#","headers":{"host":"x"},"body":null"#,
+            r#","body":"","isBase64Encoded":false,"cookies":["a=b"]"#,
+        ] {
             let call = call(rest);
             assert_eq!(call.route(), ("POST", "/webhooks/stripe"), "{rest}");
             assert_eq!(call.into_parts(), (None, Some(Vec::new())), "{rest}");
         }
-        assert!(serde_json::from_str::<Call>(r#"{"httpMethod":"POST","path":"/webhooks/stripe"}"#).is_err(), "payload format 1.0");
+        assert!(
+            serde_json::from_str::<Call>(r#"{"httpMethod":"POST","path":"/webhooks/stripe"}"#).is_err(),
+            "payload format 1.0"
+        );
     }
 
     #[test]
     fn the_body_is_what_was_sent_and_the_header_is_found_in_any_case() {
         for name in ["stripe-signature", "Stripe-Signature", "STRIPE-SIGNATURE"] {
-            let headers = format!(r#","headers":{{"x-stripe-signature":"no","{name}":"t=1,v1=\u0061","accept":"*/*"}}"#);
+            let headers = format!(
+                r#","headers":{{"x-stripe-signature":"no","{name}":"t=1,v1=\u0061","accept":"*/*"}}"#
+            );
             let signature = Some("t=1,v1=a".to_owned());
             let sent = Some(b"{\r\n \"\xc3\xa9\"".to_vec());
-            assert_eq!(call(&format!(r#"{headers},"body":"{{\r\n \"é\"""#)).into_parts(), (signature.clone(), sent.clone()));
+            assert_eq!(
+                call(&format!(r#"{headers},"body":"{{\r\n \"é\"""#)).into_parts(),
+                (signature.clone(), sent.clone())
+            );
             let packed = format!(r#"{headers},"body":"ew0KICLDqSI=","isBase64Encoded":true"#);
             assert_eq!(call(&packed).into_parts(), (signature.clone(), sent));
             let other = packed.replace("ew0K", "{\\r\\n");
@@ -161,6 +175,9 @@ mod tests {
     fn an_answer_is_json_that_nobody_keeps() {
         let answer = serde_json::to_value(Answer::error(StatusCode::BAD_REQUEST, "no", "why")).unwrap();
         let headers = json!({"content-type": "application/json", "cache-control": "no-store"});
-        assert_eq!(answer, json!({"statusCode": 400, "headers": headers, "body": r#"{"error":"no","message":"why"}"#}));
+        assert_eq!(
+            answer,
+            json!({"statusCode": 400, "headers": headers, "body": r#"{"error":"no","message":"why"}"#})
+        );
     }
 }

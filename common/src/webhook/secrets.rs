@@ -1,12 +1,14 @@
-//! The signing secrets in use, and how they come up to date when one is rolled: without a deploy, and with nothing dropped.
+//! The signing secrets in use, and how they come up to date when one is rolled: without a deploy, and with
+//! nothing dropped.
 //!
-//! Secrets that are `ssm:/path` are read at start and kept. When a signature matches none of them, they may have been rolled since: they
-//! are read again, at most every [`REREAD_MS`], and the request is verified once more. A request that verifies costs no call, and one
-//! who signs wrongly on purpose can cause two calls a minute and instance.
+//! Secrets that are `ssm:/path` are read at start and kept. When a signature matches none of them, they may
+//! have been rolled since: they are read again, at most every [`REREAD_MS`], and the request is verified once
+//! more. A request that verifies costs no call, and one who signs wrongly on purpose can cause two calls a
+//! minute and instance.
 //!
-//! While Stripe rolls a secret it signs with both for as long as one chose, so the order is: roll in Stripe with an overlap, put
-//! `new,old` into the parameter, and take `old` out when the overlap has ended. An instance that knew `old` may take it until Lambda ends
-//! the instance, some hours at most.
+//! While Stripe rolls a secret it signs with both for as long as one chose, so the order is: roll in Stripe
+//! with an overlap, put `new,old` into the parameter, and take `old` out when the overlap has ended. An
+//! instance that knew `old` may take it until Lambda ends the instance, some hours at most.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -25,7 +27,8 @@ pub struct Secrets {
     current: RwLock<Arc<[Secret]>>,
     /// The variables with their `ssm:/path` as they were given; `None` when no signing secret is one.
     source: Option<Env>,
-    /// When they were last read again, in Unix ms. Held while reading, so that requests at the same moment wait for one answer.
+    /// When they were last read again, in Unix ms. Held while reading, so that requests at the same moment
+    /// wait for one answer.
     read_ms: Mutex<Option<i64>>,
 }
 
@@ -44,7 +47,8 @@ impl Secrets {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Newer ones than `seen`, which did not do; `None` when there is nothing to try again with. What cannot be read leaves those in use.
+    /// Newer ones than `seen`, which did not do; `None` when there is nothing to try again with. What cannot
+    /// be read leaves those in use.
     pub(super) async fn newer(&self, seen: &Arc<[Secret]>, now_ms: i64) -> Option<Arc<[Secret]>> {
         let source = self.source.as_ref()?;
         let mut read_ms = self.read_ms.lock().await;

@@ -1,4 +1,5 @@
-//! What Stripe is asked where an event leaves out what decides about it: on the way from read to decide, and only then.
+//! What Stripe is asked where an event leaves out what decides about it: on the way from read to decide, and
+//! only then.
 //!
 //! | the event | what is asked |
 //! |---|---|
@@ -6,9 +7,10 @@
 //! | an invoice or a subscription whose list was cut short before the line that counts | the whole list |
 //! | a refund or a dispute, which do not name the invoice that was paid (since 2025-03-31.basil a charge does not either) | the invoice |
 //!
-//! Without a key nothing is asked, and such an event is parked. The log keeps the event as it came. Stripe not answering is as passing
-//! as DynamoDB not answering: the record fails and comes back. A refusal (the object is gone, the key may not read it) parks the event
-//! as if there were no key. For a refund or a dispute no answer is no reason to wait: most payments are known here without it.
+//! Without a key nothing is asked, and such an event is parked. The log keeps the event as it came. Stripe
+//! not answering is as passing as DynamoDB not answering: the record fails and comes back. A refusal (the
+//! object is gone, the key may not read it) parks the event as if there were no key. For a refund or a
+//! dispute no answer is no reason to wait: most payments are known here without it.
 
 use std::time::Duration;
 
@@ -34,27 +36,35 @@ pub(super) async fn complete(stripe: &Stripe, job: &mut Job, catalog: &Catalog) 
         match &mut job.event.object {
             Object::CheckoutSession(session) => name_purchase(stripe, session, catalog).await,
             Object::Invoice(invoice) => {
-                if let Some(whole) = whole(stripe, &job.raw).await?.and_then(|whole| Invoice::from_json(whole.text()).ok()) {
+                if let Some(whole) =
+                    whole(stripe, &job.raw).await?.and_then(|whole| Invoice::from_json(whole.text()).ok())
+                {
                     *invoice = whole;
                 }
                 Ok(())
             }
             Object::Subscription(subscription) => {
-                if let Some(whole) = whole(stripe, &job.raw).await?.and_then(|whole| Subscription::from_json(whole.text()).ok()) {
+                if let Some(whole) = whole(stripe, &job.raw)
+                    .await?
+                    .and_then(|whole| Subscription::from_json(whole.text()).ok())
+                {
                     *subscription = whole;
                 }
                 Ok(())
             }
             Object::Charge(charge) => {
-                charge.invoice = paid_invoice(stripe, charge.payment_intent.as_ref()).await.map(|(invoice, _)| invoice);
+                charge.invoice =
+                    paid_invoice(stripe, charge.payment_intent.as_ref()).await.map(|(invoice, _)| invoice);
                 Ok(())
             }
             Object::Refund(refund) => {
-                (refund.invoice, refund.customer) = told(paid_invoice(stripe, refund.payment_intent.as_ref()).await);
+                (refund.invoice, refund.customer) =
+                    told(paid_invoice(stripe, refund.payment_intent.as_ref()).await);
                 Ok(())
             }
             Object::Dispute(dispute) => {
-                (dispute.invoice, dispute.customer) = told(paid_invoice(stripe, dispute.payment_intent.as_ref()).await);
+                (dispute.invoice, dispute.customer) =
+                    told(paid_invoice(stripe, dispute.payment_intent.as_ref()).await);
                 Ok(())
             }
             Object::Customer(_) | Object::Other => Ok(()),
@@ -73,7 +83,11 @@ pub(super) async fn complete(stripe: &Stripe, job: &mut Job, catalog: &Catalog) 
 }
 
 /// Writes into the session's metadata what its one line item says, as our own checkout would have.
-async fn name_purchase(stripe: &Stripe, session: &mut CheckoutSession, catalog: &Catalog) -> Result<(), StripeError> {
+async fn name_purchase(
+    stripe: &Stripe,
+    session: &mut CheckoutSession,
+    catalog: &Catalog,
+) -> Result<(), StripeError> {
     let items = stripe.line_items(&session.id, &Cursor::Newest).await?;
     let [item] = items.objects.as_slice() else { return Ok(()) };
     let item = item.value();
@@ -86,7 +100,10 @@ async fn name_purchase(stripe: &Stripe, session: &mut CheckoutSession, catalog: 
 }
 
 /// The invoice that a payment paid, with its customer.
-async fn paid_invoice(stripe: &Stripe, payment: Option<&PaymentIntentId>) -> Option<(InvoiceId, Option<CustomerId>)> {
+async fn paid_invoice(
+    stripe: &Stripe,
+    payment: Option<&PaymentIntentId>,
+) -> Option<(InvoiceId, Option<CustomerId>)> {
     match stripe.invoice_of_payment(payment?).await {
         Ok(invoice) => invoice,
         Err(error) => {

@@ -1,6 +1,7 @@
 //! The worker of the queue `charge-dispute`: `charge.dispute.*`.
 //!
-//! It holds what a disputed payment granted, and gives it back when the dispute is won. The rules: `common/src/domain/decide/charge_dispute.rs`.
+//! It holds what a disputed payment granted, and gives it back when the dispute is won. The rules:
+//! `common/src/domain/decide/charge_dispute.rs`.
 
 use common::event::Family;
 use common::start;

@@ -1,6 +1,7 @@
 //! The worker of the queue `checkout-session`: `checkout.session.*`.
 //!
-//! It adds packs and orders that were paid once and binds a customer to its user. The rules: `common/src/domain/decide/checkout_session.rs`.
+//! It adds packs and orders that were paid once and binds a customer to its user. The rules:
+//! `common/src/domain/decide/checkout_session.rs`.
 
 use common::event::Family;
 use common::start;

@@ -1,6 +1,7 @@
 //! The worker of the queue `customer-subscription`: `customer.subscription.*`.
 //!
-//! It moves the tier, opens trials and grants plan changes. The rules: `common/src/domain/decide/customer_subscription.rs`.
+//! It moves the tier, opens trials and grants plan changes. The rules:
+//! `common/src/domain/decide/customer_subscription.rs`.
 
 use common::event::Family;
 use common::start;

@@ -1,6 +1,7 @@
 //! The worker of the queue `customer`: `customer.deleted`.
 //!
-//! It ends the access of a deleted customer; also records, as ignored, the types that no family handles. The rules: `common/src/domain/decide/customer.rs`.
+//! It ends the access of a deleted customer; also records, as ignored, the types that no family handles. The
+//! rules: `common/src/domain/decide/customer.rs`.
 
 use common::event::Family;
 use common::start;

@@ -1,4 +1,5 @@
-//! The worker of the queue `invoice-payment-failed`: `invoice.payment_failed and invoice.payment_action_required`.
+//! The worker of the queue `invoice-payment-failed`: `invoice.payment_failed and
+//! invoice.payment_action_required`.
 //!
 //! It remembers that a payment failed. The rules: `common/src/domain/decide/invoice_payment_failed.rs`.
 

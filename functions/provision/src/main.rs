@@ -1,6 +1,8 @@
-//! The worker of the queue `provision`: tells the app of a user's first payment and of every change of an account.
+//! The worker of the queue `provision`: tells the app of a user's first payment and of every change of an
+//! account.
 //!
-//! It changes its jobs and nothing else. See `common/src/provision.rs`; which jobs there are: `common/src/outbox.rs`.
+//! It changes its jobs and nothing else. See `common/src/provision.rs`; which jobs there are:
+//! `common/src/outbox.rs`.
 
 use common::{provision::Provision, start};
 use lambda_runtime::{LambdaEvent, service_fn};

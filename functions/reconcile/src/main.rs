@@ -1,7 +1,8 @@
-//! Runs every six hours: compares Stripe's subscriptions, paid invoices, finished sessions and undelivered events with the accounts,
-//! and sets right what it may.
+//! Runs every six hours: compares Stripe's subscriptions, paid invoices, finished sessions and undelivered
+//! events with the accounts, and sets right what it may.
 //!
-//! It takes no input and answers with its report. The rules: `common/src/domain/drift.rs`; the run: `common/src/reconcile.rs`.
+//! It takes no input and answers with its report. The rules: `common/src/domain/drift.rs`; the run:
+//! `common/src/reconcile.rs`.
 
 use common::reconcile::Reconciler;
 use common::start;

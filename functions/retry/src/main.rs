@@ -1,4 +1,5 @@
-//! The schedule of every 15 minutes: sends parked and failed events again when they are due, and writes access that ended by time.
+//! The schedule of every 15 minutes: sends parked and failed events again when they are due, and writes
+//! access that ended by time.
 //!
 //! What is due, and when: `common/src/retry.rs`.
 

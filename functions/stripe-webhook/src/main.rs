@@ -1,6 +1,7 @@
 //! Stripe's endpoint: `POST /webhooks/stripe` and `GET /webhooks/stripe/health`.
 //!
-//! It verifies the signature and hands the event to its family's queue; it changes nothing itself. See `common/src/webhook.rs`.
+//! It verifies the signature and hands the event to its family's queue; it changes nothing itself. See
+//! `common/src/webhook.rs`.
 
 use common::start;
 use common::webhook::Webhook;

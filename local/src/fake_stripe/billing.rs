@@ -7,7 +7,8 @@
 //! | [`FakeStripe::cancel`] | `customer.subscription.deleted` |
 //! | [`FakeStripe::refund`] | `refund.created`, `charge.refunded` |
 //!
-//! A renewal does not wait for the end of the month: the period ends when it is called, so that all times stay in the order of the real ones.
+//! A renewal does not wait for the end of the month: the period ends when it is called, so that all times
+//! stay in the order of the real ones.
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
@@ -19,7 +20,9 @@ use super::{FakeStripe, State};
 impl FakeStripe {
     /// The newest checkout session of this user (`client_reference_id`) that was completed.
     pub fn session_of(&self, user: &str) -> Option<Value> {
-        self.lock().newest("checkout.session", None, |value| value["client_reference_id"] == user && value["status"] == "complete")
+        self.lock().newest("checkout.session", None, |value| {
+            value["client_reference_id"] == user && value["status"] == "complete"
+        })
     }
 
     /// The newest customer who paid for this user.
@@ -49,14 +52,21 @@ impl FakeStripe {
         let before = json!({ "items": value["items"], "latest_invoice": value["latest_invoice"] });
         let item = &mut value["items"]["data"][0];
         let start = now.max(item["current_period_start"].as_i64().unwrap_or(0) + 1);
-        let amount = item["price"]["unit_amount"].as_i64().unwrap_or(0).saturating_mul(item["quantity"].as_i64().unwrap_or(1));
+        let amount = item["price"]["unit_amount"]
+            .as_i64()
+            .unwrap_or(0)
+            .saturating_mul(item["quantity"].as_i64().unwrap_or(1));
         item["current_period_start"] = json!(start);
         item["current_period_end"] = json!(a_month_after(start));
         value["status"] = json!("active");
         value["latest_invoice"] = json!(new_id("in"));
         let invoice = state.bill(&value, "subscription_cycle", amount, &Value::Null, now);
         Ok(vec![
-            state.fire_data("customer.subscription.updated", &json!({ "object": value, "previous_attributes": before }), now)?,
+            state.fire_data(
+                "customer.subscription.updated",
+                &json!({ "object": value, "previous_attributes": before }),
+                now,
+            )?,
             state.fire_data("invoice.paid", &json!({ "object": invoice }), now)?,
         ])
     }
@@ -69,11 +79,18 @@ impl FakeStripe {
         let mut state = self.lock();
         let now = state.time();
         let mut value = state.running(subscription)?;
-        let price =
-            state.objects.get(price).filter(|stored| stored.kind == "price").with_context(|| format!("there is no price {price}"))?;
+        let price = state
+            .objects
+            .get(price)
+            .filter(|stored| stored.kind == "price")
+            .with_context(|| format!("there is no price {price}"))?;
         let before = json!({ "items": { "data": value["items"]["data"] } });
         value["items"]["data"][0]["price"] = price.value;
-        Ok(vec![state.fire_data("customer.subscription.updated", &json!({ "object": value, "previous_attributes": before }), now)?])
+        Ok(vec![state.fire_data(
+            "customer.subscription.updated",
+            &json!({ "object": value, "previous_attributes": before }),
+            now,
+        )?])
     }
 
     /// The subscription ends at once.
@@ -84,7 +101,9 @@ impl FakeStripe {
         let mut state = self.lock();
         let now = state.time();
         let mut value = state.running(subscription)?;
-        for (name, to) in [("status", json!("canceled")), ("canceled_at", json!(now)), ("ended_at", json!(now))] {
+        for (name, to) in
+            [("status", json!("canceled")), ("canceled_at", json!(now)), ("ended_at", json!(now))]
+        {
             value[name] = to;
         }
         Ok(vec![state.fire_data("customer.subscription.deleted", &json!({ "object": value }), now)?])
@@ -110,7 +129,11 @@ impl FakeStripe {
         let before = json!({ "amount_refunded": 0, "refunded": false });
         Ok(vec![
             state.fire_data("refund.created", &json!({ "object": refund }), now)?,
-            state.fire_data("charge.refunded", &json!({ "object": charge, "previous_attributes": before }), now)?,
+            state.fire_data(
+                "charge.refunded",
+                &json!({ "object": charge, "previous_attributes": before }),
+                now,
+            )?,
         ])
     }
 }
@@ -133,10 +156,19 @@ impl State {
         Ok(value)
     }
 
-    /// The invoice of a subscription's period, `latest_invoice`, and what paid it: an event about the invoice does not name that.
-    pub(super) fn bill(&mut self, subscription: &Value, reason: &str, paid: i64, email: &Value, now: i64) -> Value {
+    /// The invoice of a subscription's period, `latest_invoice`, and what paid it: an event about the invoice
+    /// does not name that.
+    pub(super) fn bill(
+        &mut self,
+        subscription: &Value,
+        reason: &str,
+        paid: i64,
+        email: &Value,
+        now: i64,
+    ) -> Value {
         let [line, intent, charge] = ["il", "pi", "ch"].map(new_id);
-        let (id, customer, metadata) = (&subscription["latest_invoice"], &subscription["customer"], &subscription["metadata"]);
+        let (id, customer, metadata) =
+            (&subscription["latest_invoice"], &subscription["customer"], &subscription["metadata"]);
         let (item, currency) = (&subscription["items"]["data"][0], &subscription["currency"]);
         if paid != 0 {
             self.add_payment(&intent, id.as_str().unwrap_or_default(), now);
@@ -190,11 +222,20 @@ mod tests {
         let first = fake.object(&id).unwrap()["items"]["data"][0]["current_period_start"].as_i64().unwrap();
 
         let renewed = objects(&fake.renew(&id).unwrap());
-        assert_eq!((renewed[0].0.as_str(), renewed[1].0.as_str()), ("customer.subscription.updated", "invoice.paid"));
+        assert_eq!(
+            (renewed[0].0.as_str(), renewed[1].0.as_str()),
+            ("customer.subscription.updated", "invoice.paid")
+        );
         let start = renewed[0].1["object"]["items"]["data"][0]["current_period_start"].as_i64().unwrap();
-        assert!(start > first && renewed[0].1["previous_attributes"]["items"]["data"][0]["current_period_start"] == first);
+        assert!(
+            start > first
+                && renewed[0].1["previous_attributes"]["items"]["data"][0]["current_period_start"] == first
+        );
         let invoice = &renewed[1].1["object"];
-        assert_eq!((&invoice["billing_reason"], &invoice["amount_paid"]), (&json!("subscription_cycle"), &json!(2_000)));
+        assert_eq!(
+            (&invoice["billing_reason"], &invoice["amount_paid"]),
+            (&json!("subscription_cycle"), &json!(2_000))
+        );
         assert_eq!(
             (&invoice["lines"]["data"][0]["period"]["start"], &invoice["id"]),
             (&json!(start), &fake.object(&id).unwrap()["latest_invoice"])
@@ -206,7 +247,11 @@ mod tests {
         assert!(fake.change_plan(&id, "price_gone").is_err());
 
         assert_eq!(objects(&fake.cancel(&id).unwrap())[0].1["object"]["status"], "canceled");
-        assert!(fake.cancel(&id).is_err() && fake.renew(&id).is_err() && fake.subscription_of(&customer).is_none());
+        assert!(
+            fake.cancel(&id).is_err()
+                && fake.renew(&id).is_err()
+                && fake.subscription_of(&customer).is_none()
+        );
     }
 
     #[test]
@@ -217,7 +262,10 @@ mod tests {
         fake.renew(fake.subscription_of(&customer).unwrap()["id"].as_str().unwrap()).unwrap();
         let newest = || fake.charge_of(&customer).map(|charge| charge["id"].as_str().unwrap().to_owned());
         let (second, told) = (newest().unwrap(), objects(&fake.refund(&newest().unwrap()).unwrap()));
-        assert_eq!((&told[0].1["object"]["amount"], &told[1].1["object"]["amount_refunded"]), (&json!(2_000), &json!(2_000)));
+        assert_eq!(
+            (&told[0].1["object"]["amount"], &told[1].1["object"]["amount_refunded"]),
+            (&json!(2_000), &json!(2_000))
+        );
         assert!(fake.refund(&second).is_err());
         assert_ne!(newest().unwrap(), second);
         fake.refund(&newest().unwrap()).unwrap();

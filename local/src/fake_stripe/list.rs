@@ -38,9 +38,13 @@ fn all<'a>(params: &'a Params, name: &str) -> Vec<&'a str> {
 
 /// Refuses parameters that the list does not have, as Stripe does.
 pub(super) fn check(params: &Params, filters: &[&str], has_created: bool) -> Result<(), Problem> {
-    let known = |name: &str| PAGING.contains(&name) || filters.contains(&name) || (has_created && CREATED.contains(&name));
+    let known = |name: &str| {
+        PAGING.contains(&name) || filters.contains(&name) || (has_created && CREATED.contains(&name))
+    };
     match params.iter().find(|(name, _)| !known(name)) {
-        Some((name, _)) => Err(Problem::bad("parameter_unknown", name, format!("Received unknown parameter: {name}"))),
+        Some((name, _)) => {
+            Err(Problem::bad("parameter_unknown", name, format!("Received unknown parameter: {name}")))
+        }
         None if all(params, "types[]").len() > 20 => {
             Err(Problem::bad("parameter_invalid", "types", "You can filter by at most 20 types".to_owned()))
         }
@@ -76,7 +80,9 @@ fn matches(stored: &Stored, value: &Value, name: &str, wanted: &str, params: &Pa
             let told = [&value["subscription"], &value["parent"]["subscription_details"]["subscription"]];
             told.into_iter().any(|id| id == wanted)
         }
-        "price" => value["items"]["data"].as_array().is_some_and(|items| items.iter().any(|item| item["price"]["id"] == wanted)),
+        "price" => value["items"]["data"]
+            .as_array()
+            .is_some_and(|items| items.iter().any(|item| item["price"]["id"] == wanted)),
         "lookup_keys[]" => all(params, name).iter().any(|key| value["lookup_key"] == **key),
         "payment[type]" => value["payment"]["type"] == wanted,
         "payment[payment_intent]" => value["payment"]["payment_intent"] == wanted,
@@ -88,7 +94,12 @@ fn matches(stored: &Stored, value: &Value, name: &str, wanted: &str, params: &Pa
 }
 
 /// A page of entries that are in Stripe's order, newest first: the slice, and whether the list goes on.
-pub(super) fn page<T>(entries: Vec<T>, params: &Params, id: impl Fn(&T) -> String, what: &str) -> Result<(Vec<T>, bool), Problem> {
+pub(super) fn page<T>(
+    entries: Vec<T>,
+    params: &Params,
+    id: impl Fn(&T) -> String,
+    what: &str,
+) -> Result<(Vec<T>, bool), Problem> {
     let limit = limit(params)?;
     let place = |name: &str| -> Result<Option<usize>, Problem> {
         let Some(wanted) = get(params, name) else { return Ok(None) };
@@ -107,7 +118,8 @@ pub(super) fn page<T>(entries: Vec<T>, params: &Params, id: impl Fn(&T) -> Strin
     Ok((entries.into_iter().skip(start).take(end - start).collect(), has_more))
 }
 
-/// A page of the objects of a kind, newest first, and whether the list goes on. What a cursor names need not pass the filters (any more).
+/// A page of the objects of a kind, newest first, and whether the list goes on. What a cursor names need not
+/// pass the filters (any more).
 pub(super) fn objects(state: &State, kind: &str, params: &Params) -> Result<(Vec<Stored>, bool), Problem> {
     let limit = limit(params)?;
     let place = |name: &str| -> Result<Option<(i64, i64)>, Problem> {
@@ -153,6 +165,10 @@ fn limit(params: &Params) -> Result<usize, Problem> {
     match get(params, "limit").map(str::parse::<usize>) {
         None => Ok(10),
         Some(Ok(limit @ 1..=100)) => Ok(limit),
-        Some(_) => Err(Problem::bad("parameter_invalid_integer", "limit", "Invalid integer: limit must be 1 to 100".to_owned())),
+        Some(_) => Err(Problem::bad(
+            "parameter_invalid_integer",
+            "limit",
+            "Invalid integer: limit must be 1 to 100".to_owned(),
+        )),
     }
 }

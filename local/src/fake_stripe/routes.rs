@@ -19,12 +19,16 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn bad(code: &str, param: &str, message: String) -> Self {
-        let error = json!({"type": "invalid_request_error", "code": code, "param": param, "message": message});
+        let error =
+            json!({"type": "invalid_request_error", "code": code, "param": param, "message": message});
         Self { status: StatusCode::BAD_REQUEST, error }
     }
 
     pub(super) fn idempotency(message: &str) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, error: json!({"type": "idempotency_error", "message": message}) }
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            error: json!({"type": "idempotency_error", "message": message}),
+        }
     }
 
     pub(super) fn missing_place(cursor: &str, what: &str, id: &str) -> Self {
@@ -32,7 +36,11 @@ impl Problem {
     }
 
     pub(super) fn both_cursors() -> Self {
-        Self::bad("parameter_invalid", "ending_before", "only one of starting_after and ending_before".to_owned())
+        Self::bad(
+            "parameter_invalid",
+            "ending_before",
+            "only one of starting_after and ending_before".to_owned(),
+        )
     }
 
     fn missing(what: &str, id: &str) -> Self {
@@ -58,7 +66,13 @@ pub(super) fn router(fake: FakeStripe) -> Router {
     Router::new().fallback(handle).with_state(fake)
 }
 
-async fn handle(Shared(fake): Shared<FakeStripe>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+async fn handle(
+    Shared(fake): Shared<FakeStripe>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let asked = uri.path_and_query().map_or("", |asked| asked.as_str());
     let query = decode(asked);
     let fault = {
@@ -84,10 +98,12 @@ async fn handle(Shared(fake): Shared<FakeStripe>, method: Method, uri: Uri, head
             let error = json!({"error": {"type": kind, "code": kind, "message": "told to fail"}});
             (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), error.to_string())
         }
-        Some(Misbehaviour::Delay(_) | Misbehaviour::Cut) | None => match state.answer(&method, &uri, &headers, &body) {
-            Ok(text) => (StatusCode::OK, text),
-            Err(problem) => (problem.status, json!({"error": problem.error}).to_string()),
-        },
+        Some(Misbehaviour::Delay(_) | Misbehaviour::Cut) | None => {
+            match state.answer(&method, &uri, &headers, &body) {
+                Ok(text) => (StatusCode::OK, text),
+                Err(problem) => (problem.status, json!({"error": problem.error}).to_string()),
+            }
+        }
     };
     if matches!(fault, Some(Misbehaviour::Cut)) {
         body.truncate(body.len() / 2);
@@ -104,7 +120,13 @@ async fn handle(Shared(fake): Shared<FakeStripe>, method: Method, uri: Uri, head
 }
 
 impl State {
-    fn answer(&mut self, method: &Method, uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Result<String, Problem> {
+    fn answer(
+        &mut self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<String, Problem> {
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         if header("authorization") != Some(&format!("Bearer {}", self.key)) {
             let message = "Invalid API Key provided: sk_test_****".to_owned();
@@ -123,7 +145,12 @@ impl State {
             return self.create(rest, &form, header("idempotency-key")).unwrap_or_else(|| Err(unknown()));
         }
         if rest == "subscription_items" {
-            return self.inside(get(&params, "subscription").unwrap_or_default(), "items", "subscription", &params);
+            return self.inside(
+                get(&params, "subscription").unwrap_or_default(),
+                "items",
+                "subscription",
+                &params,
+            );
         }
         for (collection, kind, has_created) in COLLECTIONS {
             match rest.strip_prefix(collection).map(|rest| rest.trim_start_matches('/')) {
@@ -192,20 +219,28 @@ impl State {
         }
         if stored.kind == "checkout.session" && expands.contains(&"line_items") {
             let items = self.objects.inside(id).unwrap_or_default();
-            value.get_or_insert_with(|| stored.value.clone())["line_items"] = json!({"object": "list", "data": items, "has_more": false});
+            value.get_or_insert_with(|| stored.value.clone())["line_items"] =
+                json!({"object": "list", "data": items, "has_more": false});
         }
         value.map_or(stored.text, |value| value.to_string())
     }
 }
 
 fn list_expands<'a>(params: &'a Params, prefix: &str) -> Vec<&'a str> {
-    params.iter().filter(|(name, _)| name == "expand[]").filter_map(|(_, value)| value.strip_prefix(prefix)).collect()
+    params
+        .iter()
+        .filter(|(name, _)| name == "expand[]")
+        .filter_map(|(_, value)| value.strip_prefix(prefix))
+        .collect()
 }
 
 /// The parameters of a query or a form.
 pub(super) fn parse(text: &str) -> Vec<(String, String)> {
     let pairs = text.split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (decode(name), decode(value))).collect()
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(name, value)| (decode(name), decode(value)))
+        .collect()
 }
 
 /// Undoes percent-encoding.

@@ -1,4 +1,5 @@
-//! What an app's shop calls, and what comes of a checkout: `POST /v1/customers`, `/v1/checkout/sessions`, `/v1/billing_portal/sessions`.
+//! What an app's shop calls, and what comes of a checkout: `POST /v1/customers`, `/v1/checkout/sessions`,
+//! `/v1/billing_portal/sessions`.
 //!
 //! A page that plays Stripe's own checkout needs three things of this module:
 //!
@@ -22,9 +23,9 @@
 //! | `payment` | `customer.created` (with `customer_creation=always`), `payment_intent.succeeded`, `charge.succeeded`, `checkout.session.completed`; of a zero total the last alone |
 //! | `payment`, `Payment::Later` | `checkout.session.completed` (`unpaid`); then of [`FakeStripe::clear`] `payment_intent.succeeded`, `charge.succeeded`, `checkout.session.async_payment_succeeded`, or `checkout.session.async_payment_failed` |
 //!
-//! The events are known to the fake as undelivered from the moment they are fired, as at Stripe. Metadata goes where Stripe puts it: the
-//! session's stays on the session, `subscription_data[metadata]` is the subscription's and its invoice lines', `payment_intent_data[metadata]`
-//! the payment's and its charge's.
+//! The events are known to the fake as undelivered from the moment they are fired, as at Stripe. Metadata
+//! goes where Stripe puts it: the session's stays on the session, `subscription_data[metadata]` is the
+//! subscription's and its invoice lines', `payment_intent_data[metadata]` the payment's and its charge's.
 
 use anyhow::{Context, ensure};
 use axum::body::Body;
@@ -74,7 +75,8 @@ impl Fired {
 }
 
 impl FakeStripe {
-    /// Puts every price of a catalog on sale, in US dollars: plans by the month, packs once. The amounts are made up.
+    /// Puts every price of a catalog on sale, in US dollars: plans by the month, packs once. The amounts are
+    /// made up.
     pub fn sell(&self, catalog: &Catalog) {
         for plan in &catalog.plans {
             let amount = if plan.per == Per::Seat { 1_000 } else { 2_000 * i64::from(plan.rank.max(1)) };
@@ -115,7 +117,9 @@ impl FakeStripe {
         let given = value["customer_email"].as_str().unwrap_or("customer@example.com").to_owned();
         value["customer_details"] = json!({ "email": given, "name": null, "phone": null, "address": null });
         value["status"] = json!("complete");
-        if value["customer"].is_null() && (value["mode"] == "subscription" || data["customer_creation"] == "always") {
+        if value["customer"].is_null()
+            && (value["mode"] == "subscription" || data["customer_creation"] == "always")
+        {
             let customer = customer(&new_id("cus"), &json!({ "email": given }), now);
             value["customer"] = customer["id"].clone();
             fired.push(("customer.created", customer));
@@ -150,14 +154,21 @@ impl FakeStripe {
         let mut state = self.lock();
         let now = state.time();
         let mut value = state.session(session)?;
-        ensure!(value["status"] == "complete" && value["payment_status"] == "unpaid", "no payment of {session} is under way");
+        ensure!(
+            value["status"] == "complete" && value["payment_status"] == "unpaid",
+            "no payment of {session} is under way"
+        );
         let data = state.form(session).unwrap_or_default();
         let mut fired = Vec::new();
         if arrived {
             value["payment_status"] = json!("paid");
             fired.extend(charged(&value, &data, now));
         }
-        let kind = if arrived { "checkout.session.async_payment_succeeded" } else { "checkout.session.async_payment_failed" };
+        let kind = if arrived {
+            "checkout.session.async_payment_succeeded"
+        } else {
+            "checkout.session.async_payment_failed"
+        };
         fired.push((kind, value));
         fired.into_iter().map(|(kind, object)| state.fire(kind, object, now)).collect()
     }
@@ -176,8 +187,14 @@ impl FakeStripe {
 }
 
 impl State {
-    /// Answers a `POST`; `None` for a path that is not here. The same idempotency key gets the same answer, and none with another form.
-    pub(super) fn create(&mut self, path: &str, form: &str, idempotency_key: Option<&str>) -> Option<Result<String, Problem>> {
+    /// Answers a `POST`; `None` for a path that is not here. The same idempotency key gets the same answer,
+    /// and none with another form.
+    pub(super) fn create(
+        &mut self,
+        path: &str,
+        form: &str,
+        idempotency_key: Option<&str>,
+    ) -> Option<Result<String, Problem>> {
         let make = match path {
             "customers" => Self::create_customer,
             "checkout/sessions" => Self::create_session,
@@ -187,7 +204,11 @@ impl State {
         let sent = format!("{path} {form}");
         if let Some((known, answer)) = idempotency_key.and_then(|key| self.answers.get(key)) {
             let message = "Keys for idempotent requests can only be used with the same parameters they were first used with.";
-            return Some(if *known == sent { Ok(answer.to_string()) } else { Err(Problem::idempotency(message)) });
+            return Some(if *known == sent {
+                Ok(answer.to_string())
+            } else {
+                Err(Problem::idempotency(message))
+            });
         }
         let made = make(self, &nested(form));
         if let (Some(key), Ok(object)) = (idempotency_key, &made) {
@@ -227,20 +248,31 @@ impl State {
         }
         need(form, "success_url")?;
         let items = match form["line_items"].as_array() {
-            Some(items) => items.iter().enumerate().map(|(at, item)| self.line_item(at, item)).collect::<Result<Vec<_>, _>>()?,
+            Some(items) => items
+                .iter()
+                .enumerate()
+                .map(|(at, item)| self.line_item(at, item))
+                .collect::<Result<Vec<_>, _>>()?,
             None => Vec::new(),
         };
         if items.is_empty() && mode != "setup" {
-            return Err(Problem::bad("parameter_missing", "line_items", "Missing required param: line_items.".to_owned()));
+            return Err(Problem::bad(
+                "parameter_missing",
+                "line_items",
+                "Missing required param: line_items.".to_owned(),
+            ));
         }
         // A price that a test put there bare fits everything.
-        let of_type = |kind: &str| items.iter().any(|item| item["price"]["type"] == kind || item["price"]["type"].is_null());
+        let of_type = |kind: &str| {
+            items.iter().any(|item| item["price"]["type"] == kind || item["price"]["type"].is_null())
+        };
         if !of_type("one_time") && mode == "payment" {
             let message = "You specified `payment` mode but passed a recurring price. Either switch to `subscription` mode or use only one-time prices.";
             return Err(Problem::bad("", "mode", message.to_owned()));
         }
         if !of_type("recurring") && mode == "subscription" {
-            let message = "You must provide at least one recurring price in `subscription` mode when using prices.";
+            let message =
+                "You must provide at least one recurring price in `subscription` mode when using prices.";
             return Err(Problem::bad("", "mode", message.to_owned()));
         }
         let (id, now) = (new_id("cs_test"), self.time());
@@ -274,11 +306,21 @@ impl State {
             },
             (None, data) if data.is_object() => {
                 let amount = data["unit_amount"].as_str().and_then(|amount| amount.parse().ok()).unwrap_or(0);
-                price(&new_id("price"), amount, data["currency"].as_str().unwrap_or("usd"), data["recurring"].is_object(), None)
+                price(
+                    &new_id("price"),
+                    amount,
+                    data["currency"].as_str().unwrap_or("usd"),
+                    data["recurring"].is_object(),
+                    None,
+                )
             }
             (None, _) => {
                 let param = format!("line_items[{at}][price]");
-                return Err(Problem::bad("parameter_missing", &param, format!("Missing required param: {param}.")));
+                return Err(Problem::bad(
+                    "parameter_missing",
+                    &param,
+                    format!("Missing required param: {param}."),
+                ));
             }
         };
         let amount = price["unit_amount"].as_i64().unwrap_or(0).saturating_mul(quantity);
@@ -290,7 +332,9 @@ impl State {
 
     /// The address of a page of its own: made up, unless it was told where its pages are.
     fn page(&self, made_up: &str, id: &str, page: &str, about: &str) -> String {
-        self.pages.as_ref().map_or_else(|| format!("{made_up}/{id}"), |pages| format!("{pages}/{page}/{about}"))
+        self.pages
+            .as_ref()
+            .map_or_else(|| format!("{made_up}/{id}"), |pages| format!("{pages}/{page}/{about}"))
     }
 
     fn form(&self, session: &str) -> Option<Value> {
@@ -298,8 +342,15 @@ impl State {
     }
 
     fn check_customer(&self, id: &str) -> Result<(), Problem> {
-        let known = self.objects.get(id).is_some_and(|stored| stored.kind == "customer" && stored.value["deleted"] != true);
-        if known { Ok(()) } else { Err(Problem::bad("resource_missing", "customer", format!("No such customer: '{id}'"))) }
+        let known = self
+            .objects
+            .get(id)
+            .is_some_and(|stored| stored.kind == "customer" && stored.value["deleted"] != true);
+        if known {
+            Ok(())
+        } else {
+            Err(Problem::bad("resource_missing", "customer", format!("No such customer: '{id}'")))
+        }
     }
 
     fn session(&self, id: &str) -> anyhow::Result<Value> {
@@ -309,7 +360,11 @@ impl State {
 
     fn open_session(&self, id: &str) -> anyhow::Result<Value> {
         let session = self.session(id)?;
-        ensure!(session["status"] == "open", "the checkout session {id} is {}, not open", session["status"].as_str().unwrap_or_default());
+        ensure!(
+            session["status"] == "open",
+            "the checkout session {id} is {}, not open",
+            session["status"].as_str().unwrap_or_default()
+        );
         Ok(session)
     }
 
@@ -379,8 +434,10 @@ fn charged(session: &Value, data: &Value, now: i64) -> [(&'static str, Value); 2
         ),
         (
             "charge.succeeded",
-            with(json!({ "id": charge, "object": "charge", "payment_intent": intent, "paid": true, "captured": true,
-            "amount_captured": session["amount_total"], "amount_refunded": 0, "refunded": false, "disputed": false })),
+            with(
+                json!({ "id": charge, "object": "charge", "payment_intent": intent, "paid": true, "captured": true,
+            "amount_captured": session["amount_total"], "amount_refunded": 0, "refunded": false, "disputed": false }),
+            ),
         ),
     ]
 }
@@ -437,8 +494,10 @@ fn nested(form: &str) -> Value {
     }
     fn lists(value: Value) -> Value {
         let Value::Object(object) = value else { return value };
-        let is_list = !object.is_empty() && object.keys().all(|key| key.bytes().all(|byte| byte.is_ascii_digit()));
-        let mut entries: Vec<(String, Value)> = object.into_iter().map(|(key, value)| (key, lists(value))).collect();
+        let is_list =
+            !object.is_empty() && object.keys().all(|key| key.bytes().all(|byte| byte.is_ascii_digit()));
+        let mut entries: Vec<(String, Value)> =
+            object.into_iter().map(|(key, value)| (key, lists(value))).collect();
         if !is_list {
             return Value::Object(entries.into_iter().collect());
         }
@@ -487,14 +546,22 @@ pub(super) mod tests {
             (&json!("open"), &json!(2_000), &json!("ann"))
         );
         let fired = fake.pay(id, Payment::AtOnce).unwrap();
-        let expected = ["customer.created", "checkout.session.completed", "customer.subscription.created", "invoice.paid"];
+        let expected = [
+            "customer.created",
+            "checkout.session.completed",
+            "customer.subscription.created",
+            "invoice.paid",
+        ];
         assert_eq!(kinds(&fired), expected);
         for event in &fired {
             common::event::read(event.body.as_bytes()).unwrap();
         }
         let invoice: Value = serde_json::from_str(&fired[3].body).unwrap();
         let line = &invoice["data"]["object"]["lines"]["data"][0];
-        assert_eq!((&line["metadata"]["user_id"], &line["period"]["end"]), (&json!("ann"), &json!(1_770_285_600)));
+        assert_eq!(
+            (&line["metadata"]["user_id"], &line["period"]["end"]),
+            (&json!("ann"), &json!(1_770_285_600))
+        );
         assert!(fake.pay(id, Payment::AtOnce).is_err());
         assert_eq!(fake.object(id).unwrap()["payment_status"], "paid");
     }
@@ -502,16 +569,21 @@ pub(super) mod tests {
     #[test]
     fn a_payment_that_takes_days_is_unpaid_until_it_arrives() {
         let fake = shop();
-        let form =
-            "mode=payment&success_url=s&line_items[0][price]=price_pack&line_items[0][quantity]=3&payment_intent_data[metadata][pack]=p";
+        let form = "mode=payment&success_url=s&line_items[0][price]=price_pack&line_items[0][quantity]=3&payment_intent_data[metadata][pack]=p";
         let session = create(&fake, form, None).unwrap();
         let id = session["id"].as_str().unwrap();
         assert_eq!(kinds(&fake.pay(id, Payment::Later).unwrap()), ["checkout.session.completed"]);
         assert_eq!(fake.object(id).unwrap()["payment_status"], "unpaid");
         let fired = fake.clear(id, true).unwrap();
-        assert_eq!(kinds(&fired), ["payment_intent.succeeded", "charge.succeeded", "checkout.session.async_payment_succeeded"]);
+        assert_eq!(
+            kinds(&fired),
+            ["payment_intent.succeeded", "charge.succeeded", "checkout.session.async_payment_succeeded"]
+        );
         let charge: Value = serde_json::from_str(&fired[1].body).unwrap();
-        assert_eq!((&charge["data"]["object"]["amount"], &charge["data"]["object"]["metadata"]["pack"]), (&json!(2_700), &json!("p")));
+        assert_eq!(
+            (&charge["data"]["object"]["amount"], &charge["data"]["object"]["metadata"]["pack"]),
+            (&json!(2_700), &json!("p"))
+        );
         assert!(fake.clear(id, true).is_err() && fake.expire(id).is_err());
     }
 
@@ -537,6 +609,9 @@ pub(super) mod tests {
         let first = create(&fake, MONTHLY, Some("checkout#1")).unwrap();
         assert_eq!(create(&fake, MONTHLY, Some("checkout#1")).unwrap(), first);
         assert_ne!(create(&fake, MONTHLY, Some("checkout#2")).unwrap()["id"], first["id"]);
-        assert_eq!(create(&fake, &format!("{MONTHLY}&locale=de"), Some("checkout#1")).unwrap_err()["type"], "idempotency_error");
+        assert_eq!(
+            create(&fake, &format!("{MONTHLY}&locale=de"), Some("checkout#1")).unwrap_err()["type"],
+            "idempotency_error"
+        );
     }
 }

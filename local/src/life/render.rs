@@ -126,7 +126,8 @@ pub(super) fn previous(before: &Subscription, after: &Subscription, shape: Shape
 }
 
 pub(super) fn invoice(it: &Invoice, shape: Shape, status: &str, created: i64) -> Value {
-    let lines: Vec<Value> = it.lines.iter().enumerate().map(|(index, entry)| line(it, index, entry, shape)).collect();
+    let lines: Vec<Value> =
+        it.lines.iter().enumerate().map(|(index, entry)| line(it, index, entry, shape)).collect();
     let total: i64 = it.lines.iter().map(|line| line.amount).sum();
     let mut object = json!({
         "id": it.id,
@@ -182,13 +183,19 @@ fn line(invoice: &Invoice, index: usize, line: &Line, shape: Shape) -> Value {
     });
     match shape {
         Shape::New => {
-            let of = if line.kind == LineKind::Period { "subscription_item_details" } else { "invoice_item_details" };
+            let of = if line.kind == LineKind::Period {
+                "subscription_item_details"
+            } else {
+                "invoice_item_details"
+            };
             let proration = line.kind == LineKind::Proration;
-            object["parent"] = json!({"type": of, (of): {"subscription": invoice.subscription, "proration": proration}});
+            object["parent"] =
+                json!({"type": of, (of): {"subscription": invoice.subscription, "proration": proration}});
             object["pricing"] = json!({"type": "price_details", "price_details": {"price": line.price}});
         }
         Shape::Old => {
-            object["type"] = json!(if line.kind == LineKind::Period { "subscription" } else { "invoiceitem" });
+            object["type"] =
+                json!(if line.kind == LineKind::Period { "subscription" } else { "invoiceitem" });
             object["subscription"] = json!(invoice.subscription);
             object["proration"] = json!(line.kind == LineKind::Proration);
             object["price"] = json!({"id": line.price, "object": "price"});
@@ -198,7 +205,14 @@ fn line(invoice: &Invoice, index: usize, line: &Line, shape: Shape) -> Value {
 }
 
 /// The envelope.
-pub(super) fn event(id: &str, kind: &str, created: i64, shape: Shape, object: &Value, previous: Option<&Value>) -> String {
+pub(super) fn event(
+    id: &str,
+    kind: &str,
+    created: i64,
+    shape: Shape,
+    object: &Value,
+    previous: Option<&Value>,
+) -> String {
     let mut data = json!({"object": object});
     if let Some(previous) = previous {
         data["previous_attributes"] = previous.clone();

@@ -132,7 +132,20 @@ impl<'a> Stripe<'a> {
         };
         let now = 1_767_600_000 + i64::from(rng.u16(..));
         let (subscriptions, payments, delayed) = (Vec::new(), Vec::new(), Vec::new());
-        Self { rng, catalog, options, now, serial: 0, customer: None, currency, tells_payments, subscriptions, payments, delayed, life }
+        Self {
+            rng,
+            catalog,
+            options,
+            now,
+            serial: 0,
+            customer: None,
+            currency,
+            tells_payments,
+            subscriptions,
+            payments,
+            delayed,
+            life,
+        }
     }
 
     pub(super) fn live(mut self) -> Life {
@@ -185,12 +198,20 @@ impl<'a> Stripe<'a> {
             match sold.it.status {
                 "active" | "trialing" => {
                     deeds.extend([(5, Deed::Change(index)), (2, Deed::CancelNow(index))]);
-                    deeds.push(if sold.it.cancel_at.is_some() { (3, Deed::KeepOn(index)) } else { (2, Deed::PlanEnd(index)) });
+                    deeds.push(if sold.it.cancel_at.is_some() {
+                        (3, Deed::KeepOn(index))
+                    } else {
+                        (2, Deed::PlanEnd(index))
+                    });
                     if self.plan(sold.plan).per == Per::Seat {
                         deeds.push((5, Deed::Seats(index)));
                     }
                 }
-                "past_due" => deeds.extend([(8, Deed::Recover(index)), (2, Deed::Change(index)), (2, Deed::GiveUp(index))]),
+                "past_due" => deeds.extend([
+                    (8, Deed::Recover(index)),
+                    (2, Deed::Change(index)),
+                    (2, Deed::GiveUp(index)),
+                ]),
                 "unpaid" => deeds.extend([(3, Deed::Recover(index)), (2, Deed::CancelNow(index))]),
                 "paused" => deeds.extend([(4, Deed::Resume(index)), (1, Deed::CancelNow(index))]),
                 "incomplete" => deeds.push((6, Deed::PayFirst(index))),
@@ -238,7 +259,9 @@ impl<'a> Stripe<'a> {
             Deed::PlanEnd(index) => self.plan_end(index),
             Deed::KeepOn(index) => {
                 self.act(index, "keeps the subscription after all");
-                self.update(index, |it| (it.cancel_at, it.at_period_end, it.canceled_at) = (None, false, None));
+                self.update(index, |it| {
+                    (it.cancel_at, it.at_period_end, it.canceled_at) = (None, false, None)
+                });
             }
             Deed::CancelNow(index) => {
                 self.act(index, "cancels at once");
@@ -252,7 +275,12 @@ impl<'a> Stripe<'a> {
             Deed::Abandon => {
                 self.tell("leaves a checkout".to_owned());
                 let id = self.id("cs_test");
-                let session = self.session(&id, "payment", "unpaid", json!({"pack": self.catalog.packs.first().map(|pack| &pack.name)}));
+                let session = self.session(
+                    &id,
+                    "payment",
+                    "unpaid",
+                    json!({"pack": self.catalog.packs.first().map(|pack| &pack.name)}),
+                );
                 self.emit("checkout.session.expired", &session, None);
             }
             Deed::Settle(index) => self.settle(index),
@@ -341,10 +369,22 @@ impl<'a> Stripe<'a> {
             created: self.now,
         };
         let index = self.subscriptions.len();
-        self.subscriptions.push(Sold { it, plan, seats, seen: Vec::new(), owed: None, prorations: Vec::new(), changed_unpaid: false });
+        self.subscriptions.push(Sold {
+            it,
+            plan,
+            seats,
+            seen: Vec::new(),
+            owed: None,
+            prorations: Vec::new(),
+            changed_unpaid: false,
+        });
         self.act(
             index,
-            &format!("subscribes to {} x{seats}: {start:?}{}", self.plan(plan).name, if checkout { "" } else { " from the dashboard" }),
+            &format!(
+                "subscribes to {} x{seats}: {start:?}{}",
+                self.plan(plan).name,
+                if checkout { "" } else { " from the dashboard" }
+            ),
         );
 
         let object = render::subscription(&self.subscriptions[index].it, self.life.shape);
@@ -361,13 +401,21 @@ impl<'a> Stripe<'a> {
         }
         let mut invoice = self.invoice(index, invoice_id, "subscription_create", vec![line]);
         if matches!(start, Start::TrialWithFee) {
-            let fee =
-                Line { price: "price_setup".to_owned(), quantity: 1, amount: 990, kind: LineKind::Once, start: self.now, end: self.now };
+            let fee = Line {
+                price: "price_setup".to_owned(),
+                quantity: 1,
+                amount: 990,
+                kind: LineKind::Once,
+                start: self.now,
+                end: self.now,
+            };
             invoice.lines.insert(self.rng.usize(..2), fee);
         }
         invoice.paid = match start {
             Start::NothingToPay | Start::Trial => 0,
-            Start::Paid | Start::TrialWithFee | Start::Unpaid => invoice.lines.iter().map(|line| line.amount).sum(),
+            Start::Paid | Start::TrialWithFee | Start::Unpaid => {
+                invoice.lines.iter().map(|line| line.amount).sum()
+            }
         };
         let truth = Truth::Opened {
             subscription: self.subscriptions[index].it.id.clone(),
@@ -392,7 +440,8 @@ impl<'a> Stripe<'a> {
         self.pay(invoice, truth);
         if checkout {
             self.tick();
-            let words: &[&str] = if invoice_is_free(start) { &["no_payment_required", "paid"] } else { &["paid"] };
+            let words: &[&str] =
+                if invoice_is_free(start) { &["no_payment_required", "paid"] } else { &["paid"] };
             let paid = words[self.rng.usize(..words.len())];
             self.finish_checkout(index, paid);
         }
@@ -408,8 +457,12 @@ impl<'a> Stripe<'a> {
     fn finish_checkout(&mut self, index: usize, payment_status: &str) {
         let id = self.id("cs_test");
         let it = &self.subscriptions[index].it;
-        let mut session =
-            self.session(&id, "subscription", payment_status, json!({"plan": self.plan(self.subscriptions[index].plan).name}));
+        let mut session = self.session(
+            &id,
+            "subscription",
+            payment_status,
+            json!({"plan": self.plan(self.subscriptions[index].plan).name}),
+        );
         session["customer"] = json!(it.customer);
         session["subscription"] = json!(it.id);
         session["invoice"] = json!(it.latest_invoice);
@@ -504,7 +557,9 @@ impl<'a> Stripe<'a> {
         self.act(index, "resumes");
         let invoice_id = self.id("in");
         let (now, named) = (self.now, invoice_id.clone());
-        self.update(index, |it| (it.status, it.start, it.end, it.latest_invoice) = ("active", now, now + MONTH, Some(named)));
+        self.update(index, |it| {
+            (it.status, it.start, it.end, it.latest_invoice) = ("active", now, now + MONTH, Some(named))
+        });
         let object = render::subscription(&self.subscriptions[index].it, self.life.shape);
         self.emit("customer.subscription.resumed", &object, None);
         let lines = vec![self.period_line(index)];
@@ -548,7 +603,8 @@ impl<'a> Stripe<'a> {
     }
 
     fn change(&mut self, index: usize) {
-        let others: Vec<usize> = (0..self.catalog.plans.len()).filter(|&plan| plan != self.subscriptions[index].plan).collect();
+        let others: Vec<usize> =
+            (0..self.catalog.plans.len()).filter(|&plan| plan != self.subscriptions[index].plan).collect();
         if others.is_empty() {
             return;
         }
@@ -649,7 +705,8 @@ impl<'a> Stripe<'a> {
                 let lines = vec![credit, self.period_line(index)];
                 let mut invoice = self.invoice(index, invoice_id, "subscription_update", lines);
                 invoice.paid = invoice.lines.iter().map(|line| line.amount).sum::<i64>().max(0);
-                let (subscription, price) = (invoice.subscription.clone(), self.price(self.subscriptions[index].plan));
+                let (subscription, price) =
+                    (invoice.subscription.clone(), self.price(self.subscriptions[index].plan));
                 let truth = Truth::Opened {
                     key: format!("plan#{subscription}#{price}#{now}"),
                     subscription,
@@ -671,7 +728,9 @@ impl<'a> Stripe<'a> {
         let before = &sold.it;
         let key = |it: &Subscription| (it.status, it.items.clone(), it.cancel_at, it.at_period_end, it.start);
         let prices = |it: &Subscription| it.items.iter().map(|item| item.0.clone()).collect::<Vec<_>>();
-        let met = |seen: &Subscription| key(seen) == key(after) || (after.items != before.items && prices(seen) == prices(after));
+        let met = |seen: &Subscription| {
+            key(seen) == key(after) || (after.items != before.items && prices(seen) == prices(after))
+        };
         if sold.seen.iter().any(|(second, seen)| *second == self.now && met(seen)) {
             self.now += 1;
         }
@@ -702,12 +761,18 @@ impl<'a> Stripe<'a> {
         let customer = if self.rng.u8(..5) == 0 { None } else { Some(self.customer()) };
         let how = self.rng.u8(..6);
         let id = self.id("cs_test");
-        let (name, credits) = (self.catalog.packs[pack].name.clone(), self.catalog.packs[pack].credits * quantity);
-        self.tell(format!("buys {name} x{quantity}{}", ["", "", "", "", ", free", ", paid later"][usize::from(how)]));
+        let (name, credits) =
+            (self.catalog.packs[pack].name.clone(), self.catalog.packs[pack].credits * quantity);
+        self.tell(format!(
+            "buys {name} x{quantity}{}",
+            ["", "", "", "", ", free", ", paid later"][usize::from(how)]
+        ));
         let status = ["paid", "paid", "paid", "paid", "no_payment_required", "unpaid"][usize::from(how)];
-        let mut session = self.session(&id, "payment", status, json!({"pack": name, "quantity": quantity.to_string()}));
+        let mut session =
+            self.session(&id, "payment", status, json!({"pack": name, "quantity": quantity.to_string()}));
         session["customer"] = json!(customer);
-        session["amount_total"] = json!(if status == "no_payment_required" { 0 } else { pack_price(quantity) });
+        session["amount_total"] =
+            json!(if status == "no_payment_required" { 0 } else { pack_price(quantity) });
         let intent = self.id("pi");
         if status != "no_payment_required" {
             session["payment_intent"] = json!(intent);
@@ -746,8 +811,11 @@ impl<'a> Stripe<'a> {
     }
 
     fn buy_order(&mut self) {
-        let Some((mode, plan)) =
-            self.catalog.orders.first().and_then(|order| Some((order.mode.clone(), order.plans.keys().next()?.clone())))
+        let Some((mode, plan)) = self
+            .catalog
+            .orders
+            .first()
+            .and_then(|order| Some((order.mode.clone(), order.plans.keys().next()?.clone())))
         else {
             return;
         };
@@ -790,7 +858,10 @@ impl<'a> Stripe<'a> {
         let amount = if self.rng.bool() { left } else { self.rng.i64(1..=left) };
         let pending = self.rng.u8(..3) == 0;
         let status = if pending { "pending" } else { "succeeded" };
-        self.tell(format!("is refunded {amount} of {} ({}): {status}", self.payments[index].amount, self.payments[index].intent));
+        self.tell(format!(
+            "is refunded {amount} of {} ({}): {status}",
+            self.payments[index].amount, self.payments[index].intent
+        ));
         let id = self.id("re");
         self.payments[index].refunds.push((id, amount, status));
         let last = self.payments[index].refunds.len() - 1;
@@ -805,10 +876,16 @@ impl<'a> Stripe<'a> {
     }
 
     fn settle_refund(&mut self, index: usize) {
-        let Some(which) = self.payments[index].refunds.iter().position(|refund| refund.2 == "pending") else { return };
+        let Some(which) = self.payments[index].refunds.iter().position(|refund| refund.2 == "pending") else {
+            return;
+        };
         let arrives = self.rng.bool();
         self.payments[index].refunds[which].2 = if arrives { "succeeded" } else { "failed" };
-        self.tell(format!("the refund {} {}", self.payments[index].refunds[which].0, if arrives { "arrives" } else { "fails" }));
+        self.tell(format!(
+            "the refund {} {}",
+            self.payments[index].refunds[which].0,
+            if arrives { "arrives" } else { "fails" }
+        ));
         if !arrives {
             self.emit_refund("refund.failed", index, which);
             self.tick();
@@ -841,7 +918,8 @@ impl<'a> Stripe<'a> {
 
     fn dispute(&mut self, index: usize) {
         let amount = self.payments[index].refundable();
-        let status = ["needs_response", "needs_response", "warning_needs_response", "lost"][self.rng.usize(..4)];
+        let status =
+            ["needs_response", "needs_response", "warning_needs_response", "lost"][self.rng.usize(..4)];
         self.tell(format!("disputes {amount} of {}: {status}", self.payments[index].intent));
         let id = self.id("dp");
         self.payments[index].dispute = Some((id, amount, status));
@@ -903,7 +981,8 @@ impl<'a> Stripe<'a> {
         if first {
             self.emit("customer.deleted", &object, None);
         }
-        let live: Vec<usize> = (0..self.subscriptions.len()).filter(|&index| !over(&self.subscriptions[index].it)).collect();
+        let live: Vec<usize> =
+            (0..self.subscriptions.len()).filter(|&index| !over(&self.subscriptions[index].it)).collect();
         for index in live {
             self.end(index);
         }
@@ -937,7 +1016,11 @@ impl<'a> Stripe<'a> {
     fn items(&self, index: usize) -> Vec<(String, u64)> {
         let sold = &self.subscriptions[index];
         let plan = (self.price(sold.plan), sold.seats);
-        sold.it.items.iter().map(|item| if item.0 == STRANGER { item.clone() } else { plan.clone() }).collect()
+        sold.it
+            .items
+            .iter()
+            .map(|item| if item.0 == STRANGER { item.clone() } else { plan.clone() })
+            .collect()
     }
 
     fn worth(&self, index: usize, trial: bool) -> u64 {
@@ -949,8 +1032,16 @@ impl<'a> Stripe<'a> {
 
     fn period_line(&self, index: usize) -> Line {
         let sold = &self.subscriptions[index];
-        let amount = 1900 * i64::try_from((u64::try_from(sold.plan).unwrap_or(0) + 1) * sold.seats).unwrap_or(1);
-        Line { price: self.price(sold.plan), quantity: sold.seats, amount, kind: LineKind::Period, start: sold.it.start, end: sold.it.end }
+        let amount =
+            1900 * i64::try_from((u64::try_from(sold.plan).unwrap_or(0) + 1) * sold.seats).unwrap_or(1);
+        Line {
+            price: self.price(sold.plan),
+            quantity: sold.seats,
+            amount,
+            kind: LineKind::Period,
+            start: sold.it.start,
+            end: sold.it.end,
+        }
     }
 
     fn invoice(&mut self, index: usize, id: String, reason: &'static str, lines: Vec<Line>) -> Invoice {
@@ -976,9 +1067,11 @@ impl<'a> Stripe<'a> {
         }
         let key = match &truth {
             Truth::Opened { key, .. } | Truth::Recorded { key } => key.clone(),
-            Truth::Took { .. } | Truth::InForce { .. } | Truth::Ended { .. } | Truth::Bought { .. } | Truth::Reversed { .. } => {
-                String::new()
-            }
+            Truth::Took { .. }
+            | Truth::InForce { .. }
+            | Truth::Ended { .. }
+            | Truth::Bought { .. }
+            | Truth::Reversed { .. } => String::new(),
         };
         self.truth(truth);
         self.emit_invoice("invoice.paid", &invoice, "paid");
@@ -986,16 +1079,38 @@ impl<'a> Stripe<'a> {
         if let Some((intent, _)) = &invoice.payment {
             self.life.invoices.insert(intent.clone(), invoice.id.clone());
             let known = invoice.tells_payment.then_some(key);
-            self.money(intent.clone(), invoice.paid, known, Some(invoice.id.clone()), Some(invoice.customer.clone()));
+            self.money(
+                intent.clone(),
+                invoice.paid,
+                known,
+                Some(invoice.id.clone()),
+                Some(invoice.customer.clone()),
+            );
             if let (Some(money), Some((_, charge))) = (self.payments.last_mut(), invoice.payment) {
                 money.charge = charge;
             }
         }
     }
 
-    fn money(&mut self, intent: String, amount: i64, key: Option<String>, invoice: Option<String>, customer: Option<String>) {
+    fn money(
+        &mut self,
+        intent: String,
+        amount: i64,
+        key: Option<String>,
+        invoice: Option<String>,
+        customer: Option<String>,
+    ) {
         let charge = self.id("ch");
-        self.payments.push(Money { intent, charge, amount, key, invoice, customer, refunds: Vec::new(), dispute: None });
+        self.payments.push(Money {
+            intent,
+            charge,
+            amount,
+            key,
+            invoice,
+            customer,
+            refunds: Vec::new(),
+            dispute: None,
+        });
     }
 
     fn noise(&mut self, kind: &'static str, invoice: &Invoice, status: &str) {
@@ -1054,7 +1169,8 @@ impl Money {
 
     /// What is not with the merchant.
     fn gone(&self) -> i64 {
-        let refunded: i64 = self.refunds.iter().filter(|refund| refund.2 == "succeeded").map(|refund| refund.1).sum();
+        let refunded: i64 =
+            self.refunds.iter().filter(|refund| refund.2 == "succeeded").map(|refund| refund.1).sum();
         refunded + self.dispute.as_ref().filter(|dispute| held(dispute.2)).map_or(0, |dispute| dispute.1)
     }
 }

@@ -18,9 +18,10 @@ const AT_ONCE: usize = 8;
 
 /// Compare users of another system with the accounts here: what they would have, were tallyhook in charge
 ///
-/// For running tallyhook beside an existing integration, as a second endpoint of the same Stripe account with tables of its own. FILE is
-/// what the existing system says: CSV with a line of titles, `user_id,tier,credits`; other columns are passed over, a cell left empty
-/// is not compared. Nothing is changed anywhere.
+/// For running tallyhook beside an existing integration, as a second endpoint of the same Stripe account with
+/// tables of its own. FILE is what the existing system says: CSV with a line of titles,
+/// `user_id,tier,credits`; other columns are passed over, a cell left empty is not compared. Nothing is
+/// changed anywhere.
 ///
 /// Exit code 1 when something differs.
 #[derive(Args)]
@@ -68,7 +69,10 @@ impl Compare {
         }
         if !fine {
             let (user, what, there, here) = (field("user_id"), field("field"), field("there"), field("here"));
-            say(&table(&[("USER", &user), ("DIFFERS", &what), ("THERE", &there), ("HERE", &here)], &differences))?;
+            say(&table(
+                &[("USER", &user), ("DIFFERS", &what), ("THERE", &there), ("HERE", &here)],
+                &differences,
+            ))?;
         }
         say(&format!("{compared} users compared, {} differences", differences.len()))?;
         if left > 0 {
@@ -81,7 +85,10 @@ impl Compare {
 /// The export; nothing is asked before all of it makes sense.
 fn read(file: &Path) -> anyhow::Result<Vec<Known>> {
     let name = file.display();
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(file).with_context(|| format!("cannot read {name}"))?;
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .from_path(file)
+        .with_context(|| format!("cannot read {name}"))?;
     let titles = reader.headers().with_context(|| format!("cannot read {name}"))?;
     let has = |title: &str| titles.iter().any(|other| other == title);
     if !has("user_id") || !(has("tier") || has("credits")) {
@@ -104,7 +111,9 @@ fn read(file: &Path) -> anyhow::Result<Vec<Known>> {
 /// `GET /users/{id}`; `None` is a user that was never seen here.
 async fn account(api: &Api, user: &str) -> anyhow::Result<Option<Value>> {
     let (status, answer) = api.send(Method::GET, &format!("/users/{}", encode(user)), None, None).await?;
-    if status == StatusCode::NOT_FOUND && answer.as_ref().is_some_and(|answer| answer["error"] == "user_not_found") {
+    if status == StatusCode::NOT_FOUND
+        && answer.as_ref().is_some_and(|answer| answer["error"] == "user_not_found")
+    {
         return Ok(None);
     }
     api.read(status, answer).map(Some).map_err(|error| anyhow!("user {user}: {error}"))
@@ -134,9 +143,24 @@ mod tests {
 
     #[test]
     fn an_export_is_read_whole_or_refused_with_the_place() {
-        let users = read(&file("good", "email,user_id,tier,credits\nx@example.com,u1,pro,5000\n,\"u,2\",free,\n, u3 ,,7\n")).unwrap();
-        let known = |user: &str, tier: Option<&str>, credits| Known { user_id: user.to_owned(), tier: tier.map(str::to_owned), credits };
-        assert_eq!(users, [known("u1", Some("pro"), Some(5000)), known("u,2", Some("free"), None), known("u3", None, Some(7))]);
+        let users = read(&file(
+            "good",
+            "email,user_id,tier,credits\nx@example.com,u1,pro,5000\n,\"u,2\",free,\n, u3 ,,7\n",
+        ))
+        .unwrap();
+        let known = |user: &str, tier: Option<&str>, credits| Known {
+            user_id: user.to_owned(),
+            tier: tier.map(str::to_owned),
+            credits,
+        };
+        assert_eq!(
+            users,
+            [
+                known("u1", Some("pro"), Some(5000)),
+                known("u,2", Some("free"), None),
+                known("u3", None, Some(7))
+            ]
+        );
         for (name, text, says) in [
             ("titles", "id,plan\nu1,pro\n", "must name the columns"),
             ("number", "user_id,credits\nu1,5\nu2,many\n", "user 2"),
@@ -154,13 +178,19 @@ mod tests {
         let stack = Stack::start(Options::default()).await.unwrap();
         let target = Target { url: stack.front_url.clone(), json: false };
         let api = target.api_with("APP_API_TOKEN", APP_TOKEN).unwrap();
-        let credits = api.ask(Method::PUT, "/users/u%401", None, None).await.unwrap()["credits"].as_i64().unwrap();
-        let compare = async |text: String| Compare { file: file("stack", &text), limit: 10, target: target.clone() }.run().await;
+        let credits =
+            api.ask(Method::PUT, "/users/u%401", None, None).await.unwrap()["credits"].as_i64().unwrap();
+        let compare = async |text: String| {
+            Compare { file: file("stack", &text), limit: 10, target: target.clone() }.run().await
+        };
         assert!(compare(format!("user_id,tier,credits\nu@1,free,{credits}\n")).await.unwrap());
         assert!(!compare(format!("user_id,credits\nu@1,{}\n", credits + 1)).await.unwrap());
         assert!(!compare("user_id,tier\nstranger,free\n".to_owned()).await.unwrap());
         let wrong = Target { url: format!("{}/elsewhere", stack.front_url), json: false };
-        let error = Compare { file: file("wrong", "user_id,tier\nu@1,free\n"), limit: 10, target: wrong }.run().await.unwrap_err();
+        let error = Compare { file: file("wrong", "user_id,tier\nu@1,free\n"), limit: 10, target: wrong }
+            .run()
+            .await
+            .unwrap_err();
         assert!(error.to_string().starts_with("user u@1: "), "{error}");
         stack.stop().await;
     }
@@ -168,7 +198,11 @@ mod tests {
     #[test]
     fn only_what_both_say_is_compared() {
         let account = json!({"tier": "pro", "credits": 5000});
-        let known = |tier: Option<&str>, credits| Known { user_id: "u1".to_owned(), tier: tier.map(str::to_owned), credits };
+        let known = |tier: Option<&str>, credits| Known {
+            user_id: "u1".to_owned(),
+            tier: tier.map(str::to_owned),
+            credits,
+        };
         assert_eq!(differs(&known(Some("pro"), Some(5000)), Some(&account)), [] as [Value; 0]);
         assert_eq!(differs(&known(None, None), Some(&account)), [] as [Value; 0]);
         let rows = differs(&known(Some("free"), Some(1)), Some(&account));

@@ -141,10 +141,17 @@ pub fn lines(events: &[Value]) -> String {
     if events.is_empty() {
         return "no event".to_owned();
     }
-    let (received, id, kind, status, user) = (field("received_at"), field("id"), field("type"), field("status"), field("user_id"));
+    let (received, id, kind, status, user) =
+        (field("received_at"), field("id"), field("type"), field("status"), field("user_id"));
     let reason = |row: &Value| if row["reason"] == "updated" { String::new() } else { text(&row["reason"]) };
-    let columns: [super::table::Column; 6] =
-        [("RECEIVED", &received), ("STATUS", &status), ("TYPE", &kind), ("ID", &id), ("USER", &user), ("REASON", &reason)];
+    let columns: [super::table::Column; 6] = [
+        ("RECEIVED", &received),
+        ("STATUS", &status),
+        ("TYPE", &kind),
+        ("ID", &id),
+        ("USER", &user),
+        ("REASON", &reason),
+    ];
     table(&columns, events)
 }
 
@@ -183,7 +190,13 @@ impl Retry {
     pub async fn run(self) -> anyhow::Result<bool> {
         let api = self.target.api()?;
         let mut body = json!({});
-        for (name, value) in [("id", &self.id), ("status", &self.status), ("type", &self.r#type), ("from", &self.from), ("to", &self.to)] {
+        for (name, value) in [
+            ("id", &self.id),
+            ("status", &self.status),
+            ("type", &self.r#type),
+            ("from", &self.from),
+            ("to", &self.to),
+        ] {
             if let Some(value) = value {
                 body[name] = json!(value);
             }
@@ -194,10 +207,17 @@ impl Retry {
         }
         let report = &answer["report"];
         if report.is_null() {
-            let done = if answer["result"] == "finished" { "was done before: nothing to send" } else { "is in its queue" };
+            let done = if answer["result"] == "finished" {
+                "was done before: nothing to send"
+            } else {
+                "is in its queue"
+            };
             say(&format!("{} {done}", text(&answer["id"])))?;
         } else {
-            say(&format!("{} sent, {} wait, {} could not be sent", report["sent"], report["waiting"], report["not_sent"]))?;
+            say(&format!(
+                "{} sent, {} wait, {} could not be sent",
+                report["sent"], report["waiting"], report["not_sent"]
+            ))?;
             if report["more"] == true {
                 say("there are more: run it again")?;
             }
@@ -213,7 +233,13 @@ impl Replay {
         let mut next: Option<String> = None;
         loop {
             let mut body = json!({"source": "stripe", "undelivered": self.undelivered, "limit": (self.limit - sent.len()).clamp(1, PAGE)});
-            for (name, value) in [("id", &self.id), ("type", &self.r#type), ("from", &self.from), ("to", &self.to), ("next", &next)] {
+            for (name, value) in [
+                ("id", &self.id),
+                ("type", &self.r#type),
+                ("from", &self.from),
+                ("to", &self.to),
+                ("next", &next),
+            ] {
                 if let Some(value) = value {
                     body[name] = json!(value);
                 }
@@ -252,13 +278,24 @@ impl Health {
         }
         let counts = &answer["counts"];
         say(&format!("score {} of 100", answer["score"]))?;
-        let rate = answer["success_rate"].as_f64().map_or_else(|| "-".to_owned(), |rate| format!("{:.1} %", rate * 100.0));
+        let rate = answer["success_rate"]
+            .as_f64()
+            .map_or_else(|| "-".to_owned(), |rate| format!("{:.1} %", rate * 100.0));
         say(&format!(
             "last day: {} processed, {} ignored, success {rate}; open: {} parked, {} failed; {} dead letters",
-            counts["processed"], counts["ignored"], counts["parked"], counts["failed"], counts["dead_letters"]
+            counts["processed"],
+            counts["ignored"],
+            counts["parked"],
+            counts["failed"],
+            counts["dead_letters"]
         ))?;
         for deduction in list(&answer["deductions"]) {
-            say(&format!("\n-{:<3} {}\n     {}", deduction["points"], text(&deduction["reason"]), text(&deduction["advice"])))?;
+            say(&format!(
+                "\n-{:<3} {}\n     {}",
+                deduction["points"],
+                text(&deduction["reason"]),
+                text(&deduction["advice"])
+            ))?;
         }
         Ok(fine)
     }

@@ -53,7 +53,10 @@ impl Reconcile {
         progress_done();
         let report = whole.unwrap_or_default();
         let open = if self.apply { 0 } else { report["changed"].as_u64().unwrap_or(0) };
-        let fine = open == 0 && list(&report["left"]).is_empty() && list(&report["failures"]).is_empty() && report["complete"] == true;
+        let fine = open == 0
+            && list(&report["left"]).is_empty()
+            && list(&report["failures"]).is_empty()
+            && report["complete"] == true;
         if api.printed(&json!({"report": report}))? {
             return Ok(fine);
         }
@@ -62,18 +65,30 @@ impl Reconcile {
             say(&format!("stopped early: {why}; run it again to go on"))?;
         }
         let found = report["found"].as_object().is_some_and(|found| !found.is_empty());
-        say(&if found { format!("differs: {}", text(&report["found"])) } else { "nothing differs".to_owned() })?;
+        say(&if found {
+            format!("differs: {}", text(&report["found"]))
+        } else {
+            "nothing differs".to_owned()
+        })?;
         let (class, object, user) = (field("class"), field("object"), field("user_id"));
         let (before, after, why, error) = (field("before"), field("after"), field("why"), field("error"));
         if !list(&report["changes"]).is_empty() {
             say(if self.apply { "\nrepaired" } else { "\nwould be repaired (with --apply --reason TEXT)" })?;
-            let columns: [super::table::Column; 5] =
-                [("CLASS", &class), ("OBJECT", &object), ("USER", &user), ("HERE", &before), ("AT STRIPE", &after)];
+            let columns: [super::table::Column; 5] = [
+                ("CLASS", &class),
+                ("OBJECT", &object),
+                ("USER", &user),
+                ("HERE", &before),
+                ("AT STRIPE", &after),
+            ];
             say(&table(&columns, list(&report["changes"])))?;
         }
         if !list(&report["left"]).is_empty() {
             say("\nleft to a person")?;
-            say(&table(&[("CLASS", &class), ("OBJECT", &object), ("USER", &user), ("WHY", &why)], list(&report["left"])))?;
+            say(&table(
+                &[("CLASS", &class), ("OBJECT", &object), ("USER", &user), ("WHY", &why)],
+                list(&report["left"]),
+            ))?;
         }
         if !list(&report["failures"]).is_empty() {
             say("\ncould not be looked at")?;
@@ -116,7 +131,10 @@ mod tests {
                    "left": [], "failures": [], "complete": next.is_null(), "stopped": null, "next": next})
         };
         let whole = merge(Some(merge(None, &part(1, json!("x")))), &part(2, Value::Null));
-        assert_eq!((&whole["read"]["invoices"], &whole["found"]["credits"], &whole["changed"]), (&json!(4), &json!(3), &json!(3)));
+        assert_eq!(
+            (&whole["read"]["invoices"], &whole["found"]["credits"], &whole["changed"]),
+            (&json!(4), &json!(3), &json!(3))
+        );
         assert_eq!((list(&whole["changes"]).len(), &whole["complete"]), (2, &json!(true)));
     }
 }

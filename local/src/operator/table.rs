@@ -11,7 +11,9 @@ pub type Column<'a> = (&'a str, &'a dyn Fn(&Value) -> String);
 /// Rows of values as a table.
 pub fn table(columns: &[Column], rows: &[Value]) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(columns.iter().map(|(title, _)| title.trim_end_matches('>')));
+    table
+        .load_preset(presets::NOTHING)
+        .set_header(columns.iter().map(|(title, _)| title.trim_end_matches('>')));
     for row in rows {
         table.add_row(columns.iter().map(|(_, of)| of(row)));
     }
@@ -38,6 +40,9 @@ mod tests {
     fn columns_are_as_wide_as_what_is_in_them() {
         let rows = [json!({"id": "evt_1", "n": 5}), json!({"id": "evt_long", "n": 5000})];
         let (id, n) = (field("id"), field("n"));
-        assert_eq!(table(&[("ID", &id), ("N>", &n)], &rows), " ID           N\n evt_1        5\n evt_long  5000");
+        assert_eq!(
+            table(&[("ID", &id), ("N>", &n)], &rows),
+            " ID           N\n evt_1        5\n evt_long  5000"
+        );
     }
 }

@@ -67,21 +67,39 @@ impl CheckUser {
         }
         let account = &answer["account"];
         if !account.is_null() {
-            let customers: Vec<String> = list(&account["customers"]).iter().map(|customer| text(&customer["id"])).collect();
+            let customers: Vec<String> =
+                list(&account["customers"]).iter().map(|customer| text(&customer["id"])).collect();
             let customers = if customers.is_empty() { "none".to_owned() } else { customers.join(", ") };
-            say(&format!("\ntier {}, credits {}, customer {customers}", text(&account["tier"]), account["credits"]))?;
+            say(&format!(
+                "\ntier {}, credits {}, customer {customers}",
+                text(&account["tier"]),
+                account["credits"]
+            ))?;
             let (name, value, why) = (field("field"), field("value"), field("why"));
-            let by = |row: &Value| if row["event_id"].is_null() { text(&row["ledger_key"]) } else { text(&row["event_id"]) };
+            let by = |row: &Value| {
+                if row["event_id"].is_null() { text(&row["ledger_key"]) } else { text(&row["event_id"]) }
+            };
             say(&format!(
                 "\n{}",
-                table(&[("FIELD", &name), ("VALUE", &value), ("SET BY", &by), ("BECAUSE", &why)], list(&answer["because"]))
+                table(
+                    &[("FIELD", &name), ("VALUE", &value), ("SET BY", &by), ("BECAUSE", &why)],
+                    list(&answer["because"])
+                )
             ))?;
         }
         if !list(&answer["differences"]).is_empty() {
-            let (class, object, before, after) = (field("class"), field("object"), field("before"), field("after"));
-            let repair = |row: &Value| if row["repairable"] == true { "--apply-stripe".to_owned() } else { text(&row["why"]) };
-            let columns: [super::table::Column; 5] =
-                [("DIFFERS", &class), ("OBJECT", &object), ("HERE", &before), ("AT STRIPE", &after), ("REPAIR", &repair)];
+            let (class, object, before, after) =
+                (field("class"), field("object"), field("before"), field("after"));
+            let repair = |row: &Value| {
+                if row["repairable"] == true { "--apply-stripe".to_owned() } else { text(&row["why"]) }
+            };
+            let columns: [super::table::Column; 5] = [
+                ("DIFFERS", &class),
+                ("OBJECT", &object),
+                ("HERE", &before),
+                ("AT STRIPE", &after),
+                ("REPAIR", &repair),
+            ];
             say(&format!("\n{}", table(&columns, list(&answer["differences"]))))?;
         }
         if let Some(error) = answer["stripe"]["error"].as_str() {
@@ -94,7 +112,8 @@ impl CheckUser {
             }
         }
         if !list(&answer["ledger"]["entries"]).is_empty() {
-            let (at, key, delta, balance, cause) = (field("at"), field("key"), field("delta"), field("balance"), field("cause"));
+            let (at, key, delta, balance, cause) =
+                (field("at"), field("key"), field("delta"), field("balance"), field("cause"));
             let columns: [super::table::Column; 5] =
                 [("AT", &at), ("LEDGER", &key), ("CHANGE>", &delta), ("BALANCE>", &balance), ("BY", &cause)];
             say(&format!("\n{}", table(&columns, list(&answer["ledger"]["entries"]))))?;
@@ -121,15 +140,25 @@ impl FixUser {
             body["create"] = json!(true);
         }
         let key = self.idempotency_key.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
-        let answer = api.post(&format!("/admin/stripe/fix-user/{}", encode(&self.user)), &change(&self.who, body), Some(&key)).await?;
-        let fine = answer["report"].is_null() || (answer["report"]["complete"] == true && list(&answer["report"]["left"]).is_empty());
+        let answer = api
+            .post(
+                &format!("/admin/stripe/fix-user/{}", encode(&self.user)),
+                &change(&self.who, body),
+                Some(&key),
+            )
+            .await?;
+        let fine = answer["report"].is_null()
+            || (answer["report"]["complete"] == true && list(&answer["report"]["left"]).is_empty());
         if api.printed(&answer)? {
             return Ok(fine);
         }
         match answer["action"].as_str().unwrap_or_default() {
-            "grant" | "revoke" => {
-                say(&format!("{}: {:+} credits, {} now", self.user, answer["entry"]["delta"].as_i64().unwrap_or(0), answer["balance"]))?
-            }
+            "grant" | "revoke" => say(&format!(
+                "{}: {:+} credits, {} now",
+                self.user,
+                answer["entry"]["delta"].as_i64().unwrap_or(0),
+                answer["balance"]
+            ))?,
             _ => {
                 if !answer["customer"].is_null() {
                     let linked = if answer["result"] == "linked" { "is linked" } else { "was linked before" };

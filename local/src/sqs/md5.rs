@@ -11,10 +11,12 @@ pub(super) fn of_body(body: &str) -> String {
     hex(&Md5::digest(body))
 }
 
-/// `MD5OfMessageAttributes`, or `None` without attributes. In the order of their names (the map's), each adds its name, its data type,
-/// one byte for how the value travels (1 text, 2 bytes) and the value; name, type and value each with their length in front, as four
-/// bytes, the highest first.
-pub(super) fn of_attributes<'a>(attributes: impl IntoIterator<Item = (&'a String, &'a MessageAttribute)>) -> Option<String> {
+/// `MD5OfMessageAttributes`, or `None` without attributes. In the order of their names (the map's), each adds
+/// its name, its data type, one byte for how the value travels (1 text, 2 bytes) and the value; name, type
+/// and value each with their length in front, as four bytes, the highest first.
+pub(super) fn of_attributes<'a>(
+    attributes: impl IntoIterator<Item = (&'a String, &'a MessageAttribute)>,
+) -> Option<String> {
     let sorted: BTreeMap<_, _> = attributes.into_iter().collect();
     if sorted.is_empty() {
         return None;
@@ -47,7 +49,8 @@ mod tests {
     }
 
     fn digest(attributes: Vec<(&str, MessageAttribute)>) -> Option<String> {
-        let attributes: Vec<_> = attributes.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
+        let attributes: Vec<_> =
+            attributes.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
         of_attributes(attributes.iter().map(|(name, value)| (name, value)))
     }
 
@@ -59,17 +62,33 @@ mod tests {
 
     #[test]
     fn attributes_have_the_digest_aws_answers_whatever_their_order() {
-        let kenobi = || vec![("Hello", text("String", "There")), ("Help.Me", text("String", "Me")), ("General", text("String", "Kenobi"))];
+        let kenobi = || {
+            vec![
+                ("Hello", text("String", "There")),
+                ("Help.Me", text("String", "Me")),
+                ("General", text("String", "Kenobi")),
+            ]
+        };
         assert_eq!(digest(kenobi()).as_deref(), Some("4c360f3fdafd970e05fae2f149d997f5"));
-        assert_eq!(digest(kenobi().into_iter().rev().collect()).as_deref(), Some("4c360f3fdafd970e05fae2f149d997f5"));
-        assert_eq!(digest(kenobi().into_iter().take(1).collect()).as_deref(), Some("a311262e065454b75da111d535b8dacd"));
+        assert_eq!(
+            digest(kenobi().into_iter().rev().collect()).as_deref(),
+            Some("4c360f3fdafd970e05fae2f149d997f5")
+        );
+        assert_eq!(
+            digest(kenobi().into_iter().take(1).collect()).as_deref(),
+            Some("a311262e065454b75da111d535b8dacd")
+        );
         assert_eq!(digest(vec![]), None);
     }
 
     #[test]
     fn a_binary_attribute_has_the_digest_aws_answers() {
         let trace = b"traceparent\x1e00-774062d6c37081a5a0b9b5b88e30627c-2d2482211f6489da-01".to_vec();
-        let attribute = MessageAttribute { data_type: "Binary".into(), string_value: None, binary_value: Some(Blob(trace)) };
+        let attribute = MessageAttribute {
+            data_type: "Binary".into(),
+            string_value: None,
+            binary_value: Some(Blob(trace)),
+        };
         assert_eq!(digest(vec![("attr1", attribute)]).as_deref(), Some("8cbe4db156db8a94db8b801b7addb984"));
     }
 }

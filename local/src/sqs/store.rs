@@ -1,7 +1,8 @@
 //! The queues in SQLite: every statement of the endpoint, and nothing of the protocol.
 //!
-//! One connection, behind the endpoint's mutex; each method is one transaction. Statements stay prepared, and each finds its rows through
-//! an index, so that the cost of a receive does not grow with the queue. Time is an argument, in milliseconds since the epoch.
+//! One connection, behind the endpoint's mutex; each method is one transaction. Statements stay prepared, and
+//! each finds its rows through an index, so that the cost of a receive does not grow with the queue. Time is
+//! an argument, in milliseconds since the epoch.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -90,8 +91,8 @@ pub(super) struct Delivery {
     pub dead_letter_source: Option<String>,
 }
 
-/// What a receipt handle names: one hand-out (`generation`) of one message. The message id keeps a handle of an earlier, forgotten store
-/// from fitting a message of this one.
+/// What a receipt handle names: one hand-out (`generation`) of one message. The message id keeps a handle of
+/// an earlier, forgotten store from fitting a message of this one.
 pub(super) struct Handle {
     pub queue: i64,
     pub row: i64,
@@ -118,7 +119,10 @@ pub(super) struct MoveTask {
 impl Queue {
     /// The value of an attribute that is a number: the one set, or AWS's default.
     pub(super) fn number(&self, name: &str) -> i64 {
-        self.attributes.get(name).and_then(|value| value.parse().ok()).unwrap_or_else(|| wire::default_number(name))
+        self.attributes
+            .get(name)
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_else(|| wire::default_number(name))
     }
 }
 
@@ -126,40 +130,60 @@ impl Store {
     /// Opens the file, or a store in memory without one.
     pub(super) fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let db = match path {
-            Some(path) => Connection::open(path).with_context(|| format!("open queue store {}", path.display()))?,
+            Some(path) => {
+                Connection::open(path).with_context(|| format!("open queue store {}", path.display()))?
+            }
             None => Connection::open_in_memory()?,
         };
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "NORMAL")?;
         db.set_prepared_statement_cache_capacity(64);
         match db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? {
-            0 => db.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;")).context("create the queue store's tables")?,
+            0 => db
+                .execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))
+                .context("create the queue store's tables")?,
             SCHEMA_VERSION => {}
             other => {
-                bail!("queue store has schema {other}, this build reads {SCHEMA_VERSION}: delete the file, or use the build that wrote it")
+                bail!(
+                    "queue store has schema {other}, this build reads {SCHEMA_VERSION}: delete the file, or use the build that wrote it"
+                )
             }
         }
         Ok(Self { db })
     }
 
     pub(super) fn queue(&self, name: &str) -> rusqlite::Result<Option<Queue>> {
-        let mut select = self.db.prepare_cached("SELECT id, name, attributes, created_ms, modified_ms FROM queues WHERE name = ?1")?;
+        let mut select = self.db.prepare_cached(
+            "SELECT id, name, attributes, created_ms, modified_ms FROM queues WHERE name = ?1",
+        )?;
         select.query_row([name], queue_from).optional()
     }
 
     /// All queues, by name.
     pub(super) fn queues(&self) -> rusqlite::Result<Vec<Queue>> {
-        let mut select = self.db.prepare_cached("SELECT id, name, attributes, created_ms, modified_ms FROM queues ORDER BY name")?;
+        let mut select = self.db.prepare_cached(
+            "SELECT id, name, attributes, created_ms, modified_ms FROM queues ORDER BY name",
+        )?;
         select.query_map([], queue_from)?.collect()
     }
 
-    pub(super) fn create_queue(&self, name: &str, attributes: &BTreeMap<String, String>, now_ms: i64) -> rusqlite::Result<()> {
+    pub(super) fn create_queue(
+        &self,
+        name: &str,
+        attributes: &BTreeMap<String, String>,
+        now_ms: i64,
+    ) -> rusqlite::Result<()> {
         let insert = "INSERT INTO queues (name, attributes, created_ms, modified_ms) VALUES (?1, ?2, ?3, ?3)";
         self.db.execute(insert, params![name, to_json(attributes)?, now_ms])?;
         Ok(())
     }
 
-    pub(super) fn set_attributes(&self, queue: i64, attributes: &BTreeMap<String, String>, now_ms: i64) -> rusqlite::Result<()> {
+    pub(super) fn set_attributes(
+        &self,
+        queue: i64,
+        attributes: &BTreeMap<String, String>,
+        now_ms: i64,
+    ) -> rusqlite::Result<()> {
         let update = "UPDATE queues SET attributes = ?2, modified_ms = ?3 WHERE id = ?1";
         self.db.execute(update, params![queue, to_json(attributes)?, now_ms])?;
         Ok(())
@@ -199,8 +223,9 @@ impl Store {
         change.commit()
     }
 
-    /// Hands out up to `most` visible messages, the longest visible first, hidden until `hidden_until_ms`. A message that was received
-    /// as often as its redrive policy allows goes to the dead-letter queue instead; how many did is the second value.
+    /// Hands out up to `most` visible messages, the longest visible first, hidden until `hidden_until_ms`. A
+    /// message that was received as often as its redrive policy allows goes to the dead-letter queue instead;
+    /// how many did is the second value.
     pub(super) fn receive(
         &mut self,
         queue: &Queue,
@@ -216,8 +241,11 @@ impl Store {
             let visible = visible(&change, queue.id, now_ms, most)?;
             let before = moved;
             for mut delivery in visible {
-                // A message received with a visibility of zero is visible still: it is not handed out twice in one answer.
-                if taken.len() == most || taken.iter().any(|earlier| earlier.handle.row == delivery.handle.row) {
+                // A message received with a visibility of zero is visible still: it is not handed out twice
+                // in one answer.
+                if taken.len() == most
+                    || taken.iter().any(|earlier| earlier.handle.row == delivery.handle.row)
+                {
                     continue;
                 }
                 if let Some((target, limit)) = redrive
@@ -257,24 +285,34 @@ impl Store {
 
     /// When the next hidden message of a queue becomes visible.
     pub(super) fn next_visible(&self, queue: i64, now_ms: i64) -> rusqlite::Result<Option<i64>> {
-        let mut select = self.db.prepare_cached("SELECT min(visible_ms) FROM messages WHERE queue = ?1 AND visible_ms > ?2")?;
+        let mut select = self
+            .db
+            .prepare_cached("SELECT min(visible_ms) FROM messages WHERE queue = ?1 AND visible_ms > ?2")?;
         select.query_row(params![queue, now_ms], |row| row.get(0))
     }
 
     /// Deletes what the handle names, unless it was deleted, moved or handed out again since.
     pub(super) fn delete(&self, handle: &Handle) -> rusqlite::Result<()> {
-        let mut delete =
-            self.db.prepare_cached("DELETE FROM messages WHERE id = ?1 AND queue = ?2 AND generation = ?3 AND message_id = ?4")?;
+        let mut delete = self.db.prepare_cached(
+            "DELETE FROM messages WHERE id = ?1 AND queue = ?2 AND generation = ?3 AND message_id = ?4",
+        )?;
         delete.execute(params![handle.row, handle.queue, handle.generation, handle.message_id])?;
         Ok(())
     }
 
-    /// Hides what the handle names until `visible_ms`; false if it was deleted, moved or handed out again since.
+    /// Hides what the handle names until `visible_ms`; false if it was deleted, moved or handed out again
+    /// since.
     pub(super) fn hide(&self, handle: &Handle, visible_ms: i64) -> rusqlite::Result<bool> {
         let mut update = self
             .db
             .prepare_cached("UPDATE messages SET visible_ms = ?5 WHERE id = ?1 AND queue = ?2 AND generation = ?3 AND message_id = ?4")?;
-        Ok(update.execute(params![handle.row, handle.queue, handle.generation, handle.message_id, visible_ms])? == 1)
+        Ok(update.execute(params![
+            handle.row,
+            handle.queue,
+            handle.generation,
+            handle.message_id,
+            visible_ms
+        ])? == 1)
     }
 
     pub(super) fn counts(&self, queue: &Queue, now_ms: i64) -> rusqlite::Result<Counts> {
@@ -285,14 +323,26 @@ impl Store {
              FROM messages WHERE queue = ?1",
         )?;
         select.query_row(params![queue.id, now_ms], |row| {
-            Ok(Counts { visible: row.get(0)?, in_flight: row.get(1)?, delayed: row.get(2)?, oldest_sent_ms: row.get(3)? })
+            Ok(Counts {
+                visible: row.get(0)?,
+                in_flight: row.get(1)?,
+                delayed: row.get(2)?,
+                oldest_sent_ms: row.get(3)?,
+            })
         })
     }
 
-    /// Moves every visible message of `source` to `destination`, or back to where each came from. A moved message is a new one: new id,
-    /// sent at `now_ms`, never received. One whose origin is unknown or gone stays. Returns the task's number.
-    pub(super) fn redrive(&mut self, source: &Queue, destination: Option<&Queue>, now_ms: i64) -> rusqlite::Result<i64> {
-        let origins: BTreeMap<String, i64> = self.queues()?.into_iter().map(|queue| (queue.name, queue.id)).collect();
+    /// Moves every visible message of `source` to `destination`, or back to where each came from. A moved
+    /// message is a new one: new id, sent at `now_ms`, never received. One whose origin is unknown or gone
+    /// stays. Returns the task's number.
+    pub(super) fn redrive(
+        &mut self,
+        source: &Queue,
+        destination: Option<&Queue>,
+        now_ms: i64,
+    ) -> rusqlite::Result<i64> {
+        let origins: BTreeMap<String, i64> =
+            self.queues()?.into_iter().map(|queue| (queue.name, queue.id)).collect();
         let change = self.db.transaction()?;
         expire(&change, source, now_ms)?;
         let found: Vec<(i64, Option<String>)> = change
@@ -301,7 +351,9 @@ impl Store {
             .collect::<rusqlite::Result<_>>()?;
         let mut moved = 0_i64;
         for (row, origin) in &found {
-            let target = destination.map(|queue| queue.id).or_else(|| origin.as_ref().and_then(|name| origins.get(name)).copied());
+            let target = destination
+                .map(|queue| queue.id)
+                .or_else(|| origin.as_ref().and_then(|name| origins.get(name)).copied());
             let Some(target) = target else { continue };
             change
                 .prepare_cached(
@@ -326,13 +378,23 @@ impl Store {
         self.db
             .prepare_cached(select)?
             .query_map(params![source, most], |row| {
-                Ok(MoveTask { destination: row.get(0)?, started_ms: row.get(1)?, found: row.get(2)?, moved: row.get(3)? })
+                Ok(MoveTask {
+                    destination: row.get(0)?,
+                    started_ms: row.get(1)?,
+                    found: row.get(2)?,
+                    moved: row.get(3)?,
+                })
             })?
             .collect()
     }
 }
 
-fn visible(change: &Transaction<'_>, queue: i64, now_ms: i64, most: usize) -> rusqlite::Result<Vec<Delivery>> {
+fn visible(
+    change: &Transaction<'_>,
+    queue: i64,
+    now_ms: i64,
+    most: usize,
+) -> rusqlite::Result<Vec<Delivery>> {
     change
         .prepare_cached(
             "SELECT id, generation, message_id, body, attributes, system, sent_ms, receives, first_received_ms, dead_letter_source
@@ -356,12 +418,19 @@ fn visible(change: &Transaction<'_>, queue: i64, now_ms: i64, most: usize) -> ru
 /// Drops what is older than the queue's retention.
 fn expire(db: &Connection, queue: &Queue, now_ms: i64) -> rusqlite::Result<()> {
     let oldest_ms = now_ms - queue.number("MessageRetentionPeriod") * 1_000;
-    db.prepare_cached("DELETE FROM messages WHERE queue = ?1 AND sent_ms <= ?2")?.execute(params![queue.id, oldest_ms])?;
+    db.prepare_cached("DELETE FROM messages WHERE queue = ?1 AND sent_ms <= ?2")?
+        .execute(params![queue.id, oldest_ms])?;
     Ok(())
 }
 
 fn queue_from(row: &Row<'_>) -> rusqlite::Result<Queue> {
-    Ok(Queue { id: row.get(0)?, name: row.get(1)?, attributes: from_json(row, 2)?, created_ms: row.get(3)?, modified_ms: row.get(4)? })
+    Ok(Queue {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        attributes: from_json(row, 2)?,
+        created_ms: row.get(3)?,
+        modified_ms: row.get(4)?,
+    })
 }
 
 fn to_json(value: &impl Serialize) -> rusqlite::Result<String> {
@@ -370,5 +439,6 @@ fn to_json(value: &impl Serialize) -> rusqlite::Result<String> {
 
 fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
-    serde_json::from_str(&text).map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
+    serde_json::from_str(&text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }

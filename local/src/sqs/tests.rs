@@ -56,7 +56,15 @@ impl Stack {
     }
 
     async fn send(&self, queue: &str, body: &str) -> String {
-        self.client.send_message().queue_url(queue).message_body(body).send().await.unwrap().message_id.unwrap()
+        self.client
+            .send_message()
+            .queue_url(queue)
+            .message_body(body)
+            .send()
+            .await
+            .unwrap()
+            .message_id
+            .unwrap()
     }
 
     /// What one receive of up to ten messages gets, with everything known about them.
@@ -149,7 +157,10 @@ async fn a_received_message_is_hidden_until_its_visibility_ends_and_counts_its_r
     let second = stack.receive_one(&queue).await;
     assert_eq!(second.message_id(), Some(id.as_str()));
     assert_eq!(attribute(&second, System::ApproximateReceiveCount), Some("2"));
-    assert_eq!(attribute(&second, System::ApproximateFirstReceiveTimestamp), Some((START_MS + 5_000).to_string().as_str()));
+    assert_eq!(
+        attribute(&second, System::ApproximateFirstReceiveTimestamp),
+        Some((START_MS + 5_000).to_string().as_str())
+    );
 
     stack.delete(&queue, &second).await;
     stack.pass(3_600);
@@ -163,7 +174,12 @@ async fn visibility_can_be_set_by_the_receive_and_changed_afterwards() {
     stack.send(&queue, "hello").await;
     let receive = || stack.client.receive_message().queue_url(&queue);
     let change = |message: &Message, seconds| {
-        stack.client.change_message_visibility().queue_url(&queue).receipt_handle(handle(message)).visibility_timeout(seconds)
+        stack
+            .client
+            .change_message_visibility()
+            .queue_url(&queue)
+            .receipt_handle(handle(message))
+            .visibility_timeout(seconds)
     };
 
     let message = receive().visibility_timeout(5).send().await.unwrap().messages.unwrap().remove(0);
@@ -201,7 +217,8 @@ async fn a_stale_receipt_handle_deletes_nothing_and_a_foreign_one_is_refused() {
     stack.delete(&queue, &stale).await;
     assert_eq!(stack.status("work").in_flight, 1);
 
-    let delete = |queue: &str, receipt: &str| stack.client.delete_message().queue_url(queue).receipt_handle(receipt);
+    let delete =
+        |queue: &str, receipt: &str| stack.client.delete_message().queue_url(queue).receipt_handle(receipt);
     let error = delete(&queue, "garbage").send().await.unwrap_err().into_service_error();
     assert!(error.is_receipt_handle_is_invalid(), "{error:?}");
     assert_eq!(refused!(delete(&other, handle(&current)).send()), "ReceiptHandleIsInvalid");
@@ -219,7 +236,9 @@ async fn a_delayed_message_appears_when_its_delay_ends() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[(Attribute::DelaySeconds, "10")]).await;
     stack.send(&queue, "queue's delay").await;
-    let send = |seconds| stack.client.send_message().queue_url(&queue).message_body("own delay").delay_seconds(seconds).send();
+    let send = |seconds| {
+        stack.client.send_message().queue_url(&queue).message_body("own delay").delay_seconds(seconds).send()
+    };
     send(900).await.unwrap();
     assert_eq!(refused!(send(901)), "InvalidParameterValue");
     assert_eq!(stack.status("work").delayed, 2);
@@ -256,7 +275,8 @@ async fn a_long_poll_wakes_on_a_send_on_a_moved_clock_and_on_a_shortened_visibil
     let waiting = |count: usize| {
         let sqs = stack.sqs.clone();
         async move {
-            while sqs.shared.bells.lock().unwrap().values().map(Arc::strong_count).max().unwrap_or(0) <= count {
+            while sqs.shared.bells.lock().unwrap().values().map(Arc::strong_count).max().unwrap_or(0) <= count
+            {
                 tokio::task::yield_now().await;
             }
         }
@@ -273,7 +293,15 @@ async fn a_long_poll_wakes_on_a_send_on_a_moved_clock_and_on_a_shortened_visibil
     waiting(1).await;
     stack.pass(15);
     tokio::task::yield_now().await;
-    stack.client.change_message_visibility().queue_url(&queue).receipt_handle(handle(&message)).visibility_timeout(0).send().await.unwrap();
+    stack
+        .client
+        .change_message_visibility()
+        .queue_url(&queue)
+        .receipt_handle(handle(&message))
+        .visibility_timeout(0)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(polling.await.unwrap()[0].body(), Some("sent"));
 
     let polling = poll();
@@ -295,7 +323,12 @@ async fn a_message_received_too_often_moves_to_the_dead_letter_queue_with_all_it
     let dead = stack.queue("dead", &[]).await;
     let policy = r#"{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:dead","maxReceiveCount":"2"}"#;
     let queue = stack.queue("work", &[(Attribute::RedrivePolicy, policy)]).await;
-    let send = stack.client.send_message().queue_url(&queue).message_body("poison").message_attributes("kind", text("String", "bad"));
+    let send = stack
+        .client
+        .send_message()
+        .queue_url(&queue)
+        .message_body("poison")
+        .message_attributes("kind", text("String", "bad"));
     let id = send.send().await.unwrap().message_id.unwrap();
     for _ in 0..2 {
         assert_eq!(stack.receive_one(&queue).await.message_id(), Some(id.as_str()));
@@ -311,7 +344,10 @@ async fn a_message_received_too_often_moves_to_the_dead_letter_queue_with_all_it
     let moved = polling.await.unwrap().unwrap().messages.unwrap().remove(0);
     assert_eq!((moved.message_id(), moved.body()), (Some(id.as_str()), Some("poison")));
     assert_eq!(attribute(&moved, System::ApproximateReceiveCount), Some("3"));
-    assert_eq!(attribute(&moved, System::DeadLetterQueueSourceArn), Some("arn:aws:sqs:us-east-1:000000000000:work"));
+    assert_eq!(
+        attribute(&moved, System::DeadLetterQueueSourceArn),
+        Some("arn:aws:sqs:us-east-1:000000000000:work")
+    );
     assert_eq!(attribute(&moved, System::SentTimestamp), Some(START_MS.to_string().as_str()));
     assert_eq!(moved.message_attributes().unwrap()["kind"].string_value(), Some("bad"));
 }
@@ -328,11 +364,15 @@ async fn a_redrive_returns_messages_to_where_they_came_from_as_new_ones() {
     assert!(stack.receive(&queue).await.is_empty());
     stack.send(&dead, "from nowhere").await;
 
-    let (dead_arn, queue_arn) = ("arn:aws:sqs:us-east-1:000000000000:dead", "arn:aws:sqs:us-east-1:000000000000:work");
+    let (dead_arn, queue_arn) =
+        ("arn:aws:sqs:us-east-1:000000000000:dead", "arn:aws:sqs:us-east-1:000000000000:work");
     let start = |source: &str| stack.client.start_message_move_task().source_arn(source);
     assert!(start(dead_arn).send().await.unwrap().task_handle.is_some());
     let again = stack.receive_one(&queue).await;
-    assert_eq!((again.body(), attribute(&again, System::ApproximateReceiveCount)), (Some("poison"), Some("1")));
+    assert_eq!(
+        (again.body(), attribute(&again, System::ApproximateReceiveCount)),
+        (Some("poison"), Some("1"))
+    );
     assert_eq!(attribute(&again, System::DeadLetterQueueSourceArn), None);
     assert_ne!(again.message_id(), Some(id.as_str()));
     stack.delete(&queue, &received).await;
@@ -345,27 +385,39 @@ async fn a_redrive_returns_messages_to_where_they_came_from_as_new_ones() {
 
     start(dead_arn).destination_arn(queue_arn).send().await.unwrap();
     assert_eq!(bodies(&stack.receive(&queue).await), ["from nowhere"]);
-    let tasks = stack.client.list_message_move_tasks().source_arn(dead_arn).max_results(10).send().await.unwrap();
-    assert_eq!(tasks.results().iter().map(|task| task.status().unwrap()).collect::<Vec<_>>(), ["COMPLETED", "FAILED"]);
+    let tasks =
+        stack.client.list_message_move_tasks().source_arn(dead_arn).max_results(10).send().await.unwrap();
+    assert_eq!(
+        tasks.results().iter().map(|task| task.status().unwrap()).collect::<Vec<_>>(),
+        ["COMPLETED", "FAILED"]
+    );
     assert_eq!(refused!(start(queue_arn).send()), "InvalidParameterValue");
-    assert_eq!(refused!(start("arn:aws:sqs:us-east-1:000000000000:none").send()), "ResourceNotFoundException");
+    assert_eq!(
+        refused!(start("arn:aws:sqs:us-east-1:000000000000:none").send()),
+        "ResourceNotFoundException"
+    );
 }
 
 #[tokio::test]
 async fn a_batch_has_one_to_ten_entries_with_distinct_ids_and_a_total_size() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[]).await;
-    let send = |entries| stack.client.send_message_batch().queue_url(&queue).set_entries(Some(entries)).send();
+    let send =
+        |entries| stack.client.send_message_batch().queue_url(&queue).set_entries(Some(entries)).send();
     let error = send(vec![]).await.unwrap_err().into_service_error();
     assert!(error.is_empty_batch_request(), "{error:?}");
-    let error = send((0..11).map(|n| entry(&n.to_string(), "x")).collect()).await.unwrap_err().into_service_error();
+    let error =
+        send((0..11).map(|n| entry(&n.to_string(), "x")).collect()).await.unwrap_err().into_service_error();
     assert!(error.is_too_many_entries_in_batch_request(), "{error:?}");
     let error = send(vec![entry("a", "x"), entry("a", "y")]).await.unwrap_err().into_service_error();
     assert!(error.is_batch_entry_ids_not_distinct(), "{error:?}");
     let error = send(vec![entry("a:b", "x")]).await.unwrap_err().into_service_error();
     assert!(error.is_invalid_batch_entry_id(), "{error:?}");
     let half = "x".repeat(524_288);
-    let error = send(vec![entry("a", &half), entry("b", &half), entry("c", "x")]).await.unwrap_err().into_service_error();
+    let error = send(vec![entry("a", &half), entry("b", &half), entry("c", "x")])
+        .await
+        .unwrap_err()
+        .into_service_error();
     assert!(error.is_batch_request_too_long(), "{error:?}");
     assert_eq!(stack.status("work").visible, 0, "a refused batch sends nothing");
     send(vec![entry("a", &half), entry("b", &half)]).await.unwrap();
@@ -376,7 +428,12 @@ async fn a_batch_has_one_to_ten_entries_with_distinct_ids_and_a_total_size() {
 async fn the_good_entries_of_a_batch_are_done_and_the_bad_ones_named() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[]).await;
-    let send = stack.client.send_message_batch().queue_url(&queue).entries(entry("good", "one")).entries(entry("bad", "\u{1}"));
+    let send = stack
+        .client
+        .send_message_batch()
+        .queue_url(&queue)
+        .entries(entry("good", "one"))
+        .entries(entry("bad", "\u{1}"));
     let answer = send.entries(entry("also-good", "two")).send().await.unwrap();
     assert_eq!(answer.successful().iter().map(|sent| sent.id()).collect::<Vec<_>>(), ["good", "also-good"]);
     assert_eq!(answer.successful()[0].md5_of_message_body(), "f97c5d29941bfb1b2fdab0874906ab82");
@@ -389,15 +446,36 @@ async fn the_good_entries_of_a_batch_are_done_and_the_bad_ones_named() {
         let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(id).receipt_handle(receipt);
         entry.visibility_timeout(seconds).build().unwrap()
     };
-    let changes = vec![change("a", handle(&messages[0]), 600), change("b", handle(&messages[1]), 99_999), change("c", "garbage", 0)];
-    let answer = stack.client.change_message_visibility_batch().queue_url(&queue).set_entries(Some(changes)).send().await.unwrap();
+    let changes = vec![
+        change("a", handle(&messages[0]), 600),
+        change("b", handle(&messages[1]), 99_999),
+        change("c", "garbage", 0),
+    ];
+    let answer = stack
+        .client
+        .change_message_visibility_batch()
+        .queue_url(&queue)
+        .set_entries(Some(changes))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.successful().iter().map(|done| done.id()).collect::<Vec<_>>(), ["a"]);
     let codes: Vec<_> = answer.failed().iter().map(|failed| (failed.id(), failed.code())).collect();
     assert_eq!(codes, [("b", "InvalidParameterValue"), ("c", "ReceiptHandleIsInvalid")]);
 
-    let delete = |id: &str, receipt: &str| DeleteMessageBatchRequestEntry::builder().id(id).receipt_handle(receipt).build().unwrap();
-    let deletes = vec![delete("a", handle(&messages[0])), delete("b", handle(&messages[1])), delete("c", "garbage")];
-    let answer = stack.client.delete_message_batch().queue_url(&queue).set_entries(Some(deletes)).send().await.unwrap();
+    let delete = |id: &str, receipt: &str| {
+        DeleteMessageBatchRequestEntry::builder().id(id).receipt_handle(receipt).build().unwrap()
+    };
+    let deletes =
+        vec![delete("a", handle(&messages[0])), delete("b", handle(&messages[1])), delete("c", "garbage")];
+    let answer = stack
+        .client
+        .delete_message_batch()
+        .queue_url(&queue)
+        .set_entries(Some(deletes))
+        .send()
+        .await
+        .unwrap();
     assert_eq!((answer.successful().len(), answer.failed().len()), (2, 1));
     assert_eq!(stack.status("work").in_flight, 0);
 }
@@ -406,15 +484,23 @@ async fn the_good_entries_of_a_batch_are_done_and_the_bad_ones_named() {
 async fn one_mebibyte_is_taken_and_one_byte_more_is_refused_attributes_included() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[]).await;
-    let send = |bytes: usize| stack.client.send_message().queue_url(&queue).message_body("é".repeat(bytes / 2));
+    let send =
+        |bytes: usize| stack.client.send_message().queue_url(&queue).message_body("é".repeat(bytes / 2));
     send(1_048_576).send().await.unwrap();
     assert_eq!(stack.receive_one(&queue).await.body().unwrap().len(), 1_048_576);
     assert_eq!(refused!(send(1_048_578).send()), "InvalidParameterValue");
     // Name 1 + type 6 + value 1: eight bytes.
     send(1_048_568).message_attributes("k", text("String", "v")).send().await.unwrap();
-    assert_eq!(refused!(send(1_048_570).message_attributes("k", text("String", "v")).send()), "InvalidParameterValue");
+    assert_eq!(
+        refused!(send(1_048_570).message_attributes("k", text("String", "v")).send()),
+        "InvalidParameterValue"
+    );
 
-    let set = stack.client.set_queue_attributes().queue_url(&queue).attributes(Attribute::MaximumMessageSize, "1024");
+    let set = stack
+        .client
+        .set_queue_attributes()
+        .queue_url(&queue)
+        .attributes(Attribute::MaximumMessageSize, "1024");
     set.send().await.unwrap();
     send(1_024).send().await.unwrap();
     assert_eq!(refused!(send(1_026).send()), "InvalidParameterValue");
@@ -425,14 +511,17 @@ async fn attributes_are_kept_digested_and_returned_as_asked_for() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[(Attribute::VisibilityTimeout, "0")]).await;
     let send = || stack.client.send_message().queue_url(&queue).message_body("msg");
-    let kenobi = send().message_attributes("Hello", text("String", "There")).message_attributes("General", text("String", "Kenobi"));
+    let kenobi = send()
+        .message_attributes("Hello", text("String", "There"))
+        .message_attributes("General", text("String", "Kenobi"));
     let sent = kenobi.message_attributes("Help.Me", text("String", "Me")).send().await.unwrap();
     assert_eq!(sent.md5_of_message_body(), Some("6e2baaf3b97dbeef01c0043275f9a0e7"));
     assert_eq!(sent.md5_of_message_attributes(), Some("4c360f3fdafd970e05fae2f149d997f5"));
 
     let digest = async |names: &[&str]| {
         let receive = stack.client.receive_message().queue_url(&queue);
-        let receive = receive.set_message_attribute_names(Some(names.iter().map(ToString::to_string).collect()));
+        let receive =
+            receive.set_message_attribute_names(Some(names.iter().map(ToString::to_string).collect()));
         let message = receive.send().await.unwrap().messages.unwrap().remove(0);
         assert!(message.attributes().is_none(), "no system attribute was asked for");
         message.md5_of_message_attributes
@@ -444,8 +533,17 @@ async fn attributes_are_kept_digested_and_returned_as_asked_for() {
     assert_eq!(digest(&[]).await, None);
 
     let other = stack.queue("other", &[]).await;
-    let bytes = MessageAttributeValue::builder().data_type("Binary.png").binary_value(Blob::new([0, 159, 146, 150])).build().unwrap();
-    let send = stack.client.send_message().queue_url(&other).message_body("msg").message_attributes("image", bytes.clone());
+    let bytes = MessageAttributeValue::builder()
+        .data_type("Binary.png")
+        .binary_value(Blob::new([0, 159, 146, 150]))
+        .build()
+        .unwrap();
+    let send = stack
+        .client
+        .send_message()
+        .queue_url(&other)
+        .message_body("msg")
+        .message_attributes("image", bytes.clone());
     send.message_attributes("size", text("Number", "-1.5e3")).send().await.unwrap();
     let message = stack.receive_one(&other).await;
     let attributes = message.message_attributes().unwrap();
@@ -473,20 +571,30 @@ async fn what_sqs_cannot_carry_is_refused() {
         ("k", "Number", "1x"),
     ];
     for (name, data_type, value) in bad {
-        assert_eq!(refused!(send("x").message_attributes(name, text(data_type, value)).send()), "InvalidParameterValue", "{name} {value}");
+        assert_eq!(
+            refused!(send("x").message_attributes(name, text(data_type, value)).send()),
+            "InvalidParameterValue",
+            "{name} {value}"
+        );
     }
-    assert_eq!(refused!(send("x").message_attributes("k", text("String", "\u{1}")).send()), "InvalidMessageContents");
-    let eleven = (0..11).fold(send("x"), |send, n| send.message_attributes(n.to_string(), text("String", "v")));
+    assert_eq!(
+        refused!(send("x").message_attributes("k", text("String", "\u{1}")).send()),
+        "InvalidMessageContents"
+    );
+    let eleven =
+        (0..11).fold(send("x"), |send, n| send.message_attributes(n.to_string(), text("String", "v")));
     assert_eq!(refused!(eleven.send()), "InvalidParameterValue");
 }
 
 #[tokio::test]
 async fn an_unknown_queue_is_the_typed_error_of_the_sdk() {
     let stack = Stack::start(None).await;
-    let error = stack.client.get_queue_url().queue_name("none").send().await.unwrap_err().into_service_error();
+    let error =
+        stack.client.get_queue_url().queue_name("none").send().await.unwrap_err().into_service_error();
     assert!(matches!(error, GetQueueUrlError::QueueDoesNotExist(_)), "{error:?}");
     assert_eq!(error.message(), Some("The specified queue does not exist."));
-    let send = stack.client.send_message().queue_url("https://sqs.eu-west-1.amazonaws.com/1/none").message_body("x");
+    let send =
+        stack.client.send_message().queue_url("https://sqs.eu-west-1.amazonaws.com/1/none").message_body("x");
     let error = send.send().await.unwrap_err().into_service_error();
     assert!(matches!(error, SendMessageError::QueueDoesNotExist(_)), "{error:?}");
 }
@@ -498,24 +606,57 @@ async fn queues_are_created_found_listed_changed_purged_and_deleted() {
     assert!(queue.starts_with("http://127.0.0.1:") && queue.ends_with("/000000000000/work"), "{queue}");
     assert_eq!(stack.queue("work", &[(Attribute::VisibilityTimeout, "90")]).await, queue);
     let create = |name: &str| stack.client.create_queue().queue_name(name);
-    let error = create("work").attributes(Attribute::VisibilityTimeout, "91").send().await.unwrap_err().into_service_error();
+    let error = create("work")
+        .attributes(Attribute::VisibilityTimeout, "91")
+        .send()
+        .await
+        .unwrap_err()
+        .into_service_error();
     assert!(error.is_queue_name_exists(), "{error:?}");
-    let error = create("work.fifo").attributes(Attribute::FifoQueue, "true").send().await.unwrap_err().into_service_error();
+    let error = create("work.fifo")
+        .attributes(Attribute::FifoQueue, "true")
+        .send()
+        .await
+        .unwrap_err()
+        .into_service_error();
     assert!(error.is_unsupported_operation(), "{error:?}");
     assert_eq!(refused!(create("a queue").send()), "InvalidParameterValue");
-    assert_eq!(refused!(create("q").attributes(Attribute::VisibilityTimeout, "43201").send()), "InvalidAttributeValue");
-    assert_eq!(refused!(create("q").attributes(Attribute::from("Nonsense"), "1").send()), "InvalidAttributeName");
+    assert_eq!(
+        refused!(create("q").attributes(Attribute::VisibilityTimeout, "43201").send()),
+        "InvalidAttributeValue"
+    );
+    assert_eq!(
+        refused!(create("q").attributes(Attribute::from("Nonsense"), "1").send()),
+        "InvalidAttributeName"
+    );
     let policy = r#"{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:none","maxReceiveCount":4}"#;
-    assert_eq!(refused!(create("q").attributes(Attribute::RedrivePolicy, policy).send()), "InvalidParameterValue");
+    assert_eq!(
+        refused!(create("q").attributes(Attribute::RedrivePolicy, policy).send()),
+        "InvalidParameterValue"
+    );
 
     for name in ["worker", "other"] {
         stack.queue(name, &[]).await;
     }
-    assert_eq!(stack.client.get_queue_url().queue_name("work").send().await.unwrap().queue_url(), Some(queue.as_str()));
+    assert_eq!(
+        stack.client.get_queue_url().queue_name("work").send().await.unwrap().queue_url(),
+        Some(queue.as_str())
+    );
     let page = stack.client.list_queues().queue_name_prefix("work").max_results(1).send().await.unwrap();
     assert_eq!(page.queue_urls(), std::slice::from_ref(&queue));
-    let page = stack.client.list_queues().queue_name_prefix("work").set_next_token(page.next_token).send().await.unwrap();
-    assert!(page.queue_urls().len() == 1 && page.queue_urls()[0].ends_with("/worker") && page.next_token.is_none());
+    let page = stack
+        .client
+        .list_queues()
+        .queue_name_prefix("work")
+        .set_next_token(page.next_token)
+        .send()
+        .await
+        .unwrap();
+    assert!(
+        page.queue_urls().len() == 1
+            && page.queue_urls()[0].ends_with("/worker")
+            && page.next_token.is_none()
+    );
 
     stack.send(&queue, "one").await;
     stack.send(&queue, "two").await;
@@ -523,7 +664,14 @@ async fn queues_are_created_found_listed_changed_purged_and_deleted() {
     assert_eq!(bodies(received.messages()), ["one"]);
     let set = stack.client.set_queue_attributes().queue_url(&queue).attributes(Attribute::DelaySeconds, "7");
     set.send().await.unwrap();
-    let get = stack.client.get_queue_attributes().queue_url(&queue).attribute_names(Attribute::All).send().await.unwrap();
+    let get = stack
+        .client
+        .get_queue_attributes()
+        .queue_url(&queue)
+        .attribute_names(Attribute::All)
+        .send()
+        .await
+        .unwrap();
     let has = |name: Attribute| get.attributes().unwrap()[&name].clone();
     assert_eq!((has(Attribute::VisibilityTimeout), has(Attribute::DelaySeconds)), ("90".into(), "7".into()));
     assert_eq!(has(Attribute::QueueArn), "arn:aws:sqs:us-east-1:000000000000:work");
@@ -534,7 +682,10 @@ async fn queues_are_created_found_listed_changed_purged_and_deleted() {
     stack.client.purge_queue().queue_url(&queue).send().await.unwrap();
     assert_eq!(stack.status("work").visible + stack.status("work").in_flight, 0);
     stack.client.delete_queue().queue_url(&queue).send().await.unwrap();
-    assert_eq!(refused!(stack.client.receive_message().queue_url(&queue).send()), "AWS.SimpleQueueService.NonExistentQueue");
+    assert_eq!(
+        refused!(stack.client.receive_message().queue_url(&queue).send()),
+        "AWS.SimpleQueueService.NonExistentQueue"
+    );
 }
 
 #[tokio::test]
@@ -546,7 +697,8 @@ async fn a_killed_process_loses_no_accepted_message_and_no_receive_count() {
     let received = stack.receive_one(&queue).await;
     stack.send(&queue, "waiting").await;
 
-    // What the disk holds while the process still runs is what it holds after a kill -9: nothing was closed or checkpointed.
+    // What the disk holds while the process still runs is what it holds after a kill -9: nothing was closed
+    // or checkpointed.
     for file in std::fs::read_dir(&live.0).unwrap() {
         let file = file.unwrap();
         std::fs::copy(file.path(), after.0.join(file.file_name())).unwrap();
@@ -568,7 +720,8 @@ async fn a_file_reopened_after_a_drop_has_its_queues_and_takes_an_earlier_receip
     let path = scratch.0.join("queues.db");
     let clock: super::Clock = Arc::new(|| START_MS);
     let call = async |sqs: &Sqs, action: &str, body: &str| {
-        let (status, answer, _) = sqs.handle(&format!("AmazonSQS.{action}"), "127.0.0.1:9", body.as_bytes()).await;
+        let (status, answer, _) =
+            sqs.handle(&format!("AmazonSQS.{action}"), "127.0.0.1:9", body.as_bytes()).await;
         assert_eq!(status, 200);
         serde_json::from_slice::<serde_json::Value>(&answer).unwrap()
     };
@@ -579,7 +732,8 @@ async fn a_file_reopened_after_a_drop_has_its_queues_and_takes_an_earlier_receip
     drop(sqs);
     let sqs = Sqs::open(Some(&path), clock).unwrap();
     assert_eq!(sqs.queues().unwrap()[0].in_flight, 1);
-    let delete = serde_json::json!({ "QueueUrl": "work", "ReceiptHandle": received["Messages"][0]["ReceiptHandle"] });
+    let delete =
+        serde_json::json!({ "QueueUrl": "work", "ReceiptHandle": received["Messages"][0]["ReceiptHandle"] });
     call(&sqs, "DeleteMessage", &delete.to_string()).await;
     assert_eq!(sqs.queues().unwrap()[0].in_flight, 0);
 }
@@ -594,7 +748,12 @@ async fn eight_concurrent_receivers_share_two_hundred_messages_without_a_double(
             tokio::spawn(async move {
                 let mut got = Vec::new();
                 loop {
-                    let poll = stack.client.receive_message().queue_url(&queue).max_number_of_messages(3).wait_time_seconds(20);
+                    let poll = stack
+                        .client
+                        .receive_message()
+                        .queue_url(&queue)
+                        .max_number_of_messages(3)
+                        .wait_time_seconds(20);
                     let messages = poll.send().await.unwrap().messages.unwrap_or_default();
                     if messages.is_empty() {
                         return got;
@@ -610,7 +769,14 @@ async fn eight_concurrent_receivers_share_two_hundred_messages_without_a_double(
     let mut sent = BTreeSet::new();
     for batch in 0..20 {
         let entries = (0..10).map(|n| entry(&n.to_string(), &format!("{batch}-{n}"))).collect();
-        let answer = stack.client.send_message_batch().queue_url(&queue).set_entries(Some(entries)).send().await.unwrap();
+        let answer = stack
+            .client
+            .send_message_batch()
+            .queue_url(&queue)
+            .set_entries(Some(entries))
+            .send()
+            .await
+            .unwrap();
         sent.extend(answer.successful.into_iter().map(|sent| sent.message_id));
     }
     while stack.status("work").oldest_age_seconds.is_some() {
@@ -638,9 +804,15 @@ async fn a_request_that_is_not_of_the_protocol_is_told_why() {
     };
     let (status, body, error) = answer("AmazonSQS.GetQueueUrl", r#"{"QueueName":"none"}"#).await;
     assert_eq!((status, error.as_str()), (400, "AWS.SimpleQueueService.NonExistentQueue;Sender"));
-    assert_eq!(body, r#"{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"The specified queue does not exist."}"#);
+    assert_eq!(
+        body,
+        r#"{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"The specified queue does not exist."}"#
+    );
     assert_eq!(answer("AmazonSQS.SendMessage", "{").await.2, "SerializationException;Sender");
     assert_eq!(answer("AmazonSQS.SendMessage", "{}").await.2, "MissingParameter;Sender");
-    assert_eq!(answer("AmazonSQS.TagQueue", "{}").await.2, "AWS.SimpleQueueService.UnsupportedOperation;Sender");
+    assert_eq!(
+        answer("AmazonSQS.TagQueue", "{}").await.2,
+        "AWS.SimpleQueueService.UnsupportedOperation;Sender"
+    );
     assert!(answer("", "Action=SendMessage").await.1.contains("query protocol"));
 }

@@ -1,4 +1,5 @@
-//! The shapes of the AWS JSON 1.0 protocol, its faults, and the checks AWS makes on a request before it touches a queue.
+//! The shapes of the AWS JSON 1.0 protocol, its faults, and the checks AWS makes on a request before it
+//! touches a queue.
 //!
 //! **Invariant:** nothing here reads a clock or the store.
 
@@ -11,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::Answer;
 
-/// The most bytes a message may have, and all messages of a batch together: body, attribute names, types and values.
+/// The most bytes a message may have, and all messages of a batch together: body, attribute names, types and
+/// values.
 pub(super) const MAX_BYTES: usize = 1_048_576;
 
 /// The queue attributes that are numbers: name, default, least, most.
@@ -35,7 +37,8 @@ const SYSTEM_ATTRIBUTES: [&str; 9] = [
     "SequenceNumber",
 ];
 
-// ---------------------------------------------------------------------------------------------------------------------------- faults
+// ----------------------------------------------------------------------------------------------------------------------------
+// faults
 
 /// A refused request: what AWS calls it, and a sentence for the person who reads it.
 #[derive(Debug)]
@@ -67,16 +70,23 @@ pub(super) enum Code {
 }
 
 impl Code {
-    /// The shape in the body's `__type`, the code in the `x-amzn-query-error` header (the one SDKs match on), and the HTTP status.
+    /// The shape in the body's `__type`, the code in the `x-amzn-query-error` header (the one SDKs match on),
+    /// and the HTTP status.
     const fn on_the_wire(self) -> (&'static str, &'static str, u16) {
         match self {
-            Self::BatchEntryIdsNotDistinct => ("BatchEntryIdsNotDistinct", "AWS.SimpleQueueService.BatchEntryIdsNotDistinct", 400),
-            Self::BatchRequestTooLong => ("BatchRequestTooLong", "AWS.SimpleQueueService.BatchRequestTooLong", 400),
+            Self::BatchEntryIdsNotDistinct => {
+                ("BatchEntryIdsNotDistinct", "AWS.SimpleQueueService.BatchEntryIdsNotDistinct", 400)
+            }
+            Self::BatchRequestTooLong => {
+                ("BatchRequestTooLong", "AWS.SimpleQueueService.BatchRequestTooLong", 400)
+            }
             Self::EmptyBatchRequest => ("EmptyBatchRequest", "AWS.SimpleQueueService.EmptyBatchRequest", 400),
             Self::Internal => ("InternalFailure", "InternalFailure", 500),
             Self::InvalidAttributeName => ("InvalidAttributeName", "InvalidAttributeName", 400),
             Self::InvalidAttributeValue => ("InvalidAttributeValue", "InvalidAttributeValue", 400),
-            Self::InvalidBatchEntryId => ("InvalidBatchEntryId", "AWS.SimpleQueueService.InvalidBatchEntryId", 400),
+            Self::InvalidBatchEntryId => {
+                ("InvalidBatchEntryId", "AWS.SimpleQueueService.InvalidBatchEntryId", 400)
+            }
             Self::InvalidMessageContents => ("InvalidMessageContents", "InvalidMessageContents", 400),
             Self::InvalidParameterValue => ("InvalidParameterValueException", "InvalidParameterValue", 400),
             Self::MissingParameter => ("MissingRequiredParameterException", "MissingParameter", 400),
@@ -85,8 +95,12 @@ impl Code {
             Self::ReceiptHandleIsInvalid => ("ReceiptHandleIsInvalid", "ReceiptHandleIsInvalid", 404),
             Self::ResourceNotFound => ("ResourceNotFoundException", "ResourceNotFoundException", 404),
             Self::Serialization => ("SerializationException", "SerializationException", 400),
-            Self::TooManyEntries => ("TooManyEntriesInBatchRequest", "AWS.SimpleQueueService.TooManyEntriesInBatchRequest", 400),
-            Self::UnsupportedOperation => ("UnsupportedOperation", "AWS.SimpleQueueService.UnsupportedOperation", 400),
+            Self::TooManyEntries => {
+                ("TooManyEntriesInBatchRequest", "AWS.SimpleQueueService.TooManyEntriesInBatchRequest", 400)
+            }
+            Self::UnsupportedOperation => {
+                ("UnsupportedOperation", "AWS.SimpleQueueService.UnsupportedOperation", 400)
+            }
         }
     }
 
@@ -97,8 +111,8 @@ impl Code {
 }
 
 impl Fault {
-    /// The HTTP answer: `{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"The specified queue does not exist."}` and the header
-    /// `AWS.SimpleQueueService.NonExistentQueue;Sender`.
+    /// The HTTP answer: `{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"The specified queue does
+    /// not exist."}` and the header `AWS.SimpleQueueService.NonExistentQueue;Sender`.
     pub(super) fn answer(self) -> Answer {
         let (shape, code, status) = self.code.on_the_wire();
         let body = json!({ "__type": format!("com.amazonaws.sqs#{shape}"), "message": self.message });
@@ -119,9 +133,11 @@ impl From<rusqlite::Error> for Fault {
     }
 }
 
-// -------------------------------------------------------------------------------------------------------------------------- requests
+// --------------------------------------------------------------------------------------------------------------------------
+// requests
 
-/// `{"QueueUrl":"http://127.0.0.1:9324/000000000000/invoice-paid"}` and the two lists some of its users carry.
+/// `{"QueueUrl":"http://127.0.0.1:9324/000000000000/invoice-paid"}` and the two lists some of its users
+/// carry.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub(super) struct OnQueue {
@@ -146,8 +162,8 @@ pub(super) struct ListQueues {
     pub next_token: Option<String>,
 }
 
-/// `{"QueueUrl":"...","MessageBody":"...","MessageAttributes":{"k":{"DataType":"String","StringValue":"v"}}}`; in a batch the same with
-/// an `Id` in place of the url.
+/// `{"QueueUrl":"...","MessageBody":"...","MessageAttributes":{"k":{"DataType":"String","StringValue":"v"}}}`;
+/// in a batch the same with an `Id` in place of the url.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub(super) struct Outgoing {
@@ -161,7 +177,8 @@ pub(super) struct Outgoing {
     pub message_deduplication_id: Option<String>,
 }
 
-/// `{"QueueUrl":"...","ReceiptHandle":"...","VisibilityTimeout":300}`: what deletes or hides a message, alone or as an entry of a batch.
+/// `{"QueueUrl":"...","ReceiptHandle":"...","VisibilityTimeout":300}`: what deletes or hides a message, alone
+/// or as an entry of a batch.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub(super) struct Receipt {
@@ -207,7 +224,8 @@ pub(super) struct MoveTask {
     pub max_results: Option<i64>,
 }
 
-/// `{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:dead-letter","maxReceiveCount":4}`, with the number as text as well.
+/// `{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:dead-letter","maxReceiveCount":4}`, with the
+/// number as text as well.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RedrivePolicy {
@@ -233,12 +251,19 @@ impl MessageAttribute {
 
     pub(super) fn value(&self) -> &[u8] {
         let text = self.string_value.as_deref().unwrap_or_default();
-        if self.is_binary() { self.binary_value.as_ref().map_or(&[], |blob| &blob.0) } else { text.as_bytes() }
+        if self.is_binary() {
+            self.binary_value.as_ref().map_or(&[], |blob| &blob.0)
+        } else {
+            text.as_bytes()
+        }
     }
 
     fn check(&self, name: &str) -> Result<(), Fault> {
-        let wrong = |why: &str| Code::InvalidParameterValue.because(format!("Message (user) attribute '{name}' {why}"));
-        let shape = (1..=256).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+        let wrong = |why: &str| {
+            Code::InvalidParameterValue.because(format!("Message (user) attribute '{name}' {why}"))
+        };
+        let shape = (1..=256).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
         let lower = name.to_ascii_lowercase();
         if !shape || name.starts_with('.') || name.ends_with('.') || name.contains("..") {
             return Err(wrong("has a name that is not 1 to 256 of A-Z a-z 0-9 _ - and single dots inside."));
@@ -248,12 +273,16 @@ impl MessageAttribute {
         }
         let kind = self.data_type.split('.').next().unwrap_or_default();
         if !["Binary", "Number", "String"].contains(&kind) || self.data_type.len() > 256 {
-            return Err(wrong("has an invalid type. You must use only the following supported type prefixes: Binary, Number, String."));
+            return Err(wrong(
+                "has an invalid type. You must use only the following supported type prefixes: Binary, Number, String.",
+            ));
         }
         if self.value().is_empty() {
             return Err(wrong(&format!("must contain a non-empty value of type '{kind}'.")));
         }
-        if kind == "Number" && !self.string_value.as_deref().unwrap_or_default().parse::<f64>().is_ok_and(f64::is_finite) {
+        if kind == "Number"
+            && !self.string_value.as_deref().unwrap_or_default().parse::<f64>().is_ok_and(f64::is_finite)
+        {
             return Err(wrong("must contain a number: its value could not be parsed."));
         }
         check_characters(self.string_value.as_deref().unwrap_or_default())
@@ -276,7 +305,8 @@ impl<'de> Deserialize<'de> for Blob {
     }
 }
 
-// --------------------------------------------------------------------------------------------------------------------------- answers
+// ---------------------------------------------------------------------------------------------------------------------------
+// answers
 
 /// `{"MessageId":"...","MD5OfMessageBody":"...","MD5OfMessageAttributes":"..."}`, with its `Id` in a batch.
 #[derive(Serialize)]
@@ -322,7 +352,8 @@ pub(super) fn batch_answer<T: Serialize>(results: Vec<(String, Result<T, Fault>)
     json!({ "Successful": successful, "Failed": failed })
 }
 
-// ---------------------------------------------------------------------------------------------------------------------------- checks
+// ----------------------------------------------------------------------------------------------------------------------------
+// checks
 
 /// The value of a required text.
 pub(super) fn required<'a>(name: &str, value: &'a str) -> Result<&'a str, Fault> {
@@ -333,20 +364,30 @@ pub(super) fn required<'a>(name: &str, value: &'a str) -> Result<&'a str, Fault>
 }
 
 /// The value of an optional number in a closed range.
-pub(super) fn between(name: &str, value: Option<i64>, default: i64, least: i64, most: i64) -> Result<i64, Fault> {
+pub(super) fn between(
+    name: &str,
+    value: Option<i64>,
+    default: i64,
+    least: i64,
+    most: i64,
+) -> Result<i64, Fault> {
     let value = value.unwrap_or(default);
     if (least..=most).contains(&value) {
         return Ok(value);
     }
-    let why = format!("Value {value} for parameter {name} is invalid. Reason: Must be between {least} and {most}, if provided.");
+    let why = format!(
+        "Value {value} for parameter {name} is invalid. Reason: Must be between {least} and {most}, if provided."
+    );
     Err(Code::InvalidParameterValue.because(why))
 }
 
-/// A queue's name: 1 to 80 letters, digits, hyphens and underscores. A name that ends in `.fifo` asks for what is not here.
+/// A queue's name: 1 to 80 letters, digits, hyphens and underscores. A name that ends in `.fifo` asks for
+/// what is not here.
 pub(super) fn check_queue_name(name: &str) -> Result<(), Fault> {
     required("QueueName", name)?;
     if name.ends_with(".fifo") {
-        return Err(Code::UnsupportedOperation.because("FIFO queues are not supported by this endpoint: it has standard queues only."));
+        return Err(Code::UnsupportedOperation
+            .because("FIFO queues are not supported by this endpoint: it has standard queues only."));
     }
     if name.len() > 80 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)) {
         let why = "Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length";
@@ -366,10 +407,13 @@ pub(super) fn number_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Queue attributes as they are kept: numbers in range, policies well formed. An empty policy means "none".
-pub(super) fn check_queue_attributes(given: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Fault> {
+pub(super) fn check_queue_attributes(
+    given: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Fault> {
     let mut kept = BTreeMap::new();
     for (name, value) in given {
-        let wrong = || Code::InvalidAttributeValue.because(format!("Invalid value for the parameter {name}."));
+        let wrong =
+            || Code::InvalidAttributeValue.because(format!("Invalid value for the parameter {name}."));
         let value = if let Some((.., least, most)) = NUMBERS.iter().find(|(known, ..)| *known == name) {
             let number = value.parse::<i64>().ok().filter(|number| (*least..=*most).contains(number));
             number.ok_or_else(wrong)?.to_string()
@@ -386,7 +430,9 @@ pub(super) fn check_queue_attributes(given: BTreeMap<String, String>) -> Result<
                 "RedrivePolicy" | "Policy" | "RedriveAllowPolicy" => value,
                 "KmsMasterKeyId" | "KmsDataKeyReusePeriodSeconds" | "SqsManagedSseEnabled" => value,
                 "FifoQueue" | "ContentBasedDeduplication" | "DeduplicationScope" | "FifoThroughputLimit" => {
-                    let why = format!("{name}: FIFO queues are not supported by this endpoint: it has standard queues only.");
+                    let why = format!(
+                        "{name}: FIFO queues are not supported by this endpoint: it has standard queues only."
+                    );
                     return Err(Code::UnsupportedOperation.because(why));
                 }
                 _ => return Err(Code::InvalidAttributeName.because(format!("Unknown Attribute {name}."))),
@@ -399,12 +445,19 @@ pub(super) fn check_queue_attributes(given: BTreeMap<String, String>) -> Result<
 
 /// The dead-letter queue's ARN and how often a message may be received before it moves there.
 pub(super) fn parse_redrive_policy(text: &str) -> Result<(String, i64), Fault> {
-    let wrong =
-        |why: &str| Code::InvalidParameterValue.because(format!("Value {text} for parameter RedrivePolicy is invalid. Reason: {why}"));
-    let policy: RedrivePolicy =
-        serde_json::from_str(text).map_err(|_| wrong("It must be a JSON object with deadLetterTargetArn and maxReceiveCount."))?;
-    let most = policy.max_receive_count.as_i64().or_else(|| policy.max_receive_count.as_str().and_then(|text| text.parse().ok()));
-    let most = most.filter(|most| (1..=1_000).contains(most)).ok_or_else(|| wrong("maxReceiveCount must be between 1 and 1000."))?;
+    let wrong = |why: &str| {
+        Code::InvalidParameterValue
+            .because(format!("Value {text} for parameter RedrivePolicy is invalid. Reason: {why}"))
+    };
+    let policy: RedrivePolicy = serde_json::from_str(text)
+        .map_err(|_| wrong("It must be a JSON object with deadLetterTargetArn and maxReceiveCount."))?;
+    let most = policy
+        .max_receive_count
+        .as_i64()
+        .or_else(|| policy.max_receive_count.as_str().and_then(|text| text.parse().ok()));
+    let most = most
+        .filter(|most| (1..=1_000).contains(most))
+        .ok_or_else(|| wrong("maxReceiveCount must be between 1 and 1000."))?;
     if !policy.dead_letter_target_arn.starts_with("arn:aws") {
         return Err(wrong("Invalid value for deadLetterTargetArn."));
     }
@@ -418,13 +471,15 @@ pub(super) fn check_batch<'a>(ids: impl ExactSizeIterator<Item = &'a String>) ->
         return Err(Code::EmptyBatchRequest.because("There should be at least one entry in the request."));
     }
     if count > 10 {
-        return Err(Code::TooManyEntries.because(format!("Maximum number of entries per request are 10. You have sent {count}.")));
+        return Err(Code::TooManyEntries
+            .because(format!("Maximum number of entries per request are 10. You have sent {count}.")));
     }
     let mut seen = BTreeSet::new();
     for id in ids {
-        if !(1..=80).contains(&id.len()) || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)) {
-            let why =
-                "A batch entry id can only contain alphanumeric characters, hyphens and underscores. It can be at most 80 letters long.";
+        if !(1..=80).contains(&id.len())
+            || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+        {
+            let why = "A batch entry id can only contain alphanumeric characters, hyphens and underscores. It can be at most 80 letters long.";
             return Err(Code::InvalidBatchEntryId.because(why));
         }
         if !seen.insert(id) {
@@ -437,7 +492,9 @@ pub(super) fn check_batch<'a>(ids: impl ExactSizeIterator<Item = &'a String>) ->
 impl Outgoing {
     /// What counts towards the size limits.
     pub(super) fn bytes(&self) -> usize {
-        let attribute = |(name, value): (&String, &MessageAttribute)| name.len() + value.data_type.len() + value.value().len();
+        let attribute = |(name, value): (&String, &MessageAttribute)| {
+            name.len() + value.data_type.len() + value.value().len()
+        };
         self.message_body.len() + self.message_attributes.iter().map(attribute).sum::<usize>()
     }
 
@@ -445,7 +502,9 @@ impl Outgoing {
     pub(super) fn check(&self, most: i64) -> Result<(), Fault> {
         required("MessageBody", &self.message_body)?;
         if !usize::try_from(most).is_ok_and(|most| self.bytes() <= most) {
-            let why = format!("One or more parameters are invalid. Reason: Message must be shorter than {most} bytes.");
+            let why = format!(
+                "One or more parameters are invalid. Reason: Message must be shorter than {most} bytes."
+            );
             return Err(Code::InvalidParameterValue.because(why));
         }
         if let Some(id) = &self.message_deduplication_id {
@@ -462,7 +521,9 @@ impl Outgoing {
         }
         for (name, attribute) in &self.message_system_attributes {
             if name != "AWSTraceHeader" || attribute.data_type != "String" || attribute.value().is_empty() {
-                let why = format!("Message system attribute '{name}' is invalid: only AWSTraceHeader, a String, can be sent.");
+                let why = format!(
+                    "Message system attribute '{name}' is invalid: only AWSTraceHeader, a String, can be sent."
+                );
                 return Err(Code::InvalidParameterValue.because(why));
             }
         }
@@ -473,7 +534,12 @@ impl Outgoing {
 impl Receive {
     /// The system attributes asked for, by either of the two names the list has had.
     pub(super) fn system_names(&self) -> Result<BTreeSet<&str>, Fault> {
-        let asked: BTreeSet<&str> = self.attribute_names.iter().chain(&self.message_system_attribute_names).map(String::as_str).collect();
+        let asked: BTreeSet<&str> = self
+            .attribute_names
+            .iter()
+            .chain(&self.message_system_attribute_names)
+            .map(String::as_str)
+            .collect();
         if let Some(name) = asked.iter().find(|name| **name != "All" && !SYSTEM_ATTRIBUTES.contains(name)) {
             return Err(Code::InvalidAttributeName.because(format!("Unknown Attribute {name}.")));
         }
@@ -489,7 +555,8 @@ impl Receive {
     }
 }
 
-/// SQS takes what XML 1.0 takes: no control characters but tab, line feed and carriage return, and no U+FFFE or U+FFFF.
+/// SQS takes what XML 1.0 takes: no control characters but tab, line feed and carriage return, and no U+FFFE
+/// or U+FFFF.
 fn check_characters(text: &str) -> Result<(), Fault> {
     let allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{FFFD}' | '\u{10000}'..);
     match text.chars().find(|c| !allowed(*c)) {

@@ -1,11 +1,11 @@
 //! The AWS endpoint: DynamoDB and SQS on one port, told apart by `X-Amz-Target`.
 //!
-//! SQS is this crate's own and answers directly. DynamoDB is dynoxide, whose HTTP layer (which checks requests as AWS does) can only
-//! serve a listener of its own, so it gets one on a free port and requests are passed on. The tokens of transactions are kept here
-//! (`tokens.rs`).
+//! SQS is this crate's own and answers directly. DynamoDB is dynoxide, whose HTTP layer (which checks
+//! requests as AWS does) can only serve a listener of its own, so it gets one on a free port and requests are
+//! passed on. The tokens of transactions are kept here (`tokens.rs`).
 //!
-//! Signatures are not checked, so whoever can connect may do everything: only the loopback interface is bound, and a request with an
-//! `Origin` is refused, because it is a web page's.
+//! Signatures are not checked, so whoever can connect may do everything: only the loopback interface is
+//! bound, and a request with an `Origin` is refused, because it is a web page's.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -44,7 +44,8 @@ pub async fn serve_dynamodb(
     database: Database,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("cannot bind a port for DynamoDB")?;
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("cannot bind a port for DynamoDB")?;
     let address = listener.local_addr()?;
     let server = tokio::spawn(async move {
         if let Err(error) = dynoxide::server::serve_with_shutdown(listener, database, stopped).await {
@@ -59,14 +60,18 @@ pub fn router(sqs: &Sqs, dynamodb: SocketAddr) -> Router {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let client = Client::builder(TokioExecutor::new()).build(connector);
-    sqs.router().layer(from_fn_with_state(DynamoDb { address: dynamodb, client, tokens: Tokens::default() }, dispatch))
+    sqs.router().layer(from_fn_with_state(
+        DynamoDb { address: dynamodb, client, tokens: Tokens::default() },
+        dispatch,
+    ))
 }
 
 async fn dispatch(State(dynamodb): State<DynamoDb>, request: Request, next: Next) -> Response {
     if request.headers().contains_key("origin") {
         return (StatusCode::FORBIDDEN, "this endpoint is not for web pages\n").into_response();
     }
-    let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
+    let target =
+        request.headers().get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
     if target == "DynamoDB_20120810.TransactWriteItems" {
         return dynamodb.transact(request).await;
     }
@@ -74,18 +79,21 @@ async fn dispatch(State(dynamodb): State<DynamoDb>, request: Request, next: Next
         return dynamodb.pass_on(request).await;
     }
     if request.method() == Method::GET {
-        let host = request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or("127.0.0.1:9001");
+        let host =
+            request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or("127.0.0.1:9001");
         return help(host).into_response();
     }
     next.run(request).await
 }
 
 impl DynamoDb {
-    /// A transaction, once for its token. In a task of its own: a caller who stops waiting and tries again meets the same transaction.
+    /// A transaction, once for its token. In a task of its own: a caller who stops waiting and tries again
+    /// meets the same transaction.
     async fn transact(self, request: Request) -> Response {
         let (mut parts, body) = request.into_parts();
         let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
-            return (StatusCode::PAYLOAD_TOO_LARGE, "a request to DynamoDB has at most 16 MB\n").into_response();
+            return (StatusCode::PAYLOAD_TOO_LARGE, "a request to DynamoDB has at most 16 MB\n")
+                .into_response();
         };
         let Some(transaction) = self.tokens.take(&body) else {
             return self.pass_on(Request::from_parts(parts, body.into())).await;
@@ -96,7 +104,8 @@ impl DynamoDb {
             let answer = transaction.once(|| self.answer(request)).await;
             answer.unwrap_or_else(|refused| refused)
         });
-        task.await.unwrap_or_else(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response())
+        task.await
+            .unwrap_or_else(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response())
     }
 
     /// The body of a good answer; any other answer is the error.
@@ -105,8 +114,10 @@ impl DynamoDb {
         if answer.status() != StatusCode::OK {
             return Err(answer);
         }
-        let cut =
-            |error: axum::Error| (StatusCode::BAD_GATEWAY, format!("the embedded DynamoDB stopped answering: {error}\n")).into_response();
+        let cut = |error: axum::Error| {
+            (StatusCode::BAD_GATEWAY, format!("the embedded DynamoDB stopped answering: {error}\n"))
+                .into_response()
+        };
         to_bytes(answer.into_body(), MAX_BODY_BYTES).await.map_err(cut)
     }
 
@@ -116,7 +127,10 @@ impl DynamoDb {
         *request.uri_mut() = to.build().expect("an address and the path of a uri are a uri");
         match self.client.request(request).await {
             Ok(answer) => answer.map(Body::new),
-            Err(error) => (StatusCode::BAD_GATEWAY, format!("the embedded DynamoDB does not answer: {error}\n")).into_response(),
+            Err(error) => {
+                (StatusCode::BAD_GATEWAY, format!("the embedded DynamoDB does not answer: {error}\n"))
+                    .into_response()
+            }
         }
     }
 }
@@ -137,7 +151,8 @@ mod tests {
 
     async fn endpoint() -> (String, Sqs) {
         let sqs = Sqs::open(None, crate::sqs::system_clock()).unwrap();
-        let (dynamodb, _) = serve_dynamodb(Database::memory().unwrap(), std::future::pending()).await.unwrap();
+        let (dynamodb, _) =
+            serve_dynamodb(Database::memory().unwrap(), std::future::pending()).await.unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app = router(&sqs, dynamodb);
@@ -169,7 +184,12 @@ mod tests {
         let queue = sqs.create_queue().queue_name("work").send().await.unwrap();
         assert_eq!(queue.queue_url(), Some(format!("{url}/000000000000/work").as_str()));
         assert!(dynamodb.list_tables().send().await.unwrap().table_names().is_empty());
-        let missing = dynamodb.get_item().table_name("none").key("pk", aws_sdk_dynamodb::types::AttributeValue::S("a".into())).send().await;
+        let missing = dynamodb
+            .get_item()
+            .table_name("none")
+            .key("pk", aws_sdk_dynamodb::types::AttributeValue::S("a".into()))
+            .send()
+            .await;
         assert!(missing.unwrap_err().into_service_error().is_resource_not_found_exception());
     }
 
@@ -178,8 +198,11 @@ mod tests {
         let (url, _) = endpoint().await;
         let client: Client<_, Body> = Client::builder(TokioExecutor::new()).build_http();
         for target in ["DynamoDB_20120810.ListTables", "AmazonSQS.ListQueues"] {
-            let request =
-                Request::post(&url).header("origin", "https://example.com").header("x-amz-target", target).body(Body::from("{}")).unwrap();
+            let request = Request::post(&url)
+                .header("origin", "https://example.com")
+                .header("x-amz-target", target)
+                .body(Body::from("{}"))
+                .unwrap();
             assert_eq!(client.request(request).await.unwrap().status(), 403);
         }
     }

@@ -1,14 +1,17 @@
 //! The HTTP front: what API Gateway (an HTTP API with payload format 2.0) does in front of the functions.
 //!
-//! Each request becomes the JSON event that API Gateway would make of it, and the JSON that the function answers becomes the response.
-//! Copied from AWS's behaviour:
-//! - The body is text if its type is `text/*` or `application/json`, `…/xml` or `…/javascript`; else, and without a type, it is base64.
-//! - Header names are lower case, values of a repeated header are joined by commas, cookies are a list of their own.
+//! Each request becomes the JSON event that API Gateway would make of it, and the JSON that the function
+//! answers becomes the response. Copied from AWS's behaviour:
+//! - The body is text if its type is `text/*` or `application/json`, `…/xml` or `…/javascript`; else, and
+//!   without a type, it is base64.
+//! - Header names are lower case, values of a repeated header are joined by commas, cookies are a list of
+//!   their own.
 //! - `rawPath` is percent-decoded, `rawQueryString` is not.
-//! - A body over 10 MB is answered 413; a function that fails 500, one that times out 503, both without saying why.
+//! - A body over 10 MB is answered 413; a function that fails 500, one that times out 503, both without
+//!   saying why.
 //!
-//! Different here: a body that claims to be text and is not UTF-8 is base64, too (AWS replaces what it cannot read), and a path that no
-//! function has is answered with this stack's own words.
+//! Different here: a body that claims to be text and is not UTF-8 is base64, too (AWS replaces what it cannot
+//! read), and a path that no function has is answered with this stack's own words.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -72,21 +75,34 @@ struct Sender {
 impl Front {
     /// A front of these functions, by their names.
     pub(super) fn new(functions: &[Function], schedules: Vec<Schedule>, rest: Rest) -> Self {
-        let functions = functions.iter().map(|function| (function.name().to_owned(), function.clone())).collect();
+        let functions =
+            functions.iter().map(|function| (function.name().to_owned(), function.clone())).collect();
         Self { functions, schedules: schedules.into(), rest, stripe: None }
     }
 
-    /// Tells this fake Stripe of every event that it could have sent: one with a valid signature. So whoever asks it finds what was sent
-    /// by hand, and what the webhook did not take is undelivered.
-    pub(super) fn with_stripe(self, stripe: Option<&(String, FakeStripe)>, env: &Env) -> Result<Self, ConfigError> {
+    /// Tells this fake Stripe of every event that it could have sent: one with a valid signature. So whoever
+    /// asks it finds what was sent by hand, and what the webhook did not take is undelivered.
+    pub(super) fn with_stripe(
+        self,
+        stripe: Option<&(String, FakeStripe)>,
+        env: &Env,
+    ) -> Result<Self, ConfigError> {
         let Some((_, stripe)) = stripe else { return Ok(self) };
-        let (secrets, tolerance_seconds) = (signing_secrets(env)?, WebhookConfig::from_env(env)?.tolerance_seconds);
-        Ok(Self { stripe: Some(Sender { stripe: stripe.clone(), secrets: secrets.into(), tolerance_seconds }), ..self })
+        let (secrets, tolerance_seconds) =
+            (signing_secrets(env)?, WebhookConfig::from_env(env)?.tolerance_seconds);
+        Ok(Self {
+            stripe: Some(Sender { stripe: stripe.clone(), secrets: secrets.into(), tolerance_seconds }),
+            ..self
+        })
     }
 
     /// The front as routes. It must be served with the peer's address as [`ConnectInfo`].
     pub fn router(self) -> Router {
-        Router::new().route("/local/status", get(status)).route("/local/schedules/{name}", post(trigger)).fallback(gateway).with_state(self)
+        Router::new()
+            .route("/local/status", get(status))
+            .route("/local/schedules/{name}", post(trigger))
+            .fallback(gateway)
+            .with_state(self)
     }
 
     fn function(&self, path: &str) -> Option<&Function> {
@@ -97,17 +113,39 @@ impl Front {
 }
 
 /// Every request that is for a function.
-async fn gateway(State(front): State<Front>, ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request) -> Response {
+async fn gateway(
+    State(front): State<Front>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
     let Some(function) = front.function(parts.uri.path()) else {
-        return refuse(StatusCode::NOT_FOUND, "not_found", &format!("there is nothing at {} {}", parts.method, parts.uri.path()));
+        return refuse(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            &format!("there is nothing at {} {}", parts.method, parts.uri.path()),
+        );
     };
     let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
-        return refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "API Gateway takes bodies of at most 10 MB");
+        return refuse(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            "API Gateway takes bodies of at most 10 MB",
+        );
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let sent = front.stripe.as_ref().filter(|_| is_webhook(&parts)).and_then(|sender| sender.sends(&parts, &body, now));
-    let event = event(&parts, &body, peer, &Uuid::new_v4().to_string(), i64::try_from(now.as_millis()).unwrap_or_default());
+    let sent = front
+        .stripe
+        .as_ref()
+        .filter(|_| is_webhook(&parts))
+        .and_then(|sender| sender.sends(&parts, &body, now));
+    let event = event(
+        &parts,
+        &body,
+        peer,
+        &Uuid::new_v4().to_string(),
+        i64::try_from(now.as_millis()).unwrap_or_default(),
+    );
     let answer = function.invoke(&event).await.and_then(|answer| {
         serde_json::from_slice::<Answer>(&answer)
             .map_err(|error| Failure::Error(format!("its answer is not one of an HTTP API: {error}")))?
@@ -122,9 +160,13 @@ async fn gateway(State(front): State<Front>, ConnectInfo(peer): ConnectInfo<Sock
     answer.unwrap_or_else(|failure| {
         tracing::error!(function = function.name(), %failure, "a request is not answered");
         let (status, message) = match failure {
-            Failure::TooLarge => return refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "an invocation has at most 6 MB"),
+            Failure::TooLarge => {
+                return refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "an invocation has at most 6 MB");
+            }
             Failure::TimedOut => (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
-            Failure::Error(_) | Failure::Crashed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"),
+            Failure::Error(_) | Failure::Crashed(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+            }
         };
         (status, Json(json!({ "message": message }))).into_response()
     })
@@ -135,7 +177,8 @@ fn is_webhook(request: &Parts) -> bool {
 }
 
 impl Sender {
-    /// Makes the event known at Stripe, before the webhook gets it; its id. `None` for what Stripe cannot have sent.
+    /// Makes the event known at Stripe, before the webhook gets it; its id. `None` for what Stripe cannot
+    /// have sent.
     fn sends(&self, request: &Parts, body: &Bytes, now: Duration) -> Option<String> {
         let header = request.headers.get("stripe-signature").map(HeaderValue::as_bytes);
         let now = Timestamp::from_unix(i64::try_from(now.as_secs()).ok()?);
@@ -154,7 +197,10 @@ fn event(request: &Parts, body: &Bytes, peer: SocketAddr, id: &str, now_ms: i64)
             cookies.extend(value.split("; ").map(str::to_owned));
             continue;
         }
-        headers.entry(name.as_str()).and_modify(|joined| *joined = format!("{joined},{value}")).or_insert_with(|| value.into_owned());
+        headers
+            .entry(name.as_str())
+            .and_modify(|joined| *joined = format!("{joined},{value}"))
+            .or_insert_with(|| value.into_owned());
     }
     let host = headers.get("host").cloned().unwrap_or_default();
     let agent = headers.get("user-agent").cloned().unwrap_or_default();
@@ -205,7 +251,8 @@ fn event(request: &Parts, body: &Bytes, peer: SocketAddr, id: &str, now_ms: i64)
 /// Whether API Gateway hands over a body of this type as text. A missing type and a form are not.
 fn is_text(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence.starts_with("text/") || ["application/json", "application/xml", "application/javascript"].contains(&essence.as_str())
+    essence.starts_with("text/")
+        || ["application/json", "application/xml", "application/javascript"].contains(&essence.as_str())
 }
 
 /// Decoded, with the values of a repeated name joined by commas.
@@ -244,15 +291,19 @@ impl Answer {
             text.into_bytes()
         };
         let mut response = Response::new(Body::from(body));
-        *response.status_mut() = StatusCode::from_u16(self.status_code).map_err(|_| format!("{} is no status", self.status_code))?;
-        let cookies = self.cookies.into_iter().flatten().map(|cookie| (header::SET_COOKIE.to_string(), cookie));
+        *response.status_mut() = StatusCode::from_u16(self.status_code)
+            .map_err(|_| format!("{} is no status", self.status_code))?;
+        let cookies =
+            self.cookies.into_iter().flatten().map(|cookie| (header::SET_COOKIE.to_string(), cookie));
         for (name, value) in self.headers.into_iter().flatten().chain(cookies) {
             let name = HeaderName::try_from(name).map_err(|error| error.to_string())?;
             // The length and the connection are this server's to say.
             if [header::CONTENT_LENGTH, header::CONNECTION, header::TRANSFER_ENCODING].contains(&name) {
                 continue;
             }
-            response.headers_mut().append(name, HeaderValue::try_from(value).map_err(|error| error.to_string())?);
+            response
+                .headers_mut()
+                .append(name, HeaderValue::try_from(value).map_err(|error| error.to_string())?);
         }
         Ok(response)
     }
@@ -269,14 +320,19 @@ async fn status(State(front): State<Front>) -> Response {
     Json(json!({ "at_rest": front.rest.holds(), "queues": queues, "process": Usage::now() })).into_response()
 }
 
-/// `POST /local/schedules/retry`: runs what a schedule runs, at once, and answers what it answers. Not for a web page's scripts.
+/// `POST /local/schedules/retry`: runs what a schedule runs, at once, and answers what it answers. Not for a
+/// web page's scripts.
 async fn trigger(State(front): State<Front>, Path(name): Path<String>, headers: HeaderMap) -> Response {
     if headers.contains_key(header::ORIGIN) {
         return refuse(StatusCode::FORBIDDEN, "forbidden", "this is not for web pages");
     }
     let Some(schedule) = front.schedules.iter().find(|schedule| schedule.name() == name) else {
         let names: Vec<&str> = front.schedules.iter().map(Schedule::name).collect();
-        return refuse(StatusCode::NOT_FOUND, "not_found", &format!("there is no schedule {name}; there are {}", names.join(", ")));
+        return refuse(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            &format!("there is no schedule {name}; there are {}", names.join(", ")),
+        );
     };
     match schedule.run().await {
         Ok(answer) => ([(header::CONTENT_TYPE, "application/json")], answer).into_response(),
@@ -293,7 +349,13 @@ mod tests {
     }
 
     fn made(request: axum::http::request::Builder, body: &'static [u8]) -> Value {
-        event(&parts(request), &Bytes::from_static(body), "127.0.0.1:50000".parse().unwrap(), "id", 1_767_607_206_000)
+        event(
+            &parts(request),
+            &Bytes::from_static(body),
+            "127.0.0.1:50000".parse().unwrap(),
+            "id",
+            1_767_607_206_000,
+        )
     }
 
     #[test]
@@ -362,14 +424,18 @@ mod tests {
             assert_eq!(event["body"], if base64 { "e30=" } else { "{}" });
         }
         assert_eq!(made(axum::http::Request::post("/users"), b"{}")["isBase64Encoded"], true);
-        let not_utf8 = made(axum::http::Request::post("/users").header("content-type", "application/json"), b"\xff");
+        let not_utf8 =
+            made(axum::http::Request::post("/users").header("content-type", "application/json"), b"\xff");
         assert_eq!((&not_utf8["isBase64Encoded"], &not_utf8["body"]), (&json!(true), &json!("/w==")));
     }
 
     #[test]
     fn a_path_is_decoded_and_a_query_is_not() {
         let event = made(axum::http::Request::get("/users/auth0%7C1?cursor=a%2Fb"), b"");
-        assert_eq!((&event["rawPath"], &event["rawQueryString"]), (&json!("/users/auth0|1"), &json!("cursor=a%2Fb")));
+        assert_eq!(
+            (&event["rawPath"], &event["rawQueryString"]),
+            (&json!("/users/auth0|1"), &json!("cursor=a%2Fb"))
+        );
         assert_eq!(event.get("body"), None);
         assert_eq!(event["isBase64Encoded"], false);
     }

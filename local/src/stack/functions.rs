@@ -1,7 +1,8 @@
-//! The functions of a deployment, in one list: what each is invoked by, and how it is made from its environment.
+//! The functions of a deployment, in one list: what each is invoked by, and how it is made from its
+//! environment.
 //!
-//! A new function is a line of [`all`]; the stack does the rest: an instance in this process or as its shipped binary, the poller of its
-//! queue, its schedule.
+//! A new function is a line of [`all`]; the stack does the rest: an instance in this process or as its
+//! shipped binary, the poller of its queue, its schedule.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,17 +76,33 @@ pub fn all() -> Vec<Part> {
     };
     let mut all: Vec<Part> = Family::ALL.into_iter().map(worker).collect();
     all.extend([
-        runtime("stripe-webhook", Trigger::Http, TIMEOUT, Webhook::from_env, |it, call| async move { it.handle(call.payload).await }),
+        runtime("stripe-webhook", Trigger::Http, TIMEOUT, Webhook::from_env, |it, call| async move {
+            it.handle(call.payload).await
+        }),
         http("api", Api::from_env, |api, request| async move { api.handle(request).await }),
         http("admin", Admin::from_env, |admin, request| async move { admin.handle(request).await }),
-        queue("dead-letter", DeadLetter::from_env, |dead_letter, batch| async move { dead_letter.handle(batch).await }),
-        queue("provision", Provision::from_env, |provision, batch| async move { provision.handle(batch).await }),
-        queue("notify", Notify::from_env, |notify, batch| async move { notify.handle(batch).await }),
-        schedule("retry", 15 * MINUTE, RETRY_TIMEOUT, Retry::from_env, |retry, event| async move { retry.handle(event.payload).await }),
-        schedule("health", 60 * MINUTE, TIMEOUT, HealthCheck::from_env, |health, event| async move { health.handle(event.payload).await }),
-        schedule("reconcile", 360 * MINUTE, RECONCILE_TIMEOUT, Reconciler::from_env, |reconciler, event| async move {
-            reconciler.handle(event).await
+        queue("dead-letter", DeadLetter::from_env, |dead_letter, batch| async move {
+            dead_letter.handle(batch).await
         }),
+        queue(
+            "provision",
+            Provision::from_env,
+            |provision, batch| async move { provision.handle(batch).await },
+        ),
+        queue("notify", Notify::from_env, |notify, batch| async move { notify.handle(batch).await }),
+        schedule("retry", 15 * MINUTE, RETRY_TIMEOUT, Retry::from_env, |retry, event| async move {
+            retry.handle(event.payload).await
+        }),
+        schedule("health", 60 * MINUTE, TIMEOUT, HealthCheck::from_env, |health, event| async move {
+            health.handle(event.payload).await
+        }),
+        schedule(
+            "reconcile",
+            360 * MINUTE,
+            RECONCILE_TIMEOUT,
+            Reconciler::from_env,
+            |reconciler, event| async move { reconciler.handle(event).await },
+        ),
     ]);
     all
 }

@@ -1,8 +1,9 @@
 //! Functions, and how one is invoked: with JSON in and JSON out, as Lambda does it.
 //!
-//! A [`Function`] is either a handler of this process, or a binary that runs as a child process and asks for its invocations over the
-//! Runtime API ([`host`]). Whoever invokes does not see which. An in-process handler is never given a Rust value: its event is written
-//! as JSON and read again, its answer too, so that what works here does not depend on types that JSON does not carry.
+//! A [`Function`] is either a handler of this process, or a binary that runs as a child process and asks for
+//! its invocations over the Runtime API ([`host`]). Whoever invokes does not see which. An in-process handler
+//! is never given a Rust value: its event is written as JSON and read again, its answer too, so that what
+//! works here does not depend on types that JSON does not carry.
 
 pub mod host;
 pub mod process;
@@ -28,7 +29,8 @@ pub const MAX_PAYLOAD_BYTES: usize = 6 * 1024 * 1024;
 pub const REGION: &str = "us-east-1";
 
 /// What an in-process function does with an event. The error is what it would have reported to Lambda.
-pub type Handler = Arc<dyn Fn(Vec<u8>) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + Send>> + Send + Sync>;
+pub type Handler =
+    Arc<dyn Fn(Vec<u8>) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + Send>> + Send + Sync>;
 
 /// Why an invocation has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,7 +100,8 @@ impl Function {
         }
     }
 
-    /// In a task of its own: a panic ends this invocation and nothing else, and a caller who stops waiting does not stop it.
+    /// In a task of its own: a panic ends this invocation and nothing else, and a caller who stops waiting
+    /// does not stop it.
     async fn invoke_in_process(&self, handler: &Handler, event: Vec<u8>) -> Result<Vec<u8>, Failure> {
         let mut task = tokio::spawn(handler(event));
         match tokio::time::timeout(self.timeout, &mut task).await {
@@ -123,13 +126,15 @@ where
         Box::pin(async move {
             let request: LambdaRequest = serde_json::from_slice(&event).map_err(|error| error.to_string())?;
             let event = LambdaEvent::new(request, Context::default());
-            let answer = Adapter::from(service_fn(handle)).call(event).await.map_err(|error| error.to_string())?;
+            let answer =
+                Adapter::from(service_fn(handle)).call(event).await.map_err(|error| error.to_string())?;
             serde_json::to_vec(&answer).map_err(|error| error.to_string())
         })
     })
 }
 
-/// A handler of any events, as `lambda_runtime::run` would call it; `timeout` becomes the deadline in their context.
+/// A handler of any events, as `lambda_runtime::run` would call it; `timeout` becomes the deadline in their
+/// context.
 pub fn runtime<E, F, A, R>(timeout: Duration, handle: F) -> Handler
 where
     E: DeserializeOwned + Send + 'static,
@@ -161,8 +166,14 @@ mod tests {
     #[tokio::test]
     async fn an_error_a_panic_and_a_time_out_end_the_invocation_and_nothing_else() {
         assert_eq!(function(|| Ok(b"{}".to_vec())).invoke(&Value::Null).await, Ok(b"{}".to_vec()));
-        assert_eq!(function(|| Err("no".into())).invoke(&Value::Null).await, Err(Failure::Error("no".into())));
-        assert!(matches!(function(|| panic!("on purpose")).invoke(&Value::Null).await, Err(Failure::Crashed(_))));
+        assert_eq!(
+            function(|| Err("no".into())).invoke(&Value::Null).await,
+            Err(Failure::Error("no".into()))
+        );
+        assert!(matches!(
+            function(|| panic!("on purpose")).invoke(&Value::Null).await,
+            Err(Failure::Crashed(_))
+        ));
         let slow: Handler = Arc::new(|_| Box::pin(std::future::pending()));
         let slow = Function::in_process("slow", slow).with_timeout(Duration::from_millis(10));
         assert_eq!(slow.invoke(&Value::Null).await, Err(Failure::TimedOut));

@@ -7,9 +7,10 @@
 //! | names an id that is not of the batch, an empty one, or none | nothing is deleted |
 //! | answers what is not JSON, or an error; crashes; times out | nothing is deleted |
 //!
-//! What is not deleted comes back when its visibility ends, which the function may have changed. A batch has at most ten messages and at
-//! most what fits an invocation. The poller uses the queues of this process without a socket: on AWS this part is not ours either, and it
-//! is the same JSON. The functions themselves reach the queues with the SDK over HTTP.
+//! What is not deleted comes back when its visibility ends, which the function may have changed. A batch has
+//! at most ten messages and at most what fits an invocation. The poller uses the queues of this process
+//! without a socket: on AWS this part is not ours either, and it is the same JSON. The functions themselves
+//! reach the queues with the SDK over HTTP.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,10 +48,22 @@ impl Finished {
 }
 
 impl Poller {
-    /// Invokes the function with what comes into the queue, up to `concurrency` batches at a time, until `stop` becomes true.
-    pub fn start(sqs: &Sqs, queue: &str, function: &Function, concurrency: usize, stop: &watch::Receiver<bool>) -> Self {
+    /// Invokes the function with what comes into the queue, up to `concurrency` batches at a time, until
+    /// `stop` becomes true.
+    pub fn start(
+        sqs: &Sqs,
+        queue: &str,
+        function: &Function,
+        concurrency: usize,
+        stop: &watch::Receiver<bool>,
+    ) -> Self {
         let finished = Finished { queue: queue.into(), messages: Arc::default() };
-        let source = || Source { sqs: sqs.clone(), queue: queue.to_owned(), function: function.clone(), finished: finished.clone() };
+        let source = || Source {
+            sqs: sqs.clone(),
+            queue: queue.to_owned(),
+            function: function.clone(),
+            finished: finished.clone(),
+        };
         let tasks = (0..concurrency).map(|_| tokio::spawn(source().poll(stop.clone()))).collect();
         Self { finished, tasks }
     }
@@ -109,11 +122,18 @@ impl Source {
             Err(failure) => Err(failure.to_string()),
         };
         let failed = failed.unwrap_or_else(|why| {
-            tracing::warn!(function = self.function.name(), messages = batch.len(), why, "a whole batch failed; its messages come back");
+            tracing::warn!(
+                function = self.function.name(),
+                messages = batch.len(),
+                why,
+                "a whole batch failed; its messages come back"
+            );
             ids.iter().map(|id| (*id).to_owned()).collect()
         });
-        let done: Vec<&Value> =
-            batch.iter().filter(|message| !failed.iter().any(|id| Some(id.as_str()) == message["MessageId"].as_str())).collect();
+        let done: Vec<&Value> = batch
+            .iter()
+            .filter(|message| !failed.iter().any(|id| Some(id.as_str()) == message["MessageId"].as_str()))
+            .collect();
         if let Err(error) = self.delete(&done).await {
             tracing::error!(queue = self.queue, error, "cannot delete; the messages come back");
         }
@@ -140,7 +160,8 @@ impl Source {
         }
         let entry = |(at, message): (usize, &&Value)| json!({ "Id": at.to_string(), "ReceiptHandle": message["ReceiptHandle"] });
         let entries: Vec<Value> = messages.iter().enumerate().map(entry).collect();
-        let answer = self.call("DeleteMessageBatch", &json!({ "QueueUrl": self.queue, "Entries": entries })).await?;
+        let answer =
+            self.call("DeleteMessageBatch", &json!({ "QueueUrl": self.queue, "Entries": entries })).await?;
         match answer["Failed"].as_array() {
             Some(failed) if !failed.is_empty() => Err(answer["Failed"].to_string()),
             _ => Ok(()),
@@ -148,7 +169,10 @@ impl Source {
     }
 
     async fn call(&self, action: &str, request: &Value) -> Result<Value, String> {
-        let (status, answer, _) = self.sqs.handle(&format!("AmazonSQS.{action}"), "localhost", request.to_string().as_bytes()).await;
+        let (status, answer, _) = self
+            .sqs
+            .handle(&format!("AmazonSQS.{action}"), "localhost", request.to_string().as_bytes())
+            .await;
         if status != 200 {
             return Err(String::from_utf8_lossy(&answer).into_owned());
         }
@@ -200,7 +224,8 @@ fn event(queue: &str, messages: &[Value]) -> Value {
         (name.clone(), Value::Object(of))
     };
     let record = |message: &Value| {
-        let attributes: Map<String, Value> = message["MessageAttributes"].as_object().into_iter().flatten().map(attribute).collect();
+        let attributes: Map<String, Value> =
+            message["MessageAttributes"].as_object().into_iter().flatten().map(attribute).collect();
         let mut record = json!({
             "messageId": message["MessageId"],
             "receiptHandle": message["ReceiptHandle"],
@@ -225,7 +250,8 @@ fn failures(answer: &[u8], ids: &[&str]) -> Result<Vec<String>, String> {
     if answer.is_empty() {
         return Ok(Vec::new());
     }
-    let answer: Value = serde_json::from_slice(answer).map_err(|error| format!("its answer is not JSON: {error}"))?;
+    let answer: Value =
+        serde_json::from_slice(answer).map_err(|error| format!("its answer is not JSON: {error}"))?;
     let list = match answer.get("batchItemFailures") {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(list) => list.as_array().ok_or_else(|| "batchItemFailures is not a list".to_owned())?,
@@ -253,7 +279,9 @@ mod tests {
 
     #[test]
     fn an_answer_without_failures_is_success() {
-        for answer in ["", "null", "\"\"", "[]", "{}", r#"{"batchItemFailures":[]}"#, r#"{"batchItemFailures":null}"#] {
+        for answer in
+            ["", "null", "\"\"", "[]", "{}", r#"{"batchItemFailures":[]}"#, r#"{"batchItemFailures":null}"#]
+        {
             assert_eq!(failed(answer), Ok(Vec::new()), "{answer}");
         }
     }
@@ -297,10 +325,20 @@ mod tests {
     impl Queue {
         async fn start(bodies: &[&str], answer: fn(&[Value]) -> Result<Value, String>) -> Self {
             let sqs = Sqs::open(None, crate::sqs::system_clock()).unwrap();
-            call(&sqs, "CreateQueue", json!({ "QueueName": "work", "Attributes": { "VisibilityTimeout": "100" } })).await;
+            call(
+                &sqs,
+                "CreateQueue",
+                json!({ "QueueName": "work", "Attributes": { "VisibilityTimeout": "100" } }),
+            )
+            .await;
             for body in bodies {
                 let attributes = json!({ "mode": { "DataType": "String", "StringValue": "test" } });
-                call(&sqs, "SendMessage", json!({ "QueueUrl": "work", "MessageBody": body, "MessageAttributes": attributes })).await;
+                call(
+                    &sqs,
+                    "SendMessage",
+                    json!({ "QueueUrl": "work", "MessageBody": body, "MessageAttributes": attributes }),
+                )
+                .await;
             }
             let events: Arc<Mutex<Vec<Value>>> = Arc::default();
             let seen = Arc::clone(&events);
@@ -334,7 +372,8 @@ mod tests {
     }
 
     async fn call(sqs: &Sqs, action: &str, request: Value) -> Value {
-        let (status, answer, _) = sqs.handle(&format!("AmazonSQS.{action}"), "localhost", request.to_string().as_bytes()).await;
+        let (status, answer, _) =
+            sqs.handle(&format!("AmazonSQS.{action}"), "localhost", request.to_string().as_bytes()).await;
         assert_eq!(status, 200, "{}", String::from_utf8_lossy(&answer));
         serde_json::from_slice(&answer).unwrap()
     }
@@ -346,7 +385,10 @@ mod tests {
         assert_eq!(queue.left(1).await, (0, 0));
         let record = events.lock().unwrap()[0]["Records"][0].clone();
         let text = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
-        assert_eq!((text("body"), text("eventSource"), text("awsRegion")), ("{}".into(), "aws:sqs".into(), REGION.into()));
+        assert_eq!(
+            (text("body"), text("eventSource"), text("awsRegion")),
+            ("{}".into(), "aws:sqs".into(), REGION.into())
+        );
         assert_eq!(text("eventSourceARN"), "arn:aws:sqs:us-east-1:000000000000:work");
         assert_eq!(text("md5OfBody"), "99914b932bd37a50b983c5e7c90ae93b");
         assert_eq!(text("md5OfMessageAttributes").len(), 32);
@@ -354,7 +396,8 @@ mod tests {
         assert_eq!(record["attributes"]["ApproximateReceiveCount"], "1");
         let mode = json!({ "stringValue": "test", "stringListValues": [], "binaryListValues": [], "dataType": "String" });
         assert_eq!(record["messageAttributes"]["mode"], mode);
-        let parsed: aws_lambda_events::sqs::SqsEvent = serde_json::from_value(events.lock().unwrap()[0].clone()).unwrap();
+        let parsed: aws_lambda_events::sqs::SqsEvent =
+            serde_json::from_value(events.lock().unwrap()[0].clone()).unwrap();
         assert_eq!(parsed.records[0].message_attributes["mode"].string_value.as_deref(), Some("test"));
     }
 
@@ -362,7 +405,8 @@ mod tests {
     async fn only_what_did_not_fail_is_deleted() {
         let poison = |records: &[Value]| {
             let failed = records.iter().filter(|record| record["body"] == "poison");
-            let failed: Vec<Value> = failed.map(|record| json!({ "itemIdentifier": record["messageId"] })).collect();
+            let failed: Vec<Value> =
+                failed.map(|record| json!({ "itemIdentifier": record["messageId"] })).collect();
             Ok(json!({ "batchItemFailures": failed }))
         };
         assert_eq!(Queue::start(&["1", "2", "poison", "4"], poison).await.left(4).await, (0, 1));
@@ -385,7 +429,8 @@ mod tests {
         let queue = Queue::start(&bodies, |_| Ok(Value::Null)).await;
         let events = Arc::clone(&queue.events);
         assert_eq!(queue.left(23).await, (0, 0));
-        let sizes: Vec<usize> = events.lock().unwrap().iter().map(|event| event["Records"].as_array().unwrap().len()).collect();
+        let sizes: Vec<usize> =
+            events.lock().unwrap().iter().map(|event| event["Records"].as_array().unwrap().len()).collect();
         assert!(sizes.iter().all(|size| *size <= 10) && sizes.iter().sum::<usize>() == 23, "{sizes:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! Functions that the time invokes, as EventBridge does with a rate: the first time one period after the start.
+//! Functions that the time invokes, as EventBridge does with a rate: the first time one period after the
+//! start.
 
 use std::time::Duration;
 
@@ -33,7 +34,9 @@ impl Schedule {
     /// [`Failure`].
     pub async fn run(&self) -> Result<Vec<u8>, Failure> {
         // What a rule of EventBridge sends; the functions take no input.
-        self.function.invoke(&json!({ "source": "aws.events", "detail-type": "Scheduled Event", "detail": {} })).await
+        self.function
+            .invoke(&json!({ "source": "aws.events", "detail-type": "Scheduled Event", "detail": {} }))
+            .await
     }
 
     /// Runs it every period until `stop` becomes true; a run that has begun is finished.

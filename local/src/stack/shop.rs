@@ -1,7 +1,7 @@
 //! The pretend shop of the start page, and the pages that play Stripe's own.
 //!
-//! The shop is what an app is to a deployment: its backend calls the app's API with the app's token and gets the app's webhook. Everything
-//! goes over HTTP through the front, as it would from outside:
+//! The shop is what an app is to a deployment: its backend calls the app's API with the app's token and gets
+//! the app's webhook. Everything goes over HTTP through the front, as it would from outside:
 //!
 //! ```text
 //! browser ─► POST /local/shop/ada/buy ─► POST /checkout-sessions ─► the fake Stripe makes a session
@@ -9,7 +9,8 @@
 //!         ─► GET  /portal/status?session_id=…  the status page
 //!         ─► GET  /                            the shop shows the account, what Stripe sent, the ledger, what the app was told
 //! ```
-//! With a Stripe of the person's own (`STRIPE_SECRET_KEY`) the shop sells through that one, and what comes after happens there.
+//! With a Stripe of the person's own (`STRIPE_SECRET_KEY`) the shop sells through that one, and what comes
+//! after happens there.
 //!
 //! Requests that change something are answered to pages of this host only.
 
@@ -113,7 +114,13 @@ type Answer = Result<Json<Value>, Refused>;
 
 impl Shop {
     /// The shop of a stack that answers at `url`.
-    pub(super) fn new(env: &Env, url: &str, aws_url: &str, stripe: Option<&FakeStripe>, rest: Rest) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        env: &Env,
+        url: &str,
+        aws_url: &str,
+        stripe: Option<&FakeStripe>,
+        rest: Rest,
+    ) -> anyhow::Result<Self> {
         let secrets = signing_secrets(env)?;
         let shared = Shared {
             url: url.to_owned(),
@@ -157,23 +164,38 @@ impl Shop {
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.shared.url))
-            .header("authorization", format!("Bearer {}", self.shared.app_token.as_deref().unwrap_or_default()))
+            .header(
+                "authorization",
+                format!("Bearer {}", self.shared.app_token.as_deref().unwrap_or_default()),
+            )
             .header("content-type", "application/json")
             .header("idempotency-key", Uuid::new_v4().to_string())
             .body(body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
         let (status, answer) = self.shared.client.send(request.context("a path")?).await?;
-        let answer = serde_json::from_slice(&answer).unwrap_or_else(|_| json!({ "error": "unreadable", "message": "no JSON" }));
+        let answer = serde_json::from_slice(&answer)
+            .unwrap_or_else(|_| json!({ "error": "unreadable", "message": "no JSON" }));
         if status.is_success() { Ok(answer) } else { Err(Refused(status, answer)) }
     }
 
     /// The same, of one user.
-    async fn user(&self, method: Method, user: &str, path: &str, body: Option<Value>) -> Result<Value, Refused> {
+    async fn user(
+        &self,
+        method: Method,
+        user: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, Refused> {
         self.app(method, &format!("/users/{}{path}", utf8_percent_encode(user, NON_ALPHANUMERIC)), body).await
     }
 
-    /// Delivers events as Stripe does: signed, in no order, at least once. Those that no endpoint would ask for are left out.
+    /// Delivers events as Stripe does: signed, in no order, at least once. Those that no endpoint would ask
+    /// for are left out.
     async fn deliver(&self, user: &str, fired: Vec<Fired>) -> anyhow::Result<()> {
-        let secret = self.shared.secret.as_ref().context("STRIPE_WEBHOOK_SECRET is for live mode only; the fake Stripe has none")?;
+        let secret = self
+            .shared
+            .secret
+            .as_ref()
+            .context("STRIPE_WEBHOOK_SECRET is for live mode only; the fake Stripe has none")?;
         let (mut events, rest): (Vec<Fired>, Vec<Fired>) =
             fired.into_iter().partition(|event| EventType::from(event.kind.as_str()).family().is_some());
         rest.iter().for_each(|event| {
@@ -190,7 +212,16 @@ impl Shop {
             let (status, _) = self.shared.client.send(event.request(&url, secret, now())?).await?;
             let mut seen = self.seen();
             let again = seen.sent.iter().any(|sent| sent.event == event.id);
-            remember(&mut seen.sent, Sent { user: user.to_owned(), event: event.id, kind: event.kind, again, status: status.as_u16() });
+            remember(
+                &mut seen.sent,
+                Sent {
+                    user: user.to_owned(),
+                    event: event.id,
+                    kind: event.kind,
+                    again,
+                    status: status.as_u16(),
+                },
+            );
         }
         Ok(())
     }
@@ -199,16 +230,21 @@ impl Shop {
     async fn look(&self, user: &str) -> Answer {
         let account = match self.user(Method::GET, user, "", None).await {
             Ok(account) => account,
-            Err(Refused(StatusCode::NOT_FOUND, _)) => return Ok(Json(json!({ "user": user, "account": null }))),
+            Err(Refused(StatusCode::NOT_FOUND, _)) => {
+                return Ok(Json(json!({ "user": user, "account": null })));
+            }
             Err(refused) => return Err(refused),
         };
         let ledger = self.user(Method::GET, user, &format!("/ledger?limit={SHOWN}"), None).await?;
         let session = self.shared.stripe.as_ref().and_then(|stripe| stripe.session_of(user));
         let setup = match session.as_ref().and_then(|session| session["id"].as_str()) {
-            Some(session) => self.app(Method::GET, &format!("/portal/setup-status?session_id={session}"), None).await.ok(),
+            Some(session) => {
+                self.app(Method::GET, &format!("/portal/setup-status?session_id={session}"), None).await.ok()
+            }
             None => None,
         };
-        let customer = self.shared.stripe.as_ref().and_then(|stripe| Some((stripe, stripe.customer_of(user)?)));
+        let customer =
+            self.shared.stripe.as_ref().and_then(|stripe| Some((stripe, stripe.customer_of(user)?)));
         let subscription = customer.as_ref().and_then(|(stripe, customer)| stripe.subscription_of(customer));
         let charge = customer.as_ref().and_then(|(stripe, customer)| stripe.charge_of(customer));
         let waits = session.as_ref().is_some_and(|session| session["payment_status"] == "unpaid");
@@ -216,7 +252,14 @@ impl Shop {
         let sent = seen.sent.iter().rev().filter(|sent| sent.user == user).take(SHOWN);
         let sent: Vec<Value> =
             sent.map(|sent| json!({ "event": sent.event, "type": sent.kind, "again": sent.again, "status": sent.status })).collect();
-        let told: Vec<&Value> = seen.told.iter().rev().filter(|told| told.user == user).take(SHOWN).map(|told| &told.body).collect();
+        let told: Vec<&Value> = seen
+            .told
+            .iter()
+            .rev()
+            .filter(|told| told.user == user)
+            .take(SHOWN)
+            .map(|told| &told.body)
+            .collect();
         Ok(Json(json!({
             "user": user,
             "account": account,
@@ -244,13 +287,20 @@ impl Shop {
                 return self.app(Method::POST, "/checkout-sessions", Some(wish)).await.map(Json);
             }
             "spend" => self.user(Method::POST, user, "/credits/consume", Some(body.clone())).await?,
-            "password" => self.app(Method::POST, "/portal/password-set", Some(json!({ "user_id": user }))).await?,
+            "password" => {
+                self.app(Method::POST, "/portal/password-set", Some(json!({ "user_id": user }))).await?
+            }
             "renew" | "cancel" | "refund" | "arrive" => {
                 let fired = self.happen(user, act)?;
                 self.deliver(user, fired).await?;
                 json!({})
             }
-            _ => return Err(Refused(StatusCode::NOT_FOUND, json!({ "error": "not_found", "message": "the shop has no such button" }))),
+            _ => {
+                return Err(Refused(
+                    StatusCode::NOT_FOUND,
+                    json!({ "error": "not_found", "message": "the shop has no such button" }),
+                ));
+            }
         };
         Ok(Json(done))
     }
@@ -264,7 +314,8 @@ impl Shop {
         }
         let customer = stripe.customer_of(user).context("nothing was bought")?;
         if act == "refund" {
-            return stripe.refund(id(&stripe.charge_of(&customer).context("there is no payment to give back")?)?);
+            return stripe
+                .refund(id(&stripe.charge_of(&customer).context("there is no payment to give back")?)?);
         }
         let subscription = stripe.subscription_of(&customer).context("there is no subscription")?;
         if act == "renew" { stripe.renew(id(&subscription)?) } else { stripe.cancel(id(&subscription)?) }
@@ -277,7 +328,12 @@ async fn look(State(shop): State<Shop>, Path(user): Path<String>) -> Answer {
 }
 
 /// `POST /local/shop/{user}/{act}`
-async fn act(State(shop): State<Shop>, Path((user, act)): Path<(String, String)>, headers: HeaderMap, body: Bytes) -> Answer {
+async fn act(
+    State(shop): State<Shop>,
+    Path((user, act)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
     shop.act(&user, &act, &read(&headers, &body)?).await
 }
 
@@ -287,8 +343,14 @@ async fn pay_page(State(shop): State<Shop>, Path(session): Path<String>) -> Resp
     pages::pay(&shop.shared, found.filter(|found| found["object"] == "checkout.session").as_ref())
 }
 
-/// `POST /local/stripe/pay/{session}`: `{"how":"now"}`, `"later"` or `"back"`; answers where the customer is sent.
-async fn pay(State(shop): State<Shop>, Path(session): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
+/// `POST /local/stripe/pay/{session}`: `{"how":"now"}`, `"later"` or `"back"`; answers where the customer is
+/// sent.
+async fn pay(
+    State(shop): State<Shop>,
+    Path(session): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
     let wish = read(&headers, &body)?;
     let stripe = shop.stripe()?;
     let shown = stripe.object(&session).context("there is no such session")?;
@@ -309,14 +371,20 @@ async fn billing_page(State(shop): State<Shop>, Path(customer): Path<String>) ->
 }
 
 /// `POST /local/stripe/billing/{customer}`: `{"plan":"business"}` or `{"plan":null}`, which ends it.
-async fn bill(State(shop): State<Shop>, Path(customer): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
+async fn bill(
+    State(shop): State<Shop>,
+    Path(customer): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
     let wish = read(&headers, &body)?;
     let stripe = shop.stripe()?;
     let subscription = stripe.subscription_of(&customer).context("there is no subscription")?;
     let fired = match wish["plan"].as_str() {
         None => stripe.cancel(id(&subscription)?)?,
         Some(name) => {
-            let plan = shop.shared.catalog.plan(name).with_context(|| format!("the catalog has no plan {name}"))?;
+            let plan =
+                shop.shared.catalog.plan(name).with_context(|| format!("the catalog has no plan {name}"))?;
             stripe.change_plan(id(&subscription)?, plan.prices.first().context("the plan has no price")?)?
         }
     };
@@ -326,7 +394,9 @@ async fn bill(State(shop): State<Shop>, Path(customer): Path<String>, headers: H
 
 /// The app's webhook: checks the signature as an app has to, and keeps what it was told.
 async fn told(State(shop): State<Shop>, headers: HeaderMap, body: String) -> Response {
-    let refuse = |why: &str| (StatusCode::BAD_REQUEST, Json(json!({ "error": "invalid_request", "message": why }))).into_response();
+    let refuse = |why: &str| {
+        (StatusCode::BAD_REQUEST, Json(json!({ "error": "invalid_request", "message": why }))).into_response()
+    };
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let time = text("webhook-timestamp").parse().map(Timestamp::from_unix);
     let secret = STANDARD.decode(APP_WEBHOOK_SECRET.trim_start_matches("whsec_"));
@@ -345,7 +415,10 @@ fn read(headers: &HeaderMap, body: &Bytes) -> Result<Value, Refused> {
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let origin = text(header::ORIGIN).map(|origin| origin.trim_start_matches("http://"));
     if origin.is_some() && origin != text(header::HOST) {
-        return Err(Refused(StatusCode::FORBIDDEN, json!({ "error": "forbidden", "message": "this is for pages of this stack only" })));
+        return Err(Refused(
+            StatusCode::FORBIDDEN,
+            json!({ "error": "forbidden", "message": "this is for pages of this stack only" }),
+        ));
     }
     if body.is_empty() {
         return Ok(json!({}));
@@ -377,7 +450,13 @@ mod tests {
     use super::super::{Options, Stack};
     use super::*;
 
-    async fn ask(stack: &Stack, method: Method, path: &str, body: &str, origin: Option<&str>) -> (u16, Value) {
+    async fn ask(
+        stack: &Stack,
+        method: Method,
+        path: &str,
+        body: &str,
+        origin: Option<&str>,
+    ) -> (u16, Value) {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", stack.front_url));
         if let Some(origin) = origin {
             request = request.header("origin", origin);
@@ -395,26 +474,46 @@ mod tests {
         let (_, session) = ask(&stack, Method::POST, "/local/shop/a%20b/buy", r#"{"plan":"pro"}"#, own).await;
         let page = session["url"].as_str().unwrap().strip_prefix(&stack.front_url).unwrap().to_owned();
         let (status, next) = ask(&stack, Method::POST, &page, r#"{"how":"now"}"#, own).await;
-        let expected = format!("{}/portal/status?session_id={}", stack.front_url, session["session_id"].as_str().unwrap());
+        let expected = format!(
+            "{}/portal/status?session_id={}",
+            stack.front_url,
+            session["session_id"].as_str().unwrap()
+        );
         assert_eq!((status, next["next"].as_str().unwrap()), (200, expected.as_str()));
         stack.idle().await;
 
         let (_, seen) = ask(&stack, Method::GET, "/local/shop/a%20b", "", None).await;
-        assert_eq!((&seen["account"]["tier"], &seen["account"]["credits"]), (&json!("pro"), &json!(5_000)), "{seen:#}");
-        assert_eq!((&seen["setup"]["payment_state"], &seen["setup"]["provisioning_state"]), (&json!("paid"), &json!("completed")));
+        assert_eq!(
+            (&seen["account"]["tier"], &seen["account"]["credits"]),
+            (&json!("pro"), &json!(5_000)),
+            "{seen:#}"
+        );
+        assert_eq!(
+            (&seen["setup"]["payment_state"], &seen["setup"]["provisioning_state"]),
+            (&json!("paid"), &json!("completed"))
+        );
         let sent = seen["sent"].as_array().unwrap();
-        assert_eq!((sent.len(), sent.iter().filter(|sent| sent["again"] == true).count()), (4, 1), "{seen:#}");
+        assert_eq!(
+            (sent.len(), sent.iter().filter(|sent| sent["again"] == true).count()),
+            (4, 1),
+            "{seen:#}"
+        );
         let told = seen["told"].as_array().unwrap();
         assert_eq!(told.iter().filter(|told| told["type"] == "payment.confirmed").count(), 1, "{seen:#}");
         assert_eq!(told[0]["data"]["credits"], 5_000, "{seen:#}");
 
         // The second plan is changed at Stripe, not sold.
-        let (status, portal) = ask(&stack, Method::POST, "/local/shop/a%20b/buy", r#"{"plan":"business"}"#, own).await;
+        let (status, portal) =
+            ask(&stack, Method::POST, "/local/shop/a%20b/buy", r#"{"plan":"business"}"#, own).await;
         assert_eq!(status, 409);
-        let portal = portal["portal_url"].as_str().unwrap().strip_prefix(&stack.front_url).unwrap().to_owned();
+        let portal =
+            portal["portal_url"].as_str().unwrap().strip_prefix(&stack.front_url).unwrap().to_owned();
         assert_eq!(ask(&stack, Method::POST, &portal, r#"{"plan":"business"}"#, own).await.0, 200);
         stack.idle().await;
-        assert_eq!(ask(&stack, Method::GET, "/local/shop/a%20b", "", None).await.1["account"]["credits"], 20_000);
+        assert_eq!(
+            ask(&stack, Method::GET, "/local/shop/a%20b", "", None).await.1["account"]["credits"],
+            20_000
+        );
         stack.stop().await;
     }
 
@@ -422,12 +521,20 @@ mod tests {
     async fn pages_of_other_hosts_and_unsigned_news_change_nothing() {
         let stack = Stack::start(Options { is_app: true, ..Options::default() }).await.unwrap();
         for foreign in ["https://evil.example", "null", "http://127.0.0.1:1"] {
-            assert_eq!(ask(&stack, Method::POST, "/local/shop/eve/sign-up", "{}", Some(foreign)).await.0, 403, "{foreign}");
+            assert_eq!(
+                ask(&stack, Method::POST, "/local/shop/eve/sign-up", "{}", Some(foreign)).await.0,
+                403,
+                "{foreign}"
+            );
         }
         assert_eq!(ask(&stack, Method::GET, "/local/shop/eve", "", None).await.1["account"], Value::Null);
         let news = r#"{"type":"account.updated","data":{"user_id":"eve"}}"#;
         assert_eq!(ask(&stack, Method::POST, APP_WEBHOOK_PATH, news, None).await.0, 400);
-        for (path, body) in [("/local/shop/eve/dance", "{}"), ("/local/shop/eve/renew", "{}"), ("/local/stripe/pay/cs_none", "{}")] {
+        for (path, body) in [
+            ("/local/shop/eve/dance", "{}"),
+            ("/local/shop/eve/renew", "{}"),
+            ("/local/stripe/pay/cs_none", "{}"),
+        ] {
             assert!((400..500).contains(&ask(&stack, Method::POST, path, body, None).await.0), "{path}");
         }
         assert_eq!(ask(&stack, Method::POST, "/local/shop/eve/spend", "not json", None).await.0, 409);

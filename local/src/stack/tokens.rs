@@ -1,9 +1,10 @@
 //! The `ClientRequestToken` of a transaction, remembered here instead of by the embedded DynamoDB.
 //!
-//! Dynoxide remembers tokens for ten minutes, as DynamoDB does, and walks all of them at each transaction: with every SDK sending one,
-//! a stack under load gets slower by the event. Here a token costs the same however many there are. What is kept to: the same token and
-//! items again answer what was answered, and change nothing; other items are refused; two at once are one. Left out: at most the last
-//! [`MOST`] tokens are remembered, and a repetition is not billed as a read.
+//! Dynoxide remembers tokens for ten minutes, as DynamoDB does, and walks all of them at each transaction:
+//! with every SDK sending one, a stack under load gets slower by the event. Here a token costs the same
+//! however many there are. What is kept to: the same token and items again answer what was answered, and
+//! change nothing; other items are refused; two at once are one. Left out: at most the last [`MOST`] tokens
+//! are remembered, and a repetition is not billed as a read.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -48,7 +49,8 @@ pub(super) struct Transaction {
 }
 
 impl Tokens {
-    /// Takes the token out of a transaction's request. `None` when it has none, or one that DynamoDB has to refuse.
+    /// Takes the token out of a transaction's request. `None` when it has none, or one that DynamoDB has to
+    /// refuse.
     pub(super) fn take(&self, request: &[u8]) -> Option<Transaction> {
         let mut fields: BTreeMap<&str, &RawValue> = serde_json::from_slice(request).ok()?;
         let token: String = serde_json::from_str(fields.remove("ClientRequestToken")?.get()).ok()?;
@@ -79,7 +81,8 @@ impl Tokens {
     }
 }
 
-/// The same for the same JSON, in whatever order an object's members are written: SDKs write an item's attributes in any.
+/// The same for the same JSON, in whatever order an object's members are written: SDKs write an item's
+/// attributes in any.
 fn digest(value: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     match value {
@@ -99,7 +102,8 @@ fn digest(value: &Value) -> u64 {
 }
 
 impl Transaction {
-    /// The answer of the first time, or what `run` answers now. The error is an answer that is not to be remembered: nothing was done.
+    /// The answer of the first time, or what `run` answers now. The error is an answer that is not to be
+    /// remembered: nothing was done.
     pub(super) async fn once<F>(&self, run: impl FnOnce() -> F) -> Result<Response, Response>
     where
         F: Future<Output = Result<Bytes, Response>>,
@@ -109,7 +113,12 @@ impl Transaction {
         let (items, body) = self.slot.get_or_try_init(run).await?;
         if *items != self.items {
             let error = r#"{"__type":"com.amazonaws.dynamodb.v20120810#IdempotentParameterMismatchException","message":"other items had this token"}"#;
-            return Err((StatusCode::BAD_REQUEST, [(header::CONTENT_TYPE, "application/x-amz-json-1.0")], error).into_response());
+            return Err((
+                StatusCode::BAD_REQUEST,
+                [(header::CONTENT_TYPE, "application/x-amz-json-1.0")],
+                error,
+            )
+                .into_response());
         }
         Ok(([(header::CONTENT_TYPE, "application/x-amz-json-1.0")], body.clone()).into_response())
     }
@@ -120,10 +129,16 @@ mod tests {
     use super::*;
 
     fn request(token: &str, items: &str) -> String {
-        format!(r#"{{"ClientRequestToken":"{token}","ReturnConsumedCapacity":"TOTAL","TransactItems":[{items}]}}"#)
+        format!(
+            r#"{{"ClientRequestToken":"{token}","ReturnConsumedCapacity":"TOTAL","TransactItems":[{items}]}}"#
+        )
     }
 
-    async fn run(tokens: &Tokens, request: &str, answer: Result<&'static str, StatusCode>) -> (StatusCode, bool) {
+    async fn run(
+        tokens: &Tokens,
+        request: &str,
+        answer: Result<&'static str, StatusCode>,
+    ) -> (StatusCode, bool) {
         let mut ran = false;
         let transaction = tokens.take(request.as_bytes()).unwrap();
         let answer = transaction
@@ -137,10 +152,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_runs_once_and_again_only_if_nothing_came_of_it() {
-        let (tokens, first, other) = (Tokens::default(), request("t", r#"{"a":1,"b":[2]}"#), request("t", r#"{"a":2,"b":[1]}"#));
+        let (tokens, first, other) =
+            (Tokens::default(), request("t", r#"{"a":1,"b":[2]}"#), request("t", r#"{"a":2,"b":[1]}"#));
         assert_eq!(run(&tokens, &first, Err(StatusCode::BAD_REQUEST)).await, (StatusCode::BAD_REQUEST, true));
         assert_eq!(run(&tokens, &first, Ok("{}")).await, (StatusCode::OK, true));
-        assert_eq!(run(&tokens, &request("t", r#"{"b":[2],"a":1}"#), Ok("{}")).await, (StatusCode::OK, false));
+        assert_eq!(
+            run(&tokens, &request("t", r#"{"b":[2],"a":1}"#), Ok("{}")).await,
+            (StatusCode::OK, false)
+        );
         assert_eq!(run(&tokens, &other, Ok("{}")).await, (StatusCode::BAD_REQUEST, false));
         assert_eq!(run(&tokens, &request("u", "2"), Ok("{}")).await, (StatusCode::OK, true));
     }
@@ -157,7 +176,9 @@ mod tests {
         let seen = tokens.seen.lock().unwrap();
         assert_eq!((seen.slots.len(), seen.order.len()), (MOST, MOST));
         drop(seen);
-        for request in [r#"{"TransactItems":[]}"#, "{", "[]", &request("", "1"), &request(&"t".repeat(LONGEST + 1), "1")] {
+        for request in
+            [r#"{"TransactItems":[]}"#, "{", "[]", &request("", "1"), &request(&"t".repeat(LONGEST + 1), "1")]
+        {
             assert!(tokens.take(request.as_bytes()).is_none(), "{request}");
         }
         let transaction = tokens.take(request("t", "1").as_bytes()).unwrap();

@@ -14,15 +14,20 @@ pub(super) struct Usage {
 impl Usage {
     /// As it is now; `None` on other systems.
     pub(super) fn now() -> Option<Self> {
-        Self::read(&std::fs::read_to_string("/proc/self/status").ok()?, &std::fs::read_to_string("/proc/self/stat").ok()?)
+        Self::read(
+            &std::fs::read_to_string("/proc/self/status").ok()?,
+            &std::fs::read_to_string("/proc/self/stat").ok()?,
+        )
     }
 
     fn read(status: &str, stat: &str) -> Option<Self> {
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         let kilobytes: u64 = resident.split_whitespace().next()?.parse().ok()?;
-        // The name, in parentheses, may hold anything. Of what follows, utime and stime are the 12th and 13th, in hundredths of a second.
+        // The name, in parentheses, may hold anything. Of what follows, utime and stime are the 12th and
+        // 13th, in hundredths of a second.
         let (_, fields) = stat.rsplit_once(')')?;
-        let ticks: Vec<u64> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>().ok()?;
+        let ticks: Vec<u64> =
+            fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>().ok()?;
         Some(Self { memory_bytes: kilobytes * 1_024, cpu_ms: ticks.iter().sum::<u64>() * 10 })
     }
 }

@@ -17,13 +17,22 @@ struct Head<'a> {
 async fn main() -> Result<(), Error> {
     let sqs = aws_sdk_sqs::Client::new(&config());
     let (secret, queue) = (Secret::from_env(), var("QUEUE_URL_INVOICE_PAID"));
-    let _ = sqs.get_queue_attributes().queue_url(&queue).attribute_names(QueueAttributeName::QueueArn).send().await;
+    let _ = sqs
+        .get_queue_attributes()
+        .queue_url(&queue)
+        .attribute_names(QueueAttributeName::QueueArn)
+        .send()
+        .await;
     lambda_http::run(service_fn(|request: Request| {
         let (sqs, secret, queue) = (&sqs, &secret, &queue);
         async move {
             let (parts, body) = request.into_parts();
             let Body::Text(body) = body else { return Ok::<_, Error>(answer(400)) };
-            let header = parts.headers.get("stripe-signature").and_then(|header| header.to_str().ok()).unwrap_or_default();
+            let header = parts
+                .headers
+                .get("stripe-signature")
+                .and_then(|header| header.to_str().ok())
+                .unwrap_or_default();
             if !secret.verify(header, body.as_bytes()) {
                 return Ok(answer(400));
             }
@@ -31,7 +40,9 @@ async fn main() -> Result<(), Error> {
             if head.id.is_empty() || head.kind != "invoice.paid" {
                 return Ok(answer(200));
             }
-            let attribute = |kind: &str, value: &str| MessageAttributeValue::builder().data_type(kind).string_value(value).build();
+            let attribute = |kind: &str, value: &str| {
+                MessageAttributeValue::builder().data_type(kind).string_value(value).build()
+            };
             sqs.send_message()
                 .queue_url(queue)
                 .message_body(body)

@@ -1,4 +1,5 @@
-//! The reference of a worker: for a batch one read of account, entry and marker of each event, and one transaction.
+//! The reference of a worker: for a batch one read of account, entry and marker of each event, and one
+//! transaction.
 //!
 //! It decides nothing: each invoice adds 5,000 credits to the account of its `user_id`.
 
@@ -80,7 +81,8 @@ fn key(pk: String, sk: Option<String>) -> Item {
 async fn main() -> Result<(), Error> {
     let dynamodb = aws_sdk_dynamodb::Client::new(&config());
     let (accounts, events) = (var("ACCOUNTS_TABLE"), var("EVENTS_TABLE"));
-    let _ = dynamodb.get_item().table_name(&events).set_key(Some(key("prewarm".to_owned(), None))).send().await;
+    let _ =
+        dynamodb.get_item().table_name(&events).set_key(Some(key("prewarm".to_owned(), None))).send().await;
     lambda_runtime::run(service_fn(|batch: LambdaEvent<Batch>| {
         let (dynamodb, accounts, events) = (&dynamodb, accounts.as_str(), events.as_str());
         async move { handle(dynamodb, accounts, events, &batch.payload).await }
@@ -88,8 +90,14 @@ async fn main() -> Result<(), Error> {
     .await
 }
 
-async fn handle(dynamodb: &aws_sdk_dynamodb::Client, accounts: &str, events: &str, batch: &Batch) -> Result<Value, Error> {
-    let read: Vec<Event<'_>> = batch.records.iter().map(|record| serde_json::from_str(&record.body)).collect::<Result<_, _>>()?;
+async fn handle(
+    dynamodb: &aws_sdk_dynamodb::Client,
+    accounts: &str,
+    events: &str,
+    batch: &Batch,
+) -> Result<Value, Error> {
+    let read: Vec<Event<'_>> =
+        batch.records.iter().map(|record| serde_json::from_str(&record.body)).collect::<Result<_, _>>()?;
     let (mut of_accounts, mut of_events) = (Vec::new(), Vec::new());
     for event in &read {
         let user = format!("user#{}", event.data.object.parent.subscription_details.metadata.user_id);
@@ -108,14 +116,17 @@ async fn handle(dynamodb: &aws_sdk_dynamodb::Client, accounts: &str, events: &st
         .unwrap_or_default();
     let known = |user: &str, name: &str| {
         let items = found.get(accounts).into_iter().flatten();
-        let account = items.into_iter().find(|item| item.get("pk") == Some(&text(user)) && item.get("sk") == Some(&text("account")))?;
+        let account = items
+            .into_iter()
+            .find(|item| item.get("pk") == Some(&text(user)) && item.get("sk") == Some(&text("account")))?;
         account.get(name)?.as_n().ok()?.parse::<u64>().ok()
     };
     let mut writes = Vec::new();
     for event in &read {
         let invoice = &event.data.object;
         let user = format!("user#{}", invoice.parent.subscription_details.metadata.user_id);
-        let (version, credits) = (known(&user, "version").unwrap_or(0), known(&user, "credits").unwrap_or(0) + 5000);
+        let (version, credits) =
+            (known(&user, "version").unwrap_or(0), known(&user, "credits").unwrap_or(0) + 5000);
         let mut account = key(user.clone(), Some("account".to_owned()));
         account.extend([
             ("version".to_owned(), number(version + 1)),
@@ -127,10 +138,16 @@ async fn handle(dynamodb: &aws_sdk_dynamodb::Client, accounts: &str, events: &st
         let on_version = if version == 0 {
             on_version.condition_expression("attribute_not_exists(pk)")
         } else {
-            on_version.condition_expression("version = :version").expression_attribute_values(":version", number(version))
+            on_version
+                .condition_expression("version = :version")
+                .expression_attribute_values(":version", number(version))
         };
         let mut entry = key(user.clone(), Some(format!("ledger#invoice#{}", invoice.id)));
-        entry.extend([("delta".to_owned(), number(5000)), ("balance".to_owned(), number(credits)), ("event".to_owned(), text(event.id))]);
+        entry.extend([
+            ("delta".to_owned(), number(5000)),
+            ("balance".to_owned(), number(credits)),
+            ("event".to_owned(), text(event.id)),
+        ]);
         let mut marker = key(event.id.to_owned(), None);
         marker.extend([
             ("outcome".to_owned(), text("processed")),
@@ -138,8 +155,12 @@ async fn handle(dynamodb: &aws_sdk_dynamodb::Client, accounts: &str, events: &st
             ("created".to_owned(), number(event.created)),
             ("expires_at".to_owned(), number(event.created + 90 * 86_400)),
         ]);
-        let absent =
-            |table: &str, item| Put::builder().table_name(table).set_item(Some(item)).condition_expression("attribute_not_exists(pk)");
+        let absent = |table: &str, item| {
+            Put::builder()
+                .table_name(table)
+                .set_item(Some(item))
+                .condition_expression("attribute_not_exists(pk)")
+        };
         for put in [on_version, absent(accounts, entry), absent(events, marker)] {
             writes.push(TransactWriteItem::builder().put(put.build()?).build());
         }

@@ -1,4 +1,5 @@
-//! Why an account is as it is: for each field the rule that set it, in a sentence, and the event or ledger entry behind it.
+//! Why an account is as it is: for each field the rule that set it, in a sentence, and the event or ledger
+//! entry behind it.
 //!
 //! ```json
 //! {"field":"bucket sub_1","value":"3800","rule":"period","why":"invoice#in_1 opened the period from … with 5000 credits; 1200 were spent",
@@ -19,7 +20,8 @@ use crate::event::SubscriptionStatus as Status;
 /// Why one field has its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Because {
-    /// `tier`, `access_until`, `credits`, `subscription sub_…`, `bucket signup`, `bucket sub_…`, `bucket addon`.
+    /// `tier`, `access_until`, `credits`, `subscription sub_…`, `bucket signup`, `bucket sub_…`, `bucket
+    /// addon`.
     pub field: String,
     /// As a text.
     pub value: String,
@@ -58,12 +60,17 @@ impl State {
     /// The ledger entries that an explanation refers to.
     pub fn explaining_keys(&self) -> Vec<LedgerKey> {
         let periods = self.subscriptions.values().filter_map(|subscription| subscription.period.as_ref());
-        periods.map(|period| period.key.clone()).chain([LedgerKey::signup()]).chain(self.last_entry.clone()).collect()
+        periods
+            .map(|period| period.key.clone())
+            .chain([LedgerKey::signup()])
+            .chain(self.last_entry.clone())
+            .collect()
     }
 }
 
 impl Account {
-    /// Explains every field. `recorded` of the account should hold what [`State::explaining_keys`] names; `told` the user's events.
+    /// Explains every field. `recorded` of the account should hold what [`State::explaining_keys`] names;
+    /// `told` the user's events.
     pub fn explain(&self, told: &[Told], catalog: &Catalog, now: Timestamp) -> Vec<Because> {
         let mut all = self.explain_tier(told, catalog, now);
         all.push(self.explain_credits());
@@ -78,25 +85,49 @@ impl Account {
 
     fn explain_tier(&self, told: &[Told], catalog: &Catalog, now: Timestamp) -> Vec<Because> {
         let access = self.state.access(catalog, now);
-        let all: Vec<_> =
-            self.state.subscriptions.iter().map(|(id, one)| (id, one, self.state.explain_access(id, one, catalog, now))).collect();
+        let all: Vec<_> = self
+            .state
+            .subscriptions
+            .iter()
+            .map(|(id, one)| (id, one, self.state.explain_access(id, one, catalog, now)))
+            .collect();
         let giving = all.iter().find(|(_, one, verdict)| {
             verdict.is_ok()
-                && one.price().and_then(|price| catalog.plan_of_price(price.as_str())).is_some_and(|plan| plan.tier == access.tier)
+                && one
+                    .price()
+                    .and_then(|price| catalog.plan_of_price(price.as_str()))
+                    .is_some_and(|plan| plan.tier == access.tier)
         });
         let (rule, why) = match (&giving, all.is_empty()) {
             (Some((_, _, Ok(why))), _) => {
                 let others = if all.len() > 1 { "; no other subscription gives a higher tier" } else { "" };
                 ("highest_plan", format!("{why}{others}"))
             }
-            (_, true) => ("default_tier", "no subscription is known for this user, so the catalog's default tier holds".to_owned()),
+            (_, true) => (
+                "default_tier",
+                "no subscription is known for this user, so the catalog's default tier holds".to_owned(),
+            ),
             (_, false) => {
-                let whys: Vec<&str> = all.iter().filter_map(|(_, _, verdict)| verdict.as_ref().err().map(String::as_str)).collect();
-                ("default_tier", format!("the catalog's default tier, as no subscription gives access: {}", whys.join("; ")))
+                let whys: Vec<&str> = all
+                    .iter()
+                    .filter_map(|(_, _, verdict)| verdict.as_ref().err().map(String::as_str))
+                    .collect();
+                (
+                    "default_tier",
+                    format!(
+                        "the catalog's default tier, as no subscription gives access: {}",
+                        whys.join("; ")
+                    ),
+                )
             }
         };
         // Where nothing gives access, the newest word about a subscription is what took it.
-        let newest = || self.state.subscriptions.iter().max_by_key(|(_, one)| one.snapshot.as_ref().map(|snapshot| snapshot.created));
+        let newest = || {
+            self.state
+                .subscriptions
+                .iter()
+                .max_by_key(|(_, one)| one.snapshot.as_ref().map(|snapshot| snapshot.created))
+        };
         let behind = giving.map(|(id, one, _)| (*id, *one)).or_else(newest);
         let at = behind.and_then(|(_, one)| one.snapshot.as_ref()).map(|snapshot| snapshot.created);
         let tier = Because {
@@ -128,20 +159,34 @@ impl Account {
             || "; the ledger is empty: nothing was ever granted".to_owned(),
             |entry| format!("; the last entry is {} ({:+})", entry.key, entry.delta),
         );
-        because("credits", state.balance(), "sum_of_buckets", format!("{}{last_words}", parts.join(" + ")), last)
+        because(
+            "credits",
+            state.balance(),
+            "sum_of_buckets",
+            format!("{}{last_words}", parts.join(" + ")),
+            last,
+        )
     }
 
     fn explain_signup(&self) -> Because {
         let entry = self.recorded.get(&LedgerKey::signup());
         let opening = self.first_opening();
         let (rule, why) = match (self.state.signup, self.state.subscribed) {
-            (None, _) => {
-                ("not_signed_up", "the app has not created this user (PUT /users/{id}), which grants the signup credits".to_owned())
-            }
-            (Some(_), true) => ("ended_by_subscription", "the first subscription's payment ended the signup credits".to_owned()),
+            (None, _) => (
+                "not_signed_up",
+                "the app has not created this user (PUT /users/{id}), which grants the signup credits"
+                    .to_owned(),
+            ),
+            (Some(_), true) => (
+                "ended_by_subscription",
+                "the first subscription's payment ended the signup credits".to_owned(),
+            ),
             (Some(left), false) => {
                 let granted = entry.map_or(left, |entry| entry.worth);
-                ("signup", format!("{granted} credits were granted at signup; {} were spent", granted.minus(left)))
+                (
+                    "signup",
+                    format!("{granted} credits were granted at signup; {} were spent", granted.minus(left)),
+                )
             }
         };
         let behind = if rule == "ended_by_subscription" { opening.or(entry) } else { entry };
@@ -149,7 +194,9 @@ impl Account {
     }
 
     fn first_opening(&self) -> Option<&Entry> {
-        let opens = |entry: &&Entry| matches!(entry.kind, EntryKind::Subscription | EntryKind::Trial | EntryKind::Renewal);
+        let opens = |entry: &&Entry| {
+            matches!(entry.kind, EntryKind::Subscription | EntryKind::Trial | EntryKind::Renewal)
+        };
         self.recorded.values().filter(opens).min_by_key(|entry| entry.created)
     }
 
@@ -158,15 +205,21 @@ impl Account {
         let credits = self.state.bucket(id);
         let Some(period) = &subscription.period else {
             let waits = if subscription.is_waiting() { "; a change of plan waits for it, too" } else { "" };
-            let why =
-                format!("no paid invoice (or trial) of {id} was heard of, so no billing period is open and nothing was granted{waits}");
+            let why = format!(
+                "no paid invoice (or trial) of {id} was heard of, so no billing period is open and nothing was granted{waits}"
+            );
             return because(&field, credits, "not_paid", why, None);
         };
         let until = period.end.map_or_else(String::new, |end| format!(" to {end}"));
-        let opened = format!("{} opened the period from {}{until} with {} credits", period.key, period.start, period.credits);
+        let opened = format!(
+            "{} opened the period from {}{until} with {} credits",
+            period.key, period.start, period.credits
+        );
         let entry = self.recorded.get(&period.key);
         if subscription.credits() > Credits::ZERO && credits == Credits::ZERO {
-            let why = format!("{opened}; the subscription has ended and another one was granted after it, which voids what was left");
+            let why = format!(
+                "{opened}; the subscription has ended and another one was granted after it, which voids what was left"
+            );
             return because(&field, credits, "void", why, entry);
         }
         let (spent, reversed) = (period.spent(), period.reversed);
@@ -190,24 +243,45 @@ impl Account {
             .lots
             .iter()
             .map(|lot| {
-                let name = entry_of(lot.of).map_or_else(|| format!("a purchase of {}", lot.at), |entry| entry.key.to_string());
+                let name = entry_of(lot.of)
+                    .map_or_else(|| format!("a purchase of {}", lot.at), |entry| entry.key.to_string());
                 format!("{} left of {name}", lot.credits)
             })
             .collect();
         let reset = match (self.state.reset_at, catalog.policy.addons) {
-            (Some(at), Addons::Reset) => format!("; what was bought before the renewal of {at} ended with it (addons = \"reset\")"),
+            (Some(at), Addons::Reset) => {
+                format!("; what was bought before the renewal of {at} ended with it (addons = \"reset\")")
+            }
             (_, Addons::Reset | Addons::Keep) => String::new(),
         };
-        let why = if lots.is_empty() { format!("no pack has credits left{reset}") } else { format!("{}{reset}", lots.join(", ")) };
-        because("bucket addon", self.state.addon(), "packs", why, self.state.lots.last().and_then(|lot| entry_of(lot.of)))
+        let why = if lots.is_empty() {
+            format!("no pack has credits left{reset}")
+        } else {
+            format!("{}{reset}", lots.join(", "))
+        };
+        because(
+            "bucket addon",
+            self.state.addon(),
+            "packs",
+            why,
+            self.state.lots.last().and_then(|lot| entry_of(lot.of)),
+        )
     }
 }
 
 impl State {
     /// Whether a subscription gives access at `now`, and why or why not.
-    fn explain_access(&self, id: &SubscriptionId, one: &Subscription, catalog: &Catalog, now: Timestamp) -> Result<String, String> {
+    fn explain_access(
+        &self,
+        id: &SubscriptionId,
+        one: &Subscription,
+        catalog: &Catalog,
+        now: Timestamp,
+    ) -> Result<String, String> {
         let status = one.status().map_or_else(|| "of unknown status".to_owned(), |status| status.to_string());
-        let Some(price) = one.price() else { return Err(format!("{id} is {status} and its price is not known")) };
+        let Some(price) = one.price() else {
+            return Err(format!("{id} is {status} and its price is not known"));
+        };
         let Some(plan) = catalog.plan_of_price(price.as_str()) else {
             return Err(format!("{id} is {status} with price {price}, which is in no plan of the catalog"));
         };
@@ -218,9 +292,14 @@ impl State {
             (None, _) => Err(format!("{id} (plan {}) is {status}, which gives no access", plan.name)),
             (Some(Some(until)), Some(Status::PastDue)) if until <= now => {
                 let days = catalog.policy.past_due_grace_days;
-                Err(format!("{id} (plan {}) is past_due and its {days} days of grace ended at {until}", plan.name))
+                Err(format!(
+                    "{id} (plan {}) is past_due and its {days} days of grace ended at {until}",
+                    plan.name
+                ))
             }
-            (Some(Some(until)), _) if until <= now => Err(format!("{id} (plan {}) was cancelled for {until}", plan.name)),
+            (Some(Some(until)), _) if until <= now => {
+                Err(format!("{id} (plan {}) was cancelled for {until}", plan.name))
+            }
             (Some(Some(until)), _) => Ok(format!("{id} is {status} on plan {} until {until}", plan.name)),
             (Some(None), _) => Ok(format!("{id} is {status} on plan {}", plan.name)),
         }
@@ -231,13 +310,18 @@ fn explain_status(id: &SubscriptionId, one: &Subscription, told: &[Told]) -> Bec
     let value = one.status().map_or_else(|| "unknown".to_owned(), |status| status.to_string());
     let snapshot = one.snapshot.as_ref();
     let (rule, why) = match snapshot {
-        None => {
-            ("payment_only", "only payments of it were heard of, no event about the subscription itself: it counts as active".to_owned())
+        None => (
+            "payment_only",
+            "only payments of it were heard of, no event about the subscription itself: it counts as active"
+                .to_owned(),
+        ),
+        Some(snapshot) if one.status().as_ref() != Some(&snapshot.status) => (
+            "payment_is_newer",
+            format!("it was last told to be {}, but a payment is newer than that", snapshot.status),
+        ),
+        Some(snapshot) if snapshot.is_terminal() => {
+            ("terminal", format!("{} is never left", snapshot.status))
         }
-        Some(snapshot) if one.status().as_ref() != Some(&snapshot.status) => {
-            ("payment_is_newer", format!("it was last told to be {}, but a payment is newer than that", snapshot.status))
-        }
-        Some(snapshot) if snapshot.is_terminal() => ("terminal", format!("{} is never left", snapshot.status)),
         Some(_) => ("newest_event", "the newest event about it says so".to_owned()),
     };
     Because {

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 /// What a person does to a balance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fix {
-    /// Adds credits. They are kept as an add-on's are: spent last, and ended by a renewal under `addons = "reset"`.
+    /// Adds credits. They are kept as an add-on's are: spent last, and ended by a renewal under `addons =
+    /// "reset"`.
     Grant(Credits),
     /// Takes credits, in the order in which they are spent; what is not there is recorded as shortfall.
     Revoke(Credits),
@@ -28,7 +29,10 @@ impl Fix {
     /// Whether an entry is the record of this very fix.
     pub fn is_recorded_as(self, entry: &Entry, by: &str, reason: &str) -> bool {
         let grants = matches!(self, Self::Grant(_));
-        entry.worth == self.credits() && (entry.delta > 0) == grants && entry.cause == by && entry.reason.as_deref() == Some(reason)
+        entry.worth == self.credits()
+            && (entry.delta > 0) == grants
+            && entry.cause == by
+            && entry.reason.as_deref() == Some(reason)
     }
 }
 
@@ -65,9 +69,11 @@ mod tests {
     fn a_grant_adds_a_revocation_never_goes_below_zero_and_both_say_who_and_why() {
         let now = Timestamp::from_unix(1_767_600_000);
         let account = Account { version: 1, ..Account::new(UserId::new("u").unwrap()) };
-        let granted = account.fix(Fix::Grant(Credits::new(300)), LedgerKey::fix("a"), "admin:ann", "late", now);
+        let granted =
+            account.fix(Fix::Grant(Credits::new(300)), LedgerKey::fix("a"), "admin:ann", "late", now);
         let after = account.after(&granted);
-        let taken = after.fix(Fix::Revoke(Credits::new(500)), LedgerKey::fix("b"), "admin:ann", "mistake", now);
+        let taken =
+            after.fix(Fix::Revoke(Credits::new(500)), LedgerKey::fix("b"), "admin:ann", "mistake", now);
         let [entry] = &taken.entries[..] else { panic!("{taken:?}") };
         assert_eq!((granted.entries[0].delta, entry.delta, entry.shortfall), (300, -300, Credits::new(200)));
         assert_eq!((taken.state.balance(), entry.reason.as_deref()), (Credits::ZERO, Some("mistake")));
@@ -78,7 +84,13 @@ mod tests {
         assert!(!Fix::Revoke(Credits::new(501)).is_recorded_as(entry, "admin:ann", "mistake"));
         assert!(Fix::Grant(Credits::new(300)).is_recorded_as(&granted.entries[0], "admin:ann", "late"));
         // Nothing was there to take: the entry moves nothing, and is the revocation's all the same.
-        let nothing = after.after(&taken).fix(Fix::Revoke(Credits::new(5)), LedgerKey::fix("c"), "admin:ann", "again", now);
+        let nothing = after.after(&taken).fix(
+            Fix::Revoke(Credits::new(5)),
+            LedgerKey::fix("c"),
+            "admin:ann",
+            "again",
+            now,
+        );
         assert_eq!(nothing.entries[0].delta, 0);
         assert!(Fix::Revoke(Credits::new(5)).is_recorded_as(&nothing.entries[0], "admin:ann", "again"));
     }

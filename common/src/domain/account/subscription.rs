@@ -1,12 +1,14 @@
-//! What an account knows of one subscription, kept so that the order in which it was learnt cannot be told from the result.
+//! What an account knows of one subscription, kept so that the order in which it was learnt cannot be told
+//! from the result.
 //!
 //! Three things are held apart:
 //! - the **snapshot**: the newest state of the subscription that Stripe has told us (status, price, end);
-//! - the **period**: the newest billing period that a paid invoice or a trial has opened, and what was granted and spent in it;
+//! - the **period**: the newest billing period that a paid invoice or a trial has opened, and what was
+//!   granted and spent in it;
 //! - the **waiting** evidence: plans taken up, or seen, in periods that no payment has opened yet.
 //!
-//! **Invariant:** each `fold_*` only ever moves forward in an order made of the events' contents, so folding a set of facts gives
-//! the same record whatever the order, and folding one twice changes nothing.
+//! **Invariant:** each `fold_*` only ever moves forward in an order made of the events' contents, so folding
+//! a set of facts gives the same record whatever the order, and folding one twice changes nothing.
 
 use std::cmp::Ordering;
 
@@ -19,7 +21,8 @@ use crate::domain::ledger::LedgerKey;
 use crate::domain::timestamp::Timestamp;
 use crate::event::SubscriptionStatus;
 
-/// More snapshots of one second than this are not told apart: Stripe changes a subscription a few times a second at most.
+/// More snapshots of one second than this are not told apart: Stripe changes a subscription a few times a
+/// second at most.
 const MOST_RIVALS: usize = 8;
 /// More evidence than this never waits for one payment; the oldest is dropped.
 const MOST_WAITING: usize = 16;
@@ -97,13 +100,15 @@ impl Snapshot {
         is_terminal(&self.status)
     }
 
-    /// Which of two snapshots of different moments is newer: a terminal status, then the later period, then the later second.
+    /// Which of two snapshots of different moments is newer: a terminal status, then the later period, then
+    /// the later second.
     fn age(&self, other: &Self) -> Ordering {
         let key = |snapshot: &Self| (snapshot.is_terminal(), snapshot.start, snapshot.created);
         key(self).cmp(&key(other))
     }
 
-    /// Ranks snapshots that nothing else tells apart: the further status in Stripe's lifecycle, then the content itself.
+    /// Ranks snapshots that nothing else tells apart: the further status in Stripe's lifecycle, then the
+    /// content itself.
     fn tie_rank(&self) -> (u8, Option<Timestamp>, u32) {
         (lifecycle_rank(&self.status), self.end, self.digest)
     }
@@ -158,7 +163,8 @@ pub struct Period {
     pub reversed: Credits,
 }
 
-/// What is known of one plan within the open period. Of two events of one second the one that tells of the change is believed.
+/// What is known of one plan within the open period. Of two events of one second the one that tells of the
+/// change is believed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Run {
     price: PriceId,
@@ -193,7 +199,8 @@ struct Waiting {
 pub enum Evidence {
     /// It shows the plan in good standing, and does not say since when.
     Seen,
-    /// It says that the plan was taken up by a subscription that is not in good standing: it counts once the plan is seen in one.
+    /// It says that the plan was taken up by a subscription that is not in good standing: it counts once the
+    /// plan is seen in one.
     Unpaid,
     /// It says that the plan was taken up, in good standing.
     Told,
@@ -278,8 +285,8 @@ impl Subscription {
         }
     }
 
-    /// Takes in a payment or a trial start. Returns the plan changes that had waited for this period or for an older one, each with
-    /// what it calls for in the ledger.
+    /// Takes in a payment or a trial start. Returns the plan changes that had waited for this period or for
+    /// an older one, each with what it calls for in the ledger.
     pub fn fold_opening(&mut self, opening: Opening) -> Vec<(Timestamp, PlanChange, Standing)> {
         let fresh = |opening: Opening| Period {
             start: opening.start,
@@ -296,11 +303,13 @@ impl Subscription {
         let start = opening.start;
         match &mut self.period {
             Some(period) if period.start > start => return Vec::new(),
-            // Another document for the same period, such as a trial told by the subscription and by its zero invoice: the earliest
-            // one says what was granted, the content decides a tie.
+            // Another document for the same period, such as a trial told by the subscription and by its zero
+            // invoice: the earliest one says what was granted, the content decides a tie.
             Some(period) if period.start == start => {
                 let rank = |at, credits, key: &LedgerKey| (at, std::cmp::Reverse(credits), key.clone());
-                if rank(opening.at, opening.credits, &opening.key) < rank(period.at, period.credits, &period.key) {
+                if rank(opening.at, opening.credits, &opening.key)
+                    < rank(period.at, period.credits, &period.key)
+                {
                     let (runs, spent) = (std::mem::take(&mut period.runs), period.spent);
                     // A refund is of the document that it names, and of no other of the same period.
                     let reversed = if period.key == opening.key { period.reversed } else { Credits::ZERO };
@@ -310,12 +319,17 @@ impl Subscription {
                         period.fold_change(&seen, false);
                     }
                     // What was spent while this plan passed for the one paid for was spent from it.
-                    period.runs.iter_mut().filter(|run| run.price == price).for_each(|run| run.forgiven = Credits::ZERO);
+                    period
+                        .runs
+                        .iter_mut()
+                        .filter(|run| run.price == price)
+                        .for_each(|run| run.forgiven = Credits::ZERO);
                 }
             }
             Some(_) | None => self.period = Some(fresh(opening)),
         }
-        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(|waiting| waiting.start <= start);
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|waiting| waiting.start <= start);
         self.waiting = later;
         let mut waited = Vec::new();
         for Waiting { start, evidence, change } in due {
@@ -350,9 +364,14 @@ impl Subscription {
 
     /// Of one plan seen time and again only the latest sight is kept.
     fn wait(&mut self, waiting: Waiting) {
-        let seen = |of: &Waiting| (of.evidence == Evidence::Seen).then(|| (of.start, of.change.price.clone()));
-        let rank = |of: &Waiting| (of.start, of.change.at, of.change.price.clone(), of.evidence, of.change.credits);
-        let known = self.waiting.iter().position(|other| *other == waiting || (seen(other).is_some() && seen(other) == seen(&waiting)));
+        let seen =
+            |of: &Waiting| (of.evidence == Evidence::Seen).then(|| (of.start, of.change.price.clone()));
+        let rank =
+            |of: &Waiting| (of.start, of.change.at, of.change.price.clone(), of.evidence, of.change.credits);
+        let known = self
+            .waiting
+            .iter()
+            .position(|other| *other == waiting || (seen(other).is_some() && seen(other) == seen(&waiting)));
         match known.and_then(|place| self.waiting.get_mut(place)) {
             Some(known) if rank(known) >= rank(&waiting) => return,
             Some(known) => *known = waiting,
@@ -366,11 +385,14 @@ impl Subscription {
 
     /// When it ended, if it has.
     pub fn ended_at(&self) -> Option<Timestamp> {
-        self.snapshot.as_ref().filter(|snapshot| snapshot.is_terminal()).map(|snapshot| snapshot.ended_at.unwrap_or(snapshot.created))
+        self.snapshot
+            .as_ref()
+            .filter(|snapshot| snapshot.is_terminal())
+            .map(|snapshot| snapshot.ended_at.unwrap_or(snapshot.created))
     }
 
-    /// The status as all that is known implies it: a payment newer than the last snapshot proves an unpaid one out of date.
-    /// `None` while nothing is known but plan changes.
+    /// The status as all that is known implies it: a payment newer than the last snapshot proves an unpaid
+    /// one out of date. `None` while nothing is known but plan changes.
     pub fn status(&self) -> Option<SubscriptionStatus> {
         let Some(snapshot) = &self.snapshot else {
             return self.period.as_ref().map(|_| SubscriptionStatus::Active);
@@ -391,11 +413,16 @@ impl Subscription {
         Some(if out_of_date { SubscriptionStatus::Active } else { snapshot.status.clone() })
     }
 
-    /// The price that decides the tier: the newest snapshot's, or the open period's while that is newer or all there is.
+    /// The price that decides the tier: the newest snapshot's, or the open period's while that is newer or
+    /// all there is.
     pub fn price(&self) -> Option<&PriceId> {
         let snapshot = self.snapshot.as_ref();
         match &self.period {
-            Some(period) if snapshot.is_none_or(|snapshot| snapshot.start < Some(period.start) && !snapshot.is_terminal()) => {
+            Some(period)
+                if snapshot.is_none_or(|snapshot| {
+                    snapshot.start < Some(period.start) && !snapshot.is_terminal()
+                }) =>
+            {
                 Some(&period.price)
             }
             Some(_) | None => snapshot.and_then(|snapshot| snapshot.price.as_ref()),
@@ -411,7 +438,8 @@ impl Subscription {
         }
     }
 
-    /// Unspent credits of the open period, were nothing else known; the account decides whether the bucket is void.
+    /// Unspent credits of the open period, were nothing else known; the account decides whether the bucket is
+    /// void.
     pub fn credits(&self) -> Credits {
         self.period.as_ref().map_or(Credits::ZERO, Period::bucket)
     }
@@ -429,10 +457,12 @@ impl Subscription {
     }
 }
 
-/// Of several snapshots of one second: the one that no other names as its predecessor; then the further status.
+/// Of several snapshots of one second: the one that no other names as its predecessor; then the further
+/// status.
 fn newest_of_a_second(rivals: &[Snapshot]) -> usize {
-    let precedes =
-        |candidate: &Snapshot| rivals.iter().any(|other| other.digest != candidate.digest && other.before == Some(candidate.digest));
+    let precedes = |candidate: &Snapshot| {
+        rivals.iter().any(|other| other.digest != candidate.digest && other.before == Some(candidate.digest))
+    };
     let rank = |&(_, candidate): &(usize, &Snapshot)| (!precedes(candidate), candidate.tie_rank());
     rivals.iter().enumerate().max_by_key(rank).map_or(0, |(index, _)| index)
 }
@@ -498,15 +528,18 @@ impl Period {
     fn current_run(&self) -> Option<&Run> {
         let last = self.runs.iter().map(|run| run.last).max()?;
         let of_that_second = || self.runs.iter().filter(move |run| run.last == last);
-        let left = |price: &PriceId| of_that_second().any(|other| other.price != *price && other.from.as_ref() == Some(price));
+        let left = |price: &PriceId| {
+            of_that_second().any(|other| other.price != *price && other.from.as_ref() == Some(price))
+        };
         let rank = |price: &PriceId| (!left(price), price.clone());
         let newest = of_that_second().max_by_key(|run| rank(&run.price))?;
-        let paid_for_is_newer = self.seen > Some(last) || (self.seen == Some(last) && rank(&self.price) > rank(&newest.price));
+        let paid_for_is_newer =
+            self.seen > Some(last) || (self.seen == Some(last) && rank(&self.price) > rank(&newest.price));
         if paid_for_is_newer { None } else { Some(newest) }
     }
 
-    /// A plan's first grant in the period is its full amount; coming back to one gives its amount less all that was spent in the
-    /// period. What was refunded counts against the grant that was paid for.
+    /// A plan's first grant in the period is its full amount; coming back to one gives its amount less all
+    /// that was spent in the period. What was refunded counts against the grant that was paid for.
     fn bucket(&self) -> Credits {
         let Some(run) = self.current_run() else {
             return self.credits.minus(self.spent).minus(self.reversed);
@@ -514,7 +547,9 @@ impl Period {
         if run.price == self.price {
             return run.credits.minus(self.spent).minus(self.reversed);
         }
-        let left_for = |other: &Run| other.last > run.first || (other.last == run.first && other.from.as_ref() == Some(&run.price));
+        let left_for = |other: &Run| {
+            other.last > run.first || (other.last == run.first && other.from.as_ref() == Some(&run.price))
+        };
         let mut others = self.runs.iter().filter(|other| other.price != run.price);
         let left_since = others.any(left_for) || self.seen > Some(run.first);
         let counted = if left_since { self.spent } else { self.spent.minus(run.forgiven) };

@@ -1,4 +1,5 @@
-//! What holds for an account whatever its history: that it stays small, and that what it has forgotten does not come back.
+//! What holds for an account whatever its history: that it stays small, and that what it has forgotten does
+//! not come back.
 
 use serde_json::{Value, json};
 
@@ -6,7 +7,8 @@ use super::{Account, Cause, Fact, Lot, MOST_LOTS, Subscription};
 use crate::domain::catalog::Catalog;
 use crate::domain::credits::Credits;
 use crate::domain::decide::tests::{
-    MONTH, P1, P2, Run, Step, changed, check, invoice, items, line, pack, paid, patched, refund, refunded, session, sub, updated,
+    MONTH, P1, P2, Run, Step, changed, check, invoice, items, line, pack, paid, patched, refund, refunded,
+    session, sub, updated,
 };
 use crate::domain::ids::UserId;
 use crate::domain::ledger::{EntryKind, LedgerKey};
@@ -26,7 +28,12 @@ fn months(count: i64) -> Vec<Step> {
             pack(start + DAY, &bought),
             Step::Spend(700),
             changed(start + 2 * DAY, ("price_pro", 1), ("price_business", 1), start),
-            changed(start + 3 * DAY, ("price_business", 1), ("price_team", 1 + number.unsigned_abs() % 7), start),
+            changed(
+                start + 3 * DAY,
+                ("price_business", 1),
+                ("price_team", 1 + number.unsigned_abs() % 7),
+                start,
+            ),
             pack(start + 4 * DAY, &format!("cs_again{number}")),
             refunded(start + 5 * DAY, &paid_by, 500),
             Step::Spend(300),
@@ -39,7 +46,9 @@ fn months(count: i64) -> Vec<Step> {
 /// Somebody who subscribes anew each month and lets it end.
 fn subscriptions(count: i64) -> Vec<Step> {
     (0..count)
-        .flat_map(|number| [subscribed(number, P1 + number * MONTH), ended(number, P1 + number * MONTH + 20 * DAY)].concat())
+        .flat_map(|number| {
+            [subscribed(number, P1 + number * MONTH), ended(number, P1 + number * MONTH + 20 * DAY)].concat()
+        })
         .collect()
 }
 
@@ -47,8 +56,19 @@ fn subscribed(number: i64, start: i64) -> Vec<Step> {
     let id = format!("sub_{number}");
     let of = json!({"parent": {"subscription_details": {"subscription": id}}});
     vec![
-        sub("created", start, json!({"id": id, "items": items(&[("price_pro", 1)], start), "latest_invoice": format!("in_{number}")})),
-        invoice("paid", start + 1, &format!("in_{number}"), "subscription_create", &[line("price_pro", 1, start)], of),
+        sub(
+            "created",
+            start,
+            json!({"id": id, "items": items(&[("price_pro", 1)], start), "latest_invoice": format!("in_{number}")}),
+        ),
+        invoice(
+            "paid",
+            start + 1,
+            &format!("in_{number}"),
+            "subscription_create",
+            &[line("price_pro", 1, start)],
+            of,
+        ),
     ]
 }
 
@@ -78,10 +98,16 @@ fn an_account_is_as_small_after_a_thousand_of_everything_as_after_ten() {
 fn a_forgotten_subscription_is_not_paid_out_again() {
     let lives = subscriptions(30);
     let run = Run::of(&lives);
-    assert!(!run.account.state.subscriptions.keys().any(|id| id.as_str() == "sub_0"), "sub_0 is not forgotten");
-    // Somebody has the oldest events sent again, or reconciliation reads the objects: with the end told, or not.
+    assert!(
+        !run.account.state.subscriptions.keys().any(|id| id.as_str() == "sub_0"),
+        "sub_0 is not forgotten"
+    );
+    // Somebody has the oldest events sent again, or reconciliation reads the objects: with the end told, or
+    // not.
     let (first, over) = (subscribed(0, P1), ended(0, P1 + 20 * DAY));
-    for late in [first.clone(), first[1..].to_vec(), [over.clone(), first.clone()].concat(), [first, over].concat()] {
+    for late in
+        [first.clone(), first[1..].to_vec(), [over.clone(), first.clone()].concat(), [first, over].concat()]
+    {
         let again = Run::of(&[lives.clone(), late].concat());
         assert_eq!(again.account.state.balance(), run.account.state.balance(), "{}", again.told());
     }
@@ -98,51 +124,95 @@ fn the_highest_plan_gives_the_tier_and_the_latest_end_of_it_holds() {
     let (none, soon, later) = (json!({}), ends(P1 + 5 * DAY), ends(P1 + 9 * DAY));
     let end = |at: i64| format!(" until {at}");
     for (what, subscriptions, tier) in [
-        ("the higher one", [("sub_1", "price_business", &none), ("sub_2", "price_pro", &none)], "business".to_owned()),
+        (
+            "the higher one",
+            [("sub_1", "price_business", &none), ("sub_2", "price_pro", &none)],
+            "business".to_owned(),
+        ),
         (
             "the higher one ends",
             [("sub_1", "price_business", &soon), ("sub_2", "price_pro", &none)],
             "business".to_owned() + &end(P1 + 5 * DAY),
         ),
         ("one of two ends", [("sub_1", "price_pro", &soon), ("sub_2", "price_pro", &none)], "pro".to_owned()),
-        ("both end", [("sub_1", "price_pro", &soon), ("sub_2", "price_pro", &later)], "pro".to_owned() + &end(P1 + 9 * DAY)),
+        (
+            "both end",
+            [("sub_1", "price_pro", &soon), ("sub_2", "price_pro", &later)],
+            "pro".to_owned() + &end(P1 + 9 * DAY),
+        ),
     ] {
         let [(one, price, more), (two, other, less)] = subscriptions;
-        check(what, vec![known(one, price, more), known(two, other, less)], &format!("{tier} 0 | sub_1=0 sub_2=0 | "));
+        check(
+            what,
+            vec![known(one, price, more), known(two, other, less)],
+            &format!("{tier} 0 | sub_1=0 sub_2=0 | "),
+        );
         // Which of them comes first in the account is up to Stripe's ids.
-        check(what, vec![known(two, price, more), known(one, other, less)], &format!("{tier} 0 | sub_1=0 sub_2=0 | "));
+        check(
+            what,
+            vec![known(two, price, more), known(one, other, less)],
+            &format!("{tier} 0 | sub_1=0 sub_2=0 | "),
+        );
     }
     let over = |at: i64| vec![known("sub_1", "price_pro", &soon), Step::At(at)];
-    check("a second before its end", over(P1 + 5 * DAY - 1), &format!("pro{} 0 | sub_1=0 | ", end(P1 + 5 * DAY)));
+    check(
+        "a second before its end",
+        over(P1 + 5 * DAY - 1),
+        &format!("pro{} 0 | sub_1=0 | ", end(P1 + 5 * DAY)),
+    );
     check("at its end", over(P1 + 5 * DAY), "free 0 | sub_1=0 | ");
 }
 
 #[test]
 fn signup_credits_come_once_and_not_after_a_subscription() {
     let subscribed = || vec![paid(P1, "in_1", "subscription_create", "price_pro", P1), Step::Signup];
-    check("too late", subscribed(), "pro 5000 | sub_1=5000 signup=0 | invoice#in_1 +5000, signup +0 superseded");
+    check(
+        "too late",
+        subscribed(),
+        "pro 5000 | sub_1=5000 signup=0 | invoice#in_1 +5000, signup +0 superseded",
+    );
     let catalog = Catalog::parse(include_str!("../../../../catalog.toml")).unwrap();
-    let cause = Cause { by: "app".to_owned(), adjust_key: LedgerKey::signup(), created: Timestamp::from_unix(5) };
+    let cause =
+        Cause { by: "app".to_owned(), adjust_key: LedgerKey::signup(), created: Timestamp::from_unix(5) };
     let new = Account::new(UserId::new("u").unwrap());
     let once = new.after(&new.evolve(vec![Fact::Signup], &cause, &catalog, Timestamp::from_unix(5)).unwrap());
     // The account itself knows, also where the entry was not read.
     let forgetful = Account { recorded: std::collections::BTreeMap::new(), ..once.clone() };
-    let spent = forgetful.consume(Credits::new(500), LedgerKey::consume("k"), Timestamp::from_unix(6)).unwrap();
-    let twice = forgetful.after(&spent).evolve(vec![Fact::Signup], &cause, &catalog, Timestamp::from_unix(7)).unwrap();
-    assert_eq!((twice.state.balance(), once.version, once.state.created_at), (Credits::ZERO, 1, Timestamp::from_unix(5)));
+    let spent =
+        forgetful.consume(Credits::new(500), LedgerKey::consume("k"), Timestamp::from_unix(6)).unwrap();
+    let twice = forgetful
+        .after(&spent)
+        .evolve(vec![Fact::Signup], &cause, &catalog, Timestamp::from_unix(7))
+        .unwrap();
+    assert_eq!(
+        (twice.state.balance(), once.version, once.state.created_at),
+        (Credits::ZERO, 1, Timestamp::from_unix(5))
+    );
     // One that was written before the time was kept is as old as it was.
     let old = Account { version: 3, ..Account::new(UserId::new("u").unwrap()) };
-    assert_eq!(old.evolve(Vec::new(), &cause, &catalog, Timestamp::from_unix(9)).unwrap().state.created_at, Timestamp::default());
+    assert_eq!(
+        old.evolve(Vec::new(), &cause, &catalog, Timestamp::from_unix(9)).unwrap().state.created_at,
+        Timestamp::default()
+    );
     let later = once.after(&once.evolve(Vec::new(), &cause, &catalog, Timestamp::from_unix(9)).unwrap());
-    assert_eq!((later.version, later.state.created_at), (2, Timestamp::from_unix(5)), "made when it was first written");
+    assert_eq!(
+        (later.version, later.state.created_at),
+        (2, Timestamp::from_unix(5)),
+        "made when it was first written"
+    );
 }
 
 #[test]
 fn an_account_comes_back_from_its_item_as_it_was_and_what_is_not_takes_no_room() {
     let packs = (0..10).map(|number| pack(P1 + number, &format!("cs_{number}")));
-    let paused = sub("paused", P1 + 500, json!({"id": "sub_2", "status": "paused", "items": items(&[("price_team", 3)], P1)}));
+    let paused = sub(
+        "paused",
+        P1 + 500,
+        json!({"id": "sub_2", "status": "paused", "items": items(&[("price_team", 3)], P1)}),
+    );
     let single = sub("created", P1 + 500, json!({"id": "sub_3"}));
-    let mut steps = vec![Step::KeepAddons, paid(P1, "in_1", "subscription_create", "price_pro", P1), paused, single];
+    let mut steps =
+        vec![Step::KeepAddons, paid(P1, "in_1", "subscription_create", "price_pro", P1), paused, single];
     steps.extend(packs);
     steps.extend([
         changed(P1 + 60, ("price_pro", 1), ("price_business", 1), P1),
@@ -156,12 +226,22 @@ fn an_account_comes_back_from_its_item_as_it_was_and_what_is_not_takes_no_room()
     let item = serde_json::to_value(state).unwrap();
     assert_eq!(&serde_json::from_value::<super::State>(item.clone()).unwrap(), state, "{item:#}");
     for entry in run.ledger.values() {
-        assert_eq!(&serde_json::from_value::<crate::domain::ledger::Entry>(serde_json::to_value(entry).unwrap()).unwrap(), entry);
+        assert_eq!(
+            &serde_json::from_value::<crate::domain::ledger::Entry>(serde_json::to_value(entry).unwrap())
+                .unwrap(),
+            entry
+        );
     }
-    let lot = |older| serde_json::to_value(Lot { at: Timestamp::from_unix(7), of: 5, credits: Credits::new(9), older }).unwrap();
+    let lot = |older| {
+        serde_json::to_value(Lot { at: Timestamp::from_unix(7), of: 5, credits: Credits::new(9), older })
+            .unwrap()
+    };
     assert_eq!(lot(false), json!({"at": 7, "of": 5, "credits": 9}));
     assert_eq!(lot(true), json!({"at": 7, "of": 5, "credits": 9, "older": true}));
-    let plain = Run::of(&[sub("created", P1, json!({})), paid(P1, "in_1", "subscription_create", "price_pro", P1)]).account.state;
+    let plain =
+        Run::of(&[sub("created", P1, json!({})), paid(P1, "in_1", "subscription_create", "price_pro", P1)])
+            .account
+            .state;
     let plain = serde_json::to_string(&plain).unwrap();
     for absent in ["spent", "reversed", "false", "[]", "quantity"] {
         assert!(!plain.contains(absent), "{absent}: {plain}");
@@ -170,16 +250,25 @@ fn an_account_comes_back_from_its_item_as_it_was_and_what_is_not_takes_no_room()
 
 #[test]
 fn purchases_are_told_apart_until_they_are_too_many() {
-    let packs = |count: i64| -> Vec<Step> { (0..count).map(|number| pack(P1 + number, &format!("cs_{number}"))).collect() };
+    let packs = |count: i64| -> Vec<Step> {
+        (0..count).map(|number| pack(P1 + number, &format!("cs_{number}"))).collect()
+    };
     let most = i64::try_from(MOST_LOTS).unwrap();
     let lots = |steps: &[Step]| Run::of(steps).account.state.lots.len();
-    assert_eq!((lots(&packs(most)), lots(&packs(most + 1)), lots(&packs(most + 3))), (MOST_LOTS, MOST_LOTS, MOST_LOTS));
+    assert_eq!(
+        (lots(&packs(most)), lots(&packs(most + 1)), lots(&packs(most + 3))),
+        (MOST_LOTS, MOST_LOTS, MOST_LOTS)
+    );
     // One that was added to others is still taken back from where it went.
     let back = [packs(most + 2), vec![refunded(P1 + 50, "pi_cs_0", 2000)]].concat();
     let told = Run::of(&back).told();
     assert!(told.starts_with("free 9000 |") && told.ends_with("refund#ch_pi_cs_0#2000 -1000"), "{told}");
     // What has nothing left is gone.
-    check("spent", vec![pack(P1, "cs_1"), Step::Spend(1000)], "free 0 |  | session#cs_1 +1000, consume#1 -1000");
+    check(
+        "spent",
+        vec![pack(P1, "cs_1"), Step::Spend(1000)],
+        "free 0 |  | session#cs_1 +1000, consume#1 -1000",
+    );
 }
 
 #[test]
@@ -211,12 +300,17 @@ fn an_order_records_what_was_paid_for_it() {
     let order = session("completed", P1, "cs_1", json!({"mode": "dfy", "plan": "starter"}), json!({}));
     let run = Run::of(&[order]);
     let entry = &run.ledger[&LedgerKey::from_text("session#cs_1")];
-    assert_eq!((entry.kind, entry.payment.as_ref().map(|payment| payment.amount), run.orders.len()), (EntryKind::Order, Some(2000), 1));
+    assert_eq!(
+        (entry.kind, entry.payment.as_ref().map(|payment| payment.amount), run.orders.len()),
+        (EntryKind::Order, Some(2000), 1)
+    );
 }
 
 #[test]
 fn only_what_ended_long_ago_beyond_the_last_ten_is_forgotten() {
-    let lives = |number: i64| vec![sub("created", P1, json!({"id": format!("sub_{number:02}")})), over(number, P1 + number * DAY)];
+    let lives = |number: i64| {
+        vec![sub("created", P1, json!({"id": format!("sub_{number:02}")})), over(number, P1 + number * DAY)]
+    };
     fn over(number: i64, at: i64) -> Step {
         sub("deleted", at, json!({"id": format!("sub_{number:02}"), "status": "canceled", "ended_at": at}))
     }
@@ -228,7 +322,11 @@ fn only_what_ended_long_ago_beyond_the_last_ten_is_forgotten() {
     assert_eq!(left(P1 + 14 * DAY).len(), 14, "within sixty days");
     assert_eq!(left(P1 + 60 * DAY).len(), 14, "and on the sixtieth");
     assert_eq!(left(P1 + 61 * DAY).len(), 13);
-    assert_eq!((left(P1 + 400 * DAY).len(), left(P1 + 400 * DAY)[0].as_str()), (10, "sub_04"), "the last ten stay");
+    assert_eq!(
+        (left(P1 + 400 * DAY).len(), left(P1 + 400 * DAY)[0].as_str()),
+        (10, "sub_04"),
+        "the last ten stay"
+    );
 }
 
 /// The earlier one counts, whichever comes first, and a refund of the other takes nothing from it.
@@ -238,21 +336,36 @@ fn of_two_payments_of_one_period_only_the_refund_of_the_one_that_counts_counts()
     let early = paid(P1, "in_0", "subscription_create", "price_pro", P1);
     for (invoice, left) in [("pi_in_1", 5000), ("pi_in_0", 2500)] {
         let back = refunded(P1 + 20, invoice, 1000);
-        for steps in
-            [[&late, &back, &early], [&early, &late, &back], [&late, &early, &back], [&back, &late, &early], [&early, &back, &late]]
-        {
+        for steps in [
+            [&late, &back, &early],
+            [&early, &late, &back],
+            [&late, &early, &back],
+            [&back, &late, &early],
+            [&early, &back, &late],
+        ] {
             let run = Run::of(&steps.map(Clone::clone));
             assert_eq!(run.account.state.balance().get(), left, "{invoice}: {}", run.told());
         }
     }
 }
 
-/// Of two states that Stripe tells of one second nothing says which is newer: the further one stands, in any order, and however often.
+/// Of two states that Stripe tells of one second nothing says which is newer: the further one stands, in any
+/// order, and however often.
 #[test]
 fn of_two_states_of_one_second_the_further_one_stands() {
     let state = |status: &str, more: &Value| sub("created", P1 + 5, patched(json!({"status": status}), more));
     let told = |steps: &[Step]| Subscription::clone(&Run::of(steps).account.state.subscriptions["sub_1"]);
-    let order = ["incomplete", "trialing", "active", "unheard_of", "past_due", "unpaid", "paused", "incomplete_expired", "canceled"];
+    let order = [
+        "incomplete",
+        "trialing",
+        "active",
+        "unheard_of",
+        "past_due",
+        "unpaid",
+        "paused",
+        "incomplete_expired",
+        "canceled",
+    ];
     for pair in order.windows(2) {
         let (nearer, further) = (state(pair[0], &json!({})), state(pair[1], &json!({})));
         for steps in [vec![nearer.clone(), further.clone()], vec![further, nearer]] {
@@ -260,7 +373,10 @@ fn of_two_states_of_one_second_the_further_one_stands() {
         }
     }
     let ends = |at: i64| {
-        state("active", &json!({"items": {"data": [{"price": {"id": "price_pro"}, "current_period_start": P1, "current_period_end": at}]}}))
+        state(
+            "active",
+            &json!({"items": {"data": [{"price": {"id": "price_pro"}, "current_period_start": P1, "current_period_end": at}]}}),
+        )
     };
     for steps in [vec![ends(P2), ends(P2 + DAY)], vec![ends(P2 + DAY), ends(P2)]] {
         assert_eq!(told(&steps).snapshot.unwrap().end, Some(Timestamp::from_unix(P2 + DAY)), "the later end");

@@ -6,7 +6,8 @@
 //! | `won` | exactly what was held comes back | `dispute#dp_…#won` |
 //! | `warning_*`, `prevented` | an inquiry: no money moved, no credits move | `dispute#dp_…#<status>` |
 //!
-//! The event's type does not matter: `funds_withdrawn` comes at the opening, not at a loss, and `created` may already be `lost`.
+//! The event's type does not matter: `funds_withdrawn` comes at the opening, not at a loss, and `created` may
+//! already be `lost`.
 
 use super::refund::{paid, reversal};
 use super::{Parked, Reading};
@@ -15,10 +16,17 @@ use crate::domain::ledger::LedgerKey;
 use crate::domain::reversal::News;
 use crate::event::Dispute;
 
-pub(super) fn read(dispute: &Dispute, account: &Account, payment: Option<&LedgerKey>) -> Result<Reading, Parked> {
+pub(super) fn read(
+    dispute: &Dispute,
+    account: &Account,
+    payment: Option<&LedgerKey>,
+) -> Result<Reading, Parked> {
     let name = || {
         let intent = dispute.payment_intent.as_ref().map(|intent| intent.as_str());
-        intent.or(dispute.charge.as_ref().map(|charge| charge.as_str())).unwrap_or(dispute.id.as_str()).to_owned()
+        intent
+            .or(dispute.charge.as_ref().map(|charge| charge.as_str()))
+            .unwrap_or(dispute.id.as_str())
+            .to_owned()
     };
     let by_invoice = paid(account, dispute.invoice.as_ref());
     let grant = payment.or(by_invoice.as_ref()).ok_or_else(|| Parked::NoGrant(name()))?;
@@ -51,7 +59,11 @@ mod tests {
                 vec![bought(), opened(), dispute("funds_withdrawn", 1101, PI, "needs_response")],
                 format!("pro 0 | sub_1=0 | {held}"),
             ),
-            ("lost", vec![bought(), opened(), closed("lost")], format!("pro 0 | sub_1=0 | {held}, dispute#dp_1#lost +0")),
+            (
+                "lost",
+                vec![bought(), opened(), closed("lost")],
+                format!("pro 0 | sub_1=0 | {held}, dispute#dp_1#lost +0"),
+            ),
             (
                 "won",
                 vec![bought(), opened(), closed("won"), dispute("funds_reinstated", 1301, PI, "won")],
@@ -72,9 +84,17 @@ mod tests {
         let asked = || dispute("created", 1100, PI, "warning_needs_response");
         let told = "invoice#in_1 +5000, dispute#dp_1#warning_needs_response +0";
         let over = vec![bought(), asked(), dispute("closed", 1300, PI, "warning_closed")];
-        check_any_order("closed", over, &format!("pro 5000 | sub_1=5000 | {told}, dispute#dp_1#warning_closed +0"));
+        check_any_order(
+            "closed",
+            over,
+            &format!("pro 5000 | sub_1=5000 | {told}, dispute#dp_1#warning_closed +0"),
+        );
         let worse = vec![bought(), asked(), dispute("updated", 1300, PI, "needs_response")];
-        check_any_order("escalated", worse, &format!("pro 0 | sub_1=0 | {told}, dispute#dp_1#needs_response -5000"));
+        check_any_order(
+            "escalated",
+            worse,
+            &format!("pro 0 | sub_1=0 | {told}, dispute#dp_1#needs_response -5000"),
+        );
     }
 
     #[test]

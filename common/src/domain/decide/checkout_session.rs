@@ -8,7 +8,8 @@
 //! | `mode=setup` | binds customer and user | – |
 //! | unpaid, failed, expired | nothing: a delayed payment sends `async_payment_succeeded` later | – |
 //!
-//! `status=complete` does not mean paid; only `payment_status` does. Amounts come from the catalog, never from metadata.
+//! `status=complete` does not mean paid; only `payment_status` does. Amounts come from the catalog, never
+//! from metadata.
 
 use super::{Order, Parked, PaymentRef, Reading};
 use crate::domain::account::Fact;
@@ -18,12 +19,19 @@ use crate::domain::ledger::{EntryKind, LedgerKey, Payment};
 use crate::event::{CheckoutMode, CheckoutSession, Event, EventType, PaymentStatus};
 
 pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) -> Result<Reading, Parked> {
-    let ended = matches!(event.kind, EventType::CheckoutSessionAsyncPaymentFailed | EventType::CheckoutSessionExpired);
-    let paid = matches!(session.payment_status, PaymentStatus::Paid | PaymentStatus::NoPaymentRequired) && !ended;
-    let failed = (event.kind == EventType::CheckoutSessionAsyncPaymentFailed).then_some(Fact::PaymentFailed(event.created));
+    let ended = matches!(
+        event.kind,
+        EventType::CheckoutSessionAsyncPaymentFailed | EventType::CheckoutSessionExpired
+    );
+    let paid =
+        matches!(session.payment_status, PaymentStatus::Paid | PaymentStatus::NoPaymentRequired) && !ended;
+    let failed = (event.kind == EventType::CheckoutSessionAsyncPaymentFailed)
+        .then_some(Fact::PaymentFailed(event.created));
     match session.mode {
         CheckoutMode::Payment if paid => {}
-        CheckoutMode::Payment => return Ok(Reading { facts: failed.into_iter().collect(), not_paid: true, ..Reading::default() }),
+        CheckoutMode::Payment => {
+            return Ok(Reading { facts: failed.into_iter().collect(), not_paid: true, ..Reading::default() });
+        }
         CheckoutMode::Subscription | CheckoutMode::Setup | CheckoutMode::Other(_) => {
             let confirmed = paid && session.mode == CheckoutMode::Subscription;
             let facts = failed.into_iter().chain(confirmed.then_some(Fact::Paid(event.created))).collect();
@@ -39,7 +47,11 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
     let (bought, order) = bought(session, event, catalog, &key, payment)?;
     Ok(Reading {
         facts: vec![bought, Fact::Paid(event.created)],
-        payments: session.payment_intent.iter().map(|intent| (PaymentRef::Intent(intent.clone()), key.clone())).collect(),
+        payments: session
+            .payment_intent
+            .iter()
+            .map(|intent| (PaymentRef::Intent(intent.clone()), key.clone()))
+            .collect(),
         order,
         not_paid: false,
     })
@@ -76,7 +88,8 @@ fn bought(
     let pack = catalog.pack(name).ok_or_else(|| Parked::UnknownName("pack", name.to_owned()))?;
     let quantity = named("quantity").unwrap_or("1");
     let out_of_range = || Parked::Quantity(quantity.chars().take(32).collect());
-    let count: u64 = quantity.parse().ok().filter(|count| (1..=MAX_QUANTITY).contains(count)).ok_or_else(out_of_range)?;
+    let count: u64 =
+        quantity.parse().ok().filter(|count| (1..=MAX_QUANTITY).contains(count)).ok_or_else(out_of_range)?;
     let credits = Credits::new(pack.credits).times(count).ok_or_else(out_of_range)?;
     Ok((Fact::AddOn { key: key.clone(), credits, at: event.created, payment: Some(payment) }, None))
 }
@@ -93,12 +106,27 @@ mod tests {
         let p = || json!({"pack": "p1000"});
         for (what, given, expect) in [
             ("one", bought(p(), json!({})), "free 1000 | addon=1000 | session#cs_1 +1000"),
-            ("twice told", [bought(p(), json!({})), bought(p(), json!({}))].concat(), "free 1000 | addon=1000 | session#cs_1 +1000"),
-            ("three", bought(json!({"pack": "p1000", "quantity": "3"}), json!({})), "free 3000 | addon=3000 | session#cs_1 +3000"),
-            ("a guest", bought(p(), json!({"customer": null})), "free 1000 | addon=1000 | session#cs_1 +1000"),
+            (
+                "twice told",
+                [bought(p(), json!({})), bought(p(), json!({}))].concat(),
+                "free 1000 | addon=1000 | session#cs_1 +1000",
+            ),
+            (
+                "three",
+                bought(json!({"pack": "p1000", "quantity": "3"}), json!({})),
+                "free 3000 | addon=3000 | session#cs_1 +3000",
+            ),
+            (
+                "a guest",
+                bought(p(), json!({"customer": null})),
+                "free 1000 | addon=1000 | session#cs_1 +1000",
+            ),
             (
                 "free of charge",
-                bought(p(), json!({"payment_status": "no_payment_required", "payment_intent": null, "amount_total": 0})),
+                bought(
+                    p(),
+                    json!({"payment_status": "no_payment_required", "payment_intent": null, "amount_total": 0}),
+                ),
                 "free 1000 | addon=1000 | session#cs_1 +1000",
             ),
             ("unpaid", bought(p(), json!({"payment_status": "unpaid"})), "free 0 |  | "),
@@ -117,7 +145,11 @@ mod tests {
                 bought(json!({"pack": "p1000", "quantity": "1e9"}), json!({})),
                 "free 0 |  |  | checkout.session.completed parked: quantity",
             ),
-            ("unknown", bought(json!({"pack": "p9"}), json!({})), "free 0 |  |  | checkout.session.completed parked: unknown_name"),
+            (
+                "unknown",
+                bought(json!({"pack": "p9"}), json!({})),
+                "free 0 |  |  | checkout.session.completed parked: unknown_name",
+            ),
             (
                 "unnamed",
                 bought(json!({"credits": "5000"}), json!({})),
@@ -133,8 +165,16 @@ mod tests {
                 bought(json!({"mode": "dfy", "plan": "xyz"}), json!({})),
                 "free 0 |  |  | checkout.session.completed parked: unknown_name",
             ),
-            ("mode subscription", bought(json!({"plan": "pro"}), json!({"mode": "subscription", "subscription": "sub_1"})), "free 0 |  | "),
-            ("mode setup", bought(json!({}), json!({"mode": "setup", "payment_status": "no_payment_required"})), "free 0 |  | "),
+            (
+                "mode subscription",
+                bought(json!({"plan": "pro"}), json!({"mode": "subscription", "subscription": "sub_1"})),
+                "free 0 |  | ",
+            ),
+            (
+                "mode setup",
+                bought(json!({}), json!({"mode": "setup", "payment_status": "no_payment_required"})),
+                "free 0 |  | ",
+            ),
         ] {
             check(what, given, expect);
         }
@@ -150,11 +190,23 @@ mod tests {
 
     #[test]
     fn a_delayed_payment_counts_when_it_arrives() {
-        let unpaid = || session("completed", 50, "cs_1", json!({"pack": "p1000"}), json!({"payment_status": "unpaid"}));
-        let later = |kind: &str, status: &str| session(kind, 90, "cs_1", json!({"pack": "p1000"}), json!({"payment_status": status}));
+        let unpaid = || {
+            session("completed", 50, "cs_1", json!({"pack": "p1000"}), json!({"payment_status": "unpaid"}))
+        };
+        let later = |kind: &str, status: &str| {
+            session(kind, 90, "cs_1", json!({"pack": "p1000"}), json!({"payment_status": status}))
+        };
         let arrived = || later("async_payment_succeeded", "paid");
-        check_any_order("it arrives", vec![unpaid(), arrived()], "free 1000 | addon=1000 | session#cs_1 +1000");
-        check_any_order("twice", vec![unpaid(), arrived(), arrived()], "free 1000 | addon=1000 | session#cs_1 +1000");
+        check_any_order(
+            "it arrives",
+            vec![unpaid(), arrived()],
+            "free 1000 | addon=1000 | session#cs_1 +1000",
+        );
+        check_any_order(
+            "twice",
+            vec![unpaid(), arrived(), arrived()],
+            "free 1000 | addon=1000 | session#cs_1 +1000",
+        );
         check_any_order("it fails", vec![unpaid(), later("async_payment_failed", "unpaid")], "free 0 |  | ");
         check("a failure never counts as paid", vec![later("async_payment_failed", "paid")], "free 0 |  | ");
         check("nor does a session that ran out", vec![later("expired", "paid")], "free 0 |  | ");
@@ -182,20 +234,34 @@ mod tests {
             "pro 5000 | sub_1=5000 | invoice#in_2 +5000, session#cs_1 +1000, invoice#in_3 -1000",
         );
         let kept = vec![Step::KeepAddons, pack(P1 + 5, "cs_1"), renewal("in_2", P2)];
-        check_any_order("kept add-ons do not care", kept, "pro 6000 | sub_1=5000 addon=1000 | session#cs_1 +1000, invoice#in_2 +5000");
+        check_any_order(
+            "kept add-ons do not care",
+            kept,
+            "pro 6000 | sub_1=5000 addon=1000 | session#cs_1 +1000, invoice#in_2 +5000",
+        );
     }
 
     #[test]
     fn an_order_is_made_once_with_all_that_the_app_needs() {
         let metadata = json!({"mode": "dfy", "plan": "starter", "upgraded_from": "cs_0"});
-        let order = session("completed", 50, "cs_1", metadata, json!({"amount_total": 9900, "currency": "jpy"}));
+        let order =
+            session("completed", 50, "cs_1", metadata, json!({"amount_total": 9900, "currency": "jpy"}));
         let run = Run::of(&[order.clone(), order]);
         assert_eq!(run.told(), "free 0 |  | session#cs_1 +0");
         let [order] = run.orders.as_slice() else { panic!("{:?}", run.orders) };
-        assert_eq!((order.session.as_str(), order.mode.as_str(), order.tier.as_str()), ("cs_1", "dfy", "STARTER"));
-        assert_eq!((order.created_at.unix(), order.deadline.unix(), order.revisions_left), (50, 50 + 3 * 86_400, 2));
+        assert_eq!(
+            (order.session.as_str(), order.mode.as_str(), order.tier.as_str()),
+            ("cs_1", "dfy", "STARTER")
+        );
+        assert_eq!(
+            (order.created_at.unix(), order.deadline.unix(), order.revisions_left),
+            (50, 50 + 3 * 86_400, 2)
+        );
         assert_eq!((order.amount_total, order.currency.as_str()), (9900, "jpy"));
-        assert_eq!((order.customer_email.as_deref(), order.upgraded_from.as_deref()), (Some("a@example.com"), Some("cs_0")));
+        assert_eq!(
+            (order.customer_email.as_deref(), order.upgraded_from.as_deref()),
+            (Some("a@example.com"), Some("cs_0"))
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `customer.deleted`: Stripe cancels the customer's subscriptions at once; late events of it bring nothing back.
+//! `customer.deleted`: Stripe cancels the customer's subscriptions at once; late events of it bring nothing
+//! back.
 
 use super::Reading;
 use crate::domain::account::Fact;

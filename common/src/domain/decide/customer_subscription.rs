@@ -1,4 +1,5 @@
-//! `customer.subscription.*`: the state of a subscription, and the plan changes and trial starts that it proves.
+//! `customer.subscription.*`: the state of a subscription, and the plan changes and trial starts that it
+//! proves.
 //!
 //! | what the event shows | rule | ledger key |
 //! |---|---|---|
@@ -24,14 +25,20 @@ use crate::event::{Event, EventType, Item, Previous, Subscription, SubscriptionS
 pub(super) fn read(subscription: &Subscription, event: &Event, catalog: &Catalog) -> Result<Reading, Parked> {
     let deleted = event.kind == EventType::CustomerSubscriptionDeleted && !is_terminal(&subscription.status);
     let status = if deleted { SubscriptionStatus::Canceled } else { subscription.status.clone() };
-    let gives_access = matches!(status, SubscriptionStatus::Active | SubscriptionStatus::Trialing | SubscriptionStatus::PastDue);
+    let gives_access = matches!(
+        status,
+        SubscriptionStatus::Active | SubscriptionStatus::Trialing | SubscriptionStatus::PastDue
+    );
     let offer = match offer(subscription.items.iter().map(|item| (&item.price, item.quantity)), catalog) {
         Ok(offer) => offer,
-        Err(Parked::UnknownPrice(_)) if gives_access && subscription.items_has_more => return Err(Parked::Truncated),
+        Err(Parked::UnknownPrice(_)) if gives_access && subscription.items_has_more => {
+            return Err(Parked::Truncated);
+        }
         Err(parked) if gives_access => return Err(parked),
         Err(_) => None,
     };
-    let item = offer.as_ref().and_then(|offer| subscription.items.iter().find(|item| item.price == offer.price));
+    let item =
+        offer.as_ref().and_then(|offer| subscription.items.iter().find(|item| item.price == offer.price));
     let start = item.and_then(|item| item.period_start).or_else(|| subscription.period_start());
     let end = item.and_then(|item| item.period_end).or_else(|| subscription.period_end());
 
@@ -42,12 +49,24 @@ pub(super) fn read(subscription: &Subscription, event: &Event, catalog: &Catalog
         if trialing {
             // The plan that the trial began with: the one before the change, if this event is one.
             let begun_with = before.clone().unwrap_or_else(|| offer.clone());
-            let key = subscription.latest_invoice.as_ref().map_or_else(|| LedgerKey::trial(&subscription.id, start), LedgerKey::invoice);
-            let opening = Opening { start, end, at: event.created, price: begun_with.price, credits: begun_with.trial_credits, key };
+            let key = subscription
+                .latest_invoice
+                .as_ref()
+                .map_or_else(|| LedgerKey::trial(&subscription.id, start), LedgerKey::invoice);
+            let opening = Opening {
+                start,
+                end,
+                at: event.created,
+                price: begun_with.price,
+                credits: begun_with.trial_credits,
+                key,
+            };
             facts.push(Fact::Opening(subscription.id.clone(), OpeningKind::Trial, opening, None));
         }
         let worth = |offer: &Offer| if trialing { offer.trial_credits } else { offer.credits };
-        let told = before.as_ref().is_some_and(|before| (&before.price, worth(before)) != (&offer.price, worth(&offer)));
+        let told = before
+            .as_ref()
+            .is_some_and(|before| (&before.price, worth(before)) != (&offer.price, worth(&offer)));
         let evidence = match (told, status == SubscriptionStatus::Active || trialing) {
             _ if moved_period(subscription, start) => None,
             (true, true) => Some(Evidence::Told),
@@ -71,7 +90,10 @@ pub(super) fn read(subscription: &Subscription, event: &Event, catalog: &Catalog
 pub(super) fn ledger_keys(subscription: &Subscription) -> Vec<LedgerKey> {
     let mut keys = Vec::new();
     // A change of the items is a grant; a return to good standing may make one count that was unpaid.
-    let named = subscription.previous.as_ref().is_some_and(|previous| previous.items.is_some() || previous.status.is_some());
+    let named = subscription
+        .previous
+        .as_ref()
+        .is_some_and(|previous| previous.items.is_some() || previous.status.is_some());
     for item in &subscription.items {
         if let (true, Some(start)) = (named, item.period_start) {
             keys.push(LedgerKey::plan(&subscription.id, &item.price, start));
@@ -96,11 +118,14 @@ fn snapshot(
     end: Option<Timestamp>,
 ) -> Fact {
     let ends = |at: Option<Timestamp>, at_period_end: bool| at.or_else(|| end.filter(|_| at_period_end));
-    let items: Vec<(&PriceId, u64)> = subscription.items.iter().map(|item| (&item.price, item.quantity)).collect();
-    let now = digest(&facts(status, &items, subscription.cancel_at, subscription.cancel_at_period_end, start));
+    let items: Vec<(&PriceId, u64)> =
+        subscription.items.iter().map(|item| (&item.price, item.quantity)).collect();
+    let now =
+        digest(&facts(status, &items, subscription.cancel_at, subscription.cancel_at_period_end, start));
     let before = subscription.previous.as_ref().map(|previous| {
         let items_before = items_before(&subscription.items, previous);
-        let items_before: Vec<(&PriceId, u64)> = items_before.iter().map(|item| (&item.price, item.quantity)).collect();
+        let items_before: Vec<(&PriceId, u64)> =
+            items_before.iter().map(|item| (&item.price, item.quantity)).collect();
         digest(&facts(
             previous.status.as_ref().unwrap_or(status),
             &items_before,
@@ -145,7 +170,9 @@ fn items_before(items: &[Item], previous: &Previous) -> Vec<Item> {
     let mut restored = Vec::new();
     for (index, item) in before.iter().enumerate() {
         let same = items.get(index);
-        let Some(price) = item.price.clone().or_else(|| same.map(|same| same.price.clone())) else { continue };
+        let Some(price) = item.price.clone().or_else(|| same.map(|same| same.price.clone())) else {
+            continue;
+        };
         restored.push(Item {
             price,
             quantity: item.quantity.or_else(|| same.map(|same| same.quantity)).unwrap_or(1),
@@ -156,7 +183,8 @@ fn items_before(items: &[Item], previous: &Previous) -> Vec<Item> {
     restored
 }
 
-/// What was sold before an update that names the items; `None` when it does not, or when the catalog knew none of them.
+/// What was sold before an update that names the items; `None` when it does not, or when the catalog knew
+/// none of them.
 fn previous_offer(subscription: &Subscription, catalog: &Catalog) -> Option<Offer> {
     let previous = subscription.previous.as_ref().filter(|previous| previous.items.is_some())?;
     let items = items_before(&subscription.items, previous);
@@ -165,7 +193,11 @@ fn previous_offer(subscription: &Subscription, catalog: &Catalog) -> Option<Offe
 
 /// Whether the update also began this period: then the period's invoice grants what the plan is worth.
 fn moved_period(subscription: &Subscription, start: Timestamp) -> bool {
-    subscription.previous.as_ref().and_then(|previous| previous.period_start).is_some_and(|before| before != start)
+    subscription
+        .previous
+        .as_ref()
+        .and_then(|previous| previous.period_start)
+        .is_some_and(|before| before != start)
 }
 
 #[cfg(test)]

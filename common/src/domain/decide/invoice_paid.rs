@@ -8,8 +8,9 @@
 //! | `subscription_update`, prorations only | worth nothing of its own: `customer.subscription.updated` grants the plan | `invoice#in_…`, 0 |
 //! | anything else | worth nothing here (a manual invoice, a threshold) | `invoice#in_…`, 0 |
 //!
-//! An invoice that is not paid grants nothing. The period and the price are those of the subscription's own line that is no
-//! proration; `lines.data[0]` may be the old plan's, and the invoice's own period is the time its items were collected in.
+//! An invoice that is not paid grants nothing. The period and the price are those of the subscription's own
+//! line that is no proration; `lines.data[0]` may be the old plan's, and the invoice's own period is the time
+//! its items were collected in.
 
 use super::offer::offer;
 use super::{Parked, PaymentRef, Reading};
@@ -29,7 +30,10 @@ pub(super) fn read(invoice: &Invoice, event: &Event, catalog: &Catalog) -> Resul
         intent: invoice.payment_intent.clone(),
     };
     let plain = |key: LedgerKey| Reading {
-        facts: vec![Fact::Recorded(key.clone(), EntryKind::NoGrant, Some(payment.clone())), Fact::Paid(event.created)],
+        facts: vec![
+            Fact::Recorded(key.clone(), EntryKind::NoGrant, Some(payment.clone())),
+            Fact::Paid(event.created),
+        ],
         payments: payments(invoice, &key),
         ..Reading::default()
     };
@@ -37,7 +41,8 @@ pub(super) fn read(invoice: &Invoice, event: &Event, catalog: &Catalog) -> Resul
         BillingReason::SubscriptionCreate => OpeningKind::New,
         BillingReason::SubscriptionCycle => OpeningKind::Renewal,
         BillingReason::SubscriptionUpdate => OpeningKind::Change,
-        // Before May 2018 every invoice of a subscription said `subscription`; the first one is told by the period it opens.
+        // Before May 2018 every invoice of a subscription said `subscription`; the first one is told by the
+        // period it opens.
         BillingReason::Subscription => OpeningKind::Renewal,
         BillingReason::SubscriptionThreshold
         | BillingReason::Manual
@@ -59,11 +64,14 @@ pub(super) fn read(invoice: &Invoice, event: &Event, catalog: &Catalog) -> Resul
         Err(parked) => return Err(parked),
     };
     let line = lines.iter().find(|line| line.price.as_ref() == Some(&offer.price));
-    let Some((start, end)) = line.and_then(|line| Some((line.period_start?, line.period_end))) else { return Err(Parked::NoPeriod) };
-    // Nothing was charged for the plan, before discounts: the start of a trial, whatever else was bought with it. A full discount
-    // leaves the line's amount as it is.
+    let Some((start, end)) = line.and_then(|line| Some((line.period_start?, line.period_end))) else {
+        return Err(Parked::NoPeriod);
+    };
+    // Nothing was charged for the plan, before discounts: the start of a trial, whatever else was bought with
+    // it. A full discount leaves the line's amount as it is.
     let trial = kind == OpeningKind::New && lines.iter().all(|line| line.amount == 0);
-    let (kind, credits) = if trial { (OpeningKind::Trial, offer.trial_credits) } else { (kind, offer.credits) };
+    let (kind, credits) =
+        if trial { (OpeningKind::Trial, offer.trial_credits) } else { (kind, offer.credits) };
     let key = match kind {
         OpeningKind::Change => LedgerKey::plan(subscription, &offer.price, start),
         OpeningKind::New | OpeningKind::Trial | OpeningKind::Renewal => LedgerKey::invoice(&invoice.id),
@@ -84,7 +92,8 @@ pub(super) fn ledger_keys(invoice: &Invoice) -> Vec<LedgerKey> {
     if invoice.billing_reason == BillingReason::SubscriptionUpdate
         && let Some(subscription) = &invoice.subscription
     {
-        let plan = |line: &Line| Some(LedgerKey::plan(subscription, line.price.as_ref()?, line.period_start?));
+        let plan =
+            |line: &Line| Some(LedgerKey::plan(subscription, line.price.as_ref()?, line.period_start?));
         keys.extend(period_lines(invoice).filter_map(plan));
     }
     keys
@@ -148,27 +157,50 @@ mod tests {
 
     #[test]
     fn the_line_of_the_plan_decides_wherever_it_stands() {
-        let cycle = |lines: &[serde_json::Value], patch| invoice("paid", P1, "in_1", "subscription_cycle", lines, patch);
-        let late = [proration("price_pro", -700), proration("price_business", 1100), line("price_business", 1, P1)];
-        check("prorations first", vec![cycle(&late, json!({}))], "business 20000 | sub_1=20000 | invoice#in_1 +20000");
+        let cycle = |lines: &[serde_json::Value], patch| {
+            invoice("paid", P1, "in_1", "subscription_cycle", lines, patch)
+        };
+        let late =
+            [proration("price_pro", -700), proration("price_business", 1100), line("price_business", 1, P1)];
+        check(
+            "prorations first",
+            vec![cycle(&late, json!({}))],
+            "business 20000 | sub_1=20000 | invoice#in_1 +20000",
+        );
         let several = [line("price_unknown", 1, P1), line("price_pro", 1, P1), line("price_team", 3, P1)];
         check(
             "several plans add up, the highest tier counts",
             vec![cycle(&several, json!({}))],
             "business 8000 | sub_1=8000 | invoice#in_1 +8000",
         );
-        check("seats", vec![cycle(&[line("price_team", 7, P1)], json!({}))], "business 7000 | sub_1=7000 | invoice#in_1 +7000");
+        check(
+            "seats",
+            vec![cycle(&[line("price_team", 7, P1)], json!({}))],
+            "business 7000 | sub_1=7000 | invoice#in_1 +7000",
+        );
         let tiers = [line("price_pro", 5, P1), line("price_pro", 3, P1)];
-        check("one plan billed in two parts", vec![cycle(&tiers, json!({}))], "pro 5000 | sub_1=5000 | invoice#in_1 +5000");
+        check(
+            "one plan billed in two parts",
+            vec![cycle(&tiers, json!({}))],
+            "pro 5000 | sub_1=5000 | invoice#in_1 +5000",
+        );
         let unknown = [line("price_unknown", 1, P1)];
-        check("no known price", vec![cycle(&unknown, json!({}))], "free 0 |  |  | invoice.paid parked: unknown_price");
+        check(
+            "no known price",
+            vec![cycle(&unknown, json!({}))],
+            "free 0 |  |  | invoice.paid parked: unknown_price",
+        );
         let more = json!({"lines": {"has_more": true}});
         check(
             "the plan may be on the next page",
             vec![cycle(&unknown, more.clone())],
             "free 0 |  |  | invoice.paid parked: truncated_list",
         );
-        check("it is on the first", vec![cycle(&[line("price_pro", 1, P1)], more)], "pro 5000 | sub_1=5000 | invoice#in_1 +5000");
+        check(
+            "it is on the first",
+            vec![cycle(&[line("price_pro", 1, P1)], more)],
+            "pro 5000 | sub_1=5000 | invoice#in_1 +5000",
+        );
         check("no line at all", vec![cycle(&[], json!({}))], "free 0 |  |  | invoice.paid parked: no_period");
         check(
             "too many seats",
@@ -176,14 +208,23 @@ mod tests {
             "free 0 |  |  | invoice.paid parked: quantity",
         );
         let claims = json!({"metadata": {"credits": "999999", "tier": "business"}});
-        check("metadata grants nothing", vec![cycle(&[line("price_pro", 1, P1)], claims)], "pro 5000 | sub_1=5000 | invoice#in_1 +5000");
+        check(
+            "metadata grants nothing",
+            vec![cycle(&[line("price_pro", 1, P1)], claims)],
+            "pro 5000 | sub_1=5000 | invoice#in_1 +5000",
+        );
         let huge = json!({"amount_paid": i64::MAX, "currency": "jpy"});
-        check("nor does the amount", vec![cycle(&[line("price_pro", 1, P1)], huge)], "pro 5000 | sub_1=5000 | invoice#in_1 +5000");
+        check(
+            "nor does the amount",
+            vec![cycle(&[line("price_pro", 1, P1)], huge)],
+            "pro 5000 | sub_1=5000 | invoice#in_1 +5000",
+        );
     }
 
     #[test]
     fn only_what_is_paid_and_bills_a_period_grants() {
-        let of = |reason: &str, patch| invoice("paid", P1, "in_1", reason, &[line("price_pro", 1, P1)], patch);
+        let of =
+            |reason: &str, patch| invoice("paid", P1, "in_1", reason, &[line("price_pro", 1, P1)], patch);
         let full = "pro 5000 | sub_1=5000 | invoice#in_1 +5000";
         for (what, reason, patch, expect) in [
             ("not paid", "subscription_create", json!({"status": "open"}), "free 0 |  | "),
@@ -199,7 +240,9 @@ mod tests {
 
     #[test]
     fn an_update_grants_only_where_it_begins_a_period() {
-        let update = |lines: &[serde_json::Value]| invoice("paid", 1500, "in_2", "subscription_update", lines, json!({}));
+        let update = |lines: &[serde_json::Value]| {
+            invoice("paid", 1500, "in_2", "subscription_update", lines, json!({}))
+        };
         check(
             "prorations only",
             vec![first(), update(&[proration("price_pro", -700), proration("price_business", 1100)])],
@@ -223,13 +266,21 @@ mod tests {
             paid(1500 + MONTH, "in_3", "subscription_cycle", "price_team", 1500 + MONTH),
         ];
         let told = "invoice#in_1 +5000, plan#sub_1#price_team#1500 -4000, adjust +2000, invoice#in_3 -2000";
-        check_any_order("backwards the seats are booked first", given, &format!("business 1000 | sub_1=1000 | {told}"));
+        check_any_order(
+            "backwards the seats are booked first",
+            given,
+            &format!("business 1000 | sub_1=1000 | {told}"),
+        );
     }
 
     #[test]
     fn one_invoice_with_two_amounts_is_a_conflict() {
         let other = paid(P1 + 5, "in_1", "subscription_create", "price_business", P1);
-        check("a corrected catalog", vec![first(), other], "pro 5000 | sub_1=5000 | invoice#in_1 +5000 | invoice.paid parked: conflict");
+        check(
+            "a corrected catalog",
+            vec![first(), other],
+            "pro 5000 | sub_1=5000 | invoice#in_1 +5000 | invoice.paid parked: conflict",
+        );
     }
 
     #[test]
@@ -240,7 +291,11 @@ mod tests {
             let part = json!({"type": "invoiceitem", "proration": true, "amount": -5, "plan": {"id": "price_business"}, "period": {"start": P1, "end": P2}});
             [part, crate::domain::decide::tests::patched(old, &price)]
         };
-        for price in [json!({"price": {"id": "price_pro"}}), json!({"plan": {"id": "price_pro"}}), json!({"price": "price_pro"})] {
+        for price in [
+            json!({"price": {"id": "price_pro"}}),
+            json!({"plan": {"id": "price_pro"}}),
+            json!({"price": "price_pro"}),
+        ] {
             let given = vec![invoice("paid", P1, "in_1", "subscription_create", &lines(price), gone.clone())];
             check("old", given, "pro 5000 | sub_1=5000 | invoice#in_1 +5000");
         }
@@ -248,8 +303,7 @@ mod tests {
 
     #[test]
     fn a_setup_fee_beside_a_trial_does_not_make_it_a_paid_period() {
-        let fee =
-            json!({"amount": 990, "parent": {"type": "invoice_item_details"}, "pricing": {"price_details": {"price": "price_setup"}}});
+        let fee = json!({"amount": 990, "parent": {"type": "invoice_item_details"}, "pricing": {"price_details": {"price": "price_setup"}}});
         let mut free = line("price_pro", 1, P1);
         free["amount"] = json!(0);
         let given = vec![
@@ -264,7 +318,8 @@ mod tests {
         let confirmed = |amount: i64, line_amount: i64| {
             let mut own = line("price_pro", 1, P1);
             own["amount"] = json!(line_amount);
-            let given = [invoice("paid", P1, "in_1", "subscription_create", &[own], json!({"amount_paid": amount}))];
+            let given =
+                [invoice("paid", P1, "in_1", "subscription_create", &[own], json!({"amount_paid": amount}))];
             Run::of(&given).account.state.first_paid_at.is_some()
         };
         assert!(!confirmed(0, 0), "a trial");

@@ -1,7 +1,7 @@
 //! `invoice.payment_failed`, `invoice.payment_action_required`: a payment did not come through.
 //!
-//! Neither moves tier or credits: the subscription's own status (`past_due`, `incomplete`) does, with its grace. The time of a
-//! failure is kept for the setup status.
+//! Neither moves tier or credits: the subscription's own status (`past_due`, `incomplete`) does, with its
+//! grace. The time of a failure is kept for the setup status.
 
 use super::Reading;
 use crate::domain::account::Fact;
@@ -22,8 +22,16 @@ mod tests {
 
     #[test]
     fn a_failed_payment_is_remembered_and_moves_nothing() {
-        let failed =
-            |kind: &str| invoice(kind, 1500, "in_2", "subscription_cycle", &[line("price_pro", 1, 1500)], json!({"status": "open"}));
+        let failed = |kind: &str| {
+            invoice(
+                kind,
+                1500,
+                "in_2",
+                "subscription_cycle",
+                &[line("price_pro", 1, 1500)],
+                json!({"status": "open"}),
+            )
+        };
         let bought = paid(P1, "in_1", "subscription_create", "price_pro", P1);
         for kind in ["payment_failed", "payment_action_required"] {
             check(kind, vec![bought.clone(), failed(kind)], "pro 5000 | sub_1=5000 | invoice#in_1 +5000");

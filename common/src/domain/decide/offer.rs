@@ -1,4 +1,5 @@
-//! What a list of prices and quantities is worth: the plan that decides, and the credits of all known plans together.
+//! What a list of prices and quantities is worth: the plan that decides, and the credits of all known plans
+//! together.
 
 use super::Parked;
 use crate::domain::catalog::{Catalog, MAX_QUANTITY, Per, Plan};
@@ -18,11 +19,16 @@ pub(super) struct Offer {
     pub trial_credits: Credits,
 }
 
-/// Reads a list. Prices that the catalog does not know (seat add-ons, taxes, one-time lines) count for nothing beside one that it knows.
+/// Reads a list. Prices that the catalog does not know (seat add-ons, taxes, one-time lines) count for
+/// nothing beside one that it knows.
 ///
 /// # Errors
-/// [`Parked::UnknownPrice`] when it knows none of them, [`Parked::Quantity`] when an amount is out of range; `None` for an empty list.
-pub(super) fn offer<'a>(items: impl Iterator<Item = (&'a PriceId, u64)>, catalog: &Catalog) -> Result<Option<Offer>, Parked> {
+/// [`Parked::UnknownPrice`] when it knows none of them, [`Parked::Quantity`] when an amount is out of range;
+/// `None` for an empty list.
+pub(super) fn offer<'a>(
+    items: impl Iterator<Item = (&'a PriceId, u64)>,
+    catalog: &Catalog,
+) -> Result<Option<Offer>, Parked> {
     let mut unknown = None;
     let mut best: Option<(u32, Offer)> = None;
     let (mut credits, mut trial_credits) = (Credits::ZERO, Credits::ZERO);
@@ -40,8 +46,19 @@ pub(super) fn offer<'a>(items: impl Iterator<Item = (&'a PriceId, u64)>, catalog
         credits = credits.plus(worth(plan, plan.credits, quantity)?);
         trial_credits = trial_credits.plus(worth(plan, plan.trial_credits, quantity)?);
         let rank = |rank: u32, price: &PriceId| (rank, std::cmp::Reverse(price.clone()));
-        if best.as_ref().is_none_or(|(best_rank, best)| rank(plan.rank, price) > rank(*best_rank, &best.price)) {
-            best = Some((plan.rank, Offer { price: price.clone(), quantity, credits: Credits::ZERO, trial_credits: Credits::ZERO }));
+        if best
+            .as_ref()
+            .is_none_or(|(best_rank, best)| rank(plan.rank, price) > rank(*best_rank, &best.price))
+        {
+            best = Some((
+                plan.rank,
+                Offer {
+                    price: price.clone(),
+                    quantity,
+                    credits: Credits::ZERO,
+                    trial_credits: Credits::ZERO,
+                },
+            ));
         }
     }
     match (best, unknown) {
@@ -57,7 +74,10 @@ fn worth(plan: &Plan, credits: u64, quantity: u64) -> Result<Credits, Parked> {
         Per::Seat => quantity,
     };
     let in_range = quantity <= MAX_QUANTITY;
-    Credits::new(credits).times(counted).filter(|_| in_range).ok_or_else(|| Parked::Quantity(quantity.to_string()))
+    Credits::new(credits)
+        .times(counted)
+        .filter(|_| in_range)
+        .ok_or_else(|| Parked::Quantity(quantity.to_string()))
 }
 
 #[cfg(test)]

@@ -16,9 +16,14 @@ use crate::domain::ledger::LedgerKey;
 use crate::domain::reversal::News;
 use crate::event::{Charge, Event, EventType, Refund, RefundStatus};
 
-pub(super) fn read_charge(charge: &Charge, account: &Account, payment: Option<&LedgerKey>) -> Result<Reading, Parked> {
+pub(super) fn read_charge(
+    charge: &Charge,
+    account: &Account,
+    payment: Option<&LedgerKey>,
+) -> Result<Reading, Parked> {
     let known = paid(account, charge.invoice.as_ref());
-    let name = || charge.payment_intent.as_ref().map_or(charge.id.as_str(), |intent| intent.as_str()).to_owned();
+    let name =
+        || charge.payment_intent.as_ref().map_or(charge.id.as_str(), |intent| intent.as_str()).to_owned();
     let grant = known.as_ref().or(payment).ok_or_else(|| Parked::NoGrant(name()))?;
     let key = charge_key(charge);
     let facts = reversal(account, grant, News::Charge(charge.amount_refunded), key, name)?;
@@ -29,10 +34,18 @@ pub(super) fn read_charge(charge: &Charge, account: &Account, payment: Option<&L
     Ok(Reading { facts, payments, ..Reading::default() })
 }
 
-pub(super) fn read_refund(refund: &Refund, event: &Event, account: &Account, payment: Option<&LedgerKey>) -> Result<Reading, Parked> {
+pub(super) fn read_refund(
+    refund: &Refund,
+    event: &Event,
+    account: &Account,
+    payment: Option<&LedgerKey>,
+) -> Result<Reading, Parked> {
     let name = || {
         let intent = refund.payment_intent.as_ref().map(|intent| intent.as_str());
-        intent.or(refund.charge.as_ref().map(|charge| charge.as_str())).unwrap_or(refund.id.as_str()).to_owned()
+        intent
+            .or(refund.charge.as_ref().map(|charge| charge.as_str()))
+            .unwrap_or(refund.id.as_str())
+            .to_owned()
     };
     let by_invoice = paid(account, refund.invoice.as_ref());
     let grant = payment.or(by_invoice.as_ref()).ok_or_else(|| Parked::NoGrant(name()))?;
@@ -59,7 +72,8 @@ pub(super) fn key(refund: &Refund, event: &Event) -> LedgerKey {
     LedgerKey::refund(&refund.id, status(refund, event).as_str())
 }
 
-/// How far the refund is. The snapshot in an event may be older than what it tells: that a refund failed stands in its type.
+/// How far the refund is. The snapshot in an event may be older than what it tells: that a refund failed
+/// stands in its type.
 fn status(refund: &Refund, event: &Event) -> RefundStatus {
     if event.kind == EventType::RefundFailed { RefundStatus::Failed } else { refund.status.clone() }
 }
@@ -80,7 +94,9 @@ pub(super) fn reversal(
 
 #[cfg(test)]
 mod tests {
-    use crate::domain::decide::tests::{P1, P2, Step, check, check_any_order, dispute, pack, paid, refund, refunded};
+    use crate::domain::decide::tests::{
+        P1, P2, Step, check, check_any_order, dispute, pack, paid, refund, refunded,
+    };
 
     const PI: &str = "pi_in_1";
 
@@ -90,7 +106,8 @@ mod tests {
 
     #[test]
     fn the_cumulative_amount_counts_in_any_order_and_number() {
-        let given = vec![bought(), refunded(1100, PI, 500), refunded(1200, PI, 1500), refunded(1300, PI, 2000)];
+        let given =
+            vec![bought(), refunded(1100, PI, 500), refunded(1200, PI, 1500), refunded(1300, PI, 2000)];
         let told = "invoice#in_1 +5000, refund#ch_pi_in_1#500 -1250, refund#ch_pi_in_1#1500 -2500, refund#ch_pi_in_1#2000 -1250";
         check_any_order("500, 1500, 2000 of 2000", given, &format!("pro 0 | sub_1=0 | {told}"));
         check(
@@ -107,7 +124,8 @@ mod tests {
 
     #[test]
     fn a_refund_and_its_charge_are_one() {
-        let given = vec![bought(), refund("created", 1100, PI, "re_1", 1000, "succeeded"), refunded(1100, PI, 1000)];
+        let given =
+            vec![bought(), refund("created", 1100, PI, "re_1", 1000, "succeeded"), refunded(1100, PI, 1000)];
         let told = "invoice#in_1 +5000, refund#re_1#succeeded -2500, refund#ch_pi_in_1#1000 +0";
         check_any_order("half", given, &format!("pro 2500 | sub_1=2500 | {told}"));
     }
@@ -117,10 +135,16 @@ mod tests {
         let pending = || refund("created", 1100, PI, "re_1", 1000, "pending");
         let told = "invoice#in_1 +5000, refund#re_1#pending +0";
         check("pending", vec![bought(), pending()], &format!("pro 5000 | sub_1=5000 | {told}"));
-        let arrives = vec![bought(), pending(), refunded(1101, PI, 1000), refund("updated", 1200, PI, "re_1", 1000, "succeeded")];
+        let arrives = vec![
+            bought(),
+            pending(),
+            refunded(1101, PI, 1000),
+            refund("updated", 1200, PI, "re_1", 1000, "succeeded"),
+        ];
         let told = "invoice#in_1 +5000, refund#re_1#pending +0, refund#ch_pi_in_1#1000 +0, refund#re_1#succeeded -2500";
         check_any_order("it arrives", arrives, &format!("pro 2500 | sub_1=2500 | {told}"));
-        let fails = vec![bought(), refunded(1101, PI, 1000), refund("failed", 1200, PI, "re_1", 1000, "failed")];
+        let fails =
+            vec![bought(), refunded(1101, PI, 1000), refund("failed", 1200, PI, "re_1", 1000, "failed")];
         let told = "invoice#in_1 +5000, refund#ch_pi_in_1#1000 -2500, refund#re_1#failed +2500";
         check_any_order("it fails", fails, &format!("pro 5000 | sub_1=5000 | {told}"));
     }
@@ -154,12 +178,20 @@ mod tests {
         );
         check_any_order(
             "of a period that is over",
-            vec![bought(), paid(P2, "in_2", "subscription_cycle", "price_pro", P2), refunded(P2 + 9, PI, 2000)],
+            vec![
+                bought(),
+                paid(P2, "in_2", "subscription_cycle", "price_pro", P2),
+                refunded(P2 + 9, PI, 2000),
+            ],
             "pro 5000 | sub_1=5000 | invoice#in_1 +5000, invoice#in_2 +0, refund#ch_pi_in_1#2000 +0 shortfall 5000",
         );
         check(
             "of a pack that a renewal ended",
-            vec![pack(P1, "cs_1"), paid(P2, "in_2", "subscription_cycle", "price_pro", P2), refunded(P2 + 9, "pi_cs_1", 2000)],
+            vec![
+                pack(P1, "cs_1"),
+                paid(P2, "in_2", "subscription_cycle", "price_pro", P2),
+                refunded(P2 + 9, "pi_cs_1", 2000),
+            ],
             "pro 5000 | sub_1=5000 | session#cs_1 +1000, invoice#in_2 +4000, refund#ch_pi_cs_1#2000 +0 shortfall 1000",
         );
     }
@@ -172,10 +204,15 @@ mod tests {
             vec![pack(10, "cs_1"), Step::Spend(1000), pack(20, "cs_2"), refunded(30, "pi_cs_1", 2000)],
             &format!("free 1000 | addon=1000 | {told}"),
         );
-        // The failed refund of one pack gives back what that pack had left, whatever was taken from the other.
+        // The failed refund of one pack gives back what that pack had left, whatever was taken from the
+        // other.
         let one = [refunded(30, "pi_cs_1", 2000)];
         let other = [refunded(40, "pi_cs_2", 2000), refund("failed", 50, "pi_cs_2", "re_2", 2000, "failed")];
-        for back in [[&one[..], &other[..]].concat(), [&other[..1], &one[..], &other[1..]].concat(), [&other[..], &one[..]].concat()] {
+        for back in [
+            [&one[..], &other[..]].concat(),
+            [&other[..1], &one[..], &other[1..]].concat(),
+            [&other[..], &one[..]].concat(),
+        ] {
             let given = [vec![pack(10, "cs_1"), pack(20, "cs_2"), Step::Spend(300)], back].concat();
             let run = crate::domain::decide::tests::Run::of(&given);
             assert!(run.told().starts_with("free 1000 | addon=1000 |"), "{}", run.told());
@@ -201,8 +238,12 @@ mod tests {
 
     #[test]
     fn a_refund_after_a_won_dispute_counts_in_full() {
-        let won =
-            vec![bought(), dispute("created", 1100, PI, "needs_response"), dispute("closed", 1200, PI, "won"), refunded(1300, PI, 1000)];
+        let won = vec![
+            bought(),
+            dispute("created", 1100, PI, "needs_response"),
+            dispute("closed", 1200, PI, "won"),
+            refunded(1300, PI, 1000),
+        ];
         let told = "invoice#in_1 +5000, dispute#dp_1#needs_response -5000, dispute#dp_1#won +5000, refund#ch_pi_in_1#1000 -2500";
         check_any_order("net of what came back", won, &format!("pro 2500 | sub_1=2500 | {told}"));
     }

@@ -1,7 +1,9 @@
-//! What the case tables of the families share: events as Stripe sends them, made from a few words, and [`check`].
+//! What the case tables of the families share: events as Stripe sends them, made from a few words, and
+//! [`check`].
 //!
-//! Every event goes through `event::read`, so the tables exercise the readers as well. The default objects are one user's: customer
-//! `cus_1`, subscription `sub_1` to `price_pro`, whose period began at second 1000; a patch changes what a row is about.
+//! Every event goes through `event::read`, so the tables exercise the readers as well. The default objects
+//! are one user's: customer `cus_1`, subscription `sub_1` to `price_pro`, whose period began at second 1000;
+//! a patch changes what a row is about.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +20,8 @@ use crate::domain::reversal::Reversal;
 use crate::domain::timestamp::Timestamp;
 use crate::event::{self, Event};
 
-/// Trials of `pro` are worth less than its paid periods, so that the two cannot be mistaken for each other; the grace is not the default.
+/// Trials of `pro` are worth less than its paid periods, so that the two cannot be mistaken for each other;
+/// the grace is not the default.
 pub const CATALOG: &str = r#"
 [tiers]
 free = 0
@@ -85,7 +88,8 @@ impl From<Value> for Step {
 
 /// Folds the steps and compares what came of it: `tier balance | buckets | ledger`, then whatever is parked.
 ///
-/// A bucket is written `sub_1=5000`, a ledger entry `invoice#in_1 +5000`, with `superseded` or `shortfall N` behind it.
+/// A bucket is written `sub_1=5000`, a ledger entry `invoice#in_1 +5000`, with `superseded` or `shortfall N`
+/// behind it.
 #[track_caller]
 pub fn check(what: &str, given: Vec<Step>, expect: &str) {
     let seen = Run::of(&given).told();
@@ -97,10 +101,20 @@ pub fn check(what: &str, given: Vec<Step>, expect: &str) {
 pub fn check_any_order(what: &str, given: Vec<Step>, expect: &str) {
     let end = |told: &str| told.split(" | ").take(2).map(str::to_owned).collect::<Vec<_>>();
     let is_event = |step: &&Step| matches!(step, Step::Event(_));
-    let last = given.iter().filter_map(|step| if let Step::Event(event) = step { event["created"].as_i64() } else { None }).max();
-    let settings = given.iter().filter(|step| !is_event(step)).cloned().chain(last.map(|last| Step::At(last + 1)));
-    let backwards: Vec<Step> = settings.chain(given.iter().rev().filter(is_event).flat_map(|step| [step.clone(), step.clone()])).collect();
-    let backwards = if let Some(Step::At(at)) = given.last() { [backwards, vec![Step::At(*at)]].concat() } else { backwards };
+    let last = given
+        .iter()
+        .filter_map(|step| if let Step::Event(event) = step { event["created"].as_i64() } else { None })
+        .max();
+    let settings =
+        given.iter().filter(|step| !is_event(step)).cloned().chain(last.map(|last| Step::At(last + 1)));
+    let backwards: Vec<Step> = settings
+        .chain(given.iter().rev().filter(is_event).flat_map(|step| [step.clone(), step.clone()]))
+        .collect();
+    let backwards = if let Some(Step::At(at)) = given.last() {
+        [backwards, vec![Step::At(*at)]].concat()
+    } else {
+        backwards
+    };
     check(what, given, expect);
     assert_eq!(end(&Run::of(&backwards).told()), end(expect), "backwards and doubled: {what}");
 }
@@ -124,7 +138,11 @@ impl Run {
     #[track_caller]
     pub fn of(given: &[Step]) -> Self {
         let keep = given.iter().any(|step| matches!(step, Step::KeepAddons));
-        let text = if keep { CATALOG.replace("addons = \"reset\"", "addons = \"keep\"") } else { CATALOG.to_owned() };
+        let text = if keep {
+            CATALOG.replace("addons = \"reset\"", "addons = \"keep\"")
+        } else {
+            CATALOG.to_owned()
+        };
         let mut run = Self {
             catalog: Catalog::parse(&text).unwrap(),
             account: Account::new(UserId::new("user_1").unwrap()),
@@ -192,27 +210,39 @@ impl Run {
 
     fn loaded(&self, keys: &[LedgerKey]) -> Account {
         let mut account = self.account.clone();
-        account.recorded = keys.iter().filter_map(|key| Some((key.clone(), self.ledger.get(key)?.clone()))).collect();
-        account.reversals = keys.iter().filter_map(|key| Some((key.clone(), self.reversals.get(key)?.clone()))).collect();
+        account.recorded =
+            keys.iter().filter_map(|key| Some((key.clone(), self.ledger.get(key)?.clone()))).collect();
+        account.reversals =
+            keys.iter().filter_map(|key| Some((key.clone(), self.reversals.get(key)?.clone()))).collect();
         account
     }
 
     fn commit(&mut self, change: &Change) {
         for entry in &change.entries {
-            assert!(self.ledger.insert(entry.key.clone(), entry.clone()).is_none(), "{} is written twice", entry.key);
+            assert!(
+                self.ledger.insert(entry.key.clone(), entry.clone()).is_none(),
+                "{} is written twice",
+                entry.key
+            );
             self.booked.push(entry.key.clone());
             self.deltas += entry.delta;
         }
         self.reversals.extend(change.reversals.clone());
-        self.account = Account { recorded: BTreeMap::new(), reversals: BTreeMap::new(), ..self.account.after(change) };
-        assert_eq!(i64::try_from(self.account.state.balance().get()), Ok(self.deltas), "the balance is the sum of the deltas");
+        self.account =
+            Account { recorded: BTreeMap::new(), reversals: BTreeMap::new(), ..self.account.after(change) };
+        assert_eq!(
+            i64::try_from(self.account.state.balance().get()),
+            Ok(self.deltas),
+            "the balance is the sum of the deltas"
+        );
     }
 
     pub fn told(&self) -> String {
         let state = &self.account.state;
         let access = state.access(&self.catalog, self.now);
         let until = access.until.map_or_else(String::new, |until| format!(" until {}", until.unix()));
-        let mut buckets: Vec<String> = state.subscriptions.keys().map(|id| format!("{id}={}", state.bucket(id))).collect();
+        let mut buckets: Vec<String> =
+            state.subscriptions.keys().map(|id| format!("{id}={}", state.bucket(id))).collect();
         buckets.extend(state.signup.map(|credits| format!("signup={credits}")));
         buckets.extend((!state.lots.is_empty()).then(|| format!("addon={}", state.addon())));
         let entry = |key: &LedgerKey| {
@@ -227,7 +257,13 @@ impl Run {
             format!("{key} {:+}{note}", entry.delta)
         };
         let entries: Vec<String> = self.booked.iter().map(entry).collect();
-        let mut told = format!("{}{until} {} | {} | {}", access.tier, state.balance(), buckets.join(" "), entries.join(", "));
+        let mut told = format!(
+            "{}{until} {} | {} | {}",
+            access.tier,
+            state.balance(),
+            buckets.join(" "),
+            entries.join(", ")
+        );
         for (event, parked) in &self.parked {
             told += &format!(" | {} parked: {}", event.kind, parked.code());
         }
@@ -375,19 +411,38 @@ fn stripe_is_asked_exactly_for_what_an_event_leaves_out() {
     let cut_off = json!({"lines": {"has_more": true}});
     let other = items(&[("price_other", 1)], P1);
     let unnamed = session("completed", P1, "cs_1", json!({}), json!({}));
-    let (charge, refund, dispute) =
-        (refunded(P1, "pi_1", 100), refund("created", P1, "pi_1", "re_1", 100, "succeeded"), dispute("created", P1, "pi_1", "lost"));
+    let (charge, refund, dispute) = (
+        refunded(P1, "pi_1", 100),
+        refund("created", P1, "pi_1", "re_1", 100, "succeeded"),
+        dispute("created", P1, "pi_1", "lost"),
+    );
     let rows = [
         ("an invoice with its lines", paid(P1, "in_1", "subscription_create", "price_pro", P1), false),
-        ("one cut off before the line that counts", invoice("paid", P1, "in_1", "subscription_cycle", &[], cut_off.clone()), true),
-        ("one cut off after it", object(&paid(P1, "in_1", "subscription_cycle", "price_pro", P1), cut_off.clone()), false),
+        (
+            "one cut off before the line that counts",
+            invoice("paid", P1, "in_1", "subscription_cycle", &[], cut_off.clone()),
+            true,
+        ),
+        (
+            "one cut off after it",
+            object(&paid(P1, "in_1", "subscription_cycle", "price_pro", P1), cut_off.clone()),
+            false,
+        ),
         ("an unpaid one", invoice("payment_failed", P1, "in_1", "subscription_cycle", &[], cut_off), false),
         ("a subscription with its items", sub("created", P1, json!({})), false),
         ("one whose price nobody knows", sub("created", P1, json!({"items": other})), false),
-        ("one cut off before its plan", object(&sub("created", P1, json!({"items": other})), json!({"items": {"has_more": true}})), true),
+        (
+            "one cut off before its plan",
+            object(&sub("created", P1, json!({"items": other})), json!({"items": {"has_more": true}})),
+            true,
+        ),
         ("a session that names its pack", pack(P1, "cs_1"), false),
         ("one that names nothing", unnamed.clone(), true),
-        ("one that names nothing and is not paid", object(&unnamed, json!({"payment_status": "unpaid"})), false),
+        (
+            "one that names nothing and is not paid",
+            object(&unnamed, json!({"payment_status": "unpaid"})),
+            false,
+        ),
         ("one of a connected account", with(&unnamed, json!({"account": "acct_1"})), false),
         ("a charge that may be of an invoice", charge.clone(), true),
         ("one that names its invoice", object(&charge, json!({"invoice": "in_1"})), false),
@@ -422,10 +477,16 @@ fn beside(given: &[Step], step: &Step) -> String {
     let event = event::read(body.to_string().as_bytes()).unwrap();
     let payment = payment_refs(&event).iter().find_map(|payment| run.payments.get(payment)).cloned();
     let keys: Vec<LedgerKey> = ledger_keys(&event).into_iter().chain(payment.clone()).collect();
-    let Outcome::Apply(applied) = decide(&run.loaded(&keys), &event, payment.as_ref(), &catalog, Timestamp::from_unix(P2)) else {
+    let Outcome::Apply(applied) =
+        decide(&run.loaded(&keys), &event, payment.as_ref(), &catalog, Timestamp::from_unix(P2))
+    else {
         return "not applied".to_owned();
     };
-    let payments = applied.payments.iter().map(|(payment, key)| format!("{}={key}", payment.as_str())).collect::<Vec<_>>();
+    let payments = applied
+        .payments
+        .iter()
+        .map(|(payment, key)| format!("{}={key}", payment.as_str()))
+        .collect::<Vec<_>>();
     let links = applied.links.iter().map(ToString::to_string).collect::<Vec<_>>();
     let order = applied.order.as_ref().map_or("-", |order| order.session.as_str());
     format!("{} | {} | {} | {order}", applied.effect.as_str(), links.join(" "), payments.join(" "))
@@ -434,24 +495,44 @@ fn beside(given: &[Step], step: &Step) -> String {
 #[test]
 fn what_goes_beside_the_account_is_told_with_it() {
     let bought = || paid(P1, "in_1", "subscription_create", "price_pro", P1);
-    let unpaid = |kind: &str| session(kind, P1, "cs_1", json!({"pack": "p1000"}), json!({"payment_status": "unpaid"}));
+    let unpaid =
+        |kind: &str| session(kind, P1, "cs_1", json!({"pack": "p1000"}), json!({"payment_status": "unpaid"}));
     let mode = |mode: &str, status: &str| {
-        session("completed", P1, "cs_1", json!({}), json!({"mode": mode, "payment_status": status, "payment_intent": null}))
+        session(
+            "completed",
+            P1,
+            "cs_1",
+            json!({}),
+            json!({"mode": mode, "payment_status": status, "payment_intent": null}),
+        )
     };
     let order = || session("completed", P1, "cs_1", json!({"mode": "dfy", "plan": "starter"}), json!({}));
-    let by = |payments: Value| invoice("paid", P1, "in_1", "subscription_create", &[line("price_pro", 1, P1)], payments);
+    let by = |payments: Value| {
+        invoice("paid", P1, "in_1", "subscription_create", &[line("price_pro", 1, P1)], payments)
+    };
     let of_charge = by(json!({"payments": null, "charge": "ch_1"}));
-    let deleted = event("customer.deleted", P1, &json!({"id": "cus_9", "metadata": {"user_id": "user_1"}}), None);
+    let deleted =
+        event("customer.deleted", P1, &json!({"id": "cus_9", "metadata": {"user_id": "user_1"}}), None);
     let charge = |patch: Value| {
         let Step::Event(event) = refunded(P1 + 9, "pi_in_1", 100) else { panic!("no event") };
         Step::Event(patched(event, &json!({"data": {"object": patch}})))
     };
     for (what, given, step, expect) in [
         ("a first payment", vec![], bought(), "updated | cus_1 | pi_in_1=invoice#in_1 | -"),
-        ("of a customer who is known", vec![sub("created", P1, json!({}))], bought(), "updated |  | pi_in_1=invoice#in_1 | -"),
+        (
+            "of a customer who is known",
+            vec![sub("created", P1, json!({}))],
+            bought(),
+            "updated |  | pi_in_1=invoice#in_1 | -",
+        ),
         ("told by a charge", vec![], of_charge, "updated | cus_1 | ch_1=invoice#in_1 | -"),
         ("an invoice that is open", vec![], by(json!({"status": "open"})), "not_paid | cus_1 |  | -"),
-        ("a manual invoice", vec![], paid(P1, "in_1", "manual", "price_pro", P1), "updated | cus_1 | pi_in_1=invoice#in_1 | -"),
+        (
+            "a manual invoice",
+            vec![],
+            paid(P1, "in_1", "manual", "price_pro", P1),
+            "updated | cus_1 | pi_in_1=invoice#in_1 | -",
+        ),
         (
             "a payment that failed",
             vec![],
@@ -498,13 +579,24 @@ fn of_how_a_subscription_stands_nothing_is_bought_paid_or_ordered() {
     let catalog = Catalog::parse(CATALOG).unwrap();
     let account = Run::of(&[]).account;
     let orders = session("completed", P1, "cs_1", json!({"mode": "dfy", "plan": "starter"}), json!({}));
-    for step in [orders, pack(P1, "cs_2"), paid(P1, "in_1", "subscription_create", "price_pro", P1), sub("created", P1, json!({}))] {
+    for step in [
+        orders,
+        pack(P1, "cs_2"),
+        paid(P1, "in_1", "subscription_create", "price_pro", P1),
+        sub("created", P1, json!({})),
+    ] {
         let Step::Event(body) = &step else { panic!("no event") };
         let event = event::read(body.to_string().as_bytes()).unwrap();
-        let Outcome::Apply(applied) = super::decide_standing(&account, &event, &catalog, Timestamp::from_unix(P1)) else {
+        let Outcome::Apply(applied) =
+            super::decide_standing(&account, &event, &catalog, Timestamp::from_unix(P1))
+        else {
             panic!("{step:?}")
         };
-        assert_eq!((applied.payments.len(), applied.order.as_ref(), applied.change.entries.len()), (0, None, 0), "{step:?}");
+        assert_eq!(
+            (applied.payments.len(), applied.order.as_ref(), applied.change.entries.len()),
+            (0, None, 0),
+            "{step:?}"
+        );
         assert_eq!(applied.links.len(), 1, "who it is may be learnt");
     }
 }
@@ -512,6 +604,12 @@ fn of_how_a_subscription_stands_nothing_is_bought_paid_or_ordered() {
 #[test]
 fn the_words_of_the_log_stay() {
     use super::{Effect, Ignored};
-    assert_eq!([Effect::Updated, Effect::NotPaid, Effect::Nothing].map(Effect::as_str), ["updated", "not_paid", "no_effect"]);
-    assert_eq!([Ignored::Type, Ignored::Livemode, Ignored::Account].map(|why| why.as_str()), ["type", "livemode", "account"]);
+    assert_eq!(
+        [Effect::Updated, Effect::NotPaid, Effect::Nothing].map(Effect::as_str),
+        ["updated", "not_paid", "no_effect"]
+    );
+    assert_eq!(
+        [Ignored::Type, Ignored::Livemode, Ignored::Account].map(|why| why.as_str()),
+        ["type", "livemode", "account"]
+    );
 }

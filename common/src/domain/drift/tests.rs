@@ -1,9 +1,12 @@
-//! The planner's table: an account as it is here, an object as Stripe has it, and what may be done about the difference.
+//! The planner's table: an account as it is here, an object as Stripe has it, and what may be done about the
+//! difference.
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::decide::tests::{CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, patched, sub};
+use crate::domain::decide::tests::{
+    CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, patched, sub,
+};
 use crate::domain::ids::UserId;
 use crate::event::read;
 
@@ -51,8 +54,15 @@ fn told(found: &[Difference], facts: &[&str]) -> String {
             Remedy::Lowers => "lowers".to_owned(),
             Remedy::Person(why) => format!("person: {why}"),
         };
-        let side = |of: &Facts| facts.iter().map(|name| of.get(name).map_or("-", String::as_str)).collect::<Vec<_>>().join(" ");
-        format!("{} {remedy} {} > {}", difference.class.as_str(), side(&difference.before), side(&difference.after))
+        let side = |of: &Facts| {
+            facts.iter().map(|name| of.get(name).map_or("-", String::as_str)).collect::<Vec<_>>().join(" ")
+        };
+        format!(
+            "{} {remedy} {} > {}",
+            difference.class.as_str(),
+            side(&difference.before),
+            side(&difference.after)
+        )
     };
     found.iter().map(one).collect::<Vec<_>>().join(" | ")
 }
@@ -64,7 +74,8 @@ fn compared(account: &Account, step: &Step, since: i64, now: i64) -> Vec<Differe
 #[test]
 fn a_subscription_is_compared_with_the_account() {
     let cancelled = json!({"status": "canceled", "ended_at": P1 + DAY});
-    let waits_for_money = [vec![sub("created", P1, json!({"status": "past_due"}))], vec![Step::At(P1)]].concat();
+    let waits_for_money =
+        [vec![sub("created", P1, json!({"status": "past_due"}))], vec![Step::At(P1)]].concat();
     for (what, given, stripe, expect) in [
         ("alike", subscriber(), at_stripe(P1 + 9, &json!({})), ""),
         ("unknown here", vec![], at_stripe(P1, &json!({})), "missing_here repair - free 0 > active pro 0"),
@@ -76,9 +87,24 @@ fn a_subscription_is_compared_with_the_account() {
             at_stripe(P1 + 9, &json!({"items": items(&[("price_business", 1)], P1)})),
             "tier repair - pro 5000 > - business 20000",
         ),
-        ("past due", subscriber(), at_stripe(P1 + 9, &json!({"status": "past_due"})), "status repair active pro 5000 > past_due pro 5000"),
-        ("will end", subscriber(), at_stripe(P1 + 9, &json!({"cancel_at": P1 + 5 * DAY})), "status repair - pro 5000 > - pro 5000"),
-        ("ended", subscriber(), at_stripe(P1 + DAY, &cancelled), "tier repair active pro 5000 > canceled free 5000"),
+        (
+            "past due",
+            subscriber(),
+            at_stripe(P1 + 9, &json!({"status": "past_due"})),
+            "status repair active pro 5000 > past_due pro 5000",
+        ),
+        (
+            "will end",
+            subscriber(),
+            at_stripe(P1 + 9, &json!({"cancel_at": P1 + 5 * DAY})),
+            "status repair - pro 5000 > - pro 5000",
+        ),
+        (
+            "ended",
+            subscriber(),
+            at_stripe(P1 + DAY, &cancelled),
+            "tier repair active pro 5000 > canceled free 5000",
+        ),
         (
             "the next period",
             subscriber(),
@@ -97,7 +123,12 @@ fn a_subscription_is_compared_with_the_account() {
             at_stripe(P1 + 9, &json!({"cancel_at": P1 + 9 * DAY})),
             "status lowers past_due pro 5000 > active pro 5000",
         ),
-        ("unpaid here, active there", waits_for_money, at_stripe(P1 + 9, &json!({})), "status repair past_due pro 0 > active pro 0"),
+        (
+            "unpaid here, active there",
+            waits_for_money,
+            at_stripe(P1 + 9, &json!({})),
+            "status repair past_due pro 0 > active pro 0",
+        ),
         (
             "with a price that is not sold, unknown here",
             vec![],
@@ -116,10 +147,15 @@ fn a_subscription_is_compared_with_the_account() {
         assert_eq!(told(&found, &["status", "tier", "credits"]), expect, "{what}");
     }
     let recent = compared(&nobody(), &at_stripe(P1, &cancelled), P1 + DAY, P2);
-    assert_eq!(told(&recent, &["status", "tier"]), "missing_here repair - free > canceled free", "over since the time looked at");
+    assert_eq!(
+        told(&recent, &["status", "tier"]),
+        "missing_here repair - free > canceled free",
+        "over since the time looked at"
+    );
 }
 
-/// More expensive to cheaper within a period: the whole of the news would take credits, and that is a person's.
+/// More expensive to cheaper within a period: the whole of the news would take credits, and that is a
+/// person's.
 #[test]
 fn nothing_is_lowered_without_a_person_and_how_it_stands_is_set_right_all_the_same() {
     let business = vec![
@@ -131,11 +167,14 @@ fn nothing_is_lowered_without_a_person_and_how_it_stands_is_set_right_all_the_sa
     let found = compared(&account, &cheaper, P1, P1 + 2 * DAY);
     let expect = "tier repair business 20000 > pro 20000 | credits lowers - 20000 > - 5000";
     assert_eq!(told(&found, &["tier", "credits"]), expect);
-    let Outcome::Apply(allowed) = repair(&account, &event(&cheaper), &catalog(), time(P1 + 2 * DAY)) else { panic!("not applied") };
+    let Outcome::Apply(allowed) = repair(&account, &event(&cheaper), &catalog(), time(P1 + 2 * DAY)) else {
+        panic!("not applied")
+    };
     assert_eq!((allowed.change.state.balance(), allowed.change.entries.len()), (account.state.balance(), 0));
     assert_eq!(allowed.change.state.subscriptions[&id()].price().unwrap().as_str(), "price_pro");
 
-    // A second subscription that was granted after the end of the first voids it: hearing of that end would lower the balance.
+    // A second subscription that was granted after the end of the first voids it: hearing of that end would
+    // lower the balance.
     let other = |step: Step| {
         let Step::Event(body) = step else { panic!("no event") };
         Step::Event(serde_json::from_str(&body.to_string().replace("sub_1", "sub_2")).unwrap())
@@ -144,8 +183,13 @@ fn nothing_is_lowered_without_a_person_and_how_it_stands_is_set_right_all_the_sa
     let account = after(&[subscriber(), vec![other(second)]].concat());
     let ended = at_stripe(P1 + 2 * DAY, &json!({"status": "canceled", "ended_at": P1 + 2 * DAY}));
     let found = compared(&account, &ended, P1, P1 + 10 * DAY);
-    assert_eq!(told(&found, &["status", "credits"]), "status lowers active 10000 > canceled 10000 | credits lowers - 10000 > - 5000");
-    let Outcome::Apply(allowed) = repair(&account, &event(&ended), &catalog(), time(P1 + 10 * DAY)) else { panic!("not applied") };
+    assert_eq!(
+        told(&found, &["status", "credits"]),
+        "status lowers active 10000 > canceled 10000 | credits lowers - 10000 > - 5000"
+    );
+    let Outcome::Apply(allowed) = repair(&account, &event(&ended), &catalog(), time(P1 + 10 * DAY)) else {
+        panic!("not applied")
+    };
     assert_eq!(
         (allowed.change.state, allowed.change.entries.len(), allowed.effect),
         (account.state, 0, super::super::decide::Effect::Nothing)
@@ -155,13 +199,17 @@ fn nothing_is_lowered_without_a_person_and_how_it_stands_is_set_right_all_the_sa
 #[test]
 fn a_repair_that_grants_does_all_that_the_event_means() {
     let dearer = changed(P1 + DAY, ("price_pro", 1), ("price_business", 1), P1);
-    let Outcome::Apply(allowed) = repair(&after(&subscriber()), &event(&dearer), &catalog(), time(P1 + 2 * DAY)) else {
+    let Outcome::Apply(allowed) =
+        repair(&after(&subscriber()), &event(&dearer), &catalog(), time(P1 + 2 * DAY))
+    else {
         panic!("not applied")
     };
     assert_eq!((allowed.change.state.balance().get(), allowed.change.entries.len()), (20_000, 1));
     // One that neither adds nor takes is done as a whole, too: its entry is written.
     let same = paid(P1, "in_0", "subscription_create", "price_pro", P1 - MONTH);
-    let Outcome::Apply(allowed) = repair(&after(&subscriber()), &event(&same), &catalog(), time(P1 + 2 * DAY)) else {
+    let Outcome::Apply(allowed) =
+        repair(&after(&subscriber()), &event(&same), &catalog(), time(P1 + 2 * DAY))
+    else {
         panic!("not applied")
     };
     assert_eq!((allowed.change.state.balance().get(), allowed.change.entries.len()), (5000, 1));
@@ -190,25 +238,41 @@ fn a_document_is_compared_with_the_ledger() {
     strange.state.customers.clear();
     assert_eq!(seen(&strange, &paid_for), "missing_here repair 5000 - - > 5000 - cus_1");
     let unsold = paid(P1, "in_1", "subscription_create", "price_other", P1);
-    assert_eq!(seen(&nobody(), &unsold), "credits person: price price_other is not in the catalog 0 - - > - - -");
+    assert_eq!(
+        seen(&nobody(), &unsold),
+        "credits person: price price_other is not in the catalog 0 - - > - - -"
+    );
     assert_eq!(seen(&known, &pack(P1 + 5, "cs_1")), "credits repair 5000 - - > 6000 session#cs_1 -");
     // The renewal ends an old pack that is worth more: a person sees that before it is done.
-    let rich = after(&[subscriber(), (0..6).map(|number| pack(P1 + number, &format!("cs_{number}"))).collect()].concat());
+    let rich = after(
+        &[subscriber(), (0..6).map(|number| pack(P1 + number, &format!("cs_{number}"))).collect()].concat(),
+    );
     let renewal = paid(P2, "in_2", "subscription_cycle", "price_pro", P2);
     assert_eq!(seen(&rich, &renewal), "credits lowers 11000 - - > 5000 invoice#in_2 -");
 }
 
 #[test]
 fn an_opening_is_missed_only_where_the_running_period_has_none() {
-    let opened = |given: &[Step], stripe: &Step| has_opening(&after(given), &event(stripe), &id(), &catalog(), time(P2 + 10));
+    let opened = |given: &[Step], stripe: &Step| {
+        has_opening(&after(given), &event(stripe), &id(), &catalog(), time(P2 + 10))
+    };
     let next = at_stripe(P2, &json!({"items": items(&[("price_pro", 1)], P2)}));
     assert!(opened(&subscriber(), &at_stripe(P1 + 9, &json!({}))), "of this period");
     assert!(!opened(&subscriber(), &next), "of the next one");
     assert!(!opened(&[sub("created", P1, json!({}))], &at_stripe(P1, &json!({}))), "never paid");
     let renewed = [subscriber(), vec![paid(P2, "in_2", "subscription_cycle", "price_pro", P2)]].concat();
-    assert!(opened(&renewed, &next) && opened(&renewed, &at_stripe(P1 + 9, &json!({}))), "of this or a later one");
-    assert!(opened(&[], &at_stripe(P1, &json!({"items": items(&[("price_other", 1)], P1)}))), "nobody can open what is not sold");
-    let timeless = at_stripe(P1, &json!({"items": {"data": [{"id": "si_1", "price": {"id": "price_pro"}, "quantity": 1}]}}));
+    assert!(
+        opened(&renewed, &next) && opened(&renewed, &at_stripe(P1 + 9, &json!({}))),
+        "of this or a later one"
+    );
+    assert!(
+        opened(&[], &at_stripe(P1, &json!({"items": items(&[("price_other", 1)], P1)}))),
+        "nobody can open what is not sold"
+    );
+    let timeless = at_stripe(
+        P1,
+        &json!({"items": {"data": [{"id": "si_1", "price": {"id": "price_pro"}, "quantity": 1}]}}),
+    );
     assert!(opened(&[], &timeless), "nobody can open a period that nobody knows");
 }
 
@@ -219,14 +283,21 @@ fn subscriptions_that_give_access_are_counted() {
     };
     let lives = |given: &[Step]| live(&after(given)).map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let all = ["active", "trialing", "past_due", "incomplete", "canceled", "unpaid", "paused"];
-    let of_all: Vec<Step> = all.iter().enumerate().map(|(number, status)| with(status, &format!("sub_{number}"), "cus_1")).collect();
+    let of_all: Vec<Step> = all
+        .iter()
+        .enumerate()
+        .map(|(number, status)| with(status, &format!("sub_{number}"), "cus_1"))
+        .collect();
     assert_eq!(lives(&of_all), "sub_0 sub_1 sub_2");
     let gone = json!({"id": "cus_2", "object": "customer", "metadata": {"user_id": "user_1"}});
     let deleted = Step::Event(crate::domain::decide::tests::event("customer.deleted", P1 + 9, &gone, None));
     let two = vec![with("active", "sub_1", "cus_1"), with("active", "sub_2", "cus_2")];
     assert_eq!(lives(&[two.clone(), vec![deleted]].concat()), "sub_1");
     let found = duplicates(&after(&two)).unwrap();
-    assert_eq!((found.class, found.before["subscriptions"].as_str()), (Class::DuplicateSubscriptions, "sub_1 sub_2"));
+    assert_eq!(
+        (found.class, found.before["subscriptions"].as_str()),
+        (Class::DuplicateSubscriptions, "sub_1 sub_2")
+    );
     assert_eq!(duplicates(&after(&two[..1])), None);
 }
 
@@ -247,6 +318,9 @@ fn a_difference_is_told_in_words_that_stay() {
         assert_eq!((class.as_str(), serde_json::to_value(class).unwrap()), (word, json!(word)));
     }
     let found = missing_at_stripe(&after(&subscriber()), &id());
-    assert_eq!((found.class, found.before["status"].as_str(), found.before["quantity"].as_str()), (Class::MissingAtStripe, "active", "1"));
+    assert_eq!(
+        (found.class, found.before["status"].as_str(), found.before["quantity"].as_str()),
+        (Class::MissingAtStripe, "active", "1")
+    );
     assert!(missing_at_stripe(&nobody(), &id()).before.is_empty());
 }

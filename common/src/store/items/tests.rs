@@ -41,13 +41,20 @@ fn the_pause_doubles_up_to_a_day() {
 #[test]
 fn an_event_that_waits_is_filed_where_retry_finds_it_and_an_ended_one_is_not() {
     let item = event(&parked(1, 6)).item.unwrap();
-    assert_eq!((read_text(&item, "open"), read_text(&item, "day")), (Some("parked#2".into()), Some("2026-11-21#invoice-paid#2".into())));
+    assert_eq!(
+        (read_text(&item, "open"), read_text(&item, "day")),
+        (Some("parked#2".into()), Some("2026-11-21#invoice-paid#2".into()))
+    );
     assert_eq!(number_of(&item, "due"), 1_795_219_201_456 + 1_800_000);
     assert_eq!((number_of(&item, "redrives"), number_of(&item, "seen")), (1, 1_795_219_200_123));
     assert_eq!(number_of(&item, "expires_at"), 1_795_219_201 + EVENT_DAYS * 86_400);
-    let texts = ["reason", "message", "waits_for", "user_id", "previous"].map(|name| read_text(&item, name).unwrap());
+    let texts =
+        ["reason", "message", "waits_for", "user_id", "previous"].map(|name| read_text(&item, name).unwrap());
     assert_eq!(texts, ["unknown_price", "no such price", "price#price_x", "u", "evt_0"]);
-    assert_eq!((item["payload"].as_b().unwrap().as_ref(), item["objects"].as_l().unwrap().len()), (&[1, 2][..], 1));
+    assert_eq!(
+        (item["payload"].as_b().unwrap().as_ref(), item["objects"].as_l().unwrap().len()),
+        (&[1, 2][..], 1)
+    );
 
     let ended = event(&EventRecord { state: EventState::Processed, ..parked(1, 6) }).item.unwrap();
     assert!(["open", "due", "redrives", "mode"].iter().all(|name| !ended.contains_key(*name)), "{ended:?}");
@@ -63,7 +70,10 @@ fn a_job_is_due_after_the_first_pause_and_filed_by_its_user() {
     shards.dedup();
     assert_eq!(shards, ["job#0", "job#1", "job#2", "job#3"]);
     for item in &items {
-        assert_eq!((number_of(item, "due"), number_of(item, "finished")), (1_795_219_200_000 + 900_000, 1_795_219_200_000));
+        assert_eq!(
+            (number_of(item, "due"), number_of(item, "finished")),
+            (1_795_219_200_000 + 900_000, 1_795_219_200_000)
+        );
         assert!((1_795_219_200_000..1_795_219_201_000).contains(&number_of(item, "seen")), "{item:?}");
     }
 }
@@ -80,8 +90,14 @@ fn what_is_read_is_what_is_there() {
         ("hidden".to_owned(), AttributeValue::Bool(true)),
     ]);
     let order = serde_json::to_value(read_order(&item)).unwrap();
-    assert_eq!(order, serde_json::json!({"id": "cs_1", "mode": "dfy", "amount_total": 9900, "credits": 12, "updated_at": 77}));
-    assert_eq!((read_credits(&item), updated_at(&item)), (Some(Credits::new(12)), Some(Timestamp::from_unix(77))));
+    assert_eq!(
+        order,
+        serde_json::json!({"id": "cs_1", "mode": "dfy", "amount_total": 9900, "credits": 12, "updated_at": 77})
+    );
+    assert_eq!(
+        (read_credits(&item), updated_at(&item)),
+        (Some(Credits::new(12)), Some(Timestamp::from_unix(77)))
+    );
     assert_eq!((read_credits(&Item::new()), updated_at(&Item::new())), (None, None));
 }
 

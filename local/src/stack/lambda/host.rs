@@ -7,8 +7,9 @@
 //! | `POST /invocation/{id}/error` | `{"errorType":"…","errorMessage":"…"}` instead of one |
 //! | `POST /init/error` | the same, before the first invocation |
 //!
-//! The path names the instance, so that one port serves all of them and the host knows whose invocation is lost when one dies. A binary
-//! takes its base from `AWS_LAMBDA_RUNTIME_API`, which must be a full URI as soon as it has a path; [`Host::runtime_api`] makes it.
+//! The path names the instance, so that one port serves all of them and the host knows whose invocation is
+//! lost when one dies. A binary takes its base from `AWS_LAMBDA_RUNTIME_API`, which must be a full URI as
+//! soon as it has a path; [`Host::runtime_api`] makes it.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -108,7 +109,12 @@ impl Host {
     ///
     /// # Errors
     /// [`Failure`]. After a time-out the instance is to be stopped: see [`Host::must_stop`].
-    pub async fn invoke(&self, function: &str, event: Vec<u8>, timeout: Duration) -> Result<Vec<u8>, Failure> {
+    pub async fn invoke(
+        &self,
+        function: &str,
+        event: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, Failure> {
         let Some(work) = self.shared.functions.get(function) else {
             return Err(Failure::Crashed(format!("there is no function {function}")));
         };
@@ -124,7 +130,10 @@ impl Host {
             Ok(Err(_)) => Err(Failure::Crashed("the instance is gone".into())),
             Err(_) => {
                 let state = self.state();
-                if let Some(running) = state.values().find(|running| running.invocation.as_ref().is_some_and(|(of, _)| *of == id)) {
+                if let Some(running) = state
+                    .values()
+                    .find(|running| running.invocation.as_ref().is_some_and(|(of, _)| *of == id))
+                {
                     running.stop.notify_one();
                 }
                 Err(Failure::TimedOut)
@@ -176,7 +185,8 @@ impl Host {
     /// Ends the invocation an instance is working on, if it is this one.
     fn finish(&self, instance: &Instance, id: &str, result: Result<Vec<u8>, Failure>) -> Response {
         let mut state = self.state();
-        let invocation = state.get_mut(instance).and_then(|running| running.invocation.take_if(|(of, _)| of == id));
+        let invocation =
+            state.get_mut(instance).and_then(|running| running.invocation.take_if(|(of, _)| of == id));
         match invocation {
             Some((_, answer)) => {
                 // Nobody listens when it timed out.
@@ -184,8 +194,7 @@ impl Host {
                 (StatusCode::ACCEPTED, Json(json!({ "status": "OK" }))).into_response()
             }
             None => {
-                let error =
-                    json!({ "errorType": "InvalidRequestID", "errorMessage": format!("{id} is not what this instance is working on") });
+                let error = json!({ "errorType": "InvalidRequestID", "errorMessage": format!("{id} is not what this instance is working on") });
                 (StatusCode::BAD_REQUEST, Json(error)).into_response()
             }
         }
@@ -204,7 +213,9 @@ async fn next(State(host): State<Host>, Path(instance): Path<Instance>) -> Respo
         running.invocation.take()
     };
     if let Some((_, answer)) = unanswered {
-        let _ = answer.send(Err(Failure::Crashed("it asked for the next invocation without answering this one".into())));
+        let _ = answer.send(Err(Failure::Crashed(
+            "it asked for the next invocation without answering this one".into(),
+        )));
     }
     host.shared.changed.notify_waiters();
     loop {
@@ -218,18 +229,29 @@ async fn next(State(host): State<Host>, Path(instance): Path<Instance>) -> Respo
             ("content-type", "application/json".to_owned()),
             ("lambda-runtime-aws-request-id", invocation.id.clone()),
             ("lambda-runtime-deadline-ms", invocation.deadline_ms.to_string()),
-            ("lambda-runtime-invoked-function-arn", format!("arn:aws:lambda:{REGION}:000000000000:function:{}", instance.0)),
+            (
+                "lambda-runtime-invoked-function-arn",
+                format!("arn:aws:lambda:{REGION}:000000000000:function:{}", instance.0),
+            ),
         ];
         host.state().entry(instance).or_default().invocation = Some((invocation.id, invocation.answer));
         return (headers, invocation.event).into_response();
     }
 }
 
-async fn response(State(host): State<Host>, Path((function, number, id)): Path<(String, u32, String)>, body: Bytes) -> Response {
+async fn response(
+    State(host): State<Host>,
+    Path((function, number, id)): Path<(String, u32, String)>,
+    body: Bytes,
+) -> Response {
     host.finish(&(function, number), &id, Ok(body.to_vec()))
 }
 
-async fn error(State(host): State<Host>, Path((function, number, id)): Path<(String, u32, String)>, body: Bytes) -> Response {
+async fn error(
+    State(host): State<Host>,
+    Path((function, number, id)): Path<(String, u32, String)>,
+    body: Bytes,
+) -> Response {
     host.finish(&(function, number), &id, Err(Failure::Error(reported(&body))))
 }
 
@@ -283,7 +305,8 @@ mod tests {
         }
 
         async fn post(&self, path: &str, body: &str) -> u16 {
-            let request = Request::post(format!("{}{path}", self.base)).body(Body::from(body.to_owned())).unwrap();
+            let request =
+                Request::post(format!("{}{path}", self.base)).body(Body::from(body.to_owned())).unwrap();
             self.client.send(request).await.unwrap().0.as_u16()
         }
     }
@@ -295,7 +318,11 @@ mod tests {
         (host, instance, runtime)
     }
 
-    fn invoke(host: &Host, event: &str, timeout: Duration) -> tokio::task::JoinHandle<Result<Vec<u8>, Failure>> {
+    fn invoke(
+        host: &Host,
+        event: &str,
+        timeout: Duration,
+    ) -> tokio::task::JoinHandle<Result<Vec<u8>, Failure>> {
         let (host, event) = (host.clone(), event.as_bytes().to_vec());
         tokio::spawn(async move { host.invoke("paid", event, timeout).await })
     }
@@ -340,7 +367,10 @@ mod tests {
     #[tokio::test]
     async fn an_invocation_nobody_takes_times_out_and_is_not_handed_out_late() {
         let (host, _, runtime) = host().await;
-        assert_eq!(host.invoke("paid", b"old".to_vec(), Duration::from_millis(20)).await, Err(Failure::TimedOut));
+        assert_eq!(
+            host.invoke("paid", b"old".to_vec(), Duration::from_millis(20)).await,
+            Err(Failure::TimedOut)
+        );
         let answer = invoke(&host, "new", SECOND);
         let (id, event) = runtime.next().await;
         assert_eq!(event, "new");
@@ -351,7 +381,10 @@ mod tests {
     #[tokio::test]
     async fn what_stops_an_instance_from_starting_is_told() {
         let (host, instance, runtime) = host().await;
-        assert_eq!(runtime.post("/init/error", r#"{"errorType":"Runtime.Init","errorMessage":"no secret"}"#).await, 202);
+        assert_eq!(
+            runtime.post("/init/error", r#"{"errorType":"Runtime.Init","errorMessage":"no secret"}"#).await,
+            202
+        );
         assert_eq!(host.ready(&instance).await, Err("Runtime.Init: no secret".to_owned()));
     }
 }

@@ -1,4 +1,5 @@
-//! The shipped binaries as child processes: built, started with what Lambda gives them, restarted when they end, stopped with the stack.
+//! The shipped binaries as child processes: built, started with what Lambda gives them, restarted when they
+//! end, stopped with the stack.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Builds the binaries beside this program, as cargo has it, and answers where they are.
 ///
 /// # Errors
-/// When this program does not run from a build folder, or the build fails; cargo's own words are on the error output.
+/// When this program does not run from a build folder, or the build fails; cargo's own words are on the error
+/// output.
 pub async fn build() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?;
     let mut folder = program.parent().context("this program has no folder")?;
@@ -35,8 +37,8 @@ pub async fn build() -> anyhow::Result<PathBuf> {
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
-    // What `cargo run` tells a program about its package would look like a changed environment to build scripts, and build half of the
-    // dependencies anew.
+    // What `cargo run` tells a program about its package would look like a changed environment to build
+    // scripts, and build half of the dependencies anew.
     let told = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(told)) {
         command.env_remove(name);
@@ -47,10 +49,14 @@ pub async fn build() -> anyhow::Result<PathBuf> {
     }
     let profile = folder.file_name().and_then(|name| name.to_str()).unwrap_or("debug");
     command.args(["--profile", if profile == "debug" { "dev" } else { profile }]);
-    // All of them, and this program with them: a smaller choice has fewer features of shared crates and compiles those once more.
+    // All of them, and this program with them: a smaller choice has fewer features of shared crates and
+    // compiles those once more.
     command.arg("--bins");
     tracing::info!("building the functions, if need be: cargo build --bins");
-    let status = command.status().await.context("cannot run cargo to build the functions; with --binaries DIR they are not built")?;
+    let status = command
+        .status()
+        .await
+        .context("cannot run cargo to build the functions; with --binaries DIR they are not built")?;
     ensure!(status.success(), "the functions do not build; with --binaries DIR they are taken from there");
     Ok(folder.to_path_buf())
 }
@@ -71,7 +77,12 @@ impl Binary {
     ///
     /// # Errors
     /// When it is not there.
-    pub fn find(folder: &Path, function: &str, env: Vec<(String, String)>, quiet: bool) -> anyhow::Result<Self> {
+    pub fn find(
+        folder: &Path,
+        function: &str,
+        env: Vec<(String, String)>,
+        quiet: bool,
+    ) -> anyhow::Result<Self> {
         let path = folder.join(function);
         ensure!(path.is_file(), "there is no binary {}", path.display());
         Ok(Self { path, env, quiet })
@@ -105,8 +116,14 @@ impl Binary {
 ///
 /// # Errors
 /// When the binary cannot be started, ends, reports an error or takes too long before it asks.
-pub async fn start(host: &Host, instance: Instance, binary: Binary, stop: watch::Receiver<bool>) -> anyhow::Result<JoinHandle<()>> {
-    let child = binary.spawn(host, &instance).with_context(|| format!("cannot start {}", binary.path.display()))?;
+pub async fn start(
+    host: &Host,
+    instance: Instance,
+    binary: Binary,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<JoinHandle<()>> {
+    let child =
+        binary.spawn(host, &instance).with_context(|| format!("cannot start {}", binary.path.display()))?;
     let (mut child, function) = (child, instance.0.clone());
     tokio::select! {
         ready = host.ready(&instance) => if let Err(error) = ready {
@@ -118,7 +135,13 @@ pub async fn start(host: &Host, instance: Instance, binary: Binary, stop: watch:
     Ok(tokio::spawn(supervise(host.clone(), instance, binary, child, stop)))
 }
 
-async fn supervise(host: Host, instance: Instance, binary: Binary, mut child: Child, stop: watch::Receiver<bool>) {
+async fn supervise(
+    host: Host,
+    instance: Instance,
+    binary: Binary,
+    mut child: Child,
+    stop: watch::Receiver<bool>,
+) {
     let mut pause = Duration::from_millis(100);
     loop {
         let started = Instant::now();
@@ -135,8 +158,16 @@ async fn supervise(host: Host, instance: Instance, binary: Binary, mut child: Ch
         };
         host.lost(&instance, &ended);
         loop {
-            tracing::warn!(function = instance.0, instance = instance.1, "a function's process is gone ({ended}); starting another one");
-            pause = if started.elapsed() > STABLE { Duration::from_millis(100) } else { (pause * 2).min(Duration::from_secs(5)) };
+            tracing::warn!(
+                function = instance.0,
+                instance = instance.1,
+                "a function's process is gone ({ended}); starting another one"
+            );
+            pause = if started.elapsed() > STABLE {
+                Duration::from_millis(100)
+            } else {
+                (pause * 2).min(Duration::from_secs(5))
+            };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stopped(&stop) => return,
@@ -146,7 +177,9 @@ async fn supervise(host: Host, instance: Instance, binary: Binary, mut child: Ch
                     child = spawned;
                     break;
                 }
-                Err(error) => tracing::error!(function = instance.0, %error, "cannot start {}", binary.path.display()),
+                Err(error) => {
+                    tracing::error!(function = instance.0, %error, "cannot start {}", binary.path.display())
+                }
             }
         }
     }

@@ -144,13 +144,18 @@ fn happenings(shop: &Shared) -> Markup {
 
 fn look_around(shop: &Shared) -> Markup {
     let url = &shop.url;
-    let token = shop.admin_token.map_or_else(|| html! { "your " code { "ADMIN_API_TOKEN" } }, |token| html! { code { (token) } });
+    let token = shop
+        .admin_token
+        .map_or_else(|| html! { "your " code { "ADMIN_API_TOKEN" } }, |token| html! { code { (token) } });
     let flag = if url == "http://127.0.0.1:9000" { String::new() } else { format!(" --url {url}") };
     // A token of the person's own is not for the screen.
     let app = if shop.app_token.as_deref() == Some(APP_TOKEN) { APP_TOKEN } else { "$APP_API_TOKEN" };
     let commands = [
         (format!("cargo run -- demo{flag}"), "a customer's life, step by step"),
-        (format!("cargo run -- send invoice.paid --times 10 --concurrent{flag}"), "one payment told ten times at once"),
+        (
+            format!("cargo run -- send invoice.paid --times 10 --concurrent{flag}"),
+            "one payment told ten times at once",
+        ),
         (format!("cargo run -- check-user {FIRST_USER}{flag}"), "what set each field of an account"),
         (format!("cargo run -- logs --limit 5{flag}"), "the event log"),
         (format!("cargo run -- trigger reconcile{flag}"), "compare everything with Stripe, as every 6 hours"),
@@ -187,7 +192,11 @@ fn look_around(shop: &Shared) -> Markup {
 pub(super) fn pay(shop: &Shared, session: Option<&Value>) -> Response {
     let Some(session) = session else { return nothing("There is no such checkout session.") };
     let total = money(&session["amount_total"], &session["currency"]);
-    let what = ["plan", "pack", "mode"].iter().filter_map(|name| session["metadata"][*name].as_str()).collect::<Vec<_>>().join(", ");
+    let what = ["plan", "pack", "mode"]
+        .iter()
+        .filter_map(|name| session["metadata"][*name].as_str())
+        .collect::<Vec<_>>()
+        .join(", ");
     let open = session["status"] == "open";
     let body = html! {
         main.narrow {
@@ -225,8 +234,15 @@ pub(super) fn pay(shop: &Shared, session: Option<&Value>) -> Response {
 pub(super) fn billing(shop: &Shared, customer: &str, subscription: Option<&Value>) -> Response {
     let Some(subscription) = subscription else { return nothing("This customer has no subscription.") };
     let price = &subscription["items"]["data"][0]["price"];
-    let current = price["id"].as_str().and_then(|price| shop.catalog.plan_of_price(price)).map(|plan| plan.name.as_str());
-    let others = shop.catalog.plans.iter().filter(|plan| Some(plan.name.as_str()) != current && !plan.prices.is_empty());
+    let current = price["id"]
+        .as_str()
+        .and_then(|price| shop.catalog.plan_of_price(price))
+        .map(|plan| plan.name.as_str());
+    let others = shop
+        .catalog
+        .plans
+        .iter()
+        .filter(|plan| Some(plan.name.as_str()) != current && !plan.prices.is_empty());
     let body = html! {
         main.narrow {
             (pretend("billing portal"))
@@ -260,12 +276,20 @@ fn nothing(why: &str) -> Response {
 fn offers(catalog: &Catalog, stripe: Option<&FakeStripe>) -> Vec<Offer> {
     let price = |prices: &[String], end: &str| {
         let price = stripe.zip(prices.first()).and_then(|(stripe, price)| stripe.object(price));
-        price.map_or_else(String::new, |price| format!("{}{end}", money(&price["unit_amount"], &price["currency"])))
+        price.map_or_else(String::new, |price| {
+            format!("{}{end}", money(&price["unit_amount"], &price["currency"]))
+        })
     };
     let plans = catalog.plans.iter().filter(|plan| !plan.prices.is_empty()).map(|plan| {
-        let (per, of_price) = if plan.per == Per::Seat { (" a seat", " a seat, monthly") } else { ("", " a month") };
+        let (per, of_price) =
+            if plan.per == Per::Seat { (" a seat", " a seat, monthly") } else { ("", " a month") };
         let what = format!("tier {}, {} credits{per}", plan.tier, grouped(plan.credits));
-        Offer { name: plan.name.clone(), what, price: price(&plan.prices, of_price), wish: json!({ "plan": plan.name }) }
+        Offer {
+            name: plan.name.clone(),
+            what,
+            price: price(&plan.prices, of_price),
+            wish: json!({ "plan": plan.name }),
+        }
     });
     let packs = catalog.packs.iter().filter(|pack| !pack.prices.is_empty()).map(|pack| Offer {
         name: pack.name.clone(),
@@ -273,10 +297,17 @@ fn offers(catalog: &Catalog, stripe: Option<&FakeStripe>) -> Vec<Offer> {
         price: price(&pack.prices, " once"),
         wish: json!({ "pack": pack.name }),
     });
-    let orders = catalog.orders.iter().flat_map(|order| order.plans.iter().map(move |(name, plan)| (order, name, plan)));
+    let orders = catalog
+        .orders
+        .iter()
+        .flat_map(|order| order.plans.iter().map(move |(name, plan)| (order, name, plan)));
     let orders = orders.filter(|(_, _, plan)| !plan.prices.is_empty()).map(|(order, name, plan)| Offer {
         name: format!("{} {name}", order.mode),
-        what: format!("an order with {} revision{}", plan.revisions, if plan.revisions == 1 { "" } else { "s" }),
+        what: format!(
+            "an order with {} revision{}",
+            plan.revisions,
+            if plan.revisions == 1 { "" } else { "s" }
+        ),
         price: price(&plan.prices, " once"),
         wish: json!({ "mode": order.mode, "plan": name }),
     });
@@ -325,11 +356,19 @@ mod tests {
         let stripe = FakeStripe::new("sk_test_1");
         stripe.sell(&catalog);
         let offers = offers(&catalog, Some(&stripe));
-        let told: Vec<String> =
-            offers.iter().map(|offer| format!("{}, {}, {}, {}", offer.name, offer.what, offer.price, offer.wish)).collect();
-        assert_eq!(told[1], r#"business, tier business, 20,000 credits, $40.00 a month, {"plan":"business"}"#);
+        let told: Vec<String> = offers
+            .iter()
+            .map(|offer| format!("{}, {}, {}, {}", offer.name, offer.what, offer.price, offer.wish))
+            .collect();
+        assert_eq!(
+            told[1],
+            r#"business, tier business, 20,000 credits, $40.00 a month, {"plan":"business"}"#
+        );
         assert_eq!(told[3], r#"credits_1000, 1,000 credits more, $10.00 once, {"pack":"credits_1000"}"#);
-        assert_eq!(told[6], r#"dfy starter, an order with 1 revision, $499.00 once, {"mode":"dfy","plan":"starter"}"#);
+        assert_eq!(
+            told[6],
+            r#"dfy starter, an order with 1 revision, $499.00 once, {"mode":"dfy","plan":"starter"}"#
+        );
         assert_eq!(told.len(), 7);
     }
 }

@@ -3,27 +3,49 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::decide::tests::{CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, refunded, sub};
+use crate::domain::decide::tests::{
+    CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, refunded, sub,
+};
 
 const DAY: i64 = 86_400;
 
-/// `field value rule event ledger-key: why` of each field, after these steps and at this time; the user's events are all known.
+/// `field value rule event ledger-key: why` of each field, after these steps and at this time; the user's
+/// events are all known.
 fn explained(steps: &[Step], now: i64) -> Vec<String> {
     let run = Run::of(steps);
     let mut account = run.account.clone();
     let keys = account.state.explaining_keys();
-    account.recorded = run.ledger.iter().filter(|(key, _)| keys.contains(key)).map(|(key, entry)| (key.clone(), entry.clone())).collect();
-    let told: Vec<Told> =
-        steps.iter().filter_map(|step| if let Step::Event(event) = step { Some(event) } else { None }).map(event).collect();
+    account.recorded = run
+        .ledger
+        .iter()
+        .filter(|(key, _)| keys.contains(key))
+        .map(|(key, entry)| (key.clone(), entry.clone()))
+        .collect();
+    let told: Vec<Told> = steps
+        .iter()
+        .filter_map(|step| if let Step::Event(event) = step { Some(event) } else { None })
+        .map(event)
+        .collect();
     let names = |id: &Option<String>| {
         let place = id.as_ref().and_then(|id| told.iter().position(|event| event.id == *id));
         place.map_or_else(|| "-".to_owned(), |place| format!("#{place}"))
     };
     let line = |because: &Because| {
         let key = because.ledger_key.as_ref().map_or("-", LedgerKey::as_str);
-        format!("{} {} {} {} {key}: {}", because.field, because.value, because.rule, names(&because.event_id), because.why)
+        format!(
+            "{} {} {} {} {key}: {}",
+            because.field,
+            because.value,
+            because.rule,
+            names(&because.event_id),
+            because.why
+        )
     };
-    account.explain(&told, &Catalog::parse(CATALOG).unwrap(), Timestamp::from_unix(now)).iter().map(line).collect()
+    account
+        .explain(&told, &Catalog::parse(CATALOG).unwrap(), Timestamp::from_unix(now))
+        .iter()
+        .map(line)
+        .collect()
 }
 
 fn event(event: &Value) -> Told {
@@ -38,7 +60,8 @@ fn event(event: &Value) -> Told {
 #[track_caller]
 fn check(what: &str, steps: &[Step], now: i64, field: &str, expect: &str) {
     let all = explained(steps, now);
-    let found: Vec<&str> = all.iter().filter_map(|line| line.strip_prefix(field)?.strip_prefix(' ')).collect();
+    let found: Vec<&str> =
+        all.iter().filter_map(|line| line.strip_prefix(field)?.strip_prefix(' ')).collect();
     assert_eq!(found, [expect], "{what}: {all:#?}");
 }
 
@@ -48,26 +71,58 @@ fn subscriber() -> Vec<Step> {
 
 #[test]
 fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_not() {
-    let none = "free default_tier - -: no subscription is known for this user, so the catalog's default tier holds";
+    let none =
+        "free default_tier - -: no subscription is known for this user, so the catalog's default tier holds";
     check("nobody", &[], P1, "tier", none);
-    check("a subscriber", &subscriber(), P1 + 9, "tier", "pro highest_plan #0 -: sub_1 is active on plan pro");
-    let two = [subscriber(), vec![sub("created", P1 + 1, json!({"id": "sub_0", "items": items(&[("price_business", 1)], P1)}))]].concat();
+    check(
+        "a subscriber",
+        &subscriber(),
+        P1 + 9,
+        "tier",
+        "pro highest_plan #0 -: sub_1 is active on plan pro",
+    );
+    let two = [
+        subscriber(),
+        vec![sub("created", P1 + 1, json!({"id": "sub_0", "items": items(&[("price_business", 1)], P1)}))],
+    ]
+    .concat();
     let told = "business highest_plan #2 -: sub_0 is active on plan business; no other subscription gives a higher tier";
     check("of two", &two, P1 + 9, "tier", told);
-    let lower_first =
-        [sub("created", P1, json!({"id": "sub_0"})), sub("created", P1 + 1, json!({"items": items(&[("price_business", 1)], P1)}))];
+    let lower_first = [
+        sub("created", P1, json!({"id": "sub_0"})),
+        sub("created", P1 + 1, json!({"items": items(&[("price_business", 1)], P1)})),
+    ];
     let told = "business highest_plan #1 -: sub_1 is active on plan business; no other subscription gives a higher tier";
     check("of two, the lower one first", &lower_first, P1 + 9, "tier", told);
     let ends = vec![sub("created", P1, json!({"cancel_at": P1 + DAY}))];
-    check("one that ends", &ends, P1 + 9, "tier", "pro highest_plan #0 -: sub_1 is active on plan pro until 1970-01-02T00:16:40Z");
-    let until =
-        "1970-01-02T00:16:40Z ends #0 -: unless news comes, the tier pro ends then: a cancellation, or the grace after a failed payment";
+    check(
+        "one that ends",
+        &ends,
+        P1 + 9,
+        "tier",
+        "pro highest_plan #0 -: sub_1 is active on plan pro until 1970-01-02T00:16:40Z",
+    );
+    let until = "1970-01-02T00:16:40Z ends #0 -: unless news comes, the tier pro ends then: a cancellation, or the grace after a failed payment";
     check("and when", &ends, P1 + 9, "access_until", until);
-    let nothing = |why: &str| format!("free default_tier #0 -: the catalog's default tier, as no subscription gives access: sub_1 {why}");
+    let nothing = |why: &str| {
+        format!(
+            "free default_tier #0 -: the catalog's default tier, as no subscription gives access: sub_1 {why}"
+        )
+    };
     let one = |more: Value| vec![sub("created", P1, more)];
     for (what, more, now, why) in [
-        ("was cancelled", json!({"cancel_at": P1 + DAY}), P1 + DAY, "(plan pro) was cancelled for 1970-01-02T00:16:40Z"),
-        ("ended", json!({"status": "canceled", "ended_at": P1 + 5}), P1 + 9, "(plan pro) ended at 1970-01-01T00:16:45Z"),
+        (
+            "was cancelled",
+            json!({"cancel_at": P1 + DAY}),
+            P1 + DAY,
+            "(plan pro) was cancelled for 1970-01-02T00:16:40Z",
+        ),
+        (
+            "ended",
+            json!({"status": "canceled", "ended_at": P1 + 5}),
+            P1 + 9,
+            "(plan pro) ended at 1970-01-01T00:16:45Z",
+        ),
         ("is unpaid", json!({"status": "unpaid"}), P1 + 9, "(plan pro) is unpaid, which gives no access"),
         (
             "was past due for too long",
@@ -85,17 +140,30 @@ fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_n
         check(what, &one(more), now, "tier", &nothing(why));
     }
     let grace = one(json!({"status": "past_due"}));
-    check("in grace", &grace, P1 + 9, "tier", "pro highest_plan #0 -: sub_1 is past_due on plan pro until 1970-01-06T00:16:40Z");
+    check(
+        "in grace",
+        &grace,
+        P1 + 9,
+        "tier",
+        "pro highest_plan #0 -: sub_1 is past_due on plan pro until 1970-01-06T00:16:40Z",
+    );
 }
 
 #[test]
 fn a_status_is_explained_by_the_event_or_payment_that_is_newest() {
     let field = "subscription sub_1";
-    check("told", &subscriber(), P1 + 9, field, "active newest_event #0 -: the newest event about it says so");
+    check(
+        "told",
+        &subscriber(),
+        P1 + 9,
+        field,
+        "active newest_event #0 -: the newest event about it says so",
+    );
     let paid_only = &subscriber()[1..];
     let why = "active payment_only - -: only payments of it were heard of, no event about the subscription itself: it counts as active";
     check("paid", paid_only, P1 + 9, field, why);
-    let late = [vec![sub("created", P1, json!({"status": "incomplete"}))], subscriber()[1..].to_vec()].concat();
+    let late =
+        [vec![sub("created", P1, json!({"status": "incomplete"}))], subscriber()[1..].to_vec()].concat();
     check(
         "paid since",
         &late,
@@ -109,14 +177,33 @@ fn a_status_is_explained_by_the_event_or_payment_that_is_newest() {
 
 #[test]
 fn credits_are_explained_by_their_buckets_and_each_bucket_by_what_filled_it() {
-    check("nobody", &[], P1, "credits", "0 sum_of_buckets - -: signup 0 + add-ons 0; the ledger is empty: nothing was ever granted");
+    check(
+        "nobody",
+        &[],
+        P1,
+        "credits",
+        "0 sum_of_buckets - -: signup 0 + add-ons 0; the ledger is empty: nothing was ever granted",
+    );
     let all = [subscriber(), vec![pack(P1 + 5, "cs_1"), Step::Spend(1200)]].concat();
     let told = "4800 sum_of_buckets - consume#2: signup 0 + sub_1 3800 + add-ons 1000; the last entry is consume#2 (-1200)";
     check("all", &all, P1 + 9, "credits", told);
-    let opened = "invoice#in_1 opened the period from 1970-01-01T00:16:40Z to 1970-01-31T00:16:40Z with 5000 credits";
-    check("spent", &all, P1 + 9, "bucket sub_1", &format!("3800 period #1 invoice#in_1: {opened}; 1200 were spent"));
+    let opened =
+        "invoice#in_1 opened the period from 1970-01-01T00:16:40Z to 1970-01-31T00:16:40Z with 5000 credits";
+    check(
+        "spent",
+        &all,
+        P1 + 9,
+        "bucket sub_1",
+        &format!("3800 period #1 invoice#in_1: {opened}; 1200 were spent"),
+    );
     let gone = [subscriber(), vec![Step::Spend(5000)]].concat();
-    check("all spent", &gone, P1 + 9, "bucket sub_1", &format!("0 period #1 invoice#in_1: {opened}; 5000 were spent"));
+    check(
+        "all spent",
+        &gone,
+        P1 + 9,
+        "bucket sub_1",
+        &format!("0 period #1 invoice#in_1: {opened}; 5000 were spent"),
+    );
     let back = [subscriber(), vec![refunded(P1 + 9, "pi_in_1", 1000)]].concat();
     check(
         "refunded",
@@ -133,12 +220,24 @@ fn credits_are_explained_by_their_buckets_and_each_bucket_by_what_filled_it() {
         "bucket sub_1",
         &format!("20000 period #1 invoice#in_1: {opened}; the plan was changed to price_business"),
     );
-    check("untouched", &subscriber(), P1 + 9, "bucket sub_1", &format!("5000 period #1 invoice#in_1: {opened}"));
+    check(
+        "untouched",
+        &subscriber(),
+        P1 + 9,
+        "bucket sub_1",
+        &format!("5000 period #1 invoice#in_1: {opened}"),
+    );
     let unpaid = vec![sub("created", P1, json!({}))];
     let why = "0 not_paid - -: no paid invoice (or trial) of sub_1 was heard of, so no billing period is open and nothing was granted";
     check("not paid", &unpaid, P1 + 9, "bucket sub_1", why);
     let waits = [unpaid, vec![changed(P1 + 9, ("price_pro", 1), ("price_business", 1), P1)]].concat();
-    check("not paid and changed", &waits, P1 + 9, "bucket sub_1", &format!("{why}; a change of plan waits for it, too"));
+    check(
+        "not paid and changed",
+        &waits,
+        P1 + 9,
+        "bucket sub_1",
+        &format!("{why}; a change of plan waits for it, too"),
+    );
     let anew = |step: &Step| {
         let Step::Event(event) = step else { panic!("no event") };
         Step::Event(serde_json::from_str(&event.to_string().replace("sub_1", "sub_2")).unwrap())
@@ -156,9 +255,16 @@ fn signup_credits_and_packs_are_explained() {
     let not = "0 not_signed_up - -: the app has not created this user (PUT /users/{id}), which grants the signup credits";
     check("not signed up", &[], P1, "bucket signup", not);
     let signed_up = vec![Step::Signup, Step::Spend(20)];
-    check("signed up", &signed_up, P1, "bucket signup", "480 signup - signup: 500 credits were granted at signup; 20 were spent");
+    check(
+        "signed up",
+        &signed_up,
+        P1,
+        "bucket signup",
+        "480 signup - signup: 500 credits were granted at signup; 20 were spent",
+    );
     let ended = [signed_up, subscriber()].concat();
-    let why = "0 ended_by_subscription #1 invoice#in_1: the first subscription's payment ended the signup credits";
+    let why =
+        "0 ended_by_subscription #1 invoice#in_1: the first subscription's payment ended the signup credits";
     check("ended", &ended, P1, "bucket signup", why);
     check("no pack", &[], P1, "bucket addon", "0 packs - -: no pack has credits left");
     let packs = vec![pack(P1, "cs_1"), pack(P1 + 5, "cs_2"), Step::Spend(300)];
@@ -166,7 +272,8 @@ fn signup_credits_and_packs_are_explained() {
     check("packs", &packs, P1, "bucket addon", why);
     let last = "1000 packs #0 session#cs_1: 1000 left of session#cs_1";
     check("the last entry is known", &[pack(P1, "cs_1")], P1, "bucket addon", last);
-    let renewed = [vec![pack(P1, "cs_1")], vec![paid(P2, "in_2", "subscription_cycle", "price_pro", P2)]].concat();
+    let renewed =
+        [vec![pack(P1, "cs_1")], vec![paid(P2, "in_2", "subscription_cycle", "price_pro", P2)]].concat();
     let why = "0 packs - -: no pack has credits left; what was bought before the renewal of 1970-01-31T00:16:40Z ended with it (addons = \"reset\")";
     check("reset", &renewed, P2 + MONTH / 2, "bucket addon", why);
     let kept = [vec![Step::KeepAddons], renewed].concat();

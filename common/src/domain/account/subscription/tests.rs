@@ -74,7 +74,11 @@ fn one_plan_that_is_seen_often_waits_once_and_as_many_as_fit_wait() {
     }
     assert_eq!(subscription.waiting.len(), 2);
     let told = |subscription: &mut Subscription, at: usize| {
-        subscription.fold_plan_change(time(10), Evidence::Told, change("price_c", 7, i64::try_from(at).unwrap()));
+        subscription.fold_plan_change(
+            time(10),
+            Evidence::Told,
+            change("price_c", 7, i64::try_from(at).unwrap()),
+        );
     };
     (10..8 + MOST_WAITING).for_each(|at| told(&mut subscription, at));
     assert_eq!((subscription.waiting.len(), subscription.waiting[0].change.at), (MOST_WAITING, time(5)));
@@ -89,7 +93,10 @@ fn when_the_plan_paid_for_gets_other_seats_its_last_sight_goes_into_their_run() 
     assert_eq!((period.seen, period.runs.len()), (Some(time(13)), 0));
     assert!(period.fold_change(&change("price_b", 200, 15), true));
     let [run] = &period.runs[..] else { panic!("{period:?}") };
-    assert_eq!((period.seen, run.first, run.last, run.credits), (None, time(13), time(15), Credits::new(200)));
+    assert_eq!(
+        (period.seen, run.first, run.last, run.credits),
+        (None, time(13), time(15), Credits::new(200))
+    );
     assert_eq!((period.bucket(), period.changed_to()), (Credits::new(200), None));
 }
 

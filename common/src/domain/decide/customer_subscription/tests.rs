@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::domain::decide::tests::{
-    MONTH, P1, P2, Run, Step, changed, check, check_any_order, event, invoice, items, line, pack, paid, patched, session, sub, updated,
+    MONTH, P1, P2, Run, Step, changed, check, check_any_order, event, invoice, items, line, pack, paid,
+    patched, session, sub, updated,
 };
 
 const BOUGHT: &str = "invoice#in_1 +5000";
@@ -40,19 +41,35 @@ fn past_due_has_a_grace_from_the_start_of_the_unpaid_period() {
     let unpaid = || {
         after(vec![
             updated(P2, json!({"items": items(&[PRO], P2)}), json!({"items": items(&[PRO], P1)})),
-            updated(P2 + 60, json!({"items": items(&[PRO], P2), "status": "past_due"}), json!({"status": "active"})),
+            updated(
+                P2 + 60,
+                json!({"items": items(&[PRO], P2), "status": "past_due"}),
+                json!({"status": "active"}),
+            ),
         ])
     };
     let grace = P2 + 5 * 86_400;
     let at = |at, more: Vec<Step>| [unpaid(), more, vec![Step::At(at)]].concat();
-    check_any_order("in it", at(grace - 1, vec![]), &format!("pro until {grace} 5000 | sub_1=5000 | {BOUGHT}"));
+    check_any_order(
+        "in it",
+        at(grace - 1, vec![]),
+        &format!("pro until {grace} 5000 | sub_1=5000 | {BOUGHT}"),
+    );
     check_any_order("after it", at(grace, vec![]), &format!("free 5000 | sub_1=5000 | {BOUGHT}"));
     let recovered = vec![
         paid(grace + 9, "in_2", "subscription_cycle", "price_pro", P2),
         updated(grace + 9, json!({"items": items(&[PRO], P2)}), json!({"status": "past_due"})),
     ];
-    check_any_order("recovered", at(grace + 20, recovered), &format!("pro 5000 | sub_1=5000 | {BOUGHT}, invoice#in_2 +0"));
-    let lost = vec![sub("deleted", grace + 9, json!({"items": items(&[PRO], P2), "status": "canceled", "ended_at": grace + 9}))];
+    check_any_order(
+        "recovered",
+        at(grace + 20, recovered),
+        &format!("pro 5000 | sub_1=5000 | {BOUGHT}, invoice#in_2 +0"),
+    );
+    let lost = vec![sub(
+        "deleted",
+        grace + 9,
+        json!({"items": items(&[PRO], P2), "status": "canceled", "ended_at": grace + 9}),
+    )];
     check_any_order("given up", at(grace + 20, lost), &format!("free 5000 | sub_1=5000 | {BOUGHT}"));
 }
 
@@ -63,7 +80,11 @@ fn what_only_announces_or_repeats_a_state_moves_nothing() {
         check_any_order(kind, after(vec![sub(kind, 1200, json!({}))]), &told);
     }
     let collection = json!({"pause_collection": {"behavior": "void"}});
-    check_any_order("collection paused", after(vec![updated(1200, collection, json!({"pause_collection": null}))]), &told);
+    check_any_order(
+        "collection paused",
+        after(vec![updated(1200, collection, json!({"pause_collection": null}))]),
+        &told,
+    );
     let resumed = || vec![sub("paused", 1200, json!({"status": "paused"})), sub("resumed", 1300, json!({}))];
     check_any_order("paused and resumed", after(resumed()), &told);
     check_any_order("paused", after(resumed()[..1].to_vec()), &format!("free 5000 | sub_1=5000 | {BOUGHT}"));
@@ -74,8 +95,16 @@ fn each_item_has_its_own_period_and_the_plans_decides() {
     let mut list = items(&[("price_support", 1), PRO, ("price_storage", 9)], P1);
     list["data"][0]["current_period_start"] = json!(P1 - 900);
     list["data"][2]["current_period_end"] = json!(P2 + 11 * MONTH);
-    let cancelled = updated(1200, json!({"items": list, "cancel_at_period_end": true}), json!({"cancel_at_period_end": false}));
-    check_any_order("items of other periods", after(vec![cancelled]), &format!("pro until {P2} 5000 | sub_1=5000 | {BOUGHT}"));
+    let cancelled = updated(
+        1200,
+        json!({"items": list, "cancel_at_period_end": true}),
+        json!({"cancel_at_period_end": false}),
+    );
+    check_any_order(
+        "items of other periods",
+        after(vec![cancelled]),
+        &format!("pro until {P2} 5000 | sub_1=5000 | {BOUGHT}"),
+    );
 }
 
 #[test]
@@ -109,15 +138,34 @@ fn a_payment_proves_an_older_failure_out_of_date() {
 
 #[test]
 fn cancelling_keeps_access_until_the_end() {
-    let patch = |cancel: Value| after(vec![updated(1100, cancel, json!({"cancel_at": null, "cancel_at_period_end": false}))]);
-    check_any_order("the flag", patch(json!({"cancel_at_period_end": true})), &format!("pro until {P2} 5000 | sub_1=5000 | {BOUGHT}"));
-    check_any_order("a date", patch(json!({"cancel_at": 9000})), &format!("pro until 9000 5000 | sub_1=5000 | {BOUGHT}"));
+    let patch = |cancel: Value| {
+        after(vec![updated(1100, cancel, json!({"cancel_at": null, "cancel_at_period_end": false}))])
+    };
+    check_any_order(
+        "the flag",
+        patch(json!({"cancel_at_period_end": true})),
+        &format!("pro until {P2} 5000 | sub_1=5000 | {BOUGHT}"),
+    );
+    check_any_order(
+        "a date",
+        patch(json!({"cancel_at": 9000})),
+        &format!("pro until 9000 5000 | sub_1=5000 | {BOUGHT}"),
+    );
     let over = [patch(json!({"cancel_at": 9000})), vec![Step::At(9000)]].concat();
     check_any_order("the date has come", over, &format!("free 5000 | sub_1=5000 | {BOUGHT}"));
     let undone = updated(1200, json!({}), json!({"cancel_at": 9000}));
-    check_any_order("undone", [patch(json!({"cancel_at": 9000})), vec![undone]].concat(), &format!("pro 5000 | sub_1=5000 | {BOUGHT}"));
-    let ended = after(vec![sub("deleted", 1300, json!({"status": "canceled", "ended_at": 1300})), Step::Spend(100)]);
-    check("ended: credits stay until spent", ended, &format!("free 4900 | sub_1=4900 | {BOUGHT}, consume#1 -100"));
+    check_any_order(
+        "undone",
+        [patch(json!({"cancel_at": 9000})), vec![undone]].concat(),
+        &format!("pro 5000 | sub_1=5000 | {BOUGHT}"),
+    );
+    let ended =
+        after(vec![sub("deleted", 1300, json!({"status": "canceled", "ended_at": 1300})), Step::Spend(100)]);
+    check(
+        "ended: credits stay until spent",
+        ended,
+        &format!("free 4900 | sub_1=4900 | {BOUGHT}, consume#1 -100"),
+    );
 }
 
 #[test]
@@ -131,7 +179,9 @@ fn a_change_of_plan_resets_at_once_and_once_a_period() {
     check(
         "what was spent before is forgiven once",
         after(vec![Step::Spend(4000), up(), Step::Spend(1000)]),
-        &format!("business 19000 | sub_1=19000 | {BOUGHT}, consume#1 -4000, plan#sub_1#price_business#1000 +19000, consume#3 -1000"),
+        &format!(
+            "business 19000 | sub_1=19000 | {BOUGHT}, consume#1 -4000, plan#sub_1#price_business#1000 +19000, consume#3 -1000"
+        ),
     );
     check_any_order(
         "back and forth",
@@ -166,18 +216,30 @@ fn a_plan_left_within_the_second_it_was_taken_up_in_is_returned_to_without_a_ref
 #[test]
 fn seats_are_a_change_of_their_own_plan() {
     let team = |quantity| ("price_team", quantity);
-    let first = || invoice("paid", P1, "in_1", "subscription_create", &[line("price_team", 3, P1)], json!({}));
+    let first =
+        || invoice("paid", P1, "in_1", "subscription_create", &[line("price_team", 3, P1)], json!({}));
     let told = "invoice#in_1 +3000, plan#sub_1#price_team#1000";
-    check_any_order("more", vec![first(), changed(1100, team(3), team(5), P1)], &format!("business 5000 | sub_1=5000 | {told} +2000"));
-    check_any_order("fewer", vec![first(), changed(1100, team(3), team(2), P1)], &format!("business 2000 | sub_1=2000 | {told} -1000"));
+    check_any_order(
+        "more",
+        vec![first(), changed(1100, team(3), team(5), P1)],
+        &format!("business 5000 | sub_1=5000 | {told} +2000"),
+    );
+    check_any_order(
+        "fewer",
+        vec![first(), changed(1100, team(3), team(2), P1)],
+        &format!("business 2000 | sub_1=2000 | {told} -1000"),
+    );
     check(
         "what was spent stays spent",
         vec![first(), Step::Spend(2500), changed(1100, team(3), team(5), P1)],
         "business 2500 | sub_1=2500 | invoice#in_1 +3000, consume#1 -2500, plan#sub_1#price_team#1000 +2000",
     );
     // A later state with the new seats may come before the change itself.
-    let later =
-        updated(1200, json!({"items": items(&[team(5)], P1), "cancel_at_period_end": true}), json!({"cancel_at_period_end": false}));
+    let later = updated(
+        1200,
+        json!({"items": items(&[team(5)], P1), "cancel_at_period_end": true}),
+        json!({"cancel_at_period_end": false}),
+    );
     check_any_order(
         "seen before it is told",
         vec![first(), later, changed(1100, team(3), team(5), P1)],
@@ -193,15 +255,19 @@ fn a_change_waits_for_the_payment_of_its_period() {
     check_any_order(
         "paid",
         after(vec![renewed(), up(), paid(P2 + 3600, "in_2", "subscription_cycle", "price_pro", P2)]),
-        &format!("business 20000 | sub_1=20000 | {BOUGHT}, invoice#in_2 +15000, plan#sub_1#price_business#{P2} +0"),
+        &format!(
+            "business 20000 | sub_1=20000 | {BOUGHT}, invoice#in_2 +15000, plan#sub_1#price_business#{P2} +0"
+        ),
     );
 }
 
 #[test]
 fn a_change_that_begins_a_period_leaves_the_grant_to_its_invoice() {
-    let up = || updated(1500, json!({"items": items(&[BUSINESS], 1500)}), json!({"items": items(&[PRO], P1)}));
+    let up =
+        || updated(1500, json!({"items": items(&[BUSINESS], 1500)}), json!({"items": items(&[PRO], P1)}));
     check("not paid yet", after(vec![up()]), &format!("business 5000 | sub_1=5000 | {BOUGHT}"));
-    let invoice = invoice("paid", 1501, "in_2", "subscription_update", &[line("price_business", 1, 1500)], json!({}));
+    let invoice =
+        invoice("paid", 1501, "in_2", "subscription_update", &[line("price_business", 1, 1500)], json!({}));
     check_any_order(
         "paid",
         after(vec![up(), invoice]),
@@ -247,10 +313,16 @@ fn an_unpaid_return_to_the_plan_that_was_paid_for_counts_once_it_is_seen_active(
     let given = vec![
         paid(P1, "in_1", "subscription_create", "price_pro", P1),
         changed(P1 + 10, PRO, BUSINESS, P1),
-        updated(P1 + 20, json!({"items": pro, "status": "past_due"}), json!({"items": business, "status": "active"})),
+        updated(
+            P1 + 20,
+            json!({"items": pro, "status": "past_due"}),
+            json!({"items": business, "status": "active"}),
+        ),
         updated(P1 + 30, json!({"items": pro}), json!({"status": "past_due"})),
     ];
-    let told = format!("{BOUGHT}, plan#sub_1#price_business#1000 +15000, plan#sub_1#price_pro#1000 +0, adjust -15000");
+    let told = format!(
+        "{BOUGHT}, plan#sub_1#price_business#1000 +15000, plan#sub_1#price_pro#1000 +0, adjust -15000"
+    );
     check_any_order("there and back, unpaid", given, &format!("pro 5000 | sub_1=5000 | {told}"));
 }
 
@@ -259,13 +331,32 @@ fn a_trial_opens_with_its_own_credits() {
     let trial = |patch: Value| sub("created", P1, patched(json!({"status": "trialing"}), &patch));
     let mut free = line("price_pro", 1, P1);
     free["amount"] = json!(0);
-    let zero =
-        || invoice("paid", P1 + 1, "in_1", "subscription_create", std::slice::from_ref(&free), json!({"amount_paid": 0, "payments": null}));
-    check_any_order("told by both", vec![trial(json!({})), zero()], "pro 2000 | sub_1=2000 | invoice#in_1 +2000");
+    let zero = || {
+        invoice(
+            "paid",
+            P1 + 1,
+            "in_1",
+            "subscription_create",
+            std::slice::from_ref(&free),
+            json!({"amount_paid": 0, "payments": null}),
+        )
+    };
+    check_any_order(
+        "told by both",
+        vec![trial(json!({})), zero()],
+        "pro 2000 | sub_1=2000 | invoice#in_1 +2000",
+    );
     let unnamed = sub("created", P1, json!({"status": "trialing", "latest_invoice": null}));
     check("without an invoice", vec![unnamed], "pro 2000 | sub_1=2000 | trial#sub_1#1000 +2000");
-    assert!(Run::of(&[trial(json!({})), zero()]).account.state.first_paid_at.is_none(), "a trial is no payment");
-    let up = updated(1100, json!({"status": "trialing", "items": items(&[BUSINESS], P1)}), json!({"items": items(&[PRO], P1)}));
+    assert!(
+        Run::of(&[trial(json!({})), zero()]).account.state.first_paid_at.is_none(),
+        "a trial is no payment"
+    );
+    let up = updated(
+        1100,
+        json!({"status": "trialing", "items": items(&[BUSINESS], P1)}),
+        json!({"items": items(&[PRO], P1)}),
+    );
     check_any_order(
         "another plan in the trial",
         vec![trial(json!({})), zero(), up],
@@ -282,13 +373,21 @@ fn a_trial_opens_with_its_own_credits() {
     let told = "pro 5000 | sub_1=5000 | invoice#in_1 +2000, invoice#in_2 +3000";
     check_any_order("then paid", [vec![trial(json!({})), zero()], paid_for].concat(), told);
     let paused = updated(P2, json!({"status": "paused"}), json!({"status": "trialing"}));
-    check_any_order("or paused", vec![trial(json!({})), zero(), paused], "free 2000 | sub_1=2000 | invoice#in_1 +2000");
+    check_any_order(
+        "or paused",
+        vec![trial(json!({})), zero(), paused],
+        "free 2000 | sub_1=2000 | invoice#in_1 +2000",
+    );
 }
 
 #[test]
 fn what_is_spent_before_a_trial_is_known_whole_is_spent_from_it() {
     // The trial began with `team`, but is first heard of after the change to `pro`.
-    let late = updated(1200, json!({"status": "trialing", "cancel_at_period_end": true}), json!({"cancel_at_period_end": false}));
+    let late = updated(
+        1200,
+        json!({"status": "trialing", "cancel_at_period_end": true}),
+        json!({"cancel_at_period_end": false}),
+    );
     let first = sub("created", P1, json!({"status": "trialing", "items": items(&[("price_team", 1)], P1)}));
     check(
         "spent once",
@@ -301,11 +400,23 @@ fn what_is_spent_before_a_trial_is_known_whole_is_spent_from_it() {
 fn a_stale_state_never_wins() {
     let ended = || sub("deleted", 1500, json!({"status": "canceled", "ended_at": 1500}));
     let active = |at| updated(at, json!({"cancel_at": 9000}), json!({"cancel_at": null}));
-    check_any_order("active after deleted", after(vec![ended(), active(1400)]), &format!("free 5000 | sub_1=5000 | {BOUGHT}"));
-    check_any_order("even a newer one", after(vec![ended(), active(1600)]), &format!("free 5000 | sub_1=5000 | {BOUGHT}"));
+    check_any_order(
+        "active after deleted",
+        after(vec![ended(), active(1400)]),
+        &format!("free 5000 | sub_1=5000 | {BOUGHT}"),
+    );
+    check_any_order(
+        "even a newer one",
+        after(vec![ended(), active(1600)]),
+        &format!("free 5000 | sub_1=5000 | {BOUGHT}"),
+    );
     let incomplete = sub("created", P1, json!({"status": "incomplete"}));
     let turned_active = || updated(P1, json!({}), json!({"status": "incomplete"}));
-    check_any_order("created after updated, in one second", vec![turned_active(), incomplete.clone()], "pro 0 | sub_1=0 | ");
+    check_any_order(
+        "created after updated, in one second",
+        vec![turned_active(), incomplete.clone()],
+        "pro 0 | sub_1=0 | ",
+    );
     check_any_order(
         "created a second before",
         vec![updated(P1 + 1, json!({}), json!({"status": "incomplete"})), incomplete],
@@ -321,23 +432,44 @@ fn a_stale_state_never_wins() {
 #[test]
 fn two_updates_of_one_second_end_alike() {
     let first = updated(1100, json!({"cancel_at": 9000}), json!({"cancel_at": null}));
-    let second = updated(1100, json!({"cancel_at": 9000, "items": items(&[BUSINESS], P1)}), json!({"items": items(&[PRO], P1)}));
+    let second = updated(
+        1100,
+        json!({"cancel_at": 9000, "items": items(&[BUSINESS], P1)}),
+        json!({"items": items(&[PRO], P1)}),
+    );
     let told = format!("{BOUGHT}, plan#sub_1#price_business#1000 +15000");
-    check_any_order("the successor wins", after(vec![first, second]), &format!("business until 9000 20000 | sub_1=20000 | {told}"));
+    check_any_order(
+        "the successor wins",
+        after(vec![first, second]),
+        &format!("business until 9000 20000 | sub_1=20000 | {told}"),
+    );
 }
 
 #[test]
 fn a_destructive_event_acts_on_its_own_subscription() {
-    let other = |patch: Value| patched(json!({"id": "sub_2", "items": items(&[BUSINESS], 2000), "latest_invoice": "in_2"}), &patch);
+    let other = |patch: Value| {
+        patched(json!({"id": "sub_2", "items": items(&[BUSINESS], 2000), "latest_invoice": "in_2"}), &patch)
+    };
     let of_other = json!({"parent": {"subscription_details": {"subscription": "sub_2"}}});
     let second = || {
         vec![
             sub("created", 2000, other(json!({}))),
-            invoice("paid", 2000, "in_2", "subscription_create", &[line("price_business", 1, 2000)], of_other.clone()),
+            invoice(
+                "paid",
+                2000,
+                "in_2",
+                "subscription_create",
+                &[line("price_business", 1, 2000)],
+                of_other.clone(),
+            ),
         ]
     };
     let told = format!("{BOUGHT}, invoice#in_2 +20000");
-    check_any_order("two at once", [bought(), second()].concat(), &format!("business 25000 | sub_1=5000 sub_2=20000 | {told}"));
+    check_any_order(
+        "two at once",
+        [bought(), second()].concat(),
+        &format!("business 25000 | sub_1=5000 sub_2=20000 | {told}"),
+    );
     let old_ends = |at: i64| sub("deleted", at, json!({"status": "canceled", "ended_at": at}));
     check_any_order(
         "the old one ends while the new one runs",
@@ -364,14 +496,22 @@ fn an_unknown_price_is_parked_where_it_matters() {
         list["has_more"] = json!(more);
         vec![sub("created", P1, json!({"status": status, "items": list}))]
     };
-    check("active", unknown("active", false), "free 0 |  |  | customer.subscription.created parked: unknown_price");
+    check(
+        "active",
+        unknown("active", false),
+        "free 0 |  |  | customer.subscription.created parked: unknown_price",
+    );
     check(
         "the plan may be on the next page",
         unknown("active", true),
         "free 0 |  |  | customer.subscription.created parked: truncated_list",
     );
     check("over anyway", unknown("canceled", false), "free 0 | sub_1=0 | ");
-    let several = vec![sub("created", P1, json!({"items": items(&[("price_unknown", 1), PRO, ("price_team", 2)], P1)}))];
+    let several = vec![sub(
+        "created",
+        P1,
+        json!({"items": items(&[("price_unknown", 1), PRO, ("price_team", 2)], P1)}),
+    )];
     check("among several", several, "business 0 | sub_1=0 | ");
 }
 
@@ -388,7 +528,11 @@ fn the_shapes_before_basil_mean_the_same() {
         paid(P1, "in_1", "subscription_create", "price_pro", P1),
         updated(1100, old("price_business", "active"), json!({"plan": {"id": "price_pro"}})),
     ];
-    check_any_order("up", given, &format!("business 20000 | sub_1=20000 | {BOUGHT}, plan#sub_1#price_business#1000 +15000"));
+    check_any_order(
+        "up",
+        given,
+        &format!("business 20000 | sub_1=20000 | {BOUGHT}, plan#sub_1#price_business#1000 +15000"),
+    );
 }
 
 /// One signup of which both orders were seen in the wild; `subscription.created` still says `incomplete`.
@@ -454,7 +598,8 @@ fn a_signup_in_the_bad_order_seen_in_the_wild() {
 
 #[test]
 fn what_is_deleted_has_ended_whatever_status_the_event_shows() {
-    let bought = || vec![sub("created", P1, json!({})), paid(P1, "in_1", "subscription_create", "price_pro", P1)];
+    let bought =
+        || vec![sub("created", P1, json!({})), paid(P1, "in_1", "subscription_create", "price_pro", P1)];
     for status in ["active", "past_due", "trialing", "canceled"] {
         let given = [bought(), vec![sub("deleted", P1 + 500, json!({"status": status}))]].concat();
         check(status, given, "free 5000 | sub_1=5000 | invoice#in_1 +5000");
