@@ -10,6 +10,8 @@
 //! default_tier = "free"
 //! signup_credits = 500
 //! addons = "reset"              # at renewal: "reset" ends unspent add-on credits too, "keep" lets them survive
+//! plan_change = "at_once"       # or "on_payment": more credits count when an invoice has charged them
+//! trials = "once"               # or "each": whether every trial of a user grants credits
 //! past_due_grace_days = 7
 //!
 //! [[plan]]
@@ -58,6 +60,84 @@ pub enum Addons {
     Keep,
 }
 
+/// When a change to a plan with more credits counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanChange {
+    /// When a snapshot shows it: the bucket is reset to the new plan.
+    #[default]
+    AtOnce,
+    /// When a paid invoice has charged it, or with the next period.
+    OnPayment,
+}
+
+/// Which trials grant credits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trials {
+    /// Only the user's earliest.
+    #[default]
+    Once,
+    /// The first of every subscription.
+    Each,
+}
+
+/// What `pause_collection` at Stripe means for access.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseCollection {
+    /// The customer keeps access, as Stripe describes it.
+    #[default]
+    Keep,
+    /// Access ends with the period that was paid.
+    UntilPeriodEnd,
+}
+
+/// Whether a plan gives access after everything that was paid for its running period went back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RefundedAccess {
+    /// It does: cancelling the subscription is what ends access.
+    #[default]
+    Keep,
+    /// It does not.
+    End,
+}
+
+/// How far a session's `client_reference_id` counts as the user's id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientReference {
+    /// It may name a new account.
+    #[default]
+    User,
+    /// It counts if it names an existing account.
+    KnownUser,
+    /// It does not count.
+    Ignore,
+}
+
+/// An event of another product on the same Stripe account. All that a rule names must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct IgnoreRule {
+    /// A price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<String>,
+    /// A Stripe product.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product: Option<String>,
+    /// Metadata keys and their values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// A connected account (`acct_…`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// An organisation's context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
+}
+
 /// Whether a plan's credits count once or for each seat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -80,6 +160,21 @@ pub struct Policy {
     pub addons: Addons,
     /// Days of access after the unpaid period began.
     pub past_due_grace_days: i64,
+    /// When a change to a plan with more credits counts.
+    #[serde(default)]
+    pub plan_change: PlanChange,
+    /// Which trials grant credits.
+    #[serde(default)]
+    pub trials: Trials,
+    /// What `pause_collection` means for access.
+    #[serde(default)]
+    pub pause_collection: PauseCollection,
+    /// Whether a refunded period gives access.
+    #[serde(default)]
+    pub refunded_access: RefundedAccess,
+    /// How far `client_reference_id` counts.
+    #[serde(default)]
+    pub client_reference_id: ClientReference,
 }
 
 /// A subscription plan.
@@ -101,6 +196,9 @@ pub struct Plan {
     pub prices: Vec<String>,
     /// Stripe lookup keys.
     pub lookup_keys: Vec<String>,
+    /// The price's amount in minor units, where the catalog says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amount: Option<u64>,
 }
 
 /// A pack of credits bought once.
@@ -112,6 +210,9 @@ pub struct Pack {
     pub credits: u64,
     /// Stripe price ids of both modes.
     pub prices: Vec<String>,
+    /// The price's amount in minor units, where the catalog says it: the quantity of a sale that names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amount: Option<u64>,
 }
 
 /// A kind of one-time order, named by a session's `metadata.mode`.
@@ -147,6 +248,9 @@ pub struct Catalog {
     pub packs: Vec<Pack>,
     /// All order kinds, in the file's order.
     pub orders: Vec<OrderKind>,
+    /// Which events are none of our business.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore: Vec<IgnoreRule>,
     plan_by_price: BTreeMap<String, usize>,
     pack_by_price: BTreeMap<String, usize>,
 }
@@ -218,6 +322,11 @@ impl Catalog {
         self.orders.iter().find(|order| order.mode == mode)
     }
 
+    /// The tier of a plan and its rank; `None` for a plan that has left the catalog.
+    pub fn tier_of_plan(&self, plan: &str) -> Option<(&str, u32)> {
+        self.plan(plan).map(|plan| (plan.tier.as_str(), plan.rank))
+    }
+
     /// The rank of the default tier.
     pub fn default_rank(&self) -> u32 {
         self.tiers.get(&self.policy.default_tier).copied().unwrap_or(0)
@@ -241,6 +350,8 @@ struct File {
     pack: Vec<FilePack>,
     #[serde(default)]
     order: Vec<FileOrder>,
+    #[serde(default)]
+    ignore: Vec<IgnoreRule>,
 }
 
 #[derive(Deserialize)]
@@ -251,6 +362,16 @@ struct FilePolicy {
     #[serde(default)]
     addons: Addons,
     past_due_grace_days: Option<Spanned<i64>>,
+    #[serde(default)]
+    plan_change: PlanChange,
+    #[serde(default)]
+    trials: Trials,
+    #[serde(default)]
+    pause_collection: PauseCollection,
+    #[serde(default)]
+    refunded_access: RefundedAccess,
+    #[serde(default)]
+    client_reference_id: ClientReference,
 }
 
 #[derive(Deserialize)]
@@ -265,6 +386,7 @@ struct FilePlan {
     prices: Spanned<Vec<Spanned<String>>>,
     #[serde(default)]
     lookup_keys: Vec<String>,
+    amount: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize)]
@@ -273,6 +395,7 @@ struct FilePack {
     name: Spanned<String>,
     credits: Spanned<i64>,
     prices: Spanned<Vec<Spanned<String>>>,
+    amount: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize)]
@@ -328,6 +451,11 @@ impl Checker<'_> {
             )?)
             .unwrap_or(7),
             addons: file.policy.addons,
+            plan_change: file.policy.plan_change,
+            trials: file.policy.trials,
+            pause_collection: file.policy.pause_collection,
+            refunded_access: file.policy.refunded_access,
+            client_reference_id: file.policy.client_reference_id,
             default_tier: file.policy.default_tier.into_inner(),
         };
 
@@ -354,6 +482,7 @@ impl Checker<'_> {
                 )?,
                 prices: self.prices(&plan.prices)?,
                 lookup_keys: plan.lookup_keys,
+                amount: self.amount(plan.amount.as_ref())?,
                 name: plan.name.into_inner(),
             };
             plan_by_price.extend(checked.prices.iter().map(|price| (price.clone(), plans.len())));
@@ -372,6 +501,7 @@ impl Checker<'_> {
             let checked = Pack {
                 credits: self.number("credits", &pack.credits, MAX_CREDITS)?,
                 prices: self.prices(&pack.prices)?,
+                amount: self.amount(pack.amount.as_ref())?,
                 name: pack.name.into_inner(),
             };
             pack_by_price.extend(checked.prices.iter().map(|price| (price.clone(), packs.len())));
@@ -403,7 +533,16 @@ impl Checker<'_> {
             }
             orders.push(OrderKind { mode: order.mode.into_inner(), plans });
         }
-        Ok(Catalog { tiers, policy, plans, packs, orders, plan_by_price, pack_by_price })
+        let ignore = file.ignore;
+        if ignore.contains(&IgnoreRule::default()) {
+            let message = "[[ignore]] names nothing: a rule needs price, product, metadata, account or context";
+            return Err(CatalogError { line: 0, message: message.to_owned() });
+        }
+        Ok(Catalog { tiers, policy, plans, packs, orders, ignore, plan_by_price, pack_by_price })
+    }
+
+    fn amount(&self, amount: Option<&Spanned<i64>>) -> Result<Option<u64>, CatalogError> {
+        amount.map(|amount| self.number("amount", amount, MAX_CREDITS)).transpose()
     }
 
     fn error<T>(&self, place: &Spanned<T>, message: impl Into<String>) -> CatalogError {

@@ -10,19 +10,23 @@ mod charge_dispute;
 mod checkout_session;
 mod customer;
 mod customer_subscription;
+pub mod foreign;
 mod invoice_paid;
 mod invoice_payment_failed;
-mod offer;
+pub mod owner;
 mod refund;
 #[cfg(test)]
 pub(super) mod tests;
 
-use super::account::{Account, Cause, Change, Conflict, Fact};
-use super::catalog::Catalog;
-use super::ids::{ChargeId, CustomerId, PaymentIntentId, PriceId, SessionId};
-use super::ledger::LedgerKey;
-use super::timestamp::Timestamp;
-use crate::event::{Event, Object};
+use std::collections::BTreeMap;
+
+use crate::account::{Account, Cause, Change, Conflict, Fact, Reversed};
+use crate::catalog::Catalog;
+use crate::event::{Event, EventType, Invoice, Object};
+use crate::ids::{ChargeId, CustomerId, PaymentIntentId, PriceId, SessionId, SubscriptionId, UserId};
+use crate::ledger::{Entry, EntryKind, LedgerKey, Note};
+use crate::reversal::{News, PaymentRecord};
+use crate::timestamp::Timestamp;
 
 /// What to do about an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,15 +44,29 @@ pub enum Outcome {
 pub struct Applied {
     /// The account's change.
     pub change: Change,
-    /// Customers that this event binds to the user for the first time.
+    /// Customers that this event ties to the user for the first time.
     pub links: Vec<CustomerId>,
-    /// Payments that this event ties to a grant, so that a refund or a dispute that names only the payment
-    /// finds it.
-    pub payments: Vec<(PaymentRef, LedgerKey)>,
+    /// Subscriptions that this event ties to the user for the first time.
+    pub subscriptions: Vec<SubscriptionId>,
+    /// What is known now of the payments that the event names or ties to its document.
+    pub payments: BTreeMap<String, PaymentRecord>,
     /// A one-time order that was paid and is not in the ledger yet.
     pub order: Option<Order>,
+    /// Of an order that is in the ledger: how its payment stands.
+    pub order_payment: Option<OrderPayment>,
     /// Why nothing was granted, where that needs saying.
     pub effect: Effect,
+}
+
+/// How the payment of an order stands after a refund or a dispute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderPayment {
+    /// The order.
+    pub session: SessionId,
+    /// All of it went back by refunds.
+    pub refunded: bool,
+    /// A dispute of it is open or lost.
+    pub disputed: bool,
 }
 
 /// What an applied event did, for the log.
@@ -60,6 +78,18 @@ pub enum Effect {
     NotPaid,
     /// The event is of a routed type and says nothing that the rules use.
     Nothing,
+    /// The invoice is paid, and none of its lines is of a plan or pack of the catalog.
+    NoKnownLine,
+    /// The document's period is over, or another document granted it.
+    Superseded,
+    /// The invoice charges a plan change that counts already, or waits for a snapshot or for its period.
+    NothingYet,
+    /// Another document of the same purchase granted.
+    OnePurchase,
+    /// A price has left the catalog: it counts as it did before.
+    PriceNotInCatalog,
+    /// The session does not say how many were sold, and 1 was assumed.
+    QuantityAssumed,
 }
 
 impl Effect {
@@ -69,6 +99,12 @@ impl Effect {
             Self::Updated => "updated",
             Self::NotPaid => "not_paid",
             Self::Nothing => "no_effect",
+            Self::NoKnownLine => "no_known_line",
+            Self::Superseded => "superseded",
+            Self::NothingYet => "nothing_yet",
+            Self::OnePurchase => "one_purchase",
+            Self::PriceNotInCatalog => "price_not_in_catalog",
+            Self::QuantityAssumed => "quantity_assumed",
         }
     }
 }
@@ -101,8 +137,10 @@ pub struct Order {
     pub mode: String,
     /// Plan name in capitals.
     pub tier: String,
-    /// When the work is due.
-    pub deadline: Timestamp,
+    /// Stripe's customer, if it was no guest.
+    pub customer: Option<CustomerId>,
+    /// When the work is due; absent unless the catalog gives `deadline_days`.
+    pub deadline: Option<Timestamp>,
     /// Revisions the customer has left.
     pub revisions_left: u32,
     /// Where the customer can be written to; personal data.
@@ -126,6 +164,8 @@ pub enum Ignored {
     Livemode,
     /// An event of a connected account.
     Account,
+    /// Of another product on the same Stripe account, by a rule of the catalog.
+    Foreign,
 }
 
 impl Ignored {
@@ -135,6 +175,7 @@ impl Ignored {
             Self::Type => "type",
             Self::Livemode => "livemode",
             Self::Account => "account",
+            Self::Foreign => "foreign",
         }
     }
 }
@@ -148,18 +189,32 @@ pub enum Parked {
     /// The user id that the app gave is empty, longer than 128 characters, or has control characters.
     #[error("the user id in the event is not valid")]
     InvalidUser,
-    /// No plan of the catalog sells under this price. Add it to `catalog.toml`.
+    /// Metadata names another user than the subscription's stored owner. Move the subscription, or dismiss the
+    /// event.
+    #[error("the subscription belongs to user {0}, and the event names user {1}")]
+    OwnerConflict(UserId, UserId),
+    /// `client_reference_id` names a user that does not exist, and the policy asks for one.
+    #[error("client_reference_id names user {0}, who does not exist")]
+    UnknownReference(UserId),
+    /// The customer pays for several users, and the event names none of them.
+    #[error("customer {0} pays for several users, and the event names none")]
+    SharedCustomer(CustomerId),
+    /// No plan of the catalog sells under this price. Add it to `catalog.toml`. With the subscription that the
+    /// invoice bills: once its plan is known, the price is no reason to wait.
     #[error("price {0} is not in the catalog")]
-    UnknownPrice(PriceId),
+    UnknownPrice(PriceId, Option<SubscriptionId>),
     /// `metadata.plan`, `.pack` or `.mode` names something that the catalog does not.
     #[error("{0} \"{1}\" is not in the catalog")]
     UnknownName(&'static str, String),
     /// The session does not say what was bought (no metadata), and Stripe was not asked.
     #[error("the session does not say what was bought: no plan, pack or mode in its metadata")]
     Unnamed,
-    /// Stripe sent only the first lines or items, and the plan's is not among them.
-    #[error("the list in the event is cut short and the plan is not in what was sent")]
-    Truncated,
+    /// Stripe sent only the first lines or items, and was not asked for the rest.
+    #[error("the list of lines or items in the event is cut short")]
+    LinesMissing,
+    /// The account would have more subscription items than it can hold.
+    #[error("the account would have more than 50 subscription items")]
+    TooManyItems,
     /// A quantity or an amount is beyond what the catalog can mean.
     #[error("the quantity {0} is out of range")]
     Quantity(String),
@@ -189,10 +244,14 @@ impl Parked {
         match self {
             Self::NoUser(_) => "no_user",
             Self::InvalidUser => "invalid_user",
-            Self::UnknownPrice(_) => "unknown_price",
+            Self::OwnerConflict(..) => "owner_conflict",
+            Self::UnknownReference(_) => "unknown_reference",
+            Self::SharedCustomer(_) => "shared_customer",
+            Self::UnknownPrice(..) => "unknown_price",
             Self::UnknownName(..) => "unknown_name",
             Self::Unnamed => "unnamed_purchase",
-            Self::Truncated => "truncated_list",
+            Self::LinesMissing => "lines_missing",
+            Self::TooManyItems => "too_many_items",
             Self::Quantity(_) => "quantity",
             Self::NoPeriod => "no_period",
             Self::NoGrant(_) => "no_grant",
@@ -208,13 +267,17 @@ impl Parked {
     pub fn waits_for(&self) -> Option<String> {
         match self {
             Self::NoUser(Some(customer)) => Some(format!("customer#{customer}")),
-            Self::UnknownPrice(price) => Some(format!("price#{price}")),
+            Self::UnknownReference(user) => Some(format!("user#{user}")),
+            Self::UnknownPrice(price, _) => Some(format!("price#{price}")),
             Self::UnknownName(what, name) => Some(format!("{what}#{name}")),
             Self::NoGrant(payment) => Some(format!("payment#{payment}")),
             Self::NoUser(None)
             | Self::InvalidUser
             | Self::Unnamed
-            | Self::Truncated
+            | Self::OwnerConflict(..)
+            | Self::SharedCustomer(_)
+            | Self::LinesMissing
+            | Self::TooManyItems
             | Self::Quantity(_)
             | Self::NoPeriod
             | Self::Conflict(_)
@@ -229,160 +292,391 @@ impl Parked {
 #[derive(Default)]
 struct Reading {
     facts: Vec<Fact>,
-    payments: Vec<(PaymentRef, LedgerKey)>,
     order: Option<Order>,
     not_paid: bool,
+    price_not_in_catalog: bool,
+    quantity_assumed: bool,
 }
+
+/// The payments that an event may name, as far as they are known.
+pub type Payments = BTreeMap<String, PaymentRecord>;
 
 /// Decides what an event does to an account. Pure: the same arguments give the same outcome.
 ///
 /// `account` holds, besides its state, the ledger entries that [`ledger_keys`] names, as far as they exist;
-/// with `payment` the grant that the store knows for the payment of a refund or dispute.
+/// `payments` what is known of the payments that [`payment_refs`] names, and of those that are tied to the
+/// event's invoice.
 pub fn decide(
     account: &Account,
     event: &Event,
-    payment: Option<&LedgerKey>,
+    payments: &Payments,
     catalog: &Catalog,
     now: Timestamp,
 ) -> Outcome {
-    decide_facts(account, event, payment, catalog, now, |_| true)
+    decide_facts(account, event, payments, catalog, now, Some)
 }
 
 /// As [`decide`], but only what the event says of who the customer is and how the subscription stands:
 /// nothing is granted.
 pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
-    let standing = |fact: &Fact| match fact {
-        Fact::Customer(_) | Fact::CustomerDeleted(..) | Fact::Snapshot(..) => true,
+    let standing = |fact: Fact| match fact {
+        Fact::Customer(_) | Fact::CustomerDeleted(..) | Fact::Status(..) => Some(fact),
+        Fact::Snapshot(id, customer, snapshot) => Some(Fact::Status(id, customer, snapshot)),
         Fact::Signup
-        | Fact::Opening(..)
-        | Fact::PlanChange { .. }
-        | Fact::AddOn { .. }
-        | Fact::Reversal(..)
+        | Fact::Invoice(_)
+        | Fact::Purchase(..)
+        | Fact::PaymentOfInvoice(..)
+        | Fact::Reversed(_)
         | Fact::Recorded(..)
         | Fact::Paid(_)
-        | Fact::PaymentFailed(_) => false,
+        | Fact::PaymentFailed(_) => None,
     };
-    match decide_facts(account, event, None, catalog, now, standing) {
+    match decide_facts(account, event, &Payments::new(), catalog, now, standing) {
         Outcome::Apply(applied) => {
-            Outcome::Apply(Box::new(Applied { payments: Vec::new(), order: None, ..*applied }))
+            Outcome::Apply(Box::new(Applied { payments: Payments::new(), order: None, ..*applied }))
         }
         other @ (Outcome::Ignore(_) | Outcome::Park(_)) => other,
     }
 }
 
-/// Whether an event leaves out what its rule needs and what Stripe's API would tell: what was bought in a
-/// session that names nothing, the rest of a list that was cut short before the line that counts.
-pub fn leaves_out(event: &Event, catalog: &Catalog) -> bool {
+/// Whether an event leaves out what its rule needs and what Stripe's API would say: what was sold in a session,
+/// the rest of a list that was cut short, the invoice that a refunded payment paid.
+pub fn leaves_out(event: &Event) -> bool {
     if event.account.is_some() {
         return false;
     }
-    let reading = match &event.object {
-        Object::CheckoutSession(session) => checkout_session::read(session, event, catalog),
-        Object::Invoice(invoice)
-            if invoice.lines_has_more && event.kind == crate::event::EventType::InvoicePaid =>
-        {
-            invoice_paid::read(invoice, event, catalog)
-        }
-        Object::Subscription(subscription) if subscription.items_has_more => {
-            customer_subscription::read(subscription, event, catalog)
-        }
-        // Which invoice a payment paid. What our own checkout sold says what it is.
+    match &event.object {
+        Object::CheckoutSession(session) => checkout_session::leaves_out(session),
+        Object::Invoice(invoice) => invoice.lines_has_more && event.kind == EventType::InvoicePaid,
+        Object::Subscription(subscription) => subscription.items_has_more,
+        // What our own checkout sold says what it is.
         Object::Charge(charge) => {
             let sold = ["pack", "mode"].iter().any(|name| charge.metadata.contains_key(*name));
-            return charge.invoice.is_none()
+            charge.invoice.is_none()
                 && charge.customer.is_some()
                 && charge.payment_intent.is_some()
-                && !sold;
+                && !sold
         }
-        Object::Refund(refund) => return refund.invoice.is_none() && refund.payment_intent.is_some(),
-        Object::Dispute(dispute) => return dispute.invoice.is_none() && dispute.payment_intent.is_some(),
-        Object::Subscription(_) | Object::Invoice(_) | Object::Customer(_) | Object::Other => return false,
-    };
-    matches!(reading, Err(Parked::Unnamed | Parked::Truncated))
+        Object::Refund(refund) => refund.invoice.is_none() && refund.payment_intent.is_some(),
+        Object::Dispute(dispute) => dispute.invoice.is_none() && dispute.payment_intent.is_some(),
+        Object::InvoicePayment(_) | Object::Customer(_) | Object::Other => false,
+    }
 }
 
 fn decide_facts(
     account: &Account,
     event: &Event,
-    payment: Option<&LedgerKey>,
+    payments: &Payments,
     catalog: &Catalog,
     now: Timestamp,
-    counts: impl Fn(&Fact) -> bool,
+    counts: impl Fn(Fact) -> Option<Fact>,
 ) -> Outcome {
     if event.account.is_some() {
         return Outcome::Ignore(Ignored::Account);
     }
     let reading = match &event.object {
         Object::CheckoutSession(session) => checkout_session::read(session, event, catalog),
-        Object::Subscription(subscription) => customer_subscription::read(subscription, event, catalog),
-        Object::Invoice(invoice) if event.kind == crate::event::EventType::InvoicePaid => {
-            invoice_paid::read(invoice, event, catalog)
+        Object::Subscription(subscription) => {
+            customer_subscription::read(subscription, event, account, catalog)
+        }
+        Object::Invoice(invoice) if event.kind == EventType::InvoicePaid => {
+            invoice_paid::read(invoice, event, account, catalog)
         }
         Object::Invoice(invoice) => Ok(invoice_payment_failed::read(invoice, event)),
-        Object::Charge(charge) => refund::read_charge(charge, account, payment),
-        Object::Refund(refund) => refund::read_refund(refund, event, account, payment),
-        Object::Dispute(dispute) => charge_dispute::read(dispute, account, payment),
+        Object::InvoicePayment(_) | Object::Charge(_) | Object::Refund(_) | Object::Dispute(_) => {
+            Ok(Reading::default())
+        }
         Object::Customer(customer) => Ok(customer::read(customer, event)),
         Object::Other => return Outcome::Ignore(Ignored::Type),
     };
-    let Reading { mut facts, payments, order, not_paid } = match reading {
+    let Reading { mut facts, order, not_paid, price_not_in_catalog, quantity_assumed } = match reading {
         Ok(reading) => reading,
         Err(parked) => return Outcome::Park(parked),
     };
+    let mut tied = Tied::default();
+    if let Err(parked) = tied.read(account, event, payments, not_paid) {
+        return Outcome::Park(parked);
+    }
+    facts.extend(tied.facts);
     // An order is made once, with its ledger entry: the app may have moved it on since.
     let order = order.filter(|order| !account.recorded.contains_key(&LedgerKey::session(&order.session)));
     let mut links = Vec::new();
-    if let Some(customer) = event.customer() {
+    if let Some(customer) = event.customer().filter(|_| names_owner(event)) {
         if !account.state.customers.contains_key(customer) {
             links.push(customer.clone());
         }
         facts.insert(0, Fact::Customer(customer.clone()));
     }
-    facts.retain(counts);
-    let effect = match (not_paid, facts.is_empty()) {
-        (true, _) => Effect::NotPaid,
-        (false, true) => Effect::Nothing,
-        (false, false) => Effect::Updated,
-    };
+    let facts: Vec<Fact> = facts.into_iter().filter_map(counts).collect();
     let cause =
         Cause { by: event.id.to_string(), adjust_key: LedgerKey::adjust(&event.id), created: event.created };
-    match account.evolve(facts, &cause, catalog, now) {
-        Ok(change) => Outcome::Apply(Box::new(Applied { change, links, payments, order, effect })),
-        Err(conflict) => Outcome::Park(Parked::Conflict(conflict)),
+    let has_facts = !facts.is_empty();
+    let change = match account.evolve(facts, &cause, catalog, now) {
+        Ok(change) => change,
+        Err(conflict) => return Outcome::Park(Parked::Conflict(conflict)),
+    };
+    let effect = match (not_paid, price_not_in_catalog, quantity_assumed) {
+        (true, ..) => Effect::NotPaid,
+        (_, true, _) => Effect::PriceNotInCatalog,
+        (.., true) => Effect::QuantityAssumed,
+        _ if !has_facts => Effect::Nothing,
+        _ => effect(event, &change.entries),
+    };
+    let subscriptions = event
+        .subscription_id()
+        .filter(|id| !account.state.subscriptions.contains_key(*id))
+        .filter(|_| matches!(event.object, Object::Subscription(_) | Object::Invoice(_)))
+        .cloned()
+        .into_iter()
+        .collect();
+    Outcome::Apply(Box::new(Applied {
+        change,
+        links,
+        subscriptions,
+        payments: tied.payments,
+        order,
+        order_payment: tied.order_payment,
+        effect,
+    }))
+}
+
+/// Whether the customer of an event is its user's: a refund or a dispute belongs to what its payment paid for.
+fn names_owner(event: &Event) -> bool {
+    match event.object {
+        Object::CheckoutSession(_) | Object::Subscription(_) | Object::Invoice(_) | Object::Customer(_) => true,
+        Object::InvoicePayment(_)
+        | Object::Charge(_)
+        | Object::Refund(_)
+        | Object::Dispute(_)
+        | Object::Other => false,
     }
 }
 
-/// The ledger keys that an event may be booked under, as far as the event alone tells them: what to load
-/// before deciding. Several events share one: a dispute's opening comes as `created` and as
-/// `funds_withdrawn`.
+/// What a paid document granted, in a word; a payment that grants nothing says why.
+fn effect(event: &Event, entries: &[Entry]) -> Effect {
+    let document = match &event.object {
+        Object::Invoice(invoice) if event.kind == EventType::InvoicePaid => LedgerKey::invoice(&invoice.id),
+        Object::CheckoutSession(session) => LedgerKey::session(&session.id),
+        Object::Invoice(_)
+        | Object::InvoicePayment(_)
+        | Object::Subscription(_)
+        | Object::Charge(_)
+        | Object::Refund(_)
+        | Object::Dispute(_)
+        | Object::Customer(_)
+        | Object::Other => return Effect::Updated,
+    };
+    let Some(entry) = entries.iter().find(|entry| entry.key == document) else { return Effect::Updated };
+    match (entry.note, entry.kind, entry.delta) {
+        (Some(Note::Superseded), ..) => Effect::Superseded,
+        (Some(Note::OnePurchase), ..) => Effect::OnePurchase,
+        (_, EntryKind::NoGrant, 0) => Effect::NoKnownLine,
+        (_, EntryKind::PlanChange, 0) => Effect::NothingYet,
+        _ => Effect::Updated,
+    }
+}
+
+/// What an event says of payments: the document that one paid, what went back of it.
+#[derive(Default)]
+struct Tied {
+    facts: Vec<Fact>,
+    payments: Payments,
+    order_payment: Option<OrderPayment>,
+}
+
+impl Tied {
+    fn read(
+        &mut self,
+        account: &Account,
+        event: &Event,
+        payments: &Payments,
+        not_paid: bool,
+    ) -> Result<(), Parked> {
+        match &event.object {
+            Object::CheckoutSession(session) if !not_paid => {
+                if let Some(intent) = &session.payment_intent {
+                    self.tie(account, intent.as_str(), LedgerKey::session(&session.id), payments);
+                }
+            }
+            Object::Invoice(invoice) if event.kind == EventType::InvoicePaid && !not_paid => {
+                let document = LedgerKey::invoice(&invoice.id);
+                let named = payment_of_invoice(invoice);
+                let tied = payments.iter().filter(|(_, record)| record.document.as_ref() == Some(&document));
+                let all = named.iter().chain(tied.map(|(payment, _)| payment));
+                for payment in all.collect::<std::collections::BTreeSet<_>>() {
+                    self.tie(account, payment, document.clone(), payments);
+                }
+            }
+            Object::InvoicePayment(it) => {
+                let intent = it.payment_intent.as_ref().map(ToString::to_string);
+                if let Some(payment) = intent.or_else(|| it.charge.as_ref().map(ToString::to_string)) {
+                    self.facts.push(Fact::PaymentOfInvoice(it.invoice.clone(), payment.clone()));
+                    self.tie(account, &payment, LedgerKey::invoice(&it.invoice), payments);
+                }
+            }
+            Object::Charge(charge) => {
+                let news = News::Charge(event.created, charge.amount_refunded);
+                self.reverse(account, event, news, refund::charge_key(charge), payments)?;
+            }
+            Object::Refund(refund) => {
+                let news = News::Refund(refund.id.clone(), refund.amount, refund::status(refund, event));
+                self.reverse(account, event, news, refund::key(refund, event), payments)?;
+            }
+            Object::Dispute(dispute) => {
+                let news = News::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone());
+                self.reverse(account, event, news, charge_dispute::key(dispute), payments)?;
+            }
+            Object::CheckoutSession(_)
+            | Object::Invoice(_)
+            | Object::Subscription(_)
+            | Object::Customer(_)
+            | Object::Other => {}
+        }
+        Ok(())
+    }
+
+    /// Ties a payment to the document that it paid, and applies what was kept with the payment. A session and
+    /// an invoice of one payment are one purchase, which the session names.
+    fn tie(&mut self, account: &Account, payment: &str, document: LedgerKey, payments: &Payments) {
+        let mut record = payments.get(payment).cloned().unwrap_or_default();
+        let known = record.document.take();
+        if let Some(invoice) = known.as_ref().and_then(LedgerKey::invoice_id)
+            && !document.is_invoice(&invoice)
+        {
+            self.facts.push(Fact::PaymentOfInvoice(invoice, payment.to_owned()));
+        }
+        let is_session = |key: &LedgerKey| key.as_str().starts_with("session#");
+        record.document = Some(known.filter(is_session).unwrap_or(document));
+        record.user = Some(account.user_id.clone());
+        let amount = record.reversal.amount();
+        if amount > 0
+            && let Some(document) = record.document.clone()
+        {
+            let key = LedgerKey::refund_of_payment(payment, amount);
+            let reversed =
+                Reversed { document, payment: payment.to_owned(), amount, key, kind: EntryKind::Refund };
+            self.facts.push(Fact::Reversed(reversed));
+        }
+        if payments.get(payment) != Some(&record) {
+            self.payments.insert(payment.to_owned(), record);
+        }
+    }
+
+    fn reverse(
+        &mut self,
+        account: &Account,
+        event: &Event,
+        news: News,
+        key: LedgerKey,
+        payments: &Payments,
+    ) -> Result<(), Parked> {
+        let kind = if matches!(news, News::Dispute(..)) { EntryKind::Dispute } else { EntryKind::Refund };
+        let (payment, record) = joined(event, news, payments);
+        let Some(document) = record.document.clone() else { return Err(Parked::NoGrant(payment)) };
+        let amount = record.reversal.amount();
+        if let (Some(session), Some(entry)) = (document.session_id(), account.recorded.get(&document))
+            && entry.kind == EntryKind::Order
+        {
+            let total = entry.payment.as_ref().map_or(0, |payment| payment.amount);
+            self.order_payment = Some(OrderPayment {
+                session,
+                refunded: total > 0 && record.reversal.refunded() >= total,
+                disputed: record.reversal.is_disputed(),
+            });
+        }
+        self.facts.push(Fact::Reversed(Reversed { document, payment: payment.clone(), amount, key, kind }));
+        self.payments.insert(payment, record);
+        Ok(())
+    }
+}
+
+/// What is known of a refunded or disputed payment once an event about it is taken in, under the name by which
+/// it is kept: of its intent and its charge the one that is tied to a document, else the intent.
+pub fn joined_payment(event: &Event, payments: &Payments) -> Option<(String, PaymentRecord)> {
+    let news = match &event.object {
+        Object::Charge(charge) => News::Charge(event.created, charge.amount_refunded),
+        Object::Refund(refund) => {
+            News::Refund(refund.id.clone(), refund.amount, refund::status(refund, event))
+        }
+        Object::Dispute(dispute) => {
+            News::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone())
+        }
+        Object::CheckoutSession(_)
+        | Object::Subscription(_)
+        | Object::Invoice(_)
+        | Object::InvoicePayment(_)
+        | Object::Customer(_)
+        | Object::Other => return None,
+    };
+    Some(joined(event, news, payments))
+}
+
+fn joined(event: &Event, news: News, payments: &Payments) -> (String, PaymentRecord) {
+    let refs = payment_refs(event);
+    let known = |payment: &&PaymentRef| payments.get(payment.as_str()).is_some_and(|record| record.document.is_some());
+    let payment = refs.iter().find(known).or(refs.first()).map_or(event.id.as_str(), PaymentRef::as_str);
+    let mut record = payments.get(payment).cloned().unwrap_or_default();
+    record.reversal.fold(news);
+    (payment.to_owned(), record)
+}
+
+/// The payment that an invoice names: its intent, else its charge. Since 2025-03-31.basil it names none.
+fn payment_of_invoice(invoice: &Invoice) -> Option<String> {
+    let intent = invoice.payment_intent.as_ref().map(ToString::to_string);
+    intent.or_else(|| invoice.charge.as_ref().map(ToString::to_string))
+}
+
+/// The ledger keys that an event may be booked under, as far as the event alone says them: what to load before
+/// deciding. Several events share one: a dispute's opening comes as `created` and as `funds_withdrawn`.
 pub fn ledger_keys(event: &Event) -> Vec<LedgerKey> {
     match &event.object {
         Object::CheckoutSession(session) => vec![LedgerKey::session(&session.id)],
-        Object::Subscription(subscription) => customer_subscription::ledger_keys(subscription),
-        Object::Invoice(invoice) => invoice_paid::ledger_keys(invoice),
-        Object::Charge(charge) => refund::charge_keys(charge),
-        Object::Refund(refund) => std::iter::once(refund::key(refund, event))
-            .chain(refund.invoice.as_ref().map(LedgerKey::invoice))
-            .collect(),
-        Object::Dispute(dispute) => std::iter::once(charge_dispute::key(dispute))
-            .chain(dispute.invoice.as_ref().map(LedgerKey::invoice))
-            .collect(),
+        Object::Subscription(_) => Vec::new(),
+        Object::Invoice(invoice) => vec![LedgerKey::invoice(&invoice.id)],
+        Object::InvoicePayment(it) => vec![LedgerKey::invoice(&it.invoice)],
+        Object::Charge(charge) => vec![refund::charge_key(charge)],
+        Object::Refund(refund) => vec![refund::key(refund, event)],
+        Object::Dispute(dispute) => vec![charge_dispute::key(dispute)],
         Object::Customer(_) | Object::Other => Vec::new(),
     }
 }
 
-/// The payment that a refund or a dispute is about: what to look up before deciding. The payment intent comes
-/// first.
+/// The payments that an event names, the intent before the charge: what to look up before deciding.
 pub fn payment_refs(event: &Event) -> Vec<PaymentRef> {
     let (intent, charge) = match &event.object {
         Object::Charge(charge) => (charge.payment_intent.clone(), Some(charge.id.clone())),
         Object::Refund(refund) => (refund.payment_intent.clone(), refund.charge.clone()),
         Object::Dispute(dispute) => (dispute.payment_intent.clone(), dispute.charge.clone()),
+        Object::CheckoutSession(session) => (session.payment_intent.clone(), None),
+        Object::InvoicePayment(it) => (it.payment_intent.clone(), it.charge.clone()),
+        // One of the two is enough: refunds and disputes name both.
+        Object::Invoice(invoice) => {
+            let charge = invoice.charge.clone().filter(|_| invoice.payment_intent.is_none());
+            (invoice.payment_intent.clone(), charge)
+        }
+        Object::Subscription(_) | Object::Customer(_) | Object::Other => (None, None),
+    };
+    intent.map(PaymentRef::Intent).into_iter().chain(charge.map(PaymentRef::Charge)).collect()
+}
+
+/// Whether an event is news about a payment that went back.
+pub fn is_reversal(event: &Event) -> bool {
+    matches!(event.object, Object::Charge(_) | Object::Refund(_) | Object::Dispute(_))
+}
+
+/// The invoice that a refunded or disputed payment paid, where the event names it: before 2025-03-31.basil, or
+/// after Stripe was asked.
+pub fn invoice_of_reversal(event: &Event) -> Option<LedgerKey> {
+    let invoice = match &event.object {
+        Object::Charge(charge) => charge.invoice.as_ref(),
+        Object::Refund(refund) => refund.invoice.as_ref(),
+        Object::Dispute(dispute) => dispute.invoice.as_ref(),
         Object::CheckoutSession(_)
         | Object::Subscription(_)
         | Object::Invoice(_)
+        | Object::InvoicePayment(_)
         | Object::Customer(_)
-        | Object::Other => (None, None),
+        | Object::Other => None,
     };
-    intent.map(PaymentRef::Intent).into_iter().chain(charge.map(PaymentRef::Charge)).collect()
+    invoice.map(LedgerKey::invoice)
 }

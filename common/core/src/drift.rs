@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::account::access::Summary;
 use super::account::{Account, State};
 use super::catalog::Catalog;
-use super::decide::{Applied, Outcome, decide, decide_standing};
-use super::ids::{PriceId, SubscriptionId};
+use super::decide::{Applied, Outcome, Payments, decide, decide_standing};
+use super::ids::SubscriptionId;
 use super::timestamp::Timestamp;
 use crate::event::{Event, SubscriptionStatus};
 
@@ -89,11 +90,12 @@ pub enum Remedy {
 ///
 /// **Invariant:** what this allows never lowers a balance.
 pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
+    let balance = |state: &State| state.balance(&catalog.policy, now);
     let lowers = |outcome: &Outcome| match outcome {
-        Outcome::Apply(applied) => applied.change.state.balance() < account.state.balance(),
+        Outcome::Apply(applied) => balance(&applied.change.state) < balance(&account.state),
         Outcome::Ignore(_) | Outcome::Park(_) => false,
     };
-    let whole = decide(account, event, None, catalog, now);
+    let whole = decide(account, event, &Payments::new(), catalog, now);
     if !lowers(&whole) {
         return whole;
     }
@@ -105,43 +107,19 @@ pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestam
         change: super::account::Change {
             state: account.state.clone(),
             entries: Vec::new(),
-            reversals: BTreeMap::new(),
         },
         links: Vec::new(),
-        payments: Vec::new(),
+        subscriptions: Vec::new(),
+        payments: Payments::new(),
         order: None,
+        order_payment: None,
         effect: super::decide::Effect::Nothing,
     };
     Outcome::Apply(Box::new(nothing))
 }
 
 /// A subscription as an account has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Standing {
-    status: Option<SubscriptionStatus>,
-    price: Option<PriceId>,
-    quantity: u64,
-    start: Option<Timestamp>,
-    end: Option<Timestamp>,
-    ends: Option<Timestamp>,
-}
-
-impl Standing {
-    fn of(state: &State, id: &SubscriptionId) -> Option<Self> {
-        let subscription = state.subscriptions.get(id)?;
-        let snapshot = subscription.snapshot.as_ref();
-        let (start, end) = subscription.current_period();
-        let over = subscription.ended_at().is_some();
-        Some(Self {
-            status: subscription.status(),
-            price: subscription.price().cloned(),
-            quantity: snapshot.map_or(1, |snapshot| snapshot.quantity),
-            start,
-            end,
-            ends: snapshot.and_then(|snapshot| snapshot.cancel_at).filter(|_| !over),
-        })
-    }
-
+impl Summary {
     fn is_over(&self) -> bool {
         matches!(self.status, Some(SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired))
     }
@@ -170,13 +148,13 @@ pub fn subscription(
     since: Timestamp,
     now: Timestamp,
 ) -> Vec<Difference> {
-    let ours = Standing::of(&account.state, id);
-    let whole = match decide(account, event, None, catalog, now) {
+    let ours = account.state.summary(id, catalog, now);
+    let whole = match decide(account, event, &Payments::new(), catalog, now) {
         Outcome::Apply(applied) => applied,
         Outcome::Ignore(_) => return Vec::new(),
         Outcome::Park(parked) => {
             let class = if ours.is_some() { Class::Status } else { Class::MissingHere };
-            let before = ours.as_ref().map(Standing::facts).unwrap_or_default();
+            let before = ours.as_ref().map(Summary::facts).unwrap_or_default();
             return vec![Difference {
                 class,
                 before,
@@ -186,8 +164,8 @@ pub fn subscription(
         }
     };
     let alone = Account::new(account.user_id.clone());
-    let theirs = match decide(&alone, event, None, catalog, now) {
-        Outcome::Apply(applied) => Standing::of(&applied.change.state, id),
+    let theirs = match decide(&alone, event, &Payments::new(), catalog, now) {
+        Outcome::Apply(applied) => applied.change.state.summary(id, catalog, now),
         Outcome::Ignore(_) | Outcome::Park(_) => None,
     };
     let Some(theirs) = theirs else { return Vec::new() };
@@ -199,9 +177,9 @@ pub fn subscription(
     if ours.as_ref() != Some(&theirs) {
         found.push(standing_difference(account, ours.as_ref(), &theirs, &allowed, id, catalog, now));
     }
-    let (balance, due) = (account.state.balance(), whole.change.state.balance());
+    let (balance, due) = (account.state.balance(&catalog.policy, now), whole.change.state.balance(&catalog.policy, now));
     let moves = !whole.change.entries.is_empty();
-    if moves && allowed.change.state.balance() != due {
+    if moves && allowed.change.state.balance(&catalog.policy, now) != due {
         let (before, after) = (credits(balance), credits(due));
         found.push(Difference { class: Class::Credits, before, after, remedy: Remedy::Lowers });
     } else if moves && found.is_empty() {
@@ -218,7 +196,7 @@ pub fn subscription(
 /// Nobody is better off for hearing of a subscription that never began, or of one that was over before the
 /// time looked at.
 fn is_history(
-    theirs: &Standing,
+    theirs: &Summary,
     whole: &Applied,
     event: &Event,
     id: &SubscriptionId,
@@ -234,8 +212,8 @@ fn is_history(
 
 fn standing_difference(
     account: &Account,
-    ours: Option<&Standing>,
-    theirs: &Standing,
+    ours: Option<&Summary>,
+    theirs: &Summary,
     allowed: &Applied,
     id: &SubscriptionId,
     catalog: &Catalog,
@@ -254,7 +232,7 @@ fn standing_difference(
         Some(ours) if (&ours.status, ours.ends) != (&theirs.status, theirs.ends) => Class::Status,
         Some(_) => Class::Period,
     };
-    let mut before = ours.map(Standing::facts).unwrap_or_default();
+    let mut before = ours.map(Summary::facts).unwrap_or_default();
     let mut after = theirs.facts();
     let same: Vec<&str> = before
         .iter()
@@ -267,12 +245,12 @@ fn standing_difference(
     }
     before.insert("tier", access.tier);
     after.insert("tier", access_after.tier);
-    before.extend(credits(account.state.balance()));
-    after.extend(credits(allowed.change.state.balance()));
-    let becomes = Standing::of(&allowed.change.state, id);
+    before.extend(credits(account.state.balance(&catalog.policy, now)));
+    after.extend(credits(allowed.change.state.balance(&catalog.policy, now)));
+    let becomes = allowed.change.state.summary(id, catalog, now);
     let remedy = if becomes.as_ref() == Some(theirs) {
         Remedy::Repair
-    } else if becomes.as_ref() == ours && ours.is_some_and(Standing::is_over) {
+    } else if becomes.as_ref() == ours && ours.is_some_and(Summary::is_over) {
         Remedy::Person("it has ended here and not at Stripe".to_owned())
     } else if becomes.as_ref() == ours {
         Remedy::Lowers
@@ -284,8 +262,8 @@ fn standing_difference(
 
 /// Compares a paid invoice or a finished session, as `event` tells it, with the account.
 pub fn document(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Option<Difference> {
-    let balance = account.state.balance();
-    let whole = match decide(account, event, None, catalog, now) {
+    let balance = account.state.balance(&catalog.policy, now);
+    let whole = match decide(account, event, &Payments::new(), catalog, now) {
         Outcome::Apply(applied) => applied,
         Outcome::Ignore(_) => return None,
         Outcome::Park(parked) => {
@@ -303,14 +281,14 @@ pub fn document(account: &Account, event: &Event, catalog: &Catalog, now: Timest
         (true, false) => Class::MissingHere,
         (false, _) => Class::Credits,
     };
-    let mut after = credits(whole.change.state.balance());
+    let mut after = credits(whole.change.state.balance(&catalog.policy, now));
     if let Some(entry) = whole.change.entries.first() {
         after.insert("entry", entry.key.to_string());
     }
     if let Some(customer) = whole.links.first() {
         after.insert("customer", customer.to_string());
     }
-    let lowers = whole.change.state.balance() < balance;
+    let lowers = whole.change.state.balance(&catalog.policy, now) < balance;
     let remedy = if lowers { Remedy::Lowers } else { Remedy::Repair };
     Some(Difference { class, before: credits(balance), after, remedy })
 }
@@ -325,17 +303,21 @@ pub fn has_opening(
     now: Timestamp,
 ) -> bool {
     let alone = Account::new(account.user_id.clone());
-    let Outcome::Apply(applied) = decide(&alone, event, None, catalog, now) else { return true };
-    let Some(theirs) = Standing::of(&applied.change.state, id) else { return true };
-    let period = account.state.subscriptions.get(id).and_then(|subscription| subscription.period.as_ref());
-    theirs.start.is_none()
-        || theirs.price.is_none()
-        || period.is_some_and(|period| Some(period.start) >= theirs.start)
+    let Outcome::Apply(applied) = decide(&alone, event, &Payments::new(), catalog, now) else { return true };
+    let Some(theirs) = applied.change.state.summary(id, catalog, now) else { return true };
+    let buckets = account.state.buckets(&catalog.policy, now);
+    let opened = |start: Timestamp| {
+        let of_it = buckets.items.iter().filter(|((of, _), _)| of == id).map(|(_, bucket)| bucket);
+        of_it.into_iter().any(|bucket| {
+            bucket.trial || bucket.period.as_ref().is_some_and(|period| period.start >= start)
+        })
+    };
+    theirs.plan.is_none() || theirs.start.is_none_or(opened)
 }
 
 /// Several subscriptions that all give access.
-pub fn duplicates(account: &Account) -> Option<Difference> {
-    let paying: Vec<&str> = live(account).map(SubscriptionId::as_str).collect();
+pub fn duplicates(account: &Account, catalog: &Catalog, now: Timestamp) -> Option<Difference> {
+    let paying = live(account, catalog, now);
     let (true, ids) = (paying.len() > 1, paying.join(" ")) else { return None };
     let remedy = Remedy::Person("the user pays for more than one subscription".to_owned());
     let before = Facts::from([("subscriptions", ids)]);
@@ -343,21 +325,25 @@ pub fn duplicates(account: &Account) -> Option<Difference> {
 }
 
 /// The subscriptions that give access, as far as their status says.
-pub fn live(account: &Account) -> impl Iterator<Item = &SubscriptionId> {
-    let gone = |customer| account.state.customers.get(customer).is_some_and(Option::is_some);
-    let live = account.state.subscriptions.iter().filter(move |(_, subscription)| {
-        let access = matches!(
-            subscription.status(),
+pub fn live<'a>(account: &'a Account, catalog: &Catalog, now: Timestamp) -> Vec<&'a str> {
+    let live = |id: &&SubscriptionId| {
+        let status = account.state.summary(id, catalog, now).and_then(|summary| summary.status);
+        matches!(
+            status,
             Some(SubscriptionStatus::Active | SubscriptionStatus::Trialing | SubscriptionStatus::PastDue)
-        );
-        access && subscription.ended_at().is_none() && !subscription.customer.as_ref().is_some_and(gone)
-    });
-    live.map(|(id, _)| id)
+        )
+    };
+    account.state.subscriptions.keys().filter(live).map(SubscriptionId::as_str).collect()
 }
 
 /// A subscription of ours that Stripe does not have.
-pub fn missing_at_stripe(account: &Account, id: &SubscriptionId) -> Difference {
-    let before = Standing::of(&account.state, id).map(|standing| standing.facts()).unwrap_or_default();
+pub fn missing_at_stripe(
+    account: &Account,
+    id: &SubscriptionId,
+    catalog: &Catalog,
+    now: Timestamp,
+) -> Difference {
+    let before = account.state.summary(id, catalog, now).map(|standing| standing.facts()).unwrap_or_default();
     let remedy = Remedy::Person(
         "Stripe has no such subscription: it is another mode's or account's, or was deleted".to_owned(),
     );

@@ -16,6 +16,7 @@ mod dispute;
 mod fields;
 mod head;
 mod invoice;
+mod invoice_payment;
 mod json;
 mod kind;
 mod refund;
@@ -27,21 +28,20 @@ use self::json::Json;
 pub(crate) use self::json::KeyAs;
 pub use self::{
     charge::Charge,
-    checkout_session::{CheckoutMode, CheckoutSession, PaymentStatus, SessionStatus},
+    checkout_session::{CheckoutMode, CheckoutSession, PaymentStatus, SessionStatus, SoldLine},
     customer::Customer,
     digest::content_digest,
     dispute::{Dispute, DisputeStatus},
     fields::{METADATA_KEYS, Metadata},
     head::{Head, read_head},
     invoice::{BillingReason, Invoice, InvoiceStatus, Line},
+    invoice_payment::InvoicePayment,
     kind::{EventType, Family, UnknownFamily},
     refund::{Refund, RefundStatus},
     subscription::{Item, Previous, PreviousItem, Subscription, SubscriptionStatus},
 };
-use crate::domain::{
-    ids::{CustomerId, EventId, IdError, SessionId, SubscriptionId, UserId},
-    timestamp::Timestamp,
-};
+use crate::ids::{CustomerId, EventId, IdError, SessionId, SubscriptionId, UserId};
+use crate::timestamp::Timestamp;
 
 /// Why a body is not an event that we can act on. No retry helps: at the edge it is a 400
 /// (`malformed_event`), in a worker it is parked.
@@ -140,6 +140,8 @@ pub enum Object {
     Subscription(Subscription),
     /// `invoice.paid`, `invoice.payment_failed`, `invoice.payment_action_required`
     Invoice(Invoice),
+    /// `invoice_payment.paid`
+    InvoicePayment(InvoicePayment),
     /// `charge.refunded`
     Charge(Charge),
     /// `refund.*`
@@ -204,6 +206,10 @@ impl Object {
                 expect("subscription")?;
                 Subscription::from_fields(&object, before).map(Self::Subscription)
             }
+            Family::InvoicePaid if *kind == EventType::InvoicePaymentPaid => {
+                expect("invoice_payment")?;
+                InvoicePayment::from_fields(&object).map(Self::InvoicePayment)
+            }
             Family::InvoicePaid | Family::InvoicePaymentFailed => {
                 expect("invoice")?;
                 Invoice::from_fields(&object).map(Self::Invoice)
@@ -229,41 +235,49 @@ impl Object {
 }
 
 impl Event {
-    /// The user that the event itself names: `client_reference_id`, then `user_id` or `client_id` in the
-    /// metadata of what it is about; for an invoice its subscription's metadata, its lines', its own. The
-    /// stored link from the customer goes before all of them.
+    /// The user that the metadata of the event's object names, under `user_id` or `client_id`: for an invoice
+    /// its subscription's metadata, then its own, then its lines'. A refund, a dispute and an invoice payment
+    /// name none: they belong to what their payment paid for.
     ///
-    /// An empty text is "not set" (Stripe's way to unset a metadata key) and the next place is looked at.
+    /// An empty text is "not set" (Stripe's way to unset a metadata key), and the next place is looked at.
     ///
     /// # Errors
-    /// [`IdError`] when the first text found is no user id: it is reported, not skipped, as another place may
-    /// name somebody else.
-    pub fn user_hint(&self) -> Result<Option<UserId>, IdError> {
-        let mut reference = None;
+    /// [`IdError`] when the first text found is no user id: the event is parked, as another place may name
+    /// somebody else.
+    pub fn named_user(&self) -> Result<Option<UserId>, IdError> {
         let mut places: Vec<&Metadata> = Vec::new();
         match &self.object {
-            Object::CheckoutSession(session) => {
-                reference = session.client_reference_id.as_deref();
-                places.push(&session.metadata);
-            }
+            Object::CheckoutSession(session) => places.push(&session.metadata),
             Object::Subscription(subscription) => places.push(&subscription.metadata),
             Object::Invoice(invoice) => {
                 places.push(&invoice.subscription_metadata);
-                places.extend(invoice.lines.iter().map(|line| &line.metadata));
                 places.push(&invoice.metadata);
+                places.extend(invoice.lines.iter().map(|line| &line.metadata));
             }
-            Object::Charge(charge) => places.push(&charge.metadata),
-            Object::Refund(refund) => places.push(&refund.metadata),
-            Object::Dispute(dispute) => places.push(&dispute.metadata),
             Object::Customer(customer) => places.push(&customer.metadata),
-            Object::Other => {}
+            Object::InvoicePayment(_)
+            | Object::Charge(_)
+            | Object::Refund(_)
+            | Object::Dispute(_)
+            | Object::Other => {}
         }
-        let named = places
+        places
             .into_iter()
             .flat_map(|place| [place.get("user_id"), place.get("client_id")])
             .flatten()
-            .map(String::as_str);
-        reference.into_iter().chain(named).find(|text| !text.is_empty()).map(UserId::new).transpose()
+            .find(|text| !text.is_empty())
+            .map(|text| UserId::new(text.as_str()))
+            .transpose()
+    }
+
+    /// The session's `client_reference_id`. A buyer can set it in a Payment Link's address, and affiliate
+    /// tools put ids of their own there: the catalog's policy says how far it counts.
+    ///
+    /// # Errors
+    /// [`IdError`] when it is no user id.
+    pub fn referenced_user(&self) -> Result<Option<UserId>, IdError> {
+        let Object::CheckoutSession(session) = &self.object else { return Ok(None) };
+        session.client_reference_id.as_deref().filter(|text| !text.is_empty()).map(UserId::new).transpose()
     }
 
     /// The customer that the event names; refunds and disputes name none.
@@ -276,7 +290,7 @@ impl Event {
             Object::Customer(customer) => Some(&customer.id),
             Object::Refund(refund) => refund.customer.as_ref(),
             Object::Dispute(dispute) => dispute.customer.as_ref(),
-            Object::Other => None,
+            Object::InvoicePayment(_) | Object::Other => None,
         }
     }
 
@@ -286,7 +300,8 @@ impl Event {
             Object::CheckoutSession(session) => session.subscription.as_ref(),
             Object::Subscription(subscription) => Some(&subscription.id),
             Object::Invoice(invoice) => invoice.subscription.as_ref(),
-            Object::Charge(_)
+            Object::InvoicePayment(_)
+            | Object::Charge(_)
             | Object::Refund(_)
             | Object::Dispute(_)
             | Object::Customer(_)
@@ -300,6 +315,7 @@ impl Event {
             Object::CheckoutSession(session) => Some(&session.id),
             Object::Subscription(_)
             | Object::Invoice(_)
+            | Object::InvoicePayment(_)
             | Object::Charge(_)
             | Object::Refund(_)
             | Object::Dispute(_)
@@ -326,6 +342,9 @@ impl Event {
                 it.id.as_str(),
                 &[text(&it.customer), text(&it.subscription), text(&it.payment_intent), text(&it.charge)],
             ),
+            Object::InvoicePayment(it) => {
+                all(it.invoice.as_str(), &[text(&it.payment_intent), text(&it.charge)])
+            }
             Object::Charge(it) => {
                 all(it.id.as_str(), &[text(&it.customer), text(&it.payment_intent), text(&it.invoice)])
             }

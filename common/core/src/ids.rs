@@ -114,7 +114,12 @@ id! {
     /// taken, not argued with.
     EventId, "event", |text| stripe(text, &["evt_"], |c| c.is_alphanumeric() || c == '_')
 }
-id! { /** `cus_…` */ CustomerId, "customer", |text| stripe(text, &["cus_"], word) }
+id! {
+    /// `cus_…`, or an id that the merchant chose when creating the customer, which may hold `@ . + -` and more
+    /// (stripe-node#968, stripe-node#125): any text of 1 to 255 characters without a control character. Encode
+    /// it in calls to Stripe.
+    CustomerId, "customer", |text| free(text, STRIPE_MAX, |c| !c.is_control())
+}
 id! { /** `sub_…`; `su_…` in accounts that are older than 2014. */ SubscriptionId, "subscription", |text| stripe(text, &["sub_", "su_"], word) }
 id! { /** `in_…`; a preview (`invoice.upcoming`) has none. */ InvoiceId, "invoice", |text| stripe(text, &["in_"], word) }
 id! { /** Checkout session: `cs_test_…`, `cs_live_…`. */ SessionId, "checkout session", |text| stripe(text, &["cs_"], word) }
@@ -122,6 +127,11 @@ id! { /** `pi_…` */ PaymentIntentId, "payment intent", |text| stripe(text, &["
 id! { /** `ch_…`, and `py_…` for payments that are not by card. */ ChargeId, "charge", |text| stripe(text, &["ch_", "py_"], word) }
 id! { /** `re_…`, and `pyr_…` for refunds of a `py_…`. */ RefundId, "refund", |text| stripe(text, &["re_", "pyr_"], word) }
 id! { /** `dp_…` (card) and `du_…`. */ DisputeId, "dispute", |text| stripe(text, &["dp_", "du_"], word) }
+id! {
+    /// A subscription item (`si_…`): what Stripe bills. Items of events before 2018 have no id and get one of
+    /// ours (see `event::Subscription`).
+    ItemId, "subscription item", |text| free(text, STRIPE_MAX, |c| !c.is_control() && c != '#')
+}
 id! {
     /// A price (`price_…`) or a legacy plan, whose id the merchant chose freely (`gold`,
     /// `silver-express-898`): any text of 1 to 255 characters without a control character or `#`.
@@ -190,7 +200,8 @@ mod tests {
         assert!(RefundId::new("re_1").is_ok() && RefundId::new("pyr_1").is_ok());
         assert!(DisputeId::new("dp_1").is_ok() && DisputeId::new("du_1").is_ok());
         assert!(SubscriptionId::new("su_00000000000000").is_ok());
-        assert!(CustomerId::new("cus_é").is_err());
+        assert!(CustomerId::new("user_42-merchant.ann+b@example.com").is_ok());
+        assert!(CustomerId::new("cus_\n").is_err());
     }
 
     #[test]

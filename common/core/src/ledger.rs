@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::credits::Credits;
 use super::ids::{
-    ChargeId, DisputeId, EventId, InvoiceId, PaymentIntentId, PriceId, RefundId, SessionId, SubscriptionId,
+    ChargeId, DisputeId, EventId, InvoiceId, ItemId, PaymentIntentId, RefundId, SessionId, SubscriptionId,
 };
 use super::timestamp::Timestamp;
 
-/// What an entry is about, as text: `signup`, `invoice#in_…`, `trial#sub_…#<period start>`,
-/// `plan#sub_…#price_…#<period start>`, `session#cs_…`, `refund#…`, `dispute#dp_…#<status>`,
-/// `consume#<idempotency key>`, `fix#<request id>`, `adjust#evt_…`.
+/// What an entry is about, as text: `signup`, `invoice#in_…`, `invoice#in_…#si_…`, `trial#sub_…#si_…`,
+/// `plan#si_…#<period start>#<plan>#<n>`, `session#cs_…`, `refund#…`, `dispute#dp_…#<status>`,
+/// `consume#<idempotency key>`, `fix#<request id>`, `comp#<request id>`, `adjust#evt_…`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(from = "String")]
 pub struct LedgerKey(Arc<str>);
@@ -34,14 +34,19 @@ impl LedgerKey {
         Self(format!("invoice#{invoice}").into())
     }
 
-    /// The grant of a trial whose subscription names no invoice.
-    pub fn trial(subscription: &SubscriptionId, period_start: Timestamp) -> Self {
-        Self(format!("trial#{subscription}#{}", period_start.unix()).into())
+    /// A line of a paid invoice that counts later than the invoice was recorded.
+    pub fn invoice_item(invoice: &InvoiceId, item: &ItemId) -> Self {
+        Self(format!("invoice#{invoice}#{item}").into())
     }
 
-    /// The grant of a plan taken up within a billing period.
-    pub fn plan(subscription: &SubscriptionId, price: &PriceId, period_start: Timestamp) -> Self {
-        Self(format!("plan#{subscription}#{price}#{}", period_start.unix()).into())
+    /// The trial of a subscription item: one for each item of a subscription.
+    pub fn trial(subscription: &SubscriptionId, item: &ItemId) -> Self {
+        Self(format!("trial#{subscription}#{item}").into())
+    }
+
+    /// A plan taken up within a billing period, as `<plan>#<n>` for the n-th time.
+    pub fn plan(item: &ItemId, period_start: Timestamp, change: &str) -> Self {
+        Self(format!("plan#{item}#{}#{change}", period_start.unix()).into())
     }
 
     /// The grant of a paid one-time session: a pack or an order.
@@ -52,6 +57,11 @@ impl LedgerKey {
     /// What a charge's refunds took back when they had reached `cumulative` minor units.
     pub fn refund_of_charge(charge: &ChargeId, cumulative: i64) -> Self {
         Self(format!("refund#{charge}#{cumulative}").into())
+    }
+
+    /// What had gone back of a payment when it was tied to its document.
+    pub fn refund_of_payment(payment: &str, amount: i64) -> Self {
+        Self(format!("refund#{payment}#{amount}").into())
     }
 
     /// What one refund object took back, or gave back when it failed.
@@ -74,10 +84,46 @@ impl LedgerKey {
         Self(format!("fix#{request}").into())
     }
 
+    /// A plan that an operator gives for a time.
+    pub fn complimentary(request: &str) -> Self {
+        Self(format!("comp#{request}").into())
+    }
+
     /// A movement that grants nothing new: a return to a plan granted before in the period, or what late news
     /// about an older event changes. The grants themselves never have such a key.
     pub fn adjust(event: &EventId) -> Self {
         Self(format!("adjust#{event}").into())
+    }
+
+    /// The same document's key for a movement that falls due with it.
+    pub fn adjusted(&self) -> Self {
+        Self(format!("adjust#{}", self.0).into())
+    }
+
+    /// The invoice's key, for the key of a line that counts later.
+    pub fn invoice_of_item(&self) -> Option<Self> {
+        let (invoice, _item) = self.0.strip_prefix("invoice#")?.split_once('#')?;
+        Some(Self(format!("invoice#{invoice}").into()))
+    }
+
+    /// The invoice that it is the key of.
+    pub fn invoice_id(&self) -> Option<InvoiceId> {
+        self.0.strip_prefix("invoice#").and_then(|id| InvoiceId::new(id).ok())
+    }
+
+    /// The session that it is the key of.
+    pub fn session_id(&self) -> Option<SessionId> {
+        self.0.strip_prefix("session#").and_then(|id| SessionId::new(id).ok())
+    }
+
+    /// Whether it is this invoice's.
+    pub fn is_invoice(&self, invoice: &InvoiceId) -> bool {
+        self.0.strip_prefix("invoice#") == Some(invoice.as_str())
+    }
+
+    /// Whether it is this session's.
+    pub fn is_session(&self, session: &SessionId) -> bool {
+        self.0.strip_prefix("session#") == Some(session.as_str())
     }
 
     /// The text, as stored.
@@ -147,6 +193,8 @@ pub enum EntryKind {
 pub enum Note {
     /// A newer fact already stands: this one is recorded and changes nothing.
     Superseded,
+    /// A session and an invoice sold one purchase, and the session grants it.
+    OnePurchase,
     /// Less could be taken back than was due, because it had been spent or had ended: see
     /// [`Entry::shortfall`].
     Shortfall,

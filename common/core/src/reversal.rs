@@ -8,28 +8,24 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::credits::Credits;
-use super::ids::{DisputeId, RefundId};
 use crate::event::{DisputeStatus, RefundStatus};
+use crate::ids::{DisputeId, RefundId, UserId};
+use crate::ledger::LedgerKey;
+use crate::timestamp::Timestamp;
 
 /// The refunds and disputes of one payment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reversal {
-    /// The largest `amount_refunded` a charge event told, in minor units. It counts refunds that fail later.
-    #[serde(default)]
-    refunded: i64,
+    /// The newest `amount_refunded` of a charge event, in minor units, with the event's `created`. It counts
+    /// refunds that fail later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    charge: Option<(Timestamp, i64)>,
     /// Single refunds: amount in minor units and how far they got.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     refunds: BTreeMap<RefundId, (i64, RefundStage)>,
     /// Disputes: amount in minor units and how far they got.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     disputes: BTreeMap<DisputeId, (i64, DisputeStage)>,
-    /// Credits that the payment's grant owes for what went back, as of the last event.
-    #[serde(default)]
-    pub due: Credits,
-    /// Credits of the purchase that this payment paid for which were taken and not given back.
-    #[serde(default)]
-    pub taken: Credits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -49,11 +45,25 @@ enum DisputeStage {
     Won,
 }
 
+/// What is known of one payment: the document that it paid, and what went back of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentRecord {
+    /// The ledger key of the document (`session#cs_…`, `invoice#in_…`) once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<LedgerKey>,
+    /// The user whose document it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserId>,
+    /// Refunds and disputes.
+    #[serde(default, skip_serializing_if = "Reversal::is_empty")]
+    pub reversal: Reversal,
+}
+
 /// One event about a payment that goes back. Amounts in minor units.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// `charge.refunded`: the cumulative amount.
-    Charge(i64),
+    /// `charge.refunded`: the event's `created` and the cumulative amount.
+    Charge(Timestamp, i64),
     /// `refund.*`: one refund.
     Refund(RefundId, i64, RefundStatus),
     /// `charge.dispute.*`: one dispute.
@@ -61,10 +71,15 @@ pub enum News {
 }
 
 impl Reversal {
+    /// Whether nothing is known to have gone back.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Takes in one event.
     pub fn fold(&mut self, news: News) {
         match news {
-            News::Charge(cumulative) => self.refunded = self.refunded.max(cumulative),
+            News::Charge(at, cumulative) => self.charge = self.charge.max(Some((at, cumulative))),
             News::Refund(id, amount, status) => {
                 let stage = match status {
                     RefundStatus::Pending | RefundStatus::RequiresAction | RefundStatus::Other(_) => {
@@ -93,9 +108,15 @@ impl Reversal {
         }
     }
 
-    /// Minor units that are back with the customer or held by a dispute: refunds that succeeded, told by the
-    /// charge or one by one, and disputes that are open or lost.
-    pub fn amount(&self) -> i64 {
+    /// Whether a dispute is open or lost.
+    pub fn is_disputed(&self) -> bool {
+        let holds = |stage: DisputeStage| matches!(stage, DisputeStage::Open | DisputeStage::Lost);
+        self.disputes.values().any(|(_, stage)| holds(*stage))
+    }
+
+    /// Minor units that went back by refunds: the larger of the sum of succeeded refunds and the charge's
+    /// newest `amount_refunded` less refunds that failed.
+    pub fn refunded(&self) -> i64 {
         let refunds = |stage: RefundStage| {
             self.refunds
                 .values()
@@ -103,17 +124,26 @@ impl Reversal {
                 .map(|refund| refund.0)
                 .fold(0, i64::saturating_add)
         };
-        let undone = refunds(RefundStage::Failed).saturating_add(refunds(RefundStage::Pending));
-        let refunded = self.refunded.saturating_sub(undone).max(refunds(RefundStage::Succeeded)).max(0);
+        let newest = self.charge.map_or(0, |(_, amount)| amount);
+        let counted = newest.saturating_sub(refunds(RefundStage::Failed));
+        counted.max(refunds(RefundStage::Succeeded)).max(0)
+    }
+
+    /// Minor units that are back with the customer or held by a dispute that is open or lost.
+    pub fn amount(&self) -> i64 {
         let held =
             |dispute: &&(i64, DisputeStage)| matches!(dispute.1, DisputeStage::Open | DisputeStage::Lost);
-        self.disputes.values().filter(held).map(|dispute| dispute.0).fold(refunded, i64::saturating_add)
+        self.disputes.values().filter(held).map(|dispute| dispute.0).fold(self.refunded(), i64::saturating_add)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn charge(amount: i64) -> News {
+        News::Charge(Timestamp::from_unix(amount), amount)
+    }
 
     fn refund(id: &str, amount: i64, status: RefundStatus) -> News {
         News::Refund(RefundId::new(id).unwrap(), amount, status)
@@ -128,16 +158,17 @@ mod tests {
         use DisputeStatus::{Lost, NeedsResponse, WarningClosed, WarningNeedsResponse, Won};
         use RefundStatus::{Failed, Pending, Succeeded};
         for (news, amount) in [
-            (vec![News::Charge(500), News::Charge(1500), News::Charge(2000)], 2000),
-            (vec![News::Charge(500), refund("re_1", 500, Succeeded)], 500),
-            (vec![News::Charge(500), refund("re_1", 500, Succeeded), refund("re_1", 500, Failed)], 0),
-            (vec![News::Charge(500), refund("re_1", 500, Pending)], 0),
-            (vec![News::Charge(800), refund("re_1", 500, Failed), refund("re_2", 300, Succeeded)], 300),
+            (vec![charge(500), charge(1500), charge(2000)], 2000),
+            (vec![charge(500), refund("re_1", 500, Succeeded)], 500),
+            (vec![charge(500), refund("re_1", 500, Succeeded), refund("re_1", 500, Failed)], 0),
+            (vec![charge(500), refund("re_1", 500, Pending)], 500),
+            (vec![refund("re_1", 500, Pending)], 0),
+            (vec![charge(800), refund("re_1", 500, Failed), refund("re_2", 300, Succeeded)], 300),
             (vec![dispute(NeedsResponse)], 1000),
             (vec![dispute(NeedsResponse), dispute(Won)], 0),
             (vec![dispute(NeedsResponse), dispute(Lost)], 1000),
             (vec![dispute(WarningNeedsResponse), dispute(WarningClosed)], 0),
-            (vec![dispute(NeedsResponse), dispute(Won), News::Charge(700)], 700),
+            (vec![dispute(NeedsResponse), dispute(Won), charge(700)], 700),
         ] {
             let fold = |news: &mut dyn Iterator<Item = News>| {
                 let mut reversal = Reversal::default();

@@ -32,7 +32,7 @@ use std::fmt;
 use hmac::{Hmac, KeyInit as _, Mac, digest::CtOutput};
 use sha2::Sha256;
 
-use crate::domain::timestamp::Timestamp;
+use crate::timestamp::Timestamp;
 
 mod diagnose;
 

@@ -2,26 +2,29 @@
 //! entry behind it.
 //!
 //! ```json
-//! {"field":"bucket sub_1","value":"3800","rule":"period","why":"invoice#in_1 opened the period from … with 5000 credits; 1200 were spent",
+//! {"field":"bucket si_1","value":"3800","rule":"period",
+//!  "why":"invoice in_1 opened the period from … to … with 5000 credits of plan pro; 1200 were spent",
 //!  "event_id":"evt_2","ledger_key":"invoice#in_1","at":"2026-01-05T10:00:05Z"}
 //! ```
 
 use serde::{Serialize, Serializer};
 
-use super::subscription::{Subscription, digest};
+use super::item::Bucket;
+use super::lots::Purchase;
+use super::state::{Buckets, Lot};
 use super::{Account, State};
-use crate::domain::catalog::{Addons, Catalog};
-use crate::domain::credits::Credits;
-use crate::domain::ids::SubscriptionId;
-use crate::domain::ledger::{Entry, EntryKind, LedgerKey};
-use crate::domain::timestamp::Timestamp;
-use crate::event::SubscriptionStatus as Status;
+use crate::catalog::{Addons, Catalog};
+use crate::credits::Credits;
+use crate::event::SubscriptionStatus;
+use crate::ids::{ItemId, SubscriptionId};
+use crate::ledger::{Entry, LedgerKey};
+use crate::timestamp::Timestamp;
 
 /// Why one field has its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Because {
-    /// `tier`, `access_until`, `credits`, `subscription sub_…`, `bucket signup`, `bucket sub_…`, `bucket
-    /// addon`.
+    /// `tier`, `access_until`, `credits`, `subscription sub_…`, `bucket signup`, `bucket si_…`, `bucket
+    /// addon`, `bucket grant`, `bucket lifetime`.
     pub field: String,
     /// As a text.
     pub value: String,
@@ -29,7 +32,7 @@ pub struct Because {
     pub rule: &'static str,
     /// The rule as it applied, in a sentence.
     pub why: String,
-    /// The event that told it, where the log still has it.
+    /// The event behind it, where the log still has it.
     pub event_id: Option<String>,
     /// The ledger entry that set it.
     pub ledger_key: Option<LedgerKey>,
@@ -45,7 +48,7 @@ fn rfc3339<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok
 
 /// An event of the log, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct LoggedEvent {
     /// `evt_…`
     pub id: String,
     /// `created`
@@ -58,10 +61,14 @@ pub struct Told {
 
 impl State {
     /// The ledger entries that an explanation refers to.
-    pub fn explaining_keys(&self) -> Vec<LedgerKey> {
-        let periods = self.subscriptions.values().filter_map(|subscription| subscription.period.as_ref());
+    pub fn explaining_keys(&self, catalog: &Catalog, now: Timestamp) -> Vec<LedgerKey> {
+        let buckets = self.buckets(&catalog.policy, now);
+        let periods = buckets.items.values().filter_map(|bucket| bucket.period.as_ref());
+        let trials = buckets.items.iter().filter(|(_, bucket)| bucket.trial);
         periods
-            .map(|period| period.key.clone())
+            .map(|period| LedgerKey::invoice(&period.invoice))
+            .chain(trials.map(|((subscription, item), _)| LedgerKey::trial(subscription, item)))
+            .chain(self.packs.iter().chain(&self.lifetimes).filter_map(Purchase::key))
             .chain([LedgerKey::signup()])
             .chain(self.last_entry.clone())
             .collect()
@@ -70,280 +77,279 @@ impl State {
 
 impl Account {
     /// Explains every field. `recorded` of the account should hold what [`State::explaining_keys`] names;
-    /// `told` the user's events.
-    pub fn explain(&self, told: &[Told], catalog: &Catalog, now: Timestamp) -> Vec<Because> {
-        let mut all = self.explain_tier(told, catalog, now);
-        all.push(self.explain_credits());
-        all.push(self.explain_signup());
-        for (id, subscription) in &self.state.subscriptions {
-            all.push(explain_status(id, subscription, told));
-            all.push(self.explain_bucket(id, subscription));
+    /// `events` the user's events.
+    pub fn explain(&self, events: &[LoggedEvent], catalog: &Catalog, now: Timestamp) -> Vec<Because> {
+        let buckets = self.state.buckets(&catalog.policy, now);
+        let mut all = self.explain_tier(events, catalog, now);
+        all.push(self.explain_credits(&buckets));
+        all.push(self.explain_signup(&buckets));
+        for id in self.state.subscriptions.keys() {
+            all.push(self.explain_status(id, events, catalog, now));
+            let of_it = buckets.items.iter().filter(|((of, _), _)| of == id);
+            let explained: Vec<Because> =
+                of_it.map(|((_, item), bucket)| self.explain_bucket(id, item, bucket)).collect();
+            if explained.is_empty() {
+                let why = format!("no paid invoice or trial of {id} is known, so nothing was granted");
+                all.push(because(&format!("bucket {id}"), Credits::ZERO, "not_paid", why, None));
+            }
+            all.extend(explained);
         }
-        all.push(self.explain_addon(catalog));
+        all.push(self.explain_purchases(&buckets, catalog));
+        if !self.state.grants.is_empty() {
+            let grants = self.state.grants.iter().map(|grant| format!("{} left of {}", grant.left, grant.key));
+            let why = format!("{}; no renewal ends credits given by hand", grants.collect::<Vec<_>>().join(", "));
+            let left = buckets.sum(|lot| matches!(lot, Lot::Grant(_)));
+            all.push(because("bucket grant", left, "by_hand", why, None));
+        }
+        if !self.state.lifetimes.is_empty() {
+            let left = buckets.sum(|lot| matches!(lot, Lot::Lifetime(_)));
+            let entry = self.state.lifetimes.last().and_then(Purchase::key);
+            let entry = entry.and_then(|key| self.recorded.get(&key));
+            let why = "a plan was bought for life; its credits are granted once".to_owned();
+            all.push(because("bucket lifetime", left, "lifetime", why, entry));
+        }
         all
     }
 
-    fn explain_tier(&self, told: &[Told], catalog: &Catalog, now: Timestamp) -> Vec<Because> {
+    fn explain_tier(&self, events: &[LoggedEvent], catalog: &Catalog, now: Timestamp) -> Vec<Because> {
         let access = self.state.access(catalog, now);
-        let all: Vec<_> = self
-            .state
-            .subscriptions
-            .iter()
-            .map(|(id, one)| (id, one, self.state.explain_access(id, one, catalog, now)))
-            .collect();
-        let giving = all.iter().find(|(_, one, verdict)| {
-            verdict.is_ok()
-                && one
-                    .price()
-                    .and_then(|price| catalog.plan_of_price(price.as_str()))
-                    .is_some_and(|plan| plan.tier == access.tier)
+        let given = self.state.given(catalog, now);
+        let lives = |until: Option<Timestamp>| until.is_none_or(|until| until > now);
+        let giving = given.iter().find(|one| {
+            lives(one.until) && catalog.tier_of_plan(&one.plan).is_some_and(|(tier, _)| tier == access.tier)
         });
-        let (rule, why) = match (&giving, all.is_empty()) {
-            (Some((_, _, Ok(why))), _) => {
-                let others = if all.len() > 1 { "; no other subscription gives a higher tier" } else { "" };
-                ("highest_plan", format!("{why}{others}"))
+        let (rule, why) = match giving {
+            Some(one) => {
+                let of = one.by.as_ref().map_or_else(String::new, |(id, _)| format!("{id}: "));
+                let others = if given.len() > 1 { "; nothing else gives a higher tier" } else { "" };
+                ("highest_plan", format!("{of}{}{others}", one.why))
             }
-            (_, true) => (
+            None if self.state.subscriptions.is_empty() => (
                 "default_tier",
                 "no subscription is known for this user, so the catalog's default tier holds".to_owned(),
             ),
-            (_, false) => {
-                let whys: Vec<&str> = all
-                    .iter()
-                    .filter_map(|(_, _, verdict)| verdict.as_ref().err().map(String::as_str))
+            None => {
+                let whys: Vec<String> = self
+                    .state
+                    .subscriptions
+                    .keys()
+                    .map(|id| self.no_access(id, catalog, now))
                     .collect();
-                (
-                    "default_tier",
-                    format!(
-                        "the catalog's default tier, as no subscription gives access: {}",
-                        whys.join("; ")
-                    ),
-                )
+                let whys = whys.join("; ");
+                ("default_tier", format!("the catalog's default tier, as no subscription gives access: {whys}"))
             }
         };
-        // Where nothing gives access, the newest word about a subscription is what took it.
         let newest = || {
-            self.state
-                .subscriptions
-                .iter()
-                .max_by_key(|(_, one)| one.snapshot.as_ref().map(|snapshot| snapshot.created))
+            let created = |id: &&SubscriptionId| {
+                self.state.subscriptions.get(*id).and_then(|one| one.snapshot.as_ref()).map(|one| one.created)
+            };
+            self.state.subscriptions.keys().max_by_key(created)
         };
-        let behind = giving.map(|(id, one, _)| (*id, *one)).or_else(newest);
-        let at = behind.and_then(|(_, one)| one.snapshot.as_ref()).map(|snapshot| snapshot.created);
+        let behind = giving.and_then(|one| one.by.as_ref()).map(|(id, _)| id).or_else(newest);
+        let snapshot = behind.and_then(|id| self.state.subscriptions.get(id)?.snapshot.as_ref());
         let tier = Because {
             field: "tier".to_owned(),
             value: access.tier.clone(),
             rule,
             why,
-            event_id: behind.and_then(|(id, one)| teller(id, one, told)),
+            event_id: behind.and_then(|id| self.shown_by(id, events)),
             ledger_key: None,
-            at,
+            at: snapshot.map(|snapshot| snapshot.created),
         };
         let until = access.until.map(|until| Because {
             field: "access_until".to_owned(),
             value: until.to_string(),
             rule: "ends",
-            why: format!("unless news comes, the tier {} ends then: a cancellation, or the grace after a failed payment", access.tier),
+            why: format!(
+                "the tier {} ends then unless a new event says otherwise: a planned end, the end of a paid \
+                 period, or the grace after a failed payment",
+                access.tier
+            ),
             ..tier.clone()
         });
         std::iter::once(tier).chain(until).collect()
     }
 
-    fn explain_credits(&self) -> Because {
-        let state = &self.state;
-        let mut parts = vec![format!("signup {}", state.signup.unwrap_or_default())];
-        parts.extend(state.subscriptions.keys().map(|id| format!("{id} {}", state.bucket(id))));
-        parts.push(format!("add-ons {}", state.addon()));
-        let last = state.last_entry.as_ref().and_then(|key| self.recorded.get(key));
+    /// Why a subscription gives no access.
+    fn no_access(&self, id: &SubscriptionId, catalog: &Catalog, now: Timestamp) -> String {
+        let Some(one) = self.state.summary(id, catalog, now) else { return format!("{id} is unknown") };
+        let status = one.status.as_ref().map_or_else(|| "of unknown status".to_owned(), ToString::to_string);
+        let subscription = self.state.subscriptions.get(id);
+        let ended = subscription.and_then(|one| self.state.ended_at(one));
+        let paid_later = ended.is_some_and(|ended| {
+            let items = subscription.into_iter().flat_map(|one| one.items.values());
+            items.filter_map(|item| item.billed_at).any(|billed| billed > ended)
+        });
+        match (&one.plan, ended) {
+            (_, Some(ended)) if paid_later => format!(
+                "{id} ended at {ended} and an invoice of it was paid after that: refund the payment, or give \
+                 the plan with fix-user complimentary"
+            ),
+            (Some(plan), Some(ended)) => format!("{id} (plan {plan}) ended at {ended}"),
+            (None, Some(ended)) => format!("{id} ended at {ended}"),
+            (Some(plan), None) => format!("{id} (plan {plan}) is {status}, and what was paid for is over"),
+            (None, None) => {
+                let price = one.price.as_ref().map_or("no price", |price| price.as_str());
+                format!("{id} is {status} with {price}, which is in no plan of the catalog")
+            }
+        }
+    }
+
+    fn explain_credits(&self, buckets: &Buckets) -> Because {
+        let mut parts = vec![format!("signup {}", buckets.sum(|lot| *lot == Lot::Signup))];
+        for (lot, left) in &buckets.lots {
+            if let Lot::Item(_, item) = lot {
+                parts.push(format!("{item} {left}"));
+            }
+        }
+        parts.push(format!("add-ons {}", buckets.sum(|lot| matches!(lot, Lot::Pack(_)))));
+        let other = buckets.sum(|lot| matches!(lot, Lot::Grant(_) | Lot::Lifetime(_)));
+        if other > Credits::ZERO {
+            parts.push(format!("given by hand or for life {other}"));
+        }
+        let last = self.state.last_entry.as_ref().and_then(|key| self.recorded.get(key));
         let last_words = last.map_or_else(
             || "; the ledger is empty: nothing was ever granted".to_owned(),
             |entry| format!("; the last entry is {} ({:+})", entry.key, entry.delta),
         );
-        because(
-            "credits",
-            state.balance(),
-            "sum_of_buckets",
-            format!("{}{last_words}", parts.join(" + ")),
-            last,
-        )
+        let why = format!("{}{last_words}", parts.join(" + "));
+        because("credits", buckets.balance(), "sum_of_buckets", why, last)
     }
 
-    fn explain_signup(&self) -> Because {
+    fn explain_signup(&self, buckets: &Buckets) -> Because {
         let entry = self.recorded.get(&LedgerKey::signup());
-        let opening = self.first_opening();
-        let (rule, why) = match (self.state.signup, self.state.subscribed) {
+        let left = buckets.sum(|lot| *lot == Lot::Signup);
+        let (rule, why) = match (&self.state.signup, self.state.paid_since) {
             (None, _) => (
                 "not_signed_up",
-                "the app has not created this user (PUT /users/{id}), which grants the signup credits"
-                    .to_owned(),
+                "the app has not created this user (PUT /users/{id}), which grants the signup credits".to_owned(),
             ),
-            (Some(_), true) => (
-                "ended_by_subscription",
-                "the first subscription's payment ended the signup credits".to_owned(),
-            ),
-            (Some(left), false) => {
-                let granted = entry.map_or(left, |entry| entry.worth);
-                (
-                    "signup",
-                    format!("{granted} credits were granted at signup; {} were spent", granted.minus(left)),
-                )
+            (Some(_), Some(since)) => {
+                ("ended_by_subscription", format!("the paid period from {since} ended the signup credits"))
+            }
+            (Some(signup), None) => {
+                ("signup", format!("{} credits were granted at signup; {} were spent", signup.granted, signup.spent))
             }
         };
-        let behind = if rule == "ended_by_subscription" { opening.or(entry) } else { entry };
-        because("bucket signup", self.state.signup.unwrap_or_default(), rule, why, behind)
+        because("bucket signup", left, rule, why, entry)
     }
 
-    fn first_opening(&self) -> Option<&Entry> {
-        let opens = |entry: &&Entry| {
-            matches!(entry.kind, EntryKind::Subscription | EntryKind::Trial | EntryKind::Renewal)
-        };
-        self.recorded.values().filter(opens).min_by_key(|entry| entry.created)
-    }
-
-    fn explain_bucket(&self, id: &SubscriptionId, subscription: &Subscription) -> Because {
-        let field = format!("bucket {id}");
-        let credits = self.state.bucket(id);
-        let Some(period) = &subscription.period else {
-            let waits = if subscription.is_waiting() { "; a change of plan waits for it, too" } else { "" };
-            let why = format!(
-                "no paid invoice (or trial) of {id} was heard of, so no billing period is open and nothing was granted{waits}"
-            );
-            return because(&field, credits, "not_paid", why, None);
+    fn explain_bucket(&self, id: &SubscriptionId, item: &ItemId, bucket: &Bucket) -> Because {
+        let field = format!("bucket {item}");
+        let Some(period) = &bucket.period else {
+            let entry = self.recorded.get(&LedgerKey::trial(id, item));
+            let why = if bucket.granted > Credits::ZERO {
+                format!("the trial of {id} granted {} credits; {} were spent", bucket.granted, bucket.spent)
+            } else {
+                format!("the trial of {id} grants no credits: it has ended unpaid, or the user had an earlier trial")
+            };
+            return because(&field, bucket.left, "trial", why, entry);
         };
         let until = period.end.map_or_else(String::new, |end| format!(" to {end}"));
-        let opened = format!(
-            "{} opened the period from {}{until} with {} credits",
-            period.key, period.start, period.credits
+        let mut why = format!(
+            "invoice {} opened the period from {}{until} with {} credits of plan {}",
+            period.invoice,
+            period.start,
+            period.worth(),
+            period.terms.plan
         );
-        let entry = self.recorded.get(&period.key);
-        if subscription.credits() > Credits::ZERO && credits == Credits::ZERO {
-            let why = format!(
-                "{opened}; the subscription has ended and another one was granted after it, which voids what was left"
-            );
-            return because(&field, credits, "void", why, entry);
+        if let Some(terms) = &bucket.changed_to {
+            why.push_str(&format!("; changed to {} × {}, worth {} credits", terms.plan, bucket.quantity, bucket.granted));
         }
-        let (spent, reversed) = (period.spent(), period.reversed);
-        let mut why = opened;
-        if let Some(price) = period.changed_to() {
-            why.push_str(&format!("; the plan was changed to {price}"));
+        if bucket.spent > Credits::ZERO {
+            why.push_str(&format!("; {} were spent", bucket.spent));
         }
-        if spent > Credits::ZERO {
-            why.push_str(&format!("; {spent} were spent"));
+        if bucket.lost > Credits::ZERO {
+            why.push_str(&format!("; refunds and disputes took {}", bucket.lost));
         }
-        if reversed > Credits::ZERO {
-            why.push_str(&format!("; {reversed} were taken back by refunds or disputes"));
-        }
-        because(&field, credits, "period", why, entry)
+        let rule = if bucket.left == Credits::ZERO && self.state.item_ended_at(id, item).is_some() {
+            why.push_str("; the item has ended, and another item's paid period after it ends its credits");
+            "void"
+        } else {
+            "period"
+        };
+        because(&field, bucket.left, rule, why, self.recorded.get(&LedgerKey::invoice(&period.invoice)))
     }
 
-    fn explain_addon(&self, catalog: &Catalog) -> Because {
-        let entry_of = |of: u32| self.recorded.values().find(|entry| digest(entry.key.as_str()) == of);
-        let lots: Vec<String> = self
+    fn explain_purchases(&self, buckets: &Buckets, catalog: &Catalog) -> Because {
+        let left_of = |place: usize| buckets.sum(|lot| *lot == Lot::Pack(place));
+        let packs: Vec<String> = self
             .state
-            .lots
+            .packs
             .iter()
-            .map(|lot| {
-                let name = entry_of(lot.of)
-                    .map_or_else(|| format!("a purchase of {}", lot.at), |entry| entry.key.to_string());
-                format!("{} left of {name}", lot.credits)
+            .enumerate()
+            .filter(|(place, _)| left_of(*place) > Credits::ZERO)
+            .map(|(place, pack)| {
+                let name = pack.key().map_or_else(|| format!("a purchase of {}", pack.at), |key| key.to_string());
+                let older = if pack.joined { " and older ones" } else { "" };
+                format!("{} left of {name}{older}", left_of(place))
             })
             .collect();
         let reset = match (self.state.reset_at, catalog.policy.addons) {
             (Some(at), Addons::Reset) => {
-                format!("; what was bought before the renewal of {at} ended with it (addons = \"reset\")")
+                format!("; packs bought before the period from {at} ended with it (addons = \"reset\")")
             }
             (_, Addons::Reset | Addons::Keep) => String::new(),
         };
-        let why = if lots.is_empty() {
+        let why = if packs.is_empty() {
             format!("no pack has credits left{reset}")
         } else {
-            format!("{}{reset}", lots.join(", "))
+            format!("{}{reset}", packs.join(", "))
         };
-        because(
-            "bucket addon",
-            self.state.addon(),
-            "packs",
-            why,
-            self.state.lots.last().and_then(|lot| entry_of(lot.of)),
-        )
+        let entry = self.state.packs.last().and_then(Purchase::key);
+        let total = buckets.sum(|lot| matches!(lot, Lot::Pack(_)));
+        because("bucket addon", total, "packs", why, entry.and_then(|key| self.recorded.get(&key)))
     }
-}
 
-impl State {
-    /// Whether a subscription gives access at `now`, and why or why not.
-    fn explain_access(
+    fn explain_status(
         &self,
         id: &SubscriptionId,
-        one: &Subscription,
+        events: &[LoggedEvent],
         catalog: &Catalog,
         now: Timestamp,
-    ) -> Result<String, String> {
-        let status = one.status().map_or_else(|| "of unknown status".to_owned(), |status| status.to_string());
-        let Some(price) = one.price() else {
-            return Err(format!("{id} is {status} and its price is not known"));
-        };
-        let Some(plan) = catalog.plan_of_price(price.as_str()) else {
-            return Err(format!("{id} is {status} with price {price}, which is in no plan of the catalog"));
-        };
-        if let Some(ended) = self.ended_at(one) {
-            return Err(format!("{id} (plan {}) ended at {ended}", plan.name));
-        }
-        match (self.access_of(one, catalog), one.status()) {
-            (None, _) => Err(format!("{id} (plan {}) is {status}, which gives no access", plan.name)),
-            (Some(Some(until)), Some(Status::PastDue)) if until <= now => {
-                let days = catalog.policy.past_due_grace_days;
-                Err(format!(
-                    "{id} (plan {}) is past_due and its {days} days of grace ended at {until}",
-                    plan.name
-                ))
+    ) -> Because {
+        let status = self.state.summary(id, catalog, now).and_then(|one| one.status);
+        let snapshot = self.state.subscriptions.get(id).and_then(|one| one.snapshot.as_ref());
+        let (rule, why) = match snapshot {
+            None => (
+                "payment_only",
+                "only payments of it are known, no event of the subscription itself: it counts while a paid \
+                 period runs"
+                    .to_owned(),
+            ),
+            Some(snapshot) if status == Some(SubscriptionStatus::Canceled) && !snapshot.is_terminal() => {
+                ("customer_deleted", "its customer was deleted at Stripe, which ends it".to_owned())
             }
-            (Some(Some(until)), _) if until <= now => {
-                Err(format!("{id} (plan {}) was cancelled for {until}", plan.name))
+            Some(snapshot) if status.as_ref() != Some(&snapshot.status) => (
+                "payment_is_newer",
+                format!("its newest event says {}, and a payment is newer than that", snapshot.status),
+            ),
+            Some(snapshot) if snapshot.is_terminal() => {
+                ("terminal", format!("{} is never left", snapshot.status))
             }
-            (Some(Some(until)), _) => Ok(format!("{id} is {status} on plan {} until {until}", plan.name)),
-            (Some(None), _) => Ok(format!("{id} is {status} on plan {}", plan.name)),
+            Some(_) => ("newest_event", "the newest event of it says so".to_owned()),
+        };
+        Because {
+            field: format!("subscription {id}"),
+            value: status.map_or_else(|| "unknown".to_owned(), |status| status.to_string()),
+            rule,
+            why,
+            event_id: self.shown_by(id, events),
+            ledger_key: None,
+            at: snapshot.map(|snapshot| snapshot.created),
         }
     }
-}
 
-fn explain_status(id: &SubscriptionId, one: &Subscription, told: &[Told]) -> Because {
-    let value = one.status().map_or_else(|| "unknown".to_owned(), |status| status.to_string());
-    let snapshot = one.snapshot.as_ref();
-    let (rule, why) = match snapshot {
-        None => (
-            "payment_only",
-            "only payments of it were heard of, no event about the subscription itself: it counts as active"
-                .to_owned(),
-        ),
-        Some(snapshot) if one.status().as_ref() != Some(&snapshot.status) => (
-            "payment_is_newer",
-            format!("it was last told to be {}, but a payment is newer than that", snapshot.status),
-        ),
-        Some(snapshot) if snapshot.is_terminal() => {
-            ("terminal", format!("{} is never left", snapshot.status))
-        }
-        Some(_) => ("newest_event", "the newest event about it says so".to_owned()),
-    };
-    Because {
-        field: format!("subscription {id}"),
-        value,
-        rule,
-        why,
-        event_id: teller(id, one, told),
-        ledger_key: None,
-        at: snapshot.map(|snapshot| snapshot.created),
+    /// The event that shows the state in which a subscription is known.
+    fn shown_by(&self, id: &SubscriptionId, events: &[LoggedEvent]) -> Option<String> {
+        let created = self.state.subscriptions.get(id)?.snapshot.as_ref()?.created;
+        let shows = |event: &&LoggedEvent| {
+            event.created == created
+                && event.kind.starts_with("customer.subscription.")
+                && event.objects.iter().any(|object| object == id.as_str())
+        };
+        events.iter().find(shows).map(|event| event.id.clone())
     }
-}
-
-/// The event that told the state in which a subscription is known.
-fn teller(id: &SubscriptionId, one: &Subscription, told: &[Told]) -> Option<String> {
-    let created = one.snapshot.as_ref()?.created;
-    let tells = |event: &&Told| {
-        event.created == created
-            && event.kind.starts_with("customer.subscription.")
-            && event.objects.iter().any(|object| object == id.as_str())
-    };
-    told.iter().find(tells).map(|event| event.id.clone())
 }
 
 fn because(field: &str, value: Credits, rule: &'static str, why: String, entry: Option<&Entry>) -> Because {

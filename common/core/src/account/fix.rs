@@ -1,97 +1,142 @@
-//! Credits given or taken by a person.
+//! Credits and plans that an operator gives or takes.
 
-use super::subscription::digest;
-use super::{Account, Cause, Change, Lot, Want};
-use crate::domain::credits::Credits;
-use crate::domain::ledger::{Entry, EntryKind, LedgerKey};
-use crate::domain::timestamp::Timestamp;
+use super::lots::{Complimentary, Grant};
+use super::{Account, Cause, Change, NewEntry};
+use crate::catalog::Catalog;
+use crate::credits::Credits;
+use crate::ledger::{Entry, EntryKind, LedgerKey};
+use crate::timestamp::Timestamp;
 
-use std::collections::BTreeMap;
-
-/// What a person does to a balance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an operator does to an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fix {
-    /// Adds credits. They are kept as an add-on's are: spent last, and ended by a renewal under `addons =
-    /// "reset"`.
-    Grant(Credits),
-    /// Takes credits, in the order in which they are spent; what is not there is recorded as shortfall.
+    /// Adds credits to the bucket `grant`, which no renewal ends; with an end, until then.
+    Grant(Credits, Option<Timestamp>),
+    /// Takes credits in the order in which they are spent; what is not there is recorded as shortfall.
     Revoke(Credits),
+    /// Gives a plan for a time, with credits that end with it.
+    Complimentary {
+        /// The plan's name.
+        plan: String,
+        /// From then on.
+        from: Timestamp,
+        /// Until then, excluded; absent: for good.
+        until: Option<Timestamp>,
+        /// Credits that go with it.
+        credits: Credits,
+    },
 }
 
 impl Fix {
     /// The amount, whichever way it goes.
-    pub fn credits(self) -> Credits {
+    pub fn credits(&self) -> Credits {
         match self {
-            Self::Grant(credits) | Self::Revoke(credits) => credits,
+            Self::Grant(credits, _) | Self::Revoke(credits) | Self::Complimentary { credits, .. } => *credits,
         }
     }
 
     /// Whether an entry is the record of this very fix.
-    pub fn is_recorded_as(self, entry: &Entry, by: &str, reason: &str) -> bool {
-        let grants = matches!(self, Self::Grant(_));
+    pub fn is_recorded_as(&self, entry: &Entry, by: &str, reason: &str) -> bool {
+        let takes = matches!(self, Self::Revoke(_));
         entry.worth == self.credits()
-            && (entry.delta > 0) == grants
+            && (entry.delta < 0 || entry.shortfall > Credits::ZERO) == (takes && entry.worth > Credits::ZERO)
             && entry.cause == by
             && entry.reason.as_deref() == Some(reason)
     }
 }
 
 impl Account {
-    /// The change that a person's fix makes, booked under `key` with who did it and why.
-    pub fn fix(&self, fix: Fix, key: LedgerKey, by: &str, reason: &str, now: Timestamp) -> Change {
-        let mut state = self.state.clone();
-        let mut want = Want::new(key.clone(), EntryKind::Fix, fix.credits());
+    /// The change that an operator's fix makes, booked under `key` with who did it and why.
+    pub fn fix(
+        &self,
+        fix: Fix,
+        key: LedgerKey,
+        by: &str,
+        reason: &str,
+        catalog: &Catalog,
+        now: Timestamp,
+    ) -> Change {
+        let cause = Cause { by: by.to_owned(), adjust_key: key.adjusted(), created: now };
+        let unchanged = Change { state: self.state.clone(), entries: Vec::new() };
+        let mut due = self.evolve(Vec::new(), &cause, catalog, now).unwrap_or(unchanged);
+        let mut entry = NewEntry::new(key.clone(), EntryKind::Fix, fix.credits());
+        let state = &mut due.state;
         match fix {
-            Fix::Grant(credits) => {
-                let filed_at = state.reset_at.map_or(now, |reset_at| reset_at.max(now));
-                state.add_lot(Lot { at: filed_at, of: digest(key.as_str()), credits, older: false });
-                want.filed_at = Some(filed_at);
-            }
+            Fix::Grant(credits, until) => state.grants.push(Grant { key, left: credits, until }),
             Fix::Revoke(credits) => {
-                let taken = credits.min(state.balance());
-                state.spend(taken);
-                want.shortfall = credits.minus(taken);
+                let buckets = state.buckets(&catalog.policy, now);
+                entry.shortfall = state.take(credits, &buckets);
+            }
+            Fix::Complimentary { plan, from, until, credits } => {
+                state.grants.push(Grant { key: key.clone(), left: credits, until });
+                state.complimentary.push(Complimentary { key, plan, from, until });
             }
         }
-        let cause = Cause { by: by.to_owned(), adjust_key: key, created: now };
-        let mut entries = self.entries(&mut state, vec![want], &cause, now);
+        state.settle(&catalog.policy, now);
+        let after = state.buckets(&catalog.policy, now);
+        let mut entries = self.entries(&mut due.state, &after, vec![entry], &due.entries, &cause, now);
         entries.iter_mut().for_each(|entry| entry.reason = Some(reason.to_owned()));
-        Change { state, entries, reversals: BTreeMap::new() }
+        due.entries.extend(entries);
+        due
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ids::UserId;
+    use crate::ids::UserId;
 
     #[test]
-    fn a_grant_adds_a_revocation_never_goes_below_zero_and_both_say_who_and_why() {
+    fn a_fix_is_booked_with_who_and_why_and_never_takes_more_than_there_is() {
+        let catalog = Catalog::parse(crate::decide::tests::CATALOG).unwrap();
         let now = Timestamp::from_unix(1_767_600_000);
         let account = Account { version: 1, ..Account::new(UserId::new("u").unwrap()) };
-        let granted =
-            account.fix(Fix::Grant(Credits::new(300)), LedgerKey::fix("a"), "admin:ann", "late", now);
+        let fix = |account: &Account, fix: Fix, key: &str, reason: &str| {
+            account.fix(fix, LedgerKey::fix(key), "admin:ann", reason, &catalog, now)
+        };
+        let granted = fix(&account, Fix::Grant(Credits::new(300), None), "a", "late");
         let after = account.after(&granted);
-        let taken =
-            after.fix(Fix::Revoke(Credits::new(500)), LedgerKey::fix("b"), "admin:ann", "mistake", now);
+        let taken = fix(&after, Fix::Revoke(Credits::new(500)), "b", "mistake");
         let [entry] = &taken.entries[..] else { panic!("{taken:?}") };
         assert_eq!((granted.entries[0].delta, entry.delta, entry.shortfall), (300, -300, Credits::new(200)));
-        assert_eq!((taken.state.balance(), entry.reason.as_deref()), (Credits::ZERO, Some("mistake")));
+        let balance = taken.state.balance(&catalog.policy, now);
+        assert_eq!((balance, entry.reason.as_deref()), (Credits::ZERO, Some("mistake")));
         assert_eq!(entry.previous, Some(LedgerKey::fix("a")));
-        assert!(Fix::Revoke(Credits::new(500)).is_recorded_as(entry, "admin:ann", "mistake"));
-        assert!(!Fix::Grant(Credits::new(500)).is_recorded_as(entry, "admin:ann", "mistake"));
-        assert!(!Fix::Revoke(Credits::new(500)).is_recorded_as(entry, "admin:ann", "another"));
-        assert!(!Fix::Revoke(Credits::new(501)).is_recorded_as(entry, "admin:ann", "mistake"));
-        assert!(Fix::Grant(Credits::new(300)).is_recorded_as(&granted.entries[0], "admin:ann", "late"));
-        // Nothing was there to take: the entry moves nothing, and is the revocation's all the same.
-        let nothing = after.after(&taken).fix(
-            Fix::Revoke(Credits::new(5)),
-            LedgerKey::fix("c"),
-            "admin:ann",
-            "again",
-            now,
-        );
+        let recorded = |fix: Fix, entry: &Entry, reason: &str| fix.is_recorded_as(entry, "admin:ann", reason);
+        assert!(recorded(Fix::Revoke(Credits::new(500)), entry, "mistake"));
+        assert!(!recorded(Fix::Grant(Credits::new(500), None), entry, "mistake"));
+        assert!(!recorded(Fix::Revoke(Credits::new(500)), entry, "another"));
+        assert!(!recorded(Fix::Revoke(Credits::new(501)), entry, "mistake"));
+        assert!(recorded(Fix::Grant(Credits::new(300), None), &granted.entries[0], "late"));
+        // With nothing there to take the entry moves nothing, and is the revocation's all the same.
+        let nothing = fix(&after.after(&taken), Fix::Revoke(Credits::new(5)), "c", "again");
         assert_eq!(nothing.entries[0].delta, 0);
-        assert!(Fix::Revoke(Credits::new(5)).is_recorded_as(&nothing.entries[0], "admin:ann", "again"));
+        assert!(recorded(Fix::Revoke(Credits::new(5)), &nothing.entries[0], "again"));
+    }
+
+    #[test]
+    fn a_complimentary_plan_gives_access_and_credits_until_its_end() {
+        let catalog = Catalog::parse(crate::decide::tests::CATALOG).unwrap();
+        let at = Timestamp::from_unix;
+        let account = Account { version: 1, ..Account::new(UserId::new("u").unwrap()) };
+        let gift = Fix::Complimentary {
+            plan: "business".to_owned(),
+            from: at(100),
+            until: Some(at(200)),
+            credits: Credits::new(70),
+        };
+        let key = LedgerKey::complimentary("r");
+        let change = account.fix(gift, key.clone(), "admin:ann", "sorry", &catalog, at(100));
+        assert_eq!((change.entries[0].key.clone(), change.entries[0].delta), (key, 70));
+        let seen = |now| {
+            let access = change.state.access(&catalog, at(now));
+            (access.tier, access.until, change.state.balance(&catalog.policy, at(now)).get())
+        };
+        assert_eq!(seen(199), ("business".to_owned(), Some(at(200)), 70));
+        assert_eq!(seen(200), ("free".to_owned(), None, 0));
+        // What ended by time is booked with the next change.
+        let cause = Cause { by: "app".to_owned(), adjust_key: LedgerKey::fix("x"), created: at(300) };
+        let later = account.after(&change).evolve(Vec::new(), &cause, &catalog, at(300)).unwrap();
+        assert_eq!((later.entries[0].delta, later.state.grants.len()), (-70, 0));
     }
 }

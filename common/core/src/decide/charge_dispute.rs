@@ -9,30 +9,8 @@
 //! The event's type does not matter: `funds_withdrawn` comes at the opening, not at a loss, and `created` may
 //! already be `lost`.
 
-use super::refund::{paid, reversal};
-use super::{Parked, Reading};
-use crate::domain::account::Account;
-use crate::domain::ledger::LedgerKey;
-use crate::domain::reversal::News;
 use crate::event::Dispute;
-
-pub(super) fn read(
-    dispute: &Dispute,
-    account: &Account,
-    payment: Option<&LedgerKey>,
-) -> Result<Reading, Parked> {
-    let name = || {
-        let intent = dispute.payment_intent.as_ref().map(|intent| intent.as_str());
-        intent
-            .or(dispute.charge.as_ref().map(|charge| charge.as_str()))
-            .unwrap_or(dispute.id.as_str())
-            .to_owned()
-    };
-    let by_invoice = paid(account, dispute.invoice.as_ref());
-    let grant = payment.or(by_invoice.as_ref()).ok_or_else(|| Parked::NoGrant(name()))?;
-    let news = News::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone());
-    Ok(Reading { facts: reversal(account, grant, news, key(dispute), name)?, ..Reading::default() })
-}
+use crate::ledger::LedgerKey;
 
 pub(super) fn key(dispute: &Dispute) -> LedgerKey {
     LedgerKey::dispute(&dispute.id, dispute.status.as_str())
@@ -40,7 +18,7 @@ pub(super) fn key(dispute: &Dispute) -> LedgerKey {
 
 #[cfg(test)]
 mod tests {
-    use crate::domain::decide::tests::{P1, Step, check, check_any_order, dispute, pack, paid, refunded};
+    use crate::decide::tests::{P1, Step, check, check_any_order, dispute, pack, paid, refunded};
 
     const PI: &str = "pi_in_1";
 

@@ -2,21 +2,26 @@
 //!
 //! | session | rule | ledger key |
 //! |---|---|---|
-//! | `mode=payment`, `metadata.pack` (× `quantity`), paid or nothing to pay | ADD the pack's credits | `session#cs_…` |
-//! | `mode=payment`, `metadata.mode` + `plan`, paid or nothing to pay | an order | `session#cs_…` |
-//! | `mode=subscription` | binds customer and user; `invoice.paid` grants | – |
+//! | `mode=payment`, a pack, paid or nothing to pay | adds the pack's credits × the quantity that was sold | `session#cs_…` |
+//! | `mode=payment`, a plan's price or `metadata.plan` | sells the plan for life | `session#cs_…` |
+//! | `mode=payment`, `metadata.mode` + `plan` | an order | `session#cs_…` |
+//! | `mode=subscription` | binds customer and user; `invoice.paid` grants, also packs on the first invoice | – |
 //! | `mode=setup` | binds customer and user | – |
 //! | unpaid, failed, expired | nothing: a delayed payment sends `async_payment_succeeded` later | – |
 //!
-//! `status=complete` does not mean paid; only `payment_status` does. Amounts come from the catalog, never
-//! from metadata.
+//! `status=complete` does not mean paid; only `payment_status` does. Credits come from the catalog, never from
+//! metadata. What was sold is, in this order: the line items, where Stripe was asked for them; the metadata,
+//! with the quantity that our checkout writes there; without one ⌊`amount_subtotal` / the price's amount⌋ where
+//! the catalog knows the amount, else 1.
 
-use super::{Order, Parked, PaymentRef, Reading};
-use crate::domain::account::Fact;
-use crate::domain::catalog::{Catalog, MAX_QUANTITY};
-use crate::domain::credits::Credits;
-use crate::domain::ledger::{EntryKind, LedgerKey, Payment};
-use crate::event::{CheckoutMode, CheckoutSession, Event, EventType, PaymentStatus};
+use super::{Order, Parked, Reading};
+use crate::account::lots::Purchase;
+use crate::account::snapshot::Terms;
+use crate::account::Fact;
+use crate::catalog::{Catalog, MAX_QUANTITY};
+use crate::credits::Credits;
+use crate::event::{CheckoutMode, CheckoutSession, Event, EventType, PaymentStatus, SoldLine};
+use crate::ledger::{EntryKind, LedgerKey, Payment};
 
 pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) -> Result<Reading, Parked> {
     let ended = matches!(
@@ -33,7 +38,13 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
             return Ok(Reading { facts: failed.into_iter().collect(), not_paid: true, ..Reading::default() });
         }
         CheckoutMode::Subscription | CheckoutMode::Setup | CheckoutMode::Other(_) => {
-            let confirmed = paid && session.mode == CheckoutMode::Subscription;
+            // A trial's session says `no_payment_required`, which confirms no payment.
+            let sold = named(session, "plan").is_some_and(|plan| catalog.plan(plan).is_some());
+            let confirmed = session.mode == CheckoutMode::Subscription
+                && session.payment_status == PaymentStatus::Paid
+                && !ended
+                && sold
+                && session.amount_total.unwrap_or(0) > 0;
             let facts = failed.into_iter().chain(confirmed.then_some(Fact::Paid(event.created))).collect();
             return Ok(Reading { facts, not_paid: !paid, ..Reading::default() });
         }
@@ -44,61 +55,159 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
         currency: session.currency.clone().unwrap_or_default(),
         intent: session.payment_intent.clone(),
     };
-    let (bought, order) = bought(session, event, catalog, &key, payment)?;
-    Ok(Reading {
-        facts: vec![bought, Fact::Paid(event.created)],
-        payments: session
-            .payment_intent
-            .iter()
-            .map(|intent| (PaymentRef::Intent(intent.clone()), key.clone()))
-            .collect(),
-        order,
-        not_paid: false,
+    if let Some(mode) = named(session, "mode") {
+        let order = order(session, event, mode, &payment, catalog)?;
+        let recorded = Fact::Recorded(key, EntryKind::Order, Some(payment));
+        return Ok(Reading {
+            facts: vec![recorded, Fact::Paid(event.created)],
+            order: Some(order),
+            ..Reading::default()
+        });
+    }
+    let sold = sold(session, catalog)?;
+    let mut facts = Vec::new();
+    for (granted, plan) in [(sold.packs, None), (sold.lifetime.as_ref().map(|(worth, _)| *worth), sold.lifetime.map(|(_, terms)| terms))] {
+        let Some(granted) = granted else { continue };
+        let purchase = Purchase {
+            session: Some(session.id.clone()),
+            invoice: session.invoice.clone(),
+            payment: session.payment_intent.as_ref().map(ToString::to_string),
+            at: event.created,
+            granted,
+            plan,
+            spent: Credits::ZERO,
+            total: payment.amount,
+            joined: false,
+        };
+        let payment = Some(payment.clone()).filter(|_| facts.is_empty());
+        facts.push(Fact::Purchase(Box::new(purchase), payment));
+    }
+    if payment.amount > 0 {
+        facts.push(Fact::Paid(event.created));
+    }
+    Ok(Reading { facts, quantity_assumed: sold.quantity_assumed, ..Reading::default() })
+}
+
+/// Whether Stripe's line items would say more than the session does.
+pub(super) fn leaves_out(session: &CheckoutSession) -> bool {
+    let paid = matches!(session.payment_status, PaymentStatus::Paid | PaymentStatus::NoPaymentRequired);
+    let by_metadata = named(session, "mode").is_some()
+        || (named(session, "pack").is_some() && named(session, "quantity").is_some() && !session.payment_link);
+    session.mode == CheckoutMode::Payment && paid && session.line_items.is_none() && !by_metadata
+}
+
+fn named<'a>(session: &'a CheckoutSession, name: &str) -> Option<&'a str> {
+    session.metadata.get(name).map(String::as_str).filter(|value| !value.is_empty())
+}
+
+fn unknown(what: &'static str, name: &str) -> Parked {
+    Parked::UnknownName(what, name.to_owned())
+}
+
+fn order(
+    session: &CheckoutSession,
+    event: &Event,
+    mode: &str,
+    payment: &Payment,
+    catalog: &Catalog,
+) -> Result<Order, Parked> {
+    let kind = catalog.order(mode).ok_or_else(|| unknown("mode", mode))?;
+    let plan_name = named(session, "plan").ok_or(Parked::Unnamed)?;
+    let plan = kind.plans.get(plan_name).ok_or_else(|| unknown("plan", plan_name))?;
+    Ok(Order {
+        session: session.id.clone(),
+        mode: mode.to_owned(),
+        tier: plan_name.to_uppercase(),
+        customer: session.customer.clone(),
+        deadline: (plan.deadline_days > 0).then(|| event.created.plus_days(plan.deadline_days)),
+        revisions_left: plan.revisions,
+        customer_email: session.customer_email.clone(),
+        amount_total: payment.amount,
+        currency: payment.currency.clone(),
+        upgraded_from: named(session, "upgraded_from").map(str::to_owned),
+        created_at: event.created,
     })
 }
 
-fn bought(
-    session: &CheckoutSession,
-    event: &Event,
-    catalog: &Catalog,
-    key: &LedgerKey,
-    payment: Payment,
-) -> Result<(Fact, Option<Order>), Parked> {
-    let named = |name: &str| session.metadata.get(name).map(String::as_str).filter(|value| !value.is_empty());
-    if let Some(mode) = named("mode") {
-        let unknown = |what, name: &str| Parked::UnknownName(what, name.to_owned());
-        let kind = catalog.order(mode).ok_or_else(|| unknown("mode", mode))?;
-        let plan_name = named("plan").ok_or(Parked::Unnamed)?;
-        let plan = kind.plans.get(plan_name).ok_or_else(|| unknown("plan", plan_name))?;
-        let order = Order {
-            session: session.id.clone(),
-            mode: mode.to_owned(),
-            tier: plan_name.to_uppercase(),
-            deadline: event.created.plus_days(plan.deadline_days),
-            revisions_left: plan.revisions,
-            customer_email: session.customer_email.clone(),
-            amount_total: payment.amount,
-            currency: payment.currency.clone(),
-            upgraded_from: named("upgraded_from").map(str::to_owned),
-            created_at: event.created,
-        };
-        return Ok((Fact::Recorded(key.clone(), EntryKind::Order, Some(payment)), Some(order)));
+/// What a session sold.
+#[derive(Default)]
+struct Sold {
+    packs: Option<Credits>,
+    lifetime: Option<(Credits, Terms)>,
+    quantity_assumed: bool,
+}
+
+impl Sold {
+    fn add_packs(&mut self, credits: u64, quantity: u64) -> Result<(), Parked> {
+        let counted = Some(quantity).filter(|quantity| (1..=MAX_QUANTITY).contains(quantity));
+        let credits = counted.and_then(|quantity| Credits::new(credits).times(quantity));
+        let credits = credits.ok_or_else(|| Parked::Quantity(quantity.to_string()))?;
+        self.packs = Some(self.packs.unwrap_or_default().plus(credits));
+        Ok(())
     }
-    let Some(name) = named("pack") else { return Err(Parked::Unnamed) };
-    let pack = catalog.pack(name).ok_or_else(|| Parked::UnknownName("pack", name.to_owned()))?;
-    let quantity = named("quantity").unwrap_or("1");
-    let out_of_range = || Parked::Quantity(quantity.chars().take(32).collect());
-    let count: u64 =
-        quantity.parse().ok().filter(|count| (1..=MAX_QUANTITY).contains(count)).ok_or_else(out_of_range)?;
-    let credits = Credits::new(pack.credits).times(count).ok_or_else(out_of_range)?;
-    Ok((Fact::AddOn { key: key.clone(), credits, at: event.created, payment: Some(payment) }, None))
+}
+
+fn sold(session: &CheckoutSession, catalog: &Catalog) -> Result<Sold, Parked> {
+    if let Some(lines) = session.line_items.as_ref().filter(|lines| !lines.is_empty()) {
+        return sold_lines(lines, catalog);
+    }
+    let mut sold = Sold::default();
+    if let Some(name) = named(session, "pack") {
+        let pack = catalog.pack(name).ok_or_else(|| unknown("pack", name))?;
+        let (quantity, assumed) = quantity(session, pack.amount)?;
+        sold.quantity_assumed = assumed;
+        sold.add_packs(pack.credits, quantity)?;
+        return Ok(sold);
+    }
+    let Some(name) = named(session, "plan") else { return Err(Parked::Unnamed) };
+    let plan = catalog.plan(name).ok_or_else(|| unknown("plan", name))?;
+    let (quantity, assumed) = quantity(session, plan.amount)?;
+    let terms = Terms::of(plan);
+    Ok(Sold { lifetime: Some((terms.worth(quantity), terms)), quantity_assumed: assumed, ..sold })
+}
+
+/// Each known line has its effect; unknown ones count for nothing beside a known one.
+fn sold_lines(lines: &[SoldLine], catalog: &Catalog) -> Result<Sold, Parked> {
+    let mut sold = Sold::default();
+    let mut unknown = None;
+    for line in lines {
+        if let Some(pack) = catalog.pack_of_price(line.price.as_str()) {
+            sold.add_packs(pack.credits, line.quantity)?;
+        } else if let Some(plan) = catalog.plan_of_price(line.price.as_str()) {
+            let terms = Terms::of(plan);
+            sold.lifetime = Some((terms.worth(line.quantity.min(MAX_QUANTITY)), terms));
+        } else {
+            unknown.get_or_insert(&line.price);
+        }
+    }
+    match unknown {
+        Some(price) if sold.packs.is_none() && sold.lifetime.is_none() => {
+            Err(Parked::UnknownPrice(price.clone(), None))
+        }
+        Some(_) | None => Ok(sold),
+    }
+}
+
+/// How many were sold, and whether that is assumed.
+fn quantity(session: &CheckoutSession, amount: Option<u64>) -> Result<(u64, bool), Parked> {
+    if let Some(text) = named(session, "quantity").filter(|_| !session.payment_link) {
+        let out_of_range = || Parked::Quantity(text.chars().take(32).collect());
+        let quantity = text.parse().ok().filter(|count| (1..=MAX_QUANTITY).contains(count));
+        return Ok((quantity.ok_or_else(out_of_range)?, false));
+    }
+    let subtotal = session.amount_subtotal.and_then(|subtotal| u64::try_from(subtotal).ok());
+    let counted = subtotal.zip(amount).and_then(|(subtotal, amount)| subtotal.checked_div(amount));
+    match counted.filter(|count| *count > 0) {
+        Some(quantity) => Ok((quantity, false)),
+        None => Ok((1, true)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use crate::domain::decide::tests::{P1, P2, Run, Step, check, check_any_order, pack, paid, session};
+    use crate::decide::tests::{P1, P2, Run, Step, check, check_any_order, pack, paid, session};
 
     #[test]
     fn a_paid_pack_is_added_once() {
@@ -254,7 +363,7 @@ mod tests {
             ("cs_1", "dfy", "STARTER")
         );
         assert_eq!(
-            (order.created_at.unix(), order.deadline.unix(), order.revisions_left),
+            (order.created_at.unix(), order.deadline.unwrap().unix(), order.revisions_left),
             (50, 50 + 3 * 86_400, 2)
         );
         assert_eq!((order.amount_total, order.currency.as_str()), (9900, "jpy"));

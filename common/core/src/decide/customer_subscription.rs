@@ -1,203 +1,162 @@
-//! `customer.subscription.*`: the state of a subscription, and the plan changes and trial starts that it
-//! proves.
+//! `customer.subscription.*`: the state of a subscription and of its items.
 //!
 //! | what the event shows | rule | ledger key |
 //! |---|---|---|
-//! | any state | snapshot: status, price, period, planned end | – |
-//! | `trialing` | the trial's start opens its period with `trial_credits` | that of `latest_invoice`, the trial's zero invoice |
-//! | another plan or number of seats within the same period, `active` or `trialing` | RESET to the plan, at most once a period | `plan#sub_…#price_…#<period start>` |
-//! | the same while `past_due`, `unpaid` or `paused` | recorded; the plan counts once it is seen `active` in a paid period | the same, 0 |
-//! | another plan with a new period | nothing here: the invoice that opens the period grants | – |
-//! | `deleted` | the subscription has ended; its credits stay until spent | – |
+//! | any state | the newest snapshot decides access | – |
+//! | `trialing` | the trial grants `trial_credits`, once per subscription item | `trial#sub_…#si_…` |
+//! | another plan or number of seats within a paid period, `active` or `trialing` | a plan change, as the policy `plan_change` says | `plan#si_…#<period start>#<plan>#<n>` |
+//! | the start of an item's period | a line that waits for it opens the period | `invoice#in_…#si_…` |
+//! | `deleted` | the subscription has ended; its credits stay until spent or replaced | – |
 //!
-//! A price that the catalog does not know parks the event, unless the subscription gives no access anyway.
+//! A price that the catalog does not name parks the event if it names none of the items and the subscription
+//! gives access.
 
-use super::offer::{Offer, offer};
 use super::{Parked, Reading};
-use crate::domain::account::subscription::{Evidence, Opening, PlanChange, Snapshot, digest, is_terminal};
-use crate::domain::account::{Fact, OpeningKind};
-use crate::domain::catalog::Catalog;
-use crate::domain::ids::PriceId;
-use crate::domain::ledger::LedgerKey;
-use crate::domain::timestamp::Timestamp;
+use crate::account::snapshot::{Snapshot, SnapshotItem, Terms, digest, is_terminal};
+use crate::account::state::MAX_ITEMS;
+use crate::account::{Account, Fact};
+use crate::catalog::{Catalog, MAX_QUANTITY};
 use crate::event::{Event, EventType, Item, Previous, Subscription, SubscriptionStatus};
+use crate::ids::{PriceId, SubscriptionId};
+use crate::timestamp::Timestamp;
 
-pub(super) fn read(subscription: &Subscription, event: &Event, catalog: &Catalog) -> Result<Reading, Parked> {
+pub(super) fn read(
+    subscription: &Subscription,
+    event: &Event,
+    account: &Account,
+    catalog: &Catalog,
+) -> Result<Reading, Parked> {
     let deleted = event.kind == EventType::CustomerSubscriptionDeleted && !is_terminal(&subscription.status);
     let status = if deleted { SubscriptionStatus::Canceled } else { subscription.status.clone() };
     let gives_access = matches!(
         status,
         SubscriptionStatus::Active | SubscriptionStatus::Trialing | SubscriptionStatus::PastDue
     );
-    let offer = match offer(subscription.items.iter().map(|item| (&item.price, item.quantity)), catalog) {
-        Ok(offer) => offer,
-        Err(Parked::UnknownPrice(_)) if gives_access && subscription.items_has_more => {
-            return Err(Parked::Truncated);
-        }
-        Err(parked) if gives_access => return Err(parked),
-        Err(_) => None,
-    };
-    let item =
-        offer.as_ref().and_then(|offer| subscription.items.iter().find(|item| item.price == offer.price));
-    let start = item.and_then(|item| item.period_start).or_else(|| subscription.period_start());
-    let end = item.and_then(|item| item.period_end).or_else(|| subscription.period_end());
-
-    let mut facts = vec![snapshot(subscription, event, &status, offer.as_ref(), start, end)];
-    if let (false, Some(offer), Some(start)) = (is_terminal(&status), offer, start) {
-        let trialing = status == SubscriptionStatus::Trialing;
-        let before = previous_offer(subscription, catalog);
-        if trialing {
-            // The plan that the trial began with: the one before the change, if this event is one.
-            let begun_with = before.clone().unwrap_or_else(|| offer.clone());
-            let key = subscription
-                .latest_invoice
-                .as_ref()
-                .map_or_else(|| LedgerKey::trial(&subscription.id, start), LedgerKey::invoice);
-            let opening = Opening {
-                start,
-                end,
-                at: event.created,
-                price: begun_with.price,
-                credits: begun_with.trial_credits,
-                key,
-            };
-            facts.push(Fact::Opening(subscription.id.clone(), OpeningKind::Trial, opening, None));
-        }
-        let worth = |offer: &Offer| if trialing { offer.trial_credits } else { offer.credits };
-        let told = before
-            .as_ref()
-            .is_some_and(|before| (&before.price, worth(before)) != (&offer.price, worth(&offer)));
-        let evidence = match (told, status == SubscriptionStatus::Active || trialing) {
-            _ if moved_period(subscription, start) => None,
-            (true, true) => Some(Evidence::Told),
-            (true, false) => Some(Evidence::Unpaid),
-            (false, true) => Some(Evidence::Seen),
-            (false, false) => None,
-        };
-        if let Some(evidence) = evidence {
-            let change = PlanChange {
-                price: offer.price.clone(),
-                credits: worth(&offer),
-                at: event.created,
-                from: before.filter(|_| told).map(|before| before.price),
-            };
-            facts.push(Fact::PlanChange { subscription: subscription.id.clone(), start, change, evidence });
-        }
+    if subscription.items_has_more {
+        return Err(Parked::LinesMissing);
     }
-    Ok(Reading { facts, ..Reading::default() })
+    let known = account.state.subscriptions.get(&subscription.id);
+    if known.is_none() && account.state.live_items() + subscription.items.len() > MAX_ITEMS {
+        return Err(Parked::TooManyItems);
+    }
+    let mut items = Vec::new();
+    let mut price_not_in_catalog = false;
+    for item in &subscription.items {
+        let (terms, stored) = terms(&item.price, &subscription.id, account, catalog);
+        price_not_in_catalog |= stored;
+        if terms.is_some() && item.quantity > MAX_QUANTITY {
+            return Err(Parked::Quantity(item.quantity.to_string()));
+        }
+        items.push(SnapshotItem {
+            id: item.id.clone(),
+            price: item.price.clone(),
+            quantity: item.quantity,
+            start: item.period_start,
+            end: item.period_end,
+            terms,
+            free: item.is_free,
+        });
+    }
+    if gives_access
+        && items.iter().all(|item| item.terms.is_none())
+        && let Some(item) = items.first()
+    {
+        return Err(Parked::UnknownPrice(item.price.clone(), None));
+    }
+    items.sort_by(|a, b| a.id.cmp(&b.id));
+    let snapshot = snapshot(subscription, event, status, items);
+    let fact = Fact::Snapshot(subscription.id.clone(), subscription.customer.clone(), snapshot);
+    Ok(Reading { facts: vec![fact], price_not_in_catalog, ..Reading::default() })
 }
 
-pub(super) fn ledger_keys(subscription: &Subscription) -> Vec<LedgerKey> {
-    let mut keys = Vec::new();
-    // A change of the items is a grant; a return to good standing may make one count that was unpaid.
-    let named = subscription
-        .previous
-        .as_ref()
-        .is_some_and(|previous| previous.items.is_some() || previous.status.is_some());
-    for item in &subscription.items {
-        if let (true, Some(start)) = (named, item.period_start) {
-            keys.push(LedgerKey::plan(&subscription.id, &item.price, start));
-        }
+/// What a price is worth: by the catalog, else as it was when the subscription last had it. Whether it is the
+/// latter comes with it.
+pub(super) fn terms(
+    price: &PriceId,
+    subscription: &SubscriptionId,
+    account: &Account,
+    catalog: &Catalog,
+) -> (Option<Terms>, bool) {
+    if let Some(plan) = catalog.plan_of_price(price.as_str()) {
+        return (Some(Terms::of(plan)), false);
     }
-    if subscription.status == SubscriptionStatus::Trialing {
-        match (&subscription.latest_invoice, subscription.period_start()) {
-            (Some(invoice), _) => keys.push(LedgerKey::invoice(invoice)),
-            (None, Some(start)) => keys.push(LedgerKey::trial(&subscription.id, start)),
-            (None, None) => {}
-        }
-    }
-    keys
+    let known = account.state.subscriptions.get(subscription);
+    let stored = known.and_then(|known| known.terms_of(price)).cloned();
+    let is_stored = stored.is_some();
+    (stored, is_stored)
 }
 
 fn snapshot(
     subscription: &Subscription,
     event: &Event,
-    status: &SubscriptionStatus,
-    offer: Option<&Offer>,
-    start: Option<Timestamp>,
-    end: Option<Timestamp>,
-) -> Fact {
-    let ends = |at: Option<Timestamp>, at_period_end: bool| at.or_else(|| end.filter(|_| at_period_end));
-    let items: Vec<(&PriceId, u64)> =
-        subscription.items.iter().map(|item| (&item.price, item.quantity)).collect();
-    let now =
-        digest(&facts(status, &items, subscription.cancel_at, subscription.cancel_at_period_end, start));
+    status: SubscriptionStatus,
+    items: Vec<SnapshotItem>,
+) -> Snapshot {
+    let shown = shown(&status, &subscription.items, subscription.cancel_at, subscription.cancel_at_period_end);
+    let now = digest(&shown);
     let before = subscription.previous.as_ref().map(|previous| {
-        let items_before = items_before(&subscription.items, previous);
-        let items_before: Vec<(&PriceId, u64)> =
-            items_before.iter().map(|item| (&item.price, item.quantity)).collect();
-        digest(&facts(
-            previous.status.as_ref().unwrap_or(status),
-            &items_before,
+        digest(&self::shown(
+            previous.status.as_ref().unwrap_or(&subscription.status),
+            &items_before(&subscription.items, previous),
             previous.cancel_at.unwrap_or(subscription.cancel_at),
             previous.cancel_at_period_end.unwrap_or(subscription.cancel_at_period_end),
-            previous.period_start.or(start),
         ))
     });
-    let ended_at = is_terminal(status).then(|| subscription.ended_at.unwrap_or(event.created));
-    Fact::Snapshot(
-        subscription.id.clone(),
-        subscription.customer.clone(),
-        Snapshot {
-            created: event.created,
-            status: status.clone(),
-            start,
-            end,
-            price: offer.map(|offer| offer.price.clone()),
-            quantity: offer.map_or(1, |offer| offer.quantity),
-            cancel_at: ends(subscription.cancel_at, subscription.cancel_at_period_end),
-            ended_at,
-            digest: now,
-            before: before.filter(|before| *before != now),
-        },
-    )
+    let terminal = is_terminal(&status);
+    Snapshot {
+        created: event.created,
+        items,
+        cancel_at: subscription.cancel_at.filter(|_| !terminal),
+        cancel_at_period_end: subscription.cancel_at_period_end && !terminal,
+        ended_at: terminal.then(|| subscription.ended_at.unwrap_or(event.created)),
+        ended_unpaid: terminal && subscription.ended_unpaid,
+        days_until_due: subscription.days_until_due.and_then(|days| i64::try_from(days).ok()),
+        collection_paused: subscription.collection_paused,
+        status,
+        digest: now,
+        before: before.filter(|before| *before != now),
+    }
 }
 
-/// All that one update is matched with the next by.
-fn facts(
+/// All that one update is matched with the next by, as one text.
+fn shown(
     status: &SubscriptionStatus,
-    items: &[(&PriceId, u64)],
+    items: &[Item],
     cancel_at: Option<Timestamp>,
     at_period_end: bool,
-    start: Option<Timestamp>,
 ) -> String {
-    format!("{status}|{items:?}|{cancel_at:?}|{at_period_end}|{start:?}")
+    let mut items: Vec<_> = items
+        .iter()
+        .map(|item| (item.id.as_str(), item.price.as_str(), item.quantity, item.period_start.map(Timestamp::unix)))
+        .collect();
+    items.sort();
+    format!("{status}|{items:?}|{:?}|{at_period_end}", cancel_at.map(Timestamp::unix))
 }
 
-/// The items as they were before an update that names them; parts it does not name did not change.
+/// The items as they were before an update that names them; parts that it does not name did not change. Stripe
+/// lists all of them, or only their changed parts in the same order.
 fn items_before(items: &[Item], previous: &Previous) -> Vec<Item> {
-    let Some(before) = &previous.items else { return items.to_vec() };
+    let start = previous.period_start;
+    let Some(before) = &previous.items else {
+        let moved = |item: &Item| Item { period_start: start.or(item.period_start), ..item.clone() };
+        return items.iter().map(moved).collect();
+    };
     let mut restored = Vec::new();
     for (index, item) in before.iter().enumerate() {
-        let same = items.get(index);
-        let Some(price) = item.price.clone().or_else(|| same.map(|same| same.price.clone())) else {
-            continue;
-        };
+        let named = item.id.as_ref().and_then(|id| items.iter().find(|one| one.id == *id));
+        let same = named.or_else(|| items.get(index).filter(|_| item.id.is_none()));
+        let Some(price) = item.price.clone().or_else(|| same.map(|same| same.price.clone())) else { continue };
+        let Some(id) = item.id.clone().or_else(|| same.map(|same| same.id.clone())) else { continue };
         restored.push(Item {
+            id,
+            is_free: false,
             price,
             quantity: item.quantity.or_else(|| same.map(|same| same.quantity)).unwrap_or(1),
-            period_start: item.period_start,
+            period_start: item.period_start.or_else(|| same.and_then(|same| same.period_start)),
             period_end: item.period_end,
         });
     }
     restored
-}
-
-/// What was sold before an update that names the items; `None` when it does not, or when the catalog knew
-/// none of them.
-fn previous_offer(subscription: &Subscription, catalog: &Catalog) -> Option<Offer> {
-    let previous = subscription.previous.as_ref().filter(|previous| previous.items.is_some())?;
-    let items = items_before(&subscription.items, previous);
-    offer(items.iter().map(|item| (&item.price, item.quantity)), catalog).ok().flatten()
-}
-
-/// Whether the update also began this period: then the period's invoice grants what the plan is worth.
-fn moved_period(subscription: &Subscription, start: Timestamp) -> bool {
-    subscription
-        .previous
-        .as_ref()
-        .and_then(|previous| previous.period_start)
-        .is_some_and(|before| before != start)
 }
 
 #[cfg(test)]

@@ -1,330 +1,250 @@
-//! `invoice.paid`: the one document that grants a plan's credits.
+//! `invoice.paid`: what the lines of a paid invoice grant. The lines decide, not the billing reason.
 //!
-//! | `billing_reason` | rule | ledger key |
-//! |---|---|---|
-//! | `subscription_create` | SET: opens the period; a zero line for the plan (a trial start) is worth the plan's `trial_credits` | `invoice#in_…` |
-//! | `subscription_cycle` | RESET: opens the period | `invoice#in_…` |
-//! | `subscription_update` | with a line for a whole new period (the billing anchor moved): opens it as a plan change | `plan#sub_…#price_…#<start>` |
-//! | `subscription_update`, prorations only | worth nothing of its own: `customer.subscription.updated` grants the plan | `invoice#in_…`, 0 |
-//! | anything else | worth nothing here (a manual invoice, a threshold) | `invoice#in_…`, 0 |
+//! | line | rule |
+//! |---|---|
+//! | a plan's price, positive, no proration | opens the item's period that it bills |
+//! | a plan's price, positive, on a subscription's first invoice | opens it, also for a part of a period |
+//! | a plan's price, a proration | charges a plan change; opens a period that a snapshot shows to start with it |
+//! | a plan's price, zero | opens a period only if the price is free or a renewal bears it; else a trial or nothing |
+//! | a plan's price without a subscription | sells the plan for life |
+//! | a pack's price | adds the pack's credits |
+//! | negative | credits unused time; it names the share that an earlier payment paid |
+//! | an unknown price | nothing, beside a known line or on a subscription whose plan is known |
 //!
-//! An invoice that is not paid grants nothing. The period and the price are those of the subscription's own
-//! line that is no proration; `lines.data[0]` may be the old plan's, and the invoice's own period is the time
-//! its items were collected in.
+//! `invoice#in_…` records each paid invoice once. An invoice that is not paid grants nothing. The invoice's own
+//! period is the time in which its items were collected, never the period of service.
 
-use super::offer::offer;
-use super::{Parked, PaymentRef, Reading};
-use crate::domain::account::subscription::Opening;
-use crate::domain::account::{Fact, OpeningKind};
-use crate::domain::catalog::Catalog;
-use crate::domain::ledger::{EntryKind, LedgerKey, Payment};
-use crate::event::{BillingReason, Event, Invoice, Line};
+use std::collections::BTreeMap;
 
-pub(super) fn read(invoice: &Invoice, event: &Event, catalog: &Catalog) -> Result<Reading, Parked> {
+use super::customer_subscription::terms;
+use super::{Parked, Reading, payment_of_invoice};
+use crate::account::item::Line;
+use crate::account::lots::Purchase;
+use crate::account::snapshot::Terms;
+use crate::account::{Account, Fact, PaidInvoice};
+use crate::catalog::{Catalog, MAX_QUANTITY};
+use crate::credits::Credits;
+use crate::event::{self, BillingReason, Event, Invoice};
+use crate::ids::{ItemId, PriceId, SubscriptionId};
+use crate::ledger::{EntryKind, LedgerKey, Payment};
+
+pub(super) fn read(
+    invoice: &Invoice,
+    event: &Event,
+    account: &Account,
+    catalog: &Catalog,
+) -> Result<Reading, Parked> {
     if !invoice.paid {
         return Ok(Reading { not_paid: true, ..Reading::default() });
     }
+    if invoice.lines_has_more {
+        return Err(Parked::LinesMissing);
+    }
+    let total = invoice.total.unwrap_or(invoice.amount_paid);
     let payment = Payment {
-        amount: invoice.amount_paid,
+        amount: total,
         currency: invoice.currency.clone().unwrap_or_default(),
         intent: invoice.payment_intent.clone(),
     };
-    let plain = |key: LedgerKey| Reading {
-        facts: vec![
-            Fact::Recorded(key.clone(), EntryKind::NoGrant, Some(payment.clone())),
-            Fact::Paid(event.created),
-        ],
-        payments: payments(invoice, &key),
-        ..Reading::default()
-    };
-    let kind = match invoice.billing_reason {
-        BillingReason::SubscriptionCreate => OpeningKind::New,
-        BillingReason::SubscriptionCycle => OpeningKind::Renewal,
-        BillingReason::SubscriptionUpdate => OpeningKind::Change,
-        // Before May 2018 every invoice of a subscription said `subscription`; the first one is told by the
-        // period it opens.
-        BillingReason::Subscription => OpeningKind::Renewal,
-        BillingReason::SubscriptionThreshold
-        | BillingReason::Manual
-        | BillingReason::QuoteAccept
-        | BillingReason::AutomaticPendingInvoiceItemInvoice
-        | BillingReason::Upcoming
-        | BillingReason::Other(_) => return Ok(plain(LedgerKey::invoice(&invoice.id))),
-    };
-    let Some(subscription) = &invoice.subscription else { return Ok(plain(LedgerKey::invoice(&invoice.id))) };
-    let lines: Vec<&Line> = period_lines(invoice).collect();
-    if lines.is_empty() && kind == OpeningKind::Change {
-        return Ok(plain(LedgerKey::invoice(&invoice.id)));
+    let sold = Sold::read(invoice, event, total, account, catalog)?;
+    let mut facts = Vec::new();
+    let mut is_recorded = false;
+    if let Some(subscription) = &invoice.subscription
+        && !sold.lines.is_empty()
+    {
+        facts.push(Fact::Invoice(Box::new(PaidInvoice {
+            id: invoice.id.clone(),
+            subscription: subscription.clone(),
+            kind: kind(invoice, &sold, account),
+            lines: sold.lines,
+            payment: payment.clone(),
+        })));
+        is_recorded = true;
     }
-    let priced = lines.iter().filter_map(|line| line.price.as_ref().map(|price| (price, line.quantity)));
-    let offer = match offer(priced, catalog) {
-        Ok(Some(offer)) => offer,
-        Ok(None) | Err(Parked::UnknownPrice(_)) if invoice.lines_has_more => return Err(Parked::Truncated),
-        Ok(None) => return Err(Parked::NoPeriod),
-        Err(parked) => return Err(parked),
-    };
-    let line = lines.iter().find(|line| line.price.as_ref() == Some(&offer.price));
-    let Some((start, end)) = line.and_then(|line| Some((line.period_start?, line.period_end))) else {
-        return Err(Parked::NoPeriod);
-    };
-    // Nothing was charged for the plan, before discounts: the start of a trial, whatever else was bought with
-    // it. A full discount leaves the line's amount as it is.
-    let trial = kind == OpeningKind::New && lines.iter().all(|line| line.amount == 0);
-    let (kind, credits) =
-        if trial { (OpeningKind::Trial, offer.trial_credits) } else { (kind, offer.credits) };
-    let key = match kind {
-        OpeningKind::Change => LedgerKey::plan(subscription, &offer.price, start),
-        OpeningKind::New | OpeningKind::Trial | OpeningKind::Renewal => LedgerKey::invoice(&invoice.id),
-    };
-    let opening = Opening { start, end, at: event.created, price: offer.price, credits, key: key.clone() };
-    let something_paid = !trial || payment.amount > 0;
-    // What was paid beside a trial did not buy its credits, so a refund of it takes none back.
-    let payment = Some(payment).filter(|_| !trial);
-    let mut facts = vec![Fact::Opening(subscription.clone(), kind, opening, payment)];
-    if something_paid {
+    for purchase in [sold.lifetime, sold.packs].into_iter().flatten() {
+        facts.push(Fact::Purchase(Box::new(purchase), Some(payment.clone()).filter(|_| !is_recorded)));
+        is_recorded = true;
+    }
+    if !is_recorded {
+        if let (Some(price), Some(subscription)) = (sold.unknown, &invoice.subscription) {
+            let known = account.state.subscriptions.get(subscription);
+            if !known.is_some_and(|known| known.has_plan()) {
+                return Err(Parked::UnknownPrice(price, Some(subscription.clone())));
+            }
+        }
+        facts.push(Fact::Recorded(LedgerKey::invoice(&invoice.id), EntryKind::NoGrant, Some(payment)));
+    }
+    if sold.charged && total > 0 {
         facts.push(Fact::Paid(event.created));
     }
-    Ok(Reading { facts, payments: payments(invoice, &key), ..Reading::default() })
+    Ok(Reading { facts, price_not_in_catalog: sold.price_not_in_catalog, ..Reading::default() })
 }
 
-pub(super) fn ledger_keys(invoice: &Invoice) -> Vec<LedgerKey> {
-    let mut keys = vec![LedgerKey::invoice(&invoice.id)];
-    if invoice.billing_reason == BillingReason::SubscriptionUpdate
-        && let Some(subscription) = &invoice.subscription
-    {
-        let plan =
-            |line: &Line| Some(LedgerKey::plan(subscription, line.price.as_ref()?, line.period_start?));
-        keys.extend(period_lines(invoice).filter_map(plan));
+/// What the lines of an invoice sell.
+struct Sold {
+    lines: Vec<(Option<ItemId>, Line)>,
+    packs: Option<Purchase>,
+    lifetime: Option<Purchase>,
+    /// The first price that the catalog does not name.
+    unknown: Option<PriceId>,
+    /// Whether a known line has an amount above 0.
+    charged: bool,
+    price_not_in_catalog: bool,
+}
+
+impl Sold {
+    fn read(
+        invoice: &Invoice,
+        event: &Event,
+        total: i64,
+        account: &Account,
+        catalog: &Catalog,
+    ) -> Result<Self, Parked> {
+        let mut sold = Self {
+            lines: Vec::new(),
+            packs: None,
+            lifetime: None,
+            unknown: None,
+            charged: false,
+            price_not_in_catalog: false,
+        };
+        let paid = invoice.amount_paid.saturating_add(invoice.paid_off_stripe).min(total);
+        let purchase = |granted: Credits, plan: Option<Terms>| Purchase {
+            session: None,
+            invoice: Some(invoice.id.clone()),
+            payment: payment_of_invoice(invoice),
+            at: event.created,
+            granted,
+            plan,
+            spent: Credits::ZERO,
+            total,
+            joined: false,
+        };
+        for line in &invoice.lines {
+            let Some(price) = &line.price else { continue };
+            let subscription = line.subscription.as_ref().or(invoice.subscription.as_ref());
+            if let Some(pack) = catalog.pack_of_price(price.as_str()) {
+                if line.amount >= 0 {
+                    let out_of_range = || Parked::Quantity(line.quantity.to_string());
+                    let counted = Some(line.quantity).filter(|quantity| *quantity <= MAX_QUANTITY);
+                    let credits = counted.and_then(|quantity| Credits::new(pack.credits).times(quantity));
+                    let packs = sold.packs.get_or_insert_with(|| purchase(Credits::ZERO, None));
+                    packs.granted = packs.granted.plus(credits.ok_or_else(out_of_range)?);
+                    sold.charged |= line.amount > 0;
+                }
+                continue;
+            }
+            let (terms, stored) = match subscription {
+                Some(subscription) => terms(price, subscription, account, catalog),
+                None => (catalog.plan_of_price(price.as_str()).map(Terms::of), false),
+            };
+            let Some(terms) = terms else {
+                if line.amount > 0 {
+                    sold.unknown.get_or_insert_with(|| price.clone());
+                }
+                continue;
+            };
+            sold.price_not_in_catalog |= stored;
+            if line.amount < 0 {
+                continue;
+            }
+            if line.quantity > MAX_QUANTITY {
+                return Err(Parked::Quantity(line.quantity.to_string()));
+            }
+            sold.charged |= line.amount > 0;
+            match (subscription, line.period_start) {
+                (None, _) => sold.lifetime = Some(purchase(terms.worth(line.quantity), Some(terms))),
+                (Some(_), None) => return Err(Parked::NoPeriod),
+                (Some(_), Some(_)) => sold.add(line, invoice, event, price, terms, total, paid),
+            }
+        }
+        sold.name_credits(invoice);
+        Ok(sold)
     }
-    keys
+
+    /// Adds a plan's line. Tiered prices are billed in several lines of one item and period: they are one.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one line")]
+    fn add(
+        &mut self,
+        line: &event::Line,
+        invoice: &Invoice,
+        event: &Event,
+        price: &PriceId,
+        terms: Terms,
+        total: i64,
+        paid: i64,
+    ) {
+        let Some(start) = line.period_start else { return };
+        let same = self.lines.iter_mut().find(|(item, known)| {
+            *item == line.item && known.start == start && known.flagged == line.proration && known.terms.plan == terms.plan
+        });
+        if let Some((_, known)) = same {
+            known.amount = known.amount.saturating_add(line.amount);
+            if known.terms.seats {
+                known.quantity = known.quantity.saturating_add(line.quantity);
+            }
+            return;
+        }
+        let item = line.item.clone();
+        let line = Line {
+            invoice: invoice.id.clone(),
+            at: event.created,
+            start,
+            end: line.period_end,
+            price: price.clone(),
+            quantity: line.quantity,
+            terms,
+            amount: line.amount,
+            flagged: line.proration,
+            first: invoice.billing_reason == BillingReason::SubscriptionCreate,
+            cycle: invoice.billing_reason == BillingReason::SubscriptionCycle,
+            free: line.price_is_free,
+            total,
+            paid: (paid != total).then_some(paid),
+            credited: 0,
+            charged: None,
+        };
+        self.lines.push((item, line));
+    }
+
+    /// Writes into each line by how much the invoice credits unused time of its item.
+    fn name_credits(&mut self, invoice: &Invoice) {
+        let mut credited: BTreeMap<Option<&ItemId>, i64> = BTreeMap::new();
+        let mut charged: BTreeMap<Option<&ItemId>, i64> = BTreeMap::new();
+        for line in &invoice.lines {
+            let sums = if line.amount < 0 { &mut credited } else { &mut charged };
+            let sum = sums.entry(line.item.as_ref()).or_insert(0);
+            *sum = sum.saturating_add(line.amount.saturating_abs());
+        }
+        for (item, line) in &mut self.lines {
+            line.credited = credited.get(&item.as_ref()).copied().unwrap_or(0);
+            let all = charged.get(&item.as_ref()).copied().unwrap_or(line.amount);
+            line.charged = (all != line.amount).then_some(all);
+        }
+    }
 }
 
-/// The lines that bill a period of the subscription, whole.
-fn period_lines(invoice: &Invoice) -> impl Iterator<Item = &Line> {
-    invoice.lines.iter().filter(|line| line.is_subscription && !line.proration)
-}
-
-fn payments(invoice: &Invoice, key: &LedgerKey) -> Vec<(PaymentRef, LedgerKey)> {
-    let intent = invoice.payment_intent.clone().map(PaymentRef::Intent);
-    let charge = invoice.charge.clone().map(PaymentRef::Charge);
-    // One of the two is enough to find the grant: refunds and disputes name both.
-    intent.or(charge).map(|payment| (payment, key.clone())).into_iter().collect()
+/// What the ledger calls an invoice, by its lines.
+fn kind(invoice: &Invoice, sold: &Sold, account: &Account) -> EntryKind {
+    let lines = || sold.lines.iter().map(|(_, line)| line);
+    if lines().all(|line| line.amount == 0 && !line.cycle && !line.free) {
+        return EntryKind::NoGrant;
+    }
+    if invoice.billing_reason == BillingReason::SubscriptionCreate {
+        return EntryKind::Subscription;
+    }
+    if lines().all(|line| line.flagged) || invoice.billing_reason == BillingReason::SubscriptionUpdate {
+        return EntryKind::PlanChange;
+    }
+    let billed = |subscription: &SubscriptionId| {
+        let known = account.state.subscriptions.get(subscription);
+        known.is_some_and(|known| known.items.values().any(|item| item.is_billed()))
+    };
+    if invoice.billing_reason != BillingReason::SubscriptionCycle && !invoice.subscription.as_ref().is_some_and(billed) {
+        return EntryKind::Subscription;
+    }
+    EntryKind::Renewal
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use crate::domain::decide::tests::{
-        MONTH, P1, P2, Run, Step, changed, check, check_any_order, invoice, line, pack, paid, proration, sub,
-    };
-
-    fn first() -> Step {
-        paid(P1, "in_1", "subscription_create", "price_pro", P1)
-    }
-
-    #[test]
-    fn a_new_subscription_sets_and_a_renewal_resets() {
-        let renewal = || paid(P2 + 9, "in_2", "subscription_cycle", "price_pro", P2);
-        check("the first grant", vec![first()], "pro 5000 | sub_1=5000 | invoice#in_1 +5000");
-        check("told twice", vec![first(), first()], "pro 5000 | sub_1=5000 | invoice#in_1 +5000");
-        check(
-            "it ends signup credits and add-ons",
-            vec![Step::Signup, pack(50, "cs_1"), first()],
-            "pro 5000 | sub_1=5000 signup=0 | signup +500, session#cs_1 +1000, invoice#in_1 +3500",
-        );
-        check(
-            "and the signup that comes after it",
-            vec![first(), Step::Signup],
-            "pro 5000 | sub_1=5000 signup=0 | invoice#in_1 +5000, signup +0 superseded",
-        );
-        check(
-            "add-ons survive where the catalog says so",
-            vec![Step::KeepAddons, Step::Signup, pack(50, "cs_1"), first(), renewal()],
-            "pro 6000 | sub_1=5000 signup=0 addon=1000 | signup +500, session#cs_1 +1000, invoice#in_1 +4500, invoice#in_2 +0",
-        );
-        check(
-            "a renewal replaces what is left, and add-ons too",
-            vec![first(), pack(1500, "cs_1"), Step::Spend(1200), renewal()],
-            "pro 5000 | sub_1=5000 | invoice#in_1 +5000, session#cs_1 +1000, consume#2 -1200, invoice#in_2 +200",
-        );
-        check(
-            "an older one that comes late changes nothing",
-            vec![renewal(), Step::Spend(1), first()],
-            "pro 4999 | sub_1=4999 | invoice#in_2 +5000, consume#1 -1, invoice#in_1 +0 superseded",
-        );
-    }
-
-    #[test]
-    fn the_line_of_the_plan_decides_wherever_it_stands() {
-        let cycle = |lines: &[serde_json::Value], patch| {
-            invoice("paid", P1, "in_1", "subscription_cycle", lines, patch)
-        };
-        let late =
-            [proration("price_pro", -700), proration("price_business", 1100), line("price_business", 1, P1)];
-        check(
-            "prorations first",
-            vec![cycle(&late, json!({}))],
-            "business 20000 | sub_1=20000 | invoice#in_1 +20000",
-        );
-        let several = [line("price_unknown", 1, P1), line("price_pro", 1, P1), line("price_team", 3, P1)];
-        check(
-            "several plans add up, the highest tier counts",
-            vec![cycle(&several, json!({}))],
-            "business 8000 | sub_1=8000 | invoice#in_1 +8000",
-        );
-        check(
-            "seats",
-            vec![cycle(&[line("price_team", 7, P1)], json!({}))],
-            "business 7000 | sub_1=7000 | invoice#in_1 +7000",
-        );
-        let tiers = [line("price_pro", 5, P1), line("price_pro", 3, P1)];
-        check(
-            "one plan billed in two parts",
-            vec![cycle(&tiers, json!({}))],
-            "pro 5000 | sub_1=5000 | invoice#in_1 +5000",
-        );
-        let unknown = [line("price_unknown", 1, P1)];
-        check(
-            "no known price",
-            vec![cycle(&unknown, json!({}))],
-            "free 0 |  |  | invoice.paid parked: unknown_price",
-        );
-        let more = json!({"lines": {"has_more": true}});
-        check(
-            "the plan may be on the next page",
-            vec![cycle(&unknown, more.clone())],
-            "free 0 |  |  | invoice.paid parked: truncated_list",
-        );
-        check(
-            "it is on the first",
-            vec![cycle(&[line("price_pro", 1, P1)], more)],
-            "pro 5000 | sub_1=5000 | invoice#in_1 +5000",
-        );
-        check("no line at all", vec![cycle(&[], json!({}))], "free 0 |  |  | invoice.paid parked: no_period");
-        check(
-            "too many seats",
-            vec![cycle(&[line("price_team", u64::MAX, P1)], json!({}))],
-            "free 0 |  |  | invoice.paid parked: quantity",
-        );
-        let claims = json!({"metadata": {"credits": "999999", "tier": "business"}});
-        check(
-            "metadata grants nothing",
-            vec![cycle(&[line("price_pro", 1, P1)], claims)],
-            "pro 5000 | sub_1=5000 | invoice#in_1 +5000",
-        );
-        let huge = json!({"amount_paid": i64::MAX, "currency": "jpy"});
-        check(
-            "nor does the amount",
-            vec![cycle(&[line("price_pro", 1, P1)], huge)],
-            "pro 5000 | sub_1=5000 | invoice#in_1 +5000",
-        );
-    }
-
-    #[test]
-    fn only_what_is_paid_and_bills_a_period_grants() {
-        let of =
-            |reason: &str, patch| invoice("paid", P1, "in_1", reason, &[line("price_pro", 1, P1)], patch);
-        let full = "pro 5000 | sub_1=5000 | invoice#in_1 +5000";
-        for (what, reason, patch, expect) in [
-            ("not paid", "subscription_create", json!({"status": "open"}), "free 0 |  | "),
-            ("a full discount", "subscription_create", json!({"amount_paid": 0}), full),
-            ("by hand", "manual", json!({}), "free 0 |  | invoice#in_1 +0"),
-            ("a threshold", "subscription_threshold", json!({}), "free 0 |  | invoice#in_1 +0"),
-            ("a reason of tomorrow", "subscription_whatever", json!({}), "free 0 |  | invoice#in_1 +0"),
-            ("before May 2018", "subscription", json!({}), full),
-        ] {
-            check(what, vec![of(reason, patch)], expect);
-        }
-    }
-
-    #[test]
-    fn an_update_grants_only_where_it_begins_a_period() {
-        let update = |lines: &[serde_json::Value]| {
-            invoice("paid", 1500, "in_2", "subscription_update", lines, json!({}))
-        };
-        check(
-            "prorations only",
-            vec![first(), update(&[proration("price_pro", -700), proration("price_business", 1100)])],
-            "pro 5000 | sub_1=5000 | invoice#in_1 +5000, invoice#in_2 +0",
-        );
-        let whole = || update(&[proration("price_pro", -700), line("price_business", 1, 1500)]);
-        check_any_order(
-            "a new period, which leaves add-ons alone",
-            vec![first(), pack(1200, "cs_1"), whole()],
-            "business 21000 | sub_1=20000 addon=1000 | invoice#in_1 +5000, session#cs_1 +1000, plan#sub_1#price_business#1500 +15000",
-        );
-    }
-
-    #[test]
-    fn seats_changed_in_a_period_that_a_change_began_are_no_conflict() {
-        let seats = |quantity| line("price_team", quantity, 1500);
-        let given = vec![
-            first(),
-            invoice("paid", 1500, "in_2", "subscription_update", &[seats(1)], json!({})),
-            changed(1600, ("price_team", 1), ("price_team", 3), 1500),
-            paid(1500 + MONTH, "in_3", "subscription_cycle", "price_team", 1500 + MONTH),
-        ];
-        let told = "invoice#in_1 +5000, plan#sub_1#price_team#1500 -4000, adjust +2000, invoice#in_3 -2000";
-        check_any_order(
-            "backwards the seats are booked first",
-            given,
-            &format!("business 1000 | sub_1=1000 | {told}"),
-        );
-    }
-
-    #[test]
-    fn one_invoice_with_two_amounts_is_a_conflict() {
-        let other = paid(P1 + 5, "in_1", "subscription_create", "price_business", P1);
-        check(
-            "a corrected catalog",
-            vec![first(), other],
-            "pro 5000 | sub_1=5000 | invoice#in_1 +5000 | invoice.paid parked: conflict",
-        );
-    }
-
-    #[test]
-    fn the_shapes_before_basil_mean_the_same() {
-        let gone = json!({"parent": null, "payments": null, "status": null, "paid": true, "subscription": "sub_1", "payment_intent": "pi_9", "charge": "ch_9"});
-        let lines = |price| {
-            let old = json!({"type": "subscription", "subscription": "sub_1", "amount": 2000, "period": {"start": P1, "end": P2}});
-            let part = json!({"type": "invoiceitem", "proration": true, "amount": -5, "plan": {"id": "price_business"}, "period": {"start": P1, "end": P2}});
-            [part, crate::domain::decide::tests::patched(old, &price)]
-        };
-        for price in [
-            json!({"price": {"id": "price_pro"}}),
-            json!({"plan": {"id": "price_pro"}}),
-            json!({"price": "price_pro"}),
-        ] {
-            let given = vec![invoice("paid", P1, "in_1", "subscription_create", &lines(price), gone.clone())];
-            check("old", given, "pro 5000 | sub_1=5000 | invoice#in_1 +5000");
-        }
-    }
-
-    #[test]
-    fn a_setup_fee_beside_a_trial_does_not_make_it_a_paid_period() {
-        let fee = json!({"amount": 990, "parent": {"type": "invoice_item_details"}, "pricing": {"price_details": {"price": "price_setup"}}});
-        let mut free = line("price_pro", 1, P1);
-        free["amount"] = json!(0);
-        let given = vec![
-            sub("created", P1, json!({"status": "trialing"})),
-            invoice("paid", P1 + 1, "in_1", "subscription_create", &[fee, free], json!({"amount_paid": 990})),
-        ];
-        check_any_order("a trial with a fee", given, "pro 2000 | sub_1=2000 | invoice#in_1 +2000");
-    }
-
-    #[test]
-    fn a_payment_is_confirmed_by_every_paid_invoice_but_that_of_a_free_trial() {
-        let confirmed = |amount: i64, line_amount: i64| {
-            let mut own = line("price_pro", 1, P1);
-            own["amount"] = json!(line_amount);
-            let given =
-                [invoice("paid", P1, "in_1", "subscription_create", &[own], json!({"amount_paid": amount}))];
-            Run::of(&given).account.state.first_paid_at.is_some()
-        };
-        assert!(!confirmed(0, 0), "a trial");
-        assert!(confirmed(990, 0), "a trial beside which something was paid");
-        assert!(confirmed(2000, 2000), "a period");
-        assert!(confirmed(0, 2000), "a period at a discount of all");
-    }
-}
+mod tests;

@@ -2,69 +2,18 @@
 //!
 //! | event | rule | ledger key |
 //! |---|---|---|
-//! | `charge.refunded` | revoke in proportion to the cumulative amount, never more than the payment granted, never below 0 | `refund#ch_…#<cumulative>` |
-//! | `refund.*`, `succeeded` | the same refund told one by one: no second revocation | `refund#re_…#succeeded` |
+//! | `charge.refunded` | revokes in proportion to the cumulative amount, never more than the payment granted, never below 0 | `refund#ch_…#<cumulative>` |
+//! | `refund.*`, `succeeded` | the same refund, single: no second revocation | `refund#re_…#succeeded` |
 //! | `refund.*`, `failed` or `canceled`; `refund.failed` whatever its snapshot says | the money is back: what was revoked for it returns | `refund#re_…#failed` |
 //! | `refund.*`, `pending` | nothing yet | `refund#re_…#pending` |
 //!
-//! A payment that granted nothing here yet parks the event until it does.
+//! A refund belongs to what its payment paid for, never to a customer. Of a payment that is not tied to a
+//! document yet the event is parked, and what it says is kept with the payment until the tie arrives.
 
-use super::{Parked, PaymentRef, Reading};
-use crate::domain::account::{Account, Fact};
-use crate::domain::ids::InvoiceId;
-use crate::domain::ledger::LedgerKey;
-use crate::domain::reversal::News;
 use crate::event::{Charge, Event, EventType, Refund, RefundStatus};
+use crate::ledger::LedgerKey;
 
-pub(super) fn read_charge(
-    charge: &Charge,
-    account: &Account,
-    payment: Option<&LedgerKey>,
-) -> Result<Reading, Parked> {
-    let known = paid(account, charge.invoice.as_ref());
-    let name =
-        || charge.payment_intent.as_ref().map_or(charge.id.as_str(), |intent| intent.as_str()).to_owned();
-    let grant = known.as_ref().or(payment).ok_or_else(|| Parked::NoGrant(name()))?;
-    let key = charge_key(charge);
-    let facts = reversal(account, grant, News::Charge(charge.amount_refunded), key, name)?;
-    // What the charge names is what later refunds and disputes of it will name.
-    let intent = charge.payment_intent.clone().map(PaymentRef::Intent);
-    let pointer = intent.unwrap_or_else(|| PaymentRef::Charge(charge.id.clone()));
-    let payments = if payment.is_some() { Vec::new() } else { vec![(pointer, grant.clone())] };
-    Ok(Reading { facts, payments, ..Reading::default() })
-}
-
-pub(super) fn read_refund(
-    refund: &Refund,
-    event: &Event,
-    account: &Account,
-    payment: Option<&LedgerKey>,
-) -> Result<Reading, Parked> {
-    let name = || {
-        let intent = refund.payment_intent.as_ref().map(|intent| intent.as_str());
-        intent
-            .or(refund.charge.as_ref().map(|charge| charge.as_str()))
-            .unwrap_or(refund.id.as_str())
-            .to_owned()
-    };
-    let by_invoice = paid(account, refund.invoice.as_ref());
-    let grant = payment.or(by_invoice.as_ref()).ok_or_else(|| Parked::NoGrant(name()))?;
-    let news = News::Refund(refund.id.clone(), refund.amount, status(refund, event));
-    let facts = reversal(account, grant, news, key(refund, event), name)?;
-    Ok(Reading { facts, ..Reading::default() })
-}
-
-/// What was granted for an invoice, if it was.
-pub(super) fn paid(account: &Account, invoice: Option<&InvoiceId>) -> Option<LedgerKey> {
-    invoice.map(LedgerKey::invoice).filter(|key| account.recorded.contains_key(key))
-}
-
-/// The charge's own key, and that of the invoice it paid.
-pub(super) fn charge_keys(charge: &Charge) -> Vec<LedgerKey> {
-    std::iter::once(charge_key(charge)).chain(charge.invoice.as_ref().map(LedgerKey::invoice)).collect()
-}
-
-fn charge_key(charge: &Charge) -> LedgerKey {
+pub(super) fn charge_key(charge: &Charge) -> LedgerKey {
     LedgerKey::refund_of_charge(&charge.id, charge.amount_refunded)
 }
 
@@ -72,31 +21,15 @@ pub(super) fn key(refund: &Refund, event: &Event) -> LedgerKey {
     LedgerKey::refund(&refund.id, status(refund, event).as_str())
 }
 
-/// How far the refund is. The snapshot in an event may be older than what it tells: that a refund failed
-/// stands in its type.
-fn status(refund: &Refund, event: &Event) -> RefundStatus {
+/// How far the refund is. The snapshot in an event may be older than the event: that a refund failed stands in
+/// the event's type.
+pub(super) fn status(refund: &Refund, event: &Event) -> RefundStatus {
     if event.kind == EventType::RefundFailed { RefundStatus::Failed } else { refund.status.clone() }
-}
-
-/// The fact, if the grant that the payment is said to be for is really in the ledger.
-pub(super) fn reversal(
-    account: &Account,
-    grant: &LedgerKey,
-    news: News,
-    key: LedgerKey,
-    payment: impl FnOnce() -> String,
-) -> Result<Vec<Fact>, Parked> {
-    if !account.recorded.contains_key(grant) {
-        return Err(Parked::NoGrant(payment()));
-    }
-    Ok(vec![Fact::Reversal(grant.clone(), news, key)])
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::domain::decide::tests::{
-        P1, P2, Step, check, check_any_order, dispute, pack, paid, refund, refunded,
-    };
+    use crate::decide::tests::{P1, P2, Step, check, check_any_order, dispute, pack, paid, refund, refunded};
 
     const PI: &str = "pi_in_1";
 
@@ -214,19 +147,19 @@ mod tests {
             [&other[..], &one[..]].concat(),
         ] {
             let given = [vec![pack(10, "cs_1"), pack(20, "cs_2"), Step::Spend(300)], back].concat();
-            let run = crate::domain::decide::tests::Run::of(&given);
+            let run = crate::decide::tests::Run::of(&given);
             assert!(run.told().starts_with("free 1000 | addon=1000 |"), "{}", run.told());
         }
     }
 
     #[test]
     fn amounts_are_minor_units_of_any_currency() {
-        let yen = crate::domain::decide::tests::invoice(
+        let yen = crate::decide::tests::invoice(
             "paid",
             P1,
             "in_1",
             "subscription_create",
-            &[crate::domain::decide::tests::line("price_pro", 1, P1)],
+            &[crate::decide::tests::line("price_pro", 1, P1)],
             serde_json::json!({"currency": "jpy", "amount_paid": 3}),
         );
         check(

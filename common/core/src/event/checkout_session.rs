@@ -1,10 +1,8 @@
 //! `checkout.session.*`: the Checkout Session, alike in every API version.
 
 use super::{Fields, Metadata, ReadError};
-use crate::domain::{
-    ids::{CustomerId, InvoiceId, PaymentIntentId, SessionId, SubscriptionId},
-    timestamp::Timestamp,
-};
+use crate::ids::{CustomerId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId};
+use crate::timestamp::Timestamp;
 
 open_enum! {
     /// `mode`: what the checkout is for.
@@ -73,6 +71,12 @@ pub struct CheckoutSession {
     pub invoice: Option<InvoiceId>,
     /// Minor units, taxes and discounts included; null in setup mode.
     pub amount_total: Option<i64>,
+    /// Minor units before discounts and taxes.
+    pub amount_subtotal: Option<i64>,
+    /// A Payment Link sold it: its metadata says the same for every buyer, so no quantity.
+    pub payment_link: bool,
+    /// What was sold, as far as it is known: events have no line items, Stripe is asked for them.
+    pub line_items: Option<Vec<SoldLine>>,
     /// ISO code, lower case.
     pub currency: Option<String>,
     /// What the customer typed in (`customer_details.email`), else what the app gave (`customer_email`).
@@ -80,6 +84,15 @@ pub struct CheckoutSession {
     pub customer_email: Option<String>,
     /// When the session was made.
     pub created: Option<Timestamp>,
+}
+
+/// One line of what a session sold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SoldLine {
+    /// The price.
+    pub price: PriceId,
+    /// How many.
+    pub quantity: u64,
 }
 
 impl CheckoutSession {
@@ -106,6 +119,9 @@ impl CheckoutSession {
             payment_intent: object.id("payment_intent")?,
             invoice: object.id("invoice")?,
             amount_total: object.amount("amount_total")?,
+            amount_subtotal: object.amount("amount_subtotal")?,
+            payment_link: object.names("payment_link.id") || object.text("payment_link").is_ok_and(|id| id.is_some()),
+            line_items: None,
             currency: object.owned("currency")?,
             customer_email: match object.owned("customer_details.email")? {
                 Some(email) => Some(email),

@@ -2,10 +2,8 @@
 //! 2025-03-31.basil.
 
 use super::{Fields, Metadata, ReadError};
-use crate::domain::{
-    ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId, PriceId, SubscriptionId},
-    timestamp::Timestamp,
-};
+use crate::ids::{ChargeId, CustomerId, InvoiceId, ItemId, PaymentIntentId, PriceId, SubscriptionId};
+use crate::timestamp::Timestamp;
 
 open_enum! {
     /// `status` of an invoice.
@@ -80,6 +78,9 @@ pub struct Invoice {
     pub lines_has_more: bool,
     /// Minor units. 0 for trials, full discounts, and what the customer's balance paid.
     pub amount_paid: i64,
+    /// Minor units that were paid outside Stripe: all of it where an old version says `paid_out_of_band`,
+    /// since 2026-05-27 `amount_paid_off_stripe`.
+    pub paid_off_stripe: i64,
     /// Minor units, before discounts and taxes.
     pub subtotal: Option<i64>,
     /// Minor units, after discounts and taxes.
@@ -115,6 +116,10 @@ pub struct Line {
     pub proration: bool,
     /// A line of a subscription item (not an invoice item).
     pub is_subscription: bool,
+    /// The subscription item that the line bills (`si_…`).
+    pub item: Option<ItemId>,
+    /// The price's own amount is 0; only versions that embed the price say so.
+    pub price_is_free: bool,
     /// Begin of the service (included).
     pub period_start: Option<Timestamp>,
     /// End of the service (excluded).
@@ -171,6 +176,13 @@ impl Invoice {
             lines,
             lines_has_more: object.flag("lines.has_more")?.unwrap_or(false),
             amount_paid: object.need("amount_paid", object.amount("amount_paid")?)?,
+            paid_off_stripe: match object.amount("amount_paid_off_stripe")? {
+                Some(amount) => amount,
+                None if object.flag("paid_out_of_band")?.unwrap_or(false) => {
+                    object.amount("total")?.unwrap_or(0)
+                }
+                None => 0,
+            },
             subtotal: object.amount("subtotal")?,
             total: object.amount("total")?,
             currency: object.owned("currency")?,
@@ -217,12 +229,23 @@ impl Line {
             amount: line.need("amount", line.amount("amount")?)?,
             proration: proration.contains(&Some(true)),
             is_subscription,
+            item: line.first_id(&[
+                "parent.subscription_item_details.subscription_item",
+                "parent.invoice_item_details.subscription_item",
+                "subscription_item",
+            ])?,
+            price_is_free: is_free(line)?,
             period_start: line.time("period.start")?,
             period_end: line.time("period.end")?,
             subscription,
             metadata: line.metadata("metadata"),
         })
     }
+}
+
+/// Whether the embedded price (or old plan) charges nothing by itself. Tiered prices have no amount.
+pub(super) fn is_free(line: &Fields<'_>) -> Result<bool, ReadError> {
+    Ok(line.amount("price.unit_amount")? == Some(0) || line.amount("plan.amount")? == Some(0))
 }
 
 /// What paid the invoice: of several payments (new shape) the paid one, else the first.

@@ -29,6 +29,8 @@ open_enum! {
         CustomerSubscriptionPendingUpdateExpired = "customer.subscription.pending_update_expired",
         /// An invoice is paid, also out of band or with nothing to pay.
         InvoicePaid = "invoice.paid",
+        /// A payment is tied to the invoice that it paid.
+        InvoicePaymentPaid = "invoice_payment.paid",
         /// A payment attempt failed.
         InvoicePaymentFailed = "invoice.payment_failed",
         /// A payment attempt waits for the customer.
@@ -72,7 +74,7 @@ impl EventType {
             | Self::CustomerSubscriptionTrialWillEnd
             | Self::CustomerSubscriptionPendingUpdateApplied
             | Self::CustomerSubscriptionPendingUpdateExpired => Some(Family::CustomerSubscription),
-            Self::InvoicePaid => Some(Family::InvoicePaid),
+            Self::InvoicePaid | Self::InvoicePaymentPaid => Some(Family::InvoicePaid),
             Self::InvoicePaymentFailed | Self::InvoicePaymentActionRequired => {
                 Some(Family::InvoicePaymentFailed)
             }
@@ -97,7 +99,7 @@ pub enum Family {
     CheckoutSession,
     /// `customer.subscription.*`
     CustomerSubscription,
-    /// `invoice.paid`
+    /// `invoice.paid`, `invoice_payment.paid`
     InvoicePaid,
     /// `invoice.payment_failed`, `invoice.payment_action_required`
     InvoicePaymentFailed,
@@ -163,7 +165,7 @@ mod tests {
             assert!(kind.family().is_some(), "{kind}");
             assert_eq!(&EventType::from(kind.as_str()), kind);
         }
-        assert_eq!(EventType::KNOWN.len(), 25);
+        assert_eq!(EventType::KNOWN.len(), 26);
         assert_eq!(EventType::from("invoice.upcoming").family(), None);
         assert_eq!(EventType::from("invoice.payment_succeeded").as_str(), "invoice.payment_succeeded");
         for family in Family::ALL {

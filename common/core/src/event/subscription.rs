@@ -1,10 +1,8 @@
 //! `customer.subscription.*`: the Subscription, in the shapes before and after 2025-03-31.basil.
 
 use super::{Fields, Metadata, ReadError};
-use crate::domain::{
-    ids::{CustomerId, InvoiceId, PriceId, SubscriptionId},
-    timestamp::Timestamp,
-};
+use crate::ids::{CustomerId, InvoiceId, ItemId, PriceId, SubscriptionId};
+use crate::timestamp::Timestamp;
 
 open_enum! {
     /// `status` of a subscription.
@@ -56,6 +54,12 @@ pub struct Subscription {
     pub canceled_at: Option<Timestamp>,
     /// When it really ended.
     pub ended_at: Option<Timestamp>,
+    /// `cancellation_details.reason` is `payment_failed`: Stripe ended it because retries ran out.
+    pub ended_unpaid: bool,
+    /// With `collection_method: send_invoice`, the days a customer has to pay an invoice.
+    pub days_until_due: Option<u64>,
+    /// `pause_collection` is set: invoices are made and not collected.
+    pub collection_paused: bool,
     /// Begin of the trial, if there was one.
     pub trial_start: Option<Timestamp>,
     /// End of the trial.
@@ -73,6 +77,10 @@ pub struct Subscription {
 /// One item of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
+    /// `si_…`; `only` for an event of before 2018 without items, and `item-<n>` for an item without an id.
+    pub id: ItemId,
+    /// The price's own amount is 0.
+    pub is_free: bool,
     /// `price.id`, or `plan.id` in old events.
     pub price: PriceId,
     /// Seats; 1 where Stripe gives none (metered prices).
@@ -101,6 +109,8 @@ pub struct Previous {
 /// An item before an update; a part that is `None` did not change or was not told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PreviousItem {
+    /// `si_…`, where the event names it.
+    pub id: Option<ItemId>,
     /// The price before.
     pub price: Option<PriceId>,
     /// The quantity before.
@@ -136,6 +146,12 @@ impl Subscription {
             cancel_at_period_end: object.flag("cancel_at_period_end")?.unwrap_or(false),
             canceled_at: object.time("canceled_at")?,
             ended_at: object.time("ended_at")?,
+            ended_unpaid: object.text("cancellation_details.reason")? == Some("payment_failed"),
+            days_until_due: match object.text("collection_method")? {
+                Some("send_invoice") => Some(object.count("days_until_due")?.unwrap_or(0)),
+                _ => None,
+            },
+            collection_paused: object.names("pause_collection.behavior"),
             trial_start: object.time("trial_start")?,
             trial_end: object.time("trial_end")?,
             latest_invoice: object.id("latest_invoice")?,
@@ -165,8 +181,10 @@ impl Subscription {
 fn items(object: &Fields<'_>) -> Result<Vec<Item>, ReadError> {
     let start = object.time("current_period_start")?;
     let end = object.time("current_period_end")?;
-    let item = |item: &Fields<'_>, price: PriceId| -> Result<Item, ReadError> {
+    let item = |item: &Fields<'_>, id: ItemId, price: PriceId| -> Result<Item, ReadError> {
         Ok(Item {
+            id,
+            is_free: super::invoice::is_free(item)?,
             price,
             quantity: item.count("quantity")?.unwrap_or(1),
             period_start: item.time("current_period_start")?.or(start),
@@ -175,14 +193,22 @@ fn items(object: &Fields<'_>) -> Result<Vec<Item>, ReadError> {
     };
     let mut items = Vec::new();
     for entry in object.list("items")? {
-        items.push(item(&entry, entry.need("price", entry.first_id(&PRICE)?)?)?);
+        let id = match entry.id("id")? {
+            Some(id) => id,
+            None => own_id(&format!("item-{}", items.len())),
+        };
+        items.push(item(&entry, id, entry.need("price", entry.first_id(&PRICE)?)?)?);
     }
     if items.is_empty()
         && let Some(plan) = object.id("plan")?
     {
-        items.push(item(object, plan)?);
+        items.push(item(object, own_id("only"), plan)?);
     }
     Ok(items)
+}
+
+fn own_id(text: &str) -> ItemId {
+    ItemId::new(text).expect("a short word is an id")
 }
 
 impl Previous {
@@ -213,6 +239,7 @@ impl Previous {
 impl PreviousItem {
     fn from_fields(before: &Fields<'_>) -> Result<Self, ReadError> {
         Ok(Self {
+            id: if before.text("id")?.is_some_and(|id| id.starts_with("si_")) { before.id("id")? } else { None },
             price: before.first_id(&PRICE)?,
             quantity: before.count("quantity")?,
             period_start: before.time("current_period_start")?,

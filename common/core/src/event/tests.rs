@@ -111,6 +111,7 @@ fn what_an_update_changed_is_told_alike_by_old_and_new() {
         subscription(try_event("customer.subscription.updated", object, before).unwrap()).previous
     };
     let item = |price: &str, quantity, start, end| PreviousItem {
+        id: None,
         price: (!price.is_empty()).then(|| price.parse().unwrap()),
         quantity,
         period_start: start,
@@ -342,7 +343,7 @@ fn a_fact_that_cannot_be_read_says_where_it_stands() {
 }
 
 #[test]
-fn the_first_place_that_names_a_user_is_believed_or_reported() {
+fn the_first_place_in_the_metadata_that_names_a_user_counts_or_is_reported() {
     let session = |reference: Value, metadata: Value| {
         event(
             "checkout.session.completed",
@@ -350,43 +351,30 @@ fn the_first_place_that_names_a_user_is_believed_or_reported() {
         )
     };
     let long = "u".repeat(129);
+    let invoice = |metadata: Value, lines: Value| {
+        event("invoice.paid", json!({"id": "in_1", "amount_paid": 0, "metadata": metadata, "lines": {"data": lines}}))
+    };
+    let lines = json!([{"amount": 0}, {"amount": 0, "metadata": {"user_id": "line"}}]);
+    let charge = json!({"id": "ch_1", "amount": 1, "amount_refunded": 1, "metadata": {"user_id": "u4"}});
     let rows = [
-        (session(json!("u1"), json!({"user_id": "u2"})), Ok(Some("u1"))),
+        (session(json!("u1"), json!({"user_id": "u2"})), Ok(Some("u2"))),
+        (session(json!("u1"), json!({})), Ok(None)),
         (session(json!(null), json!({"client_id": "u3", "user_id": "u2"})), Ok(Some("u2"))),
         (session(json!(""), json!({"user_id": "", "client_id": "u3"})), Ok(Some("u3"))),
         (session(json!(null), json!(null)), Ok(None)),
+        (session(json!(null), json!({"user_id": long})), Err("not a user id: it is longer than 128 characters")),
         (
-            session(json!(long), json!({"user_id": "u2"})),
-            Err("not a user id: it is longer than 128 characters"),
-        ),
-        (
-            session(json!("a\nb"), json!({"user_id": "u2"})),
+            session(json!(null), json!({"user_id": "a\nb"})),
             Err("not a user id: it has a character that such an id never has"),
         ),
-        (
-            event(
-                "invoice.paid",
-                json!({"id": "in_1", "amount_paid": 0, "metadata": {"user_id": "own"},
-            "lines": {"data": [{"amount": 0}, {"amount": 0, "metadata": {"user_id": "line"}}]}}),
-            ),
-            Ok(Some("line")),
-        ),
-        (
-            event("invoice.paid", json!({"id": "in_1", "amount_paid": 0, "metadata": {"user_id": "own"}})),
-            Ok(Some("own")),
-        ),
-        (
-            event(
-                "charge.refunded",
-                json!({"id": "ch_1", "amount": 1, "amount_refunded": 1, "metadata": {"user_id": "u4"}}),
-            ),
-            Ok(Some("u4")),
-        ),
+        (invoice(json!({"user_id": "own"}), lines.clone()), Ok(Some("own"))),
+        (invoice(json!({}), lines), Ok(Some("line"))),
+        (event("charge.refunded", charge), Ok(None)),
     ];
     for (event, expect) in rows {
-        let hint = event.user_hint();
+        let named = event.named_user();
         assert_eq!(
-            hint.as_ref().map(|user| user.as_ref().map(UserId::as_str)).map_err(ToString::to_string),
+            named.as_ref().map(|user| user.as_ref().map(UserId::as_str)).map_err(ToString::to_string),
             expect.map_err(str::to_owned)
         );
     }
@@ -399,7 +387,7 @@ fn a_huge_metadata_value_is_not_kept_and_still_not_taken_for_a_user() {
         event("customer.deleted", json!({"id": "cus_1", "metadata": {"user_id": huge, "notes": huge}}));
     let Object::Customer(customer) = &event.object else { panic!("not a customer") };
     assert_eq!(customer.metadata.values().map(String::len).collect::<Vec<_>>(), [512]);
-    assert!(event.user_hint().is_err());
+    assert!(event.named_user().is_err());
 }
 
 #[test]

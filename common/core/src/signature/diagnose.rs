@@ -4,7 +4,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{Refusal, Secret, only_t, verify};
-use crate::domain::timestamp::Timestamp;
+use crate::timestamp::Timestamp;
 use crate::event;
 
 /// A body or key that differs from the given one by a known mistake.

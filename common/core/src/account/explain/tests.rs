@@ -3,9 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::decide::tests::{
-    CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, refunded, sub,
-};
+use crate::decide::tests::{CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, refunded, sub};
 
 const DAY: i64 = 86_400;
 
@@ -14,14 +12,15 @@ const DAY: i64 = 86_400;
 fn explained(steps: &[Step], now: i64) -> Vec<String> {
     let run = Run::of(steps);
     let mut account = run.account.clone();
-    let keys = account.state.explaining_keys();
+    let catalog = Catalog::parse(CATALOG).unwrap();
+    let keys = account.state.explaining_keys(&catalog, Timestamp::from_unix(now));
     account.recorded = run
         .ledger
         .iter()
         .filter(|(key, _)| keys.contains(key))
         .map(|(key, entry)| (key.clone(), entry.clone()))
         .collect();
-    let told: Vec<Told> = steps
+    let told: Vec<LoggedEvent> = steps
         .iter()
         .filter_map(|step| if let Step::Event(event) = step { Some(event) } else { None })
         .map(event)
@@ -42,14 +41,14 @@ fn explained(steps: &[Step], now: i64) -> Vec<String> {
         )
     };
     account
-        .explain(&told, &Catalog::parse(CATALOG).unwrap(), Timestamp::from_unix(now))
+        .explain(&told, &catalog, Timestamp::from_unix(now))
         .iter()
         .map(line)
         .collect()
 }
 
-fn event(event: &Value) -> Told {
-    Told {
+fn event(event: &Value) -> LoggedEvent {
+    LoggedEvent {
         id: event["id"].as_str().unwrap().to_owned(),
         created: Timestamp::from_unix(event["created"].as_i64().unwrap()),
         kind: event["type"].as_str().unwrap().to_owned(),

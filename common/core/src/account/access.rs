@@ -1,0 +1,288 @@
+//! The tier that a user has at a moment, and until when.
+
+use super::State;
+use super::item::{Item, Period, View};
+use super::snapshot::{Snapshot, SnapshotItem, Terms};
+use super::subscription::Subscription;
+use crate::catalog::{Catalog, PauseCollection, RefundedAccess};
+use crate::event::SubscriptionStatus;
+use crate::ids::{ItemId, PriceId, SubscriptionId};
+use crate::timestamp::Timestamp;
+
+/// The access a user has at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The tier's name.
+    pub tier: String,
+    /// Its rank.
+    pub rank: u32,
+    /// When this tier ends unless news comes: a planned end, the end of a paid period, or of a grace.
+    pub until: Option<Timestamp>,
+}
+
+/// A plan that something gives, and the rule by which it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// The plan's name.
+    pub plan: String,
+    /// Until then, excluded; absent: without a known end.
+    pub until: Option<Timestamp>,
+    /// What gives it: a subscription's item, or something beside subscriptions.
+    pub by: Option<(SubscriptionId, ItemId)>,
+    /// The rule, in a sentence.
+    pub why: String,
+}
+
+/// A subscription in a few words: its status, and its item of the highest plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Its status, as all that is known implies it; absent while only invoices are known.
+    pub status: Option<SubscriptionStatus>,
+    /// The price of the item with the highest plan.
+    pub price: Option<PriceId>,
+    /// That plan's name.
+    pub plan: Option<String>,
+    /// How many of it.
+    pub quantity: u64,
+    /// Start of that item's period.
+    pub start: Option<Timestamp>,
+    /// End of that item's period, excluded.
+    pub end: Option<Timestamp>,
+    /// When it is going to end; absent once it has ended.
+    pub ends: Option<Timestamp>,
+}
+
+impl State {
+    /// A subscription in a few words.
+    pub fn summary(&self, id: &SubscriptionId, catalog: &Catalog, now: Timestamp) -> Option<Summary> {
+        let subscription = self.subscriptions.get(id)?;
+        let deleted = subscription.customer.as_ref().and_then(|customer| self.customers.get(customer));
+        let deleted = deleted.copied().flatten().is_some();
+        self.view(id, subscription, &catalog.policy, now, |view| {
+            let rank = |plan: Option<&Terms>| plan.and_then(|terms| catalog.tier_of_plan(&terms.plan)).map(|(_, rank)| rank);
+            let Some(snapshot) = &subscription.snapshot else {
+                let periods = subscription.items.values().filter_map(|item| item.periods(view).pop());
+                let period = periods.max_by_key(|period| (rank(Some(&period.terms)), period.start))?;
+                return Some(Summary {
+                    status: Some(SubscriptionStatus::Active),
+                    price: Some(period.price),
+                    plan: Some(period.terms.plan),
+                    quantity: period.quantity,
+                    start: Some(period.start),
+                    end: period.end,
+                    ends: None,
+                });
+            };
+            let best = snapshot.items.iter().max_by(|a, b| {
+                (rank(a.terms.as_ref()), &b.id).cmp(&(rank(b.terms.as_ref()), &a.id))
+            });
+            let item = best.and_then(|best| subscription.items.get(&best.id));
+            let period = item.and_then(|item| item.periods(view).pop());
+            let status = if deleted { SubscriptionStatus::Canceled } else { status_of(snapshot, period.as_ref()) };
+            let mut summary = Summary {
+                ends: best.and_then(|best| snapshot.ends(best)).filter(|_| !snapshot.is_terminal()),
+                status: Some(status),
+                price: best.map(|best| best.price.clone()),
+                plan: best.and_then(|best| best.terms.as_ref()).map(|terms| terms.plan.clone()),
+                quantity: best.map_or(1, |best| best.quantity),
+                start: best.and_then(|best| best.start),
+                end: best.and_then(|best| best.end),
+            };
+            let newer = |period: &Period| best.is_some_and(|best| is_newer(period, snapshot, best));
+            if let Some(period) = period.filter(newer) {
+                summary.price = Some(period.price);
+                summary.plan = Some(period.terms.plan);
+                (summary.start, summary.end) = (Some(period.start), period.end);
+            }
+            Some(summary)
+        })
+    }
+
+    /// Whether any subscription gives access at a moment.
+    pub fn has_access(&self, catalog: &Catalog, now: Timestamp) -> bool {
+        self.given(catalog, now).iter().any(|given| given.until.is_none_or(|until| until > now))
+    }
+
+    /// The tier at `now`: the highest-ranked plan of all that give access, else the default tier.
+    pub fn access(&self, catalog: &Catalog, now: Timestamp) -> Access {
+        let mut best =
+            Access { tier: catalog.policy.default_tier.clone(), rank: catalog.default_rank(), until: None };
+        for given in self.given(catalog, now) {
+            if given.until.is_some_and(|until| until <= now) {
+                continue;
+            }
+            let Some((tier, rank)) = catalog.tier_of_plan(&given.plan) else { continue };
+            if rank < best.rank {
+                continue;
+            }
+            let until = if best.tier == tier { later(best.until, given.until) } else { given.until };
+            best = Access { tier: tier.to_owned(), rank, until };
+        }
+        best
+    }
+
+    /// Every plan that gives access, also those whose end is past.
+    pub fn given(&self, catalog: &Catalog, now: Timestamp) -> Vec<Given> {
+        let mut all = Vec::new();
+        for (id, subscription) in &self.subscriptions {
+            self.view(id, subscription, &catalog.policy, now, |view| {
+                self.given_by(id, subscription, view, catalog, &mut all);
+            });
+        }
+        for purchase in &self.lifetimes {
+            let back = purchase.total > 0 && self.refunded_of(purchase) >= purchase.total;
+            if let Some(terms) = purchase.plan.as_ref().filter(|_| !back) {
+                let why = format!("the plan {} was bought for life", terms.plan);
+                all.push(Given { plan: terms.plan.clone(), until: None, by: None, why });
+            }
+        }
+        for gift in self.complimentary.iter().filter(|gift| gift.from <= now) {
+            let why = format!("an operator gave the plan {}", gift.plan);
+            all.push(Given { plan: gift.plan.clone(), until: gift.until, by: None, why });
+        }
+        all
+    }
+
+    fn given_by(
+        &self,
+        id: &SubscriptionId,
+        subscription: &Subscription,
+        view: &View<'_>,
+        catalog: &Catalog,
+        all: &mut Vec<Given>,
+    ) {
+        let Some(snapshot) = &subscription.snapshot else {
+            for (item_id, item) in &subscription.items {
+                if let Some(period) = item.periods(view).pop() {
+                    let why = format!("{} paid the period from {}", period.invoice, period.start);
+                    let plan = item.paid_plan(&period, view).plan;
+                    all.push(Given { plan, until: period.end, by: Some((id.clone(), item_id.clone())), why });
+                }
+            }
+            return;
+        };
+        // A deleted customer has no access, whatever the subscription says.
+        let deleted = subscription.customer.as_ref().and_then(|customer| self.customers.get(customer).copied().flatten());
+        if deleted.is_some() {
+            return;
+        }
+        let none = Item::default();
+        for shown in &snapshot.items {
+            let item = subscription.items.get(&shown.id).unwrap_or(&none);
+            let period = item.periods(view).pop();
+            let Some((terms, until, why)) = item_access(snapshot, shown, item, period.as_ref(), view, catalog) else {
+                continue;
+            };
+            let refunded = period.as_ref().is_some_and(|period| item.is_refunded(period, view));
+            if refunded && catalog.policy.refunded_access == RefundedAccess::End {
+                continue;
+            }
+            all.push(Given { plan: terms.plan, until, by: Some((id.clone(), shown.id.clone())), why });
+        }
+        // An item that a newer invoice bills than the snapshot knows.
+        for (item_id, item) in &subscription.items {
+            let newer = item.billed_at > Some(snapshot.created) && snapshot.item(item_id).is_none();
+            if let Some(period) = item.periods(view).pop().filter(|_| newer && !snapshot.is_terminal()) {
+                let why = format!("{} paid the period from {}", period.invoice, period.start);
+                let plan = item.paid_plan(&period, view).plan;
+                all.push(Given { plan, until: period.end, by: Some((id.clone(), item_id.clone())), why });
+            }
+        }
+    }
+}
+
+/// The plan that an item gives by the newest snapshot, until when, and why.
+fn item_access(
+    snapshot: &Snapshot,
+    shown: &SnapshotItem,
+    item: &Item,
+    period: Option<&Period>,
+    view: &View<'_>,
+    catalog: &Catalog,
+) -> Option<(Terms, Option<Timestamp>, String)> {
+    use SubscriptionStatus as Status;
+    let policy = &catalog.policy;
+    let mut plan = shown.terms.clone()?;
+    let cancels = snapshot.ends(shown);
+    let sooner = |until: Timestamp| Some(cancels.map_or(until, |cancels| cancels.min(until)));
+    let status = status_of(snapshot, period);
+    // A later period that is paid shows a later plan than the snapshot does.
+    if let Some(period) = period.filter(|period| is_newer(period, snapshot, shown)) {
+        plan = item.paid_plan(period, view);
+    }
+    let paid = |end: Option<Timestamp>, period: &Period| {
+        let lower = lower_of(item.paid_plan(period, view), plan.clone(), catalog);
+        let why = format!("the subscription is {}; the paid period of plan {} runs on", snapshot.status, lower.plan);
+        (lower, end.and_then(sooner).or(end).or(cancels), why)
+    };
+    match status {
+        Status::Active | Status::Trialing => {
+            if snapshot.collection_paused && policy.pause_collection == PauseCollection::UntilPeriodEnd {
+                let period = period?;
+                return Some(paid(period.end, period));
+            }
+            let why = format!("the subscription is {status} with plan {}", plan.plan);
+            Some((plan, cancels, why))
+        }
+        Status::PastDue | Status::Unpaid => {
+            if let Some(period) = period.filter(|period| period.end.is_none_or(|end| end > view.now)) {
+                return Some(paid(period.end, period));
+            }
+            if status == Status::Unpaid {
+                return None;
+            }
+            let start = shown.start.or_else(|| period.and_then(|period| period.end))?;
+            let due = start.plus_days(snapshot.days_until_due.unwrap_or(0));
+            let until = due.plus_days(policy.past_due_grace_days);
+            let plan = match period {
+                Some(period) => lower_of(item.paid_plan(period, view), plan, catalog),
+                None => plan,
+            };
+            let why = format!("the subscription is past_due; plan {} has {} days of grace", plan.plan, policy.past_due_grace_days);
+            Some((plan, sooner(until), why))
+        }
+        Status::Canceled if snapshot.ended_unpaid => {
+            let period = period.filter(|period| period.end.is_none_or(|end| end > view.now))?;
+            let (plan, _, why) = paid(period.end, period);
+            Some((plan, Some(period.end?), why))
+        }
+        Status::Incomplete | Status::IncompleteExpired | Status::Canceled | Status::Paused | Status::Other(_) => None,
+    }
+}
+
+/// Whether a paid period began after the snapshot of its item.
+fn is_newer(period: &Period, snapshot: &Snapshot, shown: &SnapshotItem) -> bool {
+    Some(period.start) > shown.start && period.at > snapshot.created && !snapshot.is_terminal()
+}
+
+/// The status that all that is known implies: a payment newer than the snapshot proves an unpaid one out of
+/// date. Were the payment the later one of the same second, an active state would be known as well, but for
+/// the first payment.
+pub fn status_of(snapshot: &Snapshot, period: Option<&Period>) -> SubscriptionStatus {
+    let paid_at = period.map(|period| period.at);
+    let out_of_date = match snapshot.status {
+        SubscriptionStatus::Incomplete => paid_at >= Some(snapshot.created),
+        SubscriptionStatus::PastDue | SubscriptionStatus::Unpaid => {
+            let newer_period = period.is_some_and(|period| snapshot.items.iter().all(|item| item.start <= Some(period.start)));
+            paid_at > Some(snapshot.created) && newer_period
+        }
+        SubscriptionStatus::Trialing
+        | SubscriptionStatus::Active
+        | SubscriptionStatus::Paused
+        | SubscriptionStatus::IncompleteExpired
+        | SubscriptionStatus::Canceled
+        | SubscriptionStatus::Other(_) => false,
+    };
+    if out_of_date { SubscriptionStatus::Active } else { snapshot.status.clone() }
+}
+
+/// The plan of the lower rank; a plan that has left the catalog has none.
+fn lower_of(one: Terms, other: Terms, catalog: &Catalog) -> Terms {
+    let rank = |terms: &Terms| catalog.tier_of_plan(&terms.plan).map(|(_, rank)| rank);
+    if rank(&one) <= rank(&other) { one } else { other }
+}
+
+/// Of two ends of access to the same tier the later one; no end is later than any.
+fn later(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.zip(other).map(|(one, other)| one.max(other))
+}

@@ -1,0 +1,721 @@
+//! What an account knows of one subscription item, and what its bucket holds.
+//!
+//! Stripe bills *items* in *lines*: each item has its own price, quantity and period. The account keeps the
+//! lines of paid invoices and the plans that snapshots show, as far as they may still matter, and computes the
+//! bucket from them. So the order in which events arrive cannot matter.
+//!
+//! **Invariant:** a `fold_*` only adds what it is given, and drops only what no later fact can make count.
+//!
+//! The words, in order of use: a *line* of a paid invoice may *open* a period or *charge* a plan change in it.
+//! A *sight* is a plan that an `active` or `trialing` snapshot shows in a period. A *run* is a plan in force
+//! in the current period, from sight to sight.
+
+use serde::{Deserialize, Serialize};
+
+use super::snapshot::{Snapshot, SnapshotItem, Terms, is_false, is_one, one};
+use crate::catalog::PlanChange;
+use crate::credits::Credits;
+use crate::event::SubscriptionStatus;
+use crate::ids::{InvoiceId, PriceId};
+use crate::ledger::LedgerKey;
+use crate::timestamp::Timestamp;
+
+/// At most so many lines are kept for one item: waiting, lying ahead, and those of the current period and of
+/// the periods it was cut from.
+const MAX_LINES: usize = 32;
+/// At most so many sights are kept for one item.
+const MAX_SIGHTS: usize = 16;
+/// At most so many period starts that no line has opened are kept for one item.
+const MAX_STARTS: usize = 8;
+/// At most so many periods before the current one are kept, each cut short by the next.
+const MAX_PREDECESSORS: usize = 4;
+/// A line that lies ahead opens its period so long before its start.
+const OPENS_EARLY_SECONDS: i64 = 3_600;
+/// The period under which credits of a trial are counted as spent.
+const TRIAL: Timestamp = Timestamp::from_unix(0);
+
+/// The record of one item.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// Lines of paid invoices, by start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lines: Vec<Line>,
+    /// Plans that snapshots show, by time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sights: Vec<Sight>,
+    /// Starts of periods that snapshots show and that are not the current period's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    starts: Vec<Timestamp>,
+    /// What its trial is worth, by the latest `trialing` snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trial: Option<Trial>,
+    /// Credits spent, by the period and plan whose credits they were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    spent: Vec<Spent>,
+    /// `created` of the newest invoice that names the item.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) billed_at: Option<Timestamp>,
+}
+
+/// The lines of one paid invoice for one item, one start and one plan.
+///
+/// ```json
+/// {"invoice":"in_1","at":1759312801,"start":1759312800,"end":1761904800,"price":"price_1",
+///  "terms":{"plan":"pro","credits":5000},"amount":2000,"total":2000}
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// The invoice.
+    pub invoice: InvoiceId,
+    /// `created` of the event that says it is paid.
+    pub at: Timestamp,
+    /// Start of the service.
+    pub start: Timestamp,
+    /// End of the service, excluded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<Timestamp>,
+    /// The price.
+    pub price: PriceId,
+    /// How many; left out when 1.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub quantity: u64,
+    /// What the plan is worth.
+    pub terms: Terms,
+    /// Minor units, after discounts for a proration.
+    pub amount: i64,
+    /// Marked as a proration.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub flagged: bool,
+    /// On an invoice whose `billing_reason` is `subscription_create`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub first: bool,
+    /// On an invoice whose `billing_reason` is `subscription_cycle`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cycle: bool,
+    /// The price's own amount is 0, where the line says so.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub free: bool,
+    /// The invoice's `total` in minor units: after discounts and tax, before the customer's balance.
+    pub total: i64,
+    /// Minor units that were paid, by Stripe or outside it; absent where it is the total.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paid: Option<i64>,
+    /// Minor units by which the invoice credits unused time of the item (its negative lines).
+    #[serde(default, skip_serializing_if = "is_zero_amount")]
+    pub credited: i64,
+    /// Minor units of the item's positive lines on the invoice; absent where it is `amount`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charged: Option<i64>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero_amount(amount: &i64) -> bool {
+    *amount == 0
+}
+
+impl Line {
+    fn worth(&self) -> Credits {
+        self.terms.worth(self.quantity)
+    }
+
+    /// Whether the line opens its period whatever snapshots say: an unflagged positive line, or any positive
+    /// one of a subscription's first invoice.
+    fn opens_alone(&self) -> bool {
+        self.amount > 0 && (!self.flagged || self.first)
+    }
+
+    fn charges(&self) -> bool {
+        self.flagged && self.amount >= 0
+    }
+
+    fn opened_by(&self, now: Timestamp) -> bool {
+        self.start.plus_seconds(-OPENS_EARLY_SECONDS) <= now.max(self.at)
+    }
+}
+
+/// A plan that an `active` or `trialing` snapshot shows in the period that starts at `start`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Sight {
+    start: Timestamp,
+    /// `created` of the event.
+    at: Timestamp,
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    quantity: u64,
+    terms: Terms,
+    #[serde(default, skip_serializing_if = "is_false")]
+    trialing: bool,
+    digest: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<u32>,
+}
+
+/// What a trial is worth.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Trial {
+    at: Timestamp,
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    quantity: u64,
+    terms: Terms,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    end: Option<Timestamp>,
+    digest: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Spent {
+    start: Timestamp,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    plan: String,
+    credits: Credits,
+}
+
+/// A paid period of an item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Period {
+    /// Its start.
+    pub start: Timestamp,
+    /// Its end, excluded, where the line says so.
+    pub end: Option<Timestamp>,
+    /// `created` of the event that opened it.
+    pub at: Timestamp,
+    /// The invoice that opened it.
+    pub invoice: InvoiceId,
+    /// The price that was paid for.
+    pub price: PriceId,
+    /// How many.
+    pub quantity: u64,
+    /// What the plan is worth.
+    pub terms: Terms,
+    total: i64,
+    paid: i64,
+    credited: i64,
+    charged: i64,
+}
+
+impl Period {
+    /// What the opening grants.
+    pub fn worth(&self) -> Credits {
+        self.terms.worth(self.quantity)
+    }
+}
+
+/// What the arithmetic of a bucket needs beside the item.
+pub(super) struct View<'a> {
+    /// The newest snapshot of the subscription.
+    pub snapshot: Option<&'a Snapshot>,
+    /// How plan changes count.
+    pub plan_change: PlanChange,
+    /// Minor units that went back of what an invoice was paid with.
+    pub refunded: &'a dyn Fn(&InvoiceId) -> i64,
+    /// Whether the subscription's trial grants credits.
+    pub trial_counts: bool,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// What an item's bucket holds, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bucket {
+    /// What is left to spend.
+    pub left: Credits,
+    /// What it would hold without refunds and spends.
+    pub granted: Credits,
+    /// What refunds and disputes take of it.
+    pub lost: Credits,
+    /// What was spent of it.
+    pub spent: Credits,
+    /// The period it belongs to; without one it is the trial's.
+    pub period: Option<Period>,
+    /// The plan in force, where it is another than the period was opened with.
+    pub changed_to: Option<Terms>,
+    /// How many units of it.
+    pub quantity: u64,
+    /// Ledger keys of plan changes that count, as `<plan>#<n>`, each with what the plan is worth.
+    pub changes: Vec<(String, Credits)>,
+    /// The invoices that opened the period and charged changes in it.
+    pub documents: Vec<InvoiceId>,
+    /// Whether it is a trial's.
+    pub trial: bool,
+}
+
+impl Item {
+    /// Adds a line of a paid invoice.
+    pub(super) fn fold_line(&mut self, line: Line) {
+        self.billed_at = self.billed_at.max(Some(line.at));
+        self.lines.push(line);
+        self.sort_lines();
+    }
+
+    fn sort_lines(&mut self) {
+        self.lines.sort_by(|a, b| (a.start, a.at, &a.invoice, a.flagged).cmp(&(b.start, b.at, &b.invoice, b.flagged)));
+    }
+
+    /// Compares a line with what is known of its invoice. A line that was dropped is not compared.
+    ///
+    /// # Errors
+    /// The known line, when the invoice billed another price or quantity for the same start.
+    pub(super) fn compare_line(&self, line: &Line) -> Result<(), Box<Line>> {
+        let same = |known: &&Line| {
+            known.invoice == line.invoice && known.start == line.start && known.flagged == line.flagged
+        };
+        let agrees = |known: &Line| known.price == line.price && known.quantity == line.quantity;
+        match self.lines.iter().find(same) {
+            Some(known) if !self.lines.iter().filter(same).any(agrees) => Err(Box::new(known.clone())),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Adds what a snapshot shows of the item.
+    pub(super) fn fold_sight(&mut self, snapshot: &Snapshot, item: &SnapshotItem) {
+        let Some(start) = item.start else { return };
+        if !self.starts.contains(&start) {
+            self.starts.push(start);
+            self.starts.sort();
+        }
+        let trialing = snapshot.status == SubscriptionStatus::Trialing;
+        let Some(terms) = item.terms.clone() else { return };
+        if trialing {
+            let trial = Trial {
+                at: snapshot.created,
+                quantity: item.quantity,
+                terms: terms.clone(),
+                end: item.end,
+                digest: snapshot.digest,
+                before: snapshot.before,
+            };
+            if self.trial.as_ref().is_none_or(|known| follows(&trial, known)) {
+                self.trial = Some(trial);
+            }
+        }
+        if trialing || snapshot.status == SubscriptionStatus::Active {
+            let sight = Sight {
+                start,
+                at: snapshot.created,
+                quantity: item.quantity,
+                terms,
+                trialing,
+                digest: snapshot.digest,
+                before: snapshot.before,
+            };
+            if !self.sights.contains(&sight) {
+                self.sights.push(sight);
+                sort_sights(&mut self.sights);
+            }
+        }
+    }
+
+    /// Takes over what is known of an item that turns out to be this one.
+    pub(super) fn absorb(&mut self, other: Self) {
+        self.lines.extend(other.lines);
+        self.sort_lines();
+        self.sights.extend(other.sights);
+        sort_sights(&mut self.sights);
+        self.starts.extend(other.starts);
+        self.starts.sort();
+        self.starts.dedup();
+        self.trial = self.trial.take().or(other.trial);
+        for spent in other.spent {
+            self.add_spent(spent.start, spent.plan, spent.credits);
+        }
+        self.billed_at = self.billed_at.max(other.billed_at);
+    }
+
+    /// The plan that was last known under a price, for a price that has left the catalog.
+    pub(super) fn terms_of(&self, price: &PriceId) -> Option<&Terms> {
+        self.lines.iter().rev().find(|line| line.price == *price).map(|line| &line.terms)
+    }
+
+
+    /// Whether any of its lines is kept.
+    pub(crate) fn is_billed(&self) -> bool {
+        !self.lines.is_empty()
+    }
+
+    /// Whether an invoice has a line here that may still count.
+    pub(super) fn names_document(&self, document: &LedgerKey) -> bool {
+        self.lines.iter().any(|line| document.is_invoice(&line.invoice))
+    }
+
+    /// Whether an invoice has a line here that is no period's yet.
+    pub(super) fn waits(&self, document: &LedgerKey) -> bool {
+        let last = self.lines.iter().filter(|line| !line.flagged).map(|line| line.start).max();
+        self.lines.iter().any(|line| document.is_invoice(&line.invoice) && (line.amount == 0 || Some(line.start) >= last))
+    }
+
+    /// The paid periods that have opened by now, the current one last.
+    pub(super) fn periods(&self, view: &View<'_>) -> Vec<Period> {
+        self.all_periods(view).into_iter().filter(|(_, open)| *open).map(|(period, _)| period).collect()
+    }
+
+    /// All periods that lines open, each with whether it has opened by now.
+    fn all_periods(&self, view: &View<'_>) -> Vec<(Period, bool)> {
+        let mut periods: Vec<(Period, bool)> = Vec::new();
+        let mut starts: Vec<Timestamp> = self.lines.iter().map(|line| line.start).collect();
+        starts.dedup();
+        for start in starts {
+            let here = || self.lines.iter().filter(|line| line.start == start);
+            let opens = |line: &&Line| line.opens_alone() || self.zero_line_opens(line, view);
+            let opening = here()
+                .filter(opens)
+                .min_by_key(|line| (line.at, &line.invoice))
+                .or_else(|| {
+                    let shown = self.starts.contains(&start);
+                    here()
+                        .filter(|line| shown && line.flagged && line.amount > 0)
+                        .min_by_key(|line| (line.at, &line.invoice))
+                });
+            let Some(opening) = opening else { continue };
+            // Of several plans on one invoice for one item and start the one that is worth most counts.
+            let most = here()
+                .filter(|line| line.invoice == opening.invoice && line.flagged == opening.flagged && line.amount >= 0)
+                .max_by_key(|line| (line.worth(), &line.terms.plan))
+                .unwrap_or(opening);
+            let period = Period {
+                start,
+                end: most.end,
+                at: opening.at,
+                invoice: most.invoice.clone(),
+                price: most.price.clone(),
+                quantity: most.quantity,
+                terms: most.terms.clone(),
+                total: most.total,
+                paid: most.paid.unwrap_or(most.total),
+                credited: most.credited,
+                charged: most.charged.unwrap_or(most.amount),
+            };
+            periods.push((period, opening.opened_by(view.now)));
+        }
+        periods
+    }
+
+    /// A zero line opens a period if its price costs nothing, or if a renewal bears it and no snapshot of that
+    /// period is `trialing`. Any other zero line is a trial or nothing.
+    fn zero_line_opens(&self, line: &Line, view: &View<'_>) -> bool {
+        if line.amount != 0 || line.flagged {
+            return false;
+        }
+        let free = || {
+            let items = view.snapshot.map(|snapshot| snapshot.items.as_slice()).unwrap_or_default();
+            items.iter().any(|item| item.price == line.price && item.free)
+        };
+        let trialing = || self.sights.iter().any(|sight| sight.start == line.start && sight.trialing);
+        line.free || free() || (line.cycle && !trialing())
+    }
+
+    /// What the bucket holds.
+    pub(super) fn bucket(&self, view: &View<'_>) -> Bucket {
+        let periods = self.periods(view);
+        match periods.last() {
+            Some(current) => self.period_bucket(current, &periods, view),
+            None => self.trial_bucket(view),
+        }
+    }
+
+    fn trial_bucket(&self, view: &View<'_>) -> Bucket {
+        let zero_line = || self.lines.iter().rev().find(|line| line.first && line.amount == 0);
+        let granted = match (&self.trial, zero_line()) {
+            (Some(trial), _) => trial.terms.trial_worth(trial.quantity),
+            (None, Some(line)) => line.terms.trial_worth(line.quantity),
+            (None, None) => return Bucket::default(),
+        };
+        let granted = if view.trial_counts { granted } else { Credits::ZERO };
+        let spent = self.spent_in(TRIAL);
+        Bucket { left: granted.minus(spent), granted, spent, trial: true, ..Bucket::default() }
+    }
+
+    fn period_bucket(&self, current: &Period, periods: &[Period], view: &View<'_>) -> Bucket {
+        let runs = self.runs(current);
+        let Some((last, terms, quantity)) =
+            runs.last().map(|run| (runs.len() - 1, run.terms.clone(), run.quantity))
+        else {
+            return Bucket::default();
+        };
+        let opening = current.worth();
+        let worth = terms.worth(quantity);
+        let charges = self.charges(current, periods);
+        let charged = charges.iter().map(|line| line.worth()).max().unwrap_or_default();
+        let granted = match view.plan_change {
+            PlanChange::AtOnce => worth,
+            PlanChange::OnPayment => worth.min(opening.max(charged)),
+        };
+        let lost = self.lost(current, periods, &charges, granted, view);
+        let carried = carried(self, current, periods);
+        let first = runs.iter().position(|run| run.terms.plan == terms.plan).unwrap_or(0);
+        let left_and_back = runs.get(first..last).is_some_and(|between| between.iter().any(|run| run.terms.plan != terms.plan));
+        let spent = if view.plan_change == PlanChange::OnPayment || left_and_back {
+            self.spent_in(current.start).plus(carried)
+        } else if first == 0 {
+            self.spent_of(current.start, &terms.plan).plus(carried)
+        } else {
+            self.spent_of(current.start, &terms.plan)
+        };
+        let changed = (last > 0).then(|| terms.clone()).filter(|terms| terms.plan != current.terms.plan || quantity != current.quantity);
+        Bucket {
+            left: granted.minus(lost).minus(spent),
+            granted,
+            lost,
+            spent,
+            period: Some(current.clone()),
+            changed_to: changed,
+            quantity,
+            changes: change_names(&runs),
+            documents: std::iter::once(&current.invoice)
+                .chain(charges.iter().map(|line| &line.invoice))
+                .cloned()
+                .collect(),
+            trial: false,
+        }
+    }
+
+    /// The plans in force in a period: the one that it was opened with, then each that a snapshot shows.
+    fn runs(&self, period: &Period) -> Vec<Run> {
+        let mut runs = vec![Run { terms: period.terms.clone(), quantity: period.quantity }];
+        for sight in self.sights.iter().filter(|sight| sight.start == period.start) {
+            let same = runs.last().is_some_and(|run| {
+                run.terms.plan == sight.terms.plan && (run.quantity == sight.quantity || !run.terms.seats)
+            });
+            if !same {
+                let known = runs.iter().rev().find(|run| run.terms.plan == sight.terms.plan);
+                let terms = known.map_or_else(|| sight.terms.clone(), |run| run.terms.clone());
+                runs.push(Run { terms, quantity: sight.quantity });
+            }
+        }
+        runs
+    }
+
+    /// The lines that charge plan changes within a period, oldest first.
+    fn charges(&self, period: &Period, periods: &[Period]) -> Vec<&Line> {
+        let next = periods.iter().map(|other| other.start).filter(|start| *start > period.start).min();
+        let end = match (period.end, next) {
+            (Some(end), Some(next)) => Some(end.min(next)),
+            (end, next) => end.or(next),
+        };
+        let within = |line: &&Line| {
+            line.charges()
+                && line.invoice != period.invoice
+                && line.start >= period.start
+                && end.is_none_or(|end| line.start < end)
+        };
+        let mut charges: Vec<&Line> = self.lines.iter().filter(within).collect();
+        charges.sort_by_key(|line| (line.at, &line.invoice));
+        charges
+    }
+
+    /// What refunds and disputes take: the plan's worth is filled by the opening's grant, then by the
+    /// increments that were charged, then by what was not charged; each part loses its payment's share.
+    fn lost(
+        &self,
+        current: &Period,
+        periods: &[Period],
+        charges: &[&Line],
+        granted: Credits,
+        view: &View<'_>,
+    ) -> Credits {
+        let opening = current.worth().min(granted);
+        let mut lost = self.lost_of_opening(opening, current, periods, view);
+        let (mut reached, mut filled) = (current.worth(), opening);
+        for line in charges {
+            let increment = line.worth().minus(reached).min(granted.minus(filled));
+            reached = reached.max(line.worth());
+            filled = filled.plus(increment);
+            lost = lost.plus(increment.share((view.refunded)(&line.invoice), line.total));
+        }
+        lost
+    }
+
+    /// Of an opening whose invoice credits unused time of the item, that share was paid by the payment of the
+    /// credited period: the newest charge of that period, else its opening, and so on back.
+    fn lost_of_opening(&self, part: Credits, period: &Period, periods: &[Period], view: &View<'_>) -> Credits {
+        let before = periods.iter().rev().find(|other| other.start < period.start);
+        let credited = match before {
+            Some(_) => part.share(period.credited, period.charged),
+            None => Credits::ZERO,
+        };
+        let own = part.minus(credited).share((view.refunded)(&period.invoice), period.total);
+        let Some(before) = before.filter(|_| credited > Credits::ZERO) else { return own };
+        let earlier: Vec<Period> = periods.iter().filter(|other| other.start <= before.start).cloned().collect();
+        let of_credited = match self.charges(before, periods).last() {
+            Some(line) => credited.share((view.refunded)(&line.invoice), line.total),
+            None => self.lost_of_opening(credited, before, &earlier, view),
+        };
+        own.plus(of_credited)
+    }
+
+    fn spent_in(&self, start: Timestamp) -> Credits {
+        self.spent.iter().filter(|spent| spent.start == start).map(|spent| spent.credits).sum()
+    }
+
+    fn spent_of(&self, start: Timestamp, plan: &str) -> Credits {
+        let of = |spent: &&Spent| spent.start == start && spent.plan == plan;
+        self.spent.iter().filter(of).map(|spent| spent.credits).sum()
+    }
+
+    fn add_spent(&mut self, start: Timestamp, plan: String, credits: Credits) {
+        match self.spent.iter_mut().find(|spent| spent.start == start && spent.plan == plan) {
+            Some(spent) => spent.credits = spent.credits.plus(credits),
+            None => self.spent.push(Spent { start, plan, credits }),
+        }
+        self.spent.sort_by(|a, b| (a.start, &a.plan).cmp(&(b.start, &b.plan)));
+    }
+
+    /// Spends from the bucket as it stands; the caller has checked that there is enough.
+    pub(super) fn spend(&mut self, credits: Credits, bucket: &Bucket) {
+        match &bucket.period {
+            Some(period) => {
+                let plan = bucket.changed_to.as_ref().unwrap_or(&period.terms).plan.clone();
+                self.add_spent(period.start, plan, credits);
+            }
+            None => self.add_spent(TRIAL, String::new(), credits),
+        }
+    }
+
+    /// When the trial ends, by the latest `trialing` snapshot.
+    pub(super) fn trial_end(&self) -> Option<Timestamp> {
+        self.trial.as_ref().and_then(|trial| trial.end)
+    }
+
+    /// The plan that was paid for in a period: that of its newest charge, else of its opening.
+    pub(super) fn paid_plan(&self, period: &Period, view: &View<'_>) -> Terms {
+        let periods = self.periods(view);
+        self.charges(period, &periods).last().map_or_else(|| period.terms.clone(), |line| line.terms.clone())
+    }
+
+    /// Whether everything that was paid for a period has gone back.
+    pub(super) fn is_refunded(&self, period: &Period, view: &View<'_>) -> bool {
+        let periods = self.periods(view);
+        let back = |invoice: &InvoiceId, total: i64| total > 0 && (view.refunded)(invoice) >= total;
+        back(&period.invoice, period.total)
+            && self.charges(period, &periods).iter().all(|line| line.total <= 0 || back(&line.invoice, line.total))
+    }
+
+    /// Drops what no later fact can make count.
+    pub(super) fn prune(&mut self, view: &View<'_>) {
+        let periods = self.periods(view);
+        if let Some(current) = periods.last() {
+            // Periods that the current one cut short stay: what was spent in them may carry over.
+            // So does the one before a zero line: a late `trialing` snapshot may close the line's period again.
+            let mut oldest = current;
+            for before in periods.iter().rev().skip(1).take(MAX_PREDECESSORS) {
+                let zero = oldest.charged == 0;
+                if zero || before.end.is_none_or(|end| end > oldest.start) { oldest = before } else { break }
+            }
+            let (from, current) = (oldest.start, current.start);
+            let openings: Vec<(Timestamp, InvoiceId)> =
+                self.all_periods(view).into_iter().map(|(period, _)| (period.start, period.invoice)).collect();
+            self.lines.retain(|line| {
+                line.start >= from
+                    && (line.charges() || openings.iter().any(|(start, invoice)| *start == line.start && *invoice == line.invoice)
+                        || line.start > current)
+            });
+            self.sights.retain(|sight| sight.start >= current);
+            let flagged = |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);
+            self.starts.retain(|start| *start > current || flagged(start));
+            self.spent.retain(|spent| spent.start >= from);
+            self.trial = None;
+        }
+        compress_sights(&mut self.sights);
+        while self.lines.len() > MAX_LINES {
+            self.lines.remove(1);
+        }
+        while self.sights.len() > MAX_SIGHTS {
+            self.sights.remove(0);
+        }
+        while self.starts.len() > MAX_STARTS {
+            self.starts.remove(0);
+        }
+    }
+}
+
+/// A plan in force.
+#[derive(Clone, Debug)]
+struct Run {
+    terms: Terms,
+    quantity: u64,
+}
+
+/// The n-th time that a plan is taken up in a period, for the ledger keys of plan changes.
+fn change_names(runs: &[Run]) -> Vec<(String, Credits)> {
+    let mut names: Vec<(String, Credits)> = Vec::new();
+    for (place, run) in runs.iter().enumerate().skip(1) {
+        let times = runs.iter().take(place + 1).skip(1).filter(|other| other.terms.plan == run.terms.plan).count();
+        names.push((format!("{}#{times}", run.terms.plan), run.terms.worth(run.quantity)));
+    }
+    names
+}
+
+/// What was spent in a period that the current one cut short, as far as the current one's invoice was not
+/// paid: all of it if nothing was charged.
+fn carried(item: &Item, period: &Period, periods: &[Period]) -> Credits {
+    let Some(before) = periods.iter().rev().find(|other| other.start < period.start) else {
+        return Credits::ZERO;
+    };
+    if before.end.is_some_and(|end| end <= period.start) {
+        return Credits::ZERO;
+    }
+    let earlier: Vec<Period> = periods.iter().filter(|other| other.start <= before.start).cloned().collect();
+    let spent = item.spent_in(before.start).plus(carried(item, before, &earlier));
+    if period.total <= 0 {
+        return spent;
+    }
+    spent.share(period.total.saturating_sub(period.paid), period.total)
+}
+
+/// Whether a trial's snapshot is newer than the known one.
+fn follows(trial: &Trial, known: &Trial) -> bool {
+    match trial.at.cmp(&known.at) {
+        std::cmp::Ordering::Greater => true,
+        std::cmp::Ordering::Less => false,
+        std::cmp::Ordering::Equal if trial.digest == known.digest => trial.before > known.before,
+        std::cmp::Ordering::Equal => {
+            let after = trial.before == Some(known.digest);
+            let before = known.before == Some(trial.digest);
+            (after, trial.digest) > (before, known.digest)
+        }
+    }
+}
+
+/// By time; of one second each after the one that it names as its predecessor, then by content.
+fn sort_sights(sights: &mut [Sight]) {
+    sights.sort_by(|a, b| {
+        (a.start, a.at, a.digest, a.before, a.quantity).cmp(&(b.start, b.at, b.digest, b.before, b.quantity))
+    });
+    let mut from = 0;
+    while from < sights.len() {
+        let (start, at) = (sights[from].start, sights[from].at);
+        let until = sights.iter().skip(from).take_while(|sight| sight.start == start && sight.at == at).count() + from;
+        if let Some(second) = sights.get_mut(from..until) {
+            chain(second);
+        }
+        from = until;
+    }
+}
+
+/// Orders the sights of one second: again and again the first one whose predecessor is not among the rest.
+fn chain(second: &mut [Sight]) {
+    for place in 0..second.len() {
+        let rest = &second[place..];
+        let free = rest.iter().position(|one| {
+            !rest.iter().any(|other| other.digest != one.digest && one.before == Some(other.digest))
+        });
+        if let Some(free) = free {
+            second[place..=place + free].rotate_right(1);
+        }
+    }
+}
+
+/// Of sights that show the same plan one after the other, the first and the last are enough.
+fn compress_sights(sights: &mut Vec<Sight>) {
+    let same = |a: &Sight, b: &Sight| {
+        a.start == b.start && a.terms.plan == b.terms.plan && a.quantity == b.quantity && a.trialing == b.trialing
+    };
+    let mut place = 1;
+    while place + 1 < sights.len() {
+        if same(&sights[place - 1], &sights[place]) && same(&sights[place], &sights[place + 1]) && sights[place].at != sights[place + 1].at {
+            sights.remove(place);
+        } else {
+            place += 1;
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Credits that belong to no subscription item: signup credits, packs, grants by hand, lifetime plans.
+
+use serde::{Deserialize, Serialize};
+
+use super::snapshot::{Terms, is_false};
+use crate::credits::Credits;
+use crate::ids::{InvoiceId, SessionId};
+use crate::ledger::LedgerKey;
+use crate::timestamp::Timestamp;
+
+/// The bucket `signup`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signup {
+    /// What was granted.
+    pub granted: Credits,
+    /// What was spent of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spent: Credits,
+}
+
+/// What one document sold once: packs of credits, or a plan for life.
+///
+/// A session and an invoice of one purchase are one `Purchase`; the session grants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purchase {
+    /// The session that sold it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// The invoice that sold it, or that the session made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invoice: Option<InvoiceId>,
+    /// The payment (`pi_…` or `ch_…`), where a document names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payment: Option<String>,
+    /// When it was bought, or the reset that it arrived after.
+    pub at: Timestamp,
+    /// Credits sold.
+    pub granted: Credits,
+    /// The plan that was sold for life; absent for packs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Terms>,
+    /// Credits spent of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spent: Credits,
+    /// The document's total in minor units.
+    pub total: i64,
+    /// Whether it holds what was left of older purchases, too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub joined: bool,
+}
+
+impl Purchase {
+    /// The ledger key of the document that grants.
+    pub fn key(&self) -> Option<LedgerKey> {
+        let session = self.session.as_ref().map(LedgerKey::session);
+        session.or_else(|| self.invoice.as_ref().map(LedgerKey::invoice))
+    }
+
+    /// Whether two documents sold one purchase: they name the same session, invoice or payment.
+    pub fn is_one_with(&self, other: &Self) -> bool {
+        let same = |a: Option<&str>, b: Option<&str>| a.is_some() && a == b;
+        same(self.session.as_ref().map(AsRef::as_ref), other.session.as_ref().map(AsRef::as_ref))
+            || same(self.invoice.as_ref().map(AsRef::as_ref), other.invoice.as_ref().map(AsRef::as_ref))
+            || same(self.payment.as_deref(), other.payment.as_deref())
+    }
+
+    /// Whether a document is this purchase's.
+    pub fn is_of(&self, document: &LedgerKey) -> bool {
+        self.session.as_ref().is_some_and(|session| document.is_session(session))
+            || self.invoice.as_ref().is_some_and(|invoice| document.is_invoice(invoice))
+    }
+}
+
+/// Credits given by hand: the bucket `grant`, which no renewal ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The entry that granted it.
+    pub key: LedgerKey,
+    /// What is left of it.
+    pub left: Credits,
+    /// It ends then, excluded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// A plan that an operator gives for a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Complimentary {
+    /// The entry that records it.
+    pub key: LedgerKey,
+    /// The plan's name.
+    pub plan: String,
+    /// From then on.
+    pub from: Timestamp,
+    /// Until then, excluded; absent: for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(super) fn is_zero(credits: &Credits) -> bool {
+    *credits == Credits::ZERO
+}
+

@@ -1,0 +1,232 @@
+//! The states of a subscription that its events show, and which of them is the newest.
+//!
+//! Stripe gives an event whole seconds and a subscription no version, so two states may share a second. They
+//! are kept together, and the chain that their `previous_attributes` make says which one is the last.
+
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::catalog::{Per, Plan};
+use crate::credits::Credits;
+use crate::event::SubscriptionStatus;
+use crate::ids::{ItemId, PriceId};
+use crate::timestamp::Timestamp;
+
+/// At most so many snapshots of one second are kept together.
+const MAX_RIVALS: usize = 8;
+
+/// What a plan is worth, as the catalog said when the document that names it was first decided. Later changes
+/// of the catalog do not change the past.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Terms {
+    /// The plan's name in the catalog.
+    pub plan: String,
+    /// Credits of a paid period, per subscription or per seat.
+    pub credits: u64,
+    /// Credits of a trial; absent where they are the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<u64>,
+    /// Whether `credits` and `trial` count for each seat.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub seats: bool,
+}
+
+impl Terms {
+    /// The terms of a plan today.
+    pub fn of(plan: &Plan) -> Self {
+        Self {
+            plan: plan.name.clone(),
+            credits: plan.credits,
+            trial: (plan.trial_credits != plan.credits).then_some(plan.trial_credits),
+            seats: plan.per == Per::Seat,
+        }
+    }
+
+    /// Credits of a paid period of so many units.
+    pub fn worth(&self, quantity: u64) -> Credits {
+        self.times(self.credits, quantity)
+    }
+
+    /// Credits of a trial of so many units.
+    pub fn trial_worth(&self, quantity: u64) -> Credits {
+        self.times(self.trial.unwrap_or(self.credits), quantity)
+    }
+
+    fn times(&self, credits: u64, quantity: u64) -> Credits {
+        let units = if self.seats { quantity } else { 1 };
+        Credits::new(credits).times(units).unwrap_or(Credits::MAX_GRANT)
+    }
+}
+
+/// One item of a subscription in a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotItem {
+    /// `si_…`
+    pub id: ItemId,
+    /// Its price.
+    pub price: PriceId,
+    /// How many; left out when 1.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub quantity: u64,
+    /// Start of its current period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Timestamp>,
+    /// End of its current period, excluded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<Timestamp>,
+    /// What its plan is worth; absent for a price that the catalog does not name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Terms>,
+    /// The price's own amount is 0.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub free: bool,
+}
+
+/// The state of a subscription as one event shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The event's `created`.
+    pub created: Timestamp,
+    /// Stripe's status.
+    pub status: SubscriptionStatus,
+    /// All its items.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<SnapshotItem>,
+    /// When it is going to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel_at: Option<Timestamp>,
+    /// Each item is going to end with its period.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cancel_at_period_end: bool,
+    /// When it ended; only with a terminal status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// It ended because retries of a payment ran out.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ended_unpaid: bool,
+    /// Days that the customer has to pay an invoice, with `collection_method: send_invoice`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub days_until_due: Option<i64>,
+    /// `pause_collection` is set.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub collection_paused: bool,
+    /// Digest of what the event shows.
+    pub digest: u32,
+    /// Digest of what it says was there before (`previous_attributes`), where it names anything that is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u32>,
+}
+
+pub(super) fn one() -> u64 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(super) fn is_one(quantity: &u64) -> bool {
+    *quantity == 1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(super) fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+/// The short digest that matches a snapshot with the `previous_attributes` of its successor.
+pub fn digest(text: &str) -> u32 {
+    let hash = Sha256::digest(text.as_bytes());
+    hash.iter().take(4).fold(0, |digest, &byte| (digest << 8) | u32::from(byte))
+}
+
+/// `canceled` and `incomplete_expired` are never left.
+pub fn is_terminal(status: &SubscriptionStatus) -> bool {
+    matches!(status, SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired)
+}
+
+impl Snapshot {
+    /// Whether the status is never left.
+    pub fn is_terminal(&self) -> bool {
+        is_terminal(&self.status)
+    }
+
+    /// The item with this id.
+    pub fn item(&self, id: &ItemId) -> Option<&SnapshotItem> {
+        self.items.iter().find(|item| item.id == *id)
+    }
+
+    /// When an item is going to end.
+    pub fn ends(&self, item: &SnapshotItem) -> Option<Timestamp> {
+        self.cancel_at.or_else(|| item.end.filter(|_| self.cancel_at_period_end))
+    }
+
+    /// Which of two snapshots of different seconds is newer: a terminal status is, else the later second.
+    fn age(&self, other: &Self) -> Ordering {
+        (self.is_terminal(), self.created).cmp(&(other.is_terminal(), other.created))
+    }
+
+    /// Ranks snapshots of one second that no chain tells apart.
+    fn tie_rank(&self) -> impl Ord + '_ {
+        let start = self.items.iter().filter_map(|item| item.start).max();
+        let end = self.items.iter().filter_map(|item| item.end).max();
+        let price = self.items.iter().map(|item| &item.price).max();
+        let quantity = self.items.iter().map(|item| item.quantity).max().unwrap_or(0);
+        (start, lifecycle_rank(&self.status), price, quantity, end, self.cancel_at, self.digest)
+    }
+}
+
+fn lifecycle_rank(status: &SubscriptionStatus) -> u8 {
+    match status {
+        SubscriptionStatus::Incomplete => 0,
+        SubscriptionStatus::Trialing => 1,
+        SubscriptionStatus::Active => 2,
+        SubscriptionStatus::Other(_) => 3,
+        SubscriptionStatus::PastDue => 4,
+        SubscriptionStatus::Unpaid => 5,
+        SubscriptionStatus::Paused => 6,
+        SubscriptionStatus::IncompleteExpired => 7,
+        SubscriptionStatus::Canceled => 8,
+    }
+}
+
+/// Joins a snapshot with the newest one known and with the others of the newest one's second.
+pub(super) fn join(newest: &mut Option<Snapshot>, rivals: &mut Vec<Snapshot>, snapshot: Snapshot) {
+    let Some(current) = newest else {
+        *newest = Some(snapshot);
+        return;
+    };
+    match snapshot.age(current) {
+        Ordering::Less => {}
+        Ordering::Greater => {
+            *current = snapshot;
+            rivals.clear();
+        }
+        Ordering::Equal => {
+            let known = std::iter::once(&*current).chain(rivals.iter()).any(|known| *known == snapshot);
+            if known || rivals.len() + 1 >= MAX_RIVALS {
+                return;
+            }
+            rivals.push(snapshot);
+            rivals.push(current.clone());
+            rivals.sort_by_key(|rival| (rival.digest, rival.before));
+            let last = last_of_a_second(rivals);
+            *current = rivals.remove(last);
+        }
+    }
+}
+
+/// Of several snapshots of one second: the one that no other names as its predecessor; of several such the
+/// greatest by content.
+fn last_of_a_second(rivals: &[Snapshot]) -> usize {
+    let precedes = |candidate: &Snapshot| {
+        rivals.iter().any(|other| other.digest != candidate.digest && other.before == Some(candidate.digest))
+    };
+    let mut last = 0;
+    for (place, candidate) in rivals.iter().enumerate() {
+        let best = &rivals[last];
+        if (!precedes(candidate), candidate.tie_rank()) > (!precedes(best), best.tie_rank()) {
+            last = place;
+        }
+    }
+    last
+}
