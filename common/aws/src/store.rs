@@ -8,7 +8,6 @@
 pub mod counts;
 pub mod items;
 pub mod log;
-pub mod payload;
 pub mod scan;
 pub mod schema;
 
@@ -21,8 +20,8 @@ use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, Put, TransactWr
 use serde_json::Value;
 
 use self::items::{Item, Key, Table};
-use crate::aws::PREWARM_TIMEOUT;
-use crate::domain::ids::UserId;
+use crate::sdk::PREWARM_TIMEOUT;
+use tallyhook_core::ids::UserId;
 
 /// The most that one `TransactWriteItems` takes.
 const MOST_WRITES: usize = 100;
@@ -338,7 +337,7 @@ fn refused(operation: &'static str, error: &dyn std::error::Error) -> StoreError
 /// Tells a request that is wrong in itself from everything that may go well another time. What is not known
 /// to be wrong counts as transient: a retry too many is harmless, a retry too few loses an event to the
 /// dead-letter queue.
-pub(crate) fn failed<E, R>(operation: &'static str, error: &SdkError<E, R>) -> StoreError
+pub fn failed<E, R>(operation: &'static str, error: &SdkError<E, R>) -> StoreError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
     R: std::fmt::Debug,

@@ -21,13 +21,13 @@ use serde_json::value::RawValue;
 
 pub use self::error::{Refusal, StripeError};
 pub use self::page::{Cursor, Object, Page};
-use crate::config::{ConfigError, Env};
-use crate::domain::ids::{
+use crate::env::{ConfigError, Env};
+use crate::http::Http;
+use tallyhook_core::event::EventType;
+use tallyhook_core::ids::{
     CustomerId, EventId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId,
 };
-use crate::domain::timestamp::Timestamp;
-use crate::event::EventType;
-use crate::http::Http;
+use tallyhook_core::timestamp::Timestamp;
 
 /// The version that answers are rendered in.
 pub const API_VERSION: &str = "2025-09-30.clover";

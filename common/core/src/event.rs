@@ -24,7 +24,7 @@ mod subscription;
 use self::fields::Fields;
 use self::head::Envelope;
 use self::json::Json;
-pub(crate) use self::json::KeyAs;
+pub use self::json::KeyAs;
 pub use self::{
     charge::Charge,
     checkout_session::{CheckoutMode, CheckoutSession, PaymentStatus, SessionStatus},
@@ -38,10 +38,8 @@ pub use self::{
     refund::{Refund, RefundStatus},
     subscription::{Item, Previous, PreviousItem, Subscription, SubscriptionStatus},
 };
-use crate::domain::{
-    ids::{CustomerId, EventId, IdError, SessionId, SubscriptionId, UserId},
-    timestamp::Timestamp,
-};
+use crate::ids::{CustomerId, EventId, IdError, SessionId, SubscriptionId, UserId};
+use crate::timestamp::Timestamp;
 
 /// Why a body is not an event that we can act on. No retry helps: at the edge it is a 400
 /// (`malformed_event`), in a worker it is parked.

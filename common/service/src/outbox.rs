@@ -10,53 +10,28 @@
 //! sent again when the event is delivered again, and by `retry`, which finds every job that is due in the
 //! index `by_status`. **Invariant:** nothing here is written or read for an event that calls for no job.
 
+pub mod provision;
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::config::OutboxConfig;
-use crate::domain::account::State;
-use crate::domain::catalog::Catalog;
-use crate::domain::credits::Credits;
-use crate::domain::ids::UserId;
-use crate::domain::setup_status::ProvisioningState;
-use crate::domain::timestamp::Timestamp;
-use crate::queue::Queue;
-use crate::store::items::{self, Key, Table};
-use crate::store::log::{self, Line, Range};
-use crate::store::{Store, StoreError, Write};
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::store::items::{self, Key, Table};
+use tallyhook_aws::store::log::{self, Line, Range};
+use tallyhook_aws::store::{Store, StoreError, Write};
+use tallyhook_core::account::State;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::credits::Credits;
+use tallyhook_core::ids::UserId;
+use tallyhook_core::job::JobKind;
+use tallyhook_core::setup_status::ProvisioningState;
+use tallyhook_core::timestamp::Timestamp;
 
 /// The jobs of one run of `retry`, and of one list, from each partition.
 const MOST_JOBS: i32 = 500;
-
-/// What a job does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobKind {
-    /// Has the app set a user up.
-    Provision,
-    /// Tells the app how an account stands.
-    Account,
-}
-
-impl JobKind {
-    /// The word in keys.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Provision => "provision",
-            Self::Account => "account",
-        }
-    }
-
-    /// The word in the list of jobs.
-    pub fn event(self) -> &'static str {
-        match self {
-            Self::Provision => "PAYMENT_CONFIRMED",
-            Self::Account => "ACCOUNT_UPDATED",
-        }
-    }
-}
 
 /// A message on the queue of `provision`: `{"job":"provision","user_id":"user_123"}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -302,7 +277,7 @@ async fn update(
         {
             Ok(false)
         }
-        Err(error) => Err(crate::store::failed("UpdateItem", &error)),
+        Err(error) => Err(tallyhook_aws::store::failed("UpdateItem", &error)),
     }
 }
 

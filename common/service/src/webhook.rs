@@ -20,15 +20,16 @@ use http::StatusCode;
 use serde_json::json;
 use tracing::{error, info, warn};
 
-use crate::alert::{Alert, Alerts};
-use crate::aws;
-use crate::clock;
-use crate::config::{ConfigError, Env, WebhookConfig};
-use crate::domain::timestamp::Timestamp;
-use crate::event::{self, Family, ReadError};
-use crate::queue::{Envelope, Queue, SendError};
-use crate::signature::{Refusal, Secret, SecretMode, Verified, verify};
-use crate::telemetry;
+use crate::alerts::{Alert, Alerts};
+use crate::config::WebhookConfig;
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::queue::{Envelope, Queue, SendError};
+use tallyhook_aws::sdk;
+use tallyhook_aws::telemetry;
+use tallyhook_core::event::{self, Family, ReadError};
+use tallyhook_core::signature::{Refusal, Secret, SecretMode, Verified, verify};
+use tallyhook_core::timestamp::Timestamp;
 
 pub use call::{Answer, Call};
 pub use secrets::Secrets;
@@ -103,7 +104,7 @@ impl Webhook {
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         let config = WebhookConfig::from_env(env)?;
-        Ok(Self::new(config, aws::sqs(&aws::sdk_config(env, "SQS")?)))
+        Ok(Self::new(config, sdk::sqs(&sdk::sdk_config(env, "SQS")?)))
     }
 
     /// The same over a given client.

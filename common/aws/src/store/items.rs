@@ -31,7 +31,7 @@
 //! | `mode` S, `due` N, `redrives` N | only while parked or failed: mode of the secret that verified it; unix ms from which `retry` sends it again, and how often it did |
 //! | `previous` S | the event of the same user that was recorded before this one, empty for the first; absent: not in the list of its user |
 //! | `user_id` S, `objects` L | what it names |
-//! | `digest` B, `payload` B | SHA-256 of the content; the body, see [`super::payload`] |
+//! | `digest` B, `payload` B | SHA-256 of the content; the body, see [`crate::payload`] |
 //! | `day` S, `seen` N | key of index `by_day`: `2026-11-21#invoice-paid#0`, `received` |
 //! | `open` S, `seen` N | key of index `by_status`, only while somebody should look: `parked#0`, `failed#3` |
 //!
@@ -42,7 +42,7 @@
 //! | `audit#<unix ms>#<random>` | a change by an operator: `actor`, `reason`, `act`, `target`, `at`; in `by_day` under the family `audit`; never expires |
 //! | `alert#<destination>#<alert key>` | when it was last sent: `quiet_until` N (unix s; before then the same is not sent), `held` N (how many were not), `message` S (which one is being posted), `posted` S |
 //! | `signal#bad_signatures` | the newest burst: `refused` N, `at` N (unix s) |
-//! | `job#provision#<user id>`, `job#account#<user id>` | what the app is to be told, see [`crate::outbox`]: `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, `open` S (`job#0`) until it is done; never expires |
+//! | `job#provision#<user id>`, `job#account#<user id>` | what the app is to be told, see `outbox`: `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, `open` S (`job#0`) until it is done; never expires |
 //! | `ask#<cs_…>` | Stripe was asked for this session: `asked` N (unix s), `tries` N, `told` S; two days |
 //! | `report#reconcile` | what the last reconciliation found: `missing` N, `orphaned` N, `finished` N (unix ms) |
 
@@ -54,17 +54,17 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::{Condition, StoreError, Write};
-use crate::domain::account::{Account, State};
-use crate::domain::catalog::Catalog;
-use crate::domain::credits::Credits;
-use crate::domain::decide::{Order, PaymentRef};
-use crate::domain::ids::{CustomerId, EventId, SessionId, SubscriptionId, UserId};
-use crate::domain::ledger::{Entry, LedgerKey};
-use crate::domain::reversal::Reversal;
-use crate::domain::setup_status::SessionPayment;
-use crate::domain::timestamp::Timestamp;
-use crate::outbox::JobKind;
-use crate::signature::SecretMode;
+use tallyhook_core::account::{Account, State};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::credits::Credits;
+use tallyhook_core::decide::{Order, PaymentRef};
+use tallyhook_core::ids::{CustomerId, EventId, SessionId, SubscriptionId, UserId};
+use tallyhook_core::job::JobKind;
+use tallyhook_core::ledger::{Entry, LedgerKey};
+use tallyhook_core::reversal::Reversal;
+use tallyhook_core::setup_status::SessionPayment;
+use tallyhook_core::signature::SecretMode;
+use tallyhook_core::timestamp::Timestamp;
 
 /// An item as DynamoDB has it.
 pub type Item = HashMap<String, AttributeValue>;
@@ -198,6 +198,11 @@ fn number(value: impl ToString) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
+/// The day of a time, as the index has it.
+pub fn day(ms: i64) -> String {
+    Timestamp::from_unix(ms.div_euclid(1000)).to_string().chars().take(10).collect()
+}
+
 /// The account after a change, on condition that nobody changed it since it was loaded.
 ///
 /// # Errors
@@ -216,7 +221,7 @@ pub fn account(
     item.insert("credits".to_owned(), number(account.state.balance()));
     if let Some(until) = access.until {
         item.insert("access_until".to_owned(), number(until.unix()));
-        item.insert("lapses".to_owned(), text(super::log::day(until.unix().saturating_mul(1000))));
+        item.insert("lapses".to_owned(), text(day(until.unix().saturating_mul(1000))));
     }
     item.insert("version".to_owned(), number(account.version));
     item.insert("updated_at".to_owned(), number(now.unix()));
@@ -534,7 +539,7 @@ pub fn event(record: &EventRecord) -> Write {
     let key = Key::Event(record.id.clone());
     let mut item = new_item(&key);
     let shard = record.digest.first().copied().unwrap_or(0) % SHARDS;
-    let day = super::log::day(record.received_ms);
+    let day = day(record.received_ms);
     item.extend([
         ("outcome".to_owned(), text(record.state.as_str())),
         ("type".to_owned(), text(record.kind.clone())),
@@ -593,7 +598,7 @@ pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> 
         ("act".to_owned(), text(act)),
         ("target".to_owned(), text(target)),
         ("at".to_owned(), number(at_ms.div_euclid(1000))),
-        ("day".to_owned(), text(format!("{}#audit#0", super::log::day(at_ms)))),
+        ("day".to_owned(), text(format!("{}#audit#0", day(at_ms)))),
         ("seen".to_owned(), number(at_ms)),
     ]);
     Write { key, item: Some(item), condition: Condition::Absent }

@@ -8,8 +8,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::items::{self, Item, Key, Table};
 use super::{Store, StoreError, failed};
-use crate::domain::account::Account;
-use crate::domain::ids::UserId;
+use tallyhook_core::account::Account;
+use tallyhook_core::ids::UserId;
 
 /// Items looked at in one request.
 const PAGE: i32 = 500;

@@ -10,12 +10,12 @@ use serde::{Serialize, Serializer};
 
 use super::subscription::{Subscription, digest};
 use super::{Account, State};
-use crate::domain::catalog::{Addons, Catalog};
-use crate::domain::credits::Credits;
-use crate::domain::ids::SubscriptionId;
-use crate::domain::ledger::{Entry, EntryKind, LedgerKey};
-use crate::domain::timestamp::Timestamp;
+use crate::catalog::{Addons, Catalog};
+use crate::credits::Credits;
 use crate::event::SubscriptionStatus as Status;
+use crate::ids::SubscriptionId;
+use crate::ledger::{Entry, EntryKind, LedgerKey};
+use crate::timestamp::Timestamp;
 
 /// Why one field has its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -2,9 +2,9 @@
 
 use super::subscription::digest;
 use super::{Account, Cause, Change, Lot, Want};
-use crate::domain::credits::Credits;
-use crate::domain::ledger::{Entry, EntryKind, LedgerKey};
-use crate::domain::timestamp::Timestamp;
+use crate::credits::Credits;
+use crate::ledger::{Entry, EntryKind, LedgerKey};
+use crate::timestamp::Timestamp;
 
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ids::UserId;
+    use crate::ids::UserId;
 
     #[test]
     fn a_grant_adds_a_revocation_never_goes_below_zero_and_both_say_who_and_why() {

@@ -15,11 +15,11 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::domain::credits::Credits;
-use crate::domain::ids::{CustomerId, PriceId};
-use crate::domain::ledger::LedgerKey;
-use crate::domain::timestamp::Timestamp;
+use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
+use crate::ids::{CustomerId, PriceId};
+use crate::ledger::LedgerKey;
+use crate::timestamp::Timestamp;
 
 /// More snapshots of one second than this are not told apart: Stripe changes a subscription a few times a
 /// second at most.

@@ -4,15 +4,15 @@
 use serde_json::{Value, json};
 
 use super::{Account, Cause, Fact, Lot, MOST_LOTS, Subscription};
-use crate::domain::catalog::Catalog;
-use crate::domain::credits::Credits;
-use crate::domain::decide::tests::{
+use crate::catalog::Catalog;
+use crate::credits::Credits;
+use crate::decide::tests::{
     MONTH, P1, P2, Run, Step, changed, check, invoice, items, line, pack, paid, patched, refund, refunded,
     session, sub, updated,
 };
-use crate::domain::ids::UserId;
-use crate::domain::ledger::{EntryKind, LedgerKey};
-use crate::domain::timestamp::Timestamp;
+use crate::ids::UserId;
+use crate::ledger::{EntryKind, LedgerKey};
+use crate::timestamp::Timestamp;
 
 const DAY: i64 = 86_400;
 
@@ -227,8 +227,7 @@ fn an_account_comes_back_from_its_item_as_it_was_and_what_is_not_takes_no_room()
     assert_eq!(&serde_json::from_value::<super::State>(item.clone()).unwrap(), state, "{item:#}");
     for entry in run.ledger.values() {
         assert_eq!(
-            &serde_json::from_value::<crate::domain::ledger::Entry>(serde_json::to_value(entry).unwrap())
-                .unwrap(),
+            &serde_json::from_value::<crate::ledger::Entry>(serde_json::to_value(entry).unwrap()).unwrap(),
             entry
         );
     }

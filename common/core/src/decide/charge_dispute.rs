@@ -11,10 +11,10 @@
 
 use super::refund::{paid, reversal};
 use super::{Parked, Reading};
-use crate::domain::account::Account;
-use crate::domain::ledger::LedgerKey;
-use crate::domain::reversal::News;
+use crate::account::Account;
 use crate::event::Dispute;
+use crate::ledger::LedgerKey;
+use crate::reversal::News;
 
 pub(super) fn read(
     dispute: &Dispute,
@@ -40,7 +40,7 @@ pub(super) fn key(dispute: &Dispute) -> LedgerKey {
 
 #[cfg(test)]
 mod tests {
-    use crate::domain::decide::tests::{P1, Step, check, check_any_order, dispute, pack, paid, refunded};
+    use crate::decide::tests::{P1, Step, check, check_any_order, dispute, pack, paid, refunded};
 
     const PI: &str = "pi_in_1";
 

@@ -12,11 +12,11 @@
 //! from metadata.
 
 use super::{Order, Parked, PaymentRef, Reading};
-use crate::domain::account::Fact;
-use crate::domain::catalog::{Catalog, MAX_QUANTITY};
-use crate::domain::credits::Credits;
-use crate::domain::ledger::{EntryKind, LedgerKey, Payment};
+use crate::account::Fact;
+use crate::catalog::{Catalog, MAX_QUANTITY};
+use crate::credits::Credits;
 use crate::event::{CheckoutMode, CheckoutSession, Event, EventType, PaymentStatus};
+use crate::ledger::{EntryKind, LedgerKey, Payment};
 
 pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) -> Result<Reading, Parked> {
     let ended = matches!(
@@ -98,7 +98,7 @@ fn bought(
 mod tests {
     use serde_json::json;
 
-    use crate::domain::decide::tests::{P1, P2, Run, Step, check, check_any_order, pack, paid, session};
+    use crate::decide::tests::{P1, P2, Run, Step, check, check_any_order, pack, paid, session};
 
     #[test]
     fn a_paid_pack_is_added_once() {

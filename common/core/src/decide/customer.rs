@@ -2,7 +2,7 @@
 //! back.
 
 use super::Reading;
-use crate::domain::account::Fact;
+use crate::account::Fact;
 use crate::event::{Customer, Event};
 
 pub(super) fn read(customer: &Customer, event: &Event) -> Reading {
@@ -13,7 +13,7 @@ pub(super) fn read(customer: &Customer, event: &Event) -> Reading {
 mod tests {
     use serde_json::json;
 
-    use crate::domain::decide::tests::{P1, check_any_order, event, paid, sub, updated};
+    use crate::decide::tests::{P1, check_any_order, event, paid, sub, updated};
 
     #[test]
     fn a_deleted_customer_has_no_tier_and_keeps_its_credits() {

@@ -14,13 +14,13 @@
 
 use super::offer::{Offer, offer};
 use super::{Parked, Reading};
-use crate::domain::account::subscription::{Evidence, Opening, PlanChange, Snapshot, digest, is_terminal};
-use crate::domain::account::{Fact, OpeningKind};
-use crate::domain::catalog::Catalog;
-use crate::domain::ids::PriceId;
-use crate::domain::ledger::LedgerKey;
-use crate::domain::timestamp::Timestamp;
+use crate::account::subscription::{Evidence, Opening, PlanChange, Snapshot, digest, is_terminal};
+use crate::account::{Fact, OpeningKind};
+use crate::catalog::Catalog;
 use crate::event::{Event, EventType, Item, Previous, Subscription, SubscriptionStatus};
+use crate::ids::PriceId;
+use crate::ledger::LedgerKey;
+use crate::timestamp::Timestamp;
 
 pub(super) fn read(subscription: &Subscription, event: &Event, catalog: &Catalog) -> Result<Reading, Parked> {
     let deleted = event.kind == EventType::CustomerSubscriptionDeleted && !is_terminal(&subscription.status);

@@ -14,11 +14,11 @@
 
 use super::offer::offer;
 use super::{Parked, PaymentRef, Reading};
-use crate::domain::account::subscription::Opening;
-use crate::domain::account::{Fact, OpeningKind};
-use crate::domain::catalog::Catalog;
-use crate::domain::ledger::{EntryKind, LedgerKey, Payment};
+use crate::account::subscription::Opening;
+use crate::account::{Fact, OpeningKind};
+use crate::catalog::Catalog;
 use crate::event::{BillingReason, Event, Invoice, Line};
+use crate::ledger::{EntryKind, LedgerKey, Payment};
 
 pub(super) fn read(invoice: &Invoice, event: &Event, catalog: &Catalog) -> Result<Reading, Parked> {
     if !invoice.paid {
@@ -115,7 +115,7 @@ fn payments(invoice: &Invoice, key: &LedgerKey) -> Vec<(PaymentRef, LedgerKey)> 
 mod tests {
     use serde_json::json;
 
-    use crate::domain::decide::tests::{
+    use crate::decide::tests::{
         MONTH, P1, P2, Run, Step, changed, check, check_any_order, invoice, line, pack, paid, proration, sub,
     };
 
@@ -289,7 +289,7 @@ mod tests {
         let lines = |price| {
             let old = json!({"type": "subscription", "subscription": "sub_1", "amount": 2000, "period": {"start": P1, "end": P2}});
             let part = json!({"type": "invoiceitem", "proration": true, "amount": -5, "plan": {"id": "price_business"}, "period": {"start": P1, "end": P2}});
-            [part, crate::domain::decide::tests::patched(old, &price)]
+            [part, crate::decide::tests::patched(old, &price)]
         };
         for price in [
             json!({"price": {"id": "price_pro"}}),

@@ -4,7 +4,7 @@
 //! grace. The time of a failure is kept for the setup status.
 
 use super::Reading;
-use crate::domain::account::Fact;
+use crate::account::Fact;
 use crate::event::{Event, EventType, Invoice};
 
 pub(super) fn read(_invoice: &Invoice, event: &Event) -> Reading {
@@ -18,7 +18,7 @@ pub(super) fn read(_invoice: &Invoice, event: &Event) -> Reading {
 mod tests {
     use serde_json::json;
 
-    use crate::domain::decide::tests::{P1, Run, check, invoice, line, paid};
+    use crate::decide::tests::{P1, Run, check, invoice, line, paid};
 
     #[test]
     fn a_failed_payment_is_remembered_and_moves_nothing() {

@@ -2,9 +2,9 @@
 //! together.
 
 use super::Parked;
-use crate::domain::catalog::{Catalog, MAX_QUANTITY, Per, Plan};
-use crate::domain::credits::Credits;
-use crate::domain::ids::PriceId;
+use crate::catalog::{Catalog, MAX_QUANTITY, Per, Plan};
+use crate::credits::Credits;
+use crate::ids::PriceId;
 
 /// What a subscription, or an invoice of it, sells.
 #[derive(Clone, Debug, PartialEq, Eq)]

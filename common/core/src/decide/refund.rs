@@ -10,11 +10,11 @@
 //! A payment that granted nothing here yet parks the event until it does.
 
 use super::{Parked, PaymentRef, Reading};
-use crate::domain::account::{Account, Fact};
-use crate::domain::ids::InvoiceId;
-use crate::domain::ledger::LedgerKey;
-use crate::domain::reversal::News;
+use crate::account::{Account, Fact};
 use crate::event::{Charge, Event, EventType, Refund, RefundStatus};
+use crate::ids::InvoiceId;
+use crate::ledger::LedgerKey;
+use crate::reversal::News;
 
 pub(super) fn read_charge(
     charge: &Charge,
@@ -94,9 +94,7 @@ pub(super) fn reversal(
 
 #[cfg(test)]
 mod tests {
-    use crate::domain::decide::tests::{
-        P1, P2, Step, check, check_any_order, dispute, pack, paid, refund, refunded,
-    };
+    use crate::decide::tests::{P1, P2, Step, check, check_any_order, dispute, pack, paid, refund, refunded};
 
     const PI: &str = "pi_in_1";
 
@@ -214,19 +212,19 @@ mod tests {
             [&other[..], &one[..]].concat(),
         ] {
             let given = [vec![pack(10, "cs_1"), pack(20, "cs_2"), Step::Spend(300)], back].concat();
-            let run = crate::domain::decide::tests::Run::of(&given);
+            let run = crate::decide::tests::Run::of(&given);
             assert!(run.told().starts_with("free 1000 | addon=1000 |"), "{}", run.told());
         }
     }
 
     #[test]
     fn amounts_are_minor_units_of_any_currency() {
-        let yen = crate::domain::decide::tests::invoice(
+        let yen = crate::decide::tests::invoice(
             "paid",
             P1,
             "in_1",
             "subscription_create",
-            &[crate::domain::decide::tests::line("price_pro", 1, P1)],
+            &[crate::decide::tests::line("price_pro", 1, P1)],
             serde_json::json!({"currency": "jpy", "amount_paid": 3}),
         );
         check(

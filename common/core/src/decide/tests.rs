@@ -10,15 +10,15 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{Order, Outcome, Parked, decide, ledger_keys, payment_refs};
-use crate::domain::account::{Account, Cause, Change, Fact};
-use crate::domain::catalog::Catalog;
-use crate::domain::credits::Credits;
-use crate::domain::decide::PaymentRef;
-use crate::domain::ids::UserId;
-use crate::domain::ledger::{Entry, LedgerKey, Note};
-use crate::domain::reversal::Reversal;
-use crate::domain::timestamp::Timestamp;
+use crate::account::{Account, Cause, Change, Fact};
+use crate::catalog::Catalog;
+use crate::credits::Credits;
+use crate::decide::PaymentRef;
 use crate::event::{self, Event};
+use crate::ids::UserId;
+use crate::ledger::{Entry, LedgerKey, Note};
+use crate::reversal::Reversal;
+use crate::timestamp::Timestamp;
 
 /// Trials of `pro` are worth less than its paid periods, so that the two cannot be mistaken for each other;
 /// the grace is not the default.
@@ -293,7 +293,7 @@ pub fn event(kind: &str, created: i64, object: &Value, previous: Option<&Value>)
     if let Some(previous) = previous {
         data["previous_attributes"] = previous.clone();
     }
-    let id = crate::domain::account::subscription::digest(&format!("{kind} {created} {data}"));
+    let id = crate::account::subscription::digest(&format!("{kind} {created} {data}"));
     json!({"id": format!("evt_{id:x}"), "object": "event", "type": kind, "created": created, "livemode": false, "data": data})
 }
 

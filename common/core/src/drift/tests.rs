@@ -4,11 +4,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::decide::tests::{
-    CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, patched, sub,
-};
-use crate::domain::ids::UserId;
+use crate::decide::tests::{CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, patched, sub};
 use crate::event::read;
+use crate::ids::UserId;
 
 const DAY: i64 = 86_400;
 
@@ -221,7 +219,7 @@ fn a_document_is_compared_with_the_ledger() {
     let recorded = |account: &Account, keys: &[(&str, &Run)]| {
         let mut account = account.clone();
         for (key, run) in keys {
-            let entry = run.ledger[&crate::domain::ledger::LedgerKey::from_text(key)].clone();
+            let entry = run.ledger[&crate::ledger::LedgerKey::from_text(key)].clone();
             account.recorded.insert(entry.key.clone(), entry);
         }
         account
@@ -290,7 +288,7 @@ fn subscriptions_that_give_access_are_counted() {
         .collect();
     assert_eq!(lives(&of_all), "sub_0 sub_1 sub_2");
     let gone = json!({"id": "cus_2", "object": "customer", "metadata": {"user_id": "user_1"}});
-    let deleted = Step::Event(crate::domain::decide::tests::event("customer.deleted", P1 + 9, &gone, None));
+    let deleted = Step::Event(crate::decide::tests::event("customer.deleted", P1 + 9, &gone, None));
     let two = vec![with("active", "sub_1", "cus_1"), with("active", "sub_2", "cus_2")];
     assert_eq!(lives(&[two.clone(), vec![deleted]].concat()), "sub_1");
     let found = duplicates(&after(&two)).unwrap();

@@ -1,7 +1,7 @@
 //! `charge.refunded`: the Charge.
 
 use super::{Fields, Metadata, ReadError};
-use crate::domain::ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId};
+use crate::ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId};
 
 /// What the rules need of a Charge.
 ///

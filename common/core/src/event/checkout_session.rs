@@ -1,10 +1,8 @@
 //! `checkout.session.*`: the Checkout Session, alike in every API version.
 
 use super::{Fields, Metadata, ReadError};
-use crate::domain::{
-    ids::{CustomerId, InvoiceId, PaymentIntentId, SessionId, SubscriptionId},
-    timestamp::Timestamp,
-};
+use crate::ids::{CustomerId, InvoiceId, PaymentIntentId, SessionId, SubscriptionId};
+use crate::timestamp::Timestamp;
 
 open_enum! {
     /// `mode`: what the checkout is for.

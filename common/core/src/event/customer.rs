@@ -1,7 +1,7 @@
 //! `customer.deleted`: the Customer.
 
 use super::{Fields, Metadata, ReadError};
-use crate::domain::ids::CustomerId;
+use crate::ids::CustomerId;
 
 /// What the rules need of a Customer: `{"id":"cus_1","object":"customer","metadata":{}}`, also of a deleted
 /// one (`"deleted":true`).

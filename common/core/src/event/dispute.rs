@@ -1,10 +1,8 @@
 //! `charge.dispute.*`: the Dispute.
 
 use super::{Fields, Metadata, ReadError};
-use crate::domain::{
-    ids::{ChargeId, CustomerId, DisputeId, InvoiceId, PaymentIntentId},
-    timestamp::Timestamp,
-};
+use crate::ids::{ChargeId, CustomerId, DisputeId, InvoiceId, PaymentIntentId};
+use crate::timestamp::Timestamp;
 
 open_enum! {
     /// `status` of a dispute. The three `warning_*` are inquiries: no money has moved.

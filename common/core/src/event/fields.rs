@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use super::ReadError;
 use super::json::Json;
-use crate::domain::{ids::IdError, timestamp::Timestamp};
+use crate::ids::IdError;
+use crate::timestamp::Timestamp;
 
 /// The metadata the rules use, by key; see [`METADATA_KEYS`].
 pub type Metadata = BTreeMap<String, String>;

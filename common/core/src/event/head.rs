@@ -4,10 +4,8 @@ use serde::Deserialize;
 
 use super::json::{Json, Seen, sound};
 use super::{EventType, ReadError};
-use crate::domain::{
-    ids::{EventId, IdError},
-    timestamp::Timestamp,
-};
+use crate::ids::{EventId, IdError};
+use crate::timestamp::Timestamp;
 
 /// What routes an event.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,10 +2,8 @@
 //! 2025-03-31.basil.
 
 use super::{Fields, Metadata, ReadError};
-use crate::domain::{
-    ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId, PriceId, SubscriptionId},
-    timestamp::Timestamp,
-};
+use crate::ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId, PriceId, SubscriptionId};
+use crate::timestamp::Timestamp;
 
 open_enum! {
     /// `status` of an invoice.

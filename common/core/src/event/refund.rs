@@ -1,7 +1,7 @@
 //! `refund.created`, `refund.updated`, `refund.failed`: the Refund.
 
 use super::{Fields, Metadata, ReadError};
-use crate::domain::ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId, RefundId};
+use crate::ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId, RefundId};
 
 open_enum! {
     /// `status` of a refund.

@@ -1,10 +1,8 @@
 //! `customer.subscription.*`: the Subscription, in the shapes before and after 2025-03-31.basil.
 
 use super::{Fields, Metadata, ReadError};
-use crate::domain::{
-    ids::{CustomerId, InvoiceId, PriceId, SubscriptionId},
-    timestamp::Timestamp,
-};
+use crate::ids::{CustomerId, InvoiceId, PriceId, SubscriptionId};
+use crate::timestamp::Timestamp;
 
 open_enum! {
     /// `status` of a subscription.

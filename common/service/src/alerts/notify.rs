@@ -8,7 +8,7 @@
 //! there already when it was sent here, and what it is about is in the event log. **Invariant:** nothing
 //! waits for this function.
 //!
-//! A destination is https on a public address ([`crate::http::Reach`]): whoever can set a URL must not be
+//! A destination is https on a public address ([`tallyhook_aws::http::Reach`]): whoever can set a URL must not be
 //! able to reach what is inside.
 
 use std::time::Duration;
@@ -21,14 +21,15 @@ use http::Request;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::alert::Alert;
-use crate::aws;
-use crate::clock;
-use crate::config::{ConfigError, Env, NotifyConfig};
-use crate::domain::timestamp::Timestamp;
-use crate::http::Http;
-use crate::store::items::{self, Table};
-use crate::store::{Store, StoreError};
+use crate::alerts::Alert;
+use crate::config::NotifyConfig;
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::http::Http;
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::items::{self, Table};
+use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_core::timestamp::Timestamp;
 
 /// A post takes no longer than this.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,7 +69,7 @@ impl Notify {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        Ok(Self::new(NotifyConfig::from_env(env)?, aws::dynamodb(&aws::sdk_config(env, "DYNAMODB")?)))
+        Ok(Self::new(NotifyConfig::from_env(env)?, sdk::dynamodb(&sdk::sdk_config(env, "DYNAMODB")?)))
     }
 
     /// The same over a given client.
@@ -193,7 +194,7 @@ impl Notify {
                 let Some(UpdateItemError::ConditionalCheckFailedException(refused)) =
                     error.as_service_error()
                 else {
-                    return Err(crate::store::failed("UpdateItem", &error));
+                    return Err(tallyhook_aws::store::failed("UpdateItem", &error));
                 };
                 let posted = refused.item().and_then(|item| items::read_text(item, "posted"));
                 if posted.as_deref() != Some(message_id) {
@@ -201,7 +202,7 @@ impl Notify {
                         .update(&pk)
                         .update_expression("ADD held :one")
                         .expression_attribute_values(":one", number(1));
-                    count.send().await.map_err(|error| crate::store::failed("UpdateItem", &error))?;
+                    count.send().await.map_err(|error| tallyhook_aws::store::failed("UpdateItem", &error))?;
                 }
                 Ok(None)
             }
@@ -216,7 +217,7 @@ impl Notify {
         if let Err(error) = note.send().await {
             warn!(
                 alert = alert.key(),
-                error = crate::store::failed("UpdateItem", &error).to_string(),
+                error = tallyhook_aws::store::failed("UpdateItem", &error).to_string(),
                 "ALERT_NOT_DEDUPLICATED"
             );
         }
@@ -238,7 +239,10 @@ impl Notify {
             .expression_attribute_values(":at", number(now.unix()))
             .expression_attribute_values(":expires", number(now.plus_days(7).unix()));
         if let Err(error) = update.send().await {
-            warn!(error = crate::store::failed("UpdateItem", &error).to_string(), "SIGNAL_NOT_WRITTEN");
+            warn!(
+                error = tallyhook_aws::store::failed("UpdateItem", &error).to_string(),
+                "SIGNAL_NOT_WRITTEN"
+            );
         }
     }
 }

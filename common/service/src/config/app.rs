@@ -6,13 +6,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{
-    ConfigError, Env, OutboxConfig, catalog, keep_payloads, known_queues, livemode, reach, retry_delays,
-};
-use crate::domain::catalog::Catalog;
-use crate::event::Family;
-use crate::http::Reach;
-use crate::stripe::{Patience, Stripe};
+use super::{OutboxConfig, catalog, keep_payloads, known_queues, livemode, reach, retry_delays};
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::http::Reach;
+use tallyhook_aws::stripe::{Patience, Stripe};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::event::Family;
 
 /// A customer or the app waits for the answer.
 const SOMEBODY_WAITS: Patience = Patience {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{ConfigError, Env, OutboxConfig, catalog, keep_payloads, livemode, queues, reach};
-use crate::domain::catalog::Catalog;
-use crate::event::Family;
-use crate::http::Reach;
-use crate::stripe::Stripe;
+use super::{OutboxConfig, catalog, keep_payloads, livemode, queues, reach};
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::http::Reach;
+use tallyhook_aws::stripe::Stripe;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::event::Family;
 
 /// What `retry` needs.
 pub struct RetryConfig {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{ConfigError, Env, livemode, queues};
-use crate::event::Family;
-use crate::signature::{Secret, SecretMode};
+use super::{livemode, queues};
 use crate::webhook::Secrets;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_core::event::Family;
+use tallyhook_core::signature::{Secret, SecretMode};
 
 /// What `stripe-webhook` needs.
 pub struct WebhookConfig {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{ConfigError, Env, catalog, keep_payloads, known_queues, livemode, queue_variable, retry_delays};
-use crate::domain::catalog::Catalog;
-use crate::event::Family;
-use crate::stripe::{Patience, Stripe};
+use super::{catalog, keep_payloads, known_queues, livemode, queue_variable, retry_delays};
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::stripe::{Patience, Stripe};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::event::Family;
 
 /// A batch waits for this: all questions of a batch are asked at once, and the function's 30 s must do for
 /// DynamoDB too.

@@ -47,22 +47,23 @@ pub use self::fix::Mend;
 pub use self::log::Again;
 pub use self::provisioning::RunAgain;
 pub use self::reconcile::Comparison;
-use crate::answer::{Problem, answer, percent_decode, problem};
-use crate::aws;
-use crate::clock;
-use crate::config::{AdminConfig, ConfigError, Env};
-use crate::domain::ids::UserId;
-use crate::domain::timestamp::Timestamp;
-use crate::event::Family;
-use crate::health::HealthCheck;
+use crate::config::AdminConfig;
+use crate::http::answer::{Problem, answer, percent_decode, problem};
+use crate::http::token;
 use crate::outbox::Outbox;
 use crate::process::Processor;
-use crate::queue::Queue;
-use crate::redrive::Redrive;
-use crate::retry::Retry;
-use crate::store::{Store, items};
-use crate::stripe::{Patience, Stripe, StripeError};
-use crate::token;
+use crate::resend::redrive::Redrive;
+use crate::schedules::health::HealthCheck;
+use crate::schedules::retry::Retry;
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::{Store, items};
+use tallyhook_aws::stripe::{Patience, Stripe, StripeError};
+use tallyhook_core::event::Family;
+use tallyhook_core::ids::UserId;
+use tallyhook_core::timestamp::Timestamp;
 
 /// API Gateway waits 29 seconds for an answer: work over many objects stops after this and says where to go
 /// on.
@@ -94,7 +95,7 @@ impl Admin {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let (dynamodb, sqs) = aws::clients(env)?;
+        let (dynamodb, sqs) = sdk::clients(env)?;
         Ok(Self::new(AdminConfig::from_env(env)?, &dynamodb, &sqs))
     }
 

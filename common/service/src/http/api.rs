@@ -24,22 +24,23 @@ use lambda_http::{Body, Request, RequestExt, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::answer::{Problem, answer, percent_decode, problem, raw_answer};
-use crate::aws;
-use crate::clock;
-use crate::config::{ApiConfig, ConfigError, Env};
-use crate::domain::account::{Account, Cause, Change, Fact};
-use crate::domain::credits::Credits;
-use crate::domain::ids::UserId;
-use crate::domain::ledger::{Entry, LedgerKey};
-use crate::domain::timestamp::Timestamp;
+use crate::config::ApiConfig;
+use crate::http::answer::{Problem, answer, percent_decode, problem, raw_answer};
+use crate::http::token;
 use crate::outbox::Outbox;
 use crate::process::Processor;
-use crate::queue::Queue;
-use crate::redrive::Redrive;
-use crate::store::items::{self, Key};
-use crate::store::{Store, StoreError};
-use crate::token;
+use crate::resend::redrive::Redrive;
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::items::{self, Key};
+use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_core::account::{Account, Cause, Change, Fact};
+use tallyhook_core::credits::Credits;
+use tallyhook_core::ids::UserId;
+use tallyhook_core::ledger::{Entry, LedgerKey};
+use tallyhook_core::timestamp::Timestamp;
 
 /// A change by the app is tried so often against concurrent changes of the same account.
 const ATTEMPTS: u32 = 12;
@@ -67,7 +68,7 @@ impl Api {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let (dynamodb, sqs) = aws::clients(env)?;
+        let (dynamodb, sqs) = sdk::clients(env)?;
         Ok(Self::new(ApiConfig::from_env(env)?, dynamodb, sqs))
     }
 

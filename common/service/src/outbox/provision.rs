@@ -29,19 +29,21 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
-use crate::alert::{Alert, Alerts};
-use crate::aws;
-use crate::clock;
-use crate::config::{ConfigError, Env, ProvisionConfig};
-use crate::domain::account::Account;
-use crate::domain::catalog::Catalog;
-use crate::domain::setup_status::ProvisioningState;
-use crate::domain::timestamp::Timestamp;
-use crate::http::Http;
-use crate::outbox::{self, JobKind, Nudge, number};
-use crate::queue::Queue;
-use crate::store::items::{self, Key};
-use crate::store::{Store, StoreError};
+use crate::alerts::{Alert, Alerts};
+use crate::config::ProvisionConfig;
+use crate::outbox::{self, Nudge, number};
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::http::Http;
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::items::{self, Key};
+use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_core::account::Account;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::job::JobKind;
+use tallyhook_core::setup_status::ProvisioningState;
+use tallyhook_core::timestamp::Timestamp;
 
 /// The app has so long to answer; the function itself is ended after 30 s.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,7 +73,7 @@ impl Provision {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let (dynamodb, sqs) = aws::clients(env)?;
+        let (dynamodb, sqs) = sdk::clients(env)?;
         Ok(Self::new(ProvisionConfig::from_env(env)?, dynamodb, sqs))
     }
 

@@ -10,9 +10,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::Pass;
-use crate::domain::timestamp::Timestamp;
-use crate::store::items::{self, Item, Key, Table};
-use crate::store::{Condition, Store, StoreError, Write};
+use tallyhook_aws::store::items::{self, Item, Key, Table};
+use tallyhook_aws::store::{Condition, Store, StoreError, Write};
+use tallyhook_core::timestamp::Timestamp;
 
 const ID: &str = "reconcile";
 /// A run that stopped longer ago is not gone on with: what it had looked at is old.

@@ -1,4 +1,4 @@
-//! `health`, every hour: counts, judges ([`crate::domain::health`]), writes the numbers as metrics and alerts
+//! `health`, every hour: counts, judges ([`tallyhook_core::health`]), writes the numbers as metrics and alerts
 //! by the rules.
 //!
 //! The counts come from the log's indexes (a page of a day's partition holds thousands of events, so a day of
@@ -11,18 +11,19 @@ use futures_util::future::{join, join_all};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::alert::{Alert, Alerts};
-use crate::aws;
-use crate::clock;
-use crate::config::{ConfigError, Env, HealthConfig};
-use crate::domain::health::{Counts, Health, LOW_SCORE, MANY_FAILED, OLD_SECONDS, QueueCount, health};
-use crate::domain::timestamp::Timestamp;
-use crate::event::Family;
-use crate::queue::Queue;
-use crate::store::items::{self, Key};
-use crate::store::log::{self, Range};
-use crate::store::{Store, StoreError};
-use crate::telemetry;
+use crate::alerts::{Alert, Alerts};
+use crate::config::HealthConfig;
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::items::{self, Key};
+use tallyhook_aws::store::log::{self, Range};
+use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_aws::telemetry;
+use tallyhook_core::event::Family;
+use tallyhook_core::health::{Counts, Health, LOW_SCORE, MANY_FAILED, OLD_SECONDS, QueueCount, health};
+use tallyhook_core::timestamp::Timestamp;
 
 const HOUR: i64 = 3600;
 /// Of one partition so many pages of up to 1 MB are counted; a count that stops there is a lower bound.
@@ -43,7 +44,7 @@ impl HealthCheck {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let (dynamodb, sqs) = aws::clients(env)?;
+        let (dynamodb, sqs) = sdk::clients(env)?;
         Ok(Self::new(HealthConfig::from_env(env)?, dynamodb, sqs))
     }
 
@@ -112,7 +113,7 @@ impl HealthCheck {
             Ok::<u64, StoreError>(count)
         };
         let from = now.plus_days(-1).unix().saturating_mul(1000);
-        let days = [log::day(from), log::day(now.unix().saturating_mul(1000))];
+        let days = [items::day(from), items::day(now.unix().saturating_mul(1000))];
         let recent = days
             .iter()
             .flat_map(|day| log::day_partitions(day, None))

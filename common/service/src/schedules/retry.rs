@@ -28,18 +28,19 @@ use serde::Serialize;
 use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::aws;
-use crate::clock;
-use crate::config::{ConfigError, Env, RetryConfig};
-use crate::domain::catalog::Catalog;
-use crate::domain::ids::{CustomerId, UserId};
-use crate::domain::timestamp::Timestamp;
+use crate::config::RetryConfig;
 use crate::outbox::Outbox;
-use crate::queue::Queue;
-use crate::redrive::{Redrive, Resent};
-use crate::store::items::{self, Key, Table};
-use crate::store::log::{self, Filter, Line, Range};
-use crate::store::{Store, StoreError};
+use crate::resend::redrive::{Redrive, Resent};
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::items::{self, Key, Table};
+use tallyhook_aws::store::log::{self, Filter, Line, Range};
+use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::ids::{CustomerId, UserId};
+use tallyhook_core::timestamp::Timestamp;
 
 /// A failed event is sent again so often.
 pub const MOST_FAILED_REDRIVES: u32 = 5;
@@ -92,7 +93,7 @@ impl Retry {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let (dynamodb, sqs) = aws::clients(env)?;
+        let (dynamodb, sqs) = sdk::clients(env)?;
         Ok(Self::new(RetryConfig::from_env(env)?, dynamodb, sqs))
     }
 
@@ -314,13 +315,13 @@ impl Retry {
             {
                 Ok(false)
             }
-            Err(error) => Err(crate::store::failed("UpdateItem", &error)),
+            Err(error) => Err(tallyhook_aws::store::failed("UpdateItem", &error)),
         }
     }
 
     async fn write_lapsed(&self, now: Timestamp, report: &mut RetryReport) -> Result<(), StoreError> {
         for back in 0..=LAPSED_DAYS {
-            let day = log::day(now.plus_days(-back).unix().saturating_mul(1000));
+            let day = items::day(now.plus_days(-back).unix().saturating_mul(1000));
             let mut start = None;
             loop {
                 let answer = self
@@ -335,7 +336,7 @@ impl Retry {
                     .set_exclusive_start_key(start)
                     .send()
                     .await
-                    .map_err(|error| crate::store::failed("Query", &error))?;
+                    .map_err(|error| tallyhook_aws::store::failed("Query", &error))?;
                 for item in answer.items() {
                     if report.lapsed >= MOST_LAPSED {
                         report.more = true;

@@ -15,9 +15,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
-use crate::aws::resolve;
-use crate::config::{ConfigError, Env, signing_secrets};
-use crate::signature::Secret;
+use crate::config::signing_secrets;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::sdk::resolve;
+use tallyhook_core::signature::Secret;
 
 /// Milliseconds from one reading to the next.
 const REREAD_MS: i64 = 30_000;

@@ -3,9 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::decide::tests::{
-    CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, refunded, sub,
-};
+use crate::decide::tests::{CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, refunded, sub};
 
 const DAY: i64 = 86_400;
 

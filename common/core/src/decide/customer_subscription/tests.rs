@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::domain::decide::tests::{
+use crate::decide::tests::{
     MONTH, P1, P2, Run, Step, changed, check, check_any_order, event, invoice, items, line, pack, paid,
     patched, session, sub, updated,
 };

@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::{Admin, bad, deadline, limit, parameter, seconds, stripe_failed, time, time_ms, user_id};
-use crate::answer::{Problem, percent_decode, problem};
-use crate::domain::advice::advice;
-use crate::domain::ids::{EventId, UserId};
-use crate::event::EventType;
-use crate::redrive::Resent;
-use crate::replay::{ReplayError, Replayer, Selection};
-use crate::store::items::{self, Item, Key};
-use crate::store::log::{self, Filter, Line, ListError, Range};
-use crate::store::payload;
-use crate::stripe::EventFilter;
+use crate::http::answer::{Problem, percent_decode, problem};
+use crate::resend::redrive::Resent;
+use crate::resend::replay::{ReplayError, Replayer, Selection};
+use tallyhook_aws::payload;
+use tallyhook_aws::store::items::{self, Item, Key};
+use tallyhook_aws::store::log::{self, Filter, Line, ListError, Range};
+use tallyhook_aws::stripe::EventFilter;
+use tallyhook_core::advice::advice;
+use tallyhook_core::event::EventType;
+use tallyhook_core::ids::{EventId, UserId};
 
 /// Events on a page, unless `limit` says otherwise.
 const PAGE: usize = 50;

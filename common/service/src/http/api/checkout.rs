@@ -30,14 +30,14 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use super::{Api, invalid_user, read_body};
-use crate::answer::{Problem, problem};
-use crate::clock;
-use crate::domain::account::State;
-use crate::domain::catalog::{Catalog, MAX_QUANTITY, Per};
-use crate::domain::ids::{CustomerId, PriceId, SubscriptionId, UserId};
-use crate::domain::timestamp::Timestamp;
-use crate::event::SubscriptionStatus;
-use crate::stripe::{Stripe, StripeError};
+use crate::http::answer::{Problem, problem};
+use tallyhook_aws::clock;
+use tallyhook_aws::stripe::{Stripe, StripeError};
+use tallyhook_core::account::State;
+use tallyhook_core::catalog::{Catalog, MAX_QUANTITY, Per};
+use tallyhook_core::event::SubscriptionStatus;
+use tallyhook_core::ids::{CustomerId, PriceId, SubscriptionId, UserId};
+use tallyhook_core::timestamp::Timestamp;
 
 /// The status page; Stripe puts the session's id in.
 const SUCCESS_PATH: &str = "/portal/status?session_id={CHECKOUT_SESSION_ID}";

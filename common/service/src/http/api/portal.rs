@@ -4,7 +4,7 @@
 //! {"session_id":"cs_test_1","payment_state":"paid","provisioning_state":"queued","password_state":"not_sent",
 //!  "next_action":"wait_provisioning"}
 //! ```
-//! The states are told by what the webhooks brought ([`crate::domain::setup_status`]). When they have not
+//! The states are told by what the webhooks brought ([`tallyhook_core::setup_status`]). When they have not
 //! brought it yet and a Stripe key is configured, Stripe is asked for the session; what it says goes through
 //! the same `decide` and `commit` as every event, under the same ledger keys, so that the late webhook finds
 //! it done.
@@ -23,23 +23,23 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::{Api, invalid_user, no_user, read_body};
-use crate::answer::{Problem, problem};
-use crate::clock;
-use crate::domain::account::State;
-use crate::domain::decide::{Outcome, Parked, decide};
-use crate::domain::drift::{self, Remedy};
-use crate::domain::ids::{InvoiceId, SessionId, SubscriptionId, UserId};
-use crate::domain::setup_status::{Known, ProvisioningState, SessionPayment, SetupStatus};
-use crate::domain::timestamp::Timestamp;
-use crate::event::{self, CheckoutMode, CheckoutSession, SubscriptionStatus};
-use crate::outbox::JobKind;
-use crate::pages::status::StatusPage;
+use crate::http::answer::{Problem, problem};
+use crate::http::pages::status::StatusPage;
 use crate::process::{Job, Repair, Seen};
 use crate::reconcile::Evidence;
-use crate::signature::SecretMode;
-use crate::store::StoreError;
-use crate::store::items::{self, Item, Key, KnownSession, Table};
-use crate::stripe::{Cursor, Object, Stripe, StripeError};
+use tallyhook_aws::clock;
+use tallyhook_aws::store::StoreError;
+use tallyhook_aws::store::items::{self, Item, Key, KnownSession, Table};
+use tallyhook_aws::stripe::{Cursor, Object, Stripe, StripeError};
+use tallyhook_core::account::State;
+use tallyhook_core::decide::{Outcome, Parked, decide};
+use tallyhook_core::drift::{self, Remedy};
+use tallyhook_core::event::{self, CheckoutMode, CheckoutSession, SubscriptionStatus};
+use tallyhook_core::ids::{InvoiceId, SessionId, SubscriptionId, UserId};
+use tallyhook_core::job::JobKind;
+use tallyhook_core::setup_status::{Known, ProvisioningState, SessionPayment, SetupStatus};
+use tallyhook_core::signature::SecretMode;
+use tallyhook_core::timestamp::Timestamp;
 
 /// Between the first two questions about one session; doubled each time, at most a minute.
 const FIRST_PAUSE_SECONDS: i64 = 8;
@@ -254,7 +254,7 @@ impl Api {
             {
                 Ok(false)
             }
-            Err(error) => Err(crate::store::failed("UpdateItem", &error)),
+            Err(error) => Err(tallyhook_aws::store::failed("UpdateItem", &error)),
         }
     }
 
@@ -356,7 +356,7 @@ impl Api {
     async fn account(
         &self,
         evidence: &Evidence,
-    ) -> Result<Option<Box<crate::domain::account::Account>>, Trouble> {
+    ) -> Result<Option<Box<tallyhook_core::account::Account>>, Trouble> {
         match self.processor.look(&[&evidence.event]).await?.into_iter().next().transpose()? {
             Some(Seen::Account(account, _)) => Ok(Some(account)),
             Some(Seen::Nobody(_)) | None => Ok(None),

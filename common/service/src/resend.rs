@@ -1,0 +1,4 @@
+//! Sends events to their queues again.
+
+pub mod redrive;
+pub mod replay;
