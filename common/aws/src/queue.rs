@@ -115,6 +115,26 @@ impl Queue {
         let _ = tokio::time::timeout(PREWARM_TIMEOUT, call).await;
     }
 
+    /// How many messages of a queue are waiting, given out, and delayed.
+    ///
+    /// # Errors
+    /// What SQS said.
+    pub async fn depth(&self, queue_url: &str) -> Result<[u64; 3], String> {
+        let names = [
+            QueueAttributeName::ApproximateNumberOfMessages,
+            QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+            QueueAttributeName::ApproximateNumberOfMessagesDelayed,
+        ];
+        let request =
+            self.client.get_queue_attributes().queue_url(queue_url).set_attribute_names(Some(names.to_vec()));
+        let answer = request
+            .send()
+            .await
+            .map_err(|error| aws_smithy_types::error::display::DisplayErrorContext(error).to_string())?;
+        let read = |name| answer.attributes().and_then(|all| all.get(name)?.parse().ok()).unwrap_or(0);
+        Ok(names.each_ref().map(read))
+    }
+
     /// Sends plain text, such as an alert.
     ///
     /// # Errors

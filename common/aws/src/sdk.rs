@@ -38,6 +38,10 @@ use rustls::pki_types::pem::PemObject;
 
 pub use self::parameters::resolve;
 use crate::env::{ConfigError, Env};
+/// A client of DynamoDB, opaque outside this crate.
+pub use aws_sdk_dynamodb::Client as DynamoDb;
+/// A client of SQS, opaque outside this crate.
+pub use aws_sdk_sqs::Client as Sqs;
 
 /// The roots that AWS's endpoints chain to: Amazon Root CA 1 to 4 and the two Starfield G2 roots, as
 /// published by Amazon Trust Services. The first to expire does so in 2037. `AWS_TRUST=system` trusts the

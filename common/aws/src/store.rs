@@ -1,13 +1,17 @@
 //! DynamoDB: two tables, the keys and items in [`items`], one read before a decision and one transaction
 //! after it.
 //!
-//! **Invariant:** every write is part of one `TransactWriteItems` whose conditions make it safe to repeat;
-//! nothing is marked before it is done. **Invariant:** decisions are made from consistent reads by primary
+//! **Invariant:** every write of an account, a ledger entry, an order, a link or an event is part of one
+//! `TransactWriteItems` whose conditions make it safe to repeat; nothing is marked before it is done. What is
+//! written outside one is in `notes`: notes and jobs of the events table, an item at a time. **Invariant:** no
+//! type of the SDK and no client leaves this folder; an [`items::Item`] is opaque outside of it. **Invariant:** decisions are made from consistent reads by primary
 //! key, never from an index.
 
 pub mod counts;
 pub mod items;
+mod lapses;
 pub mod log;
+mod notes;
 pub mod scan;
 pub mod schema;
 
@@ -152,13 +156,8 @@ impl Store {
         let _ = tokio::time::timeout(PREWARM_TIMEOUT, self.load([Key::Event("prewarm".to_owned())])).await;
     }
 
-    /// The client, for queries that are no part of a decision.
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
     /// A table's name.
-    pub fn table(&self, table: Table) -> &str {
+    fn table(&self, table: Table) -> &str {
         match table {
             Table::Accounts => &self.accounts,
             Table::Events => &self.events,
@@ -337,7 +336,7 @@ fn refused(operation: &'static str, error: &dyn std::error::Error) -> StoreError
 /// Tells a request that is wrong in itself from everything that may go well another time. What is not known
 /// to be wrong counts as transient: a retry too many is harmless, a retry too few loses an event to the
 /// dead-letter queue.
-pub fn failed<E, R>(operation: &'static str, error: &SdkError<E, R>) -> StoreError
+fn failed<E, R>(operation: &'static str, error: &SdkError<E, R>) -> StoreError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
     R: std::fmt::Debug,

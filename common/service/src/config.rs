@@ -30,7 +30,7 @@
 //!
 //! Any value may instead be `ssm:/path`: [`tallyhook_aws::sdk::resolve`] puts the parameter's value in its place at
 //! start, and `stripe-webhook` reads its signing secrets again when a signature matches none
-//! ([`crate::webhook::Secrets`]).
+//! (`webhook/secrets.rs`).
 //!
 //! A missing or empty secret stops the start: a function never runs open.
 

@@ -10,6 +10,7 @@
 //! | [`outbox`] | jobs by which the app learns of a change, and the function `provision` that does them |
 //! | [`resend`] | sends events to their queues again: parked ones from the log, missed ones from Stripe |
 //! | [`process`] | the straight path from a message to the write |
+//! | [`health`] | how the system is, counted and judged |
 //! | [`webhook`], [`worker`] | the functions that take Stripe's requests, and the families' queues |
 //! | [`reconcile`] | the function that compares accounts with Stripe and repairs what it may |
 //! | [`schedules`] | the functions `retry`, `health` and `dead-letter` |
@@ -18,6 +19,7 @@
 
 pub mod alerts;
 pub mod config;
+pub mod health;
 pub mod http;
 pub mod outbox;
 pub mod process;

@@ -210,8 +210,11 @@ impl Reconciler {
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), notify_queue_url);
         let (redrive, outbox) = (Redrive::new(queue.clone(), queues), Outbox::new(queue, outbox));
-        Ok(Self::new(stripe, Processor { store, catalog, livemode, keep_payloads, redrive, outbox })
-            .with_alerts(alerts))
+        Ok(Self::new(
+            Stripe::of(stripe),
+            Processor { store, catalog, livemode, keep_payloads, redrive, outbox },
+        )
+        .with_alerts(alerts))
     }
 
     /// The scheduled run. It takes no input, and stops in time before the function's.

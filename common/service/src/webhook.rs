@@ -32,7 +32,7 @@ use tallyhook_core::signature::{Refusal, Secret, SecretMode, Verified, verify};
 use tallyhook_core::timestamp::Timestamp;
 
 pub use call::{Answer, Call};
-pub use secrets::Secrets;
+use secrets::Secrets;
 
 /// What Lambda takes from API Gateway.
 const MOST_BYTES: usize = 6 * 1024 * 1024;
@@ -49,6 +49,7 @@ const CLOCK_SECONDS: i64 = 30;
 /// The webhook: its configuration and its one client.
 pub struct Webhook {
     config: WebhookConfig,
+    secrets: Secrets,
     queue: Queue,
     alerts: Alerts,
     signatures: Mutex<Signatures>,
@@ -108,11 +109,13 @@ impl Webhook {
     }
 
     /// The same over a given client.
-    pub fn new(config: WebhookConfig, sqs: aws_sdk_sqs::Client) -> Self {
+    pub fn new(mut config: WebhookConfig, sqs: sdk::Sqs) -> Self {
         let queue = Queue::new(sqs);
+        let secrets = Secrets::new(std::mem::take(&mut config.secrets), config.secrets_source.take());
         Self {
             alerts: Alerts::new(queue.clone(), config.notify_queue_url.clone()),
             config,
+            secrets,
             queue,
             signatures: Mutex::default(),
         }
@@ -212,10 +215,9 @@ impl Webhook {
             }
             Ok(secrets.get(verdict?.secret_index).map_or(SecretMode::Any, Secret::mode))
         };
-        let secrets = self.config.secrets.current();
+        let secrets = self.secrets.current();
         match with(&secrets) {
-            Err(refusal @ Refusal::NoMatch { .. }) => match self.config.secrets.newer(&secrets, now_ms).await
-            {
+            Err(refusal @ Refusal::NoMatch { .. }) => match self.secrets.newer(&secrets, now_ms).await {
                 Some(newer) => with(&newer),
                 None => Err(refusal),
             },
@@ -228,7 +230,7 @@ impl Webhook {
     }
 
     fn health(&self) -> serde_json::Value {
-        let secrets = self.config.secrets.current();
+        let secrets = self.secrets.current();
         let count = |mode: SecretMode| secrets.iter().filter(|secret| secret.mode() == mode).count();
         json!({
             "ok": true,

@@ -7,6 +7,7 @@
 mod ask;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 use std::time::Instant;
 
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
@@ -25,12 +26,21 @@ use tallyhook_aws::queue::{Envelope, Queue};
 use tallyhook_aws::sdk;
 use tallyhook_aws::store::items::{self, EventRecord, EventState, Key};
 use tallyhook_aws::store::{Reason, Store, StoreError};
-use tallyhook_aws::stripe::Stripe;
+use tallyhook_aws::stripe::{Patience, Stripe};
 use tallyhook_aws::telemetry;
 use tallyhook_core::decide::Parked;
 use tallyhook_core::event::{self, Event, EventType, Family};
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
+
+/// A batch waits for this: all questions of a batch are asked at once, and the function's 30 s must do for
+/// DynamoDB too.
+const PATIENCE: Patience = Patience {
+    attempts: 2,
+    attempt_timeout: Duration::from_secs(4),
+    call_timeout: Duration::from_secs(9),
+    first_wait: Duration::from_millis(300),
+};
 
 /// The first attempt for an event whose user is not known yet is repeated so soon: the link is usually on its
 /// way.
@@ -117,12 +127,7 @@ impl Worker {
     }
 
     /// The same over given clients.
-    pub fn new(
-        config: WorkerConfig,
-        family: Family,
-        dynamodb: aws_sdk_dynamodb::Client,
-        queue: Queue,
-    ) -> Self {
+    pub fn new(config: WorkerConfig, family: Family, dynamodb: sdk::DynamoDb, queue: Queue) -> Self {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
         let redrive = Redrive::new(queue.clone(), config.queues);
         let outbox = Outbox::new(queue.clone(), config.outbox);
@@ -140,7 +145,7 @@ impl Worker {
             queue,
             queue_url: config.queue_url,
             retry_delays_seconds: config.retry_delays_seconds,
-            stripe: config.stripe,
+            stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_patience(PATIENCE)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The schedule of every hour: counts, scores, writes metrics and alerts by the rules.
 //!
-//! The rules: `common/core/src/health.rs`; what is counted: `common/service/src/schedules/health.rs`.
+//! The rules: `common/core/src/health.rs`; what is counted: `common/service/src/health.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};
 use tallyhook_service::schedules::health::HealthCheck;

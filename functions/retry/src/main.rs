@@ -1,7 +1,7 @@
 //! The schedule of every 15 minutes: sends parked and failed events again when they are due, and writes
 //! access that ended by time.
 //!
-//! What is due, and when: `common/service/src/schedules/retry.rs`.
+//! What is due, and when: `common/service/src/resend/retry.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};
 use tallyhook_service::schedules::retry::Retry;

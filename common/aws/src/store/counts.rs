@@ -66,7 +66,7 @@ impl Store {
         let (mut lines, mut start): (Vec<(i64, String)>, Option<Item>) = (Vec::new(), None);
         for _ in 0..MOST_PAGES {
             let answer = self
-                .client()
+                .client
                 .query()
                 .table_name(self.table(Table::Events))
                 .index_name("by_day")

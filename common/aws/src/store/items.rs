@@ -44,6 +44,7 @@
 //! | `signal#bad_signatures` | the newest burst: `refused` N, `at` N (unix s) |
 //! | `job#provision#<user id>`, `job#account#<user id>` | what the app is to be told, see `outbox`: `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, `open` S (`job#0`) until it is done; never expires |
 //! | `ask#<cs_…>` | Stripe was asked for this session: `asked` N (unix s), `tries` N, `told` S; two days |
+//! | `reconcile` | where an unfinished reconciliation stopped, see [`reconcile_place`]; one day |
 //! | `report#reconcile` | what the last reconciliation found: `missing` N, `orphaned` N, `finished` N (unix ms) |
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -440,6 +441,68 @@ pub fn order(user: &UserId, order: &Order) -> Write {
     Write { key, item: Some(item), condition: Condition::Absent }
 }
 
+/// What is known of Stripe's word about a checkout session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Question {
+    /// When Stripe was last asked, unix s.
+    pub asked: i64,
+    /// How often it was asked.
+    pub tries: u32,
+    /// What it said: a [`SessionPayment`], or `missing`.
+    pub told: Option<String>,
+}
+
+/// The note that Stripe was asked for a session.
+pub fn question_key(session: &SessionId) -> Key {
+    Key::Event(format!("ask#{session}"))
+}
+
+/// Reads that note.
+pub fn read_question(item: &Item) -> Question {
+    Question {
+        asked: read_number(item, "asked").unwrap_or(0),
+        tries: read_number(item, "tries").unwrap_or(0),
+        told: read_text(item, "told"),
+    }
+}
+
+/// The note about when an alert was last posted to a destination.
+pub fn alert_key(destination: &str, alert: &str) -> Key {
+    Key::Event(format!("alert#{destination}#{alert}"))
+}
+
+/// The note about the newest burst of refused signatures.
+pub fn bad_signatures_key() -> Key {
+    Key::Event("signal#bad_signatures".to_owned())
+}
+
+/// What the last reconciliation found.
+pub fn reconcile_report_key() -> Key {
+    Key::Event("report#reconcile".to_owned())
+}
+
+/// Where a reconciliation stopped.
+pub fn reconcile_place_key() -> Key {
+    Key::Event("reconcile".to_owned())
+}
+
+/// A place in an unfinished reconciliation:
+///
+/// ```json
+/// {"pk":"reconcile","started":1767600000,"pass":"invoices","after":"in_1","expires_at":1767686400}
+/// ```
+pub fn reconcile_place(started: Timestamp, pass: String, after: Option<String>, expires: Timestamp) -> Write {
+    let key = reconcile_place_key();
+    let mut item = new_item(&key);
+    item.insert("started".to_owned(), number(started.unix()));
+    item.insert("pass".to_owned(), text(pass));
+    item.insert("expires_at".to_owned(), number(expires.unix()));
+    if let Some(after) = after {
+        item.insert("after".to_owned(), text(after));
+    }
+    Write { key, item: Some(item), condition: Condition::Anything }
+}
+
 /// How an event ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventState {
@@ -606,7 +669,7 @@ pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> 
 
 /// What a reconciliation leaves for health. It is gone after a week without another one.
 pub fn reconcile_report(missing: u64, orphaned: u64, at: Timestamp) -> Write {
-    let key = Key::Event("report#reconcile".to_owned());
+    let key = reconcile_report_key();
     let mut item = new_item(&key);
     item.extend([
         ("missing".to_owned(), number(missing)),
@@ -656,6 +719,17 @@ pub fn read_event(key: &Key, item: &Item) -> Result<KnownEvent, StoreError> {
 /// A text of an item.
 pub fn read_text(item: &Item, name: &str) -> Option<String> {
     item.get(name)?.as_s().ok().cloned()
+}
+
+/// The ids of the objects that an event's item names.
+pub fn read_objects(item: &Item) -> Vec<String> {
+    let objects = item.get("objects").and_then(|all| all.as_l().ok()).into_iter().flatten();
+    objects.filter_map(|id| id.as_s().ok()).cloned().collect()
+}
+
+/// The compressed body of an event's item.
+pub fn read_payload(item: &Item) -> Option<&[u8]> {
+    Some(item.get("payload")?.as_b().ok()?.as_ref())
 }
 
 /// A number of an item.

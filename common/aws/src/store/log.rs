@@ -387,7 +387,7 @@ impl Store {
         let partition = if range.index == "by_day" { "day" } else { "open" };
         let number = |ms: i64| AttributeValue::N(ms.to_string());
         let answer = self
-            .client()
+            .client
             .query()
             .table_name(self.table(Table::Events))
             .index_name(range.index)

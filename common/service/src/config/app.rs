@@ -1,7 +1,6 @@
 //! The app's side: `api`, which the app and its customers call, and `provision`, which calls the app.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,17 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use super::{OutboxConfig, catalog, keep_payloads, known_queues, livemode, reach, retry_delays};
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::http::Reach;
-use tallyhook_aws::stripe::{Patience, Stripe};
+use tallyhook_aws::stripe::StripeConfig;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::Family;
-
-/// A customer or the app waits for the answer.
-const SOMEBODY_WAITS: Patience = Patience {
-    attempts: 2,
-    attempt_timeout: Duration::from_secs(8),
-    call_timeout: Duration::from_secs(12),
-    first_wait: Duration::from_millis(300),
-};
 
 /// What `api` needs.
 pub struct ApiConfig {
@@ -36,7 +27,7 @@ pub struct ApiConfig {
     /// Whether the log keeps the body of an event that is done.
     pub keep_payloads: bool,
     /// Stripe, for checkout and for asking about a session whose webhook has not come; `None` without a key.
-    pub stripe: Option<Stripe>,
+    pub stripe: Option<StripeConfig>,
     /// Where the app is, without a slash at the end.
     pub app_base_url: Option<String>,
     /// Whom a customer can write to.
@@ -60,7 +51,7 @@ impl ApiConfig {
             catalog: catalog(env)?,
             livemode: livemode(env)?,
             keep_payloads: keep_payloads(env)?,
-            stripe: Stripe::from_env(env)?.map(|stripe| stripe.with_patience(SOMEBODY_WAITS)),
+            stripe: StripeConfig::from_env(env)?,
             app_base_url: app_base_url(env)?,
             support_email: env.get("SUPPORT_EMAIL"),
             queues: known_queues(env),

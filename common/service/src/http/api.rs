@@ -36,11 +36,20 @@ use tallyhook_aws::queue::Queue;
 use tallyhook_aws::sdk;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_aws::stripe::{Patience, Stripe};
 use tallyhook_core::account::{Account, Cause, Change, Fact};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::UserId;
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
+
+/// A customer or the app waits for the answer.
+const PATIENCE: Patience = Patience {
+    attempts: 2,
+    attempt_timeout: Duration::from_secs(8),
+    call_timeout: Duration::from_secs(12),
+    first_wait: Duration::from_millis(300),
+};
 
 /// A change by the app is tried so often against concurrent changes of the same account.
 const ATTEMPTS: u32 = 12;
@@ -58,6 +67,7 @@ pub struct Api {
     config: ApiConfig,
     store: Store,
     processor: Processor,
+    stripe: Option<Stripe>,
     asks: portal::Asks,
     prices: checkout::Prices,
 }
@@ -73,7 +83,7 @@ impl Api {
     }
 
     /// The same over given clients.
-    pub fn new(config: ApiConfig, dynamodb: aws_sdk_dynamodb::Client, sqs: aws_sdk_sqs::Client) -> Self {
+    pub fn new(config: ApiConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs) -> Self {
         let store = Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone());
         let queue = Queue::new(sqs);
         let outbox = Outbox::new(queue.clone(), config.outbox.clone());
@@ -81,7 +91,15 @@ impl Api {
         let (catalog, livemode, keep_payloads) =
             (config.catalog.clone(), config.livemode, config.keep_payloads);
         let processor = Processor { store: store.clone(), catalog, livemode, keep_payloads, redrive, outbox };
-        Self { config, store, processor, asks: portal::Asks::default(), prices: checkout::Prices::default() }
+        let stripe = config.stripe.clone().map(|stripe| Stripe::of(stripe).with_patience(PATIENCE));
+        Self {
+            config,
+            stripe,
+            store,
+            processor,
+            asks: portal::Asks::default(),
+            prices: checkout::Prices::default(),
+        }
     }
 
     /// Answers one request.

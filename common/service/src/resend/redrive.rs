@@ -117,7 +117,7 @@ fn envelope(item: &Item) -> Option<(Family, Envelope)> {
     }
     // Types that no family handles go to the quietest queue, as the webhook sends them.
     let family = EventType::from(text("type")?.as_str()).family().unwrap_or(Family::Customer);
-    let body = payload::unpack(item.get("payload")?.as_b().ok()?.as_ref())?;
+    let body = payload::unpack(items::read_payload(item)?)?;
     let mode = text("mode").and_then(|mode| SecretMode::from_text(&mode))?;
     Some((family, Envelope { body, received_ms: items::read_number(item, "received")?, mode }))
 }

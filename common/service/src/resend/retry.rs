@@ -22,20 +22,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use serde::Serialize;
-use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::config::RetryConfig;
 use crate::outbox::Outbox;
 use crate::resend::redrive::{Redrive, Resent};
-use tallyhook_aws::clock;
-use tallyhook_aws::env::{ConfigError, Env};
-use tallyhook_aws::queue::Queue;
-use tallyhook_aws::sdk;
-use tallyhook_aws::store::items::{self, Key, Table};
+use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::log::{self, Filter, Line, Range};
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_core::catalog::Catalog;
@@ -56,7 +49,7 @@ const MOST_LAPSED: usize = 500;
 const LAPSED_DAYS: i64 = 7;
 
 /// The function.
-pub struct Retry {
+pub struct Retrier {
     store: Store,
     redrive: Redrive,
     outbox: Outbox,
@@ -87,30 +80,10 @@ struct Known {
     bound: HashSet<String>,
 }
 
-impl Retry {
-    /// Builds it from the environment.
-    ///
-    /// # Errors
-    /// [`ConfigError`] naming the variable.
-    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let (dynamodb, sqs) = sdk::clients(env)?;
-        Ok(Self::new(RetryConfig::from_env(env)?, dynamodb, sqs))
-    }
-
-    /// The same over given clients.
-    pub fn new(config: RetryConfig, dynamodb: aws_sdk_dynamodb::Client, sqs: aws_sdk_sqs::Client) -> Self {
-        let store = Store::new(dynamodb, config.accounts_table, config.events_table);
-        let queue = Queue::new(sqs);
-        let outbox = Outbox::new(queue.clone(), config.outbox);
-        Self { store, redrive: Redrive::new(queue, config.queues), outbox, catalog: config.catalog }
-    }
-
-    /// The schedule's invocation; what it sends does not matter.
-    ///
-    /// # Errors
-    /// The store's: Lambda tries the invocation again, and the next run is a quarter of an hour away.
-    pub async fn handle(&self, _: Value) -> Result<RetryReport, lambda_runtime::Error> {
-        Ok(self.run(clock::now()).await?)
+impl Retrier {
+    /// Over the store, the queues and what is sold.
+    pub fn new(store: Store, redrive: Redrive, outbox: Outbox, catalog: Catalog) -> Self {
+        Self { store, redrive, outbox, catalog }
     }
 
     /// One run.
@@ -268,7 +241,7 @@ impl Retry {
     /// Claims and sends, so many at a time as a function keeps apart easily.
     async fn send(&self, due: &[Line], now: Timestamp, report: &mut RetryReport) -> Result<(), StoreError> {
         for chunk in due.chunks(25) {
-            let claims = join_all(chunk.iter().map(|line| self.claim(line, now))).await;
+            let claims = join_all(chunk.iter().map(|line| self.store.claim_redrive(line, now))).await;
             let mut ids = Vec::new();
             for (line, claimed) in chunk.iter().zip(claims) {
                 if claimed? {
@@ -289,67 +262,21 @@ impl Retry {
         Ok(())
     }
 
-    /// Raises the count of redrives; `false` when the event changed since the index was read.
-    async fn claim(&self, line: &Line, now: Timestamp) -> Result<bool, StoreError> {
-        let redrives = line.redrives.saturating_add(1);
-        let due = now.plus_seconds(items::redrive_pause_seconds(redrives)).unix().saturating_mul(1000);
-        let number = |value: i64| AttributeValue::N(value.to_string());
-        let update = self
-            .store
-            .client()
-            .update_item()
-            .table_name(self.store.table(Table::Events))
-            .key("pk", AttributeValue::S(line.id.clone()))
-            .update_expression("SET redrives = :redrives, due = :due")
-            .condition_expression("outcome = :outcome AND redrives = :before")
-            .expression_attribute_values(":redrives", number(redrives.into()))
-            .expression_attribute_values(":before", number(line.redrives.into()))
-            .expression_attribute_values(":due", number(due))
-            .expression_attribute_values(":outcome", AttributeValue::S(line.status.clone()));
-        match update.send().await {
-            Ok(_) => Ok(true),
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(|error| error.is_conditional_check_failed_exception()) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(tallyhook_aws::store::failed("UpdateItem", &error)),
-        }
-    }
-
     async fn write_lapsed(&self, now: Timestamp, report: &mut RetryReport) -> Result<(), StoreError> {
         for back in 0..=LAPSED_DAYS {
-            let day = items::day(now.plus_days(-back).unix().saturating_mul(1000));
             let mut start = None;
             loop {
-                let answer = self
-                    .store
-                    .client()
-                    .query()
-                    .table_name(self.store.table(Table::Accounts))
-                    .index_name("by_lapse")
-                    .key_condition_expression("lapses = :day AND access_until <= :now")
-                    .expression_attribute_values(":day", AttributeValue::S(day.clone()))
-                    .expression_attribute_values(":now", AttributeValue::N(now.unix().to_string()))
-                    .set_exclusive_start_key(start)
-                    .send()
-                    .await
-                    .map_err(|error| tallyhook_aws::store::failed("Query", &error))?;
-                for item in answer.items() {
+                let (users, next) = self.store.lapsed(back, now, start).await?;
+                for user in users {
                     if report.lapsed >= MOST_LAPSED {
                         report.more = true;
                         return Ok(());
                     }
-                    let user = items::read_text(item, "pk")
-                        .and_then(|pk| UserId::new(pk.strip_prefix("user#")?).ok());
-                    let Some(user) = user else { continue };
                     if self.write_access(&user, now).await? {
                         report.lapsed += 1;
                     }
                 }
-                start = answer.last_evaluated_key.filter(|key| !key.is_empty());
+                start = next;
                 if start.is_none() {
                     break;
                 }

@@ -43,11 +43,7 @@ impl DeadLetter {
     }
 
     /// The same over given clients.
-    pub fn new(
-        config: DeadLetterConfig,
-        dynamodb: aws_sdk_dynamodb::Client,
-        sqs: aws_sdk_sqs::Client,
-    ) -> Self {
+    pub fn new(config: DeadLetterConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs) -> Self {
         Self {
             store: Store::new(dynamodb, config.accounts_table, config.events_table),
             alerts: Alerts::new(Queue::new(sqs), config.notify_queue_url),

@@ -21,7 +21,7 @@ use lambda_http::Request;
 use lambda_http::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::log::{objects, view};
+use super::log::view;
 use super::reconcile::GRACE_SECONDS;
 use super::{Admin, deadline, limit, parameter, seconds};
 use crate::http::answer::{Problem, problem};
@@ -176,7 +176,7 @@ impl Admin {
                 id: line.id.clone(),
                 created: line.created,
                 kind: line.kind.clone(),
-                objects: objects(item),
+                objects: items::read_objects(item),
             };
             events.push(Event { line, told, email: email(item) });
         }
@@ -365,7 +365,7 @@ fn payment(object: &Object) -> Value {
 
 /// The e-mail address that an event names, in lower case.
 fn email(item: &Item) -> Option<String> {
-    let body = payload::unpack(item.get("payload")?.as_b().ok()?.as_ref())?;
+    let body = payload::unpack(items::read_payload(item)?)?;
     let event: Value = serde_json::from_slice(&body).ok()?;
     let object = &event["data"]["object"];
     let places =

@@ -83,7 +83,7 @@ impl Api {
             let message = format!("{variable} is not set, so there is no checkout");
             problem(StatusCode::SERVICE_UNAVAILABLE, "checkout_not_configured", message)
         };
-        let stripe = self.config.stripe.as_ref().ok_or_else(|| missing("STRIPE_SECRET_KEY"))?;
+        let stripe = self.stripe.as_ref().ok_or_else(|| missing("STRIPE_SECRET_KEY"))?;
         let base = self.config.app_base_url.as_deref().ok_or_else(|| missing("APP_BASE_URL"))?;
         let success = path(wish.success_path.as_deref(), SUCCESS_PATH, "success_path")?;
         let cancel = path(wish.cancel_path.as_deref(), "/", "cancel_path")?;

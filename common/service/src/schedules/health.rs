@@ -1,0 +1,90 @@
+//! `health`, every hour: reads how the system is, writes the numbers as metrics and alerts by the rules.
+
+use serde_json::Value;
+use tracing::info;
+
+use crate::alerts::{Alert, Alerts};
+use crate::config::HealthConfig;
+use crate::health::HealthReader;
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::Store;
+use tallyhook_aws::telemetry;
+use tallyhook_core::health::{Counts, Health, LOW_SCORE, MANY_FAILED, OLD_SECONDS};
+
+/// The function.
+pub struct HealthCheck {
+    reader: HealthReader,
+    alerts: Alerts,
+}
+
+impl HealthCheck {
+    /// Builds it from the environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the variable.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        let (dynamodb, sqs) = sdk::clients(env)?;
+        Ok(Self::new(HealthConfig::from_env(env)?, dynamodb, sqs))
+    }
+
+    /// The same over given clients.
+    pub fn new(config: HealthConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs) -> Self {
+        let store = Store::new(dynamodb, config.accounts_table, config.events_table);
+        let queue = Queue::new(sqs);
+        let alerts = Alerts::new(queue.clone(), config.notify_queue_url);
+        Self { reader: HealthReader::new(store, queue, config.queues, config.dead_letter_queue_url), alerts }
+    }
+
+    /// The schedule's invocation; what it sends does not matter.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn handle(&self, _: Value) -> Result<Health, lambda_runtime::Error> {
+        let (counts, health) = self.reader.look(clock::now()).await?;
+        info!(
+            score = health.score,
+            parked = counts.parked,
+            failed = counts.failed,
+            dead_letters = counts.dead_letters,
+            "HEALTH"
+        );
+        let metric = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        let mut metrics = vec![
+            ("HealthScore", f64::from(health.score)),
+            ("Parked", metric(counts.parked)),
+            ("Failed", metric(counts.failed)),
+            ("Missing", metric(counts.missing.unwrap_or(0))),
+            ("Orphaned", metric(counts.orphaned.unwrap_or(0))),
+            ("Waiting", counts.queues.iter().map(|queue| metric(queue.waiting)).sum()),
+        ];
+        metrics.extend(health.success_permille.map(|rate| ("SuccessRate", metric(rate) / 1000.0)));
+        telemetry::metrics(&[], &metrics);
+        for alert in alerts(&counts, &health) {
+            self.alerts.send(&alert).await;
+        }
+        Ok(health)
+    }
+}
+
+/// The alerts that the counts call for.
+fn alerts(counts: &Counts, health: &Health) -> Vec<Alert> {
+    let mut alerts = Vec::new();
+    if health.score < LOW_SCORE {
+        alerts.push(Alert::Score { score: health.score, deductions: health.deductions.clone() });
+    }
+    if counts.failed > MANY_FAILED {
+        alerts.push(Alert::Failed { events: counts.failed });
+    }
+    if let Some(records) = counts.missing.filter(|missing| *missing > 0) {
+        alerts.push(Alert::Missing { records, repaired: 0 });
+    }
+    for queue in &counts.queues {
+        if let Some(seconds) = queue.oldest_seconds.filter(|age| *age > OLD_SECONDS) {
+            alerts.push(Alert::OldMessage { queue: queue.queue.clone(), seconds });
+        }
+    }
+    alerts
+}
