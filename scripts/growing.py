@@ -30,8 +30,8 @@ BATCH = int(told("template.yaml", r"BatchSize: (\d+)"))
 DELAYS = [int(delay) for delay in told("template.yaml", r'RETRY_DELAYS_SECONDS: "([\d,]+)"').split(",")]
 RECEIVES = int(told("template.yaml", r"maxReceiveCount: (\d+)"))
 WORKERS = int(told("template.yaml", r"WorkerConcurrency:\s+Type: Number\s+Default: (\d+)"))
-TRIES = int(told("common/src/process.rs", r"const ATTEMPTS: u32 = (\d+);"))
-RESENT = int(told("common/src/retry.rs", r"const MOST_DUE: usize = ([\d_]+);"))
+TRIES = int(told("common/service/src/process.rs", r"const ATTEMPTS: u32 = (\d+);"))
+RESENT = int(told("common/service/src/resend/retry.rs", r"const MOST_DUE: usize = ([\d_]+);"))
 RUN_SECONDS = 60 * int(told("template.yaml", r"\$\{Prefix\}-retry.*?rate\((\d+) minutes\)"))
 
 # An SQS standard queue gives out no more while so many messages are in flight: given out, and neither deleted nor visible again.

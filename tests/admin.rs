@@ -82,7 +82,7 @@ async fn a_change_that_cannot_be_audited_is_not_made() {
     let (status, answer) = world.ask("POST", "/admin/stripe/retry-webhooks", json!({"id": "evt_a"})).await;
     assert_eq!((status, answer["error"].as_str()), (503, Some("store_unavailable")));
     world.heal();
-    assert_eq!(world.poll(common::event::Family::CheckoutSession).await, 0);
+    assert_eq!(world.poll(tallyhook_core::event::Family::CheckoutSession).await, 0);
 }
 
 #[tokio::test]

@@ -19,10 +19,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex};
 
-use common::domain::catalog::Catalog;
-use common::event::{Event, Object, SubscriptionStatus};
 use local::life::{Life, Options, Truth};
 use serde_json::{Value, json};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::event::{Event, Object, SubscriptionStatus};
 
 use self::model::Model;
 use self::world::{Seen, World};
@@ -251,7 +251,8 @@ impl Case {
             };
             value[name].as_array().unwrap().iter().map(step).collect()
         };
-        let events = bodies.iter().map(|body| common::event::read(body.as_bytes()).unwrap()).collect();
+        let events =
+            bodies.iter().map(|body| tallyhook_core::event::read(body.as_bytes()).unwrap()).collect();
         let flag = |name: &str| value[name] == json!(true);
         Self {
             keep_addons: flag("keep_addons"),
@@ -465,7 +466,7 @@ fn agrees_with_the_model(life: &Life, events: &[Event], rng: &mut fastrand::Rng)
 }
 
 fn read(life: &Life) -> Vec<Event> {
-    life.events.iter().map(|sent| common::event::read(sent.body.as_bytes()).unwrap()).collect()
+    life.events.iter().map(|sent| tallyhook_core::event::read(sent.body.as_bytes()).unwrap()).collect()
 }
 
 fn options(rng: &mut fastrand::Rng) -> Options {

@@ -2,13 +2,13 @@
 //! it against localstripe, which is not ours. Only calls that both have; `docs/emulators.md` says which are
 //! missing there.
 
-use common::config::Env;
-use common::domain::ids::{CustomerId, SubscriptionId};
-use common::domain::timestamp::Timestamp;
-use common::event::{self, EventType, Object, Subscription};
-use common::stripe::{Cursor, EventFilter, Filter, Stripe};
 use local::fake_stripe::FakeStripe;
 use serde_json::json;
+use tallyhook_aws::env::Env;
+use tallyhook_aws::stripe::{Cursor, EventFilter, Filter, Stripe};
+use tallyhook_core::event::{self, EventType, Object, Subscription};
+use tallyhook_core::ids::{CustomerId, SubscriptionId};
+use tallyhook_core::timestamp::Timestamp;
 
 use crate::stripe_client::{IMPATIENT, KEY};
 use crate::support::sample;

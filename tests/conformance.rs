@@ -17,19 +17,20 @@ use aws_lambda_events::event::sqs::SqsEvent;
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::{AttributeValue, ConditionCheck, KeysAndAttributes, Put, TransactWriteItem};
 use aws_sdk_sqs::types::{MessageSystemAttributeName, QueueAttributeName};
-use common::api::Api;
-use common::aws;
-use common::config::{ApiConfig, Env, WebhookConfig, WorkerConfig, queue_variable};
-use common::event::Family;
-use common::queue::{Envelope, Queue};
-use common::signature::SecretMode;
-use common::store::schema::create_tables;
-use common::webhook::Webhook;
-use common::worker::Worker;
 use futures_util::future::join_all;
 use lambda_http::{Body, Request};
 use local::stack::{Options, Stack};
 use serde_json::{Value, json};
+use tallyhook_aws::env::Env;
+use tallyhook_aws::queue::{Envelope, Queue};
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::schema::create_tables;
+use tallyhook_core::event::Family;
+use tallyhook_core::signature::SecretMode;
+use tallyhook_service::config::{ApiConfig, WebhookConfig, WorkerConfig, queue_variable};
+use tallyhook_service::http::api::Api;
+use tallyhook_service::webhook::Webhook;
+use tallyhook_service::worker::Worker;
 
 use crate::support::{APP_TOKEN, SECRET, call, pack, records, sample, signature, with_id};
 
@@ -64,8 +65,8 @@ impl Backend {
         env.set("EVENTS_TABLE", format!("{run}-events"));
         env.set("STRIPE_WEBHOOK_SECRET", SECRET);
         env.set("APP_API_TOKEN", APP_TOKEN);
-        let dynamodb = aws::dynamodb(&aws::sdk_config(&env, "DYNAMODB").unwrap());
-        let sqs = aws::sqs(&aws::sdk_config(&env, "SQS").unwrap());
+        let dynamodb = sdk::dynamodb(&sdk::sdk_config(&env, "DYNAMODB").unwrap());
+        let sqs = sdk::sqs(&sdk::sdk_config(&env, "SQS").unwrap());
         create_tables(&dynamodb, &format!("{run}-accounts"), &format!("{run}-events")).await.unwrap();
         for table in ["accounts", "events"] {
             while dynamodb

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::event::{EventType, Object, ReadError, content_digest, read, read_head};
+use tallyhook_core::event::{EventType, Object, ReadError, content_digest, read, read_head};
 
 /// Files that must be refused, with the reason. Anything else must be read.
 const REFUSED: [(&str, &str); 3] = [

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use common::domain::catalog::Catalog;
-use common::event::Family;
 use local::life::{Life, Options};
 use serde_json::{Value, json};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::event::Family;
 
 use crate::support::{Call, World, cancelled, pack, sample, signature};
 
@@ -202,7 +202,7 @@ async fn a_year() -> Counts {
             }
             bodies.push(serde_json::to_vec_pretty(&event).unwrap());
         }
-        let family = common::event::read_head(&bodies[0]).unwrap().kind.family().unwrap();
+        let family = tallyhook_core::event::read_head(&bodies[0]).unwrap().kind.family().unwrap();
         let (_, worker) = batch(&world, family, &bodies).await;
         let calls: Vec<&str> = worker.iter().map(|call| call.operation.as_str()).collect();
         assert_eq!(calls, ["BatchGetItem", "TransactWriteItems"], "{name} in month {month}");

@@ -2,8 +2,8 @@
 //! visibility passes, and what was not acknowledged comes again. The end must be that of the undisturbed run,
 //! and at every moment between, the tables must be whole.
 
-use common::event::{EventType, Family};
 use serde_json::{Value, json};
+use tallyhook_core::event::{EventType, Family};
 
 use crate::invariants::{Tables, check_quiet};
 use crate::support::{Call, Fault, World, aws_error, cancelled, pack, sample, with_id};

@@ -5,13 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use common::alert::Alerts;
-use common::domain::catalog::Catalog;
-use common::domain::timestamp::Timestamp;
-use common::queue::Queue;
-use common::reconcile::{Options, Reconciler};
 use local::life::{self, Life};
 use serde_json::{Value, json};
+use tallyhook_aws::queue::Queue;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::timestamp::Timestamp;
+use tallyhook_service::alerts::Alerts;
+use tallyhook_service::reconcile::{Options, Reconciler};
 
 use crate::reconcile::processor;
 use crate::stripe_client::{KEY, stripe};

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::domain::timestamp::Timestamp;
-use common::event::Family;
-use common::signature::{Secret, sign};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tallyhook_core::event::Family;
+use tallyhook_core::signature::{Secret, sign};
+use tallyhook_core::timestamp::Timestamp;
 
 use crate::invariants::{Tables, check_quiet};
 use crate::support::{Fault, SECRET, World, aws_error, call, cancelled, pack, sample, signature, with_id};

@@ -8,14 +8,14 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
-use common::domain::account::{Account, Cause, Fact};
-use common::domain::catalog::Catalog;
-use common::domain::credits::Credits;
-use common::domain::decide::{Outcome, decide};
-use common::domain::ids::{SessionId, UserId};
-use common::domain::ledger::{LedgerKey, Payment};
-use common::domain::timestamp::Timestamp;
-use common::event::{self, Event, Object};
+use tallyhook_core::account::{Account, Cause, Fact};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::credits::Credits;
+use tallyhook_core::decide::{Outcome, decide};
+use tallyhook_core::event::{self, Event, Object};
+use tallyhook_core::ids::{SessionId, UserId};
+use tallyhook_core::ledger::{LedgerKey, Payment};
+use tallyhook_core::timestamp::Timestamp;
 
 use crate::corpus;
 

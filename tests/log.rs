@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::{PutRequest, WriteRequest};
-use common::domain::timestamp::Timestamp;
-use common::signature::SecretMode;
-use common::store::Store;
-use common::store::items::{self, EventRecord, EventState};
-use common::store::log::{self, Filter};
 use serde_json::{Value, json};
+use tallyhook_aws::store::Store;
+use tallyhook_aws::store::items::{self, EventRecord, EventState};
+use tallyhook_aws::store::log::{self, Filter};
+use tallyhook_core::signature::SecretMode;
+use tallyhook_core::timestamp::Timestamp;
 
 use crate::support::{World, now, pack, sample, with_id};
 
@@ -30,7 +30,9 @@ fn record(number: u32) -> EventRecord {
     EventRecord {
         id: format!("evt_{number:04}"),
         kind: kind.to_owned(),
-        family: common::event::EventType::from(kind).family().map_or("other", common::event::Family::as_str),
+        family: tallyhook_core::event::EventType::from(kind)
+            .family()
+            .map_or("other", tallyhook_core::event::Family::as_str),
         state,
         reason: None,
         message: None,

@@ -36,3 +36,7 @@ mod spine;
 mod store;
 mod stripe_client;
 mod support;
+
+/// As in the functions and the local stack.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

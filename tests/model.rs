@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::domain::account::{Account, Cause, Fact};
-use common::domain::catalog::Catalog;
-use common::domain::decide::{Outcome, decide, payment_refs};
-use common::domain::ids::UserId;
-use common::domain::ledger::LedgerKey;
-use common::domain::timestamp::Timestamp;
-use common::event::{self, Event, Family};
 use serde_json::{Value, json};
+use tallyhook_core::account::{Account, Cause, Fact};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::decide::{Outcome, decide, payment_refs};
+use tallyhook_core::event::{self, Event, Family};
+use tallyhook_core::ids::UserId;
+use tallyhook_core::ledger::LedgerKey;
+use tallyhook_core::timestamp::Timestamp;
 
 use crate::crash_points::{TROUBLES, Trouble};
 use crate::invariants::{Tables, check_quiet};

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Json, Router, routing::post};
-use common::event::Family;
 use serde_json::{Value, json};
+use tallyhook_core::event::Family;
 
 use crate::support::{World, pack, sample, signature};
 

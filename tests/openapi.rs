@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use common::api::OPENAPI;
 use jsonschema::Validator;
 use lambda_http::Body;
 use serde_json::{Value, json};
+use tallyhook_service::http::api::OPENAPI;
 
 use crate::support::{APP_TOKEN, World, read_answer};
 
@@ -80,7 +80,8 @@ pub fn operations() -> BTreeSet<(String, String)> {
 
 /// The routes that the tables of the two handlers name, which a reader of the code goes by.
 fn told(source: &str) -> BTreeSet<(String, String)> {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../common/src").join(source);
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../common/service/src/http").join(source);
     let text = std::fs::read_to_string(path).unwrap();
     let rows =
         text.lines().filter_map(|line| line.strip_prefix("//! | `")).filter_map(|row| row.split('`').next());

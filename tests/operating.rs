@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use common::domain::timestamp::Timestamp;
-use common::reconcile::{Options, Reconciler};
 use local::fake_stripe::FakeStripe;
 use serde_json::{Value, json};
+use tallyhook_core::timestamp::Timestamp;
+use tallyhook_service::reconcile::{Options, Reconciler};
 
 use crate::reconcile::processor;
 use crate::stripe_client::{KEY, stripe};

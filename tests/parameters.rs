@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Json, Router, routing::post};
-use common::aws::resolve;
-use common::config::{Env, WebhookConfig};
-use common::signature::{Secret, sign};
-use common::webhook::Webhook;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tallyhook_aws::env::Env;
+use tallyhook_aws::sdk::resolve;
+use tallyhook_core::signature::{Secret, sign};
+use tallyhook_service::config::WebhookConfig;
+use tallyhook_service::webhook::Webhook;
 
 use crate::support::{SECRET, World, now, pack};
 

@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use common::alert::Alerts;
-use common::event::Family;
-use common::queue::Queue;
-use common::reconcile::{Options, Reconciler};
 use local::stack::functions;
 use serde_json::{Value, json};
+use tallyhook_aws::queue::Queue;
+use tallyhook_core::event::Family;
+use tallyhook_service::alerts::Alerts;
+use tallyhook_service::reconcile::{Options, Reconciler};
 
 use crate::guards::{camel, read, resource};
 use crate::reconcile::processor;

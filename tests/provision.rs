@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Router, routing::post};
-use common::config::{Env, ProvisionConfig};
-use common::event::Family;
-use common::outbox;
-use common::store::Store;
 use serde_json::{Value, json};
+use tallyhook_aws::env::Env;
+use tallyhook_aws::store::Store;
+use tallyhook_core::event::Family;
+use tallyhook_service::config::ProvisionConfig;
+use tallyhook_service::outbox;
 
 use crate::support::{Fault, World, pack, sample, with_id};
 

@@ -3,22 +3,22 @@
 
 use std::collections::BTreeMap;
 
-use common::domain::catalog::Catalog;
-use common::domain::drift::Class;
-use common::domain::ids::UserId;
-use common::domain::timestamp::Timestamp;
-use common::event::{EventType, Family};
-use common::outbox::Outbox;
-use common::process::Processor;
-use common::queue::Queue;
-use common::reconcile::{Options, Reconciler, Report, gap};
-use common::redrive::Redrive;
-use common::replay::{Replayer, Selection};
-use common::store::Store;
-use common::stripe::{EventFilter, Stripe};
 use futures_util::future::join_all;
 use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::store::Store;
+use tallyhook_aws::stripe::{EventFilter, Stripe};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::drift::Class;
+use tallyhook_core::event::{EventType, Family};
+use tallyhook_core::ids::UserId;
+use tallyhook_core::timestamp::Timestamp;
+use tallyhook_service::outbox::Outbox;
+use tallyhook_service::process::Processor;
+use tallyhook_service::reconcile::{Options, Reconciler, Report, gap};
+use tallyhook_service::resend::redrive::Redrive;
+use tallyhook_service::resend::replay::{Replayer, Selection};
 
 use crate::stripe_client::{KEY, stripe};
 use crate::support::{World, sample};

@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
-use common::config::Env;
-use common::domain::timestamp::Timestamp;
-use common::reconcile::{Options, Reconciler, Report};
 use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
+use tallyhook_aws::env::Env;
+use tallyhook_core::timestamp::Timestamp;
+use tallyhook_service::reconcile::{Options, Reconciler, Report};
 
 use crate::reconcile::processor;
 use crate::stripe_client::stripe;

@@ -1,7 +1,7 @@
 //! Nothing is lost: parked events, failed ones, and how they come back.
 
-use common::event::Family;
 use serde_json::{Value, json};
+use tallyhook_core::event::Family;
 
 use crate::support::{Fault, World, now, pack, sample, signature, with_id};
 

@@ -1,9 +1,9 @@
 //! The scenarios that every credit system of this kind must get right, each through HTTP, queue and DynamoDB.
 
-use common::event::Family;
 use futures_util::future::join_all;
 use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
+use tallyhook_core::event::Family;
 
 use crate::stripe_client::KEY;
 use crate::support::{World, pack, sample, with_id};

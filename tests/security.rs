@@ -11,14 +11,15 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::config::{
-    AdminConfig, ApiConfig, Env, NotifyConfig, ProvisionConfig, ReconcileConfig, WebhookConfig,
-};
-use common::event::Family;
 use lambda_http::{Body, Response};
 use local::fake_stripe::FakeStripe;
 use local::stack::functions::{self, Trigger};
 use serde_json::{Value, json};
+use tallyhook_aws::env::Env;
+use tallyhook_core::event::Family;
+use tallyhook_service::config::{
+    AdminConfig, ApiConfig, NotifyConfig, ProvisionConfig, ReconcileConfig, WebhookConfig,
+};
 
 use crate::guards::{camel, read, resource};
 use crate::openapi::{is_open, operations};
@@ -446,7 +447,7 @@ fn tainted(event: &Value, id: &str) -> Value {
 
 /// Everything that a deployment does, with canaries wherever something comes from outside, and with faults.
 async fn tour() {
-    common::telemetry::init(&Env::from([("METRICS_NAMESPACE", "canaries")]));
+    tallyhook_aws::telemetry::init(&Env::from([("METRICS_NAMESPACE", "canaries")]));
     start_is_refused();
     let (outside, url) = Outside::start().await;
     let fake = FakeStripe::new("sk_test_canary");
@@ -623,7 +624,7 @@ fn start_is_refused() {
         ("NOTIFY_ALLOW_LOOPBACK", "canary-wrong-token"),
     ]);
     for family in Family::ALL {
-        env.set(common::config::queue_variable(family), "q");
+        env.set(tallyhook_service::config::queue_variable(family), "q");
     }
     let refusals = [
         WebhookConfig::from_env(&env).err(),

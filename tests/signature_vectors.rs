@@ -3,12 +3,10 @@
 //! line; `want_status` is what the webhook must answer.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use common::{
-    domain::timestamp::Timestamp,
-    event::read_head,
-    signature::{Secret, diagnose, verify},
-};
 use serde::Deserialize;
+use tallyhook_core::event::read_head;
+use tallyhook_core::signature::{Secret, diagnose, verify};
+use tallyhook_core::timestamp::Timestamp;
 
 #[derive(Deserialize)]
 struct Case {

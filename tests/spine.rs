@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use common::event::Family;
 use futures_util::future::join_all;
 use serde_json::json;
+use tallyhook_core::event::Family;
 
 use crate::support::{Fault, World, aws_error, pack, sample, signature, with_id};
 
@@ -79,10 +79,10 @@ async fn a_forged_old_truncated_or_rewritten_request_gets_400_and_changes_nothin
     let body = serde_json::to_vec_pretty(&sample("invoice.paid", "user_1")).unwrap();
     let good = signature(&body);
     let forged = good.replace("v1=", "v1=00");
-    let old = common::signature::sign(
+    let old = tallyhook_core::signature::sign(
         &body,
-        &common::signature::Secret::new(crate::support::SECRET).unwrap(),
-        common::domain::timestamp::Timestamp::from_unix(1_700_000_000),
+        &tallyhook_core::signature::Secret::new(crate::support::SECRET).unwrap(),
+        tallyhook_core::timestamp::Timestamp::from_unix(1_700_000_000),
     );
     let compact = sample("invoice.paid", "user_1").to_string().into_bytes();
     let not_json = &body[..body.len() - 2];
@@ -248,7 +248,8 @@ async fn the_webhook_makes_one_call_and_a_worker_one_read_and_one_transaction() 
         world.calls();
         world.deliver(event.to_string().as_bytes()).await;
         assert_eq!(world.operations(), ["SendMessage"], "{name}");
-        let family = common::event::EventType::from(event["type"].as_str().unwrap()).family().unwrap();
+        let family =
+            tallyhook_core::event::EventType::from(event["type"].as_str().unwrap()).family().unwrap();
         let batch = world.receive(family).await;
         world.calls();
         let answer = world.worker(family).handle(batch.clone()).await.unwrap();

@@ -1,8 +1,8 @@
 //! The store by itself: the bounds of a transaction, an item deleted, tables that are there already.
 
-use common::store::items::{Key, password_set};
-use common::store::schema::{SchemaError, create_tables};
-use common::store::{Store, StoreError, Write};
+use tallyhook_aws::store::items::{Key, password_set};
+use tallyhook_aws::store::schema::{SchemaError, create_tables};
+use tallyhook_aws::store::{Store, StoreError, Write};
 
 use crate::support::{World, aws_error, now};
 

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use common::domain::ids::{
-    CustomerId, EventId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId,
-};
-use common::domain::timestamp::Timestamp;
-use common::event::{EventType, Invoice, Subscription};
-use common::stripe::{Cursor, EventFilter, Filter, Patience, Stripe, StripeError};
 use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
+use tallyhook_aws::stripe::{Cursor, EventFilter, Filter, Patience, Stripe, StripeError};
+use tallyhook_core::event::{EventType, Invoice, Subscription};
+use tallyhook_core::ids::{
+    CustomerId, EventId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId,
+};
+use tallyhook_core::timestamp::Timestamp;
 
 use crate::support::sample;
 

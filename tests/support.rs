@@ -17,28 +17,30 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::admin::Admin;
-use common::api::Api;
-use common::aws::sdk_config_with;
-use common::config::{
-    AdminConfig, ApiConfig, DeadLetterConfig, Env, HealthConfig, NotifyConfig, ProvisionConfig, RetryConfig,
-    WebhookConfig, WorkerConfig, queue_variable,
-};
-use common::dead_letter::DeadLetter;
-use common::domain::timestamp::Timestamp;
-use common::event::Family;
-use common::health::HealthCheck;
-use common::notify::Notify;
-use common::provision::Provision;
-use common::retry::{Retry, RetryReport};
-use common::signature::{Secret, sign};
-use common::store::schema::create_tables;
-use common::webhook::Webhook;
-use common::worker::Worker;
 use dynoxide::Database;
 use lambda_http::{Body, Request, Response};
 use local::sqs::Sqs;
 use serde_json::{Value, json};
+use tallyhook_aws::env::Env;
+use tallyhook_aws::sdk::sdk_config_with;
+use tallyhook_aws::store::schema::create_tables;
+use tallyhook_core::event::Family;
+use tallyhook_core::signature::{Secret, sign};
+use tallyhook_core::timestamp::Timestamp;
+use tallyhook_service::alerts::notify::Notify;
+use tallyhook_service::config::{
+    AdminConfig, ApiConfig, DeadLetterConfig, HealthConfig, NotifyConfig, ProvisionConfig, RetryConfig,
+    WebhookConfig, WorkerConfig, queue_variable,
+};
+use tallyhook_service::http::admin::Admin;
+use tallyhook_service::http::api::Api;
+use tallyhook_service::outbox::provision::Provision;
+use tallyhook_service::resend::retry::RetryReport;
+use tallyhook_service::schedules::dead_letter::DeadLetter;
+use tallyhook_service::schedules::health::HealthCheck;
+use tallyhook_service::schedules::retry::Retry;
+use tallyhook_service::webhook::Webhook;
+use tallyhook_service::worker::Worker;
 
 pub const SECRET: &str = "whsec_test";
 pub const APP_TOKEN: &str = "app-test";
@@ -203,7 +205,7 @@ impl Wire {
         let wire = Self { function, ..self.clone() };
         let config =
             sdk_config_with(env, Some("http://aws.test".to_owned()), SharedHttpClient::new(wire)).unwrap();
-        (common::aws::dynamodb(&config), common::aws::sqs(&config))
+        (tallyhook_aws::sdk::dynamodb(&config), tallyhook_aws::sdk::sqs(&config))
     }
 
     async fn carry_out(&self, target: &str, operation: &str, body: &[u8]) -> HttpResponse {
@@ -343,7 +345,7 @@ impl World {
         // `LOG_LEVEL=info cargo test … -- --nocapture` shows what the functions log.
         if let Some(level) = Env::of_process().get("LOG_LEVEL") {
             env.set("LOG_LEVEL", level);
-            common::telemetry::init(&env);
+            tallyhook_aws::telemetry::init(&env);
         }
         let world = Self::deploy(wire, env, dynamodb, sqs, clock, variables);
         world.calls();
@@ -366,7 +368,7 @@ impl World {
         let worker = |family: Family| {
             let config = WorkerConfig::from_env(&env, family).unwrap();
             let (dynamodb, sqs) = clients(family.as_str());
-            (family, Arc::new(Worker::new(config, family, dynamodb, common::queue::Queue::new(sqs))))
+            (family, Arc::new(Worker::new(config, family, dynamodb, tallyhook_aws::queue::Queue::new(sqs))))
         };
         let [api, admin, retry, dead_letter, health] =
             ["api", "admin", "retry", "dead-letter", "health"].map(clients);

@@ -13,10 +13,11 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
-use common::admin::Admin;
-use common::aws::sdk_config_with;
-use common::config::{AdminConfig, Env, queue_variable};
-use common::event::Family;
+use tallyhook_service::http::admin::Admin;
+use tallyhook_aws::sdk::sdk_config_with;
+use tallyhook_service::config::{AdminConfig, queue_variable};
+use tallyhook_aws::env::Env;
+use tallyhook_core::event::Family;
 use lambda_http::{Body, Request, RequestExt as _};
 use libfuzzer_sys::fuzz_target;
 

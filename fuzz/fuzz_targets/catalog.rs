@@ -4,7 +4,7 @@
 //! not.
 #![no_main]
 
-use common::domain::catalog::Catalog;
+use tallyhook_core::catalog::Catalog;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -6,9 +6,9 @@
 
 use aws_lambda_events::event::sqs::SqsMessage;
 use base64::Engine as _;
-use common::event::{content_digest, read, read_head};
-use common::queue::Envelope;
-use common::store::payload;
+use tallyhook_core::event::{content_digest, read, read_head};
+use tallyhook_aws::queue::Envelope;
+use tallyhook_aws::payload;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -5,11 +5,11 @@
 
 use std::sync::LazyLock;
 
-use common::domain::account::Account;
-use common::domain::catalog::Catalog;
-use common::domain::decide::{Outcome, decide, ledger_keys, payment_refs};
-use common::domain::ids::UserId;
-use common::event::{content_digest, read, read_head};
+use tallyhook_core::account::Account;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::decide::{Outcome, decide, ledger_keys, payment_refs};
+use tallyhook_core::ids::UserId;
+use tallyhook_core::event::{content_digest, read, read_head};
 use libfuzzer_sys::fuzz_target;
 
 static CATALOG: LazyLock<Catalog> =

@@ -4,8 +4,8 @@
 //! bytes.
 #![no_main]
 
-use common::domain::timestamp::Timestamp;
-use common::signature::{Secret, diagnose, sign, verify};
+use tallyhook_core::timestamp::Timestamp;
+use tallyhook_core::signature::{Secret, diagnose, sign, verify};
 use libfuzzer_sys::fuzz_target;
 
 const NOW: Timestamp = Timestamp::from_unix(1_760_000_000);

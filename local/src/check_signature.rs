@@ -5,9 +5,9 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
-use common::domain::timestamp::Timestamp;
-use common::signature::{DEFAULT_TOLERANCE_SECONDS, Secret, diagnose, verify};
 use serde_json::{Value, json};
+use tallyhook_core::signature::{DEFAULT_TOLERANCE_SECONDS, Secret, diagnose, verify};
+use tallyhook_core::timestamp::Timestamp;
 
 /// Say whether a signature holds, and if not, why
 ///

@@ -10,11 +10,11 @@ use anyhow::{Context, bail, ensure};
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use clap::Args;
-use common::signature::Secret;
 use local::client::Client;
 use local::sample::Sample;
 use local::stack::{APP_TOKEN, Options, Stack, WEBHOOK_SECRET};
 use serde_json::{Value, json};
+use tallyhook_core::signature::Secret;
 use uuid::Uuid;
 
 use super::DEFAULT_URL;

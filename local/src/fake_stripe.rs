@@ -1,4 +1,4 @@
-//! A small stateful Stripe API for tests and the local stack: what `common::stripe` calls, over HTTP, from a
+//! A small stateful Stripe API for tests and the local stack: what `tallyhook_aws::stripe` calls, over HTTP, from a
 //! store of its own.
 //!
 //! It is fed by *events*: [`FakeStripe::ingest`] takes an event as Stripe renders it, keeps it for the list

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use common::domain::catalog::Catalog;
-use common::signature::{Secret, sign};
 use local::client::Client;
 use local::life::{Life, Options, Sent};
 use local::stack::APP_TOKEN;
 use serde_json::{Value, json};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::signature::{Secret, sign};
 
 use super::DEFAULT_URL;
 use super::send::{default_secret, now, webhook_url};

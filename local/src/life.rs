@@ -14,7 +14,7 @@ mod stripe;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use common::domain::catalog::Catalog;
+use tallyhook_core::catalog::Catalog;
 
 use self::stripe::Stripe;
 

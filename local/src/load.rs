@@ -9,13 +9,13 @@ use anyhow::{Context, bail, ensure};
 use axum::body::Body;
 use axum::http::{Request, StatusCode, Uri};
 use clap::Args;
-use common::signature::Secret;
 use futures_util::future::try_join_all;
 use local::client::Client;
 use local::sample::Sample;
 use local::stack::{APP_TOKEN, DEAD_LETTER_QUEUE};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tallyhook_core::signature::Secret;
 
 use super::send::{default_secret, now, signed, webhook_url};
 

@@ -14,13 +14,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use common::config::Env;
 use local::stack::functions::{self, Part, Trigger};
 use local::stack::{ADMIN_TOKEN, APP_TOKEN, Functions, Options, STRIPE_KEY, Stack, WEBHOOK_SECRET};
+use tallyhook_aws::env::Env;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Where `cargo run` without flags listens.
 const DEFAULT_URL: &str = "http://127.0.0.1:9000";

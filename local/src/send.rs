@@ -6,11 +6,11 @@ use anyhow::Context;
 use axum::body::Body;
 use axum::http::{Request, Uri};
 use clap::Args;
-use common::domain::timestamp::Timestamp;
-use common::signature::{Secret, sign};
 use local::client::Client;
 use local::sample::Sample;
 use local::stack::WEBHOOK_SECRET;
+use tallyhook_core::signature::{Secret, sign};
+use tallyhook_core::timestamp::Timestamp;
 
 /// Sign an event as Stripe does and post it
 ///

@@ -40,12 +40,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use common::aws::sdk_config;
-use common::config::{ApiConfig, Env, queue_variable};
-use common::event::Family;
-use common::store::schema::create_tables;
 use dynoxide::Database;
 use serde_json::{Value, json};
+use tallyhook_aws::env::Env;
+use tallyhook_aws::sdk::sdk_config;
+use tallyhook_aws::store::schema::create_tables;
+use tallyhook_core::event::Family;
+use tallyhook_service::config::{ApiConfig, queue_variable};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -204,7 +205,7 @@ impl Stack {
             (Some(_), _) => None,
         };
         create_queues(&sqs, &aws_url).await?;
-        let client = common::aws::dynamodb(&sdk_config(&env, "DYNAMODB")?);
+        let client = tallyhook_aws::sdk::dynamodb(&sdk_config(&env, "DYNAMODB")?);
         create_tables(&client, &env.require("ACCOUNTS_TABLE")?, &env.require("EVENTS_TABLE")?)
             .await
             .context("cannot create the tables")?;
@@ -505,8 +506,8 @@ fn lock(folder: &Path, front_url: &str) -> anyhow::Result<File> {
 mod tests {
     use axum::body::Body;
     use axum::http::Request;
-    use common::domain::timestamp::Timestamp;
-    use common::signature::{Secret, sign};
+    use tallyhook_core::signature::{Secret, sign};
+    use tallyhook_core::timestamp::Timestamp;
 
     use super::*;
     use crate::client::Client;

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::domain::account::subscription::digest;
 use local::life::Truth;
+use tallyhook_core::account::subscription::digest;
 
 #[derive(Default)]
 pub struct Model {

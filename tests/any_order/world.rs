@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::domain::account::{Account, Cause, Change, Fact};
-use common::domain::catalog::Catalog;
-use common::domain::credits::Credits;
-use common::domain::decide::{Outcome, Parked, PaymentRef, decide, ledger_keys, payment_refs};
-use common::domain::ids::{CustomerId, EventId, UserId};
-use common::domain::ledger::{Entry, EntryKind, LedgerKey};
-use common::domain::reversal::Reversal;
-use common::domain::timestamp::Timestamp;
-use common::event::Event;
 use local::life::Standing;
+use tallyhook_core::account::{Account, Cause, Change, Fact};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::credits::Credits;
+use tallyhook_core::decide::{Outcome, Parked, PaymentRef, decide, ledger_keys, payment_refs};
+use tallyhook_core::event::Event;
+use tallyhook_core::ids::{CustomerId, EventId, UserId};
+use tallyhook_core::ledger::{Entry, EntryKind, LedgerKey};
+use tallyhook_core::reversal::Reversal;
+use tallyhook_core::timestamp::Timestamp;
 
 pub struct World<'a> {
     catalog: &'a Catalog,
@@ -280,7 +280,7 @@ impl<'a> World<'a> {
             if was.ended_at().is_some() && (is.ended_at() != was.ended_at() || is.status() != was.status()) {
                 return Err(format!("terminal: {id} left {:?} for {:?}", was.status(), is.status()));
             }
-            let version = |of: &common::domain::account::subscription::Subscription| {
+            let version = |of: &tallyhook_core::account::subscription::Subscription| {
                 of.snapshot
                     .as_ref()
                     .map(|snapshot| (snapshot.is_terminal(), snapshot.start, snapshot.created))
@@ -297,7 +297,7 @@ impl<'a> World<'a> {
 
     pub fn seen(&self) -> Seen {
         let state = &self.account.state;
-        let told = |subscription: &common::domain::account::subscription::Subscription| {
+        let told = |subscription: &tallyhook_core::account::subscription::Subscription| {
             let ends = subscription.snapshot.as_ref().and_then(|snapshot| snapshot.cancel_at);
             let status = subscription.status().map_or_else(String::new, |status| status.to_string());
             format!(

@@ -234,7 +234,7 @@ impl Bench {
             std::fs::write(&path, text)?;
             Ok(path)
         };
-        let amazon = include_str!("../../../common/src/aws/amazon-roots.pem");
+        let amazon = include_str!("../../../common/aws/src/sdk/amazon-roots.pem");
         let system = std::fs::read_to_string("/etc/ssl/certs/ca-certificates.crt")
             .context("the system's roots (package ca-certificates)")?;
         let roots = [

@@ -2,15 +2,18 @@
 //!
 //! A binary and not a bench target: cargo builds those, and all they depend on, without `panic = "abort"`.
 
-use common::domain::account::Account;
-use common::domain::catalog::Catalog;
-use common::domain::decide::{Outcome, decide};
-use common::domain::ids::UserId;
-use common::domain::timestamp::Timestamp;
-use common::event::{self, Event};
-use common::signature::{Secret, sign, verify};
+use tallyhook_core::account::Account;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::decide::{Outcome, decide};
+use tallyhook_core::ids::UserId;
+use tallyhook_core::timestamp::Timestamp;
+use tallyhook_core::event::{self, Event};
+use tallyhook_core::signature::{Secret, sign, verify};
 use divan::{Bencher, black_box, counter::BytesCount};
 use sha2::{Digest, Sha256};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SIZES: [usize; 3] = [1024, 4096, 65_536];
 const RENEWAL: &str = include_str!("../../../events/invoice.paid.renewal.json");
@@ -84,7 +87,7 @@ fn pack_payload(bencher: Bencher, bytes: usize) {
     let body = body(bytes);
     bencher
         .counter(BytesCount::new(body.len()))
-        .bench(|| common::store::payload::pack(black_box(body.as_bytes())));
+        .bench(|| tallyhook_aws::payload::pack(black_box(body.as_bytes())));
 }
 
 /// A sample, with the subscription, invoice and event number `number`.

@@ -2,16 +2,15 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::domain::timestamp::Timestamp;
+use tallyhook_core::timestamp::Timestamp;
 
 /// Unix ms.
-#[allow(clippy::disallowed_methods, reason = "the shell reads the clock")]
-pub(crate) fn now_ms() -> i64 {
+pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// In whole seconds.
-pub(crate) fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     Timestamp::from_unix(now_ms().div_euclid(1000))
 }

@@ -53,13 +53,13 @@ impl Env {
     }
 
     /// Whether a variable whose name begins so was an `ssm:/path`.
-    pub(crate) fn came_from_parameter(&self, prefix: &str) -> bool {
+    pub fn came_from_parameter(&self, prefix: &str) -> bool {
         self.given.keys().any(|name| name.starts_with(prefix))
     }
 
     /// The variables with every `ssm:/path` of a signing secret as it was given, to be resolved again. The
     /// others keep their values.
-    pub(crate) fn as_given(&self) -> Self {
+    pub fn as_given(&self) -> Self {
         let mut values = self.values.clone();
         values.extend(
             self.given.clone().into_iter().filter(|(name, _)| name.starts_with("STRIPE_WEBHOOK_SECRET")),
@@ -73,7 +73,7 @@ impl Env {
     }
 
     /// That a variable's value makes no sense.
-    pub(crate) fn wrong(name: &str, want: &str) -> ConfigError {
+    pub fn wrong(name: &str, want: &str) -> ConfigError {
         ConfigError::Wrong { name: name.to_owned(), want: want.to_owned() }
     }
 }

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `received_at` (Number) | unix ms at which the webhook had it |
 //! | `mode` (String) | mode of the secret that verified it: `test`, `live`, `any` |
-//! | `encoding` (String) | absent: the body is the text. `packed+base64`: see [`crate::store::payload`]; for bodies beyond SQS's limit of 1 MiB or with characters that SQS does not carry |
+//! | `encoding` (String) | absent: the body is the text. `packed+base64`: see [`crate::payload`]; for bodies beyond SQS's limit of 1 MiB or with characters that SQS does not carry |
 //!
 //! **Invariant:** a worker takes nothing that lacks these attributes: it did not come through the webhook.
 
@@ -21,9 +21,9 @@ use aws_sdk_sqs::types::{
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::aws::PREWARM_TIMEOUT;
-use crate::signature::SecretMode;
-use crate::store::payload;
+use crate::payload;
+use crate::sdk::PREWARM_TIMEOUT;
+use tallyhook_core::signature::SecretMode;
 
 /// SQS takes 1 MiB for body and attributes together; the attributes take less than 300 bytes.
 const MOST_BYTES: usize = 1_048_576 - 300;
@@ -113,6 +113,26 @@ impl Queue {
             .attribute_names(QueueAttributeName::QueueArn)
             .send();
         let _ = tokio::time::timeout(PREWARM_TIMEOUT, call).await;
+    }
+
+    /// How many messages of a queue are waiting, given out, and delayed.
+    ///
+    /// # Errors
+    /// What SQS said.
+    pub async fn depth(&self, queue_url: &str) -> Result<[u64; 3], String> {
+        let names = [
+            QueueAttributeName::ApproximateNumberOfMessages,
+            QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+            QueueAttributeName::ApproximateNumberOfMessagesDelayed,
+        ];
+        let request =
+            self.client.get_queue_attributes().queue_url(queue_url).set_attribute_names(Some(names.to_vec()));
+        let answer = request
+            .send()
+            .await
+            .map_err(|error| aws_smithy_types::error::display::DisplayErrorContext(error).to_string())?;
+        let read = |name| answer.attributes().and_then(|all| all.get(name)?.parse().ok()).unwrap_or(0);
+        Ok(names.each_ref().map(read))
     }
 
     /// Sends plain text, such as an alert.

@@ -37,16 +37,20 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 pub use self::parameters::resolve;
-use crate::config::{ConfigError, Env};
+use crate::env::{ConfigError, Env};
+/// A client of DynamoDB, opaque outside this crate.
+pub use aws_sdk_dynamodb::Client as DynamoDb;
+/// A client of SQS, opaque outside this crate.
+pub use aws_sdk_sqs::Client as Sqs;
 
 /// The roots that AWS's endpoints chain to: Amazon Root CA 1 to 4 and the two Starfield G2 roots, as
 /// published by Amazon Trust Services. The first to expire does so in 2037. `AWS_TRUST=system` trusts the
 /// system's roots instead, `AWS_CA_BUNDLE` (as in every AWS SDK) those of a file: for an emulator or a proxy
 /// with a certificate authority of its own.
-const AMAZON_ROOTS: &str = include_str!("aws/amazon-roots.pem");
+const AMAZON_ROOTS: &str = include_str!("sdk/amazon-roots.pem");
 
 /// How long a function's init waits for the call that opens its connection: see
-/// [`crate::store::Store::prewarm`].
+/// `Store::prewarm`.
 pub(crate) const PREWARM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a connection to AWS may take to stand.

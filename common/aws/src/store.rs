@@ -1,14 +1,17 @@
 //! DynamoDB: two tables, the keys and items in [`items`], one read before a decision and one transaction
 //! after it.
 //!
-//! **Invariant:** every write is part of one `TransactWriteItems` whose conditions make it safe to repeat;
-//! nothing is marked before it is done. **Invariant:** decisions are made from consistent reads by primary
+//! **Invariant:** every write of an account, a ledger entry, an order, a link or an event is part of one
+//! `TransactWriteItems` whose conditions make it safe to repeat; nothing is marked before it is done. What is
+//! written outside one is in `notes`: notes and jobs of the events table, an item at a time. **Invariant:** no
+//! type of the SDK and no client leaves this folder; an [`items::Item`] is opaque outside of it. **Invariant:** decisions are made from consistent reads by primary
 //! key, never from an index.
 
 pub mod counts;
 pub mod items;
+mod lapses;
 pub mod log;
-pub mod payload;
+mod notes;
 pub mod scan;
 pub mod schema;
 
@@ -21,8 +24,8 @@ use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, Put, TransactWr
 use serde_json::Value;
 
 use self::items::{Item, Key, Table};
-use crate::aws::PREWARM_TIMEOUT;
-use crate::domain::ids::UserId;
+use crate::sdk::PREWARM_TIMEOUT;
+use tallyhook_core::ids::UserId;
 
 /// The most that one `TransactWriteItems` takes.
 const MOST_WRITES: usize = 100;
@@ -153,13 +156,8 @@ impl Store {
         let _ = tokio::time::timeout(PREWARM_TIMEOUT, self.load([Key::Event("prewarm".to_owned())])).await;
     }
 
-    /// The client, for queries that are no part of a decision.
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
     /// A table's name.
-    pub fn table(&self, table: Table) -> &str {
+    fn table(&self, table: Table) -> &str {
         match table {
             Table::Accounts => &self.accounts,
             Table::Events => &self.events,
@@ -338,7 +336,7 @@ fn refused(operation: &'static str, error: &dyn std::error::Error) -> StoreError
 /// Tells a request that is wrong in itself from everything that may go well another time. What is not known
 /// to be wrong counts as transient: a retry too many is harmless, a retry too few loses an event to the
 /// dead-letter queue.
-pub(crate) fn failed<E, R>(operation: &'static str, error: &SdkError<E, R>) -> StoreError
+fn failed<E, R>(operation: &'static str, error: &SdkError<E, R>) -> StoreError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
     R: std::fmt::Debug,

@@ -21,13 +21,13 @@ use serde_json::value::RawValue;
 
 pub use self::error::{Refusal, StripeError};
 pub use self::page::{Cursor, Object, Page};
-use crate::config::{ConfigError, Env};
-use crate::domain::ids::{
+use crate::env::{ConfigError, Env};
+use crate::http::Http;
+use tallyhook_core::event::EventType;
+use tallyhook_core::ids::{
     CustomerId, EventId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId,
 };
-use crate::domain::timestamp::Timestamp;
-use crate::event::EventType;
-use crate::http::Http;
+use tallyhook_core::timestamp::Timestamp;
 
 /// The version that answers are rendered in.
 pub const API_VERSION: &str = "2025-09-30.clover";
@@ -111,8 +111,15 @@ pub struct EventFilter {
 
 type Params = Vec<(&'static str, String)>;
 
-impl Stripe {
-    /// With the key and address of the environment; `None` without a key.
+/// A secret key and where Stripe is: plain data, from which [`Stripe::of`] makes a client.
+#[derive(Clone)]
+pub struct StripeConfig {
+    key: String,
+    base: String,
+}
+
+impl StripeConfig {
+    /// The key and address of the environment; `None` without a key.
     ///
     /// # Errors
     /// [`ConfigError`] when the key's mode is not the deployment's, or `STRIPE_API_BASE` is no address.
@@ -136,7 +143,14 @@ impl Stripe {
         if !base.starts_with("https://") && !base.starts_with("http://") {
             return Err(wrong("STRIPE_API_BASE", "an address such as https://api.stripe.com"));
         }
-        Ok(Some(Self::new(key, base)))
+        Ok(Some(Self { key: key.to_owned(), base }))
+    }
+}
+
+impl Stripe {
+    /// A client as configured.
+    pub fn of(config: StripeConfig) -> Self {
+        Self::new(config.key, config.base)
     }
 
     /// With a key, at an address.
@@ -509,15 +523,18 @@ mod tests {
     #[test]
     fn a_key_of_the_other_mode_or_an_odd_address_stops_the_start() {
         let env = |key: &str, mode: &str| Env::from([("STRIPE_SECRET_KEY", key), ("STRIPE_LIVEMODE", mode)]);
-        assert!(Stripe::from_env(&Env::default()).unwrap().is_none());
-        assert_eq!(Stripe::from_env(&env("rk_live_1", "true")).unwrap().unwrap().livemode(), Some(true));
-        assert!(
-            Stripe::from_env(&env("sk_test_1", "true")).is_err()
-                && Stripe::from_env(&env("sk_live_1", "false")).is_err()
+        assert!(StripeConfig::from_env(&Env::default()).unwrap().is_none());
+        assert_eq!(
+            StripeConfig::from_env(&env("rk_live_1", "true")).unwrap().map(Stripe::of).unwrap().livemode(),
+            Some(true)
         );
-        assert!(Stripe::from_env(&env("sk_test_1\u{e9}", "")).is_err());
         assert!(
-            Stripe::from_env(&Env::from([("STRIPE_SECRET_KEY", "k"), ("STRIPE_API_BASE", "stripe")]))
+            StripeConfig::from_env(&env("sk_test_1", "true")).is_err()
+                && StripeConfig::from_env(&env("sk_live_1", "false")).is_err()
+        );
+        assert!(StripeConfig::from_env(&env("sk_test_1\u{e9}", "")).is_err());
+        assert!(
+            StripeConfig::from_env(&Env::from([("STRIPE_SECRET_KEY", "k"), ("STRIPE_API_BASE", "stripe")]))
                 .is_err()
         );
     }

@@ -21,14 +21,14 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::Env;
+use crate::env::Env;
 
 /// Starts logging to standard output; a second call changes nothing. `LOG_LEVEL` is about our own lines: what
 /// the libraries say below a warning is never logged, because the SDK's `debug` and `trace` hold requests and
 /// their bodies. A release does not even contain them (`release_max_level_info` in `Cargo.toml`).
 pub fn init(env: &Env) {
     let level = env.get("LOG_LEVEL").and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
-    let ours = Targets::new().with_target("common", level).with_default(level.min(LevelFilter::WARN));
+    let ours = Targets::new().with_target("tallyhook", level).with_default(level.min(LevelFilter::WARN));
     let lines = tracing_subscriber::fmt()
         .json()
         .flatten_event(true)

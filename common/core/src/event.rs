@@ -25,7 +25,7 @@ mod subscription;
 use self::fields::Fields;
 use self::head::Envelope;
 use self::json::Json;
-pub(crate) use self::json::KeyAs;
+pub use self::json::KeyAs;
 pub use self::{
     charge::Charge,
     checkout_session::{CheckoutMode, CheckoutSession, PaymentStatus, SessionStatus, SoldLine},

@@ -13,7 +13,8 @@
 //!
 //! # Example, and known answer
 //! ```
-//! use common::{domain::timestamp::Timestamp, signature::{Secret, sign, verify}};
+//! use tallyhook_core::signature::{Secret, sign, verify};
+//! use tallyhook_core::timestamp::Timestamp;
 //!
 //! let body = br#"{"id":"evt_1","object":"event"}"#;
 //! let secret = Secret::new("whsec_test").unwrap();

@@ -7,11 +7,13 @@
 //! {"alert":"parked","event_id":"evt_1","event_type":"invoice.paid","reason":"no_user","waits_for":"customer#cus_1"}
 //! ```
 
+pub mod notify;
+
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::domain::health::Deduction;
-use crate::queue::Queue;
+use tallyhook_aws::queue::Queue;
+use tallyhook_core::health::Deduction;
 
 /// Something a person should know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,28 +26,28 @@
 //! | `ADMIN_API_TOKEN` | admin | the operator's bearer token; without one every route refuses | – |
 //! | `METRICS_NAMESPACE` | all | what the metrics are filed under in CloudWatch: one for each deployment of an AWS account | tallyhook |
 //! | `LOG_LEVEL` | all | `error`, `warn`, `info` | info |
-//! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_CA_BUNDLE`, … | all | see [`crate::aws`] | – |
+//! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_CA_BUNDLE`, … | all | see [`tallyhook_aws::sdk`] | – |
 //!
-//! Any value may instead be `ssm:/path`: [`crate::aws::resolve`] puts the parameter's value in its place at
+//! Any value may instead be `ssm:/path`: [`tallyhook_aws::sdk::resolve`] puts the parameter's value in its place at
 //! start, and `stripe-webhook` reads its signing secrets again when a signature matches none
-//! ([`crate::webhook::Secrets`]).
+//! (`webhook/secrets.rs`).
 //!
 //! A missing or empty secret stops the start: a function never runs open.
 
 mod app;
-mod env;
 mod upkeep;
 mod webhook;
 mod worker;
 
 use std::collections::BTreeMap;
 
-use crate::domain::catalog::Catalog;
-use crate::event::Family;
-use crate::http::Reach;
+use tallyhook_aws::env::{ConfigError, Env};
+
+use tallyhook_aws::http::Reach;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::event::Family;
 
 pub use self::app::{ApiConfig, ProvisionConfig};
-pub use self::env::{ConfigError, Env};
 pub use self::upkeep::{
     AdminConfig, DeadLetterConfig, HealthConfig, NotifyConfig, ReconcileConfig, RetryConfig,
 };
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_catalog_that_is_built_in_is_the_file() {
-        assert_eq!(built_in(), Catalog::parse(include_str!("../../catalog.toml")).unwrap());
+        assert_eq!(built_in(), Catalog::parse(include_str!("../../../catalog.toml")).unwrap());
     }
 
     #[test]

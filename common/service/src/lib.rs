@@ -1,43 +1,31 @@
-//! Everything the functions share; `ARCHITECTURE.md` has the map and follows one `invoice.paid` from HTTP to
-//! the DynamoDB write.
+//! The use cases of tallyhook and the handlers of its functions; `ARCHITECTURE.md` follows one `invoice.paid`
+//! from HTTP to the DynamoDB write.
 //!
-//! From pure to shell: [`signature`], [`event`] and [`domain`] are functions of their arguments; [`store`]
-//! and [`queue`] talk to AWS; [`process`] is the straight path from a message to the write; [`webhook`],
-//! [`worker`] and [`api`] are the handlers that the functions' `main.rs` wire up.
+//! In reading order:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`config`] | what each function reads from its environment |
+//! | [`alerts`] | messages to the operator, and the function `notify` that posts them |
+//! | [`outbox`] | jobs by which the app learns of a change, and the function `provision` that does them |
+//! | [`resend`] | sends events to their queues again: parked ones from the log, missed ones from Stripe |
+//! | [`process`] | the straight path from a message to the write |
+//! | [`health`] | how the system is, counted and judged |
+//! | [`webhook`], [`worker`] | the functions that take Stripe's requests, and the families' queues |
+//! | [`reconcile`] | the function that compares accounts with Stripe and repairs what it may |
+//! | [`schedules`] | the functions `retry`, `health` and `dead-letter` |
+//! | [`http`] | the functions `api` and `admin`, and their pages |
+//! | [`start`] | how a function starts |
 
-pub mod admin;
-pub mod alert;
-mod answer;
-pub mod api;
-pub mod aws;
-mod clock;
+pub mod alerts;
 pub mod config;
-pub mod dead_letter;
-pub mod domain;
-pub mod event;
 pub mod health;
 pub mod http;
-pub mod notify;
 pub mod outbox;
-pub mod pages;
 pub mod process;
-pub mod provision;
-pub mod queue;
 pub mod reconcile;
-pub mod redrive;
-pub mod replay;
-pub mod retry;
-pub mod signature;
+pub mod resend;
+pub mod schedules;
 pub mod start;
-pub mod store;
-pub mod stripe;
-pub mod telemetry;
-pub mod token;
 pub mod webhook;
 pub mod worker;
-
-/// Of every function and of the local stack. An event is thousands of small allocations, JSON to items to
-/// JSON: the C library's allocator took a seventh of a worker's CPU more, and in the local stack, where
-/// threads share it, a third of it all.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -10,53 +10,27 @@
 //! sent again when the event is delivered again, and by `retry`, which finds every job that is due in the
 //! index `by_status`. **Invariant:** nothing here is written or read for an event that calls for no job.
 
-use aws_sdk_dynamodb::types::AttributeValue;
+pub mod provision;
+
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::config::OutboxConfig;
-use crate::domain::account::State;
-use crate::domain::catalog::Catalog;
-use crate::domain::credits::Credits;
-use crate::domain::ids::UserId;
-use crate::domain::setup_status::ProvisioningState;
-use crate::domain::timestamp::Timestamp;
-use crate::queue::Queue;
-use crate::store::items::{self, Key, Table};
-use crate::store::log::{self, Line, Range};
-use crate::store::{Store, StoreError, Write};
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::store::items::{self, Key};
+use tallyhook_aws::store::log::{self, Line, Range};
+use tallyhook_aws::store::{Store, StoreError, Write};
+use tallyhook_core::account::State;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::credits::Credits;
+use tallyhook_core::ids::UserId;
+use tallyhook_core::job::JobKind;
+use tallyhook_core::setup_status::ProvisioningState;
+use tallyhook_core::timestamp::Timestamp;
 
 /// The jobs of one run of `retry`, and of one list, from each partition.
 const MOST_JOBS: i32 = 500;
-
-/// What a job does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobKind {
-    /// Has the app set a user up.
-    Provision,
-    /// Tells the app how an account stands.
-    Account,
-}
-
-impl JobKind {
-    /// The word in keys.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Provision => "provision",
-            Self::Account => "account",
-        }
-    }
-
-    /// The word in the list of jobs.
-    pub fn event(self) -> &'static str {
-        match self {
-            Self::Provision => "PAYMENT_CONFIRMED",
-            Self::Account => "ACCOUNT_UPDATED",
-        }
-    }
-}
 
 /// A message on the queue of `provision`: `{"job":"provision","user_id":"user_123"}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -175,15 +149,7 @@ impl Outbox {
             else {
                 continue;
             };
-            let redrives = line.redrives.saturating_add(1);
-            let due = now.plus_seconds(items::redrive_pause_seconds(redrives));
-            let claim = Update {
-                set: &[("due", number(due.unix() * 1000)), ("redrives", number(redrives))],
-                remove: &[],
-            };
-            let before =
-                [("outcome", AttributeValue::S(line.status.clone())), ("redrives", number(line.redrives))];
-            if update(store, &line.id, &claim, &before).await? {
+            if store.claim_redrive(&line, now).await? {
                 nudges.push(nudge);
             }
         }
@@ -241,71 +207,4 @@ pub fn nudge(line: &Line) -> Option<Nudge> {
     let (kind, user) = rest.split_once('#')?;
     let job = [JobKind::Provision, JobKind::Account].into_iter().find(|job| job.as_str() == kind)?;
     Some(Nudge { job, user_id: UserId::new(user).ok()? })
-}
-
-/// Moves a job on, on condition that it is as it was read. `false` when it is not.
-///
-/// # Errors
-/// [`StoreError`].
-pub(crate) async fn mark(
-    store: &Store,
-    nudge: &Nudge,
-    written: i64,
-    state: ProvisioningState,
-    set: &[(&str, AttributeValue)],
-) -> Result<bool, StoreError> {
-    let mut all = vec![("outcome", AttributeValue::S(state.as_str().to_owned()))];
-    all.extend(set.iter().cloned());
-    // Done or given up: nothing is due. A failed one stays open, so that it is seen.
-    let remove: &[&str] = if state == ProvisioningState::Completed { &["open", "due"] } else { &[] };
-    let id = items::job_key(nudge.job, &nudge.user_id).partition();
-    update(store, &id, &Update { set: &all, remove }, &[("seen", number(written))]).await
-}
-
-struct Update<'a> {
-    set: &'a [(&'a str, AttributeValue)],
-    remove: &'a [&'a str],
-}
-
-async fn update(
-    store: &Store,
-    id: &str,
-    change: &Update<'_>,
-    before: &[(&str, AttributeValue)],
-) -> Result<bool, StoreError> {
-    let sets: Vec<String> = (0..change.set.len()).map(|place| format!("#s{place} = :s{place}")).collect();
-    let removes: Vec<String> = (0..change.remove.len()).map(|place| format!("#r{place}")).collect();
-    let conditions: Vec<String> = (0..before.len()).map(|place| format!("#b{place} = :b{place}")).collect();
-    let remove = if removes.is_empty() { String::new() } else { format!(" REMOVE {}", removes.join(", ")) };
-    let mut request = store
-        .client()
-        .update_item()
-        .table_name(store.table(Table::Events))
-        .key("pk", AttributeValue::S(id.to_owned()))
-        .update_expression(format!("SET {}{remove}", sets.join(", ")))
-        .condition_expression(conditions.join(" AND "));
-    for (letter, pairs) in [("s", change.set), ("b", before)] {
-        for (place, (name, value)) in pairs.iter().enumerate() {
-            request = request.expression_attribute_names(format!("#{letter}{place}"), *name);
-            request = request.expression_attribute_values(format!(":{letter}{place}"), value.clone());
-        }
-    }
-    for (place, name) in change.remove.iter().enumerate() {
-        request = request.expression_attribute_names(format!("#r{place}"), *name);
-    }
-    match request.send().await {
-        Ok(_) => Ok(true),
-        Err(error)
-            if error
-                .as_service_error()
-                .is_some_and(|error| error.is_conditional_check_failed_exception()) =>
-        {
-            Ok(false)
-        }
-        Err(error) => Err(crate::store::failed("UpdateItem", &error)),
-    }
-}
-
-pub(crate) fn number(value: impl ToString) -> AttributeValue {
-    AttributeValue::N(value.to_string())
 }

@@ -14,20 +14,21 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::domain::account::Account;
-use crate::domain::catalog::Catalog;
-use crate::domain::decide::{Effect, Ignored, Outcome, Parked, decide, ledger_keys, payment_refs};
-use crate::domain::drift;
-use crate::domain::ids::{CustomerId, EventId, UserId};
-use crate::domain::ledger::LedgerKey;
-use crate::domain::setup_status::SessionPayment;
-use crate::domain::timestamp::Timestamp;
-use crate::event::{CheckoutSession, Event, EventType, Object};
 use crate::outbox::{Before, Nudge, Outbox};
-use crate::redrive::Redrive;
-use crate::signature::SecretMode;
-use crate::store::items::{self, EventRecord, EventState, Item, Key, KnownEvent};
-use crate::store::{Condition, Reason, Store, StoreError, Write, payload};
+use crate::resend::redrive::Redrive;
+use tallyhook_aws::payload;
+use tallyhook_aws::store::items::{self, EventRecord, EventState, Item, Key, KnownEvent};
+use tallyhook_aws::store::{Condition, Reason, Store, StoreError, Write};
+use tallyhook_core::account::Account;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::decide::{Effect, Ignored, Outcome, Parked, decide, ledger_keys, payment_refs};
+use tallyhook_core::drift;
+use tallyhook_core::event::{CheckoutSession, Event, EventType, Object};
+use tallyhook_core::ids::{CustomerId, EventId, UserId};
+use tallyhook_core::ledger::LedgerKey;
+use tallyhook_core::setup_status::SessionPayment;
+use tallyhook_core::signature::SecretMode;
+use tallyhook_core::timestamp::Timestamp;
 
 /// How often the events of one account are tried within one invocation.
 const ATTEMPTS: u32 = 8;

@@ -45,19 +45,20 @@ use self::cursor::Place;
 pub use self::evidence::Evidence;
 pub use self::gap::{Gap, GapError, MissingEvent, gap};
 pub use self::report::{Change, Failure, Left, Report};
-use crate::alert::Alerts;
-use crate::aws;
-use crate::config::{ConfigError, Env, ReconcileConfig};
-use crate::domain::drift::{Class, Difference, Facts, Remedy};
-use crate::domain::ids::{EventId, SubscriptionId, UserId};
-use crate::domain::timestamp::Timestamp;
-use crate::event::EventType;
+use crate::alerts::Alerts;
+use crate::config::ReconcileConfig;
 use crate::outbox::Outbox;
 use crate::process::Processor;
-use crate::queue::Queue;
-use crate::redrive::Redrive;
-use crate::store::{Store, StoreError};
-use crate::stripe::{Cursor, EventFilter, Filter, MOST_TYPES, Page, Stripe, StripeError};
+use crate::resend::redrive::Redrive;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_aws::stripe::{Cursor, EventFilter, Filter, MOST_TYPES, Page, Stripe, StripeError};
+use tallyhook_core::drift::{Class, Difference, Facts, Remedy};
+use tallyhook_core::event::EventType;
+use tallyhook_core::ids::{EventId, SubscriptionId, UserId};
+use tallyhook_core::timestamp::Timestamp;
 
 /// So many failures in a row are no longer single objects.
 const MOST_FAILURES_IN_A_ROW: u32 = 10;
@@ -204,20 +205,22 @@ impl Reconciler {
             queues,
             notify_queue_url,
         } = config;
-        let (dynamodb, sqs) = aws::clients(env)?;
+        let (dynamodb, sqs) = sdk::clients(env)?;
         let store = Store::new(dynamodb, accounts_table, events_table);
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), notify_queue_url);
         let (redrive, outbox) = (Redrive::new(queue.clone(), queues), Outbox::new(queue, outbox));
-        Ok(Self::new(stripe, Processor { store, catalog, livemode, keep_payloads, redrive, outbox })
-            .with_alerts(alerts))
+        Ok(Self::new(
+            Stripe::of(stripe),
+            Processor { store, catalog, livemode, keep_payloads, redrive, outbox },
+        )
+        .with_alerts(alerts))
     }
 
     /// The scheduled run. It takes no input, and stops in time before the function's.
     ///
     /// # Errors
     /// None: what went wrong is in the report, and the next run goes on.
-    #[allow(clippy::disallowed_methods, reason = "the shell reads the clock")]
     pub async fn handle(
         &self,
         event: LambdaEvent<serde_json::Value>,

@@ -20,18 +20,19 @@ use http::StatusCode;
 use serde_json::json;
 use tracing::{error, info, warn};
 
-use crate::alert::{Alert, Alerts};
-use crate::aws;
-use crate::clock;
-use crate::config::{ConfigError, Env, WebhookConfig};
-use crate::domain::timestamp::Timestamp;
-use crate::event::{self, Family, ReadError};
-use crate::queue::{Envelope, Queue, SendError};
-use crate::signature::{Refusal, Secret, SecretMode, Verified, verify};
-use crate::telemetry;
+use crate::alerts::{Alert, Alerts};
+use crate::config::WebhookConfig;
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::queue::{Envelope, Queue, SendError};
+use tallyhook_aws::sdk;
+use tallyhook_aws::telemetry;
+use tallyhook_core::event::{self, Family, ReadError};
+use tallyhook_core::signature::{Refusal, Secret, SecretMode, Verified, verify};
+use tallyhook_core::timestamp::Timestamp;
 
 pub use call::{Answer, Call};
-pub use secrets::Secrets;
+use secrets::Secrets;
 
 /// What Lambda takes from API Gateway.
 const MOST_BYTES: usize = 6 * 1024 * 1024;
@@ -48,6 +49,7 @@ const CLOCK_SECONDS: i64 = 30;
 /// The webhook: its configuration and its one client.
 pub struct Webhook {
     config: WebhookConfig,
+    secrets: Secrets,
     queue: Queue,
     alerts: Alerts,
     signatures: Mutex<Signatures>,
@@ -103,15 +105,17 @@ impl Webhook {
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         let config = WebhookConfig::from_env(env)?;
-        Ok(Self::new(config, aws::sqs(&aws::sdk_config(env, "SQS")?)))
+        Ok(Self::new(config, sdk::sqs(&sdk::sdk_config(env, "SQS")?)))
     }
 
     /// The same over a given client.
-    pub fn new(config: WebhookConfig, sqs: aws_sdk_sqs::Client) -> Self {
+    pub fn new(mut config: WebhookConfig, sqs: sdk::Sqs) -> Self {
         let queue = Queue::new(sqs);
+        let secrets = Secrets::new(std::mem::take(&mut config.secrets), config.secrets_source.take());
         Self {
             alerts: Alerts::new(queue.clone(), config.notify_queue_url.clone()),
             config,
+            secrets,
             queue,
             signatures: Mutex::default(),
         }
@@ -211,10 +215,9 @@ impl Webhook {
             }
             Ok(secrets.get(verdict?.secret_index).map_or(SecretMode::Any, Secret::mode))
         };
-        let secrets = self.config.secrets.current();
+        let secrets = self.secrets.current();
         match with(&secrets) {
-            Err(refusal @ Refusal::NoMatch { .. }) => match self.config.secrets.newer(&secrets, now_ms).await
-            {
+            Err(refusal @ Refusal::NoMatch { .. }) => match self.secrets.newer(&secrets, now_ms).await {
                 Some(newer) => with(&newer),
                 None => Err(refusal),
             },
@@ -227,7 +230,7 @@ impl Webhook {
     }
 
     fn health(&self) -> serde_json::Value {
-        let secrets = self.config.secrets.current();
+        let secrets = self.secrets.current();
         let count = |mode: SecretMode| secrets.iter().filter(|secret| secret.mode() == mode).count();
         json!({
             "ok": true,

@@ -7,28 +7,40 @@
 mod ask;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 use std::time::Instant;
 
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use futures_util::future::join_all;
 use tracing::{info, warn};
 
-use crate::alert::{Alert, Alerts};
-use crate::aws;
-use crate::clock;
-use crate::config::{ConfigError, Env, WorkerConfig};
-use crate::domain::decide::Parked;
-use crate::domain::timestamp::Timestamp;
-use crate::event::{self, Event, EventType, Family};
+use crate::alerts::{Alert, Alerts};
+use crate::config::WorkerConfig;
 use crate::outbox::Outbox;
 use crate::process::{Done, Job, Processor};
-use crate::queue::{Envelope, Queue};
-use crate::redrive::Redrive;
-use crate::signature::SecretMode;
-use crate::store::items::{self, EventRecord, EventState, Key};
-use crate::store::{Reason, Store, StoreError, payload};
-use crate::stripe::Stripe;
-use crate::telemetry;
+use crate::resend::redrive::Redrive;
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::payload;
+use tallyhook_aws::queue::{Envelope, Queue};
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::items::{self, EventRecord, EventState, Key};
+use tallyhook_aws::store::{Reason, Store, StoreError};
+use tallyhook_aws::stripe::{Patience, Stripe};
+use tallyhook_aws::telemetry;
+use tallyhook_core::decide::Parked;
+use tallyhook_core::event::{self, Event, EventType, Family};
+use tallyhook_core::signature::SecretMode;
+use tallyhook_core::timestamp::Timestamp;
+
+/// A batch waits for this: all questions of a batch are asked at once, and the function's 30 s must do for
+/// DynamoDB too.
+const PATIENCE: Patience = Patience {
+    attempts: 2,
+    attempt_timeout: Duration::from_secs(4),
+    call_timeout: Duration::from_secs(9),
+    first_wait: Duration::from_millis(300),
+};
 
 /// The first attempt for an event whose user is not known yet is repeated so soon: the link is usually on its
 /// way.
@@ -109,18 +121,13 @@ impl Worker {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env, family: Family) -> Result<Self, ConfigError> {
-        let (dynamodb, sqs) = aws::sdk_configs(env)?;
-        let queue = Queue::later(move || aws::sqs(&sqs));
-        Ok(Self::new(WorkerConfig::from_env(env, family)?, family, aws::dynamodb(&dynamodb), queue))
+        let (dynamodb, sqs) = sdk::sdk_configs(env)?;
+        let queue = Queue::later(move || sdk::sqs(&sqs));
+        Ok(Self::new(WorkerConfig::from_env(env, family)?, family, sdk::dynamodb(&dynamodb), queue))
     }
 
     /// The same over given clients.
-    pub fn new(
-        config: WorkerConfig,
-        family: Family,
-        dynamodb: aws_sdk_dynamodb::Client,
-        queue: Queue,
-    ) -> Self {
+    pub fn new(config: WorkerConfig, family: Family, dynamodb: sdk::DynamoDb, queue: Queue) -> Self {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
         let redrive = Redrive::new(queue.clone(), config.queues);
         let outbox = Outbox::new(queue.clone(), config.outbox);
@@ -138,7 +145,7 @@ impl Worker {
             queue,
             queue_url: config.queue_url,
             retry_delays_seconds: config.retry_delays_seconds,
-            stripe: config.stripe,
+            stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_patience(PATIENCE)),
         }
     }
 

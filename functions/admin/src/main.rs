@@ -1,9 +1,13 @@
 //! The admin API: `/admin/stripe/…`.
 //!
-//! It lists the event log, sends events again and tells how the system is. See `common/src/admin.rs`.
+//! It lists the event log, sends events again and tells how the system is. See `common/service/src/http/admin.rs`.
 
-use common::{admin::Admin, start};
 use lambda_http::service_fn;
+use tallyhook_service::http::admin::Admin;
+use tallyhook_service::start;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_http::Error> {
     start::run(async {

@@ -1,9 +1,13 @@
 //! The app's API: `/users/{id}` and what is below it.
 //!
-//! It creates users, shows accounts and ledgers, and spends credits. See `common/src/api.rs`.
+//! It creates users, shows accounts and ledgers, and spends credits. See `common/service/src/http/api.rs`.
 
-use common::{api::Api, start};
 use lambda_http::service_fn;
+use tallyhook_service::http::api::Api;
+use tallyhook_service::start;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_http::Error> {
     start::run(async {

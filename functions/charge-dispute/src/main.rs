@@ -1,12 +1,15 @@
 //! The worker of the queue `charge-dispute`: `charge.dispute.*`.
 //!
 //! It holds what a disputed payment granted, and gives it back when the dispute is won. The rules:
-//! `common/src/domain/decide/charge_dispute.rs`.
+//! `common/core/src/decide/charge_dispute.rs`.
 
-use common::event::Family;
-use common::start;
-use common::worker::Worker;
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_core::event::Family;
+use tallyhook_service::start;
+use tallyhook_service::worker::Worker;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_runtime::Error> {
     start::run(async {

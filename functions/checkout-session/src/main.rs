@@ -1,12 +1,15 @@
 //! The worker of the queue `checkout-session`: `checkout.session.*`.
 //!
 //! It adds packs and orders that were paid once and binds a customer to its user. The rules:
-//! `common/src/domain/decide/checkout_session.rs`.
+//! `common/core/src/decide/checkout_session.rs`.
 
-use common::event::Family;
-use common::start;
-use common::worker::Worker;
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_core::event::Family;
+use tallyhook_service::start;
+use tallyhook_service::worker::Worker;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_runtime::Error> {
     start::run(async {

@@ -1,12 +1,15 @@
 //! The worker of the queue `customer`: `customer.deleted`.
 //!
 //! It ends the access of a deleted customer; also records, as ignored, the types that no family handles. The
-//! rules: `common/src/domain/decide/customer.rs`.
+//! rules: `common/core/src/decide/customer.rs`.
 
-use common::event::Family;
-use common::start;
-use common::worker::Worker;
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_core::event::Family;
+use tallyhook_service::start;
+use tallyhook_service::worker::Worker;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_runtime::Error> {
     start::run(async {

@@ -1,9 +1,13 @@
 //! The worker of the dead-letter queue: what no attempt could process goes into the event log as `failed`.
 //!
-//! It changes no account. See `common/src/dead_letter.rs`.
+//! It changes no account. See `common/service/src/schedules/dead_letter.rs`.
 
-use common::{dead_letter::DeadLetter, start};
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_service::schedules::dead_letter::DeadLetter;
+use tallyhook_service::start;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_runtime::Error> {
     start::run(async {

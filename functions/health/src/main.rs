@@ -1,9 +1,13 @@
 //! The schedule of every hour: counts, scores, writes metrics and alerts by the rules.
 //!
-//! The rules: `common/src/domain/health.rs`; what is counted: `common/src/health.rs`.
+//! The rules: `common/core/src/health.rs`; what is counted: `common/service/src/health.rs`.
 
-use common::{health::HealthCheck, start};
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_service::schedules::health::HealthCheck;
+use tallyhook_service::start;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_runtime::Error> {
     start::run(async {

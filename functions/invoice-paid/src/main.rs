@@ -1,11 +1,14 @@
 //! The worker of the queue `invoice-paid`: `invoice.paid`.
 //!
-//! It grants what a subscription's payment is worth. The rules: `common/src/domain/decide/invoice_paid.rs`.
+//! It grants what a subscription's payment is worth. The rules: `common/core/src/decide/invoice_paid.rs`.
 
-use common::event::Family;
-use common::start;
-use common::worker::Worker;
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_core::event::Family;
+use tallyhook_service::start;
+use tallyhook_service::worker::Worker;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_runtime::Error> {
     start::run(async {

@@ -1,12 +1,15 @@
 //! The worker of the queue `invoice-payment-failed`: `invoice.payment_failed and
 //! invoice.payment_action_required`.
 //!
-//! It remembers that a payment failed. The rules: `common/src/domain/decide/invoice_payment_failed.rs`.
+//! It remembers that a payment failed. The rules: `common/core/src/decide/invoice_payment_failed.rs`.
 
-use common::event::Family;
-use common::start;
-use common::worker::Worker;
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_core::event::Family;
+use tallyhook_service::start;
+use tallyhook_service::worker::Worker;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_runtime::Error> {
     start::run(async {

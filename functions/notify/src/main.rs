@@ -1,9 +1,13 @@
 //! The worker of the queue `notify`: alerts to Slack and Discord, each once.
 //!
-//! Nothing waits for it. See `common/src/notify.rs`; what is said: `common/src/alert.rs`.
+//! Nothing waits for it. See `common/service/src/alerts/notify.rs`; what is said: `common/service/src/alerts.rs`.
 
-use common::{notify::Notify, start};
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_service::alerts::notify::Notify;
+use tallyhook_service::start;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_runtime::Error> {
     start::run(async {

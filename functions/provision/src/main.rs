@@ -1,11 +1,15 @@
 //! The worker of the queue `provision`: tells the app of a user's first payment and of every change of an
 //! account.
 //!
-//! It changes its jobs and nothing else. See `common/src/provision.rs`; which jobs there are:
-//! `common/src/outbox.rs`.
+//! It changes its jobs and nothing else. See `common/service/src/outbox/provision.rs`; which jobs there are:
+//! `common/service/src/outbox.rs`.
 
-use common::{provision::Provision, start};
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_service::outbox::provision::Provision;
+use tallyhook_service::start;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_runtime::Error> {
     start::run(async {

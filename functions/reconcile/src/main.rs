@@ -1,12 +1,15 @@
 //! Runs every six hours: compares Stripe's subscriptions, paid invoices, finished sessions and undelivered
 //! events with the accounts, and sets right what it may.
 //!
-//! It takes no input and answers with its report. The rules: `common/src/domain/drift.rs`; the run:
-//! `common/src/reconcile.rs`.
+//! It takes no input and answers with its report. The rules: `common/core/src/drift.rs`; the run:
+//! `common/service/src/reconcile.rs`.
 
-use common::reconcile::Reconciler;
-use common::start;
 use lambda_runtime::service_fn;
+use tallyhook_service::reconcile::Reconciler;
+use tallyhook_service::start;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_runtime::Error> {
     start::run(async {

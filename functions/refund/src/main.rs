@@ -1,11 +1,14 @@
 //! The worker of the queue `refund`: `charge.refunded and refund.*`.
 //!
-//! It takes back what a refunded payment granted. The rules: `common/src/domain/decide/refund.rs`.
+//! It takes back what a refunded payment granted. The rules: `common/core/src/decide/refund.rs`.
 
-use common::event::Family;
-use common::start;
-use common::worker::Worker;
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_core::event::Family;
+use tallyhook_service::start;
+use tallyhook_service::worker::Worker;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_runtime::Error> {
     start::run(async {

@@ -1,10 +1,14 @@
 //! The schedule of every 15 minutes: sends parked and failed events again when they are due, and writes
 //! access that ended by time.
 //!
-//! What is due, and when: `common/src/retry.rs`.
+//! What is due, and when: `common/service/src/resend/retry.rs`.
 
-use common::{retry::Retry, start};
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_service::schedules::retry::Retry;
+use tallyhook_service::start;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_runtime::Error> {
     start::run(async {

@@ -1,11 +1,14 @@
 //! Stripe's endpoint: `POST /webhooks/stripe` and `GET /webhooks/stripe/health`.
 //!
 //! It verifies the signature and hands the event to its family's queue; it changes nothing itself. See
-//! `common/src/webhook.rs`.
+//! `common/service/src/webhook.rs`.
 
-use common::start;
-use common::webhook::Webhook;
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_service::start;
+use tallyhook_service::webhook::Webhook;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), lambda_runtime::Error> {
     start::run(async {

@@ -206,7 +206,7 @@ mod tests {
 
     fn objects(fired: &[Fired]) -> Vec<(String, Value)> {
         let object = |event: &Fired| {
-            common::event::read(event.body.as_bytes()).unwrap();
+            tallyhook_core::event::read(event.body.as_bytes()).unwrap();
             serde_json::from_str::<Value>(&event.body).unwrap()["data"].clone()
         };
         fired.iter().map(|event| (event.kind.clone(), object(event))).collect()

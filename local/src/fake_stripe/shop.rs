@@ -30,12 +30,12 @@
 use anyhow::{Context, ensure};
 use axum::body::Body;
 use axum::http::{self, Request};
-use common::domain::catalog::{Catalog, Per};
-use common::domain::timestamp::Timestamp;
-use common::signature::{Secret, sign};
 use jiff::ToSpan as _;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
+use tallyhook_core::catalog::{Catalog, Per};
+use tallyhook_core::signature::{Secret, sign};
+use tallyhook_core::timestamp::Timestamp;
 
 use super::routes::{Problem, parse};
 use super::{FakeStripe, State};
@@ -554,7 +554,7 @@ pub(super) mod tests {
         ];
         assert_eq!(kinds(&fired), expected);
         for event in &fired {
-            common::event::read(event.body.as_bytes()).unwrap();
+            tallyhook_core::event::read(event.body.as_bytes()).unwrap();
         }
         let invoice: Value = serde_json::from_str(&fired[3].body).unwrap();
         let line = &invoice["data"]["object"]["lines"]["data"][0];

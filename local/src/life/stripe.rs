@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use common::domain::catalog::{Catalog, Per, Plan};
 use serde_json::{Value, json};
+use tallyhook_core::catalog::{Catalog, Per, Plan};
 
 use super::render::{self, Invoice, Line, LineKind, Subscription};
 use super::{Act, Life, Options, Sent, Shape, Standing, Truth};

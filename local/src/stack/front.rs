@@ -28,12 +28,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::config::{ConfigError, Env, WebhookConfig, signing_secrets};
-use common::domain::timestamp::Timestamp;
-use common::signature::{Secret, verify};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_core::signature::{Secret, verify};
+use tallyhook_core::timestamp::Timestamp;
+use tallyhook_service::config::{WebhookConfig, signing_secrets};
 use uuid::Uuid;
 
 use super::Rest;

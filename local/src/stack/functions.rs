@@ -9,22 +9,22 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
-use common::admin::Admin;
-use common::api::Api;
-use common::config::{ConfigError, Env};
-use common::dead_letter::DeadLetter;
-use common::event::Family;
-use common::health::HealthCheck;
-use common::notify::Notify;
-use common::provision::Provision;
-use common::reconcile::Reconciler;
-use common::retry::Retry;
-use common::webhook::Webhook;
-use common::worker::Worker;
 use lambda_runtime::LambdaEvent;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_core::event::Family;
+use tallyhook_service::alerts::notify::Notify;
+use tallyhook_service::http::admin::Admin;
+use tallyhook_service::http::api::Api;
+use tallyhook_service::outbox::provision::Provision;
+use tallyhook_service::reconcile::Reconciler;
+use tallyhook_service::schedules::dead_letter::DeadLetter;
+use tallyhook_service::schedules::health::HealthCheck;
+use tallyhook_service::schedules::retry::Retry;
+use tallyhook_service::webhook::Webhook;
+use tallyhook_service::worker::Worker;
 
 use super::lambda::{self, Handler, TIMEOUT};
 

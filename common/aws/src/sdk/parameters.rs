@@ -15,7 +15,7 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use serde::Deserialize;
 
-use crate::config::{ConfigError, Env};
+use crate::env::{ConfigError, Env};
 
 const PREFIX: &str = "ssm:";
 /// `GetParameters` takes so many names.
@@ -105,7 +105,7 @@ async fn get(env: &Env, names: &[&str]) -> Result<Vec<Parameter>, ConfigError> {
     )
     .map_err(|error| problem(first, error))?;
     let (instructions, _) = sign(signable, &parameters).map_err(|error| problem(first, error))?.into_parts();
-    let mut request = lambda_http::http::Request::builder().method("POST").uri(endpoint.as_str());
+    let mut request = http::Request::builder().method("POST").uri(endpoint.as_str());
     for (name, value) in headers {
         request = request.header(name, value);
     }

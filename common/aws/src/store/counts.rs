@@ -36,7 +36,7 @@ impl Store {
         let mut begins = from_ms.div_euclid(DAY_MS) * DAY_MS;
         while begins < to_ms {
             let (from, to) = (from_ms.max(begins), to_ms.min(begins + DAY_MS) - 1);
-            let partitions = log::day_partitions(&log::day(begins), None);
+            let partitions = log::day_partitions(&items::day(begins), None);
             for read in
                 join_all(partitions.into_iter().map(|partition| self.lines(partition, from, to))).await
             {
@@ -66,7 +66,7 @@ impl Store {
         let (mut lines, mut start): (Vec<(i64, String)>, Option<Item>) = (Vec::new(), None);
         for _ in 0..MOST_PAGES {
             let answer = self
-                .client()
+                .client
                 .query()
                 .table_name(self.table(Table::Events))
                 .index_name("by_day")

@@ -31,7 +31,7 @@
 //! | `mode` S, `due` N, `redrives` N | only while parked or failed: mode of the secret that verified it; unix ms from which `retry` sends it again, and how often it did |
 //! | `previous` S | the event of the same user that was recorded before this one, empty for the first; absent: not in the list of its user |
 //! | `user_id` S, `objects` L | what it names |
-//! | `digest` B, `payload` B | SHA-256 of the content; the body, see [`super::payload`] |
+//! | `digest` B, `payload` B | SHA-256 of the content; the body, see [`crate::payload`] |
 //! | `day` S, `seen` N | key of index `by_day`: `2026-11-21#invoice-paid#0`, `received` |
 //! | `open` S, `seen` N | key of index `by_status`, only while somebody should look: `parked#0`, `failed#3` |
 //!
@@ -42,8 +42,9 @@
 //! | `audit#<unix ms>#<random>` | a change by an operator: `actor`, `reason`, `act`, `target`, `at`; in `by_day` under the family `audit`; never expires |
 //! | `alert#<destination>#<alert key>` | when it was last sent: `quiet_until` N (unix s; before then the same is not sent), `held` N (how many were not), `message` S (which one is being posted), `posted` S |
 //! | `signal#bad_signatures` | the newest burst: `refused` N, `at` N (unix s) |
-//! | `job#provision#<user id>`, `job#account#<user id>` | what the app is to be told, see [`crate::outbox`]: `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, `open` S (`job#0`) until it is done; never expires |
+//! | `job#provision#<user id>`, `job#account#<user id>` | what the app is to be told, see `outbox`: `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, `open` S (`job#0`) until it is done; never expires |
 //! | `ask#<cs_…>` | Stripe was asked for this session: `asked` N (unix s), `tries` N, `told` S; two days |
+//! | `reconcile` | where an unfinished reconciliation stopped, see [`reconcile_place`]; one day |
 //! | `report#reconcile` | what the last reconciliation found: `missing` N, `orphaned` N, `finished` N (unix ms) |
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -54,17 +55,17 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::{Condition, StoreError, Write};
-use crate::domain::account::{Account, State};
-use crate::domain::catalog::Catalog;
-use crate::domain::credits::Credits;
-use crate::domain::decide::{Order, PaymentRef};
-use crate::domain::ids::{CustomerId, EventId, SessionId, SubscriptionId, UserId};
-use crate::domain::ledger::{Entry, LedgerKey};
-use crate::domain::reversal::Reversal;
-use crate::domain::setup_status::SessionPayment;
-use crate::domain::timestamp::Timestamp;
-use crate::outbox::JobKind;
-use crate::signature::SecretMode;
+use tallyhook_core::account::{Account, State};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::credits::Credits;
+use tallyhook_core::decide::{Order, PaymentRef};
+use tallyhook_core::ids::{CustomerId, EventId, SessionId, SubscriptionId, UserId};
+use tallyhook_core::job::JobKind;
+use tallyhook_core::ledger::{Entry, LedgerKey};
+use tallyhook_core::reversal::Reversal;
+use tallyhook_core::setup_status::SessionPayment;
+use tallyhook_core::signature::SecretMode;
+use tallyhook_core::timestamp::Timestamp;
 
 /// An item as DynamoDB has it.
 pub type Item = HashMap<String, AttributeValue>;
@@ -198,6 +199,11 @@ fn number(value: impl ToString) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
+/// The day of a time, as the index has it.
+pub fn day(ms: i64) -> String {
+    Timestamp::from_unix(ms.div_euclid(1000)).to_string().chars().take(10).collect()
+}
+
 /// The account after a change, on condition that nobody changed it since it was loaded.
 ///
 /// # Errors
@@ -216,7 +222,7 @@ pub fn account(
     item.insert("credits".to_owned(), number(account.state.balance()));
     if let Some(until) = access.until {
         item.insert("access_until".to_owned(), number(until.unix()));
-        item.insert("lapses".to_owned(), text(super::log::day(until.unix().saturating_mul(1000))));
+        item.insert("lapses".to_owned(), text(day(until.unix().saturating_mul(1000))));
     }
     item.insert("version".to_owned(), number(account.version));
     item.insert("updated_at".to_owned(), number(now.unix()));
@@ -435,6 +441,68 @@ pub fn order(user: &UserId, order: &Order) -> Write {
     Write { key, item: Some(item), condition: Condition::Absent }
 }
 
+/// What is known of Stripe's word about a checkout session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Question {
+    /// When Stripe was last asked, unix s.
+    pub asked: i64,
+    /// How often it was asked.
+    pub tries: u32,
+    /// What it said: a [`SessionPayment`], or `missing`.
+    pub told: Option<String>,
+}
+
+/// The note that Stripe was asked for a session.
+pub fn question_key(session: &SessionId) -> Key {
+    Key::Event(format!("ask#{session}"))
+}
+
+/// Reads that note.
+pub fn read_question(item: &Item) -> Question {
+    Question {
+        asked: read_number(item, "asked").unwrap_or(0),
+        tries: read_number(item, "tries").unwrap_or(0),
+        told: read_text(item, "told"),
+    }
+}
+
+/// The note about when an alert was last posted to a destination.
+pub fn alert_key(destination: &str, alert: &str) -> Key {
+    Key::Event(format!("alert#{destination}#{alert}"))
+}
+
+/// The note about the newest burst of refused signatures.
+pub fn bad_signatures_key() -> Key {
+    Key::Event("signal#bad_signatures".to_owned())
+}
+
+/// What the last reconciliation found.
+pub fn reconcile_report_key() -> Key {
+    Key::Event("report#reconcile".to_owned())
+}
+
+/// Where a reconciliation stopped.
+pub fn reconcile_place_key() -> Key {
+    Key::Event("reconcile".to_owned())
+}
+
+/// A place in an unfinished reconciliation:
+///
+/// ```json
+/// {"pk":"reconcile","started":1767600000,"pass":"invoices","after":"in_1","expires_at":1767686400}
+/// ```
+pub fn reconcile_place(started: Timestamp, pass: String, after: Option<String>, expires: Timestamp) -> Write {
+    let key = reconcile_place_key();
+    let mut item = new_item(&key);
+    item.insert("started".to_owned(), number(started.unix()));
+    item.insert("pass".to_owned(), text(pass));
+    item.insert("expires_at".to_owned(), number(expires.unix()));
+    if let Some(after) = after {
+        item.insert("after".to_owned(), text(after));
+    }
+    Write { key, item: Some(item), condition: Condition::Anything }
+}
+
 /// How an event ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventState {
@@ -534,7 +602,7 @@ pub fn event(record: &EventRecord) -> Write {
     let key = Key::Event(record.id.clone());
     let mut item = new_item(&key);
     let shard = record.digest.first().copied().unwrap_or(0) % SHARDS;
-    let day = super::log::day(record.received_ms);
+    let day = day(record.received_ms);
     item.extend([
         ("outcome".to_owned(), text(record.state.as_str())),
         ("type".to_owned(), text(record.kind.clone())),
@@ -593,7 +661,7 @@ pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> 
         ("act".to_owned(), text(act)),
         ("target".to_owned(), text(target)),
         ("at".to_owned(), number(at_ms.div_euclid(1000))),
-        ("day".to_owned(), text(format!("{}#audit#0", super::log::day(at_ms)))),
+        ("day".to_owned(), text(format!("{}#audit#0", day(at_ms)))),
         ("seen".to_owned(), number(at_ms)),
     ]);
     Write { key, item: Some(item), condition: Condition::Absent }
@@ -601,7 +669,7 @@ pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> 
 
 /// What a reconciliation leaves for health. It is gone after a week without another one.
 pub fn reconcile_report(missing: u64, orphaned: u64, at: Timestamp) -> Write {
-    let key = Key::Event("report#reconcile".to_owned());
+    let key = reconcile_report_key();
     let mut item = new_item(&key);
     item.extend([
         ("missing".to_owned(), number(missing)),
@@ -651,6 +719,17 @@ pub fn read_event(key: &Key, item: &Item) -> Result<KnownEvent, StoreError> {
 /// A text of an item.
 pub fn read_text(item: &Item, name: &str) -> Option<String> {
     item.get(name)?.as_s().ok().cloned()
+}
+
+/// The ids of the objects that an event's item names.
+pub fn read_objects(item: &Item) -> Vec<String> {
+    let objects = item.get("objects").and_then(|all| all.as_l().ok()).into_iter().flatten();
+    objects.filter_map(|id| id.as_s().ok()).cloned().collect()
+}
+
+/// The compressed body of an event's item.
+pub fn read_payload(item: &Item) -> Option<&[u8]> {
+    Some(item.get("payload")?.as_b().ok()?.as_ref())
 }
 
 /// A number of an item.

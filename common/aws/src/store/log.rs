@@ -20,9 +20,9 @@ use futures_util::future::join_all;
 
 use super::items::{self, Item, Key, SHARDS, Table};
 use super::{Store, StoreError};
-use crate::domain::ids::{EventId, UserId};
-use crate::domain::timestamp::Timestamp;
-use crate::event::{EventType, Family};
+use tallyhook_core::event::{EventType, Family};
+use tallyhook_core::ids::{EventId, UserId};
+use tallyhook_core::timestamp::Timestamp;
 
 /// The most events of one page.
 pub const MOST_LISTED: usize = 200;
@@ -203,11 +203,6 @@ pub fn day_partitions(day: &str, family: Option<&str>) -> Vec<String> {
     families.flat_map(|family| (0..SHARDS).map(move |shard| format!("{day}#{family}#{shard}"))).collect()
 }
 
-/// The day of a time, as the index has it.
-pub fn day(ms: i64) -> String {
-    Timestamp::from_unix(ms.div_euclid(1000)).to_string().chars().take(10).collect()
-}
-
 async fn by_time(
     store: &Store,
     filter: &Filter,
@@ -244,7 +239,7 @@ async fn by_time(
                 merged(
                     store,
                     "by_day",
-                    day_partitions(&day(begins), family),
+                    day_partitions(&items::day(begins), family),
                     filter,
                     range,
                     &before,
@@ -392,7 +387,7 @@ impl Store {
         let partition = if range.index == "by_day" { "day" } else { "open" };
         let number = |ms: i64| AttributeValue::N(ms.to_string());
         let answer = self
-            .client()
+            .client
             .query()
             .table_name(self.table(Table::Events))
             .index_name(range.index)
@@ -437,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_day_has_a_few_partitions_for_each_family_and_a_type_narrows_them_to_one() {
-        assert_eq!(day(1_795_219_200_000), "2026-11-21");
+        assert_eq!(items::day(1_795_219_200_000), "2026-11-21");
         assert_eq!(day_partitions("2026-11-21", None).len(), 8 * 4);
         assert_eq!(day_partitions("2026-11-21", Some("other"))[3], "2026-11-21#other#3");
     }

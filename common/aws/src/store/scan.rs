@@ -8,8 +8,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::items::{self, Item, Key, Table};
 use super::{Store, StoreError, failed};
-use crate::domain::account::Account;
-use crate::domain::ids::UserId;
+use tallyhook_core::account::Account;
+use tallyhook_core::ids::UserId;
 
 /// Items looked at in one request.
 const PAGE: i32 = 500;
@@ -32,7 +32,7 @@ impl Store {
             .and_then(|after| after.split_once('\n'))
             .map(|(pk, sk)| items::key_attributes(Table::Accounts, pk, sk));
         let answer = self
-            .client()
+            .client
             .scan()
             .table_name(self.table(Table::Accounts))
             .limit(PAGE)
@@ -57,15 +57,5 @@ impl Store {
             (user, account)
         };
         Ok(Accounts { accounts: answer.items().iter().map(read).collect(), next })
-    }
-
-    /// Deletes an item, whether it is there or not.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        let item = items::key_attributes(key.table(), &key.partition(), &key.sort());
-        let request = self.client().delete_item().table_name(self.table(key.table())).set_key(Some(item));
-        request.send().await.map(|_| ()).map_err(|error| failed("DeleteItem", &error))
     }
 }

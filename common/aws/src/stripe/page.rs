@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::domain::timestamp::Timestamp;
+use tallyhook_core::timestamp::Timestamp;
 
 /// One object, its text untouched: an event must keep the bytes that it is told by, and one odd object must
 /// not spoil its page.
@@ -55,7 +55,7 @@ impl Object {
     }
 
     /// An object that is known from elsewhere: from an event.
-    pub(crate) fn of(value: &Value) -> Option<Self> {
+    pub fn of(value: &Value) -> Option<Self> {
         let text = serde_json::value::to_raw_value(value).ok().filter(|_| value.is_object())?;
         Some(Self::new(text, None))
     }

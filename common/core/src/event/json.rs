@@ -154,8 +154,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Json<'a> {
     }
 }
 
-/// What a key is taken for.
-pub(crate) struct KeyAs<F>(pub(crate) F);
+/// A seed for `next_key_seed`: makes of an object's key what the function makes of its text, without a copy.
+pub struct KeyAs<F>(pub F);
 
 impl<'de, T, F: FnOnce(&str) -> T> DeserializeSeed<'de> for KeyAs<F> {
     type Value = T;

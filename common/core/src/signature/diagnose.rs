@@ -4,8 +4,8 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{Refusal, Secret, only_t, verify};
-use crate::timestamp::Timestamp;
 use crate::event;
+use crate::timestamp::Timestamp;
 
 /// A body or key that differs from the given one by a known mistake.
 type Variant = (Vec<u8>, Option<&'static str>);

@@ -8,27 +8,24 @@
 //! there already when it was sent here, and what it is about is in the event log. **Invariant:** nothing
 //! waits for this function.
 //!
-//! A destination is https on a public address ([`crate::http::Reach`]): whoever can set a URL must not be
+//! A destination is https on a public address ([`tallyhook_aws::http::Reach`]): whoever can set a URL must not be
 //! able to reach what is inside.
 
 use std::time::Duration;
 
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use http::Request;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::alert::Alert;
-use crate::aws;
-use crate::clock;
-use crate::config::{ConfigError, Env, NotifyConfig};
-use crate::domain::timestamp::Timestamp;
-use crate::http::Http;
-use crate::store::items::{self, Table};
-use crate::store::{Store, StoreError};
+use crate::alerts::Alert;
+use crate::config::NotifyConfig;
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::http::Http;
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_core::timestamp::Timestamp;
 
 /// A post takes no longer than this.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,11 +65,11 @@ impl Notify {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        Ok(Self::new(NotifyConfig::from_env(env)?, aws::dynamodb(&aws::sdk_config(env, "DYNAMODB")?)))
+        Ok(Self::new(NotifyConfig::from_env(env)?, sdk::dynamodb(&sdk::sdk_config(env, "DYNAMODB")?)))
     }
 
     /// The same over a given client.
-    pub fn new(config: NotifyConfig, dynamodb: aws_sdk_dynamodb::Client) -> Self {
+    pub fn new(config: NotifyConfig, dynamodb: sdk::DynamoDb) -> Self {
         let urls = [(Chat::Slack, config.slack_url), (Chat::Discord, config.discord_url)];
         Self {
             store: Store::new(dynamodb, config.accounts_table, config.events_table),
@@ -170,82 +167,24 @@ impl Notify {
         message_id: &str,
         now: Timestamp,
     ) -> Result<Option<u64>, StoreError> {
-        let pk = note(chat, alert);
-        let number = |value: i64| AttributeValue::N(value.to_string());
         let until = now.plus_seconds(alert.quiet_seconds());
-        let claim = self
-            .update(&pk)
-            .update_expression(
-                "SET quiet_until = :until, message = :message, expires_at = :expires REMOVE held",
-            )
-            .condition_expression("attribute_not_exists(pk) OR quiet_until <= :now OR message = :message")
-            .expression_attribute_values(":until", number(until.unix()))
-            .expression_attribute_values(":now", number(now.unix()))
-            .expression_attribute_values(":message", AttributeValue::S(message_id.to_owned()))
-            .expression_attribute_values(":expires", number(until.plus_days(7).unix()))
-            .return_values(ReturnValue::UpdatedOld)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        match claim.send().await {
-            Ok(answer) => {
-                Ok(Some(answer.attributes.and_then(|old| items::read_number(&old, "held")).unwrap_or(0)))
-            }
-            Err(error) => {
-                let Some(UpdateItemError::ConditionalCheckFailedException(refused)) =
-                    error.as_service_error()
-                else {
-                    return Err(crate::store::failed("UpdateItem", &error));
-                };
-                let posted = refused.item().and_then(|item| items::read_text(item, "posted"));
-                if posted.as_deref() != Some(message_id) {
-                    let count = self
-                        .update(&pk)
-                        .update_expression("ADD held :one")
-                        .expression_attribute_values(":one", number(1));
-                    count.send().await.map_err(|error| crate::store::failed("UpdateItem", &error))?;
-                }
-                Ok(None)
-            }
-        }
+        self.store.claim_alert(chat.name(), &alert.key(), message_id, until, now).await
     }
 
     /// Notes that this chat has the alert, so that it does not get it again with the next attempt for another
     /// one.
     async fn posted(&self, chat: Chat, alert: &Alert, message_id: &str) {
-        let note = self.update(&note(chat, alert)).update_expression("SET posted = :message REMOVE message");
-        let note = note.expression_attribute_values(":message", AttributeValue::S(message_id.to_owned()));
-        if let Err(error) = note.send().await {
-            warn!(
-                alert = alert.key(),
-                error = crate::store::failed("UpdateItem", &error).to_string(),
-                "ALERT_NOT_DEDUPLICATED"
-            );
+        if let Err(error) = self.store.note_posted(chat.name(), &alert.key(), message_id).await {
+            warn!(alert = alert.key(), error = error.to_string(), "ALERT_NOT_DEDUPLICATED");
         }
-    }
-
-    fn update(&self, pk: &str) -> UpdateItemFluentBuilder {
-        let table = self.store.table(Table::Events);
-        self.store.client().update_item().table_name(table).key("pk", AttributeValue::S(pk.to_owned()))
     }
 
     /// Leaves what health counts: a refused request writes nothing, so this is the only trace of a burst.
     async fn signal(&self, refused: u32, now: Timestamp) {
-        let number = |value: i64| AttributeValue::N(value.to_string());
-        let update = self
-            .update("signal#bad_signatures")
-            .update_expression("SET refused = :refused, #at = :at, expires_at = :expires")
-            .expression_attribute_names("#at", "at")
-            .expression_attribute_values(":refused", number(refused.into()))
-            .expression_attribute_values(":at", number(now.unix()))
-            .expression_attribute_values(":expires", number(now.plus_days(7).unix()));
-        if let Err(error) = update.send().await {
-            warn!(error = crate::store::failed("UpdateItem", &error).to_string(), "SIGNAL_NOT_WRITTEN");
+        if let Err(error) = self.store.note_bad_signatures(refused, now).await {
+            warn!(error = error.to_string(), "SIGNAL_NOT_WRITTEN");
         }
     }
-}
-
-/// The note about when an alert was last posted to a chat.
-fn note(chat: Chat, alert: &Alert) -> String {
-    format!("alert#{}#{}", chat.name(), alert.key())
 }
 
 /// An alert of ours, or CloudWatch's word about an alarm, as EventBridge delivers it.

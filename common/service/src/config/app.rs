@@ -1,26 +1,16 @@
 //! The app's side: `api`, which the app and its customers call, and `provision`, which calls the app.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{
-    ConfigError, Env, OutboxConfig, catalog, keep_payloads, known_queues, livemode, reach, retry_delays,
-};
-use crate::domain::catalog::Catalog;
-use crate::event::Family;
-use crate::http::Reach;
-use crate::stripe::{Patience, Stripe};
-
-/// A customer or the app waits for the answer.
-const SOMEBODY_WAITS: Patience = Patience {
-    attempts: 2,
-    attempt_timeout: Duration::from_secs(8),
-    call_timeout: Duration::from_secs(12),
-    first_wait: Duration::from_millis(300),
-};
+use super::{OutboxConfig, catalog, keep_payloads, known_queues, livemode, reach, retry_delays};
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::http::Reach;
+use tallyhook_aws::stripe::StripeConfig;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::event::Family;
 
 /// What `api` needs.
 pub struct ApiConfig {
@@ -37,7 +27,7 @@ pub struct ApiConfig {
     /// Whether the log keeps the body of an event that is done.
     pub keep_payloads: bool,
     /// Stripe, for checkout and for asking about a session whose webhook has not come; `None` without a key.
-    pub stripe: Option<Stripe>,
+    pub stripe: Option<StripeConfig>,
     /// Where the app is, without a slash at the end.
     pub app_base_url: Option<String>,
     /// Whom a customer can write to.
@@ -61,7 +51,7 @@ impl ApiConfig {
             catalog: catalog(env)?,
             livemode: livemode(env)?,
             keep_payloads: keep_payloads(env)?,
-            stripe: Stripe::from_env(env)?.map(|stripe| stripe.with_patience(SOMEBODY_WAITS)),
+            stripe: StripeConfig::from_env(env)?,
             app_base_url: app_base_url(env)?,
             support_email: env.get("SUPPORT_EMAIL"),
             queues: known_queues(env),

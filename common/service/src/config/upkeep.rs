@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{ConfigError, Env, OutboxConfig, catalog, keep_payloads, livemode, queues, reach};
-use crate::domain::catalog::Catalog;
-use crate::event::Family;
-use crate::http::Reach;
-use crate::stripe::Stripe;
+use super::{OutboxConfig, catalog, keep_payloads, livemode, queues, reach};
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::http::Reach;
+use tallyhook_aws::stripe::StripeConfig;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::event::Family;
 
 /// What `retry` needs.
 pub struct RetryConfig {
@@ -53,7 +54,7 @@ pub struct ReconcileConfig {
     /// The app's side.
     pub outbox: OutboxConfig,
     /// Stripe, as the key's account.
-    pub stripe: Stripe,
+    pub stripe: StripeConfig,
     /// The queue of each family: what a repair frees goes back there.
     pub queues: BTreeMap<Family, String>,
     /// Where alerts go; without it they are only logged.
@@ -73,7 +74,7 @@ impl ReconcileConfig {
             keep_payloads: keep_payloads(env)?,
             catalog: catalog(env)?,
             outbox: OutboxConfig::from_env(env),
-            stripe: Stripe::from_env(env)?
+            stripe: StripeConfig::from_env(env)?
                 .ok_or_else(|| ConfigError::Missing("STRIPE_SECRET_KEY".to_owned()))?,
             queues: queues(env)?,
             notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
@@ -174,7 +175,7 @@ pub struct AdminConfig {
     /// Whether the log keeps the body of an event that is done.
     pub keep_payloads: bool,
     /// Stripe, as the key's account; `None` without a key.
-    pub stripe: Option<Stripe>,
+    pub stripe: Option<StripeConfig>,
     /// For what it sends again.
     pub retry: RetryConfig,
     /// For the health route.
@@ -191,7 +192,7 @@ impl AdminConfig {
             admin_token: env.get("ADMIN_API_TOKEN"),
             livemode: livemode(env)?,
             keep_payloads: keep_payloads(env)?,
-            stripe: Stripe::from_env(env)?,
+            stripe: StripeConfig::from_env(env)?,
             retry: RetryConfig::from_env(env)?,
             health: HealthConfig::from_env(env)?,
         })

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::{ConfigError, Env, livemode, queues};
-use crate::event::Family;
-use crate::signature::{Secret, SecretMode};
-use crate::webhook::Secrets;
+use super::{livemode, queues};
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_core::event::Family;
+use tallyhook_core::signature::{Secret, SecretMode};
 
 /// What `stripe-webhook` needs.
 pub struct WebhookConfig {
     /// All signing secrets, each with the mode it is for.
-    pub secrets: Secrets,
+    pub secrets: Vec<Secret>,
+    /// The variables with their `ssm:/path` as they were given, to read the secrets again; `None` when no
+    /// signing secret is one.
+    pub secrets_source: Option<Env>,
     /// How far a signature's time may be off, in seconds.
     pub tolerance_seconds: u32,
     /// The queue of each family.
@@ -36,7 +39,8 @@ impl WebhookConfig {
                 .ok_or_else(|| Env::wrong("WEBHOOK_TOLERANCE_SECONDS", want))?,
         };
         Ok(Self {
-            secrets: Secrets::from_env(env)?,
+            secrets: signing_secrets(env)?,
+            secrets_source: env.came_from_parameter("STRIPE_WEBHOOK_SECRET").then(|| env.as_given()),
             tolerance_seconds,
             queues: queues(env)?,
             notify_queue_url: env.get("QUEUE_URL_NOTIFY"),

@@ -1,21 +1,12 @@
 //! The workers of the families, and the app's side that they all write to.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use super::{ConfigError, Env, catalog, keep_payloads, known_queues, livemode, queue_variable, retry_delays};
-use crate::domain::catalog::Catalog;
-use crate::event::Family;
-use crate::stripe::{Patience, Stripe};
-
-/// A batch waits for this: all questions of a batch are asked at once, and the function's 30 s must do for
-/// DynamoDB too.
-const WORKER_WAITS: Patience = Patience {
-    attempts: 2,
-    attempt_timeout: Duration::from_secs(4),
-    call_timeout: Duration::from_secs(9),
-    first_wait: Duration::from_millis(300),
-};
+use super::{catalog, keep_payloads, known_queues, livemode, queue_variable, retry_delays};
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::stripe::StripeConfig;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::event::Family;
 
 /// What a family's worker needs.
 pub struct WorkerConfig {
@@ -38,7 +29,7 @@ pub struct WorkerConfig {
     /// What is sold.
     pub catalog: Catalog,
     /// Stripe, to be asked what an event leaves out; `None` asks nothing.
-    pub stripe: Option<Stripe>,
+    pub stripe: Option<StripeConfig>,
     /// The app's side.
     pub outbox: OutboxConfig,
 }
@@ -59,7 +50,7 @@ impl WorkerConfig {
             keep_payloads: keep_payloads(env)?,
             retry_delays_seconds: retry_delays(env)?,
             catalog: catalog(env)?,
-            stripe: Stripe::from_env(env)?.map(|stripe| stripe.with_patience(WORKER_WAITS)),
+            stripe: StripeConfig::from_env(env)?,
             outbox: OutboxConfig::from_env(env),
         })
     }

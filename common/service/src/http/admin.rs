@@ -47,22 +47,23 @@ pub use self::fix::Mend;
 pub use self::log::Again;
 pub use self::provisioning::RunAgain;
 pub use self::reconcile::Comparison;
-use crate::answer::{Problem, answer, percent_decode, problem};
-use crate::aws;
-use crate::clock;
-use crate::config::{AdminConfig, ConfigError, Env};
-use crate::domain::ids::UserId;
-use crate::domain::timestamp::Timestamp;
-use crate::event::Family;
-use crate::health::HealthCheck;
+use crate::config::AdminConfig;
+use crate::health::HealthReader;
+use crate::http::answer::{Problem, answer, percent_decode, problem};
+use crate::http::token;
 use crate::outbox::Outbox;
 use crate::process::Processor;
-use crate::queue::Queue;
-use crate::redrive::Redrive;
-use crate::retry::Retry;
-use crate::store::{Store, items};
-use crate::stripe::{Patience, Stripe, StripeError};
-use crate::token;
+use crate::resend::redrive::Redrive;
+use crate::resend::retry::Retrier;
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::{Store, items};
+use tallyhook_aws::stripe::{Patience, Stripe, StripeError};
+use tallyhook_core::event::Family;
+use tallyhook_core::ids::UserId;
+use tallyhook_core::timestamp::Timestamp;
 
 /// API Gateway waits 29 seconds for an answer: work over many objects stops after this and says where to go
 /// on.
@@ -79,8 +80,8 @@ const PATIENCE: Patience = Patience {
 pub struct Admin {
     token: Option<String>,
     store: Store,
-    retry: Retry,
-    health: HealthCheck,
+    retrier: Retrier,
+    health: HealthReader,
     /// `None` without a key: what needs Stripe then says so.
     stripe: Option<Stripe>,
     processor: Processor,
@@ -94,34 +95,38 @@ impl Admin {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let (dynamodb, sqs) = aws::clients(env)?;
+        let (dynamodb, sqs) = sdk::clients(env)?;
         Ok(Self::new(AdminConfig::from_env(env)?, &dynamodb, &sqs))
     }
 
     /// The same over given clients.
-    pub fn new(config: AdminConfig, dynamodb: &aws_sdk_dynamodb::Client, sqs: &aws_sdk_sqs::Client) -> Self {
-        let store = Store::new(
-            dynamodb.clone(),
-            config.retry.accounts_table.clone(),
-            config.retry.events_table.clone(),
-        );
-        let (queue, queues) = (Queue::new(sqs.clone()), config.retry.queues.clone());
+    pub fn new(config: AdminConfig, dynamodb: &sdk::DynamoDb, sqs: &sdk::Sqs) -> Self {
+        let store = Store::new(dynamodb.clone(), config.retry.accounts_table, config.retry.events_table);
+        let (queue, queues) = (Queue::new(sqs.clone()), config.retry.queues);
         let redrive = Redrive::new(queue.clone(), queues.clone());
-        let outbox = Outbox::new(queue.clone(), config.retry.outbox.clone());
+        let outbox = Outbox::new(queue.clone(), config.retry.outbox);
+        let catalog = config.retry.catalog;
+        let retrier = Retrier::new(store.clone(), redrive.clone(), outbox.clone(), catalog.clone());
+        let health = HealthReader::new(
+            store.clone(),
+            queue.clone(),
+            config.health.queues,
+            config.health.dead_letter_queue_url,
+        );
         Self {
             token: config.admin_token,
             processor: Processor {
                 store: store.clone(),
-                catalog: config.retry.catalog.clone(),
+                catalog,
                 livemode: config.livemode,
                 keep_payloads: config.keep_payloads,
                 redrive,
                 outbox,
             },
             store,
-            retry: Retry::new(config.retry, dynamodb.clone(), sqs.clone()),
-            health: HealthCheck::new(config.health, dynamodb.clone(), sqs.clone()),
-            stripe: config.stripe.map(|stripe| stripe.with_patience(PATIENCE)),
+            retrier,
+            health,
+            stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_patience(PATIENCE)),
             queue,
             queues,
         }

@@ -5,7 +5,7 @@ use lambda_http::{Body, Response};
 use serde_json::json;
 use tracing::error;
 
-use crate::store::StoreError;
+use tallyhook_aws::store::StoreError;
 
 /// Why a request has no other answer.
 pub(crate) enum Problem {

@@ -24,22 +24,32 @@ use lambda_http::{Body, Request, RequestExt, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::answer::{Problem, answer, percent_decode, problem, raw_answer};
-use crate::aws;
-use crate::clock;
-use crate::config::{ApiConfig, ConfigError, Env};
-use crate::domain::account::{Account, Cause, Change, Fact};
-use crate::domain::credits::Credits;
-use crate::domain::ids::UserId;
-use crate::domain::ledger::{Entry, LedgerKey};
-use crate::domain::timestamp::Timestamp;
+use crate::config::ApiConfig;
+use crate::http::answer::{Problem, answer, percent_decode, problem, raw_answer};
+use crate::http::token;
 use crate::outbox::Outbox;
 use crate::process::Processor;
-use crate::queue::Queue;
-use crate::redrive::Redrive;
-use crate::store::items::{self, Key};
-use crate::store::{Store, StoreError};
-use crate::token;
+use crate::resend::redrive::Redrive;
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::items::{self, Key};
+use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_aws::stripe::{Patience, Stripe};
+use tallyhook_core::account::{Account, Cause, Change, Fact};
+use tallyhook_core::credits::Credits;
+use tallyhook_core::ids::UserId;
+use tallyhook_core::ledger::{Entry, LedgerKey};
+use tallyhook_core::timestamp::Timestamp;
+
+/// A customer or the app waits for the answer.
+const PATIENCE: Patience = Patience {
+    attempts: 2,
+    attempt_timeout: Duration::from_secs(8),
+    call_timeout: Duration::from_secs(12),
+    first_wait: Duration::from_millis(300),
+};
 
 /// A change by the app is tried so often against concurrent changes of the same account.
 const ATTEMPTS: u32 = 12;
@@ -57,6 +67,7 @@ pub struct Api {
     config: ApiConfig,
     store: Store,
     processor: Processor,
+    stripe: Option<Stripe>,
     asks: portal::Asks,
     prices: checkout::Prices,
 }
@@ -67,12 +78,12 @@ impl Api {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let (dynamodb, sqs) = aws::clients(env)?;
+        let (dynamodb, sqs) = sdk::clients(env)?;
         Ok(Self::new(ApiConfig::from_env(env)?, dynamodb, sqs))
     }
 
     /// The same over given clients.
-    pub fn new(config: ApiConfig, dynamodb: aws_sdk_dynamodb::Client, sqs: aws_sdk_sqs::Client) -> Self {
+    pub fn new(config: ApiConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs) -> Self {
         let store = Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone());
         let queue = Queue::new(sqs);
         let outbox = Outbox::new(queue.clone(), config.outbox.clone());
@@ -80,7 +91,15 @@ impl Api {
         let (catalog, livemode, keep_payloads) =
             (config.catalog.clone(), config.livemode, config.keep_payloads);
         let processor = Processor { store: store.clone(), catalog, livemode, keep_payloads, redrive, outbox };
-        Self { config, store, processor, asks: portal::Asks::default(), prices: checkout::Prices::default() }
+        let stripe = config.stripe.clone().map(|stripe| Stripe::of(stripe).with_patience(PATIENCE));
+        Self {
+            config,
+            stripe,
+            store,
+            processor,
+            asks: portal::Asks::default(),
+            prices: checkout::Prices::default(),
+        }
     }
 
     /// Answers one request.

@@ -8,7 +8,7 @@
 //! [`maud::PreEscaped`] is for static texts only.
 //!
 //! ```
-//! use common::pages::Page;
+//! use tallyhook_service::http::pages::Page;
 //! use maud::html;
 //!
 //! let user = "<script>alert(1)</script>"; // shown as it is written

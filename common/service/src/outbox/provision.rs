@@ -29,19 +29,21 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
-use crate::alert::{Alert, Alerts};
-use crate::aws;
-use crate::clock;
-use crate::config::{ConfigError, Env, ProvisionConfig};
-use crate::domain::account::Account;
-use crate::domain::catalog::Catalog;
-use crate::domain::setup_status::ProvisioningState;
-use crate::domain::timestamp::Timestamp;
-use crate::http::Http;
-use crate::outbox::{self, JobKind, Nudge, number};
-use crate::queue::Queue;
-use crate::store::items::{self, Key};
-use crate::store::{Store, StoreError};
+use crate::alerts::{Alert, Alerts};
+use crate::config::ProvisionConfig;
+use crate::outbox::Nudge;
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::http::Http;
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::items::{self, Key};
+use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_core::account::Account;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::job::JobKind;
+use tallyhook_core::setup_status::ProvisioningState;
+use tallyhook_core::timestamp::Timestamp;
 
 /// The app has so long to answer; the function itself is ended after 30 s.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,16 +73,12 @@ impl Provision {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let (dynamodb, sqs) = aws::clients(env)?;
+        let (dynamodb, sqs) = sdk::clients(env)?;
         Ok(Self::new(ProvisionConfig::from_env(env)?, dynamodb, sqs))
     }
 
     /// The same over given clients.
-    pub fn new(
-        config: ProvisionConfig,
-        dynamodb: aws_sdk_dynamodb::Client,
-        sqs: aws_sdk_sqs::Client,
-    ) -> Self {
+    pub fn new(config: ProvisionConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs) -> Self {
         let queue = Queue::new(sqs);
         Self {
             store: Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone()),
@@ -147,8 +145,7 @@ impl Provision {
             .plus_seconds(items::redrive_pause_seconds(0) + i64::from(delay.unwrap_or(0)))
             .unix()
             .saturating_mul(1000);
-        let set = [("attempts", number(attempts)), ("due", number(due))];
-        if !outbox::mark(&self.store, nudge, written, ProvisioningState::Running, &set).await? {
+        if !self.store.start_job(nudge.job, &nudge.user_id, written, attempts, due).await? {
             // It was written anew at this moment, and its own message is on the way.
             return Ok(());
         }
@@ -165,9 +162,7 @@ impl Provision {
             Ok(()) => (ProvisioningState::Completed, "the app took it".to_owned()),
             Err(error) => (ProvisioningState::Queued, error.clone()),
         };
-        let finished = number(clock::now_ms());
-        let set = [("reason", aws_sdk_dynamodb::types::AttributeValue::S(reason)), ("finished", finished)];
-        outbox::mark(&self.store, nudge, written, state, &set).await?;
+        self.store.end_job(nudge.job, &nudge.user_id, written, state, &reason, clock::now_ms()).await?;
         told.map_err(Trouble::App)?;
         info!(job = name, user_id, called = self.config.url.is_some(), "PROVISIONING_COMPLETED");
         Ok(())
@@ -229,11 +224,8 @@ pub(crate) async fn fail(store: &Store, nudge: &Nudge, why: &str) -> Result<(), 
         return Ok(());
     };
     let reason = format!("{why}; the last one: {}", text("reason"));
-    let set = [
-        ("reason", aws_sdk_dynamodb::types::AttributeValue::S(reason)),
-        ("finished", number(clock::now_ms())),
-    ];
-    outbox::mark(store, nudge, written, ProvisioningState::Failed, &set).await?;
+    let failed = ProvisioningState::Failed;
+    store.end_job(nudge.job, &nudge.user_id, written, failed, &reason, clock::now_ms()).await?;
     Ok(())
 }
 

@@ -1,11 +1,11 @@
 //! The pass over the accounts, and a run over one of them.
 
 use super::{Pass, Place, Run, Trouble, hash};
-use crate::domain::account::Account;
-use crate::domain::drift;
-use crate::domain::ids::UserId;
-use crate::store::items::{self, Key};
-use crate::stripe::{Cursor, Filter};
+use tallyhook_aws::store::items::{self, Key};
+use tallyhook_aws::stripe::{Cursor, Filter};
+use tallyhook_core::account::Account;
+use tallyhook_core::drift;
+use tallyhook_core::ids::UserId;
 
 impl Run<'_> {
     /// A page of accounts: what only a look at all of them can tell.

@@ -5,10 +5,10 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use super::{Gap, Reconciler, Report, gap};
-use crate::alert::Alert;
-use crate::domain::drift::Class;
-use crate::domain::timestamp::Timestamp;
-use crate::store::items;
+use crate::alerts::Alert;
+use tallyhook_aws::store::items;
+use tallyhook_core::drift::Class;
+use tallyhook_core::timestamp::Timestamp;
 
 /// What is younger may still be in a queue, between two attempts.
 const SETTLED_SECONDS: i64 = 3600;

@@ -1,20 +1,14 @@
 //! Where a run stopped, so that the next one goes on: one item of the events table, there only while a run is
-//! unfinished.
-//!
-//! ```json
-//! {"pk":"reconcile","started":1767600000,"pass":"invoices","after":"in_1","expires_at":1767686400}
-//! ```
+//! unfinished ([`items::reconcile_place`]).
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::Pass;
-use crate::domain::timestamp::Timestamp;
-use crate::store::items::{self, Item, Key, Table};
-use crate::store::{Condition, Store, StoreError, Write};
+use tallyhook_aws::store::items;
+use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_core::timestamp::Timestamp;
 
-const ID: &str = "reconcile";
 /// A run that stopped longer ago is not gone on with: what it had looked at is old.
 const GOOD_FOR_SECONDS: i64 = 86_400;
 
@@ -47,43 +41,29 @@ impl Place {
 
 /// Where the last run stopped, if it did.
 pub(super) async fn load(store: &Store, now: Timestamp) -> Result<Option<Place>, StoreError> {
-    let key = Key::Event(ID.to_owned());
+    let key = items::reconcile_place_key();
     let items = store.load([key.clone()]).await?;
     let Some(item) = items.get(&key) else { return Ok(None) };
-    let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned();
-    let started =
-        item.get("started").and_then(|value| value.as_n().ok()?.parse().ok()).map(Timestamp::from_unix);
-    let place = started.zip(text("pass").and_then(|pass| Pass::from_name(&pass)));
+    let started = items::read_number(item, "started").map(Timestamp::from_unix);
+    let place = started.zip(items::read_text(item, "pass").and_then(|pass| Pass::from_name(&pass)));
     let fresh = |started: &Timestamp| now.seconds_since(*started) < GOOD_FOR_SECONDS;
     Ok(place.filter(|(started, _)| fresh(started)).map(|(started, pass)| Place {
         started,
         pass,
-        after: text("after"),
+        after: items::read_text(item, "after"),
     }))
 }
 
 /// Remembers a place.
 pub(super) async fn save(store: &Store, place: &Place) -> Result<(), StoreError> {
-    let number = |time: Timestamp| AttributeValue::N(time.unix().to_string());
-    let mut item: Item = items::key_attributes(Table::Events, ID, "");
-    item.insert("started".to_owned(), number(place.started));
-    item.insert("pass".to_owned(), AttributeValue::S(place.pass.name()));
-    item.insert("expires_at".to_owned(), number(place.started.plus_seconds(GOOD_FOR_SECONDS)));
-    if let Some(after) = &place.after {
-        item.insert("after".to_owned(), AttributeValue::S(after.clone()));
-    }
-    store
-        .commit(vec![Write {
-            key: Key::Event(ID.to_owned()),
-            item: Some(item),
-            condition: Condition::Anything,
-        }])
-        .await
+    let expires = place.started.plus_seconds(GOOD_FOR_SECONDS);
+    let write = items::reconcile_place(place.started, place.pass.name(), place.after.clone(), expires);
+    store.commit(vec![write]).await
 }
 
 /// Forgets it: the run came to its end.
 pub(super) async fn clear(store: &Store) -> Result<(), StoreError> {
-    store.delete(&Key::Event(ID.to_owned())).await
+    store.clear_reconcile_place().await
 }
 
 #[cfg(test)]

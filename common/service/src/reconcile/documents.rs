@@ -2,13 +2,13 @@
 //! it.
 
 use super::{Evidence, MOST_SEEN, Pass, Place, Run, Trouble, hash};
-use crate::domain::account::Account;
-use crate::domain::decide::{Outcome, Parked, decide};
-use crate::domain::drift;
-use crate::domain::ids::SubscriptionId;
-use crate::event::{self, Subscription, SubscriptionStatus};
 use crate::process::Seen;
-use crate::stripe::{Cursor, Filter, Object, Page};
+use tallyhook_aws::stripe::{Cursor, Filter, Object, Page};
+use tallyhook_core::account::Account;
+use tallyhook_core::decide::{Outcome, Parked, decide};
+use tallyhook_core::drift;
+use tallyhook_core::event::{self, Subscription, SubscriptionStatus};
+use tallyhook_core::ids::SubscriptionId;
 
 impl Run<'_> {
     /// One page: everything that deciding takes is read at once, then each object is looked at on its own.

@@ -10,11 +10,11 @@
 
 use serde_json::{Value, json};
 
-use crate::domain::catalog::Catalog;
-use crate::domain::ids::SubscriptionId;
-use crate::domain::timestamp::Timestamp;
-use crate::event::{self, CheckoutMode, Event, EventType, Object as Told, PaymentStatus, ReadError};
-use crate::stripe::{API_VERSION, Object};
+use tallyhook_aws::stripe::{API_VERSION, Object};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::event::{self, CheckoutMode, Event, EventType, Object as Told, PaymentStatus, ReadError};
+use tallyhook_core::ids::SubscriptionId;
+use tallyhook_core::timestamp::Timestamp;
 
 /// An event made of an object, or Stripe's own.
 #[derive(Clone, Debug)]

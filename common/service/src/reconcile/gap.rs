@@ -5,11 +5,11 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::types;
-use crate::domain::timestamp::Timestamp;
-use crate::event::EventType;
-use crate::store::items::Key;
-use crate::store::{Store, StoreError};
-use crate::stripe::{Cursor, EventFilter, MOST_TYPES, Object, Stripe, StripeError};
+use tallyhook_aws::store::items::Key;
+use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_aws::stripe::{Cursor, EventFilter, MOST_TYPES, Object, Stripe, StripeError};
+use tallyhook_core::event::EventType;
+use tallyhook_core::timestamp::Timestamp;
 
 /// Longer lists are cut; the counts are whole.
 const MOST_LISTED: usize = 200;

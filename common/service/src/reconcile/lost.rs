@@ -2,11 +2,11 @@
 
 use super::report::Change;
 use super::{BATCH, Evidence, MOST_DEFERRED, Place, Run, Trouble, person};
-use crate::domain::decide::{Outcome, Parked, decide};
-use crate::domain::drift::{Class, Facts};
 use crate::process::{Done, Job, Repair, Seen};
-use crate::store::items::Key;
-use crate::stripe::{Object, Page};
+use tallyhook_aws::store::items::Key;
+use tallyhook_aws::stripe::{Object, Page};
+use tallyhook_core::decide::{Outcome, Parked, decide};
+use tallyhook_core::drift::{Class, Facts};
 
 impl Run<'_> {
     /// Undelivered events that our log does not have, newest first.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::domain::drift::{Class, Facts};
+use tallyhook_core::drift::{Class, Facts};
 
 /// Longer lists are cut; the counts are whole.
 const MOST_LISTED: usize = 200;

@@ -4,14 +4,14 @@ use tracing::{info, warn};
 
 use super::report::{Change, Left};
 use super::{Evidence, MOST_HELD, Report, Run, Trouble, person};
-use crate::domain::account::Account;
-use crate::domain::decide::Parked;
-use crate::domain::drift::{self, Class, Difference, Facts, Remedy};
-use crate::domain::ids::{CustomerId, UserId};
-use crate::domain::timestamp::Timestamp;
-use crate::event;
 use crate::process::{Done, Job, Repair, Seen};
-use crate::signature::SecretMode;
+use tallyhook_core::account::Account;
+use tallyhook_core::decide::Parked;
+use tallyhook_core::drift::{self, Class, Difference, Facts, Remedy};
+use tallyhook_core::event;
+use tallyhook_core::ids::{CustomerId, UserId};
+use tallyhook_core::signature::SecretMode;
+use tallyhook_core::timestamp::Timestamp;
 
 impl Run<'_> {
     /// Repairs what may be repaired, in one job, and lists the rest. Whether something was repaired.

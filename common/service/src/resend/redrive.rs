@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::{info, warn};
 
-use crate::event::{EventType, Family};
-use crate::queue::{Envelope, Queue};
-use crate::signature::SecretMode;
-use crate::store::items::{self, Item, Key};
-use crate::store::{Store, StoreError, payload};
+use tallyhook_aws::payload;
+use tallyhook_aws::queue::{Envelope, Queue};
+use tallyhook_aws::store::items::{self, Item, Key};
+use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_core::event::{EventType, Family};
+use tallyhook_core::signature::SecretMode;
 
 /// So many events are sent at once when a link frees them; the others wait for the next run of `retry`.
 const MOST_FREED: usize = 100;
@@ -116,7 +117,7 @@ fn envelope(item: &Item) -> Option<(Family, Envelope)> {
     }
     // Types that no family handles go to the quietest queue, as the webhook sends them.
     let family = EventType::from(text("type")?.as_str()).family().unwrap_or(Family::Customer);
-    let body = payload::unpack(item.get("payload")?.as_b().ok()?.as_ref())?;
+    let body = payload::unpack(items::read_payload(item)?)?;
     let mode = text("mode").and_then(|mode| SecretMode::from_text(&mode))?;
     Some((family, Envelope { body, received_ms: items::read_number(item, "received")?, mode }))
 }

@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::domain::ids::EventId;
-use crate::domain::timestamp::Timestamp;
-use crate::event::{self, Family};
-use crate::queue::{Envelope, Queue, SendError};
-use crate::signature::SecretMode;
-use crate::stripe::{Cursor, EventFilter, Object, Stripe, StripeError};
+use tallyhook_aws::queue::{Envelope, Queue, SendError};
+use tallyhook_aws::stripe::{Cursor, EventFilter, Object, Stripe, StripeError};
+use tallyhook_core::event::{self, Family};
+use tallyhook_core::ids::EventId;
+use tallyhook_core::signature::SecretMode;
+use tallyhook_core::timestamp::Timestamp;
 
 /// Which events.
 #[derive(Clone, Debug)]

@@ -9,17 +9,19 @@
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use tracing::{error, warn};
 
-use crate::alert::{Alert, Alerts};
-use crate::aws;
-use crate::clock;
-use crate::config::{ConfigError, DeadLetterConfig, Env};
-use crate::domain::timestamp::Timestamp;
-use crate::event::{self, Event, EventType};
-use crate::provision;
-use crate::queue::{Envelope, Queue};
-use crate::signature::SecretMode;
-use crate::store::items::{self, EventRecord, EventState, Key};
-use crate::store::{Reason, Store, StoreError, payload};
+use crate::alerts::{Alert, Alerts};
+use crate::config::DeadLetterConfig;
+use crate::outbox::provision;
+use tallyhook_aws::clock;
+use tallyhook_aws::env::{ConfigError, Env};
+use tallyhook_aws::payload;
+use tallyhook_aws::queue::{Envelope, Queue};
+use tallyhook_aws::sdk;
+use tallyhook_aws::store::items::{self, EventRecord, EventState, Key};
+use tallyhook_aws::store::{Reason, Store, StoreError};
+use tallyhook_core::event::{self, Event, EventType};
+use tallyhook_core::signature::SecretMode;
+use tallyhook_core::timestamp::Timestamp;
 
 /// Why an event is in the log as `failed`.
 pub const REASON: &str = "retries_used_up";
@@ -36,16 +38,12 @@ impl DeadLetter {
     /// # Errors
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let (dynamodb, sqs) = aws::clients(env)?;
+        let (dynamodb, sqs) = sdk::clients(env)?;
         Ok(Self::new(DeadLetterConfig::from_env(env)?, dynamodb, sqs))
     }
 
     /// The same over given clients.
-    pub fn new(
-        config: DeadLetterConfig,
-        dynamodb: aws_sdk_dynamodb::Client,
-        sqs: aws_sdk_sqs::Client,
-    ) -> Self {
+    pub fn new(config: DeadLetterConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs) -> Self {
         Self {
             store: Store::new(dynamodb, config.accounts_table, config.events_table),
             alerts: Alerts::new(Queue::new(sqs), config.notify_queue_url),

@@ -13,7 +13,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::event::KeyAs;
+use tallyhook_core::event::KeyAs;
 
 /// ```json
 /// {"version":"2.0","rawPath":"/webhooks/stripe","headers":{"stripe-signature":"t=…,v1=…"},

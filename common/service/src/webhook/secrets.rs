@@ -15,15 +15,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
-use crate::aws::resolve;
-use crate::config::{ConfigError, Env, signing_secrets};
-use crate::signature::Secret;
+use crate::config::signing_secrets;
+use tallyhook_aws::env::Env;
+use tallyhook_aws::sdk::resolve;
+use tallyhook_core::signature::Secret;
 
 /// Milliseconds from one reading to the next.
 const REREAD_MS: i64 = 30_000;
 
 /// Signing secrets that can be read again.
-pub struct Secrets {
+pub(super) struct Secrets {
     current: RwLock<Arc<[Secret]>>,
     /// The variables with their `ssm:/path` as they were given; `None` when no signing secret is one.
     source: Option<Env>,
@@ -33,13 +34,9 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Reads them from the variables that [`resolve`] answered.
-    ///
-    /// # Errors
-    /// [`ConfigError`] naming the variable: none at all, or a blank one.
-    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let source = env.came_from_parameter("STRIPE_WEBHOOK_SECRET").then(|| env.as_given());
-        Ok(Self { current: RwLock::new(signing_secrets(env)?.into()), source, read_ms: Mutex::default() })
+    /// The secrets in use, and the variables to read them from again.
+    pub(super) fn new(secrets: Vec<Secret>, source: Option<Env>) -> Self {
+        Self { current: RwLock::new(secrets.into()), source, read_ms: Mutex::default() }
     }
 
     /// Those to verify with.

@@ -17,12 +17,12 @@ use std::time::Duration;
 use serde_json::Value;
 use tracing::warn;
 
-use crate::domain::catalog::Catalog;
-use crate::domain::decide::leaves_out;
-use crate::domain::ids::{CustomerId, InvoiceId, PaymentIntentId};
-use crate::event::{CheckoutSession, Invoice, Object, Subscription};
 use crate::process::Job;
-use crate::stripe::{self, Cursor, Stripe, StripeError};
+use tallyhook_aws::stripe::{self, Cursor, Stripe, StripeError};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::decide::leaves_out;
+use tallyhook_core::event::{CheckoutSession, Invoice, Object, Subscription};
+use tallyhook_core::ids::{CustomerId, InvoiceId, PaymentIntentId};
 
 /// For all pages of one answer.
 const TIMEOUT: Duration = Duration::from_secs(12);

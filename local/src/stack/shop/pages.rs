@@ -4,10 +4,10 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use common::domain::catalog::{Catalog, Per};
-use common::pages::Page;
 use maud::{Markup, html};
 use serde_json::{Value, json};
+use tallyhook_core::catalog::{Catalog, Per};
+use tallyhook_service::http::pages::Page;
 
 use super::super::APP_TOKEN;
 use super::Shared;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::ids::EventId;
+use tallyhook_core::ids::EventId;
 
 fn number_of(item: &Item, name: &str) -> i64 {
     read_number(item, name).unwrap()

@@ -4,9 +4,9 @@ use lambda_http::Request;
 use serde_json::{Value, json};
 
 use super::{Admin, bad, limit, parameter, time};
-use crate::answer::Problem;
-use crate::store::items::{self, Item, Key};
-use crate::store::log::{self, Range};
+use crate::http::answer::Problem;
+use tallyhook_aws::store::items::{self, Item, Key};
+use tallyhook_aws::store::log::Range;
 
 /// One request looks at so many days; a page that is not full by then says where to go on.
 const MOST_DAYS: i64 = 60;
@@ -26,7 +26,7 @@ impl Admin {
         let mut audits = Vec::new();
         let mut next = None;
         for back in 0..=MOST_DAYS {
-            let day = log::day(newest - back * DAY_MS);
+            let day = items::day(newest - back * DAY_MS);
             if audits.len() >= limit || back == MOST_DAYS {
                 next = (back < MOST_DAYS || audits.len() >= limit).then_some(day);
                 break;

@@ -6,9 +6,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Admin, bad, stripe_failed};
-use crate::answer::Problem;
-use crate::domain::ids::{CustomerId, SubscriptionId, UserId};
-use crate::store::items::{self, Key};
+use crate::http::answer::Problem;
+use tallyhook_aws::store::items::{self, Key};
+use tallyhook_core::ids::{CustomerId, SubscriptionId, UserId};
 
 /// A text that is longer names nobody.
 const LONGEST: usize = 300;

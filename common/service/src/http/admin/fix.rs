@@ -10,16 +10,16 @@ use serde_json::{Value, json};
 use super::reconcile::GRACE_SECONDS;
 use super::user::entry_view;
 use super::{Admin, bad, deadline, read_body, seconds, short, stripe_failed};
-use crate::answer::{Problem, problem};
-use crate::domain::account::fix::Fix;
-use crate::domain::account::{Account, Cause, Fact};
-use crate::domain::credits::Credits;
-use crate::domain::ids::{CustomerId, SubscriptionId, UserId};
-use crate::domain::ledger::{Entry, LedgerKey};
-use crate::domain::timestamp::Timestamp;
+use crate::http::answer::{Problem, problem};
 use crate::reconcile::{Options, Reconciler, Report};
-use crate::store::items::{self, Key};
-use crate::store::{Condition, StoreError, Write};
+use tallyhook_aws::store::items::{self, Key};
+use tallyhook_aws::store::{Condition, StoreError, Write};
+use tallyhook_core::account::fix::Fix;
+use tallyhook_core::account::{Account, Cause, Fact};
+use tallyhook_core::credits::Credits;
+use tallyhook_core::ids::{CustomerId, SubscriptionId, UserId};
+use tallyhook_core::ledger::{Entry, LedgerKey};
+use tallyhook_core::timestamp::Timestamp;
 
 /// A change is tried so often against concurrent changes of the same account.
 const ATTEMPTS: u32 = 10;

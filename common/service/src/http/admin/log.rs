@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::{Admin, bad, deadline, limit, parameter, seconds, stripe_failed, time, time_ms, user_id};
-use crate::answer::{Problem, percent_decode, problem};
-use crate::domain::advice::advice;
-use crate::domain::ids::{EventId, UserId};
-use crate::event::EventType;
-use crate::redrive::Resent;
-use crate::replay::{ReplayError, Replayer, Selection};
-use crate::store::items::{self, Item, Key};
-use crate::store::log::{self, Filter, Line, ListError, Range};
-use crate::store::payload;
-use crate::stripe::EventFilter;
+use crate::http::answer::{Problem, percent_decode, problem};
+use crate::resend::redrive::Resent;
+use crate::resend::replay::{ReplayError, Replayer, Selection};
+use tallyhook_aws::payload;
+use tallyhook_aws::store::items::{self, Item, Key};
+use tallyhook_aws::store::log::{self, Filter, Line, ListError, Range};
+use tallyhook_aws::stripe::EventFilter;
+use tallyhook_core::advice::advice;
+use tallyhook_core::event::EventType;
+use tallyhook_core::ids::{EventId, UserId};
 
 /// Events on a page, unless `limit` says otherwise.
 const PAGE: usize = 50;
@@ -117,17 +117,14 @@ impl Admin {
         };
         let item = item.ok_or_else(unknown)?;
         let mut event = view(&Line::read(&item).ok_or_else(unknown)?);
-        let body = item
-            .get("payload")
-            .and_then(|payload| payload.as_b().ok())
-            .and_then(|packed| payload::unpack(packed.as_ref()));
+        let body = items::read_payload(&item).and_then(payload::unpack);
         // As it was received, unless it is not JSON.
         let payload = body.map(|body| {
             serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body)))
         });
         if let Some(event) = event.as_object_mut() {
             event.insert("message".to_owned(), json!(items::read_text(&item, "message")));
-            event.insert("objects".to_owned(), json!(objects(&item)));
+            event.insert("objects".to_owned(), json!(items::read_objects(&item)));
             event.insert(
                 "livemode".to_owned(),
                 json!(item.get("livemode").and_then(|livemode| livemode.as_bool().ok())),
@@ -278,7 +275,7 @@ impl Admin {
         self.audit_retry(&again, filter == Filter::default(), now_ms).await?;
         let now = seconds(now_ms);
         if let Some(id) = &again.id {
-            return match self.retry.redrive_one(id).await? {
+            return match self.retrier.redrive_one(id).await? {
                 Resent::Unknown => Err(problem(
                     StatusCode::NOT_FOUND,
                     "event_not_found",
@@ -298,8 +295,8 @@ impl Admin {
             };
         }
         let report = match filter == Filter::default() {
-            true => self.retry.run(now).await?,
-            false => self.retry.redrive_matching(&filter, now).await?,
+            true => self.retrier.run(now).await?,
+            false => self.retrier.redrive_matching(&filter, now).await?,
         };
         Ok(json!({"report": report}))
     }
@@ -404,12 +401,6 @@ fn filter(
         return Err(bad("invalid_status", format!("status must be one of {}", STATUSES.join(", "))));
     }
     Ok(Filter { status, kind, user, from_ms: time_ms("from", from)?, to_ms: time_ms("to", to)? })
-}
-
-/// Stripe's ids of what an event names.
-pub(super) fn objects(item: &Item) -> Vec<String> {
-    let objects = item.get("objects").and_then(|all| all.as_l().ok()).into_iter().flatten();
-    objects.filter_map(|id| id.as_s().ok()).cloned().collect()
 }
 
 /// A line of the log; with `advice` while it is open.

@@ -12,8 +12,8 @@ use lambda_http::{Body, Request, Response};
 use maud::html;
 use sha2::{Digest, Sha256};
 
-use crate::answer::error_answer;
-use crate::pages::Page;
+use crate::http::answer::error_answer;
+use crate::http::pages::Page;
 
 const STYLE: &str = include_str!("dashboard/dashboard.css");
 const SCRIPT: &str = concat!(

@@ -5,8 +5,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Admin, bad, seconds, time, user_id};
-use crate::answer::{Problem, problem};
-use crate::outbox::{self, JobKind, Nudge};
+use crate::http::answer::{Problem, problem};
+use crate::outbox::{self, Nudge};
+use tallyhook_core::job::JobKind;
 
 /// So many are shown.
 const MOST_SHOWN: usize = 200;
@@ -34,7 +35,7 @@ impl Admin {
     pub(super) async fn jobs(&self) -> Result<Value, Problem> {
         let open = outbox::open_jobs(&self.store).await?;
         let (failed, waiting): (Vec<_>, Vec<_>) = open.into_iter().partition(|line| line.status == "failed");
-        let view = |line: &crate::store::log::Line| {
+        let view = |line: &tallyhook_aws::store::log::Line| {
             let nudge = outbox::nudge(line)?;
             Some(json!({
                 "job": nudge.job,

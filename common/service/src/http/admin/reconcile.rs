@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Admin, bad, deadline, parameter, seconds, stripe_failed, time_ms, user_id};
-use crate::answer::{Problem, problem};
+use crate::http::answer::{Problem, problem};
 use crate::reconcile::{GapError, Options, Reconciler, gap};
 
 /// So many repairs are the most that one request may ask for.

@@ -21,20 +21,21 @@ use lambda_http::Request;
 use lambda_http::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::log::{objects, view};
+use super::log::view;
 use super::reconcile::GRACE_SECONDS;
 use super::{Admin, deadline, limit, parameter, seconds};
-use crate::answer::{Problem, problem};
-use crate::domain::account::Account;
-use crate::domain::account::explain::Told;
-use crate::domain::ids::{CustomerId, EventId, UserId};
-use crate::domain::ledger::{Entry, LedgerKey};
-use crate::domain::timestamp::Timestamp;
+use crate::http::answer::{Problem, problem};
 use crate::reconcile::{Options, Reconciler};
-use crate::store::items::{self, Item, Key};
-use crate::store::log::Line;
-use crate::store::{StoreError, payload};
-use crate::stripe::{Cursor, Filter, Object, Page, Stripe, StripeError};
+use tallyhook_aws::payload;
+use tallyhook_aws::store::StoreError;
+use tallyhook_aws::store::items::{self, Item, Key};
+use tallyhook_aws::store::log::Line;
+use tallyhook_aws::stripe::{Cursor, Filter, Object, Page, Stripe, StripeError};
+use tallyhook_core::account::Account;
+use tallyhook_core::account::explain::Told;
+use tallyhook_core::ids::{CustomerId, EventId, UserId};
+use tallyhook_core::ledger::{Entry, LedgerKey};
+use tallyhook_core::timestamp::Timestamp;
 
 /// Of a user's list so many events are read, one after the other.
 const MOST_EVENTS: usize = 60;
@@ -175,7 +176,7 @@ impl Admin {
                 id: line.id.clone(),
                 created: line.created,
                 kind: line.kind.clone(),
-                objects: objects(item),
+                objects: items::read_objects(item),
             };
             events.push(Event { line, told, email: email(item) });
         }
@@ -364,7 +365,7 @@ fn payment(object: &Object) -> Value {
 
 /// The e-mail address that an event names, in lower case.
 fn email(item: &Item) -> Option<String> {
-    let body = payload::unpack(item.get("payload")?.as_b().ok()?.as_ref())?;
+    let body = payload::unpack(items::read_payload(item)?)?;
     let event: Value = serde_json::from_slice(&body).ok()?;
     let object = &event["data"]["object"];
     let places =

@@ -30,14 +30,14 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use super::{Api, invalid_user, read_body};
-use crate::answer::{Problem, problem};
-use crate::clock;
-use crate::domain::account::State;
-use crate::domain::catalog::{Catalog, MAX_QUANTITY, Per};
-use crate::domain::ids::{CustomerId, PriceId, SubscriptionId, UserId};
-use crate::domain::timestamp::Timestamp;
-use crate::event::SubscriptionStatus;
-use crate::stripe::{Stripe, StripeError};
+use crate::http::answer::{Problem, problem};
+use tallyhook_aws::clock;
+use tallyhook_aws::stripe::{Stripe, StripeError};
+use tallyhook_core::account::State;
+use tallyhook_core::catalog::{Catalog, MAX_QUANTITY, Per};
+use tallyhook_core::event::SubscriptionStatus;
+use tallyhook_core::ids::{CustomerId, PriceId, SubscriptionId, UserId};
+use tallyhook_core::timestamp::Timestamp;
 
 /// The status page; Stripe puts the session's id in.
 const SUCCESS_PATH: &str = "/portal/status?session_id={CHECKOUT_SESSION_ID}";
@@ -83,7 +83,7 @@ impl Api {
             let message = format!("{variable} is not set, so there is no checkout");
             problem(StatusCode::SERVICE_UNAVAILABLE, "checkout_not_configured", message)
         };
-        let stripe = self.config.stripe.as_ref().ok_or_else(|| missing("STRIPE_SECRET_KEY"))?;
+        let stripe = self.stripe.as_ref().ok_or_else(|| missing("STRIPE_SECRET_KEY"))?;
         let base = self.config.app_base_url.as_deref().ok_or_else(|| missing("APP_BASE_URL"))?;
         let success = path(wish.success_path.as_deref(), SUCCESS_PATH, "success_path")?;
         let cancel = path(wish.cancel_path.as_deref(), "/", "cancel_path")?;

@@ -4,7 +4,7 @@
 //! {"session_id":"cs_test_1","payment_state":"paid","provisioning_state":"queued","password_state":"not_sent",
 //!  "next_action":"wait_provisioning"}
 //! ```
-//! The states are told by what the webhooks brought ([`crate::domain::setup_status`]). When they have not
+//! The states are told by what the webhooks brought ([`tallyhook_core::setup_status`]). When they have not
 //! brought it yet and a Stripe key is configured, Stripe is asked for the session; what it says goes through
 //! the same `decide` and `commit` as every event, under the same ledger keys, so that the late webhook finds
 //! it done.
@@ -15,7 +15,6 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use lambda_http::http::StatusCode;
 use lambda_http::{Body, Request, RequestExt, Response};
 use serde::Deserialize;
@@ -23,23 +22,23 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::{Api, invalid_user, no_user, read_body};
-use crate::answer::{Problem, problem};
-use crate::clock;
-use crate::domain::account::State;
-use crate::domain::decide::{Outcome, Parked, decide};
-use crate::domain::drift::{self, Remedy};
-use crate::domain::ids::{InvoiceId, SessionId, SubscriptionId, UserId};
-use crate::domain::setup_status::{Known, ProvisioningState, SessionPayment, SetupStatus};
-use crate::domain::timestamp::Timestamp;
-use crate::event::{self, CheckoutMode, CheckoutSession, SubscriptionStatus};
-use crate::outbox::JobKind;
-use crate::pages::status::StatusPage;
+use crate::http::answer::{Problem, problem};
+use crate::http::pages::status::StatusPage;
 use crate::process::{Job, Repair, Seen};
 use crate::reconcile::Evidence;
-use crate::signature::SecretMode;
-use crate::store::StoreError;
-use crate::store::items::{self, Item, Key, KnownSession, Table};
-use crate::stripe::{Cursor, Object, Stripe, StripeError};
+use tallyhook_aws::clock;
+use tallyhook_aws::store::StoreError;
+use tallyhook_aws::store::items::{self, Key, KnownSession, Question};
+use tallyhook_aws::stripe::{Cursor, Object, Stripe, StripeError};
+use tallyhook_core::account::State;
+use tallyhook_core::decide::{Outcome, Parked, decide};
+use tallyhook_core::drift::{self, Remedy};
+use tallyhook_core::event::{self, CheckoutMode, CheckoutSession, SubscriptionStatus};
+use tallyhook_core::ids::{InvoiceId, SessionId, SubscriptionId, UserId};
+use tallyhook_core::job::JobKind;
+use tallyhook_core::setup_status::{Known, ProvisioningState, SessionPayment, SetupStatus};
+use tallyhook_core::signature::SecretMode;
+use tallyhook_core::timestamp::Timestamp;
 
 /// Between the first two questions about one session; doubled each time, at most a minute.
 const FIRST_PAUSE_SECONDS: i64 = 8;
@@ -75,14 +74,6 @@ enum Heard {
     Nothing,
 }
 
-/// What is noted of the questions about a session.
-#[derive(Default)]
-struct Note {
-    asked: i64,
-    tries: u32,
-    told: Option<String>,
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PasswordSet {
@@ -96,11 +87,11 @@ impl Api {
             problem(StatusCode::BAD_REQUEST, "invalid_session_id", message)
         })?;
         let now = clock::now();
-        let (key, note_key) = (Key::Session(session.clone()), Key::Event(format!("ask#{session}")));
+        let (key, note_key) = (Key::Session(session.clone()), items::question_key(&session));
         let items = self.store.load([key.clone(), note_key.clone()]).await?;
         let mut known = items.get(&key).map(|item| items::read_session(&key, item)).transpose()?;
         let mut user = self.known_user(known.as_ref()).await?;
-        let note = items.get(&note_key).map(note).unwrap_or_default();
+        let note = items.get(&note_key).map(items::read_question).unwrap_or_default();
         let mut told = note.told.as_deref().and_then(SessionPayment::from_text);
         if !is_settled(known.as_ref(), user.as_ref().map(|user| &user.state)) {
             match self.ask(&session, known.as_ref(), &note, now).await? {
@@ -178,10 +169,10 @@ impl Api {
         &self,
         id: &SessionId,
         known: Option<&KnownSession>,
-        note: &Note,
+        note: &Question,
         now: Timestamp,
     ) -> Result<Heard, StoreError> {
-        let Some(stripe) = &self.config.stripe else { return Ok(Heard::Nothing) };
+        let Some(stripe) = &self.stripe else { return Ok(Heard::Nothing) };
         let pause = (FIRST_PAUSE_SECONDS << note.tries.saturating_sub(1).min(3)).min(60);
         if note.tries >= MOST_TRIES
             || (note.tries > 0 && now.unix() < note.asked + pause)
@@ -189,7 +180,7 @@ impl Api {
         {
             return Ok(Heard::Nothing);
         }
-        if !self.claim(id, note, now).await? {
+        if !self.store.claim_question(id, note, now).await? {
             return Ok(Heard::Nothing);
         }
         let heard = match self.hear(stripe, id, known, now).await {
@@ -204,58 +195,13 @@ impl Api {
                 Heard::Nothing
             }
         };
-        let told = match heard {
-            Heard::Said(said) => said.as_str(),
-            Heard::Missing => "missing",
+        let answer = match heard {
+            Heard::Said(said) => Some(said),
+            Heard::Missing => None,
             Heard::Nothing => return Ok(heard),
         };
-        self.note(id, "SET told = :told", [(":told", AttributeValue::S(told.to_owned()))], None).await?;
+        self.store.note_answer(id, answer).await?;
         Ok(heard)
-    }
-
-    /// Takes the right to ask; of several at once one has it.
-    async fn claim(&self, id: &SessionId, note: &Note, now: Timestamp) -> Result<bool, StoreError> {
-        let number = |value: i64| AttributeValue::N(value.to_string());
-        let values = [
-            (":now", number(now.unix())),
-            (":tries", number(i64::from(note.tries) + 1)),
-            (":before", number(note.asked)),
-            (":expires", number(now.plus_days(2).unix())),
-        ];
-        let condition = "attribute_not_exists(pk) OR asked = :before";
-        self.note(id, "SET asked = :now, tries = :tries, expires_at = :expires", values, Some(condition))
-            .await
-    }
-
-    async fn note<const N: usize>(
-        &self,
-        id: &SessionId,
-        update: &str,
-        values: [(&str, AttributeValue); N],
-        condition: Option<&str>,
-    ) -> Result<bool, StoreError> {
-        let mut request = self
-            .store
-            .client()
-            .update_item()
-            .table_name(self.store.table(Table::Events))
-            .key("pk", AttributeValue::S(format!("ask#{id}")))
-            .update_expression(update)
-            .set_condition_expression(condition.map(str::to_owned));
-        for (name, value) in values {
-            request = request.expression_attribute_values(name, value);
-        }
-        match request.send().await {
-            Ok(_) => Ok(true),
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(|error| error.is_conditional_check_failed_exception()) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(crate::store::failed("UpdateItem", &error)),
-        }
     }
 
     /// Reads the session and, where it is paid, what came of it.
@@ -356,7 +302,7 @@ impl Api {
     async fn account(
         &self,
         evidence: &Evidence,
-    ) -> Result<Option<Box<crate::domain::account::Account>>, Trouble> {
+    ) -> Result<Option<Box<tallyhook_core::account::Account>>, Trouble> {
         match self.processor.look(&[&evidence.event]).await?.into_iter().next().transpose()? {
             Some(Seen::Account(account, _)) => Ok(Some(account)),
             Some(Seen::Nobody(_)) | None => Ok(None),
@@ -419,15 +365,6 @@ fn session_id(request: &Request) -> Option<SessionId> {
 
 fn no_session() -> Problem {
     problem(StatusCode::NOT_FOUND, "session_not_found", "Stripe has no checkout session with this id")
-}
-
-fn note(item: &Item) -> Note {
-    let number = |name| items::read_number(item, name);
-    Note {
-        asked: number("asked").unwrap_or(0),
-        tries: items::read_number(item, "tries").unwrap_or(0),
-        told: items::read_text(item, "told"),
-    }
 }
 
 /// Whether there is nothing more to hear about a session: it will not be paid, or all that it paid for is in

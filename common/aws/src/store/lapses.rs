@@ -1,0 +1,39 @@
+//! Accounts whose access ends by time alone, from the index `by_lapse`.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use tallyhook_core::ids::UserId;
+use tallyhook_core::timestamp::Timestamp;
+
+use super::items::{self, Item, Table};
+use super::{Store, StoreError, failed};
+
+impl Store {
+    /// One page of the users whose access ended on the day `back` days ago and before `now`, and where the
+    /// next page begins. The index lags behind by moments: look at each account again before deciding.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn lapsed(
+        &self,
+        back: i64,
+        now: Timestamp,
+        start: Option<Item>,
+    ) -> Result<(Vec<UserId>, Option<Item>), StoreError> {
+        let day = items::day(now.plus_days(-back).unix().saturating_mul(1000));
+        let answer = self
+            .client
+            .query()
+            .table_name(self.table(Table::Accounts))
+            .index_name("by_lapse")
+            .key_condition_expression("lapses = :day AND access_until <= :now")
+            .expression_attribute_values(":day", AttributeValue::S(day))
+            .expression_attribute_values(":now", AttributeValue::N(now.unix().to_string()))
+            .set_exclusive_start_key(start)
+            .send()
+            .await
+            .map_err(|error| failed("Query", &error))?;
+        let user = |item: &Item| UserId::new(items::read_text(item, "pk")?.strip_prefix("user#")?).ok();
+        let users = answer.items().iter().filter_map(user).collect();
+        Ok((users, answer.last_evaluated_key.filter(|key| !key.is_empty())))
+    }
+}

@@ -1,0 +1,250 @@
+//! Single-item writes of the events table, outside a transaction.
+//!
+//! Each changes one note or job, never an account, a ledger entry or the marker of an event. What one of them
+//! claims or marks is only about when work is tried: if it is lost, the work is done once more, and the
+//! transaction of the account makes that safe.
+
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use tallyhook_core::ids::{SessionId, UserId};
+use tallyhook_core::job::JobKind;
+use tallyhook_core::setup_status::{ProvisioningState, SessionPayment};
+use tallyhook_core::timestamp::Timestamp;
+
+use super::items::{self, Key, Question, Table};
+use super::log::Line;
+use super::{Store, StoreError, failed};
+
+impl Store {
+    /// Raises the redrive count of an open event or job and moves its `due`, so that one run alone sends it.
+    /// `false` when the item changed since the index was read.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn claim_redrive(&self, line: &Line, now: Timestamp) -> Result<bool, StoreError> {
+        let redrives = line.redrives.saturating_add(1);
+        let due = now.plus_seconds(items::redrive_pause_seconds(redrives)).unix().saturating_mul(1000);
+        let request = self
+            .update(&Key::Event(line.id.clone()))
+            .update_expression("SET redrives = :redrives, due = :due")
+            .condition_expression("outcome = :outcome AND redrives = :before")
+            .expression_attribute_values(":redrives", number(redrives))
+            .expression_attribute_values(":before", number(line.redrives))
+            .expression_attribute_values(":due", number(due))
+            .expression_attribute_values(":outcome", text(&line.status));
+        held(request).await
+    }
+
+    /// Marks a job as running. `seen` is the one it was read with; `false` when the job was written anew.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn start_job(
+        &self,
+        kind: JobKind,
+        user: &UserId,
+        seen: i64,
+        attempts: u32,
+        due_ms: i64,
+    ) -> Result<bool, StoreError> {
+        let request = self
+            .update(&items::job_key(kind, user))
+            .update_expression("SET outcome = :outcome, attempts = :attempts, due = :due")
+            .condition_expression("seen = :seen")
+            .expression_attribute_values(":outcome", text(ProvisioningState::Running.as_str()))
+            .expression_attribute_values(":attempts", number(attempts))
+            .expression_attribute_values(":due", number(due_ms))
+            .expression_attribute_values(":seen", number(seen));
+        held(request).await
+    }
+
+    /// Notes what an attempt of a job came to. A completed job leaves the list of open ones; a failed one
+    /// stays there for the operator. `false` when the job was written anew.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn end_job(
+        &self,
+        kind: JobKind,
+        user: &UserId,
+        seen: i64,
+        state: ProvisioningState,
+        reason: &str,
+        finished_ms: i64,
+    ) -> Result<bool, StoreError> {
+        const SET: &str = "SET outcome = :outcome, reason = :reason, finished = :finished";
+        let completed = state == ProvisioningState::Completed;
+        // `open` is a reserved word.
+        let update = if completed { format!("{SET} REMOVE #open, due") } else { SET.to_owned() };
+        let request = self
+            .update(&items::job_key(kind, user))
+            .update_expression(update)
+            .set_expression_attribute_names(
+                completed.then(|| [("#open".to_owned(), "open".to_owned())].into()),
+            )
+            .condition_expression("seen = :seen")
+            .expression_attribute_values(":outcome", text(state.as_str()))
+            .expression_attribute_values(":reason", text(reason))
+            .expression_attribute_values(":finished", number(finished_ms))
+            .expression_attribute_values(":seen", number(seen));
+        held(request).await
+    }
+
+    /// Takes the right to ask Stripe for a session. Of several callers at once, one gets it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn claim_question(
+        &self,
+        session: &SessionId,
+        before: &Question,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let request = self
+            .update(&items::question_key(session))
+            .update_expression("SET asked = :now, tries = :tries, expires_at = :expires")
+            .condition_expression("attribute_not_exists(pk) OR asked = :before")
+            .expression_attribute_values(":now", number(now.unix()))
+            .expression_attribute_values(":tries", number(i64::from(before.tries) + 1))
+            .expression_attribute_values(":before", number(before.asked))
+            .expression_attribute_values(":expires", number(now.plus_days(2).unix()));
+        held(request).await
+    }
+
+    /// Notes what Stripe answered about a session; `None`: there is no such session.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_answer(
+        &self,
+        session: &SessionId,
+        payment: Option<SessionPayment>,
+    ) -> Result<(), StoreError> {
+        let request = self
+            .update(&items::question_key(session))
+            .update_expression("SET told = :told")
+            .expression_attribute_values(":told", text(payment.map_or("missing", SessionPayment::as_str)));
+        held(request).await.map(|_| ())
+    }
+
+    /// Claims an alert for one destination until `until`. Answers how many like it were held since the last
+    /// one, or `None` when it may not be posted now; it is counted then, unless this very message was posted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn claim_alert(
+        &self,
+        destination: &str,
+        alert: &str,
+        message_id: &str,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<u64>, StoreError> {
+        let key = items::alert_key(destination, alert);
+        let claim = self
+            .update(&key)
+            .update_expression(
+                "SET quiet_until = :until, message = :message, expires_at = :expires REMOVE held",
+            )
+            .condition_expression("attribute_not_exists(pk) OR quiet_until <= :now OR message = :message")
+            .expression_attribute_values(":until", number(until.unix()))
+            .expression_attribute_values(":now", number(now.unix()))
+            .expression_attribute_values(":message", text(message_id))
+            .expression_attribute_values(":expires", number(until.plus_days(7).unix()))
+            .return_values(ReturnValue::UpdatedOld)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        match claim.send().await {
+            Ok(answer) => {
+                Ok(Some(answer.attributes.and_then(|old| items::read_number(&old, "held")).unwrap_or(0)))
+            }
+            Err(error) => {
+                let Some(UpdateItemError::ConditionalCheckFailedException(refused)) =
+                    error.as_service_error()
+                else {
+                    return Err(failed("UpdateItem", &error));
+                };
+                let posted = refused.item().and_then(|item| items::read_text(item, "posted"));
+                if posted.as_deref() != Some(message_id) {
+                    let count = self
+                        .update(&key)
+                        .update_expression("ADD held :one")
+                        .expression_attribute_values(":one", number(1));
+                    held(count).await?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Notes that a destination has an alert, so that another attempt of the same message does not post it
+    /// there again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_posted(
+        &self,
+        destination: &str,
+        alert: &str,
+        message_id: &str,
+    ) -> Result<(), StoreError> {
+        let request = self
+            .update(&items::alert_key(destination, alert))
+            .update_expression("SET posted = :message REMOVE message")
+            .expression_attribute_values(":message", text(message_id));
+        held(request).await.map(|_| ())
+    }
+
+    /// Leaves the newest burst of refused signatures for `health`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_bad_signatures(&self, refused: u32, now: Timestamp) -> Result<(), StoreError> {
+        let request = self
+            .update(&items::bad_signatures_key())
+            .update_expression("SET refused = :refused, #at = :at, expires_at = :expires")
+            .expression_attribute_names("#at", "at")
+            .expression_attribute_values(":refused", number(refused))
+            .expression_attribute_values(":at", number(now.unix()))
+            .expression_attribute_values(":expires", number(now.plus_days(7).unix()));
+        held(request).await.map(|_| ())
+    }
+
+    /// Forgets where a reconciliation stopped: it came to its end.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn clear_reconcile_place(&self) -> Result<(), StoreError> {
+        let key = items::reconcile_place_key();
+        let item = items::key_attributes(key.table(), &key.partition(), &key.sort());
+        let request = self.client.delete_item().table_name(self.table(key.table())).set_key(Some(item));
+        request.send().await.map(|_| ()).map_err(|error| failed("DeleteItem", &error))
+    }
+
+    fn update(&self, key: &Key) -> UpdateItemFluentBuilder {
+        self.client.update_item().table_name(self.table(Table::Events)).key("pk", text(&key.partition()))
+    }
+}
+
+/// Sends an update; `false` when its condition did not hold.
+async fn held(request: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
+    match request.send().await {
+        Ok(_) => Ok(true),
+        Err(error)
+            if error
+                .as_service_error()
+                .is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(failed("UpdateItem", &error)),
+    }
+}
+
+fn text(value: &str) -> AttributeValue {
+    AttributeValue::S(value.to_owned())
+}
+
+fn number(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}

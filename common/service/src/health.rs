@@ -1,0 +1,144 @@
+//! How the system is: counts events and messages, and judges the counts ([`tallyhook_core::health`]). The function
+//! `health` and the admin API ask for it.
+//!
+//! The counts come from the log's indexes (a page of a day's partition holds thousands of events, so a day of
+//! a hundred thousand events is some dozens of queries) and from one `GetQueueAttributes` for each queue. SQS
+//! does not tell the age of its oldest message; an alarm on CloudWatch's `ApproximateAgeOfOldestMessage`
+//! watches that (`template.yaml`), and reaches `notify` through EventBridge.
+
+use futures_util::future::{join, join_all};
+use tracing::warn;
+
+use tallyhook_aws::queue::Queue;
+use tallyhook_aws::store::items;
+use tallyhook_aws::store::log::{self, Range};
+use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_core::event::Family;
+use tallyhook_core::health::{Counts, Health, QueueCount, health};
+use tallyhook_core::timestamp::Timestamp;
+
+const HOUR: i64 = 3600;
+/// Of one partition so many pages of up to 1 MB are counted; a count that stops there is a lower bound.
+const MOST_PAGES: usize = 50;
+
+/// The use case: counts and judges.
+pub struct HealthReader {
+    store: Store,
+    queue: Queue,
+    queues: Vec<(Family, String)>,
+    dead_letter_queue_url: Option<String>,
+}
+
+impl HealthReader {
+    /// Over the store, and the queues of the families.
+    pub fn new(
+        store: Store,
+        queue: Queue,
+        queues: impl IntoIterator<Item = (Family, String)>,
+        dead_letter_queue_url: Option<String>,
+    ) -> Self {
+        Self { store, queue, queues: queues.into_iter().collect(), dead_letter_queue_url }
+    }
+
+    /// Counts and judges.
+    ///
+    /// # Errors
+    /// [`StoreError`]. A queue that does not answer counts as empty, with a line in the log.
+    pub async fn look(&self, now: Timestamp) -> Result<(Counts, Health), StoreError> {
+        let (from_log, from_queues) = join(self.count_log(now), self.count_queues()).await;
+        let mut counts = from_log?;
+        (counts.queues, counts.dead_letters) = from_queues;
+        let health = health(&counts);
+        Ok((counts, health))
+    }
+
+    async fn count_log(&self, now: Timestamp) -> Result<Counts, StoreError> {
+        let open = |state: &'static str| async move {
+            let each = log::open_partitions(state)
+                .into_iter()
+                .map(|partition| self.count("by_status", partition, 0));
+            let mut count = 0;
+            for outcomes in join_all(each).await {
+                count += outcomes?.iter().map(|(_, count)| count).sum::<u64>();
+            }
+            Ok::<u64, StoreError>(count)
+        };
+        let from = now.plus_days(-1).unix().saturating_mul(1000);
+        let days = [items::day(from), items::day(now.unix().saturating_mul(1000))];
+        let recent = days
+            .iter()
+            .flat_map(|day| log::day_partitions(day, None))
+            .map(|partition| self.count("by_day", partition, from));
+        let mut counts =
+            Counts { parked: open("parked").await?, failed: open("failed").await?, ..Counts::default() };
+        for outcomes in join_all(recent).await {
+            for (outcome, count) in outcomes? {
+                match outcome.as_str() {
+                    "processed" => counts.processed += count,
+                    "ignored" => counts.ignored += count,
+                    _ => counts.unsuccessful += count,
+                }
+            }
+        }
+        let (report, signal) = (items::reconcile_report_key(), items::bad_signatures_key());
+        let notes = self.store.load([report.clone(), signal.clone()]).await?;
+        if let Some(report) = notes.get(&report) {
+            counts.missing = items::read_number(report, "missing");
+            counts.orphaned = items::read_number(report, "orphaned");
+        }
+        if let Some(signal) = notes.get(&signal) {
+            let recent = items::read_number(signal, "at").is_some_and(|at: i64| at > now.unix() - HOUR);
+            counts.refused_signatures = items::read_number(signal, "refused").filter(|_| recent).unwrap_or(0);
+        }
+        Ok(counts)
+    }
+
+    /// The events of one partition since a time, by outcome.
+    async fn count(
+        &self,
+        index: &str,
+        partition: String,
+        from: i64,
+    ) -> Result<Vec<(String, u64)>, StoreError> {
+        let mut counts = std::collections::BTreeMap::new();
+        let mut start = None;
+        for _ in 0..MOST_PAGES {
+            let range = Range { index, partition: &partition, from, to: i64::MAX, newest_first: true };
+            let (found, more) = self.store.query(&range, None, start).await?;
+            for outcome in found.iter().filter_map(|item| items::read_text(item, "outcome")) {
+                *counts.entry(outcome).or_insert(0) += 1;
+            }
+            start = more;
+            if start.is_none() {
+                break;
+            }
+        }
+        Ok(counts.into_iter().collect())
+    }
+
+    async fn count_queues(&self) -> (Vec<QueueCount>, u64) {
+        let each = self.queues.iter().map(|(family, url)| async move {
+            let [waiting, in_flight, delayed] = self.depth(url).await;
+            QueueCount {
+                queue: family.as_str().to_owned(),
+                waiting,
+                in_flight: in_flight + delayed,
+                oldest_seconds: None,
+            }
+        });
+        let dead = async {
+            match &self.dead_letter_queue_url {
+                Some(url) => self.depth(url).await.iter().sum(),
+                None => 0,
+            }
+        };
+        join(join_all(each), dead).await
+    }
+
+    async fn depth(&self, queue_url: &str) -> [u64; 3] {
+        self.queue.depth(queue_url).await.unwrap_or_else(|error| {
+            warn!(error, queue_url, "QUEUE_NOT_COUNTED");
+            [0; 3]
+        })
+    }
+}

@@ -1,0 +1,7 @@
+//! Functions that answer HTTP requests, and what they share: answers, bearer tokens, pages.
+
+pub mod admin;
+mod answer;
+pub mod api;
+pub mod pages;
+pub mod token;

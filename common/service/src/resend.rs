@@ -1,0 +1,6 @@
+//! Sends events to their queues again: by id ([`redrive`]), from Stripe ([`replay`]), and all that is due
+//! ([`retry`]).
+
+pub mod redrive;
+pub mod replay;
+pub mod retry;
