@@ -134,12 +134,18 @@ pub enum Condition {
     Absent,
     /// The account still has the version it was loaded with.
     Version(u64),
-    /// The customer is bound to no user, or to this one.
+    /// The customer or subscription has no owner, or this one, and no event waits for it.
     BoundTo(String),
-    /// Nobody waits for the payment.
-    NobodyWaits,
-    /// It is nobody's, and just these events wait for it.
+    /// It still has this owner.
+    OwnedBy(String),
+    /// It has no owner, and just these events wait for it.
     Waiting(BTreeSet<String>),
+    /// The payment's item still has the revision that was read; 0: it is absent.
+    Revision(u64),
+    /// The invoice's own event has not arrived, and just these payments are tied to it.
+    Payments(BTreeSet<String>),
+    /// The order is as it was read.
+    UpdatedAt(i64),
     /// No event with this id was finished: it is absent, parked or failed.
     Unfinished,
 }
@@ -294,7 +300,23 @@ fn condition(condition: &Condition) -> (Option<&'static str>, Option<HashMap<Str
             Some("attribute_not_exists(pk) OR user_id = :user"),
             values(&[(":user", AttributeValue::S(user.clone()))]),
         ),
-        Condition::NobodyWaits => (Some("attribute_not_exists(waiting)"), None),
+        Condition::OwnedBy(user) => {
+            (Some("user_id = :user"), values(&[(":user", AttributeValue::S(user.clone()))]))
+        }
+        Condition::Revision(0) => (Some("attribute_not_exists(pk)"), None),
+        Condition::Revision(revision) => {
+            (Some("revision = :revision"), values(&[(":revision", AttributeValue::N(revision.to_string()))]))
+        }
+        Condition::Payments(payments) => {
+            let payments = AttributeValue::Ss(payments.iter().cloned().collect());
+            (
+                Some("attribute_not_exists(user_id) AND payments = :payments"),
+                values(&[(":payments", payments)]),
+            )
+        }
+        Condition::UpdatedAt(at) => {
+            (Some("updated_at = :at"), values(&[(":at", AttributeValue::N(at.to_string()))]))
+        }
         Condition::Waiting(events) => {
             let events = AttributeValue::Ss(events.iter().cloned().collect());
             (Some("attribute_not_exists(user_id) AND waiting = :events"), values(&[(":events", events)]))

@@ -205,11 +205,22 @@ impl Account {
     pub fn after(&self, change: &Change) -> Self {
         let mut recorded = self.recorded.clone();
         recorded.extend(change.entries.iter().map(|entry| (entry.key.clone(), entry.clone())));
-        Self { user_id: self.user_id.clone(), version: self.version + 1, state: change.state.clone(), recorded }
+        Self {
+            user_id: self.user_id.clone(),
+            version: self.version + 1,
+            state: change.state.clone(),
+            recorded,
+        }
     }
 
     /// Spends credits under the app's idempotency key; `None` when there are not enough.
-    pub fn consume(&self, amount: Credits, key: LedgerKey, catalog: &Catalog, now: Timestamp) -> Option<Change> {
+    pub fn consume(
+        &self,
+        amount: Credits,
+        key: LedgerKey,
+        catalog: &Catalog,
+        now: Timestamp,
+    ) -> Option<Change> {
         let cause = Cause { by: "app".to_owned(), adjust_key: key.adjusted(), created: now };
         let mut due = self.evolve(Vec::new(), &cause, catalog, now).ok()?;
         let buckets = due.state.buckets(&catalog.policy, now);
@@ -332,9 +343,15 @@ impl Account {
         Ok(())
     }
 
-    fn fold_invoice(&self, state: &mut State, invoice: PaidInvoice, new: &mut Vec<NewEntry>) -> Result<(), Conflict> {
+    fn fold_invoice(
+        &self,
+        state: &mut State,
+        invoice: PaidInvoice,
+        new: &mut Vec<NewEntry>,
+    ) -> Result<(), Conflict> {
         let key = LedgerKey::invoice(&invoice.id);
-        let worth = invoice.lines.iter().map(|(_, line)| line.terms.worth(line.quantity)).max().unwrap_or_default();
+        let worth =
+            invoice.lines.iter().map(|(_, line)| line.terms.worth(line.quantity)).max().unwrap_or_default();
         // A recorded invoice that nothing here remembers was forgotten, and stays so.
         if !self.recorded.contains_key(&key) || state.knows(&key) {
             let subscription = state.subscription_mut(&invoice.subscription);
@@ -366,12 +383,17 @@ impl Account {
         let granted = purchase.granted;
         let filed_at = state.reset_at.map_or(purchase.at, |reset_at| reset_at.max(purchase.at));
         let kind = if lifetime { EntryKind::Subscription } else { EntryKind::AddOn };
-        let mut entry = NewEntry { payment, filed_at: Some(filed_at), ..NewEntry::new(key.clone(), kind, granted) };
+        let mut entry =
+            NewEntry { payment, filed_at: Some(filed_at), ..NewEntry::new(key.clone(), kind, granted) };
         let all = if lifetime { &mut state.lifetimes } else { &mut state.packs };
         match all.iter_mut().find(|known| known.is_one_with(&purchase)) {
             Some(known) if known.key().as_ref() == Some(&key) => {
                 if known.granted != granted && !known.joined {
-                    return Err(Conflict { key, known: known.granted.to_string(), says: granted.to_string() });
+                    return Err(Conflict {
+                        key,
+                        known: known.granted.to_string(),
+                        says: granted.to_string(),
+                    });
                 }
                 known.invoice = known.invoice.take().or(purchase.invoice);
                 known.payment = known.payment.take().or(purchase.payment);

@@ -535,7 +535,8 @@ impl Checker<'_> {
         }
         let ignore = file.ignore;
         if ignore.contains(&IgnoreRule::default()) {
-            let message = "[[ignore]] names nothing: a rule needs price, product, metadata, account or context";
+            let message =
+                "[[ignore]] names nothing: a rule needs price, product, metadata, account or context";
             return Err(CatalogError { line: 0, message: message.to_owned() });
         }
         Ok(Catalog { tiers, policy, plans, packs, orders, ignore, plan_by_price, pack_by_price })

@@ -37,6 +37,8 @@ pub enum Outcome {
     Ignore(Ignored),
     /// A person or a later fact is needed; it is recorded as `parked` and alerted. No retry can help.
     Park(Parked),
+    /// A payment paid an invoice whose owner is not known yet: the tie is kept without an account.
+    Tie,
 }
 
 /// A change and what goes with it.
@@ -335,7 +337,7 @@ pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now:
         Outcome::Apply(applied) => {
             Outcome::Apply(Box::new(Applied { payments: Payments::new(), order: None, ..*applied }))
         }
-        other @ (Outcome::Ignore(_) | Outcome::Park(_)) => other,
+        other @ (Outcome::Ignore(_) | Outcome::Park(_) | Outcome::Tie) => other,
     }
 }
 
@@ -352,10 +354,7 @@ pub fn leaves_out(event: &Event) -> bool {
         // What our own checkout sold says what it is.
         Object::Charge(charge) => {
             let sold = ["pack", "mode"].iter().any(|name| charge.metadata.contains_key(*name));
-            charge.invoice.is_none()
-                && charge.customer.is_some()
-                && charge.payment_intent.is_some()
-                && !sold
+            charge.invoice.is_none() && charge.customer.is_some() && charge.payment_intent.is_some() && !sold
         }
         Object::Refund(refund) => refund.invoice.is_none() && refund.payment_intent.is_some(),
         Object::Dispute(dispute) => dispute.invoice.is_none() && dispute.payment_intent.is_some(),
@@ -443,7 +442,9 @@ fn decide_facts(
 /// Whether the customer of an event is its user's: a refund or a dispute belongs to what its payment paid for.
 fn names_owner(event: &Event) -> bool {
     match event.object {
-        Object::CheckoutSession(_) | Object::Subscription(_) | Object::Invoice(_) | Object::Customer(_) => true,
+        Object::CheckoutSession(_) | Object::Subscription(_) | Object::Invoice(_) | Object::Customer(_) => {
+            true
+        }
         Object::InvoicePayment(_)
         | Object::Charge(_)
         | Object::Refund(_)
@@ -571,7 +572,8 @@ impl Tied {
         payments: &Payments,
     ) -> Result<(), Parked> {
         let kind = if matches!(news, News::Dispute(..)) { EntryKind::Dispute } else { EntryKind::Refund };
-        let (payment, record) = joined(event, news, payments);
+        let (payment, mut record) = joined(event, news, payments);
+        record.user = Some(account.user_id.clone());
         let Some(document) = record.document.clone() else { return Err(Parked::NoGrant(payment)) };
         let amount = record.reversal.amount();
         if let (Some(session), Some(entry)) = (document.session_id(), account.recorded.get(&document))
@@ -598,9 +600,7 @@ pub fn joined_payment(event: &Event, payments: &Payments) -> Option<(String, Pay
         Object::Refund(refund) => {
             News::Refund(refund.id.clone(), refund.amount, refund::status(refund, event))
         }
-        Object::Dispute(dispute) => {
-            News::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone())
-        }
+        Object::Dispute(dispute) => News::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone()),
         Object::CheckoutSession(_)
         | Object::Subscription(_)
         | Object::Invoice(_)
@@ -613,7 +613,9 @@ pub fn joined_payment(event: &Event, payments: &Payments) -> Option<(String, Pay
 
 fn joined(event: &Event, news: News, payments: &Payments) -> (String, PaymentRecord) {
     let refs = payment_refs(event);
-    let known = |payment: &&PaymentRef| payments.get(payment.as_str()).is_some_and(|record| record.document.is_some());
+    let known = |payment: &&PaymentRef| {
+        payments.get(payment.as_str()).is_some_and(|record| record.document.is_some())
+    };
     let payment = refs.iter().find(known).or(refs.first()).map_or(event.id.as_str(), PaymentRef::as_str);
     let mut record = payments.get(payment).cloned().unwrap_or_default();
     record.reversal.fold(news);

@@ -93,7 +93,7 @@ pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestam
     let balance = |state: &State| state.balance(&catalog.policy, now);
     let lowers = |outcome: &Outcome| match outcome {
         Outcome::Apply(applied) => balance(&applied.change.state) < balance(&account.state),
-        Outcome::Ignore(_) | Outcome::Park(_) => false,
+        Outcome::Ignore(_) | Outcome::Park(_) | Outcome::Tie => false,
     };
     let whole = decide(account, event, &Payments::new(), catalog, now);
     if !lowers(&whole) {
@@ -104,10 +104,7 @@ pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestam
         return standing;
     }
     let nothing = Applied {
-        change: super::account::Change {
-            state: account.state.clone(),
-            entries: Vec::new(),
-        },
+        change: super::account::Change { state: account.state.clone(), entries: Vec::new() },
         links: Vec::new(),
         subscriptions: Vec::new(),
         payments: Payments::new(),
@@ -151,7 +148,7 @@ pub fn subscription(
     let ours = account.state.summary(id, catalog, now);
     let whole = match decide(account, event, &Payments::new(), catalog, now) {
         Outcome::Apply(applied) => applied,
-        Outcome::Ignore(_) => return Vec::new(),
+        Outcome::Ignore(_) | Outcome::Tie => return Vec::new(),
         Outcome::Park(parked) => {
             let class = if ours.is_some() { Class::Status } else { Class::MissingHere };
             let before = ours.as_ref().map(Summary::facts).unwrap_or_default();
@@ -166,7 +163,7 @@ pub fn subscription(
     let alone = Account::new(account.user_id.clone());
     let theirs = match decide(&alone, event, &Payments::new(), catalog, now) {
         Outcome::Apply(applied) => applied.change.state.summary(id, catalog, now),
-        Outcome::Ignore(_) | Outcome::Park(_) => None,
+        Outcome::Ignore(_) | Outcome::Park(_) | Outcome::Tie => None,
     };
     let Some(theirs) = theirs else { return Vec::new() };
     if ours.is_none() && whole.change.entries.is_empty() && is_history(&theirs, &whole, event, id, since) {
@@ -177,7 +174,8 @@ pub fn subscription(
     if ours.as_ref() != Some(&theirs) {
         found.push(standing_difference(account, ours.as_ref(), &theirs, &allowed, id, catalog, now));
     }
-    let (balance, due) = (account.state.balance(&catalog.policy, now), whole.change.state.balance(&catalog.policy, now));
+    let (balance, due) =
+        (account.state.balance(&catalog.policy, now), whole.change.state.balance(&catalog.policy, now));
     let moves = !whole.change.entries.is_empty();
     if moves && allowed.change.state.balance(&catalog.policy, now) != due {
         let (before, after) = (credits(balance), credits(due));
@@ -265,7 +263,7 @@ pub fn document(account: &Account, event: &Event, catalog: &Catalog, now: Timest
     let balance = account.state.balance(&catalog.policy, now);
     let whole = match decide(account, event, &Payments::new(), catalog, now) {
         Outcome::Apply(applied) => applied,
-        Outcome::Ignore(_) => return None,
+        Outcome::Ignore(_) | Outcome::Tie => return None,
         Outcome::Park(parked) => {
             let remedy = Remedy::Person(parked.to_string());
             return Some(Difference {
@@ -308,9 +306,9 @@ pub fn has_opening(
     let buckets = account.state.buckets(&catalog.policy, now);
     let opened = |start: Timestamp| {
         let of_it = buckets.items.iter().filter(|((of, _), _)| of == id).map(|(_, bucket)| bucket);
-        of_it.into_iter().any(|bucket| {
-            bucket.trial || bucket.period.as_ref().is_some_and(|period| period.start >= start)
-        })
+        of_it
+            .into_iter()
+            .any(|bucket| bucket.trial || bucket.period.as_ref().is_some_and(|period| period.start >= start))
     };
     theirs.plan.is_none() || theirs.start.is_none_or(opened)
 }

@@ -133,7 +133,11 @@ impl Reversal {
     pub fn amount(&self) -> i64 {
         let held =
             |dispute: &&(i64, DisputeStage)| matches!(dispute.1, DisputeStage::Open | DisputeStage::Lost);
-        self.disputes.values().filter(held).map(|dispute| dispute.0).fold(self.refunded(), i64::saturating_add)
+        self.disputes
+            .values()
+            .filter(held)
+            .map(|dispute| dispute.0)
+            .fold(self.refunded(), i64::saturating_add)
     }
 }
 

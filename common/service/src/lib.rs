@@ -9,6 +9,7 @@
 //! | [`alerts`] | messages to the operator, and the function `notify` that posts them |
 //! | [`outbox`] | jobs by which the app learns of a change, and the function `provision` that does them |
 //! | [`resend`] | sends events to their queues again: parked ones from the log, missed ones from Stripe |
+//! | [`accounts`] | the one way to change an account |
 //! | [`process`] | the straight path from a message to the write |
 //! | [`health`] | how the system is, counted and judged |
 //! | [`webhook`], [`worker`] | the functions that take Stripe's requests, and the families' queues |
@@ -17,6 +18,7 @@
 //! | [`http`] | the functions `api` and `admin`, and their pages |
 //! | [`start`] | how a function starts |
 
+pub mod accounts;
 pub mod alerts;
 pub mod config;
 pub mod health;

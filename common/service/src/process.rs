@@ -2,52 +2,54 @@
 //!
 //! One `BatchGetItem` reads what all events of the batch need, `decide` folds the events of each account into
 //! one change, and one `TransactWriteItems` writes everything: each event's marker, each account once on its
-//! version, the ledger entries, the links. When the transaction does not hold, each account's events are done
+//! version, the ledger entries, the links. If the transaction is cancelled, each account's events are done
 //! again on their own, from fresh reads, a bounded number of times; a retry finds out by itself whether an
-//! earlier write had happened after all.
+//! earlier write happened after all.
 //!
-//! An event that names its user needs one read. One that names only its customer or its payment needs a
-//! second, for the account.
+//! An event that names its user in its metadata needs one read. One that names only its customer, its
+//! subscription or its payment needs a second, for the account.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::outbox::{Before, Nudge, Outbox};
+use crate::accounts::{AccountWrites, Accounts, load_account, pause};
+use crate::outbox::Nudge;
 use crate::resend::redrive::Redrive;
 use tallyhook_aws::payload;
-use tallyhook_aws::store::items::{self, EventRecord, EventState, Item, Key, KnownEvent};
-use tallyhook_aws::store::{Condition, Reason, Store, StoreError, Write};
+use tallyhook_aws::store::items::{self, EventRecord, EventState, Item, Key, KnownEvent, KnownPayment};
+use tallyhook_aws::store::{Condition, Reason, StoreError, Write};
 use tallyhook_core::account::Account;
-use tallyhook_core::catalog::Catalog;
-use tallyhook_core::decide::{Effect, Ignored, Outcome, Parked, decide, ledger_keys, payment_refs};
+use tallyhook_core::decide::owner::{Links, StoredOwner, owner};
+use tallyhook_core::decide::{
+    Applied, Effect, Ignored, Outcome, Parked, Payments, decide, foreign, invoice_of_reversal, is_reversal,
+    joined_payment, ledger_keys, payment_refs,
+};
 use tallyhook_core::drift;
-use tallyhook_core::event::{CheckoutSession, Event, EventType, Object};
-use tallyhook_core::ids::{CustomerId, EventId, UserId};
+use tallyhook_core::event::{CheckoutSession, Event, EventType, InvoicePayment, Object};
+use tallyhook_core::ids::{CustomerId, SubscriptionId, UserId};
 use tallyhook_core::ledger::LedgerKey;
+use tallyhook_core::reversal::PaymentRecord;
 use tallyhook_core::setup_status::SessionPayment;
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
 
 /// How often the events of one account are tried within one invocation.
-const ATTEMPTS: u32 = 8;
+const MAX_ATTEMPTS: u32 = 8;
+/// How many reads one attempt makes at most: the event, its links, its payment's document, its account.
+const MAX_READS: u32 = 5;
 
-/// What the path needs besides its store.
+/// What the path needs.
 #[derive(Clone, Debug)]
 pub struct Processor {
-    /// The tables.
-    pub store: Store,
-    /// What is sold.
-    pub catalog: Catalog,
+    /// The accounts.
+    pub accounts: Accounts,
     /// The mode of this deployment; `None` applies both.
     pub livemode: Option<bool>,
     /// Whether the log keeps the body of an event that is done.
     pub keep_payloads: bool,
     /// Where the events go that a new link or payment frees.
     pub redrive: Redrive,
-    /// What the app is to be told.
-    pub outbox: Outbox,
 }
 
 /// One event to process.
@@ -83,42 +85,43 @@ pub struct Repair {
     pub as_itself: bool,
 }
 
-/// Whose an event is, and how things stand before it.
+/// The account that an event belongs to, as it is before the event.
 #[derive(Clone, Debug)]
-pub enum Seen {
-    /// The account, and the grant that the event's payment paid for.
-    Account(Box<Account>, Option<LedgerKey>),
-    /// Nobody's that we know.
-    Nobody(Parked),
+pub enum FoundAccount {
+    /// The account, and what is known of the payments that the event names.
+    Account(Box<Account>, Payments),
+    /// No owner is known.
+    NoOwner(Parked),
 }
 
 /// How an event ended. All but `NotYet` are durable when this is returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Done {
-    /// Its effects are written.
-    Processed(UserId, Effect),
+pub enum EventOutcome {
+    /// Its effects are written. A tie of a payment to an invoice needs no user.
+    Processed(Option<UserId>, Effect),
     /// It was finished before; nothing was written.
     Duplicate,
     /// Recorded as none of our business.
     Ignored(Ignored),
     /// Recorded as waiting.
     Parked(Parked),
-    /// Its user is not known, which may be a matter of seconds: try once more before parking.
+    /// Its user or subscription is not known, which may be a matter of seconds: try once more before parking.
     NotYet,
 }
 
-/// What a batch came to, before it is written.
+/// What a batch comes to, before it is written.
 #[derive(Default)]
 struct Plan {
-    done: Vec<Done>,
     writes: Vec<Write>,
     places: HashMap<Key, usize>,
-    /// Who begins to wait, by the customer or payment.
+    /// Events that begin to wait, by what they wait for.
     waiting: BTreeMap<Key, BTreeSet<String>>,
-    /// Who waited for what this binds.
+    /// Events that waited for what this ties.
     freed: BTreeSet<String>,
-    /// Jobs that are written with it.
-    nudges: BTreeSet<Nudge>,
+    /// Payments as they are after the events so far.
+    payments: BTreeMap<String, KnownPayment>,
+    /// Accounts as they are after the events so far.
+    accounts: BTreeMap<UserId, AccountWrites>,
 }
 
 impl Plan {
@@ -138,19 +141,10 @@ impl Plan {
         }
     }
 
-    /// Keeps the place of an account, which is written once the last event of it is folded in.
-    fn reserve(&mut self, user: &UserId) {
-        let key = Key::Account(user.clone());
-        if !self.places.contains_key(&key) {
-            self.write(Write { key, item: None, condition: Condition::Anything });
-        }
-    }
-
-    /// Binds a customer or a payment. Where events are known to wait for it, they are freed; where they are
-    /// not known, the write's condition fails and the next attempt knows them. So nobody is asked on the way
-    /// of an event that nobody waits for.
-    fn bind(&mut self, write: Write, items: &HashMap<Key, Item>) {
-        let waiting = items.get(&write.key).map(items::waiting).unwrap_or_default();
+    /// Adds a link. Events that are known to wait for it are freed; where they are not known, the write's
+    /// condition fails and the next attempt knows them. So an event that nothing waits for reads nothing more.
+    fn tie(&mut self, write: Write, item: Option<&Item>) {
+        let waiting = item.map(items::waiting).unwrap_or_default();
         if waiting.is_empty() {
             return self.write(write);
         }
@@ -158,8 +152,51 @@ impl Plan {
         self.write(Write { condition: Condition::Waiting(waiting), ..write });
     }
 
-    /// Notes whose a checkout session is and how its payment stands: of all that was heard of it the most
-    /// final word.
+    /// Ties a customer or a subscription to an owner.
+    ///
+    /// # Errors
+    /// [`StoreError::Cancelled`] when two users claim it in one batch: done one after the other, the second
+    /// reads the owner.
+    fn link(
+        &mut self,
+        key: &Key,
+        user: &UserId,
+        by_reference: bool,
+        items: &HashMap<Key, Item>,
+    ) -> Result<(), StoreError> {
+        let item = items.get(key);
+        let known = item.map(|item| items::read_owner(key, item)).transpose()?.flatten();
+        let new = StoredOwner { user: user.clone(), moved: false, by_reference, shared: false };
+        let (owner, known) = match known {
+            None => (new, None),
+            Some(known) if known.user == *user => return Ok(()),
+            Some(known) if known.by_reference && !by_reference => (new, Some(known)),
+            Some(known) if by_reference || known.shared => return Ok(()),
+            // Metadata names another user for this customer: it pays for several.
+            Some(known) => (StoredOwner { shared: true, ..known.clone() }, Some(known)),
+        };
+        let write = match key {
+            Key::Customer(customer) => items::customer(customer, &owner, known.as_ref()),
+            Key::Subscription(subscription) => items::subscription(subscription, &owner, known.as_ref()),
+            Key::Account(_)
+            | Key::Entry(..)
+            | Key::Invoice(_)
+            | Key::Newcomer(_)
+            | Key::Order(..)
+            | Key::Portal(_)
+            | Key::Session(_)
+            | Key::Payment(_)
+            | Key::Event(_) => return Ok(()),
+        };
+        if self.planned(key).is_some_and(|planned| planned.item != write.item) {
+            return Err(StoreError::Cancelled(vec![(0, Reason::Conflict)]));
+        }
+        self.tie(write, item);
+        Ok(())
+    }
+
+    /// Notes the owner of a checkout session and how its payment stands: of all that is known the most final
+    /// word.
     fn session(
         &mut self,
         session: &CheckoutSession,
@@ -170,10 +207,10 @@ impl Plan {
         let key = Key::Session(session.id.clone());
         let known = self.planned(&key).and_then(|write| write.item.as_ref()).or(items.get(&key));
         let known = known.map(|item| items::read_session(&key, item)).transpose()?;
-        let told = SessionPayment::told(session, kind);
+        let shown = SessionPayment::told(session, kind);
         let joined = items::KnownSession {
             user: user.clone(),
-            payment: known.as_ref().map_or(told, |known| known.payment.max(told)),
+            payment: known.as_ref().map_or(shown, |known| known.payment.max(shown)),
             subscription: known
                 .as_ref()
                 .and_then(|known| known.subscription.clone())
@@ -185,39 +222,74 @@ impl Plan {
         Ok(())
     }
 
-    /// Places those who wait, each with what it waits for.
+    /// Keeps what is known of a payment; once its document is known, the events that wait for it are freed.
+    fn payment(
+        &mut self,
+        payment: &str,
+        record: PaymentRecord,
+        waits: Option<&str>,
+        items: &HashMap<Key, Item>,
+    ) -> Result<(), StoreError> {
+        let key = Key::Payment(payment.to_owned());
+        let loaded = match items.get(&key) {
+            Some(item) => items::read_payment(&key, item)?,
+            None => KnownPayment::default(),
+        };
+        let mut waiting = self.payments.get(payment).map_or(loaded.waiting, |known| known.waiting.clone());
+        waiting.extend(waits.map(str::to_owned));
+        if record.document.is_some() {
+            self.freed.append(&mut waiting);
+        }
+        let known = KnownPayment { record, waiting, revision: loaded.revision };
+        self.write(items::payment(payment, &known, loaded.revision)?);
+        self.payments.insert(payment.to_owned(), known);
+        Ok(())
+    }
+
+    /// What is known of the payments of an event, with what the events before it in the batch add.
+    fn payments_of(&self, event: &Event, items: &HashMap<Key, Item>) -> Result<Payments, StoreError> {
+        let mut all = payments_of(event, items)?;
+        for (payment, record) in &mut all {
+            if let Some(known) = self.payments.get(payment) {
+                *record = known.record.clone();
+            }
+        }
+        Ok(all)
+    }
+
+    /// Places the events that wait, each at what it waits for.
     fn place_waiting(&mut self, items: &HashMap<Key, Item>) {
         for (key, events) in std::mem::take(&mut self.waiting) {
             let item = items.get(&key);
             let known = item.map(items::waiting).unwrap_or_default();
             if self.planned(&key).is_some() {
-                // Bound by another event of this very batch.
+                // Tied by another event of this very batch.
                 self.freed.extend(events);
             } else if item.is_none() || !known.is_empty() {
                 self.write(items::wait(key, known, events));
             }
-            // Else it is bound and something else is missing: the schedule of `retry` looks again.
+            // Else it is tied and something else is missing: the schedule of `retry` looks again.
         }
     }
 
     /// The first content of an event stands; another one is kept beside it under an id of its own.
-    fn mismatch(&mut self, job: &Job, user: Option<&UserId>, now: Timestamp) -> Done {
+    fn mismatch(&mut self, job: &Job, user: Option<&UserId>, now: Timestamp) -> EventOutcome {
         let parked = Parked::PayloadMismatch;
         let mut record = parked_record(job, None, &parked, user, now);
         record.id = items::mismatch_id(&job.event.id, &job.digest);
         self.write(items::event(&record));
-        Done::Parked(parked)
+        EventOutcome::Parked(parked)
     }
 }
 
 impl Processor {
     /// Processes a batch; the answers are in the order of the jobs. An error is a job whose effects may or
     /// may not have been written and which must be done again.
-    pub async fn run(&self, jobs: &[Job], now: Timestamp) -> Vec<Result<Done, StoreError>> {
+    pub async fn run(&self, jobs: &[Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
         let all: Vec<&Job> = jobs.iter().collect();
         let mut extra = BTreeSet::new();
-        if let Ok(done) = self.attempt(&all, &mut extra, now).await {
-            return done.into_iter().map(Ok).collect();
+        if let Ok(outcomes) = self.attempt(&all, &mut extra, now).await {
+            return outcomes.into_iter().map(Ok).collect();
         }
         let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (place, job) in jobs.iter().enumerate() {
@@ -230,38 +302,35 @@ impl Processor {
                 places.into_iter().zip(self.persist(&group, extra, now).await).collect::<Vec<_>>()
             }
         }));
-        let mut answers: Vec<(usize, Result<Done, StoreError>)> =
+        let mut answers: Vec<(usize, Result<EventOutcome, StoreError>)> =
             outcomes.await.into_iter().flatten().collect();
         answers.sort_by_key(|(place, _)| *place);
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
-    /// Tries the events of one account until they are written. One that cannot be written is told from the
-    /// others.
+    /// Tries the events of one account until they are written. If one of them cannot be written, the others
+    /// still are.
     async fn persist(
         &self,
         group: &[&Job],
-        mut extra: BTreeSet<Link>,
+        mut extra: BTreeSet<Key>,
         now: Timestamp,
-    ) -> Vec<Result<Done, StoreError>> {
+    ) -> Vec<Result<EventOutcome, StoreError>> {
         let mut tried = 0;
         let error = loop {
             tried += 1;
             match self.attempt(group, &mut extra, now).await {
-                Ok(done) => return done.into_iter().map(Ok).collect(),
-                // Losing a race is mended by another try at once. An absence is not: the SDK has repeated the
-                // call by then, and the function's time is bounded. The queue brings the event back.
+                Ok(outcomes) => return outcomes.into_iter().map(Ok).collect(),
+                // Retry at once only when another writer won the race. If DynamoDB did not answer, the SDK has
+                // already retried and our time is limited: let SQS redeliver.
                 Err(error)
-                    if tried >= ATTEMPTS
+                    if tried >= MAX_ATTEMPTS
                         || !matches!(error, StoreError::Cancelled(_))
                         || !error.is_transient() =>
                 {
                     break error;
                 }
-                Err(_) => {
-                    let jitter = fastrand::u64(0..(10 << tried.min(6)));
-                    tokio::time::sleep(Duration::from_millis(5 + jitter)).await;
-                }
+                Err(_) => pause(tried).await,
             }
         };
         if group.len() == 1 || error.is_transient() {
@@ -277,246 +346,366 @@ impl Processor {
         let mut answers = Vec::new();
         for job in group {
             answers.push(match self.attempt(&[job], &mut extra, now).await {
-                Ok(done) => done.into_iter().next().ok_or(StoreError::TooMany(0)),
+                Ok(outcomes) => outcomes.into_iter().next().ok_or(StoreError::TooMany(0)),
                 Err(error) => Err(error),
             });
         }
         answers
     }
 
-    /// One read (two, where an owner is told only by a link), one decision for each event, one transaction.
-    /// `extra` collects the keys that a cancelled transaction has shown to matter.
+    /// One read (more where an owner is known only by a link or a payment), one decision for each event, one
+    /// transaction. `extra` collects the keys that a cancelled transaction has shown to matter.
     async fn attempt(
         &self,
         jobs: &[&Job],
-        extra: &mut BTreeSet<Link>,
+        extra: &mut BTreeSet<Key>,
         now: Timestamp,
-    ) -> Result<Vec<Done>, StoreError> {
-        let first: HashSet<Key> =
-            jobs.iter().flat_map(|job| first_keys(&job.event)).chain(extra.iter().map(Link::key)).collect();
-        let mut items = self.store.load(first.iter().cloned()).await?;
-        let owners: Vec<Owner> =
-            jobs.iter().map(|job| owner(&job.event, &items)).collect::<Result<_, _>>()?;
-        let needed = jobs.iter().zip(&owners).flat_map(|(job, owner)| owner.keys(&job.event));
-        let more: Vec<Key> = needed.filter(|key| !first.contains(key)).collect();
-        if !more.is_empty() {
-            items.extend(self.store.load(more).await?);
+    ) -> Result<Vec<EventOutcome>, StoreError> {
+        let events: Vec<&Event> = jobs.iter().map(|job| &job.event).collect();
+        let items = self.read(&events, extra.iter().cloned()).await?;
+        let mut plan = Plan::default();
+        let mut outcomes: Vec<EventOutcome> = Vec::with_capacity(jobs.len());
+        for (place, job) in jobs.iter().enumerate() {
+            let earlier = jobs.iter().take(place).find(|other| other.event.id == job.event.id);
+            outcomes.push(self.plan(&mut plan, job, earlier.copied(), &items, now)?);
         }
-        let plan = self.plan(jobs, &owners, &items, now)?;
-        self.resume(jobs, &owners, &plan).await?;
+        self.resume(jobs, &outcomes, &items).await?;
+        let nudges = self.finish(&mut plan, &items)?;
         if plan.writes.is_empty() {
-            return Ok(plan.done);
+            return Ok(outcomes);
         }
         let keys: Vec<Key> = plan.writes.iter().map(|write| write.key.clone()).collect();
-        match self.store.commit(plan.writes).await {
+        match self.accounts.store.commit(plan.writes).await {
             Ok(()) => {
-                self.redrive.freed(&self.store, &plan.freed).await;
-                self.outbox.send(&plan.nudges).await;
-                Ok(plan.done)
+                self.redrive.freed(&self.accounts.store, &plan.freed).await;
+                self.accounts.outbox.send(&nudges).await;
+                Ok(outcomes)
             }
             Err(error) => {
                 if let StoreError::Cancelled(reasons) = &error {
-                    for (place, reason) in reasons {
-                        // By position: an account's version moved or an event's marker is there (a fresh read
-                        // tells), an entry exists that was not asked for, a customer is bound to another
-                        // user, events wait for what is bound.
-                        let failed = keys.get(*place).filter(|_| *reason == Reason::Condition);
-                        extra.extend(failed.and_then(Link::of));
-                    }
+                    // By position: an entry exists that was not asked for, a customer or a subscription has
+                    // another owner, events wait for what is tied, payments are tied to the invoice. (An
+                    // account's version or an event's marker is read again anyway.)
+                    let failed = reasons.iter().filter(|(_, reason)| *reason == Reason::Condition);
+                    extra.extend(failed.filter_map(|(place, _)| keys.get(*place)).cloned());
                 }
                 Err(error)
             }
         }
     }
 
-    /// A redelivered event that turns out to be done: its first attempt may have ended between the commit and
-    /// the nudge of its job.
-    async fn resume(&self, jobs: &[&Job], owners: &[Owner], plan: &Plan) -> Result<(), StoreError> {
-        let pays = |event: &Event| matches!(event.object, Object::CheckoutSession(_) | Object::Invoice(_));
-        let again = jobs.iter().zip(owners).zip(&plan.done);
-        let again =
-            again.filter(|((job, _), done)| job.attempt > 1 && **done == Done::Duplicate && pays(&job.event));
-        let users: BTreeSet<UserId> = again.filter_map(|((_, owner), _)| owner.user().cloned()).collect();
-        if users.is_empty() { Ok(()) } else { self.outbox.resume(&self.store, users).await }
+    /// Reads what deciding about events takes: again while what was read shows that more is needed.
+    async fn read(
+        &self,
+        events: &[&Event],
+        extra: impl Iterator<Item = Key>,
+    ) -> Result<HashMap<Key, Item>, StoreError> {
+        let mut asked: HashSet<Key> = extra.collect();
+        let mut missing: HashSet<Key> = asked.clone();
+        missing.extend(events.iter().flat_map(|event| first_keys(event)));
+        let mut items = HashMap::new();
+        for _ in 0..MAX_READS {
+            asked.extend(missing.iter().cloned());
+            items.extend(self.accounts.store.load(missing.drain()).await?);
+            for event in events {
+                missing.extend(self.needed(event, &items)?.into_iter().filter(|key| !asked.contains(key)));
+            }
+            if missing.is_empty() {
+                break;
+            }
+        }
+        Ok(items)
     }
 
-    /// Reads what deciding about each event takes, and writes nothing. The link of an event's customer is
-    /// looked at even where the event names a user, because the link goes first.
+    /// What an event needs, as far as the items that were read show it.
+    fn needed(&self, event: &Event, items: &HashMap<Key, Item>) -> Result<Vec<Key>, StoreError> {
+        let mut keys = first_keys(event);
+        if let Some(invoice) = invoice_of_reversal(event).and_then(|key| key.invoice_id()) {
+            keys.push(Key::Invoice(invoice));
+        }
+        if let Object::Invoice(invoice) = &event.object
+            && let Some(item) = items.get(&Key::Invoice(invoice.id.clone()))
+        {
+            keys.extend(items::payments_of_invoice(item).into_iter().map(Key::Payment));
+        }
+        let payments = payments_of(event, items)?;
+        let documents: Vec<LedgerKey> =
+            payments.values().filter_map(|record| record.document.clone()).collect();
+        keys.extend(documents.iter().filter_map(LedgerKey::invoice_id).map(Key::Invoice));
+        if let Ok(user) = self.owner(event, items)?.map(|owner| owner.user) {
+            keys.push(Key::Account(user.clone()));
+            keys.extend(ledger_keys(event).iter().chain(&documents).map(|key| Key::entry(&user, key)));
+            if is_reversal(event) {
+                let orders = documents.iter().filter_map(LedgerKey::session_id);
+                keys.extend(orders.map(|session| Key::Order(user.clone(), session)));
+            }
+        }
+        Ok(keys)
+    }
+
+    /// The owner of an event, as far as the items that were read show it.
+    fn owner(&self, event: &Event, items: &HashMap<Key, Item>) -> Result<Result<Owner, Parked>, StoreError> {
+        if is_reversal(event) || matches!(event.object, Object::InvoicePayment(_)) {
+            return owner_of_payment(event, items);
+        }
+        let stored = |key: Option<Key>| -> Result<Option<StoredOwner>, StoreError> {
+            let Some(key) = key else { return Ok(None) };
+            Ok(items.get(&key).map(|item| items::read_owner(&key, item)).transpose()?.flatten())
+        };
+        let referenced = event.referenced_user().ok().flatten();
+        let links = Links {
+            subscription: stored(event.subscription_id().cloned().map(Key::Subscription))?,
+            customer: stored(event.customer().cloned().map(Key::Customer))?,
+            referenced_account_exists: referenced
+                .is_some_and(|user| items.contains_key(&Key::Account(user))),
+        };
+        let found = owner(event, &links, &self.accounts.catalog.policy);
+        Ok(found.map(|owner| Owner { user: owner.user, by_reference: owner.by_reference }))
+    }
+
+    /// A redelivered event that turns out to be done: its first attempt may have ended between the commit and
+    /// the message of its job.
+    async fn resume(
+        &self,
+        jobs: &[&Job],
+        outcomes: &[EventOutcome],
+        items: &HashMap<Key, Item>,
+    ) -> Result<(), StoreError> {
+        let pays = |event: &Event| matches!(event.object, Object::CheckoutSession(_) | Object::Invoice(_));
+        let mut users = BTreeSet::new();
+        for (job, outcome) in jobs.iter().zip(outcomes) {
+            if job.attempt > 1 && *outcome == EventOutcome::Duplicate && pays(&job.event) {
+                users.extend(self.owner(&job.event, items)?.ok().map(|owner| owner.user));
+            }
+        }
+        if users.is_empty() {
+            return Ok(());
+        }
+        self.accounts.outbox.resume(&self.accounts.store, users).await
+    }
+
+    /// Reads what deciding about each event takes, and writes nothing. The links of an event are read even
+    /// where its metadata names a user.
     ///
     /// # Errors
     /// [`StoreError`] for all when the tables cannot be read, for one when an item of its account cannot.
-    pub async fn look(&self, events: &[&Event]) -> Result<Vec<Result<Seen, StoreError>>, StoreError> {
-        let link = |event: &Event| event.customer().cloned().map(Key::Customer);
-        let first: HashSet<Key> =
-            events.iter().flat_map(|event| first_keys(event).into_iter().chain(link(event))).collect();
-        let mut items = self.store.load(first.iter().cloned()).await?;
-        let owners: Vec<Result<Owner, StoreError>> =
-            events.iter().map(|event| owner(event, &items)).collect();
-        let told =
-            events.iter().zip(&owners).filter_map(|(event, owner)| Some((event, owner.as_ref().ok()?)));
-        let more: HashSet<Key> =
-            told.flat_map(|(event, owner)| owner.keys(event)).filter(|key| !first.contains(key)).collect();
-        if !more.is_empty() {
-            items.extend(self.store.load(more).await?);
-        }
-        let seen = |owner: Result<Owner, StoreError>| match owner? {
-            Owner::User(user, grant) => Ok(Seen::Account(Box::new(load_account(&user, &items)?), grant)),
-            Owner::Nobody(parked) => Ok(Seen::Nobody(parked)),
+    pub async fn look(
+        &self,
+        events: &[&Event],
+    ) -> Result<Vec<Result<FoundAccount, StoreError>>, StoreError> {
+        let links = events.iter().flat_map(|event| link_keys(event)).collect::<Vec<_>>();
+        let items = self.read(events, links.into_iter()).await?;
+        let found = |event: &Event| match self.owner(event, &items)? {
+            Ok(owner) => {
+                let account = load_account(&owner.user, &items)?;
+                Ok(FoundAccount::Account(Box::new(account), payments_of(event, &items)?))
+            }
+            Err(parked) => Ok(FoundAccount::NoOwner(parked)),
         };
-        Ok(owners.into_iter().map(seen).collect())
+        Ok(events.iter().map(|event| found(event)).collect())
     }
 
+    /// Plans one event of a batch; `earlier` is a job of the same event before it.
     fn plan(
         &self,
-        jobs: &[&Job],
-        owners: &[Owner],
+        plan: &mut Plan,
+        job: &Job,
+        earlier: Option<&Job>,
         items: &HashMap<Key, Item>,
         now: Timestamp,
-    ) -> Result<Plan, StoreError> {
-        let mut plan = Plan::default();
-        let mut accounts: BTreeMap<UserId, (Account, u64, Before)> = BTreeMap::new();
-        for (job, owner) in jobs.iter().zip(owners) {
-            let marker = Key::event(&job.event.id);
-            if plan.places.contains_key(&marker) {
-                let first = jobs.iter().find(|other| other.event.id == job.event.id);
-                let differs = first.is_some_and(|first| {
-                    first.digest != job.digest && first.event.api_version == job.event.api_version
-                });
-                let done = if differs { plan.mismatch(job, owner.user(), now) } else { Done::Duplicate };
-                plan.done.push(done);
-                continue;
+    ) -> Result<EventOutcome, StoreError> {
+        let owner = self.owner(&job.event, items)?;
+        let user = owner.as_ref().ok().map(|owner| &owner.user);
+        if let Some(earlier) = earlier {
+            let differs =
+                earlier.digest != job.digest && earlier.event.api_version == job.event.api_version;
+            return Ok(if differs { plan.mismatch(job, user, now) } else { EventOutcome::Duplicate });
+        }
+        let marker = Key::event(&job.event.id);
+        let known = items.get(&marker).map(|item| items::read_event(&marker, item)).transpose()?;
+        if let Some(known) = &known {
+            if known.digest != job.digest && known.api_version == job.event.api_version {
+                return Ok(plan.mismatch(job, user, now));
             }
-            let known = items.get(&marker).map(|item| items::read_event(&marker, item)).transpose()?;
-            if let Some(known) = &known {
-                if known.digest != job.digest && known.api_version == job.event.api_version {
-                    let parked = plan.mismatch(job, owner.user(), now);
-                    plan.done.push(parked);
-                    continue;
-                }
-                if known.finished {
-                    plan.done.push(Done::Duplicate);
-                    continue;
-                }
-            }
-            let outcome = match (self.wrong_mode(job), owner) {
-                (true, _) => Outcome::Ignore(Ignored::Livemode),
-                (false, Owner::Nobody(_)) if matches!(job.event.kind, EventType::Other(_)) => {
-                    Outcome::Ignore(Ignored::Type)
-                }
-                (false, Owner::Nobody(parked)) => Outcome::Park(parked.clone()),
-                (false, Owner::User(user, grant)) => {
-                    if !accounts.contains_key(user) {
-                        let account = load_account(user, items)?;
-                        let (version, before) =
-                            (account.version, self.outbox.before(&account.state, &self.catalog, now));
-                        accounts.insert(user.clone(), (account, version, before));
-                    }
-                    match accounts.get(user) {
-                        Some((account, ..)) => match &job.repair {
-                            Some(repair) if !repair.as_itself => {
-                                drift::repair(account, &job.event, &self.catalog, now)
-                            }
-                            Some(_) | None => decide(account, &job.event, grant.as_ref(), &self.catalog, now),
-                        },
-                        None => Outcome::Park(Parked::NoUser(None)),
-                    }
-                }
-            };
-            match outcome {
-                Outcome::Park(Parked::NoUser(_)) if job.attempt == 1 => plan.done.push(Done::NotYet),
-                Outcome::Park(parked) => {
-                    if let Some(key) = waited_for(&parked) {
-                        plan.waiting.entry(key).or_default().insert(job.event.id.to_string());
-                    }
-                    let mut record = parked_record(job, known.as_ref(), &parked, owner.user(), now);
-                    // It joins its user's list, unless parking it would be all that makes the account.
-                    let stored = |account: &Account| {
-                        account.version > 0
-                            || plan.places.contains_key(&Key::Account(account.user_id.clone()))
-                    };
-                    let account =
-                        owner.user().and_then(|user| accounts.get_mut(user)).map(|(account, ..)| account);
-                    if let Some(account) =
-                        account.filter(|account| stored(account) && record.previous.is_none())
-                    {
-                        record.previous = Some(enlist(account, &job.event.id));
-                        plan.reserve(&account.user_id);
-                    }
-                    plan.write(items::event(&record));
-                    plan.done.push(Done::Parked(parked));
-                }
-                Outcome::Ignore(ignored) => {
-                    let record =
-                        record(job, known.as_ref(), EventState::Ignored, ignored.as_str(), owner.user(), now);
-                    plan.write(items::event(&record));
-                    plan.done.push(Done::Ignored(ignored));
-                }
-                Outcome::Apply(mut applied) => {
-                    if let Some(repair) = job.repair.as_ref().filter(|repair| !repair.as_itself) {
-                        applied
-                            .change
-                            .entries
-                            .iter_mut()
-                            .for_each(|entry| entry.cause.clone_from(&repair.by));
-                    }
-                    let Some((user, (account, ..))) =
-                        owner.user().and_then(|user| Some((user, accounts.get_mut(user)?)))
-                    else {
-                        continue;
-                    };
-                    *account = account.after(&applied.change);
-                    for entry in &applied.change.entries {
-                        plan.write(items::entry(user, entry)?);
-                    }
-                    for (grant, reversal) in &applied.change.reversals {
-                        plan.write(items::reversal(user, grant, reversal)?);
-                    }
-                    for customer in &applied.links {
-                        let link = items::customer(customer, user);
-                        // Two users claim one customer in one batch: done one after the other, the second
-                        // finds whose it is.
-                        if plan.planned(&link.key).is_some_and(|planned| planned.item != link.item) {
-                            return Err(StoreError::Cancelled(vec![(0, Reason::Conflict)]));
-                        }
-                        plan.bind(link, items);
-                    }
-                    for (payment, grant) in &applied.payments {
-                        plan.bind(items::payment(payment, user, grant), items);
-                    }
-                    if let Some(order) = &applied.order {
-                        plan.write(items::order(user, order));
-                    }
-                    if let Object::CheckoutSession(session) = &job.event.object {
-                        plan.session(session, &job.event.kind, user, items)?;
-                    }
-                    let mut record = record(
-                        job,
-                        known.as_ref(),
-                        EventState::Processed,
-                        applied.effect.as_str(),
-                        Some(user),
-                        now,
-                    );
-                    record.payload = if self.keep_payloads { payload::keep(&job.raw) } else { None };
-                    record.previous.get_or_insert_with(|| enlist(account, &job.event.id));
-                    plan.write(items::event(&record));
-                    plan.reserve(user);
-                    plan.done.push(Done::Processed(user.clone(), applied.effect));
-                }
+            if known.finished {
+                return Ok(EventOutcome::Duplicate);
             }
         }
+        let known = known.as_ref();
+        match self.decide(plan, job, &owner, items, now)? {
+            Outcome::Park(parked) if job.attempt == 1 && may_resolve_soon(&parked) => {
+                Ok(EventOutcome::NotYet)
+            }
+            Outcome::Park(parked) => self.park(plan, job, known, user, parked, items, now),
+            Outcome::Ignore(ignored) => {
+                let record = record(job, known, EventState::Ignored, ignored.as_str(), user, now);
+                plan.write(items::event(&record));
+                Ok(EventOutcome::Ignored(ignored))
+            }
+            Outcome::Apply(applied) => match owner {
+                Ok(owner) => self.apply(plan, job, known, &owner, *applied, items, now),
+                Err(_) => Ok(EventOutcome::NotYet),
+            },
+            Outcome::Tie => {
+                if let Object::InvoicePayment(payment) = &job.event.object {
+                    tie_payment(plan, payment, items)?;
+                }
+                let record =
+                    record(job, known, EventState::Processed, Effect::Updated.as_str(), None, now);
+                plan.write(items::event(&record));
+                Ok(EventOutcome::Processed(None, Effect::Updated))
+            }
+        }
+    }
+
+    fn decide(
+        &self,
+        plan: &mut Plan,
+        job: &Job,
+        owner: &Result<Owner, Parked>,
+        items: &HashMap<Key, Item>,
+        now: Timestamp,
+    ) -> Result<Outcome, StoreError> {
+        let catalog = &self.accounts.catalog;
+        if self.wrong_mode(job) {
+            return Ok(Outcome::Ignore(Ignored::Livemode));
+        }
+        if foreign::is_foreign(&job.raw, catalog) {
+            return Ok(Outcome::Ignore(Ignored::Foreign));
+        }
+        let owner = match owner {
+            Ok(owner) => owner,
+            Err(_) if matches!(job.event.kind, EventType::Other(_)) => {
+                return Ok(Outcome::Ignore(Ignored::Type));
+            }
+            Err(_) if job.event.account.is_some() => return Ok(Outcome::Ignore(Ignored::Account)),
+            Err(_) if matches!(job.event.object, Object::InvoicePayment(_)) => return Ok(Outcome::Tie),
+            Err(parked) => return Ok(Outcome::Park(parked.clone())),
+        };
+        for key in ledger_keys(&job.event) {
+            let key = Key::entry(&owner.user, &key);
+            if let (Key::Invoice(_), Some(item)) = (&key, items.get(&key))
+                && let Some((other, _)) = items::read_invoice(&key, item)?
+                && other != owner.user
+            {
+                return Ok(Outcome::Park(Parked::OwnerConflict(other, owner.user.clone())));
+            }
+        }
+        let payments = plan.payments_of(&job.event, items)?;
+        let account = self.account(plan, &owner.user, items, now)?.account();
+        Ok(match &job.repair {
+            Some(repair) if !repair.as_itself => drift::repair(account, &job.event, catalog, now),
+            Some(_) | None => decide(account, &job.event, &payments, catalog, now),
+        })
+    }
+
+    /// The account of a user, as it is after the events of the batch so far.
+    fn account<'a>(
+        &self,
+        plan: &'a mut Plan,
+        user: &UserId,
+        items: &HashMap<Key, Item>,
+        now: Timestamp,
+    ) -> Result<&'a mut AccountWrites, StoreError> {
+        if !plan.accounts.contains_key(user) {
+            let account = load_account(user, items)?;
+            plan.accounts.insert(user.clone(), AccountWrites::new(&self.accounts, &account, now));
+        }
+        plan.accounts.get_mut(user).ok_or(StoreError::TooMany(0))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one event's plan")]
+    fn park(
+        &self,
+        plan: &mut Plan,
+        job: &Job,
+        known: Option<&KnownEvent>,
+        user: Option<&UserId>,
+        parked: Parked,
+        items: &HashMap<Key, Item>,
+        now: Timestamp,
+    ) -> Result<EventOutcome, StoreError> {
+        let id = job.event.id.to_string();
+        if let Parked::NoGrant(_) = &parked {
+            // What it says is kept with the payment, and applied when its document is known.
+            let payments = plan.payments_of(&job.event, items)?;
+            if let Some((payment, record)) = joined_payment(&job.event, &payments) {
+                plan.payment(&payment, record, Some(&id), items)?;
+            }
+        } else if let Some(key) = waited_for(&parked) {
+            plan.waiting.entry(key).or_default().insert(id);
+        }
+        let mut record = parked_record(job, known, &parked, user, now);
+        // It joins its user's list, unless parking it would be all that makes the account.
+        if let Some(user) = user.filter(|_| record.previous.is_none()) {
+            let account = self.account(plan, user, items, now)?;
+            if account.is_stored() {
+                record.previous = Some(account.enlist(&job.event.id));
+            }
+        }
+        plan.write(items::event(&record));
+        Ok(EventOutcome::Parked(parked))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one event's plan")]
+    fn apply(
+        &self,
+        plan: &mut Plan,
+        job: &Job,
+        known: Option<&KnownEvent>,
+        owner: &Owner,
+        mut applied: Applied,
+        items: &HashMap<Key, Item>,
+        now: Timestamp,
+    ) -> Result<EventOutcome, StoreError> {
+        let user = &owner.user;
+        if let Some(repair) = job.repair.as_ref().filter(|repair| !repair.as_itself) {
+            applied.change.entries.iter_mut().for_each(|entry| entry.cause.clone_from(&repair.by));
+        }
+        let account = self.account(plan, user, items, now)?;
+        account.apply(&applied.change);
+        let mut record =
+            record(job, known, EventState::Processed, applied.effect.as_str(), Some(user), now);
+        record.payload = if self.keep_payloads { payload::keep(&job.raw) } else { None };
+        if record.previous.is_none() {
+            record.previous = Some(account.enlist(&job.event.id));
+        }
+        for customer in applied.links {
+            plan.link(&Key::Customer(customer), user, owner.by_reference, items)?;
+        }
+        for subscription in applied.subscriptions {
+            plan.link(&Key::Subscription(subscription), user, owner.by_reference, items)?;
+        }
+        for (payment, record) in applied.payments {
+            plan.payment(&payment, record, None, items)?;
+        }
+        if let Some(order) = &applied.order {
+            plan.write(items::order(user, order));
+        }
+        if let Some(paid) = &applied.order_payment {
+            let key = Key::Order(user.clone(), paid.session.clone());
+            let after = items.get(&key).and_then(|item| items::order_after(user, paid, item, now));
+            if let Some(write) = after {
+                plan.write(write);
+            }
+        }
+        if let Object::CheckoutSession(session) = &job.event.object {
+            plan.session(session, &job.event.kind, user, items)?;
+        }
+        plan.write(items::event(&record));
+        Ok(EventOutcome::Processed(Some(user.clone()), applied.effect))
+    }
+
+    /// Adds the writes of all accounts, and returns the jobs to send after the commit.
+    fn finish(&self, plan: &mut Plan, items: &HashMap<Key, Item>) -> Result<BTreeSet<Nudge>, StoreError> {
         plan.place_waiting(items);
-        for (user, (mut account, loaded_version, before)) in accounts {
-            if plan.places.contains_key(&Key::Account(user.clone())) {
-                for (nudge, job) in self.outbox.jobs(&user, &before, &account.state, &self.catalog, now) {
-                    plan.write(job);
-                    plan.nudges.insert(nudge);
-                }
-                account.version = loaded_version + 1;
-                plan.write(items::account(&account, loaded_version, &self.catalog, now)?);
-            }
+        let mut all = BTreeSet::new();
+        for (_, account) in std::mem::take(&mut plan.accounts) {
+            let (writes, nudges) = account.finish(&self.accounts, items)?;
+            writes.into_iter().for_each(|write| plan.write(write));
+            all.extend(nudges);
         }
-        Ok(plan)
+        Ok(all)
     }
 
     fn wrong_mode(&self, job: &Job) -> bool {
@@ -525,67 +714,38 @@ impl Processor {
     }
 }
 
-/// A key that a cancelled transaction has shown to matter.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Link {
-    Customer(CustomerId),
-    Payment(String),
-    Entry(UserId, LedgerKey),
+/// The owner of an event, and whether only a `client_reference_id` names it.
+struct Owner {
+    user: UserId,
+    by_reference: bool,
 }
 
-impl Link {
-    fn of(key: &Key) -> Option<Self> {
-        match key {
-            Key::Customer(customer) => Some(Self::Customer(customer.clone())),
-            Key::Payment(payment) => Some(Self::Payment(payment.clone())),
-            Key::Entry(user, entry) => Some(Self::Entry(user.clone(), entry.clone())),
-            Key::Account(_)
-            | Key::Reversal(..)
-            | Key::Order(..)
-            | Key::Portal(_)
-            | Key::Session(_)
-            | Key::Event(_) => None,
-        }
-    }
-
-    fn key(&self) -> Key {
-        match self {
-            Self::Customer(customer) => Key::Customer(customer.clone()),
-            Self::Payment(payment) => Key::Payment(payment.clone()),
-            Self::Entry(user, entry) => Key::Entry(user.clone(), entry.clone()),
-        }
-    }
-}
-
-/// Whose an event is, and the grant that its payment paid for.
-enum Owner {
-    User(UserId, Option<LedgerKey>),
-    Nobody(Parked),
-}
-
-impl Owner {
-    fn user(&self) -> Option<&UserId> {
-        match self {
-            Self::User(user, _) => Some(user),
-            Self::Nobody(_) => None,
-        }
-    }
-
-    /// What must be loaded to decide for this owner.
-    fn keys(&self, event: &Event) -> Vec<Key> {
-        let Self::User(user, grant) = self else { return Vec::new() };
-        let mut keys = account_keys(user, event);
-        if let Some(grant) = grant {
-            keys.push(Key::Entry(user.clone(), grant.clone()));
-            keys.push(Key::Reversal(user.clone(), grant.clone()));
-        }
-        keys
+/// Whether what an event waits for usually arrives within seconds.
+fn may_resolve_soon(parked: &Parked) -> bool {
+    match parked {
+        Parked::NoUser(_) | Parked::UnknownPrice(_, Some(_)) => true,
+        Parked::UnknownPrice(_, None)
+        | Parked::InvalidUser
+        | Parked::OwnerConflict(..)
+        | Parked::UnknownReference(_)
+        | Parked::SharedCustomer(_)
+        | Parked::UnknownName(..)
+        | Parked::Unnamed
+        | Parked::LinesMissing
+        | Parked::TooManyItems
+        | Parked::Quantity(_)
+        | Parked::NoPeriod
+        | Parked::NoGrant(_)
+        | Parked::Conflict(_)
+        | Parked::PayloadMismatch
+        | Parked::Message(_)
+        | Parked::Unreadable(_) => false,
     }
 }
 
 /// Groups what is likely to touch the same account.
 fn account_hint(event: &Event) -> String {
-    match (event.user_hint(), event.customer()) {
+    match (event.named_user(), event.customer()) {
         (Ok(Some(user)), _) => user.to_string(),
         (_, Some(customer)) => customer.to_string(),
         (_, None) => payment_refs(event)
@@ -594,118 +754,145 @@ fn account_hint(event: &Event) -> String {
     }
 }
 
-/// What the first read asks for. A customer's link is read only where the event names no user: where it does,
-/// the account knows its customers, and binding a new one fails in the transaction if it is another user's.
+/// What the first read asks for. Links are read only where the metadata names no user: where it does, the
+/// account knows its customers and subscriptions, and tying a new one fails in the transaction if it belongs to
+/// another user.
 fn first_keys(event: &Event) -> Vec<Key> {
     let mut keys = vec![Key::event(&event.id)];
-    match event.user_hint() {
-        Ok(Some(user)) => keys.extend(account_keys(&user, event)),
-        Ok(None) | Err(_) => keys.extend(event.customer().cloned().map(Key::Customer)),
+    match event.named_user() {
+        Ok(Some(user)) => {
+            keys.push(Key::Account(user.clone()));
+            keys.extend(ledger_keys(event).iter().map(|key| Key::entry(&user, key)));
+        }
+        Ok(None) | Err(_) => {
+            keys.extend(link_keys(event));
+            keys.extend(event.referenced_user().ok().flatten().map(Key::Account));
+        }
     }
     keys.extend(payment_refs(event).iter().map(Key::payment));
-    if let Object::CheckoutSession(session) = &event.object {
-        keys.push(Key::Session(session.id.clone()));
+    match &event.object {
+        Object::CheckoutSession(session) => keys.push(Key::Session(session.id.clone())),
+        Object::InvoicePayment(payment) => keys.push(Key::Invoice(payment.invoice.clone())),
+        Object::Subscription(_)
+        | Object::Invoice(_)
+        | Object::Charge(_)
+        | Object::Refund(_)
+        | Object::Dispute(_)
+        | Object::Customer(_)
+        | Object::Other => {}
     }
     keys
 }
 
-fn account_keys(user: &UserId, event: &Event) -> Vec<Key> {
-    let mut keys = vec![Key::Account(user.clone())];
-    for key in ledger_keys(event) {
-        if payment_refs(event).is_empty() {
-            keys.push(Key::Entry(user.clone(), key));
-        } else {
-            keys.push(Key::Reversal(user.clone(), key.clone()));
-            keys.push(Key::Entry(user.clone(), key));
-        }
+/// The links that may name the owner of an event.
+fn link_keys(event: &Event) -> Vec<Key> {
+    if is_reversal(event) {
+        return Vec::new();
     }
-    keys
+    let customer = event.customer().cloned().map(Key::Customer);
+    customer.into_iter().chain(event.subscription_id().cloned().map(Key::Subscription)).collect()
 }
 
-/// The first of: the user the customer is bound to, the user the payment is known for, the user the event
-/// names.
-fn owner(event: &Event, items: &HashMap<Key, Item>) -> Result<Owner, StoreError> {
-    let mut grant = None;
-    let mut payer = None;
-    for payment in payment_refs(event) {
-        let key = Key::payment(&payment);
-        let Some(item) = items.get(&key) else { continue };
-        payer = items::read_user(&key, item)?;
-        if payer.is_some() {
-            grant = Some(items::read_grant(&key, item)?);
-            break;
+/// The owner of what a payment paid for.
+fn owner_of_payment(
+    event: &Event,
+    items: &HashMap<Key, Item>,
+) -> Result<Result<Owner, Parked>, StoreError> {
+    let owned = |user: UserId| Ok(Ok(Owner { user, by_reference: false }));
+    let payments = payments_of(event, items)?;
+    if let Some(user) = payments.values().find_map(|record| record.user.clone()) {
+        return owned(user);
+    }
+    for record in payments.values() {
+        let invoice = record.document.as_ref().and_then(LedgerKey::invoice_id);
+        let Some(key) = invoice.map(Key::Invoice) else { continue };
+        if let Some(item) = items.get(&key)
+            && let Some((user, _)) = items::read_invoice(&key, item)?
+        {
+            return owned(user);
         }
     }
-    let link = event.customer().cloned().map(Key::Customer);
-    let bound = match link.as_ref().and_then(|key| Some((key, items.get(key)?))) {
-        Some((key, item)) => items::read_user(key, item)?,
-        None => None,
-    };
-    let named = match event.user_hint() {
-        Ok(named) => named,
-        Err(_) if bound.is_none() && payer.is_none() => return Ok(Owner::Nobody(Parked::InvalidUser)),
-        Err(_) => None,
-    };
-    Ok(match payer.or(bound).or(named) {
-        Some(user) => Owner::User(user, grant),
-        None => Owner::Nobody(match payment_refs(event).first() {
-            Some(payment) if event.customer().is_none() => Parked::NoGrant(payment.as_str().to_owned()),
-            _ => Parked::NoUser(event.customer().cloned()),
-        }),
-    })
+    let name = payment_refs(event).first().map_or(event.id.as_str(), |payment| payment.as_str()).to_owned();
+    Ok(Err(Parked::NoGrant(name)))
 }
 
-fn load_account(user: &UserId, items: &HashMap<Key, Item>) -> Result<Account, StoreError> {
-    let key = Key::Account(user.clone());
-    let mut account = match items.get(&key) {
-        Some(item) => items::read_account(user, item)?,
-        None => Account::new(user.clone()),
-    };
-    for (key, item) in items {
-        match key {
-            Key::Entry(owner, entry) if owner == user => {
-                account.recorded.insert(entry.clone(), items::read(key, item)?);
-            }
-            Key::Reversal(owner, grant) if owner == user => {
-                account.reversals.insert(grant.clone(), items::read(key, item)?);
-            }
-            Key::Entry(..)
-            | Key::Reversal(..)
-            | Key::Account(_)
-            | Key::Order(..)
-            | Key::Portal(_)
-            | Key::Customer(_)
-            | Key::Session(_)
-            | Key::Payment(_)
-            | Key::Event(_) => {}
+/// What is known of the payments that an event names, and of those that are tied to its invoice. A refund or a
+/// dispute that names its invoice ties its payment to it, if the invoice is known.
+fn payments_of(event: &Event, items: &HashMap<Key, Item>) -> Result<Payments, StoreError> {
+    let mut names: BTreeSet<String> =
+        payment_refs(event).iter().map(|payment| payment.as_str().to_owned()).collect();
+    if let Object::Invoice(invoice) = &event.object
+        && let Some(item) = items.get(&Key::Invoice(invoice.id.clone()))
+    {
+        names.extend(items::payments_of_invoice(item));
+    }
+    let mut payments = Payments::new();
+    for name in names {
+        let key = Key::Payment(name.clone());
+        if let Some(item) = items.get(&key) {
+            payments.insert(name, items::read_payment(&key, item)?.record);
         }
     }
-    Ok(account)
+    if let Some(document) = invoice_of_reversal(event)
+        && payments.values().all(|record| record.document.is_none())
+        && let Some(invoice) = document.invoice_id()
+        && items.contains_key(&Key::Invoice(invoice))
+        && let Some(payment) = payment_refs(event).first()
+    {
+        payments.entry(payment.as_str().to_owned()).or_default().document = Some(document);
+    }
+    Ok(payments)
 }
 
-/// The customer or payment that a parked event waits for.
+/// Ties a payment to an invoice whose own event has not arrived.
+fn tie_payment(
+    plan: &mut Plan,
+    it: &InvoicePayment,
+    items: &HashMap<Key, Item>,
+) -> Result<(), StoreError> {
+    let intent = it.payment_intent.as_ref().map(ToString::to_string);
+    let Some(payment) = intent.or_else(|| it.charge.as_ref().map(ToString::to_string)) else {
+        return Ok(());
+    };
+    let key = Key::Payment(payment.clone());
+    let mut record = match (plan.payments.get(&payment), items.get(&key)) {
+        (Some(known), _) => known.record.clone(),
+        (None, Some(item)) => items::read_payment(&key, item)?.record,
+        (None, None) => PaymentRecord::default(),
+    };
+    record.document.get_or_insert_with(|| LedgerKey::invoice(&it.invoice));
+    let key = Key::Invoice(it.invoice.clone());
+    let planned = plan.planned(&key).and_then(|write| write.item.clone());
+    let stored = items.get(&key).map(items::payments_of_invoice).unwrap_or_default();
+    let mut all = planned.as_ref().map(items::payments_of_invoice).unwrap_or_default();
+    all.insert(payment.clone());
+    plan.write(items::invoice_payments(&it.invoice, &stored, all));
+    plan.payment(&payment, record, None, items)
+}
+
+/// What a parked event waits for, where its arrival is noticed by a link.
 fn waited_for(parked: &Parked) -> Option<Key> {
     match parked {
         Parked::NoUser(Some(customer)) => Some(Key::Customer(customer.clone())),
-        Parked::NoGrant(payment) => Some(Key::Payment(payment.clone())),
+        Parked::UnknownPrice(_, Some(subscription)) => Some(Key::Subscription(subscription.clone())),
+        Parked::UnknownReference(user) => Some(Key::Newcomer(user.clone())),
         Parked::NoUser(None)
         | Parked::InvalidUser
-        | Parked::UnknownPrice(_)
+        | Parked::OwnerConflict(..)
+        | Parked::SharedCustomer(_)
+        | Parked::UnknownPrice(_, None)
         | Parked::UnknownName(..)
         | Parked::Unnamed
-        | Parked::Truncated
+        | Parked::LinesMissing
+        | Parked::TooManyItems
         | Parked::Quantity(_)
         | Parked::NoPeriod
+        | Parked::NoGrant(_)
         | Parked::Conflict(_)
         | Parked::PayloadMismatch
         | Parked::Message(_)
         | Parked::Unreadable(_) => None,
     }
-}
-
-/// Makes an event the newest of its user's list; returns the one before it, empty for the first.
-fn enlist(account: &mut Account, event: &EventId) -> String {
-    account.state.last_event.replace(event.clone()).map_or_else(String::new, |previous| previous.to_string())
 }
 
 fn record(

@@ -6,12 +6,14 @@
 //! |---|---|---|
 //! | `user#<id>` | `account` | `tier` S, `tier_rank` N, `credits` N, `access_until` N (unix s, absent: open), `version` N, `updated_at` N, `state` M |
 //! | `user#<id>` | `ledger#<ledger key>` | one [`Entry`]: `key`, `kind`, `delta`, `balance`, `cause`, `at`, `created`, `previous`, … |
-//! | `user#<id>` | `reversal#<ledger key>` | what refunds and disputes of that grant amount to |
+//! | `invoice#<in_…>` | `entry` | the [`Entry`] of a paid invoice with `user_id` S; `payments` SS: payments tied to it before its own event arrived |
+//! | `subscription#<sub_…>` | `link` | `user_id` S: its owner; `moved` BOOL; until it has one, `waiting` SS |
+//! | `user#<id>` | `newcomer` | `waiting` SS: the parked events that wait until the app creates the user |
 //! | `user#<id>` | `order#<cs_…>` | a one-time order; the app moves `status` on |
-//! | `customer#<cus_…>` | `link` | `user_id` S: whose customer it is; until it is somebody's, `waiting` SS: the parked events that wait for it |
+//! | `customer#<cus_…>` | `link` | `user_id` S: its owner; `moved`, `shared`, `by_reference` BOOL; until it has one, `waiting` SS: the parked events that wait for it |
 //! | `user#<id>` | `portal` | `password_set_at` N (unix s): the app said that the user has a password |
 //! | `session#<cs_…>` | `link` | `user_id` S, `payment` S ([`SessionPayment`]), `subscription` S: whose a checkout session is and how its payment stands |
-//! | `payment#<pi_… or ch_…>` | `link` | `user_id` S, `key` S: the grant that this payment paid for; until it is known, `waiting` SS |
+//! | `payment#<pi_… or ch_…>` | `link` | `key` S: the document that it paid; `user_id` S; `reversal` M: its refunds and disputes; `revision` N; until the document is known, `waiting` SS |
 //!
 //! An app may read `tier`, `tier_rank`, `credits` and `access_until` of `user#<id>` / `account` directly;
 //! `state` is ours and may change.
@@ -58,11 +60,12 @@ use super::{Condition, StoreError, Write};
 use tallyhook_core::account::{Account, State};
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
-use tallyhook_core::decide::{Order, PaymentRef};
-use tallyhook_core::ids::{CustomerId, EventId, SessionId, SubscriptionId, UserId};
+use tallyhook_core::decide::owner::StoredOwner;
+use tallyhook_core::decide::{Order, OrderPayment, PaymentRef};
+use tallyhook_core::ids::{CustomerId, EventId, InvoiceId, SessionId, SubscriptionId, UserId};
 use tallyhook_core::job::JobKind;
 use tallyhook_core::ledger::{Entry, LedgerKey};
-use tallyhook_core::reversal::Reversal;
+use tallyhook_core::reversal::{PaymentRecord, Reversal};
 use tallyhook_core::setup_status::SessionPayment;
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
@@ -94,8 +97,8 @@ pub enum Key {
     Account(UserId),
     /// A ledger entry.
     Entry(UserId, LedgerKey),
-    /// Refunds and disputes of a grant.
-    Reversal(UserId, LedgerKey),
+    /// The entry of a paid invoice, and the payments that are tied to it.
+    Invoice(InvoiceId),
     /// A one-time order.
     Order(UserId, SessionId),
     /// Whose a Stripe customer is.
@@ -104,6 +107,10 @@ pub enum Key {
     Session(SessionId),
     /// What the app said of a user's set-up.
     Portal(UserId),
+    /// The owner of a subscription.
+    Subscription(SubscriptionId),
+    /// The events that wait until the app creates a user.
+    Newcomer(UserId),
     /// What a payment paid for, by `pi_…` or `ch_…`.
     Payment(String),
     /// An event of the log, or a note beside it: `audit#…`, `alert#…`, `signal#…`, `report#…`.
@@ -114,6 +121,15 @@ impl Key {
     /// An event by its id.
     pub fn event(id: &EventId) -> Self {
         Self::Event(id.to_string())
+    }
+
+    /// A ledger entry. That of an invoice has an item of its own, by which a payment of the invoice finds the
+    /// user, and which makes it happen once over all users.
+    pub fn entry(user: &UserId, key: &LedgerKey) -> Self {
+        match key.invoice_id() {
+            Some(invoice) => Self::Invoice(invoice),
+            None => Self::Entry(user.clone(), key.clone()),
+        }
     }
 
     /// A payment by what a refund or dispute names.
@@ -127,7 +143,9 @@ impl Key {
             Self::Event(_) => Table::Events,
             Self::Account(_)
             | Self::Entry(..)
-            | Self::Reversal(..)
+            | Self::Invoice(_)
+            | Self::Subscription(_)
+            | Self::Newcomer(_)
             | Self::Order(..)
             | Self::Portal(_)
             | Self::Customer(_)
@@ -141,12 +159,14 @@ impl Key {
         match self {
             Self::Account(user)
             | Self::Entry(user, _)
-            | Self::Reversal(user, _)
+            | Self::Newcomer(user)
             | Self::Order(user, _)
             | Self::Portal(user) => {
                 format!("user#{user}")
             }
             Self::Session(session) => format!("session#{session}"),
+            Self::Invoice(invoice) => format!("invoice#{invoice}"),
+            Self::Subscription(subscription) => format!("subscription#{subscription}"),
             Self::Customer(customer) => format!("customer#{customer}"),
             Self::Payment(payment) => format!("payment#{payment}"),
             Self::Event(id) => id.clone(),
@@ -158,10 +178,13 @@ impl Key {
         match self {
             Self::Account(_) => "account".to_owned(),
             Self::Entry(_, key) => format!("ledger#{key}"),
-            Self::Reversal(_, key) => format!("reversal#{key}"),
+            Self::Invoice(_) => "entry".to_owned(),
+            Self::Newcomer(_) => "newcomer".to_owned(),
             Self::Order(_, session) => format!("order#{session}"),
             Self::Portal(_) => "portal".to_owned(),
-            Self::Customer(_) | Self::Session(_) | Self::Payment(_) => "link".to_owned(),
+            Self::Customer(_) | Self::Session(_) | Self::Subscription(_) | Self::Payment(_) => {
+                "link".to_owned()
+            }
             Self::Event(_) => String::new(),
         }
     }
@@ -219,7 +242,7 @@ pub fn account(
     let mut item = new_item(&key);
     item.insert("tier".to_owned(), text(access.tier));
     item.insert("tier_rank".to_owned(), number(access.rank));
-    item.insert("credits".to_owned(), number(account.state.balance()));
+    item.insert("credits".to_owned(), number(account.state.balance(&catalog.policy, now)));
     if let Some(until) = access.until {
         item.insert("access_until".to_owned(), number(until.unix()));
         item.insert("lapses".to_owned(), text(day(until.unix().saturating_mul(1000))));
@@ -246,7 +269,6 @@ pub fn read_account(user_id: &UserId, item: &Item) -> Result<Account, StoreError
         version: version.ok_or_else(|| key.corrupt("no version"))?,
         state,
         recorded: BTreeMap::new(),
-        reversals: BTreeMap::new(),
     })
 }
 
@@ -255,20 +277,57 @@ pub fn updated_at(item: &Item) -> Option<Timestamp> {
     Some(Timestamp::from_unix(item.get("updated_at")?.as_n().ok()?.parse().ok()?))
 }
 
-/// A ledger entry, on condition that none with its key exists.
+/// A ledger entry, on condition that none with its key exists. `invoice` is the item of an entry's invoice as
+/// it was read: payments that are tied to it stay.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] if it cannot be written as an item.
-pub fn entry(user: &UserId, entry: &Entry) -> Result<Write, StoreError> {
-    put(Key::Entry(user.clone(), entry.key.clone()), entry, Condition::Absent)
+pub fn entry(user: &UserId, entry: &Entry, invoice: Option<&Item>) -> Result<Write, StoreError> {
+    let key = Key::entry(user, &entry.key);
+    if !matches!(key, Key::Invoice(_)) {
+        return put(key, entry, Condition::Absent);
+    }
+    let payments = invoice.map(payments_of_invoice).unwrap_or_default();
+    let condition =
+        if payments.is_empty() { Condition::Absent } else { Condition::Payments(payments.clone()) };
+    let mut write = put(key, entry, condition)?;
+    if let Some(item) = &mut write.item {
+        item.insert("user_id".to_owned(), text(user.as_str()));
+        if !payments.is_empty() {
+            item.insert("payments".to_owned(), texts(payments));
+        }
+    }
+    Ok(write)
 }
 
-/// Refunds and disputes of a grant; the account's version guards them.
+/// The entry of an invoice with the user whose it is; `None` while only payments of the invoice are known.
 ///
 /// # Errors
-/// [`StoreError::Corrupt`] if it cannot be written as an item.
-pub fn reversal(user: &UserId, grant: &LedgerKey, reversal: &Reversal) -> Result<Write, StoreError> {
-    put(Key::Reversal(user.clone(), grant.clone()), reversal, Condition::Anything)
+/// [`StoreError::Corrupt`].
+pub fn read_invoice(key: &Key, item: &Item) -> Result<Option<(UserId, Entry)>, StoreError> {
+    let Some(user) = read_text(item, "user_id") else { return Ok(None) };
+    let user = UserId::new(user).map_err(|error| key.corrupt(error))?;
+    Ok(Some((user, read(key, item)?)))
+}
+
+/// The payments that are tied to an invoice before its own event arrived.
+pub fn payments_of_invoice(item: &Item) -> BTreeSet<String> {
+    item.get("payments").and_then(|payments| payments.as_ss().ok()).into_iter().flatten().cloned().collect()
+}
+
+/// Ties payments to an invoice whose own event has not arrived, on condition that it still has not.
+pub fn invoice_payments(invoice: &InvoiceId, known: &BTreeSet<String>, payments: BTreeSet<String>) -> Write {
+    let key = Key::Invoice(invoice.clone());
+    let mut item = new_item(&key);
+    let all: BTreeSet<String> = known.iter().cloned().chain(payments).collect();
+    item.insert("payments".to_owned(), texts(all));
+    let condition =
+        if known.is_empty() { Condition::Absent } else { Condition::Payments(known.clone()) };
+    Write { key, item: Some(item), condition }
+}
+
+fn texts(values: BTreeSet<String>) -> AttributeValue {
+    AttributeValue::Ss(values.into_iter().collect())
 }
 
 fn put(key: Key, value: &impl serde::Serialize, condition: Condition) -> Result<Write, StoreError> {
@@ -285,57 +344,126 @@ pub fn read<T: DeserializeOwned>(key: &Key, item: &Item) -> Result<T, StoreError
     serde_dynamo::from_item(item.clone()).map_err(|error| key.corrupt(error))
 }
 
-/// Binds a customer to a user, unless it is bound to another.
-pub fn customer(customer: &CustomerId, user: &UserId) -> Write {
-    let key = Key::Customer(customer.clone());
-    let mut item = new_item(&key);
-    item.insert("user_id".to_owned(), text(user.as_str()));
-    Write { key, item: Some(item), condition: Condition::BoundTo(user.to_string()) }
+/// Ties a customer to its owner. `known` is the stored owner as it was read: without one the customer must
+/// belong to no other user; with one it must still belong to that one.
+pub fn customer(customer: &CustomerId, owner: &StoredOwner, known: Option<&StoredOwner>) -> Write {
+    link(Key::Customer(customer.clone()), owner, known)
 }
 
-/// Has events wait for a customer or a payment, on condition that it is still nobody's: whoever binds it
-/// cannot but see them. `known` is who waited when it was read.
+/// Ties a subscription to its owner, in the same way.
+pub fn subscription(id: &SubscriptionId, owner: &StoredOwner, known: Option<&StoredOwner>) -> Write {
+    link(Key::Subscription(id.clone()), owner, known)
+}
+
+fn link(key: Key, owner: &StoredOwner, known: Option<&StoredOwner>) -> Write {
+    let mut item = new_item(&key);
+    item.insert("user_id".to_owned(), text(owner.user.as_str()));
+    let flags = [("moved", owner.moved), ("by_reference", owner.by_reference), ("shared", owner.shared)];
+    for (name, _) in flags.into_iter().filter(|(_, set)| *set) {
+        item.insert(name.to_owned(), AttributeValue::Bool(true));
+    }
+    let condition = match known {
+        Some(known) => Condition::OwnedBy(known.user.to_string()),
+        None => Condition::BoundTo(owner.user.to_string()),
+    };
+    Write { key, item: Some(item), condition }
+}
+
+/// The stored owner of a customer or a subscription; `None` while it has none and events wait for it.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub fn read_owner(key: &Key, item: &Item) -> Result<Option<StoredOwner>, StoreError> {
+    let flag = |name: &str| item.get(name).and_then(|flag| flag.as_bool().ok()).copied().unwrap_or(false);
+    Ok(read_user(key, item)?.map(|user| StoredOwner {
+        user,
+        moved: flag("moved"),
+        by_reference: flag("by_reference"),
+        shared: flag("shared"),
+    }))
+}
+
+/// Has events wait for a customer, a subscription or a new user, on condition that it has no owner yet:
+/// whoever ties it reads them. `known` is who waited when it was read.
 pub fn wait(key: Key, known: BTreeSet<String>, events: BTreeSet<String>) -> Write {
     let mut item = new_item(&key);
-    let all = known.iter().cloned().chain(events).collect::<BTreeSet<String>>().into_iter().collect();
-    item.insert("waiting".to_owned(), AttributeValue::Ss(all));
+    let all = known.iter().cloned().chain(events).collect::<BTreeSet<String>>();
+    item.insert("waiting".to_owned(), texts(all));
     let condition = if known.is_empty() { Condition::Absent } else { Condition::Waiting(known) };
     Write { key, item: Some(item), condition }
 }
 
-/// The events that wait for a customer or a payment to become somebody's.
+/// The events that wait for a customer, a subscription, a payment or a new user.
 pub fn waiting(item: &Item) -> BTreeSet<String> {
     item.get("waiting").and_then(|waiting| waiting.as_ss().ok()).into_iter().flatten().cloned().collect()
 }
 
-/// Ties a payment to the grant it paid for.
-pub fn payment(payment: &PaymentRef, user: &UserId, grant: &LedgerKey) -> Write {
-    let key = Key::payment(payment);
-    let mut item = new_item(&key);
-    item.insert("user_id".to_owned(), text(user.as_str()));
-    item.insert("key".to_owned(), text(grant.as_str()));
-    Write { key, item: Some(item), condition: Condition::NobodyWaits }
+/// A payment as it was read: what is known of it, who waits for its document, and the revision of the item.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KnownPayment {
+    /// What is known of it.
+    pub record: PaymentRecord,
+    /// The parked events that wait for its document.
+    pub waiting: BTreeSet<String>,
+    /// How often the item was written.
+    pub revision: u64,
 }
 
-/// Whose a customer or a payment is; `None` while it is nobody's and events wait for it.
+/// What is known of a payment, on condition that the item has the revision that was read: of two refunds at
+/// once the second one reads what the first one wrote.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] if it cannot be written as an item.
+pub fn payment(payment: &str, known: &KnownPayment, loaded_revision: u64) -> Result<Write, StoreError> {
+    let key = Key::Payment(payment.to_owned());
+    let mut item = new_item(&key);
+    if let Some(user) = &known.record.user {
+        item.insert("user_id".to_owned(), text(user.as_str()));
+    }
+    if let Some(document) = &known.record.document {
+        item.insert("key".to_owned(), text(document.as_str()));
+    }
+    if !known.record.reversal.is_empty() {
+        let reversal = serde_dynamo::to_attribute_value(&known.record.reversal);
+        item.insert("reversal".to_owned(), reversal.map_err(|error| key.corrupt(error))?);
+    }
+    if !known.waiting.is_empty() {
+        item.insert("waiting".to_owned(), texts(known.waiting.clone()));
+    }
+    item.insert("revision".to_owned(), number(loaded_revision + 1));
+    Ok(Write { key, item: Some(item), condition: Condition::Revision(loaded_revision) })
+}
+
+/// Reads a payment back.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub fn read_payment(key: &Key, item: &Item) -> Result<KnownPayment, StoreError> {
+    let user = read_text(item, "user_id").map(UserId::new).transpose().map_err(|error| key.corrupt(error))?;
+    let reversal = match item.get("reversal") {
+        Some(reversal) => {
+            serde_dynamo::from_attribute_value(reversal.clone()).map_err(|error| key.corrupt(error))?
+        }
+        None => Reversal::default(),
+    };
+    let document = read_text(item, "key").map(|document| LedgerKey::from_text(&document));
+    Ok(KnownPayment {
+        record: PaymentRecord { document, user, reversal },
+        waiting: waiting(item),
+        revision: read_number(item, "revision").ok_or_else(|| key.corrupt("no revision"))?,
+    })
+}
+
+/// Whose a session, a customer or a payment is; `None` while it has no owner and events wait for it.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`].
 pub fn read_user(key: &Key, item: &Item) -> Result<Option<UserId>, StoreError> {
     match item.get("user_id").and_then(|user| user.as_s().ok()) {
         Some(user) => Ok(Some(UserId::new(user.as_str()).map_err(|error| key.corrupt(error))?)),
-        None if item.contains_key("waiting") => Ok(None),
+        None if item.contains_key("waiting") || item.contains_key("revision") => Ok(None),
         None => Err(key.corrupt("no user_id")),
     }
-}
-
-/// The grant that a payment paid for.
-///
-/// # Errors
-/// [`StoreError::Corrupt`].
-pub fn read_grant(key: &Key, item: &Item) -> Result<LedgerKey, StoreError> {
-    let grant = item.get("key").and_then(|grant| grant.as_s().ok()).ok_or_else(|| key.corrupt("no key"))?;
-    Ok(LedgerKey::from_text(grant))
 }
 
 /// A checkout session as far as it is known here.
@@ -420,12 +548,19 @@ pub fn job(kind: JobKind, user: &UserId, now: Timestamp) -> Write {
 pub fn order(user: &UserId, order: &Order) -> Write {
     let key = Key::Order(user.clone(), order.session.clone());
     let mut item = new_item(&key);
-    let optional = [("customer_email", &order.customer_email), ("upgraded_from", &order.upgraded_from)];
+    let customer = order.customer.as_ref().map(ToString::to_string);
+    let optional = [
+        ("customer_id", &customer),
+        ("customer_email", &order.customer_email),
+        ("upgraded_from", &order.upgraded_from),
+    ];
+    if let Some(deadline) = order.deadline {
+        item.insert("deadline".to_owned(), number(deadline.unix()));
+    }
     item.extend([
         ("mode".to_owned(), text(order.mode.clone())),
         ("tier".to_owned(), text(order.tier.clone())),
         ("status".to_owned(), text("NEW")),
-        ("deadline".to_owned(), number(order.deadline.unix())),
         ("revisions_left".to_owned(), number(order.revisions_left)),
         ("checklist_status".to_owned(), text("PENDING")),
         ("amount_total".to_owned(), number(order.amount_total)),
@@ -439,6 +574,27 @@ pub fn order(user: &UserId, order: &Order) -> Write {
         }
     }
     Write { key, item: Some(item), condition: Condition::Absent }
+}
+
+/// An order after a refund or a dispute of its payment, on condition that it is as it was read. `None` when
+/// nothing changes.
+pub fn order_after(user: &UserId, paid: &OrderPayment, item: &Item, now: Timestamp) -> Option<Write> {
+    let mut after = item.clone();
+    if paid.refunded {
+        after.insert("status".to_owned(), text("REFUNDED"));
+    }
+    if paid.disputed {
+        after.insert("disputed".to_owned(), AttributeValue::Bool(true));
+    } else {
+        after.remove("disputed");
+    }
+    if after == *item {
+        return None;
+    }
+    let read = read_number(item, "updated_at").unwrap_or(0);
+    after.insert("updated_at".to_owned(), number(now.unix()));
+    let key = Key::Order(user.clone(), paid.session.clone());
+    Some(Write { key, item: Some(after), condition: Condition::UpdatedAt(read) })
 }
 
 /// What is known of Stripe's word about a checkout session.
@@ -739,12 +895,16 @@ pub fn read_number<N: std::str::FromStr>(item: &Item, name: &str) -> Option<N> {
 
 /// An order as the app sees it.
 pub fn read_order(item: &Item) -> BTreeMap<String, serde_json::Value> {
-    let mut order = BTreeMap::new();
+    let optional =
+        ["customer_id", "customer_email", "deadline", "files_url", "final_package_url", "upgraded_from"];
+    let mut order: BTreeMap<String, serde_json::Value> =
+        optional.iter().map(|name| ((*name).to_owned(), serde_json::Value::Null)).collect();
     for (name, value) in item {
-        let value = match (value.as_s(), value.as_n()) {
-            (Ok(text), _) => serde_json::Value::from(text.as_str()),
-            (_, Ok(number)) => serde_json::from_str(number).unwrap_or(serde_json::Value::Null),
-            (Err(_), Err(_)) => continue,
+        let value = match (value.as_s(), value.as_n(), value.as_bool()) {
+            (Ok(text), ..) => serde_json::Value::from(text.as_str()),
+            (_, Ok(number), _) => serde_json::from_str(number).unwrap_or(serde_json::Value::Null),
+            (.., Ok(flag)) => serde_json::Value::from(*flag),
+            (Err(_), Err(_), Err(_)) => continue,
         };
         match name.as_str() {
             "pk" => {}

@@ -59,7 +59,9 @@ impl State {
         let deleted = subscription.customer.as_ref().and_then(|customer| self.customers.get(customer));
         let deleted = deleted.copied().flatten().is_some();
         self.view(id, subscription, &catalog.policy, now, |view| {
-            let rank = |plan: Option<&Terms>| plan.and_then(|terms| catalog.tier_of_plan(&terms.plan)).map(|(_, rank)| rank);
+            let rank = |plan: Option<&Terms>| {
+                plan.and_then(|terms| catalog.tier_of_plan(&terms.plan)).map(|(_, rank)| rank)
+            };
             let Some(snapshot) = &subscription.snapshot else {
                 let periods = subscription.items.values().filter_map(|item| item.periods(view).pop());
                 let period = periods.max_by_key(|period| (rank(Some(&period.terms)), period.start))?;
@@ -73,12 +75,14 @@ impl State {
                     ends: None,
                 });
             };
-            let best = snapshot.items.iter().max_by(|a, b| {
-                (rank(a.terms.as_ref()), &b.id).cmp(&(rank(b.terms.as_ref()), &a.id))
-            });
+            let best = snapshot
+                .items
+                .iter()
+                .max_by(|a, b| (rank(a.terms.as_ref()), &b.id).cmp(&(rank(b.terms.as_ref()), &a.id)));
             let item = best.and_then(|best| subscription.items.get(&best.id));
             let period = item.and_then(|item| item.periods(view).pop());
-            let status = if deleted { SubscriptionStatus::Canceled } else { status_of(snapshot, period.as_ref()) };
+            let status =
+                if deleted { SubscriptionStatus::Canceled } else { status_of(snapshot, period.as_ref()) };
             let mut summary = Summary {
                 ends: best.and_then(|best| snapshot.ends(best)).filter(|_| !snapshot.is_terminal()),
                 status: Some(status),
@@ -162,7 +166,10 @@ impl State {
             return;
         };
         // A deleted customer has no access, whatever the subscription says.
-        let deleted = subscription.customer.as_ref().and_then(|customer| self.customers.get(customer).copied().flatten());
+        let deleted = subscription
+            .customer
+            .as_ref()
+            .and_then(|customer| self.customers.get(customer).copied().flatten());
         if deleted.is_some() {
             return;
         }
@@ -170,7 +177,9 @@ impl State {
         for shown in &snapshot.items {
             let item = subscription.items.get(&shown.id).unwrap_or(&none);
             let period = item.periods(view).pop();
-            let Some((terms, until, why)) = item_access(snapshot, shown, item, period.as_ref(), view, catalog) else {
+            let Some((terms, until, why)) =
+                item_access(snapshot, shown, item, period.as_ref(), view, catalog)
+            else {
                 continue;
             };
             let refunded = period.as_ref().is_some_and(|period| item.is_refunded(period, view));
@@ -212,7 +221,10 @@ fn item_access(
     }
     let paid = |end: Option<Timestamp>, period: &Period| {
         let lower = lower_of(item.paid_plan(period, view), plan.clone(), catalog);
-        let why = format!("the subscription is {}; the paid period of plan {} runs on", snapshot.status, lower.plan);
+        let why = format!(
+            "the subscription is {}; the paid period of plan {} runs on",
+            snapshot.status, lower.plan
+        );
         (lower, end.and_then(sooner).or(end).or(cancels), why)
     };
     match status {
@@ -238,7 +250,10 @@ fn item_access(
                 Some(period) => lower_of(item.paid_plan(period, view), plan, catalog),
                 None => plan,
             };
-            let why = format!("the subscription is past_due; plan {} has {} days of grace", plan.plan, policy.past_due_grace_days);
+            let why = format!(
+                "the subscription is past_due; plan {} has {} days of grace",
+                plan.plan, policy.past_due_grace_days
+            );
             Some((plan, sooner(until), why))
         }
         Status::Canceled if snapshot.ended_unpaid => {
@@ -246,7 +261,11 @@ fn item_access(
             let (plan, _, why) = paid(period.end, period);
             Some((plan, Some(period.end?), why))
         }
-        Status::Incomplete | Status::IncompleteExpired | Status::Canceled | Status::Paused | Status::Other(_) => None,
+        Status::Incomplete
+        | Status::IncompleteExpired
+        | Status::Canceled
+        | Status::Paused
+        | Status::Other(_) => None,
     }
 }
 
@@ -263,7 +282,8 @@ pub fn status_of(snapshot: &Snapshot, period: Option<&Period>) -> SubscriptionSt
     let out_of_date = match snapshot.status {
         SubscriptionStatus::Incomplete => paid_at >= Some(snapshot.created),
         SubscriptionStatus::PastDue | SubscriptionStatus::Unpaid => {
-            let newer_period = period.is_some_and(|period| snapshot.items.iter().all(|item| item.start <= Some(period.start)));
+            let newer_period = period
+                .is_some_and(|period| snapshot.items.iter().all(|item| item.start <= Some(period.start)));
             paid_at > Some(snapshot.created) && newer_period
         }
         SubscriptionStatus::Trialing

@@ -96,8 +96,10 @@ impl Account {
         }
         all.push(self.explain_purchases(&buckets, catalog));
         if !self.state.grants.is_empty() {
-            let grants = self.state.grants.iter().map(|grant| format!("{} left of {}", grant.left, grant.key));
-            let why = format!("{}; no renewal ends credits given by hand", grants.collect::<Vec<_>>().join(", "));
+            let grants =
+                self.state.grants.iter().map(|grant| format!("{} left of {}", grant.left, grant.key));
+            let why =
+                format!("{}; no renewal ends credits given by hand", grants.collect::<Vec<_>>().join(", "));
             let left = buckets.sum(|lot| matches!(lot, Lot::Grant(_)));
             all.push(because("bucket grant", left, "by_hand", why, None));
         }
@@ -129,14 +131,13 @@ impl Account {
                 "no subscription is known for this user, so the catalog's default tier holds".to_owned(),
             ),
             None => {
-                let whys: Vec<String> = self
-                    .state
-                    .subscriptions
-                    .keys()
-                    .map(|id| self.no_access(id, catalog, now))
-                    .collect();
+                let whys: Vec<String> =
+                    self.state.subscriptions.keys().map(|id| self.no_access(id, catalog, now)).collect();
                 let whys = whys.join("; ");
-                ("default_tier", format!("the catalog's default tier, as no subscription gives access: {whys}"))
+                (
+                    "default_tier",
+                    format!("the catalog's default tier, as no subscription gives access: {whys}"),
+                )
             }
         };
         let newest = || {
@@ -222,14 +223,16 @@ impl Account {
         let (rule, why) = match (&self.state.signup, self.state.paid_since) {
             (None, _) => (
                 "not_signed_up",
-                "the app has not created this user (PUT /users/{id}), which grants the signup credits".to_owned(),
+                "the app has not created this user (PUT /users/{id}), which grants the signup credits"
+                    .to_owned(),
             ),
             (Some(_), Some(since)) => {
                 ("ended_by_subscription", format!("the paid period from {since} ended the signup credits"))
             }
-            (Some(signup), None) => {
-                ("signup", format!("{} credits were granted at signup; {} were spent", signup.granted, signup.spent))
-            }
+            (Some(signup), None) => (
+                "signup",
+                format!("{} credits were granted at signup; {} were spent", signup.granted, signup.spent),
+            ),
         };
         because("bucket signup", left, rule, why, entry)
     }
@@ -241,7 +244,9 @@ impl Account {
             let why = if bucket.granted > Credits::ZERO {
                 format!("the trial of {id} granted {} credits; {} were spent", bucket.granted, bucket.spent)
             } else {
-                format!("the trial of {id} grants no credits: it has ended unpaid, or the user had an earlier trial")
+                format!(
+                    "the trial of {id} grants no credits: it has ended unpaid, or the user had an earlier trial"
+                )
             };
             return because(&field, bucket.left, "trial", why, entry);
         };
@@ -254,7 +259,10 @@ impl Account {
             period.terms.plan
         );
         if let Some(terms) = &bucket.changed_to {
-            why.push_str(&format!("; changed to {} × {}, worth {} credits", terms.plan, bucket.quantity, bucket.granted));
+            why.push_str(&format!(
+                "; changed to {} × {}, worth {} credits",
+                terms.plan, bucket.quantity, bucket.granted
+            ));
         }
         if bucket.spent > Credits::ZERO {
             why.push_str(&format!("; {} were spent", bucket.spent));
@@ -280,7 +288,8 @@ impl Account {
             .enumerate()
             .filter(|(place, _)| left_of(*place) > Credits::ZERO)
             .map(|(place, pack)| {
-                let name = pack.key().map_or_else(|| format!("a purchase of {}", pack.at), |key| key.to_string());
+                let name =
+                    pack.key().map_or_else(|| format!("a purchase of {}", pack.at), |key| key.to_string());
                 let older = if pack.joined { " and older ones" } else { "" };
                 format!("{} left of {name}{older}", left_of(place))
             })

@@ -249,7 +249,9 @@ impl Item {
     }
 
     fn sort_lines(&mut self) {
-        self.lines.sort_by(|a, b| (a.start, a.at, &a.invoice, a.flagged).cmp(&(b.start, b.at, &b.invoice, b.flagged)));
+        self.lines.sort_by(|a, b| {
+            (a.start, a.at, &a.invoice, a.flagged).cmp(&(b.start, b.at, &b.invoice, b.flagged))
+        });
     }
 
     /// Compares a line with what is known of its invoice. A line that was dropped is not compared.
@@ -327,7 +329,6 @@ impl Item {
         self.lines.iter().rev().find(|line| line.price == *price).map(|line| &line.terms)
     }
 
-
     /// Whether any of its lines is kept.
     pub(crate) fn is_billed(&self) -> bool {
         !self.lines.is_empty()
@@ -341,7 +342,9 @@ impl Item {
     /// Whether an invoice has a line here that is no period's yet.
     pub(super) fn waits(&self, document: &LedgerKey) -> bool {
         let last = self.lines.iter().filter(|line| !line.flagged).map(|line| line.start).max();
-        self.lines.iter().any(|line| document.is_invoice(&line.invoice) && (line.amount == 0 || Some(line.start) >= last))
+        self.lines
+            .iter()
+            .any(|line| document.is_invoice(&line.invoice) && (line.amount == 0 || Some(line.start) >= last))
     }
 
     /// The paid periods that have opened by now, the current one last.
@@ -357,19 +360,18 @@ impl Item {
         for start in starts {
             let here = || self.lines.iter().filter(|line| line.start == start);
             let opens = |line: &&Line| line.opens_alone() || self.zero_line_opens(line, view);
-            let opening = here()
-                .filter(opens)
-                .min_by_key(|line| (line.at, &line.invoice))
-                .or_else(|| {
-                    let shown = self.starts.contains(&start);
-                    here()
-                        .filter(|line| shown && line.flagged && line.amount > 0)
-                        .min_by_key(|line| (line.at, &line.invoice))
-                });
+            let opening = here().filter(opens).min_by_key(|line| (line.at, &line.invoice)).or_else(|| {
+                let shown = self.starts.contains(&start);
+                here()
+                    .filter(|line| shown && line.flagged && line.amount > 0)
+                    .min_by_key(|line| (line.at, &line.invoice))
+            });
             let Some(opening) = opening else { continue };
             // Of several plans on one invoice for one item and start the one that is worth most counts.
             let most = here()
-                .filter(|line| line.invoice == opening.invoice && line.flagged == opening.flagged && line.amount >= 0)
+                .filter(|line| {
+                    line.invoice == opening.invoice && line.flagged == opening.flagged && line.amount >= 0
+                })
                 .max_by_key(|line| (line.worth(), &line.terms.plan))
                 .unwrap_or(opening);
             let period = Period {
@@ -443,7 +445,9 @@ impl Item {
         let lost = self.lost(current, periods, &charges, granted, view);
         let carried = carried(self, current, periods);
         let first = runs.iter().position(|run| run.terms.plan == terms.plan).unwrap_or(0);
-        let left_and_back = runs.get(first..last).is_some_and(|between| between.iter().any(|run| run.terms.plan != terms.plan));
+        let left_and_back = runs
+            .get(first..last)
+            .is_some_and(|between| between.iter().any(|run| run.terms.plan != terms.plan));
         let spent = if view.plan_change == PlanChange::OnPayment || left_and_back {
             self.spent_in(current.start).plus(carried)
         } else if first == 0 {
@@ -451,7 +455,9 @@ impl Item {
         } else {
             self.spent_of(current.start, &terms.plan)
         };
-        let changed = (last > 0).then(|| terms.clone()).filter(|terms| terms.plan != current.terms.plan || quantity != current.quantity);
+        let changed = (last > 0)
+            .then(|| terms.clone())
+            .filter(|terms| terms.plan != current.terms.plan || quantity != current.quantity);
         Bucket {
             left: granted.minus(lost).minus(spent),
             granted,
@@ -527,7 +533,13 @@ impl Item {
 
     /// Of an opening whose invoice credits unused time of the item, that share was paid by the payment of the
     /// credited period: the newest charge of that period, else its opening, and so on back.
-    fn lost_of_opening(&self, part: Credits, period: &Period, periods: &[Period], view: &View<'_>) -> Credits {
+    fn lost_of_opening(
+        &self,
+        part: Credits,
+        period: &Period,
+        periods: &[Period],
+        view: &View<'_>,
+    ) -> Credits {
         let before = periods.iter().rev().find(|other| other.start < period.start);
         let credited = match before {
             Some(_) => part.share(period.credited, period.charged),
@@ -535,7 +547,8 @@ impl Item {
         };
         let own = part.minus(credited).share((view.refunded)(&period.invoice), period.total);
         let Some(before) = before.filter(|_| credited > Credits::ZERO) else { return own };
-        let earlier: Vec<Period> = periods.iter().filter(|other| other.start <= before.start).cloned().collect();
+        let earlier: Vec<Period> =
+            periods.iter().filter(|other| other.start <= before.start).cloned().collect();
         let of_credited = match self.charges(before, periods).last() {
             Some(line) => credited.share((view.refunded)(&line.invoice), line.total),
             None => self.lost_of_opening(credited, before, &earlier, view),
@@ -587,7 +600,10 @@ impl Item {
         let periods = self.periods(view);
         let back = |invoice: &InvoiceId, total: i64| total > 0 && (view.refunded)(invoice) >= total;
         back(&period.invoice, period.total)
-            && self.charges(period, &periods).iter().all(|line| line.total <= 0 || back(&line.invoice, line.total))
+            && self
+                .charges(period, &periods)
+                .iter()
+                .all(|line| line.total <= 0 || back(&line.invoice, line.total))
     }
 
     /// Drops what no later fact can make count.
@@ -602,15 +618,22 @@ impl Item {
                 if zero || before.end.is_none_or(|end| end > oldest.start) { oldest = before } else { break }
             }
             let (from, current) = (oldest.start, current.start);
-            let openings: Vec<(Timestamp, InvoiceId)> =
-                self.all_periods(view).into_iter().map(|(period, _)| (period.start, period.invoice)).collect();
+            let openings: Vec<(Timestamp, InvoiceId)> = self
+                .all_periods(view)
+                .into_iter()
+                .map(|(period, _)| (period.start, period.invoice))
+                .collect();
             self.lines.retain(|line| {
                 line.start >= from
-                    && (line.charges() || openings.iter().any(|(start, invoice)| *start == line.start && *invoice == line.invoice)
+                    && (line.charges()
+                        || openings
+                            .iter()
+                            .any(|(start, invoice)| *start == line.start && *invoice == line.invoice)
                         || line.start > current)
             });
             self.sights.retain(|sight| sight.start >= current);
-            let flagged = |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);
+            let flagged =
+                |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);
             self.starts.retain(|start| *start > current || flagged(start));
             self.spent.retain(|spent| spent.start >= from);
             self.trial = None;
@@ -639,7 +662,8 @@ struct Run {
 fn change_names(runs: &[Run]) -> Vec<(String, Credits)> {
     let mut names: Vec<(String, Credits)> = Vec::new();
     for (place, run) in runs.iter().enumerate().skip(1) {
-        let times = runs.iter().take(place + 1).skip(1).filter(|other| other.terms.plan == run.terms.plan).count();
+        let times =
+            runs.iter().take(place + 1).skip(1).filter(|other| other.terms.plan == run.terms.plan).count();
         names.push((format!("{}#{times}", run.terms.plan), run.terms.worth(run.quantity)));
     }
     names
@@ -684,7 +708,9 @@ fn sort_sights(sights: &mut [Sight]) {
     let mut from = 0;
     while from < sights.len() {
         let (start, at) = (sights[from].start, sights[from].at);
-        let until = sights.iter().skip(from).take_while(|sight| sight.start == start && sight.at == at).count() + from;
+        let until =
+            sights.iter().skip(from).take_while(|sight| sight.start == start && sight.at == at).count()
+                + from;
         if let Some(second) = sights.get_mut(from..until) {
             chain(second);
         }
@@ -708,11 +734,17 @@ fn chain(second: &mut [Sight]) {
 /// Of sights that show the same plan one after the other, the first and the last are enough.
 fn compress_sights(sights: &mut Vec<Sight>) {
     let same = |a: &Sight, b: &Sight| {
-        a.start == b.start && a.terms.plan == b.terms.plan && a.quantity == b.quantity && a.trialing == b.trialing
+        a.start == b.start
+            && a.terms.plan == b.terms.plan
+            && a.quantity == b.quantity
+            && a.trialing == b.trialing
     };
     let mut place = 1;
     while place + 1 < sights.len() {
-        if same(&sights[place - 1], &sights[place]) && same(&sights[place], &sights[place + 1]) && sights[place].at != sights[place + 1].at {
+        if same(&sights[place - 1], &sights[place])
+            && same(&sights[place], &sights[place + 1])
+            && sights[place].at != sights[place + 1].at
+        {
             sights.remove(place);
         } else {
             place += 1;

@@ -101,4 +101,3 @@ pub struct Complimentary {
 pub(super) fn is_zero(credits: &Credits) -> bool {
     *credits == Credits::ZERO
 }
-

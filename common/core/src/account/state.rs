@@ -145,7 +145,9 @@ impl State {
 
     /// Minor units of a document's payments that went back.
     pub fn refunded(&self, document: &LedgerKey) -> i64 {
-        self.refunds.get(document).map_or(0, |payments| payments.values().fold(0, |sum, amount| sum.saturating_add(*amount)))
+        self.refunds
+            .get(document)
+            .map_or(0, |payments| payments.values().fold(0, |sum, amount| sum.saturating_add(*amount)))
     }
 
     /// Minor units of a purchase that went back, whichever of its documents the payment names.
@@ -228,7 +230,11 @@ impl State {
         let mut by_end: Vec<_> = items.iter().collect();
         let end_of = |(key, bucket): &(&(SubscriptionId, ItemId), &Bucket)| {
             let trial_end = || self.subscriptions.get(&key.0)?.items.get(&key.1)?.trial_end();
-            bucket.period.as_ref().map_or_else(trial_end, |period| period.end).map_or(i64::MAX, Timestamp::unix)
+            bucket
+                .period
+                .as_ref()
+                .map_or_else(trial_end, |period| period.end)
+                .map_or(i64::MAX, Timestamp::unix)
         };
         by_end.sort_by_key(end_of);
         for ((subscription, item), bucket) in by_end {
@@ -263,7 +269,8 @@ impl State {
             .collect();
         for (key, bucket) in items.iter_mut() {
             let end = self.item_ended_at(&key.0, &key.1);
-            let replaced = end.is_some_and(|end| starts.iter().any(|(other, start)| other != key && *start >= end));
+            let replaced =
+                end.is_some_and(|end| starts.iter().any(|(other, start)| other != key && *start >= end));
             if replaced {
                 *bucket = Bucket { left: Credits::ZERO, lost: Credits::ZERO, ..std::mem::take(bucket) };
             }
@@ -285,7 +292,8 @@ impl State {
 
     /// How many items are known that have not ended.
     pub fn live_items(&self) -> usize {
-        let live = self.subscriptions.iter().filter(|(_, subscription)| self.ended_at(subscription).is_none());
+        let live =
+            self.subscriptions.iter().filter(|(_, subscription)| self.ended_at(subscription).is_none());
         live.map(|(_, subscription)| {
             subscription.snapshot.as_ref().map_or(subscription.items.len(), |snapshot| snapshot.items.len())
         })
@@ -305,7 +313,9 @@ impl State {
                 Lot::Item(id, item) => {
                     let bucket = buckets.items.get(&(id.clone(), item.clone()));
                     let known = self.subscriptions.get_mut(id).map(Arc::make_mut);
-                    if let (Some(bucket), Some(item)) = (bucket, known.and_then(|known| known.items.get_mut(item))) {
+                    if let (Some(bucket), Some(item)) =
+                        (bucket, known.and_then(|known| known.items.get_mut(item)))
+                    {
                         item.spend(part, bucket);
                     }
                 }
@@ -403,8 +413,10 @@ impl State {
     /// Ties a payment to an invoice: a session's purchase that the payment paid and the invoice's are one.
     pub(super) fn tie(&mut self, invoice: &InvoiceId, payment: &str) {
         for all in [&mut self.packs, &mut self.lifetimes] {
-            let of_payment = all.iter().position(|one| one.session.is_some() && one.payment.as_deref() == Some(payment));
-            let of_invoice = all.iter().position(|one| one.session.is_none() && one.invoice.as_ref() == Some(invoice));
+            let of_payment =
+                all.iter().position(|one| one.session.is_some() && one.payment.as_deref() == Some(payment));
+            let of_invoice =
+                all.iter().position(|one| one.session.is_none() && one.invoice.as_ref() == Some(invoice));
             match (of_payment, of_invoice) {
                 (Some(session), Some(place)) => {
                     let spent = all.get(place).map_or(Credits::ZERO, |one| one.spent);
@@ -438,7 +450,8 @@ impl State {
     fn join_oldest_packs(&mut self) {
         self.packs.sort_by(|a, b| (a.at, &a.session, &a.invoice).cmp(&(b.at, &b.session, &b.invoice)));
         let spent = |pack: &Purchase| pack.spent >= pack.granted;
-        let mut too_many = self.packs.iter().filter(|pack| spent(pack)).count().saturating_sub(MAX_SPENT_PURCHASES);
+        let mut too_many =
+            self.packs.iter().filter(|pack| spent(pack)).count().saturating_sub(MAX_SPENT_PURCHASES);
         self.packs.retain(|pack| {
             let drop = too_many > 0 && spent(pack);
             too_many -= usize::from(drop);
@@ -452,9 +465,14 @@ impl State {
                 .minus(oldest.spent);
             if let Some(next) = self.packs.first_mut() {
                 // A refund of the joined purchase takes at most what its own payment granted.
-                next.total = next.total.saturating_add(if next.granted == Credits::ZERO { 0 } else {
-                    i64::try_from(u128::from(left.get()) * u128::from(next.total.unsigned_abs()) / u128::from(next.granted.get()).max(1))
-                        .unwrap_or(i64::MAX)
+                next.total = next.total.saturating_add(if next.granted == Credits::ZERO {
+                    0
+                } else {
+                    i64::try_from(
+                        u128::from(left.get()) * u128::from(next.total.unsigned_abs())
+                            / u128::from(next.granted.get()).max(1),
+                    )
+                    .unwrap_or(i64::MAX)
                 });
                 next.granted = next.granted.plus(left);
                 next.joined = true;

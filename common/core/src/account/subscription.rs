@@ -90,7 +90,12 @@ impl Subscription {
     ) -> Result<(), Box<Line>> {
         let id = item.cloned().unwrap_or_else(|| self.item_of(&line.terms.plan));
         let item = self.items.entry(id).or_default();
-        if invoice_is_known { item.compare_line(&line) } else { item.fold_line(line); Ok(()) }
+        if invoice_is_known {
+            item.compare_line(&line)
+        } else {
+            item.fold_line(line);
+            Ok(())
+        }
     }
 
     /// The item that a line without an item's id is for: the only one, else that of its plan.
@@ -100,7 +105,8 @@ impl Subscription {
             [only] => return only.id.clone(),
             [] => {}
             several => {
-                let of_plan = |item: &&SnapshotItem| item.terms.as_ref().is_some_and(|terms| terms.plan == plan);
+                let of_plan =
+                    |item: &&SnapshotItem| item.terms.as_ref().is_some_and(|terms| terms.plan == plan);
                 if let Some(item) = several.iter().find(of_plan) {
                     return item.id.clone();
                 }
@@ -111,7 +117,8 @@ impl Subscription {
 
     /// Gives what waits under a provisional id to the item that a snapshot shows.
     fn adopt(&mut self, items: &[SnapshotItem]) {
-        let waiting: Vec<ItemId> = self.items.keys().filter(|id| id.as_str().starts_with(PROVISIONAL)).cloned().collect();
+        let waiting: Vec<ItemId> =
+            self.items.keys().filter(|id| id.as_str().starts_with(PROVISIONAL)).cloned().collect();
         for id in waiting {
             let plan = id.as_str().trim_start_matches(PROVISIONAL).to_owned();
             let of_plan = |item: &&SnapshotItem| item.terms.as_ref().is_some_and(|terms| terms.plan == plan);
@@ -136,7 +143,8 @@ impl Subscription {
 
     /// Whether any plan of the catalog is known of it.
     pub fn has_plan(&self) -> bool {
-        let shown = self.snapshot.iter().flat_map(|snapshot| &snapshot.items).any(|item| item.terms.is_some());
+        let shown =
+            self.snapshot.iter().flat_map(|snapshot| &snapshot.items).any(|item| item.terms.is_some());
         shown || self.items.values().any(|item| item.billed_at.is_some())
     }
 
@@ -153,7 +161,9 @@ impl Subscription {
         let named = named.max(billed);
         let without = self.sets.iter().filter(|set| !set.items.contains(id));
         without
-            .filter_map(|set| [set.first, set.last].into_iter().find(|at| named.is_none_or(|named| *at > named)))
+            .filter_map(|set| {
+                [set.first, set.last].into_iter().find(|at| named.is_none_or(|named| *at > named))
+            })
             .min()
     }
 

@@ -9,7 +9,10 @@ use super::subscription::Subscription;
 use super::{Account, Cause, Fact};
 use crate::catalog::Catalog;
 use crate::credits::Credits;
-use crate::decide::tests::{MONTH, P1, P2, Run, Step, changed, check, invoice, items, line, pack, paid, patched, refund, refunded, session, sub, updated};
+use crate::decide::tests::{
+    MONTH, P1, P2, Run, Step, changed, check, invoice, items, line, pack, paid, patched, refund, refunded,
+    session, sub, updated,
+};
 use crate::ids::UserId;
 use crate::ledger::{EntryKind, LedgerKey};
 use crate::timestamp::Timestamp;
@@ -178,8 +181,9 @@ fn signup_credits_come_once_and_not_after_a_subscription() {
     let once = new.after(&new.evolve(vec![Fact::Signup], &cause, &catalog, Timestamp::from_unix(5)).unwrap());
     // The account itself knows, also where the entry was not read.
     let forgetful = Account { recorded: std::collections::BTreeMap::new(), ..once.clone() };
-    let spent =
-        forgetful.consume(Credits::new(500), LedgerKey::consume("k"), &catalog, Timestamp::from_unix(6)).unwrap();
+    let spent = forgetful
+        .consume(Credits::new(500), LedgerKey::consume("k"), &catalog, Timestamp::from_unix(6))
+        .unwrap();
     let twice = forgetful
         .after(&spent)
         .evolve(vec![Fact::Signup], &cause, &catalog, Timestamp::from_unix(7))
@@ -227,8 +231,7 @@ fn an_account_comes_back_from_its_item_as_it_was_and_what_is_not_takes_no_room()
     assert_eq!(&serde_json::from_value::<super::State>(item.clone()).unwrap(), state, "{item:#}");
     for entry in run.ledger.values() {
         assert_eq!(
-            &serde_json::from_value::<crate::ledger::Entry>(serde_json::to_value(entry).unwrap())
-                .unwrap(),
+            &serde_json::from_value::<crate::ledger::Entry>(serde_json::to_value(entry).unwrap()).unwrap(),
             entry
         );
     }

@@ -15,9 +15,9 @@
 //! the catalog knows the amount, else 1.
 
 use super::{Order, Parked, Reading};
+use crate::account::Fact;
 use crate::account::lots::Purchase;
 use crate::account::snapshot::Terms;
-use crate::account::Fact;
 use crate::catalog::{Catalog, MAX_QUANTITY};
 use crate::credits::Credits;
 use crate::event::{CheckoutMode, CheckoutSession, Event, EventType, PaymentStatus, SoldLine};
@@ -66,7 +66,10 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
     }
     let sold = sold(session, catalog)?;
     let mut facts = Vec::new();
-    for (granted, plan) in [(sold.packs, None), (sold.lifetime.as_ref().map(|(worth, _)| *worth), sold.lifetime.map(|(_, terms)| terms))] {
+    for (granted, plan) in [
+        (sold.packs, None),
+        (sold.lifetime.as_ref().map(|(worth, _)| *worth), sold.lifetime.map(|(_, terms)| terms)),
+    ] {
         let Some(granted) = granted else { continue };
         let purchase = Purchase {
             session: Some(session.id.clone()),
@@ -92,7 +95,9 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
 pub(super) fn leaves_out(session: &CheckoutSession) -> bool {
     let paid = matches!(session.payment_status, PaymentStatus::Paid | PaymentStatus::NoPaymentRequired);
     let by_metadata = named(session, "mode").is_some()
-        || (named(session, "pack").is_some() && named(session, "quantity").is_some() && !session.payment_link);
+        || (named(session, "pack").is_some()
+            && named(session, "quantity").is_some()
+            && !session.payment_link);
     session.mode == CheckoutMode::Payment && paid && session.line_items.is_none() && !by_metadata
 }
 

@@ -92,7 +92,8 @@ fn snapshot(
     status: SubscriptionStatus,
     items: Vec<SnapshotItem>,
 ) -> Snapshot {
-    let shown = shown(&status, &subscription.items, subscription.cancel_at, subscription.cancel_at_period_end);
+    let shown =
+        shown(&status, &subscription.items, subscription.cancel_at, subscription.cancel_at_period_end);
     let now = digest(&shown);
     let before = subscription.previous.as_ref().map(|previous| {
         digest(&self::shown(
@@ -127,7 +128,9 @@ fn shown(
 ) -> String {
     let mut items: Vec<_> = items
         .iter()
-        .map(|item| (item.id.as_str(), item.price.as_str(), item.quantity, item.period_start.map(Timestamp::unix)))
+        .map(|item| {
+            (item.id.as_str(), item.price.as_str(), item.quantity, item.period_start.map(Timestamp::unix))
+        })
         .collect();
     items.sort();
     format!("{status}|{items:?}|{:?}|{at_period_end}", cancel_at.map(Timestamp::unix))
@@ -145,7 +148,9 @@ fn items_before(items: &[Item], previous: &Previous) -> Vec<Item> {
     for (index, item) in before.iter().enumerate() {
         let named = item.id.as_ref().and_then(|id| items.iter().find(|one| one.id == *id));
         let same = named.or_else(|| items.get(index).filter(|_| item.id.is_none()));
-        let Some(price) = item.price.clone().or_else(|| same.map(|same| same.price.clone())) else { continue };
+        let Some(price) = item.price.clone().or_else(|| same.map(|same| same.price.clone())) else {
+            continue;
+        };
         let Some(id) = item.id.clone().or_else(|| same.map(|same| same.id.clone())) else { continue };
         restored.push(Item {
             id,

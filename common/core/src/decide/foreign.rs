@@ -80,7 +80,8 @@ mod tests {
     fn an_event_is_foreign_only_if_all_of_it_matches_and_no_line_is_known() {
         let other = json!({"pricing": {"price_details": {"price": "price_other", "product": "prod_other"}}});
         let pro = json!({"price": {"id": "price_pro"}});
-        let invoice = |lines: Value| json!({"data": {"object": {"lines": {"data": lines}, "metadata": {"app": "b"}}}});
+        let invoice =
+            |lines: Value| json!({"data": {"object": {"lines": {"data": lines}, "metadata": {"app": "b"}}}});
         let rows = [
             ("price = \"price_other\"", invoice(json!([other])), true),
             ("price = \"price_other\"", invoice(json!([other, pro])), false),

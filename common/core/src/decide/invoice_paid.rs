@@ -176,7 +176,10 @@ impl Sold {
     ) {
         let Some(start) = line.period_start else { return };
         let same = self.lines.iter_mut().find(|(item, known)| {
-            *item == line.item && known.start == start && known.flagged == line.proration && known.terms.plan == terms.plan
+            *item == line.item
+                && known.start == start
+                && known.flagged == line.proration
+                && known.terms.plan == terms.plan
         });
         if let Some((_, known)) = same {
             known.amount = known.amount.saturating_add(line.amount);
@@ -240,7 +243,9 @@ fn kind(invoice: &Invoice, sold: &Sold, account: &Account) -> EntryKind {
         let known = account.state.subscriptions.get(subscription);
         known.is_some_and(|known| known.items.values().any(|item| item.is_billed()))
     };
-    if invoice.billing_reason != BillingReason::SubscriptionCycle && !invoice.subscription.as_ref().is_some_and(billed) {
+    if invoice.billing_reason != BillingReason::SubscriptionCycle
+        && !invoice.subscription.as_ref().is_some_and(billed)
+    {
         return EntryKind::Subscription;
     }
     EntryKind::Renewal

@@ -50,7 +50,8 @@ pub fn owner(event: &Event, links: &Links, policy: &Policy) -> Result<Owner, Par
     let owner = |user: &UserId| Ok(Owner { user: user.clone(), by_reference: false });
     let moved = [&links.subscription, &links.customer].into_iter().flatten().find(|link| link.moved);
     let own_subscription = links.subscription.as_ref().filter(|link| !link.moved);
-    if let Some(moved) = moved.filter(|_| own_subscription.is_none() || links.subscription == links.customer) {
+    if let Some(moved) = moved.filter(|_| own_subscription.is_none() || links.subscription == links.customer)
+    {
         return owner(&moved.user);
     }
     let stored = links.subscription.as_ref();
@@ -123,12 +124,20 @@ mod tests {
         let named = r#"{"user_id":"ann"}"#;
         let moved = |user| Some(StoredOwner { moved: true, ..stored(user) });
         let shared = Some(StoredOwner { shared: true, ..stored("cid") });
-        let links = |subscription, customer| Links { subscription, customer, referenced_account_exists: false };
+        let links =
+            |subscription, customer| Links { subscription, customer, referenced_account_exists: false };
         let rows: Vec<(&str, &str, &str, Links, &str, &str)> = vec![
             ("metadata", named, r#""aff""#, links(None, Some(stored("cid"))), "user", "ann"),
             ("a moved customer outranks metadata", named, "null", links(None, moved("mo")), "user", "mo"),
             ("a moved subscription outranks metadata", named, "null", links(moved("mo"), None), "user", "mo"),
-            ("another stored owner", named, "null", links(Some(stored("bob")), None), "user", "owner_conflict"),
+            (
+                "another stored owner",
+                named,
+                "null",
+                links(Some(stored("bob")), None),
+                "user",
+                "owner_conflict",
+            ),
             ("the subscription's owner", "{}", r#""aff""#, links(Some(stored("bob")), None), "user", "bob"),
             ("the reference", "{}", r#""aff""#, links(None, Some(stored("cid"))), "user", "aff"),
             ("an unknown reference", "{}", r#""aff""#, links(None, None), "known_user", "unknown_reference"),
@@ -137,7 +146,14 @@ mod tests {
             ("a shared customer", "{}", "null", links(None, shared.clone()), "user", "shared_customer"),
             ("metadata on a shared customer", named, "null", links(None, shared), "user", "ann"),
             ("nothing", "{}", "null", links(None, None), "user", "no_user"),
-            ("an unusable name", r#"{"user_id":"a\u0000"}"#, "null", links(None, None), "user", "invalid_user"),
+            (
+                "an unusable name",
+                r#"{"user_id":"a\u0000"}"#,
+                "null",
+                links(None, None),
+                "user",
+                "invalid_user",
+            ),
         ];
         for (what, metadata, reference, links, policy, expected) in rows {
             let catalog = Catalog::parse(&format!("{CATALOG}client_reference_id = \"{policy}\"\n")).unwrap();

@@ -9,15 +9,18 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Applied, Order, Outcome, Parked, Payments, decide, invoice_of_reversal, is_reversal, joined_payment, ledger_keys, payment_refs};
+use super::{
+    Applied, Order, Outcome, Parked, Payments, decide, invoice_of_reversal, is_reversal, joined_payment,
+    ledger_keys, payment_refs,
+};
 use crate::account::{Account, Cause, Change, Fact, Lot};
 use crate::catalog::Catalog;
 use crate::credits::Credits;
+use crate::event::{self, Event};
 use crate::ids::UserId;
 use crate::ledger::{Entry, LedgerKey, Note};
 use crate::reversal::PaymentRecord;
 use crate::timestamp::Timestamp;
-use crate::event::{self, Event};
 
 /// Trials of `pro` are worth less than its paid periods, so that the two cannot be mistaken for each other;
 /// the grace is not the default.
@@ -173,7 +176,9 @@ impl Run {
             }
             Step::Spend(amount) => {
                 let key = LedgerKey::consume(&self.booked.len().to_string());
-                if let Some(change) = self.account.consume(Credits::new(*amount), key, &self.catalog, self.now) {
+                if let Some(change) =
+                    self.account.consume(Credits::new(*amount), key, &self.catalog, self.now)
+                {
                     self.commit(&change);
                 }
             }
@@ -249,11 +254,7 @@ impl Run {
         }
         self.account = Account { recorded: BTreeMap::new(), ..self.account.after(change) };
         let balance = self.account.state.balance(&self.catalog.policy, self.now);
-        assert_eq!(
-            i64::try_from(balance.get()),
-            Ok(self.deltas),
-            "the balance is the sum of the deltas"
-        );
+        assert_eq!(i64::try_from(balance.get()), Ok(self.deltas), "the balance is the sum of the deltas");
     }
 
     /// The balance after the last step.
@@ -507,7 +508,8 @@ fn beside(given: &[Step], step: &Step) -> String {
     let mut run = run;
     run.now = Timestamp::from_unix(P2);
     let Outcome::Apply(applied) = run.decided(&event) else { return "not applied".to_owned() };
-    let document = |record: &PaymentRecord| record.document.as_ref().map_or("-".to_owned(), ToString::to_string);
+    let document =
+        |record: &PaymentRecord| record.document.as_ref().map_or("-".to_owned(), ToString::to_string);
     let payments = applied
         .payments
         .iter()

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::decide::tests::{CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, patched, sub};
-use crate::ids::UserId;
 use crate::event::read;
+use crate::ids::UserId;
 
 const DAY: i64 = 86_400;
 
@@ -173,7 +173,10 @@ fn nothing_is_lowered_without_a_person_and_how_it_stands_is_set_right_all_the_sa
         panic!("not applied")
     };
     assert_eq!((balance(&allowed.change.state), allowed.change.entries.len()), (balance(&account.state), 0));
-    assert_eq!(allowed.change.state.summary(&id(), &catalog(), time(P1 + 2 * DAY)).unwrap().price.unwrap().as_str(), "price_pro");
+    assert_eq!(
+        allowed.change.state.summary(&id(), &catalog(), time(P1 + 2 * DAY)).unwrap().price.unwrap().as_str(),
+        "price_pro"
+    );
 
     // A second subscription that was granted after the end of the first voids it: hearing of that end would
     // lower the balance.

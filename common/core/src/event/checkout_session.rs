@@ -120,7 +120,8 @@ impl CheckoutSession {
             invoice: object.id("invoice")?,
             amount_total: object.amount("amount_total")?,
             amount_subtotal: object.amount("amount_subtotal")?,
-            payment_link: object.names("payment_link.id") || object.text("payment_link").is_ok_and(|id| id.is_some()),
+            payment_link: object.names("payment_link.id")
+                || object.text("payment_link").is_ok_and(|id| id.is_some()),
             line_items: None,
             currency: object.owned("currency")?,
             customer_email: match object.owned("customer_details.email")? {

@@ -239,7 +239,11 @@ impl Previous {
 impl PreviousItem {
     fn from_fields(before: &Fields<'_>) -> Result<Self, ReadError> {
         Ok(Self {
-            id: if before.text("id")?.is_some_and(|id| id.starts_with("si_")) { before.id("id")? } else { None },
+            id: if before.text("id")?.is_some_and(|id| id.starts_with("si_")) {
+                before.id("id")?
+            } else {
+                None
+            },
             price: before.first_id(&PRICE)?,
             quantity: before.count("quantity")?,
             period_start: before.time("current_period_start")?,

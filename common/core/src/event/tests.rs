@@ -352,7 +352,10 @@ fn the_first_place_in_the_metadata_that_names_a_user_counts_or_is_reported() {
     };
     let long = "u".repeat(129);
     let invoice = |metadata: Value, lines: Value| {
-        event("invoice.paid", json!({"id": "in_1", "amount_paid": 0, "metadata": metadata, "lines": {"data": lines}}))
+        event(
+            "invoice.paid",
+            json!({"id": "in_1", "amount_paid": 0, "metadata": metadata, "lines": {"data": lines}}),
+        )
     };
     let lines = json!([{"amount": 0}, {"amount": 0, "metadata": {"user_id": "line"}}]);
     let charge = json!({"id": "ch_1", "amount": 1, "amount_refunded": 1, "metadata": {"user_id": "u4"}});
@@ -362,7 +365,10 @@ fn the_first_place_in_the_metadata_that_names_a_user_counts_or_is_reported() {
         (session(json!(null), json!({"client_id": "u3", "user_id": "u2"})), Ok(Some("u2"))),
         (session(json!(""), json!({"user_id": "", "client_id": "u3"})), Ok(Some("u3"))),
         (session(json!(null), json!(null)), Ok(None)),
-        (session(json!(null), json!({"user_id": long})), Err("not a user id: it is longer than 128 characters")),
+        (
+            session(json!(null), json!({"user_id": long})),
+            Err("not a user id: it is longer than 128 characters"),
+        ),
         (
             session(json!(null), json!({"user_id": "a\nb"})),
             Err("not a user id: it has a character that such an id never has"),

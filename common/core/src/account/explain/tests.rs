@@ -40,11 +40,7 @@ fn explained(steps: &[Step], now: i64) -> Vec<String> {
             because.why
         )
     };
-    account
-        .explain(&told, &catalog, Timestamp::from_unix(now))
-        .iter()
-        .map(line)
-        .collect()
+    account.explain(&told, &catalog, Timestamp::from_unix(now)).iter().map(line).collect()
 }
 
 fn event(event: &Value) -> LoggedEvent {

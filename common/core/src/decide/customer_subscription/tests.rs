@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::decide::tests::{MONTH, P1, P2, Run, Step, changed, check, check_any_order, event, invoice, items, line, pack, paid, patched, session, sub, updated};
+use crate::decide::tests::{
+    MONTH, P1, P2, Run, Step, changed, check, check_any_order, event, invoice, items, line, pack, paid,
+    patched, session, sub, updated,
+};
 
 const BOUGHT: &str = "invoice#in_1 +5000";
 const PRO: (&str, u64) = ("price_pro", 1);

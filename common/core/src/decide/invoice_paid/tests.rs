@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::decide::tests::{MONTH, P1, P2, Run, Step, changed, check, check_any_order, invoice, line, pack, paid, proration, sub};
+use crate::decide::tests::{
+    MONTH, P1, P2, Run, Step, changed, check, check_any_order, invoice, line, pack, paid, proration, sub,
+};
 
 fn first() -> Step {
     paid(P1, "in_1", "subscription_create", "price_pro", P1)
@@ -42,9 +44,8 @@ fn a_new_subscription_sets_and_a_renewal_resets() {
 
 #[test]
 fn the_line_of_the_plan_decides_wherever_it_stands() {
-    let cycle = |lines: &[serde_json::Value], patch| {
-        invoice("paid", P1, "in_1", "subscription_cycle", lines, patch)
-    };
+    let cycle =
+        |lines: &[serde_json::Value], patch| invoice("paid", P1, "in_1", "subscription_cycle", lines, patch);
     let late =
         [proration("price_pro", -700), proration("price_business", 1100), line("price_business", 1, P1)];
     check(
@@ -108,8 +109,7 @@ fn the_line_of_the_plan_decides_wherever_it_stands() {
 
 #[test]
 fn only_what_is_paid_and_bills_a_period_grants() {
-    let of =
-        |reason: &str, patch| invoice("paid", P1, "in_1", reason, &[line("price_pro", 1, P1)], patch);
+    let of = |reason: &str, patch| invoice("paid", P1, "in_1", reason, &[line("price_pro", 1, P1)], patch);
     let full = "pro 5000 | sub_1=5000 | invoice#in_1 +5000";
     for (what, reason, patch, expect) in [
         ("not paid", "subscription_create", json!({"status": "open"}), "free 0 |  | "),
@@ -125,9 +125,8 @@ fn only_what_is_paid_and_bills_a_period_grants() {
 
 #[test]
 fn an_update_grants_only_where_it_begins_a_period() {
-    let update = |lines: &[serde_json::Value]| {
-        invoice("paid", 1500, "in_2", "subscription_update", lines, json!({}))
-    };
+    let update =
+        |lines: &[serde_json::Value]| invoice("paid", 1500, "in_2", "subscription_update", lines, json!({}));
     check(
         "prorations only",
         vec![first(), update(&[proration("price_pro", -700), proration("price_business", 1100)])],
