@@ -210,12 +210,11 @@ impl Store {
         held(request).await.map(|_| ())
     }
 
-    /// Forgets where a reconciliation stopped: it came to its end.
+    /// Deletes an item, whether it is there or not. Only `reconcile` does so, with its place.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn clear_reconcile_place(&self) -> Result<(), StoreError> {
-        let key = items::reconcile_place_key();
+    pub async fn delete(&self, key: &Key) -> Result<(), StoreError> {
         let item = items::key_attributes(key.table(), &key.partition(), &key.sort());
         let request = self.client.delete_item().table_name(self.table(key.table())).set_key(Some(item));
         request.send().await.map(|_| ()).map_err(|error| failed("DeleteItem", &error))

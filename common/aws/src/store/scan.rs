@@ -6,7 +6,7 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::items::{self, Item, Key, Table};
+use super::items::{self, Item, Table};
 use super::{Store, StoreError, failed};
 use tallyhook_core::account::Account;
 use tallyhook_core::ids::UserId;
