@@ -1,8 +1,8 @@
 //! Single-item writes of the events table, outside a transaction.
 //!
-//! Each changes one note or job, never an account, a ledger entry or the marker of an event. What one of them
-//! claims or marks is only about when work is tried: if it is lost, the work is done once more, and the
-//! transaction of the account makes that safe.
+//! Each changes one note, one job, or the redrive count of an open event; never an account, a ledger entry or
+//! the outcome of an event. Such a write only says when work is tried: if it is lost, the work is done once
+//! more, and the transaction of the account makes that safe.
 
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
