@@ -3,9 +3,9 @@
 //!
 //! **Invariant:** every write of an account, a ledger entry, an order, a link or an event is part of one
 //! `TransactWriteItems` whose conditions make it safe to repeat; nothing is marked before it is done. What is
-//! written outside one is in `notes`: notes and jobs of the events table, an item at a time. **Invariant:** no
-//! type of the SDK and no client leaves this folder; an [`items::Item`] is opaque outside of it. **Invariant:** decisions are made from consistent reads by primary
-//! key, never from an index.
+//! written outside one is in `notes`: notes and jobs of the events table, and the redrive count of an open
+//! event, an item at a time. **Invariant:** no client leaves this folder, and an [`items::Item`] is opaque
+//! outside of it. **Invariant:** decisions are made from consistent reads by primary key, never from an index.
 
 pub mod counts;
 pub mod items;

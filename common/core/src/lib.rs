@@ -1,7 +1,7 @@
 //! The pure core: the rules of tallyhook as functions of their arguments.
 //!
-//! **Invariant:** nothing in this crate does IO, reads a clock or reads the environment. `Cargo.toml` names no
-//! crate that could, and `clippy.toml` beside it forbids the standard library's ways.
+//! **Invariant:** nothing in this crate does IO, reads a clock or the environment. `Cargo.toml` names no crate
+//! that could, and `clippy.toml` beside it forbids the standard library's ways.
 //!
 //! In reading order:
 //!

@@ -1,5 +1,5 @@
-//! How the system is: counts events and messages, and judges the counts ([`tallyhook_core::health`]). The function
-//! `health` and the admin API ask for it.
+//! How the system is: counts events and messages, and judges the counts ([`tallyhook_core::health`]). The
+//! function `health` and the admin API ask for it.
 //!
 //! The counts come from the log's indexes (a page of a day's partition holds thousands of events, so a day of
 //! a hundred thousand events is some dozens of queries) and from one `GetQueueAttributes` for each queue. SQS

@@ -26,7 +26,6 @@ use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::UserId;
 use tallyhook_core::job::JobKind;
-use tallyhook_core::setup_status::ProvisioningState;
 use tallyhook_core::timestamp::Timestamp;
 
 /// The jobs of one run of `retry`, and of one list, from each partition.

@@ -1,8 +1,8 @@
 //! Single-item writes of the events table, outside a transaction.
 //!
-//! Each changes one note or job, never an account, a ledger entry or the marker of an event. What one of them
-//! claims or marks is only about when work is tried: if it is lost, the work is done once more, and the
-//! transaction of the account makes that safe.
+//! Each changes one note, one job, or the redrive count of an open event; never an account, a ledger entry or
+//! the outcome of an event. Such a write only says when work is tried: if it is lost, the work is done once
+//! more, and the transaction of the account makes that safe.
 
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
@@ -210,12 +210,11 @@ impl Store {
         held(request).await.map(|_| ())
     }
 
-    /// Forgets where a reconciliation stopped: it came to its end.
+    /// Deletes an item, whether it is there or not. Only `reconcile` does so, with its place.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn clear_reconcile_place(&self) -> Result<(), StoreError> {
-        let key = items::reconcile_place_key();
+    pub async fn delete(&self, key: &Key) -> Result<(), StoreError> {
         let item = items::key_attributes(key.table(), &key.partition(), &key.sort());
         let request = self.client.delete_item().table_name(self.table(key.table())).set_key(Some(item));
         request.send().await.map(|_| ()).map_err(|error| failed("DeleteItem", &error))

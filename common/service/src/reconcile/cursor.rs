@@ -63,7 +63,7 @@ pub(super) async fn save(store: &Store, place: &Place) -> Result<(), StoreError>
 
 /// Forgets it: the run came to its end.
 pub(super) async fn clear(store: &Store) -> Result<(), StoreError> {
-    store.clear_reconcile_place().await
+    store.delete(&items::reconcile_place_key()).await
 }
 
 #[cfg(test)]
