@@ -11,6 +11,7 @@
 pub mod access;
 pub mod explain;
 pub mod fix;
+pub mod hand_over;
 pub mod item;
 pub mod lots;
 pub mod snapshot;

@@ -316,14 +316,15 @@ pub fn has_opening(
 /// Several subscriptions that all give access.
 pub fn duplicates(account: &Account, catalog: &Catalog, now: Timestamp) -> Option<Difference> {
     let paying = live(account, catalog, now);
-    let (true, ids) = (paying.len() > 1, paying.join(" ")) else { return None };
+    let ids: Vec<&str> = paying.iter().map(|id| id.as_str()).collect();
+    let (true, ids) = (paying.len() > 1, ids.join(" ")) else { return None };
     let remedy = Remedy::Person("the user pays for more than one subscription".to_owned());
     let before = Facts::from([("subscriptions", ids)]);
     Some(Difference { class: Class::DuplicateSubscriptions, before, after: Facts::new(), remedy })
 }
 
 /// The subscriptions that give access, as far as their status says.
-pub fn live<'a>(account: &'a Account, catalog: &Catalog, now: Timestamp) -> Vec<&'a str> {
+pub fn live<'a>(account: &'a Account, catalog: &Catalog, now: Timestamp) -> Vec<&'a SubscriptionId> {
     let live = |id: &&SubscriptionId| {
         let status = account.state.summary(id, catalog, now).and_then(|summary| summary.status);
         matches!(
@@ -331,7 +332,7 @@ pub fn live<'a>(account: &'a Account, catalog: &Catalog, now: Timestamp) -> Vec<
             Some(SubscriptionStatus::Active | SubscriptionStatus::Trialing | SubscriptionStatus::PastDue)
         )
     };
-    account.state.subscriptions.keys().filter(live).map(SubscriptionId::as_str).collect()
+    account.state.subscriptions.keys().filter(live).collect()
 }
 
 /// A subscription of ours that Stripe does not have.

@@ -95,6 +95,11 @@ impl LedgerKey {
         Self(format!("adjust#{event}").into())
     }
 
+    /// What the schedule books because its time has come.
+    pub fn due(now: Timestamp) -> Self {
+        Self(format!("due#{}", now.unix()).into())
+    }
+
     /// The same document's key for a movement that falls due with it.
     pub fn adjusted(&self) -> Self {
         Self(format!("adjust#{}", self.0).into())

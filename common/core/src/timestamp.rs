@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// Reads RFC 3339.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse::<jiff::Timestamp>().ok().map(|time| Self(time.as_second()))
+    }
+
     /// From seconds since the epoch; any number is a time, however odd.
     pub const fn from_unix(seconds: i64) -> Self {
         Self(seconds)

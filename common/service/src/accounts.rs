@@ -11,8 +11,8 @@ use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::{Store, StoreError, Write};
 use tallyhook_core::account::{Account, Change};
 use tallyhook_core::catalog::Catalog;
-use tallyhook_core::ids::UserId;
-use tallyhook_core::ledger::LedgerKey;
+use tallyhook_core::ids::{EventId, UserId};
+use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
 
 use crate::outbox::{Before, Nudge, Outbox};
@@ -31,71 +31,87 @@ pub struct Accounts {
     pub outbox: Outbox,
 }
 
-/// What one change asks for.
-pub enum Step<T> {
-    /// Write this change and these items with it, then answer.
-    Write(Box<Change>, Vec<Write>, T),
-    /// Write nothing and answer.
-    Answer(T),
-}
-
-/// What a change was given to decide on.
-pub struct Loaded<'a> {
-    /// The account; a new one if none is stored.
-    pub account: Account,
+/// A change of one account that is tried until it is written: read, decide, commit; if another writer won the
+/// race, read and decide again.
+///
+/// ```text
+/// let mut change = accounts.change(&user, &keys, now);
+/// loop {
+///     let account = change.read().await?;
+///     // Decide on `account`; return early where nothing is to be written.
+///     if change.commit(&decided, beside).await? { break }
+/// }
+/// ```
+pub struct AccountChange<'a> {
+    accounts: &'a Accounts,
+    user: UserId,
+    keys: Vec<Key>,
+    now: Timestamp,
+    tried: u32,
+    account: Account,
     /// Everything that was read, by key.
-    pub items: &'a HashMap<Key, Item>,
+    pub items: HashMap<Key, Item>,
 }
 
-impl Accounts {
-    /// Changes one account: reads it with `keys`, lets `decide` say what to do, and writes that in one
-    /// transaction. If another writer won the race, it starts again from a fresh read.
-    ///
-    /// # Errors
-    /// What `decide` says; [`StoreError`] when the store did not answer or the race was lost
-    /// [`MAX_ATTEMPTS`] times.
-    pub async fn change<T, E: From<StoreError>>(
-        &self,
-        user: &UserId,
-        keys: &[Key],
-        now: Timestamp,
-        mut decide: impl AsyncFnMut(Loaded<'_>) -> Result<Step<T>, E>,
-    ) -> Result<T, E> {
-        let mut tried = 0;
-        loop {
-            tried += 1;
-            let account_key = Key::Account(user.clone());
-            let all = keys.iter().cloned().chain([account_key]);
-            let items = self.store.load(all).await?;
-            let account = load_account(user, &items)?;
-            let mut writes = AccountWrites::new(self, &account, now);
-            let (change, beside, answer) = match decide(Loaded { account, items: &items }).await? {
-                Step::Write(change, beside, answer) => (change, beside, answer),
-                Step::Answer(answer) => return Ok(answer),
-            };
-            writes.apply(&change);
-            let (mut all, nudges) = writes.finish(self, &items)?;
-            all.extend(beside);
-            match self.store.commit(all).await {
-                Ok(()) => {
-                    self.outbox.send(&nudges).await;
-                    return Ok(answer);
-                }
-                Err(error) if tried < MAX_ATTEMPTS && error.is_transient() => pause(tried).await,
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// The account of a user with the ledger entries of these keys; whether it is stored comes with it.
+impl AccountChange<'_> {
+    /// Reads the account, a new one if none is stored, with its items.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn load(&self, user: &UserId, entries: &[LedgerKey]) -> Result<(Account, bool), StoreError> {
-        let key = Key::Account(user.clone());
-        let keys = entries.iter().map(|entry| Key::entry(user, entry)).chain([key.clone()]);
-        let items = self.store.load(keys).await?;
-        Ok((load_account(user, &items)?, items.contains_key(&key)))
+    pub async fn read(&mut self) -> Result<Account, StoreError> {
+        self.tried += 1;
+        let all = self.keys.iter().cloned().chain([Key::Account(self.user.clone())]);
+        self.items = self.accounts.store.load(all).await?;
+        self.account = load_account(&self.user, &self.items)?;
+        Ok(self.account.clone())
+    }
+
+    /// Writes a change of the account that was read, and these items with it. `false`: another writer won the
+    /// race; read and decide again.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store did not answer or the race was lost [`MAX_ATTEMPTS`] times.
+    pub async fn commit(&self, change: &Change, beside: Vec<Write>) -> Result<bool, StoreError> {
+        let mut writes = AccountWrites::new(self.accounts, &self.account, self.now);
+        writes.apply(change);
+        let (mut all, nudges) = writes.finish(self.accounts, &self.items)?;
+        all.extend(beside);
+        match self.accounts.store.commit(all).await {
+            Ok(()) => {
+                self.accounts.outbox.send(&nudges).await;
+                Ok(true)
+            }
+            Err(error) if self.tried < MAX_ATTEMPTS && error.is_transient() => {
+                pause(self.tried).await;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Accounts {
+    /// Begins a change of one account; `keys` are read with it.
+    pub fn change(&self, user: &UserId, keys: &[Key], now: Timestamp) -> AccountChange<'_> {
+        AccountChange {
+            accounts: self,
+            user: user.clone(),
+            keys: keys.to_vec(),
+            now,
+            tried: 0,
+            account: Account::new(user.clone()),
+            items: HashMap::new(),
+        }
+    }
+
+    /// One entry of a user's ledger.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn entry(&self, user: &UserId, key: &LedgerKey) -> Result<Option<Entry>, StoreError> {
+        let item = Key::entry(user, key);
+        let items = self.store.load([item]).await?;
+        Ok(load_account(user, &items)?.recorded.remove(key))
     }
 }
 
@@ -111,7 +127,7 @@ pub struct AccountWrites {
     account: Account,
     loaded_version: u64,
     before: Before,
-    entries: Vec<tallyhook_core::ledger::Entry>,
+    entries: Vec<Entry>,
     changed: bool,
     now: Timestamp,
 }
@@ -145,7 +161,7 @@ impl AccountWrites {
     }
 
     /// Makes an event the newest of the user's list; returns the one before it, empty for the first.
-    pub fn enlist(&mut self, event: &tallyhook_core::ids::EventId) -> String {
+    pub fn enlist(&mut self, event: &EventId) -> String {
         self.changed = true;
         let previous = self.account.state.last_event.replace(event.clone());
         previous.map_or_else(String::new, |previous| previous.to_string())

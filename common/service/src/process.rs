@@ -27,7 +27,7 @@ use tallyhook_core::decide::{
 };
 use tallyhook_core::drift;
 use tallyhook_core::event::{CheckoutSession, Event, EventType, InvoicePayment, Object};
-use tallyhook_core::ids::{CustomerId, SubscriptionId, UserId};
+use tallyhook_core::ids::UserId;
 use tallyhook_core::ledger::LedgerKey;
 use tallyhook_core::reversal::PaymentRecord;
 use tallyhook_core::setup_status::SessionPayment;
@@ -215,6 +215,7 @@ impl Plan {
                 .as_ref()
                 .and_then(|known| known.subscription.clone())
                 .or_else(|| session.subscription.clone()),
+            assigned: known.as_ref().is_some_and(|known| known.assigned),
         };
         if known.as_ref() != Some(&joined) {
             self.write(items::session(&session.id, &joined));
@@ -447,6 +448,14 @@ impl Processor {
     fn owner(&self, event: &Event, items: &HashMap<Key, Item>) -> Result<Result<Owner, Parked>, StoreError> {
         if is_reversal(event) || matches!(event.object, Object::InvoicePayment(_)) {
             return owner_of_payment(event, items);
+        }
+        if let Object::CheckoutSession(session) = &event.object {
+            let key = Key::Session(session.id.clone());
+            if let Some(known) = items.get(&key).map(|item| items::read_session(&key, item)).transpose()?
+                && known.assigned
+            {
+                return Ok(Ok(Owner { user: known.user, by_reference: false }));
+            }
         }
         let stored = |key: Option<Key>| -> Result<Option<StoredOwner>, StoreError> {
             let Some(key) = key else { return Ok(None) };

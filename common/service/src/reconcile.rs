@@ -48,6 +48,7 @@ pub use self::report::{Change, Failure, Left, Report};
 use crate::alerts::Alerts;
 use crate::config::ReconcileConfig;
 use crate::outbox::Outbox;
+use crate::accounts::Accounts;
 use crate::process::Processor;
 use crate::resend::redrive::Redrive;
 use tallyhook_aws::env::{ConfigError, Env};
@@ -212,7 +213,7 @@ impl Reconciler {
         let (redrive, outbox) = (Redrive::new(queue.clone(), queues), Outbox::new(queue, outbox));
         Ok(Self::new(
             Stripe::of(stripe),
-            Processor { store, catalog, livemode, keep_payloads, redrive, outbox },
+            Processor { accounts: Accounts { store, catalog, outbox }, livemode, keep_payloads, redrive },
         )
         .with_alerts(alerts))
     }
@@ -306,7 +307,7 @@ impl Run<'_> {
 
     /// Every pass, from where the last run stopped. The error says why this one did.
     async fn everything(&mut self) -> Result<(), String> {
-        let store = self.processor.store.clone();
+        let store = self.processor.accounts.store.clone();
         let stored = match &self.options.resume {
             Some(text) if self.options.dry_run => {
                 Some(Place::from_text(text).ok_or("the place to go on from is not one of a report")?)

@@ -17,7 +17,8 @@ use tracing::{info, warn};
 use crate::alerts::{Alert, Alerts};
 use crate::config::WorkerConfig;
 use crate::outbox::Outbox;
-use crate::process::{Done, Job, Processor};
+use crate::accounts::Accounts;
+use crate::process::{EventOutcome, Job, Processor};
 use crate::resend::redrive::Redrive;
 use tallyhook_aws::clock;
 use tallyhook_aws::env::{ConfigError, Env};
@@ -83,13 +84,13 @@ struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, outcome: &Result<Done, StoreError>) {
+    fn count(&mut self, outcome: &Result<EventOutcome, StoreError>) {
         let (place, name) = match outcome {
-            Ok(Done::Processed(..)) => (0, "Processed"),
-            Ok(Done::Duplicate) => (1, "Duplicate"),
-            Ok(Done::Ignored(_)) => (2, "Ignored"),
-            Ok(Done::Parked(_)) => (3, "ParkedEvents"),
-            Ok(Done::NotYet) | Err(_) => (4, "FailedAttempts"),
+            Ok(EventOutcome::Processed(..)) => (0, "Processed"),
+            Ok(EventOutcome::Duplicate) => (1, "Duplicate"),
+            Ok(EventOutcome::Ignored(_)) => (2, "Ignored"),
+            Ok(EventOutcome::Parked(_)) => (3, "ParkedEvents"),
+            Ok(EventOutcome::NotYet) | Err(_) => (4, "FailedAttempts"),
         };
         if let Some(count) = self.counts.get_mut(place) {
             *count = (name, count.1 + 1);
@@ -115,6 +116,31 @@ impl Tally {
     }
 }
 
+/// Writes a log line with the ids of its event. `client_id` is the user's id under the name that portals use.
+macro_rules! event_line {
+    ($level:ident, $ids:expr, $name:literal, $($field:tt)*) => {
+        $level!(
+            event_id = $ids.event.id.as_str(),
+            event_type = $ids.event.kind.as_str(),
+            livemode = $ids.event.livemode,
+            user_id = $ids.user_id,
+            client_id = $ids.user_id,
+            customer_id = $ids.event.customer().map(|id| id.as_str()),
+            subscription_id = $ids.event.subscription_id().map(|id| id.as_str()),
+            checkout_session_id = $ids.event.checkout_session_id().map(|id| id.as_str()),
+            $($field)*,
+            duration_ms = $ids.duration_ms,
+            $name
+        )
+    };
+}
+
+/// A record of a batch and how it ended; `None` while its job is not processed.
+struct HandledRecord<'a> {
+    message: &'a SqsMessage,
+    outcome: Option<Result<EventOutcome, StoreError>>,
+}
+
 impl Worker {
     /// Builds the worker and its clients from the environment.
     ///
@@ -131,15 +157,14 @@ impl Worker {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
         let redrive = Redrive::new(queue.clone(), config.queues);
         let outbox = Outbox::new(queue.clone(), config.outbox);
+        let accounts = Accounts { store, catalog: config.catalog, outbox };
         Self {
             family,
             processor: Processor {
-                store,
-                catalog: config.catalog,
+                accounts,
                 livemode: config.livemode,
                 keep_payloads: config.keep_payloads,
                 redrive,
-                outbox,
             },
             alerts: Alerts::new(queue.clone(), config.notify_queue_url),
             queue,
@@ -152,7 +177,7 @@ impl Worker {
     /// Opens the connection to DynamoDB and, while that waits for answers, makes ready to pack payloads:
     /// once, before the first batch.
     pub async fn prewarm(&self) {
-        tokio::join!(self.processor.store.prewarm(), async { payload::prepare() });
+        tokio::join!(self.processor.accounts.store.prewarm(), async { payload::prepare() });
     }
 
     /// Processes a batch and names the records that failed.
@@ -162,50 +187,53 @@ impl Worker {
     pub async fn handle(&self, batch: SqsEvent) -> Result<SqsBatchResponse, lambda_runtime::Error> {
         let started = Instant::now();
         let now = clock::now();
-        let mut places = Vec::new();
-        let mut jobs = Vec::new();
-        let mut outcomes: Vec<Option<Result<Done, StoreError>>> = Vec::new();
         let mut tally = Tally::default();
+        let mut jobs = Vec::new();
+        let mut records: Vec<HandledRecord<'_>> = Vec::new();
         for message in &batch.records {
-            match self.read(message) {
+            let outcome = match self.read(message) {
                 Record::Job(job) => {
-                    places.push(outcomes.len());
                     jobs.push(*job);
-                    outcomes.push(None);
+                    None
                 }
                 Record::Unreadable(unreadable) => {
                     tally.alert(&unreadable.id, &unreadable.kind, &unreadable.parked);
                     let outcome = self.park(*unreadable, attempt(message), now).await;
                     tally.count(&outcome);
-                    outcomes.push(Some(outcome));
+                    Some(outcome)
                 }
-            }
+            };
+            records.push(HandledRecord { message, outcome });
         }
-        for (place, outcome) in places.iter().zip(self.process(&mut jobs, now).await) {
-            outcomes[*place] = Some(outcome);
-        }
-        for (job, place) in jobs.iter().zip(&places) {
-            if let Some(Some(outcome)) = outcomes.get(*place) {
-                self.log(&job.event, outcome, job.attempt, started);
-                tally.count(outcome);
-                if let Ok(Done::Processed(..)) = outcome {
+        let outcomes = self.process(&mut jobs, now).await;
+        let waiting = records.iter_mut().filter(|record| record.outcome.is_none());
+        for (record, (job, outcome)) in waiting.zip(jobs.iter().zip(outcomes)) {
+            self.log(&job.event, &outcome, job.attempt, started);
+            tally.count(&outcome);
+            match &outcome {
+                Ok(EventOutcome::Processed(..)) => {
                     let seconds = clock::now().seconds_since(job.event.created);
                     tally.applied_after_seconds = tally.applied_after_seconds.max(Some(seconds));
                 }
-                if let Ok(Done::Parked(parked)) = outcome {
+                Ok(EventOutcome::Parked(parked)) => {
                     tally.alert(job.event.id.as_str(), job.event.kind.as_str(), parked);
                 }
+                Ok(EventOutcome::Duplicate | EventOutcome::Ignored(_) | EventOutcome::NotYet) | Err(_) => {}
             }
+            record.outcome = Some(outcome);
         }
 
         let mut failures = Vec::new();
         let mut delays = Vec::new();
-        for (message, outcome) in batch.records.iter().zip(outcomes) {
+        for HandledRecord { message, outcome } in records {
             let seconds = match outcome {
-                Some(Ok(Done::Processed(..) | Done::Duplicate | Done::Ignored(_) | Done::Parked(_))) => {
-                    continue;
-                }
-                Some(Ok(Done::NotYet)) => Some(NOT_YET_SECONDS),
+                Some(Ok(
+                    EventOutcome::Processed(..)
+                    | EventOutcome::Duplicate
+                    | EventOutcome::Ignored(_)
+                    | EventOutcome::Parked(_),
+                )) => continue,
+                Some(Ok(EventOutcome::NotYet)) => Some(NOT_YET_SECONDS),
                 Some(Err(_)) | None => self.delay(attempt(message)),
             };
             if let (Some(seconds), Some(receipt_handle)) = (seconds, &message.receipt_handle) {
@@ -229,10 +257,9 @@ impl Worker {
 
     /// Asks Stripe for what an event leaves out, which few do, and goes the straight path. What Stripe did
     /// not answer is tried again.
-    async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<Done, StoreError>> {
+    async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
         let Some(stripe) = &self.stripe else { return self.processor.run(jobs, now).await };
-        let catalog = &self.processor.catalog;
-        let asked = join_all(jobs.iter_mut().map(|job| ask::complete(stripe, job, catalog))).await;
+        let asked = join_all(jobs.iter_mut().map(|job| ask::complete(stripe, job))).await;
         if asked.iter().all(Result::is_ok) {
             return self.processor.run(jobs, now).await;
         }
@@ -309,17 +336,17 @@ impl Worker {
         kind.family().unwrap_or(Family::Customer) == self.family
     }
 
-    async fn park(&self, unreadable: Unreadable, attempts: u32, now: Timestamp) -> Result<Done, StoreError> {
+    async fn park(&self, unreadable: Unreadable, attempts: u32, now: Timestamp) -> Result<EventOutcome, StoreError> {
         let Unreadable { id, kind, parked, raw, received_ms, mode } = unreadable;
         warn!(
             event_id = id,
             event_type = kind,
             outcome = "parked",
             reason = parked.code(),
-            "WEBHOOK_PROCESSED_OK"
+            "WEBHOOK_PARKED"
         );
         let key = Key::Event(id.clone());
-        let known = self.processor.store.load([key.clone()]).await?;
+        let known = self.processor.accounts.store.load([key.clone()]).await?;
         let known = known.get(&key).map(|item| items::read_event(&key, item)).transpose()?;
         let record = EventRecord {
             id,
@@ -343,67 +370,70 @@ impl Worker {
             digest: event::content_digest(&raw),
             payload: payload::keep(&raw),
         };
-        match self.processor.store.commit(vec![items::event(&record)]).await {
-            Ok(()) => Ok(Done::Parked(parked)),
+        match self.processor.accounts.store.commit(vec![items::event(&record)]).await {
+            Ok(()) => Ok(EventOutcome::Parked(parked)),
             // It was finished before under this id: whatever this message is, it changes nothing. Any other
             // cancellation (a conflict, a throttled table) has recorded nothing.
             Err(StoreError::Cancelled(reasons))
                 if reasons.iter().all(|(_, reason)| *reason == Reason::Condition) =>
             {
-                Ok(Done::Parked(parked))
+                Ok(EventOutcome::Parked(parked))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// One line for each attempt; all of them say whom and what the event names, as far as it names it.
-    fn log(&self, event: &Event, outcome: &Result<Done, StoreError>, attempt: u32, started: Instant) {
-        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let (event_id, event_type, livemode) = (event.id.as_str(), event.kind.as_str(), event.livemode);
-        let named = event.user_hint().ok().flatten();
-        let customer_id = event.customer().map(|id| id.as_str());
-        let subscription_id = event.subscription_id().map(|id| id.as_str());
-        let checkout_session_id = event.checkout_session_id().map(|id| id.as_str());
-        macro_rules! line {
-            ($level:ident, $user_id:expr, $name:literal, $($fields:tt)*) => {
-                $level!(event_id, event_type, livemode, user_id = $user_id, customer_id, subscription_id, checkout_session_id, $($fields)*, duration_ms, $name)
-            };
-        }
-        let user_id = named.as_ref().map(|id| id.as_str());
+    /// Writes one line for each attempt, with the ids that the event names.
+    fn log(&self, event: &Event, outcome: &Result<EventOutcome, StoreError>, attempt: u32, started: Instant) {
+        let named = event.named_user().ok().flatten();
+        let owner = match outcome {
+            Ok(EventOutcome::Processed(owner, _)) => owner.as_ref(),
+            Ok(
+                EventOutcome::Duplicate
+                | EventOutcome::Ignored(_)
+                | EventOutcome::Parked(_)
+                | EventOutcome::NotYet,
+            )
+            | Err(_) => None,
+        };
+        let ids = LoggedIds {
+            event,
+            user_id: owner.or(named.as_ref()).map(|id| id.as_str()),
+            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
         match outcome {
-            Ok(Done::Processed(user, effect)) => {
-                line!(
-                    info,
-                    user.as_str(),
-                    "WEBHOOK_PROCESSED_OK",
-                    outcome = "processed",
-                    reason = effect.as_str()
-                );
+            Ok(EventOutcome::Processed(_, effect)) => {
+                let reason = effect.as_str();
+                event_line!(info, ids, "WEBHOOK_PROCESSED_OK", outcome = "processed", reason);
             }
-            Ok(Done::Duplicate) => line!(info, user_id, "WEBHOOK_PROCESSED_OK", outcome = "duplicate"),
-            Ok(Done::Ignored(ignored)) => {
-                line!(info, user_id, "WEBHOOK_PROCESSED_OK", outcome = "ignored", reason = ignored.as_str());
+            Ok(EventOutcome::Duplicate) => {
+                event_line!(info, ids, "WEBHOOK_PROCESSED_OK", outcome = "duplicate");
             }
-            Ok(Done::Parked(parked)) => {
-                line!(warn, user_id, "WEBHOOK_PROCESSED_OK", outcome = "parked", reason = parked.code())
+            Ok(EventOutcome::Ignored(ignored)) => {
+                let reason = ignored.as_str();
+                event_line!(info, ids, "WEBHOOK_IGNORED", outcome = "ignored", reason);
             }
-            Ok(Done::NotYet) => {
-                let next_attempt_seconds = NOT_YET_SECONDS;
-                line!(
-                    info,
-                    user_id,
-                    "WEBHOOK_PROCESSING_FAILED",
-                    reason = "no_user",
-                    attempt,
-                    next_attempt_seconds
-                );
+            Ok(EventOutcome::Parked(parked)) => {
+                let reason = parked.code();
+                event_line!(warn, ids, "WEBHOOK_PARKED", outcome = "parked", reason);
+            }
+            Ok(EventOutcome::NotYet) => {
+                let (reason, next_attempt_seconds) = ("no_user", NOT_YET_SECONDS);
+                event_line!(info, ids, "WEBHOOK_PROCESSING_FAILED", reason, attempt, next_attempt_seconds);
             }
             Err(error) => {
                 let (error, next_attempt_seconds) = (error.to_string(), self.delay(attempt));
-                line!(warn, user_id, "WEBHOOK_PROCESSING_FAILED", error, attempt, next_attempt_seconds);
+                event_line!(warn, ids, "WEBHOOK_PROCESSING_FAILED", error, attempt, next_attempt_seconds);
             }
         }
     }
+}
+
+/// What every line about an event says.
+struct LoggedIds<'a> {
+    event: &'a Event,
+    user_id: Option<&'a str>,
+    duration_ms: u64,
 }
 
 fn attempt(message: &SqsMessage) -> u32 {

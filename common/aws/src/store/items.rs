@@ -475,6 +475,8 @@ pub struct KnownSession {
     pub payment: SessionPayment,
     /// The subscription that came of it.
     pub subscription: Option<SubscriptionId>,
+    /// An operator named its owner.
+    pub assigned: bool,
 }
 
 /// Whose a checkout session is and how its payment stands; the account's version guards it.
@@ -486,7 +488,21 @@ pub fn session(id: &SessionId, known: &KnownSession) -> Write {
     if let Some(subscription) = &known.subscription {
         item.insert("subscription".to_owned(), text(subscription.as_str()));
     }
+    if known.assigned {
+        item.insert("assigned".to_owned(), AttributeValue::Bool(true));
+    }
     Write { key, item: Some(item), condition: Condition::Anything }
+}
+
+/// The owner that an operator names for a guest's session, on condition that it has none.
+pub fn assigned_session(id: &SessionId, user: &UserId) -> Write {
+    let known = KnownSession {
+        user: user.clone(),
+        payment: SessionPayment::Confirming,
+        subscription: None,
+        assigned: true,
+    };
+    Write { condition: Condition::Absent, ..session(id, &known) }
 }
 
 /// Reads a checkout session back.
@@ -500,7 +516,9 @@ pub fn read_session(key: &Key, item: &Item) -> Result<KnownSession, StoreError> 
         .map(SubscriptionId::new)
         .transpose()
         .map_err(|error| key.corrupt(error))?;
-    Ok(KnownSession { user, payment: payment.ok_or_else(|| key.corrupt("no payment"))?, subscription })
+    let assigned = item.get("assigned").and_then(|flag| flag.as_bool().ok()).copied().unwrap_or(false);
+    let payment = payment.ok_or_else(|| key.corrupt("no payment"))?;
+    Ok(KnownSession { user, payment, subscription, assigned })
 }
 
 /// The app's word that a user has a password.

@@ -330,7 +330,7 @@ impl Item {
     }
 
     /// Whether any of its lines is kept.
-    pub(crate) fn is_billed(&self) -> bool {
+    pub fn is_billed(&self) -> bool {
         !self.lines.is_empty()
     }
 
@@ -475,10 +475,18 @@ impl Item {
         }
     }
 
-    /// The plans in force in a period: the one that it was opened with, then each that a snapshot shows.
+    /// The plans in force in a period: the one that it was opened with, then each that a snapshot of the period
+    /// shows. A snapshot whose own period nothing has opened (a trial on a paid item moves it) belongs to the
+    /// period in which it was made.
     fn runs(&self, period: &Period) -> Vec<Run> {
         let mut runs = vec![Run { terms: period.terms.clone(), quantity: period.quantity }];
-        for sight in self.sights.iter().filter(|sight| sight.start == period.start) {
+        let of_period = |sight: &&Sight| {
+            let within = sight.at >= period.start && period.end.is_none_or(|end| sight.at < end);
+            sight.start == period.start || (sight.start > period.start && within)
+        };
+        let mut sights: Vec<&Sight> = self.sights.iter().filter(of_period).collect();
+        sights.sort_by_key(|sight| sight.at);
+        for sight in sights {
             let same = runs.last().is_some_and(|run| {
                 run.terms.plan == sight.terms.plan && (run.quantity == sight.quantity || !run.terms.seats)
             });

@@ -286,7 +286,10 @@ fn subscriptions_that_give_access_are_counted() {
     let with = |status: &str, name: &str, customer: &str| {
         sub("created", P1, patched(json!({"id": name, "customer": customer}), &json!({"status": status})))
     };
-    let lives = |given: &[Step]| live(&after(given), &catalog(), time(P2)).join(" ");
+    let lives = |given: &[Step]| {
+        let account = after(given);
+        live(&account, &catalog(), time(P2)).iter().map(|id| id.as_str()).collect::<Vec<_>>().join(" ")
+    };
     let all = ["active", "trialing", "past_due", "incomplete", "canceled", "unpaid", "paused"];
     let of_all: Vec<Step> = all
         .iter()

@@ -86,6 +86,20 @@ pub struct CheckoutSession {
     pub created: Option<Timestamp>,
 }
 
+/// The line items, where they are expanded: the API does that on request, events never.
+fn sold(object: &Fields<'_>) -> Result<Option<Vec<SoldLine>>, ReadError> {
+    if !object.names("line_items.data") {
+        return Ok(None);
+    }
+    let mut lines = Vec::new();
+    for line in object.list("line_items")? {
+        if let Some(price) = line.id("price")? {
+            lines.push(SoldLine { price, quantity: line.count("quantity")?.unwrap_or(1) });
+        }
+    }
+    Ok(Some(lines))
+}
+
 /// One line of what a session sold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SoldLine {
@@ -122,7 +136,7 @@ impl CheckoutSession {
             amount_subtotal: object.amount("amount_subtotal")?,
             payment_link: object.names("payment_link.id")
                 || object.text("payment_link").is_ok_and(|id| id.is_some()),
-            line_items: None,
+            line_items: sold(object)?,
             currency: object.owned("currency")?,
             customer_email: match object.owned("customer_details.email")? {
                 Some(email) => Some(email),

@@ -91,7 +91,7 @@ keys! {
     "attempt_count" "behavior" "billing_reason" "cancel_at" "cancel_at_period_end" "canceled_at"
     "cancellation_details" "charge" "client_reference_id" "collection_method" "currency" "current_period_end"
     "current_period_start" "customer" "customer_details" "customer_email" "date" "days_until_due" "email"
-    "end" "ended_at" "has_more" "invoice" "invoice_item_details" "items" "latest_invoice" "lines" "metadata"
+    "end" "ended_at" "has_more" "invoice" "invoice_item_details" "items" "latest_invoice" "line_items" "lines" "metadata"
     "mode" "next_payment_attempt" "paid" "paid_out_of_band" "parent" "pause_collection" "payment"
     "payment_intent" "payment_link" "payment_status" "payments" "period" "plan" "price" "price_details"
     "pricing" "proration" "quantity" "reason" "start" "status" "subscription" "subscription_details"

@@ -12,7 +12,7 @@
 //! | `GET /admin/stripe/gap?from&to` | how many events Stripe lists and how many of them the log has, and which it has not; the last day unless said |
 //! | `GET /admin/stripe/check-user/{id}` | explains a user: see `admin/user.rs` |
 //! | `GET /admin/stripe/check-user/{id}/ledger?limit&next` | the user's ledger, newest first |
-//! | `POST /admin/stripe/fix-user/{id}` | sets a user right: see [`Mend`] |
+//! | `POST /admin/stripe/fix-user/{id}` | sets a user right: see [`FixRequest`] |
 //! | `POST /admin/stripe/find` `{"text":"…"}` | who that is: a user, `cus_…`, `sub_…`, `evt_…` or an e-mail address |
 //! | `GET /admin/stripe/subscription-health` | the score, its deductions, what was counted |
 //! | `GET /admin/provisioning` | what the app could not be told: jobs that used up their attempts |
@@ -43,7 +43,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tracing::{info, warn};
 
-pub use self::fix::Mend;
+pub use self::fix::FixRequest;
 pub use self::log::Again;
 pub use self::provisioning::RunAgain;
 pub use self::reconcile::Comparison;
@@ -52,6 +52,7 @@ use crate::health::HealthReader;
 use crate::http::answer::{Problem, answer, percent_decode, problem};
 use crate::http::token;
 use crate::outbox::Outbox;
+use crate::accounts::Accounts;
 use crate::process::Processor;
 use crate::resend::redrive::Redrive;
 use crate::resend::retry::Retrier;
@@ -106,7 +107,8 @@ impl Admin {
         let redrive = Redrive::new(queue.clone(), queues.clone());
         let outbox = Outbox::new(queue.clone(), config.retry.outbox);
         let catalog = config.retry.catalog;
-        let retrier = Retrier::new(store.clone(), redrive.clone(), outbox.clone(), catalog.clone());
+        let accounts = Accounts { store: store.clone(), catalog, outbox };
+        let retrier = Retrier::new(accounts.clone(), redrive.clone());
         let health = HealthReader::new(
             store.clone(),
             queue.clone(),
@@ -116,12 +118,10 @@ impl Admin {
         Self {
             token: config.admin_token,
             processor: Processor {
-                store: store.clone(),
-                catalog,
+                accounts,
                 livemode: config.livemode,
                 keep_payloads: config.keep_payloads,
                 redrive,
-                outbox,
             },
             store,
             retrier,

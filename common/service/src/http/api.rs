@@ -28,6 +28,7 @@ use crate::config::ApiConfig;
 use crate::http::answer::{Problem, answer, percent_decode, problem, raw_answer};
 use crate::http::token;
 use crate::outbox::Outbox;
+use crate::accounts::{Accounts, load_account};
 use crate::process::Processor;
 use crate::resend::redrive::Redrive;
 use tallyhook_aws::clock;
@@ -37,7 +38,7 @@ use tallyhook_aws::sdk;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_aws::stripe::{Patience, Stripe};
-use tallyhook_core::account::{Account, Cause, Change, Fact};
+use tallyhook_core::account::{Account, Cause, Fact, Lot};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::UserId;
 use tallyhook_core::ledger::{Entry, LedgerKey};
@@ -51,8 +52,6 @@ const PATIENCE: Patience = Patience {
     first_wait: Duration::from_millis(300),
 };
 
-/// A change by the app is tried so often against concurrent changes of the same account.
-const ATTEMPTS: u32 = 12;
 /// Entries on a page of the ledger, unless `limit` says less.
 const PAGE: usize = 50;
 
@@ -90,7 +89,8 @@ impl Api {
         let redrive = Redrive::new(queue, config.queues.clone());
         let (catalog, livemode, keep_payloads) =
             (config.catalog.clone(), config.livemode, config.keep_payloads);
-        let processor = Processor { store: store.clone(), catalog, livemode, keep_payloads, redrive, outbox };
+        let accounts = Accounts { store: store.clone(), catalog, outbox };
+        let processor = Processor { accounts, livemode, keep_payloads, redrive };
         let stripe = config.stripe.clone().map(|stripe| Stripe::of(stripe).with_patience(PATIENCE));
         Self {
             config,
@@ -164,26 +164,31 @@ impl Api {
 
     async fn sign_up(&self, user: &UserId) -> Result<Value, Problem> {
         let key = LedgerKey::signup();
-        for attempt in 0..ATTEMPTS {
-            let (account, _) = self.load(user, Some(&key)).await?;
+        let newcomer = Key::Newcomer(user.clone());
+        let keys = [Key::entry(user, &key), newcomer.clone()];
+        let now = clock::now();
+        let accounts = &self.processor.accounts;
+        let mut change = accounts.change(user, &keys, now);
+        let freed = loop {
+            let account = change.read().await?;
+            let waiting = change.items.get(&newcomer).map(items::waiting).unwrap_or_default();
             if account.recorded.contains_key(&key) {
-                break;
+                break waiting;
             }
-            let now = clock::now();
-            let cause = Cause { by: "app".to_owned(), adjust_key: key.clone(), created: now };
-            let change = account
-                .evolve(vec![Fact::Signup], &cause, &self.config.catalog, now)
+            let cause = Cause { by: "app".to_owned(), adjust_key: key.adjusted(), created: now };
+            let signed_up = account
+                .evolve(vec![Fact::Signup], &cause, &accounts.catalog, now)
                 .map_err(|conflict| problem(StatusCode::CONFLICT, "conflict", conflict.to_string()))?;
-            match self.commit(&account, &change, now).await {
-                Ok(_) => break,
-                Err(error) => retry(error, attempt).await?,
+            if change.commit(&signed_up, Vec::new()).await? {
+                break waiting;
             }
-        }
+        };
+        self.processor.redrive.freed(&self.store, &freed).await;
         self.show(user).await
     }
 
     async fn show(&self, user: &UserId) -> Result<Value, Problem> {
-        let (account, updated_at) = self.load(user, None).await?;
+        let (account, updated_at) = self.load(user).await?;
         if account.version == 0 {
             return Err(no_user());
         }
@@ -198,34 +203,48 @@ impl Api {
         orders: &[BTreeMap<String, Value>],
     ) -> Value {
         let state = &account.state;
-        let catalog = &self.config.catalog;
-        let access = state.access(catalog, clock::now());
+        let (catalog, now) = (&self.config.catalog, clock::now());
+        let access = state.access(catalog, now);
+        let buckets = state.buckets(&catalog.policy, now);
         let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
-        let mut buckets = BTreeMap::new();
+        let mut of_subscriptions = BTreeMap::new();
         let mut subscriptions = Vec::new();
-        for (id, subscription) in &state.subscriptions {
-            buckets.insert(id.as_str(), state.bucket(id));
-            let (start, end) = subscription.current_period();
-            let price = subscription.price();
-            let snapshot = subscription.snapshot.as_ref();
+        for id in state.subscriptions.keys() {
+            of_subscriptions.insert(id.as_str(), buckets.of_subscription(id));
+            let Some(one) = state.summary(id, catalog, now) else { continue };
             subscriptions.push(json!({
                 "id": id,
-                "status": subscription.status(),
-                "plan": price.and_then(|price| catalog.plan_of_price(price.as_str())).map(|plan| &plan.name),
-                "price": price,
-                "quantity": snapshot.map_or(1, |snapshot| snapshot.quantity),
-                "period_start": time(start),
-                "period_end": time(end),
-                "cancelling": snapshot.is_some_and(|snapshot| snapshot.cancel_at.is_some() && !snapshot.is_terminal()),
-                "cancel_at": time(snapshot.and_then(|snapshot| snapshot.cancel_at)),
+                "status": one.status,
+                "plan": one.plan,
+                "price": one.price,
+                "quantity": one.quantity,
+                "period_start": time(one.start),
+                "period_end": time(one.end),
+                "cancelling": one.ends.is_some(),
+                "cancel_at": time(one.ends),
             }));
         }
+        let of_items: BTreeMap<_, _> = buckets
+            .lots
+            .iter()
+            .filter_map(|(lot, left)| match lot {
+                Lot::Item(_, item) => Some((item.as_str(), left)),
+                Lot::Lifetime(_) | Lot::Signup | Lot::Grant(_) | Lot::Pack(_) => None,
+            })
+            .collect();
         json!({
             "user_id": account.user_id,
             "tier": access.tier,
             "tier_rank": access.rank,
-            "credits": state.balance(),
-            "buckets": {"signup": state.signup.unwrap_or_default(), "subscriptions": buckets, "addon": state.addon()},
+            "credits": buckets.balance(),
+            "buckets": {
+                "signup": buckets.sum(|lot| *lot == Lot::Signup),
+                "subscriptions": of_subscriptions,
+                "items": of_items,
+                "lifetime": buckets.sum(|lot| matches!(lot, Lot::Lifetime(_))),
+                "grant": buckets.sum(|lot| matches!(lot, Lot::Grant(_))),
+                "addon": buckets.sum(|lot| matches!(lot, Lot::Pack(_))),
+            },
             "subscriptions": subscriptions,
             "access_until": time(access.until),
             "orders": orders,
@@ -250,7 +269,7 @@ impl Api {
             Some(key) if key.len() > 900 => return Err(no_entry()),
             Some(key) => Some(LedgerKey::from_text(key)),
             None => {
-                let (account, _) = self.load(user, None).await?;
+                let (account, _) = self.load(user).await?;
                 if account.version == 0 {
                     return Err(no_user());
                 }
@@ -259,12 +278,9 @@ impl Api {
         };
         let mut entries = Vec::new();
         while let Some(key) = next.take_if(|_| entries.len() < limit) {
-            let key = Key::Entry(user.clone(), key);
-            let items = self.store.load([key.clone()]).await?;
-            let Some(item) = items.get(&key) else {
+            let Some(entry) = self.processor.accounts.entry(user, &key).await? else {
                 return Err(no_entry());
             };
-            let entry: Entry = items::read(&key, item)?;
             next.clone_from(&entry.previous);
             entries.push(entry_view(&entry));
         }
@@ -275,8 +291,12 @@ impl Api {
         let key = idempotency_key(request)?;
         let amount = amount(request)?;
         let key = LedgerKey::consume(&key);
-        for attempt in 0..ATTEMPTS {
-            let (account, _) = self.load(user, Some(&key)).await?;
+        let now = clock::now();
+        let accounts = &self.processor.accounts;
+        let mut change = accounts.change(user, &[Key::entry(user, &key)], now);
+        let answer = |credits| json!({"user_id": user, "consumed": amount, "credits": credits});
+        loop {
+            let account = change.read().await?;
             if account.version == 0 {
                 return Err(no_user());
             }
@@ -285,76 +305,25 @@ impl Api {
                     let message = format!("this Idempotency-Key was used for {} credits", entry.worth);
                     return Err(problem(StatusCode::CONFLICT, "idempotency_key_reused", message));
                 }
-                return Ok(json!({"user_id": user, "consumed": amount, "credits": entry.balance}));
+                return Ok(answer(entry.balance));
             }
-            let now = clock::now();
-            let Some(change) = account.consume(amount, key.clone(), now) else {
-                let message = format!("{} credits are left, {amount} are needed", account.state.balance());
+            let Some(spent) = account.consume(amount, key.clone(), &accounts.catalog, now) else {
+                let balance = account.state.balance(&accounts.catalog.policy, now);
+                let message = format!("{balance} credits are left, {amount} are needed");
                 return Err(problem(StatusCode::PAYMENT_REQUIRED, "insufficient_credits", message));
             };
-            match self.commit(&account, &change, now).await {
-                Ok(credits) => return Ok(json!({"user_id": user, "consumed": amount, "credits": credits})),
-                Err(error) => retry(error, attempt).await?,
+            if change.commit(&spent, Vec::new()).await? {
+                return Ok(answer(spent.state.booked));
             }
         }
-        Err(problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "busy",
-            "the account is being changed by many at once; try again",
-        ))
     }
 
-    async fn load(
-        &self,
-        user: &UserId,
-        entry: Option<&LedgerKey>,
-    ) -> Result<(Account, Option<Timestamp>), StoreError> {
+    async fn load(&self, user: &UserId) -> Result<(Account, Option<Timestamp>), StoreError> {
         let key = Key::Account(user.clone());
-        let entry = entry.map(|entry| Key::Entry(user.clone(), entry.clone()));
-        let items = self.store.load(std::iter::once(key.clone()).chain(entry.clone())).await?;
-        let mut account = match items.get(&key) {
-            Some(item) => items::read_account(user, item)?,
-            None => Account::new(user.clone()),
-        };
-        if let Some(item) = entry.as_ref().and_then(|key| items.get(key)) {
-            let entry: Entry = items::read(&key, item)?;
-            account.recorded.insert(entry.key.clone(), entry);
-        }
-        Ok((account, items.get(&key).and_then(items::updated_at)))
+        let items = self.store.load([key.clone()]).await?;
+        let updated_at = items.get(&key).and_then(items::updated_at);
+        Ok((load_account(user, &items)?, updated_at))
     }
-
-    /// Writes a change of the app's own; returns the balance after it.
-    async fn commit(
-        &self,
-        account: &Account,
-        change: &Change,
-        now: Timestamp,
-    ) -> Result<Credits, StoreError> {
-        let after = account.after(change);
-        let mut writes = vec![items::account(&after, account.version, &self.config.catalog, now)?];
-        for entry in &change.entries {
-            writes.push(items::entry(&account.user_id, entry)?);
-        }
-        let outbox = &self.processor.outbox;
-        let before = outbox.before(&account.state, &self.config.catalog, now);
-        let (nudges, jobs): (Vec<_>, Vec<_>) = outbox
-            .jobs(&account.user_id, &before, &after.state, &self.config.catalog, now)
-            .into_iter()
-            .unzip();
-        writes.extend(jobs);
-        self.store.commit(writes).await?;
-        outbox.send(&nudges).await;
-        Ok(after.state.balance())
-    }
-}
-
-/// Waits a moment before the next try, or gives up on what no further try can mend.
-async fn retry(error: StoreError, attempt: u32) -> Result<(), StoreError> {
-    if !error.is_transient() || attempt + 1 == ATTEMPTS {
-        return Err(error);
-    }
-    tokio::time::sleep(Duration::from_millis(5 + fastrand::u64(0..(10 << attempt.min(6))))).await;
-    Ok(())
 }
 
 fn not_found() -> Problem {

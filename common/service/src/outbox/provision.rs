@@ -235,7 +235,7 @@ fn data(account: &Account, catalog: &Catalog, now: Timestamp) -> Value {
         "user_id": account.user_id,
         "tier": access.tier,
         "tier_rank": access.rank,
-        "credits": account.state.balance(),
+        "credits": account.state.balance(&catalog.policy, now),
         "access_until": access.until.map(|until| until.to_string()),
         "version": account.version,
         "first_paid_at": account.state.first_paid_at.map(|at| at.to_string()),

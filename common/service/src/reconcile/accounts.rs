@@ -11,7 +11,7 @@ impl Run<'_> {
     /// A page of accounts: what only a look at all of them can tell.
     pub(super) async fn accounts(&mut self, place: &mut Place) -> Result<bool, String> {
         let page =
-            self.processor.store.accounts(place.after.as_deref()).await.map_err(|error| error.to_string())?;
+            self.processor.accounts.store.accounts(place.after.as_deref()).await.map_err(|error| error.to_string())?;
         self.report.read("accounts", page.accounts.len());
         for (user, account) in page.accounts {
             self.check_time()?;
@@ -26,10 +26,11 @@ impl Run<'_> {
     }
 
     async fn one_account(&mut self, account: &Account) -> Result<(), Trouble> {
-        if let Some(found) = drift::duplicates(account) {
+        let catalog = self.processor.accounts.catalog.clone();
+        if let Some(found) = drift::duplicates(account, &catalog, self.now) {
             self.leave(&found, account.user_id.as_str(), Some(&account.user_id), None);
         }
-        for id in drift::live(account) {
+        for id in drift::live(account, &catalog, self.now) {
             if self.seen.contains(&hash(id)) {
                 continue;
             }
@@ -42,7 +43,7 @@ impl Run<'_> {
                     self.subscription(&object, evidence, seen).await?;
                 }
                 Err(error) if error.is_missing() => {
-                    let found = drift::missing_at_stripe(account, id);
+                    let found = drift::missing_at_stripe(account, id, &catalog, self.now);
                     let customer = account
                         .state
                         .subscriptions
@@ -59,7 +60,7 @@ impl Run<'_> {
     /// All passes that have a filter by customer, for the customers of one user.
     pub(super) async fn everything_of(&mut self, user: &UserId) -> Result<(), Trouble> {
         let key = Key::Account(user.clone());
-        let items = self.processor.store.load([key.clone()]).await?;
+        let items = self.processor.accounts.store.load([key.clone()]).await?;
         let Some(item) = items.get(&key) else { return Ok(()) };
         let account = items::read_account(user, item)?;
         for customer in account.state.customers.keys() {
@@ -79,7 +80,7 @@ impl Run<'_> {
                 }
             }
         }
-        let items = self.processor.store.load([key.clone()]).await?;
+        let items = self.processor.accounts.store.load([key.clone()]).await?;
         match items.get(&key) {
             Some(item) => self.one_account(&items::read_account(user, item)?).await?,
             None => return Ok(()),

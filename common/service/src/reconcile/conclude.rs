@@ -22,7 +22,7 @@ impl Reconciler {
             return;
         }
         let until = now.plus_seconds(-SETTLED_SECONDS);
-        let gap = match gap(&self.stripe, &self.processor.store, until.plus_days(-1), until, deadline).await {
+        let gap = match gap(&self.stripe, &self.processor.accounts.store, until.plus_days(-1), until, deadline).await {
             Ok(gap) => {
                 info!(
                     run = report.run,
@@ -41,7 +41,7 @@ impl Reconciler {
         let (missing, repaired) = missing(report, gap.as_ref());
         let orphaned = report.found.get(&Class::OrphanCustomer).copied().unwrap_or(0);
         if let Err(error) =
-            self.processor.store.commit(vec![items::reconcile_report(missing, orphaned, now)]).await
+            self.processor.accounts.store.commit(vec![items::reconcile_report(missing, orphaned, now)]).await
         {
             warn!(run = report.run, error = error.to_string(), "RECONCILE_NOT_NOTED");
         }

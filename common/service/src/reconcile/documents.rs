@@ -2,10 +2,10 @@
 //! it.
 
 use super::{Evidence, MOST_SEEN, Pass, Place, Run, Trouble, hash};
-use crate::process::Seen;
+use crate::process::FoundAccount;
 use tallyhook_aws::stripe::{Cursor, Filter, Object, Page};
 use tallyhook_core::account::Account;
-use tallyhook_core::decide::{Outcome, Parked, decide};
+use tallyhook_core::decide::{Parked, leaves_out};
 use tallyhook_core::drift;
 use tallyhook_core::event::{self, Subscription, SubscriptionStatus};
 use tallyhook_core::ids::SubscriptionId;
@@ -59,7 +59,7 @@ impl Run<'_> {
         pass: Pass,
         object: &Object,
         evidence: Evidence,
-        seen: Seen,
+        seen: FoundAccount,
     ) -> Result<(), Trouble> {
         let young = self.now.plus_seconds(-self.options.grace_seconds);
         match pass {
@@ -74,7 +74,7 @@ impl Run<'_> {
         &mut self,
         object: &Object,
         mut evidence: Evidence,
-        mut seen: Seen,
+        mut seen: FoundAccount,
     ) -> Result<(), Trouble> {
         let Some((id, told)) = evidence.subscription().map(|(id, told)| (id.clone(), told.clone())) else {
             return Ok(());
@@ -92,14 +92,14 @@ impl Run<'_> {
                 .evidence(Pass::Subscriptions, &whole)
                 .map_err(|error| Trouble::Object(error.to_string()))?;
         }
-        if matches!(seen, Seen::Nobody(Parked::NoUser(_))) && gives_access(&told) {
+        if matches!(seen, FoundAccount::NoOwner(Parked::NoUser(_))) && gives_access(&told) {
             let filter = Filter { subscription: Some(id.clone()), ..Filter::default() };
             self.learn_user(&filter).await?;
             seen = self.look(&evidence).await?;
         }
         let account = match seen {
-            Seen::Account(account, _) => account,
-            Seen::Nobody(parked) => {
+            FoundAccount::Account(account, _) => account,
+            FoundAccount::NoOwner(parked) => {
                 if gives_access(&told) {
                     self.orphan(&parked, id.as_str(), told.customer.as_ref());
                 }
@@ -119,7 +119,7 @@ impl Run<'_> {
             | SubscriptionStatus::IncompleteExpired
             | SubscriptionStatus::Other(_) => false,
         };
-        if !payable || drift::has_opening(&account, &evidence.event, &id, &self.processor.catalog, self.now) {
+        if !payable || drift::has_opening(&account, &evidence.event, &id, &self.processor.accounts.catalog, self.now) {
             return Ok(());
         }
         // The payment of the running period may be older than what the pass over invoices looks at: a yearly
@@ -149,12 +149,12 @@ impl Run<'_> {
         evidence: &Evidence,
         id: &SubscriptionId,
     ) -> Result<bool, Trouble> {
-        let catalog = &self.processor.catalog;
+        let catalog = &self.processor.accounts.catalog;
         let found = drift::subscription(account, &evidence.event, id, catalog, self.since(), self.now);
         self.settle(found, evidence, id.as_str(), account).await
     }
 
-    async fn invoice(&mut self, object: &Object, mut evidence: Evidence, seen: Seen) -> Result<(), Trouble> {
+    async fn invoice(&mut self, object: &Object, mut evidence: Evidence, seen: FoundAccount) -> Result<(), Trouble> {
         if object.value().pointer("/lines/has_more").and_then(serde_json::Value::as_bool) == Some(true) {
             let whole = self.stripe.complete(object.clone()).await?;
             evidence =
@@ -163,36 +163,25 @@ impl Run<'_> {
         self.document(object, evidence, seen).await
     }
 
-    async fn session(&mut self, object: &Object, mut evidence: Evidence, seen: Seen) -> Result<(), Trouble> {
-        if let Seen::Account(account, _) = &seen
-            && evidence.is_paid_purchase()
-            && matches!(
-                decide(account, &evidence.event, None, &self.processor.catalog, self.now),
-                Outcome::Park(Parked::Unnamed)
-            )
+    async fn session(&mut self, object: &Object, mut evidence: Evidence, seen: FoundAccount) -> Result<(), Trouble> {
+        if matches!(seen, FoundAccount::Account(..))
+            && leaves_out(&evidence.event)
             && let event::Object::CheckoutSession(session) = &evidence.event.object
         {
             let items = self.stripe.line_items(&session.id, &Cursor::Newest).await?;
-            let named = Evidence::of_session_with(
-                object,
-                &items.objects,
-                &self.processor.catalog,
-                evidence.event.livemode,
-            );
-            if let Some(named) = named.map_err(|error| Trouble::Object(error.to_string()))? {
-                evidence = named;
-            }
+            let whole = Evidence::of_session_with(object, &items.objects, evidence.event.livemode);
+            evidence = whole.map_err(|error| Trouble::Object(error.to_string()))?;
         }
-        if matches!(seen, Seen::Nobody(_)) && !evidence.is_paid_purchase() {
+        if matches!(seen, FoundAccount::NoOwner(_)) && !evidence.is_paid_purchase() {
             return Ok(());
         }
         self.document(object, evidence, seen).await
     }
 
-    async fn document(&mut self, object: &Object, evidence: Evidence, mut seen: Seen) -> Result<(), Trouble> {
+    async fn document(&mut self, object: &Object, evidence: Evidence, mut seen: FoundAccount) -> Result<(), Trouble> {
         let id = object.id().unwrap_or_default().to_owned();
         let customer = evidence.event.customer().cloned();
-        if matches!(seen, Seen::Nobody(Parked::NoUser(_)))
+        if matches!(seen, FoundAccount::NoOwner(Parked::NoUser(_)))
             && let Some(customer) = &customer
             && !self.orphans.contains(customer.as_str())
         {
@@ -200,9 +189,9 @@ impl Run<'_> {
             seen = self.look(&evidence).await?;
         }
         match seen {
-            Seen::Nobody(parked) => self.orphan(&parked, &id, customer.as_ref()),
-            Seen::Account(account, _) => {
-                let found = drift::document(&account, &evidence.event, &self.processor.catalog, self.now);
+            FoundAccount::NoOwner(parked) => self.orphan(&parked, &id, customer.as_ref()),
+            FoundAccount::Account(account, _) => {
+                let found = drift::document(&account, &evidence.event, &self.processor.accounts.catalog, self.now);
                 self.settle(found.into_iter().collect(), &evidence, &id, &account).await?;
             }
         }
@@ -216,17 +205,17 @@ impl Run<'_> {
         for object in &page.objects {
             let evidence =
                 self.evidence(Pass::Sessions, object).map_err(|error| Trouble::Object(error.to_string()))?;
-            let Seen::Account(account, _) = self.look(&evidence).await? else { continue };
-            let found = drift::document(&account, &evidence.event, &self.processor.catalog, self.now);
+            let FoundAccount::Account(account, _) = self.look(&evidence).await? else { continue };
+            let found = drift::document(&account, &evidence.event, &self.processor.accounts.catalog, self.now);
             let id = object.id().unwrap_or_default();
             self.settle(found.into_iter().collect(), &evidence, id, &account).await?;
         }
         Ok(())
     }
 
-    pub(super) async fn look(&self, evidence: &Evidence) -> Result<Seen, Trouble> {
+    pub(super) async fn look(&self, evidence: &Evidence) -> Result<FoundAccount, Trouble> {
         let seen = self.processor.look(&[&evidence.event]).await?.into_iter().next();
-        seen.unwrap_or(Ok(Seen::Nobody(Parked::NoUser(None)))).map_err(Trouble::from)
+        seen.unwrap_or(Ok(FoundAccount::NoOwner(Parked::NoUser(None)))).map_err(Trouble::from)
     }
 
     /// The account as it is after a repair.
@@ -240,8 +229,8 @@ impl Run<'_> {
             return Ok(Some(account));
         }
         match self.look(evidence).await? {
-            Seen::Account(account, _) => Ok(Some(account)),
-            Seen::Nobody(_) => Ok(None),
+            FoundAccount::Account(account, _) => Ok(Some(account)),
+            FoundAccount::NoOwner(_) => Ok(None),
         }
     }
 }

@@ -11,7 +11,6 @@
 use serde_json::{Value, json};
 
 use tallyhook_aws::stripe::{API_VERSION, Object};
-use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::{self, CheckoutMode, Event, EventType, Object as Told, PaymentStatus, ReadError};
 use tallyhook_core::ids::SubscriptionId;
 use tallyhook_core::timestamp::Timestamp;
@@ -83,23 +82,14 @@ impl Evidence {
     pub fn of_session_with(
         object: &Object,
         line_items: &[Object],
-        catalog: &Catalog,
         livemode: bool,
-    ) -> Result<Option<Self>, ReadError> {
-        let [item] = line_items else { return Ok(None) };
-        let item = item.value();
-        let price = item.pointer("/price/id").or(item.get("price")).and_then(Value::as_str);
-        let Some(pack) = price.and_then(|price| catalog.pack_of_price(price)) else { return Ok(None) };
+    ) -> Result<Self, ReadError> {
         let mut session = object.value();
-        let quantity = item["quantity"].as_u64().unwrap_or(1);
-        if !session["metadata"].is_object() {
-            session["metadata"] = json!({});
-        }
-        session["metadata"]["pack"] = json!(pack.name);
-        session["metadata"]["quantity"] = json!(quantity.to_string());
+        let items: Vec<Value> = line_items.iter().map(Object::value).collect();
+        session["line_items"] = json!({"object": "list", "data": items});
         let created = Timestamp::from_unix(session["created"].as_i64().unwrap_or(0));
         let kind = EventType::CheckoutSessionCompleted;
-        Self::made(&session.to_string(), &kind, created, livemode, object.id()).map(Some)
+        Self::made(&session.to_string(), &kind, created, livemode, object.id())
     }
 
     fn made(
@@ -143,6 +133,7 @@ impl Evidence {
             Told::Subscription(subscription) => Some((&subscription.id, subscription)),
             Told::CheckoutSession(_)
             | Told::Invoice(_)
+            | Told::InvoicePayment(_)
             | Told::Charge(_)
             | Told::Refund(_)
             | Told::Dispute(_)

@@ -2,7 +2,7 @@
 
 use super::report::Change;
 use super::{BATCH, Evidence, MOST_DEFERRED, Place, Run, Trouble, person};
-use crate::process::{Done, Job, Repair, Seen};
+use crate::process::{EventOutcome, FoundAccount, Job, Repair};
 use tallyhook_aws::store::items::Key;
 use tallyhook_aws::stripe::{Object, Page};
 use tallyhook_core::decide::{Outcome, Parked, decide};
@@ -14,8 +14,7 @@ impl Run<'_> {
         self.report.read("events", page.objects.len());
         let ids = page.objects.iter().filter_map(Object::id);
         let known = self
-            .processor
-            .store
+            .processor.accounts.store
             .load(ids.map(|id| Key::Event(id.to_owned())))
             .await
             .map_err(|error| error.to_string())?;
@@ -53,11 +52,11 @@ impl Run<'_> {
             let event = &evidence.event;
             self.found(Class::LostEvent, event.id.as_str());
             let parked = match seen {
-                Ok(Seen::Nobody(parked)) => Some(parked),
-                Ok(Seen::Account(account, grant)) => {
-                    match decide(&account, event, grant.as_ref(), &self.processor.catalog, self.now) {
+                Ok(FoundAccount::NoOwner(parked)) => Some(parked),
+                Ok(FoundAccount::Account(account, payments)) => {
+                    match decide(&account, event, &payments, &self.processor.accounts.catalog, self.now) {
                         Outcome::Park(parked) => Some(parked),
-                        Outcome::Apply(_) | Outcome::Ignore(_) => None,
+                        Outcome::Apply(_) | Outcome::Ignore(_) | Outcome::Tie => None,
                     }
                 }
                 Err(error) => {
@@ -90,22 +89,23 @@ impl Run<'_> {
         for (evidence, done) in lost.iter().zip(done) {
             let id = evidence.event.id.as_str();
             let done = match done {
-                Ok(Done::Processed(user, _)) => {
-                    self.changed_by_event(evidence, Some(user.to_string()), "processed");
+                Ok(EventOutcome::Processed(user, _)) => {
+                    let user = user.map(|user| user.to_string());
+                    self.changed_by_event(evidence, user, "processed");
                     Ok(())
                 }
-                Ok(Done::Ignored(ignored)) => {
+                Ok(EventOutcome::Ignored(ignored)) => {
                     self.changed_by_event(evidence, None, ignored.as_str());
                     Ok(())
                 }
-                Ok(Done::Parked(parked)) => {
+                Ok(EventOutcome::Parked(parked)) => {
                     let found = person(Class::LostEvent, format!("parked: {parked}"));
                     self.leave(&found, id, None, evidence.event.customer());
                     Ok(())
                 }
                 // It came by itself in the meantime.
-                Ok(Done::Duplicate) => Ok(()),
-                Ok(Done::NotYet) => Err(Trouble::Object("no user is known yet".to_owned())),
+                Ok(EventOutcome::Duplicate) => Ok(()),
+                Ok(EventOutcome::NotYet) => Err(Trouble::Object("no user is known yet".to_owned())),
                 Err(error) => Err(error.into()),
             };
             self.note(id, evidence.event.customer().map(ToString::to_string), done)?;

@@ -4,7 +4,7 @@ use tracing::{info, warn};
 
 use super::report::{Change, Left};
 use super::{Evidence, MOST_HELD, Report, Run, Trouble, person};
-use crate::process::{Done, Job, Repair, Seen};
+use crate::process::{EventOutcome, FoundAccount, Job, Repair};
 use tallyhook_core::account::Account;
 use tallyhook_core::decide::Parked;
 use tallyhook_core::drift::{self, Class, Difference, Facts, Remedy};
@@ -53,11 +53,11 @@ impl Run<'_> {
             let job = self.job(evidence, Repair { by: self.by(), note, as_itself: false });
             let done = self.processor.run(&[job], self.now).await.into_iter().next();
             match done {
-                Some(Ok(Done::Processed(..))) => {}
+                Some(Ok(EventOutcome::Processed(..))) => {}
                 // Another run was faster.
-                Some(Ok(Done::Duplicate)) => return Ok(true),
-                Some(Ok(Done::Ignored(_) | Done::NotYet)) | None => return Ok(false),
-                Some(Ok(Done::Parked(parked))) => {
+                Some(Ok(EventOutcome::Duplicate)) => return Ok(true),
+                Some(Ok(EventOutcome::Ignored(_) | EventOutcome::NotYet)) | None => return Ok(false),
+                Some(Ok(EventOutcome::Parked(parked))) => {
                     self.leave(
                         &person(first.class, parked.to_string()),
                         object,
@@ -165,11 +165,11 @@ impl Run<'_> {
     }
 
     async fn again(&mut self, evidence: &Evidence) -> Result<(), Trouble> {
-        let Seen::Account(account, _) = self.look(evidence).await? else { return Ok(()) };
+        let FoundAccount::Account(account, _) = self.look(evidence).await? else { return Ok(()) };
         if let Some((id, _)) = evidence.subscription() {
             return self.repair_subscription(&account, evidence, &id.clone()).await.map(|_| ());
         }
-        let found = drift::document(&account, &evidence.event, &self.processor.catalog, self.now);
+        let found = drift::document(&account, &evidence.event, &self.processor.accounts.catalog, self.now);
         let object = evidence.event.object_ids().first().map(|id| (*id).to_owned()).unwrap_or_default();
         self.settle(found.into_iter().collect(), evidence, &object, &account).await.map(|_| ())
     }

@@ -26,13 +26,14 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use tracing::{info, warn};
 
-use crate::outbox::Outbox;
+use crate::accounts::Accounts;
 use crate::resend::redrive::{Redrive, Resent};
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::log::{self, Filter, Line, Range};
-use tallyhook_aws::store::{Store, StoreError};
-use tallyhook_core::catalog::Catalog;
+use tallyhook_aws::store::StoreError;
+use tallyhook_core::account::Cause;
 use tallyhook_core::ids::{CustomerId, UserId};
+use tallyhook_core::ledger::LedgerKey;
 use tallyhook_core::timestamp::Timestamp;
 
 /// A failed event is sent again so often.
@@ -50,10 +51,8 @@ const LAPSED_DAYS: i64 = 7;
 
 /// The function.
 pub struct Retrier {
-    store: Store,
+    accounts: Accounts,
     redrive: Redrive,
-    outbox: Outbox,
-    catalog: Catalog,
 }
 
 /// What a run did.
@@ -82,8 +81,8 @@ struct Known {
 
 impl Retrier {
     /// Over the store, the queues and what is sold.
-    pub fn new(store: Store, redrive: Redrive, outbox: Outbox, catalog: Catalog) -> Self {
-        Self { store, redrive, outbox, catalog }
+    pub fn new(accounts: Accounts, redrive: Redrive) -> Self {
+        Self { accounts, redrive }
     }
 
     /// One run.
@@ -94,7 +93,7 @@ impl Retrier {
         let mut report = RetryReport::default();
         self.redrive_due(now, &mut report).await?;
         self.write_lapsed(now, &mut report).await?;
-        report.jobs = self.outbox.nudge_due(&self.store, now).await?;
+        report.jobs = self.accounts.outbox.nudge_due(&self.accounts.store, now).await?;
         info!(
             looked_at = report.looked_at,
             sent = report.sent,
@@ -121,7 +120,7 @@ impl Retrier {
             let filter = Filter { status: Some(state.to_owned()), ..filter.clone() };
             let mut next = None;
             loop {
-                let page = match log::list(&self.store, &filter, log::MOST_LISTED, next.as_deref(), now).await
+                let page = match log::list(&self.accounts.store, &filter, log::MOST_LISTED, next.as_deref(), now).await
                 {
                     Ok(page) => page,
                     Err(log::ListError::Store(error)) => return Err(error),
@@ -149,7 +148,7 @@ impl Retrier {
     pub async fn redrive_one(&self, id: &str) -> Result<Resent, StoreError> {
         Ok(self
             .redrive
-            .send(&self.store, &[id.to_owned()])
+            .send(&self.accounts.store, &[id.to_owned()])
             .await?
             .into_iter()
             .next()
@@ -172,7 +171,7 @@ impl Retrier {
                 pages += 1;
                 let range =
                     Range { index: "by_status", partition, from: 0, to: i64::MAX, newest_first: false };
-                let (found, more) = self.store.query(&range, Some(500), start).await?;
+                let (found, more) = self.accounts.store.query(&range, Some(500), start).await?;
                 let lines: Vec<Line> = found.iter().filter_map(Line::read).collect();
                 report.looked_at += lines.len();
                 let known = self.know(&lines).await?;
@@ -199,15 +198,18 @@ impl Retrier {
                 let key = match waits_for.split_once('#')? {
                     ("customer", id) => Key::Customer(CustomerId::new(id).ok()?),
                     ("payment", id) => Key::Payment(id.to_owned()),
+                    ("user", id) => Key::Account(UserId::new(id).ok()?),
                     _ => return None,
                 };
                 Some((key, waits_for))
             })
             .collect();
         let found =
-            if keys.is_empty() { HashMap::new() } else { self.store.load(keys.keys().cloned()).await? };
+            if keys.is_empty() { HashMap::new() } else { self.accounts.store.load(keys.keys().cloned()).await? };
         let bound = keys.into_iter().filter(|(key, _)| {
-            found.get(key).is_some_and(|item| matches!(items::read_user(key, item), Ok(Some(_))))
+            found.get(key).is_some_and(|item| {
+                matches!(key, Key::Account(_)) || matches!(items::read_user(key, item), Ok(Some(_)))
+            })
         });
         Ok(Known { bound: bound.map(|(_, waits_for)| waits_for.to_owned()).collect() })
     }
@@ -224,15 +226,15 @@ impl Retrier {
         let there = match waits_for {
             None => return rested,
             Some(("payment", _)) if rested => return true,
-            Some(("customer" | "payment", _)) => {
+            Some(("customer" | "payment" | "user", _)) => {
                 line.waits_for.as_ref().is_some_and(|waits_for| known.bound.contains(waits_for))
             }
             Some(("price", price)) => {
-                self.catalog.plan_of_price(price).is_some() || self.catalog.pack_of_price(price).is_some()
+                self.accounts.catalog.plan_of_price(price).is_some() || self.accounts.catalog.pack_of_price(price).is_some()
             }
-            Some(("pack", name)) => self.catalog.pack(name).is_some(),
-            Some(("mode", name)) => self.catalog.order(name).is_some(),
-            Some(("plan", name)) => self.catalog.orders.iter().any(|order| order.plans.contains_key(name)),
+            Some(("pack", name)) => self.accounts.catalog.pack(name).is_some(),
+            Some(("mode", name)) => self.accounts.catalog.order(name).is_some(),
+            Some(("plan", name)) => self.accounts.catalog.orders.iter().any(|order| order.plans.contains_key(name)),
             Some(_) => return rested,
         };
         there && (line.redrives == 0 || rested)
@@ -241,7 +243,7 @@ impl Retrier {
     /// Claims and sends, so many at a time as a function keeps apart easily.
     async fn send(&self, due: &[Line], now: Timestamp, report: &mut RetryReport) -> Result<(), StoreError> {
         for chunk in due.chunks(25) {
-            let claims = join_all(chunk.iter().map(|line| self.store.claim_redrive(line, now))).await;
+            let claims = join_all(chunk.iter().map(|line| self.accounts.store.claim_redrive(line, now))).await;
             let mut ids = Vec::new();
             for (line, claimed) in chunk.iter().zip(claims) {
                 if claimed? {
@@ -251,7 +253,7 @@ impl Retrier {
             if ids.is_empty() {
                 continue;
             }
-            for resent in self.redrive.send(&self.store, &ids).await? {
+            for resent in self.redrive.send(&self.accounts.store, &ids).await? {
                 match resent {
                     Resent::Queued => report.sent += 1,
                     Resent::Finished => {}
@@ -266,7 +268,7 @@ impl Retrier {
         for back in 0..=LAPSED_DAYS {
             let mut start = None;
             loop {
-                let (users, next) = self.store.lapsed(back, now, start).await?;
+                let (users, next) = self.accounts.store.lapsed(back, now, start).await?;
                 for user in users {
                     if report.lapsed >= MOST_LAPSED {
                         report.more = true;
@@ -288,35 +290,31 @@ impl Retrier {
     /// Writes an account as it stands at this time; `false` when somebody else just did, or when it cannot
     /// be.
     async fn write_access(&self, user: &UserId, now: Timestamp) -> Result<bool, StoreError> {
-        let key = Key::Account(user.clone());
-        let found = self.store.load([key.clone()]).await?;
-        let ended = |until: i64| until <= now.unix();
-        let Some(item) =
-            found.get(&key).filter(|item| items::read_number(item, "access_until").is_some_and(ended))
-        else {
-            return Ok(false);
-        };
         let written = async {
-            let mut account = items::read_account(user, item)?;
-            let loaded = account.version;
-            account.version += 1;
-            // Until its access ended the account was written with the tier of that time.
-            let until =
-                items::read_number(item, "access_until").map_or(now, Timestamp::from_unix).plus_seconds(-1);
-            let before = self.outbox.before(&account.state, &self.catalog, until);
-            let jobs = self.outbox.jobs(user, &before, &account.state, &self.catalog, now);
-            let (nudges, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
-            let mut writes = vec![items::account(&account, loaded, &self.catalog, now)?];
-            writes.extend(jobs);
-            self.store.commit(writes).await?;
-            self.outbox.send(&nudges).await;
-            Ok(())
+            let mut change = self.accounts.change(user, &[], now);
+            loop {
+                let account = change.read().await?;
+                let item = change.items.get(&Key::Account(user.clone()));
+                let until = item.and_then(|item| items::read_number(item, "access_until"));
+                if !until.is_some_and(|until: i64| until <= now.unix()) {
+                    return Ok(false);
+                }
+                let cause =
+                    Cause { by: "schedule".to_owned(), adjust_key: LedgerKey::due(now), created: now };
+                let Ok(due) = account.evolve(Vec::new(), &cause, &self.accounts.catalog, now) else {
+                    return Ok(false);
+                };
+                if change.commit(&due, Vec::new()).await? {
+                    return Ok(true);
+                }
+            }
         };
         match written.await {
-            Ok(()) => {
+            Ok(true) => {
                 info!(user_id = user.as_str(), "ACCESS_ENDED");
                 Ok(true)
             }
+            Ok(false) => Ok(false),
             Err(StoreError::Cancelled(_)) => Ok(false),
             Err(error @ StoreError::Unavailable { .. }) => Err(error),
             Err(error) => {

@@ -184,7 +184,7 @@ fn read(message: &SqsMessage, now: Timestamp) -> Option<EventRecord> {
             "{attempts} attempts from queue {queue} failed{why}; the log lines of this event say why"
         )),
         waits_for: None,
-        user: event.as_ref().and_then(|event| event.user_hint().ok().flatten()),
+        user: event.as_ref().and_then(|event| event.named_user().ok().flatten()),
         objects: event
             .as_ref()
             .map(|event| event.object_ids().into_iter().map(str::to_owned).collect())

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::accounts::Accounts;
 use crate::config::RetryConfig;
 use crate::outbox::Outbox;
 use crate::resend::redrive::Redrive;
@@ -34,7 +35,8 @@ impl Retry {
         let queue = Queue::new(sqs);
         let outbox = Outbox::new(queue.clone(), config.outbox);
         let redrive = Redrive::new(queue, config.queues);
-        Self { retrier: Retrier::new(store, redrive, outbox, config.catalog) }
+        let accounts = Accounts { store, catalog: config.catalog, outbox };
+        Self { retrier: Retrier::new(accounts, redrive) }
     }
 
     /// The schedule's invocation; what it sends does not matter.

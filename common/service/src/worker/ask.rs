@@ -3,7 +3,7 @@
 //!
 //! | the event | what is asked |
 //! |---|---|
-//! | a paid checkout session whose metadata names nothing | its line items: one of a pack's price is that pack |
+//! | a paid checkout session whose metadata does not say what and how many were sold | its line items |
 //! | an invoice or a subscription whose list was cut short before the line that counts | the whole list |
 //! | a refund or a dispute, which do not name the invoice that was paid (since 2025-03-31.basil a charge does not either) | the invoice |
 //!
@@ -19,22 +19,21 @@ use tracing::warn;
 
 use crate::process::Job;
 use tallyhook_aws::stripe::{self, Cursor, Stripe, StripeError};
-use tallyhook_core::catalog::Catalog;
 use tallyhook_core::decide::leaves_out;
-use tallyhook_core::event::{CheckoutSession, Invoice, Object, Subscription};
-use tallyhook_core::ids::{CustomerId, InvoiceId, PaymentIntentId};
+use tallyhook_core::event::{CheckoutSession, Invoice, Object, SoldLine, Subscription};
+use tallyhook_core::ids::{CustomerId, InvoiceId, PaymentIntentId, PriceId};
 
 /// For all pages of one answer.
 const TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Completes an event that leaves something out. The error is one that another time may mend.
-pub(super) async fn complete(stripe: &Stripe, job: &mut Job, catalog: &Catalog) -> Result<(), String> {
-    if !leaves_out(&job.event, catalog) {
+pub(super) async fn complete(stripe: &Stripe, job: &mut Job) -> Result<(), String> {
+    if !leaves_out(&job.event) {
         return Ok(());
     }
     let asked = async {
         match &mut job.event.object {
-            Object::CheckoutSession(session) => name_purchase(stripe, session, catalog).await,
+            Object::CheckoutSession(session) => sold_lines(stripe, session).await,
             Object::Invoice(invoice) => {
                 if let Some(whole) =
                     whole(stripe, &job.raw).await?.and_then(|whole| Invoice::from_json(whole.text()).ok())
@@ -67,7 +66,7 @@ pub(super) async fn complete(stripe: &Stripe, job: &mut Job, catalog: &Catalog) 
                     told(paid_invoice(stripe, dispute.payment_intent.as_ref()).await);
                 Ok(())
             }
-            Object::Customer(_) | Object::Other => Ok(()),
+            Object::InvoicePayment(_) | Object::Customer(_) | Object::Other => Ok(()),
         }
     };
     let error = match tokio::time::timeout(TIMEOUT, asked).await {
@@ -82,21 +81,18 @@ pub(super) async fn complete(stripe: &Stripe, job: &mut Job, catalog: &Catalog) 
     Err(error)
 }
 
-/// Writes into the session's metadata what its one line item says, as our own checkout would have.
-async fn name_purchase(
-    stripe: &Stripe,
-    session: &mut CheckoutSession,
-    catalog: &Catalog,
-) -> Result<(), StripeError> {
+/// Adds what the session sold, by its line items.
+async fn sold_lines(stripe: &Stripe, session: &mut CheckoutSession) -> Result<(), StripeError> {
     let items = stripe.line_items(&session.id, &Cursor::Newest).await?;
-    let [item] = items.objects.as_slice() else { return Ok(()) };
-    let item = item.value();
-    let price = item.pointer("/price/id").or(item.get("price")).and_then(Value::as_str);
-    let Some(pack) = price.and_then(|price| catalog.pack_of_price(price)) else { return Ok(()) };
-    let quantity = item["quantity"].as_u64().unwrap_or(1);
-    session.metadata.insert("pack".to_owned(), pack.name.clone());
-    session.metadata.insert("quantity".to_owned(), quantity.to_string());
+    session.line_items = Some(items.objects.iter().filter_map(|item| sold_line(&item.value())).collect());
     Ok(())
+}
+
+/// One line item of a session, in the shape in which Stripe's API answers it.
+pub(crate) fn sold_line(item: &Value) -> Option<SoldLine> {
+    let price = item.pointer("/price/id").or(item.get("price")).and_then(Value::as_str)?;
+    let quantity = item["quantity"].as_u64().unwrap_or(1);
+    Some(SoldLine { price: PriceId::new(price).ok()?, quantity })
 }
 
 /// The invoice that a payment paid, with its customer.

@@ -1,6 +1,6 @@
 //! `POST /admin/stripe/fix-user/{id}`: what a person sets right, on record before it is done.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use lambda_http::Request;
 use lambda_http::http::StatusCode;
@@ -10,19 +10,20 @@ use serde_json::{Value, json};
 use super::reconcile::GRACE_SECONDS;
 use super::user::entry_view;
 use super::{Admin, bad, deadline, read_body, seconds, short, stripe_failed};
+use crate::accounts::{AccountWrites, MAX_ATTEMPTS, load_account, pause};
 use crate::http::answer::{Problem, problem};
 use crate::reconcile::{Options, Reconciler, Report};
-use tallyhook_aws::store::items::{self, Key};
-use tallyhook_aws::store::{Condition, StoreError, Write};
+use tallyhook_aws::store::items::{self, Item, Key};
+use tallyhook_aws::store::{Condition, Write};
 use tallyhook_core::account::fix::Fix;
-use tallyhook_core::account::{Account, Cause, Fact};
+use tallyhook_core::account::hand_over::Part;
+use tallyhook_core::account::{Cause, Fact};
+use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
-use tallyhook_core::ids::{CustomerId, SubscriptionId, UserId};
-use tallyhook_core::ledger::{Entry, LedgerKey};
+use tallyhook_core::decide::owner::StoredOwner;
+use tallyhook_core::ids::{CustomerId, SessionId, SubscriptionId, UserId};
+use tallyhook_core::ledger::LedgerKey;
 use tallyhook_core::timestamp::Timestamp;
-
-/// A change is tried so often against concurrent changes of the same account.
-const ATTEMPTS: u32 = 10;
 
 /// The body. `actor` and `reason` are asked for always; a grant or a revocation also takes the header
 /// `Idempotency-Key`, which makes a repeated request one entry of the ledger: the same key with another body
@@ -34,13 +35,16 @@ const ATTEMPTS: u32 = 10;
 /// {"action":"link_subscription","subscription":"sub_1","actor":"ann","reason":"ticket 12"}
 /// {"action":"grant","credits":500,"actor":"ann","reason":"goodwill"}
 /// {"action":"revoke","credits":500,"actor":"ann","reason":"granted by mistake"}
+/// {"action":"complimentary","plan":"pro","until":"2026-12-31T00:00:00Z","credits":500,"actor":"ann","reason":"…"}
+/// {"action":"move","subscription":"sub_1","to":"user_2","dry_run":false,"actor":"ann","reason":"…"}
+/// {"action":"assign_session","session":"cs_1","actor":"ann","reason":"a guest who wrote to us"}
 /// ```
 /// `link_customer` frees what is parked for the customer at once. `link_subscription` asks Stripe whose the
 /// subscription is, links that customer and applies Stripe's truth. Both refuse a user without an account
 /// unless `"create":true` says that the id is right.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Mend {
+pub struct FixRequest {
     /// What to do.
     pub action: String,
     /// Whom to link.
@@ -49,8 +53,20 @@ pub struct Mend {
     pub subscription: Option<String>,
     /// How many.
     pub credits: Option<u64>,
-    /// Whether linking may create the account.
+    /// Whether linking, moving or assigning may create the account.
     pub create: bool,
+    /// The user that a move goes to.
+    pub to: Option<String>,
+    /// A move changes something only with `false`.
+    pub dry_run: Option<bool>,
+    /// The guest's session to assign.
+    pub session: Option<String>,
+    /// The plan of a complimentary grant.
+    pub plan: Option<String>,
+    /// When a complimentary plan begins; RFC 3339, default now.
+    pub from: Option<String>,
+    /// When a complimentary plan or a grant ends; RFC 3339, default never.
+    pub until: Option<String>,
     /// Who does it.
     pub actor: String,
     /// Why.
@@ -64,51 +80,48 @@ impl Admin {
         request: &Request,
         now_ms: i64,
     ) -> Result<Value, Problem> {
-        let mend: Mend = read_body(request)?;
-        let (actor, reason) = (short(mend.actor.trim()), short(mend.reason.trim()));
+        let body: FixRequest = read_body(request)?;
+        let (actor, reason) = (short(body.actor.trim()), short(body.reason.trim()));
         if actor.is_empty() || reason.is_empty() {
             return Err(bad(
                 "missing_reason",
                 "say who does this (actor) and why (reason): both are kept with the change",
             ));
         }
-        let mend = Mend { actor, reason, ..mend };
-        match mend.action.as_str() {
+        let request_body = FixRequest { actor, reason, ..body };
+        match request_body.action.as_str() {
             "apply_stripe" => {
                 self.stripe()?;
-                self.audit_fix(user, &mend, "", now_ms).await?;
+                self.audit_fix(user, &request_body, "", now_ms).await?;
                 let report = self.apply(user, seconds(now_ms)).await?;
-                Ok(json!({"action": mend.action, "user_id": user, "report": report}))
+                Ok(json!({"action": request_body.action, "user_id": user, "report": report}))
             }
             "link_customer" => {
-                let customer = mend.customer.as_deref().map(CustomerId::new);
+                let customer = request_body.customer.as_deref().map(CustomerId::new);
                 let customer = customer
                     .and_then(Result::ok)
                     .ok_or_else(|| bad("invalid_customer", "customer must be an id like cus_…"))?;
-                self.link(user, &customer, &mend, now_ms).await
+                self.link(user, &customer, &request_body, now_ms).await
             }
             "link_subscription" => {
-                let subscription = mend.subscription.as_deref().map(SubscriptionId::new).and_then(Result::ok);
+                let subscription = request_body.subscription.as_deref().map(SubscriptionId::new).and_then(Result::ok);
                 let subscription = subscription
                     .ok_or_else(|| bad("invalid_subscription", "subscription must be an id like sub_…"))?;
                 let customer = self.customer_of(&subscription).await?;
-                let mut answer = self.link(user, &customer, &mend, now_ms).await?;
+                let mut answer = self.link(user, &customer, &request_body, now_ms).await?;
                 answer["report"] = json!(self.apply(user, seconds(now_ms)).await?);
                 Ok(answer)
             }
-            "grant" | "revoke" => {
-                let credits = mend
-                    .credits
-                    .map(Credits::new)
-                    .filter(|credits| (Credits::new(1)..=Credits::MAX_GRANT).contains(credits));
-                let credits = credits
-                    .ok_or_else(|| bad("invalid_credits", "credits must be a whole number, at least 1"))?;
-                let fix = if mend.action == "grant" { Fix::Grant(credits) } else { Fix::Revoke(credits) };
-                self.book(user, fix, &mend, &idempotency_key(request)?, now_ms).await
+            "grant" | "revoke" | "complimentary" => {
+                let fix = fix_of(&request_body, &self.processor.accounts.catalog, seconds(now_ms))?;
+                self.book(user, fix, &request_body, &idempotency_key(request)?, now_ms).await
             }
+            "move" => self.move_owner(user, &request_body, now_ms).await,
+            "assign_session" => self.assign_session(user, &request_body, now_ms).await,
             _ => Err(bad(
                 "invalid_action",
-                "action must be apply_stripe, link_customer, link_subscription, grant or revoke",
+                "action must be apply_stripe, link_customer, link_subscription, grant, revoke, complimentary, move or \
+                 assign_session",
             )),
         }
     }
@@ -145,146 +158,235 @@ impl Admin {
         })
     }
 
-    /// Binds a customer to a user and sends what waited for it.
+    /// Ties a customer to a user and sends what waited for it.
     async fn link(
         &self,
         user: &UserId,
         customer: &CustomerId,
-        mend: &Mend,
+        body: &FixRequest,
         now_ms: i64,
     ) -> Result<Value, Problem> {
-        let (account_key, link_key) = (Key::Account(user.clone()), Key::Customer(customer.clone()));
+        let link_key = Key::Customer(customer.clone());
+        let now = seconds(now_ms);
+        let answer = |result: &str, freed: &BTreeSet<String>| {
+            json!({
+                "action": body.action, "user_id": user, "customer": customer, "result": result, "freed": freed,
+            })
+        };
+        let catalog = &self.processor.accounts.catalog;
         let mut audited = false;
-        for attempt in 0..ATTEMPTS {
-            let items = self.store.load([account_key.clone(), link_key.clone()]).await?;
-            let account = match items.get(&account_key) {
-                Some(item) => items::read_account(user, item)?,
-                None if mend.create => Account::new(user.clone()),
-                None => {
-                    let message = "no account has this id. If it is spelt right, let the app create it (PUT /users/{id}) or send \"create\":true";
-                    return Err(problem(StatusCode::NOT_FOUND, "user_not_found", message));
-                }
-            };
-            let link = items.get(&link_key);
-            let bound = link.map(|item| items::read_user(&link_key, item)).transpose()?.flatten();
-            let answer = |result: &str, freed: Vec<String>| {
-                Ok(
-                    json!({"action": mend.action, "user_id": user, "customer": customer, "result": result, "freed": freed}),
-                )
-            };
-            match bound {
-                Some(other) if other != *user => {
+        let mut change = self.processor.accounts.change(user, &[link_key.clone()], now);
+        let (result, freed) = loop {
+            let account = change.read().await?;
+            if account.version == 0 && !body.create {
+                let message = "no account has this id. If it is spelt right, let the app create it (PUT \
+                               /users/{id}) or send \"create\":true";
+                return Err(problem(StatusCode::NOT_FOUND, "user_not_found", message));
+            }
+            let link = change.items.get(&link_key);
+            let owner = link.map(|item| items::read_owner(&link_key, item)).transpose()?.flatten();
+            match &owner {
+                Some(owner) if owner.user != *user => {
+                    let other = &owner.user;
                     let message = format!(
-                        "{customer} is bound to user {other}; a customer is never moved from one user to another"
+                        "{customer} belongs to user {other}; to move it, send the action \"move\" for {other}"
                     );
                     return Err(problem(StatusCode::CONFLICT, "customer_bound", message));
                 }
                 Some(_) if account.state.customers.contains_key(customer) => {
-                    return answer("already_linked", Vec::new());
+                    break ("already_linked", BTreeSet::new());
                 }
                 Some(_) | None => {}
             }
+            let waiting = link.map(items::waiting).unwrap_or_default();
             if !audited {
-                self.audit_fix(user, mend, customer.as_str(), now_ms).await?;
+                self.audit_fix(user, body, customer.as_str(), now_ms).await?;
                 audited = true;
             }
-            let now = seconds(now_ms);
-            let cause = Cause {
-                by: by(mend),
-                adjust_key: LedgerKey::fix(&format!("{customer}#{now_ms}")),
-                created: now,
-            };
-            let change = account
-                .evolve(vec![Fact::Customer(customer.clone())], &cause, &self.processor.catalog, now)
+            let adjust_key = LedgerKey::fix(&format!("{customer}#{now_ms}"));
+            let cause = Cause { by: by(body), adjust_key, created: now };
+            let linked = account
+                .evolve(vec![Fact::Customer(customer.clone())], &cause, catalog, now)
                 .map_err(|conflict| problem(StatusCode::CONFLICT, "conflict", conflict.to_string()))?;
-            let waiting = link.map(items::waiting).unwrap_or_default();
-            let mut bind = items::customer(customer, user);
+            let new = StoredOwner {
+                user: user.clone(),
+                moved: false,
+                by_reference: false,
+                shared: owner.as_ref().is_some_and(|owner| owner.shared),
+            };
+            let mut tie = items::customer(customer, &new, owner.as_ref());
             if !waiting.is_empty() {
-                bind = Write { condition: Condition::Waiting(waiting.clone()), ..bind };
+                tie = Write { condition: Condition::Waiting(waiting.clone()), ..tie };
             }
-            let after = account.after(&change);
-            let mut writes =
-                vec![items::account(&after, account.version, &self.processor.catalog, now)?, bind];
-            for entry in &change.entries {
-                writes.push(items::entry(user, entry)?);
+            if change.commit(&linked, vec![tie]).await? {
+                break ("linked", waiting);
             }
-            match self.store.commit(writes).await {
-                Ok(()) => {
-                    self.processor.redrive.freed(&self.store, &waiting).await;
-                    return answer("linked", waiting.into_iter().collect());
-                }
-                Err(error) => again(error, attempt).await?,
-            }
-        }
-        Err(busy())
+        };
+        self.processor.redrive.freed(&self.store, &freed).await;
+        Ok(answer(result, &freed))
     }
 
-    /// A grant or a revocation: one entry for one key.
+    /// A grant, a revocation or a complimentary plan: one entry for one key.
     async fn book(
         &self,
         user: &UserId,
         fix: Fix,
-        mend: &Mend,
+        body: &FixRequest,
         idempotency_key: &str,
         now_ms: i64,
     ) -> Result<Value, Problem> {
-        let key = LedgerKey::fix(idempotency_key);
-        let (account_key, entry_key) = (Key::Account(user.clone()), Key::Entry(user.clone(), key.clone()));
+        let key = match fix {
+            Fix::Complimentary { .. } => LedgerKey::complimentary(idempotency_key),
+            Fix::Grant(..) | Fix::Revoke(_) => LedgerKey::fix(idempotency_key),
+        };
+        let now = seconds(now_ms);
+        let catalog = &self.processor.accounts.catalog;
         let mut audited = false;
-        for attempt in 0..ATTEMPTS {
-            let items = self.store.load([account_key.clone(), entry_key.clone()]).await?;
-            let Some(item) = items.get(&account_key) else {
-                return Err(problem(
-                    StatusCode::NOT_FOUND,
-                    "user_not_found",
-                    "no account has this id; PUT /users/{id} creates it",
-                ));
-            };
-            let account = items::read_account(user, item)?;
-            let answer = |entry: &Entry| json!({"action": mend.action, "user_id": user, "credits": fix.credits(), "balance": entry.balance, "entry": entry_view(entry)});
-            if let Some(item) = items.get(&entry_key) {
-                let entry: Entry = items::read(&entry_key, item)?;
-                if fix.is_recorded_as(&entry, &by(mend), &mend.reason) {
-                    return Ok(answer(&entry));
+        let mut change = self.processor.accounts.change(user, &[Key::entry(user, &key)], now);
+        let entry = loop {
+            let account = change.read().await?;
+            if account.version == 0 {
+                let message = "no account has this id; PUT /users/{id} creates it";
+                return Err(problem(StatusCode::NOT_FOUND, "user_not_found", message));
+            }
+            if let Some(entry) = account.recorded.get(&key) {
+                if fix.is_recorded_as(entry, &by(body), &body.reason) {
+                    break entry.clone();
                 }
-                let message = "this Idempotency-Key was used for another change of this user; a new change needs a new key";
+                let message = "this Idempotency-Key was used for another change of this user; a new change \
+                               needs a new key";
                 return Err(problem(StatusCode::CONFLICT, "idempotency_key_reused", message));
             }
             if !audited {
-                self.audit_fix(user, mend, &fix.credits().to_string(), now_ms).await?;
+                self.audit_fix(user, body, &fix.credits().to_string(), now_ms).await?;
                 audited = true;
             }
-            let now = seconds(now_ms);
-            let change = account.fix(fix, key.clone(), &by(mend), &mend.reason, now);
-            let mut writes =
-                vec![items::account(&account.after(&change), account.version, &self.processor.catalog, now)?];
-            for entry in &change.entries {
-                writes.push(items::entry(user, entry)?);
+            let fixed = account.fix(fix.clone(), key.clone(), &by(body), &body.reason, catalog, now);
+            let entry = fixed.entries.iter().find(|entry| entry.key == key).cloned().ok_or_else(busy)?;
+            if change.commit(&fixed, Vec::new()).await? {
+                break entry;
             }
-            let (outbox, catalog) = (&self.processor.outbox, &self.processor.catalog);
-            let before = outbox.before(&account.state, catalog, now);
-            let (nudges, jobs): (Vec<_>, Vec<_>) =
-                outbox.jobs(user, &before, &change.state, catalog, now).into_iter().unzip();
-            writes.extend(jobs);
-            match (self.store.commit(writes).await, change.entries.first()) {
-                (Ok(()), Some(entry)) => {
-                    outbox.send(&nudges).await;
-                    return Ok(answer(entry));
-                }
-                (Ok(()), None) => return Err(busy()),
-                (Err(error), _) => again(error, attempt).await?,
-            }
-        }
-        Err(busy())
+        };
+        Ok(json!({
+            "action": body.action, "user_id": user, "credits": fix.credits(), "balance": entry.balance,
+            "entry": entry_view(&entry),
+        }))
     }
 
-    async fn audit_fix(&self, user: &UserId, mend: &Mend, what: &str, now_ms: i64) -> Result<(), Problem> {
+    /// Moves a subscription, or a customer with its subscriptions, to another user, with what they granted. A
+    /// dry run unless `"dry_run":false` is sent.
+    async fn move_owner(&self, user: &UserId, body: &FixRequest, now_ms: i64) -> Result<Value, Problem> {
+        let to = body.to.as_deref().and_then(|to| UserId::new(to).ok()).filter(|to| to != user);
+        let to = to.ok_or_else(|| bad("invalid_to", "to must be another user's id"))?;
+        let what = moved(body)?;
+        let now = seconds(now_ms);
+        let accounts = &self.processor.accounts;
+        let link = match &what {
+            Part::Customer(customer) => Key::Customer(customer.clone()),
+            Part::Subscription(subscription) => Key::Subscription(subscription.clone()),
+        };
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let all = [link.clone(), Key::Account(user.clone()), Key::Account(to.clone())];
+            let items = self.store.load(all).await?;
+            let (from_account, to_account) = (load_account(user, &items)?, load_account(&to, &items)?);
+            if from_account.version == 0 || (to_account.version == 0 && !body.create) {
+                let message = "no account has this id; send \"create\":true to create the one it moves to";
+                return Err(problem(StatusCode::NOT_FOUND, "user_not_found", message));
+            }
+            let key = format!("move#{now_ms}");
+            let (gives, takes, parcel) =
+                from_account.hand_over(&to_account, &what, &by(body), &key, &accounts.catalog, now);
+            if parcel.is_empty() {
+                let message = "the user has no such subscription or customer";
+                return Err(problem(StatusCode::NOT_FOUND, "nothing_to_move", message));
+            }
+            let answer = json!({
+                "action": body.action, "user_id": user, "to": to, "dry_run": body.dry_run.unwrap_or(true),
+                "subscriptions": parcel.subscriptions, "customers": parcel.customers,
+                "credits": parcel.credits,
+            });
+            if body.dry_run.unwrap_or(true) {
+                return Ok(answer);
+            }
+            if tried == 1 {
+                self.audit_fix(user, body, &format!("to {to}"), now_ms).await?;
+            }
+            let mut writes = Vec::new();
+            let mut nudges = Vec::new();
+            for (account, change) in [(&from_account, &gives), (&to_account, &takes)] {
+                let mut one = AccountWrites::new(accounts, account, now);
+                one.apply(change);
+                let (more, jobs) = one.finish(accounts, &items)?;
+                writes.extend(more);
+                nudges.extend(jobs);
+            }
+            let owner = StoredOwner { user: to.clone(), moved: true, by_reference: false, shared: false };
+            for customer in &parcel.customers {
+                let key = Key::Customer(customer.clone());
+                let known = items.get(&key).map(|item| items::read_owner(&key, item)).transpose()?.flatten();
+                writes.push(items::customer(customer, &owner, known.as_ref()));
+            }
+            for subscription in &parcel.subscriptions {
+                let key = Key::Subscription(subscription.clone());
+                let known = items.get(&key).map(|item| items::read_owner(&key, item)).transpose()?.flatten();
+                let known = known.unwrap_or_else(|| StoredOwner { user: user.clone(), ..owner.clone() });
+                writes.push(items::subscription(subscription, &owner, Some(&known)));
+            }
+            match self.store.commit(writes).await {
+                Ok(()) => {
+                    accounts.outbox.send(&nudges).await;
+                    return Ok(answer);
+                }
+                Err(error) if tried < MAX_ATTEMPTS && error.is_transient() => pause(tried).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Names the user of a guest's session, whose event is parked because it names none, and sends the event
+    /// again.
+    async fn assign_session(&self, user: &UserId, body: &FixRequest, now_ms: i64) -> Result<Value, Problem> {
+        let session = body.session.as_deref().and_then(|session| SessionId::new(session).ok());
+        let session = session.ok_or_else(|| bad("invalid_session", "session must be an id like cs_…"))?;
+        let key = Key::Session(session.clone());
+        let items = self.store.load([key.clone(), Key::Account(user.clone())]).await?;
+        if !items.contains_key(&Key::Account(user.clone())) && !body.create {
+            let message = "no account has this id; send \"create\":true to create it";
+            return Err(problem(StatusCode::NOT_FOUND, "user_not_found", message));
+        }
+        if let Some(item) = items.get(&key) {
+            let known = items::read_session(&key, item)?;
+            if known.user != *user {
+                let message = format!("the session belongs to user {}", known.user);
+                return Err(problem(StatusCode::CONFLICT, "session_bound", message));
+            }
+        }
+        self.audit_fix(user, body, session.as_str(), now_ms).await?;
+        if !items.contains_key(&key) {
+            self.store.commit(vec![items::assigned_session(&session, user)]).await?;
+        }
+        let mut complete = true;
+        let parked = self.open(&mut complete).await?;
+        let keys = parked.iter().map(|line| Key::Event(line.id.clone()));
+        let events = self.store.load(keys).await?;
+        let names = |item: &Item| items::read_objects(item).iter().any(|object| object == session.as_str());
+        let freed: BTreeSet<String> =
+            events.iter().filter(|(_, item)| names(item)).map(|(key, _)| key.partition()).collect();
+        self.processor.redrive.freed(&self.store, &freed).await;
+        Ok(json!({
+            "action": body.action, "user_id": user, "session": session, "freed": freed, "complete": complete,
+        }))
+    }
+
+    async fn audit_fix(&self, user: &UserId, mend: &FixRequest, what: &str, now_ms: i64) -> Result<(), Problem> {
         let target = format!("{user} {what}");
         self.audit(Some(&mend.actor), Some(&mend.reason), &mend.action, target.trim_end(), now_ms).await
     }
 }
 
-fn by(mend: &Mend) -> String {
+fn by(mend: &FixRequest) -> String {
     format!("admin:{}", mend.actor)
 }
 
@@ -307,11 +409,45 @@ fn idempotency_key(request: &Request) -> Result<String, Problem> {
     Ok(header.to_owned())
 }
 
-/// Waits a moment before the next try, or gives up on what no further try can mend.
-async fn again(error: StoreError, attempt: u32) -> Result<(), StoreError> {
-    if !error.is_transient() || attempt + 1 == ATTEMPTS {
-        return Err(error);
+/// What a fix of the ledger asks for.
+fn fix_of(body: &FixRequest, catalog: &Catalog, now: Timestamp) -> Result<Fix, Problem> {
+    let least = if body.action == "complimentary" { 0 } else { 1 };
+    let credits = Credits::new(body.credits.unwrap_or(0));
+    if !(Credits::new(least)..=Credits::MAX_GRANT).contains(&credits) {
+        let message = format!("credits must be a whole number, at least {least}");
+        return Err(bad("invalid_credits", message));
     }
-    tokio::time::sleep(Duration::from_millis(5 + fastrand::u64(0..(10 << attempt.min(6))))).await;
-    Ok(())
+    let time = |text: &Option<String>, name: &str| match text.as_deref() {
+        None => Ok(None),
+        Some(text) => Timestamp::parse(text).map(Some).ok_or_else(|| {
+            bad("invalid_time", format!("{name} must be a time like 2026-12-31T00:00:00Z"))
+        }),
+    };
+    Ok(match body.action.as_str() {
+        "grant" => Fix::Grant(credits, time(&body.until, "until")?),
+        "revoke" => Fix::Revoke(credits),
+        _ => {
+            let plan = body.plan.as_deref().and_then(|plan| catalog.plan(plan));
+            let plan = plan.ok_or_else(|| bad("invalid_plan", "plan must name a plan of the catalog"))?;
+            Fix::Complimentary {
+                plan: plan.name.clone(),
+                from: time(&body.from, "from")?.unwrap_or(now),
+                until: time(&body.until, "until")?,
+                credits,
+            }
+        }
+    })
+}
+
+/// What a move names.
+fn moved(body: &FixRequest) -> Result<Part, Problem> {
+    let customer = body.customer.as_deref().and_then(|customer| CustomerId::new(customer).ok());
+    let subscription = body.subscription.as_deref().and_then(|id| SubscriptionId::new(id).ok());
+    match (customer, subscription) {
+        (Some(customer), None) => Ok(Part::Customer(customer)),
+        (None, Some(subscription)) => Ok(Part::Subscription(subscription)),
+        (Some(_), Some(_)) | (None, None) => {
+            Err(bad("invalid_move", "name either a customer or a subscription to move"))
+        }
+    }
 }

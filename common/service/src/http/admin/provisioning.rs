@@ -60,7 +60,7 @@ impl Admin {
         let target = format!("{} {user_id}", job.as_str());
         self.audit(again.actor.as_deref(), again.reason.as_deref(), "provisioning", &target, now_ms).await?;
         let nudge = Nudge { job, user_id };
-        if !self.processor.outbox.run_again(&self.store, &nudge, seconds(now_ms)).await? {
+        if !self.processor.accounts.outbox.run_again(&self.store, &nudge, seconds(now_ms)).await? {
             return Err(problem(StatusCode::NOT_FOUND, "job_not_found", "there is no such job of this user"));
         }
         Ok(json!({"job": nudge.job, "user_id": nudge.user_id, "result": "queued"}))

@@ -32,7 +32,9 @@ use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::log::Line;
 use tallyhook_aws::stripe::{Cursor, Filter, Object, Page, Stripe, StripeError};
 use tallyhook_core::account::Account;
-use tallyhook_core::account::explain::Told;
+use crate::accounts::load_account;
+use tallyhook_core::account::Lot;
+use tallyhook_core::account::explain::LoggedEvent;
 use tallyhook_core::ids::{CustomerId, EventId, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
@@ -51,7 +53,7 @@ const MOST_COMPARED: usize = 100;
 /// An event of the user's list, whole.
 struct Event {
     line: Line,
-    told: Told,
+    told: LoggedEvent,
     email: Option<String>,
 }
 
@@ -68,17 +70,15 @@ impl Admin {
         let (entries, next) = self.entries(user, account.state.last_entry.clone(), ENTRIES).await?;
         let more: Vec<Key> = account
             .state
-            .explaining_keys()
+            .explaining_keys(&self.processor.accounts.catalog, now)
             .into_iter()
-            .map(|entry| Key::Entry(user.clone(), entry))
+            .map(|entry| Key::entry(user, &entry))
             .collect();
-        for (key, item) in self.store.load(more).await? {
-            let entry: Entry = items::read(&key, &item)?;
-            account.recorded.insert(entry.key.clone(), entry);
-        }
+        let more = self.store.load(more).await?;
+        account.recorded.extend(load_account(user, &more)?.recorded);
         account.recorded.extend(entries.iter().map(|entry| (entry.key.clone(), entry.clone())));
         let events = self.events_of(&account).await?;
-        let told: Vec<Told> = events.iter().map(|event| event.told.clone()).collect();
+        let told: Vec<LoggedEvent> = events.iter().map(|event| event.told.clone()).collect();
         let mut complete = true;
         let open = self.open(&mut complete).await?;
         let customers: BTreeSet<String> = account.state.customers.keys().map(ToString::to_string).collect();
@@ -109,7 +109,7 @@ impl Admin {
             "found": stored.is_some(),
             "verdict": verdict(stored.is_some(), &account, &theirs, &says, &differences, &suggestions),
             "account": stored.map(|item| self.account_view(&account, item, &orders, now)),
-            "because": stored.map(|_| account.explain(&told, &self.processor.catalog, now)).unwrap_or_default(),
+            "because": stored.map(|_| account.explain(&told, &self.processor.accounts.catalog, now)).unwrap_or_default(),
             "ledger": {"entries": entries.iter().map(entry_view).collect::<Vec<_>>(), "next": next},
             "events": seen,
             "open": theirs.iter().map(|line| view(line)).collect::<Vec<_>>(),
@@ -125,9 +125,8 @@ impl Admin {
         let from = match parameter(request, "next") {
             Some(key) => {
                 let key = LedgerKey::from_text(&key);
-                let item = Key::Entry(user.clone(), key.clone());
-                let there =
-                    key.as_str().len() <= 900 && self.store.load([item.clone()]).await?.contains_key(&item);
+                let there = key.as_str().len() <= 900
+                    && self.processor.accounts.entry(user, &key).await?.is_some();
                 if !there {
                     return Err(super::bad("invalid_next", "next must be what the last page gave"));
                 }
@@ -153,10 +152,7 @@ impl Admin {
     ) -> Result<(Vec<Entry>, Option<LedgerKey>), StoreError> {
         let (mut entries, mut next) = (Vec::new(), from);
         while let Some(key) = next.take_if(|_| entries.len() < limit) {
-            let key = Key::Entry(user.clone(), key);
-            let items = self.store.load([key.clone()]).await?;
-            let Some(item) = items.get(&key) else { break };
-            let entry: Entry = items::read(&key, item)?;
+            let Some(entry) = self.processor.accounts.entry(user, &key).await? else { break };
             next.clone_from(&entry.previous);
             entries.push(entry);
         }
@@ -172,7 +168,7 @@ impl Admin {
             let Some(item) = items.get(&key) else { break };
             next = items::read_text(item, "previous").and_then(|previous| EventId::new(previous).ok());
             let Some(line) = Line::read(item) else { continue };
-            let told = Told {
+            let told = LoggedEvent {
                 id: line.id.clone(),
                 created: line.created,
                 kind: line.kind.clone(),
@@ -190,27 +186,41 @@ impl Admin {
         orders: &[BTreeMap<String, Value>],
         now: Timestamp,
     ) -> Value {
-        let (state, catalog) = (&account.state, &self.processor.catalog);
+        let (state, catalog) = (&account.state, &self.processor.accounts.catalog);
         let access = state.access(catalog, now);
         let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
-        let subscriptions = state.subscriptions.iter().map(|(id, one)| {
-            let (start, end) = one.current_period();
-            let snapshot = one.snapshot.as_ref();
-            json!({
-                "id": id, "status": one.status(), "customer": one.customer, "price": one.price(),
-                "plan": one.price().and_then(|price| catalog.plan_of_price(price.as_str())).map(|plan| &plan.name),
-                "quantity": snapshot.map_or(1, |snapshot| snapshot.quantity),
-                "period_start": time(start), "period_end": time(end), "credits": state.bucket(id),
-                "cancel_at": time(snapshot.and_then(|snapshot| snapshot.cancel_at)),
-            })
+        let buckets = state.buckets(&catalog.policy, now);
+        let subscriptions = state.subscriptions.iter().filter_map(|(id, subscription)| {
+            let one = state.summary(id, catalog, now)?;
+            Some(json!({
+                "id": id, "status": one.status, "customer": subscription.customer, "price": one.price,
+                "plan": one.plan, "quantity": one.quantity, "period_start": time(one.start),
+                "period_end": time(one.end), "credits": buckets.of_subscription(id),
+                "cancel_at": time(one.ends),
+            }))
         });
-        let buckets: BTreeMap<_, _> =
-            state.subscriptions.keys().map(|id| (id.as_str(), state.bucket(id))).collect();
+        let of_subscriptions: BTreeMap<_, _> =
+            state.subscriptions.keys().map(|id| (id.as_str(), buckets.of_subscription(id))).collect();
+        let of_items: BTreeMap<_, _> = buckets
+            .lots
+            .iter()
+            .filter_map(|(lot, left)| match lot {
+                Lot::Item(_, item) => Some((item.as_str(), left)),
+                Lot::Lifetime(_) | Lot::Signup | Lot::Grant(_) | Lot::Pack(_) => None,
+            })
+            .collect();
         let customers =
             state.customers.iter().map(|(id, deleted)| json!({"id": id, "deleted_at": time(*deleted)}));
         json!({
-            "tier": access.tier, "tier_rank": access.rank, "credits": state.balance(), "access_until": time(access.until),
-            "buckets": {"signup": state.signup, "subscriptions": buckets, "addon": state.addon()},
+            "tier": access.tier, "tier_rank": access.rank, "credits": buckets.balance(), "access_until": time(access.until),
+            "buckets": {
+                "signup": state.signup.as_ref().map(|_| buckets.sum(|lot| *lot == Lot::Signup)),
+                "subscriptions": of_subscriptions,
+                "items": of_items,
+                "lifetime": buckets.sum(|lot| matches!(lot, Lot::Lifetime(_))),
+                "grant": buckets.sum(|lot| matches!(lot, Lot::Grant(_))),
+                "addon": buckets.sum(|lot| matches!(lot, Lot::Pack(_))),
+            },
             "subscriptions": subscriptions.collect::<Vec<_>>(),
             "customers": customers.collect::<Vec<_>>(),
             "orders": orders,

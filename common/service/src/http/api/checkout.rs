@@ -87,12 +87,12 @@ impl Api {
         let base = self.config.app_base_url.as_deref().ok_or_else(|| missing("APP_BASE_URL"))?;
         let success = path(wish.success_path.as_deref(), SUCCESS_PATH, "success_path")?;
         let cancel = path(wish.cancel_path.as_deref(), "/", "cancel_path")?;
-        let (account, _) = self.load(&user, None).await?;
+        let (account, _) = self.load(&user).await?;
         if sale.subscription
-            && let Some((id, plan)) = running(&account.state, &self.config.catalog)
+            && let Some((id, plan)) = running(&account.state, &self.config.catalog, clock::now())
         {
             return Err(self
-                .already_subscribed(stripe, &account.state, &id, plan, &format!("{base}{cancel}"))
+                .already_subscribed(stripe, &account.state, &id, plan.as_deref(), &format!("{base}{cancel}"))
                 .await);
         }
         let price = self.price(stripe, &sale).await?;
@@ -262,25 +262,19 @@ fn sale(wish: &Wish, catalog: &Catalog) -> Result<Sale, Problem> {
 }
 
 /// A subscription that goes on at Stripe, whether it gives access at the moment or not, with the plan's name.
-fn running<'a>(state: &'a State, catalog: &'a Catalog) -> Option<(SubscriptionId, Option<&'a str>)> {
+fn running(
+    state: &State,
+    catalog: &Catalog,
+    now: Timestamp,
+) -> Option<(SubscriptionId, Option<String>)> {
     use SubscriptionStatus as Status;
     let goes_on = |status: &Status| match status {
         Status::Active | Status::Trialing | Status::PastDue | Status::Unpaid | Status::Paused => true,
         Status::Incomplete | Status::IncompleteExpired | Status::Canceled | Status::Other(_) => false,
     };
-    state.subscriptions.iter().find_map(|(id, subscription)| {
-        let deleted = subscription
-            .customer
-            .as_ref()
-            .is_some_and(|customer| state.customers.get(customer).is_some_and(Option::is_some));
-        if deleted
-            || subscription.ended_at().is_some()
-            || !subscription.status().is_some_and(|status| goes_on(&status))
-        {
-            return None;
-        }
-        let plan = subscription.price().and_then(|price| catalog.plan_of_price(price.as_str()));
-        Some((id.clone(), plan.map(|plan| plan.name.as_str())))
+    state.subscriptions.keys().find_map(|id| {
+        let one = state.summary(id, catalog, now)?;
+        one.status.as_ref().is_some_and(goes_on).then(|| (id.clone(), one.plan))
     })
 }
 

@@ -24,14 +24,15 @@ use tracing::{info, warn};
 use super::{Api, invalid_user, no_user, read_body};
 use crate::http::answer::{Problem, problem};
 use crate::http::pages::status::StatusPage;
-use crate::process::{Job, Repair, Seen};
+use crate::process::{FoundAccount, Job, Repair};
 use crate::reconcile::Evidence;
 use tallyhook_aws::clock;
 use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, Key, KnownSession, Question};
 use tallyhook_aws::stripe::{Cursor, Object, Stripe, StripeError};
 use tallyhook_core::account::State;
-use tallyhook_core::decide::{Outcome, Parked, decide};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::decide::{Outcome, Payments, decide, leaves_out};
 use tallyhook_core::drift::{self, Remedy};
 use tallyhook_core::event::{self, CheckoutMode, CheckoutSession, SubscriptionStatus};
 use tallyhook_core::ids::{InvoiceId, SessionId, SubscriptionId, UserId};
@@ -118,7 +119,7 @@ impl Api {
             subscription_gives_access: known
                 .as_ref()
                 .zip(user.as_ref())
-                .is_some_and(|(known, user)| gives_access(known, &user.state)),
+                .is_some_and(|(known, user)| gives_access(known, &user.state, &self.config.catalog, clock::now())),
             has_paid: user.as_ref().is_some_and(|user| user.state.first_paid_at.is_some()),
             provisions: self.config.outbox.queue_url.is_some(),
             job: user.as_ref().and_then(|user| user.job),
@@ -244,18 +245,14 @@ impl Api {
         now: Timestamp,
     ) -> Result<(), Trouble> {
         let Some(account) = self.account(&evidence).await? else { return Ok(()) };
-        let mut outcome = decide(&account, &evidence.event, None, &self.config.catalog, now);
-        if let (Outcome::Park(Parked::Unnamed), event::Object::CheckoutSession(session)) =
-            (&outcome, &evidence.event.object)
+        if leaves_out(&evidence.event)
+            && let event::Object::CheckoutSession(session) = &evidence.event.object
         {
             let items = stripe.line_items(&session.id, &Cursor::Newest).await?;
-            if let Some(named) =
-                Evidence::of_session_with(object, &items.objects, &self.config.catalog, livemode)?
-            {
-                outcome = decide(&account, &named.event, None, &self.config.catalog, now);
-                evidence = named;
-            }
+            evidence = Evidence::of_session_with(object, &items.objects, livemode)?;
         }
+        let catalog = &self.config.catalog;
+        let outcome = decide(&account, &evidence.event, &Payments::new(), catalog, now);
         // What cannot be applied is the webhook's to park and to alert about.
         if matches!(outcome, Outcome::Apply(_)) {
             self.run(&evidence, account.version, "paid session".to_owned(), now).await?;
@@ -304,8 +301,8 @@ impl Api {
         evidence: &Evidence,
     ) -> Result<Option<Box<tallyhook_core::account::Account>>, Trouble> {
         match self.processor.look(&[&evidence.event]).await?.into_iter().next().transpose()? {
-            Some(Seen::Account(account, _)) => Ok(Some(account)),
-            Some(Seen::Nobody(_)) | None => Ok(None),
+            Some(FoundAccount::Account(account, _)) => Ok(Some(account)),
+            Some(FoundAccount::NoOwner(_)) | None => Ok(None),
         }
     }
 
@@ -378,16 +375,17 @@ fn is_settled(known: Option<&KnownSession>, state: Option<&State>) -> bool {
             let subscription = state.and_then(|state| state.subscriptions.get(id));
             subscription.is_some_and(|subscription| {
                 subscription.ended_at().is_some()
-                    || (subscription.snapshot.is_some() && subscription.period.is_some())
+                    || (subscription.snapshot.is_some()
+                        && subscription.items.values().any(|item| item.is_billed()))
             })
         }
     }
 }
 
-fn gives_access(known: &KnownSession, state: &State) -> bool {
-    let subscription = known.subscription.as_ref().and_then(|id| state.subscriptions.get(id));
+fn gives_access(known: &KnownSession, state: &State, catalog: &Catalog, now: Timestamp) -> bool {
+    let summary = known.subscription.as_ref().and_then(|id| state.summary(id, catalog, now));
     matches!(
-        subscription.and_then(|subscription| subscription.status()),
+        summary.and_then(|summary| summary.status),
         Some(SubscriptionStatus::Active | SubscriptionStatus::Trialing)
     )
 }

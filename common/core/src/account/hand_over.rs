@@ -1,0 +1,94 @@
+//! Moving a subscription, or a customer with its subscriptions, from one account to another.
+
+use super::{Account, Cause, Change, NewEntry};
+use crate::catalog::Catalog;
+use crate::credits::Credits;
+use crate::ids::{CustomerId, SubscriptionId};
+use crate::ledger::{EntryKind, LedgerKey};
+use crate::timestamp::Timestamp;
+
+/// What moves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A customer and all its subscriptions.
+    Customer(CustomerId),
+    /// One subscription.
+    Subscription(SubscriptionId),
+}
+
+/// What has moved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parcel {
+    /// Customers.
+    pub customers: Vec<CustomerId>,
+    /// Subscriptions, with their periods and credits.
+    pub subscriptions: Vec<SubscriptionId>,
+    /// The credits that went with them.
+    pub credits: Credits,
+}
+
+impl Parcel {
+    /// Whether nothing moves.
+    pub fn is_empty(&self) -> bool {
+        self.customers.is_empty() && self.subscriptions.is_empty()
+    }
+}
+
+impl Account {
+    /// The changes by which this account gives a part to another one. Both are booked under keys made of `key`.
+    pub fn hand_over(
+        &self,
+        to: &Account,
+        part: &Part,
+        by: &str,
+        key: &str,
+        catalog: &Catalog,
+        now: Timestamp,
+    ) -> (Change, Change, Parcel) {
+        let policy = &catalog.policy;
+        let unchanged = |account: &Account| Change { state: account.state.clone(), entries: Vec::new() };
+        let cause = Cause { by: by.to_owned(), adjust_key: LedgerKey::fix(&format!("{key}#due")), created: now };
+        let due = |account: &Account| {
+            account.evolve(Vec::new(), &cause, catalog, now).unwrap_or_else(|_| unchanged(account))
+        };
+        let (mut gives, mut takes) = (due(self), due(to));
+        let before = gives.state.balance(policy, now);
+        let mut parcel = Parcel::default();
+        for (id, subscription) in &self.state.subscriptions {
+            let moves = match part {
+                Part::Subscription(subscription) => subscription == id,
+                Part::Customer(customer) => subscription.customer.as_ref() == Some(customer),
+            };
+            if moves {
+                parcel.subscriptions.push(id.clone());
+                gives.state.subscriptions.remove(id);
+                takes.state.subscriptions.insert(id.clone(), subscription.clone());
+                let documents = self.state.refunds.iter().filter(|(key, _)| subscription.names_document(key));
+                takes.state.refunds.extend(documents.map(|(key, back)| (key.clone(), back.clone())));
+                if let Some(at) = subscription.trial_at {
+                    let this = (at, id.clone());
+                    let known = takes.state.first_trial.take();
+                    takes.state.first_trial = Some(known.map_or(this.clone(), |known| known.min(this)));
+                }
+            }
+        }
+        if let Part::Customer(customer) = part
+            && let Some(deleted) = gives.state.customers.remove(customer)
+        {
+            parcel.customers.push(customer.clone());
+            takes.state.customers.insert(customer.clone(), deleted);
+        }
+        gives.state.settle(policy, now);
+        takes.state.settle(policy, now);
+        parcel.credits = before.minus(gives.state.balance(policy, now));
+        for (account, change) in [(self, &mut gives), (to, &mut takes)] {
+            let after = change.state.buckets(policy, now);
+            let entry = NewEntry::new(LedgerKey::fix(key), EntryKind::Fix, parcel.credits);
+            let mut entries =
+                account.entries(&mut change.state, &after, vec![entry], &change.entries, &cause, now);
+            entries.iter_mut().for_each(|entry| entry.reason = Some("moved".to_owned()));
+            change.entries.extend(entries);
+        }
+        (gives, takes, parcel)
+    }
+}
