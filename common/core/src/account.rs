@@ -84,6 +84,8 @@ pub struct PaidInvoice {
     pub id: InvoiceId,
     /// The subscription.
     pub subscription: SubscriptionId,
+    /// Who pays.
+    pub customer: Option<CustomerId>,
     /// What the ledger calls it.
     pub kind: EntryKind,
     /// The lines, each with the item that it names.
@@ -341,6 +343,7 @@ impl Account {
         // A recorded invoice that nothing here remembers was forgotten, and stays so.
         if !self.recorded.contains_key(&key) || state.knows(&key) {
             let subscription = state.subscription_mut(&invoice.subscription);
+            subscription.customer = subscription.customer.take().or(invoice.customer);
             let known = subscription.names_document(&key);
             for (item, line) in invoice.lines {
                 let says = format!("{} × {}", line.price, line.quantity);

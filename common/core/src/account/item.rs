@@ -629,7 +629,9 @@ impl Item {
                 line.start >= from && (opens || may_count)
             });
             self.sights.retain(|sight| sight.start >= oldest);
-            self.starts.retain(|start| *start >= from);
+            let flagged = |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);
+            let is_open = |start: &Timestamp| proven && *start == current;
+            self.starts.retain(|start| *start >= from && (!is_open(start) || flagged(start)));
             self.spent.retain(|spent| spent.start >= oldest);
             if proven {
                 self.trial = None;

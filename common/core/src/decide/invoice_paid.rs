@@ -63,6 +63,7 @@ pub(super) fn read(
         facts.push(Fact::Invoice(Box::new(PaidInvoice {
             id: invoice.id.clone(),
             subscription: subscription.clone(),
+            customer: invoice.customer.clone(),
             kind: kind(invoice, &sold, account),
             lines: sold.lines,
             payment: payment.clone(),
