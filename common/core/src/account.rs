@@ -85,6 +85,8 @@ pub struct PaidInvoice {
     pub id: InvoiceId,
     /// The subscription.
     pub subscription: SubscriptionId,
+    /// Who pays.
+    pub customer: Option<CustomerId>,
     /// What the ledger calls it.
     pub kind: EntryKind,
     /// The lines, each with the item that it names.
@@ -330,7 +332,10 @@ impl Account {
                 subscription.fold_status(snapshot);
             }
             Fact::Invoice(invoice) => self.fold_invoice(state, *invoice, new)?,
-            Fact::Purchase(purchase, payment) => self.fold_purchase(state, *purchase, payment, new)?,
+            Fact::Purchase(purchase, payment) => {
+                let reset_at = state.newest_reset(&catalog.policy, now);
+                self.fold_purchase(state, *purchase, payment, reset_at, new)?;
+            }
             Fact::PaymentOfInvoice(invoice, payment) => state.tie(&invoice, &payment),
             Fact::Reversed(reversed) => self.reverse(state, reversed, catalog, now, new),
             Fact::Recorded(key, kind, payment) => {
@@ -356,6 +361,7 @@ impl Account {
         // A recorded invoice that nothing here remembers was forgotten, and stays so.
         if !self.recorded.contains_key(&key) || state.knows(&key) {
             let subscription = state.subscription_mut(&invoice.subscription);
+            subscription.customer = subscription.customer.take().or(invoice.customer);
             let known = subscription.names_document(&key);
             for (item, line) in invoice.lines {
                 let says = format!("{} × {}", line.price, line.quantity);
@@ -377,12 +383,13 @@ impl Account {
         state: &mut State,
         purchase: Purchase,
         payment: Option<Payment>,
+        reset_at: Option<Timestamp>,
         new: &mut Vec<NewEntry>,
     ) -> Result<(), Conflict> {
         let Some(key) = purchase.key() else { return Ok(()) };
         let lifetime = purchase.plan.is_some();
         let granted = purchase.granted;
-        let filed_at = state.reset_at.map_or(purchase.at, |reset_at| reset_at.max(purchase.at));
+        let filed_at = reset_at.map_or(purchase.at, |reset_at| reset_at.max(purchase.at));
         let kind = if lifetime { EntryKind::Subscription } else { EntryKind::AddOn };
         let mut entry =
             NewEntry { payment, filed_at: Some(filed_at), ..NewEntry::new(key.clone(), kind, granted) };
@@ -403,7 +410,7 @@ impl Account {
                 // The invoice granted before the tie was known: the session takes its place.
                 known.session = purchase.session;
                 known.payment = known.payment.take().or(purchase.payment);
-                (known.granted, known.total) = (granted, purchase.total);
+                (known.granted, known.total, known.at) = (granted, purchase.total, filed_at);
             }
             Some(known) => {
                 known.invoice = known.invoice.take().or(purchase.invoice);
@@ -523,7 +530,7 @@ impl EntryKind {
 /// Whether an entry's document counts in the buckets as they are.
 fn counts(state: &State, buckets: &Buckets, key: &LedgerKey) -> bool {
     if *key == LedgerKey::signup() {
-        return state.paid_since.is_none();
+        return buckets.paid_since.is_none();
     }
     buckets.derived.contains_key(key) || state.waits(key) || buckets.counts(key, state)
 }

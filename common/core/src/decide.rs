@@ -496,23 +496,26 @@ impl Tied {
         match &event.object {
             Object::CheckoutSession(session) if !not_paid => {
                 if let Some(intent) = &session.payment_intent {
-                    self.tie(account, intent.as_str(), LedgerKey::session(&session.id), payments);
+                    let document = LedgerKey::session(&session.id);
+                    let is_new = !account.recorded.contains_key(&document);
+                    self.tie(account, intent.as_str(), document, is_new, payments);
                 }
             }
             Object::Invoice(invoice) if event.kind == EventType::InvoicePaid && !not_paid => {
                 let document = LedgerKey::invoice(&invoice.id);
+                let is_new = !account.recorded.contains_key(&document);
                 let named = payment_of_invoice(invoice);
                 let tied = payments.iter().filter(|(_, record)| record.document.as_ref() == Some(&document));
                 let all = named.iter().chain(tied.map(|(payment, _)| payment));
                 for payment in all.collect::<std::collections::BTreeSet<_>>() {
-                    self.tie(account, payment, document.clone(), payments);
+                    self.tie(account, payment, document.clone(), is_new, payments);
                 }
             }
             Object::InvoicePayment(it) => {
                 let intent = it.payment_intent.as_ref().map(ToString::to_string);
                 if let Some(payment) = intent.or_else(|| it.charge.as_ref().map(ToString::to_string)) {
                     self.facts.push(Fact::PaymentOfInvoice(it.invoice.clone(), payment.clone()));
-                    self.tie(account, &payment, LedgerKey::invoice(&it.invoice), payments);
+                    self.tie(account, &payment, LedgerKey::invoice(&it.invoice), false, payments);
                 }
             }
             Object::Charge(charge) => {
@@ -538,8 +541,18 @@ impl Tied {
 
     /// Ties a payment to the document that it paid, and applies what was kept with the payment. A session and
     /// an invoice of one payment are one purchase, which the session names.
-    fn tie(&mut self, account: &Account, payment: &str, document: LedgerKey, payments: &Payments) {
+    ///
+    /// `is_new`: the event is the document itself, and the ledger does not have it yet.
+    fn tie(
+        &mut self,
+        account: &Account,
+        payment: &str,
+        document: LedgerKey,
+        is_new: bool,
+        payments: &Payments,
+    ) {
         let mut record = payments.get(payment).cloned().unwrap_or_default();
+        let its_own = document.clone();
         let known = record.document.take();
         if let Some(invoice) = known.as_ref().and_then(LedgerKey::invoice_id)
             && !document.is_invoice(&invoice)
@@ -552,6 +565,7 @@ impl Tied {
         let amount = record.reversal.amount();
         if amount > 0
             && let Some(document) = record.document.clone()
+            && is_due(account, &document, payment, amount, is_new && document == its_own)
         {
             let key = LedgerKey::refund_of_payment(payment, amount);
             let reversed =
@@ -590,6 +604,14 @@ impl Tied {
         self.payments.insert(payment, record);
         Ok(())
     }
+}
+
+/// Whether what was kept with a payment is to be booked now: its document is new, or the account knows the
+/// document, and does not know yet what went back of it.
+fn is_due(account: &Account, document: &LedgerKey, payment: &str, amount: i64, is_new: bool) -> bool {
+    // A session and an invoice of one purchase share a payment: it is booked under either.
+    let booked = account.state.refunds.values().filter_map(|payments| payments.get(payment)).max();
+    (is_new || account.state.knows(document)) && booked != Some(&amount)
 }
 
 /// What is known of a refunded or disputed payment once an event about it is taken in, under the name by which

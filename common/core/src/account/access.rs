@@ -66,7 +66,11 @@ impl State {
                 let periods = subscription.items.values().filter_map(|item| item.periods(view).pop());
                 let period = periods.max_by_key(|period| (rank(Some(&period.terms)), period.start))?;
                 return Some(Summary {
-                    status: Some(SubscriptionStatus::Active),
+                    status: Some(if deleted {
+                        SubscriptionStatus::Canceled
+                    } else {
+                        SubscriptionStatus::Active
+                    }),
                     price: Some(period.price),
                     plan: Some(period.terms.plan),
                     quantity: period.quantity,
@@ -155,6 +159,14 @@ impl State {
         catalog: &Catalog,
         all: &mut Vec<Given>,
     ) {
+        // A deleted customer has no access, whatever the subscription says.
+        let deleted = subscription
+            .customer
+            .as_ref()
+            .and_then(|customer| self.customers.get(customer).copied().flatten());
+        if deleted.is_some() {
+            return;
+        }
         let Some(snapshot) = &subscription.snapshot else {
             for (item_id, item) in &subscription.items {
                 if let Some(period) = item.periods(view).pop() {
@@ -165,14 +177,6 @@ impl State {
             }
             return;
         };
-        // A deleted customer has no access, whatever the subscription says.
-        let deleted = subscription
-            .customer
-            .as_ref()
-            .and_then(|customer| self.customers.get(customer).copied().flatten());
-        if deleted.is_some() {
-            return;
-        }
         let none = Item::default();
         for shown in &snapshot.items {
             let item = subscription.items.get(&shown.id).unwrap_or(&none);

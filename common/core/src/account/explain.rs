@@ -188,6 +188,10 @@ impl Account {
             ),
             (Some(plan), Some(ended)) => format!("{id} (plan {plan}) ended at {ended}"),
             (None, Some(ended)) => format!("{id} ended at {ended}"),
+            (Some(plan), None) if one.ends.is_some_and(|ends| ends <= now) => {
+                let ends = one.ends.map_or_else(String::new, |ends| ends.to_string());
+                format!("{id} (plan {plan}) was cancelled for {ends}")
+            }
             (Some(plan), None) => format!("{id} (plan {plan}) is {status}, and what was paid for is over"),
             (None, None) => {
                 let price = one.price.as_ref().map_or("no price", |price| price.as_str());
@@ -220,7 +224,7 @@ impl Account {
     fn explain_signup(&self, buckets: &Buckets) -> Because {
         let entry = self.recorded.get(&LedgerKey::signup());
         let left = buckets.sum(|lot| *lot == Lot::Signup);
-        let (rule, why) = match (&self.state.signup, self.state.paid_since) {
+        let (rule, why) = match (&self.state.signup, buckets.paid_since) {
             (None, _) => (
                 "not_signed_up",
                 "the app has not created this user (PUT /users/{id}), which grants the signup credits"

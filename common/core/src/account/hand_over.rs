@@ -47,7 +47,8 @@ impl Account {
     ) -> (Change, Change, Parcel) {
         let policy = &catalog.policy;
         let unchanged = |account: &Account| Change { state: account.state.clone(), entries: Vec::new() };
-        let cause = Cause { by: by.to_owned(), adjust_key: LedgerKey::fix(&format!("{key}#due")), created: now };
+        let cause =
+            Cause { by: by.to_owned(), adjust_key: LedgerKey::fix(&format!("{key}#due")), created: now };
         let due = |account: &Account| {
             account.evolve(Vec::new(), &cause, catalog, now).unwrap_or_else(|_| unchanged(account))
         };

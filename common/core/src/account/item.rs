@@ -46,6 +46,9 @@ pub struct Item {
     /// Starts of periods that snapshots show and that are not the current period's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     starts: Vec<Timestamp>,
+    /// Prices of it whose own amount is 0, as snapshots show.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    free_prices: Vec<PriceId>,
     /// What its trial is worth, by the latest `trialing` snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trial: Option<Trial>,
@@ -192,6 +195,8 @@ pub struct Period {
     paid: i64,
     credited: i64,
     charged: i64,
+    /// Whether no later snapshot can close it: a zero line of a renewal opens nothing in a trial.
+    pub(super) proven: bool,
 }
 
 impl Period {
@@ -203,8 +208,6 @@ impl Period {
 
 /// What the arithmetic of a bucket needs beside the item.
 pub(super) struct View<'a> {
-    /// The newest snapshot of the subscription.
-    pub snapshot: Option<&'a Snapshot>,
     /// How plan changes count.
     pub plan_change: PlanChange,
     /// Minor units that went back of what an invoice was paid with.
@@ -276,6 +279,10 @@ impl Item {
             self.starts.push(start);
             self.starts.sort();
         }
+        if item.free && !self.free_prices.contains(&item.price) {
+            self.free_prices.push(item.price.clone());
+            self.free_prices.sort();
+        }
         let trialing = snapshot.status == SubscriptionStatus::Trialing;
         let Some(terms) = item.terms.clone() else { return };
         if trialing {
@@ -317,6 +324,9 @@ impl Item {
         self.starts.extend(other.starts);
         self.starts.sort();
         self.starts.dedup();
+        self.free_prices.extend(other.free_prices);
+        self.free_prices.sort();
+        self.free_prices.dedup();
         self.trial = self.trial.take().or(other.trial);
         for spent in other.spent {
             self.add_spent(spent.start, spent.plan, spent.credits);
@@ -359,7 +369,7 @@ impl Item {
         starts.dedup();
         for start in starts {
             let here = || self.lines.iter().filter(|line| line.start == start);
-            let opens = |line: &&Line| line.opens_alone() || self.zero_line_opens(line, view);
+            let opens = |line: &&Line| line.opens_alone() || self.zero_line_opens(line);
             let opening = here().filter(opens).min_by_key(|line| (line.at, &line.invoice)).or_else(|| {
                 let shown = self.starts.contains(&start);
                 here()
@@ -386,6 +396,7 @@ impl Item {
                 paid: most.paid.unwrap_or(most.total),
                 credited: most.credited,
                 charged: most.charged.unwrap_or(most.amount),
+                proven: opening.amount > 0 || self.is_free(opening),
             };
             periods.push((period, opening.opened_by(view.now)));
         }
@@ -394,16 +405,16 @@ impl Item {
 
     /// A zero line opens a period if its price costs nothing, or if a renewal bears it and no snapshot of that
     /// period is `trialing`. Any other zero line is a trial or nothing.
-    fn zero_line_opens(&self, line: &Line, view: &View<'_>) -> bool {
+    fn zero_line_opens(&self, line: &Line) -> bool {
         if line.amount != 0 || line.flagged {
             return false;
         }
-        let free = || {
-            let items = view.snapshot.map(|snapshot| snapshot.items.as_slice()).unwrap_or_default();
-            items.iter().any(|item| item.price == line.price && item.free)
-        };
         let trialing = || self.sights.iter().any(|sight| sight.start == line.start && sight.trialing);
-        line.free || free() || (line.cycle && !trialing())
+        self.is_free(line) || (line.cycle && !trialing())
+    }
+
+    fn is_free(&self, line: &Line) -> bool {
+        line.free || self.free_prices.contains(&line.price)
     }
 
     /// What the bucket holds.
@@ -618,33 +629,42 @@ impl Item {
     pub(super) fn prune(&mut self, view: &View<'_>) {
         let periods = self.periods(view);
         if let Some(current) = periods.last() {
-            // Periods that the current one cut short stay: what was spent in them may carry over.
-            // So does the one before a zero line: a late `trialing` snapshot may close the line's period again.
+            // Periods that the current one cut short stay: what was spent in them may carry over, and their
+            // payments may have paid a share of it. So does the one before a zero line: a late `trialing`
+            // snapshot may close the line's period again.
             let mut oldest = current;
-            for before in periods.iter().rev().skip(1).take(MAX_PREDECESSORS) {
-                let zero = oldest.charged == 0;
-                if zero || before.end.is_none_or(|end| end > oldest.start) { oldest = before } else { break }
+            let mut ended = None;
+            for (kept, before) in periods.iter().rev().skip(1).enumerate() {
+                let overlaps = !oldest.proven || before.end.is_none_or(|end| end > oldest.start);
+                if !overlaps || kept == MAX_PREDECESSORS {
+                    ended = Some(before.end.unwrap_or(oldest.start).min(oldest.start));
+                    break;
+                }
+                oldest = before;
             }
-            let (from, current) = (oldest.start, current.start);
+            // Without an earlier period that has ended, the one that a line belongs to may still arrive.
+            let from = ended.unwrap_or(Timestamp::from_unix(i64::MIN));
+            let (oldest, current, proven) = (oldest.start, current.start, current.proven);
             let openings: Vec<(Timestamp, InvoiceId)> = self
                 .all_periods(view)
                 .into_iter()
                 .map(|(period, _)| (period.start, period.invoice))
                 .collect();
             self.lines.retain(|line| {
-                line.start >= from
-                    && (line.charges()
-                        || openings
-                            .iter()
-                            .any(|(start, invoice)| *start == line.start && *invoice == line.invoice)
-                        || line.start > current)
+                let opens =
+                    openings.iter().any(|(start, invoice)| *start == line.start && *invoice == line.invoice);
+                let may_count = line.charges() || (line.amount == 0 && !line.flagged) || line.start > current;
+                line.start >= from && (opens || may_count)
             });
-            self.sights.retain(|sight| sight.start >= current);
+            self.sights.retain(|sight| sight.start >= oldest);
             let flagged =
                 |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);
-            self.starts.retain(|start| *start > current || flagged(start));
-            self.spent.retain(|spent| spent.start >= from);
-            self.trial = None;
+            let is_open = |start: &Timestamp| proven && *start == current;
+            self.starts.retain(|start| *start >= from && (!is_open(start) || flagged(start)));
+            self.spent.retain(|spent| spent.start >= oldest);
+            if proven {
+                self.trial = None;
+            }
         }
         compress_sights(&mut self.sights);
         while self.lines.len() > MAX_LINES {

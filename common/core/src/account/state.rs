@@ -1,11 +1,11 @@
 //! What the rules remember of an account, and what its buckets hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::item::{Bucket, Item, View};
+use super::item::{Bucket, Item, Period, View};
 use super::lots::{Complimentary, Grant, Purchase, Signup};
 use super::subscription::Subscription;
 use crate::catalog::{Addons, Policy, Trials};
@@ -111,6 +111,8 @@ pub struct Buckets {
     pub(super) derived: BTreeMap<LedgerKey, (EntryKind, Credits)>,
     /// What refunds and disputes take of all of it.
     pub(super) lost: Credits,
+    /// Start of the first paid period, which ends the signup credits.
+    pub(super) paid_since: Option<Timestamp>,
 }
 
 impl Buckets {
@@ -178,7 +180,6 @@ impl State {
         };
         let first = self.first_trial.as_ref().is_none_or(|(_, first)| first == id);
         let view = View {
-            snapshot: subscription.snapshot.as_ref(),
             plan_change: policy.plan_change,
             refunded: &refunded,
             trial_counts: self.ended_at(subscription).is_none() && (first || policy.trials == Trials::Each),
@@ -245,7 +246,11 @@ impl State {
             lost = lost.plus(taken);
             lots.push((Lot::Lifetime(place), purchase.granted.minus(taken).minus(purchase.spent)));
         }
-        if let Some(signup) = self.signup.as_ref().filter(|_| self.paid_since.is_none()) {
+        let unproven =
+            || items.values().filter_map(|bucket| bucket.period.as_ref()).filter(|period| !period.proven);
+        let paid_since = self.paid_since.into_iter().chain(unproven().map(|period| period.start)).min();
+        let reset_at = self.unproven_reset(&items, policy);
+        if let Some(signup) = self.signup.as_ref().filter(|_| paid_since.is_none()) {
             lots.push((Lot::Signup, signup.granted.minus(signup.spent)));
         }
         for (place, grant) in self.grants.iter().enumerate() {
@@ -253,11 +258,31 @@ impl State {
             lots.push((Lot::Grant(place), if ended { Credits::ZERO } else { grant.left }));
         }
         for (place, pack) in self.packs.iter().enumerate() {
+            if Some(pack.at) < reset_at {
+                continue;
+            }
             let taken = pack.granted.share(self.refunded_of(pack), pack.total);
             lost = lost.plus(taken);
             lots.push((Lot::Pack(place), pack.granted.minus(taken).minus(pack.spent)));
         }
-        Buckets { items, lots, derived, lost }
+        Buckets { items, lots, derived, lost, paid_since }
+    }
+
+    /// Start of the newest period that ends add-ons and that a late `trialing` snapshot may still close. The
+    /// packs before it stay in the account, without credits.
+    fn unproven_reset(
+        &self,
+        items: &BTreeMap<(SubscriptionId, ItemId), Bucket>,
+        policy: &Policy,
+    ) -> Option<Timestamp> {
+        let periods = items.values().filter_map(|bucket| bucket.period.as_ref());
+        let unproven = periods.filter(|period| !period.proven && !period.terms.seats);
+        unproven.map(|period| period.start).max().filter(|_| policy.addons == Addons::Reset)
+    }
+
+    /// The newest start of a period that ends add-ons.
+    pub(super) fn newest_reset(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+        self.reset_at.max(self.unproven_reset(&self.buckets(policy, now).items, policy))
     }
 
     /// The bucket of an ended subscription or of a removed item ends once another item's paid period starts at
@@ -290,14 +315,21 @@ impl State {
         Arc::make_mut(self.subscriptions.entry(id.clone()).or_default())
     }
 
-    /// How many items are known that have not ended.
-    pub fn live_items(&self) -> usize {
-        let live =
-            self.subscriptions.iter().filter(|(_, subscription)| self.ended_at(subscription).is_none());
-        live.map(|(_, subscription)| {
-            subscription.snapshot.as_ref().map_or(subscription.items.len(), |snapshot| snapshot.items.len())
-        })
-        .sum()
+    /// How many items would not have ended if a subscription had these.
+    pub fn live_items_with<'a>(
+        &self,
+        subscription: &SubscriptionId,
+        items: impl IntoIterator<Item = &'a ItemId>,
+    ) -> usize {
+        let others = self
+            .subscriptions
+            .iter()
+            .filter(|(id, other)| *id != subscription && self.ended_at(other).is_none());
+        let count = |other: &Subscription| {
+            other.snapshot.as_ref().map_or(other.items.len(), |snapshot| snapshot.items.len())
+        };
+        let its_own: BTreeSet<&ItemId> = items.into_iter().collect();
+        others.map(|(_, other)| count(other)).sum::<usize>() + its_own.len()
     }
 
     /// Takes credits in the order in which they are spent. Returns what could not be taken.
@@ -339,7 +371,7 @@ impl State {
     /// Brings what follows from the periods up to date, and drops what can no longer matter.
     pub(super) fn settle(&mut self, policy: &Policy, now: Timestamp) {
         let openings = self.openings(policy, now);
-        let first = openings.iter().map(|(start, ..)| *start).min();
+        let first = openings.iter().filter(|opening| opening.proven).map(|opening| opening.start).min();
         self.paid_since = match (self.paid_since, first) {
             (Some(known), Some(first)) => Some(known.min(first)),
             (known, first) => known.or(first),
@@ -347,10 +379,11 @@ impl State {
         if policy.addons == Addons::Reset {
             // A pack on the invoice of an opening is bought with it, whenever the period starts.
             for pack in &mut self.packs {
-                let with = openings.iter().filter(|(_, invoice, _)| pack.invoice.as_ref() == Some(invoice));
-                pack.at = with.map(|(start, ..)| *start).max().map_or(pack.at, |start| start.max(pack.at));
+                let with = openings.iter().filter(|opening| pack.invoice.as_ref() == Some(&opening.invoice));
+                pack.at = with.map(|opening| opening.start).fold(pack.at, Timestamp::max);
             }
-            let newest = openings.iter().filter(|(.., resets)| *resets).map(|(start, ..)| *start).max();
+            let resets = openings.iter().filter(|opening| opening.proven && !opening.terms.seats);
+            let newest = resets.map(|opening| opening.start).max();
             self.reset_at = self.reset_at.max(newest);
             let reset_at = self.reset_at;
             self.packs.retain(|pack| Some(pack.at) >= reset_at);
@@ -361,14 +394,12 @@ impl State {
         self.forget(policy, now);
     }
 
-    /// All paid periods that have opened: start, invoice, and whether it ends unspent add-ons.
-    fn openings(&self, policy: &Policy, now: Timestamp) -> Vec<(Timestamp, InvoiceId, bool)> {
+    /// All paid periods that have opened.
+    fn openings(&self, policy: &Policy, now: Timestamp) -> Vec<Period> {
         let mut all = Vec::new();
         for (id, subscription) in &self.subscriptions {
             self.view(id, subscription, policy, now, |view| {
-                for period in subscription.items.values().flat_map(|item| item.periods(view)) {
-                    all.push((period.start, period.invoice, !period.terms.seats));
-                }
+                all.extend(subscription.items.values().flat_map(|item| item.periods(view)));
             });
         }
         all
@@ -484,6 +515,7 @@ impl State {
     /// history.
     fn forget(&mut self, policy: &Policy, now: Timestamp) {
         let horizon = now.plus_days(-FORGET_ENDED_AFTER_DAYS);
+        self.forget_removed_items(policy, horizon, now);
         let ended: Vec<(Timestamp, SubscriptionId)> = self
             .subscriptions
             .iter()
@@ -499,6 +531,41 @@ impl State {
         empty.truncate(empty.len().saturating_sub(REMEMBER_ENDED));
         for (_, id) in empty.iter().filter(|(end, _)| *end < horizon) {
             self.subscriptions.remove(id);
+        }
+    }
+}
+
+impl State {
+    /// Drops items that were removed long ago and hold nothing, beyond the last ten of a subscription.
+    fn forget_removed_items(&mut self, policy: &Policy, horizon: Timestamp, now: Timestamp) {
+        if self.subscriptions.values().all(|subscription| subscription.items.len() <= REMEMBER_ENDED) {
+            return;
+        }
+        let buckets = self.buckets(policy, now);
+        let mut gone = Vec::new();
+        for (id, subscription) in &self.subscriptions {
+            let empty = |item: &ItemId| {
+                buckets
+                    .items
+                    .get(&(id.clone(), item.clone()))
+                    .is_none_or(|bucket| bucket.left == Credits::ZERO)
+            };
+            let mut removed: Vec<(Timestamp, ItemId)> = subscription
+                .items
+                .keys()
+                .filter(|item| empty(item))
+                .filter_map(|item| Some((subscription.removed_at(item)?, item.clone())))
+                .collect();
+            removed.sort();
+            removed.truncate(removed.len().saturating_sub(REMEMBER_ENDED));
+            gone.extend(
+                removed.into_iter().filter(|(end, _)| *end < horizon).map(|(_, item)| (id.clone(), item)),
+            );
+        }
+        for (id, item) in gone {
+            if let Some(subscription) = self.subscriptions.get_mut(&id) {
+                Arc::make_mut(subscription).items.remove(&item);
+            }
         }
     }
 }

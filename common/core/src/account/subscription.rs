@@ -12,8 +12,8 @@ use crate::ids::{CustomerId, ItemId, PriceId};
 use crate::ledger::LedgerKey;
 use crate::timestamp::Timestamp;
 
-/// At most so many different sets of items are remembered.
-const MAX_ITEM_SETS: usize = 8;
+/// At most so many times at which sets of items were seen are remembered.
+const MAX_SET_TIMES: usize = 16;
 
 /// The record of one subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct Subscription {
     /// The items, also those that were removed and still hold credits.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub items: BTreeMap<ItemId, Item>,
-    /// When each set of items was first and last seen.
+    /// When each set of items was seen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     sets: Vec<ItemSet>,
     /// `created` of the earliest `trialing` snapshot.
@@ -41,8 +41,8 @@ pub struct Subscription {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ItemSet {
     items: BTreeSet<ItemId>,
-    first: Timestamp,
-    last: Timestamp,
+    /// `created` of the snapshots that show it, oldest first.
+    seen: Vec<Timestamp>,
 }
 
 impl Subscription {
@@ -68,14 +68,39 @@ impl Subscription {
     }
 
     fn fold_set(&mut self, items: BTreeSet<ItemId>, at: Timestamp) {
-        match self.sets.iter_mut().find(|set| set.items == items) {
-            Some(set) => (set.first, set.last) = (set.first.min(at), set.last.max(at)),
-            None => self.sets.push(ItemSet { items, first: at, last: at }),
+        let place = self.sets.iter().position(|set| set.items == items).unwrap_or_else(|| {
+            self.sets.push(ItemSet { items, seen: Vec::new() });
+            self.sets.len() - 1
+        });
+        if let Some(set) = self.sets.get_mut(place)
+            && !set.seen.contains(&at)
+        {
+            set.seen.push(at);
+            set.seen.sort();
         }
-        self.sets.sort_by(|a, b| (a.last, &a.items).cmp(&(b.last, &b.items)));
-        while self.sets.len() > MAX_ITEM_SETS {
-            self.sets.remove(0);
+        self.sets.sort_by(|a, b| a.items.cmp(&b.items));
+        while self.sets.iter().map(|set| set.seen.len()).sum::<usize>() > MAX_SET_TIMES {
+            self.drop_a_set_time();
         }
+    }
+
+    /// Drops the oldest time between two others at which the same set was seen, else the oldest of all.
+    fn drop_a_set_time(&mut self) {
+        let mut times: Vec<(Timestamp, usize)> = Vec::new();
+        for (place, set) in self.sets.iter().enumerate() {
+            times.extend(set.seen.iter().map(|at| (*at, place)));
+        }
+        times.sort();
+        let same = |three: &[(Timestamp, usize)]| {
+            three.iter().all(|(_, place)| Some(*place) == three.first().map(|first| first.1))
+        };
+        let gone = times.windows(3).position(same).map_or(0, |before| before + 1);
+        if let Some((at, place)) = times.get(gone).copied()
+            && let Some(set) = self.sets.get_mut(place)
+        {
+            set.seen.retain(|seen| *seen != at);
+        }
+        self.sets.retain(|set| !set.seen.is_empty());
     }
 
     /// Adds a line of a paid invoice, or compares it with what is known of the invoice.
@@ -156,15 +181,12 @@ impl Subscription {
     /// When an item was removed: the earliest snapshot without it that is later than every snapshot and
     /// invoice that names it, as far as they are remembered.
     pub(super) fn removed_at(&self, id: &ItemId) -> Option<Timestamp> {
-        let named = self.sets.iter().filter(|set| set.items.contains(id)).map(|set| set.last).max();
+        let named =
+            self.sets.iter().filter(|set| set.items.contains(id)).flat_map(|set| set.seen.last()).max();
         let billed = self.items.get(id).and_then(|item| item.billed_at);
-        let named = named.max(billed);
-        let without = self.sets.iter().filter(|set| !set.items.contains(id));
-        without
-            .filter_map(|set| {
-                [set.first, set.last].into_iter().find(|at| named.is_none_or(|named| *at > named))
-            })
-            .min()
+        let named = named.copied().max(billed);
+        let without = self.sets.iter().filter(|set| !set.items.contains(id)).flat_map(|set| &set.seen);
+        without.filter(|at| named.is_none_or(|named| **at > named)).min().copied()
     }
 
     /// When it ended, if it has.

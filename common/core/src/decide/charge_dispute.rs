@@ -35,22 +35,22 @@ mod tests {
             (
                 "opened",
                 vec![bought(), opened(), dispute("funds_withdrawn", 1101, PI, "needs_response")],
-                format!("pro 0 | sub_1=0 | {held}"),
+                format!("pro until 2593000 0 | sub_1=0 | {held}"),
             ),
             (
                 "lost",
                 vec![bought(), opened(), closed("lost")],
-                format!("pro 0 | sub_1=0 | {held}, dispute#dp_1#lost +0"),
+                format!("pro until 2593000 0 | sub_1=0 | {held}, dispute#dp_1#lost +0"),
             ),
             (
                 "won",
                 vec![bought(), opened(), closed("won"), dispute("funds_reinstated", 1301, PI, "won")],
-                format!("pro 5000 | sub_1=5000 | {held}, dispute#dp_1#won +5000"),
+                format!("pro until 2593000 5000 | sub_1=5000 | {held}, dispute#dp_1#won +5000"),
             ),
             (
                 "lost at once",
                 vec![bought(), dispute("created", 1100, PI, "lost")],
-                "pro 0 | sub_1=0 | invoice#in_1 +5000, dispute#dp_1#lost -5000".to_owned(),
+                "pro until 2593000 0 | sub_1=0 | invoice#in_1 +5000, dispute#dp_1#lost -5000".to_owned(),
             ),
         ] {
             check_any_order(what, given, &expect);
@@ -65,13 +65,13 @@ mod tests {
         check_any_order(
             "closed",
             over,
-            &format!("pro 5000 | sub_1=5000 | {told}, dispute#dp_1#warning_closed +0"),
+            &format!("pro until 2593000 5000 | sub_1=5000 | {told}, dispute#dp_1#warning_closed +0"),
         );
         let worse = vec![bought(), asked(), dispute("updated", 1300, PI, "needs_response")];
         check_any_order(
             "escalated",
             worse,
-            &format!("pro 0 | sub_1=0 | {told}, dispute#dp_1#needs_response -5000"),
+            &format!("pro until 2593000 0 | sub_1=0 | {told}, dispute#dp_1#needs_response -5000"),
         );
     }
 
@@ -79,7 +79,7 @@ mod tests {
     fn refund_and_dispute_together_take_no_more_than_was_granted() {
         let given = vec![bought(), refunded(1100, PI, 500), dispute("created", 1200, PI, "needs_response")];
         let told = "invoice#in_1 +5000, refund#ch_pi_in_1#500 -1250, dispute#dp_1#needs_response -3750";
-        check_any_order("both", given, &format!("pro 0 | sub_1=0 | {told}"));
+        check_any_order("both", given, &format!("pro until 2593000 0 | sub_1=0 | {told}"));
     }
 
     #[test]

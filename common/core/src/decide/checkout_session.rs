@@ -295,14 +295,6 @@ mod tests {
     }
 
     #[test]
-    fn a_paid_session_of_a_subscription_confirms_a_payment_and_one_of_a_setup_does_not() {
-        for (mode, confirmed) in [("subscription", true), ("setup", false)] {
-            let run = Run::of(&[session("completed", 50, "cs_1", json!({}), json!({"mode": mode}))]);
-            assert_eq!(run.account.state.first_paid_at.is_some(), confirmed, "{mode}");
-        }
-    }
-
-    #[test]
     fn a_delayed_payment_counts_when_it_arrives() {
         let unpaid = || {
             session("completed", 50, "cs_1", json!({"pack": "p1000"}), json!({"payment_status": "unpaid"}))
@@ -334,24 +326,24 @@ mod tests {
         check(
             "in order the renewal ends it",
             vec![pack(P1 + 5, "cs_1"), renewal("in_2", P2)],
-            "pro 5000 | sub_1=5000 | session#cs_1 +1000, invoice#in_2 +4000",
+            "pro until 5185000 5000 | sub_1=5000 | session#cs_1 +1000, invoice#in_2 +4000",
         );
         check(
             "late it counts until the next reset",
             vec![renewal("in_2", P2), pack(P1 + 5, "cs_1")],
-            "pro 6000 | sub_1=5000 addon=1000 | invoice#in_2 +5000, session#cs_1 +1000",
+            "pro until 5185000 6000 | sub_1=5000 addon=1000 | invoice#in_2 +5000, session#cs_1 +1000",
         );
         let next = renewal("in_3", P2 + 99);
         check(
             "which ends it",
             vec![renewal("in_2", P2), pack(P1 + 5, "cs_1"), next],
-            "pro 5000 | sub_1=5000 | invoice#in_2 +5000, session#cs_1 +1000, invoice#in_3 -1000",
+            "pro until 5185099 5000 | sub_1=5000 | invoice#in_2 +5000, session#cs_1 +1000, invoice#in_3 -1000",
         );
         let kept = vec![Step::KeepAddons, pack(P1 + 5, "cs_1"), renewal("in_2", P2)];
         check_any_order(
             "kept add-ons do not care",
             kept,
-            "pro 6000 | sub_1=5000 addon=1000 | session#cs_1 +1000, invoice#in_2 +5000",
+            "pro until 5185000 6000 | sub_1=5000 addon=1000 | session#cs_1 +1000, invoice#in_2 +5000",
         );
     }
 
@@ -379,11 +371,21 @@ mod tests {
     }
 
     #[test]
-    fn a_subscription_bought_for_nothing_is_confirmed_by_its_session() {
-        for (status, confirmed) in [("paid", true), ("no_payment_required", true), ("unpaid", false)] {
-            let patch = json!({"mode": "subscription", "subscription": "sub_1", "payment_status": status, "payment_intent": null});
-            let run = Run::of(&[session("completed", 50, "cs_1", json!({}), patch)]);
-            assert_eq!(run.account.state.first_paid_at.is_some(), confirmed, "{status}");
+    fn a_session_of_a_subscription_confirms_a_payment_above_zero_for_a_plan_of_the_catalog() {
+        for (what, mode, status, amount, plan, confirmed) in [
+            ("paid", "subscription", "paid", 2000, "pro", true),
+            ("not paid", "subscription", "unpaid", 2000, "pro", false),
+            ("a trial", "subscription", "no_payment_required", 0, "pro", false),
+            ("nothing to pay", "subscription", "paid", 0, "pro", false),
+            ("a plan of another product", "subscription", "paid", 2000, "xyz", false),
+            ("a set-up", "setup", "no_payment_required", 0, "pro", false),
+        ] {
+            let patch = json!({
+                "mode": mode, "subscription": "sub_1", "payment_status": status, "amount_total": amount,
+                "payment_intent": null,
+            });
+            let run = Run::of(&[session("completed", 50, "cs_1", json!({"plan": plan}), patch)]);
+            assert_eq!(run.account.state.first_paid_at.is_some(), confirmed, "{what}");
         }
     }
 }

@@ -35,8 +35,8 @@ pub(super) fn read(
     if subscription.items_has_more {
         return Err(Parked::LinesMissing);
     }
-    let known = account.state.subscriptions.get(&subscription.id);
-    if known.is_none() && account.state.live_items() + subscription.items.len() > MAX_ITEMS {
+    let shown = subscription.items.iter().map(|item| &item.id);
+    if !is_terminal(&status) && account.state.live_items_with(&subscription.id, shown) > MAX_ITEMS {
         return Err(Parked::TooManyItems);
     }
     let mut items = Vec::new();

@@ -21,6 +21,7 @@ use super::{Parked, Reading, payment_of_invoice};
 use crate::account::item::Line;
 use crate::account::lots::Purchase;
 use crate::account::snapshot::Terms;
+use crate::account::state::MAX_ITEMS;
 use crate::account::{Account, Fact, PaidInvoice};
 use crate::catalog::{Catalog, MAX_QUANTITY};
 use crate::credits::Credits;
@@ -52,9 +53,17 @@ pub(super) fn read(
     if let Some(subscription) = &invoice.subscription
         && !sold.lines.is_empty()
     {
+        let known = account.state.subscriptions.get(subscription);
+        let shown = known.and_then(|known| known.snapshot.as_ref()).into_iter();
+        let shown = shown.flat_map(|snapshot| &snapshot.items).map(|item| &item.id);
+        let billed = sold.lines.iter().filter_map(|(item, _)| item.as_ref());
+        if account.state.live_items_with(subscription, shown.chain(billed)) > MAX_ITEMS {
+            return Err(Parked::TooManyItems);
+        }
         facts.push(Fact::Invoice(Box::new(PaidInvoice {
             id: invoice.id.clone(),
             subscription: subscription.clone(),
+            customer: invoice.customer.clone(),
             kind: kind(invoice, &sold, account),
             lines: sold.lines,
             payment: payment.clone(),
@@ -74,7 +83,7 @@ pub(super) fn read(
         }
         facts.push(Fact::Recorded(LedgerKey::invoice(&invoice.id), EntryKind::NoGrant, Some(payment)));
     }
-    if sold.charged && total > 0 {
+    if sold.charged {
         facts.push(Fact::Paid(event.created));
     }
     Ok(Reading { facts, price_not_in_catalog: sold.price_not_in_catalog, ..Reading::default() })

@@ -34,7 +34,11 @@ mod tests {
         };
         let bought = paid(P1, "in_1", "subscription_create", "price_pro", P1);
         for kind in ["payment_failed", "payment_action_required"] {
-            check(kind, vec![bought.clone(), failed(kind)], "pro 5000 | sub_1=5000 | invoice#in_1 +5000");
+            check(
+                kind,
+                vec![bought.clone(), failed(kind)],
+                "pro until 2593000 5000 | sub_1=5000 | invoice#in_1 +5000",
+            );
             let remembered = Run::of(&[failed(kind)]).account.state.payment_failed_at.is_some();
             assert_eq!(remembered, kind == "payment_failed");
         }

@@ -5,7 +5,7 @@
 //! | `charge.refunded` | revokes in proportion to the cumulative amount, never more than the payment granted, never below 0 | `refund#ch_…#<cumulative>` |
 //! | `refund.*`, `succeeded` | the same refund, single: no second revocation | `refund#re_…#succeeded` |
 //! | `refund.*`, `failed` or `canceled`; `refund.failed` whatever its snapshot says | the money is back: what was revoked for it returns | `refund#re_…#failed` |
-//! | `refund.*`, `pending` | nothing yet | `refund#re_…#pending` |
+//! | `refund.*`, `pending` | nothing of its own; the charge's newest `amount_refunded` counts it | `refund#re_…#pending` |
 //!
 //! A refund belongs to what its payment paid for, never to a customer. Of a payment that is not tied to a
 //! document yet the event is parked, and what it says is kept with the payment until the tie arrives.
@@ -42,16 +42,16 @@ mod tests {
         let given =
             vec![bought(), refunded(1100, PI, 500), refunded(1200, PI, 1500), refunded(1300, PI, 2000)];
         let told = "invoice#in_1 +5000, refund#ch_pi_in_1#500 -1250, refund#ch_pi_in_1#1500 -2500, refund#ch_pi_in_1#2000 -1250";
-        check_any_order("500, 1500, 2000 of 2000", given, &format!("pro 0 | sub_1=0 | {told}"));
+        check_any_order("500, 1500, 2000 of 2000", given, &format!("pro until 2593000 0 | sub_1=0 | {told}"));
         check(
             "one was lost, one comes late",
             vec![bought(), refunded(1300, PI, 1500), refunded(1200, PI, 500)],
-            "pro 1250 | sub_1=1250 | invoice#in_1 +5000, refund#ch_pi_in_1#1500 -3750, refund#ch_pi_in_1#500 +0",
+            "pro until 2593000 1250 | sub_1=1250 | invoice#in_1 +5000, refund#ch_pi_in_1#1500 -3750, refund#ch_pi_in_1#500 +0",
         );
         check(
             "a third is rounded down",
             vec![bought(), refunded(1300, PI, 1)],
-            "pro 4998 | sub_1=4998 | invoice#in_1 +5000, refund#ch_pi_in_1#1 -2",
+            "pro until 2593000 4998 | sub_1=4998 | invoice#in_1 +5000, refund#ch_pi_in_1#1 -2",
         );
     }
 
@@ -60,26 +60,26 @@ mod tests {
         let given =
             vec![bought(), refund("created", 1100, PI, "re_1", 1000, "succeeded"), refunded(1100, PI, 1000)];
         let told = "invoice#in_1 +5000, refund#re_1#succeeded -2500, refund#ch_pi_in_1#1000 +0";
-        check_any_order("half", given, &format!("pro 2500 | sub_1=2500 | {told}"));
+        check_any_order("half", given, &format!("pro until 2593000 2500 | sub_1=2500 | {told}"));
     }
 
     #[test]
-    fn what_is_pending_or_failed_takes_nothing_in_the_end() {
+    fn a_pending_refund_counts_only_in_its_charge_and_a_failed_one_not_at_all() {
         let pending = || refund("created", 1100, PI, "re_1", 1000, "pending");
         let told = "invoice#in_1 +5000, refund#re_1#pending +0";
-        check("pending", vec![bought(), pending()], &format!("pro 5000 | sub_1=5000 | {told}"));
+        check("pending", vec![bought(), pending()], &format!("pro until 2593000 5000 | sub_1=5000 | {told}"));
         let arrives = vec![
             bought(),
             pending(),
             refunded(1101, PI, 1000),
             refund("updated", 1200, PI, "re_1", 1000, "succeeded"),
         ];
-        let told = "invoice#in_1 +5000, refund#re_1#pending +0, refund#ch_pi_in_1#1000 +0, refund#re_1#succeeded -2500";
-        check_any_order("it arrives", arrives, &format!("pro 2500 | sub_1=2500 | {told}"));
+        let told = "invoice#in_1 +5000, refund#re_1#pending +0, refund#ch_pi_in_1#1000 -2500, refund#re_1#succeeded +0";
+        check_any_order("it arrives", arrives, &format!("pro until 2593000 2500 | sub_1=2500 | {told}"));
         let fails =
             vec![bought(), refunded(1101, PI, 1000), refund("failed", 1200, PI, "re_1", 1000, "failed")];
         let told = "invoice#in_1 +5000, refund#ch_pi_in_1#1000 -2500, refund#re_1#failed +2500";
-        check_any_order("it fails", fails, &format!("pro 5000 | sub_1=5000 | {told}"));
+        check_any_order("it fails", fails, &format!("pro until 2593000 5000 | sub_1=5000 | {told}"));
     }
 
     #[test]
@@ -87,10 +87,14 @@ mod tests {
         for status in ["pending", "requires_action", "succeeded", "failed", "canceled", "unheard_of"] {
             let told = "invoice#in_1 +5000, refund#re_1#failed +0";
             let failed = refund("failed", 1200, PI, "re_1", 1000, status);
-            check(status, vec![bought(), failed.clone()], &format!("pro 5000 | sub_1=5000 | {told}"));
+            check(
+                status,
+                vec![bought(), failed.clone()],
+                &format!("pro until 2593000 5000 | sub_1=5000 | {told}"),
+            );
             let told = "invoice#in_1 +5000, refund#re_1#succeeded -2500, refund#re_1#failed +2500";
             let given = vec![bought(), refund("created", 1100, PI, "re_1", 1000, "succeeded"), failed];
-            check_any_order(status, given, &format!("pro 5000 | sub_1=5000 | {told}"));
+            check_any_order(status, given, &format!("pro until 2593000 5000 | sub_1=5000 | {told}"));
         }
     }
 
@@ -99,15 +103,19 @@ mod tests {
         let alone = vec![refunded(1100, PI, 2000)];
         check("alone", alone, "free 0 |  |  | charge.refunded parked: no_grant");
         let given = vec![refunded(1100, PI, 2000), bought()];
-        check("then the grant", given, "pro 0 | sub_1=0 | invoice#in_1 +5000, refund#ch_pi_in_1#2000 -5000");
+        check(
+            "then the grant",
+            given,
+            "pro until 2593000 0 | sub_1=0 | invoice#in_1 +5000, refund#pi_in_1#2000 -5000, refund#ch_pi_in_1#2000 +0",
+        );
     }
 
     #[test]
-    fn what_was_spent_or_replaced_is_a_shortfall() {
+    fn what_was_spent_is_a_shortfall_and_an_older_period_moves_nothing() {
         check(
             "spent",
             vec![bought(), Step::Spend(4000), refunded(1100, PI, 1000)],
-            "pro 0 | sub_1=0 | invoice#in_1 +5000, consume#1 -4000, refund#ch_pi_in_1#1000 -1000 shortfall 1500",
+            "pro until 2593000 0 | sub_1=0 | invoice#in_1 +5000, consume#1 -4000, refund#ch_pi_in_1#1000 -1000 shortfall 1500",
         );
         check_any_order(
             "of a period that is over",
@@ -116,7 +124,7 @@ mod tests {
                 paid(P2, "in_2", "subscription_cycle", "price_pro", P2),
                 refunded(P2 + 9, PI, 2000),
             ],
-            "pro 5000 | sub_1=5000 | invoice#in_1 +5000, invoice#in_2 +0, refund#ch_pi_in_1#2000 +0 shortfall 5000",
+            "pro until 5185000 5000 | sub_1=5000 | invoice#in_1 +5000, invoice#in_2 +0, refund#ch_pi_in_1#2000 +0 superseded",
         );
         check(
             "of a pack that a renewal ended",
@@ -125,7 +133,7 @@ mod tests {
                 paid(P2, "in_2", "subscription_cycle", "price_pro", P2),
                 refunded(P2 + 9, "pi_cs_1", 2000),
             ],
-            "pro 5000 | sub_1=5000 | session#cs_1 +1000, invoice#in_2 +4000, refund#ch_pi_cs_1#2000 +0 shortfall 1000",
+            "pro until 5185000 5000 | sub_1=5000 | session#cs_1 +1000, invoice#in_2 +4000, refund#ch_pi_cs_1#2000 +0 superseded",
         );
     }
 
@@ -165,7 +173,7 @@ mod tests {
         check(
             "yen have no minor unit",
             vec![yen, refunded(1100, PI, 1)],
-            "pro 3334 | sub_1=3334 | invoice#in_1 +5000, refund#ch_pi_in_1#1 -1666",
+            "pro until 2593000 3334 | sub_1=3334 | invoice#in_1 +5000, refund#ch_pi_in_1#1 -1666",
         );
     }
 
@@ -178,6 +186,10 @@ mod tests {
             refunded(1300, PI, 1000),
         ];
         let told = "invoice#in_1 +5000, dispute#dp_1#needs_response -5000, dispute#dp_1#won +5000, refund#ch_pi_in_1#1000 -2500";
-        check_any_order("net of what came back", won, &format!("pro 2500 | sub_1=2500 | {told}"));
+        check_any_order(
+            "net of what came back",
+            won,
+            &format!("pro until 2593000 2500 | sub_1=2500 | {told}"),
+        );
     }
 }

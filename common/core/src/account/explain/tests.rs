@@ -74,20 +74,22 @@ fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_n
         &subscriber(),
         P1 + 9,
         "tier",
-        "pro highest_plan #0 -: sub_1 is active on plan pro",
+        "pro highest_plan #0 -: sub_1: the subscription is active with plan pro",
     );
     let two = [
         subscriber(),
         vec![sub("created", P1 + 1, json!({"id": "sub_0", "items": items(&[("price_business", 1)], P1)}))],
     ]
     .concat();
-    let told = "business highest_plan #2 -: sub_0 is active on plan business; no other subscription gives a higher tier";
+    let told = "business highest_plan #2 -: sub_0: the subscription is active with plan business; nothing \
+        else gives a higher tier";
     check("of two", &two, P1 + 9, "tier", told);
     let lower_first = [
         sub("created", P1, json!({"id": "sub_0"})),
         sub("created", P1 + 1, json!({"items": items(&[("price_business", 1)], P1)})),
     ];
-    let told = "business highest_plan #1 -: sub_1 is active on plan business; no other subscription gives a higher tier";
+    let told = "business highest_plan #1 -: sub_1: the subscription is active with plan business; nothing \
+        else gives a higher tier";
     check("of two, the lower one first", &lower_first, P1 + 9, "tier", told);
     let ends = vec![sub("created", P1, json!({"cancel_at": P1 + DAY}))];
     check(
@@ -95,9 +97,10 @@ fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_n
         &ends,
         P1 + 9,
         "tier",
-        "pro highest_plan #0 -: sub_1 is active on plan pro until 1970-01-02T00:16:40Z",
+        "pro highest_plan #0 -: sub_1: the subscription is active with plan pro",
     );
-    let until = "1970-01-02T00:16:40Z ends #0 -: unless news comes, the tier pro ends then: a cancellation, or the grace after a failed payment";
+    let until = "1970-01-02T00:16:40Z ends #0 -: the tier pro ends then unless a new event says otherwise: \
+        a planned end, the end of a paid period, or the grace after a failed payment";
     check("and when", &ends, P1 + 9, "access_until", until);
     let nothing = |why: &str| {
         format!(
@@ -118,44 +121,52 @@ fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_n
             P1 + 9,
             "(plan pro) ended at 1970-01-01T00:16:45Z",
         ),
-        ("is unpaid", json!({"status": "unpaid"}), P1 + 9, "(plan pro) is unpaid, which gives no access"),
+        (
+            "is unpaid",
+            json!({"status": "unpaid"}),
+            P1 + 9,
+            "(plan pro) is unpaid, and what was paid for is \
+            over",
+        ),
         (
             "was past due for too long",
             json!({"status": "past_due"}),
             P1 + 5 * DAY,
-            "(plan pro) is past_due and its 5 days of grace ended at 1970-01-06T00:16:40Z",
+            "(plan pro) is past_due, and what was paid for is over",
         ),
         (
             "has no price that is sold",
             json!({"status": "unpaid", "items": items(&[("price_other", 1)], P1)}),
             P1 + 9,
-            "is unpaid and its price is not known",
+            "is unpaid with price_other, which is in no plan of the catalog",
         ),
     ] {
         check(what, &one(more), now, "tier", &nothing(why));
     }
+    let over = sub("deleted", P1 + DAY, json!({"status": "canceled", "ended_at": P1 + DAY}));
+    let renewal = paid(P1 + 9 * DAY, "in_2", "subscription_cycle", "price_pro", P2);
+    let paid_late = [subscriber(), vec![over, renewal]].concat();
+    let told = "free default_tier #2 -: the catalog's default tier, as no subscription gives access: sub_1 \
+                ended at 1970-01-02T00:16:40Z and an invoice of it was paid after that: refund the payment, or \
+                give the plan with fix-user complimentary";
+    check("was paid after its end", &paid_late, P2 + DAY, "tier", told);
     let grace = one(json!({"status": "past_due"}));
     check(
         "in grace",
         &grace,
         P1 + 9,
         "tier",
-        "pro highest_plan #0 -: sub_1 is past_due on plan pro until 1970-01-06T00:16:40Z",
+        "pro highest_plan #0 -: sub_1: the subscription is past_due; plan pro has 5 days of grace",
     );
 }
 
 #[test]
 fn a_status_is_explained_by_the_event_or_payment_that_is_newest() {
     let field = "subscription sub_1";
-    check(
-        "told",
-        &subscriber(),
-        P1 + 9,
-        field,
-        "active newest_event #0 -: the newest event about it says so",
-    );
+    check("told", &subscriber(), P1 + 9, field, "active newest_event #0 -: the newest event of it says so");
     let paid_only = &subscriber()[1..];
-    let why = "active payment_only - -: only payments of it were heard of, no event about the subscription itself: it counts as active";
+    let why = "active payment_only - -: only payments of it are known, no event of the subscription \
+        itself: it counts while a paid period runs";
     check("paid", paid_only, P1 + 9, field, why);
     let late =
         [vec![sub("created", P1, json!({"status": "incomplete"}))], subscriber()[1..].to_vec()].concat();
@@ -164,7 +175,7 @@ fn a_status_is_explained_by_the_event_or_payment_that_is_newest() {
         &late,
         P1 + 9,
         field,
-        "active payment_is_newer #0 -: it was last told to be incomplete, but a payment is newer than that",
+        "active payment_is_newer #0 -: its newest event says incomplete, and a payment is newer than that",
     );
     let over = [subscriber(), vec![sub("deleted", P1 + 5, json!({"status": "canceled"}))]].concat();
     check("over", &over, P1 + 9, field, "canceled terminal #2 -: canceled is never left");
@@ -180,15 +191,16 @@ fn credits_are_explained_by_their_buckets_and_each_bucket_by_what_filled_it() {
         "0 sum_of_buckets - -: signup 0 + add-ons 0; the ledger is empty: nothing was ever granted",
     );
     let all = [subscriber(), vec![pack(P1 + 5, "cs_1"), Step::Spend(1200)]].concat();
-    let told = "4800 sum_of_buckets - consume#2: signup 0 + sub_1 3800 + add-ons 1000; the last entry is consume#2 (-1200)";
+    let told = "4800 sum_of_buckets - consume#2: signup 0 + si_1 3800 + add-ons 1000; the last entry is \
+        consume#2 (-1200)";
     check("all", &all, P1 + 9, "credits", told);
-    let opened =
-        "invoice#in_1 opened the period from 1970-01-01T00:16:40Z to 1970-01-31T00:16:40Z with 5000 credits";
+    let opened = "invoice in_1 opened the period from 1970-01-01T00:16:40Z to 1970-01-31T00:16:40Z with 5000 \
+            credits of plan pro";
     check(
         "spent",
         &all,
         P1 + 9,
-        "bucket sub_1",
+        "bucket si_1",
         &format!("3800 period #1 invoice#in_1: {opened}; 1200 were spent"),
     );
     let gone = [subscriber(), vec![Step::Spend(5000)]].concat();
@@ -196,7 +208,7 @@ fn credits_are_explained_by_their_buckets_and_each_bucket_by_what_filled_it() {
         "all spent",
         &gone,
         P1 + 9,
-        "bucket sub_1",
+        "bucket si_1",
         &format!("0 period #1 invoice#in_1: {opened}; 5000 were spent"),
     );
     let back = [subscriber(), vec![refunded(P1 + 9, "pi_in_1", 1000)]].concat();
@@ -204,50 +216,49 @@ fn credits_are_explained_by_their_buckets_and_each_bucket_by_what_filled_it() {
         "refunded",
         &back,
         P1 + 9,
-        "bucket sub_1",
-        &format!("2500 period #1 invoice#in_1: {opened}; 2500 were taken back by refunds or disputes"),
+        "bucket si_1",
+        &format!("2500 period #1 invoice#in_1: {opened}; refunds and disputes took 2500"),
     );
     let other = [subscriber(), vec![changed(P1 + 9, ("price_pro", 1), ("price_business", 1), P1)]].concat();
     check(
         "changed",
         &other,
         P1 + 9,
-        "bucket sub_1",
-        &format!("20000 period #1 invoice#in_1: {opened}; the plan was changed to price_business"),
+        "bucket si_1",
+        &format!("20000 period #1 invoice#in_1: {opened}; changed to business × 1, worth 20000 credits"),
     );
     check(
         "untouched",
         &subscriber(),
         P1 + 9,
-        "bucket sub_1",
+        "bucket si_1",
         &format!("5000 period #1 invoice#in_1: {opened}"),
     );
     let unpaid = vec![sub("created", P1, json!({}))];
-    let why = "0 not_paid - -: no paid invoice (or trial) of sub_1 was heard of, so no billing period is open and nothing was granted";
+    let why = "0 not_paid - -: no paid invoice or trial of sub_1 is known, so nothing was granted";
     check("not paid", &unpaid, P1 + 9, "bucket sub_1", why);
     let waits = [unpaid, vec![changed(P1 + 9, ("price_pro", 1), ("price_business", 1), P1)]].concat();
-    check(
-        "not paid and changed",
-        &waits,
-        P1 + 9,
-        "bucket sub_1",
-        &format!("{why}; a change of plan waits for it, too"),
-    );
+    check("not paid and changed", &waits, P1 + 9, "bucket sub_1", why);
     let anew = |step: &Step| {
         let Step::Event(event) = step else { panic!("no event") };
-        Step::Event(serde_json::from_str(&event.to_string().replace("sub_1", "sub_2")).unwrap())
+        Step::Event(
+            serde_json::from_str(&event.to_string().replace("sub_1", "sub_2").replace("si_1", "si_2"))
+                .unwrap(),
+        )
     };
     let second = anew(&paid(P1 + 9 * DAY, "in_9", "subscription_create", "price_pro", P1 + 9 * DAY));
     let void = [subscriber(), vec![sub("deleted", P1 + DAY, json!({"status": "canceled"})), second]].concat();
     let why = format!(
-        "0 void #1 invoice#in_1: {opened}; the subscription has ended and another one was granted after it, which voids what was left"
+        "0 void #1 invoice#in_1: {opened}; the item has ended, and another item's paid period after it \
+            ends its credits"
     );
-    check("void", &void, P1 + 9 * DAY, "bucket sub_1", &why);
+    check("void", &void, P1 + 9 * DAY, "bucket si_1", &why);
 }
 
 #[test]
 fn signup_credits_and_packs_are_explained() {
-    let not = "0 not_signed_up - -: the app has not created this user (PUT /users/{id}), which grants the signup credits";
+    let not = "0 not_signed_up - -: the app has not created this user (PUT /users/{id}), which grants the \
+        signup credits";
     check("not signed up", &[], P1, "bucket signup", not);
     let signed_up = vec![Step::Signup, Step::Spend(20)];
     check(
@@ -258,22 +269,23 @@ fn signup_credits_and_packs_are_explained() {
         "480 signup - signup: 500 credits were granted at signup; 20 were spent",
     );
     let ended = [signed_up, subscriber()].concat();
-    let why =
-        "0 ended_by_subscription #1 invoice#in_1: the first subscription's payment ended the signup credits";
+    let why = "0 ended_by_subscription - signup: the paid period from 1970-01-01T00:16:40Z ended the signup \
+            credits";
     check("ended", &ended, P1, "bucket signup", why);
     check("no pack", &[], P1, "bucket addon", "0 packs - -: no pack has credits left");
     let packs = vec![pack(P1, "cs_1"), pack(P1 + 5, "cs_2"), Step::Spend(300)];
-    let why = "1700 packs - -: 700 left of a purchase of 1970-01-01T00:16:40Z, 1000 left of a purchase of 1970-01-01T00:16:45Z";
+    let why = "1700 packs #1 session#cs_2: 700 left of session#cs_1, 1000 left of session#cs_2";
     check("packs", &packs, P1, "bucket addon", why);
     let last = "1000 packs #0 session#cs_1: 1000 left of session#cs_1";
     check("the last entry is known", &[pack(P1, "cs_1")], P1, "bucket addon", last);
     let renewed =
         [vec![pack(P1, "cs_1")], vec![paid(P2, "in_2", "subscription_cycle", "price_pro", P2)]].concat();
-    let why = "0 packs - -: no pack has credits left; what was bought before the renewal of 1970-01-31T00:16:40Z ended with it (addons = \"reset\")";
+    let why = "0 packs - -: no pack has credits left; packs bought before the period from \
+        1970-01-31T00:16:40Z ended with it (addons = \"reset\")";
     check("reset", &renewed, P2 + MONTH / 2, "bucket addon", why);
     let kept = [vec![Step::KeepAddons], renewed].concat();
     let account = Run::of(&kept).account;
     let kept = Catalog::parse(&CATALOG.replace("addons = \"reset\"", "addons = \"keep\"")).unwrap();
     let why = account.explain(&[], &kept, Timestamp::from_unix(P2)).pop().unwrap().why;
-    assert_eq!(why, "1000 left of a purchase of 1970-01-01T00:16:40Z");
+    assert_eq!(why, "1000 left of session#cs_1");
 }

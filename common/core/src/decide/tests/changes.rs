@@ -1,0 +1,318 @@
+//! Plan changes within a period, under both policies, and trials.
+
+use serde_json::{Value, json};
+
+use super::shapes::{
+    DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, seats, shows, shows_with, tie,
+    times,
+};
+use super::{MONTH, Run, Step, pack, patched, refunded};
+
+const ON_PAYMENT: Step = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
+const EACH_TRIAL: Step = Step::Edit("[policy]\n", "[policy]\ntrials = \"each\"\n");
+
+fn plan(price: &str) -> Value {
+    item("si_1", price, T, month(T))
+}
+
+/// `sub_1` with one month of `price` paid.
+fn opened(price: &str) -> Vec<Step> {
+    vec![
+        shows(T, "active", &[plan(price)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", price, 2000, T, month(T))]),
+    ]
+}
+
+fn change(at: i64, price: &str) -> Step {
+    shows(at, "active", &[plan(price)])
+}
+
+/// The invoice that charges a change from one price to another.
+fn charge(at: i64, id: &str, from: (&str, i64), to: (&str, i64)) -> Step {
+    bill(
+        at,
+        id,
+        "subscription_update",
+        &[flagged("si_1", from.0, -from.1, at, month(T)), flagged("si_1", to.0, to.1, at, month(T))],
+    )
+}
+
+const PRO: (&str, i64) = ("price_pro", 1900);
+const BUSINESS: (&str, i64) = ("price_business", 9000);
+
+#[test]
+fn another_price_of_the_same_plan_is_no_change() {
+    let given = [opened("price_pro"), vec![Step::Spend(4000), change(T + DAY, "price_pro_year")]].concat();
+    check_life("in the same period", &given, "pro 1000 | si_1=1000");
+    let on_payment = [vec![ON_PAYMENT], given].concat();
+    check_life("under on_payment", &on_payment, "pro 1000 | si_1=1000");
+}
+
+#[test]
+fn at_once_a_plan_is_granted_in_full_once_per_period() {
+    let up = |at| change(T + at * DAY, "price_business");
+    let down = |at| change(T + at * DAY, "price_pro");
+    let spend = Step::Spend;
+    for (what, steps, expect) in [
+        ("up", vec![spend(4000), up(1)], "business 20000 | si_1=20000"),
+        ("up and down", vec![spend(4000), up(1), down(2)], "pro 1000 | si_1=1000"),
+        ("up, spent, down", vec![spend(1000), up(1), spend(3000), down(2)], "pro 1000 | si_1=1000"),
+        ("up, spent all, down", vec![up(1), spend(9000), down(2)], "pro 0 | si_1=0"),
+        ("up, down, up", vec![up(1), spend(3000), down(2), up(3)], "business 17000 | si_1=17000"),
+        (
+            "another plan",
+            vec![up(1), spend(3000), change(T + 2 * DAY, "price_team")],
+            "business 1000 | si_1=1000",
+        ),
+    ] {
+        check_life(what, &[opened("price_pro"), steps].concat(), expect);
+    }
+}
+
+#[test]
+fn on_payment_more_credits_count_when_an_invoice_has_charged_them() {
+    let up = || change(T + DAY, "price_business");
+    let paid = || charge(T + DAY + 1, "in_2", PRO, BUSINESS);
+    let life = |steps: Vec<Step>| [vec![ON_PAYMENT], opened("price_pro"), steps].concat();
+    check_life("not charged", &life(vec![up()]), "business 5000 | si_1=5000");
+    check_life("charged", &life(vec![up(), paid()]), "business 20000 | si_1=20000");
+    check_life("spent before", &life(vec![Step::Spend(4000), up(), paid()]), "business 16000 | si_1=16000");
+    check_life(
+        "and back",
+        &life(vec![Step::Spend(4000), up(), paid(), change(T + 2 * DAY, "price_pro")]),
+        "pro 1000 | si_1=1000",
+    );
+    let free = charge(T + DAY + 1, "in_2", ("price_pro", 1900), ("price_business", 0));
+    check_life("fully discounted", &life(vec![up(), free]), "business 20000 | si_1=20000");
+    let refunded =
+        |amount| vec![up(), paid(), tie(T + DAY + 2, "in_2"), refunded(T + 2 * DAY, "pi_in_2", amount)];
+    check_life("charged and refunded", &life(refunded(7100)), "business 5000 | si_1=5000");
+    check_life("charged and half refunded", &life(refunded(3550)), "business 12500 | si_1=12500");
+    let seen_later = [vec![ON_PAYMENT], opened("price_pro"), vec![paid()]].concat();
+    check_life("charged without a snapshot of the new plan", &seen_later, "pro 5000 | si_1=5000");
+    let next = T + MONTH;
+    let renewed = life(vec![
+        up(),
+        shows(next, "active", &[item("si_1", "price_business", next, month(next))]),
+        bill(
+            next + 1,
+            "in_3",
+            "subscription_cycle",
+            &[
+                line("si_1", "price_business", 9000, next, month(next)),
+                flagged("si_1", "price_pro", -1900, T + DAY, next),
+                flagged("si_1", "price_business", 8000, T + DAY, next),
+            ],
+        ),
+    ]);
+    check_life("create_prorations: the next period charges it", &renewed, "business 20000 | si_1=20000");
+}
+
+#[test]
+fn spent_seats_stay_spent() {
+    let team = |quantity| seats("si_1", "price_team", quantity, T, month(T));
+    let first = |quantity: u64| {
+        vec![
+            shows(T, "active", &[team(quantity)]),
+            bill(
+                T + 1,
+                "in_1",
+                "subscription_create",
+                &[times(quantity, line("si_1", "price_team", 500, T, month(T)))],
+            ),
+        ]
+    };
+    let seats_at = |at: i64, quantity| shows(T + at, "active", &[team(quantity)]);
+    for (what, steps, expect) in [
+        ("more", vec![seats_at(9, 3)], "business 3000 | si_1=3000"),
+        ("more after spending", vec![Step::Spend(900), seats_at(9, 3)], "business 2100 | si_1=2100"),
+        ("1, 1000, 1", vec![seats_at(9, 1000), seats_at(10, 1)], "business 1000 | si_1=1000"),
+        (
+            "1, 1000, spent, 1",
+            vec![seats_at(9, 1000), Step::Spend(4000), seats_at(10, 1)],
+            "business 0 | si_1=0",
+        ),
+        (
+            "1, 1000, spent, 1, 1000",
+            vec![seats_at(9, 1000), Step::Spend(4000), seats_at(10, 1), seats_at(11, 1000)],
+            "business 996000 | si_1=996000",
+        ),
+    ] {
+        check_life(what, &[first(1), steps].concat(), expect);
+    }
+    let charged = |quantity| {
+        bill(
+            T + 10,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_team", -400, T + 9, month(T)),
+                times(quantity, flagged("si_1", "price_team", 1300, T + 9, month(T))),
+            ],
+        )
+    };
+    let life = |steps: Vec<Step>| [vec![ON_PAYMENT], first(1), steps].concat();
+    check_life("on_payment, not charged", &life(vec![seats_at(9, 3)]), "business 1000 | si_1=1000");
+    check_life("on_payment, charged", &life(vec![seats_at(9, 3), charged(3)]), "business 3000 | si_1=3000");
+}
+
+#[test]
+fn an_early_new_period_carries_over_what_was_not_paid_again() {
+    let at = T + 10 * DAY;
+    let yearly = [vec![
+        shows(T, "active", &[item("si_1", "price_pro_year", T, T + YEAR)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 20_000, T, T + YEAR)]),
+        Step::Spend(4000),
+        shows(at, "active", &[item("si_1", "price_pro", at, month(at))]),
+    ]]
+    .concat();
+    let change = |credit: i64, patch: Value| {
+        bill_with(
+            at + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro_year", -credit, at, T + YEAR),
+                line("si_1", "price_pro", 2000, at, month(at)),
+            ],
+            patch,
+        )
+    };
+    for (what, invoice, expect) in [
+        ("a total below zero", change(19_000, json!({})), "pro 1000 | si_1=1000"),
+        ("a total of zero", change(2000, json!({})), "pro 1000 | si_1=1000"),
+        ("paid in full", change(1000, json!({})), "pro 5000 | si_1=5000"),
+        ("half by balance", change(1000, json!({"amount_paid": 500})), "pro 3000 | si_1=3000"),
+        (
+            "half out of band",
+            change(1000, json!({"amount_paid": 500, "amount_paid_off_stripe": 250})),
+            "pro 4000 | si_1=4000",
+        ),
+        ("all by balance", change(1000, json!({"amount_paid": 0})), "pro 1000 | si_1=1000"),
+    ] {
+        check_life(what, &[yearly.clone(), vec![invoice]].concat(), expect);
+    }
+    let back = at + DAY;
+    let hops = vec![
+        change(19_000, json!({})),
+        shows(back, "active", &[item("si_1", "price_pro_year", back, back + YEAR)]),
+        bill_with(
+            back + 1,
+            "in_3",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro", -1900, back, month(at)),
+                line("si_1", "price_pro_year", 20_000, back, back + YEAR),
+            ],
+            json!({"amount_paid": 0}),
+        ),
+    ];
+    check_life("back and forth", &[yearly, hops].concat(), "pro 1000 | si_1=1000");
+}
+
+fn trial(at: i64, end: i64) -> Step {
+    shows(at, "trialing", &[item("si_1", "price_pro", at, end)])
+}
+
+fn zero(at: i64, id: &str, reason: &str, end: i64) -> Step {
+    bill(at, id, reason, &[line("si_1", "price_pro", 0, at, end)])
+}
+
+#[test]
+fn a_trial_grants_once_per_subscription_and_extending_it_refills_nothing() {
+    let end = T + 14 * DAY;
+    let begun = || vec![trial(T, end), zero(T, "in_1", "subscription_create", end)];
+    check_life("begun", &begun(), "pro 2000 | si_1=2000");
+    let extended = vec![
+        Step::Spend(1500),
+        trial(T + DAY, end + 7 * DAY),
+        zero(T + DAY, "in_2", "subscription_update", end + 7 * DAY),
+        trial(T + 2 * DAY, end + 14 * DAY),
+        zero(T + 2 * DAY, "in_3", "subscription_update", end + 14 * DAY),
+    ];
+    check_life("extended twice", &[begun(), extended].concat(), "pro 500 | si_1=500");
+    let changed = vec![shows(T + DAY, "trialing", &[item("si_1", "price_business", T, end)])];
+    check_life(
+        "the latest trialing snapshot's plan",
+        &[begun(), changed].concat(),
+        "business 20000 | si_1=20000",
+    );
+    let paid = vec![
+        Step::Spend(1500),
+        shows(end, "active", &[item("si_1", "price_pro", end, month(end))]),
+        bill(end + 1, "in_2", "subscription_cycle", &[line("si_1", "price_pro", 2000, end, month(end))]),
+    ];
+    check_life("then paid", &[begun(), paid].concat(), "pro 5000 | si_1=5000");
+    let cancelled = vec![shows(end, "canceled", &[item("si_1", "price_pro", T, end)])];
+    check_life("cancelled unpaid", &[begun(), cancelled].concat(), "free 0 | si_1=0");
+}
+
+#[test]
+fn a_trial_ends_neither_packs_nor_signup_credits() {
+    let end = T + 14 * DAY;
+    let given =
+        vec![Step::Signup, pack(T - DAY, "cs_1"), trial(T, end), zero(T, "in_1", "subscription_create", end)];
+    check_life("both stay", &given, "pro 3500 | pack=1000 si_1=2000 signup=500");
+}
+
+#[test]
+fn a_trial_on_a_paid_item_leaves_the_paid_bucket_alone() {
+    let at = T + 5 * DAY;
+    let goodwill = vec![
+        Step::Spend(1000),
+        trial(at, at + 20 * DAY),
+        zero(at, "in_2", "subscription_update", at + 20 * DAY),
+    ];
+    check_life("goodwill", &[opened("price_pro"), goodwill].concat(), "pro 4000 | si_1=4000");
+    let slow = vec![
+        shows(T, "active", &[plan("price_pro")]),
+        trial(T + 2 * DAY, T + 12 * DAY),
+        bill(T + 5 * DAY, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+    ];
+    check_life("a slow first payment", &slow, "pro 5000 | si_1=5000");
+}
+
+/// Two trials of one user, on two subscriptions.
+fn two_trials(second_at: i64) -> Vec<Step> {
+    let end = second_at + 14 * DAY;
+    let bill_of_second = json!({"parent": {"subscription_details": {"subscription": "sub_2"}}});
+    let of_second = json!({"parent": {"subscription_item_details": {"subscription": "sub_2"}}});
+    vec![
+        trial(T, T + 14 * DAY),
+        zero(T, "in_1", "subscription_create", T + 14 * DAY),
+        shows_with(
+            second_at,
+            "trialing",
+            &[item("si_2", "price_pro", second_at, end)],
+            json!({"id": "sub_2"}),
+        ),
+        bill_with(
+            second_at,
+            "in_2",
+            "subscription_create",
+            &[patched(line("si_2", "price_pro", 0, second_at, end), &of_second)],
+            bill_of_second,
+        ),
+    ]
+}
+
+#[test]
+fn under_once_only_the_users_earliest_trial_grants() {
+    check_life("once", &two_trials(T + DAY), "pro 2000 | si_1=2000 si_2=0");
+    check_life("in one second the smaller id", &two_trials(T), "pro 2000 | si_1=2000 si_2=0");
+    check_life("each", &[vec![EACH_TRIAL], two_trials(T + DAY)].concat(), "pro 4000 | si_1=2000 si_2=2000");
+    let [first, first_bill, second, second_bill] = two_trials(T + DAY).try_into().unwrap();
+    let late = Run::of(&[second, second_bill, Step::Spend(700), first, first_bill]);
+    assert_eq!(super::shapes::end(&late), "pro 2000 | si_1=2000 si_2=0", "an earlier one becomes known");
+}
+
+#[test]
+fn a_trial_grants_its_own_amount_for_each_seat_and_item() {
+    let end = T + 9 * DAY;
+    let given = vec![shows(
+        T,
+        "trialing",
+        &[seats("si_1", "price_team", 3, T, end), item("si_2", "price_pro", T, end)],
+    )];
+    check_life("per item and seat", &given, "business 5000 | si_1=3000 si_2=2000");
+}

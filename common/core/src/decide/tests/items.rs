@@ -1,0 +1,634 @@
+//! Items, lines and periods: what opens a period, what ends a bucket.
+
+use serde_json::{Value, json};
+
+use super::shapes::{
+    DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, once, seats, shows, shows_with,
+    tie, times,
+};
+use super::{MONTH, Run, Step, pack, patched};
+use crate::ids::{CustomerId, UserId};
+
+const YEARLY: &str = "price_pro_year";
+
+fn yearly() -> Value {
+    item("si_1", YEARLY, T, T + YEAR)
+}
+
+fn yearly_line() -> Value {
+    line("si_1", YEARLY, 20_000, T, T + YEAR)
+}
+
+fn boost(start: i64) -> Value {
+    item("si_2", "price_boost", start, month(start))
+}
+
+fn boost_line(start: i64) -> Value {
+    line("si_2", "price_boost", 500, start, month(start))
+}
+
+/// A yearly plan with a monthly item.
+fn mixed() -> Vec<Step> {
+    vec![
+        shows(T, "active", &[yearly(), boost(T)]),
+        bill(T + 1, "in_1", "subscription_create", &[yearly_line(), boost_line(T)]),
+    ]
+}
+
+#[test]
+fn each_item_of_a_subscription_has_its_own_period_and_bucket() {
+    check_life("both items are paid", &mixed(), "pro 5300 | si_1=5000 si_2=300");
+    let second = T + MONTH;
+    let renewed = vec![
+        Step::Spend(5100),
+        shows(second, "active", &[yearly(), boost(second)]),
+        bill(second + 60, "in_2", "subscription_cycle", &[boost_line(second)]),
+    ];
+    let given = [mixed(), renewed].concat();
+    check_life("the monthly item renews alone", &given, "pro 500 | si_1=200 si_2=300");
+    let unseen =
+        [mixed(), vec![bill(second + 60, "in_2", "subscription_cycle", &[boost_line(second)])]].concat();
+    check_life("its invoice comes without a snapshot", &unseen, "pro 5300 | si_1=5000 si_2=300");
+    let both = vec![
+        shows(
+            T,
+            "active",
+            &[item("si_1", "price_pro", T, month(T)), item("si_2", "price_team", T, month(T))],
+        ),
+        bill(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[
+                line("si_1", "price_pro", 2000, T, month(T)),
+                times(3, line("si_2", "price_team", 600, T, month(T))),
+            ],
+        ),
+    ];
+    check_life(
+        "the highest plan among all items gives the tier",
+        &both,
+        "business 6000 | si_1=5000 si_2=1000",
+    );
+}
+
+#[test]
+fn a_paid_item_without_a_snapshot_gives_access_until_its_period_ends() {
+    let paid =
+        || vec![bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))])];
+    check_life("within it", &paid(), "pro until day 30 5000 | si_1=5000");
+    check_life("after it", &[paid(), vec![Step::At(month(T))]].concat(), "free 5000 | si_1=5000");
+    let added = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        bill(
+            T + DAY,
+            "in_2",
+            "subscription_update",
+            &[line("si_2", "price_business", 9000, T + DAY, T + 31 * DAY)],
+        ),
+    ];
+    let expect = "business until day 31 25000 | si_1=5000 si_2=20000";
+    check_life("an item that the newest snapshot does not know", &added, expect);
+}
+
+#[test]
+fn the_bucket_of_a_removed_item_ends_with_another_paid_period_after_it() {
+    let removed = T + 10 * DAY;
+    let given = [mixed(), vec![shows(removed, "active", &[yearly()])]].concat();
+    check_life("what it granted stays at first", &given, "pro 5300 | si_1=5000 si_2=300");
+    let added = item("si_3", "price_business", removed + DAY, month(removed + DAY));
+    let third = vec![
+        shows(removed + DAY, "active", &[yearly(), added]),
+        bill(
+            removed + DAY + 1,
+            "in_3",
+            "subscription_update",
+            &[line("si_3", "price_business", 9000, removed + DAY, month(removed + DAY))],
+        ),
+    ];
+    let given = [given, third].concat();
+    check_life(
+        "another item's period started after it",
+        &given,
+        "business 25000 | si_1=5000 si_2=0 si_3=20000",
+    );
+    let before = [
+        mixed(),
+        vec![
+            shows(
+                T + 2 * DAY,
+                "active",
+                &[yearly(), boost(T), item("si_3", "price_business", T + 2 * DAY, month(T + 2 * DAY))],
+            ),
+            bill(
+                T + 2 * DAY + 1,
+                "in_3",
+                "subscription_update",
+                &[line("si_3", "price_business", 9000, T + 2 * DAY, month(T + 2 * DAY))],
+            ),
+            shows(
+                removed,
+                "active",
+                &[yearly(), item("si_3", "price_business", T + 2 * DAY, month(T + 2 * DAY))],
+            ),
+        ],
+    ]
+    .concat();
+    let expect = "business 25300 | si_1=5000 si_2=300 si_3=20000";
+    check_life("the other item's period started before it", &before, expect);
+    let proven = [
+        given,
+        vec![bill(removed + 40 * DAY, "in_4", "subscription_cycle", &[boost_line(removed + 39 * DAY)])],
+    ]
+    .concat();
+    let expect = "business until day 79 25300 | si_1=5000 si_2=300 si_3=20000";
+    let run = Run::of(&proven);
+    assert_eq!(
+        super::shapes::end(&run).split(" | ").nth(1),
+        expect.split(" | ").nth(1),
+        "a later invoice restores it"
+    );
+}
+
+#[test]
+fn the_end_of_a_removed_item_is_the_earliest_snapshot_without_it() {
+    let plan = |start: i64| item("si_1", "price_pro", start, month(start));
+    let next = T + MONTH;
+    let given = vec![
+        shows(T, "active", &[plan(T)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        shows(T + 5 * DAY, "active", &[plan(T), boost(T + 5 * DAY)]),
+        bill(T + 5 * DAY, "in_2", "subscription_update", &[boost_line(T + 5 * DAY)]),
+        shows(T + 9 * DAY, "active", &[plan(T)]),
+        shows(next, "active", &[plan(next)]),
+        bill(next + 60, "in_3", "subscription_cycle", &[line("si_1", "price_pro", 2000, next, month(next))]),
+        // News about the subscription after the renewal does not move the end.
+        shows(next + 90, "active", &[plan(next)]),
+        shows(next + DAY, "active", &[plan(next)]),
+    ];
+    check_life("a later snapshot does not move it", &given, "pro 5000 | si_1=5000 si_2=0");
+}
+
+#[test]
+fn a_removed_item_gives_no_access() {
+    let business = item("si_2", "price_business", T, month(T));
+    let given = vec![
+        shows(T, "active", &[yearly(), business]),
+        bill(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[yearly_line(), line("si_2", "price_business", 9000, T, month(T))],
+        ),
+        shows(T + DAY, "active", &[yearly()]),
+    ];
+    check_life("the later snapshot wins", &given, "pro 25000 | si_1=5000 si_2=20000");
+    let second = T + MONTH;
+    let renewed_first = vec![
+        shows(T, "active", &[yearly(), boost(T)]),
+        bill(T + 1, "in_1", "subscription_create", &[yearly_line(), boost_line(T)]),
+        shows(second, "active", &[yearly(), boost(second)]),
+        bill(second + 1, "in_2", "subscription_cycle", &[boost_line(second)]),
+        shows(second + DAY, "active", &[yearly()]),
+    ];
+    check_life("also over a snapshot with a later period", &renewed_first, "pro 5300 | si_1=5000 si_2=300");
+}
+
+#[test]
+fn a_backdated_start_opens_the_latest_period_of_several_lines() {
+    let (first, second) = (T - 2 * MONTH, T - MONTH);
+    let lines = [first, second, T].map(|start| line("si_1", "price_pro", 2000, start, month(start)));
+    let given = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &lines),
+    ];
+    check_life("one line for each past period", &given, "pro 5000 | si_1=5000");
+    let classic = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_pro", 2000, T, month(T)), flagged("si_1", "price_pro", 4000, first, T)],
+        ),
+    ];
+    check_life("one line for all of it", &classic, "pro 5000 | si_1=5000");
+    let upgrade = vec![
+        shows(T + DAY, "active", &[item("si_1", "price_business", T, month(T))]),
+        bill(
+            T + DAY + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro", -1900, T + DAY, month(T)),
+                flagged("si_1", "price_business", 8000, T + DAY, month(T)),
+            ],
+        ),
+    ];
+    check_life("then an upgrade", &[given, upgrade].concat(), "business 20000 | si_1=20000");
+}
+
+#[test]
+fn a_first_invoice_prorated_to_the_anchor_opens_the_period() {
+    let anchor = T + 12 * DAY;
+    let shown = shows(T, "active", &[item("si_1", "price_pro", T, anchor)]);
+    for part in [line("si_1", "price_pro", 800, T, anchor), flagged("si_1", "price_pro", 800, T, anchor)] {
+        let given = vec![shown.clone(), bill(T + 1, "in_1", "subscription_create", &[part])];
+        check_life("the plan's full amount counts", &given, "pro 5000 | si_1=5000");
+        let cycle = vec![
+            Step::Spend(4000),
+            shows(anchor, "active", &[item("si_1", "price_pro", anchor, month(anchor))]),
+            bill(
+                anchor + 1,
+                "in_2",
+                "subscription_cycle",
+                &[line("si_1", "price_pro", 2000, anchor, month(anchor))],
+            ),
+        ];
+        check_life("then the first full period", &[given, cycle].concat(), "pro 5000 | si_1=5000");
+    }
+    let waits = vec![shown, shows(anchor, "active", &[item("si_1", "price_pro", anchor, month(anchor))])];
+    check_life("proration_behavior none: credits wait for the anchor", &waits, "pro 0 | ");
+}
+
+#[test]
+fn a_flagged_line_opens_the_period_that_a_snapshot_shows() {
+    let at = T + 10 * DAY;
+    let opened = || {
+        vec![
+            shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        ]
+    };
+    let charged = bill(
+        at + 1,
+        "in_2",
+        "subscription_update",
+        &[
+            flagged("si_1", "price_pro", -1300, at, month(T)),
+            flagged("si_1", "price_business", 9000, at, month(at)),
+        ],
+    );
+    let given = [
+        opened(),
+        vec![
+            Step::Spend(1000),
+            shows(at, "active", &[item("si_1", "price_business", at, month(at))]),
+            charged.clone(),
+        ],
+    ]
+    .concat();
+    check_life("anchor=now: the line of the new period is flagged", &given, "business 20000 | si_1=20000");
+    let unseen = [opened(), vec![charged]].concat();
+    check_life("without the snapshot it waits", &unseen, "pro 5000 | si_1=5000");
+    let same = [
+        opened(),
+        vec![
+            shows(T + 2, "active", &[item("si_1", "price_business", T, month(T))]),
+            bill(
+                T + 3,
+                "in_2",
+                "subscription_update",
+                &[flagged("si_1", "price_business", 7000, T, month(T))],
+            ),
+        ],
+    ]
+    .concat();
+    check_life("of an open period it is a plan change", &same, "business 20000 | si_1=20000");
+}
+
+#[test]
+fn the_billing_reason_does_not_matter() {
+    let reasons = [
+        "subscription_create",
+        "subscription_cycle",
+        "subscription_update",
+        "subscription_threshold",
+        "subscription",
+        "quote_accept",
+        "automatic_pending_invoice_item_invoice",
+        "manual",
+        "something_new",
+        "",
+    ];
+    for reason in reasons {
+        let given = vec![
+            shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+            bill(T + 1, "in_1", reason, &[line("si_1", "price_pro", 2000, T, month(T))]),
+        ];
+        check_life(reason, &given, "pro 5000 | si_1=5000");
+    }
+}
+
+#[test]
+fn a_metered_line_beside_a_plan_grants_nothing_and_is_not_parked() {
+    let metered = |start| line("si_9", "price_metered", 731, start, month(start));
+    let given = vec![
+        shows(T, "active", &[yearly(), item("si_9", "price_metered", T, month(T))]),
+        bill(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[yearly_line(), patched(metered(T), &json!({"amount": 0}))],
+        ),
+        Step::Spend(1200),
+        shows(T + MONTH, "active", &[yearly(), item("si_9", "price_metered", T + MONTH, month(T + MONTH))]),
+        bill(T + MONTH + 1, "in_2", "subscription_cycle", &[metered(T)]),
+    ];
+    check_life("on a subscription whose plan is known", &given, "pro 3800 | si_1=3800");
+}
+
+#[test]
+fn a_zero_line_opens_a_period_only_for_a_free_price_or_a_renewal() {
+    let free = item("si_1", "price_free", T, month(T));
+    let zero = |price| line("si_1", price, 0, T, month(T));
+    let given =
+        vec![shows(T, "active", &[free]), bill(T + 1, "in_1", "subscription_create", &[zero("price_free")])];
+    check_life("a free price", &given, "pro 50 | si_1=50");
+    let up = shows(T + DAY, "active", &[item("si_1", "price_pro", T, month(T))]);
+    check_life("which was changed since", &[given, vec![up]].concat(), "pro 5000 | si_1=5000");
+    let second = T + MONTH;
+    let cycle = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        Step::Spend(4000),
+        shows(second, "active", &[item("si_1", "price_pro", second, month(second))]),
+        bill(
+            second + 1,
+            "in_2",
+            "subscription_cycle",
+            &[line("si_1", "price_pro", 0, second, month(second))],
+        ),
+    ];
+    check_life("a renewal with a full discount", &cycle, "pro 5000 | si_1=5000");
+    let trial = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        Step::Spend(4000),
+        shows(second, "trialing", &[item("si_1", "price_pro", second, second + 9 * DAY)]),
+        bill(
+            second + 1,
+            "in_2",
+            "subscription_cycle",
+            &[line("si_1", "price_pro", 0, second, second + 9 * DAY)],
+        ),
+    ];
+    check_life("a renewal of a period that is a trial", &trial, "pro 1000 | si_1=1000");
+    let with_pack = |mut steps: Vec<Step>| {
+        steps.insert(2, pack(T + DAY, "cs_1"));
+        steps
+    };
+    check_life("which leaves packs alone", &with_pack(trial), "pro 2000 | pack=1000 si_1=1000");
+    check_life("the renewal ends them", &with_pack(cycle.clone()), "pro 5000 | si_1=5000");
+    let first = vec![
+        Step::Signup,
+        shows(T, "trialing", &[item("si_1", "price_pro", T, T + 9 * DAY)]),
+        bill(T + 1, "in_1", "subscription_cycle", &[line("si_1", "price_pro", 0, T, T + 9 * DAY)]),
+    ];
+    check_life(
+        "a trial whose invoice says cycle ends no signup credits",
+        &first,
+        "pro 2500 | si_1=2000 signup=500",
+    );
+    let moved = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        Step::Spend(4000),
+        bill(T + DAY, "in_2", "subscription_update", &[line("si_1", "price_pro", 0, T + DAY, T + 9 * DAY)]),
+    ];
+    check_life("an update of a running subscription", &moved, "pro 1000 | si_1=1000");
+}
+
+#[test]
+fn a_full_discount_or_the_balance_pays_as_money_does() {
+    let shown = || shows(T, "active", &[item("si_1", "price_pro", T, month(T))]);
+    let of = |patch: Value| {
+        bill_with(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_pro", 2000, T, month(T))],
+            patch,
+        )
+    };
+    for (what, patch) in [
+        ("by balance", json!({"amount_paid": 0, "amount_due": 0, "total": 2000})),
+        ("a coupon of 100 %", json!({"amount_paid": 0, "total": 0})),
+        ("out of band", json!({"amount_paid": 2000, "amount_paid_off_stripe": 2000})),
+    ] {
+        check_life(what, &[shown(), of(patch)], "pro 5000 | si_1=5000");
+    }
+    check_life("an open invoice grants nothing", &[shown(), of(json!({"status": "open"}))], "pro 0 | ");
+}
+
+#[test]
+fn a_line_that_lies_ahead_opens_its_period_one_hour_before_it_starts() {
+    let next = T + MONTH;
+    let given = || {
+        vec![
+            shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+            Step::Spend(4000),
+            bill(
+                T + 20 * DAY,
+                "in_2",
+                "subscription_update",
+                &[line("si_1", "price_pro", 2000, next, month(next))],
+            ),
+        ]
+    };
+    check_life("ahead", &[given(), vec![Step::At(next - 3601)]].concat(), "pro 1000 | si_1=1000");
+    check_life("an hour before", &[given(), vec![Step::At(next - 3600)]].concat(), "pro 5000 | si_1=5000");
+    check_life("within it", &[given(), vec![Step::At(next + DAY)]].concat(), "pro 5000 | si_1=5000");
+}
+
+#[test]
+fn an_opening_counts_from_its_periods_start_whenever_it_is_paid() {
+    let upgraded = T + 2 * DAY;
+    let given = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        shows(upgraded, "active", &[item("si_1", "price_business", T, month(T))]),
+        bill(T + 6 * DAY, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+    ];
+    check_life("a late first payment comes before the change", &given, "business 20000 | si_1=20000");
+    let slow = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        shows(T + MONTH, "active", &[item("si_1", "price_pro", T + MONTH, month(T + MONTH))]),
+        bill(
+            T + MONTH + 1,
+            "in_2",
+            "subscription_cycle",
+            &[line("si_1", "price_pro", 2000, T + MONTH, month(T + MONTH))],
+        ),
+        bill(
+            T + MONTH + 2 * DAY,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_pro", 2000, T, month(T))],
+        ),
+    ];
+    check_life("an older period that is paid later is superseded", &slow, "pro 5000 | si_1=5000");
+}
+
+#[test]
+fn the_bucket_of_an_ended_subscription_ends_with_another_paid_period() {
+    let of = |patch: Value| patched(json!({"id": "sub_2", "customer": "cus_1"}), &patch);
+    let first = || {
+        vec![
+            shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+            shows(T + 5 * DAY, "canceled", &[item("si_1", "price_pro", T, month(T))]),
+        ]
+    };
+    let second = |start: i64| {
+        let parent = json!({"parent": {"subscription_item_details": {"subscription": "sub_2"}}});
+        let bills = json!({"parent": {"subscription_details": {"subscription": "sub_2"}}});
+        vec![
+            shows_with(start, "active", &[item("si_2", "price_boost", start, month(start))], of(json!({}))),
+            bill_with(
+                start + 1,
+                "in_2",
+                "subscription_create",
+                &[patched(boost_line(start), &parent)],
+                bills,
+            ),
+        ]
+    };
+    check_life("ended", &first(), "free 5000 | si_1=5000");
+    check_life("at its end", &[first(), second(T + 5 * DAY)].concat(), "pro 300 | si_1=0 si_2=300");
+    check_life("before its end", &[first(), second(T + 4 * DAY)].concat(), "pro 5300 | si_1=5000 si_2=300");
+}
+
+#[test]
+fn openings_of_plans_reset_packs_and_those_of_seats_do_not() {
+    let (plan, team) = (item("si_1", "price_pro", T, month(T)), seats("si_2", "price_team", 2, T, month(T)));
+    let next = T + MONTH;
+    let opened = || {
+        vec![
+            shows(T, "active", &[plan.clone()]),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        ]
+    };
+    let bought = || pack(next - DAY, "cs_1");
+    let renewal =
+        bill(next + 9, "in_2", "subscription_cycle", &[line("si_1", "price_pro", 2000, next, month(next))]);
+    let at_start = [opened(), vec![pack(next, "cs_1"), renewal.clone()]].concat();
+    check_life("bought at the start", &at_start, "pro 6000 | pack=1000 si_1=5000");
+    let before = Run::of(&[opened(), vec![bought(), renewal]].concat());
+    assert_eq!(before.balance().get(), 5000, "bought before the start");
+    let of_seats = vec![
+        shows(T, "active", &[team]),
+        bill(T + 1, "in_1", "subscription_create", &[times(2, line("si_2", "price_team", 400, T, month(T)))]),
+        bought(),
+        bill(
+            next + 9,
+            "in_2",
+            "subscription_cycle",
+            &[times(2, line("si_2", "price_team", 400, next, month(next)))],
+        ),
+    ];
+    check_life("a renewal of seats", &of_seats, "business 3000 | pack=1000 si_2=2000");
+}
+
+#[test]
+fn an_unknown_setup_fee_confirms_no_payment() {
+    let confirmed = |lines: &[Value]| {
+        Run::of(&[bill(T + 1, "in_1", "subscription_create", lines)]).account.state.first_paid_at.is_some()
+    };
+    let plan = |amount| line("si_1", "price_pro", amount, T, month(T));
+    assert!(!confirmed(&[plan(0), once("price_setup", 990)]), "a trial with an unknown fee");
+    assert!(confirmed(&[plan(2000)]), "a paid plan");
+    assert!(confirmed(&[plan(0), once("price_p1000", 990)]), "a trial with a pack");
+    assert!(!confirmed(&[plan(0)]), "a trial");
+}
+
+#[test]
+fn the_fifty_first_item_parks() {
+    let many = |count: usize, id: &str| {
+        let items: Vec<Value> =
+            (0..count).map(|n| item(&format!("si_{id}{n}"), "price_team", T, month(T))).collect();
+        shows_with(T, "active", &items, json!({"id": id}))
+    };
+    let parked = |steps: &[Step]| Run::of(steps).parked.iter().map(|(_, why)| why.code()).collect::<Vec<_>>();
+    assert_eq!(parked(&[many(30, "sub_1"), many(20, "sub_2")]), Vec::<&str>::new());
+    assert_eq!(parked(&[many(30, "sub_1"), many(21, "sub_2")]), ["too_many_items"]);
+    assert_eq!(parked(&[many(30, "sub_1"), many(51, "sub_1")]), ["too_many_items"]);
+    let lines: Vec<Value> =
+        (0..51).map(|n| line(&format!("si_{n}"), "price_team", 100, T, month(T))).collect();
+    assert_eq!(parked(&[bill(T, "in_1", "subscription_cycle", &lines)]), ["too_many_items"]);
+}
+
+#[test]
+fn every_line_of_a_long_invoice_counts() {
+    let ids: Vec<String> = (0..14).map(|number| format!("si_{number}")).collect();
+    let items: Vec<Value> = ids.iter().map(|id| item(id, "price_boost", T, month(T))).collect();
+    let lines: Vec<Value> = ids.iter().map(|id| line(id, "price_boost", 500, T, month(T))).collect();
+    let run = Run::of(&[shows(T, "active", &items), bill(T + 1, "in_1", "subscription_create", &lines)]);
+    assert_eq!(run.balance().get(), 14 * 300, "{}", run.told());
+}
+
+#[test]
+fn removed_items_are_forgotten_once_they_hold_nothing() {
+    let mut steps = Vec::new();
+    for number in 0..40 {
+        let start = T + number * MONTH;
+        let id = format!("si_{number}");
+        steps.push(shows(start, "active", &[item(&id, "price_pro", start, month(start))]));
+        let lines = [line(&id, "price_pro", 2000, start, month(start))];
+        steps.push(bill(start + 1, &format!("in_{number}"), "subscription_update", &lines));
+    }
+    let run = Run::of(&steps);
+    let known = run.account.state.subscriptions["sub_1"].items.len();
+    assert!(run.balance().get() == 5000 && known <= 14, "{known} items, {}", run.told());
+}
+
+#[test]
+fn a_list_that_is_cut_short_parks() {
+    let lines = [line("si_1", "price_pro", 2000, T, month(T))];
+    let cut = bill_with(T, "in_1", "subscription_create", &lines, json!({"lines": {"has_more": true}}));
+    let parked: Vec<_> = Run::of(&[cut]).parked.iter().map(|(_, why)| why.code()).collect();
+    assert_eq!(parked, ["lines_missing"]);
+}
+
+#[test]
+fn a_line_without_an_items_id_belongs_to_the_only_item_or_to_that_of_its_plan() {
+    let bare = |line: Value| {
+        patched(line, &json!({"parent": {"subscription_item_details": {"subscription_item": null}}}))
+    };
+    let one = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[bare(line("si_1", "price_pro", 2000, T, month(T)))]),
+    ];
+    check_life("the only item", &one, "pro 5000 | si_1=5000");
+    let two = vec![
+        shows(
+            T,
+            "active",
+            &[item("si_1", "price_pro", T, month(T)), item("si_2", "price_boost", T, month(T))],
+        ),
+        bill(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[bare(line("si_1", "price_pro", 2000, T, month(T))), bare(boost_line(T))],
+        ),
+    ];
+    check_life("the item of its plan", &two, "pro 5300 | si_1=5000 si_2=300");
+}
+
+#[test]
+fn a_deleted_customer_keeps_its_buckets_until_another_paid_period() {
+    let gone = super::event("customer.deleted", T + DAY, &json!({"id": "cus_1", "object": "customer"}), None);
+    let given = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        tie(T + 1, "in_1"),
+        gone.into(),
+        shows(T + DAY, "canceled", &[item("si_1", "price_pro", T, month(T))]),
+    ];
+    check_life("as at a cancellation", &given, "free 5000 | si_1=5000");
+    let known = Run::of(&given).account;
+    assert!(known.state.customers.contains_key(&CustomerId::new("cus_1").unwrap()));
+    assert_eq!(known.user_id, UserId::new("user_1").unwrap());
+}

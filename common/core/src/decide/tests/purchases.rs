@@ -1,0 +1,153 @@
+//! What is sold once: packs and lifetime plans by session, by invoice and by both.
+
+use serde_json::{Value, json};
+
+use super::shapes::{
+    DAY, T, bill, bill_with, check_life, end, item, line, month, once, shows, tie_by, times,
+};
+use super::{Run, Step, pack, patched, refunded, session};
+
+/// `invoice.paid` of a manual invoice.
+fn manual(created: i64, id: &str, lines: &[Value]) -> Step {
+    bill_with(created, id, "manual", lines, json!({"parent": null}))
+}
+
+#[test]
+fn a_pack_on_a_plans_first_invoice_is_granted_by_the_invoice() {
+    let lines = [line("si_1", "price_pro", 2000, T, month(T)), once("price_p1000", 900)];
+    let subscription =
+        json!({"mode": "subscription", "subscription": "sub_1", "payment_intent": null, "invoice": "in_1"});
+    let given = vec![
+        session("completed", T + 2, "cs_1", json!({"plan": "pro"}), subscription),
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &lines),
+    ];
+    check_life("plan and pack", &given, "pro 6000 | pack=1000 si_1=5000");
+    let earlier = [vec![pack(T - DAY, "cs_0")], given].concat();
+    let run = Run::of(&earlier);
+    assert_eq!(end(&run), "pro 6000 | pack=1000 si_1=5000", "an earlier pack ends: {}", run.told());
+}
+
+#[test]
+fn a_paid_manual_invoice_sells_packs() {
+    let two = [times(2, once("price_p1000", 1800)), once("price_other", 500)];
+    check_life("two, and something unknown", &[manual(T, "in_1", &two)], "free 2000 | pack=2000");
+    let unknown = Run::of(&[manual(T, "in_1", &[once("price_other", 500)])]);
+    assert_eq!(
+        (unknown.balance().get(), unknown.account.state.first_paid_at),
+        (0, None),
+        "{}",
+        unknown.told()
+    );
+    let sold =
+        vec![manual(T, "in_1", &two[..1]), tie_by(T + 1, "in_1", "pi_9"), refunded(T + 9, "pi_9", 900)];
+    check_life("refunded by half", &sold, "free 1000 | pack=1000");
+}
+
+#[test]
+fn a_session_and_its_invoice_are_one_purchase() {
+    let sold = |patch: Value| session("completed", T, "cs_1", json!({"pack": "p1000"}), patch);
+    let invoice = |patch: Value| {
+        bill_with(
+            T + 5,
+            "in_1",
+            "manual",
+            &[once("price_p1000", 2000)],
+            patched(json!({"parent": null}), &patch),
+        )
+    };
+    let by_payment = vec![sold(json!({})), invoice(json!({"payment_intent": "pi_cs_1"}))];
+    let by_session = vec![sold(json!({"invoice": "in_1"})), invoice(json!({}))];
+    let by_tie = vec![sold(json!({})), invoice(json!({})), tie_by(T + 6, "in_1", "pi_cs_1")];
+    for (what, steps) in
+        [("by payment", by_payment), ("by session.invoice", by_session), ("by invoice_payment", by_tie)]
+    {
+        check_life(what, &steps, "free 1000 | pack=1000");
+        let refunded = |amount| [steps.clone(), vec![refunded(T + DAY, "pi_cs_1", amount)]].concat();
+        check_life(&format!("{what}, refunded"), &refunded(2000), "free 0 | pack=0");
+        check_life(&format!("{what}, half refunded"), &refunded(1000), "free 500 | pack=500");
+        // What was spent of the invoice's credits counts against the session's lot.
+        let [session, invoice, tie @ ..] = &steps[..] else { panic!("two documents") };
+        let late = [vec![invoice.clone(), Step::Spend(300), session.clone()], tie.to_vec()].concat();
+        let run = Run::of(&late);
+        assert_eq!(run.balance().get(), 700, "{what}, spent before the tie: {}", run.told());
+    }
+}
+
+#[test]
+fn two_packs_that_nothing_ties_are_two() {
+    let given =
+        vec![pack(T, "cs_1"), pack(T + 1, "cs_2"), manual(T + 2, "in_3", &[once("price_p1000", 2000)])];
+    check_life("two sessions and an invoice", &given, "free 3000 | pack=1000 pack=1000 pack=1000");
+}
+
+#[test]
+fn the_quantity_is_what_was_sold() {
+    let sold = |metadata: Value, patch: Value| session("completed", T, "cs_1", metadata, patch);
+    let p = |quantity: &str| json!({"pack": "p1000", "quantity": quantity});
+    check_life("our checkout's metadata", &[sold(p("3"), json!({}))], "free 3000 | pack=3000");
+    let link = sold(p("3"), json!({"payment_link": "plink_1"}));
+    check_life("a payment link's metadata does not count", &[link], "free 1000 | pack=1000");
+    let with_amount =
+        Step::Edit("prices = [\"price_p1000\"]\n", "prices = [\"price_p1000\"]\namount = 1000\n");
+    let by_amount = vec![with_amount, sold(json!({"pack": "p1000"}), json!({"amount_subtotal": 2999}))];
+    check_life("by the subtotal, rounded down", &by_amount, "free 2000 | pack=2000");
+}
+
+#[test]
+fn a_plan_sold_once_gives_its_tier_until_it_is_refunded() {
+    let sold = || session("completed", T, "cs_1", json!({"plan": "pro"}), json!({}));
+    check_life("sold", &[sold()], "pro 5000 | life=5000");
+    check_life("a year later", &[sold(), Step::At(T + 400 * DAY)], "pro 5000 | life=5000");
+    check_life("half refunded", &[sold(), refunded(T + DAY, "pi_cs_1", 1000)], "pro 2500 | life=2500");
+    check_life("refunded", &[sold(), refunded(T + DAY, "pi_cs_1", 2000)], "free 0 | life=0");
+    let beside = vec![
+        sold(),
+        shows(T + DAY, "active", &[item("si_1", "price_business", T + DAY, month(T + DAY))]),
+        bill(
+            T + DAY,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_business", 9000, T + DAY, month(T + DAY))],
+        ),
+        shows(T + 2 * DAY, "canceled", &[item("si_1", "price_business", T + DAY, month(T + DAY))]),
+    ];
+    check_life("beside a subscription that ended", &beside, "pro 25000 | life=5000 si_1=20000");
+    let by_invoice = [manual(T, "in_1", &[once("price_pro", 9000)])];
+    check_life("by an invoice", &by_invoice, "pro 5000 | life=5000");
+}
+
+#[test]
+fn an_unpaid_session_grants_nothing_and_confirms_nothing() {
+    let of = |status: &str| {
+        session("completed", T, "cs_1", json!({"pack": "p1000"}), json!({"payment_status": status}))
+    };
+    check_life("unpaid", &[of("unpaid")], "free 0 | ");
+    let later = session("async_payment_succeeded", T + 9, "cs_1", json!({"pack": "p1000"}), json!({}));
+    check_life("paid later", &[of("unpaid"), later], "free 1000 | pack=1000");
+    let paid = |metadata: Value, patch: Value| {
+        Run::of(&[session("completed", T, "cs_1", metadata, patch)]).account.state.first_paid_at.is_some()
+    };
+    let subscription = |patch: Value| {
+        patched(json!({"mode": "subscription", "subscription": "sub_1", "payment_intent": null}), &patch)
+    };
+    assert!(paid(json!({"plan": "pro"}), subscription(json!({}))), "a paid plan");
+    assert!(!paid(json!({}), subscription(json!({}))), "nothing of the catalog");
+    assert!(!paid(json!({"plan": "pro"}), subscription(json!({"amount_total": 0}))), "nothing to pay");
+    let trial = json!({"payment_status": "no_payment_required"});
+    assert!(!paid(json!({"plan": "pro"}), subscription(trial)), "a trial");
+    assert!(paid(json!({"mode": "dfy", "plan": "starter"}), json!({})), "an order");
+}
+
+#[test]
+fn credits_given_by_hand_and_packs_survive_what_the_rules_say() {
+    let next = month(T);
+    let given = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, next)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, next)]),
+        Step::Grant(700),
+        shows(next, "active", &[item("si_1", "price_pro", next, month(next))]),
+        bill(next + 1, "in_2", "subscription_cycle", &[line("si_1", "price_pro", 2000, next, month(next))]),
+    ];
+    check_life("no renewal ends a grant", &given, "pro 5700 | grant=700 si_1=5000");
+}

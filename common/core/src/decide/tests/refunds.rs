@@ -1,0 +1,322 @@
+//! Refunds and disputes, whichever document their payment paid.
+
+use serde_json::{Value, json};
+
+use super::shapes::{
+    DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, shows, tie, tie_by,
+};
+use super::{MONTH, Run, Step, dispute, event, refund, refunded};
+
+fn plan(price: &str) -> Value {
+    item("si_1", price, T, month(T))
+}
+
+/// One month of `price_pro` for 2000, tied to its payment.
+fn opened() -> Vec<Step> {
+    vec![
+        shows(T, "active", &[plan("price_pro")]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        tie(T + 1, "in_1"),
+    ]
+}
+
+/// An upgrade to `price_business` that an invoice of 7100 charges.
+fn upgraded() -> Vec<Step> {
+    let at = T + DAY;
+    vec![
+        shows(at, "active", &[plan("price_business")]),
+        bill(
+            at + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro", -1900, at, month(T)),
+                flagged("si_1", "price_business", 9000, at, month(T)),
+            ],
+        ),
+        tie(at + 1, "in_2"),
+    ]
+}
+
+const LATER: i64 = T + 3 * DAY;
+
+#[test]
+fn a_refund_takes_its_share_of_the_total() {
+    for (what, steps, expect) in [
+        ("half", vec![refunded(LATER, "pi_in_1", 1000)], "pro 2500 | si_1=2500"),
+        ("all", vec![refunded(LATER, "pi_in_1", 2000)], "pro 0 | si_1=0"),
+        ("a third is rounded down", vec![refunded(LATER, "pi_in_1", 667)], "pro 3333 | si_1=3333"),
+        (
+            "charge and refund are one",
+            vec![
+                refunded(LATER, "pi_in_1", 1000),
+                refund("created", LATER, "pi_in_1", "re_1", 1000, "succeeded"),
+            ],
+            "pro 2500 | si_1=2500",
+        ),
+        (
+            "cumulative",
+            vec![refunded(LATER, "pi_in_1", 500), refunded(LATER + 9, "pi_in_1", 1500)],
+            "pro 1250 | si_1=1250",
+        ),
+        (
+            "failed",
+            vec![
+                refunded(LATER, "pi_in_1", 1000),
+                refund("created", LATER, "pi_in_1", "re_1", 1000, "pending"),
+                refund("failed", LATER + 9, "pi_in_1", "re_1", 1000, "failed"),
+            ],
+            "pro 5000 | si_1=5000",
+        ),
+        (
+            "pending alone",
+            vec![refund("created", LATER, "pi_in_1", "re_1", 1000, "pending")],
+            "pro 5000 | si_1=5000",
+        ),
+        (
+            "pending, and the charge counts it",
+            vec![
+                refunded(LATER, "pi_in_1", 1000),
+                refund("created", LATER, "pi_in_1", "re_1", 1000, "pending"),
+            ],
+            "pro 2500 | si_1=2500",
+        ),
+    ] {
+        check_life(what, &[opened(), steps].concat(), expect);
+    }
+}
+
+#[test]
+fn what_was_spent_or_paid_by_balance_is_not_taken() {
+    let spent = [opened(), vec![Step::Spend(4000), refunded(LATER, "pi_in_1", 1000)]].concat();
+    check_life("spent", &spent, "pro 0 | si_1=0");
+    let run = Run::of(&spent);
+    assert!(run.told().contains("-1000 shortfall 1500"), "{}", run.told());
+    let by_balance = vec![
+        shows(T, "active", &[plan("price_pro")]),
+        bill_with(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_pro", 2000, T, month(T))],
+            json!({"amount_paid": 200}),
+        ),
+        tie(T + 1, "in_1"),
+        refunded(LATER, "pi_in_1", 200),
+    ];
+    check_life("a tenth was paid in cash", &by_balance, "pro 4500 | si_1=4500");
+}
+
+#[test]
+fn refunds_of_an_opening_and_of_an_upgrade_take_their_own_parts() {
+    let all = |steps: Vec<Step>| [opened(), upgraded(), steps].concat();
+    let on_payment = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
+    for policy in [vec![], vec![on_payment]] {
+        let all = |steps| [policy.clone(), all(steps)].concat();
+        check_life("the upgrade", &all(vec![refunded(LATER, "pi_in_2", 7100)]), "business 5000 | si_1=5000");
+        check_life(
+            "the opening",
+            &all(vec![refunded(LATER, "pi_in_1", 2000)]),
+            "business 15000 | si_1=15000",
+        );
+        check_life(
+            "half of the upgrade",
+            &all(vec![refunded(LATER, "pi_in_2", 3550)]),
+            "business 12500 | si_1=12500",
+        );
+        let both = vec![refunded(LATER, "pi_in_1", 2000), refunded(LATER + 9, "pi_in_2", 7100)];
+        check_life("both", &all(both.clone()), "business 0 | si_1=0");
+        check_life(
+            "both after spending",
+            &[all(vec![Step::Spend(3000)]), both].concat(),
+            "business 0 | si_1=0",
+        );
+    }
+    let unpaid = [
+        opened(),
+        vec![shows(T + DAY, "active", &[plan("price_business")]), refunded(LATER, "pi_in_1", 2000)],
+    ]
+    .concat();
+    check_life("an upgrade that was not charged stays", &unpaid, "business 15000 | si_1=15000");
+}
+
+#[test]
+fn a_refund_of_a_period_that_is_over_moves_nothing() {
+    let next = T + MONTH;
+    let given = [
+        opened(),
+        vec![
+            shows(next, "active", &[item("si_1", "price_pro", next, month(next))]),
+            bill(
+                next + 1,
+                "in_2",
+                "subscription_cycle",
+                &[line("si_1", "price_pro", 2000, next, month(next))],
+            ),
+            tie(next + 1, "in_2"),
+            refunded(next + DAY, "pi_in_1", 2000),
+        ],
+    ]
+    .concat();
+    check_life("superseded", &given, "pro 5000 | si_1=5000");
+    assert!(
+        Run::of(&given).told().contains("refund#ch_pi_in_1#2000 +0 superseded"),
+        "{}",
+        Run::of(&given).told()
+    );
+    let own = [given, vec![refunded(next + DAY, "pi_in_2", 500)]].concat();
+    check_life("its own refund counts", &own, "pro 3750 | si_1=3750");
+}
+
+#[test]
+fn an_opening_that_credits_unused_time_shares_its_refund_with_the_credited_payment() {
+    let at = T + 10 * DAY;
+    let changed = || {
+        [
+            opened(),
+            vec![
+                shows(at, "active", &[item("si_1", "price_pro_year", at, at + YEAR)]),
+                bill(
+                    at + 1,
+                    "in_2",
+                    "subscription_update",
+                    &[
+                        flagged("si_1", "price_pro", -1000, at, month(T)),
+                        line("si_1", "price_pro_year", 20_000, at, at + YEAR),
+                    ],
+                ),
+                tie(at + 1, "in_2"),
+            ],
+        ]
+        .concat()
+    };
+    let day = at + DAY;
+    for (what, steps, expect) in [
+        // A twentieth of the opening was paid by the first payment.
+        ("the first payment", vec![refunded(day, "pi_in_1", 2000)], "pro 4750 | si_1=4750"),
+        ("half of the first payment", vec![refunded(day, "pi_in_1", 1000)], "pro 4875 | si_1=4875"),
+        ("the second payment", vec![refunded(day, "pi_in_2", 19_000)], "pro 250 | si_1=250"),
+        ("both", vec![refunded(day, "pi_in_1", 2000), refunded(day, "pi_in_2", 19_000)], "pro 0 | si_1=0"),
+    ] {
+        check_life(what, &[changed(), steps].concat(), expect);
+    }
+}
+
+#[test]
+fn disputes_hold_and_give_back_and_net_with_refunds() {
+    let of = |status: &str, at: i64| dispute("updated", LATER + at, "pi_in_1", status);
+    for (what, steps, expect) in [
+        ("open", vec![of("needs_response", 0)], "pro 0 | si_1=0"),
+        ("lost", vec![of("needs_response", 0), of("lost", 9)], "pro 0 | si_1=0"),
+        ("won", vec![of("needs_response", 0), of("won", 9)], "pro 5000 | si_1=5000"),
+        ("an inquiry", vec![of("warning_needs_response", 0)], "pro 5000 | si_1=5000"),
+        ("prevented", vec![of("prevented", 0)], "pro 5000 | si_1=5000"),
+        (
+            "an inquiry that becomes a dispute",
+            vec![of("warning_under_review", 0), of("under_review", 9)],
+            "pro 0 | si_1=0",
+        ),
+        ("with a refund", vec![of("needs_response", 0), refunded(LATER, "pi_in_1", 500)], "pro 0 | si_1=0"),
+        (
+            "won, and refunded",
+            vec![of("needs_response", 0), of("won", 9), refunded(LATER, "pi_in_1", 500)],
+            "pro 3750 | si_1=3750",
+        ),
+    ] {
+        check_life(what, &[opened(), steps].concat(), expect);
+    }
+}
+
+#[test]
+fn an_invoice_may_have_several_payments() {
+    let given = |steps: Vec<Step>| [opened(), vec![tie_by(T + 2, "in_1", "pi_second")], steps].concat();
+    let both = vec![refunded(LATER, "pi_in_1", 500), refunded(LATER, "pi_second", 500)];
+    let run = Run::of(&given(both));
+    assert_eq!(super::shapes::end(&run), "pro 2500 | si_1=2500");
+}
+
+#[test]
+fn a_refund_waits_for_its_tie_whatever_comes_first() {
+    let back = || refunded(LATER, "pi_in_1", 2000);
+    let [shown, bill, tie] = opened().try_into().unwrap();
+    let parked = Run::of(&[shown.clone(), bill.clone(), back()]);
+    assert_eq!(parked.parked.iter().map(|(_, why)| why.code()).collect::<Vec<_>>(), ["no_grant"]);
+    for steps in [
+        [shown.clone(), bill.clone(), tie.clone(), back()],
+        [shown.clone(), bill.clone(), back(), tie.clone()],
+        [shown.clone(), back(), bill.clone(), tie.clone()],
+        [shown.clone(), back(), tie.clone(), bill.clone()],
+        [shown.clone(), tie.clone(), back(), bill.clone()],
+        [back(), tie, bill, shown],
+    ] {
+        let run = Run::of(&steps);
+        assert_eq!(super::shapes::end(&run), "pro 0 | si_1=0", "{}", run.told());
+        assert!(run.parked.is_empty(), "{:?}", run.parked);
+    }
+}
+
+#[test]
+fn what_was_kept_with_a_payment_is_booked_once() {
+    let back = || refunded(LATER, "pi_in_1", 2000);
+    let old = bill_with(
+        T + 1,
+        "in_1",
+        "subscription_create",
+        &[line("si_1", "price_pro", 2000, T, month(T))],
+        json!({
+            "payment_intent": "pi_in_1",
+        }),
+    );
+    // The invoice names its payment, and so does `invoice_payment.paid`, before and after the refund.
+    let given = vec![
+        shows(T, "active", &[plan("price_pro")]),
+        old,
+        tie(T + 1, "in_1"),
+        back(),
+        tie(LATER + 9, "in_1"),
+    ];
+    check_life("one refund, several ties", &given, "pro 0 | si_1=0");
+    let twice = Run::of(&[vec![back()], given.clone(), given].concat());
+    assert_eq!(super::shapes::end(&twice), "pro 0 | si_1=0", "{}", twice.told());
+}
+
+#[test]
+fn refunded_access_ends_the_tier_when_all_of_the_period_is_back() {
+    let end = Step::Edit("[policy]\n", "[policy]\nrefunded_access = \"end\"\n");
+    let life = |steps: Vec<Step>| [vec![end.clone()], opened(), steps].concat();
+    let of = |status: &str| dispute("updated", LATER, "pi_in_1", status);
+    check_life("half", &life(vec![refunded(LATER, "pi_in_1", 1000)]), "pro 2500 | si_1=2500");
+    check_life("all", &life(vec![refunded(LATER, "pi_in_1", 2000)]), "free 0 | si_1=0");
+    check_life("disputed", &life(vec![of("needs_response")]), "free 0 | si_1=0");
+    check_life("won", &life(vec![of("needs_response"), of("won")]), "pro 5000 | si_1=5000");
+    let upgrade_only = life([upgraded(), vec![refunded(LATER, "pi_in_2", 7100)]].concat());
+    check_life("of two payments one", &upgrade_only, "business 5000 | si_1=5000");
+    let both = vec![refunded(LATER, "pi_in_1", 2000), refunded(LATER, "pi_in_2", 7100)];
+    check_life("of two payments both", &life([upgraded(), both].concat()), "free 0 | si_1=0");
+}
+
+#[test]
+fn a_refunded_order_says_so() {
+    let order = super::session("completed", T, "cs_1", json!({"mode": "dfy", "plan": "starter"}), json!({}));
+    let outcome = |step: Step| {
+        let mut run = Run::of(std::slice::from_ref(&order));
+        let Step::Event(body) = &step else { panic!("no event") };
+        let event = crate::event::read(body.to_string().as_bytes()).unwrap();
+        let super::Outcome::Apply(applied) = run.decided(&event) else { panic!("not applied") };
+        applied.order_payment.map(|payment| (payment.refunded, payment.disputed))
+    };
+    assert_eq!(outcome(refunded(LATER, "pi_cs_1", 2000)), Some((true, false)));
+    assert_eq!(outcome(refunded(LATER, "pi_cs_1", 500)), Some((false, false)));
+    assert_eq!(outcome(dispute("created", LATER, "pi_cs_1", "needs_response")), Some((false, true)));
+}
+
+#[test]
+fn a_refund_never_belongs_to_a_customer() {
+    let object = json!({
+        "id": "ch_9", "object": "charge", "customer": "cus_1", "payment_intent": "pi_9", "amount": 2000,
+        "amount_refunded": 2000,
+    });
+    let run = Run::of(&[opened(), vec![event("charge.refunded", LATER, &object, None).into()]].concat());
+    assert_eq!(run.balance().get(), 5000);
+    assert_eq!(run.parked.iter().map(|(_, why)| why.code()).collect::<Vec<_>>(), ["no_grant"]);
+}
