@@ -229,7 +229,7 @@ pub struct OrderKind {
 pub struct OrderPlan {
     /// How many revisions the customer has.
     pub revisions: u32,
-    /// Days from payment to the deadline.
+    /// Days from payment to the deadline; 0: there is none.
     pub deadline_days: i64,
     /// Stripe price ids of both modes; without one it is not sold by `POST /checkout-sessions`.
     pub prices: Vec<String>,
@@ -518,10 +518,10 @@ impl Checker<'_> {
             let mut plans = BTreeMap::new();
             for (name, plan) in order.plans {
                 let revisions = self.number_or("revisions", plan.revisions.as_ref(), 1_000, 1)?;
-                let deadline_days = self.number_or("deadline_days", plan.deadline_days.as_ref(), 3_650, 7)?;
+                let deadline_days = self.number_or("deadline_days", plan.deadline_days.as_ref(), 3_650, 0)?;
                 let plan = OrderPlan {
                     revisions: u32::try_from(revisions).unwrap_or(1),
-                    deadline_days: i64::try_from(deadline_days).unwrap_or(7),
+                    deadline_days: i64::try_from(deadline_days).unwrap_or(0),
                     prices: plan.prices.map(|prices| self.prices(&prices)).transpose()?.unwrap_or_default(),
                 };
                 plans.insert(name, plan);
@@ -626,7 +626,7 @@ mod tests {
         assert!(catalog.plan_of_price("price_b").is_none());
         assert_eq!(
             catalog.order("dfy").unwrap().plans["starter"],
-            OrderPlan { revisions: 2, deadline_days: 7, prices: Vec::new() }
+            OrderPlan { revisions: 2, deadline_days: 0, prices: Vec::new() }
         );
         assert_eq!(
             (catalog.policy.signup_credits, catalog.policy.addons, catalog.policy.past_due_grace_days),

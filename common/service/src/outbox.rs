@@ -66,7 +66,8 @@ impl Outbox {
     }
 
     fn told(&self, state: &State, catalog: &Catalog, now: Timestamp) -> Option<(String, Credits)> {
-        (self.updates && self.queue.is_some()).then(|| (state.access(catalog, now).tier, state.balance(&catalog.policy, now)))
+        (self.updates && self.queue.is_some())
+            .then(|| (state.access(catalog, now).tier, state.balance(&catalog.policy, now)))
     }
 
     /// The jobs that a change calls for, to be written with it; [`Outbox::send`] their nudges after the

@@ -465,8 +465,7 @@ impl Processor {
         let links = Links {
             subscription: stored(event.subscription_id().cloned().map(Key::Subscription))?,
             customer: stored(event.customer().cloned().map(Key::Customer))?,
-            referenced_account_exists: referenced
-                .is_some_and(|user| items.contains_key(&Key::Account(user))),
+            referenced_account_exists: referenced.is_some_and(|user| items.contains_key(&Key::Account(user))),
         };
         let found = owner(event, &links, &self.accounts.catalog.policy);
         Ok(found.map(|owner| Owner { user: owner.user, by_reference: owner.by_reference }))
@@ -498,10 +497,7 @@ impl Processor {
     ///
     /// # Errors
     /// [`StoreError`] for all when the tables cannot be read, for one when an item of its account cannot.
-    pub async fn look(
-        &self,
-        events: &[&Event],
-    ) -> Result<Vec<Result<FoundAccount, StoreError>>, StoreError> {
+    pub async fn look(&self, events: &[&Event]) -> Result<Vec<Result<FoundAccount, StoreError>>, StoreError> {
         let links = events.iter().flat_map(|event| link_keys(event)).collect::<Vec<_>>();
         let items = self.read(events, links.into_iter()).await?;
         let found = |event: &Event| match self.owner(event, &items)? {
@@ -526,8 +522,7 @@ impl Processor {
         let owner = self.owner(&job.event, items)?;
         let user = owner.as_ref().ok().map(|owner| &owner.user);
         if let Some(earlier) = earlier {
-            let differs =
-                earlier.digest != job.digest && earlier.event.api_version == job.event.api_version;
+            let differs = earlier.digest != job.digest && earlier.event.api_version == job.event.api_version;
             return Ok(if differs { plan.mismatch(job, user, now) } else { EventOutcome::Duplicate });
         }
         let marker = Key::event(&job.event.id);
@@ -559,8 +554,7 @@ impl Processor {
                 if let Object::InvoicePayment(payment) = &job.event.object {
                     tie_payment(plan, payment, items)?;
                 }
-                let record =
-                    record(job, known, EventState::Processed, Effect::Updated.as_str(), None, now);
+                let record = record(job, known, EventState::Processed, Effect::Updated.as_str(), None, now);
                 plan.write(items::event(&record));
                 Ok(EventOutcome::Processed(None, Effect::Updated))
             }
@@ -673,8 +667,7 @@ impl Processor {
         }
         let account = self.account(plan, user, items, now)?;
         account.apply(&applied.change);
-        let mut record =
-            record(job, known, EventState::Processed, applied.effect.as_str(), Some(user), now);
+        let mut record = record(job, known, EventState::Processed, applied.effect.as_str(), Some(user), now);
         record.payload = if self.keep_payloads { payload::keep(&job.raw) } else { None };
         if record.previous.is_none() {
             record.previous = Some(account.enlist(&job.event.id));
@@ -803,10 +796,7 @@ fn link_keys(event: &Event) -> Vec<Key> {
 }
 
 /// The owner of what a payment paid for.
-fn owner_of_payment(
-    event: &Event,
-    items: &HashMap<Key, Item>,
-) -> Result<Result<Owner, Parked>, StoreError> {
+fn owner_of_payment(event: &Event, items: &HashMap<Key, Item>) -> Result<Result<Owner, Parked>, StoreError> {
     let owned = |user: UserId| Ok(Ok(Owner { user, by_reference: false }));
     let payments = payments_of(event, items)?;
     if let Some(user) = payments.values().find_map(|record| record.user.clone()) {
@@ -854,11 +844,7 @@ fn payments_of(event: &Event, items: &HashMap<Key, Item>) -> Result<Payments, St
 }
 
 /// Ties a payment to an invoice whose own event has not arrived.
-fn tie_payment(
-    plan: &mut Plan,
-    it: &InvoicePayment,
-    items: &HashMap<Key, Item>,
-) -> Result<(), StoreError> {
+fn tie_payment(plan: &mut Plan, it: &InvoicePayment, items: &HashMap<Key, Item>) -> Result<(), StoreError> {
     let intent = it.payment_intent.as_ref().map(ToString::to_string);
     let Some(payment) = intent.or_else(|| it.charge.as_ref().map(ToString::to_string)) else {
         return Ok(());

@@ -14,10 +14,10 @@ use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent
 use futures_util::future::join_all;
 use tracing::{info, warn};
 
+use crate::accounts::Accounts;
 use crate::alerts::{Alert, Alerts};
 use crate::config::WorkerConfig;
 use crate::outbox::Outbox;
-use crate::accounts::Accounts;
 use crate::process::{EventOutcome, Job, Processor};
 use crate::resend::redrive::Redrive;
 use tallyhook_aws::clock;
@@ -336,15 +336,14 @@ impl Worker {
         kind.family().unwrap_or(Family::Customer) == self.family
     }
 
-    async fn park(&self, unreadable: Unreadable, attempts: u32, now: Timestamp) -> Result<EventOutcome, StoreError> {
+    async fn park(
+        &self,
+        unreadable: Unreadable,
+        attempts: u32,
+        now: Timestamp,
+    ) -> Result<EventOutcome, StoreError> {
         let Unreadable { id, kind, parked, raw, received_ms, mode } = unreadable;
-        warn!(
-            event_id = id,
-            event_type = kind,
-            outcome = "parked",
-            reason = parked.code(),
-            "WEBHOOK_PARKED"
-        );
+        warn!(event_id = id, event_type = kind, outcome = "parked", reason = parked.code(), "WEBHOOK_PARKED");
         let key = Key::Event(id.clone());
         let known = self.processor.accounts.store.load([key.clone()]).await?;
         let known = known.get(&key).map(|item| items::read_event(&key, item)).transpose()?;

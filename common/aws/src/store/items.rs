@@ -321,8 +321,7 @@ pub fn invoice_payments(invoice: &InvoiceId, known: &BTreeSet<String>, payments:
     let mut item = new_item(&key);
     let all: BTreeSet<String> = known.iter().cloned().chain(payments).collect();
     item.insert("payments".to_owned(), texts(all));
-    let condition =
-        if known.is_empty() { Condition::Absent } else { Condition::Payments(known.clone()) };
+    let condition = if known.is_empty() { Condition::Absent } else { Condition::Payments(known.clone()) };
     Write { key, item: Some(item), condition }
 }
 

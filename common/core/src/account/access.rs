@@ -247,9 +247,7 @@ fn item_access(
             if status == Status::Unpaid {
                 return None;
             }
-            // The unpaid period began with the snapshot's, unless that one was paid.
-            let paid = period.filter(|period| Some(period.start) == shown.start);
-            let start = paid.map_or(shown.start, |period| period.end)?;
+            let start = shown.start.or_else(|| period.and_then(|period| period.end))?;
             let due = start.plus_days(snapshot.days_until_due.unwrap_or(0));
             let until = due.plus_days(policy.past_due_grace_days);
             let plan = match period {

@@ -487,13 +487,13 @@ impl Item {
     }
 
     /// The plans in force in a period: the one that it was opened with, then each that a snapshot of the period
-    /// shows. A snapshot whose own period nothing has opened (a trial on a paid item moves it) belongs to the
-    /// period in which it was made.
+    /// shows. A trial on a paid item moves the item's period: its snapshots belong to the paid period in which
+    /// they were made.
     fn runs(&self, period: &Period) -> Vec<Run> {
         let mut runs = vec![Run { terms: period.terms.clone(), quantity: period.quantity }];
         let of_period = |sight: &&Sight| {
             let within = sight.at >= period.start && period.end.is_none_or(|end| sight.at < end);
-            sight.start == period.start || (sight.start > period.start && within)
+            sight.start == period.start || (sight.trialing && sight.start > period.start && within)
         };
         let mut sights: Vec<&Sight> = self.sights.iter().filter(of_period).collect();
         sights.sort_by_key(|sight| sight.at);

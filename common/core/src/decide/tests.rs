@@ -252,7 +252,7 @@ impl Run {
                         self.parked.push((event, parked));
                     }
                 }
-                Outcome::Ignore(_) => {}
+                Outcome::Ignore(_) | Outcome::Tie => {}
             }
         }
     }

@@ -24,11 +24,11 @@ use lambda_http::{Body, Request, RequestExt, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::accounts::{Accounts, load_account};
 use crate::config::ApiConfig;
 use crate::http::answer::{Problem, answer, percent_decode, problem, raw_answer};
 use crate::http::token;
 use crate::outbox::Outbox;
-use crate::accounts::{Accounts, load_account};
 use crate::process::Processor;
 use crate::resend::redrive::Redrive;
 use tallyhook_aws::clock;

@@ -10,8 +10,13 @@ use tallyhook_core::ids::UserId;
 impl Run<'_> {
     /// A page of accounts: what only a look at all of them can tell.
     pub(super) async fn accounts(&mut self, place: &mut Place) -> Result<bool, String> {
-        let page =
-            self.processor.accounts.store.accounts(place.after.as_deref()).await.map_err(|error| error.to_string())?;
+        let page = self
+            .processor
+            .accounts
+            .store
+            .accounts(place.after.as_deref())
+            .await
+            .map_err(|error| error.to_string())?;
         self.report.read("accounts", page.accounts.len());
         for (user, account) in page.accounts {
             self.check_time()?;

@@ -22,22 +22,25 @@ impl Reconciler {
             return;
         }
         let until = now.plus_seconds(-SETTLED_SECONDS);
-        let gap = match gap(&self.stripe, &self.processor.accounts.store, until.plus_days(-1), until, deadline).await {
-            Ok(gap) => {
-                info!(
-                    run = report.run,
-                    listed = gap.listed,
-                    held = gap.held,
-                    complete = gap.complete,
-                    "RECONCILE_GAP"
-                );
-                Some(gap)
-            }
-            Err(error) => {
-                warn!(run = report.run, error = error.to_string(), "RECONCILE_GAP_UNKNOWN");
-                None
-            }
-        };
+        let gap =
+            match gap(&self.stripe, &self.processor.accounts.store, until.plus_days(-1), until, deadline)
+                .await
+            {
+                Ok(gap) => {
+                    info!(
+                        run = report.run,
+                        listed = gap.listed,
+                        held = gap.held,
+                        complete = gap.complete,
+                        "RECONCILE_GAP"
+                    );
+                    Some(gap)
+                }
+                Err(error) => {
+                    warn!(run = report.run, error = error.to_string(), "RECONCILE_GAP_UNKNOWN");
+                    None
+                }
+            };
         let (missing, repaired) = missing(report, gap.as_ref());
         let orphaned = report.found.get(&Class::OrphanCustomer).copied().unwrap_or(0);
         if let Err(error) =

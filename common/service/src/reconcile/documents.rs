@@ -119,7 +119,9 @@ impl Run<'_> {
             | SubscriptionStatus::IncompleteExpired
             | SubscriptionStatus::Other(_) => false,
         };
-        if !payable || drift::has_opening(&account, &evidence.event, &id, &self.processor.accounts.catalog, self.now) {
+        if !payable
+            || drift::has_opening(&account, &evidence.event, &id, &self.processor.accounts.catalog, self.now)
+        {
             return Ok(());
         }
         // The payment of the running period may be older than what the pass over invoices looks at: a yearly
@@ -154,7 +156,12 @@ impl Run<'_> {
         self.settle(found, evidence, id.as_str(), account).await
     }
 
-    async fn invoice(&mut self, object: &Object, mut evidence: Evidence, seen: FoundAccount) -> Result<(), Trouble> {
+    async fn invoice(
+        &mut self,
+        object: &Object,
+        mut evidence: Evidence,
+        seen: FoundAccount,
+    ) -> Result<(), Trouble> {
         if object.value().pointer("/lines/has_more").and_then(serde_json::Value::as_bool) == Some(true) {
             let whole = self.stripe.complete(object.clone()).await?;
             evidence =
@@ -163,7 +170,12 @@ impl Run<'_> {
         self.document(object, evidence, seen).await
     }
 
-    async fn session(&mut self, object: &Object, mut evidence: Evidence, seen: FoundAccount) -> Result<(), Trouble> {
+    async fn session(
+        &mut self,
+        object: &Object,
+        mut evidence: Evidence,
+        seen: FoundAccount,
+    ) -> Result<(), Trouble> {
         if matches!(seen, FoundAccount::Account(..))
             && leaves_out(&evidence.event)
             && let event::Object::CheckoutSession(session) = &evidence.event.object
@@ -178,7 +190,12 @@ impl Run<'_> {
         self.document(object, evidence, seen).await
     }
 
-    async fn document(&mut self, object: &Object, evidence: Evidence, mut seen: FoundAccount) -> Result<(), Trouble> {
+    async fn document(
+        &mut self,
+        object: &Object,
+        evidence: Evidence,
+        mut seen: FoundAccount,
+    ) -> Result<(), Trouble> {
         let id = object.id().unwrap_or_default().to_owned();
         let customer = evidence.event.customer().cloned();
         if matches!(seen, FoundAccount::NoOwner(Parked::NoUser(_)))
@@ -191,7 +208,8 @@ impl Run<'_> {
         match seen {
             FoundAccount::NoOwner(parked) => self.orphan(&parked, &id, customer.as_ref()),
             FoundAccount::Account(account, _) => {
-                let found = drift::document(&account, &evidence.event, &self.processor.accounts.catalog, self.now);
+                let found =
+                    drift::document(&account, &evidence.event, &self.processor.accounts.catalog, self.now);
                 self.settle(found.into_iter().collect(), &evidence, &id, &account).await?;
             }
         }
@@ -206,7 +224,8 @@ impl Run<'_> {
             let evidence =
                 self.evidence(Pass::Sessions, object).map_err(|error| Trouble::Object(error.to_string()))?;
             let FoundAccount::Account(account, _) = self.look(&evidence).await? else { continue };
-            let found = drift::document(&account, &evidence.event, &self.processor.accounts.catalog, self.now);
+            let found =
+                drift::document(&account, &evidence.event, &self.processor.accounts.catalog, self.now);
             let id = object.id().unwrap_or_default();
             self.settle(found.into_iter().collect(), &evidence, id, &account).await?;
         }

@@ -14,7 +14,9 @@ impl Run<'_> {
         self.report.read("events", page.objects.len());
         let ids = page.objects.iter().filter_map(Object::id);
         let known = self
-            .processor.accounts.store
+            .processor
+            .accounts
+            .store
             .load(ids.map(|id| Key::Event(id.to_owned())))
             .await
             .map_err(|error| error.to_string())?;

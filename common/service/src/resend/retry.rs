@@ -28,9 +28,9 @@ use tracing::{info, warn};
 
 use crate::accounts::Accounts;
 use crate::resend::redrive::{Redrive, Resent};
+use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::log::{self, Filter, Line, Range};
-use tallyhook_aws::store::StoreError;
 use tallyhook_core::account::Cause;
 use tallyhook_core::ids::{CustomerId, UserId};
 use tallyhook_core::ledger::LedgerKey;
@@ -120,12 +120,14 @@ impl Retrier {
             let filter = Filter { status: Some(state.to_owned()), ..filter.clone() };
             let mut next = None;
             loop {
-                let page = match log::list(&self.accounts.store, &filter, log::MOST_LISTED, next.as_deref(), now).await
-                {
-                    Ok(page) => page,
-                    Err(log::ListError::Store(error)) => return Err(error),
-                    Err(log::ListError::Cursor) => break,
-                };
+                let page =
+                    match log::list(&self.accounts.store, &filter, log::MOST_LISTED, next.as_deref(), now)
+                        .await
+                    {
+                        Ok(page) => page,
+                        Err(log::ListError::Store(error)) => return Err(error),
+                        Err(log::ListError::Cursor) => break,
+                    };
                 report.looked_at += page.events.len();
                 self.send(&page.events, now, &mut report).await?;
                 next = page.next;
@@ -204,8 +206,11 @@ impl Retrier {
                 Some((key, waits_for))
             })
             .collect();
-        let found =
-            if keys.is_empty() { HashMap::new() } else { self.accounts.store.load(keys.keys().cloned()).await? };
+        let found = if keys.is_empty() {
+            HashMap::new()
+        } else {
+            self.accounts.store.load(keys.keys().cloned()).await?
+        };
         let bound = keys.into_iter().filter(|(key, _)| {
             found.get(key).is_some_and(|item| {
                 matches!(key, Key::Account(_)) || matches!(items::read_user(key, item), Ok(Some(_)))
@@ -230,11 +235,14 @@ impl Retrier {
                 line.waits_for.as_ref().is_some_and(|waits_for| known.bound.contains(waits_for))
             }
             Some(("price", price)) => {
-                self.accounts.catalog.plan_of_price(price).is_some() || self.accounts.catalog.pack_of_price(price).is_some()
+                self.accounts.catalog.plan_of_price(price).is_some()
+                    || self.accounts.catalog.pack_of_price(price).is_some()
             }
             Some(("pack", name)) => self.accounts.catalog.pack(name).is_some(),
             Some(("mode", name)) => self.accounts.catalog.order(name).is_some(),
-            Some(("plan", name)) => self.accounts.catalog.orders.iter().any(|order| order.plans.contains_key(name)),
+            Some(("plan", name)) => {
+                self.accounts.catalog.orders.iter().any(|order| order.plans.contains_key(name))
+            }
             Some(_) => return rested,
         };
         there && (line.redrives == 0 || rested)
@@ -243,7 +251,8 @@ impl Retrier {
     /// Claims and sends, so many at a time as a function keeps apart easily.
     async fn send(&self, due: &[Line], now: Timestamp, report: &mut RetryReport) -> Result<(), StoreError> {
         for chunk in due.chunks(25) {
-            let claims = join_all(chunk.iter().map(|line| self.accounts.store.claim_redrive(line, now))).await;
+            let claims =
+                join_all(chunk.iter().map(|line| self.accounts.store.claim_redrive(line, now))).await;
             let mut ids = Vec::new();
             for (line, claimed) in chunk.iter().zip(claims) {
                 if claimed? {

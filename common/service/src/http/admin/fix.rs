@@ -104,7 +104,8 @@ impl Admin {
                 self.link(user, &customer, &request_body, now_ms).await
             }
             "link_subscription" => {
-                let subscription = request_body.subscription.as_deref().map(SubscriptionId::new).and_then(Result::ok);
+                let subscription =
+                    request_body.subscription.as_deref().map(SubscriptionId::new).and_then(Result::ok);
                 let subscription = subscription
                     .ok_or_else(|| bad("invalid_subscription", "subscription must be an id like sub_…"))?;
                 let customer = self.customer_of(&subscription).await?;
@@ -380,7 +381,13 @@ impl Admin {
         }))
     }
 
-    async fn audit_fix(&self, user: &UserId, mend: &FixRequest, what: &str, now_ms: i64) -> Result<(), Problem> {
+    async fn audit_fix(
+        &self,
+        user: &UserId,
+        mend: &FixRequest,
+        what: &str,
+        now_ms: i64,
+    ) -> Result<(), Problem> {
         let target = format!("{user} {what}");
         self.audit(Some(&mend.actor), Some(&mend.reason), &mend.action, target.trim_end(), now_ms).await
     }
@@ -419,9 +426,9 @@ fn fix_of(body: &FixRequest, catalog: &Catalog, now: Timestamp) -> Result<Fix, P
     }
     let time = |text: &Option<String>, name: &str| match text.as_deref() {
         None => Ok(None),
-        Some(text) => Timestamp::parse(text).map(Some).ok_or_else(|| {
-            bad("invalid_time", format!("{name} must be a time like 2026-12-31T00:00:00Z"))
-        }),
+        Some(text) => Timestamp::parse(text)
+            .map(Some)
+            .ok_or_else(|| bad("invalid_time", format!("{name} must be a time like 2026-12-31T00:00:00Z"))),
     };
     Ok(match body.action.as_str() {
         "grant" => Fix::Grant(credits, time(&body.until, "until")?),

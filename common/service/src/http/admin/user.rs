@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use super::log::view;
 use super::reconcile::GRACE_SECONDS;
 use super::{Admin, deadline, limit, parameter, seconds};
+use crate::accounts::load_account;
 use crate::http::answer::{Problem, problem};
 use crate::reconcile::{Options, Reconciler};
 use tallyhook_aws::payload;
@@ -32,7 +33,6 @@ use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::log::Line;
 use tallyhook_aws::stripe::{Cursor, Filter, Object, Page, Stripe, StripeError};
 use tallyhook_core::account::Account;
-use crate::accounts::load_account;
 use tallyhook_core::account::Lot;
 use tallyhook_core::account::explain::LoggedEvent;
 use tallyhook_core::ids::{CustomerId, EventId, UserId};
@@ -125,8 +125,8 @@ impl Admin {
         let from = match parameter(request, "next") {
             Some(key) => {
                 let key = LedgerKey::from_text(&key);
-                let there = key.as_str().len() <= 900
-                    && self.processor.accounts.entry(user, &key).await?.is_some();
+                let there =
+                    key.as_str().len() <= 900 && self.processor.accounts.entry(user, &key).await?.is_some();
                 if !there {
                     return Err(super::bad("invalid_next", "next must be what the last page gave"));
                 }

@@ -262,11 +262,7 @@ fn sale(wish: &Wish, catalog: &Catalog) -> Result<Sale, Problem> {
 }
 
 /// A subscription that goes on at Stripe, whether it gives access at the moment or not, with the plan's name.
-fn running(
-    state: &State,
-    catalog: &Catalog,
-    now: Timestamp,
-) -> Option<(SubscriptionId, Option<String>)> {
+fn running(state: &State, catalog: &Catalog, now: Timestamp) -> Option<(SubscriptionId, Option<String>)> {
     use SubscriptionStatus as Status;
     let goes_on = |status: &Status| match status {
         Status::Active | Status::Trialing | Status::PastDue | Status::Unpaid | Status::Paused => true,

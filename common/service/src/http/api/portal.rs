@@ -116,10 +116,9 @@ impl Api {
         let payment = known.as_ref().map(|known| known.payment);
         let status = SetupStatus::of(Known {
             session: payment.max(told),
-            subscription_gives_access: known
-                .as_ref()
-                .zip(user.as_ref())
-                .is_some_and(|(known, user)| gives_access(known, &user.state, &self.config.catalog, clock::now())),
+            subscription_gives_access: known.as_ref().zip(user.as_ref()).is_some_and(|(known, user)| {
+                gives_access(known, &user.state, &self.config.catalog, clock::now())
+            }),
             has_paid: user.as_ref().is_some_and(|user| user.state.first_paid_at.is_some()),
             provisions: self.config.outbox.queue_url.is_some(),
             job: user.as_ref().and_then(|user| user.job),
