@@ -32,6 +32,7 @@ mod recovery;
 mod scenarios;
 mod security;
 mod signature_vectors;
+mod snapshots;
 mod spine;
 mod store;
 mod stripe_client;
