@@ -12,7 +12,7 @@ use common::reconcile::{Options, Reconciler};
 use local::stack::functions;
 use serde_json::{Value, json};
 
-use crate::guards::{camel, read, resource};
+use crate::code_and_template::{camel, read, resource};
 use crate::reconcile::processor;
 use crate::stripe_client::{KEY, stripe};
 use crate::support::{Call, Fault, World, now, pack, sample};

@@ -20,7 +20,7 @@ use local::fake_stripe::FakeStripe;
 use local::stack::functions::{self, Trigger};
 use serde_json::{Value, json};
 
-use crate::guards::{camel, read, resource};
+use crate::code_and_template::{camel, read, resource};
 use crate::openapi::{is_open, operations};
 use crate::support::{
     ADMIN_TOKEN, APP_TOKEN, Fault, SECRET, World, aws_error, pack, read_answer, sample, with_id,
