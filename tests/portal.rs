@@ -1,5 +1,5 @@
-//! What a customer who comes back from checkout is told, and what Stripe is asked when its webhook has not
-//! come.
+//! The status page and the setup status after a checkout, and what Stripe is asked while its webhook is
+//! missing.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use lambda_http::Body;
@@ -21,7 +21,7 @@ async fn with_stripe() -> (World, FakeStripe) {
     (World::with(&variables).await, fake)
 }
 
-/// Things that happened at Stripe and that no webhook told.
+/// Adds sample events to the fake Stripe that no webhook delivers.
 fn happens(fake: &FakeStripe, names: &[&str]) {
     for name in names {
         fake.ingest(&sample(name, "user_123").to_string(), false).unwrap();
@@ -35,7 +35,7 @@ async fn told(world: &World, session: &str) -> String {
     ["payment_state", "provisioning_state", "password_state", "next_action"].map(word).join(" ")
 }
 
-/// Lets the next question about a session come at once.
+/// Makes the next request for a session ask Stripe at once.
 async fn time_passes(world: &World, session: &str) {
     let update = world
         .dynamodb
@@ -75,7 +75,7 @@ async fn the_states_follow_the_webhooks() {
 }
 
 #[tokio::test]
-async fn a_word_that_is_heard_late_does_not_take_back_a_payment() {
+async fn a_late_unpaid_event_does_not_revert_a_payment() {
     let world = World::new().await;
     let paid = sample("checkout.session.async_payment_succeeded", "user_123");
     let session = paid["data"]["object"]["id"].as_str().unwrap().to_owned();
@@ -88,7 +88,7 @@ async fn a_word_that_is_heard_late_does_not_take_back_a_payment() {
 }
 
 #[tokio::test]
-async fn a_subscription_whose_webhooks_never_came_is_read_from_stripe_and_the_late_webhooks_change_nothing() {
+async fn setup_status_reads_an_unannounced_subscription_from_stripe_once() {
     let (world, fake) = with_stripe().await;
     world.sign_up("user_123").await;
     let life = ["customer.subscription.created", "invoice.paid", "checkout.session.completed"];
@@ -119,20 +119,20 @@ async fn a_pack_is_granted_once_whichever_comes_first_even_when_many_ask_at_once
     let polls = futures_util::future::join_all((0..8).map(|_| world.setup_status(PACK_SESSION)));
     let (polls, ()) = tokio::join!(polls, world.process(&event));
     assert!(polls.iter().all(|(status, _)| *status == 200));
-    assert!(sessions_asked(&fake) <= 1, "one of many asks Stripe");
+    assert!(sessions_asked(&fake) <= 1, "at most one request asks Stripe");
     assert_eq!(told(&world, PACK_SESSION).await, "paid completed not_sent set_password");
     let account = world.account("user_123").await;
     assert_eq!(account["credits"], 1500, "{account}");
 }
 
 #[tokio::test]
-async fn polling_does_not_hammer_stripe() {
+async fn polling_asks_stripe_a_bounded_number_of_times() {
     let (world, fake) = with_stripe().await;
     for _ in 0..20 {
         assert_eq!(world.setup_status(SESSION).await.0, 404);
     }
     assert_eq!(sessions_asked(&fake), 1);
-    // Made-up ids share what one instance may ask.
+    // Unknown ids share the limit of one instance.
     for number in 0..60 {
         world.setup_status(&format!("cs_test_made_up_{number}")).await;
     }
@@ -140,7 +140,7 @@ async fn polling_does_not_hammer_stripe() {
 }
 
 #[tokio::test]
-async fn what_stripe_says_of_a_session_that_is_not_paid_is_shown_and_feeds_nothing() {
+async fn the_state_of_an_unpaid_session_is_shown_and_changes_no_account() {
     let (world, fake) = with_stripe().await;
     let mut event = sample("checkout.session.completed.pack", "user_123");
     for (status, payment, expect) in
@@ -152,13 +152,21 @@ async fn what_stripe_says_of_a_session_that_is_not_paid_is_shown_and_feeds_nothi
         assert!(told(&world, PACK_SESSION).await.starts_with(expect), "{status} {payment}");
         time_passes(&world, PACK_SESSION).await;
     }
-    assert_eq!(world.app("GET", "/users/user_123", Value::Null, None).await.0, 404, "nobody paid");
+    assert_eq!(
+        world.app("GET", "/users/user_123", Value::Null, None).await.0,
+        404,
+        "an unpaid session creates no account"
+    );
     fake.fail("/v1/checkout/sessions/", 9, Misbehaviour::Status(500, None));
-    assert_eq!(world.setup_status("cs_test_other").await.0, 200, "Stripe's failure is not the customer's");
+    assert_eq!(
+        world.setup_status("cs_test_other").await.0,
+        200,
+        "a failure of Stripe is not shown as an error"
+    );
 }
 
 #[tokio::test]
-async fn a_paid_session_of_nobody_we_know_and_one_of_the_other_mode_stay_unconfirmed() {
+async fn a_paid_session_without_a_user_or_of_the_other_mode_stays_unconfirmed() {
     let (world, fake) = with_stripe().await;
     let mut event = sample("checkout.session.completed.pack", "user_123");
     event["data"]["object"]["client_reference_id"] = Value::Null;
@@ -174,7 +182,7 @@ async fn a_paid_session_of_nobody_we_know_and_one_of_the_other_mode_stay_unconfi
 }
 
 #[tokio::test]
-async fn what_is_no_session_is_refused_before_anything_is_read() {
+async fn an_invalid_session_id_is_refused_before_any_read() {
     let world = World::new().await;
     let long = format!("cs_{}", "a".repeat(300));
     for session in ["", "cs_", "sub_1", "cs_1#x", "cs_<script>", "cs_1'--", long.as_str()] {
@@ -187,7 +195,7 @@ async fn what_is_no_session_is_refused_before_anything_is_read() {
 }
 
 #[tokio::test]
-async fn only_the_app_says_that_a_password_is_set_and_only_of_a_user_that_is_there() {
+async fn only_the_app_reports_a_set_password_and_only_for_an_existing_user() {
     let world = World::new().await;
     let say = async |authorization: Option<&str>, body: &str| {
         let (status, body) = read_answer(

@@ -1,5 +1,4 @@
-//! What the app is told, over HTTP: once for a first payment, after every change where that is configured,
-//! signed, and never lost.
+//! Requests to the app's webhook: one for the first payment and one after each change, signed and never lost.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +15,7 @@ use crate::support::{Fault, World, pack, sample, with_id};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// The app's side: what it was told, and what it answers.
+/// The app: the requests that it received, and what it answers.
 #[derive(Clone)]
 struct App {
     told: Arc<Mutex<Vec<(String, Value)>>>,
@@ -29,7 +28,7 @@ impl App {
             let webhook = standardwebhooks::Webhook::new(SECRET).unwrap();
             webhook
                 .verify(body.as_bytes(), &headers)
-                .expect("what the app is told is signed as Standard Webhooks has it");
+                .expect("the request has a valid Standard Webhooks signature");
             let id = headers["webhook-id"].to_str().unwrap().to_owned();
             app.told.lock().unwrap().push((id, serde_json::from_str(&body).unwrap()));
             *app.answers.lock().unwrap()
@@ -68,13 +67,13 @@ async fn job(world: &World, kind: &str, user: &str) -> String {
         .map_or_else(|| "none".to_owned(), |job| job["outcome"].clone())
 }
 
-/// Only what is said of first payments.
+/// The requests about first payments.
 fn payments(told: Vec<(String, Value)>) -> Vec<(String, Value)> {
     told.into_iter().filter(|(_, body)| body["type"] == "payment.confirmed").collect()
 }
 
 #[tokio::test]
-async fn the_first_payment_is_told_once_and_a_renewal_costs_nothing() {
+async fn the_first_payment_is_sent_to_the_app_once_and_a_renewal_is_not() {
     let (app, url) = App::start().await;
     let world = with_app(&url).await;
     world.process(&sample("customer.subscription.created", "user_123")).await;
@@ -113,7 +112,7 @@ async fn the_job_is_part_of_the_one_transaction_and_only_of_the_first_payments()
     let duplicate = world.receive(Family::InvoicePaid).await;
     world.calls();
     world.worker(Family::InvoicePaid).handle(duplicate).await.unwrap();
-    assert_eq!(world.operations(), ["BatchGetItem"], "a duplicate that comes for the first time");
+    assert_eq!(world.operations(), ["BatchGetItem"], "a duplicate");
     assert_eq!(world.provision().await, 0);
     assert_eq!(
         job(&world, "provision", "user_123").await,
@@ -123,7 +122,7 @@ async fn the_job_is_part_of_the_one_transaction_and_only_of_the_first_payments()
 }
 
 #[tokio::test]
-async fn an_app_that_fails_is_called_again_by_the_law_under_the_same_id_and_then_by_an_operator() {
+async fn a_failing_app_is_retried_with_the_same_id_then_left_to_an_operator() {
     let (app, url) = App::start().await;
     let world = with_app(&url).await;
     world.process(&pack("one", "user_1", 1)).await;
@@ -148,7 +147,7 @@ async fn an_app_that_fails_is_called_again_by_the_law_under_the_same_id_and_then
     assert!(failed.reason.as_ref().unwrap().contains("the app answered 500"), "{failed:?}");
 
     app.answer(StatusCode::OK);
-    assert_eq!(world.retry_in(86_400).await.jobs, 0, "what failed for good waits for a person");
+    assert_eq!(world.retry_in(86_400).await.jobs, 0, "a failed job waits for an operator");
     let shown = world.ask("GET", "/admin/provisioning", Value::Null).await.1;
     let shown = shown["jobs"].as_array().unwrap().iter().find(|job| job["job"] == "provision").unwrap();
     assert_eq!(
@@ -183,7 +182,7 @@ async fn an_app_that_fails_is_called_again_by_the_law_under_the_same_id_and_then
 }
 
 #[tokio::test]
-async fn a_message_that_is_lost_after_the_commit_is_sent_by_retry_or_when_the_event_comes_again() {
+async fn a_job_message_lost_after_the_commit_is_sent_by_retry_or_redelivery() {
     let (app, url) = App::start().await;
     let world = with_app(&url).await;
     let is_nudge = |call: &crate::support::Call| {
@@ -201,7 +200,7 @@ async fn a_message_that_is_lost_after_the_commit_is_sent_by_retry_or_when_the_ev
         (1, "completed".to_owned())
     );
 
-    // Killed between the commit and the message: SQS brings the event again.
+    // The worker is killed between the commit and the message; SQS redelivers the event.
     world.deliver(pack("two", "user_2", 1).to_string().as_bytes()).await;
     let batch = world.receive(Family::CheckoutSession).await;
     world.fault(move |call| is_nudge(call).then_some(Fault::HangBefore));
@@ -218,7 +217,7 @@ async fn a_message_that_is_lost_after_the_commit_is_sent_by_retry_or_when_the_ev
 }
 
 #[tokio::test]
-async fn every_change_of_tier_or_balance_is_told_where_there_is_a_url_and_nowhere_else() {
+async fn each_change_of_tier_or_balance_is_sent_to_the_app_if_a_url_is_set() {
     let (app, url) = App::start().await;
     let world = with_app(&url).await;
     let mut versions = Vec::new();
@@ -270,7 +269,7 @@ async fn the_setup_status_follows_the_job() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_to_an_address_inside_and_no_redirect_is_followed() {
+async fn provisioning_calls_no_internal_address_and_follows_no_redirect() {
     let (app, url) = App::start().await;
     for (at, loopback) in [
         (url.clone(), "false"),

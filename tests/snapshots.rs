@@ -1,6 +1,6 @@
-//! Snapshots of what others read: the items in the two tables, and `openapi.json` as it is served. A change of
-//! either shows as a difference in `snapshots/`, to be reviewed. To accept one, run the test with
-//! `INSTA_UPDATE=always`. The log lines have a file of their own there, see `log_lines.rs`.
+//! Snapshots of what others read: the items in the two tables, and `openapi.json` as it is served. A change
+//! of either shows as a difference in `snapshots/`. Review it, then accept it with `INSTA_UPDATE=always`. The
+//! log lines have a file of their own there, see `log_lines.rs`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
