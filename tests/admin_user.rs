@@ -59,11 +59,11 @@ async fn each_account_field_is_explained_by_the_event_entry_or_rule_that_set_it(
         world.process(&sample(name, "user_1")).await;
     }
     let answer = check(&world, "user_1").await;
-    let told = |name: &str| sample(name, "user_1")["id"].clone();
+    let event_id = |name: &str| sample(name, "user_1")["id"].clone();
     let tier = because(&answer, "tier");
     assert_eq!(
         (&tier["value"], &tier["rule"], &tier["event_id"]),
-        (&json!("pro"), &json!("highest_plan"), &told("customer.subscription.created"))
+        (&json!("pro"), &json!("highest_plan"), &event_id("customer.subscription.created"))
     );
     let subscription = sample("customer.subscription.created", "user_1")["data"]["object"]["id"]
         .as_str()
@@ -72,16 +72,16 @@ async fn each_account_field_is_explained_by_the_event_entry_or_rule_that_set_it(
     let bucket = because(&answer, &format!("bucket {subscription}"));
     assert_eq!(
         (&bucket["value"], &bucket["rule"], &bucket["event_id"]),
-        (&json!("5000"), &json!("period"), &told("invoice.paid")),
+        (&json!("5000"), &json!("period"), &event_id("invoice.paid")),
         "{answer:#}"
     );
     assert!(bucket["ledger_key"].as_str().unwrap().starts_with("invoice#in_"));
     assert_eq!(because(&answer, "bucket signup")["rule"], "ended_by_subscription");
-    assert_eq!(because(&answer, "bucket signup")["event_id"], told("invoice.paid"));
+    assert_eq!(because(&answer, "bucket signup")["event_id"], event_id("invoice.paid"));
     let addon = because(&answer, "bucket addon");
     assert_eq!(
         (&addon["value"], &addon["event_id"]),
-        (&json!("1000"), &told("checkout.session.completed.pack"))
+        (&json!("1000"), &event_id("checkout.session.completed.pack"))
     );
     assert_eq!(because(&answer, "credits")["value"], "6000");
     assert_eq!(answer["account"]["credits"], 6000);

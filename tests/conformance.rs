@@ -342,11 +342,11 @@ async fn a_failed_message_waits_as_long_as_it_is_told_and_ends_in_the_dead_lette
             .queue_url(&url)
             .receipt_handle(messages[0].receipt_handle().unwrap());
         again.visibility_timeout(seconds).send().await.unwrap();
-        assert!(backend.receive(&url).await.is_empty(), "it waits as long as it was told");
+        assert!(backend.receive(&url).await.is_empty(), "it is hidden for its visibility timeout");
         tokio::time::sleep(Duration::from_secs(seconds.unsigned_abs().into()) + Duration::from_millis(100))
             .await;
     }
-    assert!(backend.receive(&url).await.is_empty(), "it was received as often as it may be");
+    assert!(backend.receive(&url).await.is_empty(), "it was received `maxReceiveCount` times");
     let dead = backend.receive(&backend.dead_letters).await;
     assert_eq!(dead[0].body(), Some("poison"));
 }

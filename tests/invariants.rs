@@ -146,7 +146,8 @@ impl Tables {
             }
             let account =
                 self.accounts.get(&(format!("user#{}", text(&link["user_id"])), "account".to_owned()));
-            let account = account.unwrap_or_else(|| panic!("{when}: I3, {pk} leads to nobody"));
+            let account =
+                account.unwrap_or_else(|| panic!("{when}: I3, {pk} links to a user without an account"));
             if let Some(customer) = pk.strip_prefix("customer#") {
                 assert!(
                     account["state"]["customers"].get(customer).is_some(),
@@ -167,7 +168,10 @@ impl Tables {
             );
             if outcome == "processed" {
                 let user = (format!("user#{}", text(&event["user_id"])), "account".to_owned());
-                assert!(self.accounts.contains_key(&user), "{when}: I3, {id} is processed and nobody has it");
+                assert!(
+                    self.accounts.contains_key(&user),
+                    "{when}: I3, {id} is processed and its user has no account"
+                );
             }
         }
     }

@@ -125,11 +125,11 @@ async fn events_never_sent_to_our_endpoint_are_counted_alerted_and_replayed() {
         health["deductions"].as_array().unwrap().iter().any(|deduction| deduction["code"] == "missing"),
         "{health:#}"
     );
-    let told = world.alerts().await;
+    let sent_alerts = world.alerts().await;
     assert_eq!(
-        (told.len(), &told[0]["alert"], &told[0]["records"]),
+        (sent_alerts.len(), &sent_alerts[0]["alert"], &sent_alerts[0]["records"]),
         (1, &json!("missing"), &json!(2)),
-        "{told:?}"
+        "{sent_alerts:?}"
     );
 
     let (status, gap) = world.ask("GET", "/admin/stripe/gap", Value::Null).await;

@@ -78,8 +78,8 @@ pub fn operations() -> BTreeSet<(String, String)> {
     paths.iter().flat_map(methods).collect()
 }
 
-/// The routes that the tables of the two handlers name, which a reader of the code goes by.
-fn told(source: &str) -> BTreeSet<(String, String)> {
+/// The routes in the table at the top of a handler's file.
+fn routes(source: &str) -> BTreeSet<(String, String)> {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../common/src").join(source);
     let text = std::fs::read_to_string(path).unwrap();
     let rows =
@@ -93,8 +93,8 @@ fn told(source: &str) -> BTreeSet<(String, String)> {
 
 #[test]
 fn the_code_and_openapi_json_name_the_same_routes() {
-    let told: BTreeSet<_> = told("api.rs").into_iter().chain(told("admin.rs")).collect();
-    assert_eq!(told, operations());
+    let named: BTreeSet<_> = routes("api.rs").into_iter().chain(routes("admin.rs")).collect();
+    assert_eq!(named, operations());
     assert_eq!(DOCUMENT["openapi"], "3.1.0");
     assert_eq!(DOCUMENT["info"]["version"], env!("CARGO_PKG_VERSION"));
 }

@@ -144,7 +144,7 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
 
     world.webhook.prewarm().await;
 
-    // The app's side, with a session whose webhook never came.
+    // The app's side, with a session whose webhook never arrived.
     world.sign_up("user_1").await;
     let spent = world.app("POST", "/users/user_1/credits/consume", json!({"amount": 1}), Some("key")).await;
     assert_eq!(spent.0, 200, "{}", spent.1);

@@ -28,7 +28,7 @@ fn happens(fake: &FakeStripe, names: &[&str]) {
     }
 }
 
-async fn told(world: &World, session: &str) -> String {
+async fn states(world: &World, session: &str) -> String {
     let (status, body) = world.setup_status(session).await;
     assert_eq!((status, body["session_id"].as_str()), (200, Some(session)), "{body}");
     let word = |name: &str| body[name].as_str().unwrap().to_owned();
@@ -55,23 +55,23 @@ fn sessions_asked(fake: &FakeStripe) -> usize {
 #[tokio::test]
 async fn the_states_follow_the_webhooks() {
     let world = World::new().await;
-    assert_eq!(told(&world, SESSION).await, "confirming not_started not_sent wait_payment");
+    assert_eq!(states(&world, SESSION).await, "confirming not_started not_sent wait_payment");
     let unpaid = json!({"status": "complete", "payment_status": "unpaid"});
     let mut delayed = sample("checkout.session.completed.pack", "user_123");
     delayed["data"]["object"]["payment_status"] = unpaid["payment_status"].clone();
     world.process(&delayed).await;
-    assert_eq!(told(&world, PACK_SESSION).await, "confirming not_started not_sent wait_payment");
+    assert_eq!(states(&world, PACK_SESSION).await, "confirming not_started not_sent wait_payment");
     let mut failed = with_id(delayed.clone(), "evt_failed");
     failed["type"] = json!("checkout.session.async_payment_failed");
     world.process(&failed).await;
-    assert_eq!(told(&world, PACK_SESSION).await, "failed not_started not_sent pay");
+    assert_eq!(states(&world, PACK_SESSION).await, "failed not_started not_sent pay");
 
     world.process(&sample("checkout.session.completed", "user_123")).await;
-    assert_eq!(told(&world, SESSION).await, "paid completed not_sent set_password");
+    assert_eq!(states(&world, SESSION).await, "paid completed not_sent set_password");
     let (status, body) =
         world.app("POST", "/portal/password-set", json!({"user_id": "user_123"}), None).await;
     assert_eq!((status, &body["password_state"]), (200, &json!("set")));
-    assert_eq!(told(&world, SESSION).await, "paid completed set go_to_dashboard");
+    assert_eq!(states(&world, SESSION).await, "paid completed set go_to_dashboard");
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn a_late_unpaid_event_does_not_revert_a_payment() {
     before["type"] = json!("checkout.session.completed");
     before["data"]["object"]["payment_status"] = json!("unpaid");
     world.process(&before).await;
-    assert!(told(&world, &session).await.starts_with("paid "));
+    assert!(states(&world, &session).await.starts_with("paid "));
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn setup_status_reads_an_unannounced_subscription_from_stripe_once() {
     world.sign_up("user_123").await;
     let life = ["customer.subscription.created", "invoice.paid", "checkout.session.completed"];
     happens(&fake, &life);
-    assert_eq!(told(&world, SESSION).await, "paid completed not_sent set_password");
+    assert_eq!(states(&world, SESSION).await, "paid completed not_sent set_password");
     let account = world.account("user_123").await;
     assert_eq!(
         (account["tier"].as_str(), account["credits"].as_i64()),
@@ -120,7 +120,7 @@ async fn a_pack_is_granted_once_whichever_comes_first_even_when_many_ask_at_once
     let (polls, ()) = tokio::join!(polls, world.process(&event));
     assert!(polls.iter().all(|(status, _)| *status == 200));
     assert!(sessions_asked(&fake) <= 1, "at most one request asks Stripe");
-    assert_eq!(told(&world, PACK_SESSION).await, "paid completed not_sent set_password");
+    assert_eq!(states(&world, PACK_SESSION).await, "paid completed not_sent set_password");
     let account = world.account("user_123").await;
     assert_eq!(account["credits"], 1500, "{account}");
 }
@@ -149,7 +149,7 @@ async fn the_state_of_an_unpaid_session_is_shown_and_changes_no_account() {
         event["data"]["object"]["status"] = json!(status);
         event["data"]["object"]["payment_status"] = json!(payment);
         fake.ingest(&event.to_string(), false).unwrap();
-        assert!(told(&world, PACK_SESSION).await.starts_with(expect), "{status} {payment}");
+        assert!(states(&world, PACK_SESSION).await.starts_with(expect), "{status} {payment}");
         time_passes(&world, PACK_SESSION).await;
     }
     assert_eq!(
@@ -172,12 +172,12 @@ async fn a_paid_session_without_a_user_or_of_the_other_mode_stays_unconfirmed() 
     event["data"]["object"]["client_reference_id"] = Value::Null;
     event["data"]["object"]["metadata"] = json!({"pack": "credits_1000"});
     fake.ingest(&event.to_string(), false).unwrap();
-    assert_eq!(told(&world, PACK_SESSION).await, "confirming not_started not_sent wait_payment");
+    assert_eq!(states(&world, PACK_SESSION).await, "confirming not_started not_sent wait_payment");
     let mut live = sample("checkout.session.completed.pack", "user_123");
     live["data"]["object"]["id"] = json!("cs_live_1");
     live["data"]["object"]["livemode"] = json!(true);
     fake.ingest(&live.to_string(), false).unwrap();
-    assert_eq!(told(&world, "cs_live_1").await, "confirming not_started not_sent wait_payment");
+    assert_eq!(states(&world, "cs_live_1").await, "confirming not_started not_sent wait_payment");
     assert_eq!(world.app("GET", "/users/user_123", Value::Null, None).await.0, 404);
 }
 

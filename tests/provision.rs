@@ -18,7 +18,7 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// The app: the requests that it received, and what it answers.
 #[derive(Clone)]
 struct App {
-    told: Arc<Mutex<Vec<(String, Value)>>>,
+    requests: Arc<Mutex<Vec<(String, Value)>>>,
     answers: Arc<Mutex<StatusCode>>,
 }
 
@@ -30,10 +30,10 @@ impl App {
                 .verify(body.as_bytes(), &headers)
                 .expect("the request has a valid Standard Webhooks signature");
             let id = headers["webhook-id"].to_str().unwrap().to_owned();
-            app.told.lock().unwrap().push((id, serde_json::from_str(&body).unwrap()));
+            app.requests.lock().unwrap().push((id, serde_json::from_str(&body).unwrap()));
             *app.answers.lock().unwrap()
         }
-        let app = Self { told: Arc::default(), answers: Arc::new(Mutex::new(StatusCode::OK)) };
+        let app = Self { requests: Arc::default(), answers: Arc::new(Mutex::new(StatusCode::OK)) };
         let moved = post(|| async { (StatusCode::TEMPORARY_REDIRECT, [("location", "/")]) });
         let router = Router::new().route("/", post(take)).route("/moved", moved).with_state(app.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -46,8 +46,8 @@ impl App {
         *self.answers.lock().unwrap() = status;
     }
 
-    fn told(&self) -> Vec<(String, Value)> {
-        std::mem::take(&mut self.told.lock().unwrap())
+    fn requests(&self) -> Vec<(String, Value)> {
+        std::mem::take(&mut self.requests.lock().unwrap())
     }
 }
 
@@ -68,8 +68,8 @@ async fn job(world: &World, kind: &str, user: &str) -> String {
 }
 
 /// The requests about first payments.
-fn payments(told: Vec<(String, Value)>) -> Vec<(String, Value)> {
-    told.into_iter().filter(|(_, body)| body["type"] == "payment.confirmed").collect()
+fn payments(requests: Vec<(String, Value)>) -> Vec<(String, Value)> {
+    requests.into_iter().filter(|(_, body)| body["type"] == "payment.confirmed").collect()
 }
 
 #[tokio::test]
@@ -83,8 +83,8 @@ async fn the_first_payment_is_sent_to_the_app_once_and_a_renewal_is_not() {
     }
     world.process(&with_id(sample("invoice.paid", "user_123"), "evt_again")).await;
     assert_eq!(world.provision().await, 0);
-    let told = payments(app.told());
-    let [(id, body)] = told.as_slice() else { panic!("{told:?}") };
+    let requests = payments(app.requests());
+    let [(id, body)] = requests.as_slice() else { panic!("{requests:?}") };
     assert!(id.starts_with("provision_"));
     assert_eq!(
         (&body["data"]["user_id"], &body["data"]["tier"], &body["data"]["credits"]),
@@ -130,10 +130,10 @@ async fn a_failing_app_is_retried_with_the_same_id_then_left_to_an_operator() {
     let mut ids = Vec::new();
     for (attempt, wait) in [(1, 300), (2, 600), (3, 900), (4, 0)] {
         assert_eq!(world.provision().await > 0, attempt < 4, "attempt {attempt}");
-        ids.extend(payments(app.told()).into_iter().map(|(id, _)| id));
+        ids.extend(payments(app.requests()).into_iter().map(|(id, _)| id));
         if wait > 0 {
             world.pass_seconds(wait - 2);
-            assert_eq!((world.provision().await, app.told().len()), (0, 0), "not before its time");
+            assert_eq!((world.provision().await, app.requests().len()), (0, 0), "not before its time");
             world.pass_seconds(3);
         }
     }
@@ -160,7 +160,7 @@ async fn a_failing_app_is_retried_with_the_same_id_then_left_to_an_operator() {
     assert_eq!((status, &answer["result"]), (200, &json!("queued")), "{answer}");
     assert_eq!(world.provision().await, 0);
     assert_eq!(
-        (payments(app.told())[0].0.clone(), job(&world, "provision", "user_1").await),
+        (payments(app.requests())[0].0.clone(), job(&world, "provision", "user_1").await),
         (ids[0].clone(), "completed".to_owned())
     );
     let shown = world.ask("GET", "/admin/provisioning", Value::Null).await.1;
@@ -196,7 +196,7 @@ async fn a_job_message_lost_after_the_commit_is_sent_by_retry_or_redelivery() {
     assert!(world.retry_in(1000).await.jobs > 0);
     world.provision().await;
     assert_eq!(
-        (payments(app.told()).len(), job(&world, "provision", "user_1").await),
+        (payments(app.requests()).len(), job(&world, "provision", "user_1").await),
         (1, "completed".to_owned())
     );
 
@@ -211,7 +211,7 @@ async fn a_job_message_lost_after_the_commit_is_sent_by_retry_or_redelivery() {
     world.drain().await;
     world.provision().await;
     assert_eq!(
-        (payments(app.told()).len(), job(&world, "provision", "user_2").await),
+        (payments(app.requests()).len(), job(&world, "provision", "user_2").await),
         (1, "completed".to_owned())
     );
 }
@@ -223,9 +223,9 @@ async fn each_change_of_tier_or_balance_is_sent_to_the_app_if_a_url_is_set() {
     let mut versions = Vec::new();
     let mut tells = async |what: &str, credits: u64| {
         assert_eq!(world.provision().await, 0, "{what}");
-        let told: Vec<_> =
-            app.told().into_iter().filter(|(_, body)| body["type"] == "account.updated").collect();
-        let [(id, body)] = told.as_slice() else { panic!("{what}: {told:?}") };
+        let requests: Vec<_> =
+            app.requests().into_iter().filter(|(_, body)| body["type"] == "account.updated").collect();
+        let [(id, body)] = requests.as_slice() else { panic!("{what}: {requests:?}") };
         assert_eq!(body["data"]["credits"], credits, "{what}");
         versions.push((id.clone(), body["data"]["version"].as_u64().unwrap()));
     };
@@ -238,7 +238,7 @@ async fn each_change_of_tier_or_balance_is_sent_to_the_app_if_a_url_is_set() {
     let mut unpaid = with_id(pack("two", "user_1", 1), "evt_unpaid");
     unpaid["data"]["object"]["payment_status"] = json!("unpaid");
     world.process(&unpaid).await;
-    assert_eq!((world.provision().await, app.told()), (0, Vec::new()), "nothing changed");
+    assert_eq!((world.provision().await, app.requests()), (0, Vec::new()), "nothing changed");
     assert!(versions.windows(2).all(|pair| pair[0].1 < pair[1].1 && pair[0].0 != pair[1].0), "{versions:?}");
 
     let quiet = World::provisioning(&[]).await;
@@ -286,7 +286,7 @@ async fn provisioning_calls_no_internal_address_and_follows_no_redirect() {
         let world = World::provisioning(&variables).await;
         world.process(&pack("one", "user_1", 1)).await;
         assert_eq!(world.provision().await, 2, "{at}: both jobs come back");
-        assert_eq!(app.told(), Vec::new(), "{at}");
+        assert_eq!(app.requests(), Vec::new(), "{at}");
     }
 }
 

@@ -55,7 +55,7 @@ impl Shop {
     /// Adds sample events to the fake Stripe. A tag changes the ids to those of another customer.
     fn happens(&self, user: &str, tag: &str, names: &[&str], delivered: bool) {
         for name in names {
-            self.fake.ingest(&told(name, user, tag).to_string(), delivered).unwrap();
+            self.fake.ingest(&of_customer(name, user, tag).to_string(), delivered).unwrap();
         }
     }
 
@@ -95,7 +95,7 @@ fn queues(world: &World) -> BTreeMap<Family, String> {
 }
 
 /// A sample event with the ids of another customer.
-fn told(name: &str, user: &str, tag: &str) -> Value {
+fn of_customer(name: &str, user: &str, tag: &str) -> Value {
     let event = sample(name, user).to_string().replace("TallyHook0", &format!("TallyHook{tag}0"));
     let mut event: Value = serde_json::from_str(&event).unwrap();
     event["id"] = json!(format!("{}{tag}", event["id"].as_str().unwrap()));
@@ -443,7 +443,7 @@ async fn one_user_can_be_reconciled_alone() {
     let shop = Shop::new().await;
     for tag in ["A", "B"] {
         shop.happens(&format!("user_{tag}"), tag, &LIFE[..2], true);
-        shop.world.process(&told("customer.subscription.created", &format!("user_{tag}"), tag)).await;
+        shop.world.process(&of_customer("customer.subscription.created", &format!("user_{tag}"), tag)).await;
     }
     shop.fake.set_now(EARLY);
     let user = UserId::new("user_A").unwrap();

@@ -376,9 +376,9 @@ fn nothing_secret_or_personal_is_in_a_log_line_a_metric_an_alert_or_an_error() {
         .env_remove("LOG_LEVEL")
         .output();
     let child = child.unwrap();
-    let told =
+    let output =
         format!("{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
-    assert!(child.status.success(), "{told}");
+    assert!(child.status.success(), "{output}");
     for name in [
         "WEBHOOK_RECEIVED",
         "WEBHOOK_REFUSED",
@@ -393,10 +393,10 @@ fn nothing_secret_or_personal_is_in_a_log_line_a_metric_an_alert_or_an_error() {
         "ALERT_NOT_POSTED",
         "START_WOULD_BE_REFUSED",
     ] {
-        assert!(told.contains(name), "nothing was captured of {name}: {told}");
+        assert!(output.contains(name), "nothing was captured of {name}: {output}");
     }
     for canary in PERSONAL.iter().chain(&SECRETS) {
-        let line = told.lines().find(|line| line.contains(canary));
+        let line = output.lines().find(|line| line.contains(canary));
         assert!(line.is_none(), "I21, written by a function: {canary}: {line:?}");
     }
 }
@@ -545,7 +545,7 @@ async fn tour() {
             .find(canary)
             .map(|place| answers[place.saturating_sub(300)..].chars().take(500).collect::<String>());
         assert_eq!(place, None, "I21, in an answer: {canary}");
-        assert!(!sent.contains(canary), "I21, told outside: {canary}");
+        assert!(!sent.contains(canary), "I21, sent outside: {canary}");
     }
 }
 

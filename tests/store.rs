@@ -24,7 +24,7 @@ async fn a_transaction_has_at_most_a_hundred_writes() {
     assert_eq!(world.operations(), ["TransactWriteItems", "BatchGetItem", "BatchGetItem"]);
     for count in [101, 102, 150] {
         let refused = store.commit(writes(count)).await;
-        assert!(matches!(refused, Err(StoreError::TooMany(told)) if told == count), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::TooMany(given)) if given == count), "{refused:?}");
     }
     assert_eq!(world.operations(), [""; 0]);
 }
