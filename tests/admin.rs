@@ -1,11 +1,11 @@
-//! The admin API: who may ask, what an operator can do, and that it is on record.
+//! The admin API: validation, sending events again, health, and the dashboard's page.
 
 use serde_json::{Value, json};
 
 use crate::support::{World, pack};
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_in_the_one_shape() {
+async fn invalid_requests_are_refused_with_an_error_code() {
     let world = World::new().await;
     for (method, path, body, status, code) in [
         ("GET", "/admin/stripe/webhook-logs?status=broken", Value::Null, 400, "invalid_status"),

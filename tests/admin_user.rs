@@ -1,5 +1,5 @@
-//! The operator's side of one user: why an account is as it is, what Stripe says, and setting it right, each
-//! change once and on record.
+//! The admin API for one user: what explains an account, what Stripe has, and repairs, each made once and
+//! audited.
 
 use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ fn grant(credits: u64, reason: &str) -> Value {
 }
 
 #[tokio::test]
-async fn every_field_of_an_account_is_explained_by_the_event_entry_or_rule_that_set_it() {
+async fn each_account_field_is_explained_by_the_event_entry_or_rule_that_set_it() {
     let (world, _fake) = shop().await;
     world.sign_up("user_1").await;
     for name in [
@@ -59,11 +59,11 @@ async fn every_field_of_an_account_is_explained_by_the_event_entry_or_rule_that_
         world.process(&sample(name, "user_1")).await;
     }
     let answer = check(&world, "user_1").await;
-    let told = |name: &str| sample(name, "user_1")["id"].clone();
+    let event_id = |name: &str| sample(name, "user_1")["id"].clone();
     let tier = because(&answer, "tier");
     assert_eq!(
         (&tier["value"], &tier["rule"], &tier["event_id"]),
-        (&json!("pro"), &json!("highest_plan"), &told("customer.subscription.created"))
+        (&json!("pro"), &json!("highest_plan"), &event_id("customer.subscription.created"))
     );
     let subscription = sample("customer.subscription.created", "user_1")["data"]["object"]["id"]
         .as_str()
@@ -72,16 +72,16 @@ async fn every_field_of_an_account_is_explained_by_the_event_entry_or_rule_that_
     let bucket = because(&answer, &format!("bucket {subscription}"));
     assert_eq!(
         (&bucket["value"], &bucket["rule"], &bucket["event_id"]),
-        (&json!("5000"), &json!("period"), &told("invoice.paid")),
+        (&json!("5000"), &json!("period"), &event_id("invoice.paid")),
         "{answer:#}"
     );
     assert!(bucket["ledger_key"].as_str().unwrap().starts_with("invoice#in_"));
     assert_eq!(because(&answer, "bucket signup")["rule"], "ended_by_subscription");
-    assert_eq!(because(&answer, "bucket signup")["event_id"], told("invoice.paid"));
+    assert_eq!(because(&answer, "bucket signup")["event_id"], event_id("invoice.paid"));
     let addon = because(&answer, "bucket addon");
     assert_eq!(
         (&addon["value"], &addon["event_id"]),
-        (&json!("1000"), &told("checkout.session.completed.pack"))
+        (&json!("1000"), &event_id("checkout.session.completed.pack"))
     );
     assert_eq!(because(&answer, "credits")["value"], "6000");
     assert_eq!(answer["account"]["credits"], 6000);
@@ -99,10 +99,10 @@ async fn every_field_of_an_account_is_explained_by_the_event_entry_or_rule_that_
 }
 
 #[tokio::test]
-async fn a_user_without_credits_is_told_why_and_stripes_truth_repairs_it_once() {
+async fn check_user_explains_missing_credits_and_apply_stripe_repairs_them_once() {
     let (world, fake) = shop().await;
     world.sign_up("user_1").await;
-    // The subscription came through; the payment's webhook was lost.
+    // The subscription's webhook arrived; the payment's was lost.
     world.process(&recent("customer.subscription.created", "user_1")).await;
     for name in ["customer.subscription.created", "invoice.paid"] {
         fake.ingest(&recent(name, "user_1").to_string(), false).unwrap();
@@ -151,7 +151,7 @@ async fn a_user_without_credits_is_told_why_and_stripes_truth_repairs_it_once() 
 }
 
 #[tokio::test]
-async fn stripe_not_answering_is_told_and_what_is_known_here_is_shown() {
+async fn check_user_reports_that_stripe_fails_and_shows_the_stored_account() {
     let (world, fake) = shop().await;
     world.sign_up("user_1").await;
     world.process(&sample("customer.subscription.created", "user_1")).await;
@@ -177,7 +177,7 @@ async fn stripe_not_answering_is_told_and_what_is_known_here_is_shown() {
 }
 
 #[tokio::test]
-async fn linking_a_customer_frees_what_waits_at_once_and_never_moves_one_from_another_user() {
+async fn linking_a_customer_frees_its_events_and_never_moves_a_bound_customer() {
     let (world, _fake) = shop().await;
     for user in ["user_1", "user_2"] {
         world.sign_up(user).await;
@@ -196,8 +196,7 @@ async fn linking_a_customer_frees_what_waits_at_once_and_never_moves_one_from_an
         (&json!(1), &json!("link_customer"), &json!("cus_lost"))
     );
 
-    // The address of the parked event is the one of an order of user_1's: that is a suggestion, and nothing
-    // more.
+    // An equal e-mail address is only a suggestion: it links nothing.
     let email = event["data"]["object"]["customer_details"]["email"].clone();
     let (_, found) = world.ask("POST", "/admin/stripe/find", json!({"text": email})).await;
     assert_eq!(
@@ -233,24 +232,25 @@ async fn linking_a_customer_frees_what_waits_at_once_and_never_moves_one_from_an
     assert_eq!((status, &error["error"]), (409, &json!("customer_bound")));
     let (status, error) = world.ask("POST", "/admin/stripe/fix-user/nobody", link("typo")).await;
     assert_eq!((status, &error["error"]), (404, &json!("user_not_found")));
-    assert_eq!(audits(&world).await.len(), 1, "what changed nothing is not a change");
+    assert_eq!(audits(&world).await.len(), 1, "a request that changes nothing is not audited");
     let (_, found) = world.ask("POST", "/admin/stripe/find", json!({"text": "cus_lost"})).await;
     assert_eq!(found["users"][0]["user_id"], "user_1");
 }
 
 #[tokio::test]
-async fn a_subscription_is_linked_by_asking_stripe_whose_it_is_and_its_payments_follow() {
+async fn linking_a_subscription_applies_its_payments_from_stripe() {
     let (world, fake) = shop().await;
     world.sign_up("user_1").await;
     for name in ["customer.subscription.created", "invoice.paid"] {
         let mut event = recent(name, "user_1");
-        // Nothing at Stripe says which user this is.
+        // Remove the metadata that names the user.
         let text = event.to_string().replace("\"user_id\":\"user_1\"", "\"other\":\"x\"");
         event = serde_json::from_str(&text).unwrap();
         fake.ingest(&event.to_string(), false).unwrap();
     }
     let subscription = sample("customer.subscription.created", "x")["data"]["object"]["id"].clone();
-    let link = json!({"action": "link_subscription", "subscription": subscription, "actor": "ann", "reason": "ticket 3"});
+    let link = json!({"action": "link_subscription", "subscription": subscription, "actor": "ann",
+        "reason": "ticket 3"});
     let (status, linked) = world.ask("POST", "/admin/stripe/fix-user/user_1", link.clone()).await;
     assert_eq!((status, &linked["result"]), (200, &json!("linked")), "{linked:#}");
     let account = world.account("user_1").await;
@@ -261,7 +261,7 @@ async fn a_subscription_is_linked_by_asking_stripe_whose_it_is_and_its_payments_
 }
 
 #[tokio::test]
-async fn a_grant_is_one_entry_for_one_key_with_actor_and_reason_and_a_revocation_never_goes_below_zero() {
+async fn a_grant_is_made_once_per_key_and_a_revocation_stops_at_zero() {
     let world = World::new().await;
     world.sign_up("user_1").await;
     let fix = async |key: Option<&str>, body: Value| world.fix("user_1", key, body).await;
@@ -272,7 +272,7 @@ async fn a_grant_is_one_entry_for_one_key_with_actor_and_reason_and_a_revocation
         (200, &json!(800), &json!(300)),
         "{first:#}"
     );
-    // A double click, a proxy, a retry: at once and later.
+    // Concurrent and later repetitions return the first answer.
     let repeated = futures_util::future::join_all((0..5).map(|_| fix(Some("k1"), grant(300, "late")))).await;
     assert!(repeated.iter().all(|answer| *answer == (200, first.clone())), "{repeated:#?}");
     for other in [
@@ -304,7 +304,7 @@ async fn a_grant_is_one_entry_for_one_key_with_actor_and_reason_and_a_revocation
 }
 
 #[tokio::test]
-async fn what_cannot_be_fixed_is_refused_before_anything_is_written() {
+async fn an_invalid_fix_is_refused_before_any_write() {
     let (world, _fake) = shop().await;
     world.sign_up("user_1").await;
     let before = world.everything().await;
@@ -347,7 +347,7 @@ async fn what_cannot_be_fixed_is_refused_before_anything_is_written() {
 }
 
 #[tokio::test]
-async fn reconcile_is_a_dry_run_unless_said_and_goes_on_from_the_place_it_names() {
+async fn reconcile_is_a_dry_run_by_default_and_resumes_where_it_stopped() {
     let (world, fake) = shop().await;
     for user in ["user_1", "user_2"] {
         world.sign_up(user).await;
@@ -399,7 +399,7 @@ async fn reconcile_is_a_dry_run_unless_said_and_goes_on_from_the_place_it_names(
 }
 
 #[tokio::test]
-async fn events_of_stripes_are_replayed_by_id_type_and_time_and_what_was_done_is_not_done_again() {
+async fn events_are_replayed_from_stripe_by_id_type_and_time_without_repeating() {
     let (world, fake) = shop().await;
     world.sign_up("user_1").await;
     let done = recent("customer.subscription.created", "user_1");

@@ -13,7 +13,7 @@ use tallyhook_core::timestamp::Timestamp;
 use crate::stripe_client::{IMPATIENT, KEY};
 use crate::support::sample;
 
-/// A customer with a subscription to a price, made through the API; the fake one is told of the subscription.
+/// A customer with a subscription to a price, made through the API; the fake one gets it as an event.
 async fn subscribe(
     stripe: &Stripe,
     fake: Option<&FakeStripe>,
@@ -93,15 +93,15 @@ async fn customers_subscriptions_events_and_refusals_read_alike_from_any_stripe(
 
     let since = EventFilter { from: Some(Timestamp::from_unix(1)), ..EventFilter::default() };
     let page = stripe.events(&since, &Cursor::Newest).await.unwrap();
-    let told = page
+    let created = page
         .objects
         .iter()
         .find(|event| event.value()["data"]["object"]["id"] == subscription.as_str())
         .unwrap();
-    let told = stripe.event(&told.id().unwrap().parse().unwrap()).await.unwrap();
-    assert_eq!(told.value()["type"], EventType::CustomerSubscriptionCreated.as_str());
-    // What it is of, an event says in every version but localstripe's.
-    let mut text = told.value();
+    let created = stripe.event(&created.id().unwrap().parse().unwrap()).await.unwrap();
+    assert_eq!(created.value()["type"], EventType::CustomerSubscriptionCreated.as_str());
+    // Every Stripe but localstripe sends `object`.
+    let mut text = created.value();
     text["object"] = json!("event");
     let event = event::read(text.to_string().as_bytes()).unwrap();
     assert!(matches!(&event.object, Object::Subscription(read) if read.id == subscription), "{event:?}");

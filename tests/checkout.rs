@@ -12,7 +12,7 @@ const APP: &str = "https://app.example.com";
 async fn shop() -> (World, FakeStripe) {
     let fake = FakeStripe::new(KEY);
     let base = format!("http://{}", fake.start().await.unwrap());
-    // As at Stripe, the prices of the other mode are not there.
+    // Stripe has only the prices of this mode.
     for price in ["price_pro_test", "price_team_test", "price_pack_1000_test", "price_dfy_starter_test"] {
         fake.put(json!({"id": price, "object": "price", "active": true}));
     }
@@ -25,7 +25,7 @@ async fn buy(world: &World, wish: Value) -> (u16, Value) {
     world.app("POST", "/checkout-sessions", wish, None).await
 }
 
-/// What Stripe was asked for.
+/// The form that Stripe received.
 async fn at_stripe(world: &World, fake: &FakeStripe, wish: Value) -> Value {
     let (status, body) = buy(world, wish).await;
     assert_eq!(status, 200, "{body}");
@@ -33,7 +33,7 @@ async fn at_stripe(world: &World, fake: &FakeStripe, wish: Value) -> Value {
 }
 
 #[tokio::test]
-async fn user_and_purchase_are_on_the_session_and_on_what_comes_of_it() {
+async fn the_session_its_payment_and_its_subscription_carry_user_and_purchase() {
     let (world, fake) = shop().await;
     let plan = at_stripe(&world, &fake, json!({"user_id": "user <1>", "plan": "pro"})).await;
     assert_eq!((&plan["mode"], &plan["client_reference_id"]), (&json!("subscription"), &json!("user <1>")));
@@ -47,7 +47,8 @@ async fn user_and_purchase_are_on_the_session_and_on_what_comes_of_it() {
     assert_eq!(plan["cancel_url"], format!("{APP}/"));
     assert!(plan.to_string().contains("price_pro_test"), "{plan}");
 
-    let pack = json!({"user_id": "u", "pack": "credits_1000", "quantity": 3, "customer_email": "jo@example.com", "success_path": "/thanks"});
+    let pack = json!({"user_id": "u", "pack": "credits_1000", "quantity": 3,
+        "customer_email": "jo@example.com", "success_path": "/thanks"});
     let pack = at_stripe(&world, &fake, pack).await;
     let named = json!({"user_id": "u", "pack": "credits_1000", "quantity": "3"});
     assert_eq!((&pack["metadata"], &pack["payment_intent_data"]["metadata"]), (&named, &named));
@@ -64,13 +65,13 @@ async fn user_and_purchase_are_on_the_session_and_on_what_comes_of_it() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_sent_twice_gets_the_same_session_and_one_after_a_purchase_a_new_one() {
+async fn a_repeated_request_gets_the_same_session_until_the_purchase() {
     let (world, fake) = shop().await;
     let wish = || json!({"user_id": "user_123", "pack": "credits_1000"});
     let first = buy(&world, wish()).await.1;
     assert_eq!(buy(&world, wish()).await.1["session_id"], first["session_id"]);
     let other = world.app("POST", "/checkout-sessions", wish(), Some("another")).await.1;
-    assert_ne!(other["session_id"], first["session_id"], "the app can ask for another one");
+    assert_ne!(other["session_id"], first["session_id"], "another idempotency key makes another session");
     world.process(&sample("checkout.session.completed.pack", "user_123")).await;
     let next = buy(&world, wish()).await.1;
     assert_ne!(next["session_id"], first["session_id"]);
@@ -114,7 +115,7 @@ async fn a_second_subscription_is_refused_with_the_way_to_the_billing_portal() {
     assert_eq!(
         buy(&world, json!({"user_id": "user_123", "plan": "pro"})).await.0,
         200,
-        "one that ended is in nobody's way"
+        "an ended subscription does not block a new one"
     );
 }
 
@@ -147,7 +148,7 @@ async fn a_failure_of_stripe_is_a_502_with_its_words_and_without_secrets() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sold_is_refused_with_what_can() {
+async fn an_unknown_purchase_is_refused_with_what_the_catalog_has() {
     let (world, fake) = shop().await;
     for (wish, code, says) in [
         (json!({"user_id": "u", "plan": "<script>"}), "unknown_name", "it has: pro, business, team"),

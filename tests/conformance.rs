@@ -1,6 +1,6 @@
-//! What we rely on in DynamoDB and SQS, asked of whatever stands in for them.
+//! What we rely on in DynamoDB and SQS, tested against AWS or an emulator.
 //!
-//! `cargo test` asks the embedded ones over HTTP. The same command asks any other endpoint:
+//! `cargo test` tests the embedded ones over HTTP. The same command tests any other endpoint:
 //! `AWS_ENDPOINT_URL`, or `AWS_ENDPOINT_URL_DYNAMODB` and `AWS_ENDPOINT_URL_SQS`, with `AWS_REGION` and
 //! credentials:
 //!
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use aws_lambda_events::event::sqs::SqsEvent;
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{AttributeValue, ConditionCheck, KeysAndAttributes, Put, TransactWriteItem};
 use aws_sdk_sqs::types::{MessageSystemAttributeName, QueueAttributeName};
 use futures_util::future::join_all;
@@ -36,7 +37,7 @@ use crate::support::{APP_TOKEN, SECRET, call, pack, records, sample, signature, 
 
 type Item = HashMap<String, AttributeValue>;
 
-/// Something that answers as AWS does, with two tables and a set of queues of this run.
+/// An endpoint that answers as AWS does, with two tables and a set of queues of this run.
 struct Backend {
     env: Env,
     dynamodb: aws_sdk_dynamodb::Client,
@@ -216,14 +217,12 @@ async fn a_transaction_is_all_or_nothing_and_says_which_condition_failed(backend
         ),
     ];
     let error = transact(writes).await.unwrap_err().into_service_error();
-    let aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError::TransactionCanceledException(cancelled) = error else {
-        panic!("{error:?}")
-    };
+    let TransactWriteItemsError::TransactionCanceledException(cancelled) = error else { panic!("{error:?}") };
     let reasons: Vec<_> =
         cancelled.cancellation_reasons().iter().map(|reason| reason.code().unwrap_or("None")).collect();
     assert_eq!(reasons, ["None", "ConditionalCheckFailed", "None"]);
     let found = backend.read(&["all#1", "all#2", "all#3"]).await;
-    assert_eq!(found.len(), 1, "nothing of it is there: {found:?}");
+    assert_eq!(found.len(), 1, "no write of the transaction was applied: {found:?}");
     assert_eq!(found[0]["version"], number(1));
     // A condition alone takes part, and holds.
     let check = TransactWriteItem::builder().condition_check(check.build().unwrap()).build();
@@ -233,7 +232,7 @@ async fn a_transaction_is_all_or_nothing_and_says_which_condition_failed(backend
     assert_eq!(
         backend.read(&["all#1", "all#2", "all#none"]).await.len(),
         2,
-        "what was just written is read, what is not there is left out"
+        "a consistent read returns new items and omits missing ones"
     );
 }
 
@@ -344,11 +343,11 @@ async fn a_failed_message_waits_as_long_as_it_is_told_and_ends_in_the_dead_lette
             .queue_url(&url)
             .receipt_handle(messages[0].receipt_handle().unwrap());
         again.visibility_timeout(seconds).send().await.unwrap();
-        assert!(backend.receive(&url).await.is_empty(), "it waits as long as it was told");
+        assert!(backend.receive(&url).await.is_empty(), "it is hidden for its visibility timeout");
         tokio::time::sleep(Duration::from_secs(seconds.unsigned_abs().into()) + Duration::from_millis(100))
             .await;
     }
-    assert!(backend.receive(&url).await.is_empty(), "it was received as often as it may be");
+    assert!(backend.receive(&url).await.is_empty(), "it was received `maxReceiveCount` times");
     let dead = backend.receive(&backend.dead_letters).await;
     assert_eq!(dead[0].body(), Some("poison"));
 }

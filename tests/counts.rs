@@ -1,8 +1,8 @@
 //! What an event costs, counted where it is exact: calls, bytes of the requests, capacity units of DynamoDB.
 //!
 //! The counts are kept in `data/counts.json`, from which `scripts/cost.py` makes the prices of
-//! `docs/cost.md`. Nothing may cost more unseen; after a change on purpose: `UPDATE_GOLDEN=1 cargo test -p
-//! tests counts`, and read the difference.
+//! `docs/cost.md`. After an intended change run `UPDATE_GOLDEN=1 cargo test -p tests counts` and review the
+//! difference.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::support::{Call, World, cancelled, pack, sample, signature};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/counts.json");
 
-/// Calls by their name, and what DynamoDB counted.
+/// Calls by name, and DynamoDB's capacity units.
 #[derive(Default)]
 struct Counts {
     events: u32,
@@ -102,7 +102,7 @@ async fn what_an_event_costs_has_not_changed() {
         (0..10).map(|number| pack(&format!("p{number}"), "user_1", 1).to_string().into_bytes()).collect();
     let (_, packs) = batch(&world, Family::CheckoutSession, &packs).await;
 
-    // What must hold, whatever the file says.
+    // These bounds hold whatever the file says.
     let operations = |calls: &[Call]| calls.iter().map(|call| call.operation.clone()).collect::<Vec<_>>();
     assert_eq!(operations(&webhook), ["SendMessage"]);
     for calls in [&alone, &ten, &packs] {
@@ -142,7 +142,7 @@ async fn what_an_event_costs_has_not_changed() {
     }
 }
 
-/// Equal but for a hundredth: stamps differ in length, and what is rounded may fall to either side.
+/// Compares with a tolerance of 1 %: timestamps differ in length, and rounding may go either way.
 fn same(name: &str, now: &Value, then: &Value) {
     match (now.as_object(), now.as_f64(), then.as_f64()) {
         (Some(fields), ..) => {
@@ -218,8 +218,7 @@ async fn a_year() -> Counts {
     counts
 }
 
-/// Twenty random customers' lives with all that may happen, side by side: far more purchases, refunds and
-/// disputes than anybody has.
+/// Twenty random customers' lives in parallel, with far more purchases, refunds and disputes than usual.
 async fn random_lives() -> Counts {
     const LIVES: u64 = 20;
     let world = World::new().await;
@@ -251,10 +250,10 @@ async fn random_lives() -> Counts {
 }
 
 #[tokio::test]
-async fn a_cancelled_transaction_of_ten_falls_back_to_one_for_each_account_and_only_what_fails_comes_back() {
+async fn a_cancelled_batch_is_split_by_account_and_only_the_failing_events_return() {
     let world = World::new().await;
     let batch = world.ten_purchases().await;
-    // What user_3 writes is never acceptable; nobody else is to blame.
+    // Every write of user_3 is refused; those of the other users are not.
     world.fault(|call| {
         let writes = call.operation == "TransactWriteItems" && call.request.to_string().contains("user_3");
         writes.then(|| cancelled(call, "user_3", "ValidationError"))
@@ -263,8 +262,7 @@ async fn a_cancelled_transaction_of_ten_falls_back_to_one_for_each_account_and_o
     world.heal();
     let operations = world.operations();
     let count = |name: &str| operations.iter().filter(|operation| *operation == name).count();
-    // One for all, one for each account, and for the account that cannot be written one for each of its two
-    // events.
+    // One for all, one for each account, and one for each of the two events of the failing account.
     assert_eq!(
         (count("BatchGetItem"), count("TransactWriteItems")),
         (1 + 5 + 2, 1 + 5 + 2),

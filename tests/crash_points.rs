@@ -1,6 +1,6 @@
-//! Every handler, stopped at every call it makes, in every way a call can go wrong; then the network heals,
-//! visibility passes, and what was not acknowledged comes again. The end must be that of the undisturbed run,
-//! and at every moment between, the tables must be whole.
+//! Every handler is stopped at every call it makes, in every way a call can fail. Then calls succeed again,
+//! the visibility expires, and SQS redelivers what was not acknowledged. The result must equal that of an
+//! undisturbed run, and the invariants must hold at every moment between.
 
 use serde_json::{Value, json};
 use tallyhook_core::event::{EventType, Family};
@@ -8,16 +8,16 @@ use tallyhook_core::event::{EventType, Family};
 use crate::invariants::{Tables, check_quiet};
 use crate::support::{Call, Fault, World, aws_error, cancelled, pack, sample, with_id};
 
-/// What happens to a call.
+/// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Trouble {
     /// The request is lost; the SDK repeats it.
     RequestLost,
-    /// It is carried out and the reply is lost; the SDK repeats it.
+    /// The call has its effect and the reply is lost; the SDK repeats it.
     ReplyLost,
     /// From this call on no request arrives.
     Outage,
-    /// From this call on all is carried out and no reply arrives.
+    /// From this call on calls have their effect and no reply arrives.
     Deaf,
     /// The instance is killed before the call has an effect.
     KilledBefore,
@@ -27,7 +27,7 @@ pub enum Trouble {
     InternalError,
     /// From this call on the service throttles.
     Throttled,
-    /// From this call on, every transaction loses against another.
+    /// From this call on, every transaction is cancelled by a conflict.
     Conflict,
     /// Transactions are throttled by the table, which cancels them.
     ThrottledWithin,
@@ -50,7 +50,7 @@ pub const TROUBLES: [Trouble; 11] = [
 ];
 
 impl Trouble {
-    /// What becomes of the call with this number, counted from 0, when the trouble is at number `at`.
+    /// The fault of the call with this number, counted from 0, when the trouble begins at number `at`.
     fn at(self, at: usize, number: usize, call: &Call) -> Option<Fault> {
         let transaction = call.operation == "TransactWriteItems";
         match self {
@@ -93,7 +93,7 @@ struct Case {
     name: &'static str,
     before: Vec<Value>,
     batch: Vec<Value>,
-    /// A message that no webhook sent stands in the batch too.
+    /// Whether the batch also has a message that no webhook sent.
     poison: bool,
 }
 
@@ -102,7 +102,7 @@ impl Case {
         EventType::from(self.batch[0]["type"].as_str().unwrap()).family().unwrap_or(Family::Customer)
     }
 
-    /// A world in which the batch has been queued and not yet handed out.
+    /// A world in which the batch is queued and not yet received.
     async fn world(&self) -> World {
         let world = World::new().await;
         world.sign_up("user_1").await;
@@ -211,7 +211,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// The cases that meet every trouble, unless `SWEEP` is set: then all do.
+/// The cases that meet every trouble. With `SWEEP` set, all cases do.
 const EVERY_TROUBLE: [&str; 2] = ["a pack for an account", "an invoice known by its customer"];
 /// A run of this one takes as long as thirty of the others: unless `SWEEP` is set it is only killed, and not
 /// twice.
@@ -233,7 +233,7 @@ async fn undisturbed(case: &Case) -> (Tables, usize) {
     (check_quiet(&world, &case.batch, case.name).await.meaning(), calls)
 }
 
-/// The message of a hand-made message has an id of its own in each world.
+/// Replaces message ids, which differ from world to world.
 fn without_message_ids(mut tables: Tables) -> Tables {
     let (messages, events): (Vec<_>, Vec<_>) =
         tables.events.into_iter().partition(|(id, _)| id.starts_with("msg_"));
@@ -245,8 +245,8 @@ fn without_message_ids(mut tables: Tables) -> Tables {
     tables
 }
 
-/// What was not acknowledged comes again, and the end is that of the undisturbed run; all once more from
-/// Stripe changes nothing.
+/// Redelivers what was not acknowledged and compares with the undisturbed run. Then delivers everything once
+/// more, which must change nothing.
 async fn must_end_as(world: &World, case: &Case, end: &Tables, when: &str) {
     Tables::read(world).await.check(when);
     world.pass_seconds(1000);
@@ -291,7 +291,7 @@ async fn a_worker_stopped_at_any_call_in_any_way_ends_where_an_undisturbed_one_d
     println!("{runs} runs of the workers");
 }
 
-/// The second life of the instance is another one: it starts from what the first has left.
+/// The second instance starts from what the first one left.
 #[tokio::test(start_paused = true)]
 async fn an_instance_killed_twice_at_any_two_calls_ends_where_an_undisturbed_one_does() {
     let mut runs = 0;
@@ -371,7 +371,7 @@ async fn a_webhook_stopped_at_its_call_in_any_way_has_queued_what_it_acknowledge
                 }
                 None => assert!(matches!(trouble, Trouble::KilledBefore | Trouble::KilledAfter), "{when}"),
             }
-            // Stripe sends again whatever was not answered 2xx; here, in every case.
+            // Stripe sends again what was not answered 2xx. Here everything is sent again.
             assert_eq!(world.deliver(body.as_bytes()).await.0, 200, "{when}");
             world.settle().await;
             check_quiet(&world, std::slice::from_ref(&event), &when)

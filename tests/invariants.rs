@@ -16,11 +16,11 @@ pub struct Tables {
     pub events: BTreeMap<String, Value>,
 }
 
-/// What says when we did something and how often we tried: it may differ between two runs that mean the same.
+/// Our own times and counts: they may differ between two equivalent runs.
 const OURS: [&str; 8] = ["updated_at", "received", "finished", "attempts", "seen", "day", "expires_at", "at"];
-/// What says which of several came first: whatever the order, the list of entries is checked to be whole.
+/// The order of arrival: it may differ between two equivalent runs.
 const ORDER: [&str; 5] = ["previous", "balance", "last_entry", "last_event", "version"];
-/// Ours in the event log alone, where `due` is when `retry` looks again; beside an account it is an amount.
+/// Ours only in the event log, where `due` is a time. In a reversal `due` is an amount.
 const OURS_IN_THE_LOG: [&str; 1] = ["due"];
 
 impl Tables {
@@ -141,12 +141,13 @@ impl Tables {
         }
         for ((pk, _), link) in self.accounts.iter().filter(|((_, sk), _)| sk == "link") {
             if link["user_id"].is_null() {
-                // Bound to nobody yet: the list of those who wait for it.
+                // Not linked to a user yet: the item lists the events that wait for it.
                 continue;
             }
             let account =
                 self.accounts.get(&(format!("user#{}", text(&link["user_id"])), "account".to_owned()));
-            let account = account.unwrap_or_else(|| panic!("{when}: I3, {pk} leads to nobody"));
+            let account =
+                account.unwrap_or_else(|| panic!("{when}: I3, {pk} links to a user without an account"));
             if let Some(customer) = pk.strip_prefix("customer#") {
                 assert!(
                     account["state"]["customers"].get(customer).is_some(),
@@ -167,13 +168,16 @@ impl Tables {
             );
             if outcome == "processed" {
                 let user = (format!("user#{}", text(&event["user_id"])), "account".to_owned());
-                assert!(self.accounts.contains_key(&user), "{when}: I3, {id} is processed and nobody has it");
+                assert!(
+                    self.accounts.contains_key(&user),
+                    "{when}: I3, {id} is processed and its user has no account"
+                );
             }
         }
     }
 }
 
-/// I4, I5: nothing is under way any more and each of these events has an outcome.
+/// I4, I5: the queues are empty and each of these events has an outcome.
 pub async fn check_quiet(world: &World, events: &[Value], when: &str) -> Tables {
     let tables = Tables::read(world).await;
     tables.check(when);
@@ -225,7 +229,7 @@ fn forget_ours(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|name, _| !OURS.contains(&name.as_str()) && !ORDER.contains(&name.as_str()));
-            // What no event of Stripe's dates is dated by us.
+            // These have no event of Stripe's, so `created` is our own time.
             if map.get("cause").is_some_and(|cause| cause == "app")
                 || map.get("reason").is_some_and(|reason| reason == "message")
             {

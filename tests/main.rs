@@ -1,4 +1,55 @@
-//! Behaviour of the whole system, a file per subject; one binary, so that it links once.
+//! Behaviour of the whole system. One binary, so that it links once. In reading order:
+//!
+//! **What the tests stand on**
+//! - `support`: A deployment in one process, whose calls can be made to fail.
+//! - `invariants`: What must hold in the tables and queues at every moment.
+//!
+//! **From a webhook to an account**
+//! - `webhook_to_account`: The main path: a signed event changes an account exactly once.
+//! - `credit_rules`: Subscriptions, packs, orders, refunds: what each event grants.
+//! - `signature_vectors`: The signatures that Stripe's own libraries accept and refuse.
+//! - `corpus`: Each event of the corpus is read, or refused for a known reason.
+//! - `golden`: What the rules decide about each event of that corpus.
+//!
+//! **What goes wrong**
+//! - `faults`: The numbered scenarios of `docs/faults.md`.
+//! - `crash_points`: Handlers stopped at every call, in every way a call can fail.
+//! - `any_order`: The same events in any order and number end in the same account.
+//! - `model`: Random transitions, faults included, compared with a simple model.
+//! - `parked_and_failed`: Parked events, failed events, dead letters, and how they are sent again.
+//!
+//! **Stripe**
+//! - `stripe_client`: The client of Stripe's API.
+//! - `any_stripe`: The client against a Stripe that is not ours.
+//! - `reconcile`: Reconciliation and replay repair what differs from Stripe.
+//! - `reconcile_many`: Reconciliation of many subscriptions: its requests and its memory.
+//! - `missed_webhooks`: Customers whose webhooks never arrived.
+//!
+//! **The app and its users**
+//! - `checkout`: `POST /checkout-sessions`.
+//! - `portal`: The status page and the setup status after a checkout.
+//! - `provision`: The app's webhook: provisioning and account updates.
+//!
+//! **The operator**
+//! - `admin`: The admin API: validation, sending events again, health, the dashboard's page.
+//! - `admin_user`: The admin API for one user: explanations and repairs.
+//! - `event_log`: Listing the event log.
+//! - `notify`: Alerts to Slack and Discord.
+//! - `runbook`: The procedures of `docs/operating.md`.
+//!
+//! **What must not change unnoticed**
+//! - `snapshots`: Items and `openapi.json` as reviewed text.
+//! - `log_lines`: The names and fields of log lines, compared in every test.
+//! - `openapi`: `openapi.json` against every answer of every test.
+//! - `counts`: Calls, bytes and capacity units of an event.
+//! - `code_and_template`: The code, `template.yaml` and the guides agree.
+//!
+//! **Security and AWS**
+//! - `security`: Tokens, pages, keys, secrets in logs, the template and the workflows.
+//! - `permissions`: Each function calls only what its role allows.
+//! - `parameters`: Secrets from SSM parameters, and their rotation.
+//! - `store`: The bounds of the store.
+//! - `conformance`: What we rely on in DynamoDB and SQS.
 
 #![allow(clippy::unwrap_used, reason = "a test says that it failed by panicking")]
 #![allow(missing_docs, reason = "helpers of tests are named for what they do")]
@@ -8,35 +59,33 @@ mod admin_user;
 mod any_order;
 mod any_stripe;
 mod checkout;
+mod code_and_template;
 mod conformance;
 mod corpus;
 mod counts;
 mod crash_points;
-mod dropped;
+mod credit_rules;
+mod event_log;
 mod faults;
 mod golden;
-mod guards;
 mod invariants;
-mod log;
+mod log_lines;
+mod missed_webhooks;
 mod model;
 mod notify;
 mod openapi;
-mod operating;
 mod parameters;
+mod parked_and_failed;
 mod permissions;
 mod portal;
 mod provision;
 mod reconcile;
 mod reconcile_many;
-mod recovery;
-mod scenarios;
+mod runbook;
 mod security;
 mod signature_vectors;
-mod spine;
+mod snapshots;
 mod store;
 mod stripe_client;
 mod support;
-
-/// As in the functions and the local stack.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+mod webhook_to_account;

@@ -1,4 +1,4 @@
-//! Alerts: what reaches Slack and Discord, what does not, and that nothing waits for them.
+//! Alerts to Slack and Discord: what is posted, what is held back, and that they delay no event.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use tallyhook_core::event::Family;
 
 use crate::support::{World, pack, sample, signature};
 
-/// Two chats on this machine: what they were sent, and what they answer.
+/// Slack and Discord as local servers: the posts that they received, and which one is down.
 #[derive(Clone, Default)]
 struct Chats {
     posts: Arc<Mutex<Vec<(&'static str, Value)>>>,
@@ -67,7 +67,7 @@ fn unnamed(name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn an_alert_reaches_both_chats_once_and_the_next_one_says_how_many_were_held() {
+async fn an_alert_reaches_both_chats_once_and_the_next_counts_those_held_back() {
     let (chats, url) = Chats::start().await;
     let world = world(&url).await;
     for number in 0..5 {
@@ -82,7 +82,7 @@ async fn an_alert_reaches_both_chats_once_and_the_next_one_says_how_many_were_he
             && posts[1].1["embeds"].to_string().contains("evt\\\\_n0")
     );
 
-    // The hour is over.
+    // The quiet hour has passed.
     let past = aws_sdk_dynamodb::types::AttributeValue::N("1".to_owned());
     for name in ["slack", "discord"] {
         let key = aws_sdk_dynamodb::types::AttributeValue::S(format!("alert#{name}#parked#unnamed_purchase"));
@@ -102,7 +102,7 @@ async fn an_alert_reaches_both_chats_once_and_the_next_one_says_how_many_were_he
 }
 
 #[tokio::test]
-async fn a_chat_that_is_down_gets_the_alert_when_it_is_back_and_the_other_one_does_not_get_it_twice() {
+async fn an_alert_is_retried_only_for_the_chat_that_was_down() {
     let (chats, url) = Chats::start().await;
     let world = world(&url).await;
     *chats.broken.lock().unwrap() = Some("slack");
@@ -143,7 +143,7 @@ async fn the_alert_about_a_wrong_secret_says_so_in_the_chat_and_health_counts_it
 }
 
 #[tokio::test]
-async fn an_alert_never_goes_inside_and_never_follows_a_redirect() {
+async fn an_alert_is_never_sent_to_an_internal_address_and_follows_no_redirect() {
     let (chats, url) = Chats::start().await;
     let port = url.rsplit(':').next().unwrap();
     let moved = format!("{url}/moved");

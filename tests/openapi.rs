@@ -30,7 +30,7 @@ fn find(path: &str) -> Option<(&'static str, &'static Value)> {
 pub fn check(method: &str, path: &str, status: u16, body: &Value) {
     let error = |codes: &[&str]| json!({"allOf": [{"$ref": "#/components/schemas/Error"}], "properties": {"error": {"enum": codes}}});
     let (place, schema) = match find(path).map(|(template, item)| (template, &item[method.to_lowercase()])) {
-        // Operators' routes are not told to those who may not ask.
+        // An unauthorized request does not learn which operators' routes exist.
         None | Some((_, Value::Null)) if matches!(status, 401 | 503) => {
             ("(anywhere)".to_owned(), error(&["unauthorized", "token_not_configured"]))
         }
@@ -50,8 +50,8 @@ pub fn check(method: &str, path: &str, status: u16, body: &Value) {
     };
     let mut validators = VALIDATORS.lock().unwrap();
     let validator = validators.entry(place.clone()).or_insert_with(|| {
-        let schema =
-            json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "components": DOCUMENT["components"], "allOf": [schema]});
+        let schema = json!({"$schema": "https://json-schema.org/draft/2020-12/schema",
+                "components": DOCUMENT["components"], "allOf": [schema]});
         Arc::new(jsonschema::validator_for(&schema).unwrap())
     });
     let validator = validator.clone();
@@ -78,10 +78,9 @@ pub fn operations() -> BTreeSet<(String, String)> {
     paths.iter().flat_map(methods).collect()
 }
 
-/// The routes that the tables of the two handlers name, which a reader of the code goes by.
-fn told(source: &str) -> BTreeSet<(String, String)> {
-    let path =
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../common/service/src/http").join(source);
+/// The routes in the table at the top of a handler's file.
+fn routes(source: &str) -> BTreeSet<(String, String)> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../common/src").join(source);
     let text = std::fs::read_to_string(path).unwrap();
     let rows =
         text.lines().filter_map(|line| line.strip_prefix("//! | `")).filter_map(|row| row.split('`').next());
@@ -93,9 +92,9 @@ fn told(source: &str) -> BTreeSet<(String, String)> {
 }
 
 #[test]
-fn every_route_of_the_code_is_in_the_document_and_every_one_of_the_document_in_the_code() {
-    let told: BTreeSet<_> = told("api.rs").into_iter().chain(told("admin.rs")).collect();
-    assert_eq!(told, operations());
+fn the_code_and_openapi_json_name_the_same_routes() {
+    let named: BTreeSet<_> = routes("api.rs").into_iter().chain(routes("admin.rs")).collect();
+    assert_eq!(named, operations());
     assert_eq!(DOCUMENT["openapi"], "3.1.0");
     assert_eq!(DOCUMENT["info"]["version"], env!("CARGO_PKG_VERSION"));
 }

@@ -1,4 +1,4 @@
-//! `ssm:/path` in the environment.
+//! Secrets named by `ssm:/path` in the environment, and their rotation without a deploy.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +15,7 @@ use tallyhook_service::webhook::Webhook;
 
 use crate::support::{SECRET, World, now, pack};
 
-/// An SSM with two parameters: what the first holds, and how often it was asked.
+/// A local SSM with two parameters: the value of the first, and the number of requests.
 #[derive(Clone)]
 struct ParameterStore(Arc<Mutex<(String, usize)>>);
 
@@ -129,15 +129,15 @@ async fn a_secret_is_rolled_under_load_without_a_deploy_and_nothing_is_dropped()
     let world = world_with_parameter(&endpoint).await;
     world.sign_up("user_1").await;
     assert_eq!(load(&world, "before", &["whsec_old"]).await, [200; 20]);
-    // Rolled at Stripe with an overlap: it signs with both, before and after the parameter knows.
+    // During the overlap Stripe signs with both secrets, before and after the parameter has the new one.
     assert_eq!(load(&world, "overlap", &["whsec_new", "whsec_old"]).await, [200; 20]);
     store.put_secret("whsec_new,whsec_old");
     assert_eq!(load(&world, "both", &["whsec_new", "whsec_old"]).await, [200; 20]);
-    assert_eq!(store.asked(), 1, "what verifies asks nobody");
-    // The overlap ends. This instance knows the old one alone until the first signature that does not match.
+    assert_eq!(store.asked(), 1, "a valid signature reads no parameter");
+    // The overlap ends. The first signature that does not match makes the instance read the parameter again.
     store.put_secret("whsec_new");
     assert_eq!(load(&world, "after", &["whsec_new"]).await, [200; 20]);
-    assert_eq!(store.asked(), 2, "requests of the same moment wait for one answer");
+    assert_eq!(store.asked(), 2, "concurrent requests wait for one read");
     assert_eq!(load(&world, "late", &["whsec_old"]).await, [400; 20], "the old one is gone");
     assert_eq!(load(&world, "forged", &["whsec_forged"]).await, [400; 20]);
     assert_eq!(store.asked(), 2, "a flood of forgeries asks no more than once in 30 s");

@@ -1,6 +1,6 @@
-//! Least privilege, enforced: in every test of this binary a function may call only what its role in
-//! `template.yaml` allows, on the tables, indexes and queues that it allows. A call that AWS would refuse
-//! ends the test; a permission that nobody uses fails the one below.
+//! In every test of this binary a function may call only what its role in `template.yaml` allows, on the
+//! tables, indexes and queues that it allows. A call that AWS would refuse fails the test. A permission that
+//! no function uses fails the test below.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -12,7 +12,7 @@ use tallyhook_core::event::Family;
 use tallyhook_service::alerts::Alerts;
 use tallyhook_service::reconcile::{Options, Reconciler};
 
-use crate::guards::{camel, read, resource};
+use crate::code_and_template::{camel, read, resource};
 use crate::reconcile::processor;
 use crate::stripe_client::{KEY, stripe};
 use crate::support::{Call, Fault, World, now, pack, sample};
@@ -73,7 +73,7 @@ fn words(text: &str, mark: &str) -> Vec<String> {
         .collect()
 }
 
-/// What AWS asks for before it does what is called.
+/// The permissions that AWS requires for a call.
 fn needs(call: &Call) -> Vec<Permission> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let table = |name: &str| format!("{}Table", camel(name));
@@ -117,7 +117,7 @@ pub fn check(function: &str, call: &Call) {
     }
 }
 
-/// What Lambda does with a function's role to bring it its queue's messages.
+/// What Lambda's poller does with a function's role.
 const POLLING: [&str; 3] = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"];
 
 /// The workers have the same permissions, and are one here.
@@ -125,7 +125,7 @@ fn group(function: &'static str) -> &'static str {
     if Family::ALL.iter().any(|family| family.as_str() == function) { "worker" } else { function }
 }
 
-/// A deployment in which every function does what it is there for, and what it does when something is wrong.
+/// Runs every function, with and without faults. Returns the actions that each used.
 async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
     let (fake, client) = stripe().await;
     let address = fake.start().await.unwrap();
@@ -144,9 +144,10 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
 
     world.webhook.prewarm().await;
 
-    // The app's side, with a session whose webhook never came.
+    // The app's side, with a session whose webhook never arrived.
     world.sign_up("user_1").await;
-    world.app("POST", "/users/user_1/credits/consume", json!({"credits": 1}), Some("key")).await;
+    let spent = world.app("POST", "/users/user_1/credits/consume", json!({"amount": 1}), Some("key")).await;
+    assert_eq!(spent.0, 200, "{}", spent.1);
     world.ledger("user_1").await;
     let session = sample("checkout.session.completed.pack", "user_1");
     fake.ingest(&session.to_string(), false).unwrap();
@@ -174,8 +175,8 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
     world.heal();
     world.drain_dead_letters().await;
 
-    // Reconciliation that stops and goes on, by itself and for an operator; what it leaves makes health
-    // speak.
+    // Reconciliation that stops and resumes, scheduled and requested by an operator. Its findings lower the
+    // health score.
     let appear = |tags: &[&str]| {
         for tag in tags {
             let text = sample("customer.subscription.created", &format!("user_{tag}")).to_string();
@@ -225,7 +226,7 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
 async fn no_role_has_a_permission_that_its_function_has_no_use_for() {
     let used = tour().await;
     let anybody: BTreeSet<&String> = used.values().flatten().collect();
-    // What all get is used by one of them at least.
+    // A policy that all functions share is used by at least one of them.
     let template = read("template.yaml");
     let common: BTreeSet<Permission> =
         ["TablesPolicy", "SendPolicy"].iter().flat_map(|name| allowed(&resource(&template, name))).collect();

@@ -1,5 +1,5 @@
-//! What a customer who comes back from checkout is told, and what Stripe is asked when its webhook has not
-//! come.
+//! The status page and the setup status after a checkout, and what Stripe is asked while its webhook is
+//! missing.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use lambda_http::Body;
@@ -21,21 +21,21 @@ async fn with_stripe() -> (World, FakeStripe) {
     (World::with(&variables).await, fake)
 }
 
-/// Things that happened at Stripe and that no webhook told.
+/// Adds sample events to the fake Stripe that no webhook delivers.
 fn happens(fake: &FakeStripe, names: &[&str]) {
     for name in names {
         fake.ingest(&sample(name, "user_123").to_string(), false).unwrap();
     }
 }
 
-async fn told(world: &World, session: &str) -> String {
+async fn states(world: &World, session: &str) -> String {
     let (status, body) = world.setup_status(session).await;
     assert_eq!((status, body["session_id"].as_str()), (200, Some(session)), "{body}");
     let word = |name: &str| body[name].as_str().unwrap().to_owned();
     ["payment_state", "provisioning_state", "password_state", "next_action"].map(word).join(" ")
 }
 
-/// Lets the next question about a session come at once.
+/// Makes the next request for a session ask Stripe at once.
 async fn time_passes(world: &World, session: &str) {
     let update = world
         .dynamodb
@@ -55,27 +55,27 @@ fn sessions_asked(fake: &FakeStripe) -> usize {
 #[tokio::test]
 async fn the_states_follow_the_webhooks() {
     let world = World::new().await;
-    assert_eq!(told(&world, SESSION).await, "confirming not_started not_sent wait_payment");
+    assert_eq!(states(&world, SESSION).await, "confirming not_started not_sent wait_payment");
     let unpaid = json!({"status": "complete", "payment_status": "unpaid"});
     let mut delayed = sample("checkout.session.completed.pack", "user_123");
     delayed["data"]["object"]["payment_status"] = unpaid["payment_status"].clone();
     world.process(&delayed).await;
-    assert_eq!(told(&world, PACK_SESSION).await, "confirming not_started not_sent wait_payment");
+    assert_eq!(states(&world, PACK_SESSION).await, "confirming not_started not_sent wait_payment");
     let mut failed = with_id(delayed.clone(), "evt_failed");
     failed["type"] = json!("checkout.session.async_payment_failed");
     world.process(&failed).await;
-    assert_eq!(told(&world, PACK_SESSION).await, "failed not_started not_sent pay");
+    assert_eq!(states(&world, PACK_SESSION).await, "failed not_started not_sent pay");
 
     world.process(&sample("checkout.session.completed", "user_123")).await;
-    assert_eq!(told(&world, SESSION).await, "paid completed not_sent set_password");
+    assert_eq!(states(&world, SESSION).await, "paid completed not_sent set_password");
     let (status, body) =
         world.app("POST", "/portal/password-set", json!({"user_id": "user_123"}), None).await;
     assert_eq!((status, &body["password_state"]), (200, &json!("set")));
-    assert_eq!(told(&world, SESSION).await, "paid completed set go_to_dashboard");
+    assert_eq!(states(&world, SESSION).await, "paid completed set go_to_dashboard");
 }
 
 #[tokio::test]
-async fn a_word_that_is_heard_late_does_not_take_back_a_payment() {
+async fn a_late_unpaid_event_does_not_revert_a_payment() {
     let world = World::new().await;
     let paid = sample("checkout.session.async_payment_succeeded", "user_123");
     let session = paid["data"]["object"]["id"].as_str().unwrap().to_owned();
@@ -84,16 +84,16 @@ async fn a_word_that_is_heard_late_does_not_take_back_a_payment() {
     before["type"] = json!("checkout.session.completed");
     before["data"]["object"]["payment_status"] = json!("unpaid");
     world.process(&before).await;
-    assert!(told(&world, &session).await.starts_with("paid "));
+    assert!(states(&world, &session).await.starts_with("paid "));
 }
 
 #[tokio::test]
-async fn a_subscription_whose_webhooks_never_came_is_read_from_stripe_and_the_late_webhooks_change_nothing() {
+async fn setup_status_reads_an_unannounced_subscription_from_stripe_once() {
     let (world, fake) = with_stripe().await;
     world.sign_up("user_123").await;
     let life = ["customer.subscription.created", "invoice.paid", "checkout.session.completed"];
     happens(&fake, &life);
-    assert_eq!(told(&world, SESSION).await, "paid completed not_sent set_password");
+    assert_eq!(states(&world, SESSION).await, "paid completed not_sent set_password");
     let account = world.account("user_123").await;
     assert_eq!(
         (account["tier"].as_str(), account["credits"].as_i64()),
@@ -119,20 +119,20 @@ async fn a_pack_is_granted_once_whichever_comes_first_even_when_many_ask_at_once
     let polls = futures_util::future::join_all((0..8).map(|_| world.setup_status(PACK_SESSION)));
     let (polls, ()) = tokio::join!(polls, world.process(&event));
     assert!(polls.iter().all(|(status, _)| *status == 200));
-    assert!(sessions_asked(&fake) <= 1, "one of many asks Stripe");
-    assert_eq!(told(&world, PACK_SESSION).await, "paid completed not_sent set_password");
+    assert!(sessions_asked(&fake) <= 1, "at most one request asks Stripe");
+    assert_eq!(states(&world, PACK_SESSION).await, "paid completed not_sent set_password");
     let account = world.account("user_123").await;
     assert_eq!(account["credits"], 1500, "{account}");
 }
 
 #[tokio::test]
-async fn polling_does_not_hammer_stripe() {
+async fn polling_asks_stripe_a_bounded_number_of_times() {
     let (world, fake) = with_stripe().await;
     for _ in 0..20 {
         assert_eq!(world.setup_status(SESSION).await.0, 404);
     }
     assert_eq!(sessions_asked(&fake), 1);
-    // Made-up ids share what one instance may ask.
+    // Unknown ids share the limit of one instance.
     for number in 0..60 {
         world.setup_status(&format!("cs_test_made_up_{number}")).await;
     }
@@ -140,7 +140,7 @@ async fn polling_does_not_hammer_stripe() {
 }
 
 #[tokio::test]
-async fn what_stripe_says_of_a_session_that_is_not_paid_is_shown_and_feeds_nothing() {
+async fn the_state_of_an_unpaid_session_is_shown_and_changes_no_account() {
     let (world, fake) = with_stripe().await;
     let mut event = sample("checkout.session.completed.pack", "user_123");
     for (status, payment, expect) in
@@ -149,32 +149,40 @@ async fn what_stripe_says_of_a_session_that_is_not_paid_is_shown_and_feeds_nothi
         event["data"]["object"]["status"] = json!(status);
         event["data"]["object"]["payment_status"] = json!(payment);
         fake.ingest(&event.to_string(), false).unwrap();
-        assert!(told(&world, PACK_SESSION).await.starts_with(expect), "{status} {payment}");
+        assert!(states(&world, PACK_SESSION).await.starts_with(expect), "{status} {payment}");
         time_passes(&world, PACK_SESSION).await;
     }
-    assert_eq!(world.app("GET", "/users/user_123", Value::Null, None).await.0, 404, "nobody paid");
+    assert_eq!(
+        world.app("GET", "/users/user_123", Value::Null, None).await.0,
+        404,
+        "an unpaid session creates no account"
+    );
     fake.fail("/v1/checkout/sessions/", 9, Misbehaviour::Status(500, None));
-    assert_eq!(world.setup_status("cs_test_other").await.0, 200, "Stripe's failure is not the customer's");
+    assert_eq!(
+        world.setup_status("cs_test_other").await.0,
+        200,
+        "a failure of Stripe is not shown as an error"
+    );
 }
 
 #[tokio::test]
-async fn a_paid_session_of_nobody_we_know_and_one_of_the_other_mode_stay_unconfirmed() {
+async fn a_paid_session_without_a_user_or_of_the_other_mode_stays_unconfirmed() {
     let (world, fake) = with_stripe().await;
     let mut event = sample("checkout.session.completed.pack", "user_123");
     event["data"]["object"]["client_reference_id"] = Value::Null;
     event["data"]["object"]["metadata"] = json!({"pack": "credits_1000"});
     fake.ingest(&event.to_string(), false).unwrap();
-    assert_eq!(told(&world, PACK_SESSION).await, "confirming not_started not_sent wait_payment");
+    assert_eq!(states(&world, PACK_SESSION).await, "confirming not_started not_sent wait_payment");
     let mut live = sample("checkout.session.completed.pack", "user_123");
     live["data"]["object"]["id"] = json!("cs_live_1");
     live["data"]["object"]["livemode"] = json!(true);
     fake.ingest(&live.to_string(), false).unwrap();
-    assert_eq!(told(&world, "cs_live_1").await, "confirming not_started not_sent wait_payment");
+    assert_eq!(states(&world, "cs_live_1").await, "confirming not_started not_sent wait_payment");
     assert_eq!(world.app("GET", "/users/user_123", Value::Null, None).await.0, 404);
 }
 
 #[tokio::test]
-async fn what_is_no_session_is_refused_before_anything_is_read() {
+async fn an_invalid_session_id_is_refused_before_any_read() {
     let world = World::new().await;
     let long = format!("cs_{}", "a".repeat(300));
     for session in ["", "cs_", "sub_1", "cs_1#x", "cs_<script>", "cs_1'--", long.as_str()] {
@@ -187,7 +195,7 @@ async fn what_is_no_session_is_refused_before_anything_is_read() {
 }
 
 #[tokio::test]
-async fn only_the_app_says_that_a_password_is_set_and_only_of_a_user_that_is_there() {
+async fn only_the_app_reports_a_set_password_and_only_for_an_existing_user() {
     let world = World::new().await;
     let say = async |authorization: Option<&str>, body: &str| {
         let (status, body) = read_answer(

@@ -1,5 +1,4 @@
-//! What the app is told, over HTTP: once for a first payment, after every change where that is configured,
-//! signed, and never lost.
+//! Requests to the app's webhook: one for the first payment and one after each change, signed and never lost.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,10 +16,10 @@ use crate::support::{Fault, World, pack, sample, with_id};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// The app's side: what it was told, and what it answers.
+/// The app: the requests that it received, and what it answers.
 #[derive(Clone)]
 struct App {
-    told: Arc<Mutex<Vec<(String, Value)>>>,
+    requests: Arc<Mutex<Vec<(String, Value)>>>,
     answers: Arc<Mutex<StatusCode>>,
 }
 
@@ -30,12 +29,12 @@ impl App {
             let webhook = standardwebhooks::Webhook::new(SECRET).unwrap();
             webhook
                 .verify(body.as_bytes(), &headers)
-                .expect("what the app is told is signed as Standard Webhooks has it");
+                .expect("the request has a valid Standard Webhooks signature");
             let id = headers["webhook-id"].to_str().unwrap().to_owned();
-            app.told.lock().unwrap().push((id, serde_json::from_str(&body).unwrap()));
+            app.requests.lock().unwrap().push((id, serde_json::from_str(&body).unwrap()));
             *app.answers.lock().unwrap()
         }
-        let app = Self { told: Arc::default(), answers: Arc::new(Mutex::new(StatusCode::OK)) };
+        let app = Self { requests: Arc::default(), answers: Arc::new(Mutex::new(StatusCode::OK)) };
         let moved = post(|| async { (StatusCode::TEMPORARY_REDIRECT, [("location", "/")]) });
         let router = Router::new().route("/", post(take)).route("/moved", moved).with_state(app.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -48,8 +47,8 @@ impl App {
         *self.answers.lock().unwrap() = status;
     }
 
-    fn told(&self) -> Vec<(String, Value)> {
-        std::mem::take(&mut self.told.lock().unwrap())
+    fn requests(&self) -> Vec<(String, Value)> {
+        std::mem::take(&mut self.requests.lock().unwrap())
     }
 }
 
@@ -69,13 +68,13 @@ async fn job(world: &World, kind: &str, user: &str) -> String {
         .map_or_else(|| "none".to_owned(), |job| job["outcome"].clone())
 }
 
-/// Only what is said of first payments.
-fn payments(told: Vec<(String, Value)>) -> Vec<(String, Value)> {
-    told.into_iter().filter(|(_, body)| body["type"] == "payment.confirmed").collect()
+/// The requests about first payments.
+fn payments(requests: Vec<(String, Value)>) -> Vec<(String, Value)> {
+    requests.into_iter().filter(|(_, body)| body["type"] == "payment.confirmed").collect()
 }
 
 #[tokio::test]
-async fn the_first_payment_is_told_once_and_a_renewal_costs_nothing() {
+async fn the_first_payment_is_sent_to_the_app_once_and_a_renewal_is_not() {
     let (app, url) = App::start().await;
     let world = with_app(&url).await;
     world.process(&sample("customer.subscription.created", "user_123")).await;
@@ -85,8 +84,8 @@ async fn the_first_payment_is_told_once_and_a_renewal_costs_nothing() {
     }
     world.process(&with_id(sample("invoice.paid", "user_123"), "evt_again")).await;
     assert_eq!(world.provision().await, 0);
-    let told = payments(app.told());
-    let [(id, body)] = told.as_slice() else { panic!("{told:?}") };
+    let requests = payments(app.requests());
+    let [(id, body)] = requests.as_slice() else { panic!("{requests:?}") };
     assert!(id.starts_with("provision_"));
     assert_eq!(
         (&body["data"]["user_id"], &body["data"]["tier"], &body["data"]["credits"]),
@@ -114,7 +113,7 @@ async fn the_job_is_part_of_the_one_transaction_and_only_of_the_first_payments()
     let duplicate = world.receive(Family::InvoicePaid).await;
     world.calls();
     world.worker(Family::InvoicePaid).handle(duplicate).await.unwrap();
-    assert_eq!(world.operations(), ["BatchGetItem"], "a duplicate that comes for the first time");
+    assert_eq!(world.operations(), ["BatchGetItem"], "a duplicate");
     assert_eq!(world.provision().await, 0);
     assert_eq!(
         job(&world, "provision", "user_123").await,
@@ -124,7 +123,7 @@ async fn the_job_is_part_of_the_one_transaction_and_only_of_the_first_payments()
 }
 
 #[tokio::test]
-async fn an_app_that_fails_is_called_again_by_the_law_under_the_same_id_and_then_by_an_operator() {
+async fn a_failing_app_is_retried_with_the_same_id_then_left_to_an_operator() {
     let (app, url) = App::start().await;
     let world = with_app(&url).await;
     world.process(&pack("one", "user_1", 1)).await;
@@ -132,10 +131,10 @@ async fn an_app_that_fails_is_called_again_by_the_law_under_the_same_id_and_then
     let mut ids = Vec::new();
     for (attempt, wait) in [(1, 300), (2, 600), (3, 900), (4, 0)] {
         assert_eq!(world.provision().await > 0, attempt < 4, "attempt {attempt}");
-        ids.extend(payments(app.told()).into_iter().map(|(id, _)| id));
+        ids.extend(payments(app.requests()).into_iter().map(|(id, _)| id));
         if wait > 0 {
             world.pass_seconds(wait - 2);
-            assert_eq!((world.provision().await, app.told().len()), (0, 0), "not before its time");
+            assert_eq!((world.provision().await, app.requests().len()), (0, 0), "not before its time");
             world.pass_seconds(3);
         }
     }
@@ -149,7 +148,7 @@ async fn an_app_that_fails_is_called_again_by_the_law_under_the_same_id_and_then
     assert!(failed.reason.as_ref().unwrap().contains("the app answered 500"), "{failed:?}");
 
     app.answer(StatusCode::OK);
-    assert_eq!(world.retry_in(86_400).await.jobs, 0, "what failed for good waits for a person");
+    assert_eq!(world.retry_in(86_400).await.jobs, 0, "a failed job waits for an operator");
     let shown = world.ask("GET", "/admin/provisioning", Value::Null).await.1;
     let shown = shown["jobs"].as_array().unwrap().iter().find(|job| job["job"] == "provision").unwrap();
     assert_eq!(
@@ -162,7 +161,7 @@ async fn an_app_that_fails_is_called_again_by_the_law_under_the_same_id_and_then
     assert_eq!((status, &answer["result"]), (200, &json!("queued")), "{answer}");
     assert_eq!(world.provision().await, 0);
     assert_eq!(
-        (payments(app.told())[0].0.clone(), job(&world, "provision", "user_1").await),
+        (payments(app.requests())[0].0.clone(), job(&world, "provision", "user_1").await),
         (ids[0].clone(), "completed".to_owned())
     );
     let shown = world.ask("GET", "/admin/provisioning", Value::Null).await.1;
@@ -184,7 +183,7 @@ async fn an_app_that_fails_is_called_again_by_the_law_under_the_same_id_and_then
 }
 
 #[tokio::test]
-async fn a_message_that_is_lost_after_the_commit_is_sent_by_retry_or_when_the_event_comes_again() {
+async fn a_job_message_lost_after_the_commit_is_sent_by_retry_or_redelivery() {
     let (app, url) = App::start().await;
     let world = with_app(&url).await;
     let is_nudge = |call: &crate::support::Call| {
@@ -198,11 +197,11 @@ async fn a_message_that_is_lost_after_the_commit_is_sent_by_retry_or_when_the_ev
     assert!(world.retry_in(1000).await.jobs > 0);
     world.provision().await;
     assert_eq!(
-        (payments(app.told()).len(), job(&world, "provision", "user_1").await),
+        (payments(app.requests()).len(), job(&world, "provision", "user_1").await),
         (1, "completed".to_owned())
     );
 
-    // Killed between the commit and the message: SQS brings the event again.
+    // The worker is killed between the commit and the message; SQS redelivers the event.
     world.deliver(pack("two", "user_2", 1).to_string().as_bytes()).await;
     let batch = world.receive(Family::CheckoutSession).await;
     world.fault(move |call| is_nudge(call).then_some(Fault::HangBefore));
@@ -213,21 +212,21 @@ async fn a_message_that_is_lost_after_the_commit_is_sent_by_retry_or_when_the_ev
     world.drain().await;
     world.provision().await;
     assert_eq!(
-        (payments(app.told()).len(), job(&world, "provision", "user_2").await),
+        (payments(app.requests()).len(), job(&world, "provision", "user_2").await),
         (1, "completed".to_owned())
     );
 }
 
 #[tokio::test]
-async fn every_change_of_tier_or_balance_is_told_where_there_is_a_url_and_nowhere_else() {
+async fn each_change_of_tier_or_balance_is_sent_to_the_app_if_a_url_is_set() {
     let (app, url) = App::start().await;
     let world = with_app(&url).await;
     let mut versions = Vec::new();
     let mut tells = async |what: &str, credits: u64| {
         assert_eq!(world.provision().await, 0, "{what}");
-        let told: Vec<_> =
-            app.told().into_iter().filter(|(_, body)| body["type"] == "account.updated").collect();
-        let [(id, body)] = told.as_slice() else { panic!("{what}: {told:?}") };
+        let requests: Vec<_> =
+            app.requests().into_iter().filter(|(_, body)| body["type"] == "account.updated").collect();
+        let [(id, body)] = requests.as_slice() else { panic!("{what}: {requests:?}") };
         assert_eq!(body["data"]["credits"], credits, "{what}");
         versions.push((id.clone(), body["data"]["version"].as_u64().unwrap()));
     };
@@ -240,7 +239,7 @@ async fn every_change_of_tier_or_balance_is_told_where_there_is_a_url_and_nowher
     let mut unpaid = with_id(pack("two", "user_1", 1), "evt_unpaid");
     unpaid["data"]["object"]["payment_status"] = json!("unpaid");
     world.process(&unpaid).await;
-    assert_eq!((world.provision().await, app.told()), (0, Vec::new()), "nothing changed");
+    assert_eq!((world.provision().await, app.requests()), (0, Vec::new()), "nothing changed");
     assert!(versions.windows(2).all(|pair| pair[0].1 < pair[1].1 && pair[0].0 != pair[1].0), "{versions:?}");
 
     let quiet = World::provisioning(&[]).await;
@@ -271,7 +270,7 @@ async fn the_setup_status_follows_the_job() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_to_an_address_inside_and_no_redirect_is_followed() {
+async fn provisioning_calls_no_internal_address_and_follows_no_redirect() {
     let (app, url) = App::start().await;
     for (at, loopback) in [
         (url.clone(), "false"),
@@ -288,7 +287,7 @@ async fn nothing_is_sent_to_an_address_inside_and_no_redirect_is_followed() {
         let world = World::provisioning(&variables).await;
         world.process(&pack("one", "user_1", 1)).await;
         assert_eq!(world.provision().await, 2, "{at}: both jobs come back");
-        assert_eq!(app.told(), Vec::new(), "{at}");
+        assert_eq!(app.requests(), Vec::new(), "{at}");
     }
 }
 

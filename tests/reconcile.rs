@@ -52,10 +52,10 @@ impl Shop {
         Self { world, fake, stripe, reconciler }
     }
 
-    /// Things that happened at Stripe, told by sample events; a tag makes them another customer's.
+    /// Adds sample events to the fake Stripe. A tag changes the ids to those of another customer.
     fn happens(&self, user: &str, tag: &str, names: &[&str], delivered: bool) {
         for name in names {
-            self.fake.ingest(&told(name, user, tag).to_string(), delivered).unwrap();
+            self.fake.ingest(&of_customer(name, user, tag).to_string(), delivered).unwrap();
         }
     }
 
@@ -68,7 +68,7 @@ impl Shop {
         self.reconciler.run(options, Timestamp::from_unix(now)).await
     }
 
-    /// A run that has nothing to do: it finds nothing to repair and leaves every table as it was.
+    /// Asserts that a run finds nothing to repair and changes no item.
     async fn is_settled(&self, now: i64) {
         let before = self.world.everything().await;
         let report = self.run(now).await;
@@ -95,7 +95,7 @@ fn queues(world: &World) -> BTreeMap<Family, String> {
 }
 
 /// A sample event with the ids of another customer.
-fn told(name: &str, user: &str, tag: &str) -> Value {
+fn of_customer(name: &str, user: &str, tag: &str) -> Value {
     let event = sample(name, user).to_string().replace("TallyHook0", &format!("TallyHook{tag}0"));
     let mut event: Value = serde_json::from_str(&event).unwrap();
     event["id"] = json!(format!("{}{tag}", event["id"].as_str().unwrap()));
@@ -118,7 +118,7 @@ async fn grants(world: &World, user: &str) -> Vec<(String, i64)> {
 }
 
 #[tokio::test]
-async fn a_customer_whose_every_webhook_was_dropped_is_put_right_by_one_run_and_a_second_writes_nothing() {
+async fn one_run_repairs_a_customer_whose_webhooks_were_all_dropped() {
     let shop = Shop::new().await;
     shop.world.sign_up("user_1").await;
     shop.happens("user_1", "", &LIFE[..4], false);
@@ -137,7 +137,7 @@ async fn a_customer_whose_every_webhook_was_dropped_is_put_right_by_one_run_and_
 }
 
 #[tokio::test]
-async fn when_the_events_are_gone_the_objects_tell() {
+async fn without_events_a_run_repairs_from_stripes_objects() {
     let shop = Shop::new().await;
     shop.world.sign_up("user_1").await;
     shop.happens("user_1", "", &LIFE, false);
@@ -146,7 +146,7 @@ async fn when_the_events_are_gone_the_objects_tell() {
     assert!(report.complete && report.failures.is_empty(), "{report:#?}");
     assert_eq!(count(&report, Class::LostEvent), 0);
     assert_eq!(count(&report, Class::MissingHere), 1, "{report:#?}");
-    // A pack that is heard of after the reset that would have ended it is granted in full.
+    // A pack that arrives after the reset that would have ended it is granted in full.
     assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 6000));
     let keys: Vec<String> = grants(&shop.world, "user_1").await.into_iter().map(|(key, _)| key).collect();
     assert_eq!(
@@ -166,7 +166,7 @@ async fn when_the_events_are_gone_the_objects_tell() {
         );
     }
     shop.is_settled(now + 60).await;
-    // The real events, sent by hand much later, change nothing any more.
+    // The real events, delivered much later, change nothing.
     let before = shop.world.account("user_1").await;
     for name in LIFE {
         shop.world.process(&sample(name, "user_1")).await;
@@ -222,7 +222,7 @@ async fn a_missed_downgrade_sets_the_tier_and_leaves_the_credits_to_a_person() {
 }
 
 #[tokio::test]
-async fn a_missed_upgrade_within_a_period_is_granted_even_with_its_first_payment_missed_too() {
+async fn a_missed_mid_period_upgrade_is_granted_without_the_first_payment() {
     let shop = Shop::new().await;
     shop.world.sign_up("user_1").await;
     let names = [
@@ -245,7 +245,7 @@ async fn a_missed_upgrade_within_a_period_is_granted_even_with_its_first_payment
 }
 
 #[tokio::test]
-async fn an_interrupted_run_goes_on_where_it_stopped() {
+async fn an_interrupted_run_resumes_where_it_stopped() {
     let shop = Shop::new().await;
     for tag in ["A", "B", "C"] {
         shop.happens(&format!("user_{tag}"), tag, &LIFE[..2], true);
@@ -261,7 +261,7 @@ async fn an_interrupted_run_goes_on_where_it_stopped() {
         let report = shop.run_with(&options, EARLY + runs).await;
         assert!(
             !shop.fake.requests().iter().any(|request| request.contains("/v1/events?")),
-            "the events were done"
+            "the events were already processed"
         );
         if report.complete {
             break;
@@ -276,7 +276,7 @@ async fn an_interrupted_run_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
-async fn a_page_that_does_not_come_stops_the_run_and_the_next_one_asks_for_it_again() {
+async fn a_page_that_fails_stops_the_run_and_the_next_run_requests_it_again() {
     let shop = Shop::new().await;
     shop.happens("user_1", "", &LIFE[..4], true);
     shop.fake.fail("/v1/checkout/sessions", 3, Misbehaviour::Status(500, None));
@@ -284,7 +284,7 @@ async fn a_page_that_does_not_come_stops_the_run_and_the_next_one_asks_for_it_ag
     assert!(report.stopped.as_ref().unwrap().contains("GET /v1/checkout/sessions: 500"), "{report:#?}");
     assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 5000));
     shop.fake.requests();
-    // The time is up at once: nothing is done, nothing is lost.
+    // A run whose deadline has passed does nothing and keeps its place.
     let options = Options { deadline: Some(std::time::Instant::now()), ..Options::default() };
     assert_eq!(shop.run_with(&options, EARLY).await.stopped.as_deref(), Some("the time is up"));
     assert!(shop.run(EARLY + 1).await.complete);
@@ -319,7 +319,7 @@ async fn one_broken_customer_does_not_stop_the_run() {
 }
 
 #[tokio::test]
-async fn a_dry_run_tells_and_writes_nothing() {
+async fn a_dry_run_reports_the_changes_and_writes_nothing() {
     let shop = Shop::new().await;
     shop.world.sign_up("user_1").await;
     shop.happens("user_1", "", &LIFE[..4], true);
@@ -338,7 +338,7 @@ async fn a_dry_run_tells_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn runs_and_webhooks_at_the_same_time_end_as_either_alone() {
+async fn concurrent_runs_and_webhooks_end_like_one_of_them_alone() {
     let shop = Shop::new().await;
     shop.world.sign_up("user_1").await;
     shop.happens("user_1", "", &LIFE[..4], false);
@@ -361,7 +361,7 @@ async fn runs_and_webhooks_at_the_same_time_end_as_either_alone() {
 }
 
 #[tokio::test]
-async fn somebody_who_pays_and_is_unknown_is_listed_and_not_guessed() {
+async fn a_paying_customer_without_a_user_is_reported_and_not_guessed() {
     let shop = Shop::new().await;
     for name in &LIFE[..2] {
         let mut event =
@@ -375,7 +375,7 @@ async fn somebody_who_pays_and_is_unknown_is_listed_and_not_guessed() {
     assert_eq!(report.left[0].customer.as_deref(), Some("cus_TallyHook0001"));
     assert_eq!(shop.world.everything().await, before);
 
-    // A finished session names the user: everything follows.
+    // Once a finished session names the user, the run repairs the rest.
     let mut session = sample("checkout.session.completed", "user_1");
     session["data"]["object"]["metadata"] = json!({});
     session["data"]["object"]["client_reference_id"] = json!("user_1");
@@ -387,7 +387,7 @@ async fn somebody_who_pays_and_is_unknown_is_listed_and_not_guessed() {
 }
 
 #[tokio::test]
-async fn two_subscriptions_of_one_user_and_one_that_stripe_does_not_have_are_listed_and_stay() {
+async fn duplicate_and_unknown_subscriptions_are_reported_and_left() {
     let shop = Shop::new().await;
     for tag in ["A", "B"] {
         shop.happens("user_1", tag, &LIFE[..2], true);
@@ -439,11 +439,11 @@ async fn lost_refunds_are_replayed_after_the_payments_they_are_for() {
 }
 
 #[tokio::test]
-async fn one_user_can_be_looked_at_alone() {
+async fn one_user_can_be_reconciled_alone() {
     let shop = Shop::new().await;
     for tag in ["A", "B"] {
         shop.happens(&format!("user_{tag}"), tag, &LIFE[..2], true);
-        shop.world.process(&told("customer.subscription.created", &format!("user_{tag}"), tag)).await;
+        shop.world.process(&of_customer("customer.subscription.created", &format!("user_{tag}"), tag)).await;
     }
     shop.fake.set_now(EARLY);
     let user = UserId::new("user_A").unwrap();

@@ -1,5 +1,4 @@
-//! Reconciliation of many subscriptions: what is asked of Stripe and of AWS, page by page, and what of it is
-//! kept in memory.
+//! Reconciliation of many subscriptions: its requests to Stripe and AWS, page by page, and its memory.
 //!
 //! ```text
 //! TALLYHOOK_SUBSCRIPTIONS=100000 cargo test -p tests reconcile_many -- --nocapture
@@ -36,7 +35,7 @@ struct Shop {
     rows: usize,
 }
 
-/// So many subscriptions, paid, of as many users, at Stripe and here, and nothing differs.
+/// This many paid subscriptions of different users, the same at Stripe and here.
 async fn shop(subscriptions: usize) -> Shop {
     let (world, (fake, client)) = (World::new().await, stripe().await);
     let events = ["customer.subscription.created", "invoice.paid"].map(|name| sample(name, "user_1"));
@@ -121,7 +120,7 @@ async fn run(reconciler: &Reconciler) -> Report {
 }
 
 #[tokio::test]
-async fn where_nothing_differs_only_lists_are_asked_for_and_a_run_goes_on_from_its_page() {
+async fn a_run_without_differences_requests_only_lists_and_resumes_at_its_page() {
     let subscriptions =
         Env::of_process().get("TALLYHOOK_SUBSCRIPTIONS").map_or(500, |count| count.parse().unwrap());
     assert_eq!(subscriptions % PAGE, 0, "whole pages, so that the reads can be counted");
@@ -185,7 +184,7 @@ async fn where_nothing_differs_only_lists_are_asked_for_and_a_run_goes_on_from_i
     let report = run(&reconciler).await;
     println!("the other half: {:.1} s", started.elapsed().as_secs_f64());
     assert!(report.complete && report.found.is_empty() && report.failures.is_empty(), "{report:#?}");
-    // What the first half saw is listed once more before the accounts are looked at.
+    // Subscriptions and invoices of the first half are listed once more before the accounts are compared.
     let again = pages - half + pages;
     assert_eq!(
         asked(&fake),

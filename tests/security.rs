@@ -1,6 +1,5 @@
-//! The security checklist of `docs/security.md`, as far as no other file proves a point of it: who may ask,
-//! what leaves a process, what becomes a key, what pages and answers carry, and what the template and the
-//! workflows allow.
+//! The points of `docs/security.md` that no other file proves: tokens, secrets in logs, keys, headers of
+//! pages and answers, and what the template and the workflows allow.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -21,14 +20,14 @@ use tallyhook_service::config::{
     AdminConfig, ApiConfig, NotifyConfig, ProvisionConfig, ReconcileConfig, WebhookConfig,
 };
 
-use crate::guards::{camel, read, resource};
+use crate::code_and_template::{camel, read, resource};
 use crate::openapi::{is_open, operations};
 use crate::support::{
     ADMIN_TOKEN, APP_TOKEN, Fault, SECRET, World, aws_error, pack, read_answer, sample, with_id,
 };
 
-// -------------------------------------------------------------------------------------------------------------------
-// Who may ask
+// -------------------------------------------------------------------------------------------------
+// // Tokens
 
 /// An answer of the function that has this route, asked with this `Authorization` header.
 async fn ask(world: &World, authorization: Option<&str>, method: &str, path: &str) -> (u16, Value) {
@@ -39,7 +38,7 @@ async fn ask(world: &World, authorization: Option<&str>, method: &str, path: &st
 }
 
 #[tokio::test]
-async fn every_route_refuses_whoever_has_not_its_own_token_before_anything_is_read() {
+async fn every_route_refuses_a_request_without_its_own_token_before_any_read() {
     let world = World::new().await;
     let closed = World::with(&[("ADMIN_API_TOKEN", ""), ("APP_API_TOKEN", "")]).await;
     let before = world.everything().await;
@@ -87,10 +86,10 @@ async fn every_route_refuses_whoever_has_not_its_own_token_before_anything_is_re
     }
     assert!(
         world.operations().is_empty() && closed.operations().is_empty(),
-        "nothing is read for whoever may not ask"
+        "an unauthorized request reads nothing"
     );
     assert_eq!(world.everything().await, before);
-    // What anybody may ask is named here, so that a new route is not among it by accident.
+    // Open routes are listed here, so that a new route is not open by accident.
     assert_eq!(open, ["GET /openapi.json", "GET /portal/setup-status", "GET /portal/status"]);
 }
 
@@ -165,15 +164,15 @@ fn every_route_of_the_document_reaches_its_function_and_no_other_path_reaches_an
     );
 }
 
-// --------------------------------------------------------------------------------------------------------
-// What pages and answers carry
+// -------------------------------------------------------------------------------------------------
+// // Headers of pages and answers
 
 fn header<'a>(answer: &'a Response<Body>, name: &str) -> &'a str {
     answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
 #[tokio::test]
-async fn every_page_may_do_only_what_it_does_and_is_framed_kept_and_told_nowhere() {
+async fn every_page_has_a_strict_policy_and_is_not_framed_cached_or_referred() {
     let world = World::new().await;
     let token = format!("Bearer {APP_TOKEN}");
     let pages = [
@@ -248,8 +247,8 @@ async fn no_answer_lets_another_origin_read_it_and_none_with_data_is_kept() {
     assert!(!read("template.yaml").contains("Cors"), "nor does API Gateway");
 }
 
-// -------------------------------------------------------------------------------------------------------------
-// What becomes a key
+// -------------------------------------------------------------------------------------------------
+// // Keys
 
 #[tokio::test]
 async fn no_text_of_a_request_becomes_a_key_that_is_not_one_of_its_kind() {
@@ -295,7 +294,7 @@ async fn no_text_of_a_request_becomes_a_key_that_is_not_one_of_its_kind() {
             world.app("POST", "/users/user_1/credits/consume", json!({"amount": 1}), Some(key)).await;
         assert_eq!((status, answer["error"].as_str()), (400, Some("missing_idempotency_key")), "{key}");
     }
-    // What stands beside the events in their table is not shown as one, nor sent again.
+    // Notes in the events table are not shown as events and not sent again.
     let long = format!("evt_{}", "x".repeat(300));
     for id in [
         "audit%231",
@@ -334,8 +333,8 @@ async fn no_text_of_a_request_becomes_a_key_that_is_not_one_of_its_kind() {
     assert_eq!(world.everything().await, before);
 }
 
-// ------------------------------------------------------------------------------------------------------------
-// What leaves a process
+// -------------------------------------------------------------------------------------------------
+// // Secrets and personal data in logs, alerts and answers
 
 /// Names that a test gives the process it starts.
 const CHILD: &str = "TALLYHOOK_TEST_CANARIES";
@@ -363,8 +362,7 @@ const SECRETS: [&str; 9] = [
     "canary-path-of-the-app",
 ];
 
-/// Runs itself in a process of its own and reads all that it writes: log lines, metrics, and what would be a
-/// panic.
+/// Runs itself in a child process and reads all its output: log lines, metrics, panics.
 #[test]
 fn nothing_secret_or_personal_is_in_a_log_line_a_metric_an_alert_or_an_error() {
     if std::env::var_os(CHILD).is_some() {
@@ -379,9 +377,9 @@ fn nothing_secret_or_personal_is_in_a_log_line_a_metric_an_alert_or_an_error() {
         .env_remove("LOG_LEVEL")
         .output();
     let child = child.unwrap();
-    let told =
+    let output =
         format!("{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
-    assert!(child.status.success(), "{told}");
+    assert!(child.status.success(), "{output}");
     for name in [
         "WEBHOOK_RECEIVED",
         "WEBHOOK_REFUSED",
@@ -396,15 +394,15 @@ fn nothing_secret_or_personal_is_in_a_log_line_a_metric_an_alert_or_an_error() {
         "ALERT_NOT_POSTED",
         "START_WOULD_BE_REFUSED",
     ] {
-        assert!(told.contains(name), "nothing was captured of {name}: {told}");
+        assert!(output.contains(name), "nothing was captured of {name}: {output}");
     }
     for canary in PERSONAL.iter().chain(&SECRETS) {
-        let line = told.lines().find(|line| line.contains(canary));
+        let line = output.lines().find(|line| line.contains(canary));
         assert!(line.is_none(), "I21, written by a function: {canary}: {line:?}");
     }
 }
 
-/// A chat and an app on this machine: they keep what they are sent and answer with a canary, every second
+/// A local server that is chat and app: it keeps what it receives and answers with a canary, every second
 /// time with an error.
 #[derive(Clone, Default)]
 struct Outside {
@@ -429,7 +427,7 @@ impl Outside {
     }
 }
 
-/// An event full of what no log may have, under an id of its own.
+/// The event with personal data and secrets in every field that may have them.
 fn tainted(event: &Value, id: &str) -> Value {
     let mut event = with_id(event.clone(), id);
     let [email, name, card, phone, client_secret, street, free_text, _] = PERSONAL;
@@ -445,7 +443,7 @@ fn tainted(event: &Value, id: &str) -> Value {
     event
 }
 
-/// Everything that a deployment does, with canaries wherever something comes from outside, and with faults.
+/// Runs every function, with canaries in all input and with faults.
 async fn tour() {
     tallyhook_aws::telemetry::init(&Env::from([("METRICS_NAMESPACE", "canaries")]));
     start_is_refused();
@@ -468,10 +466,10 @@ async fn tour() {
     .await;
     world.sign_up("user_1").await;
     let mut answers = events(&world).await;
-    // What follows talks over real sockets, which know no paused clock.
+    // The rest uses real sockets, which need the real clock.
     tokio::time::resume();
 
-    // Dead letters: an event whose attempts are used up, and what is none.
+    // Dead letters: an event that used up its attempts, and a message that is no event.
     let dead = tainted(&pack("dead", "user_1", 1), "evt_dead");
     world.deliver(dead.to_string().as_bytes()).await;
     world.fault(|call| {
@@ -486,7 +484,7 @@ async fn tour() {
     world.sqs.send_message().queue_url(&letters).message_body(PERSONAL[0]).send().await.unwrap();
     world.drain_dead_letters().await;
 
-    // The app, an operator, and who is neither.
+    // Requests of the app, of an operator, and with a wrong token.
     fake.ingest(&tainted(&sample("customer.subscription.created", "user_9"), "evt_lost").to_string(), false)
         .unwrap();
     let wrong = Some("Bearer canary-wrong-token");
@@ -519,7 +517,7 @@ async fn tour() {
     }
     let grant = json!({"action": "grant", "credits": 5, "actor": email, "reason": name});
     assert_eq!(world.fix("user_1", Some("key"), grant).await.0, 200);
-    // Whoever has the operator's token may see what Stripe sent; that it was shown is logged.
+    // An operator may see the payload. That it was shown is logged.
     assert!(
         world
             .ask("GET", "/admin/stripe/webhook-logs/evt_dead", Value::Null)
@@ -529,8 +527,9 @@ async fn tour() {
             .contains(email)
     );
 
-    // What is told outside: alarms, alerts, jobs; twice, since every second post is refused.
-    let alarm = json!({"detail-type": "CloudWatch Alarm State Change", "detail": {"alarmName": "tallyhook-x", "state": {"reason": email}}});
+    // Alarms, alerts and jobs, each sent twice because every second post is refused.
+    let alarm = json!({"detail-type": "CloudWatch Alarm State Change",
+        "detail": {"alarmName": "tallyhook-x", "state": {"reason": email}}});
     let notify = world.env.get("QUEUE_URL_NOTIFY").unwrap();
     world.sqs.send_message().queue_url(&notify).message_body(alarm.to_string()).send().await.unwrap();
     world.health.handle(Value::Null).await.unwrap();
@@ -547,12 +546,12 @@ async fn tour() {
             .find(canary)
             .map(|place| answers[place.saturating_sub(300)..].chars().take(500).collect::<String>());
         assert_eq!(place, None, "I21, in an answer: {canary}");
-        assert!(!sent.contains(canary), "I21, told outside: {canary}");
+        assert!(!sent.contains(canary), "I21, sent outside: {canary}");
     }
 }
 
-/// Events of every family, tainted, malformed, forged and cut, while one write in three fails. Gives back
-/// what was answered.
+/// Delivers events of every family, tainted, malformed, forged and truncated, while one write in three fails.
+/// Returns the answers.
 async fn events(world: &World) -> String {
     let mut answers = String::new();
     let mut broken = sample("invoice.paid", "user_1");
@@ -608,7 +607,7 @@ async fn events(world: &World) -> String {
     answers
 }
 
-/// What a function says that cannot start: the name of the variable, never what is in it.
+/// Logs the errors of functions that cannot start: they name the variable, never its value.
 fn start_is_refused() {
     let mut env = Env::from([
         ("AWS_REGION", "us-east-1"),
@@ -640,8 +639,8 @@ fn start_is_refused() {
     }
 }
 
-// ------------------------------------------------------------------------------------------- What the
-// template and the workflows allow
+// -------------------------------------------------------------------------------------------------
+// The template and the workflows
 
 /// The actions that a function's role and its managed policies allow.
 fn actions(template: &str, function: &str) -> BTreeSet<String> {
@@ -673,7 +672,7 @@ fn actions(template: &str, function: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_webhook_sees_no_table_and_nobody_deletes_or_rewrites_a_ledger() {
+fn the_webhook_reads_no_table_and_no_role_deletes_from_the_accounts() {
     let template = read("template.yaml");
     let webhook: Vec<String> = actions(&template, "stripe-webhook").into_iter().collect();
     assert_eq!(
@@ -697,8 +696,7 @@ fn the_webhook_sees_no_table_and_nobody_deletes_or_rewrites_a_ledger() {
             );
         }
     }
-    // The two that delete do so in the events table, where reconciliation keeps its place: never where the
-    // accounts are.
+    // Two functions delete the place of a reconciliation from the events table. None deletes accounts.
     for statement in template.split("- Sid:").filter(|statement| statement.contains("dynamodb:DeleteItem")) {
         let statement: String = statement.lines().take_while(|line| !line.trim().is_empty()).collect();
         assert!(statement.contains("EventsTable.Arn") && !statement.contains("AccountsTable"), "{statement}");
@@ -706,7 +704,7 @@ fn the_webhook_sees_no_table_and_nobody_deletes_or_rewrites_a_ledger() {
 }
 
 #[test]
-fn every_queue_is_encrypted_and_takes_nothing_in_the_clear_and_no_secret_is_in_the_template() {
+fn queues_are_encrypted_and_require_tls_and_the_template_has_no_secret() {
     let template = read("template.yaml");
     let named = |kind: &str| -> Vec<String> {
         let mark = format!(":\n    Type: {kind}\n");
@@ -729,7 +727,7 @@ fn every_queue_is_encrypted_and_takes_nothing_in_the_clear_and_no_secret_is_in_t
     for policy in named("AWS::SQS::QueuePolicy") {
         assert!(resource(&template, &policy).contains("\"aws:SecureTransport\": \"false\""), "{policy}");
     }
-    // A secret is named by its parameter, never given.
+    // The template names the parameter of a secret, never its value.
     for line in template.lines().filter(|line| {
         line.contains("_TOKEN:")
             || line.contains("_SECRET:")
@@ -742,7 +740,7 @@ fn every_queue_is_encrypted_and_takes_nothing_in_the_clear_and_no_secret_is_in_t
 }
 
 #[test]
-fn one_family_cannot_starve_another_and_the_front_is_throttled() {
+fn each_worker_has_a_concurrency_limit_and_the_front_is_throttled() {
     let template = read("template.yaml");
     assert!(resource(&template, "HttpApi").contains("ThrottlingRateLimit: "));
     for part in

@@ -1,4 +1,4 @@
-//! The store by itself: the bounds of a transaction, an item deleted, tables that are there already.
+//! The store alone: the size of a transaction, deleting an item, creating tables that exist.
 
 use tallyhook_aws::store::items::{Key, password_set};
 use tallyhook_aws::store::schema::{SchemaError, create_tables};
@@ -15,7 +15,7 @@ fn writes(count: usize) -> Vec<Write> {
 }
 
 #[tokio::test]
-async fn a_hundred_writes_are_one_transaction_and_more_are_refused_before_a_call() {
+async fn a_transaction_has_at_most_a_hundred_writes() {
     let world = World::new().await;
     let store = store(&world);
     store.commit(writes(100)).await.unwrap();
@@ -24,7 +24,7 @@ async fn a_hundred_writes_are_one_transaction_and_more_are_refused_before_a_call
     assert_eq!(world.operations(), ["TransactWriteItems", "BatchGetItem", "BatchGetItem"]);
     for count in [101, 102, 150] {
         let refused = store.commit(writes(count)).await;
-        assert!(matches!(refused, Err(StoreError::TooMany(told)) if told == count), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::TooMany(given)) if given == count), "{refused:?}");
     }
     assert_eq!(world.operations(), [""; 0]);
 }
@@ -44,7 +44,7 @@ async fn an_item_is_deleted_whether_it_is_there_or_not() {
 }
 
 #[tokio::test]
-async fn tables_that_are_there_are_left_alone_and_any_other_trouble_is_told() {
+async fn existing_tables_are_kept_and_other_errors_are_returned() {
     let world = World::new().await;
     create_tables(&world.dynamodb, "accounts", "events").await.unwrap();
     world.fault(|call| (call.operation == "CreateTable").then(|| aws_error(400, "LimitExceededException")));

@@ -62,7 +62,7 @@ async fn objects_events_and_what_paid_an_invoice_are_read() {
     let session = stripe.session(&id::<SessionId>("cs_test_a1TallyHook0002")).await.unwrap();
     assert_eq!(session.value()["line_items"]["object"], "list");
 
-    // Byte for byte: the log tells a redelivery from a rewritten event by them.
+    // Byte for byte: the event log compares the bytes to detect a changed event.
     let event = sample("invoice.paid", "user_1");
     let read = stripe.event(&id::<EventId>(event["id"].as_str().unwrap())).await.unwrap();
     assert_eq!(read.text(), text(&event));
@@ -75,8 +75,8 @@ async fn lists_are_filtered_and_come_in_pages_newest_first() {
     let (fake, stripe) = stripe().await;
     for number in 0..250 {
         let status = if number % 2 == 0 { "active" } else { "canceled" };
-        fake.put(json!({"id": format!("sub_{number}"), "object": "subscription", "customer": format!("cus_{}", number % 5),
-            "status": status, "created": 1_000 + number / 10, "items": {"data": []}}));
+        fake.put(json!({"id": format!("sub_{number}"), "object": "subscription",
+            "customer": format!("cus_{}", number % 5), "status": status, "created": 1_000 + number / 10, "items": {"data": []}}));
     }
     let (mut cursor, mut ids) = (Cursor::Newest, Vec::new());
     loop {
@@ -143,7 +143,7 @@ async fn lists_inside_an_object_are_completed() {
 }
 
 #[tokio::test]
-async fn what_another_time_mends_is_repeated_and_nothing_else() {
+async fn only_transient_failures_are_retried() {
     let (fake, stripe) = stripe().await;
     fake.put(json!({"id": "sub_1", "object": "subscription", "status": "active", "created": 1}));
     let subscription = id::<SubscriptionId>("sub_1");
@@ -174,7 +174,7 @@ async fn what_another_time_mends_is_repeated_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn retry_after_is_waited_for_but_not_beyond_ones_patience() {
+async fn retry_after_is_respected_up_to_the_time_limit() {
     let (fake, stripe) = stripe().await;
     fake.put(json!({"id": "sub_1", "object": "subscription", "status": "active", "created": 1}));
     let subscription = id::<SubscriptionId>("sub_1");
@@ -190,7 +190,7 @@ async fn retry_after_is_waited_for_but_not_beyond_ones_patience() {
 }
 
 #[tokio::test]
-async fn an_error_tells_stripes_words_and_no_secret() {
+async fn an_error_has_stripes_message_and_no_secret() {
     let (_fake, stripe) = stripe().await;
     let error = stripe.subscription(&id("sub_1")).await.unwrap_err();
     assert!(error.is_missing());

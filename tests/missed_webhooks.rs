@@ -1,7 +1,6 @@
-//! Webhooks that never came, over whole lives: customers of `local::life` at the fake Stripe, put right by
-//! one reconciliation.
+//! Customers whose webhooks never arrived: one reconciliation against the fake Stripe repairs them.
 //!
-//! Each is compared with a twin who got every webhook in order.
+//! Each customer is a life of `local::life`, compared with a twin who got every webhook in order.
 
 use std::collections::BTreeSet;
 
@@ -20,8 +19,7 @@ use crate::support::{World, now, sample};
 /// Seeds of the lives. Each takes a second; `cargo run -- fuzz-order` plays more of them.
 const SEEDS: std::ops::Range<u64> = 0..4;
 
-/// Packs survive renewals: one that is heard of late is otherwise granted in full, which in-order delivery
-/// does not do.
+/// Packs survive renewals here. Under `reset` a late pack is granted in full, unlike with in-order delivery.
 fn catalog() -> String {
     include_str!("../catalog.toml").replace("addons = \"reset\"", "addons = \"keep\"")
 }
@@ -45,8 +43,7 @@ fn seen(account: &Value) -> Value {
     json!({"tier": account["tier"], "credits": account["credits"], "buckets": account["buckets"]})
 }
 
-/// The account of a life none of whose webhooks came, after one reconciliation; a second one has written
-/// nothing.
+/// The deployment of a life without webhooks, after one reconciliation. Asserts that a second writes nothing.
 async fn reconciled(life: &Life, file: &str, stripe_has_every_event: bool) -> World {
     let world = World::with(&[("CATALOG_FILE", file)]).await;
     world.sign_up(&life.user).await;
@@ -71,7 +68,7 @@ async fn reconciled(life: &Life, file: &str, stripe_has_every_event: bool) -> Wo
 }
 
 #[tokio::test]
-async fn lives_without_a_single_webhook_are_put_right_by_one_reconciliation_and_a_second_writes_nothing() {
+async fn one_reconciliation_repairs_lives_whose_webhooks_were_all_missed() {
     let file = std::env::temp_dir().join(format!("tallyhook-dropped-{}.toml", std::process::id()));
     std::fs::write(&file, catalog()).unwrap();
     let file = file.to_str().unwrap();
@@ -87,13 +84,13 @@ async fn lives_without_a_single_webhook_are_put_right_by_one_reconciliation_and_
         }
         let (account, granted) = (twin.account(&life.user).await, keys(&twin, &life.user).await);
 
-        // Stripe has every event still: the account ends as the twin's.
+        // Stripe still has every event: the account equals the twin's.
         let world = reconciled(&life, file, true).await;
         assert_eq!(seen(&world.account(&life.user).await), seen(&account), "{life}");
         assert_eq!(keys(&world, &life.user).await, granted, "{life}");
 
-        // Of what is older than 30 days Stripe has only the objects: they say the tier and every payment,
-        // once each.
+        // Of events older than 30 days Stripe has only the objects. They give the tier and every payment
+        // once.
         let world = reconciled(&life, file, false).await;
         assert_eq!(world.account(&life.user).await["tier"], account["tier"], "{life}");
         let known = keys(&world, &life.user).await;
@@ -102,7 +99,7 @@ async fn lives_without_a_single_webhook_are_put_right_by_one_reconciliation_and_
 }
 
 #[tokio::test]
-async fn events_that_our_endpoint_was_never_asked_to_take_are_counted_told_and_replayed() {
+async fn events_never_sent_to_our_endpoint_are_counted_alerted_and_replayed() {
     let (fake, stripe) = stripe().await;
     let address = fake.start().await.unwrap();
     let world =
@@ -128,11 +125,11 @@ async fn events_that_our_endpoint_was_never_asked_to_take_are_counted_told_and_r
         health["deductions"].as_array().unwrap().iter().any(|deduction| deduction["code"] == "missing"),
         "{health:#}"
     );
-    let told = world.alerts().await;
+    let sent_alerts = world.alerts().await;
     assert_eq!(
-        (told.len(), &told[0]["alert"], &told[0]["records"]),
+        (sent_alerts.len(), &sent_alerts[0]["alert"], &sent_alerts[0]["records"]),
         (1, &json!("missing"), &json!(2)),
-        "{told:?}"
+        "{sent_alerts:?}"
     );
 
     let (status, gap) = world.ask("GET", "/admin/stripe/gap", Value::Null).await;
@@ -146,7 +143,8 @@ async fn events_that_our_endpoint_was_never_asked_to_take_are_counted_told_and_r
     );
     assert_eq!(world.ask("GET", "/admin/stripe/gap?from=2020-01-01", Value::Null).await.0, 400);
 
-    let replay = json!({"source": "stripe", "from": gap["from"], "to": gap["to"], "actor": "ann", "reason": "the endpoint was not there"});
+    let replay = json!({"source": "stripe", "from": gap["from"], "to": gap["to"], "actor": "ann",
+        "reason": "the endpoint was not there"});
     assert_eq!(world.ask("POST", "/admin/stripe/retry-webhooks", replay).await.0, 200);
     world.drain().await;
     let (_, gap) = world.ask("GET", "/admin/stripe/gap", Value::Null).await;

@@ -1,4 +1,5 @@
-//! The scenarios that every credit system of this kind must get right, each through HTTP, queue and DynamoDB.
+//! What subscriptions, packs, orders, refunds and changes of plan grant, each through HTTP, queue and
+//! DynamoDB.
 
 use futures_util::future::join_all;
 use local::fake_stripe::{FakeStripe, Misbehaviour};
@@ -27,7 +28,7 @@ async fn subscriber() -> World {
     world
 }
 
-/// In the second period: the sample upgrades happen there.
+/// A subscriber in the second period, in which the sample upgrades happen.
 async fn renewed() -> World {
     let world = subscriber().await;
     world.process(&sample("customer.subscription.updated", "user_1")).await;
@@ -47,7 +48,7 @@ async fn new_subscription_sets_the_plans_credits_and_ends_the_signup_credits() {
     assert_eq!(
         standing(&world, "user_1").await,
         ("free".to_owned(), 500, 0),
-        "the checkout grants nothing: the invoice does"
+        "the invoice grants the credits, not the checkout"
     );
     world.process(&sample("customer.subscription.created", "user_1")).await;
     world.process(&sample("invoice.paid", "user_1")).await;
@@ -183,7 +184,7 @@ async fn cancellation_ends_the_tier_and_leaves_the_credits_until_spent() {
     assert_eq!(standing(&world, "user_1").await, ("free".to_owned(), 5000, 5000));
     assert_eq!(spend(&world, 5000, "all").await.0, 200);
     assert_eq!(spend(&world, 1, "more").await.0, 402);
-    // Late news of the life before brings nothing back.
+    // A late update of the ended subscription does not restore the tier.
     world.process(&with_id(sample("customer.subscription.updated", "user_1"), "evt_late")).await;
     assert_eq!(standing(&world, "user_1").await.0, "free");
 }
@@ -230,7 +231,7 @@ async fn invalid_plan_is_parked_with_its_name_and_never_given_a_default() {
 }
 
 #[tokio::test]
-async fn concurrent_add_ons_are_all_there() {
+async fn concurrent_add_ons_are_all_granted() {
     let world = World::new().await;
     world.sign_up("user_1").await;
     let events: Vec<Value> = (0..20).map(|number| pack(&format!("at_once{number}"), "user_1", 1)).collect();
@@ -248,7 +249,7 @@ async fn concurrent_add_ons_are_all_there() {
     assert_eq!(standing(&world, "user_1").await, ("free".to_owned(), 20_500, 0));
 }
 
-/// Nothing of it names the user: neither a checkout nor metadata. The customer was bound to one before.
+/// The subscription has no checkout and no metadata that names the user. Its customer is already linked.
 #[tokio::test]
 async fn a_subscription_made_in_stripes_dashboard_goes_to_the_user_of_its_customer() {
     let world = World::new().await;
@@ -264,8 +265,8 @@ async fn a_subscription_made_in_stripes_dashboard_goes_to_the_user_of_its_custom
     assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
 }
 
-/// A session that was made in Stripe's dashboard names nothing; what it sold is asked of Stripe, which does
-/// not answer for a while.
+/// A session made in Stripe's dashboard does not name what it sold, so Stripe is asked for its line items.
+/// Stripe fails for a while.
 #[tokio::test]
 async fn stripe_api_failure_loses_nothing_and_what_was_asked_is_granted_once() {
     let (world, fake) = with_stripe().await;
@@ -283,9 +284,9 @@ async fn stripe_api_failure_loses_nothing_and_what_was_asked_is_granted_once() {
     world.process(&bought).await;
     assert!(
         world.event(bought["id"].as_str().unwrap()).await.is_none(),
-        "nothing is written before it is known"
+        "no record is written before Stripe answers"
     );
-    // The second attempt finds Stripe as it was, the third one does not.
+    // The second attempt fails as well; at the third Stripe answers.
     world.pass_seconds(301);
     world.drain().await;
     assert_eq!(standing(&world, "user_1").await.1, 0);
@@ -296,8 +297,8 @@ async fn stripe_api_failure_loses_nothing_and_what_was_asked_is_granted_once() {
     assert_eq!(standing(&world, "user_1").await.1, 2000);
 }
 
-/// Since 2025-03-31.basil nothing in these events names the invoice, and nothing in the invoice's event its
-/// payment: Stripe is asked.
+/// Since 2025-03-31.basil these events do not name the invoice, and the invoice's event does not name its
+/// payment, so Stripe is asked.
 #[tokio::test]
 async fn a_refund_and_a_dispute_of_a_subscriptions_payment_find_what_it_granted() {
     let (world, fake) = with_stripe().await;
@@ -311,17 +312,18 @@ async fn a_refund_and_a_dispute_of_a_subscriptions_payment_find_what_it_granted(
     assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
 
     let event = |kind: &str, id: &str, object: Value| {
-        json!({"id": id, "object": "event", "type": kind, "api_version": "2026-03-25.dahlia", "created": invoice["created"].as_i64().unwrap() + 60,
-            "livemode": false, "data": {"object": object}})
+        let created = invoice["created"].as_i64().unwrap() + 60;
+        json!({"id": id, "object": "event", "type": kind, "api_version": "2026-03-25.dahlia",
+            "created": created, "livemode": false, "data": {"object": object}})
     };
-    let refund = json!({"id": "re_TallyHook0009", "object": "refund", "charge": "ch_TallyHook0009", "payment_intent": "pi_TallyHook0009",
-        "amount": amount / 2, "status": "succeeded", "metadata": {}});
-    let charge = json!({"id": "ch_TallyHook0009", "object": "charge", "customer": "cus_TallyHook0001", "payment_intent": "pi_TallyHook0009",
-        "amount": amount, "amount_refunded": amount / 2, "currency": "usd", "metadata": {}});
-    let dispute = json!({"id": "dp_TallyHook0009", "object": "dispute", "charge": "ch_TallyHook0009", "payment_intent": "pi_TallyHook0009",
-        "amount": amount / 2, "status": "needs_response", "metadata": {}});
+    let refund = json!({"id": "re_TallyHook0009", "object": "refund", "charge": "ch_TallyHook0009",
+        "payment_intent": "pi_TallyHook0009", "amount": amount / 2, "status": "succeeded", "metadata": {}});
+    let charge = json!({"id": "ch_TallyHook0009", "object": "charge", "customer": "cus_TallyHook0001",
+        "payment_intent": "pi_TallyHook0009", "amount": amount, "amount_refunded": amount / 2, "currency": "usd", "metadata": {}});
+    let dispute = json!({"id": "dp_TallyHook0009", "object": "dispute", "charge": "ch_TallyHook0009",
+        "payment_intent": "pi_TallyHook0009", "amount": amount / 2, "status": "needs_response", "metadata": {}});
 
-    // Stripe not answering holds nothing up: the event waits, and is asked about again when its turn comes.
+    // While Stripe fails, the refund is parked; `retry` sends it again.
     fake.fail("invoice_payments", 9, Misbehaviour::Status(500, None));
     let first = event("refund.created", "evt_refund", refund);
     world.process(&first).await;
@@ -330,7 +332,7 @@ async fn a_refund_and_a_dispute_of_a_subscriptions_payment_find_what_it_granted(
     assert_eq!(world.retry_in(3600).await.sent, 1);
     world.drain().await;
     assert_eq!(standing(&world, "user_1").await.1, 2500);
-    // The same money told by its charge is not taken twice.
+    // The same refund reported by its charge is not subtracted twice.
     world.process(&event("charge.refunded", "evt_charge", charge)).await;
     assert_eq!(standing(&world, "user_1").await.1, 2500);
     world.process(&event("charge.dispute.created", "evt_dispute", dispute)).await;
@@ -356,7 +358,7 @@ async fn stripe_is_asked_nothing_where_an_event_says_all() {
 }
 
 #[tokio::test]
-async fn an_invoice_whose_list_was_cut_short_is_completed_and_one_that_stripe_does_not_have_is_parked() {
+async fn truncated_invoice_lines_are_completed_from_stripe_or_parked() {
     for known in [true, false] {
         let (world, fake) = with_stripe().await;
         let mut paid = sample("invoice.paid", "user_1");

@@ -15,7 +15,7 @@ use crate::support::{World, now, pack, sample, with_id};
 const TYPES: [&str; 4] =
     ["invoice.paid", "checkout.session.completed", "customer.subscription.updated", "product.updated"];
 
-/// Event number `number` of a log whose events come in clumps of the same millisecond, over some days.
+/// Event number `number` of a log with forty events in each millisecond, over some days.
 fn record(number: u32) -> EventRecord {
     let kind = TYPES[number as usize % TYPES.len()];
     let state = match number % 10 {
@@ -106,7 +106,7 @@ async fn a_thousand_events_are_paged_newest_first_without_a_gap_whatever_the_fil
     let records = fill(&world, 1000).await;
     let (from, to) = (records[300].received_ms, records[700].received_ms);
     let time = |ms: i64| Timestamp::from_unix(ms / 1000).to_string();
-    // Without a time, the search for older events goes on to where they would have expired.
+    // Without a time, the search goes back to the age at which events expire.
     let all = expected(&records, |_| true);
     assert_eq!(ids(&pages(&world, "limit=200").await), all);
     let since = format!("from={}", time(records[0].received_ms - 1000));
@@ -173,7 +173,7 @@ async fn a_partition_of_many_pages_is_read_without_a_gap() {
 }
 
 #[tokio::test]
-async fn what_came_a_month_ago_is_found_and_a_list_that_is_just_full_is_the_last() {
+async fn events_of_a_month_ago_are_found_and_an_exactly_full_page_is_the_last() {
     let (world, today) = (World::new().await, now());
     let records = (0..12).map(|number| EventRecord {
         received_ms: today.plus_days(-27 - i64::from(number)).unix() * 1000,
@@ -194,7 +194,7 @@ async fn what_came_a_month_ago_is_found_and_a_list_that_is_just_full_is_the_last
 }
 
 #[tokio::test]
-async fn the_end_of_a_time_is_not_in_it() {
+async fn a_time_range_excludes_its_end() {
     let world = World::new().await;
     let store = Store::new(world.dynamodb.clone(), "accounts", "events");
     let midnight = now().plus_days(-3).unix().div_euclid(86_400) * 86_400_000;
@@ -224,11 +224,11 @@ async fn the_end_of_a_time_is_not_in_it() {
 }
 
 #[tokio::test]
-async fn a_users_events_are_listed_by_the_order_they_were_recorded_in_and_the_open_ones_first() {
+async fn a_users_events_are_listed_open_ones_first_then_newest_first() {
     let world = World::new().await;
     let mut unknown = pack("parked_first", "user_1", 1);
     unknown["data"]["object"]["metadata"]["pack"] = json!("none");
-    // Before there is an account at all.
+    // The user has no account yet.
     world.process(&unknown).await;
     assert_eq!(ids(&pages(&world, "user=user_1").await), ["evt_parked_first"]);
 
@@ -264,7 +264,7 @@ async fn a_users_events_are_listed_by_the_order_they_were_recorded_in_and_the_op
 }
 
 #[tokio::test]
-async fn a_parked_event_of_a_known_user_keeps_its_place_in_the_list_when_it_is_processed_later() {
+async fn a_parked_event_keeps_its_place_in_the_users_list_once_processed() {
     let world = World::new().await;
     world.sign_up("user_1").await;
     let refund = {

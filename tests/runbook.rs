@@ -1,4 +1,4 @@
-//! What `docs/operating.md` has a person do by hand, done by hand.
+//! The manual procedures of `docs/operating.md`: restoring tables, erasing personal data.
 
 use std::collections::HashMap;
 
@@ -60,7 +60,7 @@ impl Drill {
         Self { world, fake, reconciler, first: now().unix() - 7200 }
     }
 
-    /// Happens at Stripe, and is told.
+    /// Happens at Stripe and is delivered.
     async fn happens(&self, minute: i64, name: &str) {
         let mut event = sample(name, "user_1");
         event["created"] = json!(self.first + 60 * minute);
@@ -76,7 +76,8 @@ impl Drill {
 
     async fn replay(&self) {
         let (from, to) = (Timestamp::from_unix(self.first - 60).to_string(), now().to_string());
-        let body = json!({"source": "stripe", "from": from, "to": to, "actor": "ann", "reason": "a table was restored"});
+        let body = json!({"source": "stripe", "from": from, "to": to, "actor": "ann",
+            "reason": "a table was restored"});
         let (status, answer) = self.world.ask("POST", "/admin/stripe/retry-webhooks", body).await;
         assert_eq!(status, 200, "{answer}");
         self.world.drain().await;
@@ -105,13 +106,13 @@ async fn damaged() -> (Drill, [Vec<Item>; 2]) {
 }
 
 #[tokio::test]
-async fn both_tables_restored_to_one_time_get_what_came_since_from_stripes_events() {
+async fn replaying_stripes_events_repairs_both_tables_restored_to_one_time() {
     let (drill, [accounts, events]) = damaged().await;
     restore(&drill.world, "accounts", &accounts).await;
     restore(&drill.world, "events", &events).await;
     assert_eq!(drill.seen().await, (json!("pro"), json!(5000)));
     drill.replay().await;
-    // The pack is there again, once. The spend is known to nobody but the damaged table.
+    // The pack is granted again, once. The spend was recorded only in the lost table.
     assert_eq!(drill.seen().await, (json!("pro"), json!(6000)));
     let ledger = drill.world.ledger("user_1").await;
     drill.replay().await;
@@ -119,18 +120,22 @@ async fn both_tables_restored_to_one_time_get_what_came_since_from_stripes_event
 }
 
 #[tokio::test]
-async fn accounts_restored_beside_a_log_that_knows_more_are_put_right_by_reconciliation() {
+async fn reconciliation_repairs_accounts_restored_to_before_the_event_log() {
     let (drill, [accounts, _]) = damaged().await;
     restore(&drill.world, "accounts", &accounts).await;
     drill.replay().await;
-    assert_eq!(drill.seen().await, (json!("pro"), json!(5000)), "to the log the event is a duplicate");
+    assert_eq!(
+        drill.seen().await,
+        (json!("pro"), json!(5000)),
+        "the event log has the event, so the replay is a duplicate"
+    );
     assert!(drill.reconcile().await > 0);
     assert_eq!(drill.seen().await, (json!("pro"), json!(6000)));
     assert_eq!(drill.reconcile().await, 0);
 }
 
 #[tokio::test]
-async fn a_persons_data_is_gone_and_the_sums_stay() {
+async fn erasing_personal_data_leaves_the_ledger_intact() {
     let drill = Drill::new().await;
     drill.happens(0, "checkout.session.completed.pack").await;
     drill.happens(1, "checkout.session.completed.order").await;
@@ -159,7 +164,7 @@ async fn a_persons_data_is_gone_and_the_sums_stay() {
     assert_eq!((address(&all), all.to_string().matches("\"payload\"").count()), (0, 0), "{all:#}");
     assert_eq!((drill.seen().await, drill.world.ledger("user_1").await), (seen, ledger));
 
-    // The same event once more is the duplicate it was.
+    // The same event is still a duplicate.
     drill.happens(0, "checkout.session.completed.pack").await;
     assert_eq!(drill.world.everything().await, all);
 }

@@ -1,5 +1,5 @@
-//! What belongs together is there: a family has its function, queue, SAM resource, rule file and samples, and
-//! the template says the same about tables and retries as the code.
+//! The code, `template.yaml` and the guides agree: each family has its function, queue, resource, rule file
+//! and samples, and tables, time-outs and retries are the same in both.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -175,7 +175,7 @@ fn a_function_starts_with_what_the_template_gives_it() {
 }
 
 #[test]
-fn no_role_may_do_everything_or_to_everything() {
+fn no_role_has_a_wildcard() {
     let template = read("template.yaml");
     let policies: Vec<String> = template
         .split("\n  ")
@@ -201,7 +201,7 @@ fn no_role_may_do_everything_or_to_everything() {
 }
 
 #[test]
-fn the_apps_webhook_has_its_function_queue_and_law_of_retries() {
+fn the_apps_webhook_has_its_function_queue_and_retries() {
     let template = read("template.yaml");
     let queue = resource(&template, "ProvisionQueue");
     for part in ["-provision", "VisibilityTimeout: 180", "maxReceiveCount: 4"] {
@@ -232,8 +232,7 @@ fn every_routed_event_type_has_a_sample_that_reads_as_it() {
 }
 
 #[test]
-fn a_queue_hides_a_message_six_times_as_long_as_its_function_may_run_and_allows_one_attempt_more_than_there_are_delays()
- {
+fn visibility_is_six_timeouts_and_each_delay_has_an_attempt() {
     let template = read("template.yaml");
     assert!(template.contains("    Timeout: 30 "), "the functions' time-out");
     let delays = template
@@ -280,7 +279,7 @@ fn the_guide_names_every_event_type() {
     let list = guide.split("```text\n").nth(1).unwrap().split("```").next().unwrap();
     let named: Vec<&str> = list.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let known: Vec<&str> = EventType::KNOWN.iter().map(EventType::as_str).collect();
-    assert_eq!(named, known, "what Stripe is told to send, and what we handle");
+    assert_eq!(named, known, "the event types in the guide and those in the code");
 }
 
 #[test]
@@ -308,7 +307,7 @@ fn every_alarm_is_in_the_guide_and_every_function_and_queue_has_one() {
             "{}",
             part.name
         );
-        // What waits for `dead-letter` has an alarm of its own, and an alert may wait for Slack.
+        // The dead-letter queue has its own alarm, and alerts may wait for Slack.
         if part.trigger == Trigger::Queue && !matches!(part.name, "dead-letter" | "notify") {
             assert_eq!(
                 of_age.matches(&format!("Value: !GetAtt {}Queue.QueueName", camel(part.name))).count(),
@@ -357,7 +356,7 @@ fn every_function_is_shipped_without_its_symbols() {
 }
 
 #[test]
-fn what_libraries_say_below_info_is_not_in_what_is_shipped() {
+fn releases_contain_no_debug_or_trace_logging() {
     let manifest = read("Cargo.toml");
     let tracing = manifest.lines().find(|line| line.starts_with("tracing = ")).unwrap();
     assert!(tracing.contains("\"release_max_level_info\""), "it holds requests and their bodies: {tracing}");
@@ -380,7 +379,7 @@ fn a_call_that_is_not_answered_ends_before_its_function_does() {
     let template = read("template.yaml");
     assert!(resource(&template, "StripeWebhookFunction").contains("Timeout: 10\n"));
     assert!(call < Duration::from_secs(10), "the webhook makes one call");
-    // A worker reads, writes, and once more for each account by itself.
+    // A worker reads and writes once for the batch and once more for each account.
     assert!(globals(&template).contains("Timeout: 30 ") && 4 * call < Duration::from_secs(30));
 }
 

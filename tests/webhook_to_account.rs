@@ -1,4 +1,4 @@
-//! The main job: a signed event becomes an exactly-once change.
+//! The main path: a signed event changes an account exactly once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tallyhook_core::event::Family;
 
-use crate::support::{Fault, World, aws_error, pack, sample, signature, with_id};
+use crate::support::{Fault, World, aws_error, cancelled, pack, sample, signature, with_id};
 
 #[tokio::test]
 async fn a_paid_subscription_sets_tier_and_credits_once() {
@@ -133,7 +133,7 @@ async fn a_hundred_concurrent_purchases_and_spends_lose_no_update() {
     for task in purchases.chain(spends).collect::<Vec<_>>() {
         task.await.unwrap();
     }
-    // Whatever lost too many races inside one invocation comes back with its visibility.
+    // Events that lost every race within one invocation return after their visibility expires.
     for _ in 0..4 {
         world.pass_seconds(1000);
         world.drain().await;
@@ -165,12 +165,12 @@ async fn one_bad_record_in_a_batch_of_ten_is_parked_and_nine_are_applied() {
     assert_eq!(
         world.poll(Family::CheckoutSession).await,
         0,
-        "nothing comes back: a message that can never be read is parked"
+        "an unreadable message is parked and not redelivered"
     );
 }
 
 #[tokio::test]
-async fn while_the_table_cannot_be_written_a_batch_is_tried_once_and_once_for_each_account_and_comes_back() {
+async fn a_batch_that_cannot_be_written_is_split_by_account_and_redelivered() {
     let world = World::new().await;
     for number in 0..6 {
         world
@@ -186,7 +186,7 @@ async fn while_the_table_cannot_be_written_a_batch_is_tried_once_and_once_for_ea
         6
     );
     let refused = world.operations().iter().filter(|operation| *operation == "TransactWriteItems").count();
-    assert_eq!(refused, 1 + 2 + 6, "what is wrong in itself is looked for in each event");
+    assert_eq!(refused, 1 + 2 + 6, "one attempt for all, one for each account, one for each event");
     world.fault(|call| {
         (call.operation == "TransactWriteItems")
             .then(|| aws_error(400, "ProvisionedThroughputExceededException"))
@@ -206,15 +206,9 @@ async fn of_a_batch_only_the_record_that_cannot_be_written_comes_back() {
         world.deliver(pack(&format!("c{number}"), &format!("user_{number}"), 1).to_string().as_bytes()).await;
     }
     world.fault(|call| {
-        let touches = call.operation == "TransactWriteItems" && call.request.to_string().contains("user#user_7\"");
-        touches.then(|| {
-            let writes = call.request["TransactItems"].as_array().unwrap();
-            let reasons: Vec<_> = writes
-                .iter()
-                .map(|write| json!({"Code": if write.to_string().contains("user#user_7\"") { "TransactionConflict" } else { "None" }}))
-                .collect();
-            Fault::Answer(400, json!({"__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException", "message": "cancelled", "CancellationReasons": reasons}))
-        })
+        let touches = call.request.to_string().contains("user#user_7\"");
+        let touches = touches && call.operation == "TransactWriteItems";
+        touches.then(|| cancelled(call, "user#user_7\"", "TransactionConflict"))
     });
     let batch = world.receive(Family::CheckoutSession).await;
     let answer = world.worker(Family::CheckoutSession).handle(batch.clone()).await.unwrap();
@@ -225,7 +219,7 @@ async fn of_a_batch_only_the_record_that_cannot_be_written_comes_back() {
         let credits = world.account(&format!("user_{number}")).await["credits"].as_u64();
         assert_eq!(credits, if number == 7 { None } else { Some(1000) }, "user_{number}");
     }
-    // It comes back after five minutes and not before.
+    // The failed event returns after five minutes and not before.
     world.pass_seconds(299);
     assert_eq!(world.poll(Family::CheckoutSession).await, 0);
     world.pass_seconds(2);
@@ -274,7 +268,7 @@ async fn a_batch_of_ten_is_one_read_and_one_transaction_for_all() {
 }
 
 #[tokio::test]
-async fn a_renewal_costs_three_read_units_and_at_most_eight_write_units_whatever_the_history() {
+async fn the_cost_of_a_renewal_does_not_grow_with_the_history() {
     let world = World::new().await;
     world.sign_up("user_1").await;
     world.process(&sample("customer.subscription.created", "user_1")).await;
@@ -307,17 +301,6 @@ async fn a_renewal_costs_three_read_units_and_at_most_eight_write_units_whatever
 }
 
 #[tokio::test]
-async fn a_reply_that_is_lost_after_the_commit_changes_nothing_twice() {
-    let world = World::new().await;
-    world.deliver(pack("lost", "user_1", 1).to_string().as_bytes()).await;
-    world.fault(|call| (call.operation == "TransactWriteItems").then_some(Fault::LoseReply));
-    assert_eq!(world.poll(Family::CheckoutSession).await, 1);
-    world.heal();
-    assert_eq!(world.account("user_1").await["credits"], 1000);
-    assert_eq!(world.event("evt_lost").await.unwrap()["outcome"], "processed");
-}
-
-#[tokio::test]
 async fn an_event_without_a_known_user_is_tried_again_within_seconds_and_then_parked() {
     let world = World::new().await;
     let mut event = sample("customer.subscription.created", "");
@@ -336,8 +319,7 @@ async fn an_event_without_a_known_user_is_tried_again_within_seconds_and_then_pa
 }
 
 #[tokio::test]
-async fn during_an_outage_attempts_come_after_5_10_and_15_minutes_or_as_said_and_then_the_dead_letter_queue_has_the_event()
- {
+async fn a_failing_event_is_retried_after_each_configured_delay_then_dead_lettered() {
     for (said, delays) in [(None, [300, 600, 900]), (Some("2,4,6"), [2, 4, 6])] {
         let variables: Vec<_> = said.map(|said| ("RETRY_DELAYS_SECONDS", said)).into_iter().collect();
         let world = World::with(&variables).await;
@@ -363,7 +345,7 @@ async fn during_an_outage_attempts_come_after_5_10_and_15_minutes_or_as_said_and
             .unwrap();
         assert!(dead.messages()[0].body().unwrap().contains("evt_outage"));
 
-        // Redriven, once and twice: applied once.
+        // Redriven twice, it is applied once.
         for _ in 0..2 {
             world.process(&pack("outage", "user_1", 1)).await;
             assert_eq!(world.account("user_1").await["credits"], 1000);
@@ -372,8 +354,8 @@ async fn during_an_outage_attempts_come_after_5_10_and_15_minutes_or_as_said_and
 }
 
 #[tokio::test]
-async fn a_customer_bound_to_one_user_is_never_moved_by_the_metadata_of_an_event() {
-    // In one batch, in two, and when the second user was there before.
+async fn event_metadata_never_moves_a_customer_from_its_user() {
+    // In one batch, in two, and with and without an account of the second user.
     for (one_batch, signed_up) in [(true, false), (false, false), (false, true), (true, true)] {
         let world = World::new().await;
         if signed_up {
@@ -398,7 +380,7 @@ async fn a_customer_bound_to_one_user_is_never_moved_by_the_metadata_of_an_event
 }
 
 #[tokio::test]
-async fn a_type_that_nobody_handles_is_answered_200_and_recorded_once_as_ignored() {
+async fn an_unknown_event_type_is_answered_200_and_recorded_once_as_ignored() {
     let world = World::new().await;
     let event = sample("product.updated", "user_1");
     world.process(&event).await;
@@ -426,7 +408,7 @@ async fn the_same_event_id_with_another_content_is_parked_and_the_first_one_stan
     world.process(&other).await;
     assert_eq!(world.account("user_1").await["credits"], 1000);
     assert_eq!(world.event("evt_same").await.unwrap()["outcome"], "processed");
-    // A redelivery differs in what is not the event's content.
+    // A redelivery may differ in fields that are not the event's content.
     let mut again = pack("same", "user_1", 1);
     again["pending_webhooks"] = json!(7);
     let before = world.everything().await;
@@ -435,7 +417,7 @@ async fn the_same_event_id_with_another_content_is_parked_and_the_first_one_stan
 }
 
 #[tokio::test]
-async fn a_body_beyond_the_limit_of_a_message_travels_compressed_and_one_beyond_lambdas_is_refused() {
+async fn a_body_over_the_message_limit_is_compressed_and_over_lambdas_refused() {
     let world = World::new().await;
     let mut event = pack("large", "user_1", 1);
     event["data"]["object"]["filler"] = json!("abcdefgh ".repeat(500_000));
@@ -444,20 +426,4 @@ async fn a_body_beyond_the_limit_of_a_message_travels_compressed_and_one_beyond_
     event["data"]["object"]["filler"] = json!("abcdefgh ".repeat(800_000));
     let (status, answer) = world.deliver(event.to_string().as_bytes()).await;
     assert_eq!((status, answer["error"].as_str()), (413, Some("too_large")));
-}
-
-#[tokio::test]
-async fn while_the_queue_is_down_the_answer_is_503_so_that_stripe_sends_again() {
-    let world = World::new().await;
-    world.fault(|call| {
-        (call.operation == "SendMessage").then(|| {
-            Fault::Answer(500, json!({"__type": "com.amazonaws.sqs#InternalError", "message": "down"}))
-        })
-    });
-    let event = pack("down", "user_1", 1);
-    let (status, answer) = world.deliver(event.to_string().as_bytes()).await;
-    assert_eq!((status, answer["error"].as_str()), (503, Some("queue_unavailable")));
-    world.heal();
-    world.process(&event).await;
-    assert_eq!(world.account("user_1").await["credits"], 1000);
 }

@@ -1,11 +1,11 @@
-//! Nothing is lost: parked events, failed ones, and how they come back.
+//! Parked events, failed events, dead letters, and how they are sent again.
 
 use serde_json::{Value, json};
 use tallyhook_core::event::Family;
 
 use crate::support::{Fault, World, now, pack, sample, signature, with_id};
 
-/// An event of a customer whom only Stripe knows: nothing in it names a user.
+/// An event that names a customer and no user.
 fn nameless(name: &str) -> Value {
     let mut event = sample(name, "user_1");
     event["data"]["object"]["metadata"] = json!({});
@@ -32,7 +32,7 @@ fn binding() -> Value {
     event
 }
 
-/// Delivers an event of nobody until it is parked: the second attempt comes after seconds.
+/// Delivers an event without a user twice, some seconds apart, until it is parked.
 async fn park(world: &World, event: &Value) {
     world.process(event).await;
     world.pass_seconds(6);
@@ -41,7 +41,7 @@ async fn park(world: &World, event: &Value) {
 }
 
 #[tokio::test]
-async fn an_invoice_of_an_unknown_customer_is_parked_and_applied_as_soon_as_the_customer_is_linked() {
+async fn a_parked_invoice_is_applied_as_soon_as_its_customer_is_linked() {
     let world = World::new().await;
     let invoice = nameless("invoice.paid");
     park(&world, &invoice).await;
@@ -52,14 +52,14 @@ async fn an_invoice_of_an_unknown_customer_is_parked_and_applied_as_soon_as_the_
     );
     assert_eq!(alerts[0]["event_id"], invoice["id"]);
 
-    // No clock moves from here on.
+    // The link alone frees the event: no time passes from here on.
     world.process(&binding()).await;
     assert_eq!(world.event(invoice["id"].as_str().unwrap()).await.unwrap()["outcome"], "processed");
     assert_eq!(world.account("user_1").await["credits"], 6000);
     let before = world.everything().await;
     world.process(&invoice).await;
     world.process(&binding()).await;
-    assert_eq!(world.everything().await, before, "nobody waits any more");
+    assert_eq!(world.everything().await, before, "no event waits any more");
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_log_that_keeps_no_payloads_keeps_one_while_its_event_waits() {
 }
 
 #[tokio::test]
-async fn everything_that_waits_for_a_customer_is_freed_whether_it_was_parked_before_or_in_the_same_batch() {
+async fn a_customer_link_frees_all_waiting_events_even_those_of_the_same_batch() {
     for one_batch in [false, true] {
         let world = World::new().await;
         let mut waiting = 0;
@@ -116,7 +116,7 @@ async fn everything_that_waits_for_a_customer_is_freed_whether_it_was_parked_bef
 }
 
 #[tokio::test]
-async fn a_refund_that_overtakes_its_purchase_waits_for_the_payment_and_is_applied_with_it() {
+async fn a_refund_that_arrives_before_its_purchase_waits_for_the_payment() {
     let world = World::new().await;
     world.sign_up("user_1").await;
     world.process(&pack("first", "user_1", 1)).await;
@@ -137,7 +137,7 @@ async fn a_refund_that_overtakes_its_purchase_waits_for_the_payment_and_is_appli
 }
 
 #[tokio::test]
-async fn a_refund_waits_for_its_customer_while_that_is_nobodys_and_for_its_payment_where_it_names_none() {
+async fn a_refund_waits_for_its_unknown_customer_or_else_for_its_payment() {
     let world = World::new().await;
     for (number, customer, waits_for) in
         [(0, json!("cus_Unknown1"), "customer#cus_Unknown1"), (1, Value::Null, "payment#pi_unknown")]
@@ -151,7 +151,7 @@ async fn a_refund_waits_for_its_customer_while_that_is_nobodys_and_for_its_payme
 }
 
 #[tokio::test]
-async fn an_event_whose_user_id_is_none_is_its_customers_and_waits_for_a_person_while_that_is_nobodys() {
+async fn an_invalid_user_id_falls_back_to_the_customers_user_or_parks() {
     let world = World::new().await;
     let impossible = |name: &str| {
         let mut event = with_id(pack(name, "user_1", 1), &format!("evt_{name}"));
@@ -171,14 +171,14 @@ async fn an_event_whose_user_id_is_none_is_its_customers_and_waits_for_a_person_
 }
 
 #[tokio::test]
-async fn parking_an_event_makes_no_account_and_parking_it_again_gives_it_no_second_place_in_its_users_list() {
+async fn parking_creates_no_account_and_lists_the_event_once() {
     let world = World::new().await;
     let mut unknown = pack("unknown", "user_1", 1);
     unknown["data"]["object"]["metadata"]["pack"] = json!("none");
     world.process(&unknown).await;
     assert!(
         !world.everything().await.to_string().contains("\"account\""),
-        "all that is known of the user is a parked event"
+        "a parked event creates no account"
     );
 
     world.process(&pack("first", "user_1", 1)).await;
@@ -199,16 +199,6 @@ async fn parking_an_event_makes_no_account_and_parking_it_again_gives_it_no_seco
 }
 
 #[tokio::test]
-async fn a_link_that_nobody_waits_for_costs_no_call() {
-    let world = World::new().await;
-    world.deliver(pack("new", "user_1", 1).to_string().as_bytes()).await;
-    let batch = world.receive(Family::CheckoutSession).await;
-    world.calls();
-    world.worker(Family::CheckoutSession).handle(batch).await.unwrap();
-    assert_eq!(world.operations(), ["BatchGetItem", "TransactWriteItems"]);
-}
-
-#[tokio::test]
 async fn a_queue_that_is_down_when_a_link_frees_an_event_fails_nothing() {
     let world = World::new().await;
     let invoice = nameless("invoice.paid");
@@ -221,7 +211,7 @@ async fn a_queue_that_is_down_when_a_link_frees_an_event_fails_nothing() {
     assert_eq!(world.event(invoice["id"].as_str().unwrap()).await.unwrap()["outcome"], "parked");
 }
 
-/// A catalog in a file of its own, made from the one that is built in.
+/// A changed copy of the catalog in a temporary file.
 fn catalog(name: &str, change: impl FnOnce(String) -> String) -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../catalog.toml");
     let file = std::env::temp_dir().join(format!("tallyhook-{name}-{}.toml", std::process::id()));
@@ -245,7 +235,7 @@ async fn a_price_added_to_the_catalog_frees_its_events_on_the_next_retry() {
     assert_eq!(
         (report.looked_at, report.sent, report.waiting),
         (1, 0, 1),
-        "a catalog without it frees nothing, however late"
+        "without the price in the catalog the event stays parked"
     );
 
     let file = catalog("pack", |text| {
@@ -261,7 +251,7 @@ async fn a_price_added_to_the_catalog_frees_its_events_on_the_next_retry() {
 }
 
 #[tokio::test]
-async fn what_nothing_frees_is_tried_after_a_growing_pause_and_two_runs_at_once_send_it_once() {
+async fn a_parked_event_is_retried_after_growing_pauses_by_one_run_only() {
     let world = World::new().await;
     let mut event = pack("unnamed", "user_1", 1);
     event["data"]["object"]["metadata"] = json!({"user_id": "user_1"});
@@ -282,7 +272,7 @@ async fn what_nothing_frees_is_tried_after_a_growing_pause_and_two_runs_at_once_
 }
 
 #[tokio::test]
-async fn a_link_whose_freed_events_could_not_be_sent_is_made_good_by_the_next_retry() {
+async fn the_next_retry_sends_events_that_a_link_freed_but_could_not_send() {
     let world = World::new().await;
     let invoice = nameless("invoice.paid");
     park(&world, &invoice).await;
@@ -295,7 +285,7 @@ async fn a_link_whose_freed_events_could_not_be_sent_is_made_good_by_the_next_re
     assert_eq!(world.account("user_1").await["credits"], 6000);
 }
 
-/// Has every attempt of an event fail until it is in the dead-letter queue.
+/// Fails every attempt of an event until it is in the dead-letter queue.
 async fn exhaust(world: &World, name: &'static str) {
     world.deliver(pack(name, "user_1", 1).to_string().as_bytes()).await;
     world.fault(move |call| {
@@ -310,16 +300,16 @@ async fn exhaust(world: &World, name: &'static str) {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_in_the_log_as_failed_and_redriving_it_twice_changes_nothing_twice() {
+async fn a_dead_letter_is_logged_as_failed_and_applied_once_when_redriven() {
     let world = World::new().await;
     exhaust(&world, "dead").await;
     let batch = world.receive_from("dead-letter").await;
     assert_eq!(batch.records.len(), 1);
-    // The log cannot be written: the message stays.
+    // If the log cannot be written, the message stays in the queue.
     world.fault(|call| (call.operation == "TransactWriteItems").then_some(Fault::LoseRequest));
     assert_eq!(world.dead_letter.handle(batch.clone()).await.unwrap().batch_item_failures.len(), 1);
     world.heal();
-    // It is handed over twice: the second time nothing is different.
+    // A second delivery of the same dead letter changes nothing.
     for _ in 0..2 {
         assert!(world.dead_letter.handle(batch.clone()).await.unwrap().batch_item_failures.is_empty());
         let failed = world.event("evt_dead").await.unwrap();
@@ -339,7 +329,7 @@ async fn a_dead_letter_is_in_the_log_as_failed_and_redriving_it_twice_changes_no
         world.drain().await;
         assert_eq!(world.account("user_1").await["credits"], 1000);
     }
-    // A late copy of the dead letter does not bury what was finished.
+    // A late copy of the dead letter does not overwrite the processed event.
     assert!(world.dead_letter.handle(batch).await.unwrap().batch_item_failures.is_empty());
     assert_eq!(world.event("evt_dead").await.unwrap()["outcome"], "processed");
     assert_eq!(world.alerts().await, [] as [Value; 0]);
@@ -367,11 +357,11 @@ async fn a_failed_event_is_sent_again_by_itself_a_bounded_number_of_times() {
         assert_eq!(world.drain_dead_letters().await, 1);
         assert_eq!(world.event("evt_stubborn").await.unwrap()["redrives"], redrives.to_string());
     }
-    assert_eq!(world.retry_in(90 * 86_400).await.sent, 0, "a person decides");
+    assert_eq!(world.retry_in(90 * 86_400).await.sent, 0, "after five redrives an operator decides");
 }
 
 #[tokio::test]
-async fn a_message_that_is_no_event_ends_in_the_log_too_and_an_alert_that_died_does_not() {
+async fn a_dead_letter_that_is_no_event_is_logged_and_a_dead_alert_is_not() {
     let world = World::new().await;
     for (queue, id) in [("invoice-paid", "a-1"), ("notify", "b-1")] {
         let record = json!({"messageId": id, "receiptHandle": "h", "body": "junk", "eventSource": "aws:sqs", "attributes": {
@@ -429,7 +419,7 @@ async fn requests_without_a_signature_of_stripes_shape_raise_no_alarm() {
 }
 
 #[tokio::test]
-async fn the_end_of_grace_is_written_by_the_schedule_and_only_there_where_access_has_ended() {
+async fn the_schedule_writes_the_end_of_grace_only_where_access_has_ended() {
     let world = World::new().await;
     for user in ["user_1", "user_2"] {
         world.sign_up(user).await;
@@ -469,7 +459,7 @@ async fn the_end_of_grace_is_written_by_the_schedule_and_only_there_where_access
     assert_eq!(world.retry_in(0).await.lapsed, 0);
     assert!(
         world.operations().iter().all(|operation| operation == "Query"),
-        "nothing to do is nothing written"
+        "a run without work writes nothing"
     );
     assert_eq!(world.everything().await, before);
 
