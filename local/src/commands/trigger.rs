@@ -1,44 +1,42 @@
-//! `tallyhook trigger`: runs what a schedule runs, at once, in the stack that runs.
+//! `trigger`: runs a scheduled function at once.
 
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::body::Body;
-use axum::http::Request;
 use clap::Args;
-use local::client::Client;
+use cli::client::Client;
+use cli::local_stack;
+use cli::output::print_line;
 use serde_json::Value;
 
-use super::DEFAULT_URL;
+/// The longest timeout of a scheduled function.
+const TIMEOUT: Duration = Duration::from_secs(900);
 
-/// As long as the longest of the functions may take.
-const PATIENCE: Duration = Duration::from_secs(900);
-
-/// Run a schedule's function at once in the running stack, and print what it did
+/// Run a scheduled function at once in the running local stack, and print its answer
 ///
-/// retry sends again what is due (every 15 minutes by itself), health scores the deployment (every hour),
-/// reconcile compares Stripe with the accounts and repairs what it may (every 6 hours).
+/// retry sends the events that are due again (it runs every 15 minutes), health computes the health score
+/// (every hour), reconcile compares Stripe with the accounts and repairs differences (every 6 hours).
 #[derive(Args)]
 pub struct Trigger {
     /// retry, reconcile or health
     schedule: String,
-    /// The stack
-    #[arg(long, default_value = DEFAULT_URL)]
+    /// The local stack
+    #[arg(long, default_value = local_stack::URL)]
     url: String,
 }
 
 impl Trigger {
-    /// Runs it and prints its answer; whether it went well.
+    /// True when the function succeeded.
     pub async fn run(self) -> anyhow::Result<bool> {
         let client = Client::for_url(&self.url)?;
         let uri = format!("{}/local/schedules/{}", self.url.trim_end_matches('/'), self.schedule);
-        let request = Request::post(&uri)
-            .body(Body::empty())
-            .with_context(|| format!("{} is no schedule", self.schedule))?;
-        let (status, answer) = client.send_within(request, PATIENCE).await?;
+        let request = axum::http::Request::post(&uri)
+            .body(Vec::new())
+            .with_context(|| format!("{} is not a schedule", self.schedule))?;
+        let (status, answer) = client.send_within(request, TIMEOUT).await?;
         let answer: Value = serde_json::from_slice(&answer)
-            .with_context(|| format!("{uri} answers {status}, and no JSON"))?;
-        super::say(format_args!("{answer:#}"))?;
+            .with_context(|| format!("{uri} answers {status} without JSON"))?;
+        print_line(format_args!("{answer:#}"))?;
         Ok(status.is_success())
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! | route, after `/{function}/{instance}/2018-06-01/runtime` | |
 //! |---|---|
-//! | `GET /invocation/next` | answers when there is an invocation: its event, and its id and deadline as headers |
-//! | `POST /invocation/{id}/response` | the answer |
-//! | `POST /invocation/{id}/error` | `{"errorType":"…","errorMessage":"…"}` instead of one |
-//! | `POST /init/error` | the same, before the first invocation |
+//! | `GET /invocation/next` | waits for an invocation; the body is the event, and headers hold its id and deadline |
+//! | `POST /invocation/{id}/response` | the answer of the function |
+//! | `POST /invocation/{id}/error` | the error of the function: `{"errorType":"…","errorMessage":"…"}` |
+//! | `POST /init/error` | an error before the first invocation |
 //!
-//! The path names the instance, so that one port serves all of them and the host knows whose invocation is
-//! lost when one dies. A binary takes its base from `AWS_LAMBDA_RUNTIME_API`, which must be a full URI as
-//! soon as it has a path; [`Host::runtime_api`] makes it.
+//! The path names the instance. So one port serves all instances, and when an instance ends, its invocation is
+//! known. The environment variable `AWS_LAMBDA_RUNTIME_API` holds the base address, as a full URI because it
+//! has a path: see [`RuntimeApi::address_for`].
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -26,29 +26,29 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use uuid::Uuid;
 
-use super::{Failure, MAX_PAYLOAD_BYTES, REGION};
+use super::{InvokeError, MAX_PAYLOAD_BYTES, REGION};
 
-/// A function's instance: its name and a number.
+/// An instance of a function: the name of the function, and a number.
 pub type Instance = (String, u32);
 
-type Answer = oneshot::Sender<Result<Vec<u8>, Failure>>;
+type Answer = oneshot::Sender<Result<Vec<u8>, InvokeError>>;
 
-/// The Runtime API on a port of its own. Clones are the same host.
+/// The Runtime API on a port of its own. Clones share the port.
 #[derive(Clone)]
-pub struct Host {
+pub struct RuntimeApi {
     shared: Arc<Shared>,
 }
 
 struct Shared {
     address: String,
-    functions: HashMap<String, Work>,
-    state: Mutex<HashMap<Instance, Running>>,
-    /// Rung when an instance is ready or says that it cannot start.
+    functions: HashMap<String, Invocations>,
+    instances: Mutex<HashMap<Instance, InstanceState>>,
+    /// Notified when an instance becomes ready, reports that it cannot start, or ends.
     changed: Notify,
 }
 
-/// A function's invocations that no instance has taken.
-struct Work {
+/// The queue of a function: invocations that no instance has taken yet.
+struct Invocations {
     send: mpsc::UnboundedSender<Invocation>,
     take: tokio::sync::Mutex<mpsc::UnboundedReceiver<Invocation>>,
 }
@@ -62,30 +62,30 @@ struct Invocation {
 
 /// What an instance is doing.
 #[derive(Default)]
-struct Running {
+struct InstanceState {
     ready: bool,
     init_error: Option<String>,
     invocation: Option<(String, Answer)>,
-    /// Rung when it must be stopped.
+    /// Notified when the instance must be stopped.
     stop: Arc<Notify>,
 }
 
-impl Host {
-    /// Serves these functions on a free port of the loopback interface, for as long as the runtime lives.
+impl RuntimeApi {
+    /// Serves these functions on a free port of the loopback interface, until the process ends.
     ///
     /// # Errors
     /// When no port can be bound.
     pub async fn start(functions: &[&str]) -> std::io::Result<Self> {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let work = |name: &&str| {
+        let queue = |name: &&str| {
             let (send, take) = mpsc::unbounded_channel();
-            ((*name).to_owned(), Work { send, take: tokio::sync::Mutex::new(take) })
+            ((*name).to_owned(), Invocations { send, take: tokio::sync::Mutex::new(take) })
         };
-        let host = Self {
+        let runtime_api = Self {
             shared: Arc::new(Shared {
                 address: listener.local_addr()?.to_string(),
-                functions: functions.iter().map(work).collect(),
-                state: Mutex::default(),
+                functions: functions.iter().map(queue).collect(),
+                instances: Mutex::default(),
                 changed: Notify::new(),
             }),
         };
@@ -95,64 +95,64 @@ impl Host {
             .route("/{function}/{instance}/2018-06-01/runtime/invocation/{id}/error", post(error))
             .route("/{function}/{instance}/2018-06-01/runtime/init/error", post(init_error))
             .layer(DefaultBodyLimit::max(MAX_PAYLOAD_BYTES))
-            .with_state(host.clone());
+            .with_state(runtime_api.clone());
         tokio::spawn(async move { axum::serve(listener, api).await });
-        Ok(host)
+        Ok(runtime_api)
     }
 
-    /// What an instance needs as `AWS_LAMBDA_RUNTIME_API`.
-    pub fn runtime_api(&self, (function, number): &Instance) -> String {
+    /// The value of `AWS_LAMBDA_RUNTIME_API` for an instance.
+    pub fn address_for(&self, (function, number): &Instance) -> String {
         format!("http://{}/{function}/{number}", self.shared.address)
     }
 
-    /// Hands an event to the first instance that asks.
+    /// Gives an event to the first instance that asks for an invocation.
     ///
     /// # Errors
-    /// [`Failure`]. After a time-out the instance is to be stopped: see [`Host::must_stop`].
+    /// [`InvokeError`]. After a timeout the instance must be stopped: see [`RuntimeApi::must_stop`].
     pub async fn invoke(
         &self,
         function: &str,
         event: Vec<u8>,
         timeout: Duration,
-    ) -> Result<Vec<u8>, Failure> {
-        let Some(work) = self.shared.functions.get(function) else {
-            return Err(Failure::Crashed(format!("there is no function {function}")));
+    ) -> Result<Vec<u8>, InvokeError> {
+        let Some(invocations) = self.shared.functions.get(function) else {
+            return Err(InvokeError::Crashed(format!("there is no function {function}")));
         };
         let (answer, answered) = oneshot::channel();
         let id = Uuid::new_v4().to_string();
         let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + timeout;
         let invocation = Invocation { id: id.clone(), event, deadline_ms: deadline.as_millis(), answer };
-        if work.send.send(invocation).is_err() {
-            return Err(Failure::Crashed("the host has stopped".into()));
+        if invocations.send.send(invocation).is_err() {
+            return Err(InvokeError::Crashed("the Runtime API has stopped".into()));
         }
         match tokio::time::timeout(timeout, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Failure::Crashed("the instance is gone".into())),
+            Ok(Err(_)) => Err(InvokeError::Crashed("the instance ended".into())),
             Err(_) => {
-                let state = self.state();
-                if let Some(running) = state
-                    .values()
-                    .find(|running| running.invocation.as_ref().is_some_and(|(of, _)| *of == id))
-                {
-                    running.stop.notify_one();
+                let instances = self.instances();
+                let has_invocation = |state: &&InstanceState| {
+                    state.invocation.as_ref().is_some_and(|(invocation, _)| *invocation == id)
+                };
+                if let Some(state) = instances.values().find(has_invocation) {
+                    state.stop.notify_one();
                 }
-                Err(Failure::TimedOut)
+                Err(InvokeError::TimedOut)
             }
         }
     }
 
-    /// Waits until the instance has to be stopped because its invocation timed out.
+    /// Waits until the instance must be stopped because its invocation timed out.
     pub async fn must_stop(&self, instance: &Instance) {
-        let stop = Arc::clone(&self.state().entry(instance.clone()).or_default().stop);
+        let stop = Arc::clone(&self.instances().entry(instance.clone()).or_default().stop);
         stop.notified().await;
     }
 
-    /// Says that an instance's process has ended; what it was working on fails.
-    pub fn lost(&self, instance: &Instance, how: &str) {
-        let running = self.state().remove(instance);
-        if let Some((_, answer)) = running.and_then(|running| running.invocation) {
-            // Nobody listens when it timed out.
-            let _ = answer.send(Err(Failure::Crashed(how.to_owned())));
+    /// Records that the process of an instance has ended. Its invocation fails.
+    pub fn instance_ended(&self, instance: &Instance, how: &str) {
+        let state = self.instances().remove(instance);
+        if let Some((_, answer)) = state.and_then(|state| state.invocation) {
+            // Sending fails when the invocation timed out before.
+            let _ = answer.send(Err(InvokeError::Crashed(how.to_owned())));
         }
         self.shared.changed.notify_waiters();
     }
@@ -160,17 +160,17 @@ impl Host {
     /// Waits until the instance asks for its first invocation.
     ///
     /// # Errors
-    /// What it reported instead.
+    /// The error that the instance reported instead.
     pub async fn ready(&self, instance: &Instance) -> Result<(), String> {
         loop {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if let Some(running) = self.state().get(instance) {
-                if let Some(error) = &running.init_error {
+            if let Some(state) = self.instances().get(instance) {
+                if let Some(error) = &state.init_error {
                     return Err(error.clone());
                 }
-                if running.ready {
+                if state.ready {
                     return Ok(());
                 }
             }
@@ -178,52 +178,57 @@ impl Host {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, HashMap<Instance, Running>> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn instances(&self) -> MutexGuard<'_, HashMap<Instance, InstanceState>> {
+        self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the invocation an instance is working on, if it is this one.
-    fn finish(&self, instance: &Instance, id: &str, result: Result<Vec<u8>, Failure>) -> Response {
-        let mut state = self.state();
-        let invocation =
-            state.get_mut(instance).and_then(|running| running.invocation.take_if(|(of, _)| of == id));
+    /// Ends the current invocation of an instance. The answer is 400 when the id is another one.
+    fn finish(&self, instance: &Instance, id: &str, result: Result<Vec<u8>, InvokeError>) -> Response {
+        let mut instances = self.instances();
+        let invocation = instances
+            .get_mut(instance)
+            .and_then(|state| state.invocation.take_if(|(invocation, _)| invocation == id));
         match invocation {
             Some((_, answer)) => {
-                // Nobody listens when it timed out.
+                // Sending fails when the invocation timed out before.
                 let _ = answer.send(result);
                 (StatusCode::ACCEPTED, Json(json!({ "status": "OK" }))).into_response()
             }
             None => {
-                let error = json!({ "errorType": "InvalidRequestID", "errorMessage": format!("{id} is not what this instance is working on") });
+                let error = json!({
+                    "errorType": "InvalidRequestID",
+                    "errorMessage": format!("{id} is not the current invocation of this instance"),
+                });
                 (StatusCode::BAD_REQUEST, Json(error)).into_response()
             }
         }
     }
 }
 
-async fn next(State(host): State<Host>, Path(instance): Path<Instance>) -> Response {
-    let Some(work) = host.shared.functions.get(&instance.0) else {
-        let error = json!({ "errorType": "NotFound", "errorMessage": format!("there is no function {}", instance.0) });
+async fn next(State(runtime_api): State<RuntimeApi>, Path(instance): Path<Instance>) -> Response {
+    let Some(invocations) = runtime_api.shared.functions.get(&instance.0) else {
+        let message = format!("there is no function {}", instance.0);
+        let error = json!({ "errorType": "NotFound", "errorMessage": message });
         return (StatusCode::NOT_FOUND, Json(error)).into_response();
     };
     let unanswered = {
-        let mut state = host.state();
-        let running = state.entry(instance.clone()).or_default();
-        running.ready = true;
-        running.invocation.take()
+        let mut instances = runtime_api.instances();
+        let state = instances.entry(instance.clone()).or_default();
+        state.ready = true;
+        state.invocation.take()
     };
     if let Some((_, answer)) = unanswered {
-        let _ = answer.send(Err(Failure::Crashed(
-            "it asked for the next invocation without answering this one".into(),
+        let _ = answer.send(Err(InvokeError::Crashed(
+            "the instance asked for the next invocation without answering this one".into(),
         )));
     }
-    host.shared.changed.notify_waiters();
+    runtime_api.shared.changed.notify_waiters();
     loop {
-        let Some(invocation) = work.take.lock().await.recv().await else {
+        let Some(invocation) = invocations.take.lock().await.recv().await else {
             return StatusCode::GONE.into_response();
         };
         if invocation.answer.is_closed() {
-            continue; // It timed out before an instance was free.
+            continue; // The invocation timed out before an instance was free.
         }
         let headers = [
             ("content-type", "application/json".to_owned()),
@@ -234,35 +239,40 @@ async fn next(State(host): State<Host>, Path(instance): Path<Instance>) -> Respo
                 format!("arn:aws:lambda:{REGION}:000000000000:function:{}", instance.0),
             ),
         ];
-        host.state().entry(instance).or_default().invocation = Some((invocation.id, invocation.answer));
+        runtime_api.instances().entry(instance).or_default().invocation =
+            Some((invocation.id, invocation.answer));
         return (headers, invocation.event).into_response();
     }
 }
 
 async fn response(
-    State(host): State<Host>,
+    State(runtime_api): State<RuntimeApi>,
     Path((function, number, id)): Path<(String, u32, String)>,
     body: Bytes,
 ) -> Response {
-    host.finish(&(function, number), &id, Ok(body.to_vec()))
+    runtime_api.finish(&(function, number), &id, Ok(body.to_vec()))
 }
 
 async fn error(
-    State(host): State<Host>,
+    State(runtime_api): State<RuntimeApi>,
     Path((function, number, id)): Path<(String, u32, String)>,
     body: Bytes,
 ) -> Response {
-    host.finish(&(function, number), &id, Err(Failure::Error(reported(&body))))
+    runtime_api.finish(&(function, number), &id, Err(InvokeError::Returned(error_text(&body))))
 }
 
-async fn init_error(State(host): State<Host>, Path(instance): Path<Instance>, body: Bytes) -> Response {
-    host.state().entry(instance).or_default().init_error = Some(reported(&body));
-    host.shared.changed.notify_waiters();
+async fn init_error(
+    State(runtime_api): State<RuntimeApi>,
+    Path(instance): Path<Instance>,
+    body: Bytes,
+) -> Response {
+    runtime_api.instances().entry(instance).or_default().init_error = Some(error_text(&body));
+    runtime_api.shared.changed.notify_waiters();
     (StatusCode::ACCEPTED, Json(json!({ "status": "OK" }))).into_response()
 }
 
 /// `{"errorType":"…","errorMessage":"…"}` as one line.
-fn reported(body: &[u8]) -> String {
+fn error_text(body: &[u8]) -> String {
     let report: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |field: &str| report.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     match (text("errorType"), text("errorMessage")) {
@@ -275,29 +285,30 @@ fn reported(body: &[u8]) -> String {
 mod tests {
     use axum::body::Body;
     use axum::http::Request;
+    use hyper_util::client::legacy::Client;
+    use hyper_util::client::legacy::connect::HttpConnector;
+    use hyper_util::rt::TokioExecutor;
 
     use super::*;
-    use crate::client::Client;
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// An instance that speaks the Runtime API by hand.
-    struct Runtime {
+    /// An instance whose requests the test makes one by one.
+    struct TestInstance {
         base: String,
-        client: Client,
+        client: Client<HttpConnector, Body>,
     }
 
-    impl Runtime {
-        fn of(host: &Host, instance: &Instance) -> Self {
-            let base = format!("{}/2018-06-01/runtime", host.runtime_api(instance));
-            Self { client: Client::for_url(&base).unwrap(), base }
+    impl TestInstance {
+        fn new(runtime_api: &RuntimeApi, instance: &Instance) -> Self {
+            let base = format!("{}/2018-06-01/runtime", runtime_api.address_for(instance));
+            Self { client: Client::builder(TokioExecutor::new()).build_http(), base }
         }
 
         /// The id and the event.
         async fn next(&self) -> (String, String) {
-            let Client::Plain(client) = &self.client else { unreachable!("the host speaks plain http") };
             let request = Request::get(format!("{}/invocation/next", self.base)).body(Body::empty()).unwrap();
-            let answer = client.request(request).await.unwrap();
+            let answer = self.client.request(request).await.unwrap();
             let id = answer.headers()["lambda-runtime-aws-request-id"].to_str().unwrap().to_owned();
             assert!(answer.headers()["lambda-runtime-deadline-ms"].to_str().unwrap().parse::<u64>().is_ok());
             let body = axum::body::to_bytes(Body::new(answer.into_body()), usize::MAX).await.unwrap();
@@ -307,84 +318,84 @@ mod tests {
         async fn post(&self, path: &str, body: &str) -> u16 {
             let request =
                 Request::post(format!("{}{path}", self.base)).body(Body::from(body.to_owned())).unwrap();
-            self.client.send(request).await.unwrap().0.as_u16()
+            self.client.request(request).await.unwrap().status().as_u16()
         }
     }
 
-    async fn host() -> (Host, Instance, Runtime) {
-        let host = Host::start(&["paid"]).await.unwrap();
+    async fn start() -> (RuntimeApi, Instance, TestInstance) {
+        let runtime_api = RuntimeApi::start(&["paid"]).await.unwrap();
         let instance = ("paid".to_owned(), 1);
-        let runtime = Runtime::of(&host, &instance);
-        (host, instance, runtime)
+        let client = TestInstance::new(&runtime_api, &instance);
+        (runtime_api, instance, client)
     }
 
     fn invoke(
-        host: &Host,
+        runtime_api: &RuntimeApi,
         event: &str,
         timeout: Duration,
-    ) -> tokio::task::JoinHandle<Result<Vec<u8>, Failure>> {
-        let (host, event) = (host.clone(), event.as_bytes().to_vec());
-        tokio::spawn(async move { host.invoke("paid", event, timeout).await })
+    ) -> tokio::task::JoinHandle<Result<Vec<u8>, InvokeError>> {
+        let (runtime_api, event) = (runtime_api.clone(), event.as_bytes().to_vec());
+        tokio::spawn(async move { runtime_api.invoke("paid", event, timeout).await })
     }
 
     #[tokio::test]
-    async fn an_instance_gets_events_and_its_answers_come_back() {
-        let (host, instance, runtime) = host().await;
-        let answer = invoke(&host, "{}", SECOND);
-        let (id, event) = runtime.next().await;
+    async fn the_answer_of_an_instance_is_returned_to_the_caller() {
+        let (runtime_api, instance, client) = start().await;
+        let answer = invoke(&runtime_api, "{}", SECOND);
+        let (id, event) = client.next().await;
         assert_eq!(event, "{}");
-        host.ready(&instance).await.unwrap();
-        assert_eq!(runtime.post("/invocation/another/response", "1").await, 400);
-        assert_eq!(runtime.post(&format!("/invocation/{id}/response"), "null").await, 202);
+        runtime_api.ready(&instance).await.unwrap();
+        assert_eq!(client.post("/invocation/another/response", "1").await, 400);
+        assert_eq!(client.post(&format!("/invocation/{id}/response"), "null").await, 202);
         assert_eq!(answer.await.unwrap(), Ok(b"null".to_vec()));
 
-        let answer = invoke(&host, "{}", SECOND);
-        let (id, _) = runtime.next().await;
+        let answer = invoke(&runtime_api, "{}", SECOND);
+        let (id, _) = client.next().await;
         let error = r#"{"errorType":"Oops","errorMessage":"no","stackTrace":[]}"#;
-        assert_eq!(runtime.post(&format!("/invocation/{id}/error"), error).await, 202);
-        assert_eq!(answer.await.unwrap(), Err(Failure::Error("Oops: no".into())));
-        assert_eq!(runtime.post(&format!("/invocation/{id}/response"), "late").await, 400);
+        assert_eq!(client.post(&format!("/invocation/{id}/error"), error).await, 202);
+        assert_eq!(answer.await.unwrap(), Err(InvokeError::Returned("Oops: no".into())));
+        assert_eq!(client.post(&format!("/invocation/{id}/response"), "late").await, 400);
     }
 
     #[tokio::test]
-    async fn an_instance_that_dies_fails_its_invocation_at_once() {
-        let (host, instance, runtime) = host().await;
-        let answer = invoke(&host, "{}", Duration::from_secs(60));
-        runtime.next().await;
-        host.lost(&instance, "signal: 9");
-        assert_eq!(answer.await.unwrap(), Err(Failure::Crashed("signal: 9".into())));
+    async fn an_invocation_fails_at_once_when_its_instance_ends() {
+        let (runtime_api, instance, client) = start().await;
+        let answer = invoke(&runtime_api, "{}", Duration::from_secs(60));
+        client.next().await;
+        runtime_api.instance_ended(&instance, "signal: 9");
+        assert_eq!(answer.await.unwrap(), Err(InvokeError::Crashed("signal: 9".into())));
     }
 
     #[tokio::test]
-    async fn an_instance_that_takes_too_long_has_to_be_stopped() {
-        let (host, instance, runtime) = host().await;
-        let answer = invoke(&host, "{}", Duration::from_millis(100));
-        runtime.next().await;
-        host.must_stop(&instance).await;
-        assert_eq!(answer.await.unwrap(), Err(Failure::TimedOut));
+    async fn an_instance_whose_invocation_timed_out_must_be_stopped() {
+        let (runtime_api, instance, client) = start().await;
+        let answer = invoke(&runtime_api, "{}", Duration::from_millis(100));
+        client.next().await;
+        runtime_api.must_stop(&instance).await;
+        assert_eq!(answer.await.unwrap(), Err(InvokeError::TimedOut));
     }
 
     #[tokio::test]
-    async fn an_invocation_nobody_takes_times_out_and_is_not_handed_out_late() {
-        let (host, _, runtime) = host().await;
+    async fn an_invocation_that_timed_out_is_not_given_to_an_instance() {
+        let (runtime_api, _, client) = start().await;
         assert_eq!(
-            host.invoke("paid", b"old".to_vec(), Duration::from_millis(20)).await,
-            Err(Failure::TimedOut)
+            runtime_api.invoke("paid", b"old".to_vec(), Duration::from_millis(20)).await,
+            Err(InvokeError::TimedOut)
         );
-        let answer = invoke(&host, "new", SECOND);
-        let (id, event) = runtime.next().await;
+        let answer = invoke(&runtime_api, "new", SECOND);
+        let (id, event) = client.next().await;
         assert_eq!(event, "new");
-        runtime.post(&format!("/invocation/{id}/response"), "1").await;
+        client.post(&format!("/invocation/{id}/response"), "1").await;
         assert_eq!(answer.await.unwrap(), Ok(b"1".to_vec()));
     }
 
     #[tokio::test]
-    async fn what_stops_an_instance_from_starting_is_told() {
-        let (host, instance, runtime) = host().await;
+    async fn an_error_before_the_first_invocation_is_reported() {
+        let (runtime_api, instance, client) = start().await;
         assert_eq!(
-            runtime.post("/init/error", r#"{"errorType":"Runtime.Init","errorMessage":"no secret"}"#).await,
+            client.post("/init/error", r#"{"errorType":"Runtime.Init","errorMessage":"no secret"}"#).await,
             202
         );
-        assert_eq!(host.ready(&instance).await, Err("Runtime.Init: no secret".to_owned()));
+        assert_eq!(runtime_api.ready(&instance).await, Err("Runtime.Init: no secret".to_owned()));
     }
 }
