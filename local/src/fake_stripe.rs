@@ -132,8 +132,8 @@ impl FakeStripe {
         Ok(address)
     }
 
-    /// Stores an event and its object, and returns the id of the event. `delivered` says whether a webhook has
-    /// received it.
+    /// Stores an event and its object, and returns the id of the event. `delivered` says whether a webhook
+    /// has received it.
     ///
     /// # Errors
     /// When the text is not an event with an object.
@@ -150,8 +150,8 @@ impl FakeStripe {
         state.store(object.to_string(), object, i64::MAX, true);
     }
 
-    /// Sets the full list inside an object, of which the object shows a part: the lines of an invoice, the items
-    /// of a subscription, the line items of a checkout session.
+    /// Sets the full list inside an object, of which the object shows a part: the lines of an invoice, the
+    /// items of a subscription, the line items of a checkout session.
     pub fn put_inside(&self, id: &str, entries: Vec<Value>) {
         self.lock().objects.put_inside(id, entries);
     }
@@ -220,7 +220,8 @@ impl State {
         self.objects.begin();
         self.add_mentioned(&object, created);
         if event["type"] == "customer.deleted" {
-            object = json!({"id": object["id"], "object": "customer", "deleted": true, "created": object["created"]});
+            object = json!({"id": object["id"], "object": "customer", "deleted": true,
+                "created": object["created"]});
         }
         self.add_invoice_payment(&object, created);
         // A preview (`invoice.upcoming`) has no id and is not kept.
@@ -261,9 +262,8 @@ impl State {
                 &entry["pricing"]["price_details"]["price"],
             ];
             let id = ids.into_iter().find_map(Value::as_str)?;
-            Some(
-                json!({"id": id, "object": "price", "created": 0, "active": true, "lookup_key": null, "type": "recurring"}),
-            )
+            Some(json!({"id": id, "object": "price", "created": 0, "active": true, "lookup_key": null,
+                    "type": "recurring"}))
         };
         let mentioned: Vec<Value> = customer.into_iter().chain(entries.filter_map(price)).collect();
         for value in mentioned {
@@ -289,7 +289,8 @@ impl State {
 
     fn add_payment(&mut self, intent: &str, invoice: &str, created: i64) {
         let payment = json!({
-            "id": format!("inpay_{intent}"), "object": "invoice_payment", "created": created, "invoice": invoice, "status": "paid",
+            "id": format!("inpay_{intent}"), "object": "invoice_payment", "created": created,
+            "invoice": invoice, "status": "paid",
             "is_default": true, "payment": {"type": "payment_intent", "payment_intent": intent},
         });
         self.store(payment.to_string(), payment, created, true);

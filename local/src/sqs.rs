@@ -12,23 +12,24 @@
 //!
 //! # Guarantees
 //! - **An accepted message survives `kill -9`.** A send is answered after the commit (write-ahead log,
-//!   `synchronous=NORMAL`: a power cut may lose the last commits, a killed process loses none). Receive counts
-//!   and visibility are on disk too, so a message in flight becomes visible again when its visibility timeout
-//!   ends.
+//!   `synchronous=NORMAL`: a power cut may lose the last commits, a killed process loses none). Receive
+//!   counts and visibility are on disk too, so a message in flight becomes visible again when its visibility
+//!   timeout ends.
 //! - **A receipt handle belongs to one receive.** A delete always answers 200, and deletes nothing when the
-//!   message was received again in between. AWS leaves both open. This choice turns a consumer's mistake into a
-//!   redelivery.
-//! - **Only the given clock counts.** After a test moves the clock, [`Sqs::wake`] makes long polls read it again.
+//!   message was received again in between. AWS leaves both open. This choice turns a consumer's mistake into
+//!   a redelivery.
+//! - **Only the given clock counts.** After a test moves the clock, [`Sqs::wake`] makes long polls read it
+//!   again.
 //! - A message that was received `maxReceiveCount` times moves to the dead-letter queue at the next receive,
 //!   with its id, body, attributes, age and receive count, and with `DeadLetterQueueSourceArn`.
-//! - A redrive (`StartMessageMoveTask`) is finished when it answers. It moves the visible messages as new ones,
-//!   with a new id and with age and receive count zero.
+//! - A redrive (`StartMessageMoveTask`) is finished when it answers. It moves the visible messages as new
+//!   ones, with a new id and with age and receive count zero.
 //!
 //! # Not supported
 //! FIFO queues (refused), signatures and policies (not checked), tags, `MaxNumberOfMessagesPerSecond` and
-//! cancellation of a redrive, the 60 s wait after a purge or a deletion, the limit of 120,000 messages in flight,
-//! the limit of 12 h for the visibility of a message. One process owns a file: a send of another process does
-//! not wake the long polls of this one.
+//! cancellation of a redrive, the 60 s wait after a purge or a deletion, the limit of 120,000 messages in
+//! flight, the limit of 12 h for the visibility of a message. One process owns a file: a send of another
+//! process does not wake the long polls of this one.
 //!
 //! # Schema
 //! Times in milliseconds since the epoch, as integers.
@@ -148,8 +149,8 @@ impl Sqs {
         self
     }
 
-    /// Answers one request. `target` is the header `X-Amz-Target`. `host` is the header `Host`; queue URLs contain
-    /// it.
+    /// Answers one request. `target` is the header `X-Amz-Target`. `host` is the header `Host`; queue URLs
+    /// contain it.
     pub async fn handle(&self, target: &str, host: &str, body: &[u8]) -> Answer {
         match self.dispatch(target.strip_prefix("AmazonSQS.").unwrap_or_default(), host, body).await {
             Ok(answer) => (200, answer.to_string().into_bytes(), None),
@@ -249,8 +250,8 @@ impl Sqs {
         Ok(wire::batch_answer(results))
     }
 
-    /// Answers as soon as there is a message: at once, or when one is sent or becomes visible. Answers without
-    /// messages when the wait time ends.
+    /// Answers as soon as there is a message: at once, or when one is sent or becomes visible. Answers
+    /// without messages when the wait time ends.
     async fn receive_message(&self, request: ReceiveRequest) -> Result<Value, SqsError> {
         let limit = wire::between("MaxNumberOfMessages", request.max_number_of_messages, 1, 1, 10)?;
         let limit = usize::try_from(limit).unwrap_or(1);
@@ -288,8 +289,8 @@ impl Sqs {
         }
     }
 
-    /// Checks the queue once. Returns the received messages, or else the time at which the next one may become
-    /// visible.
+    /// Checks the queue once. Returns the received messages, or else the time at which the next one may
+    /// become visible.
     fn take(
         &self,
         request: &ReceiveRequest,

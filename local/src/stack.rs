@@ -14,12 +14,11 @@
 //!
 //! ```text
 //! HTTP ─► gateway ─JSON─► stripe-webhook, api, admin ─SDK─► aws ─► DynamoDB (dynoxide), SQS (crate::sqs)
-//!                                                                │ poller, one for each queue with a function
-//!                                                                └─JSON─► invoice-paid, dead-letter, notify, … ─SDK─► aws
-//! time ─► schedule ─JSON─► retry, health, reconcile ─SDK─► aws
+//!   │ poller, one for each queue with a function └─JSON─► invoice-paid, dead-letter, notify, … ─SDK─► aws
+//!   time ─► schedule ─JSON─► retry, health, reconcile ─SDK─► aws
 //! ```
-//! A function is a handler in this process, or the shipped binary behind a Lambda Runtime API. Only [`lambda`]
-//! knows which.
+//! A function is a handler in this process, or the shipped binary behind a Lambda Runtime API. Only
+//! [`lambda`] knows which.
 
 pub mod functions;
 pub mod lambda;
@@ -160,8 +159,8 @@ impl Stack {
             None => Database::memory(),
         };
         let database = database.map_err(|error| anyhow!("cannot open the database: {error}"))?;
-        // A commit survives `kill -9` with and without this call. Without it, SQLite waits for the disk at every
-        // commit.
+        // A commit survives `kill -9` with and without this call. Without it, SQLite waits for the disk at
+        // every commit.
         database.disable_bulk_loading().map_err(|error| anyhow!("cannot set up the database: {error}"))?;
         let (dynamodb, dynamodb_server) = aws::serve_dynamodb(database, stopped(&end)).await?;
         let mut servers = vec![dynamodb_server, serve(aws, aws::router(&sqs, dynamodb), stopped(&end))];
@@ -248,9 +247,9 @@ impl Stack {
         &self.sqs
     }
 
-    /// Waits until no message is visible or being processed. It does not wait for messages that become visible
-    /// later, such as those that a worker delayed. It does not return while another consumer keeps receiving
-    /// from one of the polled queues.
+    /// Waits until no message is visible or being processed. It does not wait for messages that become
+    /// visible later, such as those that a worker delayed. It does not return while another consumer keeps
+    /// receiving from one of the polled queues.
     pub async fn at_rest(&self) {
         while !self.activity.is_at_rest() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -278,7 +277,8 @@ impl Stack {
     }
 }
 
-/// The functions in the order of `deployed`, ready to be invoked, and the tasks that supervise their processes.
+/// The functions in the order of `deployed`, ready to be invoked, and the tasks that supervise their
+/// processes.
 async fn start_functions(
     deployed: &[DeployedFunction],
     options: &Options,
@@ -318,7 +318,9 @@ async fn start_functions(
 async fn bind(port: u16, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| {
         if error.kind() == ErrorKind::AddrInUse {
-            anyhow!("port {port} is in use by another program: choose another one with {flag} (0 takes a free one)")
+            anyhow!(
+                "port {port} is in use by another program: choose another one with {flag} (0 takes a free one)"
+            )
         } else {
             anyhow!("cannot bind port {port}: {error}; choose another one with {flag}")
         }

@@ -24,8 +24,8 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// Signup, purchase, duplicates, renewal, upgrade, add-on, spending, refund, cancellation. The demo sends
 /// signed events of the folder events and calls the app's API of the running local stack. If none runs, it
-/// starts one in memory. The events of a step are sent in a random order, and one of them twice. Every run has
-/// a new user.
+/// starts one in memory. The events of a step are sent in a random order, and one of them twice. Every run
+/// has a new user.
 #[derive(Args)]
 pub struct Demo {
     /// The local stack [default: http://127.0.0.1:9000 if one runs there, else one in memory]

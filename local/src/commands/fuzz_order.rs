@@ -1,5 +1,5 @@
-//! `fuzz-order`: the events of random customers, sent in order and sent shuffled with duplicates, must lead to
-//! the same account.
+//! `fuzz-order`: the events of random customers, sent in order and sent shuffled with duplicates, must lead
+//! to the same account.
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
@@ -22,9 +22,9 @@ const CASE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Send the events of random customers in order and shuffled, and compare the accounts
 ///
 /// Each case is the life of one customer (buy, renew, upgrade, refund, dispute, cancel, ...) as events that
-/// Stripe would send. One user gets the events in order. Another user gets them all at once, shuffled, some of
-/// them twice. Both accounts must be equal in the end: tier, subscriptions, plan credits, grants. A failing
-/// case is reduced to the fewest events that still fail.
+/// Stripe would send. One user gets the events in order. Another user gets them all at once, shuffled, some
+/// of them twice. Both accounts must be equal in the end: tier, subscriptions, plan credits, grants. A
+/// failing case is reduced to the fewest events that still fail.
 #[derive(clap::Args)]
 pub struct FuzzOrder {
     /// Number of customers
@@ -220,8 +220,8 @@ impl Player {
         bail!("the queues are not empty after {} s", CASE_TIMEOUT.as_secs())
     }
 
-    /// The part of an account that must not depend on the order, with the ids of the life. Packs are left out:
-    /// a pack that arrives after a newer renewal is granted in full on purpose.
+    /// The part of an account that must not depend on the order, with the ids of the life. Packs are left
+    /// out: a pack that arrives after a newer renewal is granted in full on purpose.
     async fn account(&self, life: &Life, name: &str) -> anyhow::Result<Value> {
         let user = life.user.replace(&seed_of(life), name);
         let Some(account) = self.get(&format!("/users/{user}")).await? else { return Ok(Value::Null) };

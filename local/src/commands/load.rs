@@ -25,10 +25,10 @@ const MAX_STANDSTILL: Duration = Duration::from_secs(60);
 
 /// Post many purchases, wait until all queues are empty, and check every balance
 ///
-/// Each purchase is a paid pack with ids of its own, for one of the users in turn. The purchases are sent in a
-/// shuffled order, and some of them twice: the same event again, or another event about the same purchase. In
-/// the end the credits of each user must have grown by exactly what the user bought. The exit code is 1 when a
-/// purchase is lost or applied twice, or a message went to the dead-letter queue.
+/// Each purchase is a paid pack with ids of its own, for one of the users in turn. The purchases are sent in
+/// a shuffled order, and some of them twice: the same event again, or another event about the same purchase.
+/// In the end the credits of each user must have grown by exactly what the user bought. The exit code is 1
+/// when a purchase is lost or applied twice, or a message went to the dead-letter queue.
 #[derive(Args)]
 pub struct Load {
     /// Number of purchases
@@ -321,7 +321,8 @@ impl Load {
 }
 
 impl SendStatistics {
-    /// Sends an event until it is accepted, as Stripe does. Fails on an answer that a repetition cannot change.
+    /// Sends an event until it is accepted, as Stripe does. Fails on an answer that a repetition cannot
+    /// change.
     async fn deliver(
         &self,
         client: &Client,

@@ -134,7 +134,8 @@ impl Start {
              \x20 cargo run -- send invoice.paid{url}     one signed event\n\
              \x20 curl -H 'authorization: Bearer {app}' {front}/users/user_123\n\
              \x20 cargo run -- trigger reconcile{url}     run a scheduled function at once\n\
-             \x20 stripe listen --forward-to {}/webhooks/stripe   events of your own Stripe: restart this with its secret as STRIPE_WEBHOOK_SECRET\n",
+             \x20 stripe listen --forward-to {}/webhooks/stripe\n\
+             \x20     events of your own Stripe; first restart this with its secret as STRIPE_WEBHOOK_SECRET\n",
             shown("STRIPE_WEBHOOK_SECRET", local_stack::WEBHOOK_SECRET),
             shown("ADMIN_API_TOKEN", local_stack::ADMIN_TOKEN),
             stack.aws_url,

@@ -120,8 +120,10 @@ impl FakeStripe {
         let mut charge = found.with_context(|| format!("there is no charge {charge}"))?.value;
         ensure!(charge["refunded"] == false, "the charge is already refunded");
         let refund = json!({
-            "id": new_id("re"), "object": "refund", "amount": charge["amount"], "charge": charge["id"], "created": now,
-            "currency": charge["currency"], "metadata": {}, "payment_intent": charge["payment_intent"], "reason": "requested_by_customer",
+            "id": new_id("re"), "object": "refund", "amount": charge["amount"], "charge": charge["id"],
+            "created": now,
+            "currency": charge["currency"], "metadata": {}, "payment_intent": charge["payment_intent"],
+            "reason": "requested_by_customer",
             "status": "succeeded",
         });
         charge["amount_refunded"] = charge["amount"].clone();
@@ -161,8 +163,8 @@ impl State {
         Ok(value)
     }
 
-    /// The invoice of the current period, with the id `latest_invoice`. Also stores its charge and its invoice
-    /// payment, because an event about an invoice does not name them.
+    /// The invoice of the current period, with the id `latest_invoice`. Also stores its charge and its
+    /// invoice payment, because an event about an invoice does not name them.
     pub(super) fn bill(
         &mut self,
         subscription: &Value,
@@ -178,24 +180,31 @@ impl State {
         if paid != 0 {
             self.add_payment(&intent, id.as_str().unwrap_or_default(), now);
             let charge = json!({
-                "id": charge, "object": "charge", "amount": paid, "amount_captured": paid, "amount_refunded": 0, "captured": true,
-                "created": now, "currency": currency, "customer": customer, "disputed": false, "livemode": false, "metadata": {},
+                "id": charge, "object": "charge", "amount": paid, "amount_captured": paid,
+                "amount_refunded": 0, "captured": true,
+                "created": now, "currency": currency, "customer": customer, "disputed": false,
+                "livemode": false, "metadata": {},
                 "paid": true, "payment_intent": intent, "refunded": false, "status": "succeeded",
             });
             self.store(charge.to_string(), charge, now, true);
         }
         json!({
-            "id": id, "object": "invoice", "amount_due": paid, "amount_paid": paid, "amount_remaining": 0, "billing_reason": reason,
-            "created": now, "currency": currency, "customer": customer, "customer_email": email, "livemode": false, "metadata": {},
+            "id": id, "object": "invoice", "amount_due": paid, "amount_paid": paid, "amount_remaining": 0,
+            "billing_reason": reason,
+            "created": now, "currency": currency, "customer": customer, "customer_email": email,
+            "livemode": false, "metadata": {},
             "period_start": now, "period_end": now, "status": "paid", "subtotal": paid, "total": paid,
             "parent": { "type": "subscription_details", "quote_details": null,
                 "subscription_details": { "metadata": metadata, "subscription": subscription["id"] } },
             "lines": { "object": "list", "has_more": false, "total_count": 1, "data": [{
-                "id": line, "object": "line_item", "amount": paid, "currency": currency, "invoice": id, "livemode": false,
+                "id": line, "object": "line_item", "amount": paid, "currency": currency, "invoice": id,
+                "livemode": false,
                 "metadata": metadata, "quantity": item["quantity"],
                 "period": { "start": item["current_period_start"], "end": item["current_period_end"] },
-                "parent": { "type": "subscription_item_details", "invoice_item_details": null, "subscription_item_details": {
-                    "proration": false, "subscription": subscription["id"], "subscription_item": item["id"] } },
+                "parent": { "type": "subscription_item_details", "invoice_item_details": null,
+                "subscription_item_details": {
+                    "proration": false, "subscription": subscription["id"],
+                    "subscription_item": item["id"] } },
                 "pricing": { "type": "price_details",
                     "price_details": { "price": item["price"]["id"], "product": item["price"]["product"] } },
             }] },

@@ -7,10 +7,12 @@
 //! # fn example(stripe: &local::fake_stripe::FakeStripe, session: &str) -> anyhow::Result<()> {
 //! use local::fake_stripe::Payment;
 //!
-//! let shown = stripe.object(session).unwrap_or_default(); // the open session: mode, amount_total, currency, success_url, cancel_url
-//! let fired = stripe.pay(session, Payment::AtOnce)?;    // or Payment::Later and then stripe.clear(session, true), or stripe.expire(session)
+//! // The open session: mode, amount_total, currency, success_url, cancel_url.
+//! let shown = stripe.object(session).unwrap_or_default();
+//! // Or `Payment::Later` and then `stripe.clear(session, true)`, or `stripe.expire(session)`.
+//! let fired = stripe.pay(session, Payment::AtOnce)?;
 //! for event in &fired {
-//!     println!("{} {}", event.kind, event.id);          // post event.body, signed, to the webhook
+//!     println!("{} {}", event.kind, event.body); // post the body, signed, to the webhook
 //! }
 //! # Ok(())
 //! # }
@@ -23,9 +25,9 @@
 //! | `payment` | `customer.created` (with `customer_creation=always`), `payment_intent.succeeded`, `charge.succeeded`, `checkout.session.completed`; for a total of zero only the last |
 //! | `payment`, `Payment::Later` | `checkout.session.completed` (`unpaid`); then by [`FakeStripe::clear`] `payment_intent.succeeded`, `charge.succeeded`, `checkout.session.async_payment_succeeded`, or `checkout.session.async_payment_failed` |
 //!
-//! A fired event is undelivered until [`FakeStripe::mark_delivered`]. Metadata is copied as Stripe does: that of
-//! the session stays on the session, `subscription_data[metadata]` goes to the subscription and its invoice
-//! lines, `payment_intent_data[metadata]` to the payment intent and its charge.
+//! A fired event is undelivered until [`FakeStripe::mark_delivered`]. Metadata is copied as Stripe does: that
+//! of the session stays on the session, `subscription_data[metadata]` goes to the subscription and its
+//! invoice lines, `payment_intent_data[metadata]` to the payment intent and its charge.
 
 use anyhow::{Context, ensure};
 use common::domain::catalog::{Catalog, Per};
@@ -211,8 +213,10 @@ impl State {
         self.check_customer(customer)?;
         let id = new_id("bps");
         Ok(json!({
-            "id": id, "object": "billing_portal.session", "created": self.time(), "customer": customer, "livemode": false,
-            "return_url": form["return_url"], "url": self.page("https://billing.stripe.test/p/session", &id, "billing", customer),
+            "id": id, "object": "billing_portal.session", "created": self.time(), "customer": customer,
+            "livemode": false,
+            "return_url": form["return_url"], "url": self.page("https://billing.stripe.test/p/session", &id,
+            "billing", customer),
         }))
     }
 
@@ -263,10 +267,14 @@ impl State {
         let total = if trial { 0 } else { total };
         let session = json!({
             "id": id, "object": "checkout.session", "amount_subtotal": total, "amount_total": total,
-            "cancel_url": form["cancel_url"], "client_reference_id": form["client_reference_id"], "created": now,
-            "currency": items.first().map_or(&Value::Null, |item| &item["currency"]), "customer": form["customer"],
-            "customer_details": null, "customer_email": form["customer_email"], "expires_at": now + 86_400, "invoice": null,
-            "livemode": false, "metadata": metadata(form), "mode": mode, "payment_intent": null, "payment_status": "unpaid",
+            "cancel_url": form["cancel_url"], "client_reference_id": form["client_reference_id"],
+            "created": now,
+            "currency": items.first().map_or(&Value::Null, |item| &item["currency"]),
+            "customer": form["customer"],
+            "customer_details": null, "customer_email": form["customer_email"], "expires_at": now + 86_400,
+            "invoice": null,
+            "livemode": false, "metadata": metadata(form), "mode": mode, "payment_intent": null,
+            "payment_status": "unpaid",
             "status": "open", "subscription": null, "success_url": form["success_url"], "ui_mode": "hosted",
             "url": self.page("https://checkout.stripe.test/c/pay", &id, "pay", &id),
         });
@@ -311,8 +319,10 @@ impl State {
         };
         let amount = price["unit_amount"].as_i64().unwrap_or(0).saturating_mul(quantity);
         Ok(json!({
-            "id": new_id("li"), "object": "item", "amount_discount": 0, "amount_subtotal": amount, "amount_tax": 0, "amount_total": amount,
-            "currency": price["currency"], "description": item["price_data"]["product_data"]["name"], "price": price, "quantity": quantity,
+            "id": new_id("li"), "object": "item", "amount_discount": 0, "amount_subtotal": amount,
+            "amount_tax": 0, "amount_total": amount,
+            "currency": price["currency"], "description": item["price_data"]["product_data"]["name"],
+            "price": price, "quantity": quantity,
         }))
     }
 
@@ -365,13 +375,18 @@ impl State {
         let (customer, price, quantity) = (&value["customer"], &bought["price"], &bought["quantity"]);
         let (paid, metadata) = (value["amount_total"].clone(), metadata(data));
         let subscription = json!({
-            "id": subscription_id, "object": "subscription", "billing_cycle_anchor": end, "billing_mode": { "type": "flexible" },
-            "cancel_at": null, "cancel_at_period_end": false, "canceled_at": null, "collection_method": "charge_automatically",
-            "created": now, "currency": bought["currency"], "customer": customer, "ended_at": null, "latest_invoice": invoice_id,
-            "livemode": false, "metadata": metadata, "start_date": now, "status": if trial_days.is_some() { "trialing" } else { "active" },
+            "id": subscription_id, "object": "subscription", "billing_cycle_anchor": end,
+            "billing_mode": { "type": "flexible" },
+            "cancel_at": null, "cancel_at_period_end": false, "canceled_at": null,
+            "collection_method": "charge_automatically",
+            "created": now, "currency": bought["currency"], "customer": customer, "ended_at": null,
+            "latest_invoice": invoice_id,
+            "livemode": false, "metadata": metadata, "start_date": now,
+            "status": if trial_days.is_some() { "trialing" } else { "active" },
             "trial_start": trial_days.map(|_| now), "trial_end": trial_days.map(|_| end),
             "items": { "object": "list", "has_more": false, "total_count": 1, "data": [{
-                "id": item_id, "object": "subscription_item", "created": now, "current_period_start": now, "current_period_end": end,
+                "id": item_id, "object": "subscription_item", "created": now, "current_period_start": now,
+                "current_period_end": end,
                 "metadata": {}, "price": price, "quantity": quantity, "subscription": subscription_id,
             }] },
         });
@@ -388,8 +403,10 @@ impl State {
     /// The same with all of `data`, which for an update includes the previous attributes.
     pub(super) fn fire_data(&mut self, kind: &str, data: &Value, now: i64) -> anyhow::Result<FiredEvent> {
         let event = json!({
-            "id": new_id("evt"), "object": "event", "api_version": "2026-03-25.dahlia", "created": now, "data": data,
-            "livemode": false, "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null }, "type": kind,
+            "id": new_id("evt"), "object": "event", "api_version": "2026-03-25.dahlia", "created": now,
+            "data": data,
+            "livemode": false, "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null },
+            "type": kind,
         });
         let body = event.to_string();
         let id = self.ingest(&body, false)?;
@@ -420,25 +437,30 @@ fn charged(session: &Value, data: &Value, now: i64) -> [(&'static str, Value); 2
         ),
         (
             "charge.succeeded",
-            with(
-                json!({ "id": charge, "object": "charge", "payment_intent": intent, "paid": true, "captured": true,
-            "amount_captured": session["amount_total"], "amount_refunded": 0, "refunded": false, "disputed": false }),
-            ),
+            with(json!({ "id": charge, "object": "charge", "payment_intent": intent, "paid": true,
+                    "captured": true,
+            "amount_captured": session["amount_total"], "amount_refunded": 0, "refunded": false,
+            "disputed": false })),
         ),
     ]
 }
 
 fn customer(id: &str, form: &Value, now: i64) -> Value {
-    json!({ "id": id, "object": "customer", "created": now, "email": form["email"], "name": form["name"], "livemode": false,
+    json!({ "id": id, "object": "customer", "created": now, "email": form["email"], "name": form["name"],
+        "livemode": false,
         "metadata": metadata(form) })
 }
 
 fn price(id: &str, amount: i64, currency: &str, monthly: bool, lookup_key: Option<&str>) -> Value {
     json!({
-        "id": id, "object": "price", "active": true, "billing_scheme": "per_unit", "created": 0, "currency": currency, "livemode": false,
-        "lookup_key": lookup_key, "metadata": {}, "product": format!("prod_{}", id.trim_start_matches("price_")),
-        "recurring": monthly.then(|| json!({ "interval": "month", "interval_count": 1, "usage_type": "licensed" })),
-        "type": if monthly { "recurring" } else { "one_time" }, "unit_amount": amount, "unit_amount_decimal": amount.to_string(),
+        "id": id, "object": "price", "active": true, "billing_scheme": "per_unit", "created": 0,
+        "currency": currency, "livemode": false,
+        "lookup_key": lookup_key, "metadata": {},
+        "product": format!("prod_{}", id.trim_start_matches("price_")),
+        "recurring": monthly.then(|| json!({ "interval": "month", "interval_count": 1,
+        "usage_type": "licensed" })),
+        "type": if monthly { "recurring" } else { "one_time" }, "unit_amount": amount,
+        "unit_amount_decimal": amount.to_string(),
     })
 }
 

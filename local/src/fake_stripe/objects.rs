@@ -3,8 +3,8 @@
 //! A stack that keeps its accounts must keep the fake Stripe too. Otherwise reconciliation would find every
 //! subscription missing. With a hundred thousand objects, a page of a list is read from an index.
 //!
-//! An error of SQLite (for example a full disk) is logged, and the object is treated as absent: this Stripe is
-//! for tests and for trying things out.
+//! An error of SQLite (for example a full disk) is logged, and the object is treated as absent: this Stripe
+//! is for tests and for trying things out.
 //!
 //! | table | columns |
 //! |---|---|

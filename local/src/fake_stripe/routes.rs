@@ -138,7 +138,8 @@ impl State {
         let params = parse(uri.query().unwrap_or_default());
         let unknown = || StripeError {
             status: StatusCode::NOT_FOUND,
-            error: json!({"type": "invalid_request_error", "message": format!("Unrecognized request URL ({method}: {path})")}),
+            error: json!({"type": "invalid_request_error",
+                "message": format!("Unrecognized request URL ({method}: {path})")}),
         };
         let rest = path.strip_prefix("/v1/").ok_or_else(unknown)?;
         if *method == Method::POST {
@@ -205,7 +206,8 @@ impl State {
         let id = stored.value["id"].as_str().unwrap_or_default();
         let customer = stored.value["customer"].as_str().unwrap_or(id);
         if self.broken.contains(customer) {
-            let broken = json!({"id": id, "object": stored.kind, "customer": customer, "created": stored.place.0,
+            let broken = json!({"id": id, "object": stored.kind, "customer": customer,
+                "created": stored.place.0,
                 "status": 7, "items": "broken", "lines": {"data": 7}, "mode": [], "payment_status": {}});
             return broken.to_string();
         }

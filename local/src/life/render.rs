@@ -153,11 +153,13 @@ pub(super) fn invoice(it: &Invoice, shape: Shape, status: &str, created: i64) ->
         Shape::New => {
             object["parent"] = json!({
                 "type": "subscription_details",
-                "subscription_details": {"subscription": it.subscription, "metadata": metadata(it.user.as_ref())},
+                "subscription_details": {"subscription": it.subscription,
+                "metadata": metadata(it.user.as_ref())},
             });
             if let (Some((intent, _)), true) = (&it.payment, it.shows_payment) {
                 object["payments"] = json!({"object": "list", "data": [
-                    {"object": "invoice_payment", "status": status, "payment": {"type": "payment_intent", "payment_intent": intent}},
+                    {"object": "invoice_payment", "status": status, "payment": {"type": "payment_intent",
+                    "payment_intent": intent}},
                 ]});
             }
         }

@@ -12,8 +12,8 @@ pub(super) fn of_body(body: &str) -> String {
 }
 
 /// `MD5OfMessageAttributes`, or `None` without attributes. The digest covers the attributes in the order of
-/// their names: for each the name, the data type, one byte (1 for text, 2 for bytes) and the value. Name, type
-/// and value have their length before them, as four bytes, big-endian.
+/// their names: for each the name, the data type, one byte (1 for text, 2 for bytes) and the value. Name,
+/// type and value have their length before them, as four bytes, big-endian.
 pub(super) fn of_attributes<'a>(
     attributes: impl IntoIterator<Item = (&'a String, &'a MessageAttribute)>,
 ) -> Option<String> {

@@ -1,8 +1,8 @@
 //! The queues in SQLite: every SQL statement, and nothing of the protocol.
 //!
 //! There is one connection. Each method is one transaction. Statements stay prepared, and each finds its rows
-//! through an index, so the cost of a receive does not grow with the queue. Time is an argument, in milliseconds
-//! since the epoch.
+//! through an index, so the cost of a receive does not grow with the queue. Time is an argument, in
+//! milliseconds since the epoch.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -91,8 +91,8 @@ pub(super) struct Delivery {
     pub dead_letter_source: Option<String>,
 }
 
-/// A receipt handle: one receive (`generation`) of one message. With the message id, a handle of a deleted file
-/// cannot match a message of a new file.
+/// A receipt handle: one receive (`generation`) of one message. With the message id, a handle of a deleted
+/// file cannot match a message of a new file.
 pub(super) struct ReceiptHandle {
     pub queue: i64,
     pub row: i64,
@@ -223,9 +223,9 @@ impl Store {
         change.commit()
     }
 
-    /// Receives at most `limit` visible messages, those that are visible for the longest time first, and hides
-    /// them until `hidden_until_ms`. A message that reached the maximum receives of `redrive` moves to the
-    /// dead-letter queue instead. The second value is the number of moved messages.
+    /// Receives at most `limit` visible messages, those that are visible for the longest time first, and
+    /// hides them until `hidden_until_ms`. A message that reached the maximum receives of `redrive` moves to
+    /// the dead-letter queue instead. The second value is the number of moved messages.
     pub(super) fn receive(
         &mut self,
         queue: &Queue,
@@ -330,9 +330,9 @@ impl Store {
         })
     }
 
-    /// Moves every visible message of `source` to `destination`, or back to its origin. A moved message is a new
-    /// one: new id, sent at `now_ms`, never received. A message stays if its origin is unknown or deleted.
-    /// Returns the number of the task.
+    /// Moves every visible message of `source` to `destination`, or back to its origin. A moved message is a
+    /// new one: new id, sent at `now_ms`, never received. A message stays if its origin is unknown or
+    /// deleted. Returns the number of the task.
     pub(super) fn redrive(
         &mut self,
         source: &Queue,

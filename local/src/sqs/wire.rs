@@ -380,8 +380,8 @@ pub(super) fn between(
     Err(ErrorCode::InvalidParameterValue.because(why))
 }
 
-/// Checks the name of a queue: 1 to 80 letters, digits, hyphens and underscores. FIFO queues (`.fifo`) are not
-/// supported.
+/// Checks the name of a queue: 1 to 80 letters, digits, hyphens and underscores. FIFO queues (`.fifo`) are
+/// not supported.
 pub(super) fn check_queue_name(name: &str) -> Result<(), SqsError> {
     required("QueueName", name)?;
     if name.ends_with(".fifo") {

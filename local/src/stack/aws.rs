@@ -4,8 +4,8 @@
 //! does, but can only serve a listener of its own: it gets a free port, and requests are forwarded there. The
 //! tokens of transactions are kept here (`transaction_tokens.rs`).
 //!
-//! Signatures are not checked, so everyone who can connect may do everything. Therefore the endpoint listens on
-//! the loopback interface only, and refuses requests with an `Origin`, because they come from a web page.
+//! Signatures are not checked, so everyone who can connect may do everything. Therefore the endpoint listens
+//! on the loopback interface only, and refuses requests with an `Origin`, because they come from a web page.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

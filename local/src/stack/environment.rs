@@ -7,7 +7,8 @@ use common::event::Family;
 use super::lambda::REGION;
 use super::queues::OTHER_QUEUES;
 
-/// The variables of the functions. `given` replaces the defaults, but not the addresses and credentials of AWS.
+/// The variables of the functions. `given` replaces the defaults, but not the addresses and credentials of
+/// AWS.
 pub(super) fn environment(given: &Env, front_url: &str, aws_url: &str) -> Env {
     let mut env = Env::from([
         ("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET),

@@ -4,8 +4,8 @@
 //! response. As on AWS:
 //! - The body is text if its type is `text/*`, `application/json`, `application/xml` or
 //!   `application/javascript`. Otherwise, and without a type, it is base64.
-//! - Header names are lower case. The values of a repeated header are joined by commas. Cookies are a separate
-//!   list.
+//! - Header names are lower case. The values of a repeated header are joined by commas. Cookies are a
+//!   separate list.
 //! - `rawPath` is percent-decoded, `rawQueryString` is not.
 //! - A body over 10 MB is answered with 413, a failing function with 500, and a timeout with 503. The answers
 //!   do not say why.
@@ -326,8 +326,8 @@ async fn status(State(gateway): State<Gateway>) -> Response {
     .into_response()
 }
 
-/// `POST /local/schedules/retry`: runs a scheduled function at once and returns its answer. A request of a web
-/// page is refused.
+/// `POST /local/schedules/retry`: runs a scheduled function at once and returns its answer. A request of a
+/// web page is refused.
 async fn trigger(State(gateway): State<Gateway>, Path(name): Path<String>, headers: HeaderMap) -> Response {
     if headers.contains_key(header::ORIGIN) {
         return refuse(StatusCode::FORBIDDEN, "forbidden", "this route is not for web pages");

@@ -1,8 +1,8 @@
 //! Functions, invoked with JSON as on Lambda.
 //!
 //! A [`Function`] is a handler in this process, or a binary in a child process that gets its invocations from
-//! the Runtime API ([`runtime_api`]). The caller cannot tell. A handler in this process gets its event as JSON
-//! text too and returns JSON text, so that it cannot depend on a Rust type that JSON does not carry.
+//! the Runtime API ([`runtime_api`]). The caller cannot tell. A handler in this process gets its event as
+//! JSON text too and returns JSON text, so that it cannot depend on a Rust type that JSON does not carry.
 
 pub mod process;
 pub mod runtime_api;
@@ -99,8 +99,8 @@ impl Function {
         }
     }
 
-    /// Runs the handler in a task of its own: a panic ends only this invocation, and the handler continues when
-    /// the caller stops waiting.
+    /// Runs the handler in a task of its own: a panic ends only this invocation, and the handler continues
+    /// when the caller stops waiting.
     async fn invoke_in_process(&self, handler: &Handler, event: Vec<u8>) -> Result<Vec<u8>, InvokeError> {
         let mut task = tokio::spawn(handler(event));
         match tokio::time::timeout(self.timeout, &mut task).await {

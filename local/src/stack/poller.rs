@@ -7,10 +7,10 @@
 //! | answers with an id that is not in the batch, an empty one, or none | no message is deleted |
 //! | answers something that is not JSON, returns an error, crashes, or times out | no message is deleted |
 //!
-//! A message that is not deleted becomes visible again when its visibility timeout ends, which the function may
-//! have changed. A batch has at most ten messages and fits the payload of an invocation. The poller calls the
-//! queues directly, with the JSON of SQS but without HTTP: on AWS the event source mapping does this part. The
-//! functions themselves use the SDK over HTTP.
+//! A message that is not deleted becomes visible again when its visibility timeout ends, which the function
+//! may have changed. A batch has at most ten messages and fits the payload of an invocation. The poller calls
+//! the queues directly, with the JSON of SQS but without HTTP: on AWS the event source mapping does this
+//! part. The functions themselves use the SDK over HTTP.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -158,7 +158,10 @@ impl QueueReader {
         if messages.is_empty() {
             return Ok(());
         }
-        let entry = |(at, message): (usize, &&Value)| json!({ "Id": at.to_string(), "ReceiptHandle": message["ReceiptHandle"] });
+        let entry = |(at, message): (usize, &&Value)| {
+            json!({ "Id": at.to_string(),
+            "ReceiptHandle": message["ReceiptHandle"] })
+        };
         let entries: Vec<Value> = messages.iter().enumerate().map(entry).collect();
         let answer =
             self.call("DeleteMessageBatch", &json!({ "QueueUrl": self.queue, "Entries": entries })).await?;
@@ -394,7 +397,8 @@ mod tests {
         assert_eq!(text("md5OfMessageAttributes").len(), 32);
         assert!(!text("messageId").is_empty() && !text("receiptHandle").is_empty());
         assert_eq!(record["attributes"]["ApproximateReceiveCount"], "1");
-        let mode = json!({ "stringValue": "test", "stringListValues": [], "binaryListValues": [], "dataType": "String" });
+        let mode = json!({ "stringValue": "test", "stringListValues": [], "binaryListValues": [],
+            "dataType": "String" });
         assert_eq!(record["messageAttributes"]["mode"], mode);
         let parsed: aws_lambda_events::sqs::SqsEvent =
             serde_json::from_value(events.lock().unwrap()[0].clone()).unwrap();

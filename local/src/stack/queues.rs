@@ -14,8 +14,8 @@ pub const DEAD_LETTER_QUEUE: &str = "tallyhook-dead-letter";
 /// The queues that do not belong to an event family.
 pub(super) const OTHER_QUEUES: [&str; 2] = ["provision", "notify"];
 
-/// Six times the timeout of a function, as AWS recommends: Lambda may retry a batch itself before its messages
-/// become visible again.
+/// Six times the timeout of a function, as AWS recommends: Lambda may retry a batch itself before its
+/// messages become visible again.
 const VISIBILITY_SECONDS: u64 = 6 * lambda::TIMEOUT.as_secs();
 
 /// The first attempt and one for each of the three retry delays.

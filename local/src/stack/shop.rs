@@ -5,12 +5,12 @@
 //!
 //! ```text
 //! browser ─► POST /local/shop/ada/buy ─► POST /checkout-sessions ─► the fake Stripe makes a session
-//!         ─► GET  /local/stripe/pay/cs_…       checkout; "Pay" sends the signed events of the purchase, shuffled, one of them twice
-//!         ─► GET  /portal/status?session_id=…  the status page
-//!         ─► GET  /                            the account, the events of Stripe, the ledger, the notifications of the app
+//!   ─► GET  /local/stripe/pay/cs_…       checkout; "Pay" sends the signed events of the purchase, shuffled,
+//!   one of them twice ─► GET  /portal/status?session_id=…  the status page ─► GET  /
+//!   the account, the events of Stripe, the ledger, the notifications of the app
 //! ```
-//! With the user's own Stripe (`STRIPE_SECRET_KEY`) the shop sells through that one, and checkout, renewal and
-//! refund happen there.
+//! With the user's own Stripe (`STRIPE_SECRET_KEY`) the shop sells through that one, and checkout, renewal
+//! and refund happen there.
 //!
 //! Requests that change something are refused from pages of other hosts.
 

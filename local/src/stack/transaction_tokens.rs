@@ -51,8 +51,8 @@ pub(super) struct Transaction {
 }
 
 impl TransactionTokens {
-    /// Takes the token out of the request of a transaction. `None` when there is none, or one that DynamoDB must
-    /// refuse.
+    /// Takes the token out of the request of a transaction. `None` when there is none, or one that DynamoDB
+    /// must refuse.
     pub(super) fn take(&self, request: &[u8]) -> Option<Transaction> {
         let mut fields: BTreeMap<&str, &RawValue> = serde_json::from_slice(request).ok()?;
         let token: String = serde_json::from_str(fields.remove("ClientRequestToken")?.get()).ok()?;
@@ -83,8 +83,8 @@ impl TransactionTokens {
     }
 }
 
-/// A hash of a JSON value. The order of the members of an object does not matter: SDKs write the attributes of
-/// an item in any order.
+/// A hash of a JSON value. The order of the members of an object does not matter: SDKs write the attributes
+/// of an item in any order.
 fn digest(value: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     match value {

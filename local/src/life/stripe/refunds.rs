@@ -51,7 +51,8 @@ impl Stripe<'_> {
         let payment = &self.payments[index];
         let (id, amount, status) = &payment.refunds[which];
         let object = json!({
-            "id": id, "object": "refund", "charge": payment.charge, "payment_intent": payment.intent, "amount": amount,
+            "id": id, "object": "refund", "charge": payment.charge, "payment_intent": payment.intent,
+            "amount": amount,
             "currency": self.currency, "status": status, "metadata": {},
         });
         self.emit(kind, &object, None);
@@ -60,8 +61,10 @@ impl Stripe<'_> {
     fn emit_charge(&mut self, index: usize) {
         let payment = &self.payments[index];
         let mut object = json!({
-            "id": payment.charge, "object": "charge", "customer": payment.customer, "payment_intent": payment.intent, "amount": payment.amount,
-            "amount_refunded": payment.refunded(), "refunded": payment.refunded() == payment.amount, "currency": self.currency, "metadata": {},
+            "id": payment.charge, "object": "charge", "customer": payment.customer,
+            "payment_intent": payment.intent, "amount": payment.amount,
+            "amount_refunded": payment.refunded(), "refunded": payment.refunded() == payment.amount,
+            "currency": self.currency, "metadata": {},
         });
         if self.life.shape == Shape::Old {
             object["invoice"] = json!(payment.invoice);
@@ -112,7 +115,8 @@ impl Stripe<'_> {
         let payment = &self.payments[index];
         let Some((id, amount, status)) = &payment.dispute else { return };
         let object = json!({
-            "id": id, "object": "dispute", "charge": payment.charge, "payment_intent": payment.intent, "amount": amount,
+            "id": id, "object": "dispute", "charge": payment.charge, "payment_intent": payment.intent,
+            "amount": amount,
             "currency": self.currency, "status": status, "metadata": {}, "created": self.now,
         });
         self.emit(kind, &object, None);

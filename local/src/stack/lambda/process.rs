@@ -27,8 +27,8 @@ const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Builds the binaries into the folder of this program and returns that folder.
 ///
 /// # Errors
-/// When this program does not run from a build folder of cargo, or the build fails. Cargo prints its errors on
-/// the error output.
+/// When this program does not run from a build folder of cargo, or the build fails. Cargo prints its errors
+/// on the error output.
 pub async fn build() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?;
     let mut folder = program.parent().context("this program has no folder")?;

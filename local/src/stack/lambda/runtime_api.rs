@@ -7,9 +7,9 @@
 //! | `POST /invocation/{id}/error` | the error of the function: `{"errorType":"…","errorMessage":"…"}` |
 //! | `POST /init/error` | an error before the first invocation |
 //!
-//! The path names the instance. So one port serves all instances, and when an instance ends, its invocation is
-//! known. The environment variable `AWS_LAMBDA_RUNTIME_API` holds the base address, as a full URI because it
-//! has a path: see [`RuntimeApi::address_for`].
+//! The path names the instance. So one port serves all instances, and when an instance ends, its invocation
+//! is known. The environment variable `AWS_LAMBDA_RUNTIME_API` holds the base address, as a full URI because
+//! it has a path: see [`RuntimeApi::address_for`].
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;

@@ -1,4 +1,5 @@
-//! The HTML of the start page with its shop, and of the pages in place of Stripe's checkout and billing portal.
+//! The HTML of the start page with its shop, and of the pages in place of Stripe's checkout and billing
+//! portal.
 //!
 //! The scripts fetch everything that changes, and write it as text nodes.
 
