@@ -17,6 +17,7 @@ const MONTH: i64 = 30 * DAY;
 /// A price that is not in the catalog. Some subscriptions have an item with it beside the plan's.
 const OTHER_PRICE: &str = "price_of_something_else";
 
+/// One customer of one Stripe account.
 pub(super) struct Stripe<'a> {
     rng: fastrand::Rng,
     catalog: &'a Catalog,
@@ -34,6 +35,7 @@ pub(super) struct Stripe<'a> {
 
 /// A subscription, and what the simulation knows about it.
 struct SubscriptionState {
+    /// The subscription as Stripe shows it.
     it: Subscription,
     plan: usize,
     seats: u64,
@@ -137,12 +139,12 @@ impl<'a> Stripe<'a> {
         for _ in 0..self.options.acts {
             self.step();
         }
-        let standing = |subscription_state: &SubscriptionState| Standing {
-            subscription: subscription_state.it.id.clone(),
-            status: subscription_state.it.status,
-            price: self.price(subscription_state.plan),
-            start: subscription_state.it.start,
-            ends: subscription_state.it.cancel_at,
+        let standing = |state: &SubscriptionState| Standing {
+            subscription: state.it.id.clone(),
+            status: state.it.status,
+            price: self.price(state.plan),
+            start: state.it.start,
+            ends: state.it.cancel_at,
         };
         self.life.standings = self.subscriptions.iter().map(standing).collect();
         self.life.end = self.now + 1;
@@ -158,9 +160,7 @@ impl<'a> Stripe<'a> {
             _ => self.rng.i64(7200..20 * DAY),
         };
         let then = self.now + gap;
-        let due = |(index, subscription_state): (usize, &SubscriptionState)| {
-            due(&subscription_state.it).map(|at| (at, index))
-        };
+        let due = |(index, state): (usize, &SubscriptionState)| due(&state.it).map(|at| (at, index));
         match self.subscriptions.iter().enumerate().filter_map(due).min() {
             Some((at, index)) if at <= then => {
                 self.now = self.now.max(at);
@@ -176,23 +176,22 @@ impl<'a> Stripe<'a> {
     fn choose(&mut self) {
         let mut choices: Vec<(u32, Choice)> =
             vec![(3, Choice::Pack), (1, Choice::Order), (1, Choice::Abandon)];
-        let live =
-            self.subscriptions.iter().filter(|subscription_state| !is_over(&subscription_state.it)).count();
+        let live = self.subscriptions.iter().filter(|state| !is_over(&state.it)).count();
         match live {
             0 => choices.push((14, Choice::Subscribe)),
             1 => choices.push((2, Choice::Subscribe)),
             _ => {}
         }
-        for (index, subscription_state) in self.subscriptions.iter().enumerate() {
-            match subscription_state.it.status {
+        for (index, state) in self.subscriptions.iter().enumerate() {
+            match state.it.status {
                 "active" | "trialing" => {
                     choices.extend([(5, Choice::Change(index)), (2, Choice::CancelNow(index))]);
-                    choices.push(if subscription_state.it.cancel_at.is_some() {
+                    choices.push(if state.it.cancel_at.is_some() {
                         (3, Choice::KeepSubscription(index))
                     } else {
                         (2, Choice::CancelAtEnd(index))
                     });
-                    if self.plan(subscription_state.plan).per == Per::Seat {
+                    if self.plan(state.plan).per == Per::Seat {
                         choices.push((5, Choice::Seats(index)));
                     }
                 }
@@ -336,9 +335,9 @@ impl<'a> Stripe<'a> {
 
     /// The items with the current plan and seats.
     fn items(&self, index: usize) -> Vec<(String, u64)> {
-        let subscription_state = &self.subscriptions[index];
-        let plan = (self.price(subscription_state.plan), subscription_state.seats);
-        subscription_state
+        let state = &self.subscriptions[index];
+        let plan = (self.price(state.plan), state.seats);
+        state
             .it
             .items
             .iter()
@@ -347,26 +346,23 @@ impl<'a> Stripe<'a> {
     }
 
     fn worth(&self, index: usize, trial: bool) -> u64 {
-        let subscription_state = &self.subscriptions[index];
-        let plan = self.plan(subscription_state.plan);
+        let state = &self.subscriptions[index];
+        let plan = self.plan(state.plan);
         let credits = if trial { plan.trial_credits } else { plan.credits };
-        if plan.per == Per::Seat { credits * subscription_state.seats } else { credits }
+        if plan.per == Per::Seat { credits * state.seats } else { credits }
     }
 
     fn period_line(&self, index: usize) -> Line {
-        let subscription_state = &self.subscriptions[index];
-        let amount = 1900
-            * i64::try_from(
-                (u64::try_from(subscription_state.plan).unwrap_or(0) + 1) * subscription_state.seats,
-            )
-            .unwrap_or(1);
+        let state = &self.subscriptions[index];
+        let amount =
+            1900 * i64::try_from((u64::try_from(state.plan).unwrap_or(0) + 1) * state.seats).unwrap_or(1);
         Line {
-            price: self.price(subscription_state.plan),
-            quantity: subscription_state.seats,
+            price: self.price(state.plan),
+            quantity: state.seats,
             amount,
             kind: LineKind::Period,
-            start: subscription_state.it.start,
-            end: subscription_state.it.end,
+            start: state.it.start,
+            end: state.it.end,
         }
     }
 

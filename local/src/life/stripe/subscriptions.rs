@@ -299,13 +299,12 @@ impl Stripe<'_> {
         let canceled = Subscription { status: "canceled", ..self.subscriptions[index].it.clone() };
         self.settle_second(index, &canceled);
         let now = self.now;
-        let subscription_state = &mut self.subscriptions[index];
-        (subscription_state.it.status, subscription_state.it.ended_at) = ("canceled", Some(now));
-        subscription_state.it.canceled_at.get_or_insert(now);
-        subscription_state.open_invoice = None;
-        subscription_state.states.push((now, subscription_state.it.clone()));
-        let (object, subscription) =
-            (render::subscription(&subscription_state.it, self.life.shape), subscription_state.it.id.clone());
+        let state = &mut self.subscriptions[index];
+        (state.it.status, state.it.ended_at) = ("canceled", Some(now));
+        state.it.canceled_at.get_or_insert(now);
+        state.open_invoice = None;
+        state.states.push((now, state.it.clone()));
+        let (object, subscription) = (render::subscription(&state.it, self.life.shape), state.it.id.clone());
         self.emit("customer.subscription.deleted", &object, None);
         self.add_truth(Truth::Ended { subscription, at: now });
     }
@@ -322,14 +321,14 @@ impl Stripe<'_> {
     }
 
     pub(super) fn change_to(&mut self, index: usize, plan: usize, seats: u64) {
-        let subscription_state = &mut self.subscriptions[index];
-        let billing = match (subscription_state.it.status, self.rng.u8(..8)) {
+        let state = &mut self.subscriptions[index];
+        let billing = match (state.it.status, self.rng.u8(..8)) {
             ("active", 0..2) => Billing::AtOnce,
             ("active", 2) => Billing::AtOnceButFails,
-            ("active", 3..5) if subscription_state.it.cancel_at.is_none() => Billing::NewPeriod,
+            ("active", 3..5) if state.it.cancel_at.is_none() => Billing::NewPeriod,
             _ => Billing::NextInvoice,
         };
-        (subscription_state.plan, subscription_state.seats) = (plan, seats);
+        (state.plan, state.seats) = (plan, seats);
         let name = self.plan(plan).name.clone();
         self.begin_subscription_act(index, &format!("changes to {name} x{seats}: {billing:?}"));
         self.bill_change(index, billing);
@@ -432,15 +431,14 @@ impl Stripe<'_> {
 
     /// Moves to the next second if the new state already occurred in the current one.
     fn settle_second(&mut self, index: usize, after: &Subscription) {
-        let subscription_state = &self.subscriptions[index];
-        let before = &subscription_state.it;
+        let state = &self.subscriptions[index];
+        let before = &state.it;
         let key = |it: &Subscription| (it.status, it.items.clone(), it.cancel_at, it.at_period_end, it.start);
         let prices = |it: &Subscription| it.items.iter().map(|item| item.0.clone()).collect::<Vec<_>>();
-        let is_repeated = |states: &Subscription| {
-            key(states) == key(after) || (after.items != before.items && prices(states) == prices(after))
+        let equals_after = |earlier: &Subscription| {
+            key(earlier) == key(after) || (after.items != before.items && prices(earlier) == prices(after))
         };
-        if subscription_state.states.iter().any(|(second, states)| *second == self.now && is_repeated(states))
-        {
+        if state.states.iter().any(|(second, earlier)| *second == self.now && equals_after(earlier)) {
             self.now += 1;
         }
     }
