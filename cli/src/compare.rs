@@ -122,8 +122,10 @@ async fn account(api: &Api, user: &str) -> anyhow::Result<Option<Value>> {
 
 /// One row for each difference: `{"user_id":"u1","field":"credits","there":5000,"here":4000}`.
 fn difference_rows(user: &ExportedUser, account: Option<&Value>) -> Vec<Value> {
-    let row = |field: &str, there: Value, here: Value| json!({"user_id": user.user_id, "field": field,
-        "there": there, "here": here});
+    let row = |field: &str, there: Value, here: Value| {
+        json!({"user_id": user.user_id, "field": field,
+        "there": there, "here": here})
+    };
     let Some(account) = account else { return vec![row("user", json!("exists"), json!("no account"))] };
     let tier = user.tier.as_ref().filter(|tier| !tier.is_empty()).map(|tier| ("tier", json!(tier)));
     let credits = user.credits.map(|credits| ("credits", json!(credits)));
