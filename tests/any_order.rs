@@ -204,7 +204,7 @@ impl Case {
                 .unwrap();
             for step in steps {
                 let line = match (step, life) {
-                    (Step::Event(index), Some(life)) => life.tell(&life.events[*index]),
+                    (Step::Event(index), Some(life)) => life.describe(&life.events[*index]),
                     (Step::Event(index), None) => {
                         format!("{} {}", self.events[*index].kind, self.events[*index].id)
                     }

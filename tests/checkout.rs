@@ -127,7 +127,7 @@ async fn a_failure_of_stripe_is_a_502_with_its_words_and_without_secrets() {
     let (status, body) = buy(&world, wish()).await;
     assert_eq!(
         (status, &body["error"], &body["message"], &body["stripe"]["status"]),
-        (502, &json!("stripe_error"), &json!("told to fail"), &json!(402))
+        (502, &json!("stripe_error"), &json!("this failure was requested"), &json!(402))
     );
     fake.heal();
     fake.fail("/v1/checkout/sessions", 9, Misbehaviour::Cut);

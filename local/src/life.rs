@@ -1,12 +1,11 @@
-//! Lives: what one customer of a SaaS does over some months, and the events that Stripe sends about it.
+//! Lives: what a random customer of a SaaS does over some months, and the events that Stripe sends about it.
 //!
-//! A life is made from a seed: the same seed and catalog give the same life, byte for byte. Stamps are whole
-//! seconds as Stripe's are, so the events of one act share a second or straddle two. What an act fires, and
-//! with which `previous_attributes`, follows Stripe's documentation; half of the lives are told in the shapes
-//! before API version 2025-03-31.basil.
+//! The same seed and catalog give the same life, byte for byte. Times are whole seconds, as at Stripe, so the
+//! events of one act share a second or span two. The events of an act and their `previous_attributes` follow
+//! Stripe's documentation. Half of the lives use the shapes before API version 2025-03-31.basil.
 //!
-//! Two things are left out, because nobody could tell from the events alone what came last: within one second
-//! a subscription never comes back to a state (or plan, or number of seats) that it had in that second.
+//! Within one second a subscription never returns to a state, a plan or a number of seats that it had in that
+//! second: from the events alone nothing could decide which state is the last.
 
 mod render;
 mod stripe;
@@ -18,12 +17,12 @@ use tallyhook_core::catalog::Catalog;
 
 use self::stripe::Stripe;
 
-/// How a life is told.
+/// The options of a life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How many things the customer does, at most.
+    /// The maximum number of acts.
     pub acts: usize,
-    /// Whether the events that nobody handles (`invoice.created`, `charge.succeeded`, …) are sent too.
+    /// Whether events that no function handles (`invoice.created`, …) are included.
     pub noise: bool,
 }
 
@@ -46,22 +45,21 @@ pub enum Shape {
 /// One customer's life.
 #[derive(Clone, Debug)]
 pub struct Life {
-    /// What it was made from.
+    /// The seed that the life was made from.
     pub seed: u64,
-    /// How its events look.
+    /// The shape of its events.
     pub shape: Shape,
     /// The app's id of the user.
     pub user: String,
-    /// What happened, in order.
+    /// Everything that happened, in order.
     pub acts: Vec<Act>,
-    /// What Stripe says about it, in the order in which it happened.
-    pub events: Vec<Sent>,
-    /// What ought to come of it, in the same order: the index of the act and the truth.
+    /// The events of Stripe, in the order in which they happened.
+    pub events: Vec<LifeEvent>,
+    /// The effects on the user's credits, in the same order, each with the index of its act.
     pub truths: Vec<(usize, Truth)>,
-    /// How the subscriptions stand at the end.
+    /// The subscriptions at the end.
     pub standings: Vec<Standing>,
-    /// The invoice that each payment intent paid: what Stripe's API would answer when an event does not say
-    /// so.
+    /// The invoice of each payment intent, as Stripe's API would answer it. Not every event names it.
     pub invoices: BTreeMap<String, String>,
     /// The time after the last act.
     pub end: i64,
@@ -69,16 +67,16 @@ pub struct Life {
 
 /// One event as Stripe would send it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sent {
+pub struct LifeEvent {
     /// `evt_…`
     pub id: String,
     /// `type`
     pub kind: &'static str,
     /// `created`, in seconds since the epoch.
     pub created: i64,
-    /// The act that fired it, as an index into [`Life::acts`].
+    /// The act that fired the event, as an index into [`Life::acts`].
     pub act: usize,
-    /// The request's body.
+    /// The JSON text.
     pub body: String,
 }
 
@@ -91,7 +89,7 @@ pub struct Act {
     pub what: String,
 }
 
-/// How a subscription stands at Stripe.
+/// A subscription at Stripe at the end of a life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// `sub_…`
@@ -100,14 +98,14 @@ pub struct Standing {
     pub status: &'static str,
     /// The price of its plan.
     pub price: String,
-    /// Start of its billing period.
+    /// Start of the billing period.
     pub start: i64,
-    /// When it is planned to end.
+    /// The scheduled end.
     pub ends: Option<i64>,
 }
 
-/// What an act means for the user's credits, said without events. A model that takes these in order is slow,
-/// obvious and right.
+/// The effect of an act on the user's credits, independent of events. A simple model applies these in order;
+/// its result is what the real rules must reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Truth {
     /// A payment or a trial opened a billing period.
@@ -120,14 +118,14 @@ pub enum Truth {
         start: i64,
         /// The plan's price.
         price: String,
-        /// What it is worth.
+        /// The credits that it grants.
         credits: u64,
-        /// What was paid, in minor units.
+        /// The amount paid, in minor units.
         paid: i64,
-        /// Whether it is a plan change that began a period; every other opening ends unspent add-ons.
+        /// Whether a plan change opened the period. Every other opening ends unspent add-ons.
         change: bool,
     },
-    /// Another plan, or another number of seats, was taken up within a period.
+    /// The plan or the number of seats changed within a period.
     Took {
         /// `sub_…`
         subscription: String,
@@ -135,12 +133,12 @@ pub enum Truth {
         start: i64,
         /// The new price.
         price: String,
-        /// What it is worth.
+        /// The credits that it grants.
         credits: u64,
-        /// Whether it is in force: a change of an unpaid subscription is, once that is paid.
+        /// Whether the change counts at once. A change of an unpaid subscription counts after the payment.
         counts: bool,
     },
-    /// A subscription in good standing again after it had changed while it was unpaid.
+    /// A subscription that changed while it was unpaid is paid, so that the change counts.
     InForce {
         /// `sub_…`
         subscription: String,
@@ -148,37 +146,37 @@ pub enum Truth {
         start: i64,
         /// The price.
         price: String,
-        /// What it is worth.
+        /// The credits that it grants.
         credits: u64,
     },
-    /// A subscription is over.
+    /// A subscription ended.
     Ended {
         /// `sub_…`
         subscription: String,
-        /// Since when.
+        /// The end.
         at: i64,
     },
     /// A one-time payment for credits.
     Bought {
         /// Ledger key of the session.
         key: String,
-        /// What it is worth.
+        /// The credits that it grants.
         credits: u64,
         /// When.
         at: i64,
-        /// What was paid, in minor units.
+        /// The amount paid, in minor units.
         paid: i64,
     },
-    /// A document that is in the ledger and moves nothing: an order, a proration.
+    /// A document with a ledger entry that does not change the balance: an order, a proration.
     Recorded {
-        /// Its ledger key.
+        /// Ledger key of the document.
         key: String,
     },
-    /// Money of the payment behind a key went back or came back.
+    /// Money of the payment of a grant was returned to the customer, or came back to the merchant.
     Reversed {
         /// Ledger key of the grant.
         key: String,
-        /// Minor units that are not with the merchant from then on.
+        /// The total amount that the merchant does not have after this, in minor units.
         amount: i64,
     },
 }
@@ -186,20 +184,20 @@ pub enum Truth {
 impl Life {
     /// Makes the life of a seed.
     pub fn new(seed: u64, catalog: &Catalog, options: Options) -> Self {
-        Stripe::new(seed, catalog, options).live()
+        Stripe::new(seed, catalog, options).run()
     }
 
-    /// One event in words: the act that fired it, its type and its second after the life's first act.
-    pub fn tell(&self, sent: &Sent) -> String {
-        let (start, act) = (self.acts.first().map_or(0, |act| act.at), self.acts.get(sent.act));
-        let seconds = sent.created - start;
+    /// One line about an event: its act, its time since the first act, and its type.
+    pub fn describe(&self, event: &LifeEvent) -> String {
+        let (start, act) = (self.acts.first().map_or(0, |act| act.at), self.acts.get(event.act));
+        let seconds = event.created - start;
         format!(
             "{:>4} +{}d{:05} {} ({}) | {}",
-            sent.act,
+            event.act,
             seconds / 86_400,
             seconds % 86_400,
-            sent.kind,
-            sent.id,
+            event.kind,
+            event.id,
             act.map_or("", |act| &act.what)
         )
     }
@@ -208,6 +206,6 @@ impl Life {
 impl fmt::Display for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "life {} ({:?}) of {}", self.seed, self.shape, self.user)?;
-        self.events.iter().try_for_each(|sent| writeln!(f, "{}", self.tell(sent)))
+        self.events.iter().try_for_each(|event| writeln!(f, "{}", self.describe(event)))
     }
 }

@@ -1,5 +1,5 @@
-//! An SQS endpoint inside the local stack: the AWS JSON 1.0 protocol (`POST /`, `X-Amz-Target:
-//! AmazonSQS.SendMessage`) that the AWS SDKs, boto3 and AWS CLI v2 speak, over queues kept in SQLite.
+//! An SQS endpoint with queues in SQLite. It speaks the AWS JSON 1.0 protocol (`POST /`, `X-Amz-Target:
+//! AmazonSQS.SendMessage`) of the AWS SDKs, boto3 and AWS CLI v2.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -10,36 +10,37 @@
 //! # }
 //! ```
 //!
-//! # What it keeps to
-//! - **An accepted message survives `kill -9`.** The answer to a send leaves after the commit (write-ahead
-//!   log, `synchronous=NORMAL`: a power cut may lose the last commits, a killed process loses none). Receive
-//!   counts and visibility are on disk as well, so a message that was in flight returns when its visibility
-//!   ends.
-//! - **A receipt handle names one hand-out.** Deleting with a handle answers 200 always, and deletes nothing
-//!   once the message was handed out again: AWS leaves both open, this is the choice that shows a consumer's
-//!   mistake as a redelivery.
-//! - **Time is the clock's.** Nothing sleeps past a moment that the clock has not reached; [`Sqs::wake`]
-//!   makes long polls look at a clock that was moved.
-//! - A message received `maxReceiveCount` times moves to the dead-letter queue on the receive that would
-//!   exceed it, with its id, body, attributes, age and receive count, and with `DeadLetterQueueSourceArn`.
-//! - A redrive (`StartMessageMoveTask`) is over when it answers. It moves what is visible, as new messages:
-//!   new id, age and count zero.
+//! # Guarantees
+//! - **An accepted message survives `kill -9`.** A send is answered after the commit (write-ahead log,
+//!   `synchronous=NORMAL`: a power cut may lose the last commits, a killed process loses none). Receive
+//!   counts and visibility are on disk too, so a message in flight becomes visible again when its visibility
+//!   timeout ends.
+//! - **A receipt handle belongs to one receive.** A delete always answers 200, and deletes nothing when the
+//!   message was received again in between. AWS leaves both open. This choice turns a consumer's mistake into
+//!   a redelivery.
+//! - **Only the given clock counts.** After a test moves the clock, [`Sqs::wake`] makes long polls read it
+//!   again.
+//! - A message that was received `maxReceiveCount` times moves to the dead-letter queue at the next receive,
+//!   with its id, body, attributes, age and receive count, and with `DeadLetterQueueSourceArn`.
+//! - A redrive (`StartMessageMoveTask`) is finished when it answers. It moves the visible messages as new
+//!   ones, with a new id and with age and receive count zero.
 //!
-//! # What it leaves out
-//! FIFO queues (refused), signatures and policies (not checked), tags, `MaxNumberOfMessagesPerSecond` of a
-//! redrive and its cancellation, the 60 s waits after a purge or a deletion, the 120,000 in flight, the 12 h
-//! total of visibility. One process owns a file: another one's sends do not wake the long polls of this one.
+//! # Not supported
+//! FIFO queues (refused), signatures and policies (not checked), tags, `MaxNumberOfMessagesPerSecond` and
+//! cancellation of a redrive, the 60 s wait after a purge or a deletion, the limit of 120,000 messages in
+//! flight, the limit of 12 h for the visibility of a message. One process owns a file: a send of another
+//! process does not wake the long polls of this one.
 //!
 //! # Schema
 //! Times in milliseconds since the epoch, as integers.
 //!
 //! | table | columns |
 //! |---|---|
-//! | `queues` | `id`, `name`, `attributes` (JSON, those that were set), `created_ms`, `modified_ms` |
-//! | `messages` | `id`, `queue`, `message_id`, `body`, `attributes` and `system` (JSON), `sent_ms`, `visible_ms` (hidden until then: delayed, or in flight if `in_flight` is 1), `receives`, `first_received_ms`, `generation` (grows with each hand-out and move; a receipt handle holds it), `dead_letter_source` (queue name) |
+//! | `queues` | `id`, `name`, `attributes` (JSON, only those that were set), `created_ms`, `modified_ms` |
+//! | `messages` | `id`, `queue`, `message_id`, `body`, `attributes` and `system` (JSON), `sent_ms`, `visible_ms` (hidden until then: delayed, or in flight if `in_flight` is 1), `receives`, `first_received_ms`, `generation` (grows with each receive and move; a receipt handle contains it), `dead_letter_source` (queue name) |
 //! | `move_tasks` | `id`, `source` and `destination` (queue names), `started_ms`, `found`, `moved` |
 
-mod md5;
+mod digests;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -65,21 +66,22 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use store::{Delivery, Handle, NewMessage, Queue, Store};
+use store::{Delivery, NewMessage, Queue, ReceiptHandle, Store};
 use wire::{
-    Batch, Code, Fault, ListQueues, MoveTask, NamedQueue, OnQueue, Outgoing, Receipt, Receive, Received, Sent,
+    BatchRequest, ErrorCode, ListQueuesRequest, MoveTaskRequest, QueueNameRequest, QueueRequest,
+    ReceiptRequest, ReceiveRequest, ReceivedMessage, SendRequest, SendResult, SqsError,
 };
 
 /// The time, in milliseconds since the Unix epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
-/// An HTTP answer: status, JSON body, and the value of the `x-amzn-query-error` header if it is an error.
+/// An HTTP answer: status, JSON body, and the header `x-amzn-query-error` of an error.
 pub type Answer = (u16, Vec<u8>, Option<String>);
 
-/// The account every queue belongs to.
+/// The account of every queue.
 const ACCOUNT: &str = "000000000000";
 
-/// A full batch in its worst JSON spelling fits.
+/// Fits a full batch even when JSON escapes every character.
 const MAX_REQUEST_BYTES: usize = 8 * wire::MAX_BYTES;
 
 /// The endpoint. Clones share the queues.
@@ -90,31 +92,31 @@ pub struct Sqs {
 }
 
 struct Shared {
-    /// A statement takes microseconds, so the lock is held on the async thread and never across an `await`.
+    /// A statement takes microseconds, so the lock is held on the async thread, but never across an `await`.
     store: Mutex<Store>,
     clock: Clock,
-    /// What the long polls of a queue sleep on, by the queue's row.
-    bells: Mutex<HashMap<i64, Arc<Notify>>>,
-    /// See [`QueueStatus::handed_out`], by the queue's row. Changed and read only while the store is locked.
+    /// Wakes the long polls of a queue, by the queue's row.
+    wakers: Mutex<HashMap<i64, Arc<Notify>>>,
+    /// See [`QueueStatus::handed_out`], by the queue's row. Only used while the store is locked.
     handed_out: Mutex<HashMap<i64, u64>>,
 }
 
-/// What a status page shows of a queue.
+/// The state of a queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct QueueStatus {
     /// The queue's name.
     pub name: String,
-    /// Messages a receive would get.
+    /// Messages that a receive can return.
     pub visible: i64,
-    /// Messages handed out, neither deleted nor visible again.
+    /// Messages that were received, and are neither deleted nor visible again.
     pub in_flight: i64,
-    /// Messages sent with a delay that has not ended.
+    /// Messages whose delay has not ended.
     pub delayed: i64,
-    /// Since the oldest message was sent, whatever its state; `None` when the queue is empty.
+    /// The time since the oldest message was sent. `None` when the queue is empty.
     pub oldest_age_seconds: Option<i64>,
-    /// How many messages receives have handed out since the queues were opened, one received twice counting
-    /// twice. A consumer that counts what it is done with knows by it whether any message is still being
-    /// worked on.
+    /// The number of messages that all receives have returned since the queues were opened. A message that is
+    /// received twice counts twice. A consumer that counts the messages it finished can compare: while the
+    /// numbers differ, a message is being processed.
     pub handed_out: u64,
 }
 
@@ -128,35 +130,35 @@ pub fn system_clock() -> Clock {
 }
 
 impl Sqs {
-    /// Opens the queues in a file, which is created when absent; without a path they live in memory, as long
-    /// as this value or a clone.
+    /// Opens the queues in a file, which is created if it does not exist. Without a path the queues are in
+    /// memory.
     pub fn open(path: Option<&Path>, clock: Clock) -> anyhow::Result<Self> {
         let shared = Shared {
             store: Mutex::new(Store::open(path)?),
             clock,
-            bells: Mutex::default(),
+            wakers: Mutex::default(),
             handed_out: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), region: "us-east-1".into() })
     }
 
-    /// The same queues with ARNs in another region than `us-east-1`.
+    /// The same queues with ARNs in another region. The default is `us-east-1`.
     #[must_use]
     pub fn in_region(mut self, region: &str) -> Self {
         self.region = region.into();
         self
     }
 
-    /// Answers one request. `target` is the `X-Amz-Target` header, `host` the `Host` header, from which queue
-    /// urls are made.
+    /// Answers one request. `target` is the header `X-Amz-Target`. `host` is the header `Host`; queue URLs
+    /// contain it.
     pub async fn handle(&self, target: &str, host: &str, body: &[u8]) -> Answer {
         match self.dispatch(target.strip_prefix("AmazonSQS.").unwrap_or_default(), host, body).await {
             Ok(answer) => (200, answer.to_string().into_bytes(), None),
-            Err(fault) => fault.answer(),
+            Err(error) => error.answer(),
         }
     }
 
-    /// The endpoint as routes: `/`, and the path of a queue url, to which older clients post.
+    /// The routes: `/`, and the path of a queue URL, to which older clients post.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/", post(serve))
@@ -165,12 +167,12 @@ impl Sqs {
             .with_state(self.clone())
     }
 
-    /// Makes every long poll look again. For whoever moves the clock.
+    /// Makes every long poll check its queue again. A test calls it after moving the clock.
     pub fn wake(&self) {
-        self.bells().values().for_each(|bell| bell.notify_waiters());
+        self.wakers().values().for_each(|waker| waker.notify_waiters());
     }
 
-    /// All queues by name, with what is in them.
+    /// The state of all queues, by name.
     pub fn queues(&self) -> anyhow::Result<Vec<QueueStatus>> {
         let (store, now_ms) = (self.store(), self.now_ms());
         let status = |queue: Queue| {
@@ -187,7 +189,7 @@ impl Sqs {
         store.queues()?.into_iter().map(status).collect()
     }
 
-    async fn dispatch(&self, action: &str, host: &str, body: &[u8]) -> Result<Value, Fault> {
+    async fn dispatch(&self, action: &str, host: &str, body: &[u8]) -> Result<Value, SqsError> {
         match action {
             "SendMessage" => self.send_message(parse(body)?),
             "SendMessageBatch" => self.send_message_batch(parse(body)?),
@@ -205,34 +207,33 @@ impl Sqs {
             "SetQueueAttributes" => self.set_queue_attributes(parse(body)?),
             "StartMessageMoveTask" => self.start_message_move_task(&parse(body)?),
             "ListMessageMoveTasks" => self.list_message_move_tasks(&parse(body)?),
-            "" => Err(Code::UnsupportedOperation
-                .because("no action: this endpoint speaks the AWS JSON 1.0 protocol (X-Amz-Target: AmazonSQS.<Action>), not the older query protocol")),
-            other => Err(Code::UnsupportedOperation.because(format!("{other} is not part of the local SQS endpoint"))),
+            "" => Err(ErrorCode::UnsupportedOperation
+                .because("no action: this endpoint supports the AWS JSON 1.0 protocol (X-Amz-Target: AmazonSQS.<Action>), not the older query protocol")),
+            other => Err(ErrorCode::UnsupportedOperation.because(format!("{other} is not part of the local SQS endpoint"))),
         }
     }
 
-    // ------------------------------------------------------------------------------------------------------------------------
-    // messages
+    // Messages.
 
-    fn send_message(&self, message: Outgoing) -> Result<Value, Fault> {
+    fn send_message(&self, message: SendRequest) -> Result<Value, SqsError> {
         let mut store = self.store();
         let queue = find(&store, &message.queue_url)?;
         let now_ms = self.now_ms();
         let (new, sent) = accept(message, &queue, now_ms)?;
         store.send(queue.id, &[new], now_ms)?;
-        self.ring(queue.id);
+        self.wake_queue(queue.id);
         Ok(json!(sent))
     }
 
-    fn send_message_batch(&self, batch: Batch<Outgoing>) -> Result<Value, Fault> {
+    fn send_message_batch(&self, batch: BatchRequest<SendRequest>) -> Result<Value, SqsError> {
         let mut store = self.store();
         let queue = find(&store, &batch.queue_url)?;
         wire::check_batch(batch.entries.iter().map(|entry| &entry.id))?;
-        let (bytes, most) = (batch.entries.iter().map(Outgoing::bytes).sum::<usize>(), wire::MAX_BYTES);
-        if bytes > most {
+        let (bytes, max) = (batch.entries.iter().map(SendRequest::bytes).sum::<usize>(), wire::MAX_BYTES);
+        if bytes > max {
             let why =
-                format!("Batch requests cannot be longer than {most} bytes. You have sent {bytes} bytes.");
-            return Err(Code::BatchRequestTooLong.because(why));
+                format!("Batch requests cannot be longer than {max} bytes. You have sent {bytes} bytes.");
+            return Err(ErrorCode::BatchRequestTooLong.because(why));
         }
         let now_ms = self.now_ms();
         let (mut accepted, mut results) = (Vec::new(), Vec::new());
@@ -245,15 +246,15 @@ impl Sqs {
             results.push((id, result));
         }
         store.send(queue.id, &accepted, now_ms)?;
-        self.ring(queue.id);
+        self.wake_queue(queue.id);
         Ok(wire::batch_answer(results))
     }
 
-    /// Answers as soon as there is a message: at once, when one is sent or becomes visible, or empty-handed
-    /// when the wait is over.
-    async fn receive_message(&self, request: Receive) -> Result<Value, Fault> {
-        let most = wire::between("MaxNumberOfMessages", request.max_number_of_messages, 1, 1, 10)?;
-        let most = usize::try_from(most).unwrap_or(1);
+    /// Answers as soon as there is a message: at once, or when one is sent or becomes visible. Answers
+    /// without messages when the wait time ends.
+    async fn receive_message(&self, request: ReceiveRequest) -> Result<Value, SqsError> {
+        let limit = wire::between("MaxNumberOfMessages", request.max_number_of_messages, 1, 1, 10)?;
+        let limit = usize::try_from(limit).unwrap_or(1);
         let queue = find(&self.store(), &request.queue_url)?;
         let wait = wire::between(
             "WaitTimeSeconds",
@@ -264,17 +265,17 @@ impl Sqs {
         )?;
         let names = request.system_names()?;
         let deadline_ms = self.now_ms() + wait * 1_000;
-        let bell = self.bell(queue.id);
+        let waker = self.waker(queue.id);
         loop {
-            // Listening starts before looking, so that a message sent in between rings.
-            let mut rung = pin!(bell.notified());
-            rung.as_mut().enable();
+            // Register before checking the queue: a message that is sent in between then wakes this poll.
+            let mut woken = pin!(waker.notified());
+            woken.as_mut().enable();
             let now_ms = self.now_ms();
-            let (deliveries, next_visible_ms) = self.take(&request, now_ms, most)?;
+            let (deliveries, next_visible_ms) = self.take(&request, now_ms, limit)?;
             if !deliveries.is_empty() {
                 let messages: Vec<_> = deliveries
                     .into_iter()
-                    .map(|delivery| self.hand_out(delivery, &request, &names))
+                    .map(|delivery| self.received_message(delivery, &request, &names))
                     .collect();
                 return Ok(json!({ "Messages": messages }));
             }
@@ -283,18 +284,19 @@ impl Sqs {
             }
             let until_ms = next_visible_ms.map_or(deadline_ms, |next_ms| next_ms.min(deadline_ms));
             let pause = Duration::from_millis(u64::try_from(until_ms - now_ms).unwrap_or(0));
-            // Both outcomes mean "look again"; which it was does not matter.
-            let _ = tokio::time::timeout(pause, rung).await;
+            // After a wake-up and after a timeout, check the queue again.
+            let _ = tokio::time::timeout(pause, woken).await;
         }
     }
 
-    /// One look into the queue: what was taken, or else when there may be something to take.
+    /// Checks the queue once. Returns the received messages, or else the time at which the next one may
+    /// become visible.
     fn take(
         &self,
-        request: &Receive,
+        request: &ReceiveRequest,
         now_ms: i64,
-        most: usize,
-    ) -> Result<(Vec<Delivery>, Option<i64>), Fault> {
+        limit: usize,
+    ) -> Result<(Vec<Delivery>, Option<i64>), SqsError> {
         let mut store = self.store();
         let queue = find(&store, &request.queue_url)?;
         let hidden = wire::between(
@@ -306,20 +308,19 @@ impl Sqs {
         )?;
         let redrive = match queue.attributes.get("RedrivePolicy") {
             Some(policy) => {
-                let (arn, limit) = wire::parse_redrive_policy(policy)?;
-                // A dead-letter queue that was deleted since, or the queue itself, is no place to move to:
-                // the message stays.
+                let (arn, max_receives) = wire::parse_redrive_policy(policy)?;
+                // The message stays when the dead-letter queue does not exist any more or is this queue.
                 store
                     .queue(name_in(&arn))?
                     .filter(|target| target.id != queue.id)
-                    .map(|target| (target, limit))
+                    .map(|target| (target, max_receives))
             }
             None => None,
         };
-        let target = redrive.as_ref().map(|(target, limit)| (target, *limit));
-        let (deliveries, moved) = store.receive(&queue, target, now_ms, now_ms + hidden * 1_000, most)?;
+        let target = redrive.as_ref().map(|(target, max_receives)| (target, *max_receives));
+        let (deliveries, moved) = store.receive(&queue, target, now_ms, now_ms + hidden * 1_000, limit)?;
         if let Some((target, _)) = target.filter(|_| moved > 0) {
-            self.ring(target.id);
+            self.wake_queue(target.id);
         }
         if let Ok(taken @ 1..) = u64::try_from(deliveries.len()) {
             *self.handed_out().entry(queue.id).or_default() += taken;
@@ -329,8 +330,13 @@ impl Sqs {
         Ok((deliveries, next_visible_ms))
     }
 
-    /// A delivery as the receiver asked to see it.
-    fn hand_out(&self, delivery: Delivery, request: &Receive, names: &BTreeSet<&str>) -> Received {
+    /// A message with the attributes that the receiver asked for.
+    fn received_message(
+        &self,
+        delivery: Delivery,
+        request: &ReceiveRequest,
+        names: &BTreeSet<&str>,
+    ) -> ReceivedMessage {
         let mut system = delivery.system;
         system.insert("SenderId".into(), ACCOUNT.into());
         system.insert("SentTimestamp".into(), delivery.sent_ms.to_string());
@@ -342,13 +348,13 @@ impl Sqs {
         system.retain(|name, _| names.contains(name.as_str()));
         let mut attributes = delivery.attributes;
         attributes.retain(|name, _| request.wants(name));
-        Received {
-            receipt_handle: to_text(&delivery.handle),
+        ReceivedMessage {
+            receipt_handle: handle_to_text(&delivery.handle),
             message_id: delivery.handle.message_id,
-            md5_of_body: md5::of_body(&delivery.body),
+            md5_of_body: digests::of_body(&delivery.body),
             body: delivery.body,
             attributes: system,
-            md5_of_attributes: md5::of_attributes(&attributes),
+            md5_of_attributes: digests::of_attributes(&attributes),
             message_attributes: attributes,
         }
     }
@@ -356,9 +362,9 @@ impl Sqs {
     /// Applies `act` to one message, by its receipt.
     fn on_receipt(
         &self,
-        receipt: &Receipt,
-        act: fn(&Self, &Store, &Queue, &Receipt) -> Result<(), Fault>,
-    ) -> Result<Value, Fault> {
+        receipt: &ReceiptRequest,
+        act: fn(&Self, &Store, &Queue, &ReceiptRequest) -> Result<(), SqsError>,
+    ) -> Result<Value, SqsError> {
         let store = self.store();
         act(self, &store, &find(&store, &receipt.queue_url)?, receipt)?;
         Ok(json!({}))
@@ -367,9 +373,9 @@ impl Sqs {
     /// Applies `act` to each message of a batch; one that fails does not stop the others.
     fn on_receipts(
         &self,
-        batch: Batch<Receipt>,
-        act: fn(&Self, &Store, &Queue, &Receipt) -> Result<(), Fault>,
-    ) -> Result<Value, Fault> {
+        batch: BatchRequest<ReceiptRequest>,
+        act: fn(&Self, &Store, &Queue, &ReceiptRequest) -> Result<(), SqsError>,
+    ) -> Result<Value, SqsError> {
         let store = self.store();
         let queue = find(&store, &batch.queue_url)?;
         wire::check_batch(batch.entries.iter().map(|entry| &entry.id))?;
@@ -380,12 +386,12 @@ impl Sqs {
         Ok(wire::batch_answer(results.collect()))
     }
 
-    fn delete(&self, store: &Store, queue: &Queue, receipt: &Receipt) -> Result<(), Fault> {
-        Ok(store.delete(&from_text(&receipt.receipt_handle, queue)?)?)
+    fn delete(&self, store: &Store, queue: &Queue, receipt: &ReceiptRequest) -> Result<(), SqsError> {
+        Ok(store.delete(&handle_from_text(&receipt.receipt_handle, queue)?)?)
     }
 
-    fn hide(&self, store: &Store, queue: &Queue, receipt: &Receipt) -> Result<(), Fault> {
-        let handle = from_text(&receipt.receipt_handle, queue)?;
+    fn hide(&self, store: &Store, queue: &Queue, receipt: &ReceiptRequest) -> Result<(), SqsError> {
+        let handle = handle_from_text(&receipt.receipt_handle, queue)?;
         if receipt.visibility_timeout.is_none() {
             wire::required("VisibilityTimeout", "")?;
         }
@@ -395,17 +401,16 @@ impl Sqs {
                 "Value {} for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not available for visibility timeout change.",
                 receipt.receipt_handle
             );
-            return Err(Code::InvalidParameterValue.because(why));
+            return Err(ErrorCode::InvalidParameterValue.because(why));
         }
-        self.ring(queue.id);
+        self.wake_queue(queue.id);
         Ok(())
     }
 
-    // --------------------------------------------------------------------------------------------------------------------------
-    // queues
+    // Queues.
 
-    /// Answers the url of an existing queue too, if no attribute asked for differs from what it has.
-    fn create_queue(&self, request: NamedQueue, host: &str) -> Result<Value, Fault> {
+    /// Also answers with the URL of an existing queue, if it has the same attributes.
+    fn create_queue(&self, request: QueueNameRequest, host: &str) -> Result<Value, SqsError> {
         wire::check_queue_name(&request.queue_name)?;
         let mut attributes = wire::check_queue_attributes(request.attributes)?;
         attributes.retain(|_, value| !value.is_empty());
@@ -420,28 +425,28 @@ impl Sqs {
                     let why = format!(
                         "A queue already exists with the same name and a different value for attribute {name}"
                     );
-                    return Err(Code::QueueNameExists.because(why));
+                    return Err(ErrorCode::QueueNameExists.because(why));
                 }
             }
         }
         Ok(json!({ "QueueUrl": url(host, &request.queue_name) }))
     }
 
-    fn get_queue_url(&self, request: &NamedQueue, host: &str) -> Result<Value, Fault> {
+    fn get_queue_url(&self, request: &QueueNameRequest, host: &str) -> Result<Value, SqsError> {
         let name = wire::required("QueueName", &request.queue_name)?;
         Ok(json!({ "QueueUrl": url(host, &find(&self.store(), name)?.name) }))
     }
 
-    fn list_queues(&self, request: &ListQueues, host: &str) -> Result<Value, Fault> {
-        let most = wire::between("MaxResults", request.max_results, 1_000, 1, 1_000)?;
-        let most = usize::try_from(most).unwrap_or(1_000);
+    fn list_queues(&self, request: &ListQueuesRequest, host: &str) -> Result<Value, SqsError> {
+        let limit = wire::between("MaxResults", request.max_results, 1_000, 1, 1_000)?;
+        let limit = usize::try_from(limit).unwrap_or(1_000);
         let mut names: Vec<String> = self.store().queues()?.into_iter().map(|queue| queue.name).collect();
         names.retain(|name| {
             name.starts_with(&request.queue_name_prefix)
                 && request.next_token.as_ref().is_none_or(|last| name > last)
         });
-        let more = names.len() > most;
-        names.truncate(most);
+        let more = names.len() > limit;
+        names.truncate(limit);
         let mut answer = json!({ "QueueUrls": names.iter().map(|name| url(host, name)).collect::<Vec<_>>() });
         if let Some(last) = names.last().filter(|_| more) {
             answer["NextToken"] = json!(last);
@@ -449,22 +454,22 @@ impl Sqs {
         Ok(answer)
     }
 
-    fn delete_queue(&self, request: &OnQueue) -> Result<Value, Fault> {
+    fn delete_queue(&self, request: &QueueRequest) -> Result<Value, SqsError> {
         let mut store = self.store();
         let queue = find(&store, &request.queue_url)?;
         store.delete_queue(queue.id)?;
-        self.ring(queue.id);
-        self.bells().remove(&queue.id);
+        self.wake_queue(queue.id);
+        self.wakers().remove(&queue.id);
         Ok(json!({}))
     }
 
-    fn purge_queue(&self, request: &OnQueue) -> Result<Value, Fault> {
+    fn purge_queue(&self, request: &QueueRequest) -> Result<Value, SqsError> {
         let store = self.store();
         store.purge(find(&store, &request.queue_url)?.id)?;
         Ok(json!({}))
     }
 
-    fn get_queue_attributes(&self, request: &OnQueue) -> Result<Value, Fault> {
+    fn get_queue_attributes(&self, request: &QueueRequest) -> Result<Value, SqsError> {
         let store = self.store();
         let queue = find(&store, &request.queue_url)?;
         let counts = store.counts(&queue, self.now_ms())?;
@@ -482,7 +487,7 @@ impl Sqs {
         ];
         let known = |name: &String| attributes.contains_key(name) || MAY_BE_ABSENT.contains(&name.as_str());
         if let Some(name) = request.attribute_names.iter().find(|name| !known(name)) {
-            return Err(Code::InvalidAttributeName.because(format!("Unknown Attribute {name}.")));
+            return Err(ErrorCode::InvalidAttributeName.because(format!("Unknown Attribute {name}.")));
         }
         if !request.attribute_names.iter().any(|name| name == "All") {
             attributes.retain(|name, _| request.attribute_names.contains(name));
@@ -490,7 +495,7 @@ impl Sqs {
         Ok(if attributes.is_empty() { json!({}) } else { json!({ "Attributes": attributes }) })
     }
 
-    fn set_queue_attributes(&self, request: OnQueue) -> Result<Value, Fault> {
+    fn set_queue_attributes(&self, request: QueueRequest) -> Result<Value, SqsError> {
         let changes = wire::check_queue_attributes(request.attributes)?;
         let store = self.store();
         let mut queue = find(&store, &request.queue_url)?;
@@ -498,11 +503,11 @@ impl Sqs {
         queue.attributes.extend(changes);
         queue.attributes.retain(|_, value| !value.is_empty());
         store.set_attributes(queue.id, &queue.attributes, self.now_ms())?;
-        self.ring(queue.id);
+        self.wake_queue(queue.id);
         Ok(json!({}))
     }
 
-    fn start_message_move_task(&self, request: &MoveTask) -> Result<Value, Fault> {
+    fn start_message_move_task(&self, request: &MoveTaskRequest) -> Result<Value, SqsError> {
         let mut store = self.store();
         let source = find_by_arn(&store, "SourceArn", wire::required("SourceArn", &request.source_arn)?)?;
         let destination = request
@@ -515,7 +520,7 @@ impl Sqs {
             is_dead_letter_queue |= name_in(&wire::parse_redrive_policy(policy)?.0) == source.name;
         }
         if !is_dead_letter_queue {
-            return Err(Code::InvalidParameterValue
+            return Err(ErrorCode::InvalidParameterValue
                 .because("Source queue must be configured as a Dead Letter Queue."));
         }
         let task = store.redrive(&source, destination.as_ref(), self.now_ms())?;
@@ -523,11 +528,11 @@ impl Sqs {
         Ok(json!({ "TaskHandle": URL_SAFE_NO_PAD.encode(format!("{task}:{}", request.source_arn)) }))
     }
 
-    fn list_message_move_tasks(&self, request: &MoveTask) -> Result<Value, Fault> {
-        let most = wire::between("MaxResults", request.max_results, 1, 1, 10)?;
+    fn list_message_move_tasks(&self, request: &MoveTaskRequest) -> Result<Value, SqsError> {
+        let limit = wire::between("MaxResults", request.max_results, 1, 1, 10)?;
         let store = self.store();
         let source = find_by_arn(&store, "SourceArn", wire::required("SourceArn", &request.source_arn)?)?;
-        let tasks = store.move_tasks(&source.name, most)?.into_iter().map(|task| {
+        let tasks = store.move_tasks(&source.name, limit)?.into_iter().map(|task| {
             let mut shown = json!({
                 "SourceArn": self.arn(&source.name),
                 "StartedTimestamp": task.started_ms,
@@ -546,7 +551,7 @@ impl Sqs {
         Ok(json!({ "Results": tasks.collect::<Vec<_>>() }))
     }
 
-    /// A queue's attributes but for the counts.
+    /// The attributes of a queue without the message counts.
     fn settings(&self, queue: &Queue) -> BTreeMap<String, String> {
         let mut settings = BTreeMap::from([
             ("QueueArn".to_string(), self.arn(&queue.name)),
@@ -562,8 +567,7 @@ impl Sqs {
         settings
     }
 
-    // -------------------------------------------------------------------------------------------------------------------------
-    // helpers
+    // Helpers.
 
     fn arn(&self, name: &str) -> String {
         format!("arn:aws:sqs:{}:{ACCOUNT}:{name}", self.region)
@@ -573,26 +577,26 @@ impl Sqs {
         (self.shared.clock)()
     }
 
-    /// A panic while the lock was held leaves no half change: its transaction rolled back.
+    /// A panic while the lock was held cannot leave half a change: SQLite rolls the transaction back.
     fn store(&self) -> MutexGuard<'_, Store> {
         self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn bells(&self) -> MutexGuard<'_, HashMap<i64, Arc<Notify>>> {
-        self.shared.bells.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wakers(&self) -> MutexGuard<'_, HashMap<i64, Arc<Notify>>> {
+        self.shared.wakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn handed_out(&self) -> MutexGuard<'_, HashMap<i64, u64>> {
         self.shared.handed_out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn bell(&self, queue: i64) -> Arc<Notify> {
-        Arc::clone(self.bells().entry(queue).or_default())
+    fn waker(&self, queue: i64) -> Arc<Notify> {
+        Arc::clone(self.wakers().entry(queue).or_default())
     }
 
-    fn ring(&self, queue: i64) {
-        if let Some(bell) = self.bells().get(&queue) {
-            bell.notify_waiters();
+    fn wake_queue(&self, queue: i64) {
+        if let Some(waker) = self.wakers().get(&queue) {
+            waker.notify_waiters();
         }
     }
 }
@@ -615,22 +619,22 @@ async fn serve(State(sqs): State<Sqs>, headers: HeaderMap, body: Bytes) -> Respo
     response
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, SqsError> {
     serde_json::from_slice(body)
-        .map_err(|error| Code::Serialization.because(format!("request body: {error}")))
+        .map_err(|error| ErrorCode::Serialization.because(format!("request body: {error}")))
 }
 
-/// Checks a message and makes what the store keeps of it and what the sender hears.
-fn accept(message: Outgoing, queue: &Queue, now_ms: i64) -> Result<(NewMessage, Sent), Fault> {
+/// Checks a message. Returns the message for the store, and the answer to the sender.
+fn accept(message: SendRequest, queue: &Queue, now_ms: i64) -> Result<(NewMessage, SendResult), SqsError> {
     message.check(queue.number("MaximumMessageSize"))?;
     let delay = wire::between("DelaySeconds", message.delay_seconds, queue.number("DelaySeconds"), 0, 900)?;
     let message_id = Uuid::new_v4().to_string();
-    let sent = Sent {
+    let sent = SendResult {
         id: message.id,
         message_id: message_id.clone(),
-        md5_of_body: md5::of_body(&message.message_body),
-        md5_of_attributes: md5::of_attributes(&message.message_attributes),
-        md5_of_system_attributes: md5::of_attributes(&message.message_system_attributes),
+        md5_of_body: digests::of_body(&message.message_body),
+        md5_of_attributes: digests::of_attributes(&message.message_attributes),
+        md5_of_system_attributes: digests::of_attributes(&message.message_system_attributes),
     };
     let traced = message
         .message_system_attributes
@@ -647,22 +651,24 @@ fn accept(message: Outgoing, queue: &Queue, now_ms: i64) -> Result<(NewMessage, 
     Ok((new, sent))
 }
 
-/// The queue a url, or a bare name, ends in.
-fn find(store: &Store, queue_url: &str) -> Result<Queue, Fault> {
+/// The queue of a URL or a name.
+fn find(store: &Store, queue_url: &str) -> Result<Queue, SqsError> {
     let name =
         wire::required("QueueUrl", queue_url)?.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    store.queue(name)?.ok_or_else(|| Code::QueueDoesNotExist.because("The specified queue does not exist."))
+    store
+        .queue(name)?
+        .ok_or_else(|| ErrorCode::QueueDoesNotExist.because("The specified queue does not exist."))
 }
 
-fn find_by_arn(store: &Store, parameter: &str, arn: &str) -> Result<Queue, Fault> {
+fn find_by_arn(store: &Store, parameter: &str, arn: &str) -> Result<Queue, SqsError> {
     let missing = || {
-        Code::ResourceNotFound
+        ErrorCode::ResourceNotFound
             .because(format!("The resource that you specified for the {parameter} parameter doesn't exist."))
     };
     store.queue(name_in(arn))?.ok_or_else(missing)
 }
 
-fn check_dead_letter_target(store: &Store, attributes: &BTreeMap<String, String>) -> Result<(), Fault> {
+fn check_dead_letter_target(store: &Store, attributes: &BTreeMap<String, String>) -> Result<(), SqsError> {
     let Some(policy) = attributes.get("RedrivePolicy").filter(|policy| !policy.is_empty()) else {
         return Ok(());
     };
@@ -670,7 +676,7 @@ fn check_dead_letter_target(store: &Store, attributes: &BTreeMap<String, String>
         let why = format!(
             "Value {policy} for parameter RedrivePolicy is invalid. Reason: Dead letter target does not exist."
         );
-        return Err(Code::InvalidParameterValue.because(why));
+        return Err(ErrorCode::InvalidParameterValue.because(why));
     }
     Ok(())
 }
@@ -683,15 +689,15 @@ fn url(host: &str, name: &str) -> String {
     format!("http://{host}/{ACCOUNT}/{name}")
 }
 
-/// A receipt handle: opaque to clients, as they should take it.
-fn to_text(handle: &Handle) -> String {
+/// The text of a receipt handle. Clients must treat it as opaque.
+fn handle_to_text(handle: &ReceiptHandle) -> String {
     URL_SAFE_NO_PAD
         .encode(format!("{}:{}:{}:{}", handle.queue, handle.row, handle.generation, handle.message_id))
 }
 
-fn from_text(text: &str, queue: &Queue) -> Result<Handle, Fault> {
+fn handle_from_text(text: &str, queue: &Queue) -> Result<ReceiptHandle, SqsError> {
     let wrong = || {
-        Code::ReceiptHandleIsInvalid
+        ErrorCode::ReceiptHandleIsInvalid
             .because(format!("The input receipt handle \"{text}\" is not a valid receipt handle."))
     };
     let bytes = URL_SAFE_NO_PAD.decode(wire::required("ReceiptHandle", text)?).map_err(|_| wrong())?;
@@ -705,5 +711,5 @@ fn from_text(text: &str, queue: &Queue) -> Result<Handle, Fault> {
     if of_queue != queue.id {
         return Err(wrong());
     }
-    Ok(Handle { queue: of_queue, row, generation, message_id })
+    Ok(ReceiptHandle { queue: of_queue, row, generation, message_id })
 }

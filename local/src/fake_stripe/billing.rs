@@ -1,4 +1,4 @@
-//! What happens to a customer after the purchase: the next period, another plan, the end, money back.
+//! What happens after the purchase: renewal, plan change, cancellation, refund.
 //!
 //! | | events |
 //! |---|---|
@@ -7,48 +7,48 @@
 //! | [`FakeStripe::cancel`] | `customer.subscription.deleted` |
 //! | [`FakeStripe::refund`] | `refund.created`, `charge.refunded` |
 //!
-//! A renewal does not wait for the end of the month: the period ends when it is called, so that all times
-//! stay in the order of the real ones.
+//! A renewal does not wait for the end of the month: the current period ends at the time of the call, so that
+//! the times of all events are in order.
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use super::objects::Walk;
-use super::shop::{Fired, a_month_after, new_id};
+use super::checkout::{FiredEvent, a_month_after, new_id};
+use super::objects::ListQuery;
 use super::{FakeStripe, State};
 
 impl FakeStripe {
-    /// The newest checkout session of this user (`client_reference_id`) that was completed.
+    /// The newest completed checkout session of this user (`client_reference_id`).
     pub fn session_of(&self, user: &str) -> Option<Value> {
         self.lock().newest("checkout.session", None, |value| {
             value["client_reference_id"] == user && value["status"] == "complete"
         })
     }
 
-    /// The newest customer who paid for this user.
+    /// The customer of the newest checkout session of this user.
     pub fn customer_of(&self, user: &str) -> Option<String> {
         let paid = |value: &Value| value["client_reference_id"] == user && value["customer"].is_string();
         Some(self.lock().newest("checkout.session", None, paid)?["customer"].as_str()?.to_owned())
     }
 
-    /// The newest subscription of a customer that is not over.
+    /// The newest subscription of a customer that is not cancelled.
     pub fn subscription_of(&self, customer: &str) -> Option<Value> {
         self.lock().newest("subscription", Some(customer), |value| value["status"] != "canceled")
     }
 
-    /// The newest payment of a customer that was not given back.
+    /// The newest charge of a customer that is not refunded.
     pub fn charge_of(&self, customer: &str) -> Option<Value> {
         self.lock().newest("charge", Some(customer), |value| value["refunded"] == false)
     }
 
-    /// The running period ends, and the next one is paid.
+    /// Starts the next period and pays it.
     ///
     /// # Errors
-    /// When there is no such subscription, or it is over.
-    pub fn renew(&self, subscription: &str) -> anyhow::Result<Vec<Fired>> {
+    /// When there is no such subscription, or it is cancelled.
+    pub fn renew(&self, subscription: &str) -> anyhow::Result<Vec<FiredEvent>> {
         let mut state = self.lock();
         let now = state.time();
-        let mut value = state.running(subscription)?;
+        let mut value = state.active_subscription(subscription)?;
         let before = json!({ "items": value["items"], "latest_invoice": value["latest_invoice"] });
         let item = &mut value["items"]["data"][0];
         let start = now.max(item["current_period_start"].as_i64().unwrap_or(0) + 1);
@@ -71,14 +71,14 @@ impl FakeStripe {
         ])
     }
 
-    /// The customer takes another plan for what is left of the period.
+    /// Changes the price for the rest of the period.
     ///
     /// # Errors
-    /// When there is no such subscription or price, or the subscription is over.
-    pub fn change_plan(&self, subscription: &str, price: &str) -> anyhow::Result<Vec<Fired>> {
+    /// When there is no such subscription or price, or the subscription is cancelled.
+    pub fn change_plan(&self, subscription: &str, price: &str) -> anyhow::Result<Vec<FiredEvent>> {
         let mut state = self.lock();
         let now = state.time();
-        let mut value = state.running(subscription)?;
+        let mut value = state.active_subscription(subscription)?;
         let price = state
             .objects
             .get(price)
@@ -93,14 +93,14 @@ impl FakeStripe {
         )?])
     }
 
-    /// The subscription ends at once.
+    /// Cancels a subscription at once.
     ///
     /// # Errors
-    /// When there is no such subscription, or it is over.
-    pub fn cancel(&self, subscription: &str) -> anyhow::Result<Vec<Fired>> {
+    /// When there is no such subscription, or it is cancelled.
+    pub fn cancel(&self, subscription: &str) -> anyhow::Result<Vec<FiredEvent>> {
         let mut state = self.lock();
         let now = state.time();
-        let mut value = state.running(subscription)?;
+        let mut value = state.active_subscription(subscription)?;
         for (name, to) in
             [("status", json!("canceled")), ("canceled_at", json!(now)), ("ended_at", json!(now))]
         {
@@ -109,19 +109,21 @@ impl FakeStripe {
         Ok(vec![state.fire_data("customer.subscription.deleted", &json!({ "object": value }), now)?])
     }
 
-    /// A payment is given back in full.
+    /// Refunds a charge in full.
     ///
     /// # Errors
-    /// When there is no such charge, or it was given back.
-    pub fn refund(&self, charge: &str) -> anyhow::Result<Vec<Fired>> {
+    /// When there is no such charge, or it is refunded.
+    pub fn refund(&self, charge: &str) -> anyhow::Result<Vec<FiredEvent>> {
         let mut state = self.lock();
         let now = state.time();
         let found = state.objects.get(charge).filter(|stored| stored.kind == "charge");
         let mut charge = found.with_context(|| format!("there is no charge {charge}"))?.value;
-        ensure!(charge["refunded"] == false, "it was given back already");
+        ensure!(charge["refunded"] == false, "the charge is already refunded");
         let refund = json!({
-            "id": new_id("re"), "object": "refund", "amount": charge["amount"], "charge": charge["id"], "created": now,
-            "currency": charge["currency"], "metadata": {}, "payment_intent": charge["payment_intent"], "reason": "requested_by_customer",
+            "id": new_id("re"), "object": "refund", "amount": charge["amount"], "charge": charge["id"],
+            "created": now,
+            "currency": charge["currency"], "metadata": {}, "payment_intent": charge["payment_intent"],
+            "reason": "requested_by_customer",
             "status": "succeeded",
         });
         charge["amount_refunded"] = charge["amount"].clone();
@@ -139,25 +141,30 @@ impl FakeStripe {
 }
 
 impl State {
-    /// The newest object of a kind, and of a customer, of which this holds.
-    fn newest(&self, kind: &str, customer: Option<&str>, holds: impl Fn(&Value) -> bool) -> Option<Value> {
+    /// The newest object of a kind and a customer that satisfies a condition.
+    fn newest(
+        &self,
+        kind: &str,
+        customer: Option<&str>,
+        condition: impl Fn(&Value) -> bool,
+    ) -> Option<Value> {
         let mut newest = None;
-        self.objects.walk(&Walk { about: customer, ..Walk::of(kind) }, |stored| {
-            newest = Some(stored.value).filter(&holds);
+        self.objects.visit(&ListQuery { subject: customer, ..ListQuery::of(kind) }, |stored| {
+            newest = Some(stored.value).filter(&condition);
             newest.is_none()
         });
         newest
     }
 
-    fn running(&self, subscription: &str) -> anyhow::Result<Value> {
+    fn active_subscription(&self, subscription: &str) -> anyhow::Result<Value> {
         let found = self.objects.get(subscription).filter(|stored| stored.kind == "subscription");
         let value = found.with_context(|| format!("there is no subscription {subscription}"))?.value;
-        ensure!(value["status"] != "canceled", "the subscription {subscription} is over");
+        ensure!(value["status"] != "canceled", "the subscription {subscription} is cancelled");
         Ok(value)
     }
 
-    /// The invoice of a subscription's period, `latest_invoice`, and what paid it: an event about the invoice
-    /// does not name that.
+    /// The invoice of the current period, with the id `latest_invoice`. Also stores its charge and its
+    /// invoice payment, because an event about an invoice does not name them.
     pub(super) fn bill(
         &mut self,
         subscription: &Value,
@@ -173,24 +180,31 @@ impl State {
         if paid != 0 {
             self.add_payment(&intent, id.as_str().unwrap_or_default(), now);
             let charge = json!({
-                "id": charge, "object": "charge", "amount": paid, "amount_captured": paid, "amount_refunded": 0, "captured": true,
-                "created": now, "currency": currency, "customer": customer, "disputed": false, "livemode": false, "metadata": {},
+                "id": charge, "object": "charge", "amount": paid, "amount_captured": paid,
+                "amount_refunded": 0, "captured": true,
+                "created": now, "currency": currency, "customer": customer, "disputed": false,
+                "livemode": false, "metadata": {},
                 "paid": true, "payment_intent": intent, "refunded": false, "status": "succeeded",
             });
             self.store(charge.to_string(), charge, now, true);
         }
         json!({
-            "id": id, "object": "invoice", "amount_due": paid, "amount_paid": paid, "amount_remaining": 0, "billing_reason": reason,
-            "created": now, "currency": currency, "customer": customer, "customer_email": email, "livemode": false, "metadata": {},
+            "id": id, "object": "invoice", "amount_due": paid, "amount_paid": paid, "amount_remaining": 0,
+            "billing_reason": reason,
+            "created": now, "currency": currency, "customer": customer, "customer_email": email,
+            "livemode": false, "metadata": {},
             "period_start": now, "period_end": now, "status": "paid", "subtotal": paid, "total": paid,
             "parent": { "type": "subscription_details", "quote_details": null,
                 "subscription_details": { "metadata": metadata, "subscription": subscription["id"] } },
             "lines": { "object": "list", "has_more": false, "total_count": 1, "data": [{
-                "id": line, "object": "line_item", "amount": paid, "currency": currency, "invoice": id, "livemode": false,
+                "id": line, "object": "line_item", "amount": paid, "currency": currency, "invoice": id,
+                "livemode": false,
                 "metadata": metadata, "quantity": item["quantity"],
                 "period": { "start": item["current_period_start"], "end": item["current_period_end"] },
-                "parent": { "type": "subscription_item_details", "invoice_item_details": null, "subscription_item_details": {
-                    "proration": false, "subscription": subscription["id"], "subscription_item": item["id"] } },
+                "parent": { "type": "subscription_item_details", "invoice_item_details": null,
+                "subscription_item_details": {
+                    "proration": false, "subscription": subscription["id"],
+                    "subscription_item": item["id"] } },
                 "pricing": { "type": "price_details",
                     "price_details": { "price": item["price"]["id"], "product": item["price"]["product"] } },
             }] },
@@ -201,11 +215,11 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::super::Payment;
-    use super::super::shop::tests::{MONTHLY, create, shop};
+    use super::super::checkout::tests::{MONTHLY, create, stripe_with_prices};
     use super::*;
 
-    fn objects(fired: &[Fired]) -> Vec<(String, Value)> {
-        let object = |event: &Fired| {
+    fn objects(fired: &[FiredEvent]) -> Vec<(String, Value)> {
+        let object = |event: &FiredEvent| {
             tallyhook_core::event::read(event.body.as_bytes()).unwrap();
             serde_json::from_str::<Value>(&event.body).unwrap()["data"].clone()
         };
@@ -213,8 +227,8 @@ mod tests {
     }
 
     #[test]
-    fn a_subscription_renews_changes_its_plan_and_ends_once() {
-        let fake = shop();
+    fn a_subscription_can_be_renewed_changed_and_cancelled_once() {
+        let fake = stripe_with_prices();
         fake.put_price("price_business_test", 4_000, true, None);
         fake.pay(create(&fake, MONTHLY, None).unwrap()["id"].as_str().unwrap(), Payment::AtOnce).unwrap();
         let customer = fake.customer_of("ann").unwrap();
@@ -255,15 +269,15 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_payment_is_given_back_once_and_then_the_one_before() {
-        let fake = shop();
+    fn charges_are_refunded_once_newest_first() {
+        let fake = stripe_with_prices();
         fake.pay(create(&fake, MONTHLY, None).unwrap()["id"].as_str().unwrap(), Payment::AtOnce).unwrap();
         let customer = fake.customer_of("ann").unwrap();
         fake.renew(fake.subscription_of(&customer).unwrap()["id"].as_str().unwrap()).unwrap();
         let newest = || fake.charge_of(&customer).map(|charge| charge["id"].as_str().unwrap().to_owned());
-        let (second, told) = (newest().unwrap(), objects(&fake.refund(&newest().unwrap()).unwrap()));
+        let (second, events) = (newest().unwrap(), objects(&fake.refund(&newest().unwrap()).unwrap()));
         assert_eq!(
-            (&told[0].1["object"]["amount"], &told[1].1["object"]["amount_refunded"]),
+            (&events[0].1["object"]["amount"], &events[1].1["object"]["amount_refunded"]),
             (&json!(2_000), &json!(2_000))
         );
         assert!(fake.refund(&second).is_err());

@@ -2,18 +2,18 @@
 
 use serde_json::Value;
 
-use super::objects::{From, Walk};
-use super::routes::Problem;
+use super::objects::{ListQuery, ListStart};
+use super::routes::StripeError;
 use super::{State, Stored};
 
 /// The parameters of a request, decoded, in order.
 pub(super) type Params = [(String, String)];
 
-/// Parameters that every list takes.
+/// Parameters of every list.
 const PAGING: [&str; 4] = ["limit", "starting_after", "ending_before", "expand[]"];
 const CREATED: [&str; 5] = ["created", "created[gt]", "created[gte]", "created[lt]", "created[lte]"];
 
-/// The filters of a kind's list, besides time and paging.
+/// The filters of the list of a kind, besides time and paging.
 pub(super) fn filters(kind: &str) -> &'static [&'static str] {
     match kind {
         "subscription" => &["status", "customer", "price"],
@@ -36,24 +36,26 @@ fn all<'a>(params: &'a Params, name: &str) -> Vec<&'a str> {
     params.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
 }
 
-/// Refuses parameters that the list does not have, as Stripe does.
-pub(super) fn check(params: &Params, filters: &[&str], has_created: bool) -> Result<(), Problem> {
+/// Refuses unknown parameters, as Stripe does.
+pub(super) fn check(params: &Params, filters: &[&str], has_created: bool) -> Result<(), StripeError> {
     let known = |name: &str| {
         PAGING.contains(&name) || filters.contains(&name) || (has_created && CREATED.contains(&name))
     };
     match params.iter().find(|(name, _)| !known(name)) {
         Some((name, _)) => {
-            Err(Problem::bad("parameter_unknown", name, format!("Received unknown parameter: {name}")))
+            Err(StripeError::bad("parameter_unknown", name, format!("Received unknown parameter: {name}")))
         }
-        None if all(params, "types[]").len() > 20 => {
-            Err(Problem::bad("parameter_invalid", "types", "You can filter by at most 20 types".to_owned()))
-        }
+        None if all(params, "types[]").len() > 20 => Err(StripeError::bad(
+            "parameter_invalid",
+            "types",
+            "You can filter by at most 20 types".to_owned(),
+        )),
         None => Ok(()),
     }
 }
 
-/// Whether an object passes the filters.
-pub(super) fn passes(stored: &Stored, params: &Params) -> bool {
+/// Whether an object matches the filters.
+pub(super) fn matches_all(stored: &Stored, params: &Params) -> bool {
     let value = &stored.value;
     let created = |name: &str| get(params, name).map(|time| time.parse::<i64>().unwrap_or_default());
     let at = stored.place.0;
@@ -77,8 +79,8 @@ fn matches(stored: &Stored, value: &Value, name: &str, wanted: &str, params: &Pa
         "status" | "customer" | "charge" | "payment_intent" | "email" | "invoice" => value[name] == wanted,
         "active" => value["active"] == (wanted == "true"),
         "subscription" => {
-            let told = [&value["subscription"], &value["parent"]["subscription_details"]["subscription"]];
-            told.into_iter().any(|id| id == wanted)
+            let ids = [&value["subscription"], &value["parent"]["subscription_details"]["subscription"]];
+            ids.into_iter().any(|id| id == wanted)
         }
         "price" => value["items"]["data"]
             .as_array()
@@ -93,21 +95,21 @@ fn matches(stored: &Stored, value: &Value, name: &str, wanted: &str, params: &Pa
     }
 }
 
-/// A page of entries that are in Stripe's order, newest first: the slice, and whether the list goes on.
+/// A page of entries that are in Stripe's order, newest first, and whether there are more.
 pub(super) fn page<T>(
     entries: Vec<T>,
     params: &Params,
     id: impl Fn(&T) -> String,
     what: &str,
-) -> Result<(Vec<T>, bool), Problem> {
+) -> Result<(Vec<T>, bool), StripeError> {
     let limit = limit(params)?;
-    let place = |name: &str| -> Result<Option<usize>, Problem> {
+    let place = |name: &str| -> Result<Option<usize>, StripeError> {
         let Some(wanted) = get(params, name) else { return Ok(None) };
         let found = entries.iter().position(|entry| id(entry) == wanted);
-        found.map(Some).ok_or_else(|| Problem::missing_place(name, what, wanted))
+        found.map(Some).ok_or_else(|| StripeError::missing_place(name, what, wanted))
     };
     let (start, end, has_more) = match (place("starting_after")?, place("ending_before")?) {
-        (Some(_), Some(_)) => return Err(Problem::both_cursors()),
+        (Some(_), Some(_)) => return Err(StripeError::both_cursors()),
         (_, Some(before)) => (before.saturating_sub(limit), before, before > limit),
         (after, None) => {
             let start = after.map_or(0, |place| place + 1);
@@ -118,36 +120,40 @@ pub(super) fn page<T>(
     Ok((entries.into_iter().skip(start).take(end - start).collect(), has_more))
 }
 
-/// A page of the objects of a kind, newest first, and whether the list goes on. What a cursor names need not
-/// pass the filters (any more).
-pub(super) fn objects(state: &State, kind: &str, params: &Params) -> Result<(Vec<Stored>, bool), Problem> {
+/// A page of the objects of a kind, newest first, and whether there are more. The object of a cursor need not
+/// match the filters.
+pub(super) fn objects(
+    state: &State,
+    kind: &str,
+    params: &Params,
+) -> Result<(Vec<Stored>, bool), StripeError> {
     let limit = limit(params)?;
-    let place = |name: &str| -> Result<Option<(i64, i64)>, Problem> {
+    let place = |name: &str| -> Result<Option<(i64, i64)>, StripeError> {
         let Some(wanted) = get(params, name) else { return Ok(None) };
         let found = state.objects.get(wanted).filter(|stored| stored.kind == kind && state.is_kept(stored));
-        found.map(|stored| Some(stored.place)).ok_or_else(|| Problem::missing_place(name, kind, wanted))
+        found.map(|stored| Some(stored.place)).ok_or_else(|| StripeError::missing_place(name, kind, wanted))
     };
     let (after, before) = (place("starting_after")?, place("ending_before")?);
     let time = |name: &str| get(params, name).map(|time| time.parse::<i64>().unwrap_or_default());
-    let about = if kind == "invoice_payment" { "invoice" } else { "customer" };
-    let mut walk = Walk::of(kind);
-    walk.about = get(params, about);
-    walk.delivered = get(params, "delivery_success").map(|wanted| wanted == "true");
+    let subject = if kind == "invoice_payment" { "invoice" } else { "customer" };
+    let mut query = ListQuery::of(kind);
+    query.subject = get(params, subject);
+    query.delivered = get(params, "delivery_success").map(|wanted| wanted == "true");
     for name in ["created", "created[gt]", "created[gte]"] {
-        walk.within.0 = time(name).map_or(walk.within.0, |time| walk.within.0.max(time));
+        query.within.0 = time(name).map_or(query.within.0, |time| query.within.0.max(time));
     }
     for name in ["created", "created[lt]", "created[lte]"] {
-        walk.within.1 = time(name).map_or(walk.within.1, |time| walk.within.1.min(time));
+        query.within.1 = time(name).map_or(query.within.1, |time| query.within.1.min(time));
     }
-    walk.from = match (after, before) {
-        (Some(_), Some(_)) => return Err(Problem::both_cursors()),
-        (Some(place), None) => From::Newest(place),
-        (None, Some(place)) => From::Oldest(place),
-        (None, None) => walk.from,
+    query.from = match (after, before) {
+        (Some(_), Some(_)) => return Err(StripeError::both_cursors()),
+        (Some(place), None) => ListStart::Before(place),
+        (None, Some(place)) => ListStart::After(place),
+        (None, None) => query.from,
     };
     let (mut page, mut has_more) = (Vec::new(), false);
-    state.objects.walk(&walk, |stored| {
-        if state.is_kept(&stored) && passes(&stored, params) {
+    state.objects.visit(&query, |stored| {
+        if state.is_kept(&stored) && matches_all(&stored, params) {
             has_more = page.len() == limit;
             if !has_more {
                 page.push(stored);
@@ -161,11 +167,11 @@ pub(super) fn objects(state: &State, kind: &str, params: &Params) -> Result<(Vec
     Ok((page, has_more))
 }
 
-fn limit(params: &Params) -> Result<usize, Problem> {
+fn limit(params: &Params) -> Result<usize, StripeError> {
     match get(params, "limit").map(str::parse::<usize>) {
         None => Ok(10),
         Some(Ok(limit @ 1..=100)) => Ok(limit),
-        Some(_) => Err(Problem::bad(
+        Some(_) => Err(StripeError::bad(
             "parameter_invalid_integer",
             "limit",
             "Invalid integer: limit must be 1 to 100".to_owned(),

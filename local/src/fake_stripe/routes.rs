@@ -8,16 +8,16 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::list::{self, Params, get};
-use super::objects::Walk;
-use super::{FakeStripe, Misbehaviour, REQUESTS, State, Stored};
+use super::objects::ListQuery;
+use super::{FakeStripe, MAX_REQUESTS, Misbehaviour, State, Stored};
 
-/// An error answer.
-pub(super) struct Problem {
+/// An error answer of Stripe.
+pub(super) struct StripeError {
     pub(super) status: StatusCode,
     pub(super) error: Value,
 }
 
-impl Problem {
+impl StripeError {
     pub(super) fn bad(code: &str, param: &str, message: String) -> Self {
         let error =
             json!({"type": "invalid_request_error", "code": code, "param": param, "message": message});
@@ -49,7 +49,7 @@ impl Problem {
     }
 }
 
-/// The collections: path, kind, whether they can be listed by time.
+/// The collections: path, kind, and whether `created` filters the list.
 const COLLECTIONS: [(&str, &str, bool); 9] = [
     ("subscriptions", "subscription", true),
     ("invoices", "invoice", true),
@@ -73,11 +73,11 @@ async fn handle(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let asked = uri.path_and_query().map_or("", |asked| asked.as_str());
-    let query = decode(asked);
+    let path_and_query = uri.path_and_query().map_or("", |it| it.as_str());
+    let query = decode(path_and_query);
     let fault = {
         let mut state = fake.lock();
-        if state.requests.len() == REQUESTS {
+        if state.requests.len() == MAX_REQUESTS {
             state.requests.pop_front();
         }
         state.requests.push_back(format!("{method} {query}"));
@@ -95,7 +95,8 @@ async fn handle(
     let (status, mut body) = match fault {
         Some(Misbehaviour::Status(status, _)) => {
             let kind = if status == 429 { "rate_limit" } else { "api_error" };
-            let error = json!({"error": {"type": kind, "code": kind, "message": "told to fail"}});
+            let error =
+                json!({"error": {"type": kind, "code": kind, "message": "this failure was requested"}});
             (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), error.to_string())
         }
         Some(Misbehaviour::Delay(_) | Misbehaviour::Cut) | None => {
@@ -126,18 +127,19 @@ impl State {
         uri: &Uri,
         headers: &HeaderMap,
         body: &Bytes,
-    ) -> Result<String, Problem> {
+    ) -> Result<String, StripeError> {
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         if header("authorization") != Some(&format!("Bearer {}", self.key)) {
             let message = "Invalid API Key provided: sk_test_****".to_owned();
-            let bad = Problem::bad("api_key_invalid", "", message);
-            return Err(Problem { status: StatusCode::UNAUTHORIZED, ..bad });
+            let bad = StripeError::bad("api_key_invalid", "", message);
+            return Err(StripeError { status: StatusCode::UNAUTHORIZED, ..bad });
         }
         let path = uri.path();
         let params = parse(uri.query().unwrap_or_default());
-        let unknown = || Problem {
+        let unknown = || StripeError {
             status: StatusCode::NOT_FOUND,
-            error: json!({"type": "invalid_request_error", "message": format!("Unrecognized request URL ({method}: {path})")}),
+            error: json!({"type": "invalid_request_error",
+                "message": format!("Unrecognized request URL ({method}: {path})")}),
         };
         let rest = path.strip_prefix("/v1/").ok_or_else(unknown)?;
         if *method == Method::POST {
@@ -167,24 +169,30 @@ impl State {
         Err(unknown())
     }
 
-    fn list(&self, path: &str, kind: &str, has_created: bool, params: &Params) -> Result<String, Problem> {
+    fn list(
+        &self,
+        path: &str,
+        kind: &str,
+        has_created: bool,
+        params: &Params,
+    ) -> Result<String, StripeError> {
         list::check(params, list::filters(kind), has_created)?;
         let (page, has_more) = list::objects(self, kind, params)?;
         let expands = list_expands(params, "data.");
         let data: Vec<String> = page.into_iter().map(|stored| self.render(stored, &expands)).collect();
-        // By hand, so that every object keeps its bytes.
+        // Not with serde_json, so that every object keeps its bytes.
         Ok(format!(r#"{{"object":"list","url":"{path}","has_more":{has_more},"data":[{}]}}"#, data.join(",")))
     }
 
-    fn retrieve(&self, kind: &str, id: &str, params: &Params) -> Result<String, Problem> {
+    fn retrieve(&self, kind: &str, id: &str, params: &Params) -> Result<String, StripeError> {
         let found = self.objects.get(id).filter(|stored| stored.kind == kind && self.is_kept(stored));
-        let stored = found.ok_or_else(|| Problem::missing(kind, id))?;
+        let stored = found.ok_or_else(|| StripeError::missing(kind, id))?;
         Ok(self.render(stored, &list_expands(params, "")))
     }
 
-    /// The list inside an object: what was put there, else what the object shows.
-    fn inside(&self, id: &str, list: &str, kind: &str, params: &Params) -> Result<String, Problem> {
-        let stored = self.objects.get(id).ok_or_else(|| Problem::missing(kind, id))?;
+    /// The list inside an object: the full one if it was set, else the one in the object.
+    fn inside(&self, id: &str, list: &str, kind: &str, params: &Params) -> Result<String, StripeError> {
+        let stored = self.objects.get(id).ok_or_else(|| StripeError::missing(kind, id))?;
         let shown = || stored.value[list]["data"].as_array().cloned().unwrap_or_default();
         let entries = self.objects.inside(id).unwrap_or_else(shown);
         let name = |entry: &Value| entry["id"].as_str().unwrap_or_default().to_owned();
@@ -192,22 +200,27 @@ impl State {
         Ok(json!({"object": "list", "has_more": has_more, "data": page}).to_string())
     }
 
-    /// An object as it is answered: as it was told, unless it is to be broken or something is to be expanded.
+    /// The JSON of an object: the bytes as they were received, unless the object is broken on purpose or has
+    /// expanded fields.
     fn render(&self, stored: Stored, expands: &[&str]) -> String {
         let id = stored.value["id"].as_str().unwrap_or_default();
         let customer = stored.value["customer"].as_str().unwrap_or(id);
         if self.broken.contains(customer) {
-            let broken = json!({"id": id, "object": stored.kind, "customer": customer, "created": stored.place.0,
+            let broken = json!({"id": id, "object": stored.kind, "customer": customer,
+                "created": stored.place.0,
                 "status": 7, "items": "broken", "lines": {"data": 7}, "mode": [], "payment_status": {}});
             return broken.to_string();
         }
         let mut value = None;
         if stored.kind == "invoice" && expands.contains(&"payments") && stored.value["payments"].is_null() {
             let mut payments = Vec::new();
-            self.objects.walk(&Walk { about: Some(id), ..Walk::of("invoice_payment") }, |payment| {
-                payments.push(payment.value);
-                true
-            });
+            self.objects.visit(
+                &ListQuery { subject: Some(id), ..ListQuery::of("invoice_payment") },
+                |payment| {
+                    payments.push(payment.value);
+                    true
+                },
+            );
             let payments = json!({"object": "list", "data": payments, "has_more": false});
             value.get_or_insert_with(|| stored.value.clone())["payments"] = payments;
         }
@@ -234,7 +247,7 @@ fn list_expands<'a>(params: &'a Params, prefix: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// The parameters of a query or a form.
+/// The parameters of a query string or a form.
 pub(super) fn parse(text: &str) -> Vec<(String, String)> {
     let pairs = text.split('&').filter(|pair| !pair.is_empty());
     pairs
@@ -243,7 +256,7 @@ pub(super) fn parse(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Undoes percent-encoding.
+/// Decodes percent-encoding.
 fn decode(text: &str) -> String {
     percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }

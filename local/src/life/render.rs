@@ -1,16 +1,16 @@
-//! Stripe's objects as JSON, in both shapes.
+//! Stripe's objects as JSON, in the shapes of old and new API versions.
 
 use serde_json::{Map, Value, json};
 
 use super::Shape;
 
-/// A subscription as Stripe has it.
+/// A subscription at Stripe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Subscription {
     pub id: String,
     pub customer: String,
     pub status: &'static str,
-    /// Price and quantity; one of them is the plan's.
+    /// Price and quantity of each item. One of them is the plan's.
     pub items: Vec<(String, u64)>,
     pub start: i64,
     pub end: i64,
@@ -24,7 +24,7 @@ pub(super) struct Subscription {
     pub created: i64,
 }
 
-/// An invoice as Stripe has it when it is paid, or failed to be.
+/// An invoice at Stripe.
 #[derive(Clone, Debug)]
 pub(super) struct Invoice {
     pub id: String,
@@ -37,8 +37,8 @@ pub(super) struct Invoice {
     /// Payment intent and charge, if money moved.
     pub payment: Option<(String, String)>,
     pub user: Option<String>,
-    /// What the new shape tells of the payment only when `payments` is expanded.
-    pub tells_payment: bool,
+    /// Whether the new shape shows `payments`, as Stripe does when it is expanded.
+    pub shows_payment: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ pub(super) enum LineKind {
     Period,
     /// Part of a period, because of a change in it.
     Proration,
-    /// Something that was bought once, beside the subscription.
+    /// A one-time item beside the subscription.
     Once,
 }
 
@@ -117,8 +117,8 @@ pub(super) fn previous(before: &Subscription, after: &Subscription, shape: Shape
     if let (Value::Object(was), Value::Object(is)) = (was, is) {
         for (name, value) in was {
             if is.get(&name) != Some(&value) {
-                let told = if name == "items" { json!({"data": value["data"]}) } else { value };
-                previous.insert(name, told);
+                let value = if name == "items" { json!({"data": value["data"]}) } else { value };
+                previous.insert(name, value);
             }
         }
     }
@@ -141,7 +141,7 @@ pub(super) fn invoice(it: &Invoice, shape: Shape, status: &str, created: i64) ->
         "total": total,
         "currency": it.currency,
         "created": created,
-        // The time in which the items were collected; deliberately not the service period.
+        // Not the service period: Stripe writes the time in which it collected the invoice items.
         "period_start": created,
         "period_end": created,
         "attempt_count": 1,
@@ -153,11 +153,13 @@ pub(super) fn invoice(it: &Invoice, shape: Shape, status: &str, created: i64) ->
         Shape::New => {
             object["parent"] = json!({
                 "type": "subscription_details",
-                "subscription_details": {"subscription": it.subscription, "metadata": metadata(it.user.as_ref())},
+                "subscription_details": {"subscription": it.subscription,
+                "metadata": metadata(it.user.as_ref())},
             });
-            if let (Some((intent, _)), true) = (&it.payment, it.tells_payment) {
+            if let (Some((intent, _)), true) = (&it.payment, it.shows_payment) {
                 object["payments"] = json!({"object": "list", "data": [
-                    {"object": "invoice_payment", "status": status, "payment": {"type": "payment_intent", "payment_intent": intent}},
+                    {"object": "invoice_payment", "status": status, "payment": {"type": "payment_intent",
+                    "payment_intent": intent}},
                 ]});
             }
         }
@@ -204,7 +206,7 @@ fn line(invoice: &Invoice, index: usize, line: &Line, shape: Shape) -> Value {
     object
 }
 
-/// The envelope.
+/// The event around an object.
 pub(super) fn event(
     id: &str,
     kind: &str,

@@ -1,8 +1,8 @@
-//! The queues in SQLite: every statement of the endpoint, and nothing of the protocol.
+//! The queues in SQLite: every SQL statement, and nothing of the protocol.
 //!
-//! One connection, behind the endpoint's mutex; each method is one transaction. Statements stay prepared, and
-//! each finds its rows through an index, so that the cost of a receive does not grow with the queue. Time is
-//! an argument, in milliseconds since the epoch.
+//! There is one connection. Each method is one transaction. Statements stay prepared, and each finds its rows
+//! through an index, so the cost of a receive does not grow with the queue. Time is an argument, in
+//! milliseconds since the epoch.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::wire::{self, MessageAttribute};
 
-/// Grows with each change of the schema; a file of another version is refused instead of misread.
+/// Grows with each change of the schema. A file of another version is refused.
 const SCHEMA_VERSION: i64 = 1;
 
 const SCHEMA: &str = "
@@ -70,7 +70,7 @@ pub(super) struct Queue {
     pub modified_ms: i64,
 }
 
-/// A checked message on its way in.
+/// A checked message to be stored.
 pub(super) struct NewMessage {
     pub message_id: String,
     pub body: String,
@@ -79,9 +79,9 @@ pub(super) struct NewMessage {
     pub visible_ms: i64,
 }
 
-/// A message handed out.
+/// A received message.
 pub(super) struct Delivery {
-    pub handle: Handle,
+    pub handle: ReceiptHandle,
     pub body: String,
     pub attributes: BTreeMap<String, MessageAttribute>,
     pub system: BTreeMap<String, String>,
@@ -91,9 +91,9 @@ pub(super) struct Delivery {
     pub dead_letter_source: Option<String>,
 }
 
-/// What a receipt handle names: one hand-out (`generation`) of one message. The message id keeps a handle of
-/// an earlier, forgotten store from fitting a message of this one.
-pub(super) struct Handle {
+/// A receipt handle: one receive (`generation`) of one message. With the message id, a handle of a deleted
+/// file cannot match a message of a new file.
+pub(super) struct ReceiptHandle {
     pub queue: i64,
     pub row: i64,
     pub generation: i64,
@@ -117,7 +117,7 @@ pub(super) struct MoveTask {
 }
 
 impl Queue {
-    /// The value of an attribute that is a number: the one set, or AWS's default.
+    /// The value of a numeric attribute, or else AWS's default.
     pub(super) fn number(&self, name: &str) -> i64 {
         self.attributes
             .get(name)
@@ -201,7 +201,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes all of the messages in, or none.
+    /// Stores all messages or none.
     pub(super) fn send(&mut self, queue: i64, messages: &[NewMessage], now_ms: i64) -> rusqlite::Result<()> {
         let change = self.db.transaction()?;
         for new in messages {
@@ -223,33 +223,32 @@ impl Store {
         change.commit()
     }
 
-    /// Hands out up to `most` visible messages, the longest visible first, hidden until `hidden_until_ms`. A
-    /// message that was received as often as its redrive policy allows goes to the dead-letter queue instead;
-    /// how many did is the second value.
+    /// Receives at most `limit` visible messages, those that are visible for the longest time first, and
+    /// hides them until `hidden_until_ms`. A message that reached the maximum receives of `redrive` moves to
+    /// the dead-letter queue instead. The second value is the number of moved messages.
     pub(super) fn receive(
         &mut self,
         queue: &Queue,
         redrive: Option<(&Queue, i64)>,
         now_ms: i64,
         hidden_until_ms: i64,
-        most: usize,
+        limit: usize,
     ) -> rusqlite::Result<(Vec<Delivery>, usize)> {
         let change = self.db.transaction()?;
         expire(&change, queue, now_ms)?;
         let (mut taken, mut moved) = (Vec::<Delivery>::new(), 0);
         loop {
-            let visible = visible(&change, queue.id, now_ms, most)?;
+            let visible = visible(&change, queue.id, now_ms, limit)?;
             let before = moved;
             for mut delivery in visible {
-                // A message received with a visibility of zero is visible still: it is not handed out twice
-                // in one answer.
-                if taken.len() == most
+                // A message received with a visibility timeout of zero stays visible. Return it once.
+                if taken.len() == limit
                     || taken.iter().any(|earlier| earlier.handle.row == delivery.handle.row)
                 {
                     continue;
                 }
-                if let Some((target, limit)) = redrive
-                    && delivery.receives >= limit
+                if let Some((target, max_receives)) = redrive
+                    && delivery.receives >= max_receives
                 {
                     change
                         .prepare_cached(
@@ -276,7 +275,7 @@ impl Store {
                     ])?;
                 taken.push(delivery);
             }
-            if moved == before || taken.len() == most {
+            if moved == before || taken.len() == limit {
                 change.commit()?;
                 return Ok((taken, moved));
             }
@@ -291,8 +290,8 @@ impl Store {
         select.query_row(params![queue, now_ms], |row| row.get(0))
     }
 
-    /// Deletes what the handle names, unless it was deleted, moved or handed out again since.
-    pub(super) fn delete(&self, handle: &Handle) -> rusqlite::Result<()> {
+    /// Deletes the message of a handle, unless it was deleted, moved or received again.
+    pub(super) fn delete(&self, handle: &ReceiptHandle) -> rusqlite::Result<()> {
         let mut delete = self.db.prepare_cached(
             "DELETE FROM messages WHERE id = ?1 AND queue = ?2 AND generation = ?3 AND message_id = ?4",
         )?;
@@ -300,9 +299,8 @@ impl Store {
         Ok(())
     }
 
-    /// Hides what the handle names until `visible_ms`; false if it was deleted, moved or handed out again
-    /// since.
-    pub(super) fn hide(&self, handle: &Handle, visible_ms: i64) -> rusqlite::Result<bool> {
+    /// Hides the message of a handle until `visible_ms`. False if it was deleted, moved or received again.
+    pub(super) fn hide(&self, handle: &ReceiptHandle, visible_ms: i64) -> rusqlite::Result<bool> {
         let mut update = self
             .db
             .prepare_cached("UPDATE messages SET visible_ms = ?5 WHERE id = ?1 AND queue = ?2 AND generation = ?3 AND message_id = ?4")?;
@@ -332,9 +330,9 @@ impl Store {
         })
     }
 
-    /// Moves every visible message of `source` to `destination`, or back to where each came from. A moved
-    /// message is a new one: new id, sent at `now_ms`, never received. One whose origin is unknown or gone
-    /// stays. Returns the task's number.
+    /// Moves every visible message of `source` to `destination`, or back to its origin. A moved message is a
+    /// new one: new id, sent at `now_ms`, never received. A message stays if its origin is unknown or
+    /// deleted. Returns the number of the task.
     pub(super) fn redrive(
         &mut self,
         source: &Queue,
@@ -372,12 +370,12 @@ impl Store {
         Ok(task)
     }
 
-    /// The last `most` redrives of a dead-letter queue, the latest first.
-    pub(super) fn move_tasks(&self, source: &str, most: i64) -> rusqlite::Result<Vec<MoveTask>> {
+    /// The last redrives of a dead-letter queue, the latest first.
+    pub(super) fn move_tasks(&self, source: &str, limit: i64) -> rusqlite::Result<Vec<MoveTask>> {
         let select = "SELECT destination, started_ms, found, moved FROM move_tasks WHERE source = ?1 ORDER BY id DESC LIMIT ?2";
         self.db
             .prepare_cached(select)?
-            .query_map(params![source, most], |row| {
+            .query_map(params![source, limit], |row| {
                 Ok(MoveTask {
                     destination: row.get(0)?,
                     started_ms: row.get(1)?,
@@ -393,16 +391,16 @@ fn visible(
     change: &Transaction<'_>,
     queue: i64,
     now_ms: i64,
-    most: usize,
+    limit: usize,
 ) -> rusqlite::Result<Vec<Delivery>> {
     change
         .prepare_cached(
             "SELECT id, generation, message_id, body, attributes, system, sent_ms, receives, first_received_ms, dead_letter_source
              FROM messages WHERE queue = ?1 AND visible_ms <= ?2 ORDER BY visible_ms LIMIT ?3",
         )?
-        .query_map(params![queue, now_ms, most], |row| {
+        .query_map(params![queue, now_ms, limit], |row| {
             Ok(Delivery {
-                handle: Handle { queue, row: row.get(0)?, generation: row.get(1)?, message_id: row.get(2)? },
+                handle: ReceiptHandle { queue, row: row.get(0)?, generation: row.get(1)?, message_id: row.get(2)? },
                 body: row.get(3)?,
                 attributes: from_json(row, 4)?,
                 system: from_json(row, 5)?,
@@ -415,7 +413,7 @@ fn visible(
         .collect()
 }
 
-/// Drops what is older than the queue's retention.
+/// Deletes messages older than the retention of the queue.
 fn expire(db: &Connection, queue: &Queue, now_ms: i64) -> rusqlite::Result<()> {
     let oldest_ms = now_ms - queue.number("MessageRetentionPeriod") * 1_000;
     db.prepare_cached("DELETE FROM messages WHERE queue = ?1 AND sent_ms <= ?2")?

@@ -1,4 +1,4 @@
-//! The endpoint as the AWS SDK sees it, over HTTP. Time is a number the test moves.
+//! Tests of the endpoint with the AWS SDK over HTTP. The test moves the clock.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,7 @@ impl Stack {
             .unwrap()
     }
 
-    /// What one receive of up to ten messages gets, with everything known about them.
+    /// Receives up to ten messages with all their attributes.
     async fn receive(&self, queue: &str) -> Vec<Message> {
         let receive = self.client.receive_message().queue_url(queue).max_number_of_messages(10);
         let receive = receive.message_system_attribute_names(System::All).message_attribute_names("All");
@@ -114,7 +114,7 @@ fn entry(id: &str, body: &str) -> SendMessageBatchRequestEntry {
     SendMessageBatchRequestEntry::builder().id(id).message_body(body).build().unwrap()
 }
 
-/// A directory of the test's own under the system's temporary one, gone afterwards.
+/// A temporary directory. It is removed when the value is dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -131,7 +131,7 @@ impl Drop for Scratch {
     }
 }
 
-/// The code of a refused call.
+/// The error code of a failed call.
 macro_rules! refused {
     ($call:expr) => {
         $call.await.unwrap_err().code().unwrap().to_string()
@@ -139,7 +139,7 @@ macro_rules! refused {
 }
 
 #[tokio::test]
-async fn a_received_message_is_hidden_until_its_visibility_ends_and_counts_its_receives() {
+async fn a_received_message_is_hidden_until_its_visibility_timeout_ends() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[(Attribute::VisibilityTimeout, "60")]).await;
     let id = stack.send(&queue, "hello").await;
@@ -168,7 +168,7 @@ async fn a_received_message_is_hidden_until_its_visibility_ends_and_counts_its_r
 }
 
 #[tokio::test]
-async fn visibility_can_be_set_by_the_receive_and_changed_afterwards() {
+async fn a_receive_sets_the_visibility_and_a_later_call_changes_it() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[]).await;
     stack.send(&queue, "hello").await;
@@ -198,7 +198,7 @@ async fn visibility_can_be_set_by_the_receive_and_changed_afterwards() {
 }
 
 #[tokio::test]
-async fn a_visibility_of_zero_hands_a_message_out_once_per_receive() {
+async fn a_receive_returns_a_message_once_with_a_visibility_of_zero() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[(Attribute::VisibilityTimeout, "0")]).await;
     stack.send(&queue, "hello").await;
@@ -207,7 +207,7 @@ async fn a_visibility_of_zero_hands_a_message_out_once_per_receive() {
 }
 
 #[tokio::test]
-async fn a_stale_receipt_handle_deletes_nothing_and_a_foreign_one_is_refused() {
+async fn an_old_receipt_handle_deletes_nothing_and_a_foreign_one_is_refused() {
     let stack = Stack::start(None).await;
     let (queue, other) = (stack.queue("work", &[]).await, stack.queue("other", &[]).await);
     stack.send(&queue, "hello").await;
@@ -223,7 +223,7 @@ async fn a_stale_receipt_handle_deletes_nothing_and_a_foreign_one_is_refused() {
     assert!(error.is_receipt_handle_is_invalid(), "{error:?}");
     assert_eq!(refused!(delete(&other, handle(&current)).send()), "ReceiptHandleIsInvalid");
 
-    // Late is not stale: a handle is good until the message is handed out again.
+    // A handle stays valid until the message is received again, even after the visibility timeout.
     stack.pass(30);
     stack.delete(&queue, &current).await;
     stack.delete(&queue, &current).await;
@@ -252,7 +252,7 @@ async fn a_delayed_message_appears_when_its_delay_ends() {
 }
 
 #[tokio::test]
-async fn a_message_past_its_retention_is_gone() {
+async fn a_message_is_deleted_after_its_retention_period() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[(Attribute::MessageRetentionPeriod, "60")]).await;
     stack.send(&queue, "hello").await;
@@ -264,18 +264,19 @@ async fn a_message_past_its_retention_is_gone() {
 }
 
 #[tokio::test]
-async fn a_long_poll_wakes_on_a_send_on_a_moved_clock_and_on_a_shortened_visibility() {
+async fn a_send_a_moved_clock_and_a_shorter_visibility_wake_a_long_poll() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[]).await;
     let poll = || {
         let poll = stack.client.receive_message().queue_url(&queue).wait_time_seconds(20).send();
         tokio::spawn(async move { poll.await.unwrap().messages.unwrap_or_default() })
     };
-    // A poll counts as waiting once it listens; until then there is nothing to wake.
+    // A poll can only be woken after it has started to wait.
     let waiting = |count: usize| {
         let sqs = stack.sqs.clone();
         async move {
-            while sqs.shared.bells.lock().unwrap().values().map(Arc::strong_count).max().unwrap_or(0) <= count
+            while sqs.shared.wakers.lock().unwrap().values().map(Arc::strong_count).max().unwrap_or(0)
+                <= count
             {
                 tokio::task::yield_now().await;
             }
@@ -318,7 +319,7 @@ async fn a_long_poll_wakes_on_a_send_on_a_moved_clock_and_on_a_shortened_visibil
 }
 
 #[tokio::test]
-async fn a_message_received_too_often_moves_to_the_dead_letter_queue_with_all_it_has() {
+async fn a_message_received_too_often_moves_to_the_dead_letter_queue() {
     let stack = Stack::start(None).await;
     let dead = stack.queue("dead", &[]).await;
     let policy = r#"{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:dead","maxReceiveCount":"2"}"#;
@@ -353,7 +354,7 @@ async fn a_message_received_too_often_moves_to_the_dead_letter_queue_with_all_it
 }
 
 #[tokio::test]
-async fn a_redrive_returns_messages_to_where_they_came_from_as_new_ones() {
+async fn a_redrive_returns_messages_to_their_origin_as_new_ones() {
     let stack = Stack::start(None).await;
     let dead = stack.queue("dead", &[]).await;
     let policy = r#"{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:dead","maxReceiveCount":1}"#;
@@ -425,7 +426,7 @@ async fn a_batch_has_one_to_ten_entries_with_distinct_ids_and_a_total_size() {
 }
 
 #[tokio::test]
-async fn the_good_entries_of_a_batch_are_done_and_the_bad_ones_named() {
+async fn the_valid_entries_of_a_batch_succeed_and_the_others_are_named() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[]).await;
     let send = stack
@@ -481,7 +482,7 @@ async fn the_good_entries_of_a_batch_are_done_and_the_bad_ones_named() {
 }
 
 #[tokio::test]
-async fn one_mebibyte_is_taken_and_one_byte_more_is_refused_attributes_included() {
+async fn a_message_with_its_attributes_has_at_most_one_mebibyte() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[]).await;
     let send =
@@ -507,7 +508,7 @@ async fn one_mebibyte_is_taken_and_one_byte_more_is_refused_attributes_included(
 }
 
 #[tokio::test]
-async fn attributes_are_kept_digested_and_returned_as_asked_for() {
+async fn attributes_are_stored_and_returned_as_requested() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[(Attribute::VisibilityTimeout, "0")]).await;
     let send = || stack.client.send_message().queue_url(&queue).message_body("msg");
@@ -551,7 +552,7 @@ async fn attributes_are_kept_digested_and_returned_as_asked_for() {
 }
 
 #[tokio::test]
-async fn what_sqs_cannot_carry_is_refused() {
+async fn characters_and_attributes_that_sqs_refuses_are_refused() {
     let stack = Stack::start(None).await;
     let queue = stack.queue("work", &[]).await;
     let send = |body: &str| stack.client.send_message().queue_url(&queue).message_body(body);
@@ -587,7 +588,7 @@ async fn what_sqs_cannot_carry_is_refused() {
 }
 
 #[tokio::test]
-async fn an_unknown_queue_is_the_typed_error_of_the_sdk() {
+async fn an_unknown_queue_is_a_typed_error_of_the_sdk() {
     let stack = Stack::start(None).await;
     let error =
         stack.client.get_queue_url().queue_name("none").send().await.unwrap_err().into_service_error();
@@ -689,7 +690,7 @@ async fn queues_are_created_found_listed_changed_purged_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_killed_process_loses_no_accepted_message_and_no_receive_count() {
+async fn a_killed_process_loses_no_message_and_no_receive_count() {
     let (live, after) = (Scratch::new(), Scratch::new());
     let stack = Stack::start(Some(&live.0.join("queues.db"))).await;
     let queue = stack.queue("work", &[(Attribute::VisibilityTimeout, "60")]).await;
@@ -697,8 +698,8 @@ async fn a_killed_process_loses_no_accepted_message_and_no_receive_count() {
     let received = stack.receive_one(&queue).await;
     stack.send(&queue, "waiting").await;
 
-    // What the disk holds while the process still runs is what it holds after a kill -9: nothing was closed
-    // or checkpointed.
+    // A copy of the files of a running process equals the files after `kill -9`: nothing was closed or
+    // checkpointed.
     for file in std::fs::read_dir(&live.0).unwrap() {
         let file = file.unwrap();
         std::fs::copy(file.path(), after.0.join(file.file_name())).unwrap();
@@ -715,7 +716,7 @@ async fn a_killed_process_loses_no_accepted_message_and_no_receive_count() {
 }
 
 #[tokio::test]
-async fn a_file_reopened_after_a_drop_has_its_queues_and_takes_an_earlier_receipt_handle() {
+async fn a_reopened_file_has_its_queues_and_accepts_earlier_receipt_handles() {
     let scratch = Scratch::new();
     let path = scratch.0.join("queues.db");
     let clock: super::Clock = Arc::new(|| START_MS);
@@ -739,7 +740,7 @@ async fn a_file_reopened_after_a_drop_has_its_queues_and_takes_an_earlier_receip
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn eight_concurrent_receivers_share_two_hundred_messages_without_a_double() {
+async fn concurrent_receivers_never_receive_the_same_message() {
     let stack = Arc::new(Stack::start(None).await);
     let queue = stack.queue("work", &[]).await;
     let receivers: Vec<_> = (0..8)
@@ -796,7 +797,7 @@ async fn eight_concurrent_receivers_share_two_hundred_messages_without_a_double(
 }
 
 #[tokio::test]
-async fn a_request_that_is_not_of_the_protocol_is_told_why() {
+async fn a_request_of_another_protocol_is_refused_with_a_reason() {
     let sqs = Sqs::open(None, super::system_clock()).unwrap();
     let answer = async |target: &str, body: &str| {
         let (status, body, error) = sqs.handle(target, "127.0.0.1:9", body.as_bytes()).await;

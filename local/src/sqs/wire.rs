@@ -1,5 +1,4 @@
-//! The shapes of the AWS JSON 1.0 protocol, its faults, and the checks AWS makes on a request before it
-//! touches a queue.
+//! The JSON shapes of the AWS JSON 1.0 protocol, its errors, and the checks that need no queue.
 //!
 //! **Invariant:** nothing here reads a clock or the store.
 
@@ -12,11 +11,11 @@ use serde_json::{Value, json};
 
 use super::Answer;
 
-/// The most bytes a message may have, and all messages of a batch together: body, attribute names, types and
+/// The maximum size of a message, and of all messages of a batch together: body, attribute names, types and
 /// values.
 pub(super) const MAX_BYTES: usize = 1_048_576;
 
-/// The queue attributes that are numbers: name, default, least, most.
+/// The queue attributes that are numbers: name, default, minimum, maximum.
 const NUMBERS: [(&str, i64, i64, i64); 5] = [
     ("DelaySeconds", 0, 0, 900),
     ("MaximumMessageSize", 1_048_576, 1_024, 1_048_576),
@@ -37,19 +36,18 @@ const SYSTEM_ATTRIBUTES: [&str; 9] = [
     "SequenceNumber",
 ];
 
-// ----------------------------------------------------------------------------------------------------------------------------
-// faults
+// Errors.
 
-/// A refused request: what AWS calls it, and a sentence for the person who reads it.
+/// An error answer: AWS's code, and a message for people.
 #[derive(Debug)]
-pub(super) struct Fault {
-    code: Code,
+pub(super) struct SqsError {
+    code: ErrorCode,
     message: String,
 }
 
-/// AWS's names for what can be wrong.
+/// AWS's error codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Code {
+pub(super) enum ErrorCode {
     BatchEntryIdsNotDistinct,
     BatchRequestTooLong,
     EmptyBatchRequest,
@@ -69,7 +67,7 @@ pub(super) enum Code {
     UnsupportedOperation,
 }
 
-impl Code {
+impl ErrorCode {
     /// The shape in the body's `__type`, the code in the `x-amzn-query-error` header (the one SDKs match on),
     /// and the HTTP status.
     const fn on_the_wire(self) -> (&'static str, &'static str, u16) {
@@ -104,13 +102,13 @@ impl Code {
         }
     }
 
-    /// This fault, with its sentence.
-    pub(super) fn because(self, message: impl Into<String>) -> Fault {
-        Fault { code: self, message: message.into() }
+    /// An error with this code and message.
+    pub(super) fn because(self, message: impl Into<String>) -> SqsError {
+        SqsError { code: self, message: message.into() }
     }
 }
 
-impl Fault {
+impl SqsError {
     /// The HTTP answer: `{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"The specified queue does
     /// not exist."}` and the header `AWS.SimpleQueueService.NonExistentQueue;Sender`.
     pub(super) fn answer(self) -> Answer {
@@ -120,53 +118,52 @@ impl Fault {
         (status, body.to_string().into_bytes(), Some(format!("{code};{blame}")))
     }
 
-    /// The same as one entry of a batch answer's `Failed`.
+    /// The error as an entry of `Failed` in a batch answer.
     fn entry(self, id: String) -> Value {
         let (_, code, status) = self.code.on_the_wire();
         json!({ "Id": id, "Code": code, "Message": self.message, "SenderFault": status < 500 })
     }
 }
 
-impl From<rusqlite::Error> for Fault {
+impl From<rusqlite::Error> for SqsError {
     fn from(error: rusqlite::Error) -> Self {
-        Code::Internal.because(format!("queue store: {error}"))
+        ErrorCode::Internal.because(format!("queue store: {error}"))
     }
 }
 
-// --------------------------------------------------------------------------------------------------------------------------
-// requests
+// Requests.
 
-/// `{"QueueUrl":"http://127.0.0.1:9324/000000000000/invoice-paid"}` and the two lists some of its users
-/// carry.
+/// `{"QueueUrl":"http://127.0.0.1:9324/000000000000/invoice-paid"}`. Some actions add attribute names or
+/// attributes.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-pub(super) struct OnQueue {
+pub(super) struct QueueRequest {
     pub queue_url: String,
     pub attribute_names: Vec<String>,
     pub attributes: BTreeMap<String, String>,
 }
 
-/// `{"QueueName":"invoice-paid","Attributes":{"VisibilityTimeout":"30"}}`; tags are read over.
+/// `{"QueueName":"invoice-paid","Attributes":{"VisibilityTimeout":"30"}}`. Tags are ignored.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-pub(super) struct NamedQueue {
+pub(super) struct QueueNameRequest {
     pub queue_name: String,
     pub attributes: BTreeMap<String, String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-pub(super) struct ListQueues {
+pub(super) struct ListQueuesRequest {
     pub queue_name_prefix: String,
     pub max_results: Option<i64>,
     pub next_token: Option<String>,
 }
 
 /// `{"QueueUrl":"...","MessageBody":"...","MessageAttributes":{"k":{"DataType":"String","StringValue":"v"}}}`;
-/// in a batch the same with an `Id` in place of the url.
+/// in a batch with an `Id` instead of the URL.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-pub(super) struct Outgoing {
+pub(super) struct SendRequest {
     pub queue_url: String,
     pub id: String,
     pub message_body: String,
@@ -177,11 +174,11 @@ pub(super) struct Outgoing {
     pub message_deduplication_id: Option<String>,
 }
 
-/// `{"QueueUrl":"...","ReceiptHandle":"...","VisibilityTimeout":300}`: what deletes or hides a message, alone
-/// or as an entry of a batch.
+/// `{"QueueUrl":"...","ReceiptHandle":"...","VisibilityTimeout":300}`: deletes a message or
+/// changes its visibility, also as an entry of a batch.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-pub(super) struct Receipt {
+pub(super) struct ReceiptRequest {
     pub queue_url: String,
     pub id: String,
     pub receipt_handle: String,
@@ -191,12 +188,12 @@ pub(super) struct Receipt {
 /// `{"QueueUrl":"...","Entries":[...]}`
 #[derive(Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-pub(super) struct Batch<T> {
+pub(super) struct BatchRequest<T> {
     pub queue_url: String,
     pub entries: Vec<T>,
 }
 
-impl<T> Default for Batch<T> {
+impl<T> Default for BatchRequest<T> {
     fn default() -> Self {
         Self { queue_url: String::new(), entries: Vec::new() }
     }
@@ -205,7 +202,7 @@ impl<T> Default for Batch<T> {
 /// `{"QueueUrl":"...","MaxNumberOfMessages":10,"WaitTimeSeconds":20,"MessageAttributeNames":["All"]}`
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-pub(super) struct Receive {
+pub(super) struct ReceiveRequest {
     pub queue_url: String,
     pub attribute_names: Vec<String>,
     pub message_system_attribute_names: Vec<String>,
@@ -215,17 +212,18 @@ pub(super) struct Receive {
     pub wait_time_seconds: Option<i64>,
 }
 
-/// `{"SourceArn":"arn:aws:sqs:us-east-1:000000000000:dead-letter"}`; also the request that lists such tasks.
+/// `{"SourceArn":"arn:aws:sqs:us-east-1:000000000000:dead-letter"}`: starts a redrive, or lists
+/// the redrives.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-pub(super) struct MoveTask {
+pub(super) struct MoveTaskRequest {
     pub source_arn: String,
     pub destination_arn: Option<String>,
     pub max_results: Option<i64>,
 }
 
-/// `{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:dead-letter","maxReceiveCount":4}`, with the
-/// number as text as well.
+/// `{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:000000000000:dead-letter","maxReceiveCount":4}`. The number
+/// may also be text.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RedrivePolicy {
@@ -258,9 +256,9 @@ impl MessageAttribute {
         }
     }
 
-    fn check(&self, name: &str) -> Result<(), Fault> {
+    fn check(&self, name: &str) -> Result<(), SqsError> {
         let wrong = |why: &str| {
-            Code::InvalidParameterValue.because(format!("Message (user) attribute '{name}' {why}"))
+            ErrorCode::InvalidParameterValue.because(format!("Message (user) attribute '{name}' {why}"))
         };
         let shape = (1..=256).contains(&name.len())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
@@ -289,7 +287,7 @@ impl MessageAttribute {
     }
 }
 
-/// Bytes, in base64 on the wire.
+/// Bytes, as base64 in JSON.
 #[derive(Clone, Debug)]
 pub(super) struct Blob(pub Vec<u8>);
 
@@ -305,13 +303,13 @@ impl<'de> Deserialize<'de> for Blob {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------------
-// answers
+// Answers.
 
-/// `{"MessageId":"...","MD5OfMessageBody":"...","MD5OfMessageAttributes":"..."}`, with its `Id` in a batch.
+/// `{"MessageId":"...","MD5OfMessageBody":"...","MD5OfMessageAttributes":"..."}`. In a
+/// batch it has an `Id`.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Sent {
+pub(super) struct SendResult {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
     pub message_id: String,
@@ -326,7 +324,7 @@ pub(super) struct Sent {
 /// `{"MessageId":"...","ReceiptHandle":"...","MD5OfBody":"...","Body":"...","Attributes":{"ApproximateReceiveCount":"1"}}`
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Received {
+pub(super) struct ReceivedMessage {
     pub message_id: String,
     pub receipt_handle: String,
     #[serde(rename = "MD5OfBody")]
@@ -341,57 +339,58 @@ pub(super) struct Received {
 }
 
 /// `{"Successful":[{"Id":"a"}],"Failed":[{"Id":"b","Code":"...","Message":"...","SenderFault":true}]}`
-pub(super) fn batch_answer<T: Serialize>(results: Vec<(String, Result<T, Fault>)>) -> Value {
+pub(super) fn batch_answer<T: Serialize>(results: Vec<(String, Result<T, SqsError>)>) -> Value {
     let (mut successful, mut failed) = (Vec::new(), Vec::new());
     for (id, result) in results {
         match result {
             Ok(done) => successful.push(json!(done)),
-            Err(fault) => failed.push(fault.entry(id)),
+            Err(error) => failed.push(error.entry(id)),
         }
     }
     json!({ "Successful": successful, "Failed": failed })
 }
 
-// ----------------------------------------------------------------------------------------------------------------------------
-// checks
+// Checks.
 
 /// The value of a required text.
-pub(super) fn required<'a>(name: &str, value: &'a str) -> Result<&'a str, Fault> {
+pub(super) fn required<'a>(name: &str, value: &'a str) -> Result<&'a str, SqsError> {
     if value.is_empty() {
-        return Err(Code::MissingParameter.because(format!("The request must contain the parameter {name}.")));
+        return Err(
+            ErrorCode::MissingParameter.because(format!("The request must contain the parameter {name}."))
+        );
     }
     Ok(value)
 }
 
-/// The value of an optional number in a closed range.
+/// The value of an optional number. It must be in a closed range.
 pub(super) fn between(
     name: &str,
     value: Option<i64>,
     default: i64,
-    least: i64,
-    most: i64,
-) -> Result<i64, Fault> {
+    min: i64,
+    max: i64,
+) -> Result<i64, SqsError> {
     let value = value.unwrap_or(default);
-    if (least..=most).contains(&value) {
+    if (min..=max).contains(&value) {
         return Ok(value);
     }
     let why = format!(
-        "Value {value} for parameter {name} is invalid. Reason: Must be between {least} and {most}, if provided."
+        "Value {value} for parameter {name} is invalid. Reason: Must be between {min} and {max}, if provided."
     );
-    Err(Code::InvalidParameterValue.because(why))
+    Err(ErrorCode::InvalidParameterValue.because(why))
 }
 
-/// A queue's name: 1 to 80 letters, digits, hyphens and underscores. A name that ends in `.fifo` asks for
-/// what is not here.
-pub(super) fn check_queue_name(name: &str) -> Result<(), Fault> {
+/// Checks the name of a queue: 1 to 80 letters, digits, hyphens and underscores. FIFO queues (`.fifo`) are
+/// not supported.
+pub(super) fn check_queue_name(name: &str) -> Result<(), SqsError> {
     required("QueueName", name)?;
     if name.ends_with(".fifo") {
-        return Err(Code::UnsupportedOperation
+        return Err(ErrorCode::UnsupportedOperation
             .because("FIFO queues are not supported by this endpoint: it has standard queues only."));
     }
     if name.len() > 80 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)) {
         let why = "Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length";
-        return Err(Code::InvalidParameterValue.because(why));
+        return Err(ErrorCode::InvalidParameterValue.because(why));
     }
     Ok(())
 }
@@ -406,22 +405,22 @@ pub(super) fn number_names() -> impl Iterator<Item = &'static str> {
     NUMBERS.iter().map(|(name, ..)| *name)
 }
 
-/// Queue attributes as they are kept: numbers in range, policies well formed. An empty policy means "none".
+/// Checks queue attributes: numbers must be in range, policies well formed. An empty policy means "none".
 pub(super) fn check_queue_attributes(
     given: BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, Fault> {
+) -> Result<BTreeMap<String, String>, SqsError> {
     let mut kept = BTreeMap::new();
     for (name, value) in given {
         let wrong =
-            || Code::InvalidAttributeValue.because(format!("Invalid value for the parameter {name}."));
-        let value = if let Some((.., least, most)) = NUMBERS.iter().find(|(known, ..)| *known == name) {
-            let number = value.parse::<i64>().ok().filter(|number| (*least..=*most).contains(number));
+            || ErrorCode::InvalidAttributeValue.because(format!("Invalid value for the parameter {name}."));
+        let value = if let Some((.., min, max)) = NUMBERS.iter().find(|(known, ..)| *known == name) {
+            let number = value.parse::<i64>().ok().filter(|number| (*min..=*max).contains(number));
             number.ok_or_else(wrong)?.to_string()
         } else {
             match name.as_str() {
                 "RedrivePolicy" if !value.is_empty() => {
-                    let (target, most) = parse_redrive_policy(&value)?;
-                    json!({ "deadLetterTargetArn": target, "maxReceiveCount": most }).to_string()
+                    let (target, max_receives) = parse_redrive_policy(&value)?;
+                    json!({ "deadLetterTargetArn": target, "maxReceiveCount": max_receives }).to_string()
                 }
                 "Policy" | "RedriveAllowPolicy" if !value.is_empty() => {
                     serde_json::from_str::<BTreeMap<String, Value>>(&value).map_err(|_| wrong())?;
@@ -433,9 +432,11 @@ pub(super) fn check_queue_attributes(
                     let why = format!(
                         "{name}: FIFO queues are not supported by this endpoint: it has standard queues only."
                     );
-                    return Err(Code::UnsupportedOperation.because(why));
+                    return Err(ErrorCode::UnsupportedOperation.because(why));
                 }
-                _ => return Err(Code::InvalidAttributeName.because(format!("Unknown Attribute {name}."))),
+                _ => {
+                    return Err(ErrorCode::InvalidAttributeName.because(format!("Unknown Attribute {name}.")));
+                }
             }
         };
         kept.insert(name, value);
@@ -443,35 +444,38 @@ pub(super) fn check_queue_attributes(
     Ok(kept)
 }
 
-/// The dead-letter queue's ARN and how often a message may be received before it moves there.
-pub(super) fn parse_redrive_policy(text: &str) -> Result<(String, i64), Fault> {
+/// The ARN of the dead-letter queue, and the maximum number of receives before a message moves there.
+pub(super) fn parse_redrive_policy(text: &str) -> Result<(String, i64), SqsError> {
     let wrong = |why: &str| {
-        Code::InvalidParameterValue
+        ErrorCode::InvalidParameterValue
             .because(format!("Value {text} for parameter RedrivePolicy is invalid. Reason: {why}"))
     };
     let policy: RedrivePolicy = serde_json::from_str(text)
         .map_err(|_| wrong("It must be a JSON object with deadLetterTargetArn and maxReceiveCount."))?;
-    let most = policy
+    let max_receives = policy
         .max_receive_count
         .as_i64()
         .or_else(|| policy.max_receive_count.as_str().and_then(|text| text.parse().ok()));
-    let most = most
-        .filter(|most| (1..=1_000).contains(most))
+    let max_receives = max_receives
+        .filter(|count| (1..=1_000).contains(count))
         .ok_or_else(|| wrong("maxReceiveCount must be between 1 and 1000."))?;
     if !policy.dead_letter_target_arn.starts_with("arn:aws") {
         return Err(wrong("Invalid value for deadLetterTargetArn."));
     }
-    Ok((policy.dead_letter_target_arn, most))
+    Ok((policy.dead_letter_target_arn, max_receives))
 }
 
-/// A batch's entries: 1 to 10, with distinct ids of 1 to 80 letters, digits, hyphens and underscores.
-pub(super) fn check_batch<'a>(ids: impl ExactSizeIterator<Item = &'a String>) -> Result<(), Fault> {
+/// Checks the entries of a batch: 1 to 10, with distinct ids of 1 to 80 letters, digits, hyphens and
+/// underscores.
+pub(super) fn check_batch<'a>(ids: impl ExactSizeIterator<Item = &'a String>) -> Result<(), SqsError> {
     let count = ids.len();
     if count == 0 {
-        return Err(Code::EmptyBatchRequest.because("There should be at least one entry in the request."));
+        return Err(
+            ErrorCode::EmptyBatchRequest.because("There should be at least one entry in the request.")
+        );
     }
     if count > 10 {
-        return Err(Code::TooManyEntries
+        return Err(ErrorCode::TooManyEntries
             .because(format!("Maximum number of entries per request are 10. You have sent {count}.")));
     }
     let mut seen = BTreeSet::new();
@@ -480,17 +484,17 @@ pub(super) fn check_batch<'a>(ids: impl ExactSizeIterator<Item = &'a String>) ->
             || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
         {
             let why = "A batch entry id can only contain alphanumeric characters, hyphens and underscores. It can be at most 80 letters long.";
-            return Err(Code::InvalidBatchEntryId.because(why));
+            return Err(ErrorCode::InvalidBatchEntryId.because(why));
         }
         if !seen.insert(id) {
-            return Err(Code::BatchEntryIdsNotDistinct.because(format!("Id {id} repeated.")));
+            return Err(ErrorCode::BatchEntryIdsNotDistinct.because(format!("Id {id} repeated.")));
         }
     }
     Ok(())
 }
 
-impl Outgoing {
-    /// What counts towards the size limits.
+impl SendRequest {
+    /// The size that counts for the limits.
     pub(super) fn bytes(&self) -> usize {
         let attribute = |(name, value): (&String, &MessageAttribute)| {
             name.len() + value.data_type.len() + value.value().len()
@@ -498,42 +502,42 @@ impl Outgoing {
         self.message_body.len() + self.message_attributes.iter().map(attribute).sum::<usize>()
     }
 
-    /// Refuses what AWS refuses of a message for a standard queue that takes up to `most` bytes.
-    pub(super) fn check(&self, most: i64) -> Result<(), Fault> {
+    /// Checks a message as AWS does, for a standard queue with a maximum message size.
+    pub(super) fn check(&self, max_bytes: i64) -> Result<(), SqsError> {
         required("MessageBody", &self.message_body)?;
-        if !usize::try_from(most).is_ok_and(|most| self.bytes() <= most) {
+        if !usize::try_from(max_bytes).is_ok_and(|max_bytes| self.bytes() <= max_bytes) {
             let why = format!(
-                "One or more parameters are invalid. Reason: Message must be shorter than {most} bytes."
+                "One or more parameters are invalid. Reason: Message must be shorter than {max_bytes} bytes."
             );
-            return Err(Code::InvalidParameterValue.because(why));
+            return Err(ErrorCode::InvalidParameterValue.because(why));
         }
         if let Some(id) = &self.message_deduplication_id {
             let why = format!(
                 "Value {id} for parameter MessageDeduplicationId is invalid. Reason: The request include parameter that is not valid for this queue type."
             );
-            return Err(Code::InvalidParameterValue.because(why));
+            return Err(ErrorCode::InvalidParameterValue.because(why));
         }
         check_characters(&self.message_body)?;
         let count = self.message_attributes.len();
         if count > 10 {
             let why = format!("Number of message attributes [{count}] exceeds the allowed maximum [10].");
-            return Err(Code::InvalidParameterValue.because(why));
+            return Err(ErrorCode::InvalidParameterValue.because(why));
         }
         for (name, attribute) in &self.message_system_attributes {
             if name != "AWSTraceHeader" || attribute.data_type != "String" || attribute.value().is_empty() {
                 let why = format!(
                     "Message system attribute '{name}' is invalid: only AWSTraceHeader, a String, can be sent."
                 );
-                return Err(Code::InvalidParameterValue.because(why));
+                return Err(ErrorCode::InvalidParameterValue.because(why));
             }
         }
         self.message_attributes.iter().try_for_each(|(name, attribute)| attribute.check(name))
     }
 }
 
-impl Receive {
-    /// The system attributes asked for, by either of the two names the list has had.
-    pub(super) fn system_names(&self) -> Result<BTreeSet<&str>, Fault> {
+impl ReceiveRequest {
+    /// The requested system attributes. SQS has two names for the list, an old and a new one.
+    pub(super) fn system_names(&self) -> Result<BTreeSet<&str>, SqsError> {
         let asked: BTreeSet<&str> = self
             .attribute_names
             .iter()
@@ -541,12 +545,12 @@ impl Receive {
             .map(String::as_str)
             .collect();
         if let Some(name) = asked.iter().find(|name| **name != "All" && !SYSTEM_ATTRIBUTES.contains(name)) {
-            return Err(Code::InvalidAttributeName.because(format!("Unknown Attribute {name}.")));
+            return Err(ErrorCode::InvalidAttributeName.because(format!("Unknown Attribute {name}.")));
         }
         Ok(if asked.contains("All") { SYSTEM_ATTRIBUTES.into() } else { asked })
     }
 
-    /// Whether a message attribute was asked for: by its name, by `prefix.*`, or as one of `All`.
+    /// Whether a message attribute was requested: by its name, by `prefix.*`, or by `All`.
     pub(super) fn wants(&self, name: &str) -> bool {
         self.message_attribute_names.iter().any(|asked| match asked.strip_suffix(".*") {
             Some(prefix) => name.starts_with(prefix),
@@ -555,13 +559,13 @@ impl Receive {
     }
 }
 
-/// SQS takes what XML 1.0 takes: no control characters but tab, line feed and carriage return, and no U+FFFE
-/// or U+FFFF.
-fn check_characters(text: &str) -> Result<(), Fault> {
+/// SQS accepts the characters of XML 1.0: of the control characters only tab, line feed and carriage return,
+/// and neither U+FFFE nor U+FFFF.
+fn check_characters(text: &str) -> Result<(), SqsError> {
     let allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{FFFD}' | '\u{10000}'..);
     match text.chars().find(|c| !allowed(*c)) {
         None => Ok(()),
-        Some(c) => Err(Code::InvalidMessageContents.because(format!(
+        Some(c) => Err(ErrorCode::InvalidMessageContents.because(format!(
             "Invalid characters found: #x{:X}. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF",
             u32::from(c)
         ))),

@@ -1,11 +1,11 @@
-//! The AWS endpoint: DynamoDB and SQS on one port, told apart by `X-Amz-Target`.
+//! The AWS endpoint: DynamoDB and SQS on one port. The header `X-Amz-Target` tells them apart.
 //!
-//! SQS is this crate's own and answers directly. DynamoDB is dynoxide, whose HTTP layer (which checks
-//! requests as AWS does) can only serve a listener of its own, so it gets one on a free port and requests are
-//! passed on. The tokens of transactions are kept here (`tokens.rs`).
+//! SQS is this crate's own and answers directly. DynamoDB is dynoxide. Its HTTP layer checks requests as AWS
+//! does, but can only serve a listener of its own: it gets a free port, and requests are forwarded there. The
+//! tokens of transactions are kept here (`transaction_tokens.rs`).
 //!
-//! Signatures are not checked, so whoever can connect may do everything: only the loopback interface is
-//! bound, and a request with an `Origin` is refused, because it is a web page's.
+//! Signatures are not checked, so everyone who can connect may do everything. Therefore the endpoint listens
+//! on the loopback interface only, and refuses requests with an `Origin`, because they come from a web page.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -23,24 +23,24 @@ use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::tokens::Tokens;
+use super::transaction_tokens::TransactionTokens;
 use crate::sqs::Sqs;
 
-/// DynamoDB takes bodies of up to 16 MB, and answers up to 16 MB.
+/// Requests and answers of DynamoDB have at most 16 MB.
 const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 
 #[derive(Clone)]
 struct DynamoDb {
     address: SocketAddr,
     client: Client<HttpConnector, Body>,
-    tokens: Tokens,
+    tokens: TransactionTokens,
 }
 
 /// Serves DynamoDB on a port of its own until `stopped` ends.
 ///
 /// # Errors
 /// When no port can be bound.
-pub async fn serve_dynamodb(
+pub(super) async fn serve_dynamodb(
     database: Database,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
@@ -55,13 +55,13 @@ pub async fn serve_dynamodb(
     Ok((address, server))
 }
 
-/// The endpoint as routes, with DynamoDB at `dynamodb`.
-pub fn router(sqs: &Sqs, dynamodb: SocketAddr) -> Router {
+/// The routes of the endpoint. `dynamodb` is the address of the DynamoDB server.
+pub(super) fn router(sqs: &Sqs, dynamodb: SocketAddr) -> Router {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let client = Client::builder(TokioExecutor::new()).build(connector);
     sqs.router().layer(from_fn_with_state(
-        DynamoDb { address: dynamodb, client, tokens: Tokens::default() },
+        DynamoDb { address: dynamodb, client, tokens: TransactionTokens::default() },
         dispatch,
     ))
 }
@@ -76,7 +76,7 @@ async fn dispatch(State(dynamodb): State<DynamoDb>, request: Request, next: Next
         return dynamodb.transact(request).await;
     }
     if target.starts_with("DynamoDB") {
-        return dynamodb.pass_on(request).await;
+        return dynamodb.forward(request).await;
     }
     if request.method() == Method::GET {
         let host =
@@ -87,8 +87,8 @@ async fn dispatch(State(dynamodb): State<DynamoDb>, request: Request, next: Next
 }
 
 impl DynamoDb {
-    /// A transaction, once for its token. In a task of its own: a caller who stops waiting and tries again
-    /// meets the same transaction.
+    /// Runs a transaction once for its token. It runs in a task of its own: a caller that stops waiting and
+    /// tries again gets the answer of the same transaction.
     async fn transact(self, request: Request) -> Response {
         let (mut parts, body) = request.into_parts();
         let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
@@ -96,7 +96,7 @@ impl DynamoDb {
                 .into_response();
         };
         let Some(transaction) = self.tokens.take(&body) else {
-            return self.pass_on(Request::from_parts(parts, body.into())).await;
+            return self.forward(Request::from_parts(parts, body.into())).await;
         };
         let task = tokio::spawn(async move {
             parts.headers.remove(header::CONTENT_LENGTH);
@@ -108,20 +108,20 @@ impl DynamoDb {
             .unwrap_or_else(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response())
     }
 
-    /// The body of a good answer; any other answer is the error.
+    /// The body of a 200. Any other answer is the error.
     async fn answer(&self, request: Request) -> Result<Bytes, Response> {
-        let answer = self.pass_on(request).await;
+        let answer = self.forward(request).await;
         if answer.status() != StatusCode::OK {
             return Err(answer);
         }
-        let cut = |error: axum::Error| {
+        let incomplete = |error: axum::Error| {
             (StatusCode::BAD_GATEWAY, format!("the embedded DynamoDB stopped answering: {error}\n"))
                 .into_response()
         };
-        to_bytes(answer.into_body(), MAX_BODY_BYTES).await.map_err(cut)
+        to_bytes(answer.into_body(), MAX_BODY_BYTES).await.map_err(incomplete)
     }
 
-    async fn pass_on(&self, mut request: Request) -> Response {
+    async fn forward(&self, mut request: Request) -> Response {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let to = uri::Builder::new().scheme("http").authority(self.address.to_string()).path_and_query(path);
         *request.uri_mut() = to.build().expect("an address and the path of a uri are a uri");
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_web_page_cannot_use_it() {
+    async fn a_request_of_a_web_page_is_refused() {
         let (url, _) = endpoint().await;
         let client: Client<_, Body> = Client::builder(TokioExecutor::new()).build_http();
         for target in ["DynamoDB_20120810.ListTables", "AmazonSQS.ListQueues"] {

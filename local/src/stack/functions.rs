@@ -1,8 +1,7 @@
-//! The functions of a deployment, in one list: what each is invoked by, and how it is made from its
-//! environment.
+//! The functions of a deployment: the trigger of each, and how its handler is made from the environment.
 //!
-//! A new function is a line of [`all`]; the stack does the rest: an instance in this process or as its
-//! shipped binary, the poller of its queue, its schedule.
+//! To add a function, add it to [`all`]. The stack then starts its handler or its shipped binary, and the
+//! poller of its queue or its schedule.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,56 +27,56 @@ use tallyhook_service::worker::Worker;
 
 use super::lambda::{self, Handler, TIMEOUT};
 
-/// How long `retry` may take, as `Timeout` in the template.
+/// The timeout of `retry`, as in `template.yaml`.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(300);
-/// The same for `reconcile`.
+/// The timeout of `reconcile`, as in `template.yaml`.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// What invokes a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// Requests of the front.
+    /// HTTP requests.
     Http,
     /// The queue `tallyhook-<name>`.
     Queue,
-    /// The time.
+    /// A schedule with this period.
     Every(Duration),
 }
 
-type Make = Box<dyn Fn(&Env) -> anyhow::Result<Handler> + Send + Sync>;
+type MakeHandler = Box<dyn Fn(&Env) -> anyhow::Result<Handler> + Send + Sync>;
 
 /// A function of the deployment.
-pub struct Part {
+pub struct DeployedFunction {
     /// Its name: `invoice-paid`.
     pub name: &'static str,
     /// What invokes it.
     pub trigger: Trigger,
-    /// How long an invocation may take.
+    /// The maximum duration of an invocation.
     pub timeout: Duration,
-    make: Make,
+    make_handler: MakeHandler,
 }
 
-impl Part {
-    /// Its handler, in this process.
+impl DeployedFunction {
+    /// A handler that runs in this process.
     ///
     /// # Errors
-    /// When its environment makes no sense.
+    /// When a variable of the environment is missing or invalid.
     pub fn handler(&self, env: &Env) -> anyhow::Result<Handler> {
-        (self.make)(env)
+        (self.make_handler)(env)
     }
 }
 
-/// All of them.
-pub fn all() -> Vec<Part> {
+/// All functions.
+pub fn all() -> Vec<DeployedFunction> {
     const MINUTE: u64 = 60;
     let worker = |family: Family| {
         let make = move |env: &Env| Worker::from_env(env, family);
         queue(family.as_str(), make, |worker, batch| async move { worker.handle(batch).await })
     };
-    let mut all: Vec<Part> = Family::ALL.into_iter().map(worker).collect();
+    let mut all: Vec<DeployedFunction> = Family::ALL.into_iter().map(worker).collect();
     all.extend([
-        runtime("stripe-webhook", Trigger::Http, TIMEOUT, Webhook::from_env, |it, call| async move {
-            it.handle(call.payload).await
+        runtime("stripe-webhook", Trigger::Http, TIMEOUT, Webhook::from_env, |webhook, event| async move {
+            webhook.handle(event.payload).await
         }),
         http("api", Api::from_env, |api, request| async move { api.handle(request).await }),
         http("admin", Admin::from_env, |admin, request| async move { admin.handle(request).await }),
@@ -107,29 +106,29 @@ pub fn all() -> Vec<Part> {
     all
 }
 
-type Made<T> = Result<T, ConfigError>;
+type FromEnv<T> = Result<T, ConfigError>;
 
 fn http<T, A>(
     name: &'static str,
-    make: impl Fn(&Env) -> Made<T> + Send + Sync + 'static,
+    make: impl Fn(&Env) -> FromEnv<T> + Send + Sync + 'static,
     handle: impl Fn(Arc<T>, lambda_http::Request) -> A + Clone + Send + Sync + 'static,
-) -> Part
+) -> DeployedFunction
 where
     T: Send + Sync + 'static,
     A: Future<Output = Result<lambda_http::Response<lambda_http::Body>, lambda_http::Error>> + Send + 'static,
 {
     let make = move |env: &Env| {
-        let (function, handle) = (made(name, make(env))?, handle.clone());
+        let (function, handle) = (named(name, make(env))?, handle.clone());
         Ok(lambda::http(move |request| handle(Arc::clone(&function), request)))
     };
-    Part { name, trigger: Trigger::Http, timeout: TIMEOUT, make: Box::new(make) }
+    DeployedFunction { name, trigger: Trigger::Http, timeout: TIMEOUT, make_handler: Box::new(make) }
 }
 
 fn queue<T, A>(
     name: &'static str,
-    make: impl Fn(&Env) -> Made<T> + Send + Sync + 'static,
+    make: impl Fn(&Env) -> FromEnv<T> + Send + Sync + 'static,
     handle: impl Fn(Arc<T>, SqsEvent) -> A + Clone + Send + Sync + 'static,
-) -> Part
+) -> DeployedFunction
 where
     T: Send + Sync + 'static,
     A: Future<Output = Result<SqsBatchResponse, lambda_runtime::Error>> + Send + 'static,
@@ -141,9 +140,9 @@ fn schedule<T, A, R>(
     name: &'static str,
     seconds: u64,
     timeout: Duration,
-    make: impl Fn(&Env) -> Made<T> + Send + Sync + 'static,
+    make: impl Fn(&Env) -> FromEnv<T> + Send + Sync + 'static,
     handle: impl Fn(Arc<T>, LambdaEvent<Value>) -> A + Clone + Send + Sync + 'static,
-) -> Part
+) -> DeployedFunction
 where
     T: Send + Sync + 'static,
     R: Serialize + 'static,
@@ -152,14 +151,14 @@ where
     runtime(name, Trigger::Every(Duration::from_secs(seconds)), timeout, make, handle)
 }
 
-/// A function over `lambda_runtime` itself.
+/// A function that uses `lambda_runtime` directly.
 fn runtime<T, E, A, R>(
     name: &'static str,
     trigger: Trigger,
     timeout: Duration,
-    make: impl Fn(&Env) -> Made<T> + Send + Sync + 'static,
+    make: impl Fn(&Env) -> FromEnv<T> + Send + Sync + 'static,
     handle: impl Fn(Arc<T>, LambdaEvent<E>) -> A + Clone + Send + Sync + 'static,
-) -> Part
+) -> DeployedFunction
 where
     T: Send + Sync + 'static,
     E: DeserializeOwned + Send + 'static,
@@ -167,12 +166,13 @@ where
     A: Future<Output = Result<R, lambda_runtime::Error>> + Send + 'static,
 {
     let make = move |env: &Env| {
-        let (function, handle) = (made(name, make(env))?, handle.clone());
+        let (function, handle) = (named(name, make(env))?, handle.clone());
         Ok(lambda::runtime(timeout, move |event| handle(Arc::clone(&function), event)))
     };
-    Part { name, trigger, timeout, make: Box::new(make) }
+    DeployedFunction { name, trigger, timeout, make_handler: Box::new(make) }
 }
 
-fn made<T>(name: &str, made: Made<T>) -> anyhow::Result<Arc<T>> {
-    made.map(Arc::new).with_context(|| format!("the function {name} does not start"))
+/// Adds the name of the function to an error.
+fn named<T>(name: &str, result: FromEnv<T>) -> anyhow::Result<Arc<T>> {
+    result.map(Arc::new).with_context(|| format!("the function {name} does not start"))
 }

@@ -1,12 +1,11 @@
-//! Functions, and how one is invoked: with JSON in and JSON out, as Lambda does it.
+//! Functions, invoked with JSON as on Lambda.
 //!
-//! A [`Function`] is either a handler of this process, or a binary that runs as a child process and asks for
-//! its invocations over the Runtime API ([`host`]). Whoever invokes does not see which. An in-process handler
-//! is never given a Rust value: its event is written as JSON and read again, its answer too, so that what
-//! works here does not depend on types that JSON does not carry.
+//! A [`Function`] is a handler in this process, or a binary in a child process that gets its invocations from
+//! the Runtime API ([`runtime_api`]). The caller cannot tell. A handler in this process gets its event as
+//! JSON text too and returns JSON text, so that it cannot depend on a Rust type that JSON does not carry.
 
-pub mod host;
 pub mod process;
+pub mod runtime_api;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,103 +18,103 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// How long an invocation may take, as `Timeout` in the template.
+/// The timeout of most functions, as in `template.yaml`.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The largest event and the largest answer of an invocation, in bytes.
+/// The maximum size of an event and of an answer, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 6 * 1024 * 1024;
 
-/// The region everything claims to be in.
+/// The region in every ARN.
 pub const REGION: &str = "us-east-1";
 
-/// What an in-process function does with an event. The error is what it would have reported to Lambda.
+/// A function in this process: from the event to the answer. The error is what Lambda would receive.
 pub type Handler =
     Arc<dyn Fn(Vec<u8>) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + Send>> + Send + Sync>;
 
 /// Why an invocation has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// The function answered with an error.
+pub enum InvokeError {
+    /// The function returned an error.
     #[error("the function failed: {0}")]
-    Error(String),
+    Returned(String),
     /// The function panicked, or its process ended.
     #[error("the function crashed: {0}")]
     Crashed(String),
-    /// It took longer than its time-out.
+    /// The invocation took longer than the timeout.
     #[error("the function timed out")]
     TimedOut,
-    /// The event is larger than an invocation may be.
-    #[error("the event is larger than an invocation may be")]
+    /// The event is larger than [`MAX_PAYLOAD_BYTES`].
+    #[error("the event is larger than 6 MB")]
     TooLarge,
 }
 
-/// A function that can be invoked. Clones are the same function.
+/// A function that can be invoked. Clones invoke the same function.
 #[derive(Clone)]
 pub struct Function {
     name: Arc<str>,
-    run: Run,
+    runner: Runner,
     timeout: Duration,
 }
 
 #[derive(Clone)]
-enum Run {
+enum Runner {
     InProcess(Handler),
-    Hosted(host::Host),
+    Binary(runtime_api::RuntimeApi),
 }
 
 impl Function {
-    /// A function that is a handler of this process.
+    /// A function that is a handler in this process.
     pub fn in_process(name: &str, handler: Handler) -> Self {
-        Self { name: name.into(), run: Run::InProcess(handler), timeout: TIMEOUT }
+        Self { name: name.into(), runner: Runner::InProcess(handler), timeout: TIMEOUT }
     }
 
-    /// A function whose instances ask this host for work.
-    pub fn hosted(name: &str, host: host::Host) -> Self {
-        Self { name: name.into(), run: Run::Hosted(host), timeout: TIMEOUT }
+    /// A function whose binaries get their invocations from this Runtime API.
+    pub fn with_binary(name: &str, runtime_api: runtime_api::RuntimeApi) -> Self {
+        Self { name: name.into(), runner: Runner::Binary(runtime_api), timeout: TIMEOUT }
     }
 
-    /// The same function with another time-out.
+    /// The same function with another timeout.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
-    /// Its name: `invoice-paid`.
+    /// The name: `invoice-paid`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Invokes it and answers what it answered, byte for byte.
+    /// Invokes the function and returns its answer, byte for byte.
     ///
     /// # Errors
-    /// [`Failure`]. A function that timed out was stopped; it may have done its work all the same.
-    pub async fn invoke(&self, event: &Value) -> Result<Vec<u8>, Failure> {
+    /// [`InvokeError`]. A function that timed out was stopped. It may have done its work before.
+    pub async fn invoke(&self, event: &Value) -> Result<Vec<u8>, InvokeError> {
         let event = event.to_string().into_bytes();
         if event.len() > MAX_PAYLOAD_BYTES {
-            return Err(Failure::TooLarge);
+            return Err(InvokeError::TooLarge);
         }
-        match &self.run {
-            Run::InProcess(handler) => self.invoke_in_process(handler, event).await,
-            Run::Hosted(host) => host.invoke(&self.name, event, self.timeout).await,
+        match &self.runner {
+            Runner::InProcess(handler) => self.invoke_in_process(handler, event).await,
+            Runner::Binary(runtime_api) => runtime_api.invoke(&self.name, event, self.timeout).await,
         }
     }
 
-    /// In a task of its own: a panic ends this invocation and nothing else, and a caller who stops waiting
-    /// does not stop it.
-    async fn invoke_in_process(&self, handler: &Handler, event: Vec<u8>) -> Result<Vec<u8>, Failure> {
+    /// Runs the handler in a task of its own: a panic ends only this invocation, and the handler continues
+    /// when the caller stops waiting.
+    async fn invoke_in_process(&self, handler: &Handler, event: Vec<u8>) -> Result<Vec<u8>, InvokeError> {
         let mut task = tokio::spawn(handler(event));
         match tokio::time::timeout(self.timeout, &mut task).await {
-            Ok(Ok(answer)) => answer.map_err(Failure::Error),
-            Ok(Err(ended)) => Err(Failure::Crashed(ended.to_string())),
+            Ok(Ok(answer)) => answer.map_err(InvokeError::Returned),
+            Ok(Err(panic)) => Err(InvokeError::Crashed(panic.to_string())),
             Err(_) => {
                 task.abort();
-                Err(Failure::TimedOut)
+                Err(InvokeError::TimedOut)
             }
         }
     }
 }
 
-/// A handler of HTTP requests, as `lambda_http::run` would call it.
+/// A handler of HTTP requests. It is called as `lambda_http::run` calls it.
 pub fn http<F, A>(handle: F) -> Handler
 where
     F: Fn(lambda_http::Request) -> A + Clone + Send + Sync + 'static,
@@ -133,8 +132,8 @@ where
     })
 }
 
-/// A handler of any events, as `lambda_runtime::run` would call it; `timeout` becomes the deadline in their
-/// context.
+/// A handler of any event. It is called as `lambda_runtime::run` calls it, with a deadline `timeout` from the
+/// start of the invocation.
 pub fn runtime<E, F, A, R>(timeout: Duration, handle: F) -> Handler
 where
     E: DeserializeOwned + Send + 'static,
@@ -164,24 +163,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_a_panic_and_a_time_out_end_the_invocation_and_nothing_else() {
+    async fn an_error_a_panic_and_a_timeout_end_only_the_invocation() {
         assert_eq!(function(|| Ok(b"{}".to_vec())).invoke(&Value::Null).await, Ok(b"{}".to_vec()));
         assert_eq!(
             function(|| Err("no".into())).invoke(&Value::Null).await,
-            Err(Failure::Error("no".into()))
+            Err(InvokeError::Returned("no".into()))
         );
         assert!(matches!(
             function(|| panic!("on purpose")).invoke(&Value::Null).await,
-            Err(Failure::Crashed(_))
+            Err(InvokeError::Crashed(_))
         ));
         let slow: Handler = Arc::new(|_| Box::pin(std::future::pending()));
         let slow = Function::in_process("slow", slow).with_timeout(Duration::from_millis(10));
-        assert_eq!(slow.invoke(&Value::Null).await, Err(Failure::TimedOut));
+        assert_eq!(slow.invoke(&Value::Null).await, Err(InvokeError::TimedOut));
     }
 
     #[tokio::test]
-    async fn an_event_larger_than_lambda_takes_is_not_handed_over() {
+    async fn an_event_that_is_too_large_is_refused() {
         let event = Value::String("x".repeat(MAX_PAYLOAD_BYTES));
-        assert_eq!(function(|| Ok(Vec::new())).invoke(&event).await, Err(Failure::TooLarge));
+        assert_eq!(function(|| Ok(Vec::new())).invoke(&event).await, Err(InvokeError::TooLarge));
     }
 }

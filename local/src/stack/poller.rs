@@ -1,16 +1,16 @@
-//! Queues that feed functions: what an event source mapping of Lambda does.
+//! Invokes a function with the messages of its queue, as an event source mapping of Lambda does.
 //!
-//! | what the function does | what becomes of the batch |
+//! | the function | the batch |
 //! |---|---|
-//! | answers nothing, `null`, `{}`, or with an empty or absent list of failures | all messages are deleted |
-//! | answers `{"batchItemFailures":[{"itemIdentifier":"<message id>"}]}` | the others are deleted |
-//! | names an id that is not of the batch, an empty one, or none | nothing is deleted |
-//! | answers what is not JSON, or an error; crashes; times out | nothing is deleted |
+//! | answers nothing, `null`, `{}`, or an empty or missing list of failures | all messages are deleted |
+//! | answers `{"batchItemFailures":[{"itemIdentifier":"<message id>"}]}` | all other messages are deleted |
+//! | answers with an id that is not in the batch, an empty one, or none | no message is deleted |
+//! | answers something that is not JSON, returns an error, crashes, or times out | no message is deleted |
 //!
-//! What is not deleted comes back when its visibility ends, which the function may have changed. A batch has
-//! at most ten messages and at most what fits an invocation. The poller uses the queues of this process
-//! without a socket: on AWS this part is not ours either, and it is the same JSON. The functions themselves
-//! reach the queues with the SDK over HTTP.
+//! A message that is not deleted becomes visible again when its visibility timeout ends, which the function
+//! may have changed. A batch has at most ten messages and fits the payload of an invocation. The poller calls
+//! the queues directly, with the JSON of SQS but without HTTP: on AWS the event source mapping does this
+//! part. The functions themselves use the SDK over HTTP.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,35 +21,35 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::lambda::{Function, MAX_PAYLOAD_BYTES, REGION};
-use super::stopped;
+use super::shutdown::stopped;
 use crate::sqs::Sqs;
 
-/// The most messages of one batch.
-const BATCH: usize = 10;
+/// The maximum number of messages in a batch.
+const MAX_BATCH: usize = 10;
 
-/// A queue being polled.
+/// The tasks that poll one queue.
 pub struct Poller {
-    finished: Finished,
+    processed: ProcessedCount,
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// How many messages of a queue its poller has received and is done with.
+/// The number of messages of a queue that the poller has received and finished.
 #[derive(Clone)]
-pub struct Finished {
+pub struct ProcessedCount {
     queue: Arc<str>,
     messages: Arc<AtomicU64>,
 }
 
-impl Finished {
-    /// The queue's name, and the number so far.
-    pub fn count(&self) -> (&str, u64) {
+impl ProcessedCount {
+    /// The name of the queue, and the number so far.
+    pub fn get(&self) -> (&str, u64) {
         (&self.queue, self.messages.load(Ordering::SeqCst))
     }
 }
 
 impl Poller {
-    /// Invokes the function with what comes into the queue, up to `concurrency` batches at a time, until
-    /// `stop` becomes true.
+    /// Invokes the function with the messages of the queue until `stop` becomes true. At most `concurrency`
+    /// batches are processed at the same time.
     pub fn start(
         sqs: &Sqs,
         queue: &str,
@@ -57,42 +57,42 @@ impl Poller {
         concurrency: usize,
         stop: &watch::Receiver<bool>,
     ) -> Self {
-        let finished = Finished { queue: queue.into(), messages: Arc::default() };
-        let source = || Source {
+        let processed = ProcessedCount { queue: queue.into(), messages: Arc::default() };
+        let reader = || QueueReader {
             sqs: sqs.clone(),
             queue: queue.to_owned(),
             function: function.clone(),
-            finished: finished.clone(),
+            processed: processed.clone(),
         };
-        let tasks = (0..concurrency).map(|_| tokio::spawn(source().poll(stop.clone()))).collect();
-        Self { finished, tasks }
+        let tasks = (0..concurrency).map(|_| tokio::spawn(reader().poll(stop.clone()))).collect();
+        Self { processed, tasks }
     }
 
-    /// What counts the messages it is done with.
-    pub fn finished(&self) -> Finished {
-        self.finished.clone()
+    /// The counter of processed messages.
+    pub fn processed(&self) -> ProcessedCount {
+        self.processed.clone()
     }
 
-    /// Waits until the batches that were being worked on are done, once it was told to stop.
+    /// Waits until the running batches are finished. Call it after `stop` became true.
     pub async fn stopped(self) {
         for task in self.tasks {
-            // A panic of the poller has been printed.
+            // The panic of a task is already printed.
             let _ = task.await;
         }
     }
 }
 
-struct Source {
+struct QueueReader {
     sqs: Sqs,
     queue: String,
     function: Function,
-    finished: Finished,
+    processed: ProcessedCount,
 }
 
-impl Source {
+impl QueueReader {
     async fn poll(self, stop: watch::Receiver<bool>) {
         loop {
-            // Dropping the receive loses nothing: messages are taken in the very poll that answers.
+            // Dropping the receive loses no message: a receive takes messages only when it returns.
             let received = tokio::select! {
                 biased;
                 () = stopped(&stop) => return,
@@ -100,21 +100,21 @@ impl Source {
             };
             match received {
                 Ok(messages) => {
-                    let taken = u64::try_from(messages.len()).unwrap_or_default();
+                    let count = u64::try_from(messages.len()).unwrap_or_default();
                     for batch in batches(&messages) {
-                        self.work_on(batch).await;
+                        self.process(batch).await;
                     }
-                    self.finished.messages.fetch_add(taken, Ordering::SeqCst);
+                    self.processed.messages.fetch_add(count, Ordering::SeqCst);
                 }
                 Err(error) => {
-                    tracing::error!(queue = self.queue, error, "cannot receive");
+                    tracing::error!(queue = self.queue, error, "cannot receive messages");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
         }
     }
 
-    async fn work_on(&self, batch: &[Value]) {
+    async fn process(&self, batch: &[Value]) {
         let event = event(&self.queue, batch);
         let ids: Vec<&str> = batch.iter().filter_map(|message| message.get("MessageId")?.as_str()).collect();
         let failed = match self.function.invoke(&event).await {
@@ -126,23 +126,23 @@ impl Source {
                 function = self.function.name(),
                 messages = batch.len(),
                 why,
-                "a whole batch failed; its messages come back"
+                "a whole batch failed; SQS redelivers its messages"
             );
             ids.iter().map(|id| (*id).to_owned()).collect()
         });
-        let done: Vec<&Value> = batch
+        let succeeded: Vec<&Value> = batch
             .iter()
             .filter(|message| !failed.iter().any(|id| Some(id.as_str()) == message["MessageId"].as_str()))
             .collect();
-        if let Err(error) = self.delete(&done).await {
-            tracing::error!(queue = self.queue, error, "cannot delete; the messages come back");
+        if let Err(error) = self.delete(&succeeded).await {
+            tracing::error!(queue = self.queue, error, "cannot delete messages; SQS redelivers them");
         }
     }
 
     async fn receive(&self) -> Result<Vec<Value>, String> {
         let request = json!({
             "QueueUrl": self.queue,
-            "MaxNumberOfMessages": BATCH,
+            "MaxNumberOfMessages": MAX_BATCH,
             "WaitTimeSeconds": 20,
             "MessageSystemAttributeNames": ["All"],
             "MessageAttributeNames": ["All"],
@@ -158,7 +158,10 @@ impl Source {
         if messages.is_empty() {
             return Ok(());
         }
-        let entry = |(at, message): (usize, &&Value)| json!({ "Id": at.to_string(), "ReceiptHandle": message["ReceiptHandle"] });
+        let entry = |(at, message): (usize, &&Value)| {
+            json!({ "Id": at.to_string(),
+            "ReceiptHandle": message["ReceiptHandle"] })
+        };
         let entries: Vec<Value> = messages.iter().enumerate().map(entry).collect();
         let answer =
             self.call("DeleteMessageBatch", &json!({ "QueueUrl": self.queue, "Entries": entries })).await?;
@@ -180,11 +183,11 @@ impl Source {
     }
 }
 
-/// Received messages in parts that each fit an invocation.
+/// Splits messages into parts that each fit the payload of an invocation.
 fn batches(messages: &[Value]) -> Vec<&[Value]> {
-    // What an event has around a message, generously: ids, attributes, and the ARN.
-    const AROUND: usize = 2_048;
-    let size = |message: &Value| message.to_string().len() + AROUND;
+    // More than the event adds to a message: ids, attributes, and the ARN.
+    const OVERHEAD_BYTES: usize = 2_048;
+    let size = |message: &Value| message.to_string().len() + OVERHEAD_BYTES;
     let (mut batches, mut start, mut bytes) = (Vec::new(), 0, 0);
     for (at, message) in messages.iter().enumerate() {
         if at > start && bytes + size(message) > MAX_PAYLOAD_BYTES {
@@ -199,7 +202,7 @@ fn batches(messages: &[Value]) -> Vec<&[Value]> {
     batches
 }
 
-/// The event a function gets for these messages.
+/// The event of an invocation with these messages.
 ///
 /// ```json
 /// {"Records":[{
@@ -245,13 +248,13 @@ fn event(queue: &str, messages: &[Value]) -> Value {
     json!({ "Records": messages.iter().map(record).collect::<Vec<_>>() })
 }
 
-/// The ids of the messages that failed; an error when all of them did because the answer makes no sense.
+/// The ids of the failed messages. The error says why the whole batch failed.
 fn failures(answer: &[u8], ids: &[&str]) -> Result<Vec<String>, String> {
     if answer.is_empty() {
         return Ok(Vec::new());
     }
     let answer: Value =
-        serde_json::from_slice(answer).map_err(|error| format!("its answer is not JSON: {error}"))?;
+        serde_json::from_slice(answer).map_err(|error| format!("the answer is not JSON: {error}"))?;
     let list = match answer.get("batchItemFailures") {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(list) => list.as_array().ok_or_else(|| "batchItemFailures is not a list".to_owned())?,
@@ -287,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_makes_no_sense_fails_the_whole_batch() {
+    fn an_invalid_answer_fails_the_whole_batch() {
         for answer in [
             "{",
             "no json",
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_do_not_fit_one_invocation_are_handed_over_in_several() {
+    fn messages_that_do_not_fit_one_invocation_are_split() {
         let message = |megabytes: usize| json!({ "MessageId": "a", "Body": "x".repeat(megabytes << 20) });
         let messages = [message(1), message(1), message(1), message(1), message(1), message(1), message(1)];
         assert_eq!(batches(&messages).iter().map(|batch| batch.len()).collect::<Vec<_>>(), [5, 2]);
@@ -314,7 +317,7 @@ mod tests {
         assert!(batches(&[]).is_empty());
     }
 
-    /// A queue with a poller whose function answers what `answer` makes of the event's records.
+    /// A queue with a poller. `answer` is the function: from the records of an event to the answer.
     struct Queue {
         sqs: Sqs,
         poller: Poller,
@@ -341,13 +344,13 @@ mod tests {
                 .await;
             }
             let events: Arc<Mutex<Vec<Value>>> = Arc::default();
-            let seen = Arc::clone(&events);
+            let received = Arc::clone(&events);
             let handler: Handler = Arc::new(move |event| {
-                let seen = Arc::clone(&seen);
+                let received = Arc::clone(&received);
                 Box::pin(async move {
                     let event: Value = serde_json::from_slice(&event).unwrap();
                     let records = event["Records"].as_array().unwrap().clone();
-                    seen.lock().unwrap().push(event);
+                    received.lock().unwrap().push(event);
                     answer(&records).map(|answer| answer.to_string().into_bytes())
                 })
             });
@@ -357,10 +360,10 @@ mod tests {
             Self { sqs, poller, stop, events }
         }
 
-        /// What is left once every message was worked on: visible, in flight.
+        /// The visible messages and those in flight, after `messages` messages were processed.
         async fn left(self, messages: u64) -> (i64, i64) {
-            let finished = self.poller.finished();
-            while finished.count().1 < messages {
+            let processed = self.poller.processed();
+            while processed.get().1 < messages {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             self.stop.send_replace(true);
@@ -379,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_function_gets_messages_as_lambda_hands_them_over() {
+    async fn the_event_has_the_shape_of_lambda() {
         let queue = Queue::start(&["{}"], |_| Ok(json!({ "batchItemFailures": [] }))).await;
         let events = Arc::clone(&queue.events);
         assert_eq!(queue.left(1).await, (0, 0));
@@ -394,7 +397,8 @@ mod tests {
         assert_eq!(text("md5OfMessageAttributes").len(), 32);
         assert!(!text("messageId").is_empty() && !text("receiptHandle").is_empty());
         assert_eq!(record["attributes"]["ApproximateReceiveCount"], "1");
-        let mode = json!({ "stringValue": "test", "stringListValues": [], "binaryListValues": [], "dataType": "String" });
+        let mode = json!({ "stringValue": "test", "stringListValues": [], "binaryListValues": [],
+            "dataType": "String" });
         assert_eq!(record["messageAttributes"]["mode"], mode);
         let parsed: aws_lambda_events::sqs::SqsEvent =
             serde_json::from_value(events.lock().unwrap()[0].clone()).unwrap();
@@ -402,7 +406,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_did_not_fail_is_deleted() {
+    async fn a_failed_message_is_not_deleted() {
         let poison = |records: &[Value]| {
             let failed = records.iter().filter(|record| record["body"] == "poison");
             let failed: Vec<Value> =
@@ -413,13 +417,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_a_panic_and_nonsense_leave_the_whole_batch_in_the_queue() {
+    async fn an_error_a_panic_and_an_unknown_id_keep_the_whole_batch() {
         let error = |_: &[Value]| Err("no".to_owned());
         assert_eq!(Queue::start(&["1", "2"], error).await.left(2).await, (0, 2));
         let panic = |_: &[Value]| -> Result<Value, String> { panic!("on purpose") };
         assert_eq!(Queue::start(&["1", "2"], panic).await.left(2).await, (0, 2));
-        let stranger = |_: &[Value]| Ok(json!({ "batchItemFailures": [{ "itemIdentifier": "stranger" }] }));
-        assert_eq!(Queue::start(&["1", "2"], stranger).await.left(2).await, (0, 2));
+        let unknown = |_: &[Value]| Ok(json!({ "batchItemFailures": [{ "itemIdentifier": "unknown" }] }));
+        assert_eq!(Queue::start(&["1", "2"], unknown).await.left(2).await, (0, 2));
     }
 
     #[tokio::test]

@@ -1,5 +1,4 @@
-//! Functions that the time invokes, as EventBridge does with a rate: the first time one period after the
-//! start.
+//! Functions on a schedule, as EventBridge runs them with a rate: the first time one period after the start.
 
 use std::time::Duration;
 
@@ -8,8 +7,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::lambda::{Failure, Function};
-use super::stopped;
+use super::lambda::{Function, InvokeError};
+use super::shutdown::stopped;
 
 /// A function and its period.
 pub struct Schedule {
@@ -28,18 +27,18 @@ impl Schedule {
         self.function.name()
     }
 
-    /// Runs the function once, now, and answers what it answered.
+    /// Runs the function at once and returns its answer.
     ///
     /// # Errors
-    /// [`Failure`].
-    pub async fn run(&self) -> Result<Vec<u8>, Failure> {
-        // What a rule of EventBridge sends; the functions take no input.
+    /// [`InvokeError`].
+    pub async fn run(&self) -> Result<Vec<u8>, InvokeError> {
+        // The event of an EventBridge rule. The functions do not read it.
         self.function
             .invoke(&json!({ "source": "aws.events", "detail-type": "Scheduled Event", "detail": {} }))
             .await
     }
 
-    /// Runs it every period until `stop` becomes true; a run that has begun is finished.
+    /// Runs the function every period until `stop` becomes true. A running invocation is finished.
     pub fn start(&self, stop: &watch::Receiver<bool>) -> JoinHandle<()> {
         let (schedule, stop) = (Self::new(&self.function, self.period), stop.clone());
         tokio::spawn(async move {
@@ -51,8 +50,8 @@ impl Schedule {
                     () = stopped(&stop) => return,
                     _ = ticks.tick() => {}
                 }
-                if let Err(failure) = schedule.run().await {
-                    tracing::error!(function = schedule.name(), %failure, "a scheduled run failed");
+                if let Err(error) = schedule.run().await {
+                    tracing::error!(function = schedule.name(), %error, "a scheduled function failed");
                 }
             }
         })

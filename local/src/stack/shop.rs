@@ -1,18 +1,18 @@
-//! The pretend shop of the start page, and the pages that play Stripe's own.
+//! The example shop of the start page, and pages in place of Stripe's checkout and billing portal.
 //!
-//! The shop is what an app is to a deployment: its backend calls the app's API with the app's token and gets
-//! the app's webhook. Everything goes over HTTP through the front, as it would from outside:
+//! The shop is an app that uses the deployment: its backend calls the app's API with the app's token, and
+//! receives the app's webhook. All of it goes over HTTP through the gateway:
 //!
 //! ```text
 //! browser ─► POST /local/shop/ada/buy ─► POST /checkout-sessions ─► the fake Stripe makes a session
-//!         ─► GET  /local/stripe/pay/cs_…       its page; "Pay" fires the events of the purchase, signed, in any order, one of them twice
-//!         ─► GET  /portal/status?session_id=…  the status page
-//!         ─► GET  /                            the shop shows the account, what Stripe sent, the ledger, what the app was told
+//!   ─► GET  /local/stripe/pay/cs_…       checkout; "Pay" sends the signed events of the purchase, shuffled,
+//!   one of them twice ─► GET  /portal/status?session_id=…  the status page ─► GET  /
+//!   the account, the events of Stripe, the ledger, the notifications of the app
 //! ```
-//! With a Stripe of the person's own (`STRIPE_SECRET_KEY`) the shop sells through that one, and what comes
-//! after happens there.
+//! With the user's own Stripe (`STRIPE_SECRET_KEY`) the shop sells through that one, and checkout, renewal
+//! and refund happen there.
 //!
-//! Requests that change something are answered to pages of this host only.
+//! Requests that change something are refused from pages of other hosts.
 
 mod pages;
 
@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -28,31 +28,33 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::{Value, json};
+use cli::client::Client;
+use cli::local_stack::ADMIN_TOKEN;
+use cli::send::signed_request;
+use tallyhook_service::config::{ApiConfig, signing_secrets};
 use tallyhook_aws::env::Env;
 use tallyhook_core::catalog::Catalog;
-use tallyhook_core::event::EventType;
-use tallyhook_core::signature::{Secret, SecretMode};
 use tallyhook_core::timestamp::Timestamp;
-use tallyhook_service::config::{ApiConfig, signing_secrets};
+use tallyhook_core::event::EventType;
 use tallyhook_service::outbox::provision::sign;
+use tallyhook_core::signature::{Secret, SecretMode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{ADMIN_TOKEN, Rest};
-use crate::client::Client;
-use crate::fake_stripe::{FakeStripe, Fired, Payment};
+use super::queue_activity::QueueActivity;
+use crate::fake_stripe::{FakeStripe, FiredEvent, Payment};
 
-/// The secret of the app's webhook, if the shop is the app.
+/// The secret of the app's webhook when the shop is the app.
 pub(super) const APP_WEBHOOK_SECRET: &str = "whsec_dGFsbHlob29rLWxvY2FsLXNob3Atd2ViaG9vaw==";
-/// Where the shop is told.
+/// The path of the app's webhook when the shop is the app.
 pub(super) const APP_WEBHOOK_PATH: &str = "/local/shop-webhook";
-/// How much of what was sent and told is remembered.
-const REMEMBERED: usize = 400;
-/// How much of it is shown.
-const SHOWN: usize = 12;
+/// The maximum number of deliveries, and of notifications, that are kept.
+const MAX_HISTORY: usize = 400;
+/// The number of entries on the page.
+const MAX_SHOWN: usize = 12;
 
-/// The shop; clones are handles of the same one.
+/// The shop. Clones share everything.
 #[derive(Clone)]
 pub(super) struct Shop {
     shared: Arc<Shared>,
@@ -63,26 +65,26 @@ struct Shared {
     aws_url: String,
     client: Client,
     app_token: Option<String>,
-    /// What the admin's page asks for, if it may be shown.
+    /// The token of the dashboard. `None` when it is the user's own and must not be shown.
     admin_token: Option<&'static str>,
-    /// Whether the app's webhook is the shop's.
+    /// Whether the shop receives the app's webhook.
     is_app: bool,
     catalog: Catalog,
     stripe: Option<FakeStripe>,
     secret: Option<Secret>,
-    rest: Rest,
-    seen: Mutex<Seen>,
+    activity: QueueActivity,
+    history: Mutex<History>,
 }
 
-/// What went by since the start, newest last.
+/// What happened since the start, newest last.
 #[derive(Default)]
-struct Seen {
-    sent: VecDeque<Sent>,
-    told: VecDeque<Told>,
+struct History {
+    deliveries: VecDeque<Delivery>,
+    notifications: VecDeque<AppNotification>,
 }
 
-/// One delivery of Stripe's.
-struct Sent {
+/// One delivery of an event by Stripe.
+struct Delivery {
     user: String,
     event: String,
     kind: String,
@@ -91,27 +93,27 @@ struct Sent {
 }
 
 /// One request to the app's webhook.
-struct Told {
+struct AppNotification {
     user: String,
     body: Value,
 }
 
-/// Why a request is not done: its status, a code and a sentence.
-struct Refused(StatusCode, Value);
+/// An error answer: the status, and a body with a code and a message.
+struct ApiError(StatusCode, Value);
 
-impl From<anyhow::Error> for Refused {
+impl From<anyhow::Error> for ApiError {
     fn from(error: anyhow::Error) -> Self {
         Self(StatusCode::CONFLICT, json!({ "error": "not_done", "message": format!("{error:#}") }))
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         (self.0, Json(self.1)).into_response()
     }
 }
 
-type Answer = Result<Json<Value>, Refused>;
+type Answer = Result<Json<Value>, ApiError>;
 
 impl Shop {
     /// The shop of a stack that answers at `url`.
@@ -120,7 +122,7 @@ impl Shop {
         url: &str,
         aws_url: &str,
         stripe: Option<&FakeStripe>,
-        rest: Rest,
+        activity: QueueActivity,
     ) -> anyhow::Result<Self> {
         let secrets = signing_secrets(env)?;
         let shared = Shared {
@@ -129,39 +131,39 @@ impl Shop {
             client: Client::for_url(url)?,
             app_token: env.get("APP_API_TOKEN"),
             admin_token: (env.get("ADMIN_API_TOKEN").as_deref() == Some(ADMIN_TOKEN)).then_some(ADMIN_TOKEN),
-            is_app: env.get("PROVISION_URL").is_some_and(|told| told.ends_with(APP_WEBHOOK_PATH)),
+            is_app: env.get("PROVISION_URL").is_some_and(|url| url.ends_with(APP_WEBHOOK_PATH)),
             catalog: ApiConfig::from_env(env).map(|config| config.catalog)?,
             stripe: stripe.cloned(),
-            // The fake Stripe lives in test mode.
+            // The fake Stripe is in test mode.
             secret: secrets.into_iter().find(|secret| secret.mode() != SecretMode::Live),
-            rest,
-            seen: Mutex::default(),
+            activity,
+            history: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Its routes.
+    /// The routes of the shop.
     pub(super) fn router(self) -> Router {
         Router::new()
             .route("/", get(async |State(shop): State<Self>| pages::start(&shop.shared)))
-            .route("/local/shop/{user}", get(look))
-            .route("/local/shop/{user}/{act}", post(act))
+            .route("/local/shop/{user}", get(show))
+            .route("/local/shop/{user}/{button}", post(press))
             .route("/local/stripe/pay/{session}", get(pay_page).post(pay))
             .route("/local/stripe/billing/{customer}", get(billing_page).post(bill))
-            .route(APP_WEBHOOK_PATH, post(told))
+            .route(APP_WEBHOOK_PATH, post(app_webhook))
             .with_state(self)
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.shared.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stripe(&self) -> anyhow::Result<&FakeStripe> {
-        self.shared.stripe.as_ref().context("this stack asks a Stripe of your own: do it there")
+        self.shared.stripe.as_ref().context("this stack uses your own Stripe: do it there")
     }
 
     /// Calls the app's API, as the app's backend does.
-    async fn app(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Refused> {
+    async fn app(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ApiError> {
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.shared.url))
@@ -171,51 +173,52 @@ impl Shop {
             )
             .header("content-type", "application/json")
             .header("idempotency-key", Uuid::new_v4().to_string())
-            .body(body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
-        let (status, answer) = self.shared.client.send(request.context("a path")?).await?;
+            .body(body.map_or_else(Vec::new, |body| body.to_string().into_bytes()));
+        let (status, answer) = self.shared.client.send(request.context("cannot build the request")?).await?;
         let answer = serde_json::from_slice(&answer)
-            .unwrap_or_else(|_| json!({ "error": "unreadable", "message": "no JSON" }));
-        if status.is_success() { Ok(answer) } else { Err(Refused(status, answer)) }
+            .unwrap_or_else(|_| json!({ "error": "unreadable", "message": "the answer is not JSON" }));
+        if status.is_success() { Ok(answer) } else { Err(ApiError(status, answer)) }
     }
 
-    /// The same, of one user.
+    /// Calls a route of one user.
     async fn user(
         &self,
         method: Method,
         user: &str,
         path: &str,
         body: Option<Value>,
-    ) -> Result<Value, Refused> {
+    ) -> Result<Value, ApiError> {
         self.app(method, &format!("/users/{}{path}", utf8_percent_encode(user, NON_ALPHANUMERIC)), body).await
     }
 
-    /// Delivers events as Stripe does: signed, in no order, at least once. Those that no endpoint would ask
-    /// for are left out.
-    async fn deliver(&self, user: &str, fired: Vec<Fired>) -> anyhow::Result<()> {
-        let secret = self
-            .shared
-            .secret
-            .as_ref()
-            .context("STRIPE_WEBHOOK_SECRET is for live mode only; the fake Stripe has none")?;
-        let (mut events, rest): (Vec<Fired>, Vec<Fired>) =
+    /// Delivers events as Stripe does: signed, in any order, at least once. Events of types that no family
+    /// handles are left out, because an endpoint does not subscribe to them.
+    async fn deliver(&self, user: &str, fired: Vec<FiredEvent>) -> anyhow::Result<()> {
+        let secret =
+            self.shared.secret.as_ref().context(
+                "the fake Stripe is in test mode, and STRIPE_WEBHOOK_SECRET is for live mode only",
+            )?;
+        let (mut events, unhandled): (Vec<FiredEvent>, Vec<FiredEvent>) =
             fired.into_iter().partition(|event| EventType::from(event.kind.as_str()).family().is_some());
-        rest.iter().for_each(|event| {
-            if let Some(stripe) = &self.shared.stripe {
-                stripe.mark_delivered(&event.id)
-            }
-        });
+        if let Some(stripe) = &self.shared.stripe {
+            unhandled.iter().for_each(|event| stripe.mark_delivered(&event.id));
+        }
         fastrand::shuffle(&mut events);
         if let Some(again) = fastrand::choice(&events).cloned() {
             events.insert(fastrand::usize(..=events.len()), again);
         }
         let url = format!("{}/webhooks/stripe", self.shared.url);
         for event in events {
-            let (status, _) = self.shared.client.send(event.request(&url, secret, now())?).await?;
-            let mut seen = self.seen();
-            let again = seen.sent.iter().any(|sent| sent.event == event.id);
-            remember(
-                &mut seen.sent,
-                Sent {
+            let (status, _) = self
+                .shared
+                .client
+                .send(signed_request(&url, event.body.as_bytes(), secret).context("the webhook's URL")?)
+                .await?;
+            let mut history = self.history();
+            let again = history.deliveries.iter().any(|delivery| delivery.event == event.id);
+            keep(
+                &mut history.deliveries,
+                Delivery {
                     user: user.to_owned(),
                     event: event.id,
                     kind: event.kind,
@@ -227,16 +230,16 @@ impl Shop {
         Ok(())
     }
 
-    /// What is to be seen of a user.
-    async fn look(&self, user: &str) -> Answer {
+    /// Everything that the page shows of a user.
+    async fn show(&self, user: &str) -> Answer {
         let account = match self.user(Method::GET, user, "", None).await {
             Ok(account) => account,
-            Err(Refused(StatusCode::NOT_FOUND, _)) => {
+            Err(ApiError(StatusCode::NOT_FOUND, _)) => {
                 return Ok(Json(json!({ "user": user, "account": null })));
             }
-            Err(refused) => return Err(refused),
+            Err(error) => return Err(error),
         };
-        let ledger = self.user(Method::GET, user, &format!("/ledger?limit={SHOWN}"), None).await?;
+        let ledger = self.user(Method::GET, user, &format!("/ledger?limit={MAX_SHOWN}"), None).await?;
         let session = self.shared.stripe.as_ref().and_then(|stripe| stripe.session_of(user));
         let setup = match session.as_ref().and_then(|session| session["id"].as_str()) {
             Some(session) => {
@@ -248,19 +251,25 @@ impl Shop {
             self.shared.stripe.as_ref().and_then(|stripe| Some((stripe, stripe.customer_of(user)?)));
         let subscription = customer.as_ref().and_then(|(stripe, customer)| stripe.subscription_of(customer));
         let charge = customer.as_ref().and_then(|(stripe, customer)| stripe.charge_of(customer));
-        let waits = session.as_ref().is_some_and(|session| session["payment_status"] == "unpaid");
-        let seen = self.seen();
-        let sent = seen.sent.iter().rev().filter(|sent| sent.user == user).take(SHOWN);
-        let sent: Vec<Value> =
-            sent.map(|sent| json!({ "event": sent.event, "type": sent.kind, "again": sent.again, "status": sent.status })).collect();
-        let told: Vec<&Value> = seen
-            .told
-            .iter()
-            .rev()
-            .filter(|told| told.user == user)
-            .take(SHOWN)
-            .map(|told| &told.body)
+        let payment_is_pending =
+            session.as_ref().is_some_and(|session| session["payment_status"] == "unpaid");
+        let history = self.history();
+        let deliveries = history.deliveries.iter().rev().filter(|delivery| delivery.user == user);
+        let sent: Vec<Value> = deliveries
+            .take(MAX_SHOWN)
+            .map(|delivery| {
+                json!({
+                    "event": delivery.event,
+                    "type": delivery.kind,
+                    "again": delivery.again,
+                    "status": delivery.status,
+                })
+            })
             .collect();
+        let notifications =
+            history.notifications.iter().rev().filter(|notification| notification.user == user);
+        let told: Vec<&Value> =
+            notifications.take(MAX_SHOWN).map(|notification| &notification.body).collect();
         Ok(Json(json!({
             "user": user,
             "account": account,
@@ -268,97 +277,97 @@ impl Shop {
             "setup": setup,
             "sent": sent,
             "told": told,
-            "at_rest": self.shared.rest.holds(),
+            "at_rest": self.shared.activity.is_at_rest(),
             "can": {
                 "renew": subscription.is_some(),
                 "cancel": subscription.is_some(),
                 "refund": charge.map(|charge| pages::money(&charge["amount"], &charge["currency"])),
-                "arrive": waits,
+                "arrive": payment_is_pending,
             },
         })))
     }
 
-    /// What a button of the shop does.
-    async fn act(&self, user: &str, act: &str, body: &Value) -> Answer {
-        let done = match act {
+    /// Does what a button of the shop stands for.
+    async fn press(&self, user: &str, button: &str, body: &Value) -> Answer {
+        let answer = match button {
             "sign-up" => self.user(Method::PUT, user, "", None).await?,
             "buy" => {
-                let mut wish = body.clone();
-                wish["user_id"] = json!(user);
-                return self.app(Method::POST, "/checkout-sessions", Some(wish)).await.map(Json);
+                let mut order = body.clone();
+                order["user_id"] = json!(user);
+                return self.app(Method::POST, "/checkout-sessions", Some(order)).await.map(Json);
             }
             "spend" => self.user(Method::POST, user, "/credits/consume", Some(body.clone())).await?,
             "password" => {
                 self.app(Method::POST, "/portal/password-set", Some(json!({ "user_id": user }))).await?
             }
             "renew" | "cancel" | "refund" | "arrive" => {
-                let fired = self.happen(user, act)?;
+                let fired = self.fire(user, button)?;
                 self.deliver(user, fired).await?;
                 json!({})
             }
             _ => {
-                return Err(Refused(
+                return Err(ApiError(
                     StatusCode::NOT_FOUND,
                     json!({ "error": "not_found", "message": "the shop has no such button" }),
                 ));
             }
         };
-        Ok(Json(done))
+        Ok(Json(answer))
     }
 
-    /// What the passing of time or a merchant's click makes Stripe fire.
-    fn happen(&self, user: &str, act: &str) -> anyhow::Result<Vec<Fired>> {
+    /// The events that Stripe fires when time passes, or when the customer or the merchant does something.
+    fn fire(&self, user: &str, button: &str) -> anyhow::Result<Vec<FiredEvent>> {
         let stripe = self.stripe()?;
-        if act == "arrive" {
-            let session = stripe.session_of(user).context("nothing was bought")?;
+        if button == "arrive" {
+            let session = stripe.session_of(user).context("the user has bought nothing")?;
             return stripe.clear(id(&session)?, true);
         }
-        let customer = stripe.customer_of(user).context("nothing was bought")?;
-        if act == "refund" {
+        let customer = stripe.customer_of(user).context("the user has bought nothing")?;
+        if button == "refund" {
             return stripe
-                .refund(id(&stripe.charge_of(&customer).context("there is no payment to give back")?)?);
+                .refund(id(&stripe.charge_of(&customer).context("there is no payment to refund")?)?);
         }
         let subscription = stripe.subscription_of(&customer).context("there is no subscription")?;
-        if act == "renew" { stripe.renew(id(&subscription)?) } else { stripe.cancel(id(&subscription)?) }
+        if button == "renew" { stripe.renew(id(&subscription)?) } else { stripe.cancel(id(&subscription)?) }
     }
 }
 
 /// `GET /local/shop/{user}`
-async fn look(State(shop): State<Shop>, Path(user): Path<String>) -> Answer {
-    shop.look(&user).await
+async fn show(State(shop): State<Shop>, Path(user): Path<String>) -> Answer {
+    shop.show(&user).await
 }
 
-/// `POST /local/shop/{user}/{act}`
-async fn act(
+/// `POST /local/shop/{user}/{button}`
+async fn press(
     State(shop): State<Shop>,
-    Path((user, act)): Path<(String, String)>,
+    Path((user, button)): Path<(String, String)>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Answer {
-    shop.act(&user, &act, &read(&headers, &body)?).await
+    shop.press(&user, &button, &read(&headers, &body)?).await
 }
 
-/// `GET /local/stripe/pay/{session}`: what the customer sees at Stripe.
+/// `GET /local/stripe/pay/{session}`: the checkout page.
 async fn pay_page(State(shop): State<Shop>, Path(session): Path<String>) -> Response {
     let found = shop.shared.stripe.as_ref().and_then(|stripe| stripe.object(&session));
     pages::pay(&shop.shared, found.filter(|found| found["object"] == "checkout.session").as_ref())
 }
 
-/// `POST /local/stripe/pay/{session}`: `{"how":"now"}`, `"later"` or `"back"`; answers where the customer is
-/// sent.
+/// `POST /local/stripe/pay/{session}`: `{"how":"now"}`, `"later"` or `"back"`. The answer holds the
+/// next page.
 async fn pay(
     State(shop): State<Shop>,
     Path(session): Path<String>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Answer {
-    let wish = read(&headers, &body)?;
+    let choice = read(&headers, &body)?;
     let stripe = shop.stripe()?;
     let shown = stripe.object(&session).context("there is no such session")?;
-    if wish["how"] == "back" {
+    if choice["how"] == "back" {
         return Ok(Json(json!({ "next": shown["cancel_url"] })));
     }
-    let how = if wish["how"] == "later" { Payment::Later } else { Payment::AtOnce };
+    let how = if choice["how"] == "later" { Payment::Later } else { Payment::AtOnce };
     let fired = stripe.pay(&session, how)?;
     shop.deliver(shown["client_reference_id"].as_str().unwrap_or_default(), fired).await?;
     let next = shown["success_url"].as_str().unwrap_or("/").replace("{CHECKOUT_SESSION_ID}", &session);
@@ -371,17 +380,18 @@ async fn billing_page(State(shop): State<Shop>, Path(customer): Path<String>) ->
     pages::billing(&shop.shared, &customer, subscription.as_ref())
 }
 
-/// `POST /local/stripe/billing/{customer}`: `{"plan":"business"}` or `{"plan":null}`, which ends it.
+/// `POST /local/stripe/billing/{customer}`: `{"plan":"business"}` changes the plan, `{"plan":null}`
+/// cancels it.
 async fn bill(
     State(shop): State<Shop>,
     Path(customer): Path<String>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Answer {
-    let wish = read(&headers, &body)?;
+    let choice = read(&headers, &body)?;
     let stripe = shop.stripe()?;
     let subscription = stripe.subscription_of(&customer).context("there is no subscription")?;
-    let fired = match wish["plan"].as_str() {
+    let fired = match choice["plan"].as_str() {
         None => stripe.cancel(id(&subscription)?)?,
         Some(name) => {
             let plan =
@@ -393,57 +403,54 @@ async fn bill(
     Ok(Json(json!({ "next": "/" })))
 }
 
-/// The app's webhook: checks the signature as an app has to, and keeps what it was told.
-async fn told(State(shop): State<Shop>, headers: HeaderMap, body: String) -> Response {
+/// The app's webhook: checks the signature as an app must, and keeps the notification.
+async fn app_webhook(State(shop): State<Shop>, headers: HeaderMap, body: String) -> Response {
     let refuse = |why: &str| {
         (StatusCode::BAD_REQUEST, Json(json!({ "error": "invalid_request", "message": why }))).into_response()
     };
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let time = text("webhook-timestamp").parse().map(Timestamp::from_unix);
     let secret = STANDARD.decode(APP_WEBHOOK_SECRET.trim_start_matches("whsec_"));
-    let (Ok(time), Ok(secret)) = (time, secret) else { return refuse("webhook-timestamp is no time") };
+    let (Ok(time), Ok(secret)) = (time, secret) else { return refuse("webhook-timestamp is not a time") };
     if sign(&secret, text("webhook-id"), time, &body) != text("webhook-signature") {
-        return refuse("the signature does not fit");
+        return refuse("the signature does not match");
     }
     let Ok(body) = serde_json::from_str::<Value>(&body) else { return refuse("the body is not JSON") };
     let user = body["data"]["user_id"].as_str().unwrap_or_default().to_owned();
-    remember(&mut shop.seen().told, Told { user, body });
+    keep(&mut shop.history().notifications, AppNotification { user, body });
     StatusCode::NO_CONTENT.into_response()
 }
 
-/// The body of a request that changes something: only from a page of this host, or from no page.
-fn read(headers: &HeaderMap, body: &Bytes) -> Result<Value, Refused> {
+/// The body of a request that changes something. Fails when the request comes from a page of another host.
+fn read(headers: &HeaderMap, body: &Bytes) -> Result<Value, ApiError> {
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let origin = text(header::ORIGIN).map(|origin| origin.trim_start_matches("http://"));
     if origin.is_some() && origin != text(header::HOST) {
-        return Err(Refused(
+        return Err(ApiError(
             StatusCode::FORBIDDEN,
-            json!({ "error": "forbidden", "message": "this is for pages of this stack only" }),
+            json!({ "error": "forbidden", "message": "this route is for pages of this stack only" }),
         ));
     }
     if body.is_empty() {
         return Ok(json!({}));
     }
-    let read: Value = serde_json::from_slice(body).context("the body is not JSON")?;
-    if !read.is_object() {
-        return Err(anyhow::anyhow!("the body is no JSON object").into());
+    let body: Value = serde_json::from_slice(body).context("the body is not JSON")?;
+    if !body.is_object() {
+        return Err(anyhow::anyhow!("the body is not a JSON object").into());
     }
-    Ok(read)
+    Ok(body)
 }
 
 fn id(object: &Value) -> anyhow::Result<&str> {
-    object["id"].as_str().context("it has no id")
+    object["id"].as_str().context("the object has no id")
 }
 
-fn remember<T>(list: &mut VecDeque<T>, entry: T) {
-    if list.len() == REMEMBERED {
+/// Adds an entry. The oldest one goes when there are [`MAX_HISTORY`].
+fn keep<T>(list: &mut VecDeque<T>, entry: T) {
+    if list.len() == MAX_HISTORY {
         list.pop_front();
     }
     list.push_back(entry);
-}
-
-fn now() -> Timestamp {
-    Timestamp::from_unix(jiff::Timestamp::now().as_second())
 }
 
 #[cfg(test)]
@@ -463,12 +470,12 @@ mod tests {
             request = request.header("origin", origin);
         }
         let client = Client::for_url(&stack.front_url).unwrap();
-        let (status, answer) = client.send(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+        let (status, answer) = client.send(request.body(body.as_bytes().to_vec()).unwrap()).await.unwrap();
         (status.as_u16(), serde_json::from_slice(&answer).unwrap_or_default())
     }
 
     #[tokio::test]
-    async fn what_is_bought_in_the_shop_is_paid_credited_once_and_told_to_the_app() {
+    async fn a_purchase_in_the_shop_is_credited_once_and_reported_to_the_app() {
         let stack = Stack::start(Options { is_app: true, ..Options::default() }).await.unwrap();
         let own = Some(stack.front_url.as_str());
         assert_eq!(ask(&stack, Method::POST, "/local/shop/a%20b/sign-up", "{}", own).await.0, 200);
@@ -483,27 +490,27 @@ mod tests {
         assert_eq!((status, next["next"].as_str().unwrap()), (200, expected.as_str()));
         stack.idle().await;
 
-        let (_, seen) = ask(&stack, Method::GET, "/local/shop/a%20b", "", None).await;
+        let (_, page) = ask(&stack, Method::GET, "/local/shop/a%20b", "", None).await;
         assert_eq!(
-            (&seen["account"]["tier"], &seen["account"]["credits"]),
+            (&page["account"]["tier"], &page["account"]["credits"]),
             (&json!("pro"), &json!(5_000)),
-            "{seen:#}"
+            "{page:#}"
         );
         assert_eq!(
-            (&seen["setup"]["payment_state"], &seen["setup"]["provisioning_state"]),
+            (&page["setup"]["payment_state"], &page["setup"]["provisioning_state"]),
             (&json!("paid"), &json!("completed"))
         );
-        let sent = seen["sent"].as_array().unwrap();
+        let sent = page["sent"].as_array().unwrap();
         assert_eq!(
             (sent.len(), sent.iter().filter(|sent| sent["again"] == true).count()),
             (4, 1),
-            "{seen:#}"
+            "{page:#}"
         );
-        let told = seen["told"].as_array().unwrap();
-        assert_eq!(told.iter().filter(|told| told["type"] == "payment.confirmed").count(), 1, "{seen:#}");
-        assert_eq!(told[0]["data"]["credits"], 5_000, "{seen:#}");
+        let told = page["told"].as_array().unwrap();
+        assert_eq!(told.iter().filter(|told| told["type"] == "payment.confirmed").count(), 1, "{page:#}");
+        assert_eq!(told[0]["data"]["credits"], 5_000, "{page:#}");
 
-        // The second plan is changed at Stripe, not sold.
+        // A second subscription is not sold: the plan is changed in the billing portal.
         let (status, portal) =
             ask(&stack, Method::POST, "/local/shop/a%20b/buy", r#"{"plan":"business"}"#, own).await;
         assert_eq!(status, 409);
@@ -519,7 +526,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_of_other_hosts_and_unsigned_news_change_nothing() {
+    async fn pages_of_other_hosts_and_unsigned_notifications_change_nothing() {
         let stack = Stack::start(Options { is_app: true, ..Options::default() }).await.unwrap();
         for foreign in ["https://evil.example", "null", "http://127.0.0.1:1"] {
             assert_eq!(
@@ -529,8 +536,8 @@ mod tests {
             );
         }
         assert_eq!(ask(&stack, Method::GET, "/local/shop/eve", "", None).await.1["account"], Value::Null);
-        let news = r#"{"type":"account.updated","data":{"user_id":"eve"}}"#;
-        assert_eq!(ask(&stack, Method::POST, APP_WEBHOOK_PATH, news, None).await.0, 400);
+        let notification = r#"{"type":"account.updated","data":{"user_id":"eve"}}"#;
+        assert_eq!(ask(&stack, Method::POST, APP_WEBHOOK_PATH, notification, None).await.0, 400);
         for (path, body) in [
             ("/local/shop/eve/dance", "{}"),
             ("/local/shop/eve/renew", "{}"),

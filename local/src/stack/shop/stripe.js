@@ -8,9 +8,9 @@
     trouble.hidden = true;
     try {
       const answer = await fetch(page, { method: "POST", headers: { "content-type": "application/json" }, body: button.dataset.send });
-      const told = await answer.json();
-      if (!answer.ok) throw new Error(told.message);
-      location.assign(told.next);
+      const json = await answer.json();
+      if (!answer.ok) throw new Error(json.message);
+      location.assign(json.next);
     } catch (error) {
       trouble.textContent = error.message || "The stack does not answer.";
       trouble.hidden = false;

@@ -1,4 +1,4 @@
-//! The sample events of the folder `events`, as they are or about another user.
+//! The sample events of the folder `events`, unchanged or about another user.
 
 use std::path::{Path, PathBuf};
 
@@ -6,25 +6,25 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// What every id in the samples contains, so that a copy with ids of its own can be made.
+/// Every id in the samples contains this text. A copy with ids of its own replaces it.
 const MARK: &str = "TallyHook";
 
-/// An event's text.
+/// The JSON text of an event.
 #[derive(Clone)]
 pub struct Sample {
     body: Vec<u8>,
 }
 
 impl Sample {
-    /// An event of the caller's own making.
-    pub fn of(body: Vec<u8>) -> Self {
+    /// An event that is not one of the samples.
+    pub fn from_body(body: Vec<u8>) -> Self {
         Self { body }
     }
 
     /// Reads a file, or a sample by its name: `invoice.paid`, `old/invoice.paid`.
     ///
     /// # Errors
-    /// When there is neither; the message lists what there is.
+    /// When there is no such file or sample. The message lists the samples with a similar name.
     pub fn find(name: &str) -> anyhow::Result<Self> {
         if Path::new(name).is_file() {
             return Ok(Self { body: std::fs::read(name).with_context(|| format!("cannot read {name}"))? });
@@ -34,13 +34,13 @@ impl Sample {
             Ok(body) => Ok(Self { body }),
             Err(_) => {
                 let names = names(&folder);
-                let near: Vec<&str> = names
+                let similar: Vec<&str> = names
                     .iter()
                     .map(String::as_str)
-                    .filter(|near| near.starts_with(name) || name.starts_with(*near))
+                    .filter(|other| other.starts_with(name) || name.starts_with(*other))
                     .collect();
-                let shown = if near.is_empty() { names.join("\n  ") } else { near.join("\n  ") };
-                bail!("{name} is neither a file nor a sample in {}. There is\n  {shown}", folder.display())
+                let shown = if similar.is_empty() { names.join("\n  ") } else { similar.join("\n  ") };
+                bail!("{name} is not a file and not a sample in {}. Samples:\n  {shown}", folder.display())
             }
         }
     }
@@ -50,7 +50,7 @@ impl Sample {
         &self.body
     }
 
-    /// A field of the event itself, such as `id` and `type`.
+    /// A text field of the event itself, such as `id` and `type`.
     pub fn field(&self, name: &str) -> String {
         let event: Value = serde_json::from_slice(&self.body).unwrap_or_default();
         event.get(name).and_then(Value::as_str).unwrap_or("?").to_owned()
@@ -59,29 +59,29 @@ impl Sample {
     /// The same event with another id.
     ///
     /// # Errors
-    /// When it is no JSON object.
+    /// When the event is not a JSON object.
     pub fn with_id(&self, id: &str) -> anyhow::Result<Self> {
         self.changed(|event| event["id"] = Value::from(id))
     }
 
-    /// The same event with an id that no event ever had.
+    /// The same event with a new id.
     ///
     /// # Errors
-    /// When it is no JSON object.
+    /// When the event is not a JSON object.
     pub fn fresh(&self) -> anyhow::Result<Self> {
         self.with_id(&format!("evt_{}", Uuid::new_v4().simple()))
     }
 
-    /// The same event about another user: wherever the user stands, and, in a sample, with ids of its own
-    /// (event, customer, subscription, …), because a second user with the first one's customer would be the
-    /// first one. The same user gets the same ids every time.
+    /// The same event about another user. In a sample, the ids of the event, customer, subscription and so on
+    /// change too: with the same customer it would be about the same user. The same user always gets the same
+    /// ids.
     ///
     /// # Errors
-    /// When it is no JSON object.
+    /// When the event is not a JSON object.
     pub fn about(&self, user: &str) -> anyhow::Result<Self> {
-        let mut same = true;
-        let changed = self.changed(|event| same = !rename(event, user))?;
-        if same {
+        let mut is_changed = false;
+        let changed = self.changed(|event| is_changed = set_user(event, user))?;
+        if !is_changed {
             return Ok(self.clone());
         }
         let text = String::from_utf8(changed.body)?;
@@ -90,49 +90,51 @@ impl Sample {
         Ok(Self { body: text.replace(MARK, &mark).into_bytes() })
     }
 
-    /// Written as Stripe writes it: indented.
+    /// A changed copy, indented as Stripe writes its events.
     fn changed(&self, change: impl FnOnce(&mut Value)) -> anyhow::Result<Self> {
         let mut event: Value = serde_json::from_slice(&self.body)
-            .context("the event is not JSON, so it can only be sent as it is")?;
+            .context("the event is not JSON, so it can only be sent unchanged")?;
         if !event.is_object() {
-            bail!("the event is not a JSON object, so it can only be sent as it is");
+            bail!("the event is not a JSON object, so it can only be sent unchanged");
         }
         change(&mut event);
         Ok(Self { body: serde_json::to_vec_pretty(&event)? })
     }
 }
 
-/// Puts `user` wherever a checkout names the user; whether that changed anything.
-fn rename(value: &mut Value, user: &str) -> bool {
-    let put = |value: &mut Value| {
-        let other = value.as_str().is_some_and(|old| old != user);
-        if other {
+/// Writes `user` into every field that names the user. True when a value changed.
+fn set_user(value: &mut Value, user: &str) -> bool {
+    let set = |value: &mut Value| {
+        let differs = value.as_str().is_some_and(|old| old != user);
+        if differs {
             *value = Value::from(user);
         }
-        other
+        differs
     };
     match value {
         Value::Object(fields) => {
             fields.iter_mut().fold(false, |changed, (name, value)| match (name.as_str(), &*value) {
-                ("client_reference_id", Value::String(_)) => put(value) | changed,
+                ("client_reference_id", Value::String(_)) => set(value) | changed,
                 ("metadata", Value::Object(_)) => ["user_id", "client_id"]
                     .iter()
-                    .fold(changed, |changed, name| value.get_mut(name).is_some_and(put) | changed),
-                _ => rename(value, user) | changed,
+                    .fold(changed, |changed, name| value.get_mut(name).is_some_and(set) | changed),
+                _ => set_user(value, user) | changed,
             })
         }
-        Value::Array(values) => values.iter_mut().fold(false, |changed, value| rename(value, user) | changed),
+        Value::Array(values) => {
+            values.iter_mut().fold(false, |changed, value| set_user(value, user) | changed)
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 
-/// The samples of the folder one stands in, else of the source tree.
+/// The folder `events` of the current directory, or else of the source tree.
 fn folder() -> anyhow::Result<PathBuf> {
     let folders = [PathBuf::from("events"), Path::new(env!("CARGO_MANIFEST_DIR")).join("../events")];
     folders
         .into_iter()
         .find(|folder| folder.join("invoice.paid.json").is_file())
-        .context("there is no folder events with the samples")
+        .context("there is no folder `events` with samples in the current directory")
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -153,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_user_gets_the_same_story_with_ids_of_their_own() {
+    fn a_sample_about_another_user_has_other_ids() {
         let sample = Sample::find("checkout.session.completed.pack").unwrap();
         let bob = sample.about("bob").unwrap();
         let text = String::from_utf8(bob.body().to_vec()).unwrap();
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_event_differs_in_its_id_alone() {
+    fn a_fresh_event_differs_only_in_its_id() {
         let sample = Sample::find("invoice.paid").unwrap();
         let fresh = sample.fresh().unwrap();
         assert_ne!(fresh.field("id"), sample.field("id"));
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_lists_what_is_near() {
+    fn an_unknown_name_lists_similar_samples() {
         let error = Sample::find("invoice.payment").err().unwrap().to_string();
         assert!(error.contains("invoice.payment_failed") && !error.contains("charge.refunded"), "{error}");
     }

@@ -1,28 +1,29 @@
-//! `tallyhook send`: signs an event as Stripe does and posts it.
+//! `send`: signs an event as Stripe does and posts it to a webhook.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use axum::body::Body;
-use axum::http::{Request, Uri};
 use clap::Args;
-use local::client::Client;
-use local::sample::Sample;
-use local::stack::WEBHOOK_SECRET;
-use tallyhook_core::signature::{Secret, sign};
 use tallyhook_core::timestamp::Timestamp;
+use tallyhook_core::signature::{Secret, sign};
+use http::{Request, Uri};
+
+use crate::client::Client;
+use crate::local_stack;
+use crate::output::print_line;
+use crate::sample::Sample;
 
 /// Sign an event as Stripe does and post it
 ///
-/// The event is sent as it is, so a second time it is a duplicate. Its signature is made anew each time. Ends
-/// with 1 if any answer is not 2xx.
+/// The same event sent twice is a duplicate: it keeps its id, and its signature is new. The exit code is 1
+/// when an answer is not 2xx.
 #[derive(Args)]
 pub struct Send {
-    /// A file, or a sample's name: invoice.paid for events/invoice.paid.json
+    /// A file, or the name of a sample: invoice.paid means events/invoice.paid.json
     #[arg(value_name = "EVENT.JSON | TYPE")]
     event: String,
-    /// Make it about this user. A sample then gets ids of its own too (event, customer, subscription, ...),
-    /// the same ones every time
+    /// Put this user into the event. A sample also gets ids of its own (event, customer, subscription, ...),
+    /// always the same for the same user
     #[arg(long)]
     user: Option<String>,
     /// Give the event this id
@@ -31,14 +32,14 @@ pub struct Send {
     /// Give the event a new id each time: another event about the same facts, not a duplicate
     #[arg(long)]
     fresh: bool,
-    /// How often
+    /// Number of requests
     #[arg(long, value_name = "N", default_value_t = 1)]
     times: u32,
-    /// All at once
+    /// Send all requests at the same time
     #[arg(long)]
     concurrent: bool,
-    /// Where to; without a path, to /webhooks/stripe there
-    #[arg(long, default_value = super::DEFAULT_URL)]
+    /// The webhook. A URL without a path means /webhooks/stripe there
+    #[arg(long, default_value = local_stack::URL)]
     url: String,
     /// Sign with this secret [default: the first of STRIPE_WEBHOOK_SECRET, else whsec_local]
     #[arg(long, allow_hyphen_values = true)]
@@ -46,7 +47,7 @@ pub struct Send {
 }
 
 impl Send {
-    /// Sends and prints; whether all answers are 2xx.
+    /// True when all answers are 2xx.
     pub async fn run(self) -> anyhow::Result<bool> {
         let mut sample = Sample::find(&self.event)?;
         if let Some(user) = &self.user {
@@ -58,28 +59,29 @@ impl Send {
         let url = webhook_url(&self.url)?;
         let secret = Secret::new(&self.secret.unwrap_or_else(default_secret))?;
         let client = Client::for_url(&url)?;
-        let mut sending = Vec::new();
-        let mut all_taken = true;
+        let mut tasks = Vec::new();
+        let mut all_accepted = true;
         for _ in 0..self.times {
             let sample = if self.fresh { sample.fresh()? } else { sample.clone() };
-            let send = tokio::spawn(send(client.clone(), url.clone(), sample, secret.clone()));
+            let task = tokio::spawn(post(client.clone(), url.clone(), sample, secret.clone()));
             if self.concurrent {
-                sending.push(send);
+                tasks.push(task);
             } else {
-                all_taken &= send.await??;
+                all_accepted &= task.await??;
             }
         }
-        for send in sending {
-            all_taken &= send.await??;
+        for task in tasks {
+            all_accepted &= task.await??;
         }
-        Ok(all_taken)
+        Ok(all_accepted)
     }
 }
 
-async fn send(client: Client, url: String, sample: Sample, secret: Secret) -> anyhow::Result<bool> {
+/// Posts one event and prints the answer. True when it is 2xx.
+async fn post(client: Client, url: String, sample: Sample, secret: Secret) -> anyhow::Result<bool> {
     let started = Instant::now();
-    let (status, answer) = client.send(signed(&url, &sample, &secret)?).await?;
-    super::say(format_args!(
+    let (status, answer) = client.send(signed_request(&url, sample.body(), &secret)?).await?;
+    print_line(format_args!(
         "{status} {} {} {} ({} ms)",
         String::from_utf8_lossy(&answer).trim_end(),
         sample.field("type"),
@@ -89,28 +91,40 @@ async fn send(client: Client, url: String, sample: Sample, secret: Secret) -> an
     Ok(status.is_success())
 }
 
-/// The request that Stripe would make, signed now.
-pub fn signed(url: &str, sample: &Sample, secret: &Secret) -> anyhow::Result<Request<Body>> {
-    Ok(Request::post(url)
+/// The request that Stripe makes for this event, signed at the current time.
+///
+/// # Errors
+/// When `url` is not a URL.
+pub fn signed_request(url: &str, event: &[u8], secret: &Secret) -> http::Result<Request<Vec<u8>>> {
+    Request::post(url)
         .header("content-type", "application/json; charset=utf-8")
         .header("user-agent", "Stripe/1.0 (+https://stripe.com/docs/webhooks)")
-        .header("stripe-signature", sign(sample.body(), secret, now()))
-        .body(Body::from(sample.body().to_vec()))?)
+        .header("stripe-signature", sign(event, secret, now()))
+        .body(event.to_vec())
 }
 
+/// The current time, in whole seconds.
 pub fn now() -> Timestamp {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Timestamp::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
+/// The first of `STRIPE_WEBHOOK_SECRET`, or the local stack's.
 pub fn default_secret() -> String {
     let first =
         |list: String| Some(list.split(',').next()?.trim().to_owned()).filter(|secret| !secret.is_empty());
-    std::env::var("STRIPE_WEBHOOK_SECRET").ok().and_then(first).unwrap_or_else(|| WEBHOOK_SECRET.to_owned())
+    std::env::var("STRIPE_WEBHOOK_SECRET")
+        .ok()
+        .and_then(first)
+        .unwrap_or_else(|| local_stack::WEBHOOK_SECRET.to_owned())
 }
 
+/// The webhook of a deployment. A URL with a path is the webhook already.
+///
+/// # Errors
+/// When `url` is not a URL.
 pub fn webhook_url(url: &str) -> anyhow::Result<String> {
-    let uri: Uri = url.parse().with_context(|| format!("{url} is no url"))?;
+    let uri: Uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
     Ok(if uri.path() == "/" {
         format!("{}/webhooks/stripe", url.trim_end_matches('/'))
     } else {

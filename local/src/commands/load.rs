@@ -1,79 +1,77 @@
-//! `tallyhook load`: many signed events at a stack, some of them twice and all of them shuffled, and whether
-//! each took effect once.
+//! `load`: posts many signed purchases, shuffled and some of them twice, and checks that each counts once.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use axum::body::Body;
 use axum::http::{Request, StatusCode, Uri};
 use clap::Args;
+use cli::client::Client;
+use cli::local_stack;
+use cli::output::print_line;
+use cli::sample::Sample;
+use cli::send::{default_secret, now, signed_request, webhook_url};
+use tallyhook_core::signature::Secret;
 use futures_util::future::try_join_all;
-use local::client::Client;
-use local::sample::Sample;
-use local::stack::{APP_TOKEN, DEAD_LETTER_QUEUE};
+use local::stack::DEAD_LETTER_QUEUE;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tallyhook_core::signature::Secret;
 
-use super::send::{default_secret, now, signed, webhook_url};
-
-/// What the pack of the sample is worth.
+/// The credits of the sample's pack.
 const PACK_CREDITS: u64 = 1000;
-/// So long nothing may happen before it counts as stuck.
-const STUCK: Duration = Duration::from_secs(60);
+/// Without progress for this time, the command fails.
+const MAX_STANDSTILL: Duration = Duration::from_secs(60);
 
-/// Post many purchases, wait until all queues are empty, and count
+/// Post many purchases, wait until all queues are empty, and check every balance
 ///
-/// Each is a paid pack with ids of its own, for one of the users in turn. They are sent in a shuffled order,
-/// and some a second time: the same event again, or another event about the same purchase. In the end the
-/// credits of each user must have grown by exactly what the user bought; a purchase that is lost or applied
-/// twice, or anything left in a queue, ends this with 1.
+/// Each purchase is a paid pack with ids of its own, for one of the users in turn. The purchases are sent in
+/// a shuffled order, and some of them twice: the same event again, or another event about the same purchase.
+/// In the end the credits of each user must have grown by exactly what the user bought. The exit code is 1
+/// when a purchase is lost or applied twice, or a message went to the dead-letter queue.
 #[derive(Args)]
 pub struct Load {
-    /// How many purchases
+    /// Number of purchases
     #[arg(long, value_name = "N", default_value_t = 3000, conflicts_with = "seconds")]
     events: u32,
-    /// As many as can be sent in so many seconds
+    /// Send purchases for this number of seconds, instead of a fixed number
     #[arg(long, value_name = "S")]
     seconds: Option<u64>,
-    /// At most so many in a second
+    /// Maximum number of requests in a second
     #[arg(long, value_name = "N")]
     rate: Option<u32>,
-    /// So many in a hundred are sent again
+    /// Percentage of the purchases that are sent twice
     #[arg(long, value_name = "PERCENT", default_value_t = 10)]
     duplicates: u32,
-    /// Each is sent at random among so many others
+    /// Number of purchases among which the next request is chosen at random
     #[arg(long, value_name = "N", default_value_t = 100)]
     shuffle: usize,
-    /// Bought by so many users
+    /// Number of users
     #[arg(long, value_name = "N", default_value_t = 20)]
     users: u32,
-    /// So many requests at a time
+    /// Maximum number of requests at the same time
     #[arg(long, value_name = "N", default_value_t = 16)]
     concurrency: u32,
-    /// The stack
-    #[arg(long, default_value = super::DEFAULT_URL)]
+    /// The deployment
+    #[arg(long, default_value = local_stack::URL)]
     url: String,
     /// Sign with this secret [default: the first of STRIPE_WEBHOOK_SECRET, else whsec_local]
     #[arg(long, allow_hyphen_values = true)]
     secret: Option<String>,
     /// The app's token
-    #[arg(long, env = "APP_API_TOKEN", default_value = APP_TOKEN, hide_env_values = true)]
+    #[arg(long, env = "APP_API_TOKEN", default_value = local_stack::APP_TOKEN, hide_env_values = true)]
     token: String,
 }
 
-/// What is sent next: purchases from a window that is filled in order and emptied at random.
+/// Chooses the next request: purchases enter a window in order and leave it at random.
 struct Plan {
-    /// How many purchases at most.
-    most: u32,
+    max_purchases: u32,
     until: Option<Instant>,
     duplicates: u32,
     shuffle: usize,
     rng: fastrand::Rng,
-    /// Purchases that have entered the window.
-    begun: u32,
+    /// Number of purchases that have entered the window.
+    started: u32,
     window: Vec<Delivery>,
 }
 
@@ -81,11 +79,11 @@ struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Delivery {
     purchase: u32,
-    /// 1 is another event about the same purchase.
+    /// 0 is the first event about the purchase, 1 another one.
     event: u32,
 }
 
-/// What `GET /local/status` says of a stack on this machine.
+/// The answer of `GET /local/status`.
 #[derive(Default, Deserialize)]
 struct Status {
     queues: Vec<Queue>,
@@ -109,16 +107,16 @@ struct Process {
 
 /// What the senders have done so far.
 #[derive(Default)]
-struct Sent {
-    answered: AtomicU32,
-    refused: AtomicU32,
+struct SendStatistics {
+    accepted: AtomicU32,
+    rejected: AtomicU32,
     done: AtomicBool,
-    /// How long each request that was taken waited for its answer.
-    waits: Mutex<Vec<Duration>>,
+    /// The time to the answer of each accepted request.
+    latencies: Mutex<Vec<Duration>>,
 }
 
 impl Load {
-    /// Sends, waits, counts and prints; whether everything was applied once and nothing is left.
+    /// True when every purchase was applied once and no message is a dead letter.
     pub async fn run(self) -> anyhow::Result<bool> {
         ensure!(self.users > 0 && self.concurrency > 0, "--users and --concurrency must be at least 1");
         ensure!(
@@ -137,17 +135,17 @@ impl Load {
         let started = Instant::now();
 
         let until = self.seconds.map(|seconds| started + Duration::from_secs(seconds));
-        let most = if until.is_some() { u32::MAX } else { self.events };
+        let max_purchases = if until.is_some() { u32::MAX } else { self.events };
         let plan = Plan {
-            most,
+            max_purchases,
             until,
             duplicates: self.duplicates,
             shuffle: self.shuffle.max(1),
             rng: fastrand::Rng::new(),
-            begun: 0,
+            started: 0,
             window: Vec::new(),
         };
-        let (plan, sent, rate) = (Arc::new(Mutex::new(plan)), Arc::new(Sent::default()), self.rate);
+        let (plan, sent, rate) = (Arc::new(Mutex::new(plan)), Arc::new(SendStatistics::default()), self.rate);
         let senders = (0..self.concurrency).map(|_| {
             let (packs, plan, sent, client, url, secret) = (
                 Arc::clone(&packs),
@@ -164,10 +162,8 @@ impl Load {
                     let place = usize::try_from(delivery.purchase)? % packs.len();
                     let purchase = delivery.sample(packs.get(place).context("a user")?.clone(), run)?;
                     if let Some(rate) = rate {
-                        let due = started
-                            + Duration::from_secs_f64(
-                                f64::from(sent.answered.load(Ordering::Relaxed)) / f64::from(rate),
-                            );
+                        let due =
+                            started + Duration::from_secs_f64(f64::from(sent.accepted()) / f64::from(rate));
                         tokio::time::sleep_until(due.into()).await;
                     }
                     sent.deliver(&client, &url, &purchase, &secret).await?;
@@ -177,44 +173,44 @@ impl Load {
         let senders: Vec<_> = senders.collect();
         let sending = async {
             try_join_all(senders.into_iter().map(|sender| async move { sender.await? })).await?;
-            let (count, seconds) = (sent.answered(), started.elapsed().as_secs_f64());
-            let (rate, refused) = (f64::from(count) / seconds, sent.refused.load(Ordering::Relaxed));
-            super::say(format_args!(
-                "{count} events answered 200 in {seconds:.1} s: {rate:.0}/s; {refused} times one had to be sent again"
+            let (count, seconds) = (sent.accepted(), started.elapsed().as_secs_f64());
+            let (rate, rejected) = (f64::from(count) / seconds, sent.rejected.load(Ordering::Relaxed));
+            print_line(format_args!(
+                "{count} events accepted in {seconds:.1} s: {rate:.0}/s; {rejected} requests had to be repeated"
             ))?;
-            let waits = sent.waits();
-            let [half, most, last] =
-                [50, 99, 100].map(|percent| percentile(&waits, percent).as_secs_f64() * 1000.0);
-            super::say(format_args!(
-                "an answer took {half:.1} ms (p50), {most:.1} ms (p99), {last:.1} ms at most"
+            let latencies = sent.sorted_latencies();
+            let [median, p99, max] =
+                [50, 99, 100].map(|percent| percentile(&latencies, percent).as_secs_f64() * 1000.0);
+            print_line(format_args!(
+                "latency {median:.1} ms (p50), {p99:.1} ms (p99), {max:.1} ms (maximum)"
             ))?;
             sent.done.store(true, Ordering::Relaxed);
             anyhow::Ok(())
         };
-        let begun = || plan.lock().unwrap_or_else(PoisonError::into_inner).begun;
-        tokio::try_join!(sending, self.watch(&client, &sent, &before, begun, started))?;
+        let purchases = || plan.lock().unwrap_or_else(PoisonError::into_inner).started;
+        tokio::try_join!(sending, self.watch(&client, &sent, &before, purchases, started))?;
         let (purchases, seconds, last) =
-            (begun(), started.elapsed().as_secs_f64(), self.status(&client).await?);
-        super::say(format_args!(
-            "{purchases} purchases worked off in {seconds:.1} s: {:.0}/s",
+            (purchases(), started.elapsed().as_secs_f64(), self.status(&client).await?);
+        print_line(format_args!(
+            "{purchases} purchases processed in {seconds:.1} s: {:.0}/s",
             f64::from(purchases) / seconds
         ))?;
         if let (Some(first), Some(last)) = (&first.process, &last.process) {
-            let cpu_ms = f64::from(last.cpu_ms - first.cpu_ms) / f64::from(sent.answered().max(1));
+            let cpu_ms = f64::from(last.cpu_ms - first.cpu_ms) / f64::from(sent.accepted().max(1));
             let (before, after) = (first.memory_bytes >> 20, last.memory_bytes >> 20);
-            super::say(format_args!(
-                "the stack's process: {cpu_ms:.2} ms of CPU an event, {before} MB before, {after} MB after"
+            print_line(format_args!(
+                "the stack's process: {cpu_ms:.2} ms of CPU per event, {before} MB before, {after} MB after"
             ))?;
         }
         let dead = last.dead_letters().saturating_sub(first.dead_letters());
         if dead > 0 {
-            super::say(format_args!("{dead} messages went to the dead-letter queue"))?;
+            print_line(format_args!("{dead} messages went to the dead-letter queue"))?;
         }
-        Ok(self.count(&client, &before, purchases).await? && dead == 0)
+        Ok(self.check_balances(&client, &before, purchases).await? && dead == 0)
     }
 
-    /// Whether each user has what the user bought, no more and no less.
-    async fn count(&self, client: &Client, before: &[u64], purchases: u32) -> anyhow::Result<bool> {
+    /// True when the balance of each user grew by exactly what the user bought.
+    async fn check_balances(&self, client: &Client, before: &[u64], purchases: u32) -> anyhow::Result<bool> {
         let after = self.credits(client).await?;
         let mut wrong = 0;
         for ((number, before), after) in (0..self.users).zip(before).zip(&after) {
@@ -222,7 +218,7 @@ impl Load {
                 u64::from(purchases / self.users + u32::from(number < purchases % self.users)) * PACK_CREDITS;
             if *after != before + bought {
                 wrong += 1;
-                super::say(format_args!(
+                print_line(format_args!(
                     "{} had {before} credits, bought {bought} and has {after}",
                     user(number)
                 ))?;
@@ -230,63 +226,66 @@ impl Load {
         }
         let (had, has) = (before.iter().sum::<u64>(), after.iter().sum::<u64>());
         let bought = u64::from(purchases) * PACK_CREDITS;
-        super::say(format_args!(
+        print_line(format_args!(
             "{} credits granted, {bought} bought; {wrong} balances are wrong",
             has.saturating_sub(had)
         ))?;
         Ok(wrong == 0)
     }
 
-    /// Tells how far it is, until all is sent and worked off.
+    /// Prints the progress until everything is sent and processed.
     async fn watch(
         &self,
         client: &Client,
-        sent: &Sent,
+        sent: &SendStatistics,
         before: &[u64],
-        begun: impl Fn() -> u32,
+        purchases: impl Fn() -> u32,
         started: Instant,
     ) -> anyhow::Result<()> {
-        let (mut known, mut moved, mut told) = ((0, 0, 0), Instant::now(), (Instant::now(), 0));
+        let (mut progress, mut progress_at) = ((0, 0, 0), Instant::now());
+        let (mut printed_at, mut printed_count) = (Instant::now(), 0);
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
             let status = self.status(client).await?;
-            let (answered, waiting) = (sent.answered(), status.waiting());
+            let (accepted, waiting) = (sent.accepted(), status.waiting());
             let is_local = !status.queues.is_empty();
             let granted = if is_local { 0 } else { self.credits(client).await?.iter().sum::<u64>() };
             let is_done = if is_local {
                 waiting == 0
             } else {
-                granted >= before.iter().sum::<u64>() + u64::from(begun()) * PACK_CREDITS
+                granted >= before.iter().sum::<u64>() + u64::from(purchases()) * PACK_CREDITS
             };
             if is_done && sent.done.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            if known != (answered, status.handed_out(), granted) {
-                (known, moved) = ((answered, status.handed_out(), granted), Instant::now());
-            } else if moved.elapsed() > STUCK {
+            let current = (accepted, status.handed_out(), granted);
+            if progress != current {
+                (progress, progress_at) = (current, Instant::now());
+            } else if progress_at.elapsed() > MAX_STANDSTILL {
                 bail!(
-                    "{answered} were answered, {waiting} wait in queues, and nothing happened for {} s",
-                    STUCK.as_secs()
+                    "no progress for {} s: {accepted} events accepted, {waiting} messages in queues",
+                    MAX_STANDSTILL.as_secs()
                 );
             }
-            if told.0.elapsed() >= Duration::from_secs(10) {
-                let done = answered.saturating_sub(waiting);
-                let rate = f64::from(done.saturating_sub(told.1)) / told.0.elapsed().as_secs_f64();
+            if printed_at.elapsed() >= Duration::from_secs(10) {
+                let processed = accepted.saturating_sub(waiting);
+                let rate =
+                    f64::from(processed.saturating_sub(printed_count)) / printed_at.elapsed().as_secs_f64();
                 let memory = status
                     .process
                     .map_or_else(String::new, |process| format!(", {} MB", process.memory_bytes >> 20));
                 let seconds = started.elapsed().as_secs();
-                super::say(format_args!(
-                    "{seconds:>4} s: {answered} sent, {waiting} in queues, {rate:.0}/s worked off{memory}"
+                print_line(format_args!(
+                    "{seconds:>4} s: {accepted} sent, {waiting} in queues, {rate:.0}/s processed{memory}"
                 ))?;
-                told = (Instant::now(), done);
+                (printed_at, printed_count) = (Instant::now(), processed);
             }
         }
     }
 
-    /// How the stack is; empty for one that is not on this machine.
+    /// The status of a local stack. Without queues for a deployment on AWS, which has no such route.
     async fn status(&self, client: &Client) -> anyhow::Result<Status> {
-        let request = Request::get(format!("{}/local/status", self.front()?)).body(Body::empty())?;
+        let request = Request::get(format!("{}/local/status", self.front()?)).body(Vec::new())?;
         let (status, answer) = client.send(request).await?;
         Ok(if status == StatusCode::OK { serde_json::from_slice(&answer)? } else { Status::default() })
     }
@@ -298,7 +297,7 @@ impl Load {
         for number in 0..self.users {
             let request = Request::get(format!("{front}/users/{}", user(number)))
                 .header("authorization", format!("Bearer {}", self.token))
-                .body(Body::empty())?;
+                .body(Vec::new())?;
             let (status, answer) = client.send(request).await?;
             credits.push(match status {
                 StatusCode::NOT_FOUND => 0,
@@ -316,13 +315,14 @@ impl Load {
         Ok(format!(
             "{}://{}",
             uri.scheme_str().unwrap_or("http"),
-            uri.authority().context("--url names no host")?
+            uri.authority().context("--url has no host")?
         ))
     }
 }
 
-impl Sent {
-    /// Sends until it is taken, as Stripe does; what is wrong with a request for good ends all.
+impl SendStatistics {
+    /// Sends an event until it is accepted, as Stripe does. Fails on an answer that a repetition cannot
+    /// change.
     async fn deliver(
         &self,
         client: &Client,
@@ -332,40 +332,43 @@ impl Sent {
     ) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
-            let request = signed(url, event, secret)?;
+            let request = signed_request(url, event.body(), secret)?;
             let sent = Instant::now();
             let (status, answer) = client.send(request).await?;
             if status.is_success() {
-                self.waits.lock().unwrap_or_else(PoisonError::into_inner).push(sent.elapsed());
-                self.answered.fetch_add(1, Ordering::Relaxed);
+                self.latencies.lock().unwrap_or_else(PoisonError::into_inner).push(sent.elapsed());
+                self.accepted.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
             }
-            let passes = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-            ensure!(passes && started.elapsed() < STUCK, "{status} {}", String::from_utf8_lossy(&answer));
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            let is_transient = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+            ensure!(
+                is_transient && started.elapsed() < MAX_STANDSTILL,
+                "{status} {}",
+                String::from_utf8_lossy(&answer)
+            );
+            self.rejected.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
-    fn answered(&self) -> u32 {
-        self.answered.load(Ordering::Relaxed)
+    fn accepted(&self) -> u32 {
+        self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Sorted.
-    fn waits(&self) -> Vec<Duration> {
-        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        waits.sort_unstable();
-        waits
+    fn sorted_latencies(&self) -> Vec<Duration> {
+        let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        latencies.sort_unstable();
+        latencies
     }
 }
 
-/// The least of `sorted` that so many in a hundred do not exceed; zero if there are none.
+/// The smallest of `sorted` that `percent` of them do not exceed. Zero without values.
 fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
 }
 
 impl Status {
-    /// Messages that are not worked off; dead letters are counted by themselves.
+    /// Messages that are not processed yet, without dead letters.
     fn waiting(&self) -> u32 {
         let queues = self.queues.iter().filter(|queue| queue.name != DEAD_LETTER_QUEUE);
         queues.map(|queue| queue.visible + queue.in_flight + queue.delayed).sum()
@@ -375,7 +378,7 @@ impl Status {
         self.queues.iter().map(|queue| queue.handed_out).sum()
     }
 
-    /// All there ever were: a function takes them out again.
+    /// All dead letters since the start. The function `dead-letter` takes them out of the queue.
     fn dead_letters(&self) -> u32 {
         let queues = self.queues.iter().filter(|queue| queue.name == DEAD_LETTER_QUEUE);
         queues.map(|queue| queue.handed_out + queue.visible + queue.delayed).sum()
@@ -386,13 +389,13 @@ impl Iterator for Plan {
     type Item = Delivery;
 
     fn next(&mut self) -> Option<Delivery> {
-        let goes_on = self.until.is_none_or(|until| Instant::now() < until);
-        while goes_on && self.begun < self.most && self.window.len() < self.shuffle {
-            self.window.push(Delivery { purchase: self.begun, event: 0 });
+        let is_open = self.until.is_none_or(|until| Instant::now() < until);
+        while is_open && self.started < self.max_purchases && self.window.len() < self.shuffle {
+            self.window.push(Delivery { purchase: self.started, event: 0 });
             if self.rng.u32(..100) < self.duplicates {
-                self.window.push(Delivery { purchase: self.begun, event: self.rng.u32(..2) });
+                self.window.push(Delivery { purchase: self.started, event: self.rng.u32(..2) });
             }
-            self.begun += 1;
+            self.started += 1;
         }
         if self.window.is_empty() {
             None
@@ -403,13 +406,13 @@ impl Iterator for Plan {
 }
 
 impl Delivery {
-    /// The pack once more, with ids of its own.
+    /// The sample with the ids of this purchase.
     fn sample(self, mut pack: Value, run: i64) -> anyhow::Result<Sample> {
-        let own = format!("load{run}n{}", self.purchase);
-        pack["id"] = json!(format!("evt_{own}e{}", self.event));
-        pack["data"]["object"]["id"] = json!(format!("cs_test_{own}"));
-        pack["data"]["object"]["payment_intent"] = json!(format!("pi_{own}"));
-        Ok(Sample::of(serde_json::to_vec_pretty(&pack)?))
+        let suffix = format!("load{run}n{}", self.purchase);
+        pack["id"] = json!(format!("evt_{suffix}e{}", self.event));
+        pack["data"]["object"]["id"] = json!(format!("cs_test_{suffix}"));
+        pack["data"]["object"]["payment_intent"] = json!(format!("pi_{suffix}"));
+        Ok(Sample::from_body(serde_json::to_vec_pretty(&pack)?))
     }
 }
 
@@ -422,10 +425,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_purchase_is_sent_some_twice_and_none_in_order() {
+    fn every_purchase_is_sent_and_some_are_sent_twice() {
         let rng = fastrand::Rng::with_seed(1);
-        let plan =
-            Plan { most: 1_000, until: None, duplicates: 20, shuffle: 50, rng, begun: 0, window: Vec::new() };
+        let plan = Plan {
+            max_purchases: 1_000,
+            until: None,
+            duplicates: 20,
+            shuffle: 50,
+            rng,
+            started: 0,
+            window: Vec::new(),
+        };
         let sent: Vec<Delivery> = plan.collect();
         let mut purchases: Vec<u32> =
             sent.iter().filter(|delivery| delivery.event == 0).map(|delivery| delivery.purchase).collect();
@@ -437,23 +447,23 @@ mod tests {
     }
 
     #[test]
-    fn a_percentile_is_one_of_the_waits() {
-        let waits: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
-        assert_eq!([50, 99, 100].map(|percent| percentile(&waits, percent).as_millis()), [100, 198, 200]);
-        assert_eq!((percentile(&waits[..1], 99).as_millis(), percentile(&[], 50)), (1, Duration::ZERO));
+    fn a_percentile_is_one_of_the_values() {
+        let latencies: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
+        assert_eq!([50, 99, 100].map(|percent| percentile(&latencies, percent).as_millis()), [100, 198, 200]);
+        assert_eq!((percentile(&latencies[..1], 99).as_millis(), percentile(&[], 50)), (1, Duration::ZERO));
     }
 
     #[test]
-    fn when_the_time_is_over_nothing_begins_and_what_began_is_sent() {
+    fn after_the_time_limit_only_started_purchases_are_sent() {
         let rng = fastrand::Rng::with_seed(1);
         let window = vec![Delivery { purchase: 0, event: 0 }; 3];
         let plan = Plan {
-            most: u32::MAX,
+            max_purchases: u32::MAX,
             until: Some(Instant::now()),
             duplicates: 0,
             shuffle: 50,
             rng,
-            begun: 1,
+            started: 1,
             window,
         };
         assert_eq!(plan.count(), 3);

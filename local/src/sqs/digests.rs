@@ -1,4 +1,4 @@
-//! The MD5 digests SQS answers with, so that a client can tell that what arrived is what it sent.
+//! The MD5 digests in the answers of SQS. A client compares them with its own.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ pub(super) fn of_body(body: &str) -> String {
     hex(&Md5::digest(body))
 }
 
-/// `MD5OfMessageAttributes`, or `None` without attributes. In the order of their names (the map's), each adds
-/// its name, its data type, one byte for how the value travels (1 text, 2 bytes) and the value; name, type
-/// and value each with their length in front, as four bytes, the highest first.
+/// `MD5OfMessageAttributes`, or `None` without attributes. The digest covers the attributes in the order of
+/// their names: for each the name, the data type, one byte (1 for text, 2 for bytes) and the value. Name,
+/// type and value have their length before them, as four bytes, big-endian.
 pub(super) fn of_attributes<'a>(
     attributes: impl IntoIterator<Item = (&'a String, &'a MessageAttribute)>,
 ) -> Option<String> {
@@ -55,13 +55,13 @@ mod tests {
     }
 
     #[test]
-    fn a_body_has_the_digest_aws_answers() {
+    fn a_body_has_the_digest_of_aws() {
         assert_eq!(of_body("msg"), "6e2baaf3b97dbeef01c0043275f9a0e7");
         assert_eq!(of_body("a"), "0cc175b9c0f1b6a831c399e269772661");
     }
 
     #[test]
-    fn attributes_have_the_digest_aws_answers_whatever_their_order() {
+    fn attributes_have_the_digest_of_aws_in_any_order() {
         let kenobi = || {
             vec![
                 ("Hello", text("String", "There")),
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_binary_attribute_has_the_digest_aws_answers() {
+    fn a_binary_attribute_has_the_digest_of_aws() {
         let trace = b"traceparent\x1e00-774062d6c37081a5a0b9b5b88e30627c-2d2482211f6489da-01".to_vec();
         let attribute = MessageAttribute {
             data_type: "Binary".into(),

@@ -1,17 +1,17 @@
-//! The HTTP front: what API Gateway (an HTTP API with payload format 2.0) does in front of the functions.
+//! The HTTP gateway: API Gateway's HTTP API with payload format 2.0.
 //!
-//! Each request becomes the JSON event that API Gateway would make of it, and the JSON that the function
-//! answers becomes the response. Copied from AWS's behaviour:
-//! - The body is text if its type is `text/*` or `application/json`, `…/xml` or `…/javascript`; else, and
-//!   without a type, it is base64.
-//! - Header names are lower case, values of a repeated header are joined by commas, cookies are a list of
-//!   their own.
+//! Each request becomes the JSON event of API Gateway, and the JSON answer of the function becomes the
+//! response. As on AWS:
+//! - The body is text if its type is `text/*`, `application/json`, `application/xml` or
+//!   `application/javascript`. Otherwise, and without a type, it is base64.
+//! - Header names are lower case. The values of a repeated header are joined by commas. Cookies are a
+//!   separate list.
 //! - `rawPath` is percent-decoded, `rawQueryString` is not.
-//! - A body over 10 MB is answered 413; a function that fails 500, one that times out 503, both without
-//!   saying why.
+//! - A body over 10 MB is answered with 413, a failing function with 500, and a timeout with 503. The answers
+//!   do not say why.
 //!
-//! Different here: a body that claims to be text and is not UTF-8 is base64, too (AWS replaces what it cannot
-//! read), and a path that no function has is answered with this stack's own words.
+//! Unlike AWS, a body of a text type that is not UTF-8 is base64, too (AWS replaces the invalid bytes), and
+//! the 404 of an unknown path has a message of this stack.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -37,16 +37,16 @@ use tallyhook_core::timestamp::Timestamp;
 use tallyhook_service::config::{WebhookConfig, signing_secrets};
 use uuid::Uuid;
 
-use super::Rest;
-use super::lambda::{Failure, Function};
+use super::lambda::{Function, InvokeError};
+use super::process_usage::ProcessUsage;
+use super::queue_activity::QueueActivity;
 use super::schedule::Schedule;
-use super::usage::Usage;
 use crate::fake_stripe::FakeStripe;
 
-/// API Gateway's limit for a body.
+/// The maximum size of a body in API Gateway.
 const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
 
-/// The first part of a path, and the function behind it: the routes of the template.
+/// The first segment of a path and its function, as the routes of `template.yaml`.
 const ROUTES: [(&str, &str); 6] = [
     ("webhooks", "stripe-webhook"),
     ("users", "api"),
@@ -56,53 +56,52 @@ const ROUTES: [(&str, &str); 6] = [
     ("admin", "admin"),
 ];
 
-/// What the front needs to answer.
+/// The functions behind the routes, and what the local routes need. Clones share everything.
 #[derive(Clone)]
-pub struct Front {
+pub(super) struct Gateway {
     functions: BTreeMap<String, Function>,
     schedules: Arc<[Schedule]>,
-    rest: Rest,
-    stripe: Option<Sender>,
+    activity: QueueActivity,
+    stripe: Option<StripeRecorder>,
 }
 
-/// The fake Stripe that the webhook's requests are taken to come from, and the secrets they are signed with.
+/// Adds the events that the webhook receives to the fake Stripe.
 #[derive(Clone)]
-struct Sender {
+struct StripeRecorder {
     stripe: FakeStripe,
     secrets: Arc<[Secret]>,
     tolerance_seconds: u32,
 }
 
-impl Front {
-    /// A front of these functions, by their names.
-    pub(super) fn new(functions: &[Function], schedules: Vec<Schedule>, rest: Rest) -> Self {
+impl Gateway {
+    pub(super) fn new(functions: &[Function], schedules: Vec<Schedule>, activity: QueueActivity) -> Self {
         let functions =
             functions.iter().map(|function| (function.name().to_owned(), function.clone())).collect();
-        Self { functions, schedules: schedules.into(), rest, stripe: None }
+        Self { functions, schedules: schedules.into(), activity, stripe: None }
     }
 
-    /// Tells this fake Stripe of every event that it could have sent: one with a valid signature. So whoever
-    /// asks it finds what was sent by hand, and what the webhook did not take is undelivered.
-    pub(super) fn with_stripe(
-        self,
-        stripe: Option<&(String, FakeStripe)>,
-        env: &Env,
-    ) -> Result<Self, ConfigError> {
-        let Some((_, stripe)) = stripe else { return Ok(self) };
+    /// Adds every event with a valid signature to this fake Stripe, as if Stripe had sent it. Its API then
+    /// knows events that were sent by hand, and an event that the webhook does not accept is undelivered.
+    pub(super) fn with_stripe(self, stripe: Option<&FakeStripe>, env: &Env) -> Result<Self, ConfigError> {
+        let Some(stripe) = stripe else { return Ok(self) };
         let (secrets, tolerance_seconds) =
             (signing_secrets(env)?, WebhookConfig::from_env(env)?.tolerance_seconds);
         Ok(Self {
-            stripe: Some(Sender { stripe: stripe.clone(), secrets: secrets.into(), tolerance_seconds }),
+            stripe: Some(StripeRecorder {
+                stripe: stripe.clone(),
+                secrets: secrets.into(),
+                tolerance_seconds,
+            }),
             ..self
         })
     }
 
-    /// The front as routes. It must be served with the peer's address as [`ConnectInfo`].
-    pub fn router(self) -> Router {
+    /// The routes. They must be served with the address of the client as [`ConnectInfo`].
+    pub(super) fn router(self) -> Router {
         Router::new()
             .route("/local/status", get(status))
             .route("/local/schedules/{name}", post(trigger))
-            .fallback(gateway)
+            .fallback(invoke)
             .with_state(self)
     }
 
@@ -113,14 +112,14 @@ impl Front {
     }
 }
 
-/// Every request that is for a function.
-async fn gateway(
-    State(front): State<Front>,
+/// Answers a request with the function of its path.
+async fn invoke(
+    State(gateway): State<Gateway>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let Some(function) = front.function(parts.uri.path()) else {
+    let Some(function) = gateway.function(parts.uri.path()) else {
         return refuse(
             StatusCode::NOT_FOUND,
             "not_found",
@@ -135,11 +134,11 @@ async fn gateway(
         );
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let sent = front
+    let recorded = gateway
         .stripe
         .as_ref()
         .filter(|_| is_webhook(&parts))
-        .and_then(|sender| sender.sends(&parts, &body, now));
+        .and_then(|recorder| recorder.record(&parts, &body, now));
     let event = event(
         &parts,
         &body,
@@ -148,24 +147,28 @@ async fn gateway(
         i64::try_from(now.as_millis()).unwrap_or_default(),
     );
     let answer = function.invoke(&event).await.and_then(|answer| {
-        serde_json::from_slice::<Answer>(&answer)
-            .map_err(|error| Failure::Error(format!("its answer is not one of an HTTP API: {error}")))?
+        serde_json::from_slice::<HttpAnswer>(&answer)
+            .map_err(|error| InvokeError::Returned(format!("the answer is not one of an HTTP API: {error}")))?
             .into_response()
-            .map_err(Failure::Error)
+            .map_err(InvokeError::Returned)
     });
-    if let (Some(sender), Some(id), Ok(answer)) = (&front.stripe, &sent, &answer)
+    if let (Some(recorder), Some(id), Ok(answer)) = (&gateway.stripe, &recorded, &answer)
         && answer.status().is_success()
     {
-        sender.stripe.mark_delivered(id);
+        recorder.stripe.mark_delivered(id);
     }
-    answer.unwrap_or_else(|failure| {
-        tracing::error!(function = function.name(), %failure, "a request is not answered");
-        let (status, message) = match failure {
-            Failure::TooLarge => {
-                return refuse(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "an invocation has at most 6 MB");
+    answer.unwrap_or_else(|error| {
+        tracing::error!(function = function.name(), %error, "the function has no answer to a request");
+        let (status, message) = match error {
+            InvokeError::TooLarge => {
+                return refuse(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "too_large",
+                    "an invocation takes at most 6 MB",
+                );
             }
-            Failure::TimedOut => (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
-            Failure::Error(_) | Failure::Crashed(_) => {
+            InvokeError::TimedOut => (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
+            InvokeError::Returned(_) | InvokeError::Crashed(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
             }
         };
@@ -177,10 +180,9 @@ fn is_webhook(request: &Parts) -> bool {
     request.method == Method::POST && request.uri.path() == "/webhooks/stripe"
 }
 
-impl Sender {
-    /// Makes the event known at Stripe, before the webhook gets it; its id. `None` for what Stripe cannot
-    /// have sent.
-    fn sends(&self, request: &Parts, body: &Bytes, now: Duration) -> Option<String> {
+impl StripeRecorder {
+    /// Adds the event of a request to the fake Stripe and returns its id. `None` without a valid signature.
+    fn record(&self, request: &Parts, body: &Bytes, now: Duration) -> Option<String> {
         let header = request.headers.get("stripe-signature").map(HeaderValue::as_bytes);
         let now = Timestamp::from_unix(i64::try_from(now.as_secs()).ok()?);
         verify(body, header, &self.secrets, now, self.tolerance_seconds).ok()?;
@@ -188,7 +190,7 @@ impl Sender {
     }
 }
 
-/// The event API Gateway makes of a request.
+/// The event that API Gateway makes of a request.
 fn event(request: &Parts, body: &Bytes, peer: SocketAddr, id: &str, now_ms: i64) -> Value {
     let mut headers: BTreeMap<&str, String> = BTreeMap::new();
     let mut cookies = Vec::new();
@@ -249,14 +251,14 @@ fn event(request: &Parts, body: &Bytes, peer: SocketAddr, id: &str, now_ms: i64)
     event
 }
 
-/// Whether API Gateway hands over a body of this type as text. A missing type and a form are not.
+/// Whether API Gateway passes a body of this type as text.
 fn is_text(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence.starts_with("text/")
         || ["application/json", "application/xml", "application/javascript"].contains(&essence.as_str())
 }
 
-/// Decoded, with the values of a repeated name joined by commas.
+/// The decoded query parameters. The values of a repeated name are joined by commas.
 fn query(raw: &str) -> Map<String, Value> {
     let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     let mut joined: BTreeMap<String, String> = BTreeMap::new();
@@ -271,7 +273,7 @@ fn query(raw: &str) -> Map<String, Value> {
 /// `{"statusCode":200,"headers":{"content-type":"application/json"},"cookies":[],"body":"{}","isBase64Encoded":false}`
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+struct HttpAnswer {
     status_code: u16,
     #[serde(default)]
     headers: Option<BTreeMap<String, String>>,
@@ -283,22 +285,22 @@ struct Answer {
     is_base64_encoded: bool,
 }
 
-impl Answer {
+impl HttpAnswer {
     fn into_response(self) -> Result<Response, String> {
         let text = self.body.unwrap_or_default();
         let body = if self.is_base64_encoded {
-            STANDARD.decode(text).map_err(|error| format!("its body is not base64: {error}"))?
+            STANDARD.decode(text).map_err(|error| format!("the body is not base64: {error}"))?
         } else {
             text.into_bytes()
         };
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = StatusCode::from_u16(self.status_code)
-            .map_err(|_| format!("{} is no status", self.status_code))?;
+            .map_err(|_| format!("{} is not a status", self.status_code))?;
         let cookies =
             self.cookies.into_iter().flatten().map(|cookie| (header::SET_COOKIE.to_string(), cookie));
         for (name, value) in self.headers.into_iter().flatten().chain(cookies) {
             let name = HeaderName::try_from(name).map_err(|error| error.to_string())?;
-            // The length and the connection are this server's to say.
+            // This server sets these headers itself.
             if [header::CONTENT_LENGTH, header::CONNECTION, header::TRANSFER_ENCODING].contains(&name) {
                 continue;
             }
@@ -315,20 +317,24 @@ fn refuse(status: StatusCode, error: &str, message: &str) -> Response {
 }
 
 /// `{"at_rest":true,"queues":[{"name":"tallyhook-invoice-paid","visible":0,"in_flight":0,"delayed":0,"oldest_age_seconds":null,…}]}`:
-/// `at_rest` is true when nothing is waiting or being worked on but what has to wait for a later time.
-async fn status(State(front): State<Front>) -> Response {
-    let queues = front.rest.queues().unwrap_or_default();
-    Json(json!({ "at_rest": front.rest.holds(), "queues": queues, "process": Usage::now() })).into_response()
+/// `at_rest` is true when no message is visible or being processed. Messages that become visible later do not
+/// count.
+async fn status(State(gateway): State<Gateway>) -> Response {
+    let queues = gateway.activity.queues().unwrap_or_default();
+    Json(
+        json!({ "at_rest": gateway.activity.is_at_rest(), "queues": queues, "process": ProcessUsage::now() }),
+    )
+    .into_response()
 }
 
-/// `POST /local/schedules/retry`: runs what a schedule runs, at once, and answers what it answers. Not for a
-/// web page's scripts.
-async fn trigger(State(front): State<Front>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+/// `POST /local/schedules/retry`: runs a scheduled function at once and returns its answer. A request of a
+/// web page is refused.
+async fn trigger(State(gateway): State<Gateway>, Path(name): Path<String>, headers: HeaderMap) -> Response {
     if headers.contains_key(header::ORIGIN) {
-        return refuse(StatusCode::FORBIDDEN, "forbidden", "this is not for web pages");
+        return refuse(StatusCode::FORBIDDEN, "forbidden", "this route is not for web pages");
     }
-    let Some(schedule) = front.schedules.iter().find(|schedule| schedule.name() == name) else {
-        let names: Vec<&str> = front.schedules.iter().map(Schedule::name).collect();
+    let Some(schedule) = gateway.schedules.iter().find(|schedule| schedule.name() == name) else {
+        let names: Vec<&str> = gateway.schedules.iter().map(Schedule::name).collect();
         return refuse(
             StatusCode::NOT_FOUND,
             "not_found",
@@ -337,7 +343,7 @@ async fn trigger(State(front): State<Front>, Path(name): Path<String>, headers: 
     };
     match schedule.run().await {
         Ok(answer) => ([(header::CONTENT_TYPE, "application/json")], answer).into_response(),
-        Err(failure) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "failed", &failure.to_string()),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "failed", &error.to_string()),
     }
 }
 
@@ -349,7 +355,7 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn made(request: axum::http::request::Builder, body: &'static [u8]) -> Value {
+    fn event_of(request: axum::http::request::Builder, body: &'static [u8]) -> Value {
         event(
             &parts(request),
             &Bytes::from_static(body),
@@ -406,11 +412,11 @@ mod tests {
             "body": "{\"a\": \"\u{e9}\"}",
             "isBase64Encoded": false,
         });
-        assert_eq!(made(request, "{\"a\": \"\u{e9}\"}".as_bytes()), expected);
+        assert_eq!(event_of(request, "{\"a\": \"\u{e9}\"}".as_bytes()), expected);
     }
 
     #[test]
-    fn a_body_is_base64_unless_its_type_is_text_to_api_gateway() {
+    fn a_body_is_base64_unless_its_type_is_text() {
         for (content_type, base64) in [
             ("application/json", false),
             ("Application/JSON;charset=utf-8", false),
@@ -420,19 +426,20 @@ mod tests {
             ("application/octet-stream", true),
             ("application/vnd.api+json", true),
         ] {
-            let event = made(axum::http::Request::post("/users").header("content-type", content_type), b"{}");
+            let event =
+                event_of(axum::http::Request::post("/users").header("content-type", content_type), b"{}");
             assert_eq!(event["isBase64Encoded"], base64, "{content_type}");
             assert_eq!(event["body"], if base64 { "e30=" } else { "{}" });
         }
-        assert_eq!(made(axum::http::Request::post("/users"), b"{}")["isBase64Encoded"], true);
+        assert_eq!(event_of(axum::http::Request::post("/users"), b"{}")["isBase64Encoded"], true);
         let not_utf8 =
-            made(axum::http::Request::post("/users").header("content-type", "application/json"), b"\xff");
+            event_of(axum::http::Request::post("/users").header("content-type", "application/json"), b"\xff");
         assert_eq!((&not_utf8["isBase64Encoded"], &not_utf8["body"]), (&json!(true), &json!("/w==")));
     }
 
     #[test]
     fn a_path_is_decoded_and_a_query_is_not() {
-        let event = made(axum::http::Request::get("/users/auth0%7C1?cursor=a%2Fb"), b"");
+        let event = event_of(axum::http::Request::get("/users/auth0%7C1?cursor=a%2Fb"), b"");
         assert_eq!(
             (&event["rawPath"], &event["rawQueryString"]),
             (&json!("/users/auth0|1"), &json!("cursor=a%2Fb"))
@@ -451,7 +458,7 @@ mod tests {
             "body": "e30=",
             "isBase64Encoded": true,
         });
-        let response = serde_json::from_value::<Answer>(answer).unwrap().into_response().unwrap();
+        let response = serde_json::from_value::<HttpAnswer>(answer).unwrap().into_response().unwrap();
         assert_eq!(response.status(), 201);
         assert_eq!(response.headers().get_all("set-cookie").iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
         assert_eq!(response.headers().get("content-length"), None);

@@ -1,87 +1,71 @@
-//! What an app's shop calls, and what comes of a checkout: `POST /v1/customers`, `/v1/checkout/sessions`,
-//! `/v1/billing_portal/sessions`.
+//! The calls of an app that sells (`POST /v1/customers`, `/v1/checkout/sessions`,
+//! `/v1/billing_portal/sessions`), and the events of a checkout.
 //!
-//! A page that plays Stripe's own checkout needs three things of this module:
+//! A page in place of Stripe's checkout uses this module so:
 //!
 //! ```
-//! # fn example(shop: &local::fake_stripe::FakeStripe, session: &str) -> anyhow::Result<()> {
+//! # fn example(stripe: &local::fake_stripe::FakeStripe, session: &str) -> anyhow::Result<()> {
 //! use local::fake_stripe::Payment;
 //!
-//! let shown = shop.object(session).unwrap_or_default(); // the open session: mode, amount_total, currency, success_url, cancel_url
-//! let fired = shop.pay(session, Payment::AtOnce)?;      // or Payment::Later, then shop.clear(session, true); or shop.expire(session)
+//! // The open session: mode, amount_total, currency, success_url, cancel_url.
+//! let shown = stripe.object(session).unwrap_or_default();
+//! // Or `Payment::Later` and then `stripe.clear(session, true)`, or `stripe.expire(session)`.
+//! let fired = stripe.pay(session, Payment::AtOnce)?;
 //! for event in &fired {
-//!     println!("{} {}", event.kind, event.id);          // each to be posted: event.request(url, secret, now)
+//!     println!("{} {}", event.kind, event.body); // post the body, signed, to the webhook
 //! }
 //! # Ok(())
 //! # }
 //! ```
-//! What [`FakeStripe::pay`] fires, in the shapes since 2025-03-31.basil:
+//! The events of [`FakeStripe::pay`], in the shapes of API versions since 2025-03-31.basil:
 //!
 //! | mode | events |
 //! |---|---|
 //! | `subscription` | `customer.created` (if the session named none), `checkout.session.completed`, `customer.subscription.created` (`trialing` with `subscription_data[trial_period_days]`), `invoice.paid` (`subscription_create`; amount 0 for a trial) |
-//! | `payment` | `customer.created` (with `customer_creation=always`), `payment_intent.succeeded`, `charge.succeeded`, `checkout.session.completed`; of a zero total the last alone |
-//! | `payment`, `Payment::Later` | `checkout.session.completed` (`unpaid`); then of [`FakeStripe::clear`] `payment_intent.succeeded`, `charge.succeeded`, `checkout.session.async_payment_succeeded`, or `checkout.session.async_payment_failed` |
+//! | `payment` | `customer.created` (with `customer_creation=always`), `payment_intent.succeeded`, `charge.succeeded`, `checkout.session.completed`; for a total of zero only the last |
+//! | `payment`, `Payment::Later` | `checkout.session.completed` (`unpaid`); then by [`FakeStripe::clear`] `payment_intent.succeeded`, `charge.succeeded`, `checkout.session.async_payment_succeeded`, or `checkout.session.async_payment_failed` |
 //!
-//! The events are known to the fake as undelivered from the moment they are fired, as at Stripe. Metadata
-//! goes where Stripe puts it: the session's stays on the session, `subscription_data[metadata]` is the
-//! subscription's and its invoice lines', `payment_intent_data[metadata]` the payment's and its charge's.
+//! A fired event is undelivered until [`FakeStripe::mark_delivered`]. Metadata is copied as Stripe does: that
+//! of the session stays on the session, `subscription_data[metadata]` goes to the subscription and its
+//! invoice lines, `payment_intent_data[metadata]` to the payment intent and its charge.
 
 use anyhow::{Context, ensure};
-use axum::body::Body;
-use axum::http::{self, Request};
+use tallyhook_core::catalog::{Catalog, Per};
 use jiff::ToSpan as _;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
-use tallyhook_core::catalog::{Catalog, Per};
-use tallyhook_core::signature::{Secret, sign};
-use tallyhook_core::timestamp::Timestamp;
 
-use super::routes::{Problem, parse};
+use super::routes::{StripeError, parse};
 use super::{FakeStripe, State};
 
 /// How a customer pays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payment {
-    /// By card: the money is there.
+    /// By card: the session is paid at once.
     AtOnce,
-    /// By a method that takes days (SEPA, ACH): the session is complete and unpaid.
+    /// By a method that takes days (SEPA, ACH): the session is complete but unpaid.
     Later,
 }
 
-/// An event that was fired, to be delivered.
+/// An event that Stripe would deliver to the webhook.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fired {
+pub struct FiredEvent {
     /// `evt_…`
     pub id: String,
     /// `type`
     pub kind: String,
-    /// The request's body.
+    /// The JSON text.
     pub body: String,
 }
 
-impl Fired {
-    /// The request that Stripe would make to an endpoint with this secret.
-    ///
-    /// # Errors
-    /// When the address is none.
-    pub fn request(&self, url: &str, secret: &Secret, now: Timestamp) -> http::Result<Request<Body>> {
-        Request::post(url)
-            .header("content-type", "application/json; charset=utf-8")
-            .header("user-agent", "Stripe/1.0 (+https://stripe.com/docs/webhooks)")
-            .header("stripe-signature", sign(self.body.as_bytes(), secret, now))
-            .body(Body::from(self.body.clone()))
-    }
-}
-
 impl FakeStripe {
-    /// Puts every price of a catalog on sale, in US dollars: plans by the month, packs once. The amounts are
-    /// made up.
+    /// Adds every price of a catalog, in US dollars: plans are monthly, packs and orders are paid once. The
+    /// amounts are made up.
     pub fn sell(&self, catalog: &Catalog) {
         for plan in &catalog.plans {
             let amount = if plan.per == Per::Seat { 1_000 } else { 2_000 * i64::from(plan.rank.max(1)) };
             for (at, price) in plan.prices.iter().enumerate() {
-                // A lookup key is one price's.
+                // A lookup key belongs to one price.
                 self.put_price(price, amount, true, plan.lookup_keys.get(at).map(String::as_str));
             }
         }
@@ -94,21 +78,21 @@ impl FakeStripe {
         }
     }
 
-    /// Puts a price on sale. The amount is in cents.
+    /// Adds a price. The amount is in cents.
     pub fn put_price(&self, id: &str, amount: i64, monthly: bool, lookup_key: Option<&str>) {
         self.put(price(id, amount, "usd", monthly, lookup_key));
     }
 
-    /// The form that a session was made with: what the app asked for, of which Stripe shows only a part.
+    /// The form that the app created a session with. The session shows only a part of it.
     pub fn form(&self, session: &str) -> Option<Value> {
         self.lock().form(session)
     }
 
-    /// The customer completes an open session.
+    /// Completes an open session, as the customer does on the checkout page.
     ///
     /// # Errors
     /// When there is no such session, or it is not open.
-    pub fn pay(&self, session: &str, how: Payment) -> anyhow::Result<Vec<Fired>> {
+    pub fn pay(&self, session: &str, how: Payment) -> anyhow::Result<Vec<FiredEvent>> {
         let mut state = self.lock();
         let now = state.time();
         let mut value = state.open_session(session)?;
@@ -146,17 +130,17 @@ impl FakeStripe {
         fired.into_iter().map(|(kind, object)| state.fire(kind, object, now)).collect()
     }
 
-    /// The payment of a session that was completed with [`Payment::Later`] arrives, or does not.
+    /// Ends the payment of a session that was completed with [`Payment::Later`]: it arrives or fails.
     ///
     /// # Errors
-    /// When there is no such session, or its payment is not under way.
-    pub fn clear(&self, session: &str, arrived: bool) -> anyhow::Result<Vec<Fired>> {
+    /// When there is no such session, or its payment is not pending.
+    pub fn clear(&self, session: &str, arrived: bool) -> anyhow::Result<Vec<FiredEvent>> {
         let mut state = self.lock();
         let now = state.time();
         let mut value = state.session(session)?;
         ensure!(
             value["status"] == "complete" && value["payment_status"] == "unpaid",
-            "no payment of {session} is under way"
+            "the payment of {session} is not pending"
         );
         let data = state.form(session).unwrap_or_default();
         let mut fired = Vec::new();
@@ -173,11 +157,11 @@ impl FakeStripe {
         fired.into_iter().map(|(kind, object)| state.fire(kind, object, now)).collect()
     }
 
-    /// An open session runs out.
+    /// Expires an open session.
     ///
     /// # Errors
     /// When there is no such session, or it is not open.
-    pub fn expire(&self, session: &str) -> anyhow::Result<Vec<Fired>> {
+    pub fn expire(&self, session: &str) -> anyhow::Result<Vec<FiredEvent>> {
         let mut state = self.lock();
         let now = state.time();
         let mut value = state.open_session(session)?;
@@ -187,14 +171,14 @@ impl FakeStripe {
 }
 
 impl State {
-    /// Answers a `POST`; `None` for a path that is not here. The same idempotency key gets the same answer,
-    /// and none with another form.
+    /// Answers a `POST`. `None` for an unknown path. A repeated idempotency key gets the first answer, or an
+    /// error if the form is another one.
     pub(super) fn create(
         &mut self,
         path: &str,
         form: &str,
         idempotency_key: Option<&str>,
-    ) -> Option<Result<String, Problem>> {
+    ) -> Option<Result<String, StripeError>> {
         let make = match path {
             "customers" => Self::create_customer,
             "checkout/sessions" => Self::create_session,
@@ -207,7 +191,7 @@ impl State {
             return Some(if *known == sent {
                 Ok(answer.to_string())
             } else {
-                Err(Problem::idempotency(message))
+                Err(StripeError::idempotency(message))
             });
         }
         let made = make(self, &nested(form));
@@ -217,27 +201,29 @@ impl State {
         Some(made.map(|object| object.to_string()))
     }
 
-    fn create_customer(&mut self, form: &Value) -> Result<Value, Problem> {
+    fn create_customer(&mut self, form: &Value) -> Result<Value, StripeError> {
         let now = self.time();
         let customer = customer(&new_id("cus"), form, now);
         self.store(customer.to_string(), customer.clone(), now, true);
         Ok(customer)
     }
 
-    fn create_portal_session(&mut self, form: &Value) -> Result<Value, Problem> {
-        let customer = need(form, "customer")?;
+    fn create_portal_session(&mut self, form: &Value) -> Result<Value, StripeError> {
+        let customer = required(form, "customer")?;
         self.check_customer(customer)?;
         let id = new_id("bps");
         Ok(json!({
-            "id": id, "object": "billing_portal.session", "created": self.time(), "customer": customer, "livemode": false,
-            "return_url": form["return_url"], "url": self.page("https://billing.stripe.test/p/session", &id, "billing", customer),
+            "id": id, "object": "billing_portal.session", "created": self.time(), "customer": customer,
+            "livemode": false,
+            "return_url": form["return_url"], "url": self.page("https://billing.stripe.test/p/session", &id,
+            "billing", customer),
         }))
     }
 
-    fn create_session(&mut self, form: &Value) -> Result<Value, Problem> {
-        let mode = need(form, "mode")?;
+    fn create_session(&mut self, form: &Value) -> Result<Value, StripeError> {
+        let mode = required(form, "mode")?;
         if !["payment", "subscription", "setup"].contains(&mode) {
-            return Err(Problem::bad(
+            return Err(StripeError::bad(
                 "parameter_invalid_string_enum",
                 "mode",
                 format!("Invalid mode: must be one of payment, setup, or subscription, not {mode}"),
@@ -246,7 +232,7 @@ impl State {
         if let Some(customer) = form["customer"].as_str() {
             self.check_customer(customer)?;
         }
-        need(form, "success_url")?;
+        required(form, "success_url")?;
         let items = match form["line_items"].as_array() {
             Some(items) => items
                 .iter()
@@ -256,24 +242,24 @@ impl State {
             None => Vec::new(),
         };
         if items.is_empty() && mode != "setup" {
-            return Err(Problem::bad(
+            return Err(StripeError::bad(
                 "parameter_missing",
                 "line_items",
                 "Missing required param: line_items.".to_owned(),
             ));
         }
-        // A price that a test put there bare fits everything.
+        // A price without a type, which a test added, fits every mode.
         let of_type = |kind: &str| {
             items.iter().any(|item| item["price"]["type"] == kind || item["price"]["type"].is_null())
         };
         if !of_type("one_time") && mode == "payment" {
             let message = "You specified `payment` mode but passed a recurring price. Either switch to `subscription` mode or use only one-time prices.";
-            return Err(Problem::bad("", "mode", message.to_owned()));
+            return Err(StripeError::bad("", "mode", message.to_owned()));
         }
         if !of_type("recurring") && mode == "subscription" {
             let message =
                 "You must provide at least one recurring price in `subscription` mode when using prices.";
-            return Err(Problem::bad("", "mode", message.to_owned()));
+            return Err(StripeError::bad("", "mode", message.to_owned()));
         }
         let (id, now) = (new_id("cs_test"), self.time());
         let total: i64 = items.iter().filter_map(|item| item["amount_total"].as_i64()).sum();
@@ -281,10 +267,14 @@ impl State {
         let total = if trial { 0 } else { total };
         let session = json!({
             "id": id, "object": "checkout.session", "amount_subtotal": total, "amount_total": total,
-            "cancel_url": form["cancel_url"], "client_reference_id": form["client_reference_id"], "created": now,
-            "currency": items.first().map_or(&Value::Null, |item| &item["currency"]), "customer": form["customer"],
-            "customer_details": null, "customer_email": form["customer_email"], "expires_at": now + 86_400, "invoice": null,
-            "livemode": false, "metadata": metadata(form), "mode": mode, "payment_intent": null, "payment_status": "unpaid",
+            "cancel_url": form["cancel_url"], "client_reference_id": form["client_reference_id"],
+            "created": now,
+            "currency": items.first().map_or(&Value::Null, |item| &item["currency"]),
+            "customer": form["customer"],
+            "customer_details": null, "customer_email": form["customer_email"], "expires_at": now + 86_400,
+            "invoice": null,
+            "livemode": false, "metadata": metadata(form), "mode": mode, "payment_intent": null,
+            "payment_status": "unpaid",
             "status": "open", "subscription": null, "success_url": form["success_url"], "ui_mode": "hosted",
             "url": self.page("https://checkout.stripe.test/c/pay", &id, "pay", &id),
         });
@@ -294,14 +284,18 @@ impl State {
         Ok(session)
     }
 
-    fn line_item(&self, at: usize, item: &Value) -> Result<Value, Problem> {
+    fn line_item(&self, at: usize, item: &Value) -> Result<Value, StripeError> {
         let quantity: i64 = item["quantity"].as_str().and_then(|quantity| quantity.parse().ok()).unwrap_or(1);
         let price = match (item["price"].as_str(), &item["price_data"]) {
             (Some(id), _) => match self.objects.get(id).filter(|stored| stored.kind == "price") {
                 Some(stored) => stored.value,
                 None => {
                     let param = format!("line_items[{at}][price]");
-                    return Err(Problem::bad("resource_missing", &param, format!("No such price: '{id}'")));
+                    return Err(StripeError::bad(
+                        "resource_missing",
+                        &param,
+                        format!("No such price: '{id}'"),
+                    ));
                 }
             },
             (None, data) if data.is_object() => {
@@ -316,7 +310,7 @@ impl State {
             }
             (None, _) => {
                 let param = format!("line_items[{at}][price]");
-                return Err(Problem::bad(
+                return Err(StripeError::bad(
                     "parameter_missing",
                     &param,
                     format!("Missing required param: {param}."),
@@ -325,12 +319,14 @@ impl State {
         };
         let amount = price["unit_amount"].as_i64().unwrap_or(0).saturating_mul(quantity);
         Ok(json!({
-            "id": new_id("li"), "object": "item", "amount_discount": 0, "amount_subtotal": amount, "amount_tax": 0, "amount_total": amount,
-            "currency": price["currency"], "description": item["price_data"]["product_data"]["name"], "price": price, "quantity": quantity,
+            "id": new_id("li"), "object": "item", "amount_discount": 0, "amount_subtotal": amount,
+            "amount_tax": 0, "amount_total": amount,
+            "currency": price["currency"], "description": item["price_data"]["product_data"]["name"],
+            "price": price, "quantity": quantity,
         }))
     }
 
-    /// The address of a page of its own: made up, unless it was told where its pages are.
+    /// The URL of a hosted page: made up, unless [`FakeStripe::set_pages`] was called.
     fn page(&self, made_up: &str, id: &str, page: &str, about: &str) -> String {
         self.pages
             .as_ref()
@@ -341,7 +337,7 @@ impl State {
         self.objects.inside(&form_of(session))?.into_iter().next()
     }
 
-    fn check_customer(&self, id: &str) -> Result<(), Problem> {
+    fn check_customer(&self, id: &str) -> Result<(), StripeError> {
         let known = self
             .objects
             .get(id)
@@ -349,7 +345,7 @@ impl State {
         if known {
             Ok(())
         } else {
-            Err(Problem::bad("resource_missing", "customer", format!("No such customer: '{id}'")))
+            Err(StripeError::bad("resource_missing", "customer", format!("No such customer: '{id}'")))
         }
     }
 
@@ -368,7 +364,7 @@ impl State {
         Ok(session)
     }
 
-    /// The subscription of a session, and its first invoice, paid.
+    /// The subscription of a session, and its first invoice, which is paid.
     fn subscribe(&mut self, session: &str, value: &Value, data: &Value, now: i64) -> (Value, Value) {
         let [subscription_id, invoice_id, item_id] = ["sub", "in", "si"].map(new_id);
         let items = self.objects.inside(session).unwrap_or_default();
@@ -379,13 +375,18 @@ impl State {
         let (customer, price, quantity) = (&value["customer"], &bought["price"], &bought["quantity"]);
         let (paid, metadata) = (value["amount_total"].clone(), metadata(data));
         let subscription = json!({
-            "id": subscription_id, "object": "subscription", "billing_cycle_anchor": end, "billing_mode": { "type": "flexible" },
-            "cancel_at": null, "cancel_at_period_end": false, "canceled_at": null, "collection_method": "charge_automatically",
-            "created": now, "currency": bought["currency"], "customer": customer, "ended_at": null, "latest_invoice": invoice_id,
-            "livemode": false, "metadata": metadata, "start_date": now, "status": if trial_days.is_some() { "trialing" } else { "active" },
+            "id": subscription_id, "object": "subscription", "billing_cycle_anchor": end,
+            "billing_mode": { "type": "flexible" },
+            "cancel_at": null, "cancel_at_period_end": false, "canceled_at": null,
+            "collection_method": "charge_automatically",
+            "created": now, "currency": bought["currency"], "customer": customer, "ended_at": null,
+            "latest_invoice": invoice_id,
+            "livemode": false, "metadata": metadata, "start_date": now,
+            "status": if trial_days.is_some() { "trialing" } else { "active" },
             "trial_start": trial_days.map(|_| now), "trial_end": trial_days.map(|_| end),
             "items": { "object": "list", "has_more": false, "total_count": 1, "data": [{
-                "id": item_id, "object": "subscription_item", "created": now, "current_period_start": now, "current_period_end": end,
+                "id": item_id, "object": "subscription_item", "created": now, "current_period_start": now,
+                "current_period_end": end,
                 "metadata": {}, "price": price, "quantity": quantity, "subscription": subscription_id,
             }] },
         });
@@ -394,29 +395,31 @@ impl State {
         (subscription, invoice)
     }
 
-    /// An event about an object as it is from then on; no webhook has it yet.
-    fn fire(&mut self, kind: &str, object: Value, now: i64) -> anyhow::Result<Fired> {
+    /// Fires an event with the new state of an object. It is undelivered.
+    fn fire(&mut self, kind: &str, object: Value, now: i64) -> anyhow::Result<FiredEvent> {
         self.fire_data(kind, &json!({ "object": object }), now)
     }
 
-    /// The same with the whole of `data`: an update says what was before.
-    pub(super) fn fire_data(&mut self, kind: &str, data: &Value, now: i64) -> anyhow::Result<Fired> {
+    /// The same with all of `data`, which for an update includes the previous attributes.
+    pub(super) fn fire_data(&mut self, kind: &str, data: &Value, now: i64) -> anyhow::Result<FiredEvent> {
         let event = json!({
-            "id": new_id("evt"), "object": "event", "api_version": "2026-03-25.dahlia", "created": now, "data": data,
-            "livemode": false, "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null }, "type": kind,
+            "id": new_id("evt"), "object": "event", "api_version": "2026-03-25.dahlia", "created": now,
+            "data": data,
+            "livemode": false, "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null },
+            "type": kind,
         });
         let body = event.to_string();
         let id = self.ingest(&body, false)?;
-        Ok(Fired { id, kind: kind.to_owned(), body })
+        Ok(FiredEvent { id, kind: kind.to_owned(), body })
     }
 
-    /// Its clock: the one it was given, else the real one.
+    /// The current time: the one that a test set, else the real one.
     pub(super) fn time(&self) -> i64 {
         self.now.unwrap_or_else(|| jiff::Timestamp::now().as_second())
     }
 }
 
-/// What a payment fires beside the session's own event.
+/// The events of a payment beside the event of the session.
 fn charged(session: &Value, data: &Value, now: i64) -> [(&'static str, Value); 2] {
     let (intent, charge) = (&session["payment_intent"], new_id("ch"));
     let metadata = metadata(&data["payment_intent_data"]);
@@ -434,25 +437,30 @@ fn charged(session: &Value, data: &Value, now: i64) -> [(&'static str, Value); 2
         ),
         (
             "charge.succeeded",
-            with(
-                json!({ "id": charge, "object": "charge", "payment_intent": intent, "paid": true, "captured": true,
-            "amount_captured": session["amount_total"], "amount_refunded": 0, "refunded": false, "disputed": false }),
-            ),
+            with(json!({ "id": charge, "object": "charge", "payment_intent": intent, "paid": true,
+                    "captured": true,
+            "amount_captured": session["amount_total"], "amount_refunded": 0, "refunded": false,
+            "disputed": false })),
         ),
     ]
 }
 
 fn customer(id: &str, form: &Value, now: i64) -> Value {
-    json!({ "id": id, "object": "customer", "created": now, "email": form["email"], "name": form["name"], "livemode": false,
+    json!({ "id": id, "object": "customer", "created": now, "email": form["email"], "name": form["name"],
+        "livemode": false,
         "metadata": metadata(form) })
 }
 
 fn price(id: &str, amount: i64, currency: &str, monthly: bool, lookup_key: Option<&str>) -> Value {
     json!({
-        "id": id, "object": "price", "active": true, "billing_scheme": "per_unit", "created": 0, "currency": currency, "livemode": false,
-        "lookup_key": lookup_key, "metadata": {}, "product": format!("prod_{}", id.trim_start_matches("price_")),
-        "recurring": monthly.then(|| json!({ "interval": "month", "interval_count": 1, "usage_type": "licensed" })),
-        "type": if monthly { "recurring" } else { "one_time" }, "unit_amount": amount, "unit_amount_decimal": amount.to_string(),
+        "id": id, "object": "price", "active": true, "billing_scheme": "per_unit", "created": 0,
+        "currency": currency, "livemode": false,
+        "lookup_key": lookup_key, "metadata": {},
+        "product": format!("prod_{}", id.trim_start_matches("price_")),
+        "recurring": monthly.then(|| json!({ "interval": "month", "interval_count": 1,
+        "usage_type": "licensed" })),
+        "type": if monthly { "recurring" } else { "one_time" }, "unit_amount": amount,
+        "unit_amount_decimal": amount.to_string(),
     })
 }
 
@@ -460,12 +468,14 @@ fn metadata(of: &Value) -> Value {
     of["metadata"].as_object().map_or_else(|| json!({}), |metadata| Value::Object(metadata.clone()))
 }
 
-fn need<'a>(form: &'a Value, param: &str) -> Result<&'a str, Problem> {
+fn required<'a>(form: &'a Value, param: &str) -> Result<&'a str, StripeError> {
     let value = form[param].as_str().filter(|value| !value.is_empty());
-    value.ok_or_else(|| Problem::bad("parameter_missing", param, format!("Missing required param: {param}.")))
+    value.ok_or_else(|| {
+        StripeError::bad("parameter_missing", param, format!("Missing required param: {param}."))
+    })
 }
 
-/// Where the form that made a session is kept.
+/// The id under which the form of a session is stored.
 fn form_of(session: &str) -> String {
     format!("{session}#form")
 }
@@ -479,7 +489,7 @@ pub(super) fn a_month_after(now: i64) -> i64 {
     start.checked_add(1.month()).map_or(now + 30 * 86_400, |end| end.timestamp().as_second())
 }
 
-/// A form as an object: `a[b][0]=1` is `{"a":{"b":["1"]}}`. What is empty is absent, as Stripe has it.
+/// A form as an object: `a[b][0]=1` is `{"a":{"b":["1"]}}`. Empty values are left out, as at Stripe.
 fn nested(form: &str) -> Value {
     fn put(object: &mut Map<String, Value>, path: &[&str], value: String) {
         let Some((first, rest)) = path.split_first() else { return };
@@ -519,7 +529,7 @@ pub(super) mod tests {
     pub(in super::super) const MONTHLY: &str = "mode=subscription&success_url=https://app.test/ok&client_reference_id=ann&metadata[user_id]=ann\
         &line_items[0][price]=price_pro_test&line_items[0][quantity]=1&subscription_data[metadata][user_id]=ann";
 
-    pub(in super::super) fn shop() -> FakeStripe {
+    pub(in super::super) fn stripe_with_prices() -> FakeStripe {
         let fake = FakeStripe::new("sk_test_1");
         fake.set_now(1_767_607_200);
         fake.put_price("price_pro_test", 2_000, true, Some("pro_monthly"));
@@ -532,13 +542,13 @@ pub(super) mod tests {
         made.map(|text| serde_json::from_str(&text).unwrap()).map_err(|problem| problem.error)
     }
 
-    fn kinds(fired: &[Fired]) -> Vec<&str> {
+    fn kinds(fired: &[FiredEvent]) -> Vec<&str> {
         fired.iter().map(|event| event.kind.as_str()).collect()
     }
 
     #[test]
-    fn a_paid_subscription_checkout_fires_what_stripe_fires_and_only_once() {
-        let fake = shop();
+    fn a_subscription_checkout_can_be_paid_once() {
+        let fake = stripe_with_prices();
         let session = create(&fake, MONTHLY, None).unwrap();
         let id = session["id"].as_str().unwrap();
         assert_eq!(
@@ -567,8 +577,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_payment_that_takes_days_is_unpaid_until_it_arrives() {
-        let fake = shop();
+    fn a_delayed_payment_is_unpaid_until_it_arrives() {
+        let fake = stripe_with_prices();
         let form = "mode=payment&success_url=s&line_items[0][price]=price_pack&line_items[0][quantity]=3&payment_intent_data[metadata][pack]=p";
         let session = create(&fake, form, None).unwrap();
         let id = session["id"].as_str().unwrap();
@@ -588,8 +598,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_session_that_makes_no_sense_is_refused_as_stripe_refuses_it() {
-        let fake = shop();
+    fn an_invalid_session_is_refused_with_the_parameter() {
+        let fake = stripe_with_prices();
         for (form, param) in [
             ("", "mode"),
             ("mode=payment", "success_url"),
@@ -604,8 +614,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_idempotency_key_makes_one_session_of_one_form() {
-        let fake = shop();
+    fn an_idempotency_key_creates_one_session() {
+        let fake = stripe_with_prices();
         let first = create(&fake, MONTHLY, Some("checkout#1")).unwrap();
         assert_eq!(create(&fake, MONTHLY, Some("checkout#1")).unwrap(), first);
         assert_ne!(create(&fake, MONTHLY, Some("checkout#2")).unwrap()["id"], first["id"]);

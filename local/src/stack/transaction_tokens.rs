@@ -1,10 +1,11 @@
-//! The `ClientRequestToken` of a transaction, remembered here instead of by the embedded DynamoDB.
+//! The `ClientRequestToken` of transactions, kept here instead of in the embedded DynamoDB.
 //!
-//! Dynoxide remembers tokens for ten minutes, as DynamoDB does, and walks all of them at each transaction:
-//! with every SDK sending one, a stack under load gets slower by the event. Here a token costs the same
-//! however many there are. What is kept to: the same token and items again answer what was answered, and
-//! change nothing; other items are refused; two at once are one. Left out: at most the last [`MOST`] tokens
-//! are remembered, and a repetition is not billed as a read.
+//! Dynoxide keeps tokens for ten minutes, as DynamoDB does, and scans all of them at each transaction. Every
+//! SDK sends a token, so the stack would become slower with each event. Here a lookup takes constant time.
+//!
+//! As in DynamoDB, a transaction with a known token and the same items returns the first answer and changes
+//! nothing, other items with a known token are refused, and two equal transactions at the same time run once.
+//! Unlike in DynamoDB, only the last [`MAX_TOKENS`] tokens are kept.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -18,43 +19,44 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::OnceCell;
 
-/// So long DynamoDB remembers a token.
-const WINDOW: Duration = Duration::from_secs(600);
-/// So many are remembered.
-const MOST: usize = 10_000;
-/// The longest token that DynamoDB takes.
-const LONGEST: usize = 36;
+/// DynamoDB keeps a token for ten minutes.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
+/// The maximum number of tokens that are kept.
+const MAX_TOKENS: usize = 10_000;
+/// The maximum length of a token in DynamoDB.
+const MAX_TOKEN_LENGTH: usize = 36;
 
-/// The answer to a transaction that was committed: the items it had, as a hash, and the body.
+/// A committed transaction: a hash of its items, and the body of the answer. Empty until it is committed.
 type Slot = Arc<OnceCell<(u64, Bytes)>>;
 
-/// The tokens of the last minutes. Clones share them.
+/// The tokens of the last ten minutes. Clones share them.
 #[derive(Clone, Default)]
-pub(super) struct Tokens {
-    seen: Arc<Mutex<Seen>>,
+pub(super) struct TransactionTokens {
+    tokens: Arc<Mutex<TokenMap>>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct TokenMap {
     slots: HashMap<String, Slot>,
+    /// The tokens with the time of their first use, oldest first.
     order: VecDeque<(Instant, String)>,
 }
 
-/// A transaction with a token: what there is to do once.
+/// A transaction with a token. It must run at most once.
 pub(super) struct Transaction {
-    /// The request without its token.
+    /// The request without the token.
     pub(super) body: Bytes,
     items: u64,
     slot: Slot,
 }
 
-impl Tokens {
-    /// Takes the token out of a transaction's request. `None` when it has none, or one that DynamoDB has to
-    /// refuse.
+impl TransactionTokens {
+    /// Takes the token out of the request of a transaction. `None` when there is none, or one that DynamoDB
+    /// must refuse.
     pub(super) fn take(&self, request: &[u8]) -> Option<Transaction> {
         let mut fields: BTreeMap<&str, &RawValue> = serde_json::from_slice(request).ok()?;
         let token: String = serde_json::from_str(fields.remove("ClientRequestToken")?.get()).ok()?;
-        if token.is_empty() || token.len() > LONGEST {
+        if token.is_empty() || token.len() > MAX_TOKEN_LENGTH {
             return None;
         }
         let items = digest(&serde_json::from_str(fields.get("TransactItems")?.get()).ok()?);
@@ -63,26 +65,26 @@ impl Tokens {
     }
 
     fn slot(&self, token: String, now: Instant) -> Slot {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((since, oldest)) = seen.order.front()
-            && (seen.order.len() >= MOST || now.duration_since(*since) >= WINDOW)
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((first_use, oldest)) = tokens.order.front()
+            && (tokens.order.len() >= MAX_TOKENS || now.duration_since(*first_use) >= TOKEN_LIFETIME)
         {
             let oldest = oldest.clone();
-            seen.slots.remove(&oldest);
-            seen.order.pop_front();
+            tokens.slots.remove(&oldest);
+            tokens.order.pop_front();
         }
-        if let Some(slot) = seen.slots.get(&token) {
+        if let Some(slot) = tokens.slots.get(&token) {
             return Arc::clone(slot);
         }
         let slot = Slot::default();
-        seen.order.push_back((now, token.clone()));
-        seen.slots.insert(token, Arc::clone(&slot));
+        tokens.order.push_back((now, token.clone()));
+        tokens.slots.insert(token, Arc::clone(&slot));
         slot
     }
 }
 
-/// The same for the same JSON, in whatever order an object's members are written: SDKs write an item's
-/// attributes in any.
+/// A hash of a JSON value. The order of the members of an object does not matter: SDKs write the attributes
+/// of an item in any order.
 fn digest(value: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     match value {
@@ -102,17 +104,17 @@ fn digest(value: &Value) -> u64 {
 }
 
 impl Transaction {
-    /// The answer of the first time, or what `run` answers now. The error is an answer that is not to be
-    /// remembered: nothing was done.
+    /// The answer of the earlier transaction, or else the answer of `run`. The error is an answer that is not
+    /// kept, because the transaction changed nothing.
     pub(super) async fn once<F>(&self, run: impl FnOnce() -> F) -> Result<Response, Response>
     where
         F: Future<Output = Result<Bytes, Response>>,
     {
-        // A copy: what came over a socket is a part of its whole buffer.
+        // Copy the bytes: they share the whole buffer of the connection.
         let run = async || Ok((self.items, Bytes::copy_from_slice(&run().await?)));
         let (items, body) = self.slot.get_or_try_init(run).await?;
         if *items != self.items {
-            let error = r#"{"__type":"com.amazonaws.dynamodb.v20120810#IdempotentParameterMismatchException","message":"other items had this token"}"#;
+            let error = r#"{"__type":"com.amazonaws.dynamodb.v20120810#IdempotentParameterMismatchException","message":"this token was used with other items"}"#;
             return Err((
                 StatusCode::BAD_REQUEST,
                 [(header::CONTENT_TYPE, "application/x-amz-json-1.0")],
@@ -135,7 +137,7 @@ mod tests {
     }
 
     async fn run(
-        tokens: &Tokens,
+        tokens: &TransactionTokens,
         request: &str,
         answer: Result<&'static str, StatusCode>,
     ) -> (StatusCode, bool) {
@@ -151,9 +153,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_runs_once_and_again_only_if_nothing_came_of_it() {
-        let (tokens, first, other) =
-            (Tokens::default(), request("t", r#"{"a":1,"b":[2]}"#), request("t", r#"{"a":2,"b":[1]}"#));
+    async fn a_transaction_runs_once_for_its_token_unless_it_failed() {
+        let (tokens, first, other) = (
+            TransactionTokens::default(),
+            request("t", r#"{"a":1,"b":[2]}"#),
+            request("t", r#"{"a":2,"b":[1]}"#),
+        );
         assert_eq!(run(&tokens, &first, Err(StatusCode::BAD_REQUEST)).await, (StatusCode::BAD_REQUEST, true));
         assert_eq!(run(&tokens, &first, Ok("{}")).await, (StatusCode::OK, true));
         assert_eq!(
@@ -165,20 +170,24 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_forgotten_in_time_and_none_is_made_up() {
-        let (tokens, now) = (Tokens::default(), Instant::now());
+    fn a_token_expires_and_an_invalid_token_is_left_to_dynamodb() {
+        let (tokens, now) = (TransactionTokens::default(), Instant::now());
         let first = tokens.slot("t".to_owned(), now);
-        assert!(Arc::ptr_eq(&first, &tokens.slot("t".to_owned(), now + WINDOW / 2)));
-        assert!(!Arc::ptr_eq(&first, &tokens.slot("t".to_owned(), now + WINDOW)));
-        for number in 0..2 * MOST {
+        assert!(Arc::ptr_eq(&first, &tokens.slot("t".to_owned(), now + TOKEN_LIFETIME / 2)));
+        assert!(!Arc::ptr_eq(&first, &tokens.slot("t".to_owned(), now + TOKEN_LIFETIME)));
+        for number in 0..2 * MAX_TOKENS {
             tokens.slot(number.to_string(), now);
         }
-        let seen = tokens.seen.lock().unwrap();
-        assert_eq!((seen.slots.len(), seen.order.len()), (MOST, MOST));
-        drop(seen);
-        for request in
-            [r#"{"TransactItems":[]}"#, "{", "[]", &request("", "1"), &request(&"t".repeat(LONGEST + 1), "1")]
-        {
+        let kept = tokens.tokens.lock().unwrap();
+        assert_eq!((kept.slots.len(), kept.order.len()), (MAX_TOKENS, MAX_TOKENS));
+        drop(kept);
+        for request in [
+            r#"{"TransactItems":[]}"#,
+            "{",
+            "[]",
+            &request("", "1"),
+            &request(&"t".repeat(MAX_TOKEN_LENGTH + 1), "1"),
+        ] {
             assert!(tokens.take(request.as_bytes()).is_none(), "{request}");
         }
         let transaction = tokens.take(request("t", "1").as_bytes()).unwrap();

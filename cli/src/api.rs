@@ -1,0 +1,188 @@
+//! The admin API and the app's API of one deployment, and the arguments that name it.
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use http::{Method, Request, StatusCode, Uri};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::local_stack;
+use crate::output::{print_line, text};
+
+/// Every character that a path segment or a query value does not carry as it is.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Which deployment to call, and how to print its answer.
+#[derive(Args, Clone, Debug)]
+pub struct DeploymentArgs {
+    /// The deployment: the local stack, or the URL of a deployed API. The token is read from ADMIN_API_TOKEN
+    /// (compare: APP_API_TOKEN)
+    #[arg(long, env = "TALLYHOOK_URL", default_value = local_stack::URL)]
+    pub url: String,
+    /// Print the API's JSON instead of tables
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What the audit keeps of a change.
+#[derive(Args, Clone, Debug)]
+pub struct AuditArgs {
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Your name, for the audit
+    #[arg(long, env = "USER", default_value = "operator")]
+    pub actor: String,
+}
+
+impl AuditArgs {
+    /// Adds actor and reason to the body of a request.
+    pub fn add_to(&self, mut body: Value) -> Value {
+        body["actor"] = json!(self.actor);
+        if let Some(reason) = &self.reason {
+            body["reason"] = json!(reason);
+        }
+        body
+    }
+}
+
+/// One API of a deployment, and the token to call it with.
+pub struct Api {
+    client: Client,
+    url: String,
+    token: String,
+    token_variable: &'static str,
+    json: bool,
+}
+
+impl DeploymentArgs {
+    pub fn admin_api(&self) -> anyhow::Result<Api> {
+        self.api("ADMIN_API_TOKEN", local_stack::ADMIN_TOKEN)
+    }
+
+    pub fn app_api(&self) -> anyhow::Result<Api> {
+        self.api("APP_API_TOKEN", local_stack::APP_TOKEN)
+    }
+
+    /// `local_token` is used for a deployment on this machine when the variable is not set.
+    fn api(&self, token_variable: &'static str, local_token: &str) -> anyhow::Result<Api> {
+        let url = self.url.trim_end_matches('/').to_owned();
+        let uri: Uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
+        let is_local = matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        if uri.scheme_str() == Some("http") && !is_local {
+            bail!("{url} would send the token unencrypted: use https://");
+        }
+        let token = match std::env::var(token_variable) {
+            Ok(token) if !token.trim().is_empty() => token.trim().to_owned(),
+            Ok(_) | Err(_) if is_local => local_token.to_owned(),
+            Ok(_) | Err(_) => {
+                bail!(
+                    "set {token_variable} to the token of {url}; there is no flag for it, because other users \
+                     of this machine can read command lines"
+                )
+            }
+        };
+        Ok(Api { client: Client::for_url(&url)?, url, token, token_variable, json: self.json })
+    }
+}
+
+impl Api {
+    /// `GET`. A parameter without a value is left out.
+    pub async fn get(&self, path: &str, parameters: &[(&str, Option<&str>)]) -> anyhow::Result<Value> {
+        let pairs =
+            parameters.iter().filter_map(|(name, value)| Some(format!("{name}={}", encode((*value)?))));
+        let query = pairs.collect::<Vec<_>>().join("&");
+        let path = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+        let (status, answer) = self.send(Method::GET, &path, None, None).await?;
+        self.require_ok(status, answer)
+    }
+
+    pub async fn post(
+        &self,
+        path: &str,
+        body: &Value,
+        idempotency_key: Option<&str>,
+    ) -> anyhow::Result<Value> {
+        let (status, answer) = self.send(Method::POST, path, Some(body), idempotency_key).await?;
+        self.require_ok(status, answer)
+    }
+
+    /// The status, and the body if it is JSON.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        idempotency_key: Option<&str>,
+    ) -> anyhow::Result<(StatusCode, Option<Value>)> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url))
+            .header("authorization", format!("Bearer {}", self.token))
+            .header("content-type", "application/json");
+        if let Some(key) = idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        let body = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
+        let request = request.body(body).context("cannot build the request")?;
+        let (status, answer) = self.client.send(request).await?;
+        Ok((status, serde_json::from_slice(&answer).ok()))
+    }
+
+    /// The JSON of a 200. Any other answer becomes an error with the API's message.
+    pub fn require_ok(&self, status: StatusCode, answer: Option<Value>) -> anyhow::Result<Value> {
+        match (status, answer) {
+            (StatusCode::OK, Some(answer)) => Ok(answer),
+            (StatusCode::UNAUTHORIZED, _) => Err(anyhow!(
+                "{} does not accept this token: set {} to the token of the deployment",
+                self.url,
+                self.token_variable
+            )),
+            (status, Some(answer)) if answer["message"].is_string() => {
+                let code = answer["error"].as_str().map_or_else(|| status.as_str().to_owned(), str::to_owned);
+                Err(anyhow!("{} ({code})", text(&answer["message"])))
+            }
+            (status, _) => Err(anyhow!(
+                "{} answered {status} without a message: is it a tallyhook deployment?",
+                self.url
+            )),
+        }
+    }
+
+    /// With `--json`, prints the answer and returns true. The caller then prints no tables.
+    pub fn print_json(&self, answer: &Value) -> anyhow::Result<bool> {
+        if self.json {
+            print_line(serde_json::to_string_pretty(answer)?)?;
+        }
+        Ok(self.json)
+    }
+}
+
+/// Percent-encodes a path segment or a query value.
+pub fn encode(text: &str) -> String {
+    utf8_percent_encode(text, ENCODED).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(url: &str) -> DeploymentArgs {
+        DeploymentArgs { url: url.to_owned(), json: false }
+    }
+
+    #[test]
+    fn a_token_is_only_sent_encrypted_or_to_this_machine() {
+        let error = deployment("http://example.com").admin_api().err().unwrap().to_string();
+        assert!(error.contains("https"), "{error}");
+        assert!(
+            deployment("http://127.0.0.1:1/").admin_api().is_ok_and(|api| api.url == "http://127.0.0.1:1")
+        );
+    }
+
+    #[test]
+    fn a_path_segment_is_percent_encoded() {
+        assert_eq!(encode("a b/#ü"), "a%20b%2F%23%C3%BC");
+    }
+}

@@ -1,0 +1,81 @@
+//! `replay`: events read from Stripe, sent to their queues.
+
+use clap::Args;
+use serde_json::json;
+
+use crate::api::{AuditArgs, DeploymentArgs};
+use crate::output::{clear_progress, list, print_line, show_progress, text};
+
+/// Read events from Stripe and process them: one, or those of a type or time
+///
+/// Stripe keeps events for 30 days. An event that was processed before changes nothing.
+#[derive(Args)]
+pub struct Replay {
+    /// The id of one event
+    id: Option<String>,
+    /// Stripe's event type
+    #[arg(long, value_name = "TYPE")]
+    r#type: Option<String>,
+    /// Created at or after this time
+    #[arg(long)]
+    from: Option<String>,
+    /// Created before this time
+    #[arg(long)]
+    to: Option<String>,
+    /// Only events that an endpoint has not received
+    #[arg(long)]
+    undelivered: bool,
+    /// Maximum number of events
+    #[arg(long, default_value_t = 1000)]
+    limit: usize,
+    #[command(flatten)]
+    audit: AuditArgs,
+    #[command(flatten)]
+    deployment: DeploymentArgs,
+}
+
+/// Events in one request to the API.
+const MAX_PAGE: usize = 200;
+
+impl Replay {
+    pub async fn run(self) -> anyhow::Result<bool> {
+        let api = self.deployment.admin_api()?;
+        let (mut sent, mut skipped) = (Vec::new(), Vec::new());
+        let mut next: Option<String> = None;
+        loop {
+            let limit = (self.limit - sent.len()).clamp(1, MAX_PAGE);
+            let mut body = json!({"source": "stripe", "undelivered": self.undelivered, "limit": limit});
+            for (name, value) in [
+                ("id", &self.id),
+                ("type", &self.r#type),
+                ("from", &self.from),
+                ("to", &self.to),
+                ("next", &next),
+            ] {
+                if let Some(value) = value {
+                    body[name] = json!(value);
+                }
+            }
+            let answer = api.post("/admin/stripe/retry-webhooks", &self.audit.add_to(body), None).await?;
+            sent.extend(list(&answer["report"]["sent"]).iter().cloned());
+            skipped.extend(list(&answer["report"]["skipped"]).iter().cloned());
+            next = answer["report"]["next"].as_str().map(str::to_owned);
+            show_progress(&format!("{} sent", sent.len()));
+            if next.is_none() || sent.len() >= self.limit {
+                break;
+            }
+        }
+        clear_progress();
+        if api.print_json(&json!({"report": {"sent": sent, "skipped": skipped, "next": next}}))? {
+            return Ok(true);
+        }
+        print_line(format_args!("{} sent, {} skipped", sent.len(), skipped.len()))?;
+        for event in &skipped {
+            print_line(format_args!("  {}", text(event)))?;
+        }
+        if next.is_some() {
+            print_line("There are more events. Send more with --limit.")?;
+        }
+        Ok(true)
+    }
+}
