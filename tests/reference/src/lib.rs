@@ -1,0 +1,178 @@
+//! An independent judge of the money rules.
+//!
+//! It computes tiers and credits the slow and obvious way: it keeps every event, and reads the whole set again
+//! after each step. It is written from the rules alone and shares no code with the system that it judges, so a
+//! misread rule shows as a difference. Comments quote the rule that a function implements (`2.5`: a section of
+//! the product rules).
+//!
+//! Only three things depend on the order of arrival, as the rules say: owners (2.4), the lots that a spend took
+//! from (2.3 (a)), and packs that arrive after a newer reset (2.3 (b)).
+
+mod account;
+mod catalog;
+mod event;
+mod facts;
+mod item;
+mod owner;
+mod time;
+
+use account::{Account, Lot};
+use catalog::Catalog;
+use event::Event;
+use facts::Facts;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// One step of a life, at a moment of the wall clock (Unix seconds).
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Step {
+    pub at: i64,
+    #[serde(flatten)]
+    pub action: Action,
+}
+
+/// What happens in a step.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Stripe sends an event.
+    Send(Value),
+    /// The app creates the user: `PUT /users/{id}`.
+    Put { user: String },
+    /// The app spends credits. A spend that the balance does not cover takes nothing.
+    Spend { user: String, amount: i64 },
+    /// An operator's `POST /admin/stripe/fix-user/{id}`.
+    Fix { user: String, body: Value },
+}
+
+/// The state of everything after all steps.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct World {
+    pub users: BTreeMap<String, User>,
+    pub outcomes: BTreeMap<String, Outcome>,
+    /// For each spend, in order: whether the balance covered it.
+    pub spends: Vec<bool>,
+}
+
+/// One user.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct User {
+    pub tier: String,
+    pub credits: i64,
+    /// What is in each bucket: `signup`, `addon`, `grant`, `lifetime#<session>`, or the id of an item.
+    pub buckets: BTreeMap<String, i64>,
+    /// What was paid for and not given back, or is free by rule, for each bucket.
+    pub backed: BTreeMap<String, i64>,
+    /// The status of each order, by session.
+    pub orders: BTreeMap<String, String>,
+}
+
+/// How an event ends: `processed`, `parked` or `ignored`, with the reason where the rules name one.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    pub status: &'static str,
+    pub reason: &'static str,
+}
+
+impl Outcome {
+    fn new(status: &'static str, reason: &'static str) -> Outcome {
+        Outcome { status, reason }
+    }
+}
+
+/// Which grant a spend took from. A later fact never changes it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Plan { item: String, start: i64, slice: usize, plan: String },
+    Trial { sub: String, item: String },
+    Rollover { item: String, start: i64, slice: usize },
+    Signup { user: String, refill: i64 },
+    Sale { document: String, name: String },
+    Fix(usize),
+}
+
+/// A document whose order of arrival matters to 2.3 (b).
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Mark {
+    Opening(String, i64),
+    Sale(String),
+}
+
+type Takes = BTreeMap<Key, i64>;
+type Ranks = BTreeMap<Mark, usize>;
+type History = Vec<(Step, Option<Event>)>;
+
+/// Plays the steps and tells how the world reads at `now`. Panics if the catalog does not parse.
+pub fn judge(catalog: &str, steps: &[Step], now: i64) -> World {
+    let catalog: Catalog =
+        toml::from_str(catalog).unwrap_or_else(|e| panic!("the catalog does not parse: {e}"));
+    let (mut history, mut takes, mut ranks) = (History::new(), Takes::new(), Ranks::new());
+    let mut spends = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        // What falls due by time falls due before the step.
+        let due = read(&catalog, &history, &takes, &mut ranks, step.at, 2 * index);
+        let event = match &step.action {
+            Action::Send(e) => event::parse(e),
+            Action::Put { .. } | Action::Fix { .. } => None,
+            Action::Spend { user, amount } => {
+                let lots = due.1.get(user).map_or(&[][..], Vec::as_slice);
+                spends.push(spend(lots, *amount, &mut takes));
+                None
+            }
+        };
+        history.push((step.clone(), event));
+        read(&catalog, &history, &takes, &mut ranks, step.at, 2 * index + 1);
+    }
+    World { spends, ..read(&catalog, &history, &takes, &mut ranks, now, 2 * steps.len()).0 }
+}
+
+/// 2.3 (a): a spend takes from the lots that are known when it is made, and stays with them.
+fn spend(lots: &[Lot], amount: i64, takes: &mut Takes) -> bool {
+    let covered = lots.iter().map(|l| l.left).sum::<i64>() >= amount;
+    let mut rest = if covered { amount } else { 0 };
+    for lot in lots {
+        let part = rest.min(lot.left);
+        if part > 0 {
+            *takes.entry(lot.key.clone()).or_insert(0) += part;
+            rest -= part;
+        }
+    }
+    covered
+}
+
+fn read(
+    catalog: &Catalog,
+    history: &History,
+    takes: &Takes,
+    ranks: &mut Ranks,
+    now: i64,
+    step: usize,
+) -> (World, BTreeMap<String, Vec<Lot>>) {
+    let facts = Facts::collect(catalog, history);
+    let (mut world, mut all) = (World::default(), BTreeMap::new());
+    for user in &facts.owners.users {
+        let account = Account::read(&facts, user, history, takes, now);
+        let lots = account.lots(ranks, step);
+        world.users.insert(user.clone(), account.user(&lots));
+        all.insert(user.clone(), lots);
+    }
+    world.outcomes = facts.owners.outcomes.clone();
+    (world, all)
+}
+
+/// The law of money, which holds under `plan_change = "on_payment"`: no bucket holds more than what was paid for and
+/// not given back, and what the rules give for free. Under `at_once` an unpaid upgrade breaks it.
+pub fn law_of_money(world: &World) -> Result<(), String> {
+    for (name, user) in &world.users {
+        for (bucket, held) in &user.buckets {
+            let backed = user.backed.get(bucket).copied().unwrap_or(0);
+            if *held > backed {
+                return Err(format!(
+                    "{name}: bucket {bucket} holds {held}, of which {backed} is paid for or free"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
