@@ -1,26 +1,35 @@
 //! One user at one moment: the lots of every bucket, and the tier.
 
-use crate::catalog::{DAY, Pack, Plan, Sold};
-use crate::event::Session;
+use crate::catalog::Goods;
+use crate::event::{Event, Family};
 use crate::facts::Facts;
 use crate::item::{Item, NEVER, Sub};
-use crate::time::{add_months, moment};
-use crate::{Action, Key, Mark, Ranks, Step, Takes, User};
+use crate::time::{DAY, add_months, moment};
+use crate::{Action, History, Key, Ranks, Takes, User};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One grant with what is left of it (credits.md §3).
 pub struct Lot {
     pub key: Key,
-    pub bucket: String,
+    bucket: String,
     pub left: i64,
-    /// What was paid for and not given back, or is free by rule: the law of money bounds `left` by it.
-    pub backed: i64,
-    pub free: bool,
-    pub since: i64,
-    pub until: i64,
-    /// `plan_first`: plan items by earliest period end, each followed by its rollover, `signup`, `grant`, `addon`.
-    order: (i32, i64, String, i32),
+    /// What was paid for and not given back, or is free by rule.
+    backed: i64,
+    since: i64,
+    until: i64,
+    /// The place under `plan_first`, and whether it was paid for.
+    order: (Kind, i64),
+    is_paid: bool,
+}
+
+/// "Plan items by earliest period end, each followed by its rollover, then `signup`, `grant`, `addon`."
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Plan,
+    Signup,
+    Grant,
+    Addon,
 }
 
 /// A user with everything that decides about it.
@@ -29,420 +38,299 @@ pub struct Account<'a> {
     user: &'a str,
     now: i64,
     subs: Vec<Sub<'a>>,
+    /// The user's paid sessions and invoices.
+    paid: Vec<&'a Event>,
     takes: &'a Takes,
+    /// Operators' repairs: step, time and body.
     fixes: Vec<(usize, i64, &'a Value)>,
     put: Option<i64>,
 }
 
 impl<'a> Account<'a> {
-    pub fn read<E>(
+    pub fn read(
         facts: &'a Facts<'a>,
         user: &'a str,
-        steps: &'a [(Step, E)],
+        history: &'a History,
         takes: &'a Takes,
         now: i64,
-    ) -> Account<'a> {
-        let customer = |id: &str| {
-            let of_snapshot = facts.snapshots.get(id).and_then(|v| v.last()?.customer.as_deref());
-            let invoice = || facts.invoices.values().find(|i| i.sub.as_deref() == Some(id));
-            of_snapshot.or_else(|| invoice()?.customer.as_deref())
-        };
-        let of_invoices = facts.invoices.values().filter_map(|i| i.sub.as_ref());
-        let mut ids: Vec<&String> = facts.snapshots.keys().chain(of_invoices).collect();
-        ids.sort();
-        ids.dedup();
-        ids.retain(|id| facts.owners.of_sub(id, customer(id)).is_some_and(|o| o == user));
+    ) -> Self {
+        let mine: Vec<&Event> =
+            facts.events.iter().copied().filter(|e| facts.owners.of(e).is_some_and(|o| o == user)).collect();
         // 2.9, test clocks: "time is the later of the wall clock and the newest `created` heard".
-        let snapshots = || ids.iter().filter_map(|id| facts.snapshots.get(*id)).flatten();
-        let newest =
-            snapshots().map(|s| s.created).chain(facts.invoices.values().map(|i| i.event_created)).max();
-        let clock = snapshots().any(|s| s.test_clock).then_some(newest).flatten();
-        let now = clock.map_or(now, |c| c.max(now));
-        let subs = ids.iter().map(|id| Sub::read(facts, id, takes, now)).collect();
-        let fix = |(i, (step, _)): (usize, &'a (Step, E))| match &step.action {
-            Action::Fix { user: u, body } if u == user => Some((i, step.at, body)),
-            Action::Fix { .. } | Action::Put { .. } | Action::Send(_) | Action::Spend { .. } => None,
-        };
-        let put = steps.iter().filter(|(s, _)| matches!(&s.action, Action::Put { user: u } if u == user));
-        let put = put.map(|(s, _)| s.at).min();
-        let fixes = steps.iter().enumerate().filter_map(fix).collect();
-        Account { facts, user, now, subs, takes, fixes, put }
+        let has_clock = mine.iter().any(|e| e.object["test_clock"].is_string());
+        let now = mine.iter().filter(|_| has_clock).map(|e| e.created).chain([now]).max().unwrap_or(now);
+        let ids: BTreeSet<&String> =
+            mine.iter().filter(|e| e.family != Family::Session).filter_map(|e| e.sub.as_ref()).collect();
+        let (mut put, mut fixes) = (None, Vec::new());
+        for (index, (step, _)) in history.iter().enumerate() {
+            match &step.action {
+                Action::Put { user: u } if u == user => put = put.or(Some(step.at)),
+                Action::Fix { user: u, body } if u == user => fixes.push((index, step.at, body)),
+                Action::Put { .. } | Action::Fix { .. } | Action::Send(_) | Action::Spend { .. } => {}
+            }
+        }
+        let subs = ids.into_iter().map(|id| Sub::read(facts, id, takes, now)).collect();
+        let paid =
+            facts.paid.values().copied().filter(|e| facts.owners.of(e).is_some_and(|o| o == user)).collect();
+        Account { facts, user, now, subs, paid, takes, fixes, put }
     }
 
     fn items(&self) -> impl Iterator<Item = &Item<'a>> {
         self.subs.iter().flat_map(|s| &s.items)
     }
 
-    fn taken(&self, key: &Key) -> i64 {
-        self.takes.get(key).copied().unwrap_or(0)
+    /// "What ends a bucket: of an ended subscription or a removed item, once another item's paid period starts at or
+    /// after that end, whichever is heard first."
+    fn is_over(&self, item: &Item<'a>) -> bool {
+        let mut others = self.items().filter(|i| i.id != item.id).flat_map(|i| &i.periods);
+        item.end.is_some_and(|end| others.any(|p| p.start >= end))
     }
 
     /// All lots that live now, in the order in which a spend takes from them.
     pub fn lots(&self, ranks: &mut Ranks, step: usize) -> Vec<Lot> {
         let mut lots = Vec::new();
-        for sub in &self.subs {
-            sub.items.iter().for_each(|i| self.item_lots(i, &mut lots));
-        }
-        self.trial_lots(&mut lots);
-        self.signup_lot(&mut lots);
-        self.given_lots(&mut lots);
-        self.sale_lots(ranks, step, &mut lots);
+        self.items().filter(|i| !self.is_over(i)).for_each(|i| self.add_item(i, &mut lots));
+        self.add_trials(&mut lots);
+        self.add_signup(&mut lots);
+        self.add_gifts(&mut lots);
+        self.add_sales(ranks, step, &mut lots);
         lots.retain(|l| l.until > self.now && l.left > 0);
-        if self.facts.catalog.policy.spend_order == "expiring_first" {
+        if self.facts.catalog.policy("spend_order", "plan_first") == "expiring_first" {
             // "Earliest `until`; ties: free before paid, plan before pack, then `since`, then key."
-            lots.sort_by_key(|l| (l.until, !l.free, l.order.0, l.since, l.key.clone()));
+            lots.sort_by_key(|l| (l.until, l.is_paid, l.order.0, l.since, l.key.clone()));
         } else {
-            lots.sort_by_key(|l| (l.order.clone(), l.until, l.since, l.key.clone()));
+            lots.sort_by_key(|l| (l.order, l.key.id.clone(), l.key.kind, l.until, l.since, l.key.clone()));
         }
         lots
     }
 
-    fn item_lots(&self, item: &Item<'a>, lots: &mut Vec<Lot>) {
-        let Some(unit) = item.units.len().checked_sub(1) else { return };
-        // 2.5: "of an ended subscription or a removed item, once another item's paid period starts at or after
-        // that end, whichever is heard first".
-        let others = || self.items().filter(|i| i.id != item.id).flat_map(|i| &i.periods);
-        if item.end.is_some_and(|end| others().any(|p| p.start >= end)) {
-            return;
-        }
-        let content = item.content(unit, NEVER);
-        let (u, grace) = (&item.units[unit], self.facts.catalog.policy.past_due_grace_days * DAY);
-        let end = item.periods[u.period].end;
-        lots.push(Lot {
-            key: item.key(unit, &content.plan),
-            bucket: item.id.clone(),
-            left: content.left,
-            backed: content.backed,
-            free: false,
-            since: u.start,
-            until: NEVER,
-            order: (0, end, item.id.clone(), 0),
-        });
-        for i in 1..item.units.len() {
-            let Some((carry, until)) = item.rollover(i, grace) else { continue };
-            let (start, slice) = (item.periods[item.units[i].period].start, item.units[i].slice);
-            let key = Key::Rollover { item: item.id.clone(), start, slice };
-            lots.push(Lot {
-                left: carry - self.taken(&key),
-                key,
-                bucket: item.id.clone(),
-                backed: carry,
-                free: false,
-                since: item.units[i].start,
-                until,
-                order: (0, end, item.id.clone(), 1),
-            });
+    fn lot(&self, key: Key, bucket: &str, granted: i64, since: i64, order: (Kind, i64)) -> Lot {
+        let left = granted - self.takes.get(&key).copied().unwrap_or(0);
+        let is_paid = !matches!(order.0, Kind::Signup | Kind::Grant);
+        Lot { key, bucket: bucket.into(), left, backed: granted, since, until: NEVER, order, is_paid }
+    }
+
+    fn add_item(&self, item: &Item<'a>, lots: &mut Vec<Lot>) {
+        let Some(last) = item.units.len().checked_sub(1) else { return };
+        let order = (Kind::Plan, item.periods[item.units[last].period].end);
+        let (plan, left, backed) = item.content(last, NEVER);
+        let lot = self.lot(item.key("plan", last, &plan.name), &item.id, 0, item.units[last].start, order);
+        lots.push(Lot { left, backed, ..lot });
+        let grace = self.facts.catalog.number("past_due_grace_days", 7) * DAY;
+        for unit in 1..=last {
+            let (carry, until) = item.rollover(unit, grace);
+            let lot =
+                self.lot(item.key("rollover", unit, ""), &item.id, carry, item.units[unit].start, order);
+            lots.push(Lot { until, ..lot });
         }
     }
 
-    /// 2.7: when a subscription's trial began: its earliest `trialing` snapshot, else a zero line that is a trial.
-    fn trial_start(&self, sub: &Sub<'a>) -> Option<i64> {
-        let trialing = sub.snapshots.iter().filter(|s| s.status == "trialing").map(|s| s.created).min();
-        trialing.or_else(|| self.zero_lines(sub).map(|(l, ..)| l.1).min())
-    }
-
-    /// Unflagged zero lines that open nothing, and that no snapshot of their period contradicts: (item, start, …).
-    fn zero_lines<'s>(
-        &'s self,
-        sub: &'s Sub<'a>,
-    ) -> impl Iterator<Item = ((&'s str, i64), &'a Plan, i64)> + 's {
-        let invoices = self.facts.invoices.values().filter(|i| i.sub.as_deref() == Some(sub.id.as_str()));
-        let lines = invoices.flat_map(|i| i.lines.iter().filter(|l| l.amount == 0 && !l.flagged));
-        lines.filter_map(|l| {
-            let price = l.price.as_ref().filter(|p| !self.facts.is_free(p))?;
-            let Some(Sold::Plan(plan)) = self.facts.sold(price) else { return None };
-            let named = l.item.as_deref();
-            let item = sub.items.iter().find(|i| named.is_none_or(|n| n == i.id))?;
-            let of_period =
-                |s: &&&crate::event::Snapshot| s.items.iter().any(|i| i.id == item.id && i.start == l.start);
-            let mut shown = sub.snapshots.iter().filter(of_period).peekable();
-            let free = shown.peek().is_none() || shown.any(|s| s.status == "trialing");
+    /// 2.5: "Any other zero line is a trial or nothing": unflagged zero lines that open nothing, and that no snapshot of
+    /// their period contradicts, as (start, item, plan, quantity).
+    fn zero_lines(&self, sub: &Sub<'a>) -> Vec<(i64, String, &'a Goods, i64)> {
+        let lines = sub.invoices.iter().flat_map(|i| &i.lines).filter(|l| l.amount == 0 && !l.flagged);
+        let trial = |l: &'a crate::event::Line| {
+            let plan = self.facts.plan(l).filter(|_| !self.facts.is_free(l))?;
+            let item = sub.items.iter().find(|i| l.item.as_ref().is_none_or(|id| *id == i.id))?;
+            let shown = sub.snapshots_of(&item.id, l.start, false);
+            let denied = !shown.is_empty() && shown.iter().all(|s| s.status() != "trialing");
             let opens = item.periods.iter().any(|p| p.start == l.start);
-            (free && !opens).then_some(((item.id.as_str(), l.start), plan, l.quantity))
-        })
+            (!denied && !opens).then(|| (l.start, item.id.clone(), plan, l.quantity))
+        };
+        let mut lines: Vec<_> = lines.filter_map(trial).collect();
+        lines.sort_by_key(|l| l.0);
+        lines
     }
 
     /// 2.7: "A trial grants, per item, `trial_credits` of the plan in the latest `trialing` snapshot, once per
-    /// subscription. Under `once`, only the user's earliest trial grants." A paid period takes its place; "credits
-    /// of a trial that is cancelled unpaid end with it".
-    fn trial_lots(&self, lots: &mut Vec<Lot>) {
-        let starts = self.subs.iter().filter_map(|s| Some((self.trial_start(s)?, &s.id)));
-        let earliest = starts.min();
-        let once = self.facts.catalog.policy.trials == "once";
-        for sub in &self.subs {
-            let Some(start) = self.trial_start(sub) else { continue };
-            if sub.ended.is_some() || once && earliest != Some((start, &sub.id)) {
+    /// subscription." "Under `once`, only the user's earliest trial (earliest `trialing` snapshot, ties: the smaller id)
+    /// grants." A paid period takes its place. "Credits of a trial that is cancelled unpaid end with it."
+    fn add_trials(&self, lots: &mut Vec<Lot>) {
+        let start = |sub: &Sub<'a>| {
+            let first = sub.snapshots.iter().find(|s| s.status() == "trialing").map(|s| s.created);
+            first.or_else(|| self.zero_lines(sub).first().map(|l| l.0))
+        };
+        let earliest = self.subs.iter().filter_map(|s| Some((start(s)?, s.id))).min();
+        let once = self.facts.catalog.policy("trials", "once") == "once";
+        for sub in self.subs.iter().filter(|s| s.ended.is_none()) {
+            let Some(since) = start(sub).filter(|s| !once || earliest == Some((*s, sub.id))) else {
                 continue;
+            };
+            let latest = sub.snapshots.iter().rev().find(|s| s.status() == "trialing");
+            let mut grants: BTreeMap<String, (&Goods, i64)> = BTreeMap::new();
+            match latest {
+                Some(s) => grants.extend(
+                    s.lines.iter().filter_map(|l| Some((l.item.clone()?, (self.facts.plan(l)?, l.quantity)))),
+                ),
+                None => grants
+                    .extend(self.zero_lines(sub).into_iter().map(|(_, item, plan, n)| (item, (plan, n)))),
             }
-            let latest = sub.snapshots.iter().rev().find(|s| s.status == "trialing");
-            let mut grants: BTreeMap<&str, (&Plan, i64, i64)> = BTreeMap::new();
-            for i in latest.iter().flat_map(|s| &s.items) {
-                if let Some(Sold::Plan(plan)) = self.facts.sold(&i.price) {
-                    grants.insert(&i.id, (plan, i.quantity, i.end));
+            for item in sub.items.iter().filter(|i| i.periods.is_empty() && !self.is_over(i)) {
+                if let Some((plan, quantity)) = grants.get(&item.id) {
+                    let key = Key { kind: "trial", id: item.id.clone(), ..Key::default() };
+                    let end = latest.and_then(|s| s.item(&item.id)).map_or(since, |l| l.end);
+                    let lot = self.lot(key, &item.id, plan.trial(*quantity), since, (Kind::Plan, end));
+                    lots.push(Lot { is_paid: false, ..lot });
                 }
             }
-            let mut zero: Vec<_> = self.zero_lines(sub).filter(|_| latest.is_none()).collect();
-            zero.sort_by_key(|z| z.0);
-            grants.extend(
-                zero.into_iter().map(|((item, start), plan, quantity)| (item, (plan, quantity, start))),
-            );
-            for (id, (plan, quantity, end)) in grants {
-                let Some(item) = sub.items.iter().find(|i| i.id == id && i.periods.is_empty()) else {
-                    continue;
-                };
-                let others = || self.items().filter(|i| i.id != item.id).flat_map(|i| &i.periods);
-                let gone = item.end.is_some_and(|end| others().any(|p| p.start >= end));
-                let key = Key::Trial { sub: sub.id.clone(), item: id.into() };
-                let granted = if gone { 0 } else { plan.trial(quantity) };
-                let left = granted - self.taken(&key);
-                let (bucket, order) = (id.to_string(), (0, end, id.into(), 0));
-                let (free, until) = (true, NEVER);
-                lots.push(Lot { key, bucket, left, backed: granted, free, since: start, until, order });
-            }
         }
     }
 
-    /// 2.5: signup credits, "once", ended by a paid period; credits.md §2: free refills, "only while no plan gives
-    /// access"; "one that proves due is granted, only the newest".
-    fn signup_lot(&self, lots: &mut Vec<Lot>) {
-        let Some(put) = self.put else { return };
-        let policy = &self.facts.catalog.policy;
-        let openings = || self.items().flat_map(|i| &i.periods).map(|p| p.start);
-        let refills = policy.free_credits > 0 && policy.free_refill == "month";
-        let due = (1..).map(|k| (k, add_months(put, k))).take_while(|(_, at)| refills && *at <= self.now);
-        let newest = due.collect::<Vec<_>>().into_iter().rev().find(|(_, at)| self.plan_at(*at).is_none());
+    /// 2.5: signup credits, "once", until a paid period. credits.md §2: free refills are a "SET of the bucket `signup`;
+    /// only while no plan gives access"; "one that proves due is granted, only the newest".
+    fn add_signup(&self, lots: &mut Vec<Lot>) {
+        let (c, Some(put)) = (self.facts.catalog, self.put) else { return };
+        let refill = c.number("free_credits", 0);
+        let due =
+            (1_i64..).map(|k| (k, add_months(put, k))).take_while(|(_, at)| refill > 0 && *at <= self.now);
+        let newest = due.collect::<Vec<_>>().into_iter().rev().find(|(_, at)| self.best_plan(*at).is_none());
         let (index, since, granted) =
-            newest.map_or((0, put, policy.signup_credits), |(k, at)| (k, at, policy.free_credits));
-        if openings().any(|start| index == 0 || start >= since) {
+            newest.map_or((0, put, c.number("signup_credits", 500)), |(k, at)| (k, at, refill));
+        if self.items().flat_map(|i| &i.periods).any(|p| index == 0 || p.start >= since) {
             return;
         }
-        let of_user = self.takes.iter().filter(|(k, _)| match k {
-            Key::Signup { user, refill } => user == self.user && *refill >= index,
-            Key::Plan { .. } | Key::Trial { .. } | Key::Rollover { .. } | Key::Sale { .. } | Key::Fix(_) => {
-                false
-            }
-        });
-        let expires = if index == 0 { policy.signup_expires_days } else { 0 };
-        lots.push(Lot {
-            key: Key::Signup { user: self.user.into(), refill: index },
-            bucket: "signup".into(),
-            left: granted - of_user.map(|(_, n)| n).sum::<i64>(),
-            backed: granted,
-            free: true,
-            since,
-            until: expiry(since, expires),
-            order: (1, 0, String::new(), 0),
-        });
+        // What was spent of a refill that was undone counts against the one before it.
+        let later =
+            self.takes.iter().filter(|(k, _)| k.kind == "signup" && k.id == self.user && k.start > index);
+        let key = Key { kind: "signup", id: self.user.into(), start: index, ..Key::default() };
+        let lot = self.lot(key, "signup", granted, since, (Kind::Signup, 0));
+        let left = lot.left - later.map(|(_, n)| n).sum::<i64>();
+        let until = if index == 0 { expiry(since, c.number("signup_expires_days", 0)) } else { NEVER };
+        lots.push(Lot { left, until, ..lot });
     }
 
-    /// 2.5: grants by hand and complimentary credits live in `grant`, "which no renewal ends".
-    fn given_lots(&self, lots: &mut Vec<Lot>) {
-        for (index, at, body) in &self.fixes {
-            let action = body.get("action").and_then(Value::as_str);
-            let since = self.comp(body).map_or(*at, |(_, from, _)| from);
-            if !matches!(action, Some("grant" | "complimentary")) || since > self.now {
-                continue;
+    /// 2.5: grants by hand, and complimentary credits, "a lot of `grant` that ends with it".
+    fn add_gifts(&self, lots: &mut Vec<Lot>) {
+        for (step, at, body) in &self.fixes {
+            let since = moment(&body["from"]).unwrap_or(*at);
+            if matches!(body["action"].as_str(), Some("grant" | "complimentary")) && since <= self.now {
+                let key = Key { kind: "fix", start: i64::try_from(*step).unwrap_or(0), ..Key::default() };
+                let lot =
+                    self.lot(key, "grant", body["credits"].as_i64().unwrap_or(0), since, (Kind::Grant, 0));
+                let until = moment(&body["until"]).or_else(|| moment(&body["expires"])).unwrap_or(NEVER);
+                lots.push(Lot { until, ..lot });
             }
-            let granted = body.get("credits").and_then(Value::as_i64).unwrap_or(0);
-            let until = ["until", "expires"].iter().find_map(|k| moment(body.get(*k)?)).unwrap_or(NEVER);
-            let key = Key::Fix(*index);
-            let (left, bucket) = (granted - self.taken(&key), "grant".into());
-            let order = (2, 0, String::new(), 0);
-            lots.push(Lot { key, bucket, left, backed: granted, free: true, since, until, order });
         }
-    }
-
-    /// A complimentary plan: its tier, from and until.
-    fn comp<'v>(&'v self, body: &'v Value) -> Option<(&'v Plan, i64, i64)> {
-        let name = body.get("action").filter(|a| *a == "complimentary").and(body.get("plan"))?.as_str();
-        let plan = self.facts.catalog.plan.iter().find(|p| Some(p.name.as_str()) == name)?;
-        let at = |k: &str| body.get(k).and_then(moment);
-        Some((plan, at("from").unwrap_or(0), at("until").unwrap_or(NEVER)))
     }
 
     /// 2.5: packs and products by session and by invoice, lifetime plans, and the add-on reset.
-    fn sale_lots(&self, ranks: &mut Ranks, step: usize, lots: &mut Vec<Lot>) {
+    fn add_sales(&self, ranks: &mut Ranks, step: usize, lots: &mut Vec<Lot>) {
         let mut resets = Vec::new();
-        for item in self.items() {
+        for (item, p) in self.items().flat_map(|i| i.periods.iter().map(move |p| (i, p))) {
             // "Openings of items of a `per = "subscription"` plan reset; seat items … do not."
-            for p in item.periods.iter().filter(|p| p.plan.per != "seat") {
-                let mark = Mark::Opening(item.id.clone(), p.start);
-                resets.push((p.start, p.invoice.id.as_str(), *ranks.entry(mark).or_insert(step)));
+            if !p.plan.is_seat() && self.facts.catalog.policy("addons", "reset") == "reset" {
+                let rank = *ranks.entry(format!("{}#{}", item.id, p.start)).or_insert(step);
+                resets.push((p.start, &p.invoice.doc, rank));
             }
         }
-        let reset = self.facts.catalog.policy.addons == "reset";
-        let mut addon =
-            |document: &str, pack: &Pack, quantity, at, rank: usize, taken, loss: &dyn Fn(i64) -> i64| {
-                // "Packs bought before it end, at or after it stay, so does a pack on the same invoice." 2.3 (b): "a
-                // pack that reaches us after a newer reset is granted in full".
-                let ends = |r: &(i64, &str, usize)| r.0 > at && r.1 != document && r.2 >= rank;
-                if reset && resets.iter().any(ends) {
-                    return;
-                }
-                let backed = pack.credits * quantity - loss(pack.credits * quantity);
-                lots.push(Lot {
-                    key: Key::Sale { document: document.into(), name: pack.name.clone() },
-                    bucket: "addon".into(),
-                    left: backed - taken,
-                    backed,
-                    free: false,
-                    since: at,
-                    until: expiry(at, pack.expires_days),
-                    order: (3, 0, String::new(), 0),
-                });
-            };
-        let mut lifetime = Vec::new();
-        for s in self.sessions() {
-            let tied: Vec<&String> = self.facts.invoices.keys().filter(|i| self.facts.tied(s, i)).collect();
-            let documents = || tied.iter().copied().chain([&s.id]);
-            let known = documents().filter_map(|d| ranks.get(&Mark::Sale(d.clone()))).min().copied();
-            let rank = *ranks.entry(Mark::Sale(s.id.clone())).or_insert(known.unwrap_or(step));
-            let rank = known.map_or(rank, |k| k.min(rank));
-            let loss = |part| self.facts.loss(part, &s.id, s.total, NEVER);
-            // "What was spent of [the invoice's entry] counts against the session's lot."
-            let taken = |name: &str| -> i64 {
-                let key = |d: &String| Key::Sale { document: d.clone(), name: name.into() };
-                documents().map(|d| self.taken(&key(d))).sum()
-            };
-            for (sold, quantity) in merged(self.facts.sales(s)) {
-                match sold {
-                    Sold::Pack(p) => addon(&s.id, p, quantity, s.created, rank, taken(&p.name), &loss),
-                    Sold::Plan(p) => lifetime.push((s, p, quantity, taken(&p.name))),
-                }
-            }
-        }
-        for i in self.facts.invoices.values().filter(|i| self.facts.purchase(&i.id).is_none()) {
-            let owner = match &i.sub {
-                Some(sub) => self.facts.owners.of_sub(sub, i.customer.as_deref()),
-                None => self.facts.owners.of_document(&i.id),
-            };
-            let sold = i.lines.iter().filter(|l| l.amount > 0).filter_map(|l| {
-                let sold = self.facts.sold(l.price.as_ref()?)?;
-                matches!(sold, Sold::Pack(_)).then_some((sold, l.quantity))
-            });
-            let sold = merged(sold.collect());
-            if owner.is_none_or(|o| o != self.user) || sold.is_empty() {
+        for e in &self.paid {
+            if e.family == Family::Invoice && self.facts.is_granted_by_session(&e.doc) {
                 continue;
             }
-            let rank = *ranks.entry(Mark::Sale(i.id.clone())).or_insert(step);
-            let loss = |part| self.facts.loss(part, &i.id, i.total, NEVER);
-            for (sold, quantity) in sold {
-                if let Sold::Pack(p) = sold {
-                    let taken = self.taken(&Key::Sale { document: i.id.clone(), name: p.name.clone() });
-                    addon(&i.id, p, quantity, i.event_created, rank, taken, &loss);
+            // "What was spent of [the invoice's entry] counts against the session's lot."
+            let purchase = self.facts.purchase(&e.doc);
+            let rank = purchase.iter().filter_map(|d| ranks.get(*d)).min().copied().unwrap_or(step);
+            for (goods, quantity) in self.facts.sales(e) {
+                ranks.entry(e.doc.clone()).or_insert(rank);
+                // "Packs bought before it end, at or after it stay, so does a pack on the same invoice." 2.3 (b): "a pack
+                // that reaches us after a newer reset is granted in full".
+                let ends = |r: &(i64, &String, usize)| r.0 > e.created && *r.1 != e.doc && r.2 >= rank;
+                if !goods.is_plan() && resets.iter().any(ends) {
+                    continue;
                 }
+                let key =
+                    |d: &str| Key { kind: "sale", id: d.into(), name: goods.name.clone(), ..Key::default() };
+                let granted = goods.worth(quantity) - self.facts.loss(goods.worth(quantity), e, NEVER);
+                let lifetime = format!("lifetime#{}", e.doc);
+                let bucket = if goods.is_plan() { &lifetime } else { "addon" };
+                let order = if goods.is_plan() { (Kind::Plan, NEVER) } else { (Kind::Addon, 0) };
+                let lot = self.lot(key(&e.doc), bucket, granted, e.created, order);
+                let others = purchase.iter().filter(|d| **d != e.doc).filter_map(|d| self.takes.get(&key(d)));
+                let left = lot.left - others.sum::<i64>();
+                lots.push(Lot { left, until: expiry(e.created, goods.expires_days), ..lot });
             }
         }
-        for (s, plan, quantity, taken) in lifetime {
-            let backed = plan.worth(quantity) - self.facts.loss(plan.worth(quantity), &s.id, s.total, NEVER);
-            let bucket = format!("lifetime#{}", s.id);
-            lots.push(Lot {
-                key: Key::Sale { document: s.id.clone(), name: plan.name.clone() },
-                order: (0, NEVER, bucket.clone(), 0),
-                bucket,
-                left: backed - taken,
-                backed,
-                free: false,
-                since: s.created,
-                until: NEVER,
-            });
-        }
     }
 
-    fn sessions(&self) -> impl Iterator<Item = &'a Session> {
-        let mine = |s: &&Session| self.facts.owners.of_document(&s.id).is_some_and(|o| o == self.user);
-        self.facts.sessions.values().filter(mine)
-    }
-
-    /// 2.9: the highest plan that gives access at a moment, as (rank, tier).
-    fn plan_at(&self, at: i64) -> Option<(i64, &str)> {
-        let catalog = self.facts.catalog;
-        let of_sub = self.subs.iter().flat_map(|s| self.sub_plans(s, at));
+    /// 2.9: the highest plan that gives access at a moment.
+    fn best_plan(&self, at: i64) -> Option<&'a Goods> {
+        let subs = self.subs.iter().flat_map(|s| self.plans(s, at));
         // Lifetime: "tier until refunded".
-        let refunded = |s: &Session| s.total > 0 && self.facts.reversed(&s.id, NEVER, true) >= s.total;
-        let bought = self.sessions().filter(|s| s.created <= at && !refunded(s));
-        let bought = bought.flat_map(|s| self.facts.sales(s)).filter_map(|(sold, _)| match sold {
-            Sold::Plan(plan) => Some(plan),
-            Sold::Pack(_) => None,
+        let kept = |e: &&&Event| {
+            e.created <= at && (e.total() <= 0 || self.facts.reversed(e, NEVER, true) < e.total())
+        };
+        let bought = self.paid.iter().filter(kept).flat_map(|e| self.facts.sales(e)).map(|s| s.0);
+        let given = self.fixes.iter().filter(|(.., b)| b["action"] == "complimentary").filter(|(.., b)| {
+            moment(&b["from"]).is_none_or(|from| from <= at)
+                && moment(&b["until"]).is_none_or(|until| at < until)
         });
-        let given = self.fixes.iter().filter_map(|(_, _, body)| self.comp(body));
-        let given = given.filter(|(_, from, until)| *from <= at && at < *until).map(|(plan, ..)| plan);
-        let plans = of_sub.chain(bought).map(|p| (catalog.rank(&p.tier), p.tier.as_str()));
-        plans.chain(given.map(|p| (catalog.rank(&p.tier), p.tier.as_str()))).max()
+        let catalog: &'a crate::catalog::Catalog = self.facts.catalog;
+        let given = given.filter_map(|(.., b)| catalog.plan.iter().find(|p| b["plan"] == p.name));
+        subs.chain(bought.filter(|g| g.is_plan())).chain(given).max_by_key(|p| catalog.rank(p))
     }
 
     /// 2.9, the table: the plans to which a subscription gives access at a moment.
-    fn sub_plans(&self, sub: &Sub<'a>, at: i64) -> Vec<&'a Plan> {
-        let policy = &self.facts.catalog.policy;
+    fn plans(&self, sub: &Sub<'a>, at: i64) -> Vec<&'a Goods> {
+        let (facts, catalog) = (self.facts, self.facts.catalog);
         let latest = if at >= self.now { sub.snapshots.last().copied() } else { sub.snapshot_at(at) };
         let ended = sub.ended.filter(|(end, _)| *end <= at);
         let status = match (ended, latest) {
-            (Some((_, failed)), _) => {
-                if failed {
-                    "unpaid"
-                } else {
-                    "canceled"
-                }
-            }
-            (None, Some(s)) => &s.status,
-            // "An item with a running paid period and no snapshot yet gives access."
+            (Some((_, true)), _) => "unpaid",
+            (Some((_, false)), _) => "canceled",
+            (None, Some(s)) => s.status(),
             (None, None) => "active",
         };
-        let mut plans = Vec::new();
-        for item in &sub.items {
-            let shown = latest.and_then(|s| s.items.iter().find(|i| i.id == item.id));
-            let plan = shown.and_then(|i| match self.facts.sold(&i.price) {
-                Some(Sold::Plan(plan)) => Some(plan),
-                Some(Sold::Pack(_)) | None => None,
-            });
-            let paid = item.paid_plan(at);
-            let removed = item.end.is_some_and(|end| end <= at) && ended.is_none();
-            let given_back = policy.refunded_access == "end" && item.is_given_back(at);
-            if removed || given_back || shown.is_some() && plan.is_none() {
-                continue;
+        let plan_of = |item: &Item<'a>| {
+            let shown = latest.and_then(|s| s.item(&item.id));
+            let plan = shown.and_then(|l| facts.plan(l));
+            let running = item.running(at);
+            let removed = ended.is_none() && item.end.is_some_and(|end| end <= at);
+            let given_back = running.is_some_and(|(p, _)| item.is_given_back(p));
+            let ends = given_back && catalog.policy("refunded_access", "keep") == "end";
+            if removed || ends || shown.is_some() && plan.is_none() {
+                return None;
             }
-            let lower = |paid: &'a Plan| {
-                let rank = |p: &Plan| self.facts.catalog.rank(&p.tier);
-                plan.filter(|p| rank(p) < rank(paid)).unwrap_or(paid)
-            };
-            let held = policy.pause_collection == "until_period_end"
-                && latest.is_some_and(|s| s.collection_paused)
-                && !paid.is_some_and(|(_, end)| at < end);
-            plans.extend(match status {
-                "active" | "trialing" if held => None,
-                "active" | "trialing" => plan.or(paid.map(|p| p.0)),
-                // "Per item, to the end of its own paid period: the lower of the plan that was paid for and the
-                // plan in the latest snapshot."
-                "past_due" | "unpaid" if paid.is_some() => paid.map(|p| lower(p.0)),
-                "past_due" => plan.filter(|_| {
-                    let last = item.periods.last().filter(|p| p.start <= at);
-                    let start = shown.map_or(0, |i| i.start);
-                    let unpaid = last.filter(|p| p.start == start).map_or(start, |p| p.end);
-                    let days = match latest.and_then(|s| s.due_days) {
-                        Some(due) => due,
-                        None => policy.past_due_grace_days,
-                    };
-                    at < unpaid + days * DAY
-                }),
+            let is_held = catalog.policy("pause_collection", "keep") == "until_period_end"
+                && latest.is_some_and(|s| s.object["pause_collection"].is_object());
+            match (status, running) {
+                ("active" | "trialing", None) if is_held => None,
+                // "An item with a running paid period and no snapshot yet gives access."
+                ("active" | "trialing", _) => plan.or(running.map(|r| r.1)),
+                // "Per item, to the end of its own paid period: the lower of the plan that was paid for and the plan in
+                // the latest snapshot."
+                ("past_due" | "unpaid", Some((_, paid))) => {
+                    Some(plan.filter(|p| catalog.rank(p) < catalog.rank(paid)).unwrap_or(paid))
+                }
+                // "`past_due_grace_days` after the unpaid period began; with `send_invoice` after the period's start plus
+                // `days_until_due`."
+                ("past_due", None) => {
+                    let start = shown?.start;
+                    let unpaid = item.periods.iter().find(|p| p.start == start).map_or(start, |p| p.end);
+                    let invoiced = latest.filter(|s| s.object["collection_method"] == "send_invoice");
+                    let due = invoiced.map_or(0, |s| s.int("days_until_due"));
+                    let days = due + catalog.number("past_due_grace_days", 7);
+                    plan.filter(|_| at < unpaid + days * DAY)
+                }
                 _ => None,
-            });
-        }
-        plans
+            }
+        };
+        sub.items.iter().filter_map(plan_of).collect()
     }
 
     /// The user as it reads now.
     pub fn user(&self, lots: &[Lot]) -> User {
-        let tier = self.plan_at(self.now).map_or(self.facts.catalog.policy.default_tier.as_str(), |p| p.1);
-        let mut user = User { tier: tier.into(), ..User::default() };
+        let tier = self.best_plan(self.now).map(|p| p.tier.clone());
+        let tier = tier.unwrap_or_else(|| self.facts.catalog.policy("default_tier", "free").into());
+        let mut user = User { tier, ..User::default() };
         for lot in lots {
             user.credits += lot.left;
             *user.buckets.entry(lot.bucket.clone()).or_insert(0) += lot.left;
             *user.backed.entry(lot.bucket.clone()).or_insert(0) += lot.backed;
         }
-        for s in self.sessions().filter(|s| self.facts.is_order(s)) {
+        for e in self.paid.iter().filter(|e| self.facts.is_order(e)) {
             // 2.11: "`REFUNDED` from any, set only by a full refund".
-            let refunded = s.total > 0 && self.facts.reversed(&s.id, NEVER, false) >= s.total;
-            user.orders.insert(s.id.clone(), if refunded { "REFUNDED" } else { "NEW" }.into());
+            let refunded = e.total() > 0 && self.facts.reversed(e, NEVER, false) >= e.total();
+            user.orders.insert(e.doc.clone(), if refunded { "REFUNDED" } else { "NEW" }.into());
         }
         user
     }
@@ -450,17 +338,4 @@ impl<'a> Account<'a> {
 
 fn expiry(since: i64, days: i64) -> i64 {
     if days > 0 { since + days * DAY } else { NEVER }
-}
-
-/// Lines of one document that sell the same thing are one sale.
-fn merged<'a>(sales: Vec<(Sold<'a>, i64)>) -> Vec<(Sold<'a>, i64)> {
-    let mut sums: BTreeMap<(bool, String), (Sold<'a>, i64)> = BTreeMap::new();
-    for (sold, quantity) in sales {
-        let key = match sold {
-            Sold::Plan(p) => (true, p.name.clone()),
-            Sold::Pack(p) => (false, p.name.clone()),
-        };
-        sums.entry(key).or_insert((sold, 0)).1 += quantity;
-    }
-    sums.into_values().collect()
 }

@@ -1,377 +1,319 @@
-//! The set of facts: every accepted document, sorted so that the order of arrival is forgotten.
+//! The set of facts: every accepted event, sorted so that the order of arrival is forgotten.
 
-use crate::Step;
-use crate::catalog::{Catalog, Pack, Plan, Sold};
-use crate::event::{Event, Fact, Invoice, Payment, Price, Session, Snapshot};
+use crate::History;
+use crate::catalog::{Catalog, Goods};
+use crate::event::{Event, Family, Line, id, int};
 use crate::owner::Owners;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// What a session sold: a pack or product, or a lifetime plan, with its quantity.
-pub type Sale<'a> = (Sold<'a>, i64);
-
-/// One state of a refund or a dispute.
-struct Reversal {
-    payment: String,
-    id: String,
-    amount: i64,
-    status: String,
-    created: i64,
-}
 
 /// Every accepted document of all users.
 pub struct Facts<'a> {
     pub catalog: &'a Catalog,
     pub owners: Owners,
-    pub snapshots: BTreeMap<String, Vec<&'a Snapshot>>,
-    pub invoices: BTreeMap<String, &'a Invoice>,
-    pub sessions: BTreeMap<String, Session>,
-    pub deleted_customers: BTreeMap<String, i64>,
-    prices: BTreeMap<String, Price>,
+    /// Accepted events, oldest first.
+    pub events: Vec<&'a Event>,
+    /// The snapshots of each subscription, in the order in which they count.
+    pub snapshots: BTreeMap<&'a str, Vec<&'a Event>>,
+    /// Paid invoices, and paid sessions of mode `payment`.
+    pub paid: BTreeMap<&'a str, &'a Event>,
+    lines: BTreeMap<&'a str, Vec<&'a Line>>,
+    /// Document → payment → what was paid.
     links: BTreeMap<String, BTreeMap<String, i64>>,
     amounts: BTreeMap<String, i64>,
-    charges: Vec<(String, i64, i64)>,
-    refunds: Vec<Reversal>,
-    disputes: Vec<Reversal>,
+    /// Charge → payment intent.
+    intents: BTreeMap<String, String>,
+    /// Refunds, disputes and charges with the payment that they name, oldest first.
+    reversals: Vec<(String, &'a Event)>,
 }
 
 impl<'a> Facts<'a> {
-    /// Reads the accepted events among `steps`, each event id once.
-    pub fn collect(catalog: &'a Catalog, steps: &'a [(Step, Option<Event>)]) -> Facts<'a> {
+    /// Reads the accepted events of `history`, each event id once.
+    pub fn collect(catalog: &'a Catalog, history: &'a History) -> Facts<'a> {
+        let owners = Owners::play(catalog, history);
+        let mut events: Vec<&Event> = history.iter().filter_map(|(_, e)| e.as_ref()).collect();
+        events.retain(|e| owners.outcomes[&e.id].status == "processed");
+        events.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        events.dedup_by(|a, b| a.id == b.id);
+        let both =
+            |e: &&Event| id(&e.object["charge"]).or(Some(e.doc.clone())).zip(id(&e.object["payment_intent"]));
+        let intents = events.iter().filter_map(both).collect();
         let mut f = Facts {
             catalog,
-            owners: Owners::play(catalog, steps),
+            owners,
             snapshots: BTreeMap::new(),
-            invoices: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            deleted_customers: BTreeMap::new(),
-            prices: BTreeMap::new(),
+            paid: BTreeMap::new(),
+            lines: BTreeMap::new(),
             links: BTreeMap::new(),
             amounts: BTreeMap::new(),
-            charges: Vec::new(),
-            refunds: Vec::new(),
-            disputes: Vec::new(),
+            intents,
+            events,
+            reversals: Vec::new(),
         };
-        let mut heard: Vec<&Event> = steps.iter().filter_map(|(_, e)| e.as_ref()).collect();
-        heard.retain(|e| f.owners.outcomes.get(&e.id).is_some_and(|o| o.status == "processed"));
-        heard.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
-        heard.dedup_by(|a, b| a.id == b.id);
-        let alias = aliases(&heard);
-        let key = |p: &Payment| {
-            let charge = || p.charge.as_ref().map(|c| alias.get(c).unwrap_or(c).clone());
-            p.intent.clone().or_else(charge).unwrap_or_default()
-        };
-        for e in heard {
-            match &e.fact {
-                Fact::Session(s) => f.session(s),
-                Fact::Snapshot(s) => {
-                    s.items.iter().for_each(|i| f.learn(&i.price));
-                    f.snapshots.entry(s.sub.clone()).or_default().push(s);
+        for e in f.events.clone() {
+            for l in e.lines.iter().filter(|l| !l.price.is_empty()) {
+                f.lines.entry(&l.price).or_default().push(l);
+            }
+            let (o, payment) = (&e.object, f.payment(e));
+            let invoice = id(&o["invoice"]).unwrap_or_default();
+            let paid = int(&o["amount_paid"]).unwrap_or_else(|| e.int("amount_total"));
+            match e.family {
+                Family::Subscription => f.snapshots.entry(&e.doc).or_default().push(e),
+                Family::Session if o["mode"] == "payment" => {
+                    f.link(&e.doc, payment, paid);
+                    // The session's own id stands for a payment that its invoice shares.
+                    f.link(&e.doc, e.doc.clone(), 0);
+                    f.link(&invoice, e.doc.clone(), 0);
                 }
-                Fact::Invoice(i) => {
-                    i.lines.iter().filter_map(|l| l.price.as_ref()).for_each(|p| f.learn(p));
-                    if i.paid {
-                        f.invoices.entry(i.id.clone()).or_insert(i);
-                        f.link(&i.id, key(&i.payment), i.amount_paid);
-                    }
+                Family::Invoice if e.paid => f.link(&e.doc, payment, paid),
+                Family::Link => f.link(&invoice, payment, paid),
+                Family::Charge => {
+                    f.link(&invoice, payment.clone(), 0);
+                    f.reversals.push((payment, e));
                 }
-                Fact::Link { invoice, payment, amount } => {
-                    let payment = alias.get(payment).unwrap_or(payment).clone();
-                    amount.map(|a| f.amounts.insert(payment.clone(), a));
-                    f.link(invoice, payment, amount.unwrap_or(0));
-                }
-                Fact::Charge { payment, refunded, amount, invoice } => {
-                    let k = key(payment);
-                    amount.map(|a| f.amounts.insert(k.clone(), a));
-                    if let Some(invoice) = invoice {
-                        f.link(invoice, k.clone(), 0);
-                    }
-                    f.charges.push((k, *refunded, e.created));
-                }
-                Fact::Refund { payment, id, amount, status } => {
-                    f.refunds.push(reversal(key(payment), id, *amount, status, e.created));
-                }
-                Fact::Dispute { payment, id, amount, status } => {
-                    f.disputes.push(reversal(key(payment), id, *amount, status, e.created));
-                }
-                Fact::CustomerDeleted(c) => {
-                    f.deleted_customers.entry(c.clone()).or_insert(e.created);
-                }
-                Fact::Unknown => {}
+                Family::Refund | Family::Dispute => f.reversals.push((payment, e)),
+                Family::Session | Family::Invoice | Family::Customer | Family::Unknown => {}
+            }
+            if e.paid && (e.family == Family::Invoice || o["mode"] == "payment") {
+                f.paid.entry(&e.doc).or_insert(e);
             }
         }
         f.snapshots.values_mut().for_each(|v| *v = in_order(std::mem::take(v)));
         f
     }
 
-    fn link(&mut self, document: &str, payment: String, amount: i64) {
-        if !payment.is_empty() {
-            let known = self.links.entry(document.into()).or_default().entry(payment).or_insert(0);
-            *known = amount.max(*known);
+    /// The payment that an event names: its payment intent, else its charge.
+    fn payment(&self, e: &Event) -> String {
+        let objects = [&e.object, &e.object["payment"]];
+        let charge = || objects.into_iter().find_map(|o| id(&o["charge"])).unwrap_or_else(|| e.doc.clone());
+        let intent = objects.into_iter().find_map(|o| id(&o["payment_intent"]));
+        intent.unwrap_or_else(|| self.intents.get(&charge()).cloned().unwrap_or_else(charge))
+    }
+
+    fn link(&mut self, document: &str, payment: String, paid: i64) {
+        if !document.is_empty() {
+            keep_greatest(self.links.entry(document.into()).or_default(), payment.clone(), paid);
+            keep_greatest(&mut self.amounts, payment, paid);
         }
     }
 
-    /// "What is learnt from the subscription … is remembered per price id" (selling.md §2).
-    fn learn(&mut self, p: &Price) {
-        let known = self.prices.entry(p.id.clone()).or_default();
-        known.lookup = known.lookup.take().or_else(|| p.lookup.clone());
-        known.product = known.product.take().or_else(|| p.product.clone());
-        known.amount = known.amount.or(p.amount);
+    /// What a line's price sells. "What is learnt from the subscription … is remembered per price id."
+    pub fn sold(&self, line: &Line) -> Option<&'a Goods> {
+        let learnt = || self.lines.get(line.price.as_str())?.iter().find_map(|l| self.catalog.sold(l));
+        let catalog: &'a Catalog = self.catalog;
+        catalog.sold(line).or_else(learnt)
     }
 
-    /// A session counts once it is paid; it was paid at the earliest event that says so.
-    fn session(&mut self, s: &Session) {
-        if let Some(intent) = &s.intent {
-            self.link(&s.id, intent.clone(), s.total);
-        }
-        let known = self.sessions.entry(s.id.clone()).or_insert_with(|| s.clone());
-        let invoice = known.invoice.take().or_else(|| s.invoice.clone());
-        if s.paid && !known.paid {
-            *known = s.clone();
-        }
-        known.invoice = invoice;
-    }
-
-    /// What a price sells, by all that is known about it.
-    pub fn sold(&self, p: &Price) -> Option<Sold<'a>> {
-        let known = self.prices.get(&p.id).unwrap_or(p);
-        self.catalog.sold(&p.id, known.lookup.as_deref(), known.product.as_deref())
+    pub fn plan(&self, line: &Line) -> Option<&'a Goods> {
+        self.sold(line).filter(|g| g.is_plan())
     }
 
     /// Whether a price's own amount is 0.
-    pub fn is_free(&self, p: &Price) -> bool {
-        p.amount.or_else(|| self.prices.get(&p.id)?.amount) == Some(0)
+    pub fn is_free(&self, line: &Line) -> bool {
+        let same = self.lines.get(line.price.as_str()).into_iter().flatten();
+        line.unit.or_else(|| same.filter_map(|l| l.unit).next()) == Some(0)
     }
 
-    /// 2.5: the lines of a paid session of mode `payment`: its line items, else what its metadata names.
-    pub fn sales(&self, s: &Session) -> Vec<Sale<'a>> {
-        if !s.paid || s.mode != "payment" {
-            return Vec::new();
+    /// 2.5: what a paid document sold, with quantities: the packs and products on an invoice's positive lines; a
+    /// session's line items, else what its metadata names, a lifetime plan among them.
+    pub fn sales(&self, e: &Event) -> Vec<(&'a Goods, i64)> {
+        let mut sales: Vec<(&'a Goods, i64)> = Vec::new();
+        let mut add =
+            |goods: &'a Goods, quantity: i64| match sales.iter_mut().find(|s| s.0.name == goods.name) {
+                Some(same) => same.1 += quantity,
+                None => sales.push((goods, quantity)),
+            };
+        let sells = |g: &&Goods| e.family == Family::Session || !g.is_plan();
+        for l in e.lines.iter().filter(|l| l.amount > 0 || e.family == Family::Session) {
+            self.sold(l).filter(sells).map(|g| add(g, l.quantity));
         }
-        if !s.lines.is_empty() {
-            let sale = |l: &crate::event::Line| Some((self.sold(l.price.as_ref()?)?, l.quantity));
-            return s.lines.iter().filter_map(sale).collect();
-        }
-        let word = |k: &str| s.metadata.get(k).and_then(Value::as_str);
-        let pack = |list: &'a [Pack], k: &str| list.iter().find(|p| Some(p.name.as_str()) == word(k));
-        let plan = || self.catalog.plan.iter().find(|p| Some(p.name.as_str()) == word("plan"));
-        let goods = [pack(&self.catalog.pack, "pack"), pack(&self.catalog.product, "product")];
-        let mut sales: Vec<Sale<'a>> =
-            goods.into_iter().flatten().map(|p| (Sold::Pack(p), quantity(s, p.amount))).collect();
-        if let Some(plan) = plan().filter(|_| !self.is_order(s)) {
-            let plan: &'a Plan = plan;
-            sales.push((Sold::Plan(plan), quantity(s, plan.amount)));
+        if e.family == Family::Session && e.lines.is_empty() {
+            let (c, metadata) = (self.catalog, &e.object["metadata"]);
+            for (list, field) in [(&c.pack, "pack"), (&c.product, "product"), (&c.plan, "plan")] {
+                let named = list.iter().find(|g| metadata[field] == g.name);
+                named.filter(|g| !g.is_plan() || !self.is_order(e)).map(|g| add(g, quantity(e, g)));
+            }
         }
         sales
     }
 
     /// 2.11: a paid one-time session whose `metadata.mode` names an order kind.
-    pub fn is_order(&self, s: &Session) -> bool {
-        let mode = s.metadata.get("mode").and_then(Value::as_str);
-        s.paid && s.mode == "payment" && self.catalog.order.iter().any(|o| Some(o.mode.as_str()) == mode)
+    pub fn is_order(&self, e: &Event) -> bool {
+        let mode = &e.object["metadata"]["mode"];
+        e.family == Family::Session && self.catalog.order.iter().any(|o| o["mode"] == *mode)
     }
 
-    /// 2.5, one purchase: a session and an invoice "that are tied by payment intent, by `session.invoice` or by
-    /// `invoice_payment.paid`".
-    pub fn tied(&self, s: &Session, invoice: &str) -> bool {
-        let payments = |d: &str| self.links.get(d).map(|m| m.keys().collect::<BTreeSet<_>>());
-        let shared = |a: BTreeSet<_>, b: BTreeSet<_>| a.intersection(&b).next().is_some();
-        s.invoice.as_deref() == Some(invoice)
-            || payments(&s.id).zip(payments(invoice)).is_some_and(|(a, b)| shared(a, b))
+    /// 2.5, one purchase: the documents "that are tied by payment intent, by `session.invoice` or by
+    /// `invoice_payment.paid`", this one among them.
+    pub fn purchase(&self, document: &str) -> Vec<&str> {
+        let mine = self.links.get(document);
+        let shares =
+            |other: &BTreeMap<String, i64>| mine.is_some_and(|m| m.keys().any(|p| other.contains_key(p)));
+        let is_session = |d: &str| self.paid.get(d).map(|e| e.family == Family::Session);
+        let tied = |d: &str| d == document || is_session(d) != is_session(document);
+        self.links.iter().filter(|(d, other)| tied(d) && shares(other)).map(|(d, _)| d.as_str()).collect()
     }
 
-    /// The session that is the same purchase as an invoice and grants in its place.
-    pub fn purchase(&self, invoice: &str) -> Option<&Session> {
-        self.sessions.values().find(|s| !self.sales(s).is_empty() && self.tied(s, invoice))
+    /// The session of an invoice's purchase grants, if it sold anything that is known.
+    pub fn is_granted_by_session(&self, invoice: &str) -> bool {
+        let tied = self.purchase(invoice).into_iter().filter_map(|d| self.paid.get(d));
+        tied.filter(|e| e.family == Family::Session).any(|e| !self.sales(e).is_empty())
     }
 
     /// 2.8: what each part loses: ⌊part × refunded / total⌋, at most the part.
-    pub fn loss(&self, part: i64, document: &str, total: i64, before: i64) -> i64 {
-        if total <= 0 { 0 } else { part * self.reversed(document, before, true).min(total) / total }
+    pub fn loss(&self, part: i64, e: &Event, before: i64) -> i64 {
+        let total = e.total();
+        if total <= 0 { 0 } else { part * self.reversed(e, before, true).min(total) / total }
     }
 
-    /// What was refunded of a session's or invoice's payments by events made before `before`; with disputes.
-    pub fn reversed(&self, document: &str, before: i64, disputes: bool) -> i64 {
-        let mut payments = self.links.get(document).cloned().unwrap_or_default();
-        if let Some(s) = self.sessions.get(document).filter(|s| s.mode == "payment") {
-            let tied = self.links.iter().filter(|(d, _)| self.tied(s, d) && !self.sessions.contains_key(*d));
-            payments.extend(tied.flat_map(|(_, m)| m.clone()));
-        }
-        payments.iter().map(|(p, paid)| self.reversed_payment(document, p, *paid, before, disputes)).sum()
+    /// What events made before `before` gave back of a document's payments; with disputes or without.
+    pub fn reversed(&self, e: &Event, before: i64, disputes: bool) -> i64 {
+        let documents =
+            if e.family == Family::Session { self.purchase(&e.doc) } else { vec![e.doc.as_str()] };
+        let payments = documents.into_iter().filter_map(|d| self.links.get(d)).flatten();
+        let each: BTreeSet<&String> = payments.map(|(p, _)| p).collect();
+        each.into_iter().map(|p| self.share(e, p, self.reversed_payment(p, before, disputes))).sum()
     }
 
-    fn reversed_payment(&self, document: &str, p: &str, paid: i64, before: i64, disputes: bool) -> i64 {
-        let refunded = self.refunded(p, before);
-        let disputed = if disputes { self.disputed(p, before) } else { 0 };
-        let amount = self.amounts.get(p).copied().unwrap_or(paid);
-        let reversed = refunded.max((refunded + disputed).min(amount));
-        // "One invoice may have several payments and the other way round": in proportion to what each invoice got.
-        let invoices = self.links.iter().filter(|(d, _)| !self.sessions.contains_key(*d));
-        let shares: Vec<(&String, i64)> = invoices.filter_map(|(d, m)| Some((d, *m.get(p)?))).collect();
-        let sum: i64 = shares.iter().map(|(_, n)| n).sum();
-        match shares.iter().find(|(d, _)| *d == document) {
-            Some((_, share)) if shares.len() > 1 && sum > 0 => reversed * share / sum,
-            _ => reversed,
-        }
+    /// "One invoice may have several payments and the other way round": in proportion to what each invoice got.
+    fn share(&self, e: &Event, payment: &str, reversed: i64) -> i64 {
+        let invoices = self
+            .links
+            .iter()
+            .filter(|(d, _)| !self.paid.get(d.as_str()).is_some_and(|e| e.family == Family::Session));
+        let parts: Vec<(&String, i64)> = invoices.filter_map(|(d, m)| Some((d, *m.get(payment)?))).collect();
+        let sum: i64 = parts.iter().map(|p| p.1).sum();
+        let own = parts.iter().find(|p| *p.0 == e.doc && parts.len() > 1 && sum > 0);
+        own.map_or(reversed, |p| reversed * p.1 / sum)
     }
 
-    /// "Refunded = the larger of the sum of succeeded single refunds and the newest `amount_refunded` less
-    /// refunds known to have failed or been cancelled; pending ones count nothing of their own."
-    fn refunded(&self, payment: &str, before: i64) -> i64 {
-        let mut newest: BTreeMap<&str, (i64, i32, &Reversal)> = BTreeMap::new();
-        for r in self.refunds.iter().filter(|r| r.payment == payment && r.created < before) {
-            let rank = match r.status.as_str() {
-                "failed" | "canceled" => 2,
-                "succeeded" => 1,
-                _ => 0,
-            };
-            let known = newest.entry(&r.id).or_insert((r.created, rank, r));
-            if (r.created, rank) > (known.0, known.1) {
-                *known = (r.created, rank, r);
+    /// "Refunded = the larger of the sum of succeeded single refunds and the newest `amount_refunded` less refunds
+    /// known to have failed or been cancelled; pending ones count nothing of their own." "Of two states of one
+    /// dispute the later of warning_* < open < lost < won counts. An inquiry and `prevented` revoke nothing."
+    fn reversed_payment(&self, payment: &str, before: i64, disputes: bool) -> i64 {
+        let (mut refunds, mut states, mut newest) = (BTreeMap::new(), BTreeMap::new(), (0, 0));
+        let mut amount = self.amounts.get(payment).copied().unwrap_or(0);
+        for (_, e) in self.reversals.iter().filter(|(p, e)| p == payment && e.created < before) {
+            let (rank, sum) = (rank(e.status()), e.int("amount"));
+            match e.family {
+                Family::Refund => keep_greatest(&mut refunds, &e.doc, (e.created, rank, sum)),
+                Family::Dispute => keep_greatest(&mut states, &e.doc, (rank, sum)),
+                _ => (newest, amount) = (newest.max((e.created, e.int("amount_refunded"))), sum),
             }
         }
-        let sum = |rank| newest.values().filter(|n| n.1 == rank).map(|n| n.2.amount).sum::<i64>();
-        let of_charge = self.charges.iter().filter(|c| c.0 == payment && c.2 < before);
-        let cumulative = of_charge.max_by_key(|c| (c.2, c.1)).map_or(0, |c| c.1);
-        sum(1).max(cumulative - sum(2))
+        let sum = |rank| refunds.values().filter(|s| s.1 == rank).map(|s| s.2).sum::<i64>();
+        let refunded = sum(SUCCEEDED).max(newest.1 - sum(FAILED));
+        let open = states.values().filter(|s| disputes && matches!(s.0, OPEN | LOST));
+        let disputed: i64 = open.map(|s| s.1).sum();
+        refunded.max((refunded + disputed).min(amount))
     }
 
-    /// "Of two states of one dispute the later of warning_* < open < lost < won counts. An inquiry and
-    /// `prevented` revoke nothing."
-    fn disputed(&self, payment: &str, before: i64) -> i64 {
-        let mut newest: BTreeMap<&str, (i32, i64)> = BTreeMap::new();
-        for d in self.disputes.iter().filter(|d| d.payment == payment && d.created < before) {
-            let known = newest.entry(&d.id).or_insert((0, d.amount));
-            *known = (*known).max((dispute_rank(&d.status), d.amount));
+    /// Whether a dispute of a document's payment was open at a moment.
+    pub fn is_disputed(&self, e: &Event, at: i64) -> bool {
+        let mut states = BTreeMap::new();
+        for d in self.disputes(e).filter(|d| d.created <= at) {
+            keep_greatest(&mut states, &d.doc, rank(d.status()));
         }
-        newest.values().filter(|(rank, _)| matches!(rank, 1 | 2)).map(|(_, amount)| amount).sum()
+        states.into_values().any(|s| s == OPEN)
     }
 
-    /// Whether a dispute of a document's payment was open at a moment, and when its disputes changed.
-    pub fn dispute_open(&self, document: &str, at: i64) -> bool {
-        let states = self.disputes_of(document).filter(|d| d.created <= at);
-        let mut newest: BTreeMap<&str, i32> = BTreeMap::new();
-        for d in states {
-            let known = newest.entry(&d.id).or_insert(0);
-            *known = (*known).max(dispute_rank(&d.status));
-        }
-        newest.values().any(|rank| *rank == 1)
-    }
-
-    pub fn dispute_times(&self, document: &str) -> Vec<i64> {
-        self.disputes_of(document).map(|d| d.created).collect()
-    }
-
-    fn disputes_of(&self, document: &str) -> impl Iterator<Item = &Reversal> {
-        let payments = self.links.get(document);
-        self.disputes.iter().filter(move |d| payments.is_some_and(|p| p.contains_key(&d.payment)))
+    pub fn disputes(&self, e: &Event) -> impl Iterator<Item = &'a Event> {
+        let payments = self.links.get(&e.doc);
+        let mine = move |(p, d): &&(String, &Event)| {
+            d.family == Family::Dispute && payments.is_some_and(|m| m.contains_key(p))
+        };
+        self.reversals.iter().filter(mine).map(|(_, d)| *d)
     }
 }
 
-fn reversal(payment: String, id: &str, amount: i64, status: &str, created: i64) -> Reversal {
-    Reversal { payment, id: id.into(), amount, status: status.into(), created }
+fn keep_greatest<K: Ord, V: Ord + Copy>(map: &mut BTreeMap<K, V>, key: K, value: V) {
+    let known = map.entry(key).or_insert(value);
+    *known = value.max(*known);
 }
 
-fn dispute_rank(status: &str) -> i32 {
+const OPEN: i32 = 1;
+const LOST: i32 = 2;
+const SUCCEEDED: i32 = 4;
+const FAILED: i32 = 5;
+
+/// The rank of a dispute's or refund's status: of two states of one object the greater counts.
+fn rank(status: &str) -> i32 {
     match status {
-        "needs_response" | "under_review" => 1,
-        "lost" => 2,
+        "needs_response" | "under_review" => OPEN,
+        "lost" => LOST,
         "won" => 3,
+        "succeeded" => SUCCEEDED,
+        "failed" | "canceled" => FAILED,
         _ => 0,
     }
 }
 
 /// 2.5, quantity: our checkout's metadata; for a Payment Link, or without one, what the amounts say, else 1.
-fn quantity(s: &Session, amount: Option<i64>) -> i64 {
-    let written = s.metadata.get("quantity");
-    let written = written.and_then(|q| q.as_i64().or_else(|| q.as_str()?.parse().ok()));
-    let computed = s.subtotal.zip(amount.filter(|a| *a > 0)).map(|(sum, each)| sum / each);
-    written.filter(|q| !s.payment_link && *q > 0).or(computed.filter(|q| *q > 0)).unwrap_or(1)
-}
-
-/// Charge → payment intent, from every object that names both.
-fn aliases(heard: &[&Event]) -> BTreeMap<String, String> {
-    let pair = |e: &&Event| match &e.fact {
-        Fact::Charge { payment, .. } | Fact::Refund { payment, .. } | Fact::Dispute { payment, .. } => {
-            payment.charge.clone().zip(payment.intent.clone())
-        }
-        Fact::Invoice(i) => i.payment.charge.clone().zip(i.payment.intent.clone()),
-        Fact::Session(_) | Fact::Snapshot(_) | Fact::Link { .. } => None,
-        Fact::CustomerDeleted(_) | Fact::Unknown => None,
-    };
-    heard.iter().filter_map(pair).collect()
+fn quantity(e: &Event, goods: &Goods) -> i64 {
+    let written = int(&e.object["metadata"]["quantity"]).filter(|_| e.object["payment_link"].is_null());
+    let computed = || Some(int(&e.object["amount_subtotal"])? / goods.amount.filter(|a| *a > 0)?);
+    written.or_else(computed).filter(|q| *q > 0).unwrap_or(1)
 }
 
 /// A terminal status is never left.
-pub fn is_terminal(status: &str) -> bool {
-    matches!(status, "canceled" | "incomplete_expired")
+pub fn is_terminal(e: &Event) -> bool {
+    matches!(e.status(), "canceled" | "incomplete_expired")
 }
 
-/// 2.3: the order of the snapshots of one subscription; the last one wins.
-fn in_order(mut snapshots: Vec<&Snapshot>) -> Vec<&Snapshot> {
-    snapshots.sort_by_key(|s| s.created);
-    let mut ordered: Vec<&Snapshot> = Vec::new();
+/// 2.3: "The later `created` wins. … The last of the chain that `previous_attributes` makes from the newest
+/// earlier snapshot wins; without a single chain, the greatest by (terminal, item period start, status in the
+/// order …, price id, quantity, event id)."
+fn in_order(snapshots: Vec<&Event>) -> Vec<&Event> {
+    let mut ordered: Vec<&Event> = Vec::new();
     for second in snapshots.chunk_by(|a, b| a.created == b.created) {
         let mut group = second.to_vec();
-        group.sort_by(|a, b| greatness(a).cmp(&greatness(b)));
+        group.sort_by_key(|e| {
+            let order = ["incomplete", "trialing", "active", "past_due", "unpaid", "paused"];
+            let prices: Vec<&String> = e.lines.iter().map(|l| &l.price).collect();
+            let (start, sum) =
+                (e.lines.iter().map(|l| l.start).max(), e.lines.iter().map(|l| l.quantity).sum::<i64>());
+            (is_terminal(e), start, order.iter().position(|o| *o == e.status()), prices, sum, &e.id)
+        });
         let mut chains = Vec::new();
-        extend_chains(ordered.last().copied(), &mut Vec::new(), &group, &mut chains);
-        let ends: BTreeSet<&str> = chains.iter().filter_map(|c| Some(c.last()?.event.as_str())).collect();
+        extend_chains(ordered.last().copied(), &[], &group, &mut chains);
+        let ends: BTreeSet<Option<&String>> = chains.iter().map(|c| c.last().map(|e| &e.id)).collect();
         ordered.extend(if ends.len() == 1 { chains.swap_remove(0) } else { group });
     }
-    ordered.sort_by_key(|s| is_terminal(&s.status));
+    ordered.sort_by_key(|e| is_terminal(e));
     ordered
-}
-
-/// "(terminal, item period start, status in the order …, price id, quantity, event id)".
-fn greatness(s: &Snapshot) -> impl Ord {
-    let order = ["incomplete", "trialing", "active", "past_due", "unpaid", "paused"];
-    let prices: Vec<String> = s.items.iter().map(|i| i.price.id.clone()).collect();
-    (
-        is_terminal(&s.status),
-        s.items.iter().map(|i| i.start).max(),
-        order.iter().position(|o| *o == s.status),
-        prices,
-        s.items.iter().map(|i| i.quantity).sum::<i64>(),
-        s.event.clone(),
-    )
 }
 
 /// All chains through a whole second: each snapshot's `previous_attributes` describe the one before it.
 fn extend_chains<'a>(
-    earlier: Option<&'a Snapshot>,
-    chain: &mut Vec<&'a Snapshot>,
-    rest: &[&'a Snapshot],
-    chains: &mut Vec<Vec<&'a Snapshot>>,
+    before: Option<&Event>,
+    chain: &[&'a Event],
+    rest: &[&'a Event],
+    all: &mut Vec<Vec<&'a Event>>,
 ) {
     if rest.is_empty() {
-        chains.push(chain.clone());
+        all.push(chain.to_vec());
     }
-    for (i, next) in rest.iter().enumerate() {
-        if earlier.is_none_or(|e| follows(next, e)) && (earlier.is_some() || next.first) {
-            let others: Vec<_> = rest.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, s)| *s).collect();
-            chain.push(next);
-            extend_chains(Some(next), chain, &others, chains);
-            chain.pop();
+    for next in rest {
+        let previous = &next.body["data"]["previous_attributes"];
+        let fits = match before {
+            None => next.body["type"] == "customer.subscription.created",
+            Some(b) => {
+                let same = |k| !previous[k].is_null() || next.object[k] == b.object[k];
+                previous.is_object() && is_part(previous, &b.object) && same("status") && same("items")
+            }
+        };
+        if fits {
+            let others: Vec<&Event> = rest.iter().copied().filter(|e| e.id != next.id).collect();
+            extend_chains(Some(next), &[chain, &[next]].concat(), &others, all);
         }
     }
 }
 
-fn follows(next: &Snapshot, earlier: &Snapshot) -> bool {
-    let Some(previous) = next.previous.as_object() else { return false };
-    let same = |k: &str| previous.contains_key(k) || next.object.get(k) == earlier.object.get(k);
-    previous.iter().all(|(k, v)| part_of(v, earlier.object.get(k).unwrap_or(&Value::Null)))
-        && same("status")
-        && same("items")
-}
-
-fn part_of(part: &Value, whole: &Value) -> bool {
+fn is_part(part: &Value, whole: &Value) -> bool {
     match (part, whole) {
-        (Value::Object(p), Value::Object(_)) => {
-            p.iter().all(|(k, v)| part_of(v, whole.get(k).unwrap_or(&Value::Null)))
-        }
+        (Value::Object(p), _) => p.iter().all(|(k, v)| is_part(v, &whole[k])),
         (Value::Array(p), Value::Array(w)) => {
-            p.len() == w.len() && p.iter().zip(w).all(|(p, w)| part_of(p, w))
+            p.len() == w.len() && p.iter().zip(w).all(|(p, w)| is_part(p, w))
         }
         _ => part == whole,
     }

@@ -1,536 +1,436 @@
 //! 2.5, 2.6, 2.8 and credits.md §2, §4: the periods, slices and bucket of one subscription item.
 
-use crate::catalog::{DAY, Plan, Sold};
-use crate::event::{Invoice, Line, Snapshot, SnapshotItem};
-use crate::facts::Facts;
-use crate::time::add_months;
+use crate::catalog::Goods;
+use crate::event::{Event, Line};
+use crate::facts::{Facts, is_terminal};
+use crate::time::{DAY, add_months};
 use crate::{Key, Takes};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A time after every other.
 pub const NEVER: i64 = i64::MAX;
 
-/// A paid period of an item, opened by a line of an invoice.
-pub struct Period<'a> {
+/// A line of a paid invoice that opens a period of an item, or that charges a plan change in one.
+pub struct Paid<'a> {
     pub start: i64,
     pub end: i64,
-    pub plan: &'a Plan,
-    pub quantity: i64,
-    pub invoice: &'a Invoice,
-    /// The item's lines on the invoice that are negative and positive: what unused time paid for.
-    credits: i64,
-    positives: i64,
-}
-
-/// A paid line that charges a plan change inside a period.
-pub struct Charge<'a> {
-    start: i64,
+    /// When a change took effect.
     at: i64,
-    plan: &'a Plan,
+    pub plan: &'a Goods,
     quantity: i64,
-    invoice: &'a Invoice,
+    pub invoice: &'a Event,
+    /// The sums of the item's negative and positive lines on the invoice.
     credits: i64,
     positives: i64,
 }
 
 /// A plan and quantity that a snapshot or a charge shows from a moment on.
-#[derive(Clone, Copy)]
 struct State<'a> {
     at: i64,
     item_start: Option<i64>,
-    plan: &'a Plan,
+    plan: &'a Goods,
     quantity: i64,
 }
 
 /// A period, or a slice of it, that was granted.
 pub struct Unit {
     pub period: usize,
-    pub slice: usize,
+    slice: usize,
     pub start: i64,
-    /// When it was granted: its start, or the resume of a slice that was skipped at first.
+    /// Its start, or the resume of a slice that was skipped at first.
     granted: i64,
     end: i64,
-}
-
-/// What a bucket holds and why.
-pub struct Content {
-    pub plan: String,
-    pub left: i64,
-    /// The part that was paid for, or is free by rule, and not given back.
-    pub backed: i64,
-}
-
-/// A part of a period's worth: paid by the opening, by a charge, or by nothing.
-enum Part<'a> {
-    Opening(i64),
-    Charge(i64, &'a Invoice),
-    Uncharged(i64),
 }
 
 /// One subscription item.
 pub struct Item<'a> {
     pub id: String,
-    pub sub: String,
+    /// The item's id, and the names that stood for it while it was unknown.
     names: BTreeSet<String>,
-    pub periods: Vec<Period<'a>>,
-    charges: Vec<Charge<'a>>,
+    pub periods: Vec<Paid<'a>>,
+    charges: Vec<Paid<'a>>,
     states: Vec<State<'a>>,
     pub units: Vec<Unit>,
-    /// When the item's bucket may end: the end of the subscription, or the item's removal.
+    /// The end of the subscription, or the item's removal.
     pub end: Option<i64>,
     facts: &'a Facts<'a>,
     takes: &'a Takes,
 }
 
-/// A subscription with what decides about its items.
+/// A subscription.
 pub struct Sub<'a> {
-    pub id: String,
-    pub snapshots: Vec<&'a Snapshot>,
+    pub id: &'a str,
+    pub snapshots: Vec<&'a Event>,
+    pub invoices: Vec<&'a Event>,
     /// Its end, and whether unpaid bills ended it.
     pub ended: Option<(i64, bool)>,
     pub items: Vec<Item<'a>>,
 }
 
-fn same_item<'s>(s: &'s Snapshot, item: &str) -> Option<&'s SnapshotItem> {
-    s.items.iter().find(|i| i.id == item)
-}
-
 impl<'a> Sub<'a> {
     /// Reads a subscription as it stands at `now`.
-    pub fn read(facts: &'a Facts<'a>, id: &str, takes: &'a Takes, now: i64) -> Sub<'a> {
+    pub fn read(facts: &'a Facts<'a>, id: &'a str, takes: &'a Takes, now: i64) -> Sub<'a> {
         let snapshots = facts.snapshots.get(id).cloned().unwrap_or_default();
-        let invoices: Vec<&Invoice> =
-            facts.invoices.values().copied().filter(|i| i.sub.as_deref() == Some(id)).collect();
-        let customers = snapshots.iter().filter_map(|s| s.customer.as_ref());
-        let customers = customers.chain(invoices.iter().filter_map(|i| i.customer.as_ref()));
-        let deleted = customers.filter_map(|c| facts.deleted_customers.get(c)).min();
-        let terminal = snapshots.last().filter(|s| crate::facts::is_terminal(&s.status));
-        let ended = [
-            terminal.map(|s| (s.ended_at.unwrap_or(s.created), s.payment_failed)),
-            deleted.map(|at| (*at, false)),
-        ];
-        let ended = ended.into_iter().flatten().min();
-        let mut sub = Sub { id: id.into(), snapshots, ended, items: Vec::new() };
-        let mut lines: BTreeMap<String, Vec<(&'a Invoice, &'a Line)>> = BTreeMap::new();
-        let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for s in &sub.snapshots {
-            for i in &s.items {
-                lines.entry(i.id.clone()).or_default();
+        let invoices: Vec<&Event> =
+            facts.paid.values().copied().filter(|i| i.sub.as_deref() == Some(id)).collect();
+        // 2.3: "`customer.deleted` ends the customer's subscriptions at its `created`."
+        let customers: BTreeSet<_> = snapshots.iter().chain(&invoices).map(|e| &e.customer).collect();
+        let deleted =
+            |e: &&&Event| e.family == crate::event::Family::Customer && customers.contains(&e.customer);
+        let deleted = facts.events.iter().find(deleted).map(|e| (e.created, false));
+        let terminal = snapshots.last().filter(|s| is_terminal(s)).map(|s| {
+            let failed = s.object["cancellation_details"]["reason"] == "payment_failed";
+            (crate::event::int(&s.object["ended_at"]).unwrap_or(s.created), failed)
+        });
+        let ended = [terminal, deleted].into_iter().flatten().min();
+        let mut sub = Sub { id, snapshots, invoices, ended, items: Vec::new() };
+        let mut lines: BTreeMap<String, Vec<(&Event, &Line, String)>> = BTreeMap::new();
+        for item in sub.snapshots.iter().flat_map(|s| &s.lines).filter_map(|l| l.item.clone()) {
+            lines.entry(item).or_default();
+        }
+        let named = sub.invoices.iter().flat_map(|i| &i.lines).filter_map(|l| l.item.clone());
+        let known: BTreeSet<String> = lines.keys().cloned().chain(named).collect();
+        for (invoice, line) in sub.invoices.iter().flat_map(|i| i.lines.iter().map(move |l| (*i, l))) {
+            if let Some((item, name)) = sub.item_of(facts, line, &known) {
+                lines.entry(item).or_default().push((invoice, line, name));
             }
         }
-        let named = |i: &Invoice| i.lines.iter().filter_map(|l| l.item.clone()).collect::<Vec<_>>();
-        let known: BTreeSet<String> =
-            lines.keys().cloned().chain(invoices.iter().flat_map(|i| named(i))).collect();
-        for invoice in invoices {
-            for line in &invoice.lines {
-                if let Some((item, name)) = sub.item_of(facts, line, &known) {
-                    names.entry(item.clone()).or_default().insert(name);
-                    lines.entry(item).or_default().push((invoice, line));
-                }
-            }
-        }
-        for (item, lines) in lines {
-            let names = names.remove(&item).unwrap_or_default();
-            let read = sub.item(facts, item, names, &lines, takes, now);
-            sub.items.push(read);
-        }
+        sub.items = lines.iter().map(|(item, lines)| sub.item(facts, item, lines, takes, now)).collect();
         sub
     }
 
-    /// "A line belongs to the item that it names, else to the only item, else to the item of its plan." Without
-    /// any item, the plan's name stands for it. Returns the item and the name that spends may carry.
+    /// "A line belongs to the item that it names, else to the only item, else to the item of its plan." Without any
+    /// item, the plan's name stands for it. Returns the item, and the name that spends may carry.
     fn item_of(&self, facts: &Facts<'_>, line: &Line, known: &BTreeSet<String>) -> Option<(String, String)> {
         if let Some(item) = &line.item {
             return Some((item.clone(), item.clone()));
         }
-        let Some(Sold::Plan(plan)) = facts.sold(line.price.as_ref()?) else { return None };
+        let plan = facts.plan(line)?;
         let name = format!("{}/{}", self.id, plan.name);
-        let has =
-            |i: &SnapshotItem| matches!(facts.sold(&i.price), Some(Sold::Plan(p)) if p.name == plan.name);
-        let of_plan = || self.snapshots.iter().rev().flat_map(|s| &s.items).find(|i| has(i));
-        let item = match known.iter().next() {
-            Some(only) if known.len() == 1 => only.clone(),
-            _ => of_plan().map_or_else(|| name.clone(), |i| i.id.clone()),
-        };
-        Some((item, name))
+        let same = |l: &&Line| facts.plan(l).is_some_and(|p| p.name == plan.name);
+        let shown = || self.snapshots.iter().rev().flat_map(|s| &s.lines).find(same)?.item.clone();
+        let only = known.first().filter(|_| known.len() == 1).cloned();
+        Some((only.or_else(shown).unwrap_or_else(|| name.clone()), name))
     }
 
-    /// Whether a snapshot of the item's period with this start is `trialing`.
-    fn trialing(&self, item: &str, start: i64) -> bool {
-        let of_period = |s: &&&Snapshot| {
-            same_item(s, item).is_some_and(|i| i.start == start || i.start < start && start < i.end)
-        };
-        self.snapshots.iter().filter(of_period).any(|s| s.status == "trialing")
+    /// The snapshots of the item's period that starts at a moment; with `inside`, also of one that contains it.
+    pub fn snapshots_of(&self, item: &str, start: i64, inside: bool) -> Vec<&'a Event> {
+        let of = |l: &Line| l.start == start || inside && l.start < start && start < l.end;
+        self.snapshots.iter().copied().filter(|s| s.item(item).is_some_and(of)).collect()
     }
 
     fn item(
         &self,
         facts: &'a Facts<'a>,
-        id: String,
-        mut names: BTreeSet<String>,
-        lines: &[(&'a Invoice, &'a Line)],
+        id: &str,
+        lines: &[(&'a Event, &'a Line, String)],
         takes: &'a Takes,
         now: i64,
     ) -> Item<'a> {
-        names.insert(id.clone());
-        // "First the unflagged positive lines of known plan prices, and any positive one of a
-        // `subscription_create` invoice"; "a zero line opens a period if its price's own amount is 0, or if a
-        // `subscription_cycle` invoice bears it and no snapshot of that period is `trialing`".
-        let (mut firm, mut weak, mut charges) = (Vec::new(), Vec::new(), Vec::new());
-        for (invoice, line) in lines {
-            let Some(Sold::Plan(plan)) = line.price.as_ref().and_then(|p| facts.sold(p)) else { continue };
-            let zero = line.amount == 0;
-            let trial = self.trialing(&id, line.start);
-            let free = zero && line.price.as_ref().is_some_and(|p| facts.is_free(p));
-            let cycle = zero && !line.flagged && invoice.reason == "subscription_cycle" && !trial;
-            if line.amount > 0 || free || cycle {
-                let first = !line.flagged || invoice.reason == "subscription_create";
-                (if first { &mut firm } else { &mut weak }).push((*invoice, *line, plan));
-            } else if zero && line.flagged && !trial {
-                // 2.6: "positive or fully discounted".
-                charges.push((*invoice, *line, plan));
+        let (mut firm, mut weak, mut charges, mut periods) = (vec![], vec![], vec![], Vec::<Paid<'a>>::new());
+        for (invoice, line, _) in lines {
+            let Some(plan) = facts.plan(line) else { continue };
+            let amounts = lines.iter().filter(|(i, ..)| i.id == invoice.id).map(|(_, l, _)| l.amount);
+            let paid = Paid {
+                start: line.start,
+                end: line.end,
+                at: if line.flagged { line.start } else { invoice.made() },
+                plan,
+                quantity: line.quantity,
+                invoice,
+                credits: -amounts.clone().filter(|a| *a < 0).sum::<i64>(),
+                positives: amounts.filter(|a| *a > 0).sum(),
+            };
+            let reason = |r: &str| invoice.object["billing_reason"] == r;
+            let trialing = self.snapshots_of(id, line.start, true).iter().any(|s| s.status() == "trialing");
+            // "A zero line opens a period if its price's own amount is 0, or if a `subscription_cycle` invoice bears
+            // it and no snapshot of that period is `trialing`."
+            let cycle = !line.flagged && reason("subscription_cycle") && !trialing;
+            let counts = line.amount > 0 || line.amount == 0 && (facts.is_free(line) || cycle);
+            // "First the unflagged positive lines …, and any positive one of a `subscription_create` invoice".
+            match counts {
+                true if !line.flagged || reason("subscription_create") => firm.push(paid),
+                true => weak.push(paid),
+                // 2.6: a charge is "positive or fully discounted".
+                false if line.amount == 0 && line.flagged && !trialing => charges.push(paid),
+                false => {}
             }
         }
-        let order = |l: &(&Invoice, &Line, &'a Plan)| {
-            (l.1.start, l.0.created, l.0.id.clone(), -l.2.worth(l.1.quantity))
-        };
+        let order =
+            |p: &Paid<'a>| (p.start, p.invoice.made(), p.invoice.doc.clone(), -p.plan.worth(p.quantity));
         firm.sort_by_key(order);
         weak.sort_by_key(order);
-        let sums = |invoice: &Invoice| {
-            let of = lines.iter().filter(|(i, _)| i.id == invoice.id).map(|(_, l)| l.amount);
-            of.fold((0, 0), |(c, p), a| if a < 0 { (c - a, p) } else { (c, p + a) })
-        };
-        let mut periods: Vec<Period<'a>> = Vec::new();
-        let mut open = |(invoice, line, plan): (&'a Invoice, &'a Line, &'a Plan), sure: bool| {
-            let shown = |s: &&Snapshot| same_item(s, &id).is_some_and(|i| i.start == line.start);
-            match periods.iter().find(|p| p.start == line.start) {
-                // "The earliest invoice"; "if another invoice already opens that period, such a flagged line is
-                // the charge of a plan change".
-                Some(opened) if opened.invoice.id == invoice.id => {}
-                None if sure || self.snapshots.iter().any(|s| shown(&s)) => {
-                    let ((credits, positives), quantity) = (sums(invoice), line.quantity);
-                    let (start, end) = (line.start, line.end);
-                    periods.push(Period { start, end, plan, quantity, invoice, credits, positives });
+        let sure = firm.len();
+        // "… then the earliest invoice whose flagged positive line starts where a snapshot says that the item's
+        // current period starts. If another invoice already opens that period, such a flagged line is the charge of
+        // a plan change."
+        for (i, paid) in firm.into_iter().chain(weak).enumerate() {
+            match periods.iter().find(|p| p.start == paid.start) {
+                Some(opening) if opening.invoice.doc == paid.invoice.doc => {}
+                None if i < sure || !self.snapshots_of(id, paid.start, false).is_empty() => {
+                    periods.push(paid)
                 }
-                Some(_) | None => charges.push((invoice, line, plan)),
+                Some(_) | None => charges.push(paid),
             }
-        };
-        firm.into_iter().for_each(|l| open(l, true));
-        weak.into_iter().for_each(|l| open(l, false));
+        }
         periods.sort_by_key(|p| p.start);
-        // "The latest start that has opened by now, the others are superseded." "A line whose start lies ahead
-        // opens at the later of its event and one hour before its start."
-        let opens = |p: &Period<'_>| p.invoice.event_created.max(p.start - 3600);
-        let born_late: Vec<(String, i64, i64)> =
-            periods.iter().map(|p| (p.invoice.id.clone(), p.start, opens(p))).collect();
+        charges.sort_by_key(|c| (c.at, c.invoice.made(), c.invoice.doc.clone()));
+        // "A line whose start lies ahead opens at the later of its event and one hour before its start." "Several
+        // lines of one item: the latest start that has opened by now, the others are superseded."
+        let opens = |p: &Paid<'_>| p.invoice.created.max(p.start - 3600);
+        let all: Vec<_> = periods.iter().map(|p| (p.invoice.doc.clone(), p.start, opens(p))).collect();
         periods.retain(|p| {
-            let later = |(id, start, at): &(String, i64, i64)| {
-                *id == p.invoice.id && *start > p.start && *at <= opens(p)
-            };
-            opens(p) <= now.max(p.invoice.event_created) && !born_late.iter().any(later)
+            let superseded =
+                all.iter().any(|(i, s, at)| *i == p.invoice.doc && *s > p.start && *at <= opens(p));
+            opens(p) <= now.max(p.invoice.created) && !superseded
         });
-        let charge = |(invoice, line, plan): (&'a Invoice, &'a Line, &'a Plan)| {
-            let (credits, positives) = sums(invoice);
-            let at = if line.flagged { line.start } else { invoice.created };
-            let (start, quantity) = (line.start, line.quantity);
-            Charge { start, at, plan, quantity, invoice, credits, positives }
-        };
-        let mut charges: Vec<Charge<'a>> = charges.into_iter().map(charge).collect();
-        charges.sort_by_key(|c| (c.at, c.invoice.created, c.invoice.id.clone()));
-        // 2.6: "A change counts when an `active` or `trialing` snapshot in that period shows it." 2.5: "or the
-        // invoice that charges it".
-        let shown = |s: &&'a Snapshot| {
-            let i = same_item(s, &id).filter(|_| matches!(s.status.as_str(), "active" | "trialing"))?;
-            let Some(Sold::Plan(plan)) = facts.sold(&i.price) else { return None };
-            Some(State { at: s.created, item_start: Some(i.start), plan, quantity: i.quantity })
-        };
+        // 2.6: "A change counts when an `active` or `trialing` snapshot in that period shows it", or the invoice that
+        // charges it (2.5).
         let charged =
-            |c: &Charge<'a>| State { at: c.at, item_start: None, plan: c.plan, quantity: c.quantity };
-        let mut states: Vec<State<'a>> =
-            charges.iter().map(charged).chain(self.snapshots.iter().filter_map(shown)).collect();
+            charges.iter().map(|c| State { at: c.at, item_start: None, plan: c.plan, quantity: c.quantity });
+        let live = self.snapshots.iter().filter(|s| matches!(s.status(), "active" | "trialing"));
+        let shown = live.filter_map(|s| {
+            let (l, at) = (s.item(id)?, s.created);
+            Some(State { at, item_start: Some(l.start), plan: facts.plan(l)?, quantity: l.quantity })
+        });
+        let mut states: Vec<State<'a>> = charged.chain(shown).collect();
         states.sort_by_key(|s| s.at);
-        let end = [self.ended.map(|e| e.0), self.removed(&id, lines)].into_iter().flatten().min();
-        let sub = self.id.clone();
-        let mut item =
-            Item { id, sub, names, periods, charges, states, units: Vec::new(), end, facts, takes };
+        let end = [self.ended.map(|e| e.0), self.removed(id, lines)].into_iter().flatten().min();
+        let names = lines.iter().map(|(.., name)| name.clone()).chain([id.into()]).collect();
+        let units = Vec::new();
+        let mut item = Item { id: id.into(), names, periods, charges, states, units, end, facts, takes };
         item.units = (0..item.periods.len()).flat_map(|p| item.units_of(self, p, now)).collect();
         item
     }
 
     /// "An item is removed if the latest snapshot lacks it and is later than the newest snapshot or invoice that
-    /// names it; the end is the earliest such snapshot." A line that only credits it does not count as naming.
-    fn removed(&self, id: &str, lines: &[(&Invoice, &Line)]) -> Option<i64> {
-        let has = |s: &&&Snapshot| same_item(s, id).is_some();
-        let named = lines.iter().filter(|(i, l)| l.amount >= 0 && l.end > i.created).map(|(i, _)| i.created);
-        let newest = named.chain(self.snapshots.iter().filter(has).map(|s| s.created)).max()?;
-        self.snapshots.last().filter(|s| !has(s) && s.created > newest)?;
-        self.snapshots.iter().filter(|s| !has(s) && s.created > newest).map(|s| s.created).min()
+    /// names it; the end is the earliest such snapshot." A line that only credits the item does not prove it.
+    fn removed(&self, id: &str, lines: &[(&Event, &Line, String)]) -> Option<i64> {
+        let billed =
+            lines.iter().filter(|(i, l, _)| l.amount >= 0 && l.end > i.made()).map(|(i, ..)| i.made());
+        let shown = self.snapshots.iter().filter(|s| s.item(id).is_some()).map(|s| s.created);
+        let newest = billed.chain(shown).max()?;
+        let lacks = |s: &&&Event| s.item(id).is_none() && s.created > newest;
+        self.snapshots.last().filter(|s| lacks(s))?;
+        self.snapshots.iter().filter(lacks).map(|s| s.created).min()
     }
 
     /// The newest snapshot that was created at or before a moment.
-    pub fn snapshot_at(&self, at: i64) -> Option<&'a Snapshot> {
+    pub fn snapshot_at(&self, at: i64) -> Option<&'a Event> {
         self.snapshots.iter().rev().find(|s| s.created <= at).copied()
     }
 }
 
 impl<'a> Item<'a> {
     fn window_end(&self, period: usize) -> i64 {
-        let next = self.periods.get(period + 1).map_or(NEVER, |p| p.start);
-        self.periods[period].end.min(next)
+        self.periods.get(period + 1).map_or(NEVER, |p| p.start).min(self.periods[period].end)
     }
 
-    /// credits.md §2: the period, and its slices that were granted by now.
+    /// credits.md §2: a period's slices that were granted by now; without `refill`, the period itself.
     fn units_of(&self, sub: &Sub<'a>, period: usize, now: i64) -> Vec<Unit> {
         let p = &self.periods[period];
-        let (last, slices) = (self.window_end(period), if p.plan.refill == "month" { 36 } else { 1 });
-        // "k = 0, 1, … while the start is at least 4 days before E".
-        let starts = (0..slices).map(|k| if k == 0 { p.start } else { add_months(p.start, k) });
-        let starts: Vec<i64> =
-            starts.enumerate().take_while(|(k, s)| *k == 0 || p.end - s >= 4 * DAY).map(|(_, s)| s).collect();
-        let mut units = Vec::new();
+        let mut starts = vec![p.start];
+        if p.plan.refill == "month" {
+            // "While the start is at least 4 days before E. At most 36 slices."
+            starts.extend((1..36).map(|k| add_months(p.start, k)).take_while(|s| p.end - s >= 4 * DAY));
+        }
+        let mut units: Vec<Unit> = Vec::new();
         for (slice, start) in starts.iter().copied().enumerate() {
-            let next = starts.get(slice + 1).copied().unwrap_or(NEVER);
+            let next = starts.get(slice + 1).copied().unwrap_or(NEVER).min(self.window_end(period));
             // "… the running one, which is granted in full at the resume or win, dated then".
-            let mut times = vec![start];
-            times.extend(sub.snapshots.iter().map(|s| s.created));
-            times.extend(self.facts.dispute_times(&p.invoice.id));
-            times.retain(|t| *t >= start && *t < next.min(last) && *t <= now);
+            let disputes = self.facts.disputes(p.invoice);
+            let changes = sub.snapshots.iter().copied().chain(disputes).map(|e| e.created);
+            let mut times: Vec<i64> = changes.filter(|t| *t > start).chain([start]).collect();
+            times.retain(|t| *t < next && *t <= now);
             times.sort_unstable();
-            let granted = times.into_iter().find(|t| !self.skipped(sub, p, *t));
-            if let Some(granted) = if slice == 0 { Some(start) } else { granted } {
+            let due = times.into_iter().find(|t| !self.is_skipped(sub, p, *t));
+            if let Some(granted) = if slice == 0 { Some(start) } else { due } {
+                units.last_mut().into_iter().for_each(|u| u.end = granted);
                 units.push(Unit { period, slice, start, granted, end: NEVER });
             }
-        }
-        for i in 1..units.len() {
-            units[i - 1].end = units[i].granted;
         }
         units
     }
 
-    /// "A slice is due … unless at its start the subscription was ended by request, `paused`, or paused in
-    /// collection under `until_period_end`, or a dispute of the period's payment was open."
-    fn skipped(&self, sub: &Sub<'a>, p: &Period<'a>, at: i64) -> bool {
-        let by_request =
-            self.end.is_some_and(|end| end <= at) && !sub.ended.is_some_and(|(_, failed)| failed);
-        let held = self.facts.catalog.policy.pause_collection == "until_period_end";
-        let paused = |s: &Snapshot| s.status == "paused" || held && s.collection_paused;
-        by_request || sub.snapshot_at(at).is_some_and(paused) || self.facts.dispute_open(&p.invoice.id, at)
+    /// "A slice is due … unless at its start the subscription was ended by request, `paused`, or paused in collection
+    /// under `until_period_end`, or a dispute of the period's payment was open."
+    fn is_skipped(&self, sub: &Sub<'a>, p: &Paid<'a>, at: i64) -> bool {
+        let ended = self.end.is_some_and(|end| end <= at) && !sub.ended.is_some_and(|(_, failed)| failed);
+        let held = self.facts.catalog.policy("pause_collection", "keep") == "until_period_end";
+        let is_paused =
+            |s: &Event| s.status() == "paused" || held && s.object["pause_collection"].is_object();
+        ended || sub.snapshot_at(at).is_some_and(is_paused) || self.facts.is_disputed(p.invoice, at)
     }
 
     /// The states of a period, in order: by item period where it matches one, else by time.
-    fn states_of(&self, period: usize) -> Vec<State<'a>> {
+    fn states_of(&self, period: usize) -> impl Iterator<Item = &State<'a>> {
         let (p, end) = (&self.periods[period], self.window_end(period));
-        let other = |start: i64| self.periods.iter().any(|q| q.start == start);
-        let inside = |s: &&State<'a>| match s.item_start {
-            Some(start) if start == p.start => true,
-            Some(start) => !other(start) && p.start < s.at && s.at < end && start < p.end,
+        self.states.iter().filter(move |s| match s.item_start {
+            Some(start) if self.periods.iter().any(|q| q.start == start) => start == p.start,
+            Some(start) => p.start < s.at && s.at < end && start < p.end,
             None => p.start <= s.at && s.at < end,
-        };
-        self.states.iter().filter(inside).copied().collect()
+        })
     }
 
-    fn charges_of(&self, period: usize) -> impl Iterator<Item = &Charge<'a>> {
+    fn charges_of(&self, period: usize) -> impl DoubleEndedIterator<Item = &Paid<'a>> {
         let (start, end) = (self.periods[period].start, self.window_end(period));
         self.charges.iter().filter(move |c| start <= c.start && c.start < end)
     }
 
     /// 2.6: the plan and quantity that count at the end of a unit, and the plans whose grants a RESET ended.
-    fn counted(&self, unit: &Unit) -> (&'a Plan, i64, Vec<&'a str>) {
+    fn counted(&self, unit: &Unit) -> (&'a Goods, i64, Vec<&'a str>) {
+        let at_once = self.facts.catalog.policy("plan_change", "at_once") == "at_once";
         let p = &self.periods[unit.period];
-        let states = self.states_of(unit.period);
-        let (before, inside): (Vec<&State<'a>>, Vec<&State<'a>>) =
-            states.iter().partition(|s| s.at <= unit.granted);
-        let inside: Vec<_> = inside.into_iter().filter(|s| s.at < unit.end).collect();
-        let base = (p.plan, p.quantity);
-        if unit.slice == 0 {
-            return self.walk(unit.period, base, before.into_iter().chain(inside));
-        }
-        let (plan, quantity, _) = self.walk(unit.period, base, before.into_iter());
-        self.walk(unit.period, (plan, quantity), inside.into_iter())
-    }
-
-    fn walk<'s>(
-        &self,
-        period: usize,
-        base: (&'a Plan, i64),
-        states: impl Iterator<Item = &'s State<'a>>,
-    ) -> (&'a Plan, i64, Vec<&'a str>)
-    where
-        'a: 's,
-    {
-        let at_once = self.facts.catalog.policy.plan_change == "at_once";
-        let (mut plan, mut quantity) = base;
-        let mut granted = vec![plan.name.as_str()];
-        let mut ended = Vec::new();
-        for s in states {
-            let paid = self.charges_of(period).map(|c| (c.plan, c.quantity)).chain([base]);
-            let paid: Vec<_> = paid.filter(|(p, _)| p.name == s.plan.name).map(|(_, q)| q).collect();
-            let charged = paid.iter().any(|q| s.plan.per != "seat" || *q >= s.quantity);
-            // on_payment: "more credits count when a paid invoice has charged them …; to fewer, or back: …".
-            if !at_once && s.plan.worth(s.quantity) > plan.worth(quantity) && !charged {
+        let (mut plan, mut quantity) = (p.plan, p.quantity);
+        let (mut granted, mut ended) = (vec![plan.name.as_str()], vec![]);
+        let mut begun = unit.slice == 0;
+        for s in self.states_of(unit.period) {
+            if !begun && s.at > unit.granted {
+                // "Amount = plan and seats in force at the slice's start."
+                (begun, granted, ended) = (true, vec![plan.name.as_str()], vec![]);
+            }
+            if s.at >= unit.end {
+                break;
+            }
+            let mut charged = self.charges_of(unit.period).chain([p]).filter(|c| c.plan.name == s.plan.name);
+            // on_payment: "more credits count when a paid invoice has charged them (… the new price and at least the
+            // new quantity) …; to fewer, or back: the plan's amount less what was spent in the period".
+            let more = s.plan.worth(s.quantity) > plan.worth(quantity);
+            if !at_once && more && !charged.any(|c| !s.plan.is_seat() || c.quantity >= s.quantity) {
                 continue;
             }
-            // at_once: "RESET to the new plan's amount, up or down; a plan is granted in full at most once per
-            // period of its item". "Another price of the same plan is no change."
+            // at_once: "RESET to the new plan's amount, up or down; a plan is granted in full at most once per period
+            // of its item". "Another price of the same plan is no change."
             if at_once && s.plan.name != plan.name {
-                ended = granted.clone();
-                if granted.contains(&s.plan.name.as_str()) {
-                    ended.clear();
-                }
+                let again = granted.contains(&s.plan.name.as_str());
+                ended = if again { vec![] } else { granted.clone() };
                 granted.push(&s.plan.name);
             }
             (plan, quantity) = (s.plan, s.quantity);
         }
+        if !begun {
+            ended.clear();
+        }
         (plan, quantity, ended)
     }
 
-    /// "Spent in the period" is what spends took from the unit's bucket. What they took from a unit that proved
-    /// never to be granted counts against the one before it ("less what was spent since").
+    fn position(&self, unit: usize) -> Option<(i64, usize)> {
+        self.units.get(unit).map(|u| (self.periods[u.period].start, u.slice))
+    }
+
+    /// What spends took from a unit's bucket. What they took from a unit that proved never to be granted counts
+    /// against the one before it.
     fn taken(&self, unit: usize, without: &[&str]) -> i64 {
-        let from = (self.units[unit].period_start(self), self.units[unit].slice);
-        let to = self.units.get(unit + 1).map_or((NEVER, 0), |u| (u.period_start(self), u.slice));
-        let of = self.takes.iter().filter(|(k, _)| match k {
-            Key::Plan { item, start, slice, plan } => {
-                self.names.contains(item)
-                    && from <= (*start, *slice)
-                    && (*start, *slice) < to
-                    && !without.contains(&plan.as_str())
-            }
-            Key::Trial { .. }
-            | Key::Rollover { .. }
-            | Key::Signup { .. }
-            | Key::Sale { .. }
-            | Key::Fix(_) => false,
-        });
-        of.map(|(_, n)| n).sum()
+        let (from, to) = (self.position(unit), self.position(unit + 1).unwrap_or((NEVER, 0)));
+        let mine =
+            |k: &Key| k.kind == "plan" && self.names.contains(&k.id) && !without.contains(&k.name.as_str());
+        let within = |k: &Key| from <= Some((k.start, k.slice)) && (k.start, k.slice) < to;
+        self.takes.iter().filter(|(k, _)| mine(k) && within(k)).map(|(_, n)| n).sum()
     }
 
-    /// "A change that opens a new period before the old one ended carries over what was spent in the old one: all
-    /// of it if the invoice's `total` ≤ 0, else spent × (1 − paid / `total`), rounded down."
-    fn carried(&self, unit: usize) -> i64 {
-        let u = &self.units[unit];
-        if u.slice > 0 || u.period == 0 || self.periods[u.period - 1].end <= u.start {
-            return 0;
-        }
-        let (spent, invoice) = (self.spent(unit - 1), self.periods[u.period].invoice);
-        if invoice.total <= 0 {
-            return spent;
-        }
-        spent * (invoice.total - invoice.amount_paid.clamp(0, invoice.total)) / invoice.total
-    }
-
+    /// "A change that opens a new period before the old one ended carries over what was spent in the old one: all of it
+    /// if the invoice's `total` ≤ 0, else spent × (1 − (`amount_paid` + paid out of band) / `total`), rounded down.
+    /// What is carried counts as spent in the new period."
     fn spent(&self, unit: usize) -> i64 {
-        self.taken(unit, &[]) + self.carried(unit)
+        let u = &self.units[unit];
+        let taken = self.taken(unit, &[]);
+        if u.slice > 0 || u.period == 0 || self.periods[u.period - 1].end <= u.start {
+            return taken;
+        }
+        let (invoice, before) = (self.periods[u.period].invoice, self.spent(unit - 1));
+        let total = invoice.total();
+        let outside = invoice.object["paid_out_of_band"] == true;
+        let paid = invoice.int("amount_paid") + invoice.int("amount_paid_off_stripe");
+        let unpaid = if outside { 0 } else { total - paid.clamp(0, total.max(0)) };
+        taken + if total <= 0 { before } else { before * unpaid / total }
     }
 
-    /// 2.8: "the worth of the plan in force is filled, in order, by the opening's grant, then by the increments
-    /// that were charged, then by what was not charged."
-    fn fill(&self, period: usize, worth: i64) -> Vec<Part<'a>> {
+    /// 2.8: "the worth of the plan in force is filled, in order, by the opening's grant, then by the increments that
+    /// were charged, then by what was not charged." The first part is the opening's.
+    fn fill(&self, period: usize, worth: i64) -> Vec<(i64, &Paid<'a>)> {
         let p = &self.periods[period];
-        let mut level = p.plan.worth(p.quantity);
-        let mut rest = worth - worth.min(level);
-        let mut parts = vec![Part::Opening(worth.min(level))];
-        for c in self.charges_of(period) {
-            let increment = (c.plan.worth(c.quantity) - level).max(0);
-            level += increment;
-            parts.push(Part::Charge(increment.min(rest), c.invoice));
-            rest -= increment.min(rest);
+        let (mut level, mut rest) = (0, worth);
+        let mut parts = Vec::new();
+        for c in [p].into_iter().chain(self.charges_of(period)) {
+            let part = (c.plan.worth(c.quantity) - level).clamp(0, rest);
+            level = level.max(c.plan.worth(c.quantity));
+            rest -= part;
+            parts.push((part, c));
         }
-        parts.push(Part::Uncharged(rest));
         parts
     }
 
-    fn lost(&self, period: usize, part: &Part<'a>, before: i64) -> i64 {
-        match part {
-            Part::Opening(n) => self.opening_loss(*n, period, before),
-            Part::Charge(n, invoice) => self.facts.loss(*n, &invoice.id, invoice.total, before),
-            Part::Uncharged(_) => 0,
-        }
+    /// What refunds and disputes made before `before` take of a worth.
+    fn loss(&self, period: usize, worth: i64, before: i64) -> i64 {
+        let parts = self.fill(period, worth);
+        let charges = parts.iter().skip(1).map(|(n, c)| self.facts.loss(*n, c.invoice, before));
+        self.opening_loss(parts[0].0, period, before) + charges.sum::<i64>()
     }
 
-    /// "The share min(1, credits / positive lines of the item) was paid by the credited period's payment …: a
-    /// refund of that payment takes that share, and the invoice's own refund takes the rest."
+    /// "Where the invoice that opened the current period credits unused time of the item (its negative lines), the
+    /// share min(1, credits / positive lines of the item) was paid by the credited period's payment …: a refund of that
+    /// payment takes that share, and the invoice's own refund takes the rest."
     fn opening_loss(&self, part: i64, period: usize, before: i64) -> i64 {
         let p = &self.periods[period];
-        let share = share(part, p.credits, p.positives);
-        let back = if period > 0 { self.loss_back(share, period - 1, before) } else { 0 };
-        self.facts.loss(part - share, &p.invoice.id, p.invoice.total, before) + back
-    }
-
-    /// "The newest charge of that period, else its opening; and so on back."
-    fn loss_back(&self, part: i64, period: usize, before: i64) -> i64 {
-        let mut charges: Vec<&Charge<'a>> = self.charges_of(period).filter(|c| c.positives > 0).collect();
-        let (mut part, mut lost) = (part, 0);
-        while let Some(c) = charges.pop() {
-            let share = share(part, c.credits, c.positives);
-            lost += self.facts.loss(part - share, &c.invoice.id, c.invoice.total, before);
-            part = share;
+        let mut share = p.credited(part);
+        let mut lost = self.facts.loss(part - share, p.invoice, before);
+        let Some(earlier) = period.checked_sub(1) else { return lost };
+        // "The newest charge of that period, else its opening; and so on back."
+        for c in self.charges_of(earlier).rev().filter(|c| c.positives > 0) {
+            let rest = c.credited(share);
+            lost += self.facts.loss(share - rest, c.invoice, before);
+            share = rest;
         }
-        lost + self.opening_loss(part, period, before)
+        lost + self.opening_loss(share, earlier, before)
     }
 
-    /// What is left of a unit's grant, as far as refunds made before `before` count.
-    pub fn content(&self, unit: usize, before: i64) -> Content {
-        let u = &self.units[unit];
-        let (plan, quantity, ended) = self.counted(u);
-        let parts = self.fill(u.period, plan.worth(quantity));
-        let lost: i64 = parts.iter().map(|p| self.lost(u.period, p, before)).sum();
-        let uncharged = match parts.last() {
-            Some(Part::Uncharged(n)) => *n,
-            Some(Part::Opening(_) | Part::Charge(..)) | None => 0,
-        };
+    /// The plan of a unit, what is left of it, and how much of it was paid for and not given back.
+    pub fn content(&self, unit: usize, before: i64) -> (&'a Goods, i64, i64) {
+        let period = self.units[unit].period;
+        let (plan, quantity, ended) = self.counted(&self.units[unit]);
+        let worth = plan.worth(quantity);
+        let charged: i64 = self.fill(period, worth).iter().map(|p| p.0).sum();
+        let lost = self.loss(period, worth, before);
         let spent = if ended.is_empty() { self.spent(unit) } else { self.taken(unit, &ended) };
-        let kept = plan.worth(quantity) - lost;
-        Content { plan: plan.name.clone(), left: (kept - spent).max(0), backed: kept - uncharged }
+        (plan, (worth - lost - spent).max(0), charged - lost)
     }
 
-    /// credits.md §4: what a unit carried from the one before it, and until when.
-    pub fn rollover(&self, unit: usize, grace: i64) -> Option<(i64, i64)> {
-        let (last, u) = (&self.units[unit.checked_sub(1)?], &self.units[unit]);
-        let rule = &self.counted(last).0.rollover;
-        let left = self.content(unit - 1, u.start).left;
-        let carry = (left * rule.percent / 100).min(rule.max);
-        // "A refund of the older invoice takes its share of the carry."
-        let parts = self.fill(last.period, carry);
-        let lost = |before| parts.iter().map(|p| self.lost(last.period, p, before)).sum::<i64>();
-        let next = self.units.get(unit + rule.periods.unwrap_or(1)).map(|u| u.granted);
-        let until = next.or_else(|| Some(self.periods.last()?.end + grace))?;
-        Some((carry - (lost(NEVER) - lost(u.start)), until))
+    /// credits.md §4: what a unit carried from the one before it, less the share of later refunds; and until when.
+    pub fn rollover(&self, unit: usize, grace: i64) -> (i64, i64) {
+        let (last, u) = (&self.units[unit - 1], &self.units[unit]);
+        let rule = self.counted(last).0;
+        let left = self.content(unit - 1, u.start).1;
+        let carry = (left * rule.rollover("percent", 0) / 100).min(rule.rollover("max", 0));
+        let lost = |before| self.loss(last.period, carry, before);
+        let periods = usize::try_from(rule.rollover("periods", 1)).unwrap_or(1);
+        let last_end = || self.periods.last().map_or(0, |p| p.end + grace);
+        let until = self.units.get(unit + periods).map_or_else(last_end, |u| u.granted);
+        (carry - (lost(NEVER) - lost(u.start)), until)
     }
 
-    /// The plan that was paid for at a moment inside a paid period: the opening's, or that of the last charge.
-    pub fn paid_plan(&self, at: i64) -> Option<(&'a Plan, i64)> {
-        let period = self.periods.iter().rposition(|p| p.start <= at || p.start - 3600 <= at)?;
-        let charge = self.charges_of(period).filter(|c| c.at <= at).last();
-        let p = &self.periods[period];
-        (at < p.end).then(|| (charge.map_or(p.plan, |c| c.plan), p.end))
+    /// The running paid period, with the plan that was paid for: the opening's, or that of the last charge.
+    pub fn running(&self, at: i64) -> Option<(usize, &'a Goods)> {
+        let period = self.periods.iter().rposition(|p| p.start - 3600 <= at && at < p.end)?;
+        let charge = self.charges_of(period).rfind(|c| c.at <= at);
+        Some((period, charge.map_or(self.periods[period].plan, |c| c.plan)))
     }
 
-    /// `refunded_access = "end"`: "everything paid for the running period is refunded, or disputed and not won".
-    pub fn is_given_back(&self, at: i64) -> bool {
-        let probe = 1_000_000_000;
-        let Some(period) = self.periods.iter().rposition(|p| p.start - 3600 <= at && at < p.end) else {
-            return false;
-        };
-        let whole = |c: &Charge<'a>| {
-            c.invoice.total <= 0 || self.facts.loss(probe, &c.invoice.id, c.invoice.total, NEVER) == probe
-        };
-        self.opening_loss(probe, period, NEVER) == probe && self.charges_of(period).all(whole)
+    /// `refunded_access`: "everything paid for the running period is refunded, or disputed and not won".
+    pub fn is_given_back(&self, period: usize) -> bool {
+        let whole = 1_000_000;
+        let charge =
+            |c: &Paid<'a>| c.invoice.total() <= 0 || self.facts.loss(whole, c.invoice, NEVER) == whole;
+        self.opening_loss(whole, period, NEVER) == whole && self.charges_of(period).all(charge)
     }
 
-    pub fn key(&self, unit: usize, plan: &str) -> Key {
-        let u = &self.units[unit];
-        let (start, slice) = (u.period_start(self), u.slice);
-        Key::Plan { item: self.id.clone(), start, slice, plan: plan.into() }
+    pub fn key(&self, kind: &'static str, unit: usize, plan: &str) -> Key {
+        let (start, slice) = self.position(unit).unwrap_or_default();
+        Key { kind, id: self.id.clone(), start, slice, name: plan.into() }
     }
 }
 
-impl Unit {
-    fn period_start(&self, item: &Item<'_>) -> i64 {
-        item.periods[self.period].start
+impl Paid<'_> {
+    fn credited(&self, part: i64) -> i64 {
+        if self.positives > 0 { part * self.credits.min(self.positives) / self.positives } else { 0 }
     }
-}
-
-fn share(part: i64, credits: i64, positives: i64) -> i64 {
-    if positives > 0 { part * credits.min(positives) / positives } else { 0 }
 }

@@ -8,6 +8,8 @@
 //! Only three things depend on the order of arrival, as the rules say: owners (2.4), the lots that a spend took
 //! from (2.3 (a)), and packs that arrive after a newer reset (2.3 (b)).
 
+#![expect(missing_docs, reason = "the fields of the steps and of the world name themselves")]
+
 mod account;
 mod catalog;
 mod event;
@@ -82,25 +84,22 @@ impl Outcome {
 }
 
 /// Which grant a spend took from. A later fact never changes it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
-    Plan { item: String, start: i64, slice: usize, plan: String },
-    Trial { sub: String, item: String },
-    Rollover { item: String, start: i64, slice: usize },
-    Signup { user: String, refill: i64 },
-    Sale { document: String, name: String },
-    Fix(usize),
-}
-
-/// A document whose order of arrival matters to 2.3 (b).
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Mark {
-    Opening(String, i64),
-    Sale(String),
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    /// `plan`, `rollover`, `trial`, `signup`, `sale` or `fix`.
+    kind: &'static str,
+    /// The item, the user, or the document.
+    id: String,
+    /// The period's start, the number of a refill, or the step of a repair.
+    start: i64,
+    slice: usize,
+    /// The plan in force, or what was sold.
+    name: String,
 }
 
 type Takes = BTreeMap<Key, i64>;
-type Ranks = BTreeMap<Mark, usize>;
+/// When an opening or a sale was first counted, for 2.3 (b).
+type Ranks = BTreeMap<String, usize>;
 type History = Vec<(Step, Option<Event>)>;
 
 /// Plays the steps and tells how the world reads at `now`. Panics if the catalog does not parse.

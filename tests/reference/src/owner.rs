@@ -1,9 +1,8 @@
-//! 2.4: whose a document is. Owners are the documented exception to "any order": the first one stays. So
-//! this is a fold over the steps in their order of arrival; parked documents are tried again after each.
+//! 2.4: whose a document is. The first owner stays, so this is a fold over the steps in their order of arrival.
 
-use crate::catalog::{Catalog, Sold};
-use crate::event::{Event, Fact, Invoice, Session, contains};
-use crate::{Action, Outcome, Step};
+use crate::catalog::Catalog;
+use crate::event::{Event, Family, Line, id, is_valid};
+use crate::{Action, History, Outcome};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,244 +19,149 @@ pub struct Owners {
     subs: BTreeMap<String, Link>,
     customers: BTreeMap<String, Link>,
     shared: BTreeSet<String>,
-    moved_subs: BTreeMap<String, String>,
-    moved_customers: BTreeMap<String, String>,
-    assigned: BTreeMap<String, String>,
-    /// Sessions and invoices without a subscription: document → owner.
-    documents: BTreeMap<String, (String, Option<String>)>,
+    /// Operators' moves: subscription, customer or session → user.
+    moved: BTreeMap<String, String>,
+    documents: BTreeMap<String, Link>,
     pub users: BTreeSet<String>,
     pub outcomes: BTreeMap<String, Outcome>,
 }
 
-/// What a document says about its owner.
-struct Claim<'a> {
-    document: &'a str,
-    named: Option<&'a str>,
-    sub: Option<&'a str>,
-    reference: Option<&'a str>,
-    customer: Option<&'a str>,
-}
-
 /// Words of the routes below `/users/{id}/`: a user id must not end in one of them.
-const ROUTE_WORDS: [&str; 9] =
-    ["check", "ledger", "consume", "holds", "commit", "release", "refund", "orders", "portal"];
+const ROUTES: [&str; 9] =
+    ["/check", "/ledger", "/consume", "/holds", "/commit", "/release", "/refund", "/orders", "/portal"];
 
 impl Owners {
-    /// Plays all steps in their order of arrival. An event that was heard before changes nothing.
-    pub fn play(catalog: &Catalog, steps: &[(Step, Option<Event>)]) -> Owners {
+    /// An event that was heard before changes nothing. Parked events are tried again after each step.
+    pub fn play(catalog: &Catalog, history: &History) -> Owners {
         let mut owners = Owners::default();
         let mut parked: Vec<&Event> = Vec::new();
-        for (step, event) in steps {
+        for (step, event) in history {
             match (&step.action, event) {
-                (Action::Put { user }, _) => {
-                    owners.users.insert(user.clone());
-                }
-                (Action::Fix { body, .. }, _) => owners.fix(body),
-                (Action::Send(_), Some(e)) if !owners.outcomes.contains_key(&e.id) => {
-                    let outcome = owners.take(catalog, e);
-                    if outcome.status == "parked" {
-                        parked.push(e);
-                    }
-                    owners.outcomes.insert(e.id.clone(), outcome);
-                }
+                (Action::Put { user }, _) => drop(owners.users.insert(user.clone())),
+                (Action::Fix { body, user }, _) => owners.fix(body, user),
+                (_, Some(e)) if !owners.outcomes.contains_key(&e.id) => parked.push(e),
                 _ => continue,
             }
             parked.sort_by_key(|e| e.created);
-            let mut changed = true;
-            while std::mem::take(&mut changed) {
-                for e in std::mem::take(&mut parked) {
-                    let outcome = owners.take(catalog, e);
-                    if outcome.status == "parked" {
-                        parked.push(e);
-                    } else {
-                        changed = true;
-                    }
+            let mut before = usize::MAX;
+            while parked.len() < before {
+                before = parked.len();
+                parked.retain(|e| {
+                    let outcome = owners.take(catalog, e).unwrap_or_else(|r| Outcome::new("parked", r));
+                    let is_parked = outcome.status == "parked";
                     owners.outcomes.insert(e.id.clone(), outcome);
-                }
+                    is_parked
+                });
             }
         }
         owners
     }
 
-    /// 2.4, moves: a subscription's, a customer's, and a guest's session.
-    fn fix(&mut self, body: &Value) {
-        let word = |k: &str| body.get(k).and_then(Value::as_str).map(String::from);
-        match (word("action").as_deref(), word("to"), word("subscription"), word("customer")) {
-            (Some("move"), Some(to), Some(sub), _) => drop(self.moved_subs.insert(sub, to)),
-            (Some("move"), Some(to), _, Some(customer)) => {
-                drop(self.moved_customers.insert(customer, to));
-            }
-            (Some("assign_session"), to, ..) => {
-                let to = to.or_else(|| word("user"));
-                if let (Some(session), Some(to)) = (word("session"), to) {
-                    self.assigned.insert(session, to);
-                }
-            }
-            _ => {}
+    /// 2.4: `move` with `customer` or `subscription`, and `assign_session`; both with `to`.
+    fn fix(&mut self, body: &Value, user: &str) {
+        if matches!(body["action"].as_str(), Some("move" | "assign_session")) {
+            let what = ["subscription", "customer", "session"].into_iter().find_map(|k| id(&body[k]));
+            let to = id(&body["to"]).unwrap_or_else(|| user.into());
+            what.map(|what| self.moved.insert(what, to));
         }
     }
 
-    fn take(&mut self, catalog: &Catalog, e: &Event) -> Outcome {
-        if matches!(e.fact, Fact::Unknown) {
-            return Outcome::new("ignored", "");
+    fn take(&mut self, catalog: &Catalog, e: &Event) -> Result<Outcome, &'static str> {
+        if e.family == Family::Unknown {
+            return Ok(Outcome::new("ignored", ""));
         }
-        if foreign(catalog, e) {
-            return Outcome::new("ignored", "foreign");
+        if is_foreign(catalog, e) {
+            return Ok(Outcome::new("ignored", "foreign"));
         }
-        // 2.5: "A list that was cut is completed with a key, else parked (`lines_missing`)." There is no key.
-        let (cut, claim) = match &e.fact {
-            Fact::Session(s) => (s.cut, s.claim()),
-            Fact::Snapshot(s) => (
-                s.cut,
-                Claim {
-                    document: &s.sub,
-                    named: s.user.as_deref(),
-                    sub: Some(&s.sub),
-                    reference: None,
-                    customer: s.customer.as_deref(),
-                },
-            ),
-            Fact::Invoice(i) => (i.cut, i.claim()),
-            Fact::Link { .. }
-            | Fact::Charge { .. }
-            | Fact::Refund { .. }
-            | Fact::Dispute { .. }
-            | Fact::CustomerDeleted(_)
-            | Fact::Unknown => return Outcome::new("processed", ""),
-        };
-        if cut {
-            return Outcome::new("parked", "lines_missing");
-        }
-        match self.owner(catalog, &claim) {
-            Ok(link) => {
-                if ROUTE_WORDS.iter().any(|w| link.user.ends_with(&format!("/{w}"))) {
-                    return Outcome::new("parked", "reserved_id");
-                }
-                self.store(&claim, link);
-                Outcome::new("processed", "")
+        if matches!(e.family, Family::Session | Family::Subscription | Family::Invoice) {
+            let link = self.owner(catalog, e)?;
+            // 2.5: "A list that was cut is completed with a key, else parked." There is no key.
+            if e.is_cut() {
+                return Err("lines_missing");
             }
-            Err(reason) => Outcome::new("parked", reason),
+            if ROUTES.iter().any(|r| link.user.ends_with(r)) {
+                return Err("reserved_id");
+            }
+            self.store(e, link);
         }
+        Ok(Outcome::new("processed", ""))
     }
 
     /// "The owner of a session, a subscription or an invoice is the first of …"
-    fn owner(&self, catalog: &Catalog, c: &Claim<'_>) -> Result<Link, &'static str> {
+    fn owner(&self, catalog: &Catalog, e: &Event) -> Result<Link, &'static str> {
         let strong = |user: &str| Ok(Link { user: user.into(), weak: false });
-        if let Some(user) = self.moved(c.document, c.sub, c.customer) {
+        if let Some(user) = self.moved(&e.doc, e.sub.as_deref(), e.customer.as_deref()) {
             return strong(user);
         }
-        let stored = c.sub.and_then(|s| self.subs.get(s));
-        if let Some(named) = c.named {
-            // "A document of it that names another user is parked (`owner_conflict`)"; "A link made by
-            // [`client_reference_id`] is replaced by one made from metadata."
-            return match stored {
-                Some(link) if link.user != named && !link.weak => Err("owner_conflict"),
-                _ => strong(named),
-            };
+        let stored = e.sub.as_ref().and_then(|s| self.subs.get(s));
+        match (&e.user, stored) {
+            // "A document of it that names another user is parked"; "A link made by [`client_reference_id`] is
+            // replaced by one made from metadata."
+            (Some(named), Some(link)) if link.user != *named && !link.weak => return Err("owner_conflict"),
+            (Some(named), _) => return strong(named),
+            (None, Some(link)) => return Ok(link.clone()),
+            (None, None) => {}
         }
-        if let Some(link) = stored {
-            return Ok(link.clone());
-        }
-        let policy = catalog.policy.client_reference_id.as_str();
-        let allowed = |u: &&str| policy == "user" || policy == "known_user" && self.users.contains(*u);
-        if let Some(user) = c.reference.filter(allowed) {
-            return Ok(Link { user: user.into(), weak: true });
+        let policy = catalog.policy("client_reference_id", "user");
+        let reference = id(&e.object["client_reference_id"]).filter(|r| is_valid(r));
+        if let Some(user) =
+            reference.clone().filter(|r| policy == "user" || policy == "known_user" && self.users.contains(r))
+        {
+            return Ok(Link { user, weak: true });
         }
         // "From then on a document without metadata on it is parked (`shared_customer`)."
-        match c.customer.and_then(|k| Some((k, self.customers.get(k)?))) {
-            Some((k, _)) if self.shared.contains(k) => Err("shared_customer"),
-            Some((_, link)) => Ok(link.clone()),
-            None if c.reference.is_some() && policy == "known_user" => Err("unknown_reference"),
+        match e.customer.as_ref().and_then(|c| self.customers.get(c)) {
+            Some(_) if e.customer.as_ref().is_some_and(|c| self.shared.contains(c)) => Err("shared_customer"),
+            Some(link) => Ok(link.clone()),
+            None if reference.is_some() && policy == "known_user" => Err("unknown_reference"),
             None => Err("no_user"),
         }
     }
 
-    fn moved(&self, document: &str, sub: Option<&str>, customer: Option<&str>) -> Option<&String> {
-        let by_sub = sub.and_then(|s| self.moved_subs.get(s));
-        let by_customer = || customer.and_then(|c| self.moved_customers.get(c));
-        self.assigned.get(document).or(by_sub).or_else(by_customer)
+    /// "An operator's move of the subscription, else of the customer."
+    fn moved(&self, doc: &str, sub: Option<&str>, customer: Option<&str>) -> Option<&String> {
+        [Some(doc), sub, customer].into_iter().flatten().find_map(|k| self.moved.get(k))
     }
 
-    fn store(&mut self, c: &Claim<'_>, link: Link) {
+    /// "The customer's item keeps its owner and the flag `shared`."
+    fn store(&mut self, e: &Event, link: Link) {
         self.users.insert(link.user.clone());
-        if let Some(sub) = c.sub {
-            let stored = self.subs.entry(sub.into()).or_insert_with(|| link.clone());
+        let links = [(&e.sub, &mut self.subs, false), (&e.customer, &mut self.customers, true)];
+        for (key, map, is_customer) in links {
+            let Some(key) = key else { continue };
+            let stored = map.entry(key.clone()).or_insert_with(|| link.clone());
             if stored.weak && !link.weak {
                 *stored = link.clone();
+            } else if is_customer && stored.user != link.user && stored.weak == link.weak {
+                self.shared.insert(key.clone());
             }
         }
-        if let Some(customer) = c.customer {
-            // "The customer's item keeps its owner and the flag `shared`."
-            let stored = self.customers.entry(customer.into()).or_insert_with(|| link.clone());
-            if stored.weak && !link.weak {
-                *stored = link.clone();
-            } else if stored.user != link.user && stored.weak == link.weak {
-                self.shared.insert(customer.into());
-            }
-        }
-        self.documents.insert(c.document.into(), (link.user, c.customer.map(String::from)));
+        self.documents.insert(e.doc.clone(), link);
     }
 
-    /// The owner of a subscription, with all its documents.
-    pub fn of_sub(&self, sub: &str, customer: Option<&str>) -> Option<&String> {
-        self.moved(sub, Some(sub), customer).or_else(|| Some(&self.subs.get(sub)?.user))
-    }
-
-    /// The owner of a session, or of an invoice without a subscription.
-    pub fn of_document(&self, document: &str) -> Option<&String> {
-        let (user, customer) = self.documents.get(document)?;
-        Some(self.moved(document, None, customer.as_deref()).unwrap_or(user))
+    /// The owner of a document: of a subscription's, the subscription's; else the one that it was given.
+    pub fn of(&self, e: &Event) -> Option<&String> {
+        let stored = || match &e.sub {
+            Some(sub) => self.subs.get(sub),
+            None => self.documents.get(&e.doc),
+        };
+        let moved = self.moved(&e.doc, e.sub.as_deref(), e.customer.as_deref());
+        moved.or_else(|| stored().map(|l| &l.user))
     }
 }
 
-impl Session {
-    fn claim(&self) -> Claim<'_> {
-        Claim {
-            document: &self.id,
-            named: self.user.as_deref(),
-            sub: self.subscription.as_deref(),
-            reference: self.reference.as_deref(),
-            customer: self.customer.as_deref(),
-        }
-    }
-}
-
-impl Invoice {
-    fn claim(&self) -> Claim<'_> {
-        Claim {
-            document: &self.id,
-            named: self.user.as_deref(),
-            sub: self.sub.as_deref(),
-            reference: None,
-            customer: self.customer.as_deref(),
-        }
-    }
-}
-
-/// 3, foreign events: "An event is foreign only if every line and object in it is; a known line always counts."
-fn foreign(catalog: &Catalog, e: &Event) -> bool {
-    let prices: Vec<_> = match &e.fact {
-        Fact::Invoice(i) => i.lines.iter().filter_map(|l| l.price.as_ref()).collect(),
-        Fact::Snapshot(s) => s.items.iter().map(|i| &i.price).collect(),
-        Fact::Session(s) => s.lines.iter().filter_map(|l| l.price.as_ref()).collect(),
-        Fact::Link { .. } | Fact::Charge { .. } | Fact::Refund { .. } => Vec::new(),
-        Fact::Dispute { .. } | Fact::CustomerDeleted(_) | Fact::Unknown => Vec::new(),
-    };
-    let known = |p: &&crate::event::Price| {
-        matches!(
-            catalog.sold(&p.id, p.lookup.as_deref(), p.product.as_deref()),
-            Some(Sold::Plan(_) | Sold::Pack(_))
-        )
-    };
-    let rule = |price: Option<&crate::event::Price>| {
-        catalog.ignore.iter().any(|r| {
-            r.account.as_ref().is_none_or(|a| e.account.as_ref() == Some(a))
-                && r.context.as_ref().is_none_or(|c| e.context.as_ref() == Some(c))
-                && r.metadata.as_ref().is_none_or(|m| contains(&e.metadata, m))
-                && r.price.as_ref().is_none_or(|id| price.is_some_and(|p| p.id == *id))
-                && r.product.as_ref().is_none_or(|id| price.is_some_and(|p| p.product.as_ref() == Some(id)))
+/// 3: "An event is foreign only if every line and object in it is; a known line always counts."
+fn is_foreign(catalog: &Catalog, e: &Event) -> bool {
+    let rule = |line: Option<&Line>| {
+        catalog.ignore.iter().any(|rule| {
+            rule.as_object().into_iter().flatten().all(|(k, v)| match k.as_str() {
+                "price" => line.is_some_and(|l| *v == l.price),
+                "product" => line.is_some_and(|l| *v == l.product),
+                "metadata" => v.as_object().into_iter().flatten().all(|(k, v)| e.object["metadata"][k] == *v),
+                _ => e.body[k] == *v,
+            })
         })
     };
-    !prices.iter().any(known)
-        && if prices.is_empty() { rule(None) } else { prices.iter().all(|p| rule(Some(p))) }
+    let each = if e.lines.is_empty() { rule(None) } else { e.lines.iter().all(|l| rule(Some(l))) };
+    each && !e.lines.iter().any(|l| catalog.sold(l).is_some())
 }

@@ -1,6 +1,7 @@
 //! The civil calendar in UTC, as far as slices and free refills need it.
 
-use crate::catalog::DAY;
+/// The seconds of a day.
+pub const DAY: i64 = 86_400;
 
 fn days(year: i64, month: i64, day: i64) -> i64 {
     let y = if month <= 2 { year - 1 } else { year };
