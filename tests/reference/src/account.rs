@@ -5,7 +5,7 @@ use crate::event::{Event, Family};
 use crate::facts::Facts;
 use crate::item::{Item, NEVER, Sub};
 use crate::time::{DAY, add_months, moment};
-use crate::{Action, History, Key, Ranks, Takes, User};
+use crate::{Action, Heard, Key, Ranks, Takes, User};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,7 +50,7 @@ impl<'a> Account<'a> {
     pub fn read(
         facts: &'a Facts<'a>,
         user: &'a str,
-        history: &'a History,
+        history: &'a [Heard],
         takes: &'a Takes,
         now: i64,
     ) -> Self {

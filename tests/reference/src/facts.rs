@@ -1,9 +1,9 @@
 //! The set of facts: every accepted event, sorted so that the order of arrival is forgotten.
 
-use crate::History;
 use crate::catalog::{Catalog, Goods};
 use crate::event::{Event, Family, Line, id, int};
 use crate::owner::Owners;
+use crate::{Heard, Outcome};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,7 @@ pub struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     /// Reads the accepted events of `history`, each event id once.
-    pub fn collect(catalog: &'a Catalog, history: &'a History) -> Facts<'a> {
+    pub fn collect(catalog: &'a Catalog, history: &'a [Heard]) -> Facts<'a> {
         let owners = Owners::play(catalog, history);
         let mut events: Vec<&Event> = history.iter().filter_map(|(_, e)| e.as_ref()).collect();
         events.retain(|e| owners.outcomes[&e.id].status == "processed");
@@ -80,6 +80,36 @@ impl<'a> Facts<'a> {
         }
         f.snapshots.values_mut().for_each(|v| *v = in_order(std::mem::take(v)));
         f
+    }
+
+    /// The outcomes of the owners, but for what the rules leave open: "a paid document of which nothing is known", and
+    /// news about a payment that is tied to nothing yet.
+    pub fn outcomes(&self) -> BTreeMap<String, Outcome> {
+        let mut outcomes = self.owners.outcomes.clone();
+        let plans = |sub: &String| {
+            let invoices = self.paid.values().filter(|i| i.sub.as_ref() == Some(sub));
+            let events = self.snapshots.get(sub.as_str()).into_iter().flatten().chain(invoices);
+            events.flat_map(|e| &e.lines).any(|l| self.plan(l).is_some())
+        };
+        for e in &self.events {
+            let known = match e.family {
+                Family::Session => {
+                    !e.paid || e.sub.is_some() || self.is_order(e) || !self.sales(e).is_empty()
+                }
+                Family::Invoice => {
+                    e.lines.iter().any(|l| self.sold(l).is_some()) || e.sub.as_ref().is_some_and(plans)
+                }
+                Family::Charge | Family::Refund | Family::Dispute => self
+                    .links
+                    .iter()
+                    .any(|(d, m)| self.paid.contains_key(d.as_str()) && m.contains_key(&self.payment(e))),
+                Family::Subscription | Family::Link | Family::Customer | Family::Unknown => true,
+            };
+            if !known {
+                outcomes.insert(e.id.clone(), Outcome::new("unspecified", ""));
+            }
+        }
+        outcomes
     }
 
     /// The payment that an event names: its payment intent, else its charge.

@@ -70,7 +70,8 @@ pub struct User {
     pub orders: BTreeMap<String, String>,
 }
 
-/// How an event ends: `processed`, `parked` or `ignored`, with the reason where the rules name one.
+/// How an event ends: `processed`, `parked` or `ignored`, with the reason where the rules name one. `unspecified`: the
+/// rules do not say, as for a paid document of which nothing is known.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Outcome {
     pub status: &'static str,
@@ -100,63 +101,68 @@ struct Key {
 type Takes = BTreeMap<Key, i64>;
 /// When an opening or a sale was first counted, for 2.3 (b).
 type Ranks = BTreeMap<String, usize>;
-type History = Vec<(Step, Option<Event>)>;
+/// A step with the event that it sends.
+type Heard = (Step, Option<Event>);
+type History = Vec<Heard>;
 
 /// Plays the steps and tells how the world reads at `now`. Panics if the catalog does not parse.
 pub fn judge(catalog: &str, steps: &[Step], now: i64) -> World {
     let catalog: Catalog =
         toml::from_str(catalog).unwrap_or_else(|e| panic!("the catalog does not parse: {e}"));
-    let (mut history, mut takes, mut ranks) = (History::new(), Takes::new(), Ranks::new());
-    let mut spends = Vec::new();
+    let parsed = steps.iter().map(|step| match &step.action {
+        Action::Send(e) => (step.clone(), event::parse(e)),
+        Action::Put { .. } | Action::Spend { .. } | Action::Fix { .. } => (step.clone(), None),
+    });
+    let history: History = parsed.collect();
+    let all = Facts::collect(&catalog, &history);
+    let is_ranked = catalog.policy("addons", "reset") == "reset";
+    let is_ranked = is_ranked && all.paid.values().any(|e| !all.sales(e).is_empty());
+    let (mut takes, mut ranks, mut spends) = (Takes::new(), Ranks::new(), Vec::new());
     for (index, step) in steps.iter().enumerate() {
-        // What falls due by time falls due before the step.
-        let due = read(&catalog, &history, &takes, &mut ranks, step.at, 2 * index);
-        let event = match &step.action {
-            Action::Send(e) => event::parse(e),
-            Action::Put { .. } | Action::Fix { .. } => None,
-            Action::Spend { user, amount } => {
-                let lots = due.1.get(user).map_or(&[][..], Vec::as_slice);
-                spends.push(spend(lots, *amount, &mut takes));
-                None
-            }
-        };
-        history.push((step.clone(), event));
-        read(&catalog, &history, &takes, &mut ranks, step.at, 2 * index + 1);
+        let mut read =
+            |end, rank, takes: &Takes| read(&catalog, &history[..end], takes, &mut ranks, step.at, rank);
+        if let Action::Spend { user, amount } = &step.action {
+            let lots = read(index, 2 * index, &takes).1.remove(user).unwrap_or_default();
+            spends.push(spend(&lots, *amount, &mut takes));
+        } else if is_ranked {
+            // What falls due by time falls due before the step.
+            read(index, 2 * index, &takes);
+            read(index + 1, 2 * index + 1, &takes);
+        }
     }
     World { spends, ..read(&catalog, &history, &takes, &mut ranks, now, 2 * steps.len()).0 }
 }
 
 /// 2.3 (a): a spend takes from the lots that are known when it is made, and stays with them.
 fn spend(lots: &[Lot], amount: i64, takes: &mut Takes) -> bool {
-    let covered = lots.iter().map(|l| l.left).sum::<i64>() >= amount;
-    let mut rest = if covered { amount } else { 0 };
+    let is_covered = lots.iter().map(|l| l.left).sum::<i64>() >= amount;
+    let mut rest = if is_covered { amount } else { 0 };
     for lot in lots {
         let part = rest.min(lot.left);
-        if part > 0 {
-            *takes.entry(lot.key.clone()).or_insert(0) += part;
-            rest -= part;
-        }
+        *takes.entry(lot.key.clone()).or_insert(0) += part;
+        rest -= part;
     }
-    covered
+    is_covered
 }
 
+type Lots = BTreeMap<String, Vec<Lot>>;
+
 fn read(
-    catalog: &Catalog,
-    history: &History,
+    c: &Catalog,
+    history: &[Heard],
     takes: &Takes,
     ranks: &mut Ranks,
     now: i64,
-    step: usize,
-) -> (World, BTreeMap<String, Vec<Lot>>) {
-    let facts = Facts::collect(catalog, history);
-    let (mut world, mut all) = (World::default(), BTreeMap::new());
+    rank: usize,
+) -> (World, Lots) {
+    let facts = Facts::collect(c, history);
+    let (mut world, mut all) = (World { outcomes: facts.outcomes(), ..World::default() }, Lots::new());
     for user in &facts.owners.users {
         let account = Account::read(&facts, user, history, takes, now);
-        let lots = account.lots(ranks, step);
+        let lots = account.lots(ranks, rank);
         world.users.insert(user.clone(), account.user(&lots));
         all.insert(user.clone(), lots);
     }
-    world.outcomes = facts.owners.outcomes.clone();
     (world, all)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::catalog::Catalog;
 use crate::event::{Event, Family, Line, id, is_valid};
-use crate::{Action, History, Outcome};
+use crate::{Action, Heard, Outcome};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ const ROUTES: [&str; 9] =
 
 impl Owners {
     /// An event that was heard before changes nothing. Parked events are tried again after each step.
-    pub fn play(catalog: &Catalog, history: &History) -> Owners {
+    pub fn play(catalog: &Catalog, history: &[Heard]) -> Owners {
         let mut owners = Owners::default();
         let mut parked: Vec<&Event> = Vec::new();
         for (step, event) in history {

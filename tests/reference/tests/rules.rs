@@ -303,7 +303,8 @@ fn an_inquiry_and_a_prevented_dispute_take_nothing() {
 fn the_newest_cumulative_refund_counts_less_what_failed() {
     let mut life = Life::new("");
     life.buys(0, "cs_1", 2);
-    let charge = |sum: i64| json!({"id": "ch_1", "payment_intent": "pi_cs_1", "amount": 2000, "amount_refunded": sum});
+    let charge =
+        |sum: i64| json!({"id": "ch_1", "payment_intent": "pi_cs_1", "amount": 2000, "amount_refunded": sum});
     life.event(1, "charge.refunded", charge(1000));
     assert_eq!(life.credits(1), 1000);
     let failed = json!({"id": "re_1", "charge": "ch_1", "amount": 1000, "status": "failed"});
@@ -524,7 +525,9 @@ fn the_last_snapshot_of_a_chain_in_one_second_wins() {
     // Pro, then biz, then basic again: by price alone, pro would win.
     for (price, before) in [("basic", "biz"), ("biz", "pro"), ("pro", "basic")] {
         life.shows(5, "active", &[("si_1", price, 1, MONTH)]);
-        let Some(Step { action: Action::Send(event), .. }) = life.steps.last_mut() else { panic!("an event") };
+        let Some(Step { action: Action::Send(event), .. }) = life.steps.last_mut() else {
+            panic!("an event")
+        };
         event["data"]["previous_attributes"] = json!({"items": {"data": [{"price": {"id": before}}]}});
     }
     assert_eq!(life.reads(6), ("basic".into(), 1000));
