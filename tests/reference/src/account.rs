@@ -79,8 +79,8 @@ impl<'a> Account<'a> {
         self.subs.iter().flat_map(|s| &s.items)
     }
 
-    /// "What ends a bucket: of an ended subscription or a removed item, once another item's paid period starts at or
-    /// after that end, whichever is heard first."
+    /// "What ends a bucket: of an ended subscription or a removed item, once another item's paid period
+    /// starts at or after that end, whichever is heard first."
     fn is_over(&self, item: &Item<'a>) -> bool {
         let mut others = self.items().filter(|i| i.id != item.id).flat_map(|i| &i.periods);
         item.end.is_some_and(|end| others.any(|p| p.start >= end))
@@ -125,8 +125,8 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// 2.5: "Any other zero line is a trial or nothing": unflagged zero lines that open nothing, and that no snapshot of
-    /// their period contradicts, as (start, item, plan, quantity).
+    /// 2.5: "Any other zero line is a trial or nothing": unflagged zero lines that open nothing, and that no
+    /// snapshot of their period contradicts, as (start, item, plan, quantity).
     fn zero_lines(&self, sub: &Sub<'a>) -> Vec<(i64, String, &'a Goods, i64)> {
         let lines = sub.invoices.iter().flat_map(|i| &i.lines).filter(|l| l.amount == 0 && !l.flagged);
         let trial = |l: &'a crate::event::Line| {
@@ -142,9 +142,10 @@ impl<'a> Account<'a> {
         lines
     }
 
-    /// 2.7: "A trial grants, per item, `trial_credits` of the plan in the latest `trialing` snapshot, once per
-    /// subscription." "Under `once`, only the user's earliest trial (earliest `trialing` snapshot, ties: the smaller id)
-    /// grants." A paid period takes its place. "Credits of a trial that is cancelled unpaid end with it."
+    /// 2.7: "A trial grants, per item, `trial_credits` of the plan in the latest `trialing` snapshot, once
+    /// per subscription." "Under `once`, only the user's earliest trial (earliest `trialing` snapshot, ties:
+    /// the smaller id) grants." A paid period takes its place. "Credits of a trial that is cancelled unpaid
+    /// end with it."
     fn add_trials(&self, lots: &mut Vec<Lot>) {
         let start = |sub: &Sub<'a>| {
             let first = sub.snapshots.iter().find(|s| s.status() == "trialing").map(|s| s.created);
@@ -176,8 +177,8 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// 2.5: signup credits, "once", until a paid period. credits.md §2: free refills are a "SET of the bucket `signup`;
-    /// only while no plan gives access"; "one that proves due is granted, only the newest".
+    /// 2.5: signup credits, "once", until a paid period. credits.md §2: free refills are a "SET of the bucket
+    /// `signup`; only while no plan gives access"; "one that proves due is granted, only the newest".
     fn add_signup(&self, lots: &mut Vec<Lot>) {
         let (c, Some(put)) = (self.facts.catalog, self.put) else { return };
         let refill = c.number("free_credits", 0);
@@ -232,8 +233,8 @@ impl<'a> Account<'a> {
             let rank = purchase.iter().filter_map(|d| ranks.get(*d)).min().copied().unwrap_or(step);
             for (goods, quantity) in self.facts.sales(e) {
                 ranks.entry(e.doc.clone()).or_insert(rank);
-                // "Packs bought before it end, at or after it stay, so does a pack on the same invoice." 2.3 (b): "a pack
-                // that reaches us after a newer reset is granted in full".
+                // "Packs bought before it end, at or after it stay, so does a pack on the same invoice." 2.3
+                // (b): "a pack that reaches us after a newer reset is granted in full".
                 let ends = |r: &(i64, &String, usize)| r.0 > e.created && *r.1 != e.doc && r.2 >= rank;
                 if !goods.is_plan() && resets.iter().any(ends) {
                     continue;
@@ -296,13 +297,13 @@ impl<'a> Account<'a> {
                 ("active" | "trialing", None) if is_held => None,
                 // "An item with a running paid period and no snapshot yet gives access."
                 ("active" | "trialing", _) => plan.or(running.map(|r| r.1)),
-                // "Per item, to the end of its own paid period: the lower of the plan that was paid for and the plan in
-                // the latest snapshot."
+                // "Per item, to the end of its own paid period: the lower of the plan that was paid for and
+                // the plan in the latest snapshot."
                 ("past_due" | "unpaid", Some((_, paid))) => {
                     Some(plan.filter(|p| catalog.rank(p) < catalog.rank(paid)).unwrap_or(paid))
                 }
-                // "`past_due_grace_days` after the unpaid period began; with `send_invoice` after the period's start plus
-                // `days_until_due`."
+                // "`past_due_grace_days` after the unpaid period began; with `send_invoice` after the
+                // period's start plus `days_until_due`."
                 ("past_due", None) => {
                     let start = shown?.start;
                     let unpaid = item.periods.iter().find(|p| p.start == start).map_or(start, |p| p.end);

@@ -67,8 +67,9 @@ pub fn is_valid(user: &str) -> bool {
     user.chars().count() <= 128 && !user.chars().any(char::is_control)
 }
 
-/// `stripe.md` §4: the price is `price`, older `plan`, since basil `pricing.price_details.price`; the item and the
-/// flag are on the line, since basil in its `parent`; the period is the line's, the item's, or the subscription's.
+/// `stripe.md` §4: the price is `price`, older `plan`, since basil `pricing.price_details.price`; the item
+/// and the flag are on the line, since basil in its `parent`; the period is the line's, the item's, or the
+/// subscription's.
 fn line(l: &Value, object: &Value) -> Line {
     let (pricing, parent) = (&l["pricing"], &l["parent"]);
     let (item, other) = (&parent["subscription_item_details"], &parent["invoice_item_details"]);
@@ -118,7 +119,8 @@ pub fn parse(body: &Value) -> Option<Event> {
     let lists = || list("lines").chain(list("items")).chain(list("line_items"));
     let lines: Vec<Line> = lists().map(|l| line(l, object)).collect();
     let details = &object["parent"]["subscription_details"];
-    let sub = [&object["subscription"], &details["subscription"]].into_iter().find_map(id);
+    let own = (family == Family::Subscription).then(|| doc.clone());
+    let sub = own.or_else(|| id(&object["subscription"])).or_else(|| id(&details["subscription"]));
     let metadata = [details, &object["subscription_details"], object].into_iter().chain(list("lines"));
     let settled = matches!(object["payment_status"].as_str(), Some("paid" | "no_payment_required"));
     let complete = matches!(kind, "checkout.session.completed" | "checkout.session.async_payment_succeeded");
@@ -129,10 +131,7 @@ pub fn parse(body: &Value) -> Option<Event> {
         paid: kind == "invoice.paid" || settled && complete,
         user: metadata.into_iter().find_map(|m| user(&m["metadata"])),
         customer: id(&object["customer"]).or_else(|| (family == Family::Customer).then(|| doc.clone())),
-        sub: match family {
-            Family::Subscription => Some(doc.clone()),
-            _ => sub.or_else(|| lines.iter().find_map(|l| l.sub.clone())),
-        },
+        sub: sub.or_else(|| lines.iter().find_map(|l| l.sub.clone())),
         lines,
         doc,
         object: object.clone(),

@@ -82,8 +82,8 @@ impl<'a> Facts<'a> {
         f
     }
 
-    /// The outcomes of the owners, but for what the rules leave open: "a paid document of which nothing is known", and
-    /// news about a payment that is tied to nothing yet.
+    /// The outcomes of the owners, but for what the rules leave open: "a paid document of which nothing is
+    /// known", and news about a payment that is tied to nothing yet.
     pub fn outcomes(&self) -> BTreeMap<String, Outcome> {
         let mut outcomes = self.owners.outcomes.clone();
         let plans = |sub: &String| {
@@ -144,8 +144,8 @@ impl<'a> Facts<'a> {
         line.unit.or_else(|| same.filter_map(|l| l.unit).next()) == Some(0)
     }
 
-    /// 2.5: what a paid document sold, with quantities: the packs and products on an invoice's positive lines; a
-    /// session's line items, else what its metadata names, a lifetime plan among them.
+    /// 2.5: what a paid document sold, with quantities: the packs and products on an invoice's positive
+    /// lines; a session's line items, else what its metadata names, a lifetime plan among them.
     pub fn sales(&self, e: &Event) -> Vec<(&'a Goods, i64)> {
         let mut sales: Vec<(&'a Goods, i64)> = Vec::new();
         let mut add =
@@ -155,13 +155,14 @@ impl<'a> Facts<'a> {
             };
         let sells = |g: &&Goods| e.family == Family::Session || !g.is_plan();
         for l in e.lines.iter().filter(|l| l.amount > 0 || e.family == Family::Session) {
-            self.sold(l).filter(sells).map(|g| add(g, l.quantity));
+            self.sold(l).filter(sells).into_iter().for_each(|g| add(g, l.quantity));
         }
         if e.family == Family::Session && e.lines.is_empty() {
             let (c, metadata) = (self.catalog, &e.object["metadata"]);
             for (list, field) in [(&c.pack, "pack"), (&c.product, "product"), (&c.plan, "plan")] {
                 let named = list.iter().find(|g| metadata[field] == g.name);
-                named.filter(|g| !g.is_plan() || !self.is_order(e)).map(|g| add(g, quantity(e, g)));
+                let sold = named.filter(|g| !g.is_plan() || !self.is_order(e));
+                sold.into_iter().for_each(|g| add(g, quantity(e, g)));
             }
         }
         sales
@@ -205,7 +206,8 @@ impl<'a> Facts<'a> {
         each.into_iter().map(|p| self.share(e, p, self.reversed_payment(p, before, disputes))).sum()
     }
 
-    /// "One invoice may have several payments and the other way round": in proportion to what each invoice got.
+    /// "One invoice may have several payments and the other way round": in proportion to what each invoice
+    /// got.
     fn share(&self, e: &Event, payment: &str, reversed: i64) -> i64 {
         let invoices = self
             .links
@@ -217,18 +219,21 @@ impl<'a> Facts<'a> {
         own.map_or(reversed, |p| reversed * p.1 / sum)
     }
 
-    /// "Refunded = the larger of the sum of succeeded single refunds and the newest `amount_refunded` less refunds
-    /// known to have failed or been cancelled; pending ones count nothing of their own." "Of two states of one
-    /// dispute the later of warning_* < open < lost < won counts. An inquiry and `prevented` revoke nothing."
+    /// "Refunded = the larger of the sum of succeeded single refunds and the newest `amount_refunded` less
+    /// refunds known to have failed or been cancelled; pending ones count nothing of their own." "Of two
+    /// states of one dispute the later of warning_* < open < lost < won counts. An inquiry and `prevented`
+    /// revoke nothing."
     fn reversed_payment(&self, payment: &str, before: i64, disputes: bool) -> i64 {
         let (mut refunds, mut states, mut newest) = (BTreeMap::new(), BTreeMap::new(), (0, 0));
         let mut amount = self.amounts.get(payment).copied().unwrap_or(0);
         for (_, e) in self.reversals.iter().filter(|(p, e)| p == payment && e.created < before) {
             let (rank, sum) = (rank(e.status()), e.int("amount"));
-            match e.family {
-                Family::Refund => keep_greatest(&mut refunds, &e.doc, (e.created, rank, sum)),
-                Family::Dispute => keep_greatest(&mut states, &e.doc, (rank, sum)),
-                _ => (newest, amount) = (newest.max((e.created, e.int("amount_refunded"))), sum),
+            if e.family == Family::Refund {
+                keep_greatest(&mut refunds, &e.doc, (e.created, rank, sum));
+            } else if e.family == Family::Dispute {
+                keep_greatest(&mut states, &e.doc, (rank, sum));
+            } else {
+                (newest, amount) = (newest.max((e.created, e.int("amount_refunded"))), sum);
             }
         }
         let sum = |rank| refunds.values().filter(|s| s.1 == rank).map(|s| s.2).sum::<i64>();

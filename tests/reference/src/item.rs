@@ -99,8 +99,8 @@ impl<'a> Sub<'a> {
         sub
     }
 
-    /// "A line belongs to the item that it names, else to the only item, else to the item of its plan." Without any
-    /// item, the plan's name stands for it. Returns the item, and the name that spends may carry.
+    /// "A line belongs to the item that it names, else to the only item, else to the item of its plan."
+    /// Without any item, the plan's name stands for it. Returns the item, and the name that spends may carry.
     fn item_of(&self, facts: &Facts<'_>, line: &Line, known: &BTreeSet<String>) -> Option<(String, String)> {
         if let Some(item) = &line.item {
             return Some((item.clone(), item.clone()));
@@ -113,7 +113,8 @@ impl<'a> Sub<'a> {
         Some((only.or_else(shown).unwrap_or_else(|| name.clone()), name))
     }
 
-    /// The snapshots of the item's period that starts at a moment; with `inside`, also of one that contains it.
+    /// The snapshots of the item's period that starts at a moment; with `inside`, also of one that contains
+    /// it.
     pub fn snapshots_of(&self, item: &str, start: i64, inside: bool) -> Vec<&'a Event> {
         let of = |l: &Line| l.start == start || inside && l.start < start && start < l.end;
         self.snapshots.iter().copied().filter(|s| s.item(item).is_some_and(of)).collect()
@@ -143,11 +144,12 @@ impl<'a> Sub<'a> {
             };
             let reason = |r: &str| invoice.object["billing_reason"] == r;
             let trialing = self.snapshots_of(id, line.start, true).iter().any(|s| s.status() == "trialing");
-            // "A zero line opens a period if its price's own amount is 0, or if a `subscription_cycle` invoice bears
-            // it and no snapshot of that period is `trialing`."
+            // "A zero line opens a period if its price's own amount is 0, or if a `subscription_cycle`
+            // invoice bears it and no snapshot of that period is `trialing`."
             let cycle = !line.flagged && reason("subscription_cycle") && !trialing;
             let counts = line.amount > 0 || line.amount == 0 && (facts.is_free(line) || cycle);
-            // "First the unflagged positive lines …, and any positive one of a `subscription_create` invoice".
+            // "First the unflagged positive lines …, and any positive one of a `subscription_create`
+            // invoice".
             match counts {
                 true if !line.flagged || reason("subscription_create") => firm.push(paid),
                 true => weak.push(paid),
@@ -161,9 +163,9 @@ impl<'a> Sub<'a> {
         firm.sort_by_key(order);
         weak.sort_by_key(order);
         let sure = firm.len();
-        // "… then the earliest invoice whose flagged positive line starts where a snapshot says that the item's
-        // current period starts. If another invoice already opens that period, such a flagged line is the charge of
-        // a plan change."
+        // "… then the earliest invoice whose flagged positive line starts where a snapshot says that the
+        // item's current period starts. If another invoice already opens that period, such a flagged line is
+        // the charge of a plan change."
         for (i, paid) in firm.into_iter().chain(weak).enumerate() {
             match periods.iter().find(|p| p.start == paid.start) {
                 Some(opening) if opening.invoice.doc == paid.invoice.doc => {}
@@ -175,8 +177,8 @@ impl<'a> Sub<'a> {
         }
         periods.sort_by_key(|p| p.start);
         charges.sort_by_key(|c| (c.at, c.invoice.made(), c.invoice.doc.clone()));
-        // "A line whose start lies ahead opens at the later of its event and one hour before its start." "Several
-        // lines of one item: the latest start that has opened by now, the others are superseded."
+        // "A line whose start lies ahead opens at the later of its event and one hour before its start."
+        // "Several lines of one item: the latest start that has opened by now, the others are superseded."
         let opens = |p: &Paid<'_>| p.invoice.created.max(p.start - 3600);
         let all: Vec<_> = periods.iter().map(|p| (p.invoice.doc.clone(), p.start, opens(p))).collect();
         periods.retain(|p| {
@@ -184,8 +186,8 @@ impl<'a> Sub<'a> {
                 all.iter().any(|(i, s, at)| *i == p.invoice.doc && *s > p.start && *at <= opens(p));
             opens(p) <= now.max(p.invoice.created) && !superseded
         });
-        // 2.6: "A change counts when an `active` or `trialing` snapshot in that period shows it", or the invoice that
-        // charges it (2.5).
+        // 2.6: "A change counts when an `active` or `trialing` snapshot in that period shows it", or the
+        // invoice that charges it (2.5).
         let charged =
             charges.iter().map(|c| State { at: c.at, item_start: None, plan: c.plan, quantity: c.quantity });
         let live = self.snapshots.iter().filter(|s| matches!(s.status(), "active" | "trialing"));
@@ -203,8 +205,9 @@ impl<'a> Sub<'a> {
         item
     }
 
-    /// "An item is removed if the latest snapshot lacks it and is later than the newest snapshot or invoice that
-    /// names it; the end is the earliest such snapshot." A line that only credits the item does not prove it.
+    /// "An item is removed if the latest snapshot lacks it and is later than the newest snapshot or invoice
+    /// that names it; the end is the earliest such snapshot." A line that only credits the item does not
+    /// prove it.
     fn removed(&self, id: &str, lines: &[(&Event, &Line, String)]) -> Option<i64> {
         let billed =
             lines.iter().filter(|(i, l, _)| l.amount >= 0 && l.end > i.made()).map(|(i, ..)| i.made());
@@ -252,8 +255,8 @@ impl<'a> Item<'a> {
         units
     }
 
-    /// "A slice is due … unless at its start the subscription was ended by request, `paused`, or paused in collection
-    /// under `until_period_end`, or a dispute of the period's payment was open."
+    /// "A slice is due … unless at its start the subscription was ended by request, `paused`, or paused in
+    /// collection under `until_period_end`, or a dispute of the period's payment was open."
     fn is_skipped(&self, sub: &Sub<'a>, p: &Paid<'a>, at: i64) -> bool {
         let ended = self.end.is_some_and(|end| end <= at) && !sub.ended.is_some_and(|(_, failed)| failed);
         let held = self.facts.catalog.policy("pause_collection", "keep") == "until_period_end";
@@ -293,14 +296,15 @@ impl<'a> Item<'a> {
                 break;
             }
             let mut charged = self.charges_of(unit.period).chain([p]).filter(|c| c.plan.name == s.plan.name);
-            // on_payment: "more credits count when a paid invoice has charged them (… the new price and at least the
-            // new quantity) …; to fewer, or back: the plan's amount less what was spent in the period".
+            // on_payment: "more credits count when a paid invoice has charged them (… the new price and at
+            // least the new quantity) …; to fewer, or back: the plan's amount less what was spent in the
+            // period".
             let more = s.plan.worth(s.quantity) > plan.worth(quantity);
             if !at_once && more && !charged.any(|c| !s.plan.is_seat() || c.quantity >= s.quantity) {
                 continue;
             }
-            // at_once: "RESET to the new plan's amount, up or down; a plan is granted in full at most once per period
-            // of its item". "Another price of the same plan is no change."
+            // at_once: "RESET to the new plan's amount, up or down; a plan is granted in full at most once
+            // per period of its item". "Another price of the same plan is no change."
             if at_once && s.plan.name != plan.name {
                 let again = granted.contains(&s.plan.name.as_str());
                 ended = if again { vec![] } else { granted.clone() };
@@ -318,8 +322,8 @@ impl<'a> Item<'a> {
         self.units.get(unit).map(|u| (self.periods[u.period].start, u.slice))
     }
 
-    /// What spends took from a unit's bucket. What they took from a unit that proved never to be granted counts
-    /// against the one before it.
+    /// What spends took from a unit's bucket. What they took from a unit that proved never to be granted
+    /// counts against the one before it.
     fn taken(&self, unit: usize, without: &[&str]) -> i64 {
         let (from, to) = (self.position(unit), self.position(unit + 1).unwrap_or((NEVER, 0)));
         let mine =
@@ -328,9 +332,9 @@ impl<'a> Item<'a> {
         self.takes.iter().filter(|(k, _)| mine(k) && within(k)).map(|(_, n)| n).sum()
     }
 
-    /// "A change that opens a new period before the old one ended carries over what was spent in the old one: all of it
-    /// if the invoice's `total` ≤ 0, else spent × (1 − (`amount_paid` + paid out of band) / `total`), rounded down.
-    /// What is carried counts as spent in the new period."
+    /// "A change that opens a new period before the old one ended carries over what was spent in the old one:
+    /// all of it if the invoice's `total` ≤ 0, else spent × (1 − (`amount_paid` + paid out of band) /
+    /// `total`), rounded down. What is carried counts as spent in the new period."
     fn spent(&self, unit: usize) -> i64 {
         let u = &self.units[unit];
         let taken = self.taken(unit, &[]);
@@ -345,8 +349,8 @@ impl<'a> Item<'a> {
         taken + if total <= 0 { before } else { before * unpaid / total }
     }
 
-    /// 2.8: "the worth of the plan in force is filled, in order, by the opening's grant, then by the increments that
-    /// were charged, then by what was not charged." The first part is the opening's.
+    /// 2.8: "the worth of the plan in force is filled, in order, by the opening's grant, then by the
+    /// increments that were charged, then by what was not charged." The first part is the opening's.
     fn fill(&self, period: usize, worth: i64) -> Vec<(i64, &Paid<'a>)> {
         let p = &self.periods[period];
         let (mut level, mut rest) = (0, worth);
@@ -367,9 +371,9 @@ impl<'a> Item<'a> {
         self.opening_loss(parts[0].0, period, before) + charges.sum::<i64>()
     }
 
-    /// "Where the invoice that opened the current period credits unused time of the item (its negative lines), the
-    /// share min(1, credits / positive lines of the item) was paid by the credited period's payment …: a refund of that
-    /// payment takes that share, and the invoice's own refund takes the rest."
+    /// "Where the invoice that opened the current period credits unused time of the item (its negative
+    /// lines), the share min(1, credits / positive lines of the item) was paid by the credited period's
+    /// payment …: a refund of that payment takes that share, and the invoice's own refund takes the rest."
     fn opening_loss(&self, part: i64, period: usize, before: i64) -> i64 {
         let p = &self.periods[period];
         let mut share = p.credited(part);
@@ -395,7 +399,8 @@ impl<'a> Item<'a> {
         (plan, (worth - lost - spent).max(0), charged - lost)
     }
 
-    /// credits.md §4: what a unit carried from the one before it, less the share of later refunds; and until when.
+    /// credits.md §4: what a unit carried from the one before it, less the share of later refunds; and until
+    /// when.
     pub fn rollover(&self, unit: usize, grace: i64) -> (i64, i64) {
         let (last, u) = (&self.units[unit - 1], &self.units[unit]);
         let rule = self.counted(last).0;

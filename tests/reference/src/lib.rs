@@ -1,12 +1,49 @@
 //! An independent judge of the money rules.
 //!
-//! It computes tiers and credits the slow and obvious way: it keeps every event, and reads the whole set again
-//! after each step. It is written from the rules alone and shares no code with the system that it judges, so a
-//! misread rule shows as a difference. Comments quote the rule that a function implements (`2.5`: a section of
-//! the product rules).
+//! It computes tiers and credits the slow and obvious way: it keeps every event, and reads the whole set
+//! again after each step. It is written from the rules alone and shares no code with the system that it
+//! judges, so a misread rule shows as a difference. Comments quote the rule that a function implements
+//! (`2.5`: a section of the product rules).
 //!
-//! Only three things depend on the order of arrival, as the rules say: owners (2.4), the lots that a spend took
-//! from (2.3 (a)), and packs that arrive after a newer reset (2.3 (b)).
+//! Only three things depend on the order of arrival, as the rules say: owners (2.4), the lots that a spend
+//! took from (2.3 (a)), and packs that arrive after a newer reset (2.3 (b)).
+//!
+//! # Where the rules leave a choice
+//!
+//! - **2.3 snapshots without a chain**: the item period start is the greatest of all items; quantities are
+//!   added.
+//! - **2.3 (a) and RESET under `at_once`**: a spend is tied to item, period, slice and plan; a RESET forgets
+//!   the spends of the plans before it, also if it is heard after them.
+//! - **2.4 two references on one customer**: they make it shared; a reference beside metadata does not.
+//! - **2.4 `known_user`**: an unknown reference falls back to the customer's owner before it parks.
+//! - **2.4 a reference that metadata replaces**: documents of the subscription move with it; packs stay.
+//! - **2.5 waiting lines**: a matching snapshot opens the period, whatever was heard before; until then the
+//!   line is a charge.
+//! - **2.5 two unflagged lines with one start**: the earlier invoice opens, the other is a charge; on one
+//!   invoice the one worth more opens.
+//! - **2.5 a zero line whose price is 0**: it counts as a positive line, flagged or not.
+//! - **2.5 removed items**: a line that only credits the item, or that is about past time, does not prove
+//!   that it is there.
+//! - **2.5 signup credits**: any paid period ends them, also one that began before the `PUT`.
+//! - **2.5 lifetime plans**: they end no signup credits and no packs.
+//! - **2.5 products**: their credits are add-ons, once for each paid line.
+//! - **2.6 states of a period**: by the item period that the snapshot shows; if that opens no period, by
+//!   `created`.
+//! - **2.6 `on_payment`**: what was spent is always subtracted; there is no RESET inside a period.
+//! - **2.6 charges**: a charge is a proof of the change, dated at its line's start.
+//! - **2.7 zero lines**: a trial until a snapshot of the same period denies it.
+//! - **2.7 `once`**: a trial on a paid item is the user's earliest trial too.
+//! - **2.8 increments**: a charge adds what its plan is worth above the greatest worth paid before it.
+//! - **2.8 credits of an opening**: all negative lines of the item count, of whatever period.
+//! - **2.8 disputes**: refunds and disputes of a payment add up to at most its amount.
+//! - **2.9 the unpaid period**: it starts where the latest snapshot says, or at the end of the paid period if
+//!   that is the same.
+//! - **2.9 lifetime**: refunds and open or lost disputes of the whole amount end the tier.
+//! - **credits.md §2**: the opening's plan decides about slices; free refills start one month after the
+//!   `PUT`.
+//! - **credits.md §3**: a plan's bucket has no `until`; trials are free lots.
+//! - **credits.md §4**: refunds made before the new period lower what is left; later ones take their share of
+//!   the carry.
 
 #![expect(missing_docs, reason = "the fields of the steps and of the world name themselves")]
 
@@ -70,8 +107,8 @@ pub struct User {
     pub orders: BTreeMap<String, String>,
 }
 
-/// How an event ends: `processed`, `parked` or `ignored`, with the reason where the rules name one. `unspecified`: the
-/// rules do not say, as for a paid document of which nothing is known.
+/// How an event ends: `processed`, `parked` or `ignored`, with the reason where the rules name one.
+/// `unspecified`: the rules do not say, as for a paid document of which nothing is known.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Outcome {
     pub status: &'static str,
@@ -166,8 +203,8 @@ fn read(
     (world, all)
 }
 
-/// The law of money, which holds under `plan_change = "on_payment"`: no bucket holds more than what was paid for and
-/// not given back, and what the rules give for free. Under `at_once` an unpaid upgrade breaks it.
+/// The law of money, which holds under `plan_change = "on_payment"`: no bucket holds more than what was paid
+/// for and not given back, and what the rules give for free. Under `at_once` an unpaid upgrade breaks it.
 pub fn law_of_money(world: &World) -> Result<(), String> {
     for (name, user) in &world.users {
         for (bucket, held) in &user.buckets {

@@ -1,4 +1,5 @@
-//! 2.4: whose a document is. The first owner stays, so this is a fold over the steps in their order of arrival.
+//! 2.4: whose a document is. The first owner stays, so this is a fold over the steps in their order of
+//! arrival.
 
 use crate::catalog::Catalog;
 use crate::event::{Event, Family, Line, id, is_valid};
@@ -95,8 +96,8 @@ impl Owners {
         }
         let stored = e.sub.as_ref().and_then(|s| self.subs.get(s));
         match (&e.user, stored) {
-            // "A document of it that names another user is parked"; "A link made by [`client_reference_id`] is
-            // replaced by one made from metadata."
+            // "A document of it that names another user is parked"; "A link made by [`client_reference_id`]
+            // is replaced by one made from metadata."
             (Some(named), Some(link)) if link.user != *named && !link.weak => return Err("owner_conflict"),
             (Some(named), _) => return strong(named),
             (None, Some(link)) => return Ok(link.clone()),

@@ -83,23 +83,30 @@ fn event(dice: &mut Dice, n: usize) -> Value {
             (
                 "customer.subscription.updated",
                 json!({"id": format!("sub_{sub}"), "object": "subscription",
-                "status": status, "customer": "cus", "metadata": {"user_id": "ann"}, "items": {"data": items}}),
+                "status": status, "customer": "cus", "metadata": {"user_id": "ann"},
+                "items": {"data": items}}),
             )
         }
         3..6 => {
-            let lines: Vec<Value> = items.iter().map(|i| {
-                let amount = dice.one(&[-300, 0, 500, 900, 900, 1200]);
-                json!({"amount": amount, "quantity": dice.below(4) + 1, "period": {"start": start, "end": end},
-                    "price": {"id": if *i == 0 { price } else { "seat" }}, "subscription": format!("sub_{sub}"),
-                    "subscription_item": if dice.below(5) > 0 { json!(format!("si_{sub}{i}")) } else { Value::Null },
+            let lines: Vec<Value> = items
+                .iter()
+                .map(|i| {
+                    let amount = dice.one(&[-300, 0, 500, 900, 900, 1200]);
+                    json!({"amount": amount, "quantity": dice.below(4) + 1,
+                    "period": {"start": start, "end": end},
+                    "price": {"id": if *i == 0 { price } else { "seat" }},
+                    "subscription": format!("sub_{sub}"),
+                    "subscription_item": (dice.below(5) > 0).then(|| format!("si_{sub}{i}")),
                     "proration": dice.below(3) == 0})
-            }).collect();
+                })
+                .collect();
             let total: i64 = lines.iter().filter_map(|l| l["amount"].as_i64()).sum();
             let reason = dice.one(&["subscription_create", "subscription_cycle", "subscription_update"]);
             (
                 "invoice.paid",
                 json!({"id": format!("in_{payment}_{n}"), "object": "invoice", "created": at,
-                "subscription": format!("sub_{sub}"), "payment_intent": format!("pi_{payment}"), "total": total,
+                "subscription": format!("sub_{sub}"), "payment_intent": format!("pi_{payment}"),
+                "total": total,
                 "amount_paid": total.max(0), "billing_reason": reason, "metadata": {"user_id": "ann"},
                 "lines": {"data": lines}}),
             )
@@ -112,7 +119,8 @@ fn event(dice: &mut Dice, n: usize) -> Value {
         7 => (
             "charge.dispute.updated",
             json!({"id": format!("dp_{of}"), "payment_intent": format!("pi_{payment}"),
-            "amount": dice.below(900), "status": dice.one(&["needs_response", "lost", "won", "warning_closed"])}),
+            "amount": dice.below(900),
+            "status": dice.one(&["needs_response", "lost", "won", "warning_closed"])}),
         ),
         _ => (
             "checkout.session.completed",

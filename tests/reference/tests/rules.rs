@@ -72,7 +72,8 @@ impl Life {
     }
 
     fn event(&mut self, day: i64, kind: &str, object: Value) -> &mut Self {
-        let event = json!({"id": format!("evt_{}", self.steps.len()), "type": kind, "created": START + day * DAY,
+        let event = json!({"id": format!("evt_{}", self.steps.len()), "type": kind,
+            "created": START + day * DAY,
             "data": {"object": object}});
         self.step(day, Action::Send(event))
     }
@@ -117,7 +118,8 @@ impl Life {
         let total: i64 = lines.iter().map(|l| l.0).sum();
         let lines: Vec<Value> = lines.iter().map(line).collect();
         let object = json!({"id": id, "object": "invoice", "customer": "cus_1", "billing_reason": reason,
-            "total": total, "amount_paid": total.max(0), "created": START + day * DAY, "lines": {"data": lines},
+            "total": total, "amount_paid": total.max(0), "created": START + day * DAY,
+            "lines": {"data": lines},
             "parent": {"subscription_details": {"subscription": "sub_1", "metadata": {"user_id": "ann"}}}});
         self.event(day, "invoice.paid", object);
         let paid = json!({"id": format!("inpay_{id}"), "invoice": id, "amount_paid": total.max(0),
@@ -127,7 +129,8 @@ impl Life {
 
     /// A paid session for packs, paid by `pi_<id>`.
     fn buys(&mut self, day: i64, id: &str, quantity: i64) -> &mut Self {
-        let object = json!({"id": id, "object": "checkout.session", "mode": "payment", "payment_status": "paid",
+        let object = json!({"id": id, "object": "checkout.session", "mode": "payment",
+            "payment_status": "paid",
             "customer": "cus_1", "payment_intent": format!("pi_{id}"), "amount_total": 1000 * quantity,
             "metadata": {"user_id": "ann", "pack": "pack", "quantity": quantity.to_string()}});
         self.event(day, "checkout.session.completed", object)
@@ -315,9 +318,10 @@ fn the_newest_cumulative_refund_counts_less_what_failed() {
 #[test]
 fn a_pack_by_invoice_and_by_session_is_one_purchase() {
     let mut life = Life::new("addons = \"keep\"");
-    let invoice = json!({"id": "in_1", "object": "invoice", "customer": "cus_1", "metadata": {"user_id": "ann"},
+    let invoice = json!({"id": "in_1", "object": "invoice", "customer": "cus_1",
+        "metadata": {"user_id": "ann"},
         "billing_reason": "manual", "total": 1000, "amount_paid": 1000,
-        "lines": {"data": [{"amount": 1000, "quantity": 1, "pricing": {"price_details": {"price": "pack"}}}]}});
+        "lines": {"data": [{"amount": 1000, "pricing": {"price_details": {"price": "pack"}}}]}});
     life.event(0, "invoice.paid", invoice).spend(1, 400);
     assert_eq!(life.credits(1), 600);
     life.buys(0, "cs_1", 1);
@@ -408,7 +412,8 @@ fn a_complimentary_plan_gives_its_tier_and_a_lot_that_ends_with_it() {
 #[test]
 fn a_lifetime_plan_has_a_bucket_of_its_own_and_a_tier_until_refunded() {
     let mut life = Life::new("");
-    let object = json!({"id": "cs_1", "object": "checkout.session", "mode": "payment", "payment_status": "paid",
+    let object = json!({"id": "cs_1", "object": "checkout.session", "mode": "payment",
+            "payment_status": "paid",
         "payment_intent": "pi_cs_1", "amount_total": 9000, "metadata": {"user_id": "ann", "plan": "biz"}});
     life.put(0).event(1, "checkout.session.completed", object);
     assert_eq!(life.reads(1), ("biz".into(), 20_500));
@@ -464,7 +469,8 @@ fn free_refills_come_each_month_while_no_plan_gives_access() {
 #[test]
 fn owners_are_the_metadatas_before_the_references() {
     let session = |id: &str, metadata: Value, customer: &str| {
-        json!({"id": id, "object": "checkout.session", "mode": "payment", "payment_status": "paid",
+        json!({"id": id, "object": "checkout.session", "mode": "payment",
+            "payment_status": "paid",
             "customer": customer, "client_reference_id": "aff", "metadata": metadata, "amount_total": 1000})
     };
     let pack = json!({"pack": "pack"});
