@@ -538,3 +538,155 @@ fn the_last_snapshot_of_a_chain_in_one_second_wins() {
     }
     assert_eq!(life.reads(6), ("basic".into(), 1000));
 }
+
+#[test]
+fn unused_time_was_paid_by_the_payment_of_the_credited_period() {
+    let opened = || {
+        let mut life = subscribed("", "pro", 5000, 1);
+        // An upgrade inside January is charged: 4,000 of its 19,000 were paid by the first payment.
+        let lines = [L(-4000, "pro", true, 1, (10, 31)), L(19_000, "biz", true, 1, (10, 31))];
+        life.shows(10, "active", &[("si_1", "biz", 1, MONTH)]).pays(
+            10,
+            "in_2",
+            "subscription_update",
+            &lines,
+        );
+        // A new period of 20,000, half of which is unused time of the one before it.
+        let lines = [L(-10_000, "biz", true, 1, (20, 31)), L(20_000, "biz", false, 1, (20, 51))];
+        life.pays(20, "in_3", "subscription_update", &lines);
+        life
+    };
+    assert_eq!(opened().credits(21), 20_000);
+    assert_eq!(opened().refunds(21, "in_3", 10_000).credits(21), 10_000);
+    // The newest charge paid 10,000 × 15/19 of it, and the opening before it the rest.
+    assert_eq!(opened().refunds(21, "in_2", 15_000).credits(21), 20_000 - 7895);
+    assert_eq!(opened().refunds(21, "in_1", 5000).credits(21), 20_000 - 2105);
+    let mut life = opened();
+    life.refunds(21, "in_1", 5000).refunds(21, "in_2", 15_000).refunds(21, "in_3", 10_000);
+    assert_eq!(life.credits(21), 0);
+}
+
+/// `sub_1` on the yearly plan with monthly credits, from 1 January; the slices start on days 31, 59, 90, …
+fn yearly(policy: &str) -> Life {
+    let mut life = Life::new(policy);
+    life.shows(0, "active", &[("si_1", "monthly", 1, (0, 365))]);
+    life.pays(0, "in_1", "subscription_create", &[L(12_000, "monthly", false, 1, (0, 365))]);
+    life.spend(1, 3000);
+    life
+}
+
+#[test]
+fn a_slice_skipped_by_a_pause_is_granted_at_the_resume_if_it_still_runs() {
+    let mut life = yearly("");
+    life.shows(30, "paused", &[("si_1", "monthly", 1, (0, 365))]);
+    assert_eq!(life.reads(40), ("free".into(), 0));
+    life.shows(70, "active", &[("si_1", "monthly", 1, (0, 365))]);
+    assert_eq!(life.reads(70), ("pro".into(), 3000));
+    assert_eq!(life.spend(71, 3000).credits(89), 0);
+    assert_eq!(life.credits(90), 3000);
+}
+
+#[test]
+fn a_slice_waits_while_the_payment_is_disputed() {
+    let mut life = yearly("");
+    life.disputes(20, "in_1", 12_000, "needs_response");
+    assert_eq!(life.credits(40), 0);
+    life.disputes(45, "in_1", 12_000, "won");
+    assert_eq!(life.credits(45), 3000);
+}
+
+#[test]
+fn a_slice_after_an_end_that_is_heard_late_is_undone() {
+    let mut life = yearly("");
+    assert_eq!(life.spend(40, 500).credits(41), 2500);
+    let ended = json!({"id": "sub_1", "object": "subscription", "status": "canceled",
+        "metadata": {"user_id": "ann"},
+        "ended_at": START + 20 * DAY, "items": {"data": []}});
+    life.event(42, "customer.subscription.deleted", ended);
+    assert_eq!(life.reads(43), ("free".into(), 0));
+}
+
+#[test]
+fn a_test_clock_moves_time_to_the_newest_event() {
+    let mut life = Life::new("");
+    life.pays(0, "in_1", "subscription_create", &[L(12_000, "monthly", false, 1, (0, 365))]);
+    let clock = json!({"id": "sub_1", "object": "subscription", "status": "active", "test_clock": "clock_1",
+        "metadata": {"user_id": "ann"}, "items": {"data": [{"id": "si_1", "price": {"id": "monthly"},
+        "current_period_start": START, "current_period_end": START + 365 * DAY}]}});
+    life.spend(1, 2000).event(31, "customer.subscription.updated", clock);
+    // The second slice is due by the clock: 3,000 and half of the 1,000 that was left.
+    assert_eq!(life.credits(2), 3500);
+}
+
+#[test]
+fn a_deleted_customer_ends_access_and_keeps_the_bucket() {
+    let mut life = subscribed("", "pro", 1000, 1);
+    life.event(5, "customer.deleted", json!({"id": "cus_1", "object": "customer"}));
+    assert_eq!(life.reads(5), ("free".into(), 5000));
+}
+
+#[test]
+fn a_subscription_that_unpaid_bills_ended_keeps_its_paid_period() {
+    let mut life = subscribed("", "pro", 1000, 1);
+    let ended = json!({"id": "sub_1", "object": "subscription", "status": "canceled",
+        "ended_at": START + 9 * DAY,
+        "cancellation_details": {"reason": "payment_failed"}, "metadata": {"user_id": "ann"},
+        "items": {"data": [{"id": "si_1", "price": {"id": "basic"}, "current_period_start": START,
+        "current_period_end": START + 31 * DAY}]}});
+    life.event(9, "customer.subscription.deleted", ended);
+    assert_eq!(life.reads(30), ("basic".into(), 5000));
+    assert_eq!(life.reads(31), ("free".into(), 5000));
+}
+
+#[test]
+fn a_paused_collection_keeps_access_to_the_end_of_the_paid_period() {
+    for (policy, tier) in [("", "pro"), ("pause_collection = \"until_period_end\"", "free")] {
+        let mut life = subscribed(policy, "pro", 1000, 1);
+        let paused = json!({"id": "sub_1", "object": "subscription", "status": "active",
+            "pause_collection": {"behavior": "void"}, "metadata": {"user_id": "ann"},
+            "items": {"data": [{"id": "si_1", "price": {"id": "pro"}, "current_period_start": START,
+            "current_period_end": START + 31 * DAY}]}});
+        life.event(5, "customer.subscription.updated", paused);
+        assert_eq!(life.reads(30).0, "pro", "{policy}");
+        assert_eq!(life.reads(31).0, tier, "{policy}");
+    }
+}
+
+#[test]
+fn a_spend_takes_plans_first_or_what_expires_first() {
+    for (order, buckets) in [
+        ("plan_first", [("addon", 1000), ("grant", 50)]),
+        ("expiring_first", [("addon", 1000), ("si_1", 50)]),
+    ] {
+        let mut life = subscribed(&format!("spend_order = \"{order}\""), "basic", 1000, 1);
+        life.buys(1, "cs_1", 1);
+        life.fix(1, json!({"action": "grant", "credits": 50, "expires": "2026-03-01T00:00:00Z"}));
+        life.spend(2, 1000);
+        let held = &life.world(3).users["ann"].buckets;
+        assert_eq!(held.iter().map(|(k, v)| (k.as_str(), *v)).collect::<Vec<_>>(), buckets);
+    }
+}
+
+#[test]
+fn a_line_that_names_no_item_belongs_to_the_only_item() {
+    let mut life = Life::new("");
+    let invoice = json!({"id": "in_1", "object": "invoice", "subscription": "sub_1", "customer": "cus_1",
+        "metadata": {"user_id": "ann"}, "billing_reason": "subscription_create",
+        "total": 900, "amount_paid": 900,
+        "lines": {"data": [{"amount": 900, "price": {"id": "pro"},
+            "period": {"start": START, "end": START + 31 * DAY}}]}});
+    life.event(0, "invoice.paid", invoice).spend(1, 700);
+    assert_eq!(life.credits(1), 4300);
+    // The snapshot names the item: the period and what was spent of it are the item's.
+    life.shows(0, "active", &[("si_1", "pro", 1, MONTH)]);
+    assert_eq!(life.world(2).users["ann"].buckets["si_1"], 4300);
+}
+
+#[test]
+fn a_cut_list_is_parked() {
+    let mut life = subscribed("", "pro", 1000, 1);
+    let Action::Send(invoice) = &mut life.steps[1].action else { panic!("the invoice") };
+    invoice["data"]["object"]["lines"]["has_more"] = true.into();
+    assert_eq!(life.world(1).outcomes["evt_1"].reason, "lines_missing");
+    assert_eq!(life.reads(1), ("pro".into(), 0));
+}
