@@ -288,7 +288,7 @@ impl<'a> Account<'a> {
             let removed = ended.is_none() && item.end.is_some_and(|end| end <= at);
             let given_back = running.is_some_and(|(p, _)| item.is_given_back(p));
             let ends = given_back && catalog.policy("refunded_access", "keep") == "end";
-            if removed || ends || shown.is_some() && plan.is_none() {
+            if removed || ends {
                 return None;
             }
             let is_held = catalog.policy("pause_collection", "keep") == "until_period_end"

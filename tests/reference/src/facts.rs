@@ -92,6 +92,7 @@ impl<'a> Facts<'a> {
             events.flat_map(|e| &e.lines).any(|l| self.plan(l).is_some())
         };
         for e in &self.events {
+            let payment = self.payment(e);
             let known = match e.family {
                 Family::Session => {
                     !e.paid || e.sub.is_some() || self.is_order(e) || !self.sales(e).is_empty()
@@ -99,10 +100,9 @@ impl<'a> Facts<'a> {
                 Family::Invoice => {
                     e.lines.iter().any(|l| self.sold(l).is_some()) || e.sub.as_ref().is_some_and(plans)
                 }
-                Family::Charge | Family::Refund | Family::Dispute => self
-                    .links
-                    .iter()
-                    .any(|(d, m)| self.paid.contains_key(d.as_str()) && m.contains_key(&self.payment(e))),
+                Family::Charge | Family::Refund | Family::Dispute => {
+                    self.paid.keys().any(|d| self.links.get(*d).is_some_and(|m| m.contains_key(&payment)))
+                }
                 Family::Subscription | Family::Link | Family::Customer | Family::Unknown => true,
             };
             if !known {

@@ -415,7 +415,8 @@ impl<'a> Item<'a> {
 
     /// The running paid period, with the plan that was paid for: the opening's, or that of the last charge.
     pub fn running(&self, at: i64) -> Option<(usize, &'a Goods)> {
-        let period = self.periods.iter().rposition(|p| p.start - 3600 <= at && at < p.end)?;
+        let period = self.periods.iter().rposition(|p| p.start - 3600 <= at)?;
+        self.periods.get(period).filter(|p| at < p.end)?;
         let charge = self.charges_of(period).rfind(|c| c.at <= at);
         Some((period, charge.map_or(self.periods[period].plan, |c| c.plan)))
     }

@@ -38,6 +38,7 @@
 //! - **2.8 disputes**: refunds and disputes of a payment add up to at most its amount.
 //! - **2.9 the unpaid period**: it starts where the latest snapshot says, or at the end of the paid period if
 //!   that is the same.
+//! - **2.9 an unknown price on an item**: the plan that was paid for counts to the end of its paid period.
 //! - **2.9 lifetime**: refunds and open or lost disputes of the whole amount end the tier.
 //! - **credits.md §2**: the opening's plan decides about slices; free refills start one month after the
 //!   `PUT`.

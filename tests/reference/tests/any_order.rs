@@ -10,7 +10,7 @@ basic = 1
 pro = 2
 [policy]
 addons = "keep"
-plan_change = "on_payment"
+POLICY
 [[plan]]
 name = "basic"
 tier = "basic"
@@ -132,9 +132,15 @@ fn event(dice: &mut Dice, n: usize) -> Value {
     json!({"id": format!("evt_{n}"), "type": kind, "created": at, "data": {"object": object}})
 }
 
-fn play(events: &[Value]) -> World {
+/// Even seeds play under `on_payment`, for which the law of money is made; odd ones under all that is different.
+fn catalog(seed: u64) -> String {
+    let other = "plan_change = \"at_once\"\ntrials = \"each\"\npause_collection = \"until_period_end\"";
+    CATALOG.replace("POLICY", if seed.is_multiple_of(2) { "plan_change = \"on_payment\"" } else { other })
+}
+
+fn play(seed: u64, events: &[Value]) -> World {
     let steps = events.iter().map(|e| Step { at: NOW, action: Action::Send(e.clone()) });
-    judge(CATALOG, &steps.collect::<Vec<_>>(), NOW)
+    judge(&catalog(seed), &steps.collect::<Vec<_>>(), NOW)
 }
 
 #[test]
@@ -143,13 +149,13 @@ fn every_order_of_a_random_life_ends_alike() {
         let mut dice = Dice(seed);
         let mut events: Vec<Value> =
             (0..8 + seed % 8).map(|n| event(&mut dice, usize::try_from(n).expect("small"))).collect();
-        let first = play(&events);
-        assert_eq!(law_of_money(&first), Ok(()), "seed {seed}");
+        let first = play(seed, &events);
+        assert!(!seed.is_multiple_of(2) || law_of_money(&first).is_ok(), "seed {seed}");
         for _ in 0..3 {
             dice.shuffle(&mut events);
             let again = dice.one(&[0, 1, 2]);
             events.push(events[again].clone());
-            let world = play(&events);
+            let world = play(seed, &events);
             assert_eq!(world, first, "seed {seed}: {events:#?}");
         }
     }
@@ -166,12 +172,12 @@ fn spends_never_make_a_balance_negative_and_the_buckets_are_the_balance() {
                 _ => Action::Send(event(&mut dice, n)),
             };
             steps.push(Step { at: NOW + i64::try_from(n).expect("small") * 5 * DAY, action });
-            let world = judge(CATALOG, &steps, NOW + 90 * DAY);
+            let world = judge(&catalog(seed), &steps, NOW + 90 * DAY);
             for user in world.users.values() {
                 assert_eq!(user.buckets.values().sum::<i64>(), user.credits, "seed {seed}");
                 assert!(user.buckets.values().all(|b| *b >= 0), "seed {seed}");
             }
-            assert_eq!(law_of_money(&world), Ok(()), "seed {seed}");
+            assert!(!seed.is_multiple_of(2) || law_of_money(&world).is_ok(), "seed {seed}");
         }
     }
 }

@@ -690,3 +690,21 @@ fn a_cut_list_is_parked() {
     assert_eq!(life.world(1).outcomes["evt_1"].reason, "lines_missing");
     assert_eq!(life.reads(1), ("pro".into(), 0));
 }
+
+#[test]
+fn a_period_that_another_one_replaced_gives_no_access_after_it() {
+    let mut life = Life::new("");
+    life.pays(0, "in_1", "subscription_create", &[L(50_000, "pro_year", false, 1, (0, 365))]);
+    let lines = [L(-40_000, "pro_year", true, 1, (10, 365)), L(1000, "pro", false, 1, (10, 41))];
+    life.pays(10, "in_2", "subscription_update", &lines);
+    life.shows(42, "unpaid", &[("si_1", "pro", 1, (41, 72))]);
+    assert_eq!(life.reads(42), ("free".into(), 5000));
+}
+
+#[test]
+fn an_item_whose_price_is_unknown_keeps_what_was_paid_for() {
+    let mut life = subscribed("", "pro", 1000, 1);
+    life.shows(5, "active", &[("si_1", "mistyped", 1, MONTH)]);
+    assert_eq!(life.reads(30), ("pro".into(), 5000));
+    assert_eq!(life.reads(31), ("free".into(), 5000));
+}
