@@ -708,3 +708,43 @@ fn an_item_whose_price_is_unknown_keeps_what_was_paid_for() {
     assert_eq!(life.reads(30), ("pro".into(), 5000));
     assert_eq!(life.reads(31), ("free".into(), 5000));
 }
+
+#[test]
+fn refunding_every_payment_of_a_life_leaves_nothing_that_was_paid() {
+    for seed in 0..30_i64 {
+        let choice = |n: i64, of: i64| (seed * 7919 + n * 104_729 + seed * n * 31) % of;
+        let mut life = Life::new("plan_change = \"on_payment\"\naddons = \"keep\"");
+        let (mut day, mut paid, mut prices) = (0, Vec::new(), ["basic", "pro", "biz"].into_iter().cycle());
+        for n in 0..4 {
+            let (id, price) = (format!("in_{n}"), prices.next().expect("a price"));
+            // A period opens, early and with a credit for unused time, or at the end of the one before it.
+            let credit = if n > 0 && choice(n, 2) == 0 { -300 } else { 0 };
+            let mut lines = vec![L(1000 * (n + 1), price, false, 1, (day, day + 31))];
+            if credit < 0 {
+                lines.push(L(credit, price, true, 1, (day, day + 10)));
+            }
+            life.shows(day, "active", &[("si_1", price, 1, (day, day + 31))]);
+            life.pays(day, &id, "subscription_cycle", &lines);
+            paid.push((id, 1000 * (n + 1) + credit));
+            if choice(n, 3) == 0 {
+                let (id, next) = (format!("in_{n}_up"), if price == "basic" { "pro" } else { "biz" });
+                life.shows(day + 5, "active", &[("si_1", next, 1, (day, day + 31))]);
+                let lines = [
+                    L(-200, price, true, 1, (day + 5, day + 31)),
+                    L(900, next, true, 1, (day + 5, day + 31)),
+                ];
+                life.pays(day + 5, &id, "subscription_update", &lines);
+                paid.push((id, 700));
+            }
+            life.buys(day + 6, &format!("cs_{n}"), 1).spend(day + 7, 40 * choice(n, 5));
+            paid.push((format!("cs_{n}"), 1000));
+            day += if choice(n, 2) == 0 { 10 } else { 31 };
+        }
+        assert!(life.credits(day) > 0, "seed {seed}");
+        for (id, total) in paid {
+            assert_eq!(law_of_money(&life.world(day)), Ok(()), "seed {seed}");
+            life.refunds(day, &id, total);
+        }
+        assert_eq!(life.credits(day), 0, "seed {seed}");
+    }
+}
