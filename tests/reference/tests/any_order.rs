@@ -132,7 +132,7 @@ fn event(dice: &mut Dice, n: usize) -> Value {
     json!({"id": format!("evt_{n}"), "type": kind, "created": at, "data": {"object": object}})
 }
 
-/// Even seeds play under `on_payment`, for which the law of money is made; odd ones under all that is different.
+/// Even seeds play under `on_payment`, where the law of money holds; odd ones under the other policies.
 fn catalog(seed: u64) -> String {
     let other = "plan_change = \"at_once\"\ntrials = \"each\"\npause_collection = \"until_period_end\"";
     CATALOG.replace("POLICY", if seed.is_multiple_of(2) { "plan_change = \"on_payment\"" } else { other })
