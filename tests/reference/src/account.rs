@@ -39,7 +39,7 @@ pub struct Account<'a> {
     now: i64,
     subs: Vec<Sub<'a>>,
     /// The user's paid sessions and invoices.
-    paid: Vec<&'a Event>,
+    paid: Vec<&'a Event<'a>>,
     takes: &'a Takes,
     /// Operators' repairs: step, time and body.
     fixes: Vec<(usize, i64, &'a Value)>,
@@ -50,7 +50,7 @@ impl<'a> Account<'a> {
     pub fn read(
         facts: &'a Facts<'a>,
         user: &'a str,
-        history: &'a [Heard],
+        history: &'a [Heard<'a>],
         takes: &'a Takes,
         now: i64,
     ) -> Self {

@@ -17,14 +17,14 @@ pub enum Family {
 }
 
 /// One event. What the API shapes disagree about is read once; all else is read from `object`.
-pub struct Event {
+pub struct Event<'a> {
     pub id: String,
     pub created: i64,
     pub family: Family,
     /// A session or an invoice that this event says is paid.
     pub paid: bool,
-    pub body: Value,
-    pub object: Value,
+    pub body: &'a Value,
+    pub object: &'a Value,
     pub doc: String,
     pub user: Option<String>,
     pub customer: Option<String>,
@@ -98,7 +98,7 @@ fn line(l: &Value, object: &Value) -> Line {
 }
 
 /// Reads one event. `None`: it has no id.
-pub fn parse(body: &Value) -> Option<Event> {
+pub fn parse(body: &Value) -> Option<Event<'_>> {
     let object = &body["data"]["object"];
     let kind = body["type"].as_str().unwrap_or_default();
     let doc = id(&object["id"]).unwrap_or_default();
@@ -134,12 +134,12 @@ pub fn parse(body: &Value) -> Option<Event> {
         sub: sub.or_else(|| lines.iter().find_map(|l| l.sub.clone())),
         lines,
         doc,
-        object: object.clone(),
-        body: body.clone(),
+        object,
+        body,
     })
 }
 
-impl Event {
+impl Event<'_> {
     pub fn status(&self) -> &str {
         self.object["status"].as_str().unwrap_or_default()
     }

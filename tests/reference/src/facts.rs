@@ -12,11 +12,11 @@ pub struct Facts<'a> {
     pub catalog: &'a Catalog,
     pub owners: Owners,
     /// Accepted events, oldest first.
-    pub events: Vec<&'a Event>,
+    pub events: Vec<&'a Event<'a>>,
     /// The snapshots of each subscription, in the order in which they count.
-    pub snapshots: BTreeMap<&'a str, Vec<&'a Event>>,
+    pub snapshots: BTreeMap<&'a str, Vec<&'a Event<'a>>>,
     /// Paid invoices, and paid sessions of mode `payment`.
-    pub paid: BTreeMap<&'a str, &'a Event>,
+    pub paid: BTreeMap<&'a str, &'a Event<'a>>,
     lines: BTreeMap<&'a str, Vec<&'a Line>>,
     /// Document → payment → what was paid.
     links: BTreeMap<String, BTreeMap<String, i64>>,
@@ -24,12 +24,12 @@ pub struct Facts<'a> {
     /// Charge → payment intent.
     intents: BTreeMap<String, String>,
     /// Refunds, disputes and charges with the payment that they name, oldest first.
-    reversals: Vec<(String, &'a Event)>,
+    reversals: Vec<(String, &'a Event<'a>)>,
 }
 
 impl<'a> Facts<'a> {
     /// Reads the accepted events of `history`, each event id once.
-    pub fn collect(catalog: &'a Catalog, history: &'a [Heard]) -> Facts<'a> {
+    pub fn collect(catalog: &'a Catalog, history: &'a [Heard<'a>]) -> Facts<'a> {
         let owners = Owners::play(catalog, history);
         let mut events: Vec<&Event> = history.iter().filter_map(|(_, e)| e.as_ref()).collect();
         events.retain(|e| owners.outcomes[&e.id].status == "processed");
@@ -114,7 +114,7 @@ impl<'a> Facts<'a> {
 
     /// The payment that an event names: its payment intent, else its charge.
     fn payment(&self, e: &Event) -> String {
-        let objects = [&e.object, &e.object["payment"]];
+        let objects = [e.object, &e.object["payment"]];
         let charge = || objects.into_iter().find_map(|o| id(&o["charge"])).unwrap_or_else(|| e.doc.clone());
         let intent = objects.into_iter().find_map(|o| id(&o["payment_intent"]));
         intent.unwrap_or_else(|| self.intents.get(&charge()).cloned().unwrap_or_else(charge))
@@ -252,7 +252,7 @@ impl<'a> Facts<'a> {
         states.into_values().any(|s| s == OPEN)
     }
 
-    pub fn disputes(&self, e: &Event) -> impl Iterator<Item = &'a Event> {
+    pub fn disputes(&self, e: &Event) -> impl Iterator<Item = &'a Event<'a>> {
         let payments = self.links.get(&e.doc);
         let mine = move |(p, d): &&(String, &Event)| {
             d.family == Family::Dispute && payments.is_some_and(|m| m.contains_key(p))
@@ -298,8 +298,8 @@ pub fn is_terminal(e: &Event) -> bool {
 /// 2.3: "The later `created` wins. … The last of the chain that `previous_attributes` makes from the newest
 /// earlier snapshot wins; without a single chain, the greatest by (terminal, item period start, status in the
 /// order …, price id, quantity, event id)."
-fn in_order(snapshots: Vec<&Event>) -> Vec<&Event> {
-    let mut ordered: Vec<&Event> = Vec::new();
+fn in_order<'a>(snapshots: Vec<&'a Event<'a>>) -> Vec<&'a Event<'a>> {
+    let mut ordered: Vec<&'a Event<'a>> = Vec::new();
     for second in snapshots.chunk_by(|a, b| a.created == b.created) {
         let mut group = second.to_vec();
         group.sort_by_key(|e| {
@@ -321,9 +321,9 @@ fn in_order(snapshots: Vec<&Event>) -> Vec<&Event> {
 /// All chains through a whole second: each snapshot's `previous_attributes` describe the one before it.
 fn extend_chains<'a>(
     before: Option<&Event>,
-    chain: &[&'a Event],
-    rest: &[&'a Event],
-    all: &mut Vec<Vec<&'a Event>>,
+    chain: &[&'a Event<'a>],
+    rest: &[&'a Event<'a>],
+    all: &mut Vec<Vec<&'a Event<'a>>>,
 ) {
     if rest.is_empty() {
         all.push(chain.to_vec());
@@ -334,7 +334,7 @@ fn extend_chains<'a>(
             None => next.body["type"] == "customer.subscription.created",
             Some(b) => {
                 let same = |k| !previous[k].is_null() || next.object[k] == b.object[k];
-                previous.is_object() && is_part(previous, &b.object) && same("status") && same("items")
+                previous.is_object() && is_part(previous, b.object) && same("status") && same("items")
             }
         };
         if fits {

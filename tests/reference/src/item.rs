@@ -18,7 +18,7 @@ pub struct Paid<'a> {
     at: i64,
     pub plan: &'a Goods,
     quantity: i64,
-    pub invoice: &'a Event,
+    pub invoice: &'a Event<'a>,
     /// The sums of the item's negative and positive lines on the invoice.
     credits: i64,
     positives: i64,
@@ -60,8 +60,8 @@ pub struct Item<'a> {
 /// A subscription.
 pub struct Sub<'a> {
     pub id: &'a str,
-    pub snapshots: Vec<&'a Event>,
-    pub invoices: Vec<&'a Event>,
+    pub snapshots: Vec<&'a Event<'a>>,
+    pub invoices: Vec<&'a Event<'a>>,
     /// Its end, and whether unpaid bills ended it.
     pub ended: Option<(i64, bool)>,
     pub items: Vec<Item<'a>>,
@@ -115,7 +115,7 @@ impl<'a> Sub<'a> {
 
     /// The snapshots of the item's period that starts at a moment; with `inside`, also of one that contains
     /// it.
-    pub fn snapshots_of(&self, item: &str, start: i64, inside: bool) -> Vec<&'a Event> {
+    pub fn snapshots_of(&self, item: &str, start: i64, inside: bool) -> Vec<&'a Event<'a>> {
         let of = |l: &Line| l.start == start || inside && l.start < start && start < l.end;
         self.snapshots.iter().copied().filter(|s| s.item(item).is_some_and(of)).collect()
     }
@@ -124,7 +124,7 @@ impl<'a> Sub<'a> {
         &self,
         facts: &'a Facts<'a>,
         id: &str,
-        lines: &[(&'a Event, &'a Line, String)],
+        lines: &[(&'a Event<'a>, &'a Line, String)],
         takes: &'a Takes,
         now: i64,
     ) -> Item<'a> {
@@ -219,7 +219,7 @@ impl<'a> Sub<'a> {
     }
 
     /// The newest snapshot that was created at or before a moment.
-    pub fn snapshot_at(&self, at: i64) -> Option<&'a Event> {
+    pub fn snapshot_at(&self, at: i64) -> Option<&'a Event<'a>> {
         self.snapshots.iter().rev().find(|s| s.created <= at).copied()
     }
 }

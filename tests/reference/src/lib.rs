@@ -140,18 +140,17 @@ type Takes = BTreeMap<Key, i64>;
 /// When an opening or a sale was first counted, for 2.3 (b).
 type Ranks = BTreeMap<String, usize>;
 /// A step with the event that it sends.
-type Heard = (Step, Option<Event>);
-type History = Vec<Heard>;
+type Heard<'a> = (&'a Step, Option<Event<'a>>);
 
 /// Plays the steps and tells how the world reads at `now`. Panics if the catalog does not parse.
 pub fn judge(catalog: &str, steps: &[Step], now: i64) -> World {
     let catalog: Catalog =
         toml::from_str(catalog).unwrap_or_else(|e| panic!("the catalog does not parse: {e}"));
     let parsed = steps.iter().map(|step| match &step.action {
-        Action::Send(e) => (step.clone(), event::parse(e)),
-        Action::Put { .. } | Action::Spend { .. } | Action::Fix { .. } => (step.clone(), None),
+        Action::Send(e) => (step, event::parse(e)),
+        Action::Put { .. } | Action::Spend { .. } | Action::Fix { .. } => (step, None),
     });
-    let history: History = parsed.collect();
+    let history: Vec<Heard<'_>> = parsed.collect();
     let all = Facts::collect(&catalog, &history);
     let is_ranked = catalog.policy("addons", "reset") == "reset";
     let is_ranked = is_ranked && all.paid.values().any(|e| !all.sales(e).is_empty());
@@ -187,7 +186,7 @@ type Lots = BTreeMap<String, Vec<Lot>>;
 
 fn read(
     c: &Catalog,
-    history: &[Heard],
+    history: &[Heard<'_>],
     takes: &Takes,
     ranks: &mut Ranks,
     now: i64,
