@@ -1,0 +1,442 @@
+//! 2.5, 2.6, 2.8 and credits.md §2, §4: the periods, slices and bucket of one subscription item.
+
+use crate::catalog::Goods;
+use crate::event::{Event, Line};
+use crate::facts::{Facts, is_terminal};
+use crate::time::{DAY, add_months};
+use crate::{Key, Takes};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A time after every other.
+pub const NEVER: i64 = i64::MAX;
+
+/// A line of a paid invoice that opens a period of an item, or that charges a plan change in one.
+pub struct Paid<'a> {
+    pub start: i64,
+    pub end: i64,
+    /// When a change took effect.
+    at: i64,
+    pub plan: &'a Goods,
+    quantity: i64,
+    pub invoice: &'a Event<'a>,
+    /// The sums of the item's negative and positive lines on the invoice.
+    credits: i64,
+    positives: i64,
+}
+
+/// A plan and quantity that a snapshot or a charge shows from a moment on.
+struct State<'a> {
+    at: i64,
+    item_start: Option<i64>,
+    plan: &'a Goods,
+    quantity: i64,
+}
+
+/// A period, or a slice of it, that was granted.
+pub struct Unit {
+    pub period: usize,
+    slice: usize,
+    pub start: i64,
+    /// Its start, or the resume of a slice that was skipped at first.
+    granted: i64,
+    end: i64,
+}
+
+/// One subscription item.
+pub struct Item<'a> {
+    pub id: String,
+    /// The item's id, and the names that stood for it while it was unknown.
+    names: BTreeSet<String>,
+    pub periods: Vec<Paid<'a>>,
+    charges: Vec<Paid<'a>>,
+    states: Vec<State<'a>>,
+    pub units: Vec<Unit>,
+    /// The end of the subscription, or the item's removal.
+    pub end: Option<i64>,
+    facts: &'a Facts<'a>,
+    takes: &'a Takes,
+}
+
+/// A subscription.
+pub struct Sub<'a> {
+    pub id: &'a str,
+    pub snapshots: Vec<&'a Event<'a>>,
+    pub invoices: Vec<&'a Event<'a>>,
+    /// Its end, and whether unpaid bills ended it.
+    pub ended: Option<(i64, bool)>,
+    pub items: Vec<Item<'a>>,
+}
+
+impl<'a> Sub<'a> {
+    /// Reads a subscription as it stands at `now`.
+    pub fn read(facts: &'a Facts<'a>, id: &'a str, takes: &'a Takes, now: i64) -> Sub<'a> {
+        let snapshots = facts.snapshots.get(id).cloned().unwrap_or_default();
+        let invoices: Vec<&Event> =
+            facts.paid.values().copied().filter(|i| i.sub.as_deref() == Some(id)).collect();
+        // 2.3: "`customer.deleted` ends the customer's subscriptions at its `created`."
+        let customers: BTreeSet<_> = snapshots.iter().chain(&invoices).map(|e| &e.customer).collect();
+        let deleted =
+            |e: &&&Event| e.family == crate::event::Family::Customer && customers.contains(&e.customer);
+        let deleted = facts.events.iter().find(deleted).map(|e| (e.created, false));
+        let terminal = snapshots.last().filter(|s| is_terminal(s)).map(|s| {
+            let failed = s.object["cancellation_details"]["reason"] == "payment_failed";
+            (crate::event::int(&s.object["ended_at"]).unwrap_or(s.created), failed)
+        });
+        let ended = [terminal, deleted].into_iter().flatten().min();
+        let mut sub = Sub { id, snapshots, invoices, ended, items: Vec::new() };
+        let mut lines: BTreeMap<String, Vec<(&Event, &Line, String)>> = BTreeMap::new();
+        for item in sub.snapshots.iter().flat_map(|s| &s.lines).filter_map(|l| l.item.clone()) {
+            lines.entry(item).or_default();
+        }
+        let named = sub.invoices.iter().flat_map(|i| &i.lines).filter_map(|l| l.item.clone());
+        let known: BTreeSet<String> = lines.keys().cloned().chain(named).collect();
+        for (invoice, line) in sub.invoices.iter().flat_map(|i| i.lines.iter().map(move |l| (*i, l))) {
+            if let Some((item, name)) = sub.item_of(facts, line, &known) {
+                lines.entry(item).or_default().push((invoice, line, name));
+            }
+        }
+        sub.items = lines.iter().map(|(item, lines)| sub.item(facts, item, lines, takes, now)).collect();
+        sub
+    }
+
+    /// "A line belongs to the item that it names, else to the only item, else to the item of its plan."
+    /// Without any item, the plan's name stands for it. Returns the item, and the name that spends may carry.
+    fn item_of(&self, facts: &Facts<'_>, line: &Line, known: &BTreeSet<String>) -> Option<(String, String)> {
+        if let Some(item) = &line.item {
+            return Some((item.clone(), item.clone()));
+        }
+        let plan = facts.plan(line)?;
+        let name = format!("{}/{}", self.id, plan.name);
+        let same = |l: &&Line| facts.plan(l).is_some_and(|p| p.name == plan.name);
+        let shown = || self.snapshots.iter().rev().flat_map(|s| &s.lines).find(same)?.item.clone();
+        let only = known.first().filter(|_| known.len() == 1).cloned();
+        Some((only.or_else(shown).unwrap_or_else(|| name.clone()), name))
+    }
+
+    /// The snapshots of the item's period that starts at a moment; with `inside`, also of one that contains
+    /// it.
+    pub fn snapshots_of(&self, item: &str, start: i64, inside: bool) -> Vec<&'a Event<'a>> {
+        let of = |l: &Line| l.start == start || inside && l.start < start && start < l.end;
+        self.snapshots.iter().copied().filter(|s| s.item(item).is_some_and(of)).collect()
+    }
+
+    fn item(
+        &self,
+        facts: &'a Facts<'a>,
+        id: &str,
+        lines: &[(&'a Event<'a>, &'a Line, String)],
+        takes: &'a Takes,
+        now: i64,
+    ) -> Item<'a> {
+        let (mut firm, mut weak, mut charges, mut periods) = (vec![], vec![], vec![], Vec::<Paid<'a>>::new());
+        for (invoice, line, _) in lines {
+            let Some(plan) = facts.plan(line) else { continue };
+            let amounts = lines.iter().filter(|(i, ..)| i.id == invoice.id).map(|(_, l, _)| l.amount);
+            let paid = Paid {
+                start: line.start,
+                end: line.end,
+                at: if line.flagged { line.start } else { invoice.made() },
+                plan,
+                quantity: line.quantity,
+                invoice,
+                credits: -amounts.clone().filter(|a| *a < 0).sum::<i64>(),
+                positives: amounts.filter(|a| *a > 0).sum(),
+            };
+            let reason = |r: &str| invoice.object["billing_reason"] == r;
+            let trialing = self.snapshots_of(id, line.start, true).iter().any(|s| s.status() == "trialing");
+            // "A zero line opens a period if its price's own amount is 0, or if a `subscription_cycle`
+            // invoice bears it and no snapshot of that period is `trialing`."
+            let cycle = !line.flagged && reason("subscription_cycle") && !trialing;
+            let counts = line.amount > 0 || line.amount == 0 && (facts.is_free(line) || cycle);
+            // "First the unflagged positive lines …, and any positive one of a `subscription_create`
+            // invoice".
+            match counts {
+                true if !line.flagged || reason("subscription_create") => firm.push(paid),
+                true => weak.push(paid),
+                // 2.6: a charge is "positive or fully discounted".
+                false if line.amount == 0 && line.flagged && !trialing => charges.push(paid),
+                false => {}
+            }
+        }
+        let order =
+            |p: &Paid<'a>| (p.start, p.invoice.made(), p.invoice.doc.clone(), -p.plan.worth(p.quantity));
+        firm.sort_by_key(order);
+        weak.sort_by_key(order);
+        let sure = firm.len();
+        // "… then the earliest invoice whose flagged positive line starts where a snapshot says that the
+        // item's current period starts. If another invoice already opens that period, such a flagged line is
+        // the charge of a plan change."
+        for (i, paid) in firm.into_iter().chain(weak).enumerate() {
+            match periods.iter().find(|p| p.start == paid.start) {
+                Some(opening) if opening.invoice.doc == paid.invoice.doc => {}
+                None if i < sure || !self.snapshots_of(id, paid.start, false).is_empty() => {
+                    periods.push(paid)
+                }
+                Some(_) | None => charges.push(paid),
+            }
+        }
+        periods.sort_by_key(|p| p.start);
+        charges.sort_by_key(|c| (c.at, c.invoice.made(), c.invoice.doc.clone()));
+        // "A line whose start lies ahead opens at the later of its event and one hour before its start."
+        // "Several lines of one item: the latest start that has opened by now, the others are superseded."
+        let opens = |p: &Paid<'_>| p.invoice.created.max(p.start - 3600);
+        let all: Vec<_> = periods.iter().map(|p| (p.invoice.doc.clone(), p.start, opens(p))).collect();
+        periods.retain(|p| {
+            let superseded =
+                all.iter().any(|(i, s, at)| *i == p.invoice.doc && *s > p.start && *at <= opens(p));
+            opens(p) <= now.max(p.invoice.created) && !superseded
+        });
+        // 2.6: "A change counts when an `active` or `trialing` snapshot in that period shows it", or the
+        // invoice that charges it (2.5).
+        let charged =
+            charges.iter().map(|c| State { at: c.at, item_start: None, plan: c.plan, quantity: c.quantity });
+        let live = self.snapshots.iter().filter(|s| matches!(s.status(), "active" | "trialing"));
+        let shown = live.filter_map(|s| {
+            let (l, at) = (s.item(id)?, s.created);
+            Some(State { at, item_start: Some(l.start), plan: facts.plan(l)?, quantity: l.quantity })
+        });
+        let mut states: Vec<State<'a>> = charged.chain(shown).collect();
+        states.sort_by_key(|s| s.at);
+        let end = [self.ended.map(|e| e.0), self.removed(id, lines)].into_iter().flatten().min();
+        let names = lines.iter().map(|(.., name)| name.clone()).chain([id.into()]).collect();
+        let units = Vec::new();
+        let mut item = Item { id: id.into(), names, periods, charges, states, units, end, facts, takes };
+        item.units = (0..item.periods.len()).flat_map(|p| item.units_of(self, p, now)).collect();
+        item
+    }
+
+    /// "An item is removed if the latest snapshot lacks it and is later than the newest snapshot or invoice
+    /// that names it; the end is the earliest such snapshot." A line that only credits the item does not
+    /// prove it.
+    fn removed(&self, id: &str, lines: &[(&Event, &Line, String)]) -> Option<i64> {
+        let billed =
+            lines.iter().filter(|(i, l, _)| l.amount >= 0 && l.end > i.made()).map(|(i, ..)| i.made());
+        let shown = self.snapshots.iter().filter(|s| s.item(id).is_some()).map(|s| s.created);
+        let newest = billed.chain(shown).max()?;
+        let lacks = |s: &&&Event| s.item(id).is_none() && s.created > newest;
+        self.snapshots.last().filter(|s| lacks(s))?;
+        self.snapshots.iter().filter(lacks).map(|s| s.created).min()
+    }
+
+    /// The newest snapshot that was created at or before a moment.
+    pub fn snapshot_at(&self, at: i64) -> Option<&'a Event<'a>> {
+        self.snapshots.iter().rev().find(|s| s.created <= at).copied()
+    }
+}
+
+impl<'a> Item<'a> {
+    fn window_end(&self, period: usize) -> i64 {
+        self.periods.get(period + 1).map_or(NEVER, |p| p.start).min(self.periods[period].end)
+    }
+
+    /// credits.md §2: a period's slices that were granted by now; without `refill`, the period itself.
+    fn units_of(&self, sub: &Sub<'a>, period: usize, now: i64) -> Vec<Unit> {
+        let p = &self.periods[period];
+        let mut starts = vec![p.start];
+        if p.plan.refill == "month" {
+            // "While the start is at least 4 days before E. At most 36 slices."
+            starts.extend((1..36).map(|k| add_months(p.start, k)).take_while(|s| p.end - s >= 4 * DAY));
+        }
+        let mut units: Vec<Unit> = Vec::new();
+        for (slice, start) in starts.iter().copied().enumerate() {
+            let next = starts.get(slice + 1).copied().unwrap_or(NEVER).min(self.window_end(period));
+            // "… the running one, which is granted in full at the resume or win, dated then".
+            let disputes = self.facts.disputes(p.invoice);
+            let changes = sub.snapshots.iter().copied().chain(disputes).map(|e| e.created);
+            let mut times: Vec<i64> = changes.filter(|t| *t > start).chain([start]).collect();
+            times.retain(|t| *t < next && *t <= now);
+            times.sort_unstable();
+            let due = times.into_iter().find(|t| !self.is_skipped(sub, p, *t));
+            if let Some(granted) = if slice == 0 { Some(start) } else { due } {
+                units.last_mut().into_iter().for_each(|u| u.end = granted);
+                units.push(Unit { period, slice, start, granted, end: NEVER });
+            }
+        }
+        units
+    }
+
+    /// "A slice is due … unless at its start the subscription was ended by request, `paused`, or paused in
+    /// collection under `until_period_end`, or a dispute of the period's payment was open."
+    fn is_skipped(&self, sub: &Sub<'a>, p: &Paid<'a>, at: i64) -> bool {
+        let ended = self.end.is_some_and(|end| end <= at) && !sub.ended.is_some_and(|(_, failed)| failed);
+        let held = self.facts.catalog.policy("pause_collection", "keep") == "until_period_end";
+        let is_paused =
+            |s: &Event| s.status() == "paused" || held && s.object["pause_collection"].is_object();
+        ended || sub.snapshot_at(at).is_some_and(is_paused) || self.facts.is_disputed(p.invoice, at)
+    }
+
+    /// The states of a period, in order: by item period where it matches one, else by time.
+    fn states_of(&self, period: usize) -> impl Iterator<Item = &State<'a>> {
+        let (p, end) = (&self.periods[period], self.window_end(period));
+        self.states.iter().filter(move |s| match s.item_start {
+            Some(start) if self.periods.iter().any(|q| q.start == start) => start == p.start,
+            Some(start) => p.start < s.at && s.at < end && start < p.end,
+            None => p.start <= s.at && s.at < end,
+        })
+    }
+
+    fn charges_of(&self, period: usize) -> impl DoubleEndedIterator<Item = &Paid<'a>> {
+        let (start, end) = (self.periods[period].start, self.window_end(period));
+        self.charges.iter().filter(move |c| start <= c.start && c.start < end)
+    }
+
+    /// 2.6: the plan and quantity that count at the end of a unit, and the plans whose grants a RESET ended.
+    fn counted(&self, unit: &Unit) -> (&'a Goods, i64, Vec<&'a str>) {
+        let at_once = self.facts.catalog.policy("plan_change", "at_once") == "at_once";
+        let p = &self.periods[unit.period];
+        let (mut plan, mut quantity) = (p.plan, p.quantity);
+        let (mut granted, mut ended) = (vec![plan.name.as_str()], vec![]);
+        let mut begun = unit.slice == 0;
+        for s in self.states_of(unit.period) {
+            if !begun && s.at > unit.granted {
+                // "Amount = plan and seats in force at the slice's start."
+                (begun, granted, ended) = (true, vec![plan.name.as_str()], vec![]);
+            }
+            if s.at >= unit.end {
+                break;
+            }
+            let mut charged = self.charges_of(unit.period).chain([p]).filter(|c| c.plan.name == s.plan.name);
+            // on_payment: "more credits count when a paid invoice has charged them (… the new price and at
+            // least the new quantity) …; to fewer, or back: the plan's amount less what was spent in the
+            // period".
+            let more = s.plan.worth(s.quantity) > plan.worth(quantity);
+            if !at_once && more && !charged.any(|c| !s.plan.is_seat() || c.quantity >= s.quantity) {
+                continue;
+            }
+            // at_once: "RESET to the new plan's amount, up or down; a plan is granted in full at most once
+            // per period of its item". "Another price of the same plan is no change."
+            if at_once && s.plan.name != plan.name {
+                let again = granted.contains(&s.plan.name.as_str());
+                ended = if again { vec![] } else { granted.clone() };
+                granted.push(&s.plan.name);
+            }
+            (plan, quantity) = (s.plan, s.quantity);
+        }
+        if !begun {
+            ended.clear();
+        }
+        (plan, quantity, ended)
+    }
+
+    fn position(&self, unit: usize) -> Option<(i64, usize)> {
+        self.units.get(unit).map(|u| (self.periods[u.period].start, u.slice))
+    }
+
+    /// What spends took from a unit's bucket. What they took from a unit that proved never to be granted
+    /// counts against the one before it.
+    fn taken(&self, unit: usize, without: &[&str]) -> i64 {
+        let (from, to) = (self.position(unit), self.position(unit + 1).unwrap_or((NEVER, 0)));
+        let mine =
+            |k: &Key| k.kind == "plan" && self.names.contains(&k.id) && !without.contains(&k.name.as_str());
+        let within = |k: &Key| from <= Some((k.start, k.slice)) && (k.start, k.slice) < to;
+        self.takes.iter().filter(|(k, _)| mine(k) && within(k)).map(|(_, n)| n).sum()
+    }
+
+    /// "A change that opens a new period before the old one ended carries over what was spent in the old one:
+    /// all of it if the invoice's `total` ≤ 0, else spent × (1 − (`amount_paid` + paid out of band) /
+    /// `total`), rounded down. What is carried counts as spent in the new period."
+    fn spent(&self, unit: usize) -> i64 {
+        let u = &self.units[unit];
+        let taken = self.taken(unit, &[]);
+        if u.slice > 0 || u.period == 0 || self.periods[u.period - 1].end <= u.start {
+            return taken;
+        }
+        let (invoice, before) = (self.periods[u.period].invoice, self.spent(unit - 1));
+        let total = invoice.total();
+        let outside = invoice.object["paid_out_of_band"] == true;
+        let paid = invoice.int("amount_paid") + invoice.int("amount_paid_off_stripe");
+        let unpaid = if outside { 0 } else { total - paid.clamp(0, total.max(0)) };
+        taken + if total <= 0 { before } else { before * unpaid / total }
+    }
+
+    /// 2.8: "the worth of the plan in force is filled, in order, by the opening's grant, then by the
+    /// increments that were charged, then by what was not charged." The first part is the opening's.
+    fn fill(&self, period: usize, worth: i64) -> Vec<(i64, &Paid<'a>)> {
+        let p = &self.periods[period];
+        let (mut level, mut rest) = (0, worth);
+        let mut parts = Vec::new();
+        for c in [p].into_iter().chain(self.charges_of(period)) {
+            let part = (c.plan.worth(c.quantity) - level).clamp(0, rest);
+            level = level.max(c.plan.worth(c.quantity));
+            rest -= part;
+            parts.push((part, c));
+        }
+        parts
+    }
+
+    /// What refunds and disputes made before `before` take of a worth.
+    fn loss(&self, period: usize, worth: i64, before: i64) -> i64 {
+        let parts = self.fill(period, worth);
+        let charges = parts.iter().skip(1).map(|(n, c)| self.facts.loss(*n, c.invoice, before));
+        self.opening_loss(parts[0].0, period, before) + charges.sum::<i64>()
+    }
+
+    /// "Where the invoice that opened the current period credits unused time of the item (its negative
+    /// lines), the share min(1, credits / positive lines of the item) was paid by the credited period's
+    /// payment …: a refund of that payment takes that share, and the invoice's own refund takes the rest."
+    fn opening_loss(&self, part: i64, period: usize, before: i64) -> i64 {
+        let p = &self.periods[period];
+        let mut share = p.credited(part);
+        let mut lost = self.facts.loss(part - share, p.invoice, before);
+        let Some(earlier) = period.checked_sub(1) else { return lost };
+        // "The newest charge of that period, else its opening; and so on back."
+        for c in self.charges_of(earlier).rev().filter(|c| c.positives > 0) {
+            let rest = c.credited(share);
+            lost += self.facts.loss(share - rest, c.invoice, before);
+            share = rest;
+        }
+        lost + self.opening_loss(share, earlier, before)
+    }
+
+    /// The plan of a unit, what is left of it, and how much of it was paid for and not given back.
+    pub fn content(&self, unit: usize, before: i64) -> (&'a Goods, i64, i64) {
+        let period = self.units[unit].period;
+        let (plan, quantity, ended) = self.counted(&self.units[unit]);
+        let worth = plan.worth(quantity);
+        let charged: i64 = self.fill(period, worth).iter().map(|p| p.0).sum();
+        let lost = self.loss(period, worth, before);
+        let spent = if ended.is_empty() { self.spent(unit) } else { self.taken(unit, &ended) };
+        (plan, (worth - lost - spent).max(0), charged - lost)
+    }
+
+    /// credits.md §4: what a unit carried from the one before it, less the share of later refunds; and until
+    /// when.
+    pub fn rollover(&self, unit: usize, grace: i64) -> (i64, i64) {
+        let (last, u) = (&self.units[unit - 1], &self.units[unit]);
+        let rule = self.counted(last).0;
+        let left = self.content(unit - 1, u.start).1;
+        let carry = (left * rule.rollover("percent", 0) / 100).min(rule.rollover("max", 0));
+        let lost = |before| self.loss(last.period, carry, before);
+        let periods = usize::try_from(rule.rollover("periods", 1)).unwrap_or(1);
+        let last_end = || self.periods.last().map_or(0, |p| p.end + grace);
+        let until = self.units.get(unit + periods).map_or_else(last_end, |u| u.granted);
+        (carry - (lost(NEVER) - lost(u.start)), until)
+    }
+
+    /// The running paid period, with the plan that was paid for: the opening's, or that of the last charge.
+    pub fn running(&self, at: i64) -> Option<(usize, &'a Goods)> {
+        let period = self.periods.iter().rposition(|p| p.start - 3600 <= at)?;
+        self.periods.get(period).filter(|p| at < p.end)?;
+        let charge = self.charges_of(period).rfind(|c| c.at <= at);
+        Some((period, charge.map_or(self.periods[period].plan, |c| c.plan)))
+    }
+
+    /// `refunded_access`: "everything paid for the running period is refunded, or disputed and not won".
+    pub fn is_given_back(&self, period: usize) -> bool {
+        let whole = 1_000_000;
+        let charge =
+            |c: &Paid<'a>| c.invoice.total() <= 0 || self.facts.loss(whole, c.invoice, NEVER) == whole;
+        self.opening_loss(whole, period, NEVER) == whole && self.charges_of(period).all(charge)
+    }
+
+    pub fn key(&self, kind: &'static str, unit: usize, plan: &str) -> Key {
+        let (start, slice) = self.position(unit).unwrap_or_default();
+        Key { kind, id: self.id.clone(), start, slice, name: plan.into() }
+    }
+}
+
+impl Paid<'_> {
+    fn credited(&self, part: i64) -> i64 {
+        if self.positives > 0 { part * self.credits.min(self.positives) / self.positives } else { 0 }
+    }
+}
