@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Simulates the loads of docs/growing.md that no test makes: one busy user, a burst, and an outage of the table.
+"""Simulates the loads of docs/growing.md that no test makes: one busy user, a burst, and an outage of the
+table.
 
     scripts/growing.py                                the three tables of docs/growing.md
     scripts/growing.py --check                        fails if docs/growing.md shows other tables
-    scripts/growing.py --read-ms 8 --write-ms 20      with your durations (CloudWatch: SuccessfulRequestLatency)
+    scripts/growing.py --read-ms 8 --write-ms 20      with your durations (SuccessfulRequestLatency)
 
-Delays, attempts, batch size and concurrency are read from template.yaml. Two limits of the code are options. AWS's
-behaviour is taken from its documentation and written below. The same seed gives the same tables.
-"""
+Delays, attempts, batch size and concurrency are read from template.yaml. Two limits of the code are options.
+AWS's behaviour is taken from its documentation and written below. The same seed gives the same tables."""
 
 import argparse
 import heapq
@@ -34,19 +34,19 @@ RECEIVES = int(setting(r"maxReceiveCount: (\d+)"))
 WORKERS = int(setting(r"WorkerConcurrency:\s+Type: Number\s+Default: (\d+)"))
 RUN_SECONDS = 60 * int(setting(r"\$\{Prefix\}-retry.*?rate\((\d+) minutes\)"))
 
-# SQS hands out no more messages of a standard queue while this many are in flight: received, and neither deleted nor
-# visible again.
+# SQS hands out no more messages of a standard queue while this many are in flight: received, and neither
+# deleted nor visible again.
 MAX_IN_FLIGHT = 120_000
-# Lambda starts with this many concurrent batches of a queue and adds this many a minute. An execution environment runs
-# at most ten invocations a second.
+# Lambda starts with this many concurrent batches of a queue and adds this many a minute. An execution
+# environment runs at most ten invocations a second.
 FIRST_INVOCATIONS, MORE_A_MINUTE, MIN_SECONDS = 5, 300, 0.1
 
 
 def busy_user(workers, events, read, write, attempts, chance):
-    """Many events of one user, received by several workers: a batch is one change on the version that was read.
+    """Many events of one user, received by several workers. A batch is one change on the version it read.
 
-    A transaction fails if another one holds the account (`TransactionConflict`) or has changed its version since the
-    read. The worker then reads again, at most `attempts` times, and returns the batch to the queue.
+    A transaction fails if another one holds the account (`TransactionConflict`) or has changed its version
+    since the read. The worker then reads again, at most `attempts` times, and returns the batch to the queue.
     """
     version, held_until, commits, conflicts, returned = 0, 0.0, 0, 0, 0
     waiting, steps = events, [(chance.uniform(0, read), worker, "take", None) for worker in range(workers)]
@@ -58,10 +58,12 @@ def busy_user(workers, events, read, write, attempts, chance):
             if size == 0:
                 continue
             waiting -= size
-            heapq.heappush(steps, (time + read * chance.uniform(0.8, 1.2), worker, "write", (size, 1, version)))
+            done = time + read * chance.uniform(0.8, 1.2)
+            heapq.heappush(steps, (done, worker, "write", (size, 1, version)))
         elif step == "read":
             size, tried = batch
-            heapq.heappush(steps, (time + read * chance.uniform(0.8, 1.2), worker, "write", (size, tried, version)))
+            done = time + read * chance.uniform(0.8, 1.2)
+            heapq.heappush(steps, (done, worker, "write", (size, tried, version)))
         elif step == "write":
             size, tried, seen = batch
             done = time + write * chance.uniform(0.8, 1.2)
@@ -84,7 +86,8 @@ def burst(rate, minutes, concurrency, batch_seconds):
     waiting, deepest, slowest, second = 0.0, 0.0, 0.0, 0
     while second < minutes * 60 or waiting >= 1:
         waiting += rate if second < minutes * 60 else 0
-        able = min(concurrency, FIRST_INVOCATIONS + MORE_A_MINUTE * second / 60) * BATCH / max(batch_seconds, MIN_SECONDS)
+        started = min(concurrency, FIRST_INVOCATIONS + MORE_A_MINUTE * second / 60)
+        able = started * BATCH / max(batch_seconds, MIN_SECONDS)
         waiting -= min(waiting, able)
         deepest, slowest = max(deepest, waiting), max(slowest, waiting / able)
         second += 1
@@ -92,7 +95,7 @@ def burst(rate, minutes, concurrency, batch_seconds):
 
 
 def outage(rate, minutes, able, retry_limit):
-    """The table is down for some minutes: the most events in flight, how many end as `failed`, and when the rest is done.
+    """An outage of the table: the most events in flight, how many end as `failed`, and when the rest is done.
 
     SQS hands out visible messages in no order, so old and new ones get their share.
     """
@@ -119,14 +122,19 @@ def outage(rate, minutes, able, retry_limit):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--read-ms", type=float, default=5, help="a consistent read (default: %(default)s)")
     parser.add_argument("--write-ms", type=float, default=10, help="a transaction (default: %(default)s)")
-    parser.add_argument("--batch-ms", type=float, default=25, help="a worker's whole batch (default: %(default)s)")
-    parser.add_argument("--write-attempts", type=int, default=8, help="of a worker for one account (default: %(default)s)")
-    parser.add_argument("--retry-limit", type=int, default=5000, help="failed events per run of retry (default: %(default)s)")
+    parser.add_argument("--batch-ms", type=float, default=25,
+                        help="a worker's whole batch (default: %(default)s)")
+    parser.add_argument("--write-attempts", type=int, default=8,
+                        help="of a worker for one account (default: %(default)s)")
+    parser.add_argument("--retry-limit", type=int, default=5000,
+                        help="failed events per run of retry (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--check", action="store_true", help="compare with docs/growing.md instead of printing")
+    parser.add_argument("--check", action="store_true",
+                        help="compare with docs/growing.md instead of printing")
     options = parser.parse_args()
     lines = list(tables(options))
     if not options.check:
@@ -140,28 +148,34 @@ def main():
 
 def tables(options):
     chance = random.Random(options.seed)
-    yield "| workers on one user's 10,000 events | commits/s | events/s | lost races per commit | returned to the queue |"
+    yield ("| workers on one user's 10,000 events | commits/s | events/s "
+           "| lost races per commit | returned to the queue |")
     yield "|---|---|---|---|---|"
     for workers in (1, 2, 5, 10):
         read, write = options.read_ms / 1000, options.write_ms / 1000
-        commits, events, conflicts, returned = busy_user(workers, 10_000, read, write, options.write_attempts, chance)
+        commits, events, conflicts, returned = busy_user(workers, 10_000, read, write, options.write_attempts,
+                                                         chance)
         yield f"| {workers} | {commits:.0f} | {events:.0f} | {conflicts:.1f} | {returned:,} |"
 
     yield ""
-    yield "| ten minutes of one family at | `WorkerConcurrency` | served, a second | deepest queue | the slowest waited |"
+    yield ("| ten minutes of one family at | `WorkerConcurrency` | served, a second "
+           "| deepest queue | the slowest waited |")
     yield "|---|---|---|---|---|"
-    for rate, concurrency in ((100, 2), (1_000, WORKERS), (1_000, 2 * WORKERS), (10_000, 2 * WORKERS), (10_000, 120)):
+    for rate, concurrency in ((100, 2), (1_000, WORKERS), (1_000, 2 * WORKERS), (10_000, 2 * WORKERS),
+                              (10_000, 120)):
         able, deepest, slowest = burst(rate, 10, concurrency, options.batch_ms / 1000)
         yield f"| {rate:,}/s | {concurrency} | {able:,.0f} | {deepest:,.0f} | {slowest:,.0f} s |"
 
     yield ""
-    yield (f"| with {2 * WORKERS} workers, the table is down for | events of one family | in flight at most | end as `failed` "
+    yield (f"| with {2 * WORKERS} workers, the table is down for | events of one family "
+           "| in flight at most | end as `failed` "
            "| the rest done after | `failed` sent again within |")
     yield "|---|---|---|---|---|---|"
     for rate, minutes in ((10, 3), (10, 25), (10, 60), (1_000, 3), (1_000, 25), (1_000, 60)):
         able = 2 * WORKERS * BATCH / max(options.batch_ms / 1000, MIN_SECONDS)
         most, failed, after, again = outage(rate, minutes, able, options.retry_limit)
-        yield f"| {minutes} min | {rate:,}/s | {most:,.0f} | {failed:,.0f} | {after:.0f} min | {again:,.1f} h |"
+        yield (f"| {minutes} min | {rate:,}/s | {most:,.0f} | {failed:,.0f} "
+               f"| {after:.0f} min | {again:,.1f} h |")
 
 
 if __name__ == "__main__":
