@@ -67,7 +67,7 @@ def main():
     options = parser.parse_args()
 
     items = million(counts, options.scenario, options)
-    print(f"{options.scenario}, batches of {options.batch:g}, {options.memory} MB: dollars per million events")
+    print(f"{options.scenario}, batches of {options.batch:g}, {options.memory} MB: dollars per million")
     for name, dollars in items.items():
         print(f"  {name:18} {dollars:6.2f}")
     total, idle = sum(items.values()), options.queues * POLLS_PER_MONTH * PRICES["sqs request"]

@@ -89,7 +89,7 @@ def package(binary):
 
 
 def template_for_here(s3, binaries):
-    """The template for MiniStack: code in S3, this machine's architecture, a number instead of a reference."""
+    """The template for MiniStack: code in S3, this machine's architecture, a number for a reference."""
     template = yaml_parse((ROOT / "template.yaml").read_text())
     template["Globals"]["Function"]["Architectures"] = ["x86_64" if os.uname().machine == "x86_64"
                                                         else "arm64"]
