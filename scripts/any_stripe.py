@@ -1,8 +1,7 @@
-"""Runs tests/any_stripe.rs against localstripe, a Stripe that is not ours.
+"""Runs tests/any_stripe.rs against localstripe, an independent fake Stripe. Use `./check localstripe`.
 
-localstripe's own command listens on every address of the machine and keeps its objects in /tmp; here it listens on this machine
-alone, on a free port, and forgets. Use: `./check localstripe`.
-"""
+localstripe's own command listens on every address and keeps its objects in /tmp. Here it listens on a free
+port of the loopback address and keeps nothing."""
 
 import asyncio
 import os
@@ -27,7 +26,7 @@ async def main():
     finally:
         await runner.cleanup()
     if not failed and not any(key.startswith("subscription:") for key in resources.store):
-        print("localstripe: nobody subscribed, so the test asked somebody else", file=sys.stderr)
+        print("localstripe has no subscription, so the test did not use it", file=sys.stderr)
         failed = 1
     return failed
 

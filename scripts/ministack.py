@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Deploys template.yaml with the release binaries to MiniStack, an emulator of AWS that is not ours, and uses the result.
+"""Deploys template.yaml with the release binaries to MiniStack, an independent AWS emulator, and tests the
+deployment.
 
-MiniStack runs the binaries as Lambda does, feeds them from its own SQS and serves its own DynamoDB, so nothing of the local
-stack takes part. Then:
+MiniStack runs the binaries as Lambda does, with its own SQS and DynamoDB. Then:
 
-    scripts/smoke.py --url …           signed events, duplicates and forgeries through the deployed HTTP API,
-                                       and once more through the webhook's own URL
-    cargo test -p tests conformance    what we rely on in DynamoDB and SQS, asked of MiniStack's
+    scripts/smoke.py --url …           events, duplicates and forgeries through the deployed HTTP API, and
+                                       again through the webhook's own URL
+    cargo test -p tests conformance    what we rely on in DynamoDB and SQS
 
-It wants the release binaries (`./check release`), and ministack, aws-sam-translator and boto3 (`./check ministack` has all).
-What MiniStack does otherwise than AWS, and what is changed in the template for it, is in docs/emulators.md.
-"""
+It needs the release binaries (`./check release`), ministack, aws-sam-translator and boto3 (`./check
+ministack` installs them). docs/emulators.md lists how MiniStack differs from AWS, and what this script
+changes in the template for it."""
 
 import argparse
 import http.client
@@ -21,7 +21,6 @@ import os
 import pathlib
 import re
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,28 +33,31 @@ import boto3
 from botocore.config import Config
 from samtranslator.yaml_helper import yaml_parse
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from stack import ROOT, free_port
+
 STACK = "tallyhook"
 BUCKET = "tallyhook-code"
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
+REGION = "us-east-1"
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_REGION": REGION,
+    "AWS_DEFAULT_REGION": REGION,
+}
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    parser.add_argument("--binaries", type=pathlib.Path, default=target / "release", help="folder of the binaries (default: %(default)s)")
+    parser.add_argument("--binaries", type=pathlib.Path, default=target / "release",
+                        help="folder of the binaries (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="leave the deployment running until Ctrl-C")
     return parser.parse_args()
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def start_ministack(port, folder):
-    """Starts it on loopback and waits until it answers."""
+    """Starts it on the loopback address and waits until it answers."""
     env = dict(os.environ, **KEYS, BIND_HOST="127.0.0.1", GATEWAY_PORT=str(port), LAMBDA_EXECUTOR="local")
     env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
     log = open(folder / "ministack.log", "w")
@@ -69,13 +71,14 @@ def start_ministack(port, folder):
             return process
         except OSError:
             if process.poll() is not None:
-                sys.exit(f"ministack ended with {process.returncode}:\n{(folder / 'ministack.log').read_text()[-3000:]}")
+                output = (folder / "ministack.log").read_text()[-3000:]
+                sys.exit(f"ministack ended with {process.returncode}:\n{output}")
             time.sleep(0.25)
     sys.exit("ministack did not answer within a minute")
 
 
 def package(binary):
-    """A zip as `cargo lambda build` makes it: one executable file named bootstrap."""
+    """The zip of a function, with one executable file named bootstrap."""
     entry = zipfile.ZipInfo("bootstrap", (2026, 1, 1, 0, 0, 0))
     entry.external_attr = 0o100755 << 16
     entry.compress_type = zipfile.ZIP_DEFLATED
@@ -86,12 +89,14 @@ def package(binary):
 
 
 def template_for_here(s3, binaries):
-    """The template with each function's code in S3, the architecture of this machine, and one number that MiniStack takes for text."""
+    """The template for MiniStack: code in S3, this machine's architecture, a number for a reference."""
     template = yaml_parse((ROOT / "template.yaml").read_text())
-    template["Globals"]["Function"]["Architectures"] = ["x86_64" if os.uname().machine == "x86_64" else "arm64"]
+    template["Globals"]["Function"]["Architectures"] = ["x86_64" if os.uname().machine == "x86_64"
+                                                        else "arm64"]
     resources = template["Resources"]
-    for name in [name for name, resource in resources.items() if "Metrics" in resource["Properties"] and resource["Type"].endswith("::Alarm")]:
-        del resources[name]  # alarms over several metrics are not supported
+    for name, resource in list(resources.items()):
+        if resource["Type"].endswith("::Alarm") and "Metrics" in resource["Properties"]:
+            del resources[name]  # MiniStack supports no alarm over several metrics
     s3.create_bucket(Bucket=BUCKET)
     functions = []
     for resource in template["Resources"].values():
@@ -107,14 +112,15 @@ def template_for_here(s3, binaries):
         for event in resource["Properties"].get("Events", {}).values():
             scaling = event["Properties"].get("ScalingConfig", {})
             reference = scaling.get("MaximumConcurrency")
-            if isinstance(reference, dict):  # CloudFormation makes a number of a parameter's text, MiniStack's poller does not
+            if isinstance(reference,
+                          dict):  # CloudFormation converts a parameter's text to a number, MiniStack does not
                 scaling["MaximumConcurrency"] = int(template["Parameters"][reference["Ref"]]["Default"])
     return template, functions
 
 
 def deploy(client, template, parameters):
     cloudformation = client("cloudformation")
-    # By its address, as `sam deploy` does: a template in the request itself may have 51,200 bytes.
+    # Through S3, as `sam deploy` does: a template in the request itself may have at most 51,200 bytes.
     client("s3").put_object(Bucket=BUCKET, Key="template.json", Body=json.dumps(template).encode())
     cloudformation.create_stack(
         StackName=STACK,
@@ -138,35 +144,40 @@ def deploy(client, template, parameters):
 
 
 def function_url(output, port):
-    """MiniStack tells function URLs apart by their host, and has each at a path as well."""
+    """MiniStack selects a function URL by its host, and serves each at a path too."""
     host, path = re.fullmatch(r"https://([^/]+)(/.*)", output).groups()
-    path == "/webhooks/stripe" and ".lambda-url." in host or sys.exit(f"the output WebhookUrl is {output}")
+    if path != "/webhooks/stripe" or ".lambda-url." not in host:
+        sys.exit(f"the output WebhookUrl is {output}")
     return f"http://127.0.0.1:{port}/_aws/lambda-url/{host.split('.')[0]}"
 
 
 def add_routes(client, template, resources):
-    """SAM writes routes into an OpenAPI body, which MiniStack does not import: the same routes, one by one."""
+    """Adds the routes one by one: SAM writes them into an OpenAPI body, which MiniStack does not import."""
     gateway = client("apigatewayv2")
     api = resources["HttpApi"]
     have = {route["RouteKey"] for route in gateway.get_routes(ApiId=api)["Items"]}
     for logical, resource in template["Resources"].items():
-        events = resource["Properties"].get("Events", {}) if resource["Type"] == "AWS::Serverless::Function" else {}
+        events = resource["Properties"].get("Events",
+                                            {}) if resource["Type"] == "AWS::Serverless::Function" else {}
         routes = [event["Properties"] for event in events.values() if event["Type"] == "HttpApi"]
         if not routes:
             continue
         name = resources[logical]
         arn = client("lambda").get_function(FunctionName=name)["Configuration"]["FunctionArn"]
-        target = gateway.create_integration(ApiId=api, IntegrationType="AWS_PROXY", IntegrationUri=arn, PayloadFormatVersion="2.0")
+        target = gateway.create_integration(
+            ApiId=api, IntegrationType="AWS_PROXY", IntegrationUri=arn, PayloadFormatVersion="2.0"
+        )
         for route in routes:
             method = route.get("Method", "ANY").upper()
             key = f"{'ANY' if method == 'ANY' else method} {route['Path']}"
             if key not in have:
-                gateway.create_route(ApiId=api, RouteKey=key, Target=f"integrations/{target['IntegrationId']}")
+                gateway.create_route(ApiId=api, RouteKey=key,
+                                     Target=f"integrations/{target['IntegrationId']}")
     return api
 
 
 def front(api, port):
-    """MiniStack tells its APIs apart by the Host header; this makes the deployed API a URL of its own."""
+    """A proxy that gives the deployed API a URL of its own: MiniStack selects an API by the Host header."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -221,7 +232,11 @@ def run(options, port):
 
     def client(service):
         return boto3.client(
-            service, endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test",
+            service,
+            endpoint_url=endpoint,
+            region_name=REGION,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
             config=Config(retries={"max_attempts": 1}),
         )
 
@@ -233,22 +248,28 @@ def run(options, port):
             client("ssm").put_parameter(Name=known[parameter]["Default"], Value=value, Type="SecureString")
     started = time.monotonic()
     resources, outputs = deploy(client, template, {"FunctionUrlConcurrency": "10"})
-    print(f"deployed {len(resources)} resources with {len(functions)} functions in {time.monotonic() - started:.1f} s", flush=True)
+    seconds = time.monotonic() - started
+    print(f"deployed {len(resources)} resources with {len(functions)} functions in {seconds:.1f} s",
+          flush=True)
     url = front(add_routes(client, template, resources), port)
     print(f"the deployed API answers at {url}, app token {app}", flush=True)
     if options.keep:
-        print(f"webhook secret {secret}, admin token {admin}, AWS endpoint {endpoint}; Ctrl-C ends", flush=True)
+        print(f"webhook secret {secret}, admin token {admin}, AWS endpoint {endpoint}; stop it with Ctrl-C",
+              flush=True)
         try:
             while True:
                 time.sleep(3600)
         except KeyboardInterrupt:
             return
-    smoke = [sys.executable, ROOT / "scripts/smoke.py", "--url", url, "--secret", secret, "--token", app, "--wait-seconds", "60"]
+    smoke = [sys.executable, ROOT / "scripts/smoke.py", "--url", url, "--secret", secret, "--token", app]
+    smoke += ["--wait-seconds", "60"]
     for own_url in ([], ["--webhook-url", function_url(outputs["WebhookUrl"], port)]):
-        subprocess.run(smoke + own_url, check=False).returncode == 0 or sys.exit("the smoke test against MiniStack failed")
+        if subprocess.run(smoke + own_url, check=False).returncode:
+            sys.exit("the smoke test against MiniStack failed")
     env = dict(os.environ, **KEYS, AWS_ENDPOINT_URL=endpoint)
     tests = ["cargo", "test", "--package", "tests", "--", "conformance"]
-    subprocess.run(tests, cwd=ROOT, env=env, check=False).returncode == 0 or sys.exit("MiniStack differs from what we rely on")
+    if subprocess.run(tests, cwd=ROOT, env=env, check=False).returncode:
+        sys.exit("the conformance suite failed on MiniStack")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-//! What the rules make of every event of the corpus. The outcomes are kept here, the events are not.
+//! The outcome of the rules for every event of the corpus. The repository holds the outcomes, not the events.
 //!
-//! Each event meets an account that has nothing, and a catalog that sells every price of the corpus as one
-//! plan; a refund or dispute meets a payment that bought 1,000 credits for 2,000 minor units. After a change
-//! of the rules on purpose: `UPDATE_GOLDEN=1 cargo test -p tests golden`, and read the difference.
+//! Each event is decided for an empty account, with a catalog that sells every price of the corpus as one plan. A
+//! refund or dispute is decided for an account with one payment: 1,000 credits for 2,000 minor units. After an
+//! intended change of the rules run `UPDATE_GOLDEN=1 cargo test -p tests golden` and read the difference.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -23,7 +23,9 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/corpus-outcomes.
 
 #[test]
 fn every_event_of_the_corpus_has_its_known_outcome() {
-    let Some(files) = corpus::files() else { return };
+    let Some(files) = corpus::files("golden::every_event_of_the_corpus_has_its_known_outcome") else {
+        return;
+    };
     assert!(files.len() > 150, "the corpus has {} files", files.len());
     let events: Vec<(String, Result<Event, String>)> = files
         .iter()

@@ -1,7 +1,7 @@
 //! The admin API's requests. The input is a method and path, a line break, the query, a line break, and the
 //! body.
 //!
-//! Over tables that hold nothing, whatever an operator asks is answered; nothing makes it panic or fail.
+//! With empty tables, every request gets a response. No request makes the code panic or fail.
 #![no_main]
 
 use std::collections::HashMap;
@@ -76,7 +76,7 @@ fuzz_target!(|data: &[u8]| {
         (lines.next().unwrap_or(""), lines.next().unwrap_or(""), lines.next().unwrap_or(""));
     let (method, path) = target.split_once(' ').unwrap_or(("GET", target));
     let request = http::Request::builder().method(method).uri(path).header("authorization", "Bearer admin");
-    // Where the parts make no request at all, the HTTP server in front refuses it.
+    // The HTTP server in front refuses parts that are not a valid request.
     let Ok(request) = request.header("idempotency-key", "key-1").body(Body::Text(body.to_owned())) else {
         return;
     };
@@ -86,7 +86,7 @@ fuzz_target!(|data: &[u8]| {
     let request: Request = request.with_query_string_parameters(query);
     ADMIN.with(|(admin, runtime)| {
         let answer = runtime.block_on(admin.handle(request)).expect("every failure is an answer");
-        // 503 and 502 are for what is not there: Stripe has no key here.
+        // 502 and 503 are right for Stripe, which has no key here.
         let status = answer.status().as_u16();
         assert!(status < 500 || [502, 503].contains(&status), "{status} {:?}", answer.body());
     });

@@ -1,7 +1,6 @@
 //! The catalog. The input is the file's text.
 //!
-//! No text makes the parser panic; what it accepts can be asked, and names a line or a word where it does
-//! not.
+//! No text makes the parser panic. An accepted catalog answers every query; a refusal names a line or a word.
 #![no_main]
 
 use tallyhook_core::catalog::Catalog;

@@ -1,7 +1,6 @@
-//! The SQS envelope. The input is a record of a batch as Lambda hands it over, or anything else.
+//! The SQS envelope. The input is a record of a batch as Lambda passes it on, or anything else.
 //!
-//! No record makes the worker's reader panic, and what it accepts came with the attributes that only the
-//! webhook sets.
+//! No record makes the worker's reader panic. An accepted record has the attributes that only the webhook sets.
 #![no_main]
 
 use aws_lambda_events::event::sqs::SqsMessage;
@@ -12,7 +11,7 @@ use tallyhook_aws::payload;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    // The packed form alone: whatever it holds, it unpacks to what was packed, or to nothing.
+    // The packed form alone: it unpacks to the original text, or to nothing.
     let _ = payload::unpack(data);
     assert_eq!(payload::unpack(&payload::pack(data)).as_deref(), Some(data));
 
@@ -25,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
         );
         let _ = (read_head(&envelope.body), read(&envelope.body), content_digest(&envelope.body));
     }
-    // And as the body of a well-formed record, plain and packed.
+    // The input as the body of a well-formed record, plain and packed.
     for (body, encoding) in [
         (String::from_utf8_lossy(data).into_owned(), None),
         (base64::engine::general_purpose::STANDARD.encode(data), Some("packed+base64")),

@@ -1,6 +1,7 @@
 //! The event reader and the rules behind it. The input is the request's body.
 //!
-//! No bytes make them panic. What can be read is decided alike each time, and once more changes no credits.
+//! No bytes make them panic. A readable event is decided the same way each time, and a repetition changes no
+//! credits.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -19,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let head = read_head(data);
     let _ = content_digest(data);
     let Ok(event) = read(data) else { return };
-    // What a worker takes, the webhook has let through.
+    // The webhook accepts every event that a worker can read.
     let head = head.expect("the reader takes nothing that the first look refuses");
     assert_eq!((&head.id, &head.kind, head.created), (&event.id, &event.kind, event.created));
 

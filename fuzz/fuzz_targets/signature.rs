@@ -1,7 +1,6 @@
 //! The signature header. The input is the header, a line break, and the body.
 //!
-//! No bytes make it panic, and it says yes only to what carries the one right signature over exactly these
-//! bytes.
+//! No bytes make it panic. It accepts only the one right signature of exactly these bytes.
 #![no_main]
 
 use tallyhook_core::timestamp::Timestamp;
@@ -31,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
             assert!(!refusal.to_string().is_empty());
         }
     }
-    // What we sign ourselves is right, whatever the body, and not for another body.
+    // Our own signature is accepted for every body, and refused for another body.
     let signed = sign(body, &secrets[1], NOW);
     assert!(
         verify(body, Some(signed.as_bytes()), &secrets, NOW, 300)

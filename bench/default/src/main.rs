@@ -1,4 +1,4 @@
-//! The webhook as one writes it first: every default, the loader chain, a full parse.
+//! A first version of the webhook: every default, the loader chain, a full parse.
 
 use aws_config::BehaviorVersion;
 use hmac::{Hmac, KeyInit, Mac};

@@ -1,5 +1,4 @@
-//! The events that the functions are given: an `invoice.paid` of `events/`, padded to 4 KB, with ids of its
-//! own.
+//! The events of the benchmark: an `invoice.paid` of `events/`, padded to 4 KB, with new ids.
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
@@ -27,7 +26,7 @@ pub fn body(user: u32, number: u32) -> String {
     event.to_string()
 }
 
-/// A webhook request as API Gateway hands it over (payload 2.0), signed at this moment.
+/// A webhook request as API Gateway passes it on (payload 2.0), signed now.
 pub fn request(body: &str) -> Vec<u8> {
     let t = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("HMAC takes a key of any length");
@@ -53,7 +52,7 @@ pub fn request(body: &str) -> Vec<u8> {
     request.to_string().into_bytes()
 }
 
-/// A batch as the event source of SQS hands it over.
+/// A batch as the SQS event source passes it on.
 pub fn batch(bodies: &[String]) -> Vec<u8> {
     let record = |(place, body): (usize, &String)| {
         json!({

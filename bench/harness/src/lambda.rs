@@ -30,7 +30,7 @@ pub struct Runtime {
     steps: mpsc::UnboundedReceiver<Step>,
 }
 
-/// What a start took: until the function asked for its first event, and until it asked for the second.
+/// The cost of a start: until the function requests its first event, and until it requests the second.
 #[derive(Clone, Copy, Debug)]
 pub struct Start {
     pub cold: Duration,
@@ -138,7 +138,7 @@ impl Runtime {
         Ok((Function { child, pid, next }, start, answer))
     }
 
-    /// Gives the function another event. Returns its answer and how long it took.
+    /// Sends the function another event. Returns its response and the time it took.
     pub async fn invoke(
         &mut self,
         function: Function,
@@ -154,12 +154,12 @@ impl Runtime {
 }
 
 impl Function {
-    /// CPU time of all its threads, those that have ended too.
+    /// CPU time of all its threads, including ended ones.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
         cpu(self.pid)
     }
 
-    /// The most memory it ever had, in KiB.
+    /// Peak memory in KiB.
     pub fn peak_kib(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
@@ -184,7 +184,7 @@ async fn serve(
     if request.method() == Method::GET && path.ends_with("/invocation/next") {
         let (send, event) = oneshot::channel();
         let _ = steps.send(Step::Next(send));
-        // Without an event, the function is about to be ended.
+        // There is no event: the function is about to be stopped.
         let event = match event.await {
             Ok(event) => event,
             Err(_) => std::future::pending().await,

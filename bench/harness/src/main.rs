@@ -1,14 +1,13 @@
-//! Measures the release binaries beside what else one could deploy; `bench/run` builds all of it and starts
-//! this.
+//! Measures the release binaries beside the alternatives. `bench/run` builds everything and starts this program.
 //!
-//! One process is both Lambda (a Runtime API) and AWS (SQS and DynamoDB over TLS). Each arm is started, given
-//! a first event and then many, one at a time. The arms take turns in rounds, and ratios are taken within a
-//! round: what else the machine does falls on all. CPU times are the kernel's account of the process, to the
-//! nanosecond; wall times on a shared machine are not to be trusted.
+//! One process is both Lambda (a Runtime API) and AWS (SQS and DynamoDB over TLS). It starts each arm and sends a
+//! first event and then many, one at a time. The arms take turns in rounds, and ratios are computed within a
+//! round, so that other load on the machine affects all arms. CPU times are the kernel's account of the process,
+//! in nanoseconds. Do not trust wall times of a shared machine.
 //!
-//! All of it runs on one core, of which Lambda's 256 MB are a seventh. To wake a process on another core of a
-//! virtual machine is its host's work, some 20 µs each time that are counted as the function's: with two
-//! cores the same event took twice the CPU, and one arm seemed as good as another.
+//! Everything runs on one core; Lambda's 256 MB get a seventh of one. On a virtual machine, waking a process on
+//! another core is work of the host, about 20 µs each time, which counts as the function's. With two cores the
+//! same event took twice the CPU, and the arms looked alike.
 
 mod event;
 mod lambda;
@@ -30,28 +29,28 @@ use crate::stub::{Seen, Stub};
 /// Starts of each arm in a round, and events after the first.
 const COLD: usize = 3;
 const WARM: u32 = 300;
-/// How late AWS answers in the measurement of batches.
+/// The delay of AWS's responses in the measurement of batches.
 const LATE: Duration = Duration::from_millis(5);
 
-/// What is given to a function.
+/// The kind of event that a function receives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Webhook,
     Worker,
 }
 
-/// One way to do the job.
+/// One implementation of the job.
 struct Arm {
     name: &'static str,
     kind: Kind,
     command: Vec<String>,
-    /// What is deployed, if it is one file.
+    /// The deployed file, if it is one file.
     artifact: Option<PathBuf>,
-    /// The roots it is given: the few that are needed, or the system's.
+    /// Its trusted roots: the few that it needs, or the system's.
     few_roots: bool,
 }
 
-/// What an arm took in one round.
+/// The measurements of an arm in one round.
 #[derive(Clone, Debug, Default)]
 pub struct Taken {
     pub cold_ms: f64,
@@ -75,7 +74,7 @@ pub struct Limit(PathBuf);
 impl Limit {
     const SHARE: f64 = 0.145;
 
-    /// `None` where cgroups cannot be made, as without root.
+    /// `None` if cgroups cannot be created, for example without root.
     fn new() -> Option<Self> {
         let (v1, v2) = (Path::new("/sys/fs/cgroup/cpu"), Path::new("/sys/fs/cgroup"));
         let period = 20_000.0;
@@ -131,8 +130,8 @@ async fn main() -> anyhow::Result<()> {
     arms.retain(|arm| only.is_empty() || only.iter().any(|name| arm.name.contains(name.as_str())));
     let mut taken: Vec<Vec<Taken>> = vec![Vec::new(); arms.len()];
     for round in 0..rounds {
-        // There and back: what comes later in a round finds the machine as the others left it, which alone
-        // made 3 to 10 % of CPU.
+        // Alternate the direction: an arm that runs later in a round finds the machine as the others left it,
+        // which alone changes its CPU by 3 to 10 %.
         let mut turns: Vec<_> = arms.iter().zip(&mut taken).collect();
         if round % 2 == 1 {
             turns.reverse();
@@ -157,7 +156,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// This process and all that it starts, on the last core it may use.
+/// Pins this process and its children to the last core it may use.
 fn stay_on_one_core() -> anyhow::Result<()> {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this)?;
@@ -215,7 +214,7 @@ fn arms(built: &Path) -> anyhow::Result<Vec<Arm>> {
         node("Node", Kind::Worker, "worker.mjs"),
         python("Python", Kind::Worker, "worker.py"),
     ];
-    // One that was not built is left out, and said so: a run without Node or Python is a run.
+    // An arm that is not built is left out with a message, so that Node and Python are optional.
     let (there, missing): (Vec<Arm>, Vec<Arm>) = all
         .into_iter()
         .partition(|arm| arm.command.iter().all(|part| !part.contains('/') || Path::new(part).exists()));
@@ -364,9 +363,9 @@ impl Bench {
         Ok(taken)
     }
 
-    /// Fails when a shipped binary does what no noise of a machine explains: another number of calls, a first
-    /// event that costs more than 5 ms of CPU (it is below 2; the entropy of aws-lc or a handshake that
-    /// slipped out of init are far above), more memory.
+    /// Fails if a release binary differs by more than the noise of a machine: another number of calls, more
+    /// memory, or a first event above 5 ms of CPU. It takes less than 2 ms; aws-lc's entropy or a handshake
+    /// outside init take much more than 5.
     async fn guard(&mut self, arms: &[Arm]) -> anyhow::Result<()> {
         let shipped: Vec<&Arm> = arms.iter().filter(|arm| arm.name == "tallyhook").collect();
         ensure!(shipped.len() == 2, "stripe-webhook and invoice-paid are to be built with --release first");
@@ -396,7 +395,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Batches of ten: CPU of one, and how long it takes beside a single event when AWS answers late.
+    /// Batches of ten: CPU of one, and its time compared with a single event when AWS answers late.
     async fn batches(&mut self, mut function: Function, taken: &mut Taken) -> anyhow::Result<Function> {
         const BATCHES: u32 = 30;
         let before = function.cpu()?;
@@ -437,7 +436,7 @@ impl Arm {
     }
 }
 
-/// Whether the function did its job: what answers 400 is fast.
+/// Whether the function did its job, because answering 400 is fast.
 fn check(answer: &Bytes) -> anyhow::Result<()> {
     let answer: serde_json::Value = serde_json::from_slice(answer)?;
     let failed = answer["batchItemFailures"].as_array().is_some_and(|failures| !failures.is_empty());

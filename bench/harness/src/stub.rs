@@ -1,7 +1,7 @@
-//! SQS and DynamoDB as far as the functions need them, over TLS: it counts, it can be late, and it always
-//! says yes.
+//! A stub of the parts of SQS and DynamoDB that the functions use, over TLS. It counts calls, can delay
+//! responses, and accepts every request.
 //!
-//! What a transaction puts, a read finds, so that an account has a history. Conditions are not looked at.
+//! A read finds what a transaction has put, so that an account has a history. Conditions are ignored.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-/// What was asked since the last time somebody looked.
+/// The requests since the last look.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// Calls by operation.
@@ -38,13 +38,13 @@ struct State {
     delay: Duration,
 }
 
-/// The stub; clones are the same.
+/// The stub. Clones share their state.
 #[derive(Clone)]
 pub struct Stub {
     state: Arc<Mutex<State>>,
     /// `https://localhost:PORT`
     pub url: String,
-    /// The certificate authority that signed for it.
+    /// The certificate authority of its certificate.
     pub ca_pem: String,
 }
 
@@ -96,17 +96,17 @@ impl Stub {
         act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What was asked since the last time.
+    /// The requests since the last call of this function.
     pub fn seen(&self) -> Seen {
         self.with(|state| std::mem::take(&mut state.seen))
     }
 
-    /// Forgets all items.
+    /// Deletes all items.
     pub fn forget(&self) {
         self.with(|state| state.items.clear());
     }
 
-    /// From here on every answer is so late.
+    /// Delays every response from now on.
     pub fn delay(&self, delay: Duration) {
         self.with(|state| state.delay = delay);
     }

@@ -1,8 +1,8 @@
-//! The table, as Markdown: a column for each arm.
+//! The result as a Markdown table with a column for each arm.
 
 use crate::{Taken, median};
 
-/// An arm.
+/// A column: one arm.
 pub struct Column {
     pub name: &'static str,
     pub taken: Vec<Taken>,

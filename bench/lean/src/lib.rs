@@ -1,4 +1,4 @@
-//! What the references share: a client's configuration by hand, and the signature.
+//! Shared code of the references: a hand-written client configuration, and the signature.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,7 @@ pub fn var(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
 }
 
-/// Ring, the roots of one file, region and credentials as they are in the environment.
+/// Uses ring, the roots of one file, and region and credentials from the environment.
 pub fn config() -> SdkConfig {
     let roots = std::fs::read(var("AWS_CA_BUNDLE")).expect("the bundle can be read");
     let trust = TrustStore::empty().with_pem_certificate(roots);
@@ -40,11 +40,11 @@ pub fn config() -> SdkConfig {
         .build()
 }
 
-/// A keyed HMAC, made once.
+/// A keyed HMAC that is created once.
 pub struct Secret(Hmac<Sha256>);
 
 impl Secret {
-    /// Of `STRIPE_WEBHOOK_SECRET`.
+    /// Reads `STRIPE_WEBHOOK_SECRET`.
     pub fn from_env() -> Self {
         Self(
             Hmac::new_from_slice(var("STRIPE_WEBHOOK_SECRET").as_bytes())

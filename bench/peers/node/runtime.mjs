@@ -1,4 +1,4 @@
-// The least that talks to the Runtime API: less than what Lambda's own client does, in Node's favour.
+// A minimal Runtime API client. It does less than Lambda's own, in Node's favour.
 import http from "node:http";
 
 const [host, port] = process.env.AWS_LAMBDA_RUNTIME_API.split(":");

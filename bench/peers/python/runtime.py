@@ -1,4 +1,4 @@
-"""The least that talks to the Runtime API: less than what Lambda's own client does, in Python's favour."""
+"""A minimal Runtime API client. It does less than Lambda's own, in Python's favour."""
 
 import http.client
 import json
