@@ -8,6 +8,7 @@
 mod access;
 mod changes;
 mod items;
+mod law;
 mod purchases;
 mod random;
 mod refunds;
