@@ -20,14 +20,14 @@ use crate::ids::{InvoiceId, PriceId};
 use crate::ledger::LedgerKey;
 use crate::timestamp::Timestamp;
 
-/// At most so many lines are kept for one item: waiting, lying ahead, and those of the current period and of
+/// The most lines that are kept for one item: waiting, lying ahead, and those of the current period and of
 /// the periods it was cut from.
 const MAX_LINES: usize = 32;
-/// At most so many sights are kept for one item.
+/// The most sights that are kept for one item.
 const MAX_SIGHTS: usize = 16;
-/// At most so many period starts that no line has opened are kept for one item.
+/// The most period starts that no line has opened that are kept for one item.
 const MAX_STARTS: usize = 8;
-/// At most so many periods before the current one are kept, each cut short by the next.
+/// The most periods before the current one that are kept, each cut short by the next.
 const MAX_PREDECESSORS: usize = 4;
 /// A line that lies ahead opens its period so long before its start.
 const OPENS_EARLY_SECONDS: i64 = 3_600;

@@ -17,13 +17,13 @@ use crate::timestamp::Timestamp;
 /// Stripe lets people resend an event for 30 days; a subscription that ended this long ago and holds no
 /// credits may be forgotten.
 const FORGET_ENDED_AFTER_DAYS: i64 = 60;
-/// At least so many ended subscriptions are remembered however long ago they ended.
+/// The number of ended subscriptions that are remembered however long ago they ended.
 const REMEMBER_ENDED: usize = 10;
-/// At most so many purchases of packs are told apart; beyond it the two oldest become one.
+/// The most purchases of packs that are kept apart; beyond it the two oldest become one.
 pub(super) const MAX_PURCHASES: usize = 24;
-/// Spent purchases are kept for their refunds, at most so many.
+/// The most spent purchases that are kept for their refunds.
 const MAX_SPENT_PURCHASES: usize = 4;
-/// At most so many items, over all subscriptions.
+/// The most items, over all subscriptions.
 pub const MAX_ITEMS: usize = 50;
 
 /// What the rules remember of an account; stored as one map.
@@ -511,7 +511,7 @@ impl State {
         }
     }
 
-    /// Drops subscriptions that ended long ago and hold nothing, so that an account stays small whatever its
+    /// Drops subscriptions that ended long ago and hold nothing, so that an account stays small with any
     /// history.
     fn forget(&mut self, policy: &Policy, now: Timestamp) {
         let horizon = now.plus_days(-FORGET_ENDED_AFTER_DAYS);

@@ -179,9 +179,9 @@ fn refunds_of_every_payment_leave_nothing_after_every_step() {
             let given = [vec![ON_PAYMENT, Step::KeepAddons], payer.refunded()].concat();
             for order in [0, 1, 3] {
                 let run = Run::of(&reordered(&given, order));
-                let told = || format!("life {seed}, step {step}, order {order}: {}", run.told());
-                assert_eq!(run.balance().get(), 0, "{}", told());
-                assert!(run.parked.is_empty(), "{}", told());
+                let summary = || format!("life {seed}, step {step}, order {order}: {}", run.summary());
+                assert_eq!(run.balance().get(), 0, "{}", summary());
+                assert!(run.parked.is_empty(), "{}", summary());
             }
             payer.next();
         }
