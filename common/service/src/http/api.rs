@@ -183,7 +183,7 @@ impl Api {
                 break waiting;
             }
         };
-        self.processor.redrive.freed(&self.store, &freed).await;
+        self.processor.redrive.send_freed(&self.store, &freed).await;
         self.show(user).await
     }
 

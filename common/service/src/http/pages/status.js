@@ -7,15 +7,17 @@
   const refresh = by("refresh"), go = by("continue"), banner = by("banner");
   let timer = null, last = "", over = false, busy = false;
 
-  // What each word of the answer looks like: state of the step, words beside it.
+  // For each state in the answer: how the step looks and the text beside it.
   const steps = {
-    payment: { unpaid: ["bad", "Not paid"], confirming: ["busy", "Confirming"], paid: ["done", "Paid"], failed: ["bad", "Failed"] },
+    payment: {
+      unpaid: ["bad", "Not paid"], confirming: ["busy", "Confirming"], paid: ["done", "Paid"], failed: ["bad", "Failed"],
+    },
     provisioning: { not_started: ["waiting", "Waiting"], queued: ["busy", "In line"], running: ["busy", "Being set up"],
       completed: ["done", "Ready"], failed: ["bad", "Needs our help"] },
     password: { not_sent: ["waiting", "Not set yet"], set: ["done", "Set"] },
   };
   const actions = {
-    pay: ["This order is not paid", "Nothing was taken. You can go back and try again.", "Try again"],
+    pay: ["This order is not paid", "You were not charged. You can go back and try again.", "Try again"],
     wait_payment: ["Confirming your payment", "This usually takes a few seconds. You can leave this page open."],
     wait_provisioning: ["Payment received", "Thank you. We are setting up your account."],
     set_password: ["Your account is ready", "The last step is to set your password.", "Set your password"],
@@ -53,7 +55,7 @@
   };
   const late = () => alarm("This takes longer than usual", last === "wait_provisioning"
     ? "Your payment is confirmed, but your account is not ready yet. There is no need to pay again."
-    : "We have not heard from the payment service yet. If you have paid, there is no need to pay again.");
+    : "The payment service has not confirmed your payment yet. If you have paid, there is no need to pay again.");
 
   const ask = async () => {
     if (busy) return;
@@ -64,8 +66,13 @@
       const answer = await fetch("/portal/setup-status?session_id=" + encodeURIComponent(session), { cache: "no-store" });
       const body = await answer.json();
       if (answer.ok) show(body);
-      else if (answer.status === 404) { over = true; say(by("headline"), "We do not know this order");
-        say(by("detail"), body.message || ""); step("payment", ["bad", "Not found"]); alarm("We do not know this order", "Please check the address of this page."); }
+      else if (answer.status === 404) {
+        over = true;
+        say(by("headline"), "We do not know this order");
+        say(by("detail"), body.message || "");
+        step("payment", ["bad", "Not found"]);
+        alarm("We do not know this order", "Please check the address of this page.");
+      }
       else note = "The server could not answer at ";
     } catch {
       note = "No connection at ";
