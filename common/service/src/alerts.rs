@@ -1,7 +1,7 @@
 //! Messages to people when something needs them, and how they get to the function `notify`.
 //!
-//! An alert is one of a closed list of cases with typed fields. Only these fields can reach a chat, so payloads,
-//! secrets and personal data cannot. An alert is a message on the queue `tallyhook-notify`:
+//! An alert is one of a closed list of cases with typed fields. Only these fields can reach a chat, so
+//! payloads, secrets and personal data cannot. An alert is a message on the queue `tallyhook-notify`:
 //!
 //! ```json
 //! {"alert":"parked","event_id":"evt_1","event_type":"invoice.paid","reason":"no_user",
@@ -153,25 +153,25 @@ impl Alert {
                     .to_owned()
             }
             Self::BadSignatures { verified: 0, .. } => {
-                "Every event is refused, so payments are not applied. Copy the signing secret (whsec_…) of this \
-                 endpoint from its page at Stripe into the parameter that STRIPE_WEBHOOK_SECRET names, and check \
-                 that it has the right mode. Stripe retries the refused events for three days."
+                "Every event is refused, so payments are not applied. Copy the signing secret (whsec_…) of \
+                 this endpoint from its page at Stripe into the parameter that STRIPE_WEBHOOK_SECRET names, \
+                 and check that it has the right mode. Stripe retries the refused events for three days."
                     .to_owned()
             }
             Self::BadSignatures { .. } => {
-                "Other requests were verified in the same time. Either a second endpoint with an unknown secret \
-                 sends here, or a stranger calls the address. The log lines WEBHOOK_REFUSED have a hint."
+                "Other requests were verified in the same time. Either a second endpoint with an unknown \
+                 secret sends here, or a stranger calls the address. The log lines WEBHOOK_REFUSED have a hint."
                     .to_owned()
             }
             Self::OldMessage { .. } => {
-                "The queue's function is too slow or does not run: look at its errors and throttles. SQS keeps \
-                 messages for four days."
+                "The queue's function is too slow or does not run: look at its errors and throttles. SQS \
+                 keeps messages for four days."
                     .to_owned()
             }
             Self::Missing { .. } => {
-                "Webhooks did not arrive. Check the endpoint in Stripe's dashboard: is it enabled, does its URL \
-                 answer, does it have every event type? GET /admin/stripe/gap lists the missing events of the last \
-                 day; POST /admin/stripe/reconcile repairs what it can."
+                "Webhooks did not arrive. Check the endpoint in Stripe's dashboard: is it enabled, does its \
+                 URL answer, does it have every event type? GET /admin/stripe/gap lists the missing events \
+                 of the last day; POST /admin/stripe/reconcile repairs what it can."
                     .to_owned()
             }
             Self::Score { deductions, .. } => {
@@ -222,15 +222,16 @@ fn parked_advice(reason: &str) -> &'static str {
     match reason {
         "no_user" => {
             "The customer paid, and no user is linked to this customer. Link the customer to a user (POST \
-             /admin/stripe/fix-user/{user_id}); the event is then applied at once. To avoid this, create sessions \
-             with POST /checkout-sessions, or set metadata.user_id on the subscription."
+             /admin/stripe/fix-user/{user_id}); the event is then applied at once. To avoid this, create \
+             sessions with POST /checkout-sessions, or set metadata.user_id on the subscription."
         }
         "unknown_price" | "unknown_name" => {
             "Something was sold that catalog.toml does not have. Add it and deploy; the next scheduled retry \
              applies the event."
         }
         "unnamed_purchase" => {
-            "The session does not say what was bought. Set metadata.pack or metadata.plan when creating sessions."
+            "The session does not name what was bought. Set metadata.pack or metadata.plan when creating \
+             sessions."
         }
         "no_grant" => {
             "A payment that granted nothing here was refunded or disputed. If the event of the purchase is \
@@ -240,8 +241,8 @@ fn parked_advice(reason: &str) -> &'static str {
             "The same document arrived with another amount. Compare it at Stripe, then fix the user by hand."
         }
         "payload_mismatch" => {
-            "An event id arrived a second time with another content. The first content stays. Find out who has \
-             the signing secret; if no one should, roll it."
+            "An event id arrived a second time with another content. The first content stays. Find out who \
+             has the signing secret; if no one should, roll it."
         }
         _ => "Read the event and its message: GET /admin/stripe/webhook-logs/{id}.",
     }

@@ -44,11 +44,11 @@
 //! - `STRIPE_SECRET_KEY`: a secret or restricted key of the deployment's mode. Permission to read is enough,
 //!   except for api, which creates checkout and portal sessions.
 //! - `STRIPE_API_BASE`: the address of Stripe's API. Default: `https://api.stripe.com`.
-//! - `APP_BASE_URL`: the app's address, to which Stripe sends customers back. In live mode it must be https and
-//!   not this machine. Default: no checkout.
+//! - `APP_BASE_URL`: the app's address, to which Stripe sends customers back. In live mode it must be https
+//!   and not this machine. Default: no checkout.
 //! - `SUPPORT_EMAIL`: the address on the status page that a customer can write to. Default: not shown.
-//! - `APP_API_TOKEN`, `ADMIN_API_TOKEN`: the bearer tokens of the app and of the operator. Default: every route
-//!   that needs the token refuses.
+//! - `APP_API_TOKEN`, `ADMIN_API_TOKEN`: the bearer tokens of the app and of the operator. Default: every
+//!   route that needs the token refuses.
 //! - `PROVISION_URL`: the app's webhook; https and public addresses only. Default: jobs complete at once.
 //! - `PROVISION_SECRET`: signs the requests to `PROVISION_URL`: `whsec_` and base64, as in Standard Webhooks.
 //! - `METRICS_NAMESPACE`: the CloudWatch namespace of the metrics; use another one for each deployment of an
@@ -56,8 +56,8 @@
 //! - `LOG_LEVEL`: `error`, `warn` or `info`. Default: `info`.
 //! - `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_CA_BUNDLE`, …: see [`tallyhook_aws::sdk`].
 //!
-//! Any value may be `ssm:/path`: [`tallyhook_aws::sdk::resolve`] replaces it with the value of the parameter at
-//! start. `stripe-webhook` reads its signing secrets again when a signature matches none of them
+//! Any value may be `ssm:/path`: [`tallyhook_aws::sdk::resolve`] replaces it with the value of the parameter
+//! at start. `stripe-webhook` reads its signing secrets again when a signature matches none of them
 //! (`webhook/secrets.rs`).
 //!
 //! A function does not start when a required secret is missing or empty.

@@ -1,9 +1,9 @@
 //! Counts events and messages and computes the health score ([`tallyhook_core::health`]), for the function
 //! `health` and the admin API.
 //!
-//! The counts come from the indexes of the log and from one `GetQueueAttributes` per queue. A page of an index
-//! holds thousands of events, so a day of 100,000 events needs some dozens of queries. SQS does not report the
-//! age of its oldest message. An alarm on CloudWatch's `ApproximateAgeOfOldestMessage` watches it
+//! The counts come from the indexes of the log and from one `GetQueueAttributes` per queue. A page of an
+//! index holds thousands of events, so a day of 100,000 events needs some dozens of queries. SQS does not
+//! report the age of its oldest message. An alarm on CloudWatch's `ApproximateAgeOfOldestMessage` watches it
 //! (`template.yaml`) and reaches `notify` through EventBridge.
 
 use futures_util::future::{join, join_all};

@@ -7,8 +7,8 @@
 //! | `job#account#<user>` | tier or balance change and `PROVISION_URL` is set | `account.updated` |
 //!
 //! The stored job decides what is done; the message only says that there is one. A message that is lost after
-//! the commit is sent again when Stripe redelivers the event, and by `retry`, which finds every due job in the
-//! index `by_status`. **Invariant:** an event that needs no job causes no read and no write here.
+//! the commit is sent again when Stripe redelivers the event, and by `retry`, which finds every due job in
+//! the index `by_status`. **Invariant:** an event that needs no job causes no read and no write here.
 
 pub mod provision;
 
@@ -85,7 +85,8 @@ impl Outbox {
         kinds.into_iter().flatten().map(job).collect()
     }
 
-    /// Queues messages about jobs. A failure is logged; `retry` sends the message later, since the job is stored.
+    /// Queues messages about jobs. A failure is logged; `retry` sends the message later, since the job is
+    /// stored.
     pub async fn send<'a>(&self, messages: impl IntoIterator<Item = &'a JobMessage>) {
         let Some((queue, url)) = &self.queue else { return };
         let each = messages.into_iter().map(async |message| {
@@ -130,8 +131,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends the messages of all due jobs. Each job is claimed first by moving its `due`. Failed jobs wait for
-    /// an operator. Returns how many messages were sent.
+    /// Sends the messages of all due jobs. Each job is claimed first by moving its `due`. Failed jobs wait
+    /// for an operator. Returns how many messages were sent.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -176,8 +177,8 @@ impl Outbox {
     }
 }
 
-/// All jobs that are not completed: queued, running and failed ones. `type` names the job, `reason` the result
-/// of the last attempt.
+/// All jobs that are not completed: queued, running and failed ones. `type` names the job, `reason` the
+/// result of the last attempt.
 ///
 /// # Errors
 /// [`StoreError`].

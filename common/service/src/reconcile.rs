@@ -1,12 +1,12 @@
-//! Reconciliation: finds what differs between Stripe and the accounts, and repairs it with the rules that apply
-//! to events.
+//! Reconciliation: finds what differs between Stripe and the accounts, and repairs it with the rules that
+//! apply to events.
 //!
 //! A run has several passes. Each pass reads one of Stripe's lists, page by page:
 //!
 //! | pass | finds | repaired by |
 //! |---|---|---|
-//! | events | undelivered events of our types that our log does not have (Stripe keeps them for 30 days) | the event |
-//! | subscriptions | another plan, status, period or end; a period without a payment here | a synthetic event |
+//! | events | undelivered events of the last 30 days that our log does not have | the event itself |
+//! | subscriptions | another plan, status, period or end; a period without a payment | a synthetic event |
 //! | invoices | paid invoices that are not in the ledger | a synthetic event |
 //! | sessions | finished sessions that are not in the ledger | a synthetic event |
 //! | accounts | subscriptions that Stripe does not have, several subscriptions of one user | an operator |
@@ -18,12 +18,13 @@
 //! **Invariant:** a repair goes through `process`. The ledger key and the account's version guard it like any
 //! event, so it may run at the same time as webhooks or another run. **Invariant:** what is repaired is not
 //! found again, and a run that finds nothing writes nothing. **Invariant:** a repair never takes credits; a
-//! difference that would lower the balance is left to an operator. Only a lost event may lower it, as it would
-//! have on arrival. **Invariant:** an object that cannot be read or written is reported, and the run continues.
+//! difference that would lower the balance is left to an operator. Only a lost event may lower it, as it
+//! would have on arrival. **Invariant:** an object that cannot be read or written is reported, and the run
+//! continues.
 //!
-//! A complete scheduled run stores the counts that `health` reads, and sends an alert if webhooks did not arrive
-//! (`conclude.rs`). A run that stops early (its deadline, its maximum of changes, an error of Stripe) stores its
-//! position, and the next run continues there.
+//! A complete scheduled run stores the counts that `health` reads, and sends an alert if webhooks did not
+//! arrive (`conclude.rs`). A run that stops early (its deadline, its maximum of changes, an error of Stripe)
+//! stores its position, and the next run continues there.
 
 mod accounts;
 mod conclude;
@@ -76,8 +77,8 @@ const BATCH: usize = 10;
 /// The reason of a run that stopped at its deadline; the next run continues.
 const TIME_IS_UP: &str = "the time is up";
 
-/// The run stops this long before Lambda ends the function: one call of Stripe with its retries is the longest
-/// step.
+/// The run stops this long before Lambda ends the function: one call of Stripe with its retries is the
+/// longest step.
 const MARGIN: Duration = Duration::from_secs(60);
 
 /// The options of a run.
@@ -364,8 +365,8 @@ impl ReconcileRun<'_> {
         Ok(())
     }
 
-    /// Does one page of a pass and advances `position`. Returns whether the pass has more pages. The error says
-    /// why the run must stop.
+    /// Does one page of a pass and advances `position`. Returns whether the pass has more pages. The error
+    /// says why the run must stop.
     async fn page(&mut self, position: &mut RunPosition) -> Result<bool, String> {
         self.check_time()?;
         if position.pass == Pass::Accounts {
@@ -386,9 +387,9 @@ impl ReconcileRun<'_> {
         Ok(page.has_more && page.last_id().is_some())
     }
 
-    /// Lists the subscriptions again, only for their ids, so that the pass over the accounts needs one call for
-    /// a hundred subscriptions and not one call for each. It takes at most half of the remaining time, so that a
-    /// continued run always makes progress.
+    /// Lists the subscriptions again, only for their ids, so that the pass over the accounts needs one call
+    /// for a hundred subscriptions and not one call for each. It takes at most half of the remaining time, so
+    /// that a continued run always makes progress.
     async fn list_subscription_ids(&mut self) -> Result<(), String> {
         let half = self
             .options

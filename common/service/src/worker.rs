@@ -35,8 +35,8 @@ use tallyhook_core::event::{self, Event, EventType, Family};
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
 
-/// The limits for calls of Stripe. The events of a batch make them at the same time, and DynamoDB needs a part
-/// of the function's 30 s.
+/// The limits for calls of Stripe. The events of a batch make them at the same time, and DynamoDB needs a
+/// part of the function's 30 s.
 const PATIENCE: Patience = Patience {
     attempts: 2,
     attempt_timeout: Duration::from_secs(4),

@@ -1,14 +1,14 @@
 //! `notify`: posts alerts from the queue `tallyhook-notify` to Slack and Discord.
 //!
 //! After an alert is posted, alerts with the same key are held for a time; the next post says how many were
-//! held. A post contains the alert's typed fields and our own texts, shortened to the limits of the service and
-//! with its markup escaped.
+//! held. A post contains the alert's typed fields and our own texts, shortened to the limits of the service
+//! and with its markup escaped.
 //!
 //! SQS retries a post that fails. After the last attempt the alert is lost, and a log line reports it; the
 //! event that caused it is still in the event log. **Invariant:** nothing waits for this function.
 //!
-//! A destination must be https on a public address ([`tallyhook_aws::http::Reach`]), so that a person who sets
-//! a URL cannot reach internal addresses.
+//! A destination must be https on a public address ([`tallyhook_aws::http::Reach`]), so that a person who
+//! sets a URL cannot reach internal addresses.
 
 use std::time::Duration;
 
@@ -156,9 +156,9 @@ impl Notify {
         }
     }
 
-    /// Claims the alert for a chat. Returns how many alerts with the same key were held since the last post, or
-    /// `None` when this one must be held. A message that SQS redelivers keeps its claim; for a chat that has
-    /// the alert already, it is held.
+    /// Claims the alert for a chat. Returns how many alerts with the same key were held since the last post,
+    /// or `None` when this one must be held. A message that SQS redelivers keeps its claim; for a chat that
+    /// has the alert already, it is held.
     async fn claim(
         &self,
         chat: Chat,
@@ -200,8 +200,8 @@ fn read(body: &str) -> Option<Alert> {
     Some(Alert::Alarm { name, reason })
 }
 
-/// Removes control characters except line breaks, hides words that look like e-mail addresses, and shortens the
-/// text to `max` characters.
+/// Removes control characters except line breaks, hides words that look like e-mail addresses, and shortens
+/// the text to `max` characters.
 fn clean(text: &str, max: usize) -> String {
     let words = text
         .split(' ')

@@ -13,19 +13,19 @@
 //! | `GET /admin/stripe/check-user/{id}` | explains a user: see `admin/user.rs` |
 //! | `GET /admin/stripe/check-user/{id}/ledger?limit&next` | the user's ledger, newest first |
 //! | `POST /admin/stripe/fix-user/{id}` | changes a user by hand: see [`FixRequest`] |
-//! | `POST /admin/stripe/find` `{"text":"…"}` | finds a user by id, `cus_…`, `sub_…`, `evt_…` or e-mail address |
+//! | `POST /admin/stripe/find` `{"text":"…"}` | finds a user by an id of any kind or an e-mail address |
 //! | `GET /admin/stripe/subscription-health` | the health score, its deductions and the counts |
 //! | `GET /admin/provisioning` | jobs for the app that used up their attempts |
 //! | `POST /admin/provisioning` | runs a job again: see [`RunJobRequest`] |
 //! | `GET /admin/audit?limit&next` | what operators did, newest first |
 //!
-//! With `user`, the list of events starts with the user's open events. Counts and the gap cover the last day by
-//! default, counts in steps of an hour. Reconciliation is a dry run by default. `GET /admin` and
+//! With `user`, the list of events starts with the user's open events. Counts and the gap cover the last day
+//! by default, counts in steps of an hour. Reconciliation is a dry run by default. `GET /admin` and
 //! `GET /admin/assets/{name}` serve the dashboard's page, style and script; they contain no data and need no
 //! token.
 //!
-//! Times are RFC 3339 or a day (`2026-11-21`, meaning its start). **Invariant:** a change is written to the audit
-//! before it is made. **Invariant:** a failure of Stripe is part of an answer, or the answer is 502.
+//! Times are RFC 3339 or a day (`2026-11-21`, meaning its start). **Invariant:** a change is written to the
+//! audit before it is made. **Invariant:** a failure of Stripe is part of an answer, or the answer is 502.
 
 mod audit;
 mod find;
@@ -68,8 +68,8 @@ use tallyhook_core::event::Family;
 use tallyhook_core::ids::UserId;
 use tallyhook_core::timestamp::Timestamp;
 
-/// API Gateway waits 29 seconds for an answer. Work over many objects stops after this time, and the answer says
-/// where to continue.
+/// API Gateway waits 29 seconds for an answer. Work over many objects stops after this time, and the answer
+/// says where to continue.
 const TIME: Duration = Duration::from_secs(12);
 /// The limits for one call of Stripe with its retries, well within API Gateway's limit.
 const PATIENCE: Patience = Patience {
@@ -229,8 +229,8 @@ impl Admin {
     }
 
     fn stripe(&self) -> Result<&Stripe, Problem> {
-        let message = "STRIPE_SECRET_KEY is not set, so Stripe cannot be asked (a restricted key that may read is \
-                       enough)";
+        let message = "STRIPE_SECRET_KEY is not set, so Stripe cannot be asked (a restricted key that may \
+                       read is enough)";
         self.stripe
             .as_ref()
             .ok_or_else(|| problem(StatusCode::SERVICE_UNAVAILABLE, "stripe_not_configured", message))

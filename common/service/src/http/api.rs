@@ -13,8 +13,8 @@
 //! | `POST /portal/password-set` `{"user_id":"…"}` | stores that the user has a password |
 //! | `GET /portal/status?session_id` | no token: the status page |
 //!
-//! Consuming takes `{"amount":10}` and the header `Idempotency-Key`. It answers 200 with the balance, 402 when
-//! the balance is too low, and 409 when the key was used with another amount.
+//! Consuming takes `{"amount":10}` and the header `Idempotency-Key`. It answers 200 with the balance, 402
+//! when the balance is too low, and 409 when the key was used with another amount.
 
 mod checkout;
 mod portal;

@@ -2,8 +2,8 @@
 //!
 //! A page is one answer. Its style and script are static texts of this crate, and the Content-Security-Policy
 //! contains their SHA-256. So a page costs one invocation, and the browser runs no other script or style: no
-//! handler in an attribute, no inline style, nothing that a value contains. `maud` checks the markup at compile
-//! time and escapes every value; [`maud::PreEscaped`] is only for static texts.
+//! handler in an attribute, no inline style, nothing that a value contains. `maud` checks the markup at
+//! compile time and escapes every value; [`maud::PreEscaped`] is only for static texts.
 //!
 //! ```
 //! use tallyhook_service::http::pages::Page;

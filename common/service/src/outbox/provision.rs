@@ -12,8 +12,8 @@
 //!  "data":{"user_id":"user_123","tier":"pro","tier_rank":1,"credits":5000,"access_until":null,"version":3,
 //!          "first_paid_at":"2026-01-05T10:00:05Z"}}
 //! ```
-//! `webhook-id` is the same at every attempt, also when an operator runs the job again. `payment.confirmed` is
-//! sent once per user, `account.updated` after every change of tier or balance. The request contains the
+//! `webhook-id` is the same at every attempt, also when an operator runs the job again. `payment.confirmed`
+//! is sent once per user, `account.updated` after every change of tier or balance. The request contains the
 //! account as it is when the request is made, so several quick changes may be reported as one. `version` only
 //! grows.
 //!
@@ -153,7 +153,8 @@ impl Provision {
         }
         let (name, user_id) = (job_message.job.as_str(), job_message.user_id.as_str());
         let attempts = items::read_number::<u32>(job, "attempts").unwrap_or(0).saturating_add(1);
-        // `retry` does not send the job before this time. SQS redelivers it earlier unless the message is lost.
+        // `retry` does not send the job before this time. SQS redelivers it earlier unless the message is
+        // lost.
         let due = now
             .plus_seconds(items::redrive_pause_seconds(0) + i64::from(delay.unwrap_or(0)))
             .unix()
@@ -264,8 +265,8 @@ fn data(account: &Account, catalog: &Catalog, now: Timestamp) -> Value {
     })
 }
 
-/// The id that the app uses to recognise a repetition. It hashes the user id, which may contain characters that
-/// a header must not contain.
+/// The id that the app uses to recognise a repetition. It hashes the user id, which may contain characters
+/// that a header must not contain.
 fn webhook_id(job_message: &JobMessage, version: u64) -> String {
     let hex: String = Sha256::digest(job_message.user_id.as_str())
         .iter()

@@ -15,8 +15,8 @@ const SETTLED_SECONDS: i64 = 3600;
 
 impl Reconciler {
     /// Concludes a complete run over everything. Compares Stripe's events of the last day with our log, which
-    /// also finds events that no endpoint was asked to take; stores the counts for `health`; and sends an alert
-    /// if anything was missing. A failure is only logged.
+    /// also finds events that no endpoint was asked to take; stores the counts for `health`; and sends an
+    /// alert if anything was missing. A failure is only logged.
     pub async fn conclude(&self, report: &Report, deadline: Option<Instant>, now: Timestamp) {
         if report.dry_run || !report.complete {
             return;

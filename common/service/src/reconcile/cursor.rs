@@ -1,5 +1,5 @@
-//! The position at which a run stopped, so that the next run can continue. It is one item of the events table,
-//! which exists only while a run is unfinished ([`items::reconcile_place`]).
+//! The position at which a run stopped, so that the next run can continue. It is one item of the events
+//! table, which exists only while a run is unfinished ([`items::reconcile_place`]).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -70,8 +70,8 @@ impl Evidence {
         )
     }
 
-    /// A finished checkout session; the event's time is the session's creation, because Stripe does not say when
-    /// the session was paid.
+    /// A finished checkout session; the event's time is the session's creation, because Stripe does not say
+    /// when the session was paid.
     ///
     /// # Errors
     /// [`ReadError`].

@@ -146,8 +146,8 @@ impl ReconcileRun<'_> {
         }
     }
 
-    /// Checks again the repairs that would have lowered a balance: after later repairs they may no longer lower
-    /// it. Repeats until nothing changes, so that nothing of this kind is left for the next run.
+    /// Checks again the repairs that would have lowered a balance: after later repairs they may no longer
+    /// lower it. Repeats until nothing changes, so that nothing of this kind is left for the next run.
     pub(super) async fn recheck_postponed(&mut self) -> Result<(), String> {
         while !self.postponed.is_empty() && !self.options.dry_run {
             let before = self.report.changed;

@@ -47,7 +47,8 @@ impl Redrive {
         Self { queue, queues }
     }
 
-    /// Sends those of the events with these ids that are parked or failed. The outcomes are in the same order.
+    /// Sends those of the events with these ids that are parked or failed. The outcomes are in the same
+    /// order.
     ///
     /// # Errors
     /// [`StoreError`] when the log cannot be read; then nothing is sent.
@@ -95,8 +96,8 @@ impl Redrive {
         }
     }
 
-    /// Sends the events that a new link or payment frees, after its commit. A failure is logged; `retry` sends
-    /// them later.
+    /// Sends the events that a new link or payment frees, after its commit. A failure is logged; `retry`
+    /// sends them later.
     pub async fn send_freed(&self, store: &Store, ids: &BTreeSet<String>) {
         if ids.is_empty() {
             return;

@@ -3,18 +3,19 @@
 //! | event | when it is sent again |
 //! |---|---|
 //! | parked, waits for a customer or a user | when the customer is linked or the user exists |
-//! | parked, waits for a price or a name of the catalog | when the catalog has it, so in the first run after a deployment |
+//! | parked, waits for a price or a name of the catalog | when the catalog has it, after a deployment |
 //! | parked, waits for a payment | when the payment is known, or after its pause |
 //! | parked for another reason | after its pause: 15 minutes, doubled each time, at most a day |
 //! | parked as an unreadable message or as a second content | never |
 //! | failed | after its pause, at most [`MAX_FAILED_REDRIVES`] times; then an operator decides |
 //!
-//! An event that was sent again and parked again waits for its pause, whatever it waits for. Before a run sends
-//! an event, it claims it: it raises the count of redrives, on condition that the count is unchanged. So two
-//! runs at the same time never send an event twice. If the message of a claimed event is lost, the event waits
-//! one pause longer. A run reads and sends a limited number of events; the next run continues.
+//! An event that was sent again and parked again waits for its pause, whatever it waits for. Before a run
+//! sends an event, it claims it: it raises the count of redrives, on condition that the count is unchanged.
+//! So two runs at the same time never send an event twice. If the message of a claimed event is lost, the
+//! event waits one pause longer. A run reads and sends a limited number of events; the next run continues.
 //!
-//! `retry` also sends the messages of due outbox jobs again: the first message was lost, or the function ended.
+//! `retry` also sends the messages of due outbox jobs again: the first message was lost, or the function
+//! ended.
 //!
 //! An account whose access ended by time (the grace of an unpaid period, a cancellation) is in the index
 //! `by_lapse` until it is written. Other accounts are not in this index, so a run without work costs eight

@@ -1,8 +1,9 @@
 //! `dead-letter`: writes the messages of the dead-letter queue to the event log as `failed`, with their body.
 //!
-//! From the log an event is listed, alerted and sent again, by `retry` or by an operator. A message leaves the
-//! queue only after the log has it. An event that is finished (by a second copy of its message, or a redrive
-//! from the AWS console) is never overwritten. Writing the same message twice has the same result as once.
+//! From the log an event is listed, alerted and sent again, by `retry` or by an operator. A message leaves
+//! the queue only after the log has it. An event that is finished (by a second copy of its message, or a
+//! redrive from the AWS console) is never overwritten. Writing the same message twice has the same result as
+//! once.
 
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use tracing::{error, warn};

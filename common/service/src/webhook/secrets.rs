@@ -5,8 +5,8 @@
 //! costs no call. Wrong signatures can cause at most two calls per minute and instance.
 //!
 //! While a secret is rolled, Stripe signs with the old and the new one for a time that the operator chooses.
-//! So: roll in Stripe with an overlap, put `new,old` into the parameter, and remove `old` when the overlap has
-//! ended. An instance that knows `old` may accept it until Lambda ends the instance, within some hours.
+//! So: roll in Stripe with an overlap, put `new,old` into the parameter, and remove `old` when the overlap
+//! has ended. An instance that knows `old` may accept it until Lambda ends the instance, within some hours.
 
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -17,7 +17,8 @@ impl Admin {
     /// {"audits":[{"id":"audit#…","at":"…","actor":"ann","act":"grant","target":"user_1 500","reason":"…"}],
     ///  "next":"2026-11-20"}
     /// ```
-    /// A page contains whole days, so that the next page follows without a gap. `next` is the day it starts with.
+    /// A page contains whole days, so that the next page follows without a gap. `next` is the day it starts
+    /// with.
     pub(super) async fn audits(&self, request: &Request, now_ms: i64) -> Result<Value, Problem> {
         let limit = limit(request, 50, 200)?;
         let newest = match parameter(request, "next") {

@@ -13,8 +13,8 @@ use tallyhook_core::ids::{CustomerId, SubscriptionId, UserId};
 /// The longest text that is searched for.
 const MAX_TEXT: usize = 300;
 
-/// The body of `POST /admin/stripe/find`. The text is in a body because an e-mail address does not belong into
-/// an access log.
+/// The body of `POST /admin/stripe/find`. The text is in a body because an e-mail address does not belong
+/// into an access log.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FindRequest {

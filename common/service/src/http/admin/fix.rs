@@ -26,9 +26,9 @@ use tallyhook_core::ids::{CustomerId, SessionId, SubscriptionId, UserId};
 use tallyhook_core::ledger::LedgerKey;
 use tallyhook_core::timestamp::Timestamp;
 
-/// The body. `actor` and `reason` are always required. A grant, a revocation or a complimentary plan also needs
-/// the header `Idempotency-Key`, so that a repeated request makes one ledger entry. The same key with another
-/// body is 409.
+/// The body. `actor` and `reason` are always required. A grant, a revocation or a complimentary plan also
+/// needs the header `Idempotency-Key`, so that a repeated request makes one ledger entry. The same key with
+/// another body is 409.
 ///
 /// ```json
 /// {"action":"apply_stripe","actor":"ann","reason":"paid, not credited"}
@@ -41,9 +41,9 @@ use tallyhook_core::timestamp::Timestamp;
 /// {"action":"move","subscription":"sub_1","to":"user_2","dry_run":false,"actor":"ann","reason":"…"}
 /// {"action":"assign_session","session":"cs_1","actor":"ann","reason":"a guest who wrote to us"}
 /// ```
-/// `link_customer` also sends the events that wait for the customer. `link_subscription` reads the subscription's
-/// customer from Stripe, links it and applies Stripe's state. Both refuse a user without an account unless
-/// `"create":true` confirms the id.
+/// `link_customer` also sends the events that wait for the customer. `link_subscription` reads the
+/// subscription's customer from Stripe, links it and applies Stripe's state. Both refuse a user without an
+/// account unless `"create":true` confirms the id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FixRequest {
@@ -122,8 +122,8 @@ impl Admin {
             "assign_session" => self.assign_session(user, &body, now_ms).await,
             _ => Err(bad(
                 "invalid_action",
-                "action must be apply_stripe, link_customer, link_subscription, grant, revoke, complimentary, move \
-                 or assign_session",
+                "action must be apply_stripe, link_customer, link_subscription, grant, revoke, \
+                 complimentary, move or assign_session",
             )),
         }
     }
@@ -172,7 +172,8 @@ impl Admin {
         let now = seconds(now_ms);
         let answer = |result: &str, freed: &BTreeSet<String>| {
             json!({
-                "action": body.action, "user_id": user, "customer": customer, "result": result, "freed": freed,
+                "action": body.action, "user_id": user, "customer": customer, "result": result,
+                "freed": freed,
             })
         };
         let catalog = &self.processor.accounts.catalog;
@@ -347,8 +348,8 @@ impl Admin {
         }
     }
 
-    /// Assigns the session of a guest to a user. The session's event is parked because it names no user; it is
-    /// sent again.
+    /// Assigns the session of a guest to a user. The session's event is parked because it names no user; it
+    /// is sent again.
     async fn assign_session(&self, user: &UserId, body: &FixRequest, now_ms: i64) -> Result<Value, Problem> {
         let session = body.session.as_deref().and_then(|session| SessionId::new(session).ok());
         let session = session.ok_or_else(|| bad("invalid_session", "session must be an id like cs_…"))?;

@@ -34,8 +34,8 @@ const EXAMPLES: usize = 5;
 const MAX_REPLAYED: usize = 500;
 
 /// The body of `POST /admin/stripe/retry-webhooks`. With `id`, sends that event. With a type, status or time,
-/// sends every parked and failed event that matches, due or not. Without any of them, sends what is due, as the
-/// schedule does.
+/// sends every parked and failed event that matches, due or not. Without any of them, sends what is due, as
+/// the schedule does.
 /// ```json
 /// {"id":"evt_1","actor":"ann","reason":"customer linked"}
 /// {"type":"invoice.paid","status":"failed","from":"2026-11-20","to":"2026-11-21T12:00:00Z"}
@@ -43,7 +43,8 @@ const MAX_REPLAYED: usize = 500;
 ///  "next":"evt_9"}
 /// ```
 /// With `"source":"stripe"`, the events are read from Stripe, which keeps them for 30 days, and sent like new
-/// ones; an event that was applied is not applied again. The answer's `report` has `next` when there are more.
+/// ones; an event that was applied is not applied again. The answer's `report` has `next` when there are
+/// more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryRequest {
@@ -151,8 +152,8 @@ impl Admin {
         let steps = (to - from).div_euclid(step_ms) + i64::from((to - from).rem_euclid(step_ms) > 0);
         if !(1..=MAX_STEPS).contains(&steps) || to - from > MAX_DAYS * 86_400_000 {
             let message = format!(
-                "from must be before to, at most {MAX_DAYS} days and {MAX_STEPS} steps: take a longer step or a \
-                 shorter time"
+                "from must be before to, at most {MAX_DAYS} days and {MAX_STEPS} steps: take a longer step \
+                 or a shorter time"
             );
             return Err(bad("invalid_range", message));
         }
@@ -360,7 +361,8 @@ impl Admin {
             Some(id) => id.clone(),
             None if due => "due".to_owned(),
             None => json!({
-                "source": body.source, "type": body.kind, "status": body.status, "from": body.from, "to": body.to,
+                "source": body.source, "type": body.kind, "status": body.status, "from": body.from,
+                "to": body.to,
             })
             .to_string(),
         };

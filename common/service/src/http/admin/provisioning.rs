@@ -58,8 +58,8 @@ impl Admin {
         Ok(json!({"jobs": jobs, "waiting": waiting.len(), "more": failed.len() > MAX_SHOWN}))
     }
 
-    /// Answers `{"job":"provision","user_id":"user_123","result":"queued"}`. The app gets the same message id as
-    /// before, so it recognises a change that it already has.
+    /// Answers `{"job":"provision","user_id":"user_123","result":"queued"}`. The app gets the same message id
+    /// as before, so it recognises a change that it already has.
     pub(super) async fn run_job(&self, body: RunJobRequest, now_ms: i64) -> Result<Value, Problem> {
         let user_id = user_id(&body.user_id)?;
         let job = body.job.ok_or_else(|| bad("invalid_job", "job must be provision or account"))?;

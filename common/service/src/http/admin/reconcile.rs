@@ -12,8 +12,8 @@ use crate::reconcile::{GapError, Options, Reconciler, gap};
 /// Repairs that one request may ask for.
 const MAX_CHANGES: u64 = 5000;
 const DAY_MS: i64 = 86_400_000;
-/// Shorter than in the scheduled run: an operator wants to see what happened a minute ago, and applying an event
-/// twice is harmless.
+/// Shorter than in the scheduled run: an operator wants to see what happened a minute ago, and applying an
+/// event twice is harmless.
 pub(super) const GRACE_SECONDS: i64 = 60;
 
 /// The body of `POST /admin/stripe/reconcile`. Without a body it is a dry run over everything.
@@ -21,8 +21,8 @@ pub(super) const GRACE_SECONDS: i64 = 60;
 /// ```json
 /// {"dry_run":false,"user":"user_1","cap":100,"actor":"ann","reason":"webhook was down"}
 /// ```
-/// The answer is `{"report":…}`, see [`crate::reconcile::Report`]. A run that stopped at its deadline has `next`
-/// in its report; the same body with that `next` continues it.
+/// The answer is `{"report":…}`, see [`crate::reconcile::Report`]. A run that stopped at its deadline has
+/// `next` in its report; the same body with that `next` continues it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReconcileRequest {

@@ -2,7 +2,7 @@
 //!
 //! ```json
 //! {"user_id":"user_1","found":true,
-//!  "verdict":{"code":"differs","text":"Stripe has 2 things that this account does not. …","act":"apply_stripe"},
+//!  "verdict":{"code":"differs","text":"Stripe has 2 things that …","act":"apply_stripe"},
 //!  "account":{"tier":"free","credits":0,…},
 //!  "because":[{"field":"bucket sub_1","value":"0","rule":"not_paid","why":"no paid invoice …",
 //!              "event_id":null,"ledger_key":null,"at":null}],
@@ -426,8 +426,8 @@ fn verdict(
             Some("link_customer"),
         )
     } else if !found {
-        let text = "No account has this id: the app has not created it (PUT /users/{id}), and no event named it. \
-                    Check the spelling of the id.";
+        let text = "No account has this id: the app has not created it (PUT /users/{id}), and no event named \
+                    it. Check the spelling of the id.";
         ("unknown_user", text.to_owned(), None)
     } else if !differences.is_empty() {
         let text = format!(
@@ -442,8 +442,8 @@ fn verdict(
             None,
         )
     } else if account.state.customers.is_empty() {
-        let text = "No Stripe customer is linked to this user, so no payment can reach the account. If the user \
-                    paid, find the customer and link it.";
+        let text = "No Stripe customer is linked to this user, so no payment can reach the account. If the \
+                    user paid, find the customer and link it.";
         ("not_linked", text.to_owned(), Some("link_customer"))
     } else if stripe["configured"] == false {
         let text = "No event of this user waits here. Stripe was not asked, because no key is configured.";
@@ -459,6 +459,7 @@ pub(super) fn entry_view(entry: &Entry) -> Value {
         "key": entry.key, "kind": entry.kind, "delta": entry.delta, "balance": entry.balance,
         "worth": entry.worth, "shortfall": entry.shortfall, "cause": entry.cause,
         "event_id": entry.cause.starts_with("evt_").then_some(&entry.cause),
-        "reason": entry.reason, "note": entry.note, "at": entry.at.to_string(), "created": entry.created.to_string(),
+        "reason": entry.reason, "note": entry.note, "at": entry.at.to_string(),
+        "created": entry.created.to_string(),
     })
 }

@@ -12,14 +12,14 @@
 //!  "customer":null,"expires_at":"…"}
 //! ```
 //! Names come from the catalog. Of the prices that the catalog has for a name, the session uses the one that
-//! Stripe has in this mode. The user and the purchase are in the metadata of the session and of its subscription
-//! or payment, because Stripe does not copy metadata between them.
+//! Stripe has in this mode. The user and the purchase are in the metadata of the session and of its
+//! subscription or payment, because Stripe does not copy metadata between them.
 //!
-//! A user who has a subscription cannot buy a second one: the answer is 409 with the address of a Billing Portal
-//! session, where the user can change the plan. A failure of Stripe is 502 with Stripe's message.
+//! A user who has a subscription cannot buy a second one: the answer is 409 with the address of a Billing
+//! Portal session, where the user can change the plan. A failure of Stripe is 502 with Stripe's message.
 //!
-//! The `Idempotency-Key` for Stripe is computed from the user, the account's version, all fields and the hour. So
-//! a repeated request gets the same session, and a request after a purchase gets a new one.
+//! The `Idempotency-Key` for Stripe is computed from the user, the account's version, all fields and the
+//! hour. So a repeated request gets the same session, and a request after a purchase gets a new one.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -147,8 +147,8 @@ impl Api {
         }))
     }
 
-    /// 409 with the address where the user can change the plan. If Stripe creates no such session, the message
-    /// has the reason.
+    /// 409 with the address where the user can change the plan. If Stripe creates no such session, the
+    /// message has the reason.
     async fn already_subscribed(
         &self,
         stripe: &Stripe,

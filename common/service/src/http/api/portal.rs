@@ -4,13 +4,13 @@
 //! {"session_id":"cs_test_1","payment_state":"paid","provisioning_state":"queued",
 //!  "password_state":"not_sent","next_action":"wait_provisioning"}
 //! ```
-//! The states are computed from what the webhooks changed ([`tallyhook_core::setup_status`]). If a webhook has
-//! not arrived and a Stripe key is configured, the session is read from Stripe. It goes through the same `decide`
-//! and `commit` as an event, with the same ledger keys, so the late webhook changes nothing.
+//! The states are computed from what the webhooks changed ([`tallyhook_core::setup_status`]). If a webhook
+//! has not arrived and a Stripe key is configured, the session is read from Stripe. It goes through the same
+//! `decide` and `commit` as an event, with the same ledger keys, so the late webhook changes nothing.
 //!
-//! **Invariant:** one session is read from Stripe at most once in [`FIRST_PAUSE_SECONDS`], with growing pauses,
-//! no matter how many clients poll. **Invariant:** one instance reads at most [`MAX_READS`] sessions in
-//! [`WINDOW_SECONDS`], also when a client invents session ids.
+//! **Invariant:** one session is read from Stripe at most once in [`FIRST_PAUSE_SECONDS`], with growing
+//! pauses, no matter how many clients poll. **Invariant:** one instance reads at most [`MAX_READS`] sessions
+//! in [`WINDOW_SECONDS`], also when a client invents session ids.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -112,8 +112,8 @@ impl Api {
                 }
             }
         }
-        // A payment counts as paid only after an event changed the account. If only Stripe says that it is paid,
-        // it is still being confirmed.
+        // A payment counts as paid only after an event changed the account. If only Stripe says that it is
+        // paid, it is still being confirmed.
         let at_stripe = at_stripe.map(|payment| match payment {
             SessionPayment::Paid => SessionPayment::Confirming,
             other => other,
@@ -364,7 +364,8 @@ fn no_session() -> Problem {
     problem(StatusCode::NOT_FOUND, "session_not_found", "Stripe has no checkout session with this id")
 }
 
-/// Whether a session needs no more reads: it will not be paid, or the account has everything that it paid for.
+/// Whether a session needs no more reads: it will not be paid, or the account has everything that it paid
+/// for.
 fn is_settled(known: Option<&KnownSession>, state: Option<&State>) -> bool {
     let Some(known) = known else { return false };
     match (known.payment, &known.subscription) {

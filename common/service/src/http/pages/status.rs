@@ -1,8 +1,8 @@
 //! `/portal/status?session_id=cs_…`: the page that a customer sees after checkout.
 //!
 //! It shows three steps with their state, and a button that refreshes them. The script requests
-//! `/portal/setup-status` every 5 seconds and stops after 180 seconds; then a banner shows the reference and the
-//! support address. Without JavaScript, the page says that it needs it.
+//! `/portal/setup-status` every 5 seconds and stops after 180 seconds; then a banner shows the reference and
+//! the support address. Without JavaScript, the page says that it needs it.
 
 use lambda_http::{Body, Response};
 use maud::html;
@@ -56,7 +56,9 @@ impl StatusPage<'_> {
                     }
                     div.row {
                         button #refresh type="button" { "Refresh status" }
-                        @if let Some(url) = self.app_url { a.button #continue href=(url) hidden { "Continue" } }
+                        @if let Some(url) = self.app_url {
+                            a.button #continue href=(url) hidden { "Continue" }
+                        }
                     }
                     p.muted.small #checked { "Not checked yet" }
                     noscript {
@@ -104,7 +106,8 @@ impl StatusPage<'_> {
     }
 }
 
-/// A mail link with the reference as subject. Ids consist of letters, digits and `_`, so they need no encoding.
+/// A mail link with the reference as subject. Ids consist of letters, digits and `_`, so they need no
+/// encoding.
 fn mail(email: &str, session: &str) -> maud::Markup {
     html! { a href={ "mailto:" (email) "?subject=Order%20" (session) } { (email) } }
 }
