@@ -2,7 +2,8 @@
 //!
 //! The client is created at the first request, when it reads the system's roots. A function that sends no
 //! request has no cost. These servers have certificates of public authorities, so the system's roots are
-//! trusted and not only Amazon's. AWS keeps the roots of a function up to date; `SSL_CERT_FILE` replaces them.
+//! trusted and not only Amazon's. AWS keeps the roots of a function up to date; `SSL_CERT_FILE` replaces
+//! them.
 
 mod guard;
 

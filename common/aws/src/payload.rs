@@ -1,10 +1,10 @@
 //! Compression of event bodies for the event log: zstd with a dictionary of Stripe events. A typical event of
 //! 4 to 5 KB takes about half a kilobyte, so the body adds little to the cost of a log entry.
 //!
-//! The first byte is the format. `2` is a zstd frame with `payload-2.dict`: five sample events, and the entropy
-//! tables that `ZDICT_finalizeDictionary` computed from all samples. The file must never change; a better
-//! dictionary becomes format `3`. The dictionary is prepared once per thread, so that compressing one body
-//! takes microseconds.
+//! The first byte is the format. `2` is a zstd frame with `payload-2.dict`: five sample events, and the
+//! entropy tables that `ZDICT_finalizeDictionary` computed from all samples. The file must never change; a
+//! better dictionary becomes format `3`. The dictionary is prepared once per thread, so that compressing one
+//! body takes microseconds.
 
 use std::cell::RefCell;
 

@@ -11,8 +11,8 @@
 //!
 //! A body is compressed when it exceeds SQS's limit of 1 MiB or has characters that SQS does not accept.
 //!
-//! **Invariant:** a worker refuses a message without `received_at` and `mode`, because the webhook always sets
-//! both.
+//! **Invariant:** a worker refuses a message without `received_at` and `mode`, because the webhook always
+//! sets both.
 
 use std::sync::{Arc, LazyLock};
 
@@ -78,8 +78,8 @@ impl Queue {
         Self::later(move || client)
     }
 
-    /// Creates the client at the first call. A worker rarely calls SQS, and creating a client takes a tenth of
-    /// its init.
+    /// Creates the client at the first call. A worker rarely calls SQS, and creating a client takes a tenth
+    /// of its init.
     pub fn later(make: impl FnOnce() -> Client + Send + 'static) -> Self {
         Self { client: Arc::new(LazyLock::new(Box::new(make))) }
     }
@@ -107,8 +107,8 @@ impl Queue {
         }
     }
 
-    /// Opens the connection with one cheap call. Called in a function's init, where the CPU is not limited, so
-    /// that the first event does not wait for the TLS handshake. Errors are ignored: the function starts
+    /// Opens the connection with one cheap call. Called in a function's init, where the CPU is not limited,
+    /// so that the first event does not wait for the TLS handshake. Errors are ignored: the function starts
     /// anyway.
     pub async fn prewarm(&self, queue_url: &str) {
         let call = self
@@ -151,8 +151,8 @@ impl Queue {
         }
     }
 
-    /// Hides failed messages until their next attempt. If this call fails, SQS redelivers the message when its
-    /// visibility timeout ends, so only the time of the next attempt changes. The caller logs the error.
+    /// Hides failed messages until their next attempt. If this call fails, SQS redelivers the message when
+    /// its visibility timeout ends, so only the time of the next attempt changes. The caller logs the error.
     ///
     /// # Errors
     /// The error code of SQS for the whole batch, or the error for the first message it refused.

@@ -1,10 +1,10 @@
 //! Clients of the AWS SDK, configured by hand: no profile files, no metadata service, one TLS stack, few
 //! trusted roots.
 //!
-//! The configuration comes from the environment variables of a Lambda function: `AWS_REGION`, the credentials,
-//! and `AWS_ENDPOINT_URL_<SERVICE>` or `AWS_ENDPOINT_URL` for the local stack or an emulator. The loader chain
-//! of `aws-config` and the 145 roots of the system would double a function's start time. TLS uses `ring`,
-//! because the first handshake of `aws-lc` collects entropy and takes 30 ms or more.
+//! The configuration comes from the environment variables of a Lambda function: `AWS_REGION`, the
+//! credentials, and `AWS_ENDPOINT_URL_<SERVICE>` or `AWS_ENDPOINT_URL` for the local stack or an emulator.
+//! The loader chain of `aws-config` and the 145 roots of the system would double a function's start time. TLS
+//! uses `ring`, because the first handshake of `aws-lc` collects entropy and takes 30 ms or more.
 
 mod parameters;
 
@@ -44,8 +44,8 @@ pub use aws_sdk_sqs::Client as Sqs;
 
 /// The roots that AWS's endpoints chain to: Amazon Root CA 1 to 4 and the two Starfield G2 roots, as
 /// published by Amazon Trust Services. The first of them expires in 2037. `AWS_TRUST=system` trusts the roots
-/// of the system instead. `AWS_CA_BUNDLE` (as in every AWS SDK) trusts the roots in a file, for an emulator or
-/// a proxy with its own certificate authority.
+/// of the system instead. `AWS_CA_BUNDLE` (as in every AWS SDK) trusts the roots in a file, for an emulator
+/// or a proxy with its own certificate authority.
 const AMAZON_ROOTS: &str = include_str!("sdk/amazon-roots.pem");
 
 /// How long a function's init waits for the call that opens its connection: see `Store::prewarm`.
@@ -74,8 +74,8 @@ pub fn sqs(config: &SdkConfig) -> aws_sdk_sqs::Client {
     aws_sdk_sqs::Client::from_conf(aws_sdk_sqs::config::Builder::from(config).interceptor(UserAgent).build())
 }
 
-/// Sends a constant user agent. The SDK's own takes two headers, a fifth of the header bytes of a request, and
-/// computes them again for each call.
+/// Sends a constant user agent. The SDK's own takes two headers, a fifth of the header bytes of a request,
+/// and computes them again for each call.
 #[derive(Debug)]
 struct UserAgent;
 

@@ -24,8 +24,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::env::Env;
 
 /// Starts logging to standard output. A second call changes nothing. `LOG_LEVEL` applies to tallyhook's own
-/// lines. Libraries log at `warn` at most, because the SDK's `debug` and `trace` lines hold requests and their
-/// bodies. A release build does not contain these lines (`release_max_level_info` in `Cargo.toml`).
+/// lines. Libraries log at `warn` at most, because the SDK's `debug` and `trace` lines hold requests and
+/// their bodies. A release build does not contain these lines (`release_max_level_info` in `Cargo.toml`).
 pub fn init(env: &Env) {
     let level = env.get("LOG_LEVEL").and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
     let ours = Targets::new().with_target("tallyhook", level).with_default(level.min(LevelFilter::WARN));

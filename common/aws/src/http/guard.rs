@@ -63,9 +63,9 @@ impl Reach {
     }
 }
 
-/// Whether an address is on the public internet. Of IPv6 only global unicast (2000::/3) is public, without the
-/// ranges that embed an IPv4 address and the documentation ranges. So mapped, translated, local and private
-/// addresses are not public.
+/// Whether an address is on the public internet. Of IPv6 only global unicast (2000::/3) is public, without
+/// the ranges that embed an IPv4 address and the documentation ranges. So mapped, translated, local and
+/// private addresses are not public.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
