@@ -1,41 +1,41 @@
-//! The variables of a process, and what can be wrong with them.
+//! The environment variables of a process, and the errors in them.
 
 use std::collections::BTreeMap;
 
-/// The variables a function was started with. The local stack and the tests make their own instead of
-/// changing the process's.
+/// The environment variables of a function. The local stack and the tests build their own set instead of
+/// changing the variables of the process.
 #[derive(Clone, Default)]
 pub struct Env {
     values: BTreeMap<String, String>,
-    /// The `ssm:/path` of those whose value came from a parameter.
-    given: BTreeMap<String, String>,
+    /// The original `ssm:/path` of each variable whose value came from a parameter.
+    parameter_paths: BTreeMap<String, String>,
 }
 
 impl std::fmt::Debug for Env {
-    /// Names only: values are secrets.
+    /// Prints names only, because values may be secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.values.keys()).finish()
     }
 }
 
 impl Env {
-    /// The variables of this process; those that are not UTF-8 are left out.
+    /// The variables of this process. A variable that is not UTF-8 is left out.
     pub fn of_process() -> Self {
         let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
-        Self { values: std::env::vars_os().filter_map(utf8).collect(), given: BTreeMap::new() }
+        Self { values: std::env::vars_os().filter_map(utf8).collect(), parameter_paths: BTreeMap::new() }
     }
 
-    /// A variable's value; an empty one counts as absent.
+    /// The value of a variable; `None` when it is not set or blank.
     pub fn get(&self, name: &str) -> Option<String> {
         self.values.get(name).filter(|value| !value.trim().is_empty()).cloned()
     }
 
-    /// A variable that must be there.
+    /// The value of a required variable.
     ///
     /// # Errors
-    /// [`ConfigError::Missing`].
+    /// [`ConfigError::Missing`] when it is not set or blank.
     pub fn require(&self, name: &str) -> Result<String, ConfigError> {
         self.get(name).ok_or_else(|| ConfigError::Missing(name.to_owned()))
     }
@@ -45,26 +45,29 @@ impl Env {
         self.values.insert(name.into(), value.into());
     }
 
-    /// Puts a parameter's value in the place of its `ssm:/path`, which is remembered.
+    /// Replaces an `ssm:/path` with the parameter's value and keeps the path for [`Env::as_given`].
     pub(crate) fn set_from_parameter(&mut self, name: &str, value: String) {
         if let Some(path) = self.values.insert(name.to_owned(), value) {
-            self.given.insert(name.to_owned(), path);
+            self.parameter_paths.insert(name.to_owned(), path);
         }
     }
 
-    /// Whether a variable whose name begins so was an `ssm:/path`.
+    /// Whether the value of any variable with this name prefix came from an SSM parameter.
     pub fn came_from_parameter(&self, prefix: &str) -> bool {
-        self.given.keys().any(|name| name.starts_with(prefix))
+        self.parameter_paths.keys().any(|name| name.starts_with(prefix))
     }
 
-    /// The variables with every `ssm:/path` of a signing secret as it was given, to be resolved again. The
-    /// others keep their values.
+    /// A copy in which each signing secret that came from SSM holds its `ssm:/path` again, so that it can be
+    /// read anew. The other variables keep their values.
     pub fn as_given(&self) -> Self {
         let mut values = self.values.clone();
         values.extend(
-            self.given.clone().into_iter().filter(|(name, _)| name.starts_with("STRIPE_WEBHOOK_SECRET")),
+            self.parameter_paths
+                .clone()
+                .into_iter()
+                .filter(|(name, _)| name.starts_with("STRIPE_WEBHOOK_SECRET")),
         );
-        Self { values, given: BTreeMap::new() }
+        Self { values, parameter_paths: BTreeMap::new() }
     }
 
     /// All variables, for starting a child process.
@@ -72,7 +75,7 @@ impl Env {
         self.values.iter()
     }
 
-    /// That a variable's value makes no sense.
+    /// A [`ConfigError::Wrong`]: `want` says what the value must be.
     pub fn wrong(name: &str, want: &str) -> ConfigError {
         ConfigError::Wrong { name: name.to_owned(), want: want.to_owned() }
     }
@@ -81,41 +84,42 @@ impl Env {
 impl<const N: usize> From<[(&str, &str); N]> for Env {
     fn from(variables: [(&str, &str); N]) -> Self {
         let values = variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Self { values, given: BTreeMap::new() }
+        Self { values, parameter_paths: BTreeMap::new() }
     }
 }
 
 /// Why a function does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A variable is not set, or empty.
+    /// A required variable is not set, or it is empty.
     #[error("environment variable {0} is missing or empty")]
     Missing(String),
-    /// A variable's value makes no sense. The value is left out: it may be a secret.
+    /// The value of a variable is invalid. The message leaves the value out, because it may be a secret.
     #[error("environment variable {name} must be {want}")]
     Wrong {
-        /// Which.
+        /// Name of the variable.
         name: String,
-        /// What it must be.
+        /// What the value must be.
         want: String,
     },
-    /// No signing secret at all.
+    /// No signing secret is set.
     #[error(
-        "no webhook signing secret: set STRIPE_WEBHOOK_SECRET, or STRIPE_WEBHOOK_SECRET_TEST and _LIVE (Stripe shows it beside the endpoint, whsec_…)"
+        "no webhook signing secret: set STRIPE_WEBHOOK_SECRET, or STRIPE_WEBHOOK_SECRET_TEST and _LIVE \
+         (Stripe shows it beside the endpoint, whsec_…)"
     )]
     NoSecret,
-    /// A signing secret that cannot be one.
+    /// A signing secret is blank.
     #[error("environment variable {0} holds a blank signing secret: an empty key would let anyone sign")]
     BlankSecret(String),
-    /// A variable is `ssm:/path`, and the parameter was not to be had.
+    /// A variable is `ssm:/path`, and the parameter could not be read.
     #[error("SSM parameter {name}: {message}")]
     Parameter {
-        /// Its name.
+        /// Name of the parameter.
         name: String,
-        /// What SSM said.
+        /// The error.
         message: String,
     },
-    /// The catalog file cannot be read, or is wrong: its path, the line, what is wrong.
+    /// The catalog file cannot be read or is invalid. The text holds its path, the line and the error.
     #[error("CATALOG_FILE {0}")]
     CatalogFile(String),
 }

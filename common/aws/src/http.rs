@@ -1,8 +1,9 @@
-//! HTTP to the world outside AWS: hyper over rustls on ring, the stack that the AWS SDK brings along anyway.
+//! HTTP requests to servers outside AWS: hyper with rustls and ring, which the AWS SDK uses too.
 //!
-//! The client is made at the first request, system roots and all, so a function that never makes one pays
-//! nothing. Those we talk to chain to public authorities, not to Amazon's few roots; the system's bundle is
-//! kept up to date by whoever runs the machine (AWS, for a function), and `SSL_CERT_FILE` replaces it.
+//! The client is created at the first request, when it reads the system's roots. A function that sends no
+//! request has no cost. These servers have certificates of public authorities, so the system's roots are
+//! trusted and not only Amazon's. AWS keeps the roots of a function up to date; `SSL_CERT_FILE` replaces
+//! them.
 
 mod guard;
 
@@ -19,15 +20,15 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 pub use self::guard::Reach;
 use self::guard::Resolver;
 
-/// An answer larger than this is refused: a hundred invoices with ten lines each take about 1 MB.
-const MOST_BYTES: usize = 16 * 1024 * 1024;
+/// The largest answer that is read. A hundred invoices with ten lines each take about 1 MB.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
-/// Shorter than what servers and load balancers keep an idle connection for.
+/// Shorter than the idle time-out of common servers and load balancers.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 type Connections = Client<HttpsConnector<HttpConnector<Resolver>>, String>;
 
-/// A client; its clones share their connections.
+/// An HTTP client. Clones share connections.
 #[derive(Clone, Default)]
 pub struct Http {
     client: Arc<OnceLock<Connections>>,
@@ -40,22 +41,22 @@ impl std::fmt::Debug for Http {
     }
 }
 
-/// Why there is no answer. No message holds a header or a body.
+/// Why a request got no answer. Messages never hold a header or a body.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// The machine has no usable root certificates.
     #[error("no root certificates: {0}")]
     Roots(std::io::Error),
-    /// The address is none that this client may reach. Nothing was sent.
+    /// This client may not connect to the address. Nothing was sent.
     #[error("address refused: {0}")]
     Refused(String),
-    /// No connection: name, route, TLS. Nothing was sent.
+    /// The name lookup, the connection or the TLS handshake failed. Nothing was sent.
     #[error("no connection: {0}")]
     Connect(String),
-    /// The connection broke before the whole answer was there. The request may have been carried out.
+    /// The connection broke before the whole answer arrived. The server may have executed the request.
     #[error("the connection broke: {0}")]
     Broken(String),
-    /// No whole answer within the time given. The request may have been carried out.
+    /// The answer did not arrive in time. The server may have executed the request.
     #[error("no answer within {} ms", .0.as_millis())]
     TimedOut(Duration),
     /// The answer is larger than 16 MiB.
@@ -64,18 +65,18 @@ pub enum HttpError {
 }
 
 impl Http {
-    /// A client that connects to nothing until it is used.
+    /// A client that may connect to any address. It opens no connection before the first request.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A client that reaches no further than this.
+    /// A client that connects only to the addresses that `reach` allows.
     pub fn within(reach: Reach) -> Self {
         Self { reach, ..Self::default() }
     }
 
-    /// Sends a request and reads the whole answer, whatever its status, within `timeout`. Redirects are not
-    /// followed.
+    /// Sends a request and reads the whole answer within `timeout`. An answer with any status is a success.
+    /// Redirects are not followed.
     ///
     /// # Errors
     /// [`HttpError`].
@@ -92,7 +93,7 @@ impl Http {
                 if error.is_connect() { HttpError::Connect(message) } else { HttpError::Broken(message) }
             })?;
             let (head, body) = answer.into_parts();
-            let body = Limited::new(body, MOST_BYTES).collect().await.map_err(|error| {
+            let body = Limited::new(body, MAX_BYTES).collect().await.map_err(|error| {
                 let too_large = error.is::<http_body_util::LengthLimitError>();
                 if too_large { HttpError::TooLarge } else { HttpError::Broken(causes(error.as_ref())) }
             })?;
@@ -123,7 +124,7 @@ impl Http {
     }
 }
 
-/// An error and what caused it, in one line.
+/// The text of an error and of its causes, in one line.
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -1,17 +1,17 @@
-//! The input and output of tallyhook. Nothing in this crate decides what an event is worth.
+//! Input and output: AWS, Stripe's API, HTTP, logs. The rules for events are in `tallyhook-core`, not here.
 //!
-//! **Invariant:** this crate depends on `tallyhook-core` alone among our crates.
+//! **Invariant:** of the workspace's crates, this one depends on `tallyhook-core` only.
 //!
 //! In reading order:
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`env`], [`clock`], [`telemetry`] | variables, time, logs and metrics |
-//! | [`sdk`] | clients of the AWS SDK, and parameters of SSM |
-//! | [`payload`] | how the body of an event is compressed |
+//! | [`env`], [`clock`], [`telemetry`] | environment variables, time, logs and metrics |
+//! | [`sdk`] | clients of the AWS SDK, and SSM parameters |
+//! | [`payload`] | compression of event bodies |
 //! | [`queue`] | SQS |
 //! | [`store`] | DynamoDB: keys and items, reads, the transaction, the event log, counts, scans |
-//! | [`http`] | requests to addresses outside AWS, with a guard for private ones |
+//! | [`http`] | requests to servers outside AWS, with a guard against private addresses |
 //! | [`stripe`] | Stripe's API |
 
 pub mod clock;

@@ -1,10 +1,10 @@
-//! The body of an event as the log keeps it: zstd with a dictionary of Stripe's own words, so that a usual
-//! event of 4 to 5 KB takes about half a kilobyte and does not set the price of recording it.
+//! Compression of event bodies for the event log: zstd with a dictionary of Stripe events. A typical event of
+//! 4 to 5 KB takes about half a kilobyte, so the body adds little to the cost of a log entry.
 //!
-//! The first byte says how the rest was made: `2` is a zstd frame with `payload-2.dict` (five of our sample
-//! events, and the entropy tables that `ZDICT_finalizeDictionary` made of all of them; it must never change,
-//! a better one becomes `3`). The dictionary is digested once, so packing takes microseconds; DEFLATE indexes
-//! its dictionary anew for each body and took ten times as long.
+//! The first byte is the format. `2` is a zstd frame with `payload-2.dict`: five sample events, and the
+//! entropy tables that `ZDICT_finalizeDictionary` computed from all samples. The file must never change; a
+//! better dictionary becomes format `3`. The dictionary is prepared once per thread, so that compressing one
+//! body takes microseconds.
 
 use std::cell::RefCell;
 
@@ -12,52 +12,52 @@ use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{CParameter, get_frame_content_size};
 
 const DICTIONARY_2: &[u8] = include_bytes!("payload-2.dict");
-/// zstd's own default: a higher one saves a tenth of the bytes and takes three times as long.
+/// The default of zstd. A higher level saves a tenth of the bytes and takes three times as long.
 const LEVEL: i32 = 3;
-/// log2 of the entries of its two tables, for long matches and short ones: 48 KB that stay in a processor's
-/// cache and are quick to fill. zstd's own choice is 640 KB and saves a fiftieth of the bytes.
+/// log2 of the number of entries in the two match tables. They take 48 KB, which fit the processor's cache.
+/// The default of zstd takes 640 KB and saves 2 % of the bytes.
 const TABLES: [CParameter; 2] = [CParameter::HashLog(13), CParameter::ChainLog(12)];
-/// A body that does not compress to this is not kept: an item takes 400 KB.
-const MOST_KEPT_BYTES: usize = 200_000;
-/// A payload never grows beyond this when it is read back: API Gateway takes 6 MB at most.
-const MOST_BYTES: usize = 16 * 1024 * 1024;
+/// A body that is larger after compression is not stored: DynamoDB limits an item to 400 KB.
+const MAX_STORED_BYTES: usize = 200_000;
+/// The largest body that decompression may produce. It is above API Gateway's limit for a request.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 thread_local! {
-    /// The digested dictionary and the tables are kept from body to body.
+    /// Reused for every body of this thread.
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = RefCell::new(compressor().ok());
 }
 
 fn compressor() -> std::io::Result<Compressor<'static>> {
     let mut compressor = Compressor::with_dictionary(LEVEL, DICTIONARY_2)?;
     TABLES.into_iter().try_for_each(|table| compressor.set_parameter(table))?;
-    // The first byte names the dictionary.
+    // The first byte of our format already identifies the dictionary.
     compressor.include_dictid(false)?;
     Ok(compressor)
 }
 
-/// Digests the dictionary and takes the memory for a body of usual size, so that a function's init pays for
-/// them and not its first event.
+/// Prepares the dictionary and allocates memory for a body of typical size. Called in a function's init, so
+/// that the first event does not wait for it.
 pub fn prepare() {
     pack(&[0; 8192]);
 }
 
-/// Compresses a body; empty if that fails for want of memory.
+/// Compresses a body. Returns an empty vector when zstd fails to allocate memory.
 pub fn pack(body: &[u8]) -> Vec<u8> {
     let frame = COMPRESSOR.with_borrow_mut(|compressor| compressor.as_mut()?.compress(body).ok());
     frame.map_or_else(Vec::new, |frame| [&[2], &frame[..]].concat())
 }
 
-/// A body as the log keeps it, unless it is too large for an item.
+/// Compresses a body for the event log; `None` when the result is too large for an item.
 pub fn keep(body: &[u8]) -> Option<Vec<u8>> {
-    Some(pack(body)).filter(|packed| packed.len() <= MOST_KEPT_BYTES)
+    Some(pack(body)).filter(|packed| packed.len() <= MAX_STORED_BYTES)
 }
 
-/// The body again; `None` for bytes that [`pack`] did not make.
+/// Decompresses a body; `None` when [`pack`] did not write these bytes.
 pub fn unpack(packed: &[u8]) -> Option<Vec<u8>> {
     let (2, frame) = packed.split_first()? else { return None };
     let bytes = usize::try_from(get_frame_content_size(frame).ok()??).ok()?;
     let mut decompressor = Decompressor::with_dictionary(DICTIONARY_2).ok()?;
-    decompressor.decompress(frame, bytes.min(MOST_BYTES)).ok()
+    decompressor.decompress(frame, bytes.min(MAX_BYTES)).ok()
 }
 
 #[cfg(test)]
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_comes_back_as_it_was_and_a_usual_one_is_small() {
+    fn a_body_is_unpacked_unchanged_and_a_typical_one_is_small() {
         let renewal = include_bytes!("../../../events/invoice.paid.json");
         let packed = pack(renewal);
         assert!(packed.len() < 700, "{} bytes", packed.len());
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_another_make_are_refused() {
+    fn bytes_in_another_format_are_refused() {
         for bytes in [&b""[..], b"\x01abc", b"\x02", b"\x02not zstd", &pack(b"{}")[..5]] {
             assert_eq!(unpack(bytes), None);
         }

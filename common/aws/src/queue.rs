@@ -1,14 +1,18 @@
-//! SQS: how an event travels from the webhook to its worker, and how a failed one comes back later.
+//! SQS: sends events from the webhook to the workers, and delays the next attempt of a failed event.
 //!
-//! The message body is the event exactly as Stripe sent it. Beside it, as message attributes:
+//! The message body is the event exactly as Stripe sent it, unless `encoding` says otherwise. The message
+//! attributes are:
 //!
-//! | attribute | |
+//! | attribute | value |
 //! |---|---|
-//! | `received_at` (Number) | unix ms at which the webhook had it |
-//! | `mode` (String) | mode of the secret that verified it: `test`, `live`, `any` |
-//! | `encoding` (String) | absent: the body is the text. `packed+base64`: see [`crate::payload`]; for bodies beyond SQS's limit of 1 MiB or with characters that SQS does not carry |
+//! | `received_at` (Number) | unix ms at which the webhook received the event |
+//! | `mode` (String) | mode of the secret that verified the event: `test`, `live`, `any` |
+//! | `encoding` (String) | absent, or `packed+base64`: the body is compressed, see [`crate::payload`] |
 //!
-//! **Invariant:** a worker takes nothing that lacks these attributes: it did not come through the webhook.
+//! A body is compressed when it exceeds SQS's limit of 1 MiB or has characters that SQS does not accept.
+//!
+//! **Invariant:** a worker refuses a message without `received_at` and `mode`, because the webhook always
+//! sets both.
 
 use std::sync::{Arc, LazyLock};
 
@@ -25,8 +29,8 @@ use crate::payload;
 use crate::sdk::PREWARM_TIMEOUT;
 use tallyhook_core::signature::SecretMode;
 
-/// SQS takes 1 MiB for body and attributes together; the attributes take less than 300 bytes.
-const MOST_BYTES: usize = 1_048_576 - 300;
+/// SQS limits body and attributes together to 1 MiB. The attributes take less than 300 bytes.
+const MAX_BYTES: usize = 1_048_576 - 300;
 const PACKED: &str = "packed+base64";
 
 /// A verified event on its way to a worker.
@@ -34,30 +38,30 @@ const PACKED: &str = "packed+base64";
 pub struct Envelope {
     /// The event as Stripe sent it.
     pub body: Vec<u8>,
-    /// Unix ms at which the webhook had it.
+    /// Unix ms at which the webhook received it.
     pub received_ms: i64,
-    /// Which events the verifying secret may vouch for.
+    /// Mode of the secret that verified it.
     pub mode: SecretMode,
 }
 
 /// Why an event was not queued.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// Not even compressed does it fit into one message. The webhook answers 413.
-    #[error("the event does not fit into one message, compressed neither")]
+    /// The event is too large for one message, even when compressed. The webhook answers 413.
+    #[error("the event does not fit into one message, even when compressed")]
     TooLarge,
-    /// SQS did not take it. The webhook answers 503 and Stripe sends it again.
+    /// SQS did not accept it. The webhook answers 503 and Stripe sends the event again.
     #[error("sqs SendMessage: {0}")]
     Unavailable(String),
 }
 
-/// Why a message is not an event from our webhook.
+/// Why a message is not an event from the webhook.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
-    /// An attribute is missing or makes no sense.
+    /// An attribute is missing or invalid.
     #[error("message attribute {0} is missing or wrong; only the webhook may send here")]
     Attribute(&'static str),
-    /// The body is missing or not what `encoding` says.
+    /// The body is missing, or it cannot be decoded as `encoding` says.
     #[error("the message body is missing or not encoded as it says")]
     Body,
 }
@@ -69,13 +73,13 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Over a client.
+    /// Uses this client.
     pub fn new(client: Client) -> Self {
         Self::later(move || client)
     }
 
-    /// Over a client that is made at the first call: a worker seldom makes one, and a client is a tenth of
-    /// its init.
+    /// Creates the client at the first call. A worker rarely calls SQS, and creating a client takes a tenth
+    /// of its init.
     pub fn later(make: impl FnOnce() -> Client + Send + 'static) -> Self {
         Self { client: Arc::new(LazyLock::new(Box::new(make))) }
     }
@@ -103,8 +107,9 @@ impl Queue {
         }
     }
 
-    /// Makes one cheap call, for its connection: a function's init, where the CPU is not limited, pays for
-    /// the TLS handshake instead of its first event. Whatever comes of it, the function starts.
+    /// Opens the connection with one cheap call. Called in a function's init, where the CPU is not limited,
+    /// so that the first event does not wait for the TLS handshake. Errors are ignored: the function starts
+    /// anyway.
     pub async fn prewarm(&self, queue_url: &str) {
         let call = self
             .client
@@ -115,10 +120,10 @@ impl Queue {
         let _ = tokio::time::timeout(PREWARM_TIMEOUT, call).await;
     }
 
-    /// How many messages of a queue are waiting, given out, and delayed.
+    /// How many messages of a queue are visible, in flight, and delayed.
     ///
     /// # Errors
-    /// What SQS said.
+    /// The text of the SDK's error.
     pub async fn depth(&self, queue_url: &str) -> Result<[u64; 3], String> {
         let names = [
             QueueAttributeName::ApproximateNumberOfMessages,
@@ -146,11 +151,11 @@ impl Queue {
         }
     }
 
-    /// Hides failed messages until their next attempt. A message that cannot be delayed comes back when its
-    /// visibility ends, so an error here only moves the next attempt; it is returned to be logged.
+    /// Hides failed messages until their next attempt. If this call fails, SQS redelivers the message when
+    /// its visibility timeout ends, so only the time of the next attempt changes. The caller logs the error.
     ///
     /// # Errors
-    /// What SQS said, for the whole batch or for the first message it refused.
+    /// The error code of SQS for the whole batch, or the error for the first message it refused.
     pub async fn delay(&self, queue_url: &str, messages: &[(String, u32)]) -> Result<(), String> {
         let mut entries = Vec::new();
         for (place, (receipt_handle, seconds)) in messages.iter().enumerate() {
@@ -183,7 +188,7 @@ impl Queue {
     }
 }
 
-/// What SQS said, without the request.
+/// The error code of SQS; never the request.
 fn code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> String {
     error.as_service_error().and_then(ProvideErrorMetadata::code).unwrap_or("no answer").to_owned()
 }
@@ -196,24 +201,24 @@ fn attribute(kind: &str, value: &str) -> Result<MessageAttributeValue, SendError
         .map_err(|error| SendError::Unavailable(error.to_string()))
 }
 
-/// The message body, and the name of its encoding where it is not the text itself.
+/// The message body and its encoding; `None` when the body is the event's own text.
 fn encode(body: Vec<u8>) -> Result<(String, Option<&'static str>), SendError> {
     let body = match String::from_utf8(body) {
-        Ok(text) if text.len() <= MOST_BYTES && !text.contains(['\u{fffe}', '\u{ffff}']) => {
+        Ok(text) if text.len() <= MAX_BYTES && !text.contains(['\u{fffe}', '\u{ffff}']) => {
             return Ok((text, None));
         }
         Ok(text) => text.into_bytes(),
         Err(error) => error.into_bytes(),
     };
     let packed = STANDARD.encode(payload::pack(&body));
-    if packed.len() > MOST_BYTES {
+    if packed.len() > MAX_BYTES {
         return Err(SendError::TooLarge);
     }
     Ok((packed, Some(PACKED)))
 }
 
 impl Envelope {
-    /// Reads a message as Lambda hands it over.
+    /// Reads a message of a Lambda SQS event.
     ///
     /// # Errors
     /// [`EnvelopeError`].
@@ -245,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_usual_body_travels_as_it_is_and_a_large_or_odd_one_packed() {
+    fn a_small_body_is_sent_as_text_and_a_large_or_odd_one_compressed() {
         assert_eq!(encode(b"{}".to_vec()).unwrap(), ("{}".to_owned(), None));
         let large = format!("{{\"filler\":\"{}\"}}", "abc ".repeat(500_000)).into_bytes();
         for body in [large, "{\"name\":\"\u{ffff}\"}".as_bytes().to_vec()] {

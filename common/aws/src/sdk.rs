@@ -1,11 +1,10 @@
 //! Clients of the AWS SDK, configured by hand: no profile files, no metadata service, one TLS stack, few
 //! trusted roots.
 //!
-//! What a Lambda has in its environment is all that is read: `AWS_REGION`, the credentials, and
-//! `AWS_ENDPOINT_URL_<SERVICE>` or `AWS_ENDPOINT_URL` where something other than AWS answers (the local
-//! stack, an emulator). The loader chain of `aws-config` and the system's 145 roots would double the start of
-//! a function; `ring` avoids the entropy gathering that makes the first TLS handshake of `aws-lc` cost 30 ms
-//! and more.
+//! The configuration comes from the environment variables of a Lambda function: `AWS_REGION`, the
+//! credentials, and `AWS_ENDPOINT_URL_<SERVICE>` or `AWS_ENDPOINT_URL` for the local stack or an emulator.
+//! The loader chain of `aws-config` and the 145 roots of the system would double a function's start time. TLS
+//! uses `ring`, because the first handshake of `aws-lc` collects entropy and takes 30 ms or more.
 
 mod parameters;
 
@@ -44,16 +43,14 @@ pub use aws_sdk_dynamodb::Client as DynamoDb;
 pub use aws_sdk_sqs::Client as Sqs;
 
 /// The roots that AWS's endpoints chain to: Amazon Root CA 1 to 4 and the two Starfield G2 roots, as
-/// published by Amazon Trust Services. The first to expire does so in 2037. `AWS_TRUST=system` trusts the
-/// system's roots instead, `AWS_CA_BUNDLE` (as in every AWS SDK) those of a file: for an emulator or a proxy
-/// with a certificate authority of its own.
+/// published by Amazon Trust Services. The first of them expires in 2037. `AWS_TRUST=system` trusts the roots
+/// of the system instead. `AWS_CA_BUNDLE` (as in every AWS SDK) trusts the roots in a file, for an emulator
+/// or a proxy with its own certificate authority.
 const AMAZON_ROOTS: &str = include_str!("sdk/amazon-roots.pem");
 
-/// How long a function's init waits for the call that opens its connection: see
-/// `Store::prewarm`.
+/// How long a function's init waits for the call that opens its connection: see `Store::prewarm`.
 pub(crate) const PREWARM_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a connection to AWS may take to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The clients of a function that uses both services.
@@ -77,9 +74,8 @@ pub fn sqs(config: &SdkConfig) -> aws_sdk_sqs::Client {
     aws_sdk_sqs::Client::from_conf(aws_sdk_sqs::config::Builder::from(config).interceptor(UserAgent).build())
 }
 
-/// A user agent that is always the same. The SDK's own names the machine and the features that a call used,
-/// in two headers that are a fifth of its header bytes, and reads the environment and sorts sets to make them
-/// anew for each.
+/// Sends a constant user agent. The SDK's own takes two headers, a fifth of the header bytes of a request,
+/// and computes them again for each call.
 #[derive(Debug)]
 struct UserAgent;
 
@@ -111,12 +107,11 @@ impl Intercept for UserAgent {
     }
 }
 
-/// Configurations for DynamoDB and for SQS over one transport: to read the trusted roots is a good part of a
-/// start.
+/// Configurations for DynamoDB and for SQS. They share one transport, because reading the trusted roots takes
+/// a large part of a function's start.
 ///
 /// # Errors
-/// [`ConfigError`] when the region or the credentials are missing from the environment, or its roots are
-/// none.
+/// [`ConfigError`] when the region or the credentials are missing, or `AWS_CA_BUNDLE` has no certificates.
 pub fn sdk_configs(env: &Env) -> Result<(SdkConfig, SdkConfig), ConfigError> {
     let http_client = http_client(env, &["DYNAMODB", "SQS"])?;
     let config = |service| sdk_config_with(env, endpoint(env, service), http_client.clone());
@@ -131,7 +126,7 @@ pub fn sdk_config(env: &Env, service: &str) -> Result<SdkConfig, ConfigError> {
     sdk_config_with(env, endpoint(env, service), http_client(env, &[service])?)
 }
 
-/// The same with a transport of the caller's choice: the tests put faults there.
+/// Configuration with the given endpoint and transport. Tests pass a transport that injects faults.
 ///
 /// # Errors
 /// As [`sdk_config`].
@@ -152,10 +147,10 @@ pub fn sdk_config_with(
         .region(Region::new(env.require("AWS_REGION")?))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .http_client(http_client)
-        // Requests are small and answered in milliseconds; the SDK repeats what timed out, and every write is
-        // safe to repeat. A worker gives up after two calls that were not answered, so a table that hangs
-        // does not use up the function's 30 s. The attempts are what bounds a call: a limit for all of them
-        // would be one more timer to set in every call.
+        // DynamoDB and SQS answer small requests in milliseconds. The SDK retries an attempt that timed out,
+        // and every write is safe to retry. A worker stops after two calls without an answer, so a table
+        // that hangs does not use up the function's 30 s. The number of attempts limits a call, so no timer
+        // for the whole call is needed.
         .timeout_config(
             TimeoutConfig::builder()
                 .connect_timeout(CONNECT_TIMEOUT)
@@ -175,13 +170,13 @@ pub fn sdk_config_with(
     Ok(config.build())
 }
 
-/// What answers for a service instead of AWS, if anything does.
+/// The endpoint that replaces AWS for a service, if one is set.
 fn endpoint(env: &Env, service: &str) -> Option<String> {
     env.get(&format!("AWS_ENDPOINT_URL_{service}")).or_else(|| env.get("AWS_ENDPOINT_URL"))
 }
 
-/// One transport for these services. The SDK's own would read the roots for each client when it is made, and
-/// again at its first call.
+/// One transport for these services. With the SDK's default transport, each client would read the roots when
+/// it is created, and again at its first call.
 fn http_client(env: &Env, services: &[&str]) -> Result<SharedHttpClient, ConfigError> {
     let plain = services
         .iter()
@@ -190,7 +185,7 @@ fn http_client(env: &Env, services: &[&str]) -> Result<SharedHttpClient, ConfigE
     Ok(http_client_fn(move |_, _| connector.clone()))
 }
 
-/// Connects to `https://`, and to `http://` too; `plain`: to that alone, and no root is read.
+/// Connects to `https://` and `http://`. With `plain` it connects to `http://` only and reads no roots.
 fn connector(env: &Env, plain: bool) -> Result<Connector, ConfigError> {
     let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
     let builder = Connector::builder().connector_settings(settings);
@@ -249,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_is_taken_instead_and_refused_when_it_holds_no_certificate() {
+    fn a_bundle_replaces_the_roots_and_must_hold_a_certificate() {
         let file = |text: &str| {
             let path = std::env::temp_dir().join(format!("tallyhook-bundle-{:016x}.pem", fastrand::u64(..)));
             std::fs::write(&path, text).unwrap();
@@ -290,13 +285,12 @@ mod tests {
         assert_eq!(sdk_config(&env, "DYNAMODB").unwrap().endpoint_url(), Some("http://127.0.0.1:1"));
     }
 
-    /// The one transport serves both schemes: an emulator may stand in for one service alone. What it is
-    /// asked names no feature of the SDK.
+    /// An emulator may replace one of the two services. The request carries our user agent, not the SDK's.
     #[tokio::test]
-    async fn a_service_behind_http_is_reached_by_the_transport_of_one_behind_https() {
+    async fn one_transport_reaches_services_over_http_and_https() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let heard = std::thread::spawn(move || {
+        let server = std::thread::spawn(move || {
             let (mut socket, _) = listener.accept().unwrap();
             let mut request = Vec::new();
             while !request.ends_with(b"\r\n\r\n") {
@@ -316,7 +310,7 @@ mod tests {
         let call = tokio::time::timeout(Duration::from_secs(5), sqs.list_queues().send());
         // The listener reads the head of the request and hangs up.
         assert!(call.await.is_ok_and(|answer| answer.is_err()));
-        let request = heard.join().unwrap();
+        let request = server.join().unwrap();
         assert!(
             request.starts_with("POST / ") && request.contains("\r\nauthorization: AWS4-HMAC-SHA256 "),
             "{request}"

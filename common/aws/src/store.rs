@@ -1,11 +1,14 @@
-//! DynamoDB: two tables, the keys and items in [`items`], one read before a decision and one transaction
+//! DynamoDB: two tables, their keys and items in [`items`], one read before a decision and one transaction
 //! after it.
 //!
 //! **Invariant:** every write of an account, a ledger entry, an order, a link or an event is part of one
-//! `TransactWriteItems` whose conditions make it safe to repeat; nothing is marked before it is done. What is
-//! written outside one is in `notes`: notes and jobs of the events table, and the redrive count of an open
-//! event, an item at a time. **Invariant:** no client leaves this folder, and an [`items::Item`] is opaque
-//! outside of it. **Invariant:** decisions are made from consistent reads by primary key, never from an index.
+//! `TransactWriteItems`. Its conditions make it safe to repeat. Nothing is marked as done before it is done.
+//! Only `notes` writes outside a transaction, one item at a time: notes and jobs in the events table, and the
+//! redrive count of an open event.
+//!
+//! **Invariant:** no DynamoDB client leaves this folder, and an [`items::Item`] is opaque outside of it.
+//!
+//! **Invariant:** decisions use consistent reads by primary key, never an index.
 
 pub mod counts;
 pub mod items;
@@ -27,14 +30,14 @@ use self::items::{Item, Key, Table};
 use crate::sdk::PREWARM_TIMEOUT;
 use tallyhook_core::ids::UserId;
 
-/// The most that one `TransactWriteItems` takes.
-const MOST_WRITES: usize = 100;
-/// The most that one `BatchGetItem` takes.
-const MOST_READS: usize = 100;
-/// A batch read that leaves keys unprocessed is repeated so often.
-const READ_ATTEMPTS: u32 = 5;
+/// The limit of one `TransactWriteItems`.
+const MAX_WRITES: usize = 100;
+/// The limit of one `BatchGetItem`.
+const MAX_READS: usize = 100;
+/// Attempts of a batch read that leaves keys unprocessed.
+const MAX_READ_ATTEMPTS: u32 = 5;
 
-/// The two tables.
+/// Access to the two tables.
 #[derive(Clone, Debug)]
 pub struct Store {
     client: Client,
@@ -42,43 +45,44 @@ pub struct Store {
     events: String,
 }
 
-/// Why a read or a write did not happen. [`StoreError::is_transient`] says whether to try again.
+/// Why a read or a write failed. [`StoreError::is_transient`] says whether to retry.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// DynamoDB was not reached, was too slow, or asked to slow down. A write may have happened all the same;
-    /// repeat it.
+    /// DynamoDB could not be reached, was too slow, or throttled the request. A write may still have been
+    /// executed; repeating it is safe.
     #[error("dynamodb {operation} did not answer: {message}")]
     Unavailable {
         /// The operation.
         operation: &'static str,
-        /// What the SDK says.
+        /// The SDK's error.
         message: String,
     },
-    /// DynamoDB refused the request for what it is; repeating it cannot help.
+    /// DynamoDB refused the request as invalid or forbidden. Repeating it does not help.
     #[error("dynamodb {operation} refused: {message}")]
     Refused {
         /// The operation.
         operation: &'static str,
-        /// DynamoDB's words.
+        /// DynamoDB's error.
         message: String,
     },
-    /// Conditions of a transaction did not hold; nothing was written.
-    #[error("transaction cancelled: {}", .0.iter().map(|(_, reason)| reason.as_str()).collect::<Vec<_>>().join(", "))]
+    /// DynamoDB cancelled the transaction; nothing was written. Holds the position and reason of each write
+    /// that failed.
+    #[error("transaction cancelled: {}", joined(.0))]
     Cancelled(Vec<(usize, Reason)>),
-    /// The transaction has more writes than DynamoDB takes in one.
+    /// The transaction has more writes than DynamoDB allows.
     #[error("{0} writes do not fit in one transaction")]
     TooMany(usize),
-    /// An item in a table is not what this version writes. It is never read as absent.
+    /// An item does not have the form that this version writes. It is never treated as missing.
     #[error("item {key} cannot be read: {message}")]
     Corrupt {
-        /// Which item.
+        /// Key of the item.
         key: String,
         /// What is wrong with it.
         message: String,
     },
 }
 
-/// Why one write of a transaction did not hold, by its position.
+/// Why one write of a transaction failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// Its condition failed.
@@ -87,7 +91,7 @@ pub enum Reason {
     Conflict,
     /// Too many requests for the table or the item.
     Throttled,
-    /// The item is not acceptable, such as too large.
+    /// DynamoDB does not accept the item, for example because it is too large.
     Invalid,
 }
 
@@ -103,8 +107,7 @@ impl Reason {
 }
 
 impl StoreError {
-    /// Whether the same work may succeed when it is done again, now or later: everything but a request that
-    /// is wrong in itself.
+    /// Whether the same work may succeed later. Only an invalid request or item never does.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable { .. } => true,
@@ -119,50 +122,50 @@ impl StoreError {
 pub struct Write {
     /// What it writes.
     pub key: Key,
-    /// The whole item to put; `None` keeps its place in a plan until it is known.
+    /// The whole item to put. `None` reserves the position in a plan until the item is known.
     pub item: Option<Item>,
-    /// What must hold.
+    /// The condition of the write.
     pub condition: Condition,
 }
 
-/// What must hold for a write.
+/// The condition of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// Anything may be there.
+    /// None: the write replaces any item.
     Anything,
-    /// No item is there.
+    /// The item does not exist.
     Absent,
     /// The account still has the version it was loaded with.
     Version(u64),
-    /// The customer or subscription has no owner, or this one, and no event waits for it.
+    /// The customer or subscription has this owner, or its item does not exist.
     BoundTo(String),
-    /// It still has this owner.
+    /// The customer or subscription still has this owner.
     OwnedBy(String),
-    /// It has no owner, and just these events wait for it.
+    /// It has no owner, and exactly these events wait for it.
     Waiting(BTreeSet<String>),
-    /// The payment's item still has the revision that was read; 0: it is absent.
+    /// The payment's item still has the revision that was read. 0 means that it does not exist.
     Revision(u64),
-    /// The invoice's own event has not arrived, and just these payments are tied to it.
+    /// The invoice's own event has not arrived, and exactly these payments are linked to it.
     Payments(BTreeSet<String>),
-    /// The order is as it was read.
+    /// The order still has this `updated_at`.
     UpdatedAt(i64),
-    /// No event with this id was finished: it is absent, parked or failed.
+    /// The event is not finished: its item does not exist, or it is parked or failed.
     Unfinished,
 }
 
 impl Store {
-    /// Over a client and two table names.
+    /// Uses this client and these two tables.
     pub fn new(client: Client, accounts: impl Into<String>, events: impl Into<String>) -> Self {
         Self { client, accounts: accounts.into(), events: events.into() }
     }
 
-    /// Makes one cheap call, for its connection: a function's init, where the CPU is not limited, pays for
-    /// the TLS handshake instead of its first event. Whatever comes of it, the function starts.
+    /// Opens the connection with one cheap call. Called in a function's init, where the CPU is not limited,
+    /// so that the first event does not wait for the TLS handshake. Errors are ignored: the function starts
+    /// anyway.
     pub async fn prewarm(&self) {
         let _ = tokio::time::timeout(PREWARM_TIMEOUT, self.load([Key::Event("prewarm".to_owned())])).await;
     }
 
-    /// A table's name.
     fn table(&self, table: Table) -> &str {
         match table {
             Table::Accounts => &self.accounts,
@@ -170,8 +173,8 @@ impl Store {
         }
     }
 
-    /// Reads items by key, consistently, in one `BatchGetItem` (one for each hundred keys). Absent items are
-    /// absent in the answer.
+    /// Reads items by key with consistent reads: one `BatchGetItem` for each hundred keys. The result has no
+    /// entry for an item that does not exist.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Refused`].
@@ -181,7 +184,7 @@ impl Store {
         keys.sort_unstable();
         keys.dedup();
         let mut found = HashMap::with_capacity(keys.len());
-        for chunk in keys.chunks(MOST_READS) {
+        for chunk in keys.chunks(MAX_READS) {
             let mut request: HashMap<String, KeysAndAttributes> = HashMap::new();
             for table in [Table::Accounts, Table::Events] {
                 let of_table: Vec<Item> = chunk
@@ -197,7 +200,7 @@ impl Store {
                 let wanted = wanted.map_err(|error| refused("BatchGetItem", &error))?;
                 request.insert(self.table(table).to_owned(), wanted);
             }
-            for attempt in 0..READ_ATTEMPTS {
+            for attempt in 0..MAX_READ_ATTEMPTS {
                 if request.is_empty() {
                     break;
                 }
@@ -240,11 +243,10 @@ impl Store {
     /// Writes everything or nothing.
     ///
     /// # Errors
-    /// [`StoreError::Cancelled`] with the position and reason of each write that did not hold; else as
-    /// [`StoreError::is_transient`] tells. After [`StoreError::Unavailable`] the write may have happened:
-    /// doing the work again finds out.
+    /// [`StoreError::Cancelled`] with the position and reason of each write that failed. After
+    /// [`StoreError::Unavailable`] the transaction may have been executed: load the items and decide again.
     pub async fn commit(&self, writes: Vec<Write>) -> Result<(), StoreError> {
-        if writes.len() > MOST_WRITES {
+        if writes.len() > MAX_WRITES {
             return Err(StoreError::TooMany(writes.len()));
         }
         let requests = writes.into_iter().map(|write| self.request(write)).collect::<Result<Vec<_>, _>>()?;
@@ -255,7 +257,7 @@ impl Store {
     }
 
     fn request(&self, write: Write) -> Result<TransactWriteItem, StoreError> {
-        let message = || format!("nothing was decided for {:?}", write.key);
+        let message = || format!("the write of {:?} has no item", write.key);
         let item = write
             .item
             .ok_or_else(|| StoreError::Refused { operation: "TransactWriteItems", message: message() })?;
@@ -268,7 +270,7 @@ impl Store {
         Ok(TransactWriteItem::builder().put(put).build())
     }
 
-    /// The orders of a user, as [`items::read_order`] tells them.
+    /// The orders of a user, as [`items::read_order`] reads them.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -332,6 +334,11 @@ fn condition(condition: &Condition) -> (Option<&'static str>, Option<HashMap<Str
     }
 }
 
+/// The reasons in one text.
+fn joined(reasons: &[(usize, Reason)]) -> String {
+    reasons.iter().map(|(_, reason)| reason.as_str()).collect::<Vec<_>>().join(", ")
+}
+
 /// The reasons of a cancelled transaction, by position.
 fn cancelled<R>(error: &SdkError<TransactWriteItemsError, R>) -> Option<StoreError> {
     let TransactWriteItemsError::TransactionCanceledException(cancelled) = error.as_service_error()? else {
@@ -342,12 +349,13 @@ fn cancelled<R>(error: &SdkError<TransactWriteItemsError, R>) -> Option<StoreErr
         "TransactionConflict" => Some(Reason::Conflict),
         "ProvisionedThroughputExceeded" | "ThrottlingError" => Some(Reason::Throttled),
         "ItemCollectionSizeLimitExceeded" | "ValidationError" => Some(Reason::Invalid),
-        // `None` stands for a write that would have held.
+        // The code `None` means that the condition of this write held.
         _ => None,
     };
     let reasons = cancelled.cancellation_reasons().iter().enumerate();
-    let reasons: Vec<_> = reasons.filter_map(|(place, told)| Some((place, reason(told.code()?)?))).collect();
-    // A cancellation that names no reason we know is repeated like a conflict.
+    let reasons: Vec<_> =
+        reasons.filter_map(|(place, cause)| Some((place, reason(cause.code()?)?))).collect();
+    // A cancellation without a known reason is retried like a conflict.
     Some(StoreError::Cancelled(if reasons.is_empty() { vec![(0, Reason::Conflict)] } else { reasons }))
 }
 
@@ -355,9 +363,8 @@ fn refused(operation: &'static str, error: &dyn std::error::Error) -> StoreError
     StoreError::Refused { operation, message: error.to_string() }
 }
 
-/// Tells a request that is wrong in itself from everything that may go well another time. What is not known
-/// to be wrong counts as transient: a retry too many is harmless, a retry too few loses an event to the
-/// dead-letter queue.
+/// Separates invalid or forbidden requests from transient errors. An unknown error counts as transient: an
+/// unnecessary retry is harmless, but a missing retry moves an event to the dead-letter queue.
 fn failed<E, R>(operation: &'static str, error: &SdkError<E, R>) -> StoreError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -388,7 +395,7 @@ mod tests {
 
     use super::*;
 
-    fn told(codes: &[&str]) -> StoreError {
+    fn error_of(codes: &[&str]) -> StoreError {
         let reasons = codes.iter().map(|code| CancellationReason::builder().code(*code).build()).collect();
         let error = TransactionCanceledException::builder().set_cancellation_reasons(Some(reasons)).build();
         cancelled(&SdkError::service_error(TransactWriteItemsError::TransactionCanceledException(error), ()))
@@ -396,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancellation_says_which_write_did_not_hold_why_and_whether_another_attempt_helps() {
+    fn a_cancellation_names_the_failed_writes_and_whether_to_retry() {
         for (codes, words, transient) in [
             (&["None", "ConditionalCheckFailed"][..], "transaction cancelled: condition failed", true),
             (&["TransactionConflict"], "transaction cancelled: conflict", true),
@@ -413,12 +420,13 @@ mod tests {
             (&["ItemCollectionSizeLimitExceeded"], "transaction cancelled: invalid item", false),
             (&["None", "SomethingNew"], "transaction cancelled: conflict", true),
         ] {
-            let error = told(codes);
+            let error = error_of(codes);
             assert_eq!((error.to_string().as_str(), error.is_transient()), (words, transient), "{codes:?}");
         }
-        assert!(
-            matches!(told(&["None", "ConditionalCheckFailed"]), StoreError::Cancelled(reasons) if reasons == [(1, Reason::Condition)])
-        );
+        let StoreError::Cancelled(reasons) = error_of(&["None", "ConditionalCheckFailed"]) else {
+            panic!("not a cancellation")
+        };
+        assert_eq!(reasons, [(1, Reason::Condition)]);
         let other = SdkError::service_error(TransactWriteItemsError::unhandled("x"), ());
         assert!(cancelled(&other).is_none());
         let corrupt = StoreError::Corrupt { key: "k".to_owned(), message: "m".to_owned() };

@@ -1,12 +1,13 @@
 //! Stripe's API: the few calls we make.
 //!
-//! The version is pinned ([`API_VERSION`]), and nothing here depends on it: objects come back as text, and
-//! `event::<View>::from_json` reads the shapes of all versions. A call is repeated on what another time may
-//! mend (no connection, 409, 429, 5xx), with growing waits and never longer than Stripe's `Retry-After` asks
-//! for, within one deadline; a call that creates something carries an idempotency key made of our own ids, so
-//! that repeating it is safe.
+//! The API version is pinned ([`API_VERSION`]). Objects are returned as text, and `event::<View>::from_json`
+//! reads the shapes of all versions.
 //!
-//! **Invariant:** no key, no body and no address in an error, a `Debug` text or a log line.
+//! A call is retried on an error that may go away: no connection, 409, 429, 5xx. The wait is Stripe's
+//! `Retry-After`, or else it doubles with each attempt; all attempts share one deadline. A call that creates
+//! something carries an idempotency key made of our own ids, so it is safe to retry.
+//!
+//! **Invariant:** no key, body or e-mail address is in an error, a `Debug` text or a log line.
 
 mod error;
 mod page;
@@ -29,32 +30,32 @@ use tallyhook_core::ids::{
 };
 use tallyhook_core::timestamp::Timestamp;
 
-/// The version that answers are rendered in.
+/// The API version that Stripe uses for its answers.
 pub const API_VERSION: &str = "2025-09-30.clover";
-/// Where Stripe is, unless `STRIPE_API_BASE` says otherwise.
-const STRIPE: &str = "https://api.stripe.com";
-/// Stripe gives at most so many objects in one page, and takes as many types in one filter of events.
-const PAGE: &str = "100";
-/// The most types that one list of events takes.
+/// Stripe's address, unless `STRIPE_API_BASE` replaces it.
+const DEFAULT_BASE: &str = "https://api.stripe.com";
+/// Objects in one page: Stripe's maximum.
+const PAGE_SIZE: &str = "100";
+/// The maximum number of types in one filter of events.
 pub const MOST_TYPES: usize = 20;
-/// No list inside one object is longer: an invoice has at most 250 items, a subscription 20.
-const MOST_PAGES_INSIDE: usize = 10;
+/// Pages read of a list inside one object. Stripe allows 250 items in an invoice and 20 in a subscription.
+const MAX_INNER_PAGES: usize = 10;
 
-/// How patient a call is.
+/// The retry limits of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// How often a call is made, at most.
+    /// The maximum number of attempts.
     pub attempts: u32,
-    /// For one attempt.
+    /// The time limit of one attempt.
     pub attempt_timeout: Duration,
-    /// For all of them; a wait that would end later is not begun.
+    /// The time limit of all attempts together. A wait that would end after it is not started.
     pub call_timeout: Duration,
-    /// The first wait; each further one is twice as long, with jitter.
+    /// The wait after the first attempt. Each further wait is twice as long, with jitter.
     pub first_wait: Duration,
 }
 
 impl Default for Patience {
-    /// A page of a hundred takes Stripe a second or two.
+    /// Stripe takes one or two seconds for a page of a hundred objects.
     fn default() -> Self {
         Self {
             attempts: 4,
@@ -65,8 +66,8 @@ impl Default for Patience {
     }
 }
 
-/// Stripe, as the account of one secret key. Clones share their connections; nothing is connected before the
-/// first call.
+/// A client for the Stripe account of one secret key. Clones share connections. It opens no connection before
+/// the first call.
 #[derive(Clone)]
 pub struct Stripe {
     http: Http,
@@ -81,37 +82,37 @@ impl std::fmt::Debug for Stripe {
     }
 }
 
-/// What a list is about. A list takes those filters that Stripe has for it and leaves the others.
+/// Which objects a list returns. A list ignores the filters that Stripe does not offer for it.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Of this customer: subscriptions, invoices, sessions.
+    /// Only objects of this customer: for subscriptions, invoices, sessions.
     pub customer: Option<CustomerId>,
-    /// Of this subscription: invoices, sessions.
+    /// Only objects of this subscription: for invoices, sessions.
     pub subscription: Option<SubscriptionId>,
-    /// Of this payment: sessions.
+    /// Only objects of this payment: for sessions.
     pub payment_intent: Option<PaymentIntentId>,
-    /// Made at or after this time.
+    /// Only objects created at or after this time.
     pub from: Option<Timestamp>,
-    /// Made before this time.
+    /// Only objects created before this time.
     pub until: Option<Timestamp>,
 }
 
-/// Which events.
+/// Which events a list returns.
 #[derive(Clone, Debug, Default)]
 pub struct EventFilter {
-    /// Of these types, at most [`MOST_TYPES`]; empty: all.
+    /// Only these types, at most [`MOST_TYPES`]. Empty means all types.
     pub types: Vec<EventType>,
-    /// Only those that at least one endpoint has not taken.
+    /// Only events that Stripe could not deliver to at least one endpoint.
     pub undelivered: bool,
-    /// Made at or after this time; Stripe keeps 30 days.
+    /// Only events created at or after this time. Stripe lists events of the last 30 days.
     pub from: Option<Timestamp>,
-    /// Made before this time.
+    /// Only events created before this time.
     pub until: Option<Timestamp>,
 }
 
 type Params = Vec<(&'static str, String)>;
 
-/// A secret key and where Stripe is: plain data, from which [`Stripe::of`] makes a client.
+/// A secret key and Stripe's address. [`Stripe::of`] makes a client of it.
 #[derive(Clone)]
 pub struct StripeConfig {
     key: String,
@@ -119,10 +120,10 @@ pub struct StripeConfig {
 }
 
 impl StripeConfig {
-    /// The key and address of the environment; `None` without a key.
+    /// Reads the key and the address from the environment; `None` when no key is set.
     ///
     /// # Errors
-    /// [`ConfigError`] when the key's mode is not the deployment's, or `STRIPE_API_BASE` is no address.
+    /// [`ConfigError`] when the key is of the other mode, or `STRIPE_API_BASE` is not an http(s) address.
     pub fn from_env(env: &Env) -> Result<Option<Self>, ConfigError> {
         let Some(key) = env.get("STRIPE_SECRET_KEY") else { return Ok(None) };
         let wrong =
@@ -139,7 +140,7 @@ impl StripeConfig {
                 "a secret or restricted key of the deployment's mode (STRIPE_LIVEMODE)",
             ));
         }
-        let base = env.get("STRIPE_API_BASE").unwrap_or_else(|| STRIPE.to_owned());
+        let base = env.get("STRIPE_API_BASE").unwrap_or_else(|| DEFAULT_BASE.to_owned());
         if !base.starts_with("https://") && !base.starts_with("http://") {
             return Err(wrong("STRIPE_API_BASE", "an address such as https://api.stripe.com"));
         }
@@ -148,39 +149,39 @@ impl StripeConfig {
 }
 
 impl Stripe {
-    /// A client as configured.
+    /// Creates a client from its configuration.
     pub fn of(config: StripeConfig) -> Self {
         Self::new(config.key, config.base)
     }
 
-    /// With a key, at an address.
+    /// Creates a client with this key and address.
     pub fn new(key: impl Into<String>, base: impl Into<String>) -> Self {
         let base = base.into().trim_end_matches('/').to_owned();
         Self { http: Http::new(), base, key: key.into(), patience: Patience::default() }
     }
 
-    /// The same, with other patience.
+    /// Replaces the retry limits.
     #[must_use]
     pub fn with_patience(self, patience: Patience) -> Self {
         Self { patience, ..self }
     }
 
-    /// Whether the key is one of live mode, as far as the key tells.
+    /// Whether the key is a live key; `None` when its text does not say.
     pub fn livemode(&self) -> Option<bool> {
         if self.key.contains("_live_") { Some(true) } else { self.key.contains("_test_").then_some(false) }
     }
 
-    /// Subscriptions, ended ones too (`GET /v1/subscriptions?status=all`).
+    /// Subscriptions, also ended ones (`GET /v1/subscriptions?status=all`).
     ///
     /// # Errors
-    /// [`StripeError`], here and in every other call.
+    /// [`StripeError`].
     pub async fn subscriptions(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
         let mut params = filter.params(&["customer"]);
         params.push(("status", "all".to_owned()));
         self.list("/v1/subscriptions", params, cursor).await
     }
 
-    /// One subscription with all its items.
+    /// One subscription. [`Stripe::complete`] reads the items beyond the first page.
     ///
     /// # Errors
     /// [`StripeError`].
@@ -188,7 +189,7 @@ impl Stripe {
         self.get(&format!("/v1/subscriptions/{id}"), Vec::new()).await
     }
 
-    /// Paid invoices, with what paid them (`GET /v1/invoices?status=paid`).
+    /// Paid invoices with their payments (`GET /v1/invoices?status=paid`).
     ///
     /// # Errors
     /// [`StripeError`].
@@ -198,7 +199,7 @@ impl Stripe {
         self.list("/v1/invoices", params, cursor).await
     }
 
-    /// One invoice, with what paid it.
+    /// One invoice with its payments.
     ///
     /// # Errors
     /// [`StripeError`].
@@ -206,7 +207,7 @@ impl Stripe {
         self.get(&format!("/v1/invoices/{id}"), vec![("expand[]", "payments".to_owned())]).await
     }
 
-    /// Finished checkout sessions (`GET /v1/checkout/sessions?status=complete`).
+    /// Completed checkout sessions (`GET /v1/checkout/sessions?status=complete`).
     ///
     /// # Errors
     /// [`StripeError`].
@@ -216,7 +217,7 @@ impl Stripe {
         self.list("/v1/checkout/sessions", params, cursor).await
     }
 
-    /// One checkout session with its first line items.
+    /// One checkout session with the first page of its line items.
     ///
     /// # Errors
     /// [`StripeError`].
@@ -224,7 +225,7 @@ impl Stripe {
         self.get(&format!("/v1/checkout/sessions/{id}"), vec![("expand[]", "line_items".to_owned())]).await
     }
 
-    /// What was bought in a checkout session.
+    /// The line items of a checkout session.
     ///
     /// # Errors
     /// [`StripeError`].
@@ -245,7 +246,7 @@ impl Stripe {
         self.list("/v1/events", params, cursor).await
     }
 
-    /// One event, in the words it was told by.
+    /// One event, rendered as when it was created.
     ///
     /// # Errors
     /// [`StripeError`].
@@ -253,8 +254,8 @@ impl Stripe {
         self.get(&format!("/v1/events/{id}"), Vec::new()).await
     }
 
-    /// The invoice that a payment paid, and its customer: since 2025-03-31.basil no charge and no payment
-    /// intent names it.
+    /// The invoice that a payment paid, and the invoice's customer. Since 2025-03-31.basil, charges and
+    /// payment intents do not name their invoice.
     ///
     /// # Errors
     /// [`StripeError`].
@@ -277,7 +278,7 @@ impl Stripe {
         Ok(page.objects.iter().find_map(invoice))
     }
 
-    /// One customer; a deleted one answers `{"id":"cus_…","deleted":true}`.
+    /// One customer. For a deleted customer Stripe returns `{"id":"cus_…","deleted":true}`.
     ///
     /// # Errors
     /// [`StripeError`].
@@ -285,7 +286,7 @@ impl Stripe {
         self.get(&format!("/v1/customers/{id}"), Vec::new()).await
     }
 
-    /// The customers that have this e-mail address, as it was typed at Stripe (`GET /v1/customers?email=`).
+    /// The customers with exactly this e-mail address (`GET /v1/customers?email=`).
     ///
     /// # Errors
     /// [`StripeError`].
@@ -301,7 +302,7 @@ impl Stripe {
         self.get(&format!("/v1/prices/{}", encode(id.as_str())), Vec::new()).await
     }
 
-    /// An invoice or a subscription with every line or item: objects hold the first ten of a list.
+    /// Completes an invoice or a subscription with all lines or items. Objects hold only the first ten.
     ///
     /// # Errors
     /// [`StripeError`].
@@ -320,7 +321,7 @@ impl Stripe {
         }
         let mut entries = Vec::new();
         let mut cursor = Cursor::Newest;
-        for _ in 0..MOST_PAGES_INSIDE {
+        for _ in 0..MAX_INNER_PAGES {
             let page = self.list(&path, params.clone(), &cursor).await?;
             cursor = Cursor::after(page.last_id());
             entries.extend(page.objects.iter().map(Object::value));
@@ -333,13 +334,14 @@ impl Stripe {
         let text = serde_json::value::to_raw_value(&value);
         let text = text.map_err(|_| StripeError::Unreadable {
             operation: format!("GET {path}"),
-            message: "a list".to_owned(),
+            message: "the list cannot be written as JSON".to_owned(),
         })?;
         Ok(Object::new(text, object.read_at))
     }
 
-    /// Creates something (`POST`). The key must be made of our own ids and name what is created: Stripe
-    /// answers the same for the same key for at least 24 hours, and refuses it with other fields.
+    /// Creates an object (`POST`). Build the idempotency key from our own ids, so that it identifies the
+    /// object. For at least 24 hours, Stripe returns the same answer for the same key, and refuses the key
+    /// with different fields.
     ///
     /// # Errors
     /// [`StripeError`].
@@ -369,7 +371,7 @@ impl Stripe {
             if text.get().starts_with('{') {
                 Ok(Object::new(text, date(answer.headers())))
             } else {
-                Err("no object".to_owned())
+                Err("it is not a JSON object".to_owned())
             }
         };
         self.call(method, path, params, idempotency_key, read).await
@@ -382,7 +384,7 @@ impl Stripe {
             #[serde(default)]
             has_more: bool,
         }
-        params.push(("limit", PAGE.to_owned()));
+        params.push(("limit", PAGE_SIZE.to_owned()));
         match cursor {
             Cursor::Newest => {}
             Cursor::After(id) => params.push(("starting_after", id.clone())),
@@ -397,7 +399,7 @@ impl Stripe {
         self.call(Method::GET, path, &params, None, read).await
     }
 
-    /// Makes a call until it succeeds, cannot succeed, or patience ends.
+    /// Repeats a call until it succeeds, fails for good, or reaches a limit.
     async fn call<T>(
         &self,
         method: Method,
@@ -416,7 +418,7 @@ impl Stripe {
                 Err(error) => error,
             };
             let asked = error.refusal().and_then(|refusal| refusal.retry_after);
-            // Half of the wait is jitter: those who were turned away together do not come back together.
+            // Half of the wait is jitter, so that refused callers do not retry at the same moment.
             let pause = asked.unwrap_or_else(|| wait.mul_f64(0.5 + fastrand::f64() / 2.0));
             let late = started.elapsed() + pause > self.patience.call_timeout;
             if !error.is_transient() || attempt >= self.patience.attempts || late {
@@ -458,7 +460,7 @@ impl Stripe {
                 .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
                 .body(form)
         };
-        // The builder's own words may hold what it refused.
+        // The builder's own message may hold the value that it refused.
         let request = request.map_err(|_| StripeError::Unsendable {
             operation: operation(),
             message: "the address, the key or the idempotency key has characters that HTTP does not carry"
@@ -475,7 +477,7 @@ impl Stripe {
 }
 
 impl Filter {
-    /// The parameters for a list that has these of the filters.
+    /// The query parameters for a list that supports the filters in `has`.
     fn params(&self, has: &[&str]) -> Params {
         let mut params = created(self.from, self.until);
         let ids = [
@@ -495,14 +497,14 @@ fn created(from: Option<Timestamp>, until: Option<Timestamp>) -> Params {
     bounds.into_iter().filter_map(|(name, time)| Some((name, time?.unix().to_string()))).collect()
 }
 
-/// The answer's `Date`: Stripe's clock, in whole seconds.
+/// The `Date` header of an answer: Stripe's clock in whole seconds.
 fn date(headers: &HeaderMap) -> Option<Timestamp> {
     let text = headers.get("date")?.to_str().ok()?;
     let zoned = jiff::fmt::rfc2822::parse(text).ok()?;
     Some(Timestamp::from_unix(zoned.timestamp().as_second()))
 }
 
-/// Percent-encodes everything but unreserved characters: right in a path, a query and a form.
+/// Percent-encodes all characters that are not unreserved. The result is valid in paths, queries and forms.
 fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -521,7 +523,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_of_the_other_mode_or_an_odd_address_stops_the_start() {
+    fn a_key_of_the_other_mode_or_an_invalid_address_is_an_error() {
         let env = |key: &str, mode: &str| Env::from([("STRIPE_SECRET_KEY", key), ("STRIPE_LIVEMODE", mode)]);
         assert!(StripeConfig::from_env(&Env::default()).unwrap().is_none());
         assert_eq!(
@@ -545,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_encoded_and_stripes_clock_is_read() {
+    fn parameters_are_encoded_and_the_date_header_is_read() {
         assert_eq!(encode("created[gte]"), "created%5Bgte%5D");
         assert_eq!(encode("silver é/&"), "silver%20%C3%A9%2F%26");
         let mut headers = HeaderMap::new();

@@ -2,13 +2,13 @@
 //!
 //! | name | when |
 //! |---|---|
-//! | `WEBHOOK_RECEIVED` | a verified event was queued |
-//! | `WEBHOOK_REFUSED` | a request was not taken: `code`, `hint` |
-//! | `WEBHOOK_PROCESSED_OK` | an event ended: `outcome` is `processed`, `duplicate`, `ignored` or `parked` |
-//! | `WEBHOOK_PROCESSING_FAILED` | an attempt failed and will be repeated: `error`, `attempt`, `next_attempt_seconds` |
+//! | `WEBHOOK_RECEIVED` | the webhook verified and queued an event |
+//! | `WEBHOOK_REFUSED` | the webhook refused a request: `code`, `hint` |
+//! | `WEBHOOK_PROCESSED_OK` | an event ended: `outcome` `processed`, `duplicate`, `ignored`, `parked` |
+//! | `WEBHOOK_PROCESSING_FAILED` | an attempt failed: `error`, `attempt`, `next_attempt_seconds` |
 //!
 //! Fields: `event_id`, `event_type`, `livemode`, `user_id`, `customer_id`, `subscription_id`,
-//! `checkout_session_id`, `reason`, `duration_ms`; one that the event does not name is left out.
+//! `checkout_session_id`, `reason`, `duration_ms`; a field that the event does not have is left out.
 //! **Invariant:** never a payload, signature, secret, token, e-mail address or name.
 
 use std::collections::BTreeMap;
@@ -23,9 +23,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::env::Env;
 
-/// Starts logging to standard output; a second call changes nothing. `LOG_LEVEL` is about our own lines: what
-/// the libraries say below a warning is never logged, because the SDK's `debug` and `trace` hold requests and
-/// their bodies. A release does not even contain them (`release_max_level_info` in `Cargo.toml`).
+/// Starts logging to standard output. A second call changes nothing. `LOG_LEVEL` applies to tallyhook's own
+/// lines. Libraries log at `warn` at most, because the SDK's `debug` and `trace` lines hold requests and
+/// their bodies. A release build does not contain these lines (`release_max_level_info` in `Cargo.toml`).
 pub fn init(env: &Env) {
     let level = env.get("LOG_LEVEL").and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
     let ours = Targets::new().with_target("tallyhook", level).with_default(level.min(LevelFilter::WARN));
@@ -39,19 +39,18 @@ pub fn init(env: &Env) {
     let _ = NAMESPACE.set(env.get("METRICS_NAMESPACE").unwrap_or_else(|| "tallyhook".to_owned()));
 }
 
-/// What this deployment's metrics are filed under. Metrics are written only where it is set: by functions,
-/// which start logging.
+/// The CloudWatch namespace of the metrics. [`init`] sets it; without it no metrics are written.
 static NAMESPACE: OnceLock<String> = OnceLock::new();
 
-/// Writes metrics as one line of CloudWatch's embedded metric format: CloudWatch makes metrics of it, and no
-/// call is needed. `dimensions` are names and values by which they can be told apart.
+/// Writes metrics as one log line in CloudWatch's embedded metric format, so no API call is needed.
+/// `dimensions` are pairs of name and value.
 pub fn metrics(dimensions: &[(&str, &str)], metrics: &[(&str, f64)]) {
     let Some(namespace) = NAMESPACE.get().filter(|_| !metrics.is_empty()) else { return };
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let line = embedded(namespace, dimensions, metrics, u64::try_from(since.as_millis()).unwrap_or(0));
     let mut text = serde_json::to_vec(&line).unwrap_or_default();
     text.push(b'\n');
-    // Standard output that is gone takes the log with it; there is nobody to tell.
+    // When standard output is closed, the error cannot be logged either.
     let _ = std::io::stdout().lock().write_all(&text);
 }
 
@@ -112,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metrics_are_a_line_that_cloudwatch_reads() {
+    fn metrics_are_one_line_in_the_embedded_metric_format() {
         assert_eq!(
             json!(embedded(
                 "tallyhook",
@@ -123,7 +122,11 @@ mod tests {
             json!({
                 "_aws": {
                     "Timestamp": 1_795_219_200_000_u64,
-                    "CloudWatchMetrics": [{"Namespace": "tallyhook", "Dimensions": [["family"]], "Metrics": [{"Name": "Processed"}]}],
+                    "CloudWatchMetrics": [{
+                        "Namespace": "tallyhook",
+                        "Dimensions": [["family"]],
+                        "Metrics": [{"Name": "Processed"}]
+                    }],
                 },
                 "family": "invoice-paid",
                 "Processed": 3.0,

@@ -1,12 +1,13 @@
 //! One user's account: everything the rules remember, and the only way it changes ([`Account::evolve`]).
 //!
-//! **Invariant:** the balance is the sum of the buckets (`signup`, one per subscription item, `addon`, `grant`)
-//! and never below zero. **Invariant:** the account is computed from the facts it was given; their order and
-//! repetition do not matter. Stated exceptions: a spend stays with the lot that it was taken from, and under
-//! `addons = "reset"` a pack that arrives after a newer reset is granted in full.
+//! **Invariant:** the balance is the sum of the buckets (`signup`, one per subscription item, `addon`,
+//! `grant`) and never below zero. **Invariant:** the account is computed from the facts it was given; their
+//! order and repetition do not matter. Stated exceptions: a spend stays with the lot that it was taken from,
+//! and under `addons = "reset"` a pack that arrives after a newer reset is granted in full.
 //!
-//! In reading order: [`snapshot`] and [`item`] hold what Stripe says of a subscription, [`subscription`] joins
-//! them, [`lots`] holds everything else that can be spent, [`state`] adds it up, [`access`] derives the tier.
+//! In reading order: [`snapshot`] and [`item`] hold what Stripe says of a subscription, [`subscription`]
+//! joins them, [`lots`] holds everything else that can be spent, [`state`] adds it up, [`access`] derives the
+//! tier.
 
 pub mod access;
 pub mod explain;
@@ -34,14 +35,14 @@ use crate::ids::{CustomerId, InvoiceId, ItemId, SubscriptionId, UserId};
 use crate::ledger::{Entry, EntryKind, LedgerKey, Note, Payment};
 use crate::timestamp::Timestamp;
 
-/// An account as loaded: its state, the version the store holds, and the ledger entries that the event at hand
-/// may touch.
+/// An account as loaded: its state, the version the store holds, and the ledger entries that the event at
+/// hand may touch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// The user.
     pub user_id: UserId,
-    /// Number of commits so far; 0 for an account that was never stored. A commit succeeds only on the version
-    /// it was decided on.
+    /// Number of commits so far; 0 for an account that was never stored. A commit succeeds only on the
+    /// version it was decided on.
     pub version: u64,
     /// What the rules remember.
     pub state: State,
@@ -165,8 +166,8 @@ impl Account {
         Self { user_id, version: 0, state: State::default(), recorded: BTreeMap::new() }
     }
 
-    /// The next state and the entries that `facts` call for. Facts that are known already change nothing; a key
-    /// that is recorded is not written again. What fell due by time since the last write is booked, too.
+    /// The next state and the entries that `facts` call for. Facts that are known already change nothing; a
+    /// key that is recorded is not written again. What fell due by time since the last write is booked, too.
     ///
     /// # Errors
     /// [`Conflict`] when a known document now says something else.
@@ -238,8 +239,8 @@ impl Account {
         Some(due)
     }
 
-    /// Turns what one fact asks for into entries. The first new one carries the whole movement of the balance;
-    /// a movement that no new entry explains is booked under the cause's own key.
+    /// Turns what one fact asks for into entries. The first new one carries the whole movement of the
+    /// balance; a movement that no new entry explains is booked under the cause's own key.
     fn entries(
         &self,
         state: &mut State,

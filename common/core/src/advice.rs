@@ -1,15 +1,15 @@
-//! What frees a parked or failed event: one act for each cause, in words for an operator.
+//! Advice to the operator about a parked or failed event: one act for each reason.
 
 use serde::Serialize;
 
-/// The act that frees events, and those that wait for the same.
+/// What an operator does so that an event and all events that wait for the same can be applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Advice {
     /// What to do.
     pub act: Act,
-    /// What it is about: a customer, a price, a name of the catalog, a payment.
+    /// What the event waits for: a customer, a user, a price, a name of the catalog or a payment.
     pub target: Option<String>,
-    /// In a sentence.
+    /// The advice in words.
     pub text: String,
 }
 
@@ -19,57 +19,104 @@ pub struct Advice {
 pub enum Act {
     /// Link the customer to a user: `fix-user` with `link_customer`.
     LinkCustomer,
-    /// Name it in `catalog.toml` and deploy; the next run of `retry` frees what waits.
+    /// Add it to `catalog.toml` and deploy. The next run of `retry` sends the waiting events again.
     AddToCatalog,
-    /// Run reconciliation: it reads at Stripe what the event does not say.
+    /// Run reconciliation. It reads from Stripe what is missing in the event.
     Reconcile,
-    /// Mend the cause, then send it again.
+    /// Fix the cause, then send the event again.
     Retry,
-    /// Read the event and decide; sending it again as it is changes nothing.
+    /// Read the event and decide. Sending it again without another change has no effect.
     Inspect,
 }
 
-/// What to do about an event that is parked or failed. `reason` is a code of [`super::decide::Parked`] or of
-/// the dead-letter function, `waits_for` what is stored with it. Pure.
+/// The advice about a parked or failed event. `reason` is a code of [`super::decide::Parked`] or of the
+/// dead-letter function. `waits_for` is the key that is stored with the event.
 pub fn advice(status: &str, reason: Option<&str>, waits_for: Option<&str>) -> Advice {
     let waited = waits_for.and_then(|waits_for| waits_for.split_once('#'));
     let target = waited.map(|(_, target)| target.to_owned());
-    let name = target.as_deref().unwrap_or("it");
+    let fixed = |act: Act, text: &str| (act, text.to_owned());
     let (act, text) = match (reason.unwrap_or_default(), waited) {
-        ("no_user", Some(("customer", customer))) => {
-            (Act::LinkCustomer, format!("Link {customer} to its user; what waits for it is applied at once."))
-        }
-        ("no_user" | "invalid_user", _) => (
-            Act::Inspect,
-            "The event names no user that can be used and no customer. Set metadata.user_id where the checkout is made, find the user \
-             by the payload, and repair the user from Stripe or by a grant."
-                .to_owned(),
+        ("no_user", Some(("customer", customer))) => (
+            Act::LinkCustomer,
+            format!("Link {customer} to its user. The events that wait for it are then sent again at once."),
         ),
-        ("unknown_price" | "unknown_name", _) => {
-            (Act::AddToCatalog, format!("Add {name} to catalog.toml and deploy; what waits for it is applied within 15 minutes."))
-        }
-        ("unnamed_purchase", _) => {
-            (Act::Reconcile, "The session does not say what was bought. Reconcile reads its line items at Stripe.".to_owned())
-        }
-        ("truncated_list", _) => (Act::Reconcile, "Stripe cut the list in the event short. Reconcile reads the whole of it.".to_owned()),
+        ("no_user" | "invalid_user", _) => fixed(
+            Act::Inspect,
+            "The event names no valid user and no customer. Set metadata.user_id where the checkout session \
+             is created. Find the user by the payload, and repair the user from Stripe or with a grant.",
+        ),
+        ("owner_conflict", _) => fixed(
+            Act::Inspect,
+            "The event names another user than the owner of the subscription. If the event is right, move \
+             the subscription (fix-user with the action move) and send the event again. If not, dismiss the \
+             event.",
+        ),
+        ("unknown_reference", _) => (
+            Act::Inspect,
+            format!(
+                "client_reference_id names {}, who has no account here. When the app creates the user, the \
+                 event is sent again. If the reference is wrong, link the customer to its user and send the \
+                 event again.",
+                target.as_deref().map_or_else(|| "a user".to_owned(), |user| format!("the user {user}"))
+            ),
+        ),
+        ("shared_customer", _) => fixed(
+            Act::Inspect,
+            "The customer pays for several users, and the event names none of them. Set metadata.user_id on \
+             each subscription and checkout session. For this event, link or move the subscription to its \
+             user, then send the event again.",
+        ),
+        ("unknown_price" | "unknown_name", _) => (
+            Act::AddToCatalog,
+            format!(
+                "Add {} to catalog.toml and deploy. The events that wait for it are sent again within 15 \
+                 minutes.",
+                target.as_deref().unwrap_or("it")
+            ),
+        ),
+        ("unnamed_purchase", _) => fixed(
+            Act::Reconcile,
+            "The event does not say what was bought. A session with several line items needs \
+             STRIPE_SECRET_KEY, so that they can be read, or metadata.pack, metadata.plan or metadata.mode. \
+             Reconciliation reads the line items from Stripe.",
+        ),
+        ("lines_missing", _) => fixed(
+            Act::Reconcile,
+            "The event holds only the first lines or items. Set STRIPE_SECRET_KEY, so that the whole list \
+             is read from Stripe. Reconciliation reads it for this event.",
+        ),
+        ("too_many_items", _) => fixed(
+            Act::Inspect,
+            "The account would have more than 50 subscription items, and none is added to it. Cancel \
+             subscriptions that are not needed, or move some to another user, then send the event again.",
+        ),
         ("no_grant", _) => (
             Act::Reconcile,
             format!(
-                "The payment {name} granted nothing here yet. Reconcile finds what it bought, if that is missing; the refund or dispute follows by itself within the hour."
+                "No grant is known for {}. Reconciliation finds the purchase if its event is missing. \
+                 The refund or dispute is then sent again within the hour.",
+                target.as_deref().map_or_else(|| "the payment".to_owned(), |id| format!("the payment {id}"))
             ),
         ),
-        ("conflict", _) => (
+        ("conflict", _) => fixed(
             Act::Inspect,
-            "The same payment is in the ledger with another amount. Compare the two, then grant or revoke the difference.".to_owned(),
+            "The same payment is in the ledger with another amount. Compare both, then grant or revoke the \
+             difference.",
         ),
-        ("payload_mismatch", _) => {
-            (Act::Inspect, "The same event id came with another content. The first one stands; this one is never applied.".to_owned())
-        }
-        ("quantity" | "no_period" | "message" | "unreadable", _) => {
-            (Act::Inspect, "The event says something that the rules cannot use. Read it and its message, and decide by hand.".to_owned())
-        }
-        _ if status == "failed" => (Act::Retry, "Every attempt failed. Mend what its log lines name, then send it again.".to_owned()),
-        _ => (Act::Retry, "Send it again once its reason is gone.".to_owned()),
+        ("payload_mismatch", _) => fixed(
+            Act::Inspect,
+            "The same event id arrived with another content. The first event is applied; this one never is.",
+        ),
+        ("quantity" | "no_period" | "message" | "unreadable", _) => fixed(
+            Act::Inspect,
+            "The rules cannot use the content of the event. Read the event and its message, and decide by \
+             hand.",
+        ),
+        _ if status == "failed" => fixed(
+            Act::Retry,
+            "Every attempt failed. Fix the cause in its log lines, then send the event again.",
+        ),
+        _ => fixed(Act::Retry, "Fix the reason, then send the event again."),
     };
     Advice { act, target, text }
 }
@@ -79,15 +126,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_cause_has_the_one_act_that_frees_it_and_names_its_target() {
+    fn each_reason_has_one_act_and_the_text_names_the_target() {
         for (status, reason, waits_for, act, target) in [
             ("parked", "no_user", Some("customer#cus_1"), Act::LinkCustomer, Some("cus_1")),
             ("parked", "no_user", None, Act::Inspect, None),
             ("parked", "invalid_user", None, Act::Inspect, None),
+            ("parked", "owner_conflict", None, Act::Inspect, None),
+            ("parked", "unknown_reference", Some("user#ann#1"), Act::Inspect, Some("ann#1")),
+            ("parked", "unknown_reference", None, Act::Inspect, None),
+            ("parked", "shared_customer", None, Act::Inspect, None),
             ("parked", "unknown_price", Some("price#price_x"), Act::AddToCatalog, Some("price_x")),
             ("parked", "unknown_name", Some("pack#gold#1"), Act::AddToCatalog, Some("gold#1")),
             ("parked", "unnamed_purchase", None, Act::Reconcile, None),
-            ("parked", "truncated_list", None, Act::Reconcile, None),
+            ("parked", "lines_missing", None, Act::Reconcile, None),
+            ("parked", "too_many_items", None, Act::Inspect, None),
             ("parked", "payload_mismatch", None, Act::Inspect, None),
             ("parked", "no_grant", Some("payment#pi_1"), Act::Reconcile, Some("pi_1")),
             ("parked", "conflict", None, Act::Inspect, None),
@@ -99,11 +151,55 @@ mod tests {
             assert_eq!((found.act, found.target.as_deref()), (act, target), "{reason}");
             assert!(target.is_none_or(|target| found.text.contains(target)), "{}", found.text);
         }
+    }
+
+    #[test]
+    fn each_reason_has_its_own_text() {
         let text = |status: &str, reason: &str| advice(status, Some(reason), None).text;
-        assert!(
-            text("failed", "retries_used_up").contains("log lines")
-                && !text("parked", "something_new").contains("log lines")
-        );
-        assert!(text("parked", "payload_mismatch").contains("another content"));
+        for (status, reason, words) in [
+            ("parked", "owner_conflict", "action move"),
+            ("parked", "owner_conflict", "dismiss"),
+            ("parked", "unknown_reference", "the app creates the user"),
+            ("parked", "unknown_reference", "link the customer"),
+            ("parked", "shared_customer", "metadata.user_id on each subscription"),
+            ("parked", "shared_customer", "link or move the subscription"),
+            ("parked", "unnamed_purchase", "several line items"),
+            ("parked", "lines_missing", "STRIPE_SECRET_KEY"),
+            ("parked", "too_many_items", "50 subscription items"),
+            ("parked", "payload_mismatch", "another content"),
+            ("failed", "retries_used_up", "log lines"),
+        ] {
+            assert!(text(status, reason).contains(words), "{reason}: {}", text(status, reason));
+        }
+        assert!(!text("parked", "something_new").contains("log lines"));
+    }
+
+    #[test]
+    fn every_parked_event_of_a_rule_has_advice_of_its_own() {
+        use crate::decide::Parked;
+        use crate::ids::{CustomerId, PriceId, UserId};
+        let user = UserId::new("u").unwrap();
+        let fallback = advice("parked", None, None).text;
+        for parked in [
+            Parked::NoUser(None),
+            Parked::InvalidUser,
+            Parked::OwnerConflict(user.clone(), user.clone()),
+            Parked::UnknownReference(user),
+            Parked::SharedCustomer(CustomerId::new("cus_1").unwrap()),
+            Parked::UnknownPrice(PriceId::new("price_x").unwrap(), None),
+            Parked::UnknownName("pack", "gold".to_owned()),
+            Parked::Unnamed,
+            Parked::LinesMissing,
+            Parked::TooManyItems,
+            Parked::Quantity("x".to_owned()),
+            Parked::NoPeriod,
+            Parked::NoGrant("pi_1".to_owned()),
+            Parked::PayloadMismatch,
+            Parked::Message("x".to_owned()),
+            Parked::Unreadable("x".to_owned()),
+        ] {
+            let found = advice("parked", Some(parked.code()), parked.waits_for().as_deref());
+            assert_ne!(found.text, fallback, "{}", parked.code());
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! The catalog: what is sold and what it gives. One file, `catalog.toml`, which the user of this project
-//! edits.
+//! The catalog: the products that are sold and what they grant. The user of this project edits it in one
+//! file, `catalog.toml`.
 //!
 //! ```toml
 //! [tiers]                       # name = rank; a higher rank wins
@@ -9,9 +9,9 @@
 //! [policy]
 //! default_tier = "free"
 //! signup_credits = 500
-//! addons = "reset"              # at renewal: "reset" ends unspent add-on credits too, "keep" lets them survive
-//! plan_change = "at_once"       # or "on_payment": more credits count when an invoice has charged them
-//! trials = "once"               # or "each": whether every trial of a user grants credits
+//! addons = "reset"              # at renewal: "reset" ends unspent add-on credits, "keep" keeps them
+//! plan_change = "at_once"       # or "on_payment": more credits only when an invoice is paid
+//! trials = "once"               # a user's first trial grants credits; "each": every trial
 //! past_due_grace_days = 7
 //!
 //! [[plan]]
@@ -33,8 +33,8 @@
 //! plans = { starter = { revisions = 1 } }
 //! ```
 //!
-//! It is checked when `common` is built: `build.rs` includes this file and leaves the checked catalog as
-//! JSON, so that a function's start reads no TOML. Every error names the line.
+//! A build script checks the catalog and stores it as JSON, so that a function's start parses no TOML. Errors
+//! name the line.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,32 +42,31 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-/// No plan, pack or signup grant may be larger: with the largest quantity ([`MAX_QUANTITY`]) a grant stays
-/// far inside an `i64`.
+/// The maximum credits of a plan, a pack or the signup grant. Multiplied by [`MAX_QUANTITY`], a grant still
+/// fits into an `i64`.
 pub const MAX_CREDITS: u64 = 1_000_000_000;
-/// No subscription or pack may count more than this many units; a larger quantity is parked, never
-/// multiplied.
+/// The maximum quantity of a subscription item or a pack. An event with a larger quantity is parked.
 pub const MAX_QUANTITY: u64 = 1_000_000;
 
 /// What happens to unspent add-on credits when a subscription is granted or renews.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Addons {
-    /// They end with the period, as the plan's own credits do.
+    /// They end with the period, like the plan's own credits.
     #[default]
     Reset,
-    /// They survive.
+    /// They are kept.
     Keep,
 }
 
-/// When a change to a plan with more credits counts.
+/// When a change to a plan with more credits takes effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PlanChange {
-    /// When a snapshot shows it: the bucket is reset to the new plan.
+    /// When an event shows the new plan. The credits of the period are reset to the new plan.
     #[default]
     AtOnce,
-    /// When a paid invoice has charged it, or with the next period.
+    /// When an invoice for it is paid, or with the next period.
     OnPayment,
 }
 
@@ -75,10 +74,10 @@ pub enum PlanChange {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trials {
-    /// Only the user's earliest.
+    /// Only the user's first trial.
     #[default]
     Once,
-    /// The first of every subscription.
+    /// The first trial of every subscription.
     Each,
 }
 
@@ -86,38 +85,38 @@ pub enum Trials {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PauseCollection {
-    /// The customer keeps access, as Stripe describes it.
+    /// The customer keeps access, as in Stripe's documentation.
     #[default]
     Keep,
-    /// Access ends with the period that was paid.
+    /// Access ends with the paid period.
     UntilPeriodEnd,
 }
 
-/// Whether a plan gives access after everything that was paid for its running period went back.
+/// Whether a plan gives access when all payments of its running period are refunded or disputed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RefundedAccess {
-    /// It does: cancelling the subscription is what ends access.
+    /// It gives access. Access ends when the subscription is cancelled.
     #[default]
     Keep,
-    /// It does not.
+    /// It gives no access.
     End,
 }
 
-/// How far a session's `client_reference_id` counts as the user's id.
+/// Whether a session's `client_reference_id` counts as the user's id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientReference {
-    /// It may name a new account.
+    /// It counts, also for a user without an account.
     #[default]
     User,
-    /// It counts if it names an existing account.
+    /// It counts only for a user with an account.
     KnownUser,
-    /// It does not count.
+    /// It is ignored.
     Ignore,
 }
 
-/// An event of another product on the same Stripe account. All that a rule names must match.
+/// A rule that ignores events of other products on the same Stripe account. All fields of a rule must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct IgnoreRule {
@@ -127,7 +126,7 @@ pub struct IgnoreRule {
     /// A Stripe product.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product: Option<String>,
-    /// Metadata keys and their values.
+    /// Metadata keys with their values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
     /// A connected account (`acct_…`).
@@ -138,29 +137,29 @@ pub struct IgnoreRule {
     pub context: Option<String>,
 }
 
-/// Whether a plan's credits count once or for each seat.
+/// Whether a plan's credits are granted once or for each seat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Per {
-    /// `credits` whatever the quantity.
+    /// `credits`, for any quantity.
     #[default]
     Subscription,
     /// `credits` × the item's quantity.
     Seat,
 }
 
-/// The rules that are not about one product.
+/// The rules that apply to all products.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Policy {
-    /// The tier of a user without any subscription that gives access.
+    /// The tier of a user without a subscription that gives access.
     pub default_tier: String,
-    /// Credits given once, when the app creates the user.
+    /// Credits granted once, when the app creates the user.
     pub signup_credits: u64,
-    /// The fate of add-on credits at renewal.
+    /// What happens to add-on credits at renewal.
     pub addons: Addons,
-    /// Days of access after the unpaid period began.
+    /// Days of access after the start of an unpaid period.
     pub past_due_grace_days: i64,
-    /// When a change to a plan with more credits counts.
+    /// When a change to a plan with more credits takes effect.
     #[serde(default)]
     pub plan_change: PlanChange,
     /// Which trials grant credits.
@@ -172,7 +171,7 @@ pub struct Policy {
     /// Whether a refunded period gives access.
     #[serde(default)]
     pub refunded_access: RefundedAccess,
-    /// How far `client_reference_id` counts.
+    /// Whether `client_reference_id` counts as the user's id.
     #[serde(default)]
     pub client_reference_id: ClientReference,
 }
@@ -180,15 +179,15 @@ pub struct Policy {
 /// A subscription plan.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Plan {
-    /// The name in metadata, in the API and in the account.
+    /// Its name in metadata, in the API and in the account.
     pub name: String,
     /// The tier it gives.
     pub tier: String,
-    /// That tier's rank.
+    /// The rank of this tier.
     pub rank: u32,
     /// Credits per billing period, per subscription or per seat.
     pub credits: u64,
-    /// What `credits` is counted by.
+    /// Whether `credits` are per subscription or per seat.
     pub per: Per,
     /// Credits of a trial, per subscription or per seat.
     pub trial_credits: u64,
@@ -196,7 +195,7 @@ pub struct Plan {
     pub prices: Vec<String>,
     /// Stripe lookup keys.
     pub lookup_keys: Vec<String>,
-    /// The price's amount in minor units, where the catalog says it.
+    /// The price's amount in minor units, if the catalog has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<u64>,
 }
@@ -204,18 +203,18 @@ pub struct Plan {
 /// A pack of credits bought once.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Pack {
-    /// The name in a session's metadata (`pack`).
+    /// Its name in a session's metadata (`pack`).
     pub name: String,
     /// Credits of one pack.
     pub credits: u64,
     /// Stripe price ids of both modes.
     pub prices: Vec<String>,
-    /// The price's amount in minor units, where the catalog says it: the quantity of a sale that names none.
+    /// The price's amount in minor units, if the catalog has it. A sale without a quantity is divided by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<u64>,
 }
 
-/// A kind of one-time order, named by a session's `metadata.mode`.
+/// A kind of one-time order. A session names it in `metadata.mode`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct OrderKind {
     /// The value of `metadata.mode`.
@@ -229,13 +228,13 @@ pub struct OrderKind {
 pub struct OrderPlan {
     /// How many revisions the customer has.
     pub revisions: u32,
-    /// Days from payment to the deadline; 0: there is none.
+    /// Days from the payment to the deadline. 0 means no deadline.
     pub deadline_days: i64,
-    /// Stripe price ids of both modes; without one it is not sold by `POST /checkout-sessions`.
+    /// Stripe price ids of both modes. Without one, `POST /checkout-sessions` does not sell the plan.
     pub prices: Vec<String>,
 }
 
-/// The checked catalog. Cheap to look things up in: prices and names are indexed.
+/// The checked catalog, with an index of prices.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Catalog {
     /// Tier name to rank.
@@ -248,19 +247,19 @@ pub struct Catalog {
     pub packs: Vec<Pack>,
     /// All order kinds, in the file's order.
     pub orders: Vec<OrderKind>,
-    /// Which events are none of our business.
+    /// Rules for events of other products, which are ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<IgnoreRule>,
     plan_by_price: BTreeMap<String, usize>,
     pack_by_price: BTreeMap<String, usize>,
 }
 
-/// Why a catalog is refused. Fix the named line of `catalog.toml`.
+/// An error in the catalog file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogError {
-    /// Line in the file, from 1; 0 when the error has no place.
+    /// Line in the file, from 1; 0 when the error has no position.
     pub line: usize,
-    /// What is wrong and what is allowed.
+    /// The error, and what is allowed.
     pub message: String,
 }
 
@@ -271,7 +270,7 @@ impl fmt::Display for CatalogError {
 }
 
 impl CatalogError {
-    /// The message about a file of this name.
+    /// The message with the name of the file.
     pub fn of_file(&self, name: &str) -> String {
         if self.line == 0 {
             format!("{name}: {}", self.message)
@@ -287,8 +286,8 @@ impl Catalog {
     /// Reads and checks the text of a catalog file.
     ///
     /// # Errors
-    /// [`CatalogError`] for TOML that does not parse, an unknown field, a negative or too large number, a
-    /// name or price that occurs twice, a tier that `[tiers]` does not name.
+    /// [`CatalogError`] for invalid TOML, an unknown field, a negative or too large number, a duplicate name
+    /// or price, or a tier that is missing under `[tiers]`.
     pub fn parse(text: &str) -> Result<Self, CatalogError> {
         let file: File = toml::from_str(text).map_err(|error| CatalogError {
             line: error.span().map_or(0, |span| line_of(text, span.start)),
@@ -297,12 +296,12 @@ impl Catalog {
         Checker { text, seen_prices: BTreeMap::new() }.check(file)
     }
 
-    /// The plan that sells under this Stripe price id.
+    /// The plan with this Stripe price id.
     pub fn plan_of_price(&self, price: &str) -> Option<&Plan> {
         self.plan_by_price.get(price).and_then(|&index| self.plans.get(index))
     }
 
-    /// The pack that sells under this Stripe price id.
+    /// The pack with this Stripe price id.
     pub fn pack_of_price(&self, price: &str) -> Option<&Pack> {
         self.pack_by_price.get(price).and_then(|&index| self.packs.get(index))
     }
@@ -322,7 +321,7 @@ impl Catalog {
         self.orders.iter().find(|order| order.mode == mode)
     }
 
-    /// The tier of a plan and its rank; `None` for a plan that has left the catalog.
+    /// The tier of a plan and the tier's rank; `None` for a plan that is not in the catalog.
     pub fn tier_of_plan(&self, plan: &str) -> Option<(&str, u32)> {
         self.plan(plan).map(|plan| (plan.tier.as_str(), plan.rank))
     }
@@ -337,7 +336,7 @@ fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|&byte| byte == b'\n').count() + 1
 }
 
-/// The file as written. Numbers are read signed, so that a negative one gets an error of ours instead of the
+/// The content of the file. Numbers are signed, so that a negative number gets our error message and not the
 /// parser's.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -431,7 +430,7 @@ impl Checker<'_> {
                 let known = tiers.keys().cloned().collect::<Vec<_>>().join(", ");
                 checker.error(
                     tier,
-                    format!("tier \"{}\" is not named under [tiers] (there are: {known})", tier.get_ref()),
+                    format!("tier \"{}\" is not under [tiers] (known tiers: {known})", tier.get_ref()),
                 )
             })
         };
@@ -464,9 +463,7 @@ impl Checker<'_> {
         for plan in file.plan {
             self.name("plan", &plan.name)?;
             if plans.iter().any(|other| other.name == *plan.name.get_ref()) {
-                return Err(
-                    self.error(&plan.name, format!("plan \"{}\" is there twice", plan.name.get_ref()))
-                );
+                return Err(self.error(&plan.name, format!("plan \"{}\" occurs twice", plan.name.get_ref())));
             }
             let credits = self.number("credits", &plan.credits, MAX_CREDITS)?;
             let checked = Plan {
@@ -494,9 +491,7 @@ impl Checker<'_> {
         for pack in file.pack {
             self.name("pack", &pack.name)?;
             if packs.iter().any(|other| other.name == *pack.name.get_ref()) {
-                return Err(
-                    self.error(&pack.name, format!("pack \"{}\" is there twice", pack.name.get_ref()))
-                );
+                return Err(self.error(&pack.name, format!("pack \"{}\" occurs twice", pack.name.get_ref())));
             }
             let checked = Pack {
                 credits: self.number("credits", &pack.credits, MAX_CREDITS)?,
@@ -512,8 +507,9 @@ impl Checker<'_> {
         for order in file.order {
             self.name("order mode", &order.mode)?;
             if orders.iter().any(|other| other.mode == *order.mode.get_ref()) {
-                return Err(self
-                    .error(&order.mode, format!("order mode \"{}\" is there twice", order.mode.get_ref())));
+                return Err(
+                    self.error(&order.mode, format!("order mode \"{}\" occurs twice", order.mode.get_ref()))
+                );
             }
             let mut plans = BTreeMap::new();
             for (name, plan) in order.plans {
@@ -536,7 +532,7 @@ impl Checker<'_> {
         let ignore = file.ignore;
         if ignore.contains(&IgnoreRule::default()) {
             let message =
-                "[[ignore]] names nothing: a rule needs price, product, metadata, account or context";
+                "an [[ignore]] rule is empty: it needs price, product, metadata, account or context";
             return Err(CatalogError { line: 0, message: message.to_owned() });
         }
         Ok(Catalog { tiers, policy, plans, packs, orders, ignore, plan_by_price, pack_by_price })
@@ -562,12 +558,12 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn number(&self, what: &str, value: &Spanned<i64>, most: u64) -> Result<u64, CatalogError> {
+    fn number(&self, what: &str, value: &Spanned<i64>, max: u64) -> Result<u64, CatalogError> {
         match u64::try_from(*value.get_ref()) {
-            Ok(number) if number <= most => Ok(number),
+            Ok(number) if number <= max => Ok(number),
             _ => {
                 Err(self
-                    .error(value, format!("{what} is {}; it must be between 0 and {most}", value.get_ref())))
+                    .error(value, format!("{what} is {}; it must be between 0 and {max}", value.get_ref())))
             }
         }
     }
@@ -576,10 +572,10 @@ impl Checker<'_> {
         &self,
         what: &str,
         value: Option<&Spanned<i64>>,
-        most: u64,
+        max: u64,
         default: u64,
     ) -> Result<u64, CatalogError> {
-        value.map_or(Ok(default), |value| self.number(what, value, most))
+        value.map_or(Ok(default), |value| self.number(what, value, max))
     }
 
     fn prices(&mut self, prices: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<String>, CatalogError> {
@@ -612,10 +608,11 @@ mod tests {
 
     const GOOD: &str = "[tiers]\nfree = 0\npro = 1\n[policy]\ndefault_tier = \"free\"\n\
         [[plan]]\nname = \"pro\"\ntier = \"pro\"\ncredits = 5000\nprices = [\"price_a\"]\n\
-        [[pack]]\nname = \"p\"\ncredits = 10\nprices = [\"price_b\"]\n[[order]]\nmode = \"dfy\"\nplans = { starter = { revisions = 2 } }\n";
+        [[pack]]\nname = \"p\"\ncredits = 10\nprices = [\"price_b\"]\n\
+        [[order]]\nmode = \"dfy\"\nplans = { starter = { revisions = 2 } }\n";
 
     #[test]
-    fn a_good_catalog_is_indexed_and_defaults_are_the_documented_ones() {
+    fn a_valid_catalog_is_indexed_and_has_the_documented_defaults() {
         let catalog = Catalog::parse(GOOD).unwrap();
         let plan = catalog.plan_of_price("price_a").unwrap();
         assert_eq!(
@@ -638,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_that_is_allowed_is_taken_and_what_is_longer_is_not() {
+    fn texts_up_to_the_maximum_length_are_accepted() {
         let takes = |from: &str, to: &str| Catalog::parse(&GOOD.replacen(from, to, 1)).is_ok();
         let quoted = |text: String| format!("\"{text}\"");
         for (from, longest, longer) in [
@@ -662,7 +659,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_there_once_among_its_kind() {
+    fn a_name_is_unique_within_its_kind() {
         let pack = |name: &str, price: &str| {
             format!("[[pack]]\nname = \"{name}\"\ncredits = 10\nprices = [\"{price}\"]\n")
         };
@@ -674,13 +671,13 @@ mod tests {
             format!("[[plan]]\nname = \"{name}\"\ntier = \"pro\"\ncredits = 1\nprices = [\"price_p\"]\n")
         };
         assert!(with(&(pack("q", "price_q") + &order("other") + &plan("team"))).is_ok());
-        assert!(with(&plan("pro")).unwrap_err().contains("plan \"pro\" is there twice"));
-        assert!(with(&pack("p", "price_q")).unwrap_err().contains("pack \"p\" is there twice"));
-        assert!(with(&order("dfy")).unwrap_err().contains("order mode \"dfy\" is there twice"));
+        assert!(with(&plan("pro")).unwrap_err().contains("plan \"pro\" occurs twice"));
+        assert!(with(&pack("p", "price_q")).unwrap_err().contains("pack \"p\" occurs twice"));
+        assert!(with(&order("dfy")).unwrap_err().contains("order mode \"dfy\" occurs twice"));
     }
 
     #[test]
-    fn a_mistake_is_told_with_its_file_and_line() {
+    fn an_error_names_its_file_and_line() {
         let error = |line| CatalogError { line, message: "no".to_owned() };
         assert_eq!(
             (error(7).of_file("a.toml"), error(0).of_file("a.toml")),
@@ -690,10 +687,10 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_is_an_error_that_names_the_line() {
+    fn each_mistake_is_an_error_with_its_line() {
         for (from, to, line, says) in [
             ("price_b", "price_a", 14, "already used on line 10"),
-            ("tier = \"pro\"", "tier = \"gold\"", 8, "tier \"gold\" is not named under [tiers]"),
+            ("tier = \"pro\"", "tier = \"gold\"", 8, "tier \"gold\" is not under [tiers]"),
             ("credits = 5000", "credits = -1", 9, "must be between 0 and"),
             ("credits = 5000", "credits = 1.5", 9, "expected i64"),
             ("credits = 5000", "credit = 5000", 9, "unknown field"),

@@ -1,12 +1,12 @@
-//! Whole credits, and the signed changes of a ledger.
+//! Whole credits.
 
 use std::fmt;
 use std::iter::Sum;
 
 use serde::{Deserialize, Serialize};
 
-/// A number of credits, never negative. Sums stop at the largest number and differences at zero, so that no
-/// arithmetic on outside data can wrap; the catalog's bounds keep every real sum far below the limit.
+/// A number of credits, never negative. Sums stop at the largest `u64` and differences at zero, so arithmetic
+/// on outside data cannot overflow. The catalog's limits keep every real sum far below that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Credits(u64);
@@ -14,7 +14,7 @@ pub struct Credits(u64);
 impl Credits {
     /// No credits.
     pub const ZERO: Self = Self(0);
-    /// The largest grant: 10^15 = the catalog's largest amount times its largest quantity.
+    /// The largest grant: 10^15, the catalog's largest amount times its largest quantity.
     pub const MAX_GRANT: Self = Self(1_000_000_000_000_000);
 
     /// From a plain number.
@@ -44,8 +44,8 @@ impl Credits {
         self.0.checked_mul(quantity).map(Self).filter(|product| *product <= Self::MAX_GRANT)
     }
 
-    /// `self` × `part` ÷ `whole`, rounded down; `part` beyond `whole` counts as `whole`, a `whole` of zero or
-    /// less gives zero.
+    /// `self` × `part` ÷ `whole`, rounded down. A `part` above `whole` counts as `whole`. The result is zero
+    /// when `part` is negative, or `whole` is zero or negative.
     #[must_use]
     pub fn share(self, part: i64, whole: i64) -> Self {
         let (Ok(part), Ok(whole)) = (u128::try_from(part), u128::try_from(whole)) else { return Self::ZERO };
@@ -56,7 +56,7 @@ impl Credits {
         Self(u64::try_from(share).unwrap_or(u64::MAX))
     }
 
-    /// The change that leads from `before` to `self`.
+    /// The signed difference `self` − `before`.
     pub fn delta_from(self, before: Self) -> i64 {
         let signed = |credits: u64| i64::try_from(credits).unwrap_or(i64::MAX);
         if self >= before { signed(self.0 - before.0) } else { -signed(before.0 - self.0) }
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn arithmetic_stops_at_its_ends() {
+    fn arithmetic_stops_at_the_limits() {
         assert_eq!(Credits::new(3).minus(Credits::new(5)), Credits::ZERO);
         assert_eq!(Credits::new(u64::MAX).plus(Credits::new(1)), Credits::new(u64::MAX));
         assert_eq!(Credits::new(1_000_000_000).times(1_000_000), Some(Credits::MAX_GRANT));

@@ -25,7 +25,7 @@ use crate::catalog::Catalog;
 use crate::event::{Event, EventType, Invoice, Object};
 use crate::ids::{ChargeId, CustomerId, PaymentIntentId, PriceId, SessionId, SubscriptionId, UserId};
 use crate::ledger::{Entry, EntryKind, LedgerKey, Note};
-use crate::reversal::{News, PaymentRecord};
+use crate::reversal::{PaymentRecord, ReversalEvent};
 use crate::timestamp::Timestamp;
 
 /// What to do about an event.
@@ -191,8 +191,8 @@ pub enum Parked {
     /// The user id that the app gave is empty, longer than 128 characters, or has control characters.
     #[error("the user id in the event is not valid")]
     InvalidUser,
-    /// Metadata names another user than the subscription's stored owner. Move the subscription, or dismiss the
-    /// event.
+    /// Metadata names another user than the subscription's stored owner. Move the subscription, or dismiss
+    /// the event.
     #[error("the subscription belongs to user {0}, and the event names user {1}")]
     OwnerConflict(UserId, UserId),
     /// `client_reference_id` names a user that does not exist, and the policy asks for one.
@@ -201,8 +201,8 @@ pub enum Parked {
     /// The customer pays for several users, and the event names none of them.
     #[error("customer {0} pays for several users, and the event names none")]
     SharedCustomer(CustomerId),
-    /// No plan of the catalog sells under this price. Add it to `catalog.toml`. With the subscription that the
-    /// invoice bills: once its plan is known, the price is no reason to wait.
+    /// No plan of the catalog sells under this price. Add it to `catalog.toml`. With the subscription that
+    /// the invoice bills: once its plan is known, the price is no reason to wait.
     #[error("price {0} is not in the catalog")]
     UnknownPrice(PriceId, Option<SubscriptionId>),
     /// `metadata.plan`, `.pack` or `.mode` names something that the catalog does not.
@@ -341,8 +341,8 @@ pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now:
     }
 }
 
-/// Whether an event leaves out what its rule needs and what Stripe's API would say: what was sold in a session,
-/// the rest of a list that was cut short, the invoice that a refunded payment paid.
+/// Whether an event leaves out what its rule needs and what Stripe's API would say: what was sold in a
+/// session, the rest of a list that was cut short, the invoice that a refunded payment paid.
 pub fn leaves_out(event: &Event) -> bool {
     if event.account.is_some() {
         return false;
@@ -439,7 +439,8 @@ fn decide_facts(
     }))
 }
 
-/// Whether the customer of an event is its user's: a refund or a dispute belongs to what its payment paid for.
+/// Whether the customer of an event is its user's: a refund or a dispute belongs to what its payment paid
+/// for.
 fn names_owner(event: &Event) -> bool {
     match event.object {
         Object::CheckoutSession(_) | Object::Subscription(_) | Object::Invoice(_) | Object::Customer(_) => {
@@ -519,15 +520,16 @@ impl Tied {
                 }
             }
             Object::Charge(charge) => {
-                let news = News::Charge(event.created, charge.amount_refunded);
+                let news = ReversalEvent::Charge(event.created, charge.amount_refunded);
                 self.reverse(account, event, news, refund::charge_key(charge), payments)?;
             }
             Object::Refund(refund) => {
-                let news = News::Refund(refund.id.clone(), refund.amount, refund::status(refund, event));
+                let news =
+                    ReversalEvent::Refund(refund.id.clone(), refund.amount, refund::status(refund, event));
                 self.reverse(account, event, news, refund::key(refund, event), payments)?;
             }
             Object::Dispute(dispute) => {
-                let news = News::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone());
+                let news = ReversalEvent::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone());
                 self.reverse(account, event, news, charge_dispute::key(dispute), payments)?;
             }
             Object::CheckoutSession(_)
@@ -581,11 +583,12 @@ impl Tied {
         &mut self,
         account: &Account,
         event: &Event,
-        news: News,
+        news: ReversalEvent,
         key: LedgerKey,
         payments: &Payments,
     ) -> Result<(), Parked> {
-        let kind = if matches!(news, News::Dispute(..)) { EntryKind::Dispute } else { EntryKind::Refund };
+        let kind =
+            if matches!(news, ReversalEvent::Dispute(..)) { EntryKind::Dispute } else { EntryKind::Refund };
         let (payment, mut record) = joined(event, news, payments);
         record.user = Some(account.user_id.clone());
         let Some(document) = record.document.clone() else { return Err(Parked::NoGrant(payment)) };
@@ -614,15 +617,17 @@ fn is_due(account: &Account, document: &LedgerKey, payment: &str, amount: i64, i
     (is_new || account.state.knows(document)) && booked != Some(&amount)
 }
 
-/// What is known of a refunded or disputed payment once an event about it is taken in, under the name by which
-/// it is kept: of its intent and its charge the one that is tied to a document, else the intent.
+/// What is known of a refunded or disputed payment once an event about it is taken in, under the name by
+/// which it is kept: of its intent and its charge the one that is tied to a document, else the intent.
 pub fn joined_payment(event: &Event, payments: &Payments) -> Option<(String, PaymentRecord)> {
     let news = match &event.object {
-        Object::Charge(charge) => News::Charge(event.created, charge.amount_refunded),
+        Object::Charge(charge) => ReversalEvent::Charge(event.created, charge.amount_refunded),
         Object::Refund(refund) => {
-            News::Refund(refund.id.clone(), refund.amount, refund::status(refund, event))
+            ReversalEvent::Refund(refund.id.clone(), refund.amount, refund::status(refund, event))
         }
-        Object::Dispute(dispute) => News::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone()),
+        Object::Dispute(dispute) => {
+            ReversalEvent::Dispute(dispute.id.clone(), dispute.amount, dispute.status.clone())
+        }
         Object::CheckoutSession(_)
         | Object::Subscription(_)
         | Object::Invoice(_)
@@ -633,7 +638,7 @@ pub fn joined_payment(event: &Event, payments: &Payments) -> Option<(String, Pay
     Some(joined(event, news, payments))
 }
 
-fn joined(event: &Event, news: News, payments: &Payments) -> (String, PaymentRecord) {
+fn joined(event: &Event, news: ReversalEvent, payments: &Payments) -> (String, PaymentRecord) {
     let refs = payment_refs(event);
     let known = |payment: &&PaymentRef| {
         payments.get(payment.as_str()).is_some_and(|record| record.document.is_some())
@@ -650,8 +655,9 @@ fn payment_of_invoice(invoice: &Invoice) -> Option<String> {
     intent.or_else(|| invoice.charge.as_ref().map(ToString::to_string))
 }
 
-/// The ledger keys that an event may be booked under, as far as the event alone says them: what to load before
-/// deciding. Several events share one: a dispute's opening comes as `created` and as `funds_withdrawn`.
+/// The ledger keys that an event may be booked under, as far as the event alone says them: what to load
+/// before deciding. Several events share one: a dispute's opening comes as `created` and as
+/// `funds_withdrawn`.
 pub fn ledger_keys(event: &Event) -> Vec<LedgerKey> {
     match &event.object {
         Object::CheckoutSession(session) => vec![LedgerKey::session(&session.id)],
@@ -688,8 +694,8 @@ pub fn is_reversal(event: &Event) -> bool {
     matches!(event.object, Object::Charge(_) | Object::Refund(_) | Object::Dispute(_))
 }
 
-/// The invoice that a refunded or disputed payment paid, where the event names it: before 2025-03-31.basil, or
-/// after Stripe was asked.
+/// The invoice that a refunded or disputed payment paid, where the event names it: before 2025-03-31.basil,
+/// or after Stripe was asked.
 pub fn invoice_of_reversal(event: &Event) -> Option<LedgerKey> {
     let invoice = match &event.object {
         Object::Charge(charge) => charge.invoice.as_ref(),

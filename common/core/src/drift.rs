@@ -1,9 +1,10 @@
-//! Where an account and Stripe differ, and what may be done about it: the planner of reconciliation.
+//! Differences between an account and Stripe, and which of them may be repaired: the planner of
+//! reconciliation.
 //!
-//! What is read from Stripe becomes an event (`reconcile/evidence.rs`), and `decide` is asked what the
-//! account would be after it. Where that is the account as it is, there is no difference, so a repaired one
-//! is never found again. There are no rules of credits or tiers in here, only the question what a repair
-//! without a person may do ([`repair`]).
+//! Reconciliation turns an object of Stripe into an event (`reconcile/evidence.rs`), and [`decide`] computes
+//! the account after this event. If the account does not change, there is no difference. So a repaired
+//! difference is not found again. This module has no rules about credits or tiers; it only decides what may
+//! be repaired without a person ([`repair`]).
 
 use std::collections::BTreeMap;
 
@@ -17,32 +18,32 @@ use super::ids::SubscriptionId;
 use super::timestamp::Timestamp;
 use crate::event::{Event, SubscriptionStatus};
 
-/// What kind of difference it is.
+/// The kind of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// Stripe has a subscription, or the tie of a customer to a user, that we do not.
+    /// Stripe has a subscription, or a link of a customer to a user, that is missing here.
     MissingHere,
-    /// We have a subscription that Stripe does not.
+    /// The account has a subscription that Stripe does not have.
     MissingAtStripe,
-    /// Another plan, another number of seats, or another tier comes of it.
+    /// The plan, the number of seats or the tier differs.
     Tier,
-    /// Another status, or another planned end.
+    /// The status or the planned end differs.
     Status,
-    /// Another billing period.
+    /// The billing period differs.
     Period,
-    /// A payment that was not granted, or one that cannot be.
+    /// A payment was not granted, or cannot be granted.
     Credits,
-    /// Somebody pays, and no user is known for the customer.
+    /// A customer pays, and its user is unknown.
     OrphanCustomer,
-    /// One user pays for more than one subscription.
+    /// A user pays for more than one subscription.
     DuplicateSubscriptions,
-    /// Stripe has an event that no endpoint of ours took.
+    /// Stripe has an event that our endpoint did not accept.
     LostEvent,
 }
 
 impl Class {
-    /// The word in reports.
+    /// Its name in reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MissingHere => "missing_here",
@@ -58,7 +59,7 @@ impl Class {
     }
 }
 
-/// What differs, by name: `{"tier":"free","credits":"500"}`.
+/// Values that differ, by name: `{"tier":"free","credits":"500"}`.
 pub type Facts = BTreeMap<&'static str, String>;
 
 /// One difference.
@@ -66,29 +67,30 @@ pub type Facts = BTreeMap<&'static str, String>;
 pub struct Difference {
     /// Its kind.
     pub class: Class,
-    /// As it is here.
+    /// The values in the account.
     pub before: Facts,
-    /// As it is at Stripe, or as it will be.
+    /// The values at Stripe, or in the account after the repair.
     pub after: Facts,
-    /// Who sets it right.
+    /// Who repairs it.
     pub remedy: Remedy,
 }
 
-/// Who sets a difference right.
+/// Who repairs a difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// The event does, under the same rules as every event.
+    /// The event repairs it, with the rules of every event.
     Repair,
-    /// A person, because the balance would fall. It may not any more once the rest of the run is done.
+    /// A person, because the balance would fall. Later repairs of the same run may change that.
     Lowers,
-    /// A person decides; this is why.
+    /// A person, for this reason.
     Person(String),
 }
 
-/// What an event that was made of an object may do without a person: all that it means, unless the balance
-/// would fall; then how the subscription stands, without the credits; unless the balance would fall even so.
+/// What may be applied without a person of an event that was made of an object: the whole event; if that
+/// lowers the balance, only the state of the subscription without credits; if that lowers the balance too,
+/// nothing.
 ///
-/// **Invariant:** what this allows never lowers a balance.
+/// **Invariant:** the returned change never lowers the balance.
 pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
     let balance = |state: &State| state.balance(&catalog.policy, now);
     let lowers = |outcome: &Outcome| match outcome {
@@ -115,7 +117,6 @@ pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestam
     Outcome::Apply(Box::new(nothing))
 }
 
-/// A subscription as an account has it.
 impl Summary {
     fn is_over(&self) -> bool {
         matches!(self.status, Some(SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired))
@@ -135,8 +136,8 @@ impl Summary {
     }
 }
 
-/// Compares a subscription, as `event` tells it, with the account. What ended before `since` and is unknown
-/// here is history.
+/// Compares the subscription in `event` with the account. A subscription that ended before `since` and is
+/// unknown here is not reported.
 pub fn subscription(
     account: &Account,
     event: &Event,
@@ -191,8 +192,8 @@ pub fn subscription(
     found
 }
 
-/// Nobody is better off for hearing of a subscription that never began, or of one that was over before the
-/// time looked at.
+/// Whether a missing subscription is not reported, because no action follows from it: it never started, or it
+/// ended before `since`.
 fn is_history(
     theirs: &Summary,
     whole: &Applied,
@@ -204,7 +205,7 @@ fn is_history(
         matches!(theirs.status, Some(SubscriptionStatus::Incomplete | SubscriptionStatus::IncompleteExpired));
     let known = whole.change.state.subscriptions.get(id);
     let ended = known.and_then(|subscription| subscription.ended_at()).unwrap_or(event.created);
-    // An account forgets what ended long ago; learning it anew would be forgotten again.
+    // An account deletes subscriptions that ended long ago, and would delete this one again.
     never_began || known.is_none() || (theirs.is_over() && ended < since)
 }
 
@@ -249,16 +250,16 @@ fn standing_difference(
     let remedy = if becomes.as_ref() == Some(theirs) {
         Remedy::Repair
     } else if becomes.as_ref() == ours && ours.is_some_and(Summary::is_over) {
-        Remedy::Person("it has ended here and not at Stripe".to_owned())
+        Remedy::Person("the subscription has ended here, but not at Stripe".to_owned())
     } else if becomes.as_ref() == ours {
         Remedy::Lowers
     } else {
-        Remedy::Person("what Stripe says now is older than what is known here".to_owned())
+        Remedy::Person("the state at Stripe is older than the state here".to_owned())
     };
     Difference { class, before, after, remedy }
 }
 
-/// Compares a paid invoice or a finished session, as `event` tells it, with the account.
+/// Compares the paid invoice or the completed session in `event` with the account.
 pub fn document(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Option<Difference> {
     let balance = account.state.balance(&catalog.policy, now);
     let whole = match decide(account, event, &Payments::new(), catalog, now) {
@@ -291,8 +292,7 @@ pub fn document(account: &Account, event: &Event, catalog: &Catalog, now: Timest
     Some(Difference { class, before: credits(balance), after, remedy })
 }
 
-/// Whether the running period of a subscription, as `event` tells it, was opened here by a payment or a
-/// trial.
+/// Whether a payment or a trial has opened the running period of the subscription in `event`.
 pub fn has_opening(
     account: &Account,
     event: &Event,
@@ -313,7 +313,7 @@ pub fn has_opening(
     theirs.plan.is_none() || theirs.start.is_none_or(opened)
 }
 
-/// Several subscriptions that all give access.
+/// The difference for a user with several subscriptions that give access.
 pub fn duplicates(account: &Account, catalog: &Catalog, now: Timestamp) -> Option<Difference> {
     let paying = live(account, catalog, now);
     let ids: Vec<&str> = paying.iter().map(|id| id.as_str()).collect();
@@ -323,7 +323,7 @@ pub fn duplicates(account: &Account, catalog: &Catalog, now: Timestamp) -> Optio
     Some(Difference { class: Class::DuplicateSubscriptions, before, after: Facts::new(), remedy })
 }
 
-/// The subscriptions that give access, as far as their status says.
+/// The subscriptions whose status gives access.
 pub fn live<'a>(account: &'a Account, catalog: &Catalog, now: Timestamp) -> Vec<&'a SubscriptionId> {
     let live = |id: &&SubscriptionId| {
         let status = account.state.summary(id, catalog, now).and_then(|summary| summary.status);
@@ -335,7 +335,7 @@ pub fn live<'a>(account: &'a Account, catalog: &Catalog, now: Timestamp) -> Vec<
     account.state.subscriptions.keys().filter(live).collect()
 }
 
-/// A subscription of ours that Stripe does not have.
+/// The difference for a subscription that Stripe does not have.
 pub fn missing_at_stripe(
     account: &Account,
     id: &SubscriptionId,
@@ -344,7 +344,8 @@ pub fn missing_at_stripe(
 ) -> Difference {
     let before = account.state.summary(id, catalog, now).map(|standing| standing.facts()).unwrap_or_default();
     let remedy = Remedy::Person(
-        "Stripe has no such subscription: it is another mode's or account's, or was deleted".to_owned(),
+        "Stripe does not have this subscription: it is of the other mode or of another account, or deleted"
+            .to_owned(),
     );
     Difference { class: Class::MissingAtStripe, before, after: Facts::new(), remedy }
 }

@@ -1,9 +1,12 @@
-//! Stripe's events, read into the few facts that the rules need.
+//! Stripe's events, with the fields that the rules need.
 //!
-//! **Invariants.** Nothing in here does IO. Reading follows what Stripe's changelog says of both shapes,
-//! before and after API version 2025-03-31.basil, and never the version's name. Enumerations are open, null
-//! is absent, what we do not use is not looked at. A fact of a shape that Stripe never sent is an error with
-//! its path, never "absent".
+//! **Invariants:**
+//!
+//! - This module does no IO.
+//! - The shapes from before and after API version 2025-03-31.basil are both read. The name of the version is
+//!   never used.
+//! - Enumerations are open, null is absent, and unused fields are skipped.
+//! - A field of an unexpected type is an error with its path. It is never treated as absent.
 
 #[macro_use]
 mod open_enum;
@@ -43,59 +46,59 @@ pub use self::{
 use crate::ids::{CustomerId, EventId, IdError, SessionId, SubscriptionId, UserId};
 use crate::timestamp::Timestamp;
 
-/// Why a body is not an event that we can act on. No retry helps: at the edge it is a 400
-/// (`malformed_event`), in a worker it is parked.
+/// Why a body is not a readable event. A retry does not help: the webhook answers 400 (`malformed_event`),
+/// and a worker parks the event.
 ///
-/// No message holds a value from the body, only where it stands.
+/// Messages hold the path of a value, never the value.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The bytes are no text.
+    /// The bytes are not UTF-8.
     #[error("the body is not UTF-8")]
     NotUtf8(#[source] std::str::Utf8Error),
-    /// The text is no JSON, is nested too deep, or has a key of the envelope twice.
+    /// The text is not JSON, is nested too deeply, or has a duplicate key in the envelope.
     #[error("the body is not well-formed JSON")]
     NotJson(#[source] serde_json::Error),
-    /// JSON, but a list, text, number or null.
+    /// The JSON is a list, a text, a number, a boolean or null.
     #[error("the body is JSON, but not an object")]
     NotAnObject,
-    /// `object` is `v2.core.event`: the destination is set to thin payloads, and this system reads snapshots.
+    /// `object` is `v2.core.event`: the event destination sends thin events. Only snapshot events are read.
     #[error(
         "the body is a thin event (v2.core.event): set the event destination's payload style to snapshot"
     )]
     Thin,
-    /// The event is under `detail`: it came through EventBridge.
+    /// The event is under `detail`: it was sent through EventBridge.
     #[error("the body is an EventBridge envelope: the event is its `detail`, and it has no signature")]
     EventBridge,
     /// `object` is not `event`.
     #[error("the body is a JSON object, but `object` is not `event`")]
     NotAnEvent,
-    /// A fact that no rule can do without is not there.
+    /// A required field is missing.
     #[error("{path} is missing")]
     Missing {
-        /// Dotted, from the top of the event: `data.object.lines.data[0].amount`.
+        /// Dotted path from the top of the event: `data.object.lines.data[0].amount`.
         path: String,
     },
-    /// A fact is there in a shape that Stripe never sent.
+    /// A field has an unexpected type.
     #[error("{path} is not {expected}")]
     Wrong {
-        /// Dotted, from the top of the event.
+        /// Dotted path from the top of the event.
         path: String,
-        /// What it should be.
+        /// The expected type or value.
         expected: &'static str,
     },
-    /// An id is not one.
+    /// An id is invalid.
     #[error("{path} is not an id")]
     Id {
-        /// Dotted, from the top of the event.
+        /// Dotted path from the top of the event.
         path: String,
-        /// Which rule it breaks.
+        /// The rule that it breaks.
         #[source]
         source: IdError,
     },
 }
 
 impl ReadError {
-    /// The kind of error as one word, for the log and for metrics.
+    /// The kind of error, for the log and for metrics.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::NotUtf8(_) => "not_utf8",
@@ -111,27 +114,27 @@ impl ReadError {
     }
 }
 
-/// One event, read.
+/// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// `evt_…`; the same on every delivery.
     pub id: EventId,
     /// `type`
     pub kind: EventType,
-    /// When Stripe made the event. Whole seconds: two events may share it, and it says nothing of the order
-    /// of changes within one.
+    /// When Stripe created the event, in whole seconds. Two events may have the same time, so it does not
+    /// give the order of changes within a second.
     pub created: Timestamp,
-    /// Whether it is about real money.
+    /// Whether it is a live event.
     pub livemode: bool,
-    /// The connected account it is about (`acct_…`), on Connect endpoints.
+    /// The connected account (`acct_…`), on Connect endpoints.
     pub account: Option<String>,
-    /// The version that rendered the event. For the log: no rule looks at it.
+    /// The API version that rendered the event. Only for the log: no rule uses it.
     pub api_version: Option<String>,
-    /// What it is about, as it was when the event was made.
+    /// The object, as it was when the event was created.
     pub object: Object,
 }
 
-/// `data.object`, by the family of the event's type.
+/// `data.object`, by the event's type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// `checkout.session.*`
@@ -150,15 +153,15 @@ pub enum Object {
     Dispute(Dispute),
     /// `customer.deleted`
     Customer(Customer),
-    /// A type that no family handles; the object is not looked at.
+    /// The object of a type without a family. It is not read.
     Other,
 }
 
 /// Reads a whole event.
 ///
 /// # Errors
-/// Those of [`read_head`]; [`ReadError::Missing`], [`ReadError::Wrong`] and [`ReadError::Id`] for a fact
-/// inside `data.object`.
+/// The errors of [`read_head`], and [`ReadError::Missing`], [`ReadError::Wrong`] and [`ReadError::Id`] for a
+/// field of `data.object`.
 pub fn read(payload: &[u8]) -> Result<Event, ReadError> {
     let envelope: Envelope<'_, Json<'_>> = Envelope::read(payload)?;
     let part = |name| envelope.data.get(name).filter(|part| part.is_object());
@@ -235,15 +238,16 @@ impl Object {
 }
 
 impl Event {
-    /// The user that the metadata of the event's object names, under `user_id` or `client_id`: for an invoice
-    /// its subscription's metadata, then its own, then its lines'. A refund, a dispute and an invoice payment
-    /// name none: they belong to what their payment paid for.
+    /// The user in the metadata of the event's object, under `user_id` or `client_id`. For an invoice: the
+    /// subscription's metadata, then the invoice's own, then its lines'. Charges, refunds, disputes and
+    /// invoice payments name no user: they belong to the document of their payment.
     ///
-    /// An empty text is "not set" (Stripe's way to unset a metadata key), and the next place is looked at.
+    /// An empty text counts as absent, because Stripe unsets a metadata key with it. The next place is then
+    /// used.
     ///
     /// # Errors
-    /// [`IdError`] when the first text found is no user id: the event is parked, as another place may name
-    /// somebody else.
+    /// [`IdError`] when the first text found is not a valid user id. The event is then parked, because the
+    /// next place may name another user.
     pub fn named_user(&self) -> Result<Option<UserId>, IdError> {
         let mut places: Vec<&Metadata> = Vec::new();
         match &self.object {
@@ -270,17 +274,17 @@ impl Event {
             .transpose()
     }
 
-    /// The session's `client_reference_id`. A buyer can set it in a Payment Link's address, and affiliate
-    /// tools put ids of their own there: the catalog's policy says how far it counts.
+    /// The session's `client_reference_id`. A buyer can set it in the URL of a Payment Link, and affiliate
+    /// tools put their own ids there. The catalog's policy decides whether it counts.
     ///
     /// # Errors
-    /// [`IdError`] when it is no user id.
+    /// [`IdError`] when it is not a valid user id.
     pub fn referenced_user(&self) -> Result<Option<UserId>, IdError> {
         let Object::CheckoutSession(session) = &self.object else { return Ok(None) };
         session.client_reference_id.as_deref().filter(|text| !text.is_empty()).map(UserId::new).transpose()
     }
 
-    /// The customer that the event names; refunds and disputes name none.
+    /// The customer of the event's object. Events about refunds and disputes usually have none.
     pub fn customer(&self) -> Option<&CustomerId> {
         match &self.object {
             Object::CheckoutSession(session) => session.customer.as_ref(),
@@ -294,7 +298,7 @@ impl Event {
         }
     }
 
-    /// The subscription that the event is about or names.
+    /// The subscription of the event's object.
     pub fn subscription_id(&self) -> Option<&SubscriptionId> {
         match &self.object {
             Object::CheckoutSession(session) => session.subscription.as_ref(),
@@ -309,7 +313,7 @@ impl Event {
         }
     }
 
-    /// The checkout session that the event is about.
+    /// The id of the event's checkout session.
     pub fn checkout_session_id(&self) -> Option<&SessionId> {
         match &self.object {
             Object::CheckoutSession(session) => Some(&session.id),
@@ -324,7 +328,7 @@ impl Event {
         }
     }
 
-    /// Every id of Stripe's that the event names, the object's own first: what the event log is searched by.
+    /// All ids of Stripe objects in the event, the object's own first. The event log stores them.
     pub fn object_ids(&self) -> Vec<&str> {
         fn all<'a>(own: &'a str, named: &[Option<&'a str>]) -> Vec<&'a str> {
             std::iter::once(own).chain(named.iter().copied().flatten()).collect()

@@ -1,82 +1,82 @@
-//! How well the system is: a score from 0 to 100, each deduction with its reason and what to do about it.
+//! The health score, from 0 to 100. Each deduction has a reason and advice.
 
 use serde::{Deserialize, Serialize};
 
-/// A score below this is an alert.
+/// A score below this causes an alert.
 pub const LOW_SCORE: u8 = 80;
-/// More failed events than this are an alert.
+/// More failed events than this cause an alert.
 pub const MANY_FAILED: u64 = 5;
-/// A message that waits for longer is an alert.
+/// A message that is older than this causes an alert.
 pub const OLD_SECONDS: u64 = 900;
-/// So many refused signatures within an hour are a burst.
+/// This many refused signatures within an hour are a burst.
 pub const BURST: u64 = 5;
-/// A success rate over fewer events says nothing.
-const FEW_EVENTS: u64 = 20;
+/// With fewer events, the success rate is not rated.
+const MIN_RATED_EVENTS: u64 = 20;
 
-/// What was counted. `None` is not known.
+/// The counts that the score is computed from. `None` means unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Events received in the last 24 hours that were processed.
+    /// Events of the last 24 hours that were processed.
     pub processed: u64,
-    /// Likewise, ignored.
+    /// Events of the last 24 hours that were ignored.
     pub ignored: u64,
-    /// Likewise, parked or failed as they stand.
+    /// Events of the last 24 hours that are parked or failed.
     pub unsuccessful: u64,
-    /// Events in the log that are parked, of any age.
+    /// Parked events of any age.
     pub parked: u64,
-    /// Likewise, failed.
+    /// Failed events of any age.
     pub failed: u64,
-    /// Records that reconciliation found at Stripe and not here.
+    /// Records of Stripe that the last reconciliation found missing here.
     pub missing: Option<u64>,
-    /// Customers at Stripe that are nobody's, by the same report.
+    /// Paying customers without a user, by the last reconciliation.
     pub orphaned: Option<u64>,
     /// Messages in the dead-letter queue.
     pub dead_letters: u64,
-    /// The queues of the families.
+    /// The queues of the event families.
     pub queues: Vec<QueueCount>,
-    /// Requests refused for their signature in the last hour.
+    /// Requests of the last hour that were refused because of their signature.
     pub refused_signatures: u64,
 }
 
-/// A queue's messages.
+/// The messages of a queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct QueueCount {
-    /// The family.
+    /// Name of the event family.
     pub queue: String,
-    /// Messages that may be taken.
+    /// Visible messages.
     pub waiting: u64,
-    /// Messages that were taken, or wait for their next attempt.
+    /// Messages that a worker holds or that wait for their next attempt.
     pub in_flight: u64,
     /// Age of the oldest message.
     pub oldest_seconds: Option<u64>,
 }
 
-/// Points that are missing, and why.
+/// Points that are deducted from the score, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deduction {
-    /// How many.
+    /// Number of points.
     pub points: u8,
     /// Its name: `failed`, `parked`, `missing`, `orphaned`, `dead_letters`, `old_message`, `backlog`,
     /// `signatures`, `success_rate`.
     pub code: String,
-    /// What was counted.
+    /// The reason in words, with the count.
     pub reason: String,
     /// What to do.
     pub advice: String,
 }
 
-/// The score and what it is made of.
+/// The score and its deductions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Health {
-    /// 100 less the deductions, at least 0.
+    /// 100 minus the deductions, at least 0.
     pub score: u8,
-    /// In thousandths: processed events among those that needed processing; `None` when there were none.
+    /// Share of processed among processed, parked and failed events, in thousandths; `None` without events.
     pub success_permille: Option<u64>,
-    /// Where the points went, the most first.
+    /// Largest first.
     pub deductions: Vec<Deduction>,
 }
 
-/// Judges the counts. Pure.
+/// Computes the score.
 pub fn health(counts: &Counts) -> Health {
     let mut deductions = Vec::new();
     let mut deduct = |points: u64, code: &str, reason: String, advice: &str| {
@@ -94,7 +94,7 @@ pub fn health(counts: &Counts) -> Health {
         failed,
         "failed",
         counted(counts.failed, "event failed on every attempt", "events failed on every attempt"),
-        "mend what their log lines name, then retry them",
+        "fix the cause in their log lines, then retry them",
     );
     let parked = each(counts.parked, 2, 15);
     let reason = counted(counts.parked, "event is parked", "events are parked");
@@ -103,10 +103,10 @@ pub fn health(counts: &Counts) -> Health {
     let reason = counted(missing, "record of Stripe is missing here", "records of Stripe are missing here");
     deduct(each(missing, 10, 40), "missing", reason, "run reconciliation with repair");
     let orphaned = counts.orphaned.unwrap_or(0);
-    let reason = counted(orphaned, "customer at Stripe is nobody's", "customers at Stripe are nobody's");
+    let reason = counted(orphaned, "customer at Stripe has no user", "customers at Stripe have no user");
     deduct(each(orphaned, 1, 10), "orphaned", reason, "link them to users");
     let dead = if counts.dead_letters > 0 { 15 } else { 0 };
-    let advice = "the function dead-letter should have taken them: look at its errors";
+    let advice = "the function dead-letter did not read them: look at its errors";
     let reason = counted(
         counts.dead_letters,
         "message is in the dead-letter queue",
@@ -139,7 +139,7 @@ pub fn health(counts: &Counts) -> Health {
 
     let needed = counts.processed.saturating_add(counts.unsuccessful);
     let success_permille = counts.processed.saturating_mul(1000).checked_div(needed);
-    if let Some(rate) = success_permille.filter(|_| needed >= FEW_EVENTS) {
+    if let Some(rate) = success_permille.filter(|_| needed >= MIN_RATED_EVENTS) {
         let points = match rate {
             990.. => 0,
             950.. => 5,
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn every_deduction_has_its_reason_and_the_alert_rules_bring_the_score_below_80() {
+    fn every_count_has_its_deduction() {
         check(Counts::default(), 100, &[]);
         check(Counts { processed: 1000, ignored: 5, ..Counts::default() }, 100, &[]);
         check(Counts { failed: 5, ..Counts::default() }, 85, &["failed"]);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn one_is_no_plural() {
+    fn a_count_of_one_is_singular() {
         let reason = |parked| {
             health(&Counts { parked, ..Counts::default() })
                 .deductions

@@ -1,47 +1,46 @@
-//! Newtypes for the ids that travel through the system, checked once where they enter.
+//! A type for each kind of id. An id is checked when it is created.
 //!
-//! **Invariant:** no id holds `#`, a control character or more than 255 characters, so an id is safe as part
-//! of a composite key (`invoice#in_…`) and in a log line. Prefixes follow Stripe's own objects; the comment
-//! on a type names the exceptions.
+//! **Invariant:** no id has a control character or more than 255 characters, so an id is safe in a log line.
+//! Only customer and user ids may have a `#`; they are always the last part of a key (`user#<id>`).
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Why a text is not an id. The text itself is left out: it came from outside and may be anything.
+/// Why a text is not an id. The error does not hold the text, because it comes from outside.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a {kind} id: {problem}")]
 pub struct IdError {
-    /// What the id was to name, in Stripe's words: `event`, `payment intent`, `user`, …
+    /// The kind of id: `event`, `payment intent`, `user`, …
     pub kind: &'static str,
-    /// Which rule it broke.
+    /// The rule that the text breaks.
     pub problem: IdProblem,
 }
 
-/// The rule an id broke.
+/// A rule that a text breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdProblem {
-    /// Nothing there, or nothing after the prefix.
+    /// The text is empty, or has nothing after the prefix.
     #[error("it is empty")]
     Empty,
-    /// More characters than Stripe's 255 (128 for a user).
+    /// The text has more than 255 characters (128 for a user).
     #[error("it is longer than {0} characters")]
     TooLong(usize),
-    /// A character that the kind of id does not have.
+    /// The text has a character that this kind of id never has.
     #[error("it has a character that such an id never has")]
     Character,
-    /// Another kind of object.
+    /// The prefix is missing, or it is of another kind of object.
     #[error("it does not begin with {0:?}")]
     Prefix(&'static [&'static str]),
 }
 
-/// Longest id Stripe gives out ("object ids are up to 255 characters", its upgrade guide).
-const STRIPE_MAX: usize = 255;
-/// Longest user id we take; it is the partition key of the account.
-const USER_MAX: usize = 128;
+/// The maximum length of Stripe's ids ("object ids are up to 255 characters", Stripe's upgrade guide).
+const MAX_STRIPE_CHARS: usize = 255;
+/// The maximum length of a user id. It is part of the account's partition key.
+const MAX_USER_CHARS: usize = 128;
 
-/// Declares one id: `Name, "kind", check`. As JSON and in items it is the plain text. Ids are handed on often
-/// and never changed, so a copy shares the text: the next state of an account is a copy of the one before.
+/// Declares one id: `Name, "kind", check`. In JSON and in items it is a text. Ids never change, and every new
+/// state of an account copies them, so clones share the text.
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $check:expr) => {
         $(#[$doc])*
@@ -50,10 +49,10 @@ macro_rules! id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks the text and wraps it.
+            /// Checks a text.
             ///
             /// # Errors
-            /// [`IdError`] with the first rule it breaks.
+            /// [`IdError`] with the first rule that the text breaks.
             pub fn new(text: impl Into<Arc<str>>) -> Result<Self, IdError> {
                 let text = text.into();
                 let check: fn(&str) -> Result<(), IdProblem> = $check;
@@ -110,46 +109,66 @@ macro_rules! id {
 }
 
 id! {
-    /// `evt_…`. The one Stripe id that may hold letters beyond ASCII: an event that was signed by Stripe is
-    /// taken, not argued with.
+    /// `evt_…`. It may have letters that are not ASCII, so that every event signed by Stripe is accepted.
     EventId, "event", |text| stripe(text, &["evt_"], |c| c.is_alphanumeric() || c == '_')
 }
 id! {
-    /// `cus_…`, or an id that the merchant chose when creating the customer, which may hold `@ . + -` and more
-    /// (stripe-node#968, stripe-node#125): any text of 1 to 255 characters without a control character. Encode
-    /// it in calls to Stripe.
-    CustomerId, "customer", |text| free(text, STRIPE_MAX, |c| !c.is_control())
-}
-id! { /** `sub_…`; `su_…` in accounts that are older than 2014. */ SubscriptionId, "subscription", |text| stripe(text, &["sub_", "su_"], word) }
-id! { /** `in_…`; a preview (`invoice.upcoming`) has none. */ InvoiceId, "invoice", |text| stripe(text, &["in_"], word) }
-id! { /** Checkout session: `cs_test_…`, `cs_live_…`. */ SessionId, "checkout session", |text| stripe(text, &["cs_"], word) }
-id! { /** `pi_…` */ PaymentIntentId, "payment intent", |text| stripe(text, &["pi_"], word) }
-id! { /** `ch_…`, and `py_…` for payments that are not by card. */ ChargeId, "charge", |text| stripe(text, &["ch_", "py_"], word) }
-id! { /** `re_…`, and `pyr_…` for refunds of a `py_…`. */ RefundId, "refund", |text| stripe(text, &["re_", "pyr_"], word) }
-id! { /** `dp_…` (card) and `du_…`. */ DisputeId, "dispute", |text| stripe(text, &["dp_", "du_"], word) }
-id! {
-    /// A subscription item (`si_…`): what Stripe bills. Items of events before 2018 have no id and get one of
-    /// ours (see `event::Subscription`).
-    ItemId, "subscription item", |text| free(text, STRIPE_MAX, |c| !c.is_control() && c != '#')
+    /// `cus_…`, or an id that the merchant chose, for example with `@ . + -` (stripe-node#968,
+    /// stripe-node#125): 1 to 255 characters without control characters. Percent-encode it in calls to
+    /// Stripe.
+    CustomerId, "customer", |text| free(text, MAX_STRIPE_CHARS, |c| !c.is_control())
 }
 id! {
-    /// A price (`price_…`) or a legacy plan, whose id the merchant chose freely (`gold`,
-    /// `silver-express-898`): any text of 1 to 255 characters without a control character or `#`.
-    PriceId, "price", |text| free(text, STRIPE_MAX, |c| !c.is_control() && c != '#')
+    /// `sub_…`, or `su_…` in accounts from before 2014.
+    SubscriptionId, "subscription", |text| stripe(text, &["sub_", "su_"], word)
 }
 id! {
-    /// The app's own id of a user: 1 to 128 characters, none of them a control character.
-    UserId, "user", |text| free(text, USER_MAX, |c| !c.is_control())
+    /// `in_…`. The preview of `invoice.upcoming` has no id.
+    InvoiceId, "invoice", |text| stripe(text, &["in_"], word)
+}
+id! {
+    /// A checkout session: `cs_test_…`, `cs_live_…`.
+    SessionId, "checkout session", |text| stripe(text, &["cs_"], word)
+}
+id! {
+    /// `pi_…`
+    PaymentIntentId, "payment intent", |text| stripe(text, &["pi_"], word)
+}
+id! {
+    /// `ch_…`, or `py_…` for a payment that is not by card.
+    ChargeId, "charge", |text| stripe(text, &["ch_", "py_"], word)
+}
+id! {
+    /// `re_…`, or `pyr_…` for a refund of a `py_…`.
+    RefundId, "refund", |text| stripe(text, &["re_", "pyr_"], word)
+}
+id! {
+    /// `dp_…` (card) or `du_…`.
+    DisputeId, "dispute", |text| stripe(text, &["dp_", "du_"], word)
+}
+id! {
+    /// A subscription item (`si_…`). Items of events from before 2018 have no id; [`crate::event::Item::id`]
+    /// says which id they get.
+    ItemId, "subscription item", |text| free(text, MAX_STRIPE_CHARS, |c| !c.is_control() && c != '#')
+}
+id! {
+    /// A price (`price_…`), or a legacy plan with an id that the merchant chose (`gold`,
+    /// `silver-express-898`): 1 to 255 characters without control characters and `#`.
+    PriceId, "price", |text| free(text, MAX_STRIPE_CHARS, |c| !c.is_control() && c != '#')
+}
+id! {
+    /// The app's own id of a user: 1 to 128 characters without control characters.
+    UserId, "user", |text| free(text, MAX_USER_CHARS, |c| !c.is_control())
 }
 
-/// `[A-Za-z0-9_]`: what Stripe's ids are made of.
+/// `[A-Za-z0-9_]`: the characters of Stripe's ids.
 fn word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// A Stripe id: one of the prefixes, then at least one more character, every one of them allowed.
+/// Checks a Stripe id: one of the prefixes, then at least one more character; all characters are allowed.
 fn stripe(text: &str, prefixes: &'static [&'static str], allowed: fn(char) -> bool) -> Result<(), IdProblem> {
-    free(text, STRIPE_MAX, allowed)?;
+    free(text, MAX_STRIPE_CHARS, allowed)?;
     match prefixes.iter().find_map(|prefix| text.strip_prefix(prefix)) {
         None => Err(IdProblem::Prefix(prefixes)),
         Some("") => Err(IdProblem::Empty),
@@ -157,7 +176,7 @@ fn stripe(text: &str, prefixes: &'static [&'static str], allowed: fn(char) -> bo
     }
 }
 
-/// 1 to `max` characters, every one of them allowed.
+/// Checks a text of 1 to `max` allowed characters.
 fn free(text: &str, max: usize, allowed: fn(char) -> bool) -> Result<(), IdProblem> {
     if text.is_empty() {
         Err(IdProblem::Empty)
@@ -175,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_checked_where_it_enters() {
+    fn an_id_is_checked_when_it_is_created() {
         let long = format!("evt_{}", "a".repeat(252));
         let rows: [(&str, Option<IdProblem>); 9] = [
             ("evt_1NG8Du2eZvKYlo2CUI79vXWy", None),
@@ -195,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn both_prefixes_of_a_kind_are_taken() {
+    fn every_prefix_of_a_kind_is_accepted() {
         assert!(ChargeId::new("ch_1").is_ok() && ChargeId::new("py_1").is_ok());
         assert!(RefundId::new("re_1").is_ok() && RefundId::new("pyr_1").is_ok());
         assert!(DisputeId::new("dp_1").is_ok() && DisputeId::new("du_1").is_ok());
@@ -217,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_the_plain_text_and_is_checked_too() {
+    fn json_is_the_text_and_is_checked() {
         let id: InvoiceId = serde_json::from_str(r#""in_1""#).unwrap();
         assert_eq!(serde_json::to_string(&id).unwrap(), r#""in_1""#);
         assert!(serde_json::from_str::<InvoiceId>(r#""sub_1""#).is_err());

@@ -1,6 +1,6 @@
-//! Jobs by which the app learns that an account changed.
+//! Jobs that notify the app of a changed account.
 //!
-//! A job is written in the transaction of the change, and `provision` does it.
+//! A job is written in the transaction of the change. The outbox does it.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobKind {
-    /// Has the app set a user up.
+    /// Calls the app to set up a user.
     Provision,
-    /// Tells the app how an account stands.
+    /// Sends the app the current state of an account.
     Account,
 }
 
 impl JobKind {
-    /// The word in keys.
+    /// Its name in keys.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Provision => "provision",
@@ -23,7 +23,7 @@ impl JobKind {
         }
     }
 
-    /// The word in the list of jobs.
+    /// Its name in the list of jobs.
     pub fn event(self) -> &'static str {
         match self {
             Self::Provision => "PAYMENT_CONFIRMED",

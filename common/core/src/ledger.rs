@@ -1,9 +1,10 @@
-//! The ledger: one entry for each thing that granted, took or could have moved credits, and the key that
-//! makes it happen once.
+//! The ledger: one entry for each document or action that moves credits or could have moved them. Its key
+//! makes sure that it is booked once.
 //!
-//! **Invariant:** a key names the document that is worth the credits, never a time of ours; the store writes
-//! an entry only where none with its key exists. **Invariant:** the deltas of an account's entries add up to
-//! its balance after every commit.
+//! **Invariant:** a key names the document that grants or takes credits, never the time of processing. The
+//! store writes an entry only if no entry with its key exists.
+//!
+//! **Invariant:** after every commit, the sum of the deltas of an account's entries is its balance.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::ids::{
 };
 use super::timestamp::Timestamp;
 
-/// What an entry is about, as text: `signup`, `invoice#in_…`, `invoice#in_…#si_…`, `trial#sub_…#si_…`,
+/// The key of an entry: `signup`, `invoice#in_…`, `invoice#in_…#si_…`, `trial#sub_…#si_…`,
 /// `plan#si_…#<period start>#<plan>#<n>`, `session#cs_…`, `refund#…`, `dispute#dp_…#<status>`,
 /// `consume#<idempotency key>`, `fix#<request id>`, `comp#<request id>`, `adjust#evt_…`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -24,57 +25,57 @@ use super::timestamp::Timestamp;
 pub struct LedgerKey(Arc<str>);
 
 impl LedgerKey {
-    /// The signup grant: one for each user.
+    /// The signup grant; one for each user.
     pub fn signup() -> Self {
         Self("signup".into())
     }
 
-    /// The grant of a paid invoice, or of the trial whose zero invoice this is.
+    /// A paid invoice, or the zero invoice of a trial.
     pub fn invoice(invoice: &InvoiceId) -> Self {
         Self(format!("invoice#{invoice}").into())
     }
 
-    /// A line of a paid invoice that counts later than the invoice was recorded.
+    /// A line of a paid invoice that is booked after the invoice.
     pub fn invoice_item(invoice: &InvoiceId, item: &ItemId) -> Self {
         Self(format!("invoice#{invoice}#{item}").into())
     }
 
-    /// The trial of a subscription item: one for each item of a subscription.
+    /// The trial of a subscription item; one for each item.
     pub fn trial(subscription: &SubscriptionId, item: &ItemId) -> Self {
         Self(format!("trial#{subscription}#{item}").into())
     }
 
-    /// A plan taken up within a billing period, as `<plan>#<n>` for the n-th time.
+    /// A change to a plan within a billing period. `change` is `<plan>#<n>` for the n-th change.
     pub fn plan(item: &ItemId, period_start: Timestamp, change: &str) -> Self {
         Self(format!("plan#{item}#{}#{change}", period_start.unix()).into())
     }
 
-    /// The grant of a paid one-time session: a pack or an order.
+    /// A paid one-time session: a pack or an order.
     pub fn session(session: &SessionId) -> Self {
         Self(format!("session#{session}").into())
     }
 
-    /// What a charge's refunds took back when they had reached `cumulative` minor units.
+    /// The refunds of a charge up to `cumulative` minor units.
     pub fn refund_of_charge(charge: &ChargeId, cumulative: i64) -> Self {
         Self(format!("refund#{charge}#{cumulative}").into())
     }
 
-    /// What had gone back of a payment when it was tied to its document.
+    /// The amount that was already refunded or disputed when a payment was linked to its document.
     pub fn refund_of_payment(payment: &str, amount: i64) -> Self {
         Self(format!("refund#{payment}#{amount}").into())
     }
 
-    /// What one refund object took back, or gave back when it failed.
+    /// A refund that reached a status.
     pub fn refund(refund: &RefundId, status: &str) -> Self {
         Self(format!("refund#{refund}#{status}").into())
     }
 
-    /// What a dispute took or gave back on reaching a status.
+    /// A dispute that reached a status.
     pub fn dispute(dispute: &DisputeId, status: &str) -> Self {
         Self(format!("dispute#{dispute}#{status}").into())
     }
 
-    /// A spend by the app, under the app's idempotency key.
+    /// A spend by the app, by the app's idempotency key.
     pub fn consume(idempotency_key: &str) -> Self {
         Self(format!("consume#{idempotency_key}").into())
     }
@@ -84,49 +85,49 @@ impl LedgerKey {
         Self(format!("fix#{request}").into())
     }
 
-    /// A plan that an operator gives for a time.
+    /// A complimentary plan that an operator gives for a limited time.
     pub fn complimentary(request: &str) -> Self {
         Self(format!("comp#{request}").into())
     }
 
-    /// A movement that grants nothing new: a return to a plan granted before in the period, or what late news
-    /// about an older event changes. The grants themselves never have such a key.
+    /// A correction that is not a grant: a return to a plan that was already granted in the period, or the
+    /// effect of a late event. A grant never has such a key.
     pub fn adjust(event: &EventId) -> Self {
         Self(format!("adjust#{event}").into())
     }
 
-    /// What the schedule books because its time has come.
+    /// A booking by the schedule at its due time.
     pub fn due(now: Timestamp) -> Self {
         Self(format!("due#{}", now.unix()).into())
     }
 
-    /// The same document's key for a movement that falls due with it.
+    /// The key of a correction that belongs to this document.
     pub fn adjusted(&self) -> Self {
         Self(format!("adjust#{}", self.0).into())
     }
 
-    /// The invoice's key, for the key of a line that counts later.
+    /// The key of the invoice, if this is the key of one of its lines.
     pub fn invoice_of_item(&self) -> Option<Self> {
         let (invoice, _item) = self.0.strip_prefix("invoice#")?.split_once('#')?;
         Some(Self(format!("invoice#{invoice}").into()))
     }
 
-    /// The invoice that it is the key of.
+    /// The invoice, if this is the key of an invoice.
     pub fn invoice_id(&self) -> Option<InvoiceId> {
         self.0.strip_prefix("invoice#").and_then(|id| InvoiceId::new(id).ok())
     }
 
-    /// The session that it is the key of.
+    /// The session, if this is the key of a session.
     pub fn session_id(&self) -> Option<SessionId> {
         self.0.strip_prefix("session#").and_then(|id| SessionId::new(id).ok())
     }
 
-    /// Whether it is this invoice's.
+    /// Whether it is the key of this invoice.
     pub fn is_invoice(&self, invoice: &InvoiceId) -> bool {
         self.0.strip_prefix("invoice#") == Some(invoice.as_str())
     }
 
-    /// Whether it is this session's.
+    /// Whether it is the key of this session.
     pub fn is_session(&self, session: &SessionId) -> bool {
         self.0.strip_prefix("session#") == Some(session.as_str())
     }
@@ -136,7 +137,7 @@ impl LedgerKey {
         &self.0
     }
 
-    /// Reads back a stored key or one that a user typed; any text is a key, most name no entry.
+    /// Reads a stored key, or a key that a person typed. Every text is valid.
     pub fn from_text(text: &str) -> Self {
         Self(text.into())
     }
@@ -160,7 +161,7 @@ impl fmt::Display for LedgerKey {
     }
 }
 
-/// What kind of thing an entry records.
+/// The kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EntryKind {
@@ -172,35 +173,35 @@ pub enum EntryKind {
     Trial,
     /// A subscription renewed.
     Renewal,
-    /// Another plan was taken up within a period.
+    /// The plan changed within a period.
     PlanChange,
     /// A pack of credits was bought.
     AddOn,
-    /// A one-time order was paid; it gives no credits.
+    /// A one-time order was paid. It grants no credits.
     Order,
-    /// Money went back to the customer.
+    /// Money was refunded.
     Refund,
     /// A dispute was opened, lost or won.
     Dispute,
     /// The app spent credits.
     Spend,
-    /// A person or reconciliation set something right.
+    /// A person or reconciliation repaired the account.
     Fix,
     /// See [`LedgerKey::adjust`].
     Adjust,
-    /// A paid invoice that is worth no credits of its own, such as a proration.
+    /// A paid invoice that grants no credits, such as a proration.
     NoGrant,
 }
 
-/// Why an entry moved less than it was worth.
+/// Why an entry moved fewer credits than the document is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Note {
-    /// A newer fact already stands: this one is recorded and changes nothing.
+    /// A newer fact replaced it. The entry is recorded and changes nothing.
     Superseded,
-    /// A session and an invoice sold one purchase, and the session grants it.
+    /// A session and an invoice belong to the same purchase. The session grants it.
     OnePurchase,
-    /// Less could be taken back than was due, because it had been spent or had ended: see
+    /// Fewer credits could be taken back than were due, because some were spent or had ended: see
     /// [`Entry::shortfall`].
     Shortfall,
 }
@@ -208,53 +209,53 @@ pub enum Note {
 /// One line of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// What it is about; unique in the account.
+    /// Unique in the account.
     pub key: LedgerKey,
-    /// What kind of thing it is.
+    /// Its kind.
     pub kind: EntryKind,
-    /// How the balance moved, in credits; may be 0.
+    /// Change of the balance in credits; may be 0.
     pub delta: i64,
-    /// The balance after it, in credits.
+    /// Balance after the entry, in credits.
     pub balance: Credits,
-    /// What the document is worth by the catalog, in credits (for a refund: what was due back); 0 where that
-    /// has no meaning.
+    /// Credits that the document is worth by the catalog; for a refund, the credits to take back. 0 where
+    /// this does not apply.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub worth: Credits,
-    /// Credits due back that could not be taken.
+    /// Credits to take back that could not be taken.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub shortfall: Credits,
-    /// The event that caused it (`evt_…`), or who else did (`app`, `admin:<actor>`, `reconcile:<run>`).
+    /// What caused it: an event (`evt_…`), `app`, `admin:<actor>`, `reconcile:<run>`.
     pub cause: String,
-    /// Why, in the words of whoever fixed something.
+    /// The reason that the operator gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// When it was booked here.
+    /// When it was booked.
     pub at: Timestamp,
-    /// When it happened at Stripe (the event's `created`).
+    /// The event's `created`.
     pub created: Timestamp,
-    /// Why it moved less than it was worth.
+    /// Why it moved fewer credits than the document is worth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<Note>,
-    /// The payment behind it, where the document names one.
+    /// The payment of the document, if it names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment: Option<Payment>,
-    /// The time under which an add-on's credits were filed; tells whether a later reset has ended them.
+    /// The time of an add-on's credits. A later reset ends credits that are older than the reset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filed_at: Option<Timestamp>,
-    /// The entry booked before this one in the same account: following it lists the ledger newest first,
+    /// The entry of the account that was booked before this one. Following it lists the ledger, newest first,
     /// without an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<LedgerKey>,
 }
 
-/// The money behind an entry.
+/// The payment of a document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
-    /// What was paid, in the currency's minor units.
+    /// Amount in the currency's minor units.
     pub amount: i64,
-    /// ISO code in lower case, as Stripe writes it.
+    /// ISO code in lower case.
     pub currency: String,
-    /// The payment intent, where named.
+    /// The payment intent, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<PaymentIntentId>,
 }

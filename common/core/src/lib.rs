@@ -1,23 +1,23 @@
 //! The pure core: the rules of tallyhook as functions of their arguments.
 //!
-//! **Invariant:** nothing in this crate does IO, reads a clock or the environment. `Cargo.toml` names no crate
-//! that could, and `clippy.toml` beside it forbids the standard library's ways.
+//! **Invariant:** this crate does no IO and reads neither a clock nor the environment. `Cargo.toml` has no
+//! dependency for it, and `clippy.toml` forbids these functions of the standard library.
 //!
 //! In reading order:
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`ids`], [`timestamp`], [`credits`] | the types that everything else is made of |
-//! | [`signature`] | whether a request comes from Stripe |
-//! | [`event`] | Stripe's events and objects, as far as a rule reads them |
+//! | [`ids`], [`timestamp`], [`credits`] | the basic types |
+//! | [`signature`] | verifies that a request comes from Stripe |
+//! | [`event`] | Stripe's events and objects, with the fields that the rules read |
 //! | [`catalog`] | what is sold: tiers, prices, packs |
-//! | [`ledger`], [`reversal`] | entries of the ledger; what refunds and disputes take back |
-//! | [`account`] | one user's account, and how facts change it |
-//! | [`decide`] | one file for each event family: what an event means for an account |
-//! | [`drift`] | how an account differs from Stripe, and what may be repaired |
-//! | [`job`] | the jobs by which the app learns of a change |
-//! | [`setup_status`] | what the status page shows to a customer after a payment |
-//! | [`health`], [`advice`] | the health score, and advice to the operator for each parked event |
+//! | [`ledger`], [`reversal`] | ledger entries; refunds and disputes of a payment |
+//! | [`account`] | a user's account, and how facts change it |
+//! | [`decide`] | what an event changes in an account; one file for each event family |
+//! | [`drift`] | differences between an account and Stripe, and which of them may be repaired |
+//! | [`job`] | kinds of jobs that notify the app of a change |
+//! | [`setup_status`] | the status shown to a customer after a checkout |
+//! | [`health`], [`advice`] | the health score; advice to the operator about a parked or failed event |
 
 pub mod account;
 pub mod advice;

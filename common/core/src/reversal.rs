@@ -1,8 +1,7 @@
-//! What refunds and disputes of one payment take back, kept per payment beside the ledger.
+//! Refunds and disputes of one payment.
 //!
-//! **Invariant:** news is joined: each refund and each dispute only moves forward in its own lifecycle and
-//! the cumulative amount only grows, so what is reversed in the end does not depend on the order, and never
-//! exceeds the payment.
+//! **Invariant:** the final amount does not depend on the order of the events. Each refund and each dispute
+//! only moves forward in its own lifecycle, and of `charge.refunded` events the newest counts.
 
 use std::collections::BTreeMap;
 
@@ -20,10 +19,10 @@ pub struct Reversal {
     /// refunds that fail later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     charge: Option<(Timestamp, i64)>,
-    /// Single refunds: amount in minor units and how far they got.
+    /// Single refunds: amount in minor units and stage.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     refunds: BTreeMap<RefundId, (i64, RefundStage)>,
-    /// Disputes: amount in minor units and how far they got.
+    /// Disputes: amount in minor units and stage.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     disputes: BTreeMap<DisputeId, (i64, DisputeStage)>,
 }
@@ -45,13 +44,13 @@ enum DisputeStage {
     Won,
 }
 
-/// What is known of one payment: the document that it paid, and what went back of it.
+/// One payment: the document that it paid, and its refunds and disputes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaymentRecord {
-    /// The ledger key of the document (`session#cs_…`, `invoice#in_…`) once it is known.
+    /// The ledger key of the document (`session#cs_…`, `invoice#in_…`), if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub document: Option<LedgerKey>,
-    /// The user whose document it is.
+    /// The owner of the document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserId>,
     /// Refunds and disputes.
@@ -59,9 +58,9 @@ pub struct PaymentRecord {
     pub reversal: Reversal,
 }
 
-/// One event about a payment that goes back. Amounts in minor units.
+/// One event about a refund or a dispute. Amounts in minor units.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum ReversalEvent {
     /// `charge.refunded`: the event's `created` and the cumulative amount.
     Charge(Timestamp, i64),
     /// `refund.*`: one refund.
@@ -71,16 +70,16 @@ pub enum News {
 }
 
 impl Reversal {
-    /// Whether nothing is known to have gone back.
+    /// Whether no refund and no dispute is known.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Takes in one event.
-    pub fn fold(&mut self, news: News) {
-        match news {
-            News::Charge(at, cumulative) => self.charge = self.charge.max(Some((at, cumulative))),
-            News::Refund(id, amount, status) => {
+    /// Adds one event. A repeated event changes nothing.
+    pub fn fold(&mut self, event: ReversalEvent) {
+        match event {
+            ReversalEvent::Charge(at, cumulative) => self.charge = self.charge.max(Some((at, cumulative))),
+            ReversalEvent::Refund(id, amount, status) => {
                 let stage = match status {
                     RefundStatus::Pending | RefundStatus::RequiresAction | RefundStatus::Other(_) => {
                         RefundStage::Pending
@@ -91,7 +90,7 @@ impl Reversal {
                 let known = self.refunds.entry(id).or_insert((amount, stage));
                 *known = (known.0.max(amount), known.1.max(stage));
             }
-            News::Dispute(id, amount, status) => {
+            ReversalEvent::Dispute(id, amount, status) => {
                 let stage = match status {
                     DisputeStatus::WarningNeedsResponse
                     | DisputeStatus::WarningUnderReview
@@ -114,8 +113,8 @@ impl Reversal {
         self.disputes.values().any(|(_, stage)| holds(*stage))
     }
 
-    /// Minor units that went back by refunds: the larger of the sum of succeeded refunds and the charge's
-    /// newest `amount_refunded` less refunds that failed.
+    /// Refunded minor units: the sum of the succeeded refunds, or the charge's newest `amount_refunded` minus
+    /// the failed refunds, whichever is larger.
     pub fn refunded(&self) -> i64 {
         let refunds = |stage: RefundStage| {
             self.refunds
@@ -129,7 +128,7 @@ impl Reversal {
         counted.max(refunds(RefundStage::Succeeded)).max(0)
     }
 
-    /// Minor units that are back with the customer or held by a dispute that is open or lost.
+    /// Minor units that are refunded or in an open or lost dispute.
     pub fn amount(&self) -> i64 {
         let held =
             |dispute: &&(i64, DisputeStage)| matches!(dispute.1, DisputeStage::Open | DisputeStage::Lost);
@@ -145,23 +144,23 @@ impl Reversal {
 mod tests {
     use super::*;
 
-    fn charge(amount: i64) -> News {
-        News::Charge(Timestamp::from_unix(amount), amount)
+    fn charge(amount: i64) -> ReversalEvent {
+        ReversalEvent::Charge(Timestamp::from_unix(amount), amount)
     }
 
-    fn refund(id: &str, amount: i64, status: RefundStatus) -> News {
-        News::Refund(RefundId::new(id).unwrap(), amount, status)
+    fn refund(id: &str, amount: i64, status: RefundStatus) -> ReversalEvent {
+        ReversalEvent::Refund(RefundId::new(id).unwrap(), amount, status)
     }
 
-    fn dispute(status: DisputeStatus) -> News {
-        News::Dispute(DisputeId::new("dp_1").unwrap(), 1000, status)
+    fn dispute(status: DisputeStatus) -> ReversalEvent {
+        ReversalEvent::Dispute(DisputeId::new("dp_1").unwrap(), 1000, status)
     }
 
     #[test]
-    fn news_in_any_order_and_any_number_ends_in_the_same_amount() {
+    fn events_in_any_order_and_number_give_the_same_amount() {
         use DisputeStatus::{Lost, NeedsResponse, WarningClosed, WarningNeedsResponse, Won};
         use RefundStatus::{Failed, Pending, Succeeded};
-        for (news, amount) in [
+        for (events, amount) in [
             (vec![charge(500), charge(1500), charge(2000)], 2000),
             (vec![charge(500), refund("re_1", 500, Succeeded)], 500),
             (vec![charge(500), refund("re_1", 500, Succeeded), refund("re_1", 500, Failed)], 0),
@@ -174,16 +173,16 @@ mod tests {
             (vec![dispute(WarningNeedsResponse), dispute(WarningClosed)], 0),
             (vec![dispute(NeedsResponse), dispute(Won), charge(700)], 700),
         ] {
-            let fold = |news: &mut dyn Iterator<Item = News>| {
+            let fold = |events: &mut dyn Iterator<Item = ReversalEvent>| {
                 let mut reversal = Reversal::default();
-                news.for_each(|one| reversal.fold(one));
+                events.for_each(|event| reversal.fold(event));
                 reversal.amount()
             };
-            assert_eq!(fold(&mut news.iter().cloned()), amount, "{news:?}");
+            assert_eq!(fold(&mut events.iter().cloned()), amount, "{events:?}");
             assert_eq!(
-                fold(&mut news.iter().rev().chain(&news).cloned()),
+                fold(&mut events.iter().rev().chain(&events).cloned()),
                 amount,
-                "reversed and doubled: {news:?}"
+                "reversed and doubled: {events:?}"
             );
         }
     }

@@ -1,36 +1,35 @@
-//! How far a customer who came back from checkout is: paid, provisioned, with a password; and what comes
-//! next.
+//! The status of a customer after a checkout: payment, provisioning, password and the next action.
 //!
-//! | payment | when |
+//! | payment state | when |
 //! |---|---|
-//! | `paid` | an event says that the session is paid, or that its subscription is active or trialing |
-//! | `failed` | a delayed payment failed |
-//! | `unpaid` | Stripe says that the session is still open, or ran out |
-//! | `confirming` | nothing is known yet, or the session is complete and its (delayed) payment is not |
+//! | `paid` | the session is paid, or its subscription is active or trialing |
+//! | `failed` | the delayed payment failed |
+//! | `unpaid` | the session is open or expired |
+//! | `confirming` | nothing is known yet, or the session is complete and its delayed payment is pending |
 
 use serde::{Deserialize, Serialize};
 
 use crate::event::{CheckoutSession, EventType, PaymentStatus, SessionStatus};
 
-/// What is known of a checkout session's payment. Ordered by finality: of two words about one session the
-/// greater one stands, whichever is heard first.
+/// The payment of a checkout session. Ordered by finality: of two states of one session the greater one
+/// counts, regardless of the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionPayment {
-    /// The customer is at it, or left it.
+    /// The customer has not completed the checkout.
     Open,
-    /// The customer finished; the payment is on its way.
+    /// The customer completed the checkout, and the payment is pending.
     Confirming,
-    /// It ran out.
+    /// The session expired.
     Expired,
     /// The delayed payment failed.
     Failed,
-    /// The money is there, or nothing is to be paid.
+    /// It is paid, or there is nothing to pay.
     Paid,
 }
 
 impl SessionPayment {
-    /// What an event of this type says of a session.
+    /// The payment by an event of this type about the session.
     pub fn told(session: &CheckoutSession, kind: &EventType) -> Self {
         match (kind, &session.payment_status) {
             (EventType::CheckoutSessionAsyncPaymentFailed, _) => Self::Failed,
@@ -40,11 +39,11 @@ impl SessionPayment {
         }
     }
 
-    /// What a session says of itself, read from Stripe.
+    /// The payment by the session as Stripe's API returned it.
     pub fn read(session: &CheckoutSession) -> Self {
         match session.status {
             SessionStatus::Expired => Self::Expired,
-            // Nothing to pay is not the same as done.
+            // An open session can have `no_payment_required`. It is still not completed.
             SessionStatus::Open => Self::Open,
             SessionStatus::Complete | SessionStatus::Other(_) => {
                 Self::told(session, &EventType::CheckoutSessionCompleted)
@@ -52,7 +51,7 @@ impl SessionPayment {
         }
     }
 
-    /// The word in items.
+    /// The text in items.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -63,7 +62,7 @@ impl SessionPayment {
         }
     }
 
-    /// Reads the word back.
+    /// Reads the text of an item.
     pub fn from_text(text: &str) -> Option<Self> {
         [Self::Open, Self::Confirming, Self::Expired, Self::Failed, Self::Paid]
             .into_iter()
@@ -71,27 +70,27 @@ impl SessionPayment {
     }
 }
 
-/// What is known of a customer's set-up.
+/// The facts that the status is computed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Known {
-    /// The session's payment, if anything is known of it.
+    /// The session's payment, if known.
     pub session: Option<SessionPayment>,
     /// Whether the session's subscription is active or trialing.
     pub subscription_gives_access: bool,
-    /// Whether any payment of this user was ever confirmed.
+    /// Whether the user has ever paid.
     pub has_paid: bool,
-    /// Whether first payments are provisioned in this deployment.
+    /// Whether this deployment provisions users.
     pub provisions: bool,
-    /// How far the user's provisioning is, if there is a job for it.
+    /// The state of the user's provisioning job, if there is one.
     pub job: Option<ProvisioningState>,
-    /// Whether the app said that the user has a password.
+    /// Whether the app reported that the user has a password.
     pub password_set: bool,
 }
 
 /// `payment_state`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the words are the contract; the table of this file says when")]
+#[allow(missing_docs, reason = "the names are the contract; the table of this file describes them")]
 pub enum PaymentState {
     Unpaid,
     Confirming,
@@ -103,20 +102,20 @@ pub enum PaymentState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProvisioningState {
-    /// There is nothing to do yet.
+    /// There is no job.
     NotStarted,
-    /// The job is written and on its way.
+    /// The job is written and not yet started.
     Queued,
     /// The app is being called.
     Running,
-    /// The app has answered, or there is nothing to call.
+    /// The app has answered, or this deployment does not provision users.
     Completed,
-    /// All attempts failed; an operator can run it again.
+    /// All attempts failed. An operator can run the job again.
     Failed,
 }
 
 impl ProvisioningState {
-    /// The word in items.
+    /// The text in items.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NotStarted => "not_started",
@@ -127,7 +126,7 @@ impl ProvisioningState {
         }
     }
 
-    /// Reads the word back.
+    /// Reads the text of an item.
     pub fn from_text(text: &str) -> Option<Self> {
         let all = [Self::NotStarted, Self::Queued, Self::Running, Self::Completed, Self::Failed];
         all.into_iter().find(|state| state.as_str() == text)
@@ -137,7 +136,7 @@ impl ProvisioningState {
 /// `password_state`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the words are the contract")]
+#[allow(missing_docs, reason = "the names are the contract")]
 pub enum PasswordState {
     NotSent,
     Set,
@@ -146,7 +145,7 @@ pub enum PasswordState {
 /// `next_action`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the words are the contract")]
+#[allow(missing_docs, reason = "the names are the contract")]
 pub enum NextAction {
     Pay,
     WaitPayment,
@@ -155,21 +154,24 @@ pub enum NextAction {
     GoToDashboard,
 }
 
-/// `{"payment_state":"paid","provisioning_state":"queued","password_state":"not_sent","next_action":"wait_provisioning"}`
+/// ```json
+/// {"payment_state":"paid","provisioning_state":"queued","password_state":"not_sent",
+///  "next_action":"wait_provisioning"}
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct SetupStatus {
-    /// Whether the money is there.
+    /// Whether the customer has paid.
     pub payment_state: PaymentState,
     /// Whether the app has set the user up.
     pub provisioning_state: ProvisioningState,
-    /// Whether the user can log in.
+    /// Whether the user has a password.
     pub password_state: PasswordState,
-    /// What comes next.
+    /// What the customer does or waits for next.
     pub next_action: NextAction,
 }
 
 impl SetupStatus {
-    /// What is shown for what is known.
+    /// Computes the status.
     pub fn of(known: Known) -> Self {
         let payment_state = match known.session {
             _ if known.subscription_gives_access => PaymentState::Paid,
@@ -181,7 +183,7 @@ impl SetupStatus {
         let paid = payment_state == PaymentState::Paid;
         let provisioning_state = match known.job {
             Some(state) => state,
-            // No job although there was a payment: nothing was to be provisioned at the time.
+            // The user paid and has no job: the deployment did not provision users at that time.
             None if paid && (known.has_paid || !known.provisions) => ProvisioningState::Completed,
             None => ProvisioningState::NotStarted,
         };
@@ -214,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    fn told(known: Known) -> String {
+    fn status_of(known: Known) -> String {
         let status = serde_json::to_value(SetupStatus::of(known)).unwrap();
         let word = |name: &str| status[name].as_str().unwrap().to_owned();
         ["payment_state", "provisioning_state", "password_state", "next_action"].map(word).join(" ")
@@ -228,21 +230,21 @@ mod tests {
         let paid = Known { has_paid: true, ..known(Some(S::Paid)) };
         let job = |state| Known { job: Some(state), ..paid };
         for (what, known, expect) in [
-            ("nothing was heard yet", known(None), "confirming not_started not_sent wait_payment"),
-            ("still at the checkout", known(Some(S::Open)), "unpaid not_started not_sent pay"),
-            ("the checkout ran out", known(Some(S::Expired)), "unpaid not_started not_sent pay"),
+            ("nothing is known yet", known(None), "confirming not_started not_sent wait_payment"),
+            ("the checkout is open", known(Some(S::Open)), "unpaid not_started not_sent pay"),
+            ("the checkout expired", known(Some(S::Expired)), "unpaid not_started not_sent pay"),
             (
-                "a bank debit is on its way",
+                "a bank debit is pending",
                 known(Some(S::Confirming)),
                 "confirming not_started not_sent wait_payment",
             ),
-            ("it failed", known(Some(S::Failed)), "failed not_started not_sent pay"),
+            ("the bank debit failed", known(Some(S::Failed)), "failed not_started not_sent pay"),
             ("paid, the job is written", job(P::Queued), "paid queued not_sent wait_provisioning"),
             ("the app is being called", job(P::Running), "paid running not_sent wait_provisioning"),
             ("the app did not answer", job(P::Failed), "paid failed not_sent wait_provisioning"),
-            ("it did", job(P::Completed), "paid completed not_sent set_password"),
+            ("the app answered", job(P::Completed), "paid completed not_sent set_password"),
             (
-                "and the user has a password",
+                "the app answered, and the user has a password",
                 Known { password_set: true, ..job(P::Completed) },
                 "paid completed set go_to_dashboard",
             ),
@@ -256,9 +258,9 @@ mod tests {
                 Known { provisions: false, ..known(Some(S::Paid)) },
                 "paid completed not_sent set_password",
             ),
-            ("a customer from before there were jobs", paid, "paid completed not_sent set_password"),
+            ("a customer who paid before jobs existed", paid, "paid completed not_sent set_password"),
             (
-                "the subscription was heard of first",
+                "the subscription's event arrived first",
                 Known { subscription_gives_access: true, ..known(None) },
                 "paid not_started not_sent wait_provisioning",
             ),
@@ -268,12 +270,12 @@ mod tests {
                 "confirming not_started not_sent wait_payment",
             ),
         ] {
-            assert_eq!(told(known), expect, "{what}");
+            assert_eq!(status_of(known), expect, "{what}");
         }
     }
 
     #[test]
-    fn a_session_is_paid_when_it_says_so_and_not_because_it_is_complete() {
+    fn a_complete_session_is_paid_only_by_its_payment_status() {
         let read = |status: &str, payment: &str, kind: Option<&EventType>| {
             let session =
                 json!({"id": "cs_1", "mode": "payment", "status": status, "payment_status": payment});
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn the_greater_word_stands_whichever_is_heard_first() {
+    fn states_are_ordered_by_finality_and_read_back() {
         assert!(
             SessionPayment::Paid > SessionPayment::Failed
                 && SessionPayment::Failed > SessionPayment::Confirming

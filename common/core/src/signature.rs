@@ -1,17 +1,23 @@
-//! Stripe's webhook signature: who sent these bytes, and when.
+//! Stripe's webhook signature: verifies who sent a request body, and when.
 //!
 //! ```text
 //! Stripe-Signature: t=<unix seconds>,v1=<hex>[,v1=<hex>…][,v0=<hex>]
-//! signed text     = "<t>" "." <the raw body>          v1 = HMAC-SHA256(key = the whole secret, `whsec_` included)
+//! signed text = "<t>" "." <the raw body>
+//! v1          = HMAC-SHA256(key = the whole secret with `whsec_`, signed text)
 //! ```
-//! Only `v1` counts (test mode adds a `v0` that means nothing); while a secret is rolled there is one `v1`
-//! per secret.
+//! Only `v1` counts. In test mode Stripe adds a `v0`, which proves nothing. While a secret is rolled, the
+//! header has one `v1` for each secret.
 //!
-//! **Invariants.** Nothing in here does IO or reads a clock. No input makes it panic. The raw bytes are
-//! verified, before anything parses them. The time is judged only once a signature matched, so that somebody
-//! without a secret learns nothing. Signatures are compared in constant time. There is no key that is empty.
+//! **Invariants:**
 //!
-//! # Example, and known answer
+//! - This module does no IO and reads no clock. No input makes it panic.
+//! - The raw bytes are verified before they are parsed.
+//! - The time is checked only after a signature matched, so a sender without a secret learns nothing about
+//!   it.
+//! - Signatures are compared in constant time.
+//! - A secret is never blank.
+//!
+//! # Example with a known answer
 //! ```
 //! use tallyhook_core::signature::{Secret, sign, verify};
 //! use tallyhook_core::timestamp::Timestamp;
@@ -39,24 +45,24 @@ mod diagnose;
 
 pub use diagnose::diagnose;
 
-/// Seconds that Stripe's libraries allow between signing and verifying. Every retry is signed afresh, so it
-/// never stops a late one.
+/// The default tolerance of Stripe's libraries between signing and verifying. Stripe signs every retry again,
+/// so the tolerance does not stop a late retry.
 pub const DEFAULT_TOLERANCE_SECONDS: u32 = 300;
 
-/// Which events a secret may vouch for.
+/// Which events a secret may verify.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SecretMode {
     /// Test mode and sandboxes: `livemode` is false.
     Test,
     /// Live mode: `livemode` is true.
     Live,
-    /// The configuration does not say.
+    /// Both modes: the configuration does not say.
     #[default]
     Any,
 }
 
 impl SecretMode {
-    /// As messages and the event log have it.
+    /// Its name in messages and in the event log.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Test => "test",
@@ -70,7 +76,7 @@ impl SecretMode {
         [Self::Test, Self::Live, Self::Any].into_iter().find(|mode| mode.as_str() == text)
     }
 
-    /// Whether an event with this `livemode` may have been verified by such a secret.
+    /// Whether a secret of this mode may verify an event with this `livemode`.
     pub const fn allows(self, livemode: bool) -> bool {
         match self {
             Self::Any => true,
@@ -80,7 +86,7 @@ impl SecretMode {
     }
 }
 
-/// An endpoint's signing secret (`whsec_…`), as the state of a keyed HMAC. The text is not kept and is never
+/// An endpoint's signing secret (`whsec_…`), stored as the state of an HMAC. Its text is not kept and never
 /// printed.
 #[derive(Clone)]
 pub struct Secret {
@@ -88,7 +94,7 @@ pub struct Secret {
     mode: SecretMode,
 }
 
-/// A secret that cannot be one: empty or only whitespace. With it, anybody could sign.
+/// A secret is empty or only whitespace. Anybody could sign with such a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a webhook signing secret is empty: copy it from the endpoint's page at Stripe (it begins with whsec_)"
@@ -96,11 +102,10 @@ pub struct Secret {
 pub struct BlankSecret;
 
 impl Secret {
-    /// Takes the text exactly as it is: Stripe signs with the whole of it, and whitespace around it would be
-    /// part of the key.
+    /// Creates a secret from its exact text. The whole text is the key, including any whitespace around it.
     ///
     /// # Errors
-    /// [`BlankSecret`] when there is nothing but whitespace in it.
+    /// [`BlankSecret`] when the text is empty or only whitespace.
     pub fn new(text: &str) -> Result<Self, BlankSecret> {
         if text.trim().is_empty() {
             return Err(BlankSecret);
@@ -108,13 +113,13 @@ impl Secret {
         Ok(Self { key: keyed(text.as_bytes()), mode: SecretMode::Any })
     }
 
-    /// The same secret, for events of one mode only.
+    /// Sets the mode.
     #[must_use]
     pub fn with_mode(self, mode: SecretMode) -> Self {
         Self { mode, ..self }
     }
 
-    /// Which events it may vouch for.
+    /// Which events it may verify.
     pub const fn mode(&self) -> SecretMode {
         self.mode
     }
@@ -134,16 +139,16 @@ fn keyed(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 
-/// A signature that holds.
+/// The result of a valid signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// Which of the secrets made it: for the log while secrets are rolled, and for its mode.
+    /// Index of the secret that made the signature, for its mode and for the log.
     pub secret_index: usize,
-    /// When Stripe signed this delivery (not when it made the event).
+    /// When Stripe signed this delivery. The event may be older.
     pub timestamp: Timestamp,
 }
 
-/// Why a delivery is not taken. The sender is told [`Refusal::code`] and no more.
+/// Why a delivery is refused. The sender gets only [`Refusal::code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No `Stripe-Signature` header, or an empty one.
@@ -155,36 +160,36 @@ pub enum Refusal {
     /// `t` is not a plain decimal number of at most 18 digits.
     #[error("the t= of the Stripe-Signature header is not a unix time in whole seconds")]
     BadTimestamp,
-    /// More than one `t`: which one was signed is anybody's guess.
+    /// The header has more than one `t`, so it is unclear which one was signed.
     #[error("the Stripe-Signature header has more than one t=")]
     SeveralTimestamps,
-    /// No `v1`.
+    /// The header has no `v1`.
     #[error("the Stripe-Signature header has no v1 signature")]
     NoV1 {
-        /// It has a `v0`, which anybody can make.
+        /// Whether it has a `v0`, which proves nothing.
         only_v0: bool,
     },
-    /// No secret is configured: nothing can be verified.
+    /// No secret is configured.
     #[error("no webhook signing secret is configured")]
     NoSecret,
-    /// No `v1` was made by any of the secrets over these bytes.
-    #[error("none of {signatures} v1 signature(s) was made over this body by any of {secrets} secret(s)")]
+    /// No `v1` matches the body with any of the secrets.
+    #[error("none of {signatures} v1 signature(s) matches this body with any of {secrets} secret(s)")]
     NoMatch {
-        /// How many `v1` the header has.
+        /// Number of `v1` in the header.
         signatures: usize,
-        /// How many secrets were tried.
+        /// Number of secrets that were tried.
         secrets: usize,
     },
-    /// The signature holds, but is older than the tolerance.
+    /// The signature matches, but it is older than the tolerance.
     #[error("the signature is {age_seconds} s old")]
     TooOld {
-        /// By this machine's clock.
+        /// Age by this machine's clock.
         age_seconds: i64,
     },
-    /// The signature holds, but lies further in the future than the tolerance.
-    #[error("the signature lies {ahead_seconds} s in the future")]
+    /// The signature matches, but it is further in the future than the tolerance.
+    #[error("the signature is {ahead_seconds} s in the future")]
     TooNew {
-        /// By this machine's clock.
+        /// Seconds ahead of this machine's clock.
         ahead_seconds: i64,
     },
 }
@@ -205,50 +210,53 @@ impl Refusal {
         }
     }
 
-    /// What to look at, for whoever runs the system; never for the sender. [`diagnose`] knows more, given the
-    /// secrets' texts.
+    /// A hint for the operator; never sent to the sender. [`diagnose`] finds better hints, but needs the
+    /// texts of the secrets.
     pub const fn hint(&self) -> &'static str {
         match self {
             Self::NoHeader => {
-                "the request is not from Stripe, or a proxy dropped the header Stripe-Signature; with EventBridge there is no signature at all"
+                "the request is not from Stripe, or a proxy removed the header Stripe-Signature; \
+                 EventBridge events have no signature"
             }
             Self::NoTimestamp | Self::BadTimestamp => {
-                "the header is cut off or rewritten: it must read t=…,v1=… exactly as Stripe sent it, without spaces or quotes"
+                "the header is cut off or changed: it must be t=…,v1=… exactly as Stripe sent it, \
+                 without spaces or quotes"
             }
             Self::SeveralTimestamps => {
-                "two Stripe-Signature headers were joined into one: a proxy added or repeated it"
+                "two Stripe-Signature headers were joined into one: a proxy added or repeated the header"
             }
             Self::NoV1 { only_v0: true } => {
-                "a v0 signature proves nothing; Stripe always sends a v1 too, so the header was altered on its way"
+                "a v0 signature proves nothing; Stripe always sends a v1 too, so the header was changed"
             }
             Self::NoV1 { only_v0: false } => {
-                "the header is cut off, has spaces after its commas, or is the signature of another service"
+                "the header is cut off, has spaces after its commas, or is from another service"
             }
             Self::NoSecret => "set STRIPE_WEBHOOK_SECRET to the endpoint's signing secret",
             Self::NoMatch { .. } => {
-                "most often the wrong secret: every endpoint has its own, test and live mode differ, and `stripe listen` prints a third; \
-                 else the body was changed on its way (parsed and written again, decoded, cut off)"
+                "usually the secret is wrong: each endpoint has its own, test and live mode differ, and \
+                 `stripe listen` prints another; otherwise the body was changed (parsed and written again, \
+                 decoded, cut off)"
             }
             Self::TooOld { .. } => {
-                "the clock of this machine is fast, or an old delivery was sent again by somebody; Stripe signs every retry afresh"
+                "the clock of this machine is fast, or somebody sent an old delivery again; Stripe signs \
+                 every retry again"
             }
             Self::TooNew { .. } => "the clock of this machine is slow",
         }
     }
 }
 
-/// Verifies that one of `secrets` signed `payload`, not longer than `tolerance_seconds` ago and not further
-/// than that in the future.
+/// Verifies that one of `secrets` signed `payload`, at most `tolerance_seconds` before or after `now`.
 ///
-/// `payload` is the body as it came, byte for byte (an API Gateway body after its base64 is undone). `header`
-/// is the value of `Stripe-Signature`; `None` and empty are the same. Stricter than Stripe's libraries in
-/// this: one `t`, in plain decimals, and the future is bounded too.
+/// `payload` is the body byte for byte; decode the base64 of an API Gateway body first. `header` is the value
+/// of `Stripe-Signature`; `None` and an empty header are the same. This is stricter than Stripe's libraries:
+/// the header must have exactly one `t` in plain decimals, and a time in the future is refused too.
 ///
-/// A tolerance of 0 switches the check of the time off, as in Stripe's libraries. That is for tools and
-/// tests: the functions' configuration refuses 0.
+/// A tolerance of 0 switches the time check off, as in Stripe's libraries. Only tools and tests use 0: the
+/// configuration of the functions refuses it.
 ///
 /// # Errors
-/// A [`Refusal`]; the one about time only when a signature matched.
+/// A [`Refusal`]. [`Refusal::TooOld`] and [`Refusal::TooNew`] only when a signature matched.
 pub fn verify(
     payload: &[u8],
     header: Option<&[u8]>,
@@ -281,8 +289,7 @@ pub fn verify(
     }
 }
 
-/// The value of `Stripe-Signature` that Stripe would send with `payload` at `t`. For tests and the local
-/// sender.
+/// The value of `Stripe-Signature` for `payload` at `t`, for tests and the local sender.
 pub fn sign(payload: &[u8], secret: &Secret, t: Timestamp) -> String {
     use std::fmt::Write as _;
     let t = t.unix().to_string();
@@ -293,7 +300,7 @@ pub fn sign(payload: &[u8], secret: &Secret, t: Timestamp) -> String {
     header
 }
 
-/// The values under `key`; keys are matched to the letter, spaces included, as Stripe's libraries do.
+/// The values of `key`. Keys are compared exactly, including spaces, as in Stripe's libraries.
 fn values<'a>(header: &'a [u8], key: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
     header.split(|byte| *byte == b',').filter_map(move |part| part.strip_prefix(key)?.strip_prefix(b"="))
 }
@@ -304,8 +311,7 @@ fn only_t(header: &[u8]) -> Result<&[u8], Refusal> {
     if found.next().is_some() { Err(Refusal::SeveralTimestamps) } else { Ok(t) }
 }
 
-/// Digits as a number prints them (what is signed is the number): no sign, no leading zero, at most 18 of
-/// them.
+/// Parses 1 to 18 decimal digits without sign and leading zero: exactly the text that was signed.
 fn unix_time(t: &[u8]) -> Option<Timestamp> {
     let canonical =
         (1..=18).contains(&t.len()) && t.iter().all(u8::is_ascii_digit) && (t[0] != b'0' || t.len() == 1);
@@ -313,7 +319,7 @@ fn unix_time(t: &[u8]) -> Option<Timestamp> {
     Some(Timestamp::from_unix(seconds))
 }
 
-/// 64 lower-case hex digits; anything else is a signature that matches nothing.
+/// Parses 64 lower-case hex digits. Any other signature matches nothing.
 fn hex(text: &[u8]) -> Option<[u8; 32]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -343,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secrets_mode_allows_its_own_events_and_is_read_as_it_is_written() {
+    fn a_mode_allows_its_own_events_and_is_read_back() {
         for (mode, text, live, test) in [
             (SecretMode::Test, "test", false, true),
             (SecretMode::Live, "live", true, false),
@@ -356,19 +362,19 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_hints_at_what_to_look_at() {
-        let said = |refusal: Refusal, word: &str| {
+    fn every_refusal_has_a_hint() {
+        let check = |refusal: Refusal, word: &str| {
             assert!(refusal.hint().contains(word), "{refusal}: {}", refusal.hint())
         };
-        said(Refusal::NoHeader, "Stripe-Signature");
-        said(Refusal::BadTimestamp, "cut off");
-        said(Refusal::NoV1 { only_v0: true }, "v0");
-        said(Refusal::TooOld { age_seconds: 301 }, "fast");
-        said(Refusal::TooNew { ahead_seconds: 301 }, "slow");
+        check(Refusal::NoHeader, "Stripe-Signature");
+        check(Refusal::BadTimestamp, "cut off");
+        check(Refusal::NoV1 { only_v0: true }, "v0");
+        check(Refusal::TooOld { age_seconds: 301 }, "fast");
+        check(Refusal::TooNew { ahead_seconds: 301 }, "slow");
     }
 
     #[test]
-    fn a_signature_is_judged_before_its_time() {
+    fn a_signature_is_checked_before_its_time() {
         let old = sign(BODY, &secret("whsec_a"), NOW.plus_days(-1));
         let check = |header: &str, secrets: &[Secret]| {
             verify(BODY, Some(header.as_bytes()), secrets, NOW, 300).map_err(|r| r.code())
@@ -378,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn both_sides_of_the_clock_are_bounded() {
+    fn the_tolerance_applies_to_the_past_and_the_future() {
         let rows = [
             (-301, Err(Refusal::TooOld { age_seconds: 301 })),
             (-300, Ok(())),
@@ -397,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn while_a_secret_is_rolled_either_vouches_and_is_named() {
+    fn while_a_secret_is_rolled_both_secrets_verify() {
         let secrets = [secret("whsec_new").with_mode(SecretMode::Live), secret("whsec_old")];
         let header = sign(BODY, &secret("whsec_old"), NOW);
         let verified = verify(BODY, Some(header.as_bytes()), &secrets, NOW, 300).unwrap();
@@ -406,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_header_lacks_is_told_apart() {
+    fn each_defect_of_the_header_has_its_own_refusal() {
         let rows: [(Option<&[u8]>, Refusal); 9] = [
             (None, Refusal::NoHeader),
             (Some(b""), Refusal::NoHeader),
@@ -425,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_has_64_digits_and_a_time_is_written_as_a_number_is() {
+    fn a_signature_has_64_digits_and_a_time_has_no_leading_zero() {
         let check = |header: &str| {
             verify(BODY, Some(header.as_bytes()), &[secret("whsec_a")], NOW, 300)
                 .map_err(|refusal| refusal.code())
@@ -440,7 +446,7 @@ mod tests {
         ] {
             assert_eq!(check(&wrong), Err("invalid_signature"), "{wrong}");
         }
-        // Zero is a time, long ago; a number with a zero before it is none, whatever was signed.
+        // Zero is a valid time, only too old. A number with a leading zero is refused.
         assert_eq!(
             check(&sign(BODY, &secret("whsec_a"), Timestamp::from_unix(0))),
             Err("timestamp_out_of_tolerance")
@@ -452,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_secret_is_none_and_no_secret_is_printed() {
+    fn a_blank_secret_is_refused_and_no_secret_is_printed() {
         for blank in ["", "   ", "\n"] {
             assert_eq!(Secret::new(blank).err(), Some(BlankSecret));
         }

@@ -4,9 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A point in time in whole seconds since the Unix epoch, UTC, leap seconds ignored: Stripe's own resolution
-/// (`created`, `t=`). Written as a plain number in items and messages, as RFC 3339 in HTTP answers
-/// (`Display`).
+/// A point in time: whole seconds since the Unix epoch, without leap seconds. Stripe has the same resolution
+/// (`created`, `t=`). In items and messages it is a number; `Display` writes RFC 3339 for HTTP answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(i64);
@@ -17,7 +16,7 @@ impl Timestamp {
         text.parse::<jiff::Timestamp>().ok().map(|time| Self(time.as_second()))
     }
 
-    /// From seconds since the epoch; any number is a time, however odd.
+    /// From seconds since the epoch. Every number is a valid time.
     pub const fn from_unix(seconds: i64) -> Self {
         Self(seconds)
     }
@@ -27,13 +26,13 @@ impl Timestamp {
         self.0
     }
 
-    /// This time moved by `seconds`; stops at the ends of the range instead of wrapping.
+    /// This time plus `seconds`. The result stops at the ends of the range.
     #[must_use]
     pub const fn plus_seconds(self, seconds: i64) -> Self {
         Self(self.0.saturating_add(seconds))
     }
 
-    /// This time moved by whole days of 86,400 seconds.
+    /// This time plus `days` of 86,400 seconds.
     #[must_use]
     pub const fn plus_days(self, days: i64) -> Self {
         self.plus_seconds(days.saturating_mul(86_400))
@@ -46,7 +45,7 @@ impl Timestamp {
 }
 
 impl fmt::Display for Timestamp {
-    /// RFC 3339 in UTC (`2026-11-21T09:14:00Z`); a number outside the years 1 to 9999 is printed as it is.
+    /// RFC 3339 in UTC (`2026-11-21T09:14:00Z`). A time outside the supported years is printed as a number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_second(self.0) {
             Ok(time) => write!(f, "{time}"),

@@ -1,8 +1,8 @@
-//! Keeps a client away from addresses inside: the machine itself, its network, a cloud's metadata service.
+//! Blocks requests to internal addresses: the machine itself, its network, the metadata service of a cloud.
 //!
-//! A name is resolved once, every address it has is judged, and the connection goes to one of those: a name
-//! that answers differently the second time is not asked a second time. Redirects are not followed by the
-//! client at all.
+//! The client resolves a host name once, checks every address of the answer, and connects to one of these
+//! addresses. So a second lookup cannot give a different address (DNS rebinding). The client follows no
+//! redirects.
 
 use std::future::Future;
 use std::io;
@@ -16,7 +16,7 @@ use hyper_util::client::legacy::connect::dns::Name;
 /// What a client may connect to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reach {
-    /// Whatever it is told.
+    /// Any address.
     #[default]
     Anywhere,
     /// Public addresses, over https.
@@ -26,10 +26,10 @@ pub enum Reach {
 }
 
 impl Reach {
-    /// Judges what can be judged before a name is resolved.
+    /// Checks the URL before its host name is resolved.
     ///
     /// # Errors
-    /// What is wrong with the address, for a person.
+    /// Why the URL is refused, in words for a person.
     pub(super) fn check(self, uri: &Uri) -> Result<(), String> {
         if self == Self::Anywhere {
             return Ok(());
@@ -41,7 +41,7 @@ impl Reach {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let literal: Option<IpAddr> = host.parse().ok();
         match (uri.scheme_str(), literal) {
-            (Some("https"), Some(address)) => self.judge(address),
+            (Some("https"), Some(address)) => self.check_address(address),
             (Some("https"), None) => Ok(()),
             (Some("http"), _)
                 if self == Self::PublicOrLoopback
@@ -49,23 +49,23 @@ impl Reach {
             {
                 Ok(())
             }
-            _ => Err("only https is sent to".to_owned()),
+            _ => Err("the URL must use https".to_owned()),
         }
     }
 
-    fn judge(self, address: IpAddr) -> Result<(), String> {
-        let reached = match self {
+    fn check_address(self, address: IpAddr) -> Result<(), String> {
+        let allowed = match self {
             Self::Anywhere => true,
             Self::Public => is_public(address),
             Self::PublicOrLoopback => is_public(address) || address.is_loopback(),
         };
-        if reached { Ok(()) } else { Err(format!("{address} is not a public address")) }
+        if allowed { Ok(()) } else { Err(format!("{address} is not a public address")) }
     }
 }
 
-/// Whether an address is one of the open internet. Of IPv6 only what is handed out to networks (2000::/3)
-/// counts, without the parts of it that carry an IPv4 address inside or are for examples; so mapped,
-/// translated, local and private ones are out.
+/// Whether an address is on the public internet. Of IPv6 only global unicast (2000::/3) is public, without
+/// the ranges that embed an IPv4 address and the documentation ranges. So mapped, translated, local and
+/// private addresses are not public.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -99,7 +99,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     first & 0xe000 == 0x2000 && !special
 }
 
-/// The system's resolver, whose answers are judged.
+/// The system's resolver. It refuses a name that has an address which [`Reach`] does not allow.
 #[derive(Clone, Debug)]
 pub(super) struct Resolver(pub Reach);
 
@@ -119,7 +119,7 @@ impl tower_service::Service<Name> for Resolver {
             let found: Vec<SocketAddr> = lookup.await.map_err(io::Error::other)??.collect();
             for address in &found {
                 reach
-                    .judge(address.ip())
+                    .check_address(address.ip())
                     .map_err(|refusal| io::Error::new(io::ErrorKind::PermissionDenied, refusal))?;
             }
             Ok(found.into_iter())
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_inside_are_told_from_public_ones() {
+    fn internal_addresses_are_not_public() {
         for inside in [
             "127.0.0.1",
             "10.1.2.3",
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_cannot_be_meant_is_refused_before_anything_is_resolved() {
+    fn a_forbidden_url_is_refused_before_its_name_is_resolved() {
         for refused in [
             "http://hooks.slack.com/x",
             "https://127.0.0.1/x",
@@ -198,7 +198,7 @@ mod tests {
             let uri = refused.parse::<Uri>();
             assert!(uri.is_err() || Reach::Public.check(&uri.unwrap()).is_err(), "{refused}");
         }
-        // This machine is meant by its own names only, and only where that is allowed.
+        // `PublicOrLoopback` accepts only `localhost` and loopback addresses over http.
         for refused in [
             "http://localhost.evil.example/",
             "http://127.0.0.1.evil.example/",
@@ -212,14 +212,14 @@ mod tests {
         assert!(Reach::PublicOrLoopback.check(&"http://10.0.0.1/x".parse().unwrap()).is_err());
     }
 
-    /// What a lookup by the system's resolver comes to; these need no network.
+    /// The system's resolver resolves these names without a network.
     #[tokio::test]
-    async fn a_name_that_means_this_machine_is_refused_however_it_is_written() {
+    async fn a_name_that_resolves_to_this_machine_is_refused() {
         for name in ["localhost", "LOCALHOST", "0x7f000001", "2130706433", "017700000001", "127.1"] {
             let http = super::super::Http::within(Reach::Public);
             let request = http::Request::post(format!("https://{name}/hook")).body(String::new()).unwrap();
             let error = http.send(request, std::time::Duration::from_secs(5)).await.unwrap_err().to_string();
-            // A bare number is refused by the lookup or, before it, as no name that a certificate could have.
+            // A bare number fails at the lookup, or before it because a certificate cannot hold such a name.
             assert!(
                 error.contains("not a public address") || error.contains("invalid dns name"),
                 "{name}: {error}"

@@ -1,8 +1,7 @@
-//! Secrets from SSM Parameter Store: a variable whose value is `ssm:/path` stands for the parameter of that
-//! name.
+//! Secrets from SSM Parameter Store: a variable with the value `ssm:/path` gets the value of that parameter.
 //!
-//! One `GetParameters` at start, signed and sent without the SDK's SSM client, which would be the largest
-//! part of the binary for this one call.
+//! This takes one `GetParameters` call at start. The request is signed and sent without the SDK's SSM client,
+//! which would be the largest part of the binary.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,8 +17,8 @@ use serde::Deserialize;
 use crate::env::{ConfigError, Env};
 
 const PREFIX: &str = "ssm:";
-/// `GetParameters` takes so many names.
-const MOST_NAMES: usize = 10;
+/// The limit of one `GetParameters` call.
+const MAX_NAMES: usize = 10;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
@@ -36,11 +35,10 @@ struct Parameter {
     value: String,
 }
 
-/// The variables with every `ssm:/path` replaced by what the parameter holds. Makes no call when there is
-/// none.
+/// Replaces every `ssm:/path` with the value of the parameter. Makes no call when no variable has one.
 ///
 /// # Errors
-/// [`ConfigError::Parameter`] naming the first parameter that is not there or may not be read.
+/// [`ConfigError::Parameter`] names the first parameter that does not exist or that the role may not read.
 pub async fn resolve(mut env: Env) -> Result<Env, ConfigError> {
     let wanted: Vec<(String, String)> = env
         .iter()
@@ -50,7 +48,7 @@ pub async fn resolve(mut env: Env) -> Result<Env, ConfigError> {
     names.sort_unstable();
     names.dedup();
     let mut values = Vec::new();
-    for chunk in names.chunks(MOST_NAMES) {
+    for chunk in names.chunks(MAX_NAMES) {
         values.extend(get(&env, chunk).await?);
     }
     for (variable, name) in wanted {
@@ -125,7 +123,7 @@ async fn get(env: &Env, names: &[&str]) -> Result<Vec<Parameter>, ConfigError> {
         .map_err(|error| problem(first, error))?
         .into_bytes();
     if status != 200 {
-        // The error names the caller's role and the parameter; it holds no value.
+        // The body of an error names the caller's role and the parameter; it never holds a value.
         return Err(problem(first, format!("SSM answered {status}: {}", String::from_utf8_lossy(&body))));
     }
     let answer: Answer = serde_json::from_slice(&body).map_err(|error| problem(first, error))?;

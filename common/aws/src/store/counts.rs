@@ -1,8 +1,8 @@
-//! How events ended over time, counted from the index `by_day`.
+//! Counts of events by outcome over time, from the index `by_day`.
 //!
-//! A count reads the lines of the days it covers, all partitions of a day at once, and of each only the
-//! outcome and the time. Each partition is read to a bound: a count that reached one says that it is not
-//! complete.
+//! A count reads the index entries of its days, all partitions of a day in parallel, and of each entry only
+//! the outcome and the time. A partition has a page limit; a count that reaches the limit is marked
+//! incomplete.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,17 @@ use futures_util::future::join_all;
 use super::items::{self, Item, Table};
 use super::{Store, StoreError, failed, log};
 
-/// Of one partition so many pages of up to 1 MB are read.
-const MOST_PAGES: usize = 20;
+/// Pages of up to 1 MB that are read of one partition.
+const MAX_PAGES: usize = 20;
 const DAY_MS: i64 = 86_400_000;
 
-/// The events received in some steps of time.
+/// Numbers of events in consecutive time steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// By the step in which they were received, as steps from the beginning; then by outcome. Steps without
-    /// events are absent.
+    /// By index of the step in which the events were received, from 0; then by outcome. Steps without events
+    /// have no entry.
     pub steps: BTreeMap<i64, BTreeMap<String, u64>>,
-    /// Whether everything was counted.
+    /// Whether all events were counted.
     pub complete: bool,
 }
 
@@ -64,7 +64,7 @@ impl Store {
     ) -> Result<(Vec<(i64, String)>, bool), StoreError> {
         let number = |ms: i64| AttributeValue::N(ms.to_string());
         let (mut lines, mut start): (Vec<(i64, String)>, Option<Item>) = (Vec::new(), None);
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             let answer = self
                 .client
                 .query()

@@ -1,53 +1,71 @@
-//! Every key and every item of the two tables. Nothing else builds or reads one.
+//! Keys and items of the two tables. Only this module builds and reads them.
 //!
-//! **Accounts table** (`pk`, `sk`; nothing in it expires)
+//! **Accounts table** (`pk`, `sk`; items never expire)
 //!
 //! | pk | sk | item |
 //! |---|---|---|
-//! | `user#<id>` | `account` | `tier` S, `tier_rank` N, `credits` N, `access_until` N (unix s, absent: open), `version` N, `updated_at` N, `state` M |
-//! | `user#<id>` | `ledger#<ledger key>` | one [`Entry`]: `key`, `kind`, `delta`, `balance`, `cause`, `at`, `created`, `previous`, … |
-//! | `invoice#<in_…>` | `entry` | the [`Entry`] of a paid invoice with `user_id` S; `payments` SS: payments tied to it before its own event arrived |
-//! | `subscription#<sub_…>` | `link` | `user_id` S: its owner; `moved` BOOL; until it has one, `waiting` SS |
-//! | `user#<id>` | `newcomer` | `waiting` SS: the parked events that wait until the app creates the user |
-//! | `user#<id>` | `order#<cs_…>` | a one-time order; the app moves `status` on |
-//! | `customer#<cus_…>` | `link` | `user_id` S: its owner; `moved`, `shared`, `by_reference` BOOL; until it has one, `waiting` SS: the parked events that wait for it |
-//! | `user#<id>` | `portal` | `password_set_at` N (unix s): the app said that the user has a password |
-//! | `session#<cs_…>` | `link` | `user_id` S, `payment` S ([`SessionPayment`]), `subscription` S: whose a checkout session is and how its payment stands |
-//! | `payment#<pi_… or ch_…>` | `link` | `key` S: the document that it paid; `user_id` S; `reversal` M: its refunds and disputes; `revision` N; until the document is known, `waiting` SS |
+//! | `user#<id>` | `account` | the account: see below |
+//! | `user#<id>` | `ledger#<ledger key>` | one [`Entry`] |
+//! | `user#<id>` | `newcomer` | `waiting` SS: events parked until the app creates the user |
+//! | `user#<id>` | `order#<cs_…>` | a one-time order: see [`order`]; the app changes `status` |
+//! | `user#<id>` | `portal` | `password_set_at` N (unix s): see [`password_set`] |
+//! | `invoice#<in_…>` | `entry` | the [`Entry`] of a paid invoice, and `user_id` S, `payments` SS |
+//! | `customer#<cus_…>` | `link` | see [`StoredOwner`]; or `waiting` SS |
+//! | `subscription#<sub_…>` | `link` | the same as of a customer |
+//! | `session#<cs_…>` | `link` | see [`KnownSession`] |
+//! | `payment#<pi_… or ch_…>` | `link` | see [`payment`] |
 //!
-//! An app may read `tier`, `tier_rank`, `credits` and `access_until` of `user#<id>` / `account` directly;
-//! `state` is ours and may change.
+//! - An account has `tier` S, `tier_rank` N, `credits` N, `access_until` N (unix s; absent: no end),
+//!   `version` N, `updated_at` N and `state` M. The app may read `tier`, `tier_rank`, `credits` and
+//!   `access_until` directly. `state` is internal and may change.
+//! - `lapses` S (a day, `2026-11-21`) is on an account only while its tier will change by time, without an
+//!   event. With `access_until` it is the key of the index `by_lapse`, which holds only these accounts.
+//! - The link of a customer or a subscription has `user_id` S (the owner) and `moved`, `shared`,
+//!   `by_reference` BOOL. The link of a session has `user_id` S, `payment` S, `subscription` S and `assigned`
+//!   BOOL.
+//! - `payments` of an invoice are the payments linked to it before its own event arrived.
+//! - `waiting` of a link are the parked events that wait until the customer, subscription or payment is
+//!   linked.
+//! - A payment has `key` S (ledger key of the document that it paid), `user_id` S, `reversal` M (its refunds
+//!   and disputes), `revision` N and, while the document is unknown, `waiting` SS.
 //!
-//! `lapses` S (a day, `2026-11-21`) is on an account only while its tier will change by time alone: with
-//! `access_until` it is the key of the index `by_lapse`, which is empty but for those.
+//! **Events table** (`pk` = `evt_…`; an event expires 90 days after `finished`, at `expires_at`)
 //!
-//! **Events table** (`pk` = `evt_…`; 90 days after `finished`, then `expires_at`)
-//!
-//! | attribute | |
+//! | attribute | meaning |
 //! |---|---|
 //! | `outcome` S | `processed`, `ignored`, `parked`, `failed`; a duplicate writes nothing |
 //! | `type` S, `created` N, `livemode` BOOL, `api_version` S | from the event |
-//! | `received` N, `finished` N | unix ms; `attempts` N |
-//! | `reason` S, `message` S | why parked, failed or ignored; `effect` S what processing did |
-//! | `waits_for` S | what would free a parked event |
-//! | `mode` S, `due` N, `redrives` N | only while parked or failed: mode of the secret that verified it; unix ms from which `retry` sends it again, and how often it did |
-//! | `previous` S | the event of the same user that was recorded before this one, empty for the first; absent: not in the list of its user |
-//! | `user_id` S, `objects` L | what it names |
+//! | `received` N, `finished` N | unix ms |
+//! | `attempts` N | number of attempts over all deliveries |
+//! | `reason` S, `message` S | why it is parked, failed or ignored, or what processing did |
+//! | `waits_for` S | the key that a parked event waits for |
+//! | `mode` S | only while parked or failed: mode of the secret that verified the event |
+//! | `due` N | only while parked or failed: when `retry` sends it again (unix ms) |
+//! | `redrives` N | only while parked or failed: how often `retry` sent it again |
+//! | `previous` S | the user's event before this one; empty for the first; absent: in no user's list |
+//! | `user_id` S, `objects` L | the user and the ids of Stripe's objects |
 //! | `digest` B, `payload` B | SHA-256 of the content; the body, see [`crate::payload`] |
 //! | `day` S, `seen` N | key of index `by_day`: `2026-11-21#invoice-paid#0`, `received` |
-//! | `open` S, `seen` N | key of index `by_status`, only while somebody should look: `parked#0`, `failed#3` |
+//! | `open` S, `seen` N | key of index `by_status`, only while parked or failed: `parked#0`, `failed#3` |
 //!
-//! Notes beside the log, in the same table:
+//! Other items in the same table:
 //!
 //! | pk | item |
 //! |---|---|
-//! | `audit#<unix ms>#<random>` | a change by an operator: `actor`, `reason`, `act`, `target`, `at`; in `by_day` under the family `audit`; never expires |
-//! | `alert#<destination>#<alert key>` | when it was last sent: `quiet_until` N (unix s; before then the same is not sent), `held` N (how many were not), `message` S (which one is being posted), `posted` S |
-//! | `signal#bad_signatures` | the newest burst: `refused` N, `at` N (unix s) |
-//! | `job#provision#<user id>`, `job#account#<user id>` | what the app is to be told, see `outbox`: `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, `open` S (`job#0`) until it is done; never expires |
-//! | `ask#<cs_…>` | Stripe was asked for this session: `asked` N (unix s), `tries` N, `told` S; two days |
-//! | `reconcile` | where an unfinished reconciliation stopped, see [`reconcile_place`]; one day |
-//! | `report#reconcile` | what the last reconciliation found: `missing` N, `orphaned` N, `finished` N (unix ms) |
+//! | `audit#<unix ms>#<random>` | an operator's change: see [`audit`]; never expires |
+//! | `alert#<destination>#<alert key>` | the last post of an alert |
+//! | `signal#bad_signatures` | the newest burst of refused signatures: `refused` N, `at` N (unix s) |
+//! | `job#provision#<user id>` | a call of the app's provisioning: see [`job`]; never expires |
+//! | `job#account#<user id>` | a message to the app about an account: see [`job`]; never expires |
+//! | `ask#<cs_…>` | a request to Stripe for a session: `asked` N (unix s), `tries` N, `told` S; two days |
+//! | `reconcile` | where an unfinished reconciliation stopped: see [`reconcile_place`]; one day |
+//! | `report#reconcile` | result of the last reconciliation: see [`reconcile_report`] |
+//!
+//! - An audit item is in `by_day` under the family `audit`.
+//! - Of an alert, `quiet_until` N (unix s) is the end of its quiet time, `held` N counts the alerts
+//!   suppressed in it, `message` S is the message being posted, and `posted` S the message that was posted.
+//! - A job has `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, and `open`
+//!   S (`job#0`) until it is completed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -70,50 +88,50 @@ use tallyhook_core::setup_status::SessionPayment;
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
 
-/// An item as DynamoDB has it.
+/// An item of DynamoDB.
 pub type Item = HashMap<String, AttributeValue>;
 
-/// How long an event stays in the log: Stripe can send it again for 30 days.
+/// Days that an event stays in the log. Stripe can send an event again for 30 days.
 pub const EVENT_DAYS: i64 = 90;
-/// The index partitions of one day and family, and of one open status: a burst is spread over them.
+/// Index partitions for one day and family, and for one open status. They spread the writes of a burst.
 pub const SHARDS: u8 = 4;
 
-/// As many attributes as an event's item has, so that none grows while it is filled.
-const MOST_ATTRIBUTES: usize = 24;
+/// Initial capacity of an item's map: the largest number of attributes, so that the map never grows.
+const MAX_ATTRIBUTES: usize = 24;
 
-/// Which table.
+/// One of the two tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
-    /// Accounts and all that belongs to a user.
+    /// Accounts, ledger entries, orders and links.
     Accounts,
-    /// The event log, which is also what makes an event happen once.
+    /// The event log. It also makes sure that an event is applied once.
     Events,
 }
 
-/// What an item is about.
+/// The key of an item.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
-    /// The account itself.
+    /// An account.
     Account(UserId),
     /// A ledger entry.
     Entry(UserId, LedgerKey),
-    /// The entry of a paid invoice, and the payments that are tied to it.
+    /// The ledger entry of a paid invoice, and the payments that are linked to it.
     Invoice(InvoiceId),
     /// A one-time order.
     Order(UserId, SessionId),
-    /// Whose a Stripe customer is.
+    /// The owner of a Stripe customer.
     Customer(CustomerId),
-    /// Whose a checkout session is.
+    /// The owner of a checkout session.
     Session(SessionId),
-    /// What the app said of a user's set-up.
+    /// What the app reported about a user's set-up.
     Portal(UserId),
     /// The owner of a subscription.
     Subscription(SubscriptionId),
-    /// The events that wait until the app creates a user.
+    /// The events that are parked until the app creates a user.
     Newcomer(UserId),
-    /// What a payment paid for, by `pi_…` or `ch_…`.
+    /// A payment, by `pi_…` or `ch_…`.
     Payment(String),
-    /// An event of the log, or a note beside it: `audit#…`, `alert#…`, `signal#…`, `report#…`.
+    /// An event of the log, or another item of the events table: `audit#…`, `alert#…`, `job#…`.
     Event(String),
 }
 
@@ -123,8 +141,8 @@ impl Key {
         Self::Event(id.to_string())
     }
 
-    /// A ledger entry. That of an invoice has an item of its own, by which a payment of the invoice finds the
-    /// user, and which makes it happen once over all users.
+    /// A ledger entry. The entry of an invoice has a key without the user. So an invoice is granted once over
+    /// all users, and a payment of the invoice finds the user.
     pub fn entry(user: &UserId, key: &LedgerKey) -> Self {
         match key.invoice_id() {
             Some(invoice) => Self::Invoice(invoice),
@@ -132,12 +150,12 @@ impl Key {
         }
     }
 
-    /// A payment by what a refund or dispute names.
+    /// A payment, by the id in a refund or dispute.
     pub fn payment(payment: &PaymentRef) -> Self {
         Self::Payment(payment.as_str().to_owned())
     }
 
-    /// Its table.
+    /// The table of the item.
     pub fn table(&self) -> Table {
         match self {
             Self::Event(_) => Table::Events,
@@ -154,7 +172,7 @@ impl Key {
         }
     }
 
-    /// Partition key.
+    /// The partition key.
     pub fn partition(&self) -> String {
         match self {
             Self::Account(user)
@@ -173,7 +191,7 @@ impl Key {
         }
     }
 
-    /// Sort key; empty in the events table, which has none.
+    /// The sort key; empty in the events table, which has no sort key.
     pub fn sort(&self) -> String {
         match self {
             Self::Account(_) => "account".to_owned(),
@@ -203,7 +221,7 @@ pub fn key_attributes(table: Table, partition: &str, sort: &str) -> Item {
 }
 
 fn new_item(key: &Key) -> Item {
-    with_key(Item::with_capacity(MOST_ATTRIBUTES), key.table(), &key.partition(), &key.sort())
+    with_key(Item::with_capacity(MAX_ATTRIBUTES), key.table(), &key.partition(), &key.sort())
 }
 
 fn with_key(mut item: Item, table: Table, partition: &str, sort: &str) -> Item {
@@ -222,12 +240,12 @@ fn number(value: impl ToString) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
-/// The day of a time, as the index has it.
+/// The day in the index key of a time: `2026-11-21`.
 pub fn day(ms: i64) -> String {
     Timestamp::from_unix(ms.div_euclid(1000)).to_string().chars().take(10).collect()
 }
 
-/// The account after a change, on condition that nobody changed it since it was loaded.
+/// Writes an account, on condition that it did not change since it was loaded.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] if the state cannot be written as an item.
@@ -255,7 +273,7 @@ pub fn account(
     Ok(Write { key, item: Some(item), condition: Condition::Version(loaded_version) })
 }
 
-/// Reads an account back.
+/// Reads an account.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`].
@@ -277,11 +295,11 @@ pub fn updated_at(item: &Item) -> Option<Timestamp> {
     Some(Timestamp::from_unix(item.get("updated_at")?.as_n().ok()?.parse().ok()?))
 }
 
-/// A ledger entry, on condition that none with its key exists. `invoice` is the item of an entry's invoice as
-/// it was read: payments that are tied to it stay.
+/// Writes a ledger entry, on condition that no entry with its key exists. `invoice` is the item of the
+/// entry's invoice as it was read: the payments linked to it are kept.
 ///
 /// # Errors
-/// [`StoreError::Corrupt`] if it cannot be written as an item.
+/// [`StoreError::Corrupt`] if the entry cannot be written as an item.
 pub fn entry(user: &UserId, entry: &Entry, invoice: Option<&Item>) -> Result<Write, StoreError> {
     let key = Key::entry(user, &entry.key);
     if !matches!(key, Key::Invoice(_)) {
@@ -300,7 +318,7 @@ pub fn entry(user: &UserId, entry: &Entry, invoice: Option<&Item>) -> Result<Wri
     Ok(write)
 }
 
-/// The entry of an invoice with the user whose it is; `None` while only payments of the invoice are known.
+/// The user and the entry of an invoice; `None` while only payments of the invoice are known.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`].
@@ -310,12 +328,12 @@ pub fn read_invoice(key: &Key, item: &Item) -> Result<Option<(UserId, Entry)>, S
     Ok(Some((user, read(key, item)?)))
 }
 
-/// The payments that are tied to an invoice before its own event arrived.
+/// The payments that were linked to an invoice before its own event arrived.
 pub fn payments_of_invoice(item: &Item) -> BTreeSet<String> {
     item.get("payments").and_then(|payments| payments.as_ss().ok()).into_iter().flatten().cloned().collect()
 }
 
-/// Ties payments to an invoice whose own event has not arrived, on condition that it still has not.
+/// Links payments to an invoice, on condition that the invoice's own event has not arrived.
 pub fn invoice_payments(invoice: &InvoiceId, known: &BTreeSet<String>, payments: BTreeSet<String>) -> Write {
     let key = Key::Invoice(invoice.clone());
     let mut item = new_item(&key);
@@ -335,7 +353,7 @@ fn put(key: Key, value: &impl serde::Serialize, condition: Condition) -> Result<
     Ok(Write { key, item: Some(item), condition })
 }
 
-/// Reads an entry or a reversal back.
+/// Reads a ledger entry.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`].
@@ -343,13 +361,13 @@ pub fn read<T: DeserializeOwned>(key: &Key, item: &Item) -> Result<T, StoreError
     serde_dynamo::from_item(item.clone()).map_err(|error| key.corrupt(error))
 }
 
-/// Ties a customer to its owner. `known` is the stored owner as it was read: without one the customer must
-/// belong to no other user; with one it must still belong to that one.
+/// Links a customer to its owner. `known` is the stored owner that was read. The condition is that the
+/// customer still has this owner, or, without one, that it has no other owner.
 pub fn customer(customer: &CustomerId, owner: &StoredOwner, known: Option<&StoredOwner>) -> Write {
     link(Key::Customer(customer.clone()), owner, known)
 }
 
-/// Ties a subscription to its owner, in the same way.
+/// Links a subscription to its owner, with the same condition as [`customer`].
 pub fn subscription(id: &SubscriptionId, owner: &StoredOwner, known: Option<&StoredOwner>) -> Write {
     link(Key::Subscription(id.clone()), owner, known)
 }
@@ -368,7 +386,7 @@ fn link(key: Key, owner: &StoredOwner, known: Option<&StoredOwner>) -> Write {
     Write { key, item: Some(item), condition }
 }
 
-/// The stored owner of a customer or a subscription; `None` while it has none and events wait for it.
+/// The stored owner of a customer or a subscription; `None` while it has no owner and events wait for it.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`].
@@ -382,8 +400,8 @@ pub fn read_owner(key: &Key, item: &Item) -> Result<Option<StoredOwner>, StoreEr
     }))
 }
 
-/// Has events wait for a customer, a subscription or a new user, on condition that it has no owner yet:
-/// whoever ties it reads them. `known` is who waited when it was read.
+/// Records events that wait for a customer, a subscription or a new user, on condition that it has no owner.
+/// `known` are the events that waited when the item was read. The write that links the owner reads them.
 pub fn wait(key: Key, known: BTreeSet<String>, events: BTreeSet<String>) -> Write {
     let mut item = new_item(&key);
     let all = known.iter().cloned().chain(events).collect::<BTreeSet<String>>();
@@ -397,22 +415,26 @@ pub fn waiting(item: &Item) -> BTreeSet<String> {
     item.get("waiting").and_then(|waiting| waiting.as_ss().ok()).into_iter().flatten().cloned().collect()
 }
 
-/// A payment as it was read: what is known of it, who waits for its document, and the revision of the item.
+/// A payment item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownPayment {
-    /// What is known of it.
+    /// The document, the user and the reversals of the payment.
     pub record: PaymentRecord,
     /// The parked events that wait for its document.
     pub waiting: BTreeSet<String>,
-    /// How often the item was written.
+    /// How often the item was written; the condition of the next write.
     pub revision: u64,
 }
 
-/// What is known of a payment, on condition that the item has the revision that was read: of two refunds at
-/// once the second one reads what the first one wrote.
+/// Writes a payment, on condition that its item still has the revision that was read. Of two concurrent
+/// refunds the second one fails and reads the item again.
+///
+/// ```json
+/// {"pk":"payment#pi_1","sk":"link","user_id":"u","key":"invoice#in_1","reversal":{…},"revision":2}
+/// ```
 ///
 /// # Errors
-/// [`StoreError::Corrupt`] if it cannot be written as an item.
+/// [`StoreError::Corrupt`] if the reversal cannot be written as an attribute.
 pub fn payment(payment: &str, known: &KnownPayment, loaded_revision: u64) -> Result<Write, StoreError> {
     let key = Key::Payment(payment.to_owned());
     let mut item = new_item(&key);
@@ -433,7 +455,7 @@ pub fn payment(payment: &str, known: &KnownPayment, loaded_revision: u64) -> Res
     Ok(Write { key, item: Some(item), condition: Condition::Revision(loaded_revision) })
 }
 
-/// Reads a payment back.
+/// Reads a payment.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`].
@@ -453,7 +475,7 @@ pub fn read_payment(key: &Key, item: &Item) -> Result<KnownPayment, StoreError> 
     })
 }
 
-/// Whose a session, a customer or a payment is; `None` while it has no owner and events wait for it.
+/// The owner of a session, a customer or a payment; `None` while it has no owner.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`].
@@ -465,20 +487,21 @@ pub fn read_user(key: &Key, item: &Item) -> Result<Option<UserId>, StoreError> {
     }
 }
 
-/// A checkout session as far as it is known here.
+/// A checkout session item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownSession {
-    /// Whose it is.
+    /// Its owner.
     pub user: UserId,
-    /// How its payment stands.
+    /// The state of its payment.
     pub payment: SessionPayment,
-    /// The subscription that came of it.
+    /// The subscription that it created.
     pub subscription: Option<SubscriptionId>,
-    /// An operator named its owner.
+    /// Whether an operator assigned the owner.
     pub assigned: bool,
 }
 
-/// Whose a checkout session is and how its payment stands; the account's version guards it.
+/// Writes a checkout session. It has no condition of its own: the account's version in the same transaction
+/// protects it.
 pub fn session(id: &SessionId, known: &KnownSession) -> Write {
     let key = Key::Session(id.clone());
     let mut item = new_item(&key);
@@ -493,7 +516,7 @@ pub fn session(id: &SessionId, known: &KnownSession) -> Write {
     Write { key, item: Some(item), condition: Condition::Anything }
 }
 
-/// The owner that an operator names for a guest's session, on condition that it has none.
+/// Writes the owner that an operator assigned to a guest's session, on condition that it has none.
 pub fn assigned_session(id: &SessionId, user: &UserId) -> Write {
     let known = KnownSession {
         user: user.clone(),
@@ -504,7 +527,7 @@ pub fn assigned_session(id: &SessionId, user: &UserId) -> Write {
     Write { condition: Condition::Absent, ..session(id, &known) }
 }
 
-/// Reads a checkout session back.
+/// Reads a checkout session.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`].
@@ -520,7 +543,7 @@ pub fn read_session(key: &Key, item: &Item) -> Result<KnownSession, StoreError> 
     Ok(KnownSession { user, payment, subscription, assigned })
 }
 
-/// The app's word that a user has a password.
+/// Records the app's report that a user has a password.
 pub fn password_set(user: &UserId, now: Timestamp) -> Write {
     let key = Key::Portal(user.clone());
     let mut item = new_item(&key);
@@ -533,8 +556,8 @@ pub fn job_key(kind: JobKind, user: &UserId) -> Key {
     Key::Event(format!("job#{}#{user}", kind.as_str()))
 }
 
-/// A job that is to be done, in place of what an earlier one of its kind came to. `open` is gone once it is
-/// done; nothing of it expires.
+/// Writes a job that the outbox will do. It replaces an earlier job of the same kind and user. `open` is
+/// removed when the job is completed. Jobs never expire.
 pub fn job(kind: JobKind, user: &UserId, now: Timestamp) -> Write {
     let key = job_key(kind, user);
     let shard = Sha256::digest(user.as_str()).first().copied().unwrap_or(0) % SHARDS;
@@ -549,18 +572,19 @@ pub fn job(kind: JobKind, user: &UserId, now: Timestamp) -> Write {
         ("attempts".to_owned(), number(0)),
         ("redrives".to_owned(), number(0)),
         ("due".to_owned(), number(ms + redrive_pause_seconds(0) * 1000)),
-        // To the millisecond and beyond: what is written anew is told from what was read.
+        // The random part tells this job apart from one that was written in the same second.
         ("seen".to_owned(), number(ms + i64::from(fastrand::u16(..1000)))),
         ("open".to_owned(), text(format!("job#{shard}"))),
     ]);
     Write { key, item: Some(item), condition: Condition::Anything }
 }
 
-/// A new order:
+/// Writes a new order:
 ///
 /// ```json
-/// {"pk":"user#u","sk":"order#cs_1","mode":"dfy","tier":"STARTER","status":"NEW","deadline":1768000000,"revisions_left":1,
-///  "checklist_status":"PENDING","customer_email":"…","amount_total":9900,"currency":"usd","created_at":1767600000,"updated_at":1767600000}
+/// {"pk":"user#u","sk":"order#cs_1","mode":"dfy","tier":"STARTER","status":"NEW","deadline":1768000000,
+///  "revisions_left":1,"checklist_status":"PENDING","customer_email":"…","amount_total":9900,
+///  "currency":"usd","created_at":1767600000,"updated_at":1767600000}
 /// ```
 pub fn order(user: &UserId, order: &Order) -> Write {
     let key = Key::Order(user.clone(), order.session.clone());
@@ -593,8 +617,8 @@ pub fn order(user: &UserId, order: &Order) -> Write {
     Write { key, item: Some(item), condition: Condition::Absent }
 }
 
-/// An order after a refund or a dispute of its payment, on condition that it is as it was read. `None` when
-/// nothing changes.
+/// Writes an order after a refund or a dispute of its payment, on condition that the order did not change
+/// since it was read. `None` when the refund or dispute changes nothing.
 pub fn order_after(user: &UserId, paid: &OrderPayment, item: &Item, now: Timestamp) -> Option<Write> {
     let mut after = item.clone();
     if paid.refunded {
@@ -614,23 +638,23 @@ pub fn order_after(user: &UserId, paid: &OrderPayment, item: &Item, now: Timesta
     Some(Write { key, item: Some(after), condition: Condition::UpdatedAt(read) })
 }
 
-/// What is known of Stripe's word about a checkout session.
+/// The last request to Stripe for a checkout session, and its answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Question {
-    /// When Stripe was last asked, unix s.
+    /// Unix seconds of the last request; 0 when there was none.
     pub asked: i64,
-    /// How often it was asked.
+    /// Number of requests.
     pub tries: u32,
-    /// What it said: a [`SessionPayment`], or `missing`.
+    /// Stripe's answer: a [`SessionPayment`], or `missing`.
     pub told: Option<String>,
 }
 
-/// The note that Stripe was asked for a session.
+/// The key of the item about requests to Stripe for a session.
 pub fn question_key(session: &SessionId) -> Key {
     Key::Event(format!("ask#{session}"))
 }
 
-/// Reads that note.
+/// Reads the item of [`question_key`].
 pub fn read_question(item: &Item) -> Question {
     Question {
         asked: read_number(item, "asked").unwrap_or(0),
@@ -639,27 +663,27 @@ pub fn read_question(item: &Item) -> Question {
     }
 }
 
-/// The note about when an alert was last posted to a destination.
+/// The key of the item about an alert's last post to a destination.
 pub fn alert_key(destination: &str, alert: &str) -> Key {
     Key::Event(format!("alert#{destination}#{alert}"))
 }
 
-/// The note about the newest burst of refused signatures.
+/// The key of the item about the newest burst of refused signatures.
 pub fn bad_signatures_key() -> Key {
     Key::Event("signal#bad_signatures".to_owned())
 }
 
-/// What the last reconciliation found.
+/// The key of the last reconciliation's report.
 pub fn reconcile_report_key() -> Key {
     Key::Event("report#reconcile".to_owned())
 }
 
-/// Where a reconciliation stopped.
+/// The key of the position of an unfinished reconciliation.
 pub fn reconcile_place_key() -> Key {
     Key::Event("reconcile".to_owned())
 }
 
-/// A place in an unfinished reconciliation:
+/// Writes the position of an unfinished reconciliation:
 ///
 /// ```json
 /// {"pk":"reconcile","started":1767600000,"pass":"invoices","after":"in_1","expires_at":1767686400}
@@ -681,16 +705,16 @@ pub fn reconcile_place(started: Timestamp, pass: String, after: Option<String>, 
 pub enum EventState {
     /// Its effects are in the account.
     Processed,
-    /// None of our business.
+    /// It has no effect on any account.
     Ignored,
-    /// Waits for a person or a later fact.
+    /// It waits for a person or for a later event.
     Parked,
-    /// Retries are used up.
+    /// All attempts failed.
     Failed,
 }
 
 impl EventState {
-    /// As stored.
+    /// The value of `outcome`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Processed => "processed",
@@ -706,71 +730,71 @@ impl EventState {
 pub struct EventRecord {
     /// `evt_…`
     pub id: String,
-    /// Stripe's type.
+    /// Stripe's event type.
     pub kind: String,
-    /// The family that handles it; `other` for types that none does.
+    /// The family that handles it; `other` for a type without a family.
     pub family: &'static str,
-    /// How it ended.
+    /// Its outcome.
     pub state: EventState,
-    /// Why, as a code: the reason for parking or ignoring, or what processing did.
+    /// The reason code of parking, ignoring or failing, or what processing did.
     pub reason: Option<String>,
-    /// Why, for a person. Holds ids and names from the catalog, never personal data.
+    /// The reason in words. It may hold ids and names from the catalog, never personal data.
     pub message: Option<String>,
-    /// What would free it.
+    /// The key that a parked event waits for.
     pub waits_for: Option<String>,
-    /// Whose it is, as far as known.
+    /// The user, if known.
     pub user: Option<UserId>,
-    /// Stripe's ids of the objects it names.
+    /// Ids of the Stripe objects that it names.
     pub objects: Vec<String>,
-    /// When Stripe made it.
+    /// When Stripe created it.
     pub created: Timestamp,
     /// When we received it, unix ms.
     pub received_ms: i64,
     /// When it ended, unix ms.
     pub finished_ms: i64,
-    /// How often it was tried, over all its deliveries.
+    /// Number of attempts over all deliveries.
     pub attempts: u32,
-    /// How often `retry` sent it again.
+    /// How often `retry` sent it to its queue again.
     pub redrives: u32,
-    /// The event of the same user that was recorded before this one, empty for the first; `None` leaves it
-    /// out of its user's list.
+    /// The user's event that was recorded before this one; empty for the first. `None` keeps the event out of
+    /// the user's list.
     pub previous: Option<String>,
     /// Mode of the secret that verified it.
     pub mode: SecretMode,
-    /// Live or test.
+    /// Whether it is a live event.
     pub livemode: bool,
-    /// The version it was rendered in.
+    /// The API version that rendered it.
     pub api_version: Option<String>,
     /// SHA-256 of its content.
     pub digest: [u8; 32],
-    /// The body as received, compressed; `None` keeps none.
+    /// The compressed body; `None` when it is not stored.
     pub payload: Option<Vec<u8>>,
 }
 
-/// What is known of an event that came before.
+/// The stored record of an event that was received before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownEvent {
-    /// Whether it is done with: processed or ignored.
+    /// Whether it was processed or ignored.
     pub finished: bool,
-    /// Its content.
+    /// SHA-256 of its content.
     pub digest: Vec<u8>,
-    /// The version it was rendered in.
+    /// The API version that rendered it.
     pub api_version: Option<String>,
-    /// How often it was tried until then.
+    /// Number of attempts so far.
     pub attempts: u32,
-    /// How often `retry` sent it again.
+    /// How often `retry` sent it to its queue again.
     pub redrives: u32,
-    /// Its place in its user's list, if it has one.
+    /// The event before it in its user's list, if it is in one.
     pub previous: Option<String>,
 }
 
-/// The pause before `retry` sends an event again that it already sent so often: a quarter of an hour, doubled
-/// each time, at most a day.
+/// Seconds until `retry` sends an event again after `redrives` redrives: 15 minutes, doubled with each
+/// redrive, at most a day.
 pub fn redrive_pause_seconds(redrives: u32) -> i64 {
     (900_i64 << redrives.min(7)).min(86_400)
 }
 
-/// Records an event, on condition that it was not finished before.
+/// Writes an event, on condition that it is not finished.
 pub fn event(record: &EventRecord) -> Write {
     let key = Key::Event(record.id.clone());
     let mut item = new_item(&key);
@@ -823,8 +847,8 @@ pub fn event(record: &EventRecord) -> Write {
     Write { key, item: Some(item), condition: Condition::Unfinished }
 }
 
-/// An operator's change, for the audit. It is written before the change is made: a change that is not audited
-/// is not made.
+/// Writes the audit item of an operator's change. It is written before the change, so no change is made
+/// without one.
 pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> Write {
     let key = Key::Event(format!("audit#{at_ms}#{:08x}", fastrand::u32(..)));
     let mut item = new_item(&key);
@@ -840,7 +864,7 @@ pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> 
     Write { key, item: Some(item), condition: Condition::Absent }
 }
 
-/// What a reconciliation leaves for health. It is gone after a week without another one.
+/// Writes the report of a reconciliation, for the health score. It expires after a week.
 pub fn reconcile_report(missing: u64, orphaned: u64, at: Timestamp) -> Write {
     let key = reconcile_report_key();
     let mut item = new_item(&key);
@@ -853,15 +877,14 @@ pub fn reconcile_report(missing: u64, orphaned: u64, at: Timestamp) -> Write {
     Write { key, item: Some(item), condition: Condition::Anything }
 }
 
-/// The id under which a second content of an event is kept: no event of Stripe's can have it.
+/// The id under which an event with a known id but different content is stored. No Stripe id has this form.
 pub fn mismatch_id(event: &EventId, digest: &[u8; 32]) -> String {
     let hex: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     format!("{event}~{hex}")
 }
 
-/// Whether a text can be the key of an event in the log: Stripe's id, with the digest of a second content
-/// behind it where it has one, or that of a message which held no event. What stands beside the log in the
-/// same table is none.
+/// Whether a text can be the id of an event in the log: a Stripe id, a [`mismatch_id`], or `msg_…` for a
+/// message that held no event. Other items of the table have no such id.
 pub fn is_event(id: &str) -> bool {
     let of_message = |id: &str| id.len() <= 100 && id.chars().all(|c| c.is_ascii_alphanumeric());
     match id.split_once('~') {
@@ -870,7 +893,7 @@ pub fn is_event(id: &str) -> bool {
     }
 }
 
-/// Reads what decides about a repetition.
+/// Reads the attributes that decide whether an event is a duplicate.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`].
@@ -889,12 +912,12 @@ pub fn read_event(key: &Key, item: &Item) -> Result<KnownEvent, StoreError> {
     })
 }
 
-/// A text of an item.
+/// A text attribute of an item.
 pub fn read_text(item: &Item, name: &str) -> Option<String> {
     item.get(name)?.as_s().ok().cloned()
 }
 
-/// The ids of the objects that an event's item names.
+/// The ids of the Stripe objects that an event's item names.
 pub fn read_objects(item: &Item) -> Vec<String> {
     let objects = item.get("objects").and_then(|all| all.as_l().ok()).into_iter().flatten();
     objects.filter_map(|id| id.as_s().ok()).cloned().collect()
@@ -905,12 +928,12 @@ pub fn read_payload(item: &Item) -> Option<&[u8]> {
     Some(item.get("payload")?.as_b().ok()?.as_ref())
 }
 
-/// A number of an item.
+/// A number attribute of an item.
 pub fn read_number<N: std::str::FromStr>(item: &Item, name: &str) -> Option<N> {
     item.get(name)?.as_n().ok()?.parse().ok()
 }
 
-/// An order as the app sees it.
+/// An order as JSON fields for the app.
 pub fn read_order(item: &Item) -> BTreeMap<String, serde_json::Value> {
     let optional =
         ["customer_id", "customer_email", "deadline", "files_url", "final_package_url", "upgraded_from"];
@@ -937,7 +960,7 @@ pub fn read_order(item: &Item) -> BTreeMap<String, serde_json::Value> {
     order
 }
 
-/// Credits as an item attribute has them.
+/// The attribute `credits` of an item.
 pub fn read_credits(item: &Item) -> Option<Credits> {
     item.get("credits")?.as_n().ok()?.parse().ok().map(Credits::new)
 }

@@ -1,4 +1,4 @@
-//! Accounts whose access ends by time alone, from the index `by_lapse`.
+//! Accounts whose access ends by time, without an event. They are read from the index `by_lapse`.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use tallyhook_core::ids::UserId;
@@ -8,8 +8,8 @@ use super::items::{self, Item, Table};
 use super::{Store, StoreError, failed};
 
 impl Store {
-    /// One page of the users whose access ended on the day `back` days ago and before `now`, and where the
-    /// next page begins. The index lags behind by moments: look at each account again before deciding.
+    /// One page of the users whose access ended on the day `back` days ago and at or before `now`, and the
+    /// start of the next page. The index is eventually consistent: load each account before you decide.
     ///
     /// # Errors
     /// [`StoreError`].

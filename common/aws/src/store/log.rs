@@ -1,15 +1,16 @@
-//! Listing the event log: newest first, in pages.
+//! Lists the event log in pages, newest first.
 //!
-//! | asked for | read from |
+//! | filter | source |
 //! |---|---|
 //! | an id | the item |
-//! | `parked` or `failed` | index `by_status`, its few partitions merged: it holds only what is open |
-//! | a time, a type, anything else | index `by_day`, a day at a time: the partitions of its families (of one, where the type tells) merged |
-//! | a user | what is open of the user's from `by_status`; then the list that each event's `previous` makes, beginning at the account |
+//! | `parked` or `failed` | index `by_status`: its partitions, merged |
+//! | a user | the user's open events from `by_status`, then the linked list of the user's events |
+//! | anything else | index `by_day`, one day at a time: the partitions of one or all families |
 //!
-//! The list by user is free: an index by user would be one write unit more for every event. It is read an
-//! item at a time, as an operator reads it. **Invariant:** a page follows the last one without a gap, also
-//! among events of one millisecond.
+//! The linked list starts at the account's last event and follows `previous`, one item per read. It costs no
+//! extra write; an index by user would cost one write unit more for each event.
+//!
+//! **Invariant:** a page continues the one before without a gap, also among events of the same millisecond.
 
 use std::cmp::Reverse;
 
@@ -24,36 +25,36 @@ use tallyhook_core::event::{EventType, Family};
 use tallyhook_core::ids::{EventId, UserId};
 use tallyhook_core::timestamp::Timestamp;
 
-/// The most events of one page.
+/// The maximum number of events in one page.
 pub const MOST_LISTED: usize = 200;
-/// One request looks at so many days; a page that is not full by then says where to go on.
-const MOST_DAYS: usize = 31;
-/// One request follows a user's list so far.
-const MOST_STEPS: usize = 400;
-/// Nothing older than this is looked for: events expire after 90 days, and one that waited long may have come
-/// before.
+/// Days read in one request. A page that is not full by then has a cursor for the next day.
+const MAX_DAYS: usize = 31;
+/// Events of a user's linked list that are read in one request.
+const MAX_STEPS: usize = 400;
+/// How many days back a list goes. Events expire 90 days after they finished, and an event may have waited
+/// before that.
 const OLDEST_DAYS: i64 = 120;
-/// The clock that received an event may be ahead of the one that lists it.
-const CLOCKS_APART_SECONDS: i64 = 300;
+/// The clock of the machine that received an event may be ahead of ours by this.
+const MAX_CLOCK_SKEW_SECONDS: i64 = 300;
 const DAY_MS: i64 = 86_400_000;
 
-/// Which events. All that is `None` does not matter.
+/// Which events to list. `None` accepts any value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// `processed`, `ignored`, `parked`, `failed` (or `duplicate`, which writes nothing, so there are none).
+    /// `processed`, `ignored`, `parked` or `failed`. `duplicate` matches nothing: a duplicate writes no item.
     pub status: Option<String>,
-    /// Stripe's type.
+    /// Stripe's event type.
     pub kind: Option<String>,
-    /// Whose.
+    /// The user.
     pub user: Option<UserId>,
-    /// Received at or after, unix ms.
+    /// Received at or after this unix ms.
     pub from_ms: Option<i64>,
-    /// Received before, unix ms.
+    /// Received before this unix ms.
     pub to_ms: Option<i64>,
 }
 
 impl Filter {
-    /// Whether an event is one of those asked for.
+    /// Whether an event matches the filter.
     pub fn takes(&self, line: &Line) -> bool {
         self.status.as_ref().is_none_or(|status| *status == line.status)
             && self.kind.as_ref().is_none_or(|kind| *kind == line.kind)
@@ -63,37 +64,37 @@ impl Filter {
     }
 }
 
-/// An event as the list shows it.
+/// One event of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// `evt_…`
     pub id: String,
-    /// Stripe's type.
+    /// Stripe's event type.
     pub kind: String,
-    /// How it ended.
+    /// Its outcome.
     pub status: String,
-    /// Why.
+    /// The reason code of the outcome.
     pub reason: Option<String>,
-    /// Whose, as far as known.
+    /// The user, if known.
     pub user_id: Option<String>,
-    /// What would free it.
+    /// The key that the parked event waits for.
     pub waits_for: Option<String>,
-    /// How often it was tried.
+    /// Number of attempts.
     pub attempts: u32,
-    /// How often `retry` sent it again.
+    /// How often `retry` sent it to its queue again.
     pub redrives: u32,
-    /// When Stripe made it.
+    /// When Stripe created it.
     pub created: Timestamp,
     /// When we received it, unix ms.
     pub received_ms: i64,
     /// When it ended, unix ms.
     pub finished_ms: i64,
-    /// When `retry` sends it again, unix ms; only while parked or failed.
+    /// When `retry` sends it again, unix ms. Only parked and failed events have it.
     pub due_ms: Option<i64>,
 }
 
 impl Line {
-    /// Reads an item of the table or of one of its indexes.
+    /// Reads an item of the events table or of one of its indexes.
     pub fn read(item: &Item) -> Option<Self> {
         let text = |name: &str| items::read_text(item, name);
         Some(Self {
@@ -122,50 +123,50 @@ impl Line {
 pub struct Page {
     /// Newest first.
     pub events: Vec<Line>,
-    /// Where the next page begins; `None` at the end. A page may have fewer events than asked for and still
-    /// not be the last.
+    /// The cursor of the next page; `None` at the end. A page with fewer events than `limit` may still not be
+    /// the last.
     pub next: Option<String>,
 }
 
-/// Why there is no page.
+/// Why a page could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
-    /// The cursor is none that a page of this query gave.
+    /// The cursor does not come from a page of the same query.
     #[error("next must be what the last page of the same query gave")]
     Cursor,
-    /// The store.
+    /// A read failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Where a page begins. As text it is opaque: base64 of the variant's letter and its parts.
+/// Where a page begins. Its text form is base64 of a letter for the variant and the variant's fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Cursor {
-    /// After this time and id.
+    /// After the event with this `received` time and id.
     After(i64, String),
-    /// At this event of the user's list.
-    Of(EventId),
+    /// At this event of a user's linked list.
+    UserEvent(EventId),
 }
 
 impl Cursor {
     fn text(&self) -> String {
         URL_SAFE_NO_PAD.encode(match self {
             Self::After(ms, id) => format!("t{ms} {id}"),
-            Self::Of(id) => format!("u{id}"),
+            Self::UserEvent(id) => format!("u{id}"),
         })
     }
 
     fn read(text: &str) -> Option<Self> {
         let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         if let Some(id) = text.strip_prefix('u') {
-            return Some(Self::Of(EventId::new(id).ok()?));
+            return Some(Self::UserEvent(EventId::new(id).ok()?));
         }
         let (ms, id) = text.strip_prefix('t')?.split_once(' ')?;
         Some(Self::After(ms.parse().ok()?, id.to_owned()))
     }
 }
 
-/// A page of the events that a filter takes.
+/// Reads one page of the events that match a filter.
 ///
 /// # Errors
 /// [`ListError`].
@@ -180,12 +181,12 @@ pub async fn list(
     let cursor = next.map(|text| Cursor::read(text).ok_or(ListError::Cursor)).transpose()?;
     let open = matches!(filter.status.as_deref(), Some("parked" | "failed"));
     match (&filter.user, cursor) {
-        (Some(user), Some(Cursor::Of(id))) if !open => {
+        (Some(user), Some(Cursor::UserEvent(id))) if !open => {
             Ok(of_user(store, user, filter, limit, Some(id)).await?)
         }
         (Some(user), None) if !open => Ok(of_user(store, user, filter, limit, None).await?),
         (Some(_), Some(_)) if !open => Err(ListError::Cursor),
-        (_, Some(Cursor::Of(_))) => Err(ListError::Cursor),
+        (_, Some(Cursor::UserEvent(_))) => Err(ListError::Cursor),
         (_, Some(Cursor::After(ms, id))) => Ok(by_time(store, filter, limit, (ms, id), now).await?),
         (_, None) => Ok(by_time(store, filter, limit, (i64::MAX, String::new()), now).await?),
     }
@@ -216,7 +217,7 @@ async fn by_time(
         .to_ms
         .map_or(i64::MAX, |to| to.saturating_sub(1))
         .min(before.0)
-        .min(now.plus_seconds(CLOCKS_APART_SECONDS).unix().saturating_mul(1000));
+        .min(now.plus_seconds(MAX_CLOCK_SKEW_SECONDS).unix().saturating_mul(1000));
     let mut found: Vec<Line> = Vec::new();
     let mut next = None;
     if let Some(state @ ("parked" | "failed")) = status {
@@ -230,7 +231,7 @@ async fn by_time(
             if begins + DAY_MS <= from || found.len() > limit {
                 break;
             }
-            if looked > MOST_DAYS {
+            if looked > MAX_DAYS {
                 next = Some(Cursor::After(begins + DAY_MS, String::new()));
                 break;
             }
@@ -257,7 +258,7 @@ async fn by_time(
     Ok(Page { events: found, next: next.map(|next| next.text()) })
 }
 
-/// The newest events of some partitions, in order, at least `limit` of them if there are so many.
+/// The newest events of these partitions, newest first. Has at least `limit` events if they exist.
 async fn merged(
     store: &Store,
     index: &str,
@@ -277,8 +278,8 @@ async fn merged(
     Ok(all)
 }
 
-/// The newest events of one partition. DynamoDB leaves the order within one millisecond open, so reading
-/// stops only behind a whole one.
+/// The newest events of one partition. DynamoDB does not define the order of entries with the same time, so
+/// all entries of the last millisecond are read.
 async fn newest(
     store: &Store,
     index: &str,
@@ -306,7 +307,8 @@ async fn newest(
     }
 }
 
-/// What is open of a user's, then the user's list. The open ones are on the first page, beyond its limit.
+/// The user's open events, then the user's linked list. The first page has all open events and up to `limit`
+/// others.
 async fn of_user(
     store: &Store,
     user: &UserId,
@@ -340,41 +342,41 @@ async fn of_user(
             .and_then(|account| account.state.last_event);
     }
     let first = events.len();
-    for _ in 0..MOST_STEPS {
+    for _ in 0..MAX_STEPS {
         let Some(id) = next.take_if(|_| events.len() < first + limit) else { break };
         let key = Key::event(&id);
         let items = store.load([key.clone()]).await?;
-        // The list ends where it has expired.
+        // The rest of the list has expired.
         let Some(item) = items.get(&key) else { break };
         next = items::read_text(item, "previous").and_then(|previous| EventId::new(previous).ok());
-        // An open one was shown first, unless the filter asks for a state.
+        // Without a status filter, open events are already at the start of the first page.
         let shown = |line: &Line| {
             filter.takes(line)
                 && (filter.status.is_some() || !matches!(line.status.as_str(), "parked" | "failed"))
         };
         events.extend(Line::read(item).filter(shown));
     }
-    Ok(Page { events, next: next.map(|id| Cursor::Of(id).text()) })
+    Ok(Page { events, next: next.map(|id| Cursor::UserEvent(id).text()) })
 }
 
-/// A part of one partition of an index.
+/// A time range of one index partition.
 #[derive(Clone, Copy, Debug)]
 pub struct Range<'a> {
     /// `by_day` or `by_status`.
     pub index: &'a str,
     /// The partition.
     pub partition: &'a str,
-    /// From this unix ms.
+    /// First unix ms.
     pub from: i64,
-    /// To this unix ms, included.
+    /// Last unix ms (included).
     pub to: i64,
-    /// In which direction.
+    /// Whether the newest entries come first.
     pub newest_first: bool,
 }
 
 impl Store {
-    /// One page of an index of the events table, and where the next begins. Indexes lag behind by moments:
-    /// nothing is decided from them.
+    /// One page of an index of the events table, and the start of the next page. Indexes are eventually
+    /// consistent: never decide from them.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -411,10 +413,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_comes_back_and_anything_else_is_refused() {
+    fn a_cursor_is_read_back_and_other_texts_are_refused() {
         for cursor in [
             Cursor::After(1_763_000_000_123, "evt_1~ab".to_owned()),
-            Cursor::Of(EventId::new("evt_1").unwrap()),
+            Cursor::UserEvent(EventId::new("evt_1").unwrap()),
         ] {
             assert_eq!(Cursor::read(&cursor.text()), Some(cursor));
         }
@@ -431,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_has_a_few_partitions_for_each_family_and_a_type_narrows_them_to_one() {
+    fn a_day_has_four_partitions_for_each_family() {
         assert_eq!(items::day(1_795_219_200_000), "2026-11-21");
         assert_eq!(day_partitions("2026-11-21", None).len(), 8 * 4);
         assert_eq!(day_partitions("2026-11-21", Some("other"))[3], "2026-11-21#other#3");

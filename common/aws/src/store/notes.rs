@@ -1,8 +1,8 @@
 //! Single-item writes of the events table, outside a transaction.
 //!
-//! Each changes one note, one job, or the redrive count of an open event; never an account, a ledger entry or
-//! the outcome of an event. Such a write only says when work is tried: if it is lost, the work is done once
-//! more, and the transaction of the account makes that safe.
+//! Each write changes one note, one job, or the redrive count of an open event. It never changes an account,
+//! a ledger entry or the outcome of an event. These items only control when work is tried. If a write is
+//! lost, the work is done once more, and the transaction of the account makes that safe.
 
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
@@ -17,8 +17,8 @@ use super::log::Line;
 use super::{Store, StoreError, failed};
 
 impl Store {
-    /// Raises the redrive count of an open event or job and moves its `due`, so that one run alone sends it.
-    /// `false` when the item changed since the index was read.
+    /// Increments the redrive count of an open event or job and moves its `due`, so that only one run sends
+    /// it. Returns `false` when the item changed since the index was read.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -33,10 +33,11 @@ impl Store {
             .expression_attribute_values(":before", number(line.redrives))
             .expression_attribute_values(":due", number(due))
             .expression_attribute_values(":outcome", text(&line.status));
-        held(request).await
+        send(request).await
     }
 
-    /// Marks a job as running. `seen` is the one it was read with; `false` when the job was written anew.
+    /// Marks a job as running. `seen` is the value that was read with the job. Returns `false` when a newer
+    /// job replaced it.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -56,11 +57,11 @@ impl Store {
             .expression_attribute_values(":attempts", number(attempts))
             .expression_attribute_values(":due", number(due_ms))
             .expression_attribute_values(":seen", number(seen));
-        held(request).await
+        send(request).await
     }
 
-    /// Notes what an attempt of a job came to. A completed job leaves the list of open ones; a failed one
-    /// stays there for the operator. `false` when the job was written anew.
+    /// Records the result of an attempt of a job. A completed job leaves the index of open items; a failed
+    /// one stays there for the operator. Returns `false` when a newer job replaced it.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -88,10 +89,10 @@ impl Store {
             .expression_attribute_values(":reason", text(reason))
             .expression_attribute_values(":finished", number(finished_ms))
             .expression_attribute_values(":seen", number(seen));
-        held(request).await
+        send(request).await
     }
 
-    /// Takes the right to ask Stripe for a session. Of several callers at once, one gets it.
+    /// Claims the request to Stripe for a session. Of several concurrent callers, one gets `true`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -109,10 +110,10 @@ impl Store {
             .expression_attribute_values(":tries", number(i64::from(before.tries) + 1))
             .expression_attribute_values(":before", number(before.asked))
             .expression_attribute_values(":expires", number(now.plus_days(2).unix()));
-        held(request).await
+        send(request).await
     }
 
-    /// Notes what Stripe answered about a session; `None`: there is no such session.
+    /// Records Stripe's answer about a session. `None` means that Stripe has no such session.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -125,11 +126,12 @@ impl Store {
             .update(&items::question_key(session))
             .update_expression("SET told = :told")
             .expression_attribute_values(":told", text(payment.map_or("missing", SessionPayment::as_str)));
-        held(request).await.map(|_| ())
+        send(request).await.map(|_| ())
     }
 
-    /// Claims an alert for one destination until `until`. Answers how many like it were held since the last
-    /// one, or `None` when it may not be posted now; it is counted then, unless this very message was posted.
+    /// Claims an alert for one destination until `until`. Returns the number of equal alerts that were
+    /// suppressed since the last post. Returns `None` when the alert must not be posted now; this increments
+    /// the number, unless this same message was already posted.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -170,15 +172,15 @@ impl Store {
                         .update(&key)
                         .update_expression("ADD held :one")
                         .expression_attribute_values(":one", number(1));
-                    held(count).await?;
+                    send(count).await?;
                 }
                 Ok(None)
             }
         }
     }
 
-    /// Notes that a destination has an alert, so that another attempt of the same message does not post it
-    /// there again.
+    /// Records that an alert was posted to a destination, so that a retry of the same message does not post
+    /// it again.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -192,10 +194,10 @@ impl Store {
             .update(&items::alert_key(destination, alert))
             .update_expression("SET posted = :message REMOVE message")
             .expression_attribute_values(":message", text(message_id));
-        held(request).await.map(|_| ())
+        send(request).await.map(|_| ())
     }
 
-    /// Leaves the newest burst of refused signatures for `health`.
+    /// Records the newest burst of refused signatures, for `health`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -207,10 +209,10 @@ impl Store {
             .expression_attribute_values(":refused", number(refused))
             .expression_attribute_values(":at", number(now.unix()))
             .expression_attribute_values(":expires", number(now.plus_days(7).unix()));
-        held(request).await.map(|_| ())
+        send(request).await.map(|_| ())
     }
 
-    /// Deletes an item, whether it is there or not. Only `reconcile` does so, with its place.
+    /// Deletes an item if it exists. Only `reconcile` calls this, for its stored position.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -226,7 +228,7 @@ impl Store {
 }
 
 /// Sends an update; `false` when its condition did not hold.
-async fn held(request: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
+async fn send(request: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
     match request.send().await {
         Ok(_) => Ok(true),
         Err(error)

@@ -1,8 +1,8 @@
-//! Walking over all accounts, page by page: for reconciliation only.
+//! Reads all accounts page by page. Only reconciliation does this.
 //!
-//! The table holds every ledger entry as well, and a scan reads and pays for all of it. It is read without
-//! consistency, which is half the price: what is found is looked at again, consistently, before anything is
-//! decided.
+//! The table also holds the ledger entries, and a scan reads and bills the whole table. The scan uses
+//! eventually consistent reads, which cost half. Reconciliation loads an account with a consistent read
+//! before it decides.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -11,19 +11,19 @@ use super::{Store, StoreError, failed};
 use tallyhook_core::account::Account;
 use tallyhook_core::ids::UserId;
 
-/// Items looked at in one request.
+/// Items read in one request.
 const PAGE: i32 = 500;
 
-/// Some accounts, each with its user, and where to go on.
+/// One page of accounts, each with its user id.
 pub struct Accounts {
-    /// An account that cannot be read is an error of its own.
+    /// Accounts by user id. An account that cannot be read is an error in its place.
     pub accounts: Vec<(String, Result<Account, StoreError>)>,
-    /// What to ask for next; `None` at the end.
+    /// The argument for the next page; `None` at the end.
     pub next: Option<String>,
 }
 
 impl Store {
-    /// The next accounts, in no order that means anything. A page may be empty and not the last.
+    /// One page of accounts in arbitrary order. A page may be empty and still not be the last.
     ///
     /// # Errors
     /// [`StoreError`].

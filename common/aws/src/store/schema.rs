@@ -1,5 +1,5 @@
-//! The two tables as the local stack and the tests create them; `template.yaml` declares the same for AWS,
-//! and a test compares.
+//! The two tables, for the local stack and the tests. `template.yaml` declares the same tables for AWS; a
+//! test compares both.
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{BuildError, SdkError};
@@ -9,7 +9,8 @@ use aws_sdk_dynamodb::types::{
     ProjectionType, ScalarAttributeType,
 };
 
-/// What the two indexes of the events table carry beside their keys: what a line of the log shows.
+/// Attributes that the two indexes of the events table hold besides their keys: those shown in the event
+/// list.
 pub const LISTED: [&str; 10] = [
     "outcome",
     "type",
@@ -26,15 +27,15 @@ pub const LISTED: [&str; 10] = [
 /// Why a table could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// The definition is not complete: a mistake here.
+    /// A definition in this file is incomplete.
     #[error("table definition: {0}")]
     Definition(#[from] BuildError),
-    /// DynamoDB refused or was not there.
+    /// DynamoDB refused the request or did not answer.
     #[error("create table {table}: {message}")]
     Create {
-        /// Which.
+        /// Name of the table.
         table: String,
-        /// DynamoDB's words.
+        /// The error.
         message: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What Stripe's API can answer instead of what was asked for.
+//! Errors of calls to Stripe's API.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use serde::Deserialize;
 
 use crate::http::HttpError;
 
-/// Why a call to Stripe did not succeed, after the repetitions that could have helped.
-/// [`StripeError::is_transient`] says whether another time may. No text holds the key, a header or a body.
+/// Why a call to Stripe failed, after all retries. [`StripeError::is_transient`] says whether a later call
+/// may succeed. No text holds the key, a header or a body.
 #[derive(Debug, thiserror::Error)]
 pub enum StripeError {
-    /// Stripe was not reached, or no whole answer came in time.
+    /// Stripe could not be reached, or the answer did not arrive in time.
     #[error("stripe {operation}: {source}")]
     NoAnswer {
         /// Method and path.
         operation: String,
-        /// What happened.
+        /// The HTTP client's error.
         source: HttpError,
     },
     /// Stripe answered with an error.
@@ -25,19 +25,18 @@ pub enum StripeError {
     Refused {
         /// Method and path.
         operation: String,
-        /// Stripe's words.
+        /// Stripe's error.
         refusal: Refusal,
     },
-    /// The answer said success and was not the JSON that Stripe documents: something stands between us and
-    /// Stripe.
+    /// The status is success, but the body is not the JSON that Stripe documents. A proxy may have answered.
     #[error("stripe {operation}: the answer is not what Stripe documents: {message}")]
     Unreadable {
         /// Method and path.
         operation: String,
-        /// What is missing; never a value from the answer.
+        /// What is wrong with the body; never a value from it.
         message: String,
     },
-    /// The request cannot be made from what was given: an id with characters that no id has.
+    /// The request cannot be built: the address, the key or the idempotency key has invalid characters.
     #[error("stripe {operation}: {message}")]
     Unsendable {
         /// Method and path.
@@ -65,7 +64,7 @@ pub struct Refusal {
     pub request_id: Option<String>,
     /// `Retry-After`.
     pub retry_after: Option<Duration>,
-    /// `Stripe-Should-Retry`, where Stripe says it.
+    /// `Stripe-Should-Retry`, if Stripe sent it.
     pub should_retry: Option<bool>,
 }
 
@@ -86,15 +85,15 @@ impl fmt::Display for Refusal {
 }
 
 impl StripeError {
-    /// Whether the same call may succeed when it is made again, now or later. Total: a new variant must say.
+    /// Whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::NoAnswer { source, .. } => match source {
                 HttpError::Connect(_) | HttpError::Broken(_) | HttpError::TimedOut(_) => true,
                 HttpError::Roots(_) | HttpError::TooLarge | HttpError::Refused(_) => false,
             },
-            // 409: the same idempotency key is being worked on. 429: too many, or a lock that was held too
-            // long.
+            // 409: another request with the same idempotency key is in progress. 429: too many requests, or
+            // the object was locked for too long.
             Self::Refused { refusal, .. } => refusal
                 .should_retry
                 .unwrap_or(matches!(refusal.status, 409 | 424 | 429) || refusal.status >= 500),
@@ -103,25 +102,24 @@ impl StripeError {
         }
     }
 
-    /// Whether Stripe does not have the object that was asked for: it was never there, or it is the other
-    /// mode's.
+    /// Whether Stripe does not have the requested object: it never existed, or it belongs to the other mode.
     pub fn is_missing(&self) -> bool {
         self.refusal().is_some_and(|refusal| refusal.status == 404)
     }
 
-    /// Whether Stripe does not know the object that a list was to continue from: begin the list anew.
+    /// Whether Stripe does not know the object after which a list should continue. Restart the list then.
     pub fn is_lost_cursor(&self) -> bool {
         let cursor =
             |refusal: &Refusal| matches!(refusal.param.as_deref(), Some("starting_after" | "ending_before"));
         self.refusal().is_some_and(|refusal| matches!(refusal.status, 400 | 404) && cursor(refusal))
     }
 
-    /// Whether the key is wrong, revoked or lacks a permission: no other call will do better.
+    /// Whether the key is invalid, revoked or lacks a permission. Other calls will then fail too.
     pub fn is_refused_key(&self) -> bool {
         self.refusal().is_some_and(|refusal| matches!(refusal.status, 401 | 403))
     }
 
-    /// Stripe's own words, if it had any.
+    /// Stripe's error, if Stripe answered.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused { refusal, .. } => Some(refusal),
@@ -149,7 +147,7 @@ struct ErrorFields {
 }
 
 impl Refusal {
-    /// Reads an error answer; what is no JSON (a proxy's page) keeps its status only.
+    /// Reads an error answer. When it is not JSON, such as a proxy's error page, only the status is kept.
     pub(super) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], key: &str) -> Self {
         let ErrorBody { error } = serde_json::from_slice(body).unwrap_or_default();
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -169,7 +167,7 @@ impl Refusal {
     }
 }
 
-/// At most 300 characters of one line, without the key and without anything like an e-mail address.
+/// Shortens a text to one line of at most 300 characters, and removes the key and e-mail addresses.
 fn clean(text: &str, key: &str) -> String {
     let text = if key.is_empty() { text.to_owned() } else { text.replace(key, "[key]") };
     let word = |word: &str| if word.contains('@') { "[address]".to_owned() } else { word.to_owned() };
@@ -188,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_time_may_mend_is_told_from_what_it_cannot() {
+    fn transient_errors_are_told_apart_from_permanent_ones() {
         for (status, transient) in [
             (400, false),
             (401, false),
@@ -211,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn stripes_words_are_kept_without_key_and_addresses() {
+    fn a_refusal_keeps_stripes_message_without_key_and_addresses() {
         let body = br#"{"error":{"type":"invalid_request_error","code":"resource_missing","param":"id",
             "message":"No such customer: 'cus_1'\n for jo@example.com with sk_test_canary"}}"#;
         let mut headers = HeaderMap::new();
@@ -221,7 +219,8 @@ mod tests {
         assert_eq!(refusal.retry_after, Some(Duration::from_secs(7)));
         assert_eq!(
             refusal.to_string(),
-            "404 invalid_request_error resource_missing (id), request req_1: No such customer: 'cus_1' for [address] with [key]"
+            "404 invalid_request_error resource_missing (id), request req_1: \
+             No such customer: 'cus_1' for [address] with [key]"
         );
     }
 }

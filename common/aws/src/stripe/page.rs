@@ -1,4 +1,4 @@
-//! What comes back: objects as Stripe wrote them, and pages of them.
+//! Answers of Stripe's API: objects, and pages of objects.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -6,22 +6,22 @@ use serde_json::value::RawValue;
 
 use tallyhook_core::timestamp::Timestamp;
 
-/// One object, its text untouched: an event must keep the bytes that it is told by, and one odd object must
-/// not spoil its page.
+/// One object with its original JSON text. An event must keep its exact bytes, and one unexpected object must
+/// not make the rest of its page unreadable.
 #[derive(Clone, Debug)]
 pub struct Object {
     text: Box<RawValue>,
     id: Option<String>,
-    /// Stripe's clock when it answered, where the answer said.
+    /// Stripe's clock when it answered; `None` without a `Date` header.
     pub read_at: Option<Timestamp>,
 }
 
 /// One page of a list.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// The objects, newest first; with [`Cursor::Before`] too, within the page.
+    /// The objects, newest first. This order also holds inside a page read with [`Cursor::Before`].
     pub objects: Vec<Object>,
-    /// Whether the list goes on in the direction that was asked for.
+    /// Whether the list has more objects in the requested direction.
     pub has_more: bool,
 }
 
@@ -31,14 +31,14 @@ pub enum Cursor {
     /// With the newest object.
     #[default]
     Newest,
-    /// With the next older object than this one.
+    /// With the next object that is older than this one.
     After(String),
-    /// With the objects that are just newer than this one.
+    /// With the objects that are next newer than this one.
     Before(String),
 }
 
 impl Cursor {
-    /// After this object; from the start without one.
+    /// The page after this object; the first page when `id` is `None`.
     pub fn after(id: Option<&str>) -> Self {
         id.map_or(Self::Newest, |id| Self::After(id.to_owned()))
     }
@@ -54,13 +54,13 @@ impl Object {
         Self { text, id, read_at }
     }
 
-    /// An object that is known from elsewhere: from an event.
+    /// Wraps an object that was not read from the API, such as the object of an event.
     pub fn of(value: &Value) -> Option<Self> {
         let text = serde_json::value::to_raw_value(value).ok().filter(|_| value.is_object())?;
         Some(Self::new(text, None))
     }
 
-    /// Its id; absent in what is no object of Stripe's.
+    /// Its id, if it has one.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
@@ -70,14 +70,14 @@ impl Object {
         self.text.get()
     }
 
-    /// The JSON, read.
+    /// The parsed JSON.
     pub fn value(&self) -> Value {
         serde_json::from_str(self.text.get()).unwrap_or(Value::Null)
     }
 }
 
 impl Page {
-    /// The id to continue after.
+    /// The id after which the next page begins.
     pub fn last_id(&self) -> Option<&str> {
         self.objects.iter().rev().find_map(Object::id)
     }

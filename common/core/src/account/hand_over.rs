@@ -35,7 +35,8 @@ impl Parcel {
 }
 
 impl Account {
-    /// The changes by which this account gives a part to another one. Both are booked under keys made of `key`.
+    /// The changes by which this account gives a part to another one. Both are booked under keys made of
+    /// `key`.
     pub fn hand_over(
         &self,
         to: &Account,

@@ -1,14 +1,14 @@
 //! What an account knows of one subscription item, and what its bucket holds.
 //!
 //! Stripe bills *items* in *lines*: each item has its own price, quantity and period. The account keeps the
-//! lines of paid invoices and the plans that snapshots show, as far as they may still matter, and computes the
-//! bucket from them. So the order in which events arrive cannot matter.
+//! lines of paid invoices and the plans that snapshots show, as far as they may still matter, and computes
+//! the bucket from them. So the order in which events arrive cannot matter.
 //!
 //! **Invariant:** a `fold_*` only adds what it is given, and drops only what no later fact can make count.
 //!
-//! The words, in order of use: a *line* of a paid invoice may *open* a period or *charge* a plan change in it.
-//! A *sight* is a plan that an `active` or `trialing` snapshot shows in a period. A *run* is a plan in force
-//! in the current period, from sight to sight.
+//! The words, in order of use: a *line* of a paid invoice may *open* a period or *charge* a plan change in
+//! it. A *sight* is a plan that an `active` or `trialing` snapshot shows in a period. A *run* is a plan in
+//! force in the current period, from sight to sight.
 
 use serde::{Deserialize, Serialize};
 
@@ -403,8 +403,8 @@ impl Item {
         periods
     }
 
-    /// A zero line opens a period if its price costs nothing, or if a renewal bears it and no snapshot of that
-    /// period is `trialing`. Any other zero line is a trial or nothing.
+    /// A zero line opens a period if its price costs nothing, or if a renewal bears it and no snapshot of
+    /// that period is `trialing`. Any other zero line is a trial or nothing.
     fn zero_line_opens(&self, line: &Line) -> bool {
         if line.amount != 0 || line.flagged {
             return false;
@@ -486,9 +486,9 @@ impl Item {
         }
     }
 
-    /// The plans in force in a period: the one that it was opened with, then each that a snapshot of the period
-    /// shows. A trial on a paid item moves the item's period: its snapshots belong to the paid period in which
-    /// they were made.
+    /// The plans in force in a period: the one that it was opened with, then each that a snapshot of the
+    /// period shows. A trial on a paid item moves the item's period: its snapshots belong to the paid period
+    /// in which they were made.
     fn runs(&self, period: &Period) -> Vec<Run> {
         let mut runs = vec![Run { terms: period.terms.clone(), quantity: period.quantity }];
         let of_period = |sight: &&Sight| {

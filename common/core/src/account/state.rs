@@ -285,8 +285,8 @@ impl State {
         self.reset_at.max(self.unproven_reset(&self.buckets(policy, now).items, policy))
     }
 
-    /// The bucket of an ended subscription or of a removed item ends once another item's paid period starts at
-    /// or after that end.
+    /// The bucket of an ended subscription or of a removed item ends once another item's paid period starts
+    /// at or after that end.
     fn void_ended(&self, items: &mut BTreeMap<(SubscriptionId, ItemId), Bucket>) {
         let starts: Vec<((SubscriptionId, ItemId), Timestamp)> = items
             .iter()

@@ -9,10 +9,10 @@
 //! | `mode=setup` | binds customer and user | – |
 //! | unpaid, failed, expired | nothing: a delayed payment sends `async_payment_succeeded` later | – |
 //!
-//! `status=complete` does not mean paid; only `payment_status` does. Credits come from the catalog, never from
-//! metadata. What was sold is, in this order: the line items, where Stripe was asked for them; the metadata,
-//! with the quantity that our checkout writes there; without one ⌊`amount_subtotal` / the price's amount⌋ where
-//! the catalog knows the amount, else 1.
+//! `status=complete` does not mean paid; only `payment_status` does. Credits come from the catalog, never
+//! from metadata. What was sold is, in this order: the line items, where Stripe was asked for them; the
+//! metadata, with the quantity that our checkout writes there; without one ⌊`amount_subtotal` / the price's
+//! amount⌋ where the catalog knows the amount, else 1.
 
 use super::{Order, Parked, Reading};
 use crate::account::Fact;

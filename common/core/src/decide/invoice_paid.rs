@@ -11,8 +11,8 @@
 //! | negative | credits unused time; it names the share that an earlier payment paid |
 //! | an unknown price | nothing, beside a known line or on a subscription whose plan is known |
 //!
-//! `invoice#in_…` records each paid invoice once. An invoice that is not paid grants nothing. The invoice's own
-//! period is the time in which its items were collected, never the period of service.
+//! `invoice#in_…` records each paid invoice once. An invoice that is not paid grants nothing. The invoice's
+//! own period is the time in which its items were collected, never the period of service.
 
 use std::collections::BTreeMap;
 

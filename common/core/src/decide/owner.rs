@@ -2,7 +2,8 @@
 //!
 //! The first of: an operator's move of the subscription, else of the customer; the event's own metadata; the
 //! stored owner of its subscription; the session's `client_reference_id`, as far as the policy allows; the
-//! stored owner of its customer. A refund, a dispute or an invoice payment belongs to what its payment paid for.
+//! stored owner of its customer. A refund, a dispute or an invoice payment belongs to what its payment paid
+//! for.
 
 use super::Parked;
 use crate::catalog::{ClientReference, Policy};

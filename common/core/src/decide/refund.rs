@@ -21,8 +21,8 @@ pub(super) fn key(refund: &Refund, event: &Event) -> LedgerKey {
     LedgerKey::refund(&refund.id, status(refund, event).as_str())
 }
 
-/// How far the refund is. The snapshot in an event may be older than the event: that a refund failed stands in
-/// the event's type.
+/// How far the refund is. The snapshot in an event may be older than the event: that a refund failed stands
+/// in the event's type.
 pub(super) fn status(refund: &Refund, event: &Event) -> RefundStatus {
     if event.kind == EventType::RefundFailed { RefundStatus::Failed } else { refund.status.clone() }
 }

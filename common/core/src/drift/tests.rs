@@ -1,5 +1,4 @@
-//! The planner's table: an account as it is here, an object as Stripe has it, and what may be done about the
-//! difference.
+//! Differences between accounts and objects of Stripe, and who repairs them.
 
 use serde_json::{Value, json};
 
@@ -11,7 +10,7 @@ use crate::ids::UserId;
 const DAY: i64 = 86_400;
 
 fn event(step: &Step) -> Event {
-    let Step::Event(body) = step else { panic!("{step:?} is no event") };
+    let Step::Event(body) = step else { panic!("{step:?} is not an event") };
     read(body.to_string().as_bytes()).unwrap()
 }
 
@@ -31,7 +30,7 @@ fn id() -> SubscriptionId {
     "sub_1".parse().unwrap()
 }
 
-fn nobody() -> Account {
+fn empty() -> Account {
     Account::new(UserId::new("user_1").unwrap())
 }
 
@@ -39,7 +38,7 @@ fn after(steps: &[Step]) -> Account {
     Run::of(steps).account
 }
 
-/// Subscribed and paid, in the first period.
+/// A user who has paid the first period of a subscription.
 fn subscriber() -> Vec<Step> {
     vec![sub("created", P1, json!({})), paid(P1, "in_1", "subscription_create", "price_pro", P1)]
 }
@@ -48,8 +47,8 @@ fn at_stripe(created: i64, patch: &Value) -> Step {
     sub("created", created, patch.clone())
 }
 
-/// `class remedy before>after`, for each difference; of the facts only those named.
-fn told(found: &[Difference], facts: &[&str]) -> String {
+/// `class remedy before > after` for each difference, with the named facts.
+fn summary(found: &[Difference], facts: &[&str]) -> String {
     let one = |difference: &Difference| {
         let remedy = match &difference.remedy {
             Remedy::Repair => "repair".to_owned(),
@@ -117,7 +116,8 @@ fn a_subscription_is_compared_with_the_account() {
             "ended here, and not at Stripe",
             [subscriber(), vec![at_stripe(P1 + DAY, &cancelled)]].concat(),
             at_stripe(P1 + 2 * DAY, &json!({})),
-            "status person: it has ended here and not at Stripe canceled free 5000 > active free 5000",
+            "status person: the subscription has ended here, but not at Stripe \
+             canceled free 5000 > active free 5000",
         ),
         (
             "older than what is known",
@@ -146,20 +146,19 @@ fn a_subscription_is_compared_with_the_account() {
     ] {
         let account = after(&given);
         let found = compared(&account, &stripe, P1 + 2 * DAY, P1 + 10);
-        assert_eq!(told(&found, &["status", "tier", "credits"]), expect, "{what}");
+        assert_eq!(summary(&found, &["status", "tier", "credits"]), expect, "{what}");
     }
-    let recent = compared(&nobody(), &at_stripe(P1, &cancelled), P1 + DAY, P2);
+    let recent = compared(&empty(), &at_stripe(P1, &cancelled), P1 + DAY, P2);
     assert_eq!(
-        told(&recent, &["status", "tier"]),
+        summary(&recent, &["status", "tier"]),
         "missing_here repair - free > canceled free",
-        "over since the time looked at"
+        "a subscription that ended at `since` is reported"
     );
 }
 
-/// More expensive to cheaper within a period: the whole of the news would take credits, and that is a
-/// person's.
+/// A change to a cheaper plan within a period would take credits, so a person decides about the credits.
 #[test]
-fn nothing_is_lowered_without_a_person_and_how_it_stands_is_set_right_all_the_same() {
+fn a_repair_updates_the_state_and_never_lowers_the_balance() {
     let business = vec![
         sub("created", P1, json!({"items": items(&[("price_business", 1)], P1)})),
         paid(P1, "in_1", "subscription_create", "price_business", P1),
@@ -168,7 +167,7 @@ fn nothing_is_lowered_without_a_person_and_how_it_stands_is_set_right_all_the_sa
     let cheaper = changed(P1 + DAY, ("price_business", 1), ("price_pro", 1), P1);
     let found = compared(&account, &cheaper, P1, P1 + 2 * DAY);
     let expect = "tier repair business 20000 > pro 20000 | credits lowers - 20000 > - 5000";
-    assert_eq!(told(&found, &["tier", "credits"]), expect);
+    assert_eq!(summary(&found, &["tier", "credits"]), expect);
     let Outcome::Apply(allowed) = repair(&account, &event(&cheaper), &catalog(), time(P1 + 2 * DAY)) else {
         panic!("not applied")
     };
@@ -178,10 +177,10 @@ fn nothing_is_lowered_without_a_person_and_how_it_stands_is_set_right_all_the_sa
         "price_pro"
     );
 
-    // A second subscription that was granted after the end of the first voids it: hearing of that end would
-    // lower the balance.
+    // The second subscription was granted after the first one ended. Recording that end would lower the
+    // balance.
     let other = |step: Step| {
-        let Step::Event(body) = step else { panic!("no event") };
+        let Step::Event(body) = step else { panic!("not an event") };
         Step::Event(serde_json::from_str(&body.to_string().replace("sub_1", "sub_2")).unwrap())
     };
     let second = paid(P1 + 9 * DAY, "in_9", "subscription_create", "price_pro", P1 + 9 * DAY);
@@ -189,7 +188,7 @@ fn nothing_is_lowered_without_a_person_and_how_it_stands_is_set_right_all_the_sa
     let ended = at_stripe(P1 + 2 * DAY, &json!({"status": "canceled", "ended_at": P1 + 2 * DAY}));
     let found = compared(&account, &ended, P1, P1 + 10 * DAY);
     assert_eq!(
-        told(&found, &["status", "credits"]),
+        summary(&found, &["status", "credits"]),
         "status lowers active 10000 > canceled 10000 | credits lowers - 10000 > - 5000"
     );
     let Outcome::Apply(allowed) = repair(&account, &event(&ended), &catalog(), time(P1 + 10 * DAY)) else {
@@ -202,7 +201,7 @@ fn nothing_is_lowered_without_a_person_and_how_it_stands_is_set_right_all_the_sa
 }
 
 #[test]
-fn a_repair_that_grants_does_all_that_the_event_means() {
+fn a_repair_that_grants_applies_the_whole_event() {
     let dearer = changed(P1 + DAY, ("price_pro", 1), ("price_business", 1), P1);
     let Outcome::Apply(allowed) =
         repair(&after(&subscriber()), &event(&dearer), &catalog(), time(P1 + 2 * DAY))
@@ -210,7 +209,7 @@ fn a_repair_that_grants_does_all_that_the_event_means() {
         panic!("not applied")
     };
     assert_eq!((balance(&allowed.change.state).get(), allowed.change.entries.len()), (20_000, 1));
-    // One that neither adds nor takes is done as a whole, too: its entry is written.
+    // An event that does not change the balance is applied too: its entry is written.
     let same = paid(P1, "in_0", "subscription_create", "price_pro", P1 - MONTH);
     let Outcome::Apply(allowed) =
         repair(&after(&subscriber()), &event(&same), &catalog(), time(P1 + 2 * DAY))
@@ -235,20 +234,20 @@ fn a_document_is_compared_with_the_ledger() {
     let known = recorded(&run.account, &[("invoice#in_1", &run)]);
     let seen = |account: &Account, step: &Step| {
         let found = document(account, &event(step), &catalog(), time(P1 + 10));
-        told(&found.into_iter().collect::<Vec<_>>(), &["credits", "entry", "customer"])
+        summary(&found.into_iter().collect::<Vec<_>>(), &["credits", "entry", "customer"])
     };
     assert_eq!(seen(&known, &paid_for), "");
-    assert_eq!(seen(&nobody(), &paid_for), "credits repair 0 - - > 5000 invoice#in_1 cus_1");
+    assert_eq!(seen(&empty(), &paid_for), "credits repair 0 - - > 5000 invoice#in_1 cus_1");
     let mut strange = known.clone();
     strange.state.customers.clear();
     assert_eq!(seen(&strange, &paid_for), "missing_here repair 5000 - - > 5000 - cus_1");
     let unsold = paid(P1, "in_1", "subscription_create", "price_other", P1);
     assert_eq!(
-        seen(&nobody(), &unsold),
+        seen(&empty(), &unsold),
         "credits person: price price_other is not in the catalog 0 - - > - - -"
     );
     assert_eq!(seen(&known, &pack(P1 + 5, "cs_1")), "credits repair 5000 - - > 6000 session#cs_1 -");
-    // The renewal ends an old pack that is worth more: a person sees that before it is done.
+    // The renewal would end an old pack that is worth more, so a person decides.
     let rich = after(
         &[subscriber(), (0..6).map(|number| pack(P1 + number, &format!("cs_{number}"))).collect()].concat(),
     );
@@ -257,7 +256,7 @@ fn a_document_is_compared_with_the_ledger() {
 }
 
 #[test]
-fn an_opening_is_missed_only_where_the_running_period_has_none() {
+fn an_opening_is_missing_only_if_the_running_period_has_none() {
     let opened = |given: &[Step], stripe: &Step| {
         has_opening(&after(given), &event(stripe), &id(), &catalog(), time(P2 + 10))
     };
@@ -272,13 +271,13 @@ fn an_opening_is_missed_only_where_the_running_period_has_none() {
     );
     assert!(
         opened(&[], &at_stripe(P1, &json!({"items": items(&[("price_other", 1)], P1)}))),
-        "nobody can open what is not sold"
+        "a price that is not in the catalog has no opening"
     );
     let timeless = at_stripe(
         P1,
         &json!({"items": {"data": [{"id": "si_1", "price": {"id": "price_pro"}, "quantity": 1}]}}),
     );
-    assert!(opened(&[], &timeless), "nobody can open a period that nobody knows");
+    assert!(opened(&[], &timeless), "a period without times has no opening");
 }
 
 #[test]
@@ -310,7 +309,7 @@ fn subscriptions_that_give_access_are_counted() {
 }
 
 #[test]
-fn a_difference_is_told_in_words_that_stay() {
+fn the_names_of_the_kinds_of_differences_are_stable() {
     let words = [
         (Class::MissingHere, "missing_here"),
         (Class::MissingAtStripe, "missing_at_stripe"),
@@ -330,5 +329,5 @@ fn a_difference_is_told_in_words_that_stay() {
         (found.class, found.before["status"].as_str(), found.before["quantity"].as_str()),
         (Class::MissingAtStripe, "active", "1")
     );
-    assert!(missing_at_stripe(&nobody(), &id(), &catalog(), time(P2)).before.is_empty());
+    assert!(missing_at_stripe(&empty(), &id(), &catalog(), time(P2)).before.is_empty());
 }

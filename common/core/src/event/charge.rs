@@ -1,31 +1,32 @@
-//! `charge.refunded`: the Charge.
+//! The Charge. Event: `charge.refunded`.
 
 use super::{Fields, Metadata, ReadError};
 use crate::ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId};
 
-/// What the rules need of a Charge.
+/// The fields of a Charge that the rules need.
 ///
 /// ```json
-/// {"id":"ch_1","object":"charge","customer":"cus_1","payment_intent":"pi_1","amount":2000,"amount_refunded":500,"currency":"usd"}
+/// {"id":"ch_1","object":"charge","customer":"cus_1","payment_intent":"pi_1","amount":2000,
+///  "amount_refunded":500,"currency":"usd"}
 /// ```
-/// `refunds` is not in events since 2022-11-15, `invoice` not since 2025-03-31.basil.
+/// Events have no `refunds` since 2022-11-15, and no `invoice` since 2025-03-31.basil.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {
     /// `ch_…` or `py_…`
     pub id: ChargeId,
-    /// Who paid, if it was no guest.
+    /// The customer; `None` for a guest.
     pub customer: Option<CustomerId>,
-    /// The payment it belongs to; what was granted is found by it.
+    /// The payment. The grant is found by it.
     pub payment_intent: Option<PaymentIntentId>,
-    /// The invoice it paid: old versions say so, else Stripe was asked.
+    /// The invoice that it paid: from an old version of the event, or from a call to Stripe.
     pub invoice: Option<InvoiceId>,
-    /// Minor units that were charged.
+    /// Charged minor units.
     pub amount: i64,
-    /// Minor units that went back, **all refunds together**.
+    /// Refunded minor units, **of all refunds together**.
     pub amount_refunded: i64,
-    /// ISO code, lower case.
+    /// ISO code in lower case.
     pub currency: Option<String>,
-    /// Copied by Stripe from the payment intent.
+    /// Metadata, which Stripe copies from the payment intent.
     pub metadata: Metadata,
 }
 

@@ -1,4 +1,4 @@
-//! `checkout.session.*`: the Checkout Session, alike in every API version.
+//! The Checkout Session, which has the same shape in every API version. Events: `checkout.session.*`.
 
 use super::{Fields, Metadata, ReadError};
 use crate::ids::{CustomerId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId};
@@ -9,21 +9,22 @@ open_enum! {
     CheckoutMode {
         /// A one-time payment.
         Payment = "payment",
-        /// The start of a subscription; its money is told by `invoice.paid`.
+        /// The start of a subscription. `invoice.paid` reports its payment.
         Subscription = "subscription",
-        /// A card is saved, nothing is bought.
+        /// A payment method is saved, and nothing is bought.
         Setup = "setup",
     }
 }
 
 open_enum! {
-    /// `payment_status`: whether the money is there. **`complete` as status does not say so.**
+    /// `payment_status`: whether the session is paid. **The status `complete` does not mean that it is
+    /// paid.**
     PaymentStatus {
-        /// The payment is there.
+        /// It is paid.
         Paid = "paid",
-        /// Nothing to pay: a trial, a full discount.
+        /// There is nothing to pay: a trial or a full discount.
         NoPaymentRequired = "no_payment_required",
-        /// Not yet (delayed methods), or never.
+        /// It is not paid. A delayed payment may still be pending.
         Unpaid = "unpaid",
     }
 }
@@ -31,62 +32,65 @@ open_enum! {
 open_enum! {
     /// `status` of the checkout itself.
     SessionStatus {
-        /// The customer is at it.
+        /// The customer has not completed it.
         Open = "open",
-        /// The customer finished; the payment may still be on its way.
+        /// The customer completed it. The payment may still be pending.
         Complete = "complete",
-        /// It ran out.
+        /// It expired.
         Expired = "expired",
     }
 }
 
-/// What the rules need of a Checkout Session. Line items are never part of the event.
+/// The fields of a Checkout Session that the rules need. Events never have the line items.
 ///
 /// ```json
-/// {"id":"cs_test_1","object":"checkout.session","mode":"payment","payment_status":"paid","status":"complete","customer":"cus_1",
-///  "client_reference_id":"user_42","metadata":{"pack":"credits_1000","quantity":"2"},"subscription":null,"payment_intent":"pi_1",
-///  "invoice":null,"amount_total":2000,"currency":"usd","customer_details":{"email":"…"},"created":1759312800}
+/// {"id":"cs_test_1","object":"checkout.session","mode":"payment","payment_status":"paid",
+///  "status":"complete","customer":"cus_1","client_reference_id":"user_42",
+///  "metadata":{"pack":"credits_1000","quantity":"2"},"subscription":null,"payment_intent":"pi_1",
+///  "invoice":null,"amount_total":2000,"currency":"usd","customer_details":{"email":"…"},
+///  "created":1759312800}
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckoutSession {
     /// `cs_…`
     pub id: SessionId,
-    /// What it is for.
+    /// Its purpose.
     pub mode: CheckoutMode,
-    /// Whether the money is there.
+    /// Whether it is paid.
     pub payment_status: PaymentStatus,
-    /// How far the customer got.
+    /// Whether the customer completed it.
     pub status: SessionStatus,
-    /// Null for guests in payment mode.
+    /// The customer; `None` for a guest in payment mode.
     pub customer: Option<CustomerId>,
-    /// The app's user id, as the app gave it when it made the session; unchecked.
+    /// The app's user id, or any other text: it is not checked. See [`super::Event::referenced_user`].
     pub client_reference_id: Option<String>,
-    /// The session's own metadata; Stripe does not copy it to the subscription or the payment.
+    /// The session's own metadata. Stripe does not copy it to the subscription or the payment.
     pub metadata: Metadata,
-    /// The subscription that came of it, in subscription mode.
+    /// The subscription that it created, in subscription mode.
     pub subscription: Option<SubscriptionId>,
-    /// Null in subscription mode and when there was nothing to pay.
+    /// The payment; `None` in subscription mode and when there is nothing to pay.
     pub payment_intent: Option<PaymentIntentId>,
-    /// Subscription mode, or `invoice_creation` is on.
+    /// The invoice, in subscription mode or with `invoice_creation`.
     pub invoice: Option<InvoiceId>,
-    /// Minor units, taxes and discounts included; null in setup mode.
+    /// Minor units, after taxes and discounts; `None` in setup mode.
     pub amount_total: Option<i64>,
     /// Minor units before discounts and taxes.
     pub amount_subtotal: Option<i64>,
-    /// A Payment Link sold it: its metadata says the same for every buyer, so no quantity.
+    /// Whether a Payment Link created it. The link's metadata is the same for every buyer, so it has no
+    /// quantity.
     pub payment_link: bool,
-    /// What was sold, as far as it is known: events have no line items, Stripe is asked for them.
+    /// The line items, if a call to Stripe returned them. Events never have them.
     pub line_items: Option<Vec<SoldLine>>,
-    /// ISO code, lower case.
+    /// ISO code in lower case.
     pub currency: Option<String>,
-    /// What the customer typed in (`customer_details.email`), else what the app gave (`customer_email`).
-    /// Never proves who it is.
+    /// The address that the customer typed (`customer_details.email`), or else the app's (`customer_email`).
+    /// It never proves the identity of the customer.
     pub customer_email: Option<String>,
-    /// When the session was made.
+    /// When the session was created.
     pub created: Option<Timestamp>,
 }
 
-/// The line items, where they are expanded: the API does that on request, events never.
+/// The expanded line items; `None` when they are not expanded, as in all events.
 fn sold(object: &Fields<'_>) -> Result<Option<Vec<SoldLine>>, ReadError> {
     if !object.names("line_items.data") {
         return Ok(None);
@@ -100,21 +104,21 @@ fn sold(object: &Fields<'_>) -> Result<Option<Vec<SoldLine>>, ReadError> {
     Ok(Some(lines))
 }
 
-/// One line of what a session sold.
+/// A line item of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SoldLine {
     /// The price.
     pub price: PriceId,
-    /// How many.
+    /// The quantity.
     pub quantity: u64,
 }
 
 impl CheckoutSession {
-    /// Reads the object as Stripe's API answers it.
+    /// Reads an object of Stripe's API.
     ///
     /// # Errors
     /// [`ReadError::NotJson`]; [`ReadError::Missing`] without an id; [`ReadError::Wrong`] or
-    /// [`ReadError::Id`] for a fact of another shape.
+    /// [`ReadError::Id`] for a field of an unexpected type.
     pub fn from_json(text: &str) -> Result<Self, ReadError> {
         let object = serde_json::from_str(text).map_err(ReadError::NotJson)?;
         Self::from_fields(&Fields::new("checkout.session", &object))

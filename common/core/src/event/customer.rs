@@ -1,15 +1,15 @@
-//! `customer.deleted`: the Customer.
+//! The Customer. Event: `customer.deleted`.
 
 use super::{Fields, Metadata, ReadError};
 use crate::ids::CustomerId;
 
-/// What the rules need of a Customer: `{"id":"cus_1","object":"customer","metadata":{}}`, also of a deleted
-/// one (`"deleted":true`).
+/// The fields of a Customer that the rules need: `{"id":"cus_1","object":"customer","metadata":{}}`. A
+/// deleted customer has `"deleted":true` and no metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Customer {
     /// `cus_…`
     pub id: CustomerId,
-    /// The customer's own.
+    /// The customer's metadata.
     pub metadata: Metadata,
 }
 

@@ -1,25 +1,25 @@
-//! A digest that tells "the same event again" from "the same id with another content".
+//! A digest of an event's content. It shows whether a second event with the same id has the same content.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-/// SHA-256 over what an event says: `type`, `created`, `livemode` and the text of `data`, without the
+/// SHA-256 of an event's content: `type`, `created`, `livemode` and the text of `data`, without the
 /// whitespace between tokens.
 ///
-/// A redelivery differs in `pending_webhooks`, perhaps in formatting, and has the same digest. Another key
-/// order, number format or escape inside `data` is another digest: Stripe renders an event once. An endpoint
-/// of another API version gets another rendering of the same event, and so another digest. Bytes that are not
-/// an event are digested as they are.
+/// A redelivery has the same digest, although `pending_webhooks` and the formatting may differ. Another order
+/// of keys, number format or escape inside `data` gives another digest: Stripe renders an event once. An
+/// endpoint with another API version gets another rendering of the same event, so its digest differs. For
+/// bytes that are not an event, the digest is of all bytes.
 pub fn content_digest(raw: &[u8]) -> [u8; 32] {
     let Ok(content) = serde_json::from_slice::<Content<'_>>(raw) else { return Sha256::digest(raw).into() };
-    let mut said = Vec::with_capacity(raw.len());
-    // A line break between the parts: none of them can hold one outside a text, where it is escaped.
+    let mut text = Vec::with_capacity(raw.len());
+    // A line break separates the parts. No part has one: whitespace is removed, and texts escape it.
     for part in [content.kind, content.created, content.livemode, Some(content.data)].into_iter().flatten() {
-        compact(part.get().as_bytes(), &mut said);
-        said.push(b'\n');
+        compact(part.get().as_bytes(), &mut text);
+        text.push(b'\n');
     }
-    Sha256::digest(said).into()
+    Sha256::digest(text).into()
 }
 
 #[derive(Deserialize)]
@@ -40,7 +40,7 @@ fn compact(json: &[u8], into: &mut Vec<u8>) {
     while let Some(byte) = json.get(at) {
         at += 1;
         if *byte == b'"' {
-            // To the end of the text; what stands behind a backslash does not end it.
+            // Skip to the end of the text. A quote after a backslash does not end it.
             while let Some(length) = json.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
                 at += length + 1;
                 if json[at - 1] == b'"' {
@@ -62,8 +62,8 @@ mod tests {
 
     #[test]
     fn a_redelivery_has_the_same_digest_and_an_altered_body_another() {
-        let first =
-            br#"{"id":"evt_1","type":"x","created":1,"livemode":false,"data":{"object":{"a":"b \" c\\","n":[1,2]}},"pending_webhooks":2}"#;
+        let first = br#"{"id":"evt_1","type":"x","created":1,"livemode":false,
+            "data":{"object":{"a":"b \" c\\","n":[1,2]}},"pending_webhooks":2}"#;
         let again = b"{\n \"pending_webhooks\": 1, \"livemode\" : false,\n\t\"type\": \"x\", \"created\": 1,
             \"data\": { \"object\": {\r\n \"a\": \"b \\\" c\\\\\" , \"n\": [ 1, 2 ] } } }";
         assert_eq!(content_digest(first), content_digest(again));
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_has_a_digest() {
+    fn bytes_that_are_not_an_event_have_a_digest() {
         assert_ne!(content_digest(b""), content_digest(b"{"));
     }
 }

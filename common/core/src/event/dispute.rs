@@ -1,35 +1,36 @@
-//! `charge.dispute.*`: the Dispute.
+//! The Dispute. Events: `charge.dispute.*`.
 
 use super::{Fields, Metadata, ReadError};
 use crate::ids::{ChargeId, CustomerId, DisputeId, InvoiceId, PaymentIntentId};
 use crate::timestamp::Timestamp;
 
 open_enum! {
-    /// `status` of a dispute. The three `warning_*` are inquiries: no money has moved.
+    /// `status` of a dispute. The three `warning_*` are inquiries: no money was withdrawn.
     DisputeStatus {
         /// An inquiry that waits for an answer.
         WarningNeedsResponse = "warning_needs_response",
         /// An inquiry that was answered.
         WarningUnderReview = "warning_under_review",
-        /// An inquiry that came to nothing.
+        /// An inquiry that ended without a chargeback.
         WarningClosed = "warning_closed",
-        /// A chargeback that waits for an answer; the money is gone.
+        /// A chargeback that waits for an answer. The money is withdrawn.
         NeedsResponse = "needs_response",
         /// A chargeback that was answered.
         UnderReview = "under_review",
-        /// The merchant has the money again.
+        /// The merchant won and has the money again.
         Won = "won",
-        /// The customer keeps the money.
+        /// The merchant lost. The customer keeps the money.
         Lost = "lost",
-        /// Settled before it became a chargeback.
+        /// It was settled before it became a chargeback.
         Prevented = "prevented",
     }
 }
 
-/// What the rules need of a Dispute.
+/// The fields of a Dispute that the rules need.
 ///
 /// ```json
-/// {"id":"dp_1","object":"dispute","charge":"ch_1","payment_intent":"pi_1","amount":2000,"status":"needs_response","created":1759312800}
+/// {"id":"dp_1","object":"dispute","charge":"ch_1","payment_intent":"pi_1","amount":2000,
+///  "status":"needs_response","created":1759312800}
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dispute {
@@ -37,17 +38,17 @@ pub struct Dispute {
     pub id: DisputeId,
     /// The disputed charge.
     pub charge: Option<ChargeId>,
-    /// The payment it belongs to.
+    /// The disputed payment.
     pub payment_intent: Option<PaymentIntentId>,
-    /// The invoice that the payment paid. No event says so: Stripe was asked.
+    /// The invoice that the payment paid. Events do not have it; it comes from a call to Stripe.
     pub invoice: Option<InvoiceId>,
-    /// Who paid it, likewise.
+    /// The customer of the invoice, from the same call.
     pub customer: Option<CustomerId>,
     /// Disputed minor units.
     pub amount: i64,
-    /// Where it stands.
+    /// Its status.
     pub status: DisputeStatus,
-    /// The dispute's own.
+    /// The dispute's metadata.
     pub metadata: Metadata,
     /// When it was opened.
     pub created: Option<Timestamp>,

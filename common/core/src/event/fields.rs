@@ -1,5 +1,5 @@
-//! Reading facts out of a JSON object by path, tolerantly: what is absent or null is `None`, what has another
-//! shape than Stripe ever sent is an error that names the path.
+//! Reads fields of a JSON object by path. An absent or null value is `None`. A value of an unexpected type is
+//! an error that names the path.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -8,19 +8,18 @@ use super::json::Json;
 use crate::ids::IdError;
 use crate::timestamp::Timestamp;
 
-/// The metadata the rules use, by key; see [`METADATA_KEYS`].
+/// The metadata that the rules use, by key: see [`METADATA_KEYS`].
 pub type Metadata = BTreeMap<String, String>;
 
-/// The keys of [`Metadata`]. Everything else a merchant keeps in metadata is none of our business and is not
-/// held.
+/// The keys of [`Metadata`]. Other metadata of the merchant is not kept.
 pub const METADATA_KEYS: [&str; 8] =
     ["user_id", "client_id", "plan", "pack", "quantity", "mode", "upgraded_from", "tier"];
 
-/// Stripe's own limit for a metadata value is 500 characters; what is longer is cut just above, where it is
-/// still over every limit.
-const METADATA_VALUE_MAX: usize = 512;
+/// A metadata value is cut to this length. It is above Stripe's limit of 500 characters, so a cut value is
+/// still too long to be a user id.
+const MAX_METADATA_CHARS: usize = 512;
 
-/// A JSON object and where it stands, for errors.
+/// A JSON object with its path, for errors.
 pub(super) struct Fields<'a> {
     at: String,
     value: &'a Json<'a>,
@@ -31,8 +30,8 @@ impl<'a> Fields<'a> {
         Self { at: at.into(), value }
     }
 
-    /// The value at a dotted path below this object; absent, null, or below something that is not an object:
-    /// `None`.
+    /// The value at a dotted path below this object; `None` when it is absent or null, or when a part of the
+    /// path is not an object.
     fn find(&self, path: &str) -> Option<&'a Json<'a>> {
         self.value.at(path)?.some()
     }
@@ -41,7 +40,7 @@ impl<'a> Fields<'a> {
         if self.at.is_empty() { path.to_owned() } else { format!("{}.{path}", self.at) }
     }
 
-    /// Reads the value with `shape`; a value it does not take is an error.
+    /// Converts the value with `shape`. It is an error when `shape` returns `None`.
     fn shaped<T>(
         &self,
         path: &str,
@@ -56,7 +55,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether the path is there at all, null included: `previous_attributes` names what *was* null.
+    /// Whether the path exists, also with null: in `previous_attributes`, null means that the field was not
+    /// set.
     pub(super) fn names(&self, path: &str) -> bool {
         self.value.at(path).is_some()
     }
@@ -73,7 +73,7 @@ impl<'a> Fields<'a> {
         self.shaped(path, "true or false", Json::flag)
     }
 
-    /// Money in minor units, which may be negative (a proration).
+    /// Money in minor units. It may be negative, for example for a proration.
     pub(super) fn amount(&self, path: &str) -> Result<Option<i64>, ReadError> {
         self.shaped(path, "a whole number", Json::whole)
     }
@@ -86,12 +86,12 @@ impl<'a> Fields<'a> {
         Ok(self.shaped(path, "a time in whole seconds", Json::whole)?.map(Timestamp::from_unix))
     }
 
-    /// A word of an open enumeration; absent is `Other("")`.
+    /// A value of an open enumeration; `Other("")` when it is absent.
     pub(super) fn word<T: From<&'a str>>(&self, path: &str) -> Result<T, ReadError> {
         Ok(T::from(self.text(path)?.unwrap_or_default()))
     }
 
-    /// An expandable field: the id itself, or the object that has it.
+    /// The id in an expandable field, which holds the id or the whole object.
     pub(super) fn id<T: FromStr<Err = IdError>>(&self, path: &str) -> Result<Option<T>, ReadError> {
         let text = self.shaped(path, "an id, or an object with one", |value| {
             value.text().or_else(|| value.get("id")?.text())
@@ -100,7 +100,7 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
-    /// The first of several places that has the id: the shapes of different API versions.
+    /// The id at the first of several paths, which are of different API versions.
     pub(super) fn first_id<T: FromStr<Err = IdError>>(&self, paths: &[&str]) -> Result<Option<T>, ReadError> {
         for path in paths {
             if let Some(id) = self.id(path)? {
@@ -110,7 +110,7 @@ impl<'a> Fields<'a> {
         Ok(None)
     }
 
-    /// The entries of one of Stripe's lists (`{"object":"list","data":[…]}`); absent is empty.
+    /// The entries of a list (`{"object":"list","data":[…]}`); empty when it is absent.
     pub(super) fn list(&self, path: &str) -> Result<Vec<Fields<'a>>, ReadError> {
         let path = format!("{path}.data");
         let entries = self.shaped(&path, "a list", Json::list)?.unwrap_or_default();
@@ -122,15 +122,14 @@ impl<'a> Fields<'a> {
             .collect())
     }
 
-    /// What the rules use of a metadata object: known keys with text as value. Anything else in there is the
-    /// merchant's.
+    /// The known keys of a metadata object that have a text as value.
     pub(super) fn metadata(&self, path: &str) -> Metadata {
         let Some(found) = self.find(path) else { return Metadata::new() };
         let known = METADATA_KEYS.iter().filter_map(|key| Some((*key, found.get(key)?.text()?)));
-        known.map(|(key, text)| (key.to_owned(), text.chars().take(METADATA_VALUE_MAX).collect())).collect()
+        known.map(|(key, text)| (key.to_owned(), text.chars().take(MAX_METADATA_CHARS).collect())).collect()
     }
 
-    /// For what a rule cannot do without.
+    /// The value of a required field, or an error when it is absent.
     pub(super) fn need<T>(&self, path: &str, found: Option<T>) -> Result<T, ReadError> {
         found.ok_or_else(|| ReadError::Missing { path: self.at(path) })
     }

@@ -1,45 +1,45 @@
-//! The head of an event: what the webhook needs to route it, in one pass that keeps nothing else.
+//! The head of an event: the fields that the webhook needs to route it, read in one pass.
 
 use serde::Deserialize;
 
-use super::json::{Json, Seen, sound};
+use super::json::{Json, Shape, checked_text};
 use super::{EventType, ReadError};
 use crate::ids::{EventId, IdError};
 use crate::timestamp::Timestamp;
 
-/// What routes an event.
+/// The fields that route an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// `evt_…`
     pub id: EventId,
     /// `type`
     pub kind: EventType,
-    /// When Stripe made the event, in whole seconds; the epoch when absent (older than anything).
+    /// When Stripe created the event, in whole seconds; 0 when absent.
     pub created: Timestamp,
-    /// Absent reads as `false`: an event moves live money only if it says that it may.
+    /// Whether it is a live event; `false` when absent.
     pub livemode: bool,
 }
 
-/// Longest `type` taken; Stripe's longest is around 80.
-const TYPE_MAX: usize = 255;
+/// The maximum length of `type`. Stripe's longest has about 80 characters.
+const MAX_TYPE_BYTES: usize = 255;
 
 /// Reads the head of a snapshot event.
 ///
 /// ```json
-/// {"id":"evt_1","object":"event","type":"invoice.paid","created":1759312800,"livemode":false,"data":{"object":{…}},…}
+/// {"id":"evt_1","object":"event","type":"invoice.paid","created":1759312800,"livemode":false,
+///  "data":{"object":{…}},…}
 /// ```
-/// The body is walked to its end, so one that has a head is JSON, nested at most 128 deep, every escape in it
-/// a character. A key of the envelope that is there twice is refused. `data.object` need not have an id
-/// (`invoice.upcoming`).
+/// The whole body is checked: it is JSON, nested at most 128 levels deep, and every escape is a valid
+/// character. A duplicate key in the envelope is refused. `data.object` may have no id (`invoice.upcoming`).
 ///
 /// # Errors
-/// Any [`ReadError`] but those about facts inside `data.object`.
+/// Any [`ReadError`], except for fields of `data.object`.
 pub fn read_head(payload: &[u8]) -> Result<Head, ReadError> {
-    let envelope: Envelope<'_, Seen<false>> = Envelope::read(payload)?;
+    let envelope: Envelope<'_, Shape<false>> = Envelope::read(payload)?;
     envelope.head(envelope.data.holds_object)
 }
 
-/// The keys of an event; `D` is what becomes of `data`.
+/// The keys of an event. `D` is the type of `data`.
 #[derive(Deserialize)]
 #[serde(bound(deserialize = "D: Deserialize<'de> + Default"))]
 pub(super) struct Envelope<'a, D> {
@@ -62,20 +62,20 @@ pub(super) struct Envelope<'a, D> {
     #[serde(borrow, default, rename = "detail-type")]
     detail_type: Json<'a>,
     #[serde(default)]
-    detail: Seen<false>,
+    detail: Shape<false>,
 }
 
 impl<'a, D: Deserialize<'a> + Default> Envelope<'a, D> {
     pub(super) fn read(payload: &'a [u8]) -> Result<Self, ReadError> {
-        let text = sound(payload)?;
+        let text = checked_text(payload)?;
         if !text.trim_start().starts_with('{') {
-            let any: Result<Seen<true>, _> = serde_json::from_str(text);
+            let any: Result<Shape<true>, _> = serde_json::from_str(text);
             return Err(any.map_or_else(ReadError::NotJson, |_| ReadError::NotAnObject));
         }
         serde_json::from_str(text).map_err(ReadError::NotJson)
     }
 
-    /// The head, if this is an event; `holds_object` says whether `data` has an object in it.
+    /// The head, if this is an event. `holds_object` says whether `data` has an object.
     pub(super) fn head(&self, holds_object: bool) -> Result<Head, ReadError> {
         match self.object.text() {
             Some("event") => {}
@@ -92,7 +92,7 @@ impl<'a, D: Deserialize<'a> + Default> Envelope<'a, D> {
         }
         let id = self.id.text().ok_or_else(|| missing("id"))?;
         let kind = self.kind.text().filter(|kind| !kind.is_empty()).ok_or_else(|| missing("type"))?;
-        if kind.len() > TYPE_MAX || kind.contains(char::is_control) {
+        if kind.len() > MAX_TYPE_BYTES || kind.contains(char::is_control) {
             return Err(wrong("type", "a type of event"));
         }
         let of_created =
@@ -123,10 +123,11 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_read_whatever_stands_around_it() {
+    fn a_head_is_read_among_other_fields() {
         let head = read_head(
-            br#" {"data":{"object":{"object":"invoice"}},"x":[1.5,{"y":null}],"livemode":true,"created":1759312800,
-            "type":"invoice\u002epaid","object":"event","id":"evt_1","pending_webhooks":18446744073709551615}"#,
+            br#" {"data":{"object":{"object":"invoice"}},"x":[1.5,{"y":null}],"livemode":true,
+            "created":1759312800,"type":"invoice\u002epaid","object":"event","id":"evt_1",
+            "pending_webhooks":18446744073709551615}"#,
         )
         .unwrap();
         assert_eq!(
@@ -140,21 +141,21 @@ mod tests {
     }
 
     #[test]
-    fn a_type_is_a_word_that_fits_into_an_item() {
+    fn a_type_is_short_and_has_no_control_characters() {
         let of = |kind: &str| {
             read_head(
                 format!(r#"{{"id":"evt_1","object":"event","type":"{kind}","data":{{"object":{{}}}}}}"#)
                     .as_bytes(),
             )
         };
-        assert!(of(&"x".repeat(TYPE_MAX)).is_ok());
-        for kind in [&"x".repeat(TYPE_MAX + 1), "invoice\\u0000paid"] {
+        assert!(of(&"x".repeat(MAX_TYPE_BYTES)).is_ok());
+        for kind in [&"x".repeat(MAX_TYPE_BYTES + 1), "invoice\\u0000paid"] {
             assert_eq!(of(kind).map_err(|error| error.reason()), Err("wrong_shape"), "{kind}");
         }
     }
 
     #[test]
-    fn what_is_not_a_snapshot_event_is_refused_with_its_reason() {
+    fn other_bodies_are_refused_with_a_reason() {
         let data = r#""data":{"object":{}}"#;
         let deep = |n: usize| format!(r#""data":{{"object":{{"a":{}{}}}}}"#, "[".repeat(n), "]".repeat(n));
         let rows: Vec<(String, &str)> = vec![

@@ -1,5 +1,5 @@
-//! `invoice.paid`, `invoice.payment_failed`, `invoice.payment_action_required`: the Invoice, before and after
-//! 2025-03-31.basil.
+//! The Invoice, before and after API version 2025-03-31.basil. Events: `invoice.paid`,
+//! `invoice.payment_failed`, `invoice.payment_action_required`.
 
 use super::{Fields, Metadata, ReadError};
 use crate::ids::{ChargeId, CustomerId, InvoiceId, ItemId, PaymentIntentId, PriceId, SubscriptionId};
@@ -8,134 +8,139 @@ use crate::timestamp::Timestamp;
 open_enum! {
     /// `status` of an invoice.
     InvoiceStatus {
-        /// May still change.
+        /// It may still change.
         Draft = "draft",
-        /// Finalised, waiting for its payment.
+        /// It is finalised and not paid.
         Open = "open",
-        /// Paid.
+        /// It is paid.
         Paid = "paid",
-        /// Given up.
+        /// The merchant does not expect a payment.
         Uncollectible = "uncollectible",
-        /// Annulled.
+        /// It was cancelled.
         Void = "void",
     }
 }
 
 open_enum! {
-    /// `billing_reason`: why the invoice was made.
+    /// `billing_reason`: why the invoice was created.
     BillingReason {
-        /// The first invoice of a subscription, also of a trial.
+        /// The first invoice of a subscription, also with a trial.
         SubscriptionCreate = "subscription_create",
         /// A renewal.
         SubscriptionCycle = "subscription_cycle",
-        /// A change of plan or quantity that is billed at once.
+        /// A change of a subscription that is billed at once, also the start of a trial on a running
+        /// subscription.
         SubscriptionUpdate = "subscription_update",
         /// A usage threshold was reached.
         SubscriptionThreshold = "subscription_threshold",
-        /// Any of a subscription's, before May 2018.
+        /// Any invoice of a subscription from before May 2018.
         Subscription = "subscription",
-        /// Made by hand or by `invoice_creation` of a checkout.
+        /// Created by hand, or by `invoice_creation` of a checkout.
         Manual = "manual",
         /// A quote was accepted.
         QuoteAccept = "quote_accept",
-        /// Pending items, collected automatically.
+        /// Pending invoice items that are billed automatically.
         AutomaticPendingInvoiceItemInvoice = "automatic_pending_invoice_item_invoice",
         /// A preview.
         Upcoming = "upcoming",
     }
 }
 
-/// What the rules need of an Invoice.
+/// The fields of an Invoice that the rules need.
 ///
 /// ```json
-/// {"id":"in_1","object":"invoice","customer":"cus_1","status":"paid","billing_reason":"subscription_cycle","amount_paid":2000,
-///  "parent":{"type":"subscription_details","subscription_details":{"subscription":"sub_1","metadata":{"user_id":"user_42"}}},
-///  "lines":{"has_more":false,"data":[{"amount":2000,"quantity":1,"period":{"start":1759312800,"end":1761904800},
-///    "parent":{"type":"subscription_item_details","subscription_item_details":{"subscription":"sub_1","proration":false}},
+/// {"id":"in_1","object":"invoice","customer":"cus_1","status":"paid","billing_reason":"subscription_cycle",
+///  "amount_paid":2000,
+///  "parent":{"type":"subscription_details",
+///    "subscription_details":{"subscription":"sub_1","metadata":{"user_id":"user_42"}}},
+///  "lines":{"has_more":false,"data":[{
+///    "amount":2000,"quantity":1,"period":{"start":1759312800,"end":1761904800},
+///    "parent":{"type":"subscription_item_details","subscription_item_details":{
+///      "subscription":"sub_1","subscription_item":"si_1","proration":false}},
 ///    "pricing":{"price_details":{"price":"price_1"}}}]}}
 /// ```
-/// Before basil: `subscription`, `subscription_details.metadata`, `paid`, `payment_intent`, `charge` on the
-/// invoice; `price` (or `plan`), `proration`, `type`, `subscription` on the line. The invoice's own
-/// `period_start`/`period_end` are the time in which its items were collected, **never** the period of
-/// service: that is the line's.
+/// Before basil, the invoice had `subscription`, `subscription_details.metadata`, `paid`, `payment_intent`
+/// and `charge`, and the line had `price` (or `plan`), `proration`, `type` and `subscription`. The period of
+/// service is the line's `period`. The invoice's own `period_start` and `period_end` are **never** the period
+/// of service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invoice {
     /// `in_…`
     pub id: InvoiceId,
-    /// Who pays.
+    /// The customer.
     pub customer: Option<CustomerId>,
-    /// `status` is `paid`; the old `paid: true` counts only where there is no status.
+    /// Whether `status` is `paid`. The old `paid: true` counts only without a status.
     pub paid: bool,
-    /// Where the invoice stands.
+    /// Its status.
     pub status: InvoiceStatus,
-    /// Why it was made.
+    /// Why it was created.
     pub billing_reason: BillingReason,
-    /// The subscription it bills, wherever the version puts it (the lines come last).
+    /// The subscription that it bills: from the invoice in either shape, else from its lines.
     pub subscription: Option<SubscriptionId>,
-    /// What is billed.
+    /// Its lines.
     pub lines: Vec<Line>,
-    /// The event holds the first ten lines only; the rest is at Stripe.
+    /// Whether Stripe has more lines than the event, which holds only the first ten.
     pub lines_has_more: bool,
-    /// Minor units. 0 for trials, full discounts, and what the customer's balance paid.
+    /// Minor units. 0 for a trial, a full discount, and a payment from the customer's balance.
     pub amount_paid: i64,
-    /// Minor units that were paid outside Stripe: all of it where an old version says `paid_out_of_band`,
-    /// since 2026-05-27 `amount_paid_off_stripe`.
+    /// Minor units paid outside Stripe: `amount_paid_off_stripe` (since 2026-05-27), or the total if an older
+    /// version has `paid_out_of_band`.
     pub paid_off_stripe: i64,
     /// Minor units, before discounts and taxes.
     pub subtotal: Option<i64>,
     /// Minor units, after discounts and taxes.
     pub total: Option<i64>,
-    /// ISO code, lower case.
+    /// ISO code in lower case.
     pub currency: Option<String>,
-    /// What paid it, if the event tells: since basil only where `payments` is expanded.
+    /// The payment intent that paid it. Since basil, only objects with expanded `payments` have it.
     pub payment_intent: Option<PaymentIntentId>,
-    /// Likewise.
+    /// The charge that paid it, as for `payment_intent`.
     pub charge: Option<ChargeId>,
     /// The invoice's own metadata.
     pub metadata: Metadata,
-    /// The subscription's metadata when the invoice was made, frozen at finalisation.
+    /// A copy of the subscription's metadata from when the invoice was created.
     pub subscription_metadata: Metadata,
-    /// When it was made (`date` before 2019).
+    /// When it was created (`date` before 2019).
     pub created: Option<Timestamp>,
-    /// How often payment was tried.
+    /// Number of payment attempts.
     pub attempt_count: u64,
-    /// When it is tried next; `None`: it is not.
+    /// The time of the next payment attempt, if there is one.
     pub next_payment_attempt: Option<Timestamp>,
 }
 
 /// One line of an invoice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// What is billed; `None` for amounts without a price.
+    /// The price; `None` for an amount without a price.
     pub price: Option<PriceId>,
-    /// 1 where Stripe gives none.
+    /// The quantity; 1 when absent.
     pub quantity: u64,
-    /// Minor units; negative for the credit of a proration.
+    /// Minor units. Negative for the credit of a proration.
     pub amount: i64,
-    /// Part of a period, because of a change in it: never the plan's own line.
+    /// Stripe's proration flag. It does not say whether the line covers a whole period: compare the periods.
     pub proration: bool,
-    /// A line of a subscription item (not an invoice item).
+    /// Whether it is the line of a subscription item and not of an invoice item.
     pub is_subscription: bool,
     /// The subscription item that the line bills (`si_…`).
     pub item: Option<ItemId>,
-    /// The price's own amount is 0; only versions that embed the price say so.
+    /// Whether the price's own amount is 0. Known only in versions that embed the price.
     pub price_is_free: bool,
-    /// Begin of the service (included).
+    /// Start of the period of service (included).
     pub period_start: Option<Timestamp>,
-    /// End of the service (excluded).
+    /// End of the period of service (excluded).
     pub period_end: Option<Timestamp>,
-    /// The subscription the line is for.
+    /// The subscription of the line.
     pub subscription: Option<SubscriptionId>,
-    /// The subscription's current metadata, or the invoice item's.
+    /// The subscription's current metadata, or the metadata of the invoice item.
     pub metadata: Metadata,
 }
 
 impl Invoice {
-    /// Reads the object as Stripe's API answers it.
+    /// Reads an object of Stripe's API.
     ///
     /// # Errors
     /// [`ReadError::NotJson`]; [`ReadError::Missing`] without an id, `amount_paid` or a line's amount;
-    /// [`ReadError::Wrong`] or [`ReadError::Id`] for a fact of another shape.
+    /// [`ReadError::Wrong`] or [`ReadError::Id`] for a field of an unexpected type.
     pub fn from_json(text: &str) -> Result<Self, ReadError> {
         let object = serde_json::from_str(text).map_err(ReadError::NotJson)?;
         Self::from_fields(&Fields::new("invoice", &object))
@@ -211,7 +216,7 @@ impl Line {
             "parent.invoice_item_details.subscription",
             "subscription",
         ])?;
-        // Until 2019 the id of a subscription's line was the id of the subscription.
+        // Before 2019, the id of a subscription's line was the id of the subscription.
         if subscription.is_none()
             && is_subscription
             && line.text("id")?.is_some_and(|id| id.starts_with("sub_"))
@@ -243,12 +248,12 @@ impl Line {
     }
 }
 
-/// Whether the embedded price (or old plan) charges nothing by itself. Tiered prices have no amount.
+/// Whether the embedded price (or old plan) has the amount 0. Tiered prices have no amount.
 pub(super) fn is_free(line: &Fields<'_>) -> Result<bool, ReadError> {
     Ok(line.amount("price.unit_amount")? == Some(0) || line.amount("plan.amount")? == Some(0))
 }
 
-/// What paid the invoice: of several payments (new shape) the paid one, else the first.
+/// The payment of the invoice. Of several payments (new shape), the first paid one, else the first.
 fn payment(object: &Fields<'_>) -> Result<(Option<PaymentIntentId>, Option<ChargeId>), ReadError> {
     let (mut intent, mut charge) = (object.id("payment_intent")?, object.id("charge")?);
     if intent.is_none() && charge.is_none() {

@@ -1,9 +1,10 @@
-//! `invoice_payment.paid`: the tie of a payment to the invoice that it paid, since 2025-03-31.basil.
+//! The InvoicePayment: the link of a payment to the invoice that it paid, since 2025-03-31.basil. Event:
+//! `invoice_payment.paid`.
 
 use super::{Fields, ReadError};
 use crate::ids::{ChargeId, InvoiceId, PaymentIntentId};
 
-/// What the rules need of an InvoicePayment.
+/// The fields of an InvoicePayment that the rules need.
 ///
 /// ```json
 /// {"id":"inpay_1","object":"invoice_payment","invoice":"in_1","status":"paid","amount_paid":2000,
@@ -13,9 +14,9 @@ use crate::ids::{ChargeId, InvoiceId, PaymentIntentId};
 pub struct InvoicePayment {
     /// The invoice.
     pub invoice: InvoiceId,
-    /// The payment, where it is a payment intent.
+    /// The payment, if it is a payment intent.
     pub payment_intent: Option<PaymentIntentId>,
-    /// The payment, where it is a charge without an intent.
+    /// The payment, if it is a charge without a payment intent.
     pub charge: Option<ChargeId>,
 }
 

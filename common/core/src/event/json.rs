@@ -1,4 +1,4 @@
-//! A JSON text as far as the readers look into it: what they never ask for is walked over and not kept.
+//! A JSON text with only the keys that the readers use. Other keys are skipped.
 
 use std::borrow::Cow;
 
@@ -8,18 +8,18 @@ use serde_json::value::RawValue;
 
 use super::ReadError;
 
-/// serde_json's own limit: no deeper.
-const MOST_DEPTH: usize = 128;
+/// The maximum nesting depth, which is also the limit of serde_json.
+const MAX_DEPTH: usize = 128;
 
-/// A value. Of an object the keys that a reader asks for are kept, in the order of the text.
+/// A value. An object holds only the keys in [`known_key`], in the order of the text.
 #[derive(Default)]
 pub(super) enum Json<'a> {
     #[default]
     Null,
     Bool(bool),
-    /// Holds any `i64` and any `u64`.
+    /// A whole number: any `i64` or `u64`.
     Whole(i128),
-    /// Another number.
+    /// Any other number.
     Number,
     Text(Cow<'a, str>),
     List(Vec<Json<'a>>),
@@ -27,21 +27,17 @@ pub(super) enum Json<'a> {
 }
 
 impl<'a> Json<'a> {
-    /// The value of a key; of one that is there twice the last. The key has to be in [`asked_for`].
+    /// The value of a key; the last one for a duplicate key. The key must be in [`known_key`].
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
-        debug_assert!(asked_for(key).is_some(), "{key:?} is asked for, but not kept");
+        debug_assert!(known_key(key).is_some(), "{key:?} is not in `keys!`");
         let Self::Object(entries) = self else { return None };
         entries.iter().rev().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 
     /// The value at a dotted path.
     pub(super) fn at(&self, path: &str) -> Option<&Self> {
-        // All of the path, whether or not this value goes so far: a key that is not kept would read as
-        // absent.
-        debug_assert!(
-            path.split('.').all(|key| asked_for(key).is_some()),
-            "{path:?} is asked for, but not kept"
-        );
+        // Check all parts of the path, also for an absent value: a skipped key would always be absent.
+        debug_assert!(path.split('.').all(|key| known_key(key).is_some()), "{path:?} is not in `keys!`");
         path.split('.').try_fold(self, Self::get)
     }
 
@@ -73,8 +69,8 @@ impl<'a> Json<'a> {
 
 macro_rules! keys {
     ($($key:literal)*) => {
-        /// The key, if a reader asks for it anywhere.
-        fn asked_for(key: &str) -> Option<&'static str> {
+        /// The key, if a reader uses it.
+        fn known_key(key: &str) -> Option<&'static str> {
             match key {
                 $($key => Some($key),)*
                 _ => None,
@@ -86,7 +82,7 @@ macro_rules! keys {
 keys! {
     // The envelope.
     "account" "api_version" "created" "data" "id" "livemode" "object" "previous_attributes" "type"
-    // Objects, of all API versions.
+    // The objects, in all API versions.
     "amount" "amount_paid" "amount_paid_off_stripe" "amount_refunded" "amount_subtotal" "amount_total"
     "attempt_count" "behavior" "billing_reason" "cancel_at" "cancel_at_period_end" "canceled_at"
     "cancellation_details" "charge" "client_reference_id" "collection_method" "currency" "current_period_end"
@@ -96,7 +92,7 @@ keys! {
     "payment_intent" "payment_link" "payment_status" "payments" "period" "plan" "price" "price_details"
     "pricing" "proration" "quantity" "reason" "start" "status" "subscription" "subscription_details"
     "subscription_item" "subscription_item_details" "subtotal" "total" "trial_end" "trial_start" "unit_amount"
-    // Metadata, but for those above.
+    // Metadata keys that are not above.
     "client_id" "pack" "tier" "upgraded_from" "user_id"
 }
 
@@ -140,7 +136,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Json<'a> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json<'de>, A::Error> {
                 let mut entries = Vec::new();
-                while let Some(key) = map.next_key_seed(KeyAs(asked_for))? {
+                while let Some(key) = map.next_key_seed(KeyAs(known_key))? {
                     match key {
                         Some(key) => entries.push((key, map.next_value()?)),
                         None => _ = map.next_value::<IgnoredAny>()?,
@@ -154,7 +150,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Json<'a> {
     }
 }
 
-/// A seed for `next_key_seed`: makes of an object's key what the function makes of its text, without a copy.
+/// A seed for `next_key_seed`: converts an object's key with a function, without copying the key.
 pub struct KeyAs<F>(pub F);
 
 impl<'de, T, F: FnOnce(&str) -> T> DeserializeSeed<'de> for KeyAs<F> {
@@ -176,70 +172,70 @@ impl<T, F: FnOnce(&str) -> T> Visitor<'_> for KeyAs<F> {
     }
 }
 
-/// The text of a payload, sound in what [`Json`] and [`Seen`] pass over: nested 128 deep at most, every
-/// escape a character. (The walk that checks this is slow, and only a text with many brackets or with a
-/// surrogate can fail it.)
-pub(super) fn sound(payload: &[u8]) -> Result<&str, ReadError> {
-    // In chunks whose sums fit into a byte: sixteen bytes at a time.
+/// The text of a payload, with a check of the parts that [`Json`] and [`Shape`] skip: nested at most 128
+/// levels deep, every escape a valid character. This check is slow, so it runs only on a text with many
+/// brackets or with a surrogate: no other text can fail it.
+pub(super) fn checked_text(payload: &[u8]) -> Result<&str, ReadError> {
+    // The sum of a chunk fits into a byte, so the compiler can count sixteen bytes at a time.
     let opened =
         |chunk: &[u8]| chunk.iter().map(|byte| u8::from(*byte == b'{') + u8::from(*byte == b'[')).sum::<u8>();
     let text = std::str::from_utf8(payload).map_err(ReadError::NotUtf8)?;
     let brackets: usize = payload.chunks(255).map(|chunk| usize::from(opened(chunk))).sum();
-    if brackets >= MOST_DEPTH || text.contains("\\u") && (text.contains("\\ud") || text.contains("\\uD")) {
-        serde_json::from_str::<Seen<true>>(text).map_err(ReadError::NotJson)?;
+    if brackets >= MAX_DEPTH || text.contains("\\u") && (text.contains("\\ud") || text.contains("\\uD")) {
+        serde_json::from_str::<Shape<true>>(text).map_err(ReadError::NotJson)?;
     }
     Ok(text)
 }
 
-/// What a value is, walked to its end and not kept; `STRICT` into everything, with serde_json's limit of
-/// depth.
+/// The shape of a value, which is read to its end and not kept. With `STRICT`, every nested value is checked
+/// too, including serde_json's limit of depth.
 #[derive(Default)]
-pub(super) struct Seen<const STRICT: bool> {
+pub(super) struct Shape<const STRICT: bool> {
     pub(super) is_object: bool,
-    /// Whether it has a key `object` with an object in it, as `data` must.
+    /// Whether it has a key `object` that holds an object, as `data` must.
     pub(super) holds_object: bool,
 }
 
-impl<'de, const STRICT: bool> Deserialize<'de> for Seen<STRICT> {
+impl<'de, const STRICT: bool> Deserialize<'de> for Shape<STRICT> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Walk<const STRICT: bool>;
 
         impl<'de, const STRICT: bool> Visitor<'de> for Walk<STRICT> {
-            type Value = Seen<STRICT>;
+            type Value = Shape<STRICT>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("any JSON value")
             }
-            fn visit_unit<E: Error>(self) -> Result<Seen<STRICT>, E> {
-                Ok(Seen::default())
+            fn visit_unit<E: Error>(self) -> Result<Shape<STRICT>, E> {
+                Ok(Shape::default())
             }
-            fn visit_bool<E: Error>(self, _: bool) -> Result<Seen<STRICT>, E> {
-                Ok(Seen::default())
+            fn visit_bool<E: Error>(self, _: bool) -> Result<Shape<STRICT>, E> {
+                Ok(Shape::default())
             }
-            fn visit_i64<E: Error>(self, _: i64) -> Result<Seen<STRICT>, E> {
-                Ok(Seen::default())
+            fn visit_i64<E: Error>(self, _: i64) -> Result<Shape<STRICT>, E> {
+                Ok(Shape::default())
             }
-            fn visit_u64<E: Error>(self, _: u64) -> Result<Seen<STRICT>, E> {
-                Ok(Seen::default())
+            fn visit_u64<E: Error>(self, _: u64) -> Result<Shape<STRICT>, E> {
+                Ok(Shape::default())
             }
-            fn visit_f64<E: Error>(self, _: f64) -> Result<Seen<STRICT>, E> {
-                Ok(Seen::default())
+            fn visit_f64<E: Error>(self, _: f64) -> Result<Shape<STRICT>, E> {
+                Ok(Shape::default())
             }
-            fn visit_str<E: Error>(self, _: &str) -> Result<Seen<STRICT>, E> {
-                Ok(Seen::default())
+            fn visit_str<E: Error>(self, _: &str) -> Result<Shape<STRICT>, E> {
+                Ok(Shape::default())
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Seen<STRICT>, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Shape<STRICT>, A::Error> {
                 if STRICT {
-                    while list.next_element::<Seen<STRICT>>()?.is_some() {}
+                    while list.next_element::<Shape<STRICT>>()?.is_some() {}
                 } else {
                     while list.next_element::<IgnoredAny>()?.is_some() {}
                 }
-                Ok(Seen::default())
+                Ok(Shape::default())
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Seen<STRICT>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape<STRICT>, A::Error> {
                 let mut holds_object = false;
                 if STRICT {
-                    while map.next_entry::<Seen<STRICT>, Seen<STRICT>>()?.is_some() {}
+                    while map.next_entry::<Shape<STRICT>, Shape<STRICT>>()?.is_some() {}
                 } else {
                     while let Some(named) = map.next_key_seed(KeyAs(|key: &str| key == "object"))? {
                         if named {
@@ -249,7 +245,7 @@ impl<'de, const STRICT: bool> Deserialize<'de> for Seen<STRICT> {
                         }
                     }
                 }
-                Ok(Seen { is_object: true, holds_object })
+                Ok(Shape { is_object: true, holds_object })
             }
         }
 
@@ -262,8 +258,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_reader_asks_for_is_kept_and_the_last_of_a_key_counts() {
-        let text = r#"{"id":"in_1","footer":{"id":"x","deep":[1e400]},"lines":{"data":[{"amount":-5},{"amount":1.5}]},"paid":true,
+    fn known_keys_are_kept_and_the_last_of_a_duplicate_counts() {
+        let text = r#"{"id":"in_1","footer":{"id":"x","deep":[1e400]},
+            "lines":{"data":[{"amount":-5},{"amount":1.5}]},"paid":true,
             "metadata":{"plan":"pr\u006f","theirs":"x"},"total":9223372036854775808,"customer":null,"id":"in_2"}"#;
         let json: Json<'_> = serde_json::from_str(text).unwrap();
         let Json::Object(entries) = &json else { panic!("an object") };
@@ -290,12 +287,14 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_sound_to_its_end_wherever_its_fault_stands() {
+    fn depth_and_escapes_are_checked_in_skipped_values() {
         let of = |inner: &str| {
-            sound(format!(r#"{{"theirs":{inner}}}"#).as_bytes()).map(str::len).map_err(|error| error.reason())
+            checked_text(format!(r#"{{"theirs":{inner}}}"#).as_bytes())
+                .map(str::len)
+                .map_err(|error| error.reason())
         };
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        // Many brackets are no depth, a pair of surrogates is a character.
+        // Many brackets are not always deep, and a pair of surrogates is a valid character.
         for good in [
             &nested(126),
             &format!("[{}1]", "[],{},".repeat(300)),
@@ -308,6 +307,6 @@ mod tests {
         for bad in [&nested(127), &nested(5000), r#""\ud83d""#, r#""\uDE00""#, r#""\ud83dx""#] {
             assert_eq!(of(bad), Err("not_json"), "{bad:.60}");
         }
-        assert_eq!(sound(b"\xff").map_err(|error| error.reason()), Err("not_utf8"));
+        assert_eq!(checked_text(b"\xff").map_err(|error| error.reason()), Err("not_utf8"));
     }
 }

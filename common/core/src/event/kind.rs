@@ -1,57 +1,58 @@
-//! What kind of event it is, and which family of handlers it belongs to: the one routing table.
+//! Event types and their families: the routing table.
 
 open_enum! {
-    /// `event.type`: the types we act on; any other is `Other`, answered 200 and recorded as ignored.
+    /// `event.type`: the types that have a family. Any other type is `Other`: the webhook answers 200, and
+    /// the event is recorded as ignored.
     EventType {
-        /// A checkout was finished; paid, unpaid (delayed methods) or without a payment.
+        /// A checkout was completed: paid, unpaid (delayed payment methods) or without a payment.
         CheckoutSessionCompleted = "checkout.session.completed",
-        /// A delayed payment of a finished checkout arrived.
+        /// The delayed payment of a completed checkout succeeded.
         CheckoutSessionAsyncPaymentSucceeded = "checkout.session.async_payment_succeeded",
-        /// A delayed payment of a finished checkout failed.
+        /// The delayed payment of a completed checkout failed.
         CheckoutSessionAsyncPaymentFailed = "checkout.session.async_payment_failed",
-        /// A checkout was left (after 24 h unless set otherwise).
+        /// A checkout expired (after 24 h by default).
         CheckoutSessionExpired = "checkout.session.expired",
-        /// A subscription exists; may arrive after its updates.
+        /// A subscription was created. It may arrive after updates of the same subscription.
         CustomerSubscriptionCreated = "customer.subscription.created",
-        /// Anything of a subscription changed; the only kind with `previous_attributes`.
+        /// A subscription changed. The only type here with `previous_attributes` that are used.
         CustomerSubscriptionUpdated = "customer.subscription.updated",
-        /// A subscription ended; the object still exists, status `canceled`.
+        /// A subscription ended. The object still exists with status `canceled`.
         CustomerSubscriptionDeleted = "customer.subscription.deleted",
-        /// A trial ended without a payment method.
+        /// A subscription was paused: by the Pause endpoint, or by a trial end without a payment method.
         CustomerSubscriptionPaused = "customer.subscription.paused",
         /// A paused subscription runs again.
         CustomerSubscriptionResumed = "customer.subscription.resumed",
-        /// Three days before a trial ends, or at once when it is shorter.
+        /// A trial ends in three days, or earlier if it is shorter.
         CustomerSubscriptionTrialWillEnd = "customer.subscription.trial_will_end",
-        /// A change that waited for its payment took effect.
+        /// A pending update was paid and took effect.
         CustomerSubscriptionPendingUpdateApplied = "customer.subscription.pending_update_applied",
-        /// A change that waited for its payment was dropped.
+        /// A pending update was not paid and expired.
         CustomerSubscriptionPendingUpdateExpired = "customer.subscription.pending_update_expired",
-        /// An invoice is paid, also out of band or with nothing to pay.
+        /// An invoice is paid, also out of band or with an amount of 0.
         InvoicePaid = "invoice.paid",
-        /// A payment is tied to the invoice that it paid.
+        /// A payment paid an invoice.
         InvoicePaymentPaid = "invoice_payment.paid",
         /// A payment attempt failed.
         InvoicePaymentFailed = "invoice.payment_failed",
-        /// A payment attempt waits for the customer.
+        /// A payment attempt needs an action of the customer.
         InvoicePaymentActionRequired = "invoice.payment_action_required",
-        /// Part or all of a charge went back; `amount_refunded` is cumulative.
+        /// A charge was refunded, in part or completely. `amount_refunded` is cumulative.
         ChargeRefunded = "charge.refunded",
-        /// A refund was made; may be pending.
+        /// A refund was created. It may be pending.
         RefundCreated = "refund.created",
         /// A refund changed, for example pending to succeeded.
         RefundUpdated = "refund.updated",
-        /// A refund came back: the merchant has the money again.
+        /// A refund failed: the merchant has the money again.
         RefundFailed = "refund.failed",
-        /// A dispute was opened; can be lost already.
+        /// A dispute was opened. It can already be lost.
         ChargeDisputeCreated = "charge.dispute.created",
         /// A dispute changed.
         ChargeDisputeUpdated = "charge.dispute.updated",
-        /// A dispute ended: won, lost or warning_closed.
+        /// A dispute ended: `won`, `lost` or `warning_closed`.
         ChargeDisputeClosed = "charge.dispute.closed",
-        /// The disputed money left; happens at opening, not at the loss.
+        /// The disputed money was withdrawn. This happens when the dispute is opened.
         ChargeDisputeFundsWithdrawn = "charge.dispute.funds_withdrawn",
-        /// The disputed money came back.
+        /// The disputed money was returned to the merchant.
         ChargeDisputeFundsReinstated = "charge.dispute.funds_reinstated",
         /// A customer was deleted at Stripe.
         CustomerDeleted = "customer.deleted",
@@ -92,7 +93,7 @@ impl EventType {
     }
 }
 
-/// A group of event types with one queue, one Lambda function and one rule file, all of the same name.
+/// A group of event types. A family has one queue, one Lambda function and one rule file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// `checkout.session.*`
@@ -150,7 +151,7 @@ impl std::str::FromStr for Family {
     }
 }
 
-/// A text that names no family.
+/// A text is not the name of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a family of events")]
 pub struct UnknownFamily;

@@ -1,9 +1,8 @@
-//! One macro: Stripe's enumerations, which are open ("new values may appear even on older API versions").
+//! A macro for Stripe's enumerations. They are open: "new values may appear even on older API versions".
 
-/// Declares an enum of Stripe's words plus `Other(String)`, read from and written as the word itself.
+/// Declares an enum of Stripe's values plus `Other(String)`. It is read from and written as Stripe's text.
 ///
-/// A field that is absent or null reads as `Other` with an empty text, so no rule that names a variant can
-/// match it.
+/// A field that is absent or null is read as `Other` with an empty text, so it matches no named variant.
 macro_rules! open_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$doc])*
@@ -11,15 +10,15 @@ macro_rules! open_enum {
         #[serde(from = "String", into = "String")]
         pub enum $name {
             $($(#[$variant_doc])* $variant,)+
-            /// A word that Stripe added since, kept as it was; empty when the field was absent.
+            /// Any other value, unchanged; empty when the field is absent.
             Other(String),
         }
 
         impl $name {
-            /// Every word that has a variant, in the order of the declaration.
+            /// All named variants, in the order of the declaration.
             pub const KNOWN: &[Self] = &[$(Self::$variant,)+];
 
-            /// Stripe's word.
+            /// Stripe's text.
             pub fn as_str(&self) -> &str {
                 match self {
                     $(Self::$variant => $word,)+

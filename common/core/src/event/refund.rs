@@ -1,4 +1,4 @@
-//! `refund.created`, `refund.updated`, `refund.failed`: the Refund.
+//! The Refund. Events: `refund.created`, `refund.updated`, `refund.failed`.
 
 use super::{Fields, Metadata, ReadError};
 use crate::ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId, RefundId};
@@ -6,41 +6,42 @@ use crate::ids::{ChargeId, CustomerId, InvoiceId, PaymentIntentId, RefundId};
 open_enum! {
     /// `status` of a refund.
     RefundStatus {
-        /// On its way.
+        /// It is in progress.
         Pending = "pending",
-        /// Waits for the customer's bank details.
+        /// It waits for an action of the customer, such as bank details.
         RequiresAction = "requires_action",
-        /// Done.
+        /// The customer has the money.
         Succeeded = "succeeded",
-        /// Came back; the merchant has the money again.
+        /// It failed: the merchant has the money again.
         Failed = "failed",
-        /// Withdrawn.
+        /// It was cancelled.
         Canceled = "canceled",
     }
 }
 
-/// What the rules need of a Refund.
+/// The fields of a Refund that the rules need.
 ///
 /// ```json
-/// {"id":"re_1","object":"refund","charge":"ch_1","payment_intent":"pi_1","amount":500,"status":"succeeded","metadata":{}}
+/// {"id":"re_1","object":"refund","charge":"ch_1","payment_intent":"pi_1","amount":500,
+///  "status":"succeeded","metadata":{}}
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refund {
     /// `re_…` or `pyr_…`
     pub id: RefundId,
-    /// The charge it takes back.
+    /// The refunded charge.
     pub charge: Option<ChargeId>,
-    /// The payment it belongs to.
+    /// The refunded payment.
     pub payment_intent: Option<PaymentIntentId>,
-    /// The invoice that the payment paid. No event says so: Stripe was asked.
+    /// The invoice that the payment paid. It is never read from the event, only from a call to Stripe.
     pub invoice: Option<InvoiceId>,
-    /// Who paid it, likewise.
+    /// The customer of the invoice, from the same call.
     pub customer: Option<CustomerId>,
     /// Minor units of **this** refund.
     pub amount: i64,
-    /// How far it is.
+    /// Its status.
     pub status: RefundStatus,
-    /// The refund's own.
+    /// The refund's metadata.
     pub metadata: Metadata,
 }
 

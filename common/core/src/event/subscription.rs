@@ -1,4 +1,4 @@
-//! `customer.subscription.*`: the Subscription, in the shapes before and after 2025-03-31.basil.
+//! The Subscription, before and after API version 2025-03-31.basil. Events: `customer.subscription.*`.
 
 use super::{Fields, Metadata, ReadError};
 use crate::ids::{CustomerId, InvoiceId, ItemId, PriceId, SubscriptionId};
@@ -7,129 +7,134 @@ use crate::timestamp::Timestamp;
 open_enum! {
     /// `status` of a subscription.
     SubscriptionStatus {
-        /// The first payment has not arrived (for at most 23 hours).
+        /// The first payment is pending, for at most 23 hours.
         Incomplete = "incomplete",
-        /// The first payment never arrived. Terminal.
+        /// The first payment was not made. Final.
         IncompleteExpired = "incomplete_expired",
-        /// In its trial.
+        /// It is in its trial.
         Trialing = "trialing",
-        /// In good standing.
+        /// It is active.
         Active = "active",
-        /// A renewal is not paid, Stripe is trying again.
+        /// An invoice is not paid. Stripe retries the payment.
         PastDue = "past_due",
-        /// Ended. Terminal.
+        /// It has ended. Final.
         Canceled = "canceled",
-        /// Stripe gave up trying, and the account's setting keeps the subscription.
+        /// All payment retries failed, and the settings of the Stripe account keep the subscription.
         Unpaid = "unpaid",
-        /// The trial ended without a payment method. Has nothing to do with `pause_collection`.
+        /// It was paused: by the Pause endpoint, or by a trial end without a payment method.
+        /// `pause_collection` does not change the status.
         Paused = "paused",
     }
 }
 
-/// What the rules need of a Subscription. There is no version and no `updated` in it.
+/// The fields of a Subscription that the rules need. A Subscription has no version and no time of its last
+/// update.
 ///
 /// ```json
-/// {"id":"sub_1","object":"subscription","customer":"cus_1","status":"active","cancel_at":null,"cancel_at_period_end":false,
-///  "items":{"data":[{"price":{"id":"price_1"},"quantity":1,"current_period_start":1759312800,"current_period_end":1761904800}]}}
+/// {"id":"sub_1","object":"subscription","customer":"cus_1","status":"active","cancel_at":null,
+///  "cancel_at_period_end":false,
+///  "items":{"data":[{"id":"si_1","price":{"id":"price_1"},"quantity":1,
+///    "current_period_start":1759312800,"current_period_end":1761904800}]}}
 /// ```
-/// Before basil the period stood on the subscription (`current_period_start`, `_end`); before that `plan` and
-/// `quantity` did too. Both are read into the items, so old and new twins are equal.
+/// Before basil, the subscription had the period (`current_period_start`, `current_period_end`), and in older
+/// events also `plan` and `quantity`. Both are read into the items, so all shapes give equal values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
     /// `sub_…`
     pub id: SubscriptionId,
-    /// Whose it is.
+    /// The customer.
     pub customer: Option<CustomerId>,
-    /// Never absent: an event without it is refused.
+    /// Its status. Required.
     pub status: SubscriptionStatus,
-    /// What is subscribed to. Under flexible billing the periods may differ.
+    /// Its items. Under flexible billing, their periods may differ.
     pub items: Vec<Item>,
-    /// The event holds the first ten items only; the rest is at Stripe.
+    /// Whether Stripe has more items than the event, which holds only the first ten.
     pub items_has_more: bool,
-    /// Ends then. Cancelling is this **or** `cancel_at_period_end`.
+    /// The planned end. A planned cancellation is this **or** `cancel_at_period_end`.
     pub cancel_at: Option<Timestamp>,
-    /// Ends with the period.
+    /// Whether it ends with the period.
     pub cancel_at_period_end: bool,
-    /// When cancelling was asked for, not when it ends.
+    /// When the cancellation was requested. The subscription may end later.
     pub canceled_at: Option<Timestamp>,
-    /// When it really ended.
+    /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// `cancellation_details.reason` is `payment_failed`: Stripe ended it because retries ran out.
+    /// Whether Stripe ended it after failed payments: `cancellation_details.reason` is `payment_failed`.
     pub ended_unpaid: bool,
-    /// With `collection_method: send_invoice`, the days a customer has to pay an invoice.
+    /// Days in which the customer must pay an invoice, with `collection_method: send_invoice`.
     pub days_until_due: Option<u64>,
-    /// `pause_collection` is set: invoices are made and not collected.
+    /// Whether `pause_collection` is set: Stripe creates invoices and does not collect them.
     pub collection_paused: bool,
-    /// Begin of the trial, if there was one.
+    /// Start of the trial, if there was one.
     pub trial_start: Option<Timestamp>,
     /// End of the trial.
     pub trial_end: Option<Timestamp>,
     /// The newest invoice.
     pub latest_invoice: Option<InvoiceId>,
-    /// Set only if the checkout set `subscription_data.metadata`.
+    /// The subscription's metadata. A checkout sets it only by `subscription_data.metadata`.
     pub metadata: Metadata,
-    /// When it was made.
+    /// When it was created.
     pub created: Option<Timestamp>,
-    /// What an update changed; `None` on every other type of event and from the API.
+    /// The values before an update; `None` in other events and from the API.
     pub previous: Option<Previous>,
 }
 
 /// One item of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// `si_…`; `only` for an event of before 2018 without items, and `item-<n>` for an item without an id.
+    /// `si_…`. An item without an id gets `item-<n>`, and the item of an event without items (before 2018)
+    /// `only`.
     pub id: ItemId,
-    /// The price's own amount is 0.
+    /// Whether the price's own amount is 0.
     pub is_free: bool,
     /// `price.id`, or `plan.id` in old events.
     pub price: PriceId,
-    /// Seats; 1 where Stripe gives none (metered prices).
+    /// Number of seats; 1 when absent (metered prices).
     pub quantity: u64,
-    /// Begin of the running period (included).
+    /// Start of the current period (included).
     pub period_start: Option<Timestamp>,
-    /// End of the running period (excluded).
+    /// End of the current period (excluded).
     pub period_end: Option<Timestamp>,
 }
 
-/// `data.previous_attributes` of an update: the values **before** it, and only of what changed.
+/// `data.previous_attributes` of an update: the values **before** it, only of the changed fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Previous {
     /// The status before.
     pub status: Option<SubscriptionStatus>,
-    /// The items before. Old shape: `plan`, `quantity` of the only item.
+    /// The items before. In the old shape, `plan` and `quantity` of the only item.
     pub items: Option<Vec<PreviousItem>>,
-    /// `Some(None)`: it was not set before.
+    /// The planned end before; `Some(None)` when it was not set.
     pub cancel_at: Option<Option<Timestamp>>,
     /// The flag before.
     pub cancel_at_period_end: Option<bool>,
-    /// The period's begin before; set when the update is a renewal (or a plan change that moved the period).
+    /// The start of the period before. Set by a renewal, or by a plan change that moved the period.
     pub period_start: Option<Timestamp>,
 }
 
-/// An item before an update; a part that is `None` did not change or was not told.
+/// An item before an update. A field that is `None` did not change or is not in the event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PreviousItem {
-    /// `si_…`, where the event names it.
+    /// `si_…`, if the event has it.
     pub id: Option<ItemId>,
     /// The price before.
     pub price: Option<PriceId>,
     /// The quantity before.
     pub quantity: Option<u64>,
-    /// The period's begin before.
+    /// The start of the period before.
     pub period_start: Option<Timestamp>,
-    /// The period's end before.
+    /// The end of the period before.
     pub period_end: Option<Timestamp>,
 }
 
-/// Where the price of an item or a line may be, newest shape first; each may be an id or the expanded object.
+/// The fields of an item that may hold the price, newest shape first.
 const PRICE: [&str; 2] = ["price", "plan"];
 
 impl Subscription {
-    /// Reads the object as it is in an answer of the API.
+    /// Reads an object of Stripe's API.
     ///
     /// # Errors
     /// [`ReadError::Missing`] without an id, a status or an item's price; [`ReadError::Wrong`] or
-    /// [`ReadError::Id`] for a fact of another shape.
+    /// [`ReadError::Id`] for a field of an unexpected type.
     pub fn from_json(text: &str) -> Result<Self, ReadError> {
         let object = serde_json::from_str(text).map_err(ReadError::NotJson)?;
         Self::from_fields(&Fields::new("subscription", &object), None)
@@ -161,13 +166,13 @@ impl Subscription {
         })
     }
 
-    /// Begin of the running period: the latest of the items', as items may differ. Rules that know the plan's
-    /// item use the item's own.
+    /// Start of the current period: the latest of all items. Rules that know the plan's item use the item's
+    /// own period.
     pub fn period_start(&self) -> Option<Timestamp> {
         self.latest_item().and_then(|item| item.period_start)
     }
 
-    /// End of the period that [`Self::period_start`] begins.
+    /// End of the period that starts at [`Self::period_start`].
     pub fn period_end(&self) -> Option<Timestamp> {
         self.latest_item().and_then(|item| item.period_end)
     }
@@ -177,7 +182,8 @@ impl Subscription {
     }
 }
 
-/// The items; a subscription without a list (before 2018) is its own only item.
+/// The items. For a subscription without a list of items (before 2018), its `plan` and `quantity` are the
+/// item.
 fn items(object: &Fields<'_>) -> Result<Vec<Item>, ReadError> {
     let start = object.time("current_period_start")?;
     let end = object.time("current_period_end")?;

@@ -1,4 +1,4 @@
-//! Facts are equal in every shape that Stripe sent them in; what cannot be read says where.
+//! All shapes of an object give equal values. An error names the path of the field.
 
 use serde_json::{Value, json};
 
@@ -44,7 +44,7 @@ fn the_envelope_is_read_for_any_type() {
 }
 
 #[test]
-fn the_ids_that_a_log_line_names_are_those_of_the_object() {
+fn the_ids_of_a_log_line_are_those_of_the_object() {
     let ids = |kind: &str, object: Value| {
         let event = event(kind, object);
         [
@@ -65,7 +65,7 @@ fn the_ids_that_a_log_line_names_are_those_of_the_object() {
 }
 
 #[test]
-fn old_and_new_subscriptions_give_the_same_facts() {
+fn old_and_new_subscriptions_give_equal_values() {
     let with = |more: Value| {
         let mut object = json!({"id": "sub_1", "object": "subscription", "customer": "cus_1", "status": "active", "cancel_at": null,
             "cancel_at_period_end": true, "canceled_at": 5, "trial_end": 7, "created": 1, "latest_invoice": "in_1",
@@ -85,7 +85,7 @@ fn old_and_new_subscriptions_give_the_same_facts() {
     let no_items = with(
         json!({"current_period_start": 10, "current_period_end": 20, "plan": {"id": "gold"}, "quantity": 3}),
     );
-    // An item without an id is known by its place.
+    // An item without an id gets one from its position.
     for (mut old, id) in [(period_above, "si_1"), (plans, "item-0"), (no_items, "only")] {
         assert_eq!(old.items[0].id.as_str(), id);
         old.items[0].id = new.items[0].id.clone();
@@ -107,7 +107,7 @@ fn old_and_new_subscriptions_give_the_same_facts() {
 }
 
 #[test]
-fn what_an_update_changed_is_told_alike_by_old_and_new() {
+fn old_and_new_updates_give_equal_previous_values() {
     let with = |before: Value| {
         let object =
             json!({"id": "sub_1", "status": "active", "items": {"data": [{"price": {"id": "gold"}}]}});
@@ -153,7 +153,7 @@ fn what_an_update_changed_is_told_alike_by_old_and_new() {
 }
 
 #[test]
-fn old_and_new_invoices_give_the_same_facts() {
+fn old_and_new_invoices_give_equal_values() {
     let new = json!({"id": "in_1", "object": "invoice", "customer": "cus_1", "status": "paid", "billing_reason": "subscription_update",
         "amount_paid": 1500, "subtotal": 1500, "total": 1500, "currency": "usd", "created": 1, "attempt_count": 1, "next_payment_attempt": null,
         "period_start": 99, "period_end": 99,
@@ -187,7 +187,7 @@ fn old_and_new_invoices_give_the_same_facts() {
 }
 
 #[test]
-fn the_id_of_a_line_is_its_subscriptions_only_where_nothing_else_is() {
+fn the_id_of_a_line_is_its_subscription_only_without_another_field() {
     for (line, subscription) in [
         (json!({"id": "sub_1", "type": "subscription"}), Some("sub_1")),
         (json!({"id": "sub_1", "type": "subscription", "subscription": "sub_2"}), Some("sub_2")),
@@ -206,7 +206,7 @@ fn the_id_of_a_line_is_its_subscriptions_only_where_nothing_else_is() {
 }
 
 #[test]
-fn the_payment_that_an_invoice_names_goes_before_its_list() {
+fn the_payment_of_the_invoice_takes_precedence_over_the_list() {
     let payments =
         json!({"data": [{"status": "paid", "payment": {"payment_intent": "pi_2", "charge": "ch_2"}}]});
     for (named, ids) in [
@@ -241,7 +241,7 @@ fn an_invoice_is_paid_when_its_status_says_so() {
 }
 
 #[test]
-fn a_checkout_session_is_read_with_everything_or_nothing() {
+fn a_checkout_session_is_read_with_and_without_optional_fields() {
     let Object::CheckoutSession(full) = event(
         "checkout.session.completed",
         json!({"id": "cs_test_1", "mode": "payment",
@@ -290,7 +290,7 @@ fn the_other_objects_are_read_by_the_type_of_the_event() {
 }
 
 #[test]
-fn a_fact_that_cannot_be_read_says_where_it_stands() {
+fn an_invalid_field_is_reported_with_its_path() {
     let line =
         |line: Value| json!({"id": "in_1", "amount_paid": 1, "lines": {"data": [{"amount": 1}, line]}});
     let rows = [
@@ -346,7 +346,7 @@ fn a_fact_that_cannot_be_read_says_where_it_stands() {
 }
 
 #[test]
-fn the_first_place_in_the_metadata_that_names_a_user_counts_or_is_reported() {
+fn the_first_user_in_the_metadata_counts_or_is_an_error() {
     let session = |reference: Value, metadata: Value| {
         event(
             "checkout.session.completed",
@@ -390,7 +390,7 @@ fn the_first_place_in_the_metadata_that_names_a_user_counts_or_is_reported() {
 }
 
 #[test]
-fn a_huge_metadata_value_is_not_kept_and_still_not_taken_for_a_user() {
+fn a_huge_metadata_value_is_cut_and_is_not_a_user() {
     let huge = "x".repeat(500_000);
     let event =
         event("customer.deleted", json!({"id": "cus_1", "metadata": {"user_id": huge, "notes": huge}}));
@@ -400,7 +400,7 @@ fn a_huge_metadata_value_is_not_kept_and_still_not_taken_for_a_user() {
 }
 
 #[test]
-fn every_word_of_an_open_enumeration_reads_back_and_serialises_as_itself() {
+fn every_value_of_an_open_enumeration_is_read_back() {
     for status in SubscriptionStatus::KNOWN {
         assert_eq!(&SubscriptionStatus::from(status.as_str()), status);
         assert_eq!(serde_json::to_value(status).unwrap(), json!(status.as_str()));

@@ -1,5 +1,5 @@
-//! Why a signature does not match: tries what commonly went wrong and says which of it would have matched.
-//! For the operator only.
+//! Finds out why a signature does not match: undoes common mistakes and reports the one with which the
+//! signature matches. For the operator only.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -7,15 +7,15 @@ use super::{Refusal, Secret, only_t, verify};
 use crate::event;
 use crate::timestamp::Timestamp;
 
-/// A body or key that differs from the given one by a known mistake.
+/// A body with one mistake undone, and the hint about the mistake.
 type Variant = (Vec<u8>, Option<&'static str>);
 
-/// The best hint for a refused delivery, knowing the texts of the secrets: [`Refusal::hint`] unless something
-/// better is found.
+/// The best hint for a refused delivery. It needs the texts of the secrets. Returns [`Refusal::hint`] when it
+/// finds nothing better.
 ///
-/// Where no signature matched, it verifies again with secrets and bodies that common mistakes would have made
-/// of the right ones. That costs some dozens of signatures, so it is for a person who asks, not for every bad
-/// request. Tells nothing of a secret but that it is wrong, and how.
+/// When no signature matched, it undoes common mistakes in the body and the secrets and verifies again. This
+/// computes dozens of signatures, so call it for a person's request, not for every refused delivery. The hint
+/// says what is wrong with a secret, but never holds a part of it.
 pub fn diagnose(payload: &[u8], header: Option<&[u8]>, secrets: &[&str], refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::NoSecret if secrets.iter().any(|text| text.trim().is_empty()) => {
@@ -36,7 +36,7 @@ pub fn diagnose(payload: &[u8], header: Option<&[u8]>, secrets: &[&str], refusal
     }
 }
 
-/// The mistake that, undone, makes a signature match. One at a time, then one of each kind.
+/// The mistake with which a signature matches when it is undone: in the body, in the secret, or one in each.
 fn mistake(payload: &[u8], header: &[u8], secrets: &[&str]) -> Option<&'static str> {
     only_t(header).ok()?;
     let bodies = bodies(payload);
@@ -50,25 +50,32 @@ fn mistake(payload: &[u8], header: &[u8], secrets: &[&str]) -> Option<&'static s
     found.flatten()
 }
 
-/// What the right secret may have looked like, given the wrong one.
+/// The given secret, and what it may have been before a mistake, with the hint.
 fn keys(text: &str) -> Vec<(Secret, Option<&'static str>)> {
     let trimmed = text.trim();
     let bare = trimmed.trim_matches(['"', '\'']);
     [
         (text.to_owned(), None),
-        (trimmed.to_owned(), Some("the secret has whitespace around it (often a line break from the file or the clipboard): remove it")),
+        (
+            trimmed.to_owned(),
+            Some(
+                "the secret has whitespace around it (often a line break from the file or the \
+                 clipboard): remove it",
+            ),
+        ),
         (bare.to_owned(), Some("the secret has quotes around it: remove them")),
-        (format!("whsec_{bare}"), Some("the secret lacks its first part: copy it whole, whsec_ included")),
+        (format!("whsec_{bare}"), Some("the secret lacks its first part: copy all of it, whsec_ included")),
     ]
     .into_iter()
     .filter_map(|(text, hint)| Some((Secret::new(&text).ok()?, hint)))
     .collect()
 }
 
-/// What the signed body may have been, given the one at hand.
+/// The given body, and what it may have been before a mistake, with the hint.
 fn bodies(payload: &[u8]) -> Vec<Variant> {
     let reserialised = Some(
-        "the body was parsed and written again before it was verified (only its formatting differs): verify the raw bytes of the request",
+        "the body was parsed and written again before it was verified (only its formatting differs): \
+         verify the raw bytes of the request",
     );
     let mut bodies: Vec<Variant> = vec![(payload.to_vec(), None)];
     let without_end = payload.trim_ascii_end();
@@ -95,20 +102,17 @@ fn bodies(payload: &[u8]) -> Vec<Variant> {
     }
     if serde_json::from_slice::<&serde_json::value::RawValue>(payload).is_ok() {
         for style in [Style::Compact, Style::Spaced, Style::Indented] {
-            bodies.push((written(payload, style), reserialised));
+            bodies.push((rewritten(payload, style), reserialised));
         }
     }
-    bodies.push((
-        Vec::new(),
-        Some("an empty body was signed: something sends its own requests with a signature of nothing"),
-    ));
+    bodies.push((Vec::new(), Some("the signature is of an empty body: the request is not from Stripe")));
     bodies
 }
 
-/// What looks wrong though nothing matches.
+/// A hint from the body and the secrets alone, when nothing matches.
 fn suspicion(payload: &[u8], secrets: &[&str]) -> Option<&'static str> {
     if payload.is_empty() {
-        return Some("the body is empty: something read it before it was verified");
+        return Some("the body is empty: other code has read it before it was verified");
     }
     if secrets.iter().any(|text| ["sk_", "rk_", "pk_"].iter().any(|prefix| text.trim().starts_with(prefix))) {
         return Some(
@@ -126,30 +130,30 @@ fn suspicion(payload: &[u8], secrets: &[&str]) -> Option<&'static str> {
             Some("the body is not JSON: it is compressed, encoded, or not from Stripe")
         }
         Ok(head) if head.livemode => Some(
-            "the body is a well-formed live event: most often the secret is of another endpoint, of test mode, or was rolled; \
-             else the body was edited or re-serialised",
+            "the body is a well-formed live event: usually the secret is of another endpoint or of test \
+             mode, or was rolled; otherwise the body was edited or re-serialised",
         ),
         Ok(_) => Some(
-            "the body is a well-formed test event: most often the secret is of another endpoint, of live mode, or of `stripe listen` \
-             (which has its own); else the body was edited or re-serialised",
+            "the body is a well-formed test event: usually the secret is of another endpoint, of live \
+             mode, or of `stripe listen` (which has its own); otherwise the body was edited or re-serialised",
         ),
         Err(_) => None,
     }
 }
 
-/// The ways in which JSON is commonly written.
+/// The common ways to write JSON.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Style {
-    /// `{"a":[1,2]}`: JavaScript's and serde's default.
+    /// `{"a":[1,2]}`: the default of JavaScript and serde.
     Compact,
-    /// `{"a": [1, 2]}`: Python's default.
+    /// `{"a": [1, 2]}`: the default of Python.
     Spaced,
-    /// Two spaces a level: what Stripe sends.
+    /// Two spaces for each level, as Stripe sends it.
     Indented,
 }
 
-/// The same JSON text, token by token, in another style.
-fn written(json: &[u8], style: Style) -> Vec<u8> {
+/// Writes the tokens of a JSON text in another style.
+fn rewritten(json: &[u8], style: Style) -> Vec<u8> {
     let mut out = Vec::with_capacity(json.len());
     let (mut depth, mut in_text, mut escaped) = (0, false, false);
     let line = |out: &mut Vec<u8>, depth: usize| {
@@ -198,7 +202,21 @@ mod tests {
     use super::*;
     use crate::signature::sign;
 
-    const PRETTY: &str = "{\n  \"id\": \"evt_1\",\n  \"object\": \"event\",\n  \"type\": \"x\",\n  \"e\": {},\n  \"l\": [],\n  \"data\": {\n    \"object\": {\n      \"a\": [\n        1,\n        \"{ ,:\\\" }\"\n      ]\n    }\n  }\n}";
+    const PRETTY: &str = r#"{
+  "id": "evt_1",
+  "object": "event",
+  "type": "x",
+  "e": {},
+  "l": [],
+  "data": {
+    "object": {
+      "a": [
+        1,
+        "{ ,:\" }"
+      ]
+    }
+  }
+}"#;
 
     /// The hint for `body` and `secret` when Stripe signed `signed` with `whsec_right`.
     fn hint(signed: &str, body: &str, secret: &str) -> &'static str {
@@ -211,8 +229,8 @@ mod tests {
 
     #[test]
     fn a_common_mistake_is_named() {
-        let compact = String::from_utf8(written(PRETTY.as_bytes(), Style::Compact)).unwrap();
-        let spaced = String::from_utf8(written(PRETTY.as_bytes(), Style::Spaced)).unwrap();
+        let compact = String::from_utf8(rewritten(PRETTY.as_bytes(), Style::Compact)).unwrap();
+        let spaced = String::from_utf8(rewritten(PRETTY.as_bytes(), Style::Spaced)).unwrap();
         let rows = [
             (PRETTY, compact.as_str(), "whsec_right", "parsed and written again"),
             (PRETTY, &spaced, "whsec_right", "parsed and written again"),
@@ -247,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_not_there_is_told_from_one_that_is_blank() {
+    fn a_blank_secret_has_its_own_hint() {
         let of = |secrets: &[&str]| diagnose(b"{}", Some(b"t=1,v1=00"), secrets, &Refusal::NoSecret);
         assert_eq!(
             (of(&[]), of(&["\n"])),
@@ -256,13 +274,13 @@ mod tests {
     }
 
     #[test]
-    fn json_is_written_as_the_common_libraries_write_it() {
+    fn json_is_rewritten_in_each_style() {
         let value = r#"{"a":[1,{"b":"c, d: \"e\""}],"f":{},"g":[]}"#;
         let spaced = r#"{"a": [1, {"b": "c, d: \"e\""}], "f": {}, "g": []}"#;
         let indented =
             serde_json::to_string_pretty(&serde_json::from_str::<serde_json::Value>(value).unwrap()).unwrap();
         for from in [value, spaced, &indented] {
-            let to = |style| String::from_utf8(written(from.as_bytes(), style)).unwrap();
+            let to = |style| String::from_utf8(rewritten(from.as_bytes(), style)).unwrap();
             assert_eq!(
                 [to(Style::Compact), to(Style::Spaced), to(Style::Indented)],
                 [value, spaced, &indented],
@@ -272,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_was_tried_is_a_way_in() {
+    fn every_header_gets_a_hint() {
         let refusal = Refusal::NoMatch { signatures: 1, secrets: 1 };
         for header in [None, Some(&b"t=1,v1=00"[..]), Some(b""), Some(b"\xff")] {
             assert!(!diagnose(b"\xff{", header, &["a"], &refusal).is_empty());

@@ -39,7 +39,7 @@ fn the_pause_doubles_up_to_a_day() {
 }
 
 #[test]
-fn an_event_that_waits_is_filed_where_retry_finds_it_and_an_ended_one_is_not() {
+fn only_a_parked_event_is_in_the_index_that_retry_reads() {
     let item = event(&parked(1, 6)).item.unwrap();
     assert_eq!(
         (read_text(&item, "open"), read_text(&item, "day")),
@@ -61,7 +61,7 @@ fn an_event_that_waits_is_filed_where_retry_finds_it_and_an_ended_one_is_not() {
 }
 
 #[test]
-fn a_job_is_due_after_the_first_pause_and_filed_by_its_user() {
+fn a_job_is_due_after_the_first_pause_and_in_a_partition_of_its_user() {
     let now = Timestamp::from_unix(1_795_219_200);
     let users: Vec<UserId> = (0..40).map(|number| UserId::new(format!("u{number}")).unwrap()).collect();
     let items: Vec<Item> = users.iter().map(|user| job(JobKind::Account, user, now).item.unwrap()).collect();
@@ -79,7 +79,7 @@ fn a_job_is_due_after_the_first_pause_and_filed_by_its_user() {
 }
 
 #[test]
-fn what_is_read_is_what_is_there() {
+fn orders_credits_and_times_are_read_from_items() {
     let item = Item::from([
         ("pk".to_owned(), text("user#u")),
         ("sk".to_owned(), text("order#cs_1")),
@@ -92,7 +92,9 @@ fn what_is_read_is_what_is_there() {
     let order = serde_json::to_value(read_order(&item)).unwrap();
     assert_eq!(
         order,
-        serde_json::json!({"id": "cs_1", "mode": "dfy", "amount_total": 9900, "credits": 12, "updated_at": 77})
+        serde_json::json!({
+            "id": "cs_1", "mode": "dfy", "amount_total": 9900, "credits": 12, "updated_at": 77
+        })
     );
     assert_eq!(
         (read_credits(&item), updated_at(&item)),
@@ -102,7 +104,7 @@ fn what_is_read_is_what_is_there() {
 }
 
 #[test]
-fn a_link_is_somebodys_or_waited_for_or_broken() {
+fn a_link_has_an_owner_or_waiting_events_or_is_corrupt() {
     let key = Key::Payment("pi_1".to_owned());
     let with = |name: &str, value: AttributeValue| read_user(&key, &Item::from([(name.to_owned(), value)]));
     assert_eq!(with("user_id", text("u")).unwrap(), Some(UserId::new("u").unwrap()));
@@ -111,7 +113,7 @@ fn a_link_is_somebodys_or_waited_for_or_broken() {
 }
 
 #[test]
-fn only_what_the_log_files_is_taken_for_an_event() {
+fn only_ids_of_the_log_are_event_ids() {
     let id = EventId::new("evt_1").unwrap();
     let mut digest = [0xab; 32];
     digest[0] = 1;
