@@ -4,9 +4,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Args;
-use tallyhook_core::timestamp::Timestamp;
-use tallyhook_core::signature::{Secret, sign};
 use http::{Request, Uri};
+use tallyhook_core::signature::{Secret, sign};
+use tallyhook_core::timestamp::Timestamp;
 
 use crate::client::Client;
 use crate::local_stack;

@@ -44,11 +44,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tallyhook_aws::sdk::sdk_config;
-use tallyhook_service::config::ApiConfig;
-use tallyhook_aws::env::Env;
-use tallyhook_aws::store::schema::create_tables;
 use dynoxide::Database;
+use tallyhook_aws::env::Env;
+use tallyhook_aws::sdk::sdk_config;
+use tallyhook_aws::store::schema::create_tables;
+use tallyhook_service::config::ApiConfig;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -352,8 +352,8 @@ mod tests {
     use cli::local_stack::{APP_TOKEN, WEBHOOK_SECRET};
     use cli::sample::Sample;
     use cli::send::signed_request;
-    use tallyhook_core::signature::Secret;
     use serde_json::{Value, json};
+    use tallyhook_core::signature::Secret;
 
     use super::*;
 

@@ -12,9 +12,9 @@ use cli::local_stack;
 use cli::output::print_line;
 use cli::sample::Sample;
 use cli::send::{default_secret, signed_request};
-use tallyhook_core::signature::Secret;
 use local::stack::{Options, Stack};
 use serde_json::{Value, json};
+use tallyhook_core::signature::Secret;
 use uuid::Uuid;
 
 /// The maximum time for the events of one step.

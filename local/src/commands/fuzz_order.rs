@@ -11,10 +11,10 @@ use cli::client::Client;
 use cli::local_stack;
 use cli::output::print_line;
 use cli::send::{default_secret, signed_request, webhook_url};
-use tallyhook_core::catalog::Catalog;
-use tallyhook_core::signature::Secret;
 use local::life::{Life, LifeEvent, Options};
 use serde_json::{Value, json};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::signature::Secret;
 
 /// The maximum time for the events of one case.
 const CASE_TIMEOUT: Duration = Duration::from_secs(60);

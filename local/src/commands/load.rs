@@ -12,11 +12,11 @@ use cli::local_stack;
 use cli::output::print_line;
 use cli::sample::Sample;
 use cli::send::{default_secret, now, signed_request, webhook_url};
-use tallyhook_core::signature::Secret;
 use futures_util::future::try_join_all;
 use local::stack::DEAD_LETTER_QUEUE;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tallyhook_core::signature::Secret;
 
 /// The credits of the sample's pack.
 const PACK_CREDITS: u64 = 1000;

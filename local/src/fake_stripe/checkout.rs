@@ -30,10 +30,10 @@
 //! invoice lines, `payment_intent_data[metadata]` to the payment intent and its charge.
 
 use anyhow::{Context, ensure};
-use tallyhook_core::catalog::{Catalog, Per};
 use jiff::ToSpan as _;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
+use tallyhook_core::catalog::{Catalog, Per};
 
 use super::routes::{StripeError, parse};
 use super::{FakeStripe, State};

@@ -2,8 +2,8 @@
 
 use cli::local_stack::{ADMIN_TOKEN, APP_TOKEN, WEBHOOK_SECRET};
 use tallyhook_aws::env::Env;
-use tallyhook_service::config::queue_variable;
 use tallyhook_core::event::Family;
+use tallyhook_service::config::queue_variable;
 
 use super::lambda::REGION;
 use super::queues::OTHER_QUEUES;

@@ -1,8 +1,8 @@
 //! The queues of a deployment.
 
 use anyhow::ensure;
-use tallyhook_core::event::Family;
 use serde_json::{Value, json};
+use tallyhook_core::event::Family;
 
 use super::environment::queue_url;
 use super::lambda::{self, REGION};

@@ -1,7 +1,7 @@
 //! Everything that happens to a subscription: start, renewal, changes, failed payments, end.
 
-use tallyhook_core::catalog::Per;
 use serde_json::json;
+use tallyhook_core::catalog::Per;
 
 use super::{DAY, MONTH, OTHER_PRICE, OpenInvoice, Stripe, SubscriptionState};
 use crate::life::render::{self, Line, LineKind, Subscription};

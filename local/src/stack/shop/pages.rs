@@ -6,10 +6,10 @@
 use axum::body::Body;
 use axum::response::Response;
 use cli::local_stack::{self, APP_TOKEN};
-use tallyhook_core::catalog::{Catalog, Per};
-use tallyhook_service::http::pages::Page;
 use maud::{Markup, html};
 use serde_json::{Value, json};
+use tallyhook_core::catalog::{Catalog, Per};
+use tallyhook_service::http::pages::Page;
 
 use super::Shared;
 use crate::fake_stripe::FakeStripe;
