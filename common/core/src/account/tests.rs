@@ -19,7 +19,7 @@ use crate::timestamp::Timestamp;
 
 const DAY: i64 = 86_400;
 
-/// A subscriber of so many months, who changes the plan and buys packs in each.
+/// A subscriber for this many months, who changes the plan and buys packs in each month.
 fn months(count: i64) -> Vec<Step> {
     let pro = |start| json!({"items": items(&[("price_pro", 1)], start)});
     let month = |number: i64| {
@@ -107,8 +107,7 @@ fn a_forgotten_subscription_is_not_paid_out_again() {
         !run.account.state.subscriptions.keys().any(|id| id.as_str() == "sub_0"),
         "sub_0 is not forgotten"
     );
-    // Somebody has the oldest events sent again, or reconciliation reads the objects: with the end told, or
-    // not.
+    // The oldest events are sent again, or reconciliation reads the objects, with or without the end.
     let (first, over) = (subscribed(0, P1), ended(0, P1 + 20 * DAY));
     for late in
         [first.clone(), first[1..].to_vec(), [over.clone(), first.clone()].concat(), [first, over].concat()]
@@ -368,8 +367,8 @@ fn of_two_payments_of_one_period_only_the_refund_of_the_one_that_counts_counts()
     }
 }
 
-/// Of two states that Stripe tells of one second nothing says which is newer: the further one stands, in any
-/// order, and however often.
+/// Of two states of the same second it is unknown which is newer. The further one counts, in any order and
+/// number.
 #[test]
 fn of_two_states_of_one_second_the_further_one_stands() {
     let state = |status: &str, more: &Value| sub("created", P1 + 5, patched(json!({"status": status}), more));

@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_of_a_subscription_confirms_a_payment_above_zero_for_a_plan_of_the_catalog() {
+    fn a_subscription_session_confirms_a_payment_for_a_plan_of_the_catalog() {
         for (what, mode, status, amount, plan, confirmed) in [
             ("paid", "subscription", "paid", 2000, "pro", true),
             ("not paid", "subscription", "unpaid", 2000, "pro", false),

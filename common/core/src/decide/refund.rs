@@ -24,8 +24,8 @@ pub(super) fn key(refund: &Refund, event: &Event) -> LedgerKey {
     LedgerKey::refund(&refund.id, status(refund, event).as_str())
 }
 
-/// How far the refund is. The snapshot in an event may be older than the event: that a refund failed stands
-/// in the event's type.
+/// The status of the refund. The object in an event may be older than the event, so `refund.failed` always
+/// counts as failed.
 pub(super) fn status(refund: &Refund, event: &Event) -> RefundStatus {
     if event.kind == EventType::RefundFailed { RefundStatus::Failed } else { refund.status.clone() }
 }

@@ -1,9 +1,8 @@
-//! What the case tables of the families share: events as Stripe sends them, made from a few words, and
-//! [`check`].
+//! Shared code of the case tables: builders of Stripe's events, and [`check`].
 //!
-//! Every event goes through `event::read`, so the tables exercise the readers as well. The default objects
-//! are one user's: customer `cus_1`, subscription `sub_1` to `price_pro`, whose period began at second 1000;
-//! a patch changes what a row is about.
+//! Every event is read by `event::read`, so the tables test the readers too. The default objects belong to
+//! one user: customer `cus_1`, subscription `sub_1` to `price_pro` with a period that began at second 1000. A
+//! patch changes single fields.
 
 mod access;
 mod changes;
