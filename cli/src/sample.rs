@@ -45,6 +45,14 @@ impl Sample {
         }
     }
 
+    /// The names of all samples, sorted.
+    ///
+    /// # Errors
+    /// When there is no folder with samples.
+    pub fn list() -> anyhow::Result<Vec<String>> {
+        Ok(names(&folder()?))
+    }
+
     /// The bytes to sign and send.
     pub fn body(&self) -> &[u8] {
         &self.body

@@ -20,8 +20,12 @@ use crate::sample::Sample;
 #[derive(Args)]
 pub struct Send {
     /// A file, or the name of a sample: invoice.paid means events/invoice.paid.json
-    #[arg(value_name = "EVENT.JSON | TYPE")]
-    event: String,
+    #[arg(value_name = "EVENT.JSON | TYPE", required_unless_present = "list")]
+    event: Option<String>,
+    /// Print the names of all samples, and send nothing. Names that begin with `old/` have Stripe's shapes
+    /// before API version 2025-03-31.basil; events/README.md tells what each one is
+    #[arg(long, conflicts_with = "event")]
+    list: bool,
     /// Put this user into the event. A sample also gets ids of its own (event, customer, subscription, ...),
     /// always the same for the same user
     #[arg(long)]
@@ -49,7 +53,13 @@ pub struct Send {
 impl Send {
     /// True when all answers are 2xx.
     pub async fn run(self) -> anyhow::Result<bool> {
-        let mut sample = Sample::find(&self.event)?;
+        let Some(event) = &self.event else {
+            for name in Sample::list()? {
+                print_line(name)?;
+            }
+            return Ok(true);
+        };
+        let mut sample = Sample::find(event)?;
         if let Some(user) = &self.user {
             sample = sample.about(user)?;
         }

@@ -54,3 +54,14 @@ fn the_exit_code_of_check_signature_is_0_for_a_valid_signature_else_1() {
     };
     assert_eq!((check("1760000000"), check("1760000301")), (Some(0), Some(1)));
 }
+
+#[test]
+fn send_lists_the_samples_of_both_api_shapes() {
+    let output = run(&["send", "--list"], "");
+    assert_eq!(output.status.code(), Some(0));
+    let names = String::from_utf8(output.stdout).unwrap();
+    for name in ["invoice.paid", "old/invoice.paid"] {
+        assert!(names.lines().any(|line| line == name), "{name}: {names}");
+    }
+    assert_eq!(run(&["send"], "").status.code(), Some(2));
+}

@@ -69,7 +69,7 @@ pub enum Fact {
     Purchase(Box<Purchase>, Option<Payment>),
     /// A payment paid an invoice.
     PaymentOfInvoice(InvoiceId, String),
-    /// So many minor units of a document's payment have gone back, in all.
+    /// A document's payment went back, in part or whole; in all, this many minor units.
     Reversed(Reversed),
     /// A document that is recorded in the ledger and moves no credits.
     Recorded(LedgerKey, EntryKind, Option<Payment>),

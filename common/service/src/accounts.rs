@@ -15,7 +15,7 @@ use tallyhook_core::ids::{EventId, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
 
-use crate::outbox::{Before, Nudge, Outbox};
+use crate::outbox::{AppView, JobMessage, Outbox};
 
 /// How often a change is tried against concurrent writers of the same account, within one call.
 pub const MAX_ATTEMPTS: u32 = 10;
@@ -74,11 +74,11 @@ impl AccountChange<'_> {
     pub async fn commit(&self, change: &Change, beside: Vec<Write>) -> Result<bool, StoreError> {
         let mut writes = AccountWrites::new(self.accounts, &self.account, self.now);
         writes.apply(change);
-        let (mut all, nudges) = writes.finish(self.accounts, &self.items)?;
+        let (mut all, messages) = writes.finish(self.accounts, &self.items)?;
         all.extend(beside);
         match self.accounts.store.commit(all).await {
             Ok(()) => {
-                self.accounts.outbox.send(&nudges).await;
+                self.accounts.outbox.send(&messages).await;
                 Ok(true)
             }
             Err(error) if self.tried < MAX_ATTEMPTS && error.is_transient() => {
@@ -126,7 +126,7 @@ pub async fn pause(attempt: u32) {
 pub struct AccountWrites {
     account: Account,
     loaded_version: u64,
-    before: Before,
+    before: AppView,
     entries: Vec<Entry>,
     changed: bool,
     now: Timestamp,
@@ -137,7 +137,7 @@ impl AccountWrites {
     pub fn new(accounts: &Accounts, account: &Account, now: Timestamp) -> Self {
         let at = account.state.as_of.max(Timestamp::from_unix(0));
         // Until its access ended, the account was written with the tier of that time.
-        let before = accounts.outbox.before(&account.state, &accounts.catalog, at.min(now));
+        let before = accounts.outbox.view(&account.state, &accounts.catalog, at.min(now));
         Self {
             account: account.clone(),
             loaded_version: account.version,
@@ -180,7 +180,7 @@ impl AccountWrites {
         self,
         accounts: &Accounts,
         items: &HashMap<Key, Item>,
-    ) -> Result<(Vec<Write>, Vec<Nudge>), StoreError> {
+    ) -> Result<(Vec<Write>, Vec<JobMessage>), StoreError> {
         let Self { mut account, loaded_version, before, entries, changed, now } = self;
         if !changed {
             return Ok((Vec::new(), Vec::new()));
@@ -191,11 +191,11 @@ impl AccountWrites {
             writes.push(items::entry(&user, entry, items.get(&Key::entry(&user, &entry.key)))?);
         }
         let jobs = accounts.outbox.jobs(&user, &before, &account.state, &accounts.catalog, now);
-        let (nudges, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
+        let (messages, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
         writes.extend(jobs);
         account.version = loaded_version + 1;
         writes.push(items::account(&account, loaded_version, &accounts.catalog, now)?);
-        Ok((writes, nudges))
+        Ok((writes, messages))
     }
 }
 

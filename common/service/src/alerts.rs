@@ -1,10 +1,11 @@
-//! What people are told when something needs them, and how it travels to `notify`.
+//! Messages to people when something needs them, and how they get to the function `notify`.
 //!
-//! An alert is a closed list of cases with typed fields: what is not a field here cannot reach a chat, so no
-//! payload, secret or personal datum does. It is a message on the queue `tallyhook-notify`:
+//! An alert is one of a closed list of cases with typed fields. Only these fields can reach a chat, so
+//! payloads, secrets and personal data cannot. An alert is a message on the queue `tallyhook-notify`:
 //!
 //! ```json
-//! {"alert":"parked","event_id":"evt_1","event_type":"invoice.paid","reason":"no_user","waits_for":"customer#cus_1"}
+//! {"alert":"parked","event_id":"evt_1","event_type":"invoice.paid","reason":"no_user",
+//!  "waits_for":"customer#cus_1"}
 //! ```
 
 pub mod notify;
@@ -15,79 +16,80 @@ use tracing::warn;
 use tallyhook_aws::queue::Queue;
 use tallyhook_core::health::Deduction;
 
-/// Something a person should know.
+/// Something that needs a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "alert", rename_all = "snake_case")]
 pub enum Alert {
     /// An event was parked.
     Parked {
-        /// Which.
+        /// The event's id.
         event_id: String,
-        /// Stripe's type.
+        /// Stripe's event type.
         event_type: String,
-        /// Why, as in the log.
+        /// The reason, as in the log.
         reason: String,
-        /// What would free it.
+        /// What the event waits for.
         waits_for: Option<String>,
     },
-    /// The dead-letter queue was not empty: an event's retries are used up.
+    /// Events used up their retries and arrived in the dead-letter queue.
     DeadLetter {
-        /// The first of them.
+        /// The id of the first event.
         event_id: String,
-        /// Stripe's type.
+        /// Stripe's type of the first event.
         event_type: String,
-        /// How often it was tried.
+        /// The number of attempts.
         attempts: u32,
-        /// How many came together.
+        /// The number of events.
         events: usize,
     },
-    /// More failed events are in the log than may be.
+    /// The log has too many failed events.
     Failed {
-        /// How many.
+        /// The number of failed events.
         events: u64,
     },
-    /// Requests with a wrong signature came one after the other.
+    /// Many requests with a wrong signature arrived within a short time.
     BadSignatures {
-        /// How many.
+        /// The number of refused requests.
         refused: u32,
-        /// How many were verified meanwhile; none speaks for a wrong secret.
+        /// The number of requests verified in the same time; 0 means that the secret is probably wrong.
         verified: u32,
-        /// Within how many seconds.
+        /// The length of that time in seconds.
         seconds: i64,
     },
-    /// A message waits for longer than it may.
+    /// A message waits too long in its queue.
     OldMessage {
-        /// Its queue.
+        /// The name of the queue.
         queue: String,
-        /// For how long.
+        /// How long it has waited.
         seconds: u64,
     },
-    /// Reconciliation found records that Stripe has and we do not.
+    /// Reconciliation found records of Stripe that are missing here.
     Missing {
-        /// How many still are.
+        /// Records that are still missing.
         records: u64,
-        /// How many were, until this run.
+        /// Records that the run added.
         #[serde(default)]
         repaired: u64,
     },
     /// The health score is low.
     Score {
-        /// 0 to 100.
+        /// From 0 to 100.
         score: u8,
-        /// Where the points went.
+        /// The reasons for the lost points.
         deductions: Vec<Deduction>,
     },
-    /// A CloudWatch alarm of this deployment went off.
+    /// A CloudWatch alarm of this deployment changed its state.
     Alarm {
         /// Its name.
         name: String,
-        /// CloudWatch's words: numbers and a threshold.
+        /// CloudWatch's text, with the numbers and the threshold.
         reason: String,
     },
 }
 
 impl Alert {
-    /// Alerts with the same key say the same; one is enough for [`Alert::quiet_seconds`].
+    /// Alerts with the same key say the same. After one is posted, the next is held for
+    /// [`Alert::quiet_seconds`].
     pub fn key(&self) -> String {
         match self {
             Self::Parked { reason, .. } => format!("parked#{reason}"),
@@ -101,8 +103,8 @@ impl Alert {
         }
     }
 
-    /// For how long the same is not said again: an hour for what happens, six for a state that health looks
-    /// at every hour.
+    /// How long alerts with the same key are held: an hour for something that happened, six hours for a state
+    /// that `health` checks every hour.
     pub fn quiet_seconds(&self) -> i64 {
         match self {
             Self::Parked { .. }
@@ -114,7 +116,7 @@ impl Alert {
         }
     }
 
-    /// What happened, in one line.
+    /// One line that says what happened.
     pub fn title(&self) -> String {
         match self {
             Self::Parked { reason, .. } => format!("A Stripe event is parked: {reason}"),
@@ -130,48 +132,53 @@ impl Alert {
             }
             Self::Missing { records, repaired: 0 } => format!("{records} records of Stripe are missing here"),
             Self::Missing { records: 0, repaired } => {
-                format!("{repaired} records of Stripe were missing here and have been made good")
+                format!("{repaired} records of Stripe were missing here and were added")
             }
             Self::Missing { records, repaired } => {
-                format!("{records} records of Stripe are missing here, {repaired} have been made good")
+                format!("{records} records of Stripe are missing here, {repaired} were added")
             }
             Self::Score { score, .. } => format!("Health is at {score} of 100"),
             Self::Alarm { name, .. } => format!("Alarm {name}"),
         }
     }
 
-    /// Why it matters and what to do about it.
+    /// Why it matters and what to do.
     pub fn advice(&self) -> String {
         match self {
             Self::Parked { reason, .. } => parked_advice(reason).to_owned(),
             Self::DeadLetter { .. } | Self::Failed { .. } => {
-                "Nothing is lost: each is in the event log with its payload. The log lines WEBHOOK_PROCESSING_FAILED of the event say \
-                 what failed; once that is mended, POST /admin/stripe/retry-webhooks sends it again. The schedule tries by itself, too."
+                "Nothing is lost: each event is in the event log with its payload. The log lines \
+                 WEBHOOK_PROCESSING_FAILED of the event say what failed. When the cause is fixed, POST \
+                 /admin/stripe/retry-webhooks sends the event again. The schedule retries it too."
                     .to_owned()
             }
             Self::BadSignatures { verified: 0, .. } => {
-                "Every event is refused, so payments are not applied. Copy the signing secret (whsec_…) of this endpoint from its page at \
-                 Stripe into the parameter that STRIPE_WEBHOOK_SECRET names, and check that it is of the right mode. Stripe sends what was \
-                 refused again for three days."
+                "Every event is refused, so payments are not applied. Copy the signing secret (whsec_…) of \
+                 this endpoint from its page at Stripe into the parameter that STRIPE_WEBHOOK_SECRET names, \
+                 and check that it has the right mode. Stripe retries the refused events for three days."
                     .to_owned()
             }
             Self::BadSignatures { .. } => {
-                "Other requests verified meanwhile: either a second endpoint sends here whose secret is not configured, or somebody \
-                 tries the address. The log lines WEBHOOK_REFUSED have a hint."
+                "Other requests were verified in the same time. Either a second endpoint with an unknown \
+                 secret sends here, or a stranger calls the address. The log lines WEBHOOK_REFUSED have a hint."
                     .to_owned()
             }
             Self::OldMessage { .. } => {
-                "The queue's function does not keep up or does not run: look at its errors and throttles. Messages are kept for four days."
+                "The queue's function is too slow or does not run: look at its errors and throttles. SQS \
+                 keeps messages for four days."
                     .to_owned()
             }
             Self::Missing { .. } => {
-                "Webhooks did not arrive. Look at the endpoint in Stripe's dashboard: is it enabled, does its URL answer, does it have every \
-                 event type? GET /admin/stripe/gap lists what is missing of the last day; POST /admin/stripe/reconcile makes good what it can."
+                "Webhooks did not arrive. Check the endpoint in Stripe's dashboard: is it enabled, does its \
+                 URL answer, does it have every event type? GET /admin/stripe/gap lists the missing events \
+                 of the last day; POST /admin/stripe/reconcile repairs what it can."
                     .to_owned()
             }
             Self::Score { deductions, .. } => {
-                let lines = deductions.iter().map(|deduction| format!("−{} {}: {}", deduction.points, deduction.reason, deduction.advice));
-                lines.collect::<Vec<_>>().join("\n")
+                let line = |deduction: &Deduction| {
+                    format!("−{} {}: {}", deduction.points, deduction.reason, deduction.advice)
+                };
+                deductions.iter().map(line).collect::<Vec<_>>().join("\n")
             }
             Self::Alarm { reason, .. } => reason.clone(),
         }
@@ -214,29 +221,34 @@ impl Alert {
 fn parked_advice(reason: &str) -> &'static str {
     match reason {
         "no_user" => {
-            "The customer paid and we do not know who that is. Link the customer to a user (POST /admin/stripe/fix-user/{user_id}); the event \
-             is applied at once. To avoid it, create sessions with POST /checkout-sessions, or set metadata.user_id on the subscription."
+            "The customer paid, and no user is linked to this customer. Link the customer to a user (POST \
+             /admin/stripe/fix-user/{user_id}); the event is then applied at once. To avoid this, create \
+             sessions with POST /checkout-sessions, or set metadata.user_id on the subscription."
         }
         "unknown_price" | "unknown_name" => {
-            "Something was sold that catalog.toml does not have. Add it and deploy; the next scheduled retry applies the event."
+            "Something was sold that catalog.toml does not have. Add it and deploy; the next scheduled retry \
+             applies the event."
         }
         "unnamed_purchase" => {
-            "The session does not say what was bought. Set metadata.pack or metadata.plan when creating sessions."
+            "The session does not name what was bought. Set metadata.pack or metadata.plan when creating \
+             sessions."
         }
         "no_grant" => {
-            "Money went back for a payment that granted nothing here. If the purchase's own event is missing, replay it."
+            "A payment that granted nothing here was refunded or disputed. If the event of the purchase is \
+             missing, replay it."
         }
         "conflict" => {
-            "The same document came with another amount. Compare it at Stripe, then fix the user by hand."
+            "The same document arrived with another amount. Compare it at Stripe, then fix the user by hand."
         }
         "payload_mismatch" => {
-            "An event id came a second time with another content. The first stands. Find out who can sign: roll the webhook secret if nobody should."
+            "An event id arrived a second time with another content. The first content stays. Find out who \
+             has the signing secret; if no one should, roll it."
         }
         _ => "Read the event and its message: GET /admin/stripe/webhook-logs/{id}.",
     }
 }
 
-/// Where alerts go.
+/// Sends alerts to the queue of `notify`.
 #[derive(Clone, Debug)]
 pub struct Alerts {
     queue: Queue,
@@ -244,12 +256,12 @@ pub struct Alerts {
 }
 
 impl Alerts {
-    /// To this queue; without one, alerts are only logged.
+    /// Sends to this queue; without one, alerts are only logged.
     pub fn new(queue: Queue, queue_url: Option<String>) -> Self {
         Self { queue, queue_url }
     }
 
-    /// Sends an alert. One that cannot be sent is logged and fails nothing.
+    /// Sends an alert. A failure is logged and does not fail the caller.
     pub async fn send(&self, alert: &Alert) {
         let key = alert.key();
         warn!(alert = key, "ALERT");

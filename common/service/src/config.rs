@@ -1,38 +1,66 @@
-//! What the functions read from their environment, in one place.
+//! The environment variables of the functions, in one place.
 //!
-//! | variable | read by | meaning | default |
-//! |---|---|---|---|
-//! | `STRIPE_WEBHOOK_SECRET` | stripe-webhook | signing secrets, separated by commas; the mode comes from `STRIPE_LIVEMODE` | – |
-//! | `STRIPE_WEBHOOK_SECRET_TEST`, `…_LIVE` | stripe-webhook | signing secrets of one mode each, separated by commas | – |
-//! | `STRIPE_LIVEMODE` | stripe-webhook, workers | `true`, `false`: the mode of this deployment; an event of the other is never applied | both |
-//! | `WEBHOOK_TOLERANCE_SECONDS` | stripe-webhook | how far a signature's time may be off, 1 to 86400 | 300 |
-//! | `QUEUE_URL_<FAMILY>` | stripe-webhook, reconcile, retry, admin, health (all); a worker (its own must be there, the others it sends freed events to) | for example `QUEUE_URL_INVOICE_PAID` | – |
-//! | `QUEUE_URL_NOTIFY` | stripe-webhook, workers, dead-letter, retry, health, reconcile | where alerts go; without one they are only logged | – |
-//! | `QUEUE_URL_DEAD_LETTER` | health, admin | the dead-letter queue, to count what is in it | not counted |
-//! | `SLACK_WEBHOOK_URL`, `DISCORD_WEBHOOK_URL` | notify | where alerts are posted: https, public addresses only | not posted |
-//! | `NOTIFY_ALLOW_LOOPBACK` | notify | `true` also allows http to this machine, for the local stack | false |
-//! | `ACCOUNTS_TABLE`, `EVENTS_TABLE` | all but stripe-webhook | DynamoDB table names | – |
-//! | `RETRY_DELAYS_SECONDS` | workers | delays after the first, second, third failure | 300,600,900 |
-//! | `CATALOG_FILE` | workers, api, retry, admin | a catalog to use instead of the one built in | – |
-//! | `STRIPE_SECRET_KEY` | workers, reconcile, admin, api | a secret or restricted key of the deployment's mode; reading is enough but for api, which makes checkout and portal sessions | – |
-//! | `STRIPE_API_BASE` | workers, reconcile, admin, api | where Stripe's API is | `https://api.stripe.com` |
-//! | `APP_BASE_URL` | api | where the app is: customers come back there from Stripe; https and not this machine in live mode | no checkout |
-//! | `SUPPORT_EMAIL` | api | whom a customer can write to, shown on the status page | not shown |
-//! | `QUEUE_URL_PROVISION` | workers, api, reconcile, retry, admin, provision | the queue of `provision`; without one nothing is provisioned | – |
-//! | `PROVISION_URL` | provision; the others only look whether it is set | the app's webhook: https, public addresses only | jobs are done at once |
-//! | `PROVISION_SECRET` | provision | what requests to it are signed with: `whsec_` and base64, as Standard Webhooks has it | – |
-//! | `PROVISION_ALLOW_LOOPBACK` | provision | `true` also allows http to this machine, for the local stack | false |
-//! | `APP_API_TOKEN` | api | the app's bearer token; without one every route refuses | – |
-//! | `ADMIN_API_TOKEN` | admin | the operator's bearer token; without one every route refuses | – |
-//! | `METRICS_NAMESPACE` | all | what the metrics are filed under in CloudWatch: one for each deployment of an AWS account | tallyhook |
-//! | `LOG_LEVEL` | all | `error`, `warn`, `info` | info |
-//! | `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_CA_BUNDLE`, … | all | see [`tallyhook_aws::sdk`] | – |
+//! | variable | read by |
+//! |---|---|
+//! | `STRIPE_WEBHOOK_SECRET`, `…_TEST`, `…_LIVE` | stripe-webhook |
+//! | `WEBHOOK_TOLERANCE_SECONDS` | stripe-webhook |
+//! | `STRIPE_LIVEMODE`, `KEEP_PAYLOADS` | stripe-webhook (only the mode), workers, api, reconcile, admin |
+//! | `QUEUE_URL_<FAMILY>` | stripe-webhook, reconcile, retry, admin, health; workers and api some of them |
+//! | `QUEUE_URL_NOTIFY` | stripe-webhook, workers, provision, dead-letter, health, reconcile |
+//! | `QUEUE_URL_DEAD_LETTER` | health, admin |
+//! | `QUEUE_URL_PROVISION` | workers, api, reconcile, retry, admin, provision |
+//! | `SLACK_WEBHOOK_URL`, `DISCORD_WEBHOOK_URL`, `NOTIFY_ALLOW_LOOPBACK` | notify |
+//! | `ACCOUNTS_TABLE`, `EVENTS_TABLE` | all but stripe-webhook |
+//! | `RETRY_DELAYS_SECONDS` | workers, provision |
+//! | `CATALOG_FILE` | workers, api, provision, reconcile, retry, admin |
+//! | `STRIPE_SECRET_KEY`, `STRIPE_API_BASE` | workers, reconcile, admin, api |
+//! | `APP_BASE_URL`, `SUPPORT_EMAIL`, `APP_API_TOKEN` | api |
+//! | `ADMIN_API_TOKEN` | admin |
+//! | `PROVISION_URL` | provision; workers, api, reconcile, retry and admin check whether it is set |
+//! | `PROVISION_SECRET`, `PROVISION_ALLOW_LOOPBACK` | provision |
+//! | `METRICS_NAMESPACE`, `LOG_LEVEL`, `AWS_…` | all |
 //!
-//! Any value may instead be `ssm:/path`: [`tallyhook_aws::sdk::resolve`] puts the parameter's value in its place at
-//! start, and `stripe-webhook` reads its signing secrets again when a signature matches none
+//! What they mean:
+//!
+//! - `STRIPE_WEBHOOK_SECRET`: signing secrets, separated by commas, of the mode in `STRIPE_LIVEMODE`.
+//! - `STRIPE_WEBHOOK_SECRET_TEST`, `STRIPE_WEBHOOK_SECRET_LIVE`: signing secrets of one mode, separated by
+//!   commas.
+//! - `STRIPE_LIVEMODE`: `true` or `false`, the mode of this deployment. Events of the other mode are never
+//!   applied. Default: both modes are applied.
+//! - `KEEP_PAYLOADS`: `false` deletes the body of a finished event from the log. Default: `true`.
+//! - `WEBHOOK_TOLERANCE_SECONDS`: the largest accepted age of a signature, 1 to 86400. Default: 300.
+//! - `QUEUE_URL_<FAMILY>`: the queue of a family, such as `QUEUE_URL_INVOICE_PAID`. A worker requires its own
+//!   queue, and uses the others to send events again that a new link frees.
+//! - `QUEUE_URL_NOTIFY`: the queue of alerts. Default: alerts are only logged.
+//! - `QUEUE_URL_DEAD_LETTER`: the dead-letter queue. Default: its messages are not counted.
+//! - `QUEUE_URL_PROVISION`: the queue of `provision`. Default: changes are not reported to the app.
+//! - `SLACK_WEBHOOK_URL`, `DISCORD_WEBHOOK_URL`: where alerts are posted; https and public addresses only.
+//!   Default: alerts are not posted.
+//! - `NOTIFY_ALLOW_LOOPBACK`, `PROVISION_ALLOW_LOOPBACK`: `true` also allows http to this machine, for the
+//!   local stack. Default: `false`.
+//! - `ACCOUNTS_TABLE`, `EVENTS_TABLE`: the names of the DynamoDB tables.
+//! - `RETRY_DELAYS_SECONDS`: the delays after the first, second and third failure. Default: 300,600,900.
+//! - `CATALOG_FILE`: a catalog to use instead of the built-in one.
+//! - `STRIPE_SECRET_KEY`: a secret or restricted key of the deployment's mode. Permission to read is enough,
+//!   except for api, which creates checkout and portal sessions.
+//! - `STRIPE_API_BASE`: the address of Stripe's API. Default: `https://api.stripe.com`.
+//! - `APP_BASE_URL`: the app's address, to which Stripe sends customers back. In live mode it must be https
+//!   and not this machine. Default: no checkout.
+//! - `SUPPORT_EMAIL`: the address on the status page that a customer can write to. Default: not shown.
+//! - `APP_API_TOKEN`, `ADMIN_API_TOKEN`: the bearer tokens of the app and of the operator. Default: every
+//!   route that needs the token refuses.
+//! - `PROVISION_URL`: the app's webhook; https and public addresses only. Default: jobs complete at once.
+//! - `PROVISION_SECRET`: signs the requests to `PROVISION_URL`: `whsec_` and base64, as in Standard Webhooks.
+//! - `METRICS_NAMESPACE`: the CloudWatch namespace of the metrics; use another one for each deployment of an
+//!   AWS account. Default: tallyhook.
+//! - `LOG_LEVEL`: `error`, `warn` or `info`. Default: `info`.
+//! - `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_CA_BUNDLE`, …: see [`tallyhook_aws::sdk`].
+//!
+//! Any value may be `ssm:/path`: [`tallyhook_aws::sdk::resolve`] replaces it with the value of the parameter
+//! at start. `stripe-webhook` reads its signing secrets again when a signature matches none of them
 //! (`webhook/secrets.rs`).
 //!
-//! A missing or empty secret stops the start: a function never runs open.
+//! A function does not start when a required secret is missing or empty.
 
 mod app;
 mod upkeep;
@@ -64,7 +92,7 @@ fn queues(env: &Env) -> Result<BTreeMap<Family, String>, ConfigError> {
     Family::ALL.iter().map(|&family| Ok((family, env.require(&queue_variable(family))?))).collect()
 }
 
-/// The queues of the families that have one here.
+/// The queues of the families that have one in this environment.
 fn known_queues(env: &Env) -> BTreeMap<Family, String> {
     Family::ALL.iter().filter_map(|&family| Some((family, env.get(&queue_variable(family))?))).collect()
 }
@@ -79,17 +107,17 @@ fn retry_delays(env: &Env) -> Result<Vec<u32>, ConfigError> {
     delays.ok_or_else(|| Env::wrong("RETRY_DELAYS_SECONDS", want))
 }
 
-/// Whether the log keeps the body of an event that is done: yes, unless `KEEP_PAYLOADS` is `false`.
+/// Whether the log keeps the body of a finished event.
 fn keep_payloads(env: &Env) -> Result<bool, ConfigError> {
     Ok(flag(env, "KEEP_PAYLOADS")?.unwrap_or(true))
 }
 
-/// Where a client may go; a variable set to `true` also allows http to this machine.
+/// The addresses that a client may call; a variable set to `true` also allows http to this machine.
 fn reach(env: &Env, variable: &str) -> Result<Reach, ConfigError> {
     Ok(if flag(env, variable)? == Some(true) { Reach::PublicOrLoopback } else { Reach::Public })
 }
 
-/// The catalog named by `CATALOG_FILE`, else the one that was built in.
+/// The catalog named by `CATALOG_FILE`, otherwise the built-in one.
 fn catalog(env: &Env) -> Result<Catalog, ConfigError> {
     match env.get("CATALOG_FILE") {
         None => Ok(built_in()),
@@ -101,17 +129,17 @@ fn catalog(env: &Env) -> Result<Catalog, ConfigError> {
     }
 }
 
-/// `catalog.toml`, as `build.rs` read and checked it.
+/// The `catalog.toml` that `build.rs` read and checked.
 fn built_in() -> Catalog {
     serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/catalog.json")))
-        .expect("build.rs wrote it from a catalog")
+        .expect("build.rs writes a valid catalog")
 }
 
 fn livemode(env: &Env) -> Result<Option<bool>, ConfigError> {
     flag(env, "STRIPE_LIVEMODE")
 }
 
-/// A variable that says `true` or `false`, if it is set.
+/// Reads a variable that must be `true` or `false`.
 fn flag(env: &Env, variable: &str) -> Result<Option<bool>, ConfigError> {
     env.get(variable).map(|text| text.parse().map_err(|_| Env::wrong(variable, "true or false"))).transpose()
 }
@@ -121,22 +149,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_catalog_that_is_built_in_is_the_file() {
+    fn the_built_in_catalog_equals_the_file() {
         assert_eq!(built_in(), Catalog::parse(include_str!("../../../catalog.toml")).unwrap());
     }
 
     #[test]
-    fn what_is_wrong_with_a_catalog_file_is_said_once_with_its_path_and_line() {
+    fn an_error_in_a_catalog_file_names_its_path_and_line_once() {
         let file = std::env::temp_dir().join(format!("tallyhook-config-{}.toml", std::process::id()));
         let path = file.to_string_lossy().into_owned();
-        let told = || catalog(&Env::from([("CATALOG_FILE", path.as_str())])).unwrap_err();
-        let absent = told();
+        let error = || catalog(&Env::from([("CATALOG_FILE", path.as_str())])).unwrap_err();
+        let absent = error();
         assert!(
             absent.to_string().starts_with(&format!("CATALOG_FILE {path}: "))
                 && std::error::Error::source(&absent).is_none()
         );
         std::fs::write(&file, "[tiers]\nfree = 0\n[policy]\ndefault_tier = \"nope\"\n").unwrap();
-        let wrong = told().to_string();
+        let wrong = error().to_string();
         std::fs::remove_file(&file).unwrap();
         assert!(
             wrong.starts_with(&format!("CATALOG_FILE {path} line 4: tier"))

@@ -1,10 +1,10 @@
-//! How the system is: counts events and messages, and judges the counts ([`tallyhook_core::health`]). The
-//! function `health` and the admin API ask for it.
+//! Counts events and messages and computes the health score ([`tallyhook_core::health`]), for the function
+//! `health` and the admin API.
 //!
-//! The counts come from the log's indexes (a page of a day's partition holds thousands of events, so a day of
-//! a hundred thousand events is some dozens of queries) and from one `GetQueueAttributes` for each queue. SQS
-//! does not tell the age of its oldest message; an alarm on CloudWatch's `ApproximateAgeOfOldestMessage`
-//! watches that (`template.yaml`), and reaches `notify` through EventBridge.
+//! The counts come from the indexes of the log and from one `GetQueueAttributes` per queue. A page of an
+//! index holds thousands of events, so a day of 100,000 events needs some dozens of queries. SQS does not
+//! report the age of its oldest message. An alarm on CloudWatch's `ApproximateAgeOfOldestMessage` watches it
+//! (`template.yaml`) and reaches `notify` through EventBridge.
 
 use futures_util::future::{join, join_all};
 use tracing::warn;
@@ -18,10 +18,10 @@ use tallyhook_core::health::{Counts, Health, QueueCount, health};
 use tallyhook_core::timestamp::Timestamp;
 
 const HOUR: i64 = 3600;
-/// Of one partition so many pages of up to 1 MB are counted; a count that stops there is a lower bound.
-const MOST_PAGES: usize = 50;
+/// Pages of up to 1 MB that are counted of one partition. A count that stops here is a lower bound.
+const MAX_PAGES: usize = 50;
 
-/// The use case: counts and judges.
+/// Reads the counts and the score.
 pub struct HealthReader {
     store: Store,
     queue: Queue,
@@ -30,7 +30,7 @@ pub struct HealthReader {
 }
 
 impl HealthReader {
-    /// Over the store, and the queues of the families.
+    /// Counts the log of this store and these queues.
     pub fn new(
         store: Store,
         queue: Queue,
@@ -40,11 +40,11 @@ impl HealthReader {
         Self { store, queue, queues: queues.into_iter().collect(), dead_letter_queue_url }
     }
 
-    /// Counts and judges.
+    /// Reads the counts and computes the score.
     ///
     /// # Errors
-    /// [`StoreError`]. A queue that does not answer counts as empty, with a line in the log.
-    pub async fn look(&self, now: Timestamp) -> Result<(Counts, Health), StoreError> {
+    /// [`StoreError`]. A queue that does not answer counts as empty, and a log line reports it.
+    pub async fn read(&self, now: Timestamp) -> Result<(Counts, Health), StoreError> {
         let (from_log, from_queues) = join(self.count_log(now), self.count_queues()).await;
         let mut counts = from_log?;
         (counts.queues, counts.dead_letters) = from_queues;
@@ -93,7 +93,7 @@ impl HealthReader {
         Ok(counts)
     }
 
-    /// The events of one partition since a time, by outcome.
+    /// Counts the events of one partition since a time, by outcome.
     async fn count(
         &self,
         index: &str,
@@ -102,7 +102,7 @@ impl HealthReader {
     ) -> Result<Vec<(String, u64)>, StoreError> {
         let mut counts = std::collections::BTreeMap::new();
         let mut start = None;
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             let range = Range { index, partition: &partition, from, to: i64::MAX, newest_first: true };
             let (found, more) = self.store.query(&range, None, start).await?;
             for outcome in found.iter().filter_map(|item| items::read_text(item, "outcome")) {

@@ -1,4 +1,4 @@
-//! Functions that answer HTTP requests, and what they share: answers, bearer tokens, pages.
+//! The functions that answer HTTP requests, and what they share: answers, bearer tokens, pages.
 
 pub mod admin;
 mod answer;

@@ -1,14 +1,14 @@
-//! What the app is to be told: jobs that are written in the transaction of what they tell, queued after it,
-//! and done by `provision`.
+//! Reports changes of accounts to the app. A job is written in the transaction of the change, a message about
+//! it is queued after the commit, and the function `provision` does the job.
 //!
-//! | job | written when | told as |
+//! | job | written when | reported as |
 //! |---|---|---|
 //! | `job#provision#<user>` | the first payment of a user is confirmed | `payment.confirmed` |
-//! | `job#account#<user>` | the tier or the balance changes, and a `PROVISION_URL` is configured | `account.updated` |
+//! | `job#account#<user>` | tier or balance change and `PROVISION_URL` is set | `account.updated` |
 //!
-//! The job is the truth, the message on the queue only a nudge. A message that is lost after the commit is
-//! sent again when the event is delivered again, and by `retry`, which finds every job that is due in the
-//! index `by_status`. **Invariant:** nothing here is written or read for an event that calls for no job.
+//! The stored job decides what is done; the message only says that there is one. A message that is lost after
+//! the commit is sent again when Stripe redelivers the event, and by `retry`, which finds every due job in
+//! the index `by_status`. **Invariant:** an event that needs no job causes no read and no write here.
 
 pub mod provision;
 
@@ -28,71 +28,70 @@ use tallyhook_core::ids::UserId;
 use tallyhook_core::job::JobKind;
 use tallyhook_core::timestamp::Timestamp;
 
-/// The jobs of one run of `retry`, and of one list, from each partition.
-const MOST_JOBS: i32 = 500;
+/// Jobs read with one query.
+const PAGE_SIZE: i32 = 500;
 
 /// A message on the queue of `provision`: `{"job":"provision","user_id":"user_123"}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Nudge {
-    /// What is to be done.
+pub struct JobMessage {
+    /// What to do.
     pub job: JobKind,
-    /// For whom.
+    /// The user to report about.
     pub user_id: UserId,
 }
 
-/// Where jobs go.
+/// Writes jobs and queues messages about them.
 #[derive(Clone, Debug, Default)]
 pub struct Outbox {
     queue: Option<(Queue, String)>,
     updates: bool,
 }
 
-/// How an account stood before it changed, as far as jobs depend on it.
+/// What the app is told about an account: a difference between two of them needs a job.
 #[derive(Clone, Debug)]
-pub struct Before {
-    paid: bool,
-    told: Option<(String, Credits)>,
+pub struct AppView {
+    has_paid: bool,
+    tier_and_balance: Option<(String, Credits)>,
 }
 
 impl Outbox {
-    /// As configured; without a queue of `provision` there are no jobs.
+    /// Without a queue of `provision` in the configuration, no jobs are written.
     pub fn new(queue: Queue, config: OutboxConfig) -> Self {
         Self { queue: config.queue_url.map(|url| (queue, url)), updates: config.updates }
     }
 
-    /// Remembers how an account stands before it is changed.
-    pub fn before(&self, state: &State, catalog: &Catalog, now: Timestamp) -> Before {
-        Before { paid: state.first_paid_at.is_some(), told: self.told(state, catalog, now) }
+    /// What the app is told about an account in this state.
+    pub fn view(&self, state: &State, catalog: &Catalog, now: Timestamp) -> AppView {
+        let tier_and_balance = (self.updates && self.queue.is_some())
+            .then(|| (state.access(catalog, now).tier, state.balance(&catalog.policy, now)));
+        AppView { has_paid: state.first_paid_at.is_some(), tier_and_balance }
     }
 
-    fn told(&self, state: &State, catalog: &Catalog, now: Timestamp) -> Option<(String, Credits)> {
-        (self.updates && self.queue.is_some())
-            .then(|| (state.access(catalog, now).tier, state.balance(&catalog.policy, now)))
-    }
-
-    /// The jobs that a change calls for, to be written with it; [`Outbox::send`] their nudges after the
-    /// commit.
+    /// The jobs that a change needs, to be written with it, and the messages to send with [`Outbox::send`]
+    /// after the commit.
     pub fn jobs(
         &self,
         user: &UserId,
-        before: &Before,
+        before: &AppView,
         after: &State,
         catalog: &Catalog,
         now: Timestamp,
-    ) -> Vec<(Nudge, Write)> {
-        let first_payment = self.queue.is_some() && !before.paid && after.first_paid_at.is_some();
-        let changed = before.told != self.told(after, catalog, now);
+    ) -> Vec<(JobMessage, Write)> {
+        let after = self.view(after, catalog, now);
+        let first_payment = self.queue.is_some() && !before.has_paid && after.has_paid;
+        let changed = before.tier_and_balance != after.tier_and_balance;
         let kinds = [first_payment.then_some(JobKind::Provision), changed.then_some(JobKind::Account)];
-        let job = |kind| (Nudge { job: kind, user_id: user.clone() }, items::job(kind, user, now));
+        let job = |kind| (JobMessage { job: kind, user_id: user.clone() }, items::job(kind, user, now));
         kinds.into_iter().flatten().map(job).collect()
     }
 
-    /// Puts nudges on the queue. A failure is logged and left to `retry`: the job is written.
-    pub async fn send<'a>(&self, nudges: impl IntoIterator<Item = &'a Nudge>) {
+    /// Queues messages about jobs. A failure is logged; `retry` sends the message later, since the job is
+    /// stored.
+    pub async fn send<'a>(&self, messages: impl IntoIterator<Item = &'a JobMessage>) {
         let Some((queue, url)) = &self.queue else { return };
-        let each = nudges.into_iter().map(async |nudge| {
-            let (job, user_id) = (nudge.job.as_str(), nudge.user_id.as_str());
-            let body = serde_json::to_string(nudge).unwrap_or_default();
+        let each = messages.into_iter().map(async |message| {
+            let (job, user_id) = (message.job.as_str(), message.user_id.as_str());
+            let body = serde_json::to_string(message).unwrap_or_default();
             match queue.send_text(url, body).await {
                 Ok(()) => info!(job, user_id, "PROVISIONING_ENQUEUED"),
                 Err(error) => warn!(job, user_id, error = error.to_string(), "PROVISIONING_NOT_ENQUEUED"),
@@ -101,8 +100,8 @@ impl Outbox {
         join_all(each).await;
     }
 
-    /// For an event that came again although it was done: its commit may have been the last thing that the
-    /// first attempt did.
+    /// Queues the messages of an event that is delivered again although it is finished: the function may have
+    /// ended after the commit and before the message was sent.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -123,58 +122,63 @@ impl Outbox {
                 .and_then(|item| items::read_text(item, "outcome"))
                 .is_some_and(|state| state == "queued")
         };
-        let nudges: Vec<Nudge> = keys
+        let messages: Vec<JobMessage> = keys
             .into_iter()
             .filter(|(_, key)| queued(key))
-            .map(|(user_id, _)| Nudge { job: JobKind::Provision, user_id })
+            .map(|(user_id, _)| JobMessage { job: JobKind::Provision, user_id })
             .collect();
-        self.send(&nudges).await;
+        self.send(&messages).await;
         Ok(())
     }
 
-    /// Sends the nudges of all jobs that are due, each claimed first by moving its `due`. Those that failed
-    /// for good wait for a person. Returns how many were sent.
+    /// Sends the messages of all due jobs. Each job is claimed first by moving its `due`. Failed jobs wait
+    /// for an operator. Returns how many messages were sent.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn nudge_due(&self, store: &Store, now: Timestamp) -> Result<usize, StoreError> {
+    pub async fn send_due(&self, store: &Store, now: Timestamp) -> Result<usize, StoreError> {
         if self.queue.is_none() {
             return Ok(0);
         }
-        let mut nudges = Vec::new();
+        let mut messages = Vec::new();
         let ms = now.unix().saturating_mul(1000);
         for line in open_jobs(store).await? {
-            let Some(nudge) =
-                nudge(&line).filter(|_| line.status != "failed" && line.due_ms.is_none_or(|due| due <= ms))
+            let Some(message) = job_message(&line)
+                .filter(|_| line.status != "failed" && line.due_ms.is_none_or(|due| due <= ms))
             else {
                 continue;
             };
             if store.claim_redrive(&line, now).await? {
-                nudges.push(nudge);
+                messages.push(message);
             }
         }
-        self.send(&nudges).await;
-        Ok(nudges.len())
+        self.send(&messages).await;
+        Ok(messages.len())
     }
 
-    /// Has a job done again, whatever became of it: what an operator asks for. The app is told under the same
-    /// id. `false` when there is no such job.
+    /// Queues a job again in whatever state it is, for an operator. The app gets the same message id as
+    /// before. `false` when there is no such job.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn run_again(&self, store: &Store, nudge: &Nudge, now: Timestamp) -> Result<bool, StoreError> {
-        let key = items::job_key(nudge.job, &nudge.user_id);
+    pub async fn run_again(
+        &self,
+        store: &Store,
+        message: &JobMessage,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let key = items::job_key(message.job, &message.user_id);
         if !store.load([key.clone()]).await?.contains_key(&key) {
             return Ok(false);
         }
-        store.commit(vec![items::job(nudge.job, &nudge.user_id, now)]).await?;
-        self.send([nudge]).await;
+        store.commit(vec![items::job(message.job, &message.user_id, now)]).await?;
+        self.send([message]).await;
         Ok(true)
     }
 }
 
-/// All jobs that are not done: queued, running and failed ones; `type` says which, `reason` what the last
-/// attempt came to.
+/// All jobs that are not completed: queued, running and failed ones. `type` names the job, `reason` the
+/// result of the last attempt.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -190,7 +194,7 @@ pub async fn open_jobs(store: &Store) -> Result<Vec<Line>, StoreError> {
                 to: i64::MAX,
                 newest_first: false,
             };
-            let (found, more) = store.query(&range, Some(MOST_JOBS), start).await?;
+            let (found, more) = store.query(&range, Some(PAGE_SIZE), start).await?;
             lines.extend(found.iter().filter_map(Line::read));
             start = more;
             if start.is_none() {
@@ -201,10 +205,10 @@ pub async fn open_jobs(store: &Store) -> Result<Vec<Line>, StoreError> {
     Ok(lines)
 }
 
-/// The nudge of a listed job.
-pub fn nudge(line: &Line) -> Option<Nudge> {
+/// The message about a listed job.
+pub fn job_message(line: &Line) -> Option<JobMessage> {
     let rest = line.id.strip_prefix("job#")?;
     let (kind, user) = rest.split_once('#')?;
     let job = [JobKind::Provision, JobKind::Account].into_iter().find(|job| job.as_str() == kind)?;
-    Some(Nudge { job, user_id: UserId::new(user).ok()? })
+    Some(JobMessage { job, user_id: UserId::new(user).ok()? })
 }

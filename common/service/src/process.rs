@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use futures_util::future::join_all;
 
 use crate::accounts::{AccountWrites, Accounts, load_account, pause};
-use crate::outbox::Nudge;
+use crate::outbox::JobMessage;
 use crate::resend::redrive::Redrive;
 use tallyhook_aws::payload;
 use tallyhook_aws::store::items::{self, EventRecord, EventState, Item, Key, KnownEvent, KnownPayment};
@@ -371,15 +371,15 @@ impl Processor {
             outcomes.push(self.plan(&mut plan, job, earlier.copied(), &items, now)?);
         }
         self.resume(jobs, &outcomes, &items).await?;
-        let nudges = self.finish(&mut plan, &items)?;
+        let messages = self.finish(&mut plan, &items)?;
         if plan.writes.is_empty() {
             return Ok(outcomes);
         }
         let keys: Vec<Key> = plan.writes.iter().map(|write| write.key.clone()).collect();
         match self.accounts.store.commit(plan.writes).await {
             Ok(()) => {
-                self.redrive.freed(&self.accounts.store, &plan.freed).await;
-                self.accounts.outbox.send(&nudges).await;
+                self.redrive.send_freed(&self.accounts.store, &plan.freed).await;
+                self.accounts.outbox.send(&messages).await;
                 Ok(outcomes)
             }
             Err(error) => {
@@ -699,13 +699,17 @@ impl Processor {
     }
 
     /// Adds the writes of all accounts, and returns the jobs to send after the commit.
-    fn finish(&self, plan: &mut Plan, items: &HashMap<Key, Item>) -> Result<BTreeSet<Nudge>, StoreError> {
+    fn finish(
+        &self,
+        plan: &mut Plan,
+        items: &HashMap<Key, Item>,
+    ) -> Result<BTreeSet<JobMessage>, StoreError> {
         plan.place_waiting(items);
         let mut all = BTreeSet::new();
         for (_, account) in std::mem::take(&mut plan.accounts) {
-            let (writes, nudges) = account.finish(&self.accounts, items)?;
+            let (writes, messages) = account.finish(&self.accounts, items)?;
             writes.into_iter().for_each(|write| plan.write(write));
-            all.extend(nudges);
+            all.extend(messages);
         }
         Ok(all)
     }

@@ -1,28 +1,30 @@
-//! Reconciliation: what Stripe has and we do not, found and set right under the rules that every event is
-//! under.
+//! Reconciliation: finds what differs between Stripe and the accounts, and repairs it with the rules that
+//! apply to events.
 //!
-//! A run makes passes, each over one of Stripe's lists, page by page:
+//! A run has several passes. Each pass reads one of Stripe's lists, page by page:
 //!
-//! | pass | what is looked for | repaired by |
+//! | pass | finds | repaired by |
 //! |---|---|---|
-//! | events | events of our types that no endpoint took and that our log does not have (Stripe keeps 30 days) | the event itself |
-//! | subscriptions | another plan, status, period or end than ours; a period that no payment opened here | an event made of the object |
-//! | invoices | paid, and not in the ledger | likewise |
-//! | sessions | finished, and not in the ledger | likewise |
-//! | accounts | subscriptions of ours that Stripe does not have, several for one user | a person |
+//! | events | undelivered events of the last 30 days that our log does not have | the event itself |
+//! | subscriptions | another plan, status, period or end; a period without a payment | a synthetic event |
+//! | invoices | paid invoices that are not in the ledger | a synthetic event |
+//! | sessions | finished sessions that are not in the ledger | a synthetic event |
+//! | accounts | subscriptions that Stripe does not have, several subscriptions of one user | an operator |
 //!
 //! ```text
-//! Stripe's list ─► evidence.rs (as an event) ─► drift.rs (what differs, pure) ─► Processor::run (the same decide and commit)
+//! Stripe's list ─► evidence.rs: an event for each object ─► drift.rs: what differs (pure)
+//!               ─► Processor::run: decides and commits, as for any event
 //! ```
-//! **Invariant:** a repair goes through `process`, so the ledger key and the account's version guard it like
-//! any event: it may meet webhooks, another run or itself. **Invariant:** what is repaired is not found
-//! again; a run that finds nothing writes nothing. **Invariant:** credits are never taken: a repair whose
-//! balance would fall is left to a person, except that a lost event does what it would have done.
-//! **Invariant:** one object that cannot be read or written is reported, and the run goes on.
+//! **Invariant:** a repair goes through `process`. The ledger key and the account's version guard it like any
+//! event, so it may run at the same time as webhooks or another run. **Invariant:** what is repaired is not
+//! found again, and a run that finds nothing writes nothing. **Invariant:** a repair never takes credits; a
+//! difference that would lower the balance is left to an operator. Only a lost event may lower it, as it
+//! would have on arrival. **Invariant:** an object that cannot be read or written is reported, and the run
+//! continues.
 //!
-//! A scheduled run that comes to its end leaves what health counts, and says so if webhooks did not arrive
-//! (`conclude.rs`). A run that ends early (its time, its cap of changes, Stripe not answering) leaves a
-//! cursor, and the next one goes on from there.
+//! A complete scheduled run stores the counts that `health` reads, and sends an alert if webhooks did not
+//! arrive (`conclude.rs`). A run that stops early (its deadline, its maximum of changes, an error of Stripe)
+//! stores its position, and the next run continues there.
 
 mod accounts;
 mod conclude;
@@ -41,10 +43,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use lambda_runtime::LambdaEvent;
 use tracing::{info, warn};
 
-use self::cursor::Place;
+use self::cursor::RunPosition;
 pub use self::evidence::Evidence;
 pub use self::gap::{Gap, GapError, MissingEvent, gap};
-pub use self::report::{Change, Failure, Left, Report};
+pub use self::report::{Report, ReportedDifference, ReportedFailure, ReportedRepair};
 use crate::accounts::Accounts;
 use crate::alerts::Alerts;
 use crate::config::ReconcileConfig;
@@ -61,48 +63,48 @@ use tallyhook_core::event::EventType;
 use tallyhook_core::ids::{EventId, SubscriptionId, UserId};
 use tallyhook_core::timestamp::Timestamp;
 
-/// So many failures in a row are no longer single objects.
-const MOST_FAILURES_IN_A_ROW: u32 = 10;
-/// Subscriptions that were seen in a run are remembered as hashes, at most so many; the others are asked for
-/// one by one.
-const MOST_SEEN: usize = 1_000_000;
-/// Lost events that wait for the end of the run, because what they refer to may still come up.
-const MOST_DEFERRED: usize = 10_000;
-/// Repairs that would lower a balance, and are looked at again at the end of the run.
-const MOST_HELD: usize = 10_000;
-/// Lost events are processed so many at a time.
+/// After this many consecutive failures, assume that Stripe or DynamoDB is down and stop the run.
+const MAX_CONSECUTIVE_FAILURES: u32 = 10;
+/// Subscriptions of a run that are remembered, as hashes. Others are read from Stripe one by one.
+const MAX_SEEN: usize = 1_000_000;
+/// Lost events that wait for the end of the run, because it may still find what they refer to.
+const MAX_DEFERRED: usize = 10_000;
+/// Repairs that would lower a balance and are checked again at the end of the run.
+const MAX_POSTPONED: usize = 10_000;
+/// Lost events that are processed together.
 const BATCH: usize = 10;
 
-/// Why a run stopped that only has to be gone on with.
+/// The reason of a run that stopped at its deadline; the next run continues.
 const TIME_IS_UP: &str = "the time is up";
 
-/// A call to Stripe may take this long with all its repetitions; one is the longest step of a run.
+/// The run stops this long before Lambda ends the function: one call of Stripe with its retries is the
+/// longest step.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// How a run is to be.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Find, and change nothing.
+    /// Report differences without repairing them.
     pub dry_run: bool,
-    /// Stop after so many repairs.
-    pub most_changes: u64,
-    /// Invoices, sessions and ended subscriptions are looked at for so many days.
+    /// Stop after this many repairs.
+    pub max_changes: u64,
+    /// How many days back invoices, sessions and ended subscriptions are read.
     pub days: i64,
-    /// What is younger may still be on its way to us, and is not called missing.
+    /// Younger objects are not reported as missing, because their webhook may still arrive.
     pub grace_seconds: i64,
     /// When to stop.
     pub deadline: Option<Instant>,
-    /// Where a dry run goes on: [`Report::next`] of the one before. Another run's place is in the store.
+    /// Where a dry run continues: [`Report::next`] of the one before. The position of other runs is stored.
     pub resume: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { dry_run: false, most_changes: 500, days: 90, grace_seconds: 600, deadline: None, resume: None }
+        Self { dry_run: false, max_changes: 500, days: 90, grace_seconds: 600, deadline: None, resume: None }
     }
 }
 
-/// Reads Stripe and the accounts, and sets right what it may.
+/// Compares Stripe with the accounts and repairs differences.
 #[derive(Clone, Debug)]
 pub struct Reconciler {
     stripe: Stripe,
@@ -113,7 +115,7 @@ pub struct Reconciler {
 /// A pass over one list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pass {
-    /// Of the types of this chunk: one list takes twenty.
+    /// The events of one chunk of types; Stripe's list takes twenty types.
     Events(usize),
     Subscriptions,
     Invoices,
@@ -146,50 +148,55 @@ impl Pass {
     }
 }
 
-/// The types of the events that we act on, as many at a time as one list takes.
+/// One chunk of the event types that we handle, as many as Stripe's list takes.
 fn types(chunk: usize) -> Vec<EventType> {
     EventType::KNOWN.iter().skip(chunk * MOST_TYPES).take(MOST_TYPES).cloned().collect()
 }
 
-/// Why something was not done.
-enum Trouble {
-    /// This object only.
+/// Why a step of the run failed.
+enum StepError {
+    /// It concerns one object; the run continues.
     Object(String),
-    /// The run.
+    /// The run must stop.
     Stop(String),
 }
 
-impl From<StripeError> for Trouble {
+impl From<StripeError> for StepError {
     fn from(error: StripeError) -> Self {
         if error.is_refused_key() { Self::Stop(error.to_string()) } else { Self::Object(error.to_string()) }
     }
 }
 
-impl From<StoreError> for Trouble {
+impl From<StoreError> for StepError {
     fn from(error: StoreError) -> Self {
         Self::Object(error.to_string())
     }
 }
 
-/// One run.
-struct Run<'a> {
+/// The state of one run.
+struct ReconcileRun<'a> {
     stripe: &'a Stripe,
     processor: &'a Processor,
     options: &'a Options,
     now: Timestamp,
     report: Report,
-    failures_in_a_row: u32,
+    consecutive_failures: u32,
+    /// Hashes of the subscriptions that the run has read.
     seen: HashSet<u64>,
-    /// Whether an earlier run saw subscriptions that this one goes on without having seen.
-    missed: bool,
+    /// Whether the run continues after subscriptions that only an earlier run read.
+    seen_is_incomplete: bool,
+    /// Customers without a user that are reported already.
     orphans: BTreeSet<String>,
-    told: BTreeSet<(Class, String)>,
-    held: Vec<Evidence>,
+    /// Differences that are counted already.
+    counted: BTreeSet<(Class, String)>,
+    /// Repairs that would lower a balance.
+    postponed: Vec<Evidence>,
+    /// Lost events that wait for the end of the run.
     deferred: Vec<EventId>,
 }
 
 impl Reconciler {
-    /// With clients made from the environment.
+    /// Builds the function from the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -218,78 +225,79 @@ impl Reconciler {
         .with_alerts(alerts))
     }
 
-    /// The scheduled run. It takes no input, and stops in time before the function's.
+    /// Does the scheduled run. It takes no input and stops before Lambda ends the function.
     ///
     /// # Errors
-    /// None: what went wrong is in the report, and the next run goes on.
+    /// None: failures are in the report, and the next run continues.
     pub async fn handle(
         &self,
         event: LambdaEvent<serde_json::Value>,
     ) -> Result<Report, lambda_runtime::Error> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let left = Duration::from_millis(event.context.deadline).saturating_sub(now).saturating_sub(MARGIN);
-        let options = Options { deadline: Some(Instant::now() + left), ..Options::default() };
+        let remaining =
+            Duration::from_millis(event.context.deadline).saturating_sub(now).saturating_sub(MARGIN);
+        let options = Options { deadline: Some(Instant::now() + remaining), ..Options::default() };
         let now = Timestamp::from_unix(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         let report = self.run(&options, now).await;
         self.conclude(&report, options.deadline, now).await;
         Ok(report)
     }
 
-    /// Over a client and the path of events.
+    /// Reads with a client of Stripe and repairs with `processor`.
     pub fn new(stripe: Stripe, processor: Processor) -> Self {
         Self { stripe, processor, alerts: None }
     }
 
-    /// One that says so when webhooks did not arrive.
+    /// Sends an alert when webhooks did not arrive.
     #[must_use]
     pub fn with_alerts(self, alerts: Alerts) -> Self {
         Self { alerts: Some(alerts), ..self }
     }
 
-    /// A run over everything, or the rest of the last one.
+    /// Compares everything, starting where the last run stopped.
     pub async fn run(&self, options: &Options, now: Timestamp) -> Report {
         let mut run = self.begin(options, now);
-        if let Err(why) = run.everything().await {
-            run.report.stopped = Some(why);
+        if let Err(reason) = run.everything().await {
+            run.report.stopped = Some(reason);
         }
         run.finish()
     }
 
-    /// A run over what Stripe has of one user: of the customers that are bound to the user.
+    /// Compares one user: what Stripe has of the customers that are linked to the user.
     pub async fn run_for(&self, user: &UserId, options: &Options, now: Timestamp) -> Report {
         let mut run = self.begin(options, now);
         match run.everything_of(user).await {
             Ok(()) => run.report.complete = true,
-            Err(Trouble::Object(why) | Trouble::Stop(why)) => run.report.stopped = Some(why),
+            Err(StepError::Object(reason) | StepError::Stop(reason)) => run.report.stopped = Some(reason),
         }
         run.finish()
     }
 
-    fn begin<'a>(&'a self, options: &'a Options, now: Timestamp) -> Run<'a> {
+    fn begin<'a>(&'a self, options: &'a Options, now: Timestamp) -> ReconcileRun<'a> {
         let started = now.to_string().replace(['-', ':'], "");
         let report = Report {
             run: format!("{started}-{:04x}", fastrand::u16(..)),
             dry_run: options.dry_run,
             ..Report::default()
         };
-        Run {
+        ReconcileRun {
             stripe: &self.stripe,
             processor: &self.processor,
             options,
             now,
             report,
-            failures_in_a_row: 0,
+            consecutive_failures: 0,
             seen: HashSet::new(),
-            missed: false,
+            seen_is_incomplete: false,
             orphans: BTreeSet::new(),
-            told: BTreeSet::new(),
-            held: Vec::new(),
+            counted: BTreeSet::new(),
+            postponed: Vec::new(),
             deferred: Vec::new(),
         }
     }
 }
 
-impl Run<'_> {
+impl ReconcileRun<'_> {
     fn finish(self) -> Report {
         let report = self.report;
         info!(
@@ -305,51 +313,51 @@ impl Run<'_> {
         report
     }
 
-    /// Every pass, from where the last run stopped. The error says why this one did.
+    /// Does every pass, starting where the last run stopped. The error says why this run stopped.
     async fn everything(&mut self) -> Result<(), String> {
         let store = self.processor.accounts.store.clone();
         let stored = match &self.options.resume {
             Some(text) if self.options.dry_run => {
-                Some(Place::from_text(text).ok_or("the place to go on from is not one of a report")?)
+                Some(RunPosition::from_text(text).ok_or("the position to continue from is not valid")?)
             }
             None if self.options.dry_run => None,
             Some(_) | None => cursor::load(&store, self.now).await.map_err(|error| error.to_string())?,
         };
         let mut has_cursor = stored.is_some() && !self.options.dry_run;
-        let mut place = stored.unwrap_or(Place { started: self.now, pass: Pass::Events(0), after: None });
-        let first = Pass::ALL.iter().position(|pass| *pass == place.pass).unwrap_or(0);
-        self.missed = match place.pass {
+        let mut position =
+            stored.unwrap_or(RunPosition { started: self.now, pass: Pass::Events(0), after: None });
+        let first = Pass::ALL.iter().position(|pass| *pass == position.pass).unwrap_or(0);
+        self.seen_is_incomplete = match position.pass {
             Pass::Events(_) => false,
-            Pass::Subscriptions => place.after.is_some(),
+            Pass::Subscriptions => position.after.is_some(),
             Pass::Invoices | Pass::Sessions | Pass::Accounts => true,
         };
         for pass in Pass::ALL.into_iter().skip(first) {
-            if pass != place.pass {
-                place = Place { pass, after: None, ..place };
+            if pass != position.pass {
+                position = RunPosition { pass, after: None, ..position };
             }
             loop {
-                let done = self.page(&mut place).await;
+                let done = self.page(&mut position).await;
                 let (more, stopped) = match done {
                     Ok(more) => (more, None),
-                    Err(why) => (true, Some(why)),
+                    Err(reason) => (true, Some(reason)),
                 };
-                // A run of few pages leaves no trace. One that a killed function may cut off in the middle
-                // does.
+                // A run that may be interrupted between two pages stores its position.
                 if more && !self.options.dry_run {
-                    cursor::save(&store, &place).await.map_err(|error| error.to_string())?;
+                    cursor::save(&store, &position).await.map_err(|error| error.to_string())?;
                     has_cursor = true;
                 }
-                if let Some(why) = stopped {
-                    self.report.next = (why == TIME_IS_UP).then(|| place.text());
-                    return Err(why);
+                if let Some(reason) = stopped {
+                    self.report.next = (reason == TIME_IS_UP).then(|| position.text());
+                    return Err(reason);
                 }
                 if !more {
                     break;
                 }
             }
         }
-        self.deferred().await?;
-        self.held().await?;
+        self.run_deferred().await?;
+        self.recheck_postponed().await?;
         if has_cursor {
             cursor::clear(&store).await.map_err(|error| error.to_string())?;
         }
@@ -357,37 +365,38 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// One page of a pass; `place` follows what is done. Whether the pass goes on, or why the run does not.
-    async fn page(&mut self, place: &mut Place) -> Result<bool, String> {
+    /// Does one page of a pass and advances `position`. Returns whether the pass has more pages. The error
+    /// says why the run must stop.
+    async fn page(&mut self, position: &mut RunPosition) -> Result<bool, String> {
         self.check_time()?;
-        if place.pass == Pass::Accounts {
-            if std::mem::take(&mut self.missed) {
-                self.recall().await?;
+        if position.pass == Pass::Accounts {
+            if std::mem::take(&mut self.seen_is_incomplete) {
+                self.list_subscription_ids().await?;
             }
-            return self.accounts(place).await;
+            return self.accounts(position).await;
         }
-        let from = place.started.plus_days(-self.options.days);
+        let from = position.started.plus_days(-self.options.days);
         let filter = Filter { from: Some(from), ..Filter::default() };
-        let mut page = self.fetch(place.pass, &filter, &Cursor::after(place.after.as_deref())).await;
-        if place.after.is_some() && page.as_ref().is_err_and(StripeError::is_lost_cursor) {
-            place.after = None;
-            page = self.fetch(place.pass, &filter, &Cursor::Newest).await;
+        let mut page = self.fetch(position.pass, &filter, &Cursor::after(position.after.as_deref())).await;
+        if position.after.is_some() && page.as_ref().is_err_and(StripeError::is_lost_cursor) {
+            position.after = None;
+            page = self.fetch(position.pass, &filter, &Cursor::Newest).await;
         }
         let page = page.map_err(|error| error.to_string())?;
-        self.objects(place, &page).await?;
+        self.objects(position, &page).await?;
         Ok(page.has_more && page.last_id().is_some())
     }
 
-    /// Lists the subscriptions once more, for their ids alone: the accounts are looked at with a call for a
-    /// hundred of them instead of one each. It takes at most half of the time that is left, so that a run
-    /// that was gone on with always gets further.
-    async fn recall(&mut self) -> Result<(), String> {
+    /// Lists the subscriptions again, only for their ids, so that the pass over the accounts needs one call
+    /// for a hundred subscriptions and not one call for each. It takes at most half of the remaining time, so
+    /// that a continued run always makes progress.
+    async fn list_subscription_ids(&mut self) -> Result<(), String> {
         let half = self
             .options
             .deadline
             .map(|deadline| deadline - deadline.saturating_duration_since(Instant::now()) / 2);
         let mut after = None;
-        while self.seen.len() < MOST_SEEN && half.is_none_or(|half| Instant::now() < half) {
+        while self.seen.len() < MAX_SEEN && half.is_none_or(|half| Instant::now() < half) {
             let page =
                 self.fetch(Pass::Subscriptions, &Filter::default(), &Cursor::after(after.as_deref())).await;
             let page = page.map_err(|error| error.to_string())?;
@@ -407,7 +416,7 @@ impl Run<'_> {
                 let filter = EventFilter { types: types(chunk), undelivered: true, ..EventFilter::default() };
                 self.stripe.events(&filter, cursor).await
             }
-            // Of subscriptions all: one that began years ago may have changed today.
+            // All subscriptions: one that began years ago may have changed today.
             Pass::Subscriptions => {
                 self.stripe.subscriptions(&Filter { from: None, ..filter.clone() }, cursor).await
             }
@@ -417,11 +426,11 @@ impl Run<'_> {
         }
     }
 
-    /// The objects of a page, each on its own.
-    async fn objects(&mut self, place: &mut Place, page: &Page) -> Result<(), String> {
-        match place.pass {
-            Pass::Events(_) => self.events(place, page).await,
-            Pass::Subscriptions | Pass::Invoices | Pass::Sessions => self.documents(place, page).await,
+    /// Compares the objects of a page.
+    async fn objects(&mut self, position: &mut RunPosition, page: &Page) -> Result<(), String> {
+        match position.pass {
+            Pass::Events(_) => self.events(position, page).await,
+            Pass::Subscriptions | Pass::Invoices | Pass::Sessions => self.documents(position, page).await,
             Pass::Accounts => Ok(()),
         }
     }
@@ -433,31 +442,32 @@ impl Run<'_> {
         }
     }
 
-    /// Takes note of how an object went. The error says that the run cannot go on.
+    /// Records the result for one object. The error says that the run must stop.
     fn note(
         &mut self,
         object: &str,
         customer: Option<String>,
-        done: Result<(), Trouble>,
+        result: Result<(), StepError>,
     ) -> Result<(), String> {
-        let error = match done {
+        let error = match result {
             Ok(()) => {
-                self.failures_in_a_row = 0;
+                self.consecutive_failures = 0;
                 return Ok(());
             }
-            Err(Trouble::Stop(why)) => return Err(why),
-            Err(Trouble::Object(error)) => error,
+            Err(StepError::Stop(reason)) => return Err(reason),
+            Err(StepError::Object(error)) => error,
         };
         warn!(run = self.report.run, object_id = object, customer_id = customer, error, "RECONCILE_FAILED");
-        let failure = Failure { object: object.to_owned(), customer, error };
+        let failure = ReportedFailure { object: object.to_owned(), customer, error };
         Report::list(&mut self.report.omitted, &mut self.report.failures, failure);
-        self.failures_in_a_row += 1;
-        let stop = self.failures_in_a_row >= MOST_FAILURES_IN_A_ROW;
-        if stop { Err(format!("{MOST_FAILURES_IN_A_ROW} failures in a row")) } else { Ok(()) }
+        self.consecutive_failures += 1;
+        let stop = self.consecutive_failures >= MAX_CONSECUTIVE_FAILURES;
+        if stop { Err(format!("{MAX_CONSECUTIVE_FAILURES} failures in a row")) } else { Ok(()) }
     }
 }
 
-fn person(class: Class, why: String) -> Difference {
+/// A difference that an operator must decide.
+fn for_operator(class: Class, why: String) -> Difference {
     Difference { class, before: Facts::new(), after: Facts::new(), remedy: Remedy::Person(why) }
 }
 

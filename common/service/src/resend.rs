@@ -1,4 +1,4 @@
-//! Sends events to their queues again: by id ([`redrive`]), from Stripe ([`replay`]), and all that is due
+//! Sends events to their queues again: by id ([`redrive`]), from Stripe ([`replay`]), and all that are due
 //! ([`retry`]).
 
 pub mod redrive;

@@ -1,4 +1,4 @@
-//! Functions that keep the deployment in order. No user waits for them.
+//! The functions that run on a schedule or from the dead-letter queue.
 
 pub mod dead_letter;
 pub mod health;

@@ -1,8 +1,8 @@
-//! How a function starts.
+//! Starts a function: reads its environment, starts logging, runs it.
 //!
-//! Each binary sets mimalloc as its allocator, because a library must not. An event is thousands of small
-//! allocations, JSON to items to JSON: with the C library's allocator a worker uses a seventh more CPU, and
-//! the local stack, whose threads share it, a third more.
+//! Each binary sets mimalloc as its allocator, because a library must not set one. Processing an event makes
+//! thousands of small allocations (JSON to items to JSON). With the C library's allocator a worker uses a
+//! seventh more CPU; the local stack, whose threads share the allocator, uses a third more.
 
 use lambda_runtime::Error;
 use tokio::runtime::LocalRuntime;
@@ -12,31 +12,31 @@ use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::sdk;
 use tallyhook_aws::telemetry;
 
-/// Runs a function for as long as Lambda lets it, on this one thread. It is a task: what `block_on` itself
-/// runs is woken through the I/O driver, by one more look for events, and a worker's event took 21 system
-/// calls instead of 16.
+/// Runs a function on this one thread until Lambda ends it.
 ///
-/// The seven workers' functions differ in one word and yet are written out: what they instantiate of
-/// `lambda_runtime` is built for size in their own crates, and 0.24 MB larger in this one, which is built for
-/// speed.
+/// The function runs as a spawned task. If `block_on` ran it directly, each wake-up would poll the I/O driver
+/// once more, and a worker would need 21 system calls for an event instead of 16.
+///
+/// The `main.rs` files of the seven workers differ in one word. They are not shared here because
+/// `lambda_runtime` would then be compiled for speed in this crate, and each binary would be 0.24 MB larger.
 ///
 /// # Errors
-/// What the function ends with, or that the runtime does not start.
+/// The error that the function returns, or the reason why the runtime does not start.
 pub fn run(function: impl Future<Output = Result<(), Error>> + 'static) -> Result<(), Error> {
     LocalRuntime::new()?.block_on(async { spawn_local(function).await? })
 }
 
-/// The variables of the process, with `ssm:/path` resolved and logging started. Ends the process when a
-/// parameter cannot be read.
+/// Reads the variables of the process, replaces `ssm:/path` values and starts logging. Ends the process when
+/// a parameter cannot be read.
 pub async fn environment() -> Env {
     let env = Env::of_process();
     telemetry::init(&env);
     sdk::resolve(env).await.unwrap_or_else(refuse)
 }
 
-/// Ends a function that cannot start, with a line that says why: a missing secret must never leave it
-/// running.
-#[expect(clippy::needless_pass_by_value, reason = "it is what `unwrap_or_else` hands over")]
+/// Logs why a function cannot start and ends the process, so that a function with a missing secret never
+/// runs.
+#[expect(clippy::needless_pass_by_value, reason = "`unwrap_or_else` passes the error by value")]
 pub fn refuse<T>(error: ConfigError) -> T {
     tracing::error!(error = error.to_string(), "START_REFUSED");
     std::process::exit(1)

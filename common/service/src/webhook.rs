@@ -1,15 +1,16 @@
-//! `stripe-webhook`: verify, route, one `SendMessage`, 200.
+//! `stripe-webhook`: verifies a request, picks the queue, sends one message, answers 200.
 //!
 //! | request | answer |
 //! |---|---|
-//! | `POST /webhooks/stripe` | 200 `{"received":true}` once the event is durably in its queue |
-//! | a bad signature or body | 400 `missing_signature`, `invalid_signature`, `timestamp_out_of_tolerance`, `malformed_event` |
-//! | a body beyond 6 MB, or one that fits into no message | 413 `too_large` |
-//! | the queue does not take it | 503 `queue_unavailable`: Stripe sends it again |
-//! | `GET /webhooks/stripe/health` | 200, how many secrets of which mode are configured |
+//! | `POST /webhooks/stripe` | 200 `{"received":true}` after SQS stored the event |
+//! | bad signature | 400 `missing_signature`, `invalid_signature`, `timestamp_out_of_tolerance` |
+//! | bad body | 400 `malformed_event` |
+//! | a body over 6 MB, or one that does not fit into a message | 413 `too_large` |
+//! | SQS does not take the message | 503 `queue_unavailable`; Stripe sends the event again |
+//! | `GET /webhooks/stripe/health` | 200 with the number of secrets of each mode |
 //!
-//! **Invariant:** an event is answered 2xx only after SQS has taken it; a request that is not verified
-//! changes nothing anywhere.
+//! **Invariant:** the answer is 2xx only after SQS stored the event. **Invariant:** a request that is not
+//! verified changes nothing.
 
 mod call;
 mod secrets;
@@ -34,19 +35,19 @@ use tallyhook_core::timestamp::Timestamp;
 pub use call::{Answer, Call};
 use secrets::Secrets;
 
-/// What Lambda takes from API Gateway.
-const MOST_BYTES: usize = 6 * 1024 * 1024;
+/// The largest request that API Gateway passes to Lambda.
+const MAX_BYTES: usize = 6 * 1024 * 1024;
 
-/// So many requests whose signature matches no secret, within [`BURST_MS`], are a burst.
+/// This many requests with a signature of an unknown secret within [`BURST_MS`] cause an alert.
 const BURST: u32 = 5;
 const BURST_MS: i64 = 600_000;
-/// After a burst was told, the next one is told so much later.
-const QUIET_MS: i64 = 3_600_000;
-/// A signature that is off by so much tells of a clock that is wrong: Stripe signs each attempt when it makes
-/// it.
-const CLOCK_SECONDS: i64 = 30;
+/// The shortest time between two such alerts.
+const ALERT_PAUSE_MS: i64 = 3_600_000;
+/// A larger difference between the signature's time and our clock means that one of the clocks is wrong:
+/// Stripe signs each attempt when it sends it.
+const MAX_CLOCK_OFFSET_SECONDS: i64 = 30;
 
-/// The webhook: its configuration and its one client.
+/// The function, with its configuration and clients.
 pub struct Webhook {
     config: WebhookConfig,
     secrets: Secrets,
@@ -55,51 +56,58 @@ pub struct Webhook {
     signatures: Mutex<Signatures>,
 }
 
-/// What this instance saw of signatures. A refused request makes no call, with one exception: the one that
-/// completes a burst sends the alert about it. So whoever does not know the secret can cause one message an
-/// hour and instance, and a wrong secret does not stay unseen. Where events are too rare to make a burst in
-/// the life of an instance, an alarm on the metric `SignaturesRefused` adds them up.
+/// Counts of verified and refused signatures of this instance.
+///
+/// A refused request makes no call, with one exception: the request that completes a burst sends the alert.
+/// So a sender without the secret can cause at most one message per hour and instance. Where events are too
+/// rare for a burst within the life of an instance, an alarm on the metric `SignaturesRefused` counts them.
 #[derive(Debug, Default)]
 struct Signatures {
     since_ms: i64,
     refused: u32,
     verified: u32,
-    told_ms: Option<i64>,
+    alerted_ms: Option<i64>,
 }
 
 impl Signatures {
-    fn at(&mut self, now_ms: i64) -> &mut Self {
+    /// The counts of the current time window.
+    fn current(&mut self, now_ms: i64) -> &mut Self {
         if now_ms - self.since_ms > BURST_MS {
-            *self = Self { since_ms: now_ms, told_ms: self.told_ms, ..Self::default() };
+            *self = Self { since_ms: now_ms, alerted_ms: self.alerted_ms, ..Self::default() };
         }
         self
     }
 
-    /// Counts a refusal; the alert, if it completes a burst.
-    fn refuse(&mut self, now_ms: i64) -> Option<Alert> {
-        let seen = self.at(now_ms);
-        seen.refused = seen.refused.saturating_add(1);
-        if seen.refused < BURST || seen.told_ms.is_some_and(|told| now_ms - told < QUIET_MS) {
+    /// Counts a refused signature. Returns the alert to send when it completes a burst.
+    fn count_refused(&mut self, now_ms: i64) -> Option<Alert> {
+        let counts = self.current(now_ms);
+        counts.refused = counts.refused.saturating_add(1);
+        if counts.refused < BURST || counts.alerted_ms.is_some_and(|at| now_ms - at < ALERT_PAUSE_MS) {
             return None;
         }
-        seen.told_ms = Some(now_ms);
+        counts.alerted_ms = Some(now_ms);
         Some(Alert::BadSignatures {
-            refused: seen.refused,
-            verified: seen.verified,
-            seconds: (now_ms - seen.since_ms) / 1000,
+            refused: counts.refused,
+            verified: counts.verified,
+            seconds: (now_ms - counts.since_ms) / 1000,
         })
+    }
+
+    fn count_verified(&mut self, now_ms: i64) {
+        let counts = self.current(now_ms);
+        counts.verified = counts.verified.saturating_add(1);
     }
 }
 
-/// Why a request was not taken.
-struct Refused {
+/// An error answer.
+struct Rejection {
     status: StatusCode,
     code: &'static str,
     message: &'static str,
 }
 
 impl Webhook {
-    /// Builds it from the environment.
+    /// Builds the function from the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -108,7 +116,7 @@ impl Webhook {
         Ok(Self::new(config, sdk::sqs(&sdk::sdk_config(env, "SQS")?)))
     }
 
-    /// The same over a given client.
+    /// Builds the function with a given client.
     pub fn new(mut config: WebhookConfig, sqs: sdk::Sqs) -> Self {
         let queue = Queue::new(sqs);
         let secrets = Secrets::new(std::mem::take(&mut config.secrets), config.secrets_source.take());
@@ -121,7 +129,7 @@ impl Webhook {
         }
     }
 
-    /// Opens the connection to SQS: once, before the first request.
+    /// Opens the connection to SQS. Called once, before the first request.
     pub async fn prewarm(&self) {
         if let Some(queue_url) = self.config.queues.values().next() {
             self.queue.prewarm(queue_url).await;
@@ -131,12 +139,12 @@ impl Webhook {
     /// Answers one request.
     ///
     /// # Errors
-    /// None; every failure is an answer.
+    /// None; every failure becomes an answer.
     pub async fn handle(&self, call: Call) -> Result<Answer, lambda_runtime::Error> {
         Ok(match call.route() {
             ("POST", "/webhooks/stripe") => match self.receive(call).await {
                 Ok(()) => Answer::new(StatusCode::OK, &json!({"received": true})),
-                Err(refused) => Answer::error(refused.status, refused.code, refused.message),
+                Err(rejection) => Answer::error(rejection.status, rejection.code, rejection.message),
             },
             ("GET", "/webhooks/stripe/health") => Answer::new(StatusCode::OK, &self.health()),
             (_, "/webhooks/stripe" | "/webhooks/stripe/health") => Answer::error(
@@ -148,42 +156,44 @@ impl Webhook {
         })
     }
 
-    async fn receive(&self, call: Call) -> Result<(), Refused> {
+    async fn receive(&self, call: Call) -> Result<(), Rejection> {
         let (header, body) = call.into_parts();
         let header = header.as_deref().map(str::as_bytes);
         let Some(body) = body else {
-            let message = "the body is not the base64 that it is said to be";
+            let message = "the body is marked as base64 but is not base64";
             warn!(code = "malformed_event", error = message, "WEBHOOK_REFUSED");
-            return Err(Refused { status: StatusCode::BAD_REQUEST, code: "malformed_event", message });
+            return Err(Rejection { status: StatusCode::BAD_REQUEST, code: "malformed_event", message });
         };
-        if body.len() > MOST_BYTES {
+        if body.len() > MAX_BYTES {
             return Err(too_large());
         }
         let received_ms = clock::now_ms();
         let mode = match self.verify(&body, header, received_ms).await {
             Ok(mode) => mode,
             Err(refusal) => {
-                warn!(code = refusal.code(), error = %refusal, hint = refusal.hint(), body_bytes = body.len(), "WEBHOOK_REFUSED");
-                // Only what is signed in Stripe's way with another secret speaks for a wrong one; scanners
-                // send no signature.
+                warn!(
+                    code = refusal.code(),
+                    error = %refusal,
+                    hint = refusal.hint(),
+                    body_bytes = body.len(),
+                    "WEBHOOK_REFUSED"
+                );
+                // Count only well-formed signatures of another secret: they point to a wrong secret here.
+                // Scanners send no signature.
                 if matches!(refusal, Refusal::NoMatch { .. }) {
                     telemetry::metrics(&[], &[("SignaturesRefused", 1.0)]);
-                    let burst = self.signatures().refuse(received_ms);
-                    if let Some(alert) = burst {
+                    let alert = self.signatures().count_refused(received_ms);
+                    if let Some(alert) = alert {
                         self.alerts.send(&alert).await;
                     }
                 }
                 let message = "the request could not be verified; the log of this function says why";
-                return Err(Refused { status: StatusCode::BAD_REQUEST, code: refusal.code(), message });
+                return Err(Rejection { status: StatusCode::BAD_REQUEST, code: refusal.code(), message });
             }
         };
-        {
-            let mut signatures = self.signatures();
-            let seen = signatures.at(received_ms);
-            seen.verified = seen.verified.saturating_add(1);
-        }
+        self.signatures().count_verified(received_ms);
         let head = event::read_head(&body).map_err(|error| malformed(&error))?;
-        // Types that no family handles are recorded once, by the worker of the quietest queue.
+        // The worker of the quietest queue records the types that no family handles.
         let family = head.kind.family().unwrap_or(Family::Customer);
         let Some(queue_url) = self.config.queues.get(&family) else { return Err(unavailable()) };
         let sent = self.queue.send(queue_url, Envelope { body, received_ms, mode }).await;
@@ -204,24 +214,24 @@ impl Webhook {
         }
     }
 
-    /// Which mode the signature vouches for. Secrets that may have been rolled are read again before a
-    /// signature is refused.
+    /// Verifies the signature and returns the mode of the secret that matched. When no secret matches, reads
+    /// the secrets again and verifies once more, because they may have been rolled.
     async fn verify(&self, body: &[u8], header: Option<&[u8]>, now_ms: i64) -> Result<SecretMode, Refusal> {
         let now = Timestamp::from_unix(now_ms.div_euclid(1000));
-        let with = |secrets: &[Secret]| {
+        let verify_with = |secrets: &[Secret]| {
             let verdict = verify(body, header, secrets, now, self.config.tolerance_seconds);
-            if let Some(seconds) = clock_off(&verdict, now) {
+            if let Some(seconds) = clock_offset_seconds(&verdict, now) {
                 telemetry::metrics(&[], &[("ClockOffSeconds", seconds)]);
             }
             Ok(secrets.get(verdict?.secret_index).map_or(SecretMode::Any, Secret::mode))
         };
         let secrets = self.secrets.current();
-        match with(&secrets) {
+        match verify_with(&secrets) {
             Err(refusal @ Refusal::NoMatch { .. }) => match self.secrets.newer(&secrets, now_ms).await {
-                Some(newer) => with(&newer),
+                Some(newer) => verify_with(&newer),
                 None => Err(refusal),
             },
-            done => done,
+            verdict => verdict,
         }
     }
 
@@ -232,19 +242,20 @@ impl Webhook {
     fn health(&self) -> serde_json::Value {
         let secrets = self.secrets.current();
         let count = |mode: SecretMode| secrets.iter().filter(|secret| secret.mode() == mode).count();
+        let (test, live) = (count(SecretMode::Test), count(SecretMode::Live));
         json!({
             "ok": true,
             "service": "stripe-webhook",
-            "secrets": {"test": count(SecretMode::Test), "live": count(SecretMode::Live), "any": count(SecretMode::Any)},
+            "secrets": {"test": test, "live": live, "any": count(SecretMode::Any)},
             "tolerance_seconds": self.config.tolerance_seconds,
             "version": env!("CARGO_PKG_VERSION"),
         })
     }
 }
 
-/// How many seconds lie between Stripe's clock and this one, where that is worth a metric. Only a signature
-/// that holds tells.
-fn clock_off(verdict: &Result<Verified, Refusal>, now: Timestamp) -> Option<f64> {
+/// The seconds between Stripe's clock and ours when they exceed [`MAX_CLOCK_OFFSET_SECONDS`]. `None` for a
+/// signature that no secret verifies: its time proves nothing.
+fn clock_offset_seconds(verdict: &Result<Verified, Refusal>, now: Timestamp) -> Option<f64> {
     let seconds = match verdict {
         Ok(verified) => now.seconds_since(verified.timestamp).saturating_abs(),
         Err(Refusal::TooOld { age_seconds: seconds } | Refusal::TooNew { ahead_seconds: seconds }) => {
@@ -252,10 +263,10 @@ fn clock_off(verdict: &Result<Verified, Refusal>, now: Timestamp) -> Option<f64>
         }
         Err(_) => return None,
     };
-    (seconds > CLOCK_SECONDS).then(|| f64::from(u32::try_from(seconds).unwrap_or(u32::MAX)))
+    (seconds > MAX_CLOCK_OFFSET_SECONDS).then(|| f64::from(u32::try_from(seconds).unwrap_or(u32::MAX)))
 }
 
-fn malformed(error: &ReadError) -> Refused {
+fn malformed(error: &ReadError) -> Rejection {
     warn!(code = "malformed_event", error = %error, "WEBHOOK_REFUSED");
     let message = match error {
         ReadError::Thin => "this is a thin event; the endpoint must be set to snapshot events",
@@ -268,20 +279,20 @@ fn malformed(error: &ReadError) -> Refused {
         | ReadError::Wrong { .. }
         | ReadError::Id { .. } => "the body is signed and is not a Stripe event",
     };
-    Refused { status: StatusCode::BAD_REQUEST, code: "malformed_event", message }
+    Rejection { status: StatusCode::BAD_REQUEST, code: "malformed_event", message }
 }
 
-fn too_large() -> Refused {
-    Refused {
+fn too_large() -> Rejection {
+    Rejection {
         status: StatusCode::PAYLOAD_TOO_LARGE,
         code: "too_large",
         message: "the body is larger than this endpoint takes",
     }
 }
 
-fn unavailable() -> Refused {
+fn unavailable() -> Rejection {
     let message = "the queue did not take the event; Stripe will send it again";
-    Refused { status: StatusCode::SERVICE_UNAVAILABLE, code: "queue_unavailable", message }
+    Rejection { status: StatusCode::SERVICE_UNAVAILABLE, code: "queue_unavailable", message }
 }
 
 #[cfg(test)]
@@ -289,12 +300,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_is_off_is_told_by_signatures_that_hold_and_by_no_others() {
+    fn only_a_valid_signature_measures_the_clock_offset() {
         let now = Timestamp::from_unix(1_795_219_200);
         let signed = |seconds_ago: i64| {
             Ok(Verified { secret_index: 0, timestamp: Timestamp::from_unix(now.unix() - seconds_ago) })
         };
-        for (verdict, told) in [
+        for (verdict, offset) in [
             (signed(0), None),
             (signed(30), None),
             (signed(31), Some(31.0)),
@@ -304,7 +315,7 @@ mod tests {
             (Err(Refusal::TooOld { age_seconds: i64::MAX }), Some(f64::from(u32::MAX))),
             (Err(Refusal::NoMatch { signatures: 1, secrets: 1 }), None),
         ] {
-            assert_eq!(clock_off(&verdict, now), told, "{verdict:?}");
+            assert_eq!(clock_offset_seconds(&verdict, now), offset, "{verdict:?}");
         }
     }
 }

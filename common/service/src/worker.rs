@@ -1,8 +1,9 @@
-//! The worker of a family: an SQS batch in, the records that must come back out.
+//! The worker of a family: takes an SQS batch and returns the records that SQS must deliver again.
 //!
-//! A record fails only for what another time may mend; it comes back after the delay that its attempt has in
-//! `RETRY_DELAYS_SECONDS`, and after the last one SQS moves it to the dead-letter queue. Everything else ends
-//! here: processed, duplicate, ignored or parked, each durable before the record is acknowledged.
+//! A record fails only when a later attempt may succeed. SQS delivers it again after the delay that
+//! `RETRY_DELAYS_SECONDS` has for its attempt; after the last attempt SQS moves it to the dead-letter queue.
+//! Every other record is processed, ignored, parked or a duplicate, and that is stored before the record is
+//! acknowledged.
 
 mod ask;
 
@@ -34,8 +35,8 @@ use tallyhook_core::event::{self, Event, EventType, Family};
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
 
-/// A batch waits for this: all questions of a batch are asked at once, and the function's 30 s must do for
-/// DynamoDB too.
+/// The limits for calls of Stripe. The events of a batch make them at the same time, and DynamoDB needs a
+/// part of the function's 30 s.
 const PATIENCE: Patience = Patience {
     attempts: 2,
     attempt_timeout: Duration::from_secs(4),
@@ -43,11 +44,11 @@ const PATIENCE: Patience = Patience {
     first_wait: Duration::from_millis(300),
 };
 
-/// The first attempt for an event whose user is not known yet is repeated so soon: the link is usually on its
-/// way.
-const NOT_YET_SECONDS: u32 = 5;
+/// The delay before the second attempt for an event whose user is unknown. The event that links its customer
+/// usually arrives within seconds.
+const UNKNOWN_USER_DELAY_SECONDS: u32 = 5;
 
-/// A family's worker.
+/// The worker of one family.
 pub struct Worker {
     family: Family,
     processor: Processor,
@@ -58,13 +59,13 @@ pub struct Worker {
     stripe: Option<Stripe>,
 }
 
-/// A record of the batch that is an event to process, or the reason why it is not.
+/// A record of the batch: an event to process, or a message that cannot be processed.
 enum Record {
     Job(Box<Job>),
     Unreadable(Box<Unreadable>),
 }
 
-/// A message that is parked without being an event to process.
+/// A message that is parked because it is no event that this worker can process.
 struct Unreadable {
     id: String,
     kind: String,
@@ -74,16 +75,16 @@ struct Unreadable {
     mode: SecretMode,
 }
 
-/// What a batch came to: one line of metrics, and one alert for each reason that something was parked for.
+/// The metrics of a batch, and one alert for each reason for which something was parked.
 #[derive(Default)]
-struct Tally {
+struct BatchSummary {
     counts: [(&'static str, u32); 5],
-    /// Seconds from Stripe making an event to its being applied, of the slowest.
+    /// The longest time from the creation of an event at Stripe to its commit here.
     applied_after_seconds: Option<i64>,
     alerts: BTreeMap<String, Alert>,
 }
 
-impl Tally {
+impl BatchSummary {
     fn count(&mut self, outcome: &Result<EventOutcome, StoreError>) {
         let (place, name) = match outcome {
             Ok(EventOutcome::Processed(..)) => (0, "Processed"),
@@ -135,7 +136,7 @@ macro_rules! event_line {
     };
 }
 
-/// A record of a batch and how it ended; `None` while its job is not processed.
+/// A record of the batch and its outcome; `None` until its job is processed.
 struct HandledRecord<'a> {
     message: &'a SqsMessage,
     outcome: Option<Result<EventOutcome, StoreError>>,
@@ -152,7 +153,7 @@ impl Worker {
         Ok(Self::new(WorkerConfig::from_env(env, family)?, family, sdk::dynamodb(&dynamodb), queue))
     }
 
-    /// The same over given clients.
+    /// Builds the worker with given clients.
     pub fn new(config: WorkerConfig, family: Family, dynamodb: sdk::DynamoDb, queue: Queue) -> Self {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
         let redrive = Redrive::new(queue.clone(), config.queues);
@@ -174,20 +175,20 @@ impl Worker {
         }
     }
 
-    /// Opens the connection to DynamoDB and, while that waits for answers, makes ready to pack payloads:
-    /// once, before the first batch.
+    /// Opens the connection to DynamoDB and, while that waits for answers, prepares the compression of
+    /// payloads. Called once, before the first batch.
     pub async fn prewarm(&self) {
         tokio::join!(self.processor.accounts.store.prewarm(), async { payload::prepare() });
     }
 
-    /// Processes a batch and names the records that failed.
+    /// Processes a batch and returns the records that failed.
     ///
     /// # Errors
     /// None; a failed record is part of the answer.
     pub async fn handle(&self, batch: SqsEvent) -> Result<SqsBatchResponse, lambda_runtime::Error> {
         let started = Instant::now();
         let now = clock::now();
-        let mut tally = Tally::default();
+        let mut summary = BatchSummary::default();
         let mut jobs = Vec::new();
         let mut records: Vec<HandledRecord<'_>> = Vec::new();
         for message in &batch.records {
@@ -197,9 +198,9 @@ impl Worker {
                     None
                 }
                 Record::Unreadable(unreadable) => {
-                    tally.alert(&unreadable.id, &unreadable.kind, &unreadable.parked);
+                    summary.alert(&unreadable.id, &unreadable.kind, &unreadable.parked);
                     let outcome = self.park(*unreadable, attempt(message), now).await;
-                    tally.count(&outcome);
+                    summary.count(&outcome);
                     Some(outcome)
                 }
             };
@@ -209,14 +210,14 @@ impl Worker {
         let waiting = records.iter_mut().filter(|record| record.outcome.is_none());
         for (record, (job, outcome)) in waiting.zip(jobs.iter().zip(outcomes)) {
             self.log(&job.event, &outcome, job.attempt, started);
-            tally.count(&outcome);
+            summary.count(&outcome);
             match &outcome {
                 Ok(EventOutcome::Processed(..)) => {
                     let seconds = clock::now().seconds_since(job.event.created);
-                    tally.applied_after_seconds = tally.applied_after_seconds.max(Some(seconds));
+                    summary.applied_after_seconds = summary.applied_after_seconds.max(Some(seconds));
                 }
                 Ok(EventOutcome::Parked(parked)) => {
-                    tally.alert(job.event.id.as_str(), job.event.kind.as_str(), parked);
+                    summary.alert(job.event.id.as_str(), job.event.kind.as_str(), parked);
                 }
                 Ok(EventOutcome::Duplicate | EventOutcome::Ignored(_) | EventOutcome::NotYet) | Err(_) => {}
             }
@@ -233,7 +234,7 @@ impl Worker {
                     | EventOutcome::Ignored(_)
                     | EventOutcome::Parked(_),
                 )) => continue,
-                Some(Ok(EventOutcome::NotYet)) => Some(NOT_YET_SECONDS),
+                Some(Ok(EventOutcome::NotYet)) => Some(UNKNOWN_USER_DELAY_SECONDS),
                 Some(Err(_)) | None => self.delay(attempt(message)),
             };
             if let (Some(seconds), Some(receipt_handle)) = (seconds, &message.receipt_handle) {
@@ -246,8 +247,8 @@ impl Worker {
         if let Err(error) = self.queue.delay(&self.queue_url, &delays).await {
             warn!(error, "WEBHOOK_RETRY_NOT_DELAYED");
         }
-        tally.write(self.family);
-        for alert in tally.alerts.values() {
+        summary.write(self.family);
+        for alert in summary.alerts.values() {
             self.alerts.send(alert).await;
         }
         let mut response = SqsBatchResponse::default();
@@ -255,30 +256,29 @@ impl Worker {
         Ok(response)
     }
 
-    /// Asks Stripe for what an event leaves out, which few do, and goes the straight path. What Stripe did
-    /// not answer is tried again.
+    /// Reads from Stripe what an event leaves out, which few events do, then processes the events. An event
+    /// whose call to Stripe failed fails too, and SQS redelivers it.
     async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
         let Some(stripe) = &self.stripe else { return self.processor.run(jobs, now).await };
-        let asked = join_all(jobs.iter_mut().map(|job| ask::complete(stripe, job))).await;
-        if asked.iter().all(Result::is_ok) {
+        let completed = join_all(jobs.iter_mut().map(|job| ask::complete(stripe, job))).await;
+        if completed.iter().all(Result::is_ok) {
             return self.processor.run(jobs, now).await;
         }
-        let whole: Vec<Job> =
-            jobs.iter().zip(&asked).filter(|(_, asked)| asked.is_ok()).map(|(job, _)| job.clone()).collect();
-        let mut done = self.processor.run(&whole, now).await.into_iter();
+        let ready = jobs.iter().zip(&completed).filter(|(_, completed)| completed.is_ok());
+        let ready: Vec<Job> = ready.map(|(job, _)| job.clone()).collect();
+        let mut outcomes = self.processor.run(&ready, now).await.into_iter();
         let unanswered = |message| Err(StoreError::Unavailable { operation: "asking Stripe", message });
         let lost = || unanswered("no answer for this event".to_owned());
-        asked
+        completed
             .into_iter()
-            .map(|asked| asked.map_or_else(unanswered, |()| done.next().unwrap_or_else(lost)))
+            .map(|completed| completed.map_or_else(unanswered, |()| outcomes.next().unwrap_or_else(lost)))
             .collect()
     }
 
-    /// Seconds until the next attempt; `None` leaves it to the queue, which moves the message to the
-    /// dead-letter queue.
+    /// The seconds until the next attempt. `None` leaves the delay to the queue.
     fn delay(&self, attempt: u32) -> Option<u32> {
         let place = usize::try_from(attempt).unwrap_or(usize::MAX).checked_sub(1)?;
-        // After the last attempt the message is taken once more only to be moved: at once is soon enough.
+        // After the last attempt SQS receives the message once more only to move it to the dead-letter queue.
         Some(self.retry_delays_seconds.get(place).copied().unwrap_or(0))
     }
 
@@ -331,7 +331,7 @@ impl Worker {
         }
     }
 
-    /// The worker of `customer`, the quietest family, also records the types that nobody handles.
+    /// Whether this queue may carry the type. The worker of `customer` also records types without a family.
     fn takes(&self, kind: &EventType) -> bool {
         kind.family().unwrap_or(Family::Customer) == self.family
     }
@@ -371,8 +371,8 @@ impl Worker {
         };
         match self.processor.accounts.store.commit(vec![items::event(&record)]).await {
             Ok(()) => Ok(EventOutcome::Parked(parked)),
-            // It was finished before under this id: whatever this message is, it changes nothing. Any other
-            // cancellation (a conflict, a throttled table) has recorded nothing.
+            // An event with this id is already finished, so this message changes nothing. Any other reason (a
+            // conflict, throttling) means that nothing was written.
             Err(StoreError::Cancelled(reasons))
                 if reasons.iter().all(|(_, reason)| *reason == Reason::Condition) =>
             {
@@ -382,7 +382,7 @@ impl Worker {
         }
     }
 
-    /// Writes one line for each attempt, with the ids that the event names.
+    /// Writes one log line for an attempt, with the ids that the event names.
     fn log(&self, event: &Event, outcome: &Result<EventOutcome, StoreError>, attempt: u32, started: Instant) {
         let named = event.named_user().ok().flatten();
         let owner = match outcome {
@@ -395,7 +395,7 @@ impl Worker {
             )
             | Err(_) => None,
         };
-        let ids = LoggedIds {
+        let ids = LogFields {
             event,
             user_id: owner.or(named.as_ref()).map(|id| id.as_str()),
             duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -417,7 +417,7 @@ impl Worker {
                 event_line!(warn, ids, "WEBHOOK_PARKED", outcome = "parked", reason);
             }
             Ok(EventOutcome::NotYet) => {
-                let (reason, next_attempt_seconds) = ("no_user", NOT_YET_SECONDS);
+                let (reason, next_attempt_seconds) = ("no_user", UNKNOWN_USER_DELAY_SECONDS);
                 event_line!(info, ids, "WEBHOOK_PROCESSING_FAILED", reason, attempt, next_attempt_seconds);
             }
             Err(error) => {
@@ -428,8 +428,8 @@ impl Worker {
     }
 }
 
-/// What every line about an event says.
-struct LoggedIds<'a> {
+/// The fields that every line about an event has.
+struct LogFields<'a> {
     event: &'a Event,
     user_id: Option<&'a str>,
     duration_ms: u64,

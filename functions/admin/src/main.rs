@@ -1,6 +1,7 @@
-//! The admin API: `/admin/stripe/…`.
+//! The operator's API: `/admin/stripe/…`, and the dashboard.
 //!
-//! It lists the event log, sends events again and tells how the system is. See `common/service/src/http/admin.rs`.
+//! It lists the event log, sends events again, changes users and shows the health score. See
+//! `common/service/src/http/admin.rs`.
 
 use lambda_http::service_fn;
 use tallyhook_service::http::admin::Admin;

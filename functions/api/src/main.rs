@@ -1,4 +1,4 @@
-//! The app's API: `/users/{id}` and what is below it.
+//! The app's API: `/users/{id}` and the routes below it, checkout, and the pages for customers.
 //!
 //! It creates users, shows accounts and ledgers, and spends credits. See `common/service/src/http/api.rs`.
 

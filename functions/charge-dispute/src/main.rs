@@ -1,6 +1,6 @@
 //! The worker of the queue `charge-dispute`: `charge.dispute.*`.
 //!
-//! It holds what a disputed payment granted, and gives it back when the dispute is won. The rules:
+//! It holds the credits and access of a disputed payment, and gives them back when the dispute is won. The rules:
 //! `common/core/src/decide/charge_dispute.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};

@@ -1,6 +1,6 @@
 //! The worker of the queue `checkout-session`: `checkout.session.*`.
 //!
-//! It adds packs and orders that were paid once and binds a customer to its user. The rules:
+//! It grants packs and orders that were paid, and links a customer to its user. The rules:
 //! `common/core/src/decide/checkout_session.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};

@@ -1,6 +1,6 @@
 //! The worker of the queue `customer-subscription`: `customer.subscription.*`.
 //!
-//! It moves the tier, opens trials and grants plan changes. The rules:
+//! It changes the tier, starts trials and grants changes of plan. The rules:
 //! `common/core/src/decide/customer_subscription.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};

@@ -1,4 +1,4 @@
-//! The worker of the dead-letter queue: what no attempt could process goes into the event log as `failed`.
+//! The worker of the dead-letter queue: writes the events that failed on every attempt to the event log.
 //!
 //! It changes no account. See `common/service/src/schedules/dead_letter.rs`.
 

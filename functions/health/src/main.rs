@@ -1,6 +1,6 @@
-//! The schedule of every hour: counts, scores, writes metrics and alerts by the rules.
+//! Runs every hour: counts events and messages, computes the health score, writes metrics and sends alerts.
 //!
-//! The rules: `common/core/src/health.rs`; what is counted: `common/service/src/health.rs`.
+//! The rules: `common/core/src/health.rs`; the counts: `common/service/src/health.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};
 use tallyhook_service::schedules::health::HealthCheck;

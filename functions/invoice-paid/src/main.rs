@@ -1,6 +1,7 @@
 //! The worker of the queue `invoice-paid`: `invoice.paid`.
 //!
-//! It grants what a subscription's payment is worth. The rules: `common/core/src/decide/invoice_paid.rs`.
+//! It grants the credits and access of a subscription's payment. The rules:
+//! `common/core/src/decide/invoice_paid.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};
 use tallyhook_core::event::Family;

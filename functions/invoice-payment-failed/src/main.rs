@@ -1,7 +1,7 @@
-//! The worker of the queue `invoice-payment-failed`: `invoice.payment_failed and
-//! invoice.payment_action_required`.
+//! The worker of the queue `invoice-payment-failed`: `invoice.payment_failed` and
+//! `invoice.payment_action_required`.
 //!
-//! It remembers that a payment failed. The rules: `common/core/src/decide/invoice_payment_failed.rs`.
+//! It records that a payment failed. The rules: `common/core/src/decide/invoice_payment_failed.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};
 use tallyhook_core::event::Family;

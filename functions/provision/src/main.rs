@@ -1,7 +1,6 @@
-//! The worker of the queue `provision`: tells the app of a user's first payment and of every change of an
-//! account.
+//! The worker of the queue `provision`: reports a user's first payment and every change of an account to the app.
 //!
-//! It changes its jobs and nothing else. See `common/service/src/outbox/provision.rs`; which jobs there are:
+//! It changes only its jobs. See `common/service/src/outbox/provision.rs`; the jobs:
 //! `common/service/src/outbox.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};

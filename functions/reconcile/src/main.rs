@@ -1,7 +1,7 @@
 //! Runs every six hours: compares Stripe's subscriptions, paid invoices, finished sessions and undelivered
-//! events with the accounts, and sets right what it may.
+//! events with the accounts, and repairs differences.
 //!
-//! It takes no input and answers with its report. The rules: `common/core/src/drift.rs`; the run:
+//! It takes no input and returns its report. The rules: `common/core/src/drift.rs`; the run:
 //! `common/service/src/reconcile.rs`.
 
 use lambda_runtime::service_fn;

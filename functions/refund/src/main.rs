@@ -1,4 +1,4 @@
-//! The worker of the queue `refund`: `charge.refunded and refund.*`.
+//! The worker of the queue `refund`: `charge.refunded` and `refund.*`.
 //!
 //! It takes back what a refunded payment granted. The rules: `common/core/src/decide/refund.rs`.
 

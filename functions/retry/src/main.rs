@@ -1,5 +1,5 @@
-//! The schedule of every 15 minutes: sends parked and failed events again when they are due, and writes
-//! access that ended by time.
+//! Runs every 15 minutes: sends parked and failed events again when they are due, and updates accounts whose
+//! access ended by time.
 //!
 //! What is due, and when: `common/service/src/resend/retry.rs`.
 

@@ -1,6 +1,6 @@
 //! Stripe's endpoint: `POST /webhooks/stripe` and `GET /webhooks/stripe/health`.
 //!
-//! It verifies the signature and hands the event to its family's queue; it changes nothing itself. See
+//! It verifies the signature and sends the event to its family's queue. It changes no account. See
 //! `common/service/src/webhook.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};

@@ -511,7 +511,7 @@ impl State {
         }
     }
 
-    /// Drops subscriptions that ended long ago and hold nothing, so that an account stays small whatever its
+    /// Drops subscriptions that ended long ago and hold nothing, so that an account stays small with any
     /// history.
     fn forget(&mut self, policy: &Policy, now: Timestamp) {
         let horizon = now.plus_days(-FORGET_ENDED_AFTER_DAYS);

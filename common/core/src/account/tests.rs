@@ -1,4 +1,4 @@
-//! What holds for an account whatever its history: that it stays small, and that what it has forgotten does
+//! What holds for an account with any history: that it stays small, and that what it has forgotten does
 //! not come back.
 
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use crate::timestamp::Timestamp;
 
 const DAY: i64 = 86_400;
 
-/// A subscriber for this many months, who changes the plan and buys packs in each month.
+/// A subscriber of a number of months, who changes the plan and buys packs in each.
 fn months(count: i64) -> Vec<Step> {
     let pro = |start| json!({"items": items(&[("price_pro", 1)], start)});
     let month = |number: i64| {
@@ -107,13 +107,14 @@ fn a_forgotten_subscription_is_not_paid_out_again() {
         !run.account.state.subscriptions.keys().any(|id| id.as_str() == "sub_0"),
         "sub_0 is not forgotten"
     );
-    // The oldest events are sent again, or reconciliation reads the objects, with or without the end.
+    // Somebody has the oldest events sent again, or reconciliation reads the objects: with the end known, or
+    // not.
     let (first, over) = (subscribed(0, P1), ended(0, P1 + 20 * DAY));
     for late in
         [first.clone(), first[1..].to_vec(), [over.clone(), first.clone()].concat(), [first, over].concat()]
     {
         let again = Run::of(&[lives.clone(), late].concat());
-        assert_eq!(again.balance(), run.balance(), "{}", again.told());
+        assert_eq!(again.balance(), run.balance(), "{}", again.summary());
     }
 }
 
@@ -276,11 +277,11 @@ fn purchases_are_told_apart_until_they_are_too_many() {
     );
     // The refund of one that was joined with others finds nothing of its own, and says so.
     let back = [packs(most + 2), vec![refunded(P1 + 50, "pi_cs_0", 2000)]].concat();
-    let told = Run::of(&back).told();
-    assert!(told.ends_with("refund#ch_pi_cs_0#2000 +0 shortfall 1000"), "{told}");
+    let summary = Run::of(&back).summary();
+    assert!(summary.ends_with("refund#ch_pi_cs_0#2000 +0 shortfall 1000"), "{summary}");
     let last = vec![refunded(P1 + 50, &format!("pi_cs_{}", most + 1), 2000)];
-    let told = Run::of(&[packs(most + 2), last].concat()).told();
-    assert!(told.starts_with(&format!("free {} |", 1000 * (most + 1))), "{told}");
+    let summary = Run::of(&[packs(most + 2), last].concat()).summary();
+    assert!(summary.starts_with(&format!("free {} |", 1000 * (most + 1))), "{summary}");
     // What has nothing left is gone.
     check(
         "spent",
@@ -297,9 +298,10 @@ fn what_a_reset_has_ended_does_not_come_back_with_a_failed_refund() {
         paid(P2, "in_2", "subscription_cycle", "price_pro", P2),
         refund("failed", P2 + 10, "pi_cs_1", "re_1", 2000, "failed"),
     ];
-    let told = "session#cs_1 +1000, refund#re_1#succeeded -1000, invoice#in_2 +5000, refund#re_1#failed +0";
-    let run = Run::of(&given).told();
-    assert!(run.starts_with(&format!("pro until 5185000 5000 | sub_1=5000 | {told}")), "{run}");
+    let summary =
+        "session#cs_1 +1000, refund#re_1#succeeded -1000, invoice#in_2 +5000, refund#re_1#failed +0";
+    let run = Run::of(&given).summary();
+    assert!(run.starts_with(&format!("pro until 5185000 5000 | sub_1=5000 | {summary}")), "{run}");
 }
 
 #[test]
@@ -309,8 +311,8 @@ fn a_change_that_comes_after_its_period_changes_nothing() {
         paid(P2, "in_2", "subscription_cycle", "price_pro", P2),
         changed(P1 + DAY, ("price_pro", 1), ("price_business", 1), P1),
     ];
-    let told = "invoice#in_1 +5000, invoice#in_2 +0";
-    check("late", given, &format!("pro 5000 | sub_1=5000 | {told}"));
+    let summary = "invoice#in_1 +5000, invoice#in_2 +0";
+    check("late", given, &format!("pro 5000 | sub_1=5000 | {summary}"));
 }
 
 #[test]
@@ -362,17 +364,17 @@ fn of_two_payments_of_one_period_only_the_refund_of_the_one_that_counts_counts()
             [&early, &back, &late],
         ] {
             let run = Run::of(&steps.map(Clone::clone));
-            assert_eq!(run.balance().get(), left, "{invoice}: {}", run.told());
+            assert_eq!(run.balance().get(), left, "{invoice}: {}", run.summary());
         }
     }
 }
 
-/// Of two states of the same second it is unknown which is newer. The further one counts, in any order and
-/// number.
+/// Of two states of one second, nothing in the events says which is newer: the further one stands, in any
+/// order, and however often.
 #[test]
 fn of_two_states_of_one_second_the_further_one_stands() {
     let state = |status: &str, more: &Value| sub("created", P1 + 5, patched(json!({"status": status}), more));
-    let told = |steps: &[Step]| Subscription::clone(&Run::of(steps).account.state.subscriptions["sub_1"]);
+    let summary = |steps: &[Step]| Subscription::clone(&Run::of(steps).account.state.subscriptions["sub_1"]);
     let order = [
         "incomplete",
         "trialing",
@@ -387,7 +389,7 @@ fn of_two_states_of_one_second_the_further_one_stands() {
     for pair in order.windows(2) {
         let (nearer, further) = (state(pair[0], &json!({})), state(pair[1], &json!({})));
         for steps in [vec![nearer.clone(), further.clone()], vec![further, nearer]] {
-            assert_eq!(told(&steps).snapshot.unwrap().status.as_str(), pair[1], "{pair:?}");
+            assert_eq!(summary(&steps).snapshot.unwrap().status.as_str(), pair[1], "{pair:?}");
         }
     }
     let ends = |at: i64| {
@@ -398,12 +400,12 @@ fn of_two_states_of_one_second_the_further_one_stands() {
         )
     };
     for steps in [vec![ends(P2), ends(P2 + DAY)], vec![ends(P2 + DAY), ends(P2)]] {
-        let end = told(&steps).snapshot.unwrap().items[0].end;
+        let end = summary(&steps).snapshot.unwrap().items[0].end;
         assert_eq!(end, Some(Timestamp::from_unix(P2 + DAY)), "the later end");
     }
     let many: Vec<Step> = (0..12).map(|number| state("active", &json!({"cancel_at": P2 + number}))).collect();
-    assert_eq!(told(&[&many[..2], &many[..2]].concat()), told(&many[..2]), "once more changes nothing");
-    assert_eq!(told(&many), told(&[&many[..], &many[..]].concat()));
+    assert_eq!(summary(&[&many[..2], &many[..2]].concat()), summary(&many[..2]), "once more changes nothing");
+    assert_eq!(summary(&many), summary(&[&many[..], &many[..]].concat()));
     // Stored, and compared with what later versions make.
     assert_eq!(super::snapshot::digest("x"), 0x2d711642);
 }

@@ -60,26 +60,26 @@ mod tests {
     #[test]
     fn an_inquiry_holds_nothing_unless_it_becomes_a_dispute() {
         let asked = || dispute("created", 1100, PI, "warning_needs_response");
-        let told = "invoice#in_1 +5000, dispute#dp_1#warning_needs_response +0";
+        let summary = "invoice#in_1 +5000, dispute#dp_1#warning_needs_response +0";
         let over = vec![bought(), asked(), dispute("closed", 1300, PI, "warning_closed")];
         check_any_order(
             "closed",
             over,
-            &format!("pro until 2593000 5000 | sub_1=5000 | {told}, dispute#dp_1#warning_closed +0"),
+            &format!("pro until 2593000 5000 | sub_1=5000 | {summary}, dispute#dp_1#warning_closed +0"),
         );
         let worse = vec![bought(), asked(), dispute("updated", 1300, PI, "needs_response")];
         check_any_order(
             "escalated",
             worse,
-            &format!("pro until 2593000 0 | sub_1=0 | {told}, dispute#dp_1#needs_response -5000"),
+            &format!("pro until 2593000 0 | sub_1=0 | {summary}, dispute#dp_1#needs_response -5000"),
         );
     }
 
     #[test]
     fn refund_and_dispute_together_take_no_more_than_was_granted() {
         let given = vec![bought(), refunded(1100, PI, 500), dispute("created", 1200, PI, "needs_response")];
-        let told = "invoice#in_1 +5000, refund#ch_pi_in_1#500 -1250, dispute#dp_1#needs_response -3750";
-        check_any_order("both", given, &format!("pro until 2593000 0 | sub_1=0 | {told}"));
+        let summary = "invoice#in_1 +5000, refund#ch_pi_in_1#500 -1250, dispute#dp_1#needs_response -3750";
+        check_any_order("both", given, &format!("pro until 2593000 0 | sub_1=0 | {summary}"));
     }
 
     #[test]
@@ -90,9 +90,9 @@ mod tests {
             dispute("created", 20, "pi_cs_1", "needs_response"),
             dispute("closed", 30, "pi_cs_1", "won"),
         ];
-        let told = "session#cs_1 +1000, consume#1 -400, dispute#dp_1#needs_response -600 shortfall 400, \
+        let summary = "session#cs_1 +1000, consume#1 -400, dispute#dp_1#needs_response -600 shortfall 400, \
             dispute#dp_1#won +600";
-        check("600 were left", given, &format!("free 600 | addon=600 | {told}"));
+        check("600 were left", given, &format!("free 600 | addon=600 | {summary}"));
     }
 
     #[test]

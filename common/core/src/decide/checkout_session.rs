@@ -223,7 +223,7 @@ mod tests {
         for (what, given, expect) in [
             ("one", bought(p(), json!({})), "free 1000 | addon=1000 | session#cs_1 +1000"),
             (
-                "twice told",
+                "twice summary",
                 [bought(p(), json!({})), bought(p(), json!({}))].concat(),
                 "free 1000 | addon=1000 | session#cs_1 +1000",
             ),
@@ -357,7 +357,7 @@ mod tests {
         let order =
             session("completed", 50, "cs_1", metadata, json!({"amount_total": 9900, "currency": "jpy"}));
         let run = Run::of(&[order.clone(), order]);
-        assert_eq!(run.told(), "free 0 |  | session#cs_1 +0");
+        assert_eq!(run.summary(), "free 0 |  | session#cs_1 +0");
         let [order] = run.orders.as_slice() else { panic!("{:?}", run.orders) };
         assert_eq!(
             (order.session.as_str(), order.mode.as_str(), order.tier.as_str()),

@@ -46,7 +46,7 @@ pub struct Owner {
 /// Finds the owner of an event.
 ///
 /// # Errors
-/// [`Parked`] with the reason why the event has no owner.
+/// [`Parked`] with the reason why there is no owner.
 pub fn owner(event: &Event, links: &Links, policy: &Policy) -> Result<Owner, Parked> {
     let owner = |user: &UserId| Ok(Owner { user: user.clone(), by_reference: false });
     let moved = [&links.subscription, &links.customer].into_iter().flatten().find(|link| link.moved);

@@ -44,9 +44,13 @@ mod tests {
     fn the_cumulative_amount_counts_in_any_order_and_number() {
         let given =
             vec![bought(), refunded(1100, PI, 500), refunded(1200, PI, 1500), refunded(1300, PI, 2000)];
-        let told = "invoice#in_1 +5000, refund#ch_pi_in_1#500 -1250, refund#ch_pi_in_1#1500 -2500, \
+        let summary = "invoice#in_1 +5000, refund#ch_pi_in_1#500 -1250, refund#ch_pi_in_1#1500 -2500, \
             refund#ch_pi_in_1#2000 -1250";
-        check_any_order("500, 1500, 2000 of 2000", given, &format!("pro until 2593000 0 | sub_1=0 | {told}"));
+        check_any_order(
+            "500, 1500, 2000 of 2000",
+            given,
+            &format!("pro until 2593000 0 | sub_1=0 | {summary}"),
+        );
         check(
             "one was lost, one comes late",
             vec![bought(), refunded(1300, PI, 1500), refunded(1200, PI, 500)],
@@ -64,43 +68,47 @@ mod tests {
     fn a_refund_and_its_charge_are_one() {
         let given =
             vec![bought(), refund("created", 1100, PI, "re_1", 1000, "succeeded"), refunded(1100, PI, 1000)];
-        let told = "invoice#in_1 +5000, refund#re_1#succeeded -2500, refund#ch_pi_in_1#1000 +0";
-        check_any_order("half", given, &format!("pro until 2593000 2500 | sub_1=2500 | {told}"));
+        let summary = "invoice#in_1 +5000, refund#re_1#succeeded -2500, refund#ch_pi_in_1#1000 +0";
+        check_any_order("half", given, &format!("pro until 2593000 2500 | sub_1=2500 | {summary}"));
     }
 
     #[test]
     fn a_pending_refund_counts_only_in_its_charge_and_a_failed_one_not_at_all() {
         let pending = || refund("created", 1100, PI, "re_1", 1000, "pending");
-        let told = "invoice#in_1 +5000, refund#re_1#pending +0";
-        check("pending", vec![bought(), pending()], &format!("pro until 2593000 5000 | sub_1=5000 | {told}"));
+        let summary = "invoice#in_1 +5000, refund#re_1#pending +0";
+        check(
+            "pending",
+            vec![bought(), pending()],
+            &format!("pro until 2593000 5000 | sub_1=5000 | {summary}"),
+        );
         let arrives = vec![
             bought(),
             pending(),
             refunded(1101, PI, 1000),
             refund("updated", 1200, PI, "re_1", 1000, "succeeded"),
         ];
-        let told = "invoice#in_1 +5000, refund#re_1#pending +0, refund#ch_pi_in_1#1000 -2500, \
+        let summary = "invoice#in_1 +5000, refund#re_1#pending +0, refund#ch_pi_in_1#1000 -2500, \
             refund#re_1#succeeded +0";
-        check_any_order("it arrives", arrives, &format!("pro until 2593000 2500 | sub_1=2500 | {told}"));
+        check_any_order("it arrives", arrives, &format!("pro until 2593000 2500 | sub_1=2500 | {summary}"));
         let fails =
             vec![bought(), refunded(1101, PI, 1000), refund("failed", 1200, PI, "re_1", 1000, "failed")];
-        let told = "invoice#in_1 +5000, refund#ch_pi_in_1#1000 -2500, refund#re_1#failed +2500";
-        check_any_order("it fails", fails, &format!("pro until 2593000 5000 | sub_1=5000 | {told}"));
+        let summary = "invoice#in_1 +5000, refund#ch_pi_in_1#1000 -2500, refund#re_1#failed +2500";
+        check_any_order("it fails", fails, &format!("pro until 2593000 5000 | sub_1=5000 | {summary}"));
     }
 
     #[test]
     fn a_refund_that_failed_takes_nothing_whatever_its_snapshot_says() {
         for status in ["pending", "requires_action", "succeeded", "failed", "canceled", "unheard_of"] {
-            let told = "invoice#in_1 +5000, refund#re_1#failed +0";
+            let summary = "invoice#in_1 +5000, refund#re_1#failed +0";
             let failed = refund("failed", 1200, PI, "re_1", 1000, status);
             check(
                 status,
                 vec![bought(), failed.clone()],
-                &format!("pro until 2593000 5000 | sub_1=5000 | {told}"),
+                &format!("pro until 2593000 5000 | sub_1=5000 | {summary}"),
             );
-            let told = "invoice#in_1 +5000, refund#re_1#succeeded -2500, refund#re_1#failed +2500";
+            let summary = "invoice#in_1 +5000, refund#re_1#succeeded -2500, refund#re_1#failed +2500";
             let given = vec![bought(), refund("created", 1100, PI, "re_1", 1000, "succeeded"), failed];
-            check_any_order(status, given, &format!("pro until 2593000 5000 | sub_1=5000 | {told}"));
+            check_any_order(status, given, &format!("pro until 2593000 5000 | sub_1=5000 | {summary}"));
         }
     }
 
@@ -149,12 +157,12 @@ mod tests {
 
     #[test]
     fn a_pack_pays_for_its_own_refund_only() {
-        let told = "session#cs_1 +1000, consume#1 -1000, session#cs_2 +1000, refund#ch_pi_cs_1#2000 +0 \
+        let summary = "session#cs_1 +1000, consume#1 -1000, session#cs_2 +1000, refund#ch_pi_cs_1#2000 +0 \
             shortfall 1000";
         check(
             "another pack is not taken for one that was spent",
             vec![pack(10, "cs_1"), Step::Spend(1000), pack(20, "cs_2"), refunded(30, "pi_cs_1", 2000)],
-            &format!("free 1000 | addon=1000 | {told}"),
+            &format!("free 1000 | addon=1000 | {summary}"),
         );
         // The failed refund of one pack gives back what that pack had left, whatever was taken from the
         // other.
@@ -167,7 +175,7 @@ mod tests {
         ] {
             let given = [vec![pack(10, "cs_1"), pack(20, "cs_2"), Step::Spend(300)], back].concat();
             let run = crate::decide::tests::Run::of(&given);
-            assert!(run.told().starts_with("free 1000 | addon=1000 |"), "{}", run.told());
+            assert!(run.summary().starts_with("free 1000 | addon=1000 |"), "{}", run.summary());
         }
     }
 
@@ -196,12 +204,12 @@ mod tests {
             dispute("closed", 1200, PI, "won"),
             refunded(1300, PI, 1000),
         ];
-        let told = "invoice#in_1 +5000, dispute#dp_1#needs_response -5000, dispute#dp_1#won +5000, \
+        let summary = "invoice#in_1 +5000, dispute#dp_1#needs_response -5000, dispute#dp_1#won +5000, \
             refund#ch_pi_in_1#1000 -2500";
         check_any_order(
             "net of what came back",
             won,
-            &format!("pro until 2593000 2500 | sub_1=2500 | {told}"),
+            &format!("pro until 2593000 2500 | sub_1=2500 | {summary}"),
         );
     }
 }

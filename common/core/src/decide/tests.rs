@@ -7,6 +7,7 @@
 mod access;
 mod changes;
 mod items;
+mod law;
 mod purchases;
 mod random;
 mod refunds;
@@ -112,20 +113,20 @@ impl From<Value> for Step {
     }
 }
 
-/// Folds the steps and compares what came of it: `tier balance | buckets | ledger`, then whatever is parked.
+/// Folds the steps and compares the result: `tier balance | buckets | ledger`, then what is parked.
 ///
 /// A bucket is written `sub_1=5000`, a ledger entry `invoice#in_1 +5000`, with `superseded` or `shortfall N`
 /// behind it.
 #[track_caller]
 pub fn check(what: &str, given: Vec<Step>, expect: &str) {
-    let seen = Run::of(&given).told();
+    let seen = Run::of(&given).summary();
     assert_eq!(seen, expect, "{what}");
 }
 
 /// As [`check`], and the same for the reverse order of arrival and with every event twice.
 #[track_caller]
 pub fn check_any_order(what: &str, given: Vec<Step>, expect: &str) {
-    let end = |told: &str| told.split(" | ").take(2).map(str::to_owned).collect::<Vec<_>>();
+    let end = |summary: &str| summary.split(" | ").take(2).map(str::to_owned).collect::<Vec<_>>();
     let is_event = |step: &&Step| matches!(step, Step::Event(_));
     let last = given
         .iter()
@@ -142,7 +143,7 @@ pub fn check_any_order(what: &str, given: Vec<Step>, expect: &str) {
         backwards
     };
     check(what, given, expect);
-    assert_eq!(end(&Run::of(&backwards).told()), end(expect), "backwards and doubled: {what}");
+    assert_eq!(end(&Run::of(&backwards).summary()), end(expect), "backwards and doubled: {what}");
 }
 
 /// An account and what is beside it.
@@ -306,7 +307,7 @@ impl Run {
         self.account.state.balance(&self.catalog.policy, self.now)
     }
 
-    pub fn told(&self) -> String {
+    pub fn summary(&self) -> String {
         let state = &self.account.state;
         let access = state.access(&self.catalog, self.now);
         let until = access.until.map_or_else(String::new, |until| format!(" until {}", until.unix()));
@@ -332,7 +333,7 @@ impl Run {
             format!("{key} {:+}{note}", entry.delta)
         };
         let entries: Vec<String> = self.booked.iter().map(entry).collect();
-        let mut told = format!(
+        let mut summary = format!(
             "{}{until} {} | {} | {}",
             access.tier,
             all.balance(),
@@ -340,9 +341,9 @@ impl Run {
             entries.join(", ")
         );
         for (event, parked) in &self.parked {
-            told += &format!(" | {} parked: {}", event.kind, parked.code());
+            summary += &format!(" | {} parked: {}", event.kind, parked.code());
         }
-        told
+        summary
     }
 }
 
@@ -523,7 +524,7 @@ fn stripe_is_asked_exactly_for_what_an_event_leaves_out() {
         ),
         ("an unpaid one", invoice("payment_failed", P1, "in_1", "subscription_cycle", &[], cut_off), false),
         ("a subscription with its items", sub("created", P1, json!({})), false),
-        ("one whose price nobody knows", sub("created", P1, json!({"items": other})), false),
+        ("one with an unknown price", sub("created", P1, json!({"items": other})), false),
         (
             "one cut off before its plan",
             object(&sub("created", P1, json!({"items": other})), json!({"items": {"has_more": true}})),
@@ -621,7 +622,7 @@ fn what_goes_beside_the_account_is_told_with_it() {
             bought(),
             "updated |  | pi_in_1=invoice#in_1 | -",
         ),
-        ("told by a charge", vec![], of_charge, "updated | cus_1 | ch_1=invoice#in_1 | -"),
+        ("named by a charge", vec![], of_charge, "updated | cus_1 | ch_1=invoice#in_1 | -"),
         ("an invoice that is open", vec![], by(json!({"status": "open"})), "not_paid | cus_1 |  | -"),
         (
             "a manual invoice",

@@ -1,15 +1,14 @@
-//! `notify`: alerts from the queue `tallyhook-notify` to Slack and Discord.
+//! `notify`: posts alerts from the queue `tallyhook-notify` to Slack and Discord.
 //!
-//! Alerts with the same key are posted once and then held for a while; the next one says how many were. What
-//! is posted is the alert's typed fields and our own words, shortened to what the two services take, with
-//! everything escaped that they would act on.
+//! After an alert is posted, alerts with the same key are held for a time; the next post says how many were
+//! held. A post contains the alert's typed fields and our own texts, shortened to the limits of the service
+//! and with its markup escaped.
 //!
-//! A post that fails is tried again as the queue allows and then lost, with a line in the log: the alert was
-//! there already when it was sent here, and what it is about is in the event log. **Invariant:** nothing
-//! waits for this function.
+//! SQS retries a post that fails. After the last attempt the alert is lost, and a log line reports it; the
+//! event that caused it is still in the event log. **Invariant:** nothing waits for this function.
 //!
-//! A destination is https on a public address ([`tallyhook_aws::http::Reach`]): whoever can set a URL must not be
-//! able to reach what is inside.
+//! A destination must be https on a public address ([`tallyhook_aws::http::Reach`]), so that a person who
+//! sets a URL cannot reach internal addresses.
 
 use std::time::Duration;
 
@@ -27,23 +26,23 @@ use tallyhook_aws::sdk;
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_core::timestamp::Timestamp;
 
-/// A post takes no longer than this.
+/// The limit for one post.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// A value is shown this far; Discord takes 1024 characters, Slack 2000.
-const MOST_VALUE: usize = 300;
-/// A text is shown this far; Slack takes 3000 characters, Discord 4096.
-const MOST_TEXT: usize = 2500;
-/// A title is shown this far; Slack takes 150 characters, Discord 256.
-const MOST_TITLE: usize = 140;
+/// Characters of a field. Discord takes 1024, Slack 2000.
+const MAX_VALUE: usize = 300;
+/// Characters of the text. Slack takes 3000, Discord 4096.
+const MAX_TEXT: usize = 2500;
+/// Characters of the title. Slack takes 150, Discord 256.
+const MAX_TITLE: usize = 140;
 
-/// The function.
+/// The function `notify`.
 pub struct Notify {
     store: Store,
     http: Http,
     destinations: Vec<(Chat, String)>,
 }
 
-/// Whose JSON to write.
+/// The chat service of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chat {
     Slack,
@@ -60,7 +59,7 @@ impl Chat {
 }
 
 impl Notify {
-    /// Builds it from the environment.
+    /// Builds the function from the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -68,7 +67,7 @@ impl Notify {
         Ok(Self::new(NotifyConfig::from_env(env)?, sdk::dynamodb(&sdk::sdk_config(env, "DYNAMODB")?)))
     }
 
-    /// The same over a given client.
+    /// Builds the function with a given client.
     pub fn new(config: NotifyConfig, dynamodb: sdk::DynamoDb) -> Self {
         let urls = [(Chat::Slack, config.slack_url), (Chat::Discord, config.discord_url)];
         Self {
@@ -78,7 +77,7 @@ impl Notify {
         }
     }
 
-    /// Posts a batch and names the alerts that could not be posted.
+    /// Posts the alerts of a batch and returns those that could not be posted.
     ///
     /// # Errors
     /// None; a failed alert is part of the answer.
@@ -98,12 +97,12 @@ impl Notify {
         Ok(response)
     }
 
-    /// Posts an alert wherever the same was not posted lately. `Err` when a destination did not take it.
+    /// Posts an alert to every destination that did not get the same one lately. `Err` when one refused it.
     async fn post(&self, alert: &Alert, message: &SqsMessage, now: Timestamp) -> Result<(), ()> {
         let key = alert.key();
         let mut failed = false;
         if let Alert::BadSignatures { refused, .. } = alert {
-            self.signal(*refused, now).await;
+            self.note_bad_signatures(*refused, now).await;
         }
         for (chat, url) in &self.destinations {
             let id = message.message_id.as_deref().unwrap_or_default();
@@ -113,7 +112,7 @@ impl Notify {
                     info!(alert = key, to = chat.name(), "ALERT_HELD");
                     continue;
                 }
-                // Better twice than never.
+                // Without the claim the alert may be posted twice, which is better than not at all.
                 Err(error) => {
                     warn!(alert = key, error = error.to_string(), "ALERT_NOT_DEDUPLICATED");
                     0
@@ -122,7 +121,7 @@ impl Notify {
             match self.post_to(*chat, url, alert, held, now).await {
                 Ok(()) => {
                     info!(alert = key, to = chat.name(), "ALERT_POSTED");
-                    self.posted(*chat, alert, id).await;
+                    self.note_posted(*chat, alert, id).await;
                 }
                 Err(error) => {
                     failed = true;
@@ -147,9 +146,9 @@ impl Notify {
         };
         let request =
             Request::post(url).header("content-type", "application/json").header("user-agent", "tallyhook");
-        let request = request.body(body.to_string()).map_err(|_| "the URL is not one".to_owned())?;
+        let request = request.body(body.to_string()).map_err(|_| "the URL is not valid".to_owned())?;
         let answer = self.http.send(request, TIMEOUT).await.map_err(|error| error.to_string())?;
-        // A redirect counts as a failure, too: following it would leave the address that was checked.
+        // A redirect is a failure too: following it could lead to an address that was not checked.
         if answer.status().is_success() {
             Ok(())
         } else {
@@ -157,9 +156,9 @@ impl Notify {
         }
     }
 
-    /// Whether this alert may be posted now, and how many like it were held since the last one. A message
-    /// that comes back because its post failed has its claim already; one that comes back because another
-    /// chat failed was posted here.
+    /// Claims the alert for a chat. Returns how many alerts with the same key were held since the last post,
+    /// or `None` when this one must be held. A message that SQS redelivers keeps its claim; for a chat that
+    /// has the alert already, it is held.
     async fn claim(
         &self,
         chat: Chat,
@@ -171,23 +170,23 @@ impl Notify {
         self.store.claim_alert(chat.name(), &alert.key(), message_id, until, now).await
     }
 
-    /// Notes that this chat has the alert, so that it does not get it again with the next attempt for another
-    /// one.
-    async fn posted(&self, chat: Chat, alert: &Alert, message_id: &str) {
+    /// Stores that this chat has the alert, so that it does not get it again when another chat's post is
+    /// retried.
+    async fn note_posted(&self, chat: Chat, alert: &Alert, message_id: &str) {
         if let Err(error) = self.store.note_posted(chat.name(), &alert.key(), message_id).await {
             warn!(alert = alert.key(), error = error.to_string(), "ALERT_NOT_DEDUPLICATED");
         }
     }
 
-    /// Leaves what health counts: a refused request writes nothing, so this is the only trace of a burst.
-    async fn signal(&self, refused: u32, now: Timestamp) {
+    /// Stores a burst of wrong signatures for `health`, because a refused request itself writes nothing.
+    async fn note_bad_signatures(&self, refused: u32, now: Timestamp) {
         if let Err(error) = self.store.note_bad_signatures(refused, now).await {
             warn!(error = error.to_string(), "SIGNAL_NOT_WRITTEN");
         }
     }
 }
 
-/// An alert of ours, or CloudWatch's word about an alarm, as EventBridge delivers it.
+/// Reads one of our alerts, or a CloudWatch alarm that EventBridge delivers.
 fn read(body: &str) -> Option<Alert> {
     if let Ok(alert) = serde_json::from_str(body) {
         return Some(alert);
@@ -201,38 +200,38 @@ fn read(body: &str) -> Option<Alert> {
     Some(Alert::Alarm { name, reason })
 }
 
-/// One line or more of text as a chat may show it: no control characters but line breaks, nothing that looks
-/// like an address of a person, not longer than this.
-fn clean(text: &str, most: usize) -> String {
+/// Removes control characters except line breaks, hides words that look like e-mail addresses, and shortens
+/// the text to `max` characters.
+fn clean(text: &str, max: usize) -> String {
     let words = text
         .split(' ')
         .map(|word| if word.contains('@') { "(withheld)" } else { word })
         .collect::<Vec<_>>()
         .join(" ");
-    let shown: String = words.chars().filter(|c| !c.is_control() || *c == '\n').take(most).collect();
-    if words.chars().count() > most { format!("{shown}…") } else { shown }
+    let shown: String = words.chars().filter(|c| !c.is_control() || *c == '\n').take(max).collect();
+    if words.chars().count() > max { format!("{shown}…") } else { shown }
 }
 
 fn held_line(held: u64) -> Option<String> {
-    (held > 0).then(|| format!("{held} more like the last one were held back since."))
+    (held > 0).then(|| format!("{held} more alerts like this one were held since the last one."))
 }
 
-/// The body of Slack's incoming webhook. `text` is what notifications show, `blocks` what the channel does.
-/// `&`, `<` and `>` are all that Slack acts on in text.
+/// The body for Slack's incoming webhook. Notifications show `text`, the channel shows `blocks`. Slack
+/// interprets only `&`, `<` and `>` in a text.
 fn slack(alert: &Alert, held: u64) -> Value {
     let escape = |text: String| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let title = clean(&alert.title(), MOST_TITLE);
+    let title = clean(&alert.title(), MAX_TITLE);
     let text = |text: String| json!({"type": "mrkdwn", "text": escape(text), "verbatim": true});
     let mut blocks = vec![
         json!({"type": "header", "text": {"type": "plain_text", "text": title.clone()}}),
-        json!({"type": "section", "text": text(clean(&alert.advice(), MOST_TEXT))}),
+        json!({"type": "section", "text": text(clean(&alert.advice(), MAX_TEXT))}),
     ];
     // A section has at most ten fields.
     let fields: Vec<Value> = alert
         .fields()
         .iter()
         .take(10)
-        .map(|(name, value)| text(format!("*{name}*\n{}", clean(value, MOST_VALUE))))
+        .map(|(name, value)| text(format!("*{name}*\n{}", clean(value, MAX_VALUE))))
         .collect();
     if !fields.is_empty() {
         blocks.push(json!({"type": "section", "fields": fields}));
@@ -243,7 +242,7 @@ fn slack(alert: &Alert, held: u64) -> Value {
     json!({"text": escape(title), "blocks": blocks})
 }
 
-/// The body of Discord's webhook. Mentions are switched off, Markdown is escaped.
+/// The body for Discord's webhook. Mentions are switched off, Markdown is escaped.
 fn discord(alert: &Alert, held: u64, now: Timestamp) -> Value {
     let escape = |text: String| {
         let mut escaped = String::new();
@@ -260,11 +259,11 @@ fn discord(alert: &Alert, held: u64, now: Timestamp) -> Value {
         .fields()
         .iter()
         .take(10)
-        .map(|(name, value)| json!({"name": name, "value": escape(clean(value, MOST_VALUE)), "inline": true}))
+        .map(|(name, value)| json!({"name": name, "value": escape(clean(value, MAX_VALUE)), "inline": true}))
         .collect();
     let mut embed = json!({
-        "title": escape(clean(&alert.title(), MOST_TITLE)).chars().take(256).collect::<String>(),
-        "description": escape(clean(&alert.advice(), MOST_TEXT)).chars().take(4096).collect::<String>(),
+        "title": escape(clean(&alert.title(), MAX_TITLE)).chars().take(256).collect::<String>(),
+        "description": escape(clean(&alert.advice(), MAX_TEXT)).chars().take(4096).collect::<String>(),
         "color": 0xd4_5b_2c,
         "fields": fields,
         "timestamp": now.to_string(),
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn both_shapes_are_what_the_services_take_and_nothing_in_them_acts() {
+    fn posts_keep_the_limits_of_the_services_and_escape_their_markup() {
         let hostile = format!("pack#<!channel> @everyone *x* ann@example.com {}", "y".repeat(5000));
         let slack = slack(&parked(&hostile), 3);
         let text = slack.to_string();
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alert_comes_back_from_its_message_and_an_alarm_is_read_from_eventbridge() {
+    fn our_alerts_and_eventbridge_alarms_are_read_from_messages() {
         for alert in [
             parked("customer#cus_1"),
             Alert::Missing { records: 3, repaired: 0 },
@@ -333,9 +332,10 @@ mod tests {
         ] {
             assert_eq!(read(&serde_json::to_string(&alert).unwrap()), Some(alert));
         }
-        let alarm = json!({"detail-type": "CloudWatch Alarm State Change", "detail": {"alarmName": "tallyhook-oldest-invoice-paid",
-            "state": {"value": "ALARM", "reason": "Threshold Crossed: 1 datapoint [960.0]"}}});
         let reason = "Threshold Crossed: 1 datapoint [960.0]".to_owned();
+        let state = json!({"value": "ALARM", "reason": reason});
+        let detail = json!({"alarmName": "tallyhook-oldest-invoice-paid", "state": state});
+        let alarm = json!({"detail-type": "CloudWatch Alarm State Change", "detail": detail});
         assert_eq!(
             read(&alarm.to_string()),
             Some(Alert::Alarm { name: "tallyhook-oldest-invoice-paid".to_owned(), reason })

@@ -1,4 +1,4 @@
-//! The app's side: `api`, which the app and its customers call, and `provision`, which calls the app.
+//! Configuration of `api`, which the app and its customers call, and of `provision`, which calls the app.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use tallyhook_aws::stripe::StripeConfig;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::Family;
 
-/// What `api` needs.
+/// Configuration of `api`.
 pub struct ApiConfig {
     /// The accounts table.
     pub accounts_table: String,
@@ -20,26 +20,26 @@ pub struct ApiConfig {
     pub events_table: String,
     /// The app's bearer token; `None` refuses every route that needs it.
     pub app_token: Option<String>,
-    /// What is sold.
+    /// The plans, packs and orders that are sold.
     pub catalog: Catalog,
-    /// The mode of this deployment; `None` applies both.
+    /// The mode of this deployment; `None` applies events of both.
     pub livemode: Option<bool>,
-    /// Whether the log keeps the body of an event that is done.
+    /// Whether the log keeps the body of a finished event.
     pub keep_payloads: bool,
-    /// Stripe, for checkout and for asking about a session whose webhook has not come; `None` without a key.
+    /// Stripe, to create checkout sessions and to read sessions before their webhook arrives.
     pub stripe: Option<StripeConfig>,
-    /// Where the app is, without a slash at the end.
+    /// The app's address, without a slash at the end.
     pub app_base_url: Option<String>,
-    /// Whom a customer can write to.
+    /// The address that a customer can write to.
     pub support_email: Option<String>,
-    /// The queues of the families, as far as they are known here: where freed events go.
+    /// The queues of the families that are configured here, to send freed events again.
     pub queues: BTreeMap<Family, String>,
-    /// The app's own webhook.
+    /// How changes are reported to the app.
     pub outbox: OutboxConfig,
 }
 
 impl ApiConfig {
-    /// Reads it.
+    /// Reads the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -60,7 +60,7 @@ impl ApiConfig {
     }
 }
 
-/// `APP_BASE_URL`, which customers are sent back to: in live mode never this machine, never in the clear.
+/// Reads `APP_BASE_URL`. Customers are sent there, so in live mode it must be https and not this machine.
 fn app_base_url(env: &Env) -> Result<Option<String>, ConfigError> {
     let Some(text) = env.get("APP_BASE_URL") else { return Ok(None) };
     let text = text.trim().trim_end_matches('/');
@@ -88,30 +88,30 @@ fn app_base_url(env: &Env) -> Result<Option<String>, ConfigError> {
     Ok(Some(text.to_owned()))
 }
 
-/// What `provision` needs.
+/// Configuration of `provision`.
 pub struct ProvisionConfig {
     /// The accounts table.
     pub accounts_table: String,
     /// The events table.
     pub events_table: String,
-    /// Its own queue, for sending a failed job back with a delay.
+    /// The function's own queue, to delay a failed job.
     pub queue_url: String,
-    /// Where the app is called; without it there is nothing to call, and jobs are done at once.
+    /// The app's webhook; without it, jobs complete at once.
     pub url: Option<String>,
-    /// What requests are signed with; empty without a URL.
+    /// Signs the requests; empty without a URL.
     pub secret: Vec<u8>,
-    /// Where the app may be.
+    /// The addresses that may be called.
     pub reach: Reach,
-    /// Seconds until the next attempt, after the first failure, the second, …
+    /// The seconds until the next attempt after the first failure, the second, …
     pub retry_delays_seconds: Vec<u32>,
-    /// Where alerts go.
+    /// The queue of alerts; without it, alerts are only logged.
     pub notify_queue_url: Option<String>,
-    /// What is sold.
+    /// The plans, packs and orders that are sold.
     pub catalog: Catalog,
 }
 
 impl ProvisionConfig {
-    /// Reads it.
+    /// Reads the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn customers_who_paid_are_never_sent_to_this_machine() {
+    fn customers_are_never_sent_to_this_machine_in_live_mode() {
         let read = |url: &str, mode: &str| {
             app_base_url(&Env::from([("APP_BASE_URL", url), ("STRIPE_LIVEMODE", mode)]))
         };

@@ -1,4 +1,4 @@
-//! What keeps the deployment in order: the schedules, the dead-letter queue, alerts, and the operator.
+//! Configuration of the scheduled functions, `dead-letter`, `notify` and `admin`.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use tallyhook_aws::stripe::StripeConfig;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::Family;
 
-/// What `retry` needs.
+/// Configuration of `retry`.
 pub struct RetryConfig {
     /// The accounts table.
     pub accounts_table: String,
@@ -17,14 +17,14 @@ pub struct RetryConfig {
     pub events_table: String,
     /// The queue of each family.
     pub queues: BTreeMap<Family, String>,
-    /// What is sold.
+    /// The plans, packs and orders that are sold.
     pub catalog: Catalog,
-    /// The app's side.
+    /// How changes are reported to the app.
     pub outbox: OutboxConfig,
 }
 
 impl RetryConfig {
-    /// Reads it.
+    /// Reads the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -39,30 +39,30 @@ impl RetryConfig {
     }
 }
 
-/// What `reconcile` needs.
+/// Configuration of `reconcile`.
 pub struct ReconcileConfig {
     /// The accounts table.
     pub accounts_table: String,
     /// The events table.
     pub events_table: String,
-    /// The mode of this deployment; `None` applies both.
+    /// The mode of this deployment; `None` applies events of both.
     pub livemode: Option<bool>,
-    /// Whether the log keeps the body of an event that is done.
+    /// Whether the log keeps the body of a finished event.
     pub keep_payloads: bool,
-    /// What is sold.
+    /// The plans, packs and orders that are sold.
     pub catalog: Catalog,
-    /// The app's side.
+    /// How changes are reported to the app.
     pub outbox: OutboxConfig,
-    /// Stripe, as the key's account.
+    /// Stripe's API and the key.
     pub stripe: StripeConfig,
-    /// The queue of each family: what a repair frees goes back there.
+    /// The queue of each family, to send events again that a repair frees.
     pub queues: BTreeMap<Family, String>,
-    /// Where alerts go; without it they are only logged.
+    /// The queue of alerts; without it, alerts are only logged.
     pub notify_queue_url: Option<String>,
 }
 
 impl ReconcileConfig {
-    /// Reads it.
+    /// Reads the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -82,18 +82,18 @@ impl ReconcileConfig {
     }
 }
 
-/// What `dead-letter` needs.
+/// Configuration of `dead-letter`.
 pub struct DeadLetterConfig {
     /// The accounts table.
     pub accounts_table: String,
     /// The events table.
     pub events_table: String,
-    /// Where alerts go.
+    /// The queue of alerts; without it, alerts are only logged.
     pub notify_queue_url: Option<String>,
 }
 
 impl DeadLetterConfig {
-    /// Reads it.
+    /// Reads the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -106,7 +106,7 @@ impl DeadLetterConfig {
     }
 }
 
-/// What `health` needs.
+/// Configuration of `health`.
 pub struct HealthConfig {
     /// The accounts table.
     pub accounts_table: String,
@@ -116,12 +116,12 @@ pub struct HealthConfig {
     pub queues: BTreeMap<Family, String>,
     /// The dead-letter queue.
     pub dead_letter_queue_url: Option<String>,
-    /// Where alerts go.
+    /// The queue of alerts; without it, alerts are only logged.
     pub notify_queue_url: Option<String>,
 }
 
 impl HealthConfig {
-    /// Reads it.
+    /// Reads the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -136,7 +136,7 @@ impl HealthConfig {
     }
 }
 
-/// What `notify` needs.
+/// Configuration of `notify`.
 pub struct NotifyConfig {
     /// The accounts table.
     pub accounts_table: String,
@@ -146,12 +146,12 @@ pub struct NotifyConfig {
     pub slack_url: Option<String>,
     /// Discord's webhook.
     pub discord_url: Option<String>,
-    /// Where the two may be.
+    /// The addresses that may be called.
     pub reach: Reach,
 }
 
 impl NotifyConfig {
-    /// Reads it.
+    /// Reads the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -166,24 +166,24 @@ impl NotifyConfig {
     }
 }
 
-/// What `admin` needs beside what its parts do.
+/// Configuration of `admin`.
 pub struct AdminConfig {
     /// The operator's bearer token; `None` refuses every route.
     pub admin_token: Option<String>,
-    /// The mode of this deployment; `None` applies both.
+    /// The mode of this deployment; `None` applies events of both.
     pub livemode: Option<bool>,
-    /// Whether the log keeps the body of an event that is done.
+    /// Whether the log keeps the body of a finished event.
     pub keep_payloads: bool,
-    /// Stripe, as the key's account; `None` without a key.
+    /// Stripe's API and the key; `None` without a key.
     pub stripe: Option<StripeConfig>,
-    /// For what it sends again.
+    /// Configuration for sending events again.
     pub retry: RetryConfig,
-    /// For the health route.
+    /// Configuration for the health route.
     pub health: HealthConfig,
 }
 
 impl AdminConfig {
-    /// Reads it.
+    /// Reads the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.

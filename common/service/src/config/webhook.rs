@@ -1,4 +1,4 @@
-//! `stripe-webhook`: its signing secrets and the queues.
+//! Configuration of `stripe-webhook`: signing secrets and queues.
 
 use std::collections::BTreeMap;
 
@@ -7,23 +7,23 @@ use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_core::event::Family;
 use tallyhook_core::signature::{Secret, SecretMode};
 
-/// What `stripe-webhook` needs.
+/// Configuration of `stripe-webhook`.
 pub struct WebhookConfig {
-    /// All signing secrets, each with the mode it is for.
+    /// All signing secrets, each with its mode.
     pub secrets: Vec<Secret>,
-    /// The variables with their `ssm:/path` as they were given, to read the secrets again; `None` when no
-    /// signing secret is one.
+    /// The variables with `ssm:/path` not replaced, to read the secrets again; `None` when no signing secret
+    /// is a parameter.
     pub secrets_source: Option<Env>,
-    /// How far a signature's time may be off, in seconds.
+    /// The largest accepted age of a signature, in seconds.
     pub tolerance_seconds: u32,
     /// The queue of each family.
     pub queues: BTreeMap<Family, String>,
-    /// Where alerts go.
+    /// The queue of alerts; without it, alerts are only logged.
     pub notify_queue_url: Option<String>,
 }
 
 impl WebhookConfig {
-    /// Reads it.
+    /// Reads the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -48,7 +48,7 @@ impl WebhookConfig {
     }
 }
 
-/// The signing secrets, each with the mode it is for; at least one.
+/// Reads the signing secrets, each with its mode; at least one.
 ///
 /// # Errors
 /// [`ConfigError`] naming the variable.

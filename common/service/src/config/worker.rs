@@ -1,4 +1,4 @@
-//! The workers of the families, and the app's side that they all write to.
+//! Configuration of the workers, and of the outbox that several functions write to.
 
 use std::collections::BTreeMap;
 
@@ -8,34 +8,34 @@ use tallyhook_aws::stripe::StripeConfig;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::Family;
 
-/// What a family's worker needs.
+/// Configuration of a family's worker.
 pub struct WorkerConfig {
     /// The accounts table.
     pub accounts_table: String,
     /// The events table.
     pub events_table: String,
-    /// The worker's own queue, for sending a failed record back with a delay.
+    /// The worker's own queue, to delay a failed record.
     pub queue_url: String,
-    /// The queues of the families, as far as they are known here: where freed events go.
+    /// The queues of the families that are configured here, to send freed events again.
     pub queues: BTreeMap<Family, String>,
-    /// Where alerts go.
+    /// The queue of alerts; without it, alerts are only logged.
     pub notify_queue_url: Option<String>,
-    /// The mode of this deployment; `None` applies both.
+    /// The mode of this deployment; `None` applies events of both.
     pub livemode: Option<bool>,
-    /// Whether the log keeps the body of an event that is done.
+    /// Whether the log keeps the body of a finished event.
     pub keep_payloads: bool,
-    /// Seconds until the next attempt, after the first failure, the second, …
+    /// The seconds until the next attempt after the first failure, the second, …
     pub retry_delays_seconds: Vec<u32>,
-    /// What is sold.
+    /// The plans, packs and orders that are sold.
     pub catalog: Catalog,
-    /// Stripe, to be asked what an event leaves out; `None` asks nothing.
+    /// Stripe, to read what an event leaves out; `None` without a key.
     pub stripe: Option<StripeConfig>,
-    /// The app's side.
+    /// How changes are reported to the app.
     pub outbox: OutboxConfig,
 }
 
 impl WorkerConfig {
-    /// Reads it.
+    /// Reads the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -56,12 +56,12 @@ impl WorkerConfig {
     }
 }
 
-/// Where jobs for the app go.
+/// Configuration of the outbox.
 #[derive(Clone, Debug, Default)]
 pub struct OutboxConfig {
     /// The queue of `provision`; without one there are no jobs.
     pub queue_url: Option<String>,
-    /// Whether the app is told of every change of an account: it has a `PROVISION_URL`.
+    /// Whether every change of an account is reported, which is so when `PROVISION_URL` is set.
     pub updates: bool,
 }
 

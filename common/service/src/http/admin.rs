@@ -1,29 +1,31 @@
-//! `admin`: what an operator asks and does. Bearer token `ADMIN_API_TOKEN` on every route but the dashboard's
-//! own page.
+//! `admin`: the operator's API. Every route needs the bearer token `ADMIN_API_TOKEN`, except the dashboard's
+//! page and assets.
 //!
 //! | route | answer |
 //! |---|---|
-//! | `GET /admin/stripe/webhook-logs?status&type&user&id&from&to&limit&next` | events, newest first; with `user` what is open of theirs comes first |
+//! | `GET /admin/stripe/webhook-logs?status&type&user&id&from&to&limit&next` | events, newest first |
 //! | `GET /admin/stripe/webhook-logs/{id}` | one event with its payload |
-//! | `GET /admin/stripe/event-counts?from&to&step` | how events ended over time, for a chart; the last day by the hour unless said |
-//! | `GET /admin/stripe/parked` | what is parked or failed, by cause, with the one act that frees each group |
-//! | `POST /admin/stripe/retry-webhooks` | sends events again, of the log or of Stripe's: see [`Again`] |
-//! | `POST /admin/stripe/reconcile` | compares with Stripe, and repairs unless it is a dry run, which it is unless said: see [`Comparison`] |
-//! | `GET /admin/stripe/gap?from&to` | how many events Stripe lists and how many of them the log has, and which it has not; the last day unless said |
+//! | `GET /admin/stripe/event-counts?from&to&step` | the outcomes of events over time, for a chart |
+//! | `GET /admin/stripe/parked` | parked and failed events, grouped by cause, with what frees each group |
+//! | `POST /admin/stripe/retry-webhooks` | sends events of the log or of Stripe again: see [`RetryRequest`] |
+//! | `POST /admin/stripe/reconcile` | compares with Stripe and repairs: see [`ReconcileRequest`] |
+//! | `GET /admin/stripe/gap?from&to` | which of Stripe's events the log does not have |
 //! | `GET /admin/stripe/check-user/{id}` | explains a user: see `admin/user.rs` |
 //! | `GET /admin/stripe/check-user/{id}/ledger?limit&next` | the user's ledger, newest first |
-//! | `POST /admin/stripe/fix-user/{id}` | sets a user right: see [`FixRequest`] |
-//! | `POST /admin/stripe/find` `{"text":"…"}` | who that is: a user, `cus_…`, `sub_…`, `evt_…` or an e-mail address |
-//! | `GET /admin/stripe/subscription-health` | the score, its deductions, what was counted |
-//! | `GET /admin/provisioning` | what the app could not be told: jobs that used up their attempts |
-//! | `POST /admin/provisioning` | has one done again: see [`RunAgain`] |
+//! | `POST /admin/stripe/fix-user/{id}` | changes a user by hand: see [`FixRequest`] |
+//! | `POST /admin/stripe/find` `{"text":"…"}` | finds a user by an id of any kind or an e-mail address |
+//! | `GET /admin/stripe/subscription-health` | the health score, its deductions and the counts |
+//! | `GET /admin/provisioning` | jobs for the app that used up their attempts |
+//! | `POST /admin/provisioning` | runs a job again: see [`RunJobRequest`] |
 //! | `GET /admin/audit?limit&next` | what operators did, newest first |
 //!
-//! `GET /admin` and `GET /admin/assets/{name}` are the dashboard's page, style and script: no token, as they
-//! show nothing.
+//! With `user`, the list of events starts with the user's open events. Counts and the gap cover the last day
+//! by default, counts in steps of an hour. Reconciliation is a dry run by default. `GET /admin` and
+//! `GET /admin/assets/{name}` serve the dashboard's page, style and script; they contain no data and need no
+//! token.
 //!
-//! Times are RFC 3339 or a day (`2026-11-21`, its start). **Invariant:** a change is in the audit before it
-//! is made. **Invariant:** that Stripe does not answer is part of an answer, or a 502; never a crash.
+//! Times are RFC 3339 or a day (`2026-11-21`, meaning its start). **Invariant:** a change is written to the
+//! audit before it is made. **Invariant:** a failure of Stripe is part of an answer, or the answer is 502.
 
 mod audit;
 mod find;
@@ -40,13 +42,13 @@ use std::time::{Duration, Instant};
 use lambda_http::http::{Method, StatusCode};
 use lambda_http::{Body, Request, RequestExt, Response};
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
 pub use self::fix::FixRequest;
-pub use self::log::Again;
-pub use self::provisioning::RunAgain;
-pub use self::reconcile::Comparison;
+pub use self::log::RetryRequest;
+pub use self::provisioning::RunJobRequest;
+pub use self::reconcile::ReconcileRequest;
 use crate::accounts::Accounts;
 use crate::config::AdminConfig;
 use crate::health::HealthReader;
@@ -66,10 +68,10 @@ use tallyhook_core::event::Family;
 use tallyhook_core::ids::UserId;
 use tallyhook_core::timestamp::Timestamp;
 
-/// API Gateway waits 29 seconds for an answer: work over many objects stops after this and says where to go
-/// on.
+/// API Gateway waits 29 seconds for an answer. Work over many objects stops after this time, and the answer
+/// says where to continue.
 const TIME: Duration = Duration::from_secs(12);
-/// One call of Stripe's, with its repetitions, has to end well before that.
+/// The limits for one call of Stripe with its retries, well within API Gateway's limit.
 const PATIENCE: Patience = Patience {
     attempts: 2,
     attempt_timeout: Duration::from_secs(6),
@@ -83,7 +85,7 @@ pub struct Admin {
     store: Store,
     retrier: Retrier,
     health: HealthReader,
-    /// `None` without a key: what needs Stripe then says so.
+    /// `None` without a key; routes that need Stripe then answer with an error.
     stripe: Option<Stripe>,
     processor: Processor,
     queue: Queue,
@@ -91,7 +93,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Builds it from the environment.
+    /// Builds the API from the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -100,7 +102,7 @@ impl Admin {
         Ok(Self::new(AdminConfig::from_env(env)?, &dynamodb, &sqs))
     }
 
-    /// The same over given clients.
+    /// Builds the API with given clients.
     pub fn new(config: AdminConfig, dynamodb: &sdk::DynamoDb, sqs: &sdk::Sqs) -> Self {
         let store = Store::new(dynamodb.clone(), config.retry.accounts_table, config.retry.events_table);
         let (queue, queues) = (Queue::new(sqs.clone()), config.retry.queues);
@@ -135,7 +137,7 @@ impl Admin {
     /// Answers one request.
     ///
     /// # Errors
-    /// None; every failure is an answer.
+    /// None; every failure becomes an answer.
     pub async fn handle(&self, request: Request) -> Result<Response<Body>, lambda_http::Error> {
         if let Some(page) = page::answer(&request) {
             return Ok(page);
@@ -148,7 +150,7 @@ impl Admin {
 
     async fn route(&self, request: &Request) -> Result<Value, Problem> {
         let path = request.uri().path().to_owned();
-        // Before anything else: a route that is not there is not told to those who may not ask.
+        // Check the token first, so that a caller without it cannot find out which routes exist.
         token::check(request.headers(), self.token.as_deref()).map_err(|refusal| {
             warn!(code = refusal.code(), path, "ADMIN_REFUSED");
             problem(refusal.status(), refusal.code(), refusal.message("ADMIN_API_TOKEN"))
@@ -164,7 +166,7 @@ impl Admin {
             (&Method::POST, ["stripe", "retry-webhooks"]) => self.retry(read_body(request)?, now).await,
             (&Method::POST, ["stripe", "reconcile"]) => self.reconcile(read_body(request)?, now).await,
             (&Method::GET, ["stripe", "gap"]) => self.gap(request, now).await,
-            // API Gateway hands the path over decoded: a user id may have a slash.
+            // API Gateway passes the path decoded, so a user id may contain a slash.
             (&Method::GET, ["stripe", "check-user", id @ .., "ledger"]) if !id.is_empty() => {
                 self.ledger(&user(id)?, request).await
             }
@@ -201,17 +203,17 @@ impl Admin {
     }
 
     async fn health(&self, now_ms: i64) -> Result<Value, Problem> {
-        let (counts, health) = self.health.look(seconds(now_ms)).await?;
+        let (counts, health) = self.health.read(seconds(now_ms)).await?;
         let rate = health
             .success_permille
             .and_then(|rate| u16::try_from(rate).ok())
             .map(|rate| f64::from(rate) / 1000.0);
-        Ok(
-            serde_json::json!({"score": health.score, "success_rate": rate, "deductions": health.deductions, "counts": counts}),
-        )
+        Ok(json!({
+            "score": health.score, "success_rate": rate, "deductions": health.deductions, "counts": counts,
+        }))
     }
 
-    /// Who does what and why, before it is done.
+    /// Writes who makes a change and why. Called before the change is made.
     async fn audit(
         &self,
         actor: Option<&str>,
@@ -221,13 +223,14 @@ impl Admin {
         now_ms: i64,
     ) -> Result<(), Problem> {
         let (actor, reason) = (short(actor.unwrap_or("admin")), short(reason.unwrap_or_default()));
-        // Who it was is in the audit: a name or an address does not belong into a log.
+        // The log line has no actor: names and addresses do not belong into a log, and the audit has them.
         info!(act, target, "ADMIN_CHANGE");
         Ok(self.store.commit(vec![items::audit(&actor, &reason, act, target, now_ms)]).await?)
     }
 
     fn stripe(&self) -> Result<&Stripe, Problem> {
-        let message = "STRIPE_SECRET_KEY is not set, so Stripe cannot be asked (a restricted key that may read is enough)";
+        let message = "STRIPE_SECRET_KEY is not set, so Stripe cannot be asked (a restricted key that may \
+                       read is enough)";
         self.stripe
             .as_ref()
             .ok_or_else(|| problem(StatusCode::SERVICE_UNAVAILABLE, "stripe_not_configured", message))
@@ -246,7 +249,7 @@ fn time(ms: i64) -> String {
     seconds(ms).to_string()
 }
 
-/// One line of at most 300 characters.
+/// Removes control characters and shortens the text to 300 characters.
 fn short(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(300).collect()
 }
@@ -263,7 +266,7 @@ fn stripe_failed(error: &StripeError) -> Problem {
     problem(StatusCode::BAD_GATEWAY, "stripe_failed", error.to_string())
 }
 
-/// The user that the rest of a path names.
+/// Reads the user id from the rest of a path.
 fn user(parts: &[&str]) -> Result<UserId, Problem> {
     user_id(&percent_decode(&parts.join("/")).unwrap_or_default())
 }
@@ -273,31 +276,31 @@ fn user_id(text: &str) -> Result<UserId, Problem> {
         .map_err(|_| bad("invalid_user_id", "a user id has 1 to 128 characters and no control characters"))
 }
 
-/// A body of JSON; none is an empty object.
+/// Reads a JSON body; an empty body counts as an empty object.
 fn read_body<T: DeserializeOwned + Default>(request: &Request) -> Result<T, Problem> {
     let bytes: &[u8] = request.body();
     match bytes {
         [] => Ok(T::default()),
-        // An object: serde would also take a list for the fields in their order.
+        // Only an object: serde would also accept a list with the fields in order.
         bytes => serde_json::from_slice::<Map<String, Value>>(bytes)
             .and_then(|body| T::deserialize(Value::Object(body)))
             .map_err(|error| bad("invalid_body", error.to_string())),
     }
 }
 
-/// A parameter of the query that is not empty.
+/// A query parameter that is not empty.
 fn parameter(request: &Request, name: &str) -> Option<String> {
     request.query_string_parameters_ref()?.first(name).filter(|value| !value.is_empty()).map(str::to_owned)
 }
 
-fn limit(request: &Request, default: usize, most: usize) -> Result<usize, Problem> {
+fn limit(request: &Request, default: usize, max: usize) -> Result<usize, Problem> {
     match parameter(request, "limit") {
         None => Ok(default),
         Some(limit) => limit
             .parse()
             .ok()
-            .filter(|limit| (1..=most).contains(limit))
-            .ok_or_else(|| bad("invalid_limit", format!("limit must be a number from 1 to {most}"))),
+            .filter(|limit| (1..=max).contains(limit))
+            .ok_or_else(|| bad("invalid_limit", format!("limit must be a number from 1 to {max}"))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the HTTP handlers have in common: JSON answers, errors in the one shape, and reading requests.
+//! What the HTTP handlers share: JSON answers, errors, decoding of paths.
 
 use lambda_http::http::{HeaderValue, StatusCode};
 use lambda_http::{Body, Response};
@@ -7,13 +7,13 @@ use tracing::error;
 
 use tallyhook_aws::store::StoreError;
 
-/// Why a request has no other answer.
+/// An error answer, or a failure of the store.
 pub(crate) enum Problem {
-    /// The request or what it asks for is at fault: status, code, message.
+    /// Status, code and message.
     Answer(StatusCode, &'static str, String),
-    /// Likewise, with a body that says more than code and message.
+    /// Status and a body with more fields than code and message.
     Body(StatusCode, serde_json::Value),
-    /// The store is.
+    /// The store failed.
     Store(StoreError),
 }
 
@@ -28,13 +28,13 @@ pub(crate) fn problem(status: StatusCode, code: &'static str, message: impl Into
 }
 
 impl Problem {
-    /// As an answer. `function` is the name in the log line of a failing store.
-    pub(crate) fn answer(self, function: &'static str) -> Response<Body> {
+    /// The answer for this problem. `log_name` names the log line for a failure of the store.
+    pub(crate) fn answer(self, log_name: &'static str) -> Response<Body> {
         match self {
             Self::Answer(status, code, message) => error_answer(status, code, &message),
             Self::Body(status, body) => answer(status, &body),
             Self::Store(error) => {
-                error!(error = error.to_string(), "{function}");
+                error!(error = error.to_string(), "{log_name}");
                 error_answer(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "store_unavailable",
@@ -45,7 +45,7 @@ impl Problem {
     }
 }
 
-/// A JSON answer.
+/// A JSON answer that must not be cached.
 pub(crate) fn answer(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
     let mut response = raw_answer(body.to_string());
     *response.status_mut() = status;
@@ -53,19 +53,19 @@ pub(crate) fn answer(status: StatusCode, body: &serde_json::Value) -> Response<B
     response
 }
 
-/// A text that is JSON, and may be kept by whoever asked.
+/// A JSON answer that may be cached.
 pub(crate) fn raw_answer(json: impl Into<String>) -> Response<Body> {
     let mut response = Response::new(Body::Text(json.into()));
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     response
 }
 
-/// An error in the one shape that all routes use.
+/// An error answer: `{"error":"<code>","message":"…"}`, as on all routes.
 pub(crate) fn error_answer(status: StatusCode, code: &str, message: &str) -> Response<Body> {
     answer(status, &json!({"error": code, "message": message}))
 }
 
-/// Undoes the percent encoding of one path segment; `None` when it is not UTF-8 or cut short.
+/// Decodes the percent encoding of a path segment. `None` when it is truncated or not UTF-8.
 pub(crate) fn percent_decode(segment: &str) -> Option<String> {
     let mut bytes = Vec::new();
     let mut rest = segment.bytes();

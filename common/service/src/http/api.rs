@@ -1,17 +1,20 @@
-//! `api`: what the app asks and tells, and what a customer who comes back from checkout sees. Bearer token
-//! `APP_API_TOKEN` on every route that has no other note.
+//! `api`: the app's API, and the pages for customers who return from checkout. Routes need the bearer token
+//! `APP_API_TOKEN` unless noted.
 //!
 //! | route | answer |
 //! |---|---|
-//! | `PUT /users/{id}` | creates the account with its signup credits; again: the same account |
-//! | `GET /users/{id}` | the account; 404 for a user never seen |
+//! | `PUT /users/{id}` | creates the account with its signup credits, or returns the existing account |
+//! | `GET /users/{id}` | the account; 404 without an account |
 //! | `GET /users/{id}/ledger?limit&next` | entries, newest first |
-//! | `POST /users/{id}/credits/consume` `{"amount":10}` with `Idempotency-Key` | 200 with the balance; 402 when there is too little; 409 for the same key with another amount |
-//! | `POST /checkout-sessions` `{"user_id":"…","plan":"pro"}` | where the customer pays (`api/checkout.rs`); 409 with the billing portal for a second subscription; 502 with what Stripe said |
-//! | `GET /openapi.json` | no token: this and the operator's API for machines, OpenAPI 3.1 |
-//! | `GET /portal/setup-status?session_id` | no token: how far the customer is (`api/portal.rs`) |
-//! | `POST /portal/password-set` `{"user_id":"…"}` | notes that the user has a password |
+//! | `POST /users/{id}/credits/consume` | spends credits |
+//! | `POST /checkout-sessions` | creates a checkout session: see `api/checkout.rs` |
+//! | `GET /openapi.json` | no token: this API and the operator's as OpenAPI 3.1 |
+//! | `GET /portal/setup-status?session_id` | no token: the state of payment and setup: see `api/portal.rs` |
+//! | `POST /portal/password-set` `{"user_id":"…"}` | stores that the user has a password |
 //! | `GET /portal/status?session_id` | no token: the status page |
+//!
+//! Consuming takes `{"amount":10}` and the header `Idempotency-Key`. It answers 200 with the balance, 402
+//! when the balance is too low, and 409 when the key was used with another amount.
 
 mod checkout;
 mod portal;
@@ -44,7 +47,7 @@ use tallyhook_core::ids::UserId;
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
 
-/// A customer or the app waits for the answer.
+/// The limits for one call of Stripe, while a customer or the app waits for our answer.
 const PATIENCE: Patience = Patience {
     attempts: 2,
     attempt_timeout: Duration::from_secs(8),
@@ -52,13 +55,13 @@ const PATIENCE: Patience = Patience {
     first_wait: Duration::from_millis(300),
 };
 
-/// Entries on a page of the ledger, unless `limit` says less.
+/// The most ledger entries on a page, and the default.
 const PAGE: usize = 50;
 
-/// A body longer than this is nothing that the app has to say.
-const MOST_BODY_BYTES: usize = 64 * 1024;
+/// The largest body that is read.
+const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// What `/openapi.json` answers.
+/// The answer of `/openapi.json`.
 pub const OPENAPI: &str = include_str!("api/openapi.json");
 
 /// The app's API.
@@ -67,12 +70,12 @@ pub struct Api {
     store: Store,
     processor: Processor,
     stripe: Option<Stripe>,
-    asks: portal::Asks,
+    stripe_reads: portal::StripeReads,
     prices: checkout::Prices,
 }
 
 impl Api {
-    /// Builds it from the environment.
+    /// Builds the API from the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -81,7 +84,7 @@ impl Api {
         Ok(Self::new(ApiConfig::from_env(env)?, dynamodb, sqs))
     }
 
-    /// The same over given clients.
+    /// Builds the API with given clients.
     pub fn new(config: ApiConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs) -> Self {
         let store = Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone());
         let queue = Queue::new(sqs);
@@ -97,7 +100,7 @@ impl Api {
             stripe,
             store,
             processor,
-            asks: portal::Asks::default(),
+            stripe_reads: portal::StripeReads::default(),
             prices: checkout::Prices::default(),
         }
     }
@@ -105,7 +108,7 @@ impl Api {
     /// Answers one request.
     ///
     /// # Errors
-    /// None; every failure is an answer.
+    /// None; every failure becomes an answer.
     pub async fn handle(&self, request: Request) -> Result<Response<Body>, lambda_http::Error> {
         Ok(match self.route(&request).await {
             Ok(answer) => answer,
@@ -183,7 +186,7 @@ impl Api {
                 break waiting;
             }
         };
-        self.processor.redrive.freed(&self.store, &freed).await;
+        self.processor.redrive.send_freed(&self.store, &freed).await;
         self.show(user).await
     }
 
@@ -265,7 +268,7 @@ impl Api {
             })?,
         };
         let mut next = match query.first("next") {
-            // What is longer is no key: DynamoDB would refuse it.
+            // DynamoDB would refuse a longer key.
             Some(key) if key.len() > 900 => return Err(no_entry()),
             Some(key) => Some(LedgerKey::from_text(key)),
             None => {
@@ -350,21 +353,25 @@ fn invalid_user() -> Problem {
     )
 }
 
-/// Reads a JSON body. `like` shows what it should be.
-fn read_body<T: DeserializeOwned>(request: &Request, like: &str) -> Result<T, Problem> {
+/// Reads a JSON body. `example` is shown in the error message.
+fn read_body<T: DeserializeOwned>(request: &Request, example: &str) -> Result<T, Problem> {
     let bytes: &[u8] = request.body();
-    if bytes.len() > MOST_BODY_BYTES {
+    if bytes.len() > MAX_BODY_BYTES {
         return Err(problem(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too_large",
-            format!("a body has at most {MOST_BODY_BYTES} bytes"),
+            format!("a body has at most {MAX_BODY_BYTES} bytes"),
         ));
     }
     serde_json::from_slice(bytes).map_err(|error| {
-        // The parser's words name a field or a place, and for a wrong type the value: only the first line of
-        // a short one is shown.
+        // The parser's message may contain a value of the body, so control characters are removed and the
+        // message is shortened.
         let why: String = error.to_string().chars().filter(|c| !c.is_control()).take(120).collect();
-        problem(StatusCode::BAD_REQUEST, "invalid_body", format!("the body must be JSON like {like}: {why}"))
+        problem(
+            StatusCode::BAD_REQUEST,
+            "invalid_body",
+            format!("the body must be JSON like {example}: {why}"),
+        )
     })
 }
 

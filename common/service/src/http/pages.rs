@@ -1,19 +1,18 @@
-//! What every page for people shares: the frame, the look ([`BASE`]) and the headers that keep what came from
-//! outside from acting.
+//! What every HTML page shares: the frame, the style ([`BASE`]) and the security headers.
 //!
-//! A page is one answer: its style and script are in it, static texts of this crate, and the
-//! Content-Security-Policy names their SHA-256. So a page costs one invocation, and nothing that is not one
-//! of these texts is ever run or applied: no handler in an attribute, no inline style, nothing that a value
-//! brought along. Markup is made by `maud`, which checks it when it is compiled and escapes every value;
-//! [`maud::PreEscaped`] is for static texts only.
+//! A page is one answer. Its style and script are static texts of this crate, and the Content-Security-Policy
+//! contains their SHA-256. So a page costs one invocation, and the browser runs no other script or style: no
+//! handler in an attribute, no inline style, nothing that a value contains. `maud` checks the markup at
+//! compile time and escapes every value; [`maud::PreEscaped`] is only for static texts.
 //!
 //! ```
 //! use tallyhook_service::http::pages::Page;
 //! use maud::html;
 //!
-//! let user = "<script>alert(1)</script>"; // shown as it is written
+//! let user = "<script>alert(1)</script>"; // is shown as text
 //! let page = Page::new("Hello").script("document.title = 'Hi'");
-//! let answer = page.answer(200, &html! { main class="narrow" { div class="card" { h1 { "Hello " (user) } } } });
+//! let body = html! { main class="narrow" { div class="card" { h1 { "Hello " (user) } } } };
+//! let answer = page.answer(200, &body);
 //! assert!(answer.headers()["content-security-policy"].to_str().unwrap().contains("script-src 'sha256-"));
 //! ```
 
@@ -26,11 +25,11 @@ use lambda_http::{Body, Response};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
-/// Colours of both schemes, type, spacing, and the parts that pages are made of: `.card`, `button`, `.pill`,
-/// `.notice`, tables, forms.
+/// The shared style sheet: the colours of the light and the dark scheme, fonts, spacing, and the parts of
+/// pages: `.card`, `button`, `.pill`, `.notice`, tables, forms.
 pub const BASE: &str = include_str!("pages/base.css");
 
-/// A page: what goes around its body.
+/// An HTML page without its body.
 #[derive(Clone, Debug)]
 pub struct Page<'a> {
     title: &'a str,
@@ -42,48 +41,47 @@ pub struct Page<'a> {
 }
 
 impl<'a> Page<'a> {
-    /// A page with the shared look and no script.
+    /// A page with the shared style and no script.
     pub fn new(title: &'a str) -> Self {
         Self { title, styles: vec![BASE], scripts: Vec::new(), sheet: None, module: None, connects: false }
     }
 
-    /// Adds a style sheet of this page's own.
+    /// Adds a style sheet.
     #[must_use]
     pub fn style(mut self, css: &'static str) -> Self {
         self.styles.push(css);
         self
     }
 
-    /// Adds a script; it runs once the page is read. It finds its data in `data-` attributes.
+    /// Adds a script, which runs after the page is parsed. It reads its data from `data-` attributes.
     #[must_use]
     pub fn script(mut self, js: &'static str) -> Self {
         self.scripts.push(js);
         self
     }
 
-    /// Links a style sheet of this same host: for one that is large enough to be worth keeping in the
-    /// browser.
+    /// Links a style sheet of the same host, for one that is large enough to be cached by the browser.
     #[must_use]
     pub fn sheet(mut self, path: &'a str) -> Self {
         self.sheet = Some(path);
         self
     }
 
-    /// Loads a module of this same host, likewise.
+    /// Loads a script module of the same host, for one that is large enough to be cached by the browser.
     #[must_use]
     pub fn module(mut self, path: &'a str) -> Self {
         self.module = Some(path);
         self
     }
 
-    /// Lets the script ask this same host.
+    /// Lets the script send requests to the same host.
     #[must_use]
     pub fn connects(mut self) -> Self {
         self.connects = true;
         self
     }
 
-    /// The page with this body, as an answer.
+    /// The answer with this body.
     pub fn answer(&self, status: u16, body: &Markup) -> Response<Body> {
         let document = html! {
             (DOCTYPE)
@@ -93,7 +91,7 @@ impl<'a> Page<'a> {
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta name="color-scheme" content="light dark";
                     meta name="robots" content="noindex";
-                    // Else the browser asks for /favicon.ico, which no function has.
+                    // Without this, the browser requests /favicon.ico, which no function answers.
                     link rel="icon" href="data:,";
                     title { (self.title) }
                     @for css in &self.styles { style { (PreEscaped(css)) } }
@@ -115,7 +113,7 @@ impl<'a> Page<'a> {
         headers.insert("x-frame-options", HeaderValue::from_static("DENY"));
         headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
         headers.insert("strict-transport-security", HeaderValue::from_static("max-age=31536000"));
-        // The address of a page holds ids.
+        // The address of a page contains ids, which other sites must not see.
         headers.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
         if let Ok(policy) = HeaderValue::try_from(self.policy()) {
             headers.insert("content-security-policy", policy);
@@ -132,7 +130,8 @@ impl<'a> Page<'a> {
         };
         let connect = if self.connects { "'self'" } else { "'none'" };
         format!(
-            "default-src 'none'; script-src {}; style-src {}; connect-src {connect}; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+            "default-src 'none'; script-src {}; style-src {}; connect-src {connect}; img-src data:; \
+             base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
             sources(&self.scripts, self.module),
             sources(&self.styles, self.sheet)
         )
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_runs_its_own_script_and_shows_what_came_from_outside_as_text() {
+    fn a_page_runs_only_its_own_script_and_shows_values_as_text() {
         let hostile = "\"><script>alert(1)</script>";
         let answer = Page::new(hostile)
             .script("let a = 1 < 2;")
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn no_page_has_a_text_that_would_end_its_own_element() {
+    fn the_shared_style_cannot_close_its_element() {
         assert!(!BASE.contains("</"));
     }
 }

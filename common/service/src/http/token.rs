@@ -1,22 +1,22 @@
-//! Bearer tokens of the app and of the operator.
+//! Checks the bearer tokens of the app and of the operator.
 
 use hmac::{Hmac, KeyInit, Mac};
 use lambda_http::http::{HeaderMap, StatusCode};
 use sha2::Sha256;
 
-/// Why a request may not pass.
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenRefusal {
-    /// The deployment has no token: the route refuses everybody.
+    /// The deployment has no token, so the route refuses every request.
     NotConfigured,
-    /// The request has none, or not as `Authorization: Bearer …`.
+    /// The request has no token, or not as `Authorization: Bearer …`.
     Missing,
-    /// Another one.
+    /// The request has another token.
     Wrong,
 }
 
 impl TokenRefusal {
-    /// HTTP status.
+    /// The HTTP status.
     pub fn status(self) -> StatusCode {
         match self {
             Self::NotConfigured => StatusCode::SERVICE_UNAVAILABLE,
@@ -24,7 +24,7 @@ impl TokenRefusal {
         }
     }
 
-    /// Error code.
+    /// The error code.
     pub fn code(self) -> &'static str {
         match self {
             Self::NotConfigured => "token_not_configured",
@@ -32,7 +32,7 @@ impl TokenRefusal {
         }
     }
 
-    /// What to do about it; `variable` is where the token is configured.
+    /// What the caller should do; `variable` is the environment variable of the token.
     pub fn message(self, variable: &str) -> String {
         match self {
             Self::NotConfigured => format!("{variable} is not set, so this route refuses every request"),
@@ -53,7 +53,7 @@ pub fn check(headers: &HeaderMap, configured: Option<&str>) -> Result<(), TokenR
         .strip_prefix(b"Bearer ")
         .or_else(|| header.strip_prefix(b"bearer "))
         .ok_or(TokenRefusal::Missing)?;
-    // Comparing two MACs under one key takes the same time for every token of any length.
+    // Two MACs with the same key are compared in the same time for tokens of any length.
     let mac = |text: &[u8]| {
         Hmac::<Sha256>::new_from_slice(b"token").expect("HMAC takes a key of any length").chain_update(text)
     };
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_configured_token_passes_and_no_token_passes_nobody() {
+    fn only_the_configured_token_passes_and_without_one_no_request_passes() {
         let with = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("authorization", value.parse().unwrap());

@@ -1,4 +1,4 @@
-//! The end of a run: what health is left to count, and whom to tell that webhooks did not arrive.
+//! The end of a run: stores the counts for `health`, and sends an alert when webhooks did not arrive.
 
 use std::time::Instant;
 
@@ -10,13 +10,13 @@ use tallyhook_aws::store::items;
 use tallyhook_core::drift::Class;
 use tallyhook_core::timestamp::Timestamp;
 
-/// What is younger may still be in a queue, between two attempts.
+/// Younger events may still be in a queue, between two attempts.
 const SETTLED_SECONDS: i64 = 3600;
 
 impl Reconciler {
-    /// After a run over everything that came to its end: compares the last day of Stripe's events with our
-    /// log, which also finds what an endpoint was never asked to take, leaves the counts for `health`, and
-    /// alerts if anything was missing. A failure is logged and fails nothing.
+    /// Concludes a complete run over everything. Compares Stripe's events of the last day with our log, which
+    /// also finds events that no endpoint was asked to take; stores the counts for `health`; and sends an
+    /// alert if anything was missing. A failure is only logged.
     pub async fn conclude(&self, report: &Report, deadline: Option<Instant>, now: Timestamp) {
         if report.dry_run || !report.complete {
             return;
@@ -54,12 +54,12 @@ impl Reconciler {
     }
 }
 
-/// How many records of Stripe are missing here, and how many were until this run.
+/// How many records of Stripe are missing here, and how many this run added.
 fn missing(report: &Report, gap: Option<&Gap>) -> (u64, u64) {
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-    let left = report.left.iter().filter(|left| left.class == Class::MissingHere).count();
-    let unheard = gap.map_or(0, |gap| gap.listed.saturating_sub(gap.held));
-    let brought = |class: Class| matches!(class, Class::MissingHere | Class::LostEvent | Class::Credits);
-    let repaired = report.changes.iter().filter(|change| brought(change.class)).count();
-    (unheard.saturating_add(count(left)), count(repaired))
+    let unrepaired = report.left.iter().filter(|left| left.class == Class::MissingHere).count();
+    let not_logged = gap.map_or(0, |gap| gap.listed.saturating_sub(gap.held));
+    let adds = |class: Class| matches!(class, Class::MissingHere | Class::LostEvent | Class::Credits);
+    let repaired = report.changes.iter().filter(|change| adds(change.class)).count();
+    (not_logged.saturating_add(count(unrepaired)), count(repaired))
 }

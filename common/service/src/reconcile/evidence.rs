@@ -1,31 +1,35 @@
-//! What was read from Stripe as the event that would have told it, so that the same rules take it.
+//! An object that was read from Stripe, as the event that Stripe would have sent about it, so that the same
+//! rules apply to it.
 //!
 //! ```json
-//! {"id":"evt_reconcile_in_1_4f1c02ab93de_7","object":"event","type":"invoice.paid","created":1759312800,"livemode":false,
-//!  "api_version":"2025-09-30.clover","data":{"object":{"id":"in_1",…}},"pending_webhooks":0,"request":null}
+//! {"id":"evt_reconcile_in_1_4f1c02ab93de_7","object":"event","type":"invoice.paid","created":1759312800,
+//!  "livemode":false,"api_version":"2025-09-30.clover","data":{"object":{"id":"in_1",…}},
+//!  "pending_webhooks":0,"request":null}
 //! ```
-//! The id is made of the object's id, a digest of the content and the version of the account that it is to
-//! change: of two runs that read the same and mean to do the same, one does it. No event of Stripe's has such
-//! an id.
+//! The id consists of the object's id, a digest of the content and the version of the account to change. So
+//! when two runs read the same content and make the same repair, only one of them is applied. Stripe's own
+//! events never have such an id.
 
 use serde_json::{Value, json};
 
 use tallyhook_aws::stripe::{API_VERSION, Object};
-use tallyhook_core::event::{self, CheckoutMode, Event, EventType, Object as Told, PaymentStatus, ReadError};
+use tallyhook_core::event::{
+    self, CheckoutMode, Event, EventType, Object as EventObject, PaymentStatus, ReadError,
+};
 use tallyhook_core::ids::SubscriptionId;
 use tallyhook_core::timestamp::Timestamp;
 
-/// An event made of an object, or Stripe's own.
+/// An event of Stripe, or one made from an object of Stripe.
 #[derive(Clone, Debug)]
 pub struct Evidence {
-    /// What it says.
+    /// The parsed event.
     pub event: Event,
-    /// Its text.
+    /// The event's JSON.
     pub raw: Vec<u8>,
 }
 
 impl Evidence {
-    /// An event of Stripe's own, in Stripe's words.
+    /// Stripe's own event, unchanged.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -34,7 +38,7 @@ impl Evidence {
         Ok(Self { event: event::read(&raw)?, raw })
     }
 
-    /// How a subscription stood at `read_at`.
+    /// A subscription as it was when it was read.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -48,7 +52,7 @@ impl Evidence {
         )
     }
 
-    /// A paid invoice, as of the time it was paid.
+    /// A paid invoice; the event's time is the time of the payment.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -66,7 +70,8 @@ impl Evidence {
         )
     }
 
-    /// A finished checkout session, as of the time it was made: Stripe does not say when it was paid.
+    /// A finished checkout session; the event's time is the session's creation, because Stripe does not say
+    /// when the session was paid.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -75,7 +80,7 @@ impl Evidence {
         Self::made(object.text(), &EventType::CheckoutSessionCompleted, created, livemode, object.id())
     }
 
-    /// The same session with the pack that its line items name, if they name one pack: `None` if they do not.
+    /// A finished checkout session with its line items.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -99,25 +104,35 @@ impl Evidence {
         livemode: bool,
         id: Option<&str>,
     ) -> Result<Self, ReadError> {
-        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let about = id
-            .filter(|id| id.chars().all(word))
+        let is_id_char = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let object_id = id
+            .filter(|id| id.chars().all(is_id_char))
             .ok_or_else(|| ReadError::Missing { path: "id".to_owned() })?;
-        let told: Value = serde_json::from_str(text).map_err(ReadError::NotJson)?;
-        let livemode = told["livemode"].as_bool().unwrap_or(livemode);
+        let object: Value = serde_json::from_str(text).map_err(ReadError::NotJson)?;
+        let livemode = object["livemode"].as_bool().unwrap_or(livemode);
+        let created = created.unix();
         let body = |event_id: &str| {
             format!(
-                r#"{{"id":"{event_id}","object":"event","type":"{kind}","created":{},"livemode":{livemode},"api_version":"{API_VERSION}","data":{{"object":{text}}},"pending_webhooks":0,"request":null}}"#,
-                created.unix()
+                concat!(
+                    r#"{{"id":"{event_id}","object":"event","type":"{kind}","created":{created},"#,
+                    r#""livemode":{livemode},"api_version":"{version}","data":{{"object":{text}}},"#,
+                    r#""pending_webhooks":0,"request":null}}"#
+                ),
+                event_id = event_id,
+                kind = kind,
+                created = created,
+                livemode = livemode,
+                version = API_VERSION,
+                text = text,
             )
         };
         let digest = event::content_digest(body("").as_bytes());
         let digest: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        let raw = body(&format!("evt_reconcile_{about}_{digest}")).into_bytes();
+        let raw = body(&format!("evt_reconcile_{object_id}_{digest}")).into_bytes();
         Ok(Self { event: event::read(&raw)?, raw })
     }
 
-    /// The same, to be applied to an account at this version.
+    /// The same event, to be applied to an account at this version.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -127,24 +142,24 @@ impl Evidence {
         Ok(Self { event: event::read(text.as_bytes())?, raw: text.into_bytes() })
     }
 
-    /// The subscription it is about, with its id.
+    /// The event's subscription with its id.
     pub fn subscription(&self) -> Option<(&SubscriptionId, &event::Subscription)> {
         match &self.event.object {
-            Told::Subscription(subscription) => Some((&subscription.id, subscription)),
-            Told::CheckoutSession(_)
-            | Told::Invoice(_)
-            | Told::InvoicePayment(_)
-            | Told::Charge(_)
-            | Told::Refund(_)
-            | Told::Dispute(_)
-            | Told::Customer(_)
-            | Told::Other => None,
+            EventObject::Subscription(subscription) => Some((&subscription.id, subscription)),
+            EventObject::CheckoutSession(_)
+            | EventObject::Invoice(_)
+            | EventObject::InvoicePayment(_)
+            | EventObject::Charge(_)
+            | EventObject::Refund(_)
+            | EventObject::Dispute(_)
+            | EventObject::Customer(_)
+            | EventObject::Other => None,
         }
     }
 
-    /// Whether it is a session in which something was bought once and paid.
+    /// Whether this is a paid session for a one-time purchase.
     pub fn is_paid_purchase(&self) -> bool {
-        let Told::CheckoutSession(session) = &self.event.object else { return false };
+        let EventObject::CheckoutSession(session) = &self.event.object else { return false };
         session.mode == CheckoutMode::Payment
             && matches!(session.payment_status, PaymentStatus::Paid | PaymentStatus::NoPaymentRequired)
     }

@@ -1,4 +1,4 @@
-//! "Stripe lists N events of our types since T, we hold M."
+//! Counts the events of our types that Stripe lists in a time range, and how many of them our log has.
 
 use std::time::Instant;
 
@@ -11,10 +11,10 @@ use tallyhook_aws::stripe::{Cursor, EventFilter, MOST_TYPES, Object, Stripe, Str
 use tallyhook_core::event::EventType;
 use tallyhook_core::timestamp::Timestamp;
 
-/// Longer lists are cut; the counts are whole.
-const MOST_LISTED: usize = 200;
+/// The most events that are listed; the counts include all.
+const MAX_LISTED: usize = 200;
 
-/// What Stripe lists and what we hold.
+/// Stripe's events in a time range, compared with our log.
 ///
 /// ```json
 /// {"from":1767600000,"until":1767686400,"listed":120,"held":118,"complete":true,
@@ -22,17 +22,17 @@ const MOST_LISTED: usize = 200;
 /// ```
 #[derive(Clone, Debug, Serialize)]
 pub struct Gap {
-    /// Since when.
+    /// The start of the range.
     pub from: Timestamp,
-    /// Until when, not included.
+    /// The end of the range, exclusive.
     pub until: Timestamp,
     /// Events of our types that Stripe lists, delivered or not.
     pub listed: u64,
-    /// How many of them our log has, however they ended.
+    /// How many of these events our log has, with any outcome.
     pub held: u64,
-    /// Those that it does not have, newest first; the first 200.
+    /// The events that our log does not have, newest first, at most 200.
     pub missing: Vec<MissingEvent>,
-    /// Whether all were looked at before the time was up.
+    /// Whether all events were read before the deadline.
     pub complete: bool,
 }
 
@@ -44,11 +44,11 @@ pub struct MissingEvent {
     /// Stripe's type.
     #[serde(rename = "type")]
     pub kind: String,
-    /// When it was made.
+    /// When the event was created at Stripe.
     pub created: Timestamp,
 }
 
-/// Why the gap is not known.
+/// Why the comparison failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GapError {
     /// Stripe did not answer.
@@ -59,7 +59,7 @@ pub enum GapError {
     Store(#[from] StoreError),
 }
 
-/// Compares Stripe's list of events with our log. Nothing is written.
+/// Compares Stripe's list of events with our log. Writes nothing.
 ///
 /// # Errors
 /// [`GapError`].
@@ -87,7 +87,7 @@ pub async fn gap(
                 gap.listed += 1;
                 if key(object).is_some_and(|key| known.contains_key(&key)) {
                     gap.held += 1;
-                } else if gap.missing.len() < MOST_LISTED {
+                } else if gap.missing.len() < MAX_LISTED {
                     let value = object.value();
                     gap.missing.push(MissingEvent {
                         id: object.id().unwrap_or_default().to_owned(),

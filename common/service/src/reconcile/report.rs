@@ -1,8 +1,10 @@
-//! What a run did, for a person and for the dashboard.
+//! The report of a run, for operators and the dashboard.
 //!
 //! ```json
-//! {"run":"20261121T101700Z-3f","dry_run":false,"complete":true,"stopped":null,"next":null,"read":{"invoices":12},"found":{"credits":1},"changed":1,
-//!  "changes":[{"class":"credits","object":"in_1","user_id":"user_1","customer":"cus_1","event_id":"evt_reconcile_in_1_…",
+//! {"run":"20261121T101700Z-3f","dry_run":false,"complete":true,"stopped":null,"next":null,
+//!  "read":{"invoices":12},"found":{"credits":1},"changed":1,
+//!  "changes":[{"class":"credits","object":"in_1","user_id":"user_1","customer":"cus_1",
+//!              "event_id":"evt_reconcile_in_1_…",
 //!              "before":{"credits":"500"},"after":{"credits":"5000","entry":"invoice#in_1"}}],
 //!  "left":[],"failures":[],"omitted":0}
 //! ```
@@ -13,84 +15,83 @@ use serde::Serialize;
 
 use tallyhook_core::drift::{Class, Facts};
 
-/// Longer lists are cut; the counts are whole.
-const MOST_LISTED: usize = 200;
+/// The most entries of a list; the counts include all.
+const MAX_LISTED: usize = 200;
 
-/// What a run did.
+/// The report of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// The run's id: `reconcile:<run>` is the cause of what it changed.
+    /// The run's id. Its changes have the cause `reconcile:<run>`.
     pub run: String,
-    /// Whether nothing was to be written.
+    /// Whether the run only reported differences.
     pub dry_run: bool,
-    /// Whether it came to its end.
+    /// Whether the run is complete.
     pub complete: bool,
-    /// Why not. The next run goes on from there.
+    /// Why the run stopped early. The next run continues there.
     pub stopped: Option<String>,
-    /// There when the time was up: where the next run goes on.
+    /// Where the next run continues, when the deadline stopped this one.
     pub next: Option<String>,
-    /// Objects and accounts read, by kind.
+    /// The number of objects and accounts read, by kind.
     pub read: BTreeMap<&'static str, u64>,
-    /// Differences, by class.
+    /// The number of differences, by class.
     pub found: BTreeMap<Class, u64>,
-    /// How many repairs were made; in a dry run, would be.
+    /// The number of repairs; in a dry run, of those that would be made.
     pub changed: u64,
     /// The repairs.
-    pub changes: Vec<Change>,
-    /// What a person must decide.
-    pub left: Vec<Left>,
-    /// What could not be read or written.
-    pub failures: Vec<Failure>,
-    /// Entries that the lists have no room for.
+    pub changes: Vec<ReportedRepair>,
+    /// Differences that an operator must decide.
+    pub left: Vec<ReportedDifference>,
+    /// Objects that could not be read or written.
+    pub failures: Vec<ReportedFailure>,
+    /// The number of entries that the lists left out.
     pub omitted: u64,
 }
-
-/// One repair.
+/// A repair.
 #[derive(Clone, Debug, Serialize)]
-pub struct Change {
-    /// What was different.
+pub struct ReportedRepair {
+    /// The class of the difference.
     pub class: Class,
-    /// The object at Stripe.
+    /// The id of Stripe's object.
     pub object: String,
-    /// Whose.
+    /// The user of the account.
     pub user_id: Option<String>,
-    /// Stripe's customer.
+    /// The customer at Stripe.
     pub customer: Option<String>,
-    /// Its record in the event log.
+    /// The id of the repair in the event log.
     pub event_id: String,
-    /// As it was here.
+    /// The facts here before the repair.
     pub before: Facts,
-    /// As it is now.
+    /// The facts here after the repair.
     pub after: Facts,
 }
 
-/// One difference that was left as it is.
+/// A difference that was not repaired.
 #[derive(Clone, Debug, Serialize)]
-pub struct Left {
-    /// What is different.
+pub struct ReportedDifference {
+    /// The class of the difference.
     pub class: Class,
-    /// The object at Stripe, or the user.
+    /// The id of Stripe's object, or the user id.
     pub object: String,
-    /// Whose.
+    /// The user of the account.
     pub user_id: Option<String>,
-    /// Stripe's customer.
+    /// The customer at Stripe.
     pub customer: Option<String>,
-    /// Why a person must decide.
+    /// Why an operator must decide.
     pub why: String,
-    /// As it is here.
+    /// The facts here.
     pub before: Facts,
-    /// As it is at Stripe, or would be.
+    /// The facts at Stripe, or the facts here after a repair.
     pub after: Facts,
 }
 
-/// Something that one run could not do.
+/// An object that could not be read or written.
 #[derive(Clone, Debug, Serialize)]
-pub struct Failure {
-    /// The object, or the user.
+pub struct ReportedFailure {
+    /// The id of Stripe's object, or the user id.
     pub object: String,
-    /// Stripe's customer, as far as known.
+    /// The customer at Stripe, if known.
     pub customer: Option<String>,
-    /// What went wrong.
+    /// The error.
     pub error: String,
 }
 
@@ -100,6 +101,6 @@ impl Report {
     }
 
     pub(super) fn list<T>(omitted: &mut u64, list: &mut Vec<T>, entry: T) {
-        if list.len() < MOST_LISTED { list.push(entry) } else { *omitted += 1 }
+        if list.len() < MAX_LISTED { list.push(entry) } else { *omitted += 1 }
     }
 }

@@ -1,9 +1,9 @@
-//! What comes of a difference: a repair, or a line for a person.
+//! Handles a difference: repairs it, or reports it to an operator.
 
 use tracing::{info, warn};
 
-use super::report::{Change, Left};
-use super::{Evidence, MOST_HELD, Report, Run, Trouble, person};
+use super::report::{ReportedDifference, ReportedRepair};
+use super::{Evidence, MAX_POSTPONED, ReconcileRun, Report, StepError, for_operator};
 use crate::process::{EventOutcome, FoundAccount, Job, Repair};
 use tallyhook_core::account::Account;
 use tallyhook_core::decide::Parked;
@@ -13,53 +13,56 @@ use tallyhook_core::ids::{CustomerId, UserId};
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
 
-impl Run<'_> {
-    /// Repairs what may be repaired, in one job, and lists the rest. Whether something was repaired.
+impl ReconcileRun<'_> {
+    /// Repairs what may be repaired, in one job, and reports the other differences. Returns whether something
+    /// was repaired.
     pub(super) async fn settle(
         &mut self,
         found: Vec<Difference>,
         evidence: &Evidence,
         object: &str,
         account: &Account,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, StepError> {
         let user = Some(&account.user_id);
         let mut repairs = Vec::new();
         for difference in found {
             match &difference.remedy {
-                Remedy::Person(_) => self.leave(&difference, object, user, evidence.event.customer()),
+                Remedy::Person(_) => {
+                    self.report_difference(&difference, object, user, evidence.event.customer());
+                }
                 Remedy::Lowers => {
-                    self.leave(&difference, object, user, evidence.event.customer());
-                    if self.held.len() < MOST_HELD {
-                        self.held.push(evidence.clone());
+                    self.report_difference(&difference, object, user, evidence.event.customer());
+                    if self.postponed.len() < MAX_POSTPONED {
+                        self.postponed.push(evidence.clone());
                     }
                 }
                 Remedy::Repair => repairs.push(difference),
             }
         }
-        // In a dry run nothing has changed when an object comes up a second time.
+        // A dry run changes nothing, so it finds the same difference again when it reads an object twice.
         repairs.retain(|difference| {
-            !self.options.dry_run || !self.told.contains(&(difference.class, object.to_owned()))
+            !self.options.dry_run || !self.counted.contains(&(difference.class, object.to_owned()))
         });
         let Some(first) = repairs.first() else { return Ok(false) };
-        repairs.iter().for_each(|difference| self.found(difference.class, object));
-        if self.room() == 0 {
-            return Err(Trouble::Stop(self.cap()));
+        repairs.iter().for_each(|difference| self.count_difference(difference.class, object));
+        if self.remaining_changes() == 0 {
+            return Err(StepError::Stop(self.limit_reached()));
         }
         let note = repairs.iter().map(|difference| difference.class.as_str()).collect::<Vec<_>>().join(", ");
-        let note = format!("{note}: {} -> {}", words(&first.before), words(&first.after));
+        let note = format!("{note}: {} -> {}", fact_list(&first.before), fact_list(&first.after));
         let evidence =
-            &evidence.for_version(account.version).map_err(|error| Trouble::Object(error.to_string()))?;
+            &evidence.for_version(account.version).map_err(|error| StepError::Object(error.to_string()))?;
         if !self.options.dry_run {
             let job = self.job(evidence, Repair { by: self.by(), note, as_itself: false });
-            let done = self.processor.run(&[job], self.now).await.into_iter().next();
-            match done {
+            let outcome = self.processor.run(&[job], self.now).await.into_iter().next();
+            match outcome {
                 Some(Ok(EventOutcome::Processed(..))) => {}
-                // Another run was faster.
+                // Another run made the same repair.
                 Some(Ok(EventOutcome::Duplicate)) => return Ok(true),
                 Some(Ok(EventOutcome::Ignored(_) | EventOutcome::NotYet)) | None => return Ok(false),
                 Some(Ok(EventOutcome::Parked(parked))) => {
-                    self.leave(
-                        &person(first.class, parked.to_string()),
+                    self.report_difference(
+                        &for_operator(first.class, parked.to_string()),
                         object,
                         user,
                         evidence.event.customer(),
@@ -70,7 +73,7 @@ impl Run<'_> {
             }
         }
         for difference in repairs {
-            self.change(Change {
+            self.report_repair(ReportedRepair {
                 class: difference.class,
                 object: object.to_owned(),
                 user_id: user.map(ToString::to_string),
@@ -83,7 +86,7 @@ impl Run<'_> {
         Ok(true)
     }
 
-    pub(super) fn change(&mut self, change: Change) {
+    pub(super) fn report_repair(&mut self, change: ReportedRepair) {
         info!(
             run = self.report.run,
             dry_run = self.report.dry_run,
@@ -92,8 +95,8 @@ impl Run<'_> {
             event_id = change.event_id,
             user_id = change.user_id,
             customer_id = change.customer,
-            before = words(&change.before),
-            after = words(&change.after),
+            before = fact_list(&change.before),
+            after = fact_list(&change.after),
             "RECONCILE_CHANGED"
         );
         self.report.changed += 1;
@@ -101,7 +104,7 @@ impl Run<'_> {
         Report::list(&mut self.report.omitted, &mut self.report.changes, change);
     }
 
-    pub(super) fn leave(
+    pub(super) fn report_difference(
         &mut self,
         difference: &Difference,
         object: &str,
@@ -110,12 +113,12 @@ impl Run<'_> {
     ) {
         let why = match &difference.remedy {
             Remedy::Person(why) => why.clone(),
-            Remedy::Lowers => "it would lower the balance, which a person decides".to_owned(),
+            Remedy::Lowers => "it would lower the balance, which only an operator may do".to_owned(),
             Remedy::Repair => String::new(),
         };
-        self.found(difference.class, object);
+        self.count_difference(difference.class, object);
         self.report.left.retain(|left| left.class != difference.class || left.object != object);
-        let left = Left {
+        let left = ReportedDifference {
             class: difference.class,
             object: object.to_owned(),
             user_id: user.map(ToString::to_string),
@@ -136,25 +139,25 @@ impl Run<'_> {
         Report::list(&mut self.report.omitted, &mut self.report.left, left);
     }
 
-    /// Counts a difference, once for each object and class.
-    pub(super) fn found(&mut self, class: Class, object: &str) {
-        if self.told.insert((class, object.to_owned())) {
+    /// Counts a difference once for each object and class.
+    pub(super) fn count_difference(&mut self, class: Class, object: &str) {
+        if self.counted.insert((class, object.to_owned())) {
             *self.report.found.entry(class).or_default() += 1;
         }
     }
 
-    /// Looks again at what would have lowered a balance: later repairs may have made that untrue, and nothing
-    /// of that kind is to be left for the next run.
-    pub(super) async fn held(&mut self) -> Result<(), String> {
-        while !self.held.is_empty() && !self.options.dry_run {
+    /// Checks again the repairs that would have lowered a balance: after later repairs they may no longer
+    /// lower it. Repeats until nothing changes, so that nothing of this kind is left for the next run.
+    pub(super) async fn recheck_postponed(&mut self) -> Result<(), String> {
+        while !self.postponed.is_empty() && !self.options.dry_run {
             let before = self.report.changed;
-            for evidence in std::mem::take(&mut self.held) {
+            for evidence in std::mem::take(&mut self.postponed) {
                 self.check_time()?;
-                let done = self.again(&evidence).await;
+                let result = self.recheck(&evidence).await;
                 self.note(
                     evidence.event.id.as_str(),
                     evidence.event.customer().map(ToString::to_string),
-                    done,
+                    result,
                 )?;
             }
             if self.report.changed == before {
@@ -164,8 +167,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn again(&mut self, evidence: &Evidence) -> Result<(), Trouble> {
-        let FoundAccount::Account(account, _) = self.look(evidence).await? else { return Ok(()) };
+    async fn recheck(&mut self, evidence: &Evidence) -> Result<(), StepError> {
+        let FoundAccount::Account(account, _) = self.find_account(evidence).await? else { return Ok(()) };
         if let Some((id, _)) = evidence.subscription() {
             return self.repair_subscription(&account, evidence, &id.clone()).await.map(|_| ());
         }
@@ -174,26 +177,26 @@ impl Run<'_> {
         self.settle(found.into_iter().collect(), evidence, &object, &account).await.map(|_| ())
     }
 
-    /// Once for each customer.
-    pub(super) fn orphan(&mut self, parked: &Parked, object: &str, customer: Option<&CustomerId>) {
+    /// Reports a customer without a user, once for each customer.
+    pub(super) fn report_orphan(&mut self, parked: &Parked, object: &str, customer: Option<&CustomerId>) {
         let name = customer.map_or(object, CustomerId::as_str);
         if self.orphans.insert(name.to_owned()) {
-            let found = person(Class::OrphanCustomer, parked.to_string());
-            self.leave(&found, object, None, customer);
+            let found = for_operator(Class::OrphanCustomer, parked.to_string());
+            self.report_difference(&found, object, None, customer);
         }
     }
 
     /// How many more changes this run may make.
-    pub(super) fn room(&self) -> u64 {
+    pub(super) fn remaining_changes(&self) -> u64 {
         if self.options.dry_run {
             u64::MAX
         } else {
-            self.options.most_changes.saturating_sub(self.report.changed)
+            self.options.max_changes.saturating_sub(self.report.changed)
         }
     }
 
-    pub(super) fn cap(&self) -> String {
-        format!("{} changes are the most for one run", self.options.most_changes)
+    pub(super) fn limit_reached(&self) -> String {
+        format!("the run reached its maximum of {} changes", self.options.max_changes)
     }
 
     pub(super) fn job(&self, evidence: &Evidence, repair: Repair) -> Job {
@@ -203,7 +206,7 @@ impl Run<'_> {
             raw: evidence.raw.clone(),
             received_ms: self.now.unix().saturating_mul(1000),
             mode: SecretMode::Any,
-            // Nobody will bring it again: what is not known is recorded as such.
+            // SQS does not redeliver this event, so an unknown user parks it at once.
             attempt: 2,
             repair: Some(repair),
         }
@@ -218,6 +221,6 @@ impl Run<'_> {
     }
 }
 
-fn words(facts: &Facts) -> String {
+fn fact_list(facts: &Facts) -> String {
     facts.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
 }

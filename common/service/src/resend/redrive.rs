@@ -1,8 +1,7 @@
-//! Sends events of the log back to their queues, as the webhook sent them first.
+//! Sends events of the log to their queues again, with the message that the webhook sent.
 //!
-//! Nothing is decided here: the worker reads everything again, and an event that was finished meanwhile
-//! changes nothing. So sending one twice is harmless, and not sending one is made good by the next run of
-//! `retry`.
+//! Nothing is decided here: the worker reads the state again, and an event that is finished changes nothing.
+//! So an event may be sent twice without harm, and `retry` sends later what could not be sent now.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,66 +14,67 @@ use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_core::event::{EventType, Family};
 use tallyhook_core::signature::SecretMode;
 
-/// So many events are sent at once when a link frees them; the others wait for the next run of `retry`.
-const MOST_FREED: usize = 100;
+/// The most events that one new link sends at once; `retry` sends the others.
+const MAX_FREED: usize = 100;
 
-/// The queues of all families.
+/// Sends events to the queues of their families.
 #[derive(Clone, Debug)]
 pub struct Redrive {
     queue: Queue,
     queues: BTreeMap<Family, String>,
 }
 
-/// What became of an event that was to be sent again.
+/// The result of sending one event again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Resent {
+pub enum RedriveOutcome {
     /// It is in its queue.
     Queued,
-    /// It was processed or ignored before: nothing to do.
+    /// It is processed or ignored already, so it was not sent.
     Finished,
     /// The log does not have it.
     Unknown,
-    /// The log has it without its body (too large, or never an event of Stripe's), or with a second content
-    /// that must not be applied.
+    /// The log has no body of it (too large, or not an event of Stripe), or it is a second content of a known
+    /// id, which must not be applied.
     NotSendable,
-    /// The queue did not take it; a later run will.
+    /// The queue did not take it; `retry` sends it later.
     NotQueued,
 }
 
 impl Redrive {
-    /// Over the families' queues. Events of a family without one wait for whoever has it.
+    /// Sends to these queues. Events of a family without a queue are not sent.
     pub fn new(queue: Queue, queues: BTreeMap<Family, String>) -> Self {
         Self { queue, queues }
     }
 
-    /// Sends the events with these ids that are parked or failed.
+    /// Sends those of the events with these ids that are parked or failed. The outcomes are in the same
+    /// order.
     ///
     /// # Errors
-    /// [`StoreError`] when the log cannot be read; nothing was sent then.
-    pub async fn send(&self, store: &Store, ids: &[String]) -> Result<Vec<Resent>, StoreError> {
+    /// [`StoreError`] when the log cannot be read; then nothing is sent.
+    pub async fn send(&self, store: &Store, ids: &[String]) -> Result<Vec<RedriveOutcome>, StoreError> {
         let keys: Vec<Key> = ids.iter().map(|id| Key::Event(id.clone())).collect();
         let items = store.load(keys.iter().cloned()).await?;
         let mut answers = Vec::new();
         for key in &keys {
             answers.push(match items.get(key) {
-                None => Resent::Unknown,
+                None => RedriveOutcome::Unknown,
                 Some(item) => self.send_one(key, item).await,
             });
         }
         Ok(answers)
     }
 
-    async fn send_one(&self, key: &Key, item: &Item) -> Resent {
+    async fn send_one(&self, key: &Key, item: &Item) -> RedriveOutcome {
         match items::read_event(key, item) {
-            Ok(known) if known.finished => return Resent::Finished,
+            Ok(known) if known.finished => return RedriveOutcome::Finished,
             Ok(_) => {}
             Err(error) => {
                 warn!(error = error.to_string(), "EVENT_NOT_SENT_AGAIN");
-                return Resent::NotSendable;
+                return RedriveOutcome::NotSendable;
             }
         }
-        let Some((family, envelope)) = envelope(item) else { return Resent::NotSendable };
+        let Some((family, envelope)) = envelope(item) else { return RedriveOutcome::NotSendable };
         let event_id = key.partition();
         let Some(queue_url) = self.queues.get(&family) else {
             warn!(
@@ -82,40 +82,40 @@ impl Redrive {
                 error = format!("no queue of {family} is configured here"),
                 "EVENT_NOT_SENT_AGAIN"
             );
-            return Resent::NotQueued;
+            return RedriveOutcome::NotQueued;
         };
         match self.queue.send(queue_url, envelope).await {
             Ok(()) => {
                 info!(event_id, "EVENT_SENT_AGAIN");
-                Resent::Queued
+                RedriveOutcome::Queued
             }
             Err(error) => {
                 warn!(event_id, error = error.to_string(), "EVENT_NOT_SENT_AGAIN");
-                Resent::NotQueued
+                RedriveOutcome::NotQueued
             }
         }
     }
 
-    /// Sends what a new link or payment frees. Called after the commit that made it; a failure is logged and
-    /// left to `retry`.
-    pub async fn freed(&self, store: &Store, ids: &BTreeSet<String>) {
+    /// Sends the events that a new link or payment frees, after its commit. A failure is logged; `retry`
+    /// sends them later.
+    pub async fn send_freed(&self, store: &Store, ids: &BTreeSet<String>) {
         if ids.is_empty() {
             return;
         }
-        let ids: Vec<String> = ids.iter().take(MOST_FREED).cloned().collect();
+        let ids: Vec<String> = ids.iter().take(MAX_FREED).cloned().collect();
         if let Err(error) = self.send(store, &ids).await {
             warn!(error = error.to_string(), events = ids.len(), "EVENT_NOT_SENT_AGAIN");
         }
     }
 }
 
-/// The message that the webhook sent for an event of the log; `None` where there is none to send.
+/// The queue message of an event of the log; `None` when the event must not be sent or has no body.
 fn envelope(item: &Item) -> Option<(Family, Envelope)> {
     let text = |name: &str| items::read_text(item, name);
     if matches!(text("reason").as_deref(), Some("payload_mismatch" | "message")) {
         return None;
     }
-    // Types that no family handles go to the quietest queue, as the webhook sends them.
+    // The worker of the quietest queue records the types that no family handles.
     let family = EventType::from(text("type")?.as_str()).family().unwrap_or(Family::Customer);
     let body = payload::unpack(items::read_payload(item)?)?;
     let mode = text("mode").and_then(|mode| SecretMode::from_text(&mode))?;

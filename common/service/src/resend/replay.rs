@@ -1,8 +1,7 @@
-//! Replay from Stripe: events that Stripe still has (30 days), sent through the same queues as if they had
-//! just come.
+//! Replays events from Stripe, which keeps them for 30 days: sends them through the queues like new events.
 //!
-//! What an event did it does not do again; what it did not do, it does now. One that Stripe lists and our log
-//! has finished is a duplicate to its worker, so sending too many is harmless.
+//! An event changes an account at most once. A replayed event that the log has finished is a duplicate for
+//! its worker, so replaying too many is harmless.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -16,38 +15,38 @@ use tallyhook_core::ids::EventId;
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
 
-/// Which events.
+/// The events to replay.
 #[derive(Clone, Debug)]
 pub enum Selection {
-    /// This one.
+    /// One event.
     One(EventId),
-    /// Those of a list; at most twenty types.
+    /// The events that a filter selects; at most twenty types.
     Listed(EventFilter),
 }
 
-/// What was sent.
+/// The result of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Replayed {
+pub struct ReplayReport {
     /// Ids of the events that were queued.
     pub sent: Vec<String>,
-    /// Ids of the events that were not, and why.
+    /// Ids of the events that were not queued, with the reason.
     pub skipped: Vec<(String, String)>,
-    /// Where to go on, if there are more than the limit, or more than there was time for.
+    /// Pass this as `after` to continue, when the limit or the deadline stopped the replay.
     pub next: Option<String>,
 }
 
-/// Why a replay did not come to its end. What was sent before stays sent.
+/// Why a replay stopped early. Events that were already sent stay sent.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// Stripe did not answer, or has no such event (any more).
+    /// Stripe did not answer, or does not have the event.
     #[error(transparent)]
     Stripe(#[from] StripeError),
-    /// The queue did not take it.
+    /// The queue did not take an event.
     #[error(transparent)]
     Queue(#[from] SendError),
 }
 
-/// Sends events of Stripe's to the queues of their families.
+/// Sends events of Stripe to the queues of their families.
 #[derive(Clone, Debug)]
 pub struct Replayer {
     stripe: Stripe,
@@ -56,12 +55,12 @@ pub struct Replayer {
 }
 
 impl Replayer {
-    /// Over a client, and the queue of each family.
+    /// Reads with a client of Stripe and sends to the queue of each family.
     pub fn new(stripe: Stripe, queue: Queue, queues: BTreeMap<Family, String>) -> Self {
         Self { stripe, queue, queues }
     }
 
-    /// Sends what is selected: at most `limit` events, those after `after`, newest first, until `deadline`.
+    /// Sends the selected events: at most `limit`, only those after `after`, newest first, until `deadline`.
     ///
     /// # Errors
     /// [`ReplayError`].
@@ -72,13 +71,13 @@ impl Replayer {
         after: Option<&str>,
         deadline: Option<Instant>,
         now: Timestamp,
-    ) -> Result<Replayed, ReplayError> {
-        let mut replayed = Replayed::default();
+    ) -> Result<ReplayReport, ReplayError> {
+        let mut report = ReplayReport::default();
         let filter = match selection {
             Selection::One(id) => {
                 let event = self.stripe.event(id).await?;
-                self.send(&event, now, &mut replayed).await?;
-                return Ok(replayed);
+                self.send(&event, now, &mut report).await?;
+                return Ok(report);
             }
             Selection::Listed(filter) => filter,
         };
@@ -87,44 +86,49 @@ impl Replayer {
             let page = self.stripe.events(filter, &cursor).await?;
             for (place, event) in page.objects.iter().enumerate() {
                 let late = deadline.is_some_and(|deadline| Instant::now() >= deadline)
-                    && replayed.sent.len() + replayed.skipped.len() > 0;
-                if replayed.sent.len() >= limit || late {
+                    && report.sent.len() + report.skipped.len() > 0;
+                if report.sent.len() >= limit || late {
                     let before =
                         place.checked_sub(1).and_then(|place| page.objects.get(place)).and_then(Object::id);
-                    replayed.next = before.map(str::to_owned).or_else(|| match &cursor {
+                    report.next = before.map(str::to_owned).or_else(|| match &cursor {
                         Cursor::After(id) | Cursor::Before(id) => Some(id.clone()),
                         Cursor::Newest => None,
                     });
-                    return Ok(replayed);
+                    return Ok(report);
                 }
-                self.send(event, now, &mut replayed).await?;
+                self.send(event, now, &mut report).await?;
             }
             match page.last_id() {
                 Some(last) if page.has_more => cursor = Cursor::After(last.to_owned()),
-                Some(_) | None => return Ok(replayed),
+                Some(_) | None => return Ok(report),
             }
         }
     }
 
-    async fn send(&self, event: &Object, now: Timestamp, replayed: &mut Replayed) -> Result<(), ReplayError> {
+    async fn send(
+        &self,
+        event: &Object,
+        now: Timestamp,
+        report: &mut ReplayReport,
+    ) -> Result<(), ReplayError> {
         let id = event.id().unwrap_or("(no id)").to_owned();
         let head = match event::read_head(event.text().as_bytes()) {
             Ok(head) => head,
             Err(error) => {
-                replayed.skipped.push((id, error.to_string()));
+                report.skipped.push((id, error.to_string()));
                 return Ok(());
             }
         };
         let Some(queue) = head.kind.family().and_then(|family| self.queues.get(&family)) else {
-            replayed.skipped.push((id, format!("nobody handles {}", head.kind)));
+            report.skipped.push((id, format!("no family handles {}", head.kind)));
             return Ok(());
         };
         let mode = if head.livemode { SecretMode::Live } else { SecretMode::Test };
         let body = event.text().as_bytes().to_vec();
         let envelope = Envelope { body, received_ms: now.unix().saturating_mul(1000), mode };
         match self.queue.send(queue, envelope).await {
-            Ok(()) => replayed.sent.push(id),
-            Err(error @ SendError::TooLarge) => replayed.skipped.push((id, error.to_string())),
+            Ok(()) => report.sent.push(id),
+            Err(error @ SendError::TooLarge) => report.skipped.push((id, error.to_string())),
             Err(error @ SendError::Unavailable(_)) => return Err(error.into()),
         }
         Ok(())

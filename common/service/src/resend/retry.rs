@@ -1,24 +1,25 @@
-//! `retry`, every 15 minutes: sends again what is due, and writes what time alone has changed.
+//! `retry`, every 15 minutes: sends due events again and updates accounts that changed by time alone.
 //!
 //! | event | when it is sent again |
 //! |---|---|
-//! | parked, waits for a customer | when the customer is bound: read again at every run |
-//! | parked, waits for a price or a name of the catalog | when the catalog has it: so the first run after a deploy frees it |
+//! | parked, waits for a customer or a user | when the customer is linked or the user exists |
+//! | parked, waits for a price or a name of the catalog | when the catalog has it, after a deployment |
 //! | parked, waits for a payment | when the payment is known, or after its pause |
-//! | parked for another reason | after its pause: a quarter of an hour, doubled each time, at most a day |
-//! | parked as a message or a second content that must not be applied | never |
-//! | failed | after its pause, [`MOST_FAILED_REDRIVES`] times; then a person decides |
+//! | parked for another reason | after its pause: 15 minutes, doubled each time, at most a day |
+//! | parked as an unreadable message or as a second content | never |
+//! | failed | after its pause, at most [`MAX_FAILED_REDRIVES`] times; then an operator decides |
 //!
-//! What was sent once and is parked again waits for its pause, whatever it waits for. A run claims an event
-//! by raising its count of redrives, on condition that nobody else did, before it sends it: two runs at once
-//! send nothing twice. A claim whose message is lost costs a pause. A run looks at a bounded number of events
-//! and sends a bounded number; the next one goes on.
+//! An event that was sent again and parked again waits for its pause, whatever it waits for. Before a run
+//! sends an event, it claims it: it raises the count of redrives, on condition that the count is unchanged.
+//! So two runs at the same time never send an event twice. If the message of a claimed event is lost, the
+//! event waits one pause longer. A run reads and sends a limited number of events; the next run continues.
 //!
-//! Jobs of the outbox that are due get their message sent again: it was lost, or the function was killed.
+//! `retry` also sends the messages of due outbox jobs again: the first message was lost, or the function
+//! ended.
 //!
-//! An account whose access has ended by time (the grace of an unpaid period, a cancellation) is in the index
-//! `by_lapse` until it is written again; nothing else is, so a run with nothing to do costs eight queries of
-//! an empty index.
+//! An account whose access ended by time (the grace of an unpaid period, a cancellation) is in the index
+//! `by_lapse` until it is written. Other accounts are not in this index, so a run without work costs eight
+//! queries of an empty index.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -27,7 +28,7 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use crate::accounts::Accounts;
-use crate::resend::redrive::{Redrive, Resent};
+use crate::resend::redrive::{Redrive, RedriveOutcome};
 use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::log::{self, Filter, Line, Range};
@@ -36,20 +37,20 @@ use tallyhook_core::ids::{CustomerId, UserId};
 use tallyhook_core::ledger::LedgerKey;
 use tallyhook_core::timestamp::Timestamp;
 
-/// A failed event is sent again so often.
-pub const MOST_FAILED_REDRIVES: u32 = 5;
-/// What an operator asks for sends so many, within the half minute that API Gateway waits.
-const MOST_SENT: usize = 500;
-/// A run of the schedule sends so many: what a day of outage left is gone in some hours.
-const MOST_DUE: usize = 5_000;
-/// One run reads so many pages of open events, of 500 each.
-const MOST_PAGES: usize = 100;
-/// One run writes so many accounts.
-const MOST_LAPSED: usize = 500;
-/// An account is found for so many days after its access ended.
+/// How often a failed event is sent again.
+pub const MAX_FAILED_REDRIVES: u32 = 5;
+/// Events that one request of an operator sends, within the half minute that API Gateway waits.
+const MAX_SENT: usize = 500;
+/// Events that one scheduled run sends, so that the events of a day of outage are sent within some hours.
+const MAX_DUE: usize = 5_000;
+/// Pages of 500 open events that one run reads.
+const MAX_PAGES: usize = 100;
+/// Accounts that one run writes.
+const MAX_LAPSED: usize = 500;
+/// The days after the end of an access in which the account is found.
 const LAPSED_DAYS: i64 = 7;
 
-/// The function.
+/// The use case: finds what is due and sends it.
 pub struct Retrier {
     accounts: Accounts,
     redrive: Redrive,
@@ -58,42 +59,42 @@ pub struct Retrier {
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RetryReport {
-    /// Open events that were looked at.
+    /// Open events that were read.
     pub looked_at: usize,
-    /// Of those, sent to their queue.
+    /// Events that were sent to their queue.
     pub sent: usize,
-    /// Those that wait for something that is not there yet, for a later time, or for a person.
+    /// Events that wait: for something that is missing, for a later time, or for an operator.
     pub waiting: usize,
-    /// Those that were due and could not be sent: no body in the log, or a queue that did not take it.
+    /// Due events that could not be sent: no body in the log, or the queue did not take them.
     pub not_sent: usize,
-    /// Accounts whose access had ended and was written.
+    /// Accounts that were written because their access had ended.
     pub lapsed: usize,
-    /// Jobs of the outbox whose message was sent again.
+    /// Outbox jobs whose message was sent again.
     pub jobs: usize,
-    /// Whether the run stopped at one of its bounds.
+    /// Whether the run stopped at one of its limits.
     pub more: bool,
 }
 
-/// What the run knows of the things events wait for.
-struct Known {
-    bound: HashSet<String>,
+/// The customers, payments and users that events wait for and that exist, as `waits_for` names them.
+struct Available {
+    waits_for: HashSet<String>,
 }
 
 impl Retrier {
-    /// Over the store, the queues and what is sold.
+    /// A retrier for these accounts; it sends with `redrive`.
     pub fn new(accounts: Accounts, redrive: Redrive) -> Self {
         Self { accounts, redrive }
     }
 
-    /// One run.
+    /// Does one run.
     ///
     /// # Errors
-    /// [`StoreError`]; what was done until then stands.
+    /// [`StoreError`]; what was done before stays done.
     pub async fn run(&self, now: Timestamp) -> Result<RetryReport, StoreError> {
         let mut report = RetryReport::default();
         self.redrive_due(now, &mut report).await?;
         self.write_lapsed(now, &mut report).await?;
-        report.jobs = self.accounts.outbox.nudge_due(&self.accounts.store, now).await?;
+        report.jobs = self.accounts.outbox.send_due(&self.accounts.store, now).await?;
         info!(
             looked_at = report.looked_at,
             sent = report.sent,
@@ -107,7 +108,7 @@ impl Retrier {
         Ok(report)
     }
 
-    /// Sends every open event that a filter takes, due or not: what an operator asks for.
+    /// Sends every open event that a filter selects, due or not, for an operator.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -134,7 +135,7 @@ impl Retrier {
                 if next.is_none() {
                     break;
                 }
-                if report.sent + report.not_sent >= MOST_SENT {
+                if report.sent + report.not_sent >= MAX_SENT {
                     report.more = true;
                     return Ok(report);
                 }
@@ -143,30 +144,30 @@ impl Retrier {
         Ok(report)
     }
 
-    /// Sends these events, whatever their state, by id.
+    /// Sends the event with this id, unless it is finished.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn redrive_one(&self, id: &str) -> Result<Resent, StoreError> {
+    pub async fn redrive_one(&self, id: &str) -> Result<RedriveOutcome, StoreError> {
         Ok(self
             .redrive
             .send(&self.accounts.store, &[id.to_owned()])
             .await?
             .into_iter()
             .next()
-            .unwrap_or(Resent::Unknown))
+            .unwrap_or(RedriveOutcome::Unknown))
     }
 
     async fn redrive_due(&self, now: Timestamp, report: &mut RetryReport) -> Result<(), StoreError> {
         let mut partitions: Vec<String> =
             ["failed", "parked"].into_iter().flat_map(log::open_partitions).collect();
-        // A run that ends at a bound does not always end at the same one.
+        // In a random order, so that runs that stop at a limit do not always leave out the same events.
         fastrand::shuffle(&mut partitions);
         let mut pages = 0;
         for partition in &partitions {
             let mut start = None;
             loop {
-                if pages == MOST_PAGES || report.sent >= MOST_DUE {
+                if pages == MAX_PAGES || report.sent >= MAX_DUE {
                     report.more = true;
                     return Ok(());
                 }
@@ -176,9 +177,9 @@ impl Retrier {
                 let (found, more) = self.accounts.store.query(&range, Some(500), start).await?;
                 let lines: Vec<Line> = found.iter().filter_map(Line::read).collect();
                 report.looked_at += lines.len();
-                let known = self.know(&lines).await?;
+                let available = self.available(&lines).await?;
                 let (due, waiting): (Vec<Line>, Vec<Line>) =
-                    lines.into_iter().partition(|line| self.is_due(line, &known, now));
+                    lines.into_iter().partition(|line| self.is_due(line, &available, now));
                 report.waiting += waiting.len();
                 self.send(&due, now, report).await?;
                 start = more;
@@ -190,9 +191,9 @@ impl Retrier {
         Ok(())
     }
 
-    /// Which of the customers and payments that these events wait for are somebody's: one consistent read for
-    /// all.
-    async fn know(&self, lines: &[Line]) -> Result<Known, StoreError> {
+    /// Finds which of the customers, payments and users that these events wait for exist, with one consistent
+    /// read.
+    async fn available(&self, lines: &[Line]) -> Result<Available, StoreError> {
         let keys: BTreeMap<Key, &str> = lines
             .iter()
             .filter_map(|line| {
@@ -211,28 +212,28 @@ impl Retrier {
         } else {
             self.accounts.store.load(keys.keys().cloned()).await?
         };
-        let bound = keys.into_iter().filter(|(key, _)| {
+        let existing = keys.into_iter().filter(|(key, _)| {
             found.get(key).is_some_and(|item| {
                 matches!(key, Key::Account(_)) || matches!(items::read_user(key, item), Ok(Some(_)))
             })
         });
-        Ok(Known { bound: bound.map(|(_, waits_for)| waits_for.to_owned()).collect() })
+        Ok(Available { waits_for: existing.map(|(_, waits_for)| waits_for.to_owned()).collect() })
     }
 
-    fn is_due(&self, line: &Line, known: &Known, now: Timestamp) -> bool {
+    fn is_due(&self, line: &Line, available: &Available, now: Timestamp) -> bool {
         if matches!(line.reason.as_deref(), Some("message" | "payload_mismatch")) {
             return false;
         }
         let rested = line.due_ms.is_none_or(|due| due <= now.unix().saturating_mul(1000));
         if line.status == "failed" {
-            return rested && line.redrives < MOST_FAILED_REDRIVES;
+            return rested && line.redrives < MAX_FAILED_REDRIVES;
         }
         let waits_for = line.waits_for.as_deref().and_then(|waits_for| waits_for.split_once('#'));
-        let there = match waits_for {
+        let exists = match waits_for {
             None => return rested,
             Some(("payment", _)) if rested => return true,
             Some(("customer" | "payment" | "user", _)) => {
-                line.waits_for.as_ref().is_some_and(|waits_for| known.bound.contains(waits_for))
+                line.waits_for.as_ref().is_some_and(|waits_for| available.waits_for.contains(waits_for))
             }
             Some(("price", price)) => {
                 self.accounts.catalog.plan_of_price(price).is_some()
@@ -245,10 +246,10 @@ impl Retrier {
             }
             Some(_) => return rested,
         };
-        there && (line.redrives == 0 || rested)
+        exists && (line.redrives == 0 || rested)
     }
 
-    /// Claims and sends, so many at a time as a function keeps apart easily.
+    /// Claims and sends these events, 25 at a time.
     async fn send(&self, due: &[Line], now: Timestamp, report: &mut RetryReport) -> Result<(), StoreError> {
         for chunk in due.chunks(25) {
             let claims =
@@ -262,11 +263,13 @@ impl Retrier {
             if ids.is_empty() {
                 continue;
             }
-            for resent in self.redrive.send(&self.accounts.store, &ids).await? {
-                match resent {
-                    Resent::Queued => report.sent += 1,
-                    Resent::Finished => {}
-                    Resent::Unknown | Resent::NotSendable | Resent::NotQueued => report.not_sent += 1,
+            for outcome in self.redrive.send(&self.accounts.store, &ids).await? {
+                match outcome {
+                    RedriveOutcome::Queued => report.sent += 1,
+                    RedriveOutcome::Finished => {}
+                    RedriveOutcome::Unknown | RedriveOutcome::NotSendable | RedriveOutcome::NotQueued => {
+                        report.not_sent += 1;
+                    }
                 }
             }
         }
@@ -279,7 +282,7 @@ impl Retrier {
             loop {
                 let (users, next) = self.accounts.store.lapsed(back, now, start).await?;
                 for user in users {
-                    if report.lapsed >= MOST_LAPSED {
+                    if report.lapsed >= MAX_LAPSED {
                         report.more = true;
                         return Ok(());
                     }
@@ -296,8 +299,8 @@ impl Retrier {
         Ok(())
     }
 
-    /// Writes an account as it stands at this time; `false` when somebody else just did, or when it cannot
-    /// be.
+    /// Writes the state of an account at this time. `false` when another writer already did, or when the
+    /// account cannot be written.
     async fn write_access(&self, user: &UserId, now: Timestamp) -> Result<bool, StoreError> {
         let written = async {
             let mut change = self.accounts.change(user, &[], now);

@@ -1,10 +1,9 @@
-//! `dead-letter`: what no attempt could process, from the dead-letter queue into the event log as `failed`,
-//! with its body.
+//! `dead-letter`: writes the messages of the dead-letter queue to the event log as `failed`, with their body.
 //!
-//! From there it is listed, alerted and sent again, by `retry` or by an operator; the queue itself is empty
-//! again. A message is taken off it only once the log has it. An event that was finished after all (a second
-//! copy of its message, a redrive from the console) is never overwritten, and writing the same message twice
-//! writes the same.
+//! From the log an event is listed, alerted and sent again, by `retry` or by an operator. A message leaves
+//! the queue only after the log has it. An event that is finished (by a second copy of its message, or a
+//! redrive from the AWS console) is never overwritten. Writing the same message twice has the same result as
+//! once.
 
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use tracing::{error, warn};
@@ -23,17 +22,17 @@ use tallyhook_core::event::{self, Event, EventType};
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
 
-/// Why an event is in the log as `failed`.
+/// The reason of a failed event whose attempts are used up.
 pub const REASON: &str = "retries_used_up";
 
-/// The function.
+/// The function `dead-letter`.
 pub struct DeadLetter {
     store: Store,
     alerts: Alerts,
 }
 
 impl DeadLetter {
-    /// Builds it from the environment.
+    /// Builds the function from the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -42,7 +41,7 @@ impl DeadLetter {
         Ok(Self::new(DeadLetterConfig::from_env(env)?, dynamodb, sqs))
     }
 
-    /// The same over given clients.
+    /// Builds the function with given clients.
     pub fn new(config: DeadLetterConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs) -> Self {
         Self {
             store: Store::new(dynamodb, config.accounts_table, config.events_table),
@@ -50,7 +49,7 @@ impl DeadLetter {
         }
     }
 
-    /// Records a batch and names the messages that could not be recorded: they stay in the queue.
+    /// Records a batch and returns the messages that could not be recorded; they stay in the queue.
     ///
     /// # Errors
     /// None; a failed message is part of the answer.
@@ -88,18 +87,17 @@ impl DeadLetter {
         Ok(response)
     }
 
-    /// Writes one message to the log; `None` when there was nothing to write.
+    /// Writes one message to the log. `None` when there is nothing to write.
     async fn record(&self, message: &SqsMessage, now: Timestamp) -> Result<Option<EventRecord>, StoreError> {
         if source(message).ends_with("provision")
-            && let Some(nudge) = message.body.as_deref().and_then(provision::read_nudge)
+            && let Some(message) = message.body.as_deref().and_then(provision::read_message)
         {
-            provision::fail(&self.store, &nudge, "all attempts failed").await?;
-            error!(job = nudge.job.as_str(), user_id = nudge.user_id.as_str(), "PROVISIONING_FAILED");
+            provision::fail(&self.store, &message, "all attempts failed").await?;
+            error!(job = message.job.as_str(), user_id = message.user_id.as_str(), "PROVISIONING_FAILED");
             return Ok(None);
         }
         let Some(mut record) = read(message, now) else {
-            // An alert that could not be sent: it was logged by `notify`, and alerting about it would go
-            // round in circles.
+            // An alert that could not be posted. `notify` logged it; an alert about it would end here again.
             warn!(message_id = message.message_id, queue = source(message), "DEAD_LETTER_DROPPED");
             return Ok(None);
         };
@@ -123,7 +121,7 @@ impl DeadLetter {
                 );
                 Ok(Some(record))
             }
-            // It was finished at this moment.
+            // The event was finished in the meantime.
             Err(StoreError::Cancelled(reasons))
                 if reasons.iter().all(|(_, reason)| *reason == Reason::Condition) =>
             {
@@ -134,19 +132,19 @@ impl DeadLetter {
     }
 }
 
-/// The name of the queue that a message failed on; empty when SQS does not say.
+/// The name of the queue on which a message failed; empty when SQS does not name it.
 fn source(message: &SqsMessage) -> &str {
     let arn = message.attributes.get("DeadLetterQueueSourceArn").map_or("", String::as_str);
     arn.rsplit(':').next().unwrap_or_default()
 }
 
-/// What the log is to say of a message; `None` for one that is no event.
+/// The log entry for a message; `None` for a message that is not an event.
 fn read(message: &SqsMessage, now: Timestamp) -> Option<EventRecord> {
     let queue = source(message);
     if queue.ends_with("notify") {
         return None;
     }
-    // The receive that brought it here counts, too.
+    // This delivery counts as a receive too.
     let receives: u32 =
         message.attributes.get("ApproximateReceiveCount").and_then(|count| count.parse().ok()).unwrap_or(1);
     let attempts = receives.saturating_sub(1).max(1);

@@ -1,4 +1,4 @@
-//! `health`, every hour: reads how the system is, writes the numbers as metrics and alerts by the rules.
+//! `health`, every hour: computes the health score, writes metrics and sends alerts.
 
 use serde_json::Value;
 use tracing::info;
@@ -14,14 +14,14 @@ use tallyhook_aws::store::Store;
 use tallyhook_aws::telemetry;
 use tallyhook_core::health::{Counts, Health, LOW_SCORE, MANY_FAILED, OLD_SECONDS};
 
-/// The function.
+/// The function `health`.
 pub struct HealthCheck {
     reader: HealthReader,
     alerts: Alerts,
 }
 
 impl HealthCheck {
-    /// Builds it from the environment.
+    /// Builds the function from the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -30,7 +30,7 @@ impl HealthCheck {
         Ok(Self::new(HealthConfig::from_env(env)?, dynamodb, sqs))
     }
 
-    /// The same over given clients.
+    /// Builds the function with given clients.
     pub fn new(config: HealthConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs) -> Self {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
         let queue = Queue::new(sqs);
@@ -38,12 +38,12 @@ impl HealthCheck {
         Self { reader: HealthReader::new(store, queue, config.queues, config.dead_letter_queue_url), alerts }
     }
 
-    /// The schedule's invocation; what it sends does not matter.
+    /// Does one scheduled run; the content of the schedule's event does not matter.
     ///
     /// # Errors
-    /// The store's.
+    /// [`StoreError`](tallyhook_aws::store::StoreError).
     pub async fn handle(&self, _: Value) -> Result<Health, lambda_runtime::Error> {
-        let (counts, health) = self.reader.look(clock::now()).await?;
+        let (counts, health) = self.reader.read(clock::now()).await?;
         info!(
             score = health.score,
             parked = counts.parked,
@@ -69,7 +69,7 @@ impl HealthCheck {
     }
 }
 
-/// The alerts that the counts call for.
+/// The alerts that the counts require.
 fn alerts(counts: &Counts, health: &Health) -> Vec<Alert> {
     let mut alerts = Vec::new();
     if health.score < LOW_SCORE {

@@ -1,4 +1,4 @@
-//! `retry`, every quarter of an hour: one run of [`Retrier`].
+//! `retry`, every 15 minutes: one run of [`Retrier`].
 
 use serde_json::Value;
 
@@ -14,13 +14,13 @@ use tallyhook_aws::sdk;
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_core::timestamp::Timestamp;
 
-/// The function.
+/// The function `retry`.
 pub struct Retry {
     retrier: Retrier,
 }
 
 impl Retry {
-    /// Builds it from the environment.
+    /// Builds the function from the environment.
     ///
     /// # Errors
     /// [`ConfigError`] naming the variable.
@@ -29,7 +29,7 @@ impl Retry {
         Ok(Self::new(RetryConfig::from_env(env)?, dynamodb, sqs))
     }
 
-    /// The same over given clients.
+    /// Builds the function with given clients.
     pub fn new(config: RetryConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs) -> Self {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
         let queue = Queue::new(sqs);
@@ -39,18 +39,18 @@ impl Retry {
         Self { retrier: Retrier::new(accounts, redrive) }
     }
 
-    /// The schedule's invocation; what it sends does not matter.
+    /// Does one scheduled run; the content of the schedule's event does not matter.
     ///
     /// # Errors
-    /// The store's: Lambda tries the invocation again, and the next run is a quarter of an hour away.
+    /// [`StoreError`]. Lambda retries the invocation; the next run is 15 minutes later.
     pub async fn handle(&self, _: Value) -> Result<RetryReport, lambda_runtime::Error> {
         Ok(self.run(clock::now()).await?)
     }
 
-    /// One run at a given time.
+    /// Does one run at a given time.
     ///
     /// # Errors
-    /// [`StoreError`]; what was done until then stands.
+    /// [`StoreError`]; what was done before stays done.
     pub async fn run(&self, now: Timestamp) -> Result<RetryReport, StoreError> {
         self.retrier.run(now).await
     }

@@ -1,8 +1,8 @@
-//! A request and its answer as Lambda has them: payload format 2.0 of an HTTP API, which a function's own URL
-//! has too. Of a request only what is looked at is read.
+//! A request and its answer in payload format 2.0 of an HTTP API, which function URLs also use. Only the
+//! fields that this function needs are read.
 //!
-//! `lambda_http`, which the functions with many routes use, reads all of it into a request of the crate
-//! `http`, and writes such an answer: a sixth of the CPU of this function's event.
+//! `lambda_http`, which the functions with many routes use, builds a complete request and answer of the crate
+//! `http`. That would cost a sixth of the CPU that this function uses for an event.
 
 use std::fmt;
 
@@ -41,8 +41,7 @@ struct Http {
     method: String,
 }
 
-/// Of the headers Stripe's, whatever the case of its name: API Gateway writes all in lower case, others do
-/// not.
+/// Stripe's header, in any letter case. API Gateway sends header names in lower case, other senders do not.
 #[derive(Default)]
 struct Headers {
     stripe_signature: Option<String>,
@@ -79,13 +78,13 @@ impl<'de> Deserialize<'de> for Headers {
 }
 
 impl Call {
-    /// Method and path.
+    /// The method and the path.
     pub(super) fn route(&self) -> (&str, &str) {
         (&self.request_context.http.method, &self.raw_path)
     }
 
-    /// The header `Stripe-Signature`, and the body as it was sent; `None` for one that is not the base64
-    /// which it is said to be.
+    /// The header `Stripe-Signature`, and the body as it was sent. The body is `None` when it is marked as
+    /// base64 and is not base64.
     pub(super) fn into_parts(self) -> (Option<String>, Option<Vec<u8>>) {
         let body = self.body.unwrap_or_default();
         let body = if self.is_base64_encoded { STANDARD.decode(body).ok() } else { Some(body.into_bytes()) };
@@ -94,15 +93,16 @@ impl Call {
 }
 
 /// ```json
-/// {"statusCode":200,"headers":{"content-type":"application/json","cache-control":"no-store"},"body":"{\"received\":true}"}
+/// {"statusCode":200,"headers":{"content-type":"application/json","cache-control":"no-store"},
+///  "body":"{\"received\":true}"}
 /// ```
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Answer {
-    /// The status.
+    /// The HTTP status.
     pub status_code: u16,
     headers: AnswerHeaders,
-    /// JSON.
+    /// The body, as JSON.
     pub body: String,
 }
 
@@ -119,7 +119,7 @@ impl Answer {
         Self { status_code: status.as_u16(), headers, body: body.to_string() }
     }
 
-    /// An error in the one shape that all routes use.
+    /// An error: `{"error":"<code>","message":"…"}`, as on all routes.
     pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Self {
         Self::new(status, &json!({"error": code, "message": message}))
     }
@@ -130,12 +130,15 @@ mod tests {
     use super::*;
 
     fn call(rest: &str) -> Call {
-        let fixed = r#""version":"2.0","rawPath":"/webhooks/stripe","requestContext":{"stage":"$default","http":{"method":"POST","path":"/"}}"#;
+        let fixed = concat!(
+            r#""version":"2.0","rawPath":"/webhooks/stripe","#,
+            r#""requestContext":{"stage":"$default","http":{"method":"POST","path":"/"}}"#
+        );
         serde_json::from_str(&format!("{{{fixed}{rest}}}")).unwrap()
     }
 
     #[test]
-    fn a_request_is_read_with_and_without_what_may_be_missing() {
+    fn optional_fields_of_a_request_may_be_missing() {
         for rest in [
             "",
             r#","headers":{}"#,
@@ -153,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_is_what_was_sent_and_the_header_is_found_in_any_case() {
+    fn the_body_is_read_as_sent_and_the_header_in_any_letter_case() {
         for name in ["stripe-signature", "Stripe-Signature", "STRIPE-SIGNATURE"] {
             let headers = format!(
                 r#","headers":{{"x-stripe-signature":"no","{name}":"t=1,v1=\u0061","accept":"*/*"}}"#
@@ -172,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_json_that_nobody_keeps() {
+    fn an_answer_is_json_that_must_not_be_cached() {
         let answer = serde_json::to_value(Answer::error(StatusCode::BAD_REQUEST, "no", "why")).unwrap();
         let headers = json!({"content-type": "application/json", "cache-control": "no-store"});
         assert_eq!(

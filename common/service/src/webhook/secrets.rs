@@ -1,14 +1,12 @@
-//! The signing secrets in use, and how they come up to date when one is rolled: without a deploy, and with
-//! nothing dropped.
+//! The signing secrets in use. A rolled secret takes effect without a deployment and without losing events.
 //!
-//! Secrets that are `ssm:/path` are read at start and kept. When a signature matches none of them, they may
-//! have been rolled since: they are read again, at most every [`REREAD_MS`], and the request is verified once
-//! more. A request that verifies costs no call, and one who signs wrongly on purpose can cause two calls a
-//! minute and instance.
+//! Secrets given as `ssm:/path` are read at start and kept. When a signature matches none of them, they are
+//! read again, at most every [`REREAD_MS`], and the request is verified once more. A request that verifies
+//! costs no call. Wrong signatures can cause at most two calls per minute and instance.
 //!
-//! While Stripe rolls a secret it signs with both for as long as one chose, so the order is: roll in Stripe
-//! with an overlap, put `new,old` into the parameter, and take `old` out when the overlap has ended. An
-//! instance that knew `old` may take it until Lambda ends the instance, some hours at most.
+//! While a secret is rolled, Stripe signs with the old and the new one for a time that the operator chooses.
+//! So: roll in Stripe with an overlap, put `new,old` into the parameter, and remove `old` when the overlap
+//! has ended. An instance that knows `old` may accept it until Lambda ends the instance, within some hours.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -20,37 +18,37 @@ use tallyhook_aws::env::Env;
 use tallyhook_aws::sdk::resolve;
 use tallyhook_core::signature::Secret;
 
-/// Milliseconds from one reading to the next.
+/// The shortest time between two reads.
 const REREAD_MS: i64 = 30_000;
 
-/// Signing secrets that can be read again.
+/// The signing secrets, and how to read them again.
 pub(super) struct Secrets {
     current: RwLock<Arc<[Secret]>>,
-    /// The variables with their `ssm:/path` as they were given; `None` when no signing secret is one.
+    /// The variables with `ssm:/path` not replaced; `None` when no signing secret is a parameter.
     source: Option<Env>,
-    /// When they were last read again, in Unix ms. Held while reading, so that requests at the same moment
+    /// When the secrets were last read again, in Unix ms. Locked while reading, so that concurrent requests
     /// wait for one answer.
     read_ms: Mutex<Option<i64>>,
 }
 
 impl Secrets {
-    /// The secrets in use, and the variables to read them from again.
+    /// Starts with these secrets; `source` allows reading them again.
     pub(super) fn new(secrets: Vec<Secret>, source: Option<Env>) -> Self {
         Self { current: RwLock::new(secrets.into()), source, read_ms: Mutex::default() }
     }
 
-    /// Those to verify with.
+    /// The secrets to verify with.
     pub(super) fn current(&self) -> Arc<[Secret]> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Newer ones than `seen`, which did not do; `None` when there is nothing to try again with. What cannot
-    /// be read leaves those in use.
-    pub(super) async fn newer(&self, seen: &Arc<[Secret]>, now_ms: i64) -> Option<Arc<[Secret]>> {
+    /// Secrets newer than `tried`, which did not match. `None` when there are none, or when they cannot be
+    /// read; the current secrets then stay in use.
+    pub(super) async fn newer(&self, tried: &Arc<[Secret]>, now_ms: i64) -> Option<Arc<[Secret]>> {
         let source = self.source.as_ref()?;
         let mut read_ms = self.read_ms.lock().await;
         let current = self.current();
-        if !Arc::ptr_eq(&current, seen) {
+        if !Arc::ptr_eq(&current, tried) {
             return Some(current);
         }
         if read_ms.is_some_and(|last| now_ms - last < REREAD_MS) {

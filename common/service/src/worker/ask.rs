@@ -1,16 +1,15 @@
-//! What Stripe is asked where an event leaves out what decides about it: on the way from read to decide, and
-//! only then.
+//! Reads from Stripe what an event leaves out and the rules need, before they decide.
 //!
-//! | the event | what is asked |
+//! | the event | what is read |
 //! |---|---|
-//! | a paid checkout session whose metadata does not say what and how many were sold | its line items |
-//! | an invoice or a subscription whose list was cut short before the line that counts | the whole list |
-//! | a refund or a dispute, which do not name the invoice that was paid (since 2025-03-31.basil a charge does not either) | the invoice |
+//! | a paid checkout session whose metadata does not name what was sold and the quantity | its line items |
+//! | an invoice or a subscription with a truncated list | the complete list |
+//! | a refund or a dispute, which do not name the paid invoice | the invoice |
 //!
-//! Without a key nothing is asked, and such an event is parked. The log keeps the event as it came. Stripe
-//! not answering is as passing as DynamoDB not answering: the record fails and comes back. A refusal (the
-//! object is gone, the key may not read it) parks the event as if there were no key. For a refund or a
-//! dispute no answer is no reason to wait: most payments are known here without it.
+//! Since 2025-03-31.basil a charge does not name its invoice either. Without a Stripe key nothing is read, and such an event is parked. The log keeps the event as it was
+//! received. When Stripe does not answer, the record fails and SQS redelivers it. When Stripe refuses (the
+//! object is deleted, the key may not read it), the event is parked as without a key. A refund or a dispute
+//! does not wait for an answer: the payment is usually known here.
 
 use std::time::Duration;
 
@@ -23,30 +22,27 @@ use tallyhook_core::decide::leaves_out;
 use tallyhook_core::event::{CheckoutSession, Invoice, Object, SoldLine, Subscription};
 use tallyhook_core::ids::{CustomerId, InvoiceId, PaymentIntentId, PriceId};
 
-/// For all pages of one answer.
+/// The limit for all pages of one list.
 const TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Completes an event that leaves something out. The error is one that another time may mend.
+/// Reads what the event leaves out. An error means that a later attempt may succeed.
 pub(super) async fn complete(stripe: &Stripe, job: &mut Job) -> Result<(), String> {
     if !leaves_out(&job.event) {
         return Ok(());
     }
-    let asked = async {
+    let reading = async {
         match &mut job.event.object {
             Object::CheckoutSession(session) => sold_lines(stripe, session).await,
             Object::Invoice(invoice) => {
-                if let Some(whole) =
-                    whole(stripe, &job.raw).await?.and_then(|whole| Invoice::from_json(whole.text()).ok())
-                {
+                let object = complete_object(stripe, &job.raw).await?;
+                if let Some(whole) = object.and_then(|object| Invoice::from_json(object.text()).ok()) {
                     *invoice = whole;
                 }
                 Ok(())
             }
             Object::Subscription(subscription) => {
-                if let Some(whole) = whole(stripe, &job.raw)
-                    .await?
-                    .and_then(|whole| Subscription::from_json(whole.text()).ok())
-                {
+                let object = complete_object(stripe, &job.raw).await?;
+                if let Some(whole) = object.and_then(|object| Subscription::from_json(object.text()).ok()) {
                     *subscription = whole;
                 }
                 Ok(())
@@ -58,18 +54,18 @@ pub(super) async fn complete(stripe: &Stripe, job: &mut Job) -> Result<(), Strin
             }
             Object::Refund(refund) => {
                 (refund.invoice, refund.customer) =
-                    told(paid_invoice(stripe, refund.payment_intent.as_ref()).await);
+                    invoice_and_customer(paid_invoice(stripe, refund.payment_intent.as_ref()).await);
                 Ok(())
             }
             Object::Dispute(dispute) => {
                 (dispute.invoice, dispute.customer) =
-                    told(paid_invoice(stripe, dispute.payment_intent.as_ref()).await);
+                    invoice_and_customer(paid_invoice(stripe, dispute.payment_intent.as_ref()).await);
                 Ok(())
             }
             Object::InvoicePayment(_) | Object::Customer(_) | Object::Other => Ok(()),
         }
     };
-    let error = match tokio::time::timeout(TIMEOUT, asked).await {
+    let error = match tokio::time::timeout(TIMEOUT, reading).await {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) if error.is_transient() => error.to_string(),
         Ok(Err(error)) => {
@@ -81,21 +77,21 @@ pub(super) async fn complete(stripe: &Stripe, job: &mut Job) -> Result<(), Strin
     Err(error)
 }
 
-/// Adds what the session sold, by its line items.
+/// Reads the line items of a session into it.
 async fn sold_lines(stripe: &Stripe, session: &mut CheckoutSession) -> Result<(), StripeError> {
     let items = stripe.line_items(&session.id, &Cursor::Newest).await?;
     session.line_items = Some(items.objects.iter().filter_map(|item| sold_line(&item.value())).collect());
     Ok(())
 }
 
-/// One line item of a session, in the shape in which Stripe's API answers it.
+/// Reads one line item of a session, in the shape of Stripe's API.
 pub(crate) fn sold_line(item: &Value) -> Option<SoldLine> {
     let price = item.pointer("/price/id").or(item.get("price")).and_then(Value::as_str)?;
     let quantity = item["quantity"].as_u64().unwrap_or(1);
     Some(SoldLine { price: PriceId::new(price).ok()?, quantity })
 }
 
-/// The invoice that a payment paid, with its customer.
+/// The invoice that a payment paid, with its customer. `None` when Stripe does not answer.
 async fn paid_invoice(
     stripe: &Stripe,
     payment: Option<&PaymentIntentId>,
@@ -109,12 +105,14 @@ async fn paid_invoice(
     }
 }
 
-fn told(invoice: Option<(InvoiceId, Option<CustomerId>)>) -> (Option<InvoiceId>, Option<CustomerId>) {
+fn invoice_and_customer(
+    invoice: Option<(InvoiceId, Option<CustomerId>)>,
+) -> (Option<InvoiceId>, Option<CustomerId>) {
     invoice.map_or((None, None), |(invoice, customer)| (Some(invoice), customer))
 }
 
-/// The event's own object with the whole of its list.
-async fn whole(stripe: &Stripe, raw: &[u8]) -> Result<Option<stripe::Object>, StripeError> {
+/// The event's object with its complete list.
+async fn complete_object(stripe: &Stripe, raw: &[u8]) -> Result<Option<stripe::Object>, StripeError> {
     let event: Value = serde_json::from_slice(raw).unwrap_or_default();
     let Some(object) = stripe::Object::of(&event["data"]["object"]) else { return Ok(None) };
     Ok(Some(stripe.complete(object).await?))

@@ -1,4 +1,4 @@
-//! What an operator is told about an account, field by field.
+//! What `check-user` explains about an account, field by field.
 
 use serde_json::{Value, json};
 
@@ -20,13 +20,13 @@ fn explained(steps: &[Step], now: i64) -> Vec<String> {
         .filter(|(key, _)| keys.contains(key))
         .map(|(key, entry)| (key.clone(), entry.clone()))
         .collect();
-    let told: Vec<LoggedEvent> = steps
+    let logged: Vec<LoggedEvent> = steps
         .iter()
         .filter_map(|step| if let Step::Event(event) = step { Some(event) } else { None })
         .map(event)
         .collect();
     let names = |id: &Option<String>| {
-        let place = id.as_ref().and_then(|id| told.iter().position(|event| event.id == *id));
+        let place = id.as_ref().and_then(|id| logged.iter().position(|event| event.id == *id));
         place.map_or_else(|| "-".to_owned(), |place| format!("#{place}"))
     };
     let line = |because: &Because| {
@@ -40,7 +40,7 @@ fn explained(steps: &[Step], now: i64) -> Vec<String> {
             because.why
         )
     };
-    account.explain(&told, &catalog, Timestamp::from_unix(now)).iter().map(line).collect()
+    account.explain(&logged, &catalog, Timestamp::from_unix(now)).iter().map(line).collect()
 }
 
 fn event(event: &Value) -> LoggedEvent {
@@ -68,7 +68,7 @@ fn subscriber() -> Vec<Step> {
 fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_not() {
     let none =
         "free default_tier - -: no subscription is known for this user, so the catalog's default tier holds";
-    check("nobody", &[], P1, "tier", none);
+    check("no facts", &[], P1, "tier", none);
     check(
         "a subscriber",
         &subscriber(),
@@ -81,16 +81,16 @@ fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_n
         vec![sub("created", P1 + 1, json!({"id": "sub_0", "items": items(&[("price_business", 1)], P1)}))],
     ]
     .concat();
-    let told = "business highest_plan #2 -: sub_0: the subscription is active with plan business; nothing \
+    let summary = "business highest_plan #2 -: sub_0: the subscription is active with plan business; nothing \
         else gives a higher tier";
-    check("of two", &two, P1 + 9, "tier", told);
+    check("of two", &two, P1 + 9, "tier", summary);
     let lower_first = [
         sub("created", P1, json!({"id": "sub_0"})),
         sub("created", P1 + 1, json!({"items": items(&[("price_business", 1)], P1)})),
     ];
-    let told = "business highest_plan #1 -: sub_1: the subscription is active with plan business; nothing \
+    let summary = "business highest_plan #1 -: sub_1: the subscription is active with plan business; nothing \
         else gives a higher tier";
-    check("of two, the lower one first", &lower_first, P1 + 9, "tier", told);
+    check("of two, the lower one first", &lower_first, P1 + 9, "tier", summary);
     let ends = vec![sub("created", P1, json!({"cancel_at": P1 + DAY}))];
     check(
         "one that ends",
@@ -146,10 +146,10 @@ fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_n
     let over = sub("deleted", P1 + DAY, json!({"status": "canceled", "ended_at": P1 + DAY}));
     let renewal = paid(P1 + 9 * DAY, "in_2", "subscription_cycle", "price_pro", P2);
     let paid_late = [subscriber(), vec![over, renewal]].concat();
-    let told = "free default_tier #2 -: the catalog's default tier, as no subscription gives access: sub_1 \
-                ended at 1970-01-02T00:16:40Z and an invoice of it was paid after that: refund the payment, \
-                or give the plan with fix-user complimentary";
-    check("was paid after its end", &paid_late, P2 + DAY, "tier", told);
+    let summary = "free default_tier #2 -: the catalog's default tier, as no subscription gives access: \
+                   sub_1 ended at 1970-01-02T00:16:40Z and an invoice of it was paid after that: refund the \
+                   payment, or give the plan with fix-user complimentary";
+    check("was paid after its end", &paid_late, P2 + DAY, "tier", summary);
     let grace = one(json!({"status": "past_due"}));
     check(
         "in grace",
@@ -163,7 +163,13 @@ fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_n
 #[test]
 fn a_status_is_explained_by_the_event_or_payment_that_is_newest() {
     let field = "subscription sub_1";
-    check("told", &subscriber(), P1 + 9, field, "active newest_event #0 -: the newest event of it says so");
+    check(
+        "an active one",
+        &subscriber(),
+        P1 + 9,
+        field,
+        "active newest_event #0 -: the newest event of it says so",
+    );
     let paid_only = &subscriber()[1..];
     let why = "active payment_only - -: only payments of it are known, no event of the subscription \
         itself: it counts while a paid period runs";
@@ -184,16 +190,16 @@ fn a_status_is_explained_by_the_event_or_payment_that_is_newest() {
 #[test]
 fn credits_are_explained_by_their_buckets_and_each_bucket_by_what_filled_it() {
     check(
-        "nobody",
+        "no facts",
         &[],
         P1,
         "credits",
         "0 sum_of_buckets - -: signup 0 + add-ons 0; the ledger is empty: nothing was ever granted",
     );
     let all = [subscriber(), vec![pack(P1 + 5, "cs_1"), Step::Spend(1200)]].concat();
-    let told = "4800 sum_of_buckets - consume#2: signup 0 + si_1 3800 + add-ons 1000; the last entry is \
+    let summary = "4800 sum_of_buckets - consume#2: signup 0 + si_1 3800 + add-ons 1000; the last entry is \
         consume#2 (-1200)";
-    check("all", &all, P1 + 9, "credits", told);
+    check("all", &all, P1 + 9, "credits", summary);
     let opened = "invoice in_1 opened the period from 1970-01-01T00:16:40Z to 1970-01-31T00:16:40Z with 5000 \
             credits of plan pro";
     check(

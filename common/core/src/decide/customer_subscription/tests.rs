@@ -32,7 +32,7 @@ fn a_status_gives_the_tier_or_not() {
         ("something_new", "free"),
     ] {
         let run = Run::of(&[sub("updated", P1, json!({"status": status, "latest_invoice": null}))]);
-        assert!(run.told().starts_with(tier), "{status}: {}", run.told());
+        assert!(run.summary().starts_with(tier), "{status}: {}", run.summary());
     }
 }
 
@@ -75,18 +75,18 @@ fn past_due_has_a_grace_from_the_start_of_the_unpaid_period() {
 
 #[test]
 fn what_only_announces_or_repeats_a_state_moves_nothing() {
-    let told = format!("pro 5000 | sub_1=5000 | {BOUGHT}");
+    let summary = format!("pro 5000 | sub_1=5000 | {BOUGHT}");
     for kind in ["trial_will_end", "pending_update_applied", "pending_update_expired", "resumed", "paused"] {
-        check_any_order(kind, after(vec![sub(kind, 1200, json!({}))]), &told);
+        check_any_order(kind, after(vec![sub(kind, 1200, json!({}))]), &summary);
     }
     let collection = json!({"pause_collection": {"behavior": "void"}});
     check_any_order(
         "collection paused",
         after(vec![updated(1200, collection, json!({"pause_collection": null}))]),
-        &told,
+        &summary,
     );
     let resumed = || vec![sub("paused", 1200, json!({"status": "paused"})), sub("resumed", 1300, json!({}))];
-    check_any_order("paused and resumed", after(resumed()), &told);
+    check_any_order("paused and resumed", after(resumed()), &summary);
     check_any_order("paused", after(resumed()[..1].to_vec()), &format!("free 5000 | sub_1=5000 | {BOUGHT}"));
 }
 
@@ -109,8 +109,8 @@ fn each_item_has_its_own_period_and_the_plans_decides() {
 
 #[test]
 fn credits_are_spent_from_subscriptions_then_signup_then_add_ons() {
-    let spends = |steps: Vec<Step>, amount| Run::of(&[steps, vec![Step::Spend(amount)]].concat()).told();
-    let buckets = |told: &str| told.split(" | ").nth(1).map(str::to_owned).unwrap_or_default();
+    let spends = |steps: Vec<Step>, amount| Run::of(&[steps, vec![Step::Spend(amount)]].concat()).summary();
+    let buckets = |summary: &str| summary.split(" | ").nth(1).map(str::to_owned).unwrap_or_default();
     let free = || vec![Step::Signup, pack(50, "cs_1")];
     assert_eq!(buckets(&spends(free(), 400)), "signup=100 addon=1000");
     assert_eq!(buckets(&spends(free(), 700)), "signup=0 addon=800");
@@ -175,7 +175,11 @@ fn a_change_of_plan_resets_at_once_and_once_a_period() {
     let up_again = || changed(1300, PRO, BUSINESS, P1);
     let up_told = format!("{BOUGHT}, plan#si_1#1000#business#1 +15000");
     check_any_order("up", after(vec![up()]), &format!("business 20000 | sub_1=20000 | {up_told}"));
-    check("told twice", after(vec![up(), up()]), &format!("business 20000 | sub_1=20000 | {up_told}"));
+    check(
+        "the same invoice twice",
+        after(vec![up(), up()]),
+        &format!("business 20000 | sub_1=20000 | {up_told}"),
+    );
     check(
         "what was spent before is forgiven once",
         after(vec![Step::Spend(4000), up(), Step::Spend(1000)]),
@@ -215,7 +219,7 @@ fn a_plan_left_within_the_second_it_was_taken_up_in_is_returned_to_without_a_ref
         changed(1101, ("price_team", 2), BUSINESS, P1),
     ];
     let given = [bought(), vec![Step::Spend(3000)], given].concat();
-    assert!(Run::of(&given).told().starts_with("business 17000 "), "{}", Run::of(&given).told());
+    assert!(Run::of(&given).summary().starts_with("business 17000 "), "{}", Run::of(&given).summary());
 }
 
 #[test]
@@ -223,16 +227,16 @@ fn seats_are_a_change_of_their_own_plan() {
     let team = |quantity| ("price_team", quantity);
     let first =
         || invoice("paid", P1, "in_1", "subscription_create", &[line("price_team", 3, P1)], json!({}));
-    let told = "invoice#in_1 +3000, plan#si_1#1000#team#1";
+    let summary = "invoice#in_1 +3000, plan#si_1#1000#team#1";
     check_any_order(
         "more",
         vec![first(), changed(1100, team(3), team(5), P1)],
-        &format!("business 5000 | sub_1=5000 | {told} +2000"),
+        &format!("business 5000 | sub_1=5000 | {summary} +2000"),
     );
     check_any_order(
         "fewer",
         vec![first(), changed(1100, team(3), team(2), P1)],
-        &format!("business 2000 | sub_1=2000 | {told} -1000"),
+        &format!("business 2000 | sub_1=2000 | {summary} -1000"),
     );
     check(
         "what was spent stays spent",
@@ -246,9 +250,9 @@ fn seats_are_a_change_of_their_own_plan() {
         json!({"cancel_at_period_end": false}),
     );
     check_any_order(
-        "seen before it is told",
+        "seen before it is summary",
         vec![first(), later, changed(1100, team(3), team(5), P1)],
-        &format!("business until {P2} 5000 | sub_1=5000 | {told} +2000"),
+        &format!("business until {P2} 5000 | sub_1=5000 | {summary} +2000"),
     );
 }
 
@@ -291,7 +295,7 @@ fn a_plan_changed_while_past_due_counts_once_it_is_paid() {
         updated(P2, json!({"items": business}), json!({"items": items(&[BUSINESS], P1)})),
         updated(P2 + 60, json!({"items": business, "status": "past_due"}), json!({"status": "active"})),
         updated(P2 + 90, down("past_due"), json!({"items": business})),
-        // In one second, and told in either order.
+        // In one second, and summary in either order.
         updated(P2 + 99, down("active"), json!({"status": "past_due"})),
         paid(P2 + 99, "in_2", "subscription_cycle", "price_business", P2),
     ];
@@ -325,8 +329,8 @@ fn an_unpaid_return_to_the_plan_that_was_paid_for_counts_once_it_is_seen_active(
         ),
         updated(P1 + 30, json!({"items": pro}), json!({"status": "past_due"})),
     ];
-    let told = format!("{BOUGHT}, plan#si_1#1000#business#1 +15000, plan#si_1#1000#pro#1 -15000");
-    check_any_order("there and back, unpaid", given, &format!("pro 5000 | sub_1=5000 | {told}"));
+    let summary = format!("{BOUGHT}, plan#si_1#1000#business#1 +15000, plan#si_1#1000#pro#1 -15000");
+    check_any_order("there and back, unpaid", given, &format!("pro 5000 | sub_1=5000 | {summary}"));
 }
 
 #[test]
@@ -345,7 +349,7 @@ fn a_trial_opens_with_its_own_credits() {
         )
     };
     check_any_order(
-        "told by both",
+        "summary by both",
         vec![trial(json!({})), zero()],
         "pro 2000 | sub_1=2000 | trial#sub_1#si_1 +2000, invoice#in_1 +0",
     );
@@ -373,8 +377,8 @@ fn a_trial_opens_with_its_own_credits() {
         ),
         paid(P2 + 9, "in_2", "subscription_cycle", "price_pro", P2),
     ];
-    let told = "pro 5000 | sub_1=5000 | trial#sub_1#si_1 +2000, invoice#in_1 +0, invoice#in_2 +3000";
-    check_any_order("then paid", [vec![trial(json!({})), zero()], paid_for].concat(), told);
+    let summary = "pro 5000 | sub_1=5000 | trial#sub_1#si_1 +2000, invoice#in_1 +0, invoice#in_2 +3000";
+    check_any_order("then paid", [vec![trial(json!({})), zero()], paid_for].concat(), summary);
     let paused = updated(P2, json!({"status": "paused"}), json!({"status": "trialing"}));
     check_any_order(
         "or paused",
@@ -429,8 +433,8 @@ fn a_stale_state_never_wins() {
         updated(P2, json!({"items": items(&[PRO], P2)}), json!({"items": items(&[PRO], P1)})),
         updated(P2 + 1, json!({"cancel_at": 9000}), json!({"cancel_at": null})),
     ];
-    let told = format!("free 5000 | sub_1=5000 | {BOUGHT}");
-    check_any_order("the later snapshot wins, also with an older period", after(later), &told);
+    let summary = format!("free 5000 | sub_1=5000 | {BOUGHT}");
+    check_any_order("the later snapshot wins, also with an older period", after(later), &summary);
 }
 
 #[test]
@@ -441,11 +445,11 @@ fn two_updates_of_one_second_end_alike() {
         json!({"cancel_at": 9000, "items": items(&[BUSINESS], P1)}),
         json!({"items": items(&[PRO], P1)}),
     );
-    let told = format!("{BOUGHT}, plan#si_1#1000#business#1 +15000");
+    let summary = format!("{BOUGHT}, plan#si_1#1000#business#1 +15000");
     check_any_order(
         "the successor wins",
         after(vec![first, second]),
-        &format!("business until 9000 20000 | sub_1=20000 | {told}"),
+        &format!("business until 9000 20000 | sub_1=20000 | {summary}"),
     );
 }
 
@@ -468,17 +472,17 @@ fn a_destructive_event_acts_on_its_own_subscription() {
             ),
         ]
     };
-    let told = format!("{BOUGHT}, invoice#in_2 +20000");
+    let summary = format!("{BOUGHT}, invoice#in_2 +20000");
     check_any_order(
         "two at once",
         [bought(), second()].concat(),
-        &format!("business 25000 | sub_1=5000 sub_2=20000 | {told}"),
+        &format!("business 25000 | sub_1=5000 sub_2=20000 | {summary}"),
     );
     let old_ends = |at: i64| sub("deleted", at, json!({"status": "canceled", "ended_at": at}));
     check_any_order(
         "the old one ends while the new one runs",
         [bought(), second(), vec![old_ends(2500)]].concat(),
-        &format!("business 25000 | sub_1=5000 sub_2=20000 | {told}"),
+        &format!("business 25000 | sub_1=5000 sub_2=20000 | {summary}"),
     );
     check_any_order(
         "a new one after the end of the old: its bucket is void",
@@ -489,7 +493,7 @@ fn a_destructive_event_acts_on_its_own_subscription() {
     check_any_order(
         "the new one ends",
         [bought(), second(), vec![new_ends]].concat(),
-        &format!("pro 25000 | sub_1=5000 sub_2=20000 | {told}"),
+        &format!("pro 25000 | sub_1=5000 sub_2=20000 | {summary}"),
     );
 }
 

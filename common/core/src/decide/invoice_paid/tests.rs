@@ -15,7 +15,11 @@ fn first() -> Step {
 fn a_new_subscription_sets_and_a_renewal_resets() {
     let renewal = || paid(P2 + 9, "in_2", "subscription_cycle", "price_pro", P2);
     check("the first grant", vec![first()], "pro until 2593000 5000 | sub_1=5000 | invoice#in_1 +5000");
-    check("told twice", vec![first(), first()], "pro until 2593000 5000 | sub_1=5000 | invoice#in_1 +5000");
+    check(
+        "the same invoice twice",
+        vec![first(), first()],
+        "pro until 2593000 5000 | sub_1=5000 | invoice#in_1 +5000",
+    );
     check(
         "it ends signup credits and add-ons",
         vec![Step::Signup, pack(50, "cs_1"), first()],
@@ -155,11 +159,11 @@ fn seats_changed_in_a_period_that_a_change_began_are_no_conflict() {
         changed(1600, ("price_team", 1), ("price_team", 3), 1500),
         paid(1500 + MONTH, "in_3", "subscription_cycle", "price_team", 1500 + MONTH),
     ];
-    let told = "invoice#in_1 +5000, invoice#in_2 -4000, plan#si_1#1500#team#1 +2000, invoice#in_3 -2000";
+    let summary = "invoice#in_1 +5000, invoice#in_2 -4000, plan#si_1#1500#team#1 +2000, invoice#in_3 -2000";
     check_any_order(
         "backwards the seats are booked first",
         given,
-        &format!("business 1000 | sub_1=1000 | {told}"),
+        &format!("business 1000 | sub_1=1000 | {summary}"),
     );
 }
 

@@ -565,7 +565,7 @@ fn every_line_of_a_long_invoice_counts() {
     let items: Vec<Value> = ids.iter().map(|id| item(id, "price_boost", T, month(T))).collect();
     let lines: Vec<Value> = ids.iter().map(|id| line(id, "price_boost", 500, T, month(T))).collect();
     let run = Run::of(&[shows(T, "active", &items), bill(T + 1, "in_1", "subscription_create", &lines)]);
-    assert_eq!(run.balance().get(), 14 * 300, "{}", run.told());
+    assert_eq!(run.balance().get(), 14 * 300, "{}", run.summary());
 }
 
 #[test]
@@ -580,7 +580,7 @@ fn removed_items_are_forgotten_once_they_hold_nothing() {
     }
     let run = Run::of(&steps);
     let known = run.account.state.subscriptions["sub_1"].items.len();
-    assert!(run.balance().get() == 5000 && known <= 14, "{known} items, {}", run.told());
+    assert!(run.balance().get() == 5000 && known <= 14, "{known} items, {}", run.summary());
 }
 
 #[test]

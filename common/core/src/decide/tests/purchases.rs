@@ -25,7 +25,7 @@ fn a_pack_on_a_plans_first_invoice_is_granted_by_the_invoice() {
     check_life("plan and pack", &given, "pro 6000 | pack=1000 si_1=5000");
     let earlier = [vec![pack(T - DAY, "cs_0")], given].concat();
     let run = Run::of(&earlier);
-    assert_eq!(end(&run), "pro 6000 | pack=1000 si_1=5000", "an earlier pack ends: {}", run.told());
+    assert_eq!(end(&run), "pro 6000 | pack=1000 si_1=5000", "an earlier pack ends: {}", run.summary());
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn a_paid_manual_invoice_sells_packs() {
         (unknown.balance().get(), unknown.account.state.first_paid_at),
         (0, None),
         "{}",
-        unknown.told()
+        unknown.summary()
     );
     let sold =
         vec![manual(T, "in_1", &two[..1]), tie_by(T + 1, "in_1", "pi_9"), refunded(T + 9, "pi_9", 900)];
@@ -70,7 +70,7 @@ fn a_session_and_its_invoice_are_one_purchase() {
         let [session, invoice, tie @ ..] = &steps[..] else { panic!("two documents") };
         let late = [vec![invoice.clone(), Step::Spend(300), session.clone()], tie.to_vec()].concat();
         let run = Run::of(&late);
-        assert_eq!(run.balance().get(), 700, "{what}, spent before the tie: {}", run.told());
+        assert_eq!(run.balance().get(), 700, "{what}, spent before the tie: {}", run.summary());
     }
 }
 

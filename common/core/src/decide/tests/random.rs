@@ -9,15 +9,19 @@ use super::shapes::{
 use super::{Run, Step, event, pack, patched, refunded, session};
 
 /// A fixed sequence of numbers.
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, sides: i64) -> i64 {
+    pub fn of(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 1)
+    }
+
+    pub fn below(&mut self, sides: i64) -> i64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         i64::try_from(self.0 >> 33).unwrap() % sides
     }
 
-    fn one_in(&mut self, sides: i64) -> bool {
+    pub fn one_in(&mut self, sides: i64) -> bool {
         self.below(sides) == 0
     }
 }
@@ -35,7 +39,7 @@ struct Life {
 
 impl Life {
     fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 1);
+        let mut dice = Dice::of(seed);
         let plan = (
             ["price_pro", "price_team", "price_free"][usize::try_from(dice.below(3)).unwrap()],
             1,
@@ -221,8 +225,9 @@ fn random_lives_end_alike_in_every_order() {
             let in_order = Run::of(&given);
             for order in 1..8 {
                 let run = Run::of(&reordered(&given, order));
-                let told = || format!("life {seed}, order {order}\n{}\n{}", in_order.told(), run.told());
-                assert_eq!(end(&run), end(&in_order), "{}", told());
+                let summary =
+                    || format!("life {seed}, order {order}\n{}\n{}", in_order.summary(), run.summary());
+                assert_eq!(end(&run), end(&in_order), "{}", summary());
             }
         }
     }

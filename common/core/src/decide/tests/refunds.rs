@@ -91,7 +91,7 @@ fn what_was_spent_or_paid_by_balance_is_not_taken() {
     let spent = [opened(), vec![Step::Spend(4000), refunded(LATER, "pi_in_1", 1000)]].concat();
     check_life("spent", &spent, "pro 0 | si_1=0");
     let run = Run::of(&spent);
-    assert!(run.told().contains("-1000 shortfall 1500"), "{}", run.told());
+    assert!(run.summary().contains("-1000 shortfall 1500"), "{}", run.summary());
     let by_balance = vec![
         shows(T, "active", &[plan("price_pro")]),
         bill_with(
@@ -160,9 +160,9 @@ fn a_refund_of_a_period_that_is_over_moves_nothing() {
     .concat();
     check_life("superseded", &given, "pro 5000 | si_1=5000");
     assert!(
-        Run::of(&given).told().contains("refund#ch_pi_in_1#2000 +0 superseded"),
+        Run::of(&given).summary().contains("refund#ch_pi_in_1#2000 +0 superseded"),
         "{}",
-        Run::of(&given).told()
+        Run::of(&given).summary()
     );
     let own = [given, vec![refunded(next + DAY, "pi_in_2", 500)]].concat();
     check_life("its own refund counts", &own, "pro 3750 | si_1=3750");
@@ -250,7 +250,7 @@ fn a_refund_waits_for_its_tie_whatever_comes_first() {
         [back(), tie, bill, shown],
     ] {
         let run = Run::of(&steps);
-        assert_eq!(super::shapes::end(&run), "pro 0 | si_1=0", "{}", run.told());
+        assert_eq!(super::shapes::end(&run), "pro 0 | si_1=0", "{}", run.summary());
         assert!(run.parked.is_empty(), "{:?}", run.parked);
     }
 }
@@ -277,7 +277,7 @@ fn what_was_kept_with_a_payment_is_booked_once() {
     ];
     check_life("one refund, several ties", &given, "pro 0 | si_1=0");
     let twice = Run::of(&[vec![back()], given.clone(), given].concat());
-    assert_eq!(super::shapes::end(&twice), "pro 0 | si_1=0", "{}", twice.told());
+    assert_eq!(super::shapes::end(&twice), "pro 0 | si_1=0", "{}", twice.summary());
 }
 
 #[test]

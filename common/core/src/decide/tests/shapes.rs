@@ -210,7 +210,7 @@ pub fn check_life(what: &str, given: &[Step], expect: &str) {
         let Some(steps) = steps else { continue };
         for order in 0..8 {
             let run = Run::of(&reordered(&steps, order));
-            assert_eq!(end(&run), expect, "{what}, {shape}, order {order}: {}", run.told());
+            assert_eq!(end(&run), expect, "{what}, {shape}, order {order}: {}", run.summary());
             assert_eq!(look_at(&run), later, "{what}, {shape}, order {order}: access later");
             let parked: Vec<_> =
                 run.parked.iter().map(|(event, why)| (event.kind.clone(), why.code())).collect();

@@ -1,4 +1,4 @@
-//! What operators did.
+//! The audit: what operators did.
 
 use lambda_http::Request;
 use serde_json::{Value, json};
@@ -8,14 +8,17 @@ use crate::http::answer::Problem;
 use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::log::Range;
 
-/// One request looks at so many days; a page that is not full by then says where to go on.
-const MOST_DAYS: i64 = 60;
+/// Days that one request reads. A page that is not full by then says where to continue.
+const MAX_DAYS: i64 = 60;
 const DAY_MS: i64 = 86_400_000;
 
 impl Admin {
-    /// `{"audits":[{"id":"audit#…","at":"…","actor":"ann","act":"grant","target":"user_1
-    /// 500","reason":"…"}],"next":"2026-11-20"}`: whole days, so that a page follows the last one without a
-    /// gap; `next` is the day to go on with.
+    /// ```json
+    /// {"audits":[{"id":"audit#…","at":"…","actor":"ann","act":"grant","target":"user_1 500","reason":"…"}],
+    ///  "next":"2026-11-20"}
+    /// ```
+    /// A page contains whole days, so that the next page follows without a gap. `next` is the day it starts
+    /// with.
     pub(super) async fn audits(&self, request: &Request, now_ms: i64) -> Result<Value, Problem> {
         let limit = limit(request, 50, 200)?;
         let newest = match parameter(request, "next") {
@@ -25,10 +28,10 @@ impl Admin {
         };
         let mut audits = Vec::new();
         let mut next = None;
-        for back in 0..=MOST_DAYS {
+        for back in 0..=MAX_DAYS {
             let day = items::day(newest - back * DAY_MS);
-            if audits.len() >= limit || back == MOST_DAYS {
-                next = (back < MOST_DAYS || audits.len() >= limit).then_some(day);
+            if audits.len() >= limit || back == MAX_DAYS {
+                next = (back < MAX_DAYS || audits.len() >= limit).then_some(day);
                 break;
             }
             let partition = format!("{day}#audit#0");
@@ -44,7 +47,7 @@ impl Admin {
                 let (found, more) = self.store.query(&range, Some(100), start).await?;
                 let keys: Vec<Key> =
                     found.iter().filter_map(|item| Some(Key::Event(items::read_text(item, "pk")?))).collect();
-                // The index has what a line of the log shows, not who did what.
+                // The index does not have the actor and the reason, so the whole items are read.
                 let mut whole = self.store.load(keys.iter().cloned()).await?;
                 audits.extend(keys.iter().filter_map(|key| whole.remove(key)).map(|item| view(&item)));
                 start = more;

@@ -1,4 +1,4 @@
-//! Who that is: from what a customer writes to support, to users.
+//! Finds users by what a customer writes to support.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,26 +10,27 @@ use crate::http::answer::Problem;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_core::ids::{CustomerId, SubscriptionId, UserId};
 
-/// A text that is longer names nobody.
-const LONGEST: usize = 300;
+/// The longest text that is searched for.
+const MAX_TEXT: usize = 300;
 
-/// The body of `POST /admin/stripe/find`; a body, because an e-mail address does not belong into an access
-/// log.
+/// The body of `POST /admin/stripe/find`. The text is in a body because an e-mail address does not belong
+/// into an access log.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Search {
+pub(super) struct FindRequest {
     text: String,
 }
 
 impl Admin {
     /// ```json
     /// {"users":[{"user_id":"user_1","because":"cus_1 is bound to this user"}],
-    ///  "customers":[{"id":"cus_9","because":"Stripe has this e-mail address for it","events":["evt_1"]}],"event_id":null,"stripe_asked":true}
+    ///  "customers":[{"id":"cus_9","because":"Stripe has this e-mail address for it","events":["evt_1"]}],
+    ///  "event_id":null,"stripe_asked":true}
     /// ```
-    /// `customers` are those that are nobody's yet.
-    pub(super) async fn find_user(&self, search: Search) -> Result<Value, Problem> {
+    /// `customers` are those without a user.
+    pub(super) async fn find_user(&self, search: FindRequest) -> Result<Value, Problem> {
         let text = search.text.trim();
-        if text.is_empty() || text.len() > LONGEST || text.chars().any(char::is_control) {
+        if text.is_empty() || text.len() > MAX_TEXT || text.chars().any(char::is_control) {
             return Err(bad(
                 "invalid_text",
                 "text must be a user id, cus_…, sub_…, evt_… or an e-mail address",
@@ -116,8 +117,9 @@ impl Admin {
             .into_iter()
             .map(|(id, (because, events))| json!({"id": id, "because": because, "events": events}))
             .collect();
-        Ok(
-            json!({"users": users, "customers": customers, "event_id": event_id, "stripe_asked": self.stripe.is_some()}),
-        )
+        let stripe_asked = self.stripe.is_some();
+        Ok(json!({
+            "users": users, "customers": customers, "event_id": event_id, "stripe_asked": stripe_asked,
+        }))
     }
 }

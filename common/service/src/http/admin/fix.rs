@@ -1,4 +1,5 @@
-//! `POST /admin/stripe/fix-user/{id}`: what a person sets right, on record before it is done.
+//! `POST /admin/stripe/fix-user/{id}`: changes that an operator makes by hand. Each is written to the audit
+//! before it is made.
 
 use std::collections::BTreeSet;
 
@@ -25,9 +26,9 @@ use tallyhook_core::ids::{CustomerId, SessionId, SubscriptionId, UserId};
 use tallyhook_core::ledger::LedgerKey;
 use tallyhook_core::timestamp::Timestamp;
 
-/// The body. `actor` and `reason` are asked for always; a grant or a revocation also takes the header
-/// `Idempotency-Key`, which makes a repeated request one entry of the ledger: the same key with another body
-/// is 409.
+/// The body. `actor` and `reason` are always required. A grant, a revocation or a complimentary plan also
+/// needs the header `Idempotency-Key`, so that a repeated request makes one ledger entry. The same key with
+/// another body is 409.
 ///
 /// ```json
 /// {"action":"apply_stripe","actor":"ann","reason":"paid, not credited"}
@@ -35,41 +36,42 @@ use tallyhook_core::timestamp::Timestamp;
 /// {"action":"link_subscription","subscription":"sub_1","actor":"ann","reason":"ticket 12"}
 /// {"action":"grant","credits":500,"actor":"ann","reason":"goodwill"}
 /// {"action":"revoke","credits":500,"actor":"ann","reason":"granted by mistake"}
-/// {"action":"complimentary","plan":"pro","until":"2026-12-31T00:00:00Z","credits":500,"actor":"ann","reason":"…"}
+/// {"action":"complimentary","plan":"pro","until":"2026-12-31T00:00:00Z","credits":500,"actor":"ann",
+///  "reason":"…"}
 /// {"action":"move","subscription":"sub_1","to":"user_2","dry_run":false,"actor":"ann","reason":"…"}
 /// {"action":"assign_session","session":"cs_1","actor":"ann","reason":"a guest who wrote to us"}
 /// ```
-/// `link_customer` frees what is parked for the customer at once. `link_subscription` asks Stripe whose the
-/// subscription is, links that customer and applies Stripe's truth. Both refuse a user without an account
-/// unless `"create":true` says that the id is right.
+/// `link_customer` also sends the events that wait for the customer. `link_subscription` reads the
+/// subscription's customer from Stripe, links it and applies Stripe's state. Both refuse a user without an
+/// account unless `"create":true` confirms the id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FixRequest {
     /// What to do.
     pub action: String,
-    /// Whom to link.
+    /// The customer to link or to move.
     pub customer: Option<String>,
-    /// What to link.
+    /// The subscription to link or to move.
     pub subscription: Option<String>,
-    /// How many.
+    /// The number of credits.
     pub credits: Option<u64>,
     /// Whether linking, moving or assigning may create the account.
     pub create: bool,
-    /// The user that a move goes to.
+    /// The user to move to.
     pub to: Option<String>,
     /// A move changes something only with `false`.
     pub dry_run: Option<bool>,
-    /// The guest's session to assign.
+    /// The session of a guest to assign.
     pub session: Option<String>,
-    /// The plan of a complimentary grant.
+    /// The plan to give.
     pub plan: Option<String>,
-    /// When a complimentary plan begins; RFC 3339, default now.
+    /// When the complimentary plan begins, as RFC 3339. Default: now.
     pub from: Option<String>,
-    /// When a complimentary plan or a grant ends; RFC 3339, default never.
+    /// When the complimentary plan or the grant ends, as RFC 3339. Default: never.
     pub until: Option<String>,
-    /// Who does it.
+    /// The operator who makes the change.
     pub actor: String,
-    /// Why.
+    /// The reason for the change.
     pub reason: String,
 }
 
@@ -85,49 +87,48 @@ impl Admin {
         if actor.is_empty() || reason.is_empty() {
             return Err(bad(
                 "missing_reason",
-                "say who does this (actor) and why (reason): both are kept with the change",
+                "actor (who does this) and reason (why) are required; both are kept with the change",
             ));
         }
-        let request_body = FixRequest { actor, reason, ..body };
-        match request_body.action.as_str() {
+        let body = FixRequest { actor, reason, ..body };
+        match body.action.as_str() {
             "apply_stripe" => {
                 self.stripe()?;
-                self.audit_fix(user, &request_body, "", now_ms).await?;
+                self.audit_fix(user, &body, "", now_ms).await?;
                 let report = self.apply(user, seconds(now_ms)).await?;
-                Ok(json!({"action": request_body.action, "user_id": user, "report": report}))
+                Ok(json!({"action": body.action, "user_id": user, "report": report}))
             }
             "link_customer" => {
-                let customer = request_body.customer.as_deref().map(CustomerId::new);
+                let customer = body.customer.as_deref().map(CustomerId::new);
                 let customer = customer
                     .and_then(Result::ok)
                     .ok_or_else(|| bad("invalid_customer", "customer must be an id like cus_…"))?;
-                self.link(user, &customer, &request_body, now_ms).await
+                self.link(user, &customer, &body, now_ms).await
             }
             "link_subscription" => {
-                let subscription =
-                    request_body.subscription.as_deref().map(SubscriptionId::new).and_then(Result::ok);
+                let subscription = body.subscription.as_deref().map(SubscriptionId::new).and_then(Result::ok);
                 let subscription = subscription
                     .ok_or_else(|| bad("invalid_subscription", "subscription must be an id like sub_…"))?;
                 let customer = self.customer_of(&subscription).await?;
-                let mut answer = self.link(user, &customer, &request_body, now_ms).await?;
+                let mut answer = self.link(user, &customer, &body, now_ms).await?;
                 answer["report"] = json!(self.apply(user, seconds(now_ms)).await?);
                 Ok(answer)
             }
             "grant" | "revoke" | "complimentary" => {
-                let fix = fix_of(&request_body, &self.processor.accounts.catalog, seconds(now_ms))?;
-                self.book(user, fix, &request_body, &idempotency_key(request)?, now_ms).await
+                let fix = fix_of(&body, &self.processor.accounts.catalog, seconds(now_ms))?;
+                self.fix_ledger(user, fix, &body, &idempotency_key(request)?, now_ms).await
             }
-            "move" => self.move_owner(user, &request_body, now_ms).await,
-            "assign_session" => self.assign_session(user, &request_body, now_ms).await,
+            "move" => self.move_owner(user, &body, now_ms).await,
+            "assign_session" => self.assign_session(user, &body, now_ms).await,
             _ => Err(bad(
                 "invalid_action",
-                "action must be apply_stripe, link_customer, link_subscription, grant, revoke, complimentary, move or \
-                 assign_session",
+                "action must be apply_stripe, link_customer, link_subscription, grant, revoke, \
+                 complimentary, move or assign_session",
             )),
         }
     }
 
-    /// Stripe's truth for one user, under the rules of reconciliation.
+    /// Applies Stripe's state to one user, by the rules of reconciliation.
     async fn apply(&self, user: &UserId, now: Timestamp) -> Result<Report, Problem> {
         let reconciler = Reconciler::new(self.stripe()?.clone(), self.processor.clone());
         let options = Options { deadline: deadline(), grace_seconds: GRACE_SECONDS, ..Options::default() };
@@ -159,7 +160,7 @@ impl Admin {
         })
     }
 
-    /// Ties a customer to a user and sends what waited for it.
+    /// Links a customer to a user and sends the events that wait for it.
     async fn link(
         &self,
         user: &UserId,
@@ -171,7 +172,8 @@ impl Admin {
         let now = seconds(now_ms);
         let answer = |result: &str, freed: &BTreeSet<String>| {
             json!({
-                "action": body.action, "user_id": user, "customer": customer, "result": result, "freed": freed,
+                "action": body.action, "user_id": user, "customer": customer, "result": result,
+                "freed": freed,
             })
         };
         let catalog = &self.processor.accounts.catalog;
@@ -180,7 +182,7 @@ impl Admin {
         let (result, freed) = loop {
             let account = change.read().await?;
             if account.version == 0 && !body.create {
-                let message = "no account has this id. If it is spelt right, let the app create it (PUT \
+                let message = "no account has this id. If it is spelt correctly, let the app create it (PUT \
                                /users/{id}) or send \"create\":true";
                 return Err(problem(StatusCode::NOT_FOUND, "user_not_found", message));
             }
@@ -215,20 +217,20 @@ impl Admin {
                 by_reference: false,
                 shared: owner.as_ref().is_some_and(|owner| owner.shared),
             };
-            let mut tie = items::customer(customer, &new, owner.as_ref());
+            let mut link_write = items::customer(customer, &new, owner.as_ref());
             if !waiting.is_empty() {
-                tie = Write { condition: Condition::Waiting(waiting.clone()), ..tie };
+                link_write = Write { condition: Condition::Waiting(waiting.clone()), ..link_write };
             }
-            if change.commit(&linked, vec![tie]).await? {
+            if change.commit(&linked, vec![link_write]).await? {
                 break ("linked", waiting);
             }
         };
-        self.processor.redrive.freed(&self.store, &freed).await;
+        self.processor.redrive.send_freed(&self.store, &freed).await;
         Ok(answer(result, &freed))
     }
 
-    /// A grant, a revocation or a complimentary plan: one entry for one key.
-    async fn book(
+    /// Makes a grant, a revocation or a complimentary plan, with one ledger entry per key.
+    async fn fix_ledger(
         &self,
         user: &UserId,
         fix: Fix,
@@ -274,31 +276,31 @@ impl Admin {
         }))
     }
 
-    /// Moves a subscription, or a customer with its subscriptions, to another user, with what they granted. A
-    /// dry run unless `"dry_run":false` is sent.
+    /// Moves a subscription, or a customer with its subscriptions, to another user, together with the credits
+    /// that they granted. A dry run unless `"dry_run":false` is sent.
     async fn move_owner(&self, user: &UserId, body: &FixRequest, now_ms: i64) -> Result<Value, Problem> {
         let to = body.to.as_deref().and_then(|to| UserId::new(to).ok()).filter(|to| to != user);
         let to = to.ok_or_else(|| bad("invalid_to", "to must be another user's id"))?;
-        let what = moved(body)?;
+        let part = moved_part(body)?;
         let now = seconds(now_ms);
         let accounts = &self.processor.accounts;
-        let link = match &what {
+        let link = match &part {
             Part::Customer(customer) => Key::Customer(customer.clone()),
             Part::Subscription(subscription) => Key::Subscription(subscription.clone()),
         };
-        let mut tried = 0;
+        let mut attempts = 0;
         loop {
-            tried += 1;
+            attempts += 1;
             let all = [link.clone(), Key::Account(user.clone()), Key::Account(to.clone())];
             let items = self.store.load(all).await?;
             let (from_account, to_account) = (load_account(user, &items)?, load_account(&to, &items)?);
             if from_account.version == 0 || (to_account.version == 0 && !body.create) {
-                let message = "no account has this id; send \"create\":true to create the one it moves to";
+                let message = "no account has this id; send \"create\":true to create the account to move to";
                 return Err(problem(StatusCode::NOT_FOUND, "user_not_found", message));
             }
             let key = format!("move#{now_ms}");
-            let (gives, takes, parcel) =
-                from_account.hand_over(&to_account, &what, &by(body), &key, &accounts.catalog, now);
+            let (from_change, to_change, parcel) =
+                from_account.hand_over(&to_account, &part, &by(body), &key, &accounts.catalog, now);
             if parcel.is_empty() {
                 let message = "the user has no such subscription or customer";
                 return Err(problem(StatusCode::NOT_FOUND, "nothing_to_move", message));
@@ -311,17 +313,17 @@ impl Admin {
             if body.dry_run.unwrap_or(true) {
                 return Ok(answer);
             }
-            if tried == 1 {
+            if attempts == 1 {
                 self.audit_fix(user, body, &format!("to {to}"), now_ms).await?;
             }
             let mut writes = Vec::new();
-            let mut nudges = Vec::new();
-            for (account, change) in [(&from_account, &gives), (&to_account, &takes)] {
-                let mut one = AccountWrites::new(accounts, account, now);
-                one.apply(change);
-                let (more, jobs) = one.finish(accounts, &items)?;
+            let mut messages = Vec::new();
+            for (account, change) in [(&from_account, &from_change), (&to_account, &to_change)] {
+                let mut account_writes = AccountWrites::new(accounts, account, now);
+                account_writes.apply(change);
+                let (more, jobs) = account_writes.finish(accounts, &items)?;
                 writes.extend(more);
-                nudges.extend(jobs);
+                messages.extend(jobs);
             }
             let owner = StoredOwner { user: to.clone(), moved: true, by_reference: false, shared: false };
             for customer in &parcel.customers {
@@ -337,17 +339,17 @@ impl Admin {
             }
             match self.store.commit(writes).await {
                 Ok(()) => {
-                    accounts.outbox.send(&nudges).await;
+                    accounts.outbox.send(&messages).await;
                     return Ok(answer);
                 }
-                Err(error) if tried < MAX_ATTEMPTS && error.is_transient() => pause(tried).await,
+                Err(error) if attempts < MAX_ATTEMPTS && error.is_transient() => pause(attempts).await,
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Names the user of a guest's session, whose event is parked because it names none, and sends the event
-    /// again.
+    /// Assigns the session of a guest to a user. The session's event is parked because it names no user; it
+    /// is sent again.
     async fn assign_session(&self, user: &UserId, body: &FixRequest, now_ms: i64) -> Result<Value, Problem> {
         let session = body.session.as_deref().and_then(|session| SessionId::new(session).ok());
         let session = session.ok_or_else(|| bad("invalid_session", "session must be an id like cs_…"))?;
@@ -375,7 +377,7 @@ impl Admin {
         let names = |item: &Item| items::read_objects(item).iter().any(|object| object == session.as_str());
         let freed: BTreeSet<String> =
             events.iter().filter(|(_, item)| names(item)).map(|(key, _)| key.partition()).collect();
-        self.processor.redrive.freed(&self.store, &freed).await;
+        self.processor.redrive.send_freed(&self.store, &freed).await;
         Ok(json!({
             "action": body.action, "user_id": user, "session": session, "freed": freed, "complete": complete,
         }))
@@ -384,24 +386,25 @@ impl Admin {
     async fn audit_fix(
         &self,
         user: &UserId,
-        mend: &FixRequest,
+        request: &FixRequest,
         what: &str,
         now_ms: i64,
     ) -> Result<(), Problem> {
         let target = format!("{user} {what}");
-        self.audit(Some(&mend.actor), Some(&mend.reason), &mend.action, target.trim_end(), now_ms).await
+        self.audit(Some(&request.actor), Some(&request.reason), &request.action, target.trim_end(), now_ms)
+            .await
     }
 }
 
-fn by(mend: &FixRequest) -> String {
-    format!("admin:{}", mend.actor)
+fn by(request: &FixRequest) -> String {
+    format!("admin:{}", request.actor)
 }
 
 fn busy() -> Problem {
     problem(
         StatusCode::SERVICE_UNAVAILABLE,
         "busy",
-        "the account is being changed by many at once; try again",
+        "too many requests change the account at the same time; try again",
     )
 }
 
@@ -416,7 +419,7 @@ fn idempotency_key(request: &Request) -> Result<String, Problem> {
     Ok(header.to_owned())
 }
 
-/// What a fix of the ledger asks for.
+/// The change of the ledger that the request asks for.
 fn fix_of(body: &FixRequest, catalog: &Catalog, now: Timestamp) -> Result<Fix, Problem> {
     let least = if body.action == "complimentary" { 0 } else { 1 };
     let credits = Credits::new(body.credits.unwrap_or(0));
@@ -446,8 +449,8 @@ fn fix_of(body: &FixRequest, catalog: &Catalog, now: Timestamp) -> Result<Fix, P
     })
 }
 
-/// What a move names.
-fn moved(body: &FixRequest) -> Result<Part, Problem> {
+/// The customer or the subscription that the request moves.
+fn moved_part(body: &FixRequest) -> Result<Part, Problem> {
     let customer = body.customer.as_deref().and_then(|customer| CustomerId::new(customer).ok());
     let subscription = body.subscription.as_deref().and_then(|id| SubscriptionId::new(id).ok());
     match (customer, subscription) {

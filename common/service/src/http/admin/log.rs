@@ -1,4 +1,4 @@
-//! The event log: lists, one event, counts, what is open and what frees it, and sending events again.
+//! The event log: lists, single events, counts, open events and what frees them, sending events again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::{Admin, bad, deadline, limit, parameter, seconds, stripe_failed, time, time_ms, user_id};
 use crate::http::answer::{Problem, percent_decode, problem};
-use crate::resend::redrive::Resent;
+use crate::resend::redrive::RedriveOutcome;
 use crate::resend::replay::{ReplayError, Replayer, Selection};
 use tallyhook_aws::payload;
 use tallyhook_aws::store::items::{self, Item, Key};
@@ -20,58 +20,60 @@ use tallyhook_core::advice::advice;
 use tallyhook_core::event::EventType;
 use tallyhook_core::ids::{EventId, UserId};
 
-/// Events on a page, unless `limit` says otherwise.
+/// The default number of events on a page.
 const PAGE: usize = 50;
-/// A chart has at most so many steps, and covers at most so many days: each day is 32 queries.
-const MOST_STEPS: i64 = 400;
-const MOST_DAYS: i64 = 31;
-/// Of each partition of what is open so many pages of 500 events are grouped.
-const MOST_OPEN_PAGES: usize = 10;
+/// Steps of a chart.
+const MAX_STEPS: i64 = 400;
+/// Days of a chart; each day needs 32 queries.
+const MAX_DAYS: i64 = 31;
+/// Pages of 500 events that are read of each partition of open events.
+const MAX_OPEN_PAGES: usize = 10;
 /// Examples of a group.
 const EXAMPLES: usize = 5;
-/// One request sends so many of Stripe's events.
-const MOST_REPLAYED: usize = 500;
+/// Events of Stripe that one request sends.
+const MAX_REPLAYED: usize = 500;
 
-/// The body of `POST /admin/stripe/retry-webhooks`. With `id` that one event; with a type, status or time
-/// every parked and failed event that fits, due or not; with none of them what is due, as the schedule would.
-///
+/// The body of `POST /admin/stripe/retry-webhooks`. With `id`, sends that event. With a type, status or time,
+/// sends every parked and failed event that matches, due or not. Without any of them, sends what is due, as
+/// the schedule does.
 /// ```json
 /// {"id":"evt_1","actor":"ann","reason":"customer linked"}
 /// {"type":"invoice.paid","status":"failed","from":"2026-11-20","to":"2026-11-21T12:00:00Z"}
-/// {"source":"stripe","type":"invoice.paid","from":"2026-11-20","undelivered":true,"limit":200,"next":"evt_9"}
+/// {"source":"stripe","type":"invoice.paid","from":"2026-11-20","undelivered":true,"limit":200,
+///  "next":"evt_9"}
 /// ```
-/// With `"source":"stripe"` the events are read from Stripe, which keeps them for 30 days, and sent as if
-/// they had just come: what one did it does not do again. The answer's `report` has `next` when there are
+/// With `"source":"stripe"`, the events are read from Stripe, which keeps them for 30 days, and sent like new
+/// ones; an event that was applied is not applied again. The answer's `report` has `next` when there are
 /// more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Again {
-    /// `log`, unless said, or `stripe`.
+pub struct RetryRequest {
+    /// `log` or `stripe`. Default: `log`.
     pub source: Option<String>,
-    /// One event.
+    /// The id of one event.
     pub id: Option<String>,
-    /// Stripe's type.
+    /// Stripe's event type.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// `parked` or `failed`; both, unless said. Only of the log.
+    /// `parked` or `failed`. Default: both. Only for the log.
     pub status: Option<String>,
-    /// Received (at Stripe: made) at or after.
+    /// Received (at Stripe: created) at or after this time.
     pub from: Option<String>,
-    /// Received (at Stripe: made) before.
+    /// Received (at Stripe: created) before this time.
     pub to: Option<String>,
-    /// Only what an endpoint did not take. Only of Stripe.
+    /// Only events that an endpoint did not take. Only for Stripe.
     pub undelivered: bool,
-    /// At most so many. Only of Stripe.
+    /// The most events to send. Only for Stripe.
     pub limit: Option<usize>,
-    /// Where the last answer stopped. Only of Stripe.
+    /// Where the last answer stopped. Only for Stripe.
     pub next: Option<String>,
-    /// Who asks.
+    /// The operator.
     pub actor: Option<String>,
-    /// Why.
+    /// The reason.
     pub reason: Option<String>,
 }
 
-/// What waits for the same thing.
+/// Events that wait for the same thing.
 #[derive(Default)]
 struct Group {
     events: u64,
@@ -118,7 +120,7 @@ impl Admin {
         let item = item.ok_or_else(unknown)?;
         let mut event = view(&Line::read(&item).ok_or_else(unknown)?);
         let body = items::read_payload(&item).and_then(payload::unpack);
-        // As it was received, unless it is not JSON.
+        // The payload as it was received. A body that is not JSON is shown as text.
         let payload = body.map(|body| {
             serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body)))
         });
@@ -137,7 +139,8 @@ impl Admin {
 
     /// ```json
     /// {"from":"2026-11-20T10:00:00Z","to":"2026-11-21T10:00:00Z","step_seconds":3600,"complete":true,
-    ///  "steps":[{"at":"2026-11-20T10:00:00Z","processed":12,"ignored":3,"parked":1,"failed":0}],"totals":{"processed":12,…}}
+    ///  "steps":[{"at":"2026-11-20T10:00:00Z","processed":12,"ignored":3,"parked":1,"failed":0}],
+    ///  "totals":{"processed":12,…}}
     /// ```
     pub(super) async fn event_counts(&self, request: &Request, now_ms: i64) -> Result<Value, Problem> {
         let step = parameter(request, "step");
@@ -147,9 +150,10 @@ impl Admin {
             .unwrap_or(now_ms - now_ms.rem_euclid(step_ms) + step_ms);
         let from = time_ms("from", parameter(request, "from").as_deref())?.unwrap_or(to - 24 * 3_600_000);
         let steps = (to - from).div_euclid(step_ms) + i64::from((to - from).rem_euclid(step_ms) > 0);
-        if !(1..=MOST_STEPS).contains(&steps) || to - from > MOST_DAYS * 86_400_000 {
+        if !(1..=MAX_STEPS).contains(&steps) || to - from > MAX_DAYS * 86_400_000 {
             let message = format!(
-                "from must be before to, at most {MOST_DAYS} days and {MOST_STEPS} steps: take a longer step or a shorter time"
+                "from must be before to, at most {MAX_DAYS} days and {MAX_STEPS} steps: take a longer step \
+                 or a shorter time"
             );
             return Err(bad("invalid_range", message));
         }
@@ -168,13 +172,15 @@ impl Admin {
             })
             .collect();
         Ok(json!({
-            "from": time(from), "to": time(to), "step_seconds": step_ms / 1000, "complete": counts.complete, "steps": rows, "totals": totals,
+            "from": time(from), "to": time(to), "step_seconds": step_ms / 1000, "complete": counts.complete,
+            "steps": rows, "totals": totals,
         }))
     }
 
     /// ```json
-    /// {"groups":[{"status":"parked","reason":"no_user","waits_for":"customer#cus_1","events":3,"types":["invoice.paid"],"users":[],
-    ///             "examples":["evt_1"],"oldest":"…","newest":"…","advice":{"act":"link_customer","target":"cus_1","text":"Link …"}}],
+    /// {"groups":[{"status":"parked","reason":"no_user","waits_for":"customer#cus_1","events":3,
+    ///             "types":["invoice.paid"],"users":[],"examples":["evt_1"],"oldest":"…","newest":"…",
+    ///             "advice":{"act":"link_customer","target":"cus_1","text":"Link …"}}],
     ///  "complete":true}
     /// ```
     pub(super) async fn parked(&self) -> Result<Value, Problem> {
@@ -219,7 +225,7 @@ impl Admin {
         Ok(json!({"groups": groups.into_iter().map(view).collect::<Vec<_>>(), "complete": complete}))
     }
 
-    /// Everything that is parked or failed, up to a bound.
+    /// Reads all parked and failed events. Sets `complete` to false when it stops at a limit.
     pub(super) async fn open(&self, complete: &mut bool) -> Result<Vec<Line>, Problem> {
         let mut lines = Vec::new();
         for partition in ["parked", "failed"].into_iter().flat_map(log::open_partitions) {
@@ -238,7 +244,7 @@ impl Admin {
                 if start.is_none() {
                     break;
                 }
-                if page == MOST_OPEN_PAGES {
+                if page == MAX_OPEN_PAGES {
                     *complete = false;
                     break;
                 }
@@ -247,51 +253,48 @@ impl Admin {
         Ok(lines)
     }
 
-    pub(super) async fn retry(&self, again: Again, now_ms: i64) -> Result<Value, Problem> {
-        match again.source.as_deref() {
-            None | Some("log") => self.retry_from_log(again, now_ms).await,
-            Some("stripe") => self.replay(again, now_ms).await,
+    pub(super) async fn retry(&self, body: RetryRequest, now_ms: i64) -> Result<Value, Problem> {
+        match body.source.as_deref() {
+            None | Some("log") => self.retry_from_log(body, now_ms).await,
+            Some("stripe") => self.replay(body, now_ms).await,
             Some(_) => Err(bad("invalid_source", "source must be log or stripe")),
         }
     }
 
-    async fn retry_from_log(&self, again: Again, now_ms: i64) -> Result<Value, Problem> {
-        if again.undelivered || again.limit.is_some() || again.next.is_some() {
+    async fn retry_from_log(&self, body: RetryRequest, now_ms: i64) -> Result<Value, Problem> {
+        if body.undelivered || body.limit.is_some() || body.next.is_some() {
             return Err(bad("invalid_body", "undelivered, limit and next are for \"source\":\"stripe\""));
         }
-        let filter = filter(
-            again.status.clone(),
-            again.kind.clone(),
-            None,
-            again.from.as_deref(),
-            again.to.as_deref(),
-        )?;
+        let filter =
+            filter(body.status.clone(), body.kind.clone(), None, body.from.as_deref(), body.to.as_deref())?;
         if !matches!(filter.status.as_deref(), None | Some("parked" | "failed")) {
             return Err(bad("invalid_status", "only parked and failed events can be sent again"));
         }
-        if again.id.as_deref().is_some_and(|id| !items::is_event(id)) {
+        if body.id.as_deref().is_some_and(|id| !items::is_event(id)) {
             return Err(bad("invalid_id", "id must be an event's id"));
         }
-        self.audit_retry(&again, filter == Filter::default(), now_ms).await?;
+        self.audit_retry(&body, filter == Filter::default(), now_ms).await?;
         let now = seconds(now_ms);
-        if let Some(id) = &again.id {
+        if let Some(id) = &body.id {
             return match self.retrier.redrive_one(id).await? {
-                Resent::Unknown => Err(problem(
+                RedriveOutcome::Unknown => Err(problem(
                     StatusCode::NOT_FOUND,
                     "event_not_found",
                     "the log has no event with this id",
                 )),
-                Resent::NotSendable => {
+                RedriveOutcome::NotSendable => {
                     let message =
                         "this event cannot be sent again: its body was not kept, or it must not be applied";
                     Err(problem(StatusCode::CONFLICT, "not_sendable", message))
                 }
-                Resent::NotQueued => Err(problem(
+                RedriveOutcome::NotQueued => Err(problem(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "queue_unavailable",
                     "the queue did not take the event; try again",
                 )),
-                resent @ (Resent::Queued | Resent::Finished) => Ok(json!({"id": id, "result": resent})),
+                outcome @ (RedriveOutcome::Queued | RedriveOutcome::Finished) => {
+                    Ok(json!({"id": id, "result": outcome}))
+                }
             };
         }
         let report = match filter == Filter::default() {
@@ -301,22 +304,22 @@ impl Admin {
         Ok(json!({"report": report}))
     }
 
-    /// From Stripe: by id, or by type and time.
-    async fn replay(&self, again: Again, now_ms: i64) -> Result<Value, Problem> {
+    /// Sends events of Stripe: one by id, or those with a type and time.
+    async fn replay(&self, body: RetryRequest, now_ms: i64) -> Result<Value, Problem> {
         let stripe = self.stripe()?.clone();
-        let limit = again.limit.unwrap_or(100);
-        if !(1..=MOST_REPLAYED).contains(&limit) {
-            return Err(bad("invalid_limit", format!("limit must be a number from 1 to {MOST_REPLAYED}")));
+        let limit = body.limit.unwrap_or(100);
+        if !(1..=MAX_REPLAYED).contains(&limit) {
+            return Err(bad("invalid_limit", format!("limit must be a number from 1 to {MAX_REPLAYED}")));
         }
-        if again.status.is_some() {
+        if body.status.is_some() {
             return Err(bad(
                 "invalid_status",
-                "Stripe does not know how our events ended: status is for \"source\":\"log\"",
+                "Stripe does not know the outcomes of our events: status is for \"source\":\"log\"",
             ));
         }
         let time = |name, text: &Option<String>| time_ms(name, text.as_deref()).map(|ms| ms.map(seconds));
-        let (from, until) = (time("from", &again.from)?, time("to", &again.to)?);
-        let id = again
+        let (from, until) = (time("from", &body.from)?, time("to", &body.to)?);
+        let id = body
             .id
             .as_deref()
             .map(EventId::new)
@@ -324,20 +327,20 @@ impl Admin {
             .map_err(|error| bad("invalid_id", error.to_string()))?;
         let selection = match id {
             Some(id) => Selection::One(id),
-            None if again.kind.is_none() && from.is_none() => {
+            None if body.kind.is_none() && from.is_none() => {
                 return Err(bad(
                     "invalid_body",
-                    "say which of Stripe's events: an id, a type, or since when (from)",
+                    "select events of Stripe with an id, a type, or a start time (from)",
                 ));
             }
             None => {
-                let types = again.kind.as_deref().map(EventType::from).into_iter().collect();
-                Selection::Listed(EventFilter { types, undelivered: again.undelivered, from, until })
+                let types = body.kind.as_deref().map(EventType::from).into_iter().collect();
+                Selection::Listed(EventFilter { types, undelivered: body.undelivered, from, until })
             }
         };
-        self.audit_retry(&again, false, now_ms).await?;
+        self.audit_retry(&body, false, now_ms).await?;
         let replayer = Replayer::new(stripe, self.queue.clone(), self.queues.clone());
-        match replayer.replay(&selection, limit, again.next.as_deref(), deadline(), seconds(now_ms)).await {
+        match replayer.replay(&selection, limit, body.next.as_deref(), deadline(), seconds(now_ms)).await {
             Ok(report) => Ok(json!({"report": report})),
             Err(ReplayError::Stripe(error)) if error.is_missing() => Err(problem(
                 StatusCode::NOT_FOUND,
@@ -353,16 +356,17 @@ impl Admin {
         }
     }
 
-    async fn audit_retry(&self, again: &Again, due: bool, now_ms: i64) -> Result<(), Problem> {
-        let target = match &again.id {
+    async fn audit_retry(&self, body: &RetryRequest, due: bool, now_ms: i64) -> Result<(), Problem> {
+        let target = match &body.id {
             Some(id) => id.clone(),
             None if due => "due".to_owned(),
             None => json!({
-                "source": again.source, "type": again.kind, "status": again.status, "from": again.from, "to": again.to,
+                "source": body.source, "type": body.kind, "status": body.status, "from": body.from,
+                "to": body.to,
             })
             .to_string(),
         };
-        self.audit(again.actor.as_deref(), again.reason.as_deref(), "retry-webhooks", &target, now_ms).await
+        self.audit(body.actor.as_deref(), body.reason.as_deref(), "retry-webhooks", &target, now_ms).await
     }
 
     pub(super) async fn find(&self, id: &str) -> Result<Option<Item>, Problem> {
@@ -374,7 +378,7 @@ impl Admin {
     }
 }
 
-/// What a step counts; a duplicate writes nothing.
+/// The outcomes that a chart counts. A duplicate is not among them, because it writes nothing.
 const OUTCOMES: [&str; 4] = ["processed", "ignored", "parked", "failed"];
 
 fn step_ms(text: &str) -> Option<i64> {
@@ -403,7 +407,7 @@ fn filter(
     Ok(Filter { status, kind, user, from_ms: time_ms("from", from)?, to_ms: time_ms("to", to)? })
 }
 
-/// A line of the log; with `advice` while it is open.
+/// A line of the log as JSON. An open event has `advice`.
 pub(super) fn view(line: &Line) -> Value {
     let open = matches!(line.status.as_str(), "parked" | "failed");
     json!({

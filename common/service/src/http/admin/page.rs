@@ -1,9 +1,8 @@
-//! The dashboard: one page without a secret in it, which asks for the token and then asks the admin API.
+//! The dashboard's page. It contains no secret: it asks for the token and then calls the admin API.
 //!
-//! Its script is one module made of the files beside this one, a file per subject, in the order in which they
-//! refer to each other. It and the style are served under names that hold their digest, so a browser keeps
-//! them until they change. **Invariant:** the script writes values as text nodes only; a test looks for any
-//! other way.
+//! The script is one module, joined from the files in `dashboard/` in the order in which they use each other.
+//! The script and the style have names that contain their digest, so a browser caches them until they change.
+//! **Invariant:** the script writes values only as text nodes; a test looks for other ways.
 
 use std::sync::OnceLock;
 
@@ -27,14 +26,14 @@ const SCRIPT: &str = concat!(
     include_str!("dashboard/app.js"),
 );
 
-/// A file that the page links to.
+/// A file that the page links.
 struct Asset {
     path: String,
     kind: &'static str,
     text: &'static str,
 }
 
-/// The page or one of its assets; `None` for every other request.
+/// Answers a request for the page or an asset; `None` for every other request.
 pub(super) fn answer(request: &Request) -> Option<Response<Body>> {
     let path = request.uri().path();
     if request.method() != Method::GET
@@ -90,21 +89,33 @@ impl Asset {
 fn page([style, script]: &[Asset; 2]) -> Response<Body> {
     let body = html! {
         a class="skip" id="skip" href="#view" { "Skip to content" }
-        noscript { main class="narrow" { div class="card" { "The dashboard needs JavaScript. The command line does not: tallyhook check-user." } } }
+        noscript {
+            main class="narrow" {
+                div class="card" {
+                    "The dashboard needs JavaScript. The command line does not: tallyhook check-user."
+                }
+            }
+        }
         main id="login" hidden {
             div class="card signin" {
                 h1 { "tallyhook" }
-                p class="muted" { "Why a customer has no credits, and setting it right." }
+                p class="muted" { "Find out why a customer has no credits, and fix it." }
                 form id="login-form" {
                     div class="field" {
                         label for="token" { "Admin token" }
-                        input id="token" type="password" autocomplete="current-password" required aria-describedby="token-hint login-problem";
-                        p id="token-hint" class="small muted" { "ADMIN_API_TOKEN of the deployment. It stays in this tab until you close it." }
+                        input id="token" type="password" autocomplete="current-password" required
+                            aria-describedby="token-hint login-problem";
+                        p id="token-hint" class="small muted" {
+                            "ADMIN_API_TOKEN of the deployment. It stays in this tab until you close it."
+                        }
                     }
                     div class="field" {
                         label for="actor" { "Your name" }
-                        input id="actor" autocomplete="username" required maxlength="100" aria-describedby="actor-hint";
-                        p id="actor-hint" class="small muted" { "Kept in the audit with everything you change." }
+                        input id="actor" autocomplete="username" required maxlength="100"
+                            aria-describedby="actor-hint";
+                        p id="actor-hint" class="small muted" {
+                            "Kept in the audit with everything you change."
+                        }
                     }
                     p id="login-problem" class="form-problem" role="alert" {}
                     button id="login-go" type="submit" { "Sign in" }
@@ -116,7 +127,10 @@ fn page([style, script]: &[Asset; 2]) -> Response<Body> {
                 div {
                     a class="brand" href="#/" { "tallyhook" span { " admin" } }
                     nav id="nav" aria-label="Sections" {}
-                    div class="me" { span id="who" class="small muted" {} button id="leave" type="button" class="quiet" { "Sign out" } }
+                    div class="me" {
+                        span id="who" class="small muted" {}
+                        button id="leave" type="button" class="quiet" { "Sign out" }
+                    }
                 }
             }
             main id="view" {}
@@ -132,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_script_has_no_way_to_read_markup_or_code_from_a_value() {
+    fn the_script_cannot_turn_a_value_into_markup_or_code() {
         for way in [
             "innerHTML",
             "outerHTML",

@@ -1,4 +1,4 @@
-//! What the app could not be told: jobs of the function `provision` that used up their attempts.
+//! Jobs of the function `provision` that used up their attempts, so that the app missed a change.
 
 use lambda_http::http::StatusCode;
 use serde::Deserialize;
@@ -6,41 +6,47 @@ use serde_json::{Value, json};
 
 use super::{Admin, bad, seconds, time, user_id};
 use crate::http::answer::{Problem, problem};
-use crate::outbox::{self, Nudge};
+use crate::outbox::{self, JobMessage};
 use tallyhook_core::job::JobKind;
 
-/// So many are shown.
-const MOST_SHOWN: usize = 200;
+/// Jobs in one answer.
+const MAX_SHOWN: usize = 200;
 
-/// `POST /admin/provisioning`: `{"job":"provision","user_id":"user_123","actor":"ann","reason":"the app is
-/// back"}`
+/// The body of `POST /admin/provisioning`:
+///
+/// ```json
+/// {"job":"provision","user_id":"user_123","actor":"ann","reason":"the app is back"}
+/// ```
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct RunAgain {
+pub struct RunJobRequest {
     /// `provision` or `account`.
     pub job: Option<JobKind>,
-    /// Whose.
+    /// The user of the job.
     pub user_id: String,
-    /// Who asks.
+    /// The operator.
     pub actor: Option<String>,
-    /// Why.
+    /// The reason.
     pub reason: Option<String>,
 }
 
 impl Admin {
-    /// `{"jobs":[{"job":"provision","event":"PAYMENT_CONFIRMED","user_id":"user_123","status":"failed","attempts":4,
-    /// "reason":"all attempts failed; the last one: the app answered
-    /// 500","since":"…","finished_at":"…"}],"waiting":0,"more":false}`: those that failed for good, oldest
-    /// first; the others are only counted, as they are tried again by themselves.
+    /// ```json
+    /// {"jobs":[{"job":"provision","event":"PAYMENT_CONFIRMED","user_id":"user_123","status":"failed",
+    ///           "attempts":4,"reason":"all attempts failed; the last one: the app answered 500","since":"…",
+    ///           "finished_at":"…"}],
+    ///  "waiting":0,"more":false}
+    /// ```
+    /// `jobs` are the failed jobs, oldest first. Other open jobs are retried automatically and only counted.
     pub(super) async fn jobs(&self) -> Result<Value, Problem> {
         let open = outbox::open_jobs(&self.store).await?;
         let (failed, waiting): (Vec<_>, Vec<_>) = open.into_iter().partition(|line| line.status == "failed");
         let view = |line: &tallyhook_aws::store::log::Line| {
-            let nudge = outbox::nudge(line)?;
+            let message = outbox::job_message(line)?;
             Some(json!({
-                "job": nudge.job,
+                "job": message.job,
                 "event": line.kind,
-                "user_id": nudge.user_id,
+                "user_id": message.user_id,
                 "status": line.status,
                 "attempts": line.attempts,
                 "reason": line.reason,
@@ -48,21 +54,21 @@ impl Admin {
                 "finished_at": time(line.finished_ms),
             }))
         };
-        let jobs: Vec<Value> = failed.iter().filter_map(view).take(MOST_SHOWN).collect();
-        Ok(json!({"jobs": jobs, "waiting": waiting.len(), "more": failed.len() > MOST_SHOWN}))
+        let jobs: Vec<Value> = failed.iter().filter_map(view).take(MAX_SHOWN).collect();
+        Ok(json!({"jobs": jobs, "waiting": waiting.len(), "more": failed.len() > MAX_SHOWN}))
     }
 
-    /// `{"job":"provision","user_id":"user_123","result":"queued"}`: the app is told under the same id as
-    /// before, so one that had it knows it.
-    pub(super) async fn run_job(&self, again: RunAgain, now_ms: i64) -> Result<Value, Problem> {
-        let user_id = user_id(&again.user_id)?;
-        let job = again.job.ok_or_else(|| bad("invalid_job", "job must be provision or account"))?;
+    /// Answers `{"job":"provision","user_id":"user_123","result":"queued"}`. The app gets the same message id
+    /// as before, so it recognises a change that it already has.
+    pub(super) async fn run_job(&self, body: RunJobRequest, now_ms: i64) -> Result<Value, Problem> {
+        let user_id = user_id(&body.user_id)?;
+        let job = body.job.ok_or_else(|| bad("invalid_job", "job must be provision or account"))?;
         let target = format!("{} {user_id}", job.as_str());
-        self.audit(again.actor.as_deref(), again.reason.as_deref(), "provisioning", &target, now_ms).await?;
-        let nudge = Nudge { job, user_id };
-        if !self.processor.accounts.outbox.run_again(&self.store, &nudge, seconds(now_ms)).await? {
-            return Err(problem(StatusCode::NOT_FOUND, "job_not_found", "there is no such job of this user"));
+        self.audit(body.actor.as_deref(), body.reason.as_deref(), "provisioning", &target, now_ms).await?;
+        let message = JobMessage { job, user_id };
+        if !self.processor.accounts.outbox.run_again(&self.store, &message, seconds(now_ms)).await? {
+            return Err(problem(StatusCode::NOT_FOUND, "job_not_found", "this user has no such job"));
         }
-        Ok(json!({"job": nudge.job, "user_id": nudge.user_id, "result": "queued"}))
+        Ok(json!({"job": message.job, "user_id": message.user_id, "result": "queued"}))
     }
 }

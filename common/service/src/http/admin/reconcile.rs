@@ -1,4 +1,4 @@
-//! Reconciliation on demand, and what is missing in the log.
+//! Reconciliation on demand, and the events of Stripe that the log does not have.
 
 use lambda_http::Request;
 use lambda_http::http::StatusCode;
@@ -9,59 +9,60 @@ use super::{Admin, bad, deadline, parameter, seconds, stripe_failed, time_ms, us
 use crate::http::answer::{Problem, problem};
 use crate::reconcile::{GapError, Options, Reconciler, gap};
 
-/// So many repairs are the most that one request may ask for.
-const MOST_CHANGES: u64 = 5000;
+/// Repairs that one request may ask for.
+const MAX_CHANGES: u64 = 5000;
 const DAY_MS: i64 = 86_400_000;
-/// An operator who looks wants to see what happened a minute ago; applying it twice is harmless.
+/// Shorter than in the scheduled run: an operator wants to see what happened a minute ago, and applying an
+/// event twice is harmless.
 pub(super) const GRACE_SECONDS: i64 = 60;
 
-/// The body of `POST /admin/stripe/reconcile`. Without one it is a dry run over everything.
+/// The body of `POST /admin/stripe/reconcile`. Without a body it is a dry run over everything.
 ///
 /// ```json
 /// {"dry_run":false,"user":"user_1","cap":100,"actor":"ann","reason":"webhook was down"}
 /// ```
-/// The answer is `{"report":…}`, see [`crate::reconcile::Report`]. A run that ran out of time has `next` in
-/// its report: the same body with that `next` goes on from there.
+/// The answer is `{"report":…}`, see [`crate::reconcile::Report`]. A run that stopped at its deadline has
+/// `next` in its report; the same body with that `next` continues it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Comparison {
-    /// Find, and change nothing.
+pub struct ReconcileRequest {
+    /// Report differences without repairing them.
     pub dry_run: bool,
-    /// Only what Stripe has of this user.
+    /// Compare only this user.
     pub user: Option<String>,
-    /// Stop after so many repairs.
+    /// Stop after this many repairs.
     pub cap: u64,
     /// Where the last run stopped.
     pub next: Option<String>,
-    /// Who asks.
+    /// The operator.
     pub actor: Option<String>,
-    /// Why.
+    /// The reason.
     pub reason: Option<String>,
 }
 
-impl Default for Comparison {
+impl Default for ReconcileRequest {
     fn default() -> Self {
         Self { dry_run: true, user: None, cap: 500, next: None, actor: None, reason: None }
     }
 }
 
 impl Admin {
-    pub(super) async fn reconcile(&self, asked: Comparison, now_ms: i64) -> Result<Value, Problem> {
+    pub(super) async fn reconcile(&self, body: ReconcileRequest, now_ms: i64) -> Result<Value, Problem> {
         let stripe = self.stripe()?.clone();
-        if !(1..=MOST_CHANGES).contains(&asked.cap) {
-            return Err(bad("invalid_cap", format!("cap must be a number from 1 to {MOST_CHANGES}")));
+        if !(1..=MAX_CHANGES).contains(&body.cap) {
+            return Err(bad("invalid_cap", format!("cap must be a number from 1 to {MAX_CHANGES}")));
         }
-        let only = asked.user.as_deref().map(user_id).transpose()?;
-        if !asked.dry_run {
+        let only = body.user.as_deref().map(user_id).transpose()?;
+        if !body.dry_run {
             let target = only.as_ref().map_or_else(|| "everything".to_owned(), ToString::to_string);
-            self.audit(asked.actor.as_deref(), asked.reason.as_deref(), "reconcile", &target, now_ms).await?;
+            self.audit(body.actor.as_deref(), body.reason.as_deref(), "reconcile", &target, now_ms).await?;
         }
         let reconciler = Reconciler::new(stripe, self.processor.clone());
         let options = Options {
-            dry_run: asked.dry_run,
-            most_changes: asked.cap,
+            dry_run: body.dry_run,
+            max_changes: body.cap,
             deadline: deadline(),
-            resume: asked.next,
+            resume: body.next,
             grace_seconds: GRACE_SECONDS,
             ..Options::default()
         };
@@ -74,7 +75,7 @@ impl Admin {
                 report
             }
         };
-        // Nothing read and nothing found is no report, but the reason for having none.
+        // A run that stopped before it read anything has no report, only the reason.
         if report.read.is_empty() && report.stopped.is_some() && report.next.is_none() {
             let why = report.stopped.unwrap_or_default();
             return Err(problem(StatusCode::BAD_GATEWAY, "stripe_failed", why));
@@ -82,7 +83,7 @@ impl Admin {
         Ok(json!({"report": report}))
     }
 
-    /// Stripe's events of our types against our log; of the last day unless said.
+    /// Compares Stripe's events of our types with our log, by default those of the last day.
     ///
     /// ```json
     /// {"from":"…","to":"…","listed":120,"held":118,"complete":true,
@@ -108,8 +109,8 @@ impl Admin {
             .map(|event| json!({"id": event.id, "type": event.kind, "created": event.created.to_string()}))
             .collect();
         Ok(json!({
-            "from": found.from.to_string(), "to": found.until.to_string(), "listed": found.listed, "held": found.held,
-            "complete": found.complete, "missing": missing,
+            "from": found.from.to_string(), "to": found.until.to_string(), "listed": found.listed,
+            "held": found.held, "complete": found.complete, "missing": missing,
         }))
     }
 }

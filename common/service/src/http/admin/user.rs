@@ -1,18 +1,21 @@
-//! `GET /admin/stripe/check-user/{id}`: a user, explained.
+//! `GET /admin/stripe/check-user/{id}`: explains a user.
 //!
 //! ```json
 //! {"user_id":"user_1","found":true,
-//!  "verdict":{"code":"differs","text":"Stripe has 2 things that are not here. Applying Stripe's truth repairs them.","act":"apply_stripe"},
+//!  "verdict":{"code":"differs","text":"Stripe has 2 things that …","act":"apply_stripe"},
 //!  "account":{"tier":"free","credits":0,…},
-//!  "because":[{"field":"bucket sub_1","value":"0","rule":"not_paid","why":"no paid invoice …","event_id":null,"ledger_key":null,"at":null}],
+//!  "because":[{"field":"bucket sub_1","value":"0","rule":"not_paid","why":"no paid invoice …",
+//!              "event_id":null,"ledger_key":null,"at":null}],
 //!  "ledger":{"entries":[…],"next":null},
 //!  "events":[…], "open":[…],
-//!  "stripe":{"configured":true,"error":null,"customers":[{"id":"cus_1","deleted":false}],"subscriptions":[…],"payments":[…]},
-//!  "differences":[{"class":"credits","object":"in_1","customer":"cus_1","before":{…},"after":{…},"repairable":true,"why":null}],
+//!  "stripe":{"configured":true,"error":null,"customers":[{"id":"cus_1","deleted":false}],
+//!            "subscriptions":[…],"payments":[…]},
+//!  "differences":[{"class":"credits","object":"in_1","customer":"cus_1","before":{…},"after":{…},
+//!                  "repairable":true,"why":null}],
 //!  "suggestions":[{"act":"link_customer","target":"cus_9","events":["evt_7"],"text":"…"}]}
 //! ```
-//! A user that was never seen is `"found":false` with what may be known all the same: an operator asks
-//! because something is missing.
+//! A user without an account has `"found":false`. The answer still contains what may be related to the user,
+//! because an operator asks when something is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,21 +42,21 @@ use tallyhook_core::ids::{CustomerId, EventId, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
 
-/// Of a user's list so many events are read, one after the other.
-const MOST_EVENTS: usize = 60;
-/// Entries of the ledger on the first page.
+/// Events of the user's list that are read, one after the other.
+const MAX_EVENTS: usize = 60;
+/// Ledger entries on the first page.
 const ENTRIES: usize = 20;
-/// Stripe is asked about so many customers of one user.
-const MOST_CUSTOMERS: usize = 5;
+/// Customers of one user that are read from Stripe.
+const MAX_CUSTOMERS: usize = 5;
 /// Payments that are shown of each customer.
 const PAYMENTS: usize = 10;
-/// Parked events whose addresses are compared.
-const MOST_COMPARED: usize = 100;
+/// Parked events whose e-mail addresses are compared.
+const MAX_COMPARED: usize = 100;
 
-/// An event of the user's list, whole.
-struct Event {
+/// An event of the user's list.
+struct UserEvent {
     line: Line,
-    told: LoggedEvent,
+    logged: LoggedEvent,
     email: Option<String>,
 }
 
@@ -78,7 +81,7 @@ impl Admin {
         account.recorded.extend(load_account(user, &more)?.recorded);
         account.recorded.extend(entries.iter().map(|entry| (entry.key.clone(), entry.clone())));
         let events = self.events_of(&account).await?;
-        let told: Vec<LoggedEvent> = events.iter().map(|event| event.told.clone()).collect();
+        let logged: Vec<LoggedEvent> = events.iter().map(|event| event.logged.clone()).collect();
         let mut complete = true;
         let open = self.open(&mut complete).await?;
         let customers: BTreeSet<String> = account.state.customers.keys().map(ToString::to_string).collect();
@@ -100,21 +103,22 @@ impl Admin {
         if user.as_str().contains('@') {
             emails.insert(user.as_str().to_lowercase(), "the user id".to_owned());
         }
-        let (suggestions, (says, differences)) =
+        let (suggestions, (stripe, differences)) =
             join(self.suggestions(&emails, &account, &open), self.ask_stripe(user, &account, now)).await;
         let suggestions = suggestions?;
-        let seen: Vec<Value> = events.iter().map(|event| view(&event.line)).collect();
+        let catalog = &self.processor.accounts.catalog;
+        let because = stored.map(|_| account.explain(&logged, catalog, now)).unwrap_or_default();
         Ok(json!({
             "user_id": user,
             "found": stored.is_some(),
-            "verdict": verdict(stored.is_some(), &account, &theirs, &says, &differences, &suggestions),
+            "verdict": verdict(stored.is_some(), &account, &theirs, &stripe, &differences, &suggestions),
             "account": stored.map(|item| self.account_view(&account, item, &orders, now)),
-            "because": stored.map(|_| account.explain(&told, &self.processor.accounts.catalog, now)).unwrap_or_default(),
+            "because": because,
             "ledger": {"entries": entries.iter().map(entry_view).collect::<Vec<_>>(), "next": next},
-            "events": seen,
+            "events": events.iter().map(|event| view(&event.line)).collect::<Vec<_>>(),
             "open": theirs.iter().map(|line| view(line)).collect::<Vec<_>>(),
             "open_complete": complete,
-            "stripe": says,
+            "stripe": stripe,
             "differences": differences,
             "suggestions": suggestions,
         }))
@@ -143,7 +147,7 @@ impl Admin {
         Ok(json!({"entries": entries.iter().map(entry_view).collect::<Vec<_>>(), "next": next}))
     }
 
-    /// The ledger from an entry on, newest first, and where it goes on.
+    /// Ledger entries from this one on, newest first, and the key of the next one.
     async fn entries(
         &self,
         user: &UserId,
@@ -159,22 +163,22 @@ impl Admin {
         Ok((entries, next))
     }
 
-    /// The user's list of events, newest first, as far as it is kept.
-    async fn events_of(&self, account: &Account) -> Result<Vec<Event>, StoreError> {
+    /// The user's list of events, newest first. It ends where the log has deleted an event.
+    async fn events_of(&self, account: &Account) -> Result<Vec<UserEvent>, StoreError> {
         let (mut events, mut next) = (Vec::new(), account.state.last_event.clone());
-        while let Some(id) = next.take_if(|_| events.len() < MOST_EVENTS) {
+        while let Some(id) = next.take_if(|_| events.len() < MAX_EVENTS) {
             let key = Key::event(&id);
             let items = self.store.load([key.clone()]).await?;
             let Some(item) = items.get(&key) else { break };
             next = items::read_text(item, "previous").and_then(|previous| EventId::new(previous).ok());
             let Some(line) = Line::read(item) else { continue };
-            let told = LoggedEvent {
+            let logged = LoggedEvent {
                 id: line.id.clone(),
                 created: line.created,
                 kind: line.kind.clone(),
                 objects: items::read_objects(item),
             };
-            events.push(Event { line, told, email: email(item) });
+            events.push(UserEvent { line, logged, email: email(item) });
         }
         Ok(events)
     }
@@ -212,7 +216,8 @@ impl Admin {
         let customers =
             state.customers.iter().map(|(id, deleted)| json!({"id": id, "deleted_at": time(*deleted)}));
         json!({
-            "tier": access.tier, "tier_rank": access.rank, "credits": buckets.balance(), "access_until": time(access.until),
+            "tier": access.tier, "tier_rank": access.rank, "credits": buckets.balance(),
+            "access_until": time(access.until),
             "buckets": {
                 "signup": state.signup.as_ref().map(|_| buckets.sum(|lot| *lot == Lot::Signup)),
                 "subscriptions": of_subscriptions,
@@ -224,21 +229,21 @@ impl Admin {
             "subscriptions": subscriptions.collect::<Vec<_>>(),
             "customers": customers.collect::<Vec<_>>(),
             "orders": orders,
-            "created_at": state.created_at.to_string(), "updated_at": time(items::updated_at(item)), "version": account.version,
-            "first_paid_at": time(state.first_paid_at), "payment_failed_at": time(state.payment_failed_at),
+            "created_at": state.created_at.to_string(), "updated_at": time(items::updated_at(item)),
+            "version": account.version, "first_paid_at": time(state.first_paid_at),
+            "payment_failed_at": time(state.payment_failed_at),
         })
     }
 
-    /// What Stripe says, and where that differs. That it does not answer is told.
+    /// What Stripe has of the user, and how it differs from the account. A failure of Stripe is in `error`.
     async fn ask_stripe(&self, user: &UserId, account: &Account, now: Timestamp) -> (Value, Vec<Value>) {
-        let Some(stripe) = &self.stripe else {
-            return (
-                json!({"configured": false, "error": null, "customers": [], "subscriptions": [], "payments": []}),
-                Vec::new(),
-            );
-        };
-        let asked =
-            account.state.customers.keys().take(MOST_CUSTOMERS).map(|customer| of_customer(stripe, customer));
+        let mut found = json!({
+            "configured": self.stripe.is_some(), "error": null, "customers": [], "subscriptions": [],
+            "payments": [],
+        });
+        let Some(stripe) = &self.stripe else { return (found, Vec::new()) };
+        let customers = account.state.customers.keys().take(MAX_CUSTOMERS);
+        let customers = customers.map(|customer| read_customer(stripe, customer));
         let reconciler = Reconciler::new(stripe.clone(), self.processor.clone());
         let options = Options {
             dry_run: true,
@@ -246,36 +251,40 @@ impl Admin {
             grace_seconds: GRACE_SECONDS,
             ..Options::default()
         };
-        let (answers, report) = join(join_all(asked), reconciler.run_for(user, &options, now)).await;
-        let mut says = json!({"configured": true, "error": report.stopped, "customers": [], "subscriptions": [], "payments": []});
+        let (answers, report) = join(join_all(customers), reconciler.run_for(user, &options, now)).await;
+        found["error"] = json!(report.stopped);
         for answer in answers {
             match answer {
-                Ok(of_customer) => {
-                    for (name, values) in of_customer {
-                        if let Some(all) = says[name].as_array_mut() {
+                Ok(lists) => {
+                    for (name, values) in lists {
+                        if let Some(all) = found[name].as_array_mut() {
                             all.extend(values);
                         }
                     }
                 }
-                Err(error) => says["error"] = json!(error),
+                Err(error) => found["error"] = json!(error),
             }
         }
         if let Some(failure) = report.failures.first() {
-            says["error"] = json!(format!("{}: {}", failure.object, failure.error));
+            found["error"] = json!(format!("{}: {}", failure.object, failure.error));
         }
         let changes = report.changes.iter().map(|change| {
-            json!({"class": change.class, "object": change.object, "customer": change.customer, "before": change.before,
-                   "after": change.after, "repairable": true, "why": null})
+            json!({
+                "class": change.class, "object": change.object, "customer": change.customer,
+                "before": change.before, "after": change.after, "repairable": true, "why": null,
+            })
         });
         let left = report.left.iter().map(|left| {
-            json!({"class": left.class, "object": left.object, "customer": left.customer, "before": left.before, "after": left.after,
-                   "repairable": false, "why": left.why})
+            json!({
+                "class": left.class, "object": left.object, "customer": left.customer,
+                "before": left.before, "after": left.after, "repairable": false, "why": left.why,
+            })
         });
-        (says, changes.chain(left).collect())
+        (found, changes.chain(left).collect())
     }
 
-    /// Customers whose e-mail address is one of the user's, and that are nobody's: never more than a
-    /// suggestion.
+    /// Customers without a user that have one of the user's e-mail addresses. They are only suggested, never
+    /// linked automatically.
     async fn suggestions(
         &self,
         emails: &BTreeMap<String, String>,
@@ -301,13 +310,13 @@ impl Admin {
         Ok(found.into_iter().filter(|(customer, _)| !known(customer)).map(suggest).collect())
     }
 
-    /// The customers that parked events wait for: each with an event and the e-mail address in it.
+    /// Customers that parked events wait for, each with the event's id and the e-mail address in it.
     pub(super) async fn unlinked(&self, open: &[Line]) -> Result<Vec<(String, String, String)>, StoreError> {
         let waits = |line: &Line| {
             let customer = line.waits_for.as_deref()?.strip_prefix("customer#")?.to_owned();
             Some((Key::Event(line.id.clone()), customer))
         };
-        let waiting: BTreeMap<Key, String> = open.iter().filter_map(waits).take(MOST_COMPARED).collect();
+        let waiting: BTreeMap<Key, String> = open.iter().filter_map(waits).take(MAX_COMPARED).collect();
         let items = self.store.load(waiting.keys().cloned()).await?;
         let with_email =
             |(key, customer): (Key, String)| Some((customer, key.partition(), email(items.get(&key)?)?));
@@ -315,8 +324,8 @@ impl Admin {
     }
 }
 
-/// Everything about one customer that an operator compares; the error is Stripe's, in words.
-async fn of_customer(
+/// Reads what an operator compares of one customer. The error is Stripe's message.
+async fn read_customer(
     stripe: &Stripe,
     customer: &CustomerId,
 ) -> Result<Vec<(&'static str, Vec<Value>)>, String> {
@@ -342,7 +351,8 @@ async fn of_customer(
     ])
 }
 
-/// A list of a customer that Stripe does not have is a refusal; that the customer is missing says it all.
+/// The objects of a list. Stripe refuses to list the objects of a missing customer; that counts as an empty
+/// list, because the customer itself is shown as missing.
 fn listed(page: Result<Page, StripeError>) -> Result<Vec<Object>, String> {
     match page {
         Ok(page) => Ok(page.objects),
@@ -360,9 +370,11 @@ fn subscription(object: &Object) -> Value {
     let item = &value["items"]["data"][0];
     let of = |name: &str| at(&value[name]).or_else(|| at(&item[name]));
     json!({
-        "id": value["id"], "status": value["status"], "customer": value["customer"], "price": item["price"]["id"],
-        "quantity": item["quantity"], "period_start": of("current_period_start"), "period_end": of("current_period_end"),
-        "cancel_at": at(&value["cancel_at"]), "cancel_at_period_end": value["cancel_at_period_end"], "created": at(&value["created"]),
+        "id": value["id"], "status": value["status"], "customer": value["customer"],
+        "price": item["price"]["id"], "quantity": item["quantity"],
+        "period_start": of("current_period_start"), "period_end": of("current_period_end"),
+        "cancel_at": at(&value["cancel_at"]), "cancel_at_period_end": value["cancel_at_period_end"],
+        "created": at(&value["created"]),
     })
 }
 
@@ -373,7 +385,7 @@ fn payment(object: &Object) -> Value {
            "reason": value["billing_reason"], "created": at(&value["created"])})
 }
 
-/// The e-mail address that an event names, in lower case.
+/// The e-mail address in an event, in lower case.
 fn email(item: &Item) -> Option<String> {
     let body = payload::unpack(items::read_payload(item)?)?;
     let event: Value = serde_json::from_slice(&body).ok()?;
@@ -383,12 +395,12 @@ fn email(item: &Item) -> Option<String> {
     places.into_iter().find_map(|place| object.pointer(place)?.as_str()).map(str::to_lowercase)
 }
 
-/// What matters most, and what to do about it.
+/// The most important finding about the user, and what to do about it.
 fn verdict(
     found: bool,
     account: &Account,
     open: &[&Line],
-    says: &Value,
+    stripe: &Value,
     differences: &[Value],
     suggestions: &[Value],
 ) -> Value {
@@ -396,7 +408,7 @@ fn verdict(
     let things = |count: usize| if count == 1 { "1 thing".to_owned() } else { format!("{count} things") };
     let (code, text, act) = if repairable > 0 {
         let text = format!(
-            "Stripe has {} that this account does not. Applying Stripe's truth repairs that.",
+            "Stripe has {} that this account does not. Applying Stripe's state repairs that.",
             things(repairable)
         );
         ("differs", text, Some("apply_stripe"))
@@ -410,41 +422,44 @@ fn verdict(
     } else if !suggestions.is_empty() {
         (
             "suggestion",
-            "A customer that is nobody's has this user's e-mail address.".to_owned(),
+            "A customer without a user has this user's e-mail address.".to_owned(),
             Some("link_customer"),
         )
     } else if !found {
-        let text = "No account has this id: the app has not created it (PUT /users/{id}), and no event named it. Is it spelt as the app spells it?";
+        let text = "No account has this id: the app has not created it (PUT /users/{id}), and no event named \
+                    it. Check the spelling of the id.";
         ("unknown_user", text.to_owned(), None)
     } else if !differences.is_empty() {
         let text = format!(
-            "Stripe and this account differ in {} that only a person can decide.",
+            "Stripe and this account differ in {} that only an operator can decide.",
             things(differences.len())
         );
         ("person", text, None)
-    } else if let Some(error) = says["error"].as_str() {
+    } else if let Some(error) = stripe["error"].as_str() {
         (
             "stripe_silent",
-            format!("Stripe did not answer ({error}), so this is only what is known here."),
+            format!("Stripe did not answer ({error}), so this shows only what is stored here."),
             None,
         )
     } else if account.state.customers.is_empty() {
-        let text = "No Stripe customer is linked to this user, so no payment can reach the account. If they paid, find their customer and link it.";
+        let text = "No Stripe customer is linked to this user, so no payment can reach the account. If the \
+                    user paid, find the customer and link it.";
         ("not_linked", text.to_owned(), Some("link_customer"))
-    } else if says["configured"] == false {
-        let text = "Nothing of this user's waits here. Stripe was not asked, as no key is configured.";
+    } else if stripe["configured"] == false {
+        let text = "No event of this user waits here. Stripe was not asked, because no key is configured.";
         ("not_compared", text.to_owned(), None)
     } else {
-        ("in_order", "Everything that Stripe says about this user is here.".to_owned(), None)
+        ("in_order", "Everything that Stripe has about this user is here.".to_owned(), None)
     };
     json!({"code": code, "text": text, "act": act})
 }
 
 pub(super) fn entry_view(entry: &Entry) -> Value {
     json!({
-        "key": entry.key, "kind": entry.kind, "delta": entry.delta, "balance": entry.balance, "worth": entry.worth,
-        "shortfall": entry.shortfall, "cause": entry.cause,
+        "key": entry.key, "kind": entry.kind, "delta": entry.delta, "balance": entry.balance,
+        "worth": entry.worth, "shortfall": entry.shortfall, "cause": entry.cause,
         "event_id": entry.cause.starts_with("evt_").then_some(&entry.cause),
-        "reason": entry.reason, "note": entry.note, "at": entry.at.to_string(), "created": entry.created.to_string(),
+        "reason": entry.reason, "note": entry.note, "at": entry.at.to_string(),
+        "created": entry.created.to_string(),
     })
 }

@@ -1,23 +1,25 @@
-//! `POST /checkout-sessions`: where a customer pays.
+//! `POST /checkout-sessions`: creates a session of Stripe Checkout, where a customer pays.
 //!
 //! ```json
 //! {"user_id":"user_123","plan":"pro"}
 //! {"user_id":"user_123","plan":"team","quantity":7,"customer_email":"jo@example.com"}
 //! {"user_id":"user_123","pack":"credits_1000","quantity":3}
-//! {"user_id":"user_123","mode":"dfy","plan":"starter","success_path":"/thanks?s={CHECKOUT_SESSION_ID}","cancel_path":"/pricing"}
+//! {"user_id":"user_123","mode":"dfy","plan":"starter","success_path":"/thanks?s={CHECKOUT_SESSION_ID}",
+//!  "cancel_path":"/pricing"}
 //! ```
 //! ```json
-//! {"session_id":"cs_test_1","url":"https://checkout.stripe.com/c/pay/cs_test_1","mode":"subscription","customer":null,"expires_at":"…"}
+//! {"session_id":"cs_test_1","url":"https://checkout.stripe.com/c/pay/cs_test_1","mode":"subscription",
+//!  "customer":null,"expires_at":"…"}
 //! ```
-//! Names are the catalog's; the price is the one of theirs that Stripe has in this mode. The user and what is
-//! bought are in the metadata of the session and of the subscription or the payment that comes of it: Stripe
-//! copies neither to the other.
+//! Names come from the catalog. Of the prices that the catalog has for a name, the session uses the one that
+//! Stripe has in this mode. The user and the purchase are in the metadata of the session and of its
+//! subscription or payment, because Stripe does not copy metadata between them.
 //!
-//! A user who has a subscription is not sold a second one: 409 with the address of a Billing Portal session,
-//! where plans are changed. All plans are one family, because a user's tier is the highest of them.
+//! A user who has a subscription cannot buy a second one: the answer is 409 with the address of a Billing
+//! Portal session, where the user can change the plan. A failure of Stripe is 502 with Stripe's message.
 //!
-//! The Idempotency-Key that Stripe gets is made of the user, the account's version, all fields and the hour:
-//! a request that is sent twice gets the same session, one after a purchase a new one.
+//! The `Idempotency-Key` for Stripe is computed from the user, the account's version, all fields and the
+//! hour. So a repeated request gets the same session, and a request after a purchase gets a new one.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -39,20 +41,20 @@ use tallyhook_core::event::SubscriptionStatus;
 use tallyhook_core::ids::{CustomerId, PriceId, SubscriptionId, UserId};
 use tallyhook_core::timestamp::Timestamp;
 
-/// The status page; Stripe puts the session's id in.
+/// The status page. Stripe replaces the placeholder with the session's id.
 const SUCCESS_PATH: &str = "/portal/status?session_id={CHECKOUT_SESSION_ID}";
-const LIKE: &str =
+const EXAMPLE: &str =
     r#"{"user_id": "user_123", "plan": "pro"}, or with "pack" and "quantity", or with "mode" and "plan""#;
-/// Stripe takes no longer one.
-const MOST_PATH: usize = 1_000;
+/// The longest path that Stripe accepts.
+const MAX_PATH: usize = 1_000;
 
-/// The prices that Stripe turned out to have in this mode, by the first price of what is sold.
+/// The price that Stripe has in this mode, by the first price in the catalog.
 #[derive(Debug, Default)]
 pub(super) struct Prices(Mutex<BTreeMap<String, String>>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wish {
+struct CheckoutRequest {
     user_id: String,
     plan: Option<String>,
     pack: Option<String>,
@@ -64,59 +66,59 @@ struct Wish {
     cancel_path: Option<String>,
 }
 
-/// What is bought, by the catalog.
+/// What is bought, according to the catalog.
 #[derive(Debug, PartialEq, Eq)]
-struct Sale {
+struct Purchase {
     subscription: bool,
     quantity: u64,
     prices: Vec<String>,
-    /// What the metadata says beside the user.
+    /// The metadata besides the user.
     metadata: Vec<(&'static str, String)>,
 }
 
 impl Api {
     pub(super) async fn create_checkout(&self, request: &Request) -> Result<Value, Problem> {
-        let wish: Wish = read_body(request, LIKE)?;
-        let user = UserId::new(wish.user_id.as_str()).map_err(|_| invalid_user())?;
-        let sale = sale(&wish, &self.config.catalog)?;
+        let body: CheckoutRequest = read_body(request, EXAMPLE)?;
+        let user = UserId::new(body.user_id.as_str()).map_err(|_| invalid_user())?;
+        let purchase = purchase(&body, &self.config.catalog)?;
         let missing = |variable: &str| {
             let message = format!("{variable} is not set, so there is no checkout");
             problem(StatusCode::SERVICE_UNAVAILABLE, "checkout_not_configured", message)
         };
         let stripe = self.stripe.as_ref().ok_or_else(|| missing("STRIPE_SECRET_KEY"))?;
         let base = self.config.app_base_url.as_deref().ok_or_else(|| missing("APP_BASE_URL"))?;
-        let success = path(wish.success_path.as_deref(), SUCCESS_PATH, "success_path")?;
-        let cancel = path(wish.cancel_path.as_deref(), "/", "cancel_path")?;
+        let success = path(body.success_path.as_deref(), SUCCESS_PATH, "success_path")?;
+        let cancel = path(body.cancel_path.as_deref(), "/", "cancel_path")?;
         let (account, _) = self.load(&user).await?;
-        if sale.subscription
-            && let Some((id, plan)) = running(&account.state, &self.config.catalog, clock::now())
+        if purchase.subscription
+            && let Some((id, plan)) = running_subscription(&account.state, &self.config.catalog, clock::now())
         {
             return Err(self
                 .already_subscribed(stripe, &account.state, &id, plan.as_deref(), &format!("{base}{cancel}"))
                 .await);
         }
-        let price = self.price(stripe, &sale).await?;
+        let price = self.price(stripe, &purchase).await?;
         let customer = customer(&account.state, None);
         let mut fields = vec![
-            ("mode", if sale.subscription { "subscription" } else { "payment" }.to_owned()),
+            ("mode", if purchase.subscription { "subscription" } else { "payment" }.to_owned()),
             ("success_url", format!("{base}{success}")),
             ("cancel_url", format!("{base}{cancel}")),
             ("client_reference_id", user.to_string()),
             ("line_items[0][price]", price),
-            ("line_items[0][quantity]", sale.quantity.to_string()),
+            ("line_items[0][quantity]", purchase.quantity.to_string()),
         ];
         if let Some(customer) = customer {
             fields.push(("customer", customer.to_string()));
         } else {
-            fields.extend(wish.customer_email.map(|email| ("customer_email", email)));
-            if !sale.subscription {
-                // A subscription makes a customer anyway; a payment would leave a guest, whom nothing ties to
-                // the next purchase.
+            fields.extend(body.customer_email.map(|email| ("customer_email", email)));
+            if !purchase.subscription {
+                // Stripe creates a customer for every subscription, but not for a payment. Without a customer
+                // the next purchase could not be linked to this one.
                 fields.push(("customer_creation", "always".to_owned()));
             }
         }
-        for (name, value) in std::iter::once(("user_id", user.to_string())).chain(sale.metadata.clone()) {
-            for field in metadata_fields(name, sale.subscription) {
+        for (name, value) in std::iter::once(("user_id", user.to_string())).chain(purchase.metadata.clone()) {
+            for field in metadata_fields(name, purchase.subscription) {
                 fields.push((field, value.clone()));
             }
         }
@@ -126,7 +128,7 @@ impl Api {
         let session = stripe
             .create("/v1/checkout/sessions", &fields, &key)
             .await
-            .map_err(|error| refused(&error, "CHECKOUT_NOT_CREATED"))?;
+            .map_err(|error| stripe_error(&error, "CHECKOUT_NOT_CREATED"))?;
         let session = session.value();
         let (Some(id), Some(url)) = (session["id"].as_str(), session["url"].as_str()) else {
             return Err(problem(
@@ -139,14 +141,14 @@ impl Api {
         Ok(json!({
             "session_id": id,
             "url": url,
-            "mode": if sale.subscription { "subscription" } else { "payment" },
+            "mode": if purchase.subscription { "subscription" } else { "payment" },
             "customer": customer,
             "expires_at": session["expires_at"].as_i64().map(|at| Timestamp::from_unix(at).to_string()),
         }))
     }
 
-    /// 409, with the address where the plan is changed instead; without it, and with the reason, if Stripe
-    /// makes none.
+    /// 409 with the address where the user can change the plan. If Stripe creates no such session, the
+    /// message has the reason.
     async fn already_subscribed(
         &self,
         stripe: &Stripe,
@@ -164,7 +166,7 @@ impl Api {
         });
         if let Some(customer) = customer(state, Some(id)) {
             let fields = [("customer", customer.to_string()), ("return_url", back.to_owned())];
-            // A portal session lives for minutes: each request gets its own.
+            // A portal session expires within minutes, so each request gets a new one.
             let key = format!("portal-{customer}-{}-{:08x}", clock::now_ms(), fastrand::u32(..));
             match stripe.create("/v1/billing_portal/sessions", &fields, &key).await {
                 Ok(portal) => body["portal_url"] = portal.value()["url"].clone(),
@@ -172,7 +174,7 @@ impl Api {
                     warn!(error = error.to_string(), "BILLING_PORTAL_NOT_CREATED");
                     body["message"] = json!(format!(
                         "the user has a subscription, and Stripe made no billing portal session: {}",
-                        words(&error)
+                        error_text(&error)
                     ));
                 }
             }
@@ -180,17 +182,17 @@ impl Api {
         Problem::Body(StatusCode::CONFLICT, body)
     }
 
-    /// The price that Stripe has in the key's mode: the catalog names those of both modes, and an id does not
-    /// tell which is which.
-    async fn price(&self, stripe: &Stripe, sale: &Sale) -> Result<String, Problem> {
-        let [first, ..] = sale.prices.as_slice() else {
+    /// The price that Stripe has in the key's mode. The catalog has the prices of both modes, and the id of a
+    /// price does not show its mode.
+    async fn price(&self, stripe: &Stripe, purchase: &Purchase) -> Result<String, Problem> {
+        let [first, ..] = purchase.prices.as_slice() else {
             let message = "the catalog has no price for this; add prices = [\"price_…\"] to it";
             return Err(problem(StatusCode::CONFLICT, "no_price", message));
         };
         if let Some(price) = self.prices.0.lock().unwrap_or_else(PoisonError::into_inner).get(first) {
             return Ok(price.clone());
         }
-        for price in &sale.prices {
+        for price in &purchase.prices {
             let Ok(id) = PriceId::new(price.as_str()) else { continue };
             match stripe.price(&id).await {
                 Ok(found) if found.value()["active"] == Value::Bool(false) => {}
@@ -203,28 +205,30 @@ impl Api {
                     return Ok(price.clone());
                 }
                 Err(error) if error.is_missing() => {}
-                Err(error) => return Err(refused(&error, "CHECKOUT_NOT_CREATED")),
+                Err(error) => return Err(stripe_error(&error, "CHECKOUT_NOT_CREATED")),
             }
         }
-        let message =
-            format!("Stripe has none of these as an active price in this mode: {}", sale.prices.join(", "));
+        let message = format!(
+            "Stripe has none of these as an active price in this mode: {}",
+            purchase.prices.join(", ")
+        );
         Err(problem(StatusCode::CONFLICT, "no_price", message))
     }
 }
 
-/// What the catalog makes of a wish.
-fn sale(wish: &Wish, catalog: &Catalog) -> Result<Sale, Problem> {
+/// Finds in the catalog what is to be bought.
+fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Problem> {
     let unknown = |what: &str, name: &str, known: Vec<&str>| {
         let name: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
         let message = format!("the catalog has no {what} \"{name}\"; it has: {}", known.join(", "));
         problem(StatusCode::BAD_REQUEST, "unknown_name", message)
     };
-    let quantity = wish.quantity.unwrap_or(1);
+    let quantity = body.quantity.unwrap_or(1);
     let out_of_range = |message: &str| Err(problem(StatusCode::BAD_REQUEST, "invalid_quantity", message));
     if !(1..=MAX_QUANTITY).contains(&quantity) {
         return out_of_range(&format!("quantity must be a whole number from 1 to {MAX_QUANTITY}"));
     }
-    match (wish.plan.as_deref(), wish.pack.as_deref(), wish.mode.as_deref()) {
+    match (body.plan.as_deref(), body.pack.as_deref(), body.mode.as_deref()) {
         (Some(name), None, None) => {
             let plan = catalog.plan(name).ok_or_else(|| {
                 unknown("plan", name, catalog.plans.iter().map(|plan| plan.name.as_str()).collect())
@@ -233,14 +237,14 @@ fn sale(wish: &Wish, catalog: &Catalog) -> Result<Sale, Problem> {
                 return out_of_range("this plan is not sold by the seat; leave quantity out");
             }
             let prices = plan.prices.clone();
-            Ok(Sale { subscription: true, quantity, prices, metadata: vec![("plan", plan.name.clone())] })
+            Ok(Purchase { subscription: true, quantity, prices, metadata: vec![("plan", plan.name.clone())] })
         }
         (None, Some(name), None) => {
             let pack = catalog.pack(name).ok_or_else(|| {
                 unknown("pack", name, catalog.packs.iter().map(|pack| pack.name.as_str()).collect())
             })?;
             let metadata = vec![("pack", pack.name.clone()), ("quantity", quantity.to_string())];
-            Ok(Sale { subscription: false, quantity, prices: pack.prices.clone(), metadata })
+            Ok(Purchase { subscription: false, quantity, prices: pack.prices.clone(), metadata })
         }
         (Some(name), None, Some(mode)) => {
             let kind = catalog.order(mode);
@@ -254,27 +258,31 @@ fn sale(wish: &Wish, catalog: &Catalog) -> Result<Sale, Problem> {
                 return out_of_range("an order is bought once; leave quantity out");
             }
             let mut metadata = vec![("mode", mode.to_owned()), ("plan", name.to_owned())];
-            metadata.extend(wish.upgraded_from.clone().map(|from| ("upgraded_from", from)));
-            Ok(Sale { subscription: false, quantity, prices: plan.prices.clone(), metadata })
+            metadata.extend(body.upgraded_from.clone().map(|from| ("upgraded_from", from)));
+            Ok(Purchase { subscription: false, quantity, prices: plan.prices.clone(), metadata })
         }
-        _ => Err(problem(StatusCode::BAD_REQUEST, "invalid_body", format!("say what is bought: {LIKE}"))),
+        _ => Err(problem(StatusCode::BAD_REQUEST, "invalid_body", format!("name what is bought: {EXAMPLE}"))),
     }
 }
 
-/// A subscription that goes on at Stripe, whether it gives access at the moment or not, with the plan's name.
-fn running(state: &State, catalog: &Catalog, now: Timestamp) -> Option<(SubscriptionId, Option<String>)> {
+/// A subscription that has not ended at Stripe, with the plan's name. It may give no access at the moment.
+fn running_subscription(
+    state: &State,
+    catalog: &Catalog,
+    now: Timestamp,
+) -> Option<(SubscriptionId, Option<String>)> {
     use SubscriptionStatus as Status;
-    let goes_on = |status: &Status| match status {
+    let is_running = |status: &Status| match status {
         Status::Active | Status::Trialing | Status::PastDue | Status::Unpaid | Status::Paused => true,
         Status::Incomplete | Status::IncompleteExpired | Status::Canceled | Status::Other(_) => false,
     };
     state.subscriptions.keys().find_map(|id| {
         let one = state.summary(id, catalog, now)?;
-        one.status.as_ref().is_some_and(goes_on).then(|| (id.clone(), one.plan))
+        one.status.as_ref().is_some_and(is_running).then(|| (id.clone(), one.plan))
     })
 }
 
-/// The user's customer at Stripe: the one who pays for this subscription, else any that was not deleted.
+/// The user's customer at Stripe: the one that pays for this subscription, otherwise one that is not deleted.
 fn customer<'a>(state: &'a State, of: Option<&SubscriptionId>) -> Option<&'a CustomerId> {
     let paying =
         of.and_then(|id| state.subscriptions.get(id)).and_then(|subscription| subscription.customer.as_ref());
@@ -283,7 +291,7 @@ fn customer<'a>(state: &'a State, of: Option<&SubscriptionId>) -> Option<&'a Cus
     })
 }
 
-/// The fields that hold one value of metadata: the session's own, and those of what comes of it.
+/// The two fields for one value of metadata: on the session, and on its subscription or payment.
 fn metadata_fields(name: &'static str, subscription: bool) -> [&'static str; 2] {
     match (name, subscription) {
         ("user_id", true) => ["metadata[user_id]", "subscription_data[metadata][user_id]"],
@@ -297,12 +305,12 @@ fn metadata_fields(name: &'static str, subscription: bool) -> [&'static str; 2] 
     }
 }
 
-/// A path on the app's own host: a full address would let whoever calls the app send its customers anywhere.
-fn path<'a>(wish: Option<&'a str>, default: &'a str, name: &str) -> Result<&'a str, Problem> {
-    let path = wish.unwrap_or(default);
+/// Checks a path on the app's host. Full addresses are refused, because a caller of the app could use them to
+/// send its customers to another site.
+fn path<'a>(path: Option<&'a str>, default: &'a str, name: &str) -> Result<&'a str, Problem> {
+    let path = path.unwrap_or(default);
     let plain = |c: char| c.is_ascii_graphic() && c != '\\';
-    if !path.starts_with('/') || path.starts_with("//") || path.len() > MOST_PATH || !path.chars().all(plain)
-    {
+    if !path.starts_with('/') || path.starts_with("//") || path.len() > MAX_PATH || !path.chars().all(plain) {
         let message =
             format!("{name} must be a path on APP_BASE_URL, such as /thanks?session={{CHECKOUT_SESSION_ID}}");
         return Err(problem(StatusCode::BAD_REQUEST, "invalid_path", message));
@@ -333,20 +341,21 @@ fn idempotency_key(
     format!("checkout-{version}-{hex}")
 }
 
-/// 502 with what Stripe said.
-fn refused(error: &StripeError, log: &'static str) -> Problem {
+/// 502 with Stripe's message.
+fn stripe_error(error: &StripeError, log: &'static str) -> Problem {
     warn!(error = error.to_string(), "{log}");
-    let mut body = json!({"error": "stripe_error", "message": words(error)});
+    let mut body = json!({"error": "stripe_error", "message": error_text(error)});
     if let Some(refusal) = error.refusal() {
         body["stripe"] = json!({
-            "status": refusal.status, "type": refusal.kind, "code": refusal.code, "param": refusal.param, "request_id": refusal.request_id,
+            "status": refusal.status, "type": refusal.kind, "code": refusal.code, "param": refusal.param,
+            "request_id": refusal.request_id,
         });
     }
     Problem::Body(StatusCode::BAD_GATEWAY, body)
 }
 
-/// Stripe's words, or that it had none.
-fn words(error: &StripeError) -> String {
+/// Stripe's message, or that it did not answer.
+fn error_text(error: &StripeError) -> String {
     error
         .refusal()
         .map_or_else(|| "Stripe did not answer; try again".to_owned(), |refusal| refusal.message.clone())

@@ -1,17 +1,16 @@
-//! What a customer who comes back from checkout is told: the setup status, and the page that shows it.
+//! The setup status of a customer who returns from checkout, and the page that shows it.
 //!
 //! ```json
-//! {"session_id":"cs_test_1","payment_state":"paid","provisioning_state":"queued","password_state":"not_sent",
-//!  "next_action":"wait_provisioning"}
+//! {"session_id":"cs_test_1","payment_state":"paid","provisioning_state":"queued",
+//!  "password_state":"not_sent","next_action":"wait_provisioning"}
 //! ```
-//! The states are told by what the webhooks brought ([`tallyhook_core::setup_status`]). When they have not
-//! brought it yet and a Stripe key is configured, Stripe is asked for the session; what it says goes through
-//! the same `decide` and `commit` as every event, under the same ledger keys, so that the late webhook finds
-//! it done.
+//! The states are computed from what the webhooks changed ([`tallyhook_core::setup_status`]). If a webhook
+//! has not arrived and a Stripe key is configured, the session is read from Stripe. It goes through the same
+//! `decide` and `commit` as an event, with the same ledger keys, so the late webhook changes nothing.
 //!
-//! **Invariant:** one session is asked about at most once in [`FIRST_PAUSE_SECONDS`], then ever more rarely,
-//! whoever polls and however often; one instance asks at most [`MOST_ASKED`] times in [`ASKED_SECONDS`],
-//! whatever sessions somebody makes up.
+//! **Invariant:** one session is read from Stripe at most once in [`FIRST_PAUSE_SECONDS`], with growing
+//! pauses, no matter how many clients poll. **Invariant:** one instance reads at most [`MAX_READS`] sessions
+//! in [`WINDOW_SECONDS`], also when a client invents session ids.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -41,38 +40,41 @@ use tallyhook_core::setup_status::{Known, ProvisioningState, SessionPayment, Set
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
 
-/// Between the first two questions about one session; doubled each time, at most a minute.
+/// The pause after the first read of a session. It doubles with each read, up to a minute.
 const FIRST_PAUSE_SECONDS: i64 = 8;
-/// After so many questions about one session Stripe is not asked again: reconciliation looks at what is left.
-const MOST_TRIES: u32 = 30;
-/// One instance asks so often in [`ASKED_SECONDS`].
-const MOST_ASKED: u32 = 20;
-/// See [`MOST_ASKED`].
-const ASKED_SECONDS: i64 = 10;
-/// Who did it, in the log and the ledger.
+/// Reads of one session. After these, reconciliation finds what is missing.
+const MAX_TRIES: u32 = 30;
+/// Reads of one instance within [`WINDOW_SECONDS`].
+const MAX_READS: u32 = 20;
+/// See [`MAX_READS`].
+const WINDOW_SECONDS: i64 = 10;
+/// The cause of these changes, in the log and the ledger.
 const BY: &str = "setup-status";
 
-/// How often this instance asked lately.
+/// Limits how often this instance reads from Stripe.
 #[derive(Debug, Default)]
-pub(super) struct Asks(Mutex<(i64, u32)>);
+pub(super) struct StripeReads(Mutex<(i64, u32)>);
 
-impl Asks {
-    fn may(&self, now: Timestamp) -> bool {
+impl StripeReads {
+    /// Whether one more read is allowed.
+    fn allow(&self, now: Timestamp) -> bool {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.unix() - window.0 >= ASKED_SECONDS {
+        if now.unix() - window.0 >= WINDOW_SECONDS {
             *window = (now.unix(), 0);
         }
         window.1 += 1;
-        window.1 <= MOST_ASKED
+        window.1 <= MAX_READS
     }
 }
 
-/// What Stripe said of a session, or that it was not asked.
-enum Heard {
-    Said(SessionPayment),
+/// The result of reading a session from Stripe.
+enum SessionRead {
+    /// Stripe has the session.
+    Found(SessionPayment),
     /// Stripe has no such session.
     Missing,
-    Nothing,
+    /// The session was not read, or Stripe did not answer.
+    NotRead,
 }
 
 #[derive(Deserialize)]
@@ -84,7 +86,8 @@ struct PasswordSet {
 impl Api {
     pub(super) async fn setup_status(&self, request: &Request) -> Result<Value, Problem> {
         let session = session_id(request).ok_or_else(|| {
-            let message = "session_id must be the id of a checkout session, cs_…: Stripe puts it in place of {CHECKOUT_SESSION_ID}";
+            let message = "session_id must be the id of a checkout session, cs_…: Stripe puts it in place of \
+                           {CHECKOUT_SESSION_ID}";
             problem(StatusCode::BAD_REQUEST, "invalid_session_id", message)
         })?;
         let now = clock::now();
@@ -93,29 +96,31 @@ impl Api {
         let mut known = items.get(&key).map(|item| items::read_session(&key, item)).transpose()?;
         let mut user = self.known_user(known.as_ref()).await?;
         let note = items.get(&note_key).map(items::read_question).unwrap_or_default();
-        let mut told = note.told.as_deref().and_then(SessionPayment::from_text);
+        let mut at_stripe = note.told.as_deref().and_then(SessionPayment::from_text);
         if !is_settled(known.as_ref(), user.as_ref().map(|user| &user.state)) {
-            match self.ask(&session, known.as_ref(), &note, now).await? {
-                Heard::Missing => return Err(no_session()),
-                Heard::Nothing if known.is_none() && note.told.as_deref() == Some("missing") => {
+            match self.read_from_stripe(&session, known.as_ref(), &note, now).await? {
+                SessionRead::Missing => return Err(no_session()),
+                SessionRead::NotRead if known.is_none() && note.told.as_deref() == Some("missing") => {
                     return Err(no_session());
                 }
-                Heard::Nothing => {}
-                Heard::Said(said) => {
-                    told = Some(said);
+                SessionRead::NotRead => {}
+                SessionRead::Found(payment) => {
+                    at_stripe = Some(payment);
                     let items = self.store.load([key.clone()]).await?;
                     known = items.get(&key).map(|item| items::read_session(&key, item)).transpose()?;
                     user = self.known_user(known.as_ref()).await?;
                 }
             }
         }
-        // Paid is only what an event confirmed: Stripe's word alone means that it is on its way into the
-        // account.
-        let told =
-            told.map(|told| if told == SessionPayment::Paid { SessionPayment::Confirming } else { told });
+        // A payment counts as paid only after an event changed the account. If only Stripe says that it is
+        // paid, it is still being confirmed.
+        let at_stripe = at_stripe.map(|payment| match payment {
+            SessionPayment::Paid => SessionPayment::Confirming,
+            other => other,
+        });
         let payment = known.as_ref().map(|known| known.payment);
         let status = SetupStatus::of(Known {
-            session: payment.max(told),
+            session: payment.max(at_stripe),
             subscription_gives_access: known.as_ref().zip(user.as_ref()).is_some_and(|(known, user)| {
                 gives_access(known, &user.state, &self.config.catalog, clock::now())
             }),
@@ -140,7 +145,7 @@ impl Api {
         Ok(json!({"user_id": user, "password_state": "set"}))
     }
 
-    /// The page. It asks for the status itself, so it is there at once.
+    /// The status page. Its script requests the status, so the page itself needs no read.
     pub(super) fn status_page(&self, request: &Request) -> Response<Body> {
         let session = session_id(request);
         let (app_url, support_email) =
@@ -163,86 +168,82 @@ impl Api {
         }))
     }
 
-    /// Asks Stripe for the session, if it is time, and feeds what it finds. No failure of Stripe's is the
-    /// customer's.
-    async fn ask(
+    /// Reads the session from Stripe when the limits allow it, and applies it. A failure of Stripe is only
+    /// logged: the customer sees the stored state.
+    async fn read_from_stripe(
         &self,
         id: &SessionId,
         known: Option<&KnownSession>,
         note: &Question,
         now: Timestamp,
-    ) -> Result<Heard, StoreError> {
-        let Some(stripe) = &self.stripe else { return Ok(Heard::Nothing) };
+    ) -> Result<SessionRead, StoreError> {
+        let Some(stripe) = &self.stripe else { return Ok(SessionRead::NotRead) };
         let pause = (FIRST_PAUSE_SECONDS << note.tries.saturating_sub(1).min(3)).min(60);
-        if note.tries >= MOST_TRIES
+        if note.tries >= MAX_TRIES
             || (note.tries > 0 && now.unix() < note.asked + pause)
-            || !self.asks.may(now)
+            || !self.stripe_reads.allow(now)
         {
-            return Ok(Heard::Nothing);
+            return Ok(SessionRead::NotRead);
         }
         if !self.store.claim_question(id, note, now).await? {
-            return Ok(Heard::Nothing);
+            return Ok(SessionRead::NotRead);
         }
-        let heard = match self.hear(stripe, id, known, now).await {
-            Ok(said) => Heard::Said(said),
-            Err(Trouble::Stripe(error)) if error.is_missing() => Heard::Missing,
-            Err(trouble) => {
-                warn!(
-                    checkout_session_id = id.as_str(),
-                    error = trouble.to_string(),
-                    "SETUP_STATUS_NOT_HEARD"
-                );
-                Heard::Nothing
+        let read = match self.apply_session(stripe, id, known, now).await {
+            Ok(payment) => SessionRead::Found(payment),
+            Err(SetupError::Stripe(error)) if error.is_missing() => SessionRead::Missing,
+            Err(error) => {
+                warn!(checkout_session_id = id.as_str(), error = error.to_string(), "SETUP_STATUS_NOT_HEARD");
+                SessionRead::NotRead
             }
         };
-        let answer = match heard {
-            Heard::Said(said) => Some(said),
-            Heard::Missing => None,
-            Heard::Nothing => return Ok(heard),
+        let answer = match read {
+            SessionRead::Found(payment) => Some(payment),
+            SessionRead::Missing => None,
+            SessionRead::NotRead => return Ok(read),
         };
         self.store.note_answer(id, answer).await?;
-        Ok(heard)
+        Ok(read)
     }
 
-    /// Reads the session and, where it is paid, what came of it.
-    async fn hear(
+    /// Reads the session and applies it. If it is paid, also applies its invoice and its subscription.
+    async fn apply_session(
         &self,
         stripe: &Stripe,
         id: &SessionId,
         known: Option<&KnownSession>,
         now: Timestamp,
-    ) -> Result<SessionPayment, Trouble> {
+    ) -> Result<SessionPayment, SetupError> {
         let object = stripe.session(id).await?;
         let session = CheckoutSession::from_json(object.text())?;
-        let said = SessionPayment::read(&session);
-        info!(checkout_session_id = id.as_str(), payment = said.as_str(), "SETUP_STATUS_HEARD");
-        if said != SessionPayment::Paid || session.id != *id {
-            return Ok(said);
+        let payment = SessionPayment::read(&session);
+        info!(checkout_session_id = id.as_str(), payment = payment.as_str(), "SETUP_STATUS_HEARD");
+        if payment != SessionPayment::Paid || session.id != *id {
+            return Ok(payment);
         }
         let livemode = self.config.livemode.or(stripe.livemode()).unwrap_or(false);
         if known.is_none_or(|known| known.payment != SessionPayment::Paid) {
             let evidence = Evidence::of_session(&object, livemode)?;
-            self.feed_session(stripe, &object, evidence, livemode, now).await?;
+            self.apply_paid_session(stripe, &object, evidence, livemode, now).await?;
         }
         if session.mode == CheckoutMode::Subscription {
             if let Some(invoice) = &session.invoice {
-                self.feed_invoice(stripe, invoice, livemode, now).await?;
+                self.apply_invoice(stripe, invoice, livemode, now).await?;
             }
             if let Some(subscription) = &session.subscription {
-                self.feed_subscription(stripe, subscription, livemode, now).await?;
+                self.apply_subscription(stripe, subscription, livemode, now).await?;
             }
         }
-        Ok(said)
+        Ok(payment)
     }
 
-    async fn feed_session(
+    async fn apply_paid_session(
         &self,
         stripe: &Stripe,
         object: &Object,
         mut evidence: Evidence,
         livemode: bool,
         now: Timestamp,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), SetupError> {
         let Some(account) = self.account(&evidence).await? else { return Ok(()) };
         if leaves_out(&evidence.event)
             && let event::Object::CheckoutSession(session) = &evidence.event.object
@@ -252,20 +253,20 @@ impl Api {
         }
         let catalog = &self.config.catalog;
         let outcome = decide(&account, &evidence.event, &Payments::new(), catalog, now);
-        // What cannot be applied is the webhook's to park and to alert about.
+        // If it cannot be applied, the webhook's event is parked and alerted later.
         if matches!(outcome, Outcome::Apply(_)) {
             self.run(&evidence, account.version, "paid session".to_owned(), now).await?;
         }
         Ok(())
     }
 
-    async fn feed_invoice(
+    async fn apply_invoice(
         &self,
         stripe: &Stripe,
         id: &InvoiceId,
         livemode: bool,
         now: Timestamp,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), SetupError> {
         let object = stripe.complete(stripe.invoice(id).await?).await?;
         let evidence = Evidence::of_invoice(&object, livemode)?;
         let Some(account) = self.account(&evidence).await? else { return Ok(()) };
@@ -276,13 +277,13 @@ impl Api {
         Ok(())
     }
 
-    async fn feed_subscription(
+    async fn apply_subscription(
         &self,
         stripe: &Stripe,
         id: &SubscriptionId,
         livemode: bool,
         now: Timestamp,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), SetupError> {
         let object = stripe.complete(stripe.subscription(id).await?).await?;
         let evidence = Evidence::of_subscription(&object, livemode, now)?;
         let Some(account) = self.account(&evidence).await? else { return Ok(()) };
@@ -294,26 +295,26 @@ impl Api {
         Ok(())
     }
 
-    /// Whose the evidence is; `None` for nobody's that we know.
+    /// The account that the event belongs to; `None` when its user is unknown.
     async fn account(
         &self,
         evidence: &Evidence,
-    ) -> Result<Option<Box<tallyhook_core::account::Account>>, Trouble> {
+    ) -> Result<Option<Box<tallyhook_core::account::Account>>, SetupError> {
         match self.processor.look(&[&evidence.event]).await?.into_iter().next().transpose()? {
             Some(FoundAccount::Account(account, _)) => Ok(Some(account)),
             Some(FoundAccount::NoOwner(_)) | None => Ok(None),
         }
     }
 
-    /// One job, through the straight path, under an id of its own for this version of the account: of several
-    /// at once one does it.
+    /// Processes the event with an id for this version of the account, so that of several concurrent requests
+    /// only one applies it.
     async fn run(
         &self,
         evidence: &Evidence,
         version: u64,
         what: String,
         now: Timestamp,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), SetupError> {
         let evidence = evidence.for_version(version)?;
         let job = Job {
             digest: event::content_digest(&evidence.raw),
@@ -321,7 +322,7 @@ impl Api {
             raw: evidence.raw,
             received_ms: clock::now_ms(),
             mode: SecretMode::Any,
-            // Nobody brings it again.
+            // SQS does not redeliver this event, so an unknown user parks it at once.
             attempt: 2,
             repair: Some(Repair {
                 by: BY.to_owned(),
@@ -329,23 +330,23 @@ impl Api {
                 as_itself: false,
             }),
         };
-        for done in self.processor.run(&[job], now).await {
-            done?;
+        for outcome in self.processor.run(&[job], now).await {
+            outcome?;
         }
         Ok(())
     }
 }
 
-/// What is known of the user whose session it is.
+/// The stored state of the session's user.
 struct KnownUser {
     state: State,
     job: Option<ProvisioningState>,
     password_set: bool,
 }
 
-/// Why Stripe was not heard.
+/// Why a session could not be read or applied.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum SetupError {
     #[error(transparent)]
     Stripe(#[from] StripeError),
     #[error(transparent)]
@@ -363,8 +364,8 @@ fn no_session() -> Problem {
     problem(StatusCode::NOT_FOUND, "session_not_found", "Stripe has no checkout session with this id")
 }
 
-/// Whether there is nothing more to hear about a session: it will not be paid, or all that it paid for is in
-/// the account.
+/// Whether a session needs no more reads: it will not be paid, or the account has everything that it paid
+/// for.
 fn is_settled(known: Option<&KnownSession>, state: Option<&State>) -> bool {
     let Some(known) = known else { return false };
     match (known.payment, &known.subscription) {

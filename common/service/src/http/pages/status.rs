@@ -1,8 +1,8 @@
-//! `/portal/status?session_id=cs_…`: what a customer sees who comes back from checkout.
+//! `/portal/status?session_id=cs_…`: the page that a customer sees after checkout.
 //!
-//! Three steps, a word for each state, a button that asks at once. The script asks `/portal/setup-status`
-//! every 5 seconds and gives up after 180: then a banner tells the reference and whom to write to. What is
-//! left of the page without a script says so.
+//! It shows three steps with their state, and a button that refreshes them. The script requests
+//! `/portal/setup-status` every 5 seconds and stops after 180 seconds; then a banner shows the reference and
+//! the support address. Without JavaScript, the page says that it needs it.
 
 use lambda_http::{Body, Response};
 use maud::html;
@@ -11,18 +11,18 @@ use super::Page;
 
 const STYLE: &str = include_str!("status.css");
 const SCRIPT: &str = include_str!("status.js");
-/// Between two questions.
+/// The time between two requests of the script.
 const POLL_MS: u32 = 5_000;
-/// After so long the banner shows.
-const PATIENCE_MS: u32 = 180_000;
+/// The time after which the script stops and shows the banner.
+const MAX_WAIT_MS: u32 = 180_000;
 
-/// What the page is told.
+/// The values that the page shows.
 pub struct StatusPage<'a> {
-    /// The session's id; `None` when the address has none.
+    /// The id of the checkout session; `None` when the address has none.
     pub session: Option<&'a str>,
-    /// Where the customer goes when all is done.
+    /// Where the customer goes when the setup is complete.
     pub app_url: Option<&'a str>,
-    /// Whom the customer can write to.
+    /// The address that the customer can write to.
     pub support_email: Option<&'a str>,
 }
 
@@ -39,7 +39,8 @@ impl StatusPage<'_> {
         let steps = [("payment", "Payment"), ("provisioning", "Your account"), ("password", "Password")];
         let body = html! {
             main.narrow {
-                section.card #status data-session=(session) data-poll=(POLL_MS) data-patience=(PATIENCE_MS) aria-labelledby="headline" {
+                section.card #status data-session=(session) data-poll=(POLL_MS) data-patience=(MAX_WAIT_MS)
+                    aria-labelledby="headline" {
                     div role="status" aria-live="polite" aria-atomic="true" {
                         h1 #headline { "Confirming your payment" }
                         p.muted #detail { "This usually takes a few seconds. You can leave this page open." }
@@ -55,10 +56,16 @@ impl StatusPage<'_> {
                     }
                     div.row {
                         button #refresh type="button" { "Refresh status" }
-                        @if let Some(url) = self.app_url { a.button #continue href=(url) hidden { "Continue" } }
+                        @if let Some(url) = self.app_url {
+                            a.button #continue href=(url) hidden { "Continue" }
+                        }
                     }
                     p.muted.small #checked { "Not checked yet" }
-                    noscript { div.notice data-tone="warn" { p { "This page needs JavaScript to follow your payment. Reload it to try again." } } }
+                    noscript {
+                        div.notice data-tone="warn" {
+                            p { "This page needs JavaScript to show your payment. Reload it to try again." }
+                        }
+                    }
                 }
                 section.notice #banner data-tone="warn" role="alert" hidden {
                     h2 #banner-title { "This takes longer than usual" }
@@ -66,7 +73,10 @@ impl StatusPage<'_> {
                     dl {
                         dt { "Reference" }
                         dd { code { (session) } }
-                        @if let Some(email) = self.support_email { dt { "Support" } dd { (mail(email, session)) } }
+                        @if let Some(email) = self.support_email {
+                            dt { "Support" }
+                            dd { (mail(email, session)) }
+                        }
                     }
                 }
             }
@@ -79,8 +89,15 @@ impl StatusPage<'_> {
             main.narrow {
                 section.card {
                     h1 { "We cannot tell which order this is" }
-                    p { "The address of this page should end with the reference of your checkout. Please open the link that you were sent to after paying." }
-                    @if let Some(email) = self.support_email { p { "If that does not help, write to " a href={ "mailto:" (email) } { (email) } "." } }
+                    p {
+                        "The address of this page should end with the reference of your checkout. "
+                        "Please open the link that you were sent to after paying."
+                    }
+                    @if let Some(email) = self.support_email {
+                        p {
+                            "If that does not help, write to " a href={ "mailto:" (email) } { (email) } "."
+                        }
+                    }
                     @if let Some(url) = self.app_url { p { a.button.quiet href=(url) { "Back" } } }
                 }
             }
@@ -89,8 +106,8 @@ impl StatusPage<'_> {
     }
 }
 
-/// A link that begins a letter with the reference in it. Ids are letters, digits and `_`, so nothing has to
-/// be encoded.
+/// A mail link with the reference as subject. Ids consist of letters, digits and `_`, so they need no
+/// encoding.
 fn mail(email: &str, session: &str) -> maud::Markup {
     html! { a href={ "mailto:" (email) "?subject=Order%20" (session) } { (email) } }
 }
@@ -106,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_holds_the_reference_and_the_support_address_from_the_start() {
+    fn the_page_contains_the_reference_and_the_support_address() {
         let page = StatusPage {
             session: Some("cs_1"),
             app_url: Some("https://app.example.com"),
@@ -127,11 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn without_a_session_or_a_support_address_it_says_what_it_can() {
-        let (status, told) = text(&StatusPage { session: None, app_url: None, support_email: None });
+    fn the_page_works_without_a_session_or_a_support_address() {
+        let (status, html) = text(&StatusPage { session: None, app_url: None, support_email: None });
         assert_eq!(status, 400);
-        assert!(told.contains("We cannot tell which order this is") && !told.contains("mailto:"));
-        let (_, told) = text(&StatusPage { session: Some("cs_1"), app_url: None, support_email: None });
-        assert!(!told.contains("mailto:") && !told.contains("id=\"continue\""));
+        assert!(html.contains("We cannot tell which order this is") && !html.contains("mailto:"));
+        let (_, html) = text(&StatusPage { session: Some("cs_1"), app_url: None, support_email: None });
+        assert!(!html.contains("mailto:") && !html.contains("id=\"continue\""));
     }
 }

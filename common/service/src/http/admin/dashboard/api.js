@@ -1,13 +1,20 @@
-// The admin API. The token lives in this tab's session storage and travels as a header: no cookie, so no forged request carries it.
+// Calls of the admin API. The token is in this tab's session storage and is sent as a header. It is not a
+// cookie, so the browser does not add it to a forged request.
 
 const session = {
-  get token() { return sessionStorage.getItem("tallyhook.token") ?? ""; },
-  get actor() { return sessionStorage.getItem("tallyhook.actor") ?? "admin"; },
+  get token() {
+    return sessionStorage.getItem("tallyhook.token") ?? "";
+  },
+  get actor() {
+    return sessionStorage.getItem("tallyhook.actor") ?? "admin";
+  },
   keep(token, actor) {
     sessionStorage.setItem("tallyhook.token", token);
     sessionStorage.setItem("tallyhook.actor", actor);
   },
-  end() { sessionStorage.clear(); },
+  end() {
+    sessionStorage.clear();
+  },
 };
 
 class ApiError extends Error {
@@ -18,23 +25,32 @@ class ApiError extends Error {
   }
 }
 
-/** Asks the API; an error has the API's own words. `token` is for trying one before it is kept. */
+/** Calls the API; an error has the API's message. `token` replaces the stored token at sign-in. */
 async function ask(method, path, { body, key, token } = {}) {
   const headers = { authorization: `Bearer ${token ?? session.token}`, accept: "application/json" };
   if (body !== undefined) headers["content-type"] = "application/json";
   if (key) headers["idempotency-key"] = key;
   let answer;
   try {
-    answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store" });
+    answer = await fetch(path, {
+      method,
+      headers,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      cache: "no-store",
+    });
   } catch {
-    throw new ApiError(0, "unreachable", "The admin API cannot be reached. Check the connection and try again.");
+    throw new ApiError(
+      0,
+      "unreachable",
+      "The admin API cannot be reached. Check the connection and try again.",
+    );
   }
   const text = await answer.text();
   let read = null;
   try {
     read = JSON.parse(text);
   } catch {
-    // A gateway's own page: the status has to do.
+    // The body is not JSON, such as an error page of the gateway: show only the status.
   }
   if (answer.ok && read) return read;
   const message = read?.message ?? `The answer was ${answer.status}, without a reason.`;
@@ -49,11 +65,13 @@ function post(path, body, key) {
 }
 
 function query(parameters) {
-  const set = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const set = Object.entries(parameters).filter(
+    ([, value]) => value !== null && value !== undefined && value !== "",
+  );
   return set.length === 0 ? "" : `?${new URLSearchParams(set)}`;
 }
 
-/** Runs reconciliation to its end: an answer that ran out of time says where to go on. */
+/** Runs reconciliation until it is complete. An unfinished answer says where to continue. */
 async function reconcile(body, progress) {
   let whole = null;
   let next = null;
@@ -63,7 +81,8 @@ async function reconcile(body, progress) {
     else {
       for (const list of ["changes", "left", "failures"]) whole[list].push(...report[list]);
       for (const counts of ["read", "found"]) {
-        for (const [name, count] of Object.entries(report[counts])) whole[counts][name] = (whole[counts][name] ?? 0) + count;
+        for (const [name, count] of Object.entries(report[counts]))
+          whole[counts][name] = (whole[counts][name] ?? 0) + count;
       }
       whole.changed += report.changed;
       whole.omitted += report.omitted;

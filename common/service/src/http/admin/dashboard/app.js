@@ -1,8 +1,12 @@
-// Signing in, and which view the address asks for.
+// Signing in, and the view for each address.
 
 const VIEWS = {
-  "": ["Overview", overviewView], events: ["Events", eventsView, eventView], users: ["Users", usersView, userView], parked: ["Parked", parkedView],
-  reconcile: ["Reconcile", reconcileView], audit: ["Audit", auditView],
+  "": ["Overview", overviewView],
+  events: ["Events", eventsView, eventView],
+  users: ["Users", usersView, userView],
+  parked: ["Parked", parkedView],
+  reconcile: ["Reconcile", reconcileView],
+  audit: ["Audit", auditView],
 };
 
 /** `#/events/evt_1?status=parked` */
@@ -13,14 +17,14 @@ function route() {
   try {
     id = decodeURIComponent(id);
   } catch {
-    // As it is typed.
+    // Not percent-encoded: use the text as it is.
   }
   return { name, id, parameters: Object.fromEntries(new URLSearchParams(search)) };
 }
 
 let drawing = 0;
 
-/** Draws what the address asks for; a slow answer to an older question is dropped. */
+/** Draws the view of the address. A slow answer for an earlier address is ignored. */
 async function render() {
   if (!session.token) return showLogin();
   const turn = (drawing += 1);
@@ -45,8 +49,19 @@ async function render() {
   } catch (error) {
     if (error.status === 401) return;
     if (!(error instanceof ApiError)) console.error(error);
-    drawn = [heading({ title: error.code === "event_not_found" ? "No such event" : "That did not work" }),
-      notice("bad", null, h("p", null, error.message), h("p", { class: "row" }, button("Try again", () => render(), { class: "quiet" })))];
+    drawn = [
+      heading({ title: error.code === "event_not_found" ? "No such event" : "That did not work" }),
+      notice(
+        "bad",
+        null,
+        h("p", null, error.message),
+        h(
+          "p",
+          { class: "row" },
+          button("Try again", () => render(), { class: "quiet" }),
+        ),
+      ),
+    ];
   } finally {
     clearTimeout(slow);
   }
@@ -64,7 +79,13 @@ let focusNext = false;
 
 function heading({ title, subtitle, back }) {
   const refresh = button("Refresh", () => render(), { class: "quiet small-button" });
-  return h("div", { class: "heading" }, back && h("p", { class: "small back" }, link(back[0], `← ${back[1]}`)), h("div", { class: "row" }, h("h1", { tabindex: "-1" }, title), refresh), subtitle && h("p", { class: "small" }, subtitle));
+  return h(
+    "div",
+    { class: "heading" },
+    back && h("p", { class: "small back" }, link(back[0], `← ${back[1]}`)),
+    h("div", { class: "row" }, h("h1", { tabindex: "-1" }, title), refresh),
+    subtitle && h("p", { class: "small" }, subtitle),
+  );
 }
 
 function showLogin(message = "") {
@@ -87,7 +108,7 @@ $("#login-form").addEventListener("submit", async (event) => {
   const [token, actor, go] = [$("#token").value.trim(), $("#actor").value.trim() || "admin", $("#login-go")];
   go.disabled = true;
   try {
-    // The cheapest question that needs the token.
+    // The cheapest request that needs the token.
     await ask("GET", "/admin/stripe/webhook-logs?id=evt_none", { token });
     session.keep(token, actor);
     $("#token").value = "";
@@ -95,7 +116,8 @@ $("#login-form").addEventListener("submit", async (event) => {
     focusNext = true;
     await render();
   } catch (error) {
-    $("#login-problem").textContent = error.status === 401 ? "This is not the token of this deployment (ADMIN_API_TOKEN)." : error.message;
+    $("#login-problem").textContent =
+      error.status === 401 ? "This is not the token of this deployment (ADMIN_API_TOKEN)." : error.message;
     $("#token").select();
   } finally {
     go.disabled = false;

@@ -1,7 +1,10 @@
-// Building blocks. Everything that is shown is a text node: nothing in this script reads markup from a value.
+// Functions that build elements. Values become text nodes; this script never reads markup from a value.
 "use strict";
 
-/** An element: `h("a", {href: "#/", class: "x"}, "text", child, [more])`. Handlers are functions under their event's name. */
+/**
+ * Makes an element: `h("a", {href: "#/", class: "x"}, "text", child, [more])`. An attribute whose value is a
+ * function is an event handler.
+ */
 function h(name, attributes, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes ?? {})) {
@@ -21,21 +24,29 @@ function svg(name, attributes, ...children) {
 }
 
 function nodes(children) {
-  const flat = children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+  const flat = children
+    .flat(Infinity)
+    .filter((child) => child !== null && child !== undefined && child !== false);
   return flat.map((child) => (child instanceof Node ? child : document.createTextNode(String(child))));
 }
 
-/** A text of the API's as a sentence. */
-const sentence = (text) => (text ? `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.?!]$/.test(text) ? "" : "."}` : "");
+/** Formats a text of the API as a sentence. */
+const sentence = (text) =>
+  text ? `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.?!]$/.test(text) ? "" : "."}` : "";
 
 const $ = (selector) => document.querySelector(selector);
 
-/** Said by screen readers without moving the focus. */
+/** Lets screen readers say a text without moving the focus. */
 function announce(text) {
   $("#live").textContent = text;
 }
 
-const SHORT = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+const SHORT = new Intl.DateTimeFormat(undefined, {
+  day: "numeric",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+});
 const LONG = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const NUMBER = new Intl.NumberFormat();
 const number = (value) => NUMBER.format(value);
@@ -43,27 +54,50 @@ const number = (value) => NUMBER.format(value);
 function ago(date) {
   const seconds = Math.round((Date.now() - date.getTime()) / 1000);
   if (Math.abs(seconds) < 60) return "just now";
-  const steps = [["min", 60], ["h", 3600], ["d", 86400]];
+  const steps = [
+    ["min", 60],
+    ["h", 3600],
+    ["d", 86400],
+  ];
   const [unit, size] = steps.findLast(([, size]) => Math.abs(seconds) >= size);
   const count = Math.floor(Math.abs(seconds) / size);
   return seconds > 0 ? `${count} ${unit} ago` : `in ${count} ${unit}`;
 }
 
-/** A time of the API's, in this machine's zone; the exact one is its title. */
+/** Shows a time of the API in the browser's time zone; the title has the exact time. */
 function when(text, relative = false) {
   if (!text) return h("span", { class: "muted" }, "–");
   const date = new Date(text);
   if (Number.isNaN(date.getTime())) return h("span", null, text);
-  return h("time", { datetime: text, title: `${LONG.format(date)} (${text})` }, relative ? ago(date) : SHORT.format(date));
+  return h(
+    "time",
+    { datetime: text, title: `${LONG.format(date)} (${text})` },
+    relative ? ago(date) : SHORT.format(date),
+  );
 }
 
 const TONES = {
-  processed: "ok", ignored: "info", duplicate: "info", parked: "warn", failed: "bad",
-  active: "ok", trialing: "ok", past_due: "warn", unpaid: "warn", paused: "warn", incomplete: "warn", canceled: "bad", incomplete_expired: "bad",
+  processed: "ok",
+  ignored: "info",
+  duplicate: "info",
+  parked: "warn",
+  failed: "bad",
+  active: "ok",
+  trialing: "ok",
+  past_due: "warn",
+  unpaid: "warn",
+  paused: "warn",
+  incomplete: "warn",
+  canceled: "bad",
+  incomplete_expired: "bad",
 };
 
 function pill(text, tone) {
-  return h("span", { class: "pill", "data-tone": tone ?? TONES[text] ?? "none" }, String(text ?? "unknown").replaceAll("_", " "));
+  return h(
+    "span",
+    { class: "pill", "data-tone": tone ?? TONES[text] ?? "none" },
+    String(text ?? "unknown").replaceAll("_", " "),
+  );
 }
 
 function code(text) {
@@ -74,7 +108,8 @@ function link(hash, ...children) {
   return h("a", { href: hash }, ...children);
 }
 
-const userLink = (user) => (user ? link(`#/users/${encodeURIComponent(user)}`, user) : h("span", { class: "muted" }, "–"));
+const userLink = (user) =>
+  user ? link(`#/users/${encodeURIComponent(user)}`, user) : h("span", { class: "muted" }, "–");
 const eventLink = (id) => link(`#/events/${encodeURIComponent(id)}`, code(id));
 
 function card(title, ...children) {
@@ -87,13 +122,35 @@ function notice(tone, title, ...children) {
 }
 
 const empty = (text) => h("p", { class: "empty muted" }, text);
-const busy = (text = "Loading…") => h("p", { class: "busy muted", role: "status" }, h("span", { class: "spinner", "aria-hidden": "true" }), text);
+const busy = (text = "Loading…") =>
+  h(
+    "p",
+    { class: "busy muted", role: "status" },
+    h("span", { class: "spinner", "aria-hidden": "true" }),
+    text,
+  );
 
-/** A table that becomes cards on a narrow screen; its roles are said, because that takes them away. */
+/** A table that becomes cards on a narrow screen. It sets the roles, which the cards' style removes. */
 function table(caption, columns, rows) {
-  const head = h("tr", { role: "row" }, columns.map((column) => h("th", { role: "columnheader", scope: "col", class: column.class }, column.title)));
+  const head = h(
+    "tr",
+    { role: "row" },
+    columns.map((column) =>
+      h("th", { role: "columnheader", scope: "col", class: column.class }, column.title),
+    ),
+  );
   const body = rows.map((row) =>
-    h("tr", { role: "row" }, columns.map((column) => h("td", { role: "cell", "data-title": column.title, class: column.class }, h("div", null, column.of(row))))),
+    h(
+      "tr",
+      { role: "row" },
+      columns.map((column) =>
+        h(
+          "td",
+          { role: "cell", "data-title": column.title, class: column.class },
+          h("div", null, column.of(row)),
+        ),
+      ),
+    ),
   );
   return h(
     "table",
@@ -105,8 +162,14 @@ function table(caption, columns, rows) {
 }
 
 function facts(pairs) {
-  const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== false && value !== "");
-  return h("dl", null, shown.map(([name, value]) => [h("dt", null, name), h("dd", null, value)]));
+  const shown = pairs.filter(
+    ([, value]) => value !== null && value !== undefined && value !== false && value !== "",
+  );
+  return h(
+    "dl",
+    null,
+    shown.map(([name, value]) => [h("dt", null, name), h("dd", null, value)]),
+  );
 }
 
 function button(text, act, attributes) {
@@ -131,22 +194,38 @@ function field(label, input, hint) {
   input.id = `field-${fields}`;
   const hintId = hint ? `hint-${fields}` : null;
   if (hintId) input.setAttribute("aria-describedby", hintId);
-  return h("div", { class: "field" }, h("label", { for: input.id }, label), input, hint && h("p", { id: hintId, class: "small muted" }, hint));
+  return h(
+    "div",
+    { class: "field" },
+    h("label", { for: input.id }, label),
+    input,
+    hint && h("p", { id: hintId, class: "small muted" }, hint),
+  );
 }
 
 function toast(text, tone = "ok") {
-  const shown = h("div", { class: "toast notice", "data-tone": tone, role: tone === "bad" ? "alert" : "status" }, h("p", null, text));
+  const shown = h(
+    "div",
+    { class: "toast notice", "data-tone": tone, role: tone === "bad" ? "alert" : "status" },
+    h("p", null, text),
+  );
   $("#toasts").append(shown);
   setTimeout(() => shown.remove(), tone === "bad" ? 12000 : 6000);
 }
 
 /**
- * Asks before something is changed: what will happen, a reason, and two buttons. Resolves to the reason (and what `extra` returns), or to
- * null when it was left.
+ * Asks for a confirmation and a reason before a change. Resolves to the reason and the values of `extra`, or
+ * to null when the dialog is closed without confirming.
  */
 function confirmed({ title, what, extra, confirm, danger }) {
   return new Promise((resolve) => {
-    const reason = h("input", { name: "reason", required: true, maxlength: 300, autocomplete: "off", placeholder: "ticket 4711: paid, not credited" });
+    const reason = h("input", {
+      name: "reason",
+      required: true,
+      maxlength: 300,
+      autocomplete: "off",
+      placeholder: "ticket 4711: paid, not credited",
+    });
     const problem = h("p", { class: "form-problem", role: "alert" });
     const titleId = `dialog-${(fields += 1)}`;
     const go = h("button", { type: "submit", class: danger ? "danger" : null }, confirm);
@@ -158,13 +237,20 @@ function confirmed({ title, what, extra, confirm, danger }) {
       h("div", { class: "what", "aria-live": "polite" }, what),
       field("Reason", reason, `Kept in the audit with your name, ${session.actor}.`),
       problem,
-      h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", click: () => dialog.close() }, "Cancel"), go),
+      h(
+        "div",
+        { class: "row end" },
+        h("button", { type: "button", class: "quiet", click: () => dialog.close() }, "Cancel"),
+        go,
+      ),
     );
     const dialog = h("dialog", { "aria-labelledby": titleId }, form);
     let answer = null;
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      const wrong = extra?.check?.() ?? (reason.value.trim() ? null : "Say why: the reason is kept with the change.");
+      const wrong =
+        extra?.check?.() ??
+        (reason.value.trim() ? null : "A reason is required; it is kept with the change.");
       if (wrong) {
         problem.textContent = wrong;
         return;

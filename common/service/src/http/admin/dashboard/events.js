@@ -1,52 +1,104 @@
-// The event log and one event.
+// The event log, and the view of one event.
 
 const TYPES = [
-  "checkout.session.completed", "checkout.session.async_payment_succeeded", "checkout.session.async_payment_failed", "checkout.session.expired",
-  "customer.subscription.created", "customer.subscription.updated", "customer.subscription.deleted", "customer.subscription.paused",
-  "customer.subscription.resumed", "customer.subscription.trial_will_end", "invoice.paid", "invoice.payment_failed", "invoice.payment_action_required",
-  "charge.refunded", "refund.created", "refund.updated", "refund.failed", "charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed",
-  "charge.dispute.funds_withdrawn", "charge.dispute.funds_reinstated", "customer.deleted",
+  "checkout.session.completed",
+  "checkout.session.async_payment_succeeded",
+  "checkout.session.async_payment_failed",
+  "checkout.session.expired",
+  "customer.subscription.created",
+  "customer.subscription.updated",
+  "customer.subscription.deleted",
+  "customer.subscription.paused",
+  "customer.subscription.resumed",
+  "customer.subscription.trial_will_end",
+  "invoice.paid",
+  "invoice.payment_failed",
+  "invoice.payment_action_required",
+  "charge.refunded",
+  "refund.created",
+  "refund.updated",
+  "refund.failed",
+  "charge.dispute.created",
+  "charge.dispute.updated",
+  "charge.dispute.closed",
+  "charge.dispute.funds_withdrawn",
+  "charge.dispute.funds_reinstated",
+  "customer.deleted",
 ];
-/** Of a payload so many characters are shown at first: laying out half a megabyte in one go makes a phone stop. */
-const SHOWN = 20000;
+/** Characters of a payload that are shown at first. A phone hangs when it lays out 500 KB at once. */
+const MAX_SHOWN = 20000;
 
-/** A reason that says more than the outcome does. */
+/** The reason, unless it only repeats the outcome. */
 function reasonWords(reason) {
-  const own = { updated: "", type: "a type that nobody handles", livemode: "of the other mode", account: "of a connected account" };
+  const own = {
+    updated: "",
+    type: "a type that no family handles",
+    livemode: "of the other mode",
+    account: "of a connected account",
+  };
   return reason ? (own[reason] ?? reason.replaceAll("_", " ")) : "";
 }
 
 const EVENT_COLUMNS = [
   { title: "Received", of: (event) => when(event.received_at) },
   { title: "Event", of: (event) => [h("strong", null, event.type), h("br"), eventLink(event.id)] },
-  { title: "Outcome", of: (event) => [pill(event.status), reasonWords(event.reason) && h("span", { class: "small muted reason" }, reasonWords(event.reason))] },
+  {
+    title: "Outcome",
+    of: (event) => [
+      pill(event.status),
+      reasonWords(event.reason) && h("span", { class: "small muted reason" }, reasonWords(event.reason)),
+    ],
+  },
   { title: "User", of: (event) => userLink(event.user_id) },
 ];
 
 function filterForm(values) {
   const option = (value, text) => h("option", { value, selected: (values.status ?? "") === value }, text);
-  const types = h("datalist", { id: "types" }, TYPES.map((type) => h("option", { value: type })));
-  const input = (name, attributes) => h("input", { name, value: values[name] ?? "", autocomplete: "off", spellcheck: "false", ...attributes });
+  const types = h(
+    "datalist",
+    { id: "types" },
+    TYPES.map((type) => h("option", { value: type })),
+  );
+  const input = (name, attributes) =>
+    h("input", { name, value: values[name] ?? "", autocomplete: "off", spellcheck: "false", ...attributes });
   const form = h(
-    "form", { class: "card filters", role: "search", "aria-label": "Filter events" },
-    field("Outcome", h("select", { name: "status" }, option("", "any"), ["processed", "parked", "failed", "ignored"].map((status) => option(status, status)))),
-    field("Type", input("type", { list: "types" })), types,
+    "form",
+    { class: "card filters", role: "search", "aria-label": "Filter events" },
+    field(
+      "Outcome",
+      h(
+        "select",
+        { name: "status" },
+        option("", "any"),
+        ["processed", "parked", "failed", "ignored"].map((status) => option(status, status)),
+      ),
+    ),
+    field("Type", input("type", { list: "types" })),
+    types,
     field("User", input("user")),
     field("Event id", input("id")),
     field("From", input("from", { type: "datetime-local", value: local(values.from) })),
     field("To", input("to", { type: "datetime-local", value: local(values.to) })),
-    h("div", { class: "row end wide" }, h("a", { class: "button quiet", href: "#/events" }, "Clear"), h("button", { type: "submit" }, "Filter")),
+    h(
+      "div",
+      { class: "row end wide" },
+      h("a", { class: "button quiet", href: "#/events" }, "Clear"),
+      h("button", { type: "submit" }, "Filter"),
+    ),
   );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const set = Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value).trim()]));
-    for (const name of ["from", "to"]) if (set[name]) set[name] = new Date(set[name]).toISOString().replace(/\.\d+Z/, "Z");
+    const set = Object.fromEntries(
+      [...new FormData(form)].map(([name, value]) => [name, String(value).trim()]),
+    );
+    for (const name of ["from", "to"])
+      if (set[name]) set[name] = new Date(set[name]).toISOString().replace(/\.\d+Z/, "Z");
     location.hash = `#/events${query(set)}`;
   });
   return form;
 }
 
-/** For an input of local time. */
+/** A time as the value of a `datetime-local` input. */
 function local(text) {
   if (!text) return "";
   const date = new Date(text);
@@ -54,19 +106,23 @@ function local(text) {
   return new Date(date.getTime() - date.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
 }
 
-/** A list that grows by a page: the button is gone at the end. */
+/** A list with a button that adds the next page. The button disappears after the last page. */
 function paged(first, next, more, draw) {
   const place = h("div", null, draw(first));
   const all = [...first];
   let cursor = next;
-  const older = button("Show more", async () => {
-    const page = await more(cursor);
-    all.push(...page.items);
-    cursor = page.next;
-    place.replaceChildren(...nodes([draw(all)]));
-    older.hidden = !cursor;
-    announce(`${all.length} shown`);
-  }, { class: "quiet" });
+  const older = button(
+    "Show more",
+    async () => {
+      const page = await more(cursor);
+      all.push(...page.items);
+      cursor = page.next;
+      place.replaceChildren(...nodes([draw(all)]));
+      older.hidden = !cursor;
+      announce(`${all.length} shown`);
+    },
+    { class: "quiet" },
+  );
   older.hidden = !cursor;
   return [place, h("p", { class: "row" }, older)];
 }
@@ -75,40 +131,73 @@ async function eventsView({ parameters }) {
   const names = ["status", "type", "user", "id", "from", "to"];
   const values = Object.fromEntries(names.map((name) => [name, parameters[name] ?? ""]));
   const filtered = names.some((name) => values[name]);
-  // Of everything only the last week is asked for: a log that is nearly empty is otherwise looked through day by day.
+  // Without a filter, request only the last week: the API would read a nearly empty log day by day.
   if (!filtered) values.from = new Date(Date.now() - 7 * 86400e3).toISOString().replace(/\.\d+Z/, "Z");
   const page = await get(`/admin/stripe/webhook-logs${query(values)}`);
-  const draw = (events) => (events.length === 0
-    ? empty(filtered ? "No event fits this filter." : "No event has come in the last week. Stripe sends the first one when something happens in your account.")
-    : table("Events, newest first", EVENT_COLUMNS, events));
+  const draw = (events) =>
+    events.length === 0
+      ? empty(
+          filtered
+            ? "No event fits this filter."
+            : "No event was received in the last week. Stripe sends events when something happens.",
+        )
+      : table("Events, newest first", EVENT_COLUMNS, events);
   const more = async (next) => {
     const { events, next: after } = await get(`/admin/stripe/webhook-logs${query({ ...values, next })}`);
     return { items: events, next: after };
   };
-  return { title: "Events", body: [filterForm(values), h("section", { class: "card", "aria-label": "Events" }, paged(page.events, page.next, more, draw))] };
+  return {
+    title: "Events",
+    body: [
+      filterForm(values),
+      h("section", { class: "card", "aria-label": "Events" }, paged(page.events, page.next, more, draw)),
+    ],
+  };
 }
 
 function payloadCard(payload) {
-  if (payload === null) return card("Payload", empty("The log keeps no payload of this event: it was ignored, it is too large, or KeepPayloads is false."));
+  if (payload === null)
+    return card(
+      "Payload",
+      empty(
+        "The log keeps no payload of this event: it was ignored, it is too large, or KeepPayloads is false.",
+      ),
+    );
   const text = typeof payload === "string" ? payload : JSON.stringify(payload, null, 2);
-  const shown = h("pre", { tabindex: "0", "aria-label": "The payload as text" }, text.slice(0, SHOWN));
-  const copy = button("Copy", async () => {
-    await navigator.clipboard.writeText(text);
-    toast("The payload is in the clipboard.");
-  }, { class: "quiet" });
-  const all = text.length > SHOWN && button(`Show all ${number(Math.ceil(text.length / 1024))} KB`, (made) => {
-    shown.textContent = text;
-    made.remove();
-  }, { class: "quiet" });
+  const shown = h("pre", { tabindex: "0", "aria-label": "The payload as text" }, text.slice(0, MAX_SHOWN));
+  const copy = button(
+    "Copy",
+    async () => {
+      await navigator.clipboard.writeText(text);
+      toast("The payload is in the clipboard.");
+    },
+    { class: "quiet" },
+  );
+  const all =
+    text.length > MAX_SHOWN &&
+    button(
+      `Show all ${number(Math.ceil(text.length / 1024))} KB`,
+      (made) => {
+        shown.textContent = text;
+        made.remove();
+      },
+      { class: "quiet" },
+    );
   return card("Payload", shown, h("p", { class: "row" }, copy, all));
 }
 
-/** Sends an event again, then looks whether it is done. */
+/** Sends an event again, then shows the view again. */
 async function sendAgain(id, source) {
-  const from = source === "stripe" ? "Stripe's copy of the event is read and sent through its queue." : "The event goes back to its queue as it was received.";
+  const from =
+    source === "stripe"
+      ? "Stripe's copy of the event is read and sent through its queue."
+      : "The event goes back to its queue as it was received.";
   const answer = await confirmed({
     title: `Send ${id} again`,
-    what: [h("p", null, from), h("p", null, "What it did already it does not do again: every grant has one ledger entry.")],
+    what: [
+      h("p", null, from),
+      h("p", null, "Changes that it made are not made again: every grant has one ledger entry."),
+    ],
     confirm: "Send again",
   });
   if (!answer) return;
@@ -122,11 +211,14 @@ async function eventView({ id }) {
   const { event, payload } = await get(`/admin/stripe/webhook-logs/${encodeURIComponent(id)}`);
   const open = event.status === "parked" || event.status === "failed";
   const buttons = [
-    button("Send again", () => sendAgain(id, "log"), { class: open ? null : "quiet", disabled: open ? null : true }),
+    button("Send again", () => sendAgain(id, "log"), {
+      class: open ? null : "quiet",
+      disabled: open ? null : true,
+    }),
     button("Replay from Stripe", () => sendAgain(id, "stripe"), { class: "quiet" }),
   ];
   const about = card(
-    "What became of it",
+    "Result",
     open && event.advice && adviceNotice(event.advice, event.message, id),
     facts([
       ["Outcome", [pill(event.status), " ", reasonWords(event.reason)]],
@@ -140,24 +232,51 @@ async function eventView({ id }) {
       ["Next try", event.due_at && when(event.due_at)],
       ["Mode", event.livemode === null ? "" : event.livemode ? "live" : "test"],
       ["API version", event.api_version],
-      ["Names", event.objects?.length ? h("span", { class: "ids" }, event.objects.map((object) => code(object))) : ""],
+      [
+        "Names",
+        event.objects?.length
+          ? h(
+              "span",
+              { class: "ids" },
+              event.objects.map((object) => code(object)),
+            )
+          : "",
+      ],
     ]),
     h("p", { class: "row actions" }, buttons),
   );
-  return { title: event.type, subtitle: code(event.id), back: ["#/events", "Events"], body: [about, payloadCard(payload)] };
+  return {
+    title: event.type,
+    subtitle: code(event.id),
+    back: ["#/events", "Events"],
+    body: [about, payloadCard(payload)],
+  };
 }
 
 function adviceNotice(advice, message, id) {
-  return notice("warn", "What frees it", message && h("p", null, sentence(message)), h("p", null, advice.text), h("p", { class: "row" }, adviceButton(advice, id)));
+  return notice(
+    "warn",
+    "What frees it",
+    message && h("p", null, sentence(message)),
+    h("p", null, advice.text),
+    h("p", { class: "row" }, adviceButton(advice, id)),
+  );
 }
 
-/** The one act of a piece of advice, as a button or a link. */
+/** The action of an advice, as a button or a link. */
 function adviceButton(advice, id) {
   switch (advice.act) {
-    case "link_customer": return button(`Link ${advice.target}`, () => linkCustomer({ customer: advice.target }));
-    case "reconcile": return h("a", { class: "button", href: "#/reconcile" }, "Reconcile");
-    case "add_to_catalog": return button("It is deployed: send again", () => sendDue());
-    case "retry": return id ? button("Send again", () => sendAgain(id, "log")) : button("Send all failed again", () => sendFailed());
-    default: return null;
+    case "link_customer":
+      return button(`Link ${advice.target}`, () => linkCustomer({ customer: advice.target }));
+    case "reconcile":
+      return h("a", { class: "button", href: "#/reconcile" }, "Reconcile");
+    case "add_to_catalog":
+      return button("It is deployed: send again", () => sendDue());
+    case "retry":
+      return id
+        ? button("Send again", () => sendAgain(id, "log"))
+        : button("Send all failed again", () => sendFailed());
+    default:
+      return null;
   }
 }

@@ -1,21 +1,37 @@
-// Health, the chart, the queues.
+// The overview: health, the chart of events, the queues.
 
 const RANGES = { "24h": ["24 hours", "1h", 1], "7d": ["7 days", "6h", 7], "30d": ["30 days", "1d", 30] };
 const REMEDIES = {
-  parked: ["#/parked", "See what is parked"], failed: ["#/parked", "See what failed"], success_rate: ["#/parked", "Group by reason"],
-  missing: ["#/reconcile", "Reconcile"], orphaned: ["#/reconcile", "Reconcile"],
+  parked: ["#/parked", "See what is parked"],
+  failed: ["#/parked", "See what failed"],
+  success_rate: ["#/parked", "Group by reason"],
+  missing: ["#/reconcile", "Reconcile"],
+  orphaned: ["#/reconcile", "Reconcile"],
 };
 
 function scoreRing(score) {
   const length = 2 * Math.PI * 42;
   const tone = score >= 90 ? "ok" : score >= 80 ? "warn" : "bad";
   const ring = svg(
-    "svg", { viewBox: "0 0 100 100", class: `ring ${tone}`, role: "img", "aria-label": `Health score ${score} of 100` },
+    "svg",
+    {
+      viewBox: "0 0 100 100",
+      class: `ring ${tone}`,
+      role: "img",
+      "aria-label": `Health score ${score} of 100`,
+    },
     svg("circle", { cx: 50, cy: 50, r: 42, class: "track" }),
-    svg("circle", { cx: 50, cy: 50, r: 42, class: "value", "stroke-dasharray": `${(length * score) / 100} ${length}`, transform: "rotate(-90 50 50)" }),
+    svg("circle", {
+      cx: 50,
+      cy: 50,
+      r: 42,
+      class: "value",
+      "stroke-dasharray": `${(length * score) / 100} ${length}`,
+      transform: "rotate(-90 50 50)",
+    }),
     svg("text", { x: 50, y: 58, "text-anchor": "middle" }, score),
   );
-  const word = { ok: "Healthy", warn: "Look at what is deducted", bad: "Needs somebody now" }[tone];
+  const word = { ok: "Healthy", warn: "Check the deductions", bad: "Needs attention now" }[tone];
   return [ring, h("p", { class: "score-word" }, word)];
 }
 
@@ -24,21 +40,46 @@ function healthCard(health) {
   const rate = health.success_rate === null ? "–" : `${(health.success_rate * 100).toFixed(1)} %`;
   const waiting = counts.queues.reduce((sum, queue) => sum + queue.waiting + queue.in_flight, 0);
   const tiles = [
-    ["Success, last day", rate], ["Processed, last day", number(counts.processed)], ["Parked", number(counts.parked)], ["Failed", number(counts.failed)],
-    ["In queues", number(waiting)], ["Dead letters", number(counts.dead_letters)],
+    ["Success, last day", rate],
+    ["Processed, last day", number(counts.processed)],
+    ["Parked", number(counts.parked)],
+    ["Failed", number(counts.failed)],
+    ["In queues", number(waiting)],
+    ["Dead letters", number(counts.dead_letters)],
   ];
   const list = deductions.map((deduction) => {
     const [hash, text] = REMEDIES[deduction.code] ?? [];
     return h(
-      "li", null, h("span", { class: "points" }, `−${deduction.points}`),
-      h("div", null, h("strong", null, deduction.reason), h("p", { class: "muted" }, sentence(deduction.advice), hash && [" ", link(hash, text)])),
+      "li",
+      null,
+      h("span", { class: "points" }, `−${deduction.points}`),
+      h(
+        "div",
+        null,
+        h("strong", null, deduction.reason),
+        h("p", { class: "muted" }, sentence(deduction.advice), hash && [" ", link(hash, text)]),
+      ),
     );
   });
   return card(
     "Health",
-    h("div", { class: "health" }, h("div", { class: "score" }, scoreRing(health.score)),
-      h("div", { class: "grow" }, list.length === 0 ? empty("Nothing is deducted: everything that came was processed.") : h("ul", { class: "deductions" }, list))),
-    h("dl", { class: "tiles" }, tiles.map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value)))),
+    h(
+      "div",
+      { class: "health" },
+      h("div", { class: "score" }, scoreRing(health.score)),
+      h(
+        "div",
+        { class: "grow" },
+        list.length === 0
+          ? empty("No deductions: every received event was processed.")
+          : h("ul", { class: "deductions" }, list),
+      ),
+    ),
+    h(
+      "dl",
+      { class: "tiles" },
+      tiles.map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))),
+    ),
   );
 }
 
@@ -49,7 +90,12 @@ function queuesCard(counts) {
     { title: "Waiting", class: "number", of: (queue) => number(queue.waiting) },
     { title: "In flight or delayed", class: "number", of: (queue) => number(queue.in_flight) },
   ];
-  return card("Queues", busyQueues.length === 0 ? empty(`All ${counts.queues.length} queues are empty.`) : table("Queues that hold messages", columns, busyQueues));
+  return card(
+    "Queues",
+    busyQueues.length === 0
+      ? empty(`All ${counts.queues.length} queues are empty.`)
+      : table("Queues that hold messages", columns, busyQueues),
+  );
 }
 
 async function chartCard(range) {
@@ -60,9 +106,24 @@ async function chartCard(range) {
   const from = new Date(to.getTime() - days * 86400e3);
   const iso = (date) => date.toISOString().replace(".000", "");
   const counts = await get(`/admin/stripe/event-counts${query({ from: iso(from), to: iso(to), step })}`);
-  const choice = h("div", { class: "row choice", role: "group", "aria-label": "Time shown" },
-    Object.entries(RANGES).map(([name, [title]]) => h("a", { href: `#/?range=${name}`, "aria-current": name === range ? "true" : null }, title)));
-  return card("Events", choice, chart(counts), !counts.complete && notice("warn", null, h("p", null, "There are more events than were counted: these are lower bounds.")));
+  const choice = h(
+    "div",
+    { class: "row choice", role: "group", "aria-label": "Time shown" },
+    Object.entries(RANGES).map(([name, [title]]) =>
+      h("a", { href: `#/?range=${name}`, "aria-current": name === range ? "true" : null }, title),
+    ),
+  );
+  return card(
+    "Events",
+    choice,
+    chart(counts),
+    !counts.complete &&
+      notice(
+        "warn",
+        null,
+        h("p", null, "There are more events than were counted; the numbers are lower bounds."),
+      ),
+  );
 }
 
 async function overviewView({ parameters }) {

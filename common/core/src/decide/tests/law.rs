@@ -1,0 +1,208 @@
+//! The law of money: under `plan_change = "on_payment"` credits come from what was paid and not given back,
+//! and from what the catalog gives for nothing. A customer whose every payment is refunded keeps only the
+//! latter.
+
+use serde_json::{Value, json};
+
+use super::random::Dice;
+use super::shapes::{DAY, T, bill, bill_with, flagged, item, line, month, once, reordered, seats, shows};
+use super::shapes::{shows_with, tie, tie_by, times};
+use super::{Run, Step, pack, patched, refunded, session};
+
+const ON_PAYMENT: Step = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
+
+/// A customer who pays every invoice, and what each payment was over. Prorations are by the second, as Stripe
+/// computes them (<https://docs.stripe.com/billing/subscriptions/prorations>).
+struct Payer {
+    dice: Dice,
+    now: i64,
+    price: &'static str,
+    quantity: i64,
+    start: i64,
+    end: i64,
+    boost: bool,
+    documents: i64,
+    events: Vec<Step>,
+    payments: Vec<(String, i64)>,
+}
+
+fn amount(price: &str) -> i64 {
+    match price {
+        "price_pro" => 2000,
+        "price_pro_year" => 20_000,
+        "price_business" => 8000,
+        _ => 1000,
+    }
+}
+
+impl Payer {
+    fn new(seed: u64) -> Self {
+        let dice = Dice::of(seed);
+        let (price, boost) = ("price_pro", seed.is_multiple_of(3));
+        let mut payer = Self {
+            dice,
+            now: T,
+            price,
+            quantity: 1,
+            start: T,
+            end: month(T),
+            boost,
+            documents: 0,
+            events: Vec::new(),
+            payments: Vec::new(),
+        };
+        payer.show();
+        payer.renew("subscription_create");
+        payer
+    }
+
+    fn show(&mut self) {
+        let mut items = vec![seats("si_1", self.price, self.quantity.unsigned_abs(), self.start, self.end)];
+        if self.boost {
+            items.push(item("si_2", "price_boost", self.start, self.end));
+        }
+        self.events.push(shows(self.now, "active", &items));
+    }
+
+    fn pay(&mut self, reason: &str, lines: &[Value]) {
+        self.documents += 1;
+        let id = format!("in_{}", self.documents);
+        self.now += 1;
+        self.events.push(bill(self.now, &id, reason, lines));
+        self.events.push(tie(self.now, &id));
+        let total = lines.iter().filter_map(|line| line["amount"].as_i64()).sum();
+        self.payments.push((format!("pi_{id}"), total));
+    }
+
+    fn worth(&self) -> i64 {
+        amount(self.price) * self.quantity
+    }
+
+    /// What is not used of the running period.
+    fn unused(&self) -> i64 {
+        self.worth() * (self.end - self.now) / (self.end - self.start)
+    }
+
+    fn renew(&mut self, reason: &str) {
+        let own = line("si_1", self.price, self.worth(), self.start, self.end);
+        let mut lines = vec![times(self.quantity.unsigned_abs(), own)];
+        if self.boost {
+            lines.push(line("si_2", "price_boost", 500, self.start, self.end));
+        }
+        self.pay(reason, &lines);
+    }
+
+    fn next(&mut self) {
+        self.now += DAY + self.dice.below(6 * DAY);
+        if self.now >= self.end {
+            (self.now, self.start, self.end) = (self.end, self.end, month(self.end));
+            self.show();
+            return self.renew("subscription_cycle");
+        }
+        match self.dice.below(5) {
+            0 | 1 => self.change(),
+            2 => {
+                let id = format!("cs_{}", self.now);
+                self.events.push(pack(self.now, &id));
+                self.payments.push((format!("pi_{id}"), 2000));
+            }
+            3 => self.buy_with_invoice(),
+            _ => self.subscribe_again(),
+        }
+    }
+
+    /// To something that costs more: within the period, or with a new one at once.
+    fn change(&mut self) {
+        let (old, unused, at_once) = (self.price, self.unused(), self.dice.one_in(2));
+        let before = self.quantity;
+        (self.price, self.quantity) = match self.price {
+            "price_pro" if at_once => ("price_pro_year", 1),
+            "price_pro" => ("price_business", 1),
+            "price_business" => ("price_team", 9 + self.dice.below(3)),
+            "price_team" => ("price_team", self.quantity + 1 + self.dice.below(3)),
+            _ => return,
+        };
+        let back = times(before.unsigned_abs(), flagged("si_1", old, -unused, self.now, self.end));
+        let quantity = self.quantity.unsigned_abs();
+        let lines = if at_once && !self.boost {
+            (self.start, self.end) = (self.now, month(self.now));
+            let full = line("si_1", self.price, self.worth(), self.start, self.end);
+            [back, times(quantity, full)]
+        } else {
+            let rest = self.unused();
+            [back, times(quantity, flagged("si_1", self.price, rest, self.now, self.end))]
+        };
+        self.show();
+        self.pay("subscription_update", &lines);
+    }
+
+    fn buy_with_invoice(&mut self) {
+        let (session_id, invoice) = (format!("cs_{}", self.now), format!("in_of_{}", self.now));
+        let payment = format!("pi_{session_id}");
+        self.events.push(session("completed", self.now, &session_id, json!({"pack": "p1000"}), json!({})));
+        let lines = [once("price_p1000", 2000)];
+        self.events.push(bill_with(self.now + 4, &invoice, "manual", &lines, json!({"parent": null})));
+        self.events.push(tie_by(self.now + 5, &invoice, &payment));
+        self.payments.push((payment, 2000));
+    }
+
+    fn subscribe_again(&mut self) {
+        self.documents += 1;
+        let (id, of) = (format!("sub_{}", self.documents), format!("si_of_{}", self.documents));
+        let (start, end) = (self.now, month(self.now));
+        let items = [item(&of, "price_pro", start, end)];
+        self.events.push(shows_with(start, "active", &items, json!({"id": id})));
+        let parent = json!({"parent": {"subscription_item_details": {"subscription": id}}});
+        let line = patched(line(&of, "price_pro", 2000, start, end), &parent);
+        let bills = json!({"parent": {"subscription_details": {"subscription": id}}});
+        let invoice = format!("in_{}", self.documents);
+        self.events.push(bill_with(start + 1, &invoice, "subscription_create", &[line], bills));
+        self.events.push(tie(start + 1, &invoice));
+        self.payments.push((format!("pi_{invoice}"), 2000));
+        if self.dice.one_in(2) {
+            self.events.push(shows_with(start + 3 * DAY, "canceled", &items, json!({"id": id})));
+        }
+    }
+
+    /// Everything so far, and every payment refunded in full.
+    fn refunded(&self) -> Vec<Step> {
+        let at = self.now + 4 * DAY;
+        let back = self.payments.iter().map(|(payment, total)| refunded(at, payment, *total));
+        self.events.iter().cloned().chain(back).collect()
+    }
+}
+
+#[test]
+fn refunds_of_every_payment_leave_nothing_after_every_step() {
+    for seed in 0..60 {
+        let mut payer = Payer::new(seed);
+        for step in 0..7 {
+            let given = [vec![ON_PAYMENT, Step::KeepAddons], payer.refunded()].concat();
+            for order in [0, 1, 3] {
+                let run = Run::of(&reordered(&given, order));
+                let summary = || format!("life {seed}, step {step}, order {order}: {}", run.summary());
+                assert_eq!(run.balance().get(), 0, "{}", summary());
+                assert!(run.parked.is_empty(), "{}", summary());
+            }
+            payer.next();
+        }
+    }
+}
+
+/// The difference that `docs/money.md` warns of: an upgrade that nobody pays is worth its credits at once.
+#[test]
+fn at_once_gives_credits_for_an_upgrade_that_nobody_paid() {
+    let life = [
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        tie(T + 1, "in_1"),
+        shows(T + DAY, "active", &[item("si_1", "price_business", T, month(T))]),
+    ];
+    let back = refunded(T + 2 * DAY, "pi_in_1", 2000);
+    let balance = |steps: &[Step]| Run::of(steps).balance().get();
+    assert_eq!(balance(&life), 20_000);
+    assert_eq!(balance(&[&life[..], &[back.clone()]].concat()), 15_000);
+    let on_payment = [&[ON_PAYMENT], &life[..]].concat();
+    assert_eq!(balance(&on_payment), 5000);
+    assert_eq!(balance(&[&on_payment[..], &[back]].concat()), 0);
+}
