@@ -933,7 +933,7 @@ pub fn read_number<N: std::str::FromStr>(item: &Item, name: &str) -> Option<N> {
     item.get(name)?.as_n().ok()?.parse().ok()
 }
 
-/// An order as JSON fields for the app.
+/// An order as JSON fields for the app. An optional field that is absent is null.
 pub fn read_order(item: &Item) -> BTreeMap<String, serde_json::Value> {
     let optional =
         ["customer_id", "customer_email", "deadline", "files_url", "final_package_url", "upgraded_from"];
