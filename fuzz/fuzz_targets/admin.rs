@@ -13,31 +13,32 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
-use tallyhook_service::http::admin::Admin;
-use tallyhook_aws::sdk::sdk_config_with;
-use tallyhook_service::config::{AdminConfig, queue_variable};
-use tallyhook_aws::env::Env;
-use tallyhook_core::event::Family;
 use lambda_http::{Body, Request, RequestExt as _};
 use libfuzzer_sys::fuzz_target;
+use tallyhook_aws::env::Env;
+use tallyhook_aws::sdk::sdk_config_with;
+use tallyhook_core::event::Family;
+use tallyhook_service::config::{AdminConfig, queue_variable};
+use tallyhook_service::http::admin::Admin;
 
-/// Answers every call as an empty DynamoDB and SQS would.
+/// Answers every call like an empty DynamoDB and SQS.
 #[derive(Clone, Debug)]
-struct Nothing;
+struct EmptyAws;
 
-impl HttpClient for Nothing {
+impl HttpClient for EmptyAws {
     fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
         SharedHttpConnector::new(self.clone())
     }
 }
 
-impl HttpConnector for Nothing {
+impl HttpConnector for EmptyAws {
     fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
-        let body = r#"{"Items":[],"Count":0,"ScannedCount":0,"Responses":{},"UnprocessedKeys":{},"Attributes":{},"MessageId":"m"}"#;
+        let body = r#"{"Items":[],"Count":0,"ScannedCount":0,"Responses":{},"UnprocessedKeys":{},
+            "Attributes":{},"MessageId":"m"}"#;
         let answer =
             http::Response::builder().status(200).header("content-type", "application/x-amz-json-1.0");
-        let answer = answer.body(SdkBody::from(body)).expect("it is an answer");
-        HttpConnectorFuture::ready(Ok(answer.try_into().expect("it has no odd header")))
+        let answer = answer.body(SdkBody::from(body)).expect("a valid response");
+        HttpConnectorFuture::ready(Ok(answer.try_into().expect("a valid header")))
     }
 }
 
@@ -55,11 +56,11 @@ fn admin() -> Admin {
     for family in Family::ALL {
         env.set(queue_variable(family), format!("http://aws.test/0/{}", family.as_str()));
     }
-    let client = SharedHttpClient::new(Nothing);
-    let config =
-        sdk_config_with(&env, Some("http://aws.test".to_owned()), client).expect("the environment is whole");
+    let client = SharedHttpClient::new(EmptyAws);
+    let config = sdk_config_with(&env, Some("http://aws.test".to_owned()), client)
+        .expect("the environment is complete");
     let (dynamodb, sqs) = (aws_sdk_dynamodb::Client::new(&config), aws_sdk_sqs::Client::new(&config));
-    Admin::new(AdminConfig::from_env(&env).expect("the environment is whole"), &dynamodb, &sqs)
+    Admin::new(AdminConfig::from_env(&env).expect("the environment is complete"), &dynamodb, &sqs)
 }
 
 thread_local! {
@@ -85,8 +86,8 @@ fuzz_target!(|data: &[u8]| {
         pairs.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
     let request: Request = request.with_query_string_parameters(query);
     ADMIN.with(|(admin, runtime)| {
-        let answer = runtime.block_on(admin.handle(request)).expect("every failure is an answer");
-        // 502 and 503 are right for Stripe, which has no key here.
+        let answer = runtime.block_on(admin.handle(request)).expect("every error is a response");
+        // 502 and 503 are expected: there is no Stripe key here.
         let status = answer.status().as_u16();
         assert!(status < 500 || [502, 503].contains(&status), "{status} {:?}", answer.body());
     });

@@ -3,8 +3,8 @@
 //! No text makes the parser panic. An accepted catalog answers every query; a refusal names a line or a word.
 #![no_main]
 
-use tallyhook_core::catalog::Catalog;
 use libfuzzer_sys::fuzz_target;
+use tallyhook_core::catalog::Catalog;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };

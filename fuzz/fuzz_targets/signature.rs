@@ -3,16 +3,16 @@
 //! No bytes make it panic. It accepts only the one right signature of exactly these bytes.
 #![no_main]
 
-use tallyhook_core::timestamp::Timestamp;
-use tallyhook_core::signature::{Secret, diagnose, sign, verify};
 use libfuzzer_sys::fuzz_target;
+use tallyhook_core::signature::{Secret, diagnose, sign, verify};
+use tallyhook_core::timestamp::Timestamp;
 
 const NOW: Timestamp = Timestamp::from_unix(1_760_000_000);
 const SECRETS: [&str; 2] = ["whsec_new", "whsec_old"];
 
 fuzz_target!(|data: &[u8]| {
     let secrets: Vec<Secret> =
-        SECRETS.iter().map(|text| Secret::new(text).expect("it is not blank")).collect();
+        SECRETS.iter().map(|text| Secret::new(text).expect("a secret that is not blank")).collect();
     let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (header, body) = (&data[..end], data.get(end + 1..).unwrap_or_default());
     match verify(body, Some(header), &secrets, NOW, 300) {

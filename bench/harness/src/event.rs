@@ -33,18 +33,25 @@ pub fn request(body: &str) -> Vec<u8> {
     mac.update(format!("{t}.{body}").as_bytes());
     let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     let request = json!({
-        "version": "2.0", "routeKey": "POST /webhooks/stripe", "rawPath": "/webhooks/stripe", "rawQueryString": "",
+        "version": "2.0", "routeKey": "POST /webhooks/stripe", "rawPath": "/webhooks/stripe",
+        "rawQueryString": "",
         "headers": {
-            "accept": "*/*; q=0.5, application/xml", "cache-control": "no-cache", "content-length": body.len().to_string(),
-            "content-type": "application/json; charset=utf-8", "host": "abcdefghij.execute-api.us-east-1.amazonaws.com",
-            "stripe-signature": format!("t={t},v1={hex},v0=5e9d2f2f0d9a1c5a5e9d2f2f0d9a1c5a5e9d2f2f0d9a1c5a5e9d2f2f0d9a1c5a"),
-            "user-agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)", "x-amzn-trace-id": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700",
+            "accept": "*/*; q=0.5, application/xml", "cache-control": "no-cache",
+            "content-length": body.len().to_string(),
+            "content-type": "application/json; charset=utf-8",
+            "host": "abcdefghij.execute-api.us-east-1.amazonaws.com",
+            "stripe-signature": format!("t={t},v1={hex},v0={}", "5e9d2f2f0d9a1c5a".repeat(4)),
+            "user-agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
+            "x-amzn-trace-id": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700",
             "x-forwarded-for": "3.18.12.63", "x-forwarded-port": "443", "x-forwarded-proto": "https",
         },
         "requestContext": {
-            "accountId": "000000000000", "apiId": "abcdefghij", "domainName": "abcdefghij.execute-api.us-east-1.amazonaws.com",
-            "domainPrefix": "abcdefghij", "requestId": "JKJaXmPLvHcESHA=", "routeKey": "POST /webhooks/stripe", "stage": "$default",
-            "http": {"method": "POST", "path": "/webhooks/stripe", "protocol": "HTTP/1.1", "sourceIp": "3.18.12.63", "userAgent": "Stripe/1.0"},
+            "accountId": "000000000000", "apiId": "abcdefghij",
+            "domainName": "abcdefghij.execute-api.us-east-1.amazonaws.com",
+            "domainPrefix": "abcdefghij", "requestId": "JKJaXmPLvHcESHA=",
+            "routeKey": "POST /webhooks/stripe", "stage": "$default",
+            "http": {"method": "POST", "path": "/webhooks/stripe", "protocol": "HTTP/1.1",
+                "sourceIp": "3.18.12.63", "userAgent": "Stripe/1.0"},
             "time": "21/Nov/2026:12:00:00 +0000", "timeEpoch": 1_795_262_400_000_i64,
         },
         "body": body, "isBase64Encoded": false,
@@ -56,17 +63,22 @@ pub fn request(body: &str) -> Vec<u8> {
 pub fn batch(bodies: &[String]) -> Vec<u8> {
     let record = |(place, body): (usize, &String)| {
         json!({
-            "messageId": format!("059f36b4-87a3-44ab-83d2-6619759{place:05}"), "receiptHandle": "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a", "body": body,
+            "messageId": format!("059f36b4-87a3-44ab-83d2-6619759{place:05}"),
+            "receiptHandle": "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a", "body": body,
             "attributes": {
-                "ApproximateReceiveCount": "1", "SentTimestamp": "1795262400000", "SenderId": "AIDAIENQZJOLO23YVJ4VO",
+                "ApproximateReceiveCount": "1", "SentTimestamp": "1795262400000",
+                "SenderId": "AIDAIENQZJOLO23YVJ4VO",
                 "ApproximateFirstReceiveTimestamp": "1795262400001",
             },
             "messageAttributes": {
-                "received_at": {"stringValue": "1795262400000", "stringListValues": [], "binaryListValues": [], "dataType": "Number"},
-                "mode": {"stringValue": "any", "stringListValues": [], "binaryListValues": [], "dataType": "String"},
+                "received_at": {"stringValue": "1795262400000", "stringListValues": [],
+                    "binaryListValues": [], "dataType": "Number"},
+                "mode": {"stringValue": "any", "stringListValues": [], "binaryListValues": [],
+                    "dataType": "String"},
             },
             "md5OfBody": "098f6bcd4621d373cade4e832627b4f6", "eventSource": "aws:sqs",
-            "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:tallyhook-invoice-paid", "awsRegion": "us-east-1",
+            "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:tallyhook-invoice-paid",
+            "awsRegion": "us-east-1",
         })
     };
     json!({"Records": bodies.iter().enumerate().map(record).collect::<Vec<_>>()}).to_string().into_bytes()

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 enum Step {
     Next(oneshot::Sender<Vec<u8>>),
@@ -67,7 +67,7 @@ impl Runtime {
     }
 
     async fn step(&mut self) -> anyhow::Result<Step> {
-        match tokio::time::timeout(PATIENCE, self.steps.recv())
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.steps.recv())
             .await
             .context("the function does not answer")?
             .context("the Runtime API ended")?
@@ -81,7 +81,7 @@ impl Runtime {
         match self.step().await? {
             Step::Next(next) => Ok(next),
             Step::Response(..) | Step::Failed(_) => {
-                bail!("the function answered an event that it was not given")
+                bail!("the function answered without an event")
             }
         }
     }
@@ -90,12 +90,13 @@ impl Runtime {
         match self.step().await? {
             Step::Response(body, at) => Ok((body, at)),
             Step::Next(_) | Step::Failed(_) => {
-                bail!("the function asked for another event before it answered the first")
+                bail!("the function requested another event before it answered the first")
             }
         }
     }
 
-    /// Starts a function and gives it one event. `limit`, if any, is set between the two.
+    /// Starts a function and sends it one event. `limit`, if any, applies after the start and before the
+    /// event.
     pub async fn cold(
         &mut self,
         command: &[String],
@@ -184,7 +185,7 @@ async fn serve(
     if request.method() == Method::GET && path.ends_with("/invocation/next") {
         let (send, event) = oneshot::channel();
         let _ = steps.send(Step::Next(send));
-        // There is no event: the function is about to be stopped.
+        // Without an event, the function is about to be stopped.
         let event = match event.await {
             Ok(event) => event,
             Err(_) => std::future::pending().await,

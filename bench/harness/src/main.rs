@@ -1,13 +1,14 @@
-//! Measures the release binaries beside the alternatives. `bench/run` builds everything and starts this program.
+//! Measures the release binaries beside the alternatives. `bench/run` builds everything and starts this
+//! program.
 //!
-//! One process is both Lambda (a Runtime API) and AWS (SQS and DynamoDB over TLS). It starts each arm and sends a
-//! first event and then many, one at a time. The arms take turns in rounds, and ratios are computed within a
-//! round, so that other load on the machine affects all arms. CPU times are the kernel's account of the process,
-//! in nanoseconds. Do not trust wall times of a shared machine.
+//! One process is both Lambda (a Runtime API) and AWS (SQS and DynamoDB over TLS). It starts each arm and
+//! sends a first event and then many, one at a time. The arms take turns in rounds, and ratios are computed
+//! within a round, so that other load on the machine affects all arms. CPU times are the kernel's account of
+//! the process, in nanoseconds. Do not trust wall times of a shared machine.
 //!
-//! Everything runs on one core; Lambda's 256 MB get a seventh of one. On a virtual machine, waking a process on
-//! another core is work of the host, about 20 µs each time, which counts as the function's. With two cores the
-//! same event took twice the CPU, and the arms looked alike.
+//! Everything runs on one core. Lambda gives a seventh of a core to 256 MB. On a virtual machine, waking a
+//! process on another core costs about 20 µs of the host, which counts as CPU time of the function. With two
+//! cores, this cost hides the differences between the arms.
 
 mod event;
 mod lambda;
@@ -24,13 +25,13 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::lambda::{Function, Runtime};
-use crate::stub::{Seen, Stub};
+use crate::stub::{Requests, Stub};
 
 /// Starts of each arm in a round, and events after the first.
 const COLD: usize = 3;
 const WARM: u32 = 300;
 /// The delay of AWS's responses in the measurement of batches.
-const LATE: Duration = Duration::from_millis(5);
+const DELAY: Duration = Duration::from_millis(5);
 
 /// The kind of event that a function receives.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,13 +47,13 @@ struct Arm {
     command: Vec<String>,
     /// The deployed file, if it is one file.
     artifact: Option<PathBuf>,
-    /// Its trusted roots: the few that it needs, or the system's.
+    /// Whether it trusts only the roots that it needs, and not all roots of the system.
     few_roots: bool,
 }
 
 /// The measurements of an arm in one round.
 #[derive(Clone, Debug, Default)]
-pub struct Taken {
+pub struct Measurement {
     pub cold_ms: f64,
     pub init_cpu_ms: f64,
     pub first_cpu_ms: f64,
@@ -107,7 +108,7 @@ struct Bench {
     runtime: Runtime,
     stub: Stub,
     env: Vec<(String, String)>,
-    /// Files of certificates: the few and all.
+    /// Files of trusted roots: the few that are needed, and all of the system.
     roots: [PathBuf; 2],
     limit: Option<Limit>,
     number: u32,
@@ -128,7 +129,7 @@ async fn main() -> anyhow::Result<()> {
     }
     let rounds: usize = rounds.parse().context(USAGE)?;
     arms.retain(|arm| only.is_empty() || only.iter().any(|name| arm.name.contains(name.as_str())));
-    let mut taken: Vec<Vec<Taken>> = vec![Vec::new(); arms.len()];
+    let mut taken: Vec<Vec<Measurement>> = vec![Vec::new(); arms.len()];
     for round in 0..rounds {
         // Alternate the direction: an arm that runs later in a round finds the machine as the others left it,
         // which alone changes its CPU by 3 to 10 %.
@@ -301,7 +302,7 @@ impl Bench {
         event::batch(&bodies)
     }
 
-    async fn measure(&mut self, arm: &Arm) -> anyhow::Result<Taken> {
+    async fn measure(&mut self, arm: &Arm) -> anyhow::Result<Measurement> {
         let env = self.env(arm);
         self.stub.forget();
         self.number = 0;
@@ -315,16 +316,16 @@ impl Bench {
             function.end().await?;
             self.limit = Some(limit);
         }
-        let (mut starts, mut running, mut init) = (Vec::new(), None::<Function>, Seen::default());
+        let (mut starts, mut running, mut init) = (Vec::new(), None::<Function>, Requests::default());
         for _ in 0..COLD {
             if let Some(function) = running.take() {
                 function.end().await?;
             }
-            self.stub.seen();
+            self.stub.take_requests();
             let event = self.event(arm.kind);
             let (function, start, answer) = self.runtime.cold(&arm.command, &env, event, None).await?;
             check(&answer)?;
-            init = self.stub.seen();
+            init = self.stub.take_requests();
             starts.push(start);
             running = Some(function);
         }
@@ -340,8 +341,8 @@ impl Bench {
             function = same;
         }
         let warm_cpu = (function.cpu()? - before).as_secs_f64() * 1e6 / f64::from(WARM);
-        let warm = self.stub.seen();
-        let mut taken = Taken {
+        let warm = self.stub.take_requests();
+        let mut taken = Measurement {
             cold_ms: median(starts.iter().map(|start| ms(start.cold))),
             init_cpu_ms: median(starts.iter().map(|start| ms(start.init_cpu))),
             first_cpu_ms: median(starts.iter().map(|start| ms(start.first_cpu))),
@@ -353,7 +354,7 @@ impl Bench {
             header_bytes: whole(warm.header_bytes) / f64::from(WARM),
             init_calls: init.calls,
             peak_mb: 0.0,
-            ..Taken::default()
+            ..Measurement::default()
         };
         taken.peak_mb = whole(usize::try_from(function.peak_kib()?)?) / 1024.0;
         if arm.kind == Kind::Worker {
@@ -363,12 +364,12 @@ impl Bench {
         Ok(taken)
     }
 
-    /// Fails if a release binary differs by more than the noise of a machine: another number of calls, more
-    /// memory, or a first event above 5 ms of CPU. It takes less than 2 ms; aws-lc's entropy or a handshake
-    /// outside init take much more than 5.
+    /// Fails if a release binary has another number of calls, more memory, or a first event above 5 ms of
+    /// CPU. The first event takes less than 2 ms. The entropy of aws-lc or a TLS handshake outside init would
+    /// take more than 5 ms.
     async fn guard(&mut self, arms: &[Arm]) -> anyhow::Result<()> {
         let shipped: Vec<&Arm> = arms.iter().filter(|arm| arm.name == "tallyhook").collect();
-        ensure!(shipped.len() == 2, "stripe-webhook and invoice-paid are to be built with --release first");
+        ensure!(shipped.len() == 2, "build stripe-webhook and invoice-paid with --release first");
         for arm in shipped {
             let taken = self.measure(arm).await?;
             let calls: Vec<String> =
@@ -378,7 +379,8 @@ impl Bench {
                 Kind::Worker => (2.0, "2 BatchGetItem, 1 TransactWriteItems", 9.5),
             };
             println!(
-                "{}: {} calls per event, {:.0} + {:.0} bytes; {} until the first answer; first event {:.2} ms of CPU; {:.1} MB",
+                "{}: {} calls per event, {:.0} + {:.0} bytes; {} until the first answer; \
+                 first event {:.2} ms of CPU; {:.1} MB",
                 arm.command.join(" "),
                 taken.calls,
                 taken.body_bytes,
@@ -396,7 +398,7 @@ impl Bench {
     }
 
     /// Batches of ten: CPU of one, and its time compared with a single event when AWS answers late.
-    async fn batches(&mut self, mut function: Function, taken: &mut Taken) -> anyhow::Result<Function> {
+    async fn batches(&mut self, mut function: Function, taken: &mut Measurement) -> anyhow::Result<Function> {
         const BATCHES: u32 = 30;
         let before = function.cpu()?;
         for _ in 0..BATCHES {
@@ -406,7 +408,7 @@ impl Bench {
             function = same;
         }
         taken.batch_cpu_us = Some((function.cpu()? - before).as_secs_f64() * 1e6 / f64::from(BATCHES));
-        self.stub.delay(LATE);
+        self.stub.delay(DELAY);
         let (mut single, mut ten) = (Vec::new(), Vec::new());
         for _ in 0..5 {
             let (one, many) = (self.event(Kind::Worker), self.batch_of_ten());
@@ -424,7 +426,7 @@ impl Bench {
 }
 
 impl Arm {
-    fn column(&self, taken: &[Taken]) -> anyhow::Result<table::Column> {
+    fn column(&self, taken: &[Measurement]) -> anyhow::Result<table::Column> {
         let (mut size, mut zip) = (None, None);
         if let Some(artifact) = &self.artifact {
             let bytes = std::fs::read(artifact)?;
@@ -436,7 +438,7 @@ impl Arm {
     }
 }
 
-/// Whether the function did its job, because answering 400 is fast.
+/// Fails if the function did not do its job: an answer 400 would look fast.
 fn check(answer: &Bytes) -> anyhow::Result<()> {
     let answer: serde_json::Value = serde_json::from_slice(answer)?;
     let failed = answer["batchItemFailures"].as_array().is_some_and(|failures| !failures.is_empty());

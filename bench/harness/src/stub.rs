@@ -18,9 +18,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-/// The requests since the last look.
+/// The requests since the last call of [`Stub::take_requests`].
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct Requests {
     /// Calls by operation.
     pub calls: BTreeMap<String, u32>,
     /// Bytes of the bodies.
@@ -33,7 +33,7 @@ pub struct Seen {
 
 #[derive(Default)]
 struct State {
-    seen: Seen,
+    requests: Requests,
     items: HashMap<String, Value>,
     delay: Duration,
 }
@@ -81,7 +81,7 @@ impl Stub {
                 let (stub, acceptor) = (serving.clone(), acceptor.clone());
                 tokio::spawn(async move {
                     let Ok(socket) = acceptor.accept(socket).await else { return };
-                    stub.with(|state| state.seen.handshakes += 1);
+                    stub.with(|state| state.requests.handshakes += 1);
                     let answer = service_fn(|request| stub.answer(request));
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(socket), answer)
@@ -97,8 +97,8 @@ impl Stub {
     }
 
     /// The requests since the last call of this function.
-    pub fn seen(&self) -> Seen {
-        self.with(|state| std::mem::take(&mut state.seen))
+    pub fn take_requests(&self) -> Requests {
+        self.with(|state| std::mem::take(&mut state.requests))
     }
 
     /// Deletes all items.
@@ -122,10 +122,10 @@ impl Stub {
             parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
         let (answer, delay) = self.with(|state| {
-            *state.seen.calls.entry(operation.clone()).or_default() += 1;
-            state.seen.body_bytes += body.len();
-            state.seen.header_bytes += line + headers;
-            (state.carry_out(&operation, &asked), state.delay)
+            *state.requests.calls.entry(operation.clone()).or_default() += 1;
+            state.requests.body_bytes += body.len();
+            state.requests.header_bytes += line + headers;
+            (state.execute(&operation, &asked), state.delay)
         });
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -138,7 +138,7 @@ impl Stub {
 }
 
 impl State {
-    fn carry_out(&mut self, operation: &str, asked: &Value) -> Value {
+    fn execute(&mut self, operation: &str, asked: &Value) -> Value {
         match operation {
             "SendMessage" => {
                 let md5 = Md5::digest(asked["MessageBody"].as_str().unwrap_or_default());

@@ -1,16 +1,16 @@
 //! The result as a Markdown table with a column for each arm.
 
-use crate::{Taken, median};
+use crate::{Measurement, median};
 
 /// A column: one arm.
 pub struct Column {
     pub name: &'static str,
-    pub taken: Vec<Taken>,
+    pub taken: Vec<Measurement>,
     pub size_mb: Option<f64>,
     pub zip_mb: Option<f64>,
 }
 
-type Line = (&'static str, fn(&Taken) -> Option<f64>, usize);
+type Line = (&'static str, fn(&Measurement) -> Option<f64>, usize);
 
 const COMPARED: [Line; 8] = [
     ("cold start, ms", |taken| Some(taken.cold_ms), 1),
@@ -23,8 +23,8 @@ const COMPARED: [Line; 8] = [
     ("peak memory, MB", |taken| Some(taken.peak_mb), 1),
 ];
 
-/// Medians over the rounds; in brackets the ratio to the reference (without one, to the first) within a
-/// round: median, least and most.
+/// Prints medians over the rounds. In parentheses: the ratio to the reference (or else to the first column)
+/// within a round, as median, minimum and maximum.
 pub fn print(title: &str, columns: &[Column]) {
     let Some(reference) = columns.iter().find(|column| column.name == "reference").or(columns.first()) else {
         return;
@@ -47,9 +47,9 @@ pub fn print(title: &str, columns: &[Column]) {
             let mut ratios: Vec<f64> =
                 pairs.filter_map(|(own, other)| Some(value(own)? / value(other)?)).collect();
             ratios.sort_by(f64::total_cmp);
-            let (least, most) = (ratios.first()?, ratios.last()?);
+            let (min, max) = (ratios.first()?, ratios.last()?);
             Some(format!(
-                "{:.digits$} ({:.2}× [{least:.2}..{most:.2}])",
+                "{:.digits$} ({:.2}× [{min:.2}..{max:.2}])",
                 median(values.into_iter()),
                 median(ratios.iter().copied())
             ))

@@ -1,16 +1,17 @@
-//! Signature, reading, deciding: `cargo run --release -p micro`. Ratios count, not times.
+//! Micro benchmarks of the signature, the reader and the rules: `cargo run --release -p micro`. Compare
+//! ratios, not times.
 //!
-//! A binary and not a bench target: cargo builds those, and all they depend on, without `panic = "abort"`.
+//! This is a binary, because cargo builds bench targets and their dependencies without `panic = "abort"`.
 
-use tallyhook_core::account::Account;
-use tallyhook_core::catalog::Catalog;
-use tallyhook_core::decide::{Outcome, decide};
-use tallyhook_core::ids::UserId;
-use tallyhook_core::timestamp::Timestamp;
-use tallyhook_core::event::{self, Event};
-use tallyhook_core::signature::{Secret, sign, verify};
 use divan::{Bencher, black_box, counter::BytesCount};
 use sha2::{Digest, Sha256};
+use tallyhook_core::account::Account;
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::decide::{Outcome, Payments, decide};
+use tallyhook_core::event::{self, Event};
+use tallyhook_core::ids::UserId;
+use tallyhook_core::signature::{Secret, sign, verify};
+use tallyhook_core::timestamp::Timestamp;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,7 +23,7 @@ fn main() {
     divan::main();
 }
 
-/// A renewal, padded to so many bytes.
+/// A renewal, padded to this many bytes.
 fn body(bytes: usize) -> String {
     let mut event: serde_json::Value = serde_json::from_str(RENEWAL).expect("the sample is JSON");
     let length = event.to_string().len();
@@ -31,7 +32,7 @@ fn body(bytes: usize) -> String {
     event.to_string()
 }
 
-/// The limit: one hash of the same bytes.
+/// The lower limit: one hash of the same bytes.
 #[divan::bench(args = SIZES)]
 fn sha256(bencher: Bencher, bytes: usize) {
     let body = vec![b'a'; bytes];
@@ -42,13 +43,13 @@ fn sha256(bencher: Bencher, bytes: usize) {
 fn verify_signature(bencher: Bencher, bytes: usize) {
     let (body, secret, now) = (
         vec![b'a'; bytes],
-        Secret::new("whsec_bench").expect("not blank"),
+        Secret::new("whsec_bench").expect("a secret that is not blank"),
         Timestamp::from_unix(1_790_000_000),
     );
     let header = sign(&body, &secret, now);
     let secrets = [secret];
     bencher.counter(BytesCount::new(bytes)).bench(|| {
-        verify(black_box(&body), Some(header.as_bytes()), &secrets, now, 300).expect("it is signed")
+        verify(black_box(&body), Some(header.as_bytes()), &secrets, now, 300).expect("a valid signature")
     });
 }
 
@@ -99,10 +100,10 @@ fn sample(text: &str, number: usize) -> Event {
         .expect("a sample is an event")
 }
 
-/// A user with so many subscriptions, all paid, and then a renewal of one of them.
+/// A renewal for a user with this many paid subscriptions.
 #[divan::bench(args = [1, 10, 50])]
 fn decide_renewal(bencher: Bencher, subscriptions: usize) {
-    let catalog = Catalog::parse(include_str!("../../../catalog.toml")).expect("the catalog is in order");
+    let catalog = Catalog::parse(include_str!("../../../catalog.toml")).expect("a valid catalog");
     let mut account = Account::new(UserId::new("user_123").expect("a user id"));
     let now = Timestamp::from_unix(1_790_000_000);
     for number in 0..subscriptions {
@@ -110,7 +111,7 @@ fn decide_renewal(bencher: Bencher, subscriptions: usize) {
             include_str!("../../../events/customer.subscription.created.json"),
             include_str!("../../../events/invoice.paid.json"),
         ] {
-            match decide(&account, &sample(text, number), None, &catalog, now) {
+            match decide(&account, &sample(text, number), &Payments::new(), &catalog, now) {
                 Outcome::Apply(applied) => account = account.after(&applied.change),
                 other => panic!("{other:?}"),
             }
@@ -118,8 +119,10 @@ fn decide_renewal(bencher: Bencher, subscriptions: usize) {
     }
     let renewal = sample(RENEWAL, 0);
     assert_eq!(account.state.subscriptions.len(), subscriptions);
-    bencher.bench(|| match decide(black_box(&account), black_box(&renewal), None, &catalog, now) {
-        outcome @ Outcome::Apply(_) => outcome,
-        other => panic!("{other:?}"),
+    bencher.bench(|| {
+        match decide(black_box(&account), black_box(&renewal), &Payments::new(), &catalog, now) {
+            outcome @ Outcome::Apply(_) => outcome,
+            other => panic!("{other:?}"),
+        }
     });
 }

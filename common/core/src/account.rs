@@ -107,7 +107,7 @@ pub struct Reversed {
     pub amount: i64,
     /// The key to book it under.
     pub key: LedgerKey,
-    /// Whether a dispute or a refund is the news.
+    /// Whether the event is about a dispute or a refund.
     pub kind: EntryKind,
 }
 
@@ -408,7 +408,7 @@ impl Account {
                 known.payment = known.payment.take().or(purchase.payment);
             }
             Some(known) if purchase.session.is_some() => {
-                // The invoice granted before the tie was known: the session takes its place.
+                // The invoice granted before its session was known. The session replaces it.
                 known.session = purchase.session;
                 known.payment = known.payment.take().or(purchase.payment);
                 (known.granted, known.total, known.at) = (granted, purchase.total, filed_at);
@@ -425,8 +425,8 @@ impl Account {
         Ok(())
     }
 
-    /// Takes in what refunds and disputes of a payment amount to. A document whose period or purchase is no
-    /// longer here moves nothing.
+    /// Applies the refunded and disputed amount of a payment. Nothing changes when the period or purchase of
+    /// the document is not in the account.
     fn reverse(
         &self,
         state: &mut State,
@@ -496,7 +496,7 @@ impl Account {
 /// count later than their invoice was recorded.
 fn name_derived(new: &mut Vec<NewEntry>, before: &Buckets, after: &Buckets) {
     for (key, (kind, worth)) in &after.derived {
-        // While an invoice is recorded, its own key stands for the periods that it opens.
+        // While an invoice is recorded, its own key is used for the periods that it opens.
         let invoice = key.invoice_of_item();
         let recorded = |invoice: &LedgerKey| {
             // Until a snapshot shows the item of a line, the line waits under a provisional one.

@@ -1,10 +1,10 @@
-//! What an event means: from the event to facts, from the facts to the one change that is written.
+//! Decides what an event changes: reads facts from the event, and computes one change from the facts.
 //!
 //! ```text
 //! Event ── decide/<family>.rs ──► Vec<Fact> ── Account::evolve ──► Change (next state, ledger entries)
 //! ```
-//! **Invariant:** a family's file only translates; it never looks at what arrived before. What a fact does to
-//! an account that knows other facts stands in one place, `account.rs`.
+//! **Invariant:** a family's file only translates an event into facts, without the account's earlier facts.
+//! Only `account.rs` combines facts.
 
 mod charge_dispute;
 mod checkout_session;
@@ -33,11 +33,12 @@ use crate::timestamp::Timestamp;
 pub enum Outcome {
     /// Write this change, the event's marker and the items beside it, in one transaction.
     Apply(Box<Applied>),
-    /// The event is none of our business; it is recorded as `ignored`.
+    /// The event has no effect on any account. It is recorded as `ignored`.
     Ignore(Ignored),
-    /// A person or a later fact is needed; it is recorded as `parked` and alerted. No retry can help.
+    /// A person or a later event is needed. It is recorded as `parked` and alerted. A retry alone does not
+    /// help.
     Park(Parked),
-    /// A payment paid an invoice whose owner is not known yet: the tie is kept without an account.
+    /// A payment paid an invoice without a known owner. The link is stored without an account.
     Tie,
 }
 
@@ -46,26 +47,26 @@ pub enum Outcome {
 pub struct Applied {
     /// The account's change.
     pub change: Change,
-    /// Customers that this event ties to the user for the first time.
+    /// Customers that this event links to the user for the first time.
     pub links: Vec<CustomerId>,
-    /// Subscriptions that this event ties to the user for the first time.
+    /// Subscriptions that this event links to the user for the first time.
     pub subscriptions: Vec<SubscriptionId>,
-    /// What is known now of the payments that the event names or ties to its document.
+    /// The payments that the event names or links to its document, after the event.
     pub payments: BTreeMap<String, PaymentRecord>,
     /// A one-time order that was paid and is not in the ledger yet.
     pub order: Option<Order>,
-    /// Of an order that is in the ledger: how its payment stands.
+    /// The payment of an order that is already in the ledger.
     pub order_payment: Option<OrderPayment>,
-    /// Why nothing was granted, where that needs saying.
+    /// What the event did, for the log.
     pub effect: Effect,
 }
 
-/// How the payment of an order stands after a refund or a dispute.
+/// The payment of an order after a refund or a dispute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderPayment {
     /// The order.
     pub session: SessionId,
-    /// All of it went back by refunds.
+    /// The whole payment is refunded.
     pub refunded: bool,
     /// A dispute of it is open or lost.
     pub disputed: bool,
@@ -185,7 +186,7 @@ impl Ignored {
 /// Why an event waits for a person or for a later fact.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Parked {
-    /// Nothing in the event says whose it is, and its customer is bound to no user.
+    /// The event names no user, and its customer is not linked to a user.
     #[error("no user is known for customer {}", .0.as_ref().map_or("(none)", CustomerId::as_str))]
     NoUser(Option<CustomerId>),
     /// The user id that the app gave is empty, longer than 128 characters, or has control characters.
@@ -201,8 +202,8 @@ pub enum Parked {
     /// The customer pays for several users, and the event names none of them.
     #[error("customer {0} pays for several users, and the event names none")]
     SharedCustomer(CustomerId),
-    /// No plan of the catalog sells under this price. Add it to `catalog.toml`. With the subscription that
-    /// the invoice bills: once its plan is known, the price is no reason to wait.
+    /// The price is not in the catalog. Add it to `catalog.toml`. Holds also the subscription that the
+    /// invoice bills: once its plan is known, the event is not parked any more.
     #[error("price {0} is not in the catalog")]
     UnknownPrice(PriceId, Option<SubscriptionId>),
     /// `metadata.plan`, `.pack` or `.mode` names something that the catalog does not.
@@ -217,7 +218,7 @@ pub enum Parked {
     /// The account would have more subscription items than it can hold.
     #[error("the account would have more than 50 subscription items")]
     TooManyItems,
-    /// A quantity or an amount is beyond what the catalog can mean.
+    /// A quantity or an amount is above the maximum.
     #[error("the quantity {0} is out of range")]
     Quantity(String),
     /// A paid invoice of a subscription has no line that says which period was paid.
@@ -303,11 +304,10 @@ struct Reading {
 /// The payments that an event may name, as far as they are known.
 pub type Payments = BTreeMap<String, PaymentRecord>;
 
-/// Decides what an event does to an account. Pure: the same arguments give the same outcome.
+/// Decides what an event does to an account. The same arguments give the same outcome.
 ///
-/// `account` holds, besides its state, the ledger entries that [`ledger_keys`] names, as far as they exist;
-/// `payments` what is known of the payments that [`payment_refs`] names, and of those that are tied to the
-/// event's invoice.
+/// `account` holds its state and the existing ledger entries of [`ledger_keys`]. `payments` holds the known
+/// payments of [`payment_refs`], and the payments that are linked to the event's invoice.
 pub fn decide(
     account: &Account,
     event: &Event,
@@ -318,8 +318,7 @@ pub fn decide(
     decide_facts(account, event, payments, catalog, now, Some)
 }
 
-/// As [`decide`], but only what the event says of who the customer is and how the subscription stands:
-/// nothing is granted.
+/// As [`decide`], but uses only the customer and the state of the subscription. It grants nothing.
 pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
     let standing = |fact: Fact| match fact {
         Fact::Customer(_) | Fact::CustomerDeleted(..) | Fact::Status(..) => Some(fact),
@@ -617,8 +616,8 @@ fn is_due(account: &Account, document: &LedgerKey, payment: &str, amount: i64, i
     (is_new || account.state.knows(document)) && booked != Some(&amount)
 }
 
-/// What is known of a refunded or disputed payment once an event about it is taken in, under the name by
-/// which it is kept: of its intent and its charge the one that is tied to a document, else the intent.
+/// A refunded or disputed payment after the event, with the id under which it is stored: the intent or charge
+/// that is linked to a document, else the intent.
 pub fn joined_payment(event: &Event, payments: &Payments) -> Option<(String, PaymentRecord)> {
     let news = match &event.object {
         Object::Charge(charge) => ReversalEvent::Charge(event.created, charge.amount_refunded),
@@ -689,7 +688,7 @@ pub fn payment_refs(event: &Event) -> Vec<PaymentRef> {
     intent.map(PaymentRef::Intent).into_iter().chain(charge.map(PaymentRef::Charge)).collect()
 }
 
-/// Whether an event is news about a payment that went back.
+/// Whether an event is about a refund or a dispute.
 pub fn is_reversal(event: &Event) -> bool {
     matches!(event.object, Object::Charge(_) | Object::Refund(_) | Object::Dispute(_))
 }

@@ -128,7 +128,7 @@ impl Reversal {
         counted.max(refunds(RefundStage::Succeeded)).max(0)
     }
 
-    /// Minor units that are refunded or in an open or lost dispute.
+    /// Minor units that are back with the customer or held by a dispute that is open or lost.
     pub fn amount(&self) -> i64 {
         let held =
             |dispute: &&(i64, DisputeStage)| matches!(dispute.1, DisputeStage::Open | DisputeStage::Lost);

@@ -273,7 +273,7 @@ pub fn account(
     Ok(Write { key, item: Some(item), condition: Condition::Version(loaded_version) })
 }
 
-/// Reads an account.
+/// Reads an account back.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`].
@@ -299,7 +299,7 @@ pub fn updated_at(item: &Item) -> Option<Timestamp> {
 /// entry's invoice as it was read: the payments linked to it are kept.
 ///
 /// # Errors
-/// [`StoreError::Corrupt`] if the entry cannot be written as an item.
+/// [`StoreError::Corrupt`] if it cannot be written as an item.
 pub fn entry(user: &UserId, entry: &Entry, invoice: Option<&Item>) -> Result<Write, StoreError> {
     let key = Key::entry(user, &entry.key);
     if !matches!(key, Key::Invoice(_)) {
@@ -933,7 +933,7 @@ pub fn read_number<N: std::str::FromStr>(item: &Item, name: &str) -> Option<N> {
     item.get(name)?.as_n().ok()?.parse().ok()
 }
 
-/// An order as JSON fields for the app.
+/// An order as JSON fields for the app. An optional field that is absent is null.
 pub fn read_order(item: &Item) -> BTreeMap<String, serde_json::Value> {
     let optional =
         ["customer_id", "customer_email", "deadline", "files_url", "final_package_url", "upgraded_from"];

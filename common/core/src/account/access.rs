@@ -16,7 +16,7 @@ pub struct Access {
     pub tier: String,
     /// Its rank.
     pub rank: u32,
-    /// When this tier ends unless news comes: a planned end, the end of a paid period, or of a grace.
+    /// When this tier ends without another event: a planned end, or the end of a paid or grace period.
     pub until: Option<Timestamp>,
 }
 
@@ -129,7 +129,7 @@ impl State {
         best
     }
 
-    /// Every plan that gives access, also those whose end is past.
+    /// Every plan that gives access, also plans that have already ended.
     pub fn given(&self, catalog: &Catalog, now: Timestamp) -> Vec<Given> {
         let mut all = Vec::new();
         for (id, subscription) in &self.subscriptions {

@@ -249,7 +249,8 @@ impl Account {
                 format!("the trial of {id} granted {} credits; {} were spent", bucket.granted, bucket.spent)
             } else {
                 format!(
-                    "the trial of {id} grants no credits: it has ended unpaid, or the user had an earlier trial"
+                    "the trial of {id} grants no credits: it has ended unpaid, or the user had an earlier \
+                     trial"
                 )
             };
             return because(&field, bucket.left, "trial", why, entry);

@@ -20,16 +20,16 @@ use crate::ids::{InvoiceId, PriceId};
 use crate::ledger::LedgerKey;
 use crate::timestamp::Timestamp;
 
-/// The most lines that are kept for one item: waiting, lying ahead, and those of the current period and of
-/// the periods it was cut from.
+/// The maximum number of lines of one item: waiting and future lines, and lines of the current period and its
+/// predecessors.
 const MAX_LINES: usize = 32;
-/// The most sights that are kept for one item.
+/// The maximum number of sights of one item.
 const MAX_SIGHTS: usize = 16;
-/// The most period starts that no line has opened that are kept for one item.
+/// The maximum number of period starts of one item that no line has opened.
 const MAX_STARTS: usize = 8;
-/// The most periods before the current one that are kept, each cut short by the next.
+/// The maximum number of periods before the current one that are kept; each was cut short by the next.
 const MAX_PREDECESSORS: usize = 4;
-/// A line that lies ahead opens its period so long before its start.
+/// A future line opens its period this long before the start.
 const OPENS_EARLY_SECONDS: i64 = 3_600;
 /// The period under which credits of a trial are counted as spent.
 const TRIAL: Timestamp = Timestamp::from_unix(0);

@@ -14,7 +14,7 @@ use crate::event::SubscriptionStatus;
 use crate::ids::{ItemId, PriceId};
 use crate::timestamp::Timestamp;
 
-/// The most snapshots of one second that are kept together.
+/// The maximum number of snapshots of the same second that are kept.
 const MAX_RIVALS: usize = 8;
 
 /// What a plan is worth, as the catalog said when the document that names it was first decided. Later changes
@@ -44,12 +44,12 @@ impl Terms {
         }
     }
 
-    /// Credits of a paid period of this quantity.
+    /// Credits of a paid period with this quantity.
     pub fn worth(&self, quantity: u64) -> Credits {
         self.times(self.credits, quantity)
     }
 
-    /// Credits of a trial of this quantity.
+    /// Credits of a trial with this quantity.
     pub fn trial_worth(&self, quantity: u64) -> Credits {
         self.times(self.trial.unwrap_or(self.credits), quantity)
     }
@@ -165,7 +165,7 @@ impl Snapshot {
         (self.is_terminal(), self.created).cmp(&(other.is_terminal(), other.created))
     }
 
-    /// Ranks snapshots of one second that no chain distinguishes.
+    /// Ranks snapshots of the same second that `previous_attributes` do not order.
     fn tie_rank(&self) -> impl Ord + '_ {
         let start = self.items.iter().filter_map(|item| item.start).max();
         let end = self.items.iter().filter_map(|item| item.end).max();

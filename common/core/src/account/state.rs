@@ -17,13 +17,13 @@ use crate::timestamp::Timestamp;
 /// Stripe lets people resend an event for 30 days; a subscription that ended this long ago and holds no
 /// credits may be forgotten.
 const FORGET_ENDED_AFTER_DAYS: i64 = 60;
-/// The number of ended subscriptions that are remembered however long ago they ended.
+/// The newest ended subscriptions are kept, up to this number, regardless of when they ended.
 const REMEMBER_ENDED: usize = 10;
-/// The most purchases of packs that are kept apart; beyond it the two oldest become one.
+/// The maximum number of pack purchases. Beyond it, the two oldest are merged into one.
 pub(super) const MAX_PURCHASES: usize = 24;
-/// The most spent purchases that are kept for their refunds.
+/// The maximum number of spent purchases that are kept for later refunds.
 const MAX_SPENT_PURCHASES: usize = 4;
-/// The most items, over all subscriptions.
+/// The maximum number of items over all subscriptions.
 pub const MAX_ITEMS: usize = 50;
 
 /// What the rules remember of an account; stored as one map.
@@ -43,7 +43,7 @@ pub struct State {
     /// The bucket `signup`; absent until the app has created the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signup: Option<Signup>,
-    /// Start of the first paid period: it ends the signup credits, whichever is heard first.
+    /// Start of the first paid period. It ends the signup credits, in any order of arrival.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paid_since: Option<Timestamp>,
     /// The bucket `addon`: packs bought since the last reset, oldest first.

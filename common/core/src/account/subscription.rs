@@ -12,7 +12,7 @@ use crate::ids::{CustomerId, ItemId, PriceId};
 use crate::ledger::LedgerKey;
 use crate::timestamp::Timestamp;
 
-/// The most times at which sets of items were seen that are remembered.
+/// The maximum number of times of item sets that are kept.
 const MAX_SET_TIMES: usize = 16;
 
 /// The record of one subscription.

@@ -62,7 +62,8 @@ fn subscribed(number: i64, start: i64) -> Vec<Step> {
         sub(
             "created",
             start,
-            json!({"id": id, "items": items(&[("price_pro", 1)], start), "latest_invoice": format!("in_{number}")}),
+            json!({"id": id, "items": items(&[("price_pro", 1)], start),
+                "latest_invoice": format!("in_{number}")}),
         ),
         invoice(
             "paid",
@@ -394,7 +395,8 @@ fn of_two_states_of_one_second_the_further_one_stands() {
     let ends = |at: i64| {
         state(
             "active",
-            &json!({"items": {"data": [{"price": {"id": "price_pro"}, "current_period_start": P1, "current_period_end": at}]}}),
+            &json!({"items": {"data": [{"price": {"id": "price_pro"}, "current_period_start": P1,
+                "current_period_end": at}]}}),
         )
     };
     for steps in [vec![ends(P2), ends(P2 + DAY)], vec![ends(P2 + DAY), ends(P2)]] {

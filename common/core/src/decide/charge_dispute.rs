@@ -1,13 +1,13 @@
-//! `charge.dispute.*`: a customer's bank took the money back, or only asks.
+//! `charge.dispute.*`: a chargeback or an inquiry by the customer's bank.
 //!
 //! | status | rule | ledger key |
 //! |---|---|---|
-//! | `needs_response`, `under_review`, `lost` | what the payment granted is held, net of refunds of the same payment | `dispute#dp_…#<status>` |
-//! | `won` | exactly what was held comes back | `dispute#dp_…#won` |
-//! | `warning_*`, `prevented` | an inquiry: no money moved, no credits move | `dispute#dp_…#<status>` |
+//! | `needs_response`, `under_review`, `lost` | takes the grant, less refunds | `dispute#dp_…#<status>` |
+//! | `won` | returns exactly the credits that were taken | `dispute#dp_…#won` |
+//! | `warning_*`, `prevented` | no money was withdrawn: no credits move | `dispute#dp_…#<status>` |
 //!
-//! The event's type does not matter: `funds_withdrawn` comes at the opening, not at a loss, and `created` may
-//! already be `lost`.
+//! The rule uses the status and not the event's type: `funds_withdrawn` arrives when the dispute is opened,
+//! and in `created` the status may already be `lost`.
 
 use crate::event::Dispute;
 use crate::ledger::LedgerKey;
@@ -90,7 +90,8 @@ mod tests {
             dispute("created", 20, "pi_cs_1", "needs_response"),
             dispute("closed", 30, "pi_cs_1", "won"),
         ];
-        let summary = "session#cs_1 +1000, consume#1 -400, dispute#dp_1#needs_response -600 shortfall 400, dispute#dp_1#won +600";
+        let summary = "session#cs_1 +1000, consume#1 -400, dispute#dp_1#needs_response -600 shortfall 400, \
+            dispute#dp_1#won +600";
         check("600 were left", given, &format!("free 600 | addon=600 | {summary}"));
     }
 

@@ -1,18 +1,20 @@
-//! `checkout.session.*`: what was bought once, and who the customer is.
+//! `checkout.session.*`: one-time purchases, and the user of a customer.
 //!
 //! | session | rule | ledger key |
 //! |---|---|---|
-//! | `mode=payment`, a pack, paid or nothing to pay | adds the pack's credits × the quantity that was sold | `session#cs_…` |
+//! | `mode=payment`, a pack | adds the pack's credits × the quantity | `session#cs_…` |
 //! | `mode=payment`, a plan's price or `metadata.plan` | sells the plan for life | `session#cs_…` |
 //! | `mode=payment`, `metadata.mode` + `plan` | an order | `session#cs_…` |
-//! | `mode=subscription` | binds customer and user; `invoice.paid` grants, also packs on the first invoice | – |
-//! | `mode=setup` | binds customer and user | – |
+//! | `mode=subscription` | links customer and user; `invoice.paid` grants, also packs | – |
+//! | `mode=setup` | links customer and user | – |
 //! | unpaid, failed, expired | nothing: a delayed payment sends `async_payment_succeeded` later | – |
 //!
-//! `status=complete` does not mean paid; only `payment_status` does. Credits come from the catalog, never
-//! from metadata. What was sold is, in this order: the line items, where Stripe was asked for them; the
-//! metadata, with the quantity that our checkout writes there; without one ⌊`amount_subtotal` / the price's
-//! amount⌋ where the catalog knows the amount, else 1.
+//! A session is paid by its `payment_status`, not by `status=complete`. Credits come from the catalog, never
+//! from metadata.
+//!
+//! The purchase is read from the line items, if a call to Stripe returned them, else from the metadata. The
+//! quantity without line items is the one in the metadata, which our checkout writes; else ⌊`amount_subtotal`
+//! / the price's amount⌋, if the catalog has the amount; else 1.
 
 use super::{Order, Parked, Reading};
 use crate::account::Fact;
@@ -239,7 +241,8 @@ mod tests {
                 "free of charge",
                 bought(
                     p(),
-                    json!({"payment_status": "no_payment_required", "payment_intent": null, "amount_total": 0}),
+                    json!({"payment_status": "no_payment_required", "payment_intent": null,
+                        "amount_total": 0}),
                 ),
                 "free 1000 | addon=1000 | session#cs_1 +1000",
             ),
@@ -337,7 +340,8 @@ mod tests {
         check(
             "which ends it",
             vec![renewal("in_2", P2), pack(P1 + 5, "cs_1"), next],
-            "pro until 5185099 5000 | sub_1=5000 | invoice#in_2 +5000, session#cs_1 +1000, invoice#in_3 -1000",
+            "pro until 5185099 5000 | sub_1=5000 | invoice#in_2 +5000, session#cs_1 +1000, invoice#in_3 \
+             -1000",
         );
         let kept = vec![Step::KeepAddons, pack(P1 + 5, "cs_1"), renewal("in_2", P2)];
         check_any_order(
@@ -371,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_of_a_subscription_confirms_a_payment_above_zero_for_a_plan_of_the_catalog() {
+    fn a_subscription_session_confirms_a_payment_for_a_plan_of_the_catalog() {
         for (what, mode, status, amount, plan, confirmed) in [
             ("paid", "subscription", "paid", 2000, "pro", true),
             ("not paid", "subscription", "unpaid", 2000, "pro", false),

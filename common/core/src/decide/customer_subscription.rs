@@ -4,12 +4,15 @@
 //! |---|---|---|
 //! | any state | the newest snapshot decides access | – |
 //! | `trialing` | the trial grants `trial_credits`, once per subscription item | `trial#sub_…#si_…` |
-//! | another plan or number of seats within a paid period, `active` or `trialing` | a plan change, as the policy `plan_change` says | `plan#si_…#<period start>#<plan>#<n>` |
+//! | another plan or number of seats | a plan change, by the policy | `plan#si_…#<period start>#<plan>#<n>` |
 //! | the start of an item's period | a line that waits for it opens the period | `invoice#in_…#si_…` |
 //! | `deleted` | the subscription has ended; its credits stay until spent or replaced | – |
 //!
-//! A price that the catalog does not name parks the event if it names none of the items and the subscription
-//! gives access.
+//! A plan change needs a paid period and the status `active` or `trialing`. The policy `plan_change` decides
+//! when it counts.
+//!
+//! A price that is not in the catalog parks the event if the catalog has none of the items' prices and the
+//! subscription gives access.
 
 use super::{Parked, Reading};
 use crate::account::snapshot::{Snapshot, SnapshotItem, Terms, digest, is_terminal};

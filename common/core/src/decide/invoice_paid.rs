@@ -4,15 +4,15 @@
 //! |---|---|
 //! | a plan's price, positive, no proration | opens the item's period that it bills |
 //! | a plan's price, positive, on a subscription's first invoice | opens it, also for a part of a period |
-//! | a plan's price, a proration | charges a plan change; opens a period that a snapshot shows to start with it |
-//! | a plan's price, zero | opens a period only if the price is free or a renewal bears it; else a trial or nothing |
+//! | a plan's price, a proration | charges a plan change; may open a period that starts with it |
+//! | a plan's price, zero | opens a period only if the price is free or it is a renewal; else a trial |
 //! | a plan's price without a subscription | sells the plan for life |
 //! | a pack's price | adds the pack's credits |
 //! | negative | credits unused time; it names the share that an earlier payment paid |
 //! | an unknown price | nothing, beside a known line or on a subscription whose plan is known |
 //!
 //! `invoice#in_…` records each paid invoice once. An invoice that is not paid grants nothing. The invoice's
-//! own period is the time in which its items were collected, never the period of service.
+//! own `period_start` and `period_end` are never the period of service.
 
 use std::collections::BTreeMap;
 

@@ -113,8 +113,9 @@ mod tests {
     /// A session with these parts.
     fn session(metadata: &str, reference: &str) -> Event {
         let body = format!(
-            r#"{{"id":"evt_1","object":"event","type":"checkout.session.completed","created":1,"livemode":false,
-                "data":{{"object":{{"id":"cs_1","object":"checkout.session","mode":"payment","customer":"cus_1",
+            r#"{{"id":"evt_1","object":"event","type":"checkout.session.completed","created":1,
+                "livemode":false,"data":{{"object":{{"id":"cs_1","object":"checkout.session",
+                "mode":"payment","customer":"cus_1",
                 "client_reference_id":{reference},"metadata":{metadata}}}}}}}"#
         );
         crate::event::read(body.as_bytes()).unwrap()

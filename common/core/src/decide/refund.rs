@@ -1,14 +1,17 @@
-//! `charge.refunded`, `refund.*`: money went back, or did not after all.
+//! `charge.refunded`, `refund.*`: a refund, or a refund that failed.
 //!
 //! | event | rule | ledger key |
 //! |---|---|---|
-//! | `charge.refunded` | revokes in proportion to the cumulative amount, never more than the payment granted, never below 0 | `refund#ch_…#<cumulative>` |
-//! | `refund.*`, `succeeded` | the same refund, single: no second revocation | `refund#re_…#succeeded` |
-//! | `refund.*`, `failed` or `canceled`; `refund.failed` whatever its snapshot says | the money is back: what was revoked for it returns | `refund#re_…#failed` |
-//! | `refund.*`, `pending` | nothing of its own; the charge's newest `amount_refunded` counts it | `refund#re_…#pending` |
+//! | `charge.refunded` | revokes in proportion to the cumulative amount | `refund#ch_…#<cumulative>` |
+//! | `refund.*`, `succeeded` | the same refund: does not revoke twice | `refund#re_…#succeeded` |
+//! | `refund.*`, `failed` or `canceled` | returns what was revoked for it | `refund#re_…#failed` |
+//! | `refund.*`, `pending` | revokes nothing itself | `refund#re_…#pending` |
 //!
-//! A refund belongs to what its payment paid for, never to a customer. Of a payment that is not tied to a
-//! document yet the event is parked, and what it says is kept with the payment until the tie arrives.
+//! - Never more is revoked than the payment granted, and a balance never falls below 0.
+//! - `refund.failed` counts as failed, whatever status its object has.
+//! - The charge's newest `amount_refunded` counts a pending refund.
+//! - A refund belongs to the document of its payment, never to a customer. If the payment is not linked to a
+//!   document yet, the event is parked, and the refund is stored with the payment until the link arrives.
 
 use crate::event::{Charge, Event, EventType, Refund, RefundStatus};
 use crate::ledger::LedgerKey;
@@ -21,8 +24,8 @@ pub(super) fn key(refund: &Refund, event: &Event) -> LedgerKey {
     LedgerKey::refund(&refund.id, status(refund, event).as_str())
 }
 
-/// How far the refund is. The snapshot in an event may be older than the event: that a refund failed stands
-/// in the event's type.
+/// The status of the refund. The object in an event may be older than the event, so `refund.failed` always
+/// counts as failed.
 pub(super) fn status(refund: &Refund, event: &Event) -> RefundStatus {
     if event.kind == EventType::RefundFailed { RefundStatus::Failed } else { refund.status.clone() }
 }
@@ -41,7 +44,8 @@ mod tests {
     fn the_cumulative_amount_counts_in_any_order_and_number() {
         let given =
             vec![bought(), refunded(1100, PI, 500), refunded(1200, PI, 1500), refunded(1300, PI, 2000)];
-        let summary = "invoice#in_1 +5000, refund#ch_pi_in_1#500 -1250, refund#ch_pi_in_1#1500 -2500, refund#ch_pi_in_1#2000 -1250";
+        let summary = "invoice#in_1 +5000, refund#ch_pi_in_1#500 -1250, refund#ch_pi_in_1#1500 -2500, \
+            refund#ch_pi_in_1#2000 -1250";
         check_any_order(
             "500, 1500, 2000 of 2000",
             given,
@@ -50,7 +54,8 @@ mod tests {
         check(
             "one was lost, one comes late",
             vec![bought(), refunded(1300, PI, 1500), refunded(1200, PI, 500)],
-            "pro until 2593000 1250 | sub_1=1250 | invoice#in_1 +5000, refund#ch_pi_in_1#1500 -3750, refund#ch_pi_in_1#500 +0",
+            "pro until 2593000 1250 | sub_1=1250 | invoice#in_1 +5000, refund#ch_pi_in_1#1500 -3750, \
+             refund#ch_pi_in_1#500 +0",
         );
         check(
             "a third is rounded down",
@@ -82,7 +87,8 @@ mod tests {
             refunded(1101, PI, 1000),
             refund("updated", 1200, PI, "re_1", 1000, "succeeded"),
         ];
-        let summary = "invoice#in_1 +5000, refund#re_1#pending +0, refund#ch_pi_in_1#1000 -2500, refund#re_1#succeeded +0";
+        let summary = "invoice#in_1 +5000, refund#re_1#pending +0, refund#ch_pi_in_1#1000 -2500, \
+            refund#re_1#succeeded +0";
         check_any_order("it arrives", arrives, &format!("pro until 2593000 2500 | sub_1=2500 | {summary}"));
         let fails =
             vec![bought(), refunded(1101, PI, 1000), refund("failed", 1200, PI, "re_1", 1000, "failed")];
@@ -114,7 +120,8 @@ mod tests {
         check(
             "then the grant",
             given,
-            "pro until 2593000 0 | sub_1=0 | invoice#in_1 +5000, refund#pi_in_1#2000 -5000, refund#ch_pi_in_1#2000 +0",
+            "pro until 2593000 0 | sub_1=0 | invoice#in_1 +5000, refund#pi_in_1#2000 -5000, \
+             refund#ch_pi_in_1#2000 +0",
         );
     }
 
@@ -123,7 +130,8 @@ mod tests {
         check(
             "spent",
             vec![bought(), Step::Spend(4000), refunded(1100, PI, 1000)],
-            "pro until 2593000 0 | sub_1=0 | invoice#in_1 +5000, consume#1 -4000, refund#ch_pi_in_1#1000 -1000 shortfall 1500",
+            "pro until 2593000 0 | sub_1=0 | invoice#in_1 +5000, consume#1 -4000, refund#ch_pi_in_1#1000 \
+             -1000 shortfall 1500",
         );
         check_any_order(
             "of a period that is over",
@@ -132,7 +140,8 @@ mod tests {
                 paid(P2, "in_2", "subscription_cycle", "price_pro", P2),
                 refunded(P2 + 9, PI, 2000),
             ],
-            "pro until 5185000 5000 | sub_1=5000 | invoice#in_1 +5000, invoice#in_2 +0, refund#ch_pi_in_1#2000 +0 superseded",
+            "pro until 5185000 5000 | sub_1=5000 | invoice#in_1 +5000, invoice#in_2 +0, \
+             refund#ch_pi_in_1#2000 +0 superseded",
         );
         check(
             "of a pack that a renewal ended",
@@ -141,13 +150,15 @@ mod tests {
                 paid(P2, "in_2", "subscription_cycle", "price_pro", P2),
                 refunded(P2 + 9, "pi_cs_1", 2000),
             ],
-            "pro until 5185000 5000 | sub_1=5000 | session#cs_1 +1000, invoice#in_2 +4000, refund#ch_pi_cs_1#2000 +0 superseded",
+            "pro until 5185000 5000 | sub_1=5000 | session#cs_1 +1000, invoice#in_2 +4000, \
+             refund#ch_pi_cs_1#2000 +0 superseded",
         );
     }
 
     #[test]
     fn a_pack_pays_for_its_own_refund_only() {
-        let summary = "session#cs_1 +1000, consume#1 -1000, session#cs_2 +1000, refund#ch_pi_cs_1#2000 +0 shortfall 1000";
+        let summary = "session#cs_1 +1000, consume#1 -1000, session#cs_2 +1000, refund#ch_pi_cs_1#2000 +0 \
+            shortfall 1000";
         check(
             "another pack is not taken for one that was spent",
             vec![pack(10, "cs_1"), Step::Spend(1000), pack(20, "cs_2"), refunded(30, "pi_cs_1", 2000)],
@@ -193,7 +204,8 @@ mod tests {
             dispute("closed", 1200, PI, "won"),
             refunded(1300, PI, 1000),
         ];
-        let summary = "invoice#in_1 +5000, dispute#dp_1#needs_response -5000, dispute#dp_1#won +5000, refund#ch_pi_in_1#1000 -2500";
+        let summary = "invoice#in_1 +5000, dispute#dp_1#needs_response -5000, dispute#dp_1#won +5000, \
+            refund#ch_pi_in_1#1000 -2500";
         check_any_order(
             "net of what came back",
             won,

@@ -1,9 +1,8 @@
-//! What the case tables of the families share: events as Stripe sends them, made from a few words, and
-//! [`check`].
+//! Shared code of the case tables: builders of Stripe's events, and [`check`].
 //!
-//! Every event goes through `event::read`, so the tables exercise the readers as well. The default objects
-//! are one user's: customer `cus_1`, subscription `sub_1` to `price_pro`, whose period began at second 1000;
-//! a patch changes what a row is about.
+//! Every event is read by `event::read`, so the tables test the readers too. The default objects belong to
+//! one user: customer `cus_1`, subscription `sub_1` to `price_pro` with a period that began at second 1000. A
+//! patch changes single fields.
 
 mod access;
 mod changes;
@@ -371,7 +370,8 @@ pub fn event(kind: &str, created: i64, object: &Value, previous: Option<&Value>)
         data["previous_attributes"] = previous.clone();
     }
     let id = crate::account::snapshot::digest(&format!("{kind} {created} {data}"));
-    json!({"id": format!("evt_{id:x}"), "object": "event", "type": kind, "created": created, "livemode": false, "data": data})
+    json!({"id": format!("evt_{id:x}"), "object": "event", "type": kind, "created": created,
+        "livemode": false, "data": data})
 }
 
 /// The items `si_1`, `si_2`, … of a subscription: price, quantity, in the period that begins at `start`.
@@ -387,7 +387,8 @@ pub fn items(prices: &[(&str, u64)], start: i64) -> Value {
 
 fn subscription(patch: &Value) -> Value {
     let base = json!({
-        "id": "sub_1", "object": "subscription", "customer": "cus_1", "status": "active", "items": items(&[("price_pro", 1)], P1),
+        "id": "sub_1", "object": "subscription", "customer": "cus_1", "status": "active",
+        "items": items(&[("price_pro", 1)], P1),
         "latest_invoice": "in_1", "metadata": {"user_id": "user_1"}, "cancel_at_period_end": false,
     });
     patched(base, patch)
@@ -433,10 +434,13 @@ pub fn proration(price: &str, amount: i64) -> Value {
 /// `invoice.*` of `sub_1`, paid 2000 by `pi_<id>`.
 pub fn invoice(kind: &str, created: i64, id: &str, reason: &str, lines: &[Value], patch: Value) -> Step {
     let base = json!({
-        "id": id, "object": "invoice", "customer": "cus_1", "status": "paid", "billing_reason": reason, "amount_paid": 2000, "currency": "usd",
+        "id": id, "object": "invoice", "customer": "cus_1", "status": "paid", "billing_reason": reason,
+        "amount_paid": 2000, "currency": "usd",
         "lines": {"data": lines, "has_more": false},
-        "parent": {"type": "subscription_details", "subscription_details": {"subscription": "sub_1", "metadata": {"user_id": "user_1"}}},
-        "payments": {"data": [{"status": "paid", "payment": {"type": "payment_intent", "payment_intent": format!("pi_{id}")}}]},
+        "parent": {"type": "subscription_details", "subscription_details": {"subscription": "sub_1",
+            "metadata": {"user_id": "user_1"}}},
+        "payments": {"data": [{"status": "paid", "payment": {"type": "payment_intent",
+            "payment_intent": format!("pi_{id}")}}]},
     });
     event(&format!("invoice.{kind}"), created, &patched(base, &patch), None).into()
 }
@@ -449,8 +453,10 @@ pub fn paid(created: i64, id: &str, reason: &str, price: &str, start: i64) -> St
 /// `checkout.session.*`, one-time and paid 2000 unless patched.
 pub fn session(kind: &str, created: i64, id: &str, metadata: Value, patch: Value) -> Step {
     let base = json!({
-        "id": id, "object": "checkout.session", "mode": "payment", "status": "complete", "payment_status": "paid", "customer": "cus_1",
-        "client_reference_id": "user_1", "amount_total": 2000, "currency": "usd", "payment_intent": format!("pi_{id}"),
+        "id": id, "object": "checkout.session", "mode": "payment", "status": "complete",
+        "payment_status": "paid", "customer": "cus_1",
+        "client_reference_id": "user_1", "amount_total": 2000, "currency": "usd",
+        "payment_intent": format!("pi_{id}"),
         "customer_details": {"email": "a@example.com"}, "metadata": metadata,
     });
     event(&format!("checkout.session.{kind}"), created, &patched(base, &patch), None).into()
@@ -464,7 +470,8 @@ pub fn pack(created: i64, id: &str) -> Step {
 /// `charge.refunded` of a payment of 2000.
 pub fn refunded(created: i64, intent: &str, cumulative: i64) -> Step {
     let object = json!({
-        "id": format!("ch_{intent}"), "object": "charge", "customer": "cus_1", "payment_intent": intent, "amount": 2000,
+        "id": format!("ch_{intent}"), "object": "charge", "customer": "cus_1", "payment_intent": intent,
+        "amount": 2000,
         "amount_refunded": cumulative, "currency": "usd",
     });
     event("charge.refunded", created, &object, None).into()
@@ -473,7 +480,8 @@ pub fn refunded(created: i64, intent: &str, cumulative: i64) -> Step {
 /// `refund.*`.
 pub fn refund(kind: &str, created: i64, intent: &str, id: &str, amount: i64, status: &str) -> Step {
     let object = json!({
-        "id": id, "object": "refund", "charge": format!("ch_{intent}"), "payment_intent": intent, "amount": amount, "status": status,
+        "id": id, "object": "refund", "charge": format!("ch_{intent}"), "payment_intent": intent,
+        "amount": amount, "status": status,
     });
     event(&format!("refund.{kind}"), created, &object, None).into()
 }
@@ -481,7 +489,8 @@ pub fn refund(kind: &str, created: i64, intent: &str, id: &str, amount: i64, sta
 /// `charge.dispute.*` over the whole payment.
 pub fn dispute(kind: &str, created: i64, intent: &str, status: &str) -> Step {
     let object = json!({
-        "id": "dp_1", "object": "dispute", "charge": format!("ch_{intent}"), "payment_intent": intent, "amount": 2000, "status": status,
+        "id": "dp_1", "object": "dispute", "charge": format!("ch_{intent}"), "payment_intent": intent,
+        "amount": 2000, "status": status,
     });
     event(&format!("charge.dispute.{kind}"), created, &object, None).into()
 }

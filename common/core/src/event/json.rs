@@ -87,8 +87,8 @@ keys! {
     "attempt_count" "behavior" "billing_reason" "cancel_at" "cancel_at_period_end" "canceled_at"
     "cancellation_details" "charge" "client_reference_id" "collection_method" "currency" "current_period_end"
     "current_period_start" "customer" "customer_details" "customer_email" "date" "days_until_due" "email"
-    "end" "ended_at" "has_more" "invoice" "invoice_item_details" "items" "latest_invoice" "line_items" "lines" "metadata"
-    "mode" "next_payment_attempt" "paid" "paid_out_of_band" "parent" "pause_collection" "payment"
+    "end" "ended_at" "has_more" "invoice" "invoice_item_details" "items" "latest_invoice" "line_items" "lines"
+    "metadata" "mode" "next_payment_attempt" "paid" "paid_out_of_band" "parent" "pause_collection" "payment"
     "payment_intent" "payment_link" "payment_status" "payments" "period" "plan" "price" "price_details"
     "pricing" "proration" "quantity" "reason" "start" "status" "subscription" "subscription_details"
     "subscription_item" "subscription_item_details" "subtotal" "total" "trial_end" "trial_start" "unit_amount"
@@ -261,7 +261,8 @@ mod tests {
     fn known_keys_are_kept_and_the_last_of_a_duplicate_counts() {
         let text = r#"{"id":"in_1","footer":{"id":"x","deep":[1e400]},
             "lines":{"data":[{"amount":-5},{"amount":1.5}]},"paid":true,
-            "metadata":{"plan":"pr\u006f","theirs":"x"},"total":9223372036854775808,"customer":null,"id":"in_2"}"#;
+            "metadata":{"plan":"pr\u006f","theirs":"x"},"total":9223372036854775808,
+            "customer":null,"id":"in_2"}"#;
         let json: Json<'_> = serde_json::from_str(text).unwrap();
         let Json::Object(entries) = &json else { panic!("an object") };
         assert_eq!(

@@ -60,7 +60,7 @@ open_enum! {
 }
 
 impl EventType {
-    /// The family that handles the type; `None`: nobody does.
+    /// The family that handles the type, if there is one.
     pub fn family(&self) -> Option<Family> {
         match self {
             Self::CheckoutSessionCompleted

@@ -10,8 +10,10 @@ fn event(kind: &str, object: Value) -> Event {
 }
 
 fn try_event(kind: &str, object: Value, before: Value) -> Result<Event, ReadError> {
-    let body = json!({"id": "evt_1", "object": "event", "type": kind, "created": 1_759_312_800, "livemode": true, "account": "acct_1",
-        "api_version": "2025-09-30.clover", "request": "req_1", "data": {"object": object, "previous_attributes": before}});
+    let body = json!({"id": "evt_1", "object": "event", "type": kind, "created": 1_759_312_800,
+        "livemode": true, "account": "acct_1",
+        "api_version": "2025-09-30.clover", "request": "req_1", "data": {"object": object,
+            "previous_attributes": before}});
     read(body.to_string().as_bytes())
 }
 
@@ -54,7 +56,8 @@ fn the_ids_of_a_log_line_are_those_of_the_object() {
         ]
         .map(|id| id.unwrap_or_default())
     };
-    let session = json!({"id": "cs_1", "object": "checkout.session", "mode": "subscription", "customer": "cus_1", "subscription": "sub_1",
+    let session = json!({"id": "cs_1", "object": "checkout.session", "mode": "subscription",
+        "customer": "cus_1", "subscription": "sub_1",
         "payment_status": "paid", "created": 1, "metadata": {}});
     assert_eq!(ids("checkout.session.completed", session), ["cus_1", "sub_1", "cs_1"]);
     assert_eq!(
@@ -67,21 +70,22 @@ fn the_ids_of_a_log_line_are_those_of_the_object() {
 #[test]
 fn old_and_new_subscriptions_give_equal_values() {
     let with = |more: Value| {
-        let mut object = json!({"id": "sub_1", "object": "subscription", "customer": "cus_1", "status": "active", "cancel_at": null,
-            "cancel_at_period_end": true, "canceled_at": 5, "trial_end": 7, "created": 1, "latest_invoice": "in_1",
+        let mut object = json!({"id": "sub_1", "object": "subscription", "customer": "cus_1",
+            "status": "active", "cancel_at": null,
+            "cancel_at_period_end": true, "canceled_at": 5, "trial_end": 7, "created": 1,
+            "latest_invoice": "in_1",
             "metadata": {"user_id": "u1", "color": "red"}, "pause_collection": null});
         object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         subscription(event("customer.subscription.created", object))
     };
-    let new = with(
-        json!({"customer": {"id": "cus_1", "object": "customer", "deleted": true}, "latest_invoice": {"id": "in_1"}, "items":
-        {"has_more": false, "data": [{"id": "si_1", "price": {"id": "gold"}, "quantity": 3, "current_period_start": 10, "current_period_end": 20}]}}),
-    );
+    let new = with(json!({"customer": {"id": "cus_1", "object": "customer", "deleted": true},
+            "latest_invoice": {"id": "in_1"}, "items":
+        {"has_more": false, "data": [{"id": "si_1", "price": {"id": "gold"}, "quantity": 3,
+            "current_period_start": 10, "current_period_end": 20}]}}));
     let period_above = with(json!({"current_period_start": 10, "current_period_end": 20,
         "items": {"data": [{"id": "si_1", "price": {"id": "gold"}, "plan": {"id": "x"}, "quantity": 3}]}}));
-    let plans = with(
-        json!({"current_period_start": 10, "current_period_end": 20, "items": {"data": [{"plan": {"id": "gold"}, "quantity": 3}]}}),
-    );
+    let plans = with(json!({"current_period_start": 10, "current_period_end": 20,
+            "items": {"data": [{"plan": {"id": "gold"}, "quantity": 3}]}}));
     let no_items = with(
         json!({"current_period_start": 10, "current_period_end": 20, "plan": {"id": "gold"}, "quantity": 3}),
     );
@@ -97,9 +101,8 @@ fn old_and_new_subscriptions_give_equal_values() {
         (true, time(5), None, time(7))
     );
     assert_eq!(new.metadata, Metadata::from([("user_id".to_owned(), "u1".to_owned())]));
-    let metered = with(
-        json!({"items": {"has_more": true, "data": [{"price": "a"}, {"price": {"id": "b"}, "current_period_start": 9}]}}),
-    );
+    let metered = with(json!({"items": {"has_more": true, "data": [{"price": "a"}, {"price": {"id": "b"},
+            "current_period_start": 9}]}}));
     assert_eq!(
         (metered.items[0].quantity, metered.items_has_more, metered.period_start()),
         (1, true, time(9))
@@ -120,11 +123,12 @@ fn old_and_new_updates_give_equal_previous_values() {
         period_start: start,
         period_end: end,
     };
-    let new = with(
-        json!({"items": {"data": [{"price": {"id": "basic"}, "quantity": 2, "current_period_start": 1, "current_period_end": 2}]}}),
-    );
+    let new =
+        with(json!({"items": {"data": [{"price": {"id": "basic"}, "quantity": 2, "current_period_start": 1,
+            "current_period_end": 2}]}}));
     let old = with(
-        json!({"items": {"data": [{"plan": {"id": "basic"}, "quantity": 2}]}, "current_period_start": 1, "current_period_end": 2}),
+        json!({"items": {"data": [{"plan": {"id": "basic"}, "quantity": 2}]}, "current_period_start": 1,
+            "current_period_end": 2}),
     );
     let older = with(
         json!({"plan": {"id": "basic"}, "quantity": 2, "current_period_start": 1, "current_period_end": 2}),
@@ -143,7 +147,9 @@ fn old_and_new_updates_give_equal_previous_values() {
     assert_eq!(seats.items, Some(vec![item("", Some(2), None, None)]));
     let renewal = with(json!({"current_period_start": 1, "current_period_end": 2})).unwrap();
     assert_eq!((renewal.items, renewal.period_start), (None, time(1)));
-    let cancel = with(json!({"status": "past_due", "cancel_at": null, "cancel_at_period_end": false, "default_source": null})).unwrap();
+    let cancel = with(json!({"status": "past_due", "cancel_at": null, "cancel_at_period_end": false,
+        "default_source": null}))
+    .unwrap();
     assert_eq!((cancel.status, cancel.cancel_at), (Some(SubscriptionStatus::PastDue), Some(None)));
     assert_eq!(
         (cancel.cancel_at_period_end, with(json!({"cancel_at": 9})).unwrap().cancel_at),
@@ -154,27 +160,39 @@ fn old_and_new_updates_give_equal_previous_values() {
 
 #[test]
 fn old_and_new_invoices_give_equal_values() {
-    let new = json!({"id": "in_1", "object": "invoice", "customer": "cus_1", "status": "paid", "billing_reason": "subscription_update",
-        "amount_paid": 1500, "subtotal": 1500, "total": 1500, "currency": "usd", "created": 1, "attempt_count": 1, "next_payment_attempt": null,
+    let new = json!({"id": "in_1", "object": "invoice", "customer": "cus_1", "status": "paid",
+        "billing_reason": "subscription_update",
+        "amount_paid": 1500, "subtotal": 1500, "total": 1500, "currency": "usd", "created": 1,
+        "attempt_count": 1, "next_payment_attempt": null,
         "period_start": 99, "period_end": 99,
-        "parent": {"type": "subscription_details", "subscription_details": {"subscription": "sub_1", "metadata": {"user_id": "u1"}}},
-        "payments": {"data": [{"status": "canceled", "payment": {"type": "payment_intent", "payment_intent": "pi_0"}},
-            {"status": "paid", "payment": {"type": "payment_intent", "payment_intent": {"id": "pi_1"}, "charge": "ch_1"}}]},
+        "parent": {"type": "subscription_details", "subscription_details": {"subscription": "sub_1",
+            "metadata": {"user_id": "u1"}}},
+        "payments": {"data": [{"status": "canceled", "payment": {"type": "payment_intent",
+            "payment_intent": "pi_0"}},
+            {"status": "paid", "payment": {"type": "payment_intent", "payment_intent": {"id": "pi_1"},
+                "charge": "ch_1"}}]},
         "lines": {"has_more": true, "data": [
-            {"amount": -500, "quantity": 1, "period": {"start": 3, "end": 10}, "metadata": {"client_id": "u2"},
-             "parent": {"type": "invoice_item_details", "invoice_item_details": {"proration": true, "subscription": "sub_1"}},
+            {"amount": -500, "quantity": 1, "period": {"start": 3, "end": 10},
+                "metadata": {"client_id": "u2"},
+             "parent": {"type": "invoice_item_details", "invoice_item_details": {"proration": true,
+                 "subscription": "sub_1"}},
              "pricing": {"price_details": {"price": "basic", "product": "prod_1"}}},
             {"amount": 2000, "quantity": 2, "period": {"start": 3, "end": 13}, "metadata": {},
-             "parent": {"type": "subscription_item_details", "subscription_item_details": {"proration": false, "subscription": "sub_1"}},
+             "parent": {"type": "subscription_item_details", "subscription_item_details": {"proration": false,
+                 "subscription": "sub_1"}},
              "pricing": {"price_details": {"price": {"id": "gold"}}}}]}});
-    let old = json!({"id": "in_1", "object": "invoice", "customer": {"id": "cus_1"}, "paid": true, "status": "paid",
-        "billing_reason": "subscription_update", "amount_paid": 1500, "subtotal": 1500, "total": 1500, "currency": "usd", "created": 1,
+    let old = json!({"id": "in_1", "object": "invoice", "customer": {"id": "cus_1"}, "paid": true,
+        "status": "paid",
+        "billing_reason": "subscription_update", "amount_paid": 1500, "subtotal": 1500, "total": 1500,
+        "currency": "usd", "created": 1,
         "attempt_count": 1, "subscription": "sub_1", "payment_intent": "pi_1", "charge": "ch_1",
         "subscription_details": {"metadata": {"user_id": "u1"}},
         "lines": {"has_more": true, "data": [
-            {"amount": -500, "quantity": 1, "period": {"start": 3, "end": 10}, "metadata": {"client_id": "u2"}, "type": "invoiceitem",
+            {"amount": -500, "quantity": 1, "period": {"start": 3, "end": 10},
+                "metadata": {"client_id": "u2"}, "type": "invoiceitem",
              "proration": true, "price": {"id": "basic"}, "subscription": "sub_1"},
-            {"id": "sub_1", "amount": 2000, "quantity": 2, "period": {"start": 3, "end": 13}, "type": "subscription",
+            {"id": "sub_1", "amount": 2000, "quantity": 2, "period": {"start": 3, "end": 13},
+                "type": "subscription",
              "proration": false, "plan": {"id": "gold"}, "subscription": null}]}});
     let (old, new) = (event("invoice.paid", old), event("invoice.paid", new));
     assert_eq!(old, new);
@@ -245,9 +263,12 @@ fn a_checkout_session_is_read_with_and_without_optional_fields() {
     let Object::CheckoutSession(full) = event(
         "checkout.session.completed",
         json!({"id": "cs_test_1", "mode": "payment",
-        "payment_status": "no_payment_required", "status": "complete", "customer": null, "client_reference_id": "u1",
-        "metadata": {"pack": "credits_1000", "quantity": "2", "mode": 7}, "payment_intent": {"id": "pi_1"}, "amount_total": 0,
-        "currency": "usd", "customer_details": {"email": "typed@example.com"}, "customer_email": "given@example.com"}),
+        "payment_status": "no_payment_required", "status": "complete", "customer": null,
+        "client_reference_id": "u1",
+        "metadata": {"pack": "credits_1000", "quantity": "2", "mode": 7}, "payment_intent": {"id": "pi_1"},
+        "amount_total": 0,
+        "currency": "usd", "customer_details": {"email": "typed@example.com"},
+        "customer_email": "given@example.com"}),
     )
     .object
     else {

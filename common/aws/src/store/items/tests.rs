@@ -79,7 +79,7 @@ fn a_job_is_due_after_the_first_pause_and_in_a_partition_of_its_user() {
 }
 
 #[test]
-fn orders_credits_and_times_are_read_from_items() {
+fn an_order_is_read_with_null_for_absent_fields() {
     let item = Item::from([
         ("pk".to_owned(), text("user#u")),
         ("sk".to_owned(), text("order#cs_1")),
@@ -87,13 +87,15 @@ fn orders_credits_and_times_are_read_from_items() {
         ("amount_total".to_owned(), number(9900)),
         ("credits".to_owned(), number(12)),
         ("updated_at".to_owned(), number(77)),
-        ("hidden".to_owned(), AttributeValue::Bool(true)),
+        ("disputed".to_owned(), AttributeValue::Bool(true)),
     ]);
     let order = serde_json::to_value(read_order(&item)).unwrap();
     assert_eq!(
         order,
         serde_json::json!({
-            "id": "cs_1", "mode": "dfy", "amount_total": 9900, "credits": 12, "updated_at": 77
+            "id": "cs_1", "mode": "dfy", "amount_total": 9900, "credits": 12, "updated_at": 77, "disputed": true,
+            "customer_id": null, "customer_email": null, "deadline": null, "files_url": null,
+            "final_package_url": null, "upgraded_from": null
         })
     );
     assert_eq!(

@@ -146,9 +146,9 @@ fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_n
     let over = sub("deleted", P1 + DAY, json!({"status": "canceled", "ended_at": P1 + DAY}));
     let renewal = paid(P1 + 9 * DAY, "in_2", "subscription_cycle", "price_pro", P2);
     let paid_late = [subscriber(), vec![over, renewal]].concat();
-    let summary = "free default_tier #2 -: the catalog's default tier, as no subscription gives access: sub_1 \
-                ended at 1970-01-02T00:16:40Z and an invoice of it was paid after that: refund the payment, or \
-                give the plan with fix-user complimentary";
+    let summary = "free default_tier #2 -: the catalog's default tier, as no subscription gives access: \
+                   sub_1 ended at 1970-01-02T00:16:40Z and an invoice of it was paid after that: refund the \
+                   payment, or give the plan with fix-user complimentary";
     check("was paid after its end", &paid_late, P2 + DAY, "tier", summary);
     let grace = one(json!({"status": "past_due"}));
     check(

@@ -184,21 +184,24 @@ fn a_change_of_plan_resets_at_once_and_once_a_period() {
         "what was spent before is forgiven once",
         after(vec![Step::Spend(4000), up(), Step::Spend(1000)]),
         &format!(
-            "business 19000 | sub_1=19000 | {BOUGHT}, consume#1 -4000, plan#si_1#1000#business#1 +19000, consume#3 -1000"
+            "business 19000 | sub_1=19000 | {BOUGHT}, consume#1 -4000, plan#si_1#1000#business#1 +19000, \
+             consume#3 -1000"
         ),
     );
     check_any_order(
         "back and forth",
         after(vec![up(), down(), up_again()]),
         &format!(
-            "business 20000 | sub_1=20000 | {up_told}, plan#si_1#1000#pro#1 -15000, plan#si_1#1000#business#2 +15000"
+            "business 20000 | sub_1=20000 | {up_told}, plan#si_1#1000#pro#1 -15000, \
+             plan#si_1#1000#business#2 +15000"
         ),
     );
     check(
         "never refills",
         after(vec![Step::Spend(3000), up(), Step::Spend(500), down(), up_again()]),
         &format!(
-            "business 16500 | sub_1=16500 | {BOUGHT}, consume#1 -3000, plan#si_1#1000#business#1 +18000, consume#3 -500, plan#si_1#1000#pro#1 -18000, plan#si_1#1000#business#2 +15000"
+            "business 16500 | sub_1=16500 | {BOUGHT}, consume#1 -3000, plan#si_1#1000#business#1 +18000, \
+             consume#3 -500, plan#si_1#1000#pro#1 -18000, plan#si_1#1000#business#2 +15000"
         ),
     );
     check_any_order(
@@ -524,7 +527,8 @@ fn an_unknown_price_is_parked_where_it_matters() {
 fn the_shapes_before_basil_mean_the_same() {
     let old = |price: &str, status: &str| {
         json!({
-            "items": null, "plan": {"id": price}, "quantity": 1, "current_period_start": P1, "current_period_end": P2, "status": status,
+            "items": null, "plan": {"id": price}, "quantity": 1, "current_period_start": P1,
+            "current_period_end": P2, "status": status,
         })
     };
     let old_line = json!({

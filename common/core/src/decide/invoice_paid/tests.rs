@@ -33,12 +33,14 @@ fn a_new_subscription_sets_and_a_renewal_resets() {
     check(
         "add-ons survive where the catalog says so",
         vec![Step::KeepAddons, Step::Signup, pack(50, "cs_1"), first(), renewal()],
-        "pro until 5185000 6000 | sub_1=5000 signup=0 addon=1000 | signup +500, session#cs_1 +1000, invoice#in_1 +4500, invoice#in_2 +0",
+        "pro until 5185000 6000 | sub_1=5000 signup=0 addon=1000 | signup +500, session#cs_1 +1000, \
+         invoice#in_1 +4500, invoice#in_2 +0",
     );
     check(
         "a renewal replaces what is left, and add-ons too",
         vec![first(), pack(1500, "cs_1"), Step::Spend(1200), renewal()],
-        "pro until 5185000 5000 | sub_1=5000 | invoice#in_1 +5000, session#cs_1 +1000, consume#2 -1200, invoice#in_2 +200",
+        "pro until 5185000 5000 | sub_1=5000 | invoice#in_1 +5000, session#cs_1 +1000, consume#2 -1200, \
+         invoice#in_2 +200",
     );
     check(
         "an older one that comes late changes nothing",
@@ -143,7 +145,8 @@ fn an_update_grants_only_where_it_begins_a_period() {
     check(
         "a new period, which ends add-ons",
         vec![first(), pack(1200, "cs_1"), whole()],
-        "business until 2593500 20000 | sub_1=20000 | invoice#in_1 +5000, session#cs_1 +1000, invoice#in_2 +14000",
+        "business until 2593500 20000 | sub_1=20000 | invoice#in_1 +5000, session#cs_1 +1000, invoice#in_2 \
+         +14000",
     );
 }
 
@@ -176,10 +179,13 @@ fn one_invoice_with_two_amounts_is_a_conflict() {
 
 #[test]
 fn the_shapes_before_basil_mean_the_same() {
-    let gone = json!({"parent": null, "payments": null, "status": null, "paid": true, "subscription": "sub_1", "payment_intent": "pi_9", "charge": "ch_9"});
+    let gone = json!({"parent": null, "payments": null, "status": null, "paid": true, "subscription": "sub_1",
+        "payment_intent": "pi_9", "charge": "ch_9"});
     let lines = |price| {
-        let old = json!({"type": "subscription", "subscription": "sub_1", "amount": 2000, "period": {"start": P1, "end": P2}});
-        let part = json!({"type": "invoiceitem", "proration": true, "amount": -5, "plan": {"id": "price_business"}, "period": {"start": P1, "end": P2}});
+        let old = json!({"type": "subscription", "subscription": "sub_1", "amount": 2000,
+            "period": {"start": P1, "end": P2}});
+        let part = json!({"type": "invoiceitem", "proration": true, "amount": -5,
+            "plan": {"id": "price_business"}, "period": {"start": P1, "end": P2}});
         [part, patched(old, &price)]
     };
     for price in [
@@ -194,7 +200,8 @@ fn the_shapes_before_basil_mean_the_same() {
 
 #[test]
 fn a_setup_fee_beside_a_trial_does_not_make_it_a_paid_period() {
-    let fee = json!({"amount": 990, "parent": {"type": "invoice_item_details"}, "pricing": {"price_details": {"price": "price_setup"}}});
+    let fee = json!({"amount": 990, "parent": {"type": "invoice_item_details"},
+        "pricing": {"price_details": {"price": "price_setup"}}});
     let mut free = line("price_pro", 1, P1);
     free["amount"] = json!(0);
     let given = vec![

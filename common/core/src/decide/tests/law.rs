@@ -1,5 +1,6 @@
-//! The law of money: under `plan_change = "on_payment"` credits come from what was paid and not given back, and
-//! from what the catalog gives for nothing. A customer whose every payment is refunded keeps only the latter.
+//! The law of money: under `plan_change = "on_payment"` credits come from what was paid and not given back,
+//! and from what the catalog gives for nothing. A customer whose every payment is refunded keeps only the
+//! latter.
 
 use serde_json::{Value, json};
 
