@@ -56,7 +56,7 @@ async fn reconciled(life: &Life, file: &str, stripe_has_every_event: bool) -> Wo
         fake.set_now(now);
     }
     let mut processor = processor(&world);
-    processor.catalog = Catalog::parse(&catalog()).unwrap();
+    processor.accounts.catalog = Catalog::parse(&catalog()).unwrap();
     let reconciler = Reconciler::new(stripe, processor);
     let report = reconciler.run(&Options::default(), Timestamp::from_unix(now)).await;
     assert!(report.complete && report.failures.is_empty() && report.changed > 0, "{life}\n{report:#?}");
