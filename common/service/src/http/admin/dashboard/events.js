@@ -3,7 +3,7 @@
 const TYPES = [
   "checkout.session.completed", "checkout.session.async_payment_succeeded", "checkout.session.async_payment_failed", "checkout.session.expired",
   "customer.subscription.created", "customer.subscription.updated", "customer.subscription.deleted", "customer.subscription.paused",
-  "customer.subscription.resumed", "customer.subscription.trial_will_end", "invoice.paid", "invoice.payment_failed", "invoice.payment_action_required",
+  "customer.subscription.resumed", "customer.subscription.trial_will_end", "invoice.paid", "invoice_payment.paid", "invoice.payment_failed", "invoice.payment_action_required",
   "charge.refunded", "refund.created", "refund.updated", "refund.failed", "charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed",
   "charge.dispute.funds_withdrawn", "charge.dispute.funds_reinstated", "customer.deleted",
 ];
