@@ -398,3 +398,26 @@ fn the_core_depends_on_nothing_that_does_io() {
         assert!(forbidden.contains(method), "{method}");
     }
 }
+
+/// Every Rust file of a folder, also of the folders in it.
+fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+#[test]
+fn only_accounts_writes_an_account() {
+    let mut files = Vec::new();
+    for folder in ["common", "cli", "functions", "local"] {
+        sources(&root().join(folder), &mut files);
+    }
+    let writes = |file: &&PathBuf| std::fs::read_to_string(file).unwrap().contains("items::account(");
+    let writers: Vec<&PathBuf> = files.iter().filter(writes).collect();
+    assert_eq!(writers, [&root().join("common/service/src/accounts.rs")]);
+}

@@ -8,13 +8,15 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
+use tallyhook_core::account::lots::Purchase;
 use tallyhook_core::account::{Account, Cause, Fact};
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
-use tallyhook_core::decide::{Outcome, decide};
+use tallyhook_core::decide::{Outcome, Payments, decide, is_reversal, payment_refs};
 use tallyhook_core::event::{self, Event, Object};
 use tallyhook_core::ids::{SessionId, UserId};
 use tallyhook_core::ledger::{LedgerKey, Payment};
+use tallyhook_core::reversal::PaymentRecord;
 use tallyhook_core::timestamp::Timestamp;
 
 use crate::corpus;
@@ -63,6 +65,7 @@ fn catalog_of<'a>(events: impl Iterator<Item = &'a Event>) -> Catalog {
             | Object::Charge(_)
             | Object::Refund(_)
             | Object::Dispute(_)
+            | Object::InvoicePayment(_)
             | Object::Customer(_)
             | Object::Other => {}
         }
@@ -78,22 +81,33 @@ fn catalog_of<'a>(events: impl Iterator<Item = &'a Event>) -> Catalog {
 
 fn outcome(event: &Event, catalog: &Catalog) -> String {
     let mut account = Account::new(UserId::new("user_1").unwrap());
-    let is_reversal = matches!(event.object, Object::Charge(_) | Object::Refund(_) | Object::Dispute(_));
-    let grant = LedgerKey::session(&SessionId::new("cs_1").unwrap());
-    if is_reversal {
-        let payment = Payment { amount: 2000, currency: "usd".to_owned(), intent: None };
-        let bought = Fact::AddOn {
-            key: grant.clone(),
-            credits: Credits::new(1000),
+    let mut payments = Payments::new();
+    if is_reversal(event) {
+        let session = SessionId::new("cs_1").unwrap();
+        let document = LedgerKey::session(&session);
+        let payment = payment_refs(event).first().map(|payment| payment.as_str().to_owned());
+        let bought = Purchase {
+            session: Some(session),
+            invoice: None,
+            payment: payment.clone(),
             at: Timestamp::from_unix(1),
-            payment: Some(payment),
+            granted: Credits::new(1000),
+            plan: None,
+            spent: Credits::ZERO,
+            total: 2000,
+            joined: false,
         };
+        let paid = Payment { amount: 2000, currency: "usd".to_owned(), intent: None };
         let cause =
             Cause { by: "app".to_owned(), adjust_key: LedgerKey::signup(), created: Timestamp::from_unix(1) };
-        let change = account.evolve(vec![bought], &cause, catalog, event.created).unwrap();
+        let facts = vec![Fact::Purchase(Box::new(bought), Some(paid))];
+        let change = account.evolve(facts, &cause, catalog, event.created).unwrap();
         account = account.after(&change);
+        let record = PaymentRecord { document: Some(document), ..PaymentRecord::default() };
+        payments.extend(payment.map(|payment| (payment, record)));
     }
-    match decide(&account, event, is_reversal.then_some(&grant), catalog, event.created) {
+    match decide(&account, event, &payments, catalog, event.created) {
+        Outcome::Tie => "tied".to_owned(),
         Outcome::Ignore(ignored) => format!("ignored: {}", ignored.as_str()),
         Outcome::Park(parked) => format!("parked: {}", parked.code()),
         Outcome::Apply(applied) => {
@@ -104,8 +118,8 @@ fn outcome(event: &Event, catalog: &Catalog) -> String {
                 after.state.access(catalog, event.created).tier
             );
             for subscription in after.state.subscriptions.values() {
-                let status =
-                    subscription.status().map_or_else(|| "unknown".to_owned(), |status| status.to_string());
+                let status = subscription.snapshot.as_ref().map(|snapshot| snapshot.status.to_string());
+                let status = status.unwrap_or_else(|| "unknown".to_owned());
                 let ends =
                     subscription.snapshot.as_ref().is_some_and(|snapshot| snapshot.cancel_at.is_some());
                 write!(text, ", subscription {status}{}", if ends { " (cancelling)" } else { "" }).unwrap();

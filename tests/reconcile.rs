@@ -14,6 +14,7 @@ use tallyhook_core::drift::Class;
 use tallyhook_core::event::{EventType, Family};
 use tallyhook_core::ids::UserId;
 use tallyhook_core::timestamp::Timestamp;
+use tallyhook_service::accounts::Accounts;
 use tallyhook_service::outbox::Outbox;
 use tallyhook_service::process::Processor;
 use tallyhook_service::reconcile::{Options, Reconciler, Report, gap};
@@ -87,7 +88,8 @@ pub fn processor(world: &World) -> Processor {
     let (dynamodb, sqs) = world.clients("reconcile");
     let redrive = Redrive::new(Queue::new(sqs), queues(world));
     let store = Store::new(dynamodb, "accounts", "events");
-    Processor { store, catalog, livemode: None, keep_payloads: true, redrive, outbox: Outbox::default() }
+    let accounts = Accounts { store, catalog, outbox: Outbox::default() };
+    Processor { accounts, livemode: None, keep_payloads: true, redrive }
 }
 
 fn queues(world: &World) -> BTreeMap<Family, String> {
@@ -473,7 +475,7 @@ async fn the_gap_between_stripes_events_and_ours_is_counted() {
     for name in &LIFE[..3] {
         shop.world.process(&sample(name, "user_1")).await;
     }
-    let store = processor(&shop.world).store;
+    let store = processor(&shop.world).accounts.store;
     let (from, until) = (Timestamp::from_unix(EARLY - 20 * 86_400), Timestamp::from_unix(EARLY));
     let gap = gap(&shop.stripe, &store, from, until, None).await.unwrap();
     assert_eq!((gap.listed, gap.held, gap.complete), (4, 3, true), "{gap:?}");

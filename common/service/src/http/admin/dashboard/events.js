@@ -12,6 +12,7 @@ const TYPES = [
   "customer.subscription.resumed",
   "customer.subscription.trial_will_end",
   "invoice.paid",
+  "invoice_payment.paid",
   "invoice.payment_failed",
   "invoice.payment_action_required",
   "charge.refunded",
