@@ -47,7 +47,7 @@ pub struct Outbox {
     updates: bool,
 }
 
-/// What the app is told about an account: a difference between two of them needs a job.
+/// The part of an account that is reported to the app. When it changes, a job is needed.
 #[derive(Clone, Debug)]
 pub struct AppView {
     has_paid: bool,
@@ -60,7 +60,7 @@ impl Outbox {
         Self { queue: config.queue_url.map(|url| (queue, url)), updates: config.updates }
     }
 
-    /// What the app is told about an account in this state.
+    /// The part of an account in this state that is reported to the app.
     pub fn view(&self, state: &State, catalog: &Catalog, now: Timestamp) -> AppView {
         let tier_and_balance = (self.updates && self.queue.is_some())
             .then(|| (state.access(catalog, now).tier, state.balance(&catalog.policy, now)));

@@ -47,7 +47,7 @@ const MAX_DUE: usize = 5_000;
 const MAX_PAGES: usize = 100;
 /// Accounts that one run writes.
 const MAX_LAPSED: usize = 500;
-/// The days after the end of an access in which the account is found.
+/// How many days after the end of its access an account is still found.
 const LAPSED_DAYS: i64 = 7;
 
 /// The use case: finds what is due and sends it.
@@ -308,7 +308,7 @@ impl Retrier {
                 let account = change.read().await?;
                 let item = change.items.get(&Key::Account(user.clone()));
                 let until = item.and_then(|item| items::read_number(item, "access_until"));
-                if !until.is_some_and(|until: i64| until <= now.unix()) {
+                if until.is_none_or(|until: i64| until > now.unix()) {
                     return Ok(false);
                 }
                 let cause =

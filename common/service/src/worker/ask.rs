@@ -6,7 +6,9 @@
 //! | an invoice or a subscription with a truncated list | the complete list |
 //! | a refund or a dispute, which do not name the paid invoice | the invoice |
 //!
-//! Since 2025-03-31.basil a charge does not name its invoice either. Without a Stripe key nothing is read, and such an event is parked. The log keeps the event as it was
+//! Since 2025-03-31.basil a charge does not name its invoice either.
+//!
+//! Without a Stripe key nothing is read, and such an event is parked. The log keeps the event as it was
 //! received. When Stripe does not answer, the record fails and SQS redelivers it. When Stripe refuses (the
 //! object is deleted, the key may not read it), the event is parked as without a key. A refund or a dispute
 //! does not wait for an answer: the payment is usually known here.

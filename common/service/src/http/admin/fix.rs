@@ -178,7 +178,7 @@ impl Admin {
         };
         let catalog = &self.processor.accounts.catalog;
         let mut audited = false;
-        let mut change = self.processor.accounts.change(user, &[link_key.clone()], now);
+        let mut change = self.processor.accounts.change(user, std::slice::from_ref(&link_key), now);
         let (result, freed) = loop {
             let account = change.read().await?;
             if account.version == 0 && !body.create {

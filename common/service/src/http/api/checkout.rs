@@ -261,7 +261,7 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             metadata.extend(body.upgraded_from.clone().map(|from| ("upgraded_from", from)));
             Ok(Purchase { subscription: false, quantity, prices: plan.prices.clone(), metadata })
         }
-        _ => Err(problem(StatusCode::BAD_REQUEST, "invalid_body", format!("name what is bought: {EXAMPLE}"))),
+        _ => Err(problem(StatusCode::BAD_REQUEST, "invalid_body", format!("say what is bought: {EXAMPLE}"))),
     }
 }
 

@@ -114,10 +114,12 @@ impl Api {
         }
         // A payment counts as paid only after an event changed the account. If only Stripe says that it is
         // paid, it is still being confirmed.
-        let at_stripe = at_stripe.map(|payment| match payment {
-            SessionPayment::Paid => SessionPayment::Confirming,
-            other => other,
-        });
+        let at_stripe =
+            at_stripe.map(
+                |payment| {
+                    if payment == SessionPayment::Paid { SessionPayment::Confirming } else { payment }
+                },
+            );
         let payment = known.as_ref().map(|known| known.payment);
         let status = SetupStatus::of(Known {
             session: payment.max(at_stripe),

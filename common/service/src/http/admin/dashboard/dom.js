@@ -250,7 +250,7 @@ function confirmed({ title, what, extra, confirm, danger }) {
       event.preventDefault();
       const wrong =
         extra?.check?.() ??
-        (reason.value.trim() ? null : "A reason is required; it is kept with the change.");
+        (reason.value.trim() ? null : "Say why; the reason is kept with the change.");
       if (wrong) {
         problem.textContent = wrong;
         return;
