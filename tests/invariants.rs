@@ -95,9 +95,10 @@ impl Tables {
                 .map(|((_, sk), entry)| (sk.trim_start_matches("ledger#"), entry))
                 .collect();
             // The entry of an invoice is the invoice's own item.
-            let invoices = self.accounts.iter().filter(|((pk, _), entry)| {
-                pk.starts_with("invoice#") && entry["user_id"] == user
-            });
+            let invoices = self
+                .accounts
+                .iter()
+                .filter(|((pk, _), entry)| pk.starts_with("invoice#") && entry["user_id"] == user);
             entries.extend(invoices.map(|((pk, _), entry)| (pk.as_str(), entry)));
             let deltas: i64 = entries.values().map(|entry| entry["delta"].as_i64().unwrap()).sum();
             assert_eq!(deltas, credits, "{when}: I2, the entries of {user} do not add up: {entries:#?}");

@@ -190,8 +190,8 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
     let alerts = Alerts::new(Queue::new(world.clients("reconcile").1), world.env.get("QUEUE_URL_NOTIFY"));
     let reconciler = Reconciler::new(client, processor(&world)).with_alerts(alerts);
     appear(&["A", "B", "C", "D"]);
-    for most_changes in [1, 500] {
-        let report = reconciler.run(&Options { most_changes, ..Options::default() }, now()).await;
+    for max_changes in [1, 500] {
+        let report = reconciler.run(&Options { max_changes, ..Options::default() }, now()).await;
         reconciler.conclude(&report, None, now()).await;
     }
     appear(&["E", "F", "G", "H"]);

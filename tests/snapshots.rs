@@ -101,7 +101,7 @@ async fn write_every_kind(world: &World) {
     reconciler.conclude(&finished, None, at).await;
     let event = sample("checkout.session.completed.pack", "user_2").to_string();
     fake.ingest(&event.replace("TallyHook0", "TallyHookB0"), true).unwrap();
-    let stopped = reconciler.run(&Options { most_changes: 0, ..Options::default() }, at).await;
+    let stopped = reconciler.run(&Options { max_changes: 0, ..Options::default() }, at).await;
     assert!(!stopped.complete, "{stopped:#?}");
 }
 

@@ -99,7 +99,10 @@ impl Admin {
             let link = links.get(&key);
             match link.map(|item| items::read_user(&key, item)).transpose()?.flatten() {
                 Some(user) if customer.as_str() == text => {
-                    users.insert(user.to_string(), "the customer with this id is bound to this user".to_owned());
+                    users.insert(
+                        user.to_string(),
+                        "the customer with this id is bound to this user".to_owned(),
+                    );
                 }
                 Some(user) => {
                     users.insert(user.to_string(), format!("{customer} is bound to this user ({because})"));
