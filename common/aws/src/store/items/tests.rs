@@ -93,7 +93,8 @@ fn an_order_is_read_with_null_for_absent_fields() {
     assert_eq!(
         order,
         serde_json::json!({
-            "id": "cs_1", "mode": "dfy", "amount_total": 9900, "credits": 12, "updated_at": 77, "disputed": true,
+            "id": "cs_1", "mode": "dfy", "amount_total": 9900, "credits": 12, "updated_at": 77,
+            "disputed": true,
             "customer_id": null, "customer_email": null, "deadline": null, "files_url": null,
             "final_package_url": null, "upgraded_from": null
         })
