@@ -252,9 +252,9 @@ async fn an_interrupted_run_resumes_where_it_stopped() {
     for tag in ["A", "B", "C"] {
         shop.happens(&format!("user_{tag}"), tag, &LIFE[..2], true);
     }
-    let options = Options { most_changes: 1, ..Options::default() };
+    let options = Options { max_changes: 1, ..Options::default() };
     let report = shop.run_with(&options, EARLY).await;
-    assert!(!report.complete && report.changed == 1 && report.stopped.unwrap().contains("most for one run"));
+    assert!(!report.complete && report.changed == 1 && report.stopped.unwrap().contains("the run reached its maximum"));
     assert!(shop.world.event("reconcile").await.is_some());
     let mut runs = 0;
     loop {
