@@ -171,7 +171,9 @@ pub fn subscription(
     }
     let Outcome::Apply(allowed) = repair(account, event, catalog, now) else { return Vec::new() };
     let mut found = Vec::new();
-    if ours.as_ref() != Some(&theirs) {
+    // Without a snapshot an invoice alone gives access, and only while its period runs.
+    let tier = |state: &State| state.access(catalog, now).tier;
+    if ours.as_ref() != Some(&theirs) || tier(&account.state) != tier(&allowed.change.state) {
         found.push(standing_difference(account, ours.as_ref(), &theirs, &allowed, id, catalog, now));
     }
     let (balance, due) =
