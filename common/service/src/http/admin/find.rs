@@ -97,9 +97,17 @@ impl Admin {
             let key = Key::Customer(customer.clone());
             let link = links.get(&key);
             match link.map(|item| items::read_user(&key, item)).transpose()?.flatten() {
+                Some(user) if customer.as_str() == text => {
+                    users.insert(
+                        user.to_string(),
+                        "the customer with this id is bound to this user".to_owned(),
+                    );
+                }
                 Some(user) => {
                     users.insert(user.to_string(), format!("{customer} is bound to this user ({because})"));
                 }
+                // Merchants may choose customer ids, so any text could be one.
+                None if customer.as_str() == text && link.is_none() && !text.starts_with("cus_") => {}
                 None => {
                     let waiting = link.map(items::waiting).unwrap_or_default();
                     customers
