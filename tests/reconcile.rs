@@ -254,7 +254,11 @@ async fn an_interrupted_run_resumes_where_it_stopped() {
     }
     let options = Options { max_changes: 1, ..Options::default() };
     let report = shop.run_with(&options, EARLY).await;
-    assert!(!report.complete && report.changed == 1 && report.stopped.unwrap().contains("the run reached its maximum"));
+    assert!(
+        !report.complete
+            && report.changed == 1
+            && report.stopped.unwrap().contains("the run reached its maximum")
+    );
     assert!(shop.world.event("reconcile").await.is_some());
     let mut runs = 0;
     loop {

@@ -2,10 +2,12 @@
 //!
 //! | name | when |
 //! |---|---|
-//! | `WEBHOOK_RECEIVED` | the webhook verified and queued an event |
-//! | `WEBHOOK_REFUSED` | the webhook refused a request: `code`, `hint` |
-//! | `WEBHOOK_PROCESSED_OK` | an event ended: `outcome` `processed`, `duplicate`, `ignored`, `parked` |
-//! | `WEBHOOK_PROCESSING_FAILED` | an attempt failed: `error`, `attempt`, `next_attempt_seconds` |
+//! | `WEBHOOK_RECEIVED` | a verified event was queued |
+//! | `WEBHOOK_REFUSED` | a request was not taken: `code`, `hint` |
+//! | `WEBHOOK_PROCESSED_OK` | an event ended: `outcome` is `processed` or `duplicate` |
+//! | `WEBHOOK_IGNORED` | an event is none of our business |
+//! | `WEBHOOK_PARKED` | an event waits for a person or for a later event |
+//! | `WEBHOOK_PROCESSING_FAILED` | an attempt failed and will be repeated: `error`, `attempt`, `next_attempt_seconds` |
 //!
 //! Fields: `event_id`, `event_type`, `livemode`, `user_id`, `customer_id`, `subscription_id`,
 //! `checkout_session_id`, `reason`, `duration_ms`; a field that the event does not have is left out.

@@ -471,7 +471,10 @@ fn effect(event: &Event, entries: &[Entry]) -> Effect {
     match (entry.note, entry.kind, entry.delta) {
         (Some(Note::Superseded), ..) => Effect::Superseded,
         (Some(Note::OnePurchase), ..) => Effect::OnePurchase,
-        (_, EntryKind::NoGrant, 0) => Effect::NoKnownLine,
+        // A zero line that starts a trial is booked beside its invoice.
+        (_, EntryKind::NoGrant, 0) if entries.iter().all(|entry| entry.key == document) => {
+            Effect::NoKnownLine
+        }
         (_, EntryKind::PlanChange, 0) => Effect::NothingYet,
         _ => Effect::Updated,
     }
