@@ -4,13 +4,14 @@
 //! A case is one life of `local::life` and one order of arrival: shuffled, reversed, swapped here and there
 //! or with one event delayed to the end, some events twice. The life is cut into phases at a few acts; events
 //! move within their phase, credits are spent between phases, and the account is compared at each cut.
-//! Invariants are checked after every event; in a part of the cases credits are also spent between any two
-//! events, and only the invariants are checked.
+//! Invariants are checked after every event. At the end of each order the account is compared with
+//! `reference::judge`, which reads the same events by the same rules in another way. In a part of the cases
+//! credits are also spent between any two events; then the two orders are the same, and the judge alone is
+//! compared.
 //!
 //! `TALLYHOOK_CASES` is the number of cases (10,000), `TALLYHOOK_SEED` the first seed (0). A failing case is
 //! shrunk by leaving events out, printed, and written to `tests/regressions`; the files there are run first.
 
-mod model;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,13 +20,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex};
 
-use local::life::{Life, Options, Truth};
+use local::life::{Life, Options};
 use serde_json::{Value, json};
 use tallyhook_core::catalog::Catalog;
-use tallyhook_core::event::{Event, Object, SubscriptionStatus};
+use tallyhook_core::decide::is_reversal;
+use tallyhook_core::event::{Event, Object};
+use tallyhook_core::timestamp::Timestamp;
 
-use self::model::Model;
-use self::world::{Seen, World};
+use self::world::{Compared, Seen, World};
 
 /// Trials are worth less than paid periods, so that the two cannot be mistaken for each other.
 const CATALOG: &str = r#"
@@ -87,10 +89,8 @@ enum Step {
 /// Events and the two orders that must end alike.
 #[derive(Clone)]
 struct Case {
-    keep_addons: bool,
-    /// What the documents of the life are worth, by ledger key; `None` where the life is not known.
-    worths: Option<BTreeMap<String, u64>>,
-    bodies: Vec<String>,
+    policy: Policy,
+    bodies: Vec<Value>,
     events: Vec<Event>,
     in_order: Vec<Step>,
     arrived: Vec<Step>,
@@ -99,19 +99,50 @@ struct Case {
     late_addons: bool,
 }
 
-fn catalog(keep_addons: bool) -> &'static Catalog {
-    static KEEP: LazyLock<Catalog> = LazyLock::new(|| Catalog::parse(CATALOG).unwrap());
-    static RESET: LazyLock<Catalog> =
-        LazyLock::new(|| Catalog::parse(&CATALOG.replace("\"keep\"", "\"reset\"")).unwrap());
-    if keep_addons { &KEEP } else { &RESET }
+/// The policies that a case is run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Policy {
+    keep_addons: bool,
+    on_payment: bool,
+    each_trial: bool,
+}
+
+impl Policy {
+    fn random(rng: &mut fastrand::Rng) -> Self {
+        Self { keep_addons: rng.bool(), on_payment: rng.bool(), each_trial: rng.u8(..4) == 0 }
+    }
+
+    fn all() -> impl Iterator<Item = Self> {
+        (0..8).map(|bits| Self {
+            keep_addons: bits & 1 > 0,
+            on_payment: bits & 2 > 0,
+            each_trial: bits & 4 > 0,
+        })
+    }
+
+    fn text(self) -> String {
+        let addons = if self.keep_addons { "keep" } else { "reset" };
+        let change = if self.on_payment { "on_payment" } else { "at_once" };
+        let trials = if self.each_trial { "each" } else { "once" };
+        let policy = format!("addons = \"{addons}\"\nplan_change = \"{change}\"\ntrials = \"{trials}\"");
+        CATALOG.replace("addons = \"keep\"", &policy)
+    }
+
+    /// The catalog and its text.
+    fn catalog(self) -> &'static (Catalog, String) {
+        static ALL: LazyLock<BTreeMap<Policy, (Catalog, String)>> = LazyLock::new(|| {
+            let parsed = |policy: Policy| (Catalog::parse(&policy.text()).unwrap(), policy.text());
+            Policy::all().map(|policy| (policy, parsed(policy))).collect()
+        });
+        &ALL[&self]
+    }
 }
 
 impl Case {
     /// Runs both orders; the error says what is wrong.
     fn run(&self) -> Result<(), String> {
-        let catalog = catalog(self.keep_addons);
-        let expected = self.fold(&self.in_order, catalog, true)?;
-        let seen = self.fold(&self.arrived, catalog, false)?;
+        let expected = self.fold(&self.in_order, true)?;
+        let seen = self.fold(&self.arrived, false)?;
         for (number, (expected, seen)) in expected.iter().zip(&seen).enumerate() {
             if self.late_addons && seen.late_addons > 0 {
                 if seen.addon < expected.addon || seen.addon > expected.addon + seen.late_addons {
@@ -131,11 +162,13 @@ impl Case {
         Ok(())
     }
 
-    fn fold(&self, steps: &[Step], catalog: &Catalog, is_in_order: bool) -> Result<Vec<Seen>, String> {
-        let mut world = World::new(catalog, &self.events, self.worths.as_ref());
+    fn fold(&self, steps: &[Step], is_in_order: bool) -> Result<Vec<Seen>, String> {
+        let (catalog, text) = self.policy.catalog();
+        let mut world = World::new(catalog, &self.events);
+        let order = if is_in_order { "in order" } else { "arrived" };
         let mut seen = Vec::new();
         for step in steps {
-            let done = match step {
+            let result = match step {
                 Step::Event(index) => world.deliver(*index),
                 Step::Signup => world.sign_up(),
                 Step::Spend(part) => world.spend(*part),
@@ -144,11 +177,31 @@ impl Case {
                     world.spend(*part)
                 }
             };
-            let order = if is_in_order { "in order" } else { "arrived" };
-            done.map_err(|error| format!("{error}\n after {step:?} ({order})"))?;
+            result.map_err(|error| format!("{error}\n after {step:?} ({order})"))?;
+        }
+        if !is_in_order {
+            world.agrees_with_the_judge(text, &self.bodies, self.compares())?;
         }
         seen.push(world.seen());
         Ok(seen)
+    }
+
+    /// What is compared with the judge. Three rules are read in two ways by the account and the judge: which
+    /// payment paid the credited share of an opening, whether an uncharged change to more keeps the fewer seats
+    /// before it, and when the unpaid period of a `past_due` snapshot began.
+    fn compares(&self) -> Compared {
+        let object = |body: &Value| body["data"]["object"].clone();
+        let credits = |body: &Value| {
+            let lines = object(body)["lines"]["data"].as_array().cloned().unwrap_or_default();
+            lines.iter().any(|line| line["amount"].as_i64() < Some(0))
+        };
+        let is_credited = self.bodies.iter().any(credits) && self.events.iter().any(is_reversal);
+        let is_past_due = |body: &Value| object(body)["status"] == "past_due";
+        Compared {
+            buckets: !is_credited && !self.policy.on_payment,
+            tier: !self.bodies.iter().any(is_past_due),
+            law: self.policy.on_payment,
+        }
     }
 
     /// Leaves out events, as long as the case still fails in the same way.
@@ -200,8 +253,7 @@ impl Case {
     fn tell(&self, life: Option<&Life>) -> String {
         let mut text = String::new();
         for (name, steps) in [("in order", &self.in_order), ("arrived", &self.arrived)] {
-            writeln!(text, "{name} (add-ons are {}):", if self.keep_addons { "kept" } else { "reset" })
-                .unwrap();
+            writeln!(text, "{name}, {:?}:", self.policy).unwrap();
             for step in steps {
                 let line = match (step, life) {
                     (Step::Event(index), Some(life)) => life.describe(&life.events[*index]),
@@ -232,16 +284,16 @@ impl Case {
             };
             steps.iter().map(step).collect()
         };
-        let bodies: Vec<Value> =
-            used.iter().map(|&index| serde_json::from_str(&self.bodies[index]).unwrap()).collect();
+        let bodies: Vec<&Value> = used.iter().map(|&index| &self.bodies[index]).collect();
         json!({
-            "keep_addons": self.keep_addons, "late_addons": self.late_addons, "worths": self.worths,
+            "keep_addons": self.policy.keep_addons, "on_payment": self.policy.on_payment,
+            "each_trial": self.policy.each_trial, "late_addons": self.late_addons,
             "in_order": steps(&self.in_order), "arrived": steps(&self.arrived), "events": bodies,
         })
     }
 
     fn from_json(value: &Value) -> Self {
-        let bodies: Vec<String> = value["events"].as_array().unwrap().iter().map(Value::to_string).collect();
+        let bodies = value["events"].as_array().unwrap().clone();
         let steps = |name: &str| -> Vec<Step> {
             let step = |step: &Value| match (step.as_u64(), step["spend"].as_u64(), step["cut"].as_u64()) {
                 (Some(index), _, _) => Step::Event(usize::try_from(index).unwrap()),
@@ -251,12 +303,15 @@ impl Case {
             };
             value[name].as_array().unwrap().iter().map(step).collect()
         };
-        let events =
-            bodies.iter().map(|body| tallyhook_core::event::read(body.as_bytes()).unwrap()).collect();
+        let read = |body: &Value| tallyhook_core::event::read(body.to_string().as_bytes()).unwrap();
+        let events = bodies.iter().map(read).collect();
         let flag = |name: &str| value[name] == json!(true);
         Self {
-            keep_addons: flag("keep_addons"),
-            worths: serde_json::from_value(value["worths"].clone()).unwrap(),
+            policy: Policy {
+                keep_addons: flag("keep_addons"),
+                on_payment: flag("on_payment"),
+                each_trial: flag("each_trial"),
+            },
             bodies,
             events,
             in_order: steps("in_order"),
@@ -266,61 +321,16 @@ impl Case {
     }
 }
 
-/// What each ledger key of a life is worth at most.
-fn worths(life: &Life) -> BTreeMap<String, u64> {
-    let mut worths = BTreeMap::from([("signup".to_owned(), 500)]);
-    for (_, truth) in &life.truths {
-        let (key, credits) = match truth {
-            Truth::Opened { key, credits, .. } | Truth::Bought { key, credits, .. } => {
-                (key.clone(), *credits)
-            }
-            Truth::Took { subscription, price, start, credits, .. }
-            | Truth::InForce { subscription, price, start, credits } => {
-                (format!("plan#{subscription}#{price}#{start}"), *credits)
-            }
-            Truth::Recorded { key } => (key.clone(), 0),
-            Truth::Ended { .. } | Truth::Reversed { .. } => continue,
-        };
-        let worth = worths.entry(key).or_default();
-        *worth = credits.max(*worth);
-    }
-    // A trial told first by a later state of it is booked as that: its changes of plan count for its own key
-    // too.
-    for (_, truth) in &life.truths {
-        let Truth::Took { subscription, start, credits, .. } = truth else { continue };
-        for (_, opened) in &life.truths {
-            if let Truth::Opened { subscription: of, start: then, key, paid: 0, .. } = opened
-                && (of, then) == (subscription, start)
-                && let Some(worth) = worths.get_mut(key)
-            {
-                *worth = (*worth).max(*credits);
-            }
-        }
-    }
-    worths
-}
-
-/// When an event may end add-ons: the start of the period that it opens.
+/// When an event may end add-ons: the start of the period that it may open.
 fn resets(event: &Event) -> Option<i64> {
-    match &event.object {
-        Object::Invoice(invoice) => {
-            invoice.lines.iter().filter(|line| !line.proration).filter_map(|line| line.period_start).max()
-        }
-        Object::Subscription(it) if it.status == SubscriptionStatus::Trialing => it.period_start(),
-        Object::Subscription(_)
-        | Object::CheckoutSession(_)
-        | Object::Charge(_)
-        | Object::Refund(_)
-        | Object::Dispute(_)
-        | Object::Customer(_)
-        | Object::Other => None,
-    }
-    .map(|start| start.unix())
+    let Object::Invoice(invoice) = &event.object else { return None };
+    invoice.lines.iter().filter_map(|line| line.period_start).max().map(Timestamp::unix)
 }
 
 /// The steps of one life in order, cut into phases, and one order in which they may arrive.
 fn case(life: &Life, events: &[Event], rng: &mut fastrand::Rng) -> Case {
-    let keep_addons = rng.bool();
+    let policy = Policy::random(rng);
+    let keep_addons = policy.keep_addons;
     let late_addons = !keep_addons && rng.bool();
     let spends_anywhere = rng.u8(..6) == 0;
     let cuts: BTreeSet<usize> = (0..rng.usize(..4)).map(|_| rng.usize(..life.acts.len())).collect();
@@ -388,16 +398,8 @@ fn case(life: &Life, events: &[Event], rng: &mut fastrand::Rng) -> Case {
         arrived.retain(|step| !matches!(step, Step::Cut(_)));
         in_order.clone_from(&arrived);
     }
-    let bodies = life.events.iter().map(|sent| sent.body.clone()).collect();
-    Case {
-        keep_addons,
-        worths: Some(worths(life)),
-        bodies,
-        events: events.to_vec(),
-        in_order,
-        arrived,
-        late_addons,
-    }
+    let bodies = life.events.iter().map(|sent| serde_json::from_str(&sent.body).unwrap()).collect();
+    Case { policy, bodies, events: events.to_vec(), in_order, arrived, late_addons }
 }
 
 /// Delivers each one-time payment before the resets of later periods.
@@ -424,47 +426,6 @@ fn addons_first(steps: &mut Vec<Step>, events: &[Event]) {
     }
 }
 
-/// Folds a life in order and compares it with the model, act by act.
-fn agrees_with_the_model(life: &Life, events: &[Event], rng: &mut fastrand::Rng) -> Result<(), String> {
-    let keep_addons = rng.bool();
-    let catalog = catalog(keep_addons);
-    let worths = worths(life);
-    let mut world = World::new(catalog, events, Some(&worths));
-    let mut model = Model::new(keep_addons);
-    world.sign_up()?;
-    for act in 0..life.acts.len() {
-        for (index, _) in life.events.iter().enumerate().filter(|(_, sent)| sent.act == act) {
-            world.deliver(index)?;
-        }
-        life.truths.iter().filter(|(of, _)| *of == act).for_each(|(_, truth)| model.fold(truth));
-        if world.is_waiting_for_a_user() {
-            return Ok(());
-        }
-        let (seen, expected) = (world.buckets(), model.buckets());
-        if seen != expected {
-            let what = &life.acts[act].what;
-            return Err(format!(
-                "the model disagrees after act {act} ({what})\n account: {seen:?}\n model:   {expected:?}"
-            ));
-        }
-        if rng.u8(..3) == 0 {
-            let spent = world.spend_some(rng.u64(..101))?;
-            model.spend(spent);
-        }
-    }
-    if world.grant_keys() != model.keys {
-        return Err(format!(
-            "the model has other keys\n account: {:?}\n model:   {:?}",
-            world.grant_keys(),
-            model.keys
-        ));
-    }
-    for standing in &life.standings {
-        world.agrees_with(standing)?;
-    }
-    Ok(())
-}
-
 fn read(life: &Life) -> Vec<Event> {
     life.events.iter().map(|sent| tallyhook_core::event::read(sent.body.as_bytes()).unwrap()).collect()
 }
@@ -476,33 +437,21 @@ fn options(rng: &mut fastrand::Rng) -> Options {
 /// One life and its cases; the text of the first failure.
 fn try_life(seed: u64) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x7a11_7a11);
-    let catalog = catalog(true);
-    let options = options(&mut rng);
-    let life = Life::new(seed, catalog, options);
+    let catalog = &Policy::random(&mut rng).catalog().0;
+    let life = Life::new(seed, catalog, options(&mut rng));
     if life.events.is_empty() {
         return Ok(());
     }
     let events = read(&life);
-    let state = rng.get_seed();
-    if agrees_with_the_model(&life, &events, &mut rng).is_err() {
-        // The acts of a life do not depend on how many follow: the shortest beginning that fails.
-        for acts in 1..=options.acts {
-            let life = Life::new(seed, catalog, Options { acts, ..options });
-            let mut rng = fastrand::Rng::with_seed(state);
-            if let Err(error) = agrees_with_the_model(&life, &read(&life), &mut rng) {
-                return Err(format!("life {seed} in order: {error}\n{life}"));
-            }
-        }
-    }
     for _ in 0..ORDERS {
         let case = case(&life, &events, &mut rng);
-        if case.run().is_err() {
+        if let Err(first) = case.run() {
             let shrunk = case.shrink();
             let error = shrunk.run().err().unwrap_or_default();
             let file = regressions().join(format!("life-{seed}.json"));
             std::fs::write(&file, serde_json::to_string_pretty(&shrunk.to_json()).unwrap()).unwrap();
             return Err(format!(
-                "life {seed}: {error}\n{}written to {}",
+                "life {seed}: {first}\nwith fewer events: {error}\n{}written to {}",
                 shrunk.tell(Some(&life)),
                 file.display()
             ));
@@ -555,9 +504,9 @@ fn a_life_ends_alike_in_any_order_and_any_number_of_deliveries() {
 
 #[test]
 fn a_life_is_the_same_each_time_it_is_made() {
-    let catalog = catalog(true);
+    let catalog = Catalog::parse(CATALOG).unwrap();
     for seed in 0..50 {
         let options = Options { acts: 20, noise: true };
-        assert_eq!(Life::new(seed, catalog, options).events, Life::new(seed, catalog, options).events);
+        assert_eq!(Life::new(seed, &catalog, options).events, Life::new(seed, &catalog, options).events);
     }
 }

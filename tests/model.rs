@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde_json::{Value, json};
 use tallyhook_core::account::{Account, Cause, Fact};
 use tallyhook_core::catalog::Catalog;
-use tallyhook_core::decide::{Outcome, decide, payment_refs};
+use tallyhook_core::decide::{Outcome, Payments, decide};
 use tallyhook_core::event::{self, Event, Family};
 use tallyhook_core::ids::UserId;
 use tallyhook_core::ledger::LedgerKey;
@@ -103,12 +103,11 @@ fn fold(user: &str, events: &[Event], catalog: &Catalog, now: Timestamp) -> Acco
     let mut account = Account::new(UserId::new(user).unwrap());
     let cause = Cause { by: "app".to_owned(), adjust_key: LedgerKey::signup(), created: now };
     account = account.after(&account.evolve(vec![Fact::Signup], &cause, catalog, now).unwrap());
-    let mut payments = BTreeMap::new();
+    let mut payments = Payments::new();
     let mut events: Vec<&Event> = events.iter().collect();
     events.sort_by_key(|event| event.created);
     for event in events {
-        let grant = payment_refs(event).into_iter().find_map(|payment| payments.get(&payment).cloned());
-        if let Outcome::Apply(applied) = decide(&account, event, grant.as_ref(), catalog, now) {
+        if let Outcome::Apply(applied) = decide(&account, event, &payments, catalog, now) {
             payments.extend(applied.payments);
             account = account.after(&applied.change);
         }
@@ -238,7 +237,7 @@ impl Run {
                 of_user.map(|(_, event)| event::read(event.to_string().as_bytes()).unwrap()).collect();
             let expected = fold(user, &events, catalog, now);
             let account = world.account(user).await;
-            let balance: u64 = expected.state.balance().to_string().parse().unwrap();
+            let balance: u64 = expected.state.balance(&catalog.policy, now).to_string().parse().unwrap();
             assert_eq!(
                 account["credits"].as_u64(),
                 Some(balance - spent),

@@ -10,9 +10,11 @@ fn run(arguments: &[&str], input: &str) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
+        .expect("the binary starts");
+    let mut stdin = child.stdin.take().expect("the input is a pipe");
+    stdin.write_all(input.as_bytes()).expect("the binary reads its input");
+    drop(stdin);
+    child.wait_with_output().expect("the binary ends")
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub(super) struct Line {
     pub quantity: u64,
     pub amount: i64,
     pub kind: LineKind,
+    /// The place of its subscription item.
+    pub item: usize,
     pub start: i64,
     pub end: i64,
 }
@@ -97,7 +99,7 @@ pub(super) fn subscription(it: &Subscription, shape: Shape) -> Value {
 fn item(it: &Subscription, index: usize, shape: Shape) -> Value {
     let (price, quantity) = &it.items[index];
     let mut item = json!({
-        "id": format!("si_{}_{index}", it.id),
+        "id": item_id(&it.id, index),
         "object": "subscription_item",
         "price": {"id": price, "object": "price"},
         "quantity": quantity,
@@ -108,6 +110,11 @@ fn item(it: &Subscription, index: usize, shape: Shape) -> Value {
         item["current_period_end"] = json!(it.end);
     }
     item
+}
+
+/// The id of a subscription's item, by its place.
+fn item_id(subscription: &str, place: usize) -> String {
+    format!("si_{subscription}_{place}")
 }
 
 /// The attributes of `before` that differ in `after`, as `previous_attributes` names them.
@@ -174,6 +181,25 @@ pub(super) fn invoice(it: &Invoice, shape: Shape, status: &str, created: i64) ->
     object
 }
 
+/// The payment of an invoice, since 2025-03-31.basil.
+pub(super) fn invoice_payment(it: &Invoice, created: i64) -> Value {
+    json!({
+        "id": it.id.replacen("in_", "inpay_", 1),
+        "object": "invoice_payment",
+        "invoice": it.id,
+        "amount_paid": it.paid,
+        "amount_requested": it.paid,
+        "currency": it.currency,
+        "created": created,
+        "is_default": true,
+        "status": "paid",
+        "payment": {
+            "type": "payment_intent",
+            "payment_intent": it.payment.as_ref().map(|payment| &payment.0),
+        },
+    })
+}
+
 fn line(invoice: &Invoice, index: usize, line: &Line, shape: Shape) -> Value {
     let mut object = json!({
         "id": format!("il_{}_{index}", invoice.id),
@@ -183,22 +209,25 @@ fn line(invoice: &Invoice, index: usize, line: &Line, shape: Shape) -> Value {
         "period": {"start": line.start, "end": line.end},
         "metadata": metadata(invoice.user.as_ref()),
     });
+    let item = (line.kind != LineKind::Once).then(|| item_id(&invoice.subscription, line.item));
     match shape {
         Shape::New => {
-            let of = if line.kind == LineKind::Period {
-                "subscription_item_details"
-            } else {
+            let of = if line.kind == LineKind::Once {
                 "invoice_item_details"
+            } else {
+                "subscription_item_details"
             };
             let proration = line.kind == LineKind::Proration;
-            object["parent"] =
-                json!({"type": of, (of): {"subscription": invoice.subscription, "proration": proration}});
+            object["parent"] = json!({"type": of, (of): {
+                "subscription": invoice.subscription, "subscription_item": item, "proration": proration,
+            }});
             object["pricing"] = json!({"type": "price_details", "price_details": {"price": line.price}});
         }
         Shape::Old => {
             object["type"] =
                 json!(if line.kind == LineKind::Period { "subscription" } else { "invoiceitem" });
             object["subscription"] = json!(invoice.subscription);
+            object["subscription_item"] = json!(item);
             object["proration"] = json!(line.kind == LineKind::Proration);
             object["price"] = json!({"id": line.price, "object": "price"});
         }

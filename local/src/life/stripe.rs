@@ -105,7 +105,7 @@ impl<'a> Stripe<'a> {
         let mut rng = fastrand::Rng::with_seed(seed);
         let shape = if rng.bool() { Shape::Old } else { Shape::New };
         let currency = if rng.u8(..4) == 0 { "jpy" } else { "usd" };
-        let shows_payments = shape == Shape::Old || rng.u8(..4) > 0;
+        let shows_payments = shape == Shape::Old || rng.bool();
         let life = Life {
             seed,
             shape,
@@ -329,8 +329,9 @@ impl<'a> Stripe<'a> {
         self.plan(plan).prices.first().cloned().unwrap_or_default()
     }
 
-    fn plan_price_of(&self, it: &Subscription) -> String {
-        it.items.iter().find(|item| item.0 != OTHER_PRICE).map(|item| item.0.clone()).unwrap_or_default()
+    /// The price and the quantity of the plan that a subscription shows.
+    fn plan_of(&self, it: &Subscription) -> (String, u64) {
+        it.items.get(plan_item(it)).cloned().unwrap_or_default()
     }
 
     /// The items with the current plan and seats.
@@ -361,6 +362,7 @@ impl<'a> Stripe<'a> {
             quantity: state.seats,
             amount,
             kind: LineKind::Period,
+            item: plan_item(&state.it),
             start: state.it.start,
             end: state.it.end,
         }
@@ -398,6 +400,10 @@ impl<'a> Stripe<'a> {
         self.add_truth(truth);
         self.emit_invoice("invoice.paid", &invoice, "paid");
         self.noise("invoice.payment_succeeded", &invoice, "paid");
+        if self.life.shape == Shape::New && invoice.payment.is_some() {
+            let object = render::invoice_payment(&invoice, self.now);
+            self.emit("invoice_payment.paid", &object, None);
+        }
         if let Some((intent, _)) = &invoice.payment {
             self.life.invoices.insert(intent.clone(), invoice.id.clone());
             let known = invoice.shows_payment.then_some(key);
@@ -497,6 +503,11 @@ impl Payment {
         refunded
             + self.dispute.as_ref().filter(|dispute| is_withheld(dispute.2)).map_or(0, |dispute| dispute.1)
     }
+}
+
+/// The place of the item that sells the plan.
+fn plan_item(it: &Subscription) -> usize {
+    it.items.iter().position(|item| item.0 != OTHER_PRICE).unwrap_or(0)
 }
 
 fn is_withheld(dispute: &str) -> bool {

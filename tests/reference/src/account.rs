@@ -99,7 +99,11 @@ impl<'a> Account<'a> {
             // "Earliest `until`; ties: free before paid, plan before pack, then `since`, then key."
             lots.sort_by_key(|l| (l.until, l.is_paid, l.order.0, l.since, l.key.clone()));
         } else {
-            lots.sort_by_key(|l| (l.order, l.key.id.clone(), l.key.kind, l.until, l.since, l.key.clone()));
+            // Of packs the one that ends first, then the oldest.
+            let age = |l: &Lot| if l.order.0 == Kind::Addon { (l.until, l.since) } else { (0, 0) };
+            lots.sort_by_key(|l| {
+                (l.order, age(l), l.key.id.clone(), l.key.kind, l.until, l.since, l.key.clone())
+            });
         }
         lots
     }
@@ -235,7 +239,10 @@ impl<'a> Account<'a> {
                 ranks.entry(e.doc.clone()).or_insert(rank);
                 // "Packs bought before it end, at or after it stay, so does a pack on the same invoice." 2.3
                 // (b): "a pack that reaches us after a newer reset is granted in full".
-                let ends = |r: &(i64, &String, usize)| r.0 > e.created && *r.1 != e.doc && r.2 >= rank;
+                // From then on it counts from that reset: an older one that arrives later does not end it.
+                let newer = resets.iter().filter(|r| r.0 > e.created && r.2 < rank).map(|r| r.0).max();
+                let since = newer.unwrap_or(e.created);
+                let ends = |r: &(i64, &String, usize)| r.0 > since && *r.1 != e.doc && r.2 >= rank;
                 if !goods.is_plan() && resets.iter().any(ends) {
                     continue;
                 }
@@ -293,6 +300,14 @@ impl<'a> Account<'a> {
             }
             let is_held = catalog.policy("pause_collection", "keep") == "until_period_end"
                 && latest.is_some_and(|s| s.object["pause_collection"].is_object());
+            // A planned end falls due by time, also before Stripe says that the subscription ended.
+            let planned = latest.and_then(|s| {
+                let at_period_end = s.object["cancel_at_period_end"] == true;
+                moment(&s.object["cancel_at"]).or_else(|| shown.filter(|_| at_period_end).map(|l| l.end))
+            });
+            if planned.is_some_and(|planned| planned <= at) {
+                return None;
+            }
             match (status, running) {
                 ("active" | "trialing", None) if is_held => None,
                 // "An item with a running paid period and no snapshot yet gives access."

@@ -65,7 +65,13 @@ impl<'a> Facts<'a> {
                     f.link(&e.doc, e.doc.clone(), 0);
                     f.link(&invoice, e.doc.clone(), 0);
                 }
-                Family::Invoice if e.paid => f.link(&e.doc, payment, paid),
+                Family::Invoice if e.paid => {
+                    // Since basil an invoice names its payments in a list, where it shows them at all.
+                    let list = o["payments"]["data"].as_array().into_iter().flatten();
+                    let named: Vec<_> = list.filter_map(|p| id(&p["payment"]["payment_intent"])).collect();
+                    let only = if named.is_empty() { vec![payment] } else { named };
+                    only.into_iter().for_each(|p| f.link(&e.doc, p, paid));
+                }
                 Family::Link => f.link(&invoice, payment, paid),
                 Family::Charge => {
                     f.link(&invoice, payment.clone(), 0);

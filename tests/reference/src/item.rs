@@ -24,10 +24,11 @@ pub struct Paid<'a> {
     positives: i64,
 }
 
-/// A plan and quantity that a snapshot or a charge shows from a moment on.
+/// A plan and quantity that a snapshot shows from a moment on.
 struct State<'a> {
     at: i64,
-    item_start: Option<i64>,
+    item_start: i64,
+    is_trial: bool,
     plan: &'a Goods,
     quantity: i64,
 }
@@ -186,16 +187,14 @@ impl<'a> Sub<'a> {
                 all.iter().any(|(i, s, at)| *i == p.invoice.doc && *s > p.start && *at <= opens(p));
             opens(p) <= now.max(p.invoice.created) && !superseded
         });
-        // 2.6: "A change counts when an `active` or `trialing` snapshot in that period shows it", or the
-        // invoice that charges it (2.5).
-        let charged =
-            charges.iter().map(|c| State { at: c.at, item_start: None, plan: c.plan, quantity: c.quantity });
+        // 2.6: "A change counts when an `active` or `trialing` snapshot in that period shows it".
         let live = self.snapshots.iter().filter(|s| matches!(s.status(), "active" | "trialing"));
         let shown = live.filter_map(|s| {
             let (l, at) = (s.item(id)?, s.created);
-            Some(State { at, item_start: Some(l.start), plan: facts.plan(l)?, quantity: l.quantity })
+            let is_trial = s.status() == "trialing";
+            Some(State { at, item_start: l.start, is_trial, plan: facts.plan(l)?, quantity: l.quantity })
         });
-        let mut states: Vec<State<'a>> = charged.chain(shown).collect();
+        let mut states: Vec<State<'a>> = shown.collect();
         states.sort_by_key(|s| s.at);
         let end = [self.ended.map(|e| e.0), self.removed(id, lines)].into_iter().flatten().min();
         let names = lines.iter().map(|(.., name)| name.clone()).chain([id.into()]).collect();
@@ -265,13 +264,13 @@ impl<'a> Item<'a> {
         ended || sub.snapshot_at(at).is_some_and(is_paused) || self.facts.is_disputed(p.invoice, at)
     }
 
-    /// The states of a period, in order: by item period where it matches one, else by time.
+    /// The states of a period, in order: those whose snapshots show that item period. A trial moves the item's
+    /// period: its snapshots belong to the paid period in which they were made.
     fn states_of(&self, period: usize) -> impl Iterator<Item = &State<'a>> {
         let (p, end) = (&self.periods[period], self.window_end(period));
         self.states.iter().filter(move |s| match s.item_start {
-            Some(start) if self.periods.iter().any(|q| q.start == start) => start == p.start,
-            Some(start) => p.start < s.at && s.at < end && start < p.end,
-            None => p.start <= s.at && s.at < end,
+            start if self.periods.iter().any(|q| q.start == start) => start == p.start,
+            start => s.is_trial && p.start < start && p.start <= s.at && s.at < end,
         })
     }
 
@@ -376,9 +375,10 @@ impl<'a> Item<'a> {
     /// payment …: a refund of that payment takes that share, and the invoice's own refund takes the rest."
     fn opening_loss(&self, part: i64, period: usize, before: i64) -> i64 {
         let p = &self.periods[period];
+        // Where the credited period is not known, the invoice's own payment is all that is.
+        let Some(earlier) = period.checked_sub(1) else { return self.facts.loss(part, p.invoice, before) };
         let mut share = p.credited(part);
         let mut lost = self.facts.loss(part - share, p.invoice, before);
-        let Some(earlier) = period.checked_sub(1) else { return lost };
         // "The newest charge of that period, else its opening; and so on back."
         for c in self.charges_of(earlier).rev().filter(|c| c.positives > 0) {
             let rest = c.credited(share);

@@ -27,14 +27,14 @@
 //! - **2.5 signup credits**: any paid period ends them, also one that began before the `PUT`.
 //! - **2.5 lifetime plans**: they end no signup credits and no packs.
 //! - **2.5 products**: their credits are add-ons, once for each paid line.
-//! - **2.6 states of a period**: by the item period that the snapshot shows; if that opens no period, by
-//!   `created`.
+//! - **2.6 states of a period**: by the item period that the snapshot shows; a trial's, if that opens no
+//!   period, by `created`.
 //! - **2.6 `on_payment`**: what was spent is always subtracted; there is no RESET inside a period.
-//! - **2.6 charges**: a charge is a proof of the change, dated at its line's start.
 //! - **2.7 zero lines**: a trial until a snapshot of the same period denies it.
 //! - **2.7 `once`**: a trial on a paid item is the user's earliest trial too.
 //! - **2.8 increments**: a charge adds what its plan is worth above the greatest worth paid before it.
 //! - **2.8 credits of an opening**: all negative lines of the item count, of whatever period.
+//! - **2.8 a credited period that is not known**: the invoice's own refund takes the whole.
 //! - **2.8 disputes**: refunds and disputes of a payment add up to at most its amount.
 //! - **2.9 the unpaid period**: it starts where the latest snapshot says, or at the end of the paid period if
 //!   that is the same.

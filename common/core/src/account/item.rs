@@ -426,9 +426,13 @@ impl Item {
         }
     }
 
+    /// The zero line of a trial whose snapshots have not arrived.
+    fn trial_line(&self) -> Option<&Line> {
+        self.lines.iter().rev().find(|line| line.first && line.amount == 0)
+    }
+
     fn trial_bucket(&self, view: &View<'_>) -> Bucket {
-        let zero_line = || self.lines.iter().rev().find(|line| line.first && line.amount == 0);
-        let granted = match (&self.trial, zero_line()) {
+        let granted = match (&self.trial, self.trial_line()) {
             (Some(trial), _) => trial.terms.trial_worth(trial.quantity),
             (None, Some(line)) => line.terms.trial_worth(line.quantity),
             (None, None) => return Bucket::default(),
@@ -603,9 +607,12 @@ impl Item {
         }
     }
 
-    /// When the trial ends, by the latest `trialing` snapshot.
+    /// When the trial ends, by the latest `trialing` snapshot, else by the trial's line.
     pub(super) fn trial_end(&self) -> Option<Timestamp> {
-        self.trial.as_ref().and_then(|trial| trial.end)
+        match &self.trial {
+            Some(trial) => trial.end,
+            None => self.trial_line().and_then(|line| line.end),
+        }
     }
 
     /// The plan that was paid for in a period: that of its newest charge, else of its opening.
@@ -631,11 +638,13 @@ impl Item {
         if let Some(current) = periods.last() {
             // Periods that the current one cut short stay: what was spent in them may carry over, and their
             // payments may have paid a share of it. So does the one before a zero line: a late `trialing`
-            // snapshot may close the line's period again.
+            // snapshot may close the line's period again. An invoice that credits unused time follows a period
+            // that runs into it and may arrive later: the one before that stays, too.
             let mut oldest = current;
             let mut ended = None;
             for (kept, before) in periods.iter().rev().skip(1).enumerate() {
-                let overlaps = !oldest.proven || before.end.is_none_or(|end| end > oldest.start);
+                let may_overlap = !oldest.proven || oldest.credited > 0;
+                let overlaps = may_overlap || before.end.is_none_or(|end| end > oldest.start);
                 if !overlaps || kept == MAX_PREDECESSORS {
                     ended = Some(before.end.unwrap_or(oldest.start).min(oldest.start));
                     break;

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tallyhook_core::catalog::Per;
 
-use super::{DAY, MONTH, OTHER_PRICE, OpenInvoice, Stripe, SubscriptionState};
+use super::{DAY, MONTH, OTHER_PRICE, OpenInvoice, Stripe, SubscriptionState, plan_item};
 use crate::life::render::{self, Line, LineKind, Subscription};
 use crate::life::{Shape, Truth};
 
@@ -108,6 +108,7 @@ impl Stripe<'_> {
                 quantity: 1,
                 amount: 990,
                 kind: LineKind::Once,
+                item: 0,
                 start: self.now,
                 end: self.now,
             };
@@ -346,17 +347,19 @@ impl Stripe<'_> {
         let items = self.items(index);
         let trialing = self.subscriptions[index].it.status == "trialing";
         let in_good_standing = matches!(self.subscriptions[index].it.status, "active" | "trialing");
-        let old_price = self.plan_price_of(&self.subscriptions[index].it);
-        let part = |amount: i64, price: String, stripe: &Self| Line {
+        let (old_price, old_seats) = self.plan_of(&self.subscriptions[index].it);
+        let part = |amount: i64, price: String, quantity: u64, stripe: &Self| Line {
             price,
-            quantity: 1,
+            quantity,
             amount,
             kind: LineKind::Proration,
+            item: plan_item(&stripe.subscriptions[index].it),
             start: stripe.now,
             end: stripe.subscriptions[index].it.end,
         };
-        let credit = part(-700, old_price, self);
-        let charge = part(1100, self.price(self.subscriptions[index].plan), self);
+        let credit = part(-700, old_price, old_seats, self);
+        let seats = self.subscriptions[index].seats;
+        let charge = part(1100, self.price(self.subscriptions[index].plan), seats, self);
         let took = |stripe: &Self, counts: bool| Truth::Took {
             subscription: stripe.subscriptions[index].it.id.clone(),
             start: stripe.subscriptions[index].it.start,

@@ -201,7 +201,7 @@ fn at_once_gives_credits_for_an_upgrade_that_nobody_paid() {
     let back = refunded(T + 2 * DAY, "pi_in_1", 2000);
     let balance = |steps: &[Step]| Run::of(steps).balance().get();
     assert_eq!(balance(&life), 20_000);
-    assert_eq!(balance(&[&life[..], &[back.clone()]].concat()), 15_000);
+    assert_eq!(balance(&[&life[..], std::slice::from_ref(&back)].concat()), 15_000);
     let on_payment = [&[ON_PAYMENT], &life[..]].concat();
     assert_eq!(balance(&on_payment), 5000);
     assert_eq!(balance(&[&on_payment[..], &[back]].concat()), 0);
