@@ -130,6 +130,7 @@ async fn renewal_keeps_add_ons_where_the_catalog_says_so() {
     for event in [
         sample("invoice.paid", "user_1"),
         pack("addon", "user_1", 1),
+        sample("customer.subscription.updated", "user_1"),
         sample("invoice.paid.renewal", "user_1"),
     ] {
         world.process(&event).await;
@@ -215,6 +216,8 @@ async fn invalid_plan_is_parked_with_its_name_and_never_given_a_default() {
             serde_json::from_str(&sample(name, "user_1").to_string().replace(price, "price_nobody_knows"))
                 .unwrap();
         world.process(&event).await;
+        world.pass_seconds(10);
+        world.drain().await;
         let record = world.event(event["id"].as_str().unwrap()).await.unwrap();
         assert_eq!(
             (record["outcome"].as_str(), record["reason"].as_str()),
@@ -397,7 +400,7 @@ async fn an_order_has_all_its_fields() {
     for field in [
         "id",
         "mode",
-        "deadline",
+        "customer_id",
         "revisions_left",
         "customer_email",
         "amount_total",
@@ -406,6 +409,9 @@ async fn an_order_has_all_its_fields() {
         "updated_at",
     ] {
         assert!(!order[field].is_null(), "{field}: {order:#}");
+    }
+    for field in ["deadline", "files_url", "final_package_url", "upgraded_from"] {
+        assert!(order[field].is_null() && order.get(field).is_some(), "{field}: {order:#}");
     }
     assert_eq!(account["credits"], 0);
 }

@@ -267,20 +267,21 @@ async fn a_users_events_are_listed_open_ones_first_then_newest_first() {
 async fn a_parked_event_keeps_its_place_in_the_users_list_once_processed() {
     let world = World::new().await;
     world.sign_up("user_1").await;
-    let refund = {
-        let mut refund = sample("charge.refunded", "user_1");
-        refund["data"]["object"]["payment_intent"] = json!("pi_second");
-        refund["data"]["object"]["customer"] = json!("cus_user1");
-        refund["data"]["object"]["invoice"] = json!(null);
-        refund
-    };
-    let refund_id = refund["id"].as_str().unwrap();
+    let text = sample("invoice.paid", "user_1").to_string().replace("price_pro_test", "price_unknown");
+    let invoice: Value = serde_json::from_str(&text).unwrap();
+    let invoice_id = invoice["id"].as_str().unwrap();
+    let subscription = sample("customer.subscription.created", "user_1");
     world.process(&pack("first", "user_1", 1)).await;
-    world.process(&refund).await;
-    assert_eq!(world.event(refund_id).await.unwrap()["outcome"], "parked");
-    world.process(&pack("second", "user_1", 1)).await;
-    assert_eq!(world.event(refund_id).await.unwrap()["outcome"], "processed");
-    assert_eq!(ids(&pages(&world, "user=user_1").await), ["evt_second", refund_id, "evt_first"]);
+    world.process(&invoice).await;
+    world.pass_seconds(10);
+    world.drain().await;
+    assert_eq!(world.event(invoice_id).await.unwrap()["outcome"], "parked");
+    // Once its subscription's plan is known, an unknown price is no reason to wait.
+    world.process(&subscription).await;
+    world.drain().await;
+    assert_eq!(world.event(invoice_id).await.unwrap()["outcome"], "processed");
+    let subscription_id = subscription["id"].as_str().unwrap();
+    assert_eq!(ids(&pages(&world, "user=user_1").await), [subscription_id, invoice_id, "evt_first"]);
 }
 
 #[tokio::test]

@@ -87,7 +87,10 @@ async fn one_reconciliation_repairs_lives_whose_webhooks_were_all_missed() {
         // Stripe still has every event: the account equals the twin's.
         let world = reconciled(&life, file, true).await;
         assert_eq!(seen(&world.account(&life.user).await), seen(&account), "{life}");
-        assert_eq!(keys(&world, &life.user).await, granted, "{life}");
+        // A trial whose paid period is known when it is first read needs no entry of its own.
+        let known = keys(&world, &life.user).await;
+        assert!(known.is_subset(&granted), "{known:?} {life}");
+        assert_eq!(payments(&known), payments(&granted), "{life}");
 
         // Of events older than 30 days Stripe has only the objects. They give the tier and every payment
         // once.

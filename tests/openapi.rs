@@ -80,7 +80,8 @@ pub fn operations() -> BTreeSet<(String, String)> {
 
 /// The routes in the table at the top of a handler's file.
 fn routes(source: &str) -> BTreeSet<(String, String)> {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../common/service/src/http").join(source);
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../common/service/src/http").join(source);
     let text = std::fs::read_to_string(path).unwrap();
     let rows =
         text.lines().filter_map(|line| line.strip_prefix("//! | `")).filter_map(|row| row.split('`').next());

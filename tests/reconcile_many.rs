@@ -23,7 +23,7 @@ const NOW: i64 = 1_768_330_000;
 /// Stripe's pages.
 const PAGE: usize = 100;
 /// Reads, of a hundred keys each, for a page of subscriptions and one of invoices.
-const READS: usize = 7;
+const READS: usize = 9;
 /// Rows that one `Scan` looks at.
 const SCAN: usize = 500;
 

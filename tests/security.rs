@@ -384,6 +384,7 @@ fn nothing_secret_or_personal_is_in_a_log_line_a_metric_an_alert_or_an_error() {
         "WEBHOOK_RECEIVED",
         "WEBHOOK_REFUSED",
         "WEBHOOK_PROCESSED_OK",
+        "WEBHOOK_PARKED",
         "WEBHOOK_PROCESSING_FAILED",
         "WEBHOOK_FAILED",
         "CloudWatchMetrics",

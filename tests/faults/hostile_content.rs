@@ -77,7 +77,6 @@ async fn s76_hostile_ids_are_refused_before_they_become_keys() {
     for (number, (pointer, id)) in [
         ("/data/object/id", "cs_a#b"),
         ("/data/object/id", ""),
-        ("/data/object/customer", "cus_a#account"),
         ("/data/object/customer", long.as_str()),
         ("/data/object/payment_intent", "pi_\u{e9}"),
     ]
@@ -91,4 +90,14 @@ async fn s76_hostile_ids_are_refused_before_they_become_keys() {
         assert_eq!(outcome(&world, &format!("evt_inner{number}")).await.0, "parked", "{pointer} {:.40}", id);
     }
     assert_eq!(Tables::read(&world).await.accounts.len(), 0);
+    // A merchant may choose any customer id; it is one part of a key, and no other item's.
+    let event = changed(
+        pack("chosen", "user_1", 1),
+        "evt_chosen",
+        &[("/data/object/customer", json!("user_1#account"))],
+    );
+    world.process(&event).await;
+    assert_eq!(outcome(&world, "evt_chosen").await.0, "processed");
+    let link = ("customer#user_1#account".to_owned(), "link".to_owned());
+    assert!(Tables::read(&world).await.accounts.contains_key(&link));
 }
