@@ -216,6 +216,8 @@ async fn invalid_plan_is_parked_with_its_name_and_never_given_a_default() {
             serde_json::from_str(&sample(name, "user_1").to_string().replace(price, "price_nobody_knows"))
                 .unwrap();
         world.process(&event).await;
+        world.pass_seconds(10);
+        world.drain().await;
         let record = world.event(event["id"].as_str().unwrap()).await.unwrap();
         assert_eq!(
             (record["outcome"].as_str(), record["reason"].as_str()),

@@ -19,7 +19,7 @@ pub struct Tables {
 /// Our own times and counts: they may differ between two equivalent runs.
 const OURS: [&str; 8] = ["updated_at", "received", "finished", "attempts", "seen", "day", "expires_at", "at"];
 /// The order of arrival: it may differ between two equivalent runs.
-const ORDER: [&str; 5] = ["previous", "balance", "last_entry", "last_event", "version"];
+const ORDER: [&str; 6] = ["previous", "balance", "last_entry", "last_event", "version", "revision"];
 /// Ours only in the event log, where `due` is a time. In a reversal `due` is an amount.
 const OURS_IN_THE_LOG: [&str; 1] = ["due"];
 

@@ -126,7 +126,8 @@ macro_rules! event_line {
             livemode = $ids.event.livemode,
             user_id = $ids.user_id,
             client_id = $ids.user_id,
-            customer_id = $ids.event.customer().map(|id| id.as_str()),
+            // A merchant may choose an e-mail address as the id.
+            customer_id = $ids.event.customer().map(|id| id.as_str()).filter(|id| !id.contains('@')),
             subscription_id = $ids.event.subscription_id().map(|id| id.as_str()),
             checkout_session_id = $ids.event.checkout_session_id().map(|id| id.as_str()),
             $($field)*,
