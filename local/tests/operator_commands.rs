@@ -19,7 +19,7 @@ async fn run(stack: &Stack, line: &[&str]) -> anyhow::Result<bool> {
 
 fn export(name: &str, text: &str) -> PathBuf {
     let file = std::env::temp_dir().join(format!("tallyhook-export-{name}-{}.csv", std::process::id()));
-    std::fs::write(&file, text).unwrap();
+    std::fs::write(&file, text).expect("the temporary folder can be written");
     file
 }
 

@@ -162,6 +162,8 @@ impl Sold {
             }
             sold.charged |= line.amount > 0;
             match (subscription, line.period_start) {
+                // A subscription's line always names its subscription; a line that does not sells nothing.
+                (None, _) if line.is_subscription || line.item.is_some() => {}
                 (None, _) => sold.lifetime = Some(purchase(terms.worth(line.quantity), Some(terms))),
                 (Some(_), None) => return Err(Parked::NoPeriod),
                 (Some(_), Some(_)) => sold.add(line, invoice, event, price, terms, total, paid),

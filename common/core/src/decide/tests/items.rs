@@ -506,7 +506,7 @@ fn openings_of_plans_reset_packs_and_those_of_seats_do_not() {
     let next = T + MONTH;
     let opened = || {
         vec![
-            shows(T, "active", &[plan.clone()]),
+            shows(T, "active", std::slice::from_ref(&plan)),
             bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
         ]
     };
