@@ -253,12 +253,14 @@ impl Run {
             let grants =
                 |key: &str| !["adjust#", "consume#", "refund#"].iter().any(|kind| key.starts_with(kind));
             let pk = format!("user#{user}");
-            let keys: Vec<String> = tables
-                .accounts
-                .keys()
-                .filter(|(partition, _)| *partition == pk)
-                .filter_map(|(_, sk)| sk.strip_prefix("ledger#").filter(|key| grants(key)).map(str::to_owned))
-                .collect();
+            // The entry of an invoice is an item of the invoice.
+            let entries = tables.accounts.iter().filter_map(|((partition, sk), item)| {
+                let of_invoice = sk == "entry" && item["user_id"].as_str() == Some(user);
+                let key = sk.strip_prefix("ledger#").filter(|_| *partition == pk);
+                key.or_else(|| of_invoice.then_some(partition.as_str()))
+            });
+            let mut keys: Vec<String> = entries.filter(|key| grants(key)).map(str::to_owned).collect();
+            keys.sort();
             let expected: Vec<String> = expected
                 .recorded
                 .keys()

@@ -197,6 +197,9 @@ pub struct Period {
     charged: i64,
     /// Whether no later snapshot can close it: a zero line of a renewal opens nothing in a trial.
     pub(super) proven: bool,
+    /// Whether it ends add-ons: a line of its start bills a plan without seats. If a subscription changes its
+    /// plan in the second in which it starts, either invoice may be heard first, so any such line counts.
+    pub(super) resets: bool,
 }
 
 impl Period {
@@ -370,12 +373,12 @@ impl Item {
         for start in starts {
             let here = || self.lines.iter().filter(|line| line.start == start);
             let opens = |line: &&Line| line.opens_alone() || self.zero_line_opens(line);
-            let opening = here().filter(opens).min_by_key(|line| (line.at, &line.invoice)).or_else(|| {
-                let shown = self.starts.contains(&start);
-                here()
-                    .filter(|line| shown && line.flagged && line.amount > 0)
-                    .min_by_key(|line| (line.at, &line.invoice))
-            });
+            let shown = self.starts.contains(&start);
+            let charges = |line: &&Line| shown && line.flagged && line.amount > 0;
+            let opening = here()
+                .filter(opens)
+                .min_by_key(|line| (line.at, &line.invoice))
+                .or_else(|| here().filter(charges).min_by_key(|line| (line.at, &line.invoice)));
             let Some(opening) = opening else { continue };
             // Of several plans on one invoice for one item and start the one that is worth most counts.
             let most = here()
@@ -397,6 +400,7 @@ impl Item {
                 credited: most.credited,
                 charged: most.charged.unwrap_or(most.amount),
                 proven: opening.amount > 0 || self.is_free(opening),
+                resets: here().any(|line| !line.terms.seats && (line.amount > 0 || opens(&line))),
             };
             periods.push((period, opening.opened_by(view.now)));
         }

@@ -276,7 +276,7 @@ impl State {
         policy: &Policy,
     ) -> Option<Timestamp> {
         let periods = items.values().filter_map(|bucket| bucket.period.as_ref());
-        let unproven = periods.filter(|period| !period.proven && !period.terms.seats);
+        let unproven = periods.filter(|period| !period.proven && period.resets);
         unproven.map(|period| period.start).max().filter(|_| policy.addons == Addons::Reset)
     }
 
@@ -382,7 +382,7 @@ impl State {
                 let with = openings.iter().filter(|opening| pack.invoice.as_ref() == Some(&opening.invoice));
                 pack.at = with.map(|opening| opening.start).fold(pack.at, Timestamp::max);
             }
-            let resets = openings.iter().filter(|opening| opening.proven && !opening.terms.seats);
+            let resets = openings.iter().filter(|opening| opening.proven && opening.resets);
             let newest = resets.map(|opening| opening.start).max();
             self.reset_at = self.reset_at.max(newest);
             let reset_at = self.reset_at;
