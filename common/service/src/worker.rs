@@ -118,6 +118,7 @@ impl BatchSummary {
 }
 
 /// Writes a log line with the ids of its event. `client_id` is the user's id under the name that portals use.
+/// `customer_id` is left out if it is an e-mail address, which a merchant may choose as the id.
 macro_rules! event_line {
     ($level:ident, $ids:expr, $name:literal, $($field:tt)*) => {
         $level!(
@@ -126,7 +127,6 @@ macro_rules! event_line {
             livemode = $ids.event.livemode,
             user_id = $ids.user_id,
             client_id = $ids.user_id,
-            // A merchant may choose an e-mail address as the id.
             customer_id = $ids.event.customer().map(|id| id.as_str()).filter(|id| !id.contains('@')),
             subscription_id = $ids.event.subscription_id().map(|id| id.as_str()),
             checkout_session_id = $ids.event.checkout_session_id().map(|id| id.as_str()),
