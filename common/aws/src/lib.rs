@@ -6,7 +6,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`env`], [`clock`], [`telemetry`] | environment variables, time, logs and metrics |
+//! | [`mod@env`], [`clock`], [`telemetry`] | environment variables, time, logs and metrics |
 //! | [`sdk`] | clients of the AWS SDK, and SSM parameters |
 //! | [`payload`] | compression of event bodies |
 //! | [`queue`] | SQS |
