@@ -16,6 +16,7 @@ import time
 import stack
 
 USER = "user_123"  # of events/lambda/invoice-paid.json
+TIER = "free"  # the month that its invoice pays ended in February 2026
 PORT = 9100  # of cargo lambda watch
 MAX_SECONDS = 900  # cargo lambda watch compiles the function at the first invocation
 
@@ -57,7 +58,7 @@ def main():
                 sys.exit("invoke: the function did not accept the event")
             found = stack.Client(local.url).tier_and_credits(USER)
             print(f"    {USER}: {found}")
-            if found != ("pro", stack.PRO):
+            if found != (TIER, stack.PRO):
                 sys.exit("invoke: the event was not applied")
         finally:
             os.killpg(watcher.pid, signal.SIGTERM)
