@@ -459,7 +459,11 @@ impl Item {
         let charged = charges.iter().map(|line| line.worth()).max().unwrap_or_default();
         let granted = match view.plan_change {
             PlanChange::AtOnce => worth,
-            PlanChange::OnPayment => worth.min(opening.max(charged)),
+            PlanChange::OnPayment => {
+                // A plan that is worth more than what was charged does not count: the one before it stands.
+                let paid = opening.max(charged);
+                runs.iter().map(Run::worth).rfind(|worth| *worth <= paid).unwrap_or(opening)
+            }
         };
         let lost = self.lost(current, periods, &charges, granted, view);
         let carried = carried(self, current, periods);
@@ -697,6 +701,12 @@ impl Item {
 struct Run {
     terms: Terms,
     quantity: u64,
+}
+
+impl Run {
+    fn worth(&self) -> Credits {
+        self.terms.worth(self.quantity)
+    }
 }
 
 /// The n-th time that a plan is taken up in a period, for the ledger keys of plan changes.

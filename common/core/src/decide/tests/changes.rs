@@ -316,3 +316,33 @@ fn a_trial_grants_its_own_amount_for_each_seat_and_item() {
     )];
     check_life("per item and seat", &given, "business 5000 | si_1=3000 si_2=2000");
 }
+
+#[test]
+fn on_payment_an_uncharged_change_keeps_what_counted_before_it() {
+    let shown = |at: i64, price: &str, quantity: u64| {
+        shows(at, "active", &[seats("si_1", price, quantity, T, month(T))])
+    };
+    let first = times(8, line("si_1", "price_team", 8000, T, month(T)));
+    let paid = || {
+        vec![
+            ON_PAYMENT,
+            shown(T, "price_team", 8),
+            bill(T + 1, "in_1", "subscription_create", &[first.clone()]),
+        ]
+    };
+    let life = |steps: Vec<Step>| [paid(), steps].concat();
+    let fewer = || shown(T + DAY, "price_team", 7);
+    check_life("fewer seats", &life(vec![fewer()]), "business 7000 | si_1=7000");
+    let uncharged = || shown(T + 2 * DAY, "price_business", 1);
+    check_life(
+        "then a plan that is not charged",
+        &life(vec![fewer(), uncharged()]),
+        "business 7000 | si_1=7000",
+    );
+    let back = shown(T + 3 * DAY, "price_team", 8);
+    check_life(
+        "then back to what was paid",
+        &life(vec![fewer(), uncharged(), back]),
+        "business 8000 | si_1=8000",
+    );
+}

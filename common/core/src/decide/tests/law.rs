@@ -21,6 +21,8 @@ struct Payer {
     start: i64,
     end: i64,
     boost: bool,
+    /// Lines of a change that the next invoice bears.
+    deferred: Vec<Value>,
     documents: i64,
     events: Vec<Step>,
     payments: Vec<(String, i64)>,
@@ -47,6 +49,7 @@ impl Payer {
             start: T,
             end: month(T),
             boost,
+            deferred: Vec::new(),
             documents: 0,
             events: Vec::new(),
             payments: Vec::new(),
@@ -85,7 +88,8 @@ impl Payer {
 
     fn renew(&mut self, reason: &str) {
         let own = line("si_1", self.price, self.worth(), self.start, self.end);
-        let mut lines = vec![times(self.quantity.unsigned_abs(), own)];
+        let mut lines = std::mem::take(&mut self.deferred);
+        lines.push(times(self.quantity.unsigned_abs(), own));
         if self.boost {
             lines.push(line("si_2", "price_boost", 500, self.start, self.end));
         }
@@ -111,8 +115,12 @@ impl Payer {
         }
     }
 
-    /// To something that costs more: within the period, or with a new one at once.
+    /// To something that costs more: within the period, charged at once or by the renewal
+    /// (`proration_behavior`: `always_invoice` or `create_prorations`), or with a new period at once.
     fn change(&mut self) {
+        if !self.deferred.is_empty() {
+            return;
+        }
         let (old, unused, at_once) = (self.price, self.unused(), self.dice.one_in(2));
         let before = self.quantity;
         (self.price, self.quantity) = match self.price {
@@ -133,7 +141,11 @@ impl Payer {
             [back, times(quantity, flagged("si_1", self.price, rest, self.now, self.end))]
         };
         self.show();
-        self.pay("subscription_update", &lines);
+        if self.start != self.now && self.dice.one_in(3) {
+            self.deferred.extend(lines);
+        } else {
+            self.pay("subscription_update", &lines);
+        }
     }
 
     fn buy_with_invoice(&mut self) {

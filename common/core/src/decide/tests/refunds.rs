@@ -320,3 +320,30 @@ fn a_refund_never_belongs_to_a_customer() {
     assert_eq!(run.balance().get(), 5000);
     assert_eq!(run.parked.iter().map(|(_, why)| why.code()).collect::<Vec<_>>(), ["no_grant"]);
 }
+
+/// `proration_behavior=create_prorations`: the renewal bears the lines of a change in the period before, beside
+/// its own (<https://docs.stripe.com/billing/subscriptions/prorations>). What it credits pays for the change in
+/// that period, so its own payment pays for all of the new period.
+#[test]
+fn a_renewal_that_bears_the_lines_of_a_change_pays_for_its_whole_period() {
+    let (at, next) = (T + 20 * DAY, month(T));
+    let business = || item("si_1", "price_business", next, month(next));
+    let lines = [
+        flagged("si_1", "price_pro", -700, at, next),
+        flagged("si_1", "price_business", 1100, at, next),
+        line("si_1", "price_business", 3800, next, month(next)),
+    ];
+    let life = |back: Vec<Step>| {
+        let renewal =
+            [shows(next, "active", &[business()]), bill(next + 1, "in_2", "subscription_cycle", &lines)];
+        let change = [shows(at, "active", &[plan("price_business")])];
+        [&opened()[..], &change, &renewal, &[tie(next + 1, "in_2")], &back[..]].concat()
+    };
+    check_life("none", &life(vec![]), "business 20000 | si_1=20000");
+    let half = refunded(next + DAY, "pi_in_1", 1000);
+    check_life("half of the first", &life(vec![half]), "business 20000 | si_1=20000");
+    let half = refunded(next + DAY, "pi_in_2", 2100);
+    check_life("half of the second", &life(vec![half]), "business 10001 | si_1=10001");
+    let both = vec![refunded(next + DAY, "pi_in_1", 2000), refunded(next + DAY, "pi_in_2", 4200)];
+    check_life("both in full", &life(both), "business 0 | si_1=0");
+}
