@@ -186,22 +186,22 @@ impl Case {
         Ok(seen)
     }
 
-    /// What is compared with the judge. Three rules are read in two ways by the account and the judge: which
-    /// payment paid the credited share of an opening, whether an uncharged change to more keeps the fewer seats
-    /// before it, and when the unpaid period of a `past_due` snapshot began.
+    /// What is compared with the judge. Buckets are not compared in two kinds of lives, where they read a rule
+    /// differently: which payment paid the credited share of an opening, if any payment goes back; and, under
+    /// `on_payment`, what a charged change is worth whose snapshot is not known.
     fn compares(&self) -> Compared {
-        let object = |body: &Value| body["data"]["object"].clone();
-        let credits = |body: &Value| {
-            let lines = object(body)["lines"]["data"].as_array().cloned().unwrap_or_default();
-            lines.iter().any(|line| line["amount"].as_i64() < Some(0))
+        let any_line = |of: &dyn Fn(&Value) -> bool| {
+            let lines = |body: &Value| body["data"]["object"]["lines"]["data"].as_array().cloned();
+            self.bodies.iter().filter_map(lines).flatten().any(|line| of(&line))
         };
-        let is_credited = self.bodies.iter().any(credits) && self.events.iter().any(is_reversal);
-        let is_past_due = |body: &Value| object(body)["status"] == "past_due";
-        Compared {
-            buckets: !is_credited && !self.policy.on_payment,
-            tier: !self.bodies.iter().any(is_past_due),
-            law: self.policy.on_payment,
-        }
+        let is_flagged = |line: &Value| {
+            line["proration"] == true || line["parent"]["subscription_item_details"]["proration"] == true
+        };
+        let is_credited =
+            any_line(&|line| line["amount"].as_i64() < Some(0)) && self.events.iter().any(is_reversal);
+        let is_charged = self.policy.on_payment
+            && any_line(&|line| is_flagged(line) && line["amount"].as_i64() >= Some(0));
+        Compared { buckets: !is_credited && !is_charged, tier: true, law: self.policy.on_payment }
     }
 
     /// Leaves out events, as long as the case still fails in the same way.

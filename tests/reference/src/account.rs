@@ -151,16 +151,14 @@ impl<'a> Account<'a> {
     /// the smaller id) grants." A paid period takes its place. "Credits of a trial that is cancelled unpaid
     /// end with it."
     fn add_trials(&self, lots: &mut Vec<Lot>) {
-        let start = |sub: &Sub<'a>| {
-            let first = sub.snapshots.iter().find(|s| s.status() == "trialing").map(|s| s.created);
-            first.or_else(|| self.zero_lines(sub).first().map(|l| l.0))
-        };
-        let earliest = self.subs.iter().filter_map(|s| Some((start(s)?, s.id))).min();
+        let shown =
+            |sub: &Sub<'a>| sub.snapshots.iter().find(|s| s.status() == "trialing").map(|s| s.created);
+        let earliest = self.subs.iter().filter_map(|s| Some((shown(s)?, s.id))).min();
         let once = self.facts.catalog.policy("trials", "once") == "once";
         for sub in self.subs.iter().filter(|s| s.ended.is_none()) {
-            let Some(since) = start(sub).filter(|s| !once || earliest == Some((*s, sub.id))) else {
-                continue;
-            };
+            let zero = || self.zero_lines(sub).first().map(|l| l.0);
+            let counts = !once || earliest.is_none_or(|(_, first)| first == sub.id);
+            let Some(since) = shown(sub).or_else(zero).filter(|_| counts) else { continue };
             let latest = sub.snapshots.iter().rev().find(|s| s.status() == "trialing");
             let mut grants: BTreeMap<String, (&Goods, i64)> = BTreeMap::new();
             match latest {
@@ -223,7 +221,7 @@ impl<'a> Account<'a> {
         let mut resets = Vec::new();
         for (item, p) in self.items().flat_map(|i| i.periods.iter().map(move |p| (i, p))) {
             // "Openings of items of a `per = "subscription"` plan reset; seat items … do not."
-            if !p.plan.is_seat() && self.facts.catalog.policy("addons", "reset") == "reset" {
+            if item.resets(p) && self.facts.catalog.policy("addons", "reset") == "reset" {
                 let rank = *ranks.entry(format!("{}#{}", item.id, p.start)).or_insert(step);
                 resets.push((p.start, &p.invoice.doc, rank));
             }
@@ -320,12 +318,18 @@ impl<'a> Account<'a> {
                 // "`past_due_grace_days` after the unpaid period began; with `send_invoice` after the
                 // period's start plus `days_until_due`."
                 ("past_due", None) => {
-                    let start = shown?.start;
-                    let unpaid = item.periods.iter().find(|p| p.start == start).map_or(start, |p| p.end);
+                    // "The plan that was paid for holds to the end of its paid period, and no more than that"
+                    // (tests/cases/upgrade-declined-on-day-20.json): also where the snapshot's period is paid.
+                    let unpaid = shown?.start;
                     let invoiced = latest.filter(|s| s.object["collection_method"] == "send_invoice");
                     let due = invoiced.map_or(0, |s| s.int("days_until_due"));
                     let days = due + catalog.number("past_due_grace_days", 7);
-                    plan.filter(|_| at < unpaid + days * DAY)
+                    // The lower of the plan that was paid for last and the plan shown, as in the paid period: an
+                    // upgrade that is not paid gives nothing.
+                    let paid = item.paid_last(at);
+                    let lower =
+                        paid.filter(|paid| plan.is_some_and(|p| catalog.rank(paid) < catalog.rank(p)));
+                    lower.or(plan).filter(|_| at < unpaid + days * DAY)
                 }
                 _ => None,
             }

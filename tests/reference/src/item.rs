@@ -58,6 +58,14 @@ pub struct Item<'a> {
     takes: &'a Takes,
 }
 
+impl Item<'_> {
+    /// Whether a period ends packs. Either invoice of a plan that replaces seats in the second of their start may
+    /// come first, so the charge counts as well.
+    pub fn resets(&self, p: &Paid<'_>) -> bool {
+        !p.plan.is_seat() || self.charges.iter().any(|c| c.start == p.start && !c.plan.is_seat())
+    }
+}
+
 /// A subscription.
 pub struct Sub<'a> {
     pub id: &'a str,
@@ -419,6 +427,13 @@ impl<'a> Item<'a> {
         self.periods.get(period).filter(|p| at < p.end)?;
         let charge = self.charges_of(period).rfind(|c| c.at <= at);
         Some((period, charge.map_or(self.periods[period].plan, |c| c.plan)))
+    }
+
+    /// The plan that was paid for last, whether its period runs or is over.
+    pub fn paid_last(&self, at: i64) -> Option<&'a Goods> {
+        let period = self.periods.iter().rposition(|p| p.start - 3600 <= at)?;
+        let charge = self.charges_of(period).rfind(|c| c.at <= at);
+        Some(charge.map_or(self.periods[period].plan, |c| c.plan))
     }
 
     /// `refunded_access`: "everything paid for the running period is refunded, or disputed and not won".
