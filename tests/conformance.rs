@@ -30,7 +30,7 @@ use tallyhook_core::event::Family;
 use tallyhook_core::signature::SecretMode;
 use tallyhook_service::config::{ApiConfig, WebhookConfig, WorkerConfig, queue_variable};
 use tallyhook_service::http::api::Api;
-use tallyhook_service::webhook::Webhook;
+use tallyhook_service::http::webhook::Webhook;
 use tallyhook_service::worker::Worker;
 
 use crate::support::{APP_TOKEN, SECRET, call, pack, records, sample, signature, with_id};

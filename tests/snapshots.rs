@@ -12,7 +12,7 @@ use lambda_http::Body;
 use local::fake_stripe::FakeStripe;
 use serde_json::{Value, json};
 use tallyhook_core::timestamp::Timestamp;
-use tallyhook_service::reconcile::{Options, Reconciler};
+use tallyhook_service::schedules::reconcile::{Options, Reconciler};
 
 use crate::reconcile::processor;
 use crate::stripe_client::{KEY, stripe};

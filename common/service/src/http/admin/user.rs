@@ -29,7 +29,7 @@ use super::reconcile::GRACE_SECONDS;
 use super::{Admin, deadline, limit, parameter, seconds};
 use crate::accounts::load_account;
 use crate::http::answer::{Problem, problem};
-use crate::reconcile::{Options, Reconciler};
+use crate::schedules::reconcile::{Options, Reconciler};
 use tallyhook_aws::payload;
 use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, Item, Key};

@@ -24,7 +24,7 @@ use super::{Api, invalid_user, no_user, read_body};
 use crate::http::answer::{Problem, problem};
 use crate::http::pages::status::StatusPage;
 use crate::process::{FoundAccount, Job, Repair};
-use crate::reconcile::Evidence;
+use crate::schedules::reconcile::Evidence;
 use tallyhook_aws::clock;
 use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, Key, KnownSession, Question};
