@@ -348,7 +348,7 @@ async fn s24_an_event_of_the_wrong_mode_is_ignored_however_the_mode_is_set() {
 }
 
 #[tokio::test]
-async fn s25_an_event_of_a_connected_account_moves_nothing() {
+async fn s25_an_event_of_a_connected_account_changes_nothing() {
     let world = signed_up().await;
     let mut connect = pack("connect", "user_1", 1);
     connect["account"] = json!("acct_foreign");

@@ -646,7 +646,7 @@ pub struct Question {
     /// Number of requests.
     pub tries: u32,
     /// Stripe's answer: a [`SessionPayment`], or `missing`.
-    pub told: Option<String>,
+    pub answer: Option<String>,
 }
 
 /// The key of the item about requests to Stripe for a session.
@@ -659,7 +659,7 @@ pub fn read_question(item: &Item) -> Question {
     Question {
         asked: read_number(item, "asked").unwrap_or(0),
         tries: read_number(item, "tries").unwrap_or(0),
-        told: read_text(item, "told"),
+        answer: read_text(item, "told"),
     }
 }
 

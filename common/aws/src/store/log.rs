@@ -26,7 +26,7 @@ use tallyhook_core::ids::{EventId, UserId};
 use tallyhook_core::timestamp::Timestamp;
 
 /// The maximum number of events in one page.
-pub const MOST_LISTED: usize = 200;
+pub const MAX_LISTED: usize = 200;
 /// Days read in one request. A page that is not full by then has a cursor for the next day.
 const MAX_DAYS: usize = 31;
 /// Events of a user's linked list that are read in one request.
@@ -177,7 +177,7 @@ pub async fn list(
     next: Option<&str>,
     now: Timestamp,
 ) -> Result<Page, ListError> {
-    let limit = limit.clamp(1, MOST_LISTED);
+    let limit = limit.clamp(1, MAX_LISTED);
     let cursor = next.map(|text| Cursor::read(text).ok_or(ListError::Cursor)).transpose()?;
     let open = matches!(filter.status.as_deref(), Some("parked" | "failed"));
     match (&filter.user, cursor) {
@@ -328,10 +328,10 @@ async fn of_user(
                 filter,
                 (0, i64::MAX),
                 &(i64::MAX, String::new()),
-                MOST_LISTED,
+                MAX_LISTED,
             )
             .await?;
-            events.truncate(MOST_LISTED);
+            events.truncate(MAX_LISTED);
         }
         let key = Key::Account(user.clone());
         let account = store.load([key.clone()]).await?;

@@ -198,7 +198,7 @@ pub struct Period {
     /// Whether no later snapshot can close it: a zero line of a renewal opens nothing in a trial.
     pub(super) proven: bool,
     /// Whether it ends add-ons: a line of its start bills a plan without seats. If a subscription changes its
-    /// plan in the second in which it starts, either invoice may be heard first, so any such line counts.
+    /// plan in the second in which it starts, either invoice may arrive first, so any such line counts.
     pub(super) resets: bool,
 }
 

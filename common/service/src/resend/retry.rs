@@ -122,7 +122,7 @@ impl Retrier {
             let mut next = None;
             loop {
                 let page =
-                    match log::list(&self.accounts.store, &filter, log::MOST_LISTED, next.as_deref(), now)
+                    match log::list(&self.accounts.store, &filter, log::MAX_LISTED, next.as_deref(), now)
                         .await
                     {
                         Ok(page) => page,

@@ -87,7 +87,7 @@ struct Group {
 impl Admin {
     pub(super) async fn list(&self, request: &Request, now_ms: i64) -> Result<Value, Problem> {
         let text = |name: &str| parameter(request, name);
-        let limit = limit(request, PAGE, log::MOST_LISTED)?;
+        let limit = limit(request, PAGE, log::MAX_LISTED)?;
         let user = text("user").as_deref().map(user_id).transpose()?;
         let filter =
             filter(text("status"), text("type"), user, text("from").as_deref(), text("to").as_deref())?;

@@ -96,11 +96,11 @@ impl Api {
         let mut known = items.get(&key).map(|item| items::read_session(&key, item)).transpose()?;
         let mut user = self.known_user(known.as_ref()).await?;
         let note = items.get(&note_key).map(items::read_question).unwrap_or_default();
-        let mut at_stripe = note.told.as_deref().and_then(SessionPayment::from_text);
+        let mut at_stripe = note.answer.as_deref().and_then(SessionPayment::from_text);
         if !is_settled(known.as_ref(), user.as_ref().map(|user| &user.state)) {
             match self.read_from_stripe(&session, known.as_ref(), &note, now).await? {
                 SessionRead::Missing => return Err(no_session()),
-                SessionRead::NotRead if known.is_none() && note.told.as_deref() == Some("missing") => {
+                SessionRead::NotRead if known.is_none() && note.answer.as_deref() == Some("missing") => {
                     return Err(no_session());
                 }
                 SessionRead::NotRead => {}
