@@ -4,4 +4,5 @@ pub mod admin;
 mod answer;
 pub mod api;
 pub mod pages;
+mod path;
 pub mod token;
