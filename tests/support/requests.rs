@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use lambda_http::{Body, Request, Response};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use serde_json::{Value, json};
 use tallyhook_core::signature::{Secret, sign};
 
@@ -18,6 +18,9 @@ pub enum Door {
     FunctionUrl,
 }
 
+/// What a client must encode in a query. A `%` is taken as encoded already.
+const UNSAFE_IN_QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>');
+
 /// A request as this front door passes it to a function. The path is percent-encoded, the query too.
 pub fn request(door: Door, headers: &[(&str, &str)], method: &str, path: &str, body: &Body) -> Request {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
@@ -26,7 +29,7 @@ pub fn request(door: Door, headers: &[(&str, &str)], method: &str, path: &str, b
         Door::FunctionUrl => path.to_owned(),
     };
     let mut call = call(method, &raw_path, None, "", false);
-    call["rawQueryString"] = query.into();
+    call["rawQueryString"] = utf8_percent_encode(query, UNSAFE_IN_QUERY).to_string().into();
     call["requestContext"]["domainName"] = match door {
         Door::HttpApi => "sjzepsqsu5.execute-api.us-west-2.amazonaws.com",
         Door::FunctionUrl => "2cxn22odiwguak4feg4jtt7cwm0ziblr.lambda-url.us-west-2.on.aws",
