@@ -470,6 +470,11 @@ impl Stripe {
         let answer = answer.map_err(|source| StripeError::NoAnswer { operation: operation(), source })?;
         if !answer.status().is_success() {
             let refusal = Refusal::read(answer.status(), answer.headers(), answer.body(), &self.key);
+            if refusal.is_foreign_404() {
+                let message =
+                    "404 without Stripe's error, as of a proxy or a wrong STRIPE_API_BASE".to_owned();
+                return Err(StripeError::Unreadable { operation: operation(), message });
+            }
             return Err(StripeError::Refused { operation: operation(), refusal });
         }
         read(&answer).map_err(|message| StripeError::Unreadable { operation: operation(), message })

@@ -7,5 +7,6 @@ pub mod admin;
 mod answer;
 pub mod api;
 pub mod pages;
+mod path;
 pub mod token;
 pub mod webhook;

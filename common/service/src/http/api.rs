@@ -29,7 +29,8 @@ use serde_json::{Value, json};
 
 use crate::accounts::{Accounts, load_account};
 use crate::config::ApiConfig;
-use crate::http::answer::{Problem, answer, percent_decode, problem, raw_answer};
+use crate::http::answer::{self, Problem, answer, problem, raw_answer};
+use crate::http::path::{UserRoute, decoded_path, user_in_path, user_route};
 use crate::http::token;
 use crate::outbox::Outbox;
 use crate::process::Processor;
@@ -43,7 +44,7 @@ use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_aws::stripe::{Patience, Stripe};
 use tallyhook_core::account::{Account, Cause, Fact, Lot};
 use tallyhook_core::credits::Credits;
-use tallyhook_core::ids::UserId;
+use tallyhook_core::ids::{IdError, IdProblem, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
 
@@ -110,38 +111,36 @@ impl Api {
     /// # Errors
     /// None; every failure becomes an answer.
     pub async fn handle(&self, request: Request) -> Result<Response<Body>, lambda_http::Error> {
-        Ok(match self.route(&request).await {
+        let answer = match self.route(&request).await {
             Ok(answer) => answer,
             Err(problem) => problem.answer("API_FAILED"),
-        })
+        };
+        Ok(answer::without_body_for_head(request.method() == Method::HEAD, answer))
     }
 
     async fn route(&self, request: &Request) -> Result<Response<Body>, Problem> {
-        let path = request.uri().path().to_owned();
-        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let body = match (parts.as_slice(), request.method()) {
-            (["portal", "status"], &Method::GET) => return Ok(self.status_page(request)),
-            (["openapi.json"], &Method::GET) => return Ok(raw_answer(OPENAPI)),
-            (["portal", "setup-status"], &Method::GET) => self.setup_status(request).await?,
-            (["portal", "password-set"], &Method::POST) => {
+        let path = decoded_path(request);
+        let method = answer::method(request);
+        if let Some(rest) = path.strip_prefix("/users/") {
+            self.check_token(request)?;
+            return Ok(answer(StatusCode::OK, &self.users(request, method, rest).await?));
+        }
+        let body = match (path.trim_matches('/'), method) {
+            ("portal/status", &Method::GET) => return Ok(self.status_page(request)),
+            ("openapi.json", &Method::GET) => return Ok(raw_answer(OPENAPI)),
+            ("portal/setup-status", &Method::GET) => self.setup_status(request).await?,
+            ("portal/password-set", &Method::POST) => {
                 self.check_token(request)?;
                 self.password_set(request).await?
             }
-            (["checkout-sessions"], &Method::POST) => {
+            ("checkout-sessions", &Method::POST) => {
                 self.check_token(request)?;
                 self.create_checkout(request).await?
             }
-            (
-                ["portal", "status" | "setup-status" | "password-set"]
-                | ["checkout-sessions" | "openapi.json"],
-                _,
-            ) => {
-                return Err(other_method());
+            ("portal/status" | "portal/setup-status" | "openapi.json", _) => {
+                return Err(Problem::Method("GET, HEAD"));
             }
-            (["users", id, rest @ ..], _) => {
-                self.check_token(request)?;
-                self.users(request, id, rest).await?
-            }
+            ("portal/password-set" | "checkout-sessions", _) => return Err(Problem::Method("POST")),
             _ => return Err(not_found()),
         };
         Ok(answer(StatusCode::OK, &body))
@@ -152,16 +151,22 @@ impl Api {
             .map_err(|refusal| problem(refusal.status(), refusal.code(), refusal.message("APP_API_TOKEN")))
     }
 
-    async fn users(&self, request: &Request, id: &str, rest: &[&str]) -> Result<Value, Problem> {
-        let id = percent_decode(id).and_then(|id| UserId::new(id).ok());
-        let user = id.ok_or_else(invalid_user)?;
-        match (request.method(), rest) {
-            (&Method::PUT, []) => self.sign_up(&user).await,
-            (&Method::GET, []) => self.show(&user).await,
-            (&Method::GET, ["ledger"]) => self.ledger(&user, request).await,
-            (&Method::POST, ["credits", "consume"]) => self.consume(&user, request).await,
-            (_, [] | ["ledger"] | ["credits", "consume"]) => Err(other_method()),
-            _ => Err(not_found()),
+    /// Answers a request for `/users/` and `path`.
+    async fn users(&self, request: &Request, method: &Method, path: &str) -> Result<Value, Problem> {
+        let user = |id: &str| user_in_path(id).map_err(|error| invalid_user(&error));
+        if method == Method::PUT {
+            // The whole rest of the path is the id, so an id that ends like a route is refused by name.
+            return self.sign_up(&user(path)?).await;
+        }
+        let (id, route) = user_route(path);
+        let user = user(id)?;
+        match (route, method) {
+            (UserRoute::Account, &Method::GET) => self.show(&user).await,
+            (UserRoute::Ledger, &Method::GET) => self.ledger(&user, request).await,
+            (UserRoute::Consume, &Method::POST) => self.consume(&user, request).await,
+            (UserRoute::Account, _) => Err(Problem::Method("GET, HEAD, PUT")),
+            (UserRoute::Ledger, _) => Err(Problem::Method("GET, HEAD")),
+            (UserRoute::Consume, _) => Err(Problem::Method("POST")),
         }
     }
 
@@ -333,10 +338,6 @@ fn not_found() -> Problem {
     problem(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
 }
 
-fn other_method() -> Problem {
-    problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has another method")
-}
-
 fn no_user() -> Problem {
     problem(StatusCode::NOT_FOUND, "user_not_found", "no account has this id; PUT /users/{id} creates it")
 }
@@ -345,12 +346,21 @@ fn no_entry() -> Problem {
     problem(StatusCode::BAD_REQUEST, "invalid_next", "next must be what the last page gave")
 }
 
-fn invalid_user() -> Problem {
-    problem(
-        StatusCode::BAD_REQUEST,
-        "invalid_user_id",
-        "a user id has 1 to 128 characters and no control characters",
-    )
+fn user_id(text: &str) -> Result<UserId, Problem> {
+    UserId::new(text).map_err(|error| invalid_user(&error))
+}
+
+fn invalid_user(error: &IdError) -> Problem {
+    let (code, message) = match error.problem {
+        IdProblem::Reserved => (
+            "reserved_id",
+            "a user id does not end with a slash and a path of this API, such as /ledger or /check",
+        ),
+        IdProblem::Empty | IdProblem::TooLong(_) | IdProblem::Character | IdProblem::Prefix(_) => {
+            ("invalid_user_id", "a user id has 1 to 128 characters and no control characters")
+        }
+    };
+    problem(StatusCode::BAD_REQUEST, code, message)
 }
 
 /// Reads a JSON body. `example` is shown in the error message.

@@ -104,6 +104,11 @@ impl Default for Options {
     }
 }
 
+/// Whether a text is [`Report::next`] of a run.
+pub fn is_position(text: &str) -> bool {
+    RunPosition::from_text(text).is_some()
+}
+
 /// Compares Stripe with the accounts and repairs differences.
 #[derive(Clone, Debug)]
 pub struct Reconciler {

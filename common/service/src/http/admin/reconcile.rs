@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Admin, bad, deadline, parameter, seconds, stripe_failed, time_ms, user_id};
 use crate::http::answer::{Problem, problem};
-use crate::schedules::reconcile::{GapError, Options, Reconciler, gap};
+use crate::schedules::reconcile::{GapError, Options, Reconciler, gap, is_position};
 
 /// Repairs that one request may ask for.
 const MAX_CHANGES: u64 = 5000;
@@ -51,6 +51,9 @@ impl Admin {
         let stripe = self.stripe()?.clone();
         if !(1..=MAX_CHANGES).contains(&body.cap) {
             return Err(bad("invalid_cap", format!("cap must be a number from 1 to {MAX_CHANGES}")));
+        }
+        if body.next.as_deref().is_some_and(|next| !is_position(next)) {
+            return Err(bad("invalid_next", "next must be what the last report gave"));
         }
         let only = body.user.as_deref().map(user_id).transpose()?;
         if !body.dry_run {

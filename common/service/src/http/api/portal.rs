@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::{Api, invalid_user, no_user, read_body};
+use super::{Api, no_user, read_body, user_id};
 use crate::http::answer::{Problem, problem};
 use crate::http::pages::status::StatusPage;
 use crate::process::{FoundAccount, Job, Repair};
@@ -34,7 +34,7 @@ use tallyhook_core::catalog::Catalog;
 use tallyhook_core::decide::{Outcome, Payments, decide, leaves_out};
 use tallyhook_core::drift::{self, Remedy};
 use tallyhook_core::event::{self, CheckoutMode, CheckoutSession, SubscriptionStatus};
-use tallyhook_core::ids::{InvoiceId, SessionId, SubscriptionId, UserId};
+use tallyhook_core::ids::{InvoiceId, SessionId, SubscriptionId};
 use tallyhook_core::job::JobKind;
 use tallyhook_core::setup_status::{Known, ProvisioningState, SessionPayment, SetupStatus};
 use tallyhook_core::signature::SecretMode;
@@ -138,7 +138,7 @@ impl Api {
 
     pub(super) async fn password_set(&self, request: &Request) -> Result<Value, Problem> {
         let body: PasswordSet = read_body(request, "{\"user_id\": \"user_123\"}")?;
-        let user = UserId::new(body.user_id).map_err(|_| invalid_user())?;
+        let user = user_id(&body.user_id)?;
         let key = Key::Account(user.clone());
         if !self.store.load([key.clone()]).await?.contains_key(&key) {
             return Err(no_user());
