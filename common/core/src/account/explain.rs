@@ -202,9 +202,11 @@ impl Account {
 
     fn explain_credits(&self, buckets: &Buckets) -> Because {
         let mut parts = vec![format!("signup {}", buckets.sum(|lot| *lot == Lot::Signup))];
-        for (lot, left) in &buckets.lots {
-            if let Lot::Item(_, item) = lot {
-                parts.push(format!("{item} {left}"));
+        for one in &buckets.lots {
+            match &one.lot {
+                Lot::Item(_, item) => parts.push(format!("{item} {}", one.left)),
+                Lot::Carry(_, item, _) => parts.push(format!("carried over by {item} {}", one.left)),
+                Lot::Lifetime(_) | Lot::Signup | Lot::Grant(_) | Lot::Pack(_) => {}
             }
         }
         parts.push(format!("add-ons {}", buckets.sum(|lot| matches!(lot, Lot::Pack(_)))));
@@ -296,7 +298,8 @@ impl Account {
                 let name =
                     pack.key().map_or_else(|| format!("a purchase of {}", pack.at), |key| key.to_string());
                 let older = if pack.joined { " and older ones" } else { "" };
-                format!("{} left of {name}{older}", left_of(place))
+                let until = pack.until.map_or_else(String::new, |until| format!(", until {until}"));
+                format!("{} left of {name}{older}{until}", left_of(place))
             })
             .collect();
         let reset = match (self.state.reset_at, catalog.policy.addons) {

@@ -8,6 +8,7 @@ mod access;
 mod changes;
 mod items;
 mod law;
+mod over_time;
 mod purchases;
 mod random;
 mod refunds;
