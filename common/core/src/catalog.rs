@@ -243,6 +243,9 @@ pub struct Policy {
     /// The order in which credits are spent.
     #[serde(default)]
     pub spend_order: SpendOrder,
+    /// The most openings that a plan's carried credits live for: how many earlier periods an account keeps.
+    #[serde(default)]
+    pub carried_periods: u64,
 }
 
 /// A subscription plan.
@@ -523,7 +526,7 @@ impl Checker<'_> {
             })
         };
         rank_of(&self, &file.policy.default_tier)?;
-        let policy = Policy {
+        let mut policy = Policy {
             signup_credits: self.number_or(
                 "signup_credits",
                 file.policy.signup_credits.as_ref(),
@@ -553,6 +556,7 @@ impl Checker<'_> {
             )?,
             free_refill: file.policy.free_refill,
             spend_order: file.policy.spend_order,
+            carried_periods: 0,
             default_tier: file.policy.default_tier.into_inner(),
         };
 
@@ -585,6 +589,9 @@ impl Checker<'_> {
             plan_by_price.extend(checked.prices.iter().map(|price| (price.clone(), plans.len())));
             plans.push(checked);
         }
+
+        let carried = plans.iter().filter_map(|plan| plan.rollover).map(|rollover| rollover.periods);
+        policy.carried_periods = carried.max().unwrap_or(0);
 
         let mut packs: Vec<Pack> = Vec::new();
         let mut pack_by_price = BTreeMap::new();

@@ -231,6 +231,8 @@ pub(super) struct View<'a> {
     pub pause_collection: PauseCollection,
     /// When the item ended, other than by failed payments: no month that starts later is granted.
     pub ended: Option<Timestamp>,
+    /// How many periods before the current one are kept for what they carry over.
+    pub carried_periods: u64,
     /// Days that carried credits outlive the last paid period.
     pub grace_days: i64,
     /// The present.
@@ -730,9 +732,7 @@ impl Item {
             // snapshot may close the line's period again. An invoice that credits unused time follows a period
             // that runs into it and may arrive later: the one before that stays, too.
             // Periods whose credits may still be carried over stay as well.
-            let carried = self.lines.iter().filter_map(|line| line.terms.rollover);
-            let carried = carried.map(|rollover| rollover.periods).max().unwrap_or(0);
-            let carried = usize::try_from(carried).unwrap_or(usize::MAX);
+            let carried = usize::try_from(view.carried_periods).unwrap_or(usize::MAX);
             let mut oldest = current;
             let mut ended = None;
             for (kept, before) in periods.iter().rev().skip(1).enumerate() {
@@ -758,6 +758,8 @@ impl Item {
                 let may_count = line.charges() || (line.amount == 0 && !line.flagged) || line.start > current;
                 line.start >= from && (opens || may_count)
             });
+            // The line of a period that carries over may arrive after its snapshots.
+            let oldest = if carried > 0 { from } else { oldest };
             self.sights.retain(|sight| sight.start >= oldest);
             let flagged =
                 |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);

@@ -277,6 +277,7 @@ impl State {
             phases: &subscription.phases,
             pause_collection: policy.pause_collection,
             ended: None,
+            carried_periods: policy.carried_periods,
             grace_days: policy.past_due_grace_days,
             refunded: &refunded,
             trial_counts: self.ended_at(subscription).is_none() && (first || policy.trials == Trials::Each),
