@@ -27,8 +27,8 @@ use std::collections::BTreeMap;
 pub use self::access::Access;
 use self::item::Line;
 use self::lots::{Purchase, Signup};
-use self::state::Derived;
 use self::snapshot::Snapshot;
+use self::state::Derived;
 pub use self::state::{Buckets, Lot, LotBalance, State};
 use self::subscription::PROVISIONAL;
 use crate::catalog::{Catalog, Policy};
@@ -248,8 +248,7 @@ impl Account {
             state.settle(policy, at);
             let after = state.buckets(policy, at);
             name_derived(&mut new, known, &after);
-            let cause =
-                Cause { by: "schedule".to_owned(), adjust_key: LedgerKey::due(at), created: at };
+            let cause = Cause { by: "schedule".to_owned(), adjust_key: LedgerKey::due(at), created: at };
             let booked = self.entries(state, &after, new, entries, &cause, at);
             entries.extend(booked);
             *known = after;
@@ -589,11 +588,10 @@ fn name_derived(new: &mut Vec<NewEntry>, before: &Buckets, after: &Buckets) {
         if recorded || before.derived.contains_key(key) {
             continue;
         }
-        let entry = NewEntry { due: derived.since, ..NewEntry::new(key.clone(), derived.kind, derived.worth) };
+        let entry =
+            NewEntry { due: derived.since, ..NewEntry::new(key.clone(), derived.kind, derived.worth) };
         new.push(match derived.kind {
-            EntryKind::Rollover => {
-                NewEntry { delta: Some(after.carried_over(key)), ..entry }
-            }
+            EntryKind::Rollover => NewEntry { delta: Some(after.carried_over(key)), ..entry },
             EntryKind::Refill | EntryKind::FreeRefill => {
                 NewEntry { skipped: skipped(key, derived, before), ..entry }
             }
@@ -620,7 +618,8 @@ fn name_derived(new: &mut Vec<NewEntry>, before: &Buckets, after: &Buckets) {
 /// How many refills of the same period were due between the one that was booked last and this one.
 fn skipped(key: &LedgerKey, derived: &Derived, before: &Buckets) -> u32 {
     let series = |key: &LedgerKey| key.as_str().rsplit_once('#').map(|(series, _)| series.to_owned());
-    let known = before.derived.iter().filter(|(other, one)| one.kind == derived.kind && series(other) == series(key));
+    let known =
+        before.derived.iter().filter(|(other, one)| one.kind == derived.kind && series(other) == series(key));
     let known = known.map(|(_, one)| one.before).max().unwrap_or(0);
     u32::try_from(derived.before.saturating_sub(known).saturating_sub(1)).unwrap_or(0)
 }

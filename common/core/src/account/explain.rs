@@ -271,6 +271,20 @@ impl Account {
                 terms.plan, bucket.quantity, bucket.granted
             ));
         }
+        if bucket.slice.index > 0 {
+            why.push_str(&format!(
+                "; its month {} began at {} with {} credits",
+                bucket.slice.index + 1,
+                bucket.slice.since,
+                bucket.opened_with
+            ));
+        }
+        for carry in &bucket.carries {
+            why.push_str(&format!("; {} were carried over at {}", carry.granted, carry.since));
+            if let Some(until) = carry.until {
+                why.push_str(&format!(" until {until}"));
+            }
+        }
         if bucket.spent > Credits::ZERO {
             why.push_str(&format!("; {} were spent", bucket.spent));
         }

@@ -667,7 +667,11 @@ impl Item {
 
     /// Credits that were spent of what the slice with this start took over.
     pub(super) fn spent_of_carry(&self, start: Timestamp) -> Credits {
-        self.spent.iter().filter(|spent| spent.carried && spent.start == start).map(|spent| spent.credits).sum()
+        self.spent
+            .iter()
+            .filter(|spent| spent.carried && spent.start == start)
+            .map(|spent| spent.credits)
+            .sum()
     }
 
     fn add_spent(&mut self, new: Spent) {
@@ -823,9 +827,7 @@ fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice]) -
     }
     let earlier: Vec<Period> = periods.iter().filter(|other| other.start <= before.start).cloned().collect();
     let slice = slices.iter().rfind(|slice| slice.period == place);
-    let in_slice = |start: Timestamp| {
-        slice.is_some_and(|slice| slice.holds(start, Some(period.start)))
-    };
+    let in_slice = |start: Timestamp| slice.is_some_and(|slice| slice.holds(start, Some(period.start)));
     let before_slice = match slice {
         Some(slice) if slice.index > 0 => Credits::ZERO,
         Some(_) | None => carried(item, before, &earlier, slices),

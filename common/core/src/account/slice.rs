@@ -186,7 +186,8 @@ impl Item {
             return;
         }
         for (index, start) in cuts.iter().copied().enumerate().skip(1) {
-            let is_over = next.is_some_and(|next| start >= next) || view.ended.is_some_and(|end| start >= end);
+            let is_over =
+                next.is_some_and(|next| start >= next) || view.ended.is_some_and(|end| start >= end);
             if start > view.now || is_over {
                 break;
             }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::item::{Bucket, Item, Period, View};
 use super::NewEntry;
-use super::slice::Carry;
+use super::item::{Bucket, Item, Period, View};
 use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup};
+use super::slice::Carry;
 use super::subscription::Subscription;
 use crate::catalog::{Addons, PauseCollection, Policy, SpendOrder, Trials};
 use crate::credits::Credits;
@@ -197,9 +197,10 @@ impl Buckets {
 
     /// What is left of a carry, by its ledger key.
     pub(super) fn carried_over(&self, key: &LedgerKey) -> i64 {
-        let carries = self.items.iter().flat_map(|((_, item), bucket)| {
-            bucket.carries.iter().map(move |carry| (item, carry))
-        });
+        let carries = self
+            .items
+            .iter()
+            .flat_map(|((_, item), bucket)| bucket.carries.iter().map(move |carry| (item, carry)));
         let of_key = |(item, carry): &(&ItemId, &Carry)| {
             LedgerKey::rollover(&carry.invoice, item, carry.index) == *key
         };
@@ -311,9 +312,7 @@ impl State {
 
     /// The entries of lots that end at a moment.
     pub(super) fn expired_at(&self, buckets: &Buckets, end: Timestamp) -> Vec<NewEntry> {
-        let ending = |one: &&LotBalance| {
-            one.expires() && one.until == Some(end) && one.left > Credits::ZERO
-        };
+        let ending = |one: &&LotBalance| one.expires() && one.until == Some(end) && one.left > Credits::ZERO;
         let entry = |one: &LotBalance| {
             let key = self.lot_key(&one.lot, buckets)?.expired();
             // A late payment can give carried credits a later end.
@@ -468,8 +467,7 @@ impl State {
             let spent = spent.map(|refill| refill.spent).sum();
             all.free_month = Some(month);
             let before = usize::try_from(month).unwrap_or(usize::MAX);
-            let derived =
-                Derived { kind: EntryKind::FreeRefill, worth: granted, since: Some(start), before };
+            let derived = Derived { kind: EntryKind::FreeRefill, worth: granted, since: Some(start), before };
             all.derived.insert(LedgerKey::free(month), derived);
             let paid = all.items.values().filter_map(|bucket| bucket.period.as_ref());
             let ended = paid.map(|period| period.start).max() > Some(start);

@@ -286,10 +286,8 @@ impl Run {
         // The store reads an entry that exists without having been asked for, and has the event decided again.
         let again = ["slice#", "rollover#", "free#", "expire#"];
         let found = self.ledger.keys().filter(|key| again.iter().any(|kind| key.as_str().starts_with(kind)));
-        account.recorded = found
-            .chain(keys)
-            .filter_map(|key| Some((key.clone(), self.ledger.get(key)?.clone())))
-            .collect();
+        account.recorded =
+            found.chain(keys).filter_map(|key| Some((key.clone(), self.ledger.get(key)?.clone()))).collect();
         account
     }
 

@@ -6,8 +6,8 @@
 use serde_json::json;
 
 use super::shapes::{
-    DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, seats, shows, shows_with, tie,
-    times,
+    DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, seats, shows, shows_with,
+    tie, times,
 };
 use super::{MONTH, Run, Step, dispute, pack, patched, refunded};
 use crate::ledger::LedgerKey;
@@ -90,10 +90,15 @@ fn months_end_with_their_month_and_a_short_rest_belongs_to_the_last() {
     let has = |until: i64, at: i64| end(&Run::of(&life(&[&paid(until), &[Step::At(at)]])));
     let (empty, full) = ("pro 0 | si_1=0", "pro 5000 | si_1=5000");
     // 29 February, then 31 March again.
-    for (month, day) in [(1, "2028-02-29T10:00:00Z"), (2, "2028-03-31T10:00:00Z"), (3, "2028-04-30T10:00:00Z")] {
+    for (month, day) in
+        [(1, "2028-02-29T10:00:00Z"), (2, "2028-03-31T10:00:00Z"), (3, "2028-04-30T10:00:00Z")]
+    {
         assert_eq!(Timestamp::parse(day), Some(Timestamp::from_unix(end_of(month))));
     }
-    assert_eq!((has(end_of(6), end_of(1) - 1), has(end_of(6), end_of(1))), (empty.to_owned(), full.to_owned()));
+    assert_eq!(
+        (has(end_of(6), end_of(1) - 1), has(end_of(6), end_of(1))),
+        (empty.to_owned(), full.to_owned())
+    );
     // The rest after the second month is shorter than four days: no month of its own.
     let at = end_of(1) + 1;
     assert_eq!(has(end_of(1) + 4 * DAY - 1, at), empty);
@@ -143,11 +148,17 @@ fn plan_and_seats_of_a_month_are_those_in_force_at_its_start() {
     let charged = [bill(months(1) + DAY, "in_2", "subscription_update", &charge), Step::At(months(3))];
     check_life("charged", &life(&[&[ON_PAYMENT], &at_once, &charged]), "business 20000 | si_1=20000");
 
-    let of_seats = |at: i64, count: u64| shows(at, "active", &[seats("si_1", "price_team", count, T, T + YEAR)]);
+    let of_seats =
+        |at: i64, count: u64| shows(at, "active", &[seats("si_1", "price_team", count, T, T + YEAR)]);
     let team = vec![
         TEAM_MONTHLY,
         of_seats(T, 3),
-        bill(T + 1, "in_1", "subscription_create", &[times(3, line("si_1", "price_team", 9000, T, T + YEAR))]),
+        bill(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[times(3, line("si_1", "price_team", 9000, T, T + YEAR))],
+        ),
         Step::Spend(2000),
         of_seats(months(1) + DAY, 5),
     ];
@@ -207,7 +218,8 @@ fn a_refund_of_the_year_takes_its_share_of_each_month() {
     let half = life(&[&paid_year(), &[Step::Spend(1000), back(months(1) + DAY, 10_000)]]);
     check_life("half, of the running month", &half, "pro 2500 | si_1=2500");
     check_life("and of a later one", &life(&[&half, &[Step::At(months(6))]]), "pro 2500 | si_1=2500");
-    let whole = life(&[&paid_year(), &[Step::Spend(1000), back(months(1) + DAY, 20_000), Step::At(months(6))]]);
+    let whole =
+        life(&[&paid_year(), &[Step::Spend(1000), back(months(1) + DAY, 20_000), Step::At(months(6))]]);
     check_life("in full: no more months", &whole, "pro 0 | si_1=0");
     let disputed = |kind: &str, at: i64, status: &str| {
         let Step::Event(event) = dispute(kind, at, "pi_in_1", status) else { panic!("no event") };
@@ -274,10 +286,7 @@ fn the_next_period_takes_over_a_part_of_what_was_left() {
     let run = Run::of(&two_months(2000));
     assert_eq!(
         ledger(&run)[2..],
-        [
-            format!("invoice#in_2 +2000 at {}", MONTH + 2),
-            format!("rollover#in_2#si_1 +1500 at {MONTH}"),
-        ]
+        [format!("invoice#in_2 +2000 at {}", MONTH + 2), format!("rollover#in_2#si_1 +1500 at {MONTH}"),]
     );
     // After the last paid end and the grace they are gone.
     let at = |seconds: i64| life(&[&two_months(2000), &[Step::At(T + 2 * MONTH + seconds)]]);
@@ -297,11 +306,18 @@ fn a_refund_of_the_older_period_takes_its_share_of_what_was_carried() {
 
 #[test]
 fn months_carry_over_too_and_trials_do_not() {
-    let both = Step::Edit("refill = \"month\"\n", "refill = \"month\"\nrollover = { percent = 50, max = 9000, periods = 2 }\n");
+    let both = Step::Edit(
+        "refill = \"month\"\n",
+        "refill = \"month\"\nrollover = { percent = 50, max = 9000, periods = 2 }\n",
+    );
     let year = life(&[&paid_year(), &[both.clone()]]);
     let year: Vec<Step> = [&year[..1], &[both], &paid_year()[1..]].concat();
     let spent = |amount: u64| [Step::Spend(amount), Step::At(months(1))];
-    check_life("the first into the second", &life(&[&year, &spent(1000)]), "pro 7000 | carried:si_1=2000 si_1=5000");
+    check_life(
+        "the first into the second",
+        &life(&[&year, &spent(1000)]),
+        "pro 7000 | carried:si_1=2000 si_1=5000",
+    );
     let third = life(&[&year, &spent(1000), &[Step::Spend(1000), Step::At(months(2))]]);
     check_life("two live", &third, "pro 9000 | carried:si_1=2000 carried:si_1=2000 si_1=5000");
     let trial = vec![
@@ -320,15 +336,15 @@ fn months_carry_over_too_and_trials_do_not() {
 
 #[test]
 fn credits_end_at_their_exact_second_and_are_booked_then() {
-    let expiring = Step::Edit("credits = 1000\nprices = [\"price_p1000\"]", "credits = 1000\nexpires_days = 10\nprices = [\"price_p1000\"]");
+    let expiring = Step::Edit(
+        "credits = 1000\nprices = [\"price_p1000\"]",
+        "credits = 1000\nexpires_days = 10\nprices = [\"price_p1000\"]",
+    );
     let bought = vec![expiring.clone(), pack(T, "cs_1"), Step::Spend(300)];
     let at = |at: i64| life(&[&bought, &[Step::At(at)]]);
     check_life("before", &at(T + 10 * DAY - 1), "free 700 | pack=700");
     check_life("after", &at(T + 10 * DAY), "free 0 | pack=0");
-    let two = Run::of(&life(&[
-        &bought,
-        &[pack(T + DAY, "cs_2"), Step::At(T + 20 * DAY), Step::Signup],
-    ]));
+    let two = Run::of(&life(&[&bought, &[pack(T + DAY, "cs_2"), Step::At(T + 20 * DAY), Step::Signup]]));
     assert_eq!(
         ledger(&two)[2..],
         [
@@ -342,19 +358,20 @@ fn credits_end_at_their_exact_second_and_are_booked_then() {
     let late = Run::of(&[expiring, Step::At(T + 30 * DAY), pack(T, "cs_1")]);
     assert_eq!(
         ledger(&late),
-        [
-            format!("session#cs_1 +1000 at {}", 30 * DAY),
-            format!("expire#session#cs_1 -1000 at {}", 10 * DAY),
-        ]
+        [format!("session#cs_1 +1000 at {}", 30 * DAY), format!("expire#session#cs_1 -1000 at {}", 10 * DAY),]
     );
     let signup = Step::Edit("signup_credits = 500\n", "signup_credits = 500\nsignup_expires_days = 3\n");
-    let signup = |at: i64| Run::of(&[signup.clone(), Step::At(T), Step::Signup, Step::At(T + at)]).balance().get();
+    let signup =
+        |at: i64| Run::of(&[signup.clone(), Step::At(T), Step::Signup, Step::At(T + at)]).balance().get();
     assert_eq!((signup(3 * DAY - 1), signup(3 * DAY)), (500, 0));
 }
 
 #[test]
 fn the_spend_order_is_plan_first_or_what_ends_first() {
-    let expiring = Step::Edit("credits = 1000\nprices = [\"price_p1000\"]", "credits = 1000\nexpires_days = 10\nprices = [\"price_p1000\"]");
+    let expiring = Step::Edit(
+        "credits = 1000\nprices = [\"price_p1000\"]",
+        "credits = 1000\nexpires_days = 10\nprices = [\"price_p1000\"]",
+    );
     let bought = vec![
         expiring,
         shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
@@ -382,13 +399,21 @@ fn a_user_without_a_plan_gets_free_credits_every_month() {
     let start = months(3) + DAY;
     let paid = [
         shows(start, "active", &[item("si_1", "price_pro", start, start + MONTH)]),
-        bill(start + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, start, start + MONTH)]),
+        bill(
+            start + 1,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_pro", 2000, start, start + MONTH)],
+        ),
     ];
     assert_eq!(has(&life(&[&spent, &paid])), "pro 5000 | si_1=5000");
     let over = life(&[&spent, &paid, &[Step::At(months(4))]]);
     assert_eq!(has(&over), "pro 5000 | si_1=5000");
     let ended = shows(months(4) + DAY, "canceled", &[item("si_1", "price_pro", start, start + MONTH)]);
-    assert_eq!(has(&life(&[&spent, &paid, &[ended.clone(), Step::At(months(5) - 1)]])), "free 5000 | si_1=5000");
+    assert_eq!(
+        has(&life(&[&spent, &paid, &[ended.clone(), Step::At(months(5) - 1)]])),
+        "free 5000 | si_1=5000"
+    );
     assert_eq!(
         has(&life(&[&spent, &paid, &[ended, Step::At(months(5))]])),
         "free 5200 | si_1=5000 signup=200"
