@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tallyhook_core::event::Family;
-use tallyhook_service::webhook::ENDPOINTS;
+use tallyhook_service::http::webhook::ENDPOINTS;
 
 use crate::support::{Fault, World, aws_error, call, cancelled, pack, sample, signature, with_id};
 

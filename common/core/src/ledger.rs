@@ -18,6 +18,7 @@ use super::ids::{
 use super::timestamp::Timestamp;
 
 /// The key of an entry: `signup`, `invoice#in_…`, `invoice#in_…#si_…`, `trial#sub_…#si_…`,
+/// `slice#in_…#si_…#<month>`, `rollover#in_…#si_…#<month>`, `free#<month>`, `expire#<key of a grant>`,
 /// `plan#si_…#<period start>#<plan>#<n>`, `session#cs_…`, `refund#…`, `dispute#dp_…#<status>`,
 /// `consume#<idempotency key>`, `fix#<request id>`, `comp#<request id>`, `adjust#evt_…`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -38,6 +39,30 @@ impl LedgerKey {
     /// A line of a paid invoice that is booked after the invoice.
     pub fn invoice_item(invoice: &InvoiceId, item: &ItemId) -> Self {
         Self(format!("invoice#{invoice}#{item}").into())
+    }
+
+    /// A month of a paid period, counted from 1; the invoice itself grants the first.
+    pub fn slice(invoice: &InvoiceId, item: &ItemId, month: u32) -> Self {
+        Self(format!("slice#{invoice}#{item}#{month}").into())
+    }
+
+    /// What an item's period, or a month of it, took over from the one before.
+    pub fn rollover(invoice: &InvoiceId, item: &ItemId, month: u32) -> Self {
+        match month {
+            0 => Self(format!("rollover#{invoice}#{item}").into()),
+            month => Self(format!("rollover#{invoice}#{item}#{month}").into()),
+        }
+    }
+
+    /// The free credits of a month after the signup, counted from 1.
+    pub fn free(month: u32) -> Self {
+        Self(format!("free#{month}").into())
+    }
+
+    /// The end of the credits that the entry with this key granted.
+    #[must_use]
+    pub fn expired(&self) -> Self {
+        Self(format!("expire#{}", self.0).into())
     }
 
     /// The trial of a subscription item; one for each item.
@@ -175,6 +200,14 @@ pub enum EntryKind {
     Renewal,
     /// The plan changed within a period.
     PlanChange,
+    /// A month of a paid period began.
+    Refill,
+    /// A period or a month took over unspent credits of the one before.
+    Rollover,
+    /// A user without a plan got the free credits of a month.
+    FreeRefill,
+    /// Credits reached their end.
+    Expire,
     /// A pack of credits was bought.
     AddOn,
     /// A one-time order was paid. It grants no credits.
@@ -236,6 +269,9 @@ pub struct Entry {
     /// Why it moved fewer credits than the document is worth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<Note>,
+    /// How many earlier refills fell due in the meantime and were overtaken by this one.
+    #[serde(default, skip_serializing_if = "is_no_refill")]
+    pub skipped: u32,
     /// The payment of the document, if it names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment: Option<Payment>,
@@ -258,6 +294,11 @@ pub struct Payment {
     /// The payment intent, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<PaymentIntentId>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_no_refill(skipped: &u32) -> bool {
+    *skipped == 0
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

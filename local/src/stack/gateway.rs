@@ -35,7 +35,7 @@ use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_core::signature::{Secret, verify};
 use tallyhook_core::timestamp::Timestamp;
 use tallyhook_service::config::{WebhookConfig, signing_secrets};
-use tallyhook_service::webhook::is_endpoint;
+use tallyhook_service::http::webhook::is_endpoint;
 use uuid::Uuid;
 
 use super::lambda::{Function, InvokeError};

@@ -18,8 +18,9 @@
 //! - An account has `tier` S, `tier_rank` N, `credits` N, `access_until` N (unix s; absent: no end),
 //!   `version` N, `updated_at` N and `state` M. The app may read `tier`, `tier_rank`, `credits` and
 //!   `access_until` directly. `state` is internal and may change.
-//! - `lapses` S (a day, `2026-11-21`) is on an account only while its tier will change by time, without an
-//!   event. With `access_until` it is the key of the index `by_lapse`, which holds only these accounts.
+//! - `due_at` N (unix s) is on an account only while its tier or credits will change by time, without an
+//!   event; until then `tier` and `credits` are right. With `due_day` S (`2026-11-21`) it is the key of the
+//!   index `by_due`, which holds only these accounts.
 //! - The link of a customer or a subscription has `user_id` S (the owner) and `moved`, `shared`,
 //!   `by_reference` BOOL. The link of a session has `user_id` S, `payment` S, `subscription` S and `assigned`
 //!   BOOL.
@@ -257,13 +258,17 @@ pub fn account(
 ) -> Result<Write, StoreError> {
     let key = Key::Account(account.user_id.clone());
     let access = account.state.access(catalog, now);
+    let due = account.state.next_change(&access, now);
     let mut item = new_item(&key);
     item.insert("tier".to_owned(), text(access.tier));
     item.insert("tier_rank".to_owned(), number(access.rank));
     item.insert("credits".to_owned(), number(account.state.balance(&catalog.policy, now)));
     if let Some(until) = access.until {
         item.insert("access_until".to_owned(), number(until.unix()));
-        item.insert("lapses".to_owned(), text(day(until.unix().saturating_mul(1000))));
+    }
+    if let Some(due) = due {
+        item.insert("due_at".to_owned(), number(due.unix()));
+        item.insert("due_day".to_owned(), text(day(due.unix().saturating_mul(1000))));
     }
     item.insert("version".to_owned(), number(account.version));
     item.insert("updated_at".to_owned(), number(now.unix()));

@@ -129,6 +129,13 @@ impl State {
         best
     }
 
+    /// The earliest moment after `now` at which the tier or the credits change by time alone, as far as is
+    /// known. Free credits of a user without a plan are computed when they are read, and are not in it.
+    pub fn next_change(&self, access: &Access, now: Timestamp) -> Option<Timestamp> {
+        let gifts = self.complimentary.iter().map(|gift| gift.from).filter(|from| *from > now);
+        self.due_at.into_iter().chain(access.until).chain(gifts).min()
+    }
+
     /// Every plan that gives access, also plans that have already ended.
     pub fn given(&self, catalog: &Catalog, now: Timestamp) -> Vec<Given> {
         let mut all = Vec::new();

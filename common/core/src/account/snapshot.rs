@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::catalog::{Per, Plan};
+use crate::catalog::{Per, Plan, Refill, Rollover};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
 use crate::ids::{ItemId, PriceId};
@@ -31,6 +31,12 @@ pub struct Terms {
     /// Whether `credits` and `trial` count for each seat.
     #[serde(default, skip_serializing_if = "is_false")]
     pub seats: bool,
+    /// Whether the credits are granted every month of the paid period.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub monthly: bool,
+    /// What the next period takes over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollover: Option<Rollover>,
 }
 
 impl Terms {
@@ -41,6 +47,8 @@ impl Terms {
             credits: plan.credits,
             trial: (plan.trial_credits != plan.credits).then_some(plan.trial_credits),
             seats: plan.per == Per::Seat,
+            monthly: plan.refill == Refill::Month,
+            rollover: plan.rollover,
         }
     }
 

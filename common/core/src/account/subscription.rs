@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::item::{Item, Line};
+use super::item::{Item, Line, Period};
+use super::slice::{MANY_PHASES, Phase, fold_phase, prune_phases};
 use super::snapshot::{self, Snapshot, SnapshotItem, Terms};
 use crate::event::SubscriptionStatus;
 use crate::ids::{CustomerId, ItemId, PriceId};
@@ -36,6 +37,12 @@ pub struct Subscription {
     /// `created` of the earliest `trialing` snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial_at: Option<Timestamp>,
+    /// What snapshots say about pauses, by time; only for plans that grant credits every month.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) phases: Vec<Phase>,
+    /// The earliest time at which it is known to have existed; only with `free_credits`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) since: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +57,9 @@ impl Subscription {
     pub(super) fn fold_snapshot(&mut self, snapshot: Snapshot) {
         if snapshot.status == SubscriptionStatus::Trialing {
             self.trial_at = Some(self.trial_at.map_or(snapshot.created, |known| known.min(snapshot.created)));
+        }
+        if snapshot.items.iter().any(|item| item.terms.as_ref().is_some_and(|terms| terms.monthly)) {
+            fold_phase(&mut self.phases, &snapshot);
         }
         self.adopt(&snapshot.items);
         for item in &snapshot.items {
@@ -189,6 +199,28 @@ impl Subscription {
         let named = named.copied().max(billed);
         let without = self.sets.iter().filter(|set| !set.items.contains(id)).flat_map(|set| &set.seen);
         without.filter(|at| named.is_none_or(|named| **at > named)).min().copied()
+    }
+
+    /// Drops phases that decide about no month of these periods.
+    pub(super) fn prune_phases(&mut self, periods: &[Period]) {
+        prune_phases(&mut self.phases, periods);
+    }
+
+    /// Whether phases should be pruned.
+    pub(super) fn has_many_phases(&self) -> bool {
+        self.phases.len() > MANY_PHASES
+    }
+
+    /// Whether it ended because retries of a payment ran out.
+    pub(super) fn ended_unpaid(&self) -> bool {
+        self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_terminal() && snapshot.ended_unpaid)
+    }
+
+    /// The earliest time at which it is known to have existed.
+    pub(super) fn known_since(&self) -> Option<Timestamp> {
+        let seen = self.sets.iter().flat_map(|set| set.seen.iter().copied());
+        let billed = self.items.values().filter_map(Item::known_since);
+        self.since.into_iter().chain(seen).chain(billed).chain(self.trial_at).min()
     }
 
     /// The end, if it has ended.

@@ -232,12 +232,18 @@ impl Api {
                 "cancel_at": time(one.ends),
             }));
         }
-        let of_items: BTreeMap<_, _> = buckets
+        let lots: Vec<Value> = buckets
             .lots
             .iter()
-            .filter_map(|(lot, left)| match lot {
-                Lot::Item(_, item) => Some((item.as_str(), left)),
-                Lot::Lifetime(_) | Lot::Signup | Lot::Grant(_) | Lot::Pack(_) => None,
+            .map(|one| {
+                json!({
+                    "key": state.lot_key(&one.lot, &buckets),
+                    "bucket": one.lot.bucket(),
+                    "granted": one.granted,
+                    "left": one.left,
+                    "since": time(one.since),
+                    "until": time(one.until),
+                })
             })
             .collect();
         json!({
@@ -248,11 +254,13 @@ impl Api {
             "buckets": {
                 "signup": buckets.sum(|lot| *lot == Lot::Signup),
                 "subscriptions": of_subscriptions,
-                "items": of_items,
+                "items": buckets.by_item(),
                 "lifetime": buckets.sum(|lot| matches!(lot, Lot::Lifetime(_))),
                 "grant": buckets.sum(|lot| matches!(lot, Lot::Grant(_))),
                 "addon": buckets.sum(|lot| matches!(lot, Lot::Pack(_))),
             },
+            "lots": lots,
+            "next_grant_at": time(state.next_grant_at(&buckets, &catalog.policy, now)),
             "subscriptions": subscriptions,
             "access_until": time(access.until),
             "orders": orders,
@@ -272,6 +280,8 @@ impl Api {
                 )
             })?,
         };
+        let now = clock::now();
+        let mut entries = Vec::new();
         let mut next = match query.first("next") {
             // DynamoDB would refuse a longer key.
             Some(key) if key.len() > 900 => return Err(no_entry()),
@@ -281,10 +291,15 @@ impl Api {
                 if account.version == 0 {
                     return Err(no_user());
                 }
+                // What time alone has changed is in the ledger before it is written.
+                let due = LedgerKey::due(now);
+                let cause = Cause { by: "schedule".to_owned(), adjust_key: due, created: now };
+                let catalog = &self.processor.accounts.catalog;
+                let due = account.evolve(Vec::new(), &cause, catalog, now).map(|change| change.entries);
+                entries.extend(due.unwrap_or_default().iter().rev().map(entry_view));
                 account.state.last_entry
             }
         };
-        let mut entries = Vec::new();
         while let Some(key) = next.take_if(|_| entries.len() < limit) {
             let Some(entry) = self.processor.accounts.entry(user, &key).await? else {
                 return Err(no_entry());
@@ -427,6 +442,7 @@ fn entry_view(entry: &Entry) -> Value {
     let optional = [
         ("worth", (entry.worth > Credits::ZERO).then(|| json!(entry.worth))),
         ("shortfall", (entry.shortfall > Credits::ZERO).then(|| json!(entry.shortfall))),
+        ("skipped", (entry.skipped > 0).then(|| json!(entry.skipped))),
         ("note", entry.note.map(|note| json!(note))),
         ("reason", entry.reason.as_ref().map(|reason| json!(reason))),
     ];

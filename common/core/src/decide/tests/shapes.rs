@@ -227,15 +227,16 @@ pub fn end(run: &Run) -> String {
     let access = state.access(&run.catalog, run.now);
     let until = access.until.map_or_else(String::new, |until| format!(" until {}", written(until.unix())));
     let mut buckets = Vec::new();
-    for (lot, left) in &all.lots {
-        let name = match lot {
+    for one in &all.lots {
+        let name = match &one.lot {
             Lot::Item(_, item) => item.to_string(),
+            Lot::Carry(_, item, _) => format!("carried:{item}"),
             Lot::Lifetime(_) => "life".to_owned(),
             Lot::Signup => "signup".to_owned(),
             Lot::Grant(_) => "grant".to_owned(),
             Lot::Pack(_) => "pack".to_owned(),
         };
-        buckets.push(format!("{name}={left}"));
+        buckets.push(format!("{name}={}", one.left));
     }
     buckets.sort();
     format!("{}{until} {} | {}", access.tier, all.balance(), buckets.join(" "))
