@@ -129,15 +129,16 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// 2.5: "Any other zero line is a trial or nothing": unflagged zero lines that open nothing, and that no
-    /// snapshot of their period contradicts, as (start, end, item, plan, quantity).
+    /// 2.5: "Any other zero line is a trial or nothing": unflagged zero lines that open nothing, and whose
+    /// period no snapshot shows as `active`, as (start, end, item, plan, quantity).
     fn zero_lines(&self, sub: &Sub<'a>) -> Vec<(i64, i64, String, &'a Goods, i64)> {
         let lines = sub.invoices.iter().flat_map(|i| &i.lines).filter(|l| l.amount == 0 && !l.flagged);
         let trial = |l: &'a crate::event::Line| {
             let plan = self.facts.plan(l).filter(|_| !self.facts.is_free(l))?;
             let item = sub.items.iter().find(|i| l.item.as_ref().is_none_or(|id| *id == i.id))?;
             let shown = sub.snapshots_of(&item.id, l.start, false);
-            let denied = !shown.is_empty() && shown.iter().all(|s| s.status() != "trialing");
+            let is = |status: &str| shown.iter().any(|s| s.status() == status);
+            let denied = is("active") && !is("trialing");
             let opens = item.periods.iter().any(|p| p.start == l.start);
             (!denied && !opens).then(|| (l.start, l.end, item.id.clone(), plan, l.quantity))
         };
