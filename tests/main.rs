@@ -28,6 +28,7 @@
 //! **The app and its users**
 //! - `checkout`: `POST /checkout-sessions`.
 //! - `portal`: The status page and the setup status after a checkout.
+//! - `orders`: One-time orders: the app's steps, the operator's list, what the app is sent.
 //! - `provision`: The app's webhook: provisioning and account updates.
 //!
 //! **The operator**
@@ -75,6 +76,7 @@ mod missed_webhooks;
 mod model;
 mod notify;
 mod openapi;
+mod orders;
 mod parameters;
 mod parked_and_failed;
 mod permissions;

@@ -1,8 +1,10 @@
-//! Jobs that notify the app of a changed account.
+//! Jobs that notify the app of a change.
 //!
 //! A job is written in the transaction of the change. The outbox does it.
 
 use serde::{Deserialize, Serialize};
+
+use crate::ids::{SessionId, UserId};
 
 /// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -12,14 +14,23 @@ pub enum JobKind {
     Provision,
     /// Sends the app the current state of an account.
     Account,
+    /// Tells the app of a paid order.
+    OrderPaid,
+    /// Tells the app that all of an order's payment went back.
+    OrderRefunded,
 }
 
 impl JobKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Provision, Self::Account, Self::OrderPaid, Self::OrderRefunded];
+
     /// Its name in keys.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Provision => "provision",
             Self::Account => "account",
+            Self::OrderPaid => "order_paid",
+            Self::OrderRefunded => "order_refunded",
         }
     }
 
@@ -28,6 +39,90 @@ impl JobKind {
         match self {
             Self::Provision => "PAYMENT_CONFIRMED",
             Self::Account => "ACCOUNT_UPDATED",
+            Self::OrderPaid => "ORDER_PAID",
+            Self::OrderRefunded => "ORDER_REFUNDED",
         }
+    }
+
+    /// The `type` of its message to the app.
+    pub fn message_type(self) -> &'static str {
+        match self {
+            Self::Provision => "payment.confirmed",
+            Self::Account => "account.updated",
+            Self::OrderPaid => "order.paid",
+            Self::OrderRefunded => "order.refunded",
+        }
+    }
+
+    /// Whether the job is about one order.
+    pub fn is_about_order(self) -> bool {
+        match self {
+            Self::Provision | Self::Account => false,
+            Self::OrderPaid | Self::OrderRefunded => true,
+        }
+    }
+}
+
+/// Names a job. It is also the message on the queue of `provision`:
+/// `{"job":"order_paid","order":"cs_1","user_id":"user_123"}`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct JobMessage {
+    /// What to do.
+    pub job: JobKind,
+    /// The order of a job about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<SessionId>,
+    /// The user to report about.
+    pub user_id: UserId,
+}
+
+impl JobMessage {
+    /// A job about a user.
+    pub fn of_user(job: JobKind, user: &UserId) -> Self {
+        Self { job, order: None, user_id: user.clone() }
+    }
+
+    /// A job about an order.
+    pub fn of_order(job: JobKind, order: &SessionId, user: &UserId) -> Self {
+        Self { job, order: Some(order.clone()), user_id: user.clone() }
+    }
+
+    /// The text of the job in its key: `provision#<user>`, `order_paid#<cs_…>#<user>`.
+    pub fn text(&self) -> String {
+        let order = self.order.as_ref().map_or_else(String::new, |order| format!("{order}#"));
+        format!("{}#{order}{}", self.job.as_str(), self.user_id)
+    }
+
+    /// Reads [`JobMessage::text`].
+    pub fn from_text(text: &str) -> Option<Self> {
+        let (kind, rest) = text.split_once('#')?;
+        let job = JobKind::ALL.into_iter().find(|job| job.as_str() == kind)?;
+        let (order, user) = match rest.split_once('#').filter(|_| job.is_about_order()) {
+            Some((order, user)) => (Some(SessionId::new(order).ok()?), user),
+            None if job.is_about_order() => return None,
+            None => (None, rest),
+        };
+        Some(Self { job, order, user_id: UserId::new(user).ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_job_is_read_back_whatever_the_users_id() {
+        for user in ["user_1", "a#b", "cs_1#x"] {
+            let user = UserId::new(user).unwrap();
+            let order = SessionId::new("cs_1").unwrap();
+            for job in JobKind::ALL {
+                let job = match job.is_about_order() {
+                    true => JobMessage::of_order(job, &order, &user),
+                    false => JobMessage::of_user(job, &user),
+                };
+                assert_eq!(JobMessage::from_text(&job.text()), Some(job));
+            }
+        }
+        assert_eq!(JobMessage::from_text("order_paid#user_1"), None);
     }
 }

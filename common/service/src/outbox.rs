@@ -5,6 +5,8 @@
 //! |---|---|---|
 //! | `job#provision#<user>` | the first payment of a user is confirmed | `payment.confirmed` |
 //! | `job#account#<user>` | tier or balance change and `PROVISION_URL` is set | `account.updated` |
+//! | `job#order_paid#<cs_…>#<user>` | an order is paid and `PROVISION_URL` is set | `order.paid` |
+//! | `job#order_refunded#<cs_…>#<user>` | all of its payment went back, the same | `order.refunded` |
 //!
 //! The stored job decides what is done; the message only says that there is one. A message that is lost after
 //! the commit is sent again when Stripe redelivers the event, and by `retry`, which finds every due job in
@@ -13,7 +15,6 @@
 pub mod provision;
 
 use futures_util::future::join_all;
-use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::config::OutboxConfig;
@@ -24,21 +25,13 @@ use tallyhook_aws::store::{Store, StoreError, Write};
 use tallyhook_core::account::State;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
-use tallyhook_core::ids::UserId;
+use tallyhook_core::ids::{SessionId, UserId};
 use tallyhook_core::job::JobKind;
+pub use tallyhook_core::job::JobMessage;
 use tallyhook_core::timestamp::Timestamp;
 
 /// Jobs read with one query.
 const PAGE_SIZE: i32 = 500;
-
-/// A message on the queue of `provision`: `{"job":"provision","user_id":"user_123"}`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct JobMessage {
-    /// What to do.
-    pub job: JobKind,
-    /// The user to report about.
-    pub user_id: UserId,
-}
 
 /// Writes jobs and queues messages about them.
 #[derive(Clone, Debug, Default)]
@@ -81,8 +74,25 @@ impl Outbox {
         let first_payment = self.queue.is_some() && !before.has_paid && after.has_paid;
         let changed = before.tier_and_balance != after.tier_and_balance;
         let kinds = [first_payment.then_some(JobKind::Provision), changed.then_some(JobKind::Account)];
-        let job = |kind| (JobMessage { job: kind, user_id: user.clone() }, items::job(kind, user, now));
+        let job = |kind| {
+            let job = JobMessage::of_user(kind, user);
+            let write = items::job(&job, now);
+            (job, write)
+        };
         kinds.into_iter().flatten().map(job).collect()
+    }
+
+    /// The job that reports a step of an order, to be written with the step. `None` if the app is not called.
+    pub fn order_job(
+        &self,
+        kind: JobKind,
+        order: &SessionId,
+        user: &UserId,
+        now: Timestamp,
+    ) -> Option<(JobMessage, Write)> {
+        let job = JobMessage::of_order(kind, order, user);
+        let write = items::job(&job, now);
+        (self.updates && self.queue.is_some()).then_some((job, write))
     }
 
     /// Queues messages about jobs. A failure is logged; `retry` sends the message later, since the job is
@@ -113,20 +123,20 @@ impl Outbox {
         if self.queue.is_none() {
             return Ok(());
         }
-        let keys: Vec<(UserId, Key)> =
-            users.into_iter().map(|user| (user.clone(), items::job_key(JobKind::Provision, &user))).collect();
-        let items = store.load(keys.iter().map(|(_, key)| key.clone())).await?;
+        let jobs: Vec<(JobMessage, Key)> = users
+            .into_iter()
+            .map(|user| JobMessage::of_user(JobKind::Provision, &user))
+            .map(|job| (job.clone(), items::job_key(&job)))
+            .collect();
+        let items = store.load(jobs.iter().map(|(_, key)| key.clone())).await?;
         let queued = |key: &Key| {
             items
                 .get(key)
                 .and_then(|item| items::read_text(item, "outcome"))
                 .is_some_and(|state| state == "queued")
         };
-        let messages: Vec<JobMessage> = keys
-            .into_iter()
-            .filter(|(_, key)| queued(key))
-            .map(|(user_id, _)| JobMessage { job: JobKind::Provision, user_id })
-            .collect();
+        let messages: Vec<JobMessage> =
+            jobs.into_iter().filter(|(_, key)| queued(key)).map(|(job, _)| job).collect();
         self.send(&messages).await;
         Ok(())
     }
@@ -167,11 +177,11 @@ impl Outbox {
         message: &JobMessage,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let key = items::job_key(message.job, &message.user_id);
+        let key = items::job_key(message);
         if !store.load([key.clone()]).await?.contains_key(&key) {
             return Ok(false);
         }
-        store.commit(vec![items::job(message.job, &message.user_id, now)]).await?;
+        store.commit(vec![items::job(message, now)]).await?;
         self.send([message]).await;
         Ok(true)
     }
@@ -207,8 +217,5 @@ pub async fn open_jobs(store: &Store) -> Result<Vec<Line>, StoreError> {
 
 /// The message about a listed job.
 pub fn job_message(line: &Line) -> Option<JobMessage> {
-    let rest = line.id.strip_prefix("job#")?;
-    let (kind, user) = rest.split_once('#')?;
-    let job = [JobKind::Provision, JobKind::Account].into_iter().find(|job| job.as_str() == kind)?;
-    Some(JobMessage { job, user_id: UserId::new(user).ok()? })
+    JobMessage::from_text(line.id.strip_prefix("job#")?)
 }

@@ -19,6 +19,7 @@ use crate::resend::redrive::Redrive;
 use tallyhook_aws::payload;
 use tallyhook_aws::store::items::{self, EventRecord, EventState, Item, Key, KnownEvent, KnownPayment};
 use tallyhook_aws::store::{Condition, Reason, StoreError, Write};
+use tallyhook_aws::telemetry;
 use tallyhook_core::account::Account;
 use tallyhook_core::decide::owner::{Links, StoredOwner, owner};
 use tallyhook_core::decide::{
@@ -28,7 +29,9 @@ use tallyhook_core::decide::{
 use tallyhook_core::drift;
 use tallyhook_core::event::{CheckoutSession, Event, EventType, InvoicePayment, Object};
 use tallyhook_core::ids::UserId;
+use tallyhook_core::job::JobKind;
 use tallyhook_core::ledger::LedgerKey;
+use tallyhook_core::order::OrderStatus;
 use tallyhook_core::reversal::PaymentRecord;
 use tallyhook_core::setup_status::SessionPayment;
 use tallyhook_core::signature::SecretMode;
@@ -122,9 +125,21 @@ struct Plan {
     payments: BTreeMap<String, KnownPayment>,
     /// Accounts as they are after the events so far.
     accounts: BTreeMap<UserId, AccountWrites>,
+    /// Jobs that report the steps of orders.
+    messages: BTreeSet<JobMessage>,
+    /// Orders that are written for the first time.
+    new_orders: u32,
 }
 
 impl Plan {
+    /// Adds a job that reports a step of an order.
+    fn report(&mut self, job: Option<(JobMessage, Write)>) {
+        if let Some((message, write)) = job {
+            self.write(write);
+            self.messages.insert(message);
+        }
+    }
+
     fn planned(&self, key: &Key) -> Option<&Write> {
         self.places.get(key).and_then(|&place| self.writes.get(place))
     }
@@ -380,6 +395,9 @@ impl Processor {
             Ok(()) => {
                 self.redrive.send_freed(&self.accounts.store, &plan.freed).await;
                 self.accounts.outbox.send(&messages).await;
+                if plan.new_orders > 0 {
+                    telemetry::metrics(&[], &[("OrdersCreated", f64::from(plan.new_orders))]);
+                }
                 Ok(outcomes)
             }
             Err(error) => {
@@ -681,14 +699,28 @@ impl Processor {
         for (payment, record) in applied.payments {
             plan.payment(&payment, record, None, items)?;
         }
+        let outbox = &self.accounts.outbox;
         if let Some(order) = &applied.order {
             plan.write(items::order(user, order));
+            plan.new_orders += 1;
+            plan.report(outbox.order_job(JobKind::OrderPaid, &order.session, user, now));
         }
         if let Some(paid) = &applied.order_payment {
             let key = Key::Order(user.clone(), paid.session.clone());
-            let after = items.get(&key).and_then(|item| items::order_after(user, paid, item, now));
-            if let Some(write) = after {
-                plan.write(write);
+            // An earlier event of the batch may have made or changed the order.
+            let planned =
+                plan.planned(&key).and_then(|write| Some((write.item.clone()?, write.condition.clone())));
+            let stored = items.get(&key).cloned().map(|item| (item, None));
+            let known = planned.map(|(item, condition)| (item, Some(condition))).or(stored);
+            let change = known
+                .and_then(|(item, condition)| Some((items::order_after(user, paid, &item, now)?, condition)));
+            if let Some((change, condition)) = change {
+                if change.moves_to(OrderStatus::Refunded) {
+                    plan.report(outbox.order_job(JobKind::OrderRefunded, &paid.session, user, now));
+                }
+                let write = change.write();
+                let condition = condition.unwrap_or_else(|| write.condition.clone());
+                plan.write(Write { condition, ..write });
             }
         }
         if let Object::CheckoutSession(session) = &job.event.object {
@@ -705,7 +737,7 @@ impl Processor {
         items: &HashMap<Key, Item>,
     ) -> Result<BTreeSet<JobMessage>, StoreError> {
         plan.place_waiting(items);
-        let mut all = BTreeSet::new();
+        let mut all = std::mem::take(&mut plan.messages);
         for (_, account) in std::mem::take(&mut plan.accounts) {
             let (writes, messages) = account.finish(&self.accounts, items)?;
             writes.into_iter().for_each(|write| plan.write(write));

@@ -7,8 +7,8 @@
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
-use tallyhook_core::ids::{SessionId, UserId};
-use tallyhook_core::job::JobKind;
+use tallyhook_core::ids::SessionId;
+use tallyhook_core::job::JobMessage;
 use tallyhook_core::setup_status::{ProvisioningState, SessionPayment};
 use tallyhook_core::timestamp::Timestamp;
 
@@ -43,14 +43,13 @@ impl Store {
     /// [`StoreError`].
     pub async fn start_job(
         &self,
-        kind: JobKind,
-        user: &UserId,
+        job: &JobMessage,
         seen: i64,
         attempts: u32,
         due_ms: i64,
     ) -> Result<bool, StoreError> {
         let request = self
-            .update(&items::job_key(kind, user))
+            .update(&items::job_key(job))
             .update_expression("SET outcome = :outcome, attempts = :attempts, due = :due")
             .condition_expression("seen = :seen")
             .expression_attribute_values(":outcome", text(ProvisioningState::Running.as_str()))
@@ -67,8 +66,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn end_job(
         &self,
-        kind: JobKind,
-        user: &UserId,
+        job: &JobMessage,
         seen: i64,
         state: ProvisioningState,
         reason: &str,
@@ -79,7 +77,7 @@ impl Store {
         // `open` is a reserved word.
         let update = if completed { format!("{SET} REMOVE #open, due") } else { SET.to_owned() };
         let request = self
-            .update(&items::job_key(kind, user))
+            .update(&items::job_key(job))
             .update_expression(update)
             .set_expression_attribute_names(
                 completed.then(|| [("#open".to_owned(), "open".to_owned())].into()),

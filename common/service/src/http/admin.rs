@@ -17,6 +17,8 @@
 //! | `GET /admin/stripe/subscription-health` | the health score, its deductions and the counts |
 //! | `GET /admin/provisioning` | jobs for the app that used up their attempts |
 //! | `POST /admin/provisioning` | runs a job again: see [`RunJobRequest`] |
+//! | `GET /admin/orders?status&user&limit&next` | one-time orders, newest first |
+//! | `GET /admin/orders/{cs}` | one order with its history |
 //! | `GET /admin/audit?limit&next` | what operators did, newest first |
 //!
 //! With `user`, the list of events starts with the user's open events. Counts and the gap cover the last day
@@ -31,6 +33,7 @@ mod audit;
 mod find;
 mod fix;
 mod log;
+mod orders;
 mod page;
 mod provisioning;
 mod reconcile;
@@ -188,6 +191,8 @@ impl Admin {
             (&Method::GET, ["stripe", "subscription-health"]) => self.health(now).await,
             (&Method::GET, ["provisioning"]) => self.jobs().await,
             (&Method::POST, ["provisioning"]) => self.run_job(read_body(request)?, now).await,
+            (&Method::GET, ["orders"]) => self.list_orders(request).await,
+            (&Method::GET, ["orders", id]) => self.show_order(id).await,
             (&Method::GET, ["audit"]) => self.audits(request, now).await,
             (_, ["stripe", "retry-webhooks" | "reconcile" | "find"]) => Err(Problem::Method("POST")),
             (_, ["provisioning"]) => Err(Problem::Method("GET, HEAD, POST")),
@@ -195,7 +200,8 @@ impl Admin {
                 _,
                 ["stripe", "webhook-logs" | "event-counts" | "parked" | "gap" | "subscription-health"]
                 | ["stripe", "webhook-logs", _]
-                | ["audit"],
+                | ["audit" | "orders"]
+                | ["orders", _],
             ) => Err(Problem::Method("GET, HEAD")),
             _ => Err(not_found()),
         }

@@ -7,6 +7,8 @@
 //! | `GET /users/{id}` | the account; 404 without an account |
 //! | `GET /users/{id}/ledger?limit&next` | entries, newest first |
 //! | `POST /users/{id}/credits/consume` | spends credits |
+//! | `GET /users/{id}/orders/{cs}` | one order with its history |
+//! | `PATCH /users/{id}/orders/{cs}` | changes an order: see `api/orders.rs` |
 //! | `POST /checkout-sessions` | creates a checkout session: see `api/checkout.rs` |
 //! | `GET /openapi.json` | no token: this API and the operator's as OpenAPI 3.1 |
 //! | `GET /portal/setup-status?session_id` | no token: the state of payment and setup: see `api/portal.rs` |
@@ -17,7 +19,10 @@
 //! when the balance is too low, and 409 when the key was used with another amount.
 
 mod checkout;
+mod orders;
 mod portal;
+
+pub(crate) use self::orders::order_with_history;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -164,6 +169,9 @@ impl Api {
             (UserRoute::Account, &Method::GET) => self.show(&user).await,
             (UserRoute::Ledger, &Method::GET) => self.ledger(&user, request).await,
             (UserRoute::Consume, &Method::POST) => self.consume(&user, request).await,
+            (UserRoute::Order(order), &Method::GET) => self.show_order(&user, order).await,
+            (UserRoute::Order(order), &Method::PATCH) => self.change_order(&user, order, request).await,
+            (UserRoute::Order(_), _) => Err(Problem::Method("GET, HEAD, PATCH")),
             (UserRoute::Account, _) => Err(Problem::Method("GET, HEAD, PUT")),
             (UserRoute::Ledger, _) => Err(Problem::Method("GET, HEAD")),
             (UserRoute::Consume, _) => Err(Problem::Method("POST")),

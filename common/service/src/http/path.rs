@@ -70,18 +70,25 @@ fn percent_decode(text: &str) -> String {
 
 /// A path below `/users/{id}`.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum UserRoute {
+pub(crate) enum UserRoute<'a> {
     /// `/users/{id}`
     Account,
     /// `/users/{id}/ledger`
     Ledger,
     /// `/users/{id}/credits/consume`
     Consume,
+    /// `/users/{id}/orders/{cs}`, with the last segment.
+    Order(&'a str),
 }
 
 /// Splits the part of a path after `/users/` into the user's id and the route. The id may contain slashes, so
 /// the route is matched from the end; [`tallyhook_core::ids::UserId`] refuses ids that end like a route.
-pub(crate) fn user_route(path: &str) -> (&str, UserRoute) {
+pub(crate) fn user_route(path: &str) -> (&str, UserRoute<'_>) {
+    if let Some((id, order)) =
+        path.rsplit_once('/').and_then(|(path, order)| Some((path.strip_suffix("/orders")?, order)))
+    {
+        return (id, UserRoute::Order(order));
+    }
     let ends = [("/ledger", UserRoute::Ledger), ("/credits/consume", UserRoute::Consume)];
     ends.into_iter()
         .find_map(|(end, route)| Some((path.strip_suffix(end)?, route)))

@@ -13,7 +13,8 @@
 //!          "first_paid_at":"2026-01-05T10:00:05Z"}}
 //! ```
 //! `webhook-id` is the same at every attempt, also when an operator runs the job again. `payment.confirmed`
-//! is sent once per user, `account.updated` after every change of tier or balance. The request contains the
+//! is sent once per user, `account.updated` after every change of tier or balance, `order.paid` and
+//! `order.refunded` once per order, with the order as `data.order`. The request contains the
 //! account as it is when the request is made, so several quick changes may be reported as one. `version` only
 //! grows.
 //!
@@ -43,6 +44,7 @@ use tallyhook_aws::queue::Queue;
 use tallyhook_aws::sdk;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_aws::telemetry;
 use tallyhook_core::account::Account;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::job::JobKind;
@@ -139,11 +141,11 @@ impl Provision {
         delay: Option<u32>,
         now: Timestamp,
     ) -> Result<(), JobError> {
-        let (job_key, account_key) = (
-            items::job_key(job_message.job, &job_message.user_id),
-            Key::Account(job_message.user_id.clone()),
-        );
-        let items = self.store.load([job_key.clone(), account_key.clone()]).await?;
+        let user = &job_message.user_id;
+        let (job_key, account_key) = (items::job_key(job_message), Key::Account(user.clone()));
+        let order_key = job_message.order.clone().map(|order| Key::Order(user.clone(), order));
+        let keys = [job_key.clone(), account_key.clone()].into_iter().chain(order_key.clone());
+        let items = self.store.load(keys).await?;
         let (Some(job), Some(account)) = (items.get(&job_key), items.get(&account_key)) else {
             return Ok(());
         };
@@ -159,14 +161,17 @@ impl Provision {
             .plus_seconds(items::redrive_pause_seconds(0) + i64::from(delay.unwrap_or(0)))
             .unix()
             .saturating_mul(1000);
-        if !self.store.start_job(job_message.job, &job_message.user_id, written, attempts, due).await? {
+        if !self.store.start_job(job_message, written, attempts, due).await? {
             // The job was written again just now, with a message of its own.
             return Ok(());
         }
         info!(job = name, user_id, attempt = attempts, "PROVISIONING_STARTED");
         let account = items::read_account(&job_message.user_id, account)?;
         let reported = match &self.config.url {
-            Some(url) => self.report(url, job_message, &account, now).await,
+            Some(url) => {
+                let order = order_key.and_then(|key| items.get(&key)).map(items::read_order);
+                self.report(url, job_message, &account, order.map(|order| json!(order)), now).await
+            }
             None => Ok(()),
         };
         let (state, reason) = match &reported {
@@ -176,10 +181,11 @@ impl Provision {
             Ok(()) => (ProvisioningState::Completed, "the app took it".to_owned()),
             Err(error) => (ProvisioningState::Queued, error.clone()),
         };
-        self.store
-            .end_job(job_message.job, &job_message.user_id, written, state, &reason, clock::now_ms())
-            .await?;
+        self.store.end_job(job_message, written, state, &reason, clock::now_ms()).await?;
         reported.map_err(JobError::App)?;
+        if job_message.job.is_about_order() {
+            telemetry::metrics(&[], &[("OrdersReported", 1.0)]);
+        }
         info!(job = name, user_id, called = self.config.url.is_some(), "PROVISIONING_COMPLETED");
         Ok(())
     }
@@ -189,13 +195,14 @@ impl Provision {
         url: &str,
         job_message: &JobMessage,
         account: &Account,
+        order: Option<Value>,
         now: Timestamp,
     ) -> Result<(), String> {
-        let kind = match job_message.job {
-            JobKind::Provision => "payment.confirmed",
-            JobKind::Account => "account.updated",
-        };
-        let data = data(account, &self.config.catalog, now);
+        let kind = job_message.job.message_type();
+        let mut data = data(account, &self.config.catalog, now);
+        if let Some(order) = order {
+            data["order"] = order;
+        }
         let body = json!({"type": kind, "timestamp": now.to_string(), "data": data}).to_string();
         let id = webhook_id(job_message, account.version);
         let request = Request::post(url)
@@ -226,7 +233,7 @@ impl Provision {
             );
             return false;
         }
-        let event_id = items::job_key(job_message.job, &job_message.user_id).partition();
+        let event_id = items::job_key(job_message).partition();
         let event_type = job_message.job.event().to_owned();
         self.alerts.send(&Alert::DeadLetter { event_id, event_type, attempts, events: 1 }).await;
         true
@@ -238,7 +245,7 @@ impl Provision {
 /// # Errors
 /// [`StoreError`].
 pub(crate) async fn fail(store: &Store, job_message: &JobMessage, why: &str) -> Result<(), StoreError> {
-    let key = items::job_key(job_message.job, &job_message.user_id);
+    let key = items::job_key(job_message);
     let items = store.load([key.clone()]).await?;
     let Some(job) = items.get(&key) else { return Ok(()) };
     let text = |name: &str| items::read_text(job, name).unwrap_or_default();
@@ -248,7 +255,7 @@ pub(crate) async fn fail(store: &Store, job_message: &JobMessage, why: &str) -> 
     };
     let reason = format!("{why}; the last one: {}", text("reason"));
     let failed = ProvisioningState::Failed;
-    store.end_job(job_message.job, &job_message.user_id, written, failed, &reason, clock::now_ms()).await?;
+    store.end_job(job_message, written, failed, &reason, clock::now_ms()).await?;
     Ok(())
 }
 
@@ -268,14 +275,16 @@ fn data(account: &Account, catalog: &Catalog, now: Timestamp) -> Value {
 /// The id that the app uses to recognise a repetition. It hashes the user id, which may contain characters
 /// that a header must not contain.
 fn webhook_id(job_message: &JobMessage, version: u64) -> String {
-    let hex: String = Sha256::digest(job_message.user_id.as_str())
+    let order = job_message.order.as_ref().map_or_else(String::new, |order| format!("{order}#"));
+    let hex: String = Sha256::digest(format!("{order}{}", job_message.user_id))
         .iter()
         .take(12)
         .map(|byte| format!("{byte:02x}"))
         .collect();
+    let name = job_message.job.as_str();
     match job_message.job {
-        JobKind::Provision => format!("provision_{hex}"),
-        JobKind::Account => format!("account_{hex}_{version}"),
+        JobKind::Provision | JobKind::OrderPaid | JobKind::OrderRefunded => format!("{name}_{hex}"),
+        JobKind::Account => format!("{name}_{hex}_{version}"),
     }
 }
 

@@ -90,6 +90,12 @@ const TONES = {
   incomplete: "warn",
   canceled: "bad",
   incomplete_expired: "bad",
+  NEW: "warn",
+  IN_PROGRESS: "info",
+  DELIVERED: "ok",
+  REVISION: "warn",
+  DONE: "ok",
+  REFUNDED: "bad",
 };
 
 function pill(text, tone) {
