@@ -27,6 +27,7 @@
 //!
 //! **The app and its users**
 //! - `checkout`: `POST /checkout-sessions`.
+//! - `holds`: Holds, their commits and releases, and spends that are given back.
 //! - `portal`: The status page and the setup status after a checkout.
 //! - `provision`: The app's webhook: provisioning and account updates.
 //!
@@ -68,6 +69,7 @@ mod credit_rules;
 mod event_log;
 mod faults;
 mod golden;
+mod holds;
 mod invariants;
 mod log_lines;
 mod missed_webhooks;

@@ -7,12 +7,13 @@
 //!
 //! In reading order: [`snapshot`] and [`item`] hold what Stripe says of a subscription, [`subscription`]
 //! joins them, [`lots`] holds everything else that can be spent, [`state`] adds it up, [`access`] derives the
-//! tier.
+//! tier. [`holds`] reserves credits, and gives spends back.
 
 pub mod access;
 pub mod explain;
 pub mod fix;
 pub mod hand_over;
+pub mod holds;
 pub mod item;
 pub mod lots;
 pub mod snapshot;
@@ -32,7 +33,7 @@ use self::subscription::PROVISIONAL;
 use crate::catalog::Catalog;
 use crate::credits::Credits;
 use crate::ids::{CustomerId, InvoiceId, ItemId, SubscriptionId, UserId};
-use crate::ledger::{Entry, EntryKind, LedgerKey, Note, Payment};
+use crate::ledger::{Entry, EntryKind, LedgerKey, Note, Payment, Taken};
 use crate::timestamp::Timestamp;
 
 /// An account as loaded: its state, the version the store holds, and the ledger entries that the event at
@@ -152,11 +153,23 @@ struct NewEntry {
     note: Option<Note>,
     payment: Option<Payment>,
     filed_at: Option<Timestamp>,
+    from: Vec<Taken>,
+    of: Option<LedgerKey>,
 }
 
 impl NewEntry {
     fn new(key: LedgerKey, kind: EntryKind, worth: Credits) -> Self {
-        Self { key, kind, worth, shortfall: Credits::ZERO, note: None, payment: None, filed_at: None }
+        Self {
+            key,
+            kind,
+            worth,
+            shortfall: Credits::ZERO,
+            note: None,
+            payment: None,
+            filed_at: None,
+            from: Vec::new(),
+            of: None,
+        }
     }
 }
 
@@ -217,7 +230,7 @@ impl Account {
         }
     }
 
-    /// Spends credits under the app's idempotency key; `None` when there are not enough.
+    /// Spends credits under the app's idempotency key; `None` when too few are available.
     pub fn consume(
         &self,
         amount: Credits,
@@ -226,17 +239,9 @@ impl Account {
         now: Timestamp,
     ) -> Option<Change> {
         let cause = Cause { by: "app".to_owned(), adjust_key: key.adjusted(), created: now };
-        let mut due = self.evolve(Vec::new(), &cause, catalog, now).ok()?;
-        let buckets = due.state.buckets(&catalog.policy, now);
-        if buckets.balance() < amount {
-            return None;
-        }
-        due.state.take(amount, &buckets);
-        let spent = due.state.buckets(&catalog.policy, now);
-        let spend = NewEntry::new(key, EntryKind::Spend, amount);
-        let entries = self.entries(&mut due.state, &spent, vec![spend], &due.entries, &cause, now);
-        due.entries.extend(entries);
-        Some(due)
+        let due = self.evolve(Vec::new(), &cause, catalog, now).ok()?;
+        let available = due.state.available(&catalog.policy, now);
+        (available >= amount).then(|| self.spend(due, amount, key, &cause, catalog, now))
     }
 
     /// Turns what one fact asks for into entries. The first new one carries the whole movement of the
@@ -285,6 +290,9 @@ impl Account {
                 note: entry.note,
                 payment: entry.payment,
                 filed_at: entry.filed_at,
+                from: entry.from,
+                given_back: Credits::ZERO,
+                of: entry.of,
             });
         }
         entries
@@ -521,6 +529,8 @@ impl EntryKind {
             | Self::Refund
             | Self::Dispute
             | Self::Spend
+            | Self::Release
+            | Self::GiveBack
             | Self::Fix
             | Self::Adjust
             | Self::NoGrant => false,

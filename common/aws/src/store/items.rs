@@ -15,9 +15,9 @@
 //! | `session#<cs_…>` | `link` | see [`KnownSession`] |
 //! | `payment#<pi_… or ch_…>` | `link` | see [`payment`] |
 //!
-//! - An account has `tier` S, `tier_rank` N, `credits` N, `access_until` N (unix s; absent: no end),
-//!   `version` N, `updated_at` N and `state` M. The app may read `tier`, `tier_rank`, `credits` and
-//!   `access_until` directly. `state` is internal and may change.
+//! - An account has `tier` S, `tier_rank` N, `credits` N, `available` N (without open holds), `access_until` N
+//!   (unix s; absent: no end), `version` N, `updated_at` N and `state` M. The app may read all but the last
+//!   three directly. `state` is internal and may change.
 //! - `lapses` S (a day, `2026-11-21`) is on an account only while its tier will change by time, without an
 //!   event. With `access_until` it is the key of the index `by_lapse`, which holds only these accounts.
 //! - The link of a customer or a subscription has `user_id` S (the owner) and `moved`, `shared`,
@@ -57,6 +57,7 @@
 //! | `signal#bad_signatures` | the newest burst of refused signatures: `refused` N, `at` N (unix s) |
 //! | `job#provision#<user id>` | a call of the app's provisioning: see [`job`]; never expires |
 //! | `job#account#<user id>` | a message to the app about an account: see [`job`]; never expires |
+//! | `hold#<hold_…>#<user id>` | a hold of credits: see [`hold`]; until 7 days after its end |
 //! | `ask#<cs_…>` | a request to Stripe for a session: `asked` N (unix s), `tries` N, `told` S; two days |
 //! | `reconcile` | where an unfinished reconciliation stopped: see [`reconcile_place`]; one day |
 //! | `report#reconcile` | result of the last reconciliation: see [`reconcile_report`] |
@@ -67,6 +68,8 @@
 //! - A job has `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, and `open`
 //!   S (`job#0`) until it is completed.
 
+mod holds;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::primitives::Blob;
@@ -74,6 +77,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+pub use self::holds::{KnownHold, hold, hold_key, read_hold};
 use super::{Condition, StoreError, Write};
 use tallyhook_core::account::{Account, State};
 use tallyhook_core::catalog::Catalog;
@@ -260,7 +264,9 @@ pub fn account(
     let mut item = new_item(&key);
     item.insert("tier".to_owned(), text(access.tier));
     item.insert("tier_rank".to_owned(), number(access.rank));
-    item.insert("credits".to_owned(), number(account.state.balance(&catalog.policy, now)));
+    let credits = account.state.balance(&catalog.policy, now);
+    item.insert("credits".to_owned(), number(credits));
+    item.insert("available".to_owned(), number(credits.minus(account.state.held(now))));
     if let Some(until) = access.until {
         item.insert("access_until".to_owned(), number(until.unix()));
         item.insert("lapses".to_owned(), text(day(until.unix().saturating_mul(1000))));
@@ -316,6 +322,15 @@ pub fn entry(user: &UserId, entry: &Entry, invoice: Option<&Item>) -> Result<Wri
         }
     }
     Ok(write)
+}
+
+/// Writes an entry again, of a spend of which a part was given back. It has no condition of its own: the
+/// account's version in the same transaction protects it.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] if it cannot be written as an item.
+pub fn entry_again(user: &UserId, entry: &Entry) -> Result<Write, StoreError> {
+    put(Key::entry(user, &entry.key), entry, Condition::Anything)
 }
 
 /// The user and the entry of an invoice; `None` while only payments of the invoice are known.

@@ -32,7 +32,7 @@ const MAX_PREDECESSORS: usize = 4;
 /// A future line opens its period this long before the start.
 const OPENS_EARLY_SECONDS: i64 = 3_600;
 /// The period under which credits of a trial are counted as spent.
-const TRIAL: Timestamp = Timestamp::from_unix(0);
+pub(super) const TRIAL: Timestamp = Timestamp::from_unix(0);
 
 /// The record of one item.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -602,6 +602,14 @@ impl Item {
             None => self.spent.push(Spent { start, plan, credits }),
         }
         self.spent.sort_by(|a, b| (a.start, &a.plan).cmp(&(b.start, &b.plan)));
+    }
+
+    /// Gives spent credits back; `false` when nothing is known to be spent of this period and plan.
+    pub(super) fn give_back(&mut self, start: Timestamp, plan: &str, credits: Credits) -> bool {
+        let spent = self.spent.iter_mut().find(|spent| spent.start == start && spent.plan == plan);
+        let known = spent.map(|spent| spent.credits = spent.credits.minus(credits)).is_some();
+        self.spent.retain(|spent| spent.credits > Credits::ZERO);
+        known
     }
 
     /// Spends from the bucket as it stands; the caller has checked that there is enough.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::holds::Hold;
 use super::item::{Bucket, Item, Period, View};
 use super::lots::{Complimentary, Grant, Purchase, Signup};
 use super::subscription::Subscription;
 use crate::catalog::{Addons, Policy, Trials};
 use crate::credits::Credits;
-use crate::ids::{CustomerId, EventId, InvoiceId, ItemId, SubscriptionId};
+use crate::ids::{CustomerId, EventId, HoldId, InvoiceId, ItemId, SubscriptionId};
 use crate::ledger::{EntryKind, LedgerKey};
 use crate::timestamp::Timestamp;
 
@@ -58,6 +59,9 @@ pub struct State {
     /// Plans that an operator gave.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub complimentary: Vec<Complimentary>,
+    /// Open holds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub holds: BTreeMap<HoldId, Hold>,
     /// Start of the newest period that ended unspent add-on credits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset_at: Option<Timestamp>,
@@ -389,6 +393,7 @@ impl State {
             self.packs.retain(|pack| Some(pack.at) >= reset_at);
         }
         self.join_oldest_packs();
+        self.holds.retain(|_, hold| hold.until > now);
         self.grants.retain(|grant| grant.left > Credits::ZERO && grant.until.is_none_or(|until| until > now));
         self.prune(policy, now);
         self.forget(policy, now);

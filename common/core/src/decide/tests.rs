@@ -326,6 +326,7 @@ impl Run {
                 Some(Note::Superseded) => " superseded".to_owned(),
                 Some(Note::OnePurchase) => " one_purchase".to_owned(),
                 Some(Note::Shortfall) => format!(" shortfall {}", entry.shortfall),
+                Some(Note::LotEnded) => " lot_ended".to_owned(),
                 None => String::new(),
             };
             // The ids of events are made up here and say nothing.

@@ -7,6 +7,10 @@
 //! | `GET /users/{id}` | the account; 404 without an account |
 //! | `GET /users/{id}/ledger?limit&next` | entries, newest first |
 //! | `POST /users/{id}/credits/consume` | spends credits |
+//! | `POST /users/{id}/credits/holds` | reserves credits: see `api/holds.rs` |
+//! | `POST /users/{id}/credits/holds/{hold}/commit` | spends credits of a hold |
+//! | `POST /users/{id}/credits/holds/{hold}/release` | ends a hold without a spend |
+//! | `POST /users/{id}/credits/refund` | gives a spend back |
 //! | `POST /checkout-sessions` | creates a checkout session: see `api/checkout.rs` |
 //! | `GET /openapi.json` | no token: this API and the operator's as OpenAPI 3.1 |
 //! | `GET /portal/setup-status?session_id` | no token: the state of payment and setup: see `api/portal.rs` |
@@ -17,6 +21,7 @@
 //! when the balance is too low, and 409 when the key was used with another amount.
 
 mod checkout;
+mod holds;
 mod portal;
 
 use std::collections::BTreeMap;
@@ -44,7 +49,7 @@ use tallyhook_aws::stripe::{Patience, Stripe};
 use tallyhook_core::account::{Account, Cause, Fact, Lot};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::UserId;
-use tallyhook_core::ledger::{Entry, LedgerKey};
+use tallyhook_core::ledger::{Entry, LedgerKey, Taken};
 use tallyhook_core::timestamp::Timestamp;
 
 /// The limits for one call of Stripe, while a customer or the app waits for our answer.
@@ -144,7 +149,8 @@ impl Api {
             }
             _ => return Err(not_found()),
         };
-        Ok(answer(StatusCode::OK, &body))
+        let makes = matches!(parts.as_slice(), ["users", _, "credits", "holds"]);
+        Ok(answer(if makes { StatusCode::CREATED } else { StatusCode::OK }, &body))
     }
 
     fn check_token(&self, request: &Request) -> Result<(), Problem> {
@@ -160,7 +166,19 @@ impl Api {
             (&Method::GET, []) => self.show(&user).await,
             (&Method::GET, ["ledger"]) => self.ledger(&user, request).await,
             (&Method::POST, ["credits", "consume"]) => self.consume(&user, request).await,
-            (_, [] | ["ledger"] | ["credits", "consume"]) => Err(other_method()),
+            (&Method::POST, ["credits", "holds"]) => self.open_hold(&user, request).await,
+            (&Method::POST, ["credits", "holds", hold, "commit"]) => {
+                self.commit_hold(&user, hold, request).await
+            }
+            (&Method::POST, ["credits", "holds", hold, "release"]) => self.release_hold(&user, hold).await,
+            (&Method::POST, ["credits", "refund"]) => self.give_back(&user, request).await,
+            (
+                _,
+                []
+                | ["ledger"]
+                | ["credits", "consume" | "holds" | "refund"]
+                | ["credits", "holds", _, "commit" | "release"],
+            ) => Err(other_method()),
             _ => Err(not_found()),
         }
     }
@@ -240,6 +258,8 @@ impl Api {
             "tier": access.tier,
             "tier_rank": access.rank,
             "credits": buckets.balance(),
+            "available": buckets.balance().minus(state.held(now)),
+            "held": state.held(now),
             "buckets": {
                 "signup": buckets.sum(|lot| *lot == Lot::Signup),
                 "subscriptions": of_subscriptions,
@@ -311,9 +331,7 @@ impl Api {
                 return Ok(answer(entry.balance));
             }
             let Some(spent) = account.consume(amount, key.clone(), &accounts.catalog, now) else {
-                let balance = account.state.balance(&accounts.catalog.policy, now);
-                let message = format!("{balance} credits are left, {amount} are needed");
-                return Err(problem(StatusCode::PAYMENT_REQUIRED, "insufficient_credits", message));
+                return Err(insufficient(account.state.available(&accounts.catalog.policy, now), amount));
             };
             if change.commit(&spent, Vec::new()).await? {
                 return Ok(answer(spent.state.booked));
@@ -339,6 +357,11 @@ fn other_method() -> Problem {
 
 fn no_user() -> Problem {
     problem(StatusCode::NOT_FOUND, "user_not_found", "no account has this id; PUT /users/{id} creates it")
+}
+
+fn insufficient(available: Credits, needed: Credits) -> Problem {
+    let message = format!("{available} credits are available, {needed} are needed");
+    problem(StatusCode::PAYMENT_REQUIRED, "insufficient_credits", message)
 }
 
 fn no_entry() -> Problem {
@@ -419,6 +442,12 @@ fn entry_view(entry: &Entry) -> Value {
         ("shortfall", (entry.shortfall > Credits::ZERO).then(|| json!(entry.shortfall))),
         ("note", entry.note.map(|note| json!(note))),
         ("reason", entry.reason.as_ref().map(|reason| json!(reason))),
+        (
+            "from",
+            (!entry.from.is_empty()).then(|| json!(entry.from.iter().map(taken_view).collect::<Vec<_>>())),
+        ),
+        ("given_back", (entry.given_back > Credits::ZERO).then(|| json!(entry.given_back))),
+        ("of", entry.of.as_ref().map(|spend| json!(spend))),
     ];
     for (name, value) in optional {
         if let (Some(value), Some(object)) = (value, view.as_object_mut()) {
@@ -426,4 +455,8 @@ fn entry_view(entry: &Entry) -> Value {
         }
     }
     view
+}
+
+fn taken_view(taken: &Taken) -> Value {
+    json!({"lot": taken.lot, "credits": taken.credits})
 }
