@@ -27,6 +27,7 @@
 //!
 //! **The app and its users**
 //! - `checkout`: `POST /checkout-sessions`.
+//! - `features`: Features, products, `check`, and the sweep after a change of the catalog.
 //! - `holds`: Holds, their commits and releases, and spends that are given back.
 //! - `portal`: The status page and the setup status after a checkout.
 //! - `provision`: The app's webhook: provisioning and account updates.
@@ -68,6 +69,7 @@ mod crash_points;
 mod credit_rules;
 mod event_log;
 mod faults;
+mod features;
 mod golden;
 mod holds;
 mod invariants;

@@ -7,15 +7,18 @@
 //!
 //! In reading order: [`snapshot`] and [`item`] hold what Stripe says of a subscription, [`subscription`]
 //! joins them, [`lots`] holds everything else that can be spent, [`state`] adds it up, [`access`] derives the
-//! tier. [`holds`] reserves credits, and gives spends back.
+//! tier and [`features`] the features. [`holds`] reserves credits, and gives spends back.
 
 pub mod access;
 pub mod explain;
+pub mod features;
 pub mod fix;
 pub mod hand_over;
 pub mod holds;
 pub mod item;
 pub mod lots;
+pub mod low;
+pub mod products;
 pub mod snapshot;
 pub mod state;
 pub mod subscription;
@@ -27,6 +30,7 @@ use std::collections::BTreeMap;
 pub use self::access::Access;
 use self::item::Line;
 use self::lots::{Purchase, Signup};
+use self::products::BoughtProduct;
 use self::snapshot::Snapshot;
 pub use self::state::{Buckets, Lot, State};
 use self::subscription::PROVISIONAL;
@@ -68,6 +72,8 @@ pub enum Fact {
     Invoice(Box<PaidInvoice>),
     /// A session or an invoice sold packs or a plan for life. The purchase names its document.
     Purchase(Box<Purchase>, Option<Payment>),
+    /// A session or an invoice sold a product.
+    Product(Box<BoughtProduct>),
     /// A payment paid an invoice.
     PaymentOfInvoice(InvoiceId, String),
     /// A document's payment went back, in part or whole; in all, this many minor units.
@@ -106,6 +112,8 @@ pub struct Reversed {
     pub payment: String,
     /// Minor units, all refunds and disputes of the payment together.
     pub amount: i64,
+    /// Whether a dispute of it is open or lost.
+    pub disputed: bool,
     /// The key to book it under.
     pub key: LedgerKey,
     /// Whether the event is about a dispute or a refund.
@@ -345,6 +353,7 @@ impl Account {
                 let reset_at = state.newest_reset(&catalog.policy, now);
                 self.fold_purchase(state, *purchase, payment, reset_at, new)?;
             }
+            Fact::Product(bought) => state.fold_product(*bought),
             Fact::PaymentOfInvoice(invoice, payment) => state.tie(&invoice, &payment),
             Fact::Reversed(reversed) => self.reverse(state, reversed, catalog, now, new),
             Fact::Recorded(key, kind, payment) => {
@@ -443,8 +452,9 @@ impl Account {
         now: Timestamp,
         new: &mut Vec<NewEntry>,
     ) {
-        let Reversed { document, payment, amount, key, kind } = reversed;
+        let Reversed { document, payment, amount, disputed, key, kind } = reversed;
         let policy = &catalog.policy;
+        state.dispute_products(&document, disputed);
         state.settle(policy, now);
         if !state.knows(&document) {
             new.push(self.reversal_of_the_past(state, &document, amount, key, kind));
@@ -526,6 +536,7 @@ impl EntryKind {
             Self::Signup | Self::Subscription | Self::Trial | Self::Renewal | Self::PlanChange => true,
             Self::AddOn
             | Self::Order
+            | Self::Product
             | Self::Refund
             | Self::Dispute
             | Self::Spend

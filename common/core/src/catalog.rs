@@ -36,11 +36,19 @@
 //! A build script checks the catalog and stores it as JSON, so that a function's start parses no TOML. Errors
 //! name the line.
 
+#[path = "catalog/low.rs"]
+mod low;
+#[path = "catalog/products.rs"]
+mod products;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
+
+pub use self::low::Threshold;
+pub use self::products::{FeatureKind, FeatureValue, Features, Product, Unlimited};
 
 /// The maximum credits of a plan, a pack or the signup grant. Multiplied by [`MAX_QUANTITY`], a grant still
 /// fits into an `i64`.
@@ -174,6 +182,9 @@ pub struct Policy {
     /// Whether `client_reference_id` counts as the user's id.
     #[serde(default)]
     pub client_reference_id: ClientReference,
+    /// The balances at which the app is notified, the lowest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub low: Vec<Threshold>,
 }
 
 /// A subscription plan.
@@ -198,6 +209,15 @@ pub struct Plan {
     /// The price's amount in minor units, if the catalog has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<u64>,
+    /// What it gives of features.
+    #[serde(default, skip_serializing_if = "Features::is_empty")]
+    pub features: Features,
+    /// The limits that count for each seat.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub per_seat: Vec<String>,
+    /// The balances at which the app is notified, in place of the policy's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub low: Vec<Threshold>,
 }
 
 /// A pack of credits bought once.
@@ -247,6 +267,15 @@ pub struct Catalog {
     pub packs: Vec<Pack>,
     /// All order kinds, in the file's order.
     pub orders: Vec<OrderKind>,
+    /// All features.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub features: BTreeMap<String, FeatureKind>,
+    /// What every user has of them.
+    #[serde(default, skip_serializing_if = "Features::is_empty")]
+    pub default_features: Features,
+    /// All products, in the file's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub products: Vec<Product>,
     /// Rules for events of other products, which are ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<IgnoreRule>,
@@ -344,6 +373,12 @@ struct File {
     tiers: BTreeMap<Spanned<String>, Spanned<i64>>,
     policy: FilePolicy,
     #[serde(default)]
+    features: products::FileKinds,
+    #[serde(default)]
+    default_features: products::FileFeatures,
+    #[serde(default)]
+    product: Vec<products::FileProduct>,
+    #[serde(default)]
     plan: Vec<FilePlan>,
     #[serde(default)]
     pack: Vec<FilePack>,
@@ -371,6 +406,8 @@ struct FilePolicy {
     refunded_access: RefundedAccess,
     #[serde(default)]
     client_reference_id: ClientReference,
+    #[serde(default)]
+    low: Vec<Spanned<toml::Value>>,
 }
 
 #[derive(Deserialize)]
@@ -386,6 +423,12 @@ struct FilePlan {
     #[serde(default)]
     lookup_keys: Vec<String>,
     amount: Option<Spanned<i64>>,
+    #[serde(default)]
+    features: products::FileFeatures,
+    #[serde(default)]
+    per_seat: Vec<Spanned<String>>,
+    #[serde(default)]
+    low: Vec<Spanned<toml::Value>>,
 }
 
 #[derive(Deserialize)]
@@ -455,9 +498,12 @@ impl Checker<'_> {
             pause_collection: file.policy.pause_collection,
             refunded_access: file.policy.refunded_access,
             client_reference_id: file.policy.client_reference_id,
+            low: self.low(&file.policy.low)?,
             default_tier: file.policy.default_tier.into_inner(),
         };
 
+        let kinds = self.kinds(file.features)?;
+        let default_features = self.features(file.default_features, &kinds)?;
         let mut plans: Vec<Plan> = Vec::new();
         let mut plan_by_price = BTreeMap::new();
         for plan in file.plan {
@@ -466,7 +512,11 @@ impl Checker<'_> {
                 return Err(self.error(&plan.name, format!("plan \"{}\" occurs twice", plan.name.get_ref())));
             }
             let credits = self.number("credits", &plan.credits, MAX_CREDITS)?;
+            let features = self.features(plan.features, &kinds)?;
             let checked = Plan {
+                per_seat: self.per_seat(plan.per_seat, &features, &kinds)?,
+                low: self.low(&plan.low)?,
+                features,
                 rank: rank_of(&self, &plan.tier)?,
                 tier: plan.tier.into_inner(),
                 credits,
@@ -486,6 +536,7 @@ impl Checker<'_> {
             plans.push(checked);
         }
 
+        let products = self.products(file.product, &kinds, &plans)?;
         let mut packs: Vec<Pack> = Vec::new();
         let mut pack_by_price = BTreeMap::new();
         for pack in file.pack {
@@ -535,7 +586,19 @@ impl Checker<'_> {
                 "an [[ignore]] rule is empty: it needs price, product, metadata, account or context";
             return Err(CatalogError { line: 0, message: message.to_owned() });
         }
-        Ok(Catalog { tiers, policy, plans, packs, orders, ignore, plan_by_price, pack_by_price })
+        Ok(Catalog {
+            tiers,
+            policy,
+            plans,
+            packs,
+            orders,
+            features: kinds,
+            default_features,
+            products,
+            ignore,
+            plan_by_price,
+            pack_by_price,
+        })
     }
 
     fn amount(&self, amount: Option<&Spanned<i64>>) -> Result<Option<u64>, CatalogError> {

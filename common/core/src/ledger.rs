@@ -225,6 +225,8 @@ pub enum EntryKind {
     AddOn,
     /// A one-time order was paid. It grants no credits.
     Order,
+    /// A product was bought that has no credits.
+    Product,
     /// Money was refunded.
     Refund,
     /// A dispute was opened, lost or won.

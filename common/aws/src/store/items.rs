@@ -18,6 +18,8 @@
 //! - An account has `tier` S, `tier_rank` N, `credits` N, `available` N (without open holds), `access_until` N
 //!   (unix s; absent: no end), `version` N, `updated_at` N and `state` M. The app may read all but the last
 //!   three directly. `state` is internal and may change.
+//! - If the catalog has features, an account has `features` M (each `BOOL`, `N`, or S `unlimited`) and
+//!   `catalog_digest` S (of the catalog that they follow).
 //! - `lapses` S (a day, `2026-11-21`) is on an account only while its tier will change by time, without an
 //!   event. With `access_until` it is the key of the index `by_lapse`, which holds only these accounts.
 //! - The link of a customer or a subscription has `user_id` S (the owner) and `moved`, `shared`,
@@ -58,6 +60,7 @@
 //! | `job#provision#<user id>` | a call of the app's provisioning: see [`job`]; never expires |
 //! | `job#account#<user id>` | a message to the app about an account: see [`job`]; never expires |
 //! | `hold#<hold_…>#<user id>` | a hold of credits: see [`hold`]; until 7 days after its end |
+//! | `sweep` | how far the sweep after a change of the catalog has come: see [`sweep`]; never expires |
 //! | `ask#<cs_…>` | a request to Stripe for a session: `asked` N (unix s), `tries` N, `told` S; two days |
 //! | `reconcile` | where an unfinished reconciliation stopped: see [`reconcile_place`]; one day |
 //! | `report#reconcile` | result of the last reconciliation: see [`reconcile_report`] |
@@ -69,6 +72,7 @@
 //!   S (`job#0`) until it is completed.
 
 mod holds;
+mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -78,9 +82,10 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 pub use self::holds::{KnownHold, hold, hold_key, read_hold};
+pub use self::sweep::{SweepPlace, read_sweep, sweep, sweep_key};
 use super::{Condition, StoreError, Write};
 use tallyhook_core::account::{Account, State};
-use tallyhook_core::catalog::Catalog;
+use tallyhook_core::catalog::{Catalog, FeatureValue};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::StoredOwner;
 use tallyhook_core::decide::{Order, OrderPayment, PaymentRef};
@@ -270,6 +275,14 @@ pub fn account(
     if let Some(until) = access.until {
         item.insert("access_until".to_owned(), number(until.unix()));
         item.insert("lapses".to_owned(), text(day(until.unix().saturating_mul(1000))));
+    }
+    if let Some(digest) = catalog.features_digest() {
+        let features = account.state.features(catalog, now);
+        let features: BTreeMap<&String, FeatureValue> =
+            features.iter().map(|(name, feature)| (name, feature.value)).collect();
+        let features = serde_dynamo::to_attribute_value(features).map_err(|error| key.corrupt(error))?;
+        item.insert("features".to_owned(), features);
+        item.insert("catalog_digest".to_owned(), text(digest));
     }
     item.insert("version".to_owned(), number(account.version));
     item.insert("updated_at".to_owned(), number(now.unix()));

@@ -347,6 +347,11 @@ impl Item {
         !self.lines.is_empty()
     }
 
+    /// How many units the newest paid line bills.
+    pub(super) fn paid_quantity(&self) -> Option<u64> {
+        self.lines.iter().rev().find(|line| line.amount >= 0).map(|line| line.quantity)
+    }
+
     /// Whether an invoice has a line here that may still count.
     pub(super) fn names_document(&self, document: &LedgerKey) -> bool {
         self.lines.iter().any(|line| document.is_invoice(&line.invoice))
@@ -400,7 +405,7 @@ impl Item {
                 credited: most.credited,
                 charged: most.charged.unwrap_or(most.amount),
                 proven: opening.amount > 0 || self.is_free(opening),
-                resets: here().any(|line| !line.terms.seats && (line.amount > 0 || opens(&line))),
+                resets: here().any(|line| line.terms.resets() && (line.amount > 0 || opens(&line))),
             };
             periods.push((period, opening.opened_by(view.now)));
         }

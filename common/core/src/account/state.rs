@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::holds::Hold;
 use super::item::{Bucket, Item, Period, View};
 use super::lots::{Complimentary, Grant, Purchase, Signup};
+use super::products::BoughtProduct;
 use super::subscription::Subscription;
 use crate::catalog::{Addons, Policy, Trials};
 use crate::credits::Credits;
@@ -59,6 +60,9 @@ pub struct State {
     /// Plans that an operator gave.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub complimentary: Vec<Complimentary>,
+    /// Products that were bought, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub products: Vec<BoughtProduct>,
     /// Open holds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub holds: BTreeMap<HoldId, Hold>,
@@ -135,6 +139,7 @@ impl Buckets {
         let items = self.items.values().flat_map(|bucket| &bucket.documents);
         items.into_iter().any(|invoice| document.is_invoice(invoice))
             || state.packs.iter().chain(&state.lifetimes).any(|purchase| purchase.is_of(document))
+            || state.products.iter().any(|product| product.is_of(document))
     }
 
     /// What the items of a subscription hold.
@@ -250,8 +255,7 @@ impl State {
             lost = lost.plus(taken);
             lots.push((Lot::Lifetime(place), purchase.granted.minus(taken).minus(purchase.spent)));
         }
-        let unproven =
-            || items.values().filter_map(|bucket| bucket.period.as_ref()).filter(|period| !period.proven);
+        let unproven = || periods_of_plans(&items).filter(|period| !period.proven);
         let paid_since = self.paid_since.into_iter().chain(unproven().map(|period| period.start)).min();
         let reset_at = self.unproven_reset(&items, policy);
         if let Some(signup) = self.signup.as_ref().filter(|_| paid_since.is_none()) {
@@ -294,7 +298,9 @@ impl State {
     fn void_ended(&self, items: &mut BTreeMap<(SubscriptionId, ItemId), Bucket>) {
         let starts: Vec<((SubscriptionId, ItemId), Timestamp)> = items
             .iter()
-            .filter_map(|(key, bucket)| Some((key.clone(), bucket.period.as_ref()?.start)))
+            .filter_map(|(key, bucket)| Some((key.clone(), bucket.period.as_ref()?)))
+            .filter(|(_, period)| !period.terms.product)
+            .map(|(key, period)| (key, period.start))
             .collect();
         for (key, bucket) in items.iter_mut() {
             let end = self.item_ended_at(&key.0, &key.1);
@@ -375,7 +381,8 @@ impl State {
     /// Brings what follows from the periods up to date, and drops what can no longer matter.
     pub(super) fn settle(&mut self, policy: &Policy, now: Timestamp) {
         let openings = self.openings(policy, now);
-        let first = openings.iter().filter(|opening| opening.proven).map(|opening| opening.start).min();
+        let of_plans = openings.iter().filter(|opening| opening.proven && !opening.terms.product);
+        let first = of_plans.map(|opening| opening.start).min();
         self.paid_since = match (self.paid_since, first) {
             (Some(known), Some(first)) => Some(known.min(first)),
             (known, first) => known.or(first),
@@ -430,11 +437,8 @@ impl State {
                 Arc::make_mut(subscription).items = items;
             }
         }
-        let known = |document: &LedgerKey| {
-            self.packs.iter().chain(&self.lifetimes).any(|purchase| purchase.is_of(document))
-                || self.subscriptions.values().any(|one| one.names_document(document))
-        };
-        let gone: Vec<LedgerKey> = self.refunds.keys().filter(|document| !known(document)).cloned().collect();
+        let gone: Vec<LedgerKey> =
+            self.refunds.keys().filter(|document| !self.knows(document)).cloned().collect();
         for document in gone {
             self.refunds.remove(&document);
         }
@@ -443,11 +447,13 @@ impl State {
     /// Whether a document has something here that may still count.
     pub fn knows(&self, document: &LedgerKey) -> bool {
         self.packs.iter().chain(&self.lifetimes).any(|purchase| purchase.is_of(document))
+            || self.products.iter().any(|product| product.is_of(document))
             || self.subscriptions.values().any(|one| one.names_document(document))
     }
 
     /// Ties a payment to an invoice: a session's purchase that the payment paid and the invoice's are one.
     pub(super) fn tie(&mut self, invoice: &InvoiceId, payment: &str) {
+        self.tie_products(invoice, payment);
         for all in [&mut self.packs, &mut self.lifetimes] {
             let of_payment =
                 all.iter().position(|one| one.session.is_some() && one.payment.as_deref() == Some(payment));
@@ -579,4 +585,9 @@ fn spend_of(purchase: Option<&mut Purchase>, credits: Credits) {
     if let Some(purchase) = purchase {
         purchase.spent = purchase.spent.plus(credits);
     }
+}
+
+/// The current periods of items that bill plans.
+fn periods_of_plans(items: &BTreeMap<(SubscriptionId, ItemId), Bucket>) -> impl Iterator<Item = &Period> {
+    items.values().filter_map(|bucket| bucket.period.as_ref()).filter(|period| !period.terms.product)
 }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `mode=payment`, a pack | adds the pack's credits × the quantity | `session#cs_…` |
 //! | `mode=payment`, a plan's price or `metadata.plan` | sells the plan for life | `session#cs_…` |
+//! | `mode=payment`, a product's price or `metadata.product` | sells the product | `session#cs_…` |
 //! | `mode=payment`, `metadata.mode` + `plan` | an order | `session#cs_…` |
 //! | `mode=subscription` | links customer and user; `invoice.paid` grants, also packs | – |
 //! | `mode=setup` | links customer and user | – |
@@ -19,10 +20,12 @@
 use super::{Order, Parked, Reading};
 use crate::account::Fact;
 use crate::account::lots::Purchase;
+use crate::account::products::BoughtProduct;
 use crate::account::snapshot::Terms;
-use crate::catalog::{Catalog, MAX_QUANTITY};
+use crate::catalog::{Catalog, MAX_QUANTITY, Product};
 use crate::credits::Credits;
 use crate::event::{CheckoutMode, CheckoutSession, Event, EventType, PaymentStatus, SoldLine};
+use crate::ids::PriceId;
 use crate::ledger::{EntryKind, LedgerKey, Payment};
 
 pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) -> Result<Reading, Parked> {
@@ -41,7 +44,8 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
         }
         CheckoutMode::Subscription | CheckoutMode::Setup | CheckoutMode::Other(_) => {
             // A trial's session says `no_payment_required`, which confirms no payment.
-            let sold = named(session, "plan").is_some_and(|plan| catalog.plan(plan).is_some());
+            let sold = named(session, "plan").is_some_and(|plan| catalog.plan(plan).is_some())
+                || named(session, "product").is_some_and(|product| catalog.product(product).is_some());
             let confirmed = session.mode == CheckoutMode::Subscription
                 && session.payment_status == PaymentStatus::Paid
                 && !ended
@@ -66,8 +70,12 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
             ..Reading::default()
         });
     }
-    let sold = sold(session, catalog)?;
+    let mut sold = sold(session, catalog)?;
+    let products = std::mem::take(&mut sold.products);
     let mut facts = Vec::new();
+    if sold.packs.is_none() && sold.lifetime.is_none() {
+        facts.push(Fact::Recorded(key, EntryKind::Product, Some(payment.clone())));
+    }
     for (granted, plan) in [
         (sold.packs, None),
         (sold.lifetime.as_ref().map(|(worth, _)| *worth), sold.lifetime.map(|(_, terms)| terms)),
@@ -87,6 +95,21 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
         let payment = Some(payment.clone()).filter(|_| facts.is_empty());
         facts.push(Fact::Purchase(Box::new(purchase), payment));
     }
+    for product in products {
+        facts.push(Fact::Product(Box::new(BoughtProduct {
+            name: product.name,
+            price: product.price,
+            amount: product.amount.unwrap_or(payment.amount),
+            currency: payment.currency.clone(),
+            session: Some(session.id.clone()),
+            invoice: session.invoice.clone(),
+            payment: session.payment_intent.as_ref().map(ToString::to_string),
+            subscription: None,
+            at: event.created,
+            total: payment.amount,
+            disputed: false,
+        })));
+    }
     if payment.amount > 0 {
         facts.push(Fact::Paid(event.created));
     }
@@ -97,6 +120,7 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
 pub(super) fn leaves_out(session: &CheckoutSession) -> bool {
     let paid = matches!(session.payment_status, PaymentStatus::Paid | PaymentStatus::NoPaymentRequired);
     let by_metadata = named(session, "mode").is_some()
+        || (named(session, "product").is_some() && !session.payment_link)
         || (named(session, "pack").is_some()
             && named(session, "quantity").is_some()
             && !session.payment_link);
@@ -141,7 +165,14 @@ fn order(
 struct Sold {
     packs: Option<Credits>,
     lifetime: Option<(Credits, Terms)>,
+    products: Vec<SoldProduct>,
     quantity_assumed: bool,
+}
+
+struct SoldProduct {
+    name: String,
+    price: Option<PriceId>,
+    amount: Option<i64>,
 }
 
 impl Sold {
@@ -152,6 +183,22 @@ impl Sold {
         self.packs = Some(self.packs.unwrap_or_default().plus(credits));
         Ok(())
     }
+
+    fn add_product(&mut self, product: &Product, line: Option<&SoldLine>) -> Result<(), Parked> {
+        if product.credits > 0 {
+            self.add_packs(product.credits, line.map_or(1, |line| line.quantity))?;
+        }
+        let amount = line.and_then(|line| line.amount);
+        match self.products.iter_mut().find(|known| known.name == product.name) {
+            Some(known) => known.amount = known.amount.zip(amount).map(|(a, b)| a.saturating_add(b)),
+            None => self.products.push(SoldProduct {
+                name: product.name.clone(),
+                price: line.map(|line| line.price.clone()),
+                amount,
+            }),
+        }
+        Ok(())
+    }
 }
 
 fn sold(session: &CheckoutSession, catalog: &Catalog) -> Result<Sold, Parked> {
@@ -159,6 +206,11 @@ fn sold(session: &CheckoutSession, catalog: &Catalog) -> Result<Sold, Parked> {
         return sold_lines(lines, catalog);
     }
     let mut sold = Sold::default();
+    if let Some(name) = named(session, "product") {
+        let product = catalog.product(name).ok_or_else(|| unknown("product", name))?;
+        sold.add_product(product, None)?;
+        return Ok(sold);
+    }
     if let Some(name) = named(session, "pack") {
         let pack = catalog.pack(name).ok_or_else(|| unknown("pack", name))?;
         let (quantity, assumed) = quantity(session, pack.amount)?;
@@ -180,6 +232,8 @@ fn sold_lines(lines: &[SoldLine], catalog: &Catalog) -> Result<Sold, Parked> {
     for line in lines {
         if let Some(pack) = catalog.pack_of_price(line.price.as_str()) {
             sold.add_packs(pack.credits, line.quantity)?;
+        } else if let Some(product) = catalog.product_of_price(line.price.as_str()) {
+            sold.add_product(product, Some(line))?;
         } else if let Some(plan) = catalog.plan_of_price(line.price.as_str()) {
             let terms = Terms::of(plan);
             sold.lifetime = Some((terms.worth(line.quantity.min(MAX_QUANTITY)), terms));
@@ -188,7 +242,7 @@ fn sold_lines(lines: &[SoldLine], catalog: &Catalog) -> Result<Sold, Parked> {
         }
     }
     match unknown {
-        Some(price) if sold.packs.is_none() && sold.lifetime.is_none() => {
+        Some(price) if sold.packs.is_none() && sold.lifetime.is_none() && sold.products.is_empty() => {
             Err(Parked::UnknownPrice(price.clone(), None))
         }
         Some(_) | None => Ok(sold),

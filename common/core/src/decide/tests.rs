@@ -149,7 +149,7 @@ pub fn check_any_order(what: &str, given: Vec<Step>, expect: &str) {
 /// An account and what is beside it.
 pub struct Run {
     text: String,
-    catalog: Catalog,
+    pub catalog: Catalog,
     /// The account after the last step.
     pub account: Account,
     pub ledger: BTreeMap<LedgerKey, Entry>,

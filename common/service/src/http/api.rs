@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `PUT /users/{id}` | creates the account with its signup credits, or returns the existing account |
 //! | `GET /users/{id}` | the account; 404 without an account |
+//! | `GET /users/{id}/check?feature&used&credits` | whether a feature or a spend is allowed: see `api/check.rs` |
 //! | `GET /users/{id}/ledger?limit&next` | entries, newest first |
 //! | `POST /users/{id}/credits/consume` | spends credits |
 //! | `POST /users/{id}/credits/holds` | reserves credits: see `api/holds.rs` |
@@ -20,6 +21,7 @@
 //! Consuming takes `{"amount":10}` and the header `Idempotency-Key`. It answers 200 with the balance, 402
 //! when the balance is too low, and 409 when the key was used with another amount.
 
+pub(super) mod check;
 mod checkout;
 mod holds;
 mod portal;
@@ -32,6 +34,7 @@ use lambda_http::{Body, Request, RequestExt, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use self::check::{features_view, products_view};
 use crate::accounts::{Accounts, load_account};
 use crate::config::ApiConfig;
 use crate::http::answer::{Problem, answer, percent_decode, problem, raw_answer};
@@ -166,6 +169,7 @@ impl Api {
             (&Method::GET, []) => self.show(&user).await,
             (&Method::GET, ["ledger"]) => self.ledger(&user, request).await,
             (&Method::POST, ["credits", "consume"]) => self.consume(&user, request).await,
+            (&Method::GET, ["check"]) => self.check(&user, request).await,
             (&Method::POST, ["credits", "holds"]) => self.open_hold(&user, request).await,
             (&Method::POST, ["credits", "holds", hold, "commit"]) => {
                 self.commit_hold(&user, hold, request).await
@@ -175,7 +179,7 @@ impl Api {
             (
                 _,
                 []
-                | ["ledger"]
+                | ["ledger" | "check"]
                 | ["credits", "consume" | "holds" | "refund"]
                 | ["credits", "holds", _, "commit" | "release"],
             ) => Err(other_method()),
@@ -269,6 +273,8 @@ impl Api {
                 "addon": buckets.sum(|lot| matches!(lot, Lot::Pack(_))),
             },
             "subscriptions": subscriptions,
+            "features": features_view(state, catalog, now),
+            "products": products_view(state, catalog, now),
             "access_until": time(access.until),
             "orders": orders,
             "updated_at": time(updated_at),
