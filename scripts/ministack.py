@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Deploys template.yaml with the release binaries to MiniStack, an independent AWS emulator, and tests the
+"""Deploys template.yaml with the compiled functions to MiniStack, an independent AWS emulator, and tests the
 deployment.
 
 MiniStack runs the binaries as Lambda does, with its own SQS and DynamoDB. Then:
@@ -8,9 +8,9 @@ MiniStack runs the binaries as Lambda does, with its own SQS and DynamoDB. Then:
                                        again through the webhook's own URL
     cargo test -p tests conformance    what we rely on in DynamoDB and SQS
 
-It needs the release binaries (`./check release`), ministack, aws-sam-translator and boto3 (`./check
-ministack` installs them). docs/emulators.md lists how MiniStack differs from AWS, and what this script
-changes in the template for it."""
+It takes the release binary of a function (`./check release`), else its debug binary (`cargo build --bins`).
+It needs ministack, aws-sam-translator and boto3 (`./check ministack` installs them). docs/emulators.md lists
+how MiniStack differs from AWS, and what this script changes in the template for it."""
 
 import argparse
 import http.client
@@ -50,8 +50,10 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    parser.add_argument("--binaries", type=pathlib.Path, default=target / "release",
-                        help="folder of the binaries (default: %(default)s)")
+    parser.add_argument("--binaries", type=pathlib.Path, nargs="+",
+                        default=[target / "release", target / "debug"],
+                        help="folders of the binaries; the first one with a function counts (default: "
+                             "release, then debug)")
     parser.add_argument("--keep", action="store_true", help="leave the deployment running until Ctrl-C")
     return parser.parse_args()
 
@@ -103,9 +105,10 @@ def template_for_here(s3, binaries):
         if resource["Type"] != "AWS::Serverless::Function":
             continue
         name = resource.pop("Metadata")["BuildProperties"]["Binary"]
-        binary = binaries / name
-        if not binary.exists():
-            sys.exit(f"{binary} is missing: run ./check release first")
+        binary = next((folder / name for folder in binaries if (folder / name).exists()), None)
+        if binary is None:
+            sys.exit(f"{name} is not built: run ./check release first")
+        print(f"{name}: {binary}")
         s3.put_object(Bucket=BUCKET, Key=f"{name}.zip", Body=package(binary))
         resource["Properties"]["CodeUri"] = f"s3://{BUCKET}/{name}.zip"
         functions.append(name)

@@ -81,6 +81,17 @@ def older_versions(client, wait):
     eventually("paid: tier pro and the plan's credits", ("pro", PRO), look, wait)
 
 
+def ids(client):
+    print("Ids are taken as they are")
+    user = Customer("ids").user
+    client.register(user)
+    for encoded in ("%3Fx", "%23x", "%252F1", "%20"):
+        status = client.account(user + encoded)[0]
+        check(f"{user}{encoded} is another user", status == 404, status)
+    status, answer = client.register(user + "%2F42")
+    check("an id may have a slash", status == 200 and answer.get("user_id") == user + "/42", (status, answer))
+
+
 def forgeries(client):
     print("Requests that Stripe did not send")
     customer = Customer("forged")
@@ -123,6 +134,7 @@ def run(client, wait):
         healthy(client)
         buying(client, wait)
         older_versions(client, wait)
+        ids(client)
         forgeries(client)
         other_mode(client)
     except OSError as error:

@@ -375,6 +375,8 @@ async fn reconcile_is_a_dry_run_by_default_and_resumes_where_it_stopped() {
     for (body, code) in [
         (json!({"cap": 0}), "invalid_cap"),
         (json!({"cap": 5001}), "invalid_cap"),
+        (json!({"next": "garbage"}), "invalid_next"),
+        (json!({"dry_run": false, "next": ""}), "invalid_next"),
         (json!({"dry_run": "no"}), "invalid_body"),
         (json!({"user": ""}), "invalid_user_id"),
     ] {

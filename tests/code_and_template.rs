@@ -263,7 +263,7 @@ fn the_templates_tables_are_the_ones_that_the_tests_run_on() {
         assert!(events.contains(&format!("IndexName: {index}")));
     }
     let accounts = resource(&template, "AccountsTable");
-    assert!(accounts.contains("IndexName: by_lapse"));
+    assert!(accounts.contains("IndexName: by_due"));
     assert!(!accounts.contains("TimeToLive"), "nothing in the accounts table expires");
     for table in [accounts, events] {
         assert!(

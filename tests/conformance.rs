@@ -19,7 +19,7 @@ use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{AttributeValue, ConditionCheck, KeysAndAttributes, Put, TransactWriteItem};
 use aws_sdk_sqs::types::{MessageSystemAttributeName, QueueAttributeName};
 use futures_util::future::join_all;
-use lambda_http::{Body, Request};
+use lambda_http::Body;
 use local::stack::{Options, Stack};
 use serde_json::{Value, json};
 use tallyhook_aws::env::Env;
@@ -30,10 +30,10 @@ use tallyhook_core::event::Family;
 use tallyhook_core::signature::SecretMode;
 use tallyhook_service::config::{ApiConfig, WebhookConfig, WorkerConfig, queue_variable};
 use tallyhook_service::http::api::Api;
-use tallyhook_service::webhook::Webhook;
+use tallyhook_service::http::webhook::Webhook;
 use tallyhook_service::worker::Worker;
 
-use crate::support::{APP_TOKEN, SECRET, call, pack, records, sample, signature, with_id};
+use crate::support::{APP_TOKEN, Door, SECRET, call, pack, records, request, sample, signature, with_id};
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -358,12 +358,8 @@ async fn a_customers_life_ends_in_the_account_that_the_rules_say(backend: &Backe
     let webhook = Webhook::new(WebhookConfig::from_env(env).unwrap(), sqs.clone());
     let api = Api::new(ApiConfig::from_env(env).unwrap(), dynamodb.clone(), sqs.clone());
     let ask = |method: &'static str, path: &str| {
-        let request: Request = lambda_http::http::Request::builder()
-            .method(method)
-            .uri(format!("http://front{path}"))
-            .header("authorization", format!("Bearer {APP_TOKEN}"))
-            .body(Body::Empty)
-            .unwrap();
+        let token = format!("Bearer {APP_TOKEN}");
+        let request = request(Door::HttpApi, &[("authorization", &token)], method, path, &Body::Empty);
         let api = &api;
         async move {
             let answer = api.handle(request).await.unwrap();

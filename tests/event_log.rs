@@ -313,3 +313,29 @@ async fn a_page_of_the_log_reads_a_bounded_part_of_it() {
     world.ask("GET", "/admin/stripe/webhook-logs?type=invoice.paid&limit=5", Value::Null).await;
     assert!(world.operations().len() <= 4 * 6, "the partitions of one family, a day at a time");
 }
+
+#[tokio::test]
+async fn the_log_of_a_quiet_deployment_is_read_at_once_and_any_other_in_bounded_steps() {
+    let world = World::new().await;
+    let old = |number: u32| EventRecord {
+        received_ms: now().plus_days(-80).unix() * 1000 + i64::from(number),
+        ..record(number)
+    };
+    let records = put(&world, (0..3).map(old).collect()).await;
+    let retry = json!({"actor": "ann", "reason": "an item of the audit, in the same index"});
+    world.ask("POST", "/admin/stripe/retry-webhooks", retry).await;
+    world.calls();
+    for query in ["", "status=ignored"] {
+        let (_, page) = world.ask("GET", &format!("/admin/stripe/webhook-logs?{query}"), Value::Null).await;
+        assert_eq!(world.operations(), ["Scan"], "{query}");
+        let status = query.strip_prefix("status=");
+        let wanted = expected(&records, |record| status.is_none_or(|status| record.state.as_str() == status));
+        assert_eq!((ids(page["events"].as_array().unwrap()), &page["next"]), (wanted, &Value::Null));
+    }
+    put(&world, (3..1003).map(old).collect()).await;
+    world.calls();
+    let (_, page) = world.ask("GET", "/admin/stripe/webhook-logs", Value::Null).await;
+    assert!(page["events"].as_array().unwrap().is_empty() && page["next"].is_string(), "{page}");
+    assert!(world.operations().len() <= 1 + 31 * 4, "no more than a list of one type");
+    assert_eq!(pages(&world, "limit=200").await.len(), 1003);
+}

@@ -47,6 +47,7 @@
 //! - `code_and_template`: The code, `template.yaml` and the guides agree.
 //!
 //! **Security and AWS**
+//! - `user_ids`: User ids are taken as they are, through both front doors.
 //! - `security`: Tokens, pages, keys, secrets in logs, the template and the workflows.
 //! - `permissions`: Each function calls only what its role allows.
 //! - `parameters`: Secrets from SSM parameters, and their rotation.
@@ -92,4 +93,5 @@ mod snapshots;
 mod store;
 mod stripe_client;
 mod support;
+mod user_ids;
 mod webhook_to_account;

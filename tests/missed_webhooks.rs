@@ -10,7 +10,7 @@ use tallyhook_aws::queue::Queue;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::timestamp::Timestamp;
 use tallyhook_service::alerts::Alerts;
-use tallyhook_service::reconcile::{Options, Reconciler};
+use tallyhook_service::schedules::reconcile::{Options, Reconciler};
 
 use crate::reconcile::processor;
 use crate::stripe_client::{KEY, stripe};

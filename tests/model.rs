@@ -184,8 +184,12 @@ impl Run {
                 let after = Tables::read(world).await.credits("spender");
                 let wanted_i64 = i64::try_from(wanted).unwrap();
                 match (status, self.spends.get(key)) {
-                    (200, Some((_, told))) => {
-                        assert_eq!((answer["credits"].as_u64(), after), (Some(*told), before), "spent twice")
+                    (200, Some((_, credits))) => {
+                        assert_eq!(
+                            (answer["credits"].as_u64(), after),
+                            (Some(*credits), before),
+                            "spent twice"
+                        )
                     }
                     (200, None) => {
                         assert_eq!(after, before - wanted_i64);

@@ -9,27 +9,42 @@ use lambda_http::Body;
 use serde_json::{Value, json};
 use tallyhook_service::http::api::OPENAPI;
 
-use crate::support::{APP_TOKEN, World, read_answer};
+use crate::support::{ADMIN_TOKEN, APP_TOKEN, Door, World, read_answer, request};
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(OPENAPI).unwrap());
 static VALIDATORS: LazyLock<Mutex<BTreeMap<String, Arc<Validator>>>> = LazyLock::new(Mutex::default);
 
-/// The document's path for a request's, and what it says of it.
-fn find(path: &str) -> Option<(&'static str, &'static Value)> {
+/// The document's path for a request's, and what it says of it. An id may contain slashes, so a path is
+/// matched from the end.
+fn find(method: &str, path: &str) -> Option<(&'static str, &'static Value)> {
     let asked: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').collect();
-    let fits = |template: &str| {
+    // `PUT` exists for the user alone; the whole rest of its path is the id.
+    let is_put = method == "PUT" && path.starts_with("/users/");
+    let after_id = |template: &str| {
         let parts: Vec<&str> = template.split('/').collect();
-        parts.len() == asked.len()
-            && parts.iter().zip(&asked).all(|(part, asked)| part.starts_with('{') || part == asked)
+        let id = parts.iter().position(|part| *part == "{id}").unwrap_or(parts.len());
+        let (before, after) = (&parts[..id], parts.get(id + 1..).unwrap_or_default());
+        let end =
+            asked.len().checked_sub(after.len()).filter(|end| asked.get(..id).is_some() && *end >= id)?;
+        let same = |(part, asked): (&&str, &&str)| part.starts_with('{') || part == asked;
+        let fits = before.iter().zip(&asked).all(same)
+            && after.iter().zip(&asked[end..]).all(same)
+            && (end > id) == (parts.len() > id)
+            && (!is_put || after.is_empty());
+        fits.then_some(after.len())
     };
     let paths = DOCUMENT["paths"].as_object().unwrap();
-    paths.iter().find(|(template, _)| fits(template)).map(|(template, item)| (template.as_str(), item))
+    let (template, item) =
+        paths.iter().filter(|(path, _)| after_id(path).is_some()).max_by_key(|(path, _)| after_id(path))?;
+    Some((template.as_str(), item))
 }
 
 /// Panics when an answer is not what the document says of its route.
 pub fn check(method: &str, path: &str, status: u16, body: &Value) {
     let error = |codes: &[&str]| json!({"allOf": [{"$ref": "#/components/schemas/Error"}], "properties": {"error": {"enum": codes}}});
-    let (place, schema) = match find(path).map(|(template, item)| (template, &item[method.to_lowercase()])) {
+    let (place, schema) = match find(method, path)
+        .map(|(template, item)| (template, &item[method.to_lowercase()]))
+    {
         // An unauthorized request does not learn which operators' routes exist.
         None | Some((_, Value::Null)) if matches!(status, 401 | 503) => {
             ("(anywhere)".to_owned(), error(&["unauthorized", "token_not_configured"]))
@@ -136,4 +151,43 @@ fn a_wrong_answer_is_found() {
     refuses(200, json!({"entries": [{"key": 1}], "next": null}));
     refuses(418, json!({}));
     refuses(404, json!({"error": "made_up", "message": ""}));
+}
+
+#[tokio::test]
+async fn a_wrong_method_gets_the_allowed_ones_and_head_is_answered_like_get() {
+    let world = World::new().await;
+    world.sign_up("user_1").await;
+    let mut methods: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (method, path) in operations() {
+        let allowed = methods.entry(path).or_default();
+        if method == "GET" {
+            allowed.insert("HEAD".to_owned());
+        }
+        allowed.insert(method);
+    }
+    for (template, allowed) in methods {
+        let path = template.replace("{id}", "user_1");
+        let (function, token) =
+            if path.starts_with("/admin") { ("admin", ADMIN_TOKEN) } else { ("api", APP_TOKEN) };
+        let send = |method: &str| {
+            let headers = [("authorization", &*format!("Bearer {token}"))];
+            let request = request(Door::HttpApi, &headers, method, &path, &Body::Empty);
+            let world = &world;
+            async move {
+                match function {
+                    "admin" => world.admin.handle(request).await.unwrap(),
+                    _ => world.api.handle(request).await.unwrap(),
+                }
+            }
+        };
+        let answer = send("DELETE").await;
+        let allow: BTreeSet<String> =
+            answer.headers()["allow"].to_str().unwrap().split(", ").map(str::to_owned).collect();
+        assert_eq!((answer.status().as_u16(), allow), (405, allowed.clone()), "{template}");
+        if allowed.contains("HEAD") {
+            let (get, head) = (send("GET").await, send("HEAD").await);
+            assert_eq!((get.status(), get.headers()), (head.status(), head.headers()), "{template}");
+            assert!(head.body().is_empty() && !get.body().is_empty(), "{template}");
+        }
+    }
 }

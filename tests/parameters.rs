@@ -11,7 +11,7 @@ use tallyhook_aws::env::Env;
 use tallyhook_aws::sdk::resolve;
 use tallyhook_core::signature::{Secret, sign};
 use tallyhook_service::config::WebhookConfig;
-use tallyhook_service::webhook::Webhook;
+use tallyhook_service::http::webhook::Webhook;
 
 use crate::support::{SECRET, World, now, pack};
 

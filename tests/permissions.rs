@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tallyhook_aws::queue::Queue;
 use tallyhook_core::event::Family;
 use tallyhook_service::alerts::Alerts;
-use tallyhook_service::reconcile::{Options, Reconciler};
+use tallyhook_service::schedules::reconcile::{Options, Reconciler};
 
 use crate::code_and_template::{camel, read, resource};
 use crate::reconcile::processor;

@@ -17,9 +17,9 @@ use tallyhook_core::timestamp::Timestamp;
 use tallyhook_service::accounts::Accounts;
 use tallyhook_service::outbox::Outbox;
 use tallyhook_service::process::Processor;
-use tallyhook_service::reconcile::{Options, Reconciler, Report, gap};
 use tallyhook_service::resend::redrive::Redrive;
 use tallyhook_service::resend::replay::{Replayer, Selection};
+use tallyhook_service::schedules::reconcile::{Options, Reconciler, Report, gap};
 
 use crate::stripe_client::{KEY, stripe};
 use crate::support::{World, sample};

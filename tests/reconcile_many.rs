@@ -12,7 +12,7 @@ use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
 use tallyhook_aws::env::Env;
 use tallyhook_core::timestamp::Timestamp;
-use tallyhook_service::reconcile::{Options, Reconciler, Report};
+use tallyhook_service::schedules::reconcile::{Options, Reconciler, Report};
 
 use crate::reconcile::processor;
 use crate::stripe_client::stripe;

@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use local::fake_stripe::FakeStripe;
 use serde_json::{Value, json};
 use tallyhook_core::timestamp::Timestamp;
-use tallyhook_service::reconcile::{Options, Reconciler};
+use tallyhook_service::schedules::reconcile::{Options, Reconciler};
 
 use crate::reconcile::processor;
 use crate::stripe_client::{KEY, stripe};

@@ -12,7 +12,7 @@ use lambda_http::Body;
 use local::fake_stripe::FakeStripe;
 use serde_json::{Value, json};
 use tallyhook_core::timestamp::Timestamp;
-use tallyhook_service::reconcile::{Options, Reconciler};
+use tallyhook_service::schedules::reconcile::{Options, Reconciler};
 
 use crate::reconcile::processor;
 use crate::stripe_client::{KEY, stripe};
@@ -39,7 +39,7 @@ fn unnamed(name: &str) -> Value {
 /// Writes at least one item of every kind.
 async fn write_every_kind(world: &World) {
     world.sign_up("user_1").await;
-    // A subscription that will end, with a period that has not ended: `access_until`, `lapses`.
+    // A subscription that will end, with a period that has not ended: `access_until`, `due_at`, `due_day`.
     let mut subscription = sample("customer.subscription.created", "user_1");
     subscription["data"]["object"]["cancel_at"] = json!(4_000_000_000_u64);
     world.process(&subscription).await;
@@ -128,7 +128,7 @@ fn redact(name: &str, value: &mut Value, start: i64) {
             match (kind.as_str(), name) {
                 ("N", _) if near(number) => *inner = json!("(unix s)"),
                 ("N", _) if near(number / 1000) => *inner = json!("(unix ms)"),
-                ("S", "day" | "lapses") => *inner = json!(text.replacen(&text[..10], "(day)", 1)),
+                ("S", "day" | "due_day") => *inner = json!(text.replacen(&text[..10], "(day)", 1)),
                 ("S", "pk") if text.starts_with("audit#") => *inner = json!("audit#(unix ms)#(random)"),
                 ("S", "message" | "posted") if text.len() == 36 && text.matches('-').count() == 4 => {
                     *inner = json!("(message id)");

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use axum::http::StatusCode;
 use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
 use tallyhook_aws::stripe::{Cursor, EventFilter, Filter, Patience, Stripe, StripeError};
@@ -11,7 +12,7 @@ use tallyhook_core::ids::{
 };
 use tallyhook_core::timestamp::Timestamp;
 
-use crate::support::sample;
+use crate::support::{World, sample};
 
 pub const KEY: &str = "sk_test_canary";
 
@@ -171,6 +172,24 @@ async fn only_transient_failures_are_retried() {
         assert!(!error.is_transient() && error.is_refused_key() == matches!(status, 401 | 403), "{error}");
         assert_eq!(fake.requests().len(), 1, "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_404_page_that_is_not_stripes_does_not_mean_that_the_object_is_missing() {
+    let page = || async { (StatusCode::NOT_FOUND, "<html><h1>404 Not Found</h1></html>") };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(page)).await });
+    let stripe = Stripe::new(KEY, &base).with_patience(IMPATIENT);
+    let error = stripe.subscription(&id::<SubscriptionId>("sub_1")).await.unwrap_err();
+    assert!(!error.is_missing() && error.is_transient() && error.refusal().is_none(), "{error}");
+
+    let world = World::with(&[("STRIPE_SECRET_KEY", KEY), ("STRIPE_API_BASE", &base)]).await;
+    let asked = world.ask("POST", "/admin/stripe/find", json!({"text": "sub_1"})).await;
+    assert_eq!((asked.0, &asked.1["error"]), (502, &json!("stripe_failed")), "{}", asked.1);
+    let body = json!({"source": "stripe", "id": "evt_1", "actor": "ann", "reason": "x"});
+    let asked = world.ask("POST", "/admin/stripe/retry-webhooks", body).await;
+    assert_eq!((asked.0, &asked.1["error"]), (502, &json!("stripe_failed")), "{}", asked.1);
 }
 
 #[tokio::test]

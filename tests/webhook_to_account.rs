@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use tallyhook_core::event::Family;
+use tallyhook_service::http::webhook::ENDPOINTS;
 
-use crate::support::{Fault, World, aws_error, cancelled, pack, sample, signature, with_id};
+use crate::support::{Fault, World, aws_error, call, cancelled, pack, sample, signature, with_id};
 
 #[tokio::test]
 async fn a_paid_subscription_sets_tier_and_credits_once() {
@@ -425,4 +426,28 @@ async fn a_body_over_the_message_limit_is_compressed_and_over_lambdas_refused() 
     event["data"]["object"]["filler"] = json!("abcdefgh ".repeat(800_000));
     let (status, answer) = world.deliver(event.to_string().as_bytes()).await;
     assert_eq!((status, answer["error"].as_str()), (413, Some("too_large")));
+}
+
+#[tokio::test]
+async fn every_path_of_the_endpoint_takes_events_with_one_call() {
+    let world = World::new().await;
+    world.sign_up("user_1").await;
+    world.calls();
+    let slashes = ENDPOINTS.map(|path| format!("{path}/"));
+    let paths: Vec<&str> = ENDPOINTS.into_iter().chain(slashes.iter().map(String::as_str)).collect();
+    for (number, path) in (1..).zip(&paths) {
+        let body = pack(&format!("path{number}"), "user_1", 1).to_string();
+        let signed = signature(body.as_bytes());
+        let post = async |signature: Option<&str>| {
+            let header = signature.map(|signature| ("stripe-signature", signature));
+            world.call(&call("POST", path, header, &body, false)).await
+        };
+        assert_eq!(post(Some(&signed)).await, (200, json!({"received": true})), "{path}");
+        assert_eq!(world.operations(), ["SendMessage"], "{path}");
+        let (status, refused): (u16, Value) = post(None).await;
+        assert_eq!((status, &refused["error"]), (400, &json!("missing_signature")), "{path}");
+        assert!(world.operations().is_empty(), "{path}");
+    }
+    world.drain().await;
+    assert_eq!(world.account("user_1").await["credits"], 500 + 1000 * paths.len());
 }

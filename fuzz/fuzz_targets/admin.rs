@@ -84,7 +84,8 @@ fuzz_target!(|data: &[u8]| {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let query: HashMap<String, Vec<String>> =
         pairs.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
-    let request: Request = request.with_query_string_parameters(query);
+    let path = path.split('?').next().unwrap_or_default();
+    let request: Request = request.with_query_string_parameters(query).with_raw_http_path(path);
     ADMIN.with(|(admin, runtime)| {
         let answer = runtime.block_on(admin.handle(request)).expect("every error is a response");
         // 502 and 503 are expected: there is no Stripe key here.

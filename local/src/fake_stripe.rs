@@ -17,6 +17,7 @@ mod billing;
 mod checkout;
 mod list;
 mod objects;
+mod request;
 mod routes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -55,10 +55,6 @@ pub struct Life {
     pub acts: Vec<Act>,
     /// The events of Stripe, in the order in which they happened.
     pub events: Vec<LifeEvent>,
-    /// The effects on the user's credits, in the same order, each with the index of its act.
-    pub truths: Vec<(usize, Truth)>,
-    /// The subscriptions at the end.
-    pub standings: Vec<Standing>,
     /// The invoice of each payment intent, as Stripe's API would answer it. Not every event names it.
     pub invoices: BTreeMap<String, String>,
     /// The time after the last act.
@@ -87,98 +83,6 @@ pub struct Act {
     pub at: i64,
     /// What.
     pub what: String,
-}
-
-/// A subscription at Stripe at the end of a life.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// `sub_…`
-    pub subscription: String,
-    /// Stripe's status.
-    pub status: &'static str,
-    /// The price of its plan.
-    pub price: String,
-    /// Start of the billing period.
-    pub start: i64,
-    /// The scheduled end.
-    pub ends: Option<i64>,
-}
-
-/// The effect of an act on the user's credits, independent of events. A simple model applies these in order;
-/// its result is what the real rules must reach.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Truth {
-    /// A payment or a trial opened a billing period.
-    Opened {
-        /// `sub_…`
-        subscription: String,
-        /// Ledger key of the document.
-        key: String,
-        /// Start of the period.
-        start: i64,
-        /// The plan's price.
-        price: String,
-        /// The credits that it grants.
-        credits: u64,
-        /// The amount paid, in minor units.
-        paid: i64,
-        /// Whether a plan change opened the period. Every other opening ends unspent add-ons.
-        change: bool,
-    },
-    /// The plan or the number of seats changed within a period.
-    Took {
-        /// `sub_…`
-        subscription: String,
-        /// Start of the period.
-        start: i64,
-        /// The new price.
-        price: String,
-        /// The credits that it grants.
-        credits: u64,
-        /// Whether the change counts at once. A change of an unpaid subscription counts after the payment.
-        counts: bool,
-    },
-    /// A subscription that changed while it was unpaid is paid, so that the change counts.
-    InForce {
-        /// `sub_…`
-        subscription: String,
-        /// Start of the period.
-        start: i64,
-        /// The price.
-        price: String,
-        /// The credits that it grants.
-        credits: u64,
-    },
-    /// A subscription ended.
-    Ended {
-        /// `sub_…`
-        subscription: String,
-        /// The end.
-        at: i64,
-    },
-    /// A one-time payment for credits.
-    Bought {
-        /// Ledger key of the session.
-        key: String,
-        /// The credits that it grants.
-        credits: u64,
-        /// When.
-        at: i64,
-        /// The amount paid, in minor units.
-        paid: i64,
-    },
-    /// A document with a ledger entry that does not change the balance: an order, a proration.
-    Recorded {
-        /// Ledger key of the document.
-        key: String,
-    },
-    /// Money of the payment of a grant was returned to the customer, or came back to the merchant.
-    Reversed {
-        /// Ledger key of the grant.
-        key: String,
-        /// The total amount that the merchant does not have after this, in minor units.
-        amount: i64,
-    },
 }
 
 impl Life {

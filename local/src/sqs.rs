@@ -37,7 +37,7 @@
 //! | table | columns |
 //! |---|---|
 //! | `queues` | `id`, `name`, `attributes` (JSON, only those that were set), `created_ms`, `modified_ms` |
-//! | `messages` | `id`, `queue`, `message_id`, `body`, `attributes` and `system` (JSON), `sent_ms`, `visible_ms` (hidden until then: delayed, or in flight if `in_flight` is 1), `receives`, `first_received_ms`, `generation` (grows with each receive and move; a receipt handle contains it), `dead_letter_source` (queue name) |
+//! | `messages` | `id`, `queue`, `message_id`, `body`, `attributes` and `system` (JSON), `sent_ms`, `visible_ms` (hidden until then: delayed, in flight if `in_flight` is 1, in flight and hidden by `ChangeMessageVisibility` if it is 2), `receives`, `first_received_ms`, `generation` (grows with each receive and move; a receipt handle contains it), `dead_letter_source` (queue name) |
 //! | `move_tasks` | `id`, `source` and `destination` (queue names), `started_ms`, `found`, `moved` |
 
 mod digests;
@@ -140,6 +140,12 @@ impl Sqs {
             handed_out: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), region: "us-east-1".into() })
+    }
+
+    /// Makes the messages visible that the consumers of an earlier process held when it ended, and returns
+    /// their number. Messages that wait for a retry keep waiting. Call it before a consumer receives.
+    pub fn release_in_flight(&self) -> anyhow::Result<usize> {
+        Ok(self.store().release((self.shared.clock)())?)
     }
 
     /// The same queues with ARNs in another region. The default is `us-east-1`.

@@ -128,6 +128,9 @@ pub struct Stack {
     /// The URL of the fake Stripe, and the fake Stripe itself. `None` when `STRIPE_SECRET_KEY` or
     /// `STRIPE_API_BASE` names another one.
     pub stripe: Option<(String, FakeStripe)>,
+    /// The messages that the functions of an earlier process held when it was killed. They are delivered at
+    /// once.
+    pub released: usize,
     env: Env,
     sqs: Sqs,
     activity: QueueActivity,
@@ -155,6 +158,7 @@ impl Stack {
 
         let file = |name: &str| options.data.as_ref().map(|folder| folder.join(name));
         let sqs = Sqs::open(file("queues.db").as_deref(), Arc::clone(&options.clock))?.in_region(REGION);
+        let released = sqs.release_in_flight()?;
         let database = match file("dynamodb.db") {
             Some(path) => Database::new(&path.to_string_lossy()),
             None => Database::memory(),
@@ -226,6 +230,7 @@ impl Stack {
             front_url,
             aws_url,
             stripe,
+            released,
             env,
             sqs,
             activity,

@@ -376,19 +376,20 @@ impl<'a> World<'a> {
     /// `signup`, `addon`, `grant` and each item that holds any, by the names that the judge uses.
     fn buckets(&self) -> BTreeMap<String, u64> {
         let mut buckets = BTreeMap::new();
-        for (lot, left) in self.account.state.buckets(&self.catalog.policy, self.now).lots {
-            let name = match lot {
+        for one in self.account.state.buckets(&self.catalog.policy, self.now).lots {
+            let name = match one.lot {
                 // Until a snapshot shows the item of a line, both name it by its plan.
                 Lot::Item(subscription, item) => match item.as_str().strip_prefix("plan:") {
                     Some(plan) => format!("{subscription}/{plan}"),
                     None => item.to_string(),
                 },
+                Lot::Carry(_, item, _) => format!("{item} carried"),
                 Lot::Signup => "signup".to_owned(),
                 Lot::Pack(_) => "addon".to_owned(),
                 Lot::Grant(_) => "grant".to_owned(),
                 Lot::Lifetime(place) => format!("lifetime {place}"),
             };
-            *buckets.entry(name).or_default() += left.get();
+            *buckets.entry(name).or_default() += one.left.get();
         }
         buckets.retain(|_, left| *left > 0);
         buckets

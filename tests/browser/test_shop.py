@@ -1,4 +1,4 @@
-"""The start page and its shop, as somebody uses it who has never heard of the project."""
+"""The start page and its shop, used by a newcomer."""
 
 import pytest
 from playwright.sync_api import expect
@@ -48,8 +48,8 @@ def test_a_plan_is_bought_paid_shown_as_paid_and_credited_once_however_its_event
     expect(sent.filter(has_text="again")).to_have_count(1)
     granted = page.locator("#ledger li").filter(has_text="balance 5,000")
     expect(granted).to_have_count(1)
-    expect(page.locator("#told li").filter(has_text="payment.confirmed")).to_have_count(1)
-    expect(page.locator("#told li").filter(has_text="account.updated").first).to_contain_text("pro, 5,000")
+    expect(page.locator("#notifications li").filter(has_text="payment.confirmed")).to_have_count(1)
+    expect(page.locator("#notifications li").filter(has_text="account.updated").first).to_contain_text("pro, 5,000")
 
     page.get_by_role("button", name="Set a password").click()
     expect(page.locator("#setup")).to_have_text("done")

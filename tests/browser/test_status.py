@@ -21,8 +21,8 @@ LIFE = [
 ]
 
 
-def told(page, tell):
-    """Has the page's questions answered by `tell`, at a time of its own."""
+def answer_requests(page, tell):
+    """Answers the page's requests with `tell`, and controls the page's clock. Returns the requests."""
     asked = []
 
     def fulfil(route):
@@ -49,7 +49,7 @@ def test_a_payment_that_was_processed_is_shown_as_paid(stack, open_page):
 def test_it_polls_from_confirming_to_done_and_then_stops(stack, open_page, shape):
     page = open_page(*shape)
     states = iter(LIFE)
-    asked = told(page, lambda: next(states)[0])
+    asked = answer_requests(page, lambda: next(states)[0])
     page.goto(f"{stack.url}/portal/status?session_id=cs_test_life")
     for number, (_, headline, payment, provisioning) in enumerate(LIFE):
         expect(page.get_by_role("heading", level=1)).to_have_text(headline)
@@ -65,7 +65,7 @@ def test_it_polls_from_confirming_to_done_and_then_stops(stack, open_page, shape
 def test_after_three_minutes_a_banner_names_the_reference_and_asking_again_clears_it(stack, open_page):
     page = open_page(390, 844)
     now = [CONFIRMING]
-    told(page, lambda: now[0])
+    answer_requests(page, lambda: now[0])
     page.goto(f"{stack.url}/portal/status?session_id=cs_test_late")
     expect(page.get_by_text("Last checked at")).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
@@ -83,7 +83,7 @@ def test_after_three_minutes_a_banner_names_the_reference_and_asking_again_clear
 
 def test_a_reference_from_outside_is_shown_as_text(stack, open_page):
     page = open_page()
-    told(page, lambda: CONFIRMING)
+    answer_requests(page, lambda: CONFIRMING)
     page.goto(f"{stack.url}/portal/status?session_id=cs_test_%22%3E%3Cscript%3Ealert(1)%3C/script%3E")
     assert page.locator("script:not([src])").count() <= 1
     assert "<script>alert" not in page.content()

@@ -348,7 +348,7 @@ async fn s24_an_event_of_the_wrong_mode_is_ignored_however_the_mode_is_set() {
 }
 
 #[tokio::test]
-async fn s25_an_event_of_a_connected_account_moves_nothing() {
+async fn s25_an_event_of_a_connected_account_changes_nothing() {
     let world = signed_up().await;
     let mut connect = pack("connect", "user_1", 1);
     connect["account"] = json!("acct_foreign");
@@ -367,19 +367,29 @@ async fn s26_other_methods_and_paths_get_405_and_404_and_change_nothing() {
         ("PUT", "/webhooks/stripe", 405),
         ("DELETE", "/webhooks/stripe", 405),
         ("POST", "/webhooks/stripe/health", 405),
-        ("POST", "/webhooks/stripe/", 404),
+        ("GET", "/api/webhook/stripe", 405),
+        ("GET", "/api/webhooks/stripe/", 405),
+        ("POST", "/webhooks/stripe//", 404),
         ("POST", "/webhooks//stripe", 404),
+        ("POST", "/api/webhook", 404),
         ("POST", "/WEBHOOKS/STRIPE", 404),
         ("POST", "/", 404),
     ] {
         let call = call(method, path, Some(("stripe-signature", &signature(body.as_bytes()))), &body, false);
         assert_eq!(world.call(&call).await.0, status, "{method} {path}");
+        if status == 405 {
+            let answer = world.webhook.handle(serde_json::from_value(call).unwrap()).await.unwrap();
+            let allow = if path.ends_with("health") { "GET, HEAD" } else { "POST" };
+            assert_eq!(json!(answer)["headers"]["allow"], allow, "{method} {path}");
+        }
     }
     let (status, health) = world.call(&call("GET", "/webhooks/stripe/health", None, "", false)).await;
     assert_eq!(
-        (status, &health["ok"], &health["secrets"]),
-        (200, &json!(true), &json!({"test": 0, "live": 0, "any": 1}))
+        (status, &health["ok"], &health["endpoint"], &health["secrets"]),
+        (200, &json!(true), &json!("/webhooks/stripe"), &json!({"test": 0, "live": 0, "any": 1}))
     );
+    let head = call("HEAD", "/webhooks/stripe/health", None, "", false);
+    assert_eq!(world.call(&head).await, (200, Value::Null), "no body");
     assert!(!health.to_string().contains(SECRET), "{health}");
     assert_eq!(world.everything().await, before, "I13");
 }

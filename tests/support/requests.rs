@@ -1,12 +1,52 @@
-//! Requests to the webhook, to the app's API and to the admin API.
+//! Requests to the webhook, to the app's API and to the admin API, in the form in which AWS passes them.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use lambda_http::{Body, Request, Response};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use serde_json::{Value, json};
 use tallyhook_core::signature::{Secret, sign};
 
 use super::{ADMIN_TOKEN, APP_TOKEN, SECRET, World, now};
+
+/// A front door of a function. They pass the path of a request differently.
+#[derive(Clone, Copy, Debug)]
+pub enum Door {
+    /// An HTTP API with payload format 2.0: `rawPath` is decoded.
+    HttpApi,
+    /// A function URL: `rawPath` is as the client sent it.
+    FunctionUrl,
+}
+
+/// What a client must encode in a query. A `%` is taken as encoded already.
+const UNSAFE_IN_QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>');
+
+/// A request as this front door passes it to a function. The path is percent-encoded, the query too.
+pub fn request(door: Door, headers: &[(&str, &str)], method: &str, path: &str, body: &Body) -> Request {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let raw_path = match door {
+        Door::HttpApi => percent_decode_str(path).decode_utf8_lossy().into_owned(),
+        Door::FunctionUrl => path.to_owned(),
+    };
+    let mut call = call(method, &raw_path, None, "", false);
+    call["rawQueryString"] = utf8_percent_encode(query, UNSAFE_IN_QUERY).to_string().into();
+    call["requestContext"]["domainName"] = match door {
+        Door::HttpApi => "sjzepsqsu5.execute-api.us-west-2.amazonaws.com",
+        Door::FunctionUrl => "2cxn22odiwguak4feg4jtt7cwm0ziblr.lambda-url.us-west-2.on.aws",
+    }
+    .into();
+    for (name, value) in headers {
+        call["headers"][*name] = (*value).into();
+    }
+    let bytes: &[u8] = body;
+    (call["body"], call["isBase64Encoded"]) = (STANDARD.encode(bytes).into(), true.into());
+    lambda_http::request::from_str(&call.to_string()).unwrap()
+}
+
+/// A body of JSON; none for `null`.
+fn json_body(body: &Value) -> Body {
+    if body.is_null() { Body::Empty } else { Body::Text(body.to_string()) }
+}
 
 impl World {
     /// Posts a body to the webhook with this signature header.
@@ -21,12 +61,13 @@ impl World {
     pub async fn call(&self, call: &Value) -> (u16, Value) {
         let answer = self.webhook.handle(serde_json::from_value(call.clone()).unwrap()).await.unwrap();
         let answer = serde_json::to_value(answer).unwrap();
-        assert_eq!(
-            answer["headers"],
-            json!({"content-type": "application/json", "cache-control": "no-store"})
-        );
+        let mut headers = json!({"content-type": "application/json", "cache-control": "no-store"});
+        if answer["statusCode"] == 405 {
+            headers["allow"] = answer["headers"]["allow"].clone();
+        }
+        assert_eq!(answer["headers"], headers);
         let status = answer["statusCode"].as_u64().and_then(|status| status.try_into().ok()).unwrap();
-        (status, serde_json::from_str(answer["body"].as_str().unwrap()).unwrap())
+        (status, serde_json::from_str(answer["body"].as_str().unwrap()).unwrap_or(Value::Null))
     }
 
     /// Signs a body as Stripe does and posts it to the webhook.
@@ -67,11 +108,7 @@ impl World {
 
     /// A page of the admin function, without a token.
     pub async fn page(&self, path: &str, headers: &[(&str, &str)]) -> Response<Body> {
-        let mut request = lambda_http::http::Request::builder().uri(format!("http://front{path}"));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        self.admin.handle(request.body(Body::Empty).unwrap()).await.unwrap()
+        self.admin.handle(request(Door::HttpApi, headers, "GET", path, &Body::Empty)).await.unwrap()
     }
 
     async fn ask_with(
@@ -81,14 +118,8 @@ impl World {
         path: &str,
         body: Value,
     ) -> (u16, Value) {
-        let mut request =
-            lambda_http::http::Request::builder().method(method).uri(format!("http://front{path}"));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let body = if body.is_null() { Body::Empty } else { Body::Text(body.to_string()) };
-        let (status, body) =
-            read_answer(self.admin.handle(with_query(request.body(body).unwrap(), path)).await.unwrap());
+        let request = request(Door::HttpApi, headers, method, path, &json_body(&body));
+        let (status, body) = read_answer(self.admin.handle(request).await.unwrap());
         crate::openapi::check(method, path, status, &body);
         (status, body)
     }
@@ -101,15 +132,10 @@ impl World {
         body: Value,
         idempotency_key: Option<&str>,
     ) -> (u16, Value) {
-        let mut request = lambda_http::http::Request::builder()
-            .method(method)
-            .uri(format!("http://front{path}"))
-            .header("authorization", format!("Bearer {APP_TOKEN}"));
-        if let Some(key) = idempotency_key {
-            request = request.header("idempotency-key", key);
-        }
-        let body = if body.is_null() { Body::Empty } else { Body::Text(body.to_string()) };
-        let request: Request = request.body(body).unwrap();
+        let token = format!("Bearer {APP_TOKEN}");
+        let key = idempotency_key.map(|key| ("idempotency-key", key));
+        let headers: Vec<_> = [("authorization", token.as_str())].into_iter().chain(key).collect();
+        let request = request(Door::HttpApi, &headers, method, path, &json_body(&body));
         let (status, body) = read_answer(self.api.handle(request).await.unwrap());
         crate::openapi::check(method, path, status, &body);
         (status, body)
@@ -123,13 +149,9 @@ impl World {
         path: &str,
         body: Body,
     ) -> Response<Body> {
-        let bare = path.split('?').next().unwrap_or_default();
-        let mut request =
-            lambda_http::http::Request::builder().method(method).uri(format!("http://front{bare}"));
-        if let Some(authorization) = authorization {
-            request = request.header("authorization", authorization);
-        }
-        let answer = self.api.handle(with_query(request.body(body).unwrap(), path)).await.unwrap();
+        let headers: Vec<_> = authorization.map(|value| ("authorization", value)).into_iter().collect();
+        let request = request(Door::HttpApi, &headers, method, path, &body);
+        let answer = self.api.handle(request).await.unwrap();
         if answer.headers().get("content-type").is_some_and(|kind| kind == "application/json") {
             let (bytes, status): (&[u8], _) = (answer.body(), answer.status().as_u16());
             crate::openapi::check(method, path, status, &serde_json::from_slice(bytes).unwrap());
@@ -157,16 +179,8 @@ impl World {
         let mut next = None::<String>;
         loop {
             let query = next.map_or_else(String::new, |next| format!("?next={}", next.replace('#', "%23")));
-            let request = lambda_http::http::Request::builder()
-                .uri(format!("http://front/users/{user}/ledger{query}"))
-                .header("authorization", format!("Bearer {APP_TOKEN}"));
-            let parameters = query.strip_prefix("?next=").map(|next| next.replace("%23", "#"));
-            let mut request: Request = request.body(Body::Empty).unwrap();
-            if let Some(next) = parameters {
-                let map = std::collections::HashMap::from([("next".to_owned(), vec![next])]);
-                request = lambda_http::RequestExt::with_query_string_parameters(request, map);
-            }
-            let (status, page) = read_answer(self.api.handle(request).await.unwrap());
+            let (status, page) =
+                self.app("GET", &format!("/users/{user}/ledger{query}"), Value::Null, None).await;
             assert_eq!(status, 200, "{page}");
             entries.extend(page["entries"].as_array().unwrap().clone());
             match page["next"].as_str() {
@@ -180,15 +194,6 @@ impl World {
 /// Stripe's signature header of a body, with the test secret and the current time.
 pub fn signature(body: &[u8]) -> String {
     sign(body, &Secret::new(SECRET).unwrap(), now())
-}
-
-/// Lambda passes the query decoded.
-fn with_query(request: Request, path: &str) -> Request {
-    let query = path.split_once('?').map_or("", |(_, query)| query);
-    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let map: std::collections::HashMap<_, _> =
-        pairs.map(|(name, value)| (name.to_owned(), vec![value.to_owned()])).collect();
-    lambda_http::RequestExt::with_query_string_parameters(request, map)
 }
 
 /// A request in API Gateway's payload format 2.0.

@@ -17,10 +17,10 @@ use tallyhook_service::config::{
 };
 use tallyhook_service::http::admin::Admin;
 use tallyhook_service::http::api::Api;
+use tallyhook_service::http::webhook::Webhook;
 use tallyhook_service::schedules::dead_letter::DeadLetter;
 use tallyhook_service::schedules::health::HealthCheck;
 use tallyhook_service::schedules::retry::Retry;
-use tallyhook_service::webhook::Webhook;
 use tallyhook_service::worker::Worker;
 
 use super::transport::{Call, Fault, Wire};

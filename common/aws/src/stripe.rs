@@ -37,7 +37,7 @@ const DEFAULT_BASE: &str = "https://api.stripe.com";
 /// Objects in one page: Stripe's maximum.
 const PAGE_SIZE: &str = "100";
 /// The maximum number of types in one filter of events.
-pub const MOST_TYPES: usize = 20;
+pub const MAX_TYPES: usize = 20;
 /// Pages read of a list inside one object. Stripe allows 250 items in an invoice and 20 in a subscription.
 const MAX_INNER_PAGES: usize = 10;
 
@@ -100,7 +100,7 @@ pub struct Filter {
 /// Which events a list returns.
 #[derive(Clone, Debug, Default)]
 pub struct EventFilter {
-    /// Only these types, at most [`MOST_TYPES`]. Empty means all types.
+    /// Only these types, at most [`MAX_TYPES`]. Empty means all types.
     pub types: Vec<EventType>,
     /// Only events that Stripe could not deliver to at least one endpoint.
     pub undelivered: bool,
@@ -239,7 +239,7 @@ impl Stripe {
     /// [`StripeError`].
     pub async fn events(&self, filter: &EventFilter, cursor: &Cursor) -> Result<Page, StripeError> {
         let mut params = created(filter.from, filter.until);
-        params.extend(filter.types.iter().take(MOST_TYPES).map(|kind| ("types[]", kind.to_string())));
+        params.extend(filter.types.iter().take(MAX_TYPES).map(|kind| ("types[]", kind.to_string())));
         if filter.undelivered {
             params.push(("delivery_success", "false".to_owned()));
         }
@@ -470,6 +470,11 @@ impl Stripe {
         let answer = answer.map_err(|source| StripeError::NoAnswer { operation: operation(), source })?;
         if !answer.status().is_success() {
             let refusal = Refusal::read(answer.status(), answer.headers(), answer.body(), &self.key);
+            if refusal.is_foreign_404() {
+                let message =
+                    "404 without Stripe's error, as of a proxy or a wrong STRIPE_API_BASE".to_owned();
+                return Err(StripeError::Unreadable { operation: operation(), message });
+            }
             return Err(StripeError::Refused { operation: operation(), refusal });
         }
         read(&answer).map_err(|message| StripeError::Unreadable { operation: operation(), message })

@@ -5,9 +5,10 @@
 //! order and repetition do not matter. Stated exceptions: a spend stays with the lot that it was taken from,
 //! and under `addons = "reset"` a pack that arrives after a newer reset is granted in full.
 //!
-//! In reading order: [`snapshot`] and [`item`] hold what Stripe says of a subscription, [`subscription`]
-//! joins them, [`lots`] holds everything else that can be spent, [`state`] adds it up, [`access`] derives the
-//! tier and [`features`] the features. [`holds`] reserves credits, and gives spends back.
+//! In reading order: [`snapshot`] and [`item`] hold what Stripe says of a subscription, [`slice`] the months
+//! of its periods, [`subscription`] joins them, [`lots`] holds everything else that can be spent, [`state`]
+//! adds it up, [`access`] derives the tier and [`features`] the features. [`holds`] reserves credits, and
+//! gives spends back.
 
 pub mod access;
 pub mod explain;
@@ -19,6 +20,7 @@ pub mod item;
 pub mod lots;
 pub mod low;
 pub mod products;
+pub mod slice;
 pub mod snapshot;
 pub mod state;
 pub mod subscription;
@@ -32,9 +34,10 @@ use self::item::Line;
 use self::lots::{Purchase, Signup};
 use self::products::BoughtProduct;
 use self::snapshot::Snapshot;
-pub use self::state::{Buckets, Lot, State};
+use self::state::Derived;
+pub use self::state::{Buckets, Lot, LotBalance, State};
 use self::subscription::PROVISIONAL;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Policy};
 use crate::credits::Credits;
 use crate::ids::{CustomerId, InvoiceId, ItemId, SubscriptionId, UserId};
 use crate::ledger::{Entry, EntryKind, LedgerKey, Note, Payment, Taken};
@@ -70,8 +73,9 @@ pub enum Fact {
     Status(SubscriptionId, Option<CustomerId>, Snapshot),
     /// An invoice is paid.
     Invoice(Box<PaidInvoice>),
-    /// A session or an invoice sold packs or a plan for life. The purchase names its document.
-    Purchase(Box<Purchase>, Option<Payment>),
+    /// A session or an invoice sold packs or a plan for life: one purchase for credits that live equally long.
+    /// All name the same document.
+    Purchase(Vec<Purchase>, Option<Payment>),
     /// A session or an invoice sold a product.
     Product(Box<BoughtProduct>),
     /// A payment paid an invoice.
@@ -163,6 +167,11 @@ struct NewEntry {
     filed_at: Option<Timestamp>,
     from: Vec<Taken>,
     of: Option<LedgerKey>,
+    /// Its own part of the movement; without one it takes what the others leave.
+    delta: Option<i64>,
+    /// When it fell due, if time alone made it count.
+    due: Option<Timestamp>,
+    skipped: u32,
 }
 
 impl NewEntry {
@@ -177,9 +186,16 @@ impl NewEntry {
             filed_at: None,
             from: Vec::new(),
             of: None,
+            delta: None,
+            due: None,
+            skipped: 0,
         }
     }
 }
+
+/// The maximum number of ends of credits that one change books one by one. What is left is booked in one
+/// entry.
+const MAX_DUE_STEPS: usize = 16;
 
 impl Account {
     /// The account of a user who was never seen.
@@ -206,14 +222,17 @@ impl Account {
         }
         let mut entries = Vec::new();
         let mut known = self.state.buckets(policy, self.state.as_of);
+        self.book_due(&mut state, &mut known, policy, now, &mut entries);
         for fact in facts.into_iter().map(Some).chain([None]) {
             let mut new = Vec::new();
             if let Some(fact) = fact {
                 self.fold(&mut state, fact, catalog, now, &mut new)?;
             }
+            let expired = state.granted_too_late(&new, now);
             state.settle(policy, now);
             let after = state.buckets(policy, now);
             name_derived(&mut new, &known, &after);
+            new.extend(expired);
             for entry in &mut new {
                 if entry.note.is_none() && entry.kind.grants() && !counts(&state, &after, &entry.key) {
                     entry.note = Some(Note::Superseded);
@@ -222,7 +241,45 @@ impl Account {
             entries.extend(self.entries(&mut state, &after, new, &entries, cause, now));
             known = after;
         }
+        state.due_at = known.next;
         Ok(Change { state, entries })
+    }
+
+    /// Books what time alone has changed since the account was last written, each at the moment it fell due.
+    fn book_due(
+        &self,
+        state: &mut State,
+        known: &mut Buckets,
+        policy: &Policy,
+        now: Timestamp,
+        entries: &mut Vec<Entry>,
+    ) {
+        if state.due_at.is_none_or(|due| due > now) || state.as_of >= now {
+            return;
+        }
+        let mut book = |state: &mut State, known: &mut Buckets, new: Vec<NewEntry>, at: Timestamp| {
+            let mut new = new;
+            state.settle(policy, at);
+            let after = state.buckets(policy, at);
+            name_derived(&mut new, known, &after);
+            let cause = Cause { by: "schedule".to_owned(), adjust_key: LedgerKey::due(at), created: at };
+            let booked = self.entries(state, &after, new, entries, &cause, at);
+            entries.extend(booked);
+            *known = after;
+        };
+        for _ in 0..MAX_DUE_STEPS {
+            let ends = known.lots.iter().filter(|one| one.expires() && one.left > Credits::ZERO);
+            let end = ends.filter_map(|one| one.until).min().filter(|end| *end <= now);
+            let Some(end) = end else { break };
+            // A month that begins before the end is booked first.
+            let before = end.plus_seconds(-1);
+            if before > state.as_of && known.next.is_some_and(|next| next <= before) {
+                book(state, known, Vec::new(), before);
+            }
+            let expired = state.expired_at(known, end);
+            book(state, known, expired, end);
+        }
+        book(state, known, Vec::new(), now);
     }
 
     /// The account after a change was committed.
@@ -265,6 +322,7 @@ impl Account {
     ) -> Vec<Entry> {
         let balance = after.balance();
         let mut left = balance.delta_from(state.booked);
+        let balance_before = i64::try_from(state.booked.get()).unwrap_or(i64::MAX);
         state.booked = balance;
         state.as_of = now;
         let mut new: Vec<NewEntry> = Vec::new();
@@ -277,25 +335,32 @@ impl Account {
             }
         }
         // What grants nothing of its own comes after what does, and carries no movement beside it.
-        new.sort_by_key(|entry| entry.kind == EntryKind::NoGrant);
-        if new.is_empty() && left != 0 {
-            new.push(NewEntry::new(cause.adjust_key.clone(), EntryKind::Adjust, Credits::ZERO));
+        new.sort_by_key(|entry| (entry.delta.is_some(), entry.kind == EntryKind::NoGrant));
+        let own: i64 = new.iter().filter_map(|entry| entry.delta).fold(0, i64::saturating_add);
+        left = left.saturating_sub(own);
+        let takes_the_rest = new.iter().any(|entry| entry.delta.is_none());
+        if !takes_the_rest && left != 0 {
+            new.insert(0, NewEntry::new(cause.adjust_key.clone(), EntryKind::Adjust, Credits::ZERO));
         }
         let mut entries = Vec::new();
+        let mut running = balance_before;
         for entry in new {
+            let delta = entry.delta.unwrap_or_else(|| std::mem::take(&mut left));
+            running = running.saturating_add(delta);
             entries.push(Entry {
                 previous: state.last_entry.replace(entry.key.clone()),
                 key: entry.key,
                 kind: entry.kind,
-                delta: std::mem::take(&mut left),
-                balance,
+                delta,
+                balance: Credits::new(u64::try_from(running).unwrap_or(0)),
                 worth: entry.worth,
                 shortfall: entry.shortfall,
                 cause: cause.by.clone(),
                 reason: None,
-                at: now,
-                created: cause.created,
+                at: entry.due.unwrap_or(now),
+                created: entry.due.unwrap_or(cause.created),
                 note: entry.note,
+                skipped: entry.skipped,
                 payment: entry.payment,
                 filed_at: entry.filed_at,
                 from: entry.from,
@@ -326,7 +391,9 @@ impl Account {
                 let granted = Credits::new(catalog.policy.signup_credits);
                 let key = LedgerKey::signup();
                 if state.signup.is_none() && !self.recorded.contains_key(&key) {
-                    state.signup = Some(Signup { granted, spent: Credits::ZERO });
+                    let days = catalog.policy.signup_expires_days;
+                    let until = (days > 0).then(|| now.plus_days(days));
+                    state.signup = Some(Signup { granted, spent: Credits::ZERO, since: now, until });
                 }
                 new.push(NewEntry::new(key, EntryKind::Signup, granted));
             }
@@ -349,9 +416,14 @@ impl Account {
                 subscription.fold_status(snapshot);
             }
             Fact::Invoice(invoice) => self.fold_invoice(state, *invoice, new)?,
-            Fact::Purchase(purchase, payment) => {
+            Fact::Purchase(purchases, payment) => {
                 let reset_at = state.newest_reset(&catalog.policy, now);
-                self.fold_purchase(state, *purchase, payment, reset_at, new)?;
+                let mut entries = Vec::new();
+                for purchase in purchases {
+                    self.fold_purchase(state, purchase, payment.clone(), reset_at, &mut entries)?;
+                }
+                let worth = entries.iter().map(|entry| entry.worth).sum();
+                new.extend(entries.into_iter().next().map(|entry| NewEntry { worth, ..entry }));
             }
             Fact::Product(bought) => state.fold_product(*bought),
             Fact::PaymentOfInvoice(invoice, payment) => state.tie(&invoice, &payment),
@@ -429,6 +501,7 @@ impl Account {
                 known.session = purchase.session;
                 known.payment = known.payment.take().or(purchase.payment);
                 (known.granted, known.total, known.at) = (granted, purchase.total, filed_at);
+                known.until = purchase.until;
             }
             Some(known) => {
                 known.invoice = known.invoice.take().or(purchase.invoice);
@@ -513,7 +586,7 @@ impl Account {
 /// Asks for the entries of documents that count only since the last fact: plan changes, trials, lines that
 /// count later than their invoice was recorded.
 fn name_derived(new: &mut Vec<NewEntry>, before: &Buckets, after: &Buckets) {
-    for (key, (kind, worth)) in &after.derived {
+    for (key, derived) in &after.derived {
         // While an invoice is recorded, its own key is used for the periods that it opens.
         let invoice = key.invoice_of_item();
         let recorded = |invoice: &LedgerKey| {
@@ -523,10 +596,46 @@ fn name_derived(new: &mut Vec<NewEntry>, before: &Buckets, after: &Buckets) {
                 || before.derived.keys().any(|known| known.as_str().starts_with(&provisional))
         };
         let recorded = invoice.as_ref().is_some_and(recorded);
-        if !recorded && !before.derived.contains_key(key) {
-            new.push(NewEntry::new(key.clone(), *kind, *worth));
+        if recorded || before.derived.contains_key(key) {
+            continue;
         }
+        let entry =
+            NewEntry { due: derived.since, ..NewEntry::new(key.clone(), derived.kind, derived.worth) };
+        new.push(match derived.kind {
+            EntryKind::Rollover => NewEntry { delta: Some(after.carried_over(key)), ..entry },
+            EntryKind::Refill | EntryKind::FreeRefill => {
+                NewEntry { skipped: skipped(key, derived, before), ..entry }
+            }
+            EntryKind::Signup
+            | EntryKind::Subscription
+            | EntryKind::Trial
+            | EntryKind::Renewal
+            | EntryKind::PlanChange
+            | EntryKind::AddOn
+            | EntryKind::Order
+            | EntryKind::Refund
+            | EntryKind::Dispute
+            | EntryKind::Spend
+            | EntryKind::Release
+            | EntryKind::GiveBack
+            | EntryKind::Product
+            | EntryKind::Fix
+            | EntryKind::Adjust
+            | EntryKind::NoGrant
+            | EntryKind::Expire => entry,
+        });
     }
+    // A month that has begun explains the movement, not the invoice whose first month it overtook.
+    new.sort_by_key(|entry| entry.kind != EntryKind::Refill);
+}
+
+/// How many refills of the same period were due between the one that was booked last and this one.
+fn skipped(key: &LedgerKey, derived: &Derived, before: &Buckets) -> u32 {
+    let series = |key: &LedgerKey| key.as_str().rsplit_once('#').map(|(series, _)| series.to_owned());
+    let known =
+        before.derived.iter().filter(|(other, one)| one.kind == derived.kind && series(other) == series(key));
+    let known = known.map(|(_, one)| one.before).max().unwrap_or(0);
+    u32::try_from(derived.before.saturating_sub(known).saturating_sub(1)).unwrap_or(0)
 }
 
 impl EntryKind {
@@ -534,7 +643,11 @@ impl EntryKind {
     fn grants(self) -> bool {
         match self {
             Self::Signup | Self::Subscription | Self::Trial | Self::Renewal | Self::PlanChange => true,
-            Self::AddOn
+            Self::Refill
+            | Self::Rollover
+            | Self::FreeRefill
+            | Self::Expire
+            | Self::AddOn
             | Self::Order
             | Self::Product
             | Self::Refund

@@ -13,6 +13,7 @@
 //! plan_change = "at_once"       # or "on_payment": more credits only when an invoice is paid
 //! trials = "once"               # a user's first trial grants credits; "each": every trial
 //! past_due_grace_days = 7
+//! spend_order = "plan_first"    # or "expiring_first"
 //!
 //! [[plan]]
 //! name = "pro"
@@ -20,12 +21,15 @@
 //! credits = 5000
 //! per = "subscription"          # or "seat": credits × quantity
 //! trial_credits = 5000          # default: credits
+//! refill = "period"             # or "month": a yearly plan grants its credits every month
+//! rollover = { percent = 50, max = 2000, periods = 1 }   # default: nothing is carried over
 //! prices = ["price_pro_test", "price_pro_live"]
 //! lookup_keys = ["pro_monthly"]
 //!
 //! [[pack]]
 //! name = "credits_1000"
 //! credits = 1000
+//! expires_days = 0              # 0: never
 //! prices = ["price_pack_1000_test"]
 //!
 //! [[order]]
@@ -56,6 +60,11 @@ pub const MAX_CREDITS: u64 = 1_000_000_000;
 /// The maximum quantity of a subscription item or a pack. An event with a larger quantity is parked.
 pub const MAX_QUANTITY: u64 = 1_000_000;
 
+/// The maximum number of days after which credits expire.
+const MAX_EXPIRES_DAYS: u64 = 36_500;
+/// The maximum number of openings that carried credits live for.
+const MAX_ROLLOVER_PERIODS: u64 = 12;
+
 /// What happens to unspent add-on credits when a subscription is granted or renews.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -76,6 +85,54 @@ pub enum PlanChange {
     AtOnce,
     /// When an invoice for it is paid, or with the next period.
     OnPayment,
+}
+
+/// How often a plan grants its credits in a paid period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Refill {
+    /// Once, when the period is paid.
+    #[default]
+    Period,
+    /// Every calendar month of the period.
+    Month,
+}
+
+/// What part of a plan's unspent credits the next period takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rollover {
+    /// Percent of what is left, rounded down; 0 to 100.
+    pub percent: u64,
+    /// The most credits that are carried over.
+    pub max: u64,
+    /// How many openings the carried credits live for.
+    #[serde(default = "one_period")]
+    pub periods: u64,
+}
+
+fn one_period() -> u64 {
+    1
+}
+
+/// How often a user without a plan gets free credits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FreeRefill {
+    /// Every calendar month, counted from the signup.
+    #[default]
+    Month,
+}
+
+/// The order in which credits are spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpendOrder {
+    /// Plans by the end of their period, then signup credits, grants and packs.
+    #[default]
+    PlanFirst,
+    /// The credits that end first.
+    ExpiringFirst,
 }
 
 /// Which trials grant credits.
@@ -185,6 +242,21 @@ pub struct Policy {
     /// The balances at which the app is notified, the lowest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub low: Vec<Threshold>,
+    /// Days after which signup credits expire; 0: never.
+    #[serde(default)]
+    pub signup_expires_days: i64,
+    /// Credits that a user without a plan gets again and again; 0: none.
+    #[serde(default)]
+    pub free_credits: u64,
+    /// How often.
+    #[serde(default)]
+    pub free_refill: FreeRefill,
+    /// The order in which credits are spent.
+    #[serde(default)]
+    pub spend_order: SpendOrder,
+    /// The most openings that a plan's carried credits live for: how many earlier periods an account keeps.
+    #[serde(default)]
+    pub carried_periods: u64,
 }
 
 /// A subscription plan.
@@ -202,6 +274,12 @@ pub struct Plan {
     pub per: Per,
     /// Credits of a trial, per subscription or per seat.
     pub trial_credits: u64,
+    /// How often the plan grants its credits in a paid period.
+    #[serde(default)]
+    pub refill: Refill,
+    /// What the next period takes over; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollover: Option<Rollover>,
     /// Stripe price ids of both modes.
     pub prices: Vec<String>,
     /// Stripe lookup keys.
@@ -227,6 +305,9 @@ pub struct Pack {
     pub name: String,
     /// Credits of one pack.
     pub credits: u64,
+    /// Days after which its credits expire; 0: never.
+    #[serde(default)]
+    pub expires_days: i64,
     /// Stripe price ids of both modes.
     pub prices: Vec<String>,
     /// The price's amount in minor units, if the catalog has it. A sale without a quantity is divided by it.
@@ -408,6 +489,12 @@ struct FilePolicy {
     client_reference_id: ClientReference,
     #[serde(default)]
     low: Vec<Spanned<toml::Value>>,
+    signup_expires_days: Option<Spanned<i64>>,
+    free_credits: Option<Spanned<i64>>,
+    #[serde(default)]
+    free_refill: FreeRefill,
+    #[serde(default)]
+    spend_order: SpendOrder,
 }
 
 #[derive(Deserialize)]
@@ -419,6 +506,9 @@ struct FilePlan {
     #[serde(default)]
     per: Per,
     trial_credits: Option<Spanned<i64>>,
+    #[serde(default)]
+    refill: Refill,
+    rollover: Option<Spanned<Rollover>>,
     prices: Spanned<Vec<Spanned<String>>>,
     #[serde(default)]
     lookup_keys: Vec<String>,
@@ -436,6 +526,7 @@ struct FilePlan {
 struct FilePack {
     name: Spanned<String>,
     credits: Spanned<i64>,
+    expires_days: Option<Spanned<i64>>,
     prices: Spanned<Vec<Spanned<String>>>,
     amount: Option<Spanned<i64>>,
 }
@@ -478,7 +569,7 @@ impl Checker<'_> {
             })
         };
         rank_of(&self, &file.policy.default_tier)?;
-        let policy = Policy {
+        let mut policy = Policy {
             signup_credits: self.number_or(
                 "signup_credits",
                 file.policy.signup_credits.as_ref(),
@@ -499,6 +590,17 @@ impl Checker<'_> {
             refunded_access: file.policy.refunded_access,
             client_reference_id: file.policy.client_reference_id,
             low: self.low(&file.policy.low)?,
+            signup_expires_days: self
+                .days("signup_expires_days", file.policy.signup_expires_days.as_ref())?,
+            free_credits: self.number_or(
+                "free_credits",
+                file.policy.free_credits.as_ref(),
+                MAX_CREDITS,
+                0,
+            )?,
+            free_refill: file.policy.free_refill,
+            spend_order: file.policy.spend_order,
+            carried_periods: 0,
             default_tier: file.policy.default_tier.into_inner(),
         };
 
@@ -527,6 +629,8 @@ impl Checker<'_> {
                     MAX_CREDITS,
                     credits,
                 )?,
+                refill: plan.refill,
+                rollover: self.rollover(plan.rollover)?,
                 prices: self.prices(&plan.prices)?,
                 lookup_keys: plan.lookup_keys,
                 amount: self.amount(plan.amount.as_ref())?,
@@ -535,6 +639,9 @@ impl Checker<'_> {
             plan_by_price.extend(checked.prices.iter().map(|price| (price.clone(), plans.len())));
             plans.push(checked);
         }
+
+        let carried = plans.iter().filter_map(|plan| plan.rollover).map(|rollover| rollover.periods);
+        policy.carried_periods = carried.max().unwrap_or(0);
 
         let products = self.products(file.product, &kinds, &plans)?;
         let mut packs: Vec<Pack> = Vec::new();
@@ -546,6 +653,7 @@ impl Checker<'_> {
             }
             let checked = Pack {
                 credits: self.number("credits", &pack.credits, MAX_CREDITS)?,
+                expires_days: self.days("expires_days", pack.expires_days.as_ref())?,
                 prices: self.prices(&pack.prices)?,
                 amount: self.amount(pack.amount.as_ref())?,
                 name: pack.name.into_inner(),
@@ -599,6 +707,27 @@ impl Checker<'_> {
             plan_by_price,
             pack_by_price,
         })
+    }
+
+    fn days(&self, what: &str, days: Option<&Spanned<i64>>) -> Result<i64, CatalogError> {
+        Ok(i64::try_from(self.number_or(what, days, MAX_EXPIRES_DAYS, 0)?).unwrap_or(0))
+    }
+
+    /// A rollover that carries nothing is none.
+    fn rollover(&self, rollover: Option<Spanned<Rollover>>) -> Result<Option<Rollover>, CatalogError> {
+        let Some(rollover) = rollover else { return Ok(None) };
+        let Rollover { percent, max, periods } = *rollover.get_ref();
+        for (what, value, from, to) in [
+            ("percent", percent, 0, 100),
+            ("max", max, 0, MAX_CREDITS),
+            ("periods", periods, 1, MAX_ROLLOVER_PERIODS),
+        ] {
+            if !(from..=to).contains(&value) {
+                let message = format!("rollover's {what} is {value}; it must be between {from} and {to}");
+                return Err(self.error(&rollover, message));
+            }
+        }
+        Ok(Some(*rollover.get_ref()).filter(|_| percent > 0 && max > 0))
     }
 
     fn amount(&self, amount: Option<&Spanned<i64>>) -> Result<Option<u64>, CatalogError> {
@@ -760,6 +889,20 @@ mod tests {
             ("default_tier = \"free\"", "default_tier = \"none\"", 5, "tier \"none\""),
             ("prices = [\"price_a\"]", "prices = []", 10, "prices is empty"),
             ("name = \"p\"", "name = \"\"", 12, "must be 1 to 64"),
+            ("credits = 10\n", "credits = 10\nexpires_days = -1\n", 14, "expires_days is -1"),
+            ("credits = 5000\n", "credits = 5000\nrefill = \"week\"\n", 10, "unknown variant"),
+            (
+                "credits = 5000\n",
+                "credits = 5000\nrollover = { percent = 101, max = 1 }\n",
+                10,
+                "rollover's percent is 101; it must be between 0 and 100",
+            ),
+            (
+                "credits = 5000\n",
+                "credits = 5000\nrollover = { percent = 1, max = 1, periods = 0 }\n",
+                10,
+                "rollover's periods is 0",
+            ),
         ] {
             let error = Catalog::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
             assert_eq!(error.line, line, "{from} -> {to}: {error}");

@@ -1,10 +1,10 @@
 //! Differences between an account and Stripe, and which of them may be repaired: the planner of
 //! reconciliation.
 //!
-//! Reconciliation turns an object of Stripe into an event (`reconcile/evidence.rs`), and [`decide`] computes
-//! the account after this event. If the account does not change, there is no difference. So a repaired
-//! difference is not found again. This module has no rules about credits or tiers; it only decides what may
-//! be repaired without a person ([`repair`]).
+//! Reconciliation turns an object of Stripe into an event (`schedules/reconcile/evidence.rs`), and [`decide`]
+//! computes the account after this event. If the account does not change, there is no difference. So a
+//! repaired difference is not found again. This module has no rules about credits or tiers; it only decides
+//! what may be repaired without a person ([`repair`]).
 
 use std::collections::BTreeMap;
 

@@ -32,12 +32,31 @@ pub enum IdProblem {
     /// The prefix is missing, or it is of another kind of object.
     #[error("it does not begin with {0:?}")]
     Prefix(&'static [&'static str]),
+    /// A user id ends like a path below `/users/{id}`, so its own path would be another user's.
+    #[error("it ends like a path of the API")]
+    Reserved,
 }
 
 /// The maximum length of Stripe's ids ("object ids are up to 255 characters", Stripe's upgrade guide).
 const MAX_STRIPE_CHARS: usize = 255;
 /// The maximum length of a user id. It is part of the account's partition key.
 const MAX_USER_CHARS: usize = 128;
+
+/// The ends of the paths below `/users/{id}`; `*` is any segment. A user id may contain a slash, and its path
+/// is matched from the end. So no id may end like this: `/users/ann/ledger` is always the ledger of `ann`.
+const PATH_ENDS: [&[&str]; 11] = [
+    &["check"],
+    &["credits", "consume"],
+    &["credits", "holds"],
+    &["credits", "holds", "*"],
+    &["credits", "holds", "*", "commit"],
+    &["credits", "holds", "*", "release"],
+    &["credits", "refund"],
+    &["ledger"],
+    &["orders"],
+    &["orders", "*"],
+    &["portal"],
+];
 
 /// Declares one id: `Name, "kind", check`. In JSON and in items it is a text. Ids never change, and every new
 /// state of an account copies them, so clones share the text.
@@ -161,8 +180,20 @@ id! {
     PriceId, "price", |text| free(text, MAX_STRIPE_CHARS, |c| !c.is_control() && c != '#')
 }
 id! {
-    /// The app's own id of a user: 1 to 128 characters without control characters.
-    UserId, "user", |text| free(text, MAX_USER_CHARS, |c| !c.is_control())
+    /// The app's own id of a user: 1 to 128 characters without control characters, taken as it is. It does
+    /// not end with a slash and a path of the API, such as `/ledger`.
+    UserId, "user", user
+}
+
+/// Checks a user id.
+fn user(text: &str) -> Result<(), IdProblem> {
+    free(text, MAX_USER_CHARS, |c| !c.is_control())?;
+    let ends_like = |words: &&[&str]| {
+        let mut segments = text.rsplit('/');
+        words.iter().rev().all(|word| segments.next().is_some_and(|found| *word == "*" || *word == found))
+            && segments.next().is_some()
+    };
+    if text.contains('/') && PATH_ENDS.iter().any(ends_like) { Err(IdProblem::Reserved) } else { Ok(()) }
 }
 
 /// `[A-Za-z0-9_]`: the characters of Stripe's ids.
@@ -237,6 +268,46 @@ mod tests {
             UserId::new("a\u{0}b").unwrap_err().to_string(),
             "not a user id: it has a character that such an id never has"
         );
+    }
+
+    #[test]
+    fn a_user_id_does_not_end_like_a_path_of_the_api() {
+        for reserved in [
+            "ann/check",
+            "a/b/ledger",
+            "ann//ledger",
+            "/ledger",
+            "ann/portal",
+            "ann/orders",
+            "ann/orders/cs_test_1",
+            "ann/credits/consume",
+            "ann/credits/refund",
+            "ann/credits/holds",
+            "ann/credits/holds/h1",
+            "ann/credits/holds/h1/commit",
+            "ann/credits/holds/h1/release",
+        ] {
+            assert_eq!(UserId::new(reserved).unwrap_err().problem, IdProblem::Reserved, "{reserved}");
+        }
+        for free in [
+            "ledger",
+            "credits/consume",
+            "orders/cs_test_1",
+            "ann/Ledger",
+            "ann/ledger/",
+            "ann/ledger/b",
+            "ann/my-ledger",
+            "ann/consume",
+            "ann/credits/holds/h1/other",
+            "ann/orders/1/2",
+            "ann%2Fledger",
+            "ann?x",
+            "an%6e",
+            "a b#c.",
+            "..",
+        ] {
+            assert_eq!(UserId::new(free).map(|user| user.to_string()), Ok(free.to_owned()), "{free}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::ids::{
 use super::timestamp::Timestamp;
 
 /// The key of an entry: `signup`, `invoice#in_…`, `invoice#in_…#si_…`, `trial#sub_…#si_…`,
+/// `slice#in_…#si_…#<month>`, `rollover#in_…#si_…#<month>`, `free#<month>`, `expire#<key of a grant>`,
 /// `plan#si_…#<period start>#<plan>#<n>`, `session#cs_…`, `refund#…`, `dispute#dp_…#<status>`,
 /// `consume#<idempotency key>`, `hold#<hold id>`, `unspend#<spend>#<idempotency key>`, `fix#<request id>`, `comp#<request id>`, `adjust#evt_…`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -39,6 +40,30 @@ impl LedgerKey {
     /// A line of a paid invoice that is booked after the invoice.
     pub fn invoice_item(invoice: &InvoiceId, item: &ItemId) -> Self {
         Self(format!("invoice#{invoice}#{item}").into())
+    }
+
+    /// A month of a paid period, counted from 1; the invoice itself grants the first.
+    pub fn slice(invoice: &InvoiceId, item: &ItemId, month: u32) -> Self {
+        Self(format!("slice#{invoice}#{item}#{month}").into())
+    }
+
+    /// What an item's period, or a month of it, took over from the one before.
+    pub fn rollover(invoice: &InvoiceId, item: &ItemId, month: u32) -> Self {
+        match month {
+            0 => Self(format!("rollover#{invoice}#{item}").into()),
+            month => Self(format!("rollover#{invoice}#{item}#{month}").into()),
+        }
+    }
+
+    /// The free credits of a month after the signup, counted from 1.
+    pub fn free(month: u32) -> Self {
+        Self(format!("free#{month}").into())
+    }
+
+    /// The end of the credits that the entry with this key granted.
+    #[must_use]
+    pub fn expired(&self) -> Self {
+        Self(format!("expire#{}", self.0).into())
     }
 
     /// The trial of a subscription item; one for each item.
@@ -92,38 +117,33 @@ impl LedgerKey {
         Self(format!("unspend#{spend}#{idempotency_key}").into())
     }
 
-    /// The lot of a subscription item's period and plan, in a spend's entry. No entry has such a key.
-    pub fn lot_of_item(
-        subscription: &SubscriptionId,
-        item: &ItemId,
-        period_start: Timestamp,
-        plan: &str,
-    ) -> Self {
-        Self(format!("item#{subscription}#{item}#{}#{plan}", period_start.unix()).into())
+    /// Where a subscription item keeps what was spent, in a spend's entry. No entry has such a key.
+    pub fn place_in_item(subscription: &SubscriptionId, item: &ItemId, start: Timestamp, plan: &str) -> Self {
+        Self(format!("item#{subscription}#{item}#{}#{plan}", start.unix()).into())
     }
 
-    /// The parts of [`LedgerKey::lot_of_item`].
-    pub fn lot_of_item_parts(&self) -> Option<(&str, &str, Timestamp, &str)> {
+    /// The parts of [`LedgerKey::place_in_item`].
+    pub fn place_in_item_parts(&self) -> Option<(&str, &str, Timestamp, &str)> {
         let mut parts = self.0.strip_prefix("item#")?.splitn(4, '#');
         let (subscription, item) = (parts.next()?, parts.next()?);
         let start = parts.next()?.parse().ok()?;
         Some((subscription, item, Timestamp::from_unix(start), parts.next()?))
     }
 
-    /// The parts of [`LedgerKey::trial`].
-    pub fn trial_parts(&self) -> Option<(&str, &str)> {
-        self.0.strip_prefix("trial#")?.split_once('#')
-    }
-
-    /// The lot of a plan that this document sold for life, in a spend's entry. No entry has such a key.
+    /// The place of a plan that this document sold for life, in a spend's entry. No entry has such a key.
     #[must_use]
-    pub fn lot_of_lifetime(&self) -> Self {
+    pub fn place_in_lifetimes(&self) -> Self {
         Self(format!("lifetime#{}", self.0).into())
     }
 
-    /// The document of [`LedgerKey::lot_of_lifetime`].
-    pub fn lifetime_document(&self) -> Option<Self> {
-        self.0.strip_prefix("lifetime#").map(Self::from_text)
+    /// Whether it is a key of [`LedgerKey::place_in_lifetimes`].
+    pub fn is_in_lifetimes(&self) -> bool {
+        self.0.starts_with("lifetime#")
+    }
+
+    /// Whether it is the key of credits that an operator gave.
+    pub fn is_grant(&self) -> bool {
+        self.0.starts_with("fix#") || self.0.starts_with("comp#")
     }
 
     /// A repair by a person or by reconciliation.
@@ -221,6 +241,14 @@ pub enum EntryKind {
     Renewal,
     /// The plan changed within a period.
     PlanChange,
+    /// A month of a paid period began.
+    Refill,
+    /// A period or a month took over unspent credits of the one before.
+    Rollover,
+    /// A user without a plan got the free credits of a month.
+    FreeRefill,
+    /// Credits reached their end.
+    Expire,
     /// A pack of credits was bought.
     AddOn,
     /// A one-time order was paid. It grants no credits.
@@ -264,12 +292,14 @@ pub enum Note {
 /// Credits that a spend took from a lot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
-    /// The lot: the key of the entry that granted it, `item#sub_…#si_…#<period start>#<plan>` for a
-    /// subscription item, or `lifetime#…`.
+    /// The key of the entry that granted the lot.
     pub lot: LedgerKey,
     /// How much.
     pub credits: Credits,
-    /// When the lot ends, excluded; only for credits that were given by hand.
+    /// Where the lot is found again, if its key does not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<LedgerKey>,
+    /// When the lot ends, excluded; only for packs and for credits that were given by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
@@ -313,6 +343,9 @@ pub struct Entry {
     /// Why it moved fewer credits than the document is worth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<Note>,
+    /// How many earlier refills fell due in the meantime and were overtaken by this one.
+    #[serde(default, skip_serializing_if = "is_no_refill")]
+    pub skipped: u32,
     /// The payment of the document, if it names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment: Option<Payment>,
@@ -335,6 +368,11 @@ pub struct Payment {
     /// The payment intent, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<PaymentIntentId>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_no_refill(skipped: &u32) -> bool {
+    *skipped == 0
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

@@ -30,7 +30,7 @@ pub enum SessionPayment {
 
 impl SessionPayment {
     /// The payment by an event of this type about the session.
-    pub fn told(session: &CheckoutSession, kind: &EventType) -> Self {
+    pub fn of_event(session: &CheckoutSession, kind: &EventType) -> Self {
         match (kind, &session.payment_status) {
             (EventType::CheckoutSessionAsyncPaymentFailed, _) => Self::Failed,
             (EventType::CheckoutSessionExpired, _) => Self::Expired,
@@ -46,7 +46,7 @@ impl SessionPayment {
             // An open session can have `no_payment_required`. It is still not completed.
             SessionStatus::Open => Self::Open,
             SessionStatus::Complete | SessionStatus::Other(_) => {
-                Self::told(session, &EventType::CheckoutSessionCompleted)
+                Self::of_event(session, &EventType::CheckoutSessionCompleted)
             }
         }
     }
@@ -280,8 +280,11 @@ mod tests {
             let session =
                 json!({"id": "cs_1", "mode": "payment", "status": status, "payment_status": payment});
             let session = CheckoutSession::from_json(&session.to_string()).unwrap();
-            kind.map_or_else(|| SessionPayment::read(&session), |kind| SessionPayment::told(&session, kind))
-                .as_str()
+            kind.map_or_else(
+                || SessionPayment::read(&session),
+                |kind| SessionPayment::of_event(&session, kind),
+            )
+            .as_str()
         };
         assert_eq!(read("complete", "paid", None), "paid");
         assert_eq!(read("complete", "no_payment_required", None), "paid");

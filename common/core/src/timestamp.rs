@@ -38,6 +38,19 @@ impl Timestamp {
         self.plus_seconds(days.saturating_mul(86_400))
     }
 
+    /// This time plus calendar months, in UTC; a day that the month lacks becomes the month's last. The result
+    /// is this time itself outside the supported years.
+    #[must_use]
+    pub fn plus_months(self, months: u32) -> Self {
+        let added = || {
+            let time = jiff::Timestamp::from_second(self.0).ok()?;
+            let date = jiff::tz::TimeZone::UTC.to_datetime(time);
+            let date = date.checked_add(jiff::Span::new().try_months(months).ok()?).ok()?;
+            Some(Self(date.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second()))
+        };
+        added().unwrap_or(self)
+    }
+
     /// Seconds from `earlier` to this time; negative when `earlier` is later.
     pub const fn seconds_since(self, earlier: Self) -> i64 {
         self.0.saturating_sub(earlier.0)
@@ -63,5 +76,16 @@ mod tests {
         assert_eq!(Timestamp::from_unix(1_760_000_000).to_string(), "2025-10-09T08:53:20Z");
         assert_eq!(Timestamp::from_unix(i64::MAX).to_string(), i64::MAX.to_string());
         assert_eq!(Timestamp::from_unix(i64::MAX).plus_days(1).unix(), i64::MAX);
+    }
+
+    #[test]
+    fn months_are_counted_from_the_first_day_and_end_with_the_month() {
+        let start = Timestamp::parse("2028-01-31T23:59:59Z").unwrap();
+        let months: Vec<String> = (0..4).map(|months| start.plus_months(months).to_string()).collect();
+        assert_eq!(
+            months,
+            ["2028-01-31T23:59:59Z", "2028-02-29T23:59:59Z", "2028-03-31T23:59:59Z", "2028-04-30T23:59:59Z"]
+        );
+        assert_eq!(Timestamp::from_unix(i64::MAX).plus_months(1).unix(), i64::MAX);
     }
 }

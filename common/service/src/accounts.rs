@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tallyhook_aws::store::items::{self, Item, Key};
-use tallyhook_aws::store::{Store, StoreError, Write};
+use tallyhook_aws::store::{Reason, Store, StoreError, Write};
 use tallyhook_core::account::{Account, Change};
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::ids::{EventId, UserId};
@@ -71,17 +71,24 @@ impl AccountChange<'_> {
     ///
     /// # Errors
     /// [`StoreError`] when the store did not answer or the race was lost [`MAX_ATTEMPTS`] times.
-    pub async fn commit(&self, change: &Change, beside: Vec<Write>) -> Result<bool, StoreError> {
+    pub async fn commit(&mut self, change: &Change, beside: Vec<Write>) -> Result<bool, StoreError> {
         let mut writes = AccountWrites::new(self.accounts, &self.account, self.now);
         writes.apply(change);
         let (mut all, messages) = writes.finish(self.accounts, &self.items)?;
         all.extend(beside);
+        let written: Vec<Key> = all.iter().map(|write| write.key.clone()).collect();
         match self.accounts.store.commit(all).await {
             Ok(()) => {
                 self.accounts.outbox.send(&messages).await;
                 Ok(true)
             }
             Err(error) if self.tried < MAX_ATTEMPTS && error.is_transient() => {
+                if let StoreError::Cancelled(reasons) = &error {
+                    // An entry exists that was not read: what fell due by time was booked under its key before.
+                    let failed = reasons.iter().filter(|(_, reason)| *reason == Reason::Condition);
+                    let failed = failed.filter_map(|(place, _)| written.get(*place));
+                    self.keys.extend(failed.filter(|key| matches!(key, Key::Entry(..))).cloned());
+                }
                 pause(self.tried).await;
                 Ok(false)
             }

@@ -1,4 +1,4 @@
-//! The environment variables of the functions, in one place.
+//! The environment variables of the functions, in one place, and the start of a function ([`start`]).
 //!
 //! | variable | read by |
 //! |---|---|
@@ -58,11 +58,12 @@
 //!
 //! Any value may be `ssm:/path`: [`tallyhook_aws::sdk::resolve`] replaces it with the value of the parameter
 //! at start. `stripe-webhook` reads its signing secrets again when a signature matches none of them
-//! (`webhook/secrets.rs`).
+//! (`http/webhook/secrets.rs`).
 //!
 //! A function does not start when a required secret is missing or empty.
 
 mod app;
+pub mod start;
 mod upkeep;
 mod webhook;
 mod worker;

@@ -207,7 +207,7 @@ impl Plan {
         let key = Key::Session(session.id.clone());
         let known = self.planned(&key).and_then(|write| write.item.as_ref()).or(items.get(&key));
         let known = known.map(|item| items::read_session(&key, item)).transpose()?;
-        let shown = SessionPayment::told(session, kind);
+        let shown = SessionPayment::of_event(session, kind);
         let joined = items::KnownSession {
             user: user.clone(),
             payment: known.as_ref().map_or(shown, |known| known.payment.max(shown)),

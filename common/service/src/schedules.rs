@@ -2,4 +2,5 @@
 
 pub mod dead_letter;
 pub mod health;
+pub mod reconcile;
 pub mod retry;

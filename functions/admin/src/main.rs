@@ -4,8 +4,8 @@
 //! `common/service/src/http/admin.rs`.
 
 use lambda_http::service_fn;
+use tallyhook_service::config::start;
 use tallyhook_service::http::admin::Admin;
-use tallyhook_service::start;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

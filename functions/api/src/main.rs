@@ -3,8 +3,8 @@
 //! It creates users, shows accounts and ledgers, and spends credits. See `common/service/src/http/api.rs`.
 
 use lambda_http::service_fn;
+use tallyhook_service::config::start;
 use tallyhook_service::http::api::Api;
-use tallyhook_service::start;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -5,7 +5,7 @@
 
 use lambda_runtime::{LambdaEvent, service_fn};
 use tallyhook_core::event::Family;
-use tallyhook_service::start;
+use tallyhook_service::config::start;
 use tallyhook_service::worker::Worker;
 
 #[global_allocator]

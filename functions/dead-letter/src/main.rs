@@ -3,8 +3,8 @@
 //! It changes no account. See `common/service/src/schedules/dead_letter.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_service::config::start;
 use tallyhook_service::schedules::dead_letter::DeadLetter;
-use tallyhook_service::start;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -3,8 +3,8 @@
 //! The rules: `common/core/src/health.rs`; the counts: `common/service/src/health.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_service::config::start;
 use tallyhook_service::schedules::health::HealthCheck;
-use tallyhook_service::start;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -4,7 +4,7 @@
 
 use lambda_runtime::{LambdaEvent, service_fn};
 use tallyhook_service::alerts::notify::Notify;
-use tallyhook_service::start;
+use tallyhook_service::config::start;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -4,8 +4,8 @@
 //! `common/service/src/outbox.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_service::config::start;
 use tallyhook_service::outbox::provision::Provision;
-use tallyhook_service::start;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -2,11 +2,11 @@
 //! events with the accounts, and repairs differences.
 //!
 //! It takes no input and returns its report. The rules: `common/core/src/drift.rs`; the run:
-//! `common/service/src/reconcile.rs`.
+//! `common/service/src/schedules/reconcile.rs`.
 
 use lambda_runtime::service_fn;
-use tallyhook_service::reconcile::Reconciler;
-use tallyhook_service::start;
+use tallyhook_service::config::start;
+use tallyhook_service::schedules::reconcile::Reconciler;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -4,8 +4,8 @@
 //! What is due, and when: `common/service/src/resend/retry.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};
+use tallyhook_service::config::start;
 use tallyhook_service::schedules::retry::Retry;
-use tallyhook_service::start;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,11 +1,11 @@
 //! Stripe's endpoint: `POST /webhooks/stripe` and `GET /webhooks/stripe/health`.
 //!
 //! It verifies the signature and sends the event to its family's queue. It changes no account. See
-//! `common/service/src/webhook.rs`.
+//! `common/service/src/http/webhook.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};
-use tallyhook_service::start;
-use tallyhook_service::webhook::Webhook;
+use tallyhook_service::config::start;
+use tallyhook_service::http::webhook::Webhook;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -143,7 +143,7 @@ impl Player {
         let (ordered, shuffled) = (self.name(&mut rng), self.name(&mut rng));
         for sent in events {
             self.post(&about_user(life, sent, &ordered)).await?;
-            self.settle(false).await?;
+            self.wait_until_idle(false).await?;
         }
         let mut mixed: Vec<&LifeEvent> = events.to_vec();
         mixed.extend(events.iter().filter(|_| rng.u8(..4) == 0));
@@ -151,7 +151,7 @@ impl Player {
         for sent in mixed {
             self.post(&about_user(life, sent, &shuffled)).await?;
         }
-        self.settle(true).await?;
+        self.wait_until_idle(true).await?;
         let (one, other) = (self.account(life, &ordered).await?, self.account(life, &shuffled).await?);
         Ok((one != other).then(|| format!("in order {one:#}\nshuffled {other:#}")))
     }
@@ -197,7 +197,7 @@ impl Player {
 
     /// Waits until no message is visible or being processed. With `delayed`, also waits for messages that
     /// become visible later.
-    async fn settle(&self, delayed: bool) -> anyhow::Result<()> {
+    async fn wait_until_idle(&self, delayed: bool) -> anyhow::Result<()> {
         let started = Instant::now();
         while started.elapsed() < CASE_TIMEOUT {
             let (status, body) = self

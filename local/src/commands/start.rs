@@ -67,6 +67,12 @@ impl Start {
         };
         // A closed standard output does not stop the stack.
         let _ = print_line(self.welcome(&env, &stack));
+        if stack.released > 0 {
+            let _ = print_line(format!(
+                "{} messages were in flight when the stack was killed; they are delivered again now.\n",
+                stack.released
+            ));
+        }
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}

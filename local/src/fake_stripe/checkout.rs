@@ -35,7 +35,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 use tallyhook_core::catalog::{Catalog, Per};
 
-use super::routes::{StripeError, parse};
+use super::request::{StripeError, parse};
 use super::{FakeStripe, State};
 
 /// How a customer pays.

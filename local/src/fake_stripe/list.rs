@@ -3,11 +3,8 @@
 use serde_json::Value;
 
 use super::objects::{ListQuery, ListStart};
-use super::routes::StripeError;
+use super::request::{Params, StripeError, all, get};
 use super::{State, Stored};
-
-/// The parameters of a request, decoded, in order.
-pub(super) type Params = [(String, String)];
 
 /// Parameters of every list.
 const PAGING: [&str; 4] = ["limit", "starting_after", "ending_before", "expand[]"];
@@ -26,14 +23,6 @@ pub(super) fn filters(kind: &str) -> &'static [&'static str] {
         "refund" | "charge" => &["charge", "payment_intent", "customer"],
         _ => &[],
     }
-}
-
-pub(super) fn get<'a>(params: &'a Params, name: &str) -> Option<&'a str> {
-    params.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-}
-
-fn all<'a>(params: &'a Params, name: &str) -> Vec<&'a str> {
-    params.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
 }
 
 /// Refuses unknown parameters, as Stripe does.

@@ -1,4 +1,4 @@
-//! The HTTP side: routes, errors, faults.
+//! The HTTP side: routes and faults.
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -7,47 +7,10 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::list::{self, Params, get};
+use super::list;
 use super::objects::ListQuery;
+use super::request::{Params, StripeError, decode, get, parse};
 use super::{FakeStripe, MAX_REQUESTS, Misbehaviour, State, Stored};
-
-/// An error answer of Stripe.
-pub(super) struct StripeError {
-    pub(super) status: StatusCode,
-    pub(super) error: Value,
-}
-
-impl StripeError {
-    pub(super) fn bad(code: &str, param: &str, message: String) -> Self {
-        let error =
-            json!({"type": "invalid_request_error", "code": code, "param": param, "message": message});
-        Self { status: StatusCode::BAD_REQUEST, error }
-    }
-
-    pub(super) fn idempotency(message: &str) -> Self {
-        Self {
-            status: StatusCode::BAD_REQUEST,
-            error: json!({"type": "idempotency_error", "message": message}),
-        }
-    }
-
-    pub(super) fn missing_place(cursor: &str, what: &str, id: &str) -> Self {
-        Self::bad("resource_missing", cursor, format!("No such {what}: '{id}'"))
-    }
-
-    pub(super) fn both_cursors() -> Self {
-        Self::bad(
-            "parameter_invalid",
-            "ending_before",
-            "only one of starting_after and ending_before".to_owned(),
-        )
-    }
-
-    fn missing(what: &str, id: &str) -> Self {
-        let bad = Self::bad("resource_missing", "id", format!("No such {what}: '{id}'"));
-        Self { status: StatusCode::NOT_FOUND, ..bad }
-    }
-}
 
 /// The collections: path, kind, and whether `created` filters the list.
 const COLLECTIONS: [(&str, &str, bool); 9] = [
@@ -245,20 +208,6 @@ fn list_expands<'a>(params: &'a Params, prefix: &str) -> Vec<&'a str> {
         .filter(|(name, _)| name == "expand[]")
         .filter_map(|(_, value)| value.strip_prefix(prefix))
         .collect()
-}
-
-/// The parameters of a query string or a form.
-pub(super) fn parse(text: &str) -> Vec<(String, String)> {
-    let pairs = text.split('&').filter(|pair| !pair.is_empty());
-    pairs
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(|(name, value)| (decode(name), decode(value)))
-        .collect()
-}
-
-/// Decodes percent-encoding.
-fn decode(text: &str) -> String {
-    percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`.

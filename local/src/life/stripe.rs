@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tallyhook_core::catalog::{Catalog, Per, Plan};
 
 use super::render::{self, Invoice, Line, LineKind, Subscription};
-use super::{Act, Life, LifeEvent, Options, Shape, Standing, Truth};
+use super::{Act, Life, LifeEvent, Options, Shape};
 
 const DAY: i64 = 86_400;
 const MONTH: i64 = 30 * DAY;
@@ -42,16 +42,9 @@ struct SubscriptionState {
     /// The states in the current second. None of them may occur twice in it.
     states: Vec<(i64, Subscription)>,
     /// An invoice that is not paid yet.
-    open_invoice: Option<OpenInvoice>,
+    open_invoice: Option<Invoice>,
     /// Proration lines of the next invoice.
     prorations: Vec<Line>,
-    /// Whether its plan changed while it was unpaid.
-    changed_unpaid: bool,
-}
-
-struct OpenInvoice {
-    invoice: Invoice,
-    truth: Truth,
 }
 
 /// A payment, for refunds and disputes.
@@ -59,8 +52,6 @@ struct Payment {
     intent: String,
     charge: String,
     amount: i64,
-    /// The ledger key of the grant. `None` when no event ties the payment to it.
-    key: Option<String>,
     invoice: Option<String>,
     customer: Option<String>,
     refunds: Vec<(String, i64, &'static str)>,
@@ -112,8 +103,6 @@ impl<'a> Stripe<'a> {
             user: format!("user_{seed:x}"),
             acts: Vec::new(),
             events: Vec::new(),
-            truths: Vec::new(),
-            standings: Vec::new(),
             invoices: BTreeMap::new(),
             end: 0,
         };
@@ -139,14 +128,6 @@ impl<'a> Stripe<'a> {
         for _ in 0..self.options.acts {
             self.step();
         }
-        let standing = |state: &SubscriptionState| Standing {
-            subscription: state.it.id.clone(),
-            status: state.it.status,
-            price: self.price(state.plan),
-            start: state.it.start,
-            ends: state.it.cancel_at,
-        };
-        self.life.standings = self.subscriptions.iter().map(standing).collect();
         self.life.end = self.now + 1;
         self.life
     }
@@ -287,10 +268,6 @@ impl<'a> Stripe<'a> {
                 self.begin_subscription_act(index, "never pays the first invoice");
                 let now = self.now;
                 self.update(index, |it| (it.status, it.ended_at) = ("incomplete_expired", Some(now)));
-                self.add_truth(Truth::Ended {
-                    subscription: self.subscriptions[index].it.id.clone(),
-                    at: now,
-                });
             }
             _ if it.cancel_at.is_some_and(|at| at <= self.now) => {
                 self.begin_subscription_act(index, "ends as planned");
@@ -346,13 +323,6 @@ impl<'a> Stripe<'a> {
             .collect()
     }
 
-    fn worth(&self, index: usize, trial: bool) -> u64 {
-        let state = &self.subscriptions[index];
-        let plan = self.plan(state.plan);
-        let credits = if trial { plan.trial_credits } else { plan.credits };
-        if plan.per == Per::Seat { credits * state.seats } else { credits }
-    }
-
     fn period_line(&self, index: usize) -> Line {
         let state = &self.subscriptions[index];
         let amount =
@@ -385,19 +355,10 @@ impl<'a> Stripe<'a> {
         }
     }
 
-    fn pay(&mut self, mut invoice: Invoice, truth: Truth) {
+    fn pay(&mut self, mut invoice: Invoice) {
         if invoice.paid == 0 {
             invoice.payment = None;
         }
-        let key = match &truth {
-            Truth::Opened { key, .. } | Truth::Recorded { key } => key.clone(),
-            Truth::Took { .. }
-            | Truth::InForce { .. }
-            | Truth::Ended { .. }
-            | Truth::Bought { .. }
-            | Truth::Reversed { .. } => String::new(),
-        };
-        self.add_truth(truth);
         self.emit_invoice("invoice.paid", &invoice, "paid");
         self.noise("invoice.payment_succeeded", &invoice, "paid");
         if self.life.shape == Shape::New && invoice.payment.is_some() {
@@ -406,11 +367,9 @@ impl<'a> Stripe<'a> {
         }
         if let Some((intent, _)) = &invoice.payment {
             self.life.invoices.insert(intent.clone(), invoice.id.clone());
-            let known = invoice.shows_payment.then_some(key);
             self.add_payment(
                 intent.clone(),
                 invoice.paid,
-                known,
                 Some(invoice.id.clone()),
                 Some(invoice.customer.clone()),
             );
@@ -424,7 +383,6 @@ impl<'a> Stripe<'a> {
         &mut self,
         intent: String,
         amount: i64,
-        key: Option<String>,
         invoice: Option<String>,
         customer: Option<String>,
     ) {
@@ -433,7 +391,6 @@ impl<'a> Stripe<'a> {
             intent,
             charge,
             amount,
-            key,
             invoice,
             customer,
             refunds: Vec::new(),
@@ -468,11 +425,6 @@ impl<'a> Stripe<'a> {
         self.life.acts.push(Act { at: self.now, what });
     }
 
-    fn add_truth(&mut self, truth: Truth) {
-        let act = self.life.acts.len().saturating_sub(1);
-        self.life.truths.push((act, truth));
-    }
-
     fn tick(&mut self) {
         self.now += [0, 0, 0, 1, 1, 2][self.rng.usize(..6)];
     }
@@ -494,14 +446,6 @@ impl Payment {
         let disputed =
             self.dispute.as_ref().filter(|dispute| is_withheld(dispute.2)).map_or(0, |dispute| dispute.1);
         self.amount - self.refunded() - disputed
-    }
-
-    /// The amount that the merchant does not have: succeeded refunds, and a dispute that withholds it.
-    fn reversed_amount(&self) -> i64 {
-        let refunded: i64 =
-            self.refunds.iter().filter(|refund| refund.2 == "succeeded").map(|refund| refund.1).sum();
-        refunded
-            + self.dispute.as_ref().filter(|dispute| is_withheld(dispute.2)).map_or(0, |dispute| dispute.1)
     }
 }
 

@@ -282,6 +282,16 @@ impl Store {
         }
     }
 
+    /// Makes the messages visible that consumers hold, except those that a consumer hid for a time of its own.
+    /// The receive does not count: the consumer did not end by itself. Returns their number.
+    pub(super) fn release(&self, now_ms: i64) -> rusqlite::Result<usize> {
+        self.db.execute(
+            "UPDATE messages SET visible_ms = ?1, in_flight = 0, receives = max(receives - 1, 0)
+             WHERE in_flight = 1 AND visible_ms > ?1",
+            [now_ms],
+        )
+    }
+
     /// When the next hidden message of a queue becomes visible.
     pub(super) fn next_visible(&self, queue: i64, now_ms: i64) -> rusqlite::Result<Option<i64>> {
         let mut select = self
@@ -303,7 +313,7 @@ impl Store {
     pub(super) fn hide(&self, handle: &ReceiptHandle, visible_ms: i64) -> rusqlite::Result<bool> {
         let mut update = self
             .db
-            .prepare_cached("UPDATE messages SET visible_ms = ?5 WHERE id = ?1 AND queue = ?2 AND generation = ?3 AND message_id = ?4")?;
+            .prepare_cached("UPDATE messages SET visible_ms = ?5, in_flight = 2 WHERE id = ?1 AND queue = ?2 AND generation = ?3 AND message_id = ?4")?;
         Ok(update.execute(params![
             handle.row,
             handle.queue,
@@ -316,7 +326,7 @@ impl Store {
     pub(super) fn counts(&self, queue: &Queue, now_ms: i64) -> rusqlite::Result<Counts> {
         expire(&self.db, queue, now_ms)?;
         let mut select = self.db.prepare_cached(
-            "SELECT count(*) FILTER (WHERE visible_ms <= ?2), count(*) FILTER (WHERE visible_ms > ?2 AND in_flight = 1),
+            "SELECT count(*) FILTER (WHERE visible_ms <= ?2), count(*) FILTER (WHERE visible_ms > ?2 AND in_flight > 0),
                 count(*) FILTER (WHERE visible_ms > ?2 AND in_flight = 0), (SELECT min(sent_ms) FROM messages WHERE queue = ?1)
              FROM messages WHERE queue = ?1",
         )?;

@@ -17,6 +17,7 @@ use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message, MessageAttributeValue,
     MessageSystemAttributeName as System, QueueAttributeName as Attribute, SendMessageBatchRequestEntry,
 };
+use serde_json::json;
 
 use super::{QueueStatus, Sqs};
 
@@ -737,6 +738,41 @@ async fn a_reopened_file_has_its_queues_and_accepts_earlier_receipt_handles() {
         serde_json::json!({ "QueueUrl": "work", "ReceiptHandle": received["Messages"][0]["ReceiptHandle"] });
     call(&sqs, "DeleteMessage", &delete.to_string()).await;
     assert_eq!(sqs.queues().unwrap()[0].in_flight, 0);
+}
+
+#[tokio::test]
+async fn messages_in_flight_are_released_and_those_that_wait_for_a_retry_are_not() {
+    let scratch = Scratch::new();
+    let path = scratch.0.join("queues.db");
+    let clock: super::Clock = Arc::new(|| START_MS);
+    let call = async |sqs: &Sqs, action: &str, body: serde_json::Value| {
+        let (status, answer, _) =
+            sqs.handle(&format!("AmazonSQS.{action}"), "127.0.0.1:9", body.to_string().as_bytes()).await;
+        assert_eq!(status, 200);
+        serde_json::from_slice::<serde_json::Value>(&answer).unwrap_or_default()
+    };
+    let sqs = Sqs::open(Some(&path), Arc::clone(&clock)).unwrap();
+    call(&sqs, "CreateQueue", json!({"QueueName": "work"})).await;
+    for body in ["one", "two", "three"] {
+        call(&sqs, "SendMessage", json!({"QueueUrl": "work", "MessageBody": body})).await;
+    }
+    let receive = json!({"QueueUrl": "work", "MaxNumberOfMessages": 10, "AttributeNames": ["All"]});
+    let received = call(&sqs, "ReceiveMessage", receive.clone()).await;
+    let handle = &received["Messages"][1]["ReceiptHandle"];
+    call(
+        &sqs,
+        "ChangeMessageVisibility",
+        json!({"QueueUrl": "work", "ReceiptHandle": handle, "VisibilityTimeout": 300}),
+    )
+    .await;
+    drop(sqs);
+    let sqs = Sqs::open(Some(&path), clock).unwrap();
+    assert_eq!(sqs.release_in_flight().unwrap(), 2);
+    assert_eq!((sqs.queues().unwrap()[0].visible, sqs.queues().unwrap()[0].in_flight), (2, 1));
+    let again = call(&sqs, "ReceiveMessage", receive).await;
+    let again: Vec<_> = again["Messages"].as_array().unwrap().iter().collect();
+    assert_eq!(again.iter().map(|message| &message["Body"]).collect::<Vec<_>>(), ["one", "three"]);
+    assert!(again.iter().all(|message| message["Attributes"]["ApproximateReceiveCount"] == "1"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,12 +17,12 @@ use tallyhook_core::event::Family;
 use tallyhook_service::alerts::notify::Notify;
 use tallyhook_service::http::admin::Admin;
 use tallyhook_service::http::api::Api;
+use tallyhook_service::http::webhook::Webhook;
 use tallyhook_service::outbox::provision::Provision;
-use tallyhook_service::reconcile::Reconciler;
 use tallyhook_service::schedules::dead_letter::DeadLetter;
 use tallyhook_service::schedules::health::HealthCheck;
+use tallyhook_service::schedules::reconcile::Reconciler;
 use tallyhook_service::schedules::retry::Retry;
-use tallyhook_service::webhook::Webhook;
 use tallyhook_service::worker::Worker;
 
 use super::lambda::{self, Handler, TIMEOUT};

@@ -35,6 +35,7 @@ use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_core::signature::{Secret, verify};
 use tallyhook_core::timestamp::Timestamp;
 use tallyhook_service::config::{WebhookConfig, signing_secrets};
+use tallyhook_service::http::webhook::is_endpoint;
 use uuid::Uuid;
 
 use super::lambda::{Function, InvokeError};
@@ -47,8 +48,9 @@ use crate::fake_stripe::FakeStripe;
 const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
 
 /// The first segment of a path and its function, as the routes of `template.yaml`.
-const ROUTES: [(&str, &str); 6] = [
+const ROUTES: [(&str, &str); 7] = [
     ("webhooks", "stripe-webhook"),
+    ("api", "stripe-webhook"),
     ("users", "api"),
     ("checkout-sessions", "api"),
     ("portal", "api"),
@@ -177,7 +179,7 @@ async fn invoke(
 }
 
 fn is_webhook(request: &Parts) -> bool {
-    request.method == Method::POST && request.uri.path() == "/webhooks/stripe"
+    request.method == Method::POST && is_endpoint(request.uri.path())
 }
 
 impl StripeRecorder {

@@ -268,7 +268,7 @@ impl Shop {
             .collect();
         let notifications =
             history.notifications.iter().rev().filter(|notification| notification.user == user);
-        let told: Vec<&Value> =
+        let shown: Vec<&Value> =
             notifications.take(MAX_SHOWN).map(|notification| &notification.body).collect();
         Ok(Json(json!({
             "user": user,
@@ -276,7 +276,7 @@ impl Shop {
             "ledger": ledger["entries"],
             "setup": setup,
             "sent": sent,
-            "told": told,
+            "notifications": shown,
             "at_rest": self.shared.activity.is_at_rest(),
             "can": {
                 "renew": subscription.is_some(),
@@ -506,9 +506,13 @@ mod tests {
             (4, 1),
             "{page:#}"
         );
-        let told = page["told"].as_array().unwrap();
-        assert_eq!(told.iter().filter(|told| told["type"] == "payment.confirmed").count(), 1, "{page:#}");
-        assert_eq!(told[0]["data"]["credits"], 5_000, "{page:#}");
+        let notifications = page["notifications"].as_array().unwrap();
+        assert_eq!(
+            notifications.iter().filter(|job| job["type"] == "payment.confirmed").count(),
+            1,
+            "{page:#}"
+        );
+        assert_eq!(notifications[0]["data"]["credits"], 5_000, "{page:#}");
 
         // A second subscription is not sold: the plan is changed in the billing portal.
         let (status, portal) =

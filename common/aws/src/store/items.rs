@@ -20,8 +20,9 @@
 //!   three directly. `state` is internal and may change.
 //! - If the catalog has features, an account has `features` M (each `BOOL`, `N`, or S `unlimited`) and
 //!   `catalog_digest` S (of the catalog that they follow).
-//! - `lapses` S (a day, `2026-11-21`) is on an account only while its tier will change by time, without an
-//!   event. With `access_until` it is the key of the index `by_lapse`, which holds only these accounts.
+//! - `due_at` N (unix s) is on an account only while its tier or credits will change by time, without an
+//!   event; until then `tier`, `credits` and `available` are right. With `due_day` S (`2026-11-21`) it is the
+//!   key of the index `by_due`, which holds only these accounts.
 //! - The link of a customer or a subscription has `user_id` S (the owner) and `moved`, `shared`,
 //!   `by_reference` BOOL. The link of a session has `user_id` S, `payment` S, `subscription` S and `assigned`
 //!   BOOL.
@@ -266,6 +267,7 @@ pub fn account(
 ) -> Result<Write, StoreError> {
     let key = Key::Account(account.user_id.clone());
     let access = account.state.access(catalog, now);
+    let due = account.state.next_change(&access, now);
     let mut item = new_item(&key);
     item.insert("tier".to_owned(), text(access.tier));
     item.insert("tier_rank".to_owned(), number(access.rank));
@@ -274,7 +276,10 @@ pub fn account(
     item.insert("available".to_owned(), number(credits.minus(account.state.held(now))));
     if let Some(until) = access.until {
         item.insert("access_until".to_owned(), number(until.unix()));
-        item.insert("lapses".to_owned(), text(day(until.unix().saturating_mul(1000))));
+    }
+    if let Some(due) = due {
+        item.insert("due_at".to_owned(), number(due.unix()));
+        item.insert("due_day".to_owned(), text(day(due.unix().saturating_mul(1000))));
     }
     if let Some(digest) = catalog.features_digest() {
         let features = account.state.features(catalog, now);
@@ -674,7 +679,7 @@ pub struct Question {
     /// Number of requests.
     pub tries: u32,
     /// Stripe's answer: a [`SessionPayment`], or `missing`.
-    pub told: Option<String>,
+    pub answer: Option<String>,
 }
 
 /// The key of the item about requests to Stripe for a session.
@@ -687,7 +692,7 @@ pub fn read_question(item: &Item) -> Question {
     Question {
         asked: read_number(item, "asked").unwrap_or(0),
         tries: read_number(item, "tries").unwrap_or(0),
-        told: read_text(item, "told"),
+        answer: read_text(item, "told"),
     }
 }
 

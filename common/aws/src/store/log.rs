@@ -6,6 +6,7 @@
 //! | `parked` or `failed` | index `by_status`: its partitions, merged |
 //! | a user | the user's open events from `by_status`, then the linked list of the user's events |
 //! | anything else | index `by_day`, one day at a time: the partitions of one or all families |
+//! | no type, many days | the whole index `by_day` if it is small, in one read; else one day at a time |
 //!
 //! The linked list starts at the account's last event and follows `previous`, one item per read. It costs no
 //! extra write; an index by user would cost one write unit more for each event.
@@ -26,9 +27,13 @@ use tallyhook_core::ids::{EventId, UserId};
 use tallyhook_core::timestamp::Timestamp;
 
 /// The maximum number of events in one page.
-pub const MOST_LISTED: usize = 200;
-/// Days read in one request. A page that is not full by then has a cursor for the next day.
-const MAX_DAYS: usize = 31;
+pub const MAX_LISTED: usize = 200;
+/// Partitions of `by_day` read in one request: a month of one family, four days of all. A page that is not
+/// full by then has a cursor for the next day.
+const MAX_PARTITIONS: usize = 31 * 4;
+/// Entries of `by_day` that are read at once. The index of a quiet deployment has fewer, and its days are
+/// mostly empty: a walk over them would take a thousand queries.
+const MAX_SCANNED: i32 = 1000;
 /// Events of a user's linked list that are read in one request.
 const MAX_STEPS: usize = 400;
 /// How many days back a list goes. Events expire 90 days after they finished, and an event may have waited
@@ -177,7 +182,7 @@ pub async fn list(
     next: Option<&str>,
     now: Timestamp,
 ) -> Result<Page, ListError> {
-    let limit = limit.clamp(1, MOST_LISTED);
+    let limit = limit.clamp(1, MAX_LISTED);
     let cursor = next.map(|text| Cursor::read(text).ok_or(ListError::Cursor)).transpose()?;
     let open = matches!(filter.status.as_deref(), Some("parked" | "failed"));
     match (&filter.user, cursor) {
@@ -227,11 +232,24 @@ async fn by_time(
         let family =
             filter.kind.as_deref().map(|kind| EventType::from(kind).family().map_or("other", Family::as_str));
         let mut begins = to.div_euclid(DAY_MS) * DAY_MS;
+        let partitions = day_partitions("", family).len();
+        let days = (begins - from) / DAY_MS;
+        if usize::try_from(days).is_ok_and(|days| family.is_none() && days * partitions > MAX_PARTITIONS)
+            && let Some(mut all) = store.small_log().await?
+        {
+            all.retain(|line| {
+                filter.takes(line)
+                    && (from..=to).contains(&line.received_ms)
+                    && line.order() < (before.0, before.1.as_str())
+            });
+            all.sort_by(|a, b| b.order().cmp(&a.order()));
+            (found, begins) = (all, from - DAY_MS);
+        }
         for looked in 1.. {
             if begins + DAY_MS <= from || found.len() > limit {
                 break;
             }
-            if looked > MAX_DAYS {
+            if looked * partitions > MAX_PARTITIONS {
                 next = Some(Cursor::After(begins + DAY_MS, String::new()));
                 break;
             }
@@ -328,10 +346,10 @@ async fn of_user(
                 filter,
                 (0, i64::MAX),
                 &(i64::MAX, String::new()),
-                MOST_LISTED,
+                MAX_LISTED,
             )
             .await?;
-            events.truncate(MOST_LISTED);
+            events.truncate(MAX_LISTED);
         }
         let key = Key::Account(user.clone());
         let account = store.load([key.clone()]).await?;
@@ -375,6 +393,26 @@ pub struct Range<'a> {
 }
 
 impl Store {
+    /// Every event of the index `by_day`, in no order. `None` if one read does not reach the end.
+    async fn small_log(&self) -> Result<Option<Vec<Line>>, StoreError> {
+        let answer = self
+            .client
+            .scan()
+            .table_name(self.table(Table::Events))
+            .index_name("by_day")
+            .limit(MAX_SCANNED)
+            .send()
+            .await
+            .map_err(|error| super::failed("Scan", &error))?;
+        if answer.last_evaluated_key().is_some_and(|key| !key.is_empty()) {
+            return Ok(None);
+        }
+        // The audit is in the same index.
+        let is_event =
+            |item: &&Item| items::read_text(item, "pk").is_some_and(|id| items::is_event(id.as_str()));
+        Ok(Some(answer.items().iter().filter(is_event).filter_map(Line::read).collect()))
+    }
+
     /// One page of an index of the events table, and the start of the next page. Indexes are eventually
     /// consistent: never decide from them.
     ///

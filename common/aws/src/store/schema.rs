@@ -45,10 +45,10 @@ pub enum SchemaError {
 /// # Errors
 /// [`SchemaError`].
 pub async fn create_tables(client: &Client, accounts: &str, events: &str) -> Result<(), SchemaError> {
-    let by_lapse = GlobalSecondaryIndex::builder()
-        .index_name("by_lapse")
-        .key_schema(key("lapses", KeyType::Hash)?)
-        .key_schema(key("access_until", KeyType::Range)?)
+    let by_due = GlobalSecondaryIndex::builder()
+        .index_name("by_due")
+        .key_schema(key("due_day", KeyType::Hash)?)
+        .key_schema(key("due_at", KeyType::Range)?)
         .projection(Projection::builder().projection_type(ProjectionType::KeysOnly).build())
         .build()?;
     let create = client
@@ -57,9 +57,9 @@ pub async fn create_tables(client: &Client, accounts: &str, events: &str) -> Res
         .billing_mode(BillingMode::PayPerRequest)
         .attribute_definitions(attribute("pk", ScalarAttributeType::S)?)
         .attribute_definitions(attribute("sk", ScalarAttributeType::S)?)
-        .attribute_definitions(attribute("lapses", ScalarAttributeType::S)?)
-        .attribute_definitions(attribute("access_until", ScalarAttributeType::N)?)
-        .global_secondary_indexes(by_lapse)
+        .attribute_definitions(attribute("due_day", ScalarAttributeType::S)?)
+        .attribute_definitions(attribute("due_at", ScalarAttributeType::N)?)
+        .global_secondary_indexes(by_due)
         .key_schema(key("pk", KeyType::Hash)?)
         .key_schema(key("sk", KeyType::Range)?);
     done(accounts, create.send().await)?;

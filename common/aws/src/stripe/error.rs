@@ -28,7 +28,8 @@ pub enum StripeError {
         /// Stripe's error.
         refusal: Refusal,
     },
-    /// The status is success, but the body is not the JSON that Stripe documents. A proxy may have answered.
+    /// The status is success or 404, but the body is not the JSON that Stripe documents. A proxy may have
+    /// answered. Such a 404 does not mean that Stripe has no such object.
     #[error("stripe {operation}: the answer is not what Stripe documents: {message}")]
     Unreadable {
         /// Method and path.
@@ -128,6 +129,9 @@ impl StripeError {
     }
 }
 
+/// [`Refusal::kind`] of an answer that is not Stripe's error.
+const NO_STRIPE_ERROR: &str = "no_stripe_error";
+
 #[derive(Deserialize, Default)]
 struct ErrorBody {
     #[serde(default)]
@@ -147,6 +151,11 @@ struct ErrorFields {
 }
 
 impl Refusal {
+    /// Whether this is a 404 of something other than Stripe's API.
+    pub(super) fn is_foreign_404(&self) -> bool {
+        self.status == 404 && self.kind == NO_STRIPE_ERROR
+    }
+
     /// Reads an error answer. When it is not JSON, such as a proxy's error page, only the status is kept.
     pub(super) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], key: &str) -> Self {
         let ErrorBody { error } = serde_json::from_slice(body).unwrap_or_default();
@@ -154,7 +163,7 @@ impl Refusal {
         let short = |text: String| clean(&text, key);
         Self {
             status: status.as_u16(),
-            kind: error.kind.map_or_else(|| "no_stripe_error".to_owned(), short),
+            kind: error.kind.map_or_else(|| NO_STRIPE_ERROR.to_owned(), short),
             code: error.code.map(short),
             message: error.message.map_or_else(|| "no message".to_owned(), short),
             param: error.param.map(short),

@@ -20,40 +20,40 @@ pub struct Access {
     pub until: Option<Timestamp>,
 }
 
-/// A plan that something gives, and the rule by which it does.
+/// A plan that gives access, and what gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given {
     /// The plan's name.
     pub plan: String,
-    /// Until then, excluded; absent: without a known end.
+    /// The end of the access, excluded. `None` without a known end.
     pub until: Option<Timestamp>,
-    /// What gives it: a subscription's item, or something beside subscriptions.
+    /// The subscription's item that gives it. `None` for a lifetime plan and a complimentary plan.
     pub by: Option<(SubscriptionId, ItemId)>,
-    /// The rule, in a sentence.
+    /// Why it gives access, in one sentence for the operator.
     pub why: String,
 }
 
-/// A subscription in a few words: its status, and its item of the highest plan.
+/// The summary of a subscription: its status, and its item with the highest plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// Its status, as all that is known implies it; absent while only invoices are known.
+    /// Its status by all known facts. `None` while only invoices are known.
     pub status: Option<SubscriptionStatus>,
     /// The price of the item with the highest plan.
     pub price: Option<PriceId>,
     /// That plan's name.
     pub plan: Option<String>,
-    /// How many of it.
+    /// The item's quantity.
     pub quantity: u64,
     /// Start of that item's period.
     pub start: Option<Timestamp>,
     /// End of that item's period, excluded.
     pub end: Option<Timestamp>,
-    /// When it is going to end; absent once it has ended.
+    /// The scheduled end. `None` after it has ended.
     pub ends: Option<Timestamp>,
 }
 
 impl State {
-    /// A subscription in a few words.
+    /// The summary of a subscription.
     pub fn summary(&self, id: &SubscriptionId, catalog: &Catalog, now: Timestamp) -> Option<Summary> {
         let subscription = self.subscriptions.get(id)?;
         let deleted = subscription.customer.as_ref().and_then(|customer| self.customers.get(customer));
@@ -129,6 +129,14 @@ impl State {
         best
     }
 
+    /// The earliest moment after `now` at which the tier or the credits change by time alone, as far as is
+    /// known. Free credits of a user without a plan are computed when they are read, and are not in it.
+    pub fn next_change(&self, access: &Access, now: Timestamp) -> Option<Timestamp> {
+        let gifts = self.complimentary.iter().map(|gift| gift.from).filter(|from| *from > now);
+        let holds = self.holds.values().map(|hold| hold.until).filter(|until| *until > now);
+        self.due_at.into_iter().chain(access.until).chain(gifts).chain(holds).min()
+    }
+
     /// Every plan that gives access, also plans that have already ended.
     pub fn given(&self, catalog: &Catalog, now: Timestamp) -> Vec<Given> {
         let mut all = Vec::new();
@@ -159,7 +167,7 @@ impl State {
         catalog: &Catalog,
         all: &mut Vec<Given>,
     ) {
-        // A deleted customer has no access, whatever the subscription says.
+        // A deleted customer has no access, even if the snapshot of the subscription is active.
         let deleted = subscription
             .customer
             .as_ref()
@@ -192,7 +200,7 @@ impl State {
             }
             all.push(Given { plan: terms.plan, until, by: Some((id.clone(), shown.id.clone())), why });
         }
-        // An item that a newer invoice bills than the snapshot knows.
+        // Items that the snapshot does not have, because an invoice is newer than the snapshot.
         for (item_id, item) in &subscription.items {
             let newer = item.billed_at > Some(snapshot.created) && snapshot.item(item_id).is_none();
             if let Some(period) = item.periods(view).pop().filter(|_| newer && !snapshot.is_terminal()) {
@@ -219,7 +227,7 @@ fn item_access(
     let cancels = snapshot.ends(shown);
     let sooner = |until: Timestamp| Some(cancels.map_or(until, |cancels| cancels.min(until)));
     let status = status_of(snapshot, period);
-    // A later period that is paid shows a later plan than the snapshot does.
+    // A paid period that began after the snapshot also has the newer plan.
     if let Some(period) = period.filter(|period| is_newer(period, snapshot, shown)) {
         plan = item.paid_plan(period, view);
     }
@@ -278,9 +286,10 @@ fn is_newer(period: &Period, snapshot: &Snapshot, shown: &SnapshotItem) -> bool 
     Some(period.start) > shown.start && period.at > snapshot.created && !snapshot.is_terminal()
 }
 
-/// The status that all that is known implies: a payment newer than the snapshot proves an unpaid one out of
-/// date. Were the payment the later one of the same second, an active state would be known as well, but for
-/// the first payment.
+/// The status by all known facts: after a newer payment, a subscription whose snapshot is unpaid is active.
+///
+/// A payment in the same second as the snapshot counts only for the first payment (`incomplete`). In all
+/// other cases Stripe also sends an update with the status `active`, and that snapshot decides.
 pub fn status_of(snapshot: &Snapshot, period: Option<&Period>) -> SubscriptionStatus {
     let paid_at = period.map(|period| period.at);
     let out_of_date = match snapshot.status {
@@ -300,13 +309,13 @@ pub fn status_of(snapshot: &Snapshot, period: Option<&Period>) -> SubscriptionSt
     if out_of_date { SubscriptionStatus::Active } else { snapshot.status.clone() }
 }
 
-/// The plan of the lower rank; a plan that has left the catalog has none.
+/// The plan with the lower rank. A plan that was removed from the catalog ranks lowest.
 fn lower_of(one: Terms, other: Terms, catalog: &Catalog) -> Terms {
     let rank = |terms: &Terms| catalog.tier_of_plan(&terms.plan).map(|(_, rank)| rank);
     if rank(&one) <= rank(&other) { one } else { other }
 }
 
-/// Of two ends of access to the same tier the later one; no end is later than any.
+/// The later of two ends of access to the same tier. `None` means no end, which is later than every end.
 fn later(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
     one.zip(other).map(|(one, other)| one.max(other))
 }

@@ -202,9 +202,11 @@ impl Account {
 
     fn explain_credits(&self, buckets: &Buckets) -> Because {
         let mut parts = vec![format!("signup {}", buckets.sum(|lot| *lot == Lot::Signup))];
-        for (lot, left) in &buckets.lots {
-            if let Lot::Item(_, item) = lot {
-                parts.push(format!("{item} {left}"));
+        for one in &buckets.lots {
+            match &one.lot {
+                Lot::Item(_, item) => parts.push(format!("{item} {}", one.left)),
+                Lot::Carry(_, item, _) => parts.push(format!("carried over by {item} {}", one.left)),
+                Lot::Lifetime(_) | Lot::Signup | Lot::Grant(_) | Lot::Pack(_) => {}
             }
         }
         parts.push(format!("add-ons {}", buckets.sum(|lot| matches!(lot, Lot::Pack(_)))));
@@ -269,6 +271,20 @@ impl Account {
                 terms.plan, bucket.quantity, bucket.granted
             ));
         }
+        if bucket.slice.index > 0 {
+            why.push_str(&format!(
+                "; its month {} began at {} with {} credits",
+                bucket.slice.index + 1,
+                bucket.slice.since,
+                bucket.opened_with
+            ));
+        }
+        for carry in &bucket.carries {
+            why.push_str(&format!("; {} were carried over at {}", carry.granted, carry.since));
+            if let Some(until) = carry.until {
+                why.push_str(&format!(" until {until}"));
+            }
+        }
         if bucket.spent > Credits::ZERO {
             why.push_str(&format!("; {} were spent", bucket.spent));
         }
@@ -296,7 +312,8 @@ impl Account {
                 let name =
                     pack.key().map_or_else(|| format!("a purchase of {}", pack.at), |key| key.to_string());
                 let older = if pack.joined { " and older ones" } else { "" };
-                format!("{} left of {name}{older}", left_of(place))
+                let until = pack.until.map_or_else(String::new, |until| format!(", until {until}"));
+                format!("{} left of {name}{older}{until}", left_of(place))
             })
             .collect();
         let reset = match (self.state.reset_at, catalog.policy.addons) {

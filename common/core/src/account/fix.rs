@@ -62,13 +62,16 @@ impl Account {
         let mut entry = NewEntry::new(key.clone(), EntryKind::Fix, fix.credits());
         let state = &mut due.state;
         match fix {
-            Fix::Grant(credits, until) => state.grants.push(Grant { key, left: credits, until }),
+            Fix::Grant(credits, until) => {
+                state.grants.push(Grant { key, granted: credits, left: credits, since: now, until });
+            }
             Fix::Revoke(credits) => {
                 let buckets = state.buckets(&catalog.policy, now);
                 entry.shortfall = state.take(credits, &buckets);
             }
             Fix::Complimentary { plan, from, until, credits } => {
-                state.grants.push(Grant { key: key.clone(), left: credits, until });
+                let grant = Grant { key: key.clone(), granted: credits, left: credits, since: now, until };
+                state.grants.push(grant);
                 state.complimentary.push(Complimentary { key, plan, from, until });
             }
         }
@@ -77,6 +80,7 @@ impl Account {
         let mut entries = self.entries(&mut due.state, &after, vec![entry], &due.entries, &cause, now);
         entries.iter_mut().for_each(|entry| entry.reason = Some(reason.to_owned()));
         due.entries.extend(entries);
+        due.state.due_at = after.next;
         due
     }
 }

@@ -24,6 +24,8 @@ use crate::timestamp::Timestamp;
 pub const MAX_HOLDS: usize = 64;
 /// How long a hold may be open, in seconds.
 pub const TTL_SECONDS: RangeInclusive<u32> = 60..=86_400;
+/// In the place of a lot: what a slice took over from the one before it. No plan has this name.
+const CARRIED: &str = "+";
 /// Days that a hold is kept after its end.
 pub const HOLD_DAYS: i64 = 7;
 
@@ -79,65 +81,61 @@ impl State {
     fn lots_for(&self, amount: Credits, buckets: &Buckets) -> Vec<Taken> {
         let mut rest = amount;
         let mut taken = Vec::new();
-        for (lot, left) in &buckets.lots {
-            let credits = (*left).min(rest);
+        for one in &buckets.lots {
+            let credits = one.left.min(rest);
             rest = rest.minus(credits);
             if credits > Credits::ZERO
-                && let Some((lot, until)) = self.name_of(lot, buckets)
+                && let Some(lot) = self.lot_key(&one.lot, buckets)
             {
-                taken.push(Taken { lot, credits, until });
+                let place = self.place_of(&one.lot, buckets);
+                let until = one.until.filter(|_| place.is_none());
+                taken.push(Taken { lot, credits, place, until });
             }
         }
         taken
     }
 
-    /// The key that names a lot in a spend's entry. The end is needed for a grant only: an empty grant is
-    /// dropped, and made again when credits return to it.
-    fn name_of(&self, lot: &Lot, buckets: &Buckets) -> Option<(LedgerKey, Option<Timestamp>)> {
-        let key = match lot {
+    /// Where a lot is found again, if its key does not say so: an item keeps what was spent by slice and plan.
+    fn place_of(&self, lot: &Lot, buckets: &Buckets) -> Option<LedgerKey> {
+        match lot {
             Lot::Item(subscription, item) => {
                 let bucket = buckets.items.get(&(subscription.clone(), item.clone()))?;
-                match &bucket.period {
-                    Some(period) => {
-                        let plan = &bucket.changed_to.as_ref().unwrap_or(&period.terms).plan;
-                        LedgerKey::lot_of_item(subscription, item, period.start, plan)
-                    }
-                    None => LedgerKey::trial(subscription, item),
-                }
+                let (start, plan) = bucket.spends_of();
+                Some(LedgerKey::place_in_item(subscription, item, start, &plan))
             }
-            Lot::Lifetime(place) => self.lifetimes.get(*place)?.key()?.lot_of_lifetime(),
-            Lot::Signup => LedgerKey::signup(),
-            Lot::Grant(place) => {
-                let grant = self.grants.get(*place)?;
-                return Some((grant.key.clone(), grant.until));
+            Lot::Carry(subscription, item, start) => {
+                Some(LedgerKey::place_in_item(subscription, item, *start, CARRIED))
             }
-            Lot::Pack(place) => self.packs.get(*place)?.key()?,
-        };
-        Some((key, None))
+            Lot::Lifetime(place) => self.lifetimes.get(*place)?.key().map(|key| key.place_in_lifetimes()),
+            Lot::Signup | Lot::Grant(_) | Lot::Pack(_) => None,
+        }
     }
 
     /// Gives credits back to the lot that they were taken from. Nothing happens if the lot has ended.
     fn return_to(&mut self, taken: &Taken, credits: Credits, now: Timestamp) {
         let back_to = |purchase: &mut Purchase| purchase.spent = purchase.spent.minus(credits);
         let lot = &taken.lot;
-        if let Some((subscription, item, start, plan)) = lot.lot_of_item_parts() {
-            return self.return_to_item(subscription, item, start, plan, credits);
-        }
-        if let Some((subscription, item)) = lot.trial_parts() {
-            return self.return_to_item(subscription, item, super::item::TRIAL, "", credits);
-        }
-        if *lot == LedgerKey::signup() {
+        if let Some(place) = &taken.place {
+            if let Some((subscription, item, start, plan)) = place.place_in_item_parts() {
+                self.return_to_item(subscription, item, start, plan, credits);
+            } else if place.is_in_lifetimes() {
+                self.lifetimes.iter_mut().filter(|one| one.is_of(lot)).take(1).for_each(back_to);
+            }
+        } else if *lot == LedgerKey::signup() {
             if let Some(signup) = &mut self.signup {
                 signup.spent = signup.spent.minus(credits);
             }
-        } else if let Some(document) = lot.lifetime_document() {
-            self.lifetimes.iter_mut().filter(|one| one.is_of(&document)).take(1).for_each(back_to);
+        } else if let Some(refill) = self.free.iter_mut().find(|one| LedgerKey::free(one.month) == *lot) {
+            refill.spent = refill.spent.minus(credits);
         } else if lot.session_id().is_some() || lot.invoice_id().is_some() {
-            self.packs.iter_mut().filter(|pack| pack.is_of(lot)).take(1).for_each(back_to);
+            let same = |pack: &&mut Purchase| pack.is_of(lot) && pack.until == taken.until;
+            self.packs.iter_mut().filter(same).take(1).for_each(back_to);
         } else if let Some(grant) = self.grants.iter_mut().find(|grant| grant.key == *lot) {
             grant.left = grant.left.plus(credits);
-        } else if taken.until.is_none_or(|until| until > now) {
-            self.grants.push(Grant { key: lot.clone(), left: credits, until: taken.until });
+        } else if lot.is_grant() && taken.until.is_none_or(|until| until > now) {
+            // A grant that is empty is dropped.
+            let (key, until) = (lot.clone(), taken.until);
+            self.grants.push(Grant { key, granted: credits, left: credits, since: now, until });
         }
     }
 
@@ -154,10 +152,11 @@ impl State {
             return;
         }
         let items = &mut self.subscription_mut(&id).items;
+        let (plan, carried) = if plan == CARRIED { ("", true) } else { (plan, false) };
         // Until a snapshot shows the item of a line, its spends are kept under a provisional one.
         let named = items.contains_key(&item);
         for (_, item) in items.iter_mut().filter(|(id, _)| !named || **id == item) {
-            if item.give_back(start, plan, credits) {
+            if item.give_back(start, plan, carried, credits) {
                 return;
             }
         }
@@ -286,6 +285,7 @@ impl Account {
         };
         let entries = self.entries(&mut due.state, &after, vec![new], &due.entries, &cause, now);
         due.entries.extend(entries);
+        due.state.due_at = after.next;
         let spend = Entry { given_back: spend.given_back.plus(amount), ..spend.clone() };
         Ok((due, spend))
     }

@@ -8,12 +8,14 @@
 //!
 //! The words, in order of use: a *line* of a paid invoice may *open* a period or *charge* a plan change in
 //! it. A *sight* is a plan that an `active` or `trialing` snapshot shows in a period. A *run* is a plan in
-//! force in the current period, from sight to sight.
+//! force in the current period, from sight to sight. A period has one *slice*, or one for each month
+//! ([`super::slice`]); the bucket holds the credits of the current slice.
 
 use serde::{Deserialize, Serialize};
 
+use super::slice::{Carry, Phase, Slice, in_force};
 use super::snapshot::{Snapshot, SnapshotItem, Terms, is_false, is_one, one};
-use crate::catalog::PlanChange;
+use crate::catalog::{PauseCollection, PlanChange};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
 use crate::ids::{InvoiceId, PriceId};
@@ -32,7 +34,7 @@ const MAX_PREDECESSORS: usize = 4;
 /// A future line opens its period this long before the start.
 const OPENS_EARLY_SECONDS: i64 = 3_600;
 /// The period under which credits of a trial are counted as spent.
-pub(super) const TRIAL: Timestamp = Timestamp::from_unix(0);
+const TRIAL: Timestamp = Timestamp::from_unix(0);
 
 /// The record of one item.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +54,7 @@ pub struct Item {
     /// What its trial is worth, by the latest `trialing` snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trial: Option<Trial>,
-    /// Credits spent, by the period and plan whose credits they were.
+    /// Credits spent, by the slice and plan whose credits they were.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     spent: Vec<Spent>,
     /// `created` of the newest invoice that names the item.
@@ -168,10 +170,14 @@ pub(super) struct Trial {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Spent {
+    /// Start of the slice.
     start: Timestamp,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     plan: String,
     credits: Credits,
+    /// Whether they were spent of what the slice took over from the one before it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    carried: bool,
 }
 
 /// A paid period of an item.
@@ -193,12 +199,13 @@ pub struct Period {
     pub terms: Terms,
     total: i64,
     paid: i64,
-    credited: i64,
+    /// Minor units by which the invoice credits unused time of the item.
+    pub(super) credited: i64,
     charged: i64,
     /// Whether no later snapshot can close it: a zero line of a renewal opens nothing in a trial.
     pub(super) proven: bool,
     /// Whether it ends add-ons: a line of its start bills a plan without seats. If a subscription changes its
-    /// plan in the second in which it starts, either invoice may be heard first, so any such line counts.
+    /// plan in the second in which it starts, either invoice may arrive first, so any such line counts.
     pub(super) resets: bool,
 }
 
@@ -210,6 +217,7 @@ impl Period {
 }
 
 /// What the arithmetic of a bucket needs beside the item.
+#[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     /// How plan changes count.
     pub plan_change: PlanChange,
@@ -217,6 +225,16 @@ pub(super) struct View<'a> {
     pub refunded: &'a dyn Fn(&InvoiceId) -> i64,
     /// Whether the subscription's trial grants credits.
     pub trial_counts: bool,
+    /// What snapshots say about pauses, by time.
+    pub phases: &'a [Phase],
+    /// What `pause_collection` means.
+    pub pause_collection: PauseCollection,
+    /// When the item ended, other than by failed payments: no month that starts later is granted.
+    pub ended: Option<Timestamp>,
+    /// How many periods before the current one are kept for what they carry over.
+    pub carried_periods: u64,
+    /// Days that carried credits outlive the last paid period.
+    pub grace_days: i64,
     /// The present.
     pub now: Timestamp,
 }
@@ -234,6 +252,18 @@ pub struct Bucket {
     pub spent: Credits,
     /// The period it belongs to; without one it is the trial's.
     pub period: Option<Period>,
+    /// The slice of that period.
+    pub slice: Slice,
+    /// How many slices of the period were granted before it.
+    pub slices_before: usize,
+    /// What the plan in force at the slice's start is worth.
+    pub opened_with: Credits,
+    /// What was taken over from earlier slices.
+    pub carries: Vec<Carry>,
+    /// When the next month of the period falls due.
+    pub next_month: Option<Timestamp>,
+    /// When that happens, or a line that waits opens its period.
+    pub next: Option<Timestamp>,
     /// The plan in force, where it is another than the period was opened with.
     pub changed_to: Option<Terms>,
     /// How many units of it.
@@ -244,6 +274,19 @@ pub struct Bucket {
     pub documents: Vec<InvoiceId>,
     /// Whether it is a trial's.
     pub trial: bool,
+}
+
+impl Bucket {
+    /// The slice and the plan that spends are counted under.
+    pub(super) fn spends_of(&self) -> (Timestamp, String) {
+        match &self.period {
+            Some(period) => {
+                let plan = self.changed_to.as_ref().unwrap_or(&period.terms).plan.clone();
+                (self.slice.start, plan)
+            }
+            None => (TRIAL, String::new()),
+        }
+    }
 }
 
 impl Item {
@@ -332,7 +375,7 @@ impl Item {
         self.free_prices.dedup();
         self.trial = self.trial.take().or(other.trial);
         for spent in other.spent {
-            self.add_spent(spent.start, spent.plan, spent.credits);
+            self.add_spent(spent);
         }
         self.billed_at = self.billed_at.max(other.billed_at);
     }
@@ -340,6 +383,11 @@ impl Item {
     /// The plan that was last known under a price, for a price that has left the catalog.
     pub(super) fn terms_of(&self, price: &PriceId) -> Option<&Terms> {
         self.lines.iter().rev().find(|line| line.price == *price).map(|line| &line.terms)
+    }
+
+    /// The earliest start of a line that pays for it.
+    pub(super) fn known_since(&self) -> Option<Timestamp> {
+        self.lines.iter().map(|line| line.start).min()
     }
 
     /// Whether any of its lines is kept.
@@ -428,11 +476,20 @@ impl Item {
 
     /// What the bucket holds.
     pub(super) fn bucket(&self, view: &View<'_>) -> Bucket {
-        let periods = self.periods(view);
-        match periods.last() {
-            Some(current) => self.period_bucket(current, &periods, view),
-            None => self.trial_bucket(view),
-        }
+        let all = self.all_periods(view);
+        let ahead = all.iter().filter(|(_, open)| !open).map(|(period, _)| period.start);
+        let opens = ahead.min().map(|start| start.plus_seconds(-OPENS_EARLY_SECONDS));
+        let periods: Vec<Period> =
+            all.into_iter().filter(|(_, open)| *open).map(|(period, _)| period).collect();
+        let Some(current) = periods.last() else {
+            return Bucket { next: opens, ..self.trial_bucket(view) };
+        };
+        let slices = self.slices(&periods, view);
+        let mut bucket = self.slice_bucket(slices.len().saturating_sub(1), &slices, &periods, view);
+        bucket.carries = self.carries(&slices, &periods, view);
+        bucket.next_month = self.next_slice(current, view);
+        bucket.next = bucket.next_month.into_iter().chain(opens).min();
+        bucket
     }
 
     /// The zero line of a trial whose snapshots have not arrived.
@@ -447,20 +504,29 @@ impl Item {
             (None, None) => return Bucket::default(),
         };
         let granted = if view.trial_counts { granted } else { Credits::ZERO };
-        let spent = self.spent_in(TRIAL);
+        let spent = self.spent_of(|start| start == TRIAL, None);
         Bucket { left: granted.minus(spent), granted, spent, trial: true, ..Bucket::default() }
     }
 
-    fn period_bucket(&self, current: &Period, periods: &[Period], view: &View<'_>) -> Bucket {
-        let runs = self.runs(current);
-        let Some((last, terms, quantity)) =
-            runs.last().map(|run| (runs.len() - 1, run.terms.clone(), run.quantity))
-        else {
-            return Bucket::default();
-        };
-        let opening = current.worth();
+    /// What a slice holds, or held when the next one began.
+    pub(super) fn slice_bucket(
+        &self,
+        place: usize,
+        slices: &[Slice],
+        periods: &[Period],
+        view: &View<'_>,
+    ) -> Bucket {
+        let Some(slice) = slices.get(place) else { return Bucket::default() };
+        let Some(current) = periods.get(slice.period) else { return Bucket::default() };
+        let next = slices.get(place + 1).map(|next| next.start);
+        let before_next = |at: Timestamp| next.is_none_or(|next| at < next);
+        let mut runs = self.runs(current);
+        runs.retain(|run| run.at.is_none_or(before_next));
+        let Some(Run { terms, quantity, .. }) = runs.last().cloned() else { return Bucket::default() };
         let worth = terms.worth(quantity);
         let charges = self.charges(current, periods);
+        let charges: Vec<&Line> = charges.into_iter().filter(|line| before_next(line.start)).collect();
+        let opening = current.worth();
         let charged = charges.iter().map(|line| line.worth()).max().unwrap_or_default();
         let granted = match view.plan_change {
             PlanChange::AtOnce => worth,
@@ -470,28 +536,45 @@ impl Item {
                 runs.iter().map(Run::worth).rfind(|worth| *worth <= paid).unwrap_or(opening)
             }
         };
+        let is_changed = runs.len() > 1;
+        // Within a slice, the plan in force at its start is the first one.
+        let opened = in_force(&runs, slice.start).cloned();
+        let after_start = |run: &Run| run.at.is_some_and(|at| at > slice.start);
+        if let Some(opened) = opened.filter(|_| slice.index > 0) {
+            runs.retain(after_start);
+            runs.insert(0, opened);
+        }
+        let last = runs.len() - 1;
         let lost = self.lost(current, periods, &charges, granted, view);
-        let carried = carried(self, current, periods);
+        let carried = if slice.index == 0 { carried(self, current, periods, slices) } else { Credits::ZERO };
+        let of_slice = |start: Timestamp| slice.holds(start, next);
         let first = runs.iter().position(|run| run.terms.plan == terms.plan).unwrap_or(0);
         let left_and_back = runs
             .get(first..last)
             .is_some_and(|between| between.iter().any(|run| run.terms.plan != terms.plan));
         let spent = if view.plan_change == PlanChange::OnPayment || left_and_back {
-            self.spent_in(current.start).plus(carried)
+            self.spent_of(of_slice, None).plus(carried)
         } else if first == 0 {
-            self.spent_of(current.start, &terms.plan).plus(carried)
+            self.spent_of(of_slice, Some(&terms.plan)).plus(carried)
         } else {
-            self.spent_of(current.start, &terms.plan)
+            self.spent_of(of_slice, Some(&terms.plan))
         };
-        let changed = (last > 0)
+        let changed = is_changed
             .then(|| terms.clone())
             .filter(|terms| terms.plan != current.terms.plan || quantity != current.quantity);
+        let of_period = |other: &&Slice| other.period == slice.period;
         Bucket {
             left: granted.minus(lost).minus(spent),
             granted,
             lost,
             spent,
             period: Some(current.clone()),
+            slice: slice.clone(),
+            slices_before: slices.iter().take(place).filter(of_period).count(),
+            opened_with: runs.first().map_or(opening, Run::worth),
+            carries: Vec::new(),
+            next_month: None,
+            next: None,
             changed_to: changed,
             quantity,
             changes: change_names(&runs),
@@ -506,8 +589,8 @@ impl Item {
     /// The plans in force in a period: the one that it was opened with, then each that a snapshot of the
     /// period shows. A trial on a paid item moves the item's period: its snapshots belong to the paid period
     /// in which they were made.
-    fn runs(&self, period: &Period) -> Vec<Run> {
-        let mut runs = vec![Run { terms: period.terms.clone(), quantity: period.quantity }];
+    pub(super) fn runs(&self, period: &Period) -> Vec<Run> {
+        let mut runs = vec![Run { terms: period.terms.clone(), quantity: period.quantity, at: None }];
         let of_period = |sight: &&Sight| {
             let within = sight.at >= period.start && period.end.is_none_or(|end| sight.at < end);
             sight.start == period.start || (sight.trialing && sight.start > period.start && within)
@@ -521,14 +604,14 @@ impl Item {
             if !same {
                 let known = runs.iter().rev().find(|run| run.terms.plan == sight.terms.plan);
                 let terms = known.map_or_else(|| sight.terms.clone(), |run| run.terms.clone());
-                runs.push(Run { terms, quantity: sight.quantity });
+                runs.push(Run { terms, quantity: sight.quantity, at: Some(sight.at) });
             }
         }
         runs
     }
 
     /// The lines that charge plan changes within a period, oldest first.
-    fn charges(&self, period: &Period, periods: &[Period]) -> Vec<&Line> {
+    pub(super) fn charges(&self, period: &Period, periods: &[Period]) -> Vec<&Line> {
         let next = periods.iter().map(|other| other.start).filter(|start| *start > period.start).min();
         let end = match (period.end, next) {
             (Some(end), Some(next)) => Some(end.min(next)),
@@ -547,7 +630,7 @@ impl Item {
 
     /// What refunds and disputes take: the plan's worth is filled by the opening's grant, then by the
     /// increments that were charged, then by what was not charged; each part loses its payment's share.
-    fn lost(
+    pub(super) fn lost(
         &self,
         current: &Period,
         periods: &[Period],
@@ -592,26 +675,45 @@ impl Item {
         own.plus(of_credited)
     }
 
-    fn spent_in(&self, start: Timestamp) -> Credits {
-        self.spent.iter().filter(|spent| spent.start == start).map(|spent| spent.credits).sum()
-    }
-
-    fn spent_of(&self, start: Timestamp, plan: &str) -> Credits {
-        let of = |spent: &&Spent| spent.start == start && spent.plan == plan;
+    /// Credits that were spent of slices with these starts, of one plan or of any.
+    fn spent_of(&self, starts: impl Fn(Timestamp) -> bool, plan: Option<&str>) -> Credits {
+        let of = |spent: &&Spent| {
+            !spent.carried && starts(spent.start) && plan.is_none_or(|plan| spent.plan == plan)
+        };
         self.spent.iter().filter(of).map(|spent| spent.credits).sum()
     }
 
-    fn add_spent(&mut self, start: Timestamp, plan: String, credits: Credits) {
-        match self.spent.iter_mut().find(|spent| spent.start == start && spent.plan == plan) {
-            Some(spent) => spent.credits = spent.credits.plus(credits),
-            None => self.spent.push(Spent { start, plan, credits }),
-        }
-        self.spent.sort_by(|a, b| (a.start, &a.plan).cmp(&(b.start, &b.plan)));
+    /// Credits that were spent of what the slice with this start took over.
+    pub(super) fn spent_of_carry(&self, start: Timestamp) -> Credits {
+        self.spent
+            .iter()
+            .filter(|spent| spent.carried && spent.start == start)
+            .map(|spent| spent.credits)
+            .sum()
     }
 
-    /// Gives spent credits back; `false` when nothing is known to be spent of this period and plan.
-    pub(super) fn give_back(&mut self, start: Timestamp, plan: &str, credits: Credits) -> bool {
-        let spent = self.spent.iter_mut().find(|spent| spent.start == start && spent.plan == plan);
+    fn add_spent(&mut self, new: Spent) {
+        let same = |spent: &&mut Spent| {
+            spent.start == new.start && spent.plan == new.plan && spent.carried == new.carried
+        };
+        match self.spent.iter_mut().find(same) {
+            Some(spent) => spent.credits = spent.credits.plus(new.credits),
+            None => self.spent.push(new),
+        }
+        self.spent.sort_by(|a, b| (a.start, &a.plan, a.carried).cmp(&(b.start, &b.plan, b.carried)));
+    }
+
+    /// Gives spent credits back; `false` when nothing is known to be spent of this slice and plan.
+    pub(super) fn give_back(
+        &mut self,
+        start: Timestamp,
+        plan: &str,
+        carried: bool,
+        credits: Credits,
+    ) -> bool {
+        let same =
+            |spent: &&mut Spent| spent.start == start && spent.plan == plan && spent.carried == carried;
+        let spent = self.spent.iter_mut().find(same);
         let known = spent.map(|spent| spent.credits = spent.credits.minus(credits)).is_some();
         self.spent.retain(|spent| spent.credits > Credits::ZERO);
         known
@@ -619,13 +721,13 @@ impl Item {
 
     /// Spends from the bucket as it stands; the caller has checked that there is enough.
     pub(super) fn spend(&mut self, credits: Credits, bucket: &Bucket) {
-        match &bucket.period {
-            Some(period) => {
-                let plan = bucket.changed_to.as_ref().unwrap_or(&period.terms).plan.clone();
-                self.add_spent(period.start, plan, credits);
-            }
-            None => self.add_spent(TRIAL, String::new(), credits),
-        }
+        let (start, plan) = bucket.spends_of();
+        self.add_spent(Spent { start, plan, credits, carried: false });
+    }
+
+    /// Spends of what the slice with this start took over.
+    pub(super) fn spend_carry(&mut self, credits: Credits, start: Timestamp) {
+        self.add_spent(Spent { start, plan: String::new(), credits, carried: true });
     }
 
     /// When the trial ends, by the latest `trialing` snapshot, else by the trial's line.
@@ -661,12 +763,14 @@ impl Item {
             // payments may have paid a share of it. So does the one before a zero line: a late `trialing`
             // snapshot may close the line's period again. An invoice that credits unused time follows a period
             // that runs into it and may arrive later: the one before that stays, too.
+            // Periods whose credits may still be carried over stay as well.
+            let carried = usize::try_from(view.carried_periods).unwrap_or(usize::MAX);
             let mut oldest = current;
             let mut ended = None;
             for (kept, before) in periods.iter().rev().skip(1).enumerate() {
                 let may_overlap = !oldest.proven || oldest.credited > 0;
                 let overlaps = may_overlap || before.end.is_none_or(|end| end > oldest.start);
-                if !overlaps || kept == MAX_PREDECESSORS {
+                if kept >= carried && (!overlaps || kept >= MAX_PREDECESSORS) {
                     ended = Some(before.end.unwrap_or(oldest.start).min(oldest.start));
                     break;
                 }
@@ -686,6 +790,8 @@ impl Item {
                 let may_count = line.charges() || (line.amount == 0 && !line.flagged) || line.start > current;
                 line.start >= from && (opens || may_count)
             });
+            // The line of a period that carries over may arrive after its snapshots.
+            let oldest = if carried > 0 { from } else { oldest };
             self.sights.retain(|sight| sight.start >= oldest);
             let flagged =
                 |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);
@@ -711,9 +817,13 @@ impl Item {
 
 /// A plan in force.
 #[derive(Clone, Debug)]
-struct Run {
-    terms: Terms,
-    quantity: u64,
+pub(super) struct Run {
+    /// The plan.
+    pub terms: Terms,
+    /// How many units of it.
+    pub quantity: u64,
+    /// `created` of the snapshot that shows it; absent for the plan that the period was opened with.
+    pub at: Option<Timestamp>,
 }
 
 impl Run {
@@ -735,15 +845,22 @@ fn change_names(runs: &[Run]) -> Vec<(String, Credits)> {
 
 /// What was spent in a period that the current one cut short, as far as the current one's invoice was not
 /// paid: all of it if nothing was charged.
-fn carried(item: &Item, period: &Period, periods: &[Period]) -> Credits {
-    let Some(before) = periods.iter().rev().find(|other| other.start < period.start) else {
+fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice]) -> Credits {
+    let Some(place) = periods.iter().rposition(|other| other.start < period.start) else {
         return Credits::ZERO;
     };
+    let Some(before) = periods.get(place) else { return Credits::ZERO };
     if before.end.is_some_and(|end| end <= period.start) {
         return Credits::ZERO;
     }
     let earlier: Vec<Period> = periods.iter().filter(|other| other.start <= before.start).cloned().collect();
-    let spent = item.spent_in(before.start).plus(carried(item, before, &earlier));
+    let slice = slices.iter().rfind(|slice| slice.period == place);
+    let in_slice = |start: Timestamp| slice.is_some_and(|slice| slice.holds(start, Some(period.start)));
+    let before_slice = match slice {
+        Some(slice) if slice.index > 0 => Credits::ZERO,
+        Some(_) | None => carried(item, before, &earlier, slices),
+    };
+    let spent = item.spent_of(in_slice, None).plus(before_slice);
     if period.total <= 0 {
         return spent;
     }

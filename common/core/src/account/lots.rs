@@ -16,6 +16,24 @@ pub struct Signup {
     /// What was spent of it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub spent: Credits,
+    /// When it was granted. Free credits are refilled by calendar months from then on.
+    #[serde(default)]
+    pub since: Timestamp,
+    /// It ends then, excluded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// Free credits of one month, which replace what the bucket `signup` held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreeRefill {
+    /// Which month after the signup, from 1.
+    pub month: u32,
+    /// What was granted.
+    pub granted: Credits,
+    /// What was spent of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spent: Credits,
 }
 
 /// What one document sold once: packs of credits, or a plan for life.
@@ -42,6 +60,12 @@ pub struct Purchase {
     /// Credits spent of it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub spent: Credits,
+    /// Days after the purchase at which its credits end, by the catalog; 0: never.
+    #[serde(default, skip_serializing_if = "never")]
+    pub expires_days: i64,
+    /// Its credits end then, excluded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
     /// The document's total in minor units.
     pub total: i64,
     /// Whether it holds what was left of older purchases, too.
@@ -50,14 +74,23 @@ pub struct Purchase {
 }
 
 impl Purchase {
+    /// Whether its credits have ended.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+
     /// The ledger key of the document that grants.
     pub fn key(&self) -> Option<LedgerKey> {
         let session = self.session.as_ref().map(LedgerKey::session);
         session.or_else(|| self.invoice.as_ref().map(LedgerKey::invoice))
     }
 
-    /// Whether two documents sold one purchase: they name the same session, invoice or payment.
+    /// Whether two documents sold one purchase: they name the same session, invoice or payment, and credits
+    /// that live as long.
     pub fn is_one_with(&self, other: &Self) -> bool {
+        if self.expires_days != other.expires_days {
+            return false;
+        }
         let same = |a: Option<&str>, b: Option<&str>| a.is_some() && a == b;
         same(self.session.as_ref().map(AsRef::as_ref), other.session.as_ref().map(AsRef::as_ref))
             || same(self.invoice.as_ref().map(AsRef::as_ref), other.invoice.as_ref().map(AsRef::as_ref))
@@ -76,8 +109,14 @@ impl Purchase {
 pub struct Grant {
     /// The entry that granted it.
     pub key: LedgerKey,
+    /// What was granted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub granted: Credits,
     /// What is left of it.
     pub left: Credits,
+    /// When it was granted.
+    #[serde(default)]
+    pub since: Timestamp,
     /// It ends then, excluded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
@@ -95,6 +134,11 @@ pub struct Complimentary {
     /// Until then, excluded; absent: for good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn never(expires_days: &i64) -> bool {
+    *expires_days == 0
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::catalog::{Per, Plan, Product};
+use crate::catalog::{Per, Plan, Product, Refill, Rollover};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
 use crate::ids::{ItemId, PriceId};
@@ -34,6 +34,12 @@ pub struct Terms {
     /// Whether it is a product: it gives no tier, and its payment ends neither add-ons nor signup credits.
     #[serde(default, skip_serializing_if = "is_false")]
     pub product: bool,
+    /// Whether the credits are granted every month of the paid period.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub monthly: bool,
+    /// What the next period takes over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollover: Option<Rollover>,
 }
 
 impl Terms {
@@ -45,6 +51,8 @@ impl Terms {
             trial: (plan.trial_credits != plan.credits).then_some(plan.trial_credits),
             seats: plan.per == Per::Seat,
             product: false,
+            monthly: plan.refill == Refill::Month,
+            rollover: plan.rollover,
         }
     }
 
@@ -56,6 +64,8 @@ impl Terms {
             trial: None,
             seats: false,
             product: true,
+            monthly: false,
+            rollover: None,
         }
     }
 

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::NewEntry;
 use super::holds::Hold;
 use super::item::{Bucket, Item, Period, View};
-use super::lots::{Complimentary, Grant, Purchase, Signup};
+use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup};
 use super::products::BoughtProduct;
+use super::slice::Carry;
 use super::subscription::Subscription;
-use crate::catalog::{Addons, Policy, Trials};
+use crate::catalog::{Addons, PauseCollection, Policy, SpendOrder, Trials};
 use crate::credits::Credits;
+use crate::event::SubscriptionStatus;
 use crate::ids::{CustomerId, EventId, HoldId, InvoiceId, ItemId, SubscriptionId};
 use crate::ledger::{EntryKind, LedgerKey};
 use crate::timestamp::Timestamp;
@@ -25,6 +28,10 @@ const REMEMBER_ENDED: usize = 10;
 pub(super) const MAX_PURCHASES: usize = 24;
 /// The maximum number of spent purchases that are kept for later refunds.
 const MAX_SPENT_PURCHASES: usize = 4;
+/// The maximum number of grants by hand. Beyond it, the two whose ends are nearest are merged into one.
+const MAX_GRANTS: usize = 16;
+/// The newest free refills that are kept, in case a later event takes one back.
+const MAX_FREE_REFILLS: usize = 4;
 /// The maximum number of items over all subscriptions.
 pub const MAX_ITEMS: usize = 50;
 
@@ -39,12 +46,18 @@ pub struct State {
     /// When it was last written: what falls due by time alone is booked from then on.
     #[serde(default)]
     pub as_of: Timestamp,
+    /// The earliest moment after `as_of` at which the credits change by time alone, as far as is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<Timestamp>,
     /// The Stripe customers of this user; the value says when one was deleted at Stripe.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub customers: BTreeMap<CustomerId, Option<Timestamp>>,
     /// The bucket `signup`; absent until the app has created the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signup: Option<Signup>,
+    /// The newest free refills that were booked, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub free: Vec<FreeRefill>,
     /// Start of the first paid period. It ends the signup credits, in any order of arrival.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paid_since: Option<Timestamp>,
@@ -97,6 +110,8 @@ pub struct State {
 pub enum Lot {
     /// The bucket of a subscription item.
     Item(SubscriptionId, ItemId),
+    /// What an item's slice with this start took over from the one before it.
+    Carry(SubscriptionId, ItemId, Timestamp),
     /// A plan that was sold for life.
     Lifetime(usize),
     /// The signup credits.
@@ -107,16 +122,70 @@ pub enum Lot {
     Pack(usize),
 }
 
+impl Lot {
+    /// The bucket that it belongs to.
+    pub fn bucket(&self) -> String {
+        match self {
+            Self::Item(_, item) => item.to_string(),
+            Self::Carry(_, item, _) => format!("rollover {item}"),
+            Self::Lifetime(_) => "lifetime".to_owned(),
+            Self::Signup => "signup".to_owned(),
+            Self::Grant(_) => "grant".to_owned(),
+            Self::Pack(_) => "addon".to_owned(),
+        }
+    }
+}
+
+/// What a lot holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LotBalance {
+    /// The lot.
+    pub lot: Lot,
+    /// What was granted, less what refunds and disputes took.
+    pub granted: Credits,
+    /// What is left to spend.
+    pub left: Credits,
+    /// When it was granted; absent where nothing says so.
+    pub since: Option<Timestamp>,
+    /// Its end, excluded: of an item's lot the end of its slice, when the next payment replaces it.
+    pub until: Option<Timestamp>,
+    /// Whether nothing was paid for it.
+    pub free: bool,
+}
+
+impl LotBalance {
+    /// Whether time alone ends it.
+    pub(super) fn expires(&self) -> bool {
+        !matches!(self.lot, Lot::Item(..))
+    }
+}
+
+/// A document that counts beside the ones that name themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Derived {
+    pub kind: EntryKind,
+    /// What it is worth.
+    pub worth: Credits,
+    /// When it fell due, if time alone made it count.
+    pub since: Option<Timestamp>,
+    /// How many documents of its kind it overtook since the period began.
+    pub before: usize,
+}
+
 /// The buckets of an account at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Buckets {
     /// One for each subscription item.
     pub items: BTreeMap<(SubscriptionId, ItemId), Bucket>,
     /// All credits that can be spent, in the order in which they are.
-    pub lots: Vec<(Lot, Credits)>,
+    pub lots: Vec<LotBalance>,
     /// The documents that count beside the ones that name themselves: plan changes, trials, lines that count
-    /// later than their invoice was recorded.
-    pub(super) derived: BTreeMap<LedgerKey, (EntryKind, Credits)>,
+    /// later than their invoice was recorded, months of a period, free refills.
+    pub(super) derived: BTreeMap<LedgerKey, Derived>,
+    /// The earliest moment at which a lot ends or a month of a period begins.
+    pub(super) next: Option<Timestamp>,
+    /// The month of the free refill that the bucket `signup` holds.
+    pub(super) free_month: Option<u32>,
     /// What refunds and disputes take of all of it.
     pub(super) lost: Credits,
     /// Start of the first paid period, which ends the signup credits.
@@ -126,12 +195,25 @@ pub struct Buckets {
 impl Buckets {
     /// The balance: the sum of all buckets.
     pub fn balance(&self) -> Credits {
-        self.lots.iter().map(|(_, left)| *left).sum()
+        self.lots.iter().map(|one| one.left).sum()
     }
 
     /// What is left of the lots that a test picks.
     pub fn sum(&self, of: impl Fn(&Lot) -> bool) -> Credits {
-        self.lots.iter().filter(|(lot, _)| of(lot)).map(|(_, left)| *left).sum()
+        self.lots.iter().filter(|one| of(&one.lot)).map(|one| one.left).sum()
+    }
+
+    /// What is left of a carry, by its ledger key.
+    pub(super) fn carried_over(&self, key: &LedgerKey) -> i64 {
+        let carries = self
+            .items
+            .iter()
+            .flat_map(|((_, item), bucket)| bucket.carries.iter().map(move |carry| (item, carry)));
+        let of_key = |(item, carry): &(&ItemId, &Carry)| {
+            LedgerKey::rollover(&carry.invoice, item, carry.index) == *key
+        };
+        let left = carries.into_iter().find(of_key).map_or(Credits::ZERO, |(_, carry)| carry.left);
+        left.delta_from(Credits::ZERO)
     }
 
     /// Whether a document granted or charged something that a bucket holds.
@@ -142,9 +224,21 @@ impl Buckets {
             || state.products.iter().any(|product| product.is_of(document))
     }
 
+    /// What each item holds, with what it took over.
+    pub fn by_item(&self) -> BTreeMap<&str, Credits> {
+        let mut items = BTreeMap::new();
+        for one in &self.lots {
+            if let Lot::Item(_, item) | Lot::Carry(_, item, _) = &one.lot {
+                let sum: &mut Credits = items.entry(item.as_str()).or_default();
+                *sum = sum.plus(one.left);
+            }
+        }
+        items
+    }
+
     /// What the items of a subscription hold.
     pub fn of_subscription(&self, id: &SubscriptionId) -> Credits {
-        self.sum(|lot| matches!(lot, Lot::Item(of, _) if of == id))
+        self.sum(|lot| matches!(lot, Lot::Item(of, _) | Lot::Carry(of, ..) if of == id))
     }
 }
 
@@ -190,11 +284,68 @@ impl State {
         let first = self.first_trial.as_ref().is_none_or(|(_, first)| first == id);
         let view = View {
             plan_change: policy.plan_change,
+            phases: &subscription.phases,
+            pause_collection: policy.pause_collection,
+            ended: None,
+            carried_periods: policy.carried_periods,
+            grace_days: policy.past_due_grace_days,
             refunded: &refunded,
             trial_counts: self.ended_at(subscription).is_none() && (first || policy.trials == Trials::Each),
             now,
         };
         with(&view)
+    }
+
+    /// The key of the entry that granted a lot's credits.
+    pub fn lot_key(&self, lot: &Lot, buckets: &Buckets) -> Option<LedgerKey> {
+        let bucket = |id: &SubscriptionId, item: &ItemId| buckets.items.get(&(id.clone(), item.clone()));
+        match lot {
+            Lot::Item(id, item) => {
+                let bucket = bucket(id, item)?;
+                Some(match (&bucket.period, bucket.slice.index) {
+                    (None, _) => LedgerKey::trial(id, item),
+                    (Some(period), 0) => LedgerKey::invoice(&period.invoice),
+                    (Some(period), month) => LedgerKey::slice(&period.invoice, item, month),
+                })
+            }
+            Lot::Carry(id, item, start) => {
+                let carry = bucket(id, item)?.carries.iter().find(|carry| carry.since == *start)?;
+                Some(LedgerKey::rollover(&carry.invoice, item, carry.index))
+            }
+            Lot::Lifetime(place) => self.lifetimes.get(*place)?.key(),
+            Lot::Signup => Some(buckets.free_month.map_or_else(LedgerKey::signup, LedgerKey::free)),
+            Lot::Grant(place) => Some(self.grants.get(*place)?.key.clone()),
+            Lot::Pack(place) => self.packs.get(*place)?.key(),
+        }
+    }
+
+    /// The entries of lots that end at a moment.
+    pub(super) fn expired_at(&self, buckets: &Buckets, end: Timestamp) -> Vec<NewEntry> {
+        let ending = |one: &&LotBalance| one.expires() && one.until == Some(end) && one.left > Credits::ZERO;
+        let entry = |one: &LotBalance| {
+            let key = self.lot_key(&one.lot, buckets)?.expired();
+            // A late payment can give carried credits a later end.
+            let key = match one.lot {
+                Lot::Carry(..) => LedgerKey::from_text(&format!("{key}#{}", end.unix())),
+                Lot::Item(..) | Lot::Lifetime(_) | Lot::Signup | Lot::Grant(_) | Lot::Pack(_) => key,
+            };
+            Some(expired(key, one.left, end))
+        };
+        buckets.lots.iter().filter(ending).filter_map(entry).collect()
+    }
+
+    /// The entries of credits that had ended before the document that grants them arrived.
+    pub(super) fn granted_too_late(&self, new: &[NewEntry], now: Timestamp) -> Vec<NewEntry> {
+        let mut entries = Vec::new();
+        for purchase in self.packs.iter().filter(|purchase| purchase.is_expired(now)) {
+            let (Some(key), Some(until)) = (purchase.key(), purchase.until) else { continue };
+            let of_it = new.iter().filter(|entry| entry.key == key && entry.kind == EntryKind::AddOn);
+            if of_it.count() > 0 && purchase.spent == Credits::ZERO {
+                let taken = purchase.granted.share(self.refunded_of(purchase), purchase.total);
+                entries.push(expired(key.expired(), purchase.granted.minus(taken), until));
+            }
+        }
+        entries
     }
 
     /// When a subscription ended: by its own end, or with its customer.
@@ -213,7 +364,8 @@ impl State {
         for (id, subscription) in &self.subscriptions {
             self.view(id, subscription, policy, now, |view| {
                 for (item_id, item) in &subscription.items {
-                    let bucket = item.bucket(view);
+                    let ended = self.item_ended_at(id, item_id).filter(|_| !subscription.ended_unpaid());
+                    let bucket = item.bucket(&View { ended, ..*view });
                     if bucket != Bucket::default() {
                         items.insert((id.clone(), item_id.clone()), bucket);
                     }
@@ -221,59 +373,188 @@ impl State {
             });
         }
         self.void_ended(&mut items);
-        let mut derived = BTreeMap::new();
-        for ((subscription, item), bucket) in &items {
-            if let Some(period) = &bucket.period {
-                let late = LedgerKey::invoice_item(&period.invoice, item);
-                derived.insert(late, (EntryKind::Renewal, period.worth()));
-                for (change, worth) in &bucket.changes {
-                    let key = LedgerKey::plan(item, period.start, change);
-                    derived.insert(key, (EntryKind::PlanChange, *worth));
-                }
-            } else if bucket.trial {
-                let key = LedgerKey::trial(subscription, item);
-                derived.insert(key, (EntryKind::Trial, bucket.granted));
-            }
-        }
+        let derived = derived(&items);
         let mut lost: Credits = items.values().map(|bucket| bucket.lost).sum();
-        let mut lots = Vec::new();
-        let mut by_end: Vec<_> = items.iter().collect();
-        let end_of = |(key, bucket): &(&(SubscriptionId, ItemId), &Bucket)| {
-            let trial_end = || self.subscriptions.get(&key.0)?.items.get(&key.1)?.trial_end();
-            bucket
-                .period
-                .as_ref()
-                .map_or_else(trial_end, |period| period.end)
-                .map_or(i64::MAX, Timestamp::unix)
-        };
-        by_end.sort_by_key(end_of);
-        for ((subscription, item), bucket) in by_end {
-            lots.push((Lot::Item(subscription.clone(), item.clone()), bucket.left));
-        }
+        lost = lost.plus(items.values().flat_map(|bucket| &bucket.carries).map(|carry| carry.lost).sum());
+        let mut lots = self.item_lots(&items);
         for (place, purchase) in self.lifetimes.iter().enumerate() {
-            let taken = purchase.granted.share(self.refunded_of(purchase), purchase.total);
+            let (taken, lot) = self.purchase_lot(Lot::Lifetime(place), purchase, now);
             lost = lost.plus(taken);
-            lots.push((Lot::Lifetime(place), purchase.granted.minus(taken).minus(purchase.spent)));
+            lots.push(lot);
         }
         let unproven = || periods_of_plans(&items).filter(|period| !period.proven);
         let paid_since = self.paid_since.into_iter().chain(unproven().map(|period| period.start)).min();
         let reset_at = self.unproven_reset(&items, policy);
-        if let Some(signup) = self.signup.as_ref().filter(|_| paid_since.is_none()) {
-            lots.push((Lot::Signup, signup.granted.minus(signup.spent)));
-        }
+        let mut all = Buckets { items, derived, paid_since, ..Buckets::default() };
+        lots.extend(self.signup_lot(&mut all, policy, now));
         for (place, grant) in self.grants.iter().enumerate() {
             let ended = grant.until.is_some_and(|until| until <= now);
-            lots.push((Lot::Grant(place), if ended { Credits::ZERO } else { grant.left }));
+            lots.push(LotBalance {
+                lot: Lot::Grant(place),
+                granted: grant.granted,
+                left: if ended { Credits::ZERO } else { grant.left },
+                since: Some(grant.since),
+                until: grant.until,
+                free: true,
+            });
         }
         for (place, pack) in self.packs.iter().enumerate() {
             if Some(pack.at) < reset_at {
                 continue;
             }
-            let taken = pack.granted.share(self.refunded_of(pack), pack.total);
+            let (taken, lot) = self.purchase_lot(Lot::Pack(place), pack, now);
             lost = lost.plus(taken);
-            lots.push((Lot::Pack(place), pack.granted.minus(taken).minus(pack.spent)));
+            lots.push(lot);
         }
-        Buckets { items, lots, derived, lost, paid_since }
+        if policy.spend_order == SpendOrder::ExpiringFirst {
+            let is_pack = |lot: &Lot| matches!(lot, Lot::Pack(_));
+            lots.sort_by_key(|one| {
+                let until = one.until.map_or(i64::MAX, Timestamp::unix);
+                (until, !one.free, is_pack(&one.lot), one.since, one.lot.clone())
+            });
+        }
+        let ends = lots.iter().filter(|one| one.expires() && one.left > Credits::ZERO);
+        let ends = ends.filter_map(|one| one.until);
+        let next = ends.chain(all.items.values().filter_map(|bucket| bucket.next)).min();
+        Buckets { lots, lost, next, ..all }
+    }
+
+    /// The lots of all items, those of the earliest end first, each followed by what it took over.
+    fn item_lots(&self, items: &BTreeMap<(SubscriptionId, ItemId), Bucket>) -> Vec<LotBalance> {
+        let end_of = |(id, item): &(SubscriptionId, ItemId), bucket: &Bucket| match &bucket.period {
+            Some(_) => bucket.slice.end,
+            None => self.subscriptions.get(id)?.items.get(item)?.trial_end(),
+        };
+        let mut by_end: Vec<_> =
+            items.iter().map(|(key, bucket)| (end_of(key, bucket), key, bucket)).collect();
+        by_end.sort_by_key(|(end, ..)| end.map_or(i64::MAX, Timestamp::unix));
+        let mut lots = Vec::with_capacity(by_end.len());
+        for (until, (id, item), bucket) in by_end {
+            lots.push(LotBalance {
+                lot: Lot::Item(id.clone(), item.clone()),
+                granted: bucket.granted.minus(bucket.lost),
+                left: bucket.left,
+                since: bucket.period.as_ref().map(|_| bucket.slice.since),
+                until,
+                free: bucket.trial,
+            });
+            lots.extend(bucket.carries.iter().map(|carry| LotBalance {
+                lot: Lot::Carry(id.clone(), item.clone(), carry.since),
+                granted: carry.granted.minus(carry.lost),
+                left: carry.left,
+                since: Some(carry.since),
+                until: carry.until,
+                free: false,
+            }));
+        }
+        lots
+    }
+
+    /// What refunds and disputes take of a purchase, and its lot.
+    fn purchase_lot(&self, lot: Lot, purchase: &Purchase, now: Timestamp) -> (Credits, LotBalance) {
+        let taken = purchase.granted.share(self.refunded_of(purchase), purchase.total);
+        let granted = purchase.granted.minus(taken);
+        let left = if purchase.is_expired(now) { Credits::ZERO } else { granted.minus(purchase.spent) };
+        let since = Some(purchase.at);
+        (taken, LotBalance { lot, granted, left, since, until: purchase.until, free: false })
+    }
+
+    /// The bucket `signup`: the newest free refill that no later paid period ended, else the signup credits.
+    fn signup_lot(&self, all: &mut Buckets, policy: &Policy, now: Timestamp) -> Option<LotBalance> {
+        let signup = self.signup.as_ref()?;
+        let lot = |granted: Credits, spent: Credits, since, until: Option<Timestamp>| {
+            let ended = until.is_some_and(|until| until <= now);
+            let left = if ended { Credits::ZERO } else { granted.minus(spent) };
+            LotBalance { lot: Lot::Signup, granted, left, since: Some(since), until, free: true }
+        };
+        if let Some(month) = self.free_month(policy, now) {
+            let start = signup.since.plus_months(month);
+            let booked = self.free.iter().find(|refill| refill.month == month);
+            let granted = booked.map_or(Credits::new(policy.free_credits), |refill| refill.granted);
+            let spent = self.free.iter().filter(|refill| refill.month >= month);
+            let spent = spent.map(|refill| refill.spent).sum();
+            all.free_month = Some(month);
+            let before = usize::try_from(month).unwrap_or(usize::MAX);
+            let derived = Derived { kind: EntryKind::FreeRefill, worth: granted, since: Some(start), before };
+            all.derived.insert(LedgerKey::free(month), derived);
+            let ended = periods_of_plans(&all.items).map(|period| period.start).max() > Some(start);
+            return (!ended).then(|| lot(granted, spent, start, None));
+        }
+        all.paid_since.is_none().then(|| lot(signup.granted, signup.spent, signup.since, signup.until))
+    }
+
+    /// The month of the newest free refill that is due: no plan gave access at its start.
+    fn free_month(&self, policy: &Policy, now: Timestamp) -> Option<u32> {
+        let signup = self.signup.as_ref()?;
+        if policy.free_credits == 0 && self.free.is_empty() {
+            return None;
+        }
+        let newest = months_since(signup.since, now);
+        let oldest = newest.saturating_sub(u32::try_from(MAX_FREE_REFILLS).unwrap_or(4));
+        let months = (oldest.max(1)..=newest).rev();
+        let mut due = months.filter(|month| !self.had_access(policy, signup.since.plus_months(*month)));
+        due.next()
+    }
+
+    /// When the next free refill falls due, if no plan gives access until then.
+    pub fn next_free_refill(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+        let since = self.signup.as_ref().filter(|_| policy.free_credits > 0)?.since;
+        let next = since.plus_months(months_since(since, now) + 1);
+        (!self.had_access(policy, next)).then_some(next)
+    }
+
+    /// When the next credits fall due without a payment: a month of a paid period, or free credits.
+    pub fn next_grant_at(&self, buckets: &Buckets, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+        let months = buckets.items.values().filter_map(|bucket| bucket.next_month);
+        months.chain(self.next_free_refill(policy, now)).min()
+    }
+
+    /// Whether a subscription that has not ended gives access at a moment.
+    fn gives_access(&self, id: &SubscriptionId, one: &Subscription, policy: &Policy, at: Timestamp) -> bool {
+        let paid = || {
+            self.view(id, one, policy, at, |view| {
+                let newest = |item: &Item| item.periods(view).pop();
+                let mut periods = one.items.values().filter_map(newest);
+                periods.any(|period| period.end.is_none_or(|end| at < end))
+            })
+        };
+        let Some(snapshot) = &one.snapshot else { return paid() };
+        match snapshot.status {
+            SubscriptionStatus::Active | SubscriptionStatus::Trialing => {
+                let pauses = policy.pause_collection == PauseCollection::UntilPeriodEnd;
+                !(snapshot.collection_paused && pauses) || paid()
+            }
+            SubscriptionStatus::PastDue => {
+                let grace = snapshot.days_until_due.unwrap_or(0).saturating_add(policy.past_due_grace_days);
+                let start = snapshot.items.iter().filter_map(|item| item.start).max();
+                paid() || start.is_some_and(|start| at < start.plus_days(grace))
+            }
+            SubscriptionStatus::Unpaid | SubscriptionStatus::Incomplete => paid(),
+            SubscriptionStatus::IncompleteExpired
+            | SubscriptionStatus::Canceled
+            | SubscriptionStatus::Paused
+            | SubscriptionStatus::Other(_) => false,
+        }
+    }
+
+    /// Whether a plan gave access at a moment, as far as is known now. Gaps within a subscription's life are
+    /// not known and count as access.
+    fn had_access(&self, policy: &Policy, at: Timestamp) -> bool {
+        let subscription = |(id, one): (&SubscriptionId, &Arc<Subscription>)| {
+            one.since.is_some_and(|since| since <= at)
+                && match self.ended_at(one) {
+                    Some(end) => at < end,
+                    None => self.gives_access(id, one, policy, at),
+                }
+        };
+        self.subscriptions.iter().any(subscription)
+            || self.lifetimes.iter().any(|purchase| {
+                purchase.at <= at && (purchase.total <= 0 || self.refunded_of(purchase) < purchase.total)
+            })
+            || self
+                .complimentary
+                .iter()
+                .any(|gift| gift.from <= at && gift.until.is_none_or(|until| at < until))
     }
 
     /// Start of the newest period that ends add-ons and that a late `trialing` snapshot may still close. The
@@ -307,7 +588,14 @@ impl State {
             let replaced =
                 end.is_some_and(|end| starts.iter().any(|(other, start)| other != key && *start >= end));
             if replaced {
-                *bucket = Bucket { left: Credits::ZERO, lost: Credits::ZERO, ..std::mem::take(bucket) };
+                *bucket = Bucket {
+                    left: Credits::ZERO,
+                    lost: Credits::ZERO,
+                    carries: Vec::new(),
+                    next_month: None,
+                    next: None,
+                    ..std::mem::take(bucket)
+                };
             }
         }
     }
@@ -345,13 +633,13 @@ impl State {
     /// Takes credits in the order in which they are spent. Returns what could not be taken.
     pub(super) fn take(&mut self, amount: Credits, buckets: &Buckets) -> Credits {
         let mut rest = amount;
-        for (lot, left) in &buckets.lots {
-            let part = (*left).min(rest);
+        for one in &buckets.lots {
+            let part = one.left.min(rest);
             if part == Credits::ZERO {
                 continue;
             }
             rest = rest.minus(part);
-            match lot {
+            match &one.lot {
                 Lot::Item(id, item) => {
                     let bucket = buckets.items.get(&(id.clone(), item.clone()));
                     let known = self.subscriptions.get_mut(id).map(Arc::make_mut);
@@ -361,12 +649,14 @@ impl State {
                         item.spend(part, bucket);
                     }
                 }
-                Lot::Lifetime(place) => spend_of(self.lifetimes.get_mut(*place), part),
-                Lot::Signup => {
-                    if let Some(signup) = &mut self.signup {
-                        signup.spent = signup.spent.plus(part);
+                Lot::Carry(id, item, start) => {
+                    let known = self.subscriptions.get_mut(id).map(Arc::make_mut);
+                    if let Some(item) = known.and_then(|known| known.items.get_mut(item)) {
+                        item.spend_carry(part, *start);
                     }
                 }
+                Lot::Lifetime(place) => spend_of(self.lifetimes.get_mut(*place), part),
+                Lot::Signup => self.spend_signup(part, buckets),
                 Lot::Grant(place) => {
                     if let Some(grant) = self.grants.get_mut(*place) {
                         grant.left = grant.left.minus(part);
@@ -376,6 +666,29 @@ impl State {
             }
         }
         rest
+    }
+
+    fn spend_signup(&mut self, credits: Credits, buckets: &Buckets) {
+        let refill = buckets.free_month.and_then(|month| self.free.iter_mut().find(|one| one.month == month));
+        match (refill, &mut self.signup) {
+            (Some(refill), _) => refill.spent = refill.spent.plus(credits),
+            (None, Some(signup)) => signup.spent = signup.spent.plus(credits),
+            (None, None) => {}
+        }
+    }
+
+    /// Keeps the newest free refill that is due with what it was worth when it fell due.
+    fn book_free_refill(&mut self, policy: &Policy, now: Timestamp) {
+        let Some(month) = self.free_month(policy, now) else { return };
+        if self.free.iter().any(|refill| refill.month == month) {
+            return;
+        }
+        let granted = Credits::new(policy.free_credits);
+        self.free.push(FreeRefill { month, granted, spent: Credits::ZERO });
+        self.free.sort_by_key(|refill| refill.month);
+        while self.free.len() > MAX_FREE_REFILLS {
+            self.free.remove(0);
+        }
     }
 
     /// Brings what follows from the periods up to date, and drops what can no longer matter.
@@ -399,9 +712,18 @@ impl State {
             let reset_at = self.reset_at;
             self.packs.retain(|pack| Some(pack.at) >= reset_at);
         }
-        self.join_oldest_packs();
+        if policy.free_credits > 0 {
+            self.subscriptions.values_mut().for_each(|one| {
+                if one.known_since() != one.since {
+                    Arc::make_mut(one).since = one.known_since();
+                }
+            });
+            self.book_free_refill(policy, now);
+        }
+        self.join_packs(now);
         self.holds.retain(|_, hold| hold.until > now);
         self.grants.retain(|grant| grant.left > Credits::ZERO && grant.until.is_none_or(|until| until > now));
+        self.join_grants();
         self.prune(policy, now);
         self.forget(policy, now);
     }
@@ -418,6 +740,7 @@ impl State {
     }
 
     fn prune(&mut self, policy: &Policy, now: Timestamp) {
+        self.prune_phases(policy, now);
         let pruned: Vec<(SubscriptionId, BTreeMap<ItemId, Item>)> = self
             .subscriptions
             .iter()
@@ -441,6 +764,24 @@ impl State {
             self.refunds.keys().filter(|document| !self.knows(document)).cloned().collect();
         for document in gone {
             self.refunds.remove(&document);
+        }
+    }
+
+    fn prune_phases(&mut self, policy: &Policy, now: Timestamp) {
+        let many: Vec<(SubscriptionId, Vec<Period>)> = self
+            .subscriptions
+            .iter()
+            .filter(|(_, one)| one.has_many_phases())
+            .map(|(id, one)| {
+                let mut periods = Vec::new();
+                self.view(id, one, policy, now, |view| {
+                    periods.extend(one.items.values().flat_map(|item| item.periods(view)));
+                });
+                (id.clone(), periods)
+            })
+            .collect();
+        for (id, periods) in many {
+            self.subscription_mut(&id).prune_phases(&periods);
         }
     }
 
@@ -488,10 +829,10 @@ impl State {
         self.subscriptions.values().any(|one| one.items.values().any(|item| item.waits(document)))
     }
 
-    /// Joins the oldest purchases when there are too many, those that are spent first.
-    fn join_oldest_packs(&mut self) {
+    /// Joins purchases when there are too many, the two whose ends are nearest, those that are spent first.
+    fn join_packs(&mut self, now: Timestamp) {
         self.packs.sort_by(|a, b| (a.at, &a.session, &a.invoice).cmp(&(b.at, &b.session, &b.invoice)));
-        let spent = |pack: &Purchase| pack.spent >= pack.granted;
+        let spent = |pack: &Purchase| pack.spent >= pack.granted || pack.is_expired(now);
         let mut too_many =
             self.packs.iter().filter(|pack| spent(pack)).count().saturating_sub(MAX_SPENT_PURCHASES);
         self.packs.retain(|pack| {
@@ -500,12 +841,14 @@ impl State {
             !drop
         });
         while self.packs.len() > MAX_PURCHASES {
-            let oldest = self.packs.remove(0);
+            let (first, second) = nearest_ends(&self.packs, |pack| pack.until);
+            let oldest = self.packs.remove(first);
             let left = oldest
                 .granted
                 .minus(oldest.granted.share(self.refunded_of(&oldest), oldest.total))
                 .minus(oldest.spent);
-            if let Some(next) = self.packs.first_mut() {
+            let left = if oldest.is_expired(now) { Credits::ZERO } else { left };
+            if let Some(next) = self.packs.get_mut(second - 1) {
                 // A refund of the joined purchase takes at most what its own payment granted.
                 next.total = next.total.saturating_add(if next.granted == Credits::ZERO {
                     0
@@ -517,7 +860,21 @@ impl State {
                     .unwrap_or(i64::MAX)
                 });
                 next.granted = next.granted.plus(left);
+                next.until = later_end(next.until, oldest.until);
                 next.joined = true;
+            }
+        }
+    }
+
+    /// Joins grants by hand when there are too many, the two whose ends are nearest.
+    fn join_grants(&mut self) {
+        while self.grants.len() > MAX_GRANTS {
+            let (first, second) = nearest_ends(&self.grants, |grant| grant.until);
+            let joined = self.grants.remove(first);
+            if let Some(next) = self.grants.get_mut(second - 1) {
+                next.granted = next.granted.plus(joined.granted);
+                next.left = next.left.plus(joined.left);
+                next.until = later_end(next.until, joined.until);
             }
         }
     }
@@ -585,6 +942,75 @@ fn spend_of(purchase: Option<&mut Purchase>, credits: Credits) {
     if let Some(purchase) = purchase {
         purchase.spent = purchase.spent.plus(credits);
     }
+}
+
+fn expired(key: LedgerKey, left: Credits, end: Timestamp) -> NewEntry {
+    let delta = Some(Credits::ZERO.delta_from(left));
+    NewEntry { delta, due: Some(end), ..NewEntry::new(key, EntryKind::Expire, Credits::ZERO) }
+}
+
+/// The documents that count beside the ones that name themselves.
+fn derived(items: &BTreeMap<(SubscriptionId, ItemId), Bucket>) -> BTreeMap<LedgerKey, Derived> {
+    let mut derived = BTreeMap::new();
+    let mut add = |key, kind, worth| {
+        derived.insert(key, Derived { kind, worth, since: None, before: 0 });
+    };
+    for ((subscription, item), bucket) in items {
+        if let Some(period) = &bucket.period {
+            let late = LedgerKey::invoice_item(&period.invoice, item);
+            add(late, EntryKind::Renewal, period.worth());
+            for (change, worth) in &bucket.changes {
+                let key = LedgerKey::plan(item, bucket.slice.start, change);
+                add(key, EntryKind::PlanChange, *worth);
+            }
+        } else if bucket.trial {
+            add(LedgerKey::trial(subscription, item), EntryKind::Trial, bucket.granted);
+        }
+    }
+    for ((_, item), bucket) in items {
+        let Some(period) = &bucket.period else { continue };
+        if bucket.slice.index > 0 {
+            let since = Some(bucket.slice.since);
+            let derived_slice = Derived {
+                kind: EntryKind::Refill,
+                worth: bucket.opened_with,
+                since,
+                before: bucket.slices_before,
+            };
+            derived.insert(LedgerKey::slice(&period.invoice, item, bucket.slice.index), derived_slice);
+        }
+        for carry in &bucket.carries {
+            let key = LedgerKey::rollover(&carry.invoice, item, carry.index);
+            let since = Some(carry.since);
+            let carried = Derived { kind: EntryKind::Rollover, worth: carry.granted, since, before: 0 };
+            derived.insert(key, carried);
+        }
+    }
+    derived
+}
+
+/// How many calendar months have passed.
+fn months_since(since: Timestamp, now: Timestamp) -> u32 {
+    let days = now.seconds_since(since).max(0) / 86_400;
+    // A month has 28 to 31 days.
+    let most = u32::try_from(days / 28).unwrap_or(0).min(24_000) + 1;
+    let least = u32::try_from(days / 31).unwrap_or(0).min(24_000).saturating_sub(1);
+    (least..=most).rev().find(|months| since.plus_months(*months) <= now).unwrap_or(0)
+}
+
+/// The places of the two neighbours whose ends are nearest; of equal distances the oldest pair.
+fn nearest_ends<T>(lots: &[T], until: impl Fn(&T) -> Option<Timestamp>) -> (usize, usize) {
+    let end = |place: usize| lots.get(place).and_then(&until).map_or(i64::MAX, Timestamp::unix);
+    let mut by_end: Vec<usize> = (0..lots.len()).collect();
+    by_end.sort_by_key(|place| (end(*place), *place));
+    let distance = |pair: &&[usize]| end(pair[1]).abs_diff(end(pair[0]));
+    let pair = by_end.windows(2).min_by_key(|pair| (distance(pair), pair[0].min(pair[1])));
+    pair.map_or((0, 1), |pair| (pair[0].min(pair[1]), pair[0].max(pair[1])))
+}
+
+/// The later of two ends; no end is later than any.
+fn later_end(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.zip(other).map(|(one, other)| one.max(other))
 }
 
 /// The current periods of items that bill plans.

@@ -5,29 +5,30 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::item::{Item, Line};
+use super::item::{Item, Line, Period};
+use super::slice::{MANY_PHASES, Phase, fold_phase, prune_phases};
 use super::snapshot::{self, Snapshot, SnapshotItem, Terms};
 use crate::event::SubscriptionStatus;
 use crate::ids::{CustomerId, ItemId, PriceId};
 use crate::ledger::LedgerKey;
 use crate::timestamp::Timestamp;
 
-/// The maximum number of times of item sets that are kept.
+/// The maximum number of times in [`Subscription::sets`].
 const MAX_SET_TIMES: usize = 16;
 
 /// The record of one subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
-    /// Who pays.
+    /// The customer who pays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer: Option<CustomerId>,
-    /// The newest state; absent while only invoices are known.
+    /// The newest state. `None` while only invoices are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Snapshot>,
-    /// Other states of the same second as `snapshot`, in case a later event decides between them.
+    /// Other states in the same second as `snapshot`. A later event may show that one of them is the newest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rivals: Vec<Snapshot>,
-    /// The items, also those that were removed and still hold credits.
+    /// The items, including removed ones that still hold credits.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub items: BTreeMap<ItemId, Item>,
     /// When each set of items was seen.
@@ -36,6 +37,12 @@ pub struct Subscription {
     /// `created` of the earliest `trialing` snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial_at: Option<Timestamp>,
+    /// What snapshots say about pauses, by time; only for plans that grant credits every month.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) phases: Vec<Phase>,
+    /// The earliest time at which it is known to have existed; only with `free_credits`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) since: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +58,9 @@ impl Subscription {
         if snapshot.status == SubscriptionStatus::Trialing {
             self.trial_at = Some(self.trial_at.map_or(snapshot.created, |known| known.min(snapshot.created)));
         }
+        if snapshot.items.iter().any(|item| item.terms.as_ref().is_some_and(|terms| terms.monthly)) {
+            fold_phase(&mut self.phases, &snapshot);
+        }
         self.adopt(&snapshot.items);
         for item in &snapshot.items {
             self.items.entry(item.id.clone()).or_default().fold_sight(&snapshot, item);
@@ -62,7 +72,7 @@ impl Subscription {
         snapshot::join(&mut self.snapshot, &mut self.rivals, snapshot);
     }
 
-    /// Adds a state only as far as it decides access.
+    /// Adds a state that decides access, but not its items.
     pub(super) fn fold_status(&mut self, snapshot: Snapshot) {
         snapshot::join(&mut self.snapshot, &mut self.rivals, snapshot);
     }
@@ -84,7 +94,8 @@ impl Subscription {
         }
     }
 
-    /// Drops the oldest time between two others at which the same set was seen, else the oldest of all.
+    /// Drops the oldest time whose two neighbours have the same set of items. If there is none, drops the
+    /// oldest time.
     fn drop_a_set_time(&mut self) {
         let mut times: Vec<(Timestamp, usize)> = Vec::new();
         for (place, set) in self.sets.iter().enumerate() {
@@ -103,10 +114,10 @@ impl Subscription {
         self.sets.retain(|set| !set.seen.is_empty());
     }
 
-    /// Adds a line of a paid invoice, or compares it with what is known of the invoice.
+    /// Adds a line of a paid invoice. If the invoice is already known, compares the line with the known one.
     ///
     /// # Errors
-    /// The known line that it contradicts.
+    /// The known line, when it differs.
     pub(super) fn fold_line(
         &mut self,
         item: Option<&ItemId>,
@@ -123,7 +134,8 @@ impl Subscription {
         }
     }
 
-    /// The item that a line without an item's id is for: the only one, else that of its plan.
+    /// The item of a line that has no item id: the only item of the snapshot, or else the one with the line's
+    /// plan, or else a provisional id.
     pub fn item_of(&self, plan: &str) -> ItemId {
         let known = self.snapshot.as_ref().map(|snapshot| snapshot.items.as_slice()).unwrap_or_default();
         match known {
@@ -140,7 +152,7 @@ impl Subscription {
         provisional(plan)
     }
 
-    /// Gives what waits under a provisional id to the item that a snapshot shows.
+    /// Moves the lines under a provisional id to the item that the snapshot shows.
     fn adopt(&mut self, items: &[SnapshotItem]) {
         let waiting: Vec<ItemId> =
             self.items.keys().filter(|id| id.as_str().starts_with(PROVISIONAL)).cloned().collect();
@@ -159,14 +171,14 @@ impl Subscription {
         }
     }
 
-    /// The terms last known under a price, for a price that has left the catalog.
+    /// The newest known terms of a price. Used when the catalog does not have the price any more.
     pub fn terms_of(&self, price: &PriceId) -> Option<&Terms> {
         let shown = self.snapshot.iter().flat_map(|snapshot| &snapshot.items);
         let shown = shown.filter(|item| item.price == *price).find_map(|item| item.terms.as_ref());
         shown.or_else(|| self.items.values().find_map(|item| item.terms_of(price)))
     }
 
-    /// Whether any plan of the catalog is known of it.
+    /// Whether one of its items sells a plan of the catalog.
     pub fn has_plan(&self) -> bool {
         let shown =
             self.snapshot.iter().flat_map(|snapshot| &snapshot.items).any(|item| item.terms.is_some());
@@ -189,14 +201,36 @@ impl Subscription {
         without.filter(|at| named.is_none_or(|named| **at > named)).min().copied()
     }
 
-    /// When it ended, if it has.
+    /// Drops phases that decide about no month of these periods.
+    pub(super) fn prune_phases(&mut self, periods: &[Period]) {
+        prune_phases(&mut self.phases, periods);
+    }
+
+    /// Whether phases should be pruned.
+    pub(super) fn has_many_phases(&self) -> bool {
+        self.phases.len() > MANY_PHASES
+    }
+
+    /// Whether it ended because retries of a payment ran out.
+    pub(super) fn ended_unpaid(&self) -> bool {
+        self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_terminal() && snapshot.ended_unpaid)
+    }
+
+    /// The earliest time at which it is known to have existed.
+    pub(super) fn known_since(&self) -> Option<Timestamp> {
+        let seen = self.sets.iter().flat_map(|set| set.seen.iter().copied());
+        let billed = self.items.values().filter_map(Item::known_since);
+        self.since.into_iter().chain(seen).chain(billed).chain(self.trial_at).min()
+    }
+
+    /// The end, if it has ended.
     pub fn ended_at(&self) -> Option<Timestamp> {
         let snapshot = self.snapshot.as_ref().filter(|snapshot| snapshot.is_terminal())?;
         Some(snapshot.ended_at.unwrap_or(snapshot.created))
     }
 }
 
-/// The id of an item begins so while only a line without an item's id names it.
+/// The prefix of a provisional item id: only lines without an item id are known.
 pub(super) const PROVISIONAL: &str = "plan:";
 
 fn provisional(plan: &str) -> ItemId {

@@ -246,6 +246,8 @@ fn an_account_comes_back_from_its_item_as_it_was_and_what_is_not_takes_no_room()
             granted: Credits::new(9),
             plan: None,
             spent: Credits::ZERO,
+            expires_days: 0,
+            until: None,
             total: 500,
             joined,
         })

@@ -17,12 +17,14 @@
 //! quantity without line items is the one in the metadata, which our checkout writes; else ⌊`amount_subtotal`
 //! / the price's amount⌋, if the catalog has the amount; else 1.
 
+use std::collections::BTreeMap;
+
 use super::{Order, Parked, Reading};
 use crate::account::Fact;
 use crate::account::lots::Purchase;
 use crate::account::products::BoughtProduct;
 use crate::account::snapshot::Terms;
-use crate::catalog::{Catalog, MAX_QUANTITY, Product};
+use crate::catalog::{Catalog, MAX_QUANTITY, Pack, Product};
 use crate::credits::Credits;
 use crate::event::{CheckoutMode, CheckoutSession, Event, EventType, PaymentStatus, SoldLine};
 use crate::ids::PriceId;
@@ -73,27 +75,30 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
     let mut sold = sold(session, catalog)?;
     let products = std::mem::take(&mut sold.products);
     let mut facts = Vec::new();
-    if sold.packs.is_none() && sold.lifetime.is_none() {
+    if sold.packs.is_empty() && sold.lifetime.is_none() {
         facts.push(Fact::Recorded(key, EntryKind::Product, Some(payment.clone())));
     }
-    for (granted, plan) in [
-        (sold.packs, None),
-        (sold.lifetime.as_ref().map(|(worth, _)| *worth), sold.lifetime.map(|(_, terms)| terms)),
-    ] {
-        let Some(granted) = granted else { continue };
-        let purchase = Purchase {
-            session: Some(session.id.clone()),
-            invoice: session.invoice.clone(),
-            payment: session.payment_intent.as_ref().map(ToString::to_string),
-            at: event.created,
-            granted,
-            plan,
-            spent: Credits::ZERO,
-            total: payment.amount,
-            joined: false,
-        };
-        let payment = Some(payment.clone()).filter(|_| facts.is_empty());
-        facts.push(Fact::Purchase(Box::new(purchase), payment));
+    let purchase = |granted: Credits, plan: Option<Terms>, expires_days: i64| Purchase {
+        session: Some(session.id.clone()),
+        invoice: session.invoice.clone(),
+        payment: session.payment_intent.as_ref().map(ToString::to_string),
+        at: event.created,
+        granted,
+        plan,
+        spent: Credits::ZERO,
+        expires_days,
+        until: (expires_days > 0).then(|| event.created.plus_days(expires_days)),
+        total: payment.amount,
+        joined: false,
+    };
+    let packs: Vec<Purchase> =
+        sold.packs.into_iter().map(|(days, granted)| purchase(granted, None, days)).collect();
+    let lifetime = sold.lifetime.map(|(worth, terms)| purchase(worth, Some(terms), 0));
+    for purchases in [packs, lifetime.into_iter().collect()] {
+        if !purchases.is_empty() {
+            let payment = Some(payment.clone()).filter(|_| facts.is_empty());
+            facts.push(Fact::Purchase(purchases, payment));
+        }
     }
     for product in products {
         facts.push(Fact::Product(Box::new(BoughtProduct {
@@ -163,7 +168,8 @@ fn order(
 /// What a session sold.
 #[derive(Default)]
 struct Sold {
-    packs: Option<Credits>,
+    /// Credits of packs, by the days after which they expire.
+    packs: BTreeMap<i64, Credits>,
     lifetime: Option<(Credits, Terms)>,
     products: Vec<SoldProduct>,
     quantity_assumed: bool,
@@ -176,17 +182,22 @@ struct SoldProduct {
 }
 
 impl Sold {
-    fn add_packs(&mut self, credits: u64, quantity: u64) -> Result<(), Parked> {
+    fn add_packs(&mut self, pack: &Pack, quantity: u64) -> Result<(), Parked> {
+        self.add_credits(pack.credits, pack.expires_days, quantity)
+    }
+
+    fn add_credits(&mut self, credits: u64, expires_days: i64, quantity: u64) -> Result<(), Parked> {
         let counted = Some(quantity).filter(|quantity| (1..=MAX_QUANTITY).contains(quantity));
         let credits = counted.and_then(|quantity| Credits::new(credits).times(quantity));
         let credits = credits.ok_or_else(|| Parked::Quantity(quantity.to_string()))?;
-        self.packs = Some(self.packs.unwrap_or_default().plus(credits));
+        let known = self.packs.entry(expires_days).or_default();
+        *known = known.plus(credits);
         Ok(())
     }
 
     fn add_product(&mut self, product: &Product, line: Option<&SoldLine>) -> Result<(), Parked> {
         if product.credits > 0 {
-            self.add_packs(product.credits, line.map_or(1, |line| line.quantity))?;
+            self.add_credits(product.credits, 0, line.map_or(1, |line| line.quantity))?;
         }
         let amount = line.and_then(|line| line.amount);
         match self.products.iter_mut().find(|known| known.name == product.name) {
@@ -215,7 +226,7 @@ fn sold(session: &CheckoutSession, catalog: &Catalog) -> Result<Sold, Parked> {
         let pack = catalog.pack(name).ok_or_else(|| unknown("pack", name))?;
         let (quantity, assumed) = quantity(session, pack.amount)?;
         sold.quantity_assumed = assumed;
-        sold.add_packs(pack.credits, quantity)?;
+        sold.add_packs(pack, quantity)?;
         return Ok(sold);
     }
     let Some(name) = named(session, "plan") else { return Err(Parked::Unnamed) };
@@ -231,7 +242,7 @@ fn sold_lines(lines: &[SoldLine], catalog: &Catalog) -> Result<Sold, Parked> {
     let mut unknown = None;
     for line in lines {
         if let Some(pack) = catalog.pack_of_price(line.price.as_str()) {
-            sold.add_packs(pack.credits, line.quantity)?;
+            sold.add_packs(pack, line.quantity)?;
         } else if let Some(product) = catalog.product_of_price(line.price.as_str()) {
             sold.add_product(product, Some(line))?;
         } else if let Some(plan) = catalog.plan_of_price(line.price.as_str()) {
@@ -242,7 +253,7 @@ fn sold_lines(lines: &[SoldLine], catalog: &Catalog) -> Result<Sold, Parked> {
         }
     }
     match unknown {
-        Some(price) if sold.packs.is_none() && sold.lifetime.is_none() && sold.products.is_empty() => {
+        Some(price) if sold.packs.is_empty() && sold.lifetime.is_none() && sold.products.is_empty() => {
             Err(Parked::UnknownPrice(price.clone(), None))
         }
         Some(_) | None => Ok(sold),

@@ -72,9 +72,11 @@ pub(super) fn read(
         })));
         is_recorded = true;
     }
-    for purchase in [sold.lifetime, sold.packs].into_iter().flatten() {
-        facts.push(Fact::Purchase(Box::new(purchase), Some(payment.clone()).filter(|_| !is_recorded)));
-        is_recorded = true;
+    for purchases in [sold.lifetime.into_iter().collect(), sold.packs] {
+        if !Vec::is_empty(&purchases) {
+            facts.push(Fact::Purchase(purchases, Some(payment.clone()).filter(|_| !is_recorded)));
+            is_recorded = true;
+        }
     }
     if !is_recorded && !sold.products.is_empty() {
         let key = LedgerKey::invoice(&invoice.id);
@@ -100,7 +102,8 @@ pub(super) fn read(
 /// What the lines of an invoice sell.
 struct Sold {
     lines: Vec<(Option<ItemId>, Line)>,
-    packs: Option<Purchase>,
+    /// One for each number of days after which packs expire.
+    packs: Vec<Purchase>,
     lifetime: Option<Purchase>,
     products: Vec<BoughtProduct>,
     /// The first price that the catalog does not name.
@@ -120,7 +123,7 @@ impl Sold {
     ) -> Result<Self, Parked> {
         let mut sold = Self {
             lines: Vec::new(),
-            packs: None,
+            packs: Vec::new(),
             lifetime: None,
             products: Vec::new(),
             unknown: None,
@@ -128,7 +131,7 @@ impl Sold {
             price_not_in_catalog: false,
         };
         let paid = invoice.amount_paid.saturating_add(invoice.paid_off_stripe).min(total);
-        let purchase = |granted: Credits, plan: Option<Terms>| Purchase {
+        let purchase = |granted: Credits, plan: Option<Terms>, expires_days: i64| Purchase {
             session: None,
             invoice: Some(invoice.id.clone()),
             payment: payment_of_invoice(invoice),
@@ -136,6 +139,8 @@ impl Sold {
             granted,
             plan,
             spent: Credits::ZERO,
+            expires_days,
+            until: (expires_days > 0).then(|| event.created.plus_days(expires_days)),
             total,
             joined: false,
         };
@@ -147,8 +152,11 @@ impl Sold {
                     let out_of_range = || Parked::Quantity(line.quantity.to_string());
                     let counted = Some(line.quantity).filter(|quantity| *quantity <= MAX_QUANTITY);
                     let credits = counted.and_then(|quantity| Credits::new(pack.credits).times(quantity));
-                    let packs = sold.packs.get_or_insert_with(|| purchase(Credits::ZERO, None));
-                    packs.granted = packs.granted.plus(credits.ok_or_else(out_of_range)?);
+                    let credits = credits.ok_or_else(out_of_range)?;
+                    match sold.packs.iter_mut().find(|known| known.expires_days == pack.expires_days) {
+                        Some(known) => known.granted = known.granted.plus(credits),
+                        None => sold.packs.push(purchase(credits, None, pack.expires_days)),
+                    }
                     sold.charged |= line.amount > 0;
                 }
                 continue;
@@ -161,9 +169,12 @@ impl Sold {
                 }
                 if item_of.is_none() {
                     if line.amount >= 0 && product.credits > 0 {
-                        let packs = sold.packs.get_or_insert_with(|| purchase(Credits::ZERO, None));
                         let credits = Credits::new(product.credits).times(line.quantity.min(MAX_QUANTITY));
-                        packs.granted = packs.granted.plus(credits.unwrap_or_default());
+                        let credits = credits.unwrap_or_default();
+                        match sold.packs.iter_mut().find(|known| known.expires_days == 0) {
+                            Some(known) => known.granted = known.granted.plus(credits),
+                            None => sold.packs.push(purchase(credits, None, 0)),
+                        }
                     }
                     sold.charged |= line.amount > 0;
                     continue;
@@ -190,7 +201,9 @@ impl Sold {
             match (subscription, line.period_start) {
                 // A subscription's line always names its subscription; a line that does not sells nothing.
                 (None, _) if line.is_subscription || line.item.is_some() => {}
-                (None, _) => sold.lifetime = Some(purchase(terms.worth(line.quantity), Some(terms))),
+                (None, _) => {
+                    sold.lifetime = Some(purchase(terms.worth(line.quantity), Some(terms), 0));
+                }
                 (Some(_), None) => return Err(Parked::NoPeriod),
                 (Some(_), Some(_)) => sold.add(line, invoice, event, price, terms, total, paid),
             }

@@ -21,7 +21,7 @@ mod tests {
     use crate::decide::tests::{P1, Run, check, invoice, line, paid};
 
     #[test]
-    fn a_failed_payment_is_remembered_and_moves_nothing() {
+    fn a_failed_payment_is_remembered_and_changes_nothing() {
         let failed = |kind: &str| {
             invoice(
                 kind,

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_spent_is_a_shortfall_and_an_older_period_moves_nothing() {
+    fn what_was_spent_is_a_shortfall_and_an_older_period_changes_nothing() {
         check(
             "spent",
             vec![bought(), Step::Spend(4000), refunded(1100, PI, 1000)],

@@ -52,7 +52,8 @@ pub use self::reconcile::ReconcileRequest;
 use crate::accounts::Accounts;
 use crate::config::AdminConfig;
 use crate::health::HealthReader;
-use crate::http::answer::{Problem, answer, percent_decode, problem};
+use crate::http::answer::{self, Problem, answer, problem};
+use crate::http::path::{decoded_path, user_in_path};
 use crate::http::token;
 use crate::outbox::Outbox;
 use crate::process::Processor;
@@ -65,7 +66,7 @@ use tallyhook_aws::sdk;
 use tallyhook_aws::store::{Store, items};
 use tallyhook_aws::stripe::{Patience, Stripe, StripeError};
 use tallyhook_core::event::Family;
-use tallyhook_core::ids::UserId;
+use tallyhook_core::ids::{IdError, UserId};
 use tallyhook_core::timestamp::Timestamp;
 
 /// API Gateway waits 29 seconds for an answer. Work over many objects stops after this time, and the answer
@@ -139,26 +140,43 @@ impl Admin {
     /// # Errors
     /// None; every failure becomes an answer.
     pub async fn handle(&self, request: Request) -> Result<Response<Body>, lambda_http::Error> {
-        if let Some(page) = page::answer(&request) {
-            return Ok(page);
-        }
-        Ok(match self.route(&request).await {
-            Ok(body) => answer(StatusCode::OK, &body),
-            Err(problem) => problem.answer("ADMIN_FAILED"),
-        })
+        let answer = match page::answer(&request) {
+            Some(page) => page,
+            None => match self.route(&request).await {
+                Ok(body) => answer(StatusCode::OK, &body),
+                Err(problem) => problem.answer("ADMIN_FAILED"),
+            },
+        };
+        Ok(answer::without_body_for_head(request.method() == Method::HEAD, answer))
     }
 
     async fn route(&self, request: &Request) -> Result<Value, Problem> {
-        let path = request.uri().path().to_owned();
         // Check the token first, so that a caller without it cannot find out which routes exist.
         token::check(request.headers(), self.token.as_deref()).map_err(|refusal| {
-            warn!(code = refusal.code(), path, "ADMIN_REFUSED");
+            warn!(code = refusal.code(), path = request.uri().path(), "ADMIN_REFUSED");
             problem(refusal.status(), refusal.code(), refusal.message("ADMIN_API_TOKEN"))
         })?;
+        let path = decoded_path(request);
+        let method = answer::method(request);
+        let now = clock::now_ms();
+        let user = |id: &str| user_in_path(id).map_err(|error| invalid_user(&error));
+        // A user id may contain slashes and end with one. No id ends with "/ledger".
+        if let Some(id) = path.strip_prefix("/admin/stripe/check-user/") {
+            return match (method, id.strip_suffix("/ledger")) {
+                (&Method::GET, Some(id)) => self.ledger(&user(id)?, request).await,
+                (&Method::GET, None) => self.check_user(&user(id)?, now).await,
+                _ => Err(Problem::Method("GET, HEAD")),
+            };
+        }
+        if let Some(id) = path.strip_prefix("/admin/stripe/fix-user/") {
+            return match method {
+                &Method::POST => self.fix_user(&user(id)?, request, now).await,
+                _ => Err(Problem::Method("POST")),
+            };
+        }
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let ["admin", parts @ ..] = parts.as_slice() else { return Err(not_found()) };
-        let now = clock::now_ms();
-        match (request.method(), parts) {
+        match (method, parts) {
             (&Method::GET, ["stripe", "webhook-logs"]) => self.list(request, now).await,
             (&Method::GET, ["stripe", "webhook-logs", id]) => self.show(id).await,
             (&Method::GET, ["stripe", "event-counts"]) => self.event_counts(request, now).await,
@@ -166,38 +184,19 @@ impl Admin {
             (&Method::POST, ["stripe", "retry-webhooks"]) => self.retry(read_body(request)?, now).await,
             (&Method::POST, ["stripe", "reconcile"]) => self.reconcile(read_body(request)?, now).await,
             (&Method::GET, ["stripe", "gap"]) => self.gap(request, now).await,
-            // API Gateway passes the path decoded, so a user id may contain a slash.
-            (&Method::GET, ["stripe", "check-user", id @ .., "ledger"]) if !id.is_empty() => {
-                self.ledger(&user(id)?, request).await
-            }
-            (&Method::GET, ["stripe", "check-user", id @ ..]) => self.check_user(&user(id)?, now).await,
-            (&Method::POST, ["stripe", "fix-user", id @ ..]) => self.fix_user(&user(id)?, request, now).await,
             (&Method::POST, ["stripe", "find"]) => self.find_user(read_body(request)?).await,
             (&Method::GET, ["stripe", "subscription-health"]) => self.health(now).await,
             (&Method::GET, ["provisioning"]) => self.jobs().await,
             (&Method::POST, ["provisioning"]) => self.run_job(read_body(request)?, now).await,
             (&Method::GET, ["audit"]) => self.audits(request, now).await,
+            (_, ["stripe", "retry-webhooks" | "reconcile" | "find"]) => Err(Problem::Method("POST")),
+            (_, ["provisioning"]) => Err(Problem::Method("GET, HEAD, POST")),
             (
                 _,
-                [
-                    "stripe",
-                    "webhook-logs"
-                    | "event-counts"
-                    | "parked"
-                    | "retry-webhooks"
-                    | "reconcile"
-                    | "gap"
-                    | "find"
-                    | "subscription-health",
-                ]
+                ["stripe", "webhook-logs" | "event-counts" | "parked" | "gap" | "subscription-health"]
                 | ["stripe", "webhook-logs", _]
-                | ["stripe", "check-user" | "fix-user", ..]
-                | ["audit" | "provisioning"],
-            ) => Err(problem(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "this path has another method",
-            )),
+                | ["audit"],
+            ) => Err(Problem::Method("GET, HEAD")),
             _ => Err(not_found()),
         }
     }
@@ -266,14 +265,12 @@ fn stripe_failed(error: &StripeError) -> Problem {
     problem(StatusCode::BAD_GATEWAY, "stripe_failed", error.to_string())
 }
 
-/// Reads the user id from the rest of a path.
-fn user(parts: &[&str]) -> Result<UserId, Problem> {
-    user_id(&percent_decode(&parts.join("/")).unwrap_or_default())
+fn user_id(text: &str) -> Result<UserId, Problem> {
+    UserId::new(text).map_err(|error| invalid_user(&error))
 }
 
-fn user_id(text: &str) -> Result<UserId, Problem> {
-    UserId::new(text)
-        .map_err(|_| bad("invalid_user_id", "a user id has 1 to 128 characters and no control characters"))
+fn invalid_user(error: &IdError) -> Problem {
+    bad("invalid_user_id", error.to_string())
 }
 
 /// Reads a JSON body; an empty body counts as an empty object.

@@ -1,7 +1,7 @@
-//! What the HTTP handlers share: JSON answers, errors, decoding of paths.
+//! What the HTTP handlers share: JSON answers and errors.
 
-use lambda_http::http::{HeaderValue, StatusCode};
-use lambda_http::{Body, Response};
+use lambda_http::http::{HeaderValue, Method, StatusCode};
+use lambda_http::{Body, Request, Response};
 use serde_json::json;
 use tracing::error;
 
@@ -13,6 +13,8 @@ pub(crate) enum Problem {
     Answer(StatusCode, &'static str, String),
     /// Status and a body with more fields than code and message.
     Body(StatusCode, serde_json::Value),
+    /// 405: the path has other methods, which the header `Allow` lists.
+    Method(&'static str),
     /// The store failed.
     Store(StoreError),
 }
@@ -33,6 +35,15 @@ impl Problem {
         match self {
             Self::Answer(status, code, message) => error_answer(status, code, &message),
             Self::Body(status, body) => answer(status, &body),
+            Self::Method(allow) => {
+                let mut response = error_answer(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "method_not_allowed",
+                    &format!("the methods of this path are {allow}"),
+                );
+                response.headers_mut().insert("allow", HeaderValue::from_static(allow));
+                response
+            }
             Self::Store(error) => {
                 error!(error = error.to_string(), "{log_name}");
                 error_answer(
@@ -65,18 +76,15 @@ pub(crate) fn error_answer(status: StatusCode, code: &str, message: &str) -> Res
     answer(status, &json!({"error": code, "message": message}))
 }
 
-/// Decodes the percent encoding of a path segment. `None` when it is truncated or not UTF-8.
-pub(crate) fn percent_decode(segment: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    let mut rest = segment.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-        let (high, low) = (digit(rest.next())?, digit(rest.next())?);
-        bytes.push(u8::try_from(high * 16 + low).ok()?);
+/// The method that decides: `HEAD` is answered like `GET`.
+pub(crate) fn method(request: &Request) -> &Method {
+    if request.method() == Method::HEAD { &Method::GET } else { request.method() }
+}
+
+/// Removes the body of an answer to `HEAD`.
+pub(crate) fn without_body_for_head(is_head: bool, mut response: Response<Body>) -> Response<Body> {
+    if is_head {
+        *response.body_mut() = Body::Empty;
     }
-    String::from_utf8(bytes).ok()
+    response
 }

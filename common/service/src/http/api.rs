@@ -37,7 +37,8 @@ use serde_json::{Value, json};
 use self::check::{features_view, products_view};
 use crate::accounts::{Accounts, load_account};
 use crate::config::ApiConfig;
-use crate::http::answer::{Problem, answer, percent_decode, problem, raw_answer};
+use crate::http::answer::{self, Problem, answer, problem, raw_answer};
+use crate::http::path::{UserRoute, decoded_path, user_in_path, user_route};
 use crate::http::token;
 use crate::outbox::Outbox;
 use crate::process::Processor;
@@ -51,7 +52,7 @@ use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_aws::stripe::{Patience, Stripe};
 use tallyhook_core::account::{Account, Cause, Fact, Lot};
 use tallyhook_core::credits::Credits;
-use tallyhook_core::ids::UserId;
+use tallyhook_core::ids::{IdError, IdProblem, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey, Taken};
 use tallyhook_core::timestamp::Timestamp;
 
@@ -118,42 +119,41 @@ impl Api {
     /// # Errors
     /// None; every failure becomes an answer.
     pub async fn handle(&self, request: Request) -> Result<Response<Body>, lambda_http::Error> {
-        Ok(match self.route(&request).await {
+        let answer = match self.route(&request).await {
             Ok(answer) => answer,
             Err(problem) => problem.answer("API_FAILED"),
-        })
+        };
+        Ok(answer::without_body_for_head(request.method() == Method::HEAD, answer))
     }
 
     async fn route(&self, request: &Request) -> Result<Response<Body>, Problem> {
-        let path = request.uri().path().to_owned();
-        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let body = match (parts.as_slice(), request.method()) {
-            (["portal", "status"], &Method::GET) => return Ok(self.status_page(request)),
-            (["openapi.json"], &Method::GET) => return Ok(raw_answer(OPENAPI)),
-            (["portal", "setup-status"], &Method::GET) => self.setup_status(request).await?,
-            (["portal", "password-set"], &Method::POST) => {
+        let path = decoded_path(request);
+        let method = answer::method(request);
+        if let Some(rest) = path.strip_prefix("/users/") {
+            self.check_token(request)?;
+            let makes = matches!(user_route(rest).1, UserRoute::Holds);
+            let status = if makes { StatusCode::CREATED } else { StatusCode::OK };
+            return Ok(answer(status, &self.users(request, method, rest).await?));
+        }
+        let body = match (path.trim_matches('/'), method) {
+            ("portal/status", &Method::GET) => return Ok(self.status_page(request)),
+            ("openapi.json", &Method::GET) => return Ok(raw_answer(OPENAPI)),
+            ("portal/setup-status", &Method::GET) => self.setup_status(request).await?,
+            ("portal/password-set", &Method::POST) => {
                 self.check_token(request)?;
                 self.password_set(request).await?
             }
-            (["checkout-sessions"], &Method::POST) => {
+            ("checkout-sessions", &Method::POST) => {
                 self.check_token(request)?;
                 self.create_checkout(request).await?
             }
-            (
-                ["portal", "status" | "setup-status" | "password-set"]
-                | ["checkout-sessions" | "openapi.json"],
-                _,
-            ) => {
-                return Err(other_method());
+            ("portal/status" | "portal/setup-status" | "openapi.json", _) => {
+                return Err(Problem::Method("GET, HEAD"));
             }
-            (["users", id, rest @ ..], _) => {
-                self.check_token(request)?;
-                self.users(request, id, rest).await?
-            }
+            ("portal/password-set" | "checkout-sessions", _) => return Err(Problem::Method("POST")),
             _ => return Err(not_found()),
         };
-        let makes = matches!(parts.as_slice(), ["users", _, "credits", "holds"]);
-        Ok(answer(if makes { StatusCode::CREATED } else { StatusCode::OK }, &body))
+        Ok(answer(StatusCode::OK, &body))
     }
 
     fn check_token(&self, request: &Request) -> Result<(), Problem> {
@@ -161,29 +161,34 @@ impl Api {
             .map_err(|refusal| problem(refusal.status(), refusal.code(), refusal.message("APP_API_TOKEN")))
     }
 
-    async fn users(&self, request: &Request, id: &str, rest: &[&str]) -> Result<Value, Problem> {
-        let id = percent_decode(id).and_then(|id| UserId::new(id).ok());
-        let user = id.ok_or_else(invalid_user)?;
-        match (request.method(), rest) {
-            (&Method::PUT, []) => self.sign_up(&user).await,
-            (&Method::GET, []) => self.show(&user).await,
-            (&Method::GET, ["ledger"]) => self.ledger(&user, request).await,
-            (&Method::POST, ["credits", "consume"]) => self.consume(&user, request).await,
-            (&Method::GET, ["check"]) => self.check(&user, request).await,
-            (&Method::POST, ["credits", "holds"]) => self.open_hold(&user, request).await,
-            (&Method::POST, ["credits", "holds", hold, "commit"]) => {
-                self.commit_hold(&user, hold, request).await
-            }
-            (&Method::POST, ["credits", "holds", hold, "release"]) => self.release_hold(&user, hold).await,
-            (&Method::POST, ["credits", "refund"]) => self.give_back(&user, request).await,
+    /// Answers a request for `/users/` and `path`.
+    async fn users(&self, request: &Request, method: &Method, path: &str) -> Result<Value, Problem> {
+        let user = |id: &str| user_in_path(id).map_err(|error| invalid_user(&error));
+        if method == Method::PUT {
+            // The whole rest of the path is the id, so an id that ends like a route is refused by name.
+            return self.sign_up(&user(path)?).await;
+        }
+        let (id, route) = user_route(path);
+        let user = user(id)?;
+        match (route, method) {
+            (UserRoute::Account, &Method::GET) => self.show(&user).await,
+            (UserRoute::Ledger, &Method::GET) => self.ledger(&user, request).await,
+            (UserRoute::Consume, &Method::POST) => self.consume(&user, request).await,
+            (UserRoute::Check, &Method::GET) => self.check(&user, request).await,
+            (UserRoute::Holds, &Method::POST) => self.open_hold(&user, request).await,
+            (UserRoute::CommitHold(hold), &Method::POST) => self.commit_hold(&user, hold, request).await,
+            (UserRoute::ReleaseHold(hold), &Method::POST) => self.release_hold(&user, hold).await,
+            (UserRoute::GiveBack, &Method::POST) => self.give_back(&user, request).await,
+            (UserRoute::Account, _) => Err(Problem::Method("GET, HEAD, PUT")),
+            (UserRoute::Ledger | UserRoute::Check, _) => Err(Problem::Method("GET, HEAD")),
             (
+                UserRoute::Consume
+                | UserRoute::Holds
+                | UserRoute::CommitHold(_)
+                | UserRoute::ReleaseHold(_)
+                | UserRoute::GiveBack,
                 _,
-                []
-                | ["ledger" | "check"]
-                | ["credits", "consume" | "holds" | "refund"]
-                | ["credits", "holds", _, "commit" | "release"],
-            ) => Err(other_method()),
-            _ => Err(not_found()),
+            ) => Err(Problem::Method("POST")),
         }
     }
 
@@ -249,12 +254,18 @@ impl Api {
                 "cancel_at": time(one.ends),
             }));
         }
-        let of_items: BTreeMap<_, _> = buckets
+        let lots: Vec<Value> = buckets
             .lots
             .iter()
-            .filter_map(|(lot, left)| match lot {
-                Lot::Item(_, item) => Some((item.as_str(), left)),
-                Lot::Lifetime(_) | Lot::Signup | Lot::Grant(_) | Lot::Pack(_) => None,
+            .map(|one| {
+                json!({
+                    "key": state.lot_key(&one.lot, &buckets),
+                    "bucket": one.lot.bucket(),
+                    "granted": one.granted,
+                    "left": one.left,
+                    "since": time(one.since),
+                    "until": time(one.until),
+                })
             })
             .collect();
         json!({
@@ -267,11 +278,13 @@ impl Api {
             "buckets": {
                 "signup": buckets.sum(|lot| *lot == Lot::Signup),
                 "subscriptions": of_subscriptions,
-                "items": of_items,
+                "items": buckets.by_item(),
                 "lifetime": buckets.sum(|lot| matches!(lot, Lot::Lifetime(_))),
                 "grant": buckets.sum(|lot| matches!(lot, Lot::Grant(_))),
                 "addon": buckets.sum(|lot| matches!(lot, Lot::Pack(_))),
             },
+            "lots": lots,
+            "next_grant_at": time(state.next_grant_at(&buckets, &catalog.policy, now)),
             "subscriptions": subscriptions,
             "features": features_view(state, catalog, now),
             "products": products_view(state, catalog, now),
@@ -293,6 +306,8 @@ impl Api {
                 )
             })?,
         };
+        let now = clock::now();
+        let mut entries = Vec::new();
         let mut next = match query.first("next") {
             // DynamoDB would refuse a longer key.
             Some(key) if key.len() > 900 => return Err(no_entry()),
@@ -302,10 +317,15 @@ impl Api {
                 if account.version == 0 {
                     return Err(no_user());
                 }
+                // What time alone has changed is in the ledger before it is written.
+                let due = LedgerKey::due(now);
+                let cause = Cause { by: "schedule".to_owned(), adjust_key: due, created: now };
+                let catalog = &self.processor.accounts.catalog;
+                let due = account.evolve(Vec::new(), &cause, catalog, now).map(|change| change.entries);
+                entries.extend(due.unwrap_or_default().iter().rev().map(entry_view));
                 account.state.last_entry
             }
         };
-        let mut entries = Vec::new();
         while let Some(key) = next.take_if(|_| entries.len() < limit) {
             let Some(entry) = self.processor.accounts.entry(user, &key).await? else {
                 return Err(no_entry());
@@ -357,10 +377,6 @@ fn not_found() -> Problem {
     problem(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
 }
 
-fn other_method() -> Problem {
-    problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has another method")
-}
-
 fn no_user() -> Problem {
     problem(StatusCode::NOT_FOUND, "user_not_found", "no account has this id; PUT /users/{id} creates it")
 }
@@ -374,12 +390,21 @@ fn no_entry() -> Problem {
     problem(StatusCode::BAD_REQUEST, "invalid_next", "next must be what the last page gave")
 }
 
-fn invalid_user() -> Problem {
-    problem(
-        StatusCode::BAD_REQUEST,
-        "invalid_user_id",
-        "a user id has 1 to 128 characters and no control characters",
-    )
+fn user_id(text: &str) -> Result<UserId, Problem> {
+    UserId::new(text).map_err(|error| invalid_user(&error))
+}
+
+fn invalid_user(error: &IdError) -> Problem {
+    let (code, message) = match error.problem {
+        IdProblem::Reserved => (
+            "reserved_id",
+            "a user id does not end with a slash and a path of this API, such as /ledger or /check",
+        ),
+        IdProblem::Empty | IdProblem::TooLong(_) | IdProblem::Character | IdProblem::Prefix(_) => {
+            ("invalid_user_id", "a user id has 1 to 128 characters and no control characters")
+        }
+    };
+    problem(StatusCode::BAD_REQUEST, code, message)
 }
 
 /// Reads a JSON body. `example` is shown in the error message.
@@ -446,6 +471,7 @@ fn entry_view(entry: &Entry) -> Value {
     let optional = [
         ("worth", (entry.worth > Credits::ZERO).then(|| json!(entry.worth))),
         ("shortfall", (entry.shortfall > Credits::ZERO).then(|| json!(entry.shortfall))),
+        ("skipped", (entry.skipped > 0).then(|| json!(entry.skipped))),
         ("note", entry.note.map(|note| json!(note))),
         ("reason", entry.reason.as_ref().map(|reason| json!(reason))),
         (

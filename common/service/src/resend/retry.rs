@@ -17,9 +17,9 @@
 //! `retry` also sends the messages of due outbox jobs again: the first message was lost, or the function
 //! ended.
 //!
-//! An account whose access ended by time (the grace of an unpaid period, a cancellation) is in the index
-//! `by_lapse` until it is written. Other accounts are not in this index, so a run without work costs eight
-//! queries of an empty index.
+//! An account that time alone changes (the end of a grace or a cancellation, a month of a paid period that
+//! begins, credits that expire) is in the index `by_due` until it is written. Other accounts are not in this
+//! index, so a run without work costs eight queries of an empty index.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -127,7 +127,7 @@ impl Retrier {
             let mut next = None;
             loop {
                 let page =
-                    match log::list(&self.accounts.store, &filter, log::MOST_LISTED, next.as_deref(), now)
+                    match log::list(&self.accounts.store, &filter, log::MAX_LISTED, next.as_deref(), now)
                         .await
                     {
                         Ok(page) => page,
@@ -283,13 +283,13 @@ impl Retrier {
         for back in 0..=LAPSED_DAYS {
             let mut start = None;
             loop {
-                let (users, next) = self.accounts.store.lapsed(back, now, start).await?;
+                let (users, next) = self.accounts.store.due(back, now, start).await?;
                 for user in users {
                     if report.lapsed >= MAX_LAPSED {
                         report.more = true;
                         return Ok(());
                     }
-                    if self.write_access(&user, now).await? {
+                    if self.write_due(&user, now).await? {
                         report.lapsed += 1;
                     }
                 }
@@ -304,32 +304,40 @@ impl Retrier {
 
     /// Writes the state of an account at this time. `false` when another writer already did, or when the
     /// account cannot be written.
-    async fn write_access(&self, user: &UserId, now: Timestamp) -> Result<bool, StoreError> {
+    async fn write_due(&self, user: &UserId, now: Timestamp) -> Result<bool, StoreError> {
         let written = async {
             let mut change = self.accounts.change(user, &[], now);
             loop {
                 let account = change.read().await?;
                 let item = change.items.get(&Key::Account(user.clone()));
-                let until = item.and_then(|item| items::read_number(item, "access_until"));
-                if until.is_none_or(|until: i64| until > now.unix()) {
-                    return Ok(false);
+                let due_at = item.and_then(|item| items::read_number(item, "due_at"));
+                if due_at.is_none_or(|due_at: i64| due_at > now.unix()) {
+                    return Ok(None);
                 }
+                let tier = item.and_then(|item| items::read_text(item, "tier"));
                 let cause =
                     Cause { by: "schedule".to_owned(), adjust_key: LedgerKey::due(now), created: now };
-                let Ok(due) = account.evolve(Vec::new(), &cause, &self.accounts.catalog, now) else {
-                    return Ok(false);
+                let catalog = &self.accounts.catalog;
+                let Ok(due) = account.evolve(Vec::new(), &cause, catalog, now) else {
+                    return Ok(None);
                 };
                 if change.commit(&due, Vec::new()).await? {
-                    return Ok(true);
+                    let after = due.state.access(catalog, now).tier;
+                    return Ok(Some((tier.as_ref() != Some(&after), due.entries.len())));
                 }
             }
         };
         match written.await {
-            Ok(true) => {
-                info!(user_id = user.as_str(), "ACCESS_ENDED");
+            Ok(Some((tier_changed, entries))) => {
+                if tier_changed {
+                    info!(user_id = user.as_str(), "ACCESS_ENDED");
+                }
+                if entries > 0 {
+                    info!(user_id = user.as_str(), entries, "CREDITS_DUE");
+                }
                 Ok(true)
             }
-            Ok(false) => Ok(false),
+            Ok(None) => Ok(false),
             Err(StoreError::Cancelled(_)) => Ok(false),
             Err(error @ StoreError::Unavailable { .. }) => Err(error),
             Err(error) => {

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::{DelayedPayment, Stripe, pack_price};
-use crate::life::Truth;
 
 impl Stripe<'_> {
     pub(super) fn buy_pack(&mut self) {
@@ -15,8 +14,7 @@ impl Stripe<'_> {
         let customer = if self.rng.u8(..5) == 0 { None } else { Some(self.customer()) };
         let how = self.rng.u8(..6);
         let id = self.id("cs_test");
-        let (name, credits) =
-            (self.catalog.packs[pack].name.clone(), self.catalog.packs[pack].credits * quantity);
+        let name = self.catalog.packs[pack].name.clone();
         self.begin_act(format!(
             "buys {name} x{quantity}{}",
             ["", "", "", "", ", free", ", paid later"][usize::from(how)]
@@ -36,11 +34,8 @@ impl Stripe<'_> {
             self.delayed.push(DelayedPayment { id, intent, pack, quantity, customer });
             return;
         }
-        let paid = if status == "paid" { pack_price(quantity) } else { 0 };
-        let key = format!("session#{id}");
-        self.add_truth(Truth::Bought { key: key.clone(), credits, at: self.now, paid });
-        if paid > 0 {
-            self.add_payment(intent, paid, Some(key), None, customer);
+        if status == "paid" {
+            self.add_payment(intent, pack_price(quantity), None, customer);
         }
     }
 
@@ -55,15 +50,7 @@ impl Stripe<'_> {
         session["payment_intent"] = json!(intent);
         if arrives {
             self.emit("checkout.session.async_payment_succeeded", &session, None);
-            let key = format!("session#{id}");
-            let credits = self.catalog.packs[pack].credits * quantity;
-            self.add_truth(Truth::Bought {
-                key: key.clone(),
-                credits,
-                at: self.now,
-                paid: pack_price(quantity),
-            });
-            self.add_payment(intent, pack_price(quantity), Some(key), None, customer);
+            self.add_payment(intent, pack_price(quantity), None, customer);
         } else {
             self.emit("checkout.session.async_payment_failed", &session, None);
         }
@@ -85,9 +72,7 @@ impl Stripe<'_> {
         session["amount_total"] = json!(49_000);
         session["payment_intent"] = json!(intent);
         self.emit("checkout.session.completed", &session, None);
-        let key = format!("session#{id}");
-        self.add_truth(Truth::Recorded { key: key.clone() });
-        self.add_payment(intent, 49_000, Some(key), None, Some(customer));
+        self.add_payment(intent, 49_000, None, Some(customer));
     }
 
     pub(super) fn session(&self, id: &str, mode: &str, payment_status: &str, metadata: Value) -> Value {

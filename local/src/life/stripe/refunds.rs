@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Stripe, is_over};
-use crate::life::{Shape, Truth};
+use crate::life::Shape;
 
 impl Stripe<'_> {
     pub(super) fn refund(&mut self, index: usize) {
@@ -25,7 +25,6 @@ impl Stripe<'_> {
             self.tick();
             self.emit_refund("refund.updated", index, last);
         }
-        self.reversed(index);
     }
 
     pub(super) fn settle_refund(&mut self, index: usize) {
@@ -44,7 +43,6 @@ impl Stripe<'_> {
             self.tick();
         }
         self.emit_refund("refund.updated", index, which);
-        self.reversed(index);
     }
 
     fn emit_refund(&mut self, kind: &'static str, index: usize, which: usize) {
@@ -84,7 +82,6 @@ impl Stripe<'_> {
             self.tick();
             self.emit_dispute("charge.dispute.funds_withdrawn", index);
         }
-        self.reversed(index);
     }
 
     pub(super) fn move_dispute(&mut self, index: usize) {
@@ -108,7 +105,6 @@ impl Stripe<'_> {
             }
             _ => self.emit_dispute("charge.dispute.updated", index),
         }
-        self.reversed(index);
     }
 
     fn emit_dispute(&mut self, kind: &'static str, index: usize) {
@@ -120,14 +116,6 @@ impl Stripe<'_> {
             "currency": self.currency, "status": status, "metadata": {}, "created": self.now,
         });
         self.emit(kind, &object, None);
-    }
-
-    fn reversed(&mut self, index: usize) {
-        let payment = &self.payments[index];
-        if let Some(key) = payment.key.clone() {
-            let amount = payment.reversed_amount();
-            self.add_truth(Truth::Reversed { key, amount });
-        }
     }
 
     pub(super) fn delete_customer(&mut self) {

@@ -3,9 +3,9 @@
 use serde_json::json;
 use tallyhook_core::catalog::Per;
 
-use super::{DAY, MONTH, OTHER_PRICE, OpenInvoice, Stripe, SubscriptionState, plan_item};
+use super::{DAY, MONTH, OTHER_PRICE, Stripe, SubscriptionState, plan_item};
+use crate::life::Shape;
 use crate::life::render::{self, Line, LineKind, Subscription};
-use crate::life::{Shape, Truth};
 
 /// How a subscription begins.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +78,6 @@ impl Stripe<'_> {
             states: Vec::new(),
             open_invoice: None,
             prorations: Vec::new(),
-            changed_unpaid: false,
         });
         self.begin_subscription_act(
             index,
@@ -93,7 +92,7 @@ impl Stripe<'_> {
         let first = (self.now, self.subscriptions[index].it.clone());
         self.subscriptions[index].states.push(first);
         self.emit("customer.subscription.created", &object, None);
-        let (credits, mut line) = (self.worth(index, trial), self.period_line(index));
+        let mut line = self.period_line(index);
         if trial {
             line.amount = 0;
             if self.rng.bool() {
@@ -120,27 +119,17 @@ impl Stripe<'_> {
                 invoice.lines.iter().map(|line| line.amount).sum()
             }
         };
-        let truth = Truth::Opened {
-            subscription: self.subscriptions[index].it.id.clone(),
-            key: format!("invoice#{}", invoice.id),
-            start: self.subscriptions[index].it.start,
-            price: self.price(plan),
-            credits,
-            // A fee beside a trial did not buy the trial's credits.
-            paid: if trial { 0 } else { invoice.paid },
-            change: false,
-        };
         self.tick();
         if matches!(start, Start::Unpaid) {
             self.emit_invoice("invoice.payment_failed", &invoice, "open");
-            self.subscriptions[index].open_invoice = Some(OpenInvoice { invoice, truth });
+            self.subscriptions[index].open_invoice = Some(invoice);
             return;
         }
         if is_legacy {
             self.update(index, |it| it.status = "active");
             self.tick();
         }
-        self.pay(invoice, truth);
+        self.pay(invoice);
         if checkout {
             self.tick();
             let statuses: &[&str] =
@@ -196,15 +185,6 @@ impl Stripe<'_> {
         lines.push(self.period_line(index));
         let mut invoice = self.invoice(index, invoice_id, "subscription_cycle", lines);
         invoice.paid = invoice.lines.iter().map(|line| line.amount).sum::<i64>().max(0);
-        let truth = Truth::Opened {
-            subscription: self.subscriptions[index].it.id.clone(),
-            key: format!("invoice#{}", invoice.id),
-            start,
-            price: self.price(self.subscriptions[index].plan),
-            credits: self.worth(index, false),
-            paid: invoice.paid,
-            change: false,
-        };
         self.noise("invoice.created", &invoice, "draft");
         if self.rng.u8(..8) == 0 {
             self.now += self.rng.i64(0..1800);
@@ -218,9 +198,9 @@ impl Stripe<'_> {
             self.emit_invoice("invoice.payment_failed", &invoice, "open");
             self.tick();
             self.update(index, |it| it.status = "past_due");
-            self.subscriptions[index].open_invoice = Some(OpenInvoice { invoice, truth });
+            self.subscriptions[index].open_invoice = Some(invoice);
         } else {
-            self.pay(invoice, truth);
+            self.pay(invoice);
         }
     }
 
@@ -231,23 +211,17 @@ impl Stripe<'_> {
 
     /// Pays the open invoice and makes the subscription active. Either event may come first.
     fn pay_open_invoice(&mut self, index: usize) {
-        let Some(OpenInvoice { invoice, truth }) = self.subscriptions[index].open_invoice.take() else {
+        let Some(invoice) = self.subscriptions[index].open_invoice.take() else {
             return;
         };
         if self.rng.bool() {
-            self.pay(invoice, truth);
+            self.pay(invoice);
             self.tick();
             self.update(index, |it| it.status = "active");
         } else {
             self.update(index, |it| it.status = "active");
             self.tick();
-            self.pay(invoice, truth);
-        }
-        if std::mem::take(&mut self.subscriptions[index].changed_unpaid) {
-            let (price, credits) = (self.price(self.subscriptions[index].plan), self.worth(index, false));
-            let it = &self.subscriptions[index].it;
-            let (subscription, start) = (it.id.clone(), it.start);
-            self.add_truth(Truth::InForce { subscription, start, price, credits });
+            self.pay(invoice);
         }
     }
 
@@ -273,17 +247,8 @@ impl Stripe<'_> {
         let lines = vec![self.period_line(index)];
         let mut invoice = self.invoice(index, invoice_id, "subscription_cycle", lines);
         invoice.paid = invoice.lines.iter().map(|line| line.amount).sum();
-        let truth = Truth::Opened {
-            subscription: invoice.subscription.clone(),
-            key: format!("invoice#{}", invoice.id),
-            start: self.subscriptions[index].it.start,
-            price: self.price(self.subscriptions[index].plan),
-            credits: self.worth(index, false),
-            paid: invoice.paid,
-            change: false,
-        };
         self.tick();
-        self.pay(invoice, truth);
+        self.pay(invoice);
     }
 
     pub(super) fn cancel_at_end(&mut self, index: usize) {
@@ -305,9 +270,8 @@ impl Stripe<'_> {
         state.it.canceled_at.get_or_insert(now);
         state.open_invoice = None;
         state.states.push((now, state.it.clone()));
-        let (object, subscription) = (render::subscription(&state.it, self.life.shape), state.it.id.clone());
+        let object = render::subscription(&state.it, self.life.shape);
         self.emit("customer.subscription.deleted", &object, None);
-        self.add_truth(Truth::Ended { subscription, at: now });
     }
 
     pub(super) fn change(&mut self, index: usize) {
@@ -346,7 +310,6 @@ impl Stripe<'_> {
     fn bill_change(&mut self, index: usize, billing: Billing) {
         let items = self.items(index);
         let trialing = self.subscriptions[index].it.status == "trialing";
-        let in_good_standing = matches!(self.subscriptions[index].it.status, "active" | "trialing");
         let (old_price, old_seats) = self.plan_of(&self.subscriptions[index].it);
         let part = |amount: i64, price: String, quantity: u64, stripe: &Self| Line {
             price,
@@ -360,21 +323,12 @@ impl Stripe<'_> {
         let credit = part(-700, old_price, old_seats, self);
         let seats = self.subscriptions[index].seats;
         let charge = part(1100, self.price(self.subscriptions[index].plan), seats, self);
-        let took = |stripe: &Self, counts: bool| Truth::Took {
-            subscription: stripe.subscriptions[index].it.id.clone(),
-            start: stripe.subscriptions[index].it.start,
-            price: stripe.price(stripe.subscriptions[index].plan),
-            credits: stripe.worth(index, trialing),
-            counts,
-        };
         match billing {
             Billing::NextInvoice => {
                 self.update(index, |it| it.items = items);
                 if !trialing {
                     self.subscriptions[index].prorations.extend([credit, charge]);
                 }
-                self.subscriptions[index].changed_unpaid |= !in_good_standing;
-                self.add_truth(took(self, in_good_standing));
             }
             Billing::AtOnce | Billing::AtOnceButFails => {
                 let fails = matches!(billing, Billing::AtOnceButFails);
@@ -387,18 +341,15 @@ impl Stripe<'_> {
                         it.status = "past_due";
                     }
                 });
-                self.add_truth(took(self, !fails));
                 let lines = if self.rng.bool() { vec![credit, charge] } else { vec![charge, credit] };
                 let mut invoice = self.invoice(index, invoice_id, "subscription_update", lines);
                 invoice.paid = 400;
-                let truth = Truth::Recorded { key: format!("invoice#{}", invoice.id) };
                 self.tick();
                 if fails {
                     self.emit_invoice("invoice.payment_failed", &invoice, "open");
-                    self.subscriptions[index].open_invoice = Some(OpenInvoice { invoice, truth });
-                    self.subscriptions[index].changed_unpaid = true;
+                    self.subscriptions[index].open_invoice = Some(invoice);
                 } else {
-                    self.pay(invoice, truth);
+                    self.pay(invoice);
                 }
             }
             Billing::NewPeriod => {
@@ -415,19 +366,8 @@ impl Stripe<'_> {
                 let lines = vec![credit, self.period_line(index)];
                 let mut invoice = self.invoice(index, invoice_id, "subscription_update", lines);
                 invoice.paid = invoice.lines.iter().map(|line| line.amount).sum::<i64>().max(0);
-                let (subscription, price) =
-                    (invoice.subscription.clone(), self.price(self.subscriptions[index].plan));
-                let truth = Truth::Opened {
-                    key: format!("plan#{subscription}#{price}#{now}"),
-                    subscription,
-                    start: now,
-                    price,
-                    credits: self.worth(index, false),
-                    paid: invoice.paid,
-                    change: true,
-                };
                 self.tick();
-                self.pay(invoice, truth);
+                self.pay(invoice);
             }
         }
     }

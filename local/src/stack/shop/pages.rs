@@ -130,14 +130,14 @@ fn activity(shop: &Shared) -> Markup {
                 ol.feed #ledger {}
                 p.muted.small #ledger-none { "Nothing yet." }
             }
-            section.card aria-labelledby="told-title" {
-                h2 #told-title { "3. Your app was notified" }
+            section.card aria-labelledby="notifications-title" {
+                h2 #notifications-title { "3. Your app was notified" }
                 p.small.muted {
                     @if shop.is_app { "Signed requests to its webhook. Here the shop is the app. Set " code { "PROVISION_URL" } " to use your own." }
                     @else { "Signed requests go to your " code { "PROVISION_URL" } "." }
                 }
-                ol.feed #told {}
-                p.muted.small #told-none { @if shop.is_app { "Nothing yet." } @else { "They are not shown here." } }
+                ol.feed #notifications {}
+                p.muted.small #notifications-none { @if shop.is_app { "Nothing yet." } @else { "They are not shown here." } }
             }
         }
     }

@@ -73,7 +73,7 @@
       + (orders ? ". Orders: " + orders : "") + ".");
     feed("sent", page.sent, sentRow);
     feed("ledger", page.ledger, ledgerRow);
-    feed("told", page.told, notificationRow);
+    feed("notifications", page.notifications, notificationRow);
     const can = { ...page.can, spend: true, password: page.setup && page.setup.password_state === "not_sent" };
     document.querySelectorAll("[data-act]").forEach((button) => { button.hidden = !can[button.dataset.act]; });
     say(by("refund-amount"), can.refund || "");

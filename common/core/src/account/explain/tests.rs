@@ -7,8 +7,8 @@ use crate::decide::tests::{CATALOG, MONTH, P1, P2, Run, Step, changed, items, pa
 
 const DAY: i64 = 86_400;
 
-/// `field value rule event ledger-key: why` of each field, after these steps and at this time; the user's
-/// events are all known.
+/// `field value rule event ledger-key: why` of each field, after these steps and at this time. All events of
+/// the user are known.
 fn explained(steps: &[Step], now: i64) -> Vec<String> {
     let run = Run::of(steps);
     let mut account = run.account.clone();

@@ -221,7 +221,7 @@ fn credits_do_not_return_to_a_period_that_is_over() {
     let first = period(P1, "in_1", "subscription_create");
     let mut book = Book::of(std::slice::from_ref(&first), P1 + 10);
     let spend = book.consume("job", 1000).unwrap();
-    assert_eq!(spend.from[0].lot.as_str(), "item#sub_1#si_1#1000#pro");
+    assert_eq!(spend.from[0].lot.as_str(), "invoice#in_1");
     assert_eq!(book.give_back(&spend, 400, "1"), Ok((400, 0, None)));
     assert_eq!(book.balance(), 4400);
     // The renewal arrives.
@@ -261,10 +261,61 @@ fn a_grant_with_an_end_takes_credits_back_until_then() {
 
 #[test]
 fn a_plan_for_life_and_a_pack_of_one_session_are_two_lots() {
-    let key = LedgerKey::from_text("session#cs_1");
-    let lot = key.lot_of_lifetime();
-    assert_eq!((lot.as_str(), lot.lifetime_document()), ("lifetime#session#cs_1", Some(key.clone())));
-    assert_eq!((lot.session_id(), key.lifetime_document()), (None, None));
+    let lines = serde_json::json!({"line_items": {"data": [
+        {"price": {"id": "price_pro"}, "quantity": 1}, {"price": {"id": "price_p1000"}, "quantity": 1},
+    ]}});
+    let sold = crate::decide::tests::session("completed", 50, "cs_1", serde_json::json!({}), lines);
+    let mut book = Book::of(&[sold], 60);
+    let spend = book.consume("job", 5100).unwrap();
+    let from: Vec<(&str, u64)> =
+        spend.from.iter().map(|taken| (taken.lot.as_str(), taken.credits.get())).collect();
+    assert_eq!(from, [("session#cs_1", 5000), ("session#cs_1", 100)]);
+    assert_eq!(book.give_back(&spend, 300, "1"), Ok((300, 0, None)));
+    let state = &book.account.state;
+    assert_eq!((state.packs[0].spent, state.lifetimes[0].spent), (Credits::ZERO, Credits::new(4800)));
+}
+
+#[test]
+fn credits_return_to_a_month_of_a_paid_year_and_to_what_it_carried() {
+    let catalog = Catalog::parse(&CATALOG.replacen(
+        "trial_credits = 2000",
+        "trial_credits = 2000\nrefill = \"month\"\nrollover = { percent = 50, max = 100, periods = 1 }",
+        1,
+    ));
+    let monthly = Step::Edit(
+        "trial_credits = 2000",
+        "trial_credits = 2000\nrefill = \"month\"\nrollover = { percent = 50, max = 100, periods = 1 }",
+    );
+    let mut year = crate::decide::tests::line("price_pro", 1, P1);
+    year["period"]["end"] = serde_json::json!(P1 + 365 * 86_400);
+    let bought = crate::decide::tests::invoice(
+        "paid",
+        P1,
+        "in_1",
+        "subscription_create",
+        &[year],
+        serde_json::json!({}),
+    );
+    // The second month has 5,000 credits of its own and 100 that it took over.
+    let second = P1 + 32 * 86_400;
+    let mut book = Book::of(&[monthly, bought], second);
+    book.catalog = catalog.unwrap();
+    assert_eq!(book.balance(), 5100);
+    let spend = book.consume("job", 5080).unwrap();
+    let lots: Vec<(&str, u64)> =
+        spend.from.iter().map(|taken| (taken.lot.as_str(), taken.credits.get())).collect();
+    assert_eq!(lots, [("slice#in_1#si_1#1", 5000), ("rollover#in_1#si_1#1", 80)]);
+    assert_eq!(book.give_back(&spend, 90, "1"), Ok((90, 0, None)));
+    assert_eq!(book.balance(), 110);
+    // In the third month both lots have ended.
+    book.at(P1 + 63 * 86_400);
+    let before = book.balance();
+    let known = book.ledger.iter().find(|entry| entry.key == spend.key).unwrap().clone();
+    let key = LedgerKey::unspend("s", "2");
+    let (change, _) = book.account.give_back(&known, Credits::new(50), key, &book.catalog, book.now).unwrap();
+    let last = change.entries.last().unwrap();
+    assert_eq!((last.delta, last.note), (0, Some(Note::LotEnded)));
+    assert_eq!(change.state.balance(&book.catalog.policy, book.now).get(), before);
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn past_due_has_a_grace_from_the_start_of_the_unpaid_period() {
 }
 
 #[test]
-fn what_only_announces_or_repeats_a_state_moves_nothing() {
+fn an_event_that_announces_or_repeats_a_state_changes_nothing() {
     let summary = format!("pro 5000 | sub_1=5000 | {BOUGHT}");
     for kind in ["trial_will_end", "pending_update_applied", "pending_update_expired", "resumed", "paused"] {
         check_any_order(kind, after(vec![sub(kind, 1200, json!({}))]), &summary);
@@ -212,7 +212,7 @@ fn a_change_of_plan_resets_at_once_and_once_a_period() {
 }
 
 #[test]
-fn a_plan_left_within_the_second_it_was_taken_up_in_is_returned_to_without_a_refill() {
+fn a_plan_that_is_left_and_taken_again_in_one_second_is_not_refilled() {
     let given = vec![
         changed(1100, PRO, BUSINESS, P1),
         changed(1100, BUSINESS, ("price_team", 2), P1),
@@ -295,7 +295,7 @@ fn a_plan_changed_while_past_due_counts_once_it_is_paid() {
         updated(P2, json!({"items": business}), json!({"items": items(&[BUSINESS], P1)})),
         updated(P2 + 60, json!({"items": business, "status": "past_due"}), json!({"status": "active"})),
         updated(P2 + 90, down("past_due"), json!({"items": business})),
-        // In one second, and summary in either order.
+        // Both in one second, in either order.
         updated(P2 + 99, down("active"), json!({"status": "past_due"})),
         paid(P2 + 99, "in_2", "subscription_cycle", "price_business", P2),
     ];
@@ -388,8 +388,8 @@ fn a_trial_opens_with_its_own_credits() {
 }
 
 #[test]
-fn what_is_spent_before_a_trial_is_known_whole_is_spent_from_it() {
-    // The trial began with `team`, but is first heard of after the change to `pro`.
+fn spends_before_all_events_of_a_trial_arrived_are_taken_from_the_trial() {
+    // The trial began with `team`, but its first event arrives after the change to `pro`.
     let late = updated(
         1200,
         json!({"status": "trialing", "cancel_at_period_end": true}),
@@ -549,8 +549,8 @@ fn the_shapes_before_basil_mean_the_same() {
     );
 }
 
-/// One signup of which both orders were seen in the wild; `subscription.created` still says `incomplete`.
-fn signup_seen_in_the_wild(order: &[&str]) -> Vec<Step> {
+/// A signup whose events were recorded in two orders. `subscription.created` still says `incomplete`.
+fn recorded_signup(order: &[&str]) -> Vec<Step> {
     let at = |name: &str| P1 + i64::from(matches!(name, "invoice.paid" | "checkout.session.completed"));
     let step = |name: &&str| match *name {
         "subscription.created" => sub("created", P1, json!({"status": "incomplete"})),
@@ -569,8 +569,8 @@ fn signup_seen_in_the_wild(order: &[&str]) -> Vec<Step> {
 }
 
 #[test]
-fn a_signup_in_the_good_order_seen_in_the_wild() {
-    let given = signup_seen_in_the_wild(&[
+fn a_recorded_signup_in_the_usual_order() {
+    let given = recorded_signup(&[
         "charge.succeeded",
         "payment_method.attached",
         "invoice.created",
@@ -590,8 +590,8 @@ fn a_signup_in_the_good_order_seen_in_the_wild() {
 }
 
 #[test]
-fn a_signup_in_the_bad_order_seen_in_the_wild() {
-    let given = signup_seen_in_the_wild(&[
+fn a_recorded_signup_in_the_unusual_order() {
+    let given = recorded_signup(&[
         "charge.succeeded",
         "checkout.session.completed",
         "invoice.created",
@@ -611,7 +611,7 @@ fn a_signup_in_the_bad_order_seen_in_the_wild() {
 }
 
 #[test]
-fn what_is_deleted_has_ended_whatever_status_the_event_shows() {
+fn a_deleted_subscription_has_ended_even_if_the_event_shows_another_status() {
     let bought =
         || vec![sub("created", P1, json!({})), paid(P1, "in_1", "subscription_create", "price_pro", P1)];
     for status in ["active", "past_due", "trialing", "canceled"] {

@@ -201,7 +201,7 @@ fn refunds_of_every_payment_leave_nothing_after_every_step() {
     }
 }
 
-/// The difference that `docs/money.md` warns of: an upgrade that nobody pays is worth its credits at once.
+/// The difference that `docs/money.md` warns of: an unpaid upgrade is worth its credits at once.
 #[test]
 fn at_once_gives_credits_for_an_upgrade_that_nobody_paid() {
     let life = [

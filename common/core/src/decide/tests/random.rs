@@ -6,7 +6,7 @@ use super::shapes::{
     DAY, T, bill, bill_with, end, flagged, item, line, month, once, reordered, seats, shows_with, tie,
     tie_by, times,
 };
-use super::{Run, Step, event, pack, patched, refunded, session};
+use super::{MONTH, Run, Step, event, pack, patched, refunded, session};
 
 /// A fixed sequence of numbers.
 pub struct Dice(u64);
@@ -34,22 +34,28 @@ struct Life {
     plan: (&'static str, i64, i64, i64),
     boost: Option<(i64, i64)>,
     invoices: i64,
+    /// Length of a period in seconds.
+    length: i64,
     events: Vec<Step>,
 }
 
 impl Life {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, length: i64) -> Self {
         let mut dice = Dice::of(seed);
-        let plan = (
-            ["price_pro", "price_team", "price_free"][usize::try_from(dice.below(3)).unwrap()],
-            1,
-            T,
-            month(T),
-        );
-        let mut life =
-            Self { dice, now: T, status: "active", plan, boost: None, invoices: 0, events: Vec::new() };
+        let price = ["price_pro", "price_team", "price_free"][usize::try_from(dice.below(3)).unwrap()];
+        let plan = (price, 1, T, T + length);
+        let mut life = Self {
+            dice,
+            now: T,
+            status: "active",
+            plan,
+            boost: None,
+            invoices: 0,
+            length,
+            events: Vec::new(),
+        };
         if life.dice.one_in(2) {
-            life.boost = Some((T, month(T)));
+            life.boost = Some((T, T + length));
         }
         if life.dice.one_in(3) {
             life.status = "trialing";
@@ -102,14 +108,14 @@ impl Life {
     }
 
     fn next(&mut self) {
-        self.now += DAY + self.dice.below(6 * DAY);
+        self.now += DAY + self.dice.below(self.length / 5);
         match self.dice.below(12) {
             0 | 1 => {
                 // The next period of both items.
                 self.now = self.plan.3;
                 self.status = "active";
-                self.plan = (self.plan.0, self.plan.1, self.now, month(self.now));
-                self.boost = self.boost.map(|_| (self.now, month(self.now)));
+                self.plan = (self.plan.0, self.plan.1, self.now, self.now + self.length);
+                self.boost = self.boost.map(|_| (self.now, self.now + self.length));
                 self.show();
                 if !self.dice.one_in(4) {
                     self.renew("subscription_cycle");
@@ -136,7 +142,7 @@ impl Life {
                     ["price_pro_year", "price_business"][usize::try_from(self.dice.below(2)).unwrap()],
                     1,
                     self.now,
-                    month(self.now),
+                    self.now + self.length,
                 );
                 self.show();
                 let (price, _, start, end) = self.plan;
@@ -147,7 +153,10 @@ impl Life {
                 );
             }
             5 => {
-                self.boost = if self.boost.is_some() { None } else { Some((self.now, month(self.now))) };
+                self.boost = match self.boost {
+                    Some(_) => None,
+                    None => Some((self.now, self.now + self.length)),
+                };
                 self.show();
                 if let Some((start, end)) = self.boost {
                     self.bill("subscription_update", &[line("si_2", "price_boost", 500, start, end)]);
@@ -219,12 +228,55 @@ fn random_lives_end_alike_in_every_order() {
     for seed in 0..60 {
         // Packs that arrive after a newer reset are a stated exception.
         let mut steps = vec![Step::KeepAddons, Step::Signup];
-        steps.extend(Life::new(seed).events);
+        steps.extend(Life::new(seed, MONTH).events);
         for policy in [vec![], vec![on_payment.clone()]] {
             let given = [policy, steps.clone()].concat();
             let in_order = Run::of(&given);
             for order in 1..8 {
                 let run = Run::of(&reordered(&given, order));
+                let summary =
+                    || format!("life {seed}, order {order}\n{}\n{}", in_order.summary(), run.summary());
+                assert_eq!(end(&run), end(&in_order), "{}", summary());
+            }
+        }
+    }
+}
+
+#[test]
+fn random_lives_with_credits_over_time_end_alike_whenever_the_schedule_runs() {
+    let edits = [
+        Step::Edit(
+            "trial_credits = 2000\n",
+            "trial_credits = 2000\nrefill = \"month\"\nrollover = { percent = 50, max = 900, periods = 2 }\n",
+        ),
+        Step::Edit("per = \"seat\"\n", "per = \"seat\"\nrefill = \"month\"\n"),
+        Step::Edit("credits = 300\n", "credits = 300\nrollover = { percent = 90, max = 90000 }\n"),
+        Step::Edit(
+            "credits = 1000\nprices = [\"price_p1000\"]",
+            "credits = 1000\nexpires_days = 40\nprices = [\"price_p1000\"]",
+        ),
+        Step::Edit("signup_credits = 500\n", "signup_credits = 500\nfree_credits = 70\n"),
+        Step::Edit("[policy]\n", "[policy]\npause_collection = \"until_period_end\"\n"),
+    ];
+    for seed in 0..30 {
+        let mut given = vec![Step::KeepAddons];
+        given.extend(edits.clone());
+        given.extend([Step::At(T), Step::Signup]);
+        given.extend(Life::new(seed, 4 * MONTH).events);
+        for days in [150, 290, 700] {
+            let with_end = |steps: Vec<Step>| [steps, vec![Step::At(T + days * DAY)]].concat();
+            let in_order = Run::of(&with_end(given.clone()));
+            for order in 1..6 {
+                let mut dice = Dice::of(seed * 100 + order);
+                let mut arrived = Vec::new();
+                for step in reordered(&given, order) {
+                    arrived.push(step);
+                    // The schedule books what is due.
+                    if dice.one_in(3) {
+                        arrived.push(Step::Spend(0));
+                    }
+                }
+                let run = Run::of(&with_end(arrived));
                 let summary =
                     || format!("life {seed}, order {order}\n{}\n{}", in_order.summary(), run.summary());
                 assert_eq!(end(&run), end(&in_order), "{}", summary());

@@ -141,7 +141,7 @@ fn refunds_of_an_opening_and_of_an_upgrade_take_their_own_parts() {
 }
 
 #[test]
-fn a_refund_of_a_period_that_is_over_moves_nothing() {
+fn a_refund_of_a_period_that_is_over_changes_nothing() {
     let next = T + MONTH;
     let given = [
         opened(),

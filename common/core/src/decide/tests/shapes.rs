@@ -109,7 +109,7 @@ pub fn tie(created: i64, invoice: &str) -> Step {
     tie_by(created, invoice, &format!("pi_{invoice}"))
 }
 
-/// The same for a payment of another name.
+/// The same for a payment with another id.
 pub fn tie_by(created: i64, invoice: &str, payment: &str) -> Step {
     let object = json!({
         "id": format!("inpay_{invoice}"), "object": "invoice_payment", "invoice": invoice, "status": "paid",
@@ -118,7 +118,8 @@ pub fn tie_by(created: i64, invoice: &str, payment: &str) -> Step {
     event("invoice_payment.paid", created, &object, None).into()
 }
 
-/// The shape before 2025-03-31.basil; `None` where it cannot say the same: items with different periods.
+/// The shape before 2025-03-31.basil. `None` if that shape cannot express the event: items with different
+/// periods.
 pub fn before_basil(steps: &[Step]) -> Option<Vec<Step>> {
     let ties: Vec<(String, String)> = steps
         .iter()
@@ -201,8 +202,8 @@ fn old_invoice(object: &mut Value, ties: &[(String, String)]) {
 
 /// Plays a life and compares the end: `tier credits | buckets`.
 ///
-/// Steps that are no events (spends, edits of the catalog) keep their place. The events between two of them
-/// arrive as written, reversed, doubled and shuffled, in both API shapes. Nothing may be parked in the end.
+/// Spends and edits of the catalog keep their place. The events between two of them arrive as written,
+/// reversed, doubled and shuffled, in both API shapes. At the end no event may be parked.
 #[track_caller]
 pub fn check_life(what: &str, given: &[Step], expect: &str) {
     let later = look_at(&Run::of(given));
@@ -226,15 +227,16 @@ pub fn end(run: &Run) -> String {
     let access = state.access(&run.catalog, run.now);
     let until = access.until.map_or_else(String::new, |until| format!(" until {}", written(until.unix())));
     let mut buckets = Vec::new();
-    for (lot, left) in &all.lots {
-        let name = match lot {
+    for one in &all.lots {
+        let name = match &one.lot {
             Lot::Item(_, item) => item.to_string(),
+            Lot::Carry(_, item, _) => format!("carried:{item}"),
             Lot::Lifetime(_) => "life".to_owned(),
             Lot::Signup => "signup".to_owned(),
             Lot::Grant(_) => "grant".to_owned(),
             Lot::Pack(_) => "pack".to_owned(),
         };
-        buckets.push(format!("{name}={left}"));
+        buckets.push(format!("{name}={}", one.left));
     }
     buckets.sort();
     format!("{}{until} {} | {}", access.tier, all.balance(), buckets.join(" "))
@@ -269,7 +271,7 @@ pub fn reordered(steps: &[Step], order: u64) -> Vec<Step> {
     all
 }
 
-/// Shuffles by a fixed sequence; every third event arrives twice.
+/// Shuffles with a fixed sequence. Every third event arrives twice.
 fn shuffle(part: &mut Vec<Step>, seed: u64) {
     let again: Vec<Step> = part.iter().step_by(3).cloned().collect();
     part.extend(again);
@@ -281,7 +283,7 @@ fn shuffle(part: &mut Vec<Step>, seed: u64) {
     }
 }
 
-/// A month from a start.
+/// The period of one month from a start.
 pub fn month(start: i64) -> i64 {
     start + MONTH
 }

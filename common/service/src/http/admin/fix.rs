@@ -13,7 +13,7 @@ use super::user::entry_view;
 use super::{Admin, bad, deadline, read_body, seconds, short, stripe_failed};
 use crate::accounts::{AccountWrites, MAX_ATTEMPTS, load_account, pause};
 use crate::http::answer::{Problem, problem};
-use crate::reconcile::{Options, Reconciler, Report};
+use crate::schedules::reconcile::{Options, Reconciler, Report};
 use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::{Condition, Write};
 use tallyhook_core::account::fix::Fix;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::{Admin, bad, deadline, limit, parameter, seconds, stripe_failed, time, time_ms, user_id};
-use crate::http::answer::{Problem, percent_decode, problem};
+use crate::http::answer::{Problem, problem};
 use crate::resend::redrive::RedriveOutcome;
 use crate::resend::replay::{ReplayError, Replayer, Selection};
 use tallyhook_aws::payload;
@@ -87,7 +87,7 @@ struct Group {
 impl Admin {
     pub(super) async fn list(&self, request: &Request, now_ms: i64) -> Result<Value, Problem> {
         let text = |name: &str| parameter(request, name);
-        let limit = limit(request, PAGE, log::MOST_LISTED)?;
+        let limit = limit(request, PAGE, log::MAX_LISTED)?;
         let user = text("user").as_deref().map(user_id).transpose()?;
         let filter =
             filter(text("status"), text("type"), user, text("from").as_deref(), text("to").as_deref())?;
@@ -106,10 +106,7 @@ impl Admin {
     }
 
     pub(super) async fn show(&self, id: &str) -> Result<Value, Problem> {
-        let item = match percent_decode(id) {
-            Some(id) => self.find(&id).await?,
-            None => None,
-        };
+        let item = self.find(id).await?;
         let unknown = || {
             problem(
                 StatusCode::NOT_FOUND,

@@ -11,7 +11,7 @@ use lambda_http::{Body, Request, Response};
 use maud::html;
 use sha2::{Digest, Sha256};
 
-use crate::http::answer::error_answer;
+use crate::http::answer::{error_answer, method};
 use crate::http::pages::Page;
 
 const STYLE: &str = include_str!("dashboard/dashboard.css");
@@ -36,7 +36,7 @@ struct Asset {
 /// Answers a request for the page or an asset; `None` for every other request.
 pub(super) fn answer(request: &Request) -> Option<Response<Body>> {
     let path = request.uri().path();
-    if request.method() != Method::GET
+    if method(request) != Method::GET
         || !(matches!(path, "/admin" | "/admin/") || path.starts_with("/admin/assets/"))
     {
         return None;

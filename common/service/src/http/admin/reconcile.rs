@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Admin, bad, deadline, parameter, seconds, stripe_failed, time_ms, user_id};
 use crate::http::answer::{Problem, problem};
-use crate::reconcile::{GapError, Options, Reconciler, gap};
+use crate::schedules::reconcile::{GapError, Options, Reconciler, gap, is_position};
 
 /// Repairs that one request may ask for.
 const MAX_CHANGES: u64 = 5000;
@@ -21,7 +21,7 @@ pub(super) const GRACE_SECONDS: i64 = 60;
 /// ```json
 /// {"dry_run":false,"user":"user_1","cap":100,"actor":"ann","reason":"webhook was down"}
 /// ```
-/// The answer is `{"report":…}`, see [`crate::reconcile::Report`]. A run that stopped at its deadline has
+/// The answer is `{"report":…}`, see [`crate::schedules::reconcile::Report`]. A run that stopped at its deadline has
 /// `next` in its report; the same body with that `next` continues it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -51,6 +51,9 @@ impl Admin {
         let stripe = self.stripe()?.clone();
         if !(1..=MAX_CHANGES).contains(&body.cap) {
             return Err(bad("invalid_cap", format!("cap must be a number from 1 to {MAX_CHANGES}")));
+        }
+        if body.next.as_deref().is_some_and(|next| !is_position(next)) {
+            return Err(bad("invalid_next", "next must be what the last report gave"));
         }
         let only = body.user.as_deref().map(user_id).transpose()?;
         if !body.dry_run {

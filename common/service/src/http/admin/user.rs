@@ -30,7 +30,7 @@ use super::{Admin, deadline, limit, parameter, seconds};
 use crate::accounts::load_account;
 use crate::http::answer::{Problem, problem};
 use crate::http::api::check::products_view;
-use crate::reconcile::{Options, Reconciler};
+use crate::schedules::reconcile::{Options, Reconciler};
 use tallyhook_aws::payload;
 use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, Item, Key};
@@ -207,14 +207,6 @@ impl Admin {
         });
         let of_subscriptions: BTreeMap<_, _> =
             state.subscriptions.keys().map(|id| (id.as_str(), buckets.of_subscription(id))).collect();
-        let of_items: BTreeMap<_, _> = buckets
-            .lots
-            .iter()
-            .filter_map(|(lot, left)| match lot {
-                Lot::Item(_, item) => Some((item.as_str(), left)),
-                Lot::Lifetime(_) | Lot::Signup | Lot::Grant(_) | Lot::Pack(_) => None,
-            })
-            .collect();
         let customers =
             state.customers.iter().map(|(id, deleted)| json!({"id": id, "deleted_at": time(*deleted)}));
         json!({
@@ -223,7 +215,7 @@ impl Admin {
             "buckets": {
                 "signup": state.signup.as_ref().map(|_| buckets.sum(|lot| *lot == Lot::Signup)),
                 "subscriptions": of_subscriptions,
-                "items": of_items,
+                "items": buckets.by_item(),
                 "lifetime": buckets.sum(|lot| matches!(lot, Lot::Lifetime(_))),
                 "grant": buckets.sum(|lot| matches!(lot, Lot::Grant(_))),
                 "addon": buckets.sum(|lot| matches!(lot, Lot::Pack(_))),

@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
-use super::{Api, invalid_user, read_body};
+use super::{Api, read_body, user_id};
 use crate::http::answer::{Problem, problem};
 use tallyhook_aws::clock;
 use tallyhook_aws::stripe::{Stripe, StripeError};
@@ -81,7 +81,7 @@ struct Purchase {
 impl Api {
     pub(super) async fn create_checkout(&self, request: &Request) -> Result<Value, Problem> {
         let body: CheckoutRequest = read_body(request, EXAMPLE)?;
-        let user = UserId::new(body.user_id.as_str()).map_err(|_| invalid_user())?;
+        let user = user_id(&body.user_id)?;
         let purchase = purchase(&body, &self.config.catalog)?;
         let missing = |variable: &str| {
             let message = format!("{variable} is not set, so there is no checkout");

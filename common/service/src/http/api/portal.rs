@@ -20,11 +20,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::{Api, invalid_user, no_user, read_body};
+use super::{Api, no_user, read_body, user_id};
 use crate::http::answer::{Problem, problem};
 use crate::http::pages::status::StatusPage;
 use crate::process::{FoundAccount, Job, Repair};
-use crate::reconcile::Evidence;
+use crate::schedules::reconcile::Evidence;
 use tallyhook_aws::clock;
 use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, Key, KnownSession, Question};
@@ -34,7 +34,7 @@ use tallyhook_core::catalog::Catalog;
 use tallyhook_core::decide::{Outcome, Payments, decide, leaves_out};
 use tallyhook_core::drift::{self, Remedy};
 use tallyhook_core::event::{self, CheckoutMode, CheckoutSession, SubscriptionStatus};
-use tallyhook_core::ids::{InvoiceId, SessionId, SubscriptionId, UserId};
+use tallyhook_core::ids::{InvoiceId, SessionId, SubscriptionId};
 use tallyhook_core::job::JobKind;
 use tallyhook_core::setup_status::{Known, ProvisioningState, SessionPayment, SetupStatus};
 use tallyhook_core::signature::SecretMode;
@@ -96,11 +96,11 @@ impl Api {
         let mut known = items.get(&key).map(|item| items::read_session(&key, item)).transpose()?;
         let mut user = self.known_user(known.as_ref()).await?;
         let note = items.get(&note_key).map(items::read_question).unwrap_or_default();
-        let mut at_stripe = note.told.as_deref().and_then(SessionPayment::from_text);
+        let mut at_stripe = note.answer.as_deref().and_then(SessionPayment::from_text);
         if !is_settled(known.as_ref(), user.as_ref().map(|user| &user.state)) {
             match self.read_from_stripe(&session, known.as_ref(), &note, now).await? {
                 SessionRead::Missing => return Err(no_session()),
-                SessionRead::NotRead if known.is_none() && note.told.as_deref() == Some("missing") => {
+                SessionRead::NotRead if known.is_none() && note.answer.as_deref() == Some("missing") => {
                     return Err(no_session());
                 }
                 SessionRead::NotRead => {}
@@ -138,7 +138,7 @@ impl Api {
 
     pub(super) async fn password_set(&self, request: &Request) -> Result<Value, Problem> {
         let body: PasswordSet = read_body(request, "{\"user_id\": \"user_123\"}")?;
-        let user = UserId::new(body.user_id).map_err(|_| invalid_user())?;
+        let user = user_id(&body.user_id)?;
         let key = Key::Account(user.clone());
         if !self.store.load([key.clone()]).await?.contains_key(&key) {
             return Err(no_user());

@@ -1,4 +1,5 @@
-//! Accounts whose access ends by time, without an event. They are read from the index `by_lapse`.
+//! Accounts that time alone changes: access or credits that end, months of a paid period that begin. They are
+//! read from the index `by_due`.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use tallyhook_core::ids::UserId;
@@ -8,12 +9,12 @@ use super::items::{self, Item, Table};
 use super::{Store, StoreError, failed};
 
 impl Store {
-    /// One page of the users whose access ended on the day `back` days ago and at or before `now`, and the
+    /// One page of the users whose account was due on the day `back` days ago and at or before `now`, and the
     /// start of the next page. The index is eventually consistent: load each account before you decide.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn lapsed(
+    pub async fn due(
         &self,
         back: i64,
         now: Timestamp,
@@ -24,8 +25,8 @@ impl Store {
             .client
             .query()
             .table_name(self.table(Table::Accounts))
-            .index_name("by_lapse")
-            .key_condition_expression("lapses = :day AND access_until <= :now")
+            .index_name("by_due")
+            .key_condition_expression("due_day = :day AND due_at <= :now")
             .expression_attribute_values(":day", AttributeValue::S(day))
             .expression_attribute_values(":now", AttributeValue::N(now.unix().to_string()))
             .set_exclusive_start_key(start)

@@ -16,7 +16,7 @@ use tallyhook_core::timestamp::Timestamp;
 impl ReconcileRun<'_> {
     /// Repairs what may be repaired, in one job, and reports the other differences. Returns whether something
     /// was repaired.
-    pub(super) async fn settle(
+    pub(super) async fn repair_or_report(
         &mut self,
         found: Vec<Difference>,
         evidence: &Evidence,
@@ -174,7 +174,7 @@ impl ReconcileRun<'_> {
         }
         let found = drift::document(&account, &evidence.event, &self.processor.accounts.catalog, self.now);
         let object = evidence.event.object_ids().first().map(|id| (*id).to_owned()).unwrap_or_default();
-        self.settle(found.into_iter().collect(), evidence, &object, &account).await.map(|_| ())
+        self.repair_or_report(found.into_iter().collect(), evidence, &object, &account).await.map(|_| ())
     }
 
     /// Reports a customer without a user, once for each customer.

@@ -2,12 +2,12 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `POST /webhooks/stripe` | 200 `{"received":true}` after SQS stored the event |
+//! | `POST` to one of [`ENDPOINTS`] | 200 `{"received":true}` after SQS stored the event |
 //! | bad signature | 400 `missing_signature`, `invalid_signature`, `timestamp_out_of_tolerance` |
 //! | bad body | 400 `malformed_event` |
 //! | a body over 6 MB, or one that does not fit into a message | 413 `too_large` |
 //! | SQS does not take the message | 503 `queue_unavailable`; Stripe sends the event again |
-//! | `GET /webhooks/stripe/health` | 200 with the number of secrets of each mode |
+//! | `GET`, `HEAD /webhooks/stripe/health` | 200 with the number of secrets of each mode |
 //!
 //! **Invariant:** the answer is 2xx only after SQS stored the event. **Invariant:** a request that is not
 //! verified changes nothing.
@@ -34,6 +34,10 @@ use tallyhook_core::timestamp::Timestamp;
 
 pub use call::{Answer, Call};
 use secrets::Secrets;
+
+/// The path of the endpoint, and the paths that the systems used which tallyhook replaces. Each may end with
+/// a slash.
+pub const ENDPOINTS: [&str; 3] = ["/webhooks/stripe", "/api/webhook/stripe", "/api/webhooks/stripe"];
 
 /// The largest request that API Gateway passes to Lambda.
 const MAX_BYTES: usize = 6 * 1024 * 1024;
@@ -141,19 +145,26 @@ impl Webhook {
     /// # Errors
     /// None; every failure becomes an answer.
     pub async fn handle(&self, call: Call) -> Result<Answer, lambda_runtime::Error> {
-        Ok(match call.route() {
-            ("POST", "/webhooks/stripe") => match self.receive(call).await {
-                Ok(()) => Answer::new(StatusCode::OK, &json!({"received": true})),
-                Err(rejection) => Answer::error(rejection.status, rejection.code, rejection.message),
-            },
-            ("GET", "/webhooks/stripe/health") => Answer::new(StatusCode::OK, &self.health()),
-            (_, "/webhooks/stripe" | "/webhooks/stripe/health") => Answer::error(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "Stripe sends events with POST",
-            ),
-            _ => Answer::error(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
-        })
+        let (method, path) = call.route();
+        let answer = if is_endpoint(path) {
+            if method == "POST" { self.endpoint(call).await } else { Answer::other_method("POST") }
+        } else if without_slash(path) == "/webhooks/stripe/health" {
+            match method {
+                "GET" => Answer::new(StatusCode::OK, &self.health()),
+                "HEAD" => Answer::new(StatusCode::OK, &self.health()).without_body(),
+                _ => Answer::other_method("GET, HEAD"),
+            }
+        } else {
+            Answer::error(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+        };
+        Ok(answer)
+    }
+
+    async fn endpoint(&self, call: Call) -> Answer {
+        match self.receive(call).await {
+            Ok(()) => Answer::new(StatusCode::OK, &json!({"received": true})),
+            Err(rejection) => Answer::error(rejection.status, rejection.code, rejection.message),
+        }
     }
 
     async fn receive(&self, call: Call) -> Result<(), Rejection> {
@@ -246,11 +257,21 @@ impl Webhook {
         json!({
             "ok": true,
             "service": "stripe-webhook",
+            "endpoint": ENDPOINTS[0],
             "secrets": {"test": test, "live": live, "any": count(SecretMode::Any)},
             "tolerance_seconds": self.config.tolerance_seconds,
             "version": env!("CARGO_PKG_VERSION"),
         })
     }
+}
+
+/// Whether Stripe may send events to this path.
+pub fn is_endpoint(path: &str) -> bool {
+    ENDPOINTS.contains(&without_slash(path))
+}
+
+fn without_slash(path: &str) -> &str {
+    path.strip_suffix('/').unwrap_or(path)
 }
 
 /// The seconds between Stripe's clock and ours when they exceed [`MAX_CLOCK_OFFSET_SECONDS`]. `None` for a

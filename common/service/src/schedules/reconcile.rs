@@ -33,8 +33,8 @@ mod documents;
 mod evidence;
 mod gap;
 mod lost;
+mod repair;
 mod report;
-mod settle;
 
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -57,7 +57,7 @@ use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::queue::Queue;
 use tallyhook_aws::sdk;
 use tallyhook_aws::store::{Store, StoreError};
-use tallyhook_aws::stripe::{Cursor, EventFilter, Filter, MOST_TYPES, Page, Stripe, StripeError};
+use tallyhook_aws::stripe::{Cursor, EventFilter, Filter, MAX_TYPES, Page, Stripe, StripeError};
 use tallyhook_core::drift::{Class, Difference, Facts, Remedy};
 use tallyhook_core::event::EventType;
 use tallyhook_core::ids::{EventId, SubscriptionId, UserId};
@@ -102,6 +102,11 @@ impl Default for Options {
     fn default() -> Self {
         Self { dry_run: false, max_changes: 500, days: 90, grace_seconds: 600, deadline: None, resume: None }
     }
+}
+
+/// Whether a text is [`Report::next`] of a run.
+pub fn is_position(text: &str) -> bool {
+    RunPosition::from_text(text).is_some()
 }
 
 /// Compares Stripe with the accounts and repairs differences.
@@ -150,7 +155,7 @@ impl Pass {
 
 /// One chunk of the event types that we handle, as many as Stripe's list takes.
 fn types(chunk: usize) -> Vec<EventType> {
-    EventType::KNOWN.iter().skip(chunk * MOST_TYPES).take(MOST_TYPES).cloned().collect()
+    EventType::KNOWN.iter().skip(chunk * MAX_TYPES).take(MAX_TYPES).cloned().collect()
 }
 
 /// Why a step of the run failed.

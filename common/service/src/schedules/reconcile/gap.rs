@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::types;
 use tallyhook_aws::store::items::Key;
 use tallyhook_aws::store::{Store, StoreError};
-use tallyhook_aws::stripe::{Cursor, EventFilter, MOST_TYPES, Object, Stripe, StripeError};
+use tallyhook_aws::stripe::{Cursor, EventFilter, MAX_TYPES, Object, Stripe, StripeError};
 use tallyhook_core::event::EventType;
 use tallyhook_core::timestamp::Timestamp;
 
@@ -71,7 +71,7 @@ pub async fn gap(
     deadline: Option<Instant>,
 ) -> Result<Gap, GapError> {
     let mut gap = Gap { from, until, listed: 0, held: 0, missing: Vec::new(), complete: true };
-    for chunk in 0..EventType::KNOWN.len().div_ceil(MOST_TYPES) {
+    for chunk in 0..EventType::KNOWN.len().div_ceil(MAX_TYPES) {
         let filter =
             EventFilter { types: types(chunk), undelivered: false, from: Some(from), until: Some(until) };
         let mut cursor = Cursor::Newest;

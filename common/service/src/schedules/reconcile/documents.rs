@@ -156,7 +156,7 @@ impl ReconcileRun<'_> {
     ) -> Result<bool, StepError> {
         let catalog = &self.processor.accounts.catalog;
         let found = drift::subscription(account, &evidence.event, id, catalog, self.since(), self.now);
-        self.settle(found, evidence, id.as_str(), account).await
+        self.repair_or_report(found, evidence, id.as_str(), account).await
     }
 
     async fn invoice(
@@ -215,7 +215,7 @@ impl ReconcileRun<'_> {
             FoundAccount::Account(account, _) => {
                 let found =
                     drift::document(&account, &evidence.event, &self.processor.accounts.catalog, self.now);
-                self.settle(found.into_iter().collect(), &evidence, &id, &account).await?;
+                self.repair_or_report(found.into_iter().collect(), &evidence, &id, &account).await?;
             }
         }
         Ok(())
@@ -233,7 +233,7 @@ impl ReconcileRun<'_> {
             let found =
                 drift::document(&account, &evidence.event, &self.processor.accounts.catalog, self.now);
             let id = object.id().unwrap_or_default();
-            self.settle(found.into_iter().collect(), &evidence, id, &account).await?;
+            self.repair_or_report(found.into_iter().collect(), &evidence, id, &account).await?;
         }
         Ok(())
     }

@@ -111,12 +111,28 @@ pub struct Answer {
 struct AnswerHeaders {
     content_type: &'static str,
     cache_control: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow: Option<&'static str>,
 }
 
 impl Answer {
     pub(super) fn new(status: StatusCode, body: &Value) -> Self {
-        let headers = AnswerHeaders { content_type: "application/json", cache_control: "no-store" };
+        let headers =
+            AnswerHeaders { content_type: "application/json", cache_control: "no-store", allow: None };
         Self { status_code: status.as_u16(), headers, body: body.to_string() }
+    }
+
+    /// 405. `allow` lists the methods of the path.
+    pub(super) fn other_method(allow: &'static str) -> Self {
+        let message = format!("the methods of this path are {allow}");
+        let mut answer = Self::error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message);
+        answer.headers.allow = Some(allow);
+        answer
+    }
+
+    /// The same answer to `HEAD`.
+    pub(super) fn without_body(self) -> Self {
+        Self { body: String::new(), ..self }
     }
 
     /// An error: `{"error":"<code>","message":"…"}`, as on all routes.

@@ -1,0 +1,424 @@
+//! Credits over time: months of a paid period, credits that are carried over, credits that expire.
+//!
+//! The shapes are those of the other tables. A yearly price bills one line with a period of a year, and its
+//! item shows the same period; Stripe sends nothing on the first of each month.
+
+use serde_json::json;
+
+use super::shapes::{
+    DAY, T, YEAR, bill, bill_with, check_life, end, flagged, item, line, month, seats, shows, shows_with,
+    tie, times,
+};
+use super::{MONTH, Run, Step, dispute, pack, patched, refunded};
+use crate::ledger::LedgerKey;
+use crate::timestamp::Timestamp;
+
+const ON_PAYMENT: Step = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
+const UNTIL_PERIOD_END: Step =
+    Step::Edit("[policy]\n", "[policy]\npause_collection = \"until_period_end\"\n");
+const PRO_MONTHLY: Step = Step::Edit("trial_credits = 2000\n", "trial_credits = 2000\nrefill = \"month\"\n");
+const BUSINESS_MONTHLY: Step = Step::Edit("credits = 20000\n", "credits = 20000\nrefill = \"month\"\n");
+const TEAM_MONTHLY: Step = Step::Edit("per = \"seat\"\n", "per = \"seat\"\nrefill = \"month\"\n");
+const HALF: Step = Step::Edit(
+    "trial_credits = 2000\n",
+    "trial_credits = 2000\nrollover = { percent = 50, max = 2000, periods = 1 }\n",
+);
+
+/// The k-th month after the start of the year.
+fn months(k: u32) -> i64 {
+    Timestamp::from_unix(T).plus_months(k).unix()
+}
+
+fn year(price: &str) -> serde_json::Value {
+    item("si_1", price, T, T + YEAR)
+}
+
+/// `sub_1` with a paid year whose plans grant their credits every month.
+fn paid_year() -> Vec<Step> {
+    vec![
+        PRO_MONTHLY,
+        BUSINESS_MONTHLY,
+        TEAM_MONTHLY,
+        shows(T, "active", &[year("price_pro_year")]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro_year", 20_000, T, T + YEAR)]),
+        tie(T + 1, "in_1"),
+    ]
+}
+
+fn life(steps: &[&[Step]]) -> Vec<Step> {
+    steps.concat()
+}
+
+/// Key, movement and time of each ledger entry, oldest first.
+fn ledger(run: &Run) -> Vec<String> {
+    let entry = |key: &LedgerKey| {
+        let entry = &run.ledger[key];
+        let skipped = if entry.skipped > 0 { format!(" skipped {}", entry.skipped) } else { String::new() };
+        format!("{key} {:+} at {}{skipped}", entry.delta, entry.at.unix() - T)
+    };
+    run.booked.iter().map(entry).collect()
+}
+
+#[test]
+fn a_yearly_plan_grants_its_credits_every_month_of_the_paid_year() {
+    let spent = [Step::Spend(1200)];
+    for (what, at, expect) in [
+        ("before the second month", months(1) - 1, "pro 3800 | si_1=3800"),
+        ("in the second month", months(1), "pro 5000 | si_1=5000"),
+        ("in the twelfth month", months(11), "pro 5000 | si_1=5000"),
+        ("after the year, until the next payment", T + YEAR + DAY, "pro 5000 | si_1=5000"),
+    ] {
+        check_life(what, &life(&[&paid_year(), &spent, &[Step::At(at)]]), expect);
+    }
+    let in_each_month = life(&[&paid_year(), &[Step::Spend(5000), Step::At(months(1)), Step::Spend(100)]]);
+    check_life("spent of the second month", &in_each_month, "pro 4900 | si_1=4900");
+}
+
+#[test]
+fn months_end_with_their_month_and_a_short_rest_belongs_to_the_last() {
+    // 31 January 2028, 10:00:00 UTC.
+    let start = 1_832_925_600;
+    let end_of = |months| Timestamp::from_unix(start).plus_months(months).unix();
+    let paid = |until: i64| {
+        vec![
+            PRO_MONTHLY,
+            shows(start, "active", &[item("si_1", "price_pro", start, until)]),
+            bill(start + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 9000, start, until)]),
+            Step::Spend(5000),
+        ]
+    };
+    let has = |until: i64, at: i64| end(&Run::of(&life(&[&paid(until), &[Step::At(at)]])));
+    let (empty, full) = ("pro 0 | si_1=0", "pro 5000 | si_1=5000");
+    // 29 February, then 31 March again.
+    for (month, day) in
+        [(1, "2028-02-29T10:00:00Z"), (2, "2028-03-31T10:00:00Z"), (3, "2028-04-30T10:00:00Z")]
+    {
+        assert_eq!(Timestamp::parse(day), Some(Timestamp::from_unix(end_of(month))));
+    }
+    assert_eq!(
+        (has(end_of(6), end_of(1) - 1), has(end_of(6), end_of(1))),
+        (empty.to_owned(), full.to_owned())
+    );
+    // The rest after the second month is shorter than four days: no month of its own.
+    let at = end_of(1) + 1;
+    assert_eq!(has(end_of(1) + 4 * DAY - 1, at), empty);
+    assert_eq!(has(end_of(1) + 4 * DAY, at), full);
+}
+
+#[test]
+fn an_idle_account_books_only_the_newest_month_at_its_own_time() {
+    let idle = Run::of(&life(&[&paid_year(), &[Step::Spend(1200), Step::At(months(5) + 7), Step::Spend(1)]]));
+    assert_eq!(
+        ledger(&idle),
+        [
+            "invoice#in_1 +5000 at 2".to_owned(),
+            "consume#1 -1200 at 2".to_owned(),
+            format!("slice#in_1#si_1#5 +1200 at {} skipped 4", months(5) - T),
+            format!("consume#2 -1 at {}", months(5) + 7 - T),
+        ]
+    );
+    // Ticks in between change the ledger, not the end.
+    let ticks = |k: u32| [Step::At(months(k)), Step::Spend(0)];
+    let ticked = Run::of(&life(&[
+        &paid_year(),
+        &[Step::Spend(1200)],
+        &ticks(1),
+        &ticks(3),
+        &[Step::At(months(5) + 7), Step::Spend(1)],
+    ]));
+    assert_eq!(end(&ticked), end(&idle));
+}
+
+#[test]
+fn plan_and_seats_of_a_month_are_those_in_force_at_its_start() {
+    let to_business = |at: i64| shows(at, "active", &[year("price_business")]);
+    let at_once = life(&[&paid_year(), &[Step::Spend(1200), to_business(months(1) + DAY)]]);
+    check_life("in the second month, at once", &at_once, "business 20000 | si_1=20000");
+    let next = life(&[&at_once, &[Step::Spend(19_000), Step::At(months(2))]]);
+    check_life("in the third", &next, "business 20000 | si_1=20000");
+    let back = shows(months(2) + DAY, "active", &[year("price_pro_year")]);
+    let back = life(&[&at_once, &[Step::Spend(4000), Step::At(months(2)), Step::Spend(1000), back]]);
+    check_life("and back in the third: a plan is granted in full once", &back, "pro 5000 | si_1=5000");
+    let uncharged = life(&[&[ON_PAYMENT], &at_once, &[Step::At(months(2))]]);
+    check_life("not charged", &uncharged, "business 5000 | si_1=5000");
+    let charge = [
+        flagged("si_1", "price_pro_year", -15_000, months(1) + DAY, T + YEAR),
+        flagged("si_1", "price_business", 60_000, months(1) + DAY, T + YEAR),
+    ];
+    let charged = [bill(months(1) + DAY, "in_2", "subscription_update", &charge), Step::At(months(3))];
+    check_life("charged", &life(&[&[ON_PAYMENT], &at_once, &charged]), "business 20000 | si_1=20000");
+
+    let of_seats =
+        |at: i64, count: u64| shows(at, "active", &[seats("si_1", "price_team", count, T, T + YEAR)]);
+    let team = vec![
+        TEAM_MONTHLY,
+        of_seats(T, 3),
+        bill(
+            T + 1,
+            "in_1",
+            "subscription_create",
+            &[times(3, line("si_1", "price_team", 9000, T, T + YEAR))],
+        ),
+        Step::Spend(2000),
+        of_seats(months(1) + DAY, 5),
+    ];
+    check_life("two more seats in the second month", &team, "business 5000 | si_1=5000");
+    let spent = life(&[&team, &[Step::Spend(4500), of_seats(months(1) + 2 * DAY, 3)]]);
+    check_life("two fewer after spending", &spent, "business 0 | si_1=0");
+    check_life("and the third month", &life(&[&spent, &[Step::At(months(2))]]), "business 3000 | si_1=3000");
+}
+
+#[test]
+fn a_pause_skips_the_months_that_begin_in_it() {
+    let state = |at: i64, status: &str| shows(at, status, &[year("price_pro_year")]);
+    let pause = |at: i64, until: i64| [state(at, "paused"), state(until, "active")];
+    let spend = [Step::Spend(4000)];
+    let over_one = life(&[&paid_year(), &spend, &pause(months(1) - DAY, months(2) + DAY)]);
+    check_life("the third month at the resume", &over_one, "pro 5000 | si_1=5000");
+    let within = life(&[&paid_year(), &spend, &pause(months(1) - 3 * DAY, months(1) - DAY)]);
+    check_life("a pause within a month skips none", &within, "pro 1000 | si_1=1000");
+    let still = life(&[&paid_year(), &spend, &[state(months(1) - DAY, "paused"), Step::At(months(4))]]);
+    check_life("still paused", &still, "free 1000 | si_1=1000");
+
+    let collection = |at: i64| {
+        let pause = json!({"pause_collection": {"behavior": "void", "resumes_at": null}});
+        shows_with(at, "active", &[year("price_pro_year")], pause)
+    };
+    let paused = life(&[&paid_year(), &spend, &[collection(months(1) - DAY), Step::At(months(1) + 1)]]);
+    check_life("pause_collection keeps the months", &paused, "pro 5000 | si_1=5000");
+    let paused = life(&[&[UNTIL_PERIOD_END], &paused]);
+    check_life("unless the policy says otherwise", &paused, "pro until day 365 1000 | si_1=1000");
+}
+
+#[test]
+fn a_subscription_that_ended_grants_no_month_that_begins_later() {
+    let ended = |at: i64| shows(at, "canceled", &[year("price_pro_year")]);
+    let cancelled = life(&[&paid_year(), &[Step::Spend(1200), ended(months(1) + DAY), Step::At(months(4))]]);
+    check_life("what the last month held stays", &cancelled, "free 5000 | si_1=5000");
+    // Three months were granted and spent of before the end is known.
+    let late = life(&[
+        &paid_year(),
+        &[Step::Spend(1000), Step::At(months(2)), Step::Spend(700), Step::At(months(3)), Step::Spend(300)],
+        &[ended(months(1) - DAY)],
+    ]);
+    check_life("an end that is known late takes the months back", &late, "free 3000 | si_1=3000");
+    // Dunning is about another payment: the paid year goes on.
+    let unpaid = json!({"cancellation_details": {"reason": "payment_failed"}});
+    let unpaid = shows_with(months(1) + DAY, "canceled", &[year("price_pro_year")], unpaid);
+    let unpaid = life(&[&paid_year(), &[Step::Spend(1200), unpaid, Step::At(months(4))]]);
+    check_life("ended for a failed payment", &unpaid, "pro until day 365 5000 | si_1=5000");
+    let overdue = shows(months(1) - DAY, "past_due", &[year("price_pro_year")]);
+    let overdue = life(&[&paid_year(), &[Step::Spend(1200), overdue, Step::At(months(1))]]);
+    check_life("past_due", &overdue, "pro until day 365 5000 | si_1=5000");
+}
+
+#[test]
+fn a_refund_of_the_year_takes_its_share_of_each_month() {
+    let back = |at: i64, amount: i64| refunded(at, "pi_in_1", amount);
+    let half = life(&[&paid_year(), &[Step::Spend(1000), back(months(1) + DAY, 10_000)]]);
+    check_life("half, of the running month", &half, "pro 2500 | si_1=2500");
+    check_life("and of a later one", &life(&[&half, &[Step::At(months(6))]]), "pro 2500 | si_1=2500");
+    let whole =
+        life(&[&paid_year(), &[Step::Spend(1000), back(months(1) + DAY, 20_000), Step::At(months(6))]]);
+    check_life("in full: no more months", &whole, "pro 0 | si_1=0");
+    let disputed = |kind: &str, at: i64, status: &str| {
+        let Step::Event(event) = dispute(kind, at, "pi_in_1", status) else { panic!("no event") };
+        Step::Event(patched(event, &json!({"data": {"object": {"amount": 20_000}}})))
+    };
+    let opened = disputed("created", months(1) + DAY, "needs_response");
+    let open = [Step::Spend(1000), opened, Step::At(months(3))];
+    check_life("an open dispute", &life(&[&paid_year(), &open]), "pro 0 | si_1=0");
+    let won = life(&[&paid_year(), &open, &[disputed("closed", months(3) + DAY, "won")]]);
+    check_life("won in another month", &won, "pro 5000 | si_1=5000");
+}
+
+#[test]
+fn the_next_year_follows_the_last_month() {
+    let renewed = life(&[
+        &paid_year(),
+        &[Step::At(months(11)), Step::Spend(4000)],
+        &[shows(T + YEAR, "active", &[item("si_1", "price_pro_year", T + YEAR, T + 2 * YEAR)])],
+        &[bill(
+            T + YEAR + 1,
+            "in_2",
+            "subscription_cycle",
+            &[line("si_1", "price_pro_year", 20_000, T + YEAR, T + 2 * YEAR)],
+        )],
+    ]);
+    check_life("renewed", &renewed, "pro 5000 | si_1=5000");
+    // A pack that was bought in the year is ended by the next year, not by a month.
+    let packed = life(&[&paid_year(), &[pack(T + DAY, "cs_1"), Step::At(months(3))]]);
+    check_life("a month ends no packs", &packed, "pro 6000 | pack=1000 si_1=5000");
+}
+
+/// `sub_1` with two paid months, of which the first is spent in part.
+fn two_months(spent: u64) -> Vec<Step> {
+    vec![
+        HALF,
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        tie(T + 1, "in_1"),
+        Step::Spend(spent),
+        shows(month(T), "active", &[item("si_1", "price_pro", month(T), month(month(T)))]),
+        bill(
+            month(T) + 1,
+            "in_2",
+            "subscription_cycle",
+            &[line("si_1", "price_pro", 2000, month(T), month(month(T)))],
+        ),
+        tie(month(T) + 1, "in_2"),
+    ]
+}
+
+#[test]
+fn the_next_period_takes_over_a_part_of_what_was_left() {
+    check_life("at most max", &two_months(0), "pro 7000 | carried:si_1=2000 si_1=5000");
+    check_life("half of 3000", &two_months(2000), "pro 6500 | carried:si_1=1500 si_1=5000");
+    check_life("rounded down", &two_months(4999), "pro 5000 | si_1=5000");
+    let third = bill(
+        month(month(T)) + 1,
+        "in_3",
+        "subscription_cycle",
+        &[line("si_1", "price_pro", 2000, month(month(T)), month(month(month(T))))],
+    );
+    let spent = life(&[&two_months(0), &[Step::Spend(6000), third]]);
+    check_life("carried credits do not carry on", &spent, "pro 5000 | si_1=5000");
+    let run = Run::of(&two_months(2000));
+    assert_eq!(
+        ledger(&run)[2..],
+        [format!("invoice#in_2 +2000 at {}", MONTH + 2), format!("rollover#in_2#si_1 +1500 at {MONTH}"),]
+    );
+    // After the last paid end and the grace they are gone.
+    let at = |seconds: i64| life(&[&two_months(2000), &[Step::At(T + 2 * MONTH + seconds)]]);
+    let grace = 5 * DAY;
+    check_life("in the grace", &at(grace - 1), "pro 6500 | carried:si_1=1500 si_1=5000");
+    check_life("after it", &at(grace), "pro 5000 | carried:si_1=0 si_1=5000");
+}
+
+#[test]
+fn a_refund_of_the_older_period_takes_its_share_of_what_was_carried() {
+    let back = |amount: i64| [refunded(month(T) + DAY, "pi_in_1", amount)];
+    check_life("half", &life(&[&two_months(2000), &back(1000)]), "pro 5750 | carried:si_1=750 si_1=5000");
+    check_life("all", &life(&[&two_months(2000), &back(2000)]), "pro 5000 | carried:si_1=0 si_1=5000");
+    let spent = life(&[&two_months(2000), &[Step::Spend(6200)], &back(2000)]);
+    check_life("what was spent of it is a shortfall", &spent, "pro 0 | carried:si_1=0 si_1=0");
+}
+
+#[test]
+fn months_carry_over_too_and_trials_do_not() {
+    let both = Step::Edit(
+        "refill = \"month\"\n",
+        "refill = \"month\"\nrollover = { percent = 50, max = 9000, periods = 2 }\n",
+    );
+    let year = life(&[&paid_year(), &[both.clone()]]);
+    let year: Vec<Step> = [&year[..1], &[both], &paid_year()[1..]].concat();
+    let spent = |amount: u64| [Step::Spend(amount), Step::At(months(1))];
+    check_life(
+        "the first into the second",
+        &life(&[&year, &spent(1000)]),
+        "pro 7000 | carried:si_1=2000 si_1=5000",
+    );
+    let third = life(&[&year, &spent(1000), &[Step::Spend(1000), Step::At(months(2))]]);
+    check_life("two live", &third, "pro 9000 | carried:si_1=2000 carried:si_1=2000 si_1=5000");
+    let trial = vec![
+        HALF,
+        shows(T, "trialing", &[item("si_1", "price_pro", T, T + 7 * DAY)]),
+        bill_with(
+            T + 7 * DAY + 1,
+            "in_2",
+            "subscription_cycle",
+            &[line("si_1", "price_pro", 2000, T + 7 * DAY, month(T + 7 * DAY))],
+            json!({}),
+        ),
+    ];
+    check_life("a trial", &trial, "pro 5000 | si_1=5000");
+}
+
+#[test]
+fn credits_end_at_their_exact_second_and_are_booked_then() {
+    let expiring = Step::Edit(
+        "credits = 1000\nprices = [\"price_p1000\"]",
+        "credits = 1000\nexpires_days = 10\nprices = [\"price_p1000\"]",
+    );
+    let bought = vec![expiring.clone(), pack(T, "cs_1"), Step::Spend(300)];
+    let at = |at: i64| life(&[&bought, &[Step::At(at)]]);
+    check_life("before", &at(T + 10 * DAY - 1), "free 700 | pack=700");
+    check_life("after", &at(T + 10 * DAY), "free 0 | pack=0");
+    let two = Run::of(&life(&[&bought, &[pack(T + DAY, "cs_2"), Step::At(T + 20 * DAY), Step::Signup]]));
+    assert_eq!(
+        ledger(&two)[2..],
+        [
+            "session#cs_2 +1000 at 86401".to_owned(),
+            format!("expire#session#cs_1 -700 at {}", 10 * DAY),
+            format!("expire#session#cs_2 -1000 at {}", 11 * DAY),
+            format!("signup +500 at {}", 20 * DAY),
+        ]
+    );
+    // The session arrives after the end of its credits.
+    let late = Run::of(&[expiring, Step::At(T + 30 * DAY), pack(T, "cs_1")]);
+    assert_eq!(
+        ledger(&late),
+        [format!("session#cs_1 +1000 at {}", 30 * DAY), format!("expire#session#cs_1 -1000 at {}", 10 * DAY),]
+    );
+    let signup = Step::Edit("signup_credits = 500\n", "signup_credits = 500\nsignup_expires_days = 3\n");
+    let signup =
+        |at: i64| Run::of(&[signup.clone(), Step::At(T), Step::Signup, Step::At(T + at)]).balance().get();
+    assert_eq!((signup(3 * DAY - 1), signup(3 * DAY)), (500, 0));
+}
+
+#[test]
+fn the_spend_order_is_plan_first_or_what_ends_first() {
+    let expiring = Step::Edit(
+        "credits = 1000\nprices = [\"price_p1000\"]",
+        "credits = 1000\nexpires_days = 10\nprices = [\"price_p1000\"]",
+    );
+    let bought = vec![
+        expiring,
+        shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),
+        pack(T + DAY, "cs_1"),
+    ];
+    let spent = life(&[&bought, &[Step::Spend(600)]]);
+    check_life("plan first", &spent, "pro 5400 | pack=1000 si_1=4400");
+    let first = Step::Edit("[policy]\n", "[policy]\nspend_order = \"expiring_first\"\n");
+    check_life("what ends first", &life(&[&[first], &spent]), "pro 5400 | pack=400 si_1=5000");
+}
+
+#[test]
+fn a_user_without_a_plan_gets_free_credits_every_month() {
+    let free = Step::Edit("signup_credits = 500\n", "signup_credits = 500\nfree_credits = 200\n");
+    let signed_up = vec![free, Step::At(T), Step::Signup, Step::Spend(450)];
+    let has = |steps: &[Step]| end(&Run::of(&life(&[&signed_up, steps])));
+    assert_eq!(has(&[Step::At(months(1) - 1)]), "free 50 | signup=50");
+    assert_eq!(has(&[Step::At(months(1))]), "free 200 | signup=200");
+    let spent = [Step::At(months(3)), Step::Spend(150), Step::At(months(4) - 1)];
+    assert_eq!(has(&spent), "free 50 | signup=50");
+    let run = Run::of(&life(&[&signed_up, &spent]));
+    assert_eq!(ledger(&run)[2], format!("free#3 +150 at {} skipped 2", months(3) - T));
+    // A paid period ends them, and while it gives access nothing is refilled.
+    let start = months(3) + DAY;
+    let paid = [
+        shows(start, "active", &[item("si_1", "price_pro", start, start + MONTH)]),
+        bill(
+            start + 1,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_pro", 2000, start, start + MONTH)],
+        ),
+    ];
+    assert_eq!(has(&life(&[&spent, &paid])), "pro 5000 | si_1=5000");
+    let over = life(&[&spent, &paid, &[Step::At(months(4))]]);
+    assert_eq!(has(&over), "pro 5000 | si_1=5000");
+    let ended = shows(months(4) + DAY, "canceled", &[item("si_1", "price_pro", start, start + MONTH)]);
+    assert_eq!(
+        has(&life(&[&spent, &paid, &[ended.clone(), Step::At(months(5) - 1)]])),
+        "free 5000 | si_1=5000"
+    );
+    assert_eq!(
+        has(&life(&[&spent, &paid, &[ended, Step::At(months(5))]])),
+        "free 5200 | si_1=5000 signup=200"
+    );
+    // A payment that is known late takes back the refill in its period.
+    let late = life(&[&[Step::At(months(4)), Step::Spend(20)], &paid]);
+    assert_eq!(has(&late), "pro 5000 | si_1=5000");
+}
