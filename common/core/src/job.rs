@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::account::low::LowKind;
+
 /// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -12,14 +14,37 @@ pub enum JobKind {
     Provision,
     /// Sends the app the current state of an account.
     Account,
+    /// Tells the app that the balance fell below thresholds.
+    CreditsLow,
+    /// Tells the app that the balance fell to 0.
+    CreditsDepleted,
+    /// Tells the app that the balance is not below thresholds any more.
+    CreditsRestored,
+}
+
+impl From<LowKind> for JobKind {
+    fn from(kind: LowKind) -> Self {
+        match kind {
+            LowKind::Low => Self::CreditsLow,
+            LowKind::Depleted => Self::CreditsDepleted,
+            LowKind::Restored => Self::CreditsRestored,
+        }
+    }
 }
 
 impl JobKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] =
+        [Self::Provision, Self::Account, Self::CreditsLow, Self::CreditsDepleted, Self::CreditsRestored];
+
     /// Its name in keys.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Provision => "provision",
             Self::Account => "account",
+            Self::CreditsLow => "credits_low",
+            Self::CreditsDepleted => "credits_depleted",
+            Self::CreditsRestored => "credits_restored",
         }
     }
 
@@ -28,6 +53,20 @@ impl JobKind {
         match self {
             Self::Provision => "PAYMENT_CONFIRMED",
             Self::Account => "ACCOUNT_UPDATED",
+            Self::CreditsLow => "CREDITS_LOW",
+            Self::CreditsDepleted => "CREDITS_DEPLETED",
+            Self::CreditsRestored => "CREDITS_RESTORED",
+        }
+    }
+
+    /// The `type` of its message to the app.
+    pub fn message_type(self) -> &'static str {
+        match self {
+            Self::Provision => "payment.confirmed",
+            Self::Account => "account.updated",
+            Self::CreditsLow => "credits.low",
+            Self::CreditsDepleted => "credits.depleted",
+            Self::CreditsRestored => "credits.restored",
         }
     }
 }

@@ -5,12 +5,17 @@
 //! |---|---|---|
 //! | `job#provision#<user>` | the first payment of a user is confirmed | `payment.confirmed` |
 //! | `job#account#<user>` | tier or balance change and `PROVISION_URL` is set | `account.updated` |
+//! | `job#credits_low#<user>` | the balance falls below a threshold of `low`, the same | `credits.low` |
+//! | `job#credits_depleted#<user>` | the balance falls to 0, the same | `credits.depleted` |
+//! | `job#credits_restored#<user>` | the balance reaches a threshold again, the same | `credits.restored` |
 //!
 //! The stored job decides what is done; the message only says that there is one. A message that is lost after
 //! the commit is sent again when Stripe redelivers the event, and by `retry`, which finds every due job in
 //! the index `by_status`. **Invariant:** an event that needs no job causes no read and no write here.
 
 pub mod provision;
+
+use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -22,6 +27,7 @@ use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::log::{self, Line, Range};
 use tallyhook_aws::store::{Store, StoreError, Write};
 use tallyhook_core::account::State;
+use tallyhook_core::account::low::{self, LowKind, LowState};
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::UserId;
@@ -52,6 +58,7 @@ pub struct Outbox {
 pub struct AppView {
     has_paid: bool,
     tier_and_balance: Option<(String, Credits)>,
+    low: Vec<LowState>,
 }
 
 impl Outbox {
@@ -62,9 +69,13 @@ impl Outbox {
 
     /// The part of an account in this state that is reported to the app.
     pub fn view(&self, state: &State, catalog: &Catalog, now: Timestamp) -> AppView {
-        let tier_and_balance = (self.updates && self.queue.is_some())
-            .then(|| (state.access(catalog, now).tier, state.balance(&catalog.policy, now)));
-        AppView { has_paid: state.first_paid_at.is_some(), tier_and_balance }
+        let is_told = self.updates && self.queue.is_some();
+        let tier_and_balance =
+            is_told.then(|| (state.access(catalog, now).tier, state.balance(&catalog.policy, now)));
+        // An account that was never written has no balance that could cross a threshold.
+        let is_new = state.as_of == Timestamp::default();
+        let low = if is_told && !is_new { state.low(catalog, now) } else { Vec::new() };
+        AppView { has_paid: state.first_paid_at.is_some(), tier_and_balance, low }
     }
 
     /// The jobs that a change needs, to be written with it, and the messages to send with [`Outbox::send`]
@@ -82,7 +93,17 @@ impl Outbox {
         let changed = before.tier_and_balance != after.tier_and_balance;
         let kinds = [first_payment.then_some(JobKind::Provision), changed.then_some(JobKind::Account)];
         let job = |kind| (JobMessage { job: kind, user_id: user.clone() }, items::job(kind, user, now));
-        kinds.into_iter().flatten().map(job).collect()
+        let mut jobs: Vec<_> = kinds.into_iter().flatten().map(job).collect();
+        let mut crossed: BTreeMap<LowKind, Vec<String>> = BTreeMap::new();
+        for (kind, threshold) in low::crossed(&before.low, &after.low) {
+            crossed.entry(kind).or_default().push(threshold.name());
+        }
+        for (kind, thresholds) in crossed {
+            let job = JobKind::from(kind);
+            let message = JobMessage { job, user_id: user.clone() };
+            jobs.push((message, items::low_job(job, user, &thresholds, now)));
+        }
+        jobs
     }
 
     /// Queues messages about jobs. A failure is logged; `retry` sends the message later, since the job is
@@ -209,6 +230,6 @@ pub async fn open_jobs(store: &Store) -> Result<Vec<Line>, StoreError> {
 pub fn job_message(line: &Line) -> Option<JobMessage> {
     let rest = line.id.strip_prefix("job#")?;
     let (kind, user) = rest.split_once('#')?;
-    let job = [JobKind::Provision, JobKind::Account].into_iter().find(|job| job.as_str() == kind)?;
+    let job = JobKind::ALL.into_iter().find(|job| job.as_str() == kind)?;
     Some(JobMessage { job, user_id: UserId::new(user).ok()? })
 }

@@ -59,6 +59,7 @@
 //! | `alert#<destination>#<alert key>` | the last post of an alert |
 //! | `signal#bad_signatures` | the newest burst of refused signatures: `refused` N, `at` N (unix s) |
 //! | `job#provision#<user id>` | a call of the app's provisioning: see [`job`]; never expires |
+//! | `job#credits_low#<user id>`, `…_depleted#…`, `…_restored#…` | a message about the balance: see [`low_job`] |
 //! | `job#account#<user id>` | a message to the app about an account: see [`job`]; never expires |
 //! | `hold#<hold_…>#<user id>` | a hold of credits: see [`hold`]; until 7 days after its end |
 //! | `sweep` | how far the sweep after a change of the catalog has come: see [`sweep`]; never expires |
@@ -610,6 +611,21 @@ pub fn job(kind: JobKind, user: &UserId, now: Timestamp) -> Write {
         ("open".to_owned(), text(format!("job#{shard}"))),
     ]);
     Write { key, item: Some(item), condition: Condition::Anything }
+}
+
+/// Writes a job about thresholds of the balance, which `thresholds` L names.
+pub fn low_job(kind: JobKind, user: &UserId, thresholds: &[String], now: Timestamp) -> Write {
+    let mut write = job(kind, user, now);
+    if let Some(item) = &mut write.item {
+        item.insert("thresholds".to_owned(), AttributeValue::L(thresholds.iter().map(text).collect()));
+    }
+    write
+}
+
+/// The thresholds of a job.
+pub fn read_thresholds(item: &Item) -> Vec<String> {
+    let all = item.get("thresholds").and_then(|all| all.as_l().ok()).into_iter().flatten();
+    all.filter_map(|one| one.as_s().ok()).cloned().collect()
 }
 
 /// Writes a new order:

@@ -113,3 +113,26 @@ fn hold_route(path: &str) -> Option<(&str, UserRoute<'_>)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_the_end_of_a_path_and_the_rest_is_the_user() {
+        for (path, user, route) in [
+            ("ann", "ann", UserRoute::Account),
+            ("a/b/ledger", "a/b", UserRoute::Ledger),
+            ("ann/check", "ann", UserRoute::Check),
+            ("ann/credits/consume", "ann", UserRoute::Consume),
+            ("ann/credits/refund", "ann", UserRoute::GiveBack),
+            ("ann/credits/holds", "ann", UserRoute::Holds),
+            ("a/b/credits/holds/h1/commit", "a/b", UserRoute::CommitHold("h1")),
+            ("ann/credits/holds/h1/release", "ann", UserRoute::ReleaseHold("h1")),
+            ("ann/credits/holds/h1/other", "ann/credits/holds/h1/other", UserRoute::Account),
+            ("ann/holds/h1/commit", "ann/holds/h1/commit", UserRoute::Account),
+        ] {
+            assert_eq!(user_route(path), (user, route), "{path}");
+        }
+    }
+}

@@ -15,7 +15,8 @@
 //! `webhook-id` is the same at every attempt, also when an operator runs the job again. `payment.confirmed`
 //! is sent once per user, `account.updated` after every change of tier or balance. The request contains the
 //! account as it is when the request is made, so several quick changes may be reported as one. `version` only
-//! grows.
+//! grows. `credits.low`, `credits.depleted` and `credits.restored` have `thresholds`, which the balance
+//! crossed: `["500"]`.
 //!
 //! A 2xx answer completes the job. Any other answer is retried after the delays in `RETRY_DELAYS_SECONDS`.
 //! After the last attempt the job is `failed`: the log and an alert report it, and an operator can run it
@@ -166,7 +167,10 @@ impl Provision {
         info!(job = name, user_id, attempt = attempts, "PROVISIONING_STARTED");
         let account = items::read_account(&job_message.user_id, account)?;
         let reported = match &self.config.url {
-            Some(url) => self.report(url, job_message, &account, now).await,
+            Some(url) => {
+                let thresholds = items::read_thresholds(job);
+                self.report(url, job_message, &account, &thresholds, now).await
+            }
             None => Ok(()),
         };
         let (state, reason) = match &reported {
@@ -189,13 +193,14 @@ impl Provision {
         url: &str,
         job_message: &JobMessage,
         account: &Account,
+        thresholds: &[String],
         now: Timestamp,
     ) -> Result<(), String> {
-        let kind = match job_message.job {
-            JobKind::Provision => "payment.confirmed",
-            JobKind::Account => "account.updated",
-        };
-        let data = data(account, &self.config.catalog, now);
+        let kind = job_message.job.message_type();
+        let mut data = data(account, &self.config.catalog, now);
+        if !thresholds.is_empty() {
+            data["thresholds"] = json!(thresholds);
+        }
         let body = json!({"type": kind, "timestamp": now.to_string(), "data": data}).to_string();
         let id = webhook_id(job_message, account.version);
         let request = Request::post(url)
@@ -275,7 +280,9 @@ fn webhook_id(job_message: &JobMessage, version: u64) -> String {
         .collect();
     match job_message.job {
         JobKind::Provision => format!("provision_{hex}"),
-        JobKind::Account => format!("account_{hex}_{version}"),
+        JobKind::Account | JobKind::CreditsLow | JobKind::CreditsDepleted | JobKind::CreditsRestored => {
+            format!("{}_{hex}_{version}", job_message.job.as_str())
+        }
     }
 }
 
