@@ -27,6 +27,8 @@
 //!
 //! **The app and its users**
 //! - `checkout`: `POST /checkout-sessions`.
+//! - `features`: Features, products, `check`, and the sweep after a change of the catalog.
+//! - `holds`: Holds, their commits and releases, and spends that are given back.
 //! - `portal`: The status page and the setup status after a checkout.
 //! - `orders`: One-time orders: the app's steps, the operator's list, what the app is sent.
 //! - `provision`: The app's webhook: provisioning and account updates.
@@ -69,7 +71,9 @@ mod crash_points;
 mod credit_rules;
 mod event_log;
 mod faults;
+mod features;
 mod golden;
+mod holds;
 mod invariants;
 mod log_lines;
 mod missed_webhooks;

@@ -96,6 +96,46 @@ async fn the_first_payment_is_sent_to_the_app_once_and_a_renewal_is_not() {
 }
 
 #[tokio::test]
+async fn the_app_is_told_once_that_credits_are_low_depleted_and_restored() {
+    let (app, url) = App::start().await;
+    let path = std::env::temp_dir().join(format!("tallyhook-low-{}.toml", std::process::id()));
+    let catalog = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml")).unwrap();
+    std::fs::write(&path, catalog.replace("[policy]\n", "[policy]\nlow = [0, 100, 400]\n")).unwrap();
+    let world = with_app(&url).await.redeploy(&[("CATALOG_FILE", path.to_str().unwrap())]);
+    std::fs::remove_file(path).unwrap();
+    world.sign_up("user_123").await;
+    let told = async || {
+        assert_eq!(world.provision().await, 0);
+        let about = app.requests().into_iter().filter(|(_, body)| body["data"]["thresholds"].is_array());
+        let mut told: Vec<String> = about
+            .map(|(_, body)| {
+                let data = &body["data"];
+                format!("{} {} {}", body["type"].as_str().unwrap(), data["thresholds"], data["credits"])
+            })
+            .collect();
+        told.sort();
+        told
+    };
+    assert_eq!(told().await, Vec::<String>::new(), "500 signup credits");
+    let consume = "/users/user_123/credits/consume";
+    for (key, amount, expected) in [
+        ("a", 100, vec![]),
+        ("b", 1, vec![r#"credits.low ["400"] 399"#]),
+        ("c", 1, vec![]),
+        ("d", 398, vec![r#"credits.depleted ["0"] 0"#, r#"credits.low ["100"] 0"#]),
+    ] {
+        assert_eq!(world.app("POST", consume, json!({"amount": amount}), Some(key)).await.0, 200);
+        assert_eq!(told().await, expected, "{key}");
+    }
+    world.process(&pack("one", "user_123", 1)).await;
+    assert_eq!(told().await, [r#"credits.restored ["400","100","0"] 1000"#]);
+    // A hold is no spend.
+    let hold = json!({"amount": 1000, "ttl_seconds": 60});
+    assert_eq!(world.app("POST", "/users/user_123/credits/holds", hold, Some("h")).await.0, 201);
+    assert_eq!(told().await, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn the_job_is_part_of_the_one_transaction_and_only_of_the_first_payments() {
     let world = World::provisioning(&[]).await;
     world.process(&sample("customer.subscription.created", "user_123")).await;

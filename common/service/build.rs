@@ -1,12 +1,13 @@
 //! Checks the catalog, and leaves what came of it for the functions: `config::catalog`.
 
 #[path = "../core/src/catalog.rs"]
-#[allow(dead_code, reason = "the build only parses")]
+#[allow(dead_code, unused_imports, reason = "the build only parses")]
 mod catalog;
 
 fn main() {
     println!("cargo::rerun-if-changed=../../catalog.toml");
     println!("cargo::rerun-if-changed=../core/src/catalog.rs");
+    println!("cargo::rerun-if-changed=../core/src/catalog");
     let text = std::fs::read_to_string("../../catalog.toml")
         .unwrap_or_else(|error| fail(&format!("catalog.toml: {error}")));
     let catalog = catalog::Catalog::parse(&text).unwrap_or_else(|error| fail(&error.to_string()));

@@ -6,15 +6,20 @@
 //! and under `addons = "reset"` a pack that arrives after a newer reset is granted in full.
 //!
 //! In reading order: [`snapshot`] and [`item`] hold what Stripe says of a subscription, [`slice`] the months
-//! of its periods, [`subscription`] joins them, [`lots`] holds everything else that can be spent, [`state`] adds it up, [`access`] derives the
-//! tier.
+//! of its periods, [`subscription`] joins them, [`lots`] holds everything else that can be spent, [`state`]
+//! adds it up, [`access`] derives the tier and [`features`] the features. [`holds`] reserves credits, and
+//! gives spends back.
 
 pub mod access;
 pub mod explain;
+pub mod features;
 pub mod fix;
 pub mod hand_over;
+pub mod holds;
 pub mod item;
 pub mod lots;
+pub mod low;
+pub mod products;
 pub mod slice;
 pub mod snapshot;
 pub mod state;
@@ -27,6 +32,7 @@ use std::collections::BTreeMap;
 pub use self::access::Access;
 use self::item::Line;
 use self::lots::{Purchase, Signup};
+use self::products::BoughtProduct;
 use self::snapshot::Snapshot;
 use self::state::Derived;
 pub use self::state::{Buckets, Lot, LotBalance, State};
@@ -34,7 +40,7 @@ use self::subscription::PROVISIONAL;
 use crate::catalog::{Catalog, Policy};
 use crate::credits::Credits;
 use crate::ids::{CustomerId, InvoiceId, ItemId, SubscriptionId, UserId};
-use crate::ledger::{Entry, EntryKind, LedgerKey, Note, Payment};
+use crate::ledger::{Entry, EntryKind, LedgerKey, Note, Payment, Taken};
 use crate::timestamp::Timestamp;
 
 /// An account as loaded: its state, the version the store holds, and the ledger entries that the event at
@@ -70,6 +76,8 @@ pub enum Fact {
     /// A session or an invoice sold packs or a plan for life: one purchase for credits that live equally long.
     /// All name the same document.
     Purchase(Vec<Purchase>, Option<Payment>),
+    /// A session or an invoice sold a product.
+    Product(Box<BoughtProduct>),
     /// A payment paid an invoice.
     PaymentOfInvoice(InvoiceId, String),
     /// A document's payment went back, in part or whole; in all, this many minor units.
@@ -108,6 +116,8 @@ pub struct Reversed {
     pub payment: String,
     /// Minor units, all refunds and disputes of the payment together.
     pub amount: i64,
+    /// Whether a dispute of it is open or lost.
+    pub disputed: bool,
     /// The key to book it under.
     pub key: LedgerKey,
     /// Whether the event is about a dispute or a refund.
@@ -155,6 +165,8 @@ struct NewEntry {
     note: Option<Note>,
     payment: Option<Payment>,
     filed_at: Option<Timestamp>,
+    from: Vec<Taken>,
+    of: Option<LedgerKey>,
     /// Its own part of the movement; without one it takes what the others leave.
     delta: Option<i64>,
     /// When it fell due, if time alone made it count.
@@ -172,6 +184,8 @@ impl NewEntry {
             note: None,
             payment: None,
             filed_at: None,
+            from: Vec::new(),
+            of: None,
             delta: None,
             due: None,
             skipped: 0,
@@ -281,7 +295,7 @@ impl Account {
         }
     }
 
-    /// Spends credits under the app's idempotency key; `None` when there are not enough.
+    /// Spends credits under the app's idempotency key; `None` when too few are available.
     pub fn consume(
         &self,
         amount: Credits,
@@ -290,17 +304,9 @@ impl Account {
         now: Timestamp,
     ) -> Option<Change> {
         let cause = Cause { by: "app".to_owned(), adjust_key: key.adjusted(), created: now };
-        let mut due = self.evolve(Vec::new(), &cause, catalog, now).ok()?;
-        let buckets = due.state.buckets(&catalog.policy, now);
-        if buckets.balance() < amount {
-            return None;
-        }
-        due.state.take(amount, &buckets);
-        let spent = due.state.buckets(&catalog.policy, now);
-        let spend = NewEntry::new(key, EntryKind::Spend, amount);
-        let entries = self.entries(&mut due.state, &spent, vec![spend], &due.entries, &cause, now);
-        due.entries.extend(entries);
-        Some(due)
+        let due = self.evolve(Vec::new(), &cause, catalog, now).ok()?;
+        let available = due.state.available(&catalog.policy, now);
+        (available >= amount).then(|| self.spend(due, amount, key, &cause, catalog, now))
     }
 
     /// Turns what one fact asks for into entries. The first new one carries the whole movement of the
@@ -357,6 +363,9 @@ impl Account {
                 skipped: entry.skipped,
                 payment: entry.payment,
                 filed_at: entry.filed_at,
+                from: entry.from,
+                given_back: Credits::ZERO,
+                of: entry.of,
             });
         }
         entries
@@ -416,6 +425,7 @@ impl Account {
                 let worth = entries.iter().map(|entry| entry.worth).sum();
                 new.extend(entries.into_iter().next().map(|entry| NewEntry { worth, ..entry }));
             }
+            Fact::Product(bought) => state.fold_product(*bought),
             Fact::PaymentOfInvoice(invoice, payment) => state.tie(&invoice, &payment),
             Fact::Reversed(reversed) => self.reverse(state, reversed, catalog, now, new),
             Fact::Recorded(key, kind, payment) => {
@@ -515,8 +525,9 @@ impl Account {
         now: Timestamp,
         new: &mut Vec<NewEntry>,
     ) {
-        let Reversed { document, payment, amount, key, kind } = reversed;
+        let Reversed { document, payment, amount, disputed, key, kind } = reversed;
         let policy = &catalog.policy;
+        state.dispute_products(&document, disputed);
         state.settle(policy, now);
         if !state.knows(&document) {
             new.push(self.reversal_of_the_past(state, &document, amount, key, kind));
@@ -605,6 +616,9 @@ fn name_derived(new: &mut Vec<NewEntry>, before: &Buckets, after: &Buckets) {
             | EntryKind::Refund
             | EntryKind::Dispute
             | EntryKind::Spend
+            | EntryKind::Release
+            | EntryKind::GiveBack
+            | EntryKind::Product
             | EntryKind::Fix
             | EntryKind::Adjust
             | EntryKind::NoGrant
@@ -635,9 +649,12 @@ impl EntryKind {
             | Self::Expire
             | Self::AddOn
             | Self::Order
+            | Self::Product
             | Self::Refund
             | Self::Dispute
             | Self::Spend
+            | Self::Release
+            | Self::GiveBack
             | Self::Fix
             | Self::Adjust
             | Self::NoGrant => false,

@@ -90,6 +90,11 @@ pub fn advice(status: &str, reason: Option<&str>, waits_for: Option<&str>) -> Ad
             "The account would have more than 50 subscription items, and none is added to it. Cancel \
              subscriptions that are not needed, or move some to another user, then send the event again.",
         ),
+        ("too_many_products", _) => fixed(
+            Act::Inspect,
+            "The account would have more than 200 products, and none is added to it. Refund the purchase, or \
+             sell to another user.",
+        ),
         ("no_grant", _) => (
             Act::Reconcile,
             format!(
@@ -140,6 +145,7 @@ mod tests {
             ("parked", "unnamed_purchase", None, Act::Reconcile, None),
             ("parked", "lines_missing", None, Act::Reconcile, None),
             ("parked", "too_many_items", None, Act::Inspect, None),
+            ("parked", "too_many_products", None, Act::Inspect, None),
             ("parked", "payload_mismatch", None, Act::Inspect, None),
             ("parked", "no_grant", Some("payment#pi_1"), Act::Reconcile, Some("pi_1")),
             ("parked", "conflict", None, Act::Inspect, None),
@@ -191,6 +197,7 @@ mod tests {
             Parked::Unnamed,
             Parked::LinesMissing,
             Parked::TooManyItems,
+            Parked::TooManyProducts,
             Parked::Quantity("x".to_owned()),
             Parked::NoPeriod,
             Parked::NoGrant("pi_1".to_owned()),

@@ -40,11 +40,19 @@
 //! A build script checks the catalog and stores it as JSON, so that a function's start parses no TOML. Errors
 //! name the line.
 
+#[path = "catalog/low.rs"]
+mod low;
+#[path = "catalog/products.rs"]
+mod products;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
+
+pub use self::low::Threshold;
+pub use self::products::{FeatureKind, FeatureValue, Features, Product, Unlimited};
 
 /// The maximum credits of a plan, a pack or the signup grant. Multiplied by [`MAX_QUANTITY`], a grant still
 /// fits into an `i64`.
@@ -231,6 +239,9 @@ pub struct Policy {
     /// Whether `client_reference_id` counts as the user's id.
     #[serde(default)]
     pub client_reference_id: ClientReference,
+    /// The balances at which the app is notified, the lowest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub low: Vec<Threshold>,
     /// Days after which signup credits expire; 0: never.
     #[serde(default)]
     pub signup_expires_days: i64,
@@ -276,6 +287,15 @@ pub struct Plan {
     /// The price's amount in minor units, if the catalog has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<u64>,
+    /// What it gives of features.
+    #[serde(default, skip_serializing_if = "Features::is_empty")]
+    pub features: Features,
+    /// The limits that count for each seat.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub per_seat: Vec<String>,
+    /// The balances at which the app is notified, in place of the policy's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub low: Vec<Threshold>,
 }
 
 /// A pack of credits bought once.
@@ -328,6 +348,15 @@ pub struct Catalog {
     pub packs: Vec<Pack>,
     /// All order kinds, in the file's order.
     pub orders: Vec<OrderKind>,
+    /// All features.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub features: BTreeMap<String, FeatureKind>,
+    /// What every user has of them.
+    #[serde(default, skip_serializing_if = "Features::is_empty")]
+    pub default_features: Features,
+    /// All products, in the file's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub products: Vec<Product>,
     /// Rules for events of other products, which are ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<IgnoreRule>,
@@ -425,6 +454,12 @@ struct File {
     tiers: BTreeMap<Spanned<String>, Spanned<i64>>,
     policy: FilePolicy,
     #[serde(default)]
+    features: products::FileKinds,
+    #[serde(default)]
+    default_features: products::FileFeatures,
+    #[serde(default)]
+    product: Vec<products::FileProduct>,
+    #[serde(default)]
     plan: Vec<FilePlan>,
     #[serde(default)]
     pack: Vec<FilePack>,
@@ -452,6 +487,8 @@ struct FilePolicy {
     refunded_access: RefundedAccess,
     #[serde(default)]
     client_reference_id: ClientReference,
+    #[serde(default)]
+    low: Vec<Spanned<toml::Value>>,
     signup_expires_days: Option<Spanned<i64>>,
     free_credits: Option<Spanned<i64>>,
     #[serde(default)]
@@ -476,6 +513,12 @@ struct FilePlan {
     #[serde(default)]
     lookup_keys: Vec<String>,
     amount: Option<Spanned<i64>>,
+    #[serde(default)]
+    features: products::FileFeatures,
+    #[serde(default)]
+    per_seat: Vec<Spanned<String>>,
+    #[serde(default)]
+    low: Vec<Spanned<toml::Value>>,
 }
 
 #[derive(Deserialize)]
@@ -546,6 +589,7 @@ impl Checker<'_> {
             pause_collection: file.policy.pause_collection,
             refunded_access: file.policy.refunded_access,
             client_reference_id: file.policy.client_reference_id,
+            low: self.low(&file.policy.low)?,
             signup_expires_days: self
                 .days("signup_expires_days", file.policy.signup_expires_days.as_ref())?,
             free_credits: self.number_or(
@@ -560,6 +604,8 @@ impl Checker<'_> {
             default_tier: file.policy.default_tier.into_inner(),
         };
 
+        let kinds = self.kinds(file.features)?;
+        let default_features = self.features(file.default_features, &kinds)?;
         let mut plans: Vec<Plan> = Vec::new();
         let mut plan_by_price = BTreeMap::new();
         for plan in file.plan {
@@ -568,7 +614,11 @@ impl Checker<'_> {
                 return Err(self.error(&plan.name, format!("plan \"{}\" occurs twice", plan.name.get_ref())));
             }
             let credits = self.number("credits", &plan.credits, MAX_CREDITS)?;
+            let features = self.features(plan.features, &kinds)?;
             let checked = Plan {
+                per_seat: self.per_seat(plan.per_seat, &features, &kinds)?,
+                low: self.low(&plan.low)?,
+                features,
                 rank: rank_of(&self, &plan.tier)?,
                 tier: plan.tier.into_inner(),
                 credits,
@@ -593,6 +643,7 @@ impl Checker<'_> {
         let carried = plans.iter().filter_map(|plan| plan.rollover).map(|rollover| rollover.periods);
         policy.carried_periods = carried.max().unwrap_or(0);
 
+        let products = self.products(file.product, &kinds, &plans)?;
         let mut packs: Vec<Pack> = Vec::new();
         let mut pack_by_price = BTreeMap::new();
         for pack in file.pack {
@@ -643,7 +694,19 @@ impl Checker<'_> {
                 "an [[ignore]] rule is empty: it needs price, product, metadata, account or context";
             return Err(CatalogError { line: 0, message: message.to_owned() });
         }
-        Ok(Catalog { tiers, policy, plans, packs, orders, ignore, plan_by_price, pack_by_price })
+        Ok(Catalog {
+            tiers,
+            policy,
+            plans,
+            packs,
+            orders,
+            features: kinds,
+            default_features,
+            products,
+            ignore,
+            plan_by_price,
+            pack_by_price,
+        })
     }
 
     fn days(&self, what: &str, days: Option<&Spanned<i64>>) -> Result<i64, CatalogError> {

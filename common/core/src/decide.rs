@@ -20,6 +20,7 @@ pub(super) mod tests;
 
 use std::collections::BTreeMap;
 
+use crate::account::products::MAX_PRODUCTS;
 use crate::account::{Account, Cause, Change, Conflict, Fact, Reversed};
 use crate::catalog::Catalog;
 use crate::event::{Event, EventType, Invoice, Object};
@@ -218,6 +219,9 @@ pub enum Parked {
     /// The account would have more subscription items than it can hold.
     #[error("the account would have more than 50 subscription items")]
     TooManyItems,
+    /// The account would have more products than it can hold.
+    #[error("the account would have more than 200 products")]
+    TooManyProducts,
     /// A quantity or an amount is above the maximum.
     #[error("the quantity {0} is out of range")]
     Quantity(String),
@@ -255,6 +259,7 @@ impl Parked {
             Self::Unnamed => "unnamed_purchase",
             Self::LinesMissing => "lines_missing",
             Self::TooManyItems => "too_many_items",
+            Self::TooManyProducts => "too_many_products",
             Self::Quantity(_) => "quantity",
             Self::NoPeriod => "no_period",
             Self::NoGrant(_) => "no_grant",
@@ -281,6 +286,7 @@ impl Parked {
             | Self::SharedCustomer(_)
             | Self::LinesMissing
             | Self::TooManyItems
+            | Self::TooManyProducts
             | Self::Quantity(_)
             | Self::NoPeriod
             | Self::Conflict(_)
@@ -326,6 +332,7 @@ pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now:
         Fact::Signup
         | Fact::Invoice(_)
         | Fact::Purchase(..)
+        | Fact::Product(_)
         | Fact::PaymentOfInvoice(..)
         | Fact::Reversed(_)
         | Fact::Recorded(..)
@@ -352,7 +359,7 @@ pub fn leaves_out(event: &Event) -> bool {
         Object::Subscription(subscription) => subscription.items_has_more,
         // What our own checkout sold says what it is.
         Object::Charge(charge) => {
-            let sold = ["pack", "mode"].iter().any(|name| charge.metadata.contains_key(*name));
+            let sold = ["pack", "product", "mode"].iter().any(|name| charge.metadata.contains_key(*name));
             charge.invoice.is_none() && charge.customer.is_some() && charge.payment_intent.is_some() && !sold
         }
         Object::Refund(refund) => refund.invoice.is_none() && refund.payment_intent.is_some(),
@@ -413,6 +420,9 @@ fn decide_facts(
         Ok(change) => change,
         Err(conflict) => return Outcome::Park(Parked::Conflict(conflict)),
     };
+    if change.state.products.len() > MAX_PRODUCTS {
+        return Outcome::Park(Parked::TooManyProducts);
+    }
     let effect = match (not_paid, price_not_in_catalog, quantity_assumed) {
         (true, ..) => Effect::NotPaid,
         (_, true, _) => Effect::PriceNotInCatalog,
@@ -572,9 +582,14 @@ impl Tied {
             && is_due(account, &document, payment, amount, is_new && document == its_own)
         {
             let key = LedgerKey::refund_of_payment(payment, amount);
-            let reversed =
-                Reversed { document, payment: payment.to_owned(), amount, key, kind: EntryKind::Refund };
-            self.facts.push(Fact::Reversed(reversed));
+            self.facts.push(Fact::Reversed(Reversed {
+                document,
+                payment: payment.to_owned(),
+                amount,
+                disputed: record.reversal.is_disputed(),
+                key,
+                kind: EntryKind::Refund,
+            }));
         }
         if payments.get(payment) != Some(&record) {
             self.payments.insert(payment.to_owned(), record);
@@ -605,7 +620,9 @@ impl Tied {
                 disputed: record.reversal.is_disputed(),
             });
         }
-        self.facts.push(Fact::Reversed(Reversed { document, payment: payment.clone(), amount, key, kind }));
+        let disputed = record.reversal.is_disputed();
+        let reversed = Reversed { document, payment: payment.clone(), amount, disputed, key, kind };
+        self.facts.push(Fact::Reversed(reversed));
         self.payments.insert(payment, record);
         Ok(())
     }

@@ -132,6 +132,10 @@ id! {
     EventId, "event", |text| stripe(text, &["evt_"], |c| c.is_alphanumeric() || c == '_')
 }
 id! {
+    /// `hold_…`: a hold of credits.
+    HoldId, "hold", |text| stripe(text, &["hold_"], |c| c.is_ascii_alphanumeric() || c == '_')
+}
+id! {
     /// `cus_…`, or an id that the merchant chose, for example with `@ . + -` (stripe-node#968,
     /// stripe-node#125): 1 to 255 characters without control characters. Percent-encode it in calls to
     /// Stripe.

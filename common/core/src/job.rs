@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::account::low::LowKind;
 use crate::ids::{SessionId, UserId};
 
 /// What a job does.
@@ -18,11 +19,35 @@ pub enum JobKind {
     OrderPaid,
     /// Tells the app that all of an order's payment went back.
     OrderRefunded,
+    /// Tells the app that the balance fell below thresholds.
+    CreditsLow,
+    /// Tells the app that the balance fell to 0.
+    CreditsDepleted,
+    /// Tells the app that the balance is not below thresholds any more.
+    CreditsRestored,
+}
+
+impl From<LowKind> for JobKind {
+    fn from(kind: LowKind) -> Self {
+        match kind {
+            LowKind::Low => Self::CreditsLow,
+            LowKind::Depleted => Self::CreditsDepleted,
+            LowKind::Restored => Self::CreditsRestored,
+        }
+    }
 }
 
 impl JobKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Provision, Self::Account, Self::OrderPaid, Self::OrderRefunded];
+    pub const ALL: [Self; 7] = [
+        Self::Provision,
+        Self::Account,
+        Self::OrderPaid,
+        Self::OrderRefunded,
+        Self::CreditsLow,
+        Self::CreditsDepleted,
+        Self::CreditsRestored,
+    ];
 
     /// Its name in keys.
     pub fn as_str(self) -> &'static str {
@@ -31,6 +56,9 @@ impl JobKind {
             Self::Account => "account",
             Self::OrderPaid => "order_paid",
             Self::OrderRefunded => "order_refunded",
+            Self::CreditsLow => "credits_low",
+            Self::CreditsDepleted => "credits_depleted",
+            Self::CreditsRestored => "credits_restored",
         }
     }
 
@@ -41,6 +69,9 @@ impl JobKind {
             Self::Account => "ACCOUNT_UPDATED",
             Self::OrderPaid => "ORDER_PAID",
             Self::OrderRefunded => "ORDER_REFUNDED",
+            Self::CreditsLow => "CREDITS_LOW",
+            Self::CreditsDepleted => "CREDITS_DEPLETED",
+            Self::CreditsRestored => "CREDITS_RESTORED",
         }
     }
 
@@ -51,13 +82,20 @@ impl JobKind {
             Self::Account => "account.updated",
             Self::OrderPaid => "order.paid",
             Self::OrderRefunded => "order.refunded",
+            Self::CreditsLow => "credits.low",
+            Self::CreditsDepleted => "credits.depleted",
+            Self::CreditsRestored => "credits.restored",
         }
     }
 
     /// Whether the job is about one order.
     pub fn is_about_order(self) -> bool {
         match self {
-            Self::Provision | Self::Account => false,
+            Self::Provision
+            | Self::Account
+            | Self::CreditsLow
+            | Self::CreditsDepleted
+            | Self::CreditsRestored => false,
             Self::OrderPaid | Self::OrderRefunded => true,
         }
     }

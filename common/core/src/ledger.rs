@@ -13,14 +13,15 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::credits::Credits;
 use super::ids::{
-    ChargeId, DisputeId, EventId, InvoiceId, ItemId, PaymentIntentId, RefundId, SessionId, SubscriptionId,
+    ChargeId, DisputeId, EventId, HoldId, InvoiceId, ItemId, PaymentIntentId, RefundId, SessionId,
+    SubscriptionId,
 };
 use super::timestamp::Timestamp;
 
 /// The key of an entry: `signup`, `invoice#in_…`, `invoice#in_…#si_…`, `trial#sub_…#si_…`,
 /// `slice#in_…#si_…#<month>`, `rollover#in_…#si_…#<month>`, `free#<month>`, `expire#<key of a grant>`,
 /// `plan#si_…#<period start>#<plan>#<n>`, `session#cs_…`, `refund#…`, `dispute#dp_…#<status>`,
-/// `consume#<idempotency key>`, `fix#<request id>`, `comp#<request id>`, `adjust#evt_…`.
+/// `consume#<idempotency key>`, `hold#<hold id>`, `unspend#<spend>#<idempotency key>`, `fix#<request id>`, `comp#<request id>`, `adjust#evt_…`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(from = "String")]
 pub struct LedgerKey(Arc<str>);
@@ -103,6 +104,46 @@ impl LedgerKey {
     /// A spend by the app, by the app's idempotency key.
     pub fn consume(idempotency_key: &str) -> Self {
         Self(format!("consume#{idempotency_key}").into())
+    }
+
+    /// A hold that was committed or released.
+    pub fn hold(hold: &HoldId) -> Self {
+        Self(format!("hold#{hold}").into())
+    }
+
+    /// A part of a spend that the app gives back. `spend` is the idempotency key of a consume, or a hold's
+    /// id.
+    pub fn unspend(spend: &str, idempotency_key: &str) -> Self {
+        Self(format!("unspend#{spend}#{idempotency_key}").into())
+    }
+
+    /// Where a subscription item keeps what was spent, in a spend's entry. No entry has such a key.
+    pub fn place_in_item(subscription: &SubscriptionId, item: &ItemId, start: Timestamp, plan: &str) -> Self {
+        Self(format!("item#{subscription}#{item}#{}#{plan}", start.unix()).into())
+    }
+
+    /// The parts of [`LedgerKey::place_in_item`].
+    pub fn place_in_item_parts(&self) -> Option<(&str, &str, Timestamp, &str)> {
+        let mut parts = self.0.strip_prefix("item#")?.splitn(4, '#');
+        let (subscription, item) = (parts.next()?, parts.next()?);
+        let start = parts.next()?.parse().ok()?;
+        Some((subscription, item, Timestamp::from_unix(start), parts.next()?))
+    }
+
+    /// The place of a plan that this document sold for life, in a spend's entry. No entry has such a key.
+    #[must_use]
+    pub fn place_in_lifetimes(&self) -> Self {
+        Self(format!("lifetime#{}", self.0).into())
+    }
+
+    /// Whether it is a key of [`LedgerKey::place_in_lifetimes`].
+    pub fn is_in_lifetimes(&self) -> bool {
+        self.0.starts_with("lifetime#")
+    }
+
+    /// Whether it is the key of credits that an operator gave.
+    pub fn is_grant(&self) -> bool {
+        self.0.starts_with("fix#") || self.0.starts_with("comp#")
     }
 
     /// A repair by a person or by reconciliation.
@@ -212,12 +253,18 @@ pub enum EntryKind {
     AddOn,
     /// A one-time order was paid. It grants no credits.
     Order,
+    /// A product was bought that has no credits.
+    Product,
     /// Money was refunded.
     Refund,
     /// A dispute was opened, lost or won.
     Dispute,
-    /// The app spent credits.
+    /// The app spent credits, or committed a hold.
     Spend,
+    /// The app released a hold. It moves no credits; its worth is what was held.
+    Release,
+    /// The app gave a spend back.
+    GiveBack,
     /// A person or reconciliation repaired the account.
     Fix,
     /// See [`LedgerKey::adjust`].
@@ -237,6 +284,24 @@ pub enum Note {
     /// Fewer credits could be taken back than were due, because some were spent or had ended: see
     /// [`Entry::shortfall`].
     Shortfall,
+    /// Credits of a spend were given back, and a lot that they came from has ended: see
+    /// [`Entry::shortfall`].
+    LotEnded,
+}
+
+/// Credits that a spend took from a lot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// The key of the entry that granted the lot.
+    pub lot: LedgerKey,
+    /// How much.
+    pub credits: Credits,
+    /// Where the lot is found again, if its key does not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<LedgerKey>,
+    /// When the lot ends, excluded; only for packs and for credits that were given by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
 }
 
 /// One line of the ledger.
@@ -254,9 +319,18 @@ pub struct Entry {
     /// this does not apply.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub worth: Credits,
-    /// Credits to take back that could not be taken.
+    /// Credits to take back that could not be taken; of a give-back, credits that could not return.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub shortfall: Credits,
+    /// The lots that a spend took from, in the order in which it did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<Taken>,
+    /// What was given back of a spend, in sum.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub given_back: Credits,
+    /// The spend that a give-back belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<LedgerKey>,
     /// What caused it: an event (`evt_…`), `app`, `admin:<actor>`, `reconcile:<run>`.
     pub cause: String,
     /// The reason that the operator gave.

@@ -7,12 +7,17 @@
 //! | `job#account#<user>` | tier or balance change and `PROVISION_URL` is set | `account.updated` |
 //! | `job#order_paid#<cs_…>#<user>` | an order is paid and `PROVISION_URL` is set | `order.paid` |
 //! | `job#order_refunded#<cs_…>#<user>` | all of its payment went back, the same | `order.refunded` |
+//! | `job#credits_low#<user>` | the balance falls below a threshold of `low`, the same | `credits.low` |
+//! | `job#credits_depleted#<user>` | the balance falls to 0, the same | `credits.depleted` |
+//! | `job#credits_restored#<user>` | the balance reaches a threshold again, the same | `credits.restored` |
 //!
 //! The stored job decides what is done; the message only says that there is one. A message that is lost after
 //! the commit is sent again when Stripe redelivers the event, and by `retry`, which finds every due job in
 //! the index `by_status`. **Invariant:** an event that needs no job causes no read and no write here.
 
 pub mod provision;
+
+use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use tracing::{info, warn};
@@ -23,6 +28,7 @@ use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::log::{self, Line, Range};
 use tallyhook_aws::store::{Store, StoreError, Write};
 use tallyhook_core::account::State;
+use tallyhook_core::account::low::{self, LowKind, LowState};
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::{SessionId, UserId};
@@ -45,6 +51,7 @@ pub struct Outbox {
 pub struct AppView {
     has_paid: bool,
     tier_and_balance: Option<(String, Credits)>,
+    low: Vec<LowState>,
 }
 
 impl Outbox {
@@ -55,9 +62,13 @@ impl Outbox {
 
     /// The part of an account in this state that is reported to the app.
     pub fn view(&self, state: &State, catalog: &Catalog, now: Timestamp) -> AppView {
-        let tier_and_balance = (self.updates && self.queue.is_some())
-            .then(|| (state.access(catalog, now).tier, state.balance(&catalog.policy, now)));
-        AppView { has_paid: state.first_paid_at.is_some(), tier_and_balance }
+        let is_told = self.updates && self.queue.is_some();
+        let tier_and_balance =
+            is_told.then(|| (state.access(catalog, now).tier, state.balance(&catalog.policy, now)));
+        // An account that was never written has no balance that could cross a threshold.
+        let is_new = state.as_of == Timestamp::default();
+        let low = if is_told && !is_new { state.low(catalog, now) } else { Vec::new() };
+        AppView { has_paid: state.first_paid_at.is_some(), tier_and_balance, low }
     }
 
     /// The jobs that a change needs, to be written with it, and the messages to send with [`Outbox::send`]
@@ -79,7 +90,17 @@ impl Outbox {
             let write = items::job(&job, now);
             (job, write)
         };
-        kinds.into_iter().flatten().map(job).collect()
+        let mut jobs: Vec<_> = kinds.into_iter().flatten().map(job).collect();
+        let mut crossed: BTreeMap<LowKind, Vec<String>> = BTreeMap::new();
+        for (kind, threshold) in low::crossed(&before.low, &after.low) {
+            crossed.entry(kind).or_default().push(threshold.name());
+        }
+        for (kind, thresholds) in crossed {
+            let job = JobMessage::of_user(JobKind::from(kind), user);
+            let write = items::low_job(&job, &thresholds, now);
+            jobs.push((job, write));
+        }
+        jobs
     }
 
     /// The job that reports a step of an order, to be written with the step. `None` if the app is not called.

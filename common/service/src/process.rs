@@ -771,6 +771,7 @@ fn may_resolve_soon(parked: &Parked) -> bool {
         | Parked::Unnamed
         | Parked::LinesMissing
         | Parked::TooManyItems
+        | Parked::TooManyProducts
         | Parked::Quantity(_)
         | Parked::NoPeriod
         | Parked::NoGrant(_)
@@ -916,6 +917,7 @@ fn waited_for(parked: &Parked) -> Option<Key> {
         | Parked::Unnamed
         | Parked::LinesMissing
         | Parked::TooManyItems
+        | Parked::TooManyProducts
         | Parked::Quantity(_)
         | Parked::NoPeriod
         | Parked::NoGrant(_)

@@ -15,12 +15,14 @@
 //! | `session#<cs_…>` | `link` | see [`KnownSession`] |
 //! | `payment#<pi_… or ch_…>` | `link` | see [`payment`] |
 //!
-//! - An account has `tier` S, `tier_rank` N, `credits` N, `access_until` N (unix s; absent: no end),
-//!   `version` N, `updated_at` N and `state` M. The app may read `tier`, `tier_rank`, `credits` and
-//!   `access_until` directly. `state` is internal and may change.
+//! - An account has `tier` S, `tier_rank` N, `credits` N, `available` N (without open holds), `access_until` N
+//!   (unix s; absent: no end), `version` N, `updated_at` N and `state` M. The app may read all but the last
+//!   three directly. `state` is internal and may change.
+//! - If the catalog has features, an account has `features` M (each `BOOL`, `N`, or S `unlimited`) and
+//!   `catalog_digest` S (of the catalog that they follow).
 //! - `due_at` N (unix s) is on an account only while its tier or credits will change by time, without an
-//!   event; until then `tier` and `credits` are right. With `due_day` S (`2026-11-21`) it is the key of the
-//!   index `by_due`, which holds only these accounts.
+//!   event; until then `tier`, `credits` and `available` are right. With `due_day` S (`2026-11-21`) it is the
+//!   key of the index `by_due`, which holds only these accounts.
 //! - The link of a customer or a subscription has `user_id` S (the owner) and `moved`, `shared`,
 //!   `by_reference` BOOL. The link of a session has `user_id` S, `payment` S, `subscription` S and `assigned`
 //!   BOOL.
@@ -57,8 +59,11 @@
 //! | `alert#<destination>#<alert key>` | the last post of an alert |
 //! | `signal#bad_signatures` | the newest burst of refused signatures: `refused` N, `at` N (unix s) |
 //! | `job#provision#<user id>` | a call of the app's provisioning: see [`job`]; never expires |
+//! | `job#credits_low#<user id>`, `…_depleted#…`, `…_restored#…` | a message about the balance: see [`low_job`] |
 //! | `job#account#<user id>` | a message to the app about an account: see [`job`]; never expires |
 //! | `job#order_paid#<cs_…>#<user id>` | a message to the app about an order; also `order_refunded` |
+//! | `hold#<hold_…>#<user id>` | a hold of credits: see [`hold`]; until 7 days after its end |
+//! | `sweep` | how far the sweep after a change of the catalog has come: see [`sweep`]; never expires |
 //! | `ask#<cs_…>` | a request to Stripe for a session: `asked` N (unix s), `tries` N, `told` S; two days |
 //! | `reconcile` | where an unfinished reconciliation stopped: see [`reconcile_place`]; one day |
 //! | `report#reconcile` | result of the last reconciliation: see [`reconcile_report`] |
@@ -69,6 +74,9 @@
 //! - A job has `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, and `open`
 //!   S (`job#0`) until it is completed.
 
+mod holds;
+mod sweep;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::primitives::Blob;
@@ -76,9 +84,11 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+pub use self::holds::{KnownHold, hold, hold_key, read_hold};
+pub use self::sweep::{SweepPlace, read_sweep, sweep, sweep_key};
 use super::{Condition, StoreError, Write};
 use tallyhook_core::account::{Account, State};
-use tallyhook_core::catalog::Catalog;
+use tallyhook_core::catalog::{Catalog, FeatureValue};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::StoredOwner;
 use tallyhook_core::decide::{Order, OrderPayment, PaymentRef};
@@ -264,13 +274,23 @@ pub fn account(
     let mut item = new_item(&key);
     item.insert("tier".to_owned(), text(access.tier));
     item.insert("tier_rank".to_owned(), number(access.rank));
-    item.insert("credits".to_owned(), number(account.state.balance(&catalog.policy, now)));
+    let credits = account.state.balance(&catalog.policy, now);
+    item.insert("credits".to_owned(), number(credits));
+    item.insert("available".to_owned(), number(credits.minus(account.state.held(now))));
     if let Some(until) = access.until {
         item.insert("access_until".to_owned(), number(until.unix()));
     }
     if let Some(due) = due {
         item.insert("due_at".to_owned(), number(due.unix()));
         item.insert("due_day".to_owned(), text(day(due.unix().saturating_mul(1000))));
+    }
+    if let Some(digest) = catalog.features_digest() {
+        let features = account.state.features(catalog, now);
+        let features: BTreeMap<&String, FeatureValue> =
+            features.iter().map(|(name, feature)| (name, feature.value)).collect();
+        let features = serde_dynamo::to_attribute_value(features).map_err(|error| key.corrupt(error))?;
+        item.insert("features".to_owned(), features);
+        item.insert("catalog_digest".to_owned(), text(digest));
     }
     item.insert("version".to_owned(), number(account.version));
     item.insert("updated_at".to_owned(), number(now.unix()));
@@ -323,6 +343,15 @@ pub fn entry(user: &UserId, entry: &Entry, invoice: Option<&Item>) -> Result<Wri
         }
     }
     Ok(write)
+}
+
+/// Writes an entry again, of a spend of which a part was given back. It has no condition of its own: the
+/// account's version in the same transaction protects it.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] if it cannot be written as an item.
+pub fn entry_again(user: &UserId, entry: &Entry) -> Result<Write, StoreError> {
+    put(Key::entry(user, &entry.key), entry, Condition::Anything)
 }
 
 /// The user and the entry of an invoice; `None` while only payments of the invoice are known.
@@ -585,6 +614,21 @@ pub fn job(job: &JobMessage, now: Timestamp) -> Write {
         ("open".to_owned(), text(format!("job#{shard}"))),
     ]);
     Write { key, item: Some(item), condition: Condition::Anything }
+}
+
+/// Writes a job about thresholds of the balance, which `thresholds` L names.
+pub fn low_job(of: &JobMessage, thresholds: &[String], now: Timestamp) -> Write {
+    let mut write = job(of, now);
+    if let Some(item) = &mut write.item {
+        item.insert("thresholds".to_owned(), AttributeValue::L(thresholds.iter().map(text).collect()));
+    }
+    write
+}
+
+/// The thresholds of a job.
+pub fn read_thresholds(item: &Item) -> Vec<String> {
+    let all = item.get("thresholds").and_then(|all| all.as_l().ok()).into_iter().flatten();
+    all.filter_map(|one| one.as_s().ok()).cloned().collect()
 }
 
 /// Writes a new order:

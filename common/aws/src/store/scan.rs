@@ -1,4 +1,4 @@
-//! Reads all accounts page by page. Only reconciliation does this.
+//! Reads all accounts page by page. Only reconciliation does this, and the sweep after a change of the catalog.
 //!
 //! The table also holds the ledger entries, and a scan reads and bills the whole table. The scan uses
 //! eventually consistent reads, which cost half. Reconciliation loads an account with a consistent read
@@ -22,15 +22,55 @@ pub struct Accounts {
     pub next: Option<String>,
 }
 
+/// One page of the users whose accounts were written with another catalog.
+pub struct OtherCatalogs {
+    /// The users.
+    pub users: Vec<UserId>,
+    /// The argument for the next page; `None` at the end.
+    pub next: Option<String>,
+}
+
 impl Store {
+    /// One page of the users whose accounts do not have this digest of the catalog. A page may be empty and
+    /// still not be the last.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn accounts_of_other_catalogs(
+        &self,
+        digest: Option<&str>,
+        after: Option<&str>,
+    ) -> Result<OtherCatalogs, StoreError> {
+        let filter = match digest {
+            Some(_) => {
+                "sk = :account AND (attribute_not_exists(catalog_digest) OR catalog_digest <> :digest)"
+            }
+            None => "sk = :account AND attribute_exists(catalog_digest)",
+        };
+        let digest = digest.map(|digest| (":digest".to_owned(), AttributeValue::S(digest.to_owned())));
+        let account = (":account".to_owned(), AttributeValue::S("account".to_owned()));
+        let answer = self
+            .client
+            .scan()
+            .table_name(self.table(Table::Accounts))
+            .limit(PAGE)
+            .projection_expression("pk, sk")
+            .filter_expression(filter)
+            .set_expression_attribute_values(Some(digest.into_iter().chain([account]).collect()))
+            .set_exclusive_start_key(start_key(after))
+            .send()
+            .await
+            .map_err(|error| failed("Scan", &error))?;
+        let user = |item: &Item| UserId::new(text(item, "pk").strip_prefix("user#")?).ok();
+        let users = answer.items().iter().filter_map(user).collect();
+        Ok(OtherCatalogs { users, next: next_key(answer.last_evaluated_key()) })
+    }
+
     /// One page of accounts in arbitrary order. A page may be empty and still not be the last.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn accounts(&self, after: Option<&str>) -> Result<Accounts, StoreError> {
-        let start: Option<Item> = after
-            .and_then(|after| after.split_once('\n'))
-            .map(|(pk, sk)| items::key_attributes(Table::Accounts, pk, sk));
         let answer = self
             .client
             .scan()
@@ -38,14 +78,11 @@ impl Store {
             .limit(PAGE)
             .filter_expression("sk = :account")
             .expression_attribute_values(":account", AttributeValue::S("account".to_owned()))
-            .set_exclusive_start_key(start)
+            .set_exclusive_start_key(start_key(after))
             .send()
             .await
             .map_err(|error| failed("Scan", &error))?;
-        let text = |item: &Item, name: &str| {
-            item.get(name).and_then(|value| value.as_s().ok()).cloned().unwrap_or_default()
-        };
-        let next = answer.last_evaluated_key().map(|key| format!("{}\n{}", text(key, "pk"), text(key, "sk")));
+        let next = next_key(answer.last_evaluated_key());
         let read = |item: &Item| {
             let user = text(item, "pk").strip_prefix("user#").unwrap_or_default().to_owned();
             let account = UserId::new(user.as_str())
@@ -58,4 +95,17 @@ impl Store {
         };
         Ok(Accounts { accounts: answer.items().iter().map(read).collect(), next })
     }
+}
+
+fn text(item: &Item, name: &str) -> String {
+    items::read_text(item, name).unwrap_or_default()
+}
+
+fn start_key(after: Option<&str>) -> Option<Item> {
+    let (pk, sk) = after?.split_once('\n')?;
+    Some(items::key_attributes(Table::Accounts, pk, sk))
+}
+
+fn next_key(last: Option<&Item>) -> Option<String> {
+    last.filter(|key| !key.is_empty()).map(|key| format!("{}\n{}", text(key, "pk"), text(key, "sk")))
 }

@@ -133,7 +133,8 @@ impl State {
     /// known. Free credits of a user without a plan are computed when they are read, and are not in it.
     pub fn next_change(&self, access: &Access, now: Timestamp) -> Option<Timestamp> {
         let gifts = self.complimentary.iter().map(|gift| gift.from).filter(|from| *from > now);
-        self.due_at.into_iter().chain(access.until).chain(gifts).min()
+        let holds = self.holds.values().map(|hold| hold.until).filter(|until| *until > now);
+        self.due_at.into_iter().chain(access.until).chain(gifts).chain(holds).min()
     }
 
     /// Every plan that gives access, also plans that have already ended.

@@ -80,6 +80,7 @@ impl Account {
         let mut entries = self.entries(&mut due.state, &after, vec![entry], &due.entries, &cause, now);
         entries.iter_mut().for_each(|entry| entry.reason = Some(reason.to_owned()));
         due.entries.extend(entries);
+        due.state.due_at = after.next;
         due
     }
 }

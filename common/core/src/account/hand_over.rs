@@ -1,5 +1,6 @@
 //! Moving a subscription, or a customer with its subscriptions, from one account to another.
 
+use super::products::BoughtProduct;
 use super::{Account, Cause, Change, NewEntry};
 use crate::catalog::Catalog;
 use crate::credits::Credits;
@@ -67,6 +68,9 @@ impl Account {
                 takes.state.subscriptions.insert(id.clone(), subscription.clone());
                 let documents = self.state.refunds.iter().filter(|(key, _)| subscription.names_document(key));
                 takes.state.refunds.extend(documents.map(|(key, back)| (key.clone(), back.clone())));
+                let of_it = |product: &BoughtProduct| product.subscription.as_ref() == Some(id);
+                takes.state.products.extend(self.state.products.iter().filter(|one| of_it(one)).cloned());
+                gives.state.products.retain(|product| !of_it(product));
                 if let Some(at) = subscription.trial_at {
                     let this = (at, id.clone());
                     let known = takes.state.first_trial.take();

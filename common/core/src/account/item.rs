@@ -276,6 +276,19 @@ pub struct Bucket {
     pub trial: bool,
 }
 
+impl Bucket {
+    /// The slice and the plan that spends are counted under.
+    pub(super) fn spends_of(&self) -> (Timestamp, String) {
+        match &self.period {
+            Some(period) => {
+                let plan = self.changed_to.as_ref().unwrap_or(&period.terms).plan.clone();
+                (self.slice.start, plan)
+            }
+            None => (TRIAL, String::new()),
+        }
+    }
+}
+
 impl Item {
     /// Adds a line of a paid invoice.
     pub(super) fn fold_line(&mut self, line: Line) {
@@ -382,6 +395,11 @@ impl Item {
         !self.lines.is_empty()
     }
 
+    /// How many units the newest paid line bills.
+    pub(super) fn paid_quantity(&self) -> Option<u64> {
+        self.lines.iter().rev().find(|line| line.amount >= 0).map(|line| line.quantity)
+    }
+
     /// Whether an invoice has a line here that may still count.
     pub(super) fn names_document(&self, document: &LedgerKey) -> bool {
         self.lines.iter().any(|line| document.is_invoice(&line.invoice))
@@ -435,7 +453,7 @@ impl Item {
                 credited: most.credited,
                 charged: most.charged.unwrap_or(most.amount),
                 proven: opening.amount > 0 || self.is_free(opening),
-                resets: here().any(|line| !line.terms.seats && (line.amount > 0 || opens(&line))),
+                resets: here().any(|line| line.terms.resets() && (line.amount > 0 || opens(&line))),
             };
             periods.push((period, opening.opened_by(view.now)));
         }
@@ -700,15 +718,25 @@ impl Item {
         self.spent.sort_by(|a, b| (a.start, &a.plan, a.carried).cmp(&(b.start, &b.plan, b.carried)));
     }
 
+    /// Gives spent credits back; `false` when nothing is known to be spent of this slice and plan.
+    pub(super) fn give_back(
+        &mut self,
+        start: Timestamp,
+        plan: &str,
+        carried: bool,
+        credits: Credits,
+    ) -> bool {
+        let same =
+            |spent: &&mut Spent| spent.start == start && spent.plan == plan && spent.carried == carried;
+        let spent = self.spent.iter_mut().find(same);
+        let known = spent.map(|spent| spent.credits = spent.credits.minus(credits)).is_some();
+        self.spent.retain(|spent| spent.credits > Credits::ZERO);
+        known
+    }
+
     /// Spends from the bucket as it stands; the caller has checked that there is enough.
     pub(super) fn spend(&mut self, credits: Credits, bucket: &Bucket) {
-        let (start, plan) = match &bucket.period {
-            Some(period) => {
-                let plan = bucket.changed_to.as_ref().unwrap_or(&period.terms).plan.clone();
-                (bucket.slice.start, plan)
-            }
-            None => (TRIAL, String::new()),
-        };
+        let (start, plan) = bucket.spends_of();
         self.add_spent(Spent { start, plan, credits, carried: false });
     }
 

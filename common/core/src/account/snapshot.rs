@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::catalog::{Per, Plan, Refill, Rollover};
+use crate::catalog::{Per, Plan, Product, Refill, Rollover};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
 use crate::ids::{ItemId, PriceId};
@@ -31,6 +31,9 @@ pub struct Terms {
     /// Whether `credits` and `trial` count for each seat.
     #[serde(default, skip_serializing_if = "is_false")]
     pub seats: bool,
+    /// Whether it is a product: it gives no tier, and its payment ends neither add-ons nor signup credits.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub product: bool,
     /// Whether the credits are granted every month of the paid period.
     #[serde(default, skip_serializing_if = "is_false")]
     pub monthly: bool,
@@ -47,9 +50,28 @@ impl Terms {
             credits: plan.credits,
             trial: (plan.trial_credits != plan.credits).then_some(plan.trial_credits),
             seats: plan.per == Per::Seat,
+            product: false,
             monthly: plan.refill == Refill::Month,
             rollover: plan.rollover,
         }
+    }
+
+    /// The terms of a product today, as a subscription sells it.
+    pub fn of_product(product: &Product) -> Self {
+        Self {
+            plan: product.name.clone(),
+            credits: product.credits,
+            trial: None,
+            seats: false,
+            product: true,
+            monthly: false,
+            rollover: None,
+        }
+    }
+
+    /// Whether a paid period ends add-ons that were bought before it.
+    pub(super) fn resets(&self) -> bool {
+        !self.seats && !self.product
     }
 
     /// Credits of a paid period with this quantity.

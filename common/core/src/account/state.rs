@@ -6,14 +6,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::NewEntry;
+use super::holds::Hold;
 use super::item::{Bucket, Item, Period, View};
 use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup};
+use super::products::BoughtProduct;
 use super::slice::Carry;
 use super::subscription::Subscription;
 use crate::catalog::{Addons, PauseCollection, Policy, SpendOrder, Trials};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
-use crate::ids::{CustomerId, EventId, InvoiceId, ItemId, SubscriptionId};
+use crate::ids::{CustomerId, EventId, HoldId, InvoiceId, ItemId, SubscriptionId};
 use crate::ledger::{EntryKind, LedgerKey};
 use crate::timestamp::Timestamp;
 
@@ -71,6 +73,12 @@ pub struct State {
     /// Plans that an operator gave.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub complimentary: Vec<Complimentary>,
+    /// Products that were bought, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub products: Vec<BoughtProduct>,
+    /// Open holds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub holds: BTreeMap<HoldId, Hold>,
     /// Start of the newest period that ended unspent add-on credits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset_at: Option<Timestamp>,
@@ -213,6 +221,7 @@ impl Buckets {
         let items = self.items.values().flat_map(|bucket| &bucket.documents);
         items.into_iter().any(|invoice| document.is_invoice(invoice))
             || state.packs.iter().chain(&state.lifetimes).any(|purchase| purchase.is_of(document))
+            || state.products.iter().any(|product| product.is_of(document))
     }
 
     /// What each item holds, with what it took over.
@@ -373,8 +382,7 @@ impl State {
             lost = lost.plus(taken);
             lots.push(lot);
         }
-        let unproven =
-            || items.values().filter_map(|bucket| bucket.period.as_ref()).filter(|period| !period.proven);
+        let unproven = || periods_of_plans(&items).filter(|period| !period.proven);
         let paid_since = self.paid_since.into_iter().chain(unproven().map(|period| period.start)).min();
         let reset_at = self.unproven_reset(&items, policy);
         let mut all = Buckets { items, derived, paid_since, ..Buckets::default() };
@@ -469,8 +477,7 @@ impl State {
             let before = usize::try_from(month).unwrap_or(usize::MAX);
             let derived = Derived { kind: EntryKind::FreeRefill, worth: granted, since: Some(start), before };
             all.derived.insert(LedgerKey::free(month), derived);
-            let paid = all.items.values().filter_map(|bucket| bucket.period.as_ref());
-            let ended = paid.map(|period| period.start).max() > Some(start);
+            let ended = periods_of_plans(&all.items).map(|period| period.start).max() > Some(start);
             return (!ended).then(|| lot(granted, spent, start, None));
         }
         all.paid_since.is_none().then(|| lot(signup.granted, signup.spent, signup.since, signup.until))
@@ -572,7 +579,9 @@ impl State {
     fn void_ended(&self, items: &mut BTreeMap<(SubscriptionId, ItemId), Bucket>) {
         let starts: Vec<((SubscriptionId, ItemId), Timestamp)> = items
             .iter()
-            .filter_map(|(key, bucket)| Some((key.clone(), bucket.period.as_ref()?.start)))
+            .filter_map(|(key, bucket)| Some((key.clone(), bucket.period.as_ref()?)))
+            .filter(|(_, period)| !period.terms.product)
+            .map(|(key, period)| (key, period.start))
             .collect();
         for (key, bucket) in items.iter_mut() {
             let end = self.item_ended_at(&key.0, &key.1);
@@ -685,7 +694,8 @@ impl State {
     /// Brings what follows from the periods up to date, and drops what can no longer matter.
     pub(super) fn settle(&mut self, policy: &Policy, now: Timestamp) {
         let openings = self.openings(policy, now);
-        let first = openings.iter().filter(|opening| opening.proven).map(|opening| opening.start).min();
+        let of_plans = openings.iter().filter(|opening| opening.proven && !opening.terms.product);
+        let first = of_plans.map(|opening| opening.start).min();
         self.paid_since = match (self.paid_since, first) {
             (Some(known), Some(first)) => Some(known.min(first)),
             (known, first) => known.or(first),
@@ -711,6 +721,7 @@ impl State {
             self.book_free_refill(policy, now);
         }
         self.join_packs(now);
+        self.holds.retain(|_, hold| hold.until > now);
         self.grants.retain(|grant| grant.left > Credits::ZERO && grant.until.is_none_or(|until| until > now));
         self.join_grants();
         self.prune(policy, now);
@@ -749,11 +760,8 @@ impl State {
                 Arc::make_mut(subscription).items = items;
             }
         }
-        let known = |document: &LedgerKey| {
-            self.packs.iter().chain(&self.lifetimes).any(|purchase| purchase.is_of(document))
-                || self.subscriptions.values().any(|one| one.names_document(document))
-        };
-        let gone: Vec<LedgerKey> = self.refunds.keys().filter(|document| !known(document)).cloned().collect();
+        let gone: Vec<LedgerKey> =
+            self.refunds.keys().filter(|document| !self.knows(document)).cloned().collect();
         for document in gone {
             self.refunds.remove(&document);
         }
@@ -780,11 +788,13 @@ impl State {
     /// Whether a document has something here that may still count.
     pub fn knows(&self, document: &LedgerKey) -> bool {
         self.packs.iter().chain(&self.lifetimes).any(|purchase| purchase.is_of(document))
+            || self.products.iter().any(|product| product.is_of(document))
             || self.subscriptions.values().any(|one| one.names_document(document))
     }
 
     /// Ties a payment to an invoice: a session's purchase that the payment paid and the invoice's are one.
     pub(super) fn tie(&mut self, invoice: &InvoiceId, payment: &str) {
+        self.tie_products(invoice, payment);
         for all in [&mut self.packs, &mut self.lifetimes] {
             let of_payment =
                 all.iter().position(|one| one.session.is_some() && one.payment.as_deref() == Some(payment));
@@ -1001,4 +1011,9 @@ fn nearest_ends<T>(lots: &[T], until: impl Fn(&T) -> Option<Timestamp>) -> (usiz
 /// The later of two ends; no end is later than any.
 fn later_end(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
     one.zip(other).map(|(one, other)| one.max(other))
+}
+
+/// The current periods of items that bill plans.
+fn periods_of_plans(items: &BTreeMap<(SubscriptionId, ItemId), Bucket>) -> impl Iterator<Item = &Period> {
+    items.values().filter_map(|bucket| bucket.period.as_ref()).filter(|period| !period.terms.product)
 }

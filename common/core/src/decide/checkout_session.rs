@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `mode=payment`, a pack | adds the pack's credits × the quantity | `session#cs_…` |
 //! | `mode=payment`, a plan's price or `metadata.plan` | sells the plan for life | `session#cs_…` |
+//! | `mode=payment`, a product's price or `metadata.product` | sells the product | `session#cs_…` |
 //! | `mode=payment`, `metadata.mode` + `plan` | an order | `session#cs_…` |
 //! | `mode=subscription` | links customer and user; `invoice.paid` grants, also packs | – |
 //! | `mode=setup` | links customer and user | – |
@@ -21,10 +22,12 @@ use std::collections::BTreeMap;
 use super::{Order, Parked, Reading};
 use crate::account::Fact;
 use crate::account::lots::Purchase;
+use crate::account::products::BoughtProduct;
 use crate::account::snapshot::Terms;
-use crate::catalog::{Catalog, MAX_QUANTITY, Pack};
+use crate::catalog::{Catalog, MAX_QUANTITY, Pack, Product};
 use crate::credits::Credits;
 use crate::event::{CheckoutMode, CheckoutSession, Event, EventType, PaymentStatus, SoldLine};
+use crate::ids::PriceId;
 use crate::ledger::{EntryKind, LedgerKey, Payment};
 
 pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) -> Result<Reading, Parked> {
@@ -43,7 +46,8 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
         }
         CheckoutMode::Subscription | CheckoutMode::Setup | CheckoutMode::Other(_) => {
             // A trial's session says `no_payment_required`, which confirms no payment.
-            let sold = named(session, "plan").is_some_and(|plan| catalog.plan(plan).is_some());
+            let sold = named(session, "plan").is_some_and(|plan| catalog.plan(plan).is_some())
+                || named(session, "product").is_some_and(|product| catalog.product(product).is_some());
             let confirmed = session.mode == CheckoutMode::Subscription
                 && session.payment_status == PaymentStatus::Paid
                 && !ended
@@ -68,8 +72,12 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
             ..Reading::default()
         });
     }
-    let sold = sold(session, catalog)?;
+    let mut sold = sold(session, catalog)?;
+    let products = std::mem::take(&mut sold.products);
     let mut facts = Vec::new();
+    if sold.packs.is_empty() && sold.lifetime.is_none() {
+        facts.push(Fact::Recorded(key, EntryKind::Product, Some(payment.clone())));
+    }
     let purchase = |granted: Credits, plan: Option<Terms>, expires_days: i64| Purchase {
         session: Some(session.id.clone()),
         invoice: session.invoice.clone(),
@@ -92,6 +100,21 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
             facts.push(Fact::Purchase(purchases, payment));
         }
     }
+    for product in products {
+        facts.push(Fact::Product(Box::new(BoughtProduct {
+            name: product.name,
+            price: product.price,
+            amount: product.amount.unwrap_or(payment.amount),
+            currency: payment.currency.clone(),
+            session: Some(session.id.clone()),
+            invoice: session.invoice.clone(),
+            payment: session.payment_intent.as_ref().map(ToString::to_string),
+            subscription: None,
+            at: event.created,
+            total: payment.amount,
+            disputed: false,
+        })));
+    }
     if payment.amount > 0 {
         facts.push(Fact::Paid(event.created));
     }
@@ -102,6 +125,7 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
 pub(super) fn leaves_out(session: &CheckoutSession) -> bool {
     let paid = matches!(session.payment_status, PaymentStatus::Paid | PaymentStatus::NoPaymentRequired);
     let by_metadata = named(session, "mode").is_some()
+        || (named(session, "product").is_some() && !session.payment_link)
         || (named(session, "pack").is_some()
             && named(session, "quantity").is_some()
             && !session.payment_link);
@@ -147,16 +171,43 @@ struct Sold {
     /// Credits of packs, by the days after which they expire.
     packs: BTreeMap<i64, Credits>,
     lifetime: Option<(Credits, Terms)>,
+    products: Vec<SoldProduct>,
     quantity_assumed: bool,
+}
+
+struct SoldProduct {
+    name: String,
+    price: Option<PriceId>,
+    amount: Option<i64>,
 }
 
 impl Sold {
     fn add_packs(&mut self, pack: &Pack, quantity: u64) -> Result<(), Parked> {
+        self.add_credits(pack.credits, pack.expires_days, quantity)
+    }
+
+    fn add_credits(&mut self, credits: u64, expires_days: i64, quantity: u64) -> Result<(), Parked> {
         let counted = Some(quantity).filter(|quantity| (1..=MAX_QUANTITY).contains(quantity));
-        let credits = counted.and_then(|quantity| Credits::new(pack.credits).times(quantity));
+        let credits = counted.and_then(|quantity| Credits::new(credits).times(quantity));
         let credits = credits.ok_or_else(|| Parked::Quantity(quantity.to_string()))?;
-        let known = self.packs.entry(pack.expires_days).or_default();
+        let known = self.packs.entry(expires_days).or_default();
         *known = known.plus(credits);
+        Ok(())
+    }
+
+    fn add_product(&mut self, product: &Product, line: Option<&SoldLine>) -> Result<(), Parked> {
+        if product.credits > 0 {
+            self.add_credits(product.credits, 0, line.map_or(1, |line| line.quantity))?;
+        }
+        let amount = line.and_then(|line| line.amount);
+        match self.products.iter_mut().find(|known| known.name == product.name) {
+            Some(known) => known.amount = known.amount.zip(amount).map(|(a, b)| a.saturating_add(b)),
+            None => self.products.push(SoldProduct {
+                name: product.name.clone(),
+                price: line.map(|line| line.price.clone()),
+                amount,
+            }),
+        }
         Ok(())
     }
 }
@@ -166,6 +217,11 @@ fn sold(session: &CheckoutSession, catalog: &Catalog) -> Result<Sold, Parked> {
         return sold_lines(lines, catalog);
     }
     let mut sold = Sold::default();
+    if let Some(name) = named(session, "product") {
+        let product = catalog.product(name).ok_or_else(|| unknown("product", name))?;
+        sold.add_product(product, None)?;
+        return Ok(sold);
+    }
     if let Some(name) = named(session, "pack") {
         let pack = catalog.pack(name).ok_or_else(|| unknown("pack", name))?;
         let (quantity, assumed) = quantity(session, pack.amount)?;
@@ -187,6 +243,8 @@ fn sold_lines(lines: &[SoldLine], catalog: &Catalog) -> Result<Sold, Parked> {
     for line in lines {
         if let Some(pack) = catalog.pack_of_price(line.price.as_str()) {
             sold.add_packs(pack, line.quantity)?;
+        } else if let Some(product) = catalog.product_of_price(line.price.as_str()) {
+            sold.add_product(product, Some(line))?;
         } else if let Some(plan) = catalog.plan_of_price(line.price.as_str()) {
             let terms = Terms::of(plan);
             sold.lifetime = Some((terms.worth(line.quantity.min(MAX_QUANTITY)), terms));
@@ -195,7 +253,7 @@ fn sold_lines(lines: &[SoldLine], catalog: &Catalog) -> Result<Sold, Parked> {
         }
     }
     match unknown {
-        Some(price) if sold.packs.is_empty() && sold.lifetime.is_none() => {
+        Some(price) if sold.packs.is_empty() && sold.lifetime.is_none() && sold.products.is_empty() => {
             Err(Parked::UnknownPrice(price.clone(), None))
         }
         Some(_) | None => Ok(sold),

@@ -83,6 +83,9 @@ pub(super) fn terms(
     if let Some(plan) = catalog.plan_of_price(price.as_str()) {
         return (Some(Terms::of(plan)), false);
     }
+    if let Some(product) = catalog.product_of_price(price.as_str()) {
+        return (Some(Terms::of_product(product)), false);
+    }
     let known = account.state.subscriptions.get(subscription);
     let stored = known.and_then(|known| known.terms_of(price)).cloned();
     let is_stored = stored.is_some();

@@ -17,11 +17,7 @@ pub fn is_foreign(payload: &[u8], catalog: &Catalog) -> bool {
         .filter_map(|list| object[*list]["data"].as_array())
         .flatten()
         .collect();
-    let known = |line: &&Value| {
-        price(line).is_some_and(|price| {
-            catalog.plan_of_price(price).is_some() || catalog.pack_of_price(price).is_some()
-        })
-    };
+    let known = |line: &&Value| price(line).is_some_and(|price| catalog.knows_price(price));
     if lines.iter().any(known) {
         return false;
     }

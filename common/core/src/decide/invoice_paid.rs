@@ -8,6 +8,7 @@
 //! | a plan's price, zero | opens a period only if the price is free or it is a renewal; else a trial |
 //! | a plan's price without a subscription | sells the plan for life |
 //! | a pack's price | adds the pack's credits |
+//! | a product's price | sells the product; of a subscription item, like a plan without a tier |
 //! | negative | credits unused time; it names the share that an earlier payment paid |
 //! | an unknown price | nothing, beside a known line or on a subscription whose plan is known |
 //!
@@ -20,10 +21,11 @@ use super::customer_subscription::terms;
 use super::{Parked, Reading, payment_of_invoice};
 use crate::account::item::Line;
 use crate::account::lots::Purchase;
+use crate::account::products::BoughtProduct;
 use crate::account::snapshot::Terms;
 use crate::account::state::MAX_ITEMS;
 use crate::account::{Account, Fact, PaidInvoice};
-use crate::catalog::{Catalog, MAX_QUANTITY};
+use crate::catalog::{Catalog, MAX_QUANTITY, Product};
 use crate::credits::Credits;
 use crate::event::{self, BillingReason, Event, Invoice};
 use crate::ids::{ItemId, PriceId, SubscriptionId};
@@ -76,6 +78,12 @@ pub(super) fn read(
             is_recorded = true;
         }
     }
+    if !is_recorded && !sold.products.is_empty() {
+        let key = LedgerKey::invoice(&invoice.id);
+        facts.push(Fact::Recorded(key, EntryKind::Product, Some(payment.clone())));
+        is_recorded = true;
+    }
+    facts.extend(sold.products.into_iter().map(|product| Fact::Product(Box::new(product))));
     if !is_recorded {
         if let (Some(price), Some(subscription)) = (sold.unknown, &invoice.subscription) {
             let known = account.state.subscriptions.get(subscription);
@@ -97,6 +105,7 @@ struct Sold {
     /// One for each number of days after which packs expire.
     packs: Vec<Purchase>,
     lifetime: Option<Purchase>,
+    products: Vec<BoughtProduct>,
     /// The first price that the catalog does not name.
     unknown: Option<PriceId>,
     /// Whether a known line has an amount above 0.
@@ -116,6 +125,7 @@ impl Sold {
             lines: Vec::new(),
             packs: Vec::new(),
             lifetime: None,
+            products: Vec::new(),
             unknown: None,
             charged: false,
             price_not_in_catalog: false,
@@ -151,6 +161,25 @@ impl Sold {
                 }
                 continue;
             }
+            if let Some(product) = catalog.product_of_price(price.as_str()) {
+                // A line that bills no subscription item sells the product once.
+                let item_of = subscription.filter(|_| line.is_subscription || line.item.is_some());
+                if line.amount > 0 || (line.amount == 0 && item_of.is_none()) {
+                    sold.add_product(product, line, item_of, invoice, event, total);
+                }
+                if item_of.is_none() {
+                    if line.amount >= 0 && product.credits > 0 {
+                        let credits = Credits::new(product.credits).times(line.quantity.min(MAX_QUANTITY));
+                        let credits = credits.unwrap_or_default();
+                        match sold.packs.iter_mut().find(|known| known.expires_days == 0) {
+                            Some(known) => known.granted = known.granted.plus(credits),
+                            None => sold.packs.push(purchase(credits, None, 0)),
+                        }
+                    }
+                    sold.charged |= line.amount > 0;
+                    continue;
+                }
+            }
             let (terms, stored) = match subscription {
                 Some(subscription) => terms(price, subscription, account, catalog),
                 None => (catalog.plan_of_price(price.as_str()).map(Terms::of), false),
@@ -181,6 +210,35 @@ impl Sold {
         }
         sold.name_credits(invoice);
         Ok(sold)
+    }
+
+    /// Adds a product, once for each name.
+    fn add_product(
+        &mut self,
+        product: &Product,
+        line: &event::Line,
+        subscription: Option<&SubscriptionId>,
+        invoice: &Invoice,
+        event: &Event,
+        total: i64,
+    ) {
+        if let Some(known) = self.products.iter_mut().find(|known| known.name == product.name) {
+            known.amount = known.amount.saturating_add(line.amount);
+            return;
+        }
+        self.products.push(BoughtProduct {
+            name: product.name.clone(),
+            price: line.price.clone(),
+            amount: line.amount,
+            currency: invoice.currency.clone().unwrap_or_default(),
+            session: None,
+            invoice: Some(invoice.id.clone()),
+            payment: payment_of_invoice(invoice),
+            subscription: subscription.cloned(),
+            at: event.created,
+            total,
+            disputed: false,
+        });
     }
 
     /// Adds a plan's line. Tiered prices are billed in several lines of one item and period: they are one.

@@ -150,7 +150,7 @@ pub fn check_any_order(what: &str, given: Vec<Step>, expect: &str) {
 /// An account and what is beside it.
 pub struct Run {
     text: String,
-    catalog: Catalog,
+    pub catalog: Catalog,
     /// The account after the last step.
     pub account: Account,
     pub ledger: BTreeMap<LedgerKey, Entry>,
@@ -330,6 +330,7 @@ impl Run {
                 Some(Note::Superseded) => " superseded".to_owned(),
                 Some(Note::OnePurchase) => " one_purchase".to_owned(),
                 Some(Note::Shortfall) => format!(" shortfall {}", entry.shortfall),
+                Some(Note::LotEnded) => " lot_ended".to_owned(),
                 None => String::new(),
             };
             // The ids of events are made up here and say nothing.

@@ -98,7 +98,11 @@ fn sold(object: &Fields<'_>) -> Result<Option<Vec<SoldLine>>, ReadError> {
     let mut lines = Vec::new();
     for line in object.list("line_items")? {
         if let Some(price) = line.id("price")? {
-            lines.push(SoldLine { price, quantity: line.count("quantity")?.unwrap_or(1) });
+            lines.push(SoldLine {
+                price,
+                quantity: line.count("quantity")?.unwrap_or(1),
+                amount: line.amount("amount_total")?,
+            });
         }
     }
     Ok(Some(lines))
@@ -111,6 +115,8 @@ pub struct SoldLine {
     pub price: PriceId,
     /// The quantity.
     pub quantity: u64,
+    /// Minor units, after discounts and taxes (`amount_total`).
+    pub amount: Option<i64>,
 }
 
 impl CheckoutSession {

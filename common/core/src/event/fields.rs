@@ -12,8 +12,8 @@ use crate::timestamp::Timestamp;
 pub type Metadata = BTreeMap<String, String>;
 
 /// The keys of [`Metadata`]. Other metadata of the merchant is not kept.
-pub const METADATA_KEYS: [&str; 8] =
-    ["user_id", "client_id", "plan", "pack", "quantity", "mode", "upgraded_from", "tier"];
+pub const METADATA_KEYS: [&str; 9] =
+    ["user_id", "client_id", "plan", "pack", "product", "quantity", "mode", "upgraded_from", "tier"];
 
 /// A metadata value is cut to this length. It is above Stripe's limit of 500 characters, so a cut value is
 /// still too long to be a user id.

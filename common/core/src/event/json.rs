@@ -93,7 +93,7 @@ keys! {
     "pricing" "proration" "quantity" "reason" "start" "status" "subscription" "subscription_details"
     "subscription_item" "subscription_item_details" "subtotal" "total" "trial_end" "trial_start" "unit_amount"
     // Metadata keys that are not above.
-    "client_id" "pack" "tier" "upgraded_from" "user_id"
+    "client_id" "pack" "product" "tier" "upgraded_from" "user_id"
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Json<'a> {

@@ -5,10 +5,15 @@
 //! |---|---|
 //! | `PUT /users/{id}` | creates the account with its signup credits, or returns the existing account |
 //! | `GET /users/{id}` | the account; 404 without an account |
+//! | `GET /users/{id}/check?feature&used&credits` | whether a feature or a spend is allowed: see `api/check.rs` |
 //! | `GET /users/{id}/ledger?limit&next` | entries, newest first |
 //! | `POST /users/{id}/credits/consume` | spends credits |
 //! | `GET /users/{id}/orders/{cs}` | one order with its history |
 //! | `PATCH /users/{id}/orders/{cs}` | changes an order: see `api/orders.rs` |
+//! | `POST /users/{id}/credits/holds` | reserves credits: see `api/holds.rs` |
+//! | `POST /users/{id}/credits/holds/{hold}/commit` | spends credits of a hold |
+//! | `POST /users/{id}/credits/holds/{hold}/release` | ends a hold without a spend |
+//! | `POST /users/{id}/credits/refund` | gives a spend back |
 //! | `POST /checkout-sessions` | creates a checkout session: see `api/checkout.rs` |
 //! | `GET /openapi.json` | no token: this API and the operator's as OpenAPI 3.1 |
 //! | `GET /portal/setup-status?session_id` | no token: the state of payment and setup: see `api/portal.rs` |
@@ -18,8 +23,10 @@
 //! Consuming takes `{"amount":10}` and the header `Idempotency-Key`. It answers 200 with the balance, 402
 //! when the balance is too low, and 409 when the key was used with another amount.
 
+pub(super) mod check;
 mod checkout;
 mod orders;
+mod holds;
 mod portal;
 
 pub(crate) use self::orders::order_with_history;
@@ -32,6 +39,7 @@ use lambda_http::{Body, Request, RequestExt, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use self::check::{features_view, products_view};
 use crate::accounts::{Accounts, load_account};
 use crate::config::ApiConfig;
 use crate::http::answer::{self, Problem, answer, problem, raw_answer};
@@ -50,7 +58,7 @@ use tallyhook_aws::stripe::{Patience, Stripe};
 use tallyhook_core::account::{Account, Cause, Fact, Lot};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::{IdError, IdProblem, UserId};
-use tallyhook_core::ledger::{Entry, LedgerKey};
+use tallyhook_core::ledger::{Entry, LedgerKey, Taken};
 use tallyhook_core::timestamp::Timestamp;
 
 /// The limits for one call of Stripe, while a customer or the app waits for our answer.
@@ -128,7 +136,9 @@ impl Api {
         let method = answer::method(request);
         if let Some(rest) = path.strip_prefix("/users/") {
             self.check_token(request)?;
-            return Ok(answer(StatusCode::OK, &self.users(request, method, rest).await?));
+            let makes = matches!(user_route(rest).1, UserRoute::Holds);
+            let status = if makes { StatusCode::CREATED } else { StatusCode::OK };
+            return Ok(answer(status, &self.users(request, method, rest).await?));
         }
         let body = match (path.trim_matches('/'), method) {
             ("portal/status", &Method::GET) => return Ok(self.status_page(request)),
@@ -172,9 +182,21 @@ impl Api {
             (UserRoute::Order(order), &Method::GET) => self.show_order(&user, order).await,
             (UserRoute::Order(order), &Method::PATCH) => self.change_order(&user, order, request).await,
             (UserRoute::Order(_), _) => Err(Problem::Method("GET, HEAD, PATCH")),
+            (UserRoute::Check, &Method::GET) => self.check(&user, request).await,
+            (UserRoute::Holds, &Method::POST) => self.open_hold(&user, request).await,
+            (UserRoute::CommitHold(hold), &Method::POST) => self.commit_hold(&user, hold, request).await,
+            (UserRoute::ReleaseHold(hold), &Method::POST) => self.release_hold(&user, hold).await,
+            (UserRoute::GiveBack, &Method::POST) => self.give_back(&user, request).await,
             (UserRoute::Account, _) => Err(Problem::Method("GET, HEAD, PUT")),
-            (UserRoute::Ledger, _) => Err(Problem::Method("GET, HEAD")),
-            (UserRoute::Consume, _) => Err(Problem::Method("POST")),
+            (UserRoute::Ledger | UserRoute::Check, _) => Err(Problem::Method("GET, HEAD")),
+            (
+                UserRoute::Consume
+                | UserRoute::Holds
+                | UserRoute::CommitHold(_)
+                | UserRoute::ReleaseHold(_)
+                | UserRoute::GiveBack,
+                _,
+            ) => Err(Problem::Method("POST")),
         }
     }
 
@@ -259,6 +281,8 @@ impl Api {
             "tier": access.tier,
             "tier_rank": access.rank,
             "credits": buckets.balance(),
+            "available": buckets.balance().minus(state.held(now)),
+            "held": state.held(now),
             "buckets": {
                 "signup": buckets.sum(|lot| *lot == Lot::Signup),
                 "subscriptions": of_subscriptions,
@@ -270,6 +294,8 @@ impl Api {
             "lots": lots,
             "next_grant_at": time(state.next_grant_at(&buckets, &catalog.policy, now)),
             "subscriptions": subscriptions,
+            "features": features_view(state, catalog, now),
+            "products": products_view(state, catalog, now),
             "access_until": time(access.until),
             "orders": orders,
             "updated_at": time(updated_at),
@@ -339,9 +365,7 @@ impl Api {
                 return Ok(answer(entry.balance));
             }
             let Some(spent) = account.consume(amount, key.clone(), &accounts.catalog, now) else {
-                let balance = account.state.balance(&accounts.catalog.policy, now);
-                let message = format!("{balance} credits are left, {amount} are needed");
-                return Err(problem(StatusCode::PAYMENT_REQUIRED, "insufficient_credits", message));
+                return Err(insufficient(account.state.available(&accounts.catalog.policy, now), amount));
             };
             if change.commit(&spent, Vec::new()).await? {
                 return Ok(answer(spent.state.booked));
@@ -363,6 +387,11 @@ fn not_found() -> Problem {
 
 fn no_user() -> Problem {
     problem(StatusCode::NOT_FOUND, "user_not_found", "no account has this id; PUT /users/{id} creates it")
+}
+
+fn insufficient(available: Credits, needed: Credits) -> Problem {
+    let message = format!("{available} credits are available, {needed} are needed");
+    problem(StatusCode::PAYMENT_REQUIRED, "insufficient_credits", message)
 }
 
 fn no_entry() -> Problem {
@@ -453,6 +482,12 @@ fn entry_view(entry: &Entry) -> Value {
         ("skipped", (entry.skipped > 0).then(|| json!(entry.skipped))),
         ("note", entry.note.map(|note| json!(note))),
         ("reason", entry.reason.as_ref().map(|reason| json!(reason))),
+        (
+            "from",
+            (!entry.from.is_empty()).then(|| json!(entry.from.iter().map(taken_view).collect::<Vec<_>>())),
+        ),
+        ("given_back", (entry.given_back > Credits::ZERO).then(|| json!(entry.given_back))),
+        ("of", entry.of.as_ref().map(|spend| json!(spend))),
     ];
     for (name, value) in optional {
         if let (Some(value), Some(object)) = (value, view.as_object_mut()) {
@@ -460,4 +495,8 @@ fn entry_view(entry: &Entry) -> Value {
         }
     }
     view
+}
+
+fn taken_view(taken: &Taken) -> Value {
+    json!({"lot": taken.lot, "credits": taken.credits})
 }

@@ -75,10 +75,20 @@ pub(crate) enum UserRoute<'a> {
     Account,
     /// `/users/{id}/ledger`
     Ledger,
+    /// `/users/{id}/check`
+    Check,
     /// `/users/{id}/credits/consume`
     Consume,
     /// `/users/{id}/orders/{cs}`, with the last segment.
     Order(&'a str),
+    /// `/users/{id}/credits/refund`
+    GiveBack,
+    /// `/users/{id}/credits/holds`
+    Holds,
+    /// `/users/{id}/credits/holds/{hold}/commit`
+    CommitHold(&'a str),
+    /// `/users/{id}/credits/holds/{hold}/release`
+    ReleaseHold(&'a str),
 }
 
 /// Splits the part of a path after `/users/` into the user's id and the route. The id may contain slashes, so
@@ -89,8 +99,47 @@ pub(crate) fn user_route(path: &str) -> (&str, UserRoute<'_>) {
     {
         return (id, UserRoute::Order(order));
     }
-    let ends = [("/ledger", UserRoute::Ledger), ("/credits/consume", UserRoute::Consume)];
-    ends.into_iter()
-        .find_map(|(end, route)| Some((path.strip_suffix(end)?, route)))
-        .unwrap_or((path, UserRoute::Account))
+    let ends = [
+        ("/ledger", UserRoute::Ledger),
+        ("/check", UserRoute::Check),
+        ("/credits/consume", UserRoute::Consume),
+        ("/credits/refund", UserRoute::GiveBack),
+        ("/credits/holds", UserRoute::Holds),
+    ];
+    let plain = ends.into_iter().find_map(|(end, route)| Some((path.strip_suffix(end)?, route)));
+    plain.or_else(|| hold_route(path)).unwrap_or((path, UserRoute::Account))
+}
+
+fn hold_route(path: &str) -> Option<(&str, UserRoute<'_>)> {
+    let (rest, word) = path.rsplit_once('/')?;
+    let (rest, hold) = rest.rsplit_once('/')?;
+    let user = rest.strip_suffix("/credits/holds")?;
+    match word {
+        "commit" => Some((user, UserRoute::CommitHold(hold))),
+        "release" => Some((user, UserRoute::ReleaseHold(hold))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_the_end_of_a_path_and_the_rest_is_the_user() {
+        for (path, user, route) in [
+            ("ann", "ann", UserRoute::Account),
+            ("a/b/ledger", "a/b", UserRoute::Ledger),
+            ("ann/check", "ann", UserRoute::Check),
+            ("ann/credits/consume", "ann", UserRoute::Consume),
+            ("ann/credits/refund", "ann", UserRoute::GiveBack),
+            ("ann/credits/holds", "ann", UserRoute::Holds),
+            ("a/b/credits/holds/h1/commit", "a/b", UserRoute::CommitHold("h1")),
+            ("ann/credits/holds/h1/release", "ann", UserRoute::ReleaseHold("h1")),
+            ("ann/credits/holds/h1/other", "ann/credits/holds/h1/other", UserRoute::Account),
+            ("ann/holds/h1/commit", "ann/holds/h1/commit", UserRoute::Account),
+        ] {
+            assert_eq!(user_route(path), (user, route), "{path}");
+        }
+    }
 }

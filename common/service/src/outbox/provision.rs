@@ -16,7 +16,8 @@
 //! is sent once per user, `account.updated` after every change of tier or balance, `order.paid` and
 //! `order.refunded` once per order, with the order as `data.order`. The request contains the
 //! account as it is when the request is made, so several quick changes may be reported as one. `version` only
-//! grows.
+//! grows. `credits.low`, `credits.depleted` and `credits.restored` have `thresholds`, which the balance
+//! crossed: `["500"]`.
 //!
 //! A 2xx answer completes the job. Any other answer is retried after the delays in `RETRY_DELAYS_SECONDS`.
 //! After the last attempt the job is `failed`: the log and an alert report it, and an operator can run it
@@ -170,7 +171,13 @@ impl Provision {
         let reported = match &self.config.url {
             Some(url) => {
                 let order = order_key.and_then(|key| items.get(&key)).map(items::read_order);
-                self.report(url, job_message, &account, order.map(|order| json!(order)), now).await
+                let mut more = serde_json::Map::new();
+                more.extend(order.map(|order| ("order".to_owned(), json!(order))));
+                let thresholds = items::read_thresholds(job);
+                if !thresholds.is_empty() {
+                    more.insert("thresholds".to_owned(), json!(thresholds));
+                }
+                self.report(url, job_message, &account, more, now).await
             }
             None => Ok(()),
         };
@@ -195,13 +202,13 @@ impl Provision {
         url: &str,
         job_message: &JobMessage,
         account: &Account,
-        order: Option<Value>,
+        more: serde_json::Map<String, Value>,
         now: Timestamp,
     ) -> Result<(), String> {
         let kind = job_message.job.message_type();
         let mut data = data(account, &self.config.catalog, now);
-        if let Some(order) = order {
-            data["order"] = order;
+        if let Some(data) = data.as_object_mut() {
+            data.extend(more);
         }
         let body = json!({"type": kind, "timestamp": now.to_string(), "data": data}).to_string();
         let id = webhook_id(job_message, account.version);
@@ -284,7 +291,9 @@ fn webhook_id(job_message: &JobMessage, version: u64) -> String {
     let name = job_message.job.as_str();
     match job_message.job {
         JobKind::Provision | JobKind::OrderPaid | JobKind::OrderRefunded => format!("{name}_{hex}"),
-        JobKind::Account => format!("{name}_{hex}_{version}"),
+        JobKind::Account | JobKind::CreditsLow | JobKind::CreditsDepleted | JobKind::CreditsRestored => {
+            format!("{name}_{hex}_{version}")
+        }
     }
 }
 

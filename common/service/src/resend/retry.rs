@@ -29,6 +29,7 @@ use tracing::{info, warn};
 
 use crate::accounts::Accounts;
 use crate::resend::redrive::{Redrive, RedriveOutcome};
+use crate::resend::sweep::{self, SweepReport};
 use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::log::{self, Filter, Line, Range};
@@ -69,6 +70,9 @@ pub struct RetryReport {
     pub not_sent: usize,
     /// Accounts that were written because their access had ended.
     pub lapsed: usize,
+    /// What the sweep after a change of the catalog did.
+    #[serde(skip)]
+    pub swept: SweepReport,
     /// Outbox jobs whose message was sent again.
     pub jobs: usize,
     /// Whether the run stopped at one of its limits.
@@ -94,6 +98,7 @@ impl Retrier {
         let mut report = RetryReport::default();
         self.redrive_due(now, &mut report).await?;
         self.write_lapsed(now, &mut report).await?;
+        report.swept = sweep::run(&self.accounts, now).await?;
         report.jobs = self.accounts.outbox.send_due(&self.accounts.store, now).await?;
         info!(
             looked_at = report.looked_at,
@@ -235,11 +240,9 @@ impl Retrier {
             Some(("customer" | "payment" | "user", _)) => {
                 line.waits_for.as_ref().is_some_and(|waits_for| available.waits_for.contains(waits_for))
             }
-            Some(("price", price)) => {
-                self.accounts.catalog.plan_of_price(price).is_some()
-                    || self.accounts.catalog.pack_of_price(price).is_some()
-            }
+            Some(("price", price)) => self.accounts.catalog.knows_price(price),
             Some(("pack", name)) => self.accounts.catalog.pack(name).is_some(),
+            Some(("product", name)) => self.accounts.catalog.product(name).is_some(),
             Some(("mode", name)) => self.accounts.catalog.order(name).is_some(),
             Some(("plan", name)) => {
                 self.accounts.catalog.orders.iter().any(|order| order.plans.contains_key(name))

@@ -90,7 +90,8 @@ async fn sold_lines(stripe: &Stripe, session: &mut CheckoutSession) -> Result<()
 pub(crate) fn sold_line(item: &Value) -> Option<SoldLine> {
     let price = item.pointer("/price/id").or(item.get("price")).and_then(Value::as_str)?;
     let quantity = item["quantity"].as_u64().unwrap_or(1);
-    Some(SoldLine { price: PriceId::new(price).ok()?, quantity })
+    let amount = item["amount_total"].as_i64();
+    Some(SoldLine { price: PriceId::new(price).ok()?, quantity, amount })
 }
 
 /// The invoice that a payment paid, with its customer. `None` when Stripe does not answer.

@@ -29,16 +29,18 @@ use super::reconcile::GRACE_SECONDS;
 use super::{Admin, deadline, limit, parameter, seconds};
 use crate::accounts::load_account;
 use crate::http::answer::{Problem, problem};
+use crate::http::api::check::products_view;
 use crate::schedules::reconcile::{Options, Reconciler};
 use tallyhook_aws::payload;
 use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::log::Line;
 use tallyhook_aws::stripe::{Cursor, Filter, Object, Page, Stripe, StripeError};
-use tallyhook_core::account::Account;
-use tallyhook_core::account::Lot;
 use tallyhook_core::account::explain::LoggedEvent;
-use tallyhook_core::ids::{CustomerId, EventId, UserId};
+use tallyhook_core::account::holds::Hold;
+use tallyhook_core::account::{Account, Lot, State};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::ids::{CustomerId, EventId, HoldId, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
 
@@ -221,6 +223,10 @@ impl Admin {
             "subscriptions": subscriptions.collect::<Vec<_>>(),
             "customers": customers.collect::<Vec<_>>(),
             "orders": orders,
+            "available": state.available(&catalog.policy, now), "held": state.held(now),
+            "holds": open_holds(state, now),
+            "features": features_view(state, catalog, now),
+            "products": products_view(state, catalog, now),
             "created_at": state.created_at.to_string(), "updated_at": time(items::updated_at(item)),
             "version": account.version, "first_paid_at": time(state.first_paid_at),
             "payment_failed_at": time(state.payment_failed_at),
@@ -444,6 +450,25 @@ fn verdict(
         ("in_order", "Everything that Stripe has about this user is here.".to_owned(), None)
     };
     json!({"code": code, "text": text, "act": act})
+}
+
+/// The open holds, those that end first, first.
+fn open_holds(state: &State, now: Timestamp) -> Vec<Value> {
+    let mut open: Vec<_> = state.holds.iter().filter(|(_, hold)| hold.until > now).collect();
+    open.sort_by_key(|(_, hold)| hold.until);
+    let view = |(id, hold): (&HoldId, &Hold)| json!({"hold": id, "amount": hold.amount, "expires_at": hold.until.to_string()});
+    open.into_iter().map(view).collect()
+}
+
+/// The features, each with what gives it.
+fn features_view(state: &State, catalog: &Catalog, now: Timestamp) -> Vec<Value> {
+    let features = state.features(catalog, now).into_iter().map(|(name, feature)| {
+        json!({
+            "name": name, "value": feature.value, "because": feature.because,
+            "until": feature.until.map(|until| until.to_string()),
+        })
+    });
+    features.collect()
 }
 
 pub(super) fn entry_view(entry: &Entry) -> Value {

@@ -4,6 +4,7 @@
 //! {"user_id":"user_123","plan":"pro"}
 //! {"user_id":"user_123","plan":"team","quantity":7,"customer_email":"jo@example.com"}
 //! {"user_id":"user_123","pack":"credits_1000","quantity":3}
+//! {"user_id":"user_123","product":"break_and_enter"}
 //! {"user_id":"user_123","mode":"dfy","plan":"starter","success_path":"/thanks?s={CHECKOUT_SESSION_ID}",
 //!  "cancel_path":"/pricing"}
 //! ```
@@ -58,6 +59,7 @@ struct CheckoutRequest {
     user_id: String,
     plan: Option<String>,
     pack: Option<String>,
+    product: Option<String>,
     mode: Option<String>,
     quantity: Option<u64>,
     upgraded_from: Option<String>,
@@ -228,7 +230,18 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
     if !(1..=MAX_QUANTITY).contains(&quantity) {
         return out_of_range(&format!("quantity must be a whole number from 1 to {MAX_QUANTITY}"));
     }
+    if let (Some(name), None, None, None) = (&body.product, &body.plan, &body.pack, &body.mode) {
+        let product = catalog.product(name).ok_or_else(|| {
+            unknown("product", name, catalog.products.iter().map(|one| one.name.as_str()).collect())
+        })?;
+        if quantity > 1 {
+            return out_of_range("a product is bought once; leave quantity out");
+        }
+        let metadata = vec![("product", product.name.clone())];
+        return Ok(Purchase { subscription: false, quantity, prices: product.prices.clone(), metadata });
+    }
     match (body.plan.as_deref(), body.pack.as_deref(), body.mode.as_deref()) {
+        _ if body.product.is_some() => Err(unnamed()),
         (Some(name), None, None) => {
             let plan = catalog.plan(name).ok_or_else(|| {
                 unknown("plan", name, catalog.plans.iter().map(|plan| plan.name.as_str()).collect())
@@ -261,8 +274,12 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             metadata.extend(body.upgraded_from.clone().map(|from| ("upgraded_from", from)));
             Ok(Purchase { subscription: false, quantity, prices: plan.prices.clone(), metadata })
         }
-        _ => Err(problem(StatusCode::BAD_REQUEST, "invalid_body", format!("say what is bought: {EXAMPLE}"))),
+        _ => Err(unnamed()),
     }
+}
+
+fn unnamed() -> Problem {
+    problem(StatusCode::BAD_REQUEST, "invalid_body", format!("say what is bought: {EXAMPLE}"))
 }
 
 /// A subscription that has not ended at Stripe, with the plan's name. It may give no access at the moment.
@@ -298,6 +315,7 @@ fn metadata_fields(name: &'static str, subscription: bool) -> [&'static str; 2] 
         ("user_id", false) => ["metadata[user_id]", "payment_intent_data[metadata][user_id]"],
         ("plan", true) => ["metadata[plan]", "subscription_data[metadata][plan]"],
         ("plan", false) => ["metadata[plan]", "payment_intent_data[metadata][plan]"],
+        ("product", _) => ["metadata[product]", "payment_intent_data[metadata][product]"],
         ("pack", _) => ["metadata[pack]", "payment_intent_data[metadata][pack]"],
         ("quantity", _) => ["metadata[quantity]", "payment_intent_data[metadata][quantity]"],
         ("mode", _) => ["metadata[mode]", "payment_intent_data[metadata][mode]"],

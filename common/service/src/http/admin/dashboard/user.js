@@ -128,6 +128,9 @@ async function userView({ id }) {
       differencesCard(checked),
       account && becauseCard(checked),
       account && subscriptionsCard(checked),
+      account && productsCard(account),
+      account && featuresCard(account),
+      account && holdsCard(account),
       account && ledgerCard(checked),
       timelineCard(checked),
       fixCard(checked),
@@ -348,6 +351,60 @@ function subscriptionsCard({ account }) {
         ],
         account.orders,
       ),
+  );
+}
+
+function productsCard({ products }) {
+  if (products.length === 0) return null;
+  const amount = (one) => (one.amount === null ? "–" : `${number(one.amount)} ${one.currency} (minor units)`);
+  return card(
+    "Products",
+    table(
+      "Products",
+      [
+        { title: "Product", of: (one) => one.name },
+        { title: "Status", of: (one) => pill(one.status) },
+        { title: "Paid", of: amount },
+        { title: "Bought", of: (one) => [one.purchase_type.replace("_", " "), h("br"), when(one.at)] },
+        { title: "At Stripe", of: (one) => code(one.payment_intent ?? one.subscription ?? one.price ?? "–") },
+      ],
+      products,
+    ),
+  );
+}
+
+function featuresCard({ features }) {
+  if (features.length === 0) return null;
+  const value = (one) => (one.value === true ? "on" : one.value === false ? "off" : String(one.value));
+  return card(
+    "Features",
+    table(
+      "Features",
+      [
+        { title: "Feature", of: (one) => one.name },
+        { title: "Value", of: value },
+        { title: "Because of", of: (one) => one.because },
+        { title: "Until", of: (one) => (one.until ? when(one.until) : "–") },
+      ],
+      features,
+    ),
+  );
+}
+
+function holdsCard({ holds, held, available }) {
+  if (holds.length === 0) return null;
+  return card(
+    "Open holds",
+    h("p", null, `${number(held)} credits are held for jobs that run; ${number(available)} are available.`),
+    table(
+      "Open holds",
+      [
+        { title: "Hold", of: (one) => code(one.hold) },
+        { title: "Credits", class: "number", of: (one) => number(one.amount) },
+        { title: "Ends", of: (one) => when(one.expires_at) },
+      ],
+      holds,
+    ),
   );
 }
 

@@ -1,0 +1,326 @@
+//! Credits that are reserved for a job and then committed or released, and spends that are given back.
+//!
+//! **Invariant:** a hold moves no credits. It only lowers what is *available*: the balance minus all open
+//! holds. A hold is open until its end, excluded; no write is needed to end it.
+//!
+//! **Invariant:** a spend's entry names the lots that the credits were taken from, so that they can be given
+//! back to the same lots.
+
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::lots::{Grant, Purchase};
+use super::state::{Buckets, Lot};
+use super::{Account, Cause, Change, NewEntry, State};
+use crate::catalog::{Catalog, Policy};
+use crate::credits::Credits;
+use crate::ids::{HoldId, ItemId, SubscriptionId, UserId};
+use crate::ledger::{Entry, EntryKind, LedgerKey, Note, Taken};
+use crate::timestamp::Timestamp;
+
+/// The maximum number of open holds of an account.
+pub const MAX_HOLDS: usize = 64;
+/// How long a hold may be open, in seconds.
+pub const TTL_SECONDS: RangeInclusive<u32> = 60..=86_400;
+/// In the place of a lot: what a slice took over from the one before it. No plan has this name.
+const CARRIED: &str = "+";
+/// Days that a hold is kept after its end.
+pub const HOLD_DAYS: i64 = 7;
+
+/// The id of the hold that a user's idempotency key makes: `hold_` and 32 hexadecimal digits.
+pub fn hold_id(user: &UserId, idempotency_key: &str) -> HoldId {
+    let digest = Sha256::digest(format!("{user}\n{idempotency_key}").as_bytes());
+    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    HoldId::new(format!("hold_{hex}")).expect("letters and digits follow the prefix")
+}
+
+/// A hold, as the account keeps it while it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The reserved credits.
+    pub amount: Credits,
+    /// Its end, excluded.
+    pub until: Timestamp,
+}
+
+/// Why a hold cannot be made, committed or released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldError {
+    /// Too few credits are available: this many.
+    Insufficient(Credits),
+    /// The account has [`MAX_HOLDS`] open holds.
+    TooMany,
+    /// More would be committed than is held (the first) and, with `extend`, than is available beside it (the
+    /// second).
+    Exceeds(Credits, Credits),
+}
+
+/// Why a spend cannot be given back: only this much of it is left to give back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExceedsSpend(pub Credits);
+
+impl State {
+    /// The credits of all open holds.
+    pub fn held(&self, now: Timestamp) -> Credits {
+        self.holds.values().filter(|hold| hold.until > now).map(|hold| hold.amount).sum()
+    }
+
+    /// What can be spent or held: the balance minus the open holds, at least 0.
+    pub fn available(&self, policy: &Policy, now: Timestamp) -> Credits {
+        self.balance(policy, now).minus(self.held(now))
+    }
+
+    /// The hold with this id, if it is open.
+    pub fn open_hold(&self, id: &HoldId, now: Timestamp) -> Option<&Hold> {
+        self.holds.get(id).filter(|hold| hold.until > now)
+    }
+
+    /// The lots that a spend takes from, in the order of [`State::take`], each with how much.
+    fn lots_for(&self, amount: Credits, buckets: &Buckets) -> Vec<Taken> {
+        let mut rest = amount;
+        let mut taken = Vec::new();
+        for one in &buckets.lots {
+            let credits = one.left.min(rest);
+            rest = rest.minus(credits);
+            if credits > Credits::ZERO
+                && let Some(lot) = self.lot_key(&one.lot, buckets)
+            {
+                let place = self.place_of(&one.lot, buckets);
+                let until = one.until.filter(|_| place.is_none());
+                taken.push(Taken { lot, credits, place, until });
+            }
+        }
+        taken
+    }
+
+    /// Where a lot is found again, if its key does not say so: an item keeps what was spent by slice and plan.
+    fn place_of(&self, lot: &Lot, buckets: &Buckets) -> Option<LedgerKey> {
+        match lot {
+            Lot::Item(subscription, item) => {
+                let bucket = buckets.items.get(&(subscription.clone(), item.clone()))?;
+                let (start, plan) = bucket.spends_of();
+                Some(LedgerKey::place_in_item(subscription, item, start, &plan))
+            }
+            Lot::Carry(subscription, item, start) => {
+                Some(LedgerKey::place_in_item(subscription, item, *start, CARRIED))
+            }
+            Lot::Lifetime(place) => self.lifetimes.get(*place)?.key().map(|key| key.place_in_lifetimes()),
+            Lot::Signup | Lot::Grant(_) | Lot::Pack(_) => None,
+        }
+    }
+
+    /// Gives credits back to the lot that they were taken from. Nothing happens if the lot has ended.
+    fn return_to(&mut self, taken: &Taken, credits: Credits, now: Timestamp) {
+        let back_to = |purchase: &mut Purchase| purchase.spent = purchase.spent.minus(credits);
+        let lot = &taken.lot;
+        if let Some(place) = &taken.place {
+            if let Some((subscription, item, start, plan)) = place.place_in_item_parts() {
+                self.return_to_item(subscription, item, start, plan, credits);
+            } else if place.is_in_lifetimes() {
+                self.lifetimes.iter_mut().filter(|one| one.is_of(lot)).take(1).for_each(back_to);
+            }
+        } else if *lot == LedgerKey::signup() {
+            if let Some(signup) = &mut self.signup {
+                signup.spent = signup.spent.minus(credits);
+            }
+        } else if let Some(refill) = self.free.iter_mut().find(|one| LedgerKey::free(one.month) == *lot) {
+            refill.spent = refill.spent.minus(credits);
+        } else if lot.session_id().is_some() || lot.invoice_id().is_some() {
+            let same = |pack: &&mut Purchase| pack.is_of(lot) && pack.until == taken.until;
+            self.packs.iter_mut().filter(same).take(1).for_each(back_to);
+        } else if let Some(grant) = self.grants.iter_mut().find(|grant| grant.key == *lot) {
+            grant.left = grant.left.plus(credits);
+        } else if lot.is_grant() && taken.until.is_none_or(|until| until > now) {
+            // A grant that is empty is dropped.
+            let (key, until) = (lot.clone(), taken.until);
+            self.grants.push(Grant { key, granted: credits, left: credits, since: now, until });
+        }
+    }
+
+    fn return_to_item(
+        &mut self,
+        subscription: &str,
+        item: &str,
+        start: Timestamp,
+        plan: &str,
+        credits: Credits,
+    ) {
+        let (Ok(id), Ok(item)) = (SubscriptionId::new(subscription), ItemId::new(item)) else { return };
+        if !self.subscriptions.contains_key(&id) {
+            return;
+        }
+        let items = &mut self.subscription_mut(&id).items;
+        let (plan, carried) = if plan == CARRIED { ("", true) } else { (plan, false) };
+        // Until a snapshot shows the item of a line, its spends are kept under a provisional one.
+        let named = items.contains_key(&item);
+        for (_, item) in items.iter_mut().filter(|(id, _)| !named || **id == item) {
+            if item.give_back(start, plan, carried, credits) {
+                return;
+            }
+        }
+    }
+}
+
+impl Account {
+    /// Reserves credits. The caller has checked that no hold with this id exists.
+    ///
+    /// # Errors
+    /// [`HoldError::Insufficient`], [`HoldError::TooMany`].
+    pub fn hold(
+        &self,
+        id: HoldId,
+        hold: Hold,
+        catalog: &Catalog,
+        now: Timestamp,
+    ) -> Result<Change, HoldError> {
+        let cause = cause(&LedgerKey::hold(&id), now);
+        let mut due = self.due(&cause, catalog, now);
+        let available = due.state.available(&catalog.policy, now);
+        if available < hold.amount {
+            return Err(HoldError::Insufficient(available));
+        }
+        if due.state.holds.len() >= MAX_HOLDS {
+            return Err(HoldError::TooMany);
+        }
+        due.state.holds.insert(id, hold);
+        Ok(due)
+    }
+
+    /// Spends `amount` of a hold and ends it. What is not there any more is recorded as a shortfall, because
+    /// the job was done. After the hold's end it is a plain spend.
+    ///
+    /// # Errors
+    /// [`HoldError::Exceeds`]; after the end [`HoldError::Insufficient`], which may change later.
+    #[allow(clippy::too_many_arguments, reason = "what the request names, and what the rules need")]
+    pub fn commit_hold(
+        &self,
+        id: &HoldId,
+        held: Credits,
+        amount: Credits,
+        extend: bool,
+        catalog: &Catalog,
+        now: Timestamp,
+    ) -> Result<Change, HoldError> {
+        let key = LedgerKey::hold(id);
+        let cause = cause(&key, now);
+        let mut due = self.due(&cause, catalog, now);
+        let available = due.state.available(&catalog.policy, now);
+        let is_open = due.state.open_hold(id, now).is_some();
+        let more = amount.minus(held);
+        if more > Credits::ZERO && (!extend || (is_open && more > available)) {
+            return Err(HoldError::Exceeds(held, available));
+        }
+        if !is_open && available < amount {
+            return Err(HoldError::Insufficient(available));
+        }
+        due.state.holds.remove(id);
+        Ok(self.spend(due, amount, key, &cause, catalog, now))
+    }
+
+    /// Ends a hold without a spend. The entry moves nothing; its worth is what was held.
+    pub fn release_hold(&self, id: &HoldId, held: Credits, catalog: &Catalog, now: Timestamp) -> Change {
+        let key = LedgerKey::hold(id);
+        let cause = cause(&key, now);
+        let mut due = self.due(&cause, catalog, now);
+        due.state.holds.remove(id);
+        let after = due.state.buckets(&catalog.policy, now);
+        let entry = NewEntry::new(key, EntryKind::Release, held);
+        let entries = self.entries(&mut due.state, &after, vec![entry], &due.entries, &cause, now);
+        due.entries.extend(entries);
+        due
+    }
+
+    /// Gives credits of a spend back to the lots that they came from, those that were taken last first: what
+    /// stays spent is what a smaller spend would have taken. Returns the change and the spend's entry with
+    /// the new sum.
+    ///
+    /// # Errors
+    /// [`ExceedsSpend`].
+    pub fn give_back(
+        &self,
+        spend: &Entry,
+        amount: Credits,
+        key: LedgerKey,
+        catalog: &Catalog,
+        now: Timestamp,
+    ) -> Result<(Change, Entry), ExceedsSpend> {
+        let spent = if spend.kind == EntryKind::Spend { spend.worth } else { Credits::ZERO };
+        let left = spent.minus(spend.given_back);
+        if amount > left {
+            return Err(ExceedsSpend(left));
+        }
+        let policy = &catalog.policy;
+        let cause = cause(&key, now);
+        let mut due = self.due(&cause, catalog, now);
+        let before = due.state.balance(policy, now);
+        // What a hold's commit could not take comes last in the spend, and first here.
+        let (mut skip, mut rest) = (spend.given_back, amount);
+        let mut of_part = |credits: Credits| {
+            let part = credits.minus(skip).min(rest);
+            skip = skip.minus(credits);
+            rest = rest.minus(part);
+            part
+        };
+        let not_taken = of_part(spend.shortfall);
+        for taken in spend.from.iter().rev() {
+            let part = of_part(taken.credits);
+            if part > Credits::ZERO {
+                due.state.return_to(taken, part, now);
+            }
+        }
+        due.state.settle(policy, now);
+        let after = due.state.buckets(policy, now);
+        let missing = amount.minus(after.balance().minus(before));
+        let note = match missing.minus(not_taken) {
+            Credits::ZERO => (missing > Credits::ZERO).then_some(Note::Shortfall),
+            _ => Some(Note::LotEnded),
+        };
+        let new = NewEntry {
+            shortfall: missing,
+            note,
+            of: Some(spend.key.clone()),
+            ..NewEntry::new(key, EntryKind::GiveBack, amount)
+        };
+        let entries = self.entries(&mut due.state, &after, vec![new], &due.entries, &cause, now);
+        due.entries.extend(entries);
+        due.state.due_at = after.next;
+        let spend = Entry { given_back: spend.given_back.plus(amount), ..spend.clone() };
+        Ok((due, spend))
+    }
+
+    /// Takes credits from the lots and books the spend, with the lots and with what was not there.
+    pub(super) fn spend(
+        &self,
+        mut due: Change,
+        amount: Credits,
+        key: LedgerKey,
+        cause: &Cause,
+        catalog: &Catalog,
+        now: Timestamp,
+    ) -> Change {
+        let buckets = due.state.buckets(&catalog.policy, now);
+        let from = due.state.lots_for(amount, &buckets);
+        let shortfall = due.state.take(amount, &buckets);
+        let spent = due.state.buckets(&catalog.policy, now);
+        let note = (shortfall > Credits::ZERO).then_some(Note::Shortfall);
+        let entry = NewEntry { shortfall, note, from, ..NewEntry::new(key, EntryKind::Spend, amount) };
+        let entries = self.entries(&mut due.state, &spent, vec![entry], &due.entries, cause, now);
+        due.entries.extend(entries);
+        due
+    }
+
+    /// What falls due by time.
+    fn due(&self, cause: &Cause, catalog: &Catalog, now: Timestamp) -> Change {
+        let unchanged = Change { state: self.state.clone(), entries: Vec::new() };
+        self.evolve(Vec::new(), cause, catalog, now).unwrap_or(unchanged)
+    }
+}
+
+fn cause(key: &LedgerKey, now: Timestamp) -> Cause {
+    Cause { by: "app".to_owned(), adjust_key: key.adjusted(), created: now }
+}
+
+#[cfg(test)]
+mod tests;
