@@ -23,7 +23,7 @@ use tallyhook_core::account::Account;
 use tallyhook_core::decide::owner::{Links, StoredOwner, owner};
 use tallyhook_core::decide::{
     Applied, Effect, Ignored, Outcome, Parked, Payments, decide, foreign, invoice_of_reversal, is_reversal,
-    joined_payment, ledger_keys, payment_refs,
+    joined_payment, ledger_keys, of_another_account, payment_refs,
 };
 use tallyhook_core::drift;
 use tallyhook_core::event::{CheckoutSession, Event, EventType, InvoicePayment, Object};
@@ -581,9 +581,11 @@ impl Processor {
             Err(_) if matches!(job.event.kind, EventType::Other(_)) => {
                 return Ok(Outcome::Ignore(Ignored::Type));
             }
-            Err(_) if job.event.account.is_some() => return Ok(Outcome::Ignore(Ignored::Account)),
-            Err(_) if matches!(job.event.object, Object::InvoicePayment(_)) => return Ok(Outcome::Tie),
-            Err(parked) => return Ok(Outcome::Park(parked.clone())),
+            Err(parked) => {
+                let tie = matches!(job.event.object, Object::InvoicePayment(_)).then_some(Outcome::Tie);
+                let ignored = of_another_account(&job.event).map(Outcome::Ignore);
+                return Ok(ignored.or(tie).unwrap_or_else(|| Outcome::Park(parked.clone())));
+            }
         };
         for key in ledger_keys(&job.event) {
             let key = Key::entry(&owner.user, &key);

@@ -86,7 +86,7 @@ pub(super) fn read(
     if sold.charged {
         facts.push(Fact::Paid(event.created));
     }
-    Ok(Reading { facts, price_not_in_catalog: sold.price_not_in_catalog, ..Reading::default() })
+    Ok(Reading { facts, prices_not_in_catalog: sold.prices_not_in_catalog, ..Reading::default() })
 }
 
 /// What the lines of an invoice sell.
@@ -98,7 +98,7 @@ struct Sold {
     unknown: Option<PriceId>,
     /// Whether a known line has an amount above 0.
     charged: bool,
-    price_not_in_catalog: bool,
+    prices_not_in_catalog: Vec<PriceId>,
 }
 
 impl Sold {
@@ -115,7 +115,7 @@ impl Sold {
             lifetime: None,
             unknown: None,
             charged: false,
-            price_not_in_catalog: false,
+            prices_not_in_catalog: Vec::new(),
         };
         let paid = invoice.amount_paid.saturating_add(invoice.paid_off_stripe).min(total);
         let purchase = |granted: Credits, plan: Option<Terms>| Purchase {
@@ -153,7 +153,9 @@ impl Sold {
                 }
                 continue;
             };
-            sold.price_not_in_catalog |= stored;
+            if stored {
+                sold.prices_not_in_catalog.push(price.clone());
+            }
             if line.amount < 0 {
                 continue;
             }
