@@ -9,7 +9,7 @@
 //! | subscriptions | another plan, status, period or end; a period without a payment | a synthetic event |
 //! | invoices | paid invoices that are not in the ledger | a synthetic event |
 //! | sessions | finished sessions that are not in the ledger | a synthetic event |
-//! | accounts | subscriptions that Stripe does not have, several subscriptions of one user | an operator |
+//! | accounts | subscriptions that Stripe does not have, several of one user, plans without invoice | an operator |
 //!
 //! ```text
 //! Stripe's list ─► evidence.rs: an event for each object ─► drift.rs: what differs (pure)

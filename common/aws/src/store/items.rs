@@ -865,12 +865,13 @@ pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> 
 }
 
 /// Writes the report of a reconciliation, for the health score. It expires after a week.
-pub fn reconcile_report(missing: u64, orphaned: u64, at: Timestamp) -> Write {
+pub fn reconcile_report(missing: u64, orphaned: u64, plans_without_invoice: u64, at: Timestamp) -> Write {
     let key = reconcile_report_key();
     let mut item = new_item(&key);
     item.extend([
         ("missing".to_owned(), number(missing)),
         ("orphaned".to_owned(), number(orphaned)),
+        ("plans_without_invoice".to_owned(), number(plans_without_invoice)),
         ("finished".to_owned(), number(at.unix().saturating_mul(1000))),
         ("expires_at".to_owned(), number(at.plus_days(7).unix())),
     ]);
