@@ -14,6 +14,7 @@ pub mod provision;
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use crate::config::OutboxConfig;
@@ -24,7 +25,7 @@ use tallyhook_aws::store::{Store, StoreError, Write};
 use tallyhook_core::account::State;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
-use tallyhook_core::ids::UserId;
+use tallyhook_core::ids::{SessionId, UserId};
 use tallyhook_core::job::JobKind;
 use tallyhook_core::timestamp::Timestamp;
 
@@ -38,6 +39,19 @@ pub struct JobMessage {
     pub job: JobKind,
     /// The user to report about.
     pub user_id: UserId,
+    /// The checkout session that caused the job, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkout_session_id: Option<SessionId>,
+}
+
+impl JobMessage {
+    /// The job's id in the log and in the app's `webhook-id`: `provision_9f86d081884c7d65…`. It hashes the
+    /// user id, which may contain characters that a header must not contain.
+    pub fn id(&self) -> String {
+        let digest = Sha256::digest(self.user_id.as_str());
+        let hex: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+        format!("{}_{hex}", self.job.as_str())
+    }
 }
 
 /// Writes jobs and queues messages about them.
@@ -72,6 +86,7 @@ impl Outbox {
     pub fn jobs(
         &self,
         user: &UserId,
+        session: Option<&SessionId>,
         before: &AppView,
         after: &State,
         catalog: &Catalog,
@@ -81,7 +96,10 @@ impl Outbox {
         let first_payment = self.queue.is_some() && !before.has_paid && after.has_paid;
         let changed = before.tier_and_balance != after.tier_and_balance;
         let kinds = [first_payment.then_some(JobKind::Provision), changed.then_some(JobKind::Account)];
-        let job = |kind| (JobMessage { job: kind, user_id: user.clone() }, items::job(kind, user, now));
+        let job = |kind| {
+            let (user_id, checkout_session_id) = (user.clone(), session.cloned());
+            (JobMessage { job: kind, user_id, checkout_session_id }, items::job(kind, user, session, now))
+        };
         kinds.into_iter().flatten().map(job).collect()
     }
 
@@ -91,9 +109,17 @@ impl Outbox {
         let Some((queue, url)) = &self.queue else { return };
         let each = messages.into_iter().map(async |message| {
             let (job, user_id) = (message.job.as_str(), message.user_id.as_str());
+            let (job_id, session) = (message.id(), message.checkout_session_id.as_ref());
             let body = serde_json::to_string(message).unwrap_or_default();
             match queue.send_text(url, body).await {
-                Ok(()) => info!(job, user_id, "PROVISIONING_ENQUEUED"),
+                Ok(()) => info!(
+                    job,
+                    job_id,
+                    user_id,
+                    client_id = user_id,
+                    checkout_session_id = session.map(|session| session.as_str()),
+                    "PROVISIONING_ENQUEUED"
+                ),
                 Err(error) => warn!(job, user_id, error = error.to_string(), "PROVISIONING_NOT_ENQUEUED"),
             }
         });
@@ -125,7 +151,11 @@ impl Outbox {
         let messages: Vec<JobMessage> = keys
             .into_iter()
             .filter(|(_, key)| queued(key))
-            .map(|(user_id, _)| JobMessage { job: JobKind::Provision, user_id })
+            .map(|(user_id, key)| JobMessage {
+                job: JobKind::Provision,
+                user_id,
+                checkout_session_id: items.get(&key).and_then(items::session_of_job),
+            })
             .collect();
         self.send(&messages).await;
         Ok(())
@@ -168,11 +198,12 @@ impl Outbox {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let key = items::job_key(message.job, &message.user_id);
-        if !store.load([key.clone()]).await?.contains_key(&key) {
-            return Ok(false);
-        }
-        store.commit(vec![items::job(message.job, &message.user_id, now)]).await?;
-        self.send([message]).await;
+        let items = store.load([key.clone()]).await?;
+        let Some(item) = items.get(&key) else { return Ok(false) };
+        let session = items::session_of_job(item);
+        store.commit(vec![items::job(message.job, &message.user_id, session.as_ref(), now)]).await?;
+        let message = JobMessage { checkout_session_id: session, ..message.clone() };
+        self.send([&message]).await;
         Ok(true)
     }
 }
@@ -210,5 +241,6 @@ pub fn job_message(line: &Line) -> Option<JobMessage> {
     let rest = line.id.strip_prefix("job#")?;
     let (kind, user) = rest.split_once('#')?;
     let job = [JobKind::Provision, JobKind::Account].into_iter().find(|job| job.as_str() == kind)?;
-    Some(JobMessage { job, user_id: UserId::new(user).ok()? })
+    // The index does not hold the session.
+    Some(JobMessage { job, user_id: UserId::new(user).ok()?, checkout_session_id: None })
 }

@@ -695,6 +695,9 @@ impl Processor {
         }
         if let Object::CheckoutSession(session) = &job.event.object {
             plan.session(session, &job.event.kind, user, items)?;
+            if let Some(account) = plan.accounts.get_mut(user) {
+                account.paid_by(session.id.clone());
+            }
         }
         plan.write(items::event(&record));
         Ok(EventOutcome::Processed(Some(user.clone()), applied.effect))

@@ -64,8 +64,8 @@
 //! - An audit item is in `by_day` under the family `audit`.
 //! - Of an alert, `quiet_until` N (unix s) is the end of its quiet time, `held` N counts the alerts
 //!   suppressed in it, `message` S is the message being posted, and `posted` S the message that was posted.
-//! - A job has `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, and `open`
-//!   S (`job#0`) until it is completed.
+//! - A job has `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, `session` S
+//!   (the checkout session that caused it), and `open` S (`job#0`) until it is completed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -557,8 +557,8 @@ pub fn job_key(kind: JobKind, user: &UserId) -> Key {
 }
 
 /// Writes a job that the outbox will do. It replaces an earlier job of the same kind and user. `open` is
-/// removed when the job is completed. Jobs never expire.
-pub fn job(kind: JobKind, user: &UserId, now: Timestamp) -> Write {
+/// removed when the job is completed. Jobs never expire. `session` is the checkout session that caused it.
+pub fn job(kind: JobKind, user: &UserId, session: Option<&SessionId>, now: Timestamp) -> Write {
     let key = job_key(kind, user);
     let shard = Sha256::digest(user.as_str()).first().copied().unwrap_or(0) % SHARDS;
     let ms = now.unix().saturating_mul(1000);
@@ -576,7 +576,15 @@ pub fn job(kind: JobKind, user: &UserId, now: Timestamp) -> Write {
         ("seen".to_owned(), number(ms + i64::from(fastrand::u16(..1000)))),
         ("open".to_owned(), text(format!("job#{shard}"))),
     ]);
+    if let Some(session) = session {
+        item.insert("session".to_owned(), text(session.as_str()));
+    }
     Write { key, item: Some(item), condition: Condition::Anything }
+}
+
+/// The checkout session that caused a job.
+pub fn session_of_job(item: &Item) -> Option<SessionId> {
+    SessionId::new(read_text(item, "session")?).ok()
 }
 
 /// Writes a new order:

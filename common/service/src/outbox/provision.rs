@@ -30,7 +30,7 @@ use futures_util::future::join_all;
 use hmac::{Hmac, KeyInit, Mac};
 use http::Request;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use tracing::{info, warn};
 
 use crate::alerts::{Alert, Alerts};
@@ -163,7 +163,17 @@ impl Provision {
             // The job was written again just now, with a message of its own.
             return Ok(());
         }
-        info!(job = name, user_id, attempt = attempts, "PROVISIONING_STARTED");
+        let (job_id, session) = (job_message.id(), items::session_of_job(job));
+        let session = session.as_ref().map(|session| session.as_str());
+        info!(
+            job = name,
+            job_id,
+            user_id,
+            client_id = user_id,
+            checkout_session_id = session,
+            attempt = attempts,
+            "PROVISIONING_STARTED"
+        );
         let account = items::read_account(&job_message.user_id, account)?;
         let reported = match &self.config.url {
             Some(url) => self.report(url, job_message, &account, now).await,
@@ -180,7 +190,15 @@ impl Provision {
             .end_job(job_message.job, &job_message.user_id, written, state, &reason, clock::now_ms())
             .await?;
         reported.map_err(JobError::App)?;
-        info!(job = name, user_id, called = self.config.url.is_some(), "PROVISIONING_COMPLETED");
+        info!(
+            job = name,
+            job_id,
+            user_id,
+            client_id = user_id,
+            checkout_session_id = session,
+            called = self.config.url.is_some(),
+            "PROVISIONING_COMPLETED"
+        );
         Ok(())
     }
 
@@ -265,17 +283,11 @@ fn data(account: &Account, catalog: &Catalog, now: Timestamp) -> Value {
     })
 }
 
-/// The id that the app uses to recognise a repetition. It hashes the user id, which may contain characters
-/// that a header must not contain.
+/// The id that the app uses to recognise a repetition.
 fn webhook_id(job_message: &JobMessage, version: u64) -> String {
-    let hex: String = Sha256::digest(job_message.user_id.as_str())
-        .iter()
-        .take(12)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
     match job_message.job {
-        JobKind::Provision => format!("provision_{hex}"),
-        JobKind::Account => format!("account_{hex}_{version}"),
+        JobKind::Provision => job_message.id(),
+        JobKind::Account => format!("{}_{version}", job_message.id()),
     }
 }
 

@@ -65,7 +65,7 @@ impl Admin {
         let job = body.job.ok_or_else(|| bad("invalid_job", "job must be provision or account"))?;
         let target = format!("{} {user_id}", job.as_str());
         self.audit(body.actor.as_deref(), body.reason.as_deref(), "provisioning", &target, now_ms).await?;
-        let message = JobMessage { job, user_id };
+        let message = JobMessage { job, user_id, checkout_session_id: None };
         if !self.processor.accounts.outbox.run_again(&self.store, &message, seconds(now_ms)).await? {
             return Err(problem(StatusCode::NOT_FOUND, "job_not_found", "this user has no such job"));
         }
