@@ -15,6 +15,7 @@ use tallyhook_core::event::{EventType, Family};
 use tallyhook_core::ids::UserId;
 use tallyhook_core::timestamp::Timestamp;
 use tallyhook_service::accounts::Accounts;
+use tallyhook_service::alerts::Alerts;
 use tallyhook_service::outbox::Outbox;
 use tallyhook_service::process::Processor;
 use tallyhook_service::reconcile::{Options, Reconciler, Report, gap};
@@ -89,7 +90,8 @@ pub fn processor(world: &World) -> Processor {
     let redrive = Redrive::new(Queue::new(sqs), queues(world));
     let store = Store::new(dynamodb, "accounts", "events");
     let accounts = Accounts { store, catalog, outbox: Outbox::default() };
-    Processor { accounts, livemode: None, keep_payloads: true, redrive }
+    let alerts = Alerts::new(Queue::new(world.clients("reconcile").1), None);
+    Processor { accounts, livemode: None, keep_payloads: true, redrive, alerts }
 }
 
 fn queues(world: &World) -> BTreeMap<Family, String> {

@@ -12,14 +12,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use futures_util::future::join_all;
+use tracing::warn;
 
 use crate::accounts::{AccountWrites, Accounts, load_account, pause};
+use crate::alerts::{Alert, Alerts};
 use crate::outbox::JobMessage;
 use crate::resend::redrive::Redrive;
 use tallyhook_aws::payload;
 use tallyhook_aws::store::items::{self, EventRecord, EventState, Item, Key, KnownEvent, KnownPayment};
 use tallyhook_aws::store::{Condition, Reason, StoreError, Write};
-use tallyhook_core::account::Account;
+use tallyhook_core::account::{Account, Lot};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::{Links, StoredOwner, owner};
 use tallyhook_core::decide::{
     Applied, Effect, Ignored, Outcome, Parked, Payments, decide, foreign, invoice_of_reversal, is_reversal,
@@ -27,7 +31,7 @@ use tallyhook_core::decide::{
 };
 use tallyhook_core::drift;
 use tallyhook_core::event::{CheckoutSession, Event, EventType, InvoicePayment, Object};
-use tallyhook_core::ids::UserId;
+use tallyhook_core::ids::{CustomerId, EventId, PriceId, SubscriptionId, UserId};
 use tallyhook_core::ledger::LedgerKey;
 use tallyhook_core::reversal::PaymentRecord;
 use tallyhook_core::setup_status::SessionPayment;
@@ -36,6 +40,8 @@ use tallyhook_core::timestamp::Timestamp;
 
 /// How often the events of one account are tried within one invocation.
 const MAX_ATTEMPTS: u32 = 8;
+/// Subscriptions that one alert names.
+const MAX_NAMED: usize = 10;
 /// How many reads one attempt makes at most: the event, its links, its payment's document, its account.
 const MAX_READS: u32 = 5;
 
@@ -50,6 +56,8 @@ pub struct Processor {
     pub keep_payloads: bool,
     /// Where the events go that a new link or payment frees.
     pub redrive: Redrive,
+    /// Where the operator's alerts go.
+    pub alerts: Alerts,
 }
 
 /// One event to process.
@@ -122,6 +130,10 @@ struct Plan {
     payments: BTreeMap<String, KnownPayment>,
     /// Accounts as they are after the events so far.
     accounts: BTreeMap<UserId, AccountWrites>,
+    /// Prices that have left the catalog, each with the first event that bills it.
+    prices_not_in_catalog: BTreeMap<PriceId, EventId>,
+    /// Customers that pay for several users from now on, each with its owner and another user.
+    newly_shared: BTreeMap<CustomerId, (UserId, UserId)>,
 }
 
 impl Plan {
@@ -173,7 +185,13 @@ impl Plan {
             Some(known) if known.by_reference && !by_reference => (new, Some(known)),
             Some(known) if by_reference || known.shared => return Ok(()),
             // Metadata names another user for this customer: it pays for several.
-            Some(known) => (StoredOwner { shared: true, ..known.clone() }, Some(known)),
+            Some(known) => {
+                if let Key::Customer(customer) = key {
+                    let users = (known.user.clone(), user.clone());
+                    self.newly_shared.entry(customer.clone()).or_insert(users);
+                }
+                (StoredOwner { shared: true, ..known.clone() }, Some(known))
+            }
         };
         let write = match key {
             Key::Customer(customer) => items::customer(customer, &owner, known.as_ref()),
@@ -380,6 +398,13 @@ impl Processor {
             Ok(()) => {
                 self.redrive.send_freed(&self.accounts.store, &plan.freed).await;
                 self.accounts.outbox.send(&messages).await;
+                for (price, event) in &plan.prices_not_in_catalog {
+                    let (price, event_id) = (price.to_string(), event.to_string());
+                    self.alerts.send(&Alert::PriceNotInCatalog { price, event_id }).await;
+                }
+                for (customer, users) in &plan.newly_shared {
+                    self.alert_shared(customer, users, now).await;
+                }
                 Ok(outcomes)
             }
             Err(error) => {
@@ -393,6 +418,26 @@ impl Processor {
                 Err(error)
             }
         }
+    }
+
+    /// Alerts that a customer pays for several users, and names what it gave its owner before.
+    async fn alert_shared(&self, customer: &CustomerId, (owner, user): &(UserId, UserId), now: Timestamp) {
+        let mut granted = Vec::new();
+        match self.accounts.store.load([Key::Account(owner.clone())]).await {
+            Ok(items) => {
+                if let Ok(account) = load_account(owner, &items) {
+                    granted = granted_by(&account, customer, &self.accounts.catalog, now);
+                }
+            }
+            Err(error) => warn!(error = error.to_string(), "ALERT_INCOMPLETE"),
+        }
+        let alert = Alert::SharedCustomer {
+            customer: customer.to_string(),
+            owner: owner.to_string(),
+            user: user.to_string(),
+            granted,
+        };
+        self.alerts.send(&alert).await;
     }
 
     /// Reads what deciding about events takes: again while what was read shows that more is needed.
@@ -664,6 +709,9 @@ impl Processor {
         now: Timestamp,
     ) -> Result<EventOutcome, StoreError> {
         let user = &owner.user;
+        for price in std::mem::take(&mut applied.prices_not_in_catalog) {
+            plan.prices_not_in_catalog.entry(price).or_insert_with(|| job.event.id.clone());
+        }
         if let Some(repair) = job.repair.as_ref().filter(|repair| !repair.as_itself) {
             applied.change.entries.iter_mut().for_each(|entry| entry.cause.clone_from(&repair.by));
         }
@@ -729,6 +777,27 @@ impl Processor {
 struct Owner {
     user: UserId,
     by_reference: bool,
+}
+
+/// What a customer gave its owner: its subscriptions, and the packs of an owner with no other customer.
+fn granted_by(account: &Account, customer: &CustomerId, catalog: &Catalog, now: Timestamp) -> Vec<String> {
+    let buckets = account.state.buckets(&catalog.policy, now);
+    let of_customer = account
+        .state
+        .subscriptions
+        .iter()
+        .filter(|(_, subscription)| subscription.customer.as_ref() == Some(customer));
+    let gives = |id: &SubscriptionId| {
+        let plan = account.state.summary(id, catalog, now).and_then(|summary| summary.plan);
+        let plan = plan.unwrap_or_else(|| "no plan".to_owned());
+        format!("{id}: {plan}, {} credits left", buckets.of_subscription(id))
+    };
+    let mut granted: Vec<String> = of_customer.take(MAX_NAMED).map(|(id, _)| gives(id)).collect();
+    let packs = buckets.sum(|lot| matches!(lot, Lot::Pack(_)));
+    if packs > Credits::ZERO && account.state.customers.len() == 1 {
+        granted.push(format!("packs: {packs} credits left"));
+    }
+    granted
 }
 
 /// Whether what an event waits for usually arrives within seconds.

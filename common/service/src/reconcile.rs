@@ -218,11 +218,9 @@ impl Reconciler {
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), notify_queue_url);
         let (redrive, outbox) = (Redrive::new(queue.clone(), queues), Outbox::new(queue, outbox));
-        Ok(Self::new(
-            Stripe::of(stripe),
-            Processor { accounts: Accounts { store, catalog, outbox }, livemode, keep_payloads, redrive },
-        )
-        .with_alerts(alerts))
+        let accounts = Accounts { store, catalog, outbox };
+        let processor = Processor { accounts, livemode, keep_payloads, redrive, alerts: alerts.clone() };
+        Ok(Self::new(Stripe::of(stripe), processor).with_alerts(alerts))
     }
 
     /// Does the scheduled run. It takes no input and stops before Lambda ends the function.

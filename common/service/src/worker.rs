@@ -160,6 +160,7 @@ impl Worker {
         let redrive = Redrive::new(queue.clone(), config.queues);
         let outbox = Outbox::new(queue.clone(), config.outbox);
         let accounts = Accounts { store, catalog: config.catalog, outbox };
+        let alerts = Alerts::new(queue.clone(), config.notify_queue_url);
         Self {
             family,
             processor: Processor {
@@ -167,8 +168,9 @@ impl Worker {
                 livemode: config.livemode,
                 keep_payloads: config.keep_payloads,
                 redrive,
+                alerts: alerts.clone(),
             },
-            alerts: Alerts::new(queue.clone(), config.notify_queue_url),
+            alerts,
             queue,
             queue_url: config.queue_url,
             retry_delays_seconds: config.retry_delays_seconds,

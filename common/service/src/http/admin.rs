@@ -50,6 +50,7 @@ pub use self::log::RetryRequest;
 pub use self::provisioning::RunJobRequest;
 pub use self::reconcile::ReconcileRequest;
 use crate::accounts::Accounts;
+use crate::alerts::Alerts;
 use crate::config::AdminConfig;
 use crate::health::HealthReader;
 use crate::http::answer::{Problem, answer, percent_decode, problem};
@@ -124,6 +125,7 @@ impl Admin {
                 livemode: config.livemode,
                 keep_payloads: config.keep_payloads,
                 redrive,
+                alerts: Alerts::new(queue.clone(), config.health.notify_queue_url),
             },
             store,
             retrier,
