@@ -65,6 +65,7 @@ mod corpus;
 mod counts;
 mod crash_points;
 mod credit_rules;
+mod dismiss;
 mod event_log;
 mod faults;
 mod golden;

@@ -11,6 +11,7 @@
 //! **Invariant:** decisions use consistent reads by primary key, never an index.
 
 pub mod counts;
+mod dismiss;
 pub mod items;
 mod lapses;
 pub mod log;

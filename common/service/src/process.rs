@@ -292,12 +292,25 @@ impl Plan {
     }
 
     /// The first content of an event stands; another one is kept beside it under an id of its own.
-    fn mismatch(&mut self, job: &Job, user: Option<&UserId>, now: Timestamp) -> EventOutcome {
+    /// Once an operator has dismissed that one, its redelivery is a duplicate. Its item is read after its
+    /// write has failed.
+    fn mismatch(
+        &mut self,
+        job: &Job,
+        user: Option<&UserId>,
+        items: &HashMap<Key, Item>,
+        now: Timestamp,
+    ) -> Result<EventOutcome, StoreError> {
+        let id = items::mismatch_id(&job.event.id, &job.digest);
+        let key = Key::Event(id.clone());
+        let known = items.get(&key).map(|item| items::read_event(&key, item)).transpose()?;
+        if known.is_some_and(|known| known.finished) {
+            return Ok(EventOutcome::Duplicate);
+        }
         let parked = Parked::PayloadMismatch;
-        let mut record = parked_record(job, None, &parked, user, now);
-        record.id = items::mismatch_id(&job.event.id, &job.digest);
+        let record = EventRecord { id, ..parked_record(job, None, &parked, user, now) };
         self.write(items::event(&record));
-        EventOutcome::Parked(parked)
+        Ok(EventOutcome::Parked(parked))
     }
 }
 
@@ -568,13 +581,13 @@ impl Processor {
         let user = owner.as_ref().ok().map(|owner| &owner.user);
         if let Some(earlier) = earlier {
             let differs = earlier.digest != job.digest && earlier.event.api_version == job.event.api_version;
-            return Ok(if differs { plan.mismatch(job, user, now) } else { EventOutcome::Duplicate });
+            return if differs { plan.mismatch(job, user, items, now) } else { Ok(EventOutcome::Duplicate) };
         }
         let marker = Key::event(&job.event.id);
         let known = items.get(&marker).map(|item| items::read_event(&marker, item)).transpose()?;
         if let Some(known) = &known {
             if known.digest != job.digest && known.api_version == job.event.api_version {
-                return Ok(plan.mismatch(job, user, now));
+                return plan.mismatch(job, user, items, now);
             }
             if known.finished {
                 return Ok(EventOutcome::Duplicate);

@@ -187,6 +187,8 @@ struct ReconcileRun<'a> {
     seen_is_incomplete: bool,
     /// Customers without a user that are reported already.
     orphans: BTreeSet<String>,
+    /// Objects of events that an operator dismissed: what differs about them is not reported.
+    dismissed: BTreeSet<String>,
     /// Differences that are counted already.
     counted: BTreeSet<(Class, String)>,
     /// Repairs that would lower a balance.
@@ -288,6 +290,7 @@ impl Reconciler {
             seen: HashSet::new(),
             seen_is_incomplete: false,
             orphans: BTreeSet::new(),
+            dismissed: BTreeSet::new(),
             counted: BTreeSet::new(),
             postponed: Vec::new(),
             deferred: Vec::new(),
@@ -314,6 +317,7 @@ impl ReconcileRun<'_> {
     /// Does every pass, starting where the last run stopped. The error says why this run stopped.
     async fn everything(&mut self) -> Result<(), String> {
         let store = self.processor.accounts.store.clone();
+        self.dismissed = store.dismissed_objects().await.map_err(|error| error.to_string())?;
         let stored = match &self.options.resume {
             Some(text) if self.options.dry_run => {
                 Some(RunPosition::from_text(text).ok_or("the position to continue from is not valid")?)

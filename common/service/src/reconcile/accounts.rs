@@ -89,6 +89,7 @@ impl ReconcileRun<'_> {
 
     /// Does the passes whose lists have a filter by customer, for the customers of one user.
     pub(super) async fn everything_of(&mut self, user: &UserId) -> Result<(), StepError> {
+        self.dismissed = self.processor.accounts.store.dismissed_objects().await?;
         let key = Key::Account(user.clone());
         let items = self.processor.accounts.store.load([key.clone()]).await?;
         let Some(item) = items.get(&key) else { return Ok(()) };
