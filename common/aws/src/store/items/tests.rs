@@ -64,7 +64,8 @@ fn only_a_parked_event_is_in_the_index_that_retry_reads() {
 fn a_job_is_due_after_the_first_pause_and_in_a_partition_of_its_user() {
     let now = Timestamp::from_unix(1_795_219_200);
     let users: Vec<UserId> = (0..40).map(|number| UserId::new(format!("u{number}")).unwrap()).collect();
-    let items: Vec<Item> = users.iter().map(|user| job(JobKind::Account, user, now).item.unwrap()).collect();
+    let items: Vec<Item> =
+        users.iter().map(|user| job(JobKind::Account, user, None, now).item.unwrap()).collect();
     let mut shards: Vec<String> = items.iter().map(|item| read_text(item, "open").unwrap()).collect();
     shards.sort();
     shards.dedup();
