@@ -69,6 +69,7 @@ mod corpus;
 mod counts;
 mod crash_points;
 mod credit_rules;
+mod dismiss;
 mod event_log;
 mod faults;
 mod features;

@@ -136,6 +136,24 @@ async fn the_app_is_told_once_that_credits_are_low_depleted_and_restored() {
 }
 
 #[tokio::test]
+async fn a_job_names_the_checkout_session_that_caused_it_where_one_did() {
+    let world = World::provisioning(&[]).await;
+    world.process(&pack("one", "user_1", 1)).await;
+    world.process(&sample("invoice.paid", "user_2")).await;
+    let session = async |user: &str| {
+        let job = world.event(&format!("job#provision#{user}")).await.unwrap();
+        job.get("session").cloned()
+    };
+    assert_eq!((session("user_1").await.as_deref(), session("user_2").await), (Some("cs_test_one"), None));
+    assert_eq!(world.provision().await, 0);
+    let again = json!({"job": "provision", "user_id": "user_1", "actor": "ann", "reason": "a new app"});
+    assert_eq!(world.ask("POST", "/admin/provisioning", again).await.0, 200);
+    assert_eq!(session("user_1").await.as_deref(), Some("cs_test_one"), "also when it runs again");
+    assert_eq!(world.provision().await, 0);
+    assert_eq!(job(&world, "provision", "user_1").await, "completed");
+}
+
+#[tokio::test]
 async fn the_job_is_part_of_the_one_transaction_and_only_of_the_first_payments() {
     let world = World::provisioning(&[]).await;
     world.process(&sample("customer.subscription.created", "user_123")).await;

@@ -12,6 +12,7 @@
 
 pub mod counts;
 mod due;
+mod dismiss;
 pub mod items;
 pub mod log;
 mod notes;

@@ -3,6 +3,7 @@
 //! A job is written in the transaction of the change. The outbox does it.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::account::low::LowKind;
 use crate::ids::{SessionId, UserId};
@@ -112,17 +113,35 @@ pub struct JobMessage {
     pub order: Option<SessionId>,
     /// The user to report about.
     pub user_id: UserId,
+    /// The checkout session that caused the job, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkout_session_id: Option<SessionId>,
 }
 
 impl JobMessage {
     /// A job about a user.
     pub fn of_user(job: JobKind, user: &UserId) -> Self {
-        Self { job, order: None, user_id: user.clone() }
+        Self { job, order: None, user_id: user.clone(), checkout_session_id: None }
     }
 
     /// A job about an order.
     pub fn of_order(job: JobKind, order: &SessionId, user: &UserId) -> Self {
-        Self { job, order: Some(order.clone()), user_id: user.clone() }
+        Self { order: Some(order.clone()), ..Self::of_user(job, user) }
+    }
+
+    /// The same job with the checkout session that caused it.
+    #[must_use]
+    pub fn caused_by(self, session: Option<&SessionId>) -> Self {
+        Self { checkout_session_id: session.cloned(), ..self }
+    }
+
+    /// The job's id in the log and in the app's `webhook-id`: `provision_9f86d081884c7d65…`. It hashes the
+    /// user id, which may contain characters that a header must not contain.
+    pub fn id(&self) -> String {
+        let order = self.order.as_ref().map_or_else(String::new, |order| format!("{order}#"));
+        let digest = Sha256::digest(format!("{order}{}", self.user_id));
+        let hex: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+        format!("{}_{hex}", self.job.as_str())
     }
 
     /// The text of the job in its key: `provision#<user>`, `order_paid#<cs_…>#<user>`.
@@ -140,7 +159,7 @@ impl JobMessage {
             None if job.is_about_order() => return None,
             None => (None, rest),
         };
-        Some(Self { job, order, user_id: UserId::new(user).ok()? })
+        Some(Self { job, order, user_id: UserId::new(user).ok()?, checkout_session_id: None })
     }
 }
 

@@ -76,6 +76,7 @@ impl Outbox {
     pub fn jobs(
         &self,
         user: &UserId,
+        session: Option<&SessionId>,
         before: &AppView,
         after: &State,
         catalog: &Catalog,
@@ -86,7 +87,7 @@ impl Outbox {
         let changed = before.tier_and_balance != after.tier_and_balance;
         let kinds = [first_payment.then_some(JobKind::Provision), changed.then_some(JobKind::Account)];
         let job = |kind| {
-            let job = JobMessage::of_user(kind, user);
+            let job = JobMessage::of_user(kind, user).caused_by(session);
             let write = items::job(&job, now);
             (job, write)
         };
@@ -96,7 +97,7 @@ impl Outbox {
             crossed.entry(kind).or_default().push(threshold.name());
         }
         for (kind, thresholds) in crossed {
-            let job = JobMessage::of_user(JobKind::from(kind), user);
+            let job = JobMessage::of_user(JobKind::from(kind), user).caused_by(session);
             let write = items::low_job(&job, &thresholds, now);
             jobs.push((job, write));
         }
@@ -122,9 +123,17 @@ impl Outbox {
         let Some((queue, url)) = &self.queue else { return };
         let each = messages.into_iter().map(async |message| {
             let (job, user_id) = (message.job.as_str(), message.user_id.as_str());
+            let (job_id, session) = (message.id(), message.checkout_session_id.as_ref());
             let body = serde_json::to_string(message).unwrap_or_default();
             match queue.send_text(url, body).await {
-                Ok(()) => info!(job, user_id, "PROVISIONING_ENQUEUED"),
+                Ok(()) => info!(
+                    job,
+                    job_id,
+                    user_id,
+                    client_id = user_id,
+                    checkout_session_id = session.map(|session| session.as_str()),
+                    "PROVISIONING_ENQUEUED"
+                ),
                 Err(error) => warn!(job, user_id, error = error.to_string(), "PROVISIONING_NOT_ENQUEUED"),
             }
         });
@@ -156,8 +165,11 @@ impl Outbox {
                 .and_then(|item| items::read_text(item, "outcome"))
                 .is_some_and(|state| state == "queued")
         };
-        let messages: Vec<JobMessage> =
-            jobs.into_iter().filter(|(_, key)| queued(key)).map(|(job, _)| job).collect();
+        let messages: Vec<JobMessage> = jobs
+            .into_iter()
+            .filter(|(_, key)| queued(key))
+            .map(|(job, key)| job.caused_by(items.get(&key).and_then(items::session_of_job).as_ref()))
+            .collect();
         self.send(&messages).await;
         Ok(())
     }
@@ -199,11 +211,11 @@ impl Outbox {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let key = items::job_key(message);
-        if !store.load([key.clone()]).await?.contains_key(&key) {
-            return Ok(false);
-        }
-        store.commit(vec![items::job(message, now)]).await?;
-        self.send([message]).await;
+        let items = store.load([key.clone()]).await?;
+        let Some(item) = items.get(&key) else { return Ok(false) };
+        let message = message.clone().caused_by(items::session_of_job(item).as_ref());
+        store.commit(vec![items::job(&message, now)]).await?;
+        self.send([&message]).await;
         Ok(true)
     }
 }

@@ -36,20 +36,22 @@
 //!
 //! | attribute | meaning |
 //! |---|---|
-//! | `outcome` S | `processed`, `ignored`, `parked`, `failed`; a duplicate writes nothing |
+//! | `outcome` S | `processed`, `ignored`, `parked`, `failed`, `dismissed`; a duplicate writes nothing |
 //! | `type` S, `created` N, `livemode` BOOL, `api_version` S | from the event |
 //! | `received` N, `finished` N | unix ms |
 //! | `attempts` N | number of attempts over all deliveries |
 //! | `reason` S, `message` S | why it is parked, failed or ignored, or what processing did |
 //! | `waits_for` S | the key that a parked event waits for |
-//! | `mode` S | only while parked or failed: mode of the secret that verified the event |
+//! | `mode` S | only while parked, failed or dismissed: mode of the secret that verified the event |
 //! | `due` N | only while parked or failed: when `retry` sends it again (unix ms) |
-//! | `redrives` N | only while parked or failed: how often `retry` sent it again |
+//! | `redrives` N | only while parked, failed or dismissed: how often `retry` sent it again |
+//! | `dismissed_by` S, `dismissed_reason` S, `dismissed_at` N (unix ms) | only while dismissed: [`Dismissal`] |
+//! | `dismissed_from` S | only while dismissed: the outcome before, `parked` or `failed` |
 //! | `previous` S | the user's event before this one; empty for the first; absent: in no user's list |
 //! | `user_id` S, `objects` L | the user and the ids of Stripe's objects |
 //! | `digest` B, `payload` B | SHA-256 of the content; the body, see [`crate::payload`] |
 //! | `day` S, `seen` N | key of index `by_day`: `2026-11-21#invoice-paid#0`, `received` |
-//! | `open` S, `seen` N | key of index `by_status`, only while parked or failed: `parked#0`, `failed#3` |
+//! | `open` S, `seen` N | key of index `by_status`: `parked#0`, `failed#3`, `dismissed#1`; else absent |
 //!
 //! Other items in the same table:
 //!
@@ -71,8 +73,8 @@
 //! - An audit item is in `by_day` under the family `audit`.
 //! - Of an alert, `quiet_until` N (unix s) is the end of its quiet time, `held` N counts the alerts
 //!   suppressed in it, `message` S is the message being posted, and `posted` S the message that was posted.
-//! - A job has `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, and `open`
-//!   S (`job#0`) until it is completed.
+//! - A job has `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, `session` S
+//!   (the checkout session that caused it), and `open` S (`job#0`) until it is completed.
 
 mod holds;
 mod sweep;
@@ -593,7 +595,7 @@ pub fn job_key(job: &JobMessage) -> Key {
 }
 
 /// Writes a job that the outbox will do. It replaces an earlier one with the same key. `open` is removed when
-/// the job is completed. Jobs never expire.
+/// the job is completed. Jobs never expire. `session` is the checkout session that caused it.
 pub fn job(job: &JobMessage, now: Timestamp) -> Write {
     let key = job_key(job);
     let user = &job.user_id;
@@ -613,6 +615,9 @@ pub fn job(job: &JobMessage, now: Timestamp) -> Write {
         ("seen".to_owned(), number(ms + i64::from(fastrand::u16(..1000)))),
         ("open".to_owned(), text(format!("job#{shard}"))),
     ]);
+    if let Some(session) = &job.checkout_session_id {
+        item.insert("session".to_owned(), text(session.as_str()));
+    }
     Write { key, item: Some(item), condition: Condition::Anything }
 }
 
@@ -629,6 +634,11 @@ pub fn low_job(of: &JobMessage, thresholds: &[String], now: Timestamp) -> Write 
 pub fn read_thresholds(item: &Item) -> Vec<String> {
     let all = item.get("thresholds").and_then(|all| all.as_l().ok()).into_iter().flatten();
     all.filter_map(|one| one.as_s().ok()).cloned().collect()
+}
+
+/// The checkout session that caused a job.
+pub fn session_of_job(item: &Item) -> Option<SessionId> {
+    SessionId::new(read_text(item, "session")?).ok()
 }
 
 /// Writes a new order:
@@ -850,6 +860,8 @@ pub enum EventState {
     Parked,
     /// All attempts failed.
     Failed,
+    /// It was parked or failed, and an operator dismissed it.
+    Dismissed,
 }
 
 impl EventState {
@@ -860,8 +872,34 @@ impl EventState {
             Self::Ignored => "ignored",
             Self::Parked => "parked",
             Self::Failed => "failed",
+            Self::Dismissed => "dismissed",
         }
     }
+}
+
+/// The partition of `by_status` for an event in this state.
+pub(super) fn open_partition(state: &str, digest: &[u8]) -> String {
+    format!("{state}#{}", digest.first().copied().unwrap_or(0) % SHARDS)
+}
+
+/// What an operator said about a dismissed event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dismissal {
+    /// The operator.
+    pub actor: String,
+    /// The reason.
+    pub reason: String,
+    /// When, in unix ms.
+    pub at_ms: i64,
+}
+
+/// The dismissal of an event; `None` while it is not dismissed.
+pub fn read_dismissal(item: &Item) -> Option<Dismissal> {
+    Some(Dismissal {
+        actor: read_text(item, "dismissed_by")?,
+        reason: read_text(item, "dismissed_reason")?,
+        at_ms: read_number(item, "dismissed_at")?,
+    })
 }
 
 /// One event of the log.
@@ -913,7 +951,7 @@ pub struct EventRecord {
 /// The stored record of an event that was received before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownEvent {
-    /// Whether it was processed or ignored.
+    /// Whether it was processed, ignored or dismissed.
     pub finished: bool,
     /// SHA-256 of its content.
     pub digest: Vec<u8>,
@@ -956,7 +994,7 @@ pub fn event(record: &EventRecord) -> Write {
         ("seen".to_owned(), number(record.received_ms)),
     ]);
     if matches!(record.state, EventState::Parked | EventState::Failed) {
-        item.insert("open".to_owned(), text(format!("{}#{shard}", record.state.as_str())));
+        item.insert("open".to_owned(), text(open_partition(record.state.as_str(), &record.digest)));
         item.insert("mode".to_owned(), text(record.mode.as_str()));
         item.insert(
             "due".to_owned(),
@@ -1004,12 +1042,13 @@ pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> 
 }
 
 /// Writes the report of a reconciliation, for the health score. It expires after a week.
-pub fn reconcile_report(missing: u64, orphaned: u64, at: Timestamp) -> Write {
+pub fn reconcile_report(missing: u64, orphaned: u64, plans_without_invoice: u64, at: Timestamp) -> Write {
     let key = reconcile_report_key();
     let mut item = new_item(&key);
     item.extend([
         ("missing".to_owned(), number(missing)),
         ("orphaned".to_owned(), number(orphaned)),
+        ("plans_without_invoice".to_owned(), number(plans_without_invoice)),
         ("finished".to_owned(), number(at.unix().saturating_mul(1000))),
         ("expires_at".to_owned(), number(at.plus_days(7).unix())),
     ]);
@@ -1042,7 +1081,7 @@ pub fn read_event(key: &Key, item: &Item) -> Result<KnownEvent, StoreError> {
     let digest =
         item.get("digest").and_then(|digest| digest.as_b().ok()).ok_or_else(|| key.corrupt("no digest"))?;
     Ok(KnownEvent {
-        finished: matches!(state.as_str(), "processed" | "ignored"),
+        finished: matches!(state.as_str(), "processed" | "ignored" | "dismissed"),
         digest: digest.as_ref().to_vec(),
         api_version: read_text(item, "api_version"),
         attempts: read_number(item, "attempts").unwrap_or(0),

@@ -220,13 +220,13 @@ impl Store {
         request.send().await.map(|_| ()).map_err(|error| failed("DeleteItem", &error))
     }
 
-    fn update(&self, key: &Key) -> UpdateItemFluentBuilder {
+    pub(super) fn update(&self, key: &Key) -> UpdateItemFluentBuilder {
         self.client.update_item().table_name(self.table(Table::Events)).key("pk", text(&key.partition()))
     }
 }
 
 /// Sends an update; `false` when its condition did not hold.
-async fn send(request: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
+pub(super) async fn send(request: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
     match request.send().await {
         Ok(_) => Ok(true),
         Err(error)
@@ -240,10 +240,10 @@ async fn send(request: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
     }
 }
 
-fn text(value: &str) -> AttributeValue {
+pub(super) fn text(value: &str) -> AttributeValue {
     AttributeValue::S(value.to_owned())
 }
 
-fn number(value: impl ToString) -> AttributeValue {
+pub(super) fn number(value: impl ToString) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `GET /admin/stripe/webhook-logs?status&type&user&id&from&to&limit&next` | events, newest first |
 //! | `GET /admin/stripe/webhook-logs/{id}` | one event with its payload |
+//! | `POST /admin/stripe/webhook-logs/{id}/dismiss` `{"reason":"…"}` | dismisses a parked or failed event |
 //! | `GET /admin/stripe/event-counts?from&to&step` | the outcomes of events over time, for a chart |
 //! | `GET /admin/stripe/parked` | parked and failed events, grouped by cause, with what frees each group |
 //! | `POST /admin/stripe/retry-webhooks` | sends events of the log or of Stripe again: see [`RetryRequest`] |
@@ -49,10 +50,11 @@ use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
 pub use self::fix::FixRequest;
-pub use self::log::RetryRequest;
+pub use self::log::{DismissRequest, RetryRequest};
 pub use self::provisioning::RunJobRequest;
 pub use self::reconcile::ReconcileRequest;
 use crate::accounts::Accounts;
+use crate::alerts::Alerts;
 use crate::config::AdminConfig;
 use crate::health::HealthReader;
 use crate::http::answer::{self, Problem, answer, problem};
@@ -128,6 +130,7 @@ impl Admin {
                 livemode: config.livemode,
                 keep_payloads: config.keep_payloads,
                 redrive,
+                alerts: Alerts::new(queue.clone(), config.health.notify_queue_url),
             },
             store,
             retrier,
@@ -182,6 +185,9 @@ impl Admin {
         match (method, parts) {
             (&Method::GET, ["stripe", "webhook-logs"]) => self.list(request, now).await,
             (&Method::GET, ["stripe", "webhook-logs", id]) => self.show(id).await,
+            (&Method::POST, ["stripe", "webhook-logs", id, "dismiss"]) => {
+                self.dismiss(id, read_body(request)?, now).await
+            }
             (&Method::GET, ["stripe", "event-counts"]) => self.event_counts(request, now).await,
             (&Method::GET, ["stripe", "parked"]) => self.parked().await,
             (&Method::POST, ["stripe", "retry-webhooks"]) => self.retry(read_body(request)?, now).await,

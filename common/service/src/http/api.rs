@@ -41,6 +41,7 @@ use serde_json::{Value, json};
 
 use self::check::{features_view, products_view};
 use crate::accounts::{Accounts, load_account};
+use crate::alerts::Alerts;
 use crate::config::ApiConfig;
 use crate::http::answer::{self, Problem, answer, problem, raw_answer};
 use crate::http::path::{UserRoute, decoded_path, user_in_path, user_route};
@@ -103,11 +104,12 @@ impl Api {
         let store = Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone());
         let queue = Queue::new(sqs);
         let outbox = Outbox::new(queue.clone(), config.outbox.clone());
-        let redrive = Redrive::new(queue, config.queues.clone());
+        let redrive = Redrive::new(queue.clone(), config.queues.clone());
+        let alerts = Alerts::new(queue, config.notify_queue_url.clone());
         let (catalog, livemode, keep_payloads) =
             (config.catalog.clone(), config.livemode, config.keep_payloads);
         let accounts = Accounts { store: store.clone(), catalog, outbox };
-        let processor = Processor { accounts, livemode, keep_payloads, redrive };
+        let processor = Processor { accounts, livemode, keep_payloads, redrive, alerts };
         let stripe = config.stripe.clone().map(|stripe| Stripe::of(stripe).with_patience(PATIENCE));
         Self {
             config,

@@ -32,7 +32,7 @@ use futures_util::future::join_all;
 use hmac::{Hmac, KeyInit, Mac};
 use http::Request;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use tracing::{info, warn};
 
 use crate::alerts::{Alert, Alerts};
@@ -166,7 +166,17 @@ impl Provision {
             // The job was written again just now, with a message of its own.
             return Ok(());
         }
-        info!(job = name, user_id, attempt = attempts, "PROVISIONING_STARTED");
+        let (job_id, session) = (job_message.id(), items::session_of_job(job));
+        let session = session.as_ref().map(|session| session.as_str());
+        info!(
+            job = name,
+            job_id,
+            user_id,
+            client_id = user_id,
+            checkout_session_id = session,
+            attempt = attempts,
+            "PROVISIONING_STARTED"
+        );
         let account = items::read_account(&job_message.user_id, account)?;
         let reported = match &self.config.url {
             Some(url) => {
@@ -193,7 +203,15 @@ impl Provision {
         if job_message.job.is_about_order() {
             telemetry::metrics(&[], &[("OrdersReported", 1.0)]);
         }
-        info!(job = name, user_id, called = self.config.url.is_some(), "PROVISIONING_COMPLETED");
+        info!(
+            job = name,
+            job_id,
+            user_id,
+            client_id = user_id,
+            checkout_session_id = session,
+            called = self.config.url.is_some(),
+            "PROVISIONING_COMPLETED"
+        );
         Ok(())
     }
 
@@ -279,20 +297,13 @@ fn data(account: &Account, catalog: &Catalog, now: Timestamp) -> Value {
     })
 }
 
-/// The id that the app uses to recognise a repetition. It hashes the user id, which may contain characters
-/// that a header must not contain.
+/// The id that the app uses to recognise a repetition.
 fn webhook_id(job_message: &JobMessage, version: u64) -> String {
-    let order = job_message.order.as_ref().map_or_else(String::new, |order| format!("{order}#"));
-    let hex: String = Sha256::digest(format!("{order}{}", job_message.user_id))
-        .iter()
-        .take(12)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let name = job_message.job.as_str();
+    let id = job_message.id();
     match job_message.job {
-        JobKind::Provision | JobKind::OrderPaid | JobKind::OrderRefunded => format!("{name}_{hex}"),
+        JobKind::Provision | JobKind::OrderPaid | JobKind::OrderRefunded => id,
         JobKind::Account | JobKind::CreditsLow | JobKind::CreditsDepleted | JobKind::CreditsRestored => {
-            format!("{name}_{hex}_{version}")
+            format!("{id}_{version}")
         }
     }
 }

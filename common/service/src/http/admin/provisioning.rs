@@ -79,7 +79,7 @@ impl Admin {
         let of_order = order.as_ref().map_or_else(String::new, |order| format!("{order} "));
         let target = format!("{} {of_order}{user_id}", job.as_str());
         self.audit(body.actor.as_deref(), body.reason.as_deref(), "provisioning", &target, now_ms).await?;
-        let message = JobMessage { job, order, user_id };
+        let message = JobMessage { job, order, user_id, checkout_session_id: None };
         if !self.processor.accounts.outbox.run_again(&self.store, &message, seconds(now_ms)).await? {
             return Err(problem(StatusCode::NOT_FOUND, "job_not_found", "this user has no such job"));
         }

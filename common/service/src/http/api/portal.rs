@@ -389,8 +389,8 @@ fn is_settled(known: Option<&KnownSession>, state: Option<&State>) -> bool {
 
 fn gives_access(known: &KnownSession, state: &State, catalog: &Catalog, now: Timestamp) -> bool {
     let summary = known.subscription.as_ref().and_then(|id| state.summary(id, catalog, now));
-    matches!(
-        summary.and_then(|summary| summary.status),
-        Some(SubscriptionStatus::Active | SubscriptionStatus::Trialing)
-    )
+    summary.is_some_and(|summary| {
+        matches!(summary.status, Some(SubscriptionStatus::Active | SubscriptionStatus::Trialing))
+            || summary.runs_by_invoice(now)
+    })
 }

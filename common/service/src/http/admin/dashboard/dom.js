@@ -81,6 +81,7 @@ const TONES = {
   ignored: "info",
   duplicate: "info",
   parked: "warn",
+  dismissed: "info",
   failed: "bad",
   active: "ok",
   trialing: "ok",
