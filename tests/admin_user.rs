@@ -258,30 +258,6 @@ async fn linking_a_subscription_applies_its_payments_from_stripe() {
 }
 
 #[tokio::test]
-async fn the_short_form_links_the_subscription_and_sends_the_event_again() {
-    let (world, fake) = shop().await;
-    world.sign_up("user_1").await;
-    let anonymous = |name: &str| -> Value {
-        let text = recent(name, "user_1").to_string().replace("\"user_id\":\"user_1\"", "\"other\":\"x\"");
-        serde_json::from_str(&text).unwrap()
-    };
-    fake.ingest(&anonymous("customer.subscription.created").to_string(), false).unwrap();
-    let paid = anonymous("invoice.paid");
-    world.process(&paid).await;
-    let id = paid["id"].as_str().unwrap();
-    assert_eq!(world.event(id).await.unwrap()["outcome"], "parked");
-    let subscription = sample("customer.subscription.created", "x")["data"]["object"]["id"].clone();
-    let form = json!({"stripe_subscription_id": subscription, "webhook_id": id});
-    let (status, fixed) = world.ask("POST", "/admin/stripe/fix-user/user_1", form).await;
-    assert_eq!((status, &fixed["result"]), (200, &json!("linked")), "{fixed:#}");
-    assert_eq!(fixed["webhook"]["id"], id, "{fixed:#}");
-    world.drain().await;
-    assert_eq!(world.event(id).await.unwrap()["outcome"], "processed");
-    let account = world.account("user_1").await;
-    assert_eq!((&account["tier"], &account["credits"]), (&json!("pro"), &json!(5000)), "{fixed:#}");
-}
-
-#[tokio::test]
 async fn a_grant_is_made_once_per_key_and_a_revocation_stops_at_zero() {
     let world = World::new().await;
     world.sign_up("user_1").await;

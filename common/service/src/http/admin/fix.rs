@@ -8,7 +8,6 @@ use lambda_http::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::log::RetryRequest;
 use super::reconcile::GRACE_SECONDS;
 use super::user::entry_view;
 use super::{Admin, bad, deadline, read_body, seconds, short, stripe_failed};
@@ -41,10 +40,7 @@ use tallyhook_core::timestamp::Timestamp;
 ///  "reason":"…"}
 /// {"action":"move","subscription":"sub_1","to":"user_2","dry_run":false,"actor":"ann","reason":"…"}
 /// {"action":"assign_session","session":"cs_1","actor":"ann","reason":"a guest who wrote to us"}
-/// {"stripe_subscription_id":"sub_1","webhook_id":"evt_1"}
 /// ```
-/// The last form is `link_subscription`, which then sends the event again. It may leave out who and why.
-///
 /// `link_customer` also sends the events that wait for the customer. `link_subscription` reads the
 /// subscription's customer from Stripe, links it and applies Stripe's state. Both refuse a user without an
 /// account unless `"create":true` confirms the id.
@@ -57,10 +53,6 @@ pub struct FixRequest {
     pub customer: Option<String>,
     /// The subscription to link or to move.
     pub subscription: Option<String>,
-    /// The subscription to link, in the form without an action.
-    pub stripe_subscription_id: Option<String>,
-    /// The event to send again after the subscription is linked.
-    pub webhook_id: Option<String>,
     /// The number of credits.
     pub credits: Option<u64>,
     /// Whether linking, moving or assigning may create the account.
@@ -90,16 +82,7 @@ impl Admin {
         request: &Request,
         now_ms: i64,
     ) -> Result<Value, Problem> {
-        let mut body: FixRequest = read_body(request)?;
-        if let Some(subscription) = body.stripe_subscription_id.take().filter(|_| body.action.is_empty()) {
-            body.action = "link_subscription".to_owned();
-            body.subscription = Some(subscription);
-            for (text, default) in [(&mut body.actor, "admin"), (&mut body.reason, "link and send again")] {
-                if text.is_empty() {
-                    default.clone_into(text);
-                }
-            }
-        }
+        let body: FixRequest = read_body(request)?;
         let (actor, reason) = (short(body.actor.trim()), short(body.reason.trim()));
         if actor.is_empty() || reason.is_empty() {
             return Err(bad(
@@ -129,9 +112,6 @@ impl Admin {
                 let customer = self.customer_of(&subscription).await?;
                 let mut answer = self.link(user, &customer, &body, now_ms).await?;
                 answer["report"] = json!(self.apply(user, seconds(now_ms)).await?);
-                if let Some(id) = &body.webhook_id {
-                    answer["webhook"] = self.send_again(id, &body, now_ms).await?;
-                }
                 Ok(answer)
             }
             "grant" | "revoke" | "complimentary" => {
@@ -146,20 +126,6 @@ impl Admin {
                  complimentary, move or assign_session",
             )),
         }
-    }
-
-    /// Sends one event of the log again; one that the log does not have, from Stripe.
-    async fn send_again(&self, id: &str, body: &FixRequest, now_ms: i64) -> Result<Value, Problem> {
-        let source = if self.find(id).await?.is_some() { "log" } else { "stripe" };
-        let (actor, reason) = (Some(body.actor.clone()), Some(body.reason.clone()));
-        let request = RetryRequest {
-            source: Some(source.to_owned()),
-            id: Some(id.to_owned()),
-            actor,
-            reason,
-            ..RetryRequest::default()
-        };
-        self.retry(request, now_ms).await
     }
 
     /// Applies Stripe's state to one user, by the rules of reconciliation.
