@@ -9,18 +9,18 @@
 //! credits are also spent between any two events; then the two orders are the same, and the judge alone is
 //! compared.
 //!
-//! Drawn in every life: plan changes (billed at once, with the next invoice, with a new period, declined), seats,
-//! trials, unpaid first invoices, renewals that fail, packs, orders, refunds and disputes of any payment. Drawn
-//! in a third of the lives: items with intervals of their own, gained and lost; prorated first invoices and
-//! starts without one; backdated starts; quotes; extended trials and trials on a paid item; periods that are
-//! billed in advance; coupons of 100 %; invoices that are paid by balance, half by balance or out of band;
+//! Drawn in every life: plan changes (billed at once, with the next invoice, with a new period, declined),
+//! seats, trials, unpaid first invoices, renewals that fail, packs, orders, refunds and disputes of any payment.
+//! Drawn in a third of the lives: items with intervals of their own, gained and lost; prorated first invoices
+//! and starts without one; backdated starts; quotes; extended trials and trials on a paid item; periods that
+//! are billed in advance; coupons of 100 %; invoices that are paid by balance, half by balance or out of band;
 //! invoices by e-mail that fall overdue; paused collection. Not drawn: credit notes (they raise a refund or
 //! nothing), metered lines, thresholds, packs on invoices, plans for life, several owners.
 //!
 //! Under `on_payment` the law of money is checked. After every event no item may hold more than its
-//! subscription's largest paid line or trial is worth. The judge's buckets hold at most what is paid for or free.
-//! In half of these cases every payment of the life is refunded as well, in any order, and what was paid for
-//! must be gone.
+//! subscription's largest paid line or trial is worth. The judge's buckets hold at most what is paid for or
+//! free. In half of these cases every payment of the life is refunded as well, in any order, and what was paid
+//! for must be gone.
 //!
 //! `TALLYHOOK_CASES` is the number of cases (10,000), `TALLYHOOK_SEED` the first seed (0). A failing case is
 //! shrunk by leaving events out, printed, and written to `tests/regressions`; the files there are run first.

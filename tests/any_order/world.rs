@@ -352,17 +352,19 @@ impl<'a> World<'a> {
             let terms = Terms::of(self.catalog.plan_of_price(price.as_str())?);
             Some(if trial { terms.trial_worth(quantity) } else { terms.worth(quantity) })
         };
-        let (subscription, worth) = match &event.object {
-            Object::Invoice(invoice) if invoice.paid => {
-                let lines = invoice.lines.iter().filter(|line| line.amount >= 0);
-                let worth = lines.filter_map(|line| worth(line.price.as_ref()?, line.quantity, false)).max();
-                (invoice.subscription.clone(), worth)
-            }
-            Object::Subscription(it) if it.status == SubscriptionStatus::Trialing => {
-                let worth = it.items.iter().filter_map(|item| worth(&item.price, item.quantity, true)).max();
-                (Some(it.id.clone()), worth)
-            }
-            _ => return,
+        let (subscription, worth) = if let Object::Invoice(invoice) = &event.object
+            && invoice.paid
+        {
+            let lines = invoice.lines.iter().filter(|line| line.amount >= 0);
+            let worth = lines.filter_map(|line| worth(line.price.as_ref()?, line.quantity, false)).max();
+            (invoice.subscription.clone(), worth)
+        } else if let Object::Subscription(it) = &event.object
+            && it.status == SubscriptionStatus::Trialing
+        {
+            let worth = it.items.iter().filter_map(|item| worth(&item.price, item.quantity, true)).max();
+            (Some(it.id.clone()), worth)
+        } else {
+            return;
         };
         if let (Some(subscription), Some(worth)) = (subscription, worth) {
             let most = self.most.entry(subscription).or_default();
@@ -375,7 +377,9 @@ impl<'a> World<'a> {
     pub fn refunds_leave_nothing(&self, bodies: &[Value]) -> Result<(), String> {
         let mut back: BTreeMap<&str, BTreeMap<&str, i64>> = BTreeMap::new();
         let (mut payments, mut invoices) = (BTreeMap::new(), Vec::new());
-        let delivered: BTreeSet<usize> = (self.history.iter())
+        let delivered: BTreeSet<usize> = self
+            .history
+            .iter()
             .filter_map(|happened| if let Happened::Event(index) = happened { Some(*index) } else { None })
             .collect();
         for index in delivered {
@@ -495,8 +499,8 @@ impl<'a> World<'a> {
         self.ledger.keys().filter(is_document).map(ToString::to_string).collect()
     }
 
-    /// Compares tier, balance and buckets with what the judge makes of the same history. With `law`, the judge's
-    /// world must keep the law of money.
+    /// Compares tier, balance and buckets with what the judge makes of the same history. With `law`, the
+    /// judge's world must keep the law of money.
     pub fn agrees_with_the_judge(&self, catalog: &str, bodies: &[Value], law: bool) -> Result<(), String> {
         let Some(owner) = &self.owner else { return Ok(()) };
         let at = self.now.unix();
