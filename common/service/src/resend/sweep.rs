@@ -55,7 +55,7 @@ pub async fn run(accounts: &Accounts, now: Timestamp) -> Result<SweepReport, Sto
             break;
         }
         let page = store.accounts_of_other_catalogs(digest.as_deref(), after.as_deref()).await?;
-        let written = stream::iter(&page.users).map(|user| write(accounts, user, now));
+        let written = stream::iter(page.users).map(|user| async move { write(accounts, &user, now).await });
         let written: Vec<Result<bool, StoreError>> = written.buffer_unordered(CONCURRENCY).collect().await;
         for written in written {
             report.written += usize::from(written?);
