@@ -37,8 +37,7 @@ def arguments():
                         help="seconds between a start and the next kill")
     parser.add_argument("--real-binaries", action="store_true", help="run the compiled functions")
     parser.add_argument("--settle-seconds", type=float, default=900,
-                        help="how long the end may take: SQS redelivers"
-                        " a message in flight at a kill after its visibility timeout")
+                        help="how long the end may take; messages that wait for a retry keep waiting")
     return parser.parse_args()
 
 

@@ -415,3 +415,42 @@ async fn an_order_has_all_its_fields() {
     }
     assert_eq!(account["credits"], 0);
 }
+
+#[tokio::test]
+async fn the_samples_of_rarer_shapes_grant_what_their_table_says() {
+    let mixed = ["customer.subscription.created.mixed_intervals", "invoice.paid.mixed_intervals"];
+    let renewed = [mixed[0], mixed[1], "invoice.paid.renewal.monthly_item"];
+    let removed = [&renewed[..], &["customer.subscription.updated.item_removed"]].concat();
+    let with_invoice = ["checkout.session.completed.pack.invoice_creation", "invoice.paid.invoice_creation"];
+    let trial = ["customer.subscription.updated.trial_extended"];
+    let overdue = ["customer.subscription.updated.send_invoice.overdue", "invoice.paid.out_of_band"];
+    // The signup credits are 500. A paid period ends them.
+    for (names, credits) in [
+        (&mixed[..], 7000),
+        (&renewed, 7000),
+        (&removed, 7000),
+        (&["invoice.paid.backdated"], 5000),
+        (&["invoice.paid.prorated_first"], 5000),
+        (&["invoice.paid.quote_accept"], 5000),
+        (&["invoice.paid.manual.pack"], 2500),
+        (&with_invoice, 1500),
+        (&["checkout.session.completed.lifetime"], 20_500),
+        (&trial, 5500),
+        (&overdue[..1], 500),
+        (&overdue, 5000),
+    ] {
+        for folder in ["", "old/"] {
+            let world = World::new().await;
+            world.sign_up("user_1").await;
+            for name in names {
+                world.process(&sample(&format!("{folder}{name}"), "user_1")).await;
+            }
+            // Since basil an event of its own ties the payment of a session to its invoice.
+            if folder.is_empty() && names == &with_invoice {
+                world.process(&sample("invoice_payment.paid.invoice_creation", "user_1")).await;
+            }
+            let account = world.account("user_1").await;
+            assert_eq!(account["credits"], credits, "{folder}{names:?}: {account:#}");
+        }
+    }
+}

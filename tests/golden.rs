@@ -94,13 +94,15 @@ fn outcome(event: &Event, catalog: &Catalog) -> String {
             granted: Credits::new(1000),
             plan: None,
             spent: Credits::ZERO,
+            expires_days: 0,
+            until: None,
             total: 2000,
             joined: false,
         };
         let paid = Payment { amount: 2000, currency: "usd".to_owned(), intent: None };
         let cause =
             Cause { by: "app".to_owned(), adjust_key: LedgerKey::signup(), created: Timestamp::from_unix(1) };
-        let facts = vec![Fact::Purchase(Box::new(bought), Some(paid))];
+        let facts = vec![Fact::Purchase(vec![bought], Some(paid))];
         let change = account.evolve(facts, &cause, catalog, event.created).unwrap();
         account = account.after(&change);
         let record = PaymentRecord { document: Some(document), ..PaymentRecord::default() };

@@ -30,6 +30,7 @@
 //! - `features`: Features, products, `check`, and the sweep after a change of the catalog.
 //! - `holds`: Holds, their commits and releases, and spends that are given back.
 //! - `portal`: The status page and the setup status after a checkout.
+//! - `orders`: One-time orders: the app's steps, the operator's list, what the app is sent.
 //! - `provision`: The app's webhook: provisioning and account updates.
 //!
 //! **The operator**
@@ -68,6 +69,7 @@ mod corpus;
 mod counts;
 mod crash_points;
 mod credit_rules;
+mod dismiss;
 mod event_log;
 mod faults;
 mod features;
@@ -79,6 +81,7 @@ mod missed_webhooks;
 mod model;
 mod notify;
 mod openapi;
+mod orders;
 mod parameters;
 mod parked_and_failed;
 mod permissions;

@@ -119,7 +119,7 @@ fn the_code_and_openapi_json_name_the_same_routes() {
 async fn every_operation_is_there() {
     let world = World::new().await;
     for (method, path) in operations() {
-        let path = path.replace("{id}", "user_1").replace("{hold}", "hold_1");
+        let path = path.replace("{id}", "user_1").replace("{cs}", "cs_test_1").replace("{hold}", "hold_1");
         let (status, body) = if path.starts_with("/admin") {
             world.ask(&method, &path, Value::Null).await
         } else {
@@ -166,7 +166,7 @@ async fn a_wrong_method_gets_the_allowed_ones_and_head_is_answered_like_get() {
         allowed.insert(method);
     }
     for (template, allowed) in methods {
-        let path = template.replace("{id}", "user_1");
+        let path = template.replace("{id}", "user_1").replace("{cs}", "cs_test_1");
         let (function, token) =
             if path.starts_with("/admin") { ("admin", ADMIN_TOKEN) } else { ("api", APP_TOKEN) };
         let send = |method: &str| {

@@ -12,6 +12,7 @@ use tallyhook_core::event::Family;
 use tallyhook_service::config::ProvisionConfig;
 use tallyhook_service::outbox;
 
+use crate::orders::{order, refund_of};
 use crate::support::{Fault, World, pack, sample, with_id};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -135,6 +136,24 @@ async fn the_app_is_told_once_that_credits_are_low_depleted_and_restored() {
 }
 
 #[tokio::test]
+async fn a_job_names_the_checkout_session_that_caused_it_where_one_did() {
+    let world = World::provisioning(&[]).await;
+    world.process(&pack("one", "user_1", 1)).await;
+    world.process(&sample("invoice.paid", "user_2")).await;
+    let session = async |user: &str| {
+        let job = world.event(&format!("job#provision#{user}")).await.unwrap();
+        job.get("session").cloned()
+    };
+    assert_eq!((session("user_1").await.as_deref(), session("user_2").await), (Some("cs_test_one"), None));
+    assert_eq!(world.provision().await, 0);
+    let again = json!({"job": "provision", "user_id": "user_1", "actor": "ann", "reason": "a new app"});
+    assert_eq!(world.ask("POST", "/admin/provisioning", again).await.0, 200);
+    assert_eq!(session("user_1").await.as_deref(), Some("cs_test_one"), "also when it runs again");
+    assert_eq!(world.provision().await, 0);
+    assert_eq!(job(&world, "provision", "user_1").await, "completed");
+}
+
+#[tokio::test]
 async fn the_job_is_part_of_the_one_transaction_and_only_of_the_first_payments() {
     let world = World::provisioning(&[]).await;
     world.process(&sample("customer.subscription.created", "user_123")).await;
@@ -216,6 +235,8 @@ async fn a_failing_app_is_retried_with_the_same_id_then_left_to_an_operator() {
         (json!({"user_id": "user_1"}), "invalid_job"),
         (json!({"job": "provision"}), "invalid_user_id"),
         (json!({"job": "all", "user_id": "user_1"}), "invalid_body"),
+        (json!({"job": "order_paid", "user_id": "user_1"}), "invalid_order"),
+        (json!({"job": "account", "order": "cs_1", "user_id": "user_1"}), "invalid_order"),
     ] {
         let (status, answer) = world.ask("POST", "/admin/provisioning", body).await;
         assert_eq!((status, &answer["error"]), (400, &json!(code)));
@@ -346,4 +367,51 @@ fn a_url_without_a_usable_secret_stops_the_start() {
     for secret in ["", " ", "whsec_", "whsec_c2hvcnQ=", "not base64 at all"] {
         assert!(ProvisionConfig::from_env(&env(secret)).is_err(), "{secret}");
     }
+}
+
+#[tokio::test]
+async fn each_order_is_reported_once_when_it_is_paid_and_once_when_it_is_refunded() {
+    let (app, url) = App::start().await;
+    let world = with_app(&url).await;
+    let of_orders = |requests: Vec<(String, Value)>| -> Vec<(String, Value)> {
+        requests
+            .into_iter()
+            .filter(|(_, body)| body["type"].as_str().unwrap().starts_with("order."))
+            .collect()
+    };
+    for number in [1, 2] {
+        world.process(&order(number, "user_1")).await;
+        world.process(&with_id(order(number, "user_1"), "evt_again")).await;
+        world.provision().await;
+        let sent = of_orders(app.requests());
+        let [(id, body)] = sent.as_slice() else { panic!("{sent:?}") };
+        assert!(id.starts_with("order_paid_"), "{id}");
+        assert_eq!(body["type"], "order.paid");
+        let data = &body["data"];
+        assert_eq!((&data["user_id"], &data["order"]["status"]), (&json!("user_1"), &json!("NEW")), "{data}");
+        assert_eq!(data["order"]["id"], format!("cs_test_order{number}"));
+        assert!(data["version"].is_u64() && data["tier"].is_string(), "the whole account: {data}");
+    }
+    world.process(&refund_of(&order(2, "user_1"))).await;
+    world.process(&with_id(refund_of(&order(2, "user_1")), "evt_refund_again")).await;
+    world.provision().await;
+    let sent = of_orders(app.requests());
+    let [(_, body)] = sent.as_slice() else { panic!("{sent:?}") };
+    assert_eq!(
+        (&body["type"], &body["data"]["order"]["status"]),
+        (&json!("order.refunded"), &json!("REFUNDED"))
+    );
+
+    app.answer(StatusCode::INTERNAL_SERVER_ERROR);
+    world.process(&order(3, "user_1")).await;
+    for _ in 0..5 {
+        world.provision().await;
+    }
+    app.answer(StatusCode::OK);
+    app.requests();
+    let again = json!({"job": "order_paid", "order": "cs_test_order3", "user_id": "user_1", "actor": "ann"});
+    let (status, answer) = world.ask("POST", "/admin/provisioning", again).await;
+    assert_eq!((status, &answer["order"]), (200, &json!("cs_test_order3")), "{answer}");
+    world.provision().await;
+    assert_eq!(of_orders(app.requests()).len(), 1);
 }

@@ -15,6 +15,7 @@ use tallyhook_core::event::{EventType, Family};
 use tallyhook_core::ids::UserId;
 use tallyhook_core::timestamp::Timestamp;
 use tallyhook_service::accounts::Accounts;
+use tallyhook_service::alerts::Alerts;
 use tallyhook_service::outbox::Outbox;
 use tallyhook_service::process::Processor;
 use tallyhook_service::resend::redrive::Redrive;
@@ -89,7 +90,8 @@ pub fn processor(world: &World) -> Processor {
     let redrive = Redrive::new(Queue::new(sqs), queues(world));
     let store = Store::new(dynamodb, "accounts", "events");
     let accounts = Accounts { store, catalog, outbox: Outbox::default() };
-    Processor { accounts, livemode: None, keep_payloads: true, redrive }
+    let alerts = Alerts::new(Queue::new(world.clients("reconcile").1), None);
+    Processor { accounts, livemode: None, keep_payloads: true, redrive, alerts }
 }
 
 fn queues(world: &World) -> BTreeMap<Family, String> {
@@ -409,6 +411,70 @@ async fn duplicate_and_unknown_subscriptions_are_reported_and_left() {
     );
     assert!(report.complete && report.changed == 0);
     assert_eq!(shop.world.everything().await, before);
+}
+
+/// The invoice event of a first payment arrived, and every event of the subscription was lost.
+#[tokio::test]
+async fn a_subscription_known_by_its_invoice_alone_gets_its_state_at_the_next_run() {
+    let shop = Shop::new().await;
+    shop.happens("user_1", "A", &LIFE[..2], true);
+    shop.world.process(&of_customer("invoice.paid", "user_1", "A")).await;
+    let shown = shop.world.account("user_1").await["subscriptions"][0].clone();
+    assert_eq!((&shown["status"], &shown["plan"]), (&Value::Null, &json!("pro")), "{shown}");
+    let (_, checked) = shop.world.ask("GET", "/admin/stripe/check-user/user_1", Value::Null).await;
+    assert_eq!(checked["account"]["subscriptions"][0]["status"], Value::Null);
+
+    let report = shop.run(EARLY).await;
+    assert_eq!(count(&report, Class::MissingHere), 1, "{report:#?}");
+    assert_eq!(shop.world.account("user_1").await["subscriptions"][0]["status"], "active");
+    assert_eq!(shop.tier_and_credits("user_1").await.1, 5000, "nothing is granted twice");
+    shop.is_settled(EARLY + 60).await;
+}
+
+#[tokio::test]
+async fn an_active_plan_without_any_paid_invoice_is_reported_and_costs_health_points() {
+    let shop = Shop::new().await;
+    shop.happens("user_1", "A", &LIFE[..1], true);
+    shop.world.process(&of_customer("customer.subscription.created", "user_1", "A")).await;
+    let today = crate::support::now().unix();
+    let report = shop.run(today).await;
+    assert_eq!(count(&report, Class::PlanWithoutInvoice), 1, "{report:#?}");
+    assert!(report.left[0].why.contains("no paid invoice"), "{report:#?}");
+    shop.reconciler.conclude(&report, None, Timestamp::from_unix(today)).await;
+    let (_, health) = shop.world.ask("GET", "/admin/stripe/subscription-health", Value::Null).await;
+    assert_eq!(health["counts"]["plans_without_invoice"], 1, "{health:#}");
+    let found = |code: &str| {
+        let all = health["deductions"].as_array().unwrap();
+        all.iter().find(|deduction| deduction["code"] == code).cloned()
+    };
+    let unpaid = found("plans_without_invoice").unwrap();
+    assert_eq!(
+        (&unpaid["points"], &unpaid["reason"]),
+        (&json!(5), &json!("1 active plan has no paid invoice here"))
+    );
+    assert!(found("not_reconciled").is_none(), "{health:#}");
+
+    // With the invoice, nothing is left.
+    shop.world.process(&of_customer("invoice.paid", "user_1", "A")).await;
+    let report = shop.run(today + 60).await;
+    assert_eq!(count(&report, Class::PlanWithoutInvoice), 0, "{report:#?}");
+}
+
+#[tokio::test]
+async fn what_differs_about_a_dismissed_event_is_not_reported_again() {
+    let shop = Shop::new().await;
+    let mut event = of_customer("customer.subscription.created", "user_1", "A");
+    event["data"]["object"]["metadata"] = json!({});
+    shop.fake.ingest(&event.to_string(), true).unwrap();
+    shop.world.process(&event).await;
+    shop.world.pass_seconds(6);
+    shop.world.drain().await;
+    assert_eq!(count(&shop.run(EARLY).await, Class::OrphanCustomer), 1);
+    let path = format!("/admin/stripe/webhook-logs/{}/dismiss", event["id"].as_str().unwrap());
+    let (status, answer) = shop.world.ask("POST", &path, json!({"reason": "of our other shop"})).await;
+    assert_eq!(status, 200, "{answer}");
+    let report = shop.run(EARLY + 60).await;
+    assert!(report.found.is_empty() && report.left.is_empty(), "{report:#?}");
 }
 
 #[tokio::test]

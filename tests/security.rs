@@ -51,7 +51,7 @@ async fn every_route_refuses_a_request_without_its_own_token_before_any_read() {
             open.push(format!("{method} {path}"));
             continue;
         }
-        let path = path.replace("{id}", "user_1");
+        let path = path.replace("{id}", "user_1").replace("{cs}", "cs_test_1");
         let (own, other) =
             if path.starts_with("/admin") { (ADMIN_TOKEN, APP_TOKEN) } else { (APP_TOKEN, ADMIN_TOKEN) };
         let wrong = [
@@ -490,7 +490,10 @@ async fn tour() {
         .unwrap();
     let wrong = Some("Bearer canary-wrong-token");
     for (method, path) in operations() {
-        answers += &ask(&world, wrong, &method, &path.replace("{id}", "user_1")).await.1.to_string();
+        answers += &ask(&world, wrong, &method, &path.replace("{id}", "user_1").replace("{cs}", "cs_test_1"))
+            .await
+            .1
+            .to_string();
     }
     let [email, name, ..] = PERSONAL;
     for (method, path, body) in [

@@ -451,3 +451,29 @@ async fn every_path_of_the_endpoint_takes_events_with_one_call() {
     world.drain().await;
     assert_eq!(world.account("user_1").await["credits"], 500 + 1000 * paths.len());
 }
+
+/// `context` is a path of account ids, joined by `/`.
+#[tokio::test]
+async fn an_event_of_another_account_of_the_organization_is_ignored() {
+    let of_context = |name: &str| {
+        let mut event = pack(name, "user_1", 1);
+        event["context"] = json!("acct_1/acct_2");
+        event
+    };
+    let world = World::new().await;
+    world.process(&of_context("other")).await;
+    let ignored = world.event("evt_other").await.unwrap();
+    assert_eq!((ignored["outcome"].as_str(), ignored["reason"].as_str()), ("ignored", "context"));
+
+    let file = std::env::temp_dir().join(format!("tallyhook-context-{}.toml", std::process::id()));
+    let rule = "\n[[ignore]]\ncontext = \"acct_1/acct_2\"\n";
+    // The pack's session has no line with a price, so the rule alone decides.
+    std::fs::write(&file, format!("{}{rule}", include_str!("../catalog.toml"))).unwrap();
+    let world = world.redeploy(&[("CATALOG_FILE", file.to_str().unwrap())]);
+    std::fs::remove_file(&file).unwrap();
+    world.process(&of_context("foreign")).await;
+    let foreign = world.event("evt_foreign").await.unwrap();
+    assert_eq!((foreign["outcome"].as_str(), foreign["reason"].as_str()), ("ignored", "foreign"));
+    world.process(&pack("ours", "user_1", 1)).await;
+    assert_eq!(world.account("user_1").await["credits"], 1000);
+}

@@ -22,6 +22,7 @@ mod api;
 mod check_signature;
 mod check_user;
 mod compare;
+mod dismiss;
 mod fix_user;
 mod health;
 mod logs;
@@ -44,6 +45,7 @@ pub enum Command {
     Logs(logs::Logs),
     Retry(retry::Retry),
     Replay(replay::Replay),
+    Dismiss(dismiss::Dismiss),
     Health(health::Health),
     Reconcile(reconcile::Reconcile),
     CheckUser(check_user::CheckUser),
@@ -63,6 +65,7 @@ impl Command {
             Self::Logs(command) => command.run().await,
             Self::Retry(command) => command.run().await,
             Self::Replay(command) => command.run().await,
+            Self::Dismiss(command) => command.run().await,
             Self::Health(command) => command.run().await,
             Self::Reconcile(command) => command.run().await,
             Self::CheckUser(command) => command.run().await,
@@ -78,6 +81,7 @@ impl Command {
             Self::Logs(_)
             | Self::Retry(_)
             | Self::Replay(_)
+            | Self::Dismiss(_)
             | Self::Health(_)
             | Self::Reconcile(_)
             | Self::CheckUser(_)

@@ -12,7 +12,7 @@ use crate::table::{column, computed, table};
 pub struct Logs {
     /// The id of one event, to see it with its payload
     id: Option<String>,
-    /// processed, parked, failed or ignored
+    /// processed, parked, failed, ignored or dismissed
     #[arg(long)]
     status: Option<String>,
     /// Stripe's event type, for example invoice.paid
@@ -96,12 +96,13 @@ pub fn event_table(events: &[Value]) -> String {
 }
 
 async fn show_event(api: &Api, id: &str) -> anyhow::Result<bool> {
-    const FIELDS: [&str; 12] = [
+    const FIELDS: [&str; 13] = [
         "id",
         "type",
         "status",
         "reason",
         "message",
+        "dismissed",
         "user_id",
         "waits_for",
         "created",

@@ -24,11 +24,15 @@ pub struct Options {
     pub acts: usize,
     /// Whether events that no function handles (`invoice.created`, …) are included.
     pub noise: bool,
+    /// Whether the life also has subscriptions of the rarer shapes: items with intervals of their own, a billing
+    /// anchor, trials that are extended or given later, invoices that are prebilled, discounted, sent by
+    /// e-mail, or paid by balance or out of band. `truths` and `standings` do not have them.
+    pub rare_shapes: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { acts: 12, noise: true }
+        Self { acts: 12, noise: true, rare_shapes: false }
     }
 }
 

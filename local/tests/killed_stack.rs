@@ -14,7 +14,7 @@ fn start(data: &Path, app: &str) -> (Child, String, impl BufRead + use<>) {
         .args(["--port", "0", "--aws-port", "0", "--data"])
         .arg(data)
         .env("PROVISION_URL", app)
-        .env("PROVISION_SECRET", "whsec_c2VjcmV0c2VjcmV0c2VjcmV0")
+        .env("PROVISION_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
         .env("LOG_LEVEL", "error")
         .stdout(Stdio::piped())
         .spawn()

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use reference::{Action, Step};
 use serde_json::Value;
+use tallyhook_core::account::snapshot::Terms;
 use tallyhook_core::account::{Account, Cause, Change, Fact, Lot};
 use tallyhook_core::catalog::Catalog;
+use tallyhook_core::catalog::PlanChange;
 use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::{Links, StoredOwner, owner};
 use tallyhook_core::decide::{
     Outcome, Parked, Payments, decide, invoice_of_reversal, is_reversal, joined_payment, ledger_keys,
     payment_refs,
 };
-use tallyhook_core::event::{Event, Object};
-use tallyhook_core::ids::{CustomerId, EventId, SubscriptionId, UserId};
+use tallyhook_core::event::{Event, Object, SubscriptionStatus};
+use tallyhook_core::ids::{CustomerId, EventId, PriceId, SubscriptionId, UserId};
 use tallyhook_core::ledger::{Entry, EntryKind, LedgerKey};
 use tallyhook_core::reversal::PaymentRecord;
 use tallyhook_core::timestamp::Timestamp;
@@ -36,6 +38,8 @@ pub struct World<'a> {
     deltas: i64,
     spends: u64,
     late_addons: u64,
+    /// The largest worth of a paid or free line and of a trial, by subscription.
+    most: BTreeMap<SubscriptionId, Credits>,
     now: Timestamp,
 }
 
@@ -44,15 +48,6 @@ enum Happened {
     Event(usize),
     Signup,
     Spend(u64),
-}
-
-/// What is compared with the judge.
-#[derive(Clone, Copy)]
-pub struct Compared {
-    pub buckets: bool,
-    pub tier: bool,
-    /// Whether the judge's world must keep the law of money.
-    pub law: bool,
 }
 
 /// What can be seen of an account, and must not depend on the order.
@@ -104,6 +99,7 @@ impl<'a> World<'a> {
             deltas: 0,
             spends: 0,
             late_addons: 0,
+            most: BTreeMap::new(),
             now,
         }
     }
@@ -182,6 +178,7 @@ impl<'a> World<'a> {
                 self.customers.extend(applied.links);
                 self.subscriptions.extend(applied.subscriptions);
                 self.payments.extend(applied.payments);
+                self.note_worth(event);
                 self.commit(applied.change)?;
                 Ok(!again)
             }
@@ -318,7 +315,19 @@ impl<'a> World<'a> {
             }
         }
         let state = &self.account.state;
-        let balance = state.balance(&self.catalog.policy, self.now);
+        let buckets = state.buckets(&self.catalog.policy, self.now);
+        let balance = buckets.balance();
+        if self.catalog.policy.plan_change == PlanChange::OnPayment {
+            for (lot, left) in &buckets.lots {
+                let Lot::Item(subscription, item) = lot else { continue };
+                let most = self.most.get(subscription).copied().unwrap_or_default();
+                if *left > most {
+                    return Err(format!(
+                        "law of money of the account: {item} holds {left}, no line is worth more than {most}"
+                    ));
+                }
+            }
+        }
         if i64::try_from(balance.get()) != Ok(self.deltas) {
             return Err(format!("balance: {balance}, but the entries add up to {}", self.deltas));
         }
@@ -332,6 +341,89 @@ impl<'a> World<'a> {
             };
             if version(is) < version(was) {
                 return Err(format!("version: {id} went back from {:?} to {:?}", version(was), version(is)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers what an event that was applied may grant at most under `on_payment`.
+    fn note_worth(&mut self, event: &Event) {
+        let worth = |price: &PriceId, quantity: u64, trial: bool| {
+            let terms = Terms::of(self.catalog.plan_of_price(price.as_str())?);
+            Some(if trial { terms.trial_worth(quantity) } else { terms.worth(quantity) })
+        };
+        let (subscription, worth) = if let Object::Invoice(invoice) = &event.object
+            && invoice.paid
+        {
+            let lines = invoice.lines.iter().filter(|line| line.amount >= 0);
+            let worth = lines.filter_map(|line| worth(line.price.as_ref()?, line.quantity, false)).max();
+            (invoice.subscription.clone(), worth)
+        } else if let Object::Subscription(it) = &event.object
+            && it.status == SubscriptionStatus::Trialing
+        {
+            let worth = it.items.iter().filter_map(|item| worth(&item.price, item.quantity, true)).max();
+            (Some(it.id.clone()), worth)
+        } else {
+            return;
+        };
+        if let (Some(subscription), Some(worth)) = (subscription, worth) {
+            let most = self.most.entry(subscription).or_default();
+            *most = worth.max(*most);
+        }
+    }
+
+    /// Under `on_payment` an item holds nothing once every payment of its subscription is refunded. Items are
+    /// left out that had a period for nothing: by a coupon, by the customer's balance or in a trial.
+    pub fn refunds_leave_nothing(&self, bodies: &[Value]) -> Result<(), String> {
+        let mut back: BTreeMap<&str, BTreeMap<&str, i64>> = BTreeMap::new();
+        let (mut payments, mut invoices) = (BTreeMap::new(), Vec::new());
+        let delivered: BTreeSet<usize> = self
+            .history
+            .iter()
+            .filter_map(|happened| if let Happened::Event(index) = happened { Some(*index) } else { None })
+            .collect();
+        for index in delivered {
+            let object = &bodies[index]["data"]["object"];
+            match object["object"].as_str() {
+                Some("invoice_payment") => {
+                    payments.insert(object["invoice"].as_str(), &object["payment"]["payment_intent"]);
+                }
+                Some("refund") if object["status"] == "succeeded" && self.applied.contains(&index) => {
+                    let of_payment = back.entry(object["payment_intent"].as_str().unwrap_or_default());
+                    let id = object["id"].as_str().unwrap_or_default();
+                    of_payment.or_default().insert(id, object["amount"].as_i64().unwrap_or(0));
+                }
+                Some("invoice") if object["status"] == "paid" && self.applied.contains(&index) => {
+                    invoices.push((index, object));
+                }
+                _ => {}
+            }
+        }
+        let is_back = |object: &Value| {
+            let shown = &object["payments"]["data"][0]["payment"]["payment_intent"];
+            let tied = payments.get(&object["id"].as_str()).copied();
+            let intent = [Some(&object["payment_intent"]), Some(shown), tied].into_iter().flatten();
+            let intent = intent.filter_map(Value::as_str).next().unwrap_or_default();
+            let total = object["total"].as_i64().unwrap_or(0);
+            let lines = object["lines"]["data"].as_array().into_iter().flatten();
+            lines.clone().all(|line| line["amount"] != 0)
+                && object["subtotal"] == total
+                && (total <= 0
+                    || back.get(intent).is_some_and(|refunds| refunds.values().sum::<i64>() >= total))
+        };
+        let mut unpaid: BTreeSet<SubscriptionId> = BTreeSet::new();
+        for (index, object) in invoices {
+            if let (Some(subscription), false) = (self.events[index].subscription_id(), is_back(object)) {
+                unpaid.insert(subscription.clone());
+            }
+        }
+        for ((subscription, item), bucket) in self.account.state.buckets(&self.catalog.policy, self.now).items
+        {
+            if bucket.period.is_some() && !unpaid.contains(&subscription) && bucket.left > Credits::ZERO {
+                return Err(format!(
+                    "law of money of the account: {item} holds {} after every payment was refunded",
+                    bucket.left
+                ));
             }
         }
         Ok(())
@@ -407,13 +499,9 @@ impl<'a> World<'a> {
         self.ledger.keys().filter(is_document).map(ToString::to_string).collect()
     }
 
-    /// Compares tier, balance and buckets with what the judge makes of the same history.
-    pub fn agrees_with_the_judge(
-        &self,
-        catalog: &str,
-        bodies: &[Value],
-        compared: Compared,
-    ) -> Result<(), String> {
+    /// Compares tier, balance and buckets with what the judge makes of the same history. With `law`, the
+    /// judge's world must keep the law of money.
+    pub fn agrees_with_the_judge(&self, catalog: &str, bodies: &[Value], law: bool) -> Result<(), String> {
         let Some(owner) = &self.owner else { return Ok(()) };
         let at = self.now.unix();
         let user = owner.to_string();
@@ -429,7 +517,7 @@ impl<'a> World<'a> {
         };
         let steps: Vec<Step> = self.history.iter().map(step).collect();
         let world = reference::judge(catalog, &steps, at);
-        if compared.law {
+        if law {
             reference::law_of_money(&world).map_err(|error| format!("law of money: {error}"))?;
         }
         let tier = self.account.state.access(self.catalog, self.now).tier.to_string();
@@ -449,9 +537,8 @@ impl<'a> World<'a> {
                     .map(|(name, left)| (name.clone(), *left)),
             );
         }
-        let same_tier = !compared.tier || tier == expected_tier;
-        let same_buckets = !compared.buckets || (balance, &buckets) == (credits, &expected);
-        if !same_tier || !same_buckets {
+        let same_tier = tier == expected_tier;
+        if !same_tier || (balance, &buckets) != (credits, &expected) {
             let differs: Vec<&String> = buckets
                 .keys()
                 .chain(expected.keys())

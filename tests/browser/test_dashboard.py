@@ -87,7 +87,7 @@ def test_every_page_reads_well_on_a_laptop_a_tablet_and_a_phone_light_and_dark(s
     look(page, f"overview-{shape}-{scheme}")
     for name, where, title in [
         ("events", "#/events", "Events"), ("users", "#/users", "Users"), ("parked", "#/parked", "Parked"),
-        ("reconcile", "#/reconcile", "Reconcile"), ("audit", "#/audit", "Audit"), ("user", "#/users/ada", "ada"), ("long", "#/users/long", "long"),
+        ("orders", "#/orders", "Orders"), ("reconcile", "#/reconcile", "Reconcile"), ("audit", "#/audit", "Audit"), ("user", "#/users/ada", "ada"), ("long", "#/users/long", "long"),
         ("nobody", "#/users/nobody%20at%20all", "nobody at all"), ("unknown", "#/events/evt_none", "No such event"),
     ]:
         page.evaluate(f"location.hash = '{where}'")

@@ -41,6 +41,7 @@ def test_a_payment_that_was_processed_is_shown_as_paid(stack, open_page):
     page = open_page(390, 844)
     page.goto(f"{stack.url}/portal/status?session_id={event['data']['object']['id']}")
     expect(page.locator("#step-payment")).to_have_attribute("data-state", "done")
+    expect(page.locator("#status")).to_have_attribute("data-celebrates", "")
     expect(page.get_by_role("alert")).to_have_count(0)
     look(page, "status-paid")
 
@@ -87,3 +88,14 @@ def test_a_reference_from_outside_is_shown_as_text(stack, open_page):
     page.goto(f"{stack.url}/portal/status?session_id=cs_test_%22%3E%3Cscript%3Ealert(1)%3C/script%3E")
     assert page.locator("script:not([src])").count() <= 1
     assert "<script>alert" not in page.content()
+
+
+def test_the_celebration_does_not_move_where_motion_is_reduced(stack, open_page):
+    page = open_page()
+    told(page, lambda: LIFE[-1][0])
+    moves = "getComputedStyle(document.querySelector('#step-payment .mark')).animationName"
+    for motion, name in [("no-preference", "pop"), ("reduce", "none")]:
+        page.emulate_media(reduced_motion=motion)
+        page.goto(f"{stack.url}/portal/status?session_id=cs_test_paid")
+        expect(page.locator("#status")).to_have_attribute("data-celebrates", "")
+        assert page.evaluate(moves) == name

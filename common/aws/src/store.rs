@@ -12,23 +12,23 @@
 
 pub mod counts;
 mod due;
+mod dismiss;
 pub mod items;
 pub mod log;
 mod notes;
+pub mod orders;
 pub mod scan;
 pub mod schema;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, Put, TransactWriteItem};
-use serde_json::Value;
 
 use self::items::{Item, Key, Table};
 use crate::sdk::PREWARM_TIMEOUT;
-use tallyhook_core::ids::UserId;
 
 /// The limit of one `TransactWriteItems`.
 const MAX_WRITES: usize = 100;
@@ -268,22 +268,6 @@ impl Store {
         }
         let put = put.build().map_err(|error| refused("TransactWriteItems", &error))?;
         Ok(TransactWriteItem::builder().put(put).build())
-    }
-
-    /// The orders of a user, as [`items::read_order`] reads them.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn orders(&self, user: &UserId) -> Result<Vec<BTreeMap<String, Value>>, StoreError> {
-        let query = self
-            .client
-            .query()
-            .table_name(self.table(Table::Accounts))
-            .key_condition_expression("pk = :user AND begins_with(sk, :orders)")
-            .expression_attribute_values(":user", AttributeValue::S(Key::Account(user.clone()).partition()))
-            .expression_attribute_values(":orders", AttributeValue::S("order#".to_owned()));
-        let found = query.into_paginator().items().send().try_collect().await;
-        Ok(found.map_err(|error| failed("Query", &error))?.iter().map(items::read_order).collect())
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Applied {
     pub order_payment: Option<OrderPayment>,
     /// What the event did, for the log.
     pub effect: Effect,
+    /// Prices in the event that have left the catalog and count as they did before.
+    pub prices_not_in_catalog: Vec<PriceId>,
 }
 
 /// The payment of an order after a refund or a dispute.
@@ -168,6 +170,8 @@ pub enum Ignored {
     Livemode,
     /// An event of a connected account.
     Account,
+    /// An event of another account, which the endpoint of an organization received.
+    Context,
     /// Of another product on the same Stripe account, by a rule of the catalog.
     Foreign,
 }
@@ -179,6 +183,7 @@ impl Ignored {
             Self::Type => "type",
             Self::Livemode => "livemode",
             Self::Account => "account",
+            Self::Context => "context",
             Self::Foreign => "foreign",
         }
     }
@@ -303,7 +308,7 @@ struct Reading {
     facts: Vec<Fact>,
     order: Option<Order>,
     not_paid: bool,
-    price_not_in_catalog: bool,
+    prices_not_in_catalog: Vec<PriceId>,
     quantity_assumed: bool,
 }
 
@@ -347,10 +352,19 @@ pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now:
     }
 }
 
+/// Why an event of a connected account, or of an account of an organization, is ignored: its ids are of
+/// another account than ours.
+pub fn of_another_account(event: &Event) -> Option<Ignored> {
+    if event.account.is_some() {
+        return Some(Ignored::Account);
+    }
+    event.context.is_some().then_some(Ignored::Context)
+}
+
 /// Whether an event leaves out what its rule needs and what Stripe's API would say: what was sold in a
 /// session, the rest of a list that was cut short, the invoice that a refunded payment paid.
 pub fn leaves_out(event: &Event) -> bool {
-    if event.account.is_some() {
+    if of_another_account(event).is_some() {
         return false;
     }
     match &event.object {
@@ -376,8 +390,8 @@ fn decide_facts(
     now: Timestamp,
     counts: impl Fn(Fact) -> Option<Fact>,
 ) -> Outcome {
-    if event.account.is_some() {
-        return Outcome::Ignore(Ignored::Account);
+    if let Some(ignored) = of_another_account(event) {
+        return Outcome::Ignore(ignored);
     }
     let reading = match &event.object {
         Object::CheckoutSession(session) => checkout_session::read(session, event, catalog),
@@ -394,7 +408,7 @@ fn decide_facts(
         Object::Customer(customer) => Ok(customer::read(customer, event)),
         Object::Other => return Outcome::Ignore(Ignored::Type),
     };
-    let Reading { mut facts, order, not_paid, price_not_in_catalog, quantity_assumed } = match reading {
+    let Reading { mut facts, order, not_paid, prices_not_in_catalog, quantity_assumed } = match reading {
         Ok(reading) => reading,
         Err(parked) => return Outcome::Park(parked),
     };
@@ -423,9 +437,9 @@ fn decide_facts(
     if change.state.products.len() > MAX_PRODUCTS {
         return Outcome::Park(Parked::TooManyProducts);
     }
-    let effect = match (not_paid, price_not_in_catalog, quantity_assumed) {
+    let effect = match (not_paid, prices_not_in_catalog.is_empty(), quantity_assumed) {
         (true, ..) => Effect::NotPaid,
-        (_, true, _) => Effect::PriceNotInCatalog,
+        (_, false, _) => Effect::PriceNotInCatalog,
         (.., true) => Effect::QuantityAssumed,
         _ if !has_facts => Effect::Nothing,
         _ => effect(event, &change.entries),
@@ -445,6 +459,7 @@ fn decide_facts(
         order,
         order_payment: tied.order_payment,
         effect,
+        prices_not_in_catalog,
     }))
 }
 

@@ -22,7 +22,7 @@ use crate::event::{Event, SubscriptionStatus};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// Stripe has a subscription, or a link of a customer to a user, that is missing here.
+    /// Stripe has a subscription, its state, or a link of a customer to a user, that is missing here.
     MissingHere,
     /// The account has a subscription that Stripe does not have.
     MissingAtStripe,
@@ -38,6 +38,8 @@ pub enum Class {
     OrphanCustomer,
     /// A user pays for more than one subscription.
     DuplicateSubscriptions,
+    /// A subscription is active with a plan, and no paid invoice of it is known.
+    PlanWithoutInvoice,
     /// Stripe has an event that our endpoint did not accept.
     LostEvent,
 }
@@ -54,6 +56,7 @@ impl Class {
             Self::Credits => "credits",
             Self::OrphanCustomer => "orphan_customer",
             Self::DuplicateSubscriptions => "duplicate_subscriptions",
+            Self::PlanWithoutInvoice => "plan_without_invoice",
             Self::LostEvent => "lost_event",
         }
     }
@@ -113,6 +116,7 @@ pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestam
         order: None,
         order_payment: None,
         effect: super::decide::Effect::Nothing,
+        prices_not_in_catalog: Vec::new(),
     };
     Outcome::Apply(Box::new(nothing))
 }
@@ -172,7 +176,6 @@ pub fn subscription(
     }
     let Outcome::Apply(allowed) = repair(account, event, catalog, now) else { return Vec::new() };
     let mut found = Vec::new();
-    // Without a snapshot an invoice alone gives access, and only while its period runs.
     let tier = |state: &State| state.access(catalog, now).tier;
     if ours.as_ref() != Some(&theirs) || tier(&account.state) != tier(&allowed.change.state) {
         found.push(standing_difference(account, ours.as_ref(), &theirs, &allowed, id, catalog, now));
@@ -223,7 +226,7 @@ fn standing_difference(
     let (access, access_after) =
         (account.state.access(catalog, now), allowed.change.state.access(catalog, now));
     let class = match ours {
-        None => Class::MissingHere,
+        None | Some(Summary { status: None, .. }) => Class::MissingHere,
         Some(ours)
             if access.tier != access_after.tier
                 || (&ours.price, ours.quantity) != (&theirs.price, theirs.quantity) =>
@@ -325,16 +328,32 @@ pub fn duplicates(account: &Account, catalog: &Catalog, now: Timestamp) -> Optio
     Some(Difference { class: Class::DuplicateSubscriptions, before, after: Facts::new(), remedy })
 }
 
-/// The subscriptions whose status gives access.
+/// The subscriptions whose status gives access, and those whose paid period runs while no status is known.
 pub fn live<'a>(account: &'a Account, catalog: &Catalog, now: Timestamp) -> Vec<&'a SubscriptionId> {
     let live = |id: &&SubscriptionId| {
-        let status = account.state.summary(id, catalog, now).and_then(|summary| summary.status);
-        matches!(
-            status,
+        let Some(summary) = account.state.summary(id, catalog, now) else { return false };
+        let gives_access = matches!(
+            summary.status,
             Some(SubscriptionStatus::Active | SubscriptionStatus::Trialing | SubscriptionStatus::PastDue)
-        )
+        );
+        gives_access || summary.runs_by_invoice(now)
     };
     account.state.subscriptions.keys().filter(live).collect()
+}
+
+/// The difference for a subscription that is active with a plan and has no paid invoice.
+pub fn plan_without_invoice(
+    account: &Account,
+    id: &SubscriptionId,
+    catalog: &Catalog,
+    now: Timestamp,
+) -> Difference {
+    let before = account.state.summary(id, catalog, now).map(|standing| standing.facts()).unwrap_or_default();
+    let remedy = Remedy::Person(
+        "the subscription is active with a plan, and no paid invoice of it is known: it has granted nothing"
+            .to_owned(),
+    );
+    Difference { class: Class::PlanWithoutInvoice, before, after: Facts::new(), remedy }
 }
 
 /// The difference for a subscription that Stripe does not have.

@@ -128,6 +128,9 @@ pub struct Event {
     pub livemode: bool,
     /// The connected account (`acct_…`), on Connect endpoints.
     pub account: Option<String>,
+    /// The account that the event is of (`acct_…`, or a path of ids joined by `/`), where an organization
+    /// receives it.
+    pub context: Option<String>,
     /// The API version that rendered the event. Only for the log: no rule uses it.
     pub api_version: Option<String>,
     /// The object, as it was when the event was created.
@@ -177,6 +180,7 @@ pub fn read(payload: &[u8]) -> Result<Event, ReadError> {
     };
     Ok(Event {
         account: text("account", &envelope.account)?,
+        context: text("context", &envelope.context)?,
         api_version: text("api_version", &envelope.api_version)?,
         object: Object::read(&head.kind, object.unwrap_or(&Json::Null), before.as_ref())?,
         id: head.id,

@@ -12,6 +12,10 @@ pub const OLD_SECONDS: u64 = 900;
 pub const BURST: u64 = 5;
 /// With fewer events, the success rate is not rated.
 const MIN_RATED_EVENTS: u64 = 20;
+/// What the last complete reconciliation found counts as unknown after this time: two runs did not complete.
+pub const RECONCILED_HOURS: i64 = 12;
+/// Points for figures that are not known. They do not count as zero.
+const NOT_KNOWN: u64 = 5;
 
 /// The counts that the score is computed from. `None` means unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -30,8 +34,10 @@ pub struct Counts {
     pub missing: Option<u64>,
     /// Paying customers without a user, by the last reconciliation.
     pub orphaned: Option<u64>,
+    /// Active subscriptions of a plan without any paid invoice known here, by the last reconciliation.
+    pub plans_without_invoice: Option<u64>,
     /// Messages in the dead-letter queue.
-    pub dead_letters: u64,
+    pub dead_letters: Option<u64>,
     /// The queues of the event families.
     pub queues: Vec<QueueCount>,
     /// Requests of the last hour that were refused because of their signature.
@@ -44,9 +50,9 @@ pub struct QueueCount {
     /// Name of the event family.
     pub queue: String,
     /// Visible messages.
-    pub waiting: u64,
+    pub waiting: Option<u64>,
     /// Messages that a worker holds or that wait for their next attempt.
-    pub in_flight: u64,
+    pub in_flight: Option<u64>,
     /// Age of the oldest message.
     pub oldest_seconds: Option<u64>,
 }
@@ -56,8 +62,8 @@ pub struct QueueCount {
 pub struct Deduction {
     /// Number of points.
     pub points: u8,
-    /// Its name: `failed`, `parked`, `missing`, `orphaned`, `dead_letters`, `old_message`, `backlog`,
-    /// `signatures`, `success_rate`.
+    /// Its name: `failed`, `parked`, `missing`, `orphaned`, `plans_without_invoice`, `not_reconciled`,
+    /// `dead_letters`, `not_counted`, `old_message`, `backlog`, `signatures`, `success_rate`.
     pub code: String,
     /// The reason in words, with the count.
     pub reason: String,
@@ -105,14 +111,29 @@ pub fn health(counts: &Counts) -> Health {
     let orphaned = counts.orphaned.unwrap_or(0);
     let reason = counted(orphaned, "customer at Stripe has no user", "customers at Stripe have no user");
     deduct(each(orphaned, 1, 10), "orphaned", reason, "link them to users");
-    let dead = if counts.dead_letters > 0 { 15 } else { 0 };
-    let advice = "the function dead-letter did not read them: look at its errors";
-    let reason = counted(
-        counts.dead_letters,
-        "message is in the dead-letter queue",
-        "messages are in the dead-letter queue",
+    let unpaid = counts.plans_without_invoice.unwrap_or(0);
+    let reason =
+        counted(unpaid, "active plan has no paid invoice here", "active plans have no paid invoice here");
+    let advice = "look for their invoices at Stripe: is a price missing in the catalog, or do invoice events \
+                  not arrive?";
+    deduct(each(unpaid, 5, 20), "plans_without_invoice", reason, advice);
+    let unknown = [counts.missing, counts.orphaned, counts.plans_without_invoice].contains(&None);
+    let reason = format!(
+        "no reconciliation was complete within {RECONCILED_HOURS} hours, so what is missing is not known"
     );
+    let advice = "set STRIPE_SECRET_KEY and look at the errors of the function reconcile";
+    deduct(if unknown { NOT_KNOWN } else { 0 }, "not_reconciled", reason, advice);
+    let dead_letters = counts.dead_letters.unwrap_or(0);
+    let dead = if dead_letters > 0 { 15 } else { 0 };
+    let advice = "the function dead-letter did not read them: look at its errors";
+    let reason =
+        counted(dead_letters, "message is in the dead-letter queue", "messages are in the dead-letter queue");
     deduct(dead, "dead_letters", reason, advice);
+    let uncounted = counts.queues.iter().filter(|queue| queue.waiting.is_none()).count();
+    let uncounted = u64::try_from(uncounted).unwrap_or(u64::MAX) + u64::from(counts.dead_letters.is_none());
+    let reason = counted(uncounted, "queue could not be counted", "queues could not be counted");
+    let advice = "look at the log lines QUEUE_NOT_COUNTED";
+    deduct(if uncounted > 0 { NOT_KNOWN } else { 0 }, "not_counted", reason, advice);
     for queue in &counts.queues {
         let age = queue.oldest_seconds.filter(|age| *age > OLD_SECONDS);
         if let Some(age) = age {
@@ -123,8 +144,8 @@ pub fn health(counts: &Counts) -> Health {
                 reason,
                 "its function does not keep up or does not run: look at its errors and throttles",
             );
-        } else if queue.waiting > 1000 {
-            let reason = format!("{} messages wait in {}", queue.waiting, queue.queue);
+        } else if let Some(waiting) = queue.waiting.filter(|waiting| *waiting > 1000) {
+            let reason = format!("{waiting} messages wait in {}", queue.queue);
             deduct(5, "backlog", reason, "if this stays, raise the function's concurrency");
         }
     }
@@ -166,37 +187,65 @@ mod tests {
     }
 
     fn queue(waiting: u64, oldest_seconds: Option<u64>) -> Vec<QueueCount> {
-        vec![QueueCount { queue: "invoice-paid".to_owned(), waiting, in_flight: 0, oldest_seconds }]
+        let waiting = Some(waiting);
+        vec![QueueCount { queue: "invoice-paid".to_owned(), waiting, in_flight: Some(0), oldest_seconds }]
+    }
+
+    /// Counts of a deployment without events, of which every figure is known.
+    fn known() -> Counts {
+        Counts {
+            missing: Some(0),
+            orphaned: Some(0),
+            plans_without_invoice: Some(0),
+            dead_letters: Some(0),
+            ..Counts::default()
+        }
     }
 
     #[test]
     fn every_count_has_its_deduction() {
-        check(Counts::default(), 100, &[]);
-        check(Counts { processed: 1000, ignored: 5, ..Counts::default() }, 100, &[]);
-        check(Counts { failed: 5, ..Counts::default() }, 85, &["failed"]);
-        check(Counts { failed: 6, ..Counts::default() }, 75, &["failed"]);
-        check(Counts { parked: 3, ..Counts::default() }, 94, &["parked"]);
-        check(
-            Counts { missing: Some(3), orphaned: Some(2), ..Counts::default() },
-            68,
-            &["missing", "orphaned"],
-        );
-        check(Counts { dead_letters: 1, ..Counts::default() }, 85, &["dead_letters"]);
-        check(Counts { queues: queue(1, Some(901)), ..Counts::default() }, 79, &["old_message"]);
-        check(Counts { queues: queue(1000, Some(900)), ..Counts::default() }, 100, &[]);
-        check(Counts { queues: queue(5000, None), ..Counts::default() }, 95, &["backlog"]);
-        check(Counts { refused_signatures: 5, ..Counts::default() }, 70, &["signatures"]);
-        check(Counts { processed: 99, unsuccessful: 1, ..Counts::default() }, 100, &[]);
-        check(Counts { processed: 96, unsuccessful: 4, ..Counts::default() }, 95, &["success_rate"]);
-        check(Counts { processed: 80, unsuccessful: 20, ..Counts::default() }, 75, &["success_rate"]);
-        check(Counts { processed: 90, unsuccessful: 10, ..Counts::default() }, 85, &["success_rate"]);
-        check(Counts { processed: 1, unsuccessful: 1, ..Counts::default() }, 100, &[]);
+        check(known(), 100, &[]);
+        check(Counts { processed: 1000, ignored: 5, ..known() }, 100, &[]);
+        check(Counts { failed: 5, ..known() }, 85, &["failed"]);
+        check(Counts { failed: 6, ..known() }, 75, &["failed"]);
+        check(Counts { parked: 3, ..known() }, 94, &["parked"]);
+        check(Counts { missing: Some(3), orphaned: Some(2), ..known() }, 68, &["missing", "orphaned"]);
+        check(Counts { dead_letters: Some(1), ..known() }, 85, &["dead_letters"]);
+        check(Counts { plans_without_invoice: Some(1), ..known() }, 95, &["plans_without_invoice"]);
+        check(Counts { plans_without_invoice: Some(9), ..known() }, 80, &["plans_without_invoice"]);
+        check(Counts { queues: queue(1, Some(901)), ..known() }, 79, &["old_message"]);
+        check(Counts { queues: queue(1000, Some(900)), ..known() }, 100, &[]);
+        check(Counts { queues: queue(5000, None), ..known() }, 95, &["backlog"]);
+        check(Counts { refused_signatures: 5, ..known() }, 70, &["signatures"]);
+        check(Counts { processed: 99, unsuccessful: 1, ..known() }, 100, &[]);
+        check(Counts { processed: 96, unsuccessful: 4, ..known() }, 95, &["success_rate"]);
+        check(Counts { processed: 80, unsuccessful: 20, ..known() }, 75, &["success_rate"]);
+        check(Counts { processed: 90, unsuccessful: 10, ..known() }, 85, &["success_rate"]);
+        check(Counts { processed: 1, unsuccessful: 1, ..known() }, 100, &[]);
+    }
+
+    #[test]
+    fn an_unknown_figure_costs_points_and_never_counts_as_zero() {
+        check(Counts::default(), 90, &["not_reconciled", "not_counted"]);
+        check(Counts { missing: None, ..known() }, 95, &["not_reconciled"]);
+        check(Counts { orphaned: None, ..known() }, 95, &["not_reconciled"]);
+        check(Counts { plans_without_invoice: None, ..known() }, 95, &["not_reconciled"]);
+        check(Counts { dead_letters: None, ..known() }, 95, &["not_counted"]);
+        let unknown = |queue: &str| QueueCount {
+            queue: queue.to_owned(),
+            waiting: None,
+            in_flight: None,
+            oldest_seconds: None,
+        };
+        let counts = Counts { queues: vec![unknown("a"), unknown("b")], ..known() };
+        check(counts.clone(), 95, &["not_counted"]);
+        assert_eq!(health(&counts).deductions[0].reason, "2 queues could not be counted");
     }
 
     #[test]
     fn a_count_of_one_is_singular() {
         let reason = |parked| {
-            health(&Counts { parked, ..Counts::default() })
+            health(&Counts { parked, ..known() })
                 .deductions
                 .into_iter()
                 .map(|it| it.reason)

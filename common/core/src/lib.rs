@@ -15,7 +15,8 @@
 //! | [`account`] | a user's account, and how facts change it |
 //! | [`decide`] | what an event changes in an account; one file for each event family |
 //! | [`drift`] | differences between an account and Stripe, and which of them may be repaired |
-//! | [`job`] | kinds of jobs that notify the app of a change |
+//! | [`order`] | the steps of a paid one-time order |
+//! | [`job`] | jobs that notify the app of a change |
 //! | [`setup_status`] | the status shown to a customer after a checkout |
 //! | [`health`], [`advice`] | the health score; advice to the operator about a parked or failed event |
 
@@ -30,6 +31,7 @@ pub mod health;
 pub mod ids;
 pub mod job;
 pub mod ledger;
+pub mod order;
 pub mod reversal;
 pub mod setup_status;
 pub mod signature;

@@ -11,7 +11,7 @@ use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::{Reason, Store, StoreError, Write};
 use tallyhook_core::account::{Account, Change};
 use tallyhook_core::catalog::Catalog;
-use tallyhook_core::ids::{EventId, UserId};
+use tallyhook_core::ids::{EventId, SessionId, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
 
@@ -136,6 +136,7 @@ pub struct AccountWrites {
     before: AppView,
     entries: Vec<Entry>,
     changed: bool,
+    session: Option<SessionId>,
     now: Timestamp,
 }
 
@@ -151,6 +152,7 @@ impl AccountWrites {
             before,
             entries: Vec::new(),
             changed: false,
+            session: None,
             now,
         }
     }
@@ -174,6 +176,11 @@ impl AccountWrites {
         previous.map_or_else(String::new, |previous| previous.to_string())
     }
 
+    /// Names the checkout session of the change. The jobs that the change needs name it too.
+    pub fn paid_by(&mut self, session: SessionId) {
+        self.session = Some(session);
+    }
+
     /// Whether the account is stored, or will be.
     pub fn is_stored(&self) -> bool {
         self.loaded_version > 0 || self.changed
@@ -188,7 +195,7 @@ impl AccountWrites {
         accounts: &Accounts,
         items: &HashMap<Key, Item>,
     ) -> Result<(Vec<Write>, Vec<JobMessage>), StoreError> {
-        let Self { mut account, loaded_version, before, entries, changed, now } = self;
+        let Self { mut account, loaded_version, before, entries, changed, session, now } = self;
         if !changed {
             return Ok((Vec::new(), Vec::new()));
         }
@@ -197,7 +204,8 @@ impl AccountWrites {
         for entry in &entries {
             writes.push(items::entry(&user, entry, items.get(&Key::entry(&user, &entry.key)))?);
         }
-        let jobs = accounts.outbox.jobs(&user, &before, &account.state, &accounts.catalog, now);
+        let jobs =
+            accounts.outbox.jobs(&user, session.as_ref(), &before, &account.state, &accounts.catalog, now);
         let (messages, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
         writes.extend(jobs);
         account.version = loaded_version + 1;

@@ -31,6 +31,24 @@ pub enum Alert {
         /// What the event waits for.
         waits_for: Option<String>,
     },
+    /// An event bills a price that has left the catalog.
+    PriceNotInCatalog {
+        /// The price.
+        price: String,
+        /// The id of the event.
+        event_id: String,
+    },
+    /// Metadata names a second user for a customer.
+    SharedCustomer {
+        /// The customer.
+        customer: String,
+        /// The user who owns the customer.
+        owner: String,
+        /// The other user.
+        user: String,
+        /// What the customer's subscriptions gave the owner before.
+        granted: Vec<String>,
+    },
     /// Events used up their retries and arrived in the dead-letter queue.
     DeadLetter {
         /// The id of the first event.
@@ -93,6 +111,8 @@ impl Alert {
     pub fn key(&self) -> String {
         match self {
             Self::Parked { reason, .. } => format!("parked#{reason}"),
+            Self::PriceNotInCatalog { price, .. } => format!("price_not_in_catalog#{price}"),
+            Self::SharedCustomer { customer, .. } => format!("shared_customer#{}", hidden(customer)),
             Self::DeadLetter { .. } => "dead_letter".to_owned(),
             Self::Failed { .. } => "failed".to_owned(),
             Self::BadSignatures { .. } => "bad_signatures".to_owned(),
@@ -104,10 +124,13 @@ impl Alert {
     }
 
     /// How long alerts with the same key are held: an hour for something that happened, six hours for a state
-    /// that `health` checks every hour.
+    /// that `health` checks every hour, 90 days for a price that has left the catalog, which every renewal
+    /// bills again.
     pub fn quiet_seconds(&self) -> i64 {
         match self {
+            Self::PriceNotInCatalog { .. } => 90 * 86_400,
             Self::Parked { .. }
+            | Self::SharedCustomer { .. }
             | Self::DeadLetter { .. }
             | Self::BadSignatures { .. }
             | Self::OldMessage { .. }
@@ -120,6 +143,10 @@ impl Alert {
     pub fn title(&self) -> String {
         match self {
             Self::Parked { reason, .. } => format!("A Stripe event is parked: {reason}"),
+            Self::PriceNotInCatalog { price, .. } => format!("Price {price} has left the catalog"),
+            Self::SharedCustomer { customer, .. } => {
+                format!("Customer {customer} pays for several users")
+            }
             Self::DeadLetter { events: 1, .. } => "A Stripe event failed on every attempt".to_owned(),
             Self::DeadLetter { events, .. } => format!("{events} Stripe events failed on every attempt"),
             Self::Failed { events } => format!("{events} failed events wait in the log"),
@@ -146,6 +173,19 @@ impl Alert {
     pub fn advice(&self) -> String {
         match self {
             Self::Parked { reason, .. } => parked_advice(reason).to_owned(),
+            Self::PriceNotInCatalog { .. } => {
+                "Subscriptions still have this price, and catalog.toml does not. Their users keep plan and \
+                 tier, and a renewal grants what the last period was worth. A new subscription with this \
+                 price is parked. If the price is still sold, add it to its plan and deploy."
+                    .to_owned()
+            }
+            Self::SharedCustomer { .. } => {
+                "Each subscription belongs to the user in its own metadata, and what was granted before \
+                 stays with the customer's owner. From now on an event of this customer that names no user \
+                 is parked. If something that was granted before belongs to the other user, move the \
+                 subscription (POST /admin/stripe/fix-user/{user_id} with the action move)."
+                    .to_owned()
+            }
             Self::DeadLetter { .. } | Self::Failed { .. } => {
                 "Nothing is lost: each event is in the event log with its payload. The log lines \
                  WEBHOOK_PROCESSING_FAILED of the event say what failed. When the cause is fixed, POST \
@@ -196,6 +236,18 @@ impl Alert {
                 fields.extend(waits_for.clone().map(|waits_for| ("waits for", waits_for)));
                 fields
             }
+            Self::PriceNotInCatalog { price, event_id } => {
+                vec![("price", price.clone()), ("event", event_id.clone())]
+            }
+            Self::SharedCustomer { customer, owner, user, granted } => {
+                let granted = if granted.is_empty() { "nothing".to_owned() } else { granted.join("; ") };
+                vec![
+                    ("customer", customer.clone()),
+                    ("owner", owner.clone()),
+                    ("other user", user.clone()),
+                    ("granted before", granted),
+                ]
+            }
             Self::DeadLetter { event_id, event_type, attempts, .. } => {
                 vec![
                     ("event", event_id.clone()),
@@ -218,6 +270,11 @@ impl Alert {
     }
 }
 
+/// An id for the log. A merchant may choose an e-mail address as a customer's id.
+fn hidden(id: &str) -> &str {
+    if id.contains('@') { "(withheld)" } else { id }
+}
+
 fn parked_advice(reason: &str) -> &'static str {
     match reason {
         "no_user" => {
@@ -236,6 +293,11 @@ fn parked_advice(reason: &str) -> &'static str {
         "no_grant" => {
             "A payment that granted nothing here was refunded or disputed. If the event of the purchase is \
              missing, replay it."
+        }
+        "owner_conflict" => {
+            "The event names another user than the owner of its subscription. If the event is right, move the \
+             subscription (POST /admin/stripe/fix-user/{user_id} with the action move) and send the event \
+             again. If not, dismiss it (POST /admin/stripe/webhook-logs/{id}/dismiss)."
         }
         "conflict" => {
             "The same document arrived with another amount. Compare it at Stripe, then fix the user by hand."

@@ -10,11 +10,11 @@ use futures_util::future::{join, join_all};
 use tracing::warn;
 
 use tallyhook_aws::queue::Queue;
-use tallyhook_aws::store::items;
+use tallyhook_aws::store::items::{self, Item};
 use tallyhook_aws::store::log::{self, Range};
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_core::event::Family;
-use tallyhook_core::health::{Counts, Health, QueueCount, health};
+use tallyhook_core::health::{Counts, Health, QueueCount, RECONCILED_HOURS, health};
 use tallyhook_core::timestamp::Timestamp;
 
 const HOUR: i64 = 3600;
@@ -43,7 +43,7 @@ impl HealthReader {
     /// Reads the counts and computes the score.
     ///
     /// # Errors
-    /// [`StoreError`]. A queue that does not answer counts as empty, and a log line reports it.
+    /// [`StoreError`]. A queue that does not answer has no counts, and a log line reports it.
     pub async fn read(&self, now: Timestamp) -> Result<(Counts, Health), StoreError> {
         let (from_log, from_queues) = join(self.count_log(now), self.count_queues()).await;
         let mut counts = from_log?;
@@ -75,16 +75,21 @@ impl HealthReader {
             for (outcome, count) in outcomes? {
                 match outcome.as_str() {
                     "processed" => counts.processed += count,
-                    "ignored" => counts.ignored += count,
+                    "ignored" | "dismissed" => counts.ignored += count,
                     _ => counts.unsuccessful += count,
                 }
             }
         }
         let (report, signal) = (items::reconcile_report_key(), items::bad_signatures_key());
         let notes = self.store.load([report.clone(), signal.clone()]).await?;
-        if let Some(report) = notes.get(&report) {
+        let oldest = now.plus_seconds(-RECONCILED_HOURS * HOUR).unix().saturating_mul(1000);
+        let is_recent = |report: &&Item| {
+            items::read_number(report, "finished").is_some_and(|finished: i64| finished >= oldest)
+        };
+        if let Some(report) = notes.get(&report).filter(is_recent) {
             counts.missing = items::read_number(report, "missing");
             counts.orphaned = items::read_number(report, "orphaned");
+            counts.plans_without_invoice = items::read_number(report, "plans_without_invoice");
         }
         if let Some(signal) = notes.get(&signal) {
             let recent = items::read_number(signal, "at").is_some_and(|at: i64| at > now.unix() - HOUR);
@@ -116,29 +121,27 @@ impl HealthReader {
         Ok(counts.into_iter().collect())
     }
 
-    async fn count_queues(&self) -> (Vec<QueueCount>, u64) {
+    async fn count_queues(&self) -> (Vec<QueueCount>, Option<u64>) {
         let each = self.queues.iter().map(|(family, url)| async move {
-            let [waiting, in_flight, delayed] = self.depth(url).await;
+            let depth = self.depth(url).await;
             QueueCount {
                 queue: family.as_str().to_owned(),
-                waiting,
-                in_flight: in_flight + delayed,
+                waiting: depth.map(|[waiting, ..]| waiting),
+                in_flight: depth.map(|[_, in_flight, delayed]| in_flight + delayed),
                 oldest_seconds: None,
             }
         });
         let dead = async {
             match &self.dead_letter_queue_url {
-                Some(url) => self.depth(url).await.iter().sum(),
-                None => 0,
+                Some(url) => self.depth(url).await.map(|depth| depth.iter().sum()),
+                None => Some(0),
             }
         };
         join(join_all(each), dead).await
     }
 
-    async fn depth(&self, queue_url: &str) -> [u64; 3] {
-        self.queue.depth(queue_url).await.unwrap_or_else(|error| {
-            warn!(error, queue_url, "QUEUE_NOT_COUNTED");
-            [0; 3]
-        })
+    async fn depth(&self, queue_url: &str) -> Option<[u64; 3]> {
+        let depth = self.queue.depth(queue_url).await;
+        depth.map_err(|error| warn!(error, queue_url, "QUEUE_NOT_COUNTED")).ok()
     }
 }

@@ -5,6 +5,8 @@
 //! |---|---|---|
 //! | `job#provision#<user>` | the first payment of a user is confirmed | `payment.confirmed` |
 //! | `job#account#<user>` | tier or balance change and `PROVISION_URL` is set | `account.updated` |
+//! | `job#order_paid#<cs_…>#<user>` | an order is paid and `PROVISION_URL` is set | `order.paid` |
+//! | `job#order_refunded#<cs_…>#<user>` | all of its payment went back, the same | `order.refunded` |
 //! | `job#credits_low#<user>` | the balance falls below a threshold of `low`, the same | `credits.low` |
 //! | `job#credits_depleted#<user>` | the balance falls to 0, the same | `credits.depleted` |
 //! | `job#credits_restored#<user>` | the balance reaches a threshold again, the same | `credits.restored` |
@@ -18,7 +20,6 @@ pub mod provision;
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
-use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::config::OutboxConfig;
@@ -30,21 +31,13 @@ use tallyhook_core::account::State;
 use tallyhook_core::account::low::{self, LowKind, LowState};
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
-use tallyhook_core::ids::UserId;
+use tallyhook_core::ids::{SessionId, UserId};
 use tallyhook_core::job::JobKind;
+pub use tallyhook_core::job::JobMessage;
 use tallyhook_core::timestamp::Timestamp;
 
 /// Jobs read with one query.
 const PAGE_SIZE: i32 = 500;
-
-/// A message on the queue of `provision`: `{"job":"provision","user_id":"user_123"}`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct JobMessage {
-    /// What to do.
-    pub job: JobKind,
-    /// The user to report about.
-    pub user_id: UserId,
-}
 
 /// Writes jobs and queues messages about them.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +76,7 @@ impl Outbox {
     pub fn jobs(
         &self,
         user: &UserId,
+        session: Option<&SessionId>,
         before: &AppView,
         after: &State,
         catalog: &Catalog,
@@ -92,18 +86,35 @@ impl Outbox {
         let first_payment = self.queue.is_some() && !before.has_paid && after.has_paid;
         let changed = before.tier_and_balance != after.tier_and_balance;
         let kinds = [first_payment.then_some(JobKind::Provision), changed.then_some(JobKind::Account)];
-        let job = |kind| (JobMessage { job: kind, user_id: user.clone() }, items::job(kind, user, now));
+        let job = |kind| {
+            let job = JobMessage::of_user(kind, user).caused_by(session);
+            let write = items::job(&job, now);
+            (job, write)
+        };
         let mut jobs: Vec<_> = kinds.into_iter().flatten().map(job).collect();
         let mut crossed: BTreeMap<LowKind, Vec<String>> = BTreeMap::new();
         for (kind, threshold) in low::crossed(&before.low, &after.low) {
             crossed.entry(kind).or_default().push(threshold.name());
         }
         for (kind, thresholds) in crossed {
-            let job = JobKind::from(kind);
-            let message = JobMessage { job, user_id: user.clone() };
-            jobs.push((message, items::low_job(job, user, &thresholds, now)));
+            let job = JobMessage::of_user(JobKind::from(kind), user).caused_by(session);
+            let write = items::low_job(&job, &thresholds, now);
+            jobs.push((job, write));
         }
         jobs
+    }
+
+    /// The job that reports a step of an order, to be written with the step. `None` if the app is not called.
+    pub fn order_job(
+        &self,
+        kind: JobKind,
+        order: &SessionId,
+        user: &UserId,
+        now: Timestamp,
+    ) -> Option<(JobMessage, Write)> {
+        let job = JobMessage::of_order(kind, order, user);
+        let write = items::job(&job, now);
+        (self.updates && self.queue.is_some()).then_some((job, write))
     }
 
     /// Queues messages about jobs. A failure is logged; `retry` sends the message later, since the job is
@@ -112,9 +123,17 @@ impl Outbox {
         let Some((queue, url)) = &self.queue else { return };
         let each = messages.into_iter().map(async |message| {
             let (job, user_id) = (message.job.as_str(), message.user_id.as_str());
+            let (job_id, session) = (message.id(), message.checkout_session_id.as_ref());
             let body = serde_json::to_string(message).unwrap_or_default();
             match queue.send_text(url, body).await {
-                Ok(()) => info!(job, user_id, "PROVISIONING_ENQUEUED"),
+                Ok(()) => info!(
+                    job,
+                    job_id,
+                    user_id,
+                    client_id = user_id,
+                    checkout_session_id = session.map(|session| session.as_str()),
+                    "PROVISIONING_ENQUEUED"
+                ),
                 Err(error) => warn!(job, user_id, error = error.to_string(), "PROVISIONING_NOT_ENQUEUED"),
             }
         });
@@ -134,19 +153,22 @@ impl Outbox {
         if self.queue.is_none() {
             return Ok(());
         }
-        let keys: Vec<(UserId, Key)> =
-            users.into_iter().map(|user| (user.clone(), items::job_key(JobKind::Provision, &user))).collect();
-        let items = store.load(keys.iter().map(|(_, key)| key.clone())).await?;
+        let jobs: Vec<(JobMessage, Key)> = users
+            .into_iter()
+            .map(|user| JobMessage::of_user(JobKind::Provision, &user))
+            .map(|job| (job.clone(), items::job_key(&job)))
+            .collect();
+        let items = store.load(jobs.iter().map(|(_, key)| key.clone())).await?;
         let queued = |key: &Key| {
             items
                 .get(key)
                 .and_then(|item| items::read_text(item, "outcome"))
                 .is_some_and(|state| state == "queued")
         };
-        let messages: Vec<JobMessage> = keys
+        let messages: Vec<JobMessage> = jobs
             .into_iter()
             .filter(|(_, key)| queued(key))
-            .map(|(user_id, _)| JobMessage { job: JobKind::Provision, user_id })
+            .map(|(job, key)| job.caused_by(items.get(&key).and_then(items::session_of_job).as_ref()))
             .collect();
         self.send(&messages).await;
         Ok(())
@@ -188,12 +210,12 @@ impl Outbox {
         message: &JobMessage,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let key = items::job_key(message.job, &message.user_id);
-        if !store.load([key.clone()]).await?.contains_key(&key) {
-            return Ok(false);
-        }
-        store.commit(vec![items::job(message.job, &message.user_id, now)]).await?;
-        self.send([message]).await;
+        let key = items::job_key(message);
+        let items = store.load([key.clone()]).await?;
+        let Some(item) = items.get(&key) else { return Ok(false) };
+        let message = message.clone().caused_by(items::session_of_job(item).as_ref());
+        store.commit(vec![items::job(&message, now)]).await?;
+        self.send([&message]).await;
         Ok(true)
     }
 }
@@ -228,8 +250,5 @@ pub async fn open_jobs(store: &Store) -> Result<Vec<Line>, StoreError> {
 
 /// The message about a listed job.
 pub fn job_message(line: &Line) -> Option<JobMessage> {
-    let rest = line.id.strip_prefix("job#")?;
-    let (kind, user) = rest.split_once('#')?;
-    let job = JobKind::ALL.into_iter().find(|job| job.as_str() == kind)?;
-    Some(JobMessage { job, user_id: UserId::new(user).ok()? })
+    JobMessage::from_text(line.id.strip_prefix("job#")?)
 }

@@ -12,23 +12,30 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use futures_util::future::join_all;
+use tracing::warn;
 
 use crate::accounts::{AccountWrites, Accounts, load_account, pause};
+use crate::alerts::{Alert, Alerts};
 use crate::outbox::JobMessage;
 use crate::resend::redrive::Redrive;
 use tallyhook_aws::payload;
 use tallyhook_aws::store::items::{self, EventRecord, EventState, Item, Key, KnownEvent, KnownPayment};
 use tallyhook_aws::store::{Condition, Reason, StoreError, Write};
-use tallyhook_core::account::Account;
+use tallyhook_aws::telemetry;
+use tallyhook_core::account::{Account, Lot};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::{Links, StoredOwner, owner};
 use tallyhook_core::decide::{
     Applied, Effect, Ignored, Outcome, Parked, Payments, decide, foreign, invoice_of_reversal, is_reversal,
-    joined_payment, ledger_keys, payment_refs,
+    joined_payment, ledger_keys, of_another_account, payment_refs,
 };
 use tallyhook_core::drift;
 use tallyhook_core::event::{CheckoutSession, Event, EventType, InvoicePayment, Object};
-use tallyhook_core::ids::UserId;
+use tallyhook_core::ids::{CustomerId, EventId, PriceId, SubscriptionId, UserId};
+use tallyhook_core::job::JobKind;
 use tallyhook_core::ledger::LedgerKey;
+use tallyhook_core::order::OrderStatus;
 use tallyhook_core::reversal::PaymentRecord;
 use tallyhook_core::setup_status::SessionPayment;
 use tallyhook_core::signature::SecretMode;
@@ -36,6 +43,8 @@ use tallyhook_core::timestamp::Timestamp;
 
 /// How often the events of one account are tried within one invocation.
 const MAX_ATTEMPTS: u32 = 8;
+/// Subscriptions that one alert names.
+const MAX_NAMED: usize = 10;
 /// How many reads one attempt makes at most: the event, its links, its payment's document, its account.
 const MAX_READS: u32 = 5;
 
@@ -50,6 +59,8 @@ pub struct Processor {
     pub keep_payloads: bool,
     /// Where the events go that a new link or payment frees.
     pub redrive: Redrive,
+    /// Where the operator's alerts go.
+    pub alerts: Alerts,
 }
 
 /// One event to process.
@@ -122,9 +133,25 @@ struct Plan {
     payments: BTreeMap<String, KnownPayment>,
     /// Accounts as they are after the events so far.
     accounts: BTreeMap<UserId, AccountWrites>,
+    /// Jobs that report the steps of orders.
+    messages: BTreeSet<JobMessage>,
+    /// Orders that are written for the first time.
+    new_orders: u32,
+    /// Prices that have left the catalog, each with the first event that bills it.
+    prices_not_in_catalog: BTreeMap<PriceId, EventId>,
+    /// Customers that pay for several users from now on, each with its owner and another user.
+    newly_shared: BTreeMap<CustomerId, (UserId, UserId)>,
 }
 
 impl Plan {
+    /// Adds a job that reports a step of an order.
+    fn report(&mut self, job: Option<(JobMessage, Write)>) {
+        if let Some((message, write)) = job {
+            self.write(write);
+            self.messages.insert(message);
+        }
+    }
+
     fn planned(&self, key: &Key) -> Option<&Write> {
         self.places.get(key).and_then(|&place| self.writes.get(place))
     }
@@ -173,7 +200,13 @@ impl Plan {
             Some(known) if known.by_reference && !by_reference => (new, Some(known)),
             Some(known) if by_reference || known.shared => return Ok(()),
             // Metadata names another user for this customer: it pays for several.
-            Some(known) => (StoredOwner { shared: true, ..known.clone() }, Some(known)),
+            Some(known) => {
+                if let Key::Customer(customer) = key {
+                    let users = (known.user.clone(), user.clone());
+                    self.newly_shared.entry(customer.clone()).or_insert(users);
+                }
+                (StoredOwner { shared: true, ..known.clone() }, Some(known))
+            }
         };
         let write = match key {
             Key::Customer(customer) => items::customer(customer, &owner, known.as_ref()),
@@ -274,12 +307,25 @@ impl Plan {
     }
 
     /// The first content of an event stands; another one is kept beside it under an id of its own.
-    fn mismatch(&mut self, job: &Job, user: Option<&UserId>, now: Timestamp) -> EventOutcome {
+    /// Once an operator has dismissed that one, its redelivery is a duplicate. Its item is read after its
+    /// write has failed.
+    fn mismatch(
+        &mut self,
+        job: &Job,
+        user: Option<&UserId>,
+        items: &HashMap<Key, Item>,
+        now: Timestamp,
+    ) -> Result<EventOutcome, StoreError> {
+        let id = items::mismatch_id(&job.event.id, &job.digest);
+        let key = Key::Event(id.clone());
+        let known = items.get(&key).map(|item| items::read_event(&key, item)).transpose()?;
+        if known.is_some_and(|known| known.finished) {
+            return Ok(EventOutcome::Duplicate);
+        }
         let parked = Parked::PayloadMismatch;
-        let mut record = parked_record(job, None, &parked, user, now);
-        record.id = items::mismatch_id(&job.event.id, &job.digest);
+        let record = EventRecord { id, ..parked_record(job, None, &parked, user, now) };
         self.write(items::event(&record));
-        EventOutcome::Parked(parked)
+        Ok(EventOutcome::Parked(parked))
     }
 }
 
@@ -380,6 +426,16 @@ impl Processor {
             Ok(()) => {
                 self.redrive.send_freed(&self.accounts.store, &plan.freed).await;
                 self.accounts.outbox.send(&messages).await;
+                if plan.new_orders > 0 {
+                    telemetry::metrics(&[], &[("OrdersCreated", f64::from(plan.new_orders))]);
+                }
+                for (price, event) in &plan.prices_not_in_catalog {
+                    let (price, event_id) = (price.to_string(), event.to_string());
+                    self.alerts.send(&Alert::PriceNotInCatalog { price, event_id }).await;
+                }
+                for (customer, users) in &plan.newly_shared {
+                    self.alert_shared(customer, users, now).await;
+                }
                 Ok(outcomes)
             }
             Err(error) => {
@@ -393,6 +449,26 @@ impl Processor {
                 Err(error)
             }
         }
+    }
+
+    /// Alerts that a customer pays for several users, and names what it gave its owner before.
+    async fn alert_shared(&self, customer: &CustomerId, (owner, user): &(UserId, UserId), now: Timestamp) {
+        let mut granted = Vec::new();
+        match self.accounts.store.load([Key::Account(owner.clone())]).await {
+            Ok(items) => {
+                if let Ok(account) = load_account(owner, &items) {
+                    granted = granted_by(&account, customer, &self.accounts.catalog, now);
+                }
+            }
+            Err(error) => warn!(error = error.to_string(), "ALERT_INCOMPLETE"),
+        }
+        let alert = Alert::SharedCustomer {
+            customer: customer.to_string(),
+            owner: owner.to_string(),
+            user: user.to_string(),
+            granted,
+        };
+        self.alerts.send(&alert).await;
     }
 
     /// Reads what deciding about events takes: again while what was read shows that more is needed.
@@ -523,13 +599,13 @@ impl Processor {
         let user = owner.as_ref().ok().map(|owner| &owner.user);
         if let Some(earlier) = earlier {
             let differs = earlier.digest != job.digest && earlier.event.api_version == job.event.api_version;
-            return Ok(if differs { plan.mismatch(job, user, now) } else { EventOutcome::Duplicate });
+            return if differs { plan.mismatch(job, user, items, now) } else { Ok(EventOutcome::Duplicate) };
         }
         let marker = Key::event(&job.event.id);
         let known = items.get(&marker).map(|item| items::read_event(&marker, item)).transpose()?;
         if let Some(known) = &known {
             if known.digest != job.digest && known.api_version == job.event.api_version {
-                return Ok(plan.mismatch(job, user, now));
+                return plan.mismatch(job, user, items, now);
             }
             if known.finished {
                 return Ok(EventOutcome::Duplicate);
@@ -581,9 +657,11 @@ impl Processor {
             Err(_) if matches!(job.event.kind, EventType::Other(_)) => {
                 return Ok(Outcome::Ignore(Ignored::Type));
             }
-            Err(_) if job.event.account.is_some() => return Ok(Outcome::Ignore(Ignored::Account)),
-            Err(_) if matches!(job.event.object, Object::InvoicePayment(_)) => return Ok(Outcome::Tie),
-            Err(parked) => return Ok(Outcome::Park(parked.clone())),
+            Err(parked) => {
+                let tie = matches!(job.event.object, Object::InvoicePayment(_)).then_some(Outcome::Tie);
+                let ignored = of_another_account(&job.event).map(Outcome::Ignore);
+                return Ok(ignored.or(tie).unwrap_or_else(|| Outcome::Park(parked.clone())));
+            }
         };
         for key in ledger_keys(&job.event) {
             let key = Key::entry(&owner.user, &key);
@@ -662,6 +740,9 @@ impl Processor {
         now: Timestamp,
     ) -> Result<EventOutcome, StoreError> {
         let user = &owner.user;
+        for price in std::mem::take(&mut applied.prices_not_in_catalog) {
+            plan.prices_not_in_catalog.entry(price).or_insert_with(|| job.event.id.clone());
+        }
         if let Some(repair) = job.repair.as_ref().filter(|repair| !repair.as_itself) {
             applied.change.entries.iter_mut().for_each(|entry| entry.cause.clone_from(&repair.by));
         }
@@ -681,18 +762,35 @@ impl Processor {
         for (payment, record) in applied.payments {
             plan.payment(&payment, record, None, items)?;
         }
+        let outbox = &self.accounts.outbox;
         if let Some(order) = &applied.order {
             plan.write(items::order(user, order));
+            plan.new_orders += 1;
+            plan.report(outbox.order_job(JobKind::OrderPaid, &order.session, user, now));
         }
         if let Some(paid) = &applied.order_payment {
             let key = Key::Order(user.clone(), paid.session.clone());
-            let after = items.get(&key).and_then(|item| items::order_after(user, paid, item, now));
-            if let Some(write) = after {
-                plan.write(write);
+            // An earlier event of the batch may have made or changed the order.
+            let planned =
+                plan.planned(&key).and_then(|write| Some((write.item.clone()?, write.condition.clone())));
+            let stored = items.get(&key).cloned().map(|item| (item, None));
+            let known = planned.map(|(item, condition)| (item, Some(condition))).or(stored);
+            let change = known
+                .and_then(|(item, condition)| Some((items::order_after(user, paid, &item, now)?, condition)));
+            if let Some((change, condition)) = change {
+                if change.moves_to(OrderStatus::Refunded) {
+                    plan.report(outbox.order_job(JobKind::OrderRefunded, &paid.session, user, now));
+                }
+                let write = change.write();
+                let condition = condition.unwrap_or_else(|| write.condition.clone());
+                plan.write(Write { condition, ..write });
             }
         }
         if let Object::CheckoutSession(session) = &job.event.object {
             plan.session(session, &job.event.kind, user, items)?;
+            if let Some(account) = plan.accounts.get_mut(user) {
+                account.paid_by(session.id.clone());
+            }
         }
         plan.write(items::event(&record));
         Ok(EventOutcome::Processed(Some(user.clone()), applied.effect))
@@ -705,7 +803,7 @@ impl Processor {
         items: &HashMap<Key, Item>,
     ) -> Result<BTreeSet<JobMessage>, StoreError> {
         plan.place_waiting(items);
-        let mut all = BTreeSet::new();
+        let mut all = std::mem::take(&mut plan.messages);
         for (_, account) in std::mem::take(&mut plan.accounts) {
             let (writes, messages) = account.finish(&self.accounts, items)?;
             writes.into_iter().for_each(|write| plan.write(write));
@@ -724,6 +822,27 @@ impl Processor {
 struct Owner {
     user: UserId,
     by_reference: bool,
+}
+
+/// What a customer gave its owner: its subscriptions, and the packs of an owner with no other customer.
+fn granted_by(account: &Account, customer: &CustomerId, catalog: &Catalog, now: Timestamp) -> Vec<String> {
+    let buckets = account.state.buckets(&catalog.policy, now);
+    let of_customer = account
+        .state
+        .subscriptions
+        .iter()
+        .filter(|(_, subscription)| subscription.customer.as_ref() == Some(customer));
+    let gives = |id: &SubscriptionId| {
+        let plan = account.state.summary(id, catalog, now).and_then(|summary| summary.plan);
+        let plan = plan.unwrap_or_else(|| "no plan".to_owned());
+        format!("{id}: {plan}, {} credits left", buckets.of_subscription(id))
+    };
+    let mut granted: Vec<String> = of_customer.take(MAX_NAMED).map(|(id, _)| gives(id)).collect();
+    let packs = buckets.sum(|lot| matches!(lot, Lot::Pack(_)));
+    if packs > Credits::ZERO && account.state.customers.len() == 1 {
+        granted.push(format!("packs: {packs} credits left"));
+    }
+    granted
 }
 
 /// Whether what an event waits for usually arrives within seconds.

@@ -160,6 +160,7 @@ impl Worker {
         let redrive = Redrive::new(queue.clone(), config.queues);
         let outbox = Outbox::new(queue.clone(), config.outbox);
         let accounts = Accounts { store, catalog: config.catalog, outbox };
+        let alerts = Alerts::new(queue.clone(), config.notify_queue_url);
         Self {
             family,
             processor: Processor {
@@ -167,8 +168,9 @@ impl Worker {
                 livemode: config.livemode,
                 keep_payloads: config.keep_payloads,
                 redrive,
+                alerts: alerts.clone(),
             },
-            alerts: Alerts::new(queue.clone(), config.notify_queue_url),
+            alerts,
             queue,
             queue_url: config.queue_url,
             retry_delays_seconds: config.retry_delays_seconds,
@@ -199,8 +201,11 @@ impl Worker {
                     None
                 }
                 Record::Unreadable(unreadable) => {
-                    summary.alert(&unreadable.id, &unreadable.kind, &unreadable.parked);
+                    let (id, kind) = (unreadable.id.clone(), unreadable.kind.clone());
                     let outcome = self.park(*unreadable, attempt(message), now).await;
+                    if let Ok(EventOutcome::Parked(parked)) = &outcome {
+                        summary.alert(&id, &kind, parked);
+                    }
                     summary.count(&outcome);
                     Some(outcome)
                 }
@@ -344,10 +349,13 @@ impl Worker {
         now: Timestamp,
     ) -> Result<EventOutcome, StoreError> {
         let Unreadable { id, kind, parked, raw, received_ms, mode } = unreadable;
-        warn!(event_id = id, event_type = kind, outcome = "parked", reason = parked.code(), "WEBHOOK_PARKED");
         let key = Key::Event(id.clone());
         let known = self.processor.accounts.store.load([key.clone()]).await?;
         let known = known.get(&key).map(|item| items::read_event(&key, item)).transpose()?;
+        if known.as_ref().is_some_and(|known| known.finished) {
+            return Ok(EventOutcome::Duplicate);
+        }
+        warn!(event_id = id, event_type = kind, outcome = "parked", reason = parked.code(), "WEBHOOK_PARKED");
         let record = EventRecord {
             id,
             kind,
@@ -377,7 +385,7 @@ impl Worker {
             Err(StoreError::Cancelled(reasons))
                 if reasons.iter().all(|(_, reason)| *reason == Reason::Condition) =>
             {
-                Ok(EventOutcome::Parked(parked))
+                Ok(EventOutcome::Duplicate)
             }
             Err(error) => Err(error),
         }

@@ -1,6 +1,7 @@
 //! A simulation of Stripe with one customer: the objects, the random choices, and the events that they fire.
 
 mod purchases;
+mod rare;
 mod refunds;
 mod subscriptions;
 
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use tallyhook_core::catalog::{Catalog, Per, Plan};
 
+use self::rare::Rare;
 use super::render::{self, Invoice, Line, LineKind, Subscription};
 use super::{Act, Life, LifeEvent, Options, Shape};
 
@@ -28,6 +30,7 @@ pub(super) struct Stripe<'a> {
     currency: &'static str,
     shows_payments: bool,
     subscriptions: Vec<SubscriptionState>,
+    rare: Vec<Rare>,
     payments: Vec<Payment>,
     delayed: Vec<DelayedPayment>,
     life: Life,
@@ -89,6 +92,8 @@ enum Choice {
     Dispute(usize),
     MoveDispute(usize),
     DeleteCustomer,
+    StartRare,
+    MoveRare(usize),
 }
 
 impl<'a> Stripe<'a> {
@@ -118,6 +123,7 @@ impl<'a> Stripe<'a> {
             currency,
             shows_payments,
             subscriptions,
+            rare: Vec::new(),
             payments,
             delayed,
             life,
@@ -201,6 +207,14 @@ impl<'a> Stripe<'a> {
                 }
             }
         }
+        if self.options.rare_shapes {
+            let live = self.rare.iter().enumerate().filter(|(_, rare)| rare.status != "canceled");
+            let moves: Vec<usize> = live.map(|(index, _)| index).collect();
+            if moves.len() < 2 {
+                choices.push((6, Choice::StartRare));
+            }
+            choices.extend(moves.into_iter().map(|index| (9, Choice::MoveRare(index))));
+        }
         if self.customer.is_some() && self.rng.u8(..12) == 0 {
             choices.push((3, Choice::DeleteCustomer));
         }
@@ -258,6 +272,8 @@ impl<'a> Stripe<'a> {
             Choice::Dispute(index) => self.dispute(index),
             Choice::MoveDispute(index) => self.move_dispute(index),
             Choice::DeleteCustomer => self.delete_customer(),
+            Choice::StartRare => self.start_rare(),
+            Choice::MoveRare(index) => self.move_rare(index),
         }
     }
 

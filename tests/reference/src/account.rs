@@ -129,17 +129,18 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// 2.5: "Any other zero line is a trial or nothing": unflagged zero lines that open nothing, and that no
-    /// snapshot of their period contradicts, as (start, item, plan, quantity).
-    fn zero_lines(&self, sub: &Sub<'a>) -> Vec<(i64, String, &'a Goods, i64)> {
+    /// 2.5: "Any other zero line is a trial or nothing": unflagged zero lines that open nothing, and whose
+    /// period no snapshot shows as `active`, as (start, end, item, plan, quantity).
+    fn zero_lines(&self, sub: &Sub<'a>) -> Vec<(i64, i64, String, &'a Goods, i64)> {
         let lines = sub.invoices.iter().flat_map(|i| &i.lines).filter(|l| l.amount == 0 && !l.flagged);
         let trial = |l: &'a crate::event::Line| {
             let plan = self.facts.plan(l).filter(|_| !self.facts.is_free(l))?;
             let item = sub.items.iter().find(|i| l.item.as_ref().is_none_or(|id| *id == i.id))?;
             let shown = sub.snapshots_of(&item.id, l.start, false);
-            let denied = !shown.is_empty() && shown.iter().all(|s| s.status() != "trialing");
+            let is = |status: &str| shown.iter().any(|s| s.status() == status);
+            let denied = is("active") && !is("trialing");
             let opens = item.periods.iter().any(|p| p.start == l.start);
-            (!denied && !opens).then(|| (l.start, item.id.clone(), plan, l.quantity))
+            (!denied && !opens).then(|| (l.start, l.end, item.id.clone(), plan, l.quantity))
         };
         let mut lines: Vec<_> = lines.filter_map(trial).collect();
         lines.sort_by_key(|l| l.0);
@@ -160,19 +161,21 @@ impl<'a> Account<'a> {
             let counts = !once || earliest.is_none_or(|(_, first)| first == sub.id);
             let Some(since) = shown(sub).or_else(zero).filter(|_| counts) else { continue };
             let latest = sub.snapshots.iter().rev().find(|s| s.status() == "trialing");
-            let mut grants: BTreeMap<String, (&Goods, i64)> = BTreeMap::new();
+            let mut grants: BTreeMap<String, (&Goods, i64, i64)> = BTreeMap::new();
             match latest {
                 Some(s) => grants.extend(
-                    s.lines.iter().filter_map(|l| Some((l.item.clone()?, (self.facts.plan(l)?, l.quantity)))),
+                    s.lines
+                        .iter()
+                        .filter_map(|l| Some((l.item.clone()?, (self.facts.plan(l)?, l.quantity, l.end)))),
                 ),
-                None => grants
-                    .extend(self.zero_lines(sub).into_iter().map(|(_, item, plan, n)| (item, (plan, n)))),
+                None => grants.extend(
+                    self.zero_lines(sub).into_iter().map(|(_, end, item, plan, n)| (item, (plan, n, end))),
+                ),
             }
             for item in sub.items.iter().filter(|i| i.periods.is_empty() && !self.is_over(i)) {
-                if let Some((plan, quantity)) = grants.get(&item.id) {
+                if let Some((plan, quantity, end)) = grants.get(&item.id) {
                     let key = Key { kind: "trial", id: item.id.clone(), ..Key::default() };
-                    let end = latest.and_then(|s| s.item(&item.id)).map_or(since, |l| l.end);
-                    let lot = self.lot(key, &item.id, plan.trial(*quantity), since, (Kind::Plan, end));
+                    let lot = self.lot(key, &item.id, plan.trial(*quantity), since, (Kind::Plan, *end));
                     lots.push(Lot { is_paid: false, ..lot });
                 }
             }

@@ -337,10 +337,11 @@ fn extend_chains<'a>(
     for next in rest {
         let previous = &next.body["data"]["previous_attributes"];
         let fits = match before {
-            None => next.body["type"] == "customer.subscription.created",
+            None => previous.is_null(),
             Some(b) => {
                 let same = |k| !previous[k].is_null() || next.object[k] == b.object[k];
-                previous.is_object() && is_part(previous, b.object) && same("status") && same("items")
+                // An event that is no update, as `trial_will_end`, shows the state as it is.
+                (previous.is_null() || is_part(previous, b.object)) && same("status") && same("items")
             }
         };
         if fits {

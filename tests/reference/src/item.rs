@@ -385,7 +385,9 @@ impl<'a> Item<'a> {
         let p = &self.periods[period];
         // Where the credited period is not known, the invoice's own payment is all that is.
         let Some(earlier) = period.checked_sub(1) else { return self.facts.loss(part, p.invoice, before) };
-        let mut share = p.credited(part);
+        // What an invoice credits beside a charge of the credited period pays for that charge.
+        let nets = self.charges_of(earlier).any(|c| c.invoice.doc == p.invoice.doc);
+        let mut share = if nets { 0 } else { p.credited(part) };
         let mut lost = self.facts.loss(part - share, p.invoice, before);
         // "The newest charge of that period, else its opening; and so on back."
         for c in self.charges_of(earlier).rev().filter(|c| c.positives > 0) {

@@ -30,7 +30,7 @@
 //! - **2.6 states of a period**: by the item period that the snapshot shows; a trial's, if that opens no
 //!   period, by `created`.
 //! - **2.6 `on_payment`**: what was spent is always subtracted; there is no RESET inside a period.
-//! - **2.7 zero lines**: a trial until a snapshot of the same period denies it.
+//! - **2.7 zero lines**: a trial until an `active` snapshot of the same period denies it.
 //! - **2.7 `once`**: a trial on a paid item is the user's earliest trial too.
 //! - **2.8 increments**: a charge adds what its plan is worth above the greatest worth paid before it.
 //! - **2.8 credits of an opening**: all negative lines of the item count, of whatever period.

@@ -36,20 +36,22 @@
 //!
 //! | attribute | meaning |
 //! |---|---|
-//! | `outcome` S | `processed`, `ignored`, `parked`, `failed`; a duplicate writes nothing |
+//! | `outcome` S | `processed`, `ignored`, `parked`, `failed`, `dismissed`; a duplicate writes nothing |
 //! | `type` S, `created` N, `livemode` BOOL, `api_version` S | from the event |
 //! | `received` N, `finished` N | unix ms |
 //! | `attempts` N | number of attempts over all deliveries |
 //! | `reason` S, `message` S | why it is parked, failed or ignored, or what processing did |
 //! | `waits_for` S | the key that a parked event waits for |
-//! | `mode` S | only while parked or failed: mode of the secret that verified the event |
+//! | `mode` S | only while parked, failed or dismissed: mode of the secret that verified the event |
 //! | `due` N | only while parked or failed: when `retry` sends it again (unix ms) |
-//! | `redrives` N | only while parked or failed: how often `retry` sent it again |
+//! | `redrives` N | only while parked, failed or dismissed: how often `retry` sent it again |
+//! | `dismissed_by` S, `dismissed_reason` S, `dismissed_at` N (unix ms) | only while dismissed: [`Dismissal`] |
+//! | `dismissed_from` S | only while dismissed: the outcome before, `parked` or `failed` |
 //! | `previous` S | the user's event before this one; empty for the first; absent: in no user's list |
 //! | `user_id` S, `objects` L | the user and the ids of Stripe's objects |
 //! | `digest` B, `payload` B | SHA-256 of the content; the body, see [`crate::payload`] |
 //! | `day` S, `seen` N | key of index `by_day`: `2026-11-21#invoice-paid#0`, `received` |
-//! | `open` S, `seen` N | key of index `by_status`, only while parked or failed: `parked#0`, `failed#3` |
+//! | `open` S, `seen` N | key of index `by_status`: `parked#0`, `failed#3`, `dismissed#1`; else absent |
 //!
 //! Other items in the same table:
 //!
@@ -61,6 +63,7 @@
 //! | `job#provision#<user id>` | a call of the app's provisioning: see [`job`]; never expires |
 //! | `job#credits_low#<user id>`, `…_depleted#…`, `…_restored#…` | a message about the balance: see [`low_job`] |
 //! | `job#account#<user id>` | a message to the app about an account: see [`job`]; never expires |
+//! | `job#order_paid#<cs_…>#<user id>` | a message to the app about an order; also `order_refunded` |
 //! | `hold#<hold_…>#<user id>` | a hold of credits: see [`hold`]; until 7 days after its end |
 //! | `sweep` | how far the sweep after a change of the catalog has come: see [`sweep()`]; never expires |
 //! | `ask#<cs_…>` | a request to Stripe for a session: `asked` N (unix s), `tries` N, `told` S; two days |
@@ -70,8 +73,8 @@
 //! - An audit item is in `by_day` under the family `audit`.
 //! - Of an alert, `quiet_until` N (unix s) is the end of its quiet time, `held` N counts the alerts
 //!   suppressed in it, `message` S is the message being posted, and `posted` S the message that was posted.
-//! - A job has `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, and `open`
-//!   S (`job#0`) until it is completed.
+//! - A job has `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, `session` S
+//!   (the checkout session that caused it), and `open` S (`job#0`) until it is completed.
 
 mod holds;
 mod sweep;
@@ -92,8 +95,9 @@ use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::StoredOwner;
 use tallyhook_core::decide::{Order, OrderPayment, PaymentRef};
 use tallyhook_core::ids::{CustomerId, EventId, InvoiceId, SessionId, SubscriptionId, UserId};
-use tallyhook_core::job::JobKind;
+use tallyhook_core::job::JobMessage;
 use tallyhook_core::ledger::{Entry, LedgerKey};
+use tallyhook_core::order::OrderStatus;
 use tallyhook_core::reversal::{PaymentRecord, Reversal};
 use tallyhook_core::setup_status::SessionPayment;
 use tallyhook_core::signature::SecretMode;
@@ -586,20 +590,21 @@ pub fn password_set(user: &UserId, now: Timestamp) -> Write {
 }
 
 /// A job of the outbox, in the events table.
-pub fn job_key(kind: JobKind, user: &UserId) -> Key {
-    Key::Event(format!("job#{}#{user}", kind.as_str()))
+pub fn job_key(job: &JobMessage) -> Key {
+    Key::Event(format!("job#{}", job.text()))
 }
 
-/// Writes a job that the outbox will do. It replaces an earlier job of the same kind and user. `open` is
-/// removed when the job is completed. Jobs never expire.
-pub fn job(kind: JobKind, user: &UserId, now: Timestamp) -> Write {
-    let key = job_key(kind, user);
+/// Writes a job that the outbox will do. It replaces an earlier one with the same key. `open` is removed when
+/// the job is completed. Jobs never expire. `session` is the checkout session that caused it.
+pub fn job(job: &JobMessage, now: Timestamp) -> Write {
+    let key = job_key(job);
+    let user = &job.user_id;
     let shard = Sha256::digest(user.as_str()).first().copied().unwrap_or(0) % SHARDS;
     let ms = now.unix().saturating_mul(1000);
     let mut item = new_item(&key);
     item.extend([
         ("outcome".to_owned(), text("queued")),
-        ("type".to_owned(), text(kind.event())),
+        ("type".to_owned(), text(job.job.event())),
         ("user_id".to_owned(), text(user.as_str())),
         ("created".to_owned(), number(now.unix())),
         ("finished".to_owned(), number(ms)),
@@ -610,12 +615,15 @@ pub fn job(kind: JobKind, user: &UserId, now: Timestamp) -> Write {
         ("seen".to_owned(), number(ms + i64::from(fastrand::u16(..1000)))),
         ("open".to_owned(), text(format!("job#{shard}"))),
     ]);
+    if let Some(session) = &job.checkout_session_id {
+        item.insert("session".to_owned(), text(session.as_str()));
+    }
     Write { key, item: Some(item), condition: Condition::Anything }
 }
 
 /// Writes a job about thresholds of the balance, which `thresholds` L names.
-pub fn low_job(kind: JobKind, user: &UserId, thresholds: &[String], now: Timestamp) -> Write {
-    let mut write = job(kind, user, now);
+pub fn low_job(of: &JobMessage, thresholds: &[String], now: Timestamp) -> Write {
+    let mut write = job(of, now);
     if let Some(item) = &mut write.item {
         item.insert("thresholds".to_owned(), AttributeValue::L(thresholds.iter().map(text).collect()));
     }
@@ -628,13 +636,20 @@ pub fn read_thresholds(item: &Item) -> Vec<String> {
     all.filter_map(|one| one.as_s().ok()).cloned().collect()
 }
 
+/// The checkout session that caused a job.
+pub fn session_of_job(item: &Item) -> Option<SessionId> {
+    SessionId::new(read_text(item, "session")?).ok()
+}
+
 /// Writes a new order:
 ///
 /// ```json
 /// {"pk":"user#u","sk":"order#cs_1","mode":"dfy","tier":"STARTER","status":"NEW","deadline":1768000000,
 ///  "revisions_left":1,"checklist_status":"PENDING","customer_email":"…","amount_total":9900,
-///  "currency":"usd","created_at":1767600000,"updated_at":1767600000}
+///  "currency":"usd","created_at":1767600000,"updated_at":1767600000,
+///  "history":[{"at":1767600000,"step":"NEW"}],"due_day":"order","due_at":1767600000}
 /// ```
+/// `due_day` and `due_at` are the key of the index `by_due`, which thereby lists all orders by time.
 pub fn order(user: &UserId, order: &Order) -> Write {
     let key = Key::Order(user.clone(), order.session.clone());
     let mut item = new_item(&key);
@@ -650,14 +665,17 @@ pub fn order(user: &UserId, order: &Order) -> Write {
     item.extend([
         ("mode".to_owned(), text(order.mode.clone())),
         ("tier".to_owned(), text(order.tier.clone())),
-        ("status".to_owned(), text("NEW")),
+        ("status".to_owned(), text(OrderStatus::New.as_str())),
         ("revisions_left".to_owned(), number(order.revisions_left)),
         ("checklist_status".to_owned(), text("PENDING")),
         ("amount_total".to_owned(), number(order.amount_total)),
         ("currency".to_owned(), text(order.currency.clone())),
         ("created_at".to_owned(), number(order.created_at.unix())),
         ("updated_at".to_owned(), number(order.created_at.unix())),
+        ("due_day".to_owned(), text(ORDERS)),
+        ("due_at".to_owned(), number(order.created_at.unix())),
     ]);
+    add_step(&mut item, OrderStatus::New.as_str(), order.created_at.unix());
     for (name, value) in optional {
         if let Some(value) = value {
             item.insert(name.to_owned(), text(value.clone()));
@@ -668,23 +686,105 @@ pub fn order(user: &UserId, order: &Order) -> Write {
 
 /// Writes an order after a refund or a dispute of its payment, on condition that the order did not change
 /// since it was read. `None` when the refund or dispute changes nothing.
-pub fn order_after(user: &UserId, paid: &OrderPayment, item: &Item, now: Timestamp) -> Option<Write> {
-    let mut after = item.clone();
+pub fn order_after(user: &UserId, paid: &OrderPayment, item: &Item, now: Timestamp) -> Option<OrderChange> {
+    let mut change = OrderChange::new(user, &paid.session, item, now);
     if paid.refunded {
-        after.insert("status".to_owned(), text("REFUNDED"));
+        change.set_status(OrderStatus::Refunded);
     }
-    if paid.disputed {
-        after.insert("disputed".to_owned(), AttributeValue::Bool(true));
-    } else {
-        after.remove("disputed");
+    change.set_disputed(paid.disputed);
+    change.is_any().then_some(change)
+}
+
+/// The value of `due_day` of every order.
+pub(super) const ORDERS: &str = "order";
+/// Steps of an order that are kept; of more, those in the middle are dropped.
+const MAX_STEPS: usize = 100;
+
+/// Adds a step to the history of an order.
+fn add_step(order: &mut Item, step: &str, at: i64) {
+    let mut steps = match order.remove("history") {
+        Some(AttributeValue::L(steps)) => steps,
+        Some(_) | None => Vec::new(),
+    };
+    if steps.len() >= MAX_STEPS {
+        steps.remove(1);
     }
-    if after == *item {
-        return None;
+    let step = [("at".to_owned(), number(at)), ("step".to_owned(), text(step))];
+    steps.push(AttributeValue::M(step.into()));
+    order.insert("history".to_owned(), AttributeValue::L(steps));
+}
+
+/// A change of a stored order, written on condition that the order did not change since it was read.
+pub struct OrderChange {
+    key: Key,
+    before: Item,
+    after: Item,
+    read_at: i64,
+    at: i64,
+}
+
+impl OrderChange {
+    /// Of an order as it was read.
+    pub fn new(user: &UserId, session: &SessionId, item: &Item, now: Timestamp) -> Self {
+        let read_at = read_number(item, "updated_at").unwrap_or(0);
+        let key = Key::Order(user.clone(), session.clone());
+        // `updated_at` always grows, so that it tells two changes of one second apart.
+        Self { key, before: item.clone(), after: item.clone(), read_at, at: now.unix().max(read_at + 1) }
     }
-    let read = read_number(item, "updated_at").unwrap_or(0);
-    after.insert("updated_at".to_owned(), number(now.unix()));
-    let key = Key::Order(user.clone(), paid.session.clone());
-    Some(Write { key, item: Some(after), condition: Condition::UpdatedAt(read) })
+
+    /// Moves the order to this status, and adds the step to its history.
+    pub fn set_status(&mut self, status: OrderStatus) {
+        if read_text(&self.after, "status").as_deref() != Some(status.as_str()) {
+            self.after.insert("status".to_owned(), text(status.as_str()));
+            add_step(&mut self.after, status.as_str(), self.at);
+        }
+    }
+
+    /// Whether the change leads to this status from another one.
+    pub fn moves_to(&self, status: OrderStatus) -> bool {
+        let is = |item: &Item| read_text(item, "status").as_deref() == Some(status.as_str());
+        is(&self.after) && !is(&self.before)
+    }
+
+    fn set_disputed(&mut self, disputed: bool) {
+        match (disputed, self.after.contains_key("disputed")) {
+            (true, false) => {
+                self.after.insert("disputed".to_owned(), AttributeValue::Bool(true));
+                add_step(&mut self.after, "disputed", self.at);
+            }
+            (false, true) => {
+                self.after.remove("disputed");
+                add_step(&mut self.after, "dispute over", self.at);
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// Sets a text, or removes it.
+    pub fn set_text(&mut self, name: &str, value: Option<&str>) {
+        match value {
+            Some(value) => self.after.insert(name.to_owned(), text(value)),
+            None => self.after.remove(name),
+        };
+    }
+
+    /// Sets a number, or removes it.
+    pub fn set_number(&mut self, name: &str, value: Option<i64>) {
+        match value {
+            Some(value) => self.after.insert(name.to_owned(), number(value)),
+            None => self.after.remove(name),
+        };
+    }
+
+    fn is_any(&self) -> bool {
+        self.after != self.before
+    }
+
+    /// The order after the change.
+    pub fn write(mut self) -> Write {
+        self.after.insert("updated_at".to_owned(), number(self.at));
+        Write { key: self.key, item: Some(self.after), condition: Condition::UpdatedAt(self.read_at) }
+    }
 }
 
 /// The last request to Stripe for a checkout session, and its answer.
@@ -760,6 +860,8 @@ pub enum EventState {
     Parked,
     /// All attempts failed.
     Failed,
+    /// It was parked or failed, and an operator dismissed it.
+    Dismissed,
 }
 
 impl EventState {
@@ -770,8 +872,34 @@ impl EventState {
             Self::Ignored => "ignored",
             Self::Parked => "parked",
             Self::Failed => "failed",
+            Self::Dismissed => "dismissed",
         }
     }
+}
+
+/// The partition of `by_status` for an event in this state.
+pub(super) fn open_partition(state: &str, digest: &[u8]) -> String {
+    format!("{state}#{}", digest.first().copied().unwrap_or(0) % SHARDS)
+}
+
+/// What an operator said about a dismissed event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dismissal {
+    /// The operator.
+    pub actor: String,
+    /// The reason.
+    pub reason: String,
+    /// When, in unix ms.
+    pub at_ms: i64,
+}
+
+/// The dismissal of an event; `None` while it is not dismissed.
+pub fn read_dismissal(item: &Item) -> Option<Dismissal> {
+    Some(Dismissal {
+        actor: read_text(item, "dismissed_by")?,
+        reason: read_text(item, "dismissed_reason")?,
+        at_ms: read_number(item, "dismissed_at")?,
+    })
 }
 
 /// One event of the log.
@@ -823,7 +951,7 @@ pub struct EventRecord {
 /// The stored record of an event that was received before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownEvent {
-    /// Whether it was processed or ignored.
+    /// Whether it was processed, ignored or dismissed.
     pub finished: bool,
     /// SHA-256 of its content.
     pub digest: Vec<u8>,
@@ -866,7 +994,7 @@ pub fn event(record: &EventRecord) -> Write {
         ("seen".to_owned(), number(record.received_ms)),
     ]);
     if matches!(record.state, EventState::Parked | EventState::Failed) {
-        item.insert("open".to_owned(), text(format!("{}#{shard}", record.state.as_str())));
+        item.insert("open".to_owned(), text(open_partition(record.state.as_str(), &record.digest)));
         item.insert("mode".to_owned(), text(record.mode.as_str()));
         item.insert(
             "due".to_owned(),
@@ -914,12 +1042,13 @@ pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> 
 }
 
 /// Writes the report of a reconciliation, for the health score. It expires after a week.
-pub fn reconcile_report(missing: u64, orphaned: u64, at: Timestamp) -> Write {
+pub fn reconcile_report(missing: u64, orphaned: u64, plans_without_invoice: u64, at: Timestamp) -> Write {
     let key = reconcile_report_key();
     let mut item = new_item(&key);
     item.extend([
         ("missing".to_owned(), number(missing)),
         ("orphaned".to_owned(), number(orphaned)),
+        ("plans_without_invoice".to_owned(), number(plans_without_invoice)),
         ("finished".to_owned(), number(at.unix().saturating_mul(1000))),
         ("expires_at".to_owned(), number(at.plus_days(7).unix())),
     ]);
@@ -952,7 +1081,7 @@ pub fn read_event(key: &Key, item: &Item) -> Result<KnownEvent, StoreError> {
     let digest =
         item.get("digest").and_then(|digest| digest.as_b().ok()).ok_or_else(|| key.corrupt("no digest"))?;
     Ok(KnownEvent {
-        finished: matches!(state.as_str(), "processed" | "ignored"),
+        finished: matches!(state.as_str(), "processed" | "ignored" | "dismissed"),
         digest: digest.as_ref().to_vec(),
         api_version: read_text(item, "api_version"),
         attempts: read_number(item, "attempts").unwrap_or(0),
@@ -982,31 +1111,40 @@ pub fn read_number<N: std::str::FromStr>(item: &Item, name: &str) -> Option<N> {
     item.get(name)?.as_n().ok()?.parse().ok()
 }
 
-/// An order as JSON fields for the app. An optional field that is absent is null.
+/// An order as JSON fields for the app. An optional field that is absent is null. Times are RFC 3339.
 pub fn read_order(item: &Item) -> BTreeMap<String, serde_json::Value> {
     let optional =
         ["customer_id", "customer_email", "deadline", "files_url", "final_package_url", "upgraded_from"];
     let mut order: BTreeMap<String, serde_json::Value> =
         optional.iter().map(|name| ((*name).to_owned(), serde_json::Value::Null)).collect();
     for (name, value) in item {
+        let name = match name.as_str() {
+            "pk" | "due_day" | "due_at" => continue,
+            "sk" => "id",
+            name => name,
+        };
         let value = match (value.as_s(), value.as_n(), value.as_bool()) {
-            (Ok(text), ..) => serde_json::Value::from(text.as_str()),
+            (Ok(text), ..) => text.strip_prefix("order#").filter(|_| name == "id").unwrap_or(text).into(),
+            (_, Ok(number), _) if matches!(name, "deadline" | "created_at" | "updated_at") => {
+                number.parse().ok().map(|at| Timestamp::from_unix(at).to_string()).into()
+            }
             (_, Ok(number), _) => serde_json::from_str(number).unwrap_or(serde_json::Value::Null),
             (.., Ok(flag)) => serde_json::Value::from(*flag),
             (Err(_), Err(_), Err(_)) => continue,
         };
-        match name.as_str() {
-            "pk" => {}
-            "sk" => {
-                let id = value.as_str().and_then(|sort| sort.strip_prefix("order#")).unwrap_or_default();
-                order.insert("id".to_owned(), serde_json::Value::from(id));
-            }
-            other => {
-                order.insert(other.to_owned(), value);
-            }
-        }
+        order.insert(name.to_owned(), value);
     }
     order
+}
+
+/// The steps of an order, oldest first: when, and the status or `disputed`, `dispute over`.
+pub fn order_history(item: &Item) -> Vec<(Timestamp, String)> {
+    let steps = item.get("history").and_then(|steps| steps.as_l().ok()).map_or(&[][..], Vec::as_slice);
+    let read = |step: &AttributeValue| {
+        let step = step.as_m().ok()?;
+        Some((Timestamp::from_unix(read_number(step, "at")?), read_text(step, "step")?))
+    };
+    steps.iter().filter_map(read).collect()
 }
 
 /// The attribute `credits` of an item.

@@ -3,7 +3,7 @@
 //! | filter | source |
 //! |---|---|
 //! | an id | the item |
-//! | `parked` or `failed` | index `by_status`: its partitions, merged |
+//! | `parked`, `failed` or `dismissed` | index `by_status`: its partitions, merged |
 //! | a user | the user's open events from `by_status`, then the linked list of the user's events |
 //! | anything else | index `by_day`, one day at a time: the partitions of one or all families |
 //! | no type, many days | the whole index `by_day` if it is small, in one read; else one day at a time |
@@ -46,7 +46,8 @@ const DAY_MS: i64 = 86_400_000;
 /// Which events to list. `None` accepts any value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// `processed`, `ignored`, `parked` or `failed`. `duplicate` matches nothing: a duplicate writes no item.
+    /// `processed`, `ignored`, `parked`, `failed` or `dismissed`. `duplicate` matches nothing: a duplicate
+    /// writes no item.
     pub status: Option<String>,
     /// Stripe's event type.
     pub kind: Option<String>,
@@ -184,7 +185,7 @@ pub async fn list(
 ) -> Result<Page, ListError> {
     let limit = limit.clamp(1, MAX_LISTED);
     let cursor = next.map(|text| Cursor::read(text).ok_or(ListError::Cursor)).transpose()?;
-    let open = matches!(filter.status.as_deref(), Some("parked" | "failed"));
+    let open = matches!(filter.status.as_deref(), Some("parked" | "failed" | "dismissed"));
     match (&filter.user, cursor) {
         (Some(user), Some(Cursor::UserEvent(id))) if !open => {
             Ok(of_user(store, user, filter, limit, Some(id)).await?)
@@ -225,7 +226,7 @@ async fn by_time(
         .min(now.plus_seconds(MAX_CLOCK_SKEW_SECONDS).unix().saturating_mul(1000));
     let mut found: Vec<Line> = Vec::new();
     let mut next = None;
-    if let Some(state @ ("parked" | "failed")) = status {
+    if let Some(state @ ("parked" | "failed" | "dismissed")) = status {
         found = merged(store, "by_status", open_partitions(state), filter, (from, to), &before, limit + 1)
             .await?;
     } else if status != Some("duplicate") {

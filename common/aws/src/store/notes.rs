@@ -7,8 +7,8 @@
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
-use tallyhook_core::ids::{SessionId, UserId};
-use tallyhook_core::job::JobKind;
+use tallyhook_core::ids::SessionId;
+use tallyhook_core::job::JobMessage;
 use tallyhook_core::setup_status::{ProvisioningState, SessionPayment};
 use tallyhook_core::timestamp::Timestamp;
 
@@ -43,14 +43,13 @@ impl Store {
     /// [`StoreError`].
     pub async fn start_job(
         &self,
-        kind: JobKind,
-        user: &UserId,
+        job: &JobMessage,
         seen: i64,
         attempts: u32,
         due_ms: i64,
     ) -> Result<bool, StoreError> {
         let request = self
-            .update(&items::job_key(kind, user))
+            .update(&items::job_key(job))
             .update_expression("SET outcome = :outcome, attempts = :attempts, due = :due")
             .condition_expression("seen = :seen")
             .expression_attribute_values(":outcome", text(ProvisioningState::Running.as_str()))
@@ -67,8 +66,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn end_job(
         &self,
-        kind: JobKind,
-        user: &UserId,
+        job: &JobMessage,
         seen: i64,
         state: ProvisioningState,
         reason: &str,
@@ -79,7 +77,7 @@ impl Store {
         // `open` is a reserved word.
         let update = if completed { format!("{SET} REMOVE #open, due") } else { SET.to_owned() };
         let request = self
-            .update(&items::job_key(kind, user))
+            .update(&items::job_key(job))
             .update_expression(update)
             .set_expression_attribute_names(
                 completed.then(|| [("#open".to_owned(), "open".to_owned())].into()),
@@ -222,13 +220,13 @@ impl Store {
         request.send().await.map(|_| ()).map_err(|error| failed("DeleteItem", &error))
     }
 
-    fn update(&self, key: &Key) -> UpdateItemFluentBuilder {
+    pub(super) fn update(&self, key: &Key) -> UpdateItemFluentBuilder {
         self.client.update_item().table_name(self.table(Table::Events)).key("pk", text(&key.partition()))
     }
 }
 
 /// Sends an update; `false` when its condition did not hold.
-async fn send(request: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
+pub(super) async fn send(request: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
     match request.send().await {
         Ok(_) => Ok(true),
         Err(error)
@@ -242,10 +240,10 @@ async fn send(request: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
     }
 }
 
-fn text(value: &str) -> AttributeValue {
+pub(super) fn text(value: &str) -> AttributeValue {
     AttributeValue::S(value.to_owned())
 }
 
-fn number(value: impl ToString) -> AttributeValue {
+pub(super) fn number(value: impl ToString) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }

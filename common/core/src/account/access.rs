@@ -52,6 +52,13 @@ pub struct Summary {
     pub ends: Option<Timestamp>,
 }
 
+impl Summary {
+    /// Whether only invoices are known of it, and the period that they paid runs.
+    pub fn runs_by_invoice(&self, now: Timestamp) -> bool {
+        self.status.is_none() && self.end.is_none_or(|end| end > now)
+    }
+}
+
 impl State {
     /// The summary of a subscription.
     pub fn summary(&self, id: &SubscriptionId, catalog: &Catalog, now: Timestamp) -> Option<Summary> {
@@ -66,11 +73,7 @@ impl State {
                 let periods = subscription.items.values().filter_map(|item| item.periods(view).pop());
                 let period = periods.max_by_key(|period| (rank(Some(&period.terms)), period.start))?;
                 return Some(Summary {
-                    status: Some(if deleted {
-                        SubscriptionStatus::Canceled
-                    } else {
-                        SubscriptionStatus::Active
-                    }),
+                    status: deleted.then_some(SubscriptionStatus::Canceled),
                     price: Some(period.price),
                     plan: Some(period.terms.plan),
                     quantity: period.quantity,
@@ -104,6 +107,29 @@ impl State {
             }
             Some(summary)
         })
+    }
+
+    /// The subscriptions that are active with a plan that is not free, and of which no paid invoice is known.
+    /// A subscription whose state is younger than `since` is left out: its invoice may still arrive.
+    pub fn plans_without_invoice(
+        &self,
+        catalog: &Catalog,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Vec<&SubscriptionId> {
+        let is_unpaid = |id: &&SubscriptionId| {
+            let Some(subscription) = self.subscriptions.get(*id) else { return false };
+            let Some(snapshot) = &subscription.snapshot else { return false };
+            let is_active = || {
+                let status = self.summary(id, catalog, now).and_then(|summary| summary.status);
+                status == Some(SubscriptionStatus::Active)
+            };
+            snapshot.created <= since
+                && snapshot.items.iter().any(|item| item.terms.is_some() && !item.free)
+                && subscription.items.values().all(|item| item.billed_at.is_none())
+                && is_active()
+        };
+        self.subscriptions.keys().filter(is_unpaid).collect()
     }
 
     /// Whether any subscription gives access at a moment.

@@ -527,13 +527,20 @@ impl Item {
         let charges = self.charges(current, periods);
         let charges: Vec<&Line> = charges.into_iter().filter(|line| before_next(line.start)).collect();
         let opening = current.worth();
-        let charged = charges.iter().map(|line| line.worth()).max().unwrap_or_default();
         let granted = match view.plan_change {
             PlanChange::AtOnce => worth,
             PlanChange::OnPayment => {
-                // A plan that is worth more than what was charged does not count: the one before it stands.
-                let paid = opening.max(charged);
-                runs.iter().map(Run::worth).rfind(|worth| *worth <= paid).unwrap_or(opening)
+                // More credits count when a paid line names the plan and at least the quantity; fewer at once.
+                let is_paid = |run: &Run| {
+                    let pays = |terms: &Terms, quantity: u64| {
+                        terms.plan == run.terms.plan && (!terms.seats || quantity >= run.quantity)
+                    };
+                    pays(&current.terms, current.quantity)
+                        || charges.iter().any(|line| pays(&line.terms, line.quantity))
+                };
+                runs.iter().fold(opening, |worth, run| {
+                    if run.worth() <= worth || is_paid(run) { run.worth() } else { worth }
+                })
             }
         };
         let is_changed = runs.len() > 1;
@@ -610,7 +617,7 @@ impl Item {
         runs
     }
 
-    /// The lines that charge plan changes within a period, oldest first.
+    /// The lines that charge plan changes within a period, in the order of the changes.
     pub(super) fn charges(&self, period: &Period, periods: &[Period]) -> Vec<&Line> {
         let next = periods.iter().map(|other| other.start).filter(|start| *start > period.start).min();
         let end = match (period.end, next) {
@@ -624,7 +631,7 @@ impl Item {
                 && end.is_none_or(|end| line.start < end)
         };
         let mut charges: Vec<&Line> = self.lines.iter().filter(within).collect();
-        charges.sort_by_key(|line| (line.at, &line.invoice));
+        charges.sort_by_key(|line| (line.start, line.at, &line.invoice));
         charges
     }
 
@@ -650,8 +657,10 @@ impl Item {
         lost
     }
 
-    /// Of an opening whose invoice credits unused time of the item, that share was paid by the payment of the
-    /// credited period: the newest charge of that period, else its opening, and so on back.
+    /// Of an opening whose invoice credits unused time of the item, that share was paid by the payments of the
+    /// credited period: the newest charge of that period, as far as it does not credit unused time itself, and
+    /// so on back to the opening. An invoice that also charges a change in the credited period credits unused
+    /// time against that charge, so its own payment pays for the whole opening.
     fn lost_of_opening(
         &self,
         part: Credits,
@@ -659,20 +668,26 @@ impl Item {
         periods: &[Period],
         view: &View<'_>,
     ) -> Credits {
+        let own = |part: Credits| part.share((view.refunded)(&period.invoice), period.total);
         let before = periods.iter().rev().find(|other| other.start < period.start);
-        let credited = match before {
-            Some(_) => part.share(period.credited, period.charged),
-            None => Credits::ZERO,
-        };
-        let own = part.minus(credited).share((view.refunded)(&period.invoice), period.total);
-        let Some(before) = before.filter(|_| credited > Credits::ZERO) else { return own };
+        let Some(before) = before.filter(|_| period.credited > 0) else { return own(part) };
+        let charges = self.charges(before, periods);
+        if charges.iter().any(|line| line.invoice == period.invoice) {
+            return own(part);
+        }
+        let mut credited = part.share(period.credited, period.charged);
+        let mut lost = own(part.minus(credited));
+        for line in charges.iter().rev() {
+            let charged = line.charged.unwrap_or(line.amount);
+            if charged > 0 {
+                let rest = credited.share(line.credited, charged);
+                lost = lost.plus(credited.minus(rest).share((view.refunded)(&line.invoice), line.total));
+                credited = rest;
+            }
+        }
         let earlier: Vec<Period> =
             periods.iter().filter(|other| other.start <= before.start).cloned().collect();
-        let of_credited = match self.charges(before, periods).last() {
-            Some(line) => credited.share((view.refunded)(&line.invoice), line.total),
-            None => self.lost_of_opening(credited, before, &earlier, view),
-        };
-        own.plus(of_credited)
+        lost.plus(self.lost_of_opening(credited, before, &earlier, view))
     }
 
     /// Credits that were spent of slices with these starts, of one plan or of any.

@@ -43,10 +43,12 @@ pub(super) fn read(
         return Err(Parked::TooManyItems);
     }
     let mut items = Vec::new();
-    let mut price_not_in_catalog = false;
+    let mut prices_not_in_catalog = Vec::new();
     for item in &subscription.items {
         let (terms, stored) = terms(&item.price, &subscription.id, account, catalog);
-        price_not_in_catalog |= stored;
+        if stored {
+            prices_not_in_catalog.push(item.price.clone());
+        }
         if terms.is_some() && item.quantity > MAX_QUANTITY {
             return Err(Parked::Quantity(item.quantity.to_string()));
         }
@@ -69,7 +71,7 @@ pub(super) fn read(
     items.sort_by(|a, b| a.id.cmp(&b.id));
     let snapshot = snapshot(subscription, event, status, items);
     let fact = Fact::Snapshot(subscription.id.clone(), subscription.customer.clone(), snapshot);
-    Ok(Reading { facts: vec![fact], price_not_in_catalog, ..Reading::default() })
+    Ok(Reading { facts: vec![fact], prices_not_in_catalog, ..Reading::default() })
 }
 
 /// What a price is worth: by the catalog, else as it was when the subscription last had it. Whether it is the

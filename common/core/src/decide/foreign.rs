@@ -87,7 +87,10 @@ mod tests {
             ("metadata = { app = \"b\" }", invoice(json!([pro])), false),
             ("metadata = { app = \"c\" }", invoice(json!([other])), false),
             ("account = \"acct_1\"", json!({"account": "acct_1", "data": {"object": {}}}), true),
+            ("context = \"a/b\"", json!({"context": "a/b", "data": {"object": {}}}), true),
             ("context = \"a/b\"", json!({"context": "a/c", "data": {"object": {}}}), false),
+            ("context = \"a\"", json!({"context": "a/b", "data": {"object": {}}}), false),
+            ("context = \"a\"", json!({"context": null, "data": {"object": {}}}), false),
         ];
         for (rule, event, foreign) in rows {
             let catalog = Catalog::parse(&format!("{CATALOG}[[ignore]]\n{rule}\n")).unwrap();

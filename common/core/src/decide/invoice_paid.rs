@@ -96,7 +96,7 @@ pub(super) fn read(
     if sold.charged {
         facts.push(Fact::Paid(event.created));
     }
-    Ok(Reading { facts, price_not_in_catalog: sold.price_not_in_catalog, ..Reading::default() })
+    Ok(Reading { facts, prices_not_in_catalog: sold.prices_not_in_catalog, ..Reading::default() })
 }
 
 /// What the lines of an invoice sell.
@@ -110,7 +110,7 @@ struct Sold {
     unknown: Option<PriceId>,
     /// Whether a known line has an amount above 0.
     charged: bool,
-    price_not_in_catalog: bool,
+    prices_not_in_catalog: Vec<PriceId>,
 }
 
 impl Sold {
@@ -128,7 +128,7 @@ impl Sold {
             products: Vec::new(),
             unknown: None,
             charged: false,
-            price_not_in_catalog: false,
+            prices_not_in_catalog: Vec::new(),
         };
         let paid = invoice.amount_paid.saturating_add(invoice.paid_off_stripe).min(total);
         let purchase = |granted: Credits, plan: Option<Terms>, expires_days: i64| Purchase {
@@ -190,7 +190,9 @@ impl Sold {
                 }
                 continue;
             };
-            sold.price_not_in_catalog |= stored;
+            if stored {
+                sold.prices_not_in_catalog.push(price.clone());
+            }
             if line.amount < 0 {
                 continue;
             }

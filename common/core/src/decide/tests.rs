@@ -548,6 +548,7 @@ fn stripe_is_asked_exactly_for_what_an_event_leaves_out() {
             false,
         ),
         ("one of a connected account", with(&unnamed, json!({"account": "acct_1"})), false),
+        ("one of an organization's account", with(&unnamed, json!({"context": "acct_1"})), false),
         ("a charge that may be of an invoice", charge.clone(), true),
         ("one that names its invoice", object(&charge, json!({"invoice": "in_1"})), false),
         ("one without a customer", object(&charge, json!({"customer": null})), false),
@@ -722,7 +723,8 @@ fn the_words_of_the_log_stay() {
         ["updated", "not_paid", "no_effect"]
     );
     assert_eq!(
-        [Ignored::Type, Ignored::Livemode, Ignored::Account].map(|why| why.as_str()),
-        ["type", "livemode", "account"]
+        [Ignored::Type, Ignored::Livemode, Ignored::Account, Ignored::Context, Ignored::Foreign]
+            .map(|why| why.as_str()),
+        ["type", "livemode", "account", "context", "foreign"]
     );
 }

@@ -83,6 +83,12 @@ fn a_subscription_is_compared_with_the_account() {
         ("never paid at Stripe", vec![], at_stripe(P1, &json!({"status": "incomplete"})), ""),
         ("over before the time looked at", vec![], at_stripe(P1, &cancelled), ""),
         (
+            "known by its invoice alone, in the paid period",
+            vec![paid(P1, "in_1", "subscription_create", "price_pro", P1)],
+            at_stripe(P1 + 9, &json!({})),
+            "missing_here repair - pro 5000 > active pro 5000",
+        ),
+        (
             "another plan",
             subscriber(),
             at_stripe(P1 + 9, &json!({"items": items(&[("price_business", 1)], P1)})),
@@ -319,6 +325,7 @@ fn the_names_of_the_kinds_of_differences_are_stable() {
         (Class::Credits, "credits"),
         (Class::OrphanCustomer, "orphan_customer"),
         (Class::DuplicateSubscriptions, "duplicate_subscriptions"),
+        (Class::PlanWithoutInvoice, "plan_without_invoice"),
         (Class::LostEvent, "lost_event"),
     ];
     for (class, word) in words {
@@ -330,4 +337,27 @@ fn the_names_of_the_kinds_of_differences_are_stable() {
         (Class::MissingAtStripe, "active", "1")
     );
     assert!(missing_at_stripe(&empty(), &id(), &catalog(), time(P2)).before.is_empty());
+}
+
+#[test]
+fn an_active_plan_without_any_paid_invoice_is_found() {
+    let free = json!({"items": {"object": "list", "data": [{"id": "si_1", "quantity": 1,
+        "price": {"id": "price_pro", "unit_amount": 0}, "current_period_start": P1,
+        "current_period_end": P1 + MONTH}]}});
+    for (what, steps, found) in [
+        ("never paid", vec![at_stripe(P1, &json!({}))], 1),
+        ("paid", subscriber(), 0),
+        ("paid, its state unknown", subscriber()[1..].to_vec(), 0),
+        ("past due", vec![at_stripe(P1, &json!({"status": "past_due"}))], 0),
+        ("a trial", vec![at_stripe(P1, &json!({"status": "trialing"}))], 0),
+        ("a free price", vec![at_stripe(P1, &free)], 0),
+    ] {
+        let state = after(&steps).state;
+        let count = |since: i64| state.plans_without_invoice(&catalog(), time(since), time(P1 + DAY)).len();
+        assert_eq!((count(P1), count(P1 - 1)), (found, 0), "{what}");
+    }
+    let account = after(&[at_stripe(P1, &json!({}))]);
+    let difference = plan_without_invoice(&account, &id(), &catalog(), time(P1 + DAY));
+    assert_eq!(difference.class.as_str(), "plan_without_invoice");
+    assert!(matches!(&difference.remedy, Remedy::Person(why) if why.contains("no paid invoice")));
 }

@@ -56,6 +56,8 @@ pub(super) struct Envelope<'a, D> {
     #[serde(borrow, default)]
     pub(super) account: Json<'a>,
     #[serde(borrow, default)]
+    pub(super) context: Json<'a>,
+    #[serde(borrow, default)]
     pub(super) api_version: Json<'a>,
     #[serde(default)]
     pub(super) data: D,

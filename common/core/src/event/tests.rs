@@ -11,7 +11,7 @@ fn event(kind: &str, object: Value) -> Event {
 
 fn try_event(kind: &str, object: Value, before: Value) -> Result<Event, ReadError> {
     let body = json!({"id": "evt_1", "object": "event", "type": kind, "created": 1_759_312_800,
-        "livemode": true, "account": "acct_1",
+        "livemode": true, "account": "acct_1", "context": "acct_1/acct_2",
         "api_version": "2025-09-30.clover", "request": "req_1", "data": {"object": object,
             "previous_attributes": before}});
     read(body.to_string().as_bytes())
@@ -36,8 +36,8 @@ fn the_envelope_is_read_for_any_type() {
     let event = event("coupon.created", json!({"percent_off": 12.5}));
     assert_eq!((event.id.as_str(), event.created.unix(), event.livemode), ("evt_1", 1_759_312_800, true));
     assert_eq!(
-        (event.account.as_deref(), event.api_version.as_deref()),
-        (Some("acct_1"), Some("2025-09-30.clover"))
+        (event.account.as_deref(), event.context.as_deref(), event.api_version.as_deref()),
+        (Some("acct_1"), Some("acct_1/acct_2"), Some("2025-09-30.clover"))
     );
     assert_eq!(
         (&event.object, event.kind.as_str(), event.object_ids().len()),

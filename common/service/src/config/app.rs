@@ -36,6 +36,8 @@ pub struct ApiConfig {
     pub queues: BTreeMap<Family, String>,
     /// How changes are reported to the app.
     pub outbox: OutboxConfig,
+    /// The queue of alerts; without it, alerts are only logged.
+    pub notify_queue_url: Option<String>,
 }
 
 impl ApiConfig {
@@ -56,6 +58,7 @@ impl ApiConfig {
             support_email: env.get("SUPPORT_EMAIL"),
             queues: known_queues(env),
             outbox: OutboxConfig::from_env(env),
+            notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
         })
     }
 }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `GET /admin/stripe/webhook-logs?status&type&user&id&from&to&limit&next` | events, newest first |
 //! | `GET /admin/stripe/webhook-logs/{id}` | one event with its payload |
+//! | `POST /admin/stripe/webhook-logs/{id}/dismiss` `{"reason":"…"}` | dismisses a parked or failed event |
 //! | `GET /admin/stripe/event-counts?from&to&step` | the outcomes of events over time, for a chart |
 //! | `GET /admin/stripe/parked` | parked and failed events, grouped by cause, with what frees each group |
 //! | `POST /admin/stripe/retry-webhooks` | sends events of the log or of Stripe again: see [`RetryRequest`] |
@@ -17,6 +18,8 @@
 //! | `GET /admin/stripe/subscription-health` | the health score, its deductions and the counts |
 //! | `GET /admin/provisioning` | jobs for the app that used up their attempts |
 //! | `POST /admin/provisioning` | runs a job again: see [`RunJobRequest`] |
+//! | `GET /admin/orders?status&user&limit&next` | one-time orders, newest first |
+//! | `GET /admin/orders/{cs}` | one order with its history |
 //! | `GET /admin/audit?limit&next` | what operators did, newest first |
 //!
 //! With `user`, the list of events starts with the user's open events. Counts and the gap cover the last day
@@ -31,6 +34,7 @@ mod audit;
 mod find;
 mod fix;
 mod log;
+mod orders;
 mod page;
 mod provisioning;
 mod reconcile;
@@ -46,10 +50,11 @@ use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
 pub use self::fix::FixRequest;
-pub use self::log::RetryRequest;
+pub use self::log::{DismissRequest, RetryRequest};
 pub use self::provisioning::RunJobRequest;
 pub use self::reconcile::ReconcileRequest;
 use crate::accounts::Accounts;
+use crate::alerts::Alerts;
 use crate::config::AdminConfig;
 use crate::health::HealthReader;
 use crate::http::answer::{self, Problem, answer, problem};
@@ -125,6 +130,7 @@ impl Admin {
                 livemode: config.livemode,
                 keep_payloads: config.keep_payloads,
                 redrive,
+                alerts: Alerts::new(queue.clone(), config.health.notify_queue_url),
             },
             store,
             retrier,
@@ -179,6 +185,9 @@ impl Admin {
         match (method, parts) {
             (&Method::GET, ["stripe", "webhook-logs"]) => self.list(request, now).await,
             (&Method::GET, ["stripe", "webhook-logs", id]) => self.show(id).await,
+            (&Method::POST, ["stripe", "webhook-logs", id, "dismiss"]) => {
+                self.dismiss(id, read_body(request)?, now).await
+            }
             (&Method::GET, ["stripe", "event-counts"]) => self.event_counts(request, now).await,
             (&Method::GET, ["stripe", "parked"]) => self.parked().await,
             (&Method::POST, ["stripe", "retry-webhooks"]) => self.retry(read_body(request)?, now).await,
@@ -188,6 +197,8 @@ impl Admin {
             (&Method::GET, ["stripe", "subscription-health"]) => self.health(now).await,
             (&Method::GET, ["provisioning"]) => self.jobs().await,
             (&Method::POST, ["provisioning"]) => self.run_job(read_body(request)?, now).await,
+            (&Method::GET, ["orders"]) => self.list_orders(request).await,
+            (&Method::GET, ["orders", id]) => self.show_order(id).await,
             (&Method::GET, ["audit"]) => self.audits(request, now).await,
             (_, ["stripe", "retry-webhooks" | "reconcile" | "find"]) => Err(Problem::Method("POST")),
             (_, ["provisioning"]) => Err(Problem::Method("GET, HEAD, POST")),
@@ -195,7 +206,8 @@ impl Admin {
                 _,
                 ["stripe", "webhook-logs" | "event-counts" | "parked" | "gap" | "subscription-health"]
                 | ["stripe", "webhook-logs", _]
-                | ["audit"],
+                | ["audit" | "orders"]
+                | ["orders", _],
             ) => Err(Problem::Method("GET, HEAD")),
             _ => Err(not_found()),
         }

@@ -8,6 +8,8 @@
 //! | `GET /users/{id}/check?feature&used&credits` | whether a feature or a spend is allowed: see `api/check.rs` |
 //! | `GET /users/{id}/ledger?limit&next` | entries, newest first |
 //! | `POST /users/{id}/credits/consume` | spends credits |
+//! | `GET /users/{id}/orders/{cs}` | one order with its history |
+//! | `PATCH /users/{id}/orders/{cs}` | changes an order: see `api/orders.rs` |
 //! | `POST /users/{id}/credits/holds` | reserves credits: see `api/holds.rs` |
 //! | `POST /users/{id}/credits/holds/{hold}/commit` | spends credits of a hold |
 //! | `POST /users/{id}/credits/holds/{hold}/release` | ends a hold without a spend |
@@ -23,8 +25,11 @@
 
 pub(super) mod check;
 mod checkout;
+mod orders;
 mod holds;
 mod portal;
+
+pub(crate) use self::orders::order_with_history;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,6 +41,7 @@ use serde_json::{Value, json};
 
 use self::check::{features_view, products_view};
 use crate::accounts::{Accounts, load_account};
+use crate::alerts::Alerts;
 use crate::config::ApiConfig;
 use crate::http::answer::{self, Problem, answer, problem, raw_answer};
 use crate::http::path::{UserRoute, decoded_path, user_in_path, user_route};
@@ -98,11 +104,12 @@ impl Api {
         let store = Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone());
         let queue = Queue::new(sqs);
         let outbox = Outbox::new(queue.clone(), config.outbox.clone());
-        let redrive = Redrive::new(queue, config.queues.clone());
+        let redrive = Redrive::new(queue.clone(), config.queues.clone());
+        let alerts = Alerts::new(queue, config.notify_queue_url.clone());
         let (catalog, livemode, keep_payloads) =
             (config.catalog.clone(), config.livemode, config.keep_payloads);
         let accounts = Accounts { store: store.clone(), catalog, outbox };
-        let processor = Processor { accounts, livemode, keep_payloads, redrive };
+        let processor = Processor { accounts, livemode, keep_payloads, redrive, alerts };
         let stripe = config.stripe.clone().map(|stripe| Stripe::of(stripe).with_patience(PATIENCE));
         Self {
             config,
@@ -174,6 +181,9 @@ impl Api {
             (UserRoute::Account, &Method::GET) => self.show(&user).await,
             (UserRoute::Ledger, &Method::GET) => self.ledger(&user, request).await,
             (UserRoute::Consume, &Method::POST) => self.consume(&user, request).await,
+            (UserRoute::Order(order), &Method::GET) => self.show_order(&user, order).await,
+            (UserRoute::Order(order), &Method::PATCH) => self.change_order(&user, order, request).await,
+            (UserRoute::Order(_), _) => Err(Problem::Method("GET, HEAD, PATCH")),
             (UserRoute::Check, &Method::GET) => self.check(&user, request).await,
             (UserRoute::Holds, &Method::POST) => self.open_hold(&user, request).await,
             (UserRoute::CommitHold(hold), &Method::POST) => self.commit_hold(&user, hold, request).await,

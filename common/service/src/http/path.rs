@@ -79,6 +79,8 @@ pub(crate) enum UserRoute<'a> {
     Check,
     /// `/users/{id}/credits/consume`
     Consume,
+    /// `/users/{id}/orders/{cs}`, with the last segment.
+    Order(&'a str),
     /// `/users/{id}/credits/refund`
     GiveBack,
     /// `/users/{id}/credits/holds`
@@ -92,6 +94,11 @@ pub(crate) enum UserRoute<'a> {
 /// Splits the part of a path after `/users/` into the user's id and the route. The id may contain slashes, so
 /// the route is matched from the end; [`tallyhook_core::ids::UserId`] refuses ids that end like a route.
 pub(crate) fn user_route(path: &str) -> (&str, UserRoute<'_>) {
+    if let Some((id, order)) =
+        path.rsplit_once('/').and_then(|(path, order)| Some((path.strip_suffix("/orders")?, order)))
+    {
+        return (id, UserRoute::Order(order));
+    }
     let ends = [
         ("/ledger", UserRoute::Ledger),
         ("/check", UserRoute::Check),

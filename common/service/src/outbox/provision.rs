@@ -13,7 +13,8 @@
 //!          "first_paid_at":"2026-01-05T10:00:05Z"}}
 //! ```
 //! `webhook-id` is the same at every attempt, also when an operator runs the job again. `payment.confirmed`
-//! is sent once per user, `account.updated` after every change of tier or balance. The request contains the
+//! is sent once per user, `account.updated` after every change of tier or balance, `order.paid` and
+//! `order.refunded` once per order, with the order as `data.order`. The request contains the
 //! account as it is when the request is made, so several quick changes may be reported as one. `version` only
 //! grows. `credits.low`, `credits.depleted` and `credits.restored` have `thresholds`, which the balance
 //! crossed: `["500"]`.
@@ -31,7 +32,7 @@ use futures_util::future::join_all;
 use hmac::{Hmac, KeyInit, Mac};
 use http::Request;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use tracing::{info, warn};
 
 use crate::alerts::{Alert, Alerts};
@@ -44,6 +45,7 @@ use tallyhook_aws::queue::Queue;
 use tallyhook_aws::sdk;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::{Store, StoreError};
+use tallyhook_aws::telemetry;
 use tallyhook_core::account::Account;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::job::JobKind;
@@ -140,11 +142,11 @@ impl Provision {
         delay: Option<u32>,
         now: Timestamp,
     ) -> Result<(), JobError> {
-        let (job_key, account_key) = (
-            items::job_key(job_message.job, &job_message.user_id),
-            Key::Account(job_message.user_id.clone()),
-        );
-        let items = self.store.load([job_key.clone(), account_key.clone()]).await?;
+        let user = &job_message.user_id;
+        let (job_key, account_key) = (items::job_key(job_message), Key::Account(user.clone()));
+        let order_key = job_message.order.clone().map(|order| Key::Order(user.clone(), order));
+        let keys = [job_key.clone(), account_key.clone()].into_iter().chain(order_key.clone());
+        let items = self.store.load(keys).await?;
         let (Some(job), Some(account)) = (items.get(&job_key), items.get(&account_key)) else {
             return Ok(());
         };
@@ -160,16 +162,32 @@ impl Provision {
             .plus_seconds(items::redrive_pause_seconds(0) + i64::from(delay.unwrap_or(0)))
             .unix()
             .saturating_mul(1000);
-        if !self.store.start_job(job_message.job, &job_message.user_id, written, attempts, due).await? {
+        if !self.store.start_job(job_message, written, attempts, due).await? {
             // The job was written again just now, with a message of its own.
             return Ok(());
         }
-        info!(job = name, user_id, attempt = attempts, "PROVISIONING_STARTED");
+        let (job_id, session) = (job_message.id(), items::session_of_job(job));
+        let session = session.as_ref().map(|session| session.as_str());
+        info!(
+            job = name,
+            job_id,
+            user_id,
+            client_id = user_id,
+            checkout_session_id = session,
+            attempt = attempts,
+            "PROVISIONING_STARTED"
+        );
         let account = items::read_account(&job_message.user_id, account)?;
         let reported = match &self.config.url {
             Some(url) => {
+                let order = order_key.and_then(|key| items.get(&key)).map(items::read_order);
+                let mut more = serde_json::Map::new();
+                more.extend(order.map(|order| ("order".to_owned(), json!(order))));
                 let thresholds = items::read_thresholds(job);
-                self.report(url, job_message, &account, &thresholds, now).await
+                if !thresholds.is_empty() {
+                    more.insert("thresholds".to_owned(), json!(thresholds));
+                }
+                self.report(url, job_message, &account, more, now).await
             }
             None => Ok(()),
         };
@@ -180,11 +198,20 @@ impl Provision {
             Ok(()) => (ProvisioningState::Completed, "the app took it".to_owned()),
             Err(error) => (ProvisioningState::Queued, error.clone()),
         };
-        self.store
-            .end_job(job_message.job, &job_message.user_id, written, state, &reason, clock::now_ms())
-            .await?;
+        self.store.end_job(job_message, written, state, &reason, clock::now_ms()).await?;
         reported.map_err(JobError::App)?;
-        info!(job = name, user_id, called = self.config.url.is_some(), "PROVISIONING_COMPLETED");
+        if job_message.job.is_about_order() {
+            telemetry::metrics(&[], &[("OrdersReported", 1.0)]);
+        }
+        info!(
+            job = name,
+            job_id,
+            user_id,
+            client_id = user_id,
+            checkout_session_id = session,
+            called = self.config.url.is_some(),
+            "PROVISIONING_COMPLETED"
+        );
         Ok(())
     }
 
@@ -193,13 +220,13 @@ impl Provision {
         url: &str,
         job_message: &JobMessage,
         account: &Account,
-        thresholds: &[String],
+        more: serde_json::Map<String, Value>,
         now: Timestamp,
     ) -> Result<(), String> {
         let kind = job_message.job.message_type();
         let mut data = data(account, &self.config.catalog, now);
-        if !thresholds.is_empty() {
-            data["thresholds"] = json!(thresholds);
+        if let Some(data) = data.as_object_mut() {
+            data.extend(more);
         }
         let body = json!({"type": kind, "timestamp": now.to_string(), "data": data}).to_string();
         let id = webhook_id(job_message, account.version);
@@ -231,7 +258,7 @@ impl Provision {
             );
             return false;
         }
-        let event_id = items::job_key(job_message.job, &job_message.user_id).partition();
+        let event_id = items::job_key(job_message).partition();
         let event_type = job_message.job.event().to_owned();
         self.alerts.send(&Alert::DeadLetter { event_id, event_type, attempts, events: 1 }).await;
         true
@@ -243,7 +270,7 @@ impl Provision {
 /// # Errors
 /// [`StoreError`].
 pub(crate) async fn fail(store: &Store, job_message: &JobMessage, why: &str) -> Result<(), StoreError> {
-    let key = items::job_key(job_message.job, &job_message.user_id);
+    let key = items::job_key(job_message);
     let items = store.load([key.clone()]).await?;
     let Some(job) = items.get(&key) else { return Ok(()) };
     let text = |name: &str| items::read_text(job, name).unwrap_or_default();
@@ -253,7 +280,7 @@ pub(crate) async fn fail(store: &Store, job_message: &JobMessage, why: &str) -> 
     };
     let reason = format!("{why}; the last one: {}", text("reason"));
     let failed = ProvisioningState::Failed;
-    store.end_job(job_message.job, &job_message.user_id, written, failed, &reason, clock::now_ms()).await?;
+    store.end_job(job_message, written, failed, &reason, clock::now_ms()).await?;
     Ok(())
 }
 
@@ -270,18 +297,13 @@ fn data(account: &Account, catalog: &Catalog, now: Timestamp) -> Value {
     })
 }
 
-/// The id that the app uses to recognise a repetition. It hashes the user id, which may contain characters
-/// that a header must not contain.
+/// The id that the app uses to recognise a repetition.
 fn webhook_id(job_message: &JobMessage, version: u64) -> String {
-    let hex: String = Sha256::digest(job_message.user_id.as_str())
-        .iter()
-        .take(12)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let id = job_message.id();
     match job_message.job {
-        JobKind::Provision => format!("provision_{hex}"),
+        JobKind::Provision | JobKind::OrderPaid | JobKind::OrderRefunded => id,
         JobKind::Account | JobKind::CreditsLow | JobKind::CreditsDepleted | JobKind::CreditsRestored => {
-            format!("{}_{hex}_{version}", job_message.job.as_str())
+            format!("{id}_{version}")
         }
     }
 }

@@ -13,6 +13,7 @@ use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_core::event::{EventType, Family};
 use tallyhook_core::signature::SecretMode;
+use tallyhook_core::timestamp::Timestamp;
 
 /// The most events that one new link sends at once; `retry` sends the others.
 const MAX_FREED: usize = 100;
@@ -30,7 +31,7 @@ pub struct Redrive {
 pub enum RedriveOutcome {
     /// It is in its queue.
     Queued,
-    /// It is processed or ignored already, so it was not sent.
+    /// It is processed, ignored or dismissed already, so it was not sent.
     Finished,
     /// The log does not have it.
     Unknown,
@@ -65,8 +66,25 @@ impl Redrive {
         Ok(answers)
     }
 
+    /// Opens a dismissed event again, if it can be sent.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn reopen(&self, store: &Store, id: &str, now: Timestamp) -> Result<(), StoreError> {
+        let key = Key::Event(id.to_owned());
+        let items = store.load([key.clone()]).await?;
+        if let Some(item) = items.get(&key).filter(|item| envelope(item).is_some()) {
+            store.reopen(&key, item, now).await?;
+        }
+        Ok(())
+    }
+
     async fn send_one(&self, key: &Key, item: &Item) -> RedriveOutcome {
         match items::read_event(key, item) {
+            // A dismissed event that is not open again cannot be sent.
+            Ok(_) if items::read_dismissal(item).is_some() && envelope(item).is_none() => {
+                return RedriveOutcome::NotSendable;
+            }
             Ok(known) if known.finished => return RedriveOutcome::Finished,
             Ok(_) => {}
             Err(error) => {

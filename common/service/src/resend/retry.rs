@@ -149,11 +149,12 @@ impl Retrier {
         Ok(report)
     }
 
-    /// Sends the event with this id, unless it is finished.
+    /// Sends the event with this id, unless it is processed or ignored. A dismissed event is opened again.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn redrive_one(&self, id: &str) -> Result<RedriveOutcome, StoreError> {
+    pub async fn redrive_one(&self, id: &str, now: Timestamp) -> Result<RedriveOutcome, StoreError> {
+        self.redrive.reopen(&self.accounts.store, id, now).await?;
         Ok(self
             .redrive
             .send(&self.accounts.store, &[id.to_owned()])

@@ -56,10 +56,15 @@ impl HealthCheck {
             ("HealthScore", f64::from(health.score)),
             ("Parked", metric(counts.parked)),
             ("Failed", metric(counts.failed)),
-            ("Missing", metric(counts.missing.unwrap_or(0))),
-            ("Orphaned", metric(counts.orphaned.unwrap_or(0))),
-            ("Waiting", counts.queues.iter().map(|queue| metric(queue.waiting)).sum()),
         ];
+        // A figure that is not known has no data point.
+        let figures = [
+            ("Missing", counts.missing),
+            ("Orphaned", counts.orphaned),
+            ("PlansWithoutInvoice", counts.plans_without_invoice),
+            ("Waiting", counts.queues.iter().map(|queue| queue.waiting).sum()),
+        ];
+        metrics.extend(figures.into_iter().filter_map(|(name, count)| Some((name, metric(count?)))));
         metrics.extend(health.success_permille.map(|rate| ("SuccessRate", metric(rate) / 1000.0)));
         telemetry::metrics(&[], &metrics);
         for alert in alerts(&counts, &health) {

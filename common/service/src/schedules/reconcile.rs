@@ -9,7 +9,7 @@
 //! | subscriptions | another plan, status, period or end; a period without a payment | a synthetic event |
 //! | invoices | paid invoices that are not in the ledger | a synthetic event |
 //! | sessions | finished sessions that are not in the ledger | a synthetic event |
-//! | accounts | subscriptions that Stripe does not have, several subscriptions of one user | an operator |
+//! | accounts | subscriptions that Stripe does not have, several of one user, plans without invoice | an operator |
 //!
 //! ```text
 //! Stripe's list ─► evidence.rs: an event for each object ─► drift.rs: what differs (pure)
@@ -192,6 +192,8 @@ struct ReconcileRun<'a> {
     seen_is_incomplete: bool,
     /// Customers without a user that are reported already.
     orphans: BTreeSet<String>,
+    /// Objects of events that an operator dismissed: what differs about them is not reported.
+    dismissed: BTreeSet<String>,
     /// Differences that are counted already.
     counted: BTreeSet<(Class, String)>,
     /// Repairs that would lower a balance.
@@ -223,11 +225,9 @@ impl Reconciler {
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), notify_queue_url);
         let (redrive, outbox) = (Redrive::new(queue.clone(), queues), Outbox::new(queue, outbox));
-        Ok(Self::new(
-            Stripe::of(stripe),
-            Processor { accounts: Accounts { store, catalog, outbox }, livemode, keep_payloads, redrive },
-        )
-        .with_alerts(alerts))
+        let accounts = Accounts { store, catalog, outbox };
+        let processor = Processor { accounts, livemode, keep_payloads, redrive, alerts: alerts.clone() };
+        Ok(Self::new(Stripe::of(stripe), processor).with_alerts(alerts))
     }
 
     /// Does the scheduled run. It takes no input and stops before Lambda ends the function.
@@ -295,6 +295,7 @@ impl Reconciler {
             seen: HashSet::new(),
             seen_is_incomplete: false,
             orphans: BTreeSet::new(),
+            dismissed: BTreeSet::new(),
             counted: BTreeSet::new(),
             postponed: Vec::new(),
             deferred: Vec::new(),
@@ -321,6 +322,7 @@ impl ReconcileRun<'_> {
     /// Does every pass, starting where the last run stopped. The error says why this run stopped.
     async fn everything(&mut self) -> Result<(), String> {
         let store = self.processor.accounts.store.clone();
+        self.dismissed = store.dismissed_objects().await.map_err(|error| error.to_string())?;
         let stored = match &self.options.resume {
             Some(text) if self.options.dry_run => {
                 Some(RunPosition::from_text(text).ok_or("the position to continue from is not valid")?)

@@ -131,6 +131,7 @@ impl Stripe<'_> {
         for index in live {
             self.end(index);
         }
+        self.end_all_rare();
         if !first {
             self.emit("customer.deleted", &object, None);
         }

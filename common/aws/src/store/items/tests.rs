@@ -1,5 +1,6 @@
 use super::*;
 use tallyhook_core::ids::EventId;
+use tallyhook_core::job::JobKind;
 
 fn number_of(item: &Item, name: &str) -> i64 {
     read_number(item, name).unwrap()
@@ -64,7 +65,8 @@ fn only_a_parked_event_is_in_the_index_that_retry_reads() {
 fn a_job_is_due_after_the_first_pause_and_in_a_partition_of_its_user() {
     let now = Timestamp::from_unix(1_795_219_200);
     let users: Vec<UserId> = (0..40).map(|number| UserId::new(format!("u{number}")).unwrap()).collect();
-    let items: Vec<Item> = users.iter().map(|user| job(JobKind::Account, user, now).item.unwrap()).collect();
+    let of_user = |user| job(&JobMessage::of_user(JobKind::Account, user), now).item.unwrap();
+    let items: Vec<Item> = users.iter().map(of_user).collect();
     let mut shards: Vec<String> = items.iter().map(|item| read_text(item, "open").unwrap()).collect();
     shards.sort();
     shards.dedup();
@@ -93,7 +95,7 @@ fn an_order_is_read_with_null_for_absent_fields() {
     assert_eq!(
         order,
         serde_json::json!({
-            "id": "cs_1", "mode": "dfy", "amount_total": 9900, "credits": 12, "updated_at": 77,
+            "id": "cs_1", "mode": "dfy", "amount_total": 9900, "credits": 12, "updated_at": "1970-01-01T00:01:17Z",
             "disputed": true,
             "customer_id": null, "customer_email": null, "deadline": null, "files_url": null,
             "final_package_url": null, "upgraded_from": null
@@ -104,6 +106,31 @@ fn an_order_is_read_with_null_for_absent_fields() {
         (Some(Credits::new(12)), Some(Timestamp::from_unix(77)))
     );
     assert_eq!((read_credits(&Item::new()), updated_at(&Item::new())), (None, None));
+}
+
+#[test]
+fn a_change_of_an_order_grows_its_time_and_keeps_its_first_and_last_steps() {
+    let (user, session) = (UserId::new("u").unwrap(), SessionId::new("cs_1").unwrap());
+    let now = Timestamp::from_unix(1_000);
+    let mut item = Item::from([("updated_at".to_owned(), number(1_000)), ("status".to_owned(), text("NEW"))]);
+    add_step(&mut item, "NEW", 1_000);
+    for round in 0..60 {
+        for status in [OrderStatus::InProgress, OrderStatus::Delivered] {
+            let mut change = OrderChange::new(&user, &session, &item, now);
+            change.set_status(status);
+            change.set_status(status);
+            assert!(change.moves_to(status) && change.is_any());
+            let write = change.write();
+            let read = number_of(&item, "updated_at");
+            assert_eq!(write.condition, Condition::UpdatedAt(read));
+            item = write.item.unwrap();
+            assert_eq!(number_of(&item, "updated_at"), read + 1, "{round}");
+        }
+    }
+    let steps = order_history(&item);
+    assert_eq!((steps.len(), steps[0].1.as_str()), (MAX_STEPS, "NEW"));
+    assert_eq!(steps.last().unwrap(), &(Timestamp::from_unix(1_120), "DELIVERED".to_owned()));
+    assert!(!OrderChange::new(&user, &session, &item, now).is_any());
 }
 
 #[test]

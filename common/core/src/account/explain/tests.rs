@@ -171,7 +171,7 @@ fn a_status_is_explained_by_the_event_or_payment_that_is_newest() {
         "active newest_event #0 -: the newest event of it says so",
     );
     let paid_only = &subscriber()[1..];
-    let why = "active payment_only - -: only payments of it are known, no event of the subscription \
+    let why = "unknown payment_only - -: only payments of it are known, no event of the subscription \
         itself: it counts while a paid period runs";
     check("paid", paid_only, P1 + 9, field, why);
     let late =

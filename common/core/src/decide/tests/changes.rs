@@ -90,6 +90,14 @@ fn on_payment_more_credits_count_when_an_invoice_has_charged_them() {
     check_life("charged and half refunded", &life(refunded(3550)), "business 12500 | si_1=12500");
     let seen_later = [vec![ON_PAYMENT], opened("price_pro"), vec![paid()]].concat();
     check_life("charged without a snapshot of the new plan", &seen_later, "pro 5000 | si_1=5000");
+    let to_team = |day: i64| change(T + day * DAY, "price_team");
+    let down_and_up = |price| vec![up(), paid(), to_team(2), change(T + 3 * DAY, price)];
+    check_life("charged, down, another up", &life(down_and_up("price_pro")), "pro 5000 | si_1=5000");
+    check_life("charged, down, back", &life(down_and_up("price_business")), "business 20000 | si_1=20000");
+    // An upgrade that was charged and undone does not pay for another plan (docs/money.md).
+    let more = shows(T + 3 * DAY, "active", &[seats("si_1", "price_team", 9, T, month(T))]);
+    let another = vec![up(), paid(), to_team(2), more];
+    check_life("charged, down, up to what nobody charged", &life(another), "business 1000 | si_1=1000");
     let next = T + MONTH;
     let renewed = life(vec![
         up(),

@@ -5,9 +5,11 @@
 use serde_json::{Value, json};
 
 use super::random::Dice;
-use super::shapes::{DAY, T, bill, bill_with, flagged, item, line, month, once, reordered, seats, shows};
-use super::shapes::{shows_with, tie, tie_by, times};
-use super::{Run, Step, pack, patched, refunded, session};
+use super::shapes::{
+    DAY, T, another_subscription, bill, flagged, item, line, month, pack_with_invoice, reordered, seats,
+    shows, tie, times,
+};
+use super::{Run, Step, pack, refunded};
 
 const ON_PAYMENT: Step = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
 
@@ -149,30 +151,18 @@ impl Payer {
     }
 
     fn buy_with_invoice(&mut self) {
-        let (session_id, invoice) = (format!("cs_{}", self.now), format!("in_of_{}", self.now));
-        let payment = format!("pi_{session_id}");
-        self.events.push(session("completed", self.now, &session_id, json!({"pack": "p1000"}), json!({})));
-        let lines = [once("price_p1000", 2000)];
-        self.events.push(bill_with(self.now + 4, &invoice, "manual", &lines, json!({"parent": null})));
-        self.events.push(tie_by(self.now + 5, &invoice, &payment));
+        let (events, payment) = pack_with_invoice(self.now, json!({}));
+        self.events.extend(events);
         self.payments.push((payment, 2000));
     }
 
     fn subscribe_again(&mut self) {
         self.documents += 1;
-        let (id, of) = (format!("sub_{}", self.documents), format!("si_of_{}", self.documents));
-        let (start, end) = (self.now, month(self.now));
-        let items = [item(&of, "price_pro", start, end)];
-        self.events.push(shows_with(start, "active", &items, json!({"id": id})));
-        let parent = json!({"parent": {"subscription_item_details": {"subscription": id}}});
-        let line = patched(line(&of, "price_pro", 2000, start, end), &parent);
-        let bills = json!({"parent": {"subscription_details": {"subscription": id}}});
-        let invoice = format!("in_{}", self.documents);
-        self.events.push(bill_with(start + 1, &invoice, "subscription_create", &[line], bills));
-        self.events.push(tie(start + 1, &invoice));
-        self.payments.push((format!("pi_{invoice}"), 2000));
+        let [shown, paid, tied, canceled] = another_subscription(self.documents, self.now);
+        self.events.extend([shown, paid, tied]);
+        self.payments.push((format!("pi_in_{}", self.documents), 2000));
         if self.dice.one_in(2) {
-            self.events.push(shows_with(start + 3 * DAY, "canceled", &items, json!({"id": id})));
+            self.events.push(canceled);
         }
     }
 

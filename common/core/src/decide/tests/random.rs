@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::shapes::{
-    DAY, T, bill, bill_with, end, flagged, item, line, month, once, reordered, seats, shows_with, tie,
-    tie_by, times,
+    DAY, T, another_subscription, bill, end, flagged, item, line, month, pack_with_invoice, reordered, seats,
+    shows_with, tie, times,
 };
-use super::{MONTH, Run, Step, event, pack, patched, refunded, session};
+use super::{MONTH, Run, Step, event, pack, refunded};
 
 /// A fixed sequence of numbers.
 pub struct Dice(u64);
@@ -190,34 +190,22 @@ impl Life {
         }
     }
 
-    /// A pack by a session with `invoice_creation`: one purchase of two documents.
     fn buy_with_invoice(&mut self) {
-        let (session_id, invoice) = (format!("cs_{}", self.now), format!("in_of_{}", self.now));
-        let payment = format!("pi_{session_id}");
-        let named = if self.dice.one_in(2) { json!({"invoice": invoice}) } else { json!({}) };
-        self.events.push(session("completed", self.now, &session_id, json!({"pack": "p1000"}), named));
-        let lines = [once("price_p1000", 2000)];
-        self.events.push(bill_with(self.now + 4, &invoice, "manual", &lines, json!({"parent": null})));
-        self.events.push(tie_by(self.now + 5, &invoice, &payment));
+        let names_invoice = self.dice.one_in(2);
+        let patch = if names_invoice { json!({"invoice": format!("in_of_{}", self.now)}) } else { json!({}) };
+        let (events, payment) = pack_with_invoice(self.now, patch);
+        self.events.extend(events);
         if self.dice.one_in(2) {
             self.events.push(refunded(self.now + DAY, &payment, 700));
         }
     }
 
-    /// A second subscription, which may end.
     fn subscribe_again(&mut self) {
         self.invoices += 1;
-        let (id, of) = (format!("sub_{}", self.invoices), format!("si_of_{}", self.invoices));
-        let (start, end) = (self.now, month(self.now));
-        let items = [item(&of, "price_pro", start, end)];
-        self.events.push(shows_with(start, "active", &items, json!({"id": id})));
-        let parent = json!({"parent": {"subscription_item_details": {"subscription": id}}});
-        let line = patched(line(&of, "price_pro", 2000, start, end), &parent);
-        let bills = json!({"parent": {"subscription_details": {"subscription": id}}});
-        let invoice = format!("in_{}", self.invoices);
-        self.events.push(bill_with(start + 1, &invoice, "subscription_create", &[line], bills));
+        let [shown, paid, _, canceled] = another_subscription(self.invoices, self.now);
+        self.events.extend([shown, paid]);
         if self.dice.one_in(2) {
-            self.events.push(shows_with(start + 3 * DAY, "canceled", &items, json!({"id": id})));
+            self.events.push(canceled);
         }
     }
 }

@@ -343,7 +343,39 @@ fn a_renewal_that_bears_the_lines_of_a_change_pays_for_its_whole_period() {
     let half = refunded(next + DAY, "pi_in_1", 1000);
     check_life("half of the first", &life(vec![half]), "business 20000 | si_1=20000");
     let half = refunded(next + DAY, "pi_in_2", 2100);
-    check_life("half of the second", &life(vec![half]), "business 10001 | si_1=10001");
+    check_life("half of the second", &life(vec![half]), "business 10000 | si_1=10000");
     let both = vec![refunded(next + DAY, "pi_in_1", 2000), refunded(next + DAY, "pi_in_2", 4200)];
     check_life("both in full", &life(both), "business 0 | si_1=0");
+}
+
+/// Two changes in one period, the second with a new period at once, each with the credit of unused time that
+/// Stripe bills beside it (a recorded upgrade: -1986 and +2482;
+/// <https://docs.stripe.com/billing/subscriptions/prorations>): the credit of the last invoice was paid by the
+/// upgrade's payment, as far as that was not paid by the first payment in turn.
+#[test]
+fn a_credited_charge_passes_on_the_share_that_an_earlier_payment_paid() {
+    let at = T + 10 * DAY;
+    let last = [
+        shows(at, "active", &[item("si_1", "price_pro_year", at, at + YEAR)]),
+        bill(
+            at + 1,
+            "in_3",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_business", -8000, at, month(T)),
+                line("si_1", "price_pro_year", 20_000, at, at + YEAR),
+            ],
+        ),
+        tie(at + 1, "in_3"),
+    ];
+    let life = |back: &[Step]| [&opened()[..], &upgraded(), &last, back].concat();
+    let day = at + DAY;
+    let first = refunded(day, "pi_in_1", 2000);
+    let second = refunded(day, "pi_in_2", 7100);
+    let third = refunded(day, "pi_in_3", 12_000);
+    // Two fifths of 5000 were credited; of these, 1900 of 9000 were paid by the first payment.
+    check_life("the first", &life(&[first.clone()]), "pro 4578 | si_1=4578");
+    check_life("the second", &life(&[second.clone()]), "pro 3422 | si_1=3422");
+    check_life("the third", &life(&[third.clone()]), "pro 2000 | si_1=2000");
+    check_life("all", &life(&[first, second, third]), "pro 0 | si_1=0");
 }

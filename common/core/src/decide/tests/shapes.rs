@@ -7,7 +7,7 @@
 
 use serde_json::{Value, json};
 
-use super::{MONTH, Run, Step, event, patched};
+use super::{MONTH, Run, Step, event, patched, session};
 use crate::account::Lot;
 
 pub const DAY: i64 = 86_400;
@@ -116,6 +116,36 @@ pub fn tie_by(created: i64, invoice: &str, payment: &str) -> Step {
         "payment": {"type": "payment_intent", "payment_intent": payment},
     });
     event("invoice_payment.paid", created, &object, None).into()
+}
+
+/// A pack by a session with `invoice_creation`: one purchase of two documents. Returns also the payment's id.
+pub fn pack_with_invoice(now: i64, session_patch: Value) -> ([Step; 3], String) {
+    let (session_id, invoice) = (format!("cs_{now}"), format!("in_of_{now}"));
+    let payment = format!("pi_{session_id}");
+    let lines = [once("price_p1000", 2000)];
+    let events = [
+        session("completed", now, &session_id, json!({"pack": "p1000"}), session_patch),
+        bill_with(now + 4, &invoice, "manual", &lines, json!({"parent": null})),
+        tie_by(now + 5, &invoice, &payment),
+    ];
+    (events, payment)
+}
+
+/// The events of a subscription `sub_<number>` for a month of `pro`: its state, its paid invoice, the payment,
+/// and its end three days later.
+pub fn another_subscription(number: i64, start: i64) -> [Step; 4] {
+    let (id, of, invoice) = (format!("sub_{number}"), format!("si_of_{number}"), format!("in_{number}"));
+    let end = month(start);
+    let items = [item(&of, "price_pro", start, end)];
+    let parent = json!({"parent": {"subscription_item_details": {"subscription": id}}});
+    let line = patched(line(&of, "price_pro", 2000, start, end), &parent);
+    let bills = json!({"parent": {"subscription_details": {"subscription": id}}});
+    [
+        shows_with(start, "active", &items, json!({"id": id})),
+        bill_with(start + 1, &invoice, "subscription_create", &[line], bills),
+        tie(start + 1, &invoice),
+        shows_with(start + 3 * DAY, "canceled", &items, json!({"id": id})),
+    ]
 }
 
 /// The shape before 2025-03-31.basil. `None` if that shape cannot express the event: items with different

@@ -1,4 +1,5 @@
-//! The event log: lists, single events, counts, open events and what frees them, sending events again.
+//! The event log: lists, single events, counts, open events and what frees them, sending events again,
+//! dismissing events.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,12 +9,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::{Admin, bad, deadline, limit, parameter, seconds, stripe_failed, time, time_ms, user_id};
+use super::{Admin, bad, deadline, limit, parameter, seconds, short, stripe_failed, time, time_ms, user_id};
 use crate::http::answer::{Problem, problem};
 use crate::resend::redrive::RedriveOutcome;
 use crate::resend::replay::{ReplayError, Replayer, Selection};
 use tallyhook_aws::payload;
-use tallyhook_aws::store::items::{self, Item, Key};
+use tallyhook_aws::store::items::{self, Dismissal, Item, Key};
 use tallyhook_aws::store::log::{self, Filter, Line, ListError, Range};
 use tallyhook_aws::stripe::EventFilter;
 use tallyhook_core::advice::advice;
@@ -73,6 +74,16 @@ pub struct RetryRequest {
     pub reason: Option<String>,
 }
 
+/// The body of `POST /admin/stripe/webhook-logs/{id}/dismiss`: `{"reason":"of our other shop","actor":"ann"}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DismissRequest {
+    /// The operator.
+    pub actor: Option<String>,
+    /// Why the event is none of our business.
+    pub reason: String,
+}
+
 /// Events that wait for the same thing.
 #[derive(Default)]
 struct Group {
@@ -92,7 +103,7 @@ impl Admin {
         let filter =
             filter(text("status"), text("type"), user, text("from").as_deref(), text("to").as_deref())?;
         if let Some(id) = text("id") {
-            let line = self.find(&id).await?.as_ref().and_then(Line::read);
+            let line = self.find(id).await?.as_ref().and_then(Line::read);
             let events: Vec<Value> = line.iter().filter(|line| filter.takes(line)).map(view).collect();
             return Ok(json!({"events": events, "next": null}));
         }
@@ -107,15 +118,8 @@ impl Admin {
 
     pub(super) async fn show(&self, id: &str) -> Result<Value, Problem> {
         let item = self.find(id).await?;
-        let unknown = || {
-            problem(
-                StatusCode::NOT_FOUND,
-                "event_not_found",
-                "the log has no event with this id (it keeps them for 90 days)",
-            )
-        };
-        let item = item.ok_or_else(unknown)?;
-        let mut event = view(&Line::read(&item).ok_or_else(unknown)?);
+        let item = item.ok_or_else(unknown_event)?;
+        let mut event = view(&Line::read(&item).ok_or_else(unknown_event)?);
         let body = items::read_payload(&item).and_then(payload::unpack);
         // The payload as it was received. A body that is not JSON is shown as text.
         let payload = body.map(|body| {
@@ -129,6 +133,8 @@ impl Admin {
                 json!(item.get("livemode").and_then(|livemode| livemode.as_bool().ok())),
             );
             event.insert("api_version".to_owned(), json!(items::read_text(&item, "api_version")));
+            let dismissal = items::read_dismissal(&item);
+            event.insert("dismissed".to_owned(), json!(dismissal.as_ref().map(dismissal_view)));
         }
         info!(event_id = items::read_text(&item, "pk"), "ADMIN_PAYLOAD_SHOWN");
         Ok(json!({"event": event, "payload": payload}))
@@ -273,7 +279,7 @@ impl Admin {
         self.audit_retry(&body, filter == Filter::default(), now_ms).await?;
         let now = seconds(now_ms);
         if let Some(id) = &body.id {
-            return match self.retrier.redrive_one(id).await? {
+            return match self.retrier.redrive_one(id, now).await? {
                 RedriveOutcome::Unknown => Err(problem(
                     StatusCode::NOT_FOUND,
                     "event_not_found",
@@ -353,6 +359,38 @@ impl Admin {
         }
     }
 
+    /// Dismisses an open event. To dismiss it a second time changes nothing.
+    pub(super) async fn dismiss(
+        &self,
+        id: &str,
+        body: DismissRequest,
+        now_ms: i64,
+    ) -> Result<Value, Problem> {
+        let reason = short(body.reason.trim());
+        if reason.is_empty() {
+            return Err(bad("missing_reason", "reason is required; it is kept with the event"));
+        }
+        let key = Key::Event(id.to_owned());
+        let mut item = self.find(id).await?.ok_or_else(unknown_event)?;
+        let actor = short(body.actor.as_deref().unwrap_or("admin").trim());
+        if is_open(&item) {
+            self.audit(Some(&actor), Some(&reason), "dismiss", id, now_ms).await?;
+            let dismissal = Dismissal { actor, reason, at_ms: now_ms };
+            self.store.dismiss(&key, &item, &dismissal).await?;
+            // Another request or the event's own worker may have been faster.
+            item = self.find(id).await?.ok_or_else(unknown_event)?;
+        }
+        let status = items::read_text(&item, "outcome");
+        let Some(dismissal) = items::read_dismissal(&item) else {
+            let message = format!(
+                "the event is {}; only a parked or failed event can be dismissed",
+                status.as_deref().unwrap_or("unknown")
+            );
+            return Err(problem(StatusCode::CONFLICT, "event_finished", message));
+        };
+        Ok(json!({"id": id, "status": status, "dismissed": dismissal_view(&dismissal)}))
+    }
+
     async fn audit_retry(&self, body: &RetryRequest, due: bool, now_ms: i64) -> Result<(), Problem> {
         let target = match &body.id {
             Some(id) => id.clone(),
@@ -376,7 +414,20 @@ impl Admin {
 }
 
 /// The outcomes that a chart counts. A duplicate is not among them, because it writes nothing.
-const OUTCOMES: [&str; 4] = ["processed", "ignored", "parked", "failed"];
+const OUTCOMES: [&str; 5] = ["processed", "ignored", "parked", "failed", "dismissed"];
+
+fn unknown_event() -> Problem {
+    let message = "the log has no event with this id (it keeps them for 90 days)";
+    problem(StatusCode::NOT_FOUND, "event_not_found", message)
+}
+
+fn is_open(item: &Item) -> bool {
+    matches!(items::read_text(item, "outcome").as_deref(), Some("parked" | "failed"))
+}
+
+fn dismissal_view(dismissal: &Dismissal) -> Value {
+    json!({"actor": dismissal.actor, "reason": dismissal.reason, "at": time(dismissal.at_ms)})
+}
 
 fn step_ms(text: &str) -> Option<i64> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -397,7 +448,7 @@ fn filter(
     from: Option<&str>,
     to: Option<&str>,
 ) -> Result<Filter, Problem> {
-    const STATUSES: [&str; 5] = ["processed", "duplicate", "ignored", "parked", "failed"];
+    const STATUSES: [&str; 6] = ["processed", "duplicate", "ignored", "parked", "failed", "dismissed"];
     if status.as_deref().is_some_and(|status| !STATUSES.contains(&status)) {
         return Err(bad("invalid_status", format!("status must be one of {}", STATUSES.join(", "))));
     }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{Admin, bad, seconds, time, user_id};
 use crate::http::answer::{Problem, problem};
 use crate::outbox::{self, JobMessage};
+use tallyhook_core::ids::SessionId;
 use tallyhook_core::job::JobKind;
 
 /// Jobs in one answer.
@@ -20,8 +21,10 @@ const MAX_SHOWN: usize = 200;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunJobRequest {
-    /// `provision` or `account`.
+    /// `provision`, `account`, `order_paid` or `order_refunded`.
     pub job: Option<JobKind>,
+    /// The order of a job about one.
+    pub order: Option<String>,
     /// The user of the job.
     pub user_id: String,
     /// The operator.
@@ -32,7 +35,8 @@ pub struct RunJobRequest {
 
 impl Admin {
     /// ```json
-    /// {"jobs":[{"job":"provision","event":"PAYMENT_CONFIRMED","user_id":"user_123","status":"failed",
+    /// {"jobs":[{"job":"provision","event":"PAYMENT_CONFIRMED","order":null,"user_id":"user_123",
+    ///           "status":"failed",
     ///           "attempts":4,"reason":"all attempts failed; the last one: the app answered 500","since":"…",
     ///           "finished_at":"…"}],
     ///  "waiting":0,"more":false}
@@ -46,6 +50,7 @@ impl Admin {
             Some(json!({
                 "job": message.job,
                 "event": line.kind,
+                "order": message.order,
                 "user_id": message.user_id,
                 "status": line.status,
                 "attempts": line.attempts,
@@ -62,13 +67,24 @@ impl Admin {
     /// as before, so it recognises a change that it already has.
     pub(super) async fn run_job(&self, body: RunJobRequest, now_ms: i64) -> Result<Value, Problem> {
         let user_id = user_id(&body.user_id)?;
-        let job = body.job.ok_or_else(|| bad("invalid_job", "job must be provision or account"))?;
-        let target = format!("{} {user_id}", job.as_str());
+        let job =
+            body.job.ok_or_else(|| bad("invalid_job", "job must be provision, account or of an order"))?;
+        let order = body.order.as_deref().and_then(|order| SessionId::new(order).ok());
+        if order.is_some() != job.is_about_order() {
+            return Err(bad(
+                "invalid_order",
+                "a job about an order needs its id, cs_…, and no other job does",
+            ));
+        }
+        let of_order = order.as_ref().map_or_else(String::new, |order| format!("{order} "));
+        let target = format!("{} {of_order}{user_id}", job.as_str());
         self.audit(body.actor.as_deref(), body.reason.as_deref(), "provisioning", &target, now_ms).await?;
-        let message = JobMessage { job, user_id };
+        let message = JobMessage { job, order, user_id, checkout_session_id: None };
         if !self.processor.accounts.outbox.run_again(&self.store, &message, seconds(now_ms)).await? {
             return Err(problem(StatusCode::NOT_FOUND, "job_not_found", "this user has no such job"));
         }
-        Ok(json!({"job": message.job, "user_id": message.user_id, "result": "queued"}))
+        let mut answer = json!(message);
+        answer["result"] = json!("queued");
+        Ok(answer)
     }
 }

@@ -295,7 +295,8 @@ fn running_subscription(
     };
     state.subscriptions.keys().find_map(|id| {
         let one = state.summary(id, catalog, now)?;
-        one.status.as_ref().is_some_and(is_running).then(|| (id.clone(), one.plan))
+        let runs = one.status.as_ref().is_some_and(is_running) || one.runs_by_invoice(now);
+        runs.then(|| (id.clone(), one.plan))
     })
 }
 

@@ -35,7 +35,7 @@ use tallyhook_core::decide::{Outcome, Payments, decide, leaves_out};
 use tallyhook_core::drift::{self, Remedy};
 use tallyhook_core::event::{self, CheckoutMode, CheckoutSession, SubscriptionStatus};
 use tallyhook_core::ids::{InvoiceId, SessionId, SubscriptionId};
-use tallyhook_core::job::JobKind;
+use tallyhook_core::job::{JobKind, JobMessage};
 use tallyhook_core::setup_status::{Known, ProvisioningState, SessionPayment, SetupStatus};
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
@@ -157,8 +157,11 @@ impl Api {
 
     async fn known_user(&self, known: Option<&KnownSession>) -> Result<Option<KnownUser>, StoreError> {
         let Some(user) = known.map(|known| &known.user) else { return Ok(None) };
-        let (account, portal, job) =
-            (Key::Account(user.clone()), Key::Portal(user.clone()), items::job_key(JobKind::Provision, user));
+        let (account, portal, job) = (
+            Key::Account(user.clone()),
+            Key::Portal(user.clone()),
+            items::job_key(&JobMessage::of_user(JobKind::Provision, user)),
+        );
         let items = self.store.load([account.clone(), portal.clone(), job.clone()]).await?;
         let state = items.get(&account).map(|item| items::read_account(user, item)).transpose()?;
         Ok(Some(KnownUser {
@@ -386,8 +389,8 @@ fn is_settled(known: Option<&KnownSession>, state: Option<&State>) -> bool {
 
 fn gives_access(known: &KnownSession, state: &State, catalog: &Catalog, now: Timestamp) -> bool {
     let summary = known.subscription.as_ref().and_then(|id| state.summary(id, catalog, now));
-    matches!(
-        summary.and_then(|summary| summary.status),
-        Some(SubscriptionStatus::Active | SubscriptionStatus::Trialing)
-    )
+    summary.is_some_and(|summary| {
+        matches!(summary.status, Some(SubscriptionStatus::Active | SubscriptionStatus::Trialing))
+            || summary.runs_by_invoice(now)
+    })
 }

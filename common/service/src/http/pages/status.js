@@ -64,6 +64,7 @@
     const [headline, detail, label] = actions[status.next_action] || actions.wait_payment;
     say(by("headline"), headline);
     say(by("detail"), detail);
+    if (status.payment_state === "paid") page.dataset.celebrates = "";
     last = status.next_action;
     over = last === "go_to_dashboard" || status.payment_state === "failed";
     if (go) {

@@ -4,8 +4,11 @@ use super::{Pass, ReconcileRun, RunPosition, StepError, hash};
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::stripe::{Cursor, Filter};
 use tallyhook_core::account::Account;
-use tallyhook_core::drift;
+use tallyhook_core::drift::{self, Class};
 use tallyhook_core::ids::UserId;
+
+/// The invoice of a younger state of a subscription may still arrive.
+const INVOICE_SECONDS: i64 = 3600;
 
 impl ReconcileRun<'_> {
     /// Checks a page of accounts for what no list of Stripe shows.
@@ -35,6 +38,7 @@ impl ReconcileRun<'_> {
         if let Some(found) = drift::duplicates(account, &catalog, self.now) {
             self.report_difference(&found, account.user_id.as_str(), Some(&account.user_id), None);
         }
+        self.plans_without_invoice(account);
         for id in drift::live(account, &catalog, self.now) {
             if self.seen.contains(&hash(id)) {
                 continue;
@@ -62,8 +66,30 @@ impl ReconcileRun<'_> {
         Ok(())
     }
 
+    /// Reports active plans without a paid invoice, except where this run adds the invoice.
+    fn plans_without_invoice(&mut self, account: &Account) {
+        let catalog = self.processor.accounts.catalog.clone();
+        let user = account.user_id.as_str();
+        let is_repaired = self
+            .report
+            .changes
+            .iter()
+            .any(|change| change.class == Class::Credits && change.user_id.as_deref() == Some(user));
+        if is_repaired {
+            return;
+        }
+        let since = self.now.plus_seconds(-INVOICE_SECONDS);
+        for id in account.state.plans_without_invoice(&catalog, since, self.now) {
+            let found = drift::plan_without_invoice(account, id, &catalog, self.now);
+            let subscription = account.state.subscriptions.get(id);
+            let customer = subscription.and_then(|subscription| subscription.customer.as_ref());
+            self.report_difference(&found, id.as_str(), Some(&account.user_id), customer);
+        }
+    }
+
     /// Does the passes whose lists have a filter by customer, for the customers of one user.
     pub(super) async fn everything_of(&mut self, user: &UserId) -> Result<(), StepError> {
+        self.dismissed = self.processor.accounts.store.dismissed_objects().await?;
         let key = Key::Account(user.clone());
         let items = self.processor.accounts.store.load([key.clone()]).await?;
         let Some(item) = items.get(&key) else { return Ok(()) };

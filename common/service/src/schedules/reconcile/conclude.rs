@@ -42,10 +42,10 @@ impl Reconciler {
                 }
             };
         let (missing, repaired) = missing(report, gap.as_ref());
-        let orphaned = report.found.get(&Class::OrphanCustomer).copied().unwrap_or(0);
-        if let Err(error) =
-            self.processor.accounts.store.commit(vec![items::reconcile_report(missing, orphaned, now)]).await
-        {
+        let found = |class: Class| report.found.get(&class).copied().unwrap_or(0);
+        let (orphaned, unpaid) = (found(Class::OrphanCustomer), found(Class::PlanWithoutInvoice));
+        let note = items::reconcile_report(missing, orphaned, unpaid, now);
+        if let Err(error) = self.processor.accounts.store.commit(vec![note]).await {
             warn!(run = report.run, error = error.to_string(), "RECONCILE_NOT_NOTED");
         }
         if let Some(alerts) = self.alerts.as_ref().filter(|_| missing + repaired > 0) {

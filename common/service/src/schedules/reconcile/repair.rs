@@ -111,6 +111,9 @@ impl ReconcileRun<'_> {
         user: Option<&UserId>,
         customer: Option<&CustomerId>,
     ) {
+        if self.dismissed.contains(object) {
+            return;
+        }
         let why = match &difference.remedy {
             Remedy::Person(why) => why.clone(),
             Remedy::Lowers => "it would lower the balance, which only an operator may do".to_owned(),
@@ -180,7 +183,7 @@ impl ReconcileRun<'_> {
     /// Reports a customer without a user, once for each customer.
     pub(super) fn report_orphan(&mut self, parked: &Parked, object: &str, customer: Option<&CustomerId>) {
         let name = customer.map_or(object, CustomerId::as_str);
-        if self.orphans.insert(name.to_owned()) {
+        if !self.dismissed.contains(object) && self.orphans.insert(name.to_owned()) {
             let found = for_operator(Class::OrphanCustomer, parked.to_string());
             self.report_difference(&found, object, None, customer);
         }

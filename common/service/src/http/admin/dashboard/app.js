@@ -4,6 +4,7 @@ const VIEWS = {
   "": ["Overview", overviewView],
   events: ["Events", eventsView, eventView],
   users: ["Users", usersView, userView],
+  orders: ["Orders", ordersView, orderView],
   parked: ["Parked", parkedView],
   reconcile: ["Reconcile", reconcileView],
   audit: ["Audit", auditView],

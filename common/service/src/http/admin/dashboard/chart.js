@@ -1,6 +1,6 @@
 // The chart of outcomes over time: stacked bars, and a table with the same numbers.
 
-const OUTCOMES = ["processed", "ignored", "parked", "failed"];
+const OUTCOMES = ["processed", "ignored", "parked", "failed", "dismissed"];
 
 function niceTop(most) {
   const size = 10 ** Math.floor(Math.log10(Math.max(most, 1)));

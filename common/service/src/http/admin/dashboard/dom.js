@@ -81,6 +81,7 @@ const TONES = {
   ignored: "info",
   duplicate: "info",
   parked: "warn",
+  dismissed: "info",
   failed: "bad",
   active: "ok",
   trialing: "ok",
@@ -90,6 +91,12 @@ const TONES = {
   incomplete: "warn",
   canceled: "bad",
   incomplete_expired: "bad",
+  NEW: "warn",
+  IN_PROGRESS: "info",
+  DELIVERED: "ok",
+  REVISION: "warn",
+  DONE: "ok",
+  REFUNDED: "bad",
 };
 
 function pill(text, tone) {

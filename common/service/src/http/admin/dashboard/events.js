@@ -36,6 +36,7 @@ function reasonWords(reason) {
     type: "a type that no family handles",
     livemode: "of the other mode",
     account: "of a connected account",
+    context: "of another account of an organization",
   };
   return reason ? (own[reason] ?? reason.replaceAll("_", " ")) : "";
 }
@@ -71,7 +72,7 @@ function filterForm(values) {
         "select",
         { name: "status" },
         option("", "any"),
-        ["processed", "parked", "failed", "ignored"].map((status) => option(status, status)),
+        ["processed", "parked", "failed", "ignored", "dismissed"].map((status) => option(status, status)),
       ),
     ),
     field("Type", input("type", { list: "types" })),
@@ -208,14 +209,33 @@ async function sendAgain(id, source) {
   render();
 }
 
+/** Dismisses an event that is none of our business, then shows the view again. */
+async function dismiss(id) {
+  const answer = await confirmed({
+    title: `Dismiss ${id}`,
+    what: [
+      h("p", null, "The event is not applied, not retried and not alerted again."),
+      h("p", null, "It stays in the log as dismissed, and can be sent again from there."),
+    ],
+    confirm: "Dismiss",
+    danger: true,
+  });
+  if (!answer) return;
+  await post(`/admin/stripe/webhook-logs/${encodeURIComponent(id)}/dismiss`, { reason: answer.reason });
+  toast("The event is dismissed.");
+  render();
+}
+
 async function eventView({ id }) {
   const { event, payload } = await get(`/admin/stripe/webhook-logs/${encodeURIComponent(id)}`);
   const open = event.status === "parked" || event.status === "failed";
+  const sendable = open || event.status === "dismissed";
   const buttons = [
     button("Send again", () => sendAgain(id, "log"), {
       class: open ? null : "quiet",
-      disabled: open ? null : true,
+      disabled: sendable ? null : true,
     }),
+    open && button("Dismiss", () => dismiss(id), { class: "quiet" }),
     button("Replay from Stripe", () => sendAgain(id, "stripe"), { class: "quiet" }),
   ];
   const about = card(
@@ -224,6 +244,14 @@ async function eventView({ id }) {
     facts([
       ["Outcome", [pill(event.status), " ", reasonWords(event.reason)]],
       ["Message", !open && event.message],
+      [
+        "Dismissed",
+        event.dismissed && [
+          `${event.dismissed.reason} (${event.dismissed.actor}, `,
+          when(event.dismissed.at),
+          ")",
+        ],
+      ],
       ["User", userLink(event.user_id)],
       ["Waits for", event.waits_for && code(event.waits_for)],
       ["Made at Stripe", when(event.created)],

@@ -7,6 +7,8 @@ const REMEDIES = {
   success_rate: ["#/parked", "Group by reason"],
   missing: ["#/reconcile", "Reconcile"],
   orphaned: ["#/reconcile", "Reconcile"],
+  not_reconciled: ["#/reconcile", "Reconcile"],
+  plans_without_invoice: ["#/reconcile", "Reconcile"],
 };
 
 function scoreRing(score) {
@@ -38,14 +40,17 @@ function scoreRing(score) {
 function healthCard(health) {
   const { counts, deductions } = health;
   const rate = health.success_rate === null ? "–" : `${(health.success_rate * 100).toFixed(1)} %`;
-  const waiting = counts.queues.reduce((sum, queue) => sum + queue.waiting + queue.in_flight, 0);
+  // A queue that could not be counted has null.
+  const known = (count) => (count === null ? "–" : number(count));
+  const depth = (queue) => (queue.waiting === null ? null : queue.waiting + queue.in_flight);
+  const waiting = counts.queues.map(depth).reduce((a, b) => (a === null || b === null ? null : a + b), 0);
   const tiles = [
     ["Success, last day", rate],
     ["Processed, last day", number(counts.processed)],
     ["Parked", number(counts.parked)],
     ["Failed", number(counts.failed)],
-    ["In queues", number(waiting)],
-    ["Dead letters", number(counts.dead_letters)],
+    ["In queues", known(waiting)],
+    ["Dead letters", known(counts.dead_letters)],
   ];
   const list = deductions.map((deduction) => {
     const [hash, text] = REMEDIES[deduction.code] ?? [];
@@ -84,11 +89,14 @@ function healthCard(health) {
 }
 
 function queuesCard(counts) {
-  const busyQueues = counts.queues.filter((queue) => queue.waiting + queue.in_flight > 0);
+  const busyQueues = counts.queues.filter(
+    (queue) => queue.waiting === null || queue.waiting + queue.in_flight > 0,
+  );
+  const known = (count) => (count === null ? "unknown" : number(count));
   const columns = [
     { title: "Queue", of: (queue) => queue.queue },
-    { title: "Waiting", class: "number", of: (queue) => number(queue.waiting) },
-    { title: "In flight or delayed", class: "number", of: (queue) => number(queue.in_flight) },
+    { title: "Waiting", class: "number", of: (queue) => known(queue.waiting) },
+    { title: "In flight or delayed", class: "number", of: (queue) => known(queue.in_flight) },
   ];
   return card(
     "Queues",

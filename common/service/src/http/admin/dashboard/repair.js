@@ -1,5 +1,6 @@
 // The views of parked events, reconciliation and the audit.
 
+const JOB_SUBJECTS = { provision: "the first payment", account: "tier and credits" };
 const CAUSES = {
   no_user: "The user is unknown",
   invalid_user: "The user id cannot be used",
@@ -76,7 +77,7 @@ async function parkedView() {
 
 /** Changes that could not be reported to the app, each with a button that reports it again. */
 function unreportedCard({ jobs, more }) {
-  const again = async ({ job, user_id }) => {
+  const again = async ({ job, order, user_id }) => {
     const answer = await confirmed({
       title: "Report to the app again",
       confirm: "Report",
@@ -86,7 +87,12 @@ function unreportedCard({ jobs, more }) {
       ]),
     });
     if (!answer) return;
-    await post("/admin/provisioning", { job, user_id, reason: answer.reason });
+    await post("/admin/provisioning", {
+      job,
+      order: order ?? undefined,
+      user_id,
+      reason: answer.reason,
+    });
     toast(`The change of ${user_id} is reported to the app again.`);
     await new Promise((resolve) => setTimeout(resolve, 1200));
     render();
@@ -98,7 +104,7 @@ function unreportedCard({ jobs, more }) {
       "Changes that were not reported to the app",
       [
         { title: "User", of: (job) => userLink(job.user_id) },
-        { title: "About", of: (job) => (job.job === "provision" ? "the first payment" : "tier and credits") },
+        { title: "About", of: (job) => (job.order ? orderLink(job.order) : JOB_SUBJECTS[job.job]) },
         {
           title: "Why not",
           of: (job) => [

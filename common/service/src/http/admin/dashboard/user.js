@@ -345,7 +345,7 @@ function subscriptionsCard({ account }) {
       table(
         "Orders",
         [
-          { title: "Order", of: (one) => code(one.id) },
+          { title: "Order", of: (one) => orderLink(one.id) },
           { title: "Kind", of: (one) => `${one.mode} ${one.tier}` },
           { title: "Status", of: (one) => one.status },
         ],

@@ -1,0 +1,454 @@
+//! Subscriptions of the rarer shapes (`docs.stripe.com/billing`): items with intervals of their own, billing
+//! anchors, backdating, extended and goodwill trials, periods billed in advance, coupons, balance, payments out
+//! of band, invoices sent by e-mail.
+
+use serde_json::{Map, Value, json};
+use tallyhook_core::catalog::Per;
+
+use super::{DAY, MONTH, Stripe};
+use crate::life::Shape;
+
+const YEAR: i64 = 365 * DAY;
+
+/// A subscription whose items have their own periods.
+pub(super) struct Rare {
+    id: String,
+    customer: String,
+    pub status: &'static str,
+    items: Vec<Item>,
+    created: i64,
+    trial: Option<(i64, i64)>,
+    /// `pause_collection` is set.
+    paused: bool,
+    /// `collection_method` is `send_invoice`.
+    sends_invoices: bool,
+    /// An invoice that is not paid: its reason and its lines.
+    open: Option<(&'static str, Vec<RareLine>)>,
+    /// The subscription as the last event showed it.
+    shown: Value,
+}
+
+#[derive(Clone)]
+struct Item {
+    id: String,
+    price: String,
+    per_seat: bool,
+    quantity: u64,
+    amount: i64,
+    interval: i64,
+    start: i64,
+    end: i64,
+    /// Its next period is paid in advance.
+    prebilled: bool,
+}
+
+#[derive(Clone)]
+struct RareLine {
+    item: String,
+    price: String,
+    quantity: u64,
+    amount: i64,
+    flagged: bool,
+    start: i64,
+    end: i64,
+}
+
+impl Item {
+    fn total(&self) -> i64 {
+        self.amount * i64::try_from(self.quantity).unwrap_or(1)
+    }
+
+    fn line(&self, start: i64, end: i64) -> RareLine {
+        RareLine {
+            item: self.id.clone(),
+            price: self.price.clone(),
+            quantity: self.quantity,
+            amount: self.total(),
+            flagged: false,
+            start,
+            end,
+        }
+    }
+
+    /// A proration of what is left of the period.
+    fn rest(&self, now: i64, sign: i64) -> RareLine {
+        let amount = sign * (self.total() * (self.end - now).max(0) / (self.end - self.start).max(1)).max(1);
+        RareLine { amount, flagged: true, ..self.line(now, self.end) }
+    }
+}
+
+impl Stripe<'_> {
+    fn rare_item(&mut self, subscription: &str, yearly: bool, interval: i64) -> Item {
+        let place = if yearly { 0 } else { self.rng.usize(..self.catalog.plans.len()) };
+        let plan = &self.catalog.plans[place];
+        let prices = &plan.prices;
+        let price = if yearly { prices.last() } else { prices.first() }.cloned().unwrap_or_default();
+        let per_seat = plan.per == Per::Seat;
+        let quantity = if per_seat { self.rng.u64(1..6) } else { 1 };
+        let amount = 1900 * i64::try_from(place + 1).unwrap_or(1) * (interval / MONTH).max(1);
+        let (start, end) = (self.now, self.now + interval);
+        // The order of items is that of their subscriptions.
+        let id = self.id(&format!("si_{subscription}"));
+        Item { id, price, per_seat, quantity, amount, interval, start, end, prebilled: false }
+    }
+
+    pub(super) fn start_rare(&mut self) {
+        let how = self.rng.u8(..8);
+        let what = [
+            "yearly and monthly items",
+            "yearly and monthly items",
+            "up to a billing anchor",
+            "up to a billing anchor, without proration",
+            "backdated",
+            "with a trial",
+            "with invoices by e-mail",
+            "by a quote",
+        ][usize::from(how)];
+        let (id, customer) = (self.id("sub"), self.customer());
+        self.begin_act(format!("{id} begins: {what}"));
+        let mut items = vec![self.rare_item(&id, how < 2, if how < 2 { YEAR } else { MONTH })];
+        if how < 2 {
+            items.push(self.rare_item(&id, false, MONTH));
+        }
+        let mut rare = Rare {
+            id,
+            customer,
+            status: "active",
+            items,
+            created: self.now,
+            trial: None,
+            paused: false,
+            sends_invoices: how == 6,
+            open: None,
+            shown: Value::Null,
+        };
+        let mut lines: Vec<RareLine> =
+            rare.items.iter().map(|item| item.line(item.start, item.end)).collect();
+        let reason = if how == 7 { "quote_accept" } else { "subscription_create" };
+        match how {
+            2 | 3 => {
+                let item = &mut rare.items[0];
+                item.end = self.now + self.rng.i64(DAY..MONTH);
+                lines = vec![RareLine {
+                    amount: (item.total() * (item.end - item.start) / MONTH).max(1),
+                    flagged: self.rng.bool(),
+                    ..item.line(item.start, item.end)
+                }];
+            }
+            4 => {
+                let item = &mut rare.items[0];
+                item.start = self.now - self.rng.i64(DAY..MONTH - DAY);
+                item.end = item.start + MONTH;
+                let months = self.rng.i64(0..3);
+                lines = (0..=months)
+                    .rev()
+                    .map(|month| item.line(item.start - month * MONTH, item.end - month * MONTH))
+                    .collect();
+            }
+            5 => {
+                let item = &mut rare.items[0];
+                item.end = self.now + 7 * DAY;
+                rare.trial = Some((self.now, item.end));
+                rare.status = "trialing";
+                lines = vec![RareLine { amount: 0, ..item.line(item.start, item.end) }];
+            }
+            _ => {}
+        }
+        let first = self.rng.bool();
+        if first {
+            self.show_rare(&mut rare);
+        }
+        match how {
+            3 => {}
+            6 => rare.open = Some((reason, lines)),
+            _ => self.bill_rare(&rare, reason, &lines, how != 5),
+        }
+        if !first {
+            self.show_rare(&mut rare);
+        }
+        self.rare.push(rare);
+    }
+
+    pub(super) fn move_rare(&mut self, index: usize) {
+        // No second is shared with an earlier act, so that no state returns within a second.
+        self.now += 3;
+        let mut rare = self.rare.swap_remove(index);
+        self.begin_act(format!("{} goes on", rare.id));
+        self.next_of_rare(&mut rare);
+        self.rare.push(rare);
+        let last = self.rare.len() - 1;
+        self.rare.swap(index, last);
+    }
+
+    fn say(&mut self, what: &str) {
+        if let Some(act) = self.life.acts.last_mut() {
+            act.what = act.what.replace("goes on", what);
+        }
+    }
+
+    fn next_of_rare(&mut self, rare: &mut Rare) {
+        let now = self.now;
+        if let Some((reason, lines)) = rare.open.take() {
+            return match self.rng.u8(..4) {
+                0 if rare.status == "active" => {
+                    self.say("is past due");
+                    rare.status = "past_due";
+                    rare.open = Some((reason, lines));
+                    self.show_rare(rare);
+                }
+                0 | 1 => {
+                    self.say("never pays");
+                    self.end_rare(rare, Some("payment_failed"));
+                }
+                _ => {
+                    self.say("pays what is open");
+                    self.bill_rare(rare, reason, &lines, true);
+                    if rare.status != "active" {
+                        rare.status = "active";
+                        self.tick();
+                        self.show_rare(rare);
+                    }
+                }
+            };
+        }
+        if rare.items.iter().any(|item| item.end <= now) {
+            return self.renew_rare(rare);
+        }
+        match self.rng.u8(..9) {
+            0 | 1 if rare.items.iter().any(|item| item.per_seat) => {
+                self.say("changes its seats");
+                let credits: Vec<RareLine> = rare.items.iter().map(|item| item.rest(now, -1)).collect();
+                let place = rare.items.iter().position(|item| item.per_seat).unwrap_or(0);
+                let before = rare.items[place].quantity;
+                rare.items[place].quantity = if before > 3 { self.rng.u64(1..3) } else { before + 2 };
+                let charge = rare.items[place].rest(now, 1);
+                self.show_rare(rare);
+                if rare.status == "active" && self.rng.bool() {
+                    self.bill_rare(rare, "subscription_update", &[credits[place].clone(), charge], true);
+                }
+            }
+            2 if rare.items.len() > 1 => {
+                self.say("loses an item");
+                let gone = rare.items.pop();
+                self.show_rare(rare);
+                if let Some(gone) = gone.filter(|_| self.rng.bool()) {
+                    self.bill_rare(rare, "subscription_update", &[gone.rest(now, -1)], true);
+                }
+            }
+            2 | 3 if rare.items.len() == 1 && rare.status == "active" => {
+                self.say("gains an item");
+                let item = self.rare_item(&rare.id, false, MONTH);
+                let line = item.line(item.start, item.end);
+                rare.items.push(item);
+                self.show_rare(rare);
+                self.bill_rare(rare, "subscription_update", &[line], true);
+            }
+            4 | 5 if rare.status == "trialing" => {
+                self.say("has its trial extended");
+                self.extend_trial(rare);
+            }
+            4 if rare.status == "active" => {
+                self.say("is given a trial");
+                rare.status = "trialing";
+                for item in &mut rare.items {
+                    (item.start, item.end) = (now, now + 30 * DAY);
+                }
+                rare.trial = Some((now, now + 30 * DAY));
+                self.show_rare(rare);
+                let zero = |item: &Item| RareLine { amount: 0, ..item.line(item.start, item.end) };
+                let lines: Vec<RareLine> = rare.items.iter().map(zero).collect();
+                self.tick();
+                self.bill_rare(rare, "subscription_update", &lines, false);
+            }
+            5 | 6 if rare.status == "active" && !rare.items[0].prebilled => {
+                self.say("is billed in advance");
+                let item = &mut rare.items[0];
+                item.prebilled = true;
+                let line = item.line(item.end, item.end + item.interval);
+                self.bill_rare(rare, "subscription_update", &[line], true);
+            }
+            7 => {
+                self.say("is cancelled");
+                self.end_rare(rare, None);
+            }
+            _ => {
+                self.say("pauses or resumes collection");
+                rare.paused = !rare.paused;
+                self.show_rare(rare);
+            }
+        }
+    }
+
+    fn renew_rare(&mut self, rare: &mut Rare) {
+        self.say("renews");
+        let now = self.now;
+        let mut lines = Vec::new();
+        for item in rare.items.iter_mut().filter(|item| item.end <= now) {
+            (item.start, item.end) = (item.end, item.end + item.interval);
+            if !std::mem::take(&mut item.prebilled) {
+                lines.push(item.line(item.start, item.end));
+            }
+        }
+        rare.status = "active";
+        self.show_rare(rare);
+        self.tick();
+        if rare.sends_invoices && self.rng.bool() && !lines.is_empty() {
+            rare.open = Some(("subscription_cycle", lines));
+        } else if !lines.is_empty() {
+            self.bill_rare(rare, "subscription_cycle", &lines, true);
+        }
+    }
+
+    fn extend_trial(&mut self, rare: &mut Rare) {
+        for item in &mut rare.items {
+            item.end += 7 * DAY;
+        }
+        rare.trial = rare.trial.map(|(start, end)| (start, end + 7 * DAY));
+        self.show_rare(rare);
+        if self.rng.bool() {
+            let now = self.now;
+            let zero = |item: &Item| RareLine { amount: 0, ..item.line(now, item.end) };
+            let lines: Vec<RareLine> = rare.items.iter().map(zero).collect();
+            self.tick();
+            self.bill_rare(rare, "subscription_update", &lines, false);
+        }
+    }
+
+    pub(super) fn end_all_rare(&mut self) {
+        let mut all = std::mem::take(&mut self.rare);
+        for rare in all.iter_mut().filter(|rare| rare.status != "canceled") {
+            self.end_rare(rare, None);
+        }
+        self.rare = all;
+    }
+
+    fn end_rare(&mut self, rare: &mut Rare, reason: Option<&str>) {
+        rare.status = "canceled";
+        let mut object = self.rare_object(rare);
+        object["cancellation_details"] = json!({"reason": reason.unwrap_or("cancellation_requested")});
+        object["ended_at"] = json!(self.now);
+        self.emit("customer.subscription.deleted", &object, None);
+    }
+
+    fn show_rare(&mut self, rare: &mut Rare) {
+        let object = self.rare_object(rare);
+        let mut previous = Map::new();
+        if let (Value::Object(was), Value::Object(is)) = (&rare.shown, &object) {
+            for (name, value) in was.iter().filter(|(name, value)| is.get(*name) != Some(*value)) {
+                let value = if name == "items" { json!({"data": value["data"]}) } else { value.clone() };
+                previous.insert(name.clone(), value);
+            }
+        }
+        let is_new = rare.shown["id"].is_null();
+        let kind = if is_new { "customer.subscription.created" } else { "customer.subscription.updated" };
+        let previous = Value::Object(previous);
+        self.emit(kind, &object, (!is_new).then_some(&previous));
+        rare.shown = object;
+    }
+
+    fn rare_object(&self, rare: &Rare) -> Value {
+        let is_new = self.life.shape == Shape::New;
+        let item = |item: &Item| {
+            let mut object = json!({
+                "id": item.id, "object": "subscription_item", "subscription": rare.id,
+                "price": {"id": item.price, "object": "price"}, "quantity": item.quantity,
+            });
+            if is_new {
+                object["current_period_start"] = json!(item.start);
+                object["current_period_end"] = json!(item.end);
+            }
+            object
+        };
+        let items: Vec<Value> = rare.items.iter().map(item).collect();
+        let mut object = json!({
+            "id": rare.id, "object": "subscription", "customer": rare.customer, "status": rare.status,
+            "created": rare.created, "items": {"object": "list", "data": items, "has_more": false},
+            "cancel_at": null, "cancel_at_period_end": false, "canceled_at": null, "ended_at": null,
+            "trial_start": rare.trial.map(|trial| trial.0), "trial_end": rare.trial.map(|trial| trial.1),
+            "collection_method": if rare.sends_invoices { "send_invoice" } else { "charge_automatically" },
+            "days_until_due": if rare.sends_invoices { Some(14) } else { None },
+            "pause_collection": rare.paused.then(|| json!({"behavior": "void", "resumes_at": null})),
+            "metadata": {"user_id": self.life.user},
+        });
+        if !is_new {
+            // Before basil a subscription has one period: the latest start and the earliest end of its items.
+            object["current_period_start"] = json!(rare.items.iter().map(|item| item.start).max());
+            object["current_period_end"] = json!(rare.items.iter().map(|item| item.end).min());
+        }
+        object
+    }
+
+    /// A paid invoice. `may_vary`: it may be paid by balance, by a coupon or out of band.
+    fn bill_rare(&mut self, rare: &Rare, reason: &'static str, lines: &[RareLine], may_vary: bool) {
+        let subtotal: i64 = lines.iter().map(|line| line.amount).sum();
+        let how = if may_vary { self.rng.u8(..8) } else { 7 };
+        let total = if how == 0 { subtotal.min(0) } else { subtotal };
+        let due = total.max(0);
+        let (paid, outside) = match how {
+            1 => (0, due),
+            2 => (0, 0),
+            3 => (due / 2, 0),
+            _ => (due, 0),
+        };
+        let (id, intent, charge) = (self.id("in"), self.id("pi"), self.id("ch"));
+        let is_new = self.life.shape == Shape::New;
+        let line = |(place, line): (usize, &RareLine)| {
+            let mut object = json!({
+                "id": format!("il_{id}_{place}"), "object": "line_item", "amount": line.amount,
+                "quantity": line.quantity, "period": {"start": line.start, "end": line.end},
+                "metadata": {"user_id": self.life.user},
+            });
+            if is_new {
+                object["parent"] = json!({"type": "subscription_item_details", "subscription_item_details": {
+                    "subscription": rare.id, "subscription_item": line.item, "proration": line.flagged,
+                }});
+                object["pricing"] = json!({"type": "price_details", "price_details": {"price": line.price}});
+            } else {
+                object["type"] = json!(if line.flagged { "invoiceitem" } else { "subscription" });
+                object["subscription"] = json!(rare.id);
+                object["subscription_item"] = json!(line.item);
+                object["proration"] = json!(line.flagged);
+                object["price"] = json!({"id": line.price, "object": "price"});
+            }
+            object
+        };
+        let lines: Vec<Value> = lines.iter().enumerate().map(line).collect();
+        let mut object = json!({
+            "id": id, "object": "invoice", "customer": rare.customer, "status": "paid",
+            "billing_reason": reason, "amount_due": due, "amount_paid": paid, "subtotal": subtotal,
+            "total": total, "currency": self.currency, "created": self.now, "period_start": self.now,
+            "period_end": self.now, "attempt_count": 1, "next_payment_attempt": null, "metadata": {},
+            "lines": {"object": "list", "data": lines, "has_more": false},
+        });
+        if is_new {
+            object["parent"] = json!({"type": "subscription_details", "subscription_details": {
+                "subscription": rare.id, "metadata": {"user_id": self.life.user},
+            }});
+            object["amount_paid_off_stripe"] = json!(outside);
+        } else {
+            object["subscription"] = json!(rare.id);
+            object["subscription_details"] = json!({"metadata": {"user_id": self.life.user}});
+            object["paid"] = json!(true);
+            object["paid_out_of_band"] = json!(outside > 0);
+            object["payment_intent"] = json!((paid > 0).then_some(&intent));
+            object["charge"] = json!((paid > 0).then_some(&charge));
+        }
+        self.emit("invoice.paid", &object, None);
+        if paid == 0 {
+            return;
+        }
+        if is_new {
+            let payment = json!({
+                "id": id.replacen("in_", "inpay_", 1), "object": "invoice_payment", "invoice": id,
+                "amount_paid": paid, "amount_requested": paid, "currency": self.currency,
+                "created": self.now, "is_default": true, "status": "paid",
+                "payment": {"type": "payment_intent", "payment_intent": intent},
+            });
+            self.emit("invoice_payment.paid", &payment, None);
+        }
+        self.add_payment(intent, paid, None, Some(id), Some(rare.customer.clone()));
+        if let Some(payment) = self.payments.last_mut() {
+            payment.charge = charge;
+        }
+    }
+}
