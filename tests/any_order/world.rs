@@ -318,12 +318,13 @@ impl<'a> World<'a> {
         let buckets = state.buckets(&self.catalog.policy, self.now);
         let balance = buckets.balance();
         if self.catalog.policy.plan_change == PlanChange::OnPayment {
-            for (lot, left) in &buckets.lots {
-                let Lot::Item(subscription, item) = lot else { continue };
+            for one in &buckets.lots {
+                let Lot::Item(subscription, item) = &one.lot else { continue };
                 let most = self.most.get(subscription).copied().unwrap_or_default();
-                if *left > most {
+                if one.left > most {
                     return Err(format!(
-                        "law of money of the account: {item} holds {left}, no line is worth more than {most}"
+                        "law of money of the account: {item} holds {}, no line is worth more than {most}",
+                        one.left
                     ));
                 }
             }

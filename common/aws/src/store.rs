@@ -11,8 +11,8 @@
 //! **Invariant:** decisions use consistent reads by primary key, never an index.
 
 pub mod counts;
-mod due;
 mod dismiss;
+mod due;
 pub mod items;
 pub mod log;
 mod notes;

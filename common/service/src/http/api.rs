@@ -25,8 +25,8 @@
 
 pub(super) mod check;
 mod checkout;
-mod orders;
 mod holds;
+mod orders;
 mod portal;
 
 pub(crate) use self::orders::order_with_history;

@@ -446,7 +446,7 @@ impl Stripe<'_> {
             });
             self.emit("invoice_payment.paid", &payment, None);
         }
-        self.add_payment(intent, paid, None, Some(id), Some(rare.customer.clone()));
+        self.add_payment(intent, paid, Some(id), Some(rare.customer.clone()));
         if let Some(payment) = self.payments.last_mut() {
             payment.charge = charge;
         }

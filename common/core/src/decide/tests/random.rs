@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::shapes::{
-    DAY, T, another_subscription, bill, end, flagged, item, line, month, pack_with_invoice, reordered, seats,
+    DAY, T, another_subscription, bill, end, flagged, item, line, pack_with_invoice, reordered, seats,
     shows_with, tie, times,
 };
 use super::{MONTH, Run, Step, event, pack, refunded};

@@ -103,7 +103,7 @@ impl Admin {
         let filter =
             filter(text("status"), text("type"), user, text("from").as_deref(), text("to").as_deref())?;
         if let Some(id) = text("id") {
-            let line = self.find(id).await?.as_ref().and_then(Line::read);
+            let line = self.find(&id).await?.as_ref().and_then(Line::read);
             let events: Vec<Value> = line.iter().filter(|line| filter.takes(line)).map(view).collect();
             return Ok(json!({"events": events, "next": null}));
         }
