@@ -65,7 +65,7 @@
 //! | `job#account#<user id>` | a message to the app about an account: see [`job`]; never expires |
 //! | `job#order_paid#<cs_…>#<user id>` | a message to the app about an order; also `order_refunded` |
 //! | `hold#<hold_…>#<user id>` | a hold of credits: see [`hold`]; until 7 days after its end |
-//! | `sweep` | how far the sweep after a change of the catalog has come: see [`sweep`]; never expires |
+//! | `sweep` | how far the sweep after a change of the catalog has come: see [`sweep()`]; never expires |
 //! | `ask#<cs_…>` | a request to Stripe for a session: `asked` N (unix s), `tries` N, `told` S; two days |
 //! | `reconcile` | where an unfinished reconciliation stopped: see [`reconcile_place`]; one day |
 //! | `report#reconcile` | result of the last reconciliation: see [`reconcile_report`] |

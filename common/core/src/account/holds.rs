@@ -112,12 +112,12 @@ impl State {
     }
 
     /// Gives credits back to the lot that they were taken from. Nothing happens if the lot has ended.
-    fn return_to(&mut self, taken: &Taken, credits: Credits, now: Timestamp) {
+    fn return_to(&mut self, taken: &Taken, credits: Credits, buckets: &Buckets, now: Timestamp) {
         let back_to = |purchase: &mut Purchase| purchase.spent = purchase.spent.minus(credits);
         let lot = &taken.lot;
         if let Some(place) = &taken.place {
             if let Some((subscription, item, start, plan)) = place.place_in_item_parts() {
-                self.return_to_item(subscription, item, start, plan, credits);
+                self.return_to_item(subscription, item, start, plan, credits, buckets);
             } else if place.is_in_lifetimes() {
                 self.lifetimes.iter_mut().filter(|one| one.is_of(lot)).take(1).for_each(back_to);
             }
@@ -146,9 +146,22 @@ impl State {
         start: Timestamp,
         plan: &str,
         credits: Credits,
+        buckets: &Buckets,
     ) {
         let (Ok(id), Ok(item)) = (SubscriptionId::new(subscription), ItemId::new(item)) else { return };
-        if !self.subscriptions.contains_key(&id) {
+        // Only the running slice lives, and what it took over. What is left of an earlier one has been
+        // carried over already.
+        let of_it = |(of, other): &(SubscriptionId, ItemId)| {
+            *of == id && (*other == item || !buckets.items.contains_key(&(id.clone(), item.clone())))
+        };
+        let lives = buckets.items.iter().filter(|(key, _)| of_it(key)).any(|(_, bucket)| {
+            if plan == CARRIED {
+                bucket.carries.iter().any(|carry| carry.since == start)
+            } else {
+                bucket.spends_of().0 == start
+            }
+        });
+        if !lives {
             return;
         }
         let items = &mut self.subscription_mut(&id).items;
@@ -193,7 +206,6 @@ impl Account {
     ///
     /// # Errors
     /// [`HoldError::Exceeds`]; after the end [`HoldError::Insufficient`], which may change later.
-    #[allow(clippy::too_many_arguments, reason = "what the request names, and what the rules need")]
     pub fn commit_hold(
         &self,
         id: &HoldId,
@@ -254,7 +266,8 @@ impl Account {
         let policy = &catalog.policy;
         let cause = cause(&key, now);
         let mut due = self.due(&cause, catalog, now);
-        let before = due.state.balance(policy, now);
+        let buckets = due.state.buckets(policy, now);
+        let before = buckets.balance();
         // What a hold's commit could not take comes last in the spend, and first here.
         let (mut skip, mut rest) = (spend.given_back, amount);
         let mut of_part = |credits: Credits| {
@@ -267,7 +280,7 @@ impl Account {
         for taken in spend.from.iter().rev() {
             let part = of_part(taken.credits);
             if part > Credits::ZERO {
-                due.state.return_to(taken, part, now);
+                due.state.return_to(taken, part, &buckets, now);
             }
         }
         due.state.settle(policy, now);

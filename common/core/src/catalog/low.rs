@@ -65,7 +65,11 @@ impl Checker<'_> {
                     credits.map(Threshold::Credits)
                 }
                 toml::Value::String(text) => Threshold::percent(text),
-                _ => None,
+                toml::Value::Float(_)
+                | toml::Value::Boolean(_)
+                | toml::Value::Datetime(_)
+                | toml::Value::Array(_)
+                | toml::Value::Table(_) => None,
             };
             let threshold = threshold.ok_or_else(|| {
                 self.error(value, format!("low has numbers from 0 to {MAX_CREDITS}, or \"1%\" to \"99%\""))

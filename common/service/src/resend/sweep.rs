@@ -55,7 +55,7 @@ pub async fn run(accounts: &Accounts, now: Timestamp) -> Result<SweepReport, Sto
             break;
         }
         let page = store.accounts_of_other_catalogs(digest.as_deref(), after.as_deref()).await?;
-        let written = stream::iter(page.users).map(|user| write(accounts, user, now));
+        let written = stream::iter(page.users).map(|user| async move { write(accounts, &user, now).await });
         let written: Vec<Result<bool, StoreError>> = written.buffer_unordered(CONCURRENCY).collect().await;
         for written in written {
             report.written += usize::from(written?);
@@ -74,8 +74,8 @@ pub async fn run(accounts: &Accounts, now: Timestamp) -> Result<SweepReport, Sto
 }
 
 /// Writes one account as it is now. `false` when it does not exist any more or cannot be read.
-async fn write(accounts: &Accounts, user: UserId, now: Timestamp) -> Result<bool, StoreError> {
-    let mut change = accounts.change(&user, &[], now);
+async fn write(accounts: &Accounts, user: &UserId, now: Timestamp) -> Result<bool, StoreError> {
+    let mut change = accounts.change(user, &[], now);
     loop {
         let account = match change.read().await {
             Ok(account) => account,
