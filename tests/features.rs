@@ -27,7 +27,8 @@ prices = ["price_template"]
 "#;
 
 /// The path of a catalog with features, which exists until the deployment has read it.
-fn catalog(name: &str, edit: impl Fn(String) -> String) -> std::path::PathBuf {
+/// The catalog with features, in a file.
+pub fn catalog(name: &str, edit: impl Fn(String) -> String) -> std::path::PathBuf {
     let path = std::env::temp_dir().join(format!("tallyhook-{name}-{}.toml", std::process::id()));
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml")).unwrap();
     let of_pro = "name = \"pro\"\ntier = \"pro\"\n";

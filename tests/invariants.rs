@@ -246,6 +246,10 @@ fn forget_ours(value: &mut Value) {
             if let Some(state) = map.get_mut("state").and_then(Value::as_object_mut) {
                 let is_ours = |name: &str| name == "created_at" || name == "as_of";
                 state.retain(|name, _| !is_ours(name) && !ORDER.contains(&name.as_str()));
+                // The app's request has no time of its own.
+                if let Some(signup) = state.get_mut("signup").and_then(Value::as_object_mut) {
+                    signup.remove("since");
+                }
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {}

@@ -13,6 +13,7 @@ use tallyhook_service::alerts::Alerts;
 use tallyhook_service::schedules::reconcile::{Options, Reconciler};
 
 use crate::code_and_template::{camel, read, resource};
+use crate::features::catalog;
 use crate::reconcile::processor;
 use crate::stripe_client::{KEY, stripe};
 use crate::support::{Call, Fault, World, now, pack, sample};
@@ -210,6 +211,11 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
     world.health.handle(Value::Null).await.unwrap();
     world.notify().await;
     world.provision().await;
+    // A catalog with features: accounts of the one before are found and written.
+    let path = catalog("permissions", |text| text);
+    let world = world.redeploy(&[("CATALOG_FILE", path.to_str().unwrap())]);
+    world.retry_in(0).await;
+    std::fs::remove_file(path).unwrap();
 
     let mut used: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
     for call in world.calls() {

@@ -102,7 +102,6 @@ async fn the_app_is_told_once_that_credits_are_low_depleted_and_restored() {
     let catalog = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml")).unwrap();
     std::fs::write(&path, catalog.replace("[policy]\n", "[policy]\nlow = [0, 100, 400]\n")).unwrap();
     let world = with_app(&url).await.redeploy(&[("CATALOG_FILE", path.to_str().unwrap())]);
-    std::fs::remove_file(path).unwrap();
     world.sign_up("user_123").await;
     let told = async || {
         assert_eq!(world.provision().await, 0);
@@ -133,6 +132,7 @@ async fn the_app_is_told_once_that_credits_are_low_depleted_and_restored() {
     let hold = json!({"amount": 1000, "ttl_seconds": 60});
     assert_eq!(world.app("POST", "/users/user_123/credits/holds", hold, Some("h")).await.0, 201);
     assert_eq!(told().await, Vec::<String>::new());
+    std::fs::remove_file(path).unwrap();
 }
 
 #[tokio::test]

@@ -200,7 +200,11 @@ impl Admin {
             (&Method::GET, ["orders"]) => self.list_orders(request).await,
             (&Method::GET, ["orders", id]) => self.show_order(id).await,
             (&Method::GET, ["audit"]) => self.audits(request, now).await,
-            (_, ["stripe", "retry-webhooks" | "reconcile" | "find"]) => Err(Problem::Method("POST")),
+            (
+                _,
+                ["stripe", "retry-webhooks" | "reconcile" | "find"]
+                | ["stripe", "webhook-logs", _, "dismiss"],
+            ) => Err(Problem::Method("POST")),
             (_, ["provisioning"]) => Err(Problem::Method("GET, HEAD, POST")),
             (
                 _,

@@ -182,7 +182,11 @@ impl Provision {
             Some(url) => {
                 let order = order_key.and_then(|key| items.get(&key)).map(items::read_order);
                 let mut more = serde_json::Map::new();
-                more.extend(order.map(|order| ("order".to_owned(), json!(order))));
+                // The message leaves this system: the app reads the customer's address from the order itself.
+                more.extend(order.map(|mut order| {
+                    order.remove("customer_email");
+                    ("order".to_owned(), json!(order))
+                }));
                 let thresholds = items::read_thresholds(job);
                 if !thresholds.is_empty() {
                     more.insert("thresholds".to_owned(), json!(thresholds));
