@@ -201,7 +201,6 @@ async fn a_refund_under_a_hold_leaves_a_shortfall_that_does_not_return() {
     charge["payment_intent"] = json!("pi_TallyHook0001");
     charge["amount_refunded"] = json!(1_000_000);
     world.process(&refund).await;
-    println!("REFUND {:?}", world.event(refund["id"].as_str().unwrap()).await);
     assert_eq!(standing(&world).await, (0, 0, 3000));
     let answer = commit(&world, &held, json!({"amount": 2000})).await;
     assert_eq!((answer.0, &answer.1["shortfall"], &answer.1["credits"]), (200, &json!(2000), &json!(0)));

@@ -477,3 +477,24 @@ async fn an_event_of_another_account_of_the_organization_is_ignored() {
     world.process(&pack("ours", "user_1", 1)).await;
     assert_eq!(world.account("user_1").await["credits"], 1000);
 }
+
+/// Since 2025-03-31.basil an invoice names no payment: `invoice_payment.paid` does, and Stripe sends it with the
+/// invoice, in either order (<https://docs.stripe.com/changelog/basil/2025-03-31/add-support-for-multiple-partial-payments-on-invoices>).
+#[tokio::test]
+async fn a_payment_is_tied_to_its_invoice_in_either_order_at_the_first_attempt() {
+    for order in [["invoice.paid", "invoice_payment.paid"], ["invoice_payment.paid", "invoice.paid"]] {
+        let world = World::new().await;
+        for name in order {
+            world.process(&sample(name, "user_1")).await;
+        }
+        let tie = world.event("evt_1TallyHookPayment00001").await.unwrap();
+        assert_eq!((tie["outcome"].as_str(), tie["attempts"].as_str()), ("processed", "1"), "{order:?}");
+        let mut refund = sample("charge.refunded", "user_1");
+        let charge = &mut refund["data"]["object"];
+        charge["payment_intent"] = json!("pi_TallyHook0001");
+        charge["amount"] = json!(2000);
+        charge["amount_refunded"] = json!(1000);
+        world.process(&refund).await;
+        assert_eq!(world.account("user_1").await["credits"], 2500, "{order:?}");
+    }
+}

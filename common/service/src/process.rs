@@ -922,6 +922,14 @@ fn link_keys(event: &Event) -> Vec<Key> {
 /// The owner of what a payment paid for.
 fn owner_of_payment(event: &Event, items: &HashMap<Key, Item>) -> Result<Result<Owner, Parked>, StoreError> {
     let owned = |user: UserId| Ok(Ok(Owner { user, by_reference: false }));
+    // An invoice that has arrived owns the payment that an `invoice_payment` ties to it.
+    if let Object::InvoicePayment(it) = &event.object {
+        let key = Key::Invoice(it.invoice.clone());
+        let invoice = items.get(&key).map(|item| items::read_invoice(&key, item)).transpose()?.flatten();
+        if let Some((user, _)) = invoice {
+            return owned(user);
+        }
+    }
     let payments = payments_of(event, items)?;
     if let Some(user) = payments.values().find_map(|record| record.user.clone()) {
         return owned(user);
