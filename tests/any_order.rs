@@ -258,7 +258,7 @@ impl Case {
                     Step::Event(index) => of_life(*index).unwrap_or_else(|| {
                         format!("{} {}", self.events[*index].kind, self.events[*index].id)
                     }),
-                    other => format!("{other:?}"),
+                    other @ (Step::Signup | Step::Spend(_) | Step::Cut(_)) => format!("{other:?}"),
                 };
                 writeln!(text, "  {line}").unwrap();
             }

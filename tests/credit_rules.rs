@@ -446,7 +446,7 @@ async fn the_samples_of_rarer_shapes_grant_what_their_table_says() {
                 world.process(&sample(&format!("{folder}{name}"), "user_1")).await;
             }
             // Since basil an event of its own ties the payment of a session to its invoice.
-            if folder.is_empty() && names == &with_invoice {
+            if folder.is_empty() && *names == with_invoice {
                 world.process(&sample("invoice_payment.paid.invoice_creation", "user_1")).await;
             }
             let account = world.account("user_1").await;

@@ -1,5 +1,7 @@
 //! The local stack after `kill -9`, as its own program.
 
+#![allow(clippy::unwrap_used, reason = "a test says that it failed by panicking")]
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;

@@ -5,7 +5,7 @@
 //! order and repetition do not matter. Stated exceptions: a spend stays with the lot that it was taken from,
 //! and under `addons = "reset"` a pack that arrives after a newer reset is granted in full.
 //!
-//! In reading order: [`snapshot`] and [`item`] hold what Stripe says of a subscription, [`slice`] the months
+//! In reading order: [`snapshot`] and [`item`] hold what Stripe says of a subscription, [`mod@slice`] the months
 //! of its periods, [`subscription`] joins them, [`lots`] holds everything else that can be spent, [`state`]
 //! adds it up, [`access`] derives the tier and [`features`] the features. [`holds`] reserves credits, and
 //! gives spends back.

@@ -9,7 +9,7 @@
 //! The words, in order of use: a *line* of a paid invoice may *open* a period or *charge* a plan change in
 //! it. A *sight* is a plan that an `active` or `trialing` snapshot shows in a period. A *run* is a plan in
 //! force in the current period, from sight to sight. A period has one *slice*, or one for each month
-//! ([`super::slice`]); the bucket holds the credits of the current slice.
+//! ([`mod@super::slice`]); the bucket holds the credits of the current slice.
 
 use serde::{Deserialize, Serialize};
 

@@ -141,7 +141,7 @@ mod tests {
         let renewal = paid(P1 + MONTH, "in_2", "subscription_cycle", "price_pro", P1 + MONTH);
         let upgrade = crate::decide::tests::changed(P1 + 9, ("price_pro", 1), ("price_business", 1), P1);
         let spends = [Step::Spend(4000), Step::Spend(1), renewal];
-        assert_eq!(told("[\"20%\"]", &[first.clone()], &spends), ["", "low 20%", "restored 20%"]);
+        assert_eq!(told("[\"20%\"]", std::slice::from_ref(&first), &spends), ["", "low 20%", "restored 20%"]);
         // 3,000 of 5,000 are above 20 %, and so are 20,000 of 20,000.
         assert_eq!(told("[\"20%\"]", &[first, Step::Spend(2000)], &[upgrade]), [""]);
         // Without a period there is nothing to take a share of.

@@ -335,7 +335,7 @@ fn on_payment_an_uncharged_change_keeps_what_counted_before_it() {
         vec![
             ON_PAYMENT,
             shown(T, "price_team", 8),
-            bill(T + 1, "in_1", "subscription_create", &[first.clone()]),
+            bill(T + 1, "in_1", "subscription_create", std::slice::from_ref(&first)),
         ]
     };
     let life = |steps: Vec<Step>| [paid(), steps].concat();

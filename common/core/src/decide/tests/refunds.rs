@@ -374,8 +374,8 @@ fn a_credited_charge_passes_on_the_share_that_an_earlier_payment_paid() {
     let second = refunded(day, "pi_in_2", 7100);
     let third = refunded(day, "pi_in_3", 12_000);
     // Two fifths of 5000 were credited; of these, 1900 of 9000 were paid by the first payment.
-    check_life("the first", &life(&[first.clone()]), "pro 4578 | si_1=4578");
-    check_life("the second", &life(&[second.clone()]), "pro 3422 | si_1=3422");
-    check_life("the third", &life(&[third.clone()]), "pro 2000 | si_1=2000");
+    check_life("the first", &life(std::slice::from_ref(&first)), "pro 4578 | si_1=4578");
+    check_life("the second", &life(std::slice::from_ref(&second)), "pro 3422 | si_1=3422");
+    check_life("the third", &life(std::slice::from_ref(&third)), "pro 2000 | si_1=2000");
     check_life("all", &life(&[first, second, third]), "pro 0 | si_1=0");
 }
