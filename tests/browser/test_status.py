@@ -92,7 +92,7 @@ def test_a_reference_from_outside_is_shown_as_text(stack, open_page):
 
 def test_the_celebration_does_not_move_where_motion_is_reduced(stack, open_page):
     page = open_page()
-    told(page, lambda: LIFE[-1][0])
+    answer_requests(page, lambda: LIFE[-1][0])
     moves = "getComputedStyle(document.querySelector('#step-payment .mark')).animationName"
     for motion, name in [("no-preference", "pop"), ("reduce", "none")]:
         page.emulate_media(reduced_motion=motion)
