@@ -498,3 +498,54 @@ async fn a_payment_is_tied_to_its_invoice_in_either_order_at_the_first_attempt()
         assert_eq!(world.account("user_1").await["credits"], 2500, "{order:?}");
     }
 }
+
+/// Copies of a list's first element under other ids.
+fn copies(list: &Value, count: usize, of: impl Fn(&mut Value, usize)) -> Value {
+    let first = &list["data"][0];
+    let copy = |number| {
+        let mut copy = first.clone();
+        of(&mut copy, number);
+        copy
+    };
+    json!((0..count).map(copy).collect::<Vec<_>>())
+}
+
+/// A subscription with this many items of one plan, and its paid invoice with a line for each.
+fn with_items(count: usize) -> [Value; 2] {
+    let mut created = with_id(sample("customer.subscription.created", "user_1"), &format!("evt_sub_{count}"));
+    let items = &mut created["data"]["object"]["items"];
+    items["data"] = copies(items, count, |item, number| item["id"] = json!(format!("si_{number}")));
+    let mut paid = with_id(sample("invoice.paid", "user_1"), &format!("evt_paid_{count}"));
+    paid["data"]["object"]["id"] = json!(format!("in_{count}"));
+    let lines = &mut paid["data"]["object"]["lines"];
+    lines["data"] = copies(lines, count, |line, number| {
+        line["id"] = json!(format!("il_{number}"));
+        line["parent"]["subscription_item_details"]["subscription_item"] = json!(format!("si_{number}"));
+    });
+    [created, paid]
+}
+
+#[tokio::test]
+async fn an_account_holds_fifty_items_and_the_event_with_one_more_is_parked() {
+    let world = World::new().await;
+    for event in with_items(50) {
+        world.process(&event).await;
+    }
+    let account = world.account("user_1").await;
+    assert_eq!(account["credits"], 50 * 5000);
+    assert_eq!(account["buckets"]["items"].as_object().unwrap().len(), 50);
+    // DynamoDB's limit is 400 KB; 50 items with one line each take a tenth of it.
+    let stored = world.everything().await[0][0].as_array().unwrap().clone();
+    let account = stored.iter().find(|item| item["sk"]["S"] == "account").unwrap();
+    let bytes = account.to_string().len();
+    assert!((10_000..40_000).contains(&bytes), "{bytes} bytes");
+    for event in with_items(51) {
+        world.process(&event).await;
+    }
+    for id in ["evt_sub_51", "evt_paid_51"] {
+        let event = world.event(id).await.unwrap();
+        let seen = (event["outcome"].as_str(), event["reason"].as_str());
+        assert_eq!(seen, ("parked", "too_many_items"), "{id}");
+    }
+    assert_eq!(world.account("user_1").await["credits"], 50 * 5000);
+}
