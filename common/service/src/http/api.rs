@@ -56,7 +56,7 @@ use tallyhook_aws::sdk;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_aws::stripe::{Patience, Stripe};
-use tallyhook_core::account::{Account, Cause, Fact, Lot};
+use tallyhook_core::account::{Account, Buckets, Cause, Fact, Lot, LotBalance, State};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::{IdError, IdProblem, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey, Taken};
@@ -264,20 +264,6 @@ impl Api {
                 "cancel_at": time(one.ends),
             }));
         }
-        let lots: Vec<Value> = buckets
-            .lots
-            .iter()
-            .map(|one| {
-                json!({
-                    "key": state.lot_key(&one.lot, &buckets),
-                    "bucket": one.lot.bucket(),
-                    "granted": one.granted,
-                    "left": one.left,
-                    "since": time(one.since),
-                    "until": time(one.until),
-                })
-            })
-            .collect();
         json!({
             "user_id": account.user_id,
             "tier": access.tier,
@@ -293,7 +279,7 @@ impl Api {
                 "grant": buckets.sum(|lot| matches!(lot, Lot::Grant(_))),
                 "addon": buckets.sum(|lot| matches!(lot, Lot::Pack(_))),
             },
-            "lots": lots,
+            "lots": lots_view(state, &buckets),
             "next_grant_at": time(state.next_grant_at(&buckets, &catalog.policy, now)),
             "subscriptions": subscriptions,
             "features": features_view(state, catalog, now),
@@ -381,6 +367,22 @@ impl Api {
         let updated_at = items.get(&key).and_then(items::updated_at);
         Ok((load_account(user, &items)?, updated_at))
     }
+}
+
+/// All credits by what granted them, in the order in which they are spent.
+pub(super) fn lots_view(state: &State, buckets: &Buckets) -> Vec<Value> {
+    let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
+    let view = |one: &LotBalance| {
+        json!({
+            "key": state.lot_key(&one.lot, buckets),
+            "bucket": one.lot.bucket(),
+            "granted": one.granted,
+            "left": one.left,
+            "since": time(one.since),
+            "until": time(one.until),
+        })
+    };
+    buckets.lots.iter().map(view).collect()
 }
 
 fn not_found() -> Problem {

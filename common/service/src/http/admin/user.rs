@@ -30,6 +30,7 @@ use super::{Admin, deadline, limit, parameter, seconds};
 use crate::accounts::load_account;
 use crate::http::answer::{Problem, problem};
 use crate::http::api::check::products_view;
+use crate::http::api::lots_view;
 use crate::schedules::reconcile::{Options, Reconciler};
 use tallyhook_aws::payload;
 use tallyhook_aws::store::StoreError;
@@ -225,6 +226,8 @@ impl Admin {
             "orders": orders,
             "available": state.available(&catalog.policy, now), "held": state.held(now),
             "holds": open_holds(state, now),
+            "lots": lots_view(state, &buckets),
+            "next_grant_at": time(state.next_grant_at(&buckets, &catalog.policy, now)),
             "features": features_view(state, catalog, now),
             "products": products_view(state, catalog, now),
             "created_at": state.created_at.to_string(), "updated_at": time(items::updated_at(item)),

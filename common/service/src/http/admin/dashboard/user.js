@@ -130,6 +130,7 @@ async function userView({ id }) {
       account && subscriptionsCard(checked),
       account && productsCard(account),
       account && featuresCard(account),
+      account && lotsCard(account),
       account && holdsCard(account),
       account && ledgerCard(checked),
       timelineCard(checked),
@@ -387,6 +388,25 @@ function featuresCard({ features }) {
         { title: "Until", of: (one) => (one.until ? when(one.until) : "–") },
       ],
       features,
+    ),
+  );
+}
+
+function lotsCard({ lots, next_grant_at: next }) {
+  const living = lots.filter((lot) => lot.left > 0);
+  if (living.length === 0 && !next) return null;
+  return card(
+    "Credits by grant",
+    next && h("p", null, ["The next credits fall due ", when(next), "."]),
+    table(
+      "Credits by grant",
+      [
+        { title: "Granted by", of: (lot) => code(lot.key ?? lot.bucket) },
+        { title: "Left", class: "number", of: (lot) => `${number(lot.left)} of ${number(lot.granted)}` },
+        { title: "Since", of: (lot) => (lot.since ? when(lot.since) : "–") },
+        { title: "Until", of: (lot) => (lot.until ? when(lot.until) : "no end") },
+      ],
+      living,
     ),
   );
 }
