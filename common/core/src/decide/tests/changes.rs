@@ -97,7 +97,7 @@ fn on_payment_more_credits_count_when_an_invoice_has_charged_them() {
     // An upgrade that was charged and undone does not pay for another plan (docs/money.md).
     let more = shows(T + 3 * DAY, "active", &[seats("si_1", "price_team", 9, T, month(T))]);
     let another = vec![up(), paid(), to_team(2), more];
-    check_life("charged, down, up to what nobody charged", &life(another), "business 1000 | si_1=1000");
+    check_life("charged, down, up to what is not charged", &life(another), "business 1000 | si_1=1000");
     let next = T + MONTH;
     let renewed = life(vec![
         up(),
