@@ -100,7 +100,7 @@ async fn check_is_one_read_and_refuses_unknown_names() {
             assert_eq!(body[name], *value, "{query}");
         }
     }
-    assert_eq!(check(&world, "nobody", "feature=sso").await.1["error"], "user_not_found");
+    assert_eq!(check(&world, "unknown", "feature=sso").await.1["error"], "user_not_found");
     let body = json!({"amount": 4000, "ttl_seconds": 60});
     assert_eq!(world.app("POST", "/users/user_1/credits/holds", body, Some("k")).await.0, 201);
     assert_eq!(check(&world, "user_1", "credits=1001").await.1, json!({"allowed": false, "available": 1000}));

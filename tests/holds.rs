@@ -139,8 +139,8 @@ async fn a_wrong_request_is_refused() {
     assert_eq!(code(&give_back(&world, "never", 1, "k").await), (404, "spend_not_found"));
     assert_eq!(code(&give_back(&world, "", 1, "k").await), (404, "spend_not_found"));
     let body = json!({"amount": 1, "ttl_seconds": 60});
-    let of_nobody = world.app("POST", "/users/nobody/credits/holds", body, Some("k")).await;
-    assert_eq!(code(&of_nobody), (404, "user_not_found"));
+    let of_unknown = world.app("POST", "/users/unknown/credits/holds", body, Some("k")).await;
+    assert_eq!(code(&of_unknown), (404, "user_not_found"));
 }
 
 #[tokio::test]

@@ -228,7 +228,8 @@ impl Account {
             if let Some(fact) = fact {
                 self.fold(&mut state, fact, catalog, now, &mut new)?;
             }
-            let expired = state.granted_too_late(&new, now);
+            let first = new.iter().filter(|entry| !self.recorded.contains_key(&entry.key));
+            let expired = state.granted_too_late(first, now);
             state.settle(policy, now);
             let after = state.buckets(policy, now);
             name_derived(&mut new, &known, &after);

@@ -348,12 +348,9 @@ pub fn plan_without_invoice(
     catalog: &Catalog,
     now: Timestamp,
 ) -> Difference {
-    let before = account.state.summary(id, catalog, now).map(|standing| standing.facts()).unwrap_or_default();
-    let remedy = Remedy::Person(
-        "the subscription is active with a plan, and no paid invoice of it is known: it has granted nothing"
-            .to_owned(),
-    );
-    Difference { class: Class::PlanWithoutInvoice, before, after: Facts::new(), remedy }
+    let why =
+        "the subscription is active with a plan, and no paid invoice of it is known: it has granted nothing";
+    for_a_person(Class::PlanWithoutInvoice, why, account, id, catalog, now)
 }
 
 /// The difference for a subscription that Stripe does not have.
@@ -363,12 +360,22 @@ pub fn missing_at_stripe(
     catalog: &Catalog,
     now: Timestamp,
 ) -> Difference {
+    let why =
+        "Stripe does not have this subscription: it is of the other mode or of another account, or deleted";
+    for_a_person(Class::MissingAtStripe, why, account, id, catalog, now)
+}
+
+/// A difference that only a person can settle.
+fn for_a_person(
+    class: Class,
+    why: &str,
+    account: &Account,
+    id: &SubscriptionId,
+    catalog: &Catalog,
+    now: Timestamp,
+) -> Difference {
     let before = account.state.summary(id, catalog, now).map(|standing| standing.facts()).unwrap_or_default();
-    let remedy = Remedy::Person(
-        "Stripe does not have this subscription: it is of the other mode or of another account, or deleted"
-            .to_owned(),
-    );
-    Difference { class: Class::MissingAtStripe, before, after: Facts::new(), remedy }
+    Difference { class, before, after: Facts::new(), remedy: Remedy::Person(why.to_owned()) }
 }
 
 fn credits(balance: super::credits::Credits) -> Facts {

@@ -164,7 +164,7 @@ impl LotBalance {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Derived {
     pub kind: EntryKind,
-    /// What it is worth.
+    /// Its worth in credits.
     pub worth: Credits,
     /// When it fell due, if time alone made it count.
     pub since: Option<Timestamp>,
@@ -335,12 +335,16 @@ impl State {
     }
 
     /// The entries of credits that had ended before the document that grants them arrived.
-    pub(super) fn granted_too_late(&self, new: &[NewEntry], now: Timestamp) -> Vec<NewEntry> {
+    pub(super) fn granted_too_late<'a>(
+        &self,
+        new: impl Iterator<Item = &'a NewEntry> + Clone,
+        now: Timestamp,
+    ) -> Vec<NewEntry> {
         let mut entries = Vec::new();
         for purchase in self.packs.iter().filter(|purchase| purchase.is_expired(now)) {
             let (Some(key), Some(until)) = (purchase.key(), purchase.until) else { continue };
-            let of_it = new.iter().filter(|entry| entry.key == key && entry.kind == EntryKind::AddOn);
-            if of_it.count() > 0 && purchase.spent == Credits::ZERO {
+            let sells = |entry: &NewEntry| entry.key == key && entry.kind == EntryKind::AddOn;
+            if new.clone().any(sells) && purchase.spent == Credits::ZERO {
                 let taken = purchase.granted.share(self.refunded_of(purchase), purchase.total);
                 entries.push(expired(key.expired(), purchase.granted.minus(taken), until));
             }
