@@ -160,11 +160,23 @@ impl Function {
         cpu(self.pid)
     }
 
-    /// Peak memory in KiB.
+    /// Peak memory in KiB. It contains the pages of the binary that the kernel has mapped, which differ by
+    /// half a megabyte with the machine's page cache.
     pub fn peak_kib(&self) -> anyhow::Result<u64> {
+        self.status_kib("VmHWM:")
+    }
+
+    /// The memory in KiB that the process allocated itself: its heap, stack and written data, without the
+    /// pages of the binary. It differs little between runs and machines.
+    pub fn own_kib(&self) -> anyhow::Result<u64> {
+        self.status_kib("RssAnon:")
+    }
+
+    fn status_kib(&self, name: &str) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-        Ok(line.trim().trim_end_matches(" kB").parse()?)
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.with_context(|| format!("no {name} in the status of the process"))?;
+        Ok(value.trim().trim_end_matches(" kB").parse()?)
     }
 
     pub async fn end(mut self) -> anyhow::Result<()> {
