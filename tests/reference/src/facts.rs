@@ -296,7 +296,7 @@ fn quantity(e: &Event, goods: &Goods) -> i64 {
     written.or_else(computed).filter(|q| *q > 0).unwrap_or(1)
 }
 
-/// A terminal status is never left.
+/// A terminal status is final.
 pub fn is_terminal(e: &Event) -> bool {
     matches!(e.status(), "canceled" | "incomplete_expired")
 }

@@ -1,5 +1,5 @@
-//! Why an account is as it is: for each field the rule that set it, in a sentence, and the event or ledger
-//! entry behind it.
+//! Explains an account: for each field the rule that set it, in a sentence, and the event or ledger entry
+//! behind it.
 //!
 //! ```json
 //! {"field":"bucket si_1","value":"3800","rule":"period",
@@ -26,13 +26,13 @@ pub struct Because {
     /// `tier`, `access_until`, `credits`, `subscription sub_…`, `bucket signup`, `bucket si_…`, `bucket
     /// addon`, `bucket grant`, `bucket lifetime`.
     pub field: String,
-    /// As a text.
+    /// The value as a text.
     pub value: String,
     /// The rule's name.
     pub rule: &'static str,
     /// The rule as it applied, in a sentence.
     pub why: String,
-    /// The event behind it, where the log still has it.
+    /// The event behind it, if the log still has it.
     pub event_id: Option<String>,
     /// The ledger entry that set it.
     pub ledger_key: Option<LedgerKey>,
@@ -55,7 +55,7 @@ pub struct LoggedEvent {
     pub created: Timestamp,
     /// Stripe's type.
     pub kind: String,
-    /// Stripe's ids of what it names.
+    /// Ids of the Stripe objects that it names.
     pub objects: Vec<String>,
 }
 
@@ -76,8 +76,8 @@ impl State {
 }
 
 impl Account {
-    /// Explains every field. `recorded` of the account should hold what [`State::explaining_keys`] names;
-    /// `events` the user's events.
+    /// Explains every field. The account's `recorded` should hold the entries of [`State::explaining_keys`].
+    /// `events` are the user's events.
     pub fn explain(&self, events: &[LoggedEvent], catalog: &Catalog, now: Timestamp) -> Vec<Because> {
         let buckets = self.state.buckets(&catalog.policy, now);
         let mut all = self.explain_tier(events, catalog, now);
@@ -190,9 +190,9 @@ impl Account {
             (None, Some(ended)) => format!("{id} ended at {ended}"),
             (Some(plan), None) if one.ends.is_some_and(|ends| ends <= now) => {
                 let ends = one.ends.map_or_else(String::new, |ends| ends.to_string());
-                format!("{id} (plan {plan}) was cancelled for {ends}")
+                format!("{id} (plan {plan}) was cancelled with the end {ends}")
             }
-            (Some(plan), None) => format!("{id} (plan {plan}) is {status}, and what was paid for is over"),
+            (Some(plan), None) => format!("{id} (plan {plan}) is {status}, and its paid period is over"),
             (None, None) => {
                 let price = one.price.as_ref().map_or("no price", |price| price.as_str());
                 format!("{id} is {status} with {price}, which is in no plan of the catalog")
@@ -356,7 +356,7 @@ impl Account {
                 format!("its newest event says {}, and a payment is newer than that", snapshot.status),
             ),
             Some(snapshot) if snapshot.is_terminal() => {
-                ("terminal", format!("{} is never left", snapshot.status))
+                ("terminal", format!("{} is a final status", snapshot.status))
             }
             Some(_) => ("newest_event", "the newest event of it says so".to_owned()),
         };

@@ -175,7 +175,7 @@ pub fn is_terminal(status: &SubscriptionStatus) -> bool {
 }
 
 impl Snapshot {
-    /// Whether the status is never left.
+    /// Whether the status is final.
     pub fn is_terminal(&self) -> bool {
         is_terminal(&self.status)
     }

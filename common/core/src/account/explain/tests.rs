@@ -113,7 +113,7 @@ fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_n
             "was cancelled",
             json!({"cancel_at": P1 + DAY}),
             P1 + DAY,
-            "(plan pro) was cancelled for 1970-01-02T00:16:40Z",
+            "(plan pro) was cancelled with the end 1970-01-02T00:16:40Z",
         ),
         (
             "ended",
@@ -132,7 +132,7 @@ fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_n
             "was past due for too long",
             json!({"status": "past_due"}),
             P1 + 5 * DAY,
-            "(plan pro) is past_due, and what was paid for is over",
+            "(plan pro) is past_due, and its paid period is over",
         ),
         (
             "has no price that is sold",
@@ -184,7 +184,7 @@ fn a_status_is_explained_by_the_event_or_payment_that_is_newest() {
         "active payment_is_newer #0 -: its newest event says incomplete, and a payment is newer than that",
     );
     let over = [subscriber(), vec![sub("deleted", P1 + 5, json!({"status": "canceled"}))]].concat();
-    check("over", &over, P1 + 9, field, "canceled terminal #2 -: canceled is never left");
+    check("over", &over, P1 + 9, field, "canceled terminal #2 -: canceled is a final status");
 }
 
 #[test]
