@@ -1,6 +1,6 @@
 //! Credits that a paid period grants every month, and credits that the next period takes over.
 //!
-//! A *slice* is a stretch of a paid period whose credits are granted at its start. Without
+//! A *slice* is a part of a paid period. Its credits are granted at its start. Without
 //! `refill = "month"` a period has one slice, the whole. With it, the period is cut at each calendar month
 //! from its start. A *carry* is the part of a slice's unspent credits that the next slice takes over.
 //!
@@ -19,11 +19,11 @@ use crate::timestamp::Timestamp;
 
 /// The maximum number of slices of one period.
 const MAX_SLICES: u32 = 36;
-/// A rest of a period shorter than this belongs to the slice before it.
+/// If the last part of a period is shorter than this, it belongs to the slice before it.
 const MIN_SLICE_DAYS: i64 = 4;
 /// The maximum number of phases of one subscription that are kept.
 const MAX_PHASES: usize = 120;
-/// Beyond this number, phases that decide about no slice are dropped.
+/// Beyond this number of phases, those that affect no slice are dropped.
 pub(super) const MANY_PHASES: usize = 30;
 
 /// What a snapshot says about whether a subscription gets its monthly credits.
@@ -45,7 +45,7 @@ impl Phase {
     }
 }
 
-/// Adds what a snapshot says. Of two snapshots of one second, the one that stops less counts.
+/// Adds the phase of a snapshot. If two snapshots have the same second, the one that stops less counts.
 pub(super) fn fold_phase(phases: &mut Vec<Phase>, snapshot: &Snapshot) {
     if snapshot.is_terminal() {
         return;
@@ -63,8 +63,8 @@ pub(super) fn fold_phase(phases: &mut Vec<Phase>, snapshot: &Snapshot) {
     }
 }
 
-/// Drops phases that decide about no slice: kept are, for each slice of these periods, the newest phase at its
-/// start and the first after it that does not stop, and everything after the last slice's start.
+/// Drops phases that affect no slice. For each slice of these periods it keeps the newest phase at the slice's
+/// start and the first later phase that does not stop. It also keeps all phases after the last slice's start.
 pub(super) fn prune_phases(phases: &mut Vec<Phase>, periods: &[Period]) {
     let starts: Vec<Timestamp> = periods.iter().flat_map(|period| cuts(period.start, period.end)).collect();
     let Some(last) = starts.iter().max().copied() else { return };
@@ -85,10 +85,10 @@ pub(super) fn prune_phases(phases: &mut Vec<Phase>, periods: &[Period]) {
     }
 }
 
-/// A stretch of a paid period whose credits are granted at once.
+/// A part of a paid period with credits of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slice {
-    /// Which month of the period; 0 is granted by the invoice.
+    /// The number of its month in the period, from 0. The invoice grants month 0.
     pub index: u32,
     /// Its start.
     pub start: Timestamp,
@@ -103,8 +103,8 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// Whether credits that were spent under this start were spent of this slice; `next` is the next slice that
-    /// was granted. A slice in between was not granted after all: what was spent of it counts here.
+    /// Whether a spend that was recorded under `start` counts in this slice. `next` is the start of the next
+    /// granted slice. If a slice in between turned out not to be granted, its spends count here.
     pub(super) fn holds(&self, start: Timestamp, next: Option<Timestamp>) -> bool {
         if self.monthly {
             start >= self.start && next.is_none_or(|next| start < next)
@@ -203,7 +203,7 @@ impl Item {
         }
     }
 
-    /// When the next month's credits fall due, as far as it is known now.
+    /// When the next month's credits fall due, by the facts known now.
     pub(super) fn next_slice(&self, current: &Period, view: &View<'_>) -> Option<Timestamp> {
         let runs = self.runs(current);
         if !runs.last()?.terms.monthly {
@@ -214,7 +214,7 @@ impl Item {
         (!stops && view.ended.is_none_or(|end| next < end)).then_some(next)
     }
 
-    /// What the current slice, and slices not long before it, took over and still hold.
+    /// The credits that the current slice and recent slices took over and that are still valid.
     pub(super) fn carries(&self, slices: &[Slice], periods: &[Period], view: &View<'_>) -> Vec<Carry> {
         let mut carries = Vec::new();
         let Some(last) = slices.len().checked_sub(1) else { return carries };
@@ -228,7 +228,7 @@ impl Item {
             let ends = runs.iter().rfind(|run| run.at.is_none_or(|at| at < slice.start));
             let Some(rollover) = ends.and_then(|run| run.terms.rollover) else { continue };
             let openings_since = u64::try_from(last - place).unwrap_or(u64::MAX);
-            // Unused time that the invoice pays back is not carried over as well.
+            // If the invoice pays back unused time, that time's credits are not also carried over.
             let is_paid_back = before.period != slice.period && to.credited > 0;
             if openings_since >= rollover.periods || is_paid_back {
                 continue;
