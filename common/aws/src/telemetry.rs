@@ -3,10 +3,10 @@
 //! | name | when |
 //! |---|---|
 //! | `WEBHOOK_RECEIVED` | a verified event was queued |
-//! | `WEBHOOK_REFUSED` | a request was not taken: `code`, `hint` |
-//! | `WEBHOOK_PROCESSED_OK` | an event ended: `outcome` is `processed` or `duplicate` |
-//! | `WEBHOOK_IGNORED` | an event is none of our business |
-//! | `WEBHOOK_PARKED` | an event waits for a person or for a later event |
+//! | `WEBHOOK_REFUSED` | a request was refused: `code`, `hint` |
+//! | `WEBHOOK_PROCESSED_OK` | an event is finished: `outcome` is `processed` or `duplicate` |
+//! | `WEBHOOK_IGNORED` | an event does not concern this deployment |
+//! | `WEBHOOK_PARKED` | an event waits for an operator or for a later event |
 //! | `WEBHOOK_PROCESSING_FAILED` | an attempt failed and will be repeated: `error`, `attempt`, `next_attempt_seconds` |
 //!
 //! Fields: `event_id`, `event_type`, `livemode`, `user_id`, `customer_id`, `subscription_id`,

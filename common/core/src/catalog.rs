@@ -62,7 +62,7 @@ pub const MAX_QUANTITY: u64 = 1_000_000;
 
 /// The maximum number of days after which credits expire.
 const MAX_EXPIRES_DAYS: u64 = 36_500;
-/// The maximum number of openings that carried credits live for.
+/// The maximum number of openings for which carried credits stay.
 const MAX_ROLLOVER_PERIODS: u64 = 12;
 
 /// What happens to unspent add-on credits when a subscription is granted or renews.
@@ -104,9 +104,9 @@ pub enum Refill {
 pub struct Rollover {
     /// Percent of what is left, rounded down; 0 to 100.
     pub percent: u64,
-    /// The most credits that are carried over.
+    /// The maximum number of credits carried over.
     pub max: u64,
-    /// How many openings the carried credits live for.
+    /// The number of openings for which the carried credits stay.
     #[serde(default = "one_period")]
     pub periods: u64,
 }
@@ -245,7 +245,7 @@ pub struct Policy {
     /// Days after which signup credits expire; 0: never.
     #[serde(default)]
     pub signup_expires_days: i64,
-    /// Credits that a user without a plan gets again and again; 0: none.
+    /// Credits that a user without a plan gets regularly; 0: none.
     #[serde(default)]
     pub free_credits: u64,
     /// How often.
@@ -254,7 +254,8 @@ pub struct Policy {
     /// The order in which credits are spent.
     #[serde(default)]
     pub spend_order: SpendOrder,
-    /// The most openings that a plan's carried credits live for: how many earlier periods an account keeps.
+    /// The maximum of `periods` over all plans with a rollover: the number of earlier periods that an account
+    /// keeps.
     #[serde(default)]
     pub carried_periods: u64,
 }
@@ -713,7 +714,7 @@ impl Checker<'_> {
         Ok(i64::try_from(self.number_or(what, days, MAX_EXPIRES_DAYS, 0)?).unwrap_or(0))
     }
 
-    /// A rollover that carries nothing is none.
+    /// A rollover that carries nothing counts as no rollover.
     fn rollover(&self, rollover: Option<Spanned<Rollover>>) -> Result<Option<Rollover>, CatalogError> {
         let Some(rollover) = rollover else { return Ok(None) };
         let Rollover { percent, max, periods } = *rollover.get_ref();

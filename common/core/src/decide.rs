@@ -302,7 +302,7 @@ impl Parked {
     }
 }
 
-/// What a family makes of an event: facts about the account, and what goes beside them.
+/// What a family reads from an event: facts about the account, and more.
 #[derive(Default)]
 struct Reading {
     facts: Vec<Fact>,
@@ -312,7 +312,7 @@ struct Reading {
     quantity_assumed: bool,
 }
 
-/// The payments that an event may name, as far as they are known.
+/// Known payments, by id.
 pub type Payments = BTreeMap<String, PaymentRecord>;
 
 /// Decides what an event does to an account. The same arguments give the same outcome.
@@ -329,9 +329,9 @@ pub fn decide(
     decide_facts(account, event, payments, catalog, now, Some)
 }
 
-/// As [`decide`], but uses only the customer and the state of the subscription. It grants nothing.
-pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
-    let standing = |fact: Fact| match fact {
+/// Like [`decide`], but uses only the customer and the state of the subscription. It grants nothing.
+pub fn decide_status(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
+    let status_facts = |fact: Fact| match fact {
         Fact::Customer(_) | Fact::CustomerDeleted(..) | Fact::Status(..) => Some(fact),
         Fact::Snapshot(id, customer, snapshot) => Some(Fact::Status(id, customer, snapshot)),
         Fact::Signup
@@ -344,7 +344,7 @@ pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now:
         | Fact::Paid(_)
         | Fact::PaymentFailed(_) => None,
     };
-    match decide_facts(account, event, &Payments::new(), catalog, now, standing) {
+    match decide_facts(account, event, &Payments::new(), catalog, now, status_facts) {
         Outcome::Apply(applied) => {
             Outcome::Apply(Box::new(Applied { payments: Payments::new(), order: None, ..*applied }))
         }
@@ -352,8 +352,8 @@ pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now:
     }
 }
 
-/// Why an event of a connected account, or of an account of an organization, is ignored: its ids are of
-/// another account than ours.
+/// Why an event of a connected account, or of another account of an organization, is ignored: its ids belong
+/// to that account.
 pub fn of_another_account(event: &Event) -> Option<Ignored> {
     if event.account.is_some() {
         return Some(Ignored::Account);
@@ -361,8 +361,8 @@ pub fn of_another_account(event: &Event) -> Option<Ignored> {
     event.context.is_some().then_some(Ignored::Context)
 }
 
-/// Whether an event leaves out what its rule needs and what Stripe's API would say: what was sold in a
-/// session, the rest of a list that was cut short, the invoice that a refunded payment paid.
+/// Whether an event lacks something that its rule needs and that Stripe's API has: what a session sold, the
+/// rest of a truncated list, the invoice that a refunded payment paid.
 pub fn leaves_out(event: &Event) -> bool {
     if of_another_account(event).is_some() {
         return false;
@@ -371,7 +371,7 @@ pub fn leaves_out(event: &Event) -> bool {
         Object::CheckoutSession(session) => checkout_session::leaves_out(session),
         Object::Invoice(invoice) => invoice.lines_has_more && event.kind == EventType::InvoicePaid,
         Object::Subscription(subscription) => subscription.items_has_more,
-        // What our own checkout sold says what it is.
+        // Our own checkout names the purchase in the metadata, so no request is needed.
         Object::Charge(charge) => {
             let sold = ["pack", "product", "mode"].iter().any(|name| charge.metadata.contains_key(*name));
             charge.invoice.is_none() && charge.customer.is_some() && charge.payment_intent.is_some() && !sold
@@ -417,7 +417,7 @@ fn decide_facts(
         return Outcome::Park(parked);
     }
     facts.extend(tied.facts);
-    // An order is made once, with its ledger entry: the app may have moved it on since.
+    // An order is created once, with its ledger entry. The app may have changed it since then.
     let order = order.filter(|order| !account.recorded.contains_key(&LedgerKey::session(&order.session)));
     let mut links = Vec::new();
     if let Some(customer) = event.customer().filter(|_| names_owner(event)) {
@@ -463,8 +463,8 @@ fn decide_facts(
     }))
 }
 
-/// Whether the customer of an event is its user's: a refund or a dispute belongs to what its payment paid
-/// for.
+/// Whether the customer of an event belongs to the event's user. A refund or a dispute belongs to the
+/// document of its payment instead.
 fn names_owner(event: &Event) -> bool {
     match event.object {
         Object::CheckoutSession(_) | Object::Subscription(_) | Object::Invoice(_) | Object::Customer(_) => {
@@ -478,7 +478,7 @@ fn names_owner(event: &Event) -> bool {
     }
 }
 
-/// What a paid document granted, in a word; a payment that grants nothing says why.
+/// The effect of a paid document, for the log. For a payment that grants nothing it is the reason.
 fn effect(event: &Event, entries: &[Entry]) -> Effect {
     let document = match &event.object {
         Object::Invoice(invoice) if event.kind == EventType::InvoicePaid => LedgerKey::invoice(&invoice.id),
@@ -496,7 +496,7 @@ fn effect(event: &Event, entries: &[Entry]) -> Effect {
     match (entry.note, entry.kind, entry.delta) {
         (Some(Note::Superseded), ..) => Effect::Superseded,
         (Some(Note::OnePurchase), ..) => Effect::OnePurchase,
-        // A zero line that starts a trial is booked beside its invoice.
+        // The entry of a trial that a zero line starts is booked in addition to the invoice's.
         (_, EntryKind::NoGrant, 0) if entries.iter().all(|entry| entry.key == document) => {
             Effect::NoKnownLine
         }
@@ -505,7 +505,7 @@ fn effect(event: &Event, entries: &[Entry]) -> Effect {
     }
 }
 
-/// What an event says of payments: the document that one paid, what went back of it.
+/// What an event says about payments: the paid document, refunds and disputes.
 #[derive(Default)]
 struct Tied {
     facts: Vec<Fact>,
@@ -568,10 +568,11 @@ impl Tied {
         Ok(())
     }
 
-    /// Ties a payment to the document that it paid, and applies what was kept with the payment. A session and
-    /// an invoice of one payment are one purchase, which the session names.
+    /// Links a payment to the document that it paid, and applies the refunds and disputes stored with the
+    /// payment. If a session and an invoice have the same payment, they are one purchase, and the session is
+    /// its document.
     ///
-    /// `is_new`: the event is the document itself, and the ledger does not have it yet.
+    /// `is_new` says that the event is the document itself and the ledger does not have it yet.
     fn tie(
         &mut self,
         account: &Account,
@@ -643,16 +644,16 @@ impl Tied {
     }
 }
 
-/// Whether what was kept with a payment is to be booked now: its document is new, or the account knows the
-/// document, and does not know yet what went back of it.
+/// Whether the refunds and disputes stored with a payment must be booked now: the document is new or known to
+/// the account, and the account has another amount for the payment.
 fn is_due(account: &Account, document: &LedgerKey, payment: &str, amount: i64, is_new: bool) -> bool {
-    // A session and an invoice of one purchase share a payment: it is booked under either.
+    // A session and an invoice of one purchase have the same payment. It is booked under one of them.
     let booked = account.state.refunds.values().filter_map(|payments| payments.get(payment)).max();
     (is_new || account.state.knows(document)) && booked != Some(&amount)
 }
 
-/// A refunded or disputed payment after the event, with the id under which it is stored: the intent or charge
-/// that is linked to a document, else the intent.
+/// The refunded or disputed payment after the event, and the id under which it is stored: the intent or
+/// charge with a known document, else the intent.
 pub fn joined_payment(event: &Event, payments: &Payments) -> Option<(String, PaymentRecord)> {
     let news = match &event.object {
         Object::Charge(charge) => ReversalEvent::Charge(event.created, charge.amount_refunded),
@@ -683,15 +684,15 @@ fn joined(event: &Event, news: ReversalEvent, payments: &Payments) -> (String, P
     (payment.to_owned(), record)
 }
 
-/// The payment that an invoice names: its intent, else its charge. Since 2025-03-31.basil it names none.
+/// The payment that an invoice names: its intent, else its charge. Since 2025-03-31.basil an invoice names no
+/// payment.
 fn payment_of_invoice(invoice: &Invoice) -> Option<String> {
     let intent = invoice.payment_intent.as_ref().map(ToString::to_string);
     intent.or_else(|| invoice.charge.as_ref().map(ToString::to_string))
 }
 
-/// The ledger keys that an event may be booked under, as far as the event alone says them: what to load
-/// before deciding. Several events share one: a dispute's opening comes as `created` and as
-/// `funds_withdrawn`.
+/// The ledger keys that follow from the event alone, to be loaded before the decision. Several events may
+/// have the same key: the opening of a dispute arrives as `created` and as `funds_withdrawn`.
 pub fn ledger_keys(event: &Event) -> Vec<LedgerKey> {
     match &event.object {
         Object::CheckoutSession(session) => vec![LedgerKey::session(&session.id)],
@@ -705,7 +706,7 @@ pub fn ledger_keys(event: &Event) -> Vec<LedgerKey> {
     }
 }
 
-/// The payments that an event names, the intent before the charge: what to look up before deciding.
+/// The payments that an event names, the intent before the charge, to be loaded before the decision.
 pub fn payment_refs(event: &Event) -> Vec<PaymentRef> {
     let (intent, charge) = match &event.object {
         Object::Charge(charge) => (charge.payment_intent.clone(), Some(charge.id.clone())),
@@ -713,7 +714,7 @@ pub fn payment_refs(event: &Event) -> Vec<PaymentRef> {
         Object::Dispute(dispute) => (dispute.payment_intent.clone(), dispute.charge.clone()),
         Object::CheckoutSession(session) => (session.payment_intent.clone(), None),
         Object::InvoicePayment(it) => (it.payment_intent.clone(), it.charge.clone()),
-        // One of the two is enough: refunds and disputes name both.
+        // One of the two is enough, because refunds and disputes name both.
         Object::Invoice(invoice) => {
             let charge = invoice.charge.clone().filter(|_| invoice.payment_intent.is_none());
             (invoice.payment_intent.clone(), charge)
@@ -728,8 +729,8 @@ pub fn is_reversal(event: &Event) -> bool {
     matches!(event.object, Object::Charge(_) | Object::Refund(_) | Object::Dispute(_))
 }
 
-/// The invoice that a refunded or disputed payment paid, where the event names it: before 2025-03-31.basil,
-/// or after Stripe was asked.
+/// The invoice that a refunded or disputed payment paid, if the event names it: before 2025-03-31.basil, or
+/// after a request to Stripe.
 pub fn invoice_of_reversal(event: &Event) -> Option<LedgerKey> {
     let invoice = match &event.object {
         Object::Charge(charge) => charge.invoice.as_ref(),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::account::access::Summary;
 use super::account::{Account, State};
 use super::catalog::Catalog;
-use super::decide::{Applied, Outcome, Payments, decide, decide_standing};
+use super::decide::{Applied, Outcome, Payments, decide, decide_status};
 use super::ids::SubscriptionId;
 use super::timestamp::Timestamp;
 use crate::event::{Event, SubscriptionStatus};
@@ -89,9 +89,9 @@ pub enum Remedy {
     Person(String),
 }
 
-/// What may be applied without a person of an event that was made of an object: the whole event; if that
-/// lowers the balance, only the state of the subscription without credits; if that lowers the balance too,
-/// nothing.
+/// The change that may be applied without an operator for an event that was made from an object of Stripe:
+/// the whole event; if that lowers the balance, only the subscription's state for access; if that lowers the
+/// balance too, nothing.
 ///
 /// **Invariant:** the returned change never lowers the balance.
 pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
@@ -104,9 +104,9 @@ pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestam
     if !lowers(&whole) {
         return whole;
     }
-    let standing = decide_standing(account, event, catalog, now);
-    if !lowers(&standing) {
-        return standing;
+    let status_only = decide_status(account, event, catalog, now);
+    if !lowers(&status_only) {
+        return status_only;
     }
     let nothing = Applied {
         change: super::account::Change { state: account.state.clone(), entries: Vec::new() },
@@ -178,7 +178,7 @@ pub fn subscription(
     let mut found = Vec::new();
     let tier = |state: &State| state.access(catalog, now).tier;
     if ours.as_ref() != Some(&theirs) || tier(&account.state) != tier(&allowed.change.state) {
-        found.push(standing_difference(account, ours.as_ref(), &theirs, &allowed, id, catalog, now));
+        found.push(subscription_difference(account, ours.as_ref(), &theirs, &allowed, id, catalog, now));
     }
     let (balance, due) =
         (account.state.balance(&catalog.policy, now), whole.change.state.balance(&catalog.policy, now));
@@ -214,7 +214,7 @@ fn is_history(
     never_began || known.is_none() || (theirs.is_over() && ended < since)
 }
 
-fn standing_difference(
+fn subscription_difference(
     account: &Account,
     ours: Option<&Summary>,
     theirs: &Summary,
@@ -374,7 +374,7 @@ fn for_a_person(
     catalog: &Catalog,
     now: Timestamp,
 ) -> Difference {
-    let before = account.state.summary(id, catalog, now).map(|standing| standing.facts()).unwrap_or_default();
+    let before = account.state.summary(id, catalog, now).map(|summary| summary.facts()).unwrap_or_default();
     Difference { class, before, after: Facts::new(), remedy: Remedy::Person(why.to_owned()) }
 }
 

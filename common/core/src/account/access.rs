@@ -53,7 +53,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Whether only invoices are known of it, and the period that they paid runs.
+    /// Whether only invoices of it are known, and the period that they paid is running.
     pub fn runs_by_invoice(&self, now: Timestamp) -> bool {
         self.status.is_none() && self.end.is_none_or(|end| end > now)
     }
@@ -109,8 +109,8 @@ impl State {
         })
     }
 
-    /// The subscriptions that are active with a plan that is not free, and of which no paid invoice is known.
-    /// A subscription whose state is younger than `since` is left out: its invoice may still arrive.
+    /// The active subscriptions that have a plan with a price and no known paid invoice. Subscriptions with a
+    /// state newer than `since` are left out: their invoice may still arrive.
     pub fn plans_without_invoice(
         &self,
         catalog: &Catalog,
@@ -155,8 +155,8 @@ impl State {
         best
     }
 
-    /// The earliest moment after `now` at which the tier or the credits change by time alone, as far as is
-    /// known. Free credits of a user without a plan are computed when they are read, and are not in it.
+    /// The earliest known moment after `now` at which the tier or the credits change by time alone. Free credits
+    /// of a user without a plan are computed when they are read, and do not count here.
     pub fn next_change(&self, access: &Access, now: Timestamp) -> Option<Timestamp> {
         let gifts = self.complimentary.iter().map(|gift| gift.from).filter(|from| *from > now);
         let holds = self.holds.values().map(|hold| hold.until).filter(|until| *until > now);
@@ -260,7 +260,7 @@ fn item_access(
     let paid = |end: Option<Timestamp>, period: &Period| {
         let lower = lower_of(item.paid_plan(period, view), plan.clone(), catalog);
         let why = format!(
-            "the subscription is {}; the paid period of plan {} runs on",
+            "the subscription is {}; the paid period of plan {} still runs",
             snapshot.status, lower.plan
         );
         (lower, end.and_then(sooner).or(end).or(cancels), why)
@@ -312,7 +312,7 @@ fn is_newer(period: &Period, snapshot: &Snapshot, shown: &SnapshotItem) -> bool 
     Some(period.start) > shown.start && period.at > snapshot.created && !snapshot.is_terminal()
 }
 
-/// The status by all known facts: after a newer payment, a subscription whose snapshot is unpaid is active.
+/// The status by all known facts. If the snapshot is unpaid and a payment is newer, the status is active.
 ///
 /// A payment in the same second as the snapshot counts only for the first payment (`incomplete`). In all
 /// other cases Stripe also sends an update with the status `active`, and that snapshot decides.

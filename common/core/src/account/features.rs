@@ -17,7 +17,7 @@ pub struct Feature {
     pub value: FeatureValue,
     /// What gives it: `plan pro`, `product p` or `default`.
     pub because: String,
-    /// Until then, excluded; absent: without a known end.
+    /// The end, excluded; absent without a known end.
     pub until: Option<Timestamp>,
 }
 
@@ -42,7 +42,7 @@ impl Feature {
         }
     }
 
-    /// Joins another source. Of the same value the later end counts; no end is later than any.
+    /// Joins another source. If the values are equal, the later end counts. No end is later than every end.
     fn join(&mut self, other: Self) {
         let later = |a: Option<Timestamp>, b: Option<Timestamp>| a.zip(b).map(|(a, b)| a.max(b));
         match other.value.cmp(&self.value) {
@@ -103,7 +103,7 @@ impl State {
         (available >= amount, available)
     }
 
-    /// Whether the newest payment of a subscription's product went back.
+    /// Whether the newest payment of a subscription's product was refunded or disputed.
     fn is_reversed(&self, given: &Given) -> bool {
         let subscription = given.by.as_ref().map(|(subscription, _)| subscription);
         self.products.iter().any(|one| {

@@ -72,7 +72,7 @@ impl Subscription {
         snapshot::join(&mut self.snapshot, &mut self.rivals, snapshot);
     }
 
-    /// Adds a state that decides access, but not its items.
+    /// Adds a state for access only, without its items.
     pub(super) fn fold_status(&mut self, snapshot: Snapshot) {
         snapshot::join(&mut self.snapshot, &mut self.rivals, snapshot);
     }
@@ -201,7 +201,7 @@ impl Subscription {
         without.filter(|at| named.is_none_or(|named| **at > named)).min().copied()
     }
 
-    /// Drops phases that decide about no month of these periods.
+    /// Drops phases that affect no month of these periods.
     pub(super) fn prune_phases(&mut self, periods: &[Period]) {
         prune_phases(&mut self.phases, periods);
     }
@@ -211,7 +211,7 @@ impl Subscription {
         self.phases.len() > MANY_PHASES
     }
 
-    /// Whether it ended because retries of a payment ran out.
+    /// Whether it ended because all retries of a payment failed.
     pub(super) fn ended_unpaid(&self) -> bool {
         self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_terminal() && snapshot.ended_unpaid)
     }

@@ -74,8 +74,8 @@ pub(super) fn read(
     Ok(Reading { facts: vec![fact], prices_not_in_catalog, ..Reading::default() })
 }
 
-/// What a price is worth: by the catalog, else as it was when the subscription last had it. Whether it is the
-/// latter comes with it.
+/// The terms of a price: by the catalog, else the terms that the subscription last had for it. The flag is
+/// true in the second case.
 pub(super) fn terms(
     price: &PriceId,
     subscription: &SubscriptionId,
@@ -127,7 +127,7 @@ fn snapshot(
     }
 }
 
-/// All that one update is matched with the next by, as one text.
+/// The parts of a state by which an update is matched with its successor, as one text.
 fn shown(
     status: &SubscriptionStatus,
     items: &[Item],

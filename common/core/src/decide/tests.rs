@@ -702,7 +702,7 @@ fn of_how_a_subscription_stands_nothing_is_bought_paid_or_ordered() {
         let Step::Event(body) = &step else { panic!("no event") };
         let event = event::read(body.to_string().as_bytes()).unwrap();
         let Outcome::Apply(applied) =
-            super::decide_standing(&account, &event, &catalog, Timestamp::from_unix(P1))
+            super::decide_status(&account, &event, &catalog, Timestamp::from_unix(P1))
         else {
             panic!("{step:?}")
         };
