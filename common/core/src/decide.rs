@@ -36,8 +36,8 @@ pub enum Outcome {
     Apply(Box<Applied>),
     /// The event has no effect on any account. It is recorded as `ignored`.
     Ignore(Ignored),
-    /// A person or a later event is needed. It is recorded as `parked` and alerted. A retry alone does not
-    /// help.
+    /// An operator or a later event is needed. The event is recorded as `parked` and alerted. A retry alone
+    /// does not help.
     Park(Parked),
     /// A payment paid an invoice without a known owner. The link is stored without an account.
     Tie,
@@ -78,11 +78,11 @@ pub struct OrderPayment {
 /// What an applied event did, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// The account knows something new.
+    /// The account has new facts.
     Updated,
     /// The session or invoice is not paid (yet): nothing was granted.
     NotPaid,
-    /// The event is of a routed type and says nothing that the rules use.
+    /// The event has no facts that the rules use.
     Nothing,
     /// The invoice is paid, and none of its lines is of a plan or pack of the catalog.
     NoKnownLine,
@@ -134,7 +134,7 @@ impl PaymentRef {
     }
 }
 
-/// A paid one-time order, as it is first written; the app moves it on from `NEW`.
+/// A paid one-time order, as it is first written. The app changes its status from `NEW` on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     /// The session that paid it; also its id.
@@ -143,15 +143,15 @@ pub struct Order {
     pub mode: String,
     /// Plan name in capitals.
     pub tier: String,
-    /// Stripe's customer, if it was no guest.
+    /// Stripe's customer; `None` for a guest.
     pub customer: Option<CustomerId>,
     /// When the work is due; absent unless the catalog gives `deadline_days`.
     pub deadline: Option<Timestamp>,
     /// Revisions the customer has left.
     pub revisions_left: u32,
-    /// Where the customer can be written to; personal data.
+    /// The address of the customer; personal data.
     pub customer_email: Option<String>,
-    /// What was paid, in the currency's minor units.
+    /// The paid amount, in minor units of the currency.
     pub amount_total: i64,
     /// ISO code, lower case.
     pub currency: String,
@@ -161,7 +161,7 @@ pub struct Order {
     pub created_at: Timestamp,
 }
 
-/// Why an event was set aside for good.
+/// Why an event is ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ignored {
     /// No family handles the type.
@@ -172,7 +172,7 @@ pub enum Ignored {
     Account,
     /// An event of another account, which the endpoint of an organization received.
     Context,
-    /// Of another product on the same Stripe account, by a rule of the catalog.
+    /// An event of another product on the same Stripe account, by a rule of the catalog.
     Foreign,
 }
 
@@ -189,7 +189,7 @@ impl Ignored {
     }
 }
 
-/// Why an event waits for a person or for a later fact.
+/// Why an event waits for an operator or for a later fact.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Parked {
     /// The event names no user, and its customer is not linked to a user.
@@ -212,7 +212,7 @@ pub enum Parked {
     /// invoice bills: once its plan is known, the event is not parked any more.
     #[error("price {0} is not in the catalog")]
     UnknownPrice(PriceId, Option<SubscriptionId>),
-    /// `metadata.plan`, `.pack` or `.mode` names something that the catalog does not.
+    /// `metadata.plan`, `.pack` or `.mode` has a name that is not in the catalog.
     #[error("{0} \"{1}\" is not in the catalog")]
     UnknownName(&'static str, String),
     /// The session does not say what was bought (no metadata), and Stripe was not asked.
@@ -236,22 +236,22 @@ pub enum Parked {
     /// A refund or dispute of a payment that granted nothing here (yet).
     #[error("no grant is known for payment {0}")]
     NoGrant(String),
-    /// The same ledger key, another amount.
+    /// A document has another content than when its ledger key was booked.
     #[error(transparent)]
     Conflict(#[from] Conflict),
-    /// The same event id came with another content.
+    /// The same event id arrived with another content.
     #[error("this event id was seen before with another content")]
     PayloadMismatch,
     /// The message is not one of ours or holds no event of this queue's family.
     #[error("the message is not an event of this queue: {0}")]
     Message(String),
-    /// Verified, but not readable as the event it says it is.
+    /// The event is verified, but cannot be read.
     #[error("the event cannot be read: {0}")]
     Unreadable(String),
 }
 
 impl Parked {
-    /// The word in the log, in filters and alerts.
+    /// Its name in the log, in filters and alerts.
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoUser(_) => "no_user",
@@ -275,8 +275,8 @@ impl Parked {
         }
     }
 
-    /// What would free it, as the key of those who wait for the same: `customer#cus_…`, `price#price_…`,
-    /// `payment#pi_…`.
+    /// The key of what it waits for: `customer#cus_…`, `price#price_…`, `payment#pi_…`. Events that wait for
+    /// the same have the same key.
     pub fn waits_for(&self) -> Option<String> {
         match self {
             Self::NoUser(Some(customer)) => Some(format!("customer#{customer}")),

@@ -4,7 +4,7 @@
 //! Reconciliation turns an object of Stripe into an event (`schedules/reconcile/evidence.rs`), and [`decide`]
 //! computes the account after this event. If the account does not change, there is no difference. So a
 //! repaired difference is not found again. This module has no rules about credits or tiers; it only decides
-//! what may be repaired without a person ([`repair`]).
+//! what may be repaired without an operator ([`repair`]).
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub enum Class {
     Period,
     /// A payment was not granted, or cannot be granted.
     Credits,
-    /// A customer pays, and its user is unknown.
+    /// A paying customer without a known user.
     OrphanCustomer,
     /// A user pays for more than one subscription.
     DuplicateSubscriptions,
@@ -83,9 +83,9 @@ pub struct Difference {
 pub enum Remedy {
     /// The event repairs it, with the rules of every event.
     Repair,
-    /// A person, because the balance would fall. Later repairs of the same run may change that.
+    /// An operator, because the balance would fall. Later repairs of the same run may change that.
     Lowers,
-    /// A person, for this reason.
+    /// An operator, for this reason.
     Person(String),
 }
 
@@ -328,7 +328,8 @@ pub fn duplicates(account: &Account, catalog: &Catalog, now: Timestamp) -> Optio
     Some(Difference { class: Class::DuplicateSubscriptions, before, after: Facts::new(), remedy })
 }
 
-/// The subscriptions whose status gives access, and those whose paid period runs while no status is known.
+/// The subscriptions with a status that gives access, and those with a running paid period and no known
+/// status.
 pub fn live<'a>(account: &'a Account, catalog: &Catalog, now: Timestamp) -> Vec<&'a SubscriptionId> {
     let live = |id: &&SubscriptionId| {
         let Some(summary) = account.state.summary(id, catalog, now) else { return false };
@@ -365,7 +366,7 @@ pub fn missing_at_stripe(
     for_a_person(Class::MissingAtStripe, why, account, id, catalog, now)
 }
 
-/// A difference that only a person can settle.
+/// A difference that only an operator can resolve.
 fn for_a_person(
     class: Class,
     why: &str,

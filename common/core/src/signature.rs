@@ -94,7 +94,7 @@ pub struct Secret {
     mode: SecretMode,
 }
 
-/// A secret is empty or only whitespace. Anybody could sign with such a key.
+/// A secret is empty or only whitespace. Anyone could sign with such a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a webhook signing secret is empty: copy it from the endpoint's page at Stripe (it begins with whsec_)"

@@ -1,4 +1,4 @@
-//! Messages to people when something needs them, and how they get to the function `notify`.
+//! Messages to the operator, and how they reach the function `notify`.
 //!
 //! An alert is one of a closed list of cases with typed fields. Only these fields can reach a chat, so
 //! payloads, secrets and personal data cannot. An alert is a message on the queue `tallyhook-notify`:
@@ -16,7 +16,7 @@ use tracing::warn;
 use tallyhook_aws::queue::Queue;
 use tallyhook_core::health::Deduction;
 
-/// Something that needs a person.
+/// A case that an operator must know about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "alert", rename_all = "snake_case")]
 pub enum Alert {

@@ -75,7 +75,7 @@ struct Unreadable {
     mode: SecretMode,
 }
 
-/// The metrics of a batch, and one alert for each reason for which something was parked.
+/// The metrics of a batch, and one alert for each reason for parking.
 #[derive(Default)]
 struct BatchSummary {
     counts: [(&'static str, u32); 5],
@@ -262,8 +262,8 @@ impl Worker {
         Ok(response)
     }
 
-    /// Reads from Stripe what an event leaves out, which few events do, then processes the events. An event
-    /// whose call to Stripe failed fails too, and SQS redelivers it.
+    /// Reads missing parts of events from Stripe (few events need it), then processes the events. If a call
+    /// to Stripe fails, its event fails too, and SQS redelivers it.
     async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
         let Some(stripe) = &self.stripe else { return self.processor.run(jobs, now).await };
         let completed = join_all(jobs.iter_mut().map(|job| ask::complete(stripe, job))).await;

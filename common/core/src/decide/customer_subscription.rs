@@ -144,8 +144,8 @@ fn shown(
     format!("{status}|{items:?}|{:?}|{at_period_end}", cancel_at.map(Timestamp::unix))
 }
 
-/// The items as they were before an update that names them; parts that it does not name did not change.
-/// Stripe lists all of them, or only their changed parts in the same order.
+/// The items before an update. Parts that the update does not name did not change. Stripe lists either all
+/// items, or only their changed parts in the same order.
 fn items_before(items: &[Item], previous: &Previous) -> Vec<Item> {
     let start = previous.period_start;
     let Some(before) = &previous.items else {

@@ -9,8 +9,8 @@
 //! | a plan's price without a subscription | sells the plan for life |
 //! | a pack's price | adds the pack's credits |
 //! | a product's price | sells the product; of a subscription item, like a plan without a tier |
-//! | negative | credits unused time; it names the share that an earlier payment paid |
-//! | an unknown price | nothing, beside a known line or on a subscription whose plan is known |
+//! | negative | credits unused time; it shows the share that an earlier payment paid |
+//! | an unknown price | nothing, if there is a known line or the plan of the subscription is known |
 //!
 //! `invoice#in_…` records each paid invoice once. An invoice that is not paid grants nothing. The invoice's
 //! own `period_start` and `period_end` are never the period of service.
@@ -243,7 +243,8 @@ impl Sold {
         });
     }
 
-    /// Adds a plan's line. Tiered prices are billed in several lines of one item and period: they are one.
+    /// Adds a plan's line. Tiered prices are billed in several lines of one item and period. They count as
+    /// one line.
     #[allow(clippy::too_many_arguments, reason = "the parts of one line")]
     fn add(
         &mut self,
@@ -308,7 +309,7 @@ impl Sold {
     }
 }
 
-/// What the ledger calls an invoice, by its lines.
+/// The kind of an invoice's ledger entry, by its lines.
 fn kind(invoice: &Invoice, sold: &Sold, account: &Account) -> EntryKind {
     let lines = || sold.lines.iter().map(|(_, line)| line);
     if lines().all(|line| line.amount == 0 && !line.cycle && !line.free) {

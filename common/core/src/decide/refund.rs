@@ -7,7 +7,7 @@
 //! | `refund.*`, `failed` or `canceled` | returns what was revoked for it | `refund#re_…#failed` |
 //! | `refund.*`, `pending` | revokes nothing itself | `refund#re_…#pending` |
 //!
-//! - Never more is revoked than the payment granted, and a balance never falls below 0.
+//! - A refund revokes at most what the payment granted, and a balance never falls below 0.
 //! - `refund.failed` counts as failed, whatever status its object has.
 //! - The charge's newest `amount_refunded` counts a pending refund.
 //! - A refund belongs to the document of its payment, never to a customer. If the payment is not linked to a
@@ -52,7 +52,7 @@ mod tests {
             &format!("pro until 2593000 0 | sub_1=0 | {summary}"),
         );
         check(
-            "one was lost, one comes late",
+            "one is lost, one arrives late",
             vec![bought(), refunded(1300, PI, 1500), refunded(1200, PI, 500)],
             "pro until 2593000 1250 | sub_1=1250 | invoice#in_1 +5000, refund#ch_pi_in_1#1500 -3750, \
              refund#ch_pi_in_1#500 +0",
@@ -207,7 +207,7 @@ mod tests {
         let summary = "invoice#in_1 +5000, dispute#dp_1#needs_response -5000, dispute#dp_1#won +5000, \
             refund#ch_pi_in_1#1000 -2500";
         check_any_order(
-            "net of what came back",
+            "less what was given back",
             won,
             &format!("pro until 2593000 2500 | sub_1=2500 | {summary}"),
         );

@@ -41,7 +41,7 @@ impl<'a> Json<'a> {
         path.split('.').try_fold(self, Self::get)
     }
 
-    /// `None` for what is absent or null.
+    /// `None` for a value that is absent or null.
     pub(super) fn some(&self) -> Option<&Self> {
         if let Self::Null = self { None } else { Some(self) }
     }

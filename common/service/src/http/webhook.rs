@@ -35,7 +35,7 @@ use tallyhook_core::timestamp::Timestamp;
 pub use call::{Answer, Call};
 use secrets::Secrets;
 
-/// The path of the endpoint, and the paths that the systems used which tallyhook replaces. Each may end with
+/// The path of the endpoint, and the paths of the systems that tallyhook replaces. Each may end with
 /// a slash.
 pub const ENDPOINTS: [&str; 3] = ["/webhooks/stripe", "/api/webhook/stripe", "/api/webhooks/stripe"];
 

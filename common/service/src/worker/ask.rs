@@ -1,4 +1,4 @@
-//! Reads from Stripe what an event leaves out and the rules need, before they decide.
+//! Reads from Stripe what the rules need and an event leaves out, before the decision.
 //!
 //! | the event | what is read |
 //! |---|---|

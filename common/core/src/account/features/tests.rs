@@ -326,7 +326,7 @@ fn mistakes_in_features_and_products_are_errors_with_their_line() {
         let error = Catalog::parse(&text.replacen(from, to, 1)).unwrap_err();
         assert!(error.line == line && error.message.contains(says), "{from} -> {to}: {error}");
     }
-    // The digest follows what decides features, and nothing else.
+    // The digest depends only on what decides features.
     let digest =
         |from: &str, to: &str| Catalog::parse(&text.replacen(from, to, 1)).unwrap().features_digest();
     assert_eq!(digest("credits = 1", "credits = 2"), catalog.features_digest());

@@ -50,7 +50,7 @@ impl Book {
         change.entries.last().cloned()
     }
 
-    /// Gives back, and returns what returned, the shortfall and the note.
+    /// Gives credits back. Returns the credits that returned, the shortfall and the note.
     fn give_back(&mut self, spend: &Entry, amount: u64, key: &str) -> Result<(i64, u64, Option<Note>), u64> {
         let key = LedgerKey::unspend("s", key);
         let known = self.ledger.iter().find(|entry| entry.key == spend.key).unwrap();

@@ -321,11 +321,11 @@ fn a_refund_never_belongs_to_a_customer() {
     assert_eq!(run.parked.iter().map(|(_, why)| why.code()).collect::<Vec<_>>(), ["no_grant"]);
 }
 
-/// `proration_behavior=create_prorations`: the renewal bears the lines of a change in the period before, beside
-/// its own (<https://docs.stripe.com/billing/subscriptions/prorations>). What it credits pays for the change in
-/// that period, so its own payment pays for all of the new period.
+/// `proration_behavior=create_prorations`: the renewal also bills the lines of a change in the period before
+/// (<https://docs.stripe.com/billing/subscriptions/prorations>). The credited unused time pays for the change
+/// in that period, so the payment pays for the whole new period.
 #[test]
-fn a_renewal_that_bears_the_lines_of_a_change_pays_for_its_whole_period() {
+fn a_renewal_that_bills_the_lines_of_a_change_pays_for_its_whole_period() {
     let (at, next) = (T + 20 * DAY, month(T));
     let business = || item("si_1", "price_business", next, month(next));
     let lines = [
@@ -350,8 +350,7 @@ fn a_renewal_that_bears_the_lines_of_a_change_pays_for_its_whole_period() {
 
 /// Two changes in one period, the second with a new period at once, each with the credit of unused time that
 /// Stripe bills beside it (a recorded upgrade: -1986 and +2482;
-/// <https://docs.stripe.com/billing/subscriptions/prorations>): the credit of the last invoice was paid by the
-/// upgrade's payment, as far as that was not paid by the first payment in turn.
+/// <https://docs.stripe.com/billing/subscriptions/prorations>): the upgrade's payment paid the credit of the last invoice, except for the share that the first payment had paid.
 #[test]
 fn a_credited_charge_passes_on_the_share_that_an_earlier_payment_paid() {
     let at = T + 10 * DAY;
