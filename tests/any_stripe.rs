@@ -106,10 +106,10 @@ async fn customers_subscriptions_events_and_refusals_read_alike_from_any_stripe(
     let event = event::read(text.to_string().as_bytes()).unwrap();
     assert!(matches!(&event.object, Object::Subscription(read) if read.id == subscription), "{event:?}");
 
-    let nobody = stripe.customer(&"cus_nobody".parse().unwrap()).await.unwrap_err();
+    let missing = stripe.customer(&"cus_nobody".parse().unwrap()).await.unwrap_err();
     assert!(
-        nobody.refusal().is_some() && !nobody.is_transient() && nobody.to_string().contains("404"),
-        "{nobody}"
+        missing.refusal().is_some() && !missing.is_transient() && missing.to_string().contains("404"),
+        "{missing}"
     );
     let stranger = Stripe::new("wrong", base).with_patience(IMPATIENT).customer(&customer).await.unwrap_err();
     assert!(stranger.is_refused_key(), "{stranger}");

@@ -1,6 +1,6 @@
-//! Every handler is stopped at every call it makes, in every way a call can fail. Then calls succeed again,
-//! the visibility expires, and SQS redelivers what was not acknowledged. The result must equal that of an
-//! undisturbed run, and the invariants must hold at every moment between.
+//! Every handler is stopped at every call that it makes, in every way in which a call can fail. Then calls
+//! succeed again, the visibility timeout expires, and SQS redelivers what was not acknowledged. The result
+//! must equal that of an undisturbed run, and the invariants must hold at every moment in between.
 
 use serde_json::{Value, json};
 use tallyhook_core::event::{EventType, Family};
@@ -125,7 +125,8 @@ impl Case {
         world
     }
 
-    /// Hands the batch to the worker, whose instance the trouble may kill, and deletes what it acknowledged.
+    /// Passes the batch to the worker and deletes what it acknowledged. The fault may kill the worker's
+    /// instance.
     async fn attempt(&self, world: &World, trouble: Trouble, at: usize) {
         let family = self.family();
         let batch = world.receive(family).await;
@@ -167,7 +168,7 @@ fn cases() -> Vec<Case> {
     clash["data"]["object"]["customer"] = json!("cus_user1");
     vec![
         case("a pack for an account", vec![], vec![pack("one", "user_1", 2)]),
-        case("a pack for a user never seen", vec![], vec![pack("two", "user_2", 1)]),
+        case("a pack for a new user", vec![], vec![pack("two", "user_2", 1)]),
         case("an order", vec![], vec![user("checkout.session.completed.order")]),
         case("an unpaid session", vec![], vec![user("checkout.session.completed.unpaid")]),
         case(
@@ -182,17 +183,17 @@ fn cases() -> Vec<Case> {
         case("a first invoice", vec![user("customer.subscription.created")], vec![user("invoice.paid")]),
         case("a renewal", paid(), vec![user("invoice.paid.renewal")]),
         case("an invoice known by its customer", paid(), vec![anonymous("invoice.paid.renewal")]),
-        case("an invoice of nobody", vec![], vec![anonymous("invoice.paid")]),
+        case("an invoice without a known user", vec![], vec![anonymous("invoice.paid")]),
         case("a failed payment", paid(), vec![user("invoice.payment_failed")]),
         case("a refund", vec![user("checkout.session.completed.pack")], vec![user("charge.refunded")]),
-        case("a refund of nothing known", vec![], vec![anonymous("refund.created")]),
+        case("a refund of an unknown payment", vec![], vec![anonymous("refund.created")]),
         case(
             "a dispute",
             vec![user("checkout.session.completed.pack_5000")],
             vec![user("charge.dispute.created")],
         ),
         case("a deleted customer", paid(), vec![user("customer.deleted")]),
-        case("a type of nobody's", vec![], vec![user("product.updated")]),
+        case("a type without a family", vec![], vec![user("product.updated")]),
         Case {
             name: FULL_BATCH,
             before: vec![pack("seen", "user_1", 1)],
@@ -220,7 +221,7 @@ const KILLED: [Trouble; 2] = [Trouble::KilledBefore, Trouble::KilledAfter];
 const LOST_OR_KILLED: [Trouble; 4] =
     [Trouble::RequestLost, Trouble::ReplyLost, Trouble::KilledBefore, Trouble::KilledAfter];
 
-/// The undisturbed end, and how many calls the handler made on the way.
+/// The result of the undisturbed run, and the number of calls of the handler.
 async fn undisturbed(case: &Case) -> (Tables, usize) {
     let world = case.world().await;
     world.calls();
@@ -245,8 +246,8 @@ fn without_message_ids(mut tables: Tables) -> Tables {
     tables
 }
 
-/// Redelivers what was not acknowledged and compares with the undisturbed run. Then delivers everything once
-/// more, which must change nothing.
+/// Redelivers what was not acknowledged and compares the result with the undisturbed run. Then delivers
+/// everything once more, which must change nothing.
 async fn must_end_as(world: &World, case: &Case, end: &Tables, when: &str) {
     Tables::read(world).await.check(when);
     world.pass_seconds(1000);
@@ -393,8 +394,8 @@ async fn the_apps_requests_stopped_at_any_call_and_repeated_happen_once() {
         ("sign-up", false, ("PUT", "/users/user_1", Value::Null, None)),
         ("sign-up again", true, ("PUT", "/users/user_1", Value::Null, None)),
         ("spend", true, spend(120)),
-        ("spend what is not there", true, spend(501)),
-        ("spend of nobody", false, spend(1)),
+        ("a spend above the balance", true, spend(501)),
+        ("a spend of an unknown user", false, spend(1)),
     ] {
         let fresh = || async {
             let world = World::new().await;

@@ -165,7 +165,7 @@ async fn an_alert_is_retried_only_for_the_chat_that_was_down() {
 }
 
 #[tokio::test]
-async fn the_alert_about_a_wrong_secret_says_so_in_the_chat_and_health_counts_it() {
+async fn an_alert_about_a_wrong_secret_is_posted_and_health_counts_it() {
     let (chats, url) = Chats::start().await;
     let (slack, wrong) = (format!("{url}/slack"), "whsec_of_another_endpoint");
     let world = World::with(&[

@@ -198,7 +198,7 @@ async fn parking_creates_no_account_and_lists_the_event_once() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_down_when_a_link_frees_an_event_fails_nothing() {
+async fn a_queue_that_is_down_when_a_link_frees_an_event_fails_no_event() {
     let world = World::new().await;
     let invoice = nameless("invoice.paid");
     park(&world, &invoice).await;

@@ -29,7 +29,7 @@ async fn start_chat() -> String {
     url
 }
 
-/// A pack whose metadata names no pack: the event is parked.
+/// A pack without a pack in its metadata: the event is parked.
 fn unnamed(name: &str) -> Value {
     let mut event = pack(name, "user_1", 1);
     event["data"]["object"]["metadata"] = json!({"user_id": "user_1"});
@@ -105,7 +105,7 @@ async fn write_every_kind(world: &World) {
     assert!(!stopped.complete, "{stopped:#?}");
 }
 
-/// What a key says about the kind of its item: its fixed words.
+/// The kind of an item, by the fixed words of its key.
 fn kind(item: &Value) -> String {
     let word = |name: &str| {
         let text = item[name]["S"].as_str().unwrap_or_default();

@@ -1,4 +1,5 @@
-//! A small Stripe API with a store, for tests and the local stack: the calls of `tallyhook_aws::stripe`, over HTTP.
+//! A small Stripe API with a store, for tests and the local stack: the calls of `tallyhook_aws::stripe`, over
+//! HTTP.
 //!
 //! Its objects come from *events*. [`FakeStripe::ingest`] keeps an event for the list of events, and makes
 //! `data.object` the current state of that object. Of two events about one object, the one with the later
@@ -188,7 +189,8 @@ impl FakeStripe {
         self.lock().broken.insert(customer.to_owned());
     }
 
-    /// Makes the next `times` requests fail whose path and query contain `on`, for example `/v1/invoices`.
+    /// Makes the next `times` requests fail that have `on` in their path and query, for example
+    /// `/v1/invoices`.
     pub fn fail(&self, on: &str, times: u32, what: Misbehaviour) {
         self.lock().faults.push(Fault { on: on.to_owned(), times, what });
     }

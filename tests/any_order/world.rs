@@ -1,4 +1,4 @@
-//! The system without its store: an account, its ledger and what waits, in memory.
+//! The system without its store: an account, its ledger and its waiting events, in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,7 +50,7 @@ enum Happened {
     Spend(u64),
 }
 
-/// What can be seen of an account, and must not depend on the order.
+/// The visible parts of an account, which must not depend on the order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     balance: u64,
@@ -69,7 +69,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The same without what late add-ons may change.
+    /// The same without the parts that late add-ons may change.
     pub fn without_addons(&self) -> Self {
         let mut seen = self.clone();
         seen.balance -= seen.addon;
@@ -104,7 +104,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Delivers an event, then whatever waits for as long as one of them is applied.
+    /// Delivers an event, then the waiting events, until none of them is applied any more.
     pub fn deliver(&mut self, index: usize) -> Result<(), String> {
         self.history.push(Happened::Event(index));
         if !self.process(index)? {
@@ -224,8 +224,8 @@ impl<'a> World<'a> {
         keys.extend(payments.values().filter_map(|record| record.document.clone()));
         let mut outcome = self.decide(event, &keys, &payments);
         if let Outcome::Apply(applied) = &outcome {
-            // An entry that was not asked for exists: the store refuses, and the event is decided again with
-            // it.
+            // An entry exists that was not read: the store refuses the write, and the event is decided again
+            // with it.
             let keys_of_change = applied.change.entries.iter().map(|entry| entry.key.clone());
             let existing: Vec<LedgerKey> =
                 keys_of_change.filter(|key| self.ledger.contains_key(key)).collect();
@@ -300,7 +300,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Writes a change as the store would, and checks what must hold after every commit.
+    /// Writes a change as the store does, and checks the invariants of every commit.
     fn commit(&mut self, change: Change) -> Result<(), String> {
         self.account.version += 1;
         let before = std::mem::replace(&mut self.account.state, change.state);
@@ -488,8 +488,8 @@ impl<'a> World<'a> {
         buckets
     }
 
-    /// The keys of all documents that are recorded under their own name. Which key a line that counts later or
-    /// a plan change is booked under depends on what arrived first.
+    /// The keys of all documents that are recorded under their own name. Which key a line that counts later
+    /// or a plan change is booked under depends on what arrived first.
     fn document_keys(&self) -> BTreeSet<String> {
         let is_document = |key: &&LedgerKey| {
             let name = key.as_str();
@@ -500,7 +500,7 @@ impl<'a> World<'a> {
         self.ledger.keys().filter(is_document).map(ToString::to_string).collect()
     }
 
-    /// Compares tier, balance and buckets with what the judge makes of the same history. With `law`, the
+    /// Compares tier, balance and buckets with the result of the judge for the same history. With `law`, the
     /// judge's world must keep the law of money.
     pub fn agrees_with_the_judge(&self, catalog: &str, bodies: &[Value], law: bool) -> Result<(), String> {
         let Some(owner) = &self.owner else { return Ok(()) };

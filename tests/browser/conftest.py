@@ -102,8 +102,8 @@ def sample(name, user, tag, **fields):
 
 
 def pack(user, tag, customer=None, metadata=None):
-    """A paid pack; without a user nothing in it says whose it is."""
-    event = sample("checkout.session.completed.pack", user or "nobody", tag)
+    """A paid pack. Without a user it names only its customer."""
+    event = sample("checkout.session.completed.pack", user or "no-user", tag)
     session = event["data"]["object"]
     session["metadata"] = {"pack": "credits_1000", "quantity": "1", **({"user_id": user} if user else {}), **(metadata or {})}
     session["client_reference_id"] = user
@@ -159,7 +159,7 @@ def open_page(browser, stack):
 
 
 def look(page, name):
-    """What every page must be, whatever it shows; keeps a picture if asked to."""
+    """Checks that a page fits its window and is accessible. Keeps a picture if SCREENSHOTS is set."""
     width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1], f"{name} scrolls sideways: {width}"
     spilled = page.evaluate("[...document.querySelectorAll('.card')].filter((card) => card.scrollWidth > card.clientWidth).map((card) => card.innerText.slice(0, 60))")

@@ -303,8 +303,8 @@ fn parked_advice(reason: &str) -> &'static str {
             "The same document arrived with another amount. Compare it at Stripe, then fix the user by hand."
         }
         "payload_mismatch" => {
-            "An event id arrived a second time with another content. The first content stays. Find out who \
-             has the signing secret; if no one should, roll it."
+            "An event id arrived a second time with another content. The first content stays. If \
+             someone else may have the signing secret, roll it."
         }
         _ => "Read the event and its message: GET /admin/stripe/webhook-logs/{id}.",
     }

@@ -445,7 +445,7 @@ fn id(object: &Value) -> anyhow::Result<&str> {
     object["id"].as_str().context("the object has no id")
 }
 
-/// Adds an entry. The oldest one goes when there are [`MAX_HISTORY`].
+/// Adds an entry. The oldest one is dropped when there are [`MAX_HISTORY`].
 fn keep<T>(list: &mut VecDeque<T>, entry: T) {
     if list.len() == MAX_HISTORY {
         list.pop_front();
