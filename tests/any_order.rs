@@ -247,7 +247,7 @@ impl Case {
     }
 
     /// The steps in words.
-    fn tell(&self, life: Option<&Life>) -> String {
+    fn describe(&self, life: Option<&Life>) -> String {
         let mut text = String::new();
         for (name, steps) in [("in order", &self.in_order), ("arrived", &self.arrived)] {
             writeln!(text, "{name}, {:?}:", self.policy).unwrap();
@@ -499,7 +499,7 @@ fn try_life(seed: u64) -> Result<(), String> {
             std::fs::write(&file, serde_json::to_string_pretty(&shrunk.to_json()).unwrap()).unwrap();
             return Err(format!(
                 "life {seed}: {first}\nwith fewer events: {error}\n{}written to {}",
-                shrunk.tell(Some(&life)),
+                shrunk.describe(Some(&life)),
                 file.display()
             ));
         }
@@ -512,13 +512,13 @@ fn regressions() -> PathBuf {
 }
 
 #[test]
-fn cases_that_once_failed_end_alike() {
+fn cases_that_once_failed_pass() {
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(regressions()).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "json")) {
         let case = Case::from_json(&serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap());
-        case.run().unwrap_or_else(|error| panic!("{}: {error}\n{}", file.display(), case.tell(None)));
+        case.run().unwrap_or_else(|error| panic!("{}: {error}\n{}", file.display(), case.describe(None)));
     }
 }
 

@@ -58,7 +58,7 @@ async fn subscribe(
 }
 
 #[tokio::test]
-async fn customers_subscriptions_events_and_refusals_read_alike_from_any_stripe() {
+async fn customers_subscriptions_events_and_refusals_are_read_from_any_stripe() {
     let (base, fake) = match Env::of_process().get("STRIPE_API_BASE") {
         Some(base) => (base, None),
         None => {

@@ -142,7 +142,7 @@ fn every_function_is_in_the_template_and_the_local_stack_with_the_same_trigger()
 }
 
 #[test]
-fn a_function_starts_with_what_the_template_gives_it() {
+fn a_function_starts_with_the_variables_of_the_template() {
     let template = read("template.yaml");
     let variables = |text: &str| -> Vec<String> {
         let block = text.split("Variables:\n").nth(1).unwrap_or_default();

@@ -120,7 +120,7 @@ async fn renewal_resets_the_plans_credits_and_ends_add_ons_by_default() {
 }
 
 #[tokio::test]
-async fn renewal_keeps_add_ons_where_the_catalog_says_so() {
+async fn renewal_keeps_add_ons_if_the_catalog_says_so() {
     let path = std::env::temp_dir().join(format!("tallyhook-keep-{}.toml", std::process::id()));
     let catalog = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml")).unwrap();
     assert!(catalog.contains("addons = \"reset\""));

@@ -106,7 +106,7 @@ async fn check_is_one_read_and_refuses_unknown_names() {
 }
 
 #[tokio::test]
-async fn two_users_three_products_and_one_refund_end_alike_in_any_order() {
+async fn two_users_three_products_and_one_refund_give_one_result_in_any_order() {
     let events = [
         sold("a", "user_1", "course"),
         sold("b", "user_2", "strategy"),

@@ -229,7 +229,7 @@ async fn an_alert_that_cannot_be_sent_fails_no_event() {
 }
 
 #[tokio::test]
-async fn nothing_personal_reaches_a_chat() {
+async fn no_personal_data_reaches_a_chat() {
     let (chats, url) = Chats::start().await;
     let world = world(&url).await;
     let mut event = sample("checkout.session.completed.pack", "user_1");

@@ -230,7 +230,7 @@ async fn a_failing_app_is_retried_with_the_same_id_then_left_to_an_operator() {
         (&audits[0]["actor"], &audits[0]["act"], &audits[0]["target"]),
         (&json!("ann"), &json!("provisioning"), &json!("provision user_1"))
     );
-    assert_eq!(world.ask("POST", "/admin/provisioning", again("nobody")).await.1["error"], "job_not_found");
+    assert_eq!(world.ask("POST", "/admin/provisioning", again("no-user")).await.1["error"], "job_not_found");
     for (body, code) in [
         (json!({"user_id": "user_1"}), "invalid_job"),
         (json!({"job": "provision"}), "invalid_user_id"),
@@ -283,7 +283,7 @@ async fn each_change_of_tier_or_balance_is_sent_to_the_app_if_a_url_is_set() {
     let (app, url) = App::start().await;
     let world = with_app(&url).await;
     let mut versions = Vec::new();
-    let mut tells = async |what: &str, credits: u64| {
+    let mut notifies = async |what: &str, credits: u64| {
         assert_eq!(world.provision().await, 0, "{what}");
         let requests: Vec<_> =
             app.requests().into_iter().filter(|(_, body)| body["type"] == "account.updated").collect();
@@ -292,11 +292,11 @@ async fn each_change_of_tier_or_balance_is_sent_to_the_app_if_a_url_is_set() {
         versions.push((id.clone(), body["data"]["version"].as_u64().unwrap()));
     };
     world.sign_up("user_1").await;
-    tells("signup", 500).await;
+    notifies("signup", 500).await;
     world.process(&pack("one", "user_1", 1)).await;
-    tells("a pack", 1500).await;
+    notifies("a pack", 1500).await;
     world.app("POST", "/users/user_1/credits/consume", json!({"amount": 10}), Some("k")).await;
-    tells("a spend", 1490).await;
+    notifies("a spend", 1490).await;
     let mut unpaid = with_id(pack("two", "user_1", 1), "evt_unpaid");
     unpaid["data"]["object"]["payment_status"] = json!("unpaid");
     world.process(&unpaid).await;

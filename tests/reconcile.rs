@@ -461,7 +461,7 @@ async fn an_active_plan_without_any_paid_invoice_is_reported_and_costs_health_po
 }
 
 #[tokio::test]
-async fn what_differs_about_a_dismissed_event_is_not_reported_again() {
+async fn the_difference_of_a_dismissed_event_is_not_reported_again() {
     let shop = Shop::new().await;
     let mut event = of_customer("customer.subscription.created", "user_1", "A");
     event["data"]["object"]["metadata"] = json!({});

@@ -58,11 +58,11 @@ async fn write_every_kind(world: &World) {
     // Ignored, parked, parked until a customer or a payment has a user, and failed.
     world.process(&sample("product.updated", "user_1")).await;
     world.process(&unnamed("parked")).await;
-    let mut nobody = with_id(sample("customer.subscription.created", "user_1"), "evt_no_user");
-    nobody["data"]["object"]["id"] = json!("sub_nobody");
-    nobody["data"]["object"]["customer"] = json!("cus_nobody");
-    nobody["data"]["object"]["metadata"] = json!({});
-    world.process(&nobody).await;
+    let mut unowned = with_id(sample("customer.subscription.created", "user_1"), "evt_no_user");
+    unowned["data"]["object"]["id"] = json!("sub_nobody");
+    unowned["data"]["object"]["customer"] = json!("cus_nobody");
+    unowned["data"]["object"]["metadata"] = json!({});
+    world.process(&unowned).await;
     let mut early = with_id(sample("charge.refunded", "user_1"), "evt_early_refund");
     early["data"]["object"]["payment_intent"] = json!("pi_early");
     early["data"]["object"]["metadata"] = json!({});

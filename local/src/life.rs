@@ -26,7 +26,7 @@ pub struct Options {
     pub noise: bool,
     /// Whether the life also has subscriptions of the rarer shapes: items with intervals of their own, a
     /// billing anchor, trials that are extended or given later, invoices that are prebilled, discounted, sent
-    /// by e-mail, or paid by balance or out of band. 
+    /// by e-mail, or paid by balance or out of band.
     pub rare_shapes: bool,
 }
 

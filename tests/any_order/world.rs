@@ -86,7 +86,7 @@ impl<'a> World<'a> {
         Self {
             catalog,
             events,
-            account: Account::new(owner.clone().unwrap_or_else(|| UserId::new("nobody").unwrap())),
+            account: Account::new(owner.clone().unwrap_or_else(|| UserId::new("no-user").unwrap())),
             ledger: BTreeMap::new(),
             payments: BTreeMap::new(),
             customers: BTreeSet::new(),

@@ -35,7 +35,7 @@ async fn s29_incomplete_after_active_takes_nothing_away() {
 }
 
 #[tokio::test]
-async fn s30_two_updates_of_one_second_end_alike_in_either_order() {
+async fn s30_two_updates_of_one_second_give_one_result_in_either_order() {
     let one = sample("customer.subscription.updated", "user_1");
     let mut ends = Vec::new();
     for other in ["past_due", "unpaid", "paused", "canceled"] {

@@ -238,7 +238,7 @@ impl Refusal {
                  decoded, cut off)"
             }
             Self::TooOld { .. } => {
-                "the clock of this machine is fast, or somebody sent an old delivery again; Stripe signs \
+                "the clock of this machine is fast, or someone sent an old delivery again; Stripe signs \
                  every retry again"
             }
             Self::TooNew { .. } => "the clock of this machine is slow",

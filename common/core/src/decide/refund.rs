@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refund_that_failed_takes_nothing_whatever_its_snapshot_says() {
+    fn a_failed_refund_takes_nothing_whatever_its_object_says() {
         for status in ["pending", "requires_action", "succeeded", "failed", "canceled", "unheard_of"] {
             let summary = "invoice#in_1 +5000, refund#re_1#failed +0";
             let failed = refund("failed", 1200, PI, "re_1", 1000, status);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_spent_is_a_shortfall_and_an_older_period_changes_nothing() {
+    fn spent_credits_are_a_shortfall_and_an_older_period_changes_nothing() {
         check(
             "spent",
             vec![bought(), Step::Spend(4000), refunded(1100, PI, 1000)],

@@ -567,7 +567,7 @@ fn stripe_is_asked_only_for_what_an_event_leaves_out() {
 }
 
 #[test]
-fn what_waits_says_for_what() {
+fn a_parked_event_names_what_it_waits_for() {
     let waits = |parked: Parked| parked.waits_for();
     assert_eq!(waits(Parked::NoUser(Some("cus_1".parse().unwrap()))).as_deref(), Some("customer#cus_1"));
     assert_eq!(waits(Parked::UnknownName("pack", "gold".to_owned())).as_deref(), Some("pack#gold"));

@@ -173,7 +173,7 @@ impl Stripe<'_> {
         // No second is shared with an earlier act, so that no state returns within a second.
         self.now += 3;
         let mut rare = self.rare.swap_remove(index);
-        self.begin_act(format!("{} goes on", rare.id));
+        self.begin_act(format!("{} continues", rare.id));
         self.next_of_rare(&mut rare);
         self.rare.push(rare);
         let last = self.rare.len() - 1;
@@ -182,7 +182,7 @@ impl Stripe<'_> {
 
     fn say(&mut self, what: &str) {
         if let Some(act) = self.life.acts.last_mut() {
-            act.what = act.what.replace("goes on", what);
+            act.what = act.what.replace("continues", what);
         }
     }
 

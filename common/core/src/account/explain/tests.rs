@@ -65,7 +65,7 @@ fn subscriber() -> Vec<Step> {
 }
 
 #[test]
-fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_not() {
+fn the_tier_is_explained_by_the_subscriptions_that_do_or_do_not_give_it() {
     let none =
         "free default_tier - -: no subscription is known for this user, so the catalog's default tier holds";
     check("no facts", &[], P1, "tier", none);
@@ -245,14 +245,14 @@ fn credits_are_explained_by_their_buckets_and_each_bucket_by_what_filled_it() {
     check("not paid", &unpaid, P1 + 9, "bucket sub_1", why);
     let waits = [unpaid, vec![changed(P1 + 9, ("price_pro", 1), ("price_business", 1), P1)]].concat();
     check("not paid and changed", &waits, P1 + 9, "bucket sub_1", why);
-    let anew = |step: &Step| {
+    let in_second = |step: &Step| {
         let Step::Event(event) = step else { panic!("no event") };
         Step::Event(
             serde_json::from_str(&event.to_string().replace("sub_1", "sub_2").replace("si_1", "si_2"))
                 .unwrap(),
         )
     };
-    let second = anew(&paid(P1 + 9 * DAY, "in_9", "subscription_create", "price_pro", P1 + 9 * DAY));
+    let second = in_second(&paid(P1 + 9 * DAY, "in_9", "subscription_create", "price_pro", P1 + 9 * DAY));
     let void = [subscriber(), vec![sub("deleted", P1 + DAY, json!({"status": "canceled"})), second]].concat();
     let why = format!(
         "0 void #1 invoice#in_1: {opened}; the item has ended, and another item's paid period after it \

@@ -192,7 +192,7 @@ fn a_product_is_revoked_by_a_full_refund_and_by_a_dispute_in_any_order() {
 }
 
 #[test]
-fn three_products_and_one_refund_end_alike_in_any_order() {
+fn three_products_and_one_refund_give_one_result_in_any_order() {
     // The line items are those of `GET /v1/checkout/sessions/{id}/line_items`.
     let lines = json!({"line_items": {"data": [
         {"price": {"id": "price_space"}, "quantity": 2, "amount_total": 1500},

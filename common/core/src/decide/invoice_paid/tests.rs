@@ -50,7 +50,7 @@ fn a_new_subscription_sets_and_a_renewal_resets() {
 }
 
 #[test]
-fn the_line_of_the_plan_decides_wherever_it_stands() {
+fn the_plans_line_decides_at_any_position() {
     let cycle =
         |lines: &[serde_json::Value], patch| invoice("paid", P1, "in_1", "subscription_cycle", lines, patch);
     let late =
@@ -133,7 +133,7 @@ fn a_paid_invoice_for_a_period_grants_whatever_its_billing_reason() {
 }
 
 #[test]
-fn an_update_grants_only_where_it_begins_a_period() {
+fn an_update_grants_only_if_it_begins_a_period() {
     let update =
         |lines: &[serde_json::Value]| invoice("paid", 1500, "in_2", "subscription_update", lines, json!({}));
     check(

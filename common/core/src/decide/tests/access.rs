@@ -290,7 +290,7 @@ fn an_edit_of_the_catalog_does_not_change_the_past() {
 }
 
 #[test]
-fn a_price_that_leaves_the_catalog_counts_as_it_did() {
+fn a_price_that_left_the_catalog_keeps_its_worth() {
     let gone = Step::Edit("\"price_pro\", ", "");
     let next = vec![
         Step::Spend(4000),

@@ -165,7 +165,7 @@ fn spent_seats_stay_spent() {
 }
 
 #[test]
-fn an_early_new_period_carries_over_what_was_not_paid_again() {
+fn an_early_new_period_takes_over_the_spends_that_it_does_not_pay() {
     let at = T + 10 * DAY;
     let yearly = [vec![
         shows(T, "active", &[item("si_1", "price_pro_year", T, T + YEAR)]),

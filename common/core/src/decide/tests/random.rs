@@ -211,7 +211,7 @@ impl Life {
 }
 
 #[test]
-fn random_lives_end_alike_in_every_order() {
+fn random_lives_give_the_same_account_in_every_order() {
     let on_payment = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
     for seed in 0..60 {
         // Packs that arrive after a newer reset are a documented exception.
@@ -231,7 +231,7 @@ fn random_lives_end_alike_in_every_order() {
 }
 
 #[test]
-fn random_lives_with_credits_over_time_end_alike_whenever_the_schedule_runs() {
+fn random_lives_give_the_same_account_whenever_the_schedule_runs() {
     let edits = [
         Step::Edit(
             "trial_credits = 2000\n",

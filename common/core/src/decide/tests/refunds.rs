@@ -236,7 +236,7 @@ fn an_invoice_may_have_several_payments() {
 }
 
 #[test]
-fn a_refund_waits_for_its_tie_whatever_comes_first() {
+fn a_refund_waits_until_its_payment_is_linked_in_any_order() {
     let back = || refunded(LATER, "pi_in_1", 2000);
     let [shown, bill, tie] = opened().try_into().unwrap();
     let parked = Run::of(&[shown.clone(), bill.clone(), back()]);
@@ -256,7 +256,7 @@ fn a_refund_waits_for_its_tie_whatever_comes_first() {
 }
 
 #[test]
-fn what_was_kept_with_a_payment_is_booked_once() {
+fn refunds_stored_with_a_payment_are_booked_once() {
     let back = || refunded(LATER, "pi_in_1", 2000);
     let old = bill_with(
         T + 1,
@@ -296,7 +296,7 @@ fn refunded_access_ends_the_tier_when_all_of_the_period_is_back() {
 }
 
 #[test]
-fn a_refunded_order_says_so() {
+fn a_refunded_order_is_marked_as_refunded() {
     let order = super::session("completed", T, "cs_1", json!({"mode": "dfy", "plan": "starter"}), json!({}));
     let outcome = |step: Step| {
         let mut run = Run::of(std::slice::from_ref(&order));
