@@ -39,7 +39,7 @@ use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::{Event, Object};
 use tallyhook_core::timestamp::Timestamp;
 
-use self::world::{Seen, World};
+use self::world::{VisibleAccount, World};
 
 /// Trials grant less than paid periods, so that a test tells them apart.
 const CATALOG: &str = r#"
@@ -174,7 +174,7 @@ impl Case {
         Ok(())
     }
 
-    fn fold(&self, steps: &[Step], is_in_order: bool) -> Result<Vec<Seen>, String> {
+    fn fold(&self, steps: &[Step], is_in_order: bool) -> Result<Vec<VisibleAccount>, String> {
         let (catalog, text) = self.policy.catalog();
         let mut world = World::new(catalog, &self.events);
         let order = if is_in_order { "in order" } else { "arrived" };
@@ -185,7 +185,7 @@ impl Case {
                 Step::Signup => world.sign_up(),
                 Step::Spend(part) => world.spend(*part),
                 Step::Cut(part) => {
-                    seen.push(world.seen());
+                    seen.push(world.visible_account());
                     world.spend(*part)
                 }
             };
@@ -197,7 +197,7 @@ impl Case {
         if !is_in_order {
             world.agrees_with_the_judge(text, &self.bodies, self.policy.on_payment)?;
         }
-        seen.push(world.seen());
+        seen.push(world.visible_account());
         Ok(seen)
     }
 

@@ -10,7 +10,7 @@ use crate::support::{Call, Fault, World, aws_error, cancelled, pack, sample, wit
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Trouble {
+pub enum CallFailure {
     /// The request is lost; the SDK repeats it.
     RequestLost,
     /// The call has its effect and the reply is lost; the SDK repeats it.
@@ -18,7 +18,7 @@ pub enum Trouble {
     /// From this call on no request arrives.
     Outage,
     /// From this call on calls have their effect and no reply arrives.
-    Deaf,
+    RepliesLost,
     /// The instance is killed before the call has an effect.
     KilledBefore,
     /// The instance is killed after the call has had its effect.
@@ -35,22 +35,22 @@ pub enum Trouble {
     InProgress,
 }
 
-pub const TROUBLES: [Trouble; 11] = [
-    Trouble::RequestLost,
-    Trouble::ReplyLost,
-    Trouble::Outage,
-    Trouble::Deaf,
-    Trouble::KilledBefore,
-    Trouble::KilledAfter,
-    Trouble::InternalError,
-    Trouble::Throttled,
-    Trouble::Conflict,
-    Trouble::ThrottledWithin,
-    Trouble::InProgress,
+pub const CALL_FAILURES: [CallFailure; 11] = [
+    CallFailure::RequestLost,
+    CallFailure::ReplyLost,
+    CallFailure::Outage,
+    CallFailure::RepliesLost,
+    CallFailure::KilledBefore,
+    CallFailure::KilledAfter,
+    CallFailure::InternalError,
+    CallFailure::Throttled,
+    CallFailure::Conflict,
+    CallFailure::ThrottledWithin,
+    CallFailure::InProgress,
 ];
 
-impl Trouble {
-    /// The fault of the call with this number, counted from 0, when the trouble begins at number `at`.
+impl CallFailure {
+    /// The fault of the call with this number, counted from 0, when the failure begins at number `at`.
     fn at(self, at: usize, number: usize, call: &Call) -> Option<Fault> {
         let transaction = call.operation == "TransactWriteItems";
         match self {
@@ -59,7 +59,7 @@ impl Trouble {
             Self::KilledBefore => (number == at).then_some(Fault::HangBefore),
             Self::KilledAfter => (number == at).then_some(Fault::HangAfter),
             Self::Outage => (number >= at).then_some(Fault::LoseRequest),
-            Self::Deaf => (number >= at).then_some(Fault::LoseReply),
+            Self::RepliesLost => (number >= at).then_some(Fault::LoseReply),
             Self::InternalError => (number >= at).then(|| aws_error(500, "InternalServerError")),
             Self::Throttled => {
                 (number >= at).then(|| aws_error(400, "ProvisionedThroughputExceededException"))
@@ -78,12 +78,12 @@ impl Trouble {
 }
 
 impl World {
-    /// From here on the calls are counted, and the trouble is at number `at`.
-    pub fn trouble(&self, trouble: Trouble, at: usize) {
+    /// From here on the calls are counted, and the failure is at number `at`.
+    pub fn fail_at(&self, failure: CallFailure, at: usize) {
         let mut number = 0;
         self.fault(move |call| {
             number += 1;
-            trouble.at(at, number - 1, call)
+            failure.at(at, number - 1, call)
         });
     }
 }
@@ -127,14 +127,14 @@ impl Case {
 
     /// Passes the batch to the worker and deletes what it acknowledged. The fault may kill the worker's
     /// instance.
-    async fn attempt(&self, world: &World, trouble: Trouble, at: usize) {
+    async fn attempt(&self, world: &World, failure: CallFailure, at: usize) {
         let family = self.family();
         let batch = world.receive(family).await;
         if batch.records.is_empty() {
             return;
         }
         let worker = world.worker(family);
-        world.trouble(trouble, at);
+        world.fail_at(failure, at);
         let answer = world.until_hung(worker.handle(batch.clone())).await;
         world.heal();
         if let Some(answer) = answer {
@@ -212,14 +212,14 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// The cases that meet every trouble. With `SWEEP` set, all cases do.
-const EVERY_TROUBLE: [&str; 2] = ["a pack for an account", "an invoice known by its customer"];
+/// The cases that meet every failure. With `SWEEP` set, all cases do.
+const EVERY_FAILURE: [&str; 2] = ["a pack for an account", "an invoice known by its customer"];
 /// A run of this one takes as long as thirty of the others: unless `SWEEP` is set it is only killed, and not
 /// twice.
 const FULL_BATCH: &str = "a full batch";
-const KILLED: [Trouble; 2] = [Trouble::KilledBefore, Trouble::KilledAfter];
-const LOST_OR_KILLED: [Trouble; 4] =
-    [Trouble::RequestLost, Trouble::ReplyLost, Trouble::KilledBefore, Trouble::KilledAfter];
+const KILLED: [CallFailure; 2] = [CallFailure::KilledBefore, CallFailure::KilledAfter];
+const LOST_OR_KILLED: [CallFailure; 4] =
+    [CallFailure::RequestLost, CallFailure::ReplyLost, CallFailure::KilledBefore, CallFailure::KilledAfter];
 
 /// The result of the undisturbed run, and the number of calls of the handler.
 async fn undisturbed(case: &Case) -> (Tables, usize) {
@@ -262,7 +262,7 @@ async fn must_end_as(world: &World, case: &Case, end: &Tables, when: &str) {
     without_message_ids(tables.meaning()).must_be(end, &format!("I7, {when}"));
 }
 
-/// Whether every case meets every trouble: `SWEEP=1 cargo test -p tests crash_points`.
+/// Whether every case meets every failure: `SWEEP=1 cargo test -p tests crash_points`.
 fn sweep() -> bool {
     std::env::var_os("SWEEP").is_some()
 }
@@ -273,17 +273,17 @@ async fn a_worker_stopped_at_any_call_in_any_way_ends_where_an_undisturbed_one_d
     for case in cases() {
         let (end, calls) = undisturbed(&case).await;
         let end = without_message_ids(end);
-        let troubles = match case.name {
-            name if sweep() || EVERY_TROUBLE.contains(&name) => &TROUBLES[..],
+        let failures = match case.name {
+            name if sweep() || EVERY_FAILURE.contains(&name) => &CALL_FAILURES[..],
             FULL_BATCH => &KILLED,
             _ => &LOST_OR_KILLED,
         };
         assert!(calls > 0, "{} makes no call", case.name);
         for at in 0..calls {
-            for &trouble in troubles {
-                let when = format!("{}: {trouble:?} at call {at} of {calls}", case.name);
+            for &failure in failures {
+                let when = format!("{}: {failure:?} at call {at} of {calls}", case.name);
                 let world = case.world().await;
-                case.attempt(&world, trouble, at).await;
+                case.attempt(&world, failure, at).await;
                 must_end_as(&world, &case, &end, &when).await;
                 runs += 1;
             }
@@ -296,13 +296,13 @@ async fn a_worker_stopped_at_any_call_in_any_way_ends_where_an_undisturbed_one_d
 #[tokio::test(start_paused = true)]
 async fn an_instance_killed_twice_at_any_two_calls_ends_where_an_undisturbed_one_does() {
     let mut runs = 0;
-    for case in cases().into_iter().filter(|case| sweep() || EVERY_TROUBLE.contains(&case.name)) {
+    for case in cases().into_iter().filter(|case| sweep() || EVERY_FAILURE.contains(&case.name)) {
         let (end, calls) = undisturbed(&case).await;
         let end = without_message_ids(end);
         for first in 0..calls {
             for second in 0..calls {
                 for one in KILLED {
-                    let two = Trouble::KilledAfter;
+                    let two = CallFailure::KilledAfter;
                     let when = format!(
                         "{}: {one:?} at call {first}, {two:?} at call {second} of {calls}",
                         case.name
@@ -353,10 +353,10 @@ async fn a_webhook_stopped_at_its_call_in_any_way_has_queued_what_it_acknowledge
         assert_eq!(undisturbed.operations(), ["SendMessage"]);
         undisturbed.settle().await;
         let end = check_quiet(&undisturbed, std::slice::from_ref(&event), "undisturbed").await.meaning();
-        for trouble in TROUBLES {
-            let when = format!("{}: {trouble:?}", event["type"]);
+        for failure in CALL_FAILURES {
+            let when = format!("{}: {failure:?}", event["type"]);
             let world = World::new().await;
-            world.trouble(trouble, 0);
+            world.fail_at(failure, 0);
             let answer = world.until_hung(world.deliver(body.as_bytes())).await;
             world.heal();
             let queues = world.everything().await[1].clone();
@@ -370,7 +370,9 @@ async fn a_webhook_stopped_at_its_call_in_any_way_has_queued_what_it_acknowledge
                         "{when}"
                     );
                 }
-                None => assert!(matches!(trouble, Trouble::KilledBefore | Trouble::KilledAfter), "{when}"),
+                None => {
+                    assert!(matches!(failure, CallFailure::KilledBefore | CallFailure::KilledAfter), "{when}")
+                }
             }
             // Stripe sends again what was not answered 2xx. Here everything is sent again.
             assert_eq!(world.deliver(body.as_bytes()).await.0, 200, "{when}");
@@ -412,10 +414,10 @@ async fn the_apps_requests_stopped_at_any_call_and_repeated_happen_once() {
         let end = Tables::read(&undisturbed).await.meaning();
         forget_times(&mut expected);
         for at in 0..calls {
-            for trouble in TROUBLES {
-                let when = format!("{name}: {trouble:?} at call {at} of {calls}");
+            for failure in CALL_FAILURES {
+                let when = format!("{name}: {failure:?} at call {at} of {calls}");
                 let world = fresh().await;
-                world.trouble(trouble, at);
+                world.fail_at(failure, at);
                 let first = world.until_hung(ask(&world)).await;
                 world.heal();
                 Tables::read(&world).await.check(&when);

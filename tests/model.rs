@@ -14,7 +14,7 @@ use tallyhook_core::ids::UserId;
 use tallyhook_core::ledger::LedgerKey;
 use tallyhook_core::timestamp::Timestamp;
 
-use crate::crash_points::{TROUBLES, Trouble};
+use crate::crash_points::{CALL_FAILURES, CallFailure};
 use crate::invariants::{Tables, check_quiet};
 use crate::support::{World, pack, sample, with_id};
 
@@ -24,13 +24,13 @@ enum Command {
     /// Stripe sends an event, for the first time or again.
     Deliver(usize),
     /// The same, with a fault at the webhook's call.
-    DeliverInto(usize, Trouble),
+    DeliverInto(usize, CallFailure),
     /// A sender without the secret sends it.
     Forge(usize),
     /// A worker takes a batch.
     Poll(Family),
     /// The same, with a fault at a call.
-    PollInto(Family, Trouble, usize),
+    PollInto(Family, CallFailure, usize),
     /// A worker takes a batch, and its instance dies before it is deleted.
     PollAndDie(Family),
     /// Two workers take batches at once, the first of them twice.
@@ -83,13 +83,13 @@ fn command(random: &mut fastrand::Rng, events: usize) -> Command {
         Family::Customer,
     ];
     let family = family[random.usize(0..family.len())];
-    let trouble = TROUBLES[random.usize(0..TROUBLES.len())];
+    let failure = CALL_FAILURES[random.usize(0..CALL_FAILURES.len())];
     match random.u8(0..20) {
         0..=6 => Command::Deliver(place),
-        7 => Command::DeliverInto(place, trouble),
+        7 => Command::DeliverInto(place, failure),
         8 => Command::Forge(place),
         9..=11 => Command::Poll(family),
-        12..=14 => Command::PollInto(family, trouble, random.usize(0..5)),
+        12..=14 => Command::PollInto(family, failure, random.usize(0..5)),
         15 => Command::PollAndDie(family),
         16 => Command::Race(family),
         17 => Command::Pass([6, 181, 301, 1000][random.usize(0..4)]),
@@ -134,9 +134,9 @@ impl Run {
                     "an event is refused while all is well"
                 );
             }
-            Command::DeliverInto(place, trouble) => {
+            Command::DeliverInto(place, failure) => {
                 self.sent[*place] = true;
-                world.trouble(*trouble, 0);
+                world.fail_at(*failure, 0);
                 world.until_hung(world.deliver(&body(*place))).await;
                 world.heal();
             }
@@ -148,9 +148,9 @@ impl Run {
             Command::Poll(family) => {
                 world.poll(*family).await;
             }
-            Command::PollInto(family, trouble, at) => {
+            Command::PollInto(family, failure, at) => {
                 let batch = world.receive(*family).await;
-                world.trouble(*trouble, *at);
+                world.fail_at(*failure, *at);
                 let worker = world.worker(*family);
                 let answer = world.until_hung(worker.handle(batch.clone())).await;
                 world.heal();

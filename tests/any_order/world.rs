@@ -32,8 +32,8 @@ pub struct World<'a> {
     applied: BTreeSet<usize>,
     parked: BTreeMap<usize, Parked>,
     orders: BTreeSet<String>,
-    /// What happened, as the judge reads it; an event by its number.
-    history: Vec<Happened>,
+    /// What step, as the judge reads it; an event by its number.
+    history: Vec<WorldStep>,
     /// Sum of all deltas.
     deltas: i64,
     spends: u64,
@@ -44,7 +44,7 @@ pub struct World<'a> {
 }
 
 #[derive(Clone, Copy)]
-enum Happened {
+enum WorldStep {
     Event(usize),
     Signup,
     Spend(u64),
@@ -52,7 +52,7 @@ enum Happened {
 
 /// The visible parts of an account, which must not depend on the order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct VisibleAccount {
     balance: u64,
     buckets: BTreeMap<String, u64>,
     pub addon: u64,
@@ -68,7 +68,7 @@ pub struct Seen {
     pub late_addons: u64,
 }
 
-impl Seen {
+impl VisibleAccount {
     /// The same without the parts that late add-ons may change.
     pub fn without_addons(&self) -> Self {
         let mut seen = self.clone();
@@ -106,7 +106,7 @@ impl<'a> World<'a> {
 
     /// Delivers an event, then the waiting events, until none of them is applied any more.
     pub fn deliver(&mut self, index: usize) -> Result<(), String> {
-        self.history.push(Happened::Event(index));
+        self.history.push(WorldStep::Event(index));
         if !self.process(index)? {
             return Ok(());
         }
@@ -268,7 +268,7 @@ impl<'a> World<'a> {
     }
 
     pub fn sign_up(&mut self) -> Result<(), String> {
-        self.history.push(Happened::Signup);
+        self.history.push(WorldStep::Signup);
         let key = LedgerKey::signup();
         self.account.recorded =
             self.ledger.get(&key).map(|entry| (key.clone(), entry.clone())).into_iter().collect();
@@ -294,7 +294,7 @@ impl<'a> World<'a> {
             self.spends += 1;
             let key = LedgerKey::consume(&self.spends.to_string());
             let change = consume(&self.account, amount, key).ok_or("spend: the balance cannot be spent")?;
-            self.history.push(Happened::Spend(amount));
+            self.history.push(WorldStep::Spend(amount));
             self.commit(change)?;
         }
         Ok(())
@@ -381,7 +381,7 @@ impl<'a> World<'a> {
         let delivered: BTreeSet<usize> = self
             .history
             .iter()
-            .filter_map(|happened| if let Happened::Event(index) = happened { Some(*index) } else { None })
+            .filter_map(|step| if let WorldStep::Event(index) = step { Some(*index) } else { None })
             .collect();
         for index in delivered {
             let object = &bodies[index]["data"]["object"];
@@ -430,7 +430,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    pub fn seen(&self) -> Seen {
+    pub fn visible_account(&self) -> VisibleAccount {
         let state = &self.account.state;
         let describe = |subscription: &tallyhook_core::account::subscription::Subscription| {
             let snapshot = subscription.snapshot.as_ref();
@@ -446,7 +446,7 @@ impl<'a> World<'a> {
         };
         let later = |days: i64| format!("{:?}", state.access(self.catalog, self.now.plus_days(days)));
         let buckets = self.buckets();
-        Seen {
+        VisibleAccount {
             balance: state.balance(&self.catalog.policy, self.now).get(),
             addon: buckets.get("addon").copied().unwrap_or_default(),
             buckets,
@@ -506,11 +506,11 @@ impl<'a> World<'a> {
         let Some(owner) = &self.owner else { return Ok(()) };
         let at = self.now.unix();
         let user = owner.to_string();
-        let step = |happened: &Happened| {
-            let action = match *happened {
-                Happened::Event(index) => Action::Send(bodies[index].clone()),
-                Happened::Signup => Action::Put { user: user.clone() },
-                Happened::Spend(amount) => {
+        let step = |step: &WorldStep| {
+            let action = match *step {
+                WorldStep::Event(index) => Action::Send(bodies[index].clone()),
+                WorldStep::Signup => Action::Put { user: user.clone() },
+                WorldStep::Spend(amount) => {
                     Action::Spend { user: user.clone(), amount: i64::try_from(amount).unwrap() }
                 }
             };

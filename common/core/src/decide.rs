@@ -412,11 +412,11 @@ fn decide_facts(
         Ok(reading) => reading,
         Err(parked) => return Outcome::Park(parked),
     };
-    let mut tied = Tied::default();
-    if let Err(parked) = tied.read(account, event, payments, not_paid) {
+    let mut payment_facts = PaymentFacts::default();
+    if let Err(parked) = payment_facts.read(account, event, payments, not_paid) {
         return Outcome::Park(parked);
     }
-    facts.extend(tied.facts);
+    facts.extend(payment_facts.facts);
     // An order is created once, with its ledger entry. The app may have changed it since then.
     let order = order.filter(|order| !account.recorded.contains_key(&LedgerKey::session(&order.session)));
     let mut links = Vec::new();
@@ -455,9 +455,9 @@ fn decide_facts(
         change,
         links,
         subscriptions,
-        payments: tied.payments,
+        payments: payment_facts.payments,
         order,
-        order_payment: tied.order_payment,
+        order_payment: payment_facts.order_payment,
         effect,
         prices_not_in_catalog,
     }))
@@ -507,13 +507,13 @@ fn effect(event: &Event, entries: &[Entry]) -> Effect {
 
 /// What an event says about payments: the paid document, refunds and disputes.
 #[derive(Default)]
-struct Tied {
+struct PaymentFacts {
     facts: Vec<Fact>,
     payments: Payments,
     order_payment: Option<OrderPayment>,
 }
 
-impl Tied {
+impl PaymentFacts {
     fn read(
         &mut self,
         account: &Account,

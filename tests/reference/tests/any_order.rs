@@ -1,4 +1,4 @@
-//! Random lives: any order of the events ends alike, and the law of money holds under `on_payment`.
+//! Random lives: every order of the events has the same result, and the law of money holds under `on_payment`.
 
 use reference::{Action, Step, World, judge, law_of_money};
 use serde_json::{Value, json};

@@ -22,7 +22,7 @@ pub struct Access {
 
 /// A plan that gives access, and what gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Given {
+pub struct PlanAccess {
     /// The plan's name.
     pub plan: String,
     /// The end of the access, excluded. `None` without a known end.
@@ -164,7 +164,7 @@ impl State {
     }
 
     /// Every plan that gives access, also plans that have already ended.
-    pub fn given(&self, catalog: &Catalog, now: Timestamp) -> Vec<Given> {
+    pub fn given(&self, catalog: &Catalog, now: Timestamp) -> Vec<PlanAccess> {
         let mut all = Vec::new();
         for (id, subscription) in &self.subscriptions {
             self.view(id, subscription, &catalog.policy, now, |view| {
@@ -175,12 +175,12 @@ impl State {
             let back = purchase.total > 0 && self.refunded_of(purchase) >= purchase.total;
             if let Some(terms) = purchase.plan.as_ref().filter(|_| !back) {
                 let why = format!("the plan {} was bought for life", terms.plan);
-                all.push(Given { plan: terms.plan.clone(), until: None, by: None, why });
+                all.push(PlanAccess { plan: terms.plan.clone(), until: None, by: None, why });
             }
         }
         for gift in self.complimentary.iter().filter(|gift| gift.from <= now) {
             let why = format!("an operator gave the plan {}", gift.plan);
-            all.push(Given { plan: gift.plan.clone(), until: gift.until, by: None, why });
+            all.push(PlanAccess { plan: gift.plan.clone(), until: gift.until, by: None, why });
         }
         all
     }
@@ -191,7 +191,7 @@ impl State {
         subscription: &Subscription,
         view: &View<'_>,
         catalog: &Catalog,
-        all: &mut Vec<Given>,
+        all: &mut Vec<PlanAccess>,
     ) {
         // A deleted customer has no access, even if the snapshot of the subscription is active.
         let deleted = subscription
@@ -206,7 +206,12 @@ impl State {
                 if let Some(period) = item.periods(view).pop() {
                     let why = format!("{} paid the period from {}", period.invoice, period.start);
                     let plan = item.paid_plan(&period, view).plan;
-                    all.push(Given { plan, until: period.end, by: Some((id.clone(), item_id.clone())), why });
+                    all.push(PlanAccess {
+                        plan,
+                        until: period.end,
+                        by: Some((id.clone(), item_id.clone())),
+                        why,
+                    });
                 }
             }
             return;
@@ -224,7 +229,7 @@ impl State {
             if refunded && catalog.policy.refunded_access == RefundedAccess::End {
                 continue;
             }
-            all.push(Given { plan: terms.plan, until, by: Some((id.clone(), shown.id.clone())), why });
+            all.push(PlanAccess { plan: terms.plan, until, by: Some((id.clone(), shown.id.clone())), why });
         }
         // Items that the snapshot does not have, because an invoice is newer than the snapshot.
         for (item_id, item) in &subscription.items {
@@ -232,7 +237,12 @@ impl State {
             if let Some(period) = item.periods(view).pop().filter(|_| newer && !snapshot.is_terminal()) {
                 let why = format!("{} paid the period from {}", period.invoice, period.start);
                 let plan = item.paid_plan(&period, view).plan;
-                all.push(Given { plan, until: period.end, by: Some((id.clone(), item_id.clone())), why });
+                all.push(PlanAccess {
+                    plan,
+                    until: period.end,
+                    by: Some((id.clone(), item_id.clone())),
+                    why,
+                });
             }
         }
     }

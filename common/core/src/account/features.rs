@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::State;
-use super::access::Given;
+use super::access::PlanAccess;
 use super::products::ProductStatus;
 use crate::catalog::{Catalog, FeatureValue, Features};
 use crate::credits::Credits;
@@ -104,7 +104,7 @@ impl State {
     }
 
     /// Whether the newest payment of a subscription's product was refunded or disputed.
-    fn is_reversed(&self, given: &Given) -> bool {
+    fn is_reversed(&self, given: &PlanAccess) -> bool {
         let subscription = given.by.as_ref().map(|(subscription, _)| subscription);
         self.products.iter().any(|one| {
             one.subscription.as_ref() == subscription
@@ -115,7 +115,7 @@ impl State {
     }
 
     /// How many seats a subscription's item has; while a payment is overdue, not more than were paid for.
-    fn seats(&self, given: &Given) -> u64 {
+    fn seats(&self, given: &PlanAccess) -> u64 {
         let Some((id, item)) = &given.by else { return 1 };
         let Some(subscription) = self.subscriptions.get(id) else { return 1 };
         let paid = subscription.items.get(item).and_then(super::item::Item::paid_quantity);

@@ -29,15 +29,15 @@ fn explained(steps: &[Step], now: i64) -> Vec<String> {
         let place = id.as_ref().and_then(|id| logged.iter().position(|event| event.id == *id));
         place.map_or_else(|| "-".to_owned(), |place| format!("#{place}"))
     };
-    let line = |because: &Because| {
-        let key = because.ledger_key.as_ref().map_or("-", LedgerKey::as_str);
+    let line = |explanation: &Explanation| {
+        let key = explanation.ledger_key.as_ref().map_or("-", LedgerKey::as_str);
         format!(
             "{} {} {} {} {key}: {}",
-            because.field,
-            because.value,
-            because.rule,
-            names(&because.event_id),
-            because.why
+            explanation.field,
+            explanation.value,
+            explanation.rule,
+            names(&explanation.event_id),
+            explanation.why
         )
     };
     account.explain(&logged, &catalog, Timestamp::from_unix(now)).iter().map(line).collect()
