@@ -48,7 +48,7 @@
 //! - `code_and_template`: The code, `template.yaml` and the guides agree.
 //!
 //! **Security and AWS**
-//! - `user_ids`: User ids are taken as they are, through both front doors.
+//! - `user_ids`: User ids are taken unchanged, through both entry points.
 //! - `security`: Tokens, pages, keys, secrets in logs, the template and the workflows.
 //! - `permissions`: Each function calls only what its role allows.
 //! - `parameters`: Secrets from SSM parameters, and their rotation.

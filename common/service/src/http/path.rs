@@ -1,12 +1,12 @@
 //! The path of a request, percent-decoded exactly once.
 //! The two entry points of a function differ. For a request of `/a%2Fb%20c`, `rawPath` is
 //!
-//! | front door | `rawPath` |
+//! | entry point | `rawPath` |
 //! |---|---|
 //! | an HTTP API, payload format 2.0 | `/a/b c`: decoded |
 //! | a function URL | `/a%2Fb%20c`: as the client sent it |
 //!
-//! Sources: events of both doors for the same request, recorded on AWS, in github.com/hotsock/voker
+//! Sources: events of both entry points for the same request, recorded on AWS, in github.com/hotsock/voker
 //! (`vokerhttp/testdata/apigwv2-request.json` and `functionurl-request.json`, commit `59c7289`); an event of
 //! an HTTP API for `/a%2Fb` in github.com/fastify/aws-lambda-fastify/issues/169; and AWS's guide to HTTP
 //! APIs: "API Gateway decodes URL-encoded request parameters before passing them to your backend
