@@ -259,6 +259,71 @@ pub struct Policy {
     pub carried_periods: u64,
 }
 
+/// By what a plan, a pack or a product is found at Stripe. One of the three suffices.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct SoldAs {
+    /// Stripe price ids of both modes.
+    #[serde(default)]
+    pub prices: Vec<String>,
+    /// Lookup keys of Stripe prices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lookup_keys: Vec<String>,
+    /// Ids of Stripe products, with all their prices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stripe_products: Vec<String>,
+}
+
+/// What the catalog sells for a price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer<'a> {
+    /// A plan.
+    Plan(&'a Plan),
+    /// A pack of credits.
+    Pack(&'a Pack),
+    /// A product.
+    Product(&'a Product),
+}
+
+impl fmt::Display for Offer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plan(plan) => write!(f, "plan \"{}\"", plan.name),
+            Self::Pack(pack) => write!(f, "pack \"{}\"", pack.name),
+            Self::Product(product) => write!(f, "product \"{}\"", product.name),
+        }
+    }
+}
+
+/// The place of an offer in the catalog's lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Place {
+    Plan(usize),
+    Pack(usize),
+    Product(usize),
+}
+
+/// Where a price is found: by its id, its lookup key or its Stripe product.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+struct Index {
+    #[serde(default)]
+    prices: BTreeMap<String, Place>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    lookup_keys: BTreeMap<String, Place>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    products: BTreeMap<String, Place>,
+}
+
+impl Index {
+    fn add(&mut self, sold_as: &SoldAs, place: Place) {
+        let entries =
+            |names: &[String]| names.iter().map(move |name| (name.clone(), place)).collect::<Vec<_>>();
+        self.prices.extend(entries(&sold_as.prices));
+        self.lookup_keys.extend(entries(&sold_as.lookup_keys));
+        self.products.extend(entries(&sold_as.stripe_products));
+    }
+}
+
 /// A subscription plan.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Plan {
@@ -280,10 +345,8 @@ pub struct Plan {
     /// What the next period takes over; absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollover: Option<Rollover>,
-    /// Stripe price ids of both modes.
-    pub prices: Vec<String>,
-    /// Stripe lookup keys.
-    pub lookup_keys: Vec<String>,
+    /// Its prices at Stripe.
+    pub sold_as: SoldAs,
     /// The price's amount in minor units, if the catalog has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<u64>,
@@ -308,8 +371,8 @@ pub struct Pack {
     /// Days after which its credits expire; 0: never.
     #[serde(default)]
     pub expires_days: i64,
-    /// Stripe price ids of both modes.
-    pub prices: Vec<String>,
+    /// Its prices at Stripe.
+    pub sold_as: SoldAs,
     /// The price's amount in minor units, if the catalog has it. A sale without a quantity is divided by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<u64>,
@@ -360,8 +423,7 @@ pub struct Catalog {
     /// Rules for events of other products, which are ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<IgnoreRule>,
-    plan_by_price: BTreeMap<String, usize>,
-    pack_by_price: BTreeMap<String, usize>,
+    index: Index,
 }
 
 /// An error in the catalog file.
@@ -403,17 +465,51 @@ impl Catalog {
             line: error.span().map_or(0, |span| line_of(text, span.start)),
             message: error.message().to_string(),
         })?;
-        Checker { text, seen_prices: BTreeMap::new() }.check(file)
+        Checker { text, seen: BTreeMap::new(), index: Index::default() }.check(file)
+    }
+
+    /// What is sold for a price, by its id, its lookup key and its Stripe product, as far as they are known.
+    ///
+    /// # Errors
+    /// Two offers match the price by different means.
+    pub fn offer(
+        &self,
+        price: &str,
+        lookup_key: Option<&str>,
+        product: Option<&str>,
+    ) -> Result<Option<Offer<'_>>, (Offer<'_>, Offer<'_>)> {
+        let places = [
+            self.index.prices.get(price),
+            lookup_key.and_then(|key| self.index.lookup_keys.get(key)),
+            product.and_then(|product| self.index.products.get(product)),
+        ];
+        let mut offers = places.into_iter().flatten().filter_map(|place| self.at(*place));
+        let Some(first) = offers.next() else { return Ok(None) };
+        match offers.find(|other| *other != first) {
+            Some(other) => Err((first, other)),
+            None => Ok(Some(first)),
+        }
+    }
+
+    fn at(&self, place: Place) -> Option<Offer<'_>> {
+        match place {
+            Place::Plan(index) => self.plans.get(index).map(Offer::Plan),
+            Place::Pack(index) => self.packs.get(index).map(Offer::Pack),
+            Place::Product(index) => self.products.get(index).map(Offer::Product),
+        }
+    }
+
+    /// Whether something is found by a lookup key, which lines of invoices do not have.
+    pub fn has_lookup_keys(&self) -> bool {
+        !self.index.lookup_keys.is_empty()
     }
 
     /// The plan with this Stripe price id.
     pub fn plan_of_price(&self, price: &str) -> Option<&Plan> {
-        self.plan_by_price.get(price).and_then(|&index| self.plans.get(index))
-    }
-
-    /// The pack with this Stripe price id.
-    pub fn pack_of_price(&self, price: &str) -> Option<&Pack> {
-        self.pack_by_price.get(price).and_then(|&index| self.packs.get(index))
+        match self.index.prices.get(price) {
+            Some(Place::Plan(index)) => self.plans.get(*index),
+            Some(Place::Pack(_) | Place::Product(_)) | None => None,
+        }
     }
 
     /// A plan by its name.
@@ -509,9 +605,9 @@ struct FilePlan {
     #[serde(default)]
     refill: Refill,
     rollover: Option<Spanned<Rollover>>,
-    prices: Spanned<Vec<Spanned<String>>>,
-    #[serde(default)]
-    lookup_keys: Vec<String>,
+    prices: Option<Names>,
+    lookup_keys: Option<Names>,
+    stripe_products: Option<Names>,
     amount: Option<Spanned<i64>>,
     #[serde(default)]
     features: products::FileFeatures,
@@ -527,7 +623,9 @@ struct FilePack {
     name: Spanned<String>,
     credits: Spanned<i64>,
     expires_days: Option<Spanned<i64>>,
-    prices: Spanned<Vec<Spanned<String>>>,
+    prices: Option<Names>,
+    lookup_keys: Option<Names>,
+    stripe_products: Option<Names>,
     amount: Option<Spanned<i64>>,
 }
 
@@ -543,12 +641,17 @@ struct FileOrder {
 struct FileOrderPlan {
     revisions: Option<Spanned<i64>>,
     deadline_days: Option<Spanned<i64>>,
-    prices: Option<Spanned<Vec<Spanned<String>>>>,
+    prices: Option<Names>,
 }
+
+/// Names of Stripe, each with its place in the file.
+type Names = Spanned<Vec<Spanned<String>>>;
 
 struct Checker<'a> {
     text: &'a str,
-    seen_prices: BTreeMap<String, usize>,
+    /// Price ids, lookup keys and Stripe products, each with its line.
+    seen: BTreeMap<(&'static str, String), usize>,
+    index: Index,
 }
 
 impl Checker<'_> {
@@ -607,7 +710,6 @@ impl Checker<'_> {
         let kinds = self.kinds(file.features)?;
         let default_features = self.features(file.default_features, &kinds)?;
         let mut plans: Vec<Plan> = Vec::new();
-        let mut plan_by_price = BTreeMap::new();
         for plan in file.plan {
             self.name("plan", &plan.name)?;
             if plans.iter().any(|other| other.name == *plan.name.get_ref()) {
@@ -631,12 +733,11 @@ impl Checker<'_> {
                 )?,
                 refill: plan.refill,
                 rollover: self.rollover(plan.rollover)?,
-                prices: self.prices(&plan.prices)?,
-                lookup_keys: plan.lookup_keys,
+                sold_as: self.sold_as(&plan.name, plan.prices, plan.lookup_keys, plan.stripe_products)?,
                 amount: self.amount(plan.amount.as_ref())?,
                 name: plan.name.into_inner(),
             };
-            plan_by_price.extend(checked.prices.iter().map(|price| (price.clone(), plans.len())));
+            self.index.add(&checked.sold_as, Place::Plan(plans.len()));
             plans.push(checked);
         }
 
@@ -645,7 +746,6 @@ impl Checker<'_> {
 
         let products = self.products(file.product, &kinds, &plans)?;
         let mut packs: Vec<Pack> = Vec::new();
-        let mut pack_by_price = BTreeMap::new();
         for pack in file.pack {
             self.name("pack", &pack.name)?;
             if packs.iter().any(|other| other.name == *pack.name.get_ref()) {
@@ -654,11 +754,11 @@ impl Checker<'_> {
             let checked = Pack {
                 credits: self.number("credits", &pack.credits, MAX_CREDITS)?,
                 expires_days: self.days("expires_days", pack.expires_days.as_ref())?,
-                prices: self.prices(&pack.prices)?,
+                sold_as: self.sold_as(&pack.name, pack.prices, pack.lookup_keys, pack.stripe_products)?,
                 amount: self.amount(pack.amount.as_ref())?,
                 name: pack.name.into_inner(),
             };
-            pack_by_price.extend(checked.prices.iter().map(|price| (price.clone(), packs.len())));
+            self.index.add(&checked.sold_as, Place::Pack(packs.len()));
             packs.push(checked);
         }
 
@@ -677,7 +777,7 @@ impl Checker<'_> {
                 let plan = OrderPlan {
                     revisions: u32::try_from(revisions).unwrap_or(1),
                     deadline_days: i64::try_from(deadline_days).unwrap_or(0),
-                    prices: plan.prices.map(|prices| self.prices(&prices)).transpose()?.unwrap_or_default(),
+                    prices: self.names("price", plan.prices.as_ref())?,
                 };
                 plans.insert(name, plan);
             }
@@ -704,8 +804,7 @@ impl Checker<'_> {
             default_features,
             products,
             ignore,
-            plan_by_price,
-            pack_by_price,
+            index: self.index,
         })
     }
 
@@ -770,23 +869,47 @@ impl Checker<'_> {
         value.map_or(Ok(default), |value| self.number(what, value, max))
     }
 
-    fn prices(&mut self, prices: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<String>, CatalogError> {
-        if prices.get_ref().is_empty() {
-            return Err(self.error(prices, "prices is empty: name at least one Stripe price id"));
+    /// By what an offer is found at Stripe.
+    fn sold_as(
+        &mut self,
+        name: &Spanned<String>,
+        prices: Option<Names>,
+        lookup_keys: Option<Names>,
+        stripe_products: Option<Names>,
+    ) -> Result<SoldAs, CatalogError> {
+        let sold_as = SoldAs {
+            lookup_keys: self.names("lookup key", lookup_keys.as_ref())?,
+            stripe_products: self.names("Stripe product", stripe_products.as_ref())?,
+            prices: self.names("price", prices.as_ref())?,
+        };
+        if sold_as == SoldAs::default() {
+            let message = format!(
+                "\"{}\" is sold by nothing: give it prices, lookup_keys or stripe_products of Stripe",
+                name.get_ref()
+            );
+            return Err(match prices {
+                Some(prices) => self.error(&prices, message),
+                None => self.error(name, message),
+            });
         }
+        Ok(sold_as)
+    }
+
+    /// Names of Stripe's things. Each occurs once in a catalog.
+    fn names(&mut self, what: &'static str, names: Option<&Names>) -> Result<Vec<String>, CatalogError> {
         let mut checked = Vec::new();
-        for price in prices.get_ref() {
-            let value = price.get_ref();
+        for name in names.into_iter().flat_map(|names| names.get_ref()) {
+            let value = name.get_ref();
             if value.is_empty()
                 || value.len() > 255
                 || value.contains('#')
                 || value.chars().any(char::is_control)
             {
-                return Err(self.error(price, format!("price \"{value}\" is not a Stripe price id")));
+                return Err(self.error(name, format!("{what} \"{value}\" is no id of Stripe's")));
             }
-            let line = line_of(self.text, price.span().start);
-            if let Some(first) = self.seen_prices.insert(value.clone(), line) {
-                return Err(self.error(price, format!("price \"{value}\" is already used on line {first}")));
+            let line = line_of(self.text, name.span().start);
+            if let Some(first) = self.seen.insert((what, value.clone()), line) {
+                return Err(self.error(name, format!("{what} \"{value}\" is already used on line {first}")));
             }
             checked.push(value.clone());
         }
@@ -811,7 +934,9 @@ mod tests {
             (plan.name.as_str(), plan.rank, plan.credits, plan.trial_credits, plan.per),
             ("pro", 1, 5000, 5000, Per::Subscription)
         );
-        assert_eq!(catalog.pack_of_price("price_b").unwrap().credits, 10);
+        assert!(
+            matches!(catalog.offer("price_b", None, None), Ok(Some(Offer::Pack(pack))) if pack.credits == 10)
+        );
         assert!(catalog.plan_of_price("price_b").is_none());
         assert_eq!(
             catalog.order("dfy").unwrap().plans["starter"],
@@ -824,6 +949,33 @@ mod tests {
         assert_eq!((catalog.plan("pro"), catalog.plan("p"), catalog.default_rank()), (Some(plan), None, 0));
         let other = Catalog::parse(&GOOD.replace("free = 0\n", "free = 3\n")).unwrap();
         assert_eq!(other.default_rank(), 3);
+    }
+
+    #[test]
+    fn a_price_is_found_by_its_id_its_lookup_key_or_its_product() {
+        let catalog = Catalog::parse(
+            &(GOOD.replacen("prices = [\"price_a\"]", "lookup_keys = [\"pro_monthly\"]", 1)
+                + "[[product]]\nname = \"course\"\nstripe_products = [\"prod_1\"]\n"),
+        )
+        .unwrap();
+        let found = |price: &str, key: Option<&str>, product: Option<&str>| match catalog
+            .offer(price, key, product)
+        {
+            Ok(offer) => offer.map_or("nothing".to_owned(), |offer| offer.to_string()),
+            Err((one, other)) => format!("{one} and {other}"),
+        };
+        for (price, key, product, expected) in [
+            ("price_b", None, None, "pack \"p\""),
+            ("price_x", Some("pro_monthly"), None, "plan \"pro\""),
+            ("price_x", None, Some("prod_1"), "product \"course\""),
+            ("price_x", Some("other"), Some("prod_2"), "nothing"),
+            ("price_b", Some("other"), Some("prod_2"), "pack \"p\""),
+            ("price_b", Some("pro_monthly"), None, "pack \"p\" and plan \"pro\""),
+            ("price_x", Some("pro_monthly"), Some("prod_1"), "plan \"pro\" and product \"course\""),
+        ] {
+            assert_eq!(found(price, key, product), expected, "{price} {key:?} {product:?}");
+        }
+        assert!(catalog.has_lookup_keys() && !Catalog::parse(GOOD).unwrap().has_lookup_keys());
     }
 
     #[test]
@@ -887,7 +1039,15 @@ mod tests {
             ("credits = 5000", "credits = 1.5", 9, "expected i64"),
             ("credits = 5000", "credit = 5000", 9, "unknown field"),
             ("default_tier = \"free\"", "default_tier = \"none\"", 5, "tier \"none\""),
-            ("prices = [\"price_a\"]", "prices = []", 10, "prices is empty"),
+            ("prices = [\"price_a\"]", "prices = []", 10, "\"pro\" is sold by nothing"),
+            ("prices = [\"price_a\"]\n", "", 7, "\"pro\" is sold by nothing"),
+            (
+                "credits = 10\n",
+                "credits = 10\nlookup_keys = [\"a\", \"a\"]\n",
+                14,
+                "lookup key \"a\" is already",
+            ),
+            ("credits = 10\n", "credits = 10\nstripe_products = [\"\"]\n", 14, "Stripe product \"\""),
             ("name = \"p\"", "name = \"\"", 12, "must be 1 to 64"),
             ("credits = 10\n", "credits = 10\nexpires_days = -1\n", 14, "expires_days is -1"),
             ("credits = 5000\n", "credits = 5000\nrefill = \"week\"\n", 10, "unknown variant"),

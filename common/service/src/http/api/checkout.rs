@@ -35,9 +35,9 @@ use tracing::{info, warn};
 use super::{Api, read_body, user_id};
 use crate::http::answer::{Problem, problem};
 use tallyhook_aws::clock;
-use tallyhook_aws::stripe::{Stripe, StripeError};
+use tallyhook_aws::stripe::{Object, Stripe, StripeError};
 use tallyhook_core::account::State;
-use tallyhook_core::catalog::{Catalog, MAX_QUANTITY, Per};
+use tallyhook_core::catalog::{Catalog, MAX_QUANTITY, Per, SoldAs};
 use tallyhook_core::event::SubscriptionStatus;
 use tallyhook_core::ids::{CustomerId, PriceId, SubscriptionId, UserId};
 use tallyhook_core::timestamp::Timestamp;
@@ -52,6 +52,19 @@ const MAX_PATH: usize = 1_000;
 /// The price that Stripe has in this mode, by the first price in the catalog.
 #[derive(Debug, Default)]
 pub(super) struct Prices(Mutex<BTreeMap<String, String>>);
+
+impl Prices {
+    fn get(&self, first: &str) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(first).cloned()
+    }
+
+    fn keep(&self, prices: &[String], sold: &str) {
+        if let Some(first) = prices.first() {
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(first.clone(), sold.to_owned());
+        }
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,7 +86,7 @@ struct CheckoutRequest {
 struct Purchase {
     subscription: bool,
     quantity: u64,
-    prices: Vec<String>,
+    sold_as: SoldAs,
     /// The metadata besides the user.
     metadata: Vec<(&'static str, String)>,
 }
@@ -184,36 +197,59 @@ impl Api {
         Problem::Body(StatusCode::CONFLICT, body)
     }
 
-    /// The price that Stripe has in the key's mode. The catalog has the prices of both modes, and the id of a
-    /// price does not show its mode.
+    /// The price that Stripe has in the key's mode: the first active one of the catalog's ids, else the one
+    /// with a lookup key, else the only one of a Stripe product. The catalog has the prices of both modes, and
+    /// the id of a price does not show its mode.
     async fn price(&self, stripe: &Stripe, purchase: &Purchase) -> Result<String, Problem> {
-        let [first, ..] = purchase.prices.as_slice() else {
-            let message = "the catalog has no price for this; add prices = [\"price_…\"] to it";
-            return Err(problem(StatusCode::CONFLICT, "no_price", message));
-        };
-        if let Some(price) = self.prices.0.lock().unwrap_or_else(PoisonError::into_inner).get(first) {
-            return Ok(price.clone());
+        let SoldAs { prices, lookup_keys, stripe_products } = &purchase.sold_as;
+        let refused = |error: StripeError| stripe_error(&error, "CHECKOUT_NOT_CREATED");
+        if let Some(price) = prices.first().and_then(|first| self.prices.get(first)) {
+            return Ok(price);
         }
-        for price in &purchase.prices {
+        for price in prices {
             let Ok(id) = PriceId::new(price.as_str()) else { continue };
             match stripe.price(&id).await {
                 Ok(found) if found.value()["active"] == Value::Bool(false) => {}
                 Ok(_) => {
-                    self.prices
-                        .0
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .insert(first.clone(), price.clone());
+                    self.prices.keep(prices, price);
                     return Ok(price.clone());
                 }
                 Err(error) if error.is_missing() => {}
-                Err(error) => return Err(stripe_error(&error, "CHECKOUT_NOT_CREATED")),
+                Err(error) => return Err(refused(error)),
             }
         }
-        let message = format!(
-            "Stripe has none of these as an active price in this mode: {}",
-            purchase.prices.join(", ")
-        );
+        // A lookup key can move to another price, and a product can get another one: they are not remembered.
+        if !lookup_keys.is_empty() {
+            let found = stripe.prices_with(lookup_keys).await.map_err(refused)?;
+            if let Some(price) = found.objects.first().and_then(Object::id) {
+                return Ok(price.to_owned());
+            }
+        }
+        for product in stripe_products {
+            match stripe.prices_of(product).await {
+                Ok(found) if found.objects.len() > 1 => {
+                    let message = format!(
+                        "{product} has several active prices at Stripe; name the one to sell in prices or \
+                         lookup_keys of the catalog"
+                    );
+                    return Err(problem(StatusCode::CONFLICT, "no_price", message));
+                }
+                Ok(found) => {
+                    if let Some(price) = found.objects.first().and_then(Object::id) {
+                        return Ok(price.to_owned());
+                    }
+                }
+                Err(error) if error.is_missing() => {}
+                Err(error) => return Err(refused(error)),
+            }
+        }
+        let names: Vec<&str> =
+            prices.iter().chain(lookup_keys).chain(stripe_products).map(String::as_str).collect();
+        let message = if names.is_empty() {
+            "the catalog has no price for this; add prices = [\"price_…\"] to it".to_owned()
+        } else {
+            format!("Stripe has none of these as an active price in this mode: {}", names.join(", "))
+        };
         Err(problem(StatusCode::CONFLICT, "no_price", message))
     }
 }
@@ -238,7 +274,7 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             return out_of_range("a product is bought once; leave quantity out");
         }
         let metadata = vec![("product", product.name.clone())];
-        return Ok(Purchase { subscription: false, quantity, prices: product.prices.clone(), metadata });
+        return Ok(Purchase { subscription: false, quantity, sold_as: product.sold_as.clone(), metadata });
     }
     match (body.plan.as_deref(), body.pack.as_deref(), body.mode.as_deref()) {
         _ if body.product.is_some() => Err(unnamed()),
@@ -249,15 +285,15 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             if quantity > 1 && plan.per != Per::Seat {
                 return out_of_range("this plan is not sold by the seat; leave quantity out");
             }
-            let prices = plan.prices.clone();
-            Ok(Purchase { subscription: true, quantity, prices, metadata: vec![("plan", plan.name.clone())] })
+            let (sold_as, metadata) = (plan.sold_as.clone(), vec![("plan", plan.name.clone())]);
+            Ok(Purchase { subscription: true, quantity, sold_as, metadata })
         }
         (None, Some(name), None) => {
             let pack = catalog.pack(name).ok_or_else(|| {
                 unknown("pack", name, catalog.packs.iter().map(|pack| pack.name.as_str()).collect())
             })?;
             let metadata = vec![("pack", pack.name.clone()), ("quantity", quantity.to_string())];
-            Ok(Purchase { subscription: false, quantity, prices: pack.prices.clone(), metadata })
+            Ok(Purchase { subscription: false, quantity, sold_as: pack.sold_as.clone(), metadata })
         }
         (Some(name), None, Some(mode)) => {
             let kind = catalog.order(mode);
@@ -272,7 +308,8 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             }
             let mut metadata = vec![("mode", mode.to_owned()), ("plan", name.to_owned())];
             metadata.extend(body.upgraded_from.clone().map(|from| ("upgraded_from", from)));
-            Ok(Purchase { subscription: false, quantity, prices: plan.prices.clone(), metadata })
+            let sold_as = SoldAs { prices: plan.prices.clone(), ..SoldAs::default() };
+            Ok(Purchase { subscription: false, quantity, sold_as, metadata })
         }
         _ => Err(unnamed()),
     }
