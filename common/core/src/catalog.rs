@@ -21,6 +21,7 @@
 //! credits = 5000
 //! per = "subscription"          # or "seat": credits × quantity
 //! trial_credits = 5000          # default: credits
+//! trial_days = 0                # of a trial that our checkout starts
 //! refill = "period"             # or "month": a yearly plan grants its credits every month
 //! rollover = { percent = 50, max = 2000, periods = 1 }   # default: nothing is carried over
 //! prices = ["price_pro_test", "price_pro_live"]
@@ -60,6 +61,11 @@ pub const MAX_CREDITS: u64 = 1_000_000_000;
 /// The maximum quantity of a subscription item or a pack. An event with a larger quantity is parked.
 pub const MAX_QUANTITY: u64 = 1_000_000;
 
+/// The maximum of `quiet_hours`: 30 days.
+const MAX_QUIET_HOURS: u64 = 720;
+/// The maximum of `trial_days`, which is Stripe's:
+/// <https://docs.stripe.com/api/checkout/sessions/create#create_checkout_session-subscription_data-trial_period_days>
+const MAX_TRIAL_DAYS: u64 = 730;
 /// The maximum number of days after which credits expire.
 const MAX_EXPIRES_DAYS: u64 = 36_500;
 /// The maximum number of openings that carried credits live for.
@@ -113,6 +119,10 @@ pub struct Rollover {
 
 fn one_period() -> u64 {
     1
+}
+
+fn a_day() -> u64 {
+    24
 }
 
 /// How often a user without a plan gets free credits.
@@ -213,6 +223,55 @@ pub enum Per {
     Seat,
 }
 
+/// What `POST /checkout-sessions` asks of Stripe unless the request says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Checkout {
+    /// Whether the customer can type a promotion code.
+    pub promotion_codes: bool,
+    /// Whether Stripe Tax computes the tax.
+    pub automatic_tax: bool,
+    /// Whether the customer can type a tax id.
+    pub tax_id: bool,
+    /// The language of the page: `auto`, or a locale of Stripe's such as `de`.
+    pub locale: String,
+    /// Whether a subscription that costs nothing now needs a payment method.
+    pub payment_method_collection: Collection,
+}
+
+impl Default for Checkout {
+    fn default() -> Self {
+        Self {
+            promotion_codes: false,
+            automatic_tax: false,
+            tax_id: false,
+            locale: "auto".to_owned(),
+            payment_method_collection: Collection::Always,
+        }
+    }
+}
+
+/// When Stripe Checkout asks for a payment method.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Collection {
+    /// Always.
+    #[default]
+    Always,
+    /// Only if something is to be paid now.
+    IfRequired,
+}
+
+/// How often a plan's price is billed. The functions do not read it.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Interval {
+    Day,
+    Week,
+    Month,
+    Year,
+}
+
 /// The rules that apply to all products.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Policy {
@@ -254,6 +313,9 @@ pub struct Policy {
     /// The order in which credits are spent.
     #[serde(default)]
     pub spend_order: SpendOrder,
+    /// Hours without any event after which the operator is alerted, in live mode; 0: never.
+    #[serde(default = "a_day")]
+    pub quiet_hours: u64,
     /// The most openings that a plan's carried credits live for: how many earlier periods an account keeps.
     #[serde(default)]
     pub carried_periods: u64,
@@ -350,6 +412,9 @@ pub struct Plan {
     /// The price's amount in minor units, if the catalog has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<u64>,
+    /// Days of the trial that our checkout can start; 0: none.
+    #[serde(default)]
+    pub trial_days: u64,
     /// What it gives of features.
     #[serde(default, skip_serializing_if = "Features::is_empty")]
     pub features: Features,
@@ -420,6 +485,9 @@ pub struct Catalog {
     /// All products, in the file's order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub products: Vec<Product>,
+    /// What our checkout asks of Stripe.
+    #[serde(default)]
+    pub checkout: Checkout,
     /// Rules for events of other products, which are ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<IgnoreRule>,
@@ -562,6 +630,8 @@ struct File {
     #[serde(default)]
     order: Vec<FileOrder>,
     #[serde(default)]
+    checkout: Checkout,
+    #[serde(default)]
     ignore: Vec<IgnoreRule>,
 }
 
@@ -591,6 +661,7 @@ struct FilePolicy {
     free_refill: FreeRefill,
     #[serde(default)]
     spend_order: SpendOrder,
+    quiet_hours: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize)]
@@ -602,6 +673,7 @@ struct FilePlan {
     #[serde(default)]
     per: Per,
     trial_credits: Option<Spanned<i64>>,
+    trial_days: Option<Spanned<i64>>,
     #[serde(default)]
     refill: Refill,
     rollover: Option<Spanned<Rollover>>,
@@ -609,6 +681,9 @@ struct FilePlan {
     lookup_keys: Option<Names>,
     stripe_products: Option<Names>,
     amount: Option<Spanned<i64>>,
+    currency: Option<Spanned<String>>,
+    #[serde(default, rename = "interval")]
+    _interval: Option<Interval>,
     #[serde(default)]
     features: products::FileFeatures,
     #[serde(default)]
@@ -627,6 +702,7 @@ struct FilePack {
     lookup_keys: Option<Names>,
     stripe_products: Option<Names>,
     amount: Option<Spanned<i64>>,
+    currency: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -703,6 +779,12 @@ impl Checker<'_> {
             )?,
             free_refill: file.policy.free_refill,
             spend_order: file.policy.spend_order,
+            quiet_hours: self.number_or(
+                "quiet_hours",
+                file.policy.quiet_hours.as_ref(),
+                MAX_QUIET_HOURS,
+                24,
+            )?,
             carried_periods: 0,
             default_tier: file.policy.default_tier.into_inner(),
         };
@@ -712,6 +794,7 @@ impl Checker<'_> {
         let mut plans: Vec<Plan> = Vec::new();
         for plan in file.plan {
             self.name("plan", &plan.name)?;
+            self.currency(plan.currency.as_ref())?;
             if plans.iter().any(|other| other.name == *plan.name.get_ref()) {
                 return Err(self.error(&plan.name, format!("plan \"{}\" occurs twice", plan.name.get_ref())));
             }
@@ -735,6 +818,7 @@ impl Checker<'_> {
                 rollover: self.rollover(plan.rollover)?,
                 sold_as: self.sold_as(&plan.name, plan.prices, plan.lookup_keys, plan.stripe_products)?,
                 amount: self.amount(plan.amount.as_ref())?,
+                trial_days: self.number_or("trial_days", plan.trial_days.as_ref(), MAX_TRIAL_DAYS, 0)?,
                 name: plan.name.into_inner(),
             };
             self.index.add(&checked.sold_as, Place::Plan(plans.len()));
@@ -748,6 +832,7 @@ impl Checker<'_> {
         let mut packs: Vec<Pack> = Vec::new();
         for pack in file.pack {
             self.name("pack", &pack.name)?;
+            self.currency(pack.currency.as_ref())?;
             if packs.iter().any(|other| other.name == *pack.name.get_ref()) {
                 return Err(self.error(&pack.name, format!("pack \"{}\" occurs twice", pack.name.get_ref())));
             }
@@ -803,6 +888,7 @@ impl Checker<'_> {
             features: kinds,
             default_features,
             products,
+            checkout: file.checkout,
             ignore,
             index: self.index,
         })
@@ -831,6 +917,18 @@ impl Checker<'_> {
 
     fn amount(&self, amount: Option<&Spanned<i64>>) -> Result<Option<u64>, CatalogError> {
         amount.map(|amount| self.number("amount", amount, MAX_CREDITS)).transpose()
+    }
+
+    /// Stripe's currencies are ISO codes in lower case. The functions do not read it.
+    fn currency(&self, currency: Option<&Spanned<String>>) -> Result<(), CatalogError> {
+        match currency {
+            Some(code)
+                if code.get_ref().len() != 3 || !code.get_ref().bytes().all(|b| b.is_ascii_lowercase()) =>
+            {
+                Err(self.error(code, format!("currency \"{}\" is no code such as usd", code.get_ref())))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn error<T>(&self, place: &Spanned<T>, message: impl Into<String>) -> CatalogError {
@@ -949,6 +1047,33 @@ mod tests {
         assert_eq!((catalog.plan("pro"), catalog.plan("p"), catalog.default_rank()), (Some(plan), None, 0));
         let other = Catalog::parse(&GOOD.replace("free = 0\n", "free = 3\n")).unwrap();
         assert_eq!(other.default_rank(), 3);
+    }
+
+    #[test]
+    fn the_whole_form_of_a_catalog_is_read() {
+        let whole = GOOD.replacen(
+            "credits = 5000\n",
+            "credits = 5000\ntrial_days = 14\namount = 2000\ncurrency = \"usd\"\ninterval = \"month\"\n",
+            1,
+        ) + "[checkout]\npromotion_codes = true\nlocale = \"de\"\npayment_method_collection = \"if_required\"\n";
+        let catalog = Catalog::parse(&whole).unwrap();
+        assert_eq!((catalog.plans[0].trial_days, catalog.policy.quiet_hours), (14, 24));
+        let checkout = Checkout {
+            promotion_codes: true,
+            locale: "de".to_owned(),
+            payment_method_collection: Collection::IfRequired,
+            ..Checkout::default()
+        };
+        assert_eq!(catalog.checkout, checkout);
+        assert_eq!(Catalog::parse(GOOD).unwrap().checkout, Checkout::default());
+        for (from, to) in [
+            ("\"usd\"", "\"USD\""),
+            ("\"month\"", "\"monthly\""),
+            ("trial_days = 14", "trial_days = 731"),
+            ("locale", "language"),
+        ] {
+            assert!(Catalog::parse(&whole.replacen(from, to, 1)).is_err(), "{to}");
+        }
     }
 
     #[test]
