@@ -854,6 +854,7 @@ fn may_resolve_soon(parked: &Parked) -> bool {
         | Parked::OwnerConflict(..)
         | Parked::UnknownReference(_)
         | Parked::SharedCustomer(_)
+        | Parked::AmbiguousPrice(..)
         | Parked::UnknownName(..)
         | Parked::Unnamed
         | Parked::LinesMissing
@@ -1008,6 +1009,7 @@ fn waited_for(parked: &Parked) -> Option<Key> {
         | Parked::OwnerConflict(..)
         | Parked::SharedCustomer(_)
         | Parked::UnknownPrice(_, None)
+        | Parked::AmbiguousPrice(..)
         | Parked::UnknownName(..)
         | Parked::Unnamed
         | Parked::LinesMissing

@@ -57,6 +57,7 @@ pub struct Worker {
     retry_delays_seconds: Vec<u32>,
     alerts: Alerts,
     stripe: Option<Stripe>,
+    prices: ask::Prices,
 }
 
 /// A record of the batch: an event to process, or a message that cannot be processed.
@@ -176,6 +177,7 @@ impl Worker {
             queue_url: config.queue_url,
             retry_delays_seconds: config.retry_delays_seconds,
             stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_patience(PATIENCE)),
+            prices: ask::Prices::default(),
         }
     }
 
@@ -267,7 +269,9 @@ impl Worker {
     /// whose call to Stripe failed fails too, and SQS redelivers it.
     async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
         let Some(stripe) = &self.stripe else { return self.processor.run(jobs, now).await };
-        let completed = join_all(jobs.iter_mut().map(|job| ask::complete(stripe, job))).await;
+        let catalog = &self.processor.accounts.catalog;
+        let completed = jobs.iter_mut().map(|job| ask::complete(stripe, catalog, &self.prices, job));
+        let completed = join_all(completed).await;
         if completed.iter().all(Result::is_ok) {
             return self.processor.run(jobs, now).await;
         }
