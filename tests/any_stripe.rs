@@ -80,7 +80,7 @@ async fn customers_subscriptions_events_and_refusals_are_read_from_any_stripe() 
 
     let read = Subscription::from_json(stripe.subscription(&subscription).await.unwrap().text()).unwrap();
     assert_eq!((read.status.as_str(), read.customer.as_ref()), ("active", Some(&customer)));
-    assert_eq!(read.items.iter().map(|item| item.price.as_str()).collect::<Vec<_>>(), [price.as_str()]);
+    assert_eq!(read.items.iter().map(|item| item.price.id.as_str()).collect::<Vec<_>>(), [price.as_str()]);
     assert!(read.period_start().is_some());
     let all = stripe
         .subscriptions(&Filter { customer: Some(customer.clone()), ..Filter::default() }, &Cursor::Newest)

@@ -357,12 +357,12 @@ impl<'a> World<'a> {
             && invoice.paid
         {
             let lines = invoice.lines.iter().filter(|line| line.amount >= 0);
-            let worth = lines.filter_map(|line| worth(line.price.as_ref()?, line.quantity, false)).max();
+            let worth = lines.filter_map(|line| worth(&line.price.as_ref()?.id, line.quantity, false)).max();
             (invoice.subscription.clone(), worth)
         } else if let Object::Subscription(it) = &event.object
             && it.status == SubscriptionStatus::Trialing
         {
-            let worth = it.items.iter().filter_map(|item| worth(&item.price, item.quantity, true)).max();
+            let worth = it.items.iter().filter_map(|item| worth(&item.price.id, item.quantity, true)).max();
             (Some(it.id.clone()), worth)
         } else {
             return;

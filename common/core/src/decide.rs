@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 
 use crate::account::products::MAX_PRODUCTS;
 use crate::account::{Account, Cause, Change, Conflict, Fact, Reversed};
-use crate::catalog::Catalog;
-use crate::event::{Event, EventType, Invoice, Object};
+use crate::catalog::{Catalog, Offer};
+use crate::event::{Event, EventType, Invoice, Object, Price};
 use crate::ids::{ChargeId, CustomerId, PaymentIntentId, PriceId, SessionId, SubscriptionId, UserId};
 use crate::ledger::{Entry, EntryKind, LedgerKey, Note};
 use crate::reversal::{PaymentRecord, ReversalEvent};
@@ -212,6 +212,9 @@ pub enum Parked {
     /// invoice bills: once its plan is known, the event is not parked any more.
     #[error("price {0} is not in the catalog")]
     UnknownPrice(PriceId, Option<SubscriptionId>),
+    /// The catalog names the price twice: by its id, its lookup key or its Stripe product. Holds the two names.
+    #[error("price {0} is {1} and {2} in the catalog")]
+    AmbiguousPrice(PriceId, String, String),
     /// `metadata.plan`, `.pack` or `.mode` has a name that is not in the catalog.
     #[error("{0} \"{1}\" is not in the catalog")]
     UnknownName(&'static str, String),
@@ -260,6 +263,7 @@ impl Parked {
             Self::UnknownReference(_) => "unknown_reference",
             Self::SharedCustomer(_) => "shared_customer",
             Self::UnknownPrice(..) => "unknown_price",
+            Self::AmbiguousPrice(..) => "ambiguous_price",
             Self::UnknownName(..) => "unknown_name",
             Self::Unnamed => "unnamed_purchase",
             Self::LinesMissing => "lines_missing",
@@ -281,7 +285,7 @@ impl Parked {
         match self {
             Self::NoUser(Some(customer)) => Some(format!("customer#{customer}")),
             Self::UnknownReference(user) => Some(format!("user#{user}")),
-            Self::UnknownPrice(price, _) => Some(format!("price#{price}")),
+            Self::UnknownPrice(price, _) | Self::AmbiguousPrice(price, ..) => Some(format!("price#{price}")),
             Self::UnknownName(what, name) => Some(format!("{what}#{name}")),
             Self::NoGrant(payment) => Some(format!("payment#{payment}")),
             Self::NoUser(None)
@@ -300,6 +304,13 @@ impl Parked {
             | Self::Unreadable(_) => None,
         }
     }
+}
+
+/// What the catalog sells for a price.
+fn offer<'a>(price: &Price, catalog: &'a Catalog) -> Result<Option<Offer<'a>>, Parked> {
+    catalog
+        .offer(price.id.as_str(), price.lookup_key.as_deref(), price.product.as_deref())
+        .map_err(|(one, other)| Parked::AmbiguousPrice(price.id.clone(), one.to_string(), other.to_string()))
 }
 
 /// What a family reads from an event: facts about the account, and more.

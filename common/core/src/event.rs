@@ -22,6 +22,7 @@ mod invoice;
 mod invoice_payment;
 mod json;
 mod kind;
+mod price;
 mod refund;
 mod subscription;
 
@@ -40,6 +41,7 @@ pub use self::{
     invoice::{BillingReason, Invoice, InvoiceStatus, Line},
     invoice_payment::InvoicePayment,
     kind::{EventType, Family, UnknownFamily},
+    price::Price,
     refund::{Refund, RefundStatus},
     subscription::{Item, Previous, PreviousItem, Subscription, SubscriptionStatus},
 };

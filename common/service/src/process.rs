@@ -857,6 +857,7 @@ fn may_resolve_soon(parked: &Parked) -> bool {
         | Parked::OwnerConflict(..)
         | Parked::UnknownReference(_)
         | Parked::SharedCustomer(_)
+        | Parked::AmbiguousPrice(..)
         | Parked::UnknownName(..)
         | Parked::Unnamed
         | Parked::LinesMissing
@@ -1010,6 +1011,7 @@ fn waited_for(parked: &Parked) -> Option<Key> {
         | Parked::OwnerConflict(..)
         | Parked::SharedCustomer(_)
         | Parked::UnknownPrice(_, None)
+        | Parked::AmbiguousPrice(..)
         | Parked::UnknownName(..)
         | Parked::Unnamed
         | Parked::LinesMissing

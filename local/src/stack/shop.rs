@@ -396,7 +396,10 @@ async fn bill(
         Some(name) => {
             let plan =
                 shop.shared.catalog.plan(name).with_context(|| format!("the catalog has no plan {name}"))?;
-            stripe.change_plan(id(&subscription)?, plan.prices.first().context("the plan has no price")?)?
+            stripe.change_plan(
+                id(&subscription)?,
+                plan.sold_as.prices.first().context("the plan has no price")?,
+            )?
         }
     };
     shop.deliver(subscription["metadata"]["user_id"].as_str().unwrap_or_default(), fired).await?;

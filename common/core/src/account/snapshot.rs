@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::catalog::{Per, Plan, Product, Refill, Rollover};
+use crate::catalog::{Catalog, Per, Plan, Product, Refill, Rollover};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
 use crate::ids::{ItemId, PriceId};
@@ -69,6 +69,12 @@ impl Terms {
         }
     }
 
+    /// The terms of the plan or product with this name today.
+    pub fn named(name: &str, catalog: &Catalog) -> Option<Self> {
+        let plan = catalog.plan(name).map(Self::of);
+        plan.or_else(|| catalog.product(name).map(Self::of_product))
+    }
+
     /// Whether a paid period ends add-ons that were bought before it.
     pub(super) fn resets(&self) -> bool {
         !self.seats && !self.product
@@ -112,6 +118,9 @@ pub struct SnapshotItem {
     /// The price's own amount is 0.
     #[serde(default, skip_serializing_if = "is_false")]
     pub free: bool,
+    /// The catalog found the price by its lookup key or its Stripe product, not by its id.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub learnt: bool,
 }
 
 /// The state of a subscription as one event shows it.

@@ -16,6 +16,9 @@ use crate::timestamp::Timestamp;
 /// The maximum number of times in [`Subscription::sets`].
 const MAX_SET_TIMES: usize = 16;
 
+/// Prices that one subscription remembers by the plan that their lookup key or Stripe product named.
+const MAX_LEARNT: usize = 32;
+
 /// The record of one subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
@@ -40,6 +43,9 @@ pub struct Subscription {
     /// What snapshots say about pauses, by time; only for plans that grant credits every month.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) phases: Vec<Phase>,
+    /// The plans of prices that the catalog does not name by their ids; at most [`MAX_LEARNT`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    learnt: BTreeMap<PriceId, String>,
     /// The earliest time at which it is known to have existed; only with `free_credits`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<Timestamp>,
@@ -60,6 +66,11 @@ impl Subscription {
         }
         if snapshot.items.iter().any(|item| item.terms.as_ref().is_some_and(|terms| terms.monthly)) {
             fold_phase(&mut self.phases, &snapshot);
+        }
+        for item in snapshot.items.iter().filter(|item| item.learnt) {
+            if let Some(terms) = item.terms.as_ref().filter(|_| self.learnt.len() < MAX_LEARNT) {
+                self.learnt.insert(item.price.clone(), terms.plan.clone());
+            }
         }
         self.adopt(&snapshot.items);
         for item in &snapshot.items {
@@ -176,6 +187,11 @@ impl Subscription {
         let shown = self.snapshot.iter().flat_map(|snapshot| &snapshot.items);
         let shown = shown.filter(|item| item.price == *price).find_map(|item| item.terms.as_ref());
         shown.or_else(|| self.items.values().find_map(|item| item.terms_of(price)))
+    }
+
+    /// The plan or product of a price that a snapshot showed with its lookup key or its Stripe product.
+    pub fn learnt(&self, price: &PriceId) -> Option<&str> {
+        self.learnt.get(price).map(String::as_str)
     }
 
     /// Whether one of its items sells a plan of the catalog.

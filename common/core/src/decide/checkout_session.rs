@@ -19,12 +19,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Order, Parked, Reading};
+use super::{Order, Parked, Reading, offer};
 use crate::account::Fact;
 use crate::account::lots::Purchase;
 use crate::account::products::BoughtProduct;
 use crate::account::snapshot::Terms;
-use crate::catalog::{Catalog, MAX_QUANTITY, Pack, Product};
+use crate::catalog::{Catalog, MAX_QUANTITY, Offer, Pack, Product};
 use crate::credits::Credits;
 use crate::event::{CheckoutMode, CheckoutSession, Event, EventType, PaymentStatus, SoldLine};
 use crate::ids::PriceId;
@@ -204,7 +204,7 @@ impl Sold {
             Some(known) => known.amount = known.amount.zip(amount).map(|(a, b)| a.saturating_add(b)),
             None => self.products.push(SoldProduct {
                 name: product.name.clone(),
-                price: line.map(|line| line.price.clone()),
+                price: line.map(|line| line.price.id.clone()),
                 amount,
             }),
         }
@@ -241,15 +241,16 @@ fn sold_lines(lines: &[SoldLine], catalog: &Catalog) -> Result<Sold, Parked> {
     let mut sold = Sold::default();
     let mut unknown = None;
     for line in lines {
-        if let Some(pack) = catalog.pack_of_price(line.price.as_str()) {
-            sold.add_packs(pack, line.quantity)?;
-        } else if let Some(product) = catalog.product_of_price(line.price.as_str()) {
-            sold.add_product(product, Some(line))?;
-        } else if let Some(plan) = catalog.plan_of_price(line.price.as_str()) {
-            let terms = Terms::of(plan);
-            sold.lifetime = Some((terms.worth(line.quantity.min(MAX_QUANTITY)), terms));
-        } else {
-            unknown.get_or_insert(&line.price);
+        match offer(&line.price, catalog)? {
+            Some(Offer::Pack(pack)) => sold.add_packs(pack, line.quantity)?,
+            Some(Offer::Product(product)) => sold.add_product(product, Some(line))?,
+            Some(Offer::Plan(plan)) => {
+                let terms = Terms::of(plan);
+                sold.lifetime = Some((terms.worth(line.quantity.min(MAX_QUANTITY)), terms));
+            }
+            None => {
+                unknown.get_or_insert(&line.price.id);
+            }
         }
     }
     match unknown {

@@ -9,6 +9,7 @@ mod changes;
 mod items;
 mod law;
 mod over_time;
+mod prices;
 mod purchases;
 mod random;
 mod refunds;

@@ -239,7 +239,11 @@ impl Retrier {
             Some(("customer" | "payment" | "user", _)) => {
                 line.waits_for.as_ref().is_some_and(|waits_for| available.waits_for.contains(waits_for))
             }
-            Some(("price", price)) => self.accounts.catalog.knows_price(price),
+            // A snapshot may have shown the lookup key of the price.
+            Some(("price", price)) => {
+                let catalog = &self.accounts.catalog;
+                !matches!(catalog.offer(price, None, None), Ok(None)) || catalog.has_lookup_keys()
+            }
             Some(("pack", name)) => self.accounts.catalog.pack(name).is_some(),
             Some(("product", name)) => self.accounts.catalog.product(name).is_some(),
             Some(("mode", name)) => self.accounts.catalog.order(name).is_some(),

@@ -81,7 +81,7 @@ impl Stripe<'_> {
     fn rare_item(&mut self, subscription: &str, yearly: bool, interval: i64) -> Item {
         let place = if yearly { 0 } else { self.rng.usize(..self.catalog.plans.len()) };
         let plan = &self.catalog.plans[place];
-        let prices = &plan.prices;
+        let prices = &plan.sold_as.prices;
         let price = if yearly { prices.last() } else { prices.first() }.cloned().unwrap_or_default();
         let per_seat = plan.per == Per::Seat;
         let quantity = if per_seat { self.rng.u64(1..6) } else { 1 };

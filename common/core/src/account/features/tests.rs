@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::account::products::Purchased;
+use crate::catalog::Offer;
 use crate::decide::tests::{
     MONTH, P1, Run, Step, dispute, invoice, items, line, pack, paid, refunded, session, sub,
 };
@@ -294,8 +295,10 @@ fn mistakes_in_features_and_products_are_errors_with_their_line() {
         credits = 1\nfeatures = { sso = true, projects = \"unlimited\" }\nper_seat = [\"projects\"]\n\
         prices = [\"price_a\"]\n[[product]]\nname = \"p\"\nfeatures = { sso = true }\nprices = [\"price_b\"]\n";
     let catalog = Catalog::parse(text).unwrap();
-    assert_eq!(catalog.product_of_price("price_b").unwrap().credits, 0);
-    assert!(catalog.knows_price("price_b") && !catalog.knows_price("price_c"));
+    let Ok(Some(Offer::Product(product))) = catalog.offer("price_b", None, None) else {
+        panic!("no product")
+    };
+    assert_eq!((product.credits, catalog.offer("price_c", None, None)), (0, Ok(None)));
     let stored: Catalog = serde_json::from_str(&serde_json::to_string(&catalog).unwrap()).unwrap();
     assert_eq!(stored, catalog);
     assert_eq!(stored.features_digest(), catalog.features_digest());
