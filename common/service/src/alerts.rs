@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use tallyhook_aws::queue::Queue;
+use tallyhook_aws::telemetry;
 use tallyhook_core::health::Deduction;
 
 /// Something that needs a person.
@@ -334,6 +335,7 @@ impl Alerts {
         };
         if let Err(error) = sent {
             warn!(alert = key, error, "ALERT_NOT_SENT");
+            telemetry::metrics(&[], &[("AlertsLost", 1.0)]);
         }
     }
 }
