@@ -195,6 +195,35 @@ async fn an_alert_about_a_wrong_secret_is_posted_and_health_counts_it() {
 }
 
 #[tokio::test]
+async fn no_event_for_the_policys_quiet_hours_is_an_alert_in_live_mode_only() {
+    let (chats, url) = Chats::start().await;
+    let slack = format!("{url}/slack");
+    for (livemode, alerts) in [("true", 1), ("false", 0)] {
+        let mode = [
+            ("SLACK_WEBHOOK_URL", slack.as_str()),
+            ("NOTIFY_ALLOW_LOOPBACK", "true"),
+            ("STRIPE_LIVEMODE", livemode),
+        ];
+        let world = World::with(&mode).await;
+        let quiet = |posts: Vec<(&str, Value)>| {
+            posts
+                .iter()
+                .filter(|(_, post)| post.to_string().contains("No event has arrived for 24 hours"))
+                .count()
+        };
+        world.health.handle(Value::Null).await.unwrap();
+        world.notify().await;
+        assert_eq!(quiet(chats.taken()), alerts, "before the first event, live mode {livemode}");
+        let mut event = pack("first", "user_1", 1);
+        event["livemode"] = json!(livemode == "true");
+        world.process(&event).await;
+        world.health.handle(Value::Null).await.unwrap();
+        world.notify().await;
+        assert_eq!(quiet(chats.taken()), 0, "after an event");
+    }
+}
+
+#[tokio::test]
 async fn an_alert_is_never_sent_to_an_internal_address_and_follows_no_redirect() {
     let (chats, url) = Chats::start().await;
     let port = url.rsplit(':').next().unwrap();

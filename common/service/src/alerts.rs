@@ -32,6 +32,11 @@ pub enum Alert {
         /// What the event waits for.
         waits_for: Option<String>,
     },
+    /// No event arrived for the policy's `quiet_hours`.
+    Quiet {
+        /// These hours.
+        hours: u64,
+    },
     /// An event bills a price that has left the catalog.
     PriceNotInCatalog {
         /// The price.
@@ -114,6 +119,7 @@ impl Alert {
             Self::Parked { reason, .. } => format!("parked#{reason}"),
             Self::PriceNotInCatalog { price, .. } => format!("price_not_in_catalog#{price}"),
             Self::SharedCustomer { customer, .. } => format!("shared_customer#{}", hidden(customer)),
+            Self::Quiet { .. } => "quiet".to_owned(),
             Self::DeadLetter { .. } => "dead_letter".to_owned(),
             Self::Failed { .. } => "failed".to_owned(),
             Self::BadSignatures { .. } => "bad_signatures".to_owned(),
@@ -136,7 +142,7 @@ impl Alert {
             | Self::BadSignatures { .. }
             | Self::OldMessage { .. }
             | Self::Alarm { .. } => 3_600,
-            Self::Failed { .. } | Self::Missing { .. } | Self::Score { .. } => 21_600,
+            Self::Quiet { .. } | Self::Failed { .. } | Self::Missing { .. } | Self::Score { .. } => 21_600,
         }
     }
 
@@ -148,6 +154,7 @@ impl Alert {
             Self::SharedCustomer { customer, .. } => {
                 format!("Customer {customer} pays for several users")
             }
+            Self::Quiet { hours } => format!("No event has arrived for {hours} hours"),
             Self::DeadLetter { events: 1, .. } => "A Stripe event failed on every attempt".to_owned(),
             Self::DeadLetter { events, .. } => format!("{events} Stripe events failed on every attempt"),
             Self::Failed { events } => format!("{events} failed events wait in the log"),
@@ -185,6 +192,12 @@ impl Alert {
                  stays with the customer's owner. From now on an event of this customer that names no user \
                  is parked. If something that was granted before belongs to the other user, move the \
                  subscription (POST /admin/stripe/fix-user/{user_id} with the action move)."
+                    .to_owned()
+            }
+            Self::Quiet { .. } => {
+                "If you sell more often than that, events do not arrive. Look at the endpoint's page at Stripe: \
+                 it may be disabled, or have another URL. The command doctor names the cause. Else raise \
+                 quiet_hours in the catalog's policy; 0 is never."
                     .to_owned()
             }
             Self::DeadLetter { .. } | Self::Failed { .. } => {
