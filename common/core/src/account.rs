@@ -100,7 +100,8 @@ pub struct PaidInvoice {
     pub customer: Option<CustomerId>,
     /// The kind of its ledger entry.
     pub kind: EntryKind,
-    /// The lines, each with the item that it names.
+    /// The lines, each with the item that it names. Those with [`Terms::unknown`] wait for a snapshot that
+    /// shows their price.
     pub lines: Vec<(Option<ItemId>, Line)>,
     /// What was paid.
     pub payment: Payment,
@@ -453,6 +454,12 @@ impl Account {
             subscription.customer = subscription.customer.take().or(invoice.customer);
             let known = subscription.names_document(&key);
             for (item, line) in invoice.lines {
+                if line.terms.is_unknown() {
+                    if !known {
+                        subscription.keep_unpriced(item, line);
+                    }
+                    continue;
+                }
                 let says = format!("{} × {}", line.price, line.quantity);
                 subscription.fold_line(item.as_ref(), line, known).map_err(|known| Conflict {
                     key: key.clone(),
