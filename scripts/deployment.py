@@ -270,6 +270,41 @@ class Workflow:
         machine.env = env
 
 
+def restored(client, person):
+    """Damages two users, and restores one of them as docs/operating.md says."""
+    def put(user, sort, credits):
+        client("dynamodb").put_item(TableName="tallyhook-accounts", Item={
+            "pk": {"S": f"user#{user}"}, "sk": {"S": sort}, "credits": {"N": str(credits)}})
+
+    for user in ("jo", "ann"):
+        put(user, "account", 500)
+        put(user, "entry#signup", 500)
+    commands = block("docs/operating.md", "## Restore", "restore copy")
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    before, after = re.sub(r"(restore beside) \S+", rf"\1 {now}", commands).split("restore compare", 1)
+    person.must(before)
+    for user in ("jo", "ann"):
+        put(user, "account", 0)                                       # changed
+        put(user, "entry#consume#1", -500)                            # newer
+        client("dynamodb").delete_item(TableName="tallyhook-accounts",  # gone
+                                       Key={"pk": {"S": f"user#{user}"}, "sk": {"S": "entry#signup"}})
+    function = commands.splitlines()[0] + "\n"
+    output = person.must(f"{function}restore compare{after}")
+    if output.count("2 gone, 2 changed, 2 newer") != 1 or output.count("1 gone, 1 changed, 1 newer") != 1:
+        sys.exit(f"Restore compared wrongly:\n{output}")
+    for user, items in (("jo", {"account": "500", "entry#signup": "500"}),
+                        ("ann", {"account": "0", "entry#consume#1": "-500"})):
+        found = client("dynamodb").query(TableName="tallyhook-accounts", KeyConditionExpression="pk = :pk",
+                                         ExpressionAttributeValues={":pk": {"S": f"user#{user}"}})["Items"]
+        found = {item["sk"]["S"]: item["credits"]["N"] for item in found}
+        if found != items:
+            sys.exit(f"after the restore, {user} has {found}:\n{output}")
+    kept = "".join(path.read_text() for path in person.folder.glob("replaced-*.jsonl"))
+    if kept.count("\n") != 2 or "entry#consume#1" not in kept:
+        sys.exit(f"the file of replaced items has {kept}")
+    say("Restore brought one user back and kept what it replaced")
+
+
 def scenario(folder, port):
     readme = block("README.md", "## Deploy", "./check sam")
     region = re.search(r"export AWS_DEFAULT_REGION=(\S+)", readme).group(1)
@@ -332,6 +367,8 @@ def scenario(folder, port):
     if "Item" not in kept:
         sys.exit("the new stack has other tables")
     say("after sam delete, a new stack took the tables with their items")
+
+    restored(client, person)
 
     status, output = person.run(".check/sam/bin/sam deploy --config-env live")
     if not status or "alarms must reach a person" not in output:
