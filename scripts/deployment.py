@@ -40,8 +40,9 @@ BUILD_SECONDS = 720
 TOKEN_SECONDS = 300
 ACCOUNT = "123456789012"
 
-# The webhook of the package: answers as scripts/after_deploy.py expects, with the commit of the build.
-WEBHOOK = '''#!/usr/bin/env python3
+# The webhook and the API of the package. They answer as scripts/after_deploy.py expects, with the commit of
+# the build, and to a request of the app with its token.
+FRONT = '''#!/usr/bin/env python3
 import base64, hashlib, hmac, json, os, urllib.request
 COMMIT, SECRET = {commit!r}, {secret!r}
 api = "http://" + os.environ["AWS_LAMBDA_RUNTIME_API"] + "/2018-06-01/runtime/invocation/"
@@ -49,12 +50,14 @@ while True:
     with urllib.request.urlopen(api + "next") as call:
         request, event = call.headers["Lambda-Runtime-Aws-Request-Id"], json.loads(call.read())
     status, answer = 400, {{"error": "invalid_signature"}}
-    if event.get("rawPath", "").endswith("/health"):
+    headers = {{name.lower(): value for name, value in event.get("headers", {{}}).items()}}
+    if event.get("rawPath", "").startswith("/users/"):
+        status, answer = 200, {{"authorization": headers.get("authorization")}}
+    elif event.get("rawPath", "").endswith("/health"):
         status, answer = 200, {{"ok": True, "commit": COMMIT}}
     else:
         body = event.get("body") or ""
         body = base64.b64decode(body) if event.get("isBase64Encoded") else body.encode()
-        headers = {{name.lower(): value for name, value in event.get("headers", {{}}).items()}}
         parts = dict(part.split("=", 1) for part in headers.get("stripe-signature", "").split(",") if part)
         mac = hmac.new(SECRET.encode(), parts.get("t", "").encode() + b"." + body, hashlib.sha256).hexdigest()
         if mac == parts.get("v1"):
@@ -90,8 +93,8 @@ def package(folder, commit, broken):
             binary = resource.pop("Metadata")["BuildProperties"]["Binary"]
             (build / name).mkdir(parents=True)
             bootstrap = build / name / "bootstrap"
-            webhook = WEBHOOK.format(commit=commit, secret=SECRET)
-            bootstrap.write_text(webhook if binary == "stripe-webhook" else OTHER, encoding="utf-8")
+            front = FRONT.format(commit=commit, secret=SECRET)
+            bootstrap.write_text(front if binary in ("stripe-webhook", "api") else OTHER, encoding="utf-8")
             bootstrap.chmod(0o755)
             resource["Properties"]["CodeUri"] = name
             ministack.number_of_pollers(template, resource)
@@ -346,11 +349,27 @@ def scenario(folder, port):
 
     person.env["AWS_DEFAULT_REGION"] = region
     person.env["FRONT"] = front()
+    put = next(line for line in readme.splitlines() if line.startswith("put()"))
+    after = block("README.md", "## Deploy", "app()").replace("whsec_…", SECRET)
+    after = after.replace("https://…", person.env["FRONT"])
+    after = "".join(line + "\n" for line in after.splitlines() if not line.startswith("stripe "))
+    output = person.must(f"{put}\n{after}")
+    token = client("ssm").get_parameter(Name="/tallyhook/app-api-token", WithDecryption=True)["Parameter"]
+    if output.count(f"Bearer {token['Value']}") != 2:
+        sys.exit(f"the app's commands do not send the stored token:\n{output}")
+    say("the README's commands of the app reached the API with the stored token")
+
     guide = block("docs/operating.md", "## Deploy", "./check sam")
     guide = guide.replace("https://…", f"{person.env['FRONT']}/webhooks/stripe/health")
     status, output = person.deploys(guide)
     if status:
         sys.exit(f"the update of docs/operating.md failed:\n{output}")
+    policy = json.loads(client("cloudformation").get_stack_policy(StackName="tallyhook")["StackPolicyBody"])
+    denied = next(statement for statement in policy["Statement"] if statement["Effect"] == "Deny")
+    tables = {f"LogicalResourceId/{name}" for name, resource in person.template["Resources"].items()
+              if resource["Type"] == "AWS::DynamoDB::Table"}
+    if set(denied["Resource"]) != tables or "Update:Replace" not in denied["Action"]:
+        sys.exit(f"the stack policy does not protect {tables}")
     say("the guide's block updated, protected and checked it")
 
     account = {"pk": {"S": "user#1"}, "sk": {"S": "account"}}
