@@ -206,9 +206,13 @@ impl Stripe {
         let answer = self.client.exchange(request).await.map_err(|error| no_answer(format!("{error:#}")))?;
         let date = answer.headers().get("date").and_then(|date| date.to_str().ok()).map(str::to_owned);
         let status = answer.status();
-        let body: Value = serde_json::from_slice(answer.body()).map_err(|_| {
-            no_answer(format!("{status} without JSON, as of a proxy or a wrong STRIPE_API_BASE"))
-        })?;
+        let Ok(body) = serde_json::from_slice::<Value>(answer.body()) else {
+            let message = format!("{status} without JSON, as of a proxy or a wrong STRIPE_API_BASE");
+            return Err(match status.as_u16() {
+                404 => Failure::Refused { status: 404, message },
+                _ => no_answer(message),
+            });
+        };
         if status.is_success() {
             return Ok((body, date));
         }

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use http::{Request, Uri};
 use serde_json::{Value, json};
-use tallyhook_core::signature::Secret;
+use tallyhook_core::signature::{Secret, sign};
 use uuid::Uuid;
 
 use crate::client::Client;
@@ -56,6 +56,19 @@ impl Webhook {
     /// When there is no answer.
     pub async fn post(&self, event: &[u8], secret: &Secret) -> anyhow::Result<Answer> {
         self.send(signed_request(&self.url, event, secret)?).await
+    }
+
+    /// Posts an event without a `v1` signature, which every deployment must refuse. Unlike the signature of
+    /// another secret, it is not counted as a sign of a wrong secret.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn post_badly_signed(&self, event: &[u8]) -> anyhow::Result<Answer> {
+        let secret = Secret::new(&format!("whsec_{}", Uuid::new_v4().simple()))?;
+        let mut request = signed_request(&self.url, event, &secret)?;
+        let header = sign(event, &secret, now()).replace("v1=", "v0=");
+        request.headers_mut().insert("stripe-signature", header.parse()?);
+        self.send(request).await
     }
 
     async fn send(&self, request: Request<Vec<u8>>) -> anyhow::Result<Answer> {

@@ -68,6 +68,11 @@ async fn check_key(stripe: &Stripe, findings: &mut Findings) -> bool {
         findings.error("key", "Stripe does not accept the key in STRIPE_SECRET_KEY", fix);
         return false;
     }
+    if refused(404).len() == READ.len() {
+        let problem = "STRIPE_API_BASE has none of Stripe's routes";
+        findings.error("stripe", problem, "unset it, or set it to the address of a Stripe API");
+        return false;
+    }
     let forbidden = refused(403);
     if !forbidden.is_empty() {
         findings.error(
