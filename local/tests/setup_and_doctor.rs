@@ -473,8 +473,8 @@ fn broken_accounts() -> Vec<Broken> {
         Broken {
             key: "rk_live_1",
             line: [
-                "error    probe",
-                "ignores events of the mode of the key",
+                "error    secret",
+                "has no signing secret of live mode",
                 "use a key of the deployment's mode",
             ],
             ..IN_ORDER
