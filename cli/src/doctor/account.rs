@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use serde_json::Value;
-use tallyhook_core::catalog::{Catalog, IgnoreRule, PlanChange};
+use tallyhook_core::catalog::{Catalog, IgnoreRule, PlanChange, SoldAs};
 use tallyhook_core::event::API_VERSION;
 
 use super::{Findings, MAX_CLOCK_SECONDS, TOLERANCE_SECONDS, seconds_ahead};
@@ -212,34 +212,15 @@ async fn check_portal(stripe: &Stripe, catalog: Option<&Catalog>, findings: &mut
     }
 }
 
-/// What the catalog sells under a name, with its prices.
-struct Sold<'a> {
-    name: String,
-    prices: &'a [String],
-    lookup_keys: &'a [String],
-}
-
-fn sold(catalog: &Catalog) -> Vec<Sold<'_>> {
-    let plans = catalog.plans.iter().map(|plan| Sold {
-        name: format!("plan {}", plan.name),
-        prices: &plan.prices,
-        lookup_keys: &plan.lookup_keys,
-    });
-    let packs = catalog.packs.iter().map(|pack| Sold {
-        name: format!("pack {}", pack.name),
-        prices: &pack.prices,
-        lookup_keys: &[],
-    });
-    let products = catalog.products.iter().map(|product| Sold {
-        name: format!("product {}", product.name),
-        prices: &product.prices,
-        lookup_keys: &[],
-    });
+/// What the catalog sells, by name, with its prices at Stripe.
+fn sold(catalog: &Catalog) -> Vec<(String, SoldAs)> {
+    let plans = catalog.plans.iter().map(|plan| (format!("plan {}", plan.name), plan.sold_as.clone()));
+    let packs = catalog.packs.iter().map(|pack| (format!("pack {}", pack.name), pack.sold_as.clone()));
+    let products = catalog.products.iter().map(|one| (format!("product {}", one.name), one.sold_as.clone()));
     let orders = catalog.orders.iter().flat_map(|order| {
-        order.plans.iter().map(|(name, plan)| Sold {
-            name: format!("order {} {name}", order.mode),
-            prices: &plan.prices,
-            lookup_keys: &[],
+        order.plans.iter().map(|(name, plan)| {
+            let sold_as = SoldAs { prices: plan.prices.clone(), ..SoldAs::default() };
+            (format!("order {} {name}", order.mode), sold_as)
         })
     });
     plans.chain(packs).chain(products).chain(orders).collect()
@@ -257,7 +238,7 @@ async fn check_prices(stripe: &Stripe, catalog: &Catalog, findings: &mut Finding
         prices.into_iter().map(|price| (text(&price["id"]), price)).collect();
     let sold = sold(catalog);
     if !is_complete {
-        for id in sold.iter().flat_map(|sold| sold.prices) {
+        for id in sold.iter().flat_map(|(_, sold_as)| &sold_as.prices) {
             if !by_id.contains_key(id)
                 && let Ok(price) = stripe.get(&format!("/v1/prices/{}", crate::api::encode(id)), &[]).await
             {
@@ -266,12 +247,15 @@ async fn check_prices(stripe: &Stripe, catalog: &Catalog, findings: &mut Finding
         }
     }
     let mode = stripe.mode();
-    for Sold { name, prices, lookup_keys } in sold {
+    for (name, sold_as) in sold {
+        let SoldAs { prices, lookup_keys, stripe_products } = &sold_as;
         let found: Vec<&Value> = prices.iter().filter_map(|id| by_id.get(id)).collect();
         let has_key = |key: &String| by_id.values().any(|price| price["lookup_key"] == key.as_str());
-        let is_found_by_key = lookup_keys.iter().any(has_key);
-        if found.is_empty() && !is_found_by_key && !(prices.is_empty() && lookup_keys.is_empty()) {
-            let ids = prices.iter().chain(lookup_keys).map(String::as_str).collect::<Vec<_>>();
+        let has_product = |id: &String| by_id.values().any(|price| price["product"] == id.as_str());
+        let is_found = lookup_keys.iter().any(has_key) || stripe_products.iter().any(has_product);
+        if found.is_empty() && !is_found && sold_as != SoldAs::default() {
+            let all = prices.iter().chain(lookup_keys).chain(stripe_products);
+            let ids = all.map(String::as_str).collect::<Vec<_>>();
             findings.error(
                 "prices",
                 format!("{name}: Stripe has none of its prices ({}) in {mode}", named(&ids)),
@@ -337,9 +321,9 @@ async fn check_subscriptions(stripe: &Stripe, catalog: &Catalog, findings: &mut 
 }
 
 fn is_known(catalog: &Catalog, price: &Value) -> bool {
-    let by_key =
-        |key: &str| catalog.plans.iter().any(|plan| plan.lookup_keys.iter().any(|other| other == key));
-    catalog.knows_price(&text(&price["id"])) || price["lookup_key"].as_str().is_some_and(by_key)
+    let product = price["product"].as_str().or(price["product"]["id"].as_str());
+    let offer = catalog.offer(&text(&price["id"]), price["lookup_key"].as_str(), product);
+    !matches!(offer, Ok(None))
 }
 
 fn is_ignored(rules: &[IgnoreRule], price: &Value, metadata: &Value) -> bool {
