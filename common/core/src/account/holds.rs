@@ -64,6 +64,7 @@ pub struct ExceedsSpend(pub Credits);
 impl State {
     /// The credits of all open holds.
     pub fn held(&self, now: Timestamp) -> Credits {
+        let now = self.time(now);
         self.holds.values().filter(|hold| hold.until > now).map(|hold| hold.amount).sum()
     }
 
@@ -74,6 +75,7 @@ impl State {
 
     /// The hold with this id, if it is open.
     pub fn open_hold(&self, id: &HoldId, now: Timestamp) -> Option<&Hold> {
+        let now = self.time(now);
         self.holds.get(id).filter(|hold| hold.until > now)
     }
 
@@ -188,6 +190,7 @@ impl Account {
         catalog: &Catalog,
         now: Timestamp,
     ) -> Result<Change, HoldError> {
+        let now = self.state.time(now);
         let cause = cause(&LedgerKey::hold(&id), now);
         let mut due = self.due(&cause, catalog, now);
         let available = due.state.available(&catalog.policy, now);
@@ -215,6 +218,7 @@ impl Account {
         catalog: &Catalog,
         now: Timestamp,
     ) -> Result<Change, HoldError> {
+        let now = self.state.time(now);
         let key = LedgerKey::hold(id);
         let cause = cause(&key, now);
         let mut due = self.due(&cause, catalog, now);
@@ -233,6 +237,7 @@ impl Account {
 
     /// Ends a hold without a spend. The entry moves nothing; its worth is what was held.
     pub fn release_hold(&self, id: &HoldId, held: Credits, catalog: &Catalog, now: Timestamp) -> Change {
+        let now = self.state.time(now);
         let key = LedgerKey::hold(id);
         let cause = cause(&key, now);
         let mut due = self.due(&cause, catalog, now);
@@ -258,6 +263,7 @@ impl Account {
         catalog: &Catalog,
         now: Timestamp,
     ) -> Result<(Change, Entry), ExceedsSpend> {
+        let now = self.state.time(now);
         let spent = if spend.kind == EntryKind::Spend { spend.worth } else { Credits::ZERO };
         let left = spent.minus(spend.given_back);
         if amount > left {
