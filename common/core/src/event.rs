@@ -322,6 +322,21 @@ impl Event {
         }
     }
 
+    /// Whether its object is on one of Stripe's test clocks.
+    pub fn is_on_test_clock(&self) -> bool {
+        match &self.object {
+            Object::Subscription(subscription) => subscription.on_test_clock,
+            Object::Invoice(invoice) => invoice.on_test_clock,
+            Object::CheckoutSession(_)
+            | Object::InvoicePayment(_)
+            | Object::Charge(_)
+            | Object::Refund(_)
+            | Object::Dispute(_)
+            | Object::Customer(_)
+            | Object::Other => false,
+        }
+    }
+
     /// The id of the event's checkout session.
     pub fn checkout_session_id(&self) -> Option<&SessionId> {
         match &self.object {

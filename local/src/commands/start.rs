@@ -8,6 +8,7 @@ use cli::output::print_line;
 use local::stack::functions::{self, DeployedFunction, Trigger};
 use local::stack::{FunctionSource, Options, STRIPE_KEY, Stack};
 use tallyhook_aws::env::Env;
+use tallyhook_core::catalog::Catalog;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -72,6 +73,11 @@ impl Start {
         }
         // A closed standard output does not stop the stack.
         let _ = print_line(self.welcome(&env, &stack));
+        let catalog = env.get("CATALOG_FILE").and_then(|file| std::fs::read_to_string(file).ok());
+        let catalog = catalog.and_then(|text| Catalog::parse(&text).ok());
+        for warning in catalog.map(|catalog| catalog.warnings()).unwrap_or_default() {
+            let _ = print_line(format!("catalog: {warning}\n"));
+        }
         if stack.released > 0 {
             let _ = print_line(format!(
                 "{} messages were in flight when the stack was killed; they are delivered again now.\n",

@@ -59,8 +59,8 @@ pub struct FiredEvent {
 }
 
 impl FakeStripe {
-    /// Adds every price of a catalog, in US dollars: plans are monthly, packs and orders are paid once. The
-    /// amounts are made up.
+    /// Adds every price of a catalog, in US dollars: plans are monthly, everything else is paid once.
+    /// The amounts are made up.
     pub fn sell(&self, catalog: &Catalog) {
         for plan in &catalog.plans {
             let amount = if plan.per == Per::Seat { 1_000 } else { 2_000 * i64::from(plan.rank.max(1)) };
@@ -79,6 +79,9 @@ impl FakeStripe {
         }
         for plan in catalog.orders.iter().flat_map(|order| order.plans.values()) {
             plan.prices.iter().for_each(|price| self.put_price(price, 49_900, false, None));
+        }
+        for product in &catalog.products {
+            product.prices.iter().for_each(|price| self.put_price(price, 2_900, false, None));
         }
     }
 
