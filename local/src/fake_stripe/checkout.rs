@@ -81,7 +81,8 @@ impl FakeStripe {
             plan.prices.iter().for_each(|price| self.put_price(price, 49_900, false, None));
         }
         for product in &catalog.products {
-            product.prices.iter().for_each(|price| self.put_price(price, 2_900, false, None));
+            product.sold_as.prices.iter().for_each(|price| self.put_price(price, 2_900, false, None));
+            self.sell_by_name(&product.sold_as, 2_900, false);
         }
     }
 
