@@ -125,7 +125,7 @@ class Facts:
         self.same = {}                                      # charge -> payment intent
         self.refunds, self.charges, self.disputes = {}, {}, collections.defaultdict(list)
         self.deleted_customers, self.customer_of = {}, {}
-        self.pending_owner = []
+        self.payment_news = []                              # (created, payment)
 
     def hear(self, event, heard):
         if event["id"] in self.seen:
@@ -164,22 +164,30 @@ class Facts:
                 if o.get("payment_intent"):
                     self.paid_by[o["id"]].add(o["payment_intent"])
         elif kind == "charge.refunded":
-            self.pay(o["id"], o.get("payment_intent"))
+            self.pay(o["id"], o.get("payment_intent"), event["created"])
             self.charges.setdefault(o["id"], []).append((event["created"], o["amount_refunded"]))
         elif kind.startswith("refund."):
-            self.pay(o.get("charge"), o.get("payment_intent"))
+            self.pay(o.get("charge"), o.get("payment_intent"), event["created"])
             known = self.refunds.setdefault(o["id"], [])
             known.append((event["created"], o.get("payment_intent") or o.get("charge"), o["amount"], o["status"]))
         elif kind.startswith("charge.dispute."):
-            self.pay(o.get("charge"), o.get("payment_intent"))
+            self.pay(o.get("charge"), o.get("payment_intent"), event["created"])
             self.disputes[o["id"]].append(
                 (event["created"], o.get("payment_intent") or o.get("charge"), o["amount"], o["status"]))
         elif kind == "customer.deleted":
             self.deleted_customers[o["id"]] = event["created"]
 
-    def pay(self, charge, intent):
+    def pay(self, charge, intent, created):
         if charge and intent:
             self.same[charge] = intent
+        self.payment_news.append((created, intent or charge))
+
+    def newest(self, user):
+        """The newest `created` heard of an account, and whether it has a test clock."""
+        newest, clocked = self.clock.get(user, (0, False))
+        mine = {self.same.get(p, p) for document, payments in self.paid_by.items()
+                if self.owner(document) == user for p in payments}
+        return max([newest] + [at for at, p in self.payment_news if self.same.get(p, p) in mine]), clocked
 
     def own(self, document, user, customer, event, test_clock=None):
         self.customer_of.setdefault(document, customer)

@@ -5,7 +5,6 @@
 It follows the contract alone and shares no code with common/core. A case has a catalog and steps (send, spend,
 fix, http), as tests/cases/README.md says. Times are seconds; intervals are half open."""
 
-import bisect
 import collections
 import datetime
 import json
@@ -473,16 +472,16 @@ class User:
 class World:
     """Plays the steps of a life and keeps what was spent from each lot."""
 
-    def __init__(self, catalog, wall):
-        self.facts, self.wall = Facts(catalog), wall
+    def __init__(self, catalog, wall, any_time=False):
+        self.facts, self.wall, self.any_time = Facts(catalog), wall, any_time
         self.spent = collections.defaultdict(collections.Counter)
         self.grants, self.complimentary = collections.defaultdict(list), collections.defaultdict(list)
         self.created, self.taken, self.holds, self.step = {}, {}, collections.defaultdict(dict), 0
         self.answers = []
 
     def now(self, user):
-        newest, clocked = self.facts.clock.get(user, (0, False))
-        return max(self.wall, newest) if clocked else self.wall
+        newest, clocked = self.facts.newest(user)
+        return max(self.wall, newest) if clocked or self.any_time else self.wall
 
     def user(self, name):
         return User(self, name, self.now(name))
