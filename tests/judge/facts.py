@@ -56,6 +56,10 @@ class Snapshot:
         self.pause_collection = bool(o.get("pause_collection"))
         send = o.get("collection_method") == "send_invoice"
         self.days_until_due = o.get("days_until_due") or 0 if send else 0
+        self.cancel_at = o.get("cancel_at")
+        if o.get("cancel_at_period_end"):
+            self.cancel_at = o.get("current_period_end") or min(
+                item["current_period_end"] for item in o["items"]["data"])
         self.items = {}
         for item in o["items"]["data"]:
             price = item["price"]
@@ -125,12 +129,14 @@ class Facts:
         self.same = {}                                      # charge -> payment intent
         self.refunds, self.charges, self.disputes = {}, {}, collections.defaultdict(list)
         self.deleted_customers, self.customer_of = {}, {}
+        self.latest = 0
         self.payment_news = []                              # (created, payment)
 
     def hear(self, event, heard):
         if event["id"] in self.seen:
             return
         self.seen.add(event["id"])
+        self.latest = max(self.latest, event["created"])
         kind, o = event["type"], event["data"]["object"]
         if kind.startswith("customer.subscription."):
             snapshot = Snapshot(event, self.catalog)

@@ -42,7 +42,7 @@ class User:
 
     def read_lines(self):
         self.openings, self.charges = collections.defaultdict(list), collections.defaultdict(list)
-        self.named, flagged = {}, []
+        self.named, self.trial_lines, flagged = {}, {}, []
         for invoice in sorted(self.facts.invoices.values(), key=lambda i: (i.created, i.id)):
             if invoice.sub not in self.subs:
                 continue
@@ -66,6 +66,8 @@ class User:
                     if line.amount == 0 and not line.flagged:
                         if self.zero_line_opens(item, line, invoice):
                             self.openings[item].append(opening)
+                        elif invoice.reason == "subscription_create":
+                            self.trial_lines[item] = opening
                     elif not line.flagged or (invoice.reason == "subscription_create" and line.amount > 0):
                         self.openings[item].append(opening)
                     else:
@@ -98,6 +100,7 @@ class User:
     def all_items(self):
         items = {item: sub for sub in self.subs for s in self.facts.snapshots.get(sub, []) for item in s.items}
         items.update({item: o[0].sub for item, o in self.openings.items() if o})
+        items.update({item: opening.sub for item, opening in self.trial_lines.items()})
         return items
 
     # The time line of one item.
@@ -115,7 +118,11 @@ class User:
 
     def blocked(self, opening, at):
         """Whether no month begins at this moment."""
-        known = self.snapshots(opening.sub, at)
+        known = [s for s in self.facts.snapshots.get(opening.sub, [])
+                 if s.created <= at or s.status in TERMINAL and s.ended <= at]
+        removed = self.removed_at(opening.item, opening.sub)
+        if self.all_refunded(opening, at) or removed is not None and removed <= at:
+            return True
         if self.deleted_at(opening.sub) <= at or self.facts.dispute_open(opening.invoice.id, at):
             return True
         if not known:
@@ -166,6 +173,8 @@ class User:
             plans = [p for n, (_, p, _) in enumerate(phases) if n == 0 or phases[n - 1][1] != p]
             _, plan, quantity = phases[-1]
             return self.catalog.amount(plan, quantity), plan, plans.count(plan) > 1
+        # What was not charged does not count at the start of a later month either.
+        phases = [(0, opening.plan, opening.quantity), *self.shown(opening, opening.start, until)]
         amount, reached = self.catalog.amount(*phases[0][1:]), {phases[0][1:]}
         for _, plan, quantity in phases[1:]:
             new = self.catalog.amount(plan, quantity)
@@ -194,16 +203,20 @@ class User:
         openings = self.openings[opening.item]
         before = [o for o in openings if o.start < opening.start]
         by_before = 0
-        if opening.credits and before:
+        # If the invoice also charges a change in the period before, its credits are set off against that charge.
+        charged = before and any(c.invoice.id == opening.invoice.id for c in self.charges_of(before[-1]))
+        if opening.credits and before and not charged:
             by_before = part * min(opening.credits, opening.positive) // opening.positive
         own = part - by_before
         own -= self.lost(own, opening.invoice, at)
         if by_before:
-            charges = self.charges_of(before[-1])
-            if charges:
-                by_before -= self.lost(by_before, charges[-1].invoice, at)
-            else:
-                by_before = self.after_refunds(before[-1], by_before, at)
+            rest, left = by_before, 0
+            for charge in reversed(self.charges_of(before[-1])):
+                if charge.positive > 0:
+                    older = rest * min(charge.credits, charge.positive) // charge.positive
+                    left += rest - older - self.lost(rest - older, charge.invoice, at)
+                    rest = older
+            by_before = left + self.after_refunds(before[-1], rest, at)
         return own + by_before
 
     def granted(self, segment, until, at):
@@ -278,21 +291,21 @@ class User:
         return lots
 
     def trial_lots(self, item, sub):
-        trials = [s for s in self.snapshots(sub, self.now) if s.status == "trialing" and item in s.items]
         known = self.snapshots(sub, self.now)
-        if not trials or not trials[-1].items[item].plan or known[-1].status in TERMINAL:
+        trials = [s for s in known if s.status == "trialing" and item in s.items]
+        shown = trials[-1].items[item] if trials else self.trial_lines.get(item)
+        if not shown or not shown.plan or known and known[-1].status in TERMINAL:
             return []
         if self.policy["trials"] == "once":
             firsts = [(s.created, other) for other in self.subs for s in self.snapshots(other, self.now)
                       if s.status == "trialing"]
-            if min(firsts)[1] != sub:
+            if firsts and min(firsts)[1] != sub:
                 return []
         if self.deleted_at(sub) <= self.now or self.end_of(item, sub) is not None:
             return []
-        shown = trials[-1].items[item]
         amount = self.catalog.trial_amount(shown.plan, shown.quantity)
         key = ("trial", item)
-        return [Lot(key, item, amount, max(0, amount - self.spent.get(key, 0)), trials[0].created, shown.end,
+        return [Lot(key, item, amount, max(0, amount - self.spent.get(key, 0)), shown.start, shown.end,
                     True, True)]
 
     def end_of(self, item, sub):
@@ -301,11 +314,15 @@ class User:
         ends = [self.deleted_at(sub)] if self.deleted_at(sub) <= self.now else []
         if known and known[-1].status in TERMINAL:
             ends.append(known[-1].ended)
-        with_item = [s.created for s in known if item in s.items]
-        named = max([self.named.get(item, 0), *with_item])
+        removed = self.removed_at(item, sub)
+        return min(ends + ([] if removed is None else [removed]), default=None)
+
+    def removed_at(self, item, sub):
+        known = self.snapshots(sub, self.now)
+        named = max([self.named.get(item, 0)] + [s.created for s in known if item in s.items])
         if known and item not in known[-1].items and known[-1].created > named:
-            ends.append(min(s.created for s in known if s.created > named))
-        return min(ends, default=None)
+            return min(s.created for s in known if s.created > named)
+        return None
 
     def is_over(self, item, sub):
         end = self.end_of(item, sub)
@@ -441,32 +458,49 @@ class User:
         if last is None or item not in last.items:
             newest = max([s.created for s in known if item in s.items] + [self.named.get(item, 0)])
             if last is None or (newest >= last.created and last.status in ("active", "trialing")):
-                return running and running.plan
+                return running and self.paid_plan(running)
             return None
         shown = last.items[item].plan
-        paid = None
-        if openings:
-            charges = self.charges_of(openings[-1])
-            paid = max([openings[-1].plan] + [c.plan for c in charges], key=self.catalog.rank)
-        if self.policy["refunded_access"] == "end" and running and self.all_refunded(running, at):
+        if running and running.start > last.items[item].start and running.invoice.created > last.created:
+            shown = self.paid_plan(running)
+        if last.cancel_at is not None and last.cancel_at <= at and last.status not in TERMINAL:
             return None
-        if last.status in ("active", "trialing"):
+        paid = self.paid_plan(openings[-1]) if openings else None
+        if self.policy["refunded_access"] == "end" and openings and self.all_refunded(openings[-1], at):
+            return None
+        status = last.status
+        if status in ("incomplete", "past_due", "unpaid") and openings and self.paid_since(openings[-1], last):
+            status = "active"                               # the snapshot that says so has not arrived
+        if status in ("active", "trialing"):
             if last.pause_collection and self.policy["pause_collection"] == "until_period_end":
-                return shown if running else None
+                return min([p for p in (paid, shown) if p], key=self.catalog.rank) if running else None
             return shown
-        failed = last.status == "canceled" and last.reason == "payment_failed"
-        if last.status in ("past_due", "unpaid") or failed:
+        failed = status == "canceled" and last.reason == "payment_failed"
+        if status in ("past_due", "unpaid") or failed:
             lower = min([p for p in (paid, shown) if p], key=self.catalog.rank, default=None)
             if running:
                 return lower
             grace = last.items[item].start + (last.days_until_due + self.policy["past_due_grace_days"]) * DAY
-            if last.status == "past_due" and at < grace:
+            if status == "past_due" and at < grace:
                 return lower
         return None
 
+    @staticmethod
+    def paid_since(opening, snapshot):
+        if snapshot.status == "incomplete":
+            return opening.invoice.created >= snapshot.created
+        return opening.invoice.created > snapshot.created and all(
+            item.start <= opening.start for item in snapshot.items.values())
+
+    def paid_plan(self, opening):
+        """The plan that was paid for: the newest charge's, else the opening's."""
+        charges = self.charges_of(opening)
+        return max(charges, key=lambda c: (c.start, c.invoice.created)).plan if charges else opening.plan
+
     def all_refunded(self, opening, at):
-        invoices = [opening.invoice] + [c.invoice for c in self.charges_of(opening)]
-        return all(i.total > 0 and self.facts.went_back(i.id, at) >= i.total for i in invoices)
+        charges = [c.invoice for c in self.charges_of(opening) if c.invoice.total > 0]
+        return opening.invoice.total > 0 and all(
+            self.facts.went_back(i.id, at) >= i.total for i in [opening.invoice, *charges])
 
 
 class World:
@@ -480,8 +514,10 @@ class World:
         self.answers = []
 
     def now(self, user):
+        if self.any_time:
+            return max(self.wall, self.facts.latest)
         newest, clocked = self.facts.newest(user)
-        return max(self.wall, newest) if clocked or self.any_time else self.wall
+        return max(self.wall, newest) if clocked else self.wall
 
     def user(self, name):
         return User(self, name, self.now(name))

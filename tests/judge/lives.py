@@ -4,6 +4,7 @@ A small Stripe: subscriptions renew, change, pause, fail and end; payments are r
 bought. Times are `"@-86400"` style, relative to the moment of play. With a test clock a life lies ahead of that
 moment, so that time passes between its steps."""
 
+import os
 import random
 
 from facts import DAY
@@ -30,6 +31,8 @@ def catalog(rnd):
         "refunded_access": rnd.choice(["keep", "end"]),
         "past_due_grace_days": rnd.choice([7, 3]),
     }
+    if "free" in AVOID:
+        policy["free_credits"] = 0
     return {
         "tiers": {"free": 0, "basic": 1, "pro": 2, "biz": 3}, "policy": policy,
         "plan": [
@@ -50,6 +53,7 @@ def catalog(rnd):
     }
 
 
+AVOID = os.environ.get("AVOID", "").split(",")
 AMOUNTS = {"price_basic": 1000, "price_basic_year": 10000, "price_pro": 4900, "price_pro_year": 49000,
            "price_biz": 19900, "price_biz_year": 199000, "price_team": 700, "price_team_year": 7000,
            "price_idle": 100}
@@ -89,7 +93,7 @@ class Sub:
 
     def add_item(self, life, price, quantity):
         item = life.new_id("si")
-        end = self.trial_end or next_end(life, life.t, price)
+        end = self.trial_end if self.status == "trialing" else next_end(life, life.t, price)
         self.items[item] = {"price": price, "quantity": quantity, "start": life.t, "end": end, "anchor": life.t,
                             "months": 0}
         return item
@@ -242,7 +246,7 @@ class Life:
                 "status": "paid", "payment": {"type": "payment_intent", "payment_intent": intent}})
         if paid:
             self.payments.append({"pi": intent, "ch": charge, "amount": paid, "back": 0, "disputed": False,
-                                  "invoice": obj["id"], "opens": True})
+                                  "invoice": obj["id"], "whole": paid == total})
         return obj
 
     # What happens at Stripe.
@@ -445,7 +449,7 @@ class Life:
         if not payments:
             return
         p = payments[-1] if self.rnd.random() < 0.6 else self.rnd.choice(payments)
-        if p["back"] and self.source["plan"][0].get("rollover"):
+        if self.source["plan"][0].get("rollover") and (p["back"] or "rollover" in AVOID):
             return
         left = p["amount"] - p["back"]
         amount = left if self.rnd.random() < 0.4 else self.rnd.randrange(1, left + 1)
@@ -477,6 +481,8 @@ class Life:
         if not payments:
             return
         p = self.rnd.choice(payments[-2:])
+        if "dispute" in AVOID and (not p.get("whole") or self.source["plan"][0].get("rollover")):
+            return
         p["disputed"] = True
         p["dispute"] = {"id": self.new_id("dp"), "object": "dispute", "charge": p["ch"], "currency": "usd",
                         "payment_intent": p["pi"], "amount": p["amount"], "reason": "fraudulent",
