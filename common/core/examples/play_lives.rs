@@ -72,10 +72,10 @@ impl World {
         keys.extend(payments.values().filter_map(|record| record.document.clone()));
         let catalog = self.catalog.clone();
         let now = self.now;
-        let owned = self.users.entry(user.clone()).or_insert_with(|| User {
-            account: Account::new(user.clone()),
-            ledger: BTreeMap::new(),
-        });
+        let owned = self
+            .users
+            .entry(user.clone())
+            .or_insert_with(|| User { account: Account::new(user.clone()), ledger: BTreeMap::new() });
         let mut outcome = owned.decide(&event, &keys, &payments, &catalog, now);
         if let Outcome::Apply(applied) = &outcome {
             // The store refuses an entry that exists, and the event is decided again with it.
@@ -181,10 +181,10 @@ impl World {
     /// What the app or an operator does; the answer is the HTTP status of the same call.
     fn act(&mut self, step: &Value, user: &UserId) -> Result<Value, String> {
         let (catalog, now) = (self.catalog.clone(), self.now);
-        let owned = self.users.entry(user.clone()).or_insert_with(|| User {
-            account: Account::new(user.clone()),
-            ledger: BTreeMap::new(),
-        });
+        let owned = self
+            .users
+            .entry(user.clone())
+            .or_insert_with(|| User { account: Account::new(user.clone()), ledger: BTreeMap::new() });
         let number = |name: &str| Credits::new(step[name].as_u64().unwrap_or(0));
         let text = |name: &str| step[name].as_str().unwrap_or_default().to_owned();
         let (status, change) = if step.get("user").is_some() {

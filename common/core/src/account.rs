@@ -409,7 +409,7 @@ impl Account {
                 }
                 let subscription = state.subscription_mut(&id);
                 subscription.customer = subscription.customer.take().or(customer);
-                subscription.fold_snapshot(snapshot);
+                subscription.fold_snapshot(snapshot, catalog.policy.free_credits > 0);
             }
             Fact::Status(id, customer, snapshot) => {
                 let subscription = state.subscription_mut(&id);

@@ -40,9 +40,24 @@ pub(super) struct Phase {
 }
 
 impl Phase {
+    /// Whether the status is `paused`: Stripe takes the access away.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether `pause_collection` is set.
+    pub(super) fn collection_is_paused(&self) -> bool {
+        self.collection_paused
+    }
+
     fn stops(&self, policy: PauseCollection) -> bool {
         self.paused || (self.collection_paused && policy == PauseCollection::UntilPeriodEnd)
     }
+}
+
+/// The newest phase at a moment.
+pub(super) fn phase_at(phases: &[Phase], at: Timestamp) -> Option<&Phase> {
+    phases.iter().rfind(|phase| phase.at <= at)
 }
 
 /// Adds what a snapshot says. Of two snapshots of one second, the one that stops less counts.
@@ -63,12 +78,14 @@ pub(super) fn fold_phase(phases: &mut Vec<Phase>, snapshot: &Snapshot) {
     }
 }
 
-/// Drops phases that decide about no slice: kept are, for each slice of these periods, the newest phase at its
-/// start and the first after it that does not stop, and everything after the last slice's start.
-pub(super) fn prune_phases(phases: &mut Vec<Phase>, periods: &[Period]) {
-    let starts: Vec<Timestamp> = periods.iter().flat_map(|period| cuts(period.start, period.end)).collect();
+/// Drops phases that decide about no slice: kept are, for each slice of these periods and for each of these
+/// other moments, the newest phase at it and the first after it that does not stop, and everything after the
+/// last of them.
+pub(super) fn prune_phases(phases: &mut Vec<Phase>, periods: &[Period], moments: &[Timestamp]) {
+    let cuts = periods.iter().flat_map(|period| cuts(period.start, period.end));
+    let starts: Vec<Timestamp> = cuts.chain(moments.iter().copied()).collect();
     let Some(last) = starts.iter().max().copied() else { return };
-    let newest_at = |start: &Timestamp| phases.iter().rfind(|phase| phase.at <= *start);
+    let newest_at = |start: &Timestamp| phase_at(phases, *start);
     let first_after = |start: &Timestamp, policy: PauseCollection| {
         phases.iter().find(|phase| phase.at > *start && !phase.stops(policy))
     };
@@ -266,7 +283,7 @@ pub(super) fn in_force(runs: &[Run], at: Timestamp) -> Option<&Run> {
 /// When a slice's credits are granted: at its start, or when a pause at its start ended within it.
 fn granted_since(start: Timestamp, end: Option<Timestamp>, view: &View<'_>) -> Option<Timestamp> {
     let stops = |phase: &&Phase| phase.stops(view.pause_collection);
-    let at_start = view.phases.iter().rfind(|phase| phase.at <= start);
+    let at_start = phase_at(view.phases, start);
     if at_start.as_ref().is_none_or(|phase| !stops(phase)) {
         return Some(start);
     }

@@ -10,7 +10,7 @@ use super::holds::Hold;
 use super::item::{Bucket, Item, Period, View};
 use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup};
 use super::products::BoughtProduct;
-use super::slice::Carry;
+use super::slice::{Carry, Phase, phase_at};
 use super::subscription::Subscription;
 use crate::catalog::{Addons, PauseCollection, Policy, SpendOrder, Trials};
 use crate::credits::Credits;
@@ -487,15 +487,27 @@ impl State {
         all.paid_since.is_none().then(|| lot(signup.granted, signup.spent, signup.since, signup.until))
     }
 
+    /// The months after the signup in which a free refill may be due, oldest first.
+    fn free_months(since: Timestamp, now: Timestamp) -> std::ops::RangeInclusive<u32> {
+        let newest = months_since(since, now);
+        let oldest = newest.saturating_sub(u32::try_from(MAX_FREE_REFILLS).unwrap_or(4));
+        oldest.max(1)..=newest
+    }
+
+    fn months_of_free_refills(&self, now: Timestamp) -> Vec<Timestamp> {
+        let starts = |signup: &Signup| {
+            Self::free_months(signup.since, now).map(|month| signup.since.plus_months(month)).collect()
+        };
+        self.signup.as_ref().map(starts).unwrap_or_default()
+    }
+
     /// The month of the newest free refill that is due: no plan gave access at its start.
     fn free_month(&self, policy: &Policy, now: Timestamp) -> Option<u32> {
         let signup = self.signup.as_ref()?;
         if policy.free_credits == 0 && self.free.is_empty() {
             return None;
         }
-        let newest = months_since(signup.since, now);
-        let oldest = newest.saturating_sub(u32::try_from(MAX_FREE_REFILLS).unwrap_or(4));
-        let months = (oldest.max(1)..=newest).rev();
+        let months = Self::free_months(signup.since, now).rev();
         let mut due = months.filter(|month| !self.had_access(policy, signup.since.plus_months(*month)));
         due.next()
     }
@@ -523,10 +535,17 @@ impl State {
             })
         };
         let Some(snapshot) = &one.snapshot else { return paid() };
+        // A pause that has ended, or has not begun at that moment, is no longer in the snapshot.
+        let phase = phase_at(&one.phases, at);
+        let was_paused = phase.map_or(snapshot.status == SubscriptionStatus::Paused, Phase::is_paused);
+        if was_paused {
+            return false;
+        }
         match snapshot.status {
-            SubscriptionStatus::Active | SubscriptionStatus::Trialing => {
+            SubscriptionStatus::Active | SubscriptionStatus::Trialing | SubscriptionStatus::Paused => {
                 let pauses = policy.pause_collection == PauseCollection::UntilPeriodEnd;
-                !(snapshot.collection_paused && pauses) || paid()
+                let collection = phase.map_or(snapshot.collection_paused, Phase::collection_is_paused);
+                !(collection && pauses) || paid()
             }
             SubscriptionStatus::PastDue => {
                 let grace = snapshot.days_until_due.unwrap_or(0).saturating_add(policy.past_due_grace_days);
@@ -536,18 +555,17 @@ impl State {
             SubscriptionStatus::Unpaid | SubscriptionStatus::Incomplete => paid(),
             SubscriptionStatus::IncompleteExpired
             | SubscriptionStatus::Canceled
-            | SubscriptionStatus::Paused
             | SubscriptionStatus::Other(_) => false,
         }
     }
 
-    /// Whether a plan gave access at a moment, as far as is known now. Gaps within a subscription's life are
-    /// not known and count as access.
+    /// Whether a plan gave access at a moment, as far as is known now. Of the gaps within a subscription's
+    /// life only pauses are known; the others count as access.
     fn had_access(&self, policy: &Policy, at: Timestamp) -> bool {
         let subscription = |(id, one): (&SubscriptionId, &Arc<Subscription>)| {
             one.since.is_some_and(|since| since <= at)
                 && match self.ended_at(one) {
-                    Some(end) => at < end,
+                    Some(end) => at < end && !phase_at(&one.phases, at).is_some_and(Phase::is_paused),
                     None => self.gives_access(id, one, policy, at),
                 }
         };
@@ -784,8 +802,9 @@ impl State {
                 (id.clone(), periods)
             })
             .collect();
+        let free = self.months_of_free_refills(now);
         for (id, periods) in many {
-            self.subscription_mut(&id).prune_phases(&periods);
+            self.subscription_mut(&id).prune_phases(&periods, &free);
         }
     }
 

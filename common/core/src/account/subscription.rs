@@ -37,7 +37,8 @@ pub struct Subscription {
     /// `created` of the earliest `trialing` snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial_at: Option<Timestamp>,
-    /// What snapshots say about pauses, by time; only for plans that grant credits every month.
+    /// What snapshots say about pauses, by time; only for plans that grant credits every month, and with
+    /// `free_credits`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) phases: Vec<Phase>,
     /// The earliest time at which it is known to have existed; only with `free_credits`.
@@ -53,12 +54,13 @@ struct ItemSet {
 }
 
 impl Subscription {
-    /// Adds a state that an event shows.
-    pub(super) fn fold_snapshot(&mut self, snapshot: Snapshot) {
+    /// Adds a state that an event shows. `with_free_credits`: pauses decide about free refills.
+    pub(super) fn fold_snapshot(&mut self, snapshot: Snapshot, with_free_credits: bool) {
         if snapshot.status == SubscriptionStatus::Trialing {
             self.trial_at = Some(self.trial_at.map_or(snapshot.created, |known| known.min(snapshot.created)));
         }
-        if snapshot.items.iter().any(|item| item.terms.as_ref().is_some_and(|terms| terms.monthly)) {
+        let is_monthly = |item: &SnapshotItem| item.terms.as_ref().is_some_and(|terms| terms.monthly);
+        if with_free_credits || snapshot.items.iter().any(is_monthly) {
             fold_phase(&mut self.phases, &snapshot);
         }
         self.adopt(&snapshot.items);
@@ -201,9 +203,9 @@ impl Subscription {
         without.filter(|at| named.is_none_or(|named| **at > named)).min().copied()
     }
 
-    /// Drops phases that decide about no month of these periods.
-    pub(super) fn prune_phases(&mut self, periods: &[Period]) {
-        prune_phases(&mut self.phases, periods);
+    /// Drops phases that decide about no month of these periods, and about none of these moments.
+    pub(super) fn prune_phases(&mut self, periods: &[Period], moments: &[Timestamp]) {
+        prune_phases(&mut self.phases, periods, moments);
     }
 
     /// Whether phases should be pruned.

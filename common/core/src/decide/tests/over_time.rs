@@ -417,6 +417,28 @@ fn a_user_without_a_plan_gets_free_credits_every_month() {
         has(&life(&[&spent, &paid, &[ended, Step::At(months(5))]])),
         "free 5200 | si_1=5000 signup=200"
     );
+    // The status `paused` takes the access away (customer.subscription.paused). A month that began before the
+    // pause began in paid access.
+    let yearly = vec![
+        shows(start, "active", &[item("si_1", "price_pro_year", start, start + YEAR)]),
+        bill(
+            start + 1,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_pro_year", 20_000, start, start + YEAR)],
+        ),
+    ];
+    let state = |at: i64, status| shows(at, status, &[item("si_1", "price_pro_year", start, start + YEAR)]);
+    let pause = [state(months(4) + DAY, "paused")];
+    let resume = [state(months(5) + DAY, "active"), Step::At(months(6) + DAY)];
+    let ended = [state(months(6) + 2 * DAY, "canceled")];
+    assert_eq!(has(&life(&[&spent, &yearly, &pause])), "free 5000 | si_1=5000");
+    assert_eq!(
+        has(&life(&[&spent, &yearly, &pause, &[Step::At(months(5))]])),
+        "free 5200 | si_1=5000 signup=200"
+    );
+    assert_eq!(has(&life(&[&spent, &yearly, &pause, &resume])), "pro 5200 | si_1=5000 signup=200");
+    assert_eq!(has(&life(&[&spent, &yearly, &pause, &resume, &ended])), "free 5200 | si_1=5000 signup=200");
     // A payment that is known late takes back the refill in its period.
     let late = life(&[&[Step::At(months(4)), Step::Spend(20)], &paid]);
     assert_eq!(has(&late), "pro 5000 | si_1=5000");
