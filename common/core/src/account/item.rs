@@ -13,7 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::slice::{Carry, Phase, Slice, in_force};
+use super::slice::{Carry, Phase, Slice, cuts, in_force};
 use super::snapshot::{Snapshot, SnapshotItem, Terms, is_false, is_one, one};
 use crate::catalog::{PauseCollection, PlanChange};
 use crate::credits::Credits;
@@ -554,7 +554,9 @@ impl Item {
         let last = runs.len() - 1;
         let lost = self.lost(current, periods, &charges, granted, view);
         let carried = if slice.index == 0 { carried(self, current, periods, slices) } else { Credits::ZERO };
-        let of_slice = |start: Timestamp| slice.holds(start, next);
+        let own = cuts(current.start, current.end);
+        let of_slice = |start: Timestamp| start == slice.start;
+        let undone = self.spent_of(|start| slice.holds_undone(start, next, &own), None);
         let first = runs.iter().position(|run| run.terms.plan == terms.plan).unwrap_or(0);
         let left_and_back = runs
             .get(first..last)
@@ -568,6 +570,7 @@ impl Item {
         };
         let changed = is_changed
             .then(|| terms.clone())
+        let spent = spent.plus(undone);
             .filter(|terms| terms.plan != current.terms.plan || quantity != current.quantity);
         let of_period = |other: &&Slice| other.period == slice.period;
         Bucket {
@@ -870,7 +873,10 @@ fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice]) -
     }
     let earlier: Vec<Period> = periods.iter().filter(|other| other.start <= before.start).cloned().collect();
     let slice = slices.iter().rfind(|slice| slice.period == place);
-    let in_slice = |start: Timestamp| slice.is_some_and(|slice| slice.holds(start, Some(period.start)));
+    let months = cuts(before.start, before.end);
+    let in_slice = |start: Timestamp| {
+        slice.is_some_and(|slice| start == slice.start || slice.holds_undone(start, None, &months))
+    };
     let before_slice = match slice {
         Some(slice) if slice.index > 0 => Credits::ZERO,
         Some(_) | None => carried(item, before, &earlier, slices),

@@ -120,14 +120,11 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// Whether credits that were spent under this start were spent of this slice; `next` is the next slice that
-    /// was granted. A slice in between was not granted after all: what was spent of it counts here.
-    pub(super) fn holds(&self, start: Timestamp, next: Option<Timestamp>) -> bool {
-        if self.monthly {
-            start >= self.start && next.is_none_or(|next| start < next)
-        } else {
-            start == self.start
-        }
+    /// Whether credits that were spent under this start were spent of a slice after this one that was not
+    /// granted after all: they count here. `next` is the next slice that was granted. `cuts` are the starts of
+    /// the period's months: a spend of another period may have a later start, when an invoice arrives late.
+    pub(super) fn holds_undone(&self, start: Timestamp, next: Option<Timestamp>, cuts: &[Timestamp]) -> bool {
+        self.monthly && start > self.start && next.is_none_or(|next| start < next) && cuts.contains(&start)
     }
 }
 
@@ -151,7 +148,7 @@ pub struct Carry {
 }
 
 /// The starts of a period's months, its own start first.
-fn cuts(start: Timestamp, end: Option<Timestamp>) -> Vec<Timestamp> {
+pub(super) fn cuts(start: Timestamp, end: Option<Timestamp>) -> Vec<Timestamp> {
     let mut cuts = vec![start];
     let Some(end) = end else { return cuts };
     for month in 1..MAX_SLICES {

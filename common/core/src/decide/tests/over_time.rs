@@ -213,6 +213,32 @@ fn a_subscription_that_ended_grants_no_month_that_begins_later() {
 }
 
 #[test]
+fn a_spend_of_a_month_stays_with_its_period_when_the_next_one_is_known_late() {
+    // The invoice of a change with a new period (customer.subscription.updated with another
+    // `current_period_start`) arrives after a month of the old period has begun.
+    let start = months(1) - DAY;
+    let late = [Step::At(months(1) + DAY), Step::Spend(700)];
+    let change = |total: i64, price: &str| {
+        let credit = flagged("si_1", "price_pro_year", total - 20_000, start, T + YEAR);
+        vec![
+            shows(start, "active", &[item("si_1", price, start, start + YEAR)]),
+            bill(
+                start + 1,
+                "in_2",
+                "subscription_update",
+                &[credit, line("si_1", price, 20_000, start, start + YEAR)],
+            ),
+        ]
+    };
+    let paid = life(&[&paid_year(), &late, &change(15_000, "price_pro_year")]);
+    check_life("paid for: the new period is full", &paid, "pro 5000 | si_1=5000");
+    let nothing = life(&[&paid_year(), &late, &change(-500, "price_pro_year")]);
+    check_life("nothing was paid: what was spent counts", &nothing, "pro 4300 | si_1=4300");
+    let other = life(&[&paid_year(), &late, &change(-500, "price_business")]);
+    check_life("also for another plan", &other, "business 19300 | si_1=19300");
+}
+
+#[test]
 fn a_refund_of_the_year_takes_its_share_of_each_month() {
     let back = |at: i64, amount: i64| refunded(at, "pi_in_1", amount);
     let half = life(&[&paid_year(), &[Step::Spend(1000), back(months(1) + DAY, 10_000)]]);
