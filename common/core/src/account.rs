@@ -116,6 +116,8 @@ pub struct Reversed {
     pub payment: String,
     /// Minor units, all refunds and disputes of the payment together.
     pub amount: i64,
+    /// The same after each moment at which it changed, oldest first.
+    pub steps: Vec<(Timestamp, i64)>,
     /// Whether a dispute of it is open or lost.
     pub disputed: bool,
     /// The key to book it under.
@@ -526,7 +528,7 @@ impl Account {
         now: Timestamp,
         new: &mut Vec<NewEntry>,
     ) {
-        let Reversed { document, payment, amount, disputed, key, kind } = reversed;
+        let Reversed { document, payment, amount, steps, disputed, key, kind } = reversed;
         let policy = &catalog.policy;
         state.dispute_products(&document, disputed);
         state.settle(policy, now);
@@ -535,6 +537,11 @@ impl Account {
             return;
         }
         let before = state.buckets(policy, now);
+        // Only what is carried over depends on when a payment went back.
+        state.refunded_since.remove(&payment);
+        if policy.carried_periods > 0 && amount > 0 {
+            state.refunded_since.insert(payment.clone(), steps);
+        }
         let payments = state.refunds.entry(document.clone()).or_default();
         let known = if amount == 0 { payments.remove(&payment) } else { payments.insert(payment, amount) };
         if payments.is_empty() {

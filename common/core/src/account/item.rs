@@ -223,6 +223,8 @@ pub(super) struct View<'a> {
     pub plan_change: PlanChange,
     /// Minor units that went back of what an invoice was paid with.
     pub refunded: &'a dyn Fn(&InvoiceId) -> i64,
+    /// The same at a moment.
+    pub refunded_at: &'a dyn Fn(&InvoiceId, Timestamp) -> i64,
     /// Whether the subscription's trial grants credits.
     pub trial_counts: bool,
     /// What snapshots say about pauses, by time.
@@ -568,9 +570,9 @@ impl Item {
         } else {
             self.spent_of(of_slice, Some(&terms.plan))
         };
+        let spent = spent.plus(undone);
         let changed = is_changed
             .then(|| terms.clone())
-        let spent = spent.plus(undone);
             .filter(|terms| terms.plan != current.terms.plan || quantity != current.quantity);
         let of_period = |other: &&Slice| other.period == slice.period;
         Bucket {

@@ -248,11 +248,20 @@ impl Item {
                 continue;
             }
             let until = paid_until.map(|end| end.plus_days(view.grace_days));
-            let bucket = self.slice_bucket(place - 1, slices, periods, view);
-            let left = bucket.granted.minus(bucket.spent);
+            // What had gone back when the slice began was not there to be carried over. What went back later
+            // takes its share of what was.
+            let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, slice.since);
+            let then = View { refunded: &refunded_then, ..*view };
+            let left = self.slice_bucket(place - 1, slices, periods, &then).left;
             let part = left.share(i64::try_from(rollover.percent).unwrap_or(0), 100);
             let granted = part.min(Credits::new(rollover.max));
-            let lost = self.lost(from, periods, &self.charges(from, periods), granted, view);
+            let charges = self.charges(from, periods);
+            let lost = if self.is_refunded(from, view) {
+                granted
+            } else {
+                let lost = |view: &View<'_>| self.lost(from, periods, &charges, granted, view);
+                lost(view).minus(lost(&then))
+            };
             let spent = self.spent_of_carry(slice.start);
             let ended = until.is_some_and(|until| until <= view.now);
             let left = if ended { Credits::ZERO } else { granted.minus(lost).minus(spent) };

@@ -91,6 +91,10 @@ pub struct State {
     /// Minor units that went back, by document and payment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refunds: BTreeMap<LedgerKey, BTreeMap<String, i64>>,
+    /// By payment in `refunds`: what had gone back of it after each moment at which that changed, oldest first;
+    /// only with `rollover`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) refunded_since: BTreeMap<String, Vec<(Timestamp, i64)>>,
     /// When the first payment of this user was confirmed, by the earliest event that says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_paid_at: Option<Timestamp>,
@@ -255,6 +259,17 @@ impl State {
             .map_or(0, |payments| payments.values().fold(0, |sum, amount| sum.saturating_add(*amount)))
     }
 
+    /// Minor units of a document's payments that had gone back at a moment; 0 where the moment is not known.
+    fn refunded_at(&self, document: &LedgerKey, at: Timestamp) -> i64 {
+        let then = |(payment, amount): (&String, &i64)| {
+            let steps = self.refunded_since.get(payment)?;
+            let (_, then) = steps.iter().rfind(|(since, _)| *since <= at)?;
+            Some(*then.min(amount))
+        };
+        let payments = self.refunds.get(document).into_iter().flatten();
+        payments.filter_map(then).fold(0, i64::saturating_add)
+    }
+
     /// Minor units of a purchase that went back, whichever of its documents the payment names.
     pub fn refunded_of(&self, purchase: &Purchase) -> i64 {
         let mut payments: BTreeMap<&str, i64> = BTreeMap::new();
@@ -281,6 +296,9 @@ impl State {
         let refunded = |invoice: &InvoiceId| {
             if self.refunds.is_empty() { 0 } else { self.refunded(&LedgerKey::invoice(invoice)) }
         };
+        let refunded_at = |invoice: &InvoiceId, at: Timestamp| {
+            if self.refunds.is_empty() { 0 } else { self.refunded_at(&LedgerKey::invoice(invoice), at) }
+        };
         let first = self.first_trial.as_ref().is_none_or(|(_, first)| first == id);
         let view = View {
             plan_change: policy.plan_change,
@@ -290,6 +308,7 @@ impl State {
             carried_periods: policy.carried_periods,
             grace_days: policy.past_due_grace_days,
             refunded: &refunded,
+            refunded_at: &refunded_at,
             trial_counts: self.ended_at(subscription).is_none() && (first || policy.trials == Trials::Each),
             now,
         };
@@ -787,6 +806,8 @@ impl State {
         for document in gone {
             self.refunds.remove(&document);
         }
+        let refunds = &self.refunds;
+        self.refunded_since.retain(|payment, _| refunds.values().any(|paid| paid.contains_key(payment)));
     }
 
     fn prune_phases(&mut self, policy: &Policy, now: Timestamp) {

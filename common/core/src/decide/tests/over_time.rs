@@ -331,6 +331,26 @@ fn a_refund_of_the_older_period_takes_its_share_of_what_was_carried() {
 }
 
 #[test]
+fn what_went_back_before_the_next_period_was_not_there_to_be_carried() {
+    // charge.refunded and refund.created name the payment; their `created` says when it went back.
+    let back = |amount: i64| [refunded(T + DAY, "pi_in_1", amount)];
+    let half = life(&[&two_months(0), &back(1000)]);
+    check_life("half of the 2500 that were left", &half, "pro 6250 | carried:si_1=1250 si_1=5000");
+    let spent = life(&[&two_months(3000), &back(1000)]);
+    check_life("nothing was left", &spent, "pro 5000 | si_1=5000");
+    let twice = life(&[&two_months(0), &back(1000), &[refunded(month(T) + DAY, "pi_in_1", 1500)]]);
+    check_life("then a quarter of the payment", &twice, "pro 5938 | carried:si_1=938 si_1=5000");
+    let rest = life(&[&two_months(0), &back(1000), &[refunded(month(T) + DAY, "pi_in_1", 2000)]]);
+    check_life("then the rest of it", &rest, "pro 5000 | carried:si_1=0 si_1=5000");
+    let won = [
+        dispute("created", T + DAY, "pi_in_1", "needs_response"),
+        dispute("closed", month(T) + DAY, "pi_in_1", "won"),
+    ];
+    let won = life(&[&two_months(0), &won]);
+    check_life("a dispute that was won takes nothing", &won, "pro 7000 | carried:si_1=2000 si_1=5000");
+}
+
+#[test]
 fn months_carry_over_too_and_trials_do_not() {
     let both = Step::Edit(
         "refill = \"month\"\n",
