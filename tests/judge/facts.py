@@ -219,37 +219,38 @@ class Facts:
             mine |= {self.same.get(payment, payment) for payment in self.paid_by.get(other, ())}
         return mine
 
-    def went_back(self, document, at):
-        return sum(self.refunded(payment, at) + self.disputed(payment, at) for payment in self.payments(document))
+    def went_back(self, document, at, now):
+        """Minor units that had gone back at a moment, as is known now: a dispute that was won took nothing."""
+        return sum(self.refunded(payment, at) + sum(
+            amount for start, end, won, amount in self.dispute_spans(payment)
+            if start <= at and not (won and end <= now)) for payment in self.payments(document))
 
     def refunded(self, payment, at):
         single = failed = 0
         for states in self.refunds.values():
-            states = sorted(state for state in states if state[0] <= at)
-            if not states or self.same.get(states[0][1], states[0][1]) != payment:
+            if self.same.get(states[0][1], states[0][1]) != payment:
                 continue
-            status = max((s[3] for s in states), key=["pending", "requires_action", "succeeded", "failed",
-                                                      "canceled"].index)
-            single += states[-1][2] if status == "succeeded" else 0
-            failed += states[-1][2] if status in ("failed", "canceled") else 0
-        charges = [max(seen) for charge, states in self.charges.items() if self.same.get(charge, charge) == payment
+            begun = min([s[0] for s in states if s[3] == "succeeded"], default=0)
+            if any(s[3] in ("failed", "canceled") for s in states):
+                failed += states[0][2] if begun <= at else 0
+            elif begun and begun <= at:
+                single += states[0][2]
+        charges = [max(seen)[1] for charge, states in self.charges.items()
+                   if self.same.get(charge, charge) == payment
                    for seen in [[s for s in states if s[0] <= at]] if seen]
-        return max(single, sum(amount for _, amount in charges) - failed if charges else 0)
+        return max(single, sum(charges) - failed if charges else 0)
 
     def dispute_spans(self, payment):
-        """(from, to, amount) of each dispute that takes credits; `to` is None unless it was won."""
+        """(opened, closed or None, whether it was won, amount) of each dispute that takes credits."""
         for states in self.disputes.values():
             if self.same.get(states[0][1], states[0][1]) != payment:
                 continue
             opened = [s for s in states if s[3] in ("needs_response", "under_review", "lost")]
             won = [s[0] for s in states if s[3] == "won"]
+            closed = won or [s[0] for s in states if s[3] == "lost"]
             if opened:
-                yield min(opened)[0], min(won, default=None), max(opened)[2]
-
-    def disputed(self, payment, at):
-        return sum(amount for start, end, amount in self.dispute_spans(payment)
-                   if start <= at and (end is None or at < end))
+                yield min(opened)[0], min(closed, default=None), bool(won), max(opened)[2]
 
     def dispute_open(self, document, at):
         return any(start <= at and (end is None or at < end)
-                   for payment in self.payments(document) for start, end, _ in self.dispute_spans(payment))
+                   for payment in self.payments(document) for start, end, _, _ in self.dispute_spans(payment))

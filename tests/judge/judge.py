@@ -112,8 +112,10 @@ class User:
         """(created, plan, quantity) of the snapshots that can change the plan inside this paid period."""
         for s in self.facts.snapshots.get(opening.sub, []):
             item = s.items.get(opening.item)
-            if item and item.plan and s.status in ("active", "trialing") and item.start == opening.start \
-                    and after < s.created < until:
+            # A trial on a paid item moves the item's period.
+            trial = item and s.status == "trialing" and opening.start < item.start and s.created < opening.end
+            if item and item.plan and s.status in ("active", "trialing") and after < s.created < until \
+                    and (item.start == opening.start or trial):
                 yield s.created, item.plan, item.quantity
 
     def blocked(self, opening, at):
@@ -139,7 +141,7 @@ class User:
         moments = [start] + sorted(
             t for t in {s.created for s in self.facts.snapshots.get(opening.sub, [])}
             | {end for p in self.facts.payments(opening.invoice.id)
-               for _, end, _ in self.facts.dispute_spans(p) if end} if start < t < until)
+               for _, end, _, _ in self.facts.dispute_spans(p) if end} if start < t < until)
         return next((t for t in moments if not self.blocked(opening, t)), None)
 
     def segments(self, item):
@@ -196,7 +198,7 @@ class User:
     def lost(self, part, invoice, at):
         if invoice.total <= 0:
             return 0
-        return min(part, part * self.facts.went_back(invoice.id, at) // invoice.total)
+        return min(part, part * self.facts.went_back(invoice.id, at, self.now) // invoice.total)
 
     def after_refunds(self, opening, part, at):
         """What is left of a part that the opening granted; unused time was paid by the period before."""
@@ -221,8 +223,9 @@ class User:
 
     def granted(self, segment, until, at):
         """What a segment's lot is worth after what refunds, known at `at`, took; before what was spent."""
-        worth, _, _ = self.worth(segment, until)
-        opening = segment.opening
+        return self.fill(segment.opening, self.worth(segment, until)[0], at)
+
+    def fill(self, opening, worth, at):
         level = self.catalog.amount(opening.plan, opening.quantity)
         rest, part = worth - min(worth, level), min(worth, level)
         left = self.after_refunds(opening, part, at)
@@ -277,10 +280,12 @@ class User:
             carry = min(left * rule["percent"] // 100, rule.get("max", 0))
             periods = rule.get("periods", 1)
             ends = segments[n + 1 + periods].due if n + 1 + periods < len(segments) else last_end
-            invoice, total = segment.opening.invoice, segment.opening.invoice.total
-            later = self.facts.went_back(invoice.id, self.now) - self.facts.went_back(invoice.id, following.due)
-            if total > 0 and later > 0:
-                carry -= min(carry, carry * later // total)
+            carried = carry
+            if self.all_refunded(segment.opening, self.now):
+                carry = 0
+            else:
+                carry -= self.fill(segment.opening, carried, following.due) - self.fill(
+                    segment.opening, carried, self.now)
             key = ("rollover", item, following.opening.start, following.k)
             carry = max(carry, self.spent.get(key, 0))
             if ends > self.now:
@@ -406,7 +411,7 @@ class User:
 
     def bought(self, document, bucket, granted, days, spent):
         if document.total > 0:
-            granted -= min(granted, granted * self.facts.went_back(document.id, self.now) // document.total)
+            granted -= min(granted, granted * self.facts.went_back(document.id, self.now, self.now) // document.total)
         left = max(0, granted - spent)
         if bucket == "addon" and self.policy["addons"] == "reset" and any(
                 document.created < o.start and o.invoice.heard >= document.heard
@@ -444,7 +449,7 @@ class User:
         for session in self.facts.sessions.values():
             if self.facts.owner(session.id) == self.name and session.plan in self.catalog.plans \
                     and session.created <= at:
-                if not (session.total and self.facts.went_back(session.id, at) >= session.total):
+                if not (session.total and self.facts.went_back(session.id, at, self.now) >= session.total):
                     plans.append(session.plan)
         plans += [plan for plan, start, end in self.world.complimentary[self.name] if start <= at < end]
         return plans
@@ -500,7 +505,7 @@ class User:
     def all_refunded(self, opening, at):
         charges = [c.invoice for c in self.charges_of(opening) if c.invoice.total > 0]
         return opening.invoice.total > 0 and all(
-            self.facts.went_back(i.id, at) >= i.total for i in [opening.invoice, *charges])
+            self.facts.went_back(i.id, at, self.now) >= i.total for i in [opening.invoice, *charges])
 
 
 class World:

@@ -4,6 +4,7 @@ A small Stripe: subscriptions renew, change, pause, fail and end; payments are r
 bought. Times are `"@-86400"` style, relative to the moment of play. With a test clock a life lies ahead of that
 moment, so that time passes between its steps."""
 
+import datetime
 import os
 import random
 
@@ -22,7 +23,7 @@ def catalog(rnd):
     if rollover:
         over["rollover"] = rollover
     policy = {
-        "default_tier": "free", "signup_credits": 500,
+        "default_tier": "free", "signup_credits": rnd.choice([500, 500, 0]),
         "signup_expires_days": rnd.choice([0, 0, 20]), "free_credits": rnd.choice([0, 200]),
         "addons": rnd.choice(["keep", "reset"]), "plan_change": rnd.choice(["at_once", "on_payment"]),
         "trials": rnd.choice(["once", "each"]),
@@ -332,6 +333,11 @@ class Life:
             trial = rnd.choice([7, 14, 30])
         sub = Sub(self, user, prices, trial)
         self.subs.append(sub)
+        begin = rnd.random()
+        if begin < 0.08 and not trial and len(sub.items) == 1:
+            # The anchor lies ahead: a part of a period first, flagged before basil, and flagged or not since.
+            for i in sub.items.values():
+                i["end"] = self.t + rnd.randrange(3, 20) * DAY
         if self.old and not trial and rnd.random() < 0.5:
             sub.status = "incomplete"
             self.show(sub, "created")
@@ -341,6 +347,14 @@ class Life:
             self.show(sub, "created")
         lines = []
         for item, i in sub.items.items():
+            if 0.08 < begin < 0.16 and not trial and interval(i["price"]) == 1 and not self.old:
+                for n in (2, 1):                                  # backdated: a line for each past period
+                    lines.append(self.line(sub, item, i["price"], i["quantity"], AMOUNTS[i["price"]] * i["quantity"],
+                                           add_months(i["start"], -n), add_months(i["start"], 1 - n)))
+            if begin < 0.08 and not trial and len(sub.items) == 1:
+                lines.append(self.line(sub, item, i["price"], i["quantity"], AMOUNTS[i["price"]] * i["quantity"] // 3,
+                                       i["start"], i["end"], self.old or rnd.random() < 0.5))
+                continue
             amount = 0 if trial else AMOUNTS[i["price"]] * i["quantity"]
             lines.append(self.line(sub, item, i["price"], i["quantity"], amount, i["start"], i["end"]))
         pack = not trial and rnd.random() < 0.1
@@ -420,13 +434,19 @@ class Life:
             sub.paused = not sub.paused
             self.show(sub, previous={"pause_collection": None})
         else:
-            sub.status = "paused"
+            sub.status, sub.over["ends"] = "paused", {item: i["end"] for item, i in sub.items.items()}
+            if not self.old and self.rnd.random() < 0.5:
+                for i in sub.items.values():                      # the Pause endpoint cuts the period
+                    i["end"] = self.t
             self.show(sub, "paused", previous={"status": "active"})
 
     def resume(self):
         for sub in self.subs:
             if sub.status == "paused" and not sub.trial_end:
                 sub.status = "active"
+                for item, end in sub.over.pop("ends", {}).items():
+                    if item in sub.items:
+                        sub.items[item]["end"] = end
                 self.show(sub, "resumed", previous={"status": "paused"})
             elif sub.paused:
                 sub.paused = False
@@ -454,7 +474,16 @@ class Life:
         left = p["amount"] - p["back"]
         amount = left if self.rnd.random() < 0.4 else self.rnd.randrange(1, left + 1)
         p["back"] += amount
-        shape = self.rnd.choice(["both", "charge", "refund", "note"])
+        shape = self.rnd.choice(["both", "charge", "refund", "note", "failed"])
+        if shape == "failed":
+            p["back"] -= amount
+            refund = {"id": self.new_id("re"), "object": "refund", "charge": p["ch"], "payment_intent": p["pi"],
+                      "amount": amount, "status": "succeeded", "currency": "usd", "metadata": {}}
+            self.emit("refund.created", refund)
+            if self.rnd.random() < 0.5:
+                self.app()
+            self.emit("refund.failed", dict(refund, status="failed"))
+            return
         if shape == "note":
             self.emit("credit_note.created", {"id": self.new_id("cn"), "object": "credit_note", "amount": amount,
                                               "customer": self.customer, "invoice": p["invoice"]})
@@ -489,6 +518,28 @@ class Life:
                         "status": self.rnd.choice(["needs_response", "needs_response", "warning_needs_response"])}
         self.emit("charge.dispute.created", dict(p["dispute"]))
 
+    def goodwill(self):
+        """A trial on a paying subscription moves its billing date."""
+        subs = [s for s in self.live() if len(s.items) == 1 and not s.paused]
+        if not subs:
+            return
+        sub = self.rnd.choice(subs)
+        sub.status, sub.trial_end = "trialing", self.t + 14 * DAY
+        for item, i in sub.items.items():
+            i["start"], i["end"] = self.t, sub.trial_end
+            self.show(sub, previous={"status": "active"})
+            self.invoice(sub, "subscription_update", [
+                self.line(sub, item, i["price"], i["quantity"], 0, i["start"], i["end"])])
+
+    def delete_customer(self):
+        if self.rnd.random() < 0.7:
+            return
+        self.emit("customer.deleted", {"id": self.customer, "object": "customer", "email": "jo@example.com"})
+        for sub in self.subs:
+            if sub.status not in ("canceled",):
+                self.end(sub, "cancellation_requested", self.t)
+        self.until = self.t
+
     def close_dispute(self):
         for p in self.payments:
             dispute = p.get("dispute")
@@ -512,7 +563,7 @@ class Life:
         if how == "product":
             metadata, amount = {"user_id": "USER", "product": "course"}, 2500
         if how == "life":
-            if self.source["policy"]["signup_credits"] or self.rnd.random() < 0.7:
+            if self.source["policy"]["signup_credits"]:         # whether it ends them is not written down
                 return None
             metadata, amount = {"user_id": "USER", "plan": "basic"}, 30000
         self.emit("checkout.session.completed", {
@@ -573,6 +624,11 @@ class Life:
             self.steps.append({"give_back": self.spends[-1], "amount": rnd.choice([1, 25, 150])})
         elif what < 0.95:
             self.steps.append({"fix": {"action": "grant", "credits": rnd.choice([100, 700])}})
+        elif what < 0.98:
+            until = datetime.datetime.fromtimestamp(self.t + rnd.randrange(1, 60) * DAY, datetime.timezone.utc)
+            self.steps.append({"fix": {"action": "complimentary", "plan": rnd.choice(["pro", "basic"]),
+                                       "credits": rnd.choice([0, 300]),
+                                       "until": until.strftime("%Y-%m-%dT%H:%M:%SZ")}})
 
     def play(self):
         rnd = self.rnd
@@ -584,7 +640,7 @@ class Life:
         self.subscribe()
         acts = [(self.change_plan, 5), (self.pause, 2), (self.resume, 3), (self.cancel, 2), (self.refund, 3),
                 (self.dispute, 2), (self.close_dispute, 3), (self.buy, 3), (self.change_items, 1),
-                (self.app, 7), (self.late_payment, 2), (self.another, 1)]
+                (self.app, 7), (self.late_payment, 2), (self.another, 1), (self.goodwill, 1), (self.delete_customer, 1)]
         for _ in range(rnd.randrange(1, 9)):
             self.advance(self.t + int(rnd.expovariate(1 / 25) * DAY) + rnd.randrange(60, 7200))
             if self.t >= self.until:

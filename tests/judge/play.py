@@ -3,7 +3,7 @@
 
     tests/judge/play.py --binary target/debug/tallyhook [--seconds 60] [--seed 1] [--orders 3]
     tests/judge/play.py --core target/debug/examples/play_lives [--seconds 3600] …
-    tests/judge/play.py --binary … --life life.json      plays one life again, as it was printed
+    tests/judge/play.py --binary … --lives FILE…         plays cases, or lives that --out wrote
 
 With --core a life is played on the rules alone, without a store and without HTTP: a hundred times as fast, and
 each step has a time of its own, so that trials, months, lots and free credits fall due between spends.
@@ -323,6 +323,25 @@ def player(args, catalog):
     return Core(args.core, catalog) if args.core else Stack(args.binary, catalog)
 
 
+def play_files(args):
+    bad = 0
+    for path in args.lives:
+        life = json.loads(path.read_text(encoding="utf-8"))
+        life.setdefault("base", int(time.time()))
+        stack = player(args, life["catalog"])
+        try:
+            for order in range(args.orders):
+                problems = play(stack, life, order, args.seed, one_by_one=order < 2)
+                if problems:
+                    bad += 1
+                    report(life, order, problems)
+                    break
+        finally:
+            stack.stop()
+    print(f"{len(args.lives) - bad} lives agree, {bad} differ")
+    return 1 if bad else 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", help="the local stack")
@@ -335,15 +354,10 @@ def main():
     parser.add_argument("--stop-after", type=int, default=5, help="this many differences")
     parser.add_argument("--out", type=pathlib.Path, help="folder for the lives that differ")
     parser.add_argument("--clocks", action="store_true", help="half of the lives have a test clock")
-    parser.add_argument("--life", type=pathlib.Path)
+    parser.add_argument("--lives", type=pathlib.Path, nargs="+")
     args = parser.parse_args()
-    if args.life:
-        life = json.loads(args.life.read_text(encoding="utf-8"))
-        stack = player(args, life["catalog"])
-        bad = {order: play(stack, life, order, args.seed, one_by_one=order < 2) for order in range(args.orders)}
-        stack.stop()
-        report(life, bad, [p for problems in bad.values() for p in problems])
-        return 1 if any(bad.values()) else 0
+    if args.lives:
+        return play_files(args)
     end, played, differences = time.time() + args.seconds, 0, 0
     base = 1_790_000_000 if args.core else int(time.time())
     for n in range(args.catalogs):
