@@ -542,11 +542,17 @@ impl Account {
         if policy.carried_periods > 0 && amount > 0 {
             state.refunded_since.insert(payment.clone(), steps);
         }
-        let payments = state.refunds.entry(document.clone()).or_default();
-        let known = if amount == 0 { payments.remove(&payment) } else { payments.insert(payment, amount) };
-        if payments.is_empty() {
-            state.refunds.remove(&document);
+        let known = state.refunds.get(&document).and_then(|paid| paid.get(&payment)).copied();
+        state.refunds.entry(document.clone()).or_default().insert(payment.clone(), amount);
+        // A session and an invoice of one purchase share the payment: what went back of it is the same for both.
+        for paid in state.refunds.values_mut() {
+            if amount == 0 {
+                paid.remove(&payment);
+            } else if let Some(other) = paid.get_mut(&payment) {
+                *other = amount;
+            }
         }
+        state.refunds.retain(|_, paid| !paid.is_empty());
         let after = state.buckets(policy, now);
         let other_documents = {
             let mut without = state.clone();
