@@ -544,15 +544,42 @@ impl State {
         months.chain(self.next_free_refill(policy, now)).min()
     }
 
+    /// Whether the newest paid period of one of the subscription's items runs at a moment.
+    fn is_paid_at(&self, id: &SubscriptionId, one: &Subscription, policy: &Policy, at: Timestamp) -> bool {
+        self.view(id, one, policy, at, |view| {
+            let newest = |item: &Item| item.periods(view).pop();
+            let mut periods = one.items.values().filter_map(newest);
+            periods.any(|period| period.end.is_none_or(|end| at < end))
+        })
+    }
+
+    /// Whether a subscription that has ended gave access at a moment. If a payment failed, it does so to the
+    /// end of what was paid.
+    fn gave_access(
+        &self,
+        id: &SubscriptionId,
+        one: &Subscription,
+        end: Timestamp,
+        policy: &Policy,
+        at: Timestamp,
+    ) -> bool {
+        use SubscriptionStatus::{Incomplete, IncompleteExpired};
+        let deleted = one.customer.as_ref().and_then(|customer| self.customers.get(customer)?.as_ref());
+        if at >= end {
+            let unpaid = one.snapshot.as_ref().is_some_and(|snapshot| snapshot.ended_unpaid);
+            return unpaid && deleted.is_none() && self.is_paid_at(id, one, policy, at);
+        }
+        if phase_at(&one.phases, at).is_some_and(Phase::is_paused) {
+            return false;
+        }
+        let never_began =
+            one.snapshot.as_ref().is_some_and(|one| matches!(one.status, Incomplete | IncompleteExpired));
+        !never_began || self.is_paid_at(id, one, policy, at)
+    }
+
     /// Whether a subscription that has not ended gives access at a moment.
     fn gives_access(&self, id: &SubscriptionId, one: &Subscription, policy: &Policy, at: Timestamp) -> bool {
-        let paid = || {
-            self.view(id, one, policy, at, |view| {
-                let newest = |item: &Item| item.periods(view).pop();
-                let mut periods = one.items.values().filter_map(newest);
-                periods.any(|period| period.end.is_none_or(|end| at < end))
-            })
-        };
+        let paid = || self.is_paid_at(id, one, policy, at);
         let Some(snapshot) = &one.snapshot else { return paid() };
         // A pause that has ended, or has not begun at that moment, is no longer in the snapshot.
         let phase = phase_at(&one.phases, at);
@@ -584,7 +611,7 @@ impl State {
         let subscription = |(id, one): (&SubscriptionId, &Arc<Subscription>)| {
             one.since.is_some_and(|since| since <= at)
                 && match self.ended_at(one) {
-                    Some(end) => at < end && !phase_at(&one.phases, at).is_some_and(Phase::is_paused),
+                    Some(end) => self.gave_access(id, one, end, policy, at),
                     None => self.gives_access(id, one, policy, at),
                 }
         };

@@ -485,6 +485,23 @@ fn a_user_without_a_plan_gets_free_credits_every_month() {
     );
     assert_eq!(has(&life(&[&spent, &yearly, &pause, &resume])), "pro 5200 | si_1=5000 signup=200");
     assert_eq!(has(&life(&[&spent, &yearly, &pause, &resume, &ended])), "free 5200 | si_1=5000 signup=200");
+    // A monthly item whose payment failed ends the subscription; the paid year gives access to its end.
+    let failed = shows_with(
+        months(4) + DAY,
+        "canceled",
+        &[item("si_1", "price_pro_year", start, start + YEAR)],
+        json!({"cancellation_details": {"reason": "payment_failed"}}),
+    );
+    let in_the_year = has(&life(&[&spent, &yearly, &[failed, Step::At(months(6))]]));
+    assert!(
+        in_the_year.starts_with("pro until") && in_the_year.ends_with(" 5000 | si_1=5000"),
+        "{in_the_year}"
+    );
+    // A subscription whose first payment failed never gave access.
+    let begun = months(4) - DAY / 2;
+    let state = |at: i64, status| shows(at, status, &[item("si_1", "price_pro", begun, begun + MONTH)]);
+    let expired = [state(begun, "incomplete"), state(begun + 82_800, "incomplete_expired")];
+    assert_eq!(has(&life(&[&spent, &expired, &[Step::At(months(4) + 2 * DAY)]])), "free 200 | signup=200");
     // A payment that is known late takes back the refill in its period.
     let late = life(&[&[Step::At(months(4)), Step::Spend(20)], &paid]);
     assert_eq!(has(&late), "pro 5000 | si_1=5000");
