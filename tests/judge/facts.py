@@ -22,10 +22,20 @@ class Catalog:
             else:
                 source = tomllib.loads(source)
         self.tiers = source["tiers"]
-        self.policy = {"signup_credits": 500, "signup_expires_days": 0, "free_credits": 0, "addons": "reset",
-                       "plan_change": "at_once", "trials": "once", "spend_order": "plan_first",
-                       "past_due_grace_days": 7, "pause_collection": "keep", "refunded_access": "keep",
-                       "client_reference_id": "user", **source["policy"]}
+        self.policy = {
+            "signup_credits": 500,
+            "signup_expires_days": 0,
+            "free_credits": 0,
+            "addons": "reset",
+            "plan_change": "at_once",
+            "trials": "once",
+            "spend_order": "plan_first",
+            "past_due_grace_days": 7,
+            "pause_collection": "keep",
+            "refunded_access": "keep",
+            "client_reference_id": "user",
+            **source["policy"],
+        }
         self.plans = {plan["name"]: plan for plan in source.get("plan", [])}
         self.packs = {pack["name"]: pack for pack in source.get("pack", []) + source.get("product", [])}
         self.plan_of = {price: plan["name"] for plan in self.plans.values() for price in plan["prices"]}
@@ -59,20 +69,33 @@ class Snapshot:
         self.cancel_at = o.get("cancel_at")
         if o.get("cancel_at_period_end"):
             self.cancel_at = o.get("current_period_end") or min(
-                item["current_period_end"] for item in o["items"]["data"])
+                item["current_period_end"] for item in o["items"]["data"]
+            )
         self.items = {}
         for item in o["items"]["data"]:
             price = item["price"]
             self.items[item["id"]] = Item(
-                item["id"], price["id"], catalog.plan_of.get(price["id"]), item.get("quantity", 1),
+                item["id"],
+                price["id"],
+                catalog.plan_of.get(price["id"]),
+                item.get("quantity", 1),
                 item.get("current_period_start", o.get("current_period_start")),
-                item.get("current_period_end", o.get("current_period_end")), price.get("unit_amount"))
+                item.get("current_period_end", o.get("current_period_end")),
+                price.get("unit_amount"),
+            )
 
     def order(self):
         rank = STATUS_ORDER.index(self.status) if self.status in STATUS_ORDER else -1
         items = list(self.items.values())
-        return (self.created, self.status in TERMINAL, max([i.start for i in items], default=0), rank,
-                [i.price for i in items], [i.quantity for i in items], self.event)
+        return (
+            self.created,
+            self.status in TERMINAL,
+            max([i.start for i in items], default=0),
+            rank,
+            [i.price for i in items],
+            [i.quantity for i in items],
+            self.event,
+        )
 
 
 class Invoice:
@@ -81,7 +104,11 @@ class Invoice:
     def __init__(self, event, catalog, heard):
         o = event["data"]["object"]
         self.id, self.created, self.heard = o["id"], event["created"], heard
-        self.reason, self.total, self.paid = o.get("billing_reason"), o.get("total", 0), o.get("amount_paid", 0)
+        self.reason, self.total, self.paid = (
+            o.get("billing_reason"),
+            o.get("total", 0),
+            o.get("amount_paid", 0),
+        )
         if o.get("paid_out_of_band"):
             self.paid = self.total
         details = ((o.get("parent") or {}).get("subscription_details")) or {}
@@ -94,11 +121,19 @@ class Invoice:
             if not price:
                 price = ((line.get("pricing") or {}).get("price_details") or {}).get("price")
             self.sub = self.sub or part.get("subscription") or line.get("subscription")
-            self.lines.append(Line(
-                part.get("subscription_item") or line.get("subscription_item"), price,
-                catalog.plan_of.get(price), catalog.pack_of.get(price), line.get("quantity") or 1,
-                line["amount"], line["period"]["start"], line["period"]["end"],
-                bool(part.get("proration", line.get("proration", False)))))
+            self.lines.append(
+                Line(
+                    part.get("subscription_item") or line.get("subscription_item"),
+                    price,
+                    catalog.plan_of.get(price),
+                    catalog.pack_of.get(price),
+                    line.get("quantity") or 1,
+                    line["amount"],
+                    line["period"]["start"],
+                    line["period"]["end"],
+                    bool(part.get("proration", line.get("proration", False))),
+                )
+            )
 
 
 class Session:
@@ -125,12 +160,12 @@ class Facts:
         self.catalog = catalog
         self.snapshots, self.invoices, self.sessions = {}, {}, {}
         self.seen, self.owners, self.customer_owner, self.clock = set(), {}, {}, {}
-        self.paid_by = collections.defaultdict(set)         # document -> payments
-        self.same = {}                                      # charge -> payment intent
+        self.paid_by = collections.defaultdict(set)  # document -> payments
+        self.same = {}  # charge -> payment intent
         self.refunds, self.charges, self.disputes = {}, {}, collections.defaultdict(list)
         self.deleted_customers, self.customer_of = {}, {}
         self.latest = 0
-        self.payment_news = []                              # (created, payment)
+        self.payment_news = []  # (created, payment)
 
     def hear(self, event, heard):
         if event["id"] in self.seen:
@@ -175,11 +210,14 @@ class Facts:
         elif kind.startswith("refund."):
             self.pay(o.get("charge"), o.get("payment_intent"), event["created"])
             known = self.refunds.setdefault(o["id"], [])
-            known.append((event["created"], o.get("payment_intent") or o.get("charge"), o["amount"], o["status"]))
+            known.append(
+                (event["created"], o.get("payment_intent") or o.get("charge"), o["amount"], o["status"])
+            )
         elif kind.startswith("charge.dispute."):
             self.pay(o.get("charge"), o.get("payment_intent"), event["created"])
             self.disputes[o["id"]].append(
-                (event["created"], o.get("payment_intent") or o.get("charge"), o["amount"], o["status"]))
+                (event["created"], o.get("payment_intent") or o.get("charge"), o["amount"], o["status"])
+            )
         elif kind == "customer.deleted":
             self.deleted_customers[o["id"]] = event["created"]
 
@@ -191,8 +229,12 @@ class Facts:
     def newest(self, user):
         """The newest `created` heard of an account, and whether it has a test clock."""
         newest, clocked = self.clock.get(user, (0, False))
-        mine = {self.same.get(p, p) for document, payments in self.paid_by.items()
-                if self.owner(document) == user for p in payments}
+        mine = {
+            self.same.get(p, p)
+            for document, payments in self.paid_by.items()
+            if self.owner(document) == user
+            for p in payments
+        }
         return max([newest] + [at for at, p in self.payment_news if self.same.get(p, p) in mine]), clocked
 
     def own(self, document, user, customer, event, test_clock=None):
@@ -212,8 +254,11 @@ class Facts:
 
     def payments(self, document):
         mine = {self.same.get(payment, payment) for payment in self.paid_by.get(document, ())}
-        tied = {other for other in self.paid_by
-                if mine & {self.same.get(payment, payment) for payment in self.paid_by[other]}}
+        tied = {
+            other
+            for other in self.paid_by
+            if mine & {self.same.get(payment, payment) for payment in self.paid_by[other]}
+        }
         session = self.sessions.get(document)
         for other in tied | ({session.invoice} if session and session.invoice else set()):
             mine |= {self.same.get(payment, payment) for payment in self.paid_by.get(other, ())}
@@ -221,9 +266,15 @@ class Facts:
 
     def went_back(self, document, at, now):
         """Minor units that had gone back at a moment, as is known now: a dispute that was won took nothing."""
-        return sum(self.refunded(payment, at) + sum(
-            amount for start, end, won, amount in self.dispute_spans(payment)
-            if start <= at and not (won and end <= now)) for payment in self.payments(document))
+        return sum(
+            self.refunded(payment, at)
+            + sum(
+                amount
+                for start, end, won, amount in self.dispute_spans(payment)
+                if start <= at and not (won and end <= now)
+            )
+            for payment in self.payments(document)
+        )
 
     def refunded(self, payment, at):
         single = failed = 0
@@ -235,9 +286,13 @@ class Facts:
                 failed += states[0][2] if begun <= at else 0
             elif begun and begun <= at:
                 single += states[0][2]
-        charges = [max(seen)[1] for charge, states in self.charges.items()
-                   if self.same.get(charge, charge) == payment
-                   for seen in [[s for s in states if s[0] <= at]] if seen]
+        charges = [
+            max(seen)[1]
+            for charge, states in self.charges.items()
+            if self.same.get(charge, charge) == payment
+            for seen in [[s for s in states if s[0] <= at]]
+            if seen
+        ]
         return max(single, sum(charges) - failed if charges else 0)
 
     def dispute_spans(self, payment):
@@ -252,5 +307,8 @@ class Facts:
                 yield min(opened)[0], min(closed, default=None), bool(won), max(opened)[2]
 
     def dispute_open(self, document, at):
-        return any(start <= at and (end is None or at < end)
-                   for payment in self.payments(document) for start, end, _, _ in self.dispute_spans(payment))
+        return any(
+            start <= at and (end is None or at < end)
+            for payment in self.payments(document)
+            for start, end, _, _ in self.dispute_spans(payment)
+        )

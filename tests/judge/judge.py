@@ -13,17 +13,31 @@ import time
 
 from facts import DAY, TERMINAL, Catalog, Facts
 
-NEVER = 10 ** 12
-Opening = collections.namedtuple("Opening", "item sub start end plan quantity invoice credits positive opens_at")
-Segment = collections.namedtuple("Segment", "opening k due end")     # a paid period, or a month of one
+NEVER = 10**12
+Opening = collections.namedtuple(
+    "Opening", "item sub start end plan quantity invoice credits positive opens_at"
+)
+Segment = collections.namedtuple("Segment", "opening k due end")  # a paid period, or a month of one
 Lot = collections.namedtuple("Lot", "key bucket granted left since until free plan")
 
 
 def add_months(at, months):
     start = datetime.datetime.fromtimestamp(at, datetime.timezone.utc)
     year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
-    last = [31, 29 if year % 4 == 0 and (year % 100 or year % 400 == 0) else 28, 31, 30, 31, 30, 31, 31, 30, 31,
-            30, 31][month]
+    last = [
+        31,
+        29 if year % 4 == 0 and (year % 100 or year % 400 == 0) else 28,
+        31,
+        30,
+        31,
+        30,
+        31,
+        31,
+        30,
+        31,
+        30,
+        31,
+    ][month]
     return int(start.replace(year=year, month=month + 1, day=min(start.day, last)).timestamp())
 
 
@@ -35,7 +49,9 @@ class User:
         self.name, self.now, self.spent = name, now, world.spent[name]
         self.policy = self.catalog.policy
         self.subs = {sub for sub in self.facts.snapshots if self.facts.owner(sub) == name}
-        self.subs |= {i.sub for i in self.facts.invoices.values() if i.sub and self.facts.owner(i.sub) == name}
+        self.subs |= {
+            i.sub for i in self.facts.invoices.values() if i.sub and self.facts.owner(i.sub) == name
+        }
         self.read_lines()
 
     # Which lines open a paid period, and which charge a plan change.
@@ -61,8 +77,18 @@ class User:
                     opens_at = line.start
                     if line.start > invoice.created:
                         opens_at = max(invoice.created, line.start - 3600)
-                    opening = Opening(item, invoice.sub, line.start, line.end, line.plan, line.quantity, invoice,
-                                      negative, positive, opens_at)
+                    opening = Opening(
+                        item,
+                        invoice.sub,
+                        line.start,
+                        line.end,
+                        line.plan,
+                        line.quantity,
+                        invoice,
+                        negative,
+                        positive,
+                        opens_at,
+                    )
                     if line.amount == 0 and not line.flagged:
                         if self.zero_line_opens(item, line, invoice):
                             self.openings[item].append(opening)
@@ -98,7 +124,9 @@ class User:
         return invoice.reason == "subscription_cycle" and not trialing
 
     def all_items(self):
-        items = {item: sub for sub in self.subs for s in self.facts.snapshots.get(sub, []) for item in s.items}
+        items = {
+            item: sub for sub in self.subs for s in self.facts.snapshots.get(sub, []) for item in s.items
+        }
         items.update({item: o[0].sub for item, o in self.openings.items() if o})
         items.update({item: opening.sub for item, opening in self.trial_lines.items()})
         return items
@@ -114,14 +142,22 @@ class User:
             item = s.items.get(opening.item)
             # A trial on a paid item moves the item's period.
             trial = item and s.status == "trialing" and opening.start < item.start and s.created < opening.end
-            if item and item.plan and s.status in ("active", "trialing") and after < s.created < until \
-                    and (item.start == opening.start or trial):
+            if (
+                item
+                and item.plan
+                and s.status in ("active", "trialing")
+                and after < s.created < until
+                and (item.start == opening.start or trial)
+            ):
                 yield s.created, item.plan, item.quantity
 
     def blocked(self, opening, at):
         """Whether no month begins at this moment."""
-        known = [s for s in self.facts.snapshots.get(opening.sub, [])
-                 if s.created <= at or s.status in TERMINAL and s.ended <= at]
+        known = [
+            s
+            for s in self.facts.snapshots.get(opening.sub, [])
+            if s.created <= at or s.status in TERMINAL and s.ended <= at
+        ]
         removed = self.removed_at(opening.item, opening.sub)
         if self.all_refunded(opening, at) or removed is not None and removed <= at:
             return True
@@ -130,8 +166,13 @@ class User:
         if not known:
             return False
         last = known[-1]
-        return (last.status in TERMINAL and last.reason != "payment_failed" or last.status == "paused"
-                or last.pause_collection and self.policy["pause_collection"] == "until_period_end")
+        return (
+            last.status in TERMINAL
+            and last.reason != "payment_failed"
+            or last.status == "paused"
+            or last.pause_collection
+            and self.policy["pause_collection"] == "until_period_end"
+        )
 
     def deleted_at(self, sub):
         return self.facts.deleted_customers.get(self.facts.customer_of.get(sub), NEVER)
@@ -139,9 +180,16 @@ class User:
     def due(self, opening, start, until):
         """When the month that starts at `start` falls due: then, or as soon as nothing blocks it."""
         moments = [start] + sorted(
-            t for t in {s.created for s in self.facts.snapshots.get(opening.sub, [])}
-            | {end for p in self.facts.payments(opening.invoice.id)
-               for _, end, _, _ in self.facts.dispute_spans(p) if end} if start < t < until)
+            t
+            for t in {s.created for s in self.facts.snapshots.get(opening.sub, [])}
+            | {
+                end
+                for p in self.facts.payments(opening.invoice.id)
+                for _, end, _, _ in self.facts.dispute_spans(p)
+                if end
+            }
+            if start < t < until
+        )
         return next((t for t in moments if not self.blocked(opening, t)), None)
 
     def segments(self, item):
@@ -190,8 +238,9 @@ class User:
 
     def charges_of(self, opening):
         later = [o.start for o in self.openings[opening.item] if o.start > opening.start]
-        return [c for c in self.charges[opening.item]
-                if opening.start <= c.start < min([opening.end, *later])]
+        return [
+            c for c in self.charges[opening.item] if opening.start <= c.start < min([opening.end, *later])
+        ]
 
     # What refunds and disputes took.
 
@@ -239,8 +288,15 @@ class User:
     # Buckets of an item.
 
     def spends(self, item, start, k=None, plan=None):
-        return sum(n for key, n in self.spent.items() if key[0] == "item" and key[1] == item and key[2] == start
-                   and (k is None or key[3] == k) and (plan is None or key[4] == plan))
+        return sum(
+            n
+            for key, n in self.spent.items()
+            if key[0] == "item"
+            and key[1] == item
+            and key[2] == start
+            and (k is None or key[3] == k)
+            and (plan is None or key[4] == plan)
+        )
 
     def item_lots(self, item, sub):
         segments = self.segments(item)
@@ -261,16 +317,30 @@ class User:
             worth, plan, whole = self.worth(segment, until)
             first = self.in_force(segment, until)[0][1]
             spent_all = self.spends(item, opening.start, segment.k) + carried_spend
-            counted = spent_all if whole else self.spends(item, opening.start, segment.k, plan) + (
-                carried_spend if plan == first else 0)
+            counted = (
+                spent_all
+                if whole
+                else self.spends(item, opening.start, segment.k, plan)
+                + (carried_spend if plan == first else 0)
+            )
             at = min(until, self.now)
             granted = self.granted(segment, until, at)
             left = max(0, max(0, granted - counted) - undone)
             spent_before = spent_all + undone
             if n + 1 < len(segments):
                 rollovers.append((n, segment, left, plan))
-        lots.append(Lot(("item", item, opening.start, segment.k, plan), item, granted, left, segment.due,
-                        segment.end, False, True))
+        lots.append(
+            Lot(
+                ("item", item, opening.start, segment.k, plan),
+                item,
+                granted,
+                left,
+                segment.due,
+                segment.end,
+                False,
+                True,
+            )
+        )
         last_end = segments[-1].opening.end + self.policy["past_due_grace_days"] * DAY
         for n, segment, left, plan in rollovers:
             rule = self.catalog.plans[plan].get("rollover", {})
@@ -285,12 +355,23 @@ class User:
                 carry = 0
             else:
                 carry -= self.fill(segment.opening, carried, following.due) - self.fill(
-                    segment.opening, carried, self.now)
+                    segment.opening, carried, self.now
+                )
             key = ("rollover", item, following.opening.start, following.k)
             carry = max(carry, self.spent.get(key, 0))
             if ends > self.now:
-                lots.append(Lot(key, "rollover " + item, carry, carry - self.spent.get(key, 0), following.due, ends,
-                                False, True))
+                lots.append(
+                    Lot(
+                        key,
+                        "rollover " + item,
+                        carry,
+                        carry - self.spent.get(key, 0),
+                        following.due,
+                        ends,
+                        False,
+                        True,
+                    )
+                )
         if self.is_over(item, sub):
             lots = [lot._replace(left=0) for lot in lots]
         return lots
@@ -302,16 +383,23 @@ class User:
         if not shown or not shown.plan or known and known[-1].status in TERMINAL:
             return []
         if self.policy["trials"] == "once":
-            firsts = [(s.created, other) for other in self.subs for s in self.snapshots(other, self.now)
-                      if s.status == "trialing"]
+            firsts = [
+                (s.created, other)
+                for other in self.subs
+                for s in self.snapshots(other, self.now)
+                if s.status == "trialing"
+            ]
             if firsts and min(firsts)[1] != sub:
                 return []
         if self.deleted_at(sub) <= self.now or self.end_of(item, sub) is not None:
             return []
         amount = self.catalog.trial_amount(shown.plan, shown.quantity)
         key = ("trial", item)
-        return [Lot(key, item, amount, max(0, amount - self.spent.get(key, 0)), shown.start, shown.end,
-                    True, True)]
+        return [
+            Lot(
+                key, item, amount, max(0, amount - self.spent.get(key, 0)), shown.start, shown.end, True, True
+            )
+        ]
 
     def end_of(self, item, sub):
         """When the item's subscription ended, or it was removed from it."""
@@ -332,7 +420,8 @@ class User:
     def is_over(self, item, sub):
         end = self.end_of(item, sub)
         return end is not None and any(
-            o.start >= end for other, openings in self.openings.items() if other != item for o in openings)
+            o.start >= end for other, openings in self.openings.items() if other != item for o in openings
+        )
 
     # All lots, in the order in which they are spent.
 
@@ -400,32 +489,62 @@ class User:
                 if line.pack and line.amount >= 0:
                     pack = self.catalog.packs[line.pack]
                     spent = self.spent.get(("pack", invoice.id), 0)
-                    lots.append(self.bought(invoice, "addon", pack.get("credits", 0) * line.quantity,
-                                            pack.get("expires_days", 0), spent))
+                    lots.append(
+                        self.bought(
+                            invoice,
+                            "addon",
+                            pack.get("credits", 0) * line.quantity,
+                            pack.get("expires_days", 0),
+                            spent,
+                        )
+                    )
         return lots
 
     def tied_invoices(self, session):
         mine = self.facts.payments(session.id)
-        return [i.id for i in self.facts.invoices.values()
-                if i.id == session.invoice or mine & self.facts.payments(i.id)]
+        return [
+            i.id
+            for i in self.facts.invoices.values()
+            if i.id == session.invoice or mine & self.facts.payments(i.id)
+        ]
 
     def bought(self, document, bucket, granted, days, spent):
         if document.total > 0:
-            granted -= min(granted, granted * self.facts.went_back(document.id, self.now, self.now) // document.total)
+            granted -= min(
+                granted, granted * self.facts.went_back(document.id, self.now, self.now) // document.total
+            )
         left = max(0, granted - spent)
-        if bucket == "addon" and self.policy["addons"] == "reset" and any(
-                document.created < o.start and o.invoice.heard >= document.heard
+        if (
+            bucket == "addon"
+            and self.policy["addons"] == "reset"
+            and any(
+                document.created < o.start
+                and o.invoice.heard >= document.heard
                 and o.invoice.id != document.id
-                and self.catalog.plans[o.plan].get("per") != "seat" for o in self.plan_openings()):
+                and self.catalog.plans[o.plan].get("per") != "seat"
+                for o in self.plan_openings()
+            )
+        ):
             left = 0
         until = document.created + days * DAY if days else NEVER
-        return Lot(("pack", document.id), bucket, granted, left, document.created, until, False,
-                   bucket == "lifetime")
+        return Lot(
+            ("pack", document.id), bucket, granted, left, document.created, until, False, bucket == "lifetime"
+        )
 
     def grant_lots(self):
-        return [Lot(("grant", n), "grant", credits, max(0, credits - self.spent.get(("grant", n), 0)), since,
-                    until, True, False)
-                for n, (credits, since, until) in enumerate(self.world.grants[self.name])]
+        return [
+            Lot(
+                ("grant", n),
+                "grant",
+                credits,
+                max(0, credits - self.spent.get(("grant", n), 0)),
+                since,
+                until,
+                True,
+                False,
+            )
+            for n, (credits, since, until) in enumerate(self.world.grants[self.name])
+        ]
 
     # Access.
 
@@ -447,8 +566,11 @@ class User:
                 if plan:
                     plans.append(plan)
         for session in self.facts.sessions.values():
-            if self.facts.owner(session.id) == self.name and session.plan in self.catalog.plans \
-                    and session.created <= at:
+            if (
+                self.facts.owner(session.id) == self.name
+                and session.plan in self.catalog.plans
+                and session.created <= at
+            ):
                 if not (session.total and self.facts.went_back(session.id, at, self.now) >= session.total):
                     plans.append(session.plan)
         plans += [plan for plan, start, end in self.world.complimentary[self.name] if start <= at < end]
@@ -474,8 +596,12 @@ class User:
         if self.policy["refunded_access"] == "end" and openings and self.all_refunded(openings[-1], at):
             return None
         status = last.status
-        if status in ("incomplete", "past_due", "unpaid") and openings and self.paid_since(openings[-1], last):
-            status = "active"                               # the snapshot that says so has not arrived
+        if (
+            status in ("incomplete", "past_due", "unpaid")
+            and openings
+            and self.paid_since(openings[-1], last)
+        ):
+            status = "active"  # the snapshot that says so has not arrived
         if status in ("active", "trialing"):
             if last.pause_collection and self.policy["pause_collection"] == "until_period_end":
                 return min([p for p in (paid, shown) if p], key=self.catalog.rank) if running else None
@@ -495,7 +621,8 @@ class User:
         if snapshot.status == "incomplete":
             return opening.invoice.created >= snapshot.created
         return opening.invoice.created > snapshot.created and all(
-            item.start <= opening.start for item in snapshot.items.values())
+            item.start <= opening.start for item in snapshot.items.values()
+        )
 
     def paid_plan(self, opening):
         """The plan that was paid for: the newest charge's, else the opening's."""
@@ -505,7 +632,8 @@ class User:
     def all_refunded(self, opening, at):
         charges = [c.invoice for c in self.charges_of(opening) if c.invoice.total > 0]
         return opening.invoice.total > 0 and all(
-            self.facts.went_back(i.id, at, self.now) >= i.total for i in [opening.invoice, *charges])
+            self.facts.went_back(i.id, at, self.now) >= i.total for i in [opening.invoice, *charges]
+        )
 
 
 class World:
@@ -622,9 +750,12 @@ class World:
     def state(self, user):
         found = self.user(user)
         lots = found.lots()
-        return {"tier": found.tier(), "credits": sum(lot.left for lot in lots),
-                "available": max(0, sum(lot.left for lot in lots) - self.held(user)),
-                "lots": sorted([lot.bucket, lot.left] for lot in lots if lot.left)}
+        return {
+            "tier": found.tier(),
+            "credits": sum(lot.left for lot in lots),
+            "available": max(0, sum(lot.left for lot in lots) - self.held(user)),
+            "lots": sorted([lot.bucket, lot.left] for lot in lots if lot.left),
+        }
 
 
 def parse_time(text):
@@ -640,7 +771,9 @@ def fill(value, now, nonce):
             return now + int(value[1:])
         return value.replace("NONCE", nonce).replace("USER", "user_" + nonce)
     if isinstance(value, dict):
-        return {fill(k, now, nonce) if isinstance(k, str) else k: fill(v, now, nonce) for k, v in value.items()}
+        return {
+            fill(k, now, nonce) if isinstance(k, str) else k: fill(v, now, nonce) for k, v in value.items()
+        }
     if isinstance(value, list):
         return [fill(v, now, nonce) for v in value]
     return value
@@ -656,8 +789,11 @@ def main():
         for step in case["steps"]:
             world.play(step, "user_n1")
         state, expect = world.state("user_n1"), case["expect"]
-        problems = [f"{name} {state[name]}, expected {expect[name]}" for name in ("tier", "credits")
-                    if name in expect and state[name] != expect[name]]
+        problems = [
+            f"{name} {state[name]}, expected {expect[name]}"
+            for name in ("tier", "credits")
+            if name in expect and state[name] != expect[name]
+        ]
         for other, want in expect.get("others", {}).items():
             got = world.state(other)
             if want and [got["tier"], got["credits"]] != want:
