@@ -441,7 +441,7 @@ class User:
             item = lot.bucket.removeprefix("rollover ")
             period = max([s.end for s in self.segments(item)] + [0 if self.segments(item) else lot.until])
             return kind, period, item, lot.key[0] == "rollover", lot.until, lot.since, str(lot.key)
-        return kind, lot.until, lot.since, str(lot.key)
+        return kind, lot.since, str(lot.key)
 
     def kind(self, lot):
         return "plan" if lot.plan and lot.bucket != "lifetime" else lot.bucket
