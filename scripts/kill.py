@@ -37,7 +37,7 @@ def arguments():
                         help="seconds between a start and the next kill")
     parser.add_argument("--real-binaries", action="store_true", help="run the compiled functions")
     parser.add_argument("--settle-seconds", type=float, default=900,
-                        help="how long the end may take; messages that wait for a retry keep waiting")
+                        help="how long the queues may take to become empty, retries included")
     return parser.parse_args()
 
 

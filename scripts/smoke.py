@@ -59,7 +59,7 @@ def buying(client, wait):
         answers = list(pool.map(lambda _: client.post(body)[0], range(10)))
     check("ten duplicates at once are accepted", answers == [200] * 10, answers)
     stays("and change nothing", ("pro", PRO), look)
-    check("the ledger neither", client.ledger(customer.user) == ledger, (ledger,
+    check("and change no ledger entry",  client.ledger(customer.user) == ledger, (ledger,
                                                                          client.ledger(customer.user)))
 
     client.post(customer.event("checkout.session.completed.pack"))

@@ -43,7 +43,10 @@ async fn events_are_sent_again_by_id_type_status_or_time_and_each_time_is_on_rec
     assert_eq!(retry(json!({"id": "evt_a"})).await, (200, json!({"id": "evt_a", "result": "queued"})));
     assert_eq!(retry(Value::Null).await.1["report"]["sent"], 0, "none is due yet");
     for (body, sent) in [
-        (json!({"type": "checkout.session.completed", "actor": "ann", "reason": "metadata mended\u{7}"}), 3),
+        (
+            json!({"type": "checkout.session.completed", "actor": "ann", "reason": "metadata repaired\u{7}"}),
+            3,
+        ),
         (json!({"type": "invoice.paid"}), 0),
         (json!({"status": "failed"}), 0),
         (json!({"status": "parked"}), 3),
@@ -65,7 +68,7 @@ async fn events_are_sent_again_by_id_type_status_or_time_and_each_time_is_on_rec
     let named = audits.iter().find(|audit| audit["actor"]["S"] == "ann").unwrap();
     assert_eq!(
         (&named["reason"]["S"], &named["act"]["S"]),
-        (&json!("metadata mended"), &json!("retry-webhooks"))
+        (&json!("metadata repaired"), &json!("retry-webhooks"))
     );
     assert!(named["target"]["S"].as_str().unwrap().contains("checkout.session.completed"));
     assert_eq!(audits.iter().filter(|audit| audit["target"]["S"] == "due").count(), 1);

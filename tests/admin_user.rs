@@ -227,7 +227,7 @@ async fn linking_a_customer_frees_its_events_and_never_moves_a_bound_customer() 
     );
     let (status, error) = world.ask("POST", "/admin/stripe/fix-user/user_2", link("mistake")).await;
     assert_eq!((status, &error["error"]), (409, &json!("customer_bound")));
-    let (status, error) = world.ask("POST", "/admin/stripe/fix-user/nobody", link("typo")).await;
+    let (status, error) = world.ask("POST", "/admin/stripe/fix-user/no-user", link("typo")).await;
     assert_eq!((status, &error["error"]), (404, &json!("user_not_found")));
     assert_eq!(audits(&world).await.len(), 1, "a request that changes nothing is not audited");
     let (_, found) = world.ask("POST", "/admin/stripe/find", json!({"text": "cus_lost"})).await;

@@ -58,7 +58,7 @@ async fn subscribe(
 }
 
 #[tokio::test]
-async fn customers_subscriptions_events_and_refusals_read_alike_from_any_stripe() {
+async fn customers_subscriptions_events_and_refusals_are_read_from_any_stripe() {
     let (base, fake) = match Env::of_process().get("STRIPE_API_BASE") {
         Some(base) => (base, None),
         None => {
@@ -80,7 +80,7 @@ async fn customers_subscriptions_events_and_refusals_read_alike_from_any_stripe(
 
     let read = Subscription::from_json(stripe.subscription(&subscription).await.unwrap().text()).unwrap();
     assert_eq!((read.status.as_str(), read.customer.as_ref()), ("active", Some(&customer)));
-    assert_eq!(read.items.iter().map(|item| item.price.as_str()).collect::<Vec<_>>(), [price.as_str()]);
+    assert_eq!(read.items.iter().map(|item| item.price.id.as_str()).collect::<Vec<_>>(), [price.as_str()]);
     assert!(read.period_start().is_some());
     let all = stripe
         .subscriptions(&Filter { customer: Some(customer.clone()), ..Filter::default() }, &Cursor::Newest)
@@ -106,10 +106,10 @@ async fn customers_subscriptions_events_and_refusals_read_alike_from_any_stripe(
     let event = event::read(text.to_string().as_bytes()).unwrap();
     assert!(matches!(&event.object, Object::Subscription(read) if read.id == subscription), "{event:?}");
 
-    let nobody = stripe.customer(&"cus_nobody".parse().unwrap()).await.unwrap_err();
+    let missing = stripe.customer(&"cus_nobody".parse().unwrap()).await.unwrap_err();
     assert!(
-        nobody.refusal().is_some() && !nobody.is_transient() && nobody.to_string().contains("404"),
-        "{nobody}"
+        missing.refusal().is_some() && !missing.is_transient() && missing.to_string().contains("404"),
+        "{missing}"
     );
     let stranger = Stripe::new("wrong", base).with_patience(IMPATIENT).customer(&customer).await.unwrap_err();
     assert!(stranger.is_refused_key(), "{stranger}");

@@ -3,6 +3,7 @@
 use lambda_http::Body;
 use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
+use tallyhook_core::catalog::Catalog;
 
 use crate::stripe_client::KEY;
 use crate::support::{World, read_answer, sample};
@@ -207,4 +208,97 @@ async fn an_unknown_purchase_is_refused_with_what_the_catalog_has() {
         buy(&closed, json!({"user_id": "u", "plan": "pro"})).await.1["error"],
         "checkout_not_configured"
     );
+}
+
+/// A shop with another catalog.
+async fn shop_of(name: &str, catalog: &str) -> (World, FakeStripe) {
+    let path = std::env::temp_dir().join(format!("tallyhook-{name}-{}.toml", std::process::id()));
+    std::fs::write(&path, catalog).unwrap();
+    let (world, fake) = shop().await;
+    let world = world.redeploy(&[("CATALOG_FILE", path.to_str().unwrap())]);
+    std::fs::remove_file(path).unwrap();
+    fake.sell(&Catalog::parse(catalog).unwrap());
+    (world, fake)
+}
+
+const OPTIONS: &str = r#"
+[tiers]
+free = 0
+pro = 1
+[policy]
+default_tier = "free"
+[checkout]
+promotion_codes = true
+tax_id = true
+[[plan]]
+name = "pro"
+tier = "pro"
+credits = 5000
+trial_days = 14
+lookup_keys = ["pro_by_key"]
+[[plan]]
+name = "basic"
+tier = "pro"
+credits = 100
+stripe_products = ["prod_basic"]
+[[pack]]
+name = "credits_1000"
+credits = 1000
+prices = ["price_pack"]
+"#;
+
+/// The fields are Stripe's: <https://docs.stripe.com/api/checkout/sessions/create>
+#[tokio::test]
+async fn options_are_the_requests_else_the_catalogs() {
+    let (world, fake) = shop_of("checkout-options", OPTIONS).await;
+    let plan = json!({"user_id": "u", "plan": "pro", "trial": true, "promotion_codes": false, "locale": "de",
+        "automatic_tax": true, "payment_method_collection": "if_required"});
+    let plan = at_stripe(&world, &fake, plan).await;
+    assert_eq!(plan["line_items"][0]["price"], "price_pro_by_key", "the price with the lookup key");
+    assert_eq!(plan["subscription_data"]["trial_period_days"], "14");
+    assert_eq!(
+        (&plan["allow_promotion_codes"], &plan["tax_id_collection"], &plan["automatic_tax"]),
+        (&Value::Null, &json!({"enabled": "true"}), &json!({"enabled": "true"}))
+    );
+    assert_eq!(
+        (&plan["locale"], &plan["payment_method_collection"], &plan["customer_update"]),
+        (&json!("de"), &json!("if_required"), &Value::Null)
+    );
+    let basic = at_stripe(&world, &fake, json!({"user_id": "u", "plan": "basic"})).await;
+    assert_eq!(basic["line_items"][0]["price"], "price_of_prod_basic", "the only price of the product");
+    let pack = json!({"user_id": "u", "pack": "credits_1000", "quantity": 2, "adjustable_quantity": true,
+        "payment_method_collection": "if_required"});
+    let pack = at_stripe(&world, &fake, pack).await;
+    assert_eq!(pack["line_items"][0]["adjustable_quantity"], json!({"enabled": "true"}));
+    assert_eq!(pack["metadata"], json!({"user_id": "u", "pack": "credits_1000"}), "the line items have it");
+    assert_eq!(
+        (&pack["payment_method_collection"], &pack["allow_promotion_codes"]),
+        (&Value::Null, &json!("true"))
+    );
+    for (wish, status, code) in [
+        (json!({"user_id": "u", "plan": "basic", "trial": true}), 400, "no_trial"),
+        (json!({"user_id": "u", "plan": "pro", "locale": "a b"}), 400, "invalid_locale"),
+        (json!({"user_id": "u", "plan": "pro", "payment_method_collection": "never"}), 400, "invalid_body"),
+    ] {
+        let (got, body) = buy(&world, wish).await;
+        assert_eq!((got, &body["error"]), (status, &json!(code)), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_trial_is_started_once_for_each_user() {
+    let (world, _fake) = shop_of("checkout-trial", OPTIONS).await;
+    let wish = || json!({"user_id": "user_123", "plan": "pro", "trial": true});
+    assert_eq!(buy(&world, wish()).await.0, 200);
+    let mut trial = sample("customer.subscription.created", "user_123");
+    let object = &mut trial["data"]["object"];
+    object["status"] = json!("trialing");
+    object["items"]["data"][0]["price"]["lookup_key"] = json!("pro_by_key");
+    world.process(&trial).await;
+    let mut over = sample("customer.subscription.deleted", "user_123");
+    over["data"]["object"]["items"] = trial["data"]["object"]["items"].clone();
+    world.process(&over).await;
+    let (status, body) = buy(&world, wish()).await;
+    assert_eq!((status, &body["error"]), (409, &json!("trial_used")), "{body}");
+    assert_eq!(buy(&world, json!({"user_id": "user_123", "plan": "pro"})).await.0, 200);
 }

@@ -142,7 +142,7 @@ fn every_function_is_in_the_template_and_the_local_stack_with_the_same_trigger()
 }
 
 #[test]
-fn a_function_starts_with_what_the_template_gives_it() {
+fn a_function_starts_with_the_variables_of_the_template() {
     let template = read("template.yaml");
     let variables = |text: &str| -> Vec<String> {
         let block = text.split("Variables:\n").nth(1).unwrap_or_default();
@@ -218,7 +218,7 @@ fn the_apps_webhook_has_its_function_queue_and_retries() {
 }
 
 #[test]
-fn every_routed_event_type_has_a_sample_that_reads_as_it() {
+fn every_routed_event_type_has_a_sample_of_its_type() {
     let samples = samples();
     for kind in EventType::KNOWN {
         let of_kind: Vec<_> = samples.iter().filter(|name| name.starts_with(&format!("{kind}."))).collect();
@@ -350,7 +350,7 @@ fn every_function_is_shipped_without_its_symbols() {
     };
     assert_eq!(stripped("profile.release"), Some(true));
     for part in functions::all() {
-        // Cargo does not hand it down to a package with a table of its own.
+        // A package with a table of its own does not inherit the setting.
         assert_ne!(stripped(&format!("profile.release.package.{}", part.name)), Some(false), "{}", part.name);
     }
 }
@@ -363,7 +363,7 @@ fn releases_contain_no_debug_or_trace_logging() {
 }
 
 #[test]
-fn a_call_that_is_not_answered_ends_before_its_function_does() {
+fn a_call_without_an_answer_ends_before_its_function() {
     let env = Env::from([
         ("AWS_REGION", "eu-central-1"),
         ("AWS_ACCESS_KEY_ID", "id"),
@@ -374,7 +374,7 @@ fn a_call_that_is_not_answered_ends_before_its_function_does() {
         config.timeout_config().unwrap().operation_attempt_timeout().unwrap(),
         config.retry_config().unwrap(),
     );
-    // Also where AWS says when to come back.
+    // `max_backoff` also limits the wait that AWS asks for.
     let call = retry.max_attempts() * attempt + (retry.max_attempts() - 1) * retry.max_backoff();
     let template = read("template.yaml");
     assert!(resource(&template, "StripeWebhookFunction").contains("Timeout: 10\n"));
@@ -383,8 +383,8 @@ fn a_call_that_is_not_answered_ends_before_its_function_does() {
     assert!(globals(&template).contains("Timeout: 30 ") && 4 * call < Duration::from_secs(30));
 }
 
-/// What the core can do is what its dependencies can do; `common/core/clippy.toml` forbids the standard
-/// library's clocks, environment and IO.
+/// The core can do IO only through a dependency or the standard library. `common/core/clippy.toml` forbids
+/// the standard library's clocks, environment and IO.
 #[test]
 fn the_core_depends_on_nothing_that_does_io() {
     let manifest = read("common/core/Cargo.toml");

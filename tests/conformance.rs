@@ -245,7 +245,7 @@ async fn a_repeated_token_applies_once_and_another_content_under_it_is_refused(b
     write("token#1").await.unwrap();
     write("token#1")
         .await
-        .expect("the same again is answered as the first time, though its condition holds no more");
+        .expect("a repeated request gets the first answer, although its condition no longer holds");
     let error = write("token#2").await.unwrap_err();
     assert_eq!(error.code(), Some("IdempotentParameterMismatchException"));
 }

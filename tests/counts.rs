@@ -81,7 +81,7 @@ async fn batch(world: &World, family: Family, bodies: &[Vec<u8>]) -> (Vec<Call>,
 }
 
 #[tokio::test]
-async fn what_an_event_costs_has_not_changed() {
+async fn the_cost_of_an_event_has_not_changed() {
     let world = World::new().await;
     let users: Vec<String> = (0..11).map(|number| format!("user_{number}")).collect();
     for user in &users {

@@ -1,6 +1,6 @@
-//! Every handler is stopped at every call it makes, in every way a call can fail. Then calls succeed again,
-//! the visibility expires, and SQS redelivers what was not acknowledged. The result must equal that of an
-//! undisturbed run, and the invariants must hold at every moment between.
+//! Every handler is stopped at every call that it makes, in every way in which a call can fail. Then calls
+//! succeed again, the visibility timeout expires, and SQS redelivers what was not acknowledged. The result
+//! must equal that of an undisturbed run, and the invariants must hold at every moment in between.
 
 use serde_json::{Value, json};
 use tallyhook_core::event::{EventType, Family};
@@ -10,7 +10,7 @@ use crate::support::{Call, Fault, World, aws_error, cancelled, pack, sample, wit
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Trouble {
+pub enum CallFailure {
     /// The request is lost; the SDK repeats it.
     RequestLost,
     /// The call has its effect and the reply is lost; the SDK repeats it.
@@ -18,7 +18,7 @@ pub enum Trouble {
     /// From this call on no request arrives.
     Outage,
     /// From this call on calls have their effect and no reply arrives.
-    Deaf,
+    RepliesLost,
     /// The instance is killed before the call has an effect.
     KilledBefore,
     /// The instance is killed after the call has had its effect.
@@ -35,22 +35,22 @@ pub enum Trouble {
     InProgress,
 }
 
-pub const TROUBLES: [Trouble; 11] = [
-    Trouble::RequestLost,
-    Trouble::ReplyLost,
-    Trouble::Outage,
-    Trouble::Deaf,
-    Trouble::KilledBefore,
-    Trouble::KilledAfter,
-    Trouble::InternalError,
-    Trouble::Throttled,
-    Trouble::Conflict,
-    Trouble::ThrottledWithin,
-    Trouble::InProgress,
+pub const CALL_FAILURES: [CallFailure; 11] = [
+    CallFailure::RequestLost,
+    CallFailure::ReplyLost,
+    CallFailure::Outage,
+    CallFailure::RepliesLost,
+    CallFailure::KilledBefore,
+    CallFailure::KilledAfter,
+    CallFailure::InternalError,
+    CallFailure::Throttled,
+    CallFailure::Conflict,
+    CallFailure::ThrottledWithin,
+    CallFailure::InProgress,
 ];
 
-impl Trouble {
-    /// The fault of the call with this number, counted from 0, when the trouble begins at number `at`.
+impl CallFailure {
+    /// The fault of the call with this number, counted from 0, when the failure begins at number `at`.
     fn at(self, at: usize, number: usize, call: &Call) -> Option<Fault> {
         let transaction = call.operation == "TransactWriteItems";
         match self {
@@ -59,7 +59,7 @@ impl Trouble {
             Self::KilledBefore => (number == at).then_some(Fault::HangBefore),
             Self::KilledAfter => (number == at).then_some(Fault::HangAfter),
             Self::Outage => (number >= at).then_some(Fault::LoseRequest),
-            Self::Deaf => (number >= at).then_some(Fault::LoseReply),
+            Self::RepliesLost => (number >= at).then_some(Fault::LoseReply),
             Self::InternalError => (number >= at).then(|| aws_error(500, "InternalServerError")),
             Self::Throttled => {
                 (number >= at).then(|| aws_error(400, "ProvisionedThroughputExceededException"))
@@ -78,12 +78,12 @@ impl Trouble {
 }
 
 impl World {
-    /// From here on the calls are counted, and the trouble is at number `at`.
-    pub fn trouble(&self, trouble: Trouble, at: usize) {
+    /// From here on the calls are counted, and the failure is at number `at`.
+    pub fn fail_at(&self, failure: CallFailure, at: usize) {
         let mut number = 0;
         self.fault(move |call| {
             number += 1;
-            trouble.at(at, number - 1, call)
+            failure.at(at, number - 1, call)
         });
     }
 }
@@ -125,15 +125,16 @@ impl Case {
         world
     }
 
-    /// Hands the batch to the worker, whose instance the trouble may kill, and deletes what it acknowledged.
-    async fn attempt(&self, world: &World, trouble: Trouble, at: usize) {
+    /// Passes the batch to the worker and deletes what it acknowledged. The fault may kill the worker's
+    /// instance.
+    async fn attempt(&self, world: &World, failure: CallFailure, at: usize) {
         let family = self.family();
         let batch = world.receive(family).await;
         if batch.records.is_empty() {
             return;
         }
         let worker = world.worker(family);
-        world.trouble(trouble, at);
+        world.fail_at(failure, at);
         let answer = world.until_hung(worker.handle(batch.clone())).await;
         world.heal();
         if let Some(answer) = answer {
@@ -167,7 +168,7 @@ fn cases() -> Vec<Case> {
     clash["data"]["object"]["customer"] = json!("cus_user1");
     vec![
         case("a pack for an account", vec![], vec![pack("one", "user_1", 2)]),
-        case("a pack for a user never seen", vec![], vec![pack("two", "user_2", 1)]),
+        case("a pack for a new user", vec![], vec![pack("two", "user_2", 1)]),
         case("an order", vec![], vec![user("checkout.session.completed.order")]),
         case("an unpaid session", vec![], vec![user("checkout.session.completed.unpaid")]),
         case(
@@ -182,17 +183,17 @@ fn cases() -> Vec<Case> {
         case("a first invoice", vec![user("customer.subscription.created")], vec![user("invoice.paid")]),
         case("a renewal", paid(), vec![user("invoice.paid.renewal")]),
         case("an invoice known by its customer", paid(), vec![anonymous("invoice.paid.renewal")]),
-        case("an invoice of nobody", vec![], vec![anonymous("invoice.paid")]),
+        case("an invoice without a known user", vec![], vec![anonymous("invoice.paid")]),
         case("a failed payment", paid(), vec![user("invoice.payment_failed")]),
         case("a refund", vec![user("checkout.session.completed.pack")], vec![user("charge.refunded")]),
-        case("a refund of nothing known", vec![], vec![anonymous("refund.created")]),
+        case("a refund of an unknown payment", vec![], vec![anonymous("refund.created")]),
         case(
             "a dispute",
             vec![user("checkout.session.completed.pack_5000")],
             vec![user("charge.dispute.created")],
         ),
         case("a deleted customer", paid(), vec![user("customer.deleted")]),
-        case("a type of nobody's", vec![], vec![user("product.updated")]),
+        case("a type without a family", vec![], vec![user("product.updated")]),
         Case {
             name: FULL_BATCH,
             before: vec![pack("seen", "user_1", 1)],
@@ -211,16 +212,16 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// The cases that meet every trouble. With `SWEEP` set, all cases do.
-const EVERY_TROUBLE: [&str; 2] = ["a pack for an account", "an invoice known by its customer"];
+/// The cases that meet every failure. With `SWEEP` set, all cases do.
+const EVERY_FAILURE: [&str; 2] = ["a pack for an account", "an invoice known by its customer"];
 /// A run of this one takes as long as thirty of the others: unless `SWEEP` is set it is only killed, and not
 /// twice.
 const FULL_BATCH: &str = "a full batch";
-const KILLED: [Trouble; 2] = [Trouble::KilledBefore, Trouble::KilledAfter];
-const LOST_OR_KILLED: [Trouble; 4] =
-    [Trouble::RequestLost, Trouble::ReplyLost, Trouble::KilledBefore, Trouble::KilledAfter];
+const KILLED: [CallFailure; 2] = [CallFailure::KilledBefore, CallFailure::KilledAfter];
+const LOST_OR_KILLED: [CallFailure; 4] =
+    [CallFailure::RequestLost, CallFailure::ReplyLost, CallFailure::KilledBefore, CallFailure::KilledAfter];
 
-/// The undisturbed end, and how many calls the handler made on the way.
+/// The result of the undisturbed run, and the number of calls of the handler.
 async fn undisturbed(case: &Case) -> (Tables, usize) {
     let world = case.world().await;
     world.calls();
@@ -245,8 +246,8 @@ fn without_message_ids(mut tables: Tables) -> Tables {
     tables
 }
 
-/// Redelivers what was not acknowledged and compares with the undisturbed run. Then delivers everything once
-/// more, which must change nothing.
+/// Redelivers what was not acknowledged and compares the result with the undisturbed run. Then delivers
+/// everything once more, which must change nothing.
 async fn must_end_as(world: &World, case: &Case, end: &Tables, when: &str) {
     Tables::read(world).await.check(when);
     world.pass_seconds(1000);
@@ -261,7 +262,7 @@ async fn must_end_as(world: &World, case: &Case, end: &Tables, when: &str) {
     without_message_ids(tables.meaning()).must_be(end, &format!("I7, {when}"));
 }
 
-/// Whether every case meets every trouble: `SWEEP=1 cargo test -p tests crash_points`.
+/// Whether every case meets every failure: `SWEEP=1 cargo test -p tests crash_points`.
 fn sweep() -> bool {
     std::env::var_os("SWEEP").is_some()
 }
@@ -272,17 +273,17 @@ async fn a_worker_stopped_at_any_call_in_any_way_ends_where_an_undisturbed_one_d
     for case in cases() {
         let (end, calls) = undisturbed(&case).await;
         let end = without_message_ids(end);
-        let troubles = match case.name {
-            name if sweep() || EVERY_TROUBLE.contains(&name) => &TROUBLES[..],
+        let failures = match case.name {
+            name if sweep() || EVERY_FAILURE.contains(&name) => &CALL_FAILURES[..],
             FULL_BATCH => &KILLED,
             _ => &LOST_OR_KILLED,
         };
         assert!(calls > 0, "{} makes no call", case.name);
         for at in 0..calls {
-            for &trouble in troubles {
-                let when = format!("{}: {trouble:?} at call {at} of {calls}", case.name);
+            for &failure in failures {
+                let when = format!("{}: {failure:?} at call {at} of {calls}", case.name);
                 let world = case.world().await;
-                case.attempt(&world, trouble, at).await;
+                case.attempt(&world, failure, at).await;
                 must_end_as(&world, &case, &end, &when).await;
                 runs += 1;
             }
@@ -295,13 +296,13 @@ async fn a_worker_stopped_at_any_call_in_any_way_ends_where_an_undisturbed_one_d
 #[tokio::test(start_paused = true)]
 async fn an_instance_killed_twice_at_any_two_calls_ends_where_an_undisturbed_one_does() {
     let mut runs = 0;
-    for case in cases().into_iter().filter(|case| sweep() || EVERY_TROUBLE.contains(&case.name)) {
+    for case in cases().into_iter().filter(|case| sweep() || EVERY_FAILURE.contains(&case.name)) {
         let (end, calls) = undisturbed(&case).await;
         let end = without_message_ids(end);
         for first in 0..calls {
             for second in 0..calls {
                 for one in KILLED {
-                    let two = Trouble::KilledAfter;
+                    let two = CallFailure::KilledAfter;
                     let when = format!(
                         "{}: {one:?} at call {first}, {two:?} at call {second} of {calls}",
                         case.name
@@ -352,10 +353,10 @@ async fn a_webhook_stopped_at_its_call_in_any_way_has_queued_what_it_acknowledge
         assert_eq!(undisturbed.operations(), ["SendMessage"]);
         undisturbed.settle().await;
         let end = check_quiet(&undisturbed, std::slice::from_ref(&event), "undisturbed").await.meaning();
-        for trouble in TROUBLES {
-            let when = format!("{}: {trouble:?}", event["type"]);
+        for failure in CALL_FAILURES {
+            let when = format!("{}: {failure:?}", event["type"]);
             let world = World::new().await;
-            world.trouble(trouble, 0);
+            world.fail_at(failure, 0);
             let answer = world.until_hung(world.deliver(body.as_bytes())).await;
             world.heal();
             let queues = world.everything().await[1].clone();
@@ -369,7 +370,9 @@ async fn a_webhook_stopped_at_its_call_in_any_way_has_queued_what_it_acknowledge
                         "{when}"
                     );
                 }
-                None => assert!(matches!(trouble, Trouble::KilledBefore | Trouble::KilledAfter), "{when}"),
+                None => {
+                    assert!(matches!(failure, CallFailure::KilledBefore | CallFailure::KilledAfter), "{when}")
+                }
             }
             // Stripe sends again what was not answered 2xx. Here everything is sent again.
             assert_eq!(world.deliver(body.as_bytes()).await.0, 200, "{when}");
@@ -393,8 +396,8 @@ async fn the_apps_requests_stopped_at_any_call_and_repeated_happen_once() {
         ("sign-up", false, ("PUT", "/users/user_1", Value::Null, None)),
         ("sign-up again", true, ("PUT", "/users/user_1", Value::Null, None)),
         ("spend", true, spend(120)),
-        ("spend what is not there", true, spend(501)),
-        ("spend of nobody", false, spend(1)),
+        ("a spend above the balance", true, spend(501)),
+        ("a spend of an unknown user", false, spend(1)),
     ] {
         let fresh = || async {
             let world = World::new().await;
@@ -411,10 +414,10 @@ async fn the_apps_requests_stopped_at_any_call_and_repeated_happen_once() {
         let end = Tables::read(&undisturbed).await.meaning();
         forget_times(&mut expected);
         for at in 0..calls {
-            for trouble in TROUBLES {
-                let when = format!("{name}: {trouble:?} at call {at} of {calls}");
+            for failure in CALL_FAILURES {
+                let when = format!("{name}: {failure:?} at call {at} of {calls}");
                 let world = fresh().await;
-                world.trouble(trouble, at);
+                world.fail_at(failure, at);
                 let first = world.until_hung(ask(&world)).await;
                 world.heal();
                 Tables::read(&world).await.check(&when);

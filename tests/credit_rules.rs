@@ -10,7 +10,7 @@ use crate::stripe_client::KEY;
 use crate::support::{World, pack, sample, with_id};
 
 /// The tier, the balance and the plan's bucket.
-async fn standing(world: &World, user: &str) -> (String, u64, u64) {
+async fn tier_and_credits(world: &World, user: &str) -> (String, u64, u64) {
     let account = world.account(user).await;
     let plan = account["buckets"]["subscriptions"]
         .as_object()
@@ -24,7 +24,7 @@ async fn subscriber() -> World {
     world.process(&sample("customer.subscription.created", "user_1")).await;
     world.process(&sample("invoice.paid", "user_1")).await;
     world.process(&sample("checkout.session.completed", "user_1")).await;
-    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
     world
 }
 
@@ -46,22 +46,22 @@ async fn new_subscription_sets_the_plans_credits_and_ends_the_signup_credits() {
     assert_eq!(world.sign_up("user_1").await["credits"], 500);
     world.process(&sample("checkout.session.completed", "user_1")).await;
     assert_eq!(
-        standing(&world, "user_1").await,
+        tier_and_credits(&world, "user_1").await,
         ("free".to_owned(), 500, 0),
         "the invoice grants the credits, not the checkout"
     );
     world.process(&sample("customer.subscription.created", "user_1")).await;
     world.process(&sample("invoice.paid", "user_1")).await;
-    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
     assert_eq!(world.account("user_1").await["subscriptions"][0]["plan"], "pro");
 }
 
 #[tokio::test]
-async fn add_on_adds_to_what_is_there() {
+async fn an_add_on_adds_its_credits() {
     let world = subscriber().await;
     world.process(&pack("one", "user_1", 1)).await;
     world.process(&pack("two", "user_1", 3)).await;
-    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 9000, 5000));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("pro".to_owned(), 9000, 5000));
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn failed_payment_keeps_the_tier_for_the_grace_and_grants_nothing() {
         world.process(&event).await;
         world.process(&sample("invoice.payment_failed", "user_1")).await;
         assert_eq!(
-            standing(&world, "user_1").await,
+            tier_and_credits(&world, "user_1").await,
             (tier.to_owned(), 500, 0),
             "{days_unpaid} days after the unpaid period began"
         );
@@ -112,15 +112,15 @@ async fn renewal_resets_the_plans_credits_and_ends_add_ons_by_default() {
     let world = subscriber().await;
     world.process(&pack("addon", "user_1", 1)).await;
     assert_eq!(spend(&world, 1200, "job").await.0, 200);
-    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 4800, 3800));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("pro".to_owned(), 4800, 3800));
     // The sample pack was bought within the first period, the renewal begins the next.
     world.process(&sample("customer.subscription.updated", "user_1")).await;
     world.process(&sample("invoice.paid.renewal", "user_1")).await;
-    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
 }
 
 #[tokio::test]
-async fn renewal_keeps_add_ons_where_the_catalog_says_so() {
+async fn renewal_keeps_add_ons_if_the_catalog_says_so() {
     let path = std::env::temp_dir().join(format!("tallyhook-keep-{}.toml", std::process::id()));
     let catalog = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml")).unwrap();
     assert!(catalog.contains("addons = \"reset\""));
@@ -135,20 +135,20 @@ async fn renewal_keeps_add_ons_where_the_catalog_says_so() {
     ] {
         world.process(&event).await;
     }
-    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
 }
 
 #[tokio::test]
-async fn upgrade_resets_to_the_new_plan_at_once_and_once() {
+async fn an_upgrade_resets_to_the_new_plan_at_once_and_only_once() {
     let world = renewed().await;
     spend(&world, 1200, "job").await;
     let upgrade = sample("customer.subscription.updated.upgrade.mid_period", "user_1");
     world.process(&upgrade).await;
-    assert_eq!(standing(&world, "user_1").await, ("business".to_owned(), 20_000, 20_000));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("business".to_owned(), 20_000, 20_000));
     world.process(&sample("invoice.paid.proration.mid_period", "user_1")).await;
     world.process(&with_id(upgrade, "evt_again")).await;
     assert_eq!(
-        standing(&world, "user_1").await,
+        tier_and_credits(&world, "user_1").await,
         ("business".to_owned(), 20_000, 20_000),
         "the proration's invoice grants no second time"
     );
@@ -168,30 +168,30 @@ async fn downgrade_resets_to_the_smaller_plan_and_going_back_and_forth_never_ref
     };
     world.process(&change(1, "price_business_test", "price_pro_test")).await;
     assert_eq!(
-        standing(&world, "user_1").await,
+        tier_and_credits(&world, "user_1").await,
         ("pro".to_owned(), 2000, 2000),
         "5000 less the 3000 spent in the period"
     );
     world.process(&change(2, "price_pro_test", "price_business_test")).await;
-    assert_eq!(standing(&world, "user_1").await, ("business".to_owned(), 17_000, 17_000));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("business".to_owned(), 17_000, 17_000));
     world.process(&change(3, "price_business_test", "price_pro_test")).await;
-    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 2000, 2000));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("pro".to_owned(), 2000, 2000));
 }
 
 #[tokio::test]
 async fn cancellation_ends_the_tier_and_leaves_the_credits_until_spent() {
     let world = subscriber().await;
     world.process(&sample("customer.subscription.deleted", "user_1")).await;
-    assert_eq!(standing(&world, "user_1").await, ("free".to_owned(), 5000, 5000));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("free".to_owned(), 5000, 5000));
     assert_eq!(spend(&world, 5000, "all").await.0, 200);
     assert_eq!(spend(&world, 1, "more").await.0, 402);
     // A late update of the ended subscription does not restore the tier.
     world.process(&with_id(sample("customer.subscription.updated", "user_1"), "evt_late")).await;
-    assert_eq!(standing(&world, "user_1").await.0, "free");
+    assert_eq!(tier_and_credits(&world, "user_1").await.0, "free");
 }
 
 #[tokio::test]
-async fn missing_user_id_is_parked_with_its_customer_and_granted_to_nobody() {
+async fn an_event_without_a_user_is_parked_with_its_customer_and_grants_nothing() {
     let world = World::new().await;
     let text =
         sample("invoice.paid", "user_1").to_string().replace("\"user_id\":\"user_1\"", "\"note\":\"none\"");
@@ -213,7 +213,7 @@ async fn invalid_plan_is_parked_with_its_name_and_never_given_a_default() {
         [("customer.subscription.created", "price_pro_test"), ("invoice.paid", "price_pro_test")]
     {
         let event: Value =
-            serde_json::from_str(&sample(name, "user_1").to_string().replace(price, "price_nobody_knows"))
+            serde_json::from_str(&sample(name, "user_1").to_string().replace(price, "price_unknown"))
                 .unwrap();
         world.process(&event).await;
         world.pass_seconds(10);
@@ -224,13 +224,13 @@ async fn invalid_plan_is_parked_with_its_name_and_never_given_a_default() {
             ("parked", "unknown_price"),
             "{name}"
         );
-        assert_eq!(record["waits_for"], "price#price_nobody_knows");
+        assert_eq!(record["waits_for"], "price#price_unknown");
     }
     let mut event = pack("unknown", "user_1", 1);
     event["data"]["object"]["metadata"]["pack"] = json!("credits_of_gold");
     world.process(&event).await;
     assert_eq!(world.event("evt_unknown").await.unwrap()["reason"], "unknown_name");
-    assert_eq!(standing(&world, "user_1").await, ("free".to_owned(), 500, 0));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("free".to_owned(), 500, 0));
 }
 
 #[tokio::test]
@@ -249,7 +249,7 @@ async fn concurrent_add_ons_are_all_granted() {
         world.pass_seconds(1000);
         world.drain().await;
     }
-    assert_eq!(standing(&world, "user_1").await, ("free".to_owned(), 20_500, 0));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("free".to_owned(), 20_500, 0));
 }
 
 /// The subscription has no checkout and no metadata that names the user. Its customer is already linked.
@@ -265,13 +265,13 @@ async fn a_subscription_made_in_stripes_dashboard_goes_to_the_user_of_its_custom
         assert!(!unnamed.contains("user_1"), "{unnamed}");
         world.process(&serde_json::from_str(&unnamed).unwrap()).await;
     }
-    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
 }
 
-/// A session made in Stripe's dashboard does not name what it sold, so Stripe is asked for its line items.
-/// Stripe fails for a while.
+/// A session made in Stripe's dashboard does not name what it sold, so the worker asks Stripe for its line
+/// items. Stripe fails for a while.
 #[tokio::test]
-async fn stripe_api_failure_loses_nothing_and_what_was_asked_is_granted_once() {
+async fn a_purchase_is_granted_once_after_stripes_api_failed() {
     let (world, fake) = with_stripe().await;
     let mut bought = sample("checkout.session.completed.pack", "user_1");
     bought["data"]["object"]["metadata"] = json!({});
@@ -292,16 +292,16 @@ async fn stripe_api_failure_loses_nothing_and_what_was_asked_is_granted_once() {
     // The second attempt fails as well; at the third Stripe answers.
     world.pass_seconds(301);
     world.drain().await;
-    assert_eq!(standing(&world, "user_1").await.1, 0);
+    assert_eq!(tier_and_credits(&world, "user_1").await.1, 0);
     world.pass_seconds(601);
     world.drain().await;
-    assert_eq!(standing(&world, "user_1").await, ("free".to_owned(), 2000, 0));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("free".to_owned(), 2000, 0));
     world.process(&bought).await;
-    assert_eq!(standing(&world, "user_1").await.1, 2000);
+    assert_eq!(tier_and_credits(&world, "user_1").await.1, 2000);
 }
 
 /// Since 2025-03-31.basil these events do not name the invoice, and the invoice's event does not name its
-/// payment, so Stripe is asked.
+/// payment, so the worker asks Stripe.
 #[tokio::test]
 async fn a_refund_and_a_dispute_of_a_subscriptions_payment_find_what_it_granted() {
     let (world, fake) = with_stripe().await;
@@ -312,7 +312,7 @@ async fn a_refund_and_a_dispute_of_a_subscriptions_payment_find_what_it_granted(
     fake.put_payment("pi_TallyHook0009", invoice["data"]["object"]["id"].as_str().unwrap());
     world.process(&sample("customer.subscription.created", "user_1")).await;
     world.process(&invoice).await;
-    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("pro".to_owned(), 5000, 5000));
 
     let event = |kind: &str, id: &str, object: Value| {
         let created = invoice["created"].as_i64().unwrap() + 60;
@@ -334,19 +334,19 @@ async fn a_refund_and_a_dispute_of_a_subscriptions_payment_find_what_it_granted(
     fake.heal();
     assert_eq!(world.retry_in(3600).await.sent, 1);
     world.drain().await;
-    assert_eq!(standing(&world, "user_1").await.1, 2500);
+    assert_eq!(tier_and_credits(&world, "user_1").await.1, 2500);
     // The same refund reported by its charge is not subtracted twice.
     world.process(&event("charge.refunded", "evt_charge", charge)).await;
-    assert_eq!(standing(&world, "user_1").await.1, 2500);
+    assert_eq!(tier_and_credits(&world, "user_1").await.1, 2500);
     world.process(&event("charge.dispute.created", "evt_dispute", dispute)).await;
-    assert_eq!(standing(&world, "user_1").await.1, 0);
+    assert_eq!(tier_and_credits(&world, "user_1").await.1, 0);
     for id in ["evt_refund", "evt_charge", "evt_dispute"] {
         assert_eq!(world.event(id).await.unwrap()["outcome"], "processed", "{id}");
     }
 }
 
 #[tokio::test]
-async fn stripe_is_asked_nothing_where_an_event_says_all() {
+async fn complete_events_cause_no_request_to_stripe() {
     let (world, fake) = with_stripe().await;
     for name in [
         "customer.subscription.created",
@@ -356,7 +356,7 @@ async fn stripe_is_asked_nothing_where_an_event_says_all() {
     ] {
         world.process(&sample(name, "user_1")).await;
     }
-    assert_eq!(standing(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
+    assert_eq!(tier_and_credits(&world, "user_1").await, ("pro".to_owned(), 6000, 5000));
     assert_eq!(fake.requests(), Vec::<String>::new());
 }
 
@@ -377,7 +377,7 @@ async fn truncated_invoice_lines_are_completed_from_stripe_or_parked() {
         world.process(&paid).await;
         let status = world.event(paid["id"].as_str().unwrap()).await.unwrap()["outcome"].clone();
         let expected = if known { ("processed", 5000) } else { ("parked", 0) };
-        assert_eq!((status.trim_matches('"'), standing(&world, "user_1").await.1), expected);
+        assert_eq!((status.trim_matches('"'), tier_and_credits(&world, "user_1").await.1), expected);
     }
 }
 

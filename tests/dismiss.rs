@@ -99,7 +99,7 @@ async fn only_a_parked_or_failed_event_can_be_dismissed_and_only_with_a_reason()
 }
 
 #[tokio::test]
-async fn an_operator_can_send_a_dismissed_event_again_and_it_is_judged_as_usual() {
+async fn an_operator_can_send_a_dismissed_event_again_and_it_is_processed_as_usual() {
     let world = World::new().await;
     let mut event = pack("pack", "user_1", 1);
     event["data"]["object"]["metadata"]["pack"] = json!("none");

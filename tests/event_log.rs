@@ -257,9 +257,9 @@ async fn a_users_events_are_listed_open_ones_first_then_newest_first() {
         "/admin/stripe/webhook-logs?user=user_2&status=parked&next={}",
         page["next"].as_str().unwrap()
     );
-    assert_eq!(world.ask("GET", &mixed, Value::Null).await.0, 400, "a place in a list of another kind");
+    assert_eq!(world.ask("GET", &mixed, Value::Null).await.0, 400, "a cursor of a list of another kind");
     assert_eq!(pages(&world, "user=user_1&type=invoice.paid").await, [] as [Value; 0]);
-    assert_eq!(pages(&world, "user=nobody").await, [] as [Value; 0]);
+    assert_eq!(pages(&world, "user=no-user").await, [] as [Value; 0]);
     assert_eq!(ids(&pages(&world, "user=user_2&limit=4").await).len(), 12);
 }
 
@@ -276,7 +276,7 @@ async fn a_parked_event_keeps_its_place_in_the_users_list_once_processed() {
     world.pass_seconds(10);
     world.drain().await;
     assert_eq!(world.event(invoice_id).await.unwrap()["outcome"], "parked");
-    // Once its subscription's plan is known, an unknown price is no reason to wait.
+    // Once the plan of its subscription is known, an unknown price does not park the event.
     world.process(&subscription).await;
     world.drain().await;
     assert_eq!(world.event(invoice_id).await.unwrap()["outcome"], "processed");
@@ -309,7 +309,7 @@ async fn a_page_of_the_log_reads_a_bounded_part_of_it() {
     fill(&world, 400).await;
     world.calls();
     world.ask("GET", "/admin/stripe/webhook-logs?status=parked&limit=20", Value::Null).await;
-    assert!(world.operations().len() <= 8, "the few partitions of what is open");
+    assert!(world.operations().len() <= 8, "the partitions of open events");
     world.ask("GET", "/admin/stripe/webhook-logs?type=invoice.paid&limit=5", Value::Null).await;
     assert!(world.operations().len() <= 4 * 6, "the partitions of one family, a day at a time");
 }

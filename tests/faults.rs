@@ -1,4 +1,4 @@
-//! The scenarios of `docs/faults.md`, by their numbers there, as far as no other file proves them. Each goes
+//! The scenarios of `docs/faults.md` that no other file proves, by their numbers there. Each goes
 //! through HTTP, queue and DynamoDB.
 
 mod hostile_content;

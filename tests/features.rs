@@ -26,8 +26,7 @@ features = { sso = true }
 prices = ["price_template"]
 "#;
 
-/// The path of a catalog with features, which exists until the deployment has read it.
-/// The catalog with features, in a file.
+/// Writes a catalog with features to a temporary file and returns its path.
 pub fn catalog(name: &str, edit: impl Fn(String) -> String) -> std::path::PathBuf {
     let path = std::env::temp_dir().join(format!("tallyhook-{name}-{}.toml", std::process::id()));
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml")).unwrap();
@@ -107,7 +106,7 @@ async fn check_is_one_read_and_refuses_unknown_names() {
 }
 
 #[tokio::test]
-async fn two_users_three_products_and_one_refund_end_alike_in_any_order() {
+async fn two_users_three_products_and_one_refund_give_one_result_in_any_order() {
     let events = [
         sold("a", "user_1", "course"),
         sold("b", "user_2", "strategy"),
@@ -199,7 +198,7 @@ async fn a_change_of_the_catalog_reaches_every_account_and_a_stopped_sweep_conti
     assert_eq!(world.retry_in(0).await.swept.written, 0);
     assert!(world.operations().iter().all(|operation| operation != "Scan"));
 
-    // An edit reaches all again; the catalog of 0.1 takes the features away.
+    // An edit reaches all accounts again. A catalog without features removes them.
     std::fs::write(
         &path,
         std::fs::read_to_string(&path).unwrap().replace("projects = 1\n", "projects = 2\n"),

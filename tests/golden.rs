@@ -57,10 +57,11 @@ fn catalog_of<'a>(events: impl Iterator<Item = &'a Event>) -> Catalog {
     for event in events {
         match &event.object {
             Object::Subscription(subscription) => {
-                prices.extend(subscription.items.iter().map(|item| item.price.to_string()))
+                prices.extend(subscription.items.iter().map(|item| item.price.id.to_string()))
             }
-            Object::Invoice(invoice) => prices
-                .extend(invoice.lines.iter().filter_map(|line| line.price.as_ref()).map(ToString::to_string)),
+            Object::Invoice(invoice) => prices.extend(
+                invoice.lines.iter().filter_map(|line| line.price.as_ref()).map(|price| price.id.to_string()),
+            ),
             Object::CheckoutSession(_)
             | Object::Charge(_)
             | Object::Refund(_)

@@ -34,7 +34,7 @@ async fn give_back(world: &World, spend: &str, amount: u64, key: &str) -> (u16, 
 }
 
 /// Credits, available credits and held credits.
-async fn standing(world: &World) -> (u64, u64, u64) {
+async fn credits_available_held(world: &World) -> (u64, u64, u64) {
     let account = world.account("user_1").await;
     let number = |name: &str| account[name].as_u64().unwrap();
     (number("credits"), number("available"), number("held"))
@@ -51,14 +51,14 @@ async fn a_hold_is_made_and_committed_with_one_read_and_one_transaction_each() {
     let (status, held) = hold(&world, 200, 900, "job-1").await;
     assert_eq!((status, &held["amount"], &held["available"]), (201, &json!(200), &json!(300)));
     assert_eq!(world.operations(), ["BatchGetItem", "TransactWriteItems"]);
-    assert_eq!(standing(&world).await, (500, 300, 200));
+    assert_eq!(credits_available_held(&world).await, (500, 300, 200));
     world.calls();
     let answer = commit(&world, &held, json!({"amount": 150})).await;
     let expected =
         json!({"user_id": "user_1", "hold": held["hold"], "committed": 150, "credits": 350, "shortfall": 0});
     assert_eq!(answer, (200, expected.clone()));
     assert_eq!(world.operations(), ["BatchGetItem", "TransactWriteItems"]);
-    assert_eq!(standing(&world).await, (350, 350, 0));
+    assert_eq!(credits_available_held(&world).await, (350, 350, 0));
 
     // The same calls again give the same answers and write nothing.
     world.calls();
@@ -95,7 +95,7 @@ async fn a_released_hold_is_not_committed() {
     assert_eq!(world.operations(), ["BatchGetItem", "TransactWriteItems"]);
     assert_eq!(release(&world, &held).await, answer);
     assert_eq!(code(&commit(&world, &held, json!({"amount": 1})).await), (409, "hold_released"));
-    assert_eq!(standing(&world).await, (500, 500, 0));
+    assert_eq!(credits_available_held(&world).await, (500, 500, 0));
     assert_eq!(
         code(&give_back(&world, held["hold"].as_str().unwrap(), 1, "k").await),
         (409, "exceeds_spend")
@@ -153,7 +153,7 @@ async fn the_65th_open_hold_is_refused() {
     assert_eq!(code(&hold(&world, 1, 900, "64").await), (409, "too_many_holds"));
     assert_eq!(release(&world, &first).await.0, 200);
     assert_eq!(hold(&world, 1, 900, "64").await.0, 201);
-    assert_eq!(standing(&world).await, (500, 436, 64));
+    assert_eq!(credits_available_held(&world).await, (500, 436, 64));
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn a_commit_after_the_end_spends_what_is_available() {
     // The hold's time passes.
     let name = held["hold"].as_str().unwrap();
     end(&world, name).await;
-    assert_eq!(standing(&world).await, (500, 400, 100));
+    assert_eq!(credits_available_held(&world).await, (500, 400, 100));
     let spend = world.app("POST", "/users/user_1/credits/consume", json!({"amount": 1}), Some("c")).await;
     assert_eq!(spend.0, 200);
     assert_eq!(code(&commit(&world, &held, json!({"amount": 400})).await), (402, "insufficient_credits"));
@@ -201,7 +201,7 @@ async fn a_refund_under_a_hold_leaves_a_shortfall_that_does_not_return() {
     charge["payment_intent"] = json!("pi_TallyHook0001");
     charge["amount_refunded"] = json!(1_000_000);
     world.process(&refund).await;
-    assert_eq!(standing(&world).await, (0, 0, 3000));
+    assert_eq!(credits_available_held(&world).await, (0, 0, 3000));
     let answer = commit(&world, &held, json!({"amount": 2000})).await;
     assert_eq!((answer.0, &answer.1["shortfall"], &answer.1["credits"]), (200, &json!(2000), &json!(0)));
     let answer = give_back(&world, held["hold"].as_str().unwrap(), 2000, "k").await;
@@ -232,7 +232,7 @@ async fn credits_return_to_living_lots_and_never_more_than_the_spend() {
     let keys: Vec<String> = (0..20).map(|number| format!("part {number}")).collect();
     let answers = join_all(keys.iter().map(|key| give_back(&world, "job#1", 100, key))).await;
     assert_eq!(answers.iter().filter(|answer| answer.0 == 200).count(), 6);
-    assert_eq!(standing(&world).await.0, 5000);
+    assert_eq!(credits_available_held(&world).await.0, 5000);
 
     assert_eq!(world.app("POST", consume, json!({"amount": 10}), Some("late")).await.0, 200);
     for name in ["customer.subscription.updated", "invoice.paid.renewal"] {
@@ -240,7 +240,7 @@ async fn credits_return_to_living_lots_and_never_more_than_the_spend() {
     }
     let answer = give_back(&world, "late", 10, "k").await;
     assert_eq!((&answer.1["refunded"], &answer.1["note"]), (&json!(0), &json!("lot_ended")));
-    assert_eq!(standing(&world).await, (5000, 5000, 0));
+    assert_eq!(credits_available_held(&world).await, (5000, 5000, 0));
 }
 
 #[tokio::test]
@@ -249,9 +249,9 @@ async fn a_thousand_concurrent_holds_commits_releases_and_spends_lose_nothing() 
     let world = World::new().await;
     world.count_only();
     world.process(&with_id(pack("one", "user_1", 2), "evt_pack")).await;
-    assert_eq!(standing(&world).await.0, CREDITS);
-    // 250 jobs in 5 lanes. Each makes a hold; most commit a part, some release, some leave it open. Each spends
-    // three credits, and repeats the spend. A race that is lost for good (503) is tried again.
+    assert_eq!(credits_available_held(&world).await.0, CREDITS);
+    // 250 jobs in 5 lanes. Each makes a hold; most commit a part, some release, some leave it open. Each
+    // spends three credits, and repeats the spend. A call that lost every race (503) is tried again.
     let world = &world;
     let job = async |number: u64| {
         let (mut spent, mut open, mut calls) = (0, 0, 2);
@@ -293,7 +293,7 @@ async fn a_thousand_concurrent_holds_commits_releases_and_spends_lose_nothing() 
     let sum = |part: fn(&(u64, u64, u64)) -> u64| lanes.iter().map(part).sum::<u64>();
     let (spent, open, calls) = (sum(|one| one.0), sum(|one| one.1), sum(|one| one.2));
     assert!(calls >= 1000 && spent > 1000 && open > 100, "{calls} calls, {spent} spent, {open} held");
-    assert_eq!(standing(world).await, (CREDITS - spent, CREDITS - spent - open, open));
+    assert_eq!(credits_available_held(world).await, (CREDITS - spent, CREDITS - spent - open, open));
 }
 
 /// Calls again while the answer is 503.

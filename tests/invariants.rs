@@ -1,5 +1,4 @@
-//! What must hold in the tables and queues whatever happened before; the numbers are those of
-//! `docs/faults.md`.
+//! What must hold in the tables and queues at any time. `docs/faults.md` has the numbers.
 
 use std::collections::BTreeMap;
 
@@ -171,7 +170,7 @@ impl Tables {
                 ["parked", "failed", "dismissed"].contains(&outcome.as_str()),
                 "{when}: {event}"
             );
-            // A payment is tied to an invoice whose user is not known yet.
+            // A payment is linked to an invoice without a known user.
             let is_tie = event["type"] == "invoice_payment.paid" && event["user_id"].is_null();
             if outcome == "processed" && !is_tie {
                 let user = (format!("user#{}", text(&event["user_id"])), "account".to_owned());
@@ -237,7 +236,7 @@ fn forget_ours(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|name, _| !OURS.contains(&name.as_str()) && !ORDER.contains(&name.as_str()));
-            // These have no event of Stripe's, so `created` is our own time.
+            // These have no event of Stripe, so `created` is our own time.
             if map.get("cause").is_some_and(|cause| cause == "app")
                 || map.get("reason").is_some_and(|reason| reason == "message")
             {

@@ -1,7 +1,7 @@
 //! Behaviour of the whole system. One binary, so that it links once. In reading order:
 //!
-//! **What the tests stand on**
-//! - `support`: A deployment in one process, whose calls can be made to fail.
+//! **What the tests use**
+//! - `support`: A deployment in one process. A test can make its calls fail.
 //! - `invariants`: What must hold in the tables and queues at every moment.
 //!
 //! **From a webhook to an account**
@@ -11,7 +11,7 @@
 //! - `corpus`: Each event of the corpus is read, or refused for a known reason.
 //! - `golden`: What the rules decide about each event of that corpus.
 //!
-//! **What goes wrong**
+//! **Faults**
 //! - `faults`: The numbered scenarios of `docs/faults.md`.
 //! - `crash_points`: Handlers stopped at every call, in every way a call can fail.
 //! - `any_order`: The same events in any order and number end in the same account.
@@ -23,7 +23,7 @@
 //! - `any_stripe`: The client against a Stripe that is not ours.
 //! - `reconcile`: Reconciliation and replay repair what differs from Stripe.
 //! - `reconcile_many`: Reconciliation of many subscriptions: its requests and its memory.
-//! - `missed_webhooks`: Customers whose webhooks never arrived.
+//! - `missed_webhooks`: Customers without any webhook.
 //!
 //! **The app and its users**
 //! - `checkout`: `POST /checkout-sessions`.
@@ -48,7 +48,7 @@
 //! - `code_and_template`: The code, `template.yaml` and the guides agree.
 //!
 //! **Security and AWS**
-//! - `user_ids`: User ids are taken as they are, through both front doors.
+//! - `user_ids`: User ids are taken unchanged, through both entry points.
 //! - `security`: Tokens, pages, keys, secrets in logs, the template and the workflows.
 //! - `permissions`: Each function calls only what its role allows.
 //! - `parameters`: Secrets from SSM parameters, and their rotation.

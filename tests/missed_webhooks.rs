@@ -1,6 +1,5 @@
-//! Customers whose webhooks never arrived: one reconciliation against the fake Stripe repairs them.
-//!
-//! Each customer is a life of `local::life`, compared with a twin who got every webhook in order.
+//! No webhook of these customers arrived. One reconciliation against the fake Stripe repairs them.
+//! Each customer is a life of `local::life`. A twin gets every webhook in order, for comparison.
 
 use std::collections::BTreeSet;
 
@@ -24,8 +23,7 @@ fn catalog() -> String {
     include_str!("../catalog.toml").replace("addons = \"reset\"", "addons = \"keep\"")
 }
 
-/// The keys of what was paid out. Where the orders differ, a ledger says in its own way how a bucket moved
-/// (`adjust#`).
+/// The ledger keys of the grants. Corrections (`adjust#`) are left out, because they depend on the order.
 async fn keys(world: &World, user: &str) -> BTreeSet<String> {
     let entries = world.ledger(user).await;
     entries
@@ -87,7 +85,7 @@ async fn one_reconciliation_repairs_lives_whose_webhooks_were_all_missed() {
         // Stripe still has every event: the account equals the twin's.
         let world = reconciled(&life, file, true).await;
         assert_eq!(seen(&world.account(&life.user).await), seen(&account), "{life}");
-        // A trial whose paid period is known when it is first read needs no entry of its own.
+        // If the paid period is known when a trial is first read, the trial needs no entry.
         let known = keys(&world, &life.user).await;
         assert!(known.is_subset(&granted), "{known:?} {life}");
         assert_eq!(payments(&known), payments(&granted), "{life}");

@@ -1,7 +1,6 @@
-//! A model of the whole pipeline: random commands against the real handlers, and the pure in-order fold of
-//! the rules as what they must come to. A case that fails is shrunk by leaving out commands, and printed.
-//!
-//! `MODEL_SEED=7 MODEL_CASES=5000 cargo test -p tests model` tries others and more.
+//! A model of the whole pipeline: random commands run against the real handlers, and the result must equal a
+//! fold of the rules over the events in order. A failing case is reduced by leaving out commands, and
+//! printed. `MODEL_SEED=7 MODEL_CASES=5000 cargo test -p tests model` runs other and more cases.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,34 +14,34 @@ use tallyhook_core::ids::UserId;
 use tallyhook_core::ledger::LedgerKey;
 use tallyhook_core::timestamp::Timestamp;
 
-use crate::crash_points::{TROUBLES, Trouble};
+use crate::crash_points::{CALL_FAILURES, CallFailure};
 use crate::invariants::{Tables, check_quiet};
 use crate::support::{World, pack, sample, with_id};
 
-/// What can happen. Events are named by their place in the story.
+/// A command. Events are named by their position in the story.
 #[derive(Clone, Debug)]
 enum Command {
     /// Stripe sends an event, for the first time or again.
     Deliver(usize),
-    /// The same, with trouble at the webhook's call.
-    DeliverInto(usize, Trouble),
-    /// Somebody else sends it.
+    /// The same, with a fault at the webhook's call.
+    DeliverInto(usize, CallFailure),
+    /// A sender without the secret sends it.
     Forge(usize),
     /// A worker takes a batch.
     Poll(Family),
-    /// The same, with trouble at a call.
-    PollInto(Family, Trouble, usize),
+    /// The same, with a fault at a call.
+    PollInto(Family, CallFailure, usize),
     /// A worker takes a batch, and its instance dies before it is deleted.
     PollAndDie(Family),
     /// Two workers take batches at once, the first of them twice.
     Race(Family),
-    /// Seconds go by.
+    /// Time passes, in seconds.
     Pass(i64),
     /// The app spends, under a key of its own or one used before.
     Spend(u64, u8),
 }
 
-/// A subscriber's life, one who buys and gets money back, and one who buys and spends.
+/// A subscriber, a user who buys packs and gets refunds, and a user who buys packs and spends.
 fn story() -> Vec<(&'static str, Value)> {
     let mut events = Vec::new();
     for name in [
@@ -70,7 +69,7 @@ fn story() -> Vec<(&'static str, Value)> {
     }
     events.extend((1..=4).map(|number| ("spender", pack(&format!("spender{number}"), "spender", number))));
     events.push(("spender", with_id(pack("spender1", "spender", 1), "evt_spender1again")));
-    events.push(("nobody", sample("product.updated", "nobody")));
+    events.push(("no-user", sample("product.updated", "no-user")));
     events
 }
 
@@ -84,13 +83,13 @@ fn command(random: &mut fastrand::Rng, events: usize) -> Command {
         Family::Customer,
     ];
     let family = family[random.usize(0..family.len())];
-    let trouble = TROUBLES[random.usize(0..TROUBLES.len())];
+    let failure = CALL_FAILURES[random.usize(0..CALL_FAILURES.len())];
     match random.u8(0..20) {
         0..=6 => Command::Deliver(place),
-        7 => Command::DeliverInto(place, trouble),
+        7 => Command::DeliverInto(place, failure),
         8 => Command::Forge(place),
         9..=11 => Command::Poll(family),
-        12..=14 => Command::PollInto(family, trouble, random.usize(0..5)),
+        12..=14 => Command::PollInto(family, failure, random.usize(0..5)),
         15 => Command::PollAndDie(family),
         16 => Command::Race(family),
         17 => Command::Pass([6, 181, 301, 1000][random.usize(0..4)]),
@@ -98,7 +97,7 @@ fn command(random: &mut fastrand::Rng, events: usize) -> Command {
     }
 }
 
-/// What the rules make of the events of one user, each once, in the order in which they happened.
+/// The result of the rules for the events of one user, each once, in the order in which they happened.
 fn fold(user: &str, events: &[Event], catalog: &Catalog, now: Timestamp) -> Account {
     let mut account = Account::new(UserId::new(user).unwrap());
     let cause = Cause { by: "app".to_owned(), adjust_key: LedgerKey::signup(), created: now };
@@ -135,9 +134,9 @@ impl Run {
                     "an event is refused while all is well"
                 );
             }
-            Command::DeliverInto(place, trouble) => {
+            Command::DeliverInto(place, failure) => {
                 self.sent[*place] = true;
-                world.trouble(*trouble, 0);
+                world.fail_at(*failure, 0);
                 world.until_hung(world.deliver(&body(*place))).await;
                 world.heal();
             }
@@ -149,9 +148,9 @@ impl Run {
             Command::Poll(family) => {
                 world.poll(*family).await;
             }
-            Command::PollInto(family, trouble, at) => {
+            Command::PollInto(family, failure, at) => {
                 let batch = world.receive(*family).await;
-                world.trouble(*trouble, *at);
+                world.fail_at(*failure, *at);
                 let worker = world.worker(*family);
                 let answer = world.until_hung(worker.handle(batch.clone())).await;
                 world.heal();
@@ -203,8 +202,7 @@ impl Run {
         Tables::read(&self.world).await.check(&format!("after {command:?}"));
     }
 
-    /// All faults end; Stripe sends again what it holds, which also brings back what had been parked or given
-    /// up.
+    /// All faults end, and Stripe sends all events again. This also retries parked and failed events.
     async fn end(self, catalog: &Catalog) {
         let world = self.world;
         world.settle().await;
@@ -236,7 +234,7 @@ impl Run {
         .unwrap();
         let now = Timestamp::from_unix(now);
         for (user, spent) in [("subscriber", 0), ("refunded", 0), ("spender", spent)] {
-            let of_user = sent.iter().filter(|(whose, _)| *whose == user);
+            let of_user = sent.iter().filter(|(owner, _)| *owner == user);
             let events: Vec<Event> =
                 of_user.map(|(_, event)| event::read(event.to_string().as_bytes()).unwrap()).collect();
             let expected = fold(user, &events, catalog, now);
@@ -276,7 +274,7 @@ impl Run {
     }
 }
 
-/// Runs a case; whether it holds.
+/// Runs a case. Returns whether it passes.
 fn holds(commands: &[Command]) -> bool {
     let case = async {
         let world = World::new().await;
@@ -319,7 +317,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 #[test]
-fn any_commands_in_any_order_come_to_what_the_rules_say_in_order() {
+fn random_commands_give_the_result_of_the_rules_in_order() {
     let seed = number("MODEL_SEED", 1);
     let events = story().len();
     for case in 0..number("MODEL_CASES", 25) {

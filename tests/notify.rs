@@ -165,7 +165,7 @@ async fn an_alert_is_retried_only_for_the_chat_that_was_down() {
 }
 
 #[tokio::test]
-async fn the_alert_about_a_wrong_secret_says_so_in_the_chat_and_health_counts_it() {
+async fn an_alert_about_a_wrong_secret_is_posted_and_health_counts_it() {
     let (chats, url) = Chats::start().await;
     let (slack, wrong) = (format!("{url}/slack"), "whsec_of_another_endpoint");
     let world = World::with(&[
@@ -192,6 +192,35 @@ async fn the_alert_about_a_wrong_secret_says_so_in_the_chat_and_health_counts_it
         (&json!(5), &json!(65)),
         "reconciliation has not run"
     );
+}
+
+#[tokio::test]
+async fn no_event_for_the_policys_quiet_hours_is_an_alert_in_live_mode_only() {
+    let (chats, url) = Chats::start().await;
+    let slack = format!("{url}/slack");
+    for (livemode, alerts) in [("true", 1), ("false", 0)] {
+        let mode = [
+            ("SLACK_WEBHOOK_URL", slack.as_str()),
+            ("NOTIFY_ALLOW_LOOPBACK", "true"),
+            ("STRIPE_LIVEMODE", livemode),
+        ];
+        let world = World::with(&mode).await;
+        let quiet = |posts: Vec<(&str, Value)>| {
+            posts
+                .iter()
+                .filter(|(_, post)| post.to_string().contains("No event has arrived for 24 hours"))
+                .count()
+        };
+        world.health.handle(Value::Null).await.unwrap();
+        world.notify().await;
+        assert_eq!(quiet(chats.taken()), alerts, "before the first event, live mode {livemode}");
+        let mut event = pack("first", "user_1", 1);
+        event["livemode"] = json!(livemode == "true");
+        world.process(&event).await;
+        world.health.handle(Value::Null).await.unwrap();
+        world.notify().await;
+        assert_eq!(quiet(chats.taken()), 0, "after an event");
+    }
 }
 
 #[tokio::test]
@@ -229,7 +258,7 @@ async fn an_alert_that_cannot_be_sent_fails_no_event() {
 }
 
 #[tokio::test]
-async fn nothing_personal_reaches_a_chat() {
+async fn no_personal_data_reaches_a_chat() {
     let (chats, url) = Chats::start().await;
     let world = world(&url).await;
     let mut event = sample("checkout.session.completed.pack", "user_1");

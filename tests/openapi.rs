@@ -14,8 +14,8 @@ use crate::support::{ADMIN_TOKEN, APP_TOKEN, Door, World, read_answer, request};
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(OPENAPI).unwrap());
 static VALIDATORS: LazyLock<Mutex<BTreeMap<String, Arc<Validator>>>> = LazyLock::new(Mutex::default);
 
-/// The document's path for a request's, and what it says of it. An id may contain slashes, so a path is
-/// matched from the end.
+/// The document's path for the path of a request, and its description. An id may contain slashes, so a path
+/// is matched from the end.
 fn find(method: &str, path: &str) -> Option<(&'static str, &'static Value)> {
     let asked: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').collect();
     // `PUT` exists for the user alone; the whole rest of its path is the id.
@@ -39,7 +39,7 @@ fn find(method: &str, path: &str) -> Option<(&'static str, &'static Value)> {
     Some((template.as_str(), item))
 }
 
-/// Panics when an answer is not what the document says of its route.
+/// Panics when an answer does not match the document.
 pub fn check(method: &str, path: &str, status: u16, body: &Value) {
     let error = |codes: &[&str]| json!({"allOf": [{"$ref": "#/components/schemas/Error"}], "properties": {"error": {"enum": codes}}});
     let (place, schema) = match find(method, path)
@@ -76,7 +76,7 @@ pub fn check(method: &str, path: &str, status: u16, body: &Value) {
     assert!(wrong.is_empty(), "{place} is not what openapi.json says: {wrong:#?}\n{body:#}");
 }
 
-/// Whether a route says of itself that it asks for no token.
+/// Whether a route needs no token, by the document.
 pub fn is_open(method: &str, path: &str) -> bool {
     DOCUMENT["paths"][path][method.to_lowercase()]["security"] == json!([])
 }
@@ -116,7 +116,7 @@ fn the_code_and_openapi_json_name_the_same_routes() {
 }
 
 #[tokio::test]
-async fn every_operation_is_there() {
+async fn every_operation_of_the_document_exists() {
     let world = World::new().await;
     for (method, path) in operations() {
         let path = path.replace("{id}", "user_1").replace("{cs}", "cs_test_1").replace("{hold}", "hold_1");
@@ -133,7 +133,7 @@ async fn every_operation_is_there() {
 }
 
 #[tokio::test]
-async fn the_document_is_served_as_it_is_here() {
+async fn the_document_is_served_unchanged() {
     let world = World::new().await;
     let answer = world.visit(None, "GET", "/openapi.json", Body::Empty).await;
     assert_eq!(answer.headers()["content-type"], "application/json");

@@ -89,7 +89,7 @@ async fn an_order_lives_from_new_to_done_and_takes_no_other_step() {
 }
 
 #[tokio::test]
-async fn a_change_needs_the_order_as_it_is_and_sets_only_what_it_names() {
+async fn a_change_needs_the_current_order_and_sets_only_the_named_fields() {
     let world = World::new().await;
     world.process(&order(1, "user_1")).await;
     let read_at = read(&world, PATH).await["updated_at"].as_str().unwrap().to_owned();

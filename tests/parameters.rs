@@ -94,7 +94,7 @@ async fn a_parameter_that_is_not_there_stops_the_start_and_is_named() {
     assert!(error.contains("/app/secret") && !error.contains("key"), "{error}");
 }
 
-/// A deployment whose webhook has its secret from a parameter.
+/// A deployment. Its webhook reads its secret from a parameter.
 async fn world_with_parameter(endpoint: &str) -> World {
     let mut world = World::new().await;
     world.env.set("STRIPE_WEBHOOK_SECRET", "ssm:/app/secret");

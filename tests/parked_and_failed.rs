@@ -198,7 +198,7 @@ async fn parking_creates_no_account_and_lists_the_event_once() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_down_when_a_link_frees_an_event_fails_nothing() {
+async fn a_queue_that_is_down_when_a_link_frees_an_event_fails_no_event() {
     let world = World::new().await;
     let invoice = nameless("invoice.paid");
     park(&world, &invoice).await;
@@ -394,7 +394,7 @@ async fn a_second_content_under_one_event_id_is_alerted_and_never_sent_again() {
 }
 
 #[tokio::test]
-async fn a_wrong_webhook_secret_shows_up_as_one_alert_that_says_so() {
+async fn a_wrong_webhook_secret_causes_one_alert() {
     let world = World::with(&[("STRIPE_WEBHOOK_SECRET", "whsec_of_another_endpoint")]).await;
     for number in 0..12 {
         let body = pack(&format!("refused{number}"), "user_1", 1).to_string();

@@ -145,7 +145,7 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
 
     world.webhook.prewarm().await;
 
-    // The app's side, with a session whose webhook never arrived.
+    // The app's calls, with a session that no webhook reported.
     world.sign_up("user_1").await;
     let spent = world.app("POST", "/users/user_1/credits/consume", json!({"amount": 1}), Some("key")).await;
     assert_eq!(spent.0, 200, "{}", spent.1);
@@ -211,7 +211,7 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
     world.health.handle(Value::Null).await.unwrap();
     world.notify().await;
     world.provision().await;
-    // A catalog with features: accounts of the one before are found and written.
+    // A catalog with features: accounts of the catalog before are found and written.
     let path = catalog("permissions", |text| text);
     let world = world.redeploy(&[("CATALOG_FILE", path.to_str().unwrap())]);
     world.retry_in(0).await;
@@ -229,7 +229,7 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
 }
 
 #[tokio::test]
-async fn no_role_has_a_permission_that_its_function_has_no_use_for() {
+async fn no_role_has_a_permission_that_its_function_does_not_use() {
     let used = tour().await;
     let anybody: BTreeSet<&String> = used.values().flatten().collect();
     // A policy that all functions share is used by at least one of them.

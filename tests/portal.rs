@@ -1,4 +1,4 @@
-//! The status page and the setup status after a checkout, and what Stripe is asked while its webhook is
+//! The status page and the setup status after a checkout, and the requests to Stripe while its webhook is
 //! missing.
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -206,7 +206,7 @@ async fn only_the_app_reports_a_set_password_and_only_for_an_existing_user() {
     let token = format!("Bearer {APP_TOKEN}");
     assert_eq!(say(None, "{}").await, (401, "unauthorized".to_owned()));
     assert_eq!(say(Some("Bearer wrong"), "{}").await, (401, "unauthorized".to_owned()));
-    assert_eq!(say(Some(&token), r#"{"user_id":"nobody"}"#).await, (404, "user_not_found".to_owned()));
+    assert_eq!(say(Some(&token), r#"{"user_id":"no-user"}"#).await, (404, "user_not_found".to_owned()));
     for body in ["", "{}", "[]", "\u{feff}{}", r#"{"user_id":7}"#, r#"{"user_id":"u","x":1}"#, "<xml/>"] {
         assert_eq!(say(Some(&token), body).await, (400, "invalid_body".to_owned()), "{body}");
     }

@@ -96,26 +96,26 @@ async fn the_first_payment_is_sent_to_the_app_once_and_a_renewal_is_not() {
 }
 
 #[tokio::test]
-async fn the_app_is_told_once_that_credits_are_low_depleted_and_restored() {
+async fn the_app_is_notified_once_of_low_depleted_and_restored_credits() {
     let (app, url) = App::start().await;
     let path = std::env::temp_dir().join(format!("tallyhook-low-{}.toml", std::process::id()));
     let catalog = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml")).unwrap();
     std::fs::write(&path, catalog.replace("[policy]\n", "[policy]\nlow = [0, 100, 400]\n")).unwrap();
     let world = with_app(&url).await.redeploy(&[("CATALOG_FILE", path.to_str().unwrap())]);
     world.sign_up("user_123").await;
-    let told = async || {
+    let notified = async || {
         assert_eq!(world.provision().await, 0);
         let about = app.requests().into_iter().filter(|(_, body)| body["data"]["thresholds"].is_array());
-        let mut told: Vec<String> = about
+        let mut notified: Vec<String> = about
             .map(|(_, body)| {
                 let data = &body["data"];
                 format!("{} {} {}", body["type"].as_str().unwrap(), data["thresholds"], data["credits"])
             })
             .collect();
-        told.sort();
-        told
+        notified.sort();
+        notified
     };
-    assert_eq!(told().await, Vec::<String>::new(), "500 signup credits");
+    assert_eq!(notified().await, Vec::<String>::new(), "500 signup credits");
     let consume = "/users/user_123/credits/consume";
     for (key, amount, expected) in [
         ("a", 100, vec![]),
@@ -124,19 +124,19 @@ async fn the_app_is_told_once_that_credits_are_low_depleted_and_restored() {
         ("d", 398, vec![r#"credits.depleted ["0"] 0"#, r#"credits.low ["100"] 0"#]),
     ] {
         assert_eq!(world.app("POST", consume, json!({"amount": amount}), Some(key)).await.0, 200);
-        assert_eq!(told().await, expected, "{key}");
+        assert_eq!(notified().await, expected, "{key}");
     }
     world.process(&pack("one", "user_123", 1)).await;
-    assert_eq!(told().await, [r#"credits.restored ["400","100","0"] 1000"#]);
-    // A hold is no spend.
+    assert_eq!(notified().await, [r#"credits.restored ["400","100","0"] 1000"#]);
+    // A hold does not change the balance.
     let hold = json!({"amount": 1000, "ttl_seconds": 60});
     assert_eq!(world.app("POST", "/users/user_123/credits/holds", hold, Some("h")).await.0, 201);
-    assert_eq!(told().await, Vec::<String>::new());
+    assert_eq!(notified().await, Vec::<String>::new());
     std::fs::remove_file(path).unwrap();
 }
 
 #[tokio::test]
-async fn a_job_names_the_checkout_session_that_caused_it_where_one_did() {
+async fn a_job_names_the_checkout_session_that_caused_it() {
     let world = World::provisioning(&[]).await;
     world.process(&pack("one", "user_1", 1)).await;
     world.process(&sample("invoice.paid", "user_2")).await;
@@ -230,7 +230,7 @@ async fn a_failing_app_is_retried_with_the_same_id_then_left_to_an_operator() {
         (&audits[0]["actor"], &audits[0]["act"], &audits[0]["target"]),
         (&json!("ann"), &json!("provisioning"), &json!("provision user_1"))
     );
-    assert_eq!(world.ask("POST", "/admin/provisioning", again("nobody")).await.1["error"], "job_not_found");
+    assert_eq!(world.ask("POST", "/admin/provisioning", again("no-user")).await.1["error"], "job_not_found");
     for (body, code) in [
         (json!({"user_id": "user_1"}), "invalid_job"),
         (json!({"job": "provision"}), "invalid_user_id"),
@@ -283,7 +283,7 @@ async fn each_change_of_tier_or_balance_is_sent_to_the_app_if_a_url_is_set() {
     let (app, url) = App::start().await;
     let world = with_app(&url).await;
     let mut versions = Vec::new();
-    let mut tells = async |what: &str, credits: u64| {
+    let mut notifies = async |what: &str, credits: u64| {
         assert_eq!(world.provision().await, 0, "{what}");
         let requests: Vec<_> =
             app.requests().into_iter().filter(|(_, body)| body["type"] == "account.updated").collect();
@@ -292,11 +292,11 @@ async fn each_change_of_tier_or_balance_is_sent_to_the_app_if_a_url_is_set() {
         versions.push((id.clone(), body["data"]["version"].as_u64().unwrap()));
     };
     world.sign_up("user_1").await;
-    tells("signup", 500).await;
+    notifies("signup", 500).await;
     world.process(&pack("one", "user_1", 1)).await;
-    tells("a pack", 1500).await;
+    notifies("a pack", 1500).await;
     world.app("POST", "/users/user_1/credits/consume", json!({"amount": 10}), Some("k")).await;
-    tells("a spend", 1490).await;
+    notifies("a spend", 1490).await;
     let mut unpaid = with_id(pack("two", "user_1", 1), "evt_unpaid");
     unpaid["data"]["object"]["payment_status"] = json!("unpaid");
     world.process(&unpaid).await;

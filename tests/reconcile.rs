@@ -292,7 +292,7 @@ async fn a_page_that_fails_stops_the_run_and_the_next_run_requests_it_again() {
     assert!(report.stopped.as_ref().unwrap().contains("GET /v1/checkout/sessions: 500"), "{report:#?}");
     assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 5000));
     shop.fake.requests();
-    // A run whose deadline has passed does nothing and keeps its place.
+    // After its deadline, a run does nothing and keeps its place.
     let options = Options { deadline: Some(std::time::Instant::now()), ..Options::default() };
     assert_eq!(shop.run_with(&options, EARLY).await.stopped.as_deref(), Some("the time is up"));
     assert!(shop.run(EARLY + 1).await.complete);
@@ -461,7 +461,7 @@ async fn an_active_plan_without_any_paid_invoice_is_reported_and_costs_health_po
 }
 
 #[tokio::test]
-async fn what_differs_about_a_dismissed_event_is_not_reported_again() {
+async fn the_difference_of_a_dismissed_event_is_not_reported_again() {
     let shop = Shop::new().await;
     let mut event = of_customer("customer.subscription.created", "user_1", "A");
     event["data"]["object"]["metadata"] = json!({});

@@ -60,7 +60,7 @@ impl Drill {
         Self { world, fake, reconciler, first: now().unix() - 7200 }
     }
 
-    /// Happens at Stripe and is delivered.
+    /// Adds an event to the fake Stripe and delivers it.
     async fn happens(&self, minute: i64, name: &str) {
         let mut event = sample(name, "user_1");
         event["created"] = json!(self.first + 60 * minute);

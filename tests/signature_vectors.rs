@@ -1,5 +1,5 @@
-//! 214 deliveries that were decided by Stripe's own libraries (stripe-node and stripe-python): ours must
-//! answer as they do, or as the stricter one does where they differ. `data/signature-vectors.jsonl`, a case a
+//! 214 deliveries and the verdicts of Stripe's own libraries (stripe-node and stripe-python). Our webhook
+//! must answer like them, or like the stricter one if they differ. `data/signature-vectors.jsonl`, a case a
 //! line; `want_status` is what the webhook must answer.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};

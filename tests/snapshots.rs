@@ -29,7 +29,7 @@ async fn start_chat() -> String {
     url
 }
 
-/// A pack whose metadata names no pack: the event is parked.
+/// A pack without a pack in its metadata: the event is parked.
 fn unnamed(name: &str) -> Value {
     let mut event = pack(name, "user_1", 1);
     event["data"]["object"]["metadata"] = json!({"user_id": "user_1"});
@@ -58,11 +58,11 @@ async fn write_every_kind(world: &World) {
     // Ignored, parked, parked until a customer or a payment has a user, and failed.
     world.process(&sample("product.updated", "user_1")).await;
     world.process(&unnamed("parked")).await;
-    let mut nobody = with_id(sample("customer.subscription.created", "user_1"), "evt_no_user");
-    nobody["data"]["object"]["id"] = json!("sub_nobody");
-    nobody["data"]["object"]["customer"] = json!("cus_nobody");
-    nobody["data"]["object"]["metadata"] = json!({});
-    world.process(&nobody).await;
+    let mut unowned = with_id(sample("customer.subscription.created", "user_1"), "evt_no_user");
+    unowned["data"]["object"]["id"] = json!("sub_nobody");
+    unowned["data"]["object"]["customer"] = json!("cus_nobody");
+    unowned["data"]["object"]["metadata"] = json!({});
+    world.process(&unowned).await;
     let mut early = with_id(sample("charge.refunded", "user_1"), "evt_early_refund");
     early["data"]["object"]["payment_intent"] = json!("pi_early");
     early["data"]["object"]["metadata"] = json!({});
@@ -105,7 +105,7 @@ async fn write_every_kind(world: &World) {
     assert!(!stopped.complete, "{stopped:#?}");
 }
 
-/// What a key says about the kind of its item: its fixed words.
+/// The kind of an item, by the fixed words of its key.
 fn kind(item: &Value) -> String {
     let word = |name: &str| {
         let text = item[name]["S"].as_str().unwrap_or_default();

@@ -42,7 +42,7 @@ fn text(event: &Value) -> String {
 }
 
 #[tokio::test]
-async fn objects_events_and_what_paid_an_invoice_are_read() {
+async fn objects_events_and_the_payment_of_an_invoice_are_read() {
     let (fake, stripe) = stripe().await;
     for name in ["customer.subscription.created", "invoice.paid", "checkout.session.completed.pack"] {
         fake.ingest(&text(&sample(name, "user_1")), true).unwrap();
@@ -221,10 +221,10 @@ async fn an_error_has_stripes_message_and_no_secret() {
     assert!(refusal.request_id.as_deref().unwrap().starts_with("req_"));
     assert!(error.to_string().contains("No such subscription: 'sub_1'"), "{error}");
 
-    let nobody = Stripe::new(KEY, "http://127.0.0.1:1").with_patience(IMPATIENT);
-    let error = nobody.subscription(&id("sub_1")).await.unwrap_err();
+    let unreachable = Stripe::new(KEY, "http://127.0.0.1:1").with_patience(IMPATIENT);
+    let error = unreachable.subscription(&id("sub_1")).await.unwrap_err();
     assert!(error.is_transient() && matches!(error, StripeError::NoAnswer { .. }));
-    for text in [format!("{error} {error:?}"), format!("{nobody:?}")] {
+    for text in [format!("{error} {error:?}"), format!("{unreachable:?}")] {
         assert!(!text.contains("canary"), "{text}");
     }
     let (fake, _) = self::stripe().await;

@@ -1,4 +1,5 @@
-//! User ids are taken from the path as they are, through both front doors, and no two of them meet.
+//! User ids are taken from the path unchanged, through both entry points, and different ids stay different
+//! users.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +38,7 @@ fn error(answer: &(u16, Value)) -> (u16, &str) {
     (answer.0, answer.1["error"].as_str().unwrap_or_default())
 }
 
-/// An id of pieces that a careless reader of paths takes for something else.
+/// An id of parts that a wrong path decoder would misread.
 fn random_id(rng: &mut Rng) -> String {
     const PIECES: [&str; 24] = [
         "ann", "a", "/", "//", "?", "#", "%", "%2F", "%252F", "%61", "%6e", "..", ".", " ", "+", "&", "=",

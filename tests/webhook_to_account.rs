@@ -201,7 +201,7 @@ async fn a_batch_that_cannot_be_written_is_split_by_account_and_redelivered() {
 }
 
 #[tokio::test]
-async fn of_a_batch_only_the_record_that_cannot_be_written_comes_back() {
+async fn only_the_record_of_a_batch_that_cannot_be_written_is_redelivered() {
     let world = World::new().await;
     for number in 0..10 {
         world.deliver(pack(&format!("c{number}"), &format!("user_{number}"), 1).to_string().as_bytes()).await;
@@ -478,8 +478,9 @@ async fn an_event_of_another_account_of_the_organization_is_ignored() {
     assert_eq!(world.account("user_1").await["credits"], 1000);
 }
 
-/// Since 2025-03-31.basil an invoice names no payment: `invoice_payment.paid` does, and Stripe sends it with the
-/// invoice, in either order (<https://docs.stripe.com/changelog/basil/2025-03-31/add-support-for-multiple-partial-payments-on-invoices>).
+/// Since 2025-03-31.basil an invoice names no payment: `invoice_payment.paid` does, and Stripe sends it with
+/// the invoice, in either order
+/// (<https://docs.stripe.com/changelog/basil/2025-03-31/add-support-for-multiple-partial-payments-on-invoices>).
 #[tokio::test]
 async fn a_payment_is_tied_to_its_invoice_in_either_order_at_the_first_attempt() {
     for order in [["invoice.paid", "invoice_payment.paid"], ["invoice_payment.paid", "invoice.paid"]] {

@@ -1,4 +1,4 @@
-//! Checks the catalog, and leaves what came of it for the functions: `config::catalog`.
+//! Checks the catalog and stores it as JSON, which `config::catalog` reads.
 
 #[path = "../core/src/catalog.rs"]
 #[allow(dead_code, unused_imports, reason = "the build only parses")]

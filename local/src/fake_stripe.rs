@@ -1,4 +1,5 @@
-//! A small Stripe API with a store, for tests and the local stack: the calls of `tallyhook_aws::stripe`, over HTTP.
+//! A small Stripe API with a store, for tests and the local stack: the calls of `tallyhook_aws::stripe`, over
+//! HTTP.
 //!
 //! Its objects come from *events*. [`FakeStripe::ingest`] keeps an event for the list of events, and makes
 //! `data.object` the current state of that object. Of two events about one object, the one with the later
@@ -188,7 +189,8 @@ impl FakeStripe {
         self.lock().broken.insert(customer.to_owned());
     }
 
-    /// Makes the next `times` requests fail whose path and query contain `on`, for example `/v1/invoices`.
+    /// Makes the next `times` requests fail that have `on` in their path and query, for example
+    /// `/v1/invoices`.
     pub fn fail(&self, on: &str, times: u32, what: Misbehaviour) {
         self.lock().faults.push(Fault { on: on.to_owned(), times, what });
     }
@@ -263,12 +265,23 @@ impl State {
                 &entry["pricing"]["price_details"]["price"],
             ];
             let id = ids.into_iter().find_map(Value::as_str)?;
-            Some(json!({"id": id, "object": "price", "created": 0, "active": true, "lookup_key": null,
-                    "type": "recurring"}))
+            let mut shown = json!({"id": id, "object": "price", "created": 0, "active": true,
+                    "type": "recurring"});
+            for (name, value) in entry["price"].as_object().into_iter().flatten() {
+                shown[name] = value.clone();
+            }
+            Some(shown)
         };
         let mentioned: Vec<Value> = customer.into_iter().chain(entries.filter_map(price)).collect();
         for value in mentioned {
-            if value["id"].as_str().is_some_and(|id| self.objects.place(id).is_none()) {
+            let Some(id) = value["id"].as_str() else { continue };
+            // An event that shows the price object knows more than one that names only its id.
+            let partial = |known: &Value| known["object"] == "price" && known.get("lookup_key").is_none();
+            let known = self.objects.place(id).is_some();
+            if !known
+                || (value.get("lookup_key").is_some()
+                    && self.objects.get(id).is_some_and(|known| partial(&known.value)))
+            {
                 self.store(value.to_string(), value, i64::MIN, true);
             }
         }

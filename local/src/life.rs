@@ -24,9 +24,9 @@ pub struct Options {
     pub acts: usize,
     /// Whether events that no function handles (`invoice.created`, …) are included.
     pub noise: bool,
-    /// Whether the life also has subscriptions of the rarer shapes: items with intervals of their own, a billing
-    /// anchor, trials that are extended or given later, invoices that are prebilled, discounted, sent by
-    /// e-mail, or paid by balance or out of band. `truths` and `standings` do not have them.
+    /// Whether the life also has subscriptions of the rarer shapes: items with intervals of their own, a
+    /// billing anchor, trials that are extended or given later, invoices that are prebilled, discounted, sent
+    /// by e-mail, or paid by balance or out of band.
     pub rare_shapes: bool,
 }
 
@@ -80,7 +80,7 @@ pub struct LifeEvent {
     pub body: String,
 }
 
-/// Something that happened, for people to read.
+/// Something that happened, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Act {
     /// When, in seconds since the epoch.

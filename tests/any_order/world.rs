@@ -1,4 +1,4 @@
-//! The system without its store: an account, its ledger and what waits, in memory.
+//! The system without its store: an account, its ledger and its waiting events, in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,8 +32,8 @@ pub struct World<'a> {
     applied: BTreeSet<usize>,
     parked: BTreeMap<usize, Parked>,
     orders: BTreeSet<String>,
-    /// What happened, as the judge reads it; an event by its number.
-    history: Vec<Happened>,
+    /// What step, as the judge reads it; an event by its number.
+    history: Vec<WorldStep>,
     /// Sum of all deltas.
     deltas: i64,
     spends: u64,
@@ -44,15 +44,15 @@ pub struct World<'a> {
 }
 
 #[derive(Clone, Copy)]
-enum Happened {
+enum WorldStep {
     Event(usize),
     Signup,
     Spend(u64),
 }
 
-/// What can be seen of an account, and must not depend on the order.
+/// The visible parts of an account, which must not depend on the order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct VisibleAccount {
     balance: u64,
     buckets: BTreeMap<String, u64>,
     pub addon: u64,
@@ -68,8 +68,8 @@ pub struct Seen {
     pub late_addons: u64,
 }
 
-impl Seen {
-    /// The same without what late add-ons may change.
+impl VisibleAccount {
+    /// The same without the parts that late add-ons may change.
     pub fn without_addons(&self) -> Self {
         let mut seen = self.clone();
         seen.balance -= seen.addon;
@@ -86,7 +86,7 @@ impl<'a> World<'a> {
         Self {
             catalog,
             events,
-            account: Account::new(owner.clone().unwrap_or_else(|| UserId::new("nobody").unwrap())),
+            account: Account::new(owner.clone().unwrap_or_else(|| UserId::new("no-user").unwrap())),
             ledger: BTreeMap::new(),
             payments: BTreeMap::new(),
             customers: BTreeSet::new(),
@@ -104,9 +104,9 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Delivers an event, then whatever waits for as long as one of them is applied.
+    /// Delivers an event, then the waiting events, until none of them is applied any more.
     pub fn deliver(&mut self, index: usize) -> Result<(), String> {
-        self.history.push(Happened::Event(index));
+        self.history.push(WorldStep::Event(index));
         if !self.process(index)? {
             return Ok(());
         }
@@ -224,8 +224,8 @@ impl<'a> World<'a> {
         keys.extend(payments.values().filter_map(|record| record.document.clone()));
         let mut outcome = self.decide(event, &keys, &payments);
         if let Outcome::Apply(applied) = &outcome {
-            // An entry that was not asked for exists: the store refuses, and the event is decided again with
-            // it.
+            // An entry exists that was not read: the store refuses the write, and the event is decided again
+            // with it.
             let keys_of_change = applied.change.entries.iter().map(|entry| entry.key.clone());
             let existing: Vec<LedgerKey> =
                 keys_of_change.filter(|key| self.ledger.contains_key(key)).collect();
@@ -268,7 +268,7 @@ impl<'a> World<'a> {
     }
 
     pub fn sign_up(&mut self) -> Result<(), String> {
-        self.history.push(Happened::Signup);
+        self.history.push(WorldStep::Signup);
         let key = LedgerKey::signup();
         self.account.recorded =
             self.ledger.get(&key).map(|entry| (key.clone(), entry.clone())).into_iter().collect();
@@ -294,13 +294,13 @@ impl<'a> World<'a> {
             self.spends += 1;
             let key = LedgerKey::consume(&self.spends.to_string());
             let change = consume(&self.account, amount, key).ok_or("spend: the balance cannot be spent")?;
-            self.history.push(Happened::Spend(amount));
+            self.history.push(WorldStep::Spend(amount));
             self.commit(change)?;
         }
         Ok(())
     }
 
-    /// Writes a change as the store would, and checks what must hold after every commit.
+    /// Writes a change as the store does, and checks the invariants of every commit.
     fn commit(&mut self, change: Change) -> Result<(), String> {
         self.account.version += 1;
         let before = std::mem::replace(&mut self.account.state, change.state);
@@ -357,12 +357,12 @@ impl<'a> World<'a> {
             && invoice.paid
         {
             let lines = invoice.lines.iter().filter(|line| line.amount >= 0);
-            let worth = lines.filter_map(|line| worth(line.price.as_ref()?, line.quantity, false)).max();
+            let worth = lines.filter_map(|line| worth(&line.price.as_ref()?.id, line.quantity, false)).max();
             (invoice.subscription.clone(), worth)
         } else if let Object::Subscription(it) = &event.object
             && it.status == SubscriptionStatus::Trialing
         {
-            let worth = it.items.iter().filter_map(|item| worth(&item.price, item.quantity, true)).max();
+            let worth = it.items.iter().filter_map(|item| worth(&item.price.id, item.quantity, true)).max();
             (Some(it.id.clone()), worth)
         } else {
             return;
@@ -381,7 +381,7 @@ impl<'a> World<'a> {
         let delivered: BTreeSet<usize> = self
             .history
             .iter()
-            .filter_map(|happened| if let Happened::Event(index) = happened { Some(*index) } else { None })
+            .filter_map(|step| if let WorldStep::Event(index) = step { Some(*index) } else { None })
             .collect();
         for index in delivered {
             let object = &bodies[index]["data"]["object"];
@@ -430,7 +430,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    pub fn seen(&self) -> Seen {
+    pub fn visible_account(&self) -> VisibleAccount {
         let state = &self.account.state;
         let describe = |subscription: &tallyhook_core::account::subscription::Subscription| {
             let snapshot = subscription.snapshot.as_ref();
@@ -446,7 +446,7 @@ impl<'a> World<'a> {
         };
         let later = |days: i64| format!("{:?}", state.access(self.catalog, self.now.plus_days(days)));
         let buckets = self.buckets();
-        Seen {
+        VisibleAccount {
             balance: state.balance(&self.catalog.policy, self.now).get(),
             addon: buckets.get("addon").copied().unwrap_or_default(),
             buckets,
@@ -488,8 +488,8 @@ impl<'a> World<'a> {
         buckets
     }
 
-    /// The keys of all documents that are recorded under their own name. Which key a line that counts later or
-    /// a plan change is booked under depends on what arrived first.
+    /// The keys of all documents that are recorded under their own name. Which key a line that counts later
+    /// or a plan change is booked under depends on what arrived first.
     fn document_keys(&self) -> BTreeSet<String> {
         let is_document = |key: &&LedgerKey| {
             let name = key.as_str();
@@ -500,17 +500,17 @@ impl<'a> World<'a> {
         self.ledger.keys().filter(is_document).map(ToString::to_string).collect()
     }
 
-    /// Compares tier, balance and buckets with what the judge makes of the same history. With `law`, the
+    /// Compares tier, balance and buckets with the result of the judge for the same history. With `law`, the
     /// judge's world must keep the law of money.
     pub fn agrees_with_the_judge(&self, catalog: &str, bodies: &[Value], law: bool) -> Result<(), String> {
         let Some(owner) = &self.owner else { return Ok(()) };
         let at = self.now.unix();
         let user = owner.to_string();
-        let step = |happened: &Happened| {
-            let action = match *happened {
-                Happened::Event(index) => Action::Send(bodies[index].clone()),
-                Happened::Signup => Action::Put { user: user.clone() },
-                Happened::Spend(amount) => {
+        let step = |step: &WorldStep| {
+            let action = match *step {
+                WorldStep::Event(index) => Action::Send(bodies[index].clone()),
+                WorldStep::Signup => Action::Put { user: user.clone() },
+                WorldStep::Spend(amount) => {
                     Action::Spend { user: user.clone(), amount: i64::try_from(amount).unwrap() }
                 }
             };

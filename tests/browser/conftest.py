@@ -102,8 +102,8 @@ def sample(name, user, tag, **fields):
 
 
 def pack(user, tag, customer=None, metadata=None):
-    """A paid pack; without a user nothing in it says whose it is."""
-    event = sample("checkout.session.completed.pack", user or "nobody", tag)
+    """A paid pack. Without a user it names only its customer."""
+    event = sample("checkout.session.completed.pack", user or "no-user", tag)
     session = event["data"]["object"]
     session["metadata"] = {"pack": "credits_1000", "quantity": "1", **({"user_id": user} if user else {}), **(metadata or {})}
     session["client_reference_id"] = user
@@ -159,7 +159,7 @@ def open_page(browser, stack):
 
 
 def look(page, name):
-    """What every page must be, whatever it shows; keeps a picture if asked to."""
+    """Checks that a page fits its window and is accessible. Keeps a picture if SCREENSHOTS is set."""
     width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1], f"{name} scrolls sideways: {width}"
     spilled = page.evaluate("[...document.querySelectorAll('.card')].filter((card) => card.scrollWidth > card.clientWidth).map((card) => card.innerText.slice(0, 60))")
@@ -180,14 +180,14 @@ CHECKS = r"""() => {
   const shown = (node) => node.checkVisibility({ visibilityProperty: true });
   const all = (selector) => [...document.querySelectorAll(selector)].filter(shown);
   const problems = [];
-  const tell = (node, what) => problems.push(`${what}: ${node.outerHTML.slice(0, 120)}`);
+  const report = (node, what) => problems.push(`${what}: ${node.outerHTML.slice(0, 120)}`);
   const name = (node) => {
     const by = (node.getAttribute("aria-labelledby") ?? "").split(/\s+/).map((id) => document.getElementById(id)?.textContent ?? "").join(" ");
     const labels = [...(node.labels ?? [])].map((label) => label.textContent).join(" ");
     return (by.trim() || node.getAttribute("aria-label") || labels || node.textContent || node.title || "").trim();
   };
-  all("a[href], button, input, select, textarea, summary, [role=img], dialog[open], nav, [tabindex='0']").forEach((node) => name(node) || tell(node, "no name"));
-  all("section").forEach((node) => name(node) || tell(node, "a section without a name"));
+  all("a[href], button, input, select, textarea, summary, [role=img], dialog[open], nav, [tabindex='0']").forEach((node) => name(node) || report(node, "no name"));
+  all("section").forEach((node) => name(node) || report(node, "a section without a name"));
   const inert = (node) => document.querySelector("dialog[open]") && !node.closest("dialog");
   if (all("main").length !== 1) problems.push(`${all("main").length} main landmarks`);
   if (all("h1").length !== 1) problems.push(`${all("h1").length} h1`);
@@ -209,7 +209,7 @@ CHECKS = r"""() => {
     const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
     if (!own || inert(node) || node.closest("svg, :disabled, .visually-hidden, .skip, option")) return;
     const [one, two] = [light(read(getComputedStyle(node).color)), light(behind(node))].sort((a, b) => b - a);
-    if ((one + 0.05) / (two + 0.05) < 4.5) tell(node, `contrast ${((one + 0.05) / (two + 0.05)).toFixed(2)}`);
+    if ((one + 0.05) / (two + 0.05) < 4.5) report(node, `contrast ${((one + 0.05) / (two + 0.05)).toFixed(2)}`);
   });
   return problems.slice(0, 10);
 }"""

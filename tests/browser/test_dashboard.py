@@ -14,14 +14,14 @@ SHAPES = {"desktop": (1280, 900), "tablet": (1024, 768), "phone": (390, 844)}
 
 @pytest.fixture(scope="session")
 def shop(stack):
-    """Some customers: one in order, one whose payment never reached us, one whose customer nobody knows."""
+    """Some users: one in order, one with a payment that never arrived, one with an unlinked customer."""
     for user, tag in [("ada", "A"), ("lost", "L"), ("long", LONG)]:
         stack.sign_up(user)
         stack.process(sample("customer.subscription.created", user, tag))
     stack.process(sample("invoice.paid", "ada", "A"))
     stack.process(sample("invoice.paid", "long", LONG))
     stack.process(pack("ada", "A2"))
-    # Stripe has this invoice, and all we recorded of it is that it was of the other mode.
+    # Stripe has this invoice. Its event had the other mode, so it granted nothing here.
     stack.process(sample("invoice.paid", "lost", "L", livemode=True))
     stack.sign_up("kim")
     for number in range(2):
@@ -50,7 +50,7 @@ def confirm(page, button, reason="ticket 4711"):
     expect(dialog).to_have_count(0)
 
 
-def test_a_wrong_token_is_refused_a_right_one_is_kept_for_this_tab_and_signing_out_forgets_it(shop, open_page):
+def test_a_valid_token_is_kept_for_the_tab_until_signing_out(shop, open_page):
     page = open_page()
     sign_in(page, shop, token="wrong")
     expect(page.get_by_role("alert")).to_contain_text("not the token")
@@ -69,7 +69,7 @@ def test_a_wrong_token_is_refused_a_right_one_is_kept_for_this_tab_and_signing_o
     assert "ada" not in page.content()
 
 
-def test_a_token_that_is_no_longer_taken_asks_for_another(shop, open_page):
+def test_a_token_that_is_no_longer_accepted_asks_for_another(shop, open_page):
     page = open_page()
     sign_in(page, shop)
     ready(page, "Overview")
@@ -80,7 +80,7 @@ def test_a_token_that_is_no_longer_taken_asks_for_another(shop, open_page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_page_reads_well_on_a_laptop_a_tablet_and_a_phone_light_and_dark(shop, open_page, shape, scheme):
+def test_every_page_fits_a_laptop_a_tablet_and_a_phone_light_and_dark(shop, open_page, shape, scheme):
     page = open_page(*SHAPES[shape], scheme)
     sign_in(page, shop)
     ready(page, "Overview")
@@ -88,14 +88,14 @@ def test_every_page_reads_well_on_a_laptop_a_tablet_and_a_phone_light_and_dark(s
     for name, where, title in [
         ("events", "#/events", "Events"), ("users", "#/users", "Users"), ("parked", "#/parked", "Parked"),
         ("orders", "#/orders", "Orders"), ("reconcile", "#/reconcile", "Reconcile"), ("audit", "#/audit", "Audit"), ("user", "#/users/ada", "ada"), ("long", "#/users/long", "long"),
-        ("nobody", "#/users/nobody%20at%20all", "nobody at all"), ("unknown", "#/events/evt_none", "No such event"),
+        ("no-user", "#/users/no%20such%20user", "no such user"), ("unknown", "#/events/evt_none", "No such event"),
     ]:
         page.evaluate(f"location.hash = '{where}'")
         ready(page, title)
         look(page, f"{name}-{shape}-{scheme}")
 
 
-def test_it_is_used_by_keyboard_alone_and_says_where_it_is(shop, open_page):
+def test_the_dashboard_works_by_keyboard_and_announces_each_page(shop, open_page):
     page = open_page()
     sign_in(page, shop)
     ready(page, "Overview")
@@ -128,7 +128,7 @@ def test_the_overview_names_every_deduction_and_its_chart_has_a_table(shop, open
     expect(page.get_by_role("link", name="7 days")).to_have_attribute("aria-current", "true")
 
 
-def test_the_log_is_filtered_linked_to_and_shows_one_event(shop, open_page):
+def test_the_log_can_be_filtered_and_linked_and_shows_one_event(shop, open_page):
     page = open_page()
     sign_in(page, shop, "#/events?status=parked")
     ready(page, "Events")
@@ -150,7 +150,7 @@ def test_the_log_is_filtered_linked_to_and_shows_one_event(shop, open_page):
     expect(page.get_by_text("No event fits this filter.")).to_be_visible()
 
 
-def test_an_event_is_sent_again_once_it_is_confirmed_and_the_audit_has_it(shop, open_page):
+def test_an_event_is_sent_again_after_confirmation_and_is_in_the_audit(shop, open_page):
     page = open_page()
     event = pack("ada", "again", metadata={"pack": "silver_1"})
     shop.process(event)
@@ -202,7 +202,7 @@ def test_a_parked_purchase_is_found_by_its_address_and_applied_by_linking_its_cu
     assert email not in page.url
 
 
-def test_credits_are_granted_and_revoked_with_a_reason_after_saying_what_will_happen(shop, open_page):
+def test_credits_are_granted_and_revoked_with_a_reason_after_a_preview(shop, open_page):
     page = open_page(*SHAPES["phone"])
     shop.sign_up("goodwill")
     sign_in(page, shop, "#/users/goodwill")
@@ -221,7 +221,7 @@ def test_credits_are_granted_and_revoked_with_a_reason_after_saying_what_will_ha
     assert [(entry["delta"], entry.get("reason")) for entry in ledger[:2]] == [(-750, "a mistake"), (250, "outage on Friday")]
 
 
-def test_reconcile_shows_what_it_would_do_before_it_does_it(shop, open_page):
+def test_reconcile_shows_a_dry_run_before_it_applies_repairs(shop, open_page):
     shop.sign_up("drift")
     shop.process(sample("customer.subscription.created", "drift", "D"))
     shop.process(sample("invoice.paid", "drift", "D", livemode=True))
@@ -239,7 +239,7 @@ def test_reconcile_shows_what_it_would_do_before_it_does_it(shop, open_page):
     assert shop.account("drift")["credits"] == 5000
 
 
-def test_hostile_metadata_is_shown_as_the_text_it_is(shop, open_page):
+def test_hostile_metadata_is_shown_as_plain_text(shop, open_page):
     hostile = {
         "<img src=x onerror=alert(1)>": "<script>alert(document.domain)</script>",
         "formula": "=HYPERLINK(\"http://evil.example\")", "__proto__": "polluted", "pack": "=cmd|' /C calc'!A0", "big": "x" * 500_000,
@@ -268,7 +268,7 @@ def test_hostile_metadata_is_shown_as_the_text_it_is(shop, open_page):
     assert page.evaluate("({}).polluted === undefined")
 
 
-def test_an_api_that_does_not_answer_is_said_and_tried_again(shop, open_page):
+def test_an_unavailable_api_is_reported_and_can_be_tried_again(shop, open_page):
     page = open_page()
     sign_in(page, shop)
     ready(page, "Overview")
@@ -281,7 +281,7 @@ def test_an_api_that_does_not_answer_is_said_and_tried_again(shop, open_page):
     ready(page, "Audit")
 
 
-def test_what_the_app_could_not_be_told_is_told_again(shop, open_page):
+def test_a_failed_message_to_the_app_can_be_sent_again(shop, open_page):
     page = open_page(*SHAPES["phone"])
     failed = {"job": "provision", "event": "PAYMENT_CONFIRMED", "user_id": "ada", "status": "failed", "attempts": 4, "since": "2026-01-05T10:00:00Z",
               "reason": "all attempts failed; the last one: the app answered 500 <b>", "finished_at": "2026-01-05T10:30:00Z"}
@@ -299,7 +299,7 @@ def test_what_the_app_could_not_be_told_is_told_again(shop, open_page):
     sign_in(page, shop, "#/parked")
     ready(page, "Parked")
     expect(page.get_by_text("the app answered 500 <b>")).to_be_visible()
-    look(page, "untold")
+    look(page, "not-reported")
     page.get_by_role("button", name="Report again about ada, provision").click()
     confirm(page, "Report", "the app is back")
     expect(page.get_by_role("status").filter(has_text="The change of ada is reported to the app again")).to_be_visible()

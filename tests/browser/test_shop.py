@@ -17,7 +17,7 @@ def enter(page, stack, user):
 
 
 def buy(page, what, pay="Pay $"):
-    """Buys, pays at the pretend Stripe, and ends on the status page."""
+    """Buys, pays on the fake checkout page, and ends on the status page."""
     page.get_by_role("button", name=f"Buy {what}", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Pay $")
     page.get_by_role("button", name=pay).click()
@@ -29,7 +29,7 @@ def figures(page, tier, credits):
     expect(page.locator("#credits")).to_have_text(credits)
 
 
-def test_a_plan_is_bought_paid_shown_as_paid_and_credited_once_however_its_events_came(stack, open_page):
+def test_a_bought_plan_is_shown_as_paid_and_credited_once(stack, open_page):
     page = open_page()
     enter(page, stack, "ada lovelace")
     buy(page, "pro")
@@ -62,7 +62,7 @@ def test_a_plan_is_bought_paid_shown_as_paid_and_credited_once_however_its_event
     expect(page.get_by_role("link", name="ada lovelace").first).to_be_visible()
 
 
-def test_a_life_goes_on_renewal_pack_refund_another_plan_and_the_end(stack, open_page):
+def test_a_plan_is_renewed_refunded_changed_and_cancelled_in_the_shop(stack, open_page):
     page = open_page()
     enter(page, stack, "grace")
     page.get_by_role("button", name="Spend 100 credits").click()
@@ -119,7 +119,7 @@ def test_a_hostile_name_is_shown_as_text_and_a_checkout_can_be_left(stack, open_
     look(page, "shop-no-session")
 
 
-def test_it_is_used_by_keyboard_alone(stack, open_page):
+def test_the_shop_works_by_keyboard_alone(stack, open_page):
     page = open_page()
     page.goto(stack.url + "/")
     page.keyboard.press("Tab")
@@ -139,7 +139,7 @@ def test_it_is_used_by_keyboard_alone(stack, open_page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_reads_well_on_a_laptop_and_a_phone_light_and_dark(stack, open_page, shape, scheme):
+def test_the_shop_fits_a_laptop_and_a_phone_light_and_dark(stack, open_page, shape, scheme):
     page = open_page(*SHAPES[shape], scheme)
     page.goto(stack.url + "/")
     look(page, f"shop-empty-{shape}-{scheme}")

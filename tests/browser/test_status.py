@@ -21,13 +21,13 @@ LIFE = [
 ]
 
 
-def answer_requests(page, tell):
-    """Answers the page's requests with `tell`, and controls the page's clock. Returns the requests."""
+def answer_requests(page, respond):
+    """Answers the page's requests with `respond`, and controls the page's clock. Returns the requests."""
     asked = []
 
     def fulfil(route):
         asked.append(route.request.url)
-        route.fulfill(status=200, content_type="application/json", body=json.dumps(tell()))
+        route.fulfill(status=200, content_type="application/json", body=json.dumps(respond()))
 
     page.clock.install()
     page.route("**/portal/setup-status*", fulfil)

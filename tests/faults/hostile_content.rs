@@ -8,7 +8,7 @@ use crate::support::{World, pack, with_id};
 
 /// Metadata is stored and returned as text: it is never interpreted.
 #[tokio::test]
-async fn s75_hostile_metadata_is_stored_and_answered_as_the_text_it_is() {
+async fn s75_hostile_metadata_is_stored_and_answered_as_plain_text() {
     let hostile = [
         ("script", "<script>alert(document.cookie)</script><img src=x onerror=alert(1)>"),
         ("csv", "=HYPERLINK(\"http://evil.example\",\"pay\")"),

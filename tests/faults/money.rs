@@ -44,7 +44,7 @@ async fn s38_s39_s40_an_unpaid_document_or_one_without_a_period_grants_nothing()
 }
 
 #[tokio::test]
-async fn s39_a_trial_starts_with_its_credits_once_whichever_of_its_events_come() {
+async fn s39_a_trial_grants_its_credits_once_whichever_of_its_events_arrive() {
     let names =
         ["customer.subscription.created.trialing", "invoice.paid.trial", "checkout.session.completed.trial"];
     for rotation in 0..3 {
@@ -231,7 +231,7 @@ async fn s51_only_a_status_that_pays_gives_the_paid_tier() {
 }
 
 #[tokio::test]
-async fn s52_late_events_of_a_deleted_customer_revive_nothing() {
+async fn s52_late_events_of_a_deleted_customer_restore_nothing() {
     let world = subscriber().await;
     world.process(&sample("customer.deleted", "user_1")).await;
     assert_eq!(tier(&world, "user_1").await, "free");

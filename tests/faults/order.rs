@@ -8,7 +8,7 @@ use crate::invariants::{Tables, check_quiet};
 use crate::support::{sample, with_id};
 
 #[tokio::test]
-async fn s28_an_update_after_the_deletion_revives_nothing() {
+async fn s28_an_update_after_the_deletion_restores_nothing() {
     let world = subscriber().await;
     world.process(&sample("customer.subscription.deleted", "user_1")).await;
     let late = changed(
@@ -35,7 +35,7 @@ async fn s29_incomplete_after_active_takes_nothing_away() {
 }
 
 #[tokio::test]
-async fn s30_two_updates_of_one_second_end_alike_in_either_order() {
+async fn s30_two_updates_of_one_second_give_one_result_in_either_order() {
     let one = sample("customer.subscription.updated", "user_1");
     let mut ends = Vec::new();
     for other in ["past_due", "unpaid", "paused", "canceled"] {
@@ -75,7 +75,7 @@ async fn s31_an_invoice_before_its_customer_link_is_granted_within_seconds() {
 }
 
 #[tokio::test]
-async fn s31_an_invoice_beside_the_one_that_tells_its_customer_is_granted_and_not_parked() {
+async fn s31_an_invoice_in_one_batch_with_its_customers_link_is_granted() {
     let world = signed_up().await;
     let nameless =
         changed(anonymous("invoice.paid"), "evt_nameless", &[("/data/object/id", json!("in_nameless"))]);
@@ -99,7 +99,7 @@ async fn s31_an_invoice_beside_the_one_that_tells_its_customer_is_granted_and_no
 }
 
 #[tokio::test]
-async fn s32_a_refund_before_its_grant_waits_and_ends_at_nothing() {
+async fn s32_a_refund_before_its_grant_waits_and_then_takes_the_grant() {
     let world = signed_up().await;
     let refund = anonymous("charge.refunded.full");
     world.process(&refund).await;

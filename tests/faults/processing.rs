@@ -132,7 +132,7 @@ async fn s60_a_failed_message_without_a_delay_returns_after_its_visibility() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s61_one_message_in_the_hands_of_many_workers_at_once_is_applied_once() {
+async fn s61_one_message_that_many_workers_process_at_once_is_applied_once() {
     let world = signed_up().await;
     let events: Vec<Value> = (0..10).map(|number| pack(&format!("same{number}"), "user_1", 1)).collect();
     for event in &events {

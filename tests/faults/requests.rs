@@ -205,7 +205,7 @@ async fn s16_base64_bodies_any_case_of_the_header_and_odd_formatting_are_verifie
 }
 
 #[tokio::test]
-async fn s17_no_header_however_hostile_gets_more_than_400() {
+async fn s17_a_hostile_header_gets_400() {
     let world = World::new().await;
     let before = world.everything().await;
     let body = pack("header", "user_1", 1).to_string().into_bytes();
@@ -247,7 +247,7 @@ async fn s17_no_header_however_hostile_gets_more_than_400() {
 }
 
 #[tokio::test]
-async fn s18_s19_s21_signed_nonsense_and_json_bombs_get_400_and_change_nothing() {
+async fn s18_s19_s21_signed_invalid_bodies_and_json_bombs_get_400_and_change_nothing() {
     let world = World::new().await;
     let before = world.everything().await;
     let envelope = |extra: &str| {

@@ -228,13 +228,14 @@ class User:
         amount, reached = self.catalog.amount(*phases[0][1:]), {phases[0][1:]}
         for _, plan, quantity in phases[1:]:
             new = self.catalog.amount(plan, quantity)
-            if new <= amount or (plan, quantity) in reached or self.charged(opening, plan, quantity):
+            if new <= amount or (plan, quantity) in reached or self.charged(opening, plan, quantity, until):
                 amount = new
                 reached.add((plan, quantity))
         return amount, phases[-1][1], True
 
-    def charged(self, opening, plan, quantity):
-        return any(c.plan == plan and c.quantity >= quantity for c in self.charges_of(opening))
+    def charged(self, opening, plan, quantity, until):
+        charges = [c for c in self.charges_of(opening) if c.start < until]
+        return any(c.plan == plan and c.quantity >= quantity for c in charges)
 
     def charges_of(self, opening):
         later = [o.start for o in self.openings[opening.item] if o.start > opening.start]
@@ -351,12 +352,10 @@ class User:
             periods = rule.get("periods", 1)
             ends = segments[n + 1 + periods].due if n + 1 + periods < len(segments) else last_end
             carried = carry
-            if self.all_refunded(segment.opening, self.now):
-                carry = 0
-            else:
-                carry -= self.fill(segment.opening, carried, following.due) - self.fill(
-                    segment.opening, carried, self.now
-                )
+            then = carried
+            if not self.all_refunded(segment.opening, self.now):
+                then = self.fill(segment.opening, carried, following.due)
+            carry -= then - self.fill(segment.opening, carried, self.now)
             key = ("rollover", item, following.opening.start, following.k)
             carry = max(carry, self.spent.get(key, 0))
             if ends > self.now:

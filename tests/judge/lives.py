@@ -6,8 +6,8 @@ moment, so that time passes between its steps.
 
 Left out, because the account does not know when it happened: free credits beside a refund that ends access, and
 in an unpaid period between two paid ones (both count as access); months that begin while a dispute is open of a
-payment that was a part of the price (they are granted with the rest). Left out, because the rules do not say it:
-signup credits beside a plan for life. Not drawn: metered lines, thresholds, moves by an operator."""
+payment that was a part of the price, or beside a pause (they are granted). Left out, because the rules do not
+say it: signup credits beside a plan for life. Not drawn: metered lines, thresholds, moves by an operator."""
 
 import datetime
 import random
@@ -165,6 +165,7 @@ class Life:
     def __init__(self, rnd, source, base, clocks):
         self.rnd, self.source = rnd, source
         self.reset = source["policy"]["addons"] == "reset"
+        self.monthly, self.paused = source["plan"][0].get("refill") == "month", False
         self.clocked = rnd.random() < 0.5 and clocks
         self.old = rnd.random() < 0.4  # API version before basil
         # Periods are cut by calendar months, so the life is laid out on true dates.
@@ -662,7 +663,8 @@ class Life:
 
     def pause(self):
         subs = self.live()
-        if not subs:
+        self.paused = True
+        if not subs or (self.monthly and any(p["disputed"] for p in self.payments)):
             return
         sub = self.rnd.choice(subs)
         if self.rnd.random() < 0.6:
@@ -795,7 +797,7 @@ class Life:
         if not payments:
             return
         p = self.rnd.choice(payments[-2:])
-        if not p.get("whole") or self.source["plan"][0].get("rollover"):
+        if not p.get("whole") or self.source["plan"][0].get("rollover") or (self.monthly and self.paused):
             return
         p["disputed"] = True
         p["dispute"] = {

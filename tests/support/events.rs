@@ -16,7 +16,7 @@ pub fn with_id(mut event: Value, id: &str) -> Value {
     event
 }
 
-/// A paid checkout session of a pack, whose ids are made from `name`.
+/// A paid checkout session of a pack. Its ids are made from `name`.
 pub fn pack(name: &str, user: &str, quantity: u32) -> Value {
     let mut event = with_id(sample("checkout.session.completed.pack", user), &format!("evt_{name}"));
     let session = &mut event["data"]["object"];

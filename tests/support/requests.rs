@@ -9,7 +9,7 @@ use tallyhook_core::signature::{Secret, sign};
 
 use super::{ADMIN_TOKEN, APP_TOKEN, SECRET, World, now};
 
-/// A front door of a function. They pass the path of a request differently.
+/// An entry point of a function. The two pass the path of a request differently.
 #[derive(Clone, Copy, Debug)]
 pub enum Door {
     /// An HTTP API with payload format 2.0: `rawPath` is decoded.
@@ -21,7 +21,7 @@ pub enum Door {
 /// What a client must encode in a query. A `%` is taken as encoded already.
 const UNSAFE_IN_QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>');
 
-/// A request as this front door passes it to a function. The path is percent-encoded, the query too.
+/// A request as this entry point passes it to a function. The path is percent-encoded, the query too.
 pub fn request(door: Door, headers: &[(&str, &str)], method: &str, path: &str, body: &Body) -> Request {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let raw_path = match door {

@@ -172,7 +172,7 @@ impl World {
         Self::deploy(wire, env, dynamodb, sqs, clock, variables)
     }
 
-    /// Clients whose calls are recorded and checked as this function's.
+    /// Clients for this function. Their calls are recorded and checked against its role.
     pub fn clients(&self, function: &'static str) -> (aws_sdk_dynamodb::Client, aws_sdk_sqs::Client) {
         self.wire.clients(&self.env, Some(function))
     }

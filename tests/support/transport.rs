@@ -168,7 +168,8 @@ impl HttpConnector for Wire {
 }
 
 impl Wire {
-    /// Clients whose calls are recorded and checked as this function's, or as the test's own.
+    /// Clients for this function, or for the test itself. Their calls are recorded, and a function's are
+    /// checked against its role.
     pub(super) fn clients(
         &self,
         env: &Env,

@@ -1,4 +1,4 @@
-//! Shared code of the references: a hand-written client configuration, and the signature.
+//! Shared code of the reference functions: a hand-written client configuration, and the signature check.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -58,7 +58,7 @@ impl Env {
     }
 
     /// A copy in which each signing secret that came from SSM holds its `ssm:/path` again, so that it can be
-    /// read anew. The other variables keep their values.
+    /// read again. The other variables keep their values.
     pub fn as_given(&self) -> Self {
         let mut values = self.values.clone();
         values.extend(

@@ -302,6 +302,25 @@ impl Stripe {
         self.get(&format!("/v1/prices/{}", encode(id.as_str())), Vec::new()).await
     }
 
+    /// The active prices with one of these lookup keys, at most ten.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn prices_with(&self, lookup_keys: &[String]) -> Result<Page, StripeError> {
+        let keys = lookup_keys.iter().take(10).map(|key| ("lookup_keys[]", key.clone()));
+        let params = keys.chain([("active", "true".to_owned())]).collect();
+        self.list("/v1/prices", params, &Cursor::Newest).await
+    }
+
+    /// The active prices of a Stripe product.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn prices_of(&self, product: &str) -> Result<Page, StripeError> {
+        let params = vec![("product", product.to_owned()), ("active", "true".to_owned())];
+        self.list("/v1/prices", params, &Cursor::Newest).await
+    }
+
     /// Completes an invoice or a subscription with all lines or items. Objects hold only the first ten.
     ///
     /// # Errors

@@ -3,10 +3,10 @@
 //! | name | when |
 //! |---|---|
 //! | `WEBHOOK_RECEIVED` | a verified event was queued |
-//! | `WEBHOOK_REFUSED` | a request was not taken: `code`, `hint` |
-//! | `WEBHOOK_PROCESSED_OK` | an event ended: `outcome` is `processed` or `duplicate` |
-//! | `WEBHOOK_IGNORED` | an event is none of our business |
-//! | `WEBHOOK_PARKED` | an event waits for a person or for a later event |
+//! | `WEBHOOK_REFUSED` | a request was refused: `code`, `hint` |
+//! | `WEBHOOK_PROCESSED_OK` | an event is finished: `outcome` is `processed` or `duplicate` |
+//! | `WEBHOOK_IGNORED` | an event does not concern this deployment |
+//! | `WEBHOOK_PARKED` | an event waits for an operator or for a later event |
 //! | `WEBHOOK_PROCESSING_FAILED` | an attempt failed and will be repeated: `error`, `attempt`, `next_attempt_seconds` |
 //!
 //! Fields: `event_id`, `event_type`, `livemode`, `user_id`, `customer_id`, `subscription_id`,
@@ -45,11 +45,13 @@ pub fn init(env: &Env) {
 static NAMESPACE: OnceLock<String> = OnceLock::new();
 
 /// Writes metrics as one log line in CloudWatch's embedded metric format, so no API call is needed.
-/// `dimensions` are pairs of name and value.
-pub fn metrics(dimensions: &[(&str, &str)], metrics: &[(&str, f64)]) {
+///
+/// The metrics have no dimension: CloudWatch charges for each combination of values, and an alarm would need
+/// each of them. `properties` are pairs of name and value for queries of the log.
+pub fn metrics(properties: &[(&str, &str)], metrics: &[(&str, f64)]) {
     let Some(namespace) = NAMESPACE.get().filter(|_| !metrics.is_empty()) else { return };
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let line = embedded(namespace, dimensions, metrics, u64::try_from(since.as_millis()).unwrap_or(0));
+    let line = embedded(namespace, properties, metrics, u64::try_from(since.as_millis()).unwrap_or(0));
     let mut text = serde_json::to_vec(&line).unwrap_or_default();
     text.push(b'\n');
     // When standard output is closed, the error cannot be logged either.
@@ -62,7 +64,7 @@ struct Embedded<'a> {
     #[serde(rename = "_aws")]
     aws: Aws<'a>,
     #[serde(flatten)]
-    dimensions: BTreeMap<&'a str, &'a str>,
+    properties: BTreeMap<&'a str, &'a str>,
     #[serde(flatten)]
     metrics: BTreeMap<&'a str, f64>,
 }
@@ -78,7 +80,7 @@ struct Aws<'a> {
 #[serde(rename_all = "PascalCase")]
 struct Directive<'a> {
     namespace: &'a str,
-    dimensions: [Vec<&'a str>; 1],
+    dimensions: [[&'a str; 0]; 1],
     metrics: Vec<Metric<'a>>,
 }
 
@@ -90,18 +92,18 @@ struct Metric<'a> {
 
 fn embedded<'a>(
     namespace: &'a str,
-    dimensions: &[(&'a str, &'a str)],
+    properties: &[(&'a str, &'a str)],
     metrics: &[(&'a str, f64)],
     now_ms: u64,
 ) -> Embedded<'a> {
     let directive = Directive {
         namespace,
-        dimensions: [dimensions.iter().map(|(name, _)| *name).collect()],
+        dimensions: [[]],
         metrics: metrics.iter().map(|(name, _)| Metric { name }).collect(),
     };
     Embedded {
         aws: Aws { timestamp: now_ms, cloud_watch_metrics: [directive] },
-        dimensions: dimensions.iter().copied().collect(),
+        properties: properties.iter().copied().collect(),
         metrics: metrics.iter().copied().collect(),
     }
 }
@@ -126,7 +128,7 @@ mod tests {
                     "Timestamp": 1_795_219_200_000_u64,
                     "CloudWatchMetrics": [{
                         "Namespace": "tallyhook",
-                        "Dimensions": [["family"]],
+                        "Dimensions": [[]],
                         "Metrics": [{"Name": "Processed"}]
                     }],
                 },

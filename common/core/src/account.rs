@@ -1,14 +1,14 @@
-//! One user's account: everything the rules remember, and the only way it changes ([`Account::evolve`]).
+//! One user's account: the state that the rules need, and the only way it changes ([`Account::evolve`]).
 //!
 //! **Invariant:** the balance is the sum of the buckets (`signup`, one per subscription item, `addon`,
 //! `grant`) and never below zero. **Invariant:** the account is computed from the facts it was given; their
-//! order and repetition do not matter. Stated exceptions: a spend stays with the lot that it was taken from,
-//! and under `addons = "reset"` a pack that arrives after a newer reset is granted in full.
+//! order and repetition do not matter. There are two exceptions: a spend stays with the lot that it was taken
+//! from, and under `addons = "reset"` a pack that arrives after a newer reset is granted in full.
 //!
-//! In reading order: [`snapshot`] and [`item`] hold what Stripe says of a subscription, [`mod@slice`] the months
-//! of its periods, [`subscription`] joins them, [`lots`] holds everything else that can be spent, [`state`]
-//! adds it up, [`access`] derives the tier and [`features`] the features. [`holds`] reserves credits, and
-//! gives spends back.
+//! In reading order: [`snapshot`] and [`item`] hold the facts about a subscription, [`mod@slice`] the months of
+//! its periods, and [`subscription`] joins them. [`lots`] holds all other credits, and [`state`] adds everything
+//! up. [`access`] computes the tier, and [`features`] the features. [`holds`] reserves credits and gives spends
+//! back.
 
 pub mod access;
 pub mod explain;
@@ -43,22 +43,21 @@ use crate::ids::{CustomerId, InvoiceId, ItemId, SubscriptionId, UserId};
 use crate::ledger::{Entry, EntryKind, LedgerKey, Note, Payment, Taken};
 use crate::timestamp::Timestamp;
 
-/// An account as loaded: its state, the version the store holds, and the ledger entries that the event at
-/// hand may touch.
+/// An account as loaded: its state, its stored version, and the ledger entries that the current event may need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// The user.
     pub user_id: UserId,
-    /// Number of commits so far; 0 for an account that was never stored. A commit succeeds only on the
-    /// version it was decided on.
+    /// Number of commits so far; 0 for an account that was never stored. A commit succeeds only if the stored
+    /// version is still this one.
     pub version: u64,
-    /// What the rules remember.
+    /// What the rules know about the user.
     pub state: State,
-    /// The entries with the keys that were asked for, as far as they exist.
+    /// The requested ledger entries that exist.
     pub recorded: BTreeMap<LedgerKey, Entry>,
 }
 
-/// One thing that an event says about an account, in the words of the rules.
+/// One fact about an account, as an event or a call of the app states it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
     /// This Stripe customer is this user.
@@ -69,18 +68,18 @@ pub enum Fact {
     Signup,
     /// A subscription is in a state, with these items, plans and periods.
     Snapshot(SubscriptionId, Option<CustomerId>, Snapshot),
-    /// The same, only as far as it decides access: no credits follow from it.
+    /// The same, but only for access: it grants no credits.
     Status(SubscriptionId, Option<CustomerId>, Snapshot),
     /// An invoice is paid.
     Invoice(Box<PaidInvoice>),
-    /// A session or an invoice sold packs or a plan for life: one purchase for credits that live equally long.
-    /// All name the same document.
+    /// A session or an invoice sold packs or a plan for life: one purchase for each number of days after which
+    /// credits expire. All of them name the same document.
     Purchase(Vec<Purchase>, Option<Payment>),
     /// A session or an invoice sold a product.
     Product(Box<BoughtProduct>),
     /// A payment paid an invoice.
     PaymentOfInvoice(InvoiceId, String),
-    /// A document's payment went back, in part or whole; in all, this many minor units.
+    /// A document's payment was refunded or disputed, in part or in full.
     Reversed(Reversed),
     /// A document that is recorded in the ledger and moves no credits.
     Recorded(LedgerKey, EntryKind, Option<Payment>),
@@ -99,7 +98,7 @@ pub struct PaidInvoice {
     pub subscription: SubscriptionId,
     /// Who pays.
     pub customer: Option<CustomerId>,
-    /// What the ledger calls it.
+    /// The kind of its ledger entry.
     pub kind: EntryKind,
     /// The lines, each with the item that it names.
     pub lines: Vec<(Option<ItemId>, Line)>,
@@ -107,7 +106,7 @@ pub struct PaidInvoice {
     pub payment: Payment,
 }
 
-/// What refunds and disputes of one payment amount to.
+/// The sum of the refunds and disputes of one payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reversed {
     /// The document that the payment paid.
@@ -120,7 +119,7 @@ pub struct Reversed {
     pub steps: Vec<(Timestamp, i64)>,
     /// Whether a dispute of it is open or lost.
     pub disputed: bool,
-    /// The key to book it under.
+    /// The key of its ledger entry.
     pub key: LedgerKey,
     /// Whether the event is about a dispute or a refund.
     pub kind: EntryKind,
@@ -131,13 +130,13 @@ pub struct Reversed {
 pub struct Cause {
     /// `evt_…`, `app`, `admin:<actor>` or `reconcile:<run>`.
     pub by: String,
-    /// The key for movements that grant nothing new.
+    /// The key of an entry for a change of the balance that no other entry explains.
     pub adjust_key: LedgerKey,
     /// When it happened at Stripe.
     pub created: Timestamp,
 }
 
-/// What a set of facts does to an account: the next state and the entries to write, nothing else.
+/// The effect of a set of facts on an account: the next state, and the entries to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The state after.
@@ -146,19 +145,19 @@ pub struct Change {
     pub entries: Vec<Entry>,
 }
 
-/// A document of a known ledger key says something else than when it was first decided.
+/// A document with a known ledger key differs from the document that was applied first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{key} is known as {known} and says {says} now")]
+#[error("{key} was applied as {known} and is {says} now")]
 pub struct Conflict {
     /// The key.
     pub key: LedgerKey,
-    /// What is known.
+    /// The price and quantity, or the credits, that were applied.
     pub known: String,
-    /// What the document says.
+    /// The same of the document now.
     pub says: String,
 }
 
-/// An entry that a fact asks for.
+/// An entry that a fact causes, unless its key is already recorded.
 struct NewEntry {
     key: LedgerKey,
     kind: EntryKind,
@@ -169,9 +168,9 @@ struct NewEntry {
     filed_at: Option<Timestamp>,
     from: Vec<Taken>,
     of: Option<LedgerKey>,
-    /// Its own part of the movement; without one it takes what the others leave.
+    /// Its part of the change of the balance; `None` takes the rest.
     delta: Option<i64>,
-    /// When it fell due, if time alone made it count.
+    /// When it fell due, if time alone caused it.
     due: Option<Timestamp>,
     skipped: u32,
 }
@@ -195,18 +194,17 @@ impl NewEntry {
     }
 }
 
-/// The maximum number of ends of credits that one change books one by one. What is left is booked in one
-/// entry.
+/// The maximum number of ends of credits that one change books one by one. The rest is booked in one entry.
 const MAX_DUE_STEPS: usize = 16;
 
 impl Account {
-    /// The account of a user who was never seen.
+    /// The account of a new user.
     pub fn new(user_id: UserId) -> Self {
         Self { user_id, version: 0, state: State::default(), recorded: BTreeMap::new() }
     }
 
-    /// The next state and the entries that `facts` call for. Facts that are known already change nothing; a
-    /// key that is recorded is not written again. What fell due by time since the last write is booked, too.
+    /// The next state, and the entries that `facts` cause. A known fact changes nothing, and a recorded key is
+    /// not written again. What fell due by time since the last write is booked, too.
     ///
     /// # Errors
     /// [`Conflict`] when a known document now says something else.
@@ -312,8 +310,8 @@ impl Account {
         (available >= amount).then(|| self.spend(due, amount, key, &cause, catalog, now))
     }
 
-    /// Turns what one fact asks for into entries. The first new one carries the whole movement of the
-    /// balance; a movement that no new entry explains is booked under the cause's own key.
+    /// Makes the entries of one fact. The first new entry gets the whole change of the balance. A change without
+    /// a new entry is booked under the cause's own key.
     fn entries(
         &self,
         state: &mut State,
@@ -337,7 +335,7 @@ impl Account {
                 new.push(entry);
             }
         }
-        // What grants nothing of its own comes after what does, and carries no movement beside it.
+        // Entries that grant nothing come last, so that the other entries get the change of the balance.
         new.sort_by_key(|entry| (entry.delta.is_some(), entry.kind == EntryKind::NoGrant));
         let own: i64 = new.iter().filter_map(|entry| entry.delta).fold(0, i64::saturating_add);
         left = left.saturating_sub(own);
@@ -451,7 +449,7 @@ impl Account {
         let key = LedgerKey::invoice(&invoice.id);
         let worth =
             invoice.lines.iter().map(|(_, line)| line.terms.worth(line.quantity)).max().unwrap_or_default();
-        // A recorded invoice that nothing here remembers was forgotten, and stays so.
+        // A recorded invoice that the state does not have was dropped from it, and is not added again.
         if !self.recorded.contains_key(&key) || state.knows(&key) {
             let subscription = state.subscription_mut(&invoice.subscription);
             subscription.customer = subscription.customer.take().or(invoice.customer);
@@ -469,8 +467,8 @@ impl Account {
         Ok(())
     }
 
-    /// Adds what a session or an invoice sold once. A session and an invoice of one purchase are one: the
-    /// session grants, and what was spent of the invoice's credits counts against the session's.
+    /// Adds a one-time purchase. If a session and an invoice report the same purchase, it counts once: the session
+    /// grants, and what was spent of the invoice's credits counts as spent of the session's.
     fn fold_purchase(
         &self,
         state: &mut State,
@@ -500,7 +498,7 @@ impl Account {
                 known.payment = known.payment.take().or(purchase.payment);
             }
             Some(known) if purchase.session.is_some() => {
-                // The invoice granted before its session was known. The session replaces it.
+                // The invoice granted before its session arrived. The session replaces it.
                 known.session = purchase.session;
                 known.payment = known.payment.take().or(purchase.payment);
                 (known.granted, known.total, known.at) = (granted, purchase.total, filed_at);
@@ -537,14 +535,14 @@ impl Account {
             return;
         }
         let before = state.buckets(policy, now);
-        // Only what is carried over depends on when a payment went back.
+        // Only what is carried over depends on the time of a refund.
         state.refunded_since.remove(&payment);
         if policy.carried_periods > 0 && amount > 0 {
             state.refunded_since.insert(payment.clone(), steps);
         }
         let known = state.refunds.get(&document).and_then(|paid| paid.get(&payment)).copied();
         state.refunds.entry(document.clone()).or_default().insert(payment.clone(), amount);
-        // A session and an invoice of one purchase share the payment: what went back of it is the same for both.
+        // A session and an invoice of one purchase share the payment, and so its refunds.
         for paid in state.refunds.values_mut() {
             if amount == 0 {
                 paid.remove(&payment);
@@ -572,8 +570,8 @@ impl Account {
         new.push(NewEntry { shortfall, note, ..NewEntry::new(key, kind, worth) });
     }
 
-    /// The entry for money that went back of a document that is no longer kept: its period is over, or its
-    /// credits were spent.
+    /// The entry for a refund or dispute of a document that the state does not keep any more: its period is over,
+    /// or its credits were spent.
     fn reversal_of_the_past(
         &self,
         state: &State,
@@ -597,14 +595,14 @@ impl Account {
     }
 }
 
-/// Asks for the entries of documents that count only since the last fact: plan changes, trials, lines that
-/// count later than their invoice was recorded.
+/// Adds the entries of what the last fact, or the time, has caused: plan changes, trials, refills, credits
+/// carried over, and lines that count later than their invoice was recorded.
 fn name_derived(new: &mut Vec<NewEntry>, before: &Buckets, after: &Buckets) {
     for (key, derived) in &after.derived {
         // While an invoice is recorded, its own key is used for the periods that it opens.
         let invoice = key.invoice_of_item();
         let recorded = |invoice: &LedgerKey| {
-            // Until a snapshot shows the item of a line, the line waits under a provisional one.
+            // Until a snapshot shows the item of a line, the line is kept under a provisional item.
             let provisional = format!("{invoice}#{PROVISIONAL}");
             new.iter().any(|entry| entry.key == *invoice)
                 || before.derived.keys().any(|known| known.as_str().starts_with(&provisional))
@@ -639,11 +637,11 @@ fn name_derived(new: &mut Vec<NewEntry>, before: &Buckets, after: &Buckets) {
             | EntryKind::Expire => entry,
         });
     }
-    // A month that has begun explains the movement, not the invoice whose first month it overtook.
+    // If a later month has begun, its refill explains the change, not the invoice of the first month.
     new.sort_by_key(|entry| entry.kind != EntryKind::Refill);
 }
 
-/// How many refills of the same period were due between the one that was booked last and this one.
+/// The number of refills of the same period that fell due between the last booked one and this one.
 fn skipped(key: &LedgerKey, derived: &Derived, before: &Buckets) -> u32 {
     let series = |key: &LedgerKey| key.as_str().rsplit_once('#').map(|(series, _)| series.to_owned());
     let known =
@@ -676,7 +674,7 @@ impl EntryKind {
     }
 }
 
-/// Whether an entry's document counts in the buckets as they are.
+/// Whether an entry's document counts in these buckets.
 fn counts(state: &State, buckets: &Buckets, key: &LedgerKey) -> bool {
     if *key == LedgerKey::signup() {
         return buckets.paid_since.is_none();

@@ -74,6 +74,11 @@ pub fn advice(status: &str, reason: Option<&str>, waits_for: Option<&str>) -> Ad
                 target.as_deref().unwrap_or("it")
             ),
         ),
+        ("ambiguous_price", _) => fixed(
+            Act::Inspect,
+            "Two entries of the catalog match the price, one by its id, the other by its lookup key or its \
+             Stripe product. Remove one of them. The events that wait for it are sent again within 15 minutes.",
+        ),
         ("unnamed_purchase", _) => fixed(
             Act::Reconcile,
             "The event does not say what was bought. A session with several line items needs \

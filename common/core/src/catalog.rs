@@ -21,6 +21,7 @@
 //! credits = 5000
 //! per = "subscription"          # or "seat": credits × quantity
 //! trial_credits = 5000          # default: credits
+//! trial_days = 0                # of a trial that our checkout starts
 //! refill = "period"             # or "month": a yearly plan grants its credits every month
 //! rollover = { percent = 50, max = 2000, periods = 1 }   # default: nothing is carried over
 //! prices = ["price_pro_test", "price_pro_live"]
@@ -60,9 +61,14 @@ pub const MAX_CREDITS: u64 = 1_000_000_000;
 /// The maximum quantity of a subscription item or a pack. An event with a larger quantity is parked.
 pub const MAX_QUANTITY: u64 = 1_000_000;
 
+/// The maximum of `quiet_hours`: 30 days.
+const MAX_QUIET_HOURS: u64 = 720;
+/// The maximum of `trial_days`, which is Stripe's:
+/// <https://docs.stripe.com/api/checkout/sessions/create#create_checkout_session-subscription_data-trial_period_days>
+const MAX_TRIAL_DAYS: u64 = 730;
 /// The maximum number of days after which credits expire.
 const MAX_EXPIRES_DAYS: u64 = 36_500;
-/// The maximum number of openings that carried credits live for.
+/// The maximum number of openings for which carried credits stay.
 const MAX_ROLLOVER_PERIODS: u64 = 12;
 
 /// What happens to unspent add-on credits when a subscription is granted or renews.
@@ -104,15 +110,19 @@ pub enum Refill {
 pub struct Rollover {
     /// Percent of what is left, rounded down; 0 to 100.
     pub percent: u64,
-    /// The most credits that are carried over.
+    /// The maximum number of credits carried over.
     pub max: u64,
-    /// How many openings the carried credits live for.
+    /// The number of openings for which the carried credits stay.
     #[serde(default = "one_period")]
     pub periods: u64,
 }
 
 fn one_period() -> u64 {
     1
+}
+
+fn a_day() -> u64 {
+    24
 }
 
 /// How often a user without a plan gets free credits.
@@ -213,6 +223,55 @@ pub enum Per {
     Seat,
 }
 
+/// What `POST /checkout-sessions` asks of Stripe unless the request says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Checkout {
+    /// Whether the customer can type a promotion code.
+    pub promotion_codes: bool,
+    /// Whether Stripe Tax computes the tax.
+    pub automatic_tax: bool,
+    /// Whether the customer can type a tax id.
+    pub tax_id: bool,
+    /// The language of the page: `auto`, or a locale of Stripe's such as `de`.
+    pub locale: String,
+    /// Whether a subscription that costs nothing now needs a payment method.
+    pub payment_method_collection: Collection,
+}
+
+impl Default for Checkout {
+    fn default() -> Self {
+        Self {
+            promotion_codes: false,
+            automatic_tax: false,
+            tax_id: false,
+            locale: "auto".to_owned(),
+            payment_method_collection: Collection::Always,
+        }
+    }
+}
+
+/// When Stripe Checkout asks for a payment method.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Collection {
+    /// Always.
+    #[default]
+    Always,
+    /// Only if something is to be paid now.
+    IfRequired,
+}
+
+/// How often a plan's price is billed. The functions do not read it.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Interval {
+    Day,
+    Week,
+    Month,
+    Year,
+}
+
 /// The rules that apply to all products.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Policy {
@@ -245,7 +304,7 @@ pub struct Policy {
     /// Days after which signup credits expire; 0: never.
     #[serde(default)]
     pub signup_expires_days: i64,
-    /// Credits that a user without a plan gets again and again; 0: none.
+    /// Credits that a user without a plan gets regularly; 0: none.
     #[serde(default)]
     pub free_credits: u64,
     /// How often.
@@ -254,9 +313,78 @@ pub struct Policy {
     /// The order in which credits are spent.
     #[serde(default)]
     pub spend_order: SpendOrder,
-    /// The most openings that a plan's carried credits live for: how many earlier periods an account keeps.
+    /// Hours without any event after which the operator is alerted, in live mode; 0: never.
+    #[serde(default = "a_day")]
+    pub quiet_hours: u64,
+    /// The maximum of `periods` over all plans with a rollover: the number of earlier periods that an account
+    /// keeps.
     #[serde(default)]
     pub carried_periods: u64,
+}
+
+/// By what a plan, a pack or a product is found at Stripe. One of the three suffices.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct SoldAs {
+    /// Stripe price ids of both modes.
+    #[serde(default)]
+    pub prices: Vec<String>,
+    /// Lookup keys of Stripe prices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lookup_keys: Vec<String>,
+    /// Ids of Stripe products, with all their prices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stripe_products: Vec<String>,
+}
+
+/// What the catalog sells for a price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer<'a> {
+    /// A plan.
+    Plan(&'a Plan),
+    /// A pack of credits.
+    Pack(&'a Pack),
+    /// A product.
+    Product(&'a Product),
+}
+
+impl fmt::Display for Offer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plan(plan) => write!(f, "plan \"{}\"", plan.name),
+            Self::Pack(pack) => write!(f, "pack \"{}\"", pack.name),
+            Self::Product(product) => write!(f, "product \"{}\"", product.name),
+        }
+    }
+}
+
+/// The place of an offer in the catalog's lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Place {
+    Plan(usize),
+    Pack(usize),
+    Product(usize),
+}
+
+/// Where a price is found: by its id, its lookup key or its Stripe product.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+struct Index {
+    #[serde(default)]
+    prices: BTreeMap<String, Place>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    lookup_keys: BTreeMap<String, Place>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    products: BTreeMap<String, Place>,
+}
+
+impl Index {
+    fn add(&mut self, sold_as: &SoldAs, place: Place) {
+        let entries =
+            |names: &[String]| names.iter().map(move |name| (name.clone(), place)).collect::<Vec<_>>();
+        self.prices.extend(entries(&sold_as.prices));
+        self.lookup_keys.extend(entries(&sold_as.lookup_keys));
+        self.products.extend(entries(&sold_as.stripe_products));
+    }
 }
 
 /// A subscription plan.
@@ -280,13 +408,14 @@ pub struct Plan {
     /// What the next period takes over; absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollover: Option<Rollover>,
-    /// Stripe price ids of both modes.
-    pub prices: Vec<String>,
-    /// Stripe lookup keys.
-    pub lookup_keys: Vec<String>,
+    /// Its prices at Stripe.
+    pub sold_as: SoldAs,
     /// The price's amount in minor units, if the catalog has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<u64>,
+    /// Days of the trial that our checkout can start; 0: none.
+    #[serde(default)]
+    pub trial_days: u64,
     /// What it gives of features.
     #[serde(default, skip_serializing_if = "Features::is_empty")]
     pub features: Features,
@@ -308,8 +437,8 @@ pub struct Pack {
     /// Days after which its credits expire; 0: never.
     #[serde(default)]
     pub expires_days: i64,
-    /// Stripe price ids of both modes.
-    pub prices: Vec<String>,
+    /// Its prices at Stripe.
+    pub sold_as: SoldAs,
     /// The price's amount in minor units, if the catalog has it. A sale without a quantity is divided by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<u64>,
@@ -357,11 +486,13 @@ pub struct Catalog {
     /// All products, in the file's order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub products: Vec<Product>,
+    /// What our checkout asks of Stripe.
+    #[serde(default)]
+    pub checkout: Checkout,
     /// Rules for events of other products, which are ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<IgnoreRule>,
-    plan_by_price: BTreeMap<String, usize>,
-    pack_by_price: BTreeMap<String, usize>,
+    index: Index,
 }
 
 /// An error in the catalog file.
@@ -403,17 +534,51 @@ impl Catalog {
             line: error.span().map_or(0, |span| line_of(text, span.start)),
             message: error.message().to_string(),
         })?;
-        Checker { text, seen_prices: BTreeMap::new() }.check(file)
+        Checker { text, seen: BTreeMap::new(), index: Index::default() }.check(file)
+    }
+
+    /// What is sold for a price, by its id, its lookup key and its Stripe product, as far as they are known.
+    ///
+    /// # Errors
+    /// Two offers match the price by different means.
+    pub fn offer(
+        &self,
+        price: &str,
+        lookup_key: Option<&str>,
+        product: Option<&str>,
+    ) -> Result<Option<Offer<'_>>, (Offer<'_>, Offer<'_>)> {
+        let places = [
+            self.index.prices.get(price),
+            lookup_key.and_then(|key| self.index.lookup_keys.get(key)),
+            product.and_then(|product| self.index.products.get(product)),
+        ];
+        let mut offers = places.into_iter().flatten().filter_map(|place| self.at(*place));
+        let Some(first) = offers.next() else { return Ok(None) };
+        match offers.find(|other| *other != first) {
+            Some(other) => Err((first, other)),
+            None => Ok(Some(first)),
+        }
+    }
+
+    fn at(&self, place: Place) -> Option<Offer<'_>> {
+        match place {
+            Place::Plan(index) => self.plans.get(index).map(Offer::Plan),
+            Place::Pack(index) => self.packs.get(index).map(Offer::Pack),
+            Place::Product(index) => self.products.get(index).map(Offer::Product),
+        }
+    }
+
+    /// Whether something is found by a lookup key, which lines of invoices do not have.
+    pub fn has_lookup_keys(&self) -> bool {
+        !self.index.lookup_keys.is_empty()
     }
 
     /// The plan with this Stripe price id.
     pub fn plan_of_price(&self, price: &str) -> Option<&Plan> {
-        self.plan_by_price.get(price).and_then(|&index| self.plans.get(index))
-    }
-
-    /// The pack with this Stripe price id.
-    pub fn pack_of_price(&self, price: &str) -> Option<&Pack> {
-        self.pack_by_price.get(price).and_then(|&index| self.packs.get(index))
+        match self.index.prices.get(price) {
+            Some(Place::Plan(index)) => self.plans.get(*index),
+            Some(Place::Pack(_) | Place::Product(_)) | None => None,
+        }
     }
 
     /// A plan by its name.
@@ -466,6 +631,8 @@ struct File {
     #[serde(default)]
     order: Vec<FileOrder>,
     #[serde(default)]
+    checkout: Checkout,
+    #[serde(default)]
     ignore: Vec<IgnoreRule>,
 }
 
@@ -495,6 +662,7 @@ struct FilePolicy {
     free_refill: FreeRefill,
     #[serde(default)]
     spend_order: SpendOrder,
+    quiet_hours: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize)]
@@ -506,13 +674,17 @@ struct FilePlan {
     #[serde(default)]
     per: Per,
     trial_credits: Option<Spanned<i64>>,
+    trial_days: Option<Spanned<i64>>,
     #[serde(default)]
     refill: Refill,
     rollover: Option<Spanned<Rollover>>,
-    prices: Spanned<Vec<Spanned<String>>>,
-    #[serde(default)]
-    lookup_keys: Vec<String>,
+    prices: Option<Names>,
+    lookup_keys: Option<Names>,
+    stripe_products: Option<Names>,
     amount: Option<Spanned<i64>>,
+    currency: Option<Spanned<String>>,
+    #[serde(default, rename = "interval")]
+    _interval: Option<Interval>,
     #[serde(default)]
     features: products::FileFeatures,
     #[serde(default)]
@@ -527,8 +699,11 @@ struct FilePack {
     name: Spanned<String>,
     credits: Spanned<i64>,
     expires_days: Option<Spanned<i64>>,
-    prices: Spanned<Vec<Spanned<String>>>,
+    prices: Option<Names>,
+    lookup_keys: Option<Names>,
+    stripe_products: Option<Names>,
     amount: Option<Spanned<i64>>,
+    currency: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -543,12 +718,17 @@ struct FileOrder {
 struct FileOrderPlan {
     revisions: Option<Spanned<i64>>,
     deadline_days: Option<Spanned<i64>>,
-    prices: Option<Spanned<Vec<Spanned<String>>>>,
+    prices: Option<Names>,
 }
+
+/// Names of Stripe, each with its place in the file.
+type Names = Spanned<Vec<Spanned<String>>>;
 
 struct Checker<'a> {
     text: &'a str,
-    seen_prices: BTreeMap<String, usize>,
+    /// Price ids, lookup keys and Stripe products, each with its line.
+    seen: BTreeMap<(&'static str, String), usize>,
+    index: Index,
 }
 
 impl Checker<'_> {
@@ -600,6 +780,12 @@ impl Checker<'_> {
             )?,
             free_refill: file.policy.free_refill,
             spend_order: file.policy.spend_order,
+            quiet_hours: self.number_or(
+                "quiet_hours",
+                file.policy.quiet_hours.as_ref(),
+                MAX_QUIET_HOURS,
+                24,
+            )?,
             carried_periods: 0,
             default_tier: file.policy.default_tier.into_inner(),
         };
@@ -607,9 +793,9 @@ impl Checker<'_> {
         let kinds = self.kinds(file.features)?;
         let default_features = self.features(file.default_features, &kinds)?;
         let mut plans: Vec<Plan> = Vec::new();
-        let mut plan_by_price = BTreeMap::new();
         for plan in file.plan {
             self.name("plan", &plan.name)?;
+            self.currency(plan.currency.as_ref())?;
             if plans.iter().any(|other| other.name == *plan.name.get_ref()) {
                 return Err(self.error(&plan.name, format!("plan \"{}\" occurs twice", plan.name.get_ref())));
             }
@@ -631,12 +817,12 @@ impl Checker<'_> {
                 )?,
                 refill: plan.refill,
                 rollover: self.rollover(plan.rollover)?,
-                prices: self.prices(&plan.prices)?,
-                lookup_keys: plan.lookup_keys,
+                sold_as: self.sold_as(&plan.name, plan.prices, plan.lookup_keys, plan.stripe_products)?,
                 amount: self.amount(plan.amount.as_ref())?,
+                trial_days: self.number_or("trial_days", plan.trial_days.as_ref(), MAX_TRIAL_DAYS, 0)?,
                 name: plan.name.into_inner(),
             };
-            plan_by_price.extend(checked.prices.iter().map(|price| (price.clone(), plans.len())));
+            self.index.add(&checked.sold_as, Place::Plan(plans.len()));
             plans.push(checked);
         }
 
@@ -645,20 +831,20 @@ impl Checker<'_> {
 
         let products = self.products(file.product, &kinds, &plans)?;
         let mut packs: Vec<Pack> = Vec::new();
-        let mut pack_by_price = BTreeMap::new();
         for pack in file.pack {
             self.name("pack", &pack.name)?;
+            self.currency(pack.currency.as_ref())?;
             if packs.iter().any(|other| other.name == *pack.name.get_ref()) {
                 return Err(self.error(&pack.name, format!("pack \"{}\" occurs twice", pack.name.get_ref())));
             }
             let checked = Pack {
                 credits: self.number("credits", &pack.credits, MAX_CREDITS)?,
                 expires_days: self.days("expires_days", pack.expires_days.as_ref())?,
-                prices: self.prices(&pack.prices)?,
+                sold_as: self.sold_as(&pack.name, pack.prices, pack.lookup_keys, pack.stripe_products)?,
                 amount: self.amount(pack.amount.as_ref())?,
                 name: pack.name.into_inner(),
             };
-            pack_by_price.extend(checked.prices.iter().map(|price| (price.clone(), packs.len())));
+            self.index.add(&checked.sold_as, Place::Pack(packs.len()));
             packs.push(checked);
         }
 
@@ -677,7 +863,7 @@ impl Checker<'_> {
                 let plan = OrderPlan {
                     revisions: u32::try_from(revisions).unwrap_or(1),
                     deadline_days: i64::try_from(deadline_days).unwrap_or(0),
-                    prices: plan.prices.map(|prices| self.prices(&prices)).transpose()?.unwrap_or_default(),
+                    prices: self.names("price", plan.prices.as_ref())?,
                 };
                 plans.insert(name, plan);
             }
@@ -703,9 +889,9 @@ impl Checker<'_> {
             features: kinds,
             default_features,
             products,
+            checkout: file.checkout,
             ignore,
-            plan_by_price,
-            pack_by_price,
+            index: self.index,
         })
     }
 
@@ -713,7 +899,7 @@ impl Checker<'_> {
         Ok(i64::try_from(self.number_or(what, days, MAX_EXPIRES_DAYS, 0)?).unwrap_or(0))
     }
 
-    /// A rollover that carries nothing is none.
+    /// A rollover that carries nothing counts as no rollover.
     fn rollover(&self, rollover: Option<Spanned<Rollover>>) -> Result<Option<Rollover>, CatalogError> {
         let Some(rollover) = rollover else { return Ok(None) };
         let Rollover { percent, max, periods } = *rollover.get_ref();
@@ -732,6 +918,18 @@ impl Checker<'_> {
 
     fn amount(&self, amount: Option<&Spanned<i64>>) -> Result<Option<u64>, CatalogError> {
         amount.map(|amount| self.number("amount", amount, MAX_CREDITS)).transpose()
+    }
+
+    /// Stripe's currencies are ISO codes in lower case. The functions do not read it.
+    fn currency(&self, currency: Option<&Spanned<String>>) -> Result<(), CatalogError> {
+        match currency {
+            Some(code)
+                if code.get_ref().len() != 3 || !code.get_ref().bytes().all(|b| b.is_ascii_lowercase()) =>
+            {
+                Err(self.error(code, format!("currency \"{}\" is no code such as usd", code.get_ref())))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn error<T>(&self, place: &Spanned<T>, message: impl Into<String>) -> CatalogError {
@@ -770,23 +968,47 @@ impl Checker<'_> {
         value.map_or(Ok(default), |value| self.number(what, value, max))
     }
 
-    fn prices(&mut self, prices: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<String>, CatalogError> {
-        if prices.get_ref().is_empty() {
-            return Err(self.error(prices, "prices is empty: name at least one Stripe price id"));
+    /// By what an offer is found at Stripe.
+    fn sold_as(
+        &mut self,
+        name: &Spanned<String>,
+        prices: Option<Names>,
+        lookup_keys: Option<Names>,
+        stripe_products: Option<Names>,
+    ) -> Result<SoldAs, CatalogError> {
+        let sold_as = SoldAs {
+            lookup_keys: self.names("lookup key", lookup_keys.as_ref())?,
+            stripe_products: self.names("Stripe product", stripe_products.as_ref())?,
+            prices: self.names("price", prices.as_ref())?,
+        };
+        if sold_as == SoldAs::default() {
+            let message = format!(
+                "\"{}\" is sold by nothing: give it prices, lookup_keys or stripe_products of Stripe",
+                name.get_ref()
+            );
+            return Err(match prices {
+                Some(prices) => self.error(&prices, message),
+                None => self.error(name, message),
+            });
         }
+        Ok(sold_as)
+    }
+
+    /// Names of Stripe's things. Each occurs once in a catalog.
+    fn names(&mut self, what: &'static str, names: Option<&Names>) -> Result<Vec<String>, CatalogError> {
         let mut checked = Vec::new();
-        for price in prices.get_ref() {
-            let value = price.get_ref();
+        for name in names.into_iter().flat_map(|names| names.get_ref()) {
+            let value = name.get_ref();
             if value.is_empty()
                 || value.len() > 255
                 || value.contains('#')
                 || value.chars().any(char::is_control)
             {
-                return Err(self.error(price, format!("price \"{value}\" is not a Stripe price id")));
+                return Err(self.error(name, format!("{what} \"{value}\" is no id of Stripe's")));
             }
-            let line = line_of(self.text, price.span().start);
-            if let Some(first) = self.seen_prices.insert(value.clone(), line) {
-                return Err(self.error(price, format!("price \"{value}\" is already used on line {first}")));
+            let line = line_of(self.text, name.span().start);
+            if let Some(first) = self.seen.insert((what, value.clone()), line) {
+                return Err(self.error(name, format!("{what} \"{value}\" is already used on line {first}")));
             }
             checked.push(value.clone());
         }
@@ -811,7 +1033,9 @@ mod tests {
             (plan.name.as_str(), plan.rank, plan.credits, plan.trial_credits, plan.per),
             ("pro", 1, 5000, 5000, Per::Subscription)
         );
-        assert_eq!(catalog.pack_of_price("price_b").unwrap().credits, 10);
+        assert!(
+            matches!(catalog.offer("price_b", None, None), Ok(Some(Offer::Pack(pack))) if pack.credits == 10)
+        );
         assert!(catalog.plan_of_price("price_b").is_none());
         assert_eq!(
             catalog.order("dfy").unwrap().plans["starter"],
@@ -824,6 +1048,60 @@ mod tests {
         assert_eq!((catalog.plan("pro"), catalog.plan("p"), catalog.default_rank()), (Some(plan), None, 0));
         let other = Catalog::parse(&GOOD.replace("free = 0\n", "free = 3\n")).unwrap();
         assert_eq!(other.default_rank(), 3);
+    }
+
+    #[test]
+    fn the_whole_form_of_a_catalog_is_read() {
+        let whole = GOOD.replacen(
+            "credits = 5000\n",
+            "credits = 5000\ntrial_days = 14\namount = 2000\ncurrency = \"usd\"\ninterval = \"month\"\n",
+            1,
+        ) + "[checkout]\npromotion_codes = true\nlocale = \"de\"\npayment_method_collection = \"if_required\"\n";
+        let catalog = Catalog::parse(&whole).unwrap();
+        assert_eq!((catalog.plans[0].trial_days, catalog.policy.quiet_hours), (14, 24));
+        let checkout = Checkout {
+            promotion_codes: true,
+            locale: "de".to_owned(),
+            payment_method_collection: Collection::IfRequired,
+            ..Checkout::default()
+        };
+        assert_eq!(catalog.checkout, checkout);
+        assert_eq!(Catalog::parse(GOOD).unwrap().checkout, Checkout::default());
+        for (from, to) in [
+            ("\"usd\"", "\"USD\""),
+            ("\"month\"", "\"monthly\""),
+            ("trial_days = 14", "trial_days = 731"),
+            ("locale", "language"),
+        ] {
+            assert!(Catalog::parse(&whole.replacen(from, to, 1)).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_price_is_found_by_its_id_its_lookup_key_or_its_product() {
+        let catalog = Catalog::parse(
+            &(GOOD.replacen("prices = [\"price_a\"]", "lookup_keys = [\"pro_monthly\"]", 1)
+                + "[[product]]\nname = \"course\"\nstripe_products = [\"prod_1\"]\n"),
+        )
+        .unwrap();
+        let found = |price: &str, key: Option<&str>, product: Option<&str>| match catalog
+            .offer(price, key, product)
+        {
+            Ok(offer) => offer.map_or("nothing".to_owned(), |offer| offer.to_string()),
+            Err((one, other)) => format!("{one} and {other}"),
+        };
+        for (price, key, product, expected) in [
+            ("price_b", None, None, "pack \"p\""),
+            ("price_x", Some("pro_monthly"), None, "plan \"pro\""),
+            ("price_x", None, Some("prod_1"), "product \"course\""),
+            ("price_x", Some("other"), Some("prod_2"), "nothing"),
+            ("price_b", Some("other"), Some("prod_2"), "pack \"p\""),
+            ("price_b", Some("pro_monthly"), None, "pack \"p\" and plan \"pro\""),
+            ("price_x", Some("pro_monthly"), Some("prod_1"), "plan \"pro\" and product \"course\""),
+        ] {
+            assert_eq!(found(price, key, product), expected, "{price} {key:?} {product:?}");
+        }
+        assert!(catalog.has_lookup_keys() && !Catalog::parse(GOOD).unwrap().has_lookup_keys());
     }
 
     #[test]
@@ -887,7 +1165,15 @@ mod tests {
             ("credits = 5000", "credits = 1.5", 9, "expected i64"),
             ("credits = 5000", "credit = 5000", 9, "unknown field"),
             ("default_tier = \"free\"", "default_tier = \"none\"", 5, "tier \"none\""),
-            ("prices = [\"price_a\"]", "prices = []", 10, "prices is empty"),
+            ("prices = [\"price_a\"]", "prices = []", 10, "\"pro\" is sold by nothing"),
+            ("prices = [\"price_a\"]\n", "", 7, "\"pro\" is sold by nothing"),
+            (
+                "credits = 10\n",
+                "credits = 10\nlookup_keys = [\"a\", \"a\"]\n",
+                14,
+                "lookup key \"a\" is already",
+            ),
+            ("credits = 10\n", "credits = 10\nstripe_products = [\"\"]\n", 14, "Stripe product \"\""),
             ("name = \"p\"", "name = \"\"", 12, "must be 1 to 64"),
             ("credits = 10\n", "credits = 10\nexpires_days = -1\n", 14, "expires_days is -1"),
             ("credits = 5000\n", "credits = 5000\nrefill = \"week\"\n", 10, "unknown variant"),

@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 
 use crate::account::products::MAX_PRODUCTS;
 use crate::account::{Account, Cause, Change, Conflict, Fact, Reversed};
-use crate::catalog::Catalog;
-use crate::event::{Event, EventType, Invoice, Object};
+use crate::catalog::{Catalog, Offer};
+use crate::event::{Event, EventType, Invoice, Object, Price};
 use crate::ids::{ChargeId, CustomerId, PaymentIntentId, PriceId, SessionId, SubscriptionId, UserId};
 use crate::ledger::{Entry, EntryKind, LedgerKey, Note};
 use crate::reversal::{PaymentRecord, ReversalEvent};
@@ -36,8 +36,8 @@ pub enum Outcome {
     Apply(Box<Applied>),
     /// The event has no effect on any account. It is recorded as `ignored`.
     Ignore(Ignored),
-    /// A person or a later event is needed. It is recorded as `parked` and alerted. A retry alone does not
-    /// help.
+    /// An operator or a later event is needed. The event is recorded as `parked` and alerted. A retry alone
+    /// does not help.
     Park(Parked),
     /// A payment paid an invoice without a known owner. The link is stored without an account.
     Tie,
@@ -78,11 +78,11 @@ pub struct OrderPayment {
 /// What an applied event did, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// The account knows something new.
+    /// The account has new facts.
     Updated,
     /// The session or invoice is not paid (yet): nothing was granted.
     NotPaid,
-    /// The event is of a routed type and says nothing that the rules use.
+    /// The event has no facts that the rules use.
     Nothing,
     /// The invoice is paid, and none of its lines is of a plan or pack of the catalog.
     NoKnownLine,
@@ -134,7 +134,7 @@ impl PaymentRef {
     }
 }
 
-/// A paid one-time order, as it is first written; the app moves it on from `NEW`.
+/// A paid one-time order, as it is first written. The app changes its status from `NEW` on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     /// The session that paid it; also its id.
@@ -143,15 +143,15 @@ pub struct Order {
     pub mode: String,
     /// Plan name in capitals.
     pub tier: String,
-    /// Stripe's customer, if it was no guest.
+    /// Stripe's customer; `None` for a guest.
     pub customer: Option<CustomerId>,
     /// When the work is due; absent unless the catalog gives `deadline_days`.
     pub deadline: Option<Timestamp>,
     /// Revisions the customer has left.
     pub revisions_left: u32,
-    /// Where the customer can be written to; personal data.
+    /// The address of the customer; personal data.
     pub customer_email: Option<String>,
-    /// What was paid, in the currency's minor units.
+    /// The paid amount, in minor units of the currency.
     pub amount_total: i64,
     /// ISO code, lower case.
     pub currency: String,
@@ -161,7 +161,7 @@ pub struct Order {
     pub created_at: Timestamp,
 }
 
-/// Why an event was set aside for good.
+/// Why an event is ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ignored {
     /// No family handles the type.
@@ -172,7 +172,7 @@ pub enum Ignored {
     Account,
     /// An event of another account, which the endpoint of an organization received.
     Context,
-    /// Of another product on the same Stripe account, by a rule of the catalog.
+    /// An event of another product on the same Stripe account, by a rule of the catalog.
     Foreign,
 }
 
@@ -189,7 +189,7 @@ impl Ignored {
     }
 }
 
-/// Why an event waits for a person or for a later fact.
+/// Why an event waits for an operator or for a later fact.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Parked {
     /// The event names no user, and its customer is not linked to a user.
@@ -212,7 +212,10 @@ pub enum Parked {
     /// invoice bills: once its plan is known, the event is not parked any more.
     #[error("price {0} is not in the catalog")]
     UnknownPrice(PriceId, Option<SubscriptionId>),
-    /// `metadata.plan`, `.pack` or `.mode` names something that the catalog does not.
+    /// The catalog names the price twice: by its id, its lookup key or its Stripe product. Holds the two names.
+    #[error("price {0} is {1} and {2} in the catalog")]
+    AmbiguousPrice(PriceId, String, String),
+    /// `metadata.plan`, `.pack` or `.mode` has a name that is not in the catalog.
     #[error("{0} \"{1}\" is not in the catalog")]
     UnknownName(&'static str, String),
     /// The session does not say what was bought (no metadata), and Stripe was not asked.
@@ -236,22 +239,22 @@ pub enum Parked {
     /// A refund or dispute of a payment that granted nothing here (yet).
     #[error("no grant is known for payment {0}")]
     NoGrant(String),
-    /// The same ledger key, another amount.
+    /// A document has another content than when its ledger key was booked.
     #[error(transparent)]
     Conflict(#[from] Conflict),
-    /// The same event id came with another content.
+    /// The same event id arrived with another content.
     #[error("this event id was seen before with another content")]
     PayloadMismatch,
     /// The message is not one of ours or holds no event of this queue's family.
     #[error("the message is not an event of this queue: {0}")]
     Message(String),
-    /// Verified, but not readable as the event it says it is.
+    /// The event is verified, but cannot be read.
     #[error("the event cannot be read: {0}")]
     Unreadable(String),
 }
 
 impl Parked {
-    /// The word in the log, in filters and alerts.
+    /// Its name in the log, in filters and alerts.
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoUser(_) => "no_user",
@@ -260,6 +263,7 @@ impl Parked {
             Self::UnknownReference(_) => "unknown_reference",
             Self::SharedCustomer(_) => "shared_customer",
             Self::UnknownPrice(..) => "unknown_price",
+            Self::AmbiguousPrice(..) => "ambiguous_price",
             Self::UnknownName(..) => "unknown_name",
             Self::Unnamed => "unnamed_purchase",
             Self::LinesMissing => "lines_missing",
@@ -275,13 +279,13 @@ impl Parked {
         }
     }
 
-    /// What would free it, as the key of those who wait for the same: `customer#cus_…`, `price#price_…`,
-    /// `payment#pi_…`.
+    /// The key of what it waits for: `customer#cus_…`, `price#price_…`, `payment#pi_…`. Events that wait for
+    /// the same have the same key.
     pub fn waits_for(&self) -> Option<String> {
         match self {
             Self::NoUser(Some(customer)) => Some(format!("customer#{customer}")),
             Self::UnknownReference(user) => Some(format!("user#{user}")),
-            Self::UnknownPrice(price, _) => Some(format!("price#{price}")),
+            Self::UnknownPrice(price, _) | Self::AmbiguousPrice(price, ..) => Some(format!("price#{price}")),
             Self::UnknownName(what, name) => Some(format!("{what}#{name}")),
             Self::NoGrant(payment) => Some(format!("payment#{payment}")),
             Self::NoUser(None)
@@ -302,7 +306,14 @@ impl Parked {
     }
 }
 
-/// What a family makes of an event: facts about the account, and what goes beside them.
+/// What the catalog sells for a price.
+fn offer<'a>(price: &Price, catalog: &'a Catalog) -> Result<Option<Offer<'a>>, Parked> {
+    catalog
+        .offer(price.id.as_str(), price.lookup_key.as_deref(), price.product.as_deref())
+        .map_err(|(one, other)| Parked::AmbiguousPrice(price.id.clone(), one.to_string(), other.to_string()))
+}
+
+/// What a family reads from an event: facts about the account, and more.
 #[derive(Default)]
 struct Reading {
     facts: Vec<Fact>,
@@ -312,7 +323,7 @@ struct Reading {
     quantity_assumed: bool,
 }
 
-/// The payments that an event may name, as far as they are known.
+/// Known payments, by id.
 pub type Payments = BTreeMap<String, PaymentRecord>;
 
 /// Decides what an event does to an account. The same arguments give the same outcome.
@@ -329,9 +340,9 @@ pub fn decide(
     decide_facts(account, event, payments, catalog, now, Some)
 }
 
-/// As [`decide`], but uses only the customer and the state of the subscription. It grants nothing.
-pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
-    let standing = |fact: Fact| match fact {
+/// Like [`decide`], but uses only the customer and the state of the subscription. It grants nothing.
+pub fn decide_status(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
+    let status_facts = |fact: Fact| match fact {
         Fact::Customer(_) | Fact::CustomerDeleted(..) | Fact::Status(..) => Some(fact),
         Fact::Snapshot(id, customer, snapshot) => Some(Fact::Status(id, customer, snapshot)),
         Fact::Signup
@@ -344,7 +355,7 @@ pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now:
         | Fact::Paid(_)
         | Fact::PaymentFailed(_) => None,
     };
-    match decide_facts(account, event, &Payments::new(), catalog, now, standing) {
+    match decide_facts(account, event, &Payments::new(), catalog, now, status_facts) {
         Outcome::Apply(applied) => {
             Outcome::Apply(Box::new(Applied { payments: Payments::new(), order: None, ..*applied }))
         }
@@ -352,8 +363,8 @@ pub fn decide_standing(account: &Account, event: &Event, catalog: &Catalog, now:
     }
 }
 
-/// Why an event of a connected account, or of an account of an organization, is ignored: its ids are of
-/// another account than ours.
+/// Why an event of a connected account, or of another account of an organization, is ignored: its ids belong
+/// to that account.
 pub fn of_another_account(event: &Event) -> Option<Ignored> {
     if event.account.is_some() {
         return Some(Ignored::Account);
@@ -361,8 +372,8 @@ pub fn of_another_account(event: &Event) -> Option<Ignored> {
     event.context.is_some().then_some(Ignored::Context)
 }
 
-/// Whether an event leaves out what its rule needs and what Stripe's API would say: what was sold in a
-/// session, the rest of a list that was cut short, the invoice that a refunded payment paid.
+/// Whether an event lacks something that its rule needs and that Stripe's API has: what a session sold, the
+/// rest of a truncated list, the invoice that a refunded payment paid.
 pub fn leaves_out(event: &Event) -> bool {
     if of_another_account(event).is_some() {
         return false;
@@ -371,7 +382,7 @@ pub fn leaves_out(event: &Event) -> bool {
         Object::CheckoutSession(session) => checkout_session::leaves_out(session),
         Object::Invoice(invoice) => invoice.lines_has_more && event.kind == EventType::InvoicePaid,
         Object::Subscription(subscription) => subscription.items_has_more,
-        // What our own checkout sold says what it is.
+        // Our own checkout names the purchase in the metadata, so no request is needed.
         Object::Charge(charge) => {
             let sold = ["pack", "product", "mode"].iter().any(|name| charge.metadata.contains_key(*name));
             charge.invoice.is_none() && charge.customer.is_some() && charge.payment_intent.is_some() && !sold
@@ -412,12 +423,12 @@ fn decide_facts(
         Ok(reading) => reading,
         Err(parked) => return Outcome::Park(parked),
     };
-    let mut tied = Tied::default();
-    if let Err(parked) = tied.read(account, event, payments, not_paid) {
+    let mut payment_facts = PaymentFacts::default();
+    if let Err(parked) = payment_facts.read(account, event, payments, not_paid) {
         return Outcome::Park(parked);
     }
-    facts.extend(tied.facts);
-    // An order is made once, with its ledger entry: the app may have moved it on since.
+    facts.extend(payment_facts.facts);
+    // An order is created once, with its ledger entry. The app may have changed it since then.
     let order = order.filter(|order| !account.recorded.contains_key(&LedgerKey::session(&order.session)));
     let mut links = Vec::new();
     if let Some(customer) = event.customer().filter(|_| names_owner(event)) {
@@ -455,16 +466,16 @@ fn decide_facts(
         change,
         links,
         subscriptions,
-        payments: tied.payments,
+        payments: payment_facts.payments,
         order,
-        order_payment: tied.order_payment,
+        order_payment: payment_facts.order_payment,
         effect,
         prices_not_in_catalog,
     }))
 }
 
-/// Whether the customer of an event is its user's: a refund or a dispute belongs to what its payment paid
-/// for.
+/// Whether the customer of an event belongs to the event's user. A refund or a dispute belongs to the
+/// document of its payment instead.
 fn names_owner(event: &Event) -> bool {
     match event.object {
         Object::CheckoutSession(_) | Object::Subscription(_) | Object::Invoice(_) | Object::Customer(_) => {
@@ -478,7 +489,7 @@ fn names_owner(event: &Event) -> bool {
     }
 }
 
-/// What a paid document granted, in a word; a payment that grants nothing says why.
+/// The effect of a paid document, for the log. For a payment that grants nothing it is the reason.
 fn effect(event: &Event, entries: &[Entry]) -> Effect {
     let document = match &event.object {
         Object::Invoice(invoice) if event.kind == EventType::InvoicePaid => LedgerKey::invoice(&invoice.id),
@@ -496,7 +507,7 @@ fn effect(event: &Event, entries: &[Entry]) -> Effect {
     match (entry.note, entry.kind, entry.delta) {
         (Some(Note::Superseded), ..) => Effect::Superseded,
         (Some(Note::OnePurchase), ..) => Effect::OnePurchase,
-        // A zero line that starts a trial is booked beside its invoice.
+        // The entry of a trial that a zero line starts is booked in addition to the invoice's.
         (_, EntryKind::NoGrant, 0) if entries.iter().all(|entry| entry.key == document) => {
             Effect::NoKnownLine
         }
@@ -505,15 +516,15 @@ fn effect(event: &Event, entries: &[Entry]) -> Effect {
     }
 }
 
-/// What an event says of payments: the document that one paid, what went back of it.
+/// What an event says about payments: the paid document, refunds and disputes.
 #[derive(Default)]
-struct Tied {
+struct PaymentFacts {
     facts: Vec<Fact>,
     payments: Payments,
     order_payment: Option<OrderPayment>,
 }
 
-impl Tied {
+impl PaymentFacts {
     fn read(
         &mut self,
         account: &Account,
@@ -568,10 +579,11 @@ impl Tied {
         Ok(())
     }
 
-    /// Ties a payment to the document that it paid, and applies what was kept with the payment. A session and
-    /// an invoice of one payment are one purchase, which the session names.
+    /// Links a payment to the document that it paid, and applies the refunds and disputes stored with the
+    /// payment. If a session and an invoice have the same payment, they are one purchase, and the session is
+    /// its document.
     ///
-    /// `is_new`: the event is the document itself, and the ledger does not have it yet.
+    /// `is_new` says that the event is the document itself and the ledger does not have it yet.
     fn tie(
         &mut self,
         account: &Account,
@@ -645,16 +657,16 @@ impl Tied {
     }
 }
 
-/// Whether what was kept with a payment is to be booked now: its document is new, or the account knows the
-/// document, and does not know yet what went back of it.
+/// Whether the refunds and disputes stored with a payment must be booked now: the document is new or known to
+/// the account, and the account has another amount for the payment.
 fn is_due(account: &Account, document: &LedgerKey, payment: &str, amount: i64, is_new: bool) -> bool {
-    // A session and an invoice of one purchase share a payment: it is booked under either.
+    // A session and an invoice of one purchase have the same payment. It is booked under one of them.
     let booked = account.state.refunds.values().filter_map(|payments| payments.get(payment)).max();
     (is_new || account.state.knows(document)) && booked != Some(&amount)
 }
 
-/// A refunded or disputed payment after the event, with the id under which it is stored: the intent or charge
-/// that is linked to a document, else the intent.
+/// The refunded or disputed payment after the event, and the id under which it is stored: the intent or
+/// charge with a known document, else the intent.
 pub fn joined_payment(event: &Event, payments: &Payments) -> Option<(String, PaymentRecord)> {
     let news = match &event.object {
         Object::Charge(charge) => ReversalEvent::Charge(event.created, charge.amount_refunded),
@@ -685,15 +697,15 @@ fn joined(event: &Event, news: ReversalEvent, payments: &Payments) -> (String, P
     (payment.to_owned(), record)
 }
 
-/// The payment that an invoice names: its intent, else its charge. Since 2025-03-31.basil it names none.
+/// The payment that an invoice names: its intent, else its charge. Since 2025-03-31.basil an invoice names no
+/// payment.
 fn payment_of_invoice(invoice: &Invoice) -> Option<String> {
     let intent = invoice.payment_intent.as_ref().map(ToString::to_string);
     intent.or_else(|| invoice.charge.as_ref().map(ToString::to_string))
 }
 
-/// The ledger keys that an event may be booked under, as far as the event alone says them: what to load
-/// before deciding. Several events share one: a dispute's opening comes as `created` and as
-/// `funds_withdrawn`.
+/// The ledger keys that follow from the event alone, to be loaded before the decision. Several events may
+/// have the same key: the opening of a dispute arrives as `created` and as `funds_withdrawn`.
 pub fn ledger_keys(event: &Event) -> Vec<LedgerKey> {
     match &event.object {
         Object::CheckoutSession(session) => vec![LedgerKey::session(&session.id)],
@@ -707,7 +719,7 @@ pub fn ledger_keys(event: &Event) -> Vec<LedgerKey> {
     }
 }
 
-/// The payments that an event names, the intent before the charge: what to look up before deciding.
+/// The payments that an event names, the intent before the charge, to be loaded before the decision.
 pub fn payment_refs(event: &Event) -> Vec<PaymentRef> {
     let (intent, charge) = match &event.object {
         Object::Charge(charge) => (charge.payment_intent.clone(), Some(charge.id.clone())),
@@ -715,7 +727,7 @@ pub fn payment_refs(event: &Event) -> Vec<PaymentRef> {
         Object::Dispute(dispute) => (dispute.payment_intent.clone(), dispute.charge.clone()),
         Object::CheckoutSession(session) => (session.payment_intent.clone(), None),
         Object::InvoicePayment(it) => (it.payment_intent.clone(), it.charge.clone()),
-        // One of the two is enough: refunds and disputes name both.
+        // One of the two is enough, because refunds and disputes name both.
         Object::Invoice(invoice) => {
             let charge = invoice.charge.clone().filter(|_| invoice.payment_intent.is_none());
             (invoice.payment_intent.clone(), charge)
@@ -730,8 +742,8 @@ pub fn is_reversal(event: &Event) -> bool {
     matches!(event.object, Object::Charge(_) | Object::Refund(_) | Object::Dispute(_))
 }
 
-/// The invoice that a refunded or disputed payment paid, where the event names it: before 2025-03-31.basil,
-/// or after Stripe was asked.
+/// The invoice that a refunded or disputed payment paid, if the event names it: before 2025-03-31.basil, or
+/// after a request to Stripe.
 pub fn invoice_of_reversal(event: &Event) -> Option<LedgerKey> {
     let invoice = match &event.object {
         Object::Charge(charge) => charge.invoice.as_ref(),

@@ -4,7 +4,7 @@
 //! Reconciliation turns an object of Stripe into an event (`schedules/reconcile/evidence.rs`), and [`decide`]
 //! computes the account after this event. If the account does not change, there is no difference. So a
 //! repaired difference is not found again. This module has no rules about credits or tiers; it only decides
-//! what may be repaired without a person ([`repair`]).
+//! what may be repaired without an operator ([`repair`]).
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::account::access::Summary;
 use super::account::{Account, State};
 use super::catalog::Catalog;
-use super::decide::{Applied, Outcome, Payments, decide, decide_standing};
+use super::decide::{Applied, Outcome, Payments, decide, decide_status};
 use super::ids::SubscriptionId;
 use super::timestamp::Timestamp;
 use crate::event::{Event, SubscriptionStatus};
@@ -34,7 +34,7 @@ pub enum Class {
     Period,
     /// A payment was not granted, or cannot be granted.
     Credits,
-    /// A customer pays, and its user is unknown.
+    /// A paying customer without a known user.
     OrphanCustomer,
     /// A user pays for more than one subscription.
     DuplicateSubscriptions,
@@ -83,15 +83,15 @@ pub struct Difference {
 pub enum Remedy {
     /// The event repairs it, with the rules of every event.
     Repair,
-    /// A person, because the balance would fall. Later repairs of the same run may change that.
+    /// An operator, because the balance would fall. Later repairs of the same run may change that.
     Lowers,
-    /// A person, for this reason.
+    /// An operator, for this reason.
     Person(String),
 }
 
-/// What may be applied without a person of an event that was made of an object: the whole event; if that
-/// lowers the balance, only the state of the subscription without credits; if that lowers the balance too,
-/// nothing.
+/// The change that may be applied without an operator for an event that was made from an object of Stripe:
+/// the whole event; if that lowers the balance, only the subscription's state for access; if that lowers the
+/// balance too, nothing.
 ///
 /// **Invariant:** the returned change never lowers the balance.
 pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
@@ -104,9 +104,9 @@ pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestam
     if !lowers(&whole) {
         return whole;
     }
-    let standing = decide_standing(account, event, catalog, now);
-    if !lowers(&standing) {
-        return standing;
+    let status_only = decide_status(account, event, catalog, now);
+    if !lowers(&status_only) {
+        return status_only;
     }
     let nothing = Applied {
         change: super::account::Change { state: account.state.clone(), entries: Vec::new() },
@@ -178,7 +178,7 @@ pub fn subscription(
     let mut found = Vec::new();
     let tier = |state: &State| state.access(catalog, now).tier;
     if ours.as_ref() != Some(&theirs) || tier(&account.state) != tier(&allowed.change.state) {
-        found.push(standing_difference(account, ours.as_ref(), &theirs, &allowed, id, catalog, now));
+        found.push(subscription_difference(account, ours.as_ref(), &theirs, &allowed, id, catalog, now));
     }
     let (balance, due) =
         (account.state.balance(&catalog.policy, now), whole.change.state.balance(&catalog.policy, now));
@@ -214,7 +214,7 @@ fn is_history(
     never_began || known.is_none() || (theirs.is_over() && ended < since)
 }
 
-fn standing_difference(
+fn subscription_difference(
     account: &Account,
     ours: Option<&Summary>,
     theirs: &Summary,
@@ -328,7 +328,8 @@ pub fn duplicates(account: &Account, catalog: &Catalog, now: Timestamp) -> Optio
     Some(Difference { class: Class::DuplicateSubscriptions, before, after: Facts::new(), remedy })
 }
 
-/// The subscriptions whose status gives access, and those whose paid period runs while no status is known.
+/// The subscriptions with a status that gives access, and those with a running paid period and no known
+/// status.
 pub fn live<'a>(account: &'a Account, catalog: &Catalog, now: Timestamp) -> Vec<&'a SubscriptionId> {
     let live = |id: &&SubscriptionId| {
         let Some(summary) = account.state.summary(id, catalog, now) else { return false };
@@ -365,7 +366,7 @@ pub fn missing_at_stripe(
     for_a_person(Class::MissingAtStripe, why, account, id, catalog, now)
 }
 
-/// A difference that only a person can settle.
+/// A difference that only an operator can resolve.
 fn for_a_person(
     class: Class,
     why: &str,
@@ -374,7 +375,7 @@ fn for_a_person(
     catalog: &Catalog,
     now: Timestamp,
 ) -> Difference {
-    let before = account.state.summary(id, catalog, now).map(|standing| standing.facts()).unwrap_or_default();
+    let before = account.state.summary(id, catalog, now).map(|summary| summary.facts()).unwrap_or_default();
     Difference { class, before, after: Facts::new(), remedy: Remedy::Person(why.to_owned()) }
 }
 

@@ -22,6 +22,7 @@ mod invoice;
 mod invoice_payment;
 mod json;
 mod kind;
+mod price;
 mod refund;
 mod subscription;
 
@@ -40,6 +41,7 @@ pub use self::{
     invoice::{BillingReason, Invoice, InvoiceStatus, Line},
     invoice_payment::InvoicePayment,
     kind::{EventType, Family, UnknownFamily},
+    price::Price,
     refund::{Refund, RefundStatus},
     subscription::{Item, Previous, PreviousItem, Subscription, SubscriptionStatus},
 };
@@ -128,8 +130,7 @@ pub struct Event {
     pub livemode: bool,
     /// The connected account (`acct_…`), on Connect endpoints.
     pub account: Option<String>,
-    /// The account that the event is of (`acct_…`, or a path of ids joined by `/`), where an organization
-    /// receives it.
+    /// The account of the event (`acct_…`, or a path of ids joined by `/`), if an organization receives it.
     pub context: Option<String>,
     /// The API version that rendered the event. Only for the log: no rule uses it.
     pub api_version: Option<String>,

@@ -16,15 +16,15 @@ pub enum JobKind {
     Provision,
     /// Sends the app the current state of an account.
     Account,
-    /// Tells the app of a paid order.
+    /// Informs the app about a paid order.
     OrderPaid,
-    /// Tells the app that all of an order's payment went back.
+    /// Informs the app that the whole payment of an order was refunded.
     OrderRefunded,
-    /// Tells the app that the balance fell below thresholds.
+    /// Informs the app that the balance fell below thresholds.
     CreditsLow,
-    /// Tells the app that the balance fell to 0.
+    /// Informs the app that the balance fell to 0.
     CreditsDepleted,
-    /// Tells the app that the balance is not below thresholds any more.
+    /// Informs the app that the balance is not below thresholds any more.
     CreditsRestored,
 }
 

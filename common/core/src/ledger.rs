@@ -21,7 +21,8 @@ use super::timestamp::Timestamp;
 /// The key of an entry: `signup`, `invoice#in_…`, `invoice#in_…#si_…`, `trial#sub_…#si_…`,
 /// `slice#in_…#si_…#<month>`, `rollover#in_…#si_…#<month>`, `free#<month>`, `expire#<key of a grant>`,
 /// `plan#si_…#<period start>#<plan>#<n>`, `session#cs_…`, `refund#…`, `dispute#dp_…#<status>`,
-/// `consume#<idempotency key>`, `hold#<hold id>`, `unspend#<spend>#<idempotency key>`, `fix#<request id>`, `comp#<request id>`, `adjust#evt_…`.
+/// `consume#<idempotency key>`, `hold#<hold id>`, `unspend#<spend>#<idempotency key>`, `fix#<request id>`,
+/// `comp#<request id>`, `adjust#evt_…`, `adjust#<key of a document>`, `due#<unix s>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(from = "String")]
 pub struct LedgerKey(Arc<str>);
@@ -117,7 +118,8 @@ impl LedgerKey {
         Self(format!("unspend#{spend}#{idempotency_key}").into())
     }
 
-    /// Where a subscription item keeps what was spent, in a spend's entry. No entry has such a key.
+    /// In a spend's entry: the subscription item, the start of its slice and the plan that the credits were
+    /// taken from. No entry has such a key.
     pub fn place_in_item(subscription: &SubscriptionId, item: &ItemId, start: Timestamp, plan: &str) -> Self {
         Self(format!("item#{subscription}#{item}#{}#{plan}", start.unix()).into())
     }
@@ -130,7 +132,7 @@ impl LedgerKey {
         Some((subscription, item, Timestamp::from_unix(start), parts.next()?))
     }
 
-    /// The place of a plan that this document sold for life, in a spend's entry. No entry has such a key.
+    /// In a spend's entry: the plan for life that this document sold. No entry has such a key.
     #[must_use]
     pub fn place_in_lifetimes(&self) -> Self {
         Self(format!("lifetime#{}", self.0).into())
@@ -146,7 +148,7 @@ impl LedgerKey {
         self.0.starts_with("fix#") || self.0.starts_with("comp#")
     }
 
-    /// A repair by a person or by reconciliation.
+    /// A repair by an operator or by reconciliation.
     pub fn fix(request: &str) -> Self {
         Self(format!("fix#{request}").into())
     }
@@ -265,7 +267,7 @@ pub enum EntryKind {
     Release,
     /// The app gave a spend back.
     GiveBack,
-    /// A person or reconciliation repaired the account.
+    /// An operator or reconciliation repaired the account.
     Fix,
     /// See [`LedgerKey::adjust`].
     Adjust,
@@ -296,7 +298,7 @@ pub struct Taken {
     pub lot: LedgerKey,
     /// How much.
     pub credits: Credits,
-    /// Where the lot is found again, if its key does not say so.
+    /// The place of the lot in the account, if its key does not name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<LedgerKey>,
     /// When the lot ends, excluded; only for packs and for credits that were given by hand.
@@ -325,7 +327,7 @@ pub struct Entry {
     /// The lots that a spend took from, in the order in which it did.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<Taken>,
-    /// What was given back of a spend, in sum.
+    /// The sum of the credits of this spend that were given back.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub given_back: Credits,
     /// The spend that a give-back belongs to.
@@ -343,7 +345,7 @@ pub struct Entry {
     /// Why it moved fewer credits than the document is worth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<Note>,
-    /// How many earlier refills fell due in the meantime and were overtaken by this one.
+    /// How many earlier refills had fallen due and were skipped, because this one replaces them.
     #[serde(default, skip_serializing_if = "is_no_refill")]
     pub skipped: u32,
     /// The payment of the document, if it names one.

@@ -5,8 +5,8 @@
 //!            ↑            ↓
 //!            └──────── REVISION      takes one of `revisions_left`
 //! ```
-//! The app makes these steps. `REFUNDED` is set when all of the payment went back, from any status, and is the
-//! end.
+//! The app makes these steps. `REFUNDED` is set from any status when the whole payment is refunded, and is
+//! final.
 
 /// The status of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,16 +19,16 @@ pub enum OrderStatus {
     Delivered,
     /// The customer wants a change.
     Revision,
-    /// The customer took the result.
+    /// The customer accepted the result.
     Done,
-    /// All of the payment went back.
+    /// The whole payment was refunded.
     Refunded,
 }
 
 /// Why a step is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepRefusal {
-    /// No step leads from the one status to the other.
+    /// No step leads from the current status to the new one.
     NotAllowed,
     /// No revision is left.
     NoRevisionsLeft,

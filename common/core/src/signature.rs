@@ -94,7 +94,7 @@ pub struct Secret {
     mode: SecretMode,
 }
 
-/// A secret is empty or only whitespace. Anybody could sign with such a key.
+/// A secret is empty or only whitespace. Anyone could sign with such a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a webhook signing secret is empty: copy it from the endpoint's page at Stripe (it begins with whsec_)"
@@ -238,7 +238,7 @@ impl Refusal {
                  decoded, cut off)"
             }
             Self::TooOld { .. } => {
-                "the clock of this machine is fast, or somebody sent an old delivery again; Stripe signs \
+                "the clock of this machine is fast, or someone sent an old delivery again; Stripe signs \
                  every retry again"
             }
             Self::TooNew { .. } => "the clock of this machine is slow",

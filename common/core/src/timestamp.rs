@@ -38,8 +38,8 @@ impl Timestamp {
         self.plus_seconds(days.saturating_mul(86_400))
     }
 
-    /// This time plus calendar months, in UTC; a day that the month lacks becomes the month's last. The result
-    /// is this time itself outside the supported years.
+    /// This time plus calendar months, in UTC; a day that the month lacks becomes the month's last day.
+    /// Outside the supported years the result is this time.
     #[must_use]
     pub fn plus_months(self, months: u32) -> Self {
         let added = || {

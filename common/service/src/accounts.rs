@@ -1,6 +1,6 @@
 //! The one way to change an account: load → change → commit → notify → try again.
 //!
-//! Events in batches ([`crate::process`]), the app's calls, operators, schedules and repairs all come here.
+//! Batches of events ([`crate::process`]), the app's calls, operators, schedules and repairs all use it.
 //! [`AccountWrites`] is the only caller of the store's writer of accounts, so an account is never written
 //! without its ledger entries and the jobs that notify the app.
 
@@ -17,10 +17,10 @@ use tallyhook_core::timestamp::Timestamp;
 
 use crate::outbox::{AppView, JobMessage, Outbox};
 
-/// How often a change is tried against concurrent writers of the same account, within one call.
+/// The maximum number of attempts of a change within one call, if other writers change the same account.
 pub const MAX_ATTEMPTS: u32 = 10;
 
-/// Where accounts are kept, what is sold, and how the app is notified.
+/// The tables, the catalog and the outbox: what a change of an account needs.
 #[derive(Clone, Debug)]
 pub struct Accounts {
     /// The tables.
@@ -84,7 +84,7 @@ impl AccountChange<'_> {
             }
             Err(error) if self.tried < MAX_ATTEMPTS && error.is_transient() => {
                 if let StoreError::Cancelled(reasons) = &error {
-                    // An entry exists that was not read: what fell due by time was booked under its key before.
+                    // An entry exists that was not read: another write has booked what fell due by time.
                     let failed = reasons.iter().filter(|(_, reason)| *reason == Reason::Condition);
                     let failed = failed.filter_map(|(place, _)| written.get(*place));
                     self.keys.extend(failed.filter(|key| matches!(key, Key::Entry(..))).cloned());
@@ -122,13 +122,13 @@ impl Accounts {
     }
 }
 
-/// Waits a random moment that grows with the attempts.
+/// Waits a random time. Its maximum doubles with each attempt.
 pub async fn pause(attempt: u32) {
     let jitter = fastrand::u64(0..(10 << attempt.min(6)));
     tokio::time::sleep(Duration::from_millis(5 + jitter)).await;
 }
 
-/// What is written of one account in one transaction: the account, its new ledger entries, and the jobs that
+/// The writes about one account in one transaction: the account, its new ledger entries, and the jobs that
 /// notify the app.
 pub struct AccountWrites {
     account: Account,
@@ -141,10 +141,10 @@ pub struct AccountWrites {
 }
 
 impl AccountWrites {
-    /// Of an account as it was loaded.
+    /// Starts with an account as it was loaded.
     pub fn new(accounts: &Accounts, account: &Account, now: Timestamp) -> Self {
         let at = account.state.as_of.max(Timestamp::from_unix(0));
-        // Until its access ended, the account was written with the tier of that time.
+        // The app knows the tier of the last write, even if the access has ended by now.
         let before = accounts.outbox.view(&account.state, &accounts.catalog, at.min(now));
         Self {
             account: account.clone(),
@@ -176,7 +176,7 @@ impl AccountWrites {
         previous.map_or_else(String::new, |previous| previous.to_string())
     }
 
-    /// Names the checkout session of the change. The jobs that the change needs name it too.
+    /// Sets the checkout session of the change. Its jobs name this session too.
     pub fn paid_by(&mut self, session: SessionId) {
         self.session = Some(session);
     }
@@ -214,7 +214,7 @@ impl AccountWrites {
     }
 }
 
-/// The account of a user among items that were read, with its ledger entries among them.
+/// The account of a user and its ledger entries, from items that were read.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`].

@@ -1,4 +1,4 @@
-//! Messages to people when something needs them, and how they get to the function `notify`.
+//! Messages to the operator, and how they reach the function `notify`.
 //!
 //! An alert is one of a closed list of cases with typed fields. Only these fields can reach a chat, so
 //! payloads, secrets and personal data cannot. An alert is a message on the queue `tallyhook-notify`:
@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use tallyhook_aws::queue::Queue;
+use tallyhook_aws::telemetry;
 use tallyhook_core::health::Deduction;
 
-/// Something that needs a person.
+/// A case that an operator must know about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "alert", rename_all = "snake_case")]
 pub enum Alert {
@@ -30,6 +31,11 @@ pub enum Alert {
         reason: String,
         /// What the event waits for.
         waits_for: Option<String>,
+    },
+    /// No event arrived for the policy's `quiet_hours`.
+    Quiet {
+        /// These hours.
+        hours: u64,
     },
     /// An event bills a price that has left the catalog.
     PriceNotInCatalog {
@@ -113,6 +119,7 @@ impl Alert {
             Self::Parked { reason, .. } => format!("parked#{reason}"),
             Self::PriceNotInCatalog { price, .. } => format!("price_not_in_catalog#{price}"),
             Self::SharedCustomer { customer, .. } => format!("shared_customer#{}", hidden(customer)),
+            Self::Quiet { .. } => "quiet".to_owned(),
             Self::DeadLetter { .. } => "dead_letter".to_owned(),
             Self::Failed { .. } => "failed".to_owned(),
             Self::BadSignatures { .. } => "bad_signatures".to_owned(),
@@ -135,7 +142,7 @@ impl Alert {
             | Self::BadSignatures { .. }
             | Self::OldMessage { .. }
             | Self::Alarm { .. } => 3_600,
-            Self::Failed { .. } | Self::Missing { .. } | Self::Score { .. } => 21_600,
+            Self::Quiet { .. } | Self::Failed { .. } | Self::Missing { .. } | Self::Score { .. } => 21_600,
         }
     }
 
@@ -147,6 +154,7 @@ impl Alert {
             Self::SharedCustomer { customer, .. } => {
                 format!("Customer {customer} pays for several users")
             }
+            Self::Quiet { hours } => format!("No event has arrived for {hours} hours"),
             Self::DeadLetter { events: 1, .. } => "A Stripe event failed on every attempt".to_owned(),
             Self::DeadLetter { events, .. } => format!("{events} Stripe events failed on every attempt"),
             Self::Failed { events } => format!("{events} failed events wait in the log"),
@@ -184,6 +192,12 @@ impl Alert {
                  stays with the customer's owner. From now on an event of this customer that names no user \
                  is parked. If something that was granted before belongs to the other user, move the \
                  subscription (POST /admin/stripe/fix-user/{user_id} with the action move)."
+                    .to_owned()
+            }
+            Self::Quiet { .. } => {
+                "If you sell more often than that, events do not arrive. Look at the endpoint's page at Stripe: \
+                 it may be disabled, or have another URL. The command doctor names the cause. Else raise \
+                 quiet_hours in the catalog's policy; 0 is never."
                     .to_owned()
             }
             Self::DeadLetter { .. } | Self::Failed { .. } => {
@@ -303,8 +317,8 @@ fn parked_advice(reason: &str) -> &'static str {
             "The same document arrived with another amount. Compare it at Stripe, then fix the user by hand."
         }
         "payload_mismatch" => {
-            "An event id arrived a second time with another content. The first content stays. Find out who \
-             has the signing secret; if no one should, roll it."
+            "An event id arrived a second time with another content. The first content stays. If \
+             someone else may have the signing secret, roll it."
         }
         _ => "Read the event and its message: GET /admin/stripe/webhook-logs/{id}.",
     }
@@ -334,6 +348,7 @@ impl Alerts {
         };
         if let Err(error) = sent {
             warn!(alert = key, error, "ALERT_NOT_SENT");
+            telemetry::metrics(&[], &[("AlertsLost", 1.0)]);
         }
     }
 }

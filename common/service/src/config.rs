@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `STRIPE_WEBHOOK_SECRET`, `…_TEST`, `…_LIVE` | stripe-webhook |
 //! | `WEBHOOK_TOLERANCE_SECONDS` | stripe-webhook |
-//! | `STRIPE_LIVEMODE`, `KEEP_PAYLOADS` | stripe-webhook (only the mode), workers, api, reconcile, admin |
+//! | `STRIPE_LIVEMODE`, `KEEP_PAYLOADS` | stripe-webhook and health (only the mode), workers, api, reconcile, admin |
 //! | `QUEUE_URL_<FAMILY>` | stripe-webhook, reconcile, retry, admin, health; workers and api some of them |
 //! | `QUEUE_URL_NOTIFY` | stripe-webhook, workers, provision, dead-letter, health, reconcile |
 //! | `QUEUE_URL_DEAD_LETTER` | health, admin |
@@ -12,7 +12,7 @@
 //! | `SLACK_WEBHOOK_URL`, `DISCORD_WEBHOOK_URL`, `NOTIFY_ALLOW_LOOPBACK` | notify |
 //! | `ACCOUNTS_TABLE`, `EVENTS_TABLE` | all but stripe-webhook |
 //! | `RETRY_DELAYS_SECONDS` | workers, provision |
-//! | `CATALOG_FILE` | workers, api, provision, reconcile, retry, admin |
+//! | `CATALOG_FILE` | workers, api, provision, reconcile, retry, admin, health |
 //! | `STRIPE_SECRET_KEY`, `STRIPE_API_BASE` | workers, reconcile, admin, api |
 //! | `APP_BASE_URL`, `SUPPORT_EMAIL`, `APP_API_TOKEN` | api |
 //! | `ADMIN_API_TOKEN` | admin |

@@ -6,10 +6,10 @@
 //! | `job#provision#<user>` | the first payment of a user is confirmed | `payment.confirmed` |
 //! | `job#account#<user>` | tier or balance change and `PROVISION_URL` is set | `account.updated` |
 //! | `job#order_paid#<cs_…>#<user>` | an order is paid and `PROVISION_URL` is set | `order.paid` |
-//! | `job#order_refunded#<cs_…>#<user>` | all of its payment went back, the same | `order.refunded` |
-//! | `job#credits_low#<user>` | the balance falls below a threshold of `low`, the same | `credits.low` |
-//! | `job#credits_depleted#<user>` | the balance falls to 0, the same | `credits.depleted` |
-//! | `job#credits_restored#<user>` | the balance reaches a threshold again, the same | `credits.restored` |
+//! | `job#order_refunded#<cs_…>#<user>` | its whole payment is refunded and `PROVISION_URL` is set | `order.refunded` |
+//! | `job#credits_low#<user>` | the balance falls below a threshold of `low`, likewise | `credits.low` |
+//! | `job#credits_depleted#<user>` | the balance falls to 0, likewise | `credits.depleted` |
+//! | `job#credits_restored#<user>` | the balance reaches a threshold again, likewise | `credits.restored` |
 //!
 //! The stored job decides what is done; the message only says that there is one. A message that is lost after
 //! the commit is sent again when Stripe redelivers the event, and by `retry`, which finds every due job in
@@ -199,7 +199,7 @@ impl Outbox {
         Ok(messages.len())
     }
 
-    /// Queues a job again in whatever state it is, for an operator. The app gets the same message id as
+    /// Queues a job again for an operator, in any state of the job. The app gets the same message id as
     /// before. `false` when there is no such job.
     ///
     /// # Errors

@@ -1,13 +1,13 @@
-//! THE straight path: load → decide → commit, for a batch of events at once.
+//! The straight path: load → decide → commit, for a batch of events at once.
 //!
 //! One `BatchGetItem` reads what all events of the batch need, `decide` folds the events of each account into
-//! one change, and one `TransactWriteItems` writes everything: each event's marker, each account once on its
-//! version, the ledger entries, the links. If the transaction is cancelled, each account's events are done
-//! again on their own, from fresh reads, a bounded number of times; a retry finds out by itself whether an
-//! earlier write happened after all.
+//! one change, and one `TransactWriteItems` writes everything: each event's marker, each account once (on
+//! condition of its version), the ledger entries, the links. If the transaction is cancelled, each account's
+//! events are tried again separately, with fresh reads, a bounded number of times. The fresh reads show
+//! whether an earlier write took effect.
 //!
-//! An event that names its user in its metadata needs one read. One that names only its customer, its
-//! subscription or its payment needs a second, for the account.
+//! An event with its user in its metadata needs one read. An event that names only its customer, subscription
+//! or payment needs a second read, for the account.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -41,25 +41,25 @@ use tallyhook_core::setup_status::SessionPayment;
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
 
-/// How often the events of one account are tried within one invocation.
+/// The maximum number of attempts for the events of one account within one invocation.
 const MAX_ATTEMPTS: u32 = 8;
-/// Subscriptions that one alert names.
+/// The maximum number of subscriptions that one alert names.
 const MAX_NAMED: usize = 10;
-/// How many reads one attempt makes at most: the event, its links, its payment's document, its account.
+/// The maximum number of reads of one attempt: the event, its links, its payment's document, its account.
 const MAX_READS: u32 = 5;
 
-/// What the path needs.
+/// Processes events, with what that needs.
 #[derive(Clone, Debug)]
 pub struct Processor {
     /// The accounts.
     pub accounts: Accounts,
-    /// The mode of this deployment; `None` applies both.
+    /// The mode of this deployment; `None` accepts both modes.
     pub livemode: Option<bool>,
-    /// Whether the log keeps the body of an event that is done.
+    /// Whether the log keeps the body of a finished event.
     pub keep_payloads: bool,
-    /// Where the events go that a new link or payment frees.
+    /// Sends the events again that a new link or payment frees.
     pub redrive: Redrive,
-    /// Where the operator's alerts go.
+    /// Sends alerts to the operator.
     pub alerts: Alerts,
 }
 
@@ -72,66 +72,66 @@ pub struct Job {
     pub raw: Vec<u8>,
     /// SHA-256 of its content.
     pub digest: [u8; 32],
-    /// Unix ms at which the webhook had it.
+    /// Unix ms at which the webhook received it.
     pub received_ms: i64,
-    /// Which events the verifying secret may vouch for.
+    /// The mode of the secret that verified it.
     pub mode: SecretMode,
-    /// Which attempt this is, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// Who runs it, where no webhook brought it.
+    /// Who runs it, if it does not come from the webhook.
     pub repair: Option<Repair>,
 }
 
-/// Who runs a job that no webhook brought. It is the audit: the event's record and the ledger's entries carry
-/// it, in the same transaction as what it changes.
+/// Who runs a job that does not come from the webhook. The event's record and the ledger entries name it, in
+/// the same transaction as the change. This is the audit of a repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
     /// `reconcile:<run>`
     pub by: String,
-    /// What was found and what is to come of it.
+    /// The difference that was found, and the intended change.
     pub note: String,
-    /// The event is Stripe's own, which was lost: it does all that it would have done. Otherwise it was made
-    /// of an object that was read from Stripe: [`drift::repair`] says what it may do, and `by` is the cause
-    /// of its entries.
+    /// Whether the event is a lost event of Stripe, which has all its effects. Otherwise it was made from an
+    /// object of Stripe: [`drift::repair`] limits its effects, and `by` is the cause of its entries.
     pub as_itself: bool,
 }
 
 /// The account that an event belongs to, as it is before the event.
 #[derive(Clone, Debug)]
 pub enum FoundAccount {
-    /// The account, and what is known of the payments that the event names.
+    /// The account, and the stored payments that the event names.
     Account(Box<Account>, Payments),
     /// No owner is known.
     NoOwner(Parked),
 }
 
-/// How an event ended. All but `NotYet` are durable when this is returned.
+/// The outcome of an event. It is stored when this is returned, except for `NotYet`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventOutcome {
-    /// Its effects are written. A tie of a payment to an invoice needs no user.
+    /// Its effects are written. A link of a payment to an invoice needs no user.
     Processed(Option<UserId>, Effect),
     /// It was finished before; nothing was written.
     Duplicate,
-    /// Recorded as none of our business.
+    /// It has no effect on any account, and is recorded as ignored.
     Ignored(Ignored),
-    /// Recorded as waiting.
+    /// It waits, and is recorded as parked.
     Parked(Parked),
-    /// Its user or subscription is not known, which may be a matter of seconds: try once more before parking.
+    /// Its user or subscription is not known yet. It may be known within seconds, so the event is tried once
+    /// more before it is parked.
     NotYet,
 }
 
-/// What a batch comes to, before it is written.
+/// The result of a batch before it is written.
 #[derive(Default)]
 struct Plan {
     writes: Vec<Write>,
     places: HashMap<Key, usize>,
-    /// Events that begin to wait, by what they wait for.
+    /// Events that start to wait, by the key that they wait for.
     waiting: BTreeMap<Key, BTreeSet<String>>,
-    /// Events that waited for what this ties.
+    /// Events that waited for a link of this batch.
     freed: BTreeSet<String>,
-    /// Payments as they are after the events so far.
+    /// Payments after the events planned so far.
     payments: BTreeMap<String, KnownPayment>,
-    /// Accounts as they are after the events so far.
+    /// Accounts after the events planned so far.
     accounts: BTreeMap<UserId, AccountWrites>,
     /// Jobs that report the steps of orders.
     messages: BTreeSet<JobMessage>,
@@ -139,7 +139,7 @@ struct Plan {
     new_orders: u32,
     /// Prices that have left the catalog, each with the first event that bills it.
     prices_not_in_catalog: BTreeMap<PriceId, EventId>,
-    /// Customers that pay for several users from now on, each with its owner and another user.
+    /// Customers that now pay for several users, each with its owner and another user.
     newly_shared: BTreeMap<CustomerId, (UserId, UserId)>,
 }
 
@@ -156,8 +156,8 @@ impl Plan {
         self.places.get(key).and_then(|&place| self.writes.get(place))
     }
 
-    /// Adds a write; a second one to the same item takes the first one's place, as a transaction has one
-    /// write per item.
+    /// Adds a write. It replaces an earlier write of the same item, because a transaction has one write per
+    /// item.
     fn write(&mut self, write: Write) {
         match self.places.get(&write.key) {
             Some(&place) => self.writes[place] = write,
@@ -168,8 +168,9 @@ impl Plan {
         }
     }
 
-    /// Adds a link. Events that are known to wait for it are freed; where they are not known, the write's
-    /// condition fails and the next attempt knows them. So an event that nothing waits for reads nothing more.
+    /// Adds a link and frees the events that wait for it. If the item was not read, the condition of the
+    /// write fails when events wait, and the next attempt reads it. So a link without waiting events needs no
+    /// read.
     fn tie(&mut self, write: Write, item: Option<&Item>) {
         let waiting = item.map(items::waiting).unwrap_or_default();
         if waiting.is_empty() {
@@ -179,11 +180,11 @@ impl Plan {
         self.write(Write { condition: Condition::Waiting(waiting), ..write });
     }
 
-    /// Ties a customer or a subscription to an owner.
+    /// Links a customer or a subscription to an owner.
     ///
     /// # Errors
-    /// [`StoreError::Cancelled`] when two users claim it in one batch: done one after the other, the second
-    /// reads the owner.
+    /// [`StoreError::Cancelled`] when two users of one batch claim it. The events are then tried separately,
+    /// and the second one reads the owner.
     fn link(
         &mut self,
         key: &Key,
@@ -199,7 +200,7 @@ impl Plan {
             Some(known) if known.user == *user => return Ok(()),
             Some(known) if known.by_reference && !by_reference => (new, Some(known)),
             Some(known) if by_reference || known.shared => return Ok(()),
-            // Metadata names another user for this customer: it pays for several.
+            // Metadata names another user for this customer, so the customer pays for several users.
             Some(known) => {
                 if let Key::Customer(customer) = key {
                     let users = (known.user.clone(), user.clone());
@@ -228,8 +229,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Notes the owner of a checkout session and how its payment stands: of all that is known the most final
-    /// word.
+    /// Stores the owner of a checkout session and the most final known state of its payment.
     fn session(
         &mut self,
         session: &CheckoutSession,
@@ -256,7 +256,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Keeps what is known of a payment; once its document is known, the events that wait for it are freed.
+    /// Stores a payment. Once its document is known, the events that wait for it are freed.
     fn payment(
         &mut self,
         payment: &str,
@@ -280,7 +280,7 @@ impl Plan {
         Ok(())
     }
 
-    /// What is known of the payments of an event, with what the events before it in the batch add.
+    /// The known payments of an event, with the changes by earlier events of the batch.
     fn payments_of(&self, event: &Event, items: &HashMap<Key, Item>) -> Result<Payments, StoreError> {
         let mut all = payments_of(event, items)?;
         for (payment, record) in &mut all {
@@ -291,24 +291,24 @@ impl Plan {
         Ok(all)
     }
 
-    /// Places the events that wait, each at what it waits for.
+    /// Stores each waiting event with the item that it waits for.
     fn place_waiting(&mut self, items: &HashMap<Key, Item>) {
         for (key, events) in std::mem::take(&mut self.waiting) {
             let item = items.get(&key);
             let known = item.map(items::waiting).unwrap_or_default();
             if self.planned(&key).is_some() {
-                // Tied by another event of this very batch.
+                // Another event of this batch links it.
                 self.freed.extend(events);
             } else if item.is_none() || !known.is_empty() {
                 self.write(items::wait(key, known, events));
             }
-            // Else it is tied and something else is missing: the schedule of `retry` looks again.
+            // Otherwise it is linked and something else is missing. `retry` sends the event again later.
         }
     }
 
-    /// The first content of an event stands; another one is kept beside it under an id of its own.
-    /// Once an operator has dismissed that one, its redelivery is a duplicate. Its item is read after its
-    /// write has failed.
+    /// Parks a second content of a known event id under an id of its own. The first content stays in effect.
+    /// After an operator has dismissed the second one, its redelivery is a duplicate; its item is read after
+    /// its write has failed.
     fn mismatch(
         &mut self,
         job: &Job,
@@ -330,8 +330,8 @@ impl Plan {
 }
 
 impl Processor {
-    /// Processes a batch; the answers are in the order of the jobs. An error is a job whose effects may or
-    /// may not have been written and which must be done again.
+    /// Processes a batch. The results are in the order of the jobs. After an error the effects of the job may
+    /// or may not be written, and the job must be tried again.
     pub async fn run(&self, jobs: &[Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
         let all: Vec<&Job> = jobs.iter().collect();
         let mut extra = BTreeSet::new();
@@ -368,8 +368,8 @@ impl Processor {
             tried += 1;
             match self.attempt(group, &mut extra, now).await {
                 Ok(outcomes) => return outcomes.into_iter().map(Ok).collect(),
-                // Retry at once only when another writer won the race. If DynamoDB did not answer, the SDK has
-                // already retried and our time is limited: let SQS redeliver.
+                // Retry at once only when another writer won the race. If DynamoDB did not answer, the SDK
+                // has already retried and our time is limited: let SQS redeliver.
                 Err(error)
                     if tried >= MAX_ATTEMPTS
                         || !matches!(error, StoreError::Cancelled(_))
@@ -400,8 +400,8 @@ impl Processor {
         answers
     }
 
-    /// One read (more where an owner is known only by a link or a payment), one decision for each event, one
-    /// transaction. `extra` collects the keys that a cancelled transaction has shown to matter.
+    /// Makes one read (more if an owner is known only by a link or a payment), one decision for each event,
+    /// and one transaction. `extra` collects the keys of writes that failed, to be read by the next attempt.
     async fn attempt(
         &self,
         jobs: &[&Job],
@@ -440,9 +440,9 @@ impl Processor {
             }
             Err(error) => {
                 if let StoreError::Cancelled(reasons) = &error {
-                    // By position: an entry exists that was not asked for, a customer or a subscription has
-                    // another owner, events wait for what is tied, payments are tied to the invoice. (An
-                    // account's version or an event's marker is read again anyway.)
+                    // A condition fails because an entry exists that was not read, a customer or subscription
+                    // has another owner, events wait for a link, or payments are linked to the invoice. (The
+                    // account and the event's marker are read again anyway.)
                     let failed = reasons.iter().filter(|(_, reason)| *reason == Reason::Condition);
                     extra.extend(failed.filter_map(|(place, _)| keys.get(*place)).cloned());
                 }
@@ -451,7 +451,7 @@ impl Processor {
         }
     }
 
-    /// Alerts that a customer pays for several users, and names what it gave its owner before.
+    /// Sends the alert that a customer pays for several users, with what the customer gave its owner before.
     async fn alert_shared(&self, customer: &CustomerId, (owner, user): &(UserId, UserId), now: Timestamp) {
         let mut granted = Vec::new();
         match self.accounts.store.load([Key::Account(owner.clone())]).await {
@@ -471,7 +471,8 @@ impl Processor {
         self.alerts.send(&alert).await;
     }
 
-    /// Reads what deciding about events takes: again while what was read shows that more is needed.
+    /// Reads the items that the decisions about events need. It reads again while the items show that more
+    /// are needed.
     async fn read(
         &self,
         events: &[&Event],
@@ -494,7 +495,7 @@ impl Processor {
         Ok(items)
     }
 
-    /// What an event needs, as far as the items that were read show it.
+    /// The keys that an event needs, by the items read so far.
     fn needed(&self, event: &Event, items: &HashMap<Key, Item>) -> Result<Vec<Key>, StoreError> {
         let mut keys = first_keys(event);
         if let Some(invoice) = invoice_of_reversal(event).and_then(|key| key.invoice_id()) {
@@ -520,7 +521,7 @@ impl Processor {
         Ok(keys)
     }
 
-    /// The owner of an event, as far as the items that were read show it.
+    /// The owner of an event, by the items read so far.
     fn owner(&self, event: &Event, items: &HashMap<Key, Item>) -> Result<Result<Owner, Parked>, StoreError> {
         if is_reversal(event) || matches!(event.object, Object::InvoicePayment(_)) {
             return owner_of_payment(event, items);
@@ -547,8 +548,8 @@ impl Processor {
         Ok(found.map(|owner| Owner { user: owner.user, by_reference: owner.by_reference }))
     }
 
-    /// A redelivered event that turns out to be done: its first attempt may have ended between the commit and
-    /// the message of its job.
+    /// Queues the jobs of redelivered events that are already finished: the first attempt may have ended
+    /// between the commit and the message about its job.
     async fn resume(
         &self,
         jobs: &[&Job],
@@ -568,11 +569,12 @@ impl Processor {
         self.accounts.outbox.resume(&self.accounts.store, users).await
     }
 
-    /// Reads what deciding about each event takes, and writes nothing. The links of an event are read even
-    /// where its metadata names a user.
+    /// Reads the account of each event, and writes nothing. The links of an event are read even if its
+    /// metadata names a user.
     ///
     /// # Errors
-    /// [`StoreError`] for all when the tables cannot be read, for one when an item of its account cannot.
+    /// [`StoreError`] for all events when the tables cannot be read; for one event when an item of its
+    /// account cannot be read.
     pub async fn look(&self, events: &[&Event]) -> Result<Vec<Result<FoundAccount, StoreError>>, StoreError> {
         let links = events.iter().flat_map(|event| link_keys(event)).collect::<Vec<_>>();
         let items = self.read(events, links.into_iter()).await?;
@@ -680,7 +682,7 @@ impl Processor {
         })
     }
 
-    /// The account of a user, as it is after the events of the batch so far.
+    /// The account of a user after the events of the batch planned so far.
     fn account<'a>(
         &self,
         plan: &'a mut Plan,
@@ -708,7 +710,7 @@ impl Processor {
     ) -> Result<EventOutcome, StoreError> {
         let id = job.event.id.to_string();
         if let Parked::NoGrant(_) = &parked {
-            // What it says is kept with the payment, and applied when its document is known.
+            // The refund or dispute is stored with the payment, and applied when the document is known.
             let payments = plan.payments_of(&job.event, items)?;
             if let Some((payment, record)) = joined_payment(&job.event, &payments) {
                 plan.payment(&payment, record, Some(&id), items)?;
@@ -717,7 +719,7 @@ impl Processor {
             plan.waiting.entry(key).or_default().insert(id);
         }
         let mut record = parked_record(job, known, &parked, user, now);
-        // It joins its user's list, unless parking it would be all that makes the account.
+        // It joins its user's list, unless that would create an account only for a parked event.
         if let Some(user) = user.filter(|_| record.previous.is_none()) {
             let account = self.account(plan, user, items, now)?;
             if account.is_stored() {
@@ -770,7 +772,7 @@ impl Processor {
         }
         if let Some(paid) = &applied.order_payment {
             let key = Key::Order(user.clone(), paid.session.clone());
-            // An earlier event of the batch may have made or changed the order.
+            // An earlier event of the batch may have created or changed the order.
             let planned =
                 plan.planned(&key).and_then(|write| Some((write.item.clone()?, write.condition.clone())));
             let stored = items.get(&key).cloned().map(|item| (item, None));
@@ -824,7 +826,8 @@ struct Owner {
     by_reference: bool,
 }
 
-/// What a customer gave its owner: its subscriptions, and the packs of an owner with no other customer.
+/// What a customer gave its owner: its subscriptions, and the owner's packs if the owner has no other
+/// customer.
 fn granted_by(account: &Account, customer: &CustomerId, catalog: &Catalog, now: Timestamp) -> Vec<String> {
     let buckets = account.state.buckets(&catalog.policy, now);
     let of_customer = account
@@ -854,6 +857,7 @@ fn may_resolve_soon(parked: &Parked) -> bool {
         | Parked::OwnerConflict(..)
         | Parked::UnknownReference(_)
         | Parked::SharedCustomer(_)
+        | Parked::AmbiguousPrice(..)
         | Parked::UnknownName(..)
         | Parked::Unnamed
         | Parked::LinesMissing
@@ -869,7 +873,7 @@ fn may_resolve_soon(parked: &Parked) -> bool {
     }
 }
 
-/// Groups what is likely to touch the same account.
+/// A text that is equal for events that probably belong to the same account.
 fn account_hint(event: &Event) -> String {
     match (event.named_user(), event.customer()) {
         (Ok(Some(user)), _) => user.to_string(),
@@ -880,9 +884,8 @@ fn account_hint(event: &Event) -> String {
     }
 }
 
-/// What the first read asks for. Links are read only where the metadata names no user: where it does, the
-/// account knows its customers and subscriptions, and tying a new one fails in the transaction if it belongs to
-/// another user.
+/// The keys of the first read. Links are read only if the metadata names no user. Otherwise the account knows
+/// its customers and subscriptions, and a new link fails in the transaction if another user owns it.
 fn first_keys(event: &Event) -> Vec<Key> {
     let mut keys = vec![Key::event(&event.id)];
     match event.named_user() {
@@ -919,10 +922,10 @@ fn link_keys(event: &Event) -> Vec<Key> {
     customer.into_iter().chain(event.subscription_id().cloned().map(Key::Subscription)).collect()
 }
 
-/// The owner of what a payment paid for.
+/// The owner of the document that a payment paid.
 fn owner_of_payment(event: &Event, items: &HashMap<Key, Item>) -> Result<Result<Owner, Parked>, StoreError> {
     let owned = |user: UserId| Ok(Ok(Owner { user, by_reference: false }));
-    // An invoice that has arrived owns the payment that an `invoice_payment` ties to it.
+    // If the invoice has arrived, its owner is the owner of a payment that an `invoice_payment` links to it.
     if let Object::InvoicePayment(it) = &event.object {
         let key = Key::Invoice(it.invoice.clone());
         let invoice = items.get(&key).map(|item| items::read_invoice(&key, item)).transpose()?.flatten();
@@ -947,8 +950,8 @@ fn owner_of_payment(event: &Event, items: &HashMap<Key, Item>) -> Result<Result<
     Ok(Err(Parked::NoGrant(name)))
 }
 
-/// What is known of the payments that an event names, and of those that are tied to its invoice. A refund or a
-/// dispute that names its invoice ties its payment to it, if the invoice is known.
+/// The known payments that an event names or that are linked to its invoice. A refund or a dispute that names
+/// its invoice links its payment to this invoice, if the invoice is known.
 fn payments_of(event: &Event, items: &HashMap<Key, Item>) -> Result<Payments, StoreError> {
     let mut names: BTreeSet<String> =
         payment_refs(event).iter().map(|payment| payment.as_str().to_owned()).collect();
@@ -975,7 +978,7 @@ fn payments_of(event: &Event, items: &HashMap<Key, Item>) -> Result<Payments, St
     Ok(payments)
 }
 
-/// Ties a payment to an invoice whose own event has not arrived.
+/// Links a payment to an invoice before the invoice's own event arrives.
 fn tie_payment(plan: &mut Plan, it: &InvoicePayment, items: &HashMap<Key, Item>) -> Result<(), StoreError> {
     let intent = it.payment_intent.as_ref().map(ToString::to_string);
     let Some(payment) = intent.or_else(|| it.charge.as_ref().map(ToString::to_string)) else {
@@ -997,7 +1000,7 @@ fn tie_payment(plan: &mut Plan, it: &InvoicePayment, items: &HashMap<Key, Item>)
     plan.payment(&payment, record, None, items)
 }
 
-/// What a parked event waits for, where its arrival is noticed by a link.
+/// The item that frees a parked event when it is linked.
 fn waited_for(parked: &Parked) -> Option<Key> {
     match parked {
         Parked::NoUser(Some(customer)) => Some(Key::Customer(customer.clone())),
@@ -1008,6 +1011,7 @@ fn waited_for(parked: &Parked) -> Option<Key> {
         | Parked::OwnerConflict(..)
         | Parked::SharedCustomer(_)
         | Parked::UnknownPrice(_, None)
+        | Parked::AmbiguousPrice(..)
         | Parked::UnknownName(..)
         | Parked::Unnamed
         | Parked::LinesMissing

@@ -30,7 +30,7 @@ use tallyhook_aws::store::items::{self, EventRecord, EventState, Key};
 use tallyhook_aws::store::{Reason, Store, StoreError};
 use tallyhook_aws::stripe::{Patience, Stripe};
 use tallyhook_aws::telemetry;
-use tallyhook_core::decide::Parked;
+use tallyhook_core::decide::{Ignored, Parked};
 use tallyhook_core::event::{self, Event, EventType, Family};
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
@@ -57,6 +57,7 @@ pub struct Worker {
     retry_delays_seconds: Vec<u32>,
     alerts: Alerts,
     stripe: Option<Stripe>,
+    prices: ask::Prices,
 }
 
 /// A record of the batch: an event to process, or a message that cannot be processed.
@@ -75,10 +76,10 @@ struct Unreadable {
     mode: SecretMode,
 }
 
-/// The metrics of a batch, and one alert for each reason for which something was parked.
+/// The metrics of a batch, and one alert for each reason for parking.
 #[derive(Default)]
 struct BatchSummary {
-    counts: [(&'static str, u32); 5],
+    counts: BTreeMap<&'static str, u32>,
     /// The longest time from the creation of an event at Stripe to its commit here.
     applied_after_seconds: Option<i64>,
     alerts: BTreeMap<String, Alert>,
@@ -86,16 +87,17 @@ struct BatchSummary {
 
 impl BatchSummary {
     fn count(&mut self, outcome: &Result<EventOutcome, StoreError>) {
-        let (place, name) = match outcome {
-            Ok(EventOutcome::Processed(..)) => (0, "Processed"),
-            Ok(EventOutcome::Duplicate) => (1, "Duplicate"),
-            Ok(EventOutcome::Ignored(_)) => (2, "Ignored"),
-            Ok(EventOutcome::Parked(_)) => (3, "ParkedEvents"),
-            Ok(EventOutcome::NotYet) | Err(_) => (4, "FailedAttempts"),
+        let name = match outcome {
+            Ok(EventOutcome::Processed(..)) => "Processed",
+            Ok(EventOutcome::Duplicate) => "Duplicate",
+            Ok(EventOutcome::Ignored(Ignored::Livemode)) => "OtherMode",
+            Ok(EventOutcome::Ignored(_)) => "Ignored",
+            Ok(EventOutcome::Parked(_)) => "ParkedEvents",
+            // The event that links its customer usually follows within seconds, so this is no failure.
+            Ok(EventOutcome::NotYet) => return,
+            Err(_) => "FailedAttempts",
         };
-        if let Some(count) = self.counts.get_mut(place) {
-            *count = (name, count.1 + 1);
-        }
+        *self.counts.entry(name).or_default() += 1;
     }
 
     fn alert(&mut self, event_id: &str, event_type: &str, parked: &Parked) {
@@ -109,8 +111,8 @@ impl BatchSummary {
     }
 
     fn write(&self, family: Family) {
-        let counts = self.counts.iter().filter(|(_, count)| *count > 0);
-        let mut metrics: Vec<(&str, f64)> = counts.map(|&(name, count)| (name, f64::from(count))).collect();
+        let counts = self.counts.iter();
+        let mut metrics: Vec<(&str, f64)> = counts.map(|(name, count)| (*name, f64::from(*count))).collect();
         let slowest = self.applied_after_seconds.and_then(|seconds| u32::try_from(seconds).ok());
         metrics.extend(slowest.map(|seconds| ("AppliedAfterSeconds", f64::from(seconds))));
         telemetry::metrics(&[("family", family.as_str())], &metrics);
@@ -175,6 +177,7 @@ impl Worker {
             queue_url: config.queue_url,
             retry_delays_seconds: config.retry_delays_seconds,
             stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_patience(PATIENCE)),
+            prices: ask::Prices::default(),
         }
     }
 
@@ -262,11 +265,13 @@ impl Worker {
         Ok(response)
     }
 
-    /// Reads from Stripe what an event leaves out, which few events do, then processes the events. An event
-    /// whose call to Stripe failed fails too, and SQS redelivers it.
+    /// Reads missing parts of events from Stripe (few events need it), then processes the events. If a call
+    /// to Stripe fails, its event fails too, and SQS redelivers it.
     async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
         let Some(stripe) = &self.stripe else { return self.processor.run(jobs, now).await };
-        let completed = join_all(jobs.iter_mut().map(|job| ask::complete(stripe, job))).await;
+        let catalog = &self.processor.accounts.catalog;
+        let completed = jobs.iter_mut().map(|job| ask::complete(stripe, catalog, &self.prices, job));
+        let completed = join_all(completed).await;
         if completed.iter().all(Result::is_ok) {
             return self.processor.run(jobs, now).await;
         }

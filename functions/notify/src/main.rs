@@ -1,6 +1,7 @@
 //! The worker of the queue `notify`: posts alerts to Slack and Discord, each once.
 //!
-//! Nothing waits for it. See `common/service/src/alerts/notify.rs`; the texts: `common/service/src/alerts.rs`.
+//! No other function waits for it. See `common/service/src/alerts/notify.rs`; the texts:
+//! `common/service/src/alerts.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};
 use tallyhook_service::alerts::notify::Notify;

@@ -1,5 +1,5 @@
-//! Runs every 15 minutes: sends parked and failed events again when they are due, and updates accounts whose
-//! access ended by time.
+//! Runs every 15 minutes: sends parked and failed events again when they are due, and updates accounts that
+//! time alone has changed.
 //!
 //! What is due, and when: `common/service/src/resend/retry.rs`.
 

@@ -33,7 +33,7 @@ use anyhow::{Context, ensure};
 use jiff::ToSpan as _;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
-use tallyhook_core::catalog::{Catalog, Per};
+use tallyhook_core::catalog::{Catalog, Per, SoldAs};
 
 use super::request::{StripeError, parse};
 use super::{FakeStripe, State};
@@ -64,17 +64,33 @@ impl FakeStripe {
     pub fn sell(&self, catalog: &Catalog) {
         for plan in &catalog.plans {
             let amount = if plan.per == Per::Seat { 1_000 } else { 2_000 * i64::from(plan.rank.max(1)) };
-            for (at, price) in plan.prices.iter().enumerate() {
+            for (at, price) in plan.sold_as.prices.iter().enumerate() {
                 // A lookup key belongs to one price.
-                self.put_price(price, amount, true, plan.lookup_keys.get(at).map(String::as_str));
+                self.put_price(price, amount, true, plan.sold_as.lookup_keys.get(at).map(String::as_str));
             }
+            self.sell_by_name(&plan.sold_as, amount, true);
         }
         for pack in &catalog.packs {
             let amount = i64::try_from(pack.credits).unwrap_or(i64::MAX);
-            pack.prices.iter().for_each(|price| self.put_price(price, amount, false, None));
+            for (at, price) in pack.sold_as.prices.iter().enumerate() {
+                self.put_price(price, amount, false, pack.sold_as.lookup_keys.get(at).map(String::as_str));
+            }
+            self.sell_by_name(&pack.sold_as, amount, false);
         }
         for plan in catalog.orders.iter().flat_map(|order| order.plans.values()) {
             plan.prices.iter().for_each(|price| self.put_price(price, 49_900, false, None));
+        }
+    }
+
+    /// Adds a price for each lookup key without a price id, and for each Stripe product.
+    fn sell_by_name(&self, sold_as: &SoldAs, amount: i64, monthly: bool) {
+        for key in sold_as.lookup_keys.iter().skip(sold_as.prices.len()) {
+            self.put_price(&format!("price_{key}"), amount, monthly, Some(key));
+        }
+        for product in &sold_as.stripe_products {
+            let mut value = price(&format!("price_of_{product}"), amount, "usd", monthly, None);
+            value["product"] = json!(product);
+            self.put(value);
         }
     }
 

@@ -19,7 +19,7 @@ pub(super) fn filters(kind: &str) -> &'static [&'static str] {
         "event" => &["type", "types[]", "delivery_success"],
         "invoice_payment" => &["status", "invoice", "payment[type]", "payment[payment_intent]"],
         "customer" => &["email"],
-        "price" => &["lookup_keys[]", "active"],
+        "price" => &["lookup_keys[]", "active", "product"],
         "refund" | "charge" => &["charge", "payment_intent", "customer"],
         _ => &[],
     }
@@ -65,7 +65,9 @@ fn matches(stored: &Stored, value: &Value, name: &str, wanted: &str, params: &Pa
             "ended" => value["status"] == "canceled" || value["status"] == "incomplete_expired",
             status => value["status"] == status,
         },
-        "status" | "customer" | "charge" | "payment_intent" | "email" | "invoice" => value[name] == wanted,
+        "status" | "customer" | "charge" | "payment_intent" | "email" | "invoice" | "product" => {
+            value[name] == wanted
+        }
         "active" => value["active"] == (wanted == "true"),
         "subscription" => {
             let ids = [&value["subscription"], &value["parent"]["subscription_details"]["subscription"]];

@@ -319,7 +319,7 @@ impl<'a> Stripe<'a> {
     }
 
     fn price(&self, plan: usize) -> String {
-        self.plan(plan).prices.first().cloned().unwrap_or_default()
+        self.plan(plan).sold_as.prices.first().cloned().unwrap_or_default()
     }
 
     /// The price and the quantity of the plan that a subscription shows.

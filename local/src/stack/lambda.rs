@@ -1,8 +1,8 @@
 //! Functions, invoked with JSON as on Lambda.
 //!
 //! A [`Function`] is a handler in this process, or a binary in a child process that gets its invocations from
-//! the Runtime API ([`runtime_api`]). The caller cannot tell. A handler in this process gets its event as
-//! JSON text too and returns JSON text, so that it cannot depend on a Rust type that JSON does not carry.
+//! the Runtime API ([`runtime_api`]). The caller sees no difference. A handler in this process gets its event
+//! as JSON text too and returns JSON text, so that it cannot depend on a Rust type that JSON does not carry.
 
 pub mod process;
 pub mod runtime_api;
@@ -68,7 +68,7 @@ impl Function {
         Self { name: name.into(), runner: Runner::InProcess(handler), timeout: TIMEOUT }
     }
 
-    /// A function whose binaries get their invocations from this Runtime API.
+    /// A function with binaries that get their invocations from this Runtime API.
     pub fn with_binary(name: &str, runtime_api: runtime_api::RuntimeApi) -> Self {
         Self { name: name.into(), runner: Runner::Binary(runtime_api), timeout: TIMEOUT }
     }

@@ -396,7 +396,10 @@ async fn bill(
         Some(name) => {
             let plan =
                 shop.shared.catalog.plan(name).with_context(|| format!("the catalog has no plan {name}"))?;
-            stripe.change_plan(id(&subscription)?, plan.prices.first().context("the plan has no price")?)?
+            stripe.change_plan(
+                id(&subscription)?,
+                plan.sold_as.prices.first().context("the plan has no price")?,
+            )?
         }
     };
     shop.deliver(subscription["metadata"]["user_id"].as_str().unwrap_or_default(), fired).await?;
@@ -445,7 +448,7 @@ fn id(object: &Value) -> anyhow::Result<&str> {
     object["id"].as_str().context("the object has no id")
 }
 
-/// Adds an entry. The oldest one goes when there are [`MAX_HISTORY`].
+/// Adds an entry. The oldest one is dropped when there are [`MAX_HISTORY`].
 fn keep<T>(list: &mut VecDeque<T>, entry: T) {
     if list.len() == MAX_HISTORY {
         list.pop_front();

@@ -5,7 +5,7 @@ use crate::event::{Event, Family};
 use crate::facts::Facts;
 use crate::item::{Item, NEVER, Sub};
 use crate::time::{DAY, add_months, moment};
-use crate::{Action, Heard, Key, Ranks, Takes, User};
+use crate::{Action, Key, ParsedStep, Ranks, Takes, User};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,7 +50,7 @@ impl<'a> Account<'a> {
     pub fn read(
         facts: &'a Facts<'a>,
         user: &'a str,
-        history: &'a [Heard<'a>],
+        history: &'a [ParsedStep<'a>],
         takes: &'a Takes,
         now: i64,
     ) -> Self {
@@ -129,8 +129,8 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// 2.5: "Any other zero line is a trial or nothing": unflagged zero lines that open nothing, and whose
-    /// period no snapshot shows as `active`, as (start, end, item, plan, quantity).
+    /// 2.5: "Any other zero line is a trial or nothing": unflagged zero lines that open nothing, with a
+    /// period that no snapshot shows as `active`, as (start, end, item, plan, quantity).
     fn zero_lines(&self, sub: &Sub<'a>) -> Vec<(i64, i64, String, &'a Goods, i64)> {
         let lines = sub.invoices.iter().flat_map(|i| &i.lines).filter(|l| l.amount == 0 && !l.flagged);
         let trial = |l: &'a crate::event::Line| {
@@ -322,13 +322,14 @@ impl<'a> Account<'a> {
                 // period's start plus `days_until_due`."
                 ("past_due", None) => {
                     // "The plan that was paid for holds to the end of its paid period, and no more than that"
-                    // (tests/cases/upgrade-declined-on-day-20.json): also where the snapshot's period is paid.
+                    // (tests/cases/upgrade-declined-on-day-20.json): also where the snapshot's period is
+                    // paid.
                     let unpaid = shown?.start;
                     let invoiced = latest.filter(|s| s.object["collection_method"] == "send_invoice");
                     let due = invoiced.map_or(0, |s| s.int("days_until_due"));
                     let days = due + catalog.number("past_due_grace_days", 7);
-                    // The lower of the plan that was paid for last and the plan shown, as in the paid period: an
-                    // upgrade that is not paid gives nothing.
+                    // The lower of the plan that was paid for last and the plan shown, as in the paid period:
+                    // an upgrade that is not paid gives nothing.
                     let paid = item.paid_last(at);
                     let lower =
                         paid.filter(|paid| plan.is_some_and(|p| catalog.rank(paid) < catalog.rank(p)));

@@ -3,7 +3,7 @@
 use crate::catalog::{Catalog, Goods};
 use crate::event::{Event, Family, Line, id, int};
 use crate::owner::Owners;
-use crate::{Heard, Outcome};
+use crate::{Outcome, ParsedStep};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,7 @@ pub struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     /// Reads the accepted events of `history`, each event id once.
-    pub fn collect(catalog: &'a Catalog, history: &'a [Heard<'a>]) -> Facts<'a> {
+    pub fn collect(catalog: &'a Catalog, history: &'a [ParsedStep<'a>]) -> Facts<'a> {
         let owners = Owners::play(catalog, history);
         let mut events: Vec<&Event> = history.iter().filter_map(|(_, e)| e.as_ref()).collect();
         events.retain(|e| owners.outcomes[&e.id].status == "processed");
@@ -296,7 +296,7 @@ fn quantity(e: &Event, goods: &Goods) -> i64 {
     written.or_else(computed).filter(|q| *q > 0).unwrap_or(1)
 }
 
-/// A terminal status is never left.
+/// A terminal status is final.
 pub fn is_terminal(e: &Event) -> bool {
     matches!(e.status(), "canceled" | "incomplete_expired")
 }

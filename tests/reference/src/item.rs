@@ -59,8 +59,8 @@ pub struct Item<'a> {
 }
 
 impl Item<'_> {
-    /// Whether a period ends packs. Either invoice of a plan that replaces seats in the second of their start may
-    /// come first, so the charge counts as well.
+    /// Whether a period ends packs. Either invoice of a plan that replaces seats in the second of their start
+    /// may come first, so the charge counts as well.
     pub fn resets(&self, p: &Paid<'_>) -> bool {
         !p.plan.is_seat() || self.charges.iter().any(|c| c.start == p.start && !c.plan.is_seat())
     }
@@ -272,8 +272,8 @@ impl<'a> Item<'a> {
         ended || sub.snapshot_at(at).is_some_and(is_paused) || self.facts.is_disputed(p.invoice, at)
     }
 
-    /// The states of a period, in order: those whose snapshots show that item period. A trial moves the item's
-    /// period: its snapshots belong to the paid period in which they were made.
+    /// The states of a period, in order: those of the snapshots that show that item period. A trial moves the
+    /// item's period: its snapshots belong to the paid period in which they were made.
     fn states_of(&self, period: usize) -> impl Iterator<Item = &State<'a>> {
         let (p, end) = (&self.periods[period], self.window_end(period));
         self.states.iter().filter(move |s| match s.item_start {

@@ -13,11 +13,11 @@
 //! - **2.3 snapshots without a chain**: the item period start is the greatest of all items; quantities are
 //!   added.
 //! - **2.3 (a) and RESET under `at_once`**: a spend is tied to item, period, slice and plan; a RESET forgets
-//!   the spends of the plans before it, also if it is heard after them.
+//!   the spends of the plans before it, also if it arrives after them.
 //! - **2.4 two references on one customer**: they make it shared; a reference beside metadata does not.
 //! - **2.4 `known_user`**: an unknown reference falls back to the customer's owner before it parks.
 //! - **2.4 a reference that metadata replaces**: documents of the subscription move with it; packs stay.
-//! - **2.5 waiting lines**: a matching snapshot opens the period, whatever was heard before; until then the
+//! - **2.5 waiting lines**: a matching snapshot opens the period, whatever arrived before; until then the
 //!   line is a charge.
 //! - **2.5 two unflagged lines with one start**: the earlier invoice opens, the other is a charge; on one
 //!   invoice the one worth more opens.
@@ -140,9 +140,9 @@ type Takes = BTreeMap<Key, i64>;
 /// When an opening or a sale was first counted, for 2.3 (b).
 type Ranks = BTreeMap<String, usize>;
 /// A step with the event that it sends.
-type Heard<'a> = (&'a Step, Option<Event<'a>>);
+type ParsedStep<'a> = (&'a Step, Option<Event<'a>>);
 
-/// Plays the steps and tells how the world reads at `now`. Panics if the catalog does not parse.
+/// Plays the steps and returns the state of the world at `now`. Panics if the catalog does not parse.
 pub fn judge(catalog: &str, steps: &[Step], now: i64) -> World {
     let catalog: Catalog =
         toml::from_str(catalog).unwrap_or_else(|e| panic!("the catalog does not parse: {e}"));
@@ -150,7 +150,7 @@ pub fn judge(catalog: &str, steps: &[Step], now: i64) -> World {
         Action::Send(e) => (step, event::parse(e)),
         Action::Put { .. } | Action::Spend { .. } | Action::Fix { .. } => (step, None),
     });
-    let history: Vec<Heard<'_>> = parsed.collect();
+    let history: Vec<ParsedStep<'_>> = parsed.collect();
     let all = Facts::collect(&catalog, &history);
     let is_ranked = catalog.policy("addons", "reset") == "reset";
     let is_ranked = is_ranked && all.paid.values().any(|e| !all.sales(e).is_empty());
@@ -186,7 +186,7 @@ type Lots = BTreeMap<String, Vec<Lot>>;
 
 fn read(
     c: &Catalog,
-    history: &[Heard<'_>],
+    history: &[ParsedStep<'_>],
     takes: &Takes,
     ranks: &mut Ranks,
     now: i64,

@@ -1,9 +1,9 @@
-//! 2.4: whose a document is. The first owner stays, so this is a fold over the steps in their order of
-//! arrival.
+//! 2.4: which user a document belongs to. The first owner stays, so this is a fold over the steps in their
+//! order of arrival.
 
 use crate::catalog::Catalog;
 use crate::event::{Event, Family, Line, id, is_valid};
-use crate::{Action, Heard, Outcome};
+use crate::{Action, Outcome, ParsedStep};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,8 +32,8 @@ const ROUTES: [&str; 9] =
     ["/check", "/ledger", "/consume", "/holds", "/commit", "/release", "/refund", "/orders", "/portal"];
 
 impl Owners {
-    /// An event that was heard before changes nothing. Parked events are tried again after each step.
-    pub fn play(catalog: &Catalog, history: &[Heard]) -> Owners {
+    /// An event that arrived before changes nothing. Parked events are tried again after each step.
+    pub fn play(catalog: &Catalog, history: &[ParsedStep]) -> Owners {
         let mut owners = Owners::default();
         let mut parked: Vec<&Event> = Vec::new();
         for (step, event) in history {

@@ -1,4 +1,4 @@
-//! Random lives: any order of the events ends alike, and the law of money holds under `on_payment`.
+//! Random lives: every order of the events has the same result, and the law of money holds under `on_payment`.
 
 use reference::{Action, Step, World, judge, law_of_money};
 use serde_json::{Value, json};
@@ -144,7 +144,7 @@ fn play(seed: u64, events: &[Value]) -> World {
 }
 
 #[test]
-fn every_order_of_a_random_life_ends_alike() {
+fn every_order_of_a_random_life_gives_one_result() {
     for seed in 0..100 {
         let mut dice = Dice(seed);
         let mut events: Vec<Value> =

@@ -596,7 +596,7 @@ fn a_slice_waits_while_the_payment_is_disputed() {
 }
 
 #[test]
-fn a_slice_after_an_end_that_is_heard_late_is_undone() {
+fn a_slice_after_an_end_that_arrives_late_is_undone() {
     let mut life = yearly("");
     assert_eq!(life.spend(40, 500).credits(41), 2500);
     let ended = json!({"id": "sub_1", "object": "subscription", "status": "canceled",

@@ -1,4 +1,4 @@
-//! The reference of `stripe-webhook`: verify, read id and type, one SendMessage.
+//! The reference for `stripe-webhook`: it verifies, reads id and type, and makes one SendMessage.
 
 use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName};
 use lambda_http::{Body, Error, Request, Response, service_fn};

@@ -9,8 +9,9 @@ use super::items::{self, Item, Table};
 use super::{Store, StoreError, failed};
 
 impl Store {
-    /// One page of the users whose account was due on the day `back` days ago and at or before `now`, and the
-    /// start of the next page. The index is eventually consistent: load each account before you decide.
+    /// One page of the users with an account that was due on the day `back` days ago and at or before `now`,
+    /// and the start of the next page. The index is eventually consistent: load each account before you
+    /// decide.
     ///
     /// # Errors
     /// [`StoreError`].

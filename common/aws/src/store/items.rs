@@ -347,8 +347,8 @@ pub fn entry(user: &UserId, entry: &Entry, invoice: Option<&Item>) -> Result<Wri
     Ok(write)
 }
 
-/// Writes an entry again, of a spend of which a part was given back. It has no condition of its own: the
-/// account's version in the same transaction protects it.
+/// Writes the entry of a spend again after a part of the spend was given back. It has no condition of its
+/// own: the account's version in the same transaction protects it.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] if it cannot be written as an item.
@@ -391,7 +391,7 @@ fn put(key: Key, value: &impl serde::Serialize, condition: Condition) -> Result<
     Ok(Write { key, item: Some(item), condition })
 }
 
-/// Reads a ledger entry.
+/// Reads an item that was written from a Rust value, such as a ledger entry.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`].
@@ -697,7 +697,7 @@ pub fn order_after(user: &UserId, paid: &OrderPayment, item: &Item, now: Timesta
 
 /// The value of `due_day` of every order.
 pub(super) const ORDERS: &str = "order";
-/// Steps of an order that are kept; of more, those in the middle are dropped.
+/// The maximum number of steps kept of an order. Beyond it, the oldest step after the first is dropped.
 const MAX_STEPS: usize = 100;
 
 /// Adds a step to the history of an order.
@@ -724,7 +724,7 @@ pub struct OrderChange {
 }
 
 impl OrderChange {
-    /// Of an order as it was read.
+    /// Starts a change of an order as it was read.
     pub fn new(user: &UserId, session: &SessionId, item: &Item, now: Timestamp) -> Self {
         let read_at = read_number(item, "updated_at").unwrap_or(0);
         let key = Key::Order(user.clone(), session.clone());

@@ -22,7 +22,7 @@ pub struct Access {
 
 /// A plan that gives access, and what gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Given {
+pub struct PlanAccess {
     /// The plan's name.
     pub plan: String,
     /// The end of the access, excluded. `None` without a known end.
@@ -53,7 +53,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Whether only invoices are known of it, and the period that they paid runs.
+    /// Whether only invoices of it are known, and the period that they paid is running.
     pub fn runs_by_invoice(&self, now: Timestamp) -> bool {
         self.status.is_none() && self.end.is_none_or(|end| end > now)
     }
@@ -109,8 +109,8 @@ impl State {
         })
     }
 
-    /// The subscriptions that are active with a plan that is not free, and of which no paid invoice is known.
-    /// A subscription whose state is younger than `since` is left out: its invoice may still arrive.
+    /// The active subscriptions that have a plan with a price and no known paid invoice. Subscriptions with a
+    /// state newer than `since` are left out: their invoice may still arrive.
     pub fn plans_without_invoice(
         &self,
         catalog: &Catalog,
@@ -155,8 +155,8 @@ impl State {
         best
     }
 
-    /// The earliest moment after `now` at which the tier or the credits change by time alone, as far as is
-    /// known. Free credits of a user without a plan are computed when they are read, and are not in it.
+    /// The earliest known moment after `now` at which the tier or the credits change by time alone. Free credits
+    /// of a user without a plan are computed when they are read, and do not count here.
     pub fn next_change(&self, access: &Access, now: Timestamp) -> Option<Timestamp> {
         let gifts = self.complimentary.iter().map(|gift| gift.from).filter(|from| *from > now);
         let holds = self.holds.values().map(|hold| hold.until).filter(|until| *until > now);
@@ -164,7 +164,7 @@ impl State {
     }
 
     /// Every plan that gives access, also plans that have already ended.
-    pub fn given(&self, catalog: &Catalog, now: Timestamp) -> Vec<Given> {
+    pub fn given(&self, catalog: &Catalog, now: Timestamp) -> Vec<PlanAccess> {
         let mut all = Vec::new();
         for (id, subscription) in &self.subscriptions {
             self.view(id, subscription, &catalog.policy, now, |view| {
@@ -175,12 +175,12 @@ impl State {
             let back = purchase.total > 0 && self.refunded_of(purchase) >= purchase.total;
             if let Some(terms) = purchase.plan.as_ref().filter(|_| !back) {
                 let why = format!("the plan {} was bought for life", terms.plan);
-                all.push(Given { plan: terms.plan.clone(), until: None, by: None, why });
+                all.push(PlanAccess { plan: terms.plan.clone(), until: None, by: None, why });
             }
         }
         for gift in self.complimentary.iter().filter(|gift| gift.from <= now) {
             let why = format!("an operator gave the plan {}", gift.plan);
-            all.push(Given { plan: gift.plan.clone(), until: gift.until, by: None, why });
+            all.push(PlanAccess { plan: gift.plan.clone(), until: gift.until, by: None, why });
         }
         all
     }
@@ -191,7 +191,7 @@ impl State {
         subscription: &Subscription,
         view: &View<'_>,
         catalog: &Catalog,
-        all: &mut Vec<Given>,
+        all: &mut Vec<PlanAccess>,
     ) {
         // A deleted customer has no access, even if the snapshot of the subscription is active.
         let deleted = subscription
@@ -206,7 +206,12 @@ impl State {
                 if let Some(period) = item.periods(view).pop() {
                     let why = format!("{} paid the period from {}", period.invoice, period.start);
                     let plan = item.paid_plan(&period, view).plan;
-                    all.push(Given { plan, until: period.end, by: Some((id.clone(), item_id.clone())), why });
+                    all.push(PlanAccess {
+                        plan,
+                        until: period.end,
+                        by: Some((id.clone(), item_id.clone())),
+                        why,
+                    });
                 }
             }
             return;
@@ -224,7 +229,7 @@ impl State {
             if refunded && catalog.policy.refunded_access == RefundedAccess::End {
                 continue;
             }
-            all.push(Given { plan: terms.plan, until, by: Some((id.clone(), shown.id.clone())), why });
+            all.push(PlanAccess { plan: terms.plan, until, by: Some((id.clone(), shown.id.clone())), why });
         }
         // Items that the snapshot does not have, because an invoice is newer than the snapshot.
         for (item_id, item) in &subscription.items {
@@ -232,7 +237,12 @@ impl State {
             if let Some(period) = item.periods(view).pop().filter(|_| newer && !snapshot.is_terminal()) {
                 let why = format!("{} paid the period from {}", period.invoice, period.start);
                 let plan = item.paid_plan(&period, view).plan;
-                all.push(Given { plan, until: period.end, by: Some((id.clone(), item_id.clone())), why });
+                all.push(PlanAccess {
+                    plan,
+                    until: period.end,
+                    by: Some((id.clone(), item_id.clone())),
+                    why,
+                });
             }
         }
     }
@@ -260,7 +270,7 @@ fn item_access(
     let paid = |end: Option<Timestamp>, period: &Period| {
         let lower = lower_of(item.paid_plan(period, view), plan.clone(), catalog);
         let why = format!(
-            "the subscription is {}; the paid period of plan {} runs on",
+            "the subscription is {}; the paid period of plan {} still runs",
             snapshot.status, lower.plan
         );
         (lower, end.and_then(sooner).or(end).or(cancels), why)
@@ -312,7 +322,7 @@ fn is_newer(period: &Period, snapshot: &Snapshot, shown: &SnapshotItem) -> bool 
     Some(period.start) > shown.start && period.at > snapshot.created && !snapshot.is_terminal()
 }
 
-/// The status by all known facts: after a newer payment, a subscription whose snapshot is unpaid is active.
+/// The status by all known facts. If the snapshot is unpaid and a payment is newer, the status is active.
 ///
 /// A payment in the same second as the snapshot counts only for the first payment (`incomplete`). In all
 /// other cases Stripe also sends an update with the status `active`, and that snapshot decides.

@@ -1,5 +1,5 @@
-//! Why an account is as it is: for each field the rule that set it, in a sentence, and the event or ledger
-//! entry behind it.
+//! Explains an account: for each field the rule that set it, in a sentence, and the event or ledger entry
+//! behind it.
 //!
 //! ```json
 //! {"field":"bucket si_1","value":"3800","rule":"period",
@@ -22,17 +22,17 @@ use crate::timestamp::Timestamp;
 
 /// Why one field has its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Because {
+pub struct Explanation {
     /// `tier`, `access_until`, `credits`, `subscription sub_…`, `bucket signup`, `bucket si_…`, `bucket
     /// addon`, `bucket grant`, `bucket lifetime`.
     pub field: String,
-    /// As a text.
+    /// The value as a text.
     pub value: String,
     /// The rule's name.
     pub rule: &'static str,
     /// The rule as it applied, in a sentence.
     pub why: String,
-    /// The event behind it, where the log still has it.
+    /// The event behind it, if the log still has it.
     pub event_id: Option<String>,
     /// The ledger entry that set it.
     pub ledger_key: Option<LedgerKey>,
@@ -55,7 +55,7 @@ pub struct LoggedEvent {
     pub created: Timestamp,
     /// Stripe's type.
     pub kind: String,
-    /// Stripe's ids of what it names.
+    /// Ids of the Stripe objects that it names.
     pub objects: Vec<String>,
 }
 
@@ -76,9 +76,9 @@ impl State {
 }
 
 impl Account {
-    /// Explains every field. `recorded` of the account should hold what [`State::explaining_keys`] names;
-    /// `events` the user's events.
-    pub fn explain(&self, events: &[LoggedEvent], catalog: &Catalog, now: Timestamp) -> Vec<Because> {
+    /// Explains every field. The account's `recorded` should hold the entries of [`State::explaining_keys`].
+    /// `events` are the user's events.
+    pub fn explain(&self, events: &[LoggedEvent], catalog: &Catalog, now: Timestamp) -> Vec<Explanation> {
         let buckets = self.state.buckets(&catalog.policy, now);
         let mut all = self.explain_tier(events, catalog, now);
         all.push(self.explain_credits(&buckets));
@@ -86,11 +86,11 @@ impl Account {
         for id in self.state.subscriptions.keys() {
             all.push(self.explain_status(id, events, catalog, now));
             let of_it = buckets.items.iter().filter(|((of, _), _)| of == id);
-            let explained: Vec<Because> =
+            let explained: Vec<Explanation> =
                 of_it.map(|((_, item), bucket)| self.explain_bucket(id, item, bucket)).collect();
             if explained.is_empty() {
                 let why = format!("no paid invoice or trial of {id} is known, so nothing was granted");
-                all.push(because(&format!("bucket {id}"), Credits::ZERO, "not_paid", why, None));
+                all.push(explanation(&format!("bucket {id}"), Credits::ZERO, "not_paid", why, None));
             }
             all.extend(explained);
         }
@@ -101,19 +101,19 @@ impl Account {
             let why =
                 format!("{}; no renewal ends credits given by hand", grants.collect::<Vec<_>>().join(", "));
             let left = buckets.sum(|lot| matches!(lot, Lot::Grant(_)));
-            all.push(because("bucket grant", left, "by_hand", why, None));
+            all.push(explanation("bucket grant", left, "by_hand", why, None));
         }
         if !self.state.lifetimes.is_empty() {
             let left = buckets.sum(|lot| matches!(lot, Lot::Lifetime(_)));
             let entry = self.state.lifetimes.last().and_then(Purchase::key);
             let entry = entry.and_then(|key| self.recorded.get(&key));
             let why = "a plan was bought for life; its credits are granted once".to_owned();
-            all.push(because("bucket lifetime", left, "lifetime", why, entry));
+            all.push(explanation("bucket lifetime", left, "lifetime", why, entry));
         }
         all
     }
 
-    fn explain_tier(&self, events: &[LoggedEvent], catalog: &Catalog, now: Timestamp) -> Vec<Because> {
+    fn explain_tier(&self, events: &[LoggedEvent], catalog: &Catalog, now: Timestamp) -> Vec<Explanation> {
         let access = self.state.access(catalog, now);
         let given = self.state.given(catalog, now);
         let lives = |until: Option<Timestamp>| until.is_none_or(|until| until > now);
@@ -148,7 +148,7 @@ impl Account {
         };
         let behind = giving.and_then(|one| one.by.as_ref()).map(|(id, _)| id).or_else(newest);
         let snapshot = behind.and_then(|id| self.state.subscriptions.get(id)?.snapshot.as_ref());
-        let tier = Because {
+        let tier = Explanation {
             field: "tier".to_owned(),
             value: access.tier.clone(),
             rule,
@@ -157,7 +157,7 @@ impl Account {
             ledger_key: None,
             at: snapshot.map(|snapshot| snapshot.created),
         };
-        let until = access.until.map(|until| Because {
+        let until = access.until.map(|until| Explanation {
             field: "access_until".to_owned(),
             value: until.to_string(),
             rule: "ends",
@@ -190,9 +190,9 @@ impl Account {
             (None, Some(ended)) => format!("{id} ended at {ended}"),
             (Some(plan), None) if one.ends.is_some_and(|ends| ends <= now) => {
                 let ends = one.ends.map_or_else(String::new, |ends| ends.to_string());
-                format!("{id} (plan {plan}) was cancelled for {ends}")
+                format!("{id} (plan {plan}) was cancelled with the end {ends}")
             }
-            (Some(plan), None) => format!("{id} (plan {plan}) is {status}, and what was paid for is over"),
+            (Some(plan), None) => format!("{id} (plan {plan}) is {status}, and its paid period is over"),
             (None, None) => {
                 let price = one.price.as_ref().map_or("no price", |price| price.as_str());
                 format!("{id} is {status} with {price}, which is in no plan of the catalog")
@@ -200,7 +200,7 @@ impl Account {
         }
     }
 
-    fn explain_credits(&self, buckets: &Buckets) -> Because {
+    fn explain_credits(&self, buckets: &Buckets) -> Explanation {
         let mut parts = vec![format!("signup {}", buckets.sum(|lot| *lot == Lot::Signup))];
         for one in &buckets.lots {
             match &one.lot {
@@ -220,10 +220,10 @@ impl Account {
             |entry| format!("; the last entry is {} ({:+})", entry.key, entry.delta),
         );
         let why = format!("{}{last_words}", parts.join(" + "));
-        because("credits", buckets.balance(), "sum_of_buckets", why, last)
+        explanation("credits", buckets.balance(), "sum_of_buckets", why, last)
     }
 
-    fn explain_signup(&self, buckets: &Buckets) -> Because {
+    fn explain_signup(&self, buckets: &Buckets) -> Explanation {
         let entry = self.recorded.get(&LedgerKey::signup());
         let left = buckets.sum(|lot| *lot == Lot::Signup);
         let (rule, why) = match (&self.state.signup, buckets.paid_since) {
@@ -240,10 +240,10 @@ impl Account {
                 format!("{} credits were granted at signup; {} were spent", signup.granted, signup.spent),
             ),
         };
-        because("bucket signup", left, rule, why, entry)
+        explanation("bucket signup", left, rule, why, entry)
     }
 
-    fn explain_bucket(&self, id: &SubscriptionId, item: &ItemId, bucket: &Bucket) -> Because {
+    fn explain_bucket(&self, id: &SubscriptionId, item: &ItemId, bucket: &Bucket) -> Explanation {
         let field = format!("bucket {item}");
         let Some(period) = &bucket.period else {
             let entry = self.recorded.get(&LedgerKey::trial(id, item));
@@ -255,7 +255,7 @@ impl Account {
                      trial"
                 )
             };
-            return because(&field, bucket.left, "trial", why, entry);
+            return explanation(&field, bucket.left, "trial", why, entry);
         };
         let until = period.end.map_or_else(String::new, |end| format!(" to {end}"));
         let mut why = format!(
@@ -297,10 +297,10 @@ impl Account {
         } else {
             "period"
         };
-        because(&field, bucket.left, rule, why, self.recorded.get(&LedgerKey::invoice(&period.invoice)))
+        explanation(&field, bucket.left, rule, why, self.recorded.get(&LedgerKey::invoice(&period.invoice)))
     }
 
-    fn explain_purchases(&self, buckets: &Buckets, catalog: &Catalog) -> Because {
+    fn explain_purchases(&self, buckets: &Buckets, catalog: &Catalog) -> Explanation {
         let left_of = |place: usize| buckets.sum(|lot| *lot == Lot::Pack(place));
         let packs: Vec<String> = self
             .state
@@ -329,7 +329,7 @@ impl Account {
         };
         let entry = self.state.packs.last().and_then(Purchase::key);
         let total = buckets.sum(|lot| matches!(lot, Lot::Pack(_)));
-        because("bucket addon", total, "packs", why, entry.and_then(|key| self.recorded.get(&key)))
+        explanation("bucket addon", total, "packs", why, entry.and_then(|key| self.recorded.get(&key)))
     }
 
     fn explain_status(
@@ -338,7 +338,7 @@ impl Account {
         events: &[LoggedEvent],
         catalog: &Catalog,
         now: Timestamp,
-    ) -> Because {
+    ) -> Explanation {
         let status = self.state.summary(id, catalog, now).and_then(|one| one.status);
         let snapshot = self.state.subscriptions.get(id).and_then(|one| one.snapshot.as_ref());
         let (rule, why) = match snapshot {
@@ -356,11 +356,11 @@ impl Account {
                 format!("its newest event says {}, and a payment is newer than that", snapshot.status),
             ),
             Some(snapshot) if snapshot.is_terminal() => {
-                ("terminal", format!("{} is never left", snapshot.status))
+                ("terminal", format!("{} is a final status", snapshot.status))
             }
             Some(_) => ("newest_event", "the newest event of it says so".to_owned()),
         };
-        Because {
+        Explanation {
             field: format!("subscription {id}"),
             value: status.map_or_else(|| "unknown".to_owned(), |status| status.to_string()),
             rule,
@@ -383,8 +383,14 @@ impl Account {
     }
 }
 
-fn because(field: &str, value: Credits, rule: &'static str, why: String, entry: Option<&Entry>) -> Because {
-    Because {
+fn explanation(
+    field: &str,
+    value: Credits,
+    rule: &'static str,
+    why: String,
+    entry: Option<&Entry>,
+) -> Explanation {
+    Explanation {
         field: field.to_owned(),
         value: value.to_string(),
         rule,

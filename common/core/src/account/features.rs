@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::State;
-use super::access::Given;
+use super::access::PlanAccess;
 use super::products::ProductStatus;
 use crate::catalog::{Catalog, FeatureValue, Features};
 use crate::credits::Credits;
@@ -17,7 +17,7 @@ pub struct Feature {
     pub value: FeatureValue,
     /// What gives it: `plan pro`, `product p` or `default`.
     pub because: String,
-    /// Until then, excluded; absent: without a known end.
+    /// The end, excluded; absent without a known end.
     pub until: Option<Timestamp>,
 }
 
@@ -42,7 +42,7 @@ impl Feature {
         }
     }
 
-    /// Joins another source. Of the same value the later end counts; no end is later than any.
+    /// Joins another source. If the values are equal, the later end counts. No end is later than every end.
     fn join(&mut self, other: Self) {
         let later = |a: Option<Timestamp>, b: Option<Timestamp>| a.zip(b).map(|(a, b)| a.max(b));
         match other.value.cmp(&self.value) {
@@ -103,8 +103,8 @@ impl State {
         (available >= amount, available)
     }
 
-    /// Whether the newest payment of a subscription's product went back.
-    fn is_reversed(&self, given: &Given) -> bool {
+    /// Whether the newest payment of a subscription's product was refunded or disputed.
+    fn is_reversed(&self, given: &PlanAccess) -> bool {
         let subscription = given.by.as_ref().map(|(subscription, _)| subscription);
         self.products.iter().any(|one| {
             one.subscription.as_ref() == subscription
@@ -115,7 +115,7 @@ impl State {
     }
 
     /// How many seats a subscription's item has; while a payment is overdue, not more than were paid for.
-    fn seats(&self, given: &Given) -> u64 {
+    fn seats(&self, given: &PlanAccess) -> u64 {
         let Some((id, item)) = &given.by else { return 1 };
         let Some(subscription) = self.subscriptions.get(id) else { return 1 };
         let paid = subscription.items.get(item).and_then(super::item::Item::paid_quantity);

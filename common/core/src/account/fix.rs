@@ -12,30 +12,30 @@ use crate::timestamp::Timestamp;
 pub enum Fix {
     /// Adds credits to the bucket `grant`, which no renewal ends; with an end, until then.
     Grant(Credits, Option<Timestamp>),
-    /// Takes credits in the order in which they are spent; what is not there is recorded as shortfall.
+    /// Takes credits in the order of spending. What is missing is recorded as a shortfall.
     Revoke(Credits),
     /// Gives a plan for a time, with credits that end with it.
     Complimentary {
         /// The plan's name.
         plan: String,
-        /// From then on.
+        /// The start.
         from: Timestamp,
-        /// Until then, excluded; absent: for good.
+        /// The end, excluded; absent without an end.
         until: Option<Timestamp>,
-        /// Credits that go with it.
+        /// Credits that are granted with it.
         credits: Credits,
     },
 }
 
 impl Fix {
-    /// The amount, whichever way it goes.
+    /// The amount that it gives or takes.
     pub fn credits(&self) -> Credits {
         match self {
             Self::Grant(credits, _) | Self::Revoke(credits) | Self::Complimentary { credits, .. } => *credits,
         }
     }
 
-    /// Whether an entry is the record of this very fix.
+    /// Whether an entry records this fix.
     pub fn is_recorded_as(&self, entry: &Entry, by: &str, reason: &str) -> bool {
         let takes = matches!(self, Self::Revoke(_));
         entry.worth == self.credits()
@@ -112,7 +112,7 @@ mod tests {
         assert!(!recorded(Fix::Revoke(Credits::new(500)), entry, "another"));
         assert!(!recorded(Fix::Revoke(Credits::new(501)), entry, "mistake"));
         assert!(recorded(Fix::Grant(Credits::new(300), None), &granted.entries[0], "late"));
-        // With nothing there to take the entry moves nothing, and is the revocation's all the same.
+        // Without credits to take, the entry changes nothing and still records the revocation.
         let nothing = fix(&after.after(&taken), Fix::Revoke(Credits::new(5)), "c", "again");
         assert_eq!(nothing.entries[0].delta, 0);
         assert!(recorded(Fix::Revoke(Credits::new(5)), &nothing.entries[0], "again"));

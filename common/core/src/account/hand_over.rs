@@ -17,14 +17,14 @@ pub enum Part {
     Subscription(SubscriptionId),
 }
 
-/// What has moved.
+/// What was moved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parcel {
     /// Customers.
     pub customers: Vec<CustomerId>,
     /// Subscriptions, with their periods and credits.
     pub subscriptions: Vec<SubscriptionId>,
-    /// The credits that went with them.
+    /// The credits that were moved with them.
     pub credits: Credits,
 }
 
@@ -36,8 +36,8 @@ impl Parcel {
 }
 
 impl Account {
-    /// The changes by which this account gives a part to another one. Both are booked under keys made of
-    /// `key`.
+    /// The changes that move a part of this account to another one: of this account, and of the other. Both are
+    /// booked under keys made of `key`.
     pub fn hand_over(
         &self,
         to: &Account,

@@ -24,12 +24,13 @@ use crate::timestamp::Timestamp;
 pub const MAX_HOLDS: usize = 64;
 /// How long a hold may be open, in seconds.
 pub const TTL_SECONDS: RangeInclusive<u32> = 60..=86_400;
-/// In the place of a lot: what a slice took over from the one before it. No plan has this name.
+/// In the place of a lot, instead of a plan's name: credits that a slice took over from the one before it. No
+/// plan has this name.
 const CARRIED: &str = "+";
 /// Days that a hold is kept after its end.
 pub const HOLD_DAYS: i64 = 7;
 
-/// The id of the hold that a user's idempotency key makes: `hold_` and 32 hexadecimal digits.
+/// The id of the hold for a user's idempotency key: `hold_` and 32 hexadecimal digits.
 pub fn hold_id(user: &UserId, idempotency_key: &str) -> HoldId {
     let digest = Sha256::digest(format!("{user}\n{idempotency_key}").as_bytes());
     let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
@@ -57,7 +58,7 @@ pub enum HoldError {
     Exceeds(Credits, Credits),
 }
 
-/// Why a spend cannot be given back: only this much of it is left to give back.
+/// The spend cannot be given back: only this many of its credits are left to give back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExceedsSpend(pub Credits);
 
@@ -77,7 +78,7 @@ impl State {
         self.holds.get(id).filter(|hold| hold.until > now)
     }
 
-    /// The lots that a spend takes from, in the order of [`State::take`], each with how much.
+    /// The lots that a spend takes from, in the order of [`State::take`], each with the amount.
     fn lots_for(&self, amount: Credits, buckets: &Buckets) -> Vec<Taken> {
         let mut rest = amount;
         let mut taken = Vec::new();
@@ -95,7 +96,7 @@ impl State {
         taken
     }
 
-    /// Where a lot is found again, if its key does not say so: an item keeps what was spent by slice and plan.
+    /// The place of a lot in the account, if its key does not name it: an item records spends by slice and plan.
     fn place_of(&self, lot: &Lot, buckets: &Buckets) -> Option<LedgerKey> {
         match lot {
             Lot::Item(subscription, item) => {
@@ -201,8 +202,8 @@ impl Account {
         Ok(due)
     }
 
-    /// Spends `amount` of a hold and ends it. What is not there any more is recorded as a shortfall, because
-    /// the job was done. After the hold's end it is a plain spend.
+    /// Spends `amount` of a hold and ends it. If fewer credits are left, the rest is recorded as a shortfall,
+    /// because the job was done. After the hold's end it is an ordinary spend.
     ///
     /// # Errors
     /// [`HoldError::Exceeds`]; after the end [`HoldError::Insufficient`], which may change later.
@@ -231,7 +232,7 @@ impl Account {
         Ok(self.spend(due, amount, key, &cause, catalog, now))
     }
 
-    /// Ends a hold without a spend. The entry moves nothing; its worth is what was held.
+    /// Ends a hold without a spend. The entry changes no balance; its worth is the held amount.
     pub fn release_hold(&self, id: &HoldId, held: Credits, catalog: &Catalog, now: Timestamp) -> Change {
         let key = LedgerKey::hold(id);
         let cause = cause(&key, now);
@@ -244,9 +245,9 @@ impl Account {
         due
     }
 
-    /// Gives credits of a spend back to the lots that they came from, those that were taken last first: what
-    /// stays spent is what a smaller spend would have taken. Returns the change and the spend's entry with
-    /// the new sum.
+    /// Gives credits of a spend back to the lots that they came from. The lot that was taken from last comes
+    /// first, so the result is the same as after a smaller spend. Returns the change, and the spend's entry
+    /// with the new sum.
     ///
     /// # Errors
     /// [`ExceedsSpend`].
@@ -303,7 +304,7 @@ impl Account {
         Ok((due, spend))
     }
 
-    /// Takes credits from the lots and books the spend, with the lots and with what was not there.
+    /// Takes credits from the lots and books the spend with these lots and the shortfall.
     pub(super) fn spend(
         &self,
         mut due: Change,
@@ -324,7 +325,7 @@ impl Account {
         due
     }
 
-    /// What falls due by time.
+    /// The change by what has fallen due by time.
     fn due(&self, cause: &Cause, catalog: &Catalog, now: Timestamp) -> Change {
         let unchanged = Change { state: self.state.clone(), entries: Vec::new() };
         self.evolve(Vec::new(), cause, catalog, now).unwrap_or(unchanged)

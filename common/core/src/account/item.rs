@@ -4,7 +4,8 @@
 //! lines of paid invoices and the plans that snapshots show, as far as they may still matter, and computes
 //! the bucket from them. So the order in which events arrive cannot matter.
 //!
-//! **Invariant:** a `fold_*` only adds what it is given, and drops only what no later fact can make count.
+//! **Invariant:** a `fold_*` only adds what it is given. `prune` drops only what can never count again,
+//! whatever fact arrives later.
 //!
 //! The words, in order of use: a *line* of a paid invoice may *open* a period or *charge* a plan change in
 //! it. A *sight* is a plan that an `active` or `trialing` snapshot shows in a period. A *run* is a plan in
@@ -48,13 +49,13 @@ pub struct Item {
     /// Starts of periods that snapshots show and that are not the current period's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     starts: Vec<Timestamp>,
-    /// Prices of it whose own amount is 0, as snapshots show.
+    /// Its prices with the amount 0, as snapshots show them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     free_prices: Vec<PriceId>,
     /// What its trial is worth, by the latest `trialing` snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trial: Option<Trial>,
-    /// Credits spent, by the slice and plan whose credits they were.
+    /// Credits spent, by the slice and the plan that they were taken from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     spent: Vec<Spent>,
     /// `created` of the newest invoice that names the item.
@@ -91,24 +92,24 @@ pub struct Line {
     /// Marked as a proration.
     #[serde(default, skip_serializing_if = "is_false")]
     pub flagged: bool,
-    /// On an invoice whose `billing_reason` is `subscription_create`.
+    /// The invoice's `billing_reason` is `subscription_create`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub first: bool,
-    /// On an invoice whose `billing_reason` is `subscription_cycle`.
+    /// The invoice's `billing_reason` is `subscription_cycle`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cycle: bool,
-    /// The price's own amount is 0, where the line says so.
+    /// The line says that the price's own amount is 0.
     #[serde(default, skip_serializing_if = "is_false")]
     pub free: bool,
     /// The invoice's `total` in minor units: after discounts and tax, before the customer's balance.
     pub total: i64,
-    /// Minor units that were paid, by Stripe or outside it; absent where it is the total.
+    /// Minor units that were paid, through Stripe or outside it; absent when equal to `total`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paid: Option<i64>,
     /// Minor units by which the invoice credits unused time of the item (its negative lines).
     #[serde(default, skip_serializing_if = "is_zero_amount")]
     pub credited: i64,
-    /// Minor units of the item's positive lines on the invoice; absent where it is `amount`.
+    /// Minor units of the item's positive lines on the invoice; absent when equal to `amount`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charged: Option<i64>,
 }
@@ -123,8 +124,8 @@ impl Line {
         self.terms.worth(self.quantity)
     }
 
-    /// Whether the line opens its period whatever snapshots say: an unflagged positive line, or any positive
-    /// one of a subscription's first invoice.
+    /// Whether the line opens its period without a matching snapshot: an unflagged positive line, or any
+    /// positive line of a subscription's first invoice.
     fn opens_alone(&self) -> bool {
         self.amount > 0 && (!self.flagged || self.first)
     }
@@ -175,7 +176,7 @@ struct Spent {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     plan: String,
     credits: Credits,
-    /// Whether they were spent of what the slice took over from the one before it.
+    /// Whether they were taken from the credits that the slice took over from the one before it.
     #[serde(default, skip_serializing_if = "is_false")]
     carried: bool,
 }
@@ -185,7 +186,7 @@ struct Spent {
 pub struct Period {
     /// Its start.
     pub start: Timestamp,
-    /// Its end, excluded, where the line says so.
+    /// Its end, excluded, if the line has one.
     pub end: Option<Timestamp>,
     /// `created` of the event that opened it.
     pub at: Timestamp,
@@ -202,10 +203,10 @@ pub struct Period {
     /// Minor units by which the invoice credits unused time of the item.
     pub(super) credited: i64,
     charged: i64,
-    /// Whether no later snapshot can close it: a zero line of a renewal opens nothing in a trial.
+    /// Whether no later snapshot can close it. A `trialing` snapshot closes the period of a renewal's zero line.
     pub(super) proven: bool,
-    /// Whether it ends add-ons: a line of its start bills a plan without seats. If a subscription changes its
-    /// plan in the second in which it starts, either invoice may arrive first, so any such line counts.
+    /// Whether it ends add-ons: a line with this start bills a plan without seats. If a subscription changes
+    /// its plan in the second in which it starts, either invoice may arrive first, so any such line counts.
     pub(super) resets: bool,
 }
 
@@ -216,12 +217,12 @@ impl Period {
     }
 }
 
-/// What the arithmetic of a bucket needs beside the item.
+/// What the computation of a bucket needs besides the item.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     /// How plan changes count.
     pub plan_change: PlanChange,
-    /// Minor units that went back of what an invoice was paid with.
+    /// Minor units of an invoice's payments that were refunded or disputed.
     pub refunded: &'a dyn Fn(&InvoiceId) -> i64,
     /// The same at a moment.
     pub refunded_at: &'a dyn Fn(&InvoiceId, Timestamp) -> i64,
@@ -231,13 +232,13 @@ pub(super) struct View<'a> {
     pub phases: &'a [Phase],
     /// What `pause_collection` means.
     pub pause_collection: PauseCollection,
-    /// When the item ended, other than by failed payments: no month that starts later is granted.
+    /// When the item ended, unless failed payments ended it. No month that starts later is granted.
     pub ended: Option<Timestamp>,
-    /// How many periods before the current one are kept for what they carry over.
+    /// How many periods before the current one are kept because their credits may be carried over.
     pub carried_periods: u64,
-    /// Days that carried credits outlive the last paid period.
+    /// Days after the last paid period for which carried credits stay.
     pub grace_days: i64,
-    /// The present.
+    /// The current time.
     pub now: Timestamp,
 }
 
@@ -264,9 +265,9 @@ pub struct Bucket {
     pub carries: Vec<Carry>,
     /// When the next month of the period falls due.
     pub next_month: Option<Timestamp>,
-    /// When that happens, or a line that waits opens its period.
+    /// The earlier of `next_month` and the time at which a future line opens its period.
     pub next: Option<Timestamp>,
-    /// The plan in force, where it is another than the period was opened with.
+    /// The plan in force, if it is not the plan that the period was opened with.
     pub changed_to: Option<Terms>,
     /// How many units of it.
     pub quantity: u64,
@@ -274,7 +275,7 @@ pub struct Bucket {
     pub changes: Vec<(String, Credits)>,
     /// The invoices that opened the period and charged changes in it.
     pub documents: Vec<InvoiceId>,
-    /// Whether it is a trial's.
+    /// Whether it is the bucket of a trial.
     pub trial: bool,
 }
 
@@ -407,7 +408,7 @@ impl Item {
         self.lines.iter().any(|line| document.is_invoice(&line.invoice))
     }
 
-    /// Whether an invoice has a line here that is no period's yet.
+    /// Whether an invoice has a line here that belongs to no period yet.
     pub(super) fn waits(&self, document: &LedgerKey) -> bool {
         let last = self.lines.iter().filter(|line| !line.flagged).map(|line| line.start).max();
         self.lines
@@ -435,7 +436,7 @@ impl Item {
                 .min_by_key(|line| (line.at, &line.invoice))
                 .or_else(|| here().filter(charges).min_by_key(|line| (line.at, &line.invoice)));
             let Some(opening) = opening else { continue };
-            // Of several plans on one invoice for one item and start the one that is worth most counts.
+            // If one invoice has several plans for one item and start, the plan with the most credits counts.
             let most = here()
                 .filter(|line| {
                     line.invoice == opening.invoice && line.flagged == opening.flagged && line.amount >= 0
@@ -462,8 +463,8 @@ impl Item {
         periods
     }
 
-    /// A zero line opens a period if its price costs nothing, or if a renewal bears it and no snapshot of
-    /// that period is `trialing`. Any other zero line is a trial or nothing.
+    /// A zero line opens a period if its price costs nothing, or if it is on the invoice of a renewal and no
+    /// snapshot of that period is `trialing`. Any other zero line is a trial's, or has no effect.
     fn zero_line_opens(&self, line: &Line) -> bool {
         if line.amount != 0 || line.flagged {
             return false;
@@ -598,9 +599,9 @@ impl Item {
         }
     }
 
-    /// The plans in force in a period: the one that it was opened with, then each that a snapshot of the
-    /// period shows. A trial on a paid item moves the item's period: its snapshots belong to the paid period
-    /// in which they were made.
+    /// The plans in force in a period: the plan that it was opened with, then each plan that a snapshot of the
+    /// period shows. A trial on a paid item moves the item's period at Stripe. Its snapshots belong to the
+    /// paid period in which they were created.
     pub(super) fn runs(&self, period: &Period) -> Vec<Run> {
         let mut runs = vec![Run { terms: period.terms.clone(), quantity: period.quantity, at: None }];
         let of_period = |sight: &&Sight| {
@@ -640,8 +641,9 @@ impl Item {
         charges
     }
 
-    /// What refunds and disputes take: the plan's worth is filled by the opening's grant, then by the
-    /// increments that were charged, then by what was not charged; each part loses its payment's share.
+    /// The credits that refunds and disputes take. The granted credits consist of the opening's credits, then
+    /// the increments of the charged changes, then what was not charged. Each part loses the share of its own
+    /// payment that was refunded or disputed.
     pub(super) fn lost(
         &self,
         current: &Period,
@@ -662,10 +664,11 @@ impl Item {
         lost
     }
 
-    /// Of an opening whose invoice credits unused time of the item, that share was paid by the payments of the
-    /// credited period: the newest charge of that period, as far as it does not credit unused time itself, and
-    /// so on back to the opening. An invoice that also charges a change in the credited period credits unused
-    /// time against that charge, so its own payment pays for the whole opening.
+    /// The part of an opening's credits that refunds and disputes take. If the opening's invoice credits unused
+    /// time of the item, the payments of the credited period paid that share: first the newest charge of that
+    /// period, except for the unused time that this charge credits itself, and so on back to the period's
+    /// opening. If the invoice also charges a change in the credited period, it credits the unused time
+    /// against that charge, and its own payment pays for the whole opening.
     fn lost_of_opening(
         &self,
         part: Credits,
@@ -695,7 +698,7 @@ impl Item {
         lost.plus(self.lost_of_opening(credited, before, &earlier, view))
     }
 
-    /// Credits that were spent of slices with these starts, of one plan or of any.
+    /// Credits that were spent from the slices with these starts, of one plan or of any plan.
     fn spent_of(&self, starts: impl Fn(Timestamp) -> bool, plan: Option<&str>) -> Credits {
         let of = |spent: &&Spent| {
             !spent.carried && starts(spent.start) && plan.is_none_or(|plan| spent.plan == plan)
@@ -703,7 +706,7 @@ impl Item {
         self.spent.iter().filter(of).map(|spent| spent.credits).sum()
     }
 
-    /// Credits that were spent of what the slice with this start took over.
+    /// Spent credits that the slice with this start had taken over.
     pub(super) fn spent_of_carry(&self, start: Timestamp) -> Credits {
         self.spent
             .iter()
@@ -739,13 +742,13 @@ impl Item {
         known
     }
 
-    /// Spends from the bucket as it stands; the caller has checked that there is enough.
+    /// Spends from the bucket. The caller has checked that it holds enough credits.
     pub(super) fn spend(&mut self, credits: Credits, bucket: &Bucket) {
         let (start, plan) = bucket.spends_of();
         self.add_spent(Spent { start, plan, credits, carried: false });
     }
 
-    /// Spends of what the slice with this start took over.
+    /// Spends credits that the slice with this start took over.
     pub(super) fn spend_carry(&mut self, credits: Credits, start: Timestamp) {
         self.add_spent(Spent { start, plan: String::new(), credits, carried: true });
     }
@@ -758,13 +761,13 @@ impl Item {
         }
     }
 
-    /// The plan that was paid for in a period: that of its newest charge, else of its opening.
+    /// The plan that was paid for in a period: the plan of its newest charge, else the plan of its opening.
     pub(super) fn paid_plan(&self, period: &Period, view: &View<'_>) -> Terms {
         let periods = self.periods(view);
         self.charges(period, &periods).last().map_or_else(|| period.terms.clone(), |line| line.terms.clone())
     }
 
-    /// Whether everything that was paid for a period has gone back.
+    /// Whether all payments of a period are fully refunded or disputed.
     pub(super) fn is_refunded(&self, period: &Period, view: &View<'_>) -> bool {
         let periods = self.periods(view);
         let back = |invoice: &InvoiceId, total: i64| total > 0 && (view.refunded)(invoice) >= total;
@@ -775,15 +778,16 @@ impl Item {
                 .all(|line| line.total <= 0 || back(&line.invoice, line.total))
     }
 
-    /// Drops what no later fact can make count.
+    /// Drops what can never count again, whatever fact arrives later.
     pub(super) fn prune(&mut self, view: &View<'_>) {
         let periods = self.periods(view);
         if let Some(current) = periods.last() {
-            // Periods that the current one cut short stay: what was spent in them may carry over, and their
-            // payments may have paid a share of it. So does the one before a zero line: a late `trialing`
-            // snapshot may close the line's period again. An invoice that credits unused time follows a period
-            // that runs into it and may arrive later: the one before that stays, too.
-            // Periods whose credits may still be carried over stay as well.
+            // These earlier periods stay:
+            // - Periods that the current one cut short: their spends may count in it, and their payments may
+            //   have paid a share of it.
+            // - The period before a zero line: a late `trialing` snapshot may close the line's period again.
+            // - The period before an invoice that credits unused time: the credited period may arrive later.
+            // - Periods whose credits may still be carried over.
             let carried = usize::try_from(view.carried_periods).unwrap_or(usize::MAX);
             let mut oldest = current;
             let mut ended = None;
@@ -796,7 +800,7 @@ impl Item {
                 }
                 oldest = before;
             }
-            // Without an earlier period that has ended, the one that a line belongs to may still arrive.
+            // Without an earlier period that has ended, the period that a line belongs to may still arrive.
             let from = ended.unwrap_or(Timestamp::from_unix(i64::MIN));
             let (oldest, current, proven) = (oldest.start, current.start, current.proven);
             let openings: Vec<(Timestamp, InvoiceId)> = self
@@ -852,7 +856,7 @@ impl Run {
     }
 }
 
-/// The n-th time that a plan is taken up in a period, for the ledger keys of plan changes.
+/// `<plan>#<n>` for the n-th change to a plan in a period, for the ledger keys, each with its worth.
 fn change_names(runs: &[Run]) -> Vec<(String, Credits)> {
     let mut names: Vec<(String, Credits)> = Vec::new();
     for (place, run) in runs.iter().enumerate().skip(1) {
@@ -863,8 +867,8 @@ fn change_names(runs: &[Run]) -> Vec<(String, Credits)> {
     names
 }
 
-/// What was spent in a period that the current one cut short, as far as the current one's invoice was not
-/// paid: all of it if nothing was charged.
+/// Credits that were spent in a period that this period cut short, and that count as spent in this one: the
+/// share of this period's invoice that was not paid, or all of them if nothing was charged.
 fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice]) -> Credits {
     let Some(place) = periods.iter().rposition(|other| other.start < period.start) else {
         return Credits::ZERO;
@@ -904,7 +908,8 @@ fn follows(trial: &Trial, known: &Trial) -> bool {
     }
 }
 
-/// By time; of one second each after the one that it names as its predecessor, then by content.
+/// Sorts by time. Within one second a sight follows the sight that it names as its predecessor; otherwise the
+/// content decides.
 fn sort_sights(sights: &mut [Sight]) {
     sights.sort_by(|a, b| {
         (a.start, a.at, a.digest, a.before, a.quantity).cmp(&(b.start, b.at, b.digest, b.before, b.quantity))
@@ -922,7 +927,7 @@ fn sort_sights(sights: &mut [Sight]) {
     }
 }
 
-/// Orders the sights of one second: again and again the first one whose predecessor is not among the rest.
+/// Orders the sights of one second: repeatedly takes the first sight that has no predecessor among the rest.
 fn chain(second: &mut [Sight]) {
     for place in 0..second.len() {
         let rest = &second[place..];
@@ -935,7 +940,7 @@ fn chain(second: &mut [Sight]) {
     }
 }
 
-/// Of sights that show the same plan one after the other, the first and the last are enough.
+/// Keeps only the first and the last of consecutive sights that show the same plan.
 fn compress_sights(sights: &mut Vec<Sight>) {
     let same = |a: &Sight, b: &Sight| {
         a.start == b.start

@@ -13,13 +13,13 @@ use crate::timestamp::Timestamp;
 pub struct Signup {
     /// What was granted.
     pub granted: Credits,
-    /// What was spent of it.
+    /// The credits spent of it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub spent: Credits,
     /// When it was granted. Free credits are refilled by calendar months from then on.
     #[serde(default)]
     pub since: Timestamp,
-    /// It ends then, excluded.
+    /// Its end, excluded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
@@ -27,11 +27,11 @@ pub struct Signup {
 /// Free credits of one month, which replace what the bucket `signup` held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FreeRefill {
-    /// Which month after the signup, from 1.
+    /// The number of the month after the signup, from 1.
     pub month: u32,
     /// What was granted.
     pub granted: Credits,
-    /// What was spent of it.
+    /// The credits spent of it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub spent: Credits,
 }
@@ -47,10 +47,10 @@ pub struct Purchase {
     /// The invoice that sold it, or that the session made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invoice: Option<InvoiceId>,
-    /// The payment (`pi_…` or `ch_…`), where a document names it.
+    /// The payment (`pi_…` or `ch_…`), if a document names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment: Option<String>,
-    /// When it was bought, or the reset that it arrived after.
+    /// When it was bought; or the time of the reset, if it arrived after a newer reset.
     pub at: Timestamp,
     /// Credits sold.
     pub granted: Credits,
@@ -63,12 +63,12 @@ pub struct Purchase {
     /// Days after the purchase at which its credits end, by the catalog; 0: never.
     #[serde(default, skip_serializing_if = "never")]
     pub expires_days: i64,
-    /// Its credits end then, excluded.
+    /// The end of its credits, excluded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
     /// The document's total in minor units.
     pub total: i64,
-    /// Whether it holds what was left of older purchases, too.
+    /// Whether it also holds what was left of older purchases.
     #[serde(default, skip_serializing_if = "is_false")]
     pub joined: bool,
 }
@@ -85,8 +85,8 @@ impl Purchase {
         session.or_else(|| self.invoice.as_ref().map(LedgerKey::invoice))
     }
 
-    /// Whether two documents sold one purchase: they name the same session, invoice or payment, and credits
-    /// that live as long.
+    /// Whether two documents sold one purchase: they name the same session, invoice or payment, and their credits
+    /// expire after the same number of days.
     pub fn is_one_with(&self, other: &Self) -> bool {
         if self.expires_days != other.expires_days {
             return false;
@@ -97,7 +97,7 @@ impl Purchase {
             || same(self.payment.as_deref(), other.payment.as_deref())
     }
 
-    /// Whether a document is this purchase's.
+    /// Whether a document sold this purchase.
     pub fn is_of(&self, document: &LedgerKey) -> bool {
         self.session.as_ref().is_some_and(|session| document.is_session(session))
             || self.invoice.as_ref().is_some_and(|invoice| document.is_invoice(invoice))
@@ -117,7 +117,7 @@ pub struct Grant {
     /// When it was granted.
     #[serde(default)]
     pub since: Timestamp,
-    /// It ends then, excluded.
+    /// Its end, excluded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
@@ -129,9 +129,9 @@ pub struct Complimentary {
     pub key: LedgerKey,
     /// The plan's name.
     pub plan: String,
-    /// From then on.
+    /// Its start.
     pub from: Timestamp,
-    /// Until then, excluded; absent: for good.
+    /// Its end, excluded; absent without an end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }

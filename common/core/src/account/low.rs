@@ -80,7 +80,7 @@ mod tests {
     use crate::decide::tests::{MONTH, P1, Run, Step, paid};
 
     /// The notifications of each step after the first ones: `low 500`, `depleted 0`, `restored 20%`.
-    fn told(low: &str, start: &[Step], steps: &[Step]) -> Vec<String> {
+    fn notified(low: &str, start: &[Step], steps: &[Step]) -> Vec<String> {
         let policy = format!("addons = \"reset\"\nlow = {low}").leak();
         let edit = Step::Edit("addons = \"reset\"", policy);
         let mut all = [vec![edit], start.to_vec()].concat();
@@ -125,14 +125,14 @@ mod tests {
             "restored 0",
             "restored 500, restored 200",
         ];
-        assert_eq!(told("[0, 200, 500]", &[Step::Signup], &steps), expect);
+        assert_eq!(notified("[0, 200, 500]", &[Step::Signup], &steps), expect);
     }
 
     #[test]
     fn one_commit_crosses_several_thresholds() {
         let expect = ["low 500, low 200, depleted 0"];
-        assert_eq!(told("[500, 0, 200]", &[Step::Signup], &[Step::Spend(500)]), expect);
-        assert_eq!(told("[]", &[Step::Signup], &[Step::Spend(500)]), [""]);
+        assert_eq!(notified("[500, 0, 200]", &[Step::Signup], &[Step::Spend(500)]), expect);
+        assert_eq!(notified("[]", &[Step::Signup], &[Step::Spend(500)]), [""]);
     }
 
     #[test]
@@ -141,11 +141,14 @@ mod tests {
         let renewal = paid(P1 + MONTH, "in_2", "subscription_cycle", "price_pro", P1 + MONTH);
         let upgrade = crate::decide::tests::changed(P1 + 9, ("price_pro", 1), ("price_business", 1), P1);
         let spends = [Step::Spend(4000), Step::Spend(1), renewal];
-        assert_eq!(told("[\"20%\"]", std::slice::from_ref(&first), &spends), ["", "low 20%", "restored 20%"]);
+        assert_eq!(
+            notified("[\"20%\"]", std::slice::from_ref(&first), &spends),
+            ["", "low 20%", "restored 20%"]
+        );
         // 3,000 of 5,000 are above 20 %, and so are 20,000 of 20,000.
-        assert_eq!(told("[\"20%\"]", &[first, Step::Spend(2000)], &[upgrade]), [""]);
+        assert_eq!(notified("[\"20%\"]", &[first, Step::Spend(2000)], &[upgrade]), [""]);
         // Without a period there is nothing to take a share of.
-        assert_eq!(told("[\"20%\"]", &[Step::Signup], &[Step::Spend(499)]), [""]);
+        assert_eq!(notified("[\"20%\"]", &[Step::Signup], &[Step::Spend(499)]), [""]);
     }
 
     #[test]

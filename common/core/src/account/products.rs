@@ -15,7 +15,7 @@ use crate::timestamp::Timestamp;
 /// The maximum number of products of an account. An event that sells more is parked.
 pub const MAX_PRODUCTS: usize = 200;
 
-/// A product in a document. Of a subscription only the newest paid document is kept.
+/// A product that a document sold. For a product by subscription, only the newest paid document is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoughtProduct {
     /// The product's name in the catalog.
@@ -48,7 +48,7 @@ pub struct BoughtProduct {
     pub disputed: bool,
 }
 
-/// What a bought product is to its user.
+/// The status of a bought product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProductStatus {
@@ -80,7 +80,7 @@ pub struct Purchased {
 }
 
 impl BoughtProduct {
-    /// Whether a document is this product's.
+    /// Whether a document sold this product.
     pub fn is_of(&self, document: &LedgerKey) -> bool {
         self.session.as_ref().is_some_and(|session| document.is_session(session))
             || self.invoice.as_ref().is_some_and(|invoice| document.is_invoice(invoice))
@@ -97,7 +97,7 @@ impl BoughtProduct {
                 || same(self.payment.as_ref(), other.payment.as_ref()))
     }
 
-    /// Joins what two documents say of one product. A session says more than its invoice.
+    /// Joins what two documents say about one product. A session has more details than its invoice.
     fn join(&mut self, other: Self) {
         if self.session.is_none() && other.session.is_some() {
             let known = std::mem::replace(self, other);
@@ -111,7 +111,7 @@ impl BoughtProduct {
 }
 
 impl State {
-    /// Adds a product that a document sold. A document that is known changes nothing.
+    /// Adds a product that a document sold. A known document changes nothing.
     pub(super) fn fold_product(&mut self, bought: BoughtProduct) {
         if let Some(subscription) = &bought.subscription {
             let of_it = |known: &&mut BoughtProduct| {
@@ -132,7 +132,8 @@ impl State {
         self.sort_products();
     }
 
-    /// Ties a payment to an invoice: a product of the payment's session and one of the invoice are one.
+    /// Links a payment to an invoice. A product of the payment's session and a product of the invoice are then one
+    /// product.
     pub(super) fn tie_products(&mut self, invoice: &InvoiceId, payment: &str) {
         let (tied, others): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.products).into_iter().partition(|one| {
@@ -151,7 +152,7 @@ impl State {
         self.products.sort_by(|a, b| (a.at, &a.name, &a.invoice).cmp(&(b.at, &b.name, &b.invoice)));
     }
 
-    /// Notes whether a dispute of a document's payment is open or lost.
+    /// Records whether a dispute of a document's payment is open or lost.
     pub(super) fn dispute_products(&mut self, document: &LedgerKey, disputed: bool) {
         for product in self.products.iter_mut().filter(|product| product.is_of(document)) {
             product.disputed = disputed;
@@ -173,7 +174,7 @@ impl State {
     }
 
     /// The products that were bought, oldest first. A subscription's product is listed while the subscription
-    /// gives it, or would but for a refund or dispute.
+    /// gives access, also if a refund or dispute revokes it.
     pub fn purchased(&self, catalog: &Catalog, now: Timestamp) -> Vec<Purchased> {
         let mut given: Vec<(SubscriptionId, String)> = Vec::new();
         for one in self.given(catalog, now) {

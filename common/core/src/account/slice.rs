@@ -1,6 +1,6 @@
 //! Credits that a paid period grants every month, and credits that the next period takes over.
 //!
-//! A *slice* is a stretch of a paid period whose credits are granted at its start. Without
+//! A *slice* is a part of a paid period. Its credits are granted at its start. Without
 //! `refill = "month"` a period has one slice, the whole. With it, the period is cut at each calendar month
 //! from its start. A *carry* is the part of a slice's unspent credits that the next slice takes over.
 //!
@@ -19,11 +19,11 @@ use crate::timestamp::Timestamp;
 
 /// The maximum number of slices of one period.
 const MAX_SLICES: u32 = 36;
-/// A rest of a period shorter than this belongs to the slice before it.
+/// If the last part of a period is shorter than this, it belongs to the slice before it.
 const MIN_SLICE_DAYS: i64 = 4;
 /// The maximum number of phases of one subscription that are kept.
 const MAX_PHASES: usize = 120;
-/// Beyond this number, phases that decide about no slice are dropped.
+/// Beyond this number of phases, those that affect no slice are dropped.
 pub(super) const MANY_PHASES: usize = 30;
 
 /// What a snapshot says about whether a subscription gets its monthly credits.
@@ -60,7 +60,7 @@ pub(super) fn phase_at(phases: &[Phase], at: Timestamp) -> Option<&Phase> {
     phases.iter().rfind(|phase| phase.at <= at)
 }
 
-/// Adds what a snapshot says. Of two snapshots of one second, the one that stops less counts.
+/// Adds the phase of a snapshot. If two snapshots have the same second, the one that stops less counts.
 pub(super) fn fold_phase(phases: &mut Vec<Phase>, snapshot: &Snapshot) {
     if snapshot.is_terminal() {
         return;
@@ -78,9 +78,9 @@ pub(super) fn fold_phase(phases: &mut Vec<Phase>, snapshot: &Snapshot) {
     }
 }
 
-/// Drops phases that decide about no slice: kept are, for each slice of these periods and for each of these
-/// other moments, the newest phase at it and the first after it that does not stop, and everything after the
-/// last of them.
+/// Drops phases that affect no slice of these periods and none of these moments. For each slice start and each
+/// moment it keeps the newest phase at it and the first later phase that does not stop. It also keeps all
+/// phases after the last of them.
 pub(super) fn prune_phases(phases: &mut Vec<Phase>, periods: &[Period], moments: &[Timestamp]) {
     let cuts = periods.iter().flat_map(|period| cuts(period.start, period.end));
     let starts: Vec<Timestamp> = cuts.chain(moments.iter().copied()).collect();
@@ -102,10 +102,10 @@ pub(super) fn prune_phases(phases: &mut Vec<Phase>, periods: &[Period], moments:
     }
 }
 
-/// A stretch of a paid period whose credits are granted at once.
+/// A part of a paid period with credits of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slice {
-    /// Which month of the period; 0 is granted by the invoice.
+    /// The number of its month in the period, from 0. The invoice grants month 0.
     pub index: u32,
     /// Its start.
     pub start: Timestamp,
@@ -120,9 +120,9 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// Whether credits that were spent under this start were spent of a slice after this one that was not
-    /// granted after all: they count here. `next` is the next slice that was granted. `cuts` are the starts of
-    /// the period's months: a spend of another period may have a later start, when an invoice arrives late.
+    /// Whether a spend that was recorded under `start` is of a later slice that turned out not to be granted:
+    /// such spends count in this slice. `next` is the start of the next granted slice. `cuts` are the starts of
+    /// this period's months: if an invoice arrives late, a spend of another period may have a later start.
     pub(super) fn holds_undone(&self, start: Timestamp, next: Option<Timestamp>, cuts: &[Timestamp]) -> bool {
         self.monthly && start > self.start && next.is_none_or(|next| start < next) && cuts.contains(&start)
     }
@@ -196,13 +196,18 @@ impl Item {
         let cuts = cuts(period.start, period.end);
         let end_of = |index: usize| cuts.get(index + 1).copied().or(period.end);
         slices.push(Slice { end: end_of(0), monthly: true, ..whole.clone() });
-        if self.is_refunded(period, view) {
+        // No month begins after a full refund. The times of refunds are kept only with `rollover`. Without it,
+        // the first month stands for all: its paid part is lost like that of the others.
+        let refunded = self.is_refunded(period, view);
+        if refunded && view.carried_periods == 0 {
             return;
         }
         for (index, start) in cuts.iter().copied().enumerate().skip(1) {
             let is_over =
                 next.is_some_and(|next| start >= next) || view.ended.is_some_and(|end| start >= end);
-            if start > view.now || is_over {
+            let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, start);
+            let then = View { refunded: &refunded_then, ..*view };
+            if start > view.now || is_over || (refunded && self.is_refunded(period, &then)) {
                 break;
             }
             if !in_force(&runs, start).is_some_and(|run| run.terms.monthly) {
@@ -217,7 +222,7 @@ impl Item {
         }
     }
 
-    /// When the next month's credits fall due, as far as it is known now.
+    /// When the next month's credits fall due, by the facts known now.
     pub(super) fn next_slice(&self, current: &Period, view: &View<'_>) -> Option<Timestamp> {
         let runs = self.runs(current);
         if !runs.last()?.terms.monthly {
@@ -228,7 +233,7 @@ impl Item {
         (!stops && view.ended.is_none_or(|end| next < end)).then_some(next)
     }
 
-    /// What the current slice, and slices not long before it, took over and still hold.
+    /// The credits that the current slice and recent slices took over and that are still valid.
     pub(super) fn carries(&self, slices: &[Slice], periods: &[Period], view: &View<'_>) -> Vec<Carry> {
         let mut carries = Vec::new();
         let Some(last) = slices.len().checked_sub(1) else { return carries };
@@ -242,26 +247,22 @@ impl Item {
             let ends = runs.iter().rfind(|run| run.at.is_none_or(|at| at < slice.start));
             let Some(rollover) = ends.and_then(|run| run.terms.rollover) else { continue };
             let openings_since = u64::try_from(last - place).unwrap_or(u64::MAX);
-            // Unused time that the invoice pays back is not carried over as well.
+            // If the invoice pays back unused time, that time's credits are not also carried over.
             let is_paid_back = before.period != slice.period && to.credited > 0;
             if openings_since >= rollover.periods || is_paid_back {
                 continue;
             }
             let until = paid_until.map(|end| end.plus_days(view.grace_days));
-            // What had gone back when the slice began was not there to be carried over. What went back later
-            // takes its share of what was.
+            // Refunds before the slice began lower what is carried over. Later refunds take their share of it.
             let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, slice.since);
             let then = View { refunded: &refunded_then, ..*view };
             let left = self.slice_bucket(place - 1, slices, periods, &then).left;
             let part = left.share(i64::try_from(rollover.percent).unwrap_or(0), 100);
             let granted = part.min(Credits::new(rollover.max));
             let charges = self.charges(from, periods);
-            let lost = if self.is_refunded(from, view) {
-                granted
-            } else {
-                let lost = |view: &View<'_>| self.lost(from, periods, &charges, granted, view);
-                lost(view).minus(lost(&then))
-            };
+            let lost = |view: &View<'_>| self.lost(from, periods, &charges, granted, view);
+            let lost_then = if self.is_refunded(from, view) { Credits::ZERO } else { lost(&then) };
+            let lost = lost(view).minus(lost_then);
             let spent = self.spent_of_carry(slice.start);
             let ended = until.is_some_and(|until| until <= view.now);
             let left = if ended { Credits::ZERO } else { granted.minus(lost).minus(spent) };

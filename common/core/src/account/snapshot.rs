@@ -1,14 +1,14 @@
 //! The states of a subscription that its events show, and which of them is the newest.
 //!
-//! Stripe gives an event whole seconds and a subscription no version, so two states may share a second. They
-//! are kept together, and the chain that their `previous_attributes` make says which one is the last.
+//! Events have times in whole seconds, and subscriptions have no version, so two states may have the same
+//! second. All of them are kept. Their `previous_attributes` form a chain that shows which one is the newest.
 
 use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::catalog::{Per, Plan, Product, Refill, Rollover};
+use crate::catalog::{Catalog, Per, Plan, Product, Refill, Rollover};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
 use crate::ids::{ItemId, PriceId};
@@ -17,15 +17,15 @@ use crate::timestamp::Timestamp;
 /// The maximum number of snapshots of the same second that are kept.
 const MAX_RIVALS: usize = 8;
 
-/// What a plan is worth, as the catalog said when the document that names it was first decided. Later changes
-/// of the catalog do not change the past.
+/// What a plan is worth, by the catalog at the time when its document was first applied. Later changes of the
+/// catalog do not change the past.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Terms {
     /// The plan's name in the catalog.
     pub plan: String,
     /// Credits of a paid period, per subscription or per seat.
     pub credits: u64,
-    /// Credits of a trial; absent where they are the same.
+    /// Credits of a trial; absent when equal to `credits`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<u64>,
     /// Whether `credits` and `trial` count for each seat.
@@ -67,6 +67,12 @@ impl Terms {
             monthly: false,
             rollover: None,
         }
+    }
+
+    /// The terms of the plan or product with this name today.
+    pub fn named(name: &str, catalog: &Catalog) -> Option<Self> {
+        let plan = catalog.plan(name).map(Self::of);
+        plan.or_else(|| catalog.product(name).map(Self::of_product))
     }
 
     /// Whether a paid period ends add-ons that were bought before it.
@@ -112,6 +118,9 @@ pub struct SnapshotItem {
     /// The price's own amount is 0.
     #[serde(default, skip_serializing_if = "is_false")]
     pub free: bool,
+    /// The catalog found the price by its lookup key or its Stripe product, not by its id.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub learnt: bool,
 }
 
 /// The state of a subscription as one event shows it.
@@ -124,16 +133,16 @@ pub struct Snapshot {
     /// All its items.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub items: Vec<SnapshotItem>,
-    /// When it is going to end.
+    /// The planned end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_at: Option<Timestamp>,
-    /// Each item is going to end with its period.
+    /// Whether each item will end with its period.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cancel_at_period_end: bool,
     /// When it ended; only with a terminal status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
-    /// It ended because retries of a payment ran out.
+    /// It ended because all retries of a payment failed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub ended_unpaid: bool,
     /// Days that the customer has to pay an invoice, with `collection_method: send_invoice`.
@@ -144,7 +153,7 @@ pub struct Snapshot {
     pub collection_paused: bool,
     /// Digest of what the event shows.
     pub digest: u32,
-    /// Digest of what it says was there before (`previous_attributes`), where it names anything that is kept.
+    /// Digest of the state before it (`previous_attributes`), if it names anything that is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<u32>,
 }
@@ -169,13 +178,13 @@ pub fn digest(text: &str) -> u32 {
     hash.iter().take(4).fold(0, |digest, &byte| (digest << 8) | u32::from(byte))
 }
 
-/// `canceled` and `incomplete_expired` are never left.
+/// `canceled` and `incomplete_expired` are final.
 pub fn is_terminal(status: &SubscriptionStatus) -> bool {
     matches!(status, SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired)
 }
 
 impl Snapshot {
-    /// Whether the status is never left.
+    /// Whether the status is final.
     pub fn is_terminal(&self) -> bool {
         is_terminal(&self.status)
     }
@@ -185,12 +194,12 @@ impl Snapshot {
         self.items.iter().find(|item| item.id == *id)
     }
 
-    /// When an item is going to end.
+    /// The planned end of an item.
     pub fn ends(&self, item: &SnapshotItem) -> Option<Timestamp> {
         self.cancel_at.or_else(|| item.end.filter(|_| self.cancel_at_period_end))
     }
 
-    /// Which of two snapshots of different seconds is newer: a terminal status is, else the later second.
+    /// Which of two snapshots of different seconds is newer: the one with a final status, else the later one.
     fn age(&self, other: &Self) -> Ordering {
         (self.is_terminal(), self.created).cmp(&(other.is_terminal(), other.created))
     }
@@ -219,7 +228,7 @@ fn lifecycle_rank(status: &SubscriptionStatus) -> u8 {
     }
 }
 
-/// Joins a snapshot with the newest one known and with the others of the newest one's second.
+/// Joins a snapshot with the newest known one and the others of the same second.
 pub(super) fn join(newest: &mut Option<Snapshot>, rivals: &mut Vec<Snapshot>, snapshot: Snapshot) {
     let Some(current) = newest else {
         *newest = Some(snapshot);
@@ -245,8 +254,8 @@ pub(super) fn join(newest: &mut Option<Snapshot>, rivals: &mut Vec<Snapshot>, sn
     }
 }
 
-/// Of several snapshots of one second: the one that no other names as its predecessor; of several such the
-/// greatest by content.
+/// The newest of several snapshots of one second: the one that no other names as its predecessor. If there are
+/// several such snapshots, the content decides.
 fn last_of_a_second(rivals: &[Snapshot]) -> usize {
     let precedes = |candidate: &Snapshot| {
         rivals.iter().any(|other| other.digest != candidate.digest && other.before == Some(candidate.digest))

@@ -1,4 +1,4 @@
-//! What the rules remember of an account, and what its buckets hold.
+//! The state of an account, and what its buckets hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,23 +19,23 @@ use crate::ids::{CustomerId, EventId, HoldId, InvoiceId, ItemId, SubscriptionId}
 use crate::ledger::{EntryKind, LedgerKey};
 use crate::timestamp::Timestamp;
 
-/// Stripe lets people resend an event for 30 days; a subscription that ended this long ago and holds no
-/// credits may be forgotten.
+/// Days after its end at which a subscription without credits may be dropped. Stripe can send an event again
+/// for 30 days.
 const FORGET_ENDED_AFTER_DAYS: i64 = 60;
 /// The newest ended subscriptions are kept, up to this number, regardless of when they ended.
 const REMEMBER_ENDED: usize = 10;
-/// The maximum number of pack purchases. Beyond it, the two oldest are merged into one.
+/// The maximum number of pack purchases. Beyond it, the two with the nearest ends are merged into one.
 pub(super) const MAX_PURCHASES: usize = 24;
 /// The maximum number of spent purchases that are kept for later refunds.
 const MAX_SPENT_PURCHASES: usize = 4;
-/// The maximum number of grants by hand. Beyond it, the two whose ends are nearest are merged into one.
+/// The maximum number of grants by hand. Beyond it, the two with the nearest ends are merged into one.
 const MAX_GRANTS: usize = 16;
-/// The newest free refills that are kept, in case a later event takes one back.
+/// The number of newest free refills that are kept, in case a later event takes one back.
 const MAX_FREE_REFILLS: usize = 4;
 /// The maximum number of items over all subscriptions.
 pub const MAX_ITEMS: usize = 50;
 
-/// What the rules remember of an account; stored as one map.
+/// What the rules know about an account; stored as one map.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// When the account was first written.
@@ -43,7 +43,7 @@ pub struct State {
     /// The balance that the ledger's entries add up to.
     #[serde(default, skip_serializing_if = "super::lots::is_zero")]
     pub booked: Credits,
-    /// When it was last written: what falls due by time alone is booked from then on.
+    /// When it was last written. What fell due by time alone up to then is booked.
     #[serde(default)]
     pub as_of: Timestamp,
     /// The earliest moment after `as_of` at which the credits change by time alone, as far as is known.
@@ -82,17 +82,17 @@ pub struct State {
     /// Start of the newest period that ended unspent add-on credits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset_at: Option<Timestamp>,
-    /// All subscriptions that may still matter. Shared with the states before and after.
+    /// All subscriptions that may still matter. Copies of the state share them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub subscriptions: BTreeMap<SubscriptionId, Arc<Subscription>>,
     /// The user's earliest trial.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_trial: Option<(Timestamp, SubscriptionId)>,
-    /// Minor units that went back, by document and payment.
+    /// Refunded and disputed minor units, by document and payment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refunds: BTreeMap<LedgerKey, BTreeMap<String, i64>>,
-    /// By payment in `refunds`: what had gone back of it after each moment at which that changed, oldest first;
-    /// only with `rollover`.
+    /// For each payment in `refunds`, its refunded and disputed minor units after each change, oldest first; only
+    /// with `rollover`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) refunded_since: BTreeMap<String, Vec<(Timestamp, i64)>>,
     /// When the first payment of this user was confirmed, by the earliest event that says so.
@@ -104,17 +104,17 @@ pub struct State {
     /// The newest ledger entry: the head of the list that `previous` continues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_entry: Option<LedgerKey>,
-    /// The newest event of the log that names this user: the head of the list that its `previous` continues.
+    /// The newest event of this user in the log: the head of the list that `previous` continues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_event: Option<EventId>,
 }
 
-/// Which credits a spend is taken from.
+/// The credits that a spend is taken from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lot {
     /// The bucket of a subscription item.
     Item(SubscriptionId, ItemId),
-    /// What an item's slice with this start took over from the one before it.
+    /// The credits that an item's slice with this start took over from the one before it.
     Carry(SubscriptionId, ItemId, Timestamp),
     /// A plan that was sold for life.
     Lifetime(usize),
@@ -149,9 +149,9 @@ pub struct LotBalance {
     pub granted: Credits,
     /// What is left to spend.
     pub left: Credits,
-    /// When it was granted; absent where nothing says so.
+    /// When it was granted; `None` if unknown.
     pub since: Option<Timestamp>,
-    /// Its end, excluded: of an item's lot the end of its slice, when the next payment replaces it.
+    /// Its end, excluded. An item's lot ends with its slice, when the next payment replaces it.
     pub until: Option<Timestamp>,
     /// Whether nothing was paid for it.
     pub free: bool,
@@ -164,7 +164,7 @@ impl LotBalance {
     }
 }
 
-/// A document that counts beside the ones that name themselves.
+/// A ledger entry that no single event states: it follows from all facts and the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Derived {
     pub kind: EntryKind,
@@ -172,7 +172,7 @@ pub(super) struct Derived {
     pub worth: Credits,
     /// When it fell due, if time alone made it count.
     pub since: Option<Timestamp>,
-    /// How many documents of its kind it overtook since the period began.
+    /// The number of earlier entries of its kind in the same period.
     pub before: usize,
 }
 
@@ -181,16 +181,16 @@ pub(super) struct Derived {
 pub struct Buckets {
     /// One for each subscription item.
     pub items: BTreeMap<(SubscriptionId, ItemId), Bucket>,
-    /// All credits that can be spent, in the order in which they are.
+    /// All credits that can be spent, in the order of spending.
     pub lots: Vec<LotBalance>,
-    /// The documents that count beside the ones that name themselves: plan changes, trials, lines that count
-    /// later than their invoice was recorded, months of a period, free refills.
+    /// The entries that follow from all facts and the time: plan changes, trials, lines that count later than
+    /// their invoice was recorded, months of a period, free refills.
     pub(super) derived: BTreeMap<LedgerKey, Derived>,
     /// The earliest moment at which a lot ends or a month of a period begins.
     pub(super) next: Option<Timestamp>,
     /// The month of the free refill that the bucket `signup` holds.
     pub(super) free_month: Option<u32>,
-    /// What refunds and disputes take of all of it.
+    /// The credits that refunds and disputes take from all buckets together.
     pub(super) lost: Credits,
     /// Start of the first paid period, which ends the signup credits.
     pub(super) paid_since: Option<Timestamp>,
@@ -202,7 +202,7 @@ impl Buckets {
         self.lots.iter().map(|one| one.left).sum()
     }
 
-    /// What is left of the lots that a test picks.
+    /// The credits left in the lots that `of` selects.
     pub fn sum(&self, of: impl Fn(&Lot) -> bool) -> Credits {
         self.lots.iter().filter(|one| of(&one.lot)).map(|one| one.left).sum()
     }
@@ -252,14 +252,14 @@ impl State {
         self.buckets(policy, now).balance()
     }
 
-    /// Minor units of a document's payments that went back.
+    /// Refunded and disputed minor units of a document's payments.
     pub fn refunded(&self, document: &LedgerKey) -> i64 {
         self.refunds
             .get(document)
             .map_or(0, |payments| payments.values().fold(0, |sum, amount| sum.saturating_add(*amount)))
     }
 
-    /// Minor units of a document's payments that had gone back at a moment; 0 where the moment is not known.
+    /// Refunded and disputed minor units of a document at a moment; 0 for payments whose changes are not known.
     fn refunded_at(&self, document: &LedgerKey, at: Timestamp) -> i64 {
         let then = |(payment, amount): (&String, &i64)| {
             let steps = self.refunded_since.get(payment)?;
@@ -270,7 +270,7 @@ impl State {
         payments.filter_map(then).fold(0, i64::saturating_add)
     }
 
-    /// Minor units of a purchase that went back, whichever of its documents the payment names.
+    /// Refunded and disputed minor units of a purchase, whichever of its documents the payment names.
     pub fn refunded_of(&self, purchase: &Purchase) -> i64 {
         let mut payments: BTreeMap<&str, i64> = BTreeMap::new();
         let session = purchase.session.as_ref().map(LedgerKey::session);
@@ -284,7 +284,7 @@ impl State {
         payments.values().fold(0, |sum, amount| sum.saturating_add(*amount))
     }
 
-    /// Runs `with` on what the arithmetic of a subscription's items needs.
+    /// Calls `with` with the view that the computation of a subscription's items needs.
     pub(super) fn view<R>(
         &self,
         id: &SubscriptionId,
@@ -338,7 +338,7 @@ impl State {
         }
     }
 
-    /// The entries of lots that end at a moment.
+    /// The entries for the lots that end at a moment.
     pub(super) fn expired_at(&self, buckets: &Buckets, end: Timestamp) -> Vec<NewEntry> {
         let ending = |one: &&LotBalance| one.expires() && one.until == Some(end) && one.left > Credits::ZERO;
         let entry = |one: &LotBalance| {
@@ -353,7 +353,7 @@ impl State {
         buckets.lots.iter().filter(ending).filter_map(entry).collect()
     }
 
-    /// The entries of credits that had ended before the document that grants them arrived.
+    /// The entries for the end of credits that had ended before their document arrived.
     pub(super) fn granted_too_late<'a>(
         &self,
         new: impl Iterator<Item = &'a NewEntry> + Clone,
@@ -371,7 +371,7 @@ impl State {
         entries
     }
 
-    /// When a subscription ended: by its own end, or with its customer.
+    /// When a subscription ended: by itself, or with the deletion of its customer.
     pub fn ended_at(&self, subscription: &Subscription) -> Option<Timestamp> {
         let customer = subscription.customer.as_ref();
         let deleted = customer.and_then(|customer| self.customers.get(customer).copied().flatten());
@@ -442,7 +442,7 @@ impl State {
         Buckets { lots, lost, next, ..all }
     }
 
-    /// The lots of all items, those of the earliest end first, each followed by what it took over.
+    /// The lots of all items, the earliest end first, each followed by the credits that it took over.
     fn item_lots(&self, items: &BTreeMap<(SubscriptionId, ItemId), Bucket>) -> Vec<LotBalance> {
         let end_of = |(id, item): &(SubscriptionId, ItemId), bucket: &Bucket| match &bucket.period {
             Some(_) => bucket.slice.end,
@@ -625,8 +625,8 @@ impl State {
                 .any(|gift| gift.from <= at && gift.until.is_none_or(|until| at < until))
     }
 
-    /// Start of the newest period that ends add-ons and that a late `trialing` snapshot may still close. The
-    /// packs before it stay in the account, without credits.
+    /// Start of the newest period that ends add-ons and that a late `trialing` snapshot may still close. Packs
+    /// from before it stay in the account, with no credits left.
     fn unproven_reset(
         &self,
         items: &BTreeMap<(SubscriptionId, ItemId), Bucket>,
@@ -642,8 +642,8 @@ impl State {
         self.reset_at.max(self.unproven_reset(&self.buckets(policy, now).items, policy))
     }
 
-    /// The bucket of an ended subscription or of a removed item ends once another item's paid period starts
-    /// at or after that end.
+    /// Empties the bucket of an ended subscription or a removed item once another item's paid period starts at
+    /// or after that end.
     fn void_ended(&self, items: &mut BTreeMap<(SubscriptionId, ItemId), Bucket>) {
         let starts: Vec<((SubscriptionId, ItemId), Timestamp)> = items
             .iter()
@@ -668,7 +668,7 @@ impl State {
         }
     }
 
-    /// When an item ended: with its subscription, with its customer, or when it was removed.
+    /// When an item ended: with its subscription, with the deletion of its customer, or by its removal.
     pub fn item_ended_at(&self, subscription: &SubscriptionId, item: &ItemId) -> Option<Timestamp> {
         let subscription = self.subscriptions.get(subscription)?;
         match (self.ended_at(subscription), subscription.removed_at(item)) {
@@ -681,7 +681,7 @@ impl State {
         Arc::make_mut(self.subscriptions.entry(id.clone()).or_default())
     }
 
-    /// How many items would not have ended if a subscription had these.
+    /// The number of live items in the account if this subscription has the given items.
     pub fn live_items_with<'a>(
         &self,
         subscription: &SubscriptionId,
@@ -698,7 +698,7 @@ impl State {
         others.map(|(_, other)| count(other)).sum::<usize>() + its_own.len()
     }
 
-    /// Takes credits in the order in which they are spent. Returns what could not be taken.
+    /// Takes credits in the order of spending. Returns what could not be taken.
     pub(super) fn take(&mut self, amount: Credits, buckets: &Buckets) -> Credits {
         let mut rest = amount;
         for one in &buckets.lots {
@@ -745,7 +745,7 @@ impl State {
         }
     }
 
-    /// Keeps the newest free refill that is due with what it was worth when it fell due.
+    /// Stores the newest free refill that is due, with its amount.
     fn book_free_refill(&mut self, policy: &Policy, now: Timestamp) {
         let Some(month) = self.free_month(policy, now) else { return };
         if self.free.iter().any(|refill| refill.month == month) {
@@ -759,7 +759,7 @@ impl State {
         }
     }
 
-    /// Brings what follows from the periods up to date, and drops what can no longer matter.
+    /// Updates what follows from the periods, and drops what can no longer matter.
     pub(super) fn settle(&mut self, policy: &Policy, now: Timestamp) {
         let openings = self.openings(policy, now);
         let of_plans = openings.iter().filter(|opening| opening.proven && !opening.terms.product);
@@ -769,7 +769,7 @@ impl State {
             (known, first) => known.or(first),
         };
         if policy.addons == Addons::Reset {
-            // A pack on the invoice of an opening is bought with it, whenever the period starts.
+            // A pack on the invoice of an opening counts as bought at the start of the period.
             for pack in &mut self.packs {
                 let with = openings.iter().filter(|opening| pack.invoice.as_ref() == Some(&opening.invoice));
                 pack.at = with.map(|opening| opening.start).fold(pack.at, Timestamp::max);
@@ -856,14 +856,15 @@ impl State {
         }
     }
 
-    /// Whether a document has something here that may still count.
+    /// Whether the state has a line or purchase of this document that may still count.
     pub fn knows(&self, document: &LedgerKey) -> bool {
         self.packs.iter().chain(&self.lifetimes).any(|purchase| purchase.is_of(document))
             || self.products.iter().any(|product| product.is_of(document))
             || self.subscriptions.values().any(|one| one.names_document(document))
     }
 
-    /// Ties a payment to an invoice: a session's purchase that the payment paid and the invoice's are one.
+    /// Links a payment to an invoice. A purchase of a session with this payment and a purchase of the invoice are
+    /// then one purchase.
     pub(super) fn tie(&mut self, invoice: &InvoiceId, payment: &str) {
         self.tie_products(invoice, payment);
         for all in [&mut self.packs, &mut self.lifetimes] {
@@ -900,7 +901,8 @@ impl State {
         self.subscriptions.values().any(|one| one.items.values().any(|item| item.waits(document)))
     }
 
-    /// Joins purchases when there are too many, the two whose ends are nearest, those that are spent first.
+    /// Drops the oldest spent purchases beyond [`MAX_SPENT_PURCHASES`], and joins the two purchases with the
+    /// nearest ends until [`MAX_PURCHASES`] are left.
     fn join_packs(&mut self, now: Timestamp) {
         self.packs.sort_by(|a, b| (a.at, &a.session, &a.invoice).cmp(&(b.at, &b.session, &b.invoice)));
         let spent = |pack: &Purchase| pack.spent >= pack.granted || pack.is_expired(now);
@@ -920,7 +922,7 @@ impl State {
                 .minus(oldest.spent);
             let left = if oldest.is_expired(now) { Credits::ZERO } else { left };
             if let Some(next) = self.packs.get_mut(second - 1) {
-                // A refund of the joined purchase takes at most what its own payment granted.
+                // A refund of one payment takes at most what this payment granted.
                 next.total = next.total.saturating_add(if next.granted == Credits::ZERO {
                     0
                 } else {
@@ -937,7 +939,7 @@ impl State {
         }
     }
 
-    /// Joins grants by hand when there are too many, the two whose ends are nearest.
+    /// Joins the two grants by hand with the nearest ends until [`MAX_GRANTS`] are left.
     fn join_grants(&mut self) {
         while self.grants.len() > MAX_GRANTS {
             let (first, second) = nearest_ends(&self.grants, |grant| grant.until);
@@ -950,8 +952,7 @@ impl State {
         }
     }
 
-    /// Drops subscriptions that ended long ago and hold nothing, so that an account stays small with any
-    /// history.
+    /// Drops subscriptions that ended long ago and hold no credits. So an account stays small with any history.
     fn forget(&mut self, policy: &Policy, now: Timestamp) {
         let horizon = now.plus_days(-FORGET_ENDED_AFTER_DAYS);
         self.forget_removed_items(policy, horizon, now);
@@ -975,7 +976,7 @@ impl State {
 }
 
 impl State {
-    /// Drops items that were removed long ago and hold nothing, beyond the last ten of a subscription.
+    /// Drops items that were removed long ago and hold no credits, except the last ten of a subscription.
     fn forget_removed_items(&mut self, policy: &Policy, horizon: Timestamp, now: Timestamp) {
         if self.subscriptions.values().all(|subscription| subscription.items.len() <= REMEMBER_ENDED) {
             return;
@@ -1020,7 +1021,7 @@ fn expired(key: LedgerKey, left: Credits, end: Timestamp) -> NewEntry {
     NewEntry { delta, due: Some(end), ..NewEntry::new(key, EntryKind::Expire, Credits::ZERO) }
 }
 
-/// The documents that count beside the ones that name themselves.
+/// The entries that follow from all facts and the time, except free refills.
 fn derived(items: &BTreeMap<(SubscriptionId, ItemId), Bucket>) -> BTreeMap<LedgerKey, Derived> {
     let mut derived = BTreeMap::new();
     let mut add = |key, kind, worth| {
@@ -1060,7 +1061,7 @@ fn derived(items: &BTreeMap<(SubscriptionId, ItemId), Bucket>) -> BTreeMap<Ledge
     derived
 }
 
-/// How many calendar months have passed.
+/// The number of calendar months that have passed.
 fn months_since(since: Timestamp, now: Timestamp) -> u32 {
     let days = now.seconds_since(since).max(0) / 86_400;
     // A month has 28 to 31 days.
@@ -1069,7 +1070,7 @@ fn months_since(since: Timestamp, now: Timestamp) -> u32 {
     (least..=most).rev().find(|months| since.plus_months(*months) <= now).unwrap_or(0)
 }
 
-/// The places of the two neighbours whose ends are nearest; of equal distances the oldest pair.
+/// The places of the two lots with the nearest ends. Of several such pairs, the oldest one.
 fn nearest_ends<T>(lots: &[T], until: impl Fn(&T) -> Option<Timestamp>) -> (usize, usize) {
     let end = |place: usize| lots.get(place).and_then(&until).map_or(i64::MAX, Timestamp::unix);
     let mut by_end: Vec<usize> = (0..lots.len()).collect();
@@ -1079,7 +1080,7 @@ fn nearest_ends<T>(lots: &[T], until: impl Fn(&T) -> Option<Timestamp>) -> (usiz
     pair.map_or((0, 1), |pair| (pair[0].min(pair[1]), pair[0].max(pair[1])))
 }
 
-/// The later of two ends; no end is later than any.
+/// The later of two ends. `None` means no end, which is later than every end.
 fn later_end(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
     one.zip(other).map(|(one, other)| one.max(other))
 }

@@ -16,6 +16,9 @@ use crate::timestamp::Timestamp;
 /// The maximum number of times in [`Subscription::sets`].
 const MAX_SET_TIMES: usize = 16;
 
+/// Prices that one subscription remembers by the plan that their lookup key or Stripe product named.
+const MAX_LEARNT: usize = 32;
+
 /// The record of one subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
@@ -41,6 +44,9 @@ pub struct Subscription {
     /// `free_credits`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) phases: Vec<Phase>,
+    /// The plans of prices that the catalog does not name by their ids; at most [`MAX_LEARNT`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    learnt: BTreeMap<PriceId, String>,
     /// The earliest time at which it is known to have existed; only with `free_credits`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<Timestamp>,
@@ -63,6 +69,11 @@ impl Subscription {
         if with_free_credits || snapshot.items.iter().any(is_monthly) {
             fold_phase(&mut self.phases, &snapshot);
         }
+        for item in snapshot.items.iter().filter(|item| item.learnt) {
+            if let Some(terms) = item.terms.as_ref().filter(|_| self.learnt.len() < MAX_LEARNT) {
+                self.learnt.insert(item.price.clone(), terms.plan.clone());
+            }
+        }
         self.adopt(&snapshot.items);
         for item in &snapshot.items {
             self.items.entry(item.id.clone()).or_default().fold_sight(&snapshot, item);
@@ -74,7 +85,7 @@ impl Subscription {
         snapshot::join(&mut self.snapshot, &mut self.rivals, snapshot);
     }
 
-    /// Adds a state that decides access, but not its items.
+    /// Adds a state for access only, without its items.
     pub(super) fn fold_status(&mut self, snapshot: Snapshot) {
         snapshot::join(&mut self.snapshot, &mut self.rivals, snapshot);
     }
@@ -180,6 +191,11 @@ impl Subscription {
         shown.or_else(|| self.items.values().find_map(|item| item.terms_of(price)))
     }
 
+    /// The plan or product of a price that a snapshot showed with its lookup key or its Stripe product.
+    pub fn learnt(&self, price: &PriceId) -> Option<&str> {
+        self.learnt.get(price).map(String::as_str)
+    }
+
     /// Whether one of its items sells a plan of the catalog.
     pub fn has_plan(&self) -> bool {
         let shown =
@@ -203,7 +219,7 @@ impl Subscription {
         without.filter(|at| named.is_none_or(|named| **at > named)).min().copied()
     }
 
-    /// Drops phases that decide about no month of these periods, and about none of these moments.
+    /// Drops phases that affect no month of these periods and none of these moments.
     pub(super) fn prune_phases(&mut self, periods: &[Period], moments: &[Timestamp]) {
         prune_phases(&mut self.phases, periods, moments);
     }
@@ -213,7 +229,7 @@ impl Subscription {
         self.phases.len() > MANY_PHASES
     }
 
-    /// Whether it ended because retries of a payment ran out.
+    /// Whether it ended because all retries of a payment failed.
     pub(super) fn ended_unpaid(&self) -> bool {
         self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_terminal() && snapshot.ended_unpaid)
     }

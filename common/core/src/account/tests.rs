@@ -1,5 +1,4 @@
-//! What holds for an account with any history: that it stays small, and that what it has forgotten does
-//! not come back.
+//! Properties of an account with any history: it stays small, and what it has dropped is not granted again.
 
 use serde_json::{Value, json};
 
@@ -19,7 +18,7 @@ use crate::timestamp::Timestamp;
 
 const DAY: i64 = 86_400;
 
-/// A subscriber of a number of months, who changes the plan and buys packs in each.
+/// A subscriber who changes the plan and buys packs in each of `count` months.
 fn months(count: i64) -> Vec<Step> {
     let pro = |start| json!({"items": items(&[("price_pro", 1)], start)});
     let month = |number: i64| {
@@ -46,7 +45,7 @@ fn months(count: i64) -> Vec<Step> {
     (0..count).flat_map(month).collect()
 }
 
-/// Somebody who subscribes anew each month and lets it end.
+/// A user with a new subscription in each of `count` months, each of which ends.
 fn subscriptions(count: i64) -> Vec<Step> {
     (0..count)
         .flat_map(|number| {
@@ -90,7 +89,7 @@ fn an_account_is_as_small_after_a_thousand_of_everything_as_after_ten() {
     let keep = |steps: Vec<Step>| [vec![Step::KeepAddons], steps].concat();
     for (what, few, many) in [
         ("renewals, changes and packs", months(10), months(1000)),
-        // After twenty months as many packs are kept as can be.
+        // After twenty months the maximum number of packs is kept.
         ("the same, and packs are kept", keep(months(20)), keep(months(1000))),
         ("subscriptions", subscriptions(20), subscriptions(1000)),
     ] {
@@ -100,15 +99,14 @@ fn an_account_is_as_small_after_a_thousand_of_everything_as_after_ten() {
 }
 
 #[test]
-fn a_forgotten_subscription_is_not_paid_out_again() {
+fn a_dropped_subscription_is_not_granted_again() {
     let lives = subscriptions(30);
     let run = Run::of(&lives);
     assert!(
         !run.account.state.subscriptions.keys().any(|id| id.as_str() == "sub_0"),
-        "sub_0 is not forgotten"
+        "sub_0 was not dropped"
     );
-    // Somebody has the oldest events sent again, or reconciliation reads the objects: with the end known, or
-    // not.
+    // The oldest events are sent again, or reconciliation reads the objects, with and without the end.
     let (first, over) = (subscribed(0, P1), ended(0, P1 + 20 * DAY));
     for late in
         [first.clone(), first[1..].to_vec(), [over.clone(), first.clone()].concat(), [first, over].concat()]
@@ -118,13 +116,13 @@ fn a_forgotten_subscription_is_not_paid_out_again() {
     }
 }
 
-/// A subscription of its own name in the first period.
+/// A subscription with this id in the first period.
 fn known(id: &str, price: &str, more: &Value) -> Step {
     sub("created", P1, patched(json!({"id": id, "items": items(&[(price, 1)], P1)}), more))
 }
 
 #[test]
-fn the_highest_plan_gives_the_tier_and_the_latest_end_of_it_holds() {
+fn the_highest_plan_gives_the_tier_until_its_latest_end() {
     let ends = |at: i64| json!({"cancel_at": at});
     let (none, soon, later) = (json!({}), ends(P1 + 5 * DAY), ends(P1 + 9 * DAY));
     let end = |at: i64| format!(" until {at}");
@@ -152,7 +150,7 @@ fn the_highest_plan_gives_the_tier_and_the_latest_end_of_it_holds() {
             vec![known(one, price, more), known(two, other, less)],
             &format!("{tier} 0 | sub_1=0 sub_2=0 | "),
         );
-        // Which of them comes first in the account is up to Stripe's ids.
+        // Stripe's ids decide which one comes first in the account.
         check(
             what,
             vec![known(two, price, more), known(one, other, less)],
@@ -169,7 +167,7 @@ fn the_highest_plan_gives_the_tier_and_the_latest_end_of_it_holds() {
 }
 
 #[test]
-fn signup_credits_come_once_and_not_after_a_subscription() {
+fn signup_credits_are_granted_once_and_not_after_a_paid_subscription() {
     let subscribed = || vec![paid(P1, "in_1", "subscription_create", "price_pro", P1), Step::Signup];
     check(
         "too late",
@@ -181,7 +179,7 @@ fn signup_credits_come_once_and_not_after_a_subscription() {
         Cause { by: "app".to_owned(), adjust_key: LedgerKey::signup(), created: Timestamp::from_unix(5) };
     let new = Account::new(UserId::new("u").unwrap());
     let once = new.after(&new.evolve(vec![Fact::Signup], &cause, &catalog, Timestamp::from_unix(5)).unwrap());
-    // The account itself knows, also where the entry was not read.
+    // The account knows that they were granted, even if the entry was not read.
     let forgetful = Account { recorded: std::collections::BTreeMap::new(), ..once.clone() };
     let spent = forgetful
         .consume(Credits::new(500), LedgerKey::consume("k"), &catalog, Timestamp::from_unix(6))
@@ -194,7 +192,7 @@ fn signup_credits_come_once_and_not_after_a_subscription() {
         (twice.state.balance(&catalog.policy, Timestamp::from_unix(7)), once.version, once.state.created_at),
         (Credits::ZERO, 1, Timestamp::from_unix(5))
     );
-    // One that was written before the time was kept is as old as it was.
+    // An account of an older version has no time of creation, and gets none.
     let old = Account { version: 3, ..Account::new(UserId::new("u").unwrap()) };
     assert_eq!(
         old.evolve(Vec::new(), &cause, &catalog, Timestamp::from_unix(9)).unwrap().state.created_at,
@@ -204,12 +202,12 @@ fn signup_credits_come_once_and_not_after_a_subscription() {
     assert_eq!(
         (later.version, later.state.created_at),
         (2, Timestamp::from_unix(5)),
-        "made when it was first written"
+        "it was created when it was first written"
     );
 }
 
 #[test]
-fn an_account_comes_back_from_its_item_as_it_was_and_what_is_not_takes_no_room() {
+fn an_account_is_read_back_unchanged_and_absent_values_are_not_stored() {
     let packs = (0..10).map(|number| pack(P1 + number, &format!("cs_{number}")));
     let paused = sub(
         "paused",
@@ -267,7 +265,7 @@ fn an_account_comes_back_from_its_item_as_it_was_and_what_is_not_takes_no_room()
 }
 
 #[test]
-fn purchases_are_told_apart_until_they_are_too_many() {
+fn purchases_are_kept_apart_up_to_the_maximum() {
     let packs = |count: i64| -> Vec<Step> {
         (0..count).map(|number| pack(P1 + number, &format!("cs_{number}"))).collect()
     };
@@ -277,14 +275,14 @@ fn purchases_are_told_apart_until_they_are_too_many() {
         (lots(&packs(most)), lots(&packs(most + 1)), lots(&packs(most + 3))),
         (MAX_PURCHASES, MAX_PURCHASES, MAX_PURCHASES)
     );
-    // The refund of one that was joined with others finds nothing of its own, and says so.
+    // The refund of a joined purchase finds nothing of its own and records a shortfall.
     let back = [packs(most + 2), vec![refunded(P1 + 50, "pi_cs_0", 2000)]].concat();
     let summary = Run::of(&back).summary();
     assert!(summary.ends_with("refund#ch_pi_cs_0#2000 +0 shortfall 1000"), "{summary}");
     let last = vec![refunded(P1 + 50, &format!("pi_cs_{}", most + 1), 2000)];
     let summary = Run::of(&[packs(most + 2), last].concat()).summary();
     assert!(summary.starts_with(&format!("free {} |", 1000 * (most + 1))), "{summary}");
-    // What has nothing left is gone.
+    // A purchase without credits left is not listed.
     check(
         "spent",
         vec![pack(P1, "cs_1"), Step::Spend(1000)],
@@ -293,7 +291,7 @@ fn purchases_are_told_apart_until_they_are_too_many() {
 }
 
 #[test]
-fn what_a_reset_has_ended_does_not_come_back_with_a_failed_refund() {
+fn a_failed_refund_does_not_restore_credits_that_a_reset_has_ended() {
     let given = vec![
         pack(P1, "cs_1"),
         refund("created", P1 + 10, "pi_cs_1", "re_1", 2000, "succeeded"),
@@ -307,7 +305,7 @@ fn what_a_reset_has_ended_does_not_come_back_with_a_failed_refund() {
 }
 
 #[test]
-fn a_change_that_comes_after_its_period_changes_nothing() {
+fn a_plan_change_that_arrives_after_its_period_changes_nothing() {
     let given = vec![
         paid(P1, "in_1", "subscription_create", "price_pro", P1),
         paid(P2, "in_2", "subscription_cycle", "price_pro", P2),
@@ -329,7 +327,7 @@ fn an_order_records_what_was_paid_for_it() {
 }
 
 #[test]
-fn only_what_ended_long_ago_beyond_the_last_ten_is_forgotten() {
+fn only_subscriptions_that_ended_long_ago_are_dropped_except_the_last_ten() {
     let lives = |number: i64| {
         vec![sub("created", P1, json!({"id": format!("sub_{number:02}")})), over(number, P1 + number * DAY)]
     };
@@ -351,9 +349,9 @@ fn only_what_ended_long_ago_beyond_the_last_ten_is_forgotten() {
     );
 }
 
-/// The earlier one counts, whichever comes first, and a refund of the other takes nothing from it.
+/// The earlier payment counts, whichever arrives first. A refund of the other one takes nothing from it.
 #[test]
-fn of_two_payments_of_one_period_only_the_refund_of_the_one_that_counts_counts() {
+fn a_refund_of_the_second_payment_of_a_period_takes_nothing() {
     let late = paid(P1 + 10, "in_1", "subscription_create", "price_pro", P1);
     let early = paid(P1, "in_0", "subscription_create", "price_pro", P1);
     for (invoice, left) in [("pi_in_1", 5000), ("pi_in_0", 2500)] {
@@ -371,17 +369,17 @@ fn of_two_payments_of_one_period_only_the_refund_of_the_one_that_counts_counts()
     }
 }
 
-/// Of two states of one second, nothing in the events says which is newer: the further one stands, in any
-/// order, and however often.
+/// The events do not say which of two states of one second is newer. The later one in the life of a
+/// subscription counts, in any order and with any repetition.
 #[test]
-fn of_two_states_of_one_second_the_further_one_stands() {
+fn of_two_states_of_one_second_the_later_status_in_its_life_counts() {
     let state = |status: &str, more: &Value| sub("created", P1 + 5, patched(json!({"status": status}), more));
     let summary = |steps: &[Step]| Subscription::clone(&Run::of(steps).account.state.subscriptions["sub_1"]);
     let order = [
         "incomplete",
         "trialing",
         "active",
-        "unheard_of",
+        "unknown_status",
         "past_due",
         "unpaid",
         "paused",
@@ -406,8 +404,12 @@ fn of_two_states_of_one_second_the_further_one_stands() {
         assert_eq!(end, Some(Timestamp::from_unix(P2 + DAY)), "the later end");
     }
     let many: Vec<Step> = (0..12).map(|number| state("active", &json!({"cancel_at": P2 + number}))).collect();
-    assert_eq!(summary(&[&many[..2], &many[..2]].concat()), summary(&many[..2]), "once more changes nothing");
+    assert_eq!(
+        summary(&[&many[..2], &many[..2]].concat()),
+        summary(&many[..2]),
+        "a repetition changes nothing"
+    );
     assert_eq!(summary(&many), summary(&[&many[..], &many[..]].concat()));
-    // Stored, and compared with what later versions make.
+    // The digest is stored, so later versions must compute the same one.
     assert_eq!(super::snapshot::digest("x"), 0x2d711642);
 }

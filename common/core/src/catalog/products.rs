@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{Catalog, CatalogError, Checker, MAX_CREDITS};
+use super::{Catalog, CatalogError, Checker, MAX_CREDITS, Names, Place, SoldAs};
 
 /// The largest number of a limit.
 const MAX_LIMIT: u64 = 1_000_000_000;
@@ -91,8 +91,8 @@ pub struct Product {
     pub features: Features,
     /// Credits of one purchase, or of each period of a subscription.
     pub credits: u64,
-    /// Stripe price ids of both modes.
-    pub prices: Vec<String>,
+    /// Its prices at Stripe.
+    pub sold_as: SoldAs,
 }
 
 #[derive(Deserialize)]
@@ -102,7 +102,9 @@ pub(super) struct FileProduct {
     #[serde(default)]
     features: FileFeatures,
     credits: Option<Spanned<i64>>,
-    prices: Spanned<Vec<Spanned<String>>>,
+    prices: Option<Names>,
+    lookup_keys: Option<Names>,
+    stripe_products: Option<Names>,
 }
 
 pub(super) type FileFeatures = BTreeMap<Spanned<String>, Spanned<toml::Value>>;
@@ -112,18 +114,6 @@ pub(super) type FileKinds = BTreeMap<Spanned<String>, Spanned<String>>;
 pub(super) type Kinds = BTreeMap<String, FeatureKind>;
 
 impl Catalog {
-    /// The product with this Stripe price id.
-    pub fn product_of_price(&self, price: &str) -> Option<&Product> {
-        self.products.iter().find(|product| product.prices.iter().any(|other| other == price))
-    }
-
-    /// Whether a plan, a pack or a product has this Stripe price id.
-    pub fn knows_price(&self, price: &str) -> bool {
-        self.plan_of_price(price).is_some()
-            || self.pack_of_price(price).is_some()
-            || self.product_of_price(price).is_some()
-    }
-
     /// A product by its name.
     pub fn product(&self, name: &str) -> Option<&Product> {
         self.products.iter().find(|product| product.name == name)
@@ -244,12 +234,19 @@ impl Checker<'_> {
             if plans.iter().any(|plan| plan.name == *name) {
                 return Err(self.error(&product.name, format!("product \"{name}\" has the name of a plan")));
             }
-            products.push(Product {
+            let checked = Product {
                 credits: self.number_or("credits", product.credits.as_ref(), MAX_CREDITS, 0)?,
                 features: self.features(product.features, kinds)?,
-                prices: self.prices(&product.prices)?,
+                sold_as: self.sold_as(
+                    &product.name,
+                    product.prices,
+                    product.lookup_keys,
+                    product.stripe_products,
+                )?,
                 name: product.name.into_inner(),
-            });
+            };
+            self.index.add(&checked.sold_as, Place::Product(products.len()));
+            products.push(checked);
         }
         Ok(products)
     }

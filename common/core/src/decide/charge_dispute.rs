@@ -27,7 +27,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dispute_holds_what_it_is_about_until_it_is_won() {
+    fn a_dispute_takes_the_grant_until_it_is_won() {
         let opened = || dispute("created", 1100, PI, "needs_response");
         let closed = |status: &str| dispute("closed", 1300, PI, status);
         let held = "invoice#in_1 +5000, dispute#dp_1#needs_response -5000";
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inquiry_holds_nothing_unless_it_becomes_a_dispute() {
+    fn an_inquiry_takes_nothing_unless_it_becomes_a_dispute() {
         let asked = || dispute("created", 1100, PI, "warning_needs_response");
         let summary = "invoice#in_1 +5000, dispute#dp_1#warning_needs_response +0";
         let over = vec![bought(), asked(), dispute("closed", 1300, PI, "warning_closed")];

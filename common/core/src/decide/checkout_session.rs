@@ -19,12 +19,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Order, Parked, Reading};
+use super::{Order, Parked, Reading, offer};
 use crate::account::Fact;
 use crate::account::lots::Purchase;
 use crate::account::products::BoughtProduct;
 use crate::account::snapshot::Terms;
-use crate::catalog::{Catalog, MAX_QUANTITY, Pack, Product};
+use crate::catalog::{Catalog, MAX_QUANTITY, Offer, Pack, Product};
 use crate::credits::Credits;
 use crate::event::{CheckoutMode, CheckoutSession, Event, EventType, PaymentStatus, SoldLine};
 use crate::ids::PriceId;
@@ -45,7 +45,7 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
             return Ok(Reading { facts: failed.into_iter().collect(), not_paid: true, ..Reading::default() });
         }
         CheckoutMode::Subscription | CheckoutMode::Setup | CheckoutMode::Other(_) => {
-            // A trial's session says `no_payment_required`, which confirms no payment.
+            // A trial's session has `no_payment_required`, which confirms no payment.
             let sold = named(session, "plan").is_some_and(|plan| catalog.plan(plan).is_some())
                 || named(session, "product").is_some_and(|product| catalog.product(product).is_some());
             let confirmed = session.mode == CheckoutMode::Subscription
@@ -121,7 +121,7 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
     Ok(Reading { facts, quantity_assumed: sold.quantity_assumed, ..Reading::default() })
 }
 
-/// Whether Stripe's line items would say more than the session does.
+/// Whether Stripe's line items have more details than the session.
 pub(super) fn leaves_out(session: &CheckoutSession) -> bool {
     let paid = matches!(session.payment_status, PaymentStatus::Paid | PaymentStatus::NoPaymentRequired);
     let by_metadata = named(session, "mode").is_some()
@@ -204,7 +204,7 @@ impl Sold {
             Some(known) => known.amount = known.amount.zip(amount).map(|(a, b)| a.saturating_add(b)),
             None => self.products.push(SoldProduct {
                 name: product.name.clone(),
-                price: line.map(|line| line.price.clone()),
+                price: line.map(|line| line.price.id.clone()),
                 amount,
             }),
         }
@@ -236,20 +236,21 @@ fn sold(session: &CheckoutSession, catalog: &Catalog) -> Result<Sold, Parked> {
     Ok(Sold { lifetime: Some((terms.worth(quantity), terms)), quantity_assumed: assumed, ..sold })
 }
 
-/// Each known line has its effect; unknown ones count for nothing beside a known one.
+/// Each known line has its effect. Unknown lines have no effect if there is a known one.
 fn sold_lines(lines: &[SoldLine], catalog: &Catalog) -> Result<Sold, Parked> {
     let mut sold = Sold::default();
     let mut unknown = None;
     for line in lines {
-        if let Some(pack) = catalog.pack_of_price(line.price.as_str()) {
-            sold.add_packs(pack, line.quantity)?;
-        } else if let Some(product) = catalog.product_of_price(line.price.as_str()) {
-            sold.add_product(product, Some(line))?;
-        } else if let Some(plan) = catalog.plan_of_price(line.price.as_str()) {
-            let terms = Terms::of(plan);
-            sold.lifetime = Some((terms.worth(line.quantity.min(MAX_QUANTITY)), terms));
-        } else {
-            unknown.get_or_insert(&line.price);
+        match offer(&line.price, catalog)? {
+            Some(Offer::Pack(pack)) => sold.add_packs(pack, line.quantity)?,
+            Some(Offer::Product(product)) => sold.add_product(product, Some(line))?,
+            Some(Offer::Plan(plan)) => {
+                let terms = Terms::of(plan);
+                sold.lifetime = Some((terms.worth(line.quantity.min(MAX_QUANTITY)), terms));
+            }
+            None => {
+                unknown.get_or_insert(&line.price.id);
+            }
         }
     }
     match unknown {
@@ -260,7 +261,7 @@ fn sold_lines(lines: &[SoldLine], catalog: &Catalog) -> Result<Sold, Parked> {
     }
 }
 
-/// How many were sold, and whether that is assumed.
+/// The quantity that was sold, and whether it is assumed.
 fn quantity(session: &CheckoutSession, amount: Option<u64>) -> Result<(u64, bool), Parked> {
     if let Some(text) = named(session, "quantity").filter(|_| !session.payment_link) {
         let out_of_range = || Parked::Quantity(text.chars().take(32).collect());
@@ -383,13 +384,13 @@ mod tests {
         );
         check_any_order("it fails", vec![unpaid(), later("async_payment_failed", "unpaid")], "free 0 |  | ");
         check("a failure never counts as paid", vec![later("async_payment_failed", "paid")], "free 0 |  | ");
-        check("nor does a session that ran out", vec![later("expired", "paid")], "free 0 |  | ");
+        check("an expired session never counts as paid", vec![later("expired", "paid")], "free 0 |  | ");
         let run = Run::of(&[unpaid(), later("async_payment_failed", "unpaid")]);
         assert!(run.account.state.payment_failed_at.is_some() && run.account.state.first_paid_at.is_none());
     }
 
     #[test]
-    fn a_pack_that_comes_after_the_reset_that_ended_it_is_granted_in_full() {
+    fn a_pack_that_arrives_after_a_newer_reset_is_granted_in_full() {
         let renewal = |id: &str, start| paid(start, id, "subscription_cycle", "price_pro", start);
         check(
             "in order the renewal ends it",
@@ -410,14 +411,14 @@ mod tests {
         );
         let kept = vec![Step::KeepAddons, pack(P1 + 5, "cs_1"), renewal("in_2", P2)];
         check_any_order(
-            "kept add-ons do not care",
+            "kept add-ons are not ended",
             kept,
             "pro until 5185000 6000 | sub_1=5000 addon=1000 | session#cs_1 +1000, invoice#in_2 +5000",
         );
     }
 
     #[test]
-    fn an_order_is_made_once_with_all_that_the_app_needs() {
+    fn an_order_is_created_once_with_all_its_fields() {
         let metadata = json!({"mode": "dfy", "plan": "starter", "upgraded_from": "cs_0"});
         let order =
             session("completed", 50, "cs_1", metadata, json!({"amount_total": 9900, "currency": "jpy"}));

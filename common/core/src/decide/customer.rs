@@ -1,5 +1,5 @@
-//! `customer.deleted`: Stripe cancels the customer's subscriptions at once; late events of it bring nothing
-//! back.
+//! `customer.deleted`: Stripe cancels the customer's subscriptions at once; later events of them restore
+//! nothing.
 
 use super::Reading;
 use crate::account::Fact;
@@ -27,7 +27,7 @@ mod tests {
             sub("created", P1, json!({})),
             paid(P1, "in_1", "subscription_create", "price_pro", P1),
             deleted.into(),
-            // Late events of it bring nothing back.
+            // Later events of the subscription restore nothing.
             updated(1200, json!({"cancel_at_period_end": true}), json!({"cancel_at_period_end": false})),
         ];
         check_any_order("late events too", given, "free 5000 | sub_1=5000 | invoice#in_1 +5000");

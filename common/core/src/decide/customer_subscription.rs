@@ -14,13 +14,13 @@
 //! A price that is not in the catalog parks the event if the catalog has none of the items' prices and the
 //! subscription gives access.
 
-use super::{Parked, Reading};
+use super::{Parked, Reading, offer};
 use crate::account::snapshot::{Snapshot, SnapshotItem, Terms, digest, is_terminal};
 use crate::account::state::MAX_ITEMS;
 use crate::account::{Account, Fact};
-use crate::catalog::{Catalog, MAX_QUANTITY};
-use crate::event::{Event, EventType, Item, Previous, Subscription, SubscriptionStatus};
-use crate::ids::{PriceId, SubscriptionId};
+use crate::catalog::{Catalog, MAX_QUANTITY, Offer};
+use crate::event::{Event, EventType, Item, Previous, Price, Subscription, SubscriptionStatus};
+use crate::ids::SubscriptionId;
 use crate::timestamp::Timestamp;
 
 pub(super) fn read(
@@ -45,19 +45,20 @@ pub(super) fn read(
     let mut items = Vec::new();
     let mut prices_not_in_catalog = Vec::new();
     for item in &subscription.items {
-        let (terms, stored) = terms(&item.price, &subscription.id, account, catalog);
-        if stored {
-            prices_not_in_catalog.push(item.price.clone());
+        let Worth { terms, by_id, in_catalog } = worth(&item.price, &subscription.id, account, catalog)?;
+        if !in_catalog {
+            prices_not_in_catalog.push(item.price.id.clone());
         }
         if terms.is_some() && item.quantity > MAX_QUANTITY {
             return Err(Parked::Quantity(item.quantity.to_string()));
         }
         items.push(SnapshotItem {
             id: item.id.clone(),
-            price: item.price.clone(),
+            price: item.price.id.clone(),
             quantity: item.quantity,
             start: item.period_start,
             end: item.period_end,
+            learnt: terms.is_some() && !by_id,
             terms,
             free: item.is_free,
         });
@@ -74,24 +75,44 @@ pub(super) fn read(
     Ok(Reading { facts: vec![fact], prices_not_in_catalog, ..Reading::default() })
 }
 
-/// What a price is worth: by the catalog, else as it was when the subscription last had it. Whether it is the
-/// latter comes with it.
-pub(super) fn terms(
-    price: &PriceId,
+/// What a price is worth.
+pub(super) struct Worth {
+    /// The plan's or product's; `None` for a price of which nothing is known.
+    pub terms: Option<Terms>,
+    /// Whether the catalog names the price's id.
+    pub by_id: bool,
+    /// Whether the catalog still names the price, or nothing is known of it.
+    pub in_catalog: bool,
+}
+
+/// What a price is worth by the catalog, else as the subscription last had it.
+///
+/// An invoice line since basil shows no lookup key. If a snapshot of the subscription showed the price with
+/// one, its plan counts, with its worth in the present catalog. This also holds after the lookup key has moved
+/// to another price.
+pub(super) fn worth(
+    price: &Price,
     subscription: &SubscriptionId,
     account: &Account,
     catalog: &Catalog,
-) -> (Option<Terms>, bool) {
-    if let Some(plan) = catalog.plan_of_price(price.as_str()) {
-        return (Some(Terms::of(plan)), false);
+) -> Result<Worth, Parked> {
+    let by_id = matches!(catalog.offer(price.id.as_str(), None, None), Ok(Some(_)));
+    let terms = match offer(price, catalog)? {
+        Some(Offer::Plan(plan)) => Some(Terms::of(plan)),
+        Some(Offer::Product(product)) => Some(Terms::of_product(product)),
+        Some(Offer::Pack(_)) | None => None,
+    };
+    if terms.is_some() {
+        return Ok(Worth { terms, by_id, in_catalog: true });
     }
-    if let Some(product) = catalog.product_of_price(price.as_str()) {
-        return (Some(Terms::of_product(product)), false);
+    let Some(known) = account.state.subscriptions.get(subscription) else {
+        return Ok(Worth { terms, by_id, in_catalog: true });
+    };
+    if let Some(terms) = known.learnt(&price.id).and_then(|plan| Terms::named(plan, catalog)) {
+        return Ok(Worth { terms: Some(terms), by_id, in_catalog: true });
     }
-    let known = account.state.subscriptions.get(subscription);
-    let stored = known.and_then(|known| known.terms_of(price)).cloned();
-    let is_stored = stored.is_some();
-    (stored, is_stored)
+    let stored = known.terms_of(&price.id).cloned();
+    Ok(Worth { in_catalog: stored.is_none(), terms: stored, by_id })
 }
 
 fn snapshot(
@@ -127,7 +148,7 @@ fn snapshot(
     }
 }
 
-/// All that one update is matched with the next by, as one text.
+/// The parts of a state by which an update is matched with its successor, as one text.
 fn shown(
     status: &SubscriptionStatus,
     items: &[Item],
@@ -137,15 +158,15 @@ fn shown(
     let mut items: Vec<_> = items
         .iter()
         .map(|item| {
-            (item.id.as_str(), item.price.as_str(), item.quantity, item.period_start.map(Timestamp::unix))
+            (item.id.as_str(), item.price.id.as_str(), item.quantity, item.period_start.map(Timestamp::unix))
         })
         .collect();
     items.sort();
     format!("{status}|{items:?}|{:?}|{at_period_end}", cancel_at.map(Timestamp::unix))
 }
 
-/// The items as they were before an update that names them; parts that it does not name did not change.
-/// Stripe lists all of them, or only their changed parts in the same order.
+/// The items before an update. Parts that the update does not name did not change. Stripe lists either all
+/// items, or only their changed parts in the same order.
 fn items_before(items: &[Item], previous: &Previous) -> Vec<Item> {
     let start = previous.period_start;
     let Some(before) = &previous.items else {
@@ -156,7 +177,8 @@ fn items_before(items: &[Item], previous: &Previous) -> Vec<Item> {
     for (index, item) in before.iter().enumerate() {
         let named = item.id.as_ref().and_then(|id| items.iter().find(|one| one.id == *id));
         let same = named.or_else(|| items.get(index).filter(|_| item.id.is_none()));
-        let Some(price) = item.price.clone().or_else(|| same.map(|same| same.price.clone())) else {
+        let before = item.price.clone().map(Price::of_id);
+        let Some(price) = before.or_else(|| same.map(|same| same.price.clone())) else {
             continue;
         };
         let Some(id) = item.id.clone().or_else(|| same.map(|same| same.id.clone())) else { continue };

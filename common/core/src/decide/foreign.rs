@@ -17,7 +17,10 @@ pub fn is_foreign(payload: &[u8], catalog: &Catalog) -> bool {
         .filter_map(|list| object[*list]["data"].as_array())
         .flatten()
         .collect();
-    let known = |line: &&Value| price(line).is_some_and(|price| catalog.knows_price(price));
+    let known = |line: &&Value| {
+        let lookup_key = line["price"]["lookup_key"].as_str();
+        price(line).is_some_and(|price| !matches!(catalog.offer(price, lookup_key, product(line)), Ok(None)))
+    };
     if lines.iter().any(known) {
         return false;
     }

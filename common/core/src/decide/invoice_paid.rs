@@ -9,23 +9,23 @@
 //! | a plan's price without a subscription | sells the plan for life |
 //! | a pack's price | adds the pack's credits |
 //! | a product's price | sells the product; of a subscription item, like a plan without a tier |
-//! | negative | credits unused time; it names the share that an earlier payment paid |
-//! | an unknown price | nothing, beside a known line or on a subscription whose plan is known |
+//! | negative | credits unused time; it shows the share that an earlier payment paid |
+//! | an unknown price | nothing, if there is a known line or the plan of the subscription is known |
 //!
 //! `invoice#in_…` records each paid invoice once. An invoice that is not paid grants nothing. The invoice's
 //! own `period_start` and `period_end` are never the period of service.
 
 use std::collections::BTreeMap;
 
-use super::customer_subscription::terms;
-use super::{Parked, Reading, payment_of_invoice};
+use super::customer_subscription::{Worth, worth};
+use super::{Parked, Reading, offer, payment_of_invoice};
 use crate::account::item::Line;
 use crate::account::lots::Purchase;
 use crate::account::products::BoughtProduct;
 use crate::account::snapshot::Terms;
 use crate::account::state::MAX_ITEMS;
 use crate::account::{Account, Fact, PaidInvoice};
-use crate::catalog::{Catalog, MAX_QUANTITY, Product};
+use crate::catalog::{Catalog, MAX_QUANTITY, Offer, Product};
 use crate::credits::Credits;
 use crate::event::{self, BillingReason, Event, Invoice};
 use crate::ids::{ItemId, PriceId, SubscriptionId};
@@ -99,6 +99,22 @@ pub(super) fn read(
     Ok(Reading { facts, prices_not_in_catalog: sold.prices_not_in_catalog, ..Reading::default() })
 }
 
+/// Whether a snapshot that has not arrived may show the lookup key of a line's price.
+fn may_be_learnt(
+    line: &event::Line,
+    subscription: &SubscriptionId,
+    account: &Account,
+    catalog: &Catalog,
+) -> bool {
+    let complete = line.price.as_ref().is_none_or(|price| price.is_complete);
+    if complete || !catalog.has_lookup_keys() || !(line.is_subscription || line.item.is_some()) {
+        return false;
+    }
+    let known = account.state.subscriptions.get(subscription).and_then(|known| known.snapshot.as_ref());
+    let shown = known.into_iter().flat_map(|snapshot| &snapshot.items).map(|item| &item.price);
+    !shown.into_iter().any(|price| line.price.as_ref().is_some_and(|named| named.id == *price))
+}
+
 /// What the lines of an invoice sell.
 struct Sold {
     lines: Vec<(Option<ItemId>, Line)>,
@@ -147,7 +163,8 @@ impl Sold {
         for line in &invoice.lines {
             let Some(price) = &line.price else { continue };
             let subscription = line.subscription.as_ref().or(invoice.subscription.as_ref());
-            if let Some(pack) = catalog.pack_of_price(price.as_str()) {
+            let offer = offer(price, catalog)?;
+            if let Some(Offer::Pack(pack)) = offer {
                 if line.amount >= 0 {
                     let out_of_range = || Parked::Quantity(line.quantity.to_string());
                     let counted = Some(line.quantity).filter(|quantity| *quantity <= MAX_QUANTITY);
@@ -161,7 +178,7 @@ impl Sold {
                 }
                 continue;
             }
-            if let Some(product) = catalog.product_of_price(price.as_str()) {
+            if let Some(Offer::Product(product)) = offer {
                 // A line that bills no subscription item sells the product once.
                 let item_of = subscription.filter(|_| line.is_subscription || line.item.is_some());
                 if line.amount > 0 || (line.amount == 0 && item_of.is_none()) {
@@ -180,19 +197,26 @@ impl Sold {
                     continue;
                 }
             }
-            let (terms, stored) = match subscription {
-                Some(subscription) => terms(price, subscription, account, catalog),
-                None => (catalog.plan_of_price(price.as_str()).map(Terms::of), false),
+            let terms = match (subscription, offer) {
+                (Some(subscription), _) => {
+                    let Worth { terms, in_catalog, .. } = worth(price, subscription, account, catalog)?;
+                    if terms.is_none() && may_be_learnt(line, subscription, account, catalog) {
+                        return Err(Parked::UnknownPrice(price.id.clone(), Some(subscription.clone())));
+                    }
+                    if !in_catalog {
+                        sold.prices_not_in_catalog.push(price.id.clone());
+                    }
+                    terms
+                }
+                (None, Some(Offer::Plan(plan))) => Some(Terms::of(plan)),
+                (None, _) => None,
             };
             let Some(terms) = terms else {
                 if line.amount > 0 {
-                    sold.unknown.get_or_insert_with(|| price.clone());
+                    sold.unknown.get_or_insert_with(|| price.id.clone());
                 }
                 continue;
             };
-            if stored {
-                sold.prices_not_in_catalog.push(price.clone());
-            }
             if line.amount < 0 {
                 continue;
             }
@@ -207,7 +231,7 @@ impl Sold {
                     sold.lifetime = Some(purchase(terms.worth(line.quantity), Some(terms), 0));
                 }
                 (Some(_), None) => return Err(Parked::NoPeriod),
-                (Some(_), Some(_)) => sold.add(line, invoice, event, price, terms, total, paid),
+                (Some(_), Some(_)) => sold.add(line, invoice, event, &price.id, terms, total, paid),
             }
         }
         sold.name_credits(invoice);
@@ -230,7 +254,7 @@ impl Sold {
         }
         self.products.push(BoughtProduct {
             name: product.name.clone(),
-            price: line.price.clone(),
+            price: line.price.as_ref().map(|price| price.id.clone()),
             amount: line.amount,
             currency: invoice.currency.clone().unwrap_or_default(),
             session: None,
@@ -243,7 +267,8 @@ impl Sold {
         });
     }
 
-    /// Adds a plan's line. Tiered prices are billed in several lines of one item and period: they are one.
+    /// Adds a plan's line. Tiered prices are billed in several lines of one item and period. They count as
+    /// one line.
     #[allow(clippy::too_many_arguments, reason = "the parts of one line")]
     fn add(
         &mut self,
@@ -308,7 +333,7 @@ impl Sold {
     }
 }
 
-/// What the ledger calls an invoice, by its lines.
+/// The kind of an invoice's ledger entry, by its lines.
 fn kind(invoice: &Invoice, sold: &Sold, account: &Account) -> EntryKind {
     let lines = || sold.lines.iter().map(|(_, line)| line);
     if lines().all(|line| line.amount == 0 && !line.cycle && !line.free) {

@@ -15,7 +15,7 @@ use crate::ids::{CustomerId, UserId};
 pub struct StoredOwner {
     /// The user.
     pub user: UserId,
-    /// An operator moved it: that outranks metadata.
+    /// An operator moved it. A move outranks metadata.
     pub moved: bool,
     /// The owner is known from a `client_reference_id` only; metadata replaces it.
     pub by_reference: bool,

@@ -7,7 +7,7 @@
 //! | `refund.*`, `failed` or `canceled` | returns what was revoked for it | `refund#re_…#failed` |
 //! | `refund.*`, `pending` | revokes nothing itself | `refund#re_…#pending` |
 //!
-//! - Never more is revoked than the payment granted, and a balance never falls below 0.
+//! - A refund revokes at most what the payment granted, and a balance never falls below 0.
 //! - `refund.failed` counts as failed, whatever status its object has.
 //! - The charge's newest `amount_refunded` counts a pending refund.
 //! - A refund belongs to the document of its payment, never to a customer. If the payment is not linked to a
@@ -52,7 +52,7 @@ mod tests {
             &format!("pro until 2593000 0 | sub_1=0 | {summary}"),
         );
         check(
-            "one was lost, one comes late",
+            "one is lost, one arrives late",
             vec![bought(), refunded(1300, PI, 1500), refunded(1200, PI, 500)],
             "pro until 2593000 1250 | sub_1=1250 | invoice#in_1 +5000, refund#ch_pi_in_1#1500 -3750, \
              refund#ch_pi_in_1#500 +0",
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refund_that_failed_takes_nothing_whatever_its_snapshot_says() {
+    fn a_failed_refund_takes_nothing_whatever_its_object_says() {
         for status in ["pending", "requires_action", "succeeded", "failed", "canceled", "unheard_of"] {
             let summary = "invoice#in_1 +5000, refund#re_1#failed +0";
             let failed = refund("failed", 1200, PI, "re_1", 1000, status);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_spent_is_a_shortfall_and_an_older_period_changes_nothing() {
+    fn spent_credits_are_a_shortfall_and_an_older_period_changes_nothing() {
         check(
             "spent",
             vec![bought(), Step::Spend(4000), refunded(1100, PI, 1000)],
@@ -207,7 +207,7 @@ mod tests {
         let summary = "invoice#in_1 +5000, dispute#dp_1#needs_response -5000, dispute#dp_1#won +5000, \
             refund#ch_pi_in_1#1000 -2500";
         check_any_order(
-            "net of what came back",
+            "less what was given back",
             won,
             &format!("pro until 2593000 2500 | sub_1=2500 | {summary}"),
         );

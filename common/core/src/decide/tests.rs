@@ -9,6 +9,7 @@ mod changes;
 mod items;
 mod law;
 mod over_time;
+mod prices;
 mod purchases;
 mod random;
 mod refunds;
@@ -32,8 +33,8 @@ use crate::ledger::{Entry, LedgerKey, Note};
 use crate::reversal::PaymentRecord;
 use crate::timestamp::Timestamp;
 
-/// Trials of `pro` are worth less than its paid periods, so that the two cannot be mistaken for each other;
-/// the grace is not the default.
+/// Trials of `pro` grant less than its paid periods, so that a test tells them apart. The grace is not the
+/// default.
 pub const CATALOG: &str = r#"
 [tiers]
 free = 0
@@ -87,7 +88,7 @@ pub const P1: i64 = 1000;
 /// Start of the second.
 pub const P2: i64 = P1 + MONTH;
 
-/// One row of a table begins with these.
+/// A step of a row of a case table.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// An event arrives.
@@ -100,11 +101,11 @@ pub enum Step {
     Grant(u64),
     /// An operator gives a plan from now on, with credits.
     Complimentary { plan: &'static str, until: Option<i64>, credits: u64 },
-    /// The catalog lets add-ons survive, from the beginning.
+    /// The catalog keeps add-ons, from the first step on.
     KeepAddons,
-    /// From here on the catalog has this text in place of that one.
+    /// From this step on, the catalog has the second text in place of the first.
     Edit(&'static str, &'static str),
-    /// The account is looked at in this second, instead of after the last event.
+    /// The account is read at this second, instead of after the last event.
     At(i64),
 }
 
@@ -124,7 +125,7 @@ pub fn check(what: &str, given: Vec<Step>, expect: &str) {
     assert_eq!(seen, expect, "{what}");
 }
 
-/// As [`check`], and the same for the reverse order of arrival and with every event twice.
+/// Like [`check`], and again with the events in reverse order and with every event twice.
 #[track_caller]
 pub fn check_any_order(what: &str, given: Vec<Step>, expect: &str) {
     let end = |summary: &str| summary.split(" | ").take(2).map(str::to_owned).collect::<Vec<_>>();
@@ -147,7 +148,7 @@ pub fn check_any_order(what: &str, given: Vec<Step>, expect: &str) {
     assert_eq!(end(&Run::of(&backwards).summary()), end(expect), "backwards and doubled: {what}");
 }
 
-/// An account and what is beside it.
+/// An account with its ledger, orders and payments.
 pub struct Run {
     text: String,
     pub catalog: Catalog,
@@ -233,7 +234,7 @@ impl Run {
         self.commit(&change);
     }
 
-    /// Delivers an event and then, as often as something is applied, what waits.
+    /// Delivers an event, then the waiting events, until none of them is applied any more.
     fn deliver(&mut self, event: Event) {
         let mut queue = vec![event];
         while let Some(event) = queue.pop() {
@@ -283,7 +284,7 @@ impl Run {
 
     fn loaded(&self, keys: &[LedgerKey]) -> Account {
         let mut account = self.account.clone();
-        // The store reads an entry that exists without having been asked for, and has the event decided again.
+        // Like the processor: if an entry exists that was not read, the event is decided again with it.
         let again = ["slice#", "rollover#", "free#", "expire#"];
         let found = self.ledger.keys().filter(|key| again.iter().any(|kind| key.as_str().starts_with(kind)));
         account.recorded =
@@ -333,7 +334,7 @@ impl Run {
                 Some(Note::LotEnded) => " lot_ended".to_owned(),
                 None => String::new(),
             };
-            // The ids of events are made up here and say nothing.
+            // The ids of events are generated and have no meaning.
             let key = if key.as_str().starts_with("adjust#") { "adjust" } else { key.as_str() };
             format!("{key} {:+}{note}", entry.delta)
         };
@@ -368,7 +369,7 @@ pub fn patched(base: Value, patch: &Value) -> Value {
     }
 }
 
-/// An event with an id made of its content, as two events never share one.
+/// An event with an id made from its content, so that two events never have the same id.
 pub fn event(kind: &str, created: i64, object: &Value, previous: Option<&Value>) -> Value {
     let mut data = json!({"object": object});
     if let Some(previous) = previous {
@@ -501,7 +502,7 @@ pub fn dispute(kind: &str, created: i64, intent: &str, status: &str) -> Step {
 }
 
 #[test]
-fn stripe_is_asked_exactly_for_what_an_event_leaves_out() {
+fn stripe_is_asked_only_for_what_an_event_leaves_out() {
     let with = |step: &Step, patch: Value| {
         let Step::Event(event) = step else { panic!("{step:?} is no event") };
         Step::Event(patched(event.clone(), &patch))
@@ -567,7 +568,7 @@ fn stripe_is_asked_exactly_for_what_an_event_leaves_out() {
 }
 
 #[test]
-fn what_waits_says_for_what() {
+fn a_parked_event_names_what_it_waits_for() {
     let waits = |parked: Parked| parked.waits_for();
     assert_eq!(waits(Parked::NoUser(Some("cus_1".parse().unwrap()))).as_deref(), Some("customer#cus_1"));
     assert_eq!(waits(Parked::UnknownName("pack", "gold".to_owned())).as_deref(), Some("pack#gold"));
@@ -575,7 +576,7 @@ fn what_waits_says_for_what() {
     assert_eq!(waits(Parked::LinesMissing), None);
 }
 
-/// What an event does beside the account, after these steps: `effect | links | payments | order`.
+/// The effects of an event besides the account, after these steps: `effect | links | payments | order`.
 fn beside(given: &[Step], step: &Step) -> String {
     let run = Run::of(given);
     let Step::Event(body) = step else { panic!("{step:?} is no event") };
@@ -596,7 +597,7 @@ fn beside(given: &[Step], step: &Step) -> String {
 }
 
 #[test]
-fn what_goes_beside_the_account_is_told_with_it() {
+fn an_outcome_has_the_effect_links_payments_and_order_of_an_event() {
     let bought = || paid(P1, "in_1", "subscription_create", "price_pro", P1);
     let unpaid =
         |kind: &str| session(kind, P1, "cs_1", json!({"pack": "p1000"}), json!({"payment_status": "unpaid"}));
@@ -657,7 +658,7 @@ fn what_goes_beside_the_account_is_told_with_it() {
         ),
         ("a pack that is not paid", vec![], unpaid("completed"), "not_paid | cus_1 |  | -"),
         ("one that failed", vec![], unpaid("async_payment_failed"), "not_paid | cus_1 |  | -"),
-        ("one that ran out", vec![], unpaid("expired"), "not_paid | cus_1 |  | -"),
+        ("one that expired", vec![], unpaid("expired"), "not_paid | cus_1 |  | -"),
         ("a subscription's session", vec![], mode("subscription", "paid"), "updated | cus_1 |  | -"),
         ("one that is not paid", vec![], mode("subscription", "unpaid"), "not_paid | cus_1 |  | -"),
         ("a set-up", vec![], mode("setup", "no_payment_required"), "updated | cus_1 |  | -"),
@@ -689,7 +690,7 @@ fn what_goes_beside_the_account_is_told_with_it() {
 }
 
 #[test]
-fn of_how_a_subscription_stands_nothing_is_bought_paid_or_ordered() {
+fn the_status_of_a_subscription_alone_buys_pays_and_orders_nothing() {
     let catalog = Catalog::parse(CATALOG).unwrap();
     let account = Run::of(&[]).account;
     let orders = session("completed", P1, "cs_1", json!({"mode": "dfy", "plan": "starter"}), json!({}));
@@ -702,7 +703,7 @@ fn of_how_a_subscription_stands_nothing_is_bought_paid_or_ordered() {
         let Step::Event(body) = &step else { panic!("no event") };
         let event = event::read(body.to_string().as_bytes()).unwrap();
         let Outcome::Apply(applied) =
-            super::decide_standing(&account, &event, &catalog, Timestamp::from_unix(P1))
+            super::decide_status(&account, &event, &catalog, Timestamp::from_unix(P1))
         else {
             panic!("{step:?}")
         };
@@ -711,12 +712,12 @@ fn of_how_a_subscription_stands_nothing_is_bought_paid_or_ordered() {
             (0, None, 0),
             "{step:?}"
         );
-        assert_eq!(applied.links.len(), 1, "who it is may be learnt");
+        assert_eq!(applied.links.len(), 1, "the customer is linked");
     }
 }
 
 #[test]
-fn the_words_of_the_log_stay() {
+fn the_names_in_the_log_are_stable() {
     use super::{Effect, Ignored};
     assert_eq!(
         [Effect::Updated, Effect::NotPaid, Effect::Nothing].map(Effect::as_str),

@@ -1,7 +1,7 @@
 //! The Checkout Session, which has the same shape in every API version. Events: `checkout.session.*`.
 
-use super::{Fields, Metadata, ReadError};
-use crate::ids::{CustomerId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId};
+use super::{Fields, Metadata, Price, ReadError};
+use crate::ids::{CustomerId, InvoiceId, PaymentIntentId, SessionId, SubscriptionId};
 use crate::timestamp::Timestamp;
 
 open_enum! {
@@ -97,7 +97,7 @@ fn sold(object: &Fields<'_>) -> Result<Option<Vec<SoldLine>>, ReadError> {
     }
     let mut lines = Vec::new();
     for line in object.list("line_items")? {
-        if let Some(price) = line.id("price")? {
+        if let Some(price) = Price::from_fields(&line)? {
             lines.push(SoldLine {
                 price,
                 quantity: line.count("quantity")?.unwrap_or(1),
@@ -112,7 +112,7 @@ fn sold(object: &Fields<'_>) -> Result<Option<Vec<SoldLine>>, ReadError> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SoldLine {
     /// The price.
-    pub price: PriceId,
+    pub price: Price,
     /// The quantity.
     pub quantity: u64,
     /// Minor units, after discounts and taxes (`amount_total`).

@@ -93,11 +93,16 @@ impl<'a> Fields<'a> {
 
     /// The id in an expandable field, which holds the id or the whole object.
     pub(super) fn id<T: FromStr<Err = IdError>>(&self, path: &str) -> Result<Option<T>, ReadError> {
-        let text = self.shaped(path, "an id, or an object with one", |value| {
-            value.text().or_else(|| value.get("id")?.text())
-        })?;
+        let text = self.id_text(path)?;
         text.map(|text| text.parse().map_err(|source| ReadError::Id { path: self.at(path), source }))
             .transpose()
+    }
+
+    /// The text of the id in an expandable field.
+    pub(super) fn id_text(&self, path: &str) -> Result<Option<&'a str>, ReadError> {
+        self.shaped(path, "an id, or an object with one", |value| {
+            value.text().or_else(|| value.get("id")?.text())
+        })
     }
 
     /// The id at the first of several paths, which are of different API versions.

@@ -1,8 +1,8 @@
 //! The Invoice, before and after API version 2025-03-31.basil. Events: `invoice.paid`,
 //! `invoice.payment_failed`, `invoice.payment_action_required`.
 
-use super::{Fields, Metadata, ReadError};
-use crate::ids::{ChargeId, CustomerId, InvoiceId, ItemId, PaymentIntentId, PriceId, SubscriptionId};
+use super::{Fields, Metadata, Price, ReadError};
+use crate::ids::{ChargeId, CustomerId, InvoiceId, ItemId, PaymentIntentId, SubscriptionId};
 use crate::timestamp::Timestamp;
 
 open_enum! {
@@ -112,7 +112,7 @@ pub struct Invoice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// The price; `None` for an amount without a price.
-    pub price: Option<PriceId>,
+    pub price: Option<Price>,
     /// The quantity; 1 when absent.
     pub quantity: u64,
     /// Minor units. Negative for the credit of a proration.
@@ -229,7 +229,7 @@ impl Line {
             line.flag("proration")?,
         ];
         Ok(Self {
-            price: line.first_id(&["pricing.price_details.price", "price", "plan"])?,
+            price: Price::from_fields(line)?,
             quantity: line.count("quantity")?.unwrap_or(1),
             amount: line.need("amount", line.amount("amount")?)?,
             proration: proration.contains(&Some(true)),

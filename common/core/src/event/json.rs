@@ -41,7 +41,7 @@ impl<'a> Json<'a> {
         path.split('.').try_fold(self, Self::get)
     }
 
-    /// `None` for what is absent or null.
+    /// `None` for a value that is absent or null.
     pub(super) fn some(&self) -> Option<&Self> {
         if let Self::Null = self { None } else { Some(self) }
     }
@@ -88,9 +88,9 @@ keys! {
     "cancellation_details" "charge" "client_reference_id" "collection_method" "currency" "current_period_end"
     "current_period_start" "customer" "customer_details" "customer_email" "date" "days_until_due" "email"
     "end" "ended_at" "has_more" "invoice" "invoice_item_details" "items" "latest_invoice" "line_items" "lines"
-    "metadata" "mode" "next_payment_attempt" "paid" "paid_out_of_band" "parent" "pause_collection" "payment"
-    "payment_intent" "payment_link" "payment_status" "payments" "period" "plan" "price" "price_details"
-    "pricing" "proration" "quantity" "reason" "start" "status" "subscription" "subscription_details"
+    "lookup_key" "metadata" "mode" "next_payment_attempt" "paid" "paid_out_of_band" "parent"
+    "pause_collection" "payment" "payment_intent" "payment_link" "payment_status" "payments" "period" "plan"
+    "price" "price_details" "pricing" "proration" "quantity" "reason" "start" "status" "subscription" "subscription_details"
     "subscription_item" "subscription_item_details" "subtotal" "total" "trial_end" "trial_start" "unit_amount"
     // Metadata keys that are not above.
     "client_id" "pack" "product" "tier" "upgraded_from" "user_id"

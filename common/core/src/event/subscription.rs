@@ -1,6 +1,6 @@
 //! The Subscription, before and after API version 2025-03-31.basil. Events: `customer.subscription.*`.
 
-use super::{Fields, Metadata, ReadError};
+use super::{Fields, Metadata, Price, ReadError};
 use crate::ids::{CustomerId, InvoiceId, ItemId, PriceId, SubscriptionId};
 use crate::timestamp::Timestamp;
 
@@ -86,8 +86,8 @@ pub struct Item {
     pub id: ItemId,
     /// Whether the price's own amount is 0.
     pub is_free: bool,
-    /// `price.id`, or `plan.id` in old events.
-    pub price: PriceId,
+    /// The price, or the plan in old events.
+    pub price: Price,
     /// Number of seats; 1 when absent (metered prices).
     pub quantity: u64,
     /// Start of the current period (included).
@@ -187,11 +187,11 @@ impl Subscription {
 fn items(object: &Fields<'_>) -> Result<Vec<Item>, ReadError> {
     let start = object.time("current_period_start")?;
     let end = object.time("current_period_end")?;
-    let item = |item: &Fields<'_>, id: ItemId, price: PriceId| -> Result<Item, ReadError> {
+    let item = |item: &Fields<'_>, id: ItemId| -> Result<Item, ReadError> {
         Ok(Item {
             id,
             is_free: super::invoice::is_free(item)?,
-            price,
+            price: item.need("price", Price::from_fields(item)?)?,
             quantity: item.count("quantity")?.unwrap_or(1),
             period_start: item.time("current_period_start")?.or(start),
             period_end: item.time("current_period_end")?.or(end),
@@ -203,12 +203,10 @@ fn items(object: &Fields<'_>) -> Result<Vec<Item>, ReadError> {
             Some(id) => id,
             None => own_id(&format!("item-{}", items.len())),
         };
-        items.push(item(&entry, id, entry.need("price", entry.first_id(&PRICE)?)?)?);
+        items.push(item(&entry, id)?);
     }
-    if items.is_empty()
-        && let Some(plan) = object.id("plan")?
-    {
-        items.push(item(object, own_id("only"), plan)?);
+    if items.is_empty() && object.id_text("plan")?.is_some() {
+        items.push(item(object, own_id("only"))?);
     }
     Ok(items)
 }

@@ -190,7 +190,7 @@ fn old_and_new_invoices_give_equal_values() {
         "lines": {"has_more": true, "data": [
             {"amount": -500, "quantity": 1, "period": {"start": 3, "end": 10},
                 "metadata": {"client_id": "u2"}, "type": "invoiceitem",
-             "proration": true, "price": {"id": "basic"}, "subscription": "sub_1"},
+             "proration": true, "price": {"id": "basic", "product": "prod_1"}, "subscription": "sub_1"},
             {"id": "sub_1", "amount": 2000, "quantity": 2, "period": {"start": 3, "end": 13},
                 "type": "subscription",
              "proration": false, "plan": {"id": "gold"}, "subscription": null}]}});

@@ -118,6 +118,8 @@ pub struct HealthConfig {
     pub dead_letter_queue_url: Option<String>,
     /// The queue of alerts; without it, alerts are only logged.
     pub notify_queue_url: Option<String>,
+    /// Hours without any event after which the operator is alerted; 0 outside live mode.
+    pub quiet_hours: u64,
 }
 
 impl HealthConfig {
@@ -132,6 +134,10 @@ impl HealthConfig {
             queues: queues(env)?,
             dead_letter_queue_url: env.get("QUEUE_URL_DEAD_LETTER"),
             notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
+            quiet_hours: match livemode(env)? {
+                Some(true) => catalog(env)?.policy.quiet_hours,
+                Some(false) | None => 0,
+            },
         })
     }
 }

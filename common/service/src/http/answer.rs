@@ -76,7 +76,7 @@ pub(crate) fn error_answer(status: StatusCode, code: &str, message: &str) -> Res
     answer(status, &json!({"error": code, "message": message}))
 }
 
-/// The method that decides: `HEAD` is answered like `GET`.
+/// The method that selects the route: `HEAD` is answered like `GET`.
 pub(crate) fn method(request: &Request) -> &Method {
     if request.method() == Method::HEAD { &Method::GET } else { request.method() }
 }

@@ -1,16 +1,16 @@
 //! The path of a request, percent-decoded exactly once.
+//! The two entry points of a function differ. For a request of `/a%2Fb%20c`, `rawPath` is
 //!
-//! The two front doors of a function differ. For a request of `/a%2Fb%20c`, `rawPath` is
-//!
-//! | front door | `rawPath` |
+//! | entry point | `rawPath` |
 //! |---|---|
 //! | an HTTP API, payload format 2.0 | `/a/b c`: decoded |
 //! | a function URL | `/a%2Fb%20c`: as the client sent it |
 //!
-//! Sources: events of both doors for the same request, recorded on AWS, in github.com/hotsock/voker
+//! Sources: events of both entry points for the same request, recorded on AWS, in github.com/hotsock/voker
 //! (`vokerhttp/testdata/apigwv2-request.json` and `functionurl-request.json`, commit `59c7289`); an event of
-//! an HTTP API for `/a%2Fb` in github.com/fastify/aws-lambda-fastify/issues/169; and AWS's guide to HTTP APIs:
-//! "API Gateway decodes URL-encoded request parameters before passing them to your backend integration."
+//! an HTTP API for `/a%2Fb` in github.com/fastify/aws-lambda-fastify/issues/169; and AWS's guide to HTTP
+//! APIs: "API Gateway decodes URL-encoded request parameters before passing them to your backend
+//! integration."
 //!
 //! The request's URI cannot be used: `lambda_http` makes it from `rawPath` as if it were encoded, so a
 //! decoded `?` or `#` cuts it off.
@@ -21,7 +21,7 @@ use lambda_http::request::RequestContext;
 use lambda_http::{Request, RequestExt};
 use tallyhook_core::ids::{IdError, IdProblem, UserId};
 
-/// The decoded path. What is not percent-encoded UTF-8 becomes U+FFFD.
+/// The decoded path. Bytes that are not UTF-8 become U+FFFD.
 pub(crate) fn decoded_path(request: &Request) -> Cow<'_, str> {
     let raw = request.raw_http_path();
     if is_from_function_url(request) { Cow::Owned(percent_decode(raw)) } else { Cow::Borrowed(raw) }
@@ -30,7 +30,8 @@ pub(crate) fn decoded_path(request: &Request) -> Cow<'_, str> {
 /// Reads a user id that is part of a decoded path.
 ///
 /// # Errors
-/// [`IdError`], also for U+FFFD, which stands for any bytes that are not UTF-8: two ids would be one.
+/// [`IdError`], also for U+FFFD. It replaces any bytes that are not UTF-8, so two different ids could become
+/// equal.
 pub(crate) fn user_in_path(text: &str) -> Result<UserId, IdError> {
     if text.contains(char::REPLACEMENT_CHARACTER) {
         return Err(IdError { kind: "user", problem: IdProblem::Character });

@@ -35,7 +35,7 @@ use tallyhook_core::timestamp::Timestamp;
 pub use call::{Answer, Call};
 use secrets::Secrets;
 
-/// The path of the endpoint, and the paths that the systems used which tallyhook replaces. Each may end with
+/// The path of the endpoint, and the paths of the systems that tallyhook replaces. Each may end with
 /// a slash.
 pub const ENDPOINTS: [&str; 3] = ["/webhooks/stripe", "/api/webhook/stripe", "/api/webhooks/stripe"];
 
@@ -261,6 +261,7 @@ impl Webhook {
             "secrets": {"test": test, "live": live, "any": count(SecretMode::Any)},
             "tolerance_seconds": self.config.tolerance_seconds,
             "version": env!("CARGO_PKG_VERSION"),
+            "commit": option_env!("TALLYHOOK_COMMIT"),
         })
     }
 }
@@ -289,6 +290,7 @@ fn clock_offset_seconds(verdict: &Result<Verified, Refusal>, now: Timestamp) -> 
 
 fn malformed(error: &ReadError) -> Rejection {
     warn!(code = "malformed_event", error = %error, "WEBHOOK_REFUSED");
+    telemetry::metrics(&[], &[("MalformedEvents", 1.0)]);
     let message = match error {
         ReadError::Thin => "this is a thin event; the endpoint must be set to snapshot events",
         ReadError::EventBridge => "this is an EventBridge envelope; post the event under `detail`",

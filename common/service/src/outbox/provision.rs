@@ -133,6 +133,7 @@ impl Provision {
         let (job, user_id, error) =
             (job_message.job.as_str(), job_message.user_id.as_str(), error.to_string());
         warn!(job, user_id, error, attempt, next_attempt_seconds = delay, "PROVISIONING_FAILED");
+        telemetry::metrics(&[("family", "provision")], &[("FailedAttempts", 1.0)]);
         if delay.is_none() && self.give_up(&job_message, attempt).await { Ok(()) } else { Err(delay) }
     }
 

@@ -1,7 +1,7 @@
 //! Replays events from Stripe, which keeps them for 30 days: sends them through the queues like new events.
 //!
-//! An event changes an account at most once. A replayed event that the log has finished is a duplicate for
-//! its worker, so replaying too many is harmless.
+//! An event changes an account at most once. If the log already has the event as finished, the worker treats
+//! the replayed copy as a duplicate. So it is harmless to replay too many events.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -9,9 +9,7 @@
 //! | parked as an unreadable message or as a second content | never |
 //! | failed | after its pause, at most [`MAX_FAILED_REDRIVES`] times; then an operator decides |
 //!
-//! An event that was sent again and parked again waits for its pause, whatever it waits for. Before a run
-//! sends an event, it claims it: it raises the count of redrives, on condition that the count is unchanged.
-//! So two runs at the same time never send an event twice. If the message of a claimed event is lost, the
+//! An event that was sent again and parked again always waits for its pause. Before a run sends an event, it claims the event: it increments the count of redrives on condition that the count is unchanged. So two concurrent runs never send an event twice. If the message of a claimed event is lost, the
 //! event waits one pause longer. A run reads and sends a limited number of events; the next run continues.
 //!
 //! `retry` also sends the messages of due outbox jobs again: the first message was lost, or the function
@@ -241,7 +239,11 @@ impl Retrier {
             Some(("customer" | "payment" | "user", _)) => {
                 line.waits_for.as_ref().is_some_and(|waits_for| available.waits_for.contains(waits_for))
             }
-            Some(("price", price)) => self.accounts.catalog.knows_price(price),
+            // A snapshot may have shown the lookup key of the price.
+            Some(("price", price)) => {
+                let catalog = &self.accounts.catalog;
+                !matches!(catalog.offer(price, None, None), Ok(None)) || catalog.has_lookup_keys()
+            }
             Some(("pack", name)) => self.accounts.catalog.pack(name).is_some(),
             Some(("product", name)) => self.accounts.catalog.product(name).is_some(),
             Some(("mode", name)) => self.accounts.catalog.order(name).is_some(),

@@ -1,4 +1,4 @@
-//! After a change of the catalog: writes the accounts whose `tier` and `features` follow an older one.
+//! After a change of the catalog: writes the accounts with the `tier` and `features` of an older catalog.
 //!
 //! Every read of the API follows the catalog at once. The sweep is for apps that read the table. It runs with
 //! `retry`, every 15 minutes. A run scans and writes a limited number of accounts, and keeps its place, so

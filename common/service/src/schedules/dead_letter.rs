@@ -18,6 +18,7 @@ use tallyhook_aws::queue::{Envelope, Queue};
 use tallyhook_aws::sdk;
 use tallyhook_aws::store::items::{self, EventRecord, EventState, Key};
 use tallyhook_aws::store::{Reason, Store, StoreError};
+use tallyhook_aws::telemetry;
 use tallyhook_core::event::{self, Event, EventType};
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
@@ -99,6 +100,7 @@ impl DeadLetter {
         let Some(mut record) = read(message, now) else {
             // An alert that could not be posted. `notify` logged it; an alert about it would end here again.
             warn!(message_id = message.message_id, queue = source(message), "DEAD_LETTER_DROPPED");
+            telemetry::metrics(&[], &[("AlertsLost", 1.0)]);
             return Ok(None);
         };
         let key = Key::Event(record.id.clone());

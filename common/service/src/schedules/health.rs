@@ -10,13 +10,16 @@ use tallyhook_aws::clock;
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::queue::Queue;
 use tallyhook_aws::sdk;
-use tallyhook_aws::store::Store;
+use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_aws::telemetry;
 use tallyhook_core::health::{Counts, Health, LOW_SCORE, MANY_FAILED, OLD_SECONDS};
+use tallyhook_core::timestamp::Timestamp;
 
 /// The function `health`.
 pub struct HealthCheck {
     reader: HealthReader,
+    store: Store,
+    quiet_hours: u64,
     alerts: Alerts,
 }
 
@@ -35,7 +38,9 @@ impl HealthCheck {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), config.notify_queue_url);
-        Self { reader: HealthReader::new(store, queue, config.queues, config.dead_letter_queue_url), alerts }
+        let quiet_hours = config.quiet_hours;
+        let reader = HealthReader::new(store.clone(), queue, config.queues, config.dead_letter_queue_url);
+        Self { reader, store, quiet_hours, alerts }
     }
 
     /// Does one scheduled run; the content of the schedule's event does not matter.
@@ -43,7 +48,9 @@ impl HealthCheck {
     /// # Errors
     /// [`StoreError`](tallyhook_aws::store::StoreError).
     pub async fn handle(&self, _: Value) -> Result<Health, lambda_runtime::Error> {
-        let (counts, health) = self.reader.read(clock::now()).await?;
+        let now = clock::now();
+        let (counts, health) = self.reader.read(now).await?;
+        let is_quiet = self.is_quiet(now).await?;
         info!(
             score = health.score,
             parked = counts.parked,
@@ -65,12 +72,26 @@ impl HealthCheck {
             ("Waiting", counts.queues.iter().map(|queue| queue.waiting).sum()),
         ];
         metrics.extend(figures.into_iter().filter_map(|(name, count)| Some((name, metric(count?)))));
+        metrics.extend(is_quiet.map(|quiet| ("Quiet", f64::from(u8::from(quiet)))));
         metrics.extend(health.success_permille.map(|rate| ("SuccessRate", metric(rate) / 1000.0)));
         telemetry::metrics(&[], &metrics);
         for alert in alerts(&counts, &health) {
             self.alerts.send(&alert).await;
         }
+        if is_quiet == Some(true) {
+            self.alerts.send(&Alert::Quiet { hours: self.quiet_hours }).await;
+        }
         Ok(health)
+    }
+
+    /// Whether no event arrived for the policy's `quiet_hours`. `None` outside live mode, and with 0 hours.
+    async fn is_quiet(&self, now: Timestamp) -> Result<Option<bool>, StoreError> {
+        let Some(hours) = i64::try_from(self.quiet_hours).ok().filter(|hours| *hours > 0) else {
+            return Ok(None);
+        };
+        let span = hours.saturating_mul(3_600_000);
+        let until = now.unix().saturating_mul(1000);
+        Ok(Some(self.store.outcomes(until - span, until, span).await?.steps.is_empty()))
     }
 }
 

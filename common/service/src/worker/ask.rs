@@ -1,9 +1,10 @@
-//! Reads from Stripe what an event leaves out and the rules need, before they decide.
+//! Reads from Stripe what the rules need and an event leaves out, before the decision.
 //!
 //! | the event | what is read |
 //! |---|---|
 //! | a paid checkout session whose metadata does not name what was sold and the quantity | its line items |
 //! | an invoice or a subscription with a truncated list | the complete list |
+//! | an invoice with a price that the catalog may name by its lookup key | the price, once in each instance |
 //! | a refund or a dispute, which do not name the paid invoice | the invoice |
 //!
 //! Since 2025-03-31.basil a charge does not name its invoice either.
@@ -13,6 +14,8 @@
 //! object is deleted, the key may not read it), the event is parked as without a key. A refund or a dispute
 //! does not wait for an answer: the payment is usually known here.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -20,27 +23,98 @@ use tracing::warn;
 
 use crate::process::Job;
 use tallyhook_aws::stripe::{self, Cursor, Stripe, StripeError};
+use tallyhook_core::catalog::Catalog;
 use tallyhook_core::decide::leaves_out;
-use tallyhook_core::event::{CheckoutSession, Invoice, Object, SoldLine, Subscription};
+use tallyhook_core::event::{
+    CheckoutSession, Event, EventType, Invoice, Object, Price, SoldLine, Subscription,
+};
 use tallyhook_core::ids::{CustomerId, InvoiceId, PaymentIntentId, PriceId};
 
 /// The limit for all pages of one list.
 const TIMEOUT: Duration = Duration::from_secs(12);
 
+/// The most prices that an instance remembers.
+const MAX_PRICES: usize = 1_000;
+
+/// Prices that were read from Stripe.
+#[derive(Default)]
+pub(super) struct Prices(Mutex<HashMap<PriceId, Price>>);
+
+impl Prices {
+    /// A price with its lookup key. `None` when Stripe does not have it.
+    async fn read(&self, stripe: &Stripe, id: &PriceId) -> Result<Option<Price>, StripeError> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let price = match stripe.price(id).await {
+            Ok(price) => Price::from_json(price.text()).unwrap_or_else(|_| Price::of_id(id.clone())),
+            Err(error) if error.is_missing() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !price.is_complete {
+            return Ok(Some(price));
+        }
+        let mut prices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if prices.len() >= MAX_PRICES {
+            prices.clear();
+        }
+        prices.insert(id.clone(), price.clone());
+        Ok(Some(price))
+    }
+
+    /// Completes the prices of an invoice's lines that the catalog does not name.
+    async fn complete(
+        &self,
+        stripe: &Stripe,
+        invoice: &mut Invoice,
+        catalog: &Catalog,
+    ) -> Result<(), StripeError> {
+        for line in &mut invoice.lines {
+            if let Some(price) = line.price.as_mut().filter(|price| is_unknown(price, catalog))
+                && let Some(read) = self.read(stripe, &price.id).await?
+            {
+                *price = read;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_unknown(price: &Price, catalog: &Catalog) -> bool {
+    !price.is_complete
+        && catalog.has_lookup_keys()
+        && matches!(catalog.offer(price.id.as_str(), None, price.product.as_deref()), Ok(None))
+}
+
+/// Whether the catalog may name a price of a paid invoice by a lookup key, which the invoice does not show.
+fn leaves_out_prices(event: &Event, catalog: &Catalog) -> bool {
+    let Object::Invoice(invoice) = &event.object else { return false };
+    let mut prices = invoice.lines.iter().filter_map(|line| line.price.as_ref());
+    event.kind == EventType::InvoicePaid && prices.any(|price| is_unknown(price, catalog))
+}
+
 /// Reads what the event leaves out. An error means that a later attempt may succeed.
-pub(super) async fn complete(stripe: &Stripe, job: &mut Job) -> Result<(), String> {
-    if !leaves_out(&job.event) {
+pub(super) async fn complete(
+    stripe: &Stripe,
+    catalog: &Catalog,
+    prices: &Prices,
+    job: &mut Job,
+) -> Result<(), String> {
+    if !leaves_out(&job.event) && !leaves_out_prices(&job.event, catalog) {
         return Ok(());
     }
     let reading = async {
         match &mut job.event.object {
             Object::CheckoutSession(session) => sold_lines(stripe, session).await,
             Object::Invoice(invoice) => {
-                let object = complete_object(stripe, &job.raw).await?;
-                if let Some(whole) = object.and_then(|object| Invoice::from_json(object.text()).ok()) {
-                    *invoice = whole;
+                if invoice.lines_has_more {
+                    let object = complete_object(stripe, &job.raw).await?;
+                    if let Some(whole) = object.and_then(|object| Invoice::from_json(object.text()).ok()) {
+                        *invoice = whole;
+                    }
                 }
-                Ok(())
+                prices.complete(stripe, invoice, catalog).await
             }
             Object::Subscription(subscription) => {
                 let object = complete_object(stripe, &job.raw).await?;
@@ -88,10 +162,13 @@ async fn sold_lines(stripe: &Stripe, session: &mut CheckoutSession) -> Result<()
 
 /// Reads one line item of a session, in the shape of Stripe's API.
 pub(crate) fn sold_line(item: &Value) -> Option<SoldLine> {
-    let price = item.pointer("/price/id").or(item.get("price")).and_then(Value::as_str)?;
+    let price = match item.get("price")? {
+        Value::String(id) => Price::of_id(PriceId::new(id.as_str()).ok()?),
+        price => Price::from_json(&price.to_string()).ok()?,
+    };
     let quantity = item["quantity"].as_u64().unwrap_or(1);
     let amount = item["amount_total"].as_i64();
-    Some(SoldLine { price: PriceId::new(price).ok()?, quantity, amount })
+    Some(SoldLine { price, quantity, amount })
 }
 
 /// The invoice that a payment paid, with its customer. `None` when Stripe does not answer.

@@ -81,7 +81,7 @@ impl Stripe<'_> {
     fn rare_item(&mut self, subscription: &str, yearly: bool, interval: i64) -> Item {
         let place = if yearly { 0 } else { self.rng.usize(..self.catalog.plans.len()) };
         let plan = &self.catalog.plans[place];
-        let prices = &plan.prices;
+        let prices = &plan.sold_as.prices;
         let price = if yearly { prices.last() } else { prices.first() }.cloned().unwrap_or_default();
         let per_seat = plan.per == Per::Seat;
         let quantity = if per_seat { self.rng.u64(1..6) } else { 1 };
@@ -173,7 +173,7 @@ impl Stripe<'_> {
         // No second is shared with an earlier act, so that no state returns within a second.
         self.now += 3;
         let mut rare = self.rare.swap_remove(index);
-        self.begin_act(format!("{} goes on", rare.id));
+        self.begin_act(format!("{} continues", rare.id));
         self.next_of_rare(&mut rare);
         self.rare.push(rare);
         let last = self.rare.len() - 1;
@@ -182,7 +182,7 @@ impl Stripe<'_> {
 
     fn say(&mut self, what: &str) {
         if let Some(act) = self.life.acts.last_mut() {
-            act.what = act.what.replace("goes on", what);
+            act.what = act.what.replace("continues", what);
         }
     }
 

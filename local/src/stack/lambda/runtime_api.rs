@@ -293,7 +293,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// An instance whose requests the test makes one by one.
+    /// An instance in place of a process: the test makes its requests one by one.
     struct TestInstance {
         base: String,
         client: Client<HttpConnector, Body>,

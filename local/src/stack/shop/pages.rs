@@ -246,7 +246,7 @@ pub(super) fn billing(shop: &Shared, customer: &str, subscription: Option<&Value
         .catalog
         .plans
         .iter()
-        .filter(|plan| Some(plan.name.as_str()) != current && !plan.prices.is_empty());
+        .filter(|plan| Some(plan.name.as_str()) != current && !plan.sold_as.prices.is_empty());
     let body = html! {
         main.narrow {
             (fake_stripe_label("billing portal"))
@@ -284,21 +284,21 @@ fn offers(catalog: &Catalog, stripe: Option<&FakeStripe>) -> Vec<Offer> {
             format!("{}{suffix}", money(&price["unit_amount"], &price["currency"]))
         })
     };
-    let plans = catalog.plans.iter().filter(|plan| !plan.prices.is_empty()).map(|plan| {
+    let plans = catalog.plans.iter().filter(|plan| !plan.sold_as.prices.is_empty()).map(|plan| {
         let (per_seat, suffix) =
             if plan.per == Per::Seat { (" a seat", " a seat, monthly") } else { ("", " a month") };
         let description = format!("tier {}, {} credits{per_seat}", plan.tier, grouped(plan.credits));
         Offer {
             name: plan.name.clone(),
             description,
-            price: price(&plan.prices, suffix),
+            price: price(&plan.sold_as.prices, suffix),
             order: json!({ "plan": plan.name }),
         }
     });
-    let packs = catalog.packs.iter().filter(|pack| !pack.prices.is_empty()).map(|pack| Offer {
+    let packs = catalog.packs.iter().filter(|pack| !pack.sold_as.prices.is_empty()).map(|pack| Offer {
         name: pack.name.clone(),
         description: format!("{} credits more", grouped(pack.credits)),
-        price: price(&pack.prices, " once"),
+        price: price(&pack.sold_as.prices, " once"),
         order: json!({ "pack": pack.name }),
     });
     let orders = catalog

@@ -6,14 +6,14 @@ use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::{HoldId, UserId};
 use tallyhook_core::timestamp::Timestamp;
 
-/// A hold as it was made.
+/// A hold as it was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownHold {
     /// Amount and end.
     pub hold: Hold,
-    /// How long it was to be open.
+    /// The requested duration.
     pub ttl_seconds: u32,
-    /// What was available after it was made.
+    /// The available credits after it was created.
     pub available: Credits,
 }
 

@@ -5,7 +5,7 @@ use super::{Condition, Item, Key, Write, new_item, read_text, text};
 /// How far the sweep has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SweepPlace {
-    /// The digest of the catalog whose features it brings; `None` for a catalog without features.
+    /// The digest of the catalog that the accounts are written with; `None` for a catalog without features.
     pub digest: Option<String>,
     /// Where the next run continues; `None` at the beginning and at the end.
     pub after: Option<String>,
@@ -46,7 +46,7 @@ pub fn sweep(place: &SweepPlace) -> Write {
     Write { key, item: Some(item), condition: Condition::Anything }
 }
 
-/// Reads the place. A place that is stored was reached.
+/// Reads the place. A stored place always has `started`.
 pub fn read_sweep(item: &Item) -> SweepPlace {
     SweepPlace { digest: read_text(item, "digest"), after: read_text(item, "after"), started: true }
 }

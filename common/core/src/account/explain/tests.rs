@@ -29,15 +29,15 @@ fn explained(steps: &[Step], now: i64) -> Vec<String> {
         let place = id.as_ref().and_then(|id| logged.iter().position(|event| event.id == *id));
         place.map_or_else(|| "-".to_owned(), |place| format!("#{place}"))
     };
-    let line = |because: &Because| {
-        let key = because.ledger_key.as_ref().map_or("-", LedgerKey::as_str);
+    let line = |explanation: &Explanation| {
+        let key = explanation.ledger_key.as_ref().map_or("-", LedgerKey::as_str);
         format!(
             "{} {} {} {} {key}: {}",
-            because.field,
-            because.value,
-            because.rule,
-            names(&because.event_id),
-            because.why
+            explanation.field,
+            explanation.value,
+            explanation.rule,
+            names(&explanation.event_id),
+            explanation.why
         )
     };
     account.explain(&logged, &catalog, Timestamp::from_unix(now)).iter().map(line).collect()
@@ -65,7 +65,7 @@ fn subscriber() -> Vec<Step> {
 }
 
 #[test]
-fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_not() {
+fn the_tier_is_explained_by_the_subscriptions_that_do_or_do_not_give_it() {
     let none =
         "free default_tier - -: no subscription is known for this user, so the catalog's default tier holds";
     check("no facts", &[], P1, "tier", none);
@@ -113,7 +113,7 @@ fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_n
             "was cancelled",
             json!({"cancel_at": P1 + DAY}),
             P1 + DAY,
-            "(plan pro) was cancelled for 1970-01-02T00:16:40Z",
+            "(plan pro) was cancelled with the end 1970-01-02T00:16:40Z",
         ),
         (
             "ended",
@@ -132,7 +132,7 @@ fn the_tier_is_explained_by_the_subscription_that_gives_it_or_by_those_that_do_n
             "was past due for too long",
             json!({"status": "past_due"}),
             P1 + 5 * DAY,
-            "(plan pro) is past_due, and what was paid for is over",
+            "(plan pro) is past_due, and its paid period is over",
         ),
         (
             "has no price that is sold",
@@ -184,7 +184,7 @@ fn a_status_is_explained_by_the_event_or_payment_that_is_newest() {
         "active payment_is_newer #0 -: its newest event says incomplete, and a payment is newer than that",
     );
     let over = [subscriber(), vec![sub("deleted", P1 + 5, json!({"status": "canceled"}))]].concat();
-    check("over", &over, P1 + 9, field, "canceled terminal #2 -: canceled is never left");
+    check("over", &over, P1 + 9, field, "canceled terminal #2 -: canceled is a final status");
 }
 
 #[test]
@@ -245,14 +245,14 @@ fn credits_are_explained_by_their_buckets_and_each_bucket_by_what_filled_it() {
     check("not paid", &unpaid, P1 + 9, "bucket sub_1", why);
     let waits = [unpaid, vec![changed(P1 + 9, ("price_pro", 1), ("price_business", 1), P1)]].concat();
     check("not paid and changed", &waits, P1 + 9, "bucket sub_1", why);
-    let anew = |step: &Step| {
+    let in_second = |step: &Step| {
         let Step::Event(event) = step else { panic!("no event") };
         Step::Event(
             serde_json::from_str(&event.to_string().replace("sub_1", "sub_2").replace("si_1", "si_2"))
                 .unwrap(),
         )
     };
-    let second = anew(&paid(P1 + 9 * DAY, "in_9", "subscription_create", "price_pro", P1 + 9 * DAY));
+    let second = in_second(&paid(P1 + 9 * DAY, "in_9", "subscription_create", "price_pro", P1 + 9 * DAY));
     let void = [subscriber(), vec![sub("deleted", P1 + DAY, json!({"status": "canceled"})), second]].concat();
     let why = format!(
         "0 void #1 invoice#in_1: {opened}; the item has ended, and another item's paid period after it \

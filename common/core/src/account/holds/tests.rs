@@ -50,7 +50,7 @@ impl Book {
         change.entries.last().cloned()
     }
 
-    /// Gives back, and returns what returned, the shortfall and the note.
+    /// Gives credits back. Returns the credits that returned, the shortfall and the note.
     fn give_back(&mut self, spend: &Entry, amount: u64, key: &str) -> Result<(i64, u64, Option<Note>), u64> {
         let key = LedgerKey::unspend("s", key);
         let known = self.ledger.iter().find(|entry| entry.key == spend.key).unwrap();
@@ -87,7 +87,7 @@ fn period(start: i64, invoice: &str, reason: &str) -> Step {
 }
 
 #[test]
-fn a_hold_lowers_what_is_available_and_not_the_balance() {
+fn a_hold_lowers_the_available_credits_and_not_the_balance() {
     let mut book = Book::of(&[Step::Signup], 10);
     book.hold("a", 300, 60).unwrap();
     assert_eq!((book.balance(), book.available()), (500, 200));
@@ -172,7 +172,7 @@ fn a_release_moves_nothing() {
 }
 
 #[test]
-fn a_commit_takes_what_a_refund_left_and_records_the_rest() {
+fn a_commit_takes_the_credits_left_after_a_refund_and_records_the_rest() {
     let steps = vec![period(P1, "in_1", "subscription_create")];
     let mut book = Book::of(&steps, P1 + 10);
     book.hold("a", 3000, 600).unwrap();

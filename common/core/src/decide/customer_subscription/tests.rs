@@ -438,7 +438,7 @@ fn a_stale_state_never_wins() {
 }
 
 #[test]
-fn two_updates_of_one_second_end_alike() {
+fn two_updates_of_one_second_give_one_result_in_any_order() {
     let first = updated(1100, json!({"cancel_at": 9000}), json!({"cancel_at": null}));
     let second = updated(
         1100,
@@ -498,7 +498,7 @@ fn a_destructive_event_acts_on_its_own_subscription() {
 }
 
 #[test]
-fn an_unknown_price_is_parked_where_it_matters() {
+fn an_unknown_price_parks_a_subscription_only_if_it_decides_access() {
     let unknown = |status: &str, more: bool| {
         let mut list = items(&[("price_unknown", 1)], P1);
         list["has_more"] = json!(more);

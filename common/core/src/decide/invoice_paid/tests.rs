@@ -50,7 +50,7 @@ fn a_new_subscription_sets_and_a_renewal_resets() {
 }
 
 #[test]
-fn the_line_of_the_plan_decides_wherever_it_stands() {
+fn the_plans_line_decides_at_any_position() {
     let cycle =
         |lines: &[serde_json::Value], patch| invoice("paid", P1, "in_1", "subscription_cycle", lines, patch);
     let late =
@@ -117,7 +117,7 @@ fn the_line_of_the_plan_decides_wherever_it_stands() {
 }
 
 #[test]
-fn what_is_paid_and_bills_a_period_grants_whatever_the_reason() {
+fn a_paid_invoice_for_a_period_grants_whatever_its_billing_reason() {
     let of = |reason: &str, patch| invoice("paid", P1, "in_1", reason, &[line("price_pro", 1, P1)], patch);
     let full = "pro until 2593000 5000 | sub_1=5000 | invoice#in_1 +5000";
     for (what, reason, patch, expect) in [
@@ -125,7 +125,7 @@ fn what_is_paid_and_bills_a_period_grants_whatever_the_reason() {
         ("a full discount", "subscription_create", json!({"amount_paid": 0}), full),
         ("by hand", "manual", json!({}), full),
         ("a threshold", "subscription_threshold", json!({}), full),
-        ("a reason of tomorrow", "subscription_whatever", json!({}), full),
+        ("an unknown reason", "subscription_whatever", json!({}), full),
         ("before May 2018", "subscription", json!({}), full),
     ] {
         check(what, vec![of(reason, patch)], expect);
@@ -133,7 +133,7 @@ fn what_is_paid_and_bills_a_period_grants_whatever_the_reason() {
 }
 
 #[test]
-fn an_update_grants_only_where_it_begins_a_period() {
+fn an_update_grants_only_if_it_begins_a_period() {
     let update =
         |lines: &[serde_json::Value]| invoice("paid", 1500, "in_2", "subscription_update", lines, json!({}));
     check(

@@ -1,4 +1,4 @@
-//! The tier: every row of the table of access, and what the catalog's edits do to it.
+//! The tier: every row of the table of access, and the effect of edits of the catalog.
 
 use serde_json::{Value, json};
 
@@ -64,11 +64,11 @@ fn past_due_has_a_grace_from_the_start_of_the_unpaid_period() {
         )
     };
     check_life(
-        "send_invoice: days_until_due come first",
+        "send_invoice, in the days_until_due",
         &invoiced(14 + GRACE - 1),
         "pro until day 49 5000 | si_1=5000",
     );
-    check_life("and then the grace", &invoiced(14 + GRACE), "free 5000 | si_1=5000");
+    check_life("send_invoice, after them and the grace", &invoiced(14 + GRACE), "free 5000 | si_1=5000");
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_pause_cuts_the_period_and_opens_none() {
     .concat();
     check_life("paused", &given, "free 1000 | si_1=1000");
     let unpaid = [given.clone(), vec![shows(resumed, "active", &[plan("price_pro", resumed)])]].concat();
-    check_life("resumed without money", &unpaid, "pro 1000 | si_1=1000");
+    check_life("resumed without a payment", &unpaid, "pro 1000 | si_1=1000");
     let paid = [
         unpaid,
         vec![bill(
@@ -225,9 +225,9 @@ fn a_complimentary_plan_joins_access_like_a_subscription() {
     let given = |days: i64| [opened("price_pro"), vec![gift(5), Step::At(T + days * DAY)]].concat();
     check_life("while it runs", &given(2), "business until day 5 5100 | grant=100 si_1=5000");
     check_life("after its end", &given(6), "pro 5000 | grant=0 si_1=5000");
-    let for_good =
+    let endless =
         vec![Step::Complimentary { plan: "business", until: None, credits: 0 }, Step::At(T + 900 * DAY)];
-    check_life("for good", &for_good, "business 0 | ");
+    check_life("without an end", &endless, "business 0 | ");
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn a_customer_who_was_deleted_has_no_access() {
     );
     let late =
         [opened("price_pro"), vec![gone(), shows(T + 2 * DAY, "active", &[plan("price_pro", T)])]].concat();
-    check_life("later news bring nothing back", &late, "free 5000 | si_1=5000");
+    check_life("a later event restores nothing", &late, "free 5000 | si_1=5000");
     let invoice_only = [vec![opened("price_pro")[1].clone()], vec![gone()]].concat();
     check_life("known by an invoice only", &invoice_only, "free 5000 | si_1=5000");
     let other = patched(json!({"id": "sub_2", "customer": "cus_2"}), &json!({}));
@@ -290,7 +290,7 @@ fn an_edit_of_the_catalog_does_not_change_the_past() {
 }
 
 #[test]
-fn a_price_that_leaves_the_catalog_counts_as_it_did() {
+fn a_price_that_left_the_catalog_keeps_its_worth() {
     let gone = Step::Edit("\"price_pro\", ", "");
     let next = vec![
         Step::Spend(4000),

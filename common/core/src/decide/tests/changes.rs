@@ -94,7 +94,7 @@ fn on_payment_more_credits_count_when_an_invoice_has_charged_them() {
     let down_and_up = |price| vec![up(), paid(), to_team(2), change(T + 3 * DAY, price)];
     check_life("charged, down, another up", &life(down_and_up("price_pro")), "pro 5000 | si_1=5000");
     check_life("charged, down, back", &life(down_and_up("price_business")), "business 20000 | si_1=20000");
-    // An upgrade that was charged and undone does not pay for another plan (docs/money.md).
+    // An upgrade that was charged and reverted does not pay for another plan (docs/money.md).
     let more = shows(T + 3 * DAY, "active", &[seats("si_1", "price_team", 9, T, month(T))]);
     let another = vec![up(), paid(), to_team(2), more];
     check_life("charged, down, up to what is not charged", &life(another), "business 1000 | si_1=1000");
@@ -165,7 +165,7 @@ fn spent_seats_stay_spent() {
 }
 
 #[test]
-fn an_early_new_period_carries_over_what_was_not_paid_again() {
+fn an_early_new_period_takes_over_the_spends_that_it_does_not_pay() {
     let at = T + 10 * DAY;
     let yearly = [vec![
         shows(T, "active", &[item("si_1", "price_pro_year", T, T + YEAR)]),

@@ -163,7 +163,7 @@ fn the_end_of_a_removed_item_is_the_earliest_snapshot_without_it() {
         shows(T + 9 * DAY, "active", &[plan(T)]),
         shows(next, "active", &[plan(next)]),
         bill(next + 60, "in_3", "subscription_cycle", &[line("si_1", "price_pro", 2000, next, month(next))]),
-        // News about the subscription after the renewal does not move the end.
+        // A later snapshot after the renewal does not move the end.
         shows(next + 90, "active", &[plan(next)]),
         shows(next + DAY, "active", &[plan(next)]),
     ];

@@ -1,6 +1,6 @@
-//! The law of money: under `plan_change = "on_payment"` credits come from what was paid and not given back,
-//! and from what the catalog gives for nothing. A customer whose every payment is refunded keeps only the
-//! latter.
+//! The law of money: under `plan_change = "on_payment"` all credits come from payments that were not
+//! refunded, or are free by the catalog. If every payment of a customer is refunded, only the free credits
+//! are left.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use super::{Run, Step, pack, refunded};
 
 const ON_PAYMENT: Step = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
 
-/// A customer who pays every invoice, and what each payment was over. Prorations are by the second, as Stripe
+/// A customer who pays every invoice, and the amount of each payment. Prorations are by the second, as Stripe
 /// computes them (<https://docs.stripe.com/billing/subscriptions/prorations>).
 struct Payer {
     dice: Dice,
@@ -23,7 +23,7 @@ struct Payer {
     start: i64,
     end: i64,
     boost: bool,
-    /// Lines of a change that the next invoice bears.
+    /// Lines of a change that the next invoice bills.
     deferred: Vec<Value>,
     documents: i64,
     events: Vec<Step>,
@@ -83,7 +83,7 @@ impl Payer {
         amount(self.price) * self.quantity
     }
 
-    /// What is not used of the running period.
+    /// The price of the unused part of the running period.
     fn unused(&self) -> i64 {
         self.worth() * (self.end - self.now) / (self.end - self.start)
     }
@@ -117,7 +117,7 @@ impl Payer {
         }
     }
 
-    /// To something that costs more: within the period, charged at once or by the renewal
+    /// A change to something that costs more: within the period, charged at once or by the renewal
     /// (`proration_behavior`: `always_invoice` or `create_prorations`), or with a new period at once.
     fn change(&mut self) {
         if !self.deferred.is_empty() {
@@ -191,9 +191,9 @@ fn refunds_of_every_payment_leave_nothing_after_every_step() {
     }
 }
 
-/// The difference that `docs/money.md` warns of: an unpaid upgrade is worth its credits at once.
+/// The risk that `docs/money.md` describes: an unpaid upgrade grants its credits at once.
 #[test]
-fn at_once_gives_credits_for_an_upgrade_that_nobody_paid() {
+fn at_once_gives_credits_for_an_unpaid_upgrade() {
     let life = [
         shows(T, "active", &[item("si_1", "price_pro", T, month(T))]),
         bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, month(T))]),

@@ -33,7 +33,7 @@ fn year(price: &str) -> serde_json::Value {
     item("si_1", price, T, T + YEAR)
 }
 
-/// `sub_1` with a paid year whose plans grant their credits every month.
+/// `sub_1` with a paid year. The plans grant their credits every month.
 fn paid_year() -> Vec<Step> {
     vec![
         PRO_MONTHLY,
@@ -49,7 +49,7 @@ fn life(steps: &[&[Step]]) -> Vec<Step> {
     steps.concat()
 }
 
-/// Key, movement and time of each ledger entry, oldest first.
+/// Key, delta and time of each ledger entry, oldest first.
 fn ledger(run: &Run) -> Vec<String> {
     let entry = |key: &LedgerKey| {
         let entry = &run.ledger[key];
@@ -99,7 +99,7 @@ fn months_end_with_their_month_and_a_short_rest_belongs_to_the_last() {
         (has(end_of(6), end_of(1) - 1), has(end_of(6), end_of(1))),
         (empty.to_owned(), full.to_owned())
     );
-    // The rest after the second month is shorter than four days: no month of its own.
+    // The time after the second month is shorter than four days, so it is not a month of its own.
     let at = end_of(1) + 1;
     assert_eq!(has(end_of(1) + 4 * DAY - 1, at), empty);
     assert_eq!(has(end_of(1) + 4 * DAY, at), full);
@@ -117,7 +117,7 @@ fn an_idle_account_books_only_the_newest_month_at_its_own_time() {
             format!("consume#2 -1 at {}", months(5) + 7 - T),
         ]
     );
-    // Ticks in between change the ledger, not the end.
+    // Runs of the schedule in between change the ledger, not the result.
     let ticks = |k: u32| [Step::At(months(k)), Step::Spend(0)];
     let ticked = Run::of(&life(&[
         &paid_year(),
@@ -195,14 +195,14 @@ fn a_subscription_that_ended_grants_no_month_that_begins_later() {
     let ended = |at: i64| shows(at, "canceled", &[year("price_pro_year")]);
     let cancelled = life(&[&paid_year(), &[Step::Spend(1200), ended(months(1) + DAY), Step::At(months(4))]]);
     check_life("what the last month held stays", &cancelled, "free 5000 | si_1=5000");
-    // Three months were granted and spent of before the end is known.
+    // Three months were granted and partly spent before the end is known.
     let late = life(&[
         &paid_year(),
         &[Step::Spend(1000), Step::At(months(2)), Step::Spend(700), Step::At(months(3)), Step::Spend(300)],
         &[ended(months(1) - DAY)],
     ]);
     check_life("an end that is known late takes the months back", &late, "free 3000 | si_1=3000");
-    // Dunning is about another payment: the paid year goes on.
+    // Dunning is about another payment: the paid year continues.
     let unpaid = json!({"cancellation_details": {"reason": "payment_failed"}});
     let unpaid = shows_with(months(1) + DAY, "canceled", &[year("price_pro_year")], unpaid);
     let unpaid = life(&[&paid_year(), &[Step::Spend(1200), unpaid, Step::At(months(4))]]);
@@ -314,7 +314,7 @@ fn the_next_period_takes_over_a_part_of_what_was_left() {
         ledger(&run)[2..],
         [format!("invoice#in_2 +2000 at {}", MONTH + 2), format!("rollover#in_2#si_1 +1500 at {MONTH}"),]
     );
-    // After the last paid end and the grace they are gone.
+    // They end after the last paid period and the grace.
     let at = |seconds: i64| life(&[&two_months(2000), &[Step::At(T + 2 * MONTH + seconds)]]);
     let grace = 5 * DAY;
     check_life("in the grace", &at(grace - 1), "pro 6500 | carried:si_1=1500 si_1=5000");
@@ -331,8 +331,8 @@ fn a_refund_of_the_older_period_takes_its_share_of_what_was_carried() {
 }
 
 #[test]
-fn what_went_back_before_the_next_period_was_not_there_to_be_carried() {
-    // charge.refunded and refund.created name the payment; their `created` says when it went back.
+fn a_refund_before_the_next_period_lowers_what_is_carried_over() {
+    // charge.refunded and refund.created name the payment; their `created` is the time of the refund.
     let back = |amount: i64| [refunded(T + DAY, "pi_in_1", amount)];
     let half = life(&[&two_months(0), &back(1000)]);
     check_life("half of the 2500 that were left", &half, "pro 6250 | carried:si_1=1250 si_1=5000");
@@ -348,6 +348,35 @@ fn what_went_back_before_the_next_period_was_not_there_to_be_carried() {
     ];
     let won = life(&[&two_months(0), &won]);
     check_life("a dispute that was won takes nothing", &won, "pro 7000 | carried:si_1=2000 si_1=5000");
+}
+
+#[test]
+fn a_full_refund_ends_the_months_to_come_and_revives_no_carried_credits() {
+    let two_periods = Step::Edit(
+        "trial_credits = 2000\n",
+        "trial_credits = 2000\nrollover = { percent = 50, max = 2000, periods = 2 }\n",
+    );
+    // What the second month of the first year took over ends with the second month of the second year.
+    let start = months(1) + 2 * DAY;
+    let months_later = |k: u32| Timestamp::from_unix(start).plus_months(k).unix();
+    let new_year = vec![
+        shows(start, "active", &[item("si_1", "price_pro_year", start, start + YEAR)]),
+        bill(
+            start + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro_year", -18_000, start, T + YEAR),
+                line("si_1", "price_pro_year", 20_000, start, start + YEAR),
+            ],
+        ),
+        tie(start + 1, "in_2"),
+        refunded(months_later(2) + DAY, "pi_in_2", 2000),
+        Step::At(months_later(3) + DAY),
+    ];
+    let refunded = life(&[&[two_periods], &paid_year(), &new_year]);
+    // Nine tenths were paid by unused time of the first year.
+    check_life("refunded", &refunded, "pro 8100 | carried:si_1=1800 carried:si_1=1800 si_1=4500");
 }
 
 #[test]
@@ -502,7 +531,7 @@ fn a_user_without_a_plan_gets_free_credits_every_month() {
     let state = |at: i64, status| shows(at, status, &[item("si_1", "price_pro", begun, begun + MONTH)]);
     let expired = [state(begun, "incomplete"), state(begun + 82_800, "incomplete_expired")];
     assert_eq!(has(&life(&[&spent, &expired, &[Step::At(months(4) + 2 * DAY)]])), "free 200 | signup=200");
-    // A payment that is known late takes back the refill in its period.
+    // A payment that arrives late takes back the refill in its period.
     let late = life(&[&[Step::At(months(4)), Step::Spend(20)], &paid]);
     assert_eq!(has(&late), "pro 5000 | si_1=5000");
 }

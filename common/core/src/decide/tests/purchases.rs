@@ -66,7 +66,7 @@ fn a_session_and_its_invoice_are_one_purchase() {
         let refunded = |amount| [steps.clone(), vec![refunded(T + DAY, "pi_cs_1", amount)]].concat();
         check_life(&format!("{what}, refunded"), &refunded(2000), "free 0 | pack=0");
         check_life(&format!("{what}, half refunded"), &refunded(1000), "free 500 | pack=500");
-        // What was spent of the invoice's credits counts against the session's lot.
+        // What was spent of the invoice's credits counts as spent of the session's lot.
         let [session, invoice, tie @ ..] = &steps[..] else { panic!("two documents") };
         let late = [vec![invoice.clone(), Step::Spend(300), session.clone()], tie.to_vec()].concat();
         let run = Run::of(&late);
@@ -96,7 +96,7 @@ fn a_refund_that_fails_gives_a_purchase_of_two_documents_back() {
 }
 
 #[test]
-fn two_packs_that_nothing_ties_are_two() {
+fn two_packs_without_a_common_document_are_two() {
     let given =
         vec![pack(T, "cs_1"), pack(T + 1, "cs_2"), manual(T + 2, "in_3", &[once("price_p1000", 2000)])];
     check_life("two sessions and an invoice", &given, "free 3000 | pack=1000 pack=1000 pack=1000");

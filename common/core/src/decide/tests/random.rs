@@ -1,4 +1,4 @@
-//! Random lives: every order of arrival must end alike.
+//! Random lives: every order of arrival must give the same account.
 
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ struct Life {
     dice: Dice,
     now: i64,
     status: &'static str,
-    /// Price, quantity, start and end of `si_1`, and of `si_2` where there is one.
+    /// Price, quantity, start and end of `si_1`, and of `si_2` if it exists.
     plan: (&'static str, i64, i64, i64),
     boost: Option<(i64, i64)>,
     invoices: i64,
@@ -211,10 +211,10 @@ impl Life {
 }
 
 #[test]
-fn random_lives_end_alike_in_every_order() {
+fn random_lives_give_the_same_account_in_every_order() {
     let on_payment = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
     for seed in 0..60 {
-        // Packs that arrive after a newer reset are a stated exception.
+        // Packs that arrive after a newer reset are a documented exception.
         let mut steps = vec![Step::KeepAddons, Step::Signup];
         steps.extend(Life::new(seed, MONTH).events);
         for policy in [vec![], vec![on_payment.clone()]] {
@@ -231,7 +231,7 @@ fn random_lives_end_alike_in_every_order() {
 }
 
 #[test]
-fn random_lives_with_credits_over_time_end_alike_whenever_the_schedule_runs() {
+fn random_lives_give_the_same_account_whenever_the_schedule_runs() {
     let edits = [
         Step::Edit(
             "trial_credits = 2000\n",

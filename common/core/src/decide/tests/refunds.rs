@@ -236,7 +236,7 @@ fn an_invoice_may_have_several_payments() {
 }
 
 #[test]
-fn a_refund_waits_for_its_tie_whatever_comes_first() {
+fn a_refund_waits_until_its_payment_is_linked_in_any_order() {
     let back = || refunded(LATER, "pi_in_1", 2000);
     let [shown, bill, tie] = opened().try_into().unwrap();
     let parked = Run::of(&[shown.clone(), bill.clone(), back()]);
@@ -256,7 +256,7 @@ fn a_refund_waits_for_its_tie_whatever_comes_first() {
 }
 
 #[test]
-fn what_was_kept_with_a_payment_is_booked_once() {
+fn refunds_stored_with_a_payment_are_booked_once() {
     let back = || refunded(LATER, "pi_in_1", 2000);
     let old = bill_with(
         T + 1,
@@ -296,7 +296,7 @@ fn refunded_access_ends_the_tier_when_all_of_the_period_is_back() {
 }
 
 #[test]
-fn a_refunded_order_says_so() {
+fn a_refunded_order_is_marked_as_refunded() {
     let order = super::session("completed", T, "cs_1", json!({"mode": "dfy", "plan": "starter"}), json!({}));
     let outcome = |step: Step| {
         let mut run = Run::of(std::slice::from_ref(&order));
@@ -321,11 +321,11 @@ fn a_refund_never_belongs_to_a_customer() {
     assert_eq!(run.parked.iter().map(|(_, why)| why.code()).collect::<Vec<_>>(), ["no_grant"]);
 }
 
-/// `proration_behavior=create_prorations`: the renewal bears the lines of a change in the period before, beside
-/// its own (<https://docs.stripe.com/billing/subscriptions/prorations>). What it credits pays for the change in
-/// that period, so its own payment pays for all of the new period.
+/// `proration_behavior=create_prorations`: the renewal also bills the lines of a change in the period before
+/// (<https://docs.stripe.com/billing/subscriptions/prorations>). The credited unused time pays for the change
+/// in that period, so the payment pays for the whole new period.
 #[test]
-fn a_renewal_that_bears_the_lines_of_a_change_pays_for_its_whole_period() {
+fn a_renewal_that_bills_the_lines_of_a_change_pays_for_its_whole_period() {
     let (at, next) = (T + 20 * DAY, month(T));
     let business = || item("si_1", "price_business", next, month(next));
     let lines = [
@@ -350,8 +350,7 @@ fn a_renewal_that_bears_the_lines_of_a_change_pays_for_its_whole_period() {
 
 /// Two changes in one period, the second with a new period at once, each with the credit of unused time that
 /// Stripe bills beside it (a recorded upgrade: -1986 and +2482;
-/// <https://docs.stripe.com/billing/subscriptions/prorations>): the credit of the last invoice was paid by the
-/// upgrade's payment, as far as that was not paid by the first payment in turn.
+/// <https://docs.stripe.com/billing/subscriptions/prorations>): the upgrade's payment paid the credit of the last invoice, except for the share that the first payment had paid.
 #[test]
 fn a_credited_charge_passes_on_the_share_that_an_earlier_payment_paid() {
     let at = T + 10 * DAY;

@@ -12,6 +12,10 @@
 //! {"session_id":"cs_test_1","url":"https://checkout.stripe.com/c/pay/cs_test_1","mode":"subscription",
 //!  "customer":null,"expires_at":"…"}
 //! ```
+//! `trial` starts the plan's `trial_days`, once for each user. `adjustable_quantity`, `promotion_codes`,
+//! `automatic_tax`, `tax_id`, `locale` and `payment_method_collection` are Stripe's options of the page; their
+//! defaults are the catalog's `[checkout]`.
+//!
 //! Names come from the catalog. Of the prices that the catalog has for a name, the session uses the one that
 //! Stripe has in this mode. The user and the purchase are in the metadata of the session and of its
 //! subscription or payment, because Stripe does not copy metadata between them.
@@ -35,9 +39,9 @@ use tracing::{info, warn};
 use super::{Api, read_body, user_id};
 use crate::http::answer::{Problem, problem};
 use tallyhook_aws::clock;
-use tallyhook_aws::stripe::{Stripe, StripeError};
+use tallyhook_aws::stripe::{Object, Stripe, StripeError};
 use tallyhook_core::account::State;
-use tallyhook_core::catalog::{Catalog, MAX_QUANTITY, Per};
+use tallyhook_core::catalog::{Catalog, Checkout, Collection, MAX_QUANTITY, Per, SoldAs};
 use tallyhook_core::event::SubscriptionStatus;
 use tallyhook_core::ids::{CustomerId, PriceId, SubscriptionId, UserId};
 use tallyhook_core::timestamp::Timestamp;
@@ -53,6 +57,19 @@ const MAX_PATH: usize = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Prices(Mutex<BTreeMap<String, String>>);
 
+impl Prices {
+    fn get(&self, first: &str) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(first).cloned()
+    }
+
+    fn keep(&self, prices: &[String], sold: &str) {
+        if let Some(first) = prices.first() {
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(first.clone(), sold.to_owned());
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CheckoutRequest {
@@ -62,6 +79,15 @@ struct CheckoutRequest {
     product: Option<String>,
     mode: Option<String>,
     quantity: Option<u64>,
+    /// Starts the plan's trial.
+    trial: Option<bool>,
+    /// Whether the customer can change the quantity.
+    adjustable_quantity: Option<bool>,
+    promotion_codes: Option<bool>,
+    automatic_tax: Option<bool>,
+    tax_id: Option<bool>,
+    locale: Option<String>,
+    payment_method_collection: Option<Collection>,
     upgraded_from: Option<String>,
     customer_email: Option<String>,
     success_path: Option<String>,
@@ -73,7 +99,7 @@ struct CheckoutRequest {
 struct Purchase {
     subscription: bool,
     quantity: u64,
-    prices: Vec<String>,
+    sold_as: SoldAs,
     /// The metadata besides the user.
     metadata: Vec<(&'static str, String)>,
 }
@@ -99,6 +125,7 @@ impl Api {
                 .already_subscribed(stripe, &account.state, &id, plan.as_deref(), &format!("{base}{cancel}"))
                 .await);
         }
+        let trial_days = trial_days(&body, &account.state, &self.config.catalog)?;
         let price = self.price(stripe, &purchase).await?;
         let customer = customer(&account.state, None);
         let mut fields = vec![
@@ -112,13 +139,22 @@ impl Api {
         if let Some(customer) = customer {
             fields.push(("customer", customer.to_string()));
         } else {
-            fields.extend(body.customer_email.map(|email| ("customer_email", email)));
+            fields.extend(body.customer_email.clone().map(|email| ("customer_email", email)));
             if !purchase.subscription {
                 // Stripe creates a customer for every subscription, but not for a payment. Without a customer
                 // the next purchase could not be linked to this one.
                 fields.push(("customer_creation", "always".to_owned()));
             }
         }
+        if let Some(days) = trial_days {
+            fields.push(("subscription_data[trial_period_days]", days.to_string()));
+        }
+        fields.extend(options(
+            &body,
+            &self.config.catalog.checkout,
+            purchase.subscription,
+            customer.is_some(),
+        )?);
         for (name, value) in std::iter::once(("user_id", user.to_string())).chain(purchase.metadata.clone()) {
             for field in metadata_fields(name, purchase.subscription) {
                 fields.push((field, value.clone()));
@@ -184,36 +220,59 @@ impl Api {
         Problem::Body(StatusCode::CONFLICT, body)
     }
 
-    /// The price that Stripe has in the key's mode. The catalog has the prices of both modes, and the id of a
-    /// price does not show its mode.
+    /// The price that Stripe has in the key's mode: the first active one of the catalog's ids, else the one
+    /// with a lookup key, else the only one of a Stripe product. The catalog has the prices of both modes, and
+    /// the id of a price does not show its mode.
     async fn price(&self, stripe: &Stripe, purchase: &Purchase) -> Result<String, Problem> {
-        let [first, ..] = purchase.prices.as_slice() else {
-            let message = "the catalog has no price for this; add prices = [\"price_…\"] to it";
-            return Err(problem(StatusCode::CONFLICT, "no_price", message));
-        };
-        if let Some(price) = self.prices.0.lock().unwrap_or_else(PoisonError::into_inner).get(first) {
-            return Ok(price.clone());
+        let SoldAs { prices, lookup_keys, stripe_products } = &purchase.sold_as;
+        let refused = |error: StripeError| stripe_error(&error, "CHECKOUT_NOT_CREATED");
+        if let Some(price) = prices.first().and_then(|first| self.prices.get(first)) {
+            return Ok(price);
         }
-        for price in &purchase.prices {
+        for price in prices {
             let Ok(id) = PriceId::new(price.as_str()) else { continue };
             match stripe.price(&id).await {
                 Ok(found) if found.value()["active"] == Value::Bool(false) => {}
                 Ok(_) => {
-                    self.prices
-                        .0
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .insert(first.clone(), price.clone());
+                    self.prices.keep(prices, price);
                     return Ok(price.clone());
                 }
                 Err(error) if error.is_missing() => {}
-                Err(error) => return Err(stripe_error(&error, "CHECKOUT_NOT_CREATED")),
+                Err(error) => return Err(refused(error)),
             }
         }
-        let message = format!(
-            "Stripe has none of these as an active price in this mode: {}",
-            purchase.prices.join(", ")
-        );
+        // A lookup key can move to another price, and a product can get another one: they are not remembered.
+        if !lookup_keys.is_empty() {
+            let found = stripe.prices_with(lookup_keys).await.map_err(refused)?;
+            if let Some(price) = found.objects.first().and_then(Object::id) {
+                return Ok(price.to_owned());
+            }
+        }
+        for product in stripe_products {
+            match stripe.prices_of(product).await {
+                Ok(found) if found.objects.len() > 1 => {
+                    let message = format!(
+                        "{product} has several active prices at Stripe; name the one to sell in prices or \
+                         lookup_keys of the catalog"
+                    );
+                    return Err(problem(StatusCode::CONFLICT, "no_price", message));
+                }
+                Ok(found) => {
+                    if let Some(price) = found.objects.first().and_then(Object::id) {
+                        return Ok(price.to_owned());
+                    }
+                }
+                Err(error) if error.is_missing() => {}
+                Err(error) => return Err(refused(error)),
+            }
+        }
+        let names: Vec<&str> =
+            prices.iter().chain(lookup_keys).chain(stripe_products).map(String::as_str).collect();
+        let message = if names.is_empty() {
+            "the catalog has no price for this; add prices = [\"price_…\"] to it".to_owned()
+        } else {
+            format!("Stripe has none of these as an active price in this mode: {}", names.join(", "))
+        };
         Err(problem(StatusCode::CONFLICT, "no_price", message))
     }
 }
@@ -238,7 +297,7 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             return out_of_range("a product is bought once; leave quantity out");
         }
         let metadata = vec![("product", product.name.clone())];
-        return Ok(Purchase { subscription: false, quantity, prices: product.prices.clone(), metadata });
+        return Ok(Purchase { subscription: false, quantity, sold_as: product.sold_as.clone(), metadata });
     }
     match (body.plan.as_deref(), body.pack.as_deref(), body.mode.as_deref()) {
         _ if body.product.is_some() => Err(unnamed()),
@@ -249,15 +308,19 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             if quantity > 1 && plan.per != Per::Seat {
                 return out_of_range("this plan is not sold by the seat; leave quantity out");
             }
-            let prices = plan.prices.clone();
-            Ok(Purchase { subscription: true, quantity, prices, metadata: vec![("plan", plan.name.clone())] })
+            let (sold_as, metadata) = (plan.sold_as.clone(), vec![("plan", plan.name.clone())]);
+            Ok(Purchase { subscription: true, quantity, sold_as, metadata })
         }
         (None, Some(name), None) => {
             let pack = catalog.pack(name).ok_or_else(|| {
                 unknown("pack", name, catalog.packs.iter().map(|pack| pack.name.as_str()).collect())
             })?;
-            let metadata = vec![("pack", pack.name.clone()), ("quantity", quantity.to_string())];
-            Ok(Purchase { subscription: false, quantity, prices: pack.prices.clone(), metadata })
+            let mut metadata = vec![("pack", pack.name.clone())];
+            // The customer may change it: the session's line items say what was sold.
+            if body.adjustable_quantity != Some(true) {
+                metadata.push(("quantity", quantity.to_string()));
+            }
+            Ok(Purchase { subscription: false, quantity, sold_as: pack.sold_as.clone(), metadata })
         }
         (Some(name), None, Some(mode)) => {
             let kind = catalog.order(mode);
@@ -272,10 +335,74 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             }
             let mut metadata = vec![("mode", mode.to_owned()), ("plan", name.to_owned())];
             metadata.extend(body.upgraded_from.clone().map(|from| ("upgraded_from", from)));
-            Ok(Purchase { subscription: false, quantity, prices: plan.prices.clone(), metadata })
+            let sold_as = SoldAs { prices: plan.prices.clone(), ..SoldAs::default() };
+            Ok(Purchase { subscription: false, quantity, sold_as, metadata })
         }
         _ => Err(unnamed()),
     }
+}
+
+/// The days of the trial that the request starts.
+fn trial_days(body: &CheckoutRequest, state: &State, catalog: &Catalog) -> Result<Option<u64>, Problem> {
+    if body.trial != Some(true) {
+        return Ok(None);
+    }
+    let plan = body.plan.as_deref().filter(|_| body.mode.is_none()).and_then(|name| catalog.plan(name));
+    let days = plan.map_or(0, |plan| plan.trial_days);
+    if days == 0 {
+        let message = "the plan has no trial; give it trial_days in the catalog";
+        return Err(problem(StatusCode::BAD_REQUEST, "no_trial", message));
+    }
+    if state.first_trial.is_some() {
+        let message = "the user has had a trial; leave trial out to sell the plan without one";
+        return Err(problem(StatusCode::CONFLICT, "trial_used", message));
+    }
+    Ok(Some(days))
+}
+
+/// The options of a session: those of the request, else the catalog's.
+/// <https://docs.stripe.com/api/checkout/sessions/create>
+fn options(
+    body: &CheckoutRequest,
+    defaults: &Checkout,
+    subscription: bool,
+    has_customer: bool,
+) -> Result<Vec<(&'static str, String)>, Problem> {
+    let mut fields = Vec::new();
+    let mut switch = |name: &'static str, on: bool| {
+        if on {
+            fields.push((name, "true".to_owned()));
+        }
+    };
+    let automatic_tax = body.automatic_tax.unwrap_or(defaults.automatic_tax);
+    let tax_id = body.tax_id.unwrap_or(defaults.tax_id);
+    switch("allow_promotion_codes", body.promotion_codes.unwrap_or(defaults.promotion_codes));
+    switch("automatic_tax[enabled]", automatic_tax);
+    switch("tax_id_collection[enabled]", tax_id);
+    switch("line_items[0][adjustable_quantity][enabled]", body.adjustable_quantity == Some(true));
+    // Stripe refuses both for an existing customer unless the session may change the customer.
+    if has_customer && automatic_tax {
+        fields.push(("customer_update[address]", "auto".to_owned()));
+    }
+    if has_customer && tax_id {
+        fields.push(("customer_update[name]", "auto".to_owned()));
+    }
+    let locale = body.locale.as_deref().unwrap_or(&defaults.locale);
+    if locale.is_empty()
+        || locale.len() > 10
+        || !locale.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    {
+        let message = "locale is auto, or one of Stripe's locales such as de or pt-BR";
+        return Err(problem(StatusCode::BAD_REQUEST, "invalid_locale", message));
+    }
+    if locale != "auto" {
+        fields.push(("locale", locale.to_owned()));
+    }
+    let collection = body.payment_method_collection.unwrap_or(defaults.payment_method_collection);
+    if subscription && collection == Collection::IfRequired {
+        fields.push(("payment_method_collection", "if_required".to_owned()));
+    }
+    Ok(fields)
 }
 
 fn unnamed() -> Problem {

@@ -88,7 +88,7 @@ impl StatusPage<'_> {
         let body = html! {
             main.narrow {
                 section.card {
-                    h1 { "We cannot tell which order this is" }
+                    h1 { "We do not know which order this is" }
                     p {
                         "The address of this page should end with the reference of your checkout. "
                         "Please open the link that you were sent to after paying."
@@ -147,7 +147,7 @@ mod tests {
     fn the_page_works_without_a_session_or_a_support_address() {
         let (status, html) = text(&StatusPage { session: None, app_url: None, support_email: None });
         assert_eq!(status, 400);
-        assert!(html.contains("We cannot tell which order this is") && !html.contains("mailto:"));
+        assert!(html.contains("We do not know which order this is") && !html.contains("mailto:"));
         let (_, html) = text(&StatusPage { session: Some("cs_1"), app_url: None, support_email: None });
         assert!(!html.contains("mailto:") && !html.contains("id=\"continue\""));
     }

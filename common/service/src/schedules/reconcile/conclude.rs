@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::{Gap, Reconciler, Report, gap};
 use crate::alerts::Alert;
 use tallyhook_aws::store::items;
+use tallyhook_aws::telemetry;
 use tallyhook_core::drift::Class;
 use tallyhook_core::timestamp::Timestamp;
 
@@ -44,6 +45,9 @@ impl Reconciler {
         let (missing, repaired) = missing(report, gap.as_ref());
         let found = |class: Class| report.found.get(&class).copied().unwrap_or(0);
         let (orphaned, unpaid) = (found(Class::OrphanCustomer), found(Class::PlanWithoutInvoice));
+        // The alarm on it also notices 12 hours without a complete run.
+        let found_missing = u32::try_from(missing.saturating_add(repaired)).unwrap_or(u32::MAX);
+        telemetry::metrics(&[], &[("FoundMissing", f64::from(found_missing))]);
         let note = items::reconcile_report(missing, orphaned, unpaid, now);
         if let Err(error) = self.processor.accounts.store.commit(vec![note]).await {
             warn!(run = report.run, error = error.to_string(), "RECONCILE_NOT_NOTED");
