@@ -124,6 +124,8 @@ pub struct Reversed {
     pub payment: String,
     /// Minor units, all refunds and disputes of the payment together.
     pub amount: i64,
+    /// The same after each moment at which it changed, oldest first.
+    pub steps: Vec<(Timestamp, i64)>,
     /// Whether a dispute of it is open or lost.
     pub disputed: bool,
     /// The key of its ledger entry.
@@ -419,7 +421,7 @@ impl Account {
                 }
                 let subscription = state.subscription_mut(&id);
                 subscription.customer = subscription.customer.take().or(customer);
-                subscription.fold_snapshot(snapshot);
+                subscription.fold_snapshot(snapshot, catalog.policy.free_credits > 0);
             }
             Fact::Status(id, customer, snapshot) => {
                 let subscription = state.subscription_mut(&id);
@@ -545,7 +547,7 @@ impl Account {
         now: Timestamp,
         new: &mut Vec<NewEntry>,
     ) {
-        let Reversed { document, payment, amount, disputed, key, kind } = reversed;
+        let Reversed { document, payment, amount, steps, disputed, key, kind } = reversed;
         let policy = &catalog.policy;
         state.dispute_products(&document, disputed);
         state.settle(policy, now);
@@ -554,11 +556,22 @@ impl Account {
             return;
         }
         let before = state.buckets(policy, now);
-        let payments = state.refunds.entry(document.clone()).or_default();
-        let known = if amount == 0 { payments.remove(&payment) } else { payments.insert(payment, amount) };
-        if payments.is_empty() {
-            state.refunds.remove(&document);
+        // Only what is carried over depends on the time of a refund.
+        state.refunded_since.remove(&payment);
+        if policy.carried_periods > 0 && amount > 0 {
+            state.refunded_since.insert(payment.clone(), steps);
         }
+        let known = state.refunds.get(&document).and_then(|paid| paid.get(&payment)).copied();
+        state.refunds.entry(document.clone()).or_default().insert(payment.clone(), amount);
+        // A session and an invoice of one purchase share the payment, and so its refunds.
+        for paid in state.refunds.values_mut() {
+            if amount == 0 {
+                paid.remove(&payment);
+            } else if let Some(other) = paid.get_mut(&payment) {
+                *other = amount;
+            }
+        }
+        state.refunds.retain(|_, paid| !paid.is_empty());
         let after = state.buckets(policy, now);
         let other_documents = {
             let mut without = state.clone();

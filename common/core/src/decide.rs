@@ -626,6 +626,7 @@ impl PaymentFacts {
                 document,
                 payment: payment.to_owned(),
                 amount,
+                steps: record.reversal.steps(),
                 disputed: record.reversal.is_disputed(),
                 key,
                 kind: EntryKind::Refund,
@@ -661,7 +662,8 @@ impl PaymentFacts {
             });
         }
         let disputed = record.reversal.is_disputed();
-        let reversed = Reversed { document, payment: payment.clone(), amount, disputed, key, kind };
+        let steps = record.reversal.steps();
+        let reversed = Reversed { document, payment: payment.clone(), amount, steps, disputed, key, kind };
         self.facts.push(Fact::Reversed(reversed));
         self.payments.insert(payment, record);
         Ok(())
@@ -704,7 +706,7 @@ fn joined(event: &Event, news: ReversalEvent, payments: &Payments) -> (String, P
     };
     let payment = refs.iter().find(known).or(refs.first()).map_or(event.id.as_str(), PaymentRef::as_str);
     let mut record = payments.get(payment).cloned().unwrap_or_default();
-    record.reversal.fold(news);
+    record.reversal.fold(event.created, news);
     (payment.to_owned(), record)
 }
 

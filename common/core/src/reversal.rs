@@ -25,7 +25,17 @@ pub struct Reversal {
     /// Disputes: amount in minor units and stage.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     disputes: BTreeMap<DisputeId, (i64, DisputeStage)>,
+    /// Earlier states of `charge`, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    charges: Vec<(Timestamp, i64)>,
+    /// For each refund `created` of the earliest event that says it succeeded, for each dispute of the earliest
+    /// one that says it is open or lost.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    since: BTreeMap<String, Timestamp>,
 }
+
+/// The maximum number of earlier states of a charge that are kept.
+const MAX_CHARGES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -80,10 +90,18 @@ impl Reversal {
         *self == Self::default()
     }
 
-    /// Adds one event. A repeated event changes nothing.
-    pub fn fold(&mut self, event: ReversalEvent) {
+    /// Adds one event that Stripe created at `at`. A repeated event changes nothing.
+    pub fn fold(&mut self, at: Timestamp, event: ReversalEvent) {
         match event {
-            ReversalEvent::Charge(at, cumulative) => self.charge = self.charge.max(Some((at, cumulative))),
+            ReversalEvent::Charge(at, cumulative) => {
+                let mut states: Vec<(Timestamp, i64)> = self.charges.drain(..).chain(self.charge).collect();
+                states.push((at, cumulative));
+                states.sort_unstable();
+                states.dedup();
+                self.charge = states.pop();
+                let oldest = states.len().saturating_sub(MAX_CHARGES);
+                self.charges = states.split_off(oldest);
+            }
             ReversalEvent::Refund(id, amount, status) => {
                 let stage = match status {
                     RefundStatus::Pending | RefundStatus::RequiresAction | RefundStatus::Other(_) => {
@@ -92,6 +110,9 @@ impl Reversal {
                     RefundStatus::Succeeded => RefundStage::Succeeded,
                     RefundStatus::Failed | RefundStatus::Canceled => RefundStage::Failed,
                 };
+                if stage == RefundStage::Succeeded {
+                    self.note_since(id.as_str(), at);
+                }
                 let known = self.refunds.entry(id).or_insert((amount, stage));
                 *known = (known.0.max(amount), known.1.max(stage));
             }
@@ -106,6 +127,9 @@ impl Reversal {
                     DisputeStatus::Lost => DisputeStage::Lost,
                     DisputeStatus::Won => DisputeStage::Won,
                 };
+                if matches!(stage, DisputeStage::Open | DisputeStage::Lost) {
+                    self.note_since(id.as_str(), at);
+                }
                 let known = self.disputes.entry(id).or_insert((amount, stage));
                 *known = (known.0.max(amount), known.1.max(stage));
             }
@@ -120,6 +144,36 @@ impl Reversal {
     /// How a dispute stands, if it is known.
     pub fn dispute(&self, id: &DisputeId) -> Option<DisputeStage> {
         self.disputes.get(id).map(|(_, stage)| *stage)
+    }
+
+    fn note_since(&mut self, id: &str, at: Timestamp) {
+        let known = self.since.entry(id.to_owned()).or_insert(at);
+        *known = at.min(*known);
+    }
+
+    /// What [`Self::amount`] was after each moment at which it changed, oldest first. A refund that failed and
+    /// a dispute that was won count as if they had never been.
+    pub fn steps(&self) -> Vec<(Timestamp, i64)> {
+        let charges = || self.charges.iter().copied().chain(self.charge);
+        let mut times: Vec<Timestamp> =
+            charges().map(|(at, _)| at).chain(self.since.values().copied()).collect();
+        times.sort_unstable();
+        times.dedup();
+        let mut steps: Vec<(Timestamp, i64)> = Vec::new();
+        for at in times {
+            let begun = |id: &str| self.since.get(id).is_none_or(|since| *since <= at);
+            let then = Self {
+                charge: charges().filter(|(charged, _)| *charged <= at).max(),
+                refunds: self.refunds.iter().filter(|(id, _)| begun(id.as_str())).map(cloned).collect(),
+                disputes: self.disputes.iter().filter(|(id, _)| begun(id.as_str())).map(cloned).collect(),
+                ..Self::default()
+            };
+            let amount = then.amount();
+            if steps.last().map_or(0, |(_, known)| *known) != amount {
+                steps.push((at, amount));
+            }
+        }
+        steps
     }
 
     /// Whether a dispute is open or lost.
@@ -153,6 +207,10 @@ impl Reversal {
             .map(|dispute| dispute.0)
             .fold(self.refunded(), i64::saturating_add)
     }
+}
+
+fn cloned<K: Clone, V: Clone>((key, value): (&K, &V)) -> (K, V) {
+    (key.clone(), value.clone())
 }
 
 #[cfg(test)]
@@ -190,7 +248,9 @@ mod tests {
         ] {
             let fold = |events: &mut dyn Iterator<Item = ReversalEvent>| {
                 let mut reversal = Reversal::default();
-                events.for_each(|event| reversal.fold(event));
+                events.for_each(|event| reversal.fold(Timestamp::from_unix(7), event));
+                let last = reversal.steps().last().map_or(0, |(_, amount)| *amount);
+                assert_eq!(last, reversal.amount(), "the last step is the amount: {reversal:?}");
                 reversal.amount()
             };
             assert_eq!(fold(&mut events.iter().cloned()), amount, "{events:?}");
@@ -199,6 +259,37 @@ mod tests {
                 amount,
                 "reversed and doubled: {events:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_steps_say_what_had_gone_back_at_a_moment_in_any_order() {
+        use DisputeStatus::{NeedsResponse, Won};
+        use RefundStatus::{Failed, Succeeded};
+        let at = Timestamp::from_unix;
+        let step = |second: i64, amount: i64| (at(second), amount);
+        for (events, steps) in [
+            (vec![(500, charge(500)), (900, charge(900))], vec![step(500, 500), step(900, 900)]),
+            (
+                vec![
+                    (20, refund("re_1", 300, Succeeded)),
+                    (400, charge(400)),
+                    (30, refund("re_2", 100, Succeeded)),
+                ],
+                vec![step(20, 300), step(30, 400)],
+            ),
+            (vec![(9, refund("re_1", 300, Succeeded)), (20, refund("re_1", 300, Failed))], vec![]),
+            (vec![(9, dispute(NeedsResponse))], vec![step(9, 1000)]),
+            (vec![(9, dispute(NeedsResponse)), (20, dispute(Won))], vec![]),
+        ] {
+            let fold = |events: &mut dyn Iterator<Item = (i64, ReversalEvent)>| {
+                let mut reversal = Reversal::default();
+                events.for_each(|(second, event)| reversal.fold(at(second), event));
+                reversal.steps()
+            };
+            assert_eq!(fold(&mut events.iter().cloned()), steps, "{events:?}");
+            let reversed = &mut events.iter().rev().chain(&events).cloned();
+            assert_eq!(fold(reversed), steps, "reversed and doubled: {events:?}");
         }
     }
 }

@@ -69,7 +69,13 @@ impl Account {
                 gives.state.subscriptions.remove(id);
                 takes.state.subscriptions.insert(id.clone(), subscription.clone());
                 let documents = self.state.refunds.iter().filter(|(key, _)| subscription.names_document(key));
-                takes.state.refunds.extend(documents.map(|(key, back)| (key.clone(), back.clone())));
+                for (key, back) in documents {
+                    let since = &self.state.refunded_since;
+                    let since = back.keys().filter_map(|payment| since.get_key_value(payment));
+                    let since = since.map(|(payment, steps)| (payment.clone(), steps.clone()));
+                    takes.state.refunded_since.extend(since);
+                    takes.state.refunds.insert(key.clone(), back.clone());
+                }
                 let of_it = |product: &BoughtProduct| product.subscription.as_ref() == Some(id);
                 takes.state.products.extend(self.state.products.iter().filter(|one| of_it(one)).cloned());
                 gives.state.products.retain(|product| !of_it(product));

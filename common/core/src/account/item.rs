@@ -14,7 +14,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::slice::{Carry, Phase, Slice, in_force};
+use super::slice::{Carry, Phase, Slice, cuts, in_force};
 use super::snapshot::{Snapshot, SnapshotItem, Terms, is_false, is_one, one};
 use crate::catalog::{PauseCollection, PlanChange};
 use crate::credits::Credits;
@@ -224,6 +224,8 @@ pub(super) struct View<'a> {
     pub plan_change: PlanChange,
     /// Minor units of an invoice's payments that were refunded or disputed.
     pub refunded: &'a dyn Fn(&InvoiceId) -> i64,
+    /// The same at a moment.
+    pub refunded_at: &'a dyn Fn(&InvoiceId, Timestamp) -> i64,
     /// Whether the subscription's trial grants credits.
     pub trial_counts: bool,
     /// What snapshots say about pauses, by time.
@@ -555,7 +557,9 @@ impl Item {
         let last = runs.len() - 1;
         let lost = self.lost(current, periods, &charges, granted, view);
         let carried = if slice.index == 0 { carried(self, current, periods, slices) } else { Credits::ZERO };
-        let of_slice = |start: Timestamp| slice.holds(start, next);
+        let own = cuts(current.start, current.end);
+        let of_slice = |start: Timestamp| start == slice.start;
+        let undone = self.spent_of(|start| slice.holds_undone(start, next, &own), None);
         let first = runs.iter().position(|run| run.terms.plan == terms.plan).unwrap_or(0);
         let left_and_back = runs
             .get(first..last)
@@ -567,6 +571,7 @@ impl Item {
         } else {
             self.spent_of(of_slice, Some(&terms.plan))
         };
+        let spent = spent.plus(undone);
         let changed = is_changed
             .then(|| terms.clone())
             .filter(|terms| terms.plan != current.terms.plan || quantity != current.quantity);
@@ -874,7 +879,10 @@ fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice]) -
     }
     let earlier: Vec<Period> = periods.iter().filter(|other| other.start <= before.start).cloned().collect();
     let slice = slices.iter().rfind(|slice| slice.period == place);
-    let in_slice = |start: Timestamp| slice.is_some_and(|slice| slice.holds(start, Some(period.start)));
+    let months = cuts(before.start, before.end);
+    let in_slice = |start: Timestamp| {
+        slice.is_some_and(|slice| start == slice.start || slice.holds_undone(start, None, &months))
+    };
     let before_slice = match slice {
         Some(slice) if slice.index > 0 => Credits::ZERO,
         Some(_) | None => carried(item, before, &earlier, slices),

@@ -40,9 +40,24 @@ pub(super) struct Phase {
 }
 
 impl Phase {
+    /// Whether the status is `paused`: Stripe takes the access away.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether `pause_collection` is set.
+    pub(super) fn collection_is_paused(&self) -> bool {
+        self.collection_paused
+    }
+
     fn stops(&self, policy: PauseCollection) -> bool {
         self.paused || (self.collection_paused && policy == PauseCollection::UntilPeriodEnd)
     }
+}
+
+/// The newest phase at a moment.
+pub(super) fn phase_at(phases: &[Phase], at: Timestamp) -> Option<&Phase> {
+    phases.iter().rfind(|phase| phase.at <= at)
 }
 
 /// Adds the phase of a snapshot. If two snapshots have the same second, the one that stops less counts.
@@ -63,12 +78,14 @@ pub(super) fn fold_phase(phases: &mut Vec<Phase>, snapshot: &Snapshot) {
     }
 }
 
-/// Drops phases that affect no slice. For each slice of these periods it keeps the newest phase at the slice's
-/// start and the first later phase that does not stop. It also keeps all phases after the last slice's start.
-pub(super) fn prune_phases(phases: &mut Vec<Phase>, periods: &[Period]) {
-    let starts: Vec<Timestamp> = periods.iter().flat_map(|period| cuts(period.start, period.end)).collect();
+/// Drops phases that affect no slice of these periods and none of these moments. For each slice start and each
+/// moment it keeps the newest phase at it and the first later phase that does not stop. It also keeps all
+/// phases after the last of them.
+pub(super) fn prune_phases(phases: &mut Vec<Phase>, periods: &[Period], moments: &[Timestamp]) {
+    let cuts = periods.iter().flat_map(|period| cuts(period.start, period.end));
+    let starts: Vec<Timestamp> = cuts.chain(moments.iter().copied()).collect();
     let Some(last) = starts.iter().max().copied() else { return };
-    let newest_at = |start: &Timestamp| phases.iter().rfind(|phase| phase.at <= *start);
+    let newest_at = |start: &Timestamp| phase_at(phases, *start);
     let first_after = |start: &Timestamp, policy: PauseCollection| {
         phases.iter().find(|phase| phase.at > *start && !phase.stops(policy))
     };
@@ -103,14 +120,11 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// Whether a spend that was recorded under `start` counts in this slice. `next` is the start of the next
-    /// granted slice. If a slice in between turned out not to be granted, its spends count here.
-    pub(super) fn holds(&self, start: Timestamp, next: Option<Timestamp>) -> bool {
-        if self.monthly {
-            start >= self.start && next.is_none_or(|next| start < next)
-        } else {
-            start == self.start
-        }
+    /// Whether a spend that was recorded under `start` is of a later slice that turned out not to be granted:
+    /// such spends count in this slice. `next` is the start of the next granted slice. `cuts` are the starts of
+    /// this period's months: if an invoice arrives late, a spend of another period may have a later start.
+    pub(super) fn holds_undone(&self, start: Timestamp, next: Option<Timestamp>, cuts: &[Timestamp]) -> bool {
+        self.monthly && start > self.start && next.is_none_or(|next| start < next) && cuts.contains(&start)
     }
 }
 
@@ -134,7 +148,7 @@ pub struct Carry {
 }
 
 /// The starts of a period's months, its own start first.
-fn cuts(start: Timestamp, end: Option<Timestamp>) -> Vec<Timestamp> {
+pub(super) fn cuts(start: Timestamp, end: Option<Timestamp>) -> Vec<Timestamp> {
     let mut cuts = vec![start];
     let Some(end) = end else { return cuts };
     for month in 1..MAX_SLICES {
@@ -182,13 +196,18 @@ impl Item {
         let cuts = cuts(period.start, period.end);
         let end_of = |index: usize| cuts.get(index + 1).copied().or(period.end);
         slices.push(Slice { end: end_of(0), monthly: true, ..whole.clone() });
-        if self.is_refunded(period, view) {
+        // No month begins after a full refund. The times of refunds are kept only with `rollover`. Without it,
+        // the first month stands for all: its paid part is lost like that of the others.
+        let refunded = self.is_refunded(period, view);
+        if refunded && view.carried_periods == 0 {
             return;
         }
         for (index, start) in cuts.iter().copied().enumerate().skip(1) {
             let is_over =
                 next.is_some_and(|next| start >= next) || view.ended.is_some_and(|end| start >= end);
-            if start > view.now || is_over {
+            let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, start);
+            let then = View { refunded: &refunded_then, ..*view };
+            if start > view.now || is_over || (refunded && self.is_refunded(period, &then)) {
                 break;
             }
             if !in_force(&runs, start).is_some_and(|run| run.terms.monthly) {
@@ -234,11 +253,16 @@ impl Item {
                 continue;
             }
             let until = paid_until.map(|end| end.plus_days(view.grace_days));
-            let bucket = self.slice_bucket(place - 1, slices, periods, view);
-            let left = bucket.granted.minus(bucket.spent);
+            // Refunds before the slice began lower what is carried over. Later refunds take their share of it.
+            let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, slice.since);
+            let then = View { refunded: &refunded_then, ..*view };
+            let left = self.slice_bucket(place - 1, slices, periods, &then).left;
             let part = left.share(i64::try_from(rollover.percent).unwrap_or(0), 100);
             let granted = part.min(Credits::new(rollover.max));
-            let lost = self.lost(from, periods, &self.charges(from, periods), granted, view);
+            let charges = self.charges(from, periods);
+            let lost = |view: &View<'_>| self.lost(from, periods, &charges, granted, view);
+            let lost_then = if self.is_refunded(from, view) { Credits::ZERO } else { lost(&then) };
+            let lost = lost(view).minus(lost_then);
             let spent = self.spent_of_carry(slice.start);
             let ended = until.is_some_and(|until| until <= view.now);
             let left = if ended { Credits::ZERO } else { granted.minus(lost).minus(spent) };
@@ -266,7 +290,7 @@ pub(super) fn in_force(runs: &[Run], at: Timestamp) -> Option<&Run> {
 /// When a slice's credits are granted: at its start, or when a pause at its start ended within it.
 fn granted_since(start: Timestamp, end: Option<Timestamp>, view: &View<'_>) -> Option<Timestamp> {
     let stops = |phase: &&Phase| phase.stops(view.pause_collection);
-    let at_start = view.phases.iter().rfind(|phase| phase.at <= start);
+    let at_start = phase_at(view.phases, start);
     if at_start.as_ref().is_none_or(|phase| !stops(phase)) {
         return Some(start);
     }

@@ -11,7 +11,7 @@ use super::holds::Hold;
 use super::item::{Bucket, Item, Period, View};
 use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup};
 use super::products::BoughtProduct;
-use super::slice::Carry;
+use super::slice::{Carry, Phase, phase_at};
 use super::subscription::Subscription;
 use crate::catalog::{Addons, PauseCollection, Policy, SpendOrder, Trials};
 use crate::credits::Credits;
@@ -92,6 +92,10 @@ pub struct State {
     /// Refunded and disputed minor units, by document and payment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refunds: BTreeMap<LedgerKey, BTreeMap<String, i64>>,
+    /// For each payment in `refunds`, its refunded and disputed minor units after each change, oldest first; only
+    /// with `rollover`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) refunded_since: BTreeMap<String, Vec<(Timestamp, i64)>>,
     /// When the first payment of this user was confirmed, by the earliest event that says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_paid_at: Option<Timestamp>,
@@ -268,6 +272,17 @@ impl State {
             .map_or(0, |payments| payments.values().fold(0, |sum, amount| sum.saturating_add(*amount)))
     }
 
+    /// Refunded and disputed minor units of a document at a moment; 0 for payments whose changes are not known.
+    fn refunded_at(&self, document: &LedgerKey, at: Timestamp) -> i64 {
+        let then = |(payment, amount): (&String, &i64)| {
+            let steps = self.refunded_since.get(payment)?;
+            let (_, then) = steps.iter().rfind(|(since, _)| *since <= at)?;
+            Some(*then.min(amount))
+        };
+        let payments = self.refunds.get(document).into_iter().flatten();
+        payments.filter_map(then).fold(0, i64::saturating_add)
+    }
+
     /// Refunded and disputed minor units of a purchase, whichever of its documents the payment names.
     pub fn refunded_of(&self, purchase: &Purchase) -> i64 {
         let mut payments: BTreeMap<&str, i64> = BTreeMap::new();
@@ -294,6 +309,9 @@ impl State {
         let refunded = |invoice: &InvoiceId| {
             if self.refunds.is_empty() { 0 } else { self.refunded(&LedgerKey::invoice(invoice)) }
         };
+        let refunded_at = |invoice: &InvoiceId, at: Timestamp| {
+            if self.refunds.is_empty() { 0 } else { self.refunded_at(&LedgerKey::invoice(invoice), at) }
+        };
         let first = self.first_trial.as_ref().is_none_or(|(_, first)| first == id);
         let view = View {
             plan_change: policy.plan_change,
@@ -303,6 +321,7 @@ impl State {
             carried_periods: policy.carried_periods,
             grace_days: policy.past_due_grace_days,
             refunded: &refunded,
+            refunded_at: &refunded_at,
             trial_counts: self.ended_at(subscription).is_none() && (first || policy.trials == Trials::Each),
             now,
         };
@@ -501,15 +520,27 @@ impl State {
         all.paid_since.is_none().then(|| lot(signup.granted, signup.spent, signup.since, signup.until))
     }
 
+    /// The months after the signup in which a free refill may be due, oldest first.
+    fn free_months(since: Timestamp, now: Timestamp) -> std::ops::RangeInclusive<u32> {
+        let newest = months_since(since, now);
+        let oldest = newest.saturating_sub(u32::try_from(MAX_FREE_REFILLS).unwrap_or(4));
+        oldest.max(1)..=newest
+    }
+
+    fn months_of_free_refills(&self, now: Timestamp) -> Vec<Timestamp> {
+        let starts = |signup: &Signup| {
+            Self::free_months(signup.since, now).map(|month| signup.since.plus_months(month)).collect()
+        };
+        self.signup.as_ref().map(starts).unwrap_or_default()
+    }
+
     /// The month of the newest free refill that is due: no plan gave access at its start.
     fn free_month(&self, policy: &Policy, now: Timestamp) -> Option<u32> {
         let signup = self.signup.as_ref()?;
         if policy.free_credits == 0 && self.free.is_empty() {
             return None;
         }
-        let newest = months_since(signup.since, now);
-        let oldest = newest.saturating_sub(u32::try_from(MAX_FREE_REFILLS).unwrap_or(4));
-        let months = (oldest.max(1)..=newest).rev();
+        let months = Self::free_months(signup.since, now).rev();
         let mut due = months.filter(|month| !self.had_access(policy, signup.since.plus_months(*month)));
         due.next()
     }
@@ -529,20 +560,54 @@ impl State {
         months.chain(self.next_free_refill(policy, now)).min()
     }
 
+    /// Whether the newest paid period of one of the subscription's items runs at a moment.
+    fn is_paid_at(&self, id: &SubscriptionId, one: &Subscription, policy: &Policy, at: Timestamp) -> bool {
+        self.view(id, one, policy, at, |view| {
+            let newest = |item: &Item| item.periods(view).pop();
+            let mut periods = one.items.values().filter_map(newest);
+            periods.any(|period| period.end.is_none_or(|end| at < end))
+        })
+    }
+
+    /// Whether a subscription that has ended gave access at a moment. If a payment failed, it does so to the
+    /// end of what was paid.
+    fn gave_access(
+        &self,
+        id: &SubscriptionId,
+        one: &Subscription,
+        end: Timestamp,
+        policy: &Policy,
+        at: Timestamp,
+    ) -> bool {
+        use SubscriptionStatus::{Incomplete, IncompleteExpired};
+        let deleted = one.customer.as_ref().and_then(|customer| self.customers.get(customer)?.as_ref());
+        if at >= end {
+            let unpaid = one.snapshot.as_ref().is_some_and(|snapshot| snapshot.ended_unpaid);
+            return unpaid && deleted.is_none() && self.is_paid_at(id, one, policy, at);
+        }
+        if phase_at(&one.phases, at).is_some_and(Phase::is_paused) {
+            return false;
+        }
+        let never_began =
+            one.snapshot.as_ref().is_some_and(|one| matches!(one.status, Incomplete | IncompleteExpired));
+        !never_began || self.is_paid_at(id, one, policy, at)
+    }
+
     /// Whether a subscription that has not ended gives access at a moment.
     fn gives_access(&self, id: &SubscriptionId, one: &Subscription, policy: &Policy, at: Timestamp) -> bool {
-        let paid = || {
-            self.view(id, one, policy, at, |view| {
-                let newest = |item: &Item| item.periods(view).pop();
-                let mut periods = one.items.values().filter_map(newest);
-                periods.any(|period| period.end.is_none_or(|end| at < end))
-            })
-        };
+        let paid = || self.is_paid_at(id, one, policy, at);
         let Some(snapshot) = &one.snapshot else { return paid() };
+        // A pause that has ended, or has not begun at that moment, is no longer in the snapshot.
+        let phase = phase_at(&one.phases, at);
+        let was_paused = phase.map_or(snapshot.status == SubscriptionStatus::Paused, Phase::is_paused);
+        if was_paused {
+            return false;
+        }
         match snapshot.status {
-            SubscriptionStatus::Active | SubscriptionStatus::Trialing => {
+            SubscriptionStatus::Active | SubscriptionStatus::Trialing | SubscriptionStatus::Paused => {
                 let pauses = policy.pause_collection == PauseCollection::UntilPeriodEnd;
-                !(snapshot.collection_paused && pauses) || paid()
+                let collection = phase.map_or(snapshot.collection_paused, Phase::collection_is_paused);
+                !(collection && pauses) || paid()
             }
             SubscriptionStatus::PastDue => {
                 let grace = snapshot.days_until_due.unwrap_or(0).saturating_add(policy.past_due_grace_days);
@@ -552,18 +617,17 @@ impl State {
             SubscriptionStatus::Unpaid | SubscriptionStatus::Incomplete => paid(),
             SubscriptionStatus::IncompleteExpired
             | SubscriptionStatus::Canceled
-            | SubscriptionStatus::Paused
             | SubscriptionStatus::Other(_) => false,
         }
     }
 
-    /// Whether a plan gave access at a moment, as far as is known now. Gaps within a subscription's life are
-    /// not known and count as access.
+    /// Whether a plan gave access at a moment, as far as is known now. Of the gaps within a subscription's
+    /// life only pauses are known; the others count as access.
     fn had_access(&self, policy: &Policy, at: Timestamp) -> bool {
         let subscription = |(id, one): (&SubscriptionId, &Arc<Subscription>)| {
             one.since.is_some_and(|since| since <= at)
                 && match self.ended_at(one) {
-                    Some(end) => at < end,
+                    Some(end) => self.gave_access(id, one, end, policy, at),
                     None => self.gives_access(id, one, policy, at),
                 }
         };
@@ -785,6 +849,8 @@ impl State {
         for document in gone {
             self.refunds.remove(&document);
         }
+        let refunds = &self.refunds;
+        self.refunded_since.retain(|payment, _| refunds.values().any(|paid| paid.contains_key(payment)));
     }
 
     fn prune_phases(&mut self, policy: &Policy, now: Timestamp) {
@@ -800,8 +866,9 @@ impl State {
                 (id.clone(), periods)
             })
             .collect();
+        let free = self.months_of_free_refills(now);
         for (id, periods) in many {
-            self.subscription_mut(&id).prune_phases(&periods);
+            self.subscription_mut(&id).prune_phases(&periods, &free);
         }
     }
 

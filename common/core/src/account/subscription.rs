@@ -41,7 +41,8 @@ pub struct Subscription {
     /// `created` of the earliest `trialing` snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial_at: Option<Timestamp>,
-    /// What snapshots say about pauses, by time; only for plans that grant credits every month.
+    /// What snapshots say about pauses, by time; only for plans that grant credits every month, and with
+    /// `free_credits`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) phases: Vec<Phase>,
     /// The plans of prices that the catalog does not name by their ids; at most [`MAX_LEARNT`].
@@ -64,12 +65,13 @@ struct ItemSet {
 }
 
 impl Subscription {
-    /// Adds a state that an event shows.
-    pub(super) fn fold_snapshot(&mut self, snapshot: Snapshot) {
+    /// Adds a state that an event shows. `with_free_credits`: pauses decide about free refills.
+    pub(super) fn fold_snapshot(&mut self, snapshot: Snapshot, with_free_credits: bool) {
         if snapshot.status == SubscriptionStatus::Trialing {
             self.trial_at = Some(self.trial_at.map_or(snapshot.created, |known| known.min(snapshot.created)));
         }
-        if snapshot.items.iter().any(|item| item.terms.as_ref().is_some_and(|terms| terms.monthly)) {
+        let is_monthly = |item: &SnapshotItem| item.terms.as_ref().is_some_and(|terms| terms.monthly);
+        if with_free_credits || snapshot.items.iter().any(is_monthly) {
             fold_phase(&mut self.phases, &snapshot);
         }
         for item in snapshot.items.iter().filter(|item| item.learnt) {
@@ -249,9 +251,9 @@ impl Subscription {
         without.filter(|at| named.is_none_or(|named| **at > named)).min().copied()
     }
 
-    /// Drops phases that affect no month of these periods.
-    pub(super) fn prune_phases(&mut self, periods: &[Period]) {
-        prune_phases(&mut self.phases, periods);
+    /// Drops phases that affect no month of these periods and none of these moments.
+    pub(super) fn prune_phases(&mut self, periods: &[Period], moments: &[Timestamp]) {
+        prune_phases(&mut self.phases, periods, moments);
     }
 
     /// Whether phases should be pruned.

@@ -213,6 +213,32 @@ fn a_subscription_that_ended_grants_no_month_that_begins_later() {
 }
 
 #[test]
+fn a_spend_of_a_month_stays_with_its_period_when_the_next_one_is_known_late() {
+    // The invoice of a change with a new period (customer.subscription.updated with another
+    // `current_period_start`) arrives after a month of the old period has begun.
+    let start = months(1) - DAY;
+    let late = [Step::At(months(1) + DAY), Step::Spend(700)];
+    let change = |total: i64, price: &str| {
+        let credit = flagged("si_1", "price_pro_year", total - 20_000, start, T + YEAR);
+        vec![
+            shows(start, "active", &[item("si_1", price, start, start + YEAR)]),
+            bill(
+                start + 1,
+                "in_2",
+                "subscription_update",
+                &[credit, line("si_1", price, 20_000, start, start + YEAR)],
+            ),
+        ]
+    };
+    let paid = life(&[&paid_year(), &late, &change(15_000, "price_pro_year")]);
+    check_life("paid for: the new period is full", &paid, "pro 5000 | si_1=5000");
+    let nothing = life(&[&paid_year(), &late, &change(-500, "price_pro_year")]);
+    check_life("nothing was paid: what was spent counts", &nothing, "pro 4300 | si_1=4300");
+    let other = life(&[&paid_year(), &late, &change(-500, "price_business")]);
+    check_life("also for another plan", &other, "business 19300 | si_1=19300");
+}
+
+#[test]
 fn a_refund_of_the_year_takes_its_share_of_each_month() {
     let back = |at: i64, amount: i64| refunded(at, "pi_in_1", amount);
     let half = life(&[&paid_year(), &[Step::Spend(1000), back(months(1) + DAY, 10_000)]]);
@@ -302,6 +328,55 @@ fn a_refund_of_the_older_period_takes_its_share_of_what_was_carried() {
     check_life("all", &life(&[&two_months(2000), &back(2000)]), "pro 5000 | carried:si_1=0 si_1=5000");
     let spent = life(&[&two_months(2000), &[Step::Spend(6200)], &back(2000)]);
     check_life("what was spent of it is a shortfall", &spent, "pro 0 | carried:si_1=0 si_1=0");
+}
+
+#[test]
+fn a_refund_before_the_next_period_lowers_what_is_carried_over() {
+    // charge.refunded and refund.created name the payment; their `created` is the time of the refund.
+    let back = |amount: i64| [refunded(T + DAY, "pi_in_1", amount)];
+    let half = life(&[&two_months(0), &back(1000)]);
+    check_life("half of the 2500 that were left", &half, "pro 6250 | carried:si_1=1250 si_1=5000");
+    let spent = life(&[&two_months(3000), &back(1000)]);
+    check_life("nothing was left", &spent, "pro 5000 | si_1=5000");
+    let twice = life(&[&two_months(0), &back(1000), &[refunded(month(T) + DAY, "pi_in_1", 1500)]]);
+    check_life("then a quarter of the payment", &twice, "pro 5938 | carried:si_1=938 si_1=5000");
+    let rest = life(&[&two_months(0), &back(1000), &[refunded(month(T) + DAY, "pi_in_1", 2000)]]);
+    check_life("then the rest of it", &rest, "pro 5000 | carried:si_1=0 si_1=5000");
+    let won = [
+        dispute("created", T + DAY, "pi_in_1", "needs_response"),
+        dispute("closed", month(T) + DAY, "pi_in_1", "won"),
+    ];
+    let won = life(&[&two_months(0), &won]);
+    check_life("a dispute that was won takes nothing", &won, "pro 7000 | carried:si_1=2000 si_1=5000");
+}
+
+#[test]
+fn a_full_refund_ends_the_months_to_come_and_revives_no_carried_credits() {
+    let two_periods = Step::Edit(
+        "trial_credits = 2000\n",
+        "trial_credits = 2000\nrollover = { percent = 50, max = 2000, periods = 2 }\n",
+    );
+    // What the second month of the first year took over ends with the second month of the second year.
+    let start = months(1) + 2 * DAY;
+    let months_later = |k: u32| Timestamp::from_unix(start).plus_months(k).unix();
+    let new_year = vec![
+        shows(start, "active", &[item("si_1", "price_pro_year", start, start + YEAR)]),
+        bill(
+            start + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro_year", -18_000, start, T + YEAR),
+                line("si_1", "price_pro_year", 20_000, start, start + YEAR),
+            ],
+        ),
+        tie(start + 1, "in_2"),
+        refunded(months_later(2) + DAY, "pi_in_2", 2000),
+        Step::At(months_later(3) + DAY),
+    ];
+    let refunded = life(&[&[two_periods], &paid_year(), &new_year]);
+    // Nine tenths were paid by unused time of the first year.
+    check_life("refunded", &refunded, "pro 8100 | carried:si_1=1800 carried:si_1=1800 si_1=4500");
 }
 
 #[test]
@@ -417,6 +492,45 @@ fn a_user_without_a_plan_gets_free_credits_every_month() {
         has(&life(&[&spent, &paid, &[ended, Step::At(months(5))]])),
         "free 5200 | si_1=5000 signup=200"
     );
+    // The status `paused` takes the access away (customer.subscription.paused). A month that began before the
+    // pause began in paid access.
+    let yearly = vec![
+        shows(start, "active", &[item("si_1", "price_pro_year", start, start + YEAR)]),
+        bill(
+            start + 1,
+            "in_1",
+            "subscription_create",
+            &[line("si_1", "price_pro_year", 20_000, start, start + YEAR)],
+        ),
+    ];
+    let state = |at: i64, status| shows(at, status, &[item("si_1", "price_pro_year", start, start + YEAR)]);
+    let pause = [state(months(4) + DAY, "paused")];
+    let resume = [state(months(5) + DAY, "active"), Step::At(months(6) + DAY)];
+    let ended = [state(months(6) + 2 * DAY, "canceled")];
+    assert_eq!(has(&life(&[&spent, &yearly, &pause])), "free 5000 | si_1=5000");
+    assert_eq!(
+        has(&life(&[&spent, &yearly, &pause, &[Step::At(months(5))]])),
+        "free 5200 | si_1=5000 signup=200"
+    );
+    assert_eq!(has(&life(&[&spent, &yearly, &pause, &resume])), "pro 5200 | si_1=5000 signup=200");
+    assert_eq!(has(&life(&[&spent, &yearly, &pause, &resume, &ended])), "free 5200 | si_1=5000 signup=200");
+    // A monthly item whose payment failed ends the subscription; the paid year gives access to its end.
+    let failed = shows_with(
+        months(4) + DAY,
+        "canceled",
+        &[item("si_1", "price_pro_year", start, start + YEAR)],
+        json!({"cancellation_details": {"reason": "payment_failed"}}),
+    );
+    let in_the_year = has(&life(&[&spent, &yearly, &[failed, Step::At(months(6))]]));
+    assert!(
+        in_the_year.starts_with("pro until") && in_the_year.ends_with(" 5000 | si_1=5000"),
+        "{in_the_year}"
+    );
+    // A subscription whose first payment failed never gave access.
+    let begun = months(4) - DAY / 2;
+    let state = |at: i64, status| shows(at, status, &[item("si_1", "price_pro", begun, begun + MONTH)]);
+    let expired = [state(begun, "incomplete"), state(begun + 82_800, "incomplete_expired")];
+    assert_eq!(has(&life(&[&spent, &expired, &[Step::At(months(4) + 2 * DAY)]])), "free 200 | signup=200");
     // A payment that arrives late takes back the refill in its period.
     let late = life(&[&[Step::At(months(4)), Step::Spend(20)], &paid]);
     assert_eq!(has(&late), "pro 5000 | si_1=5000");

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::shapes::{
     DAY, T, bill, bill_with, check_life, end, item, line, month, once, shows, tie_by, times,
 };
-use super::{Run, Step, pack, patched, refunded, session};
+use super::{Run, Step, pack, patched, refund, refunded, session};
 
 /// `invoice.paid` of a manual invoice.
 fn manual(created: i64, id: &str, lines: &[Value]) -> Step {
@@ -72,6 +72,27 @@ fn a_session_and_its_invoice_are_one_purchase() {
         let run = Run::of(&late);
         assert_eq!(run.balance().get(), 700, "{what}, spent before the tie: {}", run.summary());
     }
+}
+
+#[test]
+fn a_refund_that_fails_gives_a_purchase_of_two_documents_back() {
+    // refund.created and refund.failed of a session with invoice_creation. The refund is booked under the
+    // invoice when the session arrives.
+    let bought = [
+        bill_with(
+            T + 4,
+            "in_p",
+            "manual",
+            &[once("price_p1000", 2000)],
+            json!({"parent": null, "metadata": {"user_id": "user_1"}}),
+        ),
+        tie_by(T + 5, "in_p", "pi_cs_p"),
+        refund("created", T + DAY, "pi_cs_p", "re_1", 2000, "succeeded"),
+        session("completed", T, "cs_p", json!({"pack": "p1000"}), json!({})),
+    ];
+    check_life("refunded", &bought, "free 0 | pack=0");
+    let failed = refund("failed", T + 2 * DAY, "pi_cs_p", "re_1", 2000, "failed");
+    check_life("failed", &[&bought[..], &[failed]].concat(), "free 1000 | pack=1000");
 }
 
 #[test]
