@@ -32,7 +32,7 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--health-url", required=True, help="the output WebhookHealthUrl")
     parser.add_argument("--commit", help="the commit that must run")
-    parser.add_argument("--secret", help="a signing secret of the deployment; several with commas: the first counts")
+    parser.add_argument("--secret", help="a signing secret of the deployment, the first of several")
     parser.add_argument("--livemode", action="store_true", help="the signed event is one of live mode")
     options = parser.parse_args()
     failures = []

@@ -460,7 +460,7 @@ def both(*changes):
 
 # Three events an hour, unless a scenario says otherwise: a small deployment must notice a fault too.
 FAULTS = [
-    Scenario("S05, S58: DynamoDB is throttled or down; every attempt fails", 12,
+    Scenario("S05, S58, S64: DynamoDB or Stripe's API is throttled or down; every attempt fails", 12,
              settings(work=lambda event, attempt: "fail")),
     Scenario("S05: the same; the app's API answers 503", 5, settings(api_5xx=1)),
     Scenario("S07: SQS does not take the event; the webhook answers 503", 5, settings(webhook="queue_down")),
@@ -472,8 +472,8 @@ FAULTS = [
              settings(webhook="no_start")),
     Scenario("S21: the endpoint sends thin events", 65, settings(request="thin")),
     Scenario("S24: events of the other mode, at 3 an hour", 65, settings(request="other_mode")),
-    Scenario("S27: strangers flood the API", 8, settings(api_requests=60 * 400)),
-    Scenario("S31, S48, S63, S66: one event is parked (no user, unknown price, another payload)", 5,
+    Scenario("strangers flood the API up to its throttle", 8, settings(api_requests=60 * 100)),
+    Scenario("S23, S31, S48, S63, S66: one event is parked (shape, no user, price, another payload)", 5,
              once("parked")),
     Scenario("S53: one record of many fails on every attempt (partial batch failures)", 12,
              both(once("fail", 9), settings(events_per_hour=360))),
@@ -531,7 +531,7 @@ NORMAL = [
     Scenario("one old signature", HOUR, settings(request="old", events_per_hour=0.5)),
     Scenario("one event of the other mode an hour", 4 * HOUR,
              settings(request="other_mode", events_per_hour=1)),
-    Scenario("100 requests a second to the API", HOUR, settings(api_requests=6_000)),
+    Scenario("S27: 50 requests a second to the API", HOUR, settings(api_requests=60 * 50)),
     Scenario("a day with a Stripe key", DAY, settings(), 13 * HOUR, **KEY),
 ]
 

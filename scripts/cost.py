@@ -1,15 +1,21 @@
 #!/usr/bin/env python3
-"""Estimates the cost of a million events: the counts of tests/data/counts.json times AWS's list prices.
+"""Estimates the cost of a million events, from the counts of tests/data/counts.json, and of a month without
+events, from the expanded template. Both are multiplied by AWS's list prices.
 
-    scripts/cost.py                    the table of docs/cost.md
+    scripts/cost.py                    a million events
     scripts/cost.py --events 300000 --batch 2 --memory 128 --scenario "a renewal"
+    scripts/cost.py --tables           the tables of docs/cost.md
+    scripts/cost.py --check            fails if docs/cost.md shows others
+
+The last two need aws-sam-translator: run them with .check/sam/bin/python.
 """
 
 import argparse
 import json
 import pathlib
 
-COUNTS = pathlib.Path(__file__).parent.parent / "tests" / "data" / "counts.json"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COUNTS = ROOT / "tests" / "data" / "counts.json"
 
 # List prices of us-east-1 in dollars, arm64, without free tier. Check them on AWS's pages before you quote a
 # result.
@@ -21,7 +27,16 @@ PRICES = {
     "write unit": 0.625 / 1e6,            # on demand
     "read unit": 0.125 / 1e6,
     "log GB": 0.50,
+    "alarm metric": 0.10,                 # a month; an alarm over nine metrics costs nine times as much
+    "own metric": 0.30,                   # a month in which it has a value every hour
+    "dashboard": 3.00,                    # a month
 }
+
+# What AWS gives every account each month, for good.
+FREE = {"sqs request": 1e6, "alarm metric": 10, "own metric": 10}
+
+# The metrics that `health` writes every hour in a deployment without events and without a Stripe key.
+HOURLY_METRICS = ["HealthScore", "Parked", "Failed", "Waiting"]
 
 # A trigger polls its queue with five connections of 20 s each, with or without messages.
 POLLS_PER_MONTH = 5 * 30 * 86_400 / 20
@@ -46,6 +61,57 @@ def million(counts, scenario, options):
     }
 
 
+def idle():
+    """The rows of a month without events: what, how much of it, what it buys, and which price."""
+    from expanded import Stack  # pylint: disable=import-outside-toplevel
+    stack = Stack()
+    alarms = stack.of_type("AWS::CloudWatch::Alarm").values()
+    metrics = sum(sum("MetricStat" in query for query in alarm.get("Metrics", [])) or 1 for alarm in alarms)
+    queues = len(stack.of_type("AWS::Lambda::EventSourceMapping"))
+    dashboards = len(stack.of_type("AWS::CloudWatch::Dashboard"))
+    return [
+        (f"{queues} queues with a trigger: polls", queues * POLLS_PER_MONTH, "sqs request",
+         "an event is processed within a second, and no family delays another"),
+        (f"{len(alarms)} alarms over {metrics} metrics", metrics, "alarm metric",
+         "every fault of `operating.md` is noticed within its minutes"),
+        (f"{len(HOURLY_METRICS)} metrics of `health`", len(HOURLY_METRICS), "own metric",
+         "the health score, and what waits for a person"),
+        (f"{dashboards} CloudWatch dashboard", dashboards, "dashboard",
+         "graphs of all of this; `CloudWatchDashboard=false` saves it"),
+    ]
+
+
+def idle_table():
+    yield "| a month without events | list price | less what is free | what it buys |"
+    yield "|---|---|---|---|"
+    totals = [0, 0]
+    for what, count, price, buys in idle():
+        dollars = [count * PRICES[price], max(0, count - FREE.get(price, 0)) * PRICES[price]]
+        totals = [total + each for total, each in zip(totals, dollars)]
+        yield f"| {what} | ${dollars[0]:.2f} | ${dollars[1]:.2f} | {buys} |"
+    yield f"| **together** | **${totals[0]:.2f}** | **${totals[1]:.2f}** | |"
+
+
+def million_table(counts, scenario, options):
+    """The table of a million events, at high and at low load."""
+    columns = [million(counts, scenario, argparse.Namespace(**{**vars(options), "batch": batch}))
+               for batch in (10, 1)]
+    worker = counts[scenario]
+    texts = {
+        "HTTP API": "HTTP API, 1 request",
+        "Lambda, requests": "Lambda, 1.1 and 2 requests",
+        "Lambda, time": "Lambda, time at 256 MB: 10 ms a request, 25 ms a batch",
+        "SQS": "SQS: 1 send, and 1 receive and 1 delete for each batch",
+        "DynamoDB, writes": f"DynamoDB, {worker['write_units']} write units",
+        "DynamoDB, reads": f"DynamoDB, {worker['read_units']} read units",
+    }
+    yield "| | batches of 10 | batches of 1 |"
+    yield "|---|---|---|"
+    for name, text in texts.items():
+        yield f"| {text} | ${columns[0][name]:.2f} | ${columns[1][name]:.2f} |"
+    yield "| **together** | " + " | ".join(f"**${sum(column.values()):.2f}**" for column in columns) + " |"
+
+
 def main():
     counts = json.loads(COUNTS.read_text())
     parser = argparse.ArgumentParser(description=__doc__,
@@ -61,20 +127,29 @@ def main():
                         help="logged per event by all functions: 800 at LOG_LEVEL=info, 0 at warn")
     parser.add_argument("--function-url", action="store_true",
                         help="Stripe uses the webhook's own URL (FunctionUrlConcurrency), which has no price")
-    parser.add_argument("--queues", type=int, default=10, help="queues with a trigger")
+    parser.add_argument("--tables", action="store_true", help="the tables of docs/cost.md")
+    parser.add_argument("--check", action="store_true", help="compare them with docs/cost.md")
     scenarios = [name for name in counts if isinstance(counts[name], dict) and name != "webhook"]
     parser.add_argument("--scenario", choices=scenarios, default="a year of a subscriber")
     options = parser.parse_args()
+    if options.tables or options.check:
+        lines = [*million_table(counts, options.scenario, options), "", *idle_table()]
+        page = (ROOT / "docs/cost.md").read_text(encoding="utf-8").splitlines()
+        missing = [line for line in lines if line not in page]
+        if options.check and missing:
+            raise SystemExit("\n".join(["docs/cost.md lacks these lines of scripts/cost.py:", *missing]))
+        if options.tables:
+            print("\n".join(lines))
+        return
 
     items = million(counts, options.scenario, options)
     print(f"{options.scenario}, batches of {options.batch:g}, {options.memory} MB: dollars per million")
     for name, dollars in items.items():
         print(f"  {name:18} {dollars:6.2f}")
-    total, idle = sum(items.values()), options.queues * POLLS_PER_MONTH * PRICES["sqs request"]
+    total = sum(items.values())
     print(f"  {'together':18} {total:6.2f}")
-    print(f"idle: {options.queues} queues, {POLLS_PER_MONTH:,.0f} polls a month each: {idle:.2f}")
-    month = total * options.events / 1e6 + idle
-    print(f"{options.events:,.0f} events a month: {month:.2f} without storage and alarms")
+    month = total * options.events / 1e6
+    print(f"{options.events:,.0f} events a month: {month:.2f}, besides storage and an idle month's costs")
 
 
 if __name__ == "__main__":

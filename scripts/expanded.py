@@ -4,6 +4,7 @@ evaluated, references replaced by the names that AWS would give.
 A script that imports this runs in an environment with aws-sam-translator, such as .check/sam of ./check."""
 
 import json
+import logging
 import os
 import pathlib
 import re
@@ -11,6 +12,7 @@ import sys
 
 os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the translator asks for a region
 sys.dont_write_bytecode = True
+logging.getLogger("samtranslator").setLevel(logging.ERROR)
 
 # pylint: disable=wrong-import-position
 from samtranslator.parser.parser import Parser  # noqa: E402

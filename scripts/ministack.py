@@ -90,15 +90,31 @@ def package(binary):
     return packed.getvalue()
 
 
+def over_one_metric(resources):
+    """MiniStack supports no alarm over several metrics: each watches its first one."""
+    for resource in resources.values():
+        if resource["Type"] == "AWS::CloudWatch::Alarm" and "Metrics" in resource["Properties"]:
+            queries = resource["Properties"].pop("Metrics")
+            first = next(query["MetricStat"] for query in queries if "MetricStat" in query)
+            resource["Properties"].update(first["Metric"], Statistic=first["Stat"], Period=first["Period"])
+
+
+def number_of_pollers(template, function):
+    """CloudFormation converts a parameter's text to a number, MiniStack does not."""
+    for event in function["Properties"].get("Events", {}).values():
+        scaling = event["Properties"].get("ScalingConfig", {})
+        reference = scaling.get("MaximumConcurrency")
+        if isinstance(reference, dict):
+            scaling["MaximumConcurrency"] = int(template["Parameters"][reference["Ref"]]["Default"])
+
+
 def template_for_here(s3, binaries):
     """The template for MiniStack: code in S3, this machine's architecture, a number for a reference."""
     template = yaml_parse((ROOT / "template.yaml").read_text())
     template["Globals"]["Function"]["Architectures"] = ["x86_64" if os.uname().machine == "x86_64"
                                                         else "arm64"]
     resources = template["Resources"]
-    for name, resource in list(resources.items()):
-        if resource["Type"].endswith("::Alarm") and "Metrics" in resource["Properties"]:
-            del resources[name]  # MiniStack supports no alarm over several metrics
+    over_one_metric(resources)
     s3.create_bucket(Bucket=BUCKET)
     functions = []
     for resource in template["Resources"].values():
@@ -112,12 +128,7 @@ def template_for_here(s3, binaries):
         s3.put_object(Bucket=BUCKET, Key=f"{name}.zip", Body=package(binary))
         resource["Properties"]["CodeUri"] = f"s3://{BUCKET}/{name}.zip"
         functions.append(name)
-        for event in resource["Properties"].get("Events", {}).values():
-            scaling = event["Properties"].get("ScalingConfig", {})
-            reference = scaling.get("MaximumConcurrency")
-            if isinstance(reference,
-                          dict):  # CloudFormation converts a parameter's text to a number, MiniStack does not
-                scaling["MaximumConcurrency"] = int(template["Parameters"][reference["Ref"]]["Default"])
+        number_of_pollers(template, resource)
     return template, functions
 
 

@@ -66,6 +66,32 @@ async fn the_session_its_payment_and_its_subscription_carry_user_and_purchase() 
 }
 
 #[tokio::test]
+async fn the_answer_warns_of_packs_that_a_payment_ends_and_stripe_has_the_reference() {
+    let (world, fake) = shop().await;
+    let pack = json!({"user_id": "user_1", "pack": "credits_1000", "customer_reference": "PO 7"});
+    let (_, answer) = buy(&world, pack).await;
+    let [warning] = answer["warnings"].as_array().unwrap().as_slice() else { panic!("{answer}") };
+    assert!(warning.as_str().unwrap().contains("addons = \"reset\""), "{warning}");
+    let form = fake.form(answer["session_id"].as_str().unwrap()).unwrap();
+    let own = "customer_reference";
+    assert_eq!(
+        (&form["metadata"][own], &form["payment_intent_data"]["metadata"][own]),
+        (&json!("PO 7"), &json!("PO 7"))
+    );
+    let plan = || json!({"user_id": "user_1", "plan": "pro"});
+    assert_eq!(buy(&world, plan()).await.1["warnings"], json!([]), "the user has no pack");
+    world.process(&crate::support::pack("one", "user_1", 1)).await;
+    fake.put(json!({"id": "cus_user1", "object": "customer"}));
+    let (_, answer) = buy(&world, plan()).await;
+    assert!(answer["warnings"][0].as_str().is_some_and(|text| text.contains("1000 credits")), "{answer}");
+    for reference in ["", "two\nlines", &"x".repeat(201)] {
+        let wrong = json!({"user_id": "user_1", "plan": "pro", "customer_reference": reference});
+        let (status, answer) = buy(&world, wrong).await;
+        assert_eq!((status, &answer["error"]), (400, &json!("invalid_reference")));
+    }
+}
+
+#[tokio::test]
 async fn a_repeated_request_gets_the_same_session_until_the_purchase() {
     let (world, fake) = shop().await;
     let wish = || json!({"user_id": "user_123", "pack": "credits_1000"});

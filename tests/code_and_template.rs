@@ -165,6 +165,7 @@ fn a_function_starts_with_the_variables_of_the_template() {
             let value = match name.as_str() {
                 "STRIPE_LIVEMODE" | "KEEP_PAYLOADS" => "false",
                 "PROVISION_SECRET" => "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+                "PROVISION_EVENTS" => "payment.confirmed,order.paid",
                 "RETRY_DELAYS_SECONDS" | "WEBHOOK_TOLERANCE_SECONDS" => "300",
                 _ => "https://example.com/text",
             };

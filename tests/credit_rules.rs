@@ -212,9 +212,9 @@ async fn invalid_plan_is_parked_with_its_name_and_never_given_a_default() {
     for (name, price) in
         [("customer.subscription.created", "price_pro_test"), ("invoice.paid", "price_pro_test")]
     {
-        let event: Value =
-            serde_json::from_str(&sample(name, "user_1").to_string().replace(price, "price_unknown"))
-                .unwrap();
+        // Neither its id nor its lookup key is in the catalog.
+        let text = sample(name, "user_1").to_string().replace(price, "price_unknown");
+        let event: Value = serde_json::from_str(&text.replace("pro_monthly", "another_key")).unwrap();
         world.process(&event).await;
         world.pass_seconds(10);
         world.drain().await;

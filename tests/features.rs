@@ -49,14 +49,14 @@ async fn check(world: &World, user: &str, query: &str) -> (u16, Value) {
 }
 
 /// A paid session that sells a product by its name.
-fn sold(name: &str, user: &str, product: &str) -> Value {
+pub fn sold(name: &str, user: &str, product: &str) -> Value {
     let mut event = pack(name, user, 1);
     event["data"]["object"]["metadata"] = json!({"user_id": user, "product": product});
     event
 }
 
 /// A full refund of a session.
-fn refunded(name: &str) -> Value {
+pub fn refunded(name: &str) -> Value {
     let mut event = with_id(sample("charge.refunded", "user_1"), &format!("evt_refund_{name}"));
     let charge = &mut event["data"]["object"];
     charge["id"] = json!(format!("ch_{name}"));

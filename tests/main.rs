@@ -32,6 +32,9 @@
 //! - `portal`: The status page and the setup status after a checkout.
 //! - `orders`: One-time orders: the app's steps, the operator's list, what the app is sent.
 //! - `provision`: The app's webhook: provisioning and account updates.
+//! - `app_messages`: Every type of message to the app, once for each cause.
+//! - `systems`: The story of each source system, from its first to its last sentence.
+//! - `test_clock`: A life on one of Stripe's test clocks.
 //!
 //! **The operator**
 //! - `admin`: The admin API: validation, sending events again, health, the dashboard's page.
@@ -62,6 +65,7 @@ mod admin;
 mod admin_user;
 mod any_order;
 mod any_stripe;
+mod app_messages;
 mod checkout;
 mod code_and_template;
 mod conformance;
@@ -96,5 +100,7 @@ mod snapshots;
 mod store;
 mod stripe_client;
 mod support;
+mod systems;
+mod test_clock;
 mod user_ids;
 mod webhook_to_account;

@@ -111,6 +111,7 @@ async fn a_price_that_left_the_catalog_is_alerted_once_and_not_for_every_event()
     }
     let file = std::env::temp_dir().join(format!("tallyhook-renamed-{}.toml", std::process::id()));
     let catalog = include_str!("../catalog.toml").replace("\"price_pro_test\"", "\"price_pro_2027\"");
+    let catalog = catalog.replace("\"pro_monthly\"", "\"pro_monthly_2027\"");
     std::fs::write(&file, catalog).unwrap();
     let world = world.redeploy(&[("CATALOG_FILE", file.to_str().unwrap())]);
     std::fs::remove_file(&file).unwrap();

@@ -46,7 +46,7 @@ async fn read(world: &World, path: &str) -> Value {
 }
 
 /// A step with the right `If-Match`: the status and the error code, or the order's status.
-async fn step(world: &World, path: &str, body: Value) -> (u16, String) {
+pub async fn step(world: &World, path: &str, body: Value) -> (u16, String) {
     let updated_at = read(world, path).await["updated_at"].as_str().unwrap().to_owned();
     let (status, answer) = patch(world, path, Some(&updated_at), body).await;
     let shown = if status == 200 { &answer["status"] } else { &answer["error"] };

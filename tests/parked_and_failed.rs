@@ -6,7 +6,7 @@ use tallyhook_core::event::Family;
 use crate::support::{Fault, World, now, pack, sample, signature, with_id};
 
 /// An event that names a customer and no user.
-fn nameless(name: &str) -> Value {
+pub fn nameless(name: &str) -> Value {
     let mut event = sample(name, "user_1");
     event["data"]["object"]["metadata"] = json!({});
     for path in
@@ -33,11 +33,62 @@ fn binding() -> Value {
 }
 
 /// Delivers an event without a user twice, some seconds apart, until it is parked.
-async fn park(world: &World, event: &Value) {
+pub async fn park(world: &World, event: &Value) {
     world.process(event).await;
     world.pass_seconds(6);
     world.drain().await;
     assert_eq!(world.event(event["id"].as_str().unwrap()).await.unwrap()["outcome"], "parked");
+}
+
+#[tokio::test]
+async fn an_operator_links_a_subscription_and_its_parked_event_is_sent_again() {
+    let world = World::new().await;
+    let invoice = nameless("invoice.paid");
+    park(&world, &invoice).await;
+    let subscription = sample("customer.subscription.created", "x")["data"]["object"]["id"].clone();
+    let fix = |user: &'static str, subscription: &Value, event: &Value| {
+        let body = json!({"stripe_subscription_id": subscription, "webhook_id": event});
+        let world = &world;
+        async move { world.fix(user, None, body).await }
+    };
+    let refused = fix("user_1", &subscription, &invoice["id"]).await;
+    assert_eq!((refused.0, &refused.1["error"]), (404, &json!("user_not_found")));
+    world.sign_up("user_1").await;
+    world.sign_up("user_2").await;
+    for (subscription, event, status, code) in [
+        (json!("cus_1"), invoice["id"].clone(), 400, "invalid_subscription"),
+        (subscription.clone(), json!("in_1"), 400, "invalid_event"),
+        (subscription.clone(), Value::Null, 400, "invalid_event"),
+        (subscription.clone(), json!("evt_unknown"), 404, "event_not_found"),
+    ] {
+        let (found, answer) = fix("user_1", &subscription, &event).await;
+        assert_eq!((found, &answer["error"]), (status, &json!(code)), "{answer}");
+    }
+    assert_eq!(world.account("user_1").await["tier"], "free");
+
+    let (status, answer) = fix("user_1", &subscription, &invoice["id"]).await;
+    assert_eq!(
+        (status, &answer["result"], &answer["webhook"]),
+        (200, &json!("linked"), &json!("queued")),
+        "{answer}"
+    );
+    world.drain().await;
+    assert_eq!(world.account("user_1").await["credits"], 5000);
+    // Later events of the subscription need no metadata.
+    world.process(&nameless("customer.subscription.created")).await;
+    let account = world.account("user_1").await;
+    assert_eq!((&account["tier"], &account["credits"]), (&json!("pro"), &json!(5000)), "{account:#}");
+
+    let (_, again) = fix("user_1", &subscription, &invoice["id"]).await;
+    assert_eq!((&again["result"], &again["webhook"]), (&json!("already_linked"), &json!("finished")));
+    let (status, bound) = fix("user_2", &subscription, &invoice["id"]).await;
+    assert_eq!((status, &bound["error"]), (409, &json!("subscription_bound")));
+    let audits = world.ask("GET", "/admin/audit", Value::Null).await.1["audits"].clone();
+    assert_eq!(audits.as_array().unwrap().len(), 1, "{audits:#}");
+    assert_eq!(
+        (&audits[0]["act"], &audits[0]["target"]),
+        (&json!("link_subscription"), &json!("user_1 sub_TallyHook0001"))
+    );
 }
 
 #[tokio::test]

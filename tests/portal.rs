@@ -13,7 +13,7 @@ const SESSION: &str = "cs_test_a1TallyHook0001";
 const PACK_SESSION: &str = "cs_test_a1TallyHook0002";
 
 /// A deployment with a Stripe key, and its Stripe.
-async fn with_stripe() -> (World, FakeStripe) {
+pub async fn with_stripe() -> (World, FakeStripe) {
     let fake = FakeStripe::new(KEY);
     let base = format!("http://{}", fake.start().await.unwrap());
     let variables =
@@ -72,6 +72,51 @@ async fn the_states_follow_the_webhooks() {
         world.app("POST", "/portal/password-set", json!({"user_id": "user_123"}), None).await;
     assert_eq!((status, &body["password_state"]), (200, &json!("set")));
     assert_eq!(states(&world, SESSION).await, "paid completed set go_to_dashboard");
+}
+
+#[tokio::test]
+async fn the_app_reports_how_far_it_has_set_a_user_up() {
+    let world = World::new().await;
+    world.process(&sample("checkout.session.completed", "user_123")).await;
+    let report = async |state: &str| {
+        let body = json!({"user_id": "user_123", "state": state});
+        world.app("POST", "/portal/provisioning", body, None).await
+    };
+    assert_eq!(report("PROVISIONING_STARTED").await.0, 200);
+    assert_eq!(states(&world, SESSION).await, "paid running not_sent wait_provisioning");
+    assert_eq!(world.setup_status(SESSION).await.1["welcome_email_sent"], false);
+    let (status, body) = report("WELCOME_EMAIL_SENT").await;
+    assert_eq!((status, body), (200, json!({"user_id": "user_123", "state": "WELCOME_EMAIL_SENT"})));
+    assert_eq!(states(&world, SESSION).await, "paid running not_sent wait_provisioning");
+    assert_eq!(world.setup_status(SESSION).await.1["welcome_email_sent"], true);
+    assert_eq!(report("PROVISIONING_COMPLETED").await.0, 200);
+    let password = json!({"user_id": "user_123"});
+    assert_eq!(world.app("POST", "/portal/password-set", password, None).await.0, 200);
+    assert_eq!(states(&world, SESSION).await, "paid completed set go_to_dashboard");
+    assert_eq!(world.setup_status(SESSION).await.1["welcome_email_sent"], true, "no report replaces another");
+    assert_eq!(report("PROVISIONING_FAILED").await.0, 200);
+    assert_eq!(states(&world, SESSION).await, "paid failed set wait_provisioning");
+
+    assert_eq!(report("DONE").await.1["error"], "invalid_state");
+    let unknown = json!({"user_id": "unknown", "state": "WELCOME_EMAIL_SENT"});
+    assert_eq!(world.app("POST", "/portal/provisioning", unknown.clone(), None).await.0, 404);
+    let body = Body::Text(unknown.to_string());
+    assert_eq!(read_answer(world.visit(None, "POST", "/portal/provisioning", body).await).0, 401);
+}
+
+#[tokio::test]
+async fn the_reference_is_the_customers_own_or_the_session() {
+    let (world, fake) = with_stripe().await;
+    let mut event = sample("checkout.session.completed.pack", "user_123");
+    event["data"]["object"]["metadata"]["customer_reference"] = json!("PO 7\u{7}/a");
+    // The webhook is late: Stripe is asked.
+    fake.ingest(&event.to_string(), false).unwrap();
+    assert_eq!(world.setup_status(PACK_SESSION).await.1["reference"], "PO 7/a");
+    world.process(&event).await;
+    assert_eq!(world.setup_status(PACK_SESSION).await.1["reference"], "PO 7/a");
+    let world = World::new().await;
+    world.process(&sample("checkout.session.completed", "user_123")).await;
+    assert_eq!(world.setup_status(SESSION).await.1["reference"], SESSION);
 }
 
 #[tokio::test]

@@ -19,13 +19,13 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// The app: the requests that it received, and what it answers.
 #[derive(Clone)]
-struct App {
+pub struct App {
     requests: Arc<Mutex<Vec<(String, Value)>>>,
     answers: Arc<Mutex<StatusCode>>,
 }
 
 impl App {
-    async fn start() -> (Self, String) {
+    pub async fn start() -> (Self, String) {
         async fn take(State(app): State<App>, headers: HeaderMap, body: String) -> StatusCode {
             let webhook = standardwebhooks::Webhook::new(SECRET).unwrap();
             webhook
@@ -48,12 +48,12 @@ impl App {
         *self.answers.lock().unwrap() = status;
     }
 
-    fn requests(&self) -> Vec<(String, Value)> {
+    pub fn requests(&self) -> Vec<(String, Value)> {
         std::mem::take(&mut self.requests.lock().unwrap())
     }
 }
 
-async fn with_app(url: &str) -> World {
+pub async fn with_app(url: &str) -> World {
     World::provisioning(&[
         ("PROVISION_URL", url),
         ("PROVISION_SECRET", SECRET),

@@ -205,7 +205,7 @@ async fn a_missed_downgrade_sets_the_tier_and_leaves_the_credits_to_a_person() {
     let shop = Shop::new().await;
     let business = |name: &str| {
         let text = sample(name, "user_1").to_string().replace("price_pro_test", "price_business_test");
-        serde_json::from_str::<Value>(&text).unwrap()
+        serde_json::from_str::<Value>(&text.replace("pro_monthly", "business_monthly")).unwrap()
     };
     for name in ["customer.subscription.created", "invoice.paid"] {
         shop.world.process(&business(name)).await;

@@ -1,6 +1,6 @@
 //! The store alone: the size of a transaction, deleting an item, creating tables that exist.
 
-use tallyhook_aws::store::items::{Key, password_set};
+use tallyhook_aws::store::items::{Key, PortalRecord, portal};
 use tallyhook_aws::store::schema::{SchemaError, create_tables};
 use tallyhook_aws::store::{Store, StoreError, Write};
 
@@ -11,7 +11,8 @@ fn store(world: &World) -> Store {
 }
 
 fn writes(count: usize) -> Vec<Write> {
-    (0..count).map(|number| password_set(&format!("user_{number}").parse().unwrap(), now())).collect()
+    let record = PortalRecord { password_set_at: Some(now()), ..PortalRecord::default() };
+    (0..count).map(|number| portal(&format!("user_{number}").parse().unwrap(), &record)).collect()
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use http::{Method, Request, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::client::{Client, is_local};
 use crate::local_stack;
 use crate::output::{print_line, text};
 
@@ -69,7 +69,7 @@ impl DeploymentArgs {
     fn api(&self, token_variable: &'static str, local_token: &str) -> anyhow::Result<Api> {
         let url = self.url.trim_end_matches('/').to_owned();
         let uri: Uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
-        let is_local = matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        let is_local = is_local(&uri);
         if uri.scheme_str() == Some("http") && !is_local {
             bail!("{url} would send the token unencrypted: use https://");
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(40);
 /// Larger than any response of tallyhook's routes.
 const MAX_RESPONSE_BYTES: usize = 16 * 1024 * 1024;
 
-const HINT: &str = "is it running? `cargo run` starts the local stack";
+const HINT: &str = " (is it running? `cargo run` starts the local stack)";
 
 /// A pool of connections. Clones share it.
 #[derive(Clone)]
@@ -55,6 +55,14 @@ impl Client {
     ///
     /// # Errors
     /// When no response arrives within 40 seconds.
+    pub async fn exchange(&self, request: Request<Vec<u8>>) -> anyhow::Result<Response<Bytes>> {
+        self.exchange_within(request, TIMEOUT).await
+    }
+
+    /// The status and the body of [`Client::exchange`].
+    ///
+    /// # Errors
+    /// When no response arrives within 40 seconds.
     pub async fn send(&self, request: Request<Vec<u8>>) -> anyhow::Result<(StatusCode, Bytes)> {
         self.send_within(request, TIMEOUT).await
     }
@@ -68,6 +76,15 @@ impl Client {
         request: Request<Vec<u8>>,
         timeout: Duration,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let response = self.exchange_within(request, timeout).await?;
+        Ok((response.status(), response.into_body()))
+    }
+
+    async fn exchange_within(
+        &self,
+        request: Request<Vec<u8>>,
+        timeout: Duration,
+    ) -> anyhow::Result<Response<Bytes>> {
         let uri = request.uri().clone();
         let request = request.map(|body| Full::new(Bytes::from(body)));
         let response = async {
@@ -77,19 +94,25 @@ impl Client {
             };
             let response = response.map_err(|error| {
                 if error.is_connect() {
-                    anyhow!("cannot connect to {uri}: {} ({HINT})", cause(&error))
+                    let hint = if is_local(&uri) { HINT } else { "" };
+                    anyhow!("cannot connect to {uri}: {}{hint}", cause(&error))
                 } else {
                     anyhow!(error)
                 }
             })?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await;
-            Ok((status, body.map_err(|error| anyhow!(error))?.to_bytes()))
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, MAX_RESPONSE_BYTES).collect().await;
+            Ok(Response::from_parts(head, body.map_err(|error| anyhow!(error))?.to_bytes()))
         };
         tokio::time::timeout(timeout, response)
             .await
             .with_context(|| format!("{uri} did not answer within {} s", timeout.as_secs()))?
     }
+}
+
+/// Whether the address is this machine, so that nothing leaves it unencrypted.
+pub(crate) fn is_local(uri: &Uri) -> bool {
+    matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"))
 }
 
 /// The innermost error, for example "connection refused".

@@ -7,7 +7,7 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | The command did its work, and everything is in order. |
-//! | 1 | The command did its work, and a person has to look: `health` below 80, or differences in `check-user`, `reconcile`, `compare`. |
+//! | 1 | The command did its work, and a person has to look: `health` below 80, an error that `doctor` found, or differences in `setup`, `check-user`, `reconcile`, `compare`. |
 //! | 2 | The command could not do its work. The error output says what to do. |
 //!
 //! `send` and `check-signature` end with 0 or 1.
@@ -23,13 +23,19 @@ mod check_signature;
 mod check_user;
 mod compare;
 mod dismiss;
+mod doctor;
+mod endpoint;
 mod fix_user;
 mod health;
 mod logs;
 mod reconcile;
 mod replay;
 mod retry;
+mod setup;
+mod ssm;
+mod stripe;
 mod table;
+mod webhook;
 
 use std::io;
 use std::process::ExitCode;
@@ -40,6 +46,8 @@ use clap::Subcommand;
 #[derive(Subcommand)]
 #[expect(missing_docs, reason = "each variant's help text is on its arguments")]
 pub enum Command {
+    Setup(setup::Setup),
+    Doctor(doctor::Doctor),
     Send(send::Send),
     CheckSignature(check_signature::CheckSignature),
     Logs(logs::Logs),
@@ -60,6 +68,8 @@ impl Command {
     /// When the command cannot do its work. The message is for the person who called it.
     pub async fn run(self) -> anyhow::Result<bool> {
         match self {
+            Self::Setup(command) => command.run().await,
+            Self::Doctor(command) => command.run().await,
             Self::Send(command) => command.run().await,
             Self::CheckSignature(command) => command.run(),
             Self::Logs(command) => command.run().await,
@@ -78,7 +88,9 @@ impl Command {
     pub fn failure_code(&self) -> u8 {
         match self {
             Self::Send(_) | Self::CheckSignature(_) => 1,
-            Self::Logs(_)
+            Self::Setup(_)
+            | Self::Doctor(_)
+            | Self::Logs(_)
             | Self::Retry(_)
             | Self::Replay(_)
             | Self::Dismiss(_)

@@ -22,6 +22,8 @@ fn the_help_lists_every_command() {
     let output = run(&["--help"], "");
     let help = String::from_utf8(output.stdout).unwrap();
     for command in [
+        "setup",
+        "doctor",
         "send",
         "check-signature",
         "logs",

@@ -10,16 +10,21 @@
 //! session can be paid ([`FakeStripe::pay`]), and a subscription renewed, changed, cancelled and refunded
 //! ([`FakeStripe::renew`]).
 //!
+//! It has what `tallyhook setup` and `tallyhook doctor` read and write: webhook endpoints and portal
+//! configurations. And the real Stripe CLI can listen to it and trigger events of it.
+//!
 //! It answers as Stripe does: lists newest first with `limit`, `starting_after`, `ending_before` and
 //! `has_more`; Stripe's error bodies with 400, 401 and 404, also for unknown parameters; `Idempotency-Key`. A
 //! test can make it fail ([`FakeStripe::fail`]).
 
 mod billing;
 mod checkout;
+mod endpoints;
 mod list;
 mod objects;
 mod request;
 mod routes;
+mod trigger;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -30,9 +35,11 @@ use anyhow::Context;
 use axum::Router;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 pub use self::checkout::{FiredEvent, Payment};
 use self::objects::Objects;
+pub use self::trigger::CLI_KEY;
 
 /// Stripe keeps events for 30 days.
 const EVENT_SECONDS: i64 = 30 * 86_400;
@@ -78,6 +85,8 @@ struct State {
     faults: Vec<Fault>,
     requests: VecDeque<String>,
     answers: BTreeMap<String, (String, Value)>,
+    /// The Stripe CLIs that listen.
+    listeners: Vec<mpsc::UnboundedSender<FiredEvent>>,
 }
 
 /// One object. Events are objects too.

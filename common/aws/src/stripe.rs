@@ -24,14 +24,13 @@ pub use self::error::{Refusal, StripeError};
 pub use self::page::{Cursor, Object, Page};
 use crate::env::{ConfigError, Env};
 use crate::http::Http;
+pub use tallyhook_core::event::API_VERSION;
 use tallyhook_core::event::EventType;
 use tallyhook_core::ids::{
     CustomerId, EventId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId,
 };
 use tallyhook_core::timestamp::Timestamp;
 
-/// The API version that Stripe uses for its answers.
-pub const API_VERSION: &str = "2025-09-30.clover";
 /// Stripe's address, unless `STRIPE_API_BASE` replaces it.
 const DEFAULT_BASE: &str = "https://api.stripe.com";
 /// Objects in one page: Stripe's maximum.

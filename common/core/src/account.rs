@@ -11,6 +11,7 @@
 //! back.
 
 pub mod access;
+pub mod actions;
 pub mod explain;
 pub mod features;
 pub mod fix;
@@ -30,6 +31,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 pub use self::access::Access;
+use self::actions::PaymentAction;
 use self::item::Line;
 use self::lots::{Purchase, Signup};
 use self::products::BoughtProduct;
@@ -87,6 +89,12 @@ pub enum Fact {
     Paid(Timestamp),
     /// A payment failed at this time.
     PaymentFailed(Timestamp),
+    /// A test clock of Stripe shows this time.
+    Clock(Timestamp),
+    /// A payment waits for the customer.
+    ActionRequired(PaymentAction),
+    /// An invoice whose payment waited is paid.
+    ActionDone(InvoiceId),
 }
 
 /// The lines of a paid invoice that bill plans of the catalog.
@@ -100,7 +108,8 @@ pub struct PaidInvoice {
     pub customer: Option<CustomerId>,
     /// The kind of its ledger entry.
     pub kind: EntryKind,
-    /// The lines, each with the item that it names.
+    /// The lines, each with the item that it names. Those with [`Terms::unknown`] wait for a snapshot that
+    /// shows their price.
     pub lines: Vec<(Option<ItemId>, Line)>,
     /// What was paid.
     pub payment: Payment,
@@ -216,6 +225,8 @@ impl Account {
         now: Timestamp,
     ) -> Result<Change, Conflict> {
         let policy = &catalog.policy;
+        let clock = facts.iter().filter_map(|fact| if let Fact::Clock(at) = fact { Some(*at) } else { None });
+        let now = clock.chain([self.state.time(now)]).max().unwrap_or(now);
         let mut state = self.state.clone();
         if self.version == 0 && state.created_at == Timestamp::default() {
             state.created_at = now;
@@ -304,6 +315,7 @@ impl Account {
         catalog: &Catalog,
         now: Timestamp,
     ) -> Option<Change> {
+        let now = self.state.time(now);
         let cause = Cause { by: "app".to_owned(), adjust_key: key.adjusted(), created: now };
         let due = self.evolve(Vec::new(), &cause, catalog, now).ok()?;
         let available = due.state.available(&catalog.policy, now);
@@ -436,6 +448,9 @@ impl Account {
                 state.first_paid_at = Some(state.first_paid_at.map_or(at, |known| known.min(at)));
             }
             Fact::PaymentFailed(at) => state.payment_failed_at = state.payment_failed_at.max(Some(at)),
+            Fact::Clock(at) => state.clock = state.clock.max(Some(at)),
+            Fact::ActionRequired(action) => state.fold_action(action),
+            Fact::ActionDone(invoice) => state.actions.retain(|action| action.invoice != invoice),
         }
         Ok(())
     }
@@ -455,6 +470,12 @@ impl Account {
             subscription.customer = subscription.customer.take().or(invoice.customer);
             let known = subscription.names_document(&key);
             for (item, line) in invoice.lines {
+                if line.terms.is_unknown() {
+                    if !known {
+                        subscription.keep_unpriced(item, line);
+                    }
+                    continue;
+                }
                 let says = format!("{} × {}", line.price, line.quantity);
                 subscription.fold_line(item.as_ref(), line, known).map_err(|known| Conflict {
                     key: key.clone(),

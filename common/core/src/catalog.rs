@@ -573,6 +573,15 @@ impl Catalog {
         !self.index.lookup_keys.is_empty()
     }
 
+    /// What is valid and may surprise.
+    pub fn warnings(&self) -> Vec<String> {
+        let renews = self.plans.iter().any(|plan| plan.per == Per::Subscription);
+        let ends_packs = self.policy.addons == Addons::Reset && renews && !self.packs.is_empty();
+        let packs = "addons = \"reset\": what is left of a pack ends when a subscription begins or renews; \
+                     with addons = \"keep\" it stays";
+        ends_packs.then(|| packs.to_owned()).into_iter().collect()
+    }
+
     /// The plan with this Stripe price id.
     pub fn plan_of_price(&self, price: &str) -> Option<&Plan> {
         match self.index.prices.get(price) {
@@ -1144,6 +1153,17 @@ mod tests {
         assert!(with(&plan("pro")).unwrap_err().contains("plan \"pro\" occurs twice"));
         assert!(with(&pack("p", "price_q")).unwrap_err().contains("pack \"p\" occurs twice"));
         assert!(with(&order("dfy")).unwrap_err().contains("order mode \"dfy\" occurs twice"));
+    }
+
+    #[test]
+    fn packs_that_a_renewal_ends_are_a_warning_and_no_error() {
+        let warnings = |from: &str, to: &str| Catalog::parse(&GOOD.replacen(from, to, 1)).unwrap().warnings();
+        let [warning] = &warnings("", "")[..] else { panic!("one warning") };
+        assert!(warning.contains("addons = \"reset\"") && warning.contains("renews"), "{warning}");
+        let keep = "[policy]\naddons = \"keep\"\n";
+        assert!(warnings("[policy]\n", keep).is_empty());
+        let seats = "credits = 5000\nper = \"seat\"\n";
+        assert!(warnings("credits = 5000\n", seats).is_empty(), "seats end no packs");
     }
 
     #[test]

@@ -353,7 +353,10 @@ pub fn decide_status(account: &Account, event: &Event, catalog: &Catalog, now: T
         | Fact::Reversed(_)
         | Fact::Recorded(..)
         | Fact::Paid(_)
-        | Fact::PaymentFailed(_) => None,
+        | Fact::PaymentFailed(_)
+        | Fact::ActionRequired(_)
+        | Fact::ActionDone(_) => None,
+        Fact::Clock(_) => Some(fact),
     };
     match decide_facts(account, event, &Payments::new(), catalog, now, status_facts) {
         Outcome::Apply(applied) => {
@@ -412,7 +415,7 @@ fn decide_facts(
         Object::Invoice(invoice) if event.kind == EventType::InvoicePaid => {
             invoice_paid::read(invoice, event, account, catalog)
         }
-        Object::Invoice(invoice) => Ok(invoice_payment_failed::read(invoice, event)),
+        Object::Invoice(invoice) => Ok(invoice_payment_failed::read(invoice, event, account)),
         Object::InvoicePayment(_) | Object::Charge(_) | Object::Refund(_) | Object::Dispute(_) => {
             Ok(Reading::default())
         }
@@ -428,6 +431,13 @@ fn decide_facts(
         return Outcome::Park(parked);
     }
     facts.extend(payment_facts.facts);
+    if let Object::Invoice(invoice) = &event.object
+        && event.kind == EventType::InvoicePaid
+        && !not_paid
+        && account.state.actions.iter().any(|action| action.invoice == invoice.id)
+    {
+        facts.push(Fact::ActionDone(invoice.id.clone()));
+    }
     // An order is created once, with its ledger entry. The app may have changed it since then.
     let order = order.filter(|order| !account.recorded.contains_key(&LedgerKey::session(&order.session)));
     let mut links = Vec::new();
@@ -436,6 +446,9 @@ fn decide_facts(
             links.push(customer.clone());
         }
         facts.insert(0, Fact::Customer(customer.clone()));
+    }
+    if !event.livemode && (event.is_on_test_clock() || account.state.clock.is_some()) {
+        facts.insert(0, Fact::Clock(event.created));
     }
     let facts: Vec<Fact> = facts.into_iter().filter_map(counts).collect();
     let cause =

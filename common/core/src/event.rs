@@ -48,6 +48,10 @@ pub use self::{
 use crate::ids::{CustomerId, EventId, IdError, SessionId, SubscriptionId, UserId};
 use crate::timestamp::Timestamp;
 
+/// The API version that tallyhook asks Stripe for: for the answers to its calls, and for the events of a webhook
+/// endpoint that it creates. Events of every other version are read too.
+pub const API_VERSION: &str = "2025-09-30.clover";
+
 /// Why a body is not a readable event. A retry does not help: the webhook answers 400 (`malformed_event`),
 /// and a worker parks the event.
 ///
@@ -315,6 +319,21 @@ impl Event {
             | Object::Dispute(_)
             | Object::Customer(_)
             | Object::Other => None,
+        }
+    }
+
+    /// Whether its object is on one of Stripe's test clocks.
+    pub fn is_on_test_clock(&self) -> bool {
+        match &self.object {
+            Object::Subscription(subscription) => subscription.on_test_clock,
+            Object::Invoice(invoice) => invoice.on_test_clock,
+            Object::CheckoutSession(_)
+            | Object::InvoicePayment(_)
+            | Object::Charge(_)
+            | Object::Refund(_)
+            | Object::Dispute(_)
+            | Object::Customer(_)
+            | Object::Other => false,
         }
     }
 

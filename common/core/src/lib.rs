@@ -16,7 +16,7 @@
 //! | [`decide`] | what an event changes in an account; one file for each event family |
 //! | [`drift`] | differences between an account and Stripe, and which of them may be repaired |
 //! | [`order`] | the steps of a paid one-time order |
-//! | [`job`] | jobs that notify the app of a change |
+//! | [`job`], [`notice`] | jobs that notify the app of a change; what the app is told of an event |
 //! | [`setup_status`] | the status shown to a customer after a checkout |
 //! | [`health`], [`advice`] | the health score; advice to the operator about a parked or failed event |
 
@@ -31,6 +31,7 @@ pub mod health;
 pub mod ids;
 pub mod job;
 pub mod ledger;
+pub mod notice;
 pub mod order;
 pub mod reversal;
 pub mod setup_status;

@@ -45,12 +45,17 @@ enum RefundStage {
     Failed,
 }
 
+/// How a dispute stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum DisputeStage {
+pub enum DisputeStage {
+    /// The bank asks, and withdrew nothing.
     Inquiry,
+    /// The bank withdrew the amount.
     Open,
+    /// The merchant lost it.
     Lost,
+    /// The merchant won it and has the amount again.
     Won,
 }
 
@@ -159,6 +164,16 @@ impl Reversal {
             }
         }
         steps
+    }
+
+    /// The disputes, with their amount in minor units.
+    pub fn disputes(&self) -> impl Iterator<Item = (&DisputeId, i64, DisputeStage)> {
+        self.disputes.iter().map(|(id, (amount, stage))| (id, *amount, *stage))
+    }
+
+    /// How a dispute stands, if it is known.
+    pub fn dispute(&self, id: &DisputeId) -> Option<DisputeStage> {
+        self.disputes.get(id).map(|(_, stage)| *stage)
     }
 
     /// Whether a dispute is open or lost.

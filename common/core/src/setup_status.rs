@@ -83,6 +83,10 @@ pub struct Known {
     pub provisions: bool,
     /// The state of the user's provisioning job, if there is one.
     pub job: Option<ProvisioningState>,
+    /// What the app reported itself. It counts instead of the job.
+    pub reported: Option<ProvisioningState>,
+    /// Whether the app reported that it sent the welcome e-mail.
+    pub welcome_email_sent: bool,
     /// Whether the app reported that the user has a password.
     pub password_set: bool,
 }
@@ -133,6 +137,42 @@ impl ProvisioningState {
     }
 }
 
+/// What the app reports with `POST /portal/provisioning`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ProvisioningReport {
+    /// It began to set the user up.
+    ProvisioningStarted,
+    /// It sent the welcome e-mail. The state of provisioning stays.
+    WelcomeEmailSent,
+    /// It has set the user up.
+    ProvisioningCompleted,
+    /// It cannot set the user up.
+    ProvisioningFailed,
+}
+
+impl ProvisioningReport {
+    /// The state that it stands for.
+    pub fn state(self) -> Option<ProvisioningState> {
+        match self {
+            Self::ProvisioningStarted => Some(ProvisioningState::Running),
+            Self::WelcomeEmailSent => None,
+            Self::ProvisioningCompleted => Some(ProvisioningState::Completed),
+            Self::ProvisioningFailed => Some(ProvisioningState::Failed),
+        }
+    }
+
+    /// The word in the request and in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ProvisioningStarted => "PROVISIONING_STARTED",
+            Self::WelcomeEmailSent => "WELCOME_EMAIL_SENT",
+            Self::ProvisioningCompleted => "PROVISIONING_COMPLETED",
+            Self::ProvisioningFailed => "PROVISIONING_FAILED",
+        }
+    }
+}
+
 /// `password_state`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -156,7 +196,7 @@ pub enum NextAction {
 
 /// ```json
 /// {"payment_state":"paid","provisioning_state":"queued","password_state":"not_sent",
-///  "next_action":"wait_provisioning"}
+///  "next_action":"wait_provisioning","welcome_email_sent":false}
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct SetupStatus {
@@ -168,6 +208,8 @@ pub struct SetupStatus {
     pub password_state: PasswordState,
     /// What the customer does or waits for next.
     pub next_action: NextAction,
+    /// Whether the app reported that it sent the welcome e-mail.
+    pub welcome_email_sent: bool,
 }
 
 impl SetupStatus {
@@ -181,7 +223,7 @@ impl SetupStatus {
             Some(SessionPayment::Confirming) | None => PaymentState::Confirming,
         };
         let paid = payment_state == PaymentState::Paid;
-        let provisioning_state = match known.job {
+        let provisioning_state = match known.reported.or(known.job) {
             Some(state) => state,
             // The user paid and has no job: the deployment did not provision users at that time.
             None if paid && (known.has_paid || !known.provisions) => ProvisioningState::Completed,
@@ -206,7 +248,8 @@ impl SetupStatus {
                 _,
             ) => NextAction::WaitProvisioning,
         };
-        Self { payment_state, provisioning_state, password_state, next_action }
+        let welcome_email_sent = known.welcome_email_sent;
+        Self { payment_state, provisioning_state, password_state, next_action, welcome_email_sent }
     }
 }
 
@@ -252,6 +295,16 @@ mod tests {
                 "a password does not replace the app",
                 Known { password_set: true, ..job(P::Queued) },
                 "paid queued set wait_provisioning",
+            ),
+            (
+                "the app answered and reports that it still works",
+                Known { reported: Some(P::Running), ..job(P::Completed) },
+                "paid running not_sent wait_provisioning",
+            ),
+            (
+                "the app reports that it is done",
+                Known { reported: Some(P::Completed), ..job(P::Failed) },
+                "paid completed not_sent set_password",
             ),
             (
                 "nothing is provisioned here",

@@ -277,9 +277,11 @@ impl Alert {
                 ]
             }
             Self::OldMessage { queue, .. } => vec![("queue", queue.clone())],
-            Self::Failed { .. } | Self::Missing { .. } | Self::Score { .. } | Self::Alarm { .. } => {
-                Vec::new()
-            }
+            Self::Quiet { .. }
+            | Self::Failed { .. }
+            | Self::Missing { .. }
+            | Self::Score { .. }
+            | Self::Alarm { .. } => Vec::new(),
         }
     }
 }

@@ -17,6 +17,7 @@
 //! | `APP_BASE_URL`, `SUPPORT_EMAIL`, `APP_API_TOKEN` | api |
 //! | `ADMIN_API_TOKEN` | admin |
 //! | `PROVISION_URL` | provision; workers, api, reconcile, retry and admin check whether it is set |
+//! | `PROVISION_EVENTS` | workers, api, reconcile, retry, admin |
 //! | `PROVISION_SECRET`, `PROVISION_ALLOW_LOOPBACK` | provision |
 //! | `METRICS_NAMESPACE`, `LOG_LEVEL`, `AWS_…` | all |
 //!
@@ -50,6 +51,8 @@
 //! - `APP_API_TOKEN`, `ADMIN_API_TOKEN`: the bearer tokens of the app and of the operator. Default: every
 //!   route that needs the token refuses.
 //! - `PROVISION_URL`: the app's webhook; https and public addresses only. Default: jobs complete at once.
+//! - `PROVISION_EVENTS`: the types of messages to `PROVISION_URL`, separated by commas, such as
+//!   `payment.confirmed,order.paid`. Default: all.
 //! - `PROVISION_SECRET`: signs the requests to `PROVISION_URL`: `whsec_` and base64, as in Standard Webhooks.
 //! - `METRICS_NAMESPACE`: the CloudWatch namespace of the metrics; use another one for each deployment of an
 //!   AWS account. Default: tallyhook.

@@ -10,12 +10,14 @@
 //! | [`outbox`] | jobs that report changes to the app, and the function `provision` that does them |
 //! | [`resend`] | sends events to their queues again: parked ones from the log, missed ones from Stripe |
 //! | [`accounts`] | the one way to change an account |
+//! | [`account_view`] | an account as JSON |
 //! | [`process`] | turns the events of a batch into DynamoDB writes |
 //! | [`health`] | counts events and messages and computes the health score |
 //! | [`worker`] | the functions of the event families: each takes the events of its queue |
 //! | [`schedules`] | the functions `reconcile`, `retry`, `health` and `dead-letter` |
 //! | [`http`] | the functions `stripe-webhook`, `api` and `admin`, and the pages |
 
+pub mod account_view;
 pub mod accounts;
 pub mod alerts;
 pub mod config;

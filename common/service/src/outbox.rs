@@ -1,15 +1,17 @@
 //! Reports changes of accounts to the app. A job is written in the transaction of the change, a message about
 //! it is queued after the commit, and the function `provision` does the job.
 //!
-//! | job | written when | reported as |
-//! |---|---|---|
-//! | `job#provision#<user>` | the first payment of a user is confirmed | `payment.confirmed` |
-//! | `job#account#<user>` | tier or balance change and `PROVISION_URL` is set | `account.updated` |
-//! | `job#order_paid#<cs_…>#<user>` | an order is paid and `PROVISION_URL` is set | `order.paid` |
-//! | `job#order_refunded#<cs_…>#<user>` | its whole payment is refunded and `PROVISION_URL` is set | `order.refunded` |
-//! | `job#credits_low#<user>` | the balance falls below a threshold of `low`, likewise | `credits.low` |
-//! | `job#credits_depleted#<user>` | the balance falls to 0, likewise | `credits.depleted` |
-//! | `job#credits_restored#<user>` | the balance reaches a threshold again, likewise | `credits.restored` |
+//! | job | written when |
+//! |---|---|
+//! | `job#provision#<user>` | the first payment of a user is confirmed |
+//! | `job#account#<user>` | the tier or the balance changes |
+//! | `job#credits_low#<user>`, `…_depleted#…`, `…_restored#…` | the balance crosses thresholds of `low` |
+//! | `job#access_ended#<user>` | the user is back in the default tier |
+//! | `job#product_granted#<name>#<user>`, `…_revoked#…` | the user has a product, or has it no more |
+//! | `job#order_paid#<cs_…>#<user>`, `…_refunded#…` | an order is paid, all of its payment went back |
+//! | `job#<kind>#<cause>#<user>` | an event has this notice: see [`tallyhook_core::notice`] |
+//!
+//! `PROVISION_EVENTS` selects the kinds. Without `PROVISION_URL` only `provision` is written.
 //!
 //! The stored job decides what is done; the message only says that there is one. A message that is lost after
 //! the commit is sent again when Stripe redelivers the event, and by `retry`, which finds every due job in
@@ -17,23 +19,29 @@
 
 pub mod provision;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
+use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
+use crate::account_view::product_view;
 use crate::config::OutboxConfig;
 use tallyhook_aws::queue::Queue;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::log::{self, Line, Range};
 use tallyhook_aws::store::{Store, StoreError, Write};
-use tallyhook_core::account::State;
 use tallyhook_core::account::low::{self, LowKind, LowState};
+use tallyhook_core::account::products::{ProductStatus, Purchased};
+use tallyhook_core::account::{Account, State};
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
+use tallyhook_core::decide::{Applied, Payments};
+use tallyhook_core::event::Event;
 use tallyhook_core::ids::{SessionId, UserId};
 use tallyhook_core::job::JobKind;
 pub use tallyhook_core::job::JobMessage;
+use tallyhook_core::notice;
 use tallyhook_core::timestamp::Timestamp;
 
 /// Jobs read with one query.
@@ -43,7 +51,7 @@ const PAGE_SIZE: i32 = 500;
 #[derive(Clone, Debug, Default)]
 pub struct Outbox {
     queue: Option<(Queue, String)>,
-    updates: bool,
+    told: BTreeSet<JobKind>,
 }
 
 /// The part of an account that is reported to the app. When it changes, a job is needed.
@@ -52,23 +60,51 @@ pub struct AppView {
     has_paid: bool,
     tier_and_balance: Option<(String, Credits)>,
     low: Vec<LowState>,
+    products: Vec<Purchased>,
+}
+
+impl AppView {
+    fn tier(&self) -> Option<&str> {
+        self.tier_and_balance.as_ref().map(|(tier, _)| tier.as_str())
+    }
+
+    /// The active products by name.
+    fn owned(&self) -> BTreeMap<&str, &Purchased> {
+        let active = self.products.iter().filter(|product| product.status == ProductStatus::Active);
+        active.map(|product| (product.name.as_str(), product)).collect()
+    }
 }
 
 impl Outbox {
     /// Without a queue of `provision` in the configuration, no jobs are written.
     pub fn new(queue: Queue, config: OutboxConfig) -> Self {
-        Self { queue: config.queue_url.map(|url| (queue, url)), updates: config.updates }
+        Self { queue: config.queue_url.map(|url| (queue, url)), told: config.told }
+    }
+
+    /// Whether the app is told this.
+    pub fn tells(&self, kind: JobKind) -> bool {
+        self.queue.is_some() && self.told.contains(&kind)
+    }
+
+    fn tells_any(&self, kinds: &[JobKind]) -> bool {
+        kinds.iter().any(|kind| self.tells(*kind))
     }
 
     /// The part of an account in this state that is reported to the app.
     pub fn view(&self, state: &State, catalog: &Catalog, now: Timestamp) -> AppView {
-        let is_told = self.updates && self.queue.is_some();
-        let tier_and_balance =
-            is_told.then(|| (state.access(catalog, now).tier, state.balance(&catalog.policy, now)));
+        use JobKind::{AccessEnded, Account, CreditsDepleted, CreditsLow, CreditsRestored};
+        use JobKind::{ProductGranted, ProductRevoked};
+        let tier_and_balance = self
+            .tells_any(&[Account, AccessEnded])
+            .then(|| (state.access(catalog, now).tier, state.balance(&catalog.policy, now)));
         // An account that was never written has no balance that could cross a threshold.
         let is_new = state.as_of == Timestamp::default();
-        let low = if is_told && !is_new { state.low(catalog, now) } else { Vec::new() };
-        AppView { has_paid: state.first_paid_at.is_some(), tier_and_balance, low }
+        let tells_low = !is_new && self.tells_any(&[CreditsLow, CreditsDepleted, CreditsRestored]);
+        let low = if tells_low { state.low(catalog, now) } else { Vec::new() };
+        let tells_products =
+            !catalog.products.is_empty() && self.tells_any(&[ProductGranted, ProductRevoked]);
+        let products = if tells_products { state.purchased(catalog, now) } else { Vec::new() };
+        AppView { has_paid: state.first_paid_at.is_some(), tier_and_balance, low, products }
     }
 
     /// The jobs that a change needs, to be written with it, and the messages to send with [`Outbox::send`]
@@ -83,28 +119,59 @@ impl Outbox {
         now: Timestamp,
     ) -> Vec<(JobMessage, Write)> {
         let after = self.view(after, catalog, now);
-        let first_payment = self.queue.is_some() && !before.has_paid && after.has_paid;
-        let changed = before.tier_and_balance != after.tier_and_balance;
-        let kinds = [first_payment.then_some(JobKind::Provision), changed.then_some(JobKind::Account)];
-        let job = |kind| {
-            let job = JobMessage::of_user(kind, user).caused_by(session);
-            let write = items::job(&job, now);
-            (job, write)
-        };
-        let mut jobs: Vec<_> = kinds.into_iter().flatten().map(job).collect();
+        let mut told: Vec<(JobMessage, Map<String, Value>)> = Vec::new();
+        if !before.has_paid && after.has_paid {
+            told.push((JobMessage::of_user(JobKind::Provision, user), Map::new()));
+        }
+        if before.tier_and_balance != after.tier_and_balance {
+            told.push((JobMessage::of_user(JobKind::Account, user), Map::new()));
+        }
+        let default_tier = catalog.policy.default_tier.as_str();
+        if let Some(tier) = before.tier()
+            && tier != default_tier
+            && after.tier() == Some(default_tier)
+        {
+            let data = Map::from_iter([("ended_tier".to_owned(), json!(tier))]);
+            told.push((JobMessage::of_user(JobKind::AccessEnded, user), data));
+        }
         let mut crossed: BTreeMap<LowKind, Vec<String>> = BTreeMap::new();
         for (kind, threshold) in low::crossed(&before.low, &after.low) {
             crossed.entry(kind).or_default().push(threshold.name());
         }
         for (kind, thresholds) in crossed {
-            let job = JobMessage::of_user(JobKind::from(kind), user).caused_by(session);
-            let write = items::low_job(&job, &thresholds, now);
-            jobs.push((job, write));
+            let data = Map::from_iter([("thresholds".to_owned(), json!(thresholds))]);
+            told.push((JobMessage::of_user(JobKind::from(kind), user), data));
         }
-        jobs
+        told.extend(product_jobs(user, before, &after));
+        told.retain(|(job, _)| self.tells(job.job));
+        told.into_iter().map(|(job, data)| written(job.caused_by(session), &data, now)).collect()
     }
 
-    /// The job that reports a step of an order, to be written with the step. `None` if the app is not called.
+    /// The jobs of an event that was decided: `before` is the account before it.
+    pub fn notices(
+        &self,
+        event: &Event,
+        before: &Account,
+        applied: &Applied,
+        payments: &Payments,
+        catalog: &Catalog,
+        now: Timestamp,
+    ) -> Vec<(JobMessage, Write)> {
+        let tells_any = self.told.iter().any(|kind| kind.is_notice_of_event());
+        if self.queue.is_none() || !tells_any {
+            return Vec::new();
+        }
+        let notices = notice::notices(event, before, applied, payments, catalog, now);
+        let told = notices.into_iter().filter(|notice| self.tells(notice.kind));
+        let session = event.checkout_session_id();
+        told.map(|notice| {
+            let job = JobMessage::about(notice.kind, &notice.about, &before.user_id).caused_by(session);
+            written(job, &notice.data, now)
+        })
+        .collect()
+    }
+
+    /// The job that reports a step of an order, to be written with the step. `None` if the app is not told.
     pub fn order_job(
         &self,
         kind: JobKind,
@@ -112,9 +179,8 @@ impl Outbox {
         user: &UserId,
         now: Timestamp,
     ) -> Option<(JobMessage, Write)> {
-        let job = JobMessage::of_order(kind, order, user);
-        let write = items::job(&job, now);
-        (self.updates && self.queue.is_some()).then_some((job, write))
+        let job = JobMessage::about(kind, order.as_str(), user);
+        self.tells(kind).then(|| written(job, &Map::new(), now))
     }
 
     /// Queues messages about jobs. A failure is logged; `retry` sends the message later, since the job is
@@ -214,10 +280,32 @@ impl Outbox {
         let items = store.load([key.clone()]).await?;
         let Some(item) = items.get(&key) else { return Ok(false) };
         let message = message.clone().caused_by(items::session_of_job(item).as_ref());
-        store.commit(vec![items::job(&message, now)]).await?;
+        store.commit(vec![items::job(&message, &items::data_of_job(item), now)]).await?;
         self.send([&message]).await;
         Ok(true)
     }
+}
+
+fn written(job: JobMessage, data: &Map<String, Value>, now: Timestamp) -> (JobMessage, Write) {
+    let write = items::job(&job, data, now);
+    (job, write)
+}
+
+/// The products that a user has only now, and those that the user has no more. Of a product that was bought
+/// twice, the refund of one changes nothing.
+fn product_jobs(user: &UserId, before: &AppView, after: &AppView) -> Vec<(JobMessage, Map<String, Value>)> {
+    let (was, is) = (before.owned(), after.owned());
+    let job = |kind, product: &Purchased| {
+        let data = Map::from_iter([("product".to_owned(), product_view(product.clone()))]);
+        (JobMessage::about(kind, &product.name, user), data)
+    };
+    let granted = is.iter().filter(|(name, _)| !was.contains_key(*name));
+    let mut jobs: Vec<_> = granted.map(|(_, product)| job(JobKind::ProductGranted, product)).collect();
+    for (name, product) in was.iter().filter(|(name, _)| !is.contains_key(*name)) {
+        let now_refunded = after.products.iter().rev().find(|product| product.name == **name);
+        jobs.push(job(JobKind::ProductRevoked, now_refunded.unwrap_or(product)));
+    }
+    jobs
 }
 
 /// All jobs that are not completed: queued, running and failed ones. `type` names the job, `reason` the

@@ -133,7 +133,7 @@ struct Plan {
     payments: BTreeMap<String, KnownPayment>,
     /// Accounts after the events planned so far.
     accounts: BTreeMap<UserId, AccountWrites>,
-    /// Jobs that report the steps of orders.
+    /// Jobs that report steps of orders and notices of events.
     messages: BTreeSet<JobMessage>,
     /// Orders that are written for the first time.
     new_orders: u32,
@@ -144,7 +144,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// Adds a job that reports a step of an order.
+    /// Adds a job that reports a step of an order or a notice.
     fn report(&mut self, job: Option<(JobMessage, Write)>) {
         if let Some((message, write)) = job {
             self.write(write);
@@ -249,6 +249,10 @@ impl Plan {
                 .and_then(|known| known.subscription.clone())
                 .or_else(|| session.subscription.clone()),
             assigned: known.as_ref().is_some_and(|known| known.assigned),
+            reference: known
+                .as_ref()
+                .and_then(|known| known.reference.clone())
+                .or_else(|| session.customer_reference()),
         };
         if known.as_ref() != Some(&joined) {
             self.write(items::session(&session.id, &joined));
@@ -748,7 +752,11 @@ impl Processor {
         if let Some(repair) = job.repair.as_ref().filter(|repair| !repair.as_itself) {
             applied.change.entries.iter_mut().for_each(|entry| entry.cause.clone_from(&repair.by));
         }
+        let payments = plan.payments_of(&job.event, items)?;
+        let outbox = &self.accounts.outbox;
         let account = self.account(plan, user, items, now)?;
+        let catalog = &self.accounts.catalog;
+        let notices = outbox.notices(&job.event, account.account(), &applied, &payments, catalog, now);
         account.apply(&applied.change);
         let mut record = record(job, known, EventState::Processed, applied.effect.as_str(), Some(user), now);
         record.payload = if self.keep_payloads { payload::keep(&job.raw) } else { None };
@@ -764,7 +772,7 @@ impl Processor {
         for (payment, record) in applied.payments {
             plan.payment(&payment, record, None, items)?;
         }
-        let outbox = &self.accounts.outbox;
+        notices.into_iter().for_each(|notice| plan.report(Some(notice)));
         if let Some(order) = &applied.order {
             plan.write(items::order(user, order));
             plan.new_orders += 1;

@@ -452,3 +452,25 @@ struct LogFields<'a> {
 fn attempt(message: &SqsMessage) -> u32 {
     message.attributes.get("ApproximateReceiveCount").and_then(|count| count.parse().ok()).unwrap_or(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_that_waits_for_its_customers_link_is_no_failed_attempt() {
+        let mut summary = BatchSummary::default();
+        let ignored = |why: Ignored| Ok(EventOutcome::Ignored(why));
+        for outcome in [Ok(EventOutcome::NotYet), Ok(EventOutcome::Duplicate), ignored(Ignored::Type)] {
+            summary.count(&outcome);
+        }
+        assert_eq!(summary.counts, BTreeMap::from([("Duplicate", 1), ("Ignored", 1)]));
+    }
+
+    #[test]
+    fn an_event_of_the_other_mode_has_a_count_of_its_own() {
+        let mut summary = BatchSummary::default();
+        summary.count(&Ok(EventOutcome::Ignored(Ignored::Livemode)));
+        assert_eq!(summary.counts, BTreeMap::from([("OtherMode", 1)]));
+    }
+}

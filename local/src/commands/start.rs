@@ -8,6 +8,7 @@ use cli::output::print_line;
 use local::stack::functions::{self, DeployedFunction, Trigger};
 use local::stack::{FunctionSource, Options, STRIPE_KEY, Stack};
 use tallyhook_aws::env::Env;
+use tallyhook_core::catalog::Catalog;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -65,8 +66,18 @@ impl Start {
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
         };
+        if let Some((_, stripe)) = &stack.stripe {
+            // So that `tallyhook doctor` finds the account in order, as after `tallyhook setup`.
+            stripe.put_endpoint("we_local", &format!("{}/webhooks/stripe", stack.front_url), "tallyhook");
+            stripe.put_portal("bpc_local", "always_invoice");
+        }
         // A closed standard output does not stop the stack.
         let _ = print_line(self.welcome(&env, &stack));
+        let catalog = env.get("CATALOG_FILE").and_then(|file| std::fs::read_to_string(file).ok());
+        let catalog = catalog.and_then(|text| Catalog::parse(&text).ok());
+        for warning in catalog.map(|catalog| catalog.warnings()).unwrap_or_default() {
+            let _ = print_line(format!("catalog: {warning}\n"));
+        }
         if stack.released > 0 {
             let _ = print_line(format!(
                 "{} messages were in flight when the stack was killed; they are delivered again now.\n",
@@ -140,7 +151,7 @@ impl Start {
              \x20 cargo run -- send invoice.paid{url}     one signed event\n\
              \x20 curl -H 'authorization: Bearer {app}' {front}/users/user_123\n\
              \x20 cargo run -- trigger reconcile{url}     run a scheduled function at once\n\
-             \x20 stripe listen --forward-to {}/webhooks/stripe\n\
+             \x20 stripe listen --all-snapshot --forward-to {}/webhooks/stripe\n\
              \x20     events of your own Stripe; first restart this with its secret as STRIPE_WEBHOOK_SECRET\n",
             shown("STRIPE_WEBHOOK_SECRET", local_stack::WEBHOOK_SECRET),
             shown("ADMIN_API_TOKEN", local_stack::ADMIN_TOKEN),

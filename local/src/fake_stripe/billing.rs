@@ -114,9 +114,15 @@ impl FakeStripe {
     /// # Errors
     /// When there is no such charge, or it is refunded.
     pub fn refund(&self, charge: &str) -> anyhow::Result<Vec<FiredEvent>> {
-        let mut state = self.lock();
-        let now = state.time();
-        let found = state.objects.get(charge).filter(|stored| stored.kind == "charge");
+        self.lock().refund(charge)
+    }
+}
+
+impl State {
+    /// Refunds a charge in full.
+    pub(super) fn refund(&mut self, charge: &str) -> anyhow::Result<Vec<FiredEvent>> {
+        let now = self.time();
+        let found = self.objects.get(charge).filter(|stored| stored.kind == "charge");
         let mut charge = found.with_context(|| format!("there is no charge {charge}"))?.value;
         ensure!(charge["refunded"] == false, "the charge is already refunded");
         let refund = json!({
@@ -130,19 +136,17 @@ impl FakeStripe {
         charge["refunded"] = json!(true);
         let before = json!({ "amount_refunded": 0, "refunded": false });
         Ok(vec![
-            state.fire_data("refund.created", &json!({ "object": refund }), now)?,
-            state.fire_data(
+            self.fire_data("refund.created", &json!({ "object": refund }), now)?,
+            self.fire_data(
                 "charge.refunded",
                 &json!({ "object": charge, "previous_attributes": before }),
                 now,
             )?,
         ])
     }
-}
 
-impl State {
     /// The newest object of a kind and a customer that satisfies a condition.
-    fn newest(
+    pub(super) fn newest(
         &self,
         kind: &str,
         customer: Option<&str>,

@@ -59,8 +59,8 @@ pub struct FiredEvent {
 }
 
 impl FakeStripe {
-    /// Adds every price of a catalog, in US dollars: plans are monthly, packs and orders are paid once. The
-    /// amounts are made up.
+    /// Adds every price of a catalog, in US dollars: plans are monthly, everything else is paid once.
+    /// The amounts are made up.
     pub fn sell(&self, catalog: &Catalog) {
         for plan in &catalog.plans {
             let amount = if plan.per == Per::Seat { 1_000 } else { 2_000 * i64::from(plan.rank.max(1)) };
@@ -79,6 +79,10 @@ impl FakeStripe {
         }
         for plan in catalog.orders.iter().flat_map(|order| order.plans.values()) {
             plan.prices.iter().for_each(|price| self.put_price(price, 49_900, false, None));
+        }
+        for product in &catalog.products {
+            product.sold_as.prices.iter().for_each(|price| self.put_price(price, 2_900, false, None));
+            self.sell_by_name(&product.sold_as, 2_900, false);
         }
     }
 
@@ -109,41 +113,7 @@ impl FakeStripe {
     /// # Errors
     /// When there is no such session, or it is not open.
     pub fn pay(&self, session: &str, how: Payment) -> anyhow::Result<Vec<FiredEvent>> {
-        let mut state = self.lock();
-        let now = state.time();
-        let mut value = state.open_session(session)?;
-        let data = state.form(session).unwrap_or_default();
-        let mut fired = Vec::new();
-        let given = value["customer_email"].as_str().unwrap_or("customer@example.com").to_owned();
-        value["customer_details"] = json!({ "email": given, "name": null, "phone": null, "address": null });
-        value["status"] = json!("complete");
-        if value["customer"].is_null()
-            && (value["mode"] == "subscription" || data["customer_creation"] == "always")
-        {
-            let customer = customer(&new_id("cus"), &json!({ "email": given }), now);
-            value["customer"] = customer["id"].clone();
-            fired.push(("customer.created", customer));
-        }
-        if value["mode"] == "subscription" {
-            let (subscription, invoice) = state.subscribe(session, &value, &data, now);
-            value["payment_status"] = json!("paid");
-            value["subscription"] = subscription["id"].clone();
-            value["invoice"] = invoice["id"].clone();
-            fired.push(("checkout.session.completed", value));
-            fired.push(("customer.subscription.created", subscription));
-            fired.push(("invoice.paid", invoice));
-        } else if value["amount_total"] == 0 {
-            value["payment_status"] = json!("no_payment_required");
-            fired.push(("checkout.session.completed", value));
-        } else {
-            value["payment_intent"] = json!(new_id("pi"));
-            if how == Payment::AtOnce {
-                value["payment_status"] = json!("paid");
-                fired.extend(charged(&value, &data, now));
-            }
-            fired.push(("checkout.session.completed", value));
-        }
-        fired.into_iter().map(|(kind, object)| state.fire(kind, object, now)).collect()
+        self.lock().pay(session, how)
     }
 
     /// Ends the payment of a session that was completed with [`Payment::Later`]: it arrives or fails.
@@ -187,15 +157,61 @@ impl FakeStripe {
 }
 
 impl State {
+    /// Completes an open session: see [`FakeStripe::pay`].
+    pub(super) fn pay(&mut self, session: &str, how: Payment) -> anyhow::Result<Vec<FiredEvent>> {
+        let now = self.time();
+        let mut value = self.open_session(session)?;
+        let data = self.form(session).unwrap_or_default();
+        let mut fired = Vec::new();
+        let given = value["customer_email"].as_str().unwrap_or("customer@example.com").to_owned();
+        value["customer_details"] = json!({ "email": given, "name": null, "phone": null, "address": null });
+        value["status"] = json!("complete");
+        if value["customer"].is_null()
+            && (value["mode"] == "subscription" || data["customer_creation"] == "always")
+        {
+            let customer = customer(&new_id("cus"), &json!({ "email": given }), now);
+            value["customer"] = customer["id"].clone();
+            fired.push(("customer.created", customer));
+        }
+        if value["mode"] == "subscription" {
+            let (subscription, invoice) = self.subscribe(session, &value, &data, now);
+            value["payment_status"] = json!("paid");
+            value["subscription"] = subscription["id"].clone();
+            value["invoice"] = invoice["id"].clone();
+            fired.push(("checkout.session.completed", value));
+            fired.push(("customer.subscription.created", subscription));
+            fired.push(("invoice.paid", invoice));
+        } else if value["amount_total"] == 0 {
+            value["payment_status"] = json!("no_payment_required");
+            fired.push(("checkout.session.completed", value));
+        } else {
+            value["payment_intent"] = json!(new_id("pi"));
+            if how == Payment::AtOnce {
+                value["payment_status"] = json!("paid");
+                fired.extend(charged(&value, &data, now));
+            }
+            fired.push(("checkout.session.completed", value));
+        }
+        fired.into_iter().map(|(kind, object)| self.fire(kind, object, now)).collect()
+    }
+
     /// Answers a `POST`. `None` for an unknown path. A repeated idempotency key gets the first answer, or an
-    /// error if the form is another one.
+    /// error if the form is another one. `host` is this server's.
     pub(super) fn create(
         &mut self,
         path: &str,
         form: &str,
         idempotency_key: Option<&str>,
+        host: &str,
     ) -> Option<Result<String, StripeError>> {
+        if let Some(id) = path.strip_prefix("webhook_endpoints/") {
+            return Some(self.update_endpoint(id, form).map(|endpoint| endpoint.to_string()));
+        }
+        if let Some(made) = self.create_for_trigger(path, &nested(form), host) {
+            return Some(made.map(|object| object.to_string()));
+        }
         let make = match path {
+            "webhook_endpoints" => Self::create_endpoint,
             "customers" => Self::create_customer,
             "checkout/sessions" => Self::create_session,
             "billing_portal/sessions" => Self::create_portal_session,
@@ -353,7 +369,7 @@ impl State {
         self.objects.inside(&form_of(session))?.into_iter().next()
     }
 
-    fn check_customer(&self, id: &str) -> Result<(), StripeError> {
+    pub(super) fn check_customer(&self, id: &str) -> Result<(), StripeError> {
         let known = self
             .objects
             .get(id)
@@ -412,7 +428,7 @@ impl State {
     }
 
     /// Fires an event with the new state of an object. It is undelivered.
-    fn fire(&mut self, kind: &str, object: Value, now: i64) -> anyhow::Result<FiredEvent> {
+    pub(super) fn fire(&mut self, kind: &str, object: Value, now: i64) -> anyhow::Result<FiredEvent> {
         self.fire_data(kind, &json!({ "object": object }), now)
     }
 
@@ -467,7 +483,7 @@ fn customer(id: &str, form: &Value, now: i64) -> Value {
         "metadata": metadata(form) })
 }
 
-fn price(id: &str, amount: i64, currency: &str, monthly: bool, lookup_key: Option<&str>) -> Value {
+pub(super) fn price(id: &str, amount: i64, currency: &str, monthly: bool, lookup_key: Option<&str>) -> Value {
     json!({
         "id": id, "object": "price", "active": true, "billing_scheme": "per_unit", "created": 0,
         "currency": currency, "livemode": false,
@@ -480,11 +496,11 @@ fn price(id: &str, amount: i64, currency: &str, monthly: bool, lookup_key: Optio
     })
 }
 
-fn metadata(of: &Value) -> Value {
+pub(super) fn metadata(of: &Value) -> Value {
     of["metadata"].as_object().map_or_else(|| json!({}), |metadata| Value::Object(metadata.clone()))
 }
 
-fn required<'a>(form: &'a Value, param: &str) -> Result<&'a str, StripeError> {
+pub(super) fn required<'a>(form: &'a Value, param: &str) -> Result<&'a str, StripeError> {
     let value = form[param].as_str().filter(|value| !value.is_empty());
     value.ok_or_else(|| {
         StripeError::bad("parameter_missing", param, format!("Missing required param: {param}."))
@@ -554,7 +570,7 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn create(fake: &FakeStripe, form: &str, key: Option<&str>) -> Result<Value, Value> {
-        let made = fake.lock().create("checkout/sessions", form, key).unwrap();
+        let made = fake.lock().create("checkout/sessions", form, key, "localhost").unwrap();
         made.map(|text| serde_json::from_str(&text).unwrap()).map_err(|problem| problem.error)
     }
 

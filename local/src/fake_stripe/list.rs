@@ -20,7 +20,8 @@ pub(super) fn filters(kind: &str) -> &'static [&'static str] {
         "invoice_payment" => &["status", "invoice", "payment[type]", "payment[payment_intent]"],
         "customer" => &["email"],
         "price" => &["lookup_keys[]", "active", "product"],
-        "refund" | "charge" => &["charge", "payment_intent", "customer"],
+        "billing_portal.configuration" => &["active", "is_default"],
+        "refund" | "charge" | "dispute" => &["charge", "payment_intent", "customer"],
         _ => &[],
     }
 }
@@ -68,7 +69,7 @@ fn matches(stored: &Stored, value: &Value, name: &str, wanted: &str, params: &Pa
         "status" | "customer" | "charge" | "payment_intent" | "email" | "invoice" | "product" => {
             value[name] == wanted
         }
-        "active" => value["active"] == (wanted == "true"),
+        "active" | "is_default" => value[name] == (wanted == "true"),
         "subscription" => {
             let ids = [&value["subscription"], &value["parent"]["subscription_details"]["subscription"]];
             ids.into_iter().any(|id| id == wanted)

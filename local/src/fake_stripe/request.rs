@@ -29,6 +29,7 @@ pub(super) fn all<'a>(params: &'a Params, name: &str) -> Vec<&'a str> {
 }
 
 /// An error answer of Stripe.
+#[derive(Debug)]
 pub(super) struct StripeError {
     pub(super) status: StatusCode,
     pub(super) error: Value,

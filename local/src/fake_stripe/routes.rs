@@ -3,17 +3,21 @@
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State as Shared;
+use axum::extract::ws::WebSocketUpgrade;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
+use axum::routing::any;
 use serde_json::{Value, json};
 
+use super::endpoints::forbidden;
 use super::list;
 use super::objects::ListQuery;
 use super::request::{Params, StripeError, decode, get, parse};
+use super::trigger::{CLI_KEY, SOCKET_PATH};
 use super::{FakeStripe, MAX_REQUESTS, Misbehaviour, State, Stored};
 
 /// The collections: path, kind, and whether `created` filters the list.
-const COLLECTIONS: [(&str, &str, bool); 9] = [
+const COLLECTIONS: [(&str, &str, bool); 12] = [
     ("subscriptions", "subscription", true),
     ("invoices", "invoice", true),
     ("checkout/sessions", "checkout.session", true),
@@ -23,10 +27,18 @@ const COLLECTIONS: [(&str, &str, bool); 9] = [
     ("prices", "price", true),
     ("refunds", "refund", true),
     ("charges", "charge", true),
+    ("disputes", "dispute", true),
+    ("webhook_endpoints", "webhook_endpoint", false),
+    ("billing_portal/configurations", "billing_portal.configuration", false),
 ];
 
 pub(super) fn router(fake: FakeStripe) -> Router {
-    Router::new().fallback(handle).with_state(fake)
+    Router::new().route(SOCKET_PATH, any(listen)).fallback(handle).with_state(fake)
+}
+
+/// The websocket of `stripe listen`.
+async fn listen(Shared(fake): Shared<FakeStripe>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.protocols(["stripecli-devproxy-v1"]).on_upgrade(|socket| fake.feed(socket))
 }
 
 async fn handle(
@@ -56,6 +68,9 @@ async fn handle(
     let mut state = fake.lock();
     state.serial += 1;
     let (status, mut body) = match fault {
+        Some(Misbehaviour::Status(403, _)) => {
+            (StatusCode::FORBIDDEN, json!({"error": forbidden("resource")}).to_string())
+        }
         Some(Misbehaviour::Status(status, _)) => {
             let kind = if status == 429 { "rate_limit" } else { "api_error" };
             let error =
@@ -92,7 +107,8 @@ impl State {
         body: &Bytes,
     ) -> Result<String, StripeError> {
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        if header("authorization") != Some(&format!("Bearer {}", self.key)) {
+        let key = header("authorization").and_then(|header| header.strip_prefix("Bearer "));
+        if key != Some(&self.key) && key != Some(CLI_KEY) {
             let message = "Invalid API Key provided: sk_test_****".to_owned();
             let bad = StripeError::bad("api_key_invalid", "", message);
             return Err(StripeError { status: StatusCode::UNAUTHORIZED, ..bad });
@@ -107,7 +123,15 @@ impl State {
         let rest = path.strip_prefix("/v1/").ok_or_else(unknown)?;
         if *method == Method::POST {
             let form = String::from_utf8_lossy(body).into_owned();
-            return self.create(rest, &form, header("idempotency-key")).unwrap_or_else(|| Err(unknown()));
+            let host = header("host").unwrap_or_default();
+            let made = self.create(rest, &form, header("idempotency-key"), host);
+            return made.unwrap_or_else(|| Err(unknown()));
+        }
+        if *method == Method::DELETE {
+            return self.delete(rest).unwrap_or_else(|| Err(unknown()));
+        }
+        if let Some(session) = rest.strip_prefix("payment_pages/") {
+            return self.retrieve("checkout.session", session, &params);
         }
         if rest == "subscription_items" {
             return self.inside(

@@ -533,6 +533,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_shop_sells_a_product_and_its_refund_takes_it_back() {
+        let file = std::env::temp_dir().join(format!("tallyhook-shop-{}.toml", std::process::id()));
+        let catalog = include_str!("../../../catalog.toml");
+        let product = "[features]\nexport = \"switch\"\n[[product]]\nname = \"course\"\n\
+                       features = { export = true }\nprices = [\"price_course\"]\n";
+        std::fs::write(&file, format!("{catalog}{product}")).unwrap();
+        let mut env = Env::default();
+        env.set("CATALOG_FILE", file.to_string_lossy());
+        let stack = Stack::start(Options { is_app: true, env, ..Options::default() }).await.unwrap();
+        let own = Some(stack.front_url.as_str());
+        let shows = async || {
+            stack.idle().await;
+            let (_, page) = ask(&stack, Method::GET, "/local/shop/ada", "", None).await;
+            let notifications = page["notifications"].as_array().unwrap().iter();
+            let types: Vec<String> =
+                notifications.map(|one| one["type"].as_str().unwrap().to_owned()).collect();
+            (page["account"]["products"][0]["status"].clone(), page["account"]["features"].clone(), types)
+        };
+        assert_eq!(ask(&stack, Method::POST, "/local/shop/ada/sign-up", "{}", own).await.0, 200);
+        let buy = r#"{"product":"course"}"#;
+        let (status, session) = ask(&stack, Method::POST, "/local/shop/ada/buy", buy, own).await;
+        assert_eq!(status, 200, "{session:#}");
+        let page = session["url"].as_str().unwrap().strip_prefix(&stack.front_url).unwrap().to_owned();
+        assert_eq!(ask(&stack, Method::POST, &page, r#"{"how":"now"}"#, own).await.0, 200);
+        let (product, features, types) = shows().await;
+        assert_eq!((product, &features["export"]), (json!("active"), &json!(true)));
+        assert!(types.contains(&"product.granted".to_owned()), "{types:?}");
+        assert_eq!(ask(&stack, Method::POST, "/local/shop/ada/refund", "{}", own).await.0, 200);
+        let (product, features, types) = shows().await;
+        assert_eq!((product, &features["export"]), (json!("refunded"), &json!(false)));
+        assert!(types.contains(&"product.revoked".to_owned()), "{types:?}");
+        stack.stop().await;
+        std::fs::remove_file(&file).unwrap();
+    }
+
+    #[tokio::test]
     async fn pages_of_other_hosts_and_unsigned_notifications_change_nothing() {
         let stack = Stack::start(Options { is_app: true, ..Options::default() }).await.unwrap();
         for foreign in ["https://evil.example", "null", "http://127.0.0.1:1"] {

@@ -61,9 +61,8 @@
 //! | `alert#<destination>#<alert key>` | the last post of an alert |
 //! | `signal#bad_signatures` | the newest burst of refused signatures: `refused` N, `at` N (unix s) |
 //! | `job#provision#<user id>` | a call of the app's provisioning: see [`job`]; never expires |
-//! | `job#credits_low#<user id>`, `…_depleted#…`, `…_restored#…` | a message about the balance: see [`low_job`] |
-//! | `job#account#<user id>` | a message to the app about an account: see [`job`]; never expires |
-//! | `job#order_paid#<cs_…>#<user id>` | a message to the app about an order; also `order_refunded` |
+//! | `job#account#<user id>` | a message to the app about an account; also `credits_low` and others |
+//! | `job#order_paid#<cs_…>#<user id>` | a message to the app with its cause; also `subscription_renewed` … |
 //! | `hold#<hold_…>#<user id>` | a hold of credits: see [`hold`]; until 7 days after its end |
 //! | `sweep` | how far the sweep after a change of the catalog has come: see [`sweep()`]; never expires |
 //! | `ask#<cs_…>` | a request to Stripe for a session: `asked` N (unix s), `tries` N, `told` S; two days |
@@ -74,7 +73,7 @@
 //! - Of an alert, `quiet_until` N (unix s) is the end of its quiet time, `held` N counts the alerts
 //!   suppressed in it, `message` S is the message being posted, and `posted` S the message that was posted.
 //! - A job has `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, `session` S
-//!   (the checkout session that caused it), and `open` S (`job#0`) until it is completed.
+//!   (the checkout session that caused it), `data` S (see [`job`]), and `open` S (`job#0`) until it is completed.
 
 mod holds;
 mod sweep;
@@ -84,6 +83,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 pub use self::holds::{KnownHold, hold, hold_key, read_hold};
@@ -95,11 +95,11 @@ use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::StoredOwner;
 use tallyhook_core::decide::{Order, OrderPayment, PaymentRef};
 use tallyhook_core::ids::{CustomerId, EventId, InvoiceId, SessionId, SubscriptionId, UserId};
-use tallyhook_core::job::JobMessage;
+use tallyhook_core::job::{JobMessage, JobScope};
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::order::OrderStatus;
 use tallyhook_core::reversal::{PaymentRecord, Reversal};
-use tallyhook_core::setup_status::SessionPayment;
+use tallyhook_core::setup_status::{ProvisioningState, SessionPayment};
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
 
@@ -536,6 +536,8 @@ pub struct KnownSession {
     pub subscription: Option<SubscriptionId>,
     /// Whether an operator assigned the owner.
     pub assigned: bool,
+    /// The customer's own reference: `customer_reference` of the metadata.
+    pub reference: Option<String>,
 }
 
 /// Writes a checkout session. It has no condition of its own: the account's version in the same transaction
@@ -551,6 +553,9 @@ pub fn session(id: &SessionId, known: &KnownSession) -> Write {
     if known.assigned {
         item.insert("assigned".to_owned(), AttributeValue::Bool(true));
     }
+    if let Some(reference) = &known.reference {
+        item.insert("reference".to_owned(), text(reference));
+    }
     Write { key, item: Some(item), condition: Condition::Anything }
 }
 
@@ -561,6 +566,7 @@ pub fn assigned_session(id: &SessionId, user: &UserId) -> Write {
         payment: SessionPayment::Confirming,
         subscription: None,
         assigned: true,
+        reference: None,
     };
     Write { condition: Condition::Absent, ..session(id, &known) }
 }
@@ -578,15 +584,45 @@ pub fn read_session(key: &Key, item: &Item) -> Result<KnownSession, StoreError> 
         .map_err(|error| key.corrupt(error))?;
     let assigned = item.get("assigned").and_then(|flag| flag.as_bool().ok()).copied().unwrap_or(false);
     let payment = payment.ok_or_else(|| key.corrupt("no payment"))?;
-    Ok(KnownSession { user, payment, subscription, assigned })
+    let reference = read_text(item, "reference");
+    Ok(KnownSession { user, payment, subscription, assigned, reference })
 }
 
-/// Records the app's report that a user has a password.
-pub fn password_set(user: &UserId, now: Timestamp) -> Write {
+/// What the app reported about the set-up of a user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortalRecord {
+    /// When the user got a password.
+    pub password_set_at: Option<Timestamp>,
+    /// When the app sent the welcome e-mail.
+    pub welcome_email_at: Option<Timestamp>,
+    /// The state of provisioning, in the app's words.
+    pub reported: Option<ProvisioningState>,
+    /// How often it was written; the condition of the next write.
+    pub revision: u64,
+}
+
+/// Writes what the app reported, on condition that nothing was reported since it was read.
+pub fn portal(user: &UserId, record: &PortalRecord) -> Write {
     let key = Key::Portal(user.clone());
     let mut item = new_item(&key);
-    item.insert("password_set_at".to_owned(), number(now.unix()));
-    Write { key, item: Some(item), condition: Condition::Anything }
+    let times = [("password_set_at", record.password_set_at), ("welcome_email_at", record.welcome_email_at)];
+    for (name, at) in times {
+        item.extend(at.map(|at| (name.to_owned(), number(at.unix()))));
+    }
+    item.extend(record.reported.map(|state| ("provisioning".to_owned(), text(state.as_str()))));
+    item.insert("revision".to_owned(), number(record.revision + 1));
+    Write { key, item: Some(item), condition: Condition::Revision(record.revision) }
+}
+
+/// Reads the item of [`portal`].
+pub fn read_portal(item: &Item) -> PortalRecord {
+    let time = |name: &str| read_number(item, name).map(Timestamp::from_unix);
+    PortalRecord {
+        password_set_at: time("password_set_at"),
+        welcome_email_at: time("welcome_email_at"),
+        reported: read_text(item, "provisioning").and_then(|state| ProvisioningState::from_text(&state)),
+        revision: read_number(item, "revision").unwrap_or(0),
+    }
 }
 
 /// A job of the outbox, in the events table.
@@ -595,8 +631,9 @@ pub fn job_key(job: &JobMessage) -> Key {
 }
 
 /// Writes a job that the outbox will do. It replaces an earlier one with the same key. `open` is removed when
-/// the job is completed. Jobs never expire. `session` is the checkout session that caused it.
-pub fn job(job: &JobMessage, now: Timestamp) -> Write {
+/// the job is completed. `session` is the checkout session that caused it. `data` S is JSON: what the message
+/// has beside the account. A job that names its cause expires with its event, unless it is about an order.
+pub fn job(job: &JobMessage, data: &Map<String, Value>, now: Timestamp) -> Write {
     let key = job_key(job);
     let user = &job.user_id;
     let shard = Sha256::digest(user.as_str()).first().copied().unwrap_or(0) % SHARDS;
@@ -618,22 +655,18 @@ pub fn job(job: &JobMessage, now: Timestamp) -> Write {
     if let Some(session) = &job.checkout_session_id {
         item.insert("session".to_owned(), text(session.as_str()));
     }
+    if !data.is_empty() {
+        item.insert("data".to_owned(), text(Value::Object(data.clone()).to_string()));
+    }
+    if job.job.scope() == JobScope::Cause && !job.job.is_about_order() {
+        item.insert("expires_at".to_owned(), number(now.plus_days(EVENT_DAYS).unix()));
+    }
     Write { key, item: Some(item), condition: Condition::Anything }
 }
 
-/// Writes a job about thresholds of the balance, which `thresholds` L names.
-pub fn low_job(of: &JobMessage, thresholds: &[String], now: Timestamp) -> Write {
-    let mut write = job(of, now);
-    if let Some(item) = &mut write.item {
-        item.insert("thresholds".to_owned(), AttributeValue::L(thresholds.iter().map(text).collect()));
-    }
-    write
-}
-
-/// The thresholds of a job.
-pub fn read_thresholds(item: &Item) -> Vec<String> {
-    let all = item.get("thresholds").and_then(|all| all.as_l().ok()).into_iter().flatten();
-    all.filter_map(|one| one.as_s().ok()).cloned().collect()
+/// What the message of a job has beside the account.
+pub fn data_of_job(item: &Item) -> Map<String, Value> {
+    read_text(item, "data").and_then(|data| serde_json::from_str(&data).ok()).unwrap_or_default()
 }
 
 /// The checkout session that caused a job.
@@ -796,6 +829,8 @@ pub struct Question {
     pub tries: u32,
     /// Stripe's answer: a [`SessionPayment`], or `missing`.
     pub answer: Option<String>,
+    /// The customer's own reference, if the session at Stripe has one.
+    pub reference: Option<String>,
 }
 
 /// The key of the item about requests to Stripe for a session.
@@ -809,6 +844,7 @@ pub fn read_question(item: &Item) -> Question {
         asked: read_number(item, "asked").unwrap_or(0),
         tries: read_number(item, "tries").unwrap_or(0),
         answer: read_text(item, "told"),
+        reference: read_text(item, "customer_reference"),
     }
 }
 

@@ -111,7 +111,8 @@ impl Store {
         send(request).await
     }
 
-    /// Records Stripe's answer about a session. `None` means that Stripe has no such session.
+    /// Records Stripe's answer about a session, with the customer's own reference. `None` means that Stripe has
+    /// no such session.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -119,11 +120,21 @@ impl Store {
         &self,
         session: &SessionId,
         payment: Option<SessionPayment>,
+        reference: Option<&str>,
     ) -> Result<(), StoreError> {
+        let update = if reference.is_some() {
+            "SET told = :told, customer_reference = :reference"
+        } else {
+            "SET told = :told"
+        };
         let request = self
             .update(&items::question_key(session))
-            .update_expression("SET told = :told")
+            .update_expression(update)
             .expression_attribute_values(":told", text(payment.map_or("missing", SessionPayment::as_str)));
+        let request = match reference {
+            Some(reference) => request.expression_attribute_values(":reference", text(reference)),
+            None => request,
+        };
         send(request).await.map(|_| ())
     }
 

@@ -62,6 +62,7 @@ impl Summary {
 impl State {
     /// The summary of a subscription.
     pub fn summary(&self, id: &SubscriptionId, catalog: &Catalog, now: Timestamp) -> Option<Summary> {
+        let now = self.time(now);
         let subscription = self.subscriptions.get(id)?;
         let deleted = subscription.customer.as_ref().and_then(|customer| self.customers.get(customer));
         let deleted = deleted.copied().flatten().is_some();
@@ -134,11 +135,13 @@ impl State {
 
     /// Whether any subscription gives access at a moment.
     pub fn has_access(&self, catalog: &Catalog, now: Timestamp) -> bool {
+        let now = self.time(now);
         self.given(catalog, now).iter().any(|given| given.until.is_none_or(|until| until > now))
     }
 
     /// The tier at `now`: the highest-ranked plan of all that give access, else the default tier.
     pub fn access(&self, catalog: &Catalog, now: Timestamp) -> Access {
+        let now = self.time(now);
         let mut best =
             Access { tier: catalog.policy.default_tier.clone(), rank: catalog.default_rank(), until: None };
         for given in self.given(catalog, now) {
@@ -158,6 +161,7 @@ impl State {
     /// The earliest known moment after `now` at which the tier or the credits change by time alone. Free credits
     /// of a user without a plan are computed when they are read, and do not count here.
     pub fn next_change(&self, access: &Access, now: Timestamp) -> Option<Timestamp> {
+        let now = self.time(now);
         let gifts = self.complimentary.iter().map(|gift| gift.from).filter(|from| *from > now);
         let holds = self.holds.values().map(|hold| hold.until).filter(|until| *until > now);
         self.due_at.into_iter().chain(access.until).chain(gifts).chain(holds).min()
@@ -165,6 +169,7 @@ impl State {
 
     /// Every plan that gives access, also plans that have already ended.
     pub fn given(&self, catalog: &Catalog, now: Timestamp) -> Vec<PlanAccess> {
+        let now = self.time(now);
         let mut all = Vec::new();
         for (id, subscription) in &self.subscriptions {
             self.view(id, subscription, &catalog.policy, now, |view| {

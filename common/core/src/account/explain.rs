@@ -79,6 +79,7 @@ impl Account {
     /// Explains every field. The account's `recorded` should hold the entries of [`State::explaining_keys`].
     /// `events` are the user's events.
     pub fn explain(&self, events: &[LoggedEvent], catalog: &Catalog, now: Timestamp) -> Vec<Explanation> {
+        let now = self.state.time(now);
         let buckets = self.state.buckets(&catalog.policy, now);
         let mut all = self.explain_tier(events, catalog, now);
         all.push(self.explain_credits(&buckets));

@@ -56,6 +56,7 @@ impl Feature {
 impl State {
     /// Every feature of the catalog, as this account has it.
     pub fn features(&self, catalog: &Catalog, now: Timestamp) -> BTreeMap<String, Feature> {
+        let now = self.time(now);
         let mut all = BTreeMap::new();
         for (name, kind) in &catalog.features {
             let value =

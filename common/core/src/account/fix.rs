@@ -56,6 +56,7 @@ impl Account {
         catalog: &Catalog,
         now: Timestamp,
     ) -> Change {
+        let now = self.state.time(now);
         let cause = Cause { by: by.to_owned(), adjust_key: key.adjusted(), created: now };
         let unchanged = Change { state: self.state.clone(), entries: Vec::new() };
         let mut due = self.evolve(Vec::new(), &cause, catalog, now).unwrap_or(unchanged);

@@ -1,5 +1,6 @@
 //! Moving a subscription, or a customer with its subscriptions, from one account to another.
 
+use super::actions::PaymentAction;
 use super::products::BoughtProduct;
 use super::{Account, Cause, Change, NewEntry};
 use crate::catalog::Catalog;
@@ -48,6 +49,7 @@ impl Account {
         now: Timestamp,
     ) -> (Change, Change, Parcel) {
         let policy = &catalog.policy;
+        let now = self.state.time(to.state.time(now));
         let unchanged = |account: &Account| Change { state: account.state.clone(), entries: Vec::new() };
         let cause =
             Cause { by: by.to_owned(), adjust_key: LedgerKey::fix(&format!("{key}#due")), created: now };
@@ -77,6 +79,10 @@ impl Account {
                 let of_it = |product: &BoughtProduct| product.subscription.as_ref() == Some(id);
                 takes.state.products.extend(self.state.products.iter().filter(|one| of_it(one)).cloned());
                 gives.state.products.retain(|product| !of_it(product));
+                let waits = |action: &PaymentAction| action.subscription.as_ref() == Some(id);
+                takes.state.actions.extend(self.state.actions.iter().filter(|one| waits(one)).cloned());
+                takes.state.actions.sort();
+                gives.state.actions.retain(|action| !waits(action));
                 if let Some(at) = subscription.trial_at {
                     let this = (at, id.clone());
                     let known = takes.state.first_trial.take();

@@ -65,6 +65,7 @@ pub struct ExceedsSpend(pub Credits);
 impl State {
     /// The credits of all open holds.
     pub fn held(&self, now: Timestamp) -> Credits {
+        let now = self.time(now);
         self.holds.values().filter(|hold| hold.until > now).map(|hold| hold.amount).sum()
     }
 
@@ -75,6 +76,7 @@ impl State {
 
     /// The hold with this id, if it is open.
     pub fn open_hold(&self, id: &HoldId, now: Timestamp) -> Option<&Hold> {
+        let now = self.time(now);
         self.holds.get(id).filter(|hold| hold.until > now)
     }
 
@@ -189,6 +191,7 @@ impl Account {
         catalog: &Catalog,
         now: Timestamp,
     ) -> Result<Change, HoldError> {
+        let now = self.state.time(now);
         let cause = cause(&LedgerKey::hold(&id), now);
         let mut due = self.due(&cause, catalog, now);
         let available = due.state.available(&catalog.policy, now);
@@ -216,6 +219,7 @@ impl Account {
         catalog: &Catalog,
         now: Timestamp,
     ) -> Result<Change, HoldError> {
+        let now = self.state.time(now);
         let key = LedgerKey::hold(id);
         let cause = cause(&key, now);
         let mut due = self.due(&cause, catalog, now);
@@ -234,6 +238,7 @@ impl Account {
 
     /// Ends a hold without a spend. The entry changes no balance; its worth is the held amount.
     pub fn release_hold(&self, id: &HoldId, held: Credits, catalog: &Catalog, now: Timestamp) -> Change {
+        let now = self.state.time(now);
         let key = LedgerKey::hold(id);
         let cause = cause(&key, now);
         let mut due = self.due(&cause, catalog, now);
@@ -259,6 +264,7 @@ impl Account {
         catalog: &Catalog,
         now: Timestamp,
     ) -> Result<(Change, Entry), ExceedsSpend> {
+        let now = self.state.time(now);
         let spent = if spend.kind == EntryKind::Spend { spend.worth } else { Credits::ZERO };
         let left = spent.minus(spend.given_back);
         if amount > left {

@@ -32,6 +32,7 @@ impl State {
     /// The thresholds of the plan that gives the tier, else of the policy, each with whether the balance is
     /// below it. A percentage counts only while a period runs.
     pub fn low(&self, catalog: &Catalog, now: Timestamp) -> Vec<LowState> {
+        let now = self.time(now);
         if catalog.policy.low.is_empty() && catalog.plans.iter().all(|plan| plan.low.is_empty()) {
             return Vec::new();
         }

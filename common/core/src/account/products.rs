@@ -176,6 +176,7 @@ impl State {
     /// The products that were bought, oldest first. A subscription's product is listed while the subscription
     /// gives access, also if a refund or dispute revokes it.
     pub fn purchased(&self, catalog: &Catalog, now: Timestamp) -> Vec<Purchased> {
+        let now = self.time(now);
         let mut given: Vec<(SubscriptionId, String)> = Vec::new();
         for one in self.given(catalog, now) {
             let lives = one.until.is_none_or(|until| until > now);

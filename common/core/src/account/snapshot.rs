@@ -75,6 +75,24 @@ impl Terms {
         plan.or_else(|| catalog.product(name).map(Self::of_product))
     }
 
+    /// Stands for the terms of a price that is not known yet.
+    pub fn unknown() -> Self {
+        Self {
+            plan: String::new(),
+            credits: 0,
+            trial: None,
+            seats: false,
+            product: false,
+            monthly: false,
+            rollover: None,
+        }
+    }
+
+    /// Whether they stand for the terms of a price that is not known yet.
+    pub fn is_unknown(&self) -> bool {
+        self.plan.is_empty()
+    }
+
     /// Whether a paid period ends add-ons that were bought before it.
     pub(super) fn resets(&self) -> bool {
         !self.seats && !self.product

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::NewEntry;
+use super::actions::PaymentAction;
 use super::holds::Hold;
 use super::item::{Bucket, Item, Period, View};
 use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup};
@@ -101,6 +102,12 @@ pub struct State {
     /// The newest failed payment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment_failed_at: Option<Timestamp>,
+    /// The newest `created` of an event of this account, if one of its subscriptions is on a test clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<Timestamp>,
+    /// Payments that wait for the customer, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<PaymentAction>,
     /// The newest ledger entry: the head of the list that `previous` continues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_entry: Option<LedgerKey>,
@@ -247,6 +254,12 @@ impl Buckets {
 }
 
 impl State {
+    /// The time of this account. On a test clock, whose time the merchant moves, it is the newest time that an
+    /// event shows, unless the wall clock is later. Every function with the argument `now` reads it first.
+    pub fn time(&self, now: Timestamp) -> Timestamp {
+        self.clock.map_or(now, |clock| clock.max(now))
+    }
+
     /// The balance at a moment.
     pub fn balance(&self, policy: &Policy, now: Timestamp) -> Credits {
         self.buckets(policy, now).balance()
@@ -383,6 +396,7 @@ impl State {
 
     /// What every bucket holds at a moment.
     pub fn buckets(&self, policy: &Policy, now: Timestamp) -> Buckets {
+        let now = self.time(now);
         let mut items: BTreeMap<(SubscriptionId, ItemId), Bucket> = BTreeMap::new();
         for (id, subscription) in &self.subscriptions {
             self.view(id, subscription, policy, now, |view| {
@@ -533,6 +547,7 @@ impl State {
 
     /// When the next free refill falls due, if no plan gives access until then.
     pub fn next_free_refill(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+        let now = self.time(now);
         let since = self.signup.as_ref().filter(|_| policy.free_credits > 0)?.since;
         let next = since.plus_months(months_since(since, now) + 1);
         (!self.had_access(policy, next)).then_some(next)
@@ -540,6 +555,7 @@ impl State {
 
     /// When the next credits fall due without a payment: a month of a paid period, or free credits.
     pub fn next_grant_at(&self, buckets: &Buckets, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+        let now = self.time(now);
         let months = buckets.items.values().filter_map(|bucket| bucket.next_month);
         months.chain(self.next_free_refill(policy, now)).min()
     }

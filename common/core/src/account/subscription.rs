@@ -16,7 +16,8 @@ use crate::timestamp::Timestamp;
 /// The maximum number of times in [`Subscription::sets`].
 const MAX_SET_TIMES: usize = 16;
 
-/// Prices that one subscription remembers by the plan that their lookup key or Stripe product named.
+/// Prices that one subscription remembers by the plan that their lookup key or Stripe product named, and lines
+/// that wait for such a price.
 const MAX_LEARNT: usize = 32;
 
 /// The record of one subscription.
@@ -47,6 +48,10 @@ pub struct Subscription {
     /// The plans of prices that the catalog does not name by their ids; at most [`MAX_LEARNT`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     learnt: BTreeMap<PriceId, String>,
+    /// Paid lines with a price that no snapshot has shown yet, each with the item that it names; at most
+    /// [`MAX_LEARNT`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    unpriced: Vec<(Option<ItemId>, Line)>,
     /// The earliest time at which it is known to have existed; only with `free_credits`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<Timestamp>,
@@ -74,6 +79,7 @@ impl Subscription {
                 self.learnt.insert(item.price.clone(), terms.plan.clone());
             }
         }
+        self.price_lines(&snapshot.items);
         self.adopt(&snapshot.items);
         for item in &snapshot.items {
             self.items.entry(item.id.clone()).or_default().fold_sight(&snapshot, item);
@@ -147,6 +153,31 @@ impl Subscription {
         }
     }
 
+    /// Keeps a paid line until a snapshot shows its price with a lookup key.
+    pub(super) fn keep_unpriced(&mut self, item: Option<ItemId>, line: Line) {
+        self.unpriced.push((item, line));
+        self.unpriced.sort_by(|(_, a), (_, b)| (a.at, &a.invoice, a.start).cmp(&(b.at, &b.invoice, b.start)));
+        if self.unpriced.len() > MAX_LEARNT {
+            self.unpriced.remove(0);
+        }
+    }
+
+    /// Adds the lines that waited for one of these prices.
+    fn price_lines(&mut self, items: &[SnapshotItem]) {
+        for (item, mut line) in std::mem::take(&mut self.unpriced) {
+            let priced =
+                items.iter().filter(|shown| shown.price == line.price).find_map(|shown| shown.terms.as_ref());
+            match priced {
+                Some(terms) => {
+                    line.terms = terms.clone();
+                    let id = item.unwrap_or_else(|| self.item_of(&line.terms.plan));
+                    self.items.entry(id).or_default().fold_line(line);
+                }
+                None => self.unpriced.push((item, line)),
+            }
+        }
+    }
+
     /// The item of a line that has no item id: the only item of the snapshot, or else the one with the line's
     /// plan, or else a provisional id.
     pub fn item_of(&self, plan: &str) -> ItemId {
@@ -205,7 +236,8 @@ impl Subscription {
 
     /// Whether an invoice has a line here that may still count.
     pub(super) fn names_document(&self, document: &LedgerKey) -> bool {
-        self.items.values().any(|item| item.names_document(document))
+        let unpriced = self.unpriced.iter().any(|(_, line)| document.is_invoice(&line.invoice));
+        unpriced || self.items.values().any(|item| item.names_document(document))
     }
 
     /// When an item was removed: the earliest snapshot without it that is later than every snapshot and

@@ -132,8 +132,10 @@ pub(super) fn leaves_out(session: &CheckoutSession) -> bool {
     session.mode == CheckoutMode::Payment && paid && session.line_items.is_none() && !by_metadata
 }
 
+/// What the metadata names. `plan_code` is another name of `plan`.
 fn named<'a>(session: &'a CheckoutSession, name: &str) -> Option<&'a str> {
-    session.metadata.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    let value = |name: &str| session.metadata.get(name).map(String::as_str).filter(|value| !value.is_empty());
+    value(name).or_else(|| if name == "plan" { value("plan_code") } else { None })
 }
 
 fn unknown(what: &'static str, name: &str) -> Parked {

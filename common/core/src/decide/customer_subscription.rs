@@ -45,7 +45,7 @@ pub(super) fn read(
     let mut items = Vec::new();
     let mut prices_not_in_catalog = Vec::new();
     for item in &subscription.items {
-        let Worth { terms, by_id, in_catalog } = worth(&item.price, &subscription.id, account, catalog)?;
+        let Worth { terms, learnt, in_catalog } = worth(&item.price, &subscription.id, account, catalog)?;
         if !in_catalog {
             prices_not_in_catalog.push(item.price.id.clone());
         }
@@ -58,7 +58,7 @@ pub(super) fn read(
             quantity: item.quantity,
             start: item.period_start,
             end: item.period_end,
-            learnt: terms.is_some() && !by_id,
+            learnt,
             terms,
             free: item.is_free,
         });
@@ -79,8 +79,8 @@ pub(super) fn read(
 pub(super) struct Worth {
     /// The plan's or product's; `None` for a price of which nothing is known.
     pub terms: Option<Terms>,
-    /// Whether the catalog names the price's id.
-    pub by_id: bool,
+    /// Whether the catalog knows the price by its lookup key or its Stripe product, and not by its id.
+    pub learnt: bool,
     /// Whether the catalog still names the price, or nothing is known of it.
     pub in_catalog: bool,
 }
@@ -103,16 +103,16 @@ pub(super) fn worth(
         Some(Offer::Pack(_)) | None => None,
     };
     if terms.is_some() {
-        return Ok(Worth { terms, by_id, in_catalog: true });
+        return Ok(Worth { terms, learnt: !by_id, in_catalog: true });
     }
     let Some(known) = account.state.subscriptions.get(subscription) else {
-        return Ok(Worth { terms, by_id, in_catalog: true });
+        return Ok(Worth { terms, learnt: false, in_catalog: true });
     };
     if let Some(terms) = known.learnt(&price.id).and_then(|plan| Terms::named(plan, catalog)) {
-        return Ok(Worth { terms: Some(terms), by_id, in_catalog: true });
+        return Ok(Worth { terms: Some(terms), learnt: true, in_catalog: true });
     }
     let stored = known.terms_of(&price.id).cloned();
-    Ok(Worth { in_catalog: stored.is_none(), terms: stored, by_id })
+    Ok(Worth { in_catalog: stored.is_none(), terms: stored, learnt: false })
 }
 
 fn snapshot(

@@ -53,7 +53,7 @@ pub(super) fn read(
     let mut facts = Vec::new();
     let mut is_recorded = false;
     if let Some(subscription) = &invoice.subscription
-        && !sold.lines.is_empty()
+        && sold.has_plan(account, subscription)
     {
         let known = account.state.subscriptions.get(subscription);
         let shown = known.and_then(|known| known.snapshot.as_ref()).into_iter();
@@ -200,8 +200,11 @@ impl Sold {
             let terms = match (subscription, offer) {
                 (Some(subscription), _) => {
                     let Worth { terms, in_catalog, .. } = worth(price, subscription, account, catalog)?;
-                    if terms.is_none() && may_be_learnt(line, subscription, account, catalog) {
-                        return Err(Parked::UnknownPrice(price.id.clone(), Some(subscription.clone())));
+                    if terms.is_none()
+                        && may_be_learnt(line, subscription, account, catalog)
+                        && line.amount >= 0
+                    {
+                        sold.add(line, invoice, event, &price.id, Terms::unknown(), total, paid);
                     }
                     if !in_catalog {
                         sold.prices_not_in_catalog.push(price.id.clone());
@@ -236,6 +239,12 @@ impl Sold {
         }
         sold.name_credits(invoice);
         Ok(sold)
+    }
+
+    /// Whether a line has a known plan, or waits for its price on a subscription with one.
+    fn has_plan(&self, account: &Account, subscription: &SubscriptionId) -> bool {
+        let known = account.state.subscriptions.get(subscription).is_some_and(|known| known.has_plan());
+        self.lines.iter().any(|(_, line)| known || !line.terms.is_unknown())
     }
 
     /// Adds a product, once for each name.
@@ -286,6 +295,7 @@ impl Sold {
                 && known.start == start
                 && known.flagged == line.proration
                 && known.terms.plan == terms.plan
+                && (!terms.is_unknown() || known.price == *price)
         });
         if let Some((_, known)) = same {
             known.amount = known.amount.saturating_add(line.amount);
@@ -335,7 +345,7 @@ impl Sold {
 
 /// The kind of an invoice's ledger entry, by its lines.
 fn kind(invoice: &Invoice, sold: &Sold, account: &Account) -> EntryKind {
-    let lines = || sold.lines.iter().map(|(_, line)| line);
+    let lines = || sold.lines.iter().map(|(_, line)| line).filter(|line| !line.terms.is_unknown());
     if lines().all(|line| line.amount == 0 && !line.cycle && !line.free) {
         return EntryKind::NoGrant;
     }

@@ -90,6 +90,15 @@ pub struct CheckoutSession {
     pub created: Option<Timestamp>,
 }
 
+impl CheckoutSession {
+    /// The customer's own reference, which the status page shows: `metadata.customer_reference`.
+    pub fn customer_reference(&self) -> Option<String> {
+        let reference = self.metadata.get("customer_reference")?;
+        let plain: String = reference.chars().filter(|c| !c.is_control()).collect();
+        Some(plain.trim().to_owned()).filter(|reference| !reference.is_empty())
+    }
+}
+
 /// The expanded line items; `None` when they are not expanded, as in all events.
 fn sold(object: &Fields<'_>) -> Result<Option<Vec<SoldLine>>, ReadError> {
     if !object.names("line_items.data") {

@@ -12,8 +12,19 @@ use crate::timestamp::Timestamp;
 pub type Metadata = BTreeMap<String, String>;
 
 /// The keys of [`Metadata`]. Other metadata of the merchant is not kept.
-pub const METADATA_KEYS: [&str; 9] =
-    ["user_id", "client_id", "plan", "pack", "product", "quantity", "mode", "upgraded_from", "tier"];
+pub const METADATA_KEYS: [&str; 11] = [
+    "user_id",
+    "client_id",
+    "plan",
+    "plan_code",
+    "pack",
+    "product",
+    "quantity",
+    "mode",
+    "upgraded_from",
+    "customer_reference",
+    "tier",
+];
 
 /// A metadata value is cut to this length. It is above Stripe's limit of 500 characters, so a cut value is
 /// still too long to be a user id.
@@ -113,6 +124,11 @@ impl<'a> Fields<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether the path exists and is not null.
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.find(path).is_some()
     }
 
     /// The entries of a list (`{"object":"list","data":[…]}`); empty when it is absent.

@@ -106,6 +106,12 @@ pub struct Invoice {
     pub attempt_count: u64,
     /// The time of the next payment attempt, if there is one.
     pub next_payment_attempt: Option<Timestamp>,
+    /// Whether `test_clock` is set: its time is moved by the merchant, in test mode.
+    pub on_test_clock: bool,
+    /// Minor units that are to be paid.
+    pub amount_due: Option<i64>,
+    /// The page on which the customer can pay it or authenticate the payment.
+    pub hosted_invoice_url: Option<String>,
 }
 
 /// One line of an invoice.
@@ -201,6 +207,9 @@ impl Invoice {
             },
             attempt_count: object.count("attempt_count")?.unwrap_or(0),
             next_payment_attempt: object.time("next_payment_attempt")?,
+            on_test_clock: object.has("test_clock"),
+            amount_due: object.amount("amount_due")?,
+            hosted_invoice_url: object.owned("hosted_invoice_url")?,
         })
     }
 }

@@ -83,17 +83,18 @@ keys! {
     // The envelope.
     "account" "api_version" "created" "data" "id" "livemode" "object" "previous_attributes" "type"
     // The objects, in all API versions.
-    "amount" "amount_paid" "amount_paid_off_stripe" "amount_refunded" "amount_subtotal" "amount_total"
-    "attempt_count" "behavior" "billing_reason" "cancel_at" "cancel_at_period_end" "canceled_at"
-    "cancellation_details" "charge" "client_reference_id" "collection_method" "currency" "current_period_end"
-    "current_period_start" "customer" "customer_details" "customer_email" "date" "days_until_due" "email"
-    "end" "ended_at" "has_more" "invoice" "invoice_item_details" "items" "latest_invoice" "line_items" "lines"
-    "lookup_key" "metadata" "mode" "next_payment_attempt" "paid" "paid_out_of_band" "parent"
-    "pause_collection" "payment" "payment_intent" "payment_link" "payment_status" "payments" "period" "plan"
-    "price" "price_details" "pricing" "proration" "quantity" "reason" "start" "status" "subscription" "subscription_details"
-    "subscription_item" "subscription_item_details" "subtotal" "total" "trial_end" "trial_start" "unit_amount"
+    "amount" "amount_due" "amount_paid" "amount_paid_off_stripe" "amount_refunded" "amount_subtotal"
+    "amount_total" "attempt_count" "behavior" "billing_reason" "cancel_at" "cancel_at_period_end"
+    "canceled_at" "cancellation_details" "charge" "client_reference_id" "collection_method" "currency"
+    "current_period_end" "current_period_start" "customer" "customer_details" "customer_email" "date"
+    "days_until_due" "email" "end" "ended_at" "has_more" "hosted_invoice_url" "invoice" "invoice_item_details"
+    "items" "latest_invoice" "line_items" "lines" "lookup_key" "metadata" "mode" "next_payment_attempt" "paid"
+    "paid_out_of_band" "parent" "pause_collection" "payment" "payment_intent" "payment_link" "payment_status"
+    "payments" "period" "plan" "price" "price_details" "pricing" "proration" "quantity" "reason" "start"
+    "status" "subscription" "subscription_details" "subscription_item" "subscription_item_details" "subtotal"
+    "test_clock" "total" "trial_end" "trial_start" "unit_amount"
     // Metadata keys that are not above.
-    "client_id" "pack" "product" "tier" "upgraded_from" "user_id"
+    "client_id" "customer_reference" "pack" "plan_code" "product" "tier" "upgraded_from" "user_id"
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Json<'a> {

@@ -74,6 +74,8 @@ pub struct Subscription {
     pub metadata: Metadata,
     /// When it was created.
     pub created: Option<Timestamp>,
+    /// Whether `test_clock` is set: its time is moved by the merchant, in test mode.
+    pub on_test_clock: bool,
     /// The values before an update; `None` in other events and from the API.
     pub previous: Option<Previous>,
 }
@@ -162,6 +164,7 @@ impl Subscription {
             latest_invoice: object.id("latest_invoice")?,
             metadata: object.metadata("metadata"),
             created: object.time("created")?,
+            on_test_clock: object.has("test_clock"),
             previous: previous.map(Previous::from_fields).transpose()?,
         })
     }

@@ -57,7 +57,7 @@ impl ApiConfig {
             app_base_url: app_base_url(env)?,
             support_email: env.get("SUPPORT_EMAIL"),
             queues: known_queues(env),
-            outbox: OutboxConfig::from_env(env),
+            outbox: OutboxConfig::from_env(env)?,
             notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
         })
     }

@@ -34,7 +34,7 @@ impl RetryConfig {
             events_table: env.require("EVENTS_TABLE")?,
             queues: queues(env)?,
             catalog: catalog(env)?,
-            outbox: OutboxConfig::from_env(env),
+            outbox: OutboxConfig::from_env(env)?,
         })
     }
 }
@@ -73,7 +73,7 @@ impl ReconcileConfig {
             livemode: livemode(env)?,
             keep_payloads: keep_payloads(env)?,
             catalog: catalog(env)?,
-            outbox: OutboxConfig::from_env(env),
+            outbox: OutboxConfig::from_env(env)?,
             stripe: StripeConfig::from_env(env)?
                 .ok_or_else(|| ConfigError::Missing("STRIPE_SECRET_KEY".to_owned()))?,
             queues: queues(env)?,

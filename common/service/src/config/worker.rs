@@ -1,12 +1,13 @@
 //! Configuration of the workers, and of the outbox that several functions write to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{catalog, keep_payloads, known_queues, livemode, queue_variable, retry_delays};
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::stripe::StripeConfig;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::Family;
+use tallyhook_core::job::JobKind;
 
 /// Configuration of a family's worker.
 pub struct WorkerConfig {
@@ -51,7 +52,7 @@ impl WorkerConfig {
             retry_delays_seconds: retry_delays(env)?,
             catalog: catalog(env)?,
             stripe: StripeConfig::from_env(env)?,
-            outbox: OutboxConfig::from_env(env),
+            outbox: OutboxConfig::from_env(env)?,
         })
     }
 }
@@ -61,12 +62,54 @@ impl WorkerConfig {
 pub struct OutboxConfig {
     /// The queue of `provision`; without one there are no jobs.
     pub queue_url: Option<String>,
-    /// Whether every change of an account is reported, which is so when `PROVISION_URL` is set.
-    pub updates: bool,
+    /// What the app is told. Without `PROVISION_URL` that is only the first payment, whose job completes
+    /// without a call.
+    pub told: BTreeSet<JobKind>,
 }
 
 impl OutboxConfig {
-    pub(super) fn from_env(env: &Env) -> Self {
-        Self { queue_url: env.get("QUEUE_URL_PROVISION"), updates: env.get("PROVISION_URL").is_some() }
+    pub(super) fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        let mut told = told(env)?;
+        if env.get("PROVISION_URL").is_none() {
+            told.retain(|kind| *kind == JobKind::Provision);
+        }
+        Ok(Self { queue_url: env.get("QUEUE_URL_PROVISION"), told })
+    }
+}
+
+/// The types in `PROVISION_EVENTS`. Default: all.
+fn told(env: &Env) -> Result<BTreeSet<JobKind>, ConfigError> {
+    let Some(text) = env.get("PROVISION_EVENTS").filter(|text| !text.trim().is_empty()) else {
+        return Ok(JobKind::ALL.into());
+    };
+    let kind = |name: &str| JobKind::ALL.into_iter().find(|kind| kind.message_type() == name.trim());
+    let kinds: Option<BTreeSet<JobKind>> = text.split(',').map(kind).collect();
+    kinds.ok_or_else(|| {
+        let all: Vec<&str> = JobKind::ALL.into_iter().map(JobKind::message_type).collect();
+        let want = format!("types separated by commas, each one of: {}", all.join(", "));
+        Env::wrong("PROVISION_EVENTS", &want)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_app_is_told_the_selected_types_and_without_a_url_only_the_first_payment() {
+        let told = |events: &str, url: &str| {
+            let env = Env::from([("PROVISION_EVENTS", events), ("PROVISION_URL", url)]);
+            OutboxConfig::from_env(&env).map(|config| config.told.into_iter().collect::<Vec<_>>())
+        };
+        let url = "https://app.example.com/hook";
+        assert_eq!(told("", url).unwrap().len(), JobKind::ALL.len());
+        assert_eq!(
+            told("order.paid, payment.confirmed", url).unwrap(),
+            [JobKind::Provision, JobKind::OrderPaid]
+        );
+        assert_eq!(told("order.paid,payment.confirmed", "").unwrap(), [JobKind::Provision]);
+        assert_eq!(told("order.paid", "").unwrap(), []);
+        let error = told("order.payed", url).unwrap_err().to_string();
+        assert!(error.contains("PROVISION_EVENTS") && error.contains("order.paid"), "{error}");
     }
 }

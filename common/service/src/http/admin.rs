@@ -33,6 +33,7 @@
 mod audit;
 mod find;
 mod fix;
+mod link_and_send;
 mod log;
 mod orders;
 mod page;

@@ -18,12 +18,13 @@
 //! | `GET /openapi.json` | no token: this API and the operator's as OpenAPI 3.1 |
 //! | `GET /portal/setup-status?session_id` | no token: the state of payment and setup: see `api/portal.rs` |
 //! | `POST /portal/password-set` `{"user_id":"…"}` | stores that the user has a password |
+//! | `POST /portal/provisioning` `{"user_id":"…","state":"…"}` | stores how far the app has set a user up |
 //! | `GET /portal/status?session_id` | no token: the status page |
 //!
 //! Consuming takes `{"amount":10}` and the header `Idempotency-Key`. It answers 200 with the balance, 402
 //! when the balance is too low, and 409 when the key was used with another amount.
 
-pub(super) mod check;
+mod check;
 mod checkout;
 mod holds;
 mod orders;
@@ -31,7 +32,6 @@ mod portal;
 
 pub(crate) use self::orders::order_with_history;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lambda_http::http::{Method, StatusCode};
@@ -39,7 +39,7 @@ use lambda_http::{Body, Request, RequestExt, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use self::check::{features_view, products_view};
+use crate::account_view::account_view;
 use crate::accounts::{Accounts, load_account};
 use crate::alerts::Alerts;
 use crate::config::ApiConfig;
@@ -56,7 +56,7 @@ use tallyhook_aws::sdk;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_aws::stripe::{Patience, Stripe};
-use tallyhook_core::account::{Account, Buckets, Cause, Fact, Lot, LotBalance, State};
+use tallyhook_core::account::{Account, Cause, Fact};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::{IdError, IdProblem, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey, Taken};
@@ -150,6 +150,10 @@ impl Api {
                 self.check_token(request)?;
                 self.password_set(request).await?
             }
+            ("portal/provisioning", &Method::POST) => {
+                self.check_token(request)?;
+                self.report_provisioning(request).await?
+            }
             ("checkout-sessions", &Method::POST) => {
                 self.check_token(request)?;
                 self.create_checkout(request).await?
@@ -157,7 +161,9 @@ impl Api {
             ("portal/status" | "portal/setup-status" | "openapi.json", _) => {
                 return Err(Problem::Method("GET, HEAD"));
             }
-            ("portal/password-set" | "checkout-sessions", _) => return Err(Problem::Method("POST")),
+            ("portal/password-set" | "portal/provisioning" | "checkout-sessions", _) => {
+                return Err(Problem::Method("POST"));
+            }
             _ => return Err(not_found()),
         };
         Ok(answer(StatusCode::OK, &body))
@@ -233,61 +239,10 @@ impl Api {
             return Err(no_user());
         }
         let orders = self.store.orders(user).await?;
-        Ok(self.view(&account, updated_at, &orders))
-    }
-
-    fn view(
-        &self,
-        account: &Account,
-        updated_at: Option<Timestamp>,
-        orders: &[BTreeMap<String, Value>],
-    ) -> Value {
-        let state = &account.state;
-        let (catalog, now) = (&self.config.catalog, clock::now());
-        let access = state.access(catalog, now);
-        let buckets = state.buckets(&catalog.policy, now);
-        let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
-        let mut of_subscriptions = BTreeMap::new();
-        let mut subscriptions = Vec::new();
-        for id in state.subscriptions.keys() {
-            of_subscriptions.insert(id.as_str(), buckets.of_subscription(id));
-            let Some(one) = state.summary(id, catalog, now) else { continue };
-            subscriptions.push(json!({
-                "id": id,
-                "status": one.status,
-                "plan": one.plan,
-                "price": one.price,
-                "quantity": one.quantity,
-                "period_start": time(one.start),
-                "period_end": time(one.end),
-                "cancelling": one.ends.is_some(),
-                "cancel_at": time(one.ends),
-            }));
-        }
-        json!({
-            "user_id": account.user_id,
-            "tier": access.tier,
-            "tier_rank": access.rank,
-            "credits": buckets.balance(),
-            "available": buckets.balance().minus(state.held(now)),
-            "held": state.held(now),
-            "buckets": {
-                "signup": buckets.sum(|lot| *lot == Lot::Signup),
-                "subscriptions": of_subscriptions,
-                "items": buckets.by_item(),
-                "lifetime": buckets.sum(|lot| matches!(lot, Lot::Lifetime(_))),
-                "grant": buckets.sum(|lot| matches!(lot, Lot::Grant(_))),
-                "addon": buckets.sum(|lot| matches!(lot, Lot::Pack(_))),
-            },
-            "lots": lots_view(state, &buckets),
-            "next_grant_at": time(state.next_grant_at(&buckets, &catalog.policy, now)),
-            "subscriptions": subscriptions,
-            "features": features_view(state, catalog, now),
-            "products": products_view(state, catalog, now),
-            "access_until": time(access.until),
-            "orders": orders,
-            "updated_at": time(updated_at),
-        })
+        let mut view = account_view(&account, &self.config.catalog, clock::now());
+        view["orders"] = json!(orders);
+        view["updated_at"] = json!(updated_at.map(|at| at.to_string()));
+        Ok(view)
     }
 
     async fn ledger(&self, user: &UserId, request: &Request) -> Result<Value, Problem> {
@@ -367,22 +322,6 @@ impl Api {
         let updated_at = items.get(&key).and_then(items::updated_at);
         Ok((load_account(user, &items)?, updated_at))
     }
-}
-
-/// All credits by what granted them, in the order in which they are spent.
-pub(super) fn lots_view(state: &State, buckets: &Buckets) -> Vec<Value> {
-    let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
-    let view = |one: &LotBalance| {
-        json!({
-            "key": state.lot_key(&one.lot, buckets),
-            "bucket": one.lot.bucket(),
-            "granted": one.granted,
-            "left": one.left,
-            "since": time(one.since),
-            "until": time(one.until),
-        })
-    };
-    buckets.lots.iter().map(view).collect()
 }
 
 fn not_found() -> Problem {

@@ -8,16 +8,15 @@
 //! webhook-timestamp: 1767607206
 //! webhook-signature: v1,<base64 of HMAC-SHA256 over "id.timestamp.body">
 //!
-//! {"type":"payment.confirmed","timestamp":"2026-01-05T10:00:06Z",
-//!  "data":{"user_id":"user_123","tier":"pro","tier_rank":1,"credits":5000,"access_until":null,"version":3,
-//!          "first_paid_at":"2026-01-05T10:00:05Z"}}
+//! {"type":"subscription.renewed","timestamp":"2026-01-05T10:00:06Z",
+//!  "data":{"user_id":"user_123","tier":"pro","tier_rank":1,"credits":5000,"access_until":null,…,"version":3,
+//!          "first_paid_at":"2026-01-05T10:00:05Z",
+//!          "event_id":"evt_1","event_created":"…","subscription":{…},"invoice":{"id":"in_1"}}}
 //! ```
-//! `webhook-id` is the same at every attempt, also when an operator runs the job again. `payment.confirmed`
-//! is sent once per user, `account.updated` after every change of tier or balance, `order.paid` and
-//! `order.refunded` once per order, with the order as `data.order`. The request contains the
-//! account as it is when the request is made, so several quick changes may be reported as one. `version` only
-//! grows. `credits.low`, `credits.depleted` and `credits.restored` have `thresholds`, which the balance
-//! crossed: `["500"]`.
+//! `data` has the account as it is when the request is made ([`account_view`]), so several quick changes may
+//! be reported as one; `version` only grows. Beside it is what the job keeps of its cause, or the order.
+//! `webhook-id` is the same at every attempt, also when an operator runs the job again. It names the cause or,
+//! where the same may happen again, the version.
 //!
 //! A 2xx answer completes the job. Any other answer is retried after the delays in `RETRY_DELAYS_SECONDS`.
 //! After the last attempt the job is `failed`: the log and an alert report it, and an operator can run it
@@ -35,6 +34,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use tracing::{info, warn};
 
+use crate::account_view::account_view;
 use crate::alerts::{Alert, Alerts};
 use crate::config::ProvisionConfig;
 use crate::outbox::JobMessage;
@@ -47,8 +47,7 @@ use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_aws::telemetry;
 use tallyhook_core::account::Account;
-use tallyhook_core::catalog::Catalog;
-use tallyhook_core::job::JobKind;
+use tallyhook_core::job::JobScope;
 use tallyhook_core::setup_status::ProvisioningState;
 use tallyhook_core::timestamp::Timestamp;
 
@@ -132,7 +131,18 @@ impl Provision {
         let Err(error) = self.run_job(&job_message, delay, clock::now()).await else { return Ok(()) };
         let (job, user_id, error) =
             (job_message.job.as_str(), job_message.user_id.as_str(), error.to_string());
-        warn!(job, user_id, error, attempt, next_attempt_seconds = delay, "PROVISIONING_FAILED");
+        let session = job_message.checkout_session_id.as_ref().map(|session| session.as_str());
+        warn!(
+            job,
+            job_id = job_message.id(),
+            user_id,
+            client_id = user_id,
+            checkout_session_id = session,
+            error,
+            attempt,
+            next_attempt_seconds = delay,
+            "PROVISIONING_FAILED"
+        );
         telemetry::metrics(&[("family", "provision")], &[("FailedAttempts", 1.0)]);
         if delay.is_none() && self.give_up(&job_message, attempt).await { Ok(()) } else { Err(delay) }
     }
@@ -145,7 +155,7 @@ impl Provision {
     ) -> Result<(), JobError> {
         let user = &job_message.user_id;
         let (job_key, account_key) = (items::job_key(job_message), Key::Account(user.clone()));
-        let order_key = job_message.order.clone().map(|order| Key::Order(user.clone(), order));
+        let order_key = job_message.order().map(|order| Key::Order(user.clone(), order));
         let keys = [job_key.clone(), account_key.clone()].into_iter().chain(order_key.clone());
         let items = self.store.load(keys).await?;
         let (Some(job), Some(account)) = (items.get(&job_key), items.get(&account_key)) else {
@@ -182,16 +192,12 @@ impl Provision {
         let reported = match &self.config.url {
             Some(url) => {
                 let order = order_key.and_then(|key| items.get(&key)).map(items::read_order);
-                let mut more = serde_json::Map::new();
+                let mut more = items::data_of_job(job);
                 // The message leaves this system: the app reads the customer's address from the order itself.
                 more.extend(order.map(|mut order| {
                     order.remove("customer_email");
                     ("order".to_owned(), json!(order))
                 }));
-                let thresholds = items::read_thresholds(job);
-                if !thresholds.is_empty() {
-                    more.insert("thresholds".to_owned(), json!(thresholds));
-                }
                 self.report(url, job_message, &account, more, now).await
             }
             None => Ok(()),
@@ -229,7 +235,9 @@ impl Provision {
         now: Timestamp,
     ) -> Result<(), String> {
         let kind = job_message.job.message_type();
-        let mut data = data(account, &self.config.catalog, now);
+        let mut data = account_view(account, &self.config.catalog, now);
+        data["version"] = json!(account.version);
+        data["first_paid_at"] = json!(account.state.first_paid_at.map(|at| at.to_string()));
         if let Some(data) = data.as_object_mut() {
             data.extend(more);
         }
@@ -264,7 +272,7 @@ impl Provision {
             return false;
         }
         let event_id = items::job_key(job_message).partition();
-        let event_type = job_message.job.event().to_owned();
+        let event_type = job_message.job.event();
         self.alerts.send(&Alert::DeadLetter { event_id, event_type, attempts, events: 1 }).await;
         true
     }
@@ -289,27 +297,12 @@ pub(crate) async fn fail(store: &Store, job_message: &JobMessage, why: &str) -> 
     Ok(())
 }
 
-fn data(account: &Account, catalog: &Catalog, now: Timestamp) -> Value {
-    let access = account.state.access(catalog, now);
-    json!({
-        "user_id": account.user_id,
-        "tier": access.tier,
-        "tier_rank": access.rank,
-        "credits": account.state.balance(&catalog.policy, now),
-        "access_until": access.until.map(|until| until.to_string()),
-        "version": account.version,
-        "first_paid_at": account.state.first_paid_at.map(|at| at.to_string()),
-    })
-}
-
 /// The id that the app uses to recognise a repetition.
 fn webhook_id(job_message: &JobMessage, version: u64) -> String {
     let id = job_message.id();
-    match job_message.job {
-        JobKind::Provision | JobKind::OrderPaid | JobKind::OrderRefunded => id,
-        JobKind::Account | JobKind::CreditsLow | JobKind::CreditsDepleted | JobKind::CreditsRestored => {
-            format!("{id}_{version}")
-        }
+    match job_message.job.scope() {
+        JobScope::User | JobScope::Cause => id,
+        JobScope::Version => format!("{id}_{version}"),
     }
 }
 

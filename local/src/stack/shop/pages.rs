@@ -315,7 +315,17 @@ fn offers(catalog: &Catalog, stripe: Option<&FakeStripe>) -> Vec<Offer> {
         price: price(&plan.prices, " once"),
         order: json!({ "mode": order.mode, "plan": name }),
     });
-    plans.chain(packs).chain(orders).collect()
+    let products = catalog.products.iter().filter(|product| !product.sold_as.prices.is_empty());
+    let products = products.map(|product| {
+        let features: Vec<&str> = product.features.keys().map(String::as_str).collect();
+        Offer {
+            name: product.name.clone(),
+            description: format!("a product that gives {}", features.join(", ")),
+            price: price(&product.sold_as.prices, " once"),
+            order: json!({ "product": product.name }),
+        }
+    });
+    plans.chain(packs).chain(orders).chain(products).collect()
 }
 
 /// `20,000`

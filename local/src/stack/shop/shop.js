@@ -69,8 +69,9 @@
     const { signup, addon, subscriptions } = account.buckets;
     const ofPlans = Object.values(subscriptions).reduce((sum, credits) => sum + credits, 0);
     const orders = account.orders.map((order) => order.mode + " " + order.tier + " " + order.status).join(", ");
+    const products = account.products.map((product) => product.name + " " + product.status).join(", ");
     say(by("buckets"), "From signing up " + number.format(signup) + ", plan " + number.format(ofPlans) + ", packs " + number.format(addon)
-      + (orders ? ". Orders: " + orders : "") + ".");
+      + (orders ? ". Orders: " + orders : "") + (products ? ". Products: " + products : "") + ".");
     feed("sent", page.sent, sentRow);
     feed("ledger", page.ledger, ledgerRow);
     feed("notifications", page.notifications, notificationRow);

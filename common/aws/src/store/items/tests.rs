@@ -65,7 +65,7 @@ fn only_a_parked_event_is_in_the_index_that_retry_reads() {
 fn a_job_is_due_after_the_first_pause_and_in_a_partition_of_its_user() {
     let now = Timestamp::from_unix(1_795_219_200);
     let users: Vec<UserId> = (0..40).map(|number| UserId::new(format!("u{number}")).unwrap()).collect();
-    let of_user = |user| job(&JobMessage::of_user(JobKind::Account, user), now).item.unwrap();
+    let of_user = |user| job(&JobMessage::of_user(JobKind::Account, user), &Map::new(), now).item.unwrap();
     let items: Vec<Item> = users.iter().map(of_user).collect();
     let mut shards: Vec<String> = items.iter().map(|item| read_text(item, "open").unwrap()).collect();
     shards.sort();

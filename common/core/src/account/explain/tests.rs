@@ -125,8 +125,7 @@ fn the_tier_is_explained_by_the_subscriptions_that_do_or_do_not_give_it() {
             "is unpaid",
             json!({"status": "unpaid"}),
             P1 + 9,
-            "(plan pro) is unpaid, and what was paid for is \
-            over",
+            "(plan pro) is unpaid, and its paid period is over",
         ),
         (
             "was past due for too long",

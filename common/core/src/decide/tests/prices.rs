@@ -81,7 +81,7 @@ fn a_line_waits_for_the_snapshot_that_shows_its_lookup_key_beside_a_known_line()
     ];
     check_life("both lines", &given, "pro 5300 | si_1=5000 si_2=300");
     let first = Run::of(&given[..2]);
-    assert_eq!(first.parked.len(), 1, "{}", first.summary());
+    assert_eq!(end(&first), "pro until day 30 300 | si_2=300", "{}", first.summary());
 }
 
 #[test]
@@ -105,6 +105,29 @@ fn an_unknown_line_beside_a_known_one_waits_for_no_lookup_key_once_it_is_shown()
         ),
     ];
     check_life("a metered line", &given, "pro 5000 | si_1=5000");
+}
+
+#[test]
+fn a_line_of_an_earlier_price_counts_once_an_earlier_snapshot_shows_it() {
+    let end_of = month(T);
+    let both = Step::Edit("prices = [\"price_business\"]", "lookup_keys = [\"business_monthly\"]");
+    let given = vec![
+        by_lookup_key(),
+        both,
+        shows(T, "active", &[keyed(Some("pro_monthly"), item("si_1", "price_a", T, end_of))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_a", 2000, T, end_of)]),
+        shows(T + DAY, "active", &[keyed(Some("business_monthly"), item("si_1", "price_b", T, end_of))]),
+        bill(
+            T + DAY + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_a", -1900, T + DAY, end_of),
+                flagged("si_1", "price_b", 3800, T + DAY, end_of),
+            ],
+        ),
+    ];
+    check_life("an upgrade between two prices with keys", &given, "business 20000 | si_1=20000");
 }
 
 #[test]

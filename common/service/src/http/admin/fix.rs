@@ -40,10 +40,14 @@ use tallyhook_core::timestamp::Timestamp;
 ///  "reason":"…"}
 /// {"action":"move","subscription":"sub_1","to":"user_2","dry_run":false,"actor":"ann","reason":"…"}
 /// {"action":"assign_session","session":"cs_1","actor":"ann","reason":"a guest who wrote to us"}
+/// {"stripe_subscription_id":"sub_1","webhook_id":"evt_1"}
 /// ```
 /// `link_customer` also sends the events that wait for the customer. `link_subscription` reads the
 /// subscription's customer from Stripe, links it and applies Stripe's state. Both refuse a user without an
 /// account unless `"create":true` confirms the id.
+///
+/// The last form needs neither `action`, `actor` nor `reason`. It makes the user the owner of the subscription,
+/// then sends the event again: see [`Admin::link_and_send`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FixRequest {
@@ -69,6 +73,10 @@ pub struct FixRequest {
     pub from: Option<String>,
     /// When the complimentary plan or the grant ends, as RFC 3339. Default: never.
     pub until: Option<String>,
+    /// The subscription of the form without an action.
+    pub stripe_subscription_id: Option<String>,
+    /// The event of the form without an action.
+    pub webhook_id: Option<String>,
     /// The operator who makes the change.
     pub actor: String,
     /// The reason for the change.
@@ -84,6 +92,9 @@ impl Admin {
     ) -> Result<Value, Problem> {
         let body: FixRequest = read_body(request)?;
         let (actor, reason) = (short(body.actor.trim()), short(body.reason.trim()));
+        if body.action.is_empty() && (body.stripe_subscription_id.is_some() || body.webhook_id.is_some()) {
+            return self.link_and_send(user, &body, now_ms).await;
+        }
         if actor.is_empty() || reason.is_empty() {
             return Err(bad(
                 "missing_reason",

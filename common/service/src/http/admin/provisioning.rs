@@ -21,10 +21,12 @@ const MAX_SHOWN: usize = 200;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunJobRequest {
-    /// `provision`, `account`, `order_paid` or `order_refunded`.
+    /// `provision`, `account`, `order_paid` and so on: see [`JobKind`].
     pub job: Option<JobKind>,
     /// The order of a job about one.
     pub order: Option<String>,
+    /// What another job is about, as the list of jobs names it.
+    pub about: Option<String>,
     /// The user of the job.
     pub user_id: String,
     /// The operator.
@@ -35,9 +37,8 @@ pub struct RunJobRequest {
 
 impl Admin {
     /// ```json
-    /// {"jobs":[{"job":"provision","event":"PAYMENT_CONFIRMED","order":null,"user_id":"user_123",
-    ///           "status":"failed",
-    ///           "attempts":4,"reason":"all attempts failed; the last one: the app answered 500","since":"…",
+    /// {"jobs":[{"job":"provision","event":"PAYMENT_CONFIRMED","order":null,"about":null,
+    ///           "user_id":"user_123","status":"failed","attempts":4,"reason":"all attempts failed; the last one: the app answered 500","since":"…",
     ///           "finished_at":"…"}],
     ///  "waiting":0,"more":false}
     /// ```
@@ -50,7 +51,8 @@ impl Admin {
             Some(json!({
                 "job": message.job,
                 "event": line.kind,
-                "order": message.order,
+                "order": message.order(),
+                "about": message.about.as_ref().filter(|_| !message.job.is_about_order()),
                 "user_id": message.user_id,
                 "status": line.status,
                 "attempts": line.attempts,
@@ -63,28 +65,35 @@ impl Admin {
         Ok(json!({"jobs": jobs, "waiting": waiting.len(), "more": failed.len() > MAX_SHOWN}))
     }
 
-    /// Answers `{"job":"provision","user_id":"user_123","result":"queued"}`. The app gets the same message id
+    /// Answers `{"job":"provision","user_id":"user_123","order":null,"about":null,"result":"queued"}`. The app gets the same message id
     /// as before, so it recognises a change that it already has.
     pub(super) async fn run_job(&self, body: RunJobRequest, now_ms: i64) -> Result<Value, Problem> {
         let user_id = user_id(&body.user_id)?;
         let job =
             body.job.ok_or_else(|| bad("invalid_job", "job must be provision, account or of an order"))?;
-        let order = body.order.as_deref().and_then(|order| SessionId::new(order).ok());
+        let order = body.order.filter(|order| SessionId::new(order.as_str()).is_ok());
         if order.is_some() != job.is_about_order() {
             return Err(bad(
                 "invalid_order",
                 "a job about an order needs its id, cs_…, and no other job does",
             ));
         }
-        let of_order = order.as_ref().map_or_else(String::new, |order| format!("{order} "));
-        let target = format!("{} {of_order}{user_id}", job.as_str());
+        let about = body.about.filter(|about| !about.is_empty() && !about.contains('#'));
+        let about = order.or(about);
+        if about.is_some() != job.names_subject() {
+            let message = "send about as the list of jobs has it, if it has one";
+            return Err(bad("invalid_about", message));
+        }
+        let subject = about.as_ref().map_or_else(String::new, |about| format!("{about} "));
+        let target = format!("{} {subject}{user_id}", job.as_str());
         self.audit(body.actor.as_deref(), body.reason.as_deref(), "provisioning", &target, now_ms).await?;
-        let message = JobMessage { job, order, user_id, checkout_session_id: None };
+        let message = JobMessage { job, about, user_id, checkout_session_id: None };
         if !self.processor.accounts.outbox.run_again(&self.store, &message, seconds(now_ms)).await? {
             return Err(problem(StatusCode::NOT_FOUND, "job_not_found", "this user has no such job"));
         }
-        let mut answer = json!(message);
-        answer["result"] = json!("queued");
-        Ok(answer)
+        Ok(json!({
+            "job": job, "user_id": message.user_id, "order": message.order(),
+            "about": message.about.filter(|_| !job.is_about_order()), "result": "queued",
+        }))
     }
 }

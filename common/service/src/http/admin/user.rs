@@ -27,10 +27,9 @@ use serde_json::{Value, json};
 use super::log::view;
 use super::reconcile::GRACE_SECONDS;
 use super::{Admin, deadline, limit, parameter, seconds};
+use crate::account_view::{lots_view, payment_action_view, products_view};
 use crate::accounts::load_account;
 use crate::http::answer::{Problem, problem};
-use crate::http::api::check::products_view;
-use crate::http::api::lots_view;
 use crate::schedules::reconcile::{Options, Reconciler};
 use tallyhook_aws::payload;
 use tallyhook_aws::store::StoreError;
@@ -230,6 +229,7 @@ impl Admin {
             "next_grant_at": time(state.next_grant_at(&buckets, &catalog.policy, now)),
             "features": features_view(state, catalog, now),
             "products": products_view(state, catalog, now),
+            "payment_action": payment_action_view(state, catalog, now),
             "created_at": state.created_at.to_string(), "updated_at": time(items::updated_at(item)),
             "version": account.version, "first_paid_at": time(state.first_paid_at),
             "payment_failed_at": time(state.payment_failed_at),

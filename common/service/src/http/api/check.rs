@@ -17,10 +17,9 @@ use super::{Api, no_user};
 use crate::http::answer::{Problem, problem};
 use tallyhook_aws::clock;
 use tallyhook_core::account::State;
-use tallyhook_core::catalog::{Catalog, FeatureValue};
+use tallyhook_core::catalog::FeatureValue;
 use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::UserId;
-use tallyhook_core::timestamp::Timestamp;
 
 impl Api {
     /// `GET …/check`.
@@ -74,30 +73,4 @@ impl Api {
         let (account, _) = self.load(user).await?;
         if account.version == 0 { Err(no_user()) } else { Ok(account.state) }
     }
-}
-
-/// The value of every feature of the catalog.
-pub(super) fn features_view(state: &State, catalog: &Catalog, now: Timestamp) -> Value {
-    let features = state.features(catalog, now);
-    features.into_iter().map(|(name, feature)| (name, json!(feature.value))).collect()
-}
-
-/// The products that the user bought.
-pub(in crate::http) fn products_view(state: &State, catalog: &Catalog, now: Timestamp) -> Value {
-    let products = state.purchased(catalog, now).into_iter().map(|product| {
-        let (amount, currency) = product.paid.unzip();
-        let once = product.subscription.is_none();
-        json!({
-            "name": product.name,
-            "price": product.price,
-            "amount": amount,
-            "currency": currency,
-            "status": product.status,
-            "payment_intent": product.payment.filter(|payment| payment.starts_with("pi_")),
-            "subscription": product.subscription,
-            "purchase_type": if once { "one_time" } else { "subscription" },
-            "at": product.at.map(|at| at.to_string()),
-        })
-    });
-    products.collect()
 }

@@ -10,11 +10,14 @@
 //! ```
 //! ```json
 //! {"session_id":"cs_test_1","url":"https://checkout.stripe.com/c/pay/cs_test_1","mode":"subscription",
-//!  "customer":null,"expires_at":"…"}
+//!  "customer":null,"expires_at":"…","warnings":[]}
 //! ```
 //! `trial` starts the plan's `trial_days`, once for each user. `adjustable_quantity`, `promotion_codes`,
 //! `automatic_tax`, `tax_id`, `locale` and `payment_method_collection` are Stripe's options of the page; their
 //! defaults are the catalog's `[checkout]`.
+//!
+//! `customer_reference` is a text of the customer's own, such as a purchase order, which the status page shows.
+//! `warnings` name what the purchase ends, for example packs at the next renewal.
 //!
 //! Names come from the catalog. Of the prices that the catalog has for a name, the session uses the one that
 //! Stripe has in this mode. The user and the purchase are in the metadata of the session and of its
@@ -40,8 +43,9 @@ use super::{Api, read_body, user_id};
 use crate::http::answer::{Problem, problem};
 use tallyhook_aws::clock;
 use tallyhook_aws::stripe::{Object, Stripe, StripeError};
-use tallyhook_core::account::State;
-use tallyhook_core::catalog::{Catalog, Checkout, Collection, MAX_QUANTITY, Per, SoldAs};
+use tallyhook_core::account::{Lot, State};
+use tallyhook_core::catalog::{Addons, Catalog, Checkout, Collection, MAX_QUANTITY, Per, SoldAs};
+use tallyhook_core::credits::Credits;
 use tallyhook_core::event::SubscriptionStatus;
 use tallyhook_core::ids::{CustomerId, PriceId, SubscriptionId, UserId};
 use tallyhook_core::timestamp::Timestamp;
@@ -50,6 +54,8 @@ use tallyhook_core::timestamp::Timestamp;
 const SUCCESS_PATH: &str = "/portal/status?session_id={CHECKOUT_SESSION_ID}";
 const EXAMPLE: &str =
     r#"{"user_id": "user_123", "plan": "pro"}, or with "pack" and "quantity", or with "mode" and "plan""#;
+/// The longest reference of a customer.
+const MAX_REFERENCE: usize = 200;
 /// The longest path that Stripe accepts.
 const MAX_PATH: usize = 1_000;
 
@@ -89,6 +95,8 @@ struct CheckoutRequest {
     locale: Option<String>,
     payment_method_collection: Option<Collection>,
     upgraded_from: Option<String>,
+    /// The customer's own reference, which the status page shows.
+    customer_reference: Option<String>,
     customer_email: Option<String>,
     success_path: Option<String>,
     cancel_path: Option<String>,
@@ -108,7 +116,17 @@ impl Api {
     pub(super) async fn create_checkout(&self, request: &Request) -> Result<Value, Problem> {
         let body: CheckoutRequest = read_body(request, EXAMPLE)?;
         let user = user_id(&body.user_id)?;
-        let purchase = purchase(&body, &self.config.catalog)?;
+        let mut purchase = purchase(&body, &self.config.catalog)?;
+        if let Some(reference) = &body.customer_reference {
+            if reference.is_empty()
+                || reference.chars().count() > MAX_REFERENCE
+                || reference.contains(char::is_control)
+            {
+                let message = format!("customer_reference has 1 to {MAX_REFERENCE} characters, in one line");
+                return Err(problem(StatusCode::BAD_REQUEST, "invalid_reference", message));
+            }
+            purchase.metadata.push(("customer_reference", reference.clone()));
+        }
         let missing = |variable: &str| {
             let message = format!("{variable} is not set, so there is no checkout");
             problem(StatusCode::SERVICE_UNAVAILABLE, "checkout_not_configured", message)
@@ -175,13 +193,20 @@ impl Api {
                 "Stripe answered with a session that has no id or no url",
             ));
         };
-        info!(user_id = user.as_str(), checkout_session_id = id, "CHECKOUT_CREATED");
+        let warnings = warnings(&body, &account.state, &self.config.catalog, clock::now());
+        info!(
+            user_id = user.as_str(),
+            checkout_session_id = id,
+            warnings = warnings.len(),
+            "CHECKOUT_CREATED"
+        );
         Ok(json!({
             "session_id": id,
             "url": url,
             "mode": if purchase.subscription { "subscription" } else { "payment" },
             "customer": customer,
             "expires_at": session["expires_at"].as_i64().map(|at| Timestamp::from_unix(at).to_string()),
+            "warnings": warnings,
         }))
     }
 
@@ -405,6 +430,24 @@ fn options(
     Ok(fields)
 }
 
+/// What the app may want to say before the customer pays: a paid period ends the packs that were bought before
+/// it.
+fn warnings(body: &CheckoutRequest, state: &State, catalog: &Catalog, now: Timestamp) -> Vec<String> {
+    if catalog.policy.addons != Addons::Reset {
+        return Vec::new();
+    }
+    let packs = state.buckets(&catalog.policy, now).sum(|lot| matches!(lot, Lot::Pack(_)));
+    let plan = body.plan.as_ref().filter(|_| body.mode.is_none()).and_then(|name| catalog.plan(name));
+    let ends_packs = plan.is_some_and(|plan| plan.per == Per::Subscription) && packs > Credits::ZERO;
+    let pack = body.pack.as_ref().filter(|_| !catalog.warnings().is_empty());
+    let of_pack = pack.map(|_| {
+        "addons = \"reset\": what is left of this pack ends when a subscription begins or renews".to_owned()
+    });
+    let of_plan = ends_packs
+        .then(|| format!("addons = \"reset\": the first payment of this plan ends {packs} credits of packs"));
+    of_pack.into_iter().chain(of_plan).collect()
+}
+
 fn unnamed() -> Problem {
     problem(StatusCode::BAD_REQUEST, "invalid_body", format!("say what is bought: {EXAMPLE}"))
 }
@@ -420,6 +463,7 @@ fn running_subscription(
         Status::Active | Status::Trialing | Status::PastDue | Status::Unpaid | Status::Paused => true,
         Status::Incomplete | Status::IncompleteExpired | Status::Canceled | Status::Other(_) => false,
     };
+    let now = state.time(now);
     state.subscriptions.keys().find_map(|id| {
         let one = state.summary(id, catalog, now)?;
         let runs = one.status.as_ref().is_some_and(is_running) || one.runs_by_invoice(now);
@@ -443,6 +487,12 @@ fn metadata_fields(name: &'static str, subscription: bool) -> [&'static str; 2] 
         ("user_id", false) => ["metadata[user_id]", "payment_intent_data[metadata][user_id]"],
         ("plan", true) => ["metadata[plan]", "subscription_data[metadata][plan]"],
         ("plan", false) => ["metadata[plan]", "payment_intent_data[metadata][plan]"],
+        ("customer_reference", true) => {
+            ["metadata[customer_reference]", "subscription_data[metadata][customer_reference]"]
+        }
+        ("customer_reference", false) => {
+            ["metadata[customer_reference]", "payment_intent_data[metadata][customer_reference]"]
+        }
         ("product", _) => ["metadata[product]", "payment_intent_data[metadata][product]"],
         ("pack", _) => ["metadata[pack]", "payment_intent_data[metadata][pack]"],
         ("quantity", _) => ["metadata[quantity]", "payment_intent_data[metadata][quantity]"],

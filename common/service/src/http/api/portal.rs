@@ -1,9 +1,11 @@
 //! The setup status of a customer who returns from checkout, and the page that shows it.
 //!
 //! ```json
-//! {"session_id":"cs_test_1","payment_state":"paid","provisioning_state":"queued",
-//!  "password_state":"not_sent","next_action":"wait_provisioning"}
+//! {"session_id":"cs_test_1","reference":"PO-7","payment_state":"paid","provisioning_state":"queued",
+//!  "password_state":"not_sent","next_action":"wait_provisioning","welcome_email_sent":false}
 //! ```
+//! `reference` is `customer_reference` of the session's metadata, else the session's id.
+//!
 //! The states are computed from what the webhooks changed ([`tallyhook_core::setup_status`]). If a webhook
 //! has not arrived and a Stripe key is configured, the session is read from Stripe. It goes through the same
 //! `decide` and `commit` as an event, with the same ledger keys, so the late webhook changes nothing.
@@ -21,22 +23,25 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::{Api, no_user, read_body, user_id};
+use crate::accounts::{MAX_ATTEMPTS, pause};
 use crate::http::answer::{Problem, problem};
 use crate::http::pages::status::StatusPage;
 use crate::process::{FoundAccount, Job, Repair};
 use crate::schedules::reconcile::Evidence;
 use tallyhook_aws::clock;
 use tallyhook_aws::store::StoreError;
-use tallyhook_aws::store::items::{self, Key, KnownSession, Question};
+use tallyhook_aws::store::items::{self, Key, KnownSession, PortalRecord, Question};
 use tallyhook_aws::stripe::{Cursor, Object, Stripe, StripeError};
 use tallyhook_core::account::State;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::decide::{Outcome, Payments, decide, leaves_out};
 use tallyhook_core::drift::{self, Remedy};
 use tallyhook_core::event::{self, CheckoutMode, CheckoutSession, SubscriptionStatus};
-use tallyhook_core::ids::{InvoiceId, SessionId, SubscriptionId};
+use tallyhook_core::ids::{InvoiceId, SessionId, SubscriptionId, UserId};
 use tallyhook_core::job::{JobKind, JobMessage};
-use tallyhook_core::setup_status::{Known, ProvisioningState, SessionPayment, SetupStatus};
+use tallyhook_core::setup_status::{
+    Known, ProvisioningReport, ProvisioningState, SessionPayment, SetupStatus,
+};
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
 
@@ -70,7 +75,7 @@ impl StripeReads {
 /// The result of reading a session from Stripe.
 enum SessionRead {
     /// Stripe has the session.
-    Found(SessionPayment),
+    Found(SessionPayment, Option<String>),
     /// Stripe has no such session.
     Missing,
     /// The session was not read, or Stripe did not answer.
@@ -81,6 +86,13 @@ enum SessionRead {
 #[serde(deny_unknown_fields)]
 struct PasswordSet {
     user_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReportBody {
+    user_id: String,
+    state: String,
 }
 
 impl Api {
@@ -97,6 +109,7 @@ impl Api {
         let mut user = self.known_user(known.as_ref()).await?;
         let note = items.get(&note_key).map(items::read_question).unwrap_or_default();
         let mut at_stripe = note.answer.as_deref().and_then(SessionPayment::from_text);
+        let mut reference = note.reference.clone();
         if !is_settled(known.as_ref(), user.as_ref().map(|user| &user.state)) {
             match self.read_from_stripe(&session, known.as_ref(), &note, now).await? {
                 SessionRead::Missing => return Err(no_session()),
@@ -104,8 +117,9 @@ impl Api {
                     return Err(no_session());
                 }
                 SessionRead::NotRead => {}
-                SessionRead::Found(payment) => {
+                SessionRead::Found(payment, read) => {
                     at_stripe = Some(payment);
+                    reference = read;
                     let items = self.store.load([key.clone()]).await?;
                     known = items.get(&key).map(|item| items::read_session(&key, item)).transpose()?;
                     user = self.known_user(known.as_ref()).await?;
@@ -127,11 +141,15 @@ impl Api {
                 gives_access(known, &user.state, &self.config.catalog, clock::now())
             }),
             has_paid: user.as_ref().is_some_and(|user| user.state.first_paid_at.is_some()),
-            provisions: self.config.outbox.queue_url.is_some(),
+            provisions: self.processor.accounts.outbox.tells(JobKind::Provision),
             job: user.as_ref().and_then(|user| user.job),
-            password_set: user.as_ref().is_some_and(|user| user.password_set),
+            reported: user.as_ref().and_then(|user| user.portal.reported),
+            welcome_email_sent: user.as_ref().is_some_and(|user| user.portal.welcome_email_at.is_some()),
+            password_set: user.as_ref().is_some_and(|user| user.portal.password_set_at.is_some()),
         });
         let mut body = json!(status);
+        let reference = known.and_then(|known| known.reference).or(reference);
+        body["reference"] = json!(reference.unwrap_or_else(|| session.to_string()));
         body["session_id"] = json!(session);
         Ok(body)
     }
@@ -139,12 +157,53 @@ impl Api {
     pub(super) async fn password_set(&self, request: &Request) -> Result<Value, Problem> {
         let body: PasswordSet = read_body(request, "{\"user_id\": \"user_123\"}")?;
         let user = user_id(&body.user_id)?;
-        let key = Key::Account(user.clone());
-        if !self.store.load([key.clone()]).await?.contains_key(&key) {
-            return Err(no_user());
-        }
-        self.store.commit(vec![items::password_set(&user, clock::now())]).await?;
+        self.change_portal(&user, |record| record.password_set_at = Some(clock::now())).await?;
         Ok(json!({"user_id": user, "password_state": "set"}))
+    }
+
+    /// `POST /portal/provisioning`: the app reports how far it has set a user up.
+    pub(super) async fn report_provisioning(&self, request: &Request) -> Result<Value, Problem> {
+        let example = r#"{"user_id": "user_123", "state": "WELCOME_EMAIL_SENT"}"#;
+        let body: ReportBody = read_body(request, example)?;
+        let user = user_id(&body.user_id)?;
+        let report = ProvisioningReport::deserialize(json!(body.state)).map_err(|_| {
+            let message = "state must be PROVISIONING_STARTED, WELCOME_EMAIL_SENT, PROVISIONING_COMPLETED or \
+                           PROVISIONING_FAILED";
+            problem(StatusCode::BAD_REQUEST, "invalid_state", message)
+        })?;
+        let report_to = |record: &mut PortalRecord| match report.state() {
+            Some(state) => record.reported = Some(state),
+            None => record.welcome_email_at = Some(clock::now()),
+        };
+        self.change_portal(&user, report_to).await?;
+        let (user_id, job) = (user.as_str(), JobMessage::of_user(JobKind::Provision, &user));
+        let (client_id, job_id) = (user_id, job.id());
+        if report == ProvisioningReport::WelcomeEmailSent {
+            info!(user_id, client_id, job_id, "WELCOME_EMAIL_SENT");
+        } else {
+            info!(user_id, client_id, job_id, state = report.as_str(), "PROVISIONING_REPORTED");
+        }
+        Ok(json!({"user_id": user, "state": report}))
+    }
+
+    /// Changes what the app reported about a user.
+    async fn change_portal(&self, user: &UserId, change: impl Fn(&mut PortalRecord)) -> Result<(), Problem> {
+        let (account_key, key) = (Key::Account(user.clone()), Key::Portal(user.clone()));
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let items = self.store.load([account_key.clone(), key.clone()]).await?;
+            if !items.contains_key(&account_key) {
+                return Err(no_user());
+            }
+            let mut record = items.get(&key).map(items::read_portal).unwrap_or_default();
+            change(&mut record);
+            match self.store.commit(vec![items::portal(user, &record)]).await {
+                Ok(()) => return Ok(()),
+                Err(error) if attempts < MAX_ATTEMPTS && error.is_transient() => pause(attempts).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// The status page. Its script requests the status, so the page itself needs no read.
@@ -169,7 +228,7 @@ impl Api {
             job: items
                 .get(&job)
                 .and_then(|item| ProvisioningState::from_text(&items::read_text(item, "outcome")?)),
-            password_set: items.contains_key(&portal),
+            portal: items.get(&portal).map(items::read_portal).unwrap_or_default(),
         }))
     }
 
@@ -194,19 +253,19 @@ impl Api {
             return Ok(SessionRead::NotRead);
         }
         let read = match self.apply_session(stripe, id, known, now).await {
-            Ok(payment) => SessionRead::Found(payment),
+            Ok((payment, reference)) => SessionRead::Found(payment, reference),
             Err(SetupError::Stripe(error)) if error.is_missing() => SessionRead::Missing,
             Err(error) => {
                 warn!(checkout_session_id = id.as_str(), error = error.to_string(), "SETUP_STATUS_NOT_HEARD");
                 SessionRead::NotRead
             }
         };
-        let answer = match read {
-            SessionRead::Found(payment) => Some(payment),
-            SessionRead::Missing => None,
+        let (answer, reference) = match &read {
+            SessionRead::Found(payment, reference) => (Some(*payment), reference.as_deref()),
+            SessionRead::Missing => (None, None),
             SessionRead::NotRead => return Ok(read),
         };
-        self.store.note_answer(id, answer).await?;
+        self.store.note_answer(id, answer, reference).await?;
         Ok(read)
     }
 
@@ -217,13 +276,14 @@ impl Api {
         id: &SessionId,
         known: Option<&KnownSession>,
         now: Timestamp,
-    ) -> Result<SessionPayment, SetupError> {
+    ) -> Result<(SessionPayment, Option<String>), SetupError> {
         let object = stripe.session(id).await?;
         let session = CheckoutSession::from_json(object.text())?;
         let payment = SessionPayment::read(&session);
+        let reference = session.customer_reference();
         info!(checkout_session_id = id.as_str(), payment = payment.as_str(), "SETUP_STATUS_HEARD");
         if payment != SessionPayment::Paid || session.id != *id {
-            return Ok(payment);
+            return Ok((payment, reference));
         }
         let livemode = self.config.livemode.or(stripe.livemode()).unwrap_or(false);
         if known.is_none_or(|known| known.payment != SessionPayment::Paid) {
@@ -238,7 +298,7 @@ impl Api {
                 self.apply_subscription(stripe, subscription, livemode, now).await?;
             }
         }
-        Ok(payment)
+        Ok((payment, reference))
     }
 
     async fn apply_paid_session(
@@ -346,7 +406,7 @@ impl Api {
 struct KnownUser {
     state: State,
     job: Option<ProvisioningState>,
-    password_set: bool,
+    portal: PortalRecord,
 }
 
 /// Why a session could not be read or applied.
@@ -388,6 +448,7 @@ fn is_settled(known: Option<&KnownSession>, state: Option<&State>) -> bool {
 }
 
 fn gives_access(known: &KnownSession, state: &State, catalog: &Catalog, now: Timestamp) -> bool {
+    let now = state.time(now);
     let summary = known.subscription.as_ref().and_then(|id| state.summary(id, catalog, now));
     summary.is_some_and(|summary| {
         matches!(summary.status, Some(SubscriptionStatus::Active | SubscriptionStatus::Trialing))

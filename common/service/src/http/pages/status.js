@@ -61,9 +61,18 @@
       if (known) step(name, known);
     }
     if (status.next_action === "set_password") step("password", ["next", "To do"]);
+    if (status.reference) {
+      const support = by("support");
+      say(by("reference"), status.reference);
+      if (support) {
+        const subject = encodeURIComponent("Order " + status.reference);
+        support.href = `mailto:${support.textContent}?subject=${subject}`;
+      }
+    }
     const [headline, detail, label] = actions[status.next_action] || actions.wait_payment;
     say(by("headline"), headline);
-    say(by("detail"), detail);
+    const mailed = status.welcome_email_sent && status.next_action === "set_password";
+    say(by("detail"), mailed ? "We sent you an e-mail with the next step: set your password." : detail);
     if (status.payment_state === "paid") page.dataset.celebrates = "";
     last = status.next_action;
     over = last === "go_to_dashboard" || status.payment_state === "failed";

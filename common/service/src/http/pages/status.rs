@@ -1,8 +1,8 @@
 //! `/portal/status?session_id=cs_…`: the page that a customer sees after checkout.
 //!
 //! It shows three steps with their state, and a button that refreshes them. The script requests
-//! `/portal/setup-status` every 5 seconds and stops after 180 seconds; then a banner shows the reference and
-//! the support address. Without JavaScript, the page says that it needs it.
+//! `/portal/setup-status` every 5 seconds and stops after 180 seconds; then a banner shows the reference
+//! (`customer_reference` of the session's metadata, else the session's id) and the support address. Without JavaScript, the page says that it needs it.
 
 use lambda_http::{Body, Response};
 use maud::html;
@@ -72,7 +72,7 @@ impl StatusPage<'_> {
                     p #banner-text { "Your payment is safe. There is no need to pay again." }
                     dl {
                         dt { "Reference" }
-                        dd { code { (session) } }
+                        dd { code #reference { (session) } }
                         @if let Some(email) = self.support_email {
                             dt { "Support" }
                             dd { (mail(email, session)) }
@@ -109,7 +109,7 @@ impl StatusPage<'_> {
 /// A mail link with the reference as subject. Ids consist of letters, digits and `_`, so they need no
 /// encoding.
 fn mail(email: &str, session: &str) -> maud::Markup {
-    html! { a href={ "mailto:" (email) "?subject=Order%20" (session) } { (email) } }
+    html! { a #support href={ "mailto:" (email) "?subject=Order%20" (session) } { (email) } }
 }
 
 #[cfg(test)]
@@ -132,7 +132,7 @@ mod tests {
         let (status, text) = text(&page);
         assert_eq!(status, 200);
         for part in [
-            "<code>cs_1</code>",
+            "<code id=\"reference\">cs_1</code>",
             "mailto:help@example.com?subject=Order%20cs_1",
             "data-poll=\"5000\"",
             "data-patience=\"180000\"",

@@ -1,6 +1,8 @@
 // The views of parked events, reconciliation and the audit.
 
 const JOB_SUBJECTS = { provision: "the first payment", account: "tier and credits" };
+const jobSubject = ({ job, about }) =>
+  [JOB_SUBJECTS[job] ?? job.replaceAll("_", " "), about].filter(Boolean).join(" ");
 const CAUSES = {
   no_user: "The user is unknown",
   invalid_user: "The user id cannot be used",
@@ -77,7 +79,7 @@ async function parkedView() {
 
 /** Changes that could not be reported to the app, each with a button that reports it again. */
 function unreportedCard({ jobs, more }) {
-  const again = async ({ job, order, user_id }) => {
+  const again = async ({ job, order, about, user_id }) => {
     const answer = await confirmed({
       title: "Report to the app again",
       confirm: "Report",
@@ -90,6 +92,7 @@ function unreportedCard({ jobs, more }) {
     await post("/admin/provisioning", {
       job,
       order: order ?? undefined,
+      about: about ?? undefined,
       user_id,
       reason: answer.reason,
     });
@@ -104,7 +107,7 @@ function unreportedCard({ jobs, more }) {
       "Changes that were not reported to the app",
       [
         { title: "User", of: (job) => userLink(job.user_id) },
-        { title: "About", of: (job) => (job.order ? orderLink(job.order) : JOB_SUBJECTS[job.job]) },
+        { title: "About", of: (job) => (job.order ? orderLink(job.order) : jobSubject(job)) },
         {
           title: "Why not",
           of: (job) => [

@@ -1,0 +1,108 @@
+//! The webhook endpoints at Stripe, and which of them belong to a deployment.
+
+use serde_json::Value;
+use tallyhook_core::event::EventType;
+
+use crate::output::{list, text};
+use crate::stripe::{Failure, Stripe};
+
+/// The metadata key with the prefix of the deployment that an endpoint belongs to.
+pub const PREFIX_KEY: &str = "tallyhook";
+/// The metadata key of an endpoint that `setup` has replaced.
+pub const REPLACED_KEY: &str = "tallyhook_replaced";
+
+/// The path of webhook endpoints in Stripe's API.
+pub const PATH: &str = "/v1/webhook_endpoints";
+
+/// A webhook endpoint.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// `we_...`
+    pub id: String,
+    pub url: String,
+    pub is_enabled: bool,
+    /// `None`: the default version of the Stripe account.
+    pub api_version: Option<String>,
+    pub types: Vec<String>,
+    /// The prefix of the deployment in its metadata.
+    pub prefix: Option<String>,
+    is_replaced: bool,
+    created: i64,
+}
+
+impl Endpoint {
+    fn read(endpoint: &Value) -> Self {
+        let text_of = |value: &Value| value.as_str().map(str::to_owned);
+        let metadata = &endpoint["metadata"];
+        Self {
+            id: text(&endpoint["id"]),
+            url: text(&endpoint["url"]),
+            is_enabled: endpoint["status"] != "disabled",
+            api_version: text_of(&endpoint["api_version"]),
+            types: list(&endpoint["enabled_events"]).iter().filter_map(text_of).collect(),
+            prefix: text_of(&metadata[PREFIX_KEY]),
+            is_replaced: metadata[REPLACED_KEY].is_string(),
+            created: endpoint["created"].as_i64().unwrap_or_default(),
+        }
+    }
+
+    /// The types that the router routes and Stripe does not send.
+    pub fn missing_types(&self) -> Vec<&'static str> {
+        let sends = |kind: &str| self.types.iter().any(|sent| sent == kind || sent == "*");
+        routed_types().filter(|kind| !sends(kind)).collect()
+    }
+
+    /// The types that Stripe sends and the router ignores.
+    pub fn superfluous_types(&self) -> Vec<&str> {
+        self.types
+            .iter()
+            .map(String::as_str)
+            .filter(|sent| routed_types().all(|kind| kind != *sent))
+            .collect()
+    }
+
+    /// Whether it posts to this address. A trailing slash does not count.
+    pub fn posts_to(&self, url: &str) -> bool {
+        self.url.trim_end_matches('/') == url.trim_end_matches('/')
+    }
+}
+
+/// The types that the router routes: those that an endpoint sends.
+pub fn routed_types() -> impl Iterator<Item = &'static str> {
+    EventType::KNOWN.iter().map(EventType::as_str)
+}
+
+/// The endpoints of a deployment, the oldest first: those with its prefix, else those with its address that
+/// belong to no deployment.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn of_deployment(stripe: &Stripe, url: &str, prefix: &str) -> Result<Vec<Endpoint>, Failure> {
+    let (objects, _) = stripe.list(PATH, &[]).await?;
+    let mut endpoints: Vec<Endpoint> = objects.iter().rev().map(Endpoint::read).collect();
+    endpoints.retain(|endpoint| !endpoint.is_replaced);
+    endpoints.sort_by_key(|endpoint| endpoint.created);
+    let (ours, others): (Vec<_>, Vec<_>) =
+        endpoints.into_iter().partition(|endpoint| endpoint.prefix.as_deref() == Some(prefix));
+    if !ours.is_empty() {
+        return Ok(ours);
+    }
+    Ok(others.into_iter().filter(|endpoint| endpoint.prefix.is_none() && endpoint.posts_to(url)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_endpoint_for_all_types_misses_none() {
+        let all = Endpoint::read(&json!({"id": "we_1", "enabled_events": ["*"]}));
+        assert!(all.missing_types().is_empty());
+        assert_eq!(all.superfluous_types(), ["*"]);
+        let some = Endpoint::read(&json!({"id": "we_1", "enabled_events": ["invoice.paid", "invoice.sent"]}));
+        assert_eq!(some.missing_types().len(), routed_types().count() - 1);
+        assert_eq!(some.superfluous_types(), ["invoice.sent"]);
+    }
+}
