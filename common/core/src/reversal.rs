@@ -136,16 +136,6 @@ impl Reversal {
         }
     }
 
-    /// The disputes, with their amount in minor units.
-    pub fn disputes(&self) -> impl Iterator<Item = (&DisputeId, i64, DisputeStage)> {
-        self.disputes.iter().map(|(id, (amount, stage))| (id, *amount, *stage))
-    }
-
-    /// How a dispute stands, if it is known.
-    pub fn dispute(&self, id: &DisputeId) -> Option<DisputeStage> {
-        self.disputes.get(id).map(|(_, stage)| *stage)
-    }
-
     fn note_since(&mut self, id: &str, at: Timestamp) {
         let known = self.since.entry(id.to_owned()).or_insert(at);
         *known = at.min(*known);
@@ -174,6 +164,16 @@ impl Reversal {
             }
         }
         steps
+    }
+
+    /// The disputes, with their amount in minor units.
+    pub fn disputes(&self) -> impl Iterator<Item = (&DisputeId, i64, DisputeStage)> {
+        self.disputes.iter().map(|(id, (amount, stage))| (id, *amount, *stage))
+    }
+
+    /// How a dispute stands, if it is known.
+    pub fn dispute(&self, id: &DisputeId) -> Option<DisputeStage> {
+        self.disputes.get(id).map(|(_, stage)| *stage)
     }
 
     /// Whether a dispute is open or lost.
