@@ -15,14 +15,25 @@ use tallyhook_service::http::webhook::Webhook;
 
 use crate::support::{SECRET, World, now, pack};
 
-/// A local SSM with two parameters: the value of the first, and the number of requests.
-#[derive(Clone)]
-struct ParameterStore(Arc<Mutex<(String, usize)>>);
+/// A local SSM with two parameters.
+#[derive(Clone, Default)]
+struct ParameterStore(Arc<Mutex<StoreState>>);
+
+#[derive(Default)]
+struct StoreState {
+    /// The value of the first parameter.
+    secret: String,
+    /// The requests so far.
+    asked: usize,
+    /// The statuses of the next answers, before the real ones.
+    refusals: Vec<u16>,
+}
 
 impl ParameterStore {
     /// Starts it; its URL. It refuses a request that is not signed for it.
     async fn start() -> (Self, String) {
-        let store = Self(Arc::new(Mutex::new(("whsec_from_ssm".to_owned(), 0))));
+        let store = Self::default();
+        store.put_secret("whsec_from_ssm");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().route("/", post(Self::answer)).with_state(store.clone());
@@ -44,8 +55,12 @@ impl ParameterStore {
             return (StatusCode::BAD_REQUEST, Json(json!({"__type": "IncompleteSignature"})));
         }
         let mut state = store.0.lock().unwrap();
-        state.1 += 1;
-        let known = [("/app/secret", state.0.as_str()), ("/app/token", "token_from_ssm")];
+        state.asked += 1;
+        if let Some(status) = state.refusals.pop() {
+            let body = json!({"__type": "ThrottlingException", "message": "Rate exceeded"});
+            return (StatusCode::from_u16(status).unwrap(), Json(body));
+        }
+        let known = [("/app/secret", state.secret.as_str()), ("/app/token", "token_from_ssm")];
         let asked = body["Names"].as_array().unwrap();
         let found: Vec<Value> = known
             .iter()
@@ -56,11 +71,16 @@ impl ParameterStore {
     }
 
     fn put_secret(&self, value: &str) {
-        self.0.lock().unwrap().0 = value.to_owned();
+        self.0.lock().unwrap().secret = value.to_owned();
     }
 
     fn asked(&self) -> usize {
-        self.0.lock().unwrap().1
+        self.0.lock().unwrap().asked
+    }
+
+    /// Refuses the next requests with these statuses.
+    fn refuse(&self, statuses: &[u16]) {
+        self.0.lock().unwrap().refusals = statuses.to_vec();
     }
 }
 
@@ -92,6 +112,24 @@ async fn a_parameter_that_is_not_there_stops_the_start_and_is_named() {
     assert!(error.contains("/app/other"), "{error}");
     let error = resolve(env("http://127.0.0.1:9", "ssm:/app/secret")).await.unwrap_err().to_string();
     assert!(error.contains("/app/secret") && !error.contains("key"), "{error}");
+}
+
+#[tokio::test]
+async fn a_throttled_start_reads_its_parameters_at_the_third_attempt() {
+    let (store, endpoint) = ParameterStore::start().await;
+    // SSM throttles with 400 and ThrottlingException, or with 429.
+    for refusals in [[429, 429], [400, 400], [503, 429]] {
+        store.refuse(&refusals);
+        let before = store.asked();
+        let resolved = resolve(env(&endpoint, "ssm:/app/secret")).await.unwrap();
+        assert_eq!(resolved.get("STRIPE_WEBHOOK_SECRET").as_deref(), Some("whsec_from_ssm"));
+        assert_eq!(store.asked() - before, 3);
+    }
+    store.refuse(&[429; 9]);
+    let before = store.asked();
+    let error = resolve(env(&endpoint, "ssm:/app/secret")).await.unwrap_err().to_string();
+    assert!(error.contains("/app/secret") && error.contains("429"), "{error}");
+    assert_eq!(store.asked() - before, 4, "it gives up after four attempts");
 }
 
 /// A deployment whose webhook has its secret from a parameter.
