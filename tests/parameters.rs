@@ -10,9 +10,12 @@ use serde_json::{Value, json};
 use tallyhook_aws::env::Env;
 use tallyhook_aws::sdk::resolve;
 use tallyhook_core::signature::{Secret, sign};
-use tallyhook_service::config::WebhookConfig;
+use tallyhook_service::config::{AdminConfig, WebhookConfig};
+use tallyhook_service::http::admin::Tokens;
+use tallyhook_service::http::token::TokenRefusal;
 use tallyhook_service::http::webhook::Webhook;
 
+use crate::admin_tokens::token;
 use crate::support::{SECRET, World, now, pack};
 
 /// A local SSM with two parameters.
@@ -194,4 +197,40 @@ async fn a_parameter_that_cannot_be_read_again_leaves_the_secrets_in_use() {
         assert_eq!(store.asked(), 2);
         assert_eq!(load(&world, "good", &[SECRET]).await, [200; 20]);
     }
+}
+
+#[tokio::test]
+async fn an_admin_token_is_replaced_and_withdrawn_without_a_deploy() {
+    let (store, endpoint) = ParameterStore::start().await;
+    let list = |tokens: &[&str]| {
+        let entries: Vec<Value> = tokens.iter().map(|text| token("ann", "operator", None, text)).collect();
+        store.put_secret(&json!(entries).to_string());
+    };
+    list(&["old"]);
+    let mut world = World::new().await;
+    world.env.set("ADMIN_API_TOKEN", "");
+    world.env.set("ADMIN_API_TOKENS", "ssm:/app/secret");
+    world.env.set("AWS_ENDPOINT_URL_SSM", &endpoint);
+    let config = AdminConfig::from_env(&resolve(world.env.clone()).await.unwrap()).unwrap();
+    let tokens = Tokens::new(config.tokens, config.tokens_source);
+    let ask = async |text: &str, second: i64| {
+        let mut headers = lambda_http::http::HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {text}").parse().unwrap());
+        tokens.find(&headers, second * 1000).await.map(|token| token.name)
+    };
+    let ann = Ok("ann".to_owned());
+    assert_eq!((ask("old", 0).await, ask("new", 0).await), (ann.clone(), Err(TokenRefusal::Wrong)));
+    list(&["old", "new"]);
+    assert_eq!(ask("new", 29).await, Err(TokenRefusal::Wrong));
+    assert_eq!((ask("new", 30).await, ask("old", 31).await), (ann.clone(), ann.clone()), "the overlap");
+    list(&["new"]);
+    assert_eq!((ask("old", 60).await, ask("new", 60).await), (Err(TokenRefusal::Wrong), ann.clone()));
+    // A list that cannot be read leaves the known tokens in use.
+    store.put_secret("[{");
+    assert_eq!((ask("new", 90).await, ask("old", 90).await), (ann.clone(), Err(TokenRefusal::Wrong)));
+    let before = store.asked();
+    for _ in 0..100 {
+        assert_eq!(ask("forged", 130).await, Err(TokenRefusal::Wrong));
+    }
+    assert_eq!(store.asked(), before + 1, "a flood of wrong tokens causes one call in 30 s");
 }

@@ -1025,8 +1025,8 @@ pub fn event(record: &EventRecord) -> Write {
 }
 
 /// Writes the audit item of an operator's change. It is written before the change, so no change is made
-/// without one.
-pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> Write {
+/// without one. `claimed` is another name that the request gave.
+pub fn audit(actor: &str, claimed: Option<&str>, reason: &str, act: &str, target: &str, at_ms: i64) -> Write {
     let key = Key::Event(format!("audit#{at_ms}#{:08x}", fastrand::u32(..)));
     let mut item = new_item(&key);
     item.extend([
@@ -1038,6 +1038,7 @@ pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> 
         ("day".to_owned(), text(format!("{}#audit#0", day(at_ms)))),
         ("seen".to_owned(), number(at_ms)),
     ]);
+    item.extend(claimed.map(|claimed| ("claimed".to_owned(), text(claimed))));
     Write { key, item: Some(item), condition: Condition::Absent }
 }
 
