@@ -796,6 +796,8 @@ pub struct Question {
     pub tries: u32,
     /// Stripe's answer: a [`SessionPayment`], or `missing`.
     pub answer: Option<String>,
+    /// Whether this deployment created the session.
+    pub is_ours: bool,
 }
 
 /// The key of the item about requests to Stripe for a session.
@@ -809,7 +811,13 @@ pub fn read_question(item: &Item) -> Question {
         asked: read_number(item, "asked").unwrap_or(0),
         tries: read_number(item, "tries").unwrap_or(0),
         answer: read_text(item, "told"),
+        is_ours: item.contains_key("ours"),
     }
+}
+
+/// The key of the count of requests to Stripe for sessions.
+pub fn session_budget_key() -> Key {
+    Key::Event("budget#sessions".to_owned())
 }
 
 /// The key of the item about an alert's last post to a destination.

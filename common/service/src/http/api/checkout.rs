@@ -39,7 +39,7 @@ use tallyhook_aws::stripe::{Stripe, StripeError};
 use tallyhook_core::account::State;
 use tallyhook_core::catalog::{Catalog, MAX_QUANTITY, Per};
 use tallyhook_core::event::SubscriptionStatus;
-use tallyhook_core::ids::{CustomerId, PriceId, SubscriptionId, UserId};
+use tallyhook_core::ids::{CustomerId, PriceId, SessionId, SubscriptionId, UserId};
 use tallyhook_core::timestamp::Timestamp;
 
 /// The status page. Stripe replaces the placeholder with the session's id.
@@ -139,6 +139,9 @@ impl Api {
                 "Stripe answered with a session that has no id or no url",
             ));
         };
+        if let Ok(id) = SessionId::new(id) {
+            self.store.note_created_session(&id, clock::now()).await?;
+        }
         info!(user_id = user.as_str(), checkout_session_id = id, "CHECKOUT_CREATED");
         Ok(json!({
             "session_id": id,
