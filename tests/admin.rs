@@ -65,7 +65,7 @@ async fn events_are_sent_again_by_id_type_status_or_time_and_each_time_is_on_rec
         .filter(|item| item["pk"]["S"].as_str().unwrap().starts_with("audit#"))
         .collect();
     assert_eq!(audits.len(), 8);
-    let named = audits.iter().find(|audit| audit["actor"]["S"] == "ann").unwrap();
+    let named = audits.iter().find(|audit| audit["claimed"]["S"] == "ann").unwrap();
     assert_eq!(
         (&named["reason"]["S"], &named["act"]["S"]),
         (&json!("metadata repaired"), &json!("retry-webhooks"))

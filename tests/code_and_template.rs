@@ -164,6 +164,10 @@ fn a_function_starts_with_the_variables_of_the_template() {
         for name in variables(globals(&template)).into_iter().chain(variables(&function)) {
             let value = match name.as_str() {
                 "STRIPE_LIVEMODE" | "KEEP_PAYLOADS" => "false",
+                "ADMIN_API_TOKENS" => {
+                    r#"[{"name":"ann","role":"viewer",
+                    "sha256":"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}]"#
+                }
                 "PROVISION_SECRET" => "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
                 "PROVISION_EVENTS" => "payment.confirmed,order.paid",
                 "RETRY_DELAYS_SECONDS" | "WEBHOOK_TOLERANCE_SECONDS" => "300",

@@ -38,6 +38,7 @@
 //!
 //! **The operator**
 //! - `admin`: The admin API: validation, sending events again, health, the dashboard's page.
+//! - `admin_tokens`: The roles of operators, the limit of their grants, and the actor of the audit.
 //! - `admin_user`: The admin API for one user: explanations and repairs.
 //! - `event_log`: Listing the event log.
 //! - `notify`: Alerts to Slack and Discord.
@@ -62,6 +63,7 @@
 #![allow(missing_docs, reason = "helpers of tests are named for what they do")]
 
 mod admin;
+mod admin_tokens;
 mod admin_user;
 mod any_order;
 mod any_stripe;

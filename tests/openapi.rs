@@ -81,6 +81,11 @@ pub fn is_open(method: &str, path: &str) -> bool {
     DOCUMENT["paths"][path][method.to_lowercase()]["security"] == json!([])
 }
 
+/// The least role that may call a route of the operators' API.
+pub fn role(method: &str, path: &str) -> &'static str {
+    DOCUMENT["paths"][path][method.to_lowercase()]["security"][0]["admin"][0].as_str().unwrap()
+}
+
 /// Every method and path of the document.
 pub fn operations() -> BTreeSet<(String, String)> {
     let paths = DOCUMENT["paths"].as_object().unwrap();

@@ -10,19 +10,33 @@ use serde_json::{Value, json};
 use tallyhook_aws::env::Env;
 use tallyhook_aws::sdk::resolve;
 use tallyhook_core::signature::{Secret, sign};
-use tallyhook_service::config::WebhookConfig;
+use tallyhook_service::config::{AdminConfig, WebhookConfig};
+use tallyhook_service::http::admin::Tokens;
+use tallyhook_service::http::token::TokenRefusal;
 use tallyhook_service::http::webhook::Webhook;
 
+use crate::admin_tokens::token;
 use crate::support::{SECRET, World, now, pack};
 
-/// A local SSM with two parameters: the value of the first, and the number of requests.
-#[derive(Clone)]
-struct ParameterStore(Arc<Mutex<(String, usize)>>);
+/// A local SSM with two parameters.
+#[derive(Clone, Default)]
+struct ParameterStore(Arc<Mutex<StoreState>>);
+
+#[derive(Default)]
+struct StoreState {
+    /// The value of the first parameter.
+    secret: String,
+    /// The requests so far.
+    asked: usize,
+    /// The statuses of the next answers, before the real ones.
+    refusals: Vec<u16>,
+}
 
 impl ParameterStore {
     /// Starts it; its URL. It refuses a request that is not signed for it.
     async fn start() -> (Self, String) {
-        let store = Self(Arc::new(Mutex::new(("whsec_from_ssm".to_owned(), 0))));
+        let store = Self::default();
+        store.put_secret("whsec_from_ssm");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().route("/", post(Self::answer)).with_state(store.clone());
@@ -44,8 +58,12 @@ impl ParameterStore {
             return (StatusCode::BAD_REQUEST, Json(json!({"__type": "IncompleteSignature"})));
         }
         let mut state = store.0.lock().unwrap();
-        state.1 += 1;
-        let known = [("/app/secret", state.0.as_str()), ("/app/token", "token_from_ssm")];
+        state.asked += 1;
+        if let Some(status) = state.refusals.pop() {
+            let body = json!({"__type": "ThrottlingException", "message": "Rate exceeded"});
+            return (StatusCode::from_u16(status).unwrap(), Json(body));
+        }
+        let known = [("/app/secret", state.secret.as_str()), ("/app/token", "token_from_ssm")];
         let asked = body["Names"].as_array().unwrap();
         let found: Vec<Value> = known
             .iter()
@@ -56,11 +74,16 @@ impl ParameterStore {
     }
 
     fn put_secret(&self, value: &str) {
-        self.0.lock().unwrap().0 = value.to_owned();
+        self.0.lock().unwrap().secret = value.to_owned();
     }
 
     fn asked(&self) -> usize {
-        self.0.lock().unwrap().1
+        self.0.lock().unwrap().asked
+    }
+
+    /// Refuses the next requests with these statuses.
+    fn refuse(&self, statuses: &[u16]) {
+        self.0.lock().unwrap().refusals = statuses.to_vec();
     }
 }
 
@@ -92,6 +115,24 @@ async fn a_parameter_that_is_not_there_stops_the_start_and_is_named() {
     assert!(error.contains("/app/other"), "{error}");
     let error = resolve(env("http://127.0.0.1:9", "ssm:/app/secret")).await.unwrap_err().to_string();
     assert!(error.contains("/app/secret") && !error.contains("key"), "{error}");
+}
+
+#[tokio::test]
+async fn a_throttled_start_reads_its_parameters_at_the_third_attempt() {
+    let (store, endpoint) = ParameterStore::start().await;
+    // SSM throttles with 400 and ThrottlingException, or with 429.
+    for refusals in [[429, 429], [400, 400], [503, 429]] {
+        store.refuse(&refusals);
+        let before = store.asked();
+        let resolved = resolve(env(&endpoint, "ssm:/app/secret")).await.unwrap();
+        assert_eq!(resolved.get("STRIPE_WEBHOOK_SECRET").as_deref(), Some("whsec_from_ssm"));
+        assert_eq!(store.asked() - before, 3);
+    }
+    store.refuse(&[429; 9]);
+    let before = store.asked();
+    let error = resolve(env(&endpoint, "ssm:/app/secret")).await.unwrap_err().to_string();
+    assert!(error.contains("/app/secret") && error.contains("429"), "{error}");
+    assert_eq!(store.asked() - before, 4, "it gives up after four attempts");
 }
 
 /// A deployment. Its webhook reads its secret from a parameter.
@@ -156,4 +197,40 @@ async fn a_parameter_that_cannot_be_read_again_leaves_the_secrets_in_use() {
         assert_eq!(store.asked(), 2);
         assert_eq!(load(&world, "good", &[SECRET]).await, [200; 20]);
     }
+}
+
+#[tokio::test]
+async fn an_admin_token_is_replaced_and_withdrawn_without_a_deploy() {
+    let (store, endpoint) = ParameterStore::start().await;
+    let list = |tokens: &[&str]| {
+        let entries: Vec<Value> = tokens.iter().map(|text| token("ann", "operator", None, text)).collect();
+        store.put_secret(&json!(entries).to_string());
+    };
+    list(&["old"]);
+    let mut world = World::new().await;
+    world.env.set("ADMIN_API_TOKEN", "");
+    world.env.set("ADMIN_API_TOKENS", "ssm:/app/secret");
+    world.env.set("AWS_ENDPOINT_URL_SSM", &endpoint);
+    let config = AdminConfig::from_env(&resolve(world.env.clone()).await.unwrap()).unwrap();
+    let tokens = Tokens::new(config.tokens, config.tokens_source);
+    let ask = async |text: &str, second: i64| {
+        let mut headers = lambda_http::http::HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {text}").parse().unwrap());
+        tokens.find(&headers, second * 1000).await.map(|token| token.name)
+    };
+    let ann = Ok("ann".to_owned());
+    assert_eq!((ask("old", 0).await, ask("new", 0).await), (ann.clone(), Err(TokenRefusal::Wrong)));
+    list(&["old", "new"]);
+    assert_eq!(ask("new", 29).await, Err(TokenRefusal::Wrong));
+    assert_eq!((ask("new", 30).await, ask("old", 31).await), (ann.clone(), ann.clone()), "the overlap");
+    list(&["new"]);
+    assert_eq!((ask("old", 60).await, ask("new", 60).await), (Err(TokenRefusal::Wrong), ann.clone()));
+    // A list that cannot be read leaves the known tokens in use.
+    store.put_secret("[{");
+    assert_eq!((ask("new", 90).await, ask("old", 90).await), (ann.clone(), Err(TokenRefusal::Wrong)));
+    let before = store.asked();
+    for _ in 0..100 {
+        assert_eq!(ask("forged", 130).await, Err(TokenRefusal::Wrong));
+    }
+    assert_eq!(store.asked(), before + 1, "a flood of wrong tokens causes one call in 30 s");
 }

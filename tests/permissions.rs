@@ -152,7 +152,8 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
     world.ledger("user_1").await;
     let session = sample("checkout.session.completed.pack", "user_1");
     fake.ingest(&session.to_string(), false).unwrap();
-    world.setup_status(session["data"]["object"]["id"].as_str().unwrap()).await;
+    let id = session["data"]["object"]["id"].as_str().unwrap();
+    world.app("GET", &format!("/portal/setup-status?session_id={id}"), Value::Null, None).await;
 
     // A worker: applied, parked and freed, failed to the end; access that ends by time.
     let mut unknown = pack("unknown", "user_1", 1);

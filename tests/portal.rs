@@ -29,7 +29,14 @@ fn happens(fake: &FakeStripe, names: &[&str]) {
 }
 
 async fn states(world: &World, session: &str) -> String {
-    let (status, body) = world.setup_status(session).await;
+    states_of(session, world.setup_status(session).await)
+}
+
+async fn states_for_app(world: &World, session: &str) -> String {
+    states_of(session, app_asks(world, session).await)
+}
+
+fn states_of(session: &str, (status, body): (u16, Value)) -> String {
     assert_eq!((status, body["session_id"].as_str()), (200, Some(session)), "{body}");
     let word = |name: &str| body[name].as_str().unwrap().to_owned();
     ["payment_state", "provisioning_state", "password_state", "next_action"].map(word).join(" ")
@@ -46,6 +53,20 @@ async fn time_passes(world: &World, session: &str) {
         .update_expression("SET asked = :long_ago")
         .expression_attribute_values(":long_ago", AttributeValue::N("1".to_owned()));
     update.send().await.unwrap();
+}
+
+/// The setup status of a session that another system created, as the app asks for it.
+async fn app_asks(world: &World, session: &str) -> (u16, Value) {
+    let token = format!("Bearer {APP_TOKEN}");
+    let path = format!("/portal/setup-status?session_id={session}");
+    read_answer(world.visit(Some(&token), "GET", &path, Body::Empty).await)
+}
+
+/// The item that counts requests to Stripe for a session, if there is one.
+async fn asked_item(world: &World, key: &str) -> bool {
+    let key = AttributeValue::S(key.to_owned());
+    let found = world.dynamodb.get_item().table_name("events").key("pk", key).send().await.unwrap();
+    found.item.is_some()
 }
 
 fn sessions_asked(fake: &FakeStripe) -> usize {
@@ -138,7 +159,9 @@ async fn setup_status_reads_an_unannounced_subscription_from_stripe_once() {
     world.sign_up("user_123").await;
     let life = ["customer.subscription.created", "invoice.paid", "checkout.session.completed"];
     happens(&fake, &life);
-    assert_eq!(states(&world, SESSION).await, "paid completed not_sent set_password");
+    assert_eq!(states(&world, SESSION).await, "confirming not_started not_sent wait_payment");
+    assert_eq!(sessions_asked(&fake), 0, "this deployment did not create the session");
+    assert_eq!(states_for_app(&world, SESSION).await, "paid completed not_sent set_password");
     let account = world.account("user_123").await;
     assert_eq!(
         (account["tier"].as_str(), account["credits"].as_i64()),
@@ -161,7 +184,7 @@ async fn a_pack_is_granted_once_whichever_comes_first_even_when_many_ask_at_once
     world.sign_up("user_123").await;
     happens(&fake, &["checkout.session.completed.pack"]);
     let event = sample("checkout.session.completed.pack", "user_123");
-    let polls = futures_util::future::join_all((0..8).map(|_| world.setup_status(PACK_SESSION)));
+    let polls = futures_util::future::join_all((0..8).map(|_| app_asks(&world, PACK_SESSION)));
     let (polls, ()) = tokio::join!(polls, world.process(&event));
     assert!(polls.iter().all(|(status, _)| *status == 200));
     assert!(sessions_asked(&fake) <= 1, "at most one request asks Stripe");
@@ -174,14 +197,28 @@ async fn a_pack_is_granted_once_whichever_comes_first_even_when_many_ask_at_once
 async fn polling_asks_stripe_a_bounded_number_of_times() {
     let (world, fake) = with_stripe().await;
     for _ in 0..20 {
-        assert_eq!(world.setup_status(SESSION).await.0, 404);
+        assert_eq!(app_asks(&world, SESSION).await.0, 404);
     }
     assert_eq!(sessions_asked(&fake), 1);
-    // Unknown ids share the limit of one instance.
-    for number in 0..60 {
-        world.setup_status(&format!("cs_test_made_up_{number}")).await;
+    // All sessions and all instances share one budget.
+    let other = world.redeploy(&[]);
+    for number in 0..30 {
+        app_asks(&other, &format!("cs_test_made_up_{number}")).await;
     }
-    assert!(sessions_asked(&fake) <= 20);
+    // A new window may have begun meanwhile.
+    assert!((19..=40).contains(&sessions_asked(&fake)));
+}
+
+#[tokio::test]
+async fn invented_session_ids_ask_stripe_nothing_and_write_nothing() {
+    let (world, fake) = with_stripe().await;
+    let before = world.everything().await;
+    for number in 0..60 {
+        let (status, body) = world.setup_status(&format!("cs_test_made_up_{number}")).await;
+        assert_eq!((status, &body["next_action"]), (200, &json!("wait_payment")));
+    }
+    assert_eq!((sessions_asked(&fake), world.everything().await), (0, before));
+    assert!(!asked_item(&world, "budget#sessions").await);
 }
 
 #[tokio::test]
@@ -194,7 +231,7 @@ async fn the_state_of_an_unpaid_session_is_shown_and_changes_no_account() {
         event["data"]["object"]["status"] = json!(status);
         event["data"]["object"]["payment_status"] = json!(payment);
         fake.ingest(&event.to_string(), false).unwrap();
-        assert!(states(&world, PACK_SESSION).await.starts_with(expect), "{status} {payment}");
+        assert!(states_for_app(&world, PACK_SESSION).await.starts_with(expect), "{status} {payment}");
         time_passes(&world, PACK_SESSION).await;
     }
     assert_eq!(
@@ -204,7 +241,7 @@ async fn the_state_of_an_unpaid_session_is_shown_and_changes_no_account() {
     );
     fake.fail("/v1/checkout/sessions/", 9, Misbehaviour::Status(500, None));
     assert_eq!(
-        world.setup_status("cs_test_other").await.0,
+        app_asks(&world, "cs_test_other").await.0,
         200,
         "a failure of Stripe is not shown as an error"
     );
@@ -217,12 +254,12 @@ async fn a_paid_session_without_a_user_or_of_the_other_mode_stays_unconfirmed() 
     event["data"]["object"]["client_reference_id"] = Value::Null;
     event["data"]["object"]["metadata"] = json!({"pack": "credits_1000"});
     fake.ingest(&event.to_string(), false).unwrap();
-    assert_eq!(states(&world, PACK_SESSION).await, "confirming not_started not_sent wait_payment");
+    assert_eq!(states_for_app(&world, PACK_SESSION).await, "confirming not_started not_sent wait_payment");
     let mut live = sample("checkout.session.completed.pack", "user_123");
     live["data"]["object"]["id"] = json!("cs_live_1");
     live["data"]["object"]["livemode"] = json!(true);
     fake.ingest(&live.to_string(), false).unwrap();
-    assert_eq!(states(&world, "cs_live_1").await, "confirming not_started not_sent wait_payment");
+    assert_eq!(states_for_app(&world, "cs_live_1").await, "confirming not_started not_sent wait_payment");
     assert_eq!(world.app("GET", "/users/user_123", Value::Null, None).await.0, 404);
 }
 

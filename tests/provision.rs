@@ -227,7 +227,7 @@ async fn a_failing_app_is_retried_with_the_same_id_then_left_to_an_operator() {
     assert!(shown["jobs"].as_array().unwrap().iter().all(|job| job["job"] != "provision"), "{shown}");
     let audits = world.ask("GET", "/admin/audit", Value::Null).await.1["audits"].clone();
     assert_eq!(
-        (&audits[0]["actor"], &audits[0]["act"], &audits[0]["target"]),
+        (&audits[0]["claimed"], &audits[0]["act"], &audits[0]["target"]),
         (&json!("ann"), &json!("provisioning"), &json!("provision user_1"))
     );
     assert_eq!(world.ask("POST", "/admin/provisioning", again("no-user")).await.1["error"], "job_not_found");

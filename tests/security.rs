@@ -734,6 +734,7 @@ fn queues_are_encrypted_and_require_tls_and_the_template_has_no_secret() {
     // The template names the parameter of a secret, never its value.
     for line in template.lines().filter(|line| {
         line.contains("_TOKEN:")
+            || line.contains("_TOKENS:")
             || line.contains("_SECRET:")
             || line.contains("_KEY:")
             || line.contains("WEBHOOK_URL:")

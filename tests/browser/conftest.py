@@ -31,7 +31,12 @@ class Stack:
 
     def __init__(self):
         binary = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "tallyhook"
-        env = {**os.environ, "LOG_LEVEL": "error", "SUPPORT_EMAIL": "help@example.com"}
+        hashed = lambda token: hashlib.sha256(token.encode()).hexdigest()
+        operators = [
+            {"name": "Vera", "role": "viewer", "sha256": hashed("viewer-local")},
+            {"name": "Olga", "role": "operator", "max_grant": 100, "sha256": hashed("operator-local")},
+        ]
+        env = {**os.environ, "LOG_LEVEL": "error", "SUPPORT_EMAIL": "help@example.com", "ADMIN_API_TOKENS": json.dumps(operators)}
         command = [os.environ.get("TALLYHOOK", str(binary)), "--memory", "--port", "0", "--aws-port", "0"]
         said = tempfile.TemporaryFile("w+")
         self.child = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=said, text=True)

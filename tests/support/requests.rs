@@ -111,7 +111,8 @@ impl World {
         self.admin.handle(request(Door::HttpApi, headers, "GET", path, &Body::Empty)).await.unwrap()
     }
 
-    async fn ask_with(
+    /// A request to the admin API with these headers.
+    pub async fn ask_with(
         &self,
         headers: &[(&str, &str)],
         method: &str,

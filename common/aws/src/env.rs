@@ -45,29 +45,25 @@ impl Env {
         self.values.insert(name.into(), value.into());
     }
 
-    /// Replaces an `ssm:/path` with the parameter's value and keeps the path for [`Env::as_given`].
+    /// Replaces an `ssm:/path` with the parameter's value and keeps the path for [`Env::unresolved`].
     pub(crate) fn set_from_parameter(&mut self, name: &str, value: String) {
         if let Some(path) = self.values.insert(name.to_owned(), value) {
             self.parameter_paths.insert(name.to_owned(), path);
         }
     }
 
-    /// Whether the value of any variable with this name prefix came from an SSM parameter.
-    pub fn came_from_parameter(&self, prefix: &str) -> bool {
-        self.parameter_paths.keys().any(|name| name.starts_with(prefix))
-    }
-
-    /// A copy in which each signing secret that came from SSM holds its `ssm:/path` again, so that it can be
-    /// read again. The other variables keep their values.
-    pub fn as_given(&self) -> Self {
+    /// A copy in which each variable with this name prefix whose value came from SSM holds its `ssm:/path`
+    /// again, so that it can be read anew. The other variables keep their values. `None` when no variable
+    /// with the prefix came from SSM.
+    pub fn unresolved(&self, prefix: &str) -> Option<Self> {
+        let paths = self.parameter_paths.iter().filter(|(name, _)| name.starts_with(prefix));
+        let paths: BTreeMap<_, _> = paths.map(|(name, path)| (name.clone(), path.clone())).collect();
+        if paths.is_empty() {
+            return None;
+        }
         let mut values = self.values.clone();
-        values.extend(
-            self.parameter_paths
-                .clone()
-                .into_iter()
-                .filter(|(name, _)| name.starts_with("STRIPE_WEBHOOK_SECRET")),
-        );
-        Self { values, parameter_paths: BTreeMap::new() }
+        values.extend(paths);
+        Some(Self { values, parameter_paths: BTreeMap::new() })
     }
 
     /// All variables, for starting a child process.

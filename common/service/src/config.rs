@@ -15,7 +15,7 @@
 //! | `CATALOG_FILE` | workers, api, provision, reconcile, retry, admin, health |
 //! | `STRIPE_SECRET_KEY`, `STRIPE_API_BASE` | workers, reconcile, admin, api |
 //! | `APP_BASE_URL`, `SUPPORT_EMAIL`, `APP_API_TOKEN` | api |
-//! | `ADMIN_API_TOKEN` | admin |
+//! | `ADMIN_API_TOKEN`, `ADMIN_API_TOKENS` | admin |
 //! | `PROVISION_URL` | provision; workers, api, reconcile, retry and admin check whether it is set |
 //! | `PROVISION_EVENTS` | workers, api, reconcile, retry, admin |
 //! | `PROVISION_SECRET`, `PROVISION_ALLOW_LOOPBACK` | provision |
@@ -48,8 +48,10 @@
 //! - `APP_BASE_URL`: the app's address, to which Stripe sends customers back. In live mode it must be https
 //!   and not this machine. Default: no checkout.
 //! - `SUPPORT_EMAIL`: the address on the status page that a customer can write to. Default: not shown.
-//! - `APP_API_TOKEN`, `ADMIN_API_TOKEN`: the bearer tokens of the app and of the operator. Default: every
-//!   route that needs the token refuses.
+//! - `APP_API_TOKEN`: the bearer token of the app. Default: every route that needs it refuses.
+//! - `ADMIN_API_TOKENS`: the tokens of the operators, as a JSON list of `{"name","role","max_grant","sha256"}`;
+//!   see [`admin_tokens`]. `ADMIN_API_TOKEN`: the bearer token of an admin named `admin`. Default: without
+//!   either, every route of the admin API refuses.
 //! - `PROVISION_URL`: the app's webhook; https and public addresses only. Default: jobs complete at once.
 //! - `PROVISION_EVENTS`: the types of messages to `PROVISION_URL`, separated by commas, such as
 //!   `payment.confirmed,order.paid`. Default: all.
@@ -61,10 +63,12 @@
 //!
 //! Any value may be `ssm:/path`: [`tallyhook_aws::sdk::resolve`] replaces it with the value of the parameter
 //! at start. `stripe-webhook` reads its signing secrets again when a signature matches none of them
-//! (`http/webhook/secrets.rs`).
+//! (`http/webhook/secrets.rs`), and `admin` its tokens each minute in which it is used
+//! (`http/admin/tokens.rs`).
 //!
 //! A function does not start when a required secret is missing or empty.
 
+mod admin;
 mod app;
 pub mod start;
 mod upkeep;
@@ -79,10 +83,9 @@ use tallyhook_aws::http::Reach;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::Family;
 
+pub use self::admin::{AdminConfig, AdminToken, Role, admin_tokens};
 pub use self::app::{ApiConfig, ProvisionConfig};
-pub use self::upkeep::{
-    AdminConfig, DeadLetterConfig, HealthConfig, NotifyConfig, ReconcileConfig, RetryConfig,
-};
+pub use self::upkeep::{DeadLetterConfig, HealthConfig, NotifyConfig, ReconcileConfig, RetryConfig};
 pub use self::webhook::{WebhookConfig, signing_secrets};
 pub use self::worker::{OutboxConfig, WorkerConfig};
 

@@ -831,6 +831,8 @@ pub struct Question {
     pub answer: Option<String>,
     /// The customer's own reference, if the session at Stripe has one.
     pub reference: Option<String>,
+    /// Whether this deployment created the session.
+    pub is_ours: bool,
 }
 
 /// The key of the item about requests to Stripe for a session.
@@ -845,7 +847,13 @@ pub fn read_question(item: &Item) -> Question {
         tries: read_number(item, "tries").unwrap_or(0),
         answer: read_text(item, "told"),
         reference: read_text(item, "customer_reference"),
+        is_ours: item.contains_key("ours"),
     }
+}
+
+/// The key of the count of requests to Stripe for sessions.
+pub fn session_budget_key() -> Key {
+    Key::Event("budget#sessions".to_owned())
 }
 
 /// The key of the item about an alert's last post to a destination.
@@ -1061,8 +1069,8 @@ pub fn event(record: &EventRecord) -> Write {
 }
 
 /// Writes the audit item of an operator's change. It is written before the change, so no change is made
-/// without one.
-pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> Write {
+/// without one. `claimed` is another name that the request gave.
+pub fn audit(actor: &str, claimed: Option<&str>, reason: &str, act: &str, target: &str, at_ms: i64) -> Write {
     let key = Key::Event(format!("audit#{at_ms}#{:08x}", fastrand::u32(..)));
     let mut item = new_item(&key);
     item.extend([
@@ -1074,6 +1082,7 @@ pub fn audit(actor: &str, reason: &str, act: &str, target: &str, at_ms: i64) -> 
         ("day".to_owned(), text(format!("{}#audit#0", day(at_ms)))),
         ("seen".to_owned(), number(at_ms)),
     ]);
+    item.extend(claimed.map(|claimed| ("claimed".to_owned(), text(claimed))));
     Write { key, item: Some(item), condition: Condition::Absent }
 }
 

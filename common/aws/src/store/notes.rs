@@ -107,8 +107,59 @@ impl Store {
             .expression_attribute_values(":now", number(now.unix()))
             .expression_attribute_values(":tries", number(i64::from(before.tries) + 1))
             .expression_attribute_values(":before", number(before.asked))
-            .expression_attribute_values(":expires", number(now.plus_days(2).unix()));
+            .expression_attribute_values(":expires", number(now.plus_days(30).unix()));
         send(request).await
+    }
+
+    /// Records that this deployment created a session, so that Stripe may be asked for it. A payment that is
+    /// not instant takes up to two weeks.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_created_session(&self, session: &SessionId, now: Timestamp) -> Result<(), StoreError> {
+        let request = self
+            .update(&items::question_key(session))
+            .update_expression(
+                "SET ours = :yes, asked = if_not_exists(asked, :never),                  tries = if_not_exists(tries, :never), expires_at = :expires",
+            )
+            .expression_attribute_values(":yes", AttributeValue::Bool(true))
+            .expression_attribute_values(":never", number(0))
+            .expression_attribute_values(":expires", number(now.plus_days(30).unix()));
+        send(request).await.map(|_| ())
+    }
+
+    /// Takes one request to Stripe for a session from the deployment's budget: at most `max` in a window of
+    /// this many seconds. `false` when it is used up.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn take_session_budget(
+        &self,
+        max: u32,
+        window_seconds: i64,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let key = items::session_budget_key();
+        let window = now.unix().div_euclid(window_seconds);
+        let take = self
+            .update(&key)
+            .update_expression("ADD used :one")
+            .condition_expression("#window = :window AND used < :max")
+            .expression_attribute_names("#window", "window")
+            .expression_attribute_values(":one", number(1))
+            .expression_attribute_values(":window", number(window))
+            .expression_attribute_values(":max", number(max));
+        if send(take).await? {
+            return Ok(true);
+        }
+        let start = self
+            .update(&key)
+            .update_expression("SET #window = :window, used = :one")
+            .condition_expression("attribute_not_exists(pk) OR #window < :window")
+            .expression_attribute_names("#window", "window")
+            .expression_attribute_values(":one", number(1))
+            .expression_attribute_values(":window", number(window));
+        send(start).await
     }
 
     /// Records Stripe's answer about a session, with the customer's own reference. `None` means that Stripe has

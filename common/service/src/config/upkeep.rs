@@ -1,4 +1,4 @@
-//! Configuration of the scheduled functions, `dead-letter`, `notify` and `admin`.
+//! Configuration of the scheduled functions, `dead-letter` and `notify`.
 
 use std::collections::BTreeMap;
 
@@ -168,39 +168,6 @@ impl NotifyConfig {
             slack_url: env.get("SLACK_WEBHOOK_URL"),
             discord_url: env.get("DISCORD_WEBHOOK_URL"),
             reach: reach(env, "NOTIFY_ALLOW_LOOPBACK")?,
-        })
-    }
-}
-
-/// Configuration of `admin`.
-pub struct AdminConfig {
-    /// The operator's bearer token; `None` refuses every route.
-    pub admin_token: Option<String>,
-    /// The mode of this deployment; `None` applies events of both.
-    pub livemode: Option<bool>,
-    /// Whether the log keeps the body of a finished event.
-    pub keep_payloads: bool,
-    /// Stripe's API and the key; `None` without a key.
-    pub stripe: Option<StripeConfig>,
-    /// Configuration for sending events again.
-    pub retry: RetryConfig,
-    /// Configuration for the health route.
-    pub health: HealthConfig,
-}
-
-impl AdminConfig {
-    /// Reads the environment.
-    ///
-    /// # Errors
-    /// [`ConfigError`] naming the variable.
-    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        Ok(Self {
-            admin_token: env.get("ADMIN_API_TOKEN"),
-            livemode: livemode(env)?,
-            keep_payloads: keep_payloads(env)?,
-            stripe: StripeConfig::from_env(env)?,
-            retry: RetryConfig::from_env(env)?,
-            health: HealthConfig::from_env(env)?,
         })
     }
 }

@@ -40,7 +40,7 @@ impl WebhookConfig {
         };
         Ok(Self {
             secrets: signing_secrets(env)?,
-            secrets_source: env.came_from_parameter("STRIPE_WEBHOOK_SECRET").then(|| env.as_given()),
+            secrets_source: env.unresolved("STRIPE_WEBHOOK_SECRET"),
             tolerance_seconds,
             queues: queues(env)?,
             notify_queue_url: env.get("QUEUE_URL_NOTIFY"),

@@ -1,8 +1,9 @@
-//! `admin`: the operator's API. Every route needs the bearer token `ADMIN_API_TOKEN`, except the dashboard's
-//! page and assets.
+//! `admin`: the operators' API. Every route needs the bearer token of an operator with the role that the route
+//! names ([`route`]), except the dashboard's page and assets.
 //!
 //! | route | answer |
 //! |---|---|
+//! | `GET /admin/me` | the name and role of the token |
 //! | `GET /admin/stripe/webhook-logs?status&type&user&id&from&to&limit&next` | events, newest first |
 //! | `GET /admin/stripe/webhook-logs/{id}` | one event with its payload |
 //! | `POST /admin/stripe/webhook-logs/{id}/dismiss` `{"reason":"…"}` | dismisses a parked or failed event |
@@ -28,7 +29,8 @@
 //! token.
 //!
 //! Times are RFC 3339 or a day (`2026-11-21`, meaning its start). **Invariant:** a change is written to the
-//! audit before it is made. **Invariant:** a failure of Stripe is part of an answer, or the answer is 502.
+//! audit before it is made, with the name of the token. **Invariant:** a failure of Stripe is part of an answer,
+//! or the answer is 502.
 
 mod audit;
 mod find;
@@ -39,6 +41,8 @@ mod orders;
 mod page;
 mod provisioning;
 mod reconcile;
+mod route;
+mod tokens;
 mod user;
 
 use std::collections::BTreeMap;
@@ -54,13 +58,14 @@ pub use self::fix::FixRequest;
 pub use self::log::{DismissRequest, RetryRequest};
 pub use self::provisioning::RunJobRequest;
 pub use self::reconcile::ReconcileRequest;
+use self::route::Route;
+pub use self::tokens::Tokens;
 use crate::accounts::Accounts;
 use crate::alerts::Alerts;
-use crate::config::AdminConfig;
+use crate::config::{AdminConfig, AdminToken};
 use crate::health::HealthReader;
 use crate::http::answer::{self, Problem, answer, problem};
 use crate::http::path::{decoded_path, user_in_path};
-use crate::http::token;
 use crate::outbox::Outbox;
 use crate::process::Processor;
 use crate::resend::redrive::Redrive;
@@ -88,7 +93,7 @@ const PATIENCE: Patience = Patience {
 
 /// The admin API.
 pub struct Admin {
-    token: Option<String>,
+    tokens: Tokens,
     store: Store,
     retrier: Retrier,
     health: HealthReader,
@@ -125,7 +130,7 @@ impl Admin {
             config.health.dead_letter_queue_url,
         );
         Self {
-            token: config.admin_token,
+            tokens: Tokens::new(config.tokens, config.tokens_source),
             processor: Processor {
                 accounts,
                 livemode: config.livemode,
@@ -158,63 +163,42 @@ impl Admin {
     }
 
     async fn route(&self, request: &Request) -> Result<Value, Problem> {
+        let now = clock::now_ms();
         // Check the token first, so that a caller without it cannot find out which routes exist.
-        token::check(request.headers(), self.token.as_deref()).map_err(|refusal| {
+        let operator = self.tokens.find(request.headers(), now).await.map_err(|refusal| {
             warn!(code = refusal.code(), path = request.uri().path(), "ADMIN_REFUSED");
             problem(refusal.status(), refusal.code(), refusal.message("ADMIN_API_TOKEN"))
         })?;
         let path = decoded_path(request);
-        let method = answer::method(request);
-        let now = clock::now_ms();
+        let route = Route::find(answer::method(request), &path)?;
+        if operator.role < route.role() {
+            warn!(code = "forbidden", path = request.uri().path(), "ADMIN_REFUSED");
+            let (needed, has) = (route.role().as_str(), operator.role.as_str());
+            return Err(forbidden(format!("this needs the role {needed}; your token has the role {has}")));
+        }
         let user = |id: &str| user_in_path(id).map_err(|error| invalid_user(&error));
-        // A user id may contain slashes and end with one. No id ends with "/ledger".
-        if let Some(id) = path.strip_prefix("/admin/stripe/check-user/") {
-            return match (method, id.strip_suffix("/ledger")) {
-                (&Method::GET, Some(id)) => self.ledger(&user(id)?, request).await,
-                (&Method::GET, None) => self.check_user(&user(id)?, now).await,
-                _ => Err(Problem::Method("GET, HEAD")),
-            };
-        }
-        if let Some(id) = path.strip_prefix("/admin/stripe/fix-user/") {
-            return match method {
-                &Method::POST => self.fix_user(&user(id)?, request, now).await,
-                _ => Err(Problem::Method("POST")),
-            };
-        }
-        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let ["admin", parts @ ..] = parts.as_slice() else { return Err(not_found()) };
-        match (method, parts) {
-            (&Method::GET, ["stripe", "webhook-logs"]) => self.list(request, now).await,
-            (&Method::GET, ["stripe", "webhook-logs", id]) => self.show(id).await,
-            (&Method::POST, ["stripe", "webhook-logs", id, "dismiss"]) => {
-                self.dismiss(id, read_body(request)?, now).await
-            }
-            (&Method::GET, ["stripe", "event-counts"]) => self.event_counts(request, now).await,
-            (&Method::GET, ["stripe", "parked"]) => self.parked().await,
-            (&Method::POST, ["stripe", "retry-webhooks"]) => self.retry(read_body(request)?, now).await,
-            (&Method::POST, ["stripe", "reconcile"]) => self.reconcile(read_body(request)?, now).await,
-            (&Method::GET, ["stripe", "gap"]) => self.gap(request, now).await,
-            (&Method::POST, ["stripe", "find"]) => self.find_user(read_body(request)?).await,
-            (&Method::GET, ["stripe", "subscription-health"]) => self.health(now).await,
-            (&Method::GET, ["provisioning"]) => self.jobs().await,
-            (&Method::POST, ["provisioning"]) => self.run_job(read_body(request)?, now).await,
-            (&Method::GET, ["orders"]) => self.list_orders(request).await,
-            (&Method::GET, ["orders", id]) => self.show_order(id).await,
-            (&Method::GET, ["audit"]) => self.audits(request, now).await,
-            (
-                _,
-                ["stripe", "retry-webhooks" | "reconcile" | "find"]
-                | ["stripe", "webhook-logs", _, "dismiss"],
-            ) => Err(Problem::Method("POST")),
-            (_, ["provisioning"]) => Err(Problem::Method("GET, HEAD, POST")),
-            (
-                _,
-                ["stripe", "webhook-logs" | "event-counts" | "parked" | "gap" | "subscription-health"]
-                | ["stripe", "webhook-logs", _]
-                | ["audit" | "orders"]
-                | ["orders", _],
-            ) => Err(Problem::Method("GET, HEAD")),
-            _ => Err(not_found()),
+        match route {
+            Route::Me => Ok(json!({
+                "name": operator.name, "role": operator.role.as_str(), "max_grant": operator.max_grant,
+            })),
+            Route::ListEvents => self.list(request, now).await,
+            Route::ShowEvent(id) => self.show(id).await,
+            Route::DismissEvent(id) => self.dismiss(id, read_body(request)?, &operator, now).await,
+            Route::CountEvents => self.event_counts(request, now).await,
+            Route::Parked => self.parked().await,
+            Route::Retry => self.retry(read_body(request)?, &operator, now).await,
+            Route::Reconcile => self.reconcile(read_body(request)?, &operator, now).await,
+            Route::Gap => self.gap(request, now).await,
+            Route::CheckUser(id) => self.check_user(&user(id)?, now).await,
+            Route::Ledger(id) => self.ledger(&user(id)?, request).await,
+            Route::FixUser(id) => self.fix_user(&user(id)?, request, &operator, now).await,
+            Route::Find => self.find_user(read_body(request)?).await,
+            Route::Health => self.health(now).await,
+            Route::ListJobs => self.jobs().await,
+            Route::RunJob => self.run_job(read_body(request)?, &operator, now).await,
+            Route::ListOrders => self.list_orders(request).await,
+            Route::ShowOrder(id) => self.show_order(id).await,
+            Route::Audits => self.audits(request, now).await,
         }
     }
 
@@ -229,19 +213,24 @@ impl Admin {
         }))
     }
 
-    /// Writes who makes a change and why. Called before the change is made.
+    /// Writes who makes a change and why. Called before the change is made. A request may name an actor; if
+    /// it is not the token's name, it is kept as what the request claims.
     async fn audit(
         &self,
-        actor: Option<&str>,
+        operator: &AdminToken,
+        claimed: Option<&str>,
         reason: Option<&str>,
         act: &str,
         target: &str,
         now_ms: i64,
     ) -> Result<(), Problem> {
-        let (actor, reason) = (short(actor.unwrap_or("admin")), short(reason.unwrap_or_default()));
+        let (claimed, reason) =
+            (short(claimed.unwrap_or_default().trim()), short(reason.unwrap_or_default()));
+        let claimed = Some(claimed).filter(|claimed| !claimed.is_empty() && *claimed != operator.name);
         // The log line has no actor: names and addresses do not belong into a log, and the audit has them.
         info!(act, target, "ADMIN_CHANGE");
-        Ok(self.store.commit(vec![items::audit(&actor, &reason, act, target, now_ms)]).await?)
+        let audit = items::audit(&operator.name, claimed.as_deref(), &reason, act, target, now_ms);
+        Ok(self.store.commit(vec![audit]).await?)
     }
 
     fn stripe(&self) -> Result<&Stripe, Problem> {
@@ -272,6 +261,10 @@ fn short(text: &str) -> String {
 
 fn not_found() -> Problem {
     problem(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+}
+
+fn forbidden(message: impl Into<String>) -> Problem {
+    problem(StatusCode::FORBIDDEN, "forbidden", message)
 }
 
 fn bad(code: &'static str, message: impl Into<String>) -> Problem {

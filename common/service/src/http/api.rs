@@ -85,7 +85,6 @@ pub struct Api {
     store: Store,
     processor: Processor,
     stripe: Option<Stripe>,
-    stripe_reads: portal::StripeReads,
     prices: checkout::Prices,
 }
 
@@ -111,14 +110,7 @@ impl Api {
         let accounts = Accounts { store: store.clone(), catalog, outbox };
         let processor = Processor { accounts, livemode, keep_payloads, redrive, alerts };
         let stripe = config.stripe.clone().map(|stripe| Stripe::of(stripe).with_patience(PATIENCE));
-        Self {
-            config,
-            stripe,
-            store,
-            processor,
-            stripe_reads: portal::StripeReads::default(),
-            prices: checkout::Prices::default(),
-        }
+        Self { config, stripe, store, processor, prices: checkout::Prices::default() }
     }
 
     /// Answers one request.

@@ -48,17 +48,24 @@ impl TokenRefusal {
 /// [`TokenRefusal`].
 pub fn check(headers: &HeaderMap, configured: Option<&str>) -> Result<(), TokenRefusal> {
     let configured = configured.filter(|token| !token.is_empty()).ok_or(TokenRefusal::NotConfigured)?;
+    if is_same(bearer(headers)?, configured.as_bytes()) { Ok(()) } else { Err(TokenRefusal::Wrong) }
+}
+
+/// The token in `Authorization: Bearer …`.
+///
+/// # Errors
+/// [`TokenRefusal::Missing`].
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<&[u8], TokenRefusal> {
     let header = headers.get("authorization").map(|value| value.as_bytes()).ok_or(TokenRefusal::Missing)?;
-    let sent = header
-        .strip_prefix(b"Bearer ")
-        .or_else(|| header.strip_prefix(b"bearer "))
-        .ok_or(TokenRefusal::Missing)?;
-    // Two MACs with the same key are compared in the same time for tokens of any length.
+    header.strip_prefix(b"Bearer ").or_else(|| header.strip_prefix(b"bearer ")).ok_or(TokenRefusal::Missing)
+}
+
+/// Compares two secrets. Two MACs with the same key are compared in the same time for texts of any length.
+pub(crate) fn is_same(one: &[u8], other: &[u8]) -> bool {
     let mac = |text: &[u8]| {
         Hmac::<Sha256>::new_from_slice(b"token").expect("HMAC takes a key of any length").chain_update(text)
     };
-    let configured = mac(configured.as_bytes()).finalize().into_bytes();
-    mac(sent).verify(&configured).map_err(|_| TokenRefusal::Wrong)
+    mac(one).verify(&mac(other).finalize().into_bytes()).is_ok()
 }
 
 #[cfg(test)]

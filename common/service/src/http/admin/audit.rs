@@ -14,9 +14,11 @@ const DAY_MS: i64 = 86_400_000;
 
 impl Admin {
     /// ```json
-    /// {"audits":[{"id":"audit#…","at":"…","actor":"ann","act":"grant","target":"user_1 500","reason":"…"}],
+    /// {"audits":[{"id":"audit#…","at":"…","actor":"ann","claimed":null,"act":"grant","target":"user_1 500",
+    ///             "reason":"…"}],
     ///  "next":"2026-11-20"}
     /// ```
+    /// `actor` is the name of the token; `claimed` is another name that the request gave.
     /// A page contains whole days, so that the next page follows without a gap. `next` is the day it starts
     /// with.
     pub(super) async fn audits(&self, request: &Request, now_ms: i64) -> Result<Value, Problem> {
@@ -66,6 +68,7 @@ fn view(item: &Item) -> Value {
         "id": text("pk"),
         "at": items::read_number(item, "seen").map(time),
         "actor": text("actor"),
+        "claimed": text("claimed"),
         "act": text("act"),
         "target": text("target"),
         "reason": text("reason"),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::reconcile::GRACE_SECONDS;
 use super::user::entry_view;
-use super::{Admin, bad, deadline, read_body, seconds, short, stripe_failed};
+use super::{Admin, AdminToken, bad, deadline, forbidden, read_body, seconds, short, stripe_failed};
 use crate::accounts::{AccountWrites, MAX_ATTEMPTS, load_account, pause};
 use crate::http::answer::{Problem, problem};
 use crate::schedules::reconcile::{Options, Reconciler, Report};
@@ -26,9 +26,9 @@ use tallyhook_core::ids::{CustomerId, SessionId, SubscriptionId, UserId};
 use tallyhook_core::ledger::LedgerKey;
 use tallyhook_core::timestamp::Timestamp;
 
-/// The body. `actor` and `reason` are always required. A grant, a revocation or a complimentary plan also
-/// needs the header `Idempotency-Key`, so that a repeated request makes one ledger entry. The same key with
-/// another body is 409.
+/// The body. `reason` is always required. A grant, a revocation or a complimentary plan also needs the header
+/// `Idempotency-Key`, so that a repeated request makes one ledger entry. The same key with another body is
+/// 409. Their credits are at most the token's `max_grant`.
 ///
 /// ```json
 /// {"action":"apply_stripe","actor":"ann","reason":"paid, not credited"}
@@ -77,8 +77,8 @@ pub struct FixRequest {
     pub stripe_subscription_id: Option<String>,
     /// The event of the form without an action.
     pub webhook_id: Option<String>,
-    /// The operator who makes the change.
-    pub actor: String,
+    /// Who makes the change, if the token does not say it.
+    pub actor: Option<String>,
     /// The reason for the change.
     pub reason: String,
 }
@@ -88,24 +88,22 @@ impl Admin {
         &self,
         user: &UserId,
         request: &Request,
+        operator: &AdminToken,
         now_ms: i64,
     ) -> Result<Value, Problem> {
         let body: FixRequest = read_body(request)?;
-        let (actor, reason) = (short(body.actor.trim()), short(body.reason.trim()));
+        let reason = short(body.reason.trim());
         if body.action.is_empty() && (body.stripe_subscription_id.is_some() || body.webhook_id.is_some()) {
-            return self.link_and_send(user, &body, now_ms).await;
+            return self.link_and_send(user, &body, operator, now_ms).await;
         }
-        if actor.is_empty() || reason.is_empty() {
-            return Err(bad(
-                "missing_reason",
-                "actor (who does this) and reason (why) are required; both are kept with the change",
-            ));
+        if reason.is_empty() {
+            return Err(bad("missing_reason", "reason is required; it is kept with the change"));
         }
-        let body = FixRequest { actor, reason, ..body };
+        let body = FixRequest { reason, ..body };
         match body.action.as_str() {
             "apply_stripe" => {
                 self.stripe()?;
-                self.audit_fix(user, &body, "", now_ms).await?;
+                self.audit_fix(user, &body, operator, "", now_ms).await?;
                 let report = self.apply(user, seconds(now_ms)).await?;
                 Ok(json!({"action": body.action, "user_id": user, "report": report}))
             }
@@ -114,23 +112,24 @@ impl Admin {
                 let customer = customer
                     .and_then(Result::ok)
                     .ok_or_else(|| bad("invalid_customer", "customer must be an id like cus_…"))?;
-                self.link(user, &customer, &body, now_ms).await
+                self.link(user, &customer, &body, operator, now_ms).await
             }
             "link_subscription" => {
                 let subscription = body.subscription.as_deref().map(SubscriptionId::new).and_then(Result::ok);
                 let subscription = subscription
                     .ok_or_else(|| bad("invalid_subscription", "subscription must be an id like sub_…"))?;
                 let customer = self.customer_of(&subscription).await?;
-                let mut answer = self.link(user, &customer, &body, now_ms).await?;
+                let mut answer = self.link(user, &customer, &body, operator, now_ms).await?;
                 answer["report"] = json!(self.apply(user, seconds(now_ms)).await?);
                 Ok(answer)
             }
             "grant" | "revoke" | "complimentary" => {
                 let fix = fix_of(&body, &self.processor.accounts.catalog, seconds(now_ms))?;
-                self.fix_ledger(user, fix, &body, &idempotency_key(request)?, now_ms).await
+                check_limit(&fix, operator)?;
+                self.fix_ledger(user, fix, &body, operator, &idempotency_key(request)?, now_ms).await
             }
-            "move" => self.move_owner(user, &body, now_ms).await,
-            "assign_session" => self.assign_session(user, &body, now_ms).await,
+            "move" => self.move_owner(user, &body, operator, now_ms).await,
+            "assign_session" => self.assign_session(user, &body, operator, now_ms).await,
             _ => Err(bad(
                 "invalid_action",
                 "action must be apply_stripe, link_customer, link_subscription, grant, revoke, \
@@ -177,6 +176,7 @@ impl Admin {
         user: &UserId,
         customer: &CustomerId,
         body: &FixRequest,
+        operator: &AdminToken,
         now_ms: i64,
     ) -> Result<Value, Problem> {
         let link_key = Key::Customer(customer.clone());
@@ -214,11 +214,11 @@ impl Admin {
             }
             let waiting = link.map(items::waiting).unwrap_or_default();
             if !audited {
-                self.audit_fix(user, body, customer.as_str(), now_ms).await?;
+                self.audit_fix(user, body, operator, customer.as_str(), now_ms).await?;
                 audited = true;
             }
             let adjust_key = LedgerKey::fix(&format!("{customer}#{now_ms}"));
-            let cause = Cause { by: by(body), adjust_key, created: now };
+            let cause = Cause { by: by(operator), adjust_key, created: now };
             let linked = account
                 .evolve(vec![Fact::Customer(customer.clone())], &cause, catalog, now)
                 .map_err(|conflict| problem(StatusCode::CONFLICT, "conflict", conflict.to_string()))?;
@@ -246,6 +246,7 @@ impl Admin {
         user: &UserId,
         fix: Fix,
         body: &FixRequest,
+        operator: &AdminToken,
         idempotency_key: &str,
         now_ms: i64,
     ) -> Result<Value, Problem> {
@@ -264,7 +265,7 @@ impl Admin {
                 return Err(problem(StatusCode::NOT_FOUND, "user_not_found", message));
             }
             if let Some(entry) = account.recorded.get(&key) {
-                if fix.is_recorded_as(entry, &by(body), &body.reason) {
+                if fix.is_recorded_as(entry, &by(operator), &body.reason) {
                     break entry.clone();
                 }
                 let message = "this Idempotency-Key was used for another change of this user; a new change \
@@ -272,10 +273,10 @@ impl Admin {
                 return Err(problem(StatusCode::CONFLICT, "idempotency_key_reused", message));
             }
             if !audited {
-                self.audit_fix(user, body, &fix.credits().to_string(), now_ms).await?;
+                self.audit_fix(user, body, operator, &fix.credits().to_string(), now_ms).await?;
                 audited = true;
             }
-            let fixed = account.fix(fix.clone(), key.clone(), &by(body), &body.reason, catalog, now);
+            let fixed = account.fix(fix.clone(), key.clone(), &by(operator), &body.reason, catalog, now);
             let entry = fixed.entries.iter().find(|entry| entry.key == key).cloned().ok_or_else(busy)?;
             if change.commit(&fixed, Vec::new()).await? {
                 break entry;
@@ -289,7 +290,13 @@ impl Admin {
 
     /// Moves a subscription, or a customer with its subscriptions, to another user, together with the credits
     /// that they granted. A dry run unless `"dry_run":false` is sent.
-    async fn move_owner(&self, user: &UserId, body: &FixRequest, now_ms: i64) -> Result<Value, Problem> {
+    async fn move_owner(
+        &self,
+        user: &UserId,
+        body: &FixRequest,
+        operator: &AdminToken,
+        now_ms: i64,
+    ) -> Result<Value, Problem> {
         let to = body.to.as_deref().and_then(|to| UserId::new(to).ok()).filter(|to| to != user);
         let to = to.ok_or_else(|| bad("invalid_to", "to must be another user's id"))?;
         let part = moved_part(body)?;
@@ -311,7 +318,7 @@ impl Admin {
             }
             let key = format!("move#{now_ms}");
             let (from_change, to_change, parcel) =
-                from_account.hand_over(&to_account, &part, &by(body), &key, &accounts.catalog, now);
+                from_account.hand_over(&to_account, &part, &by(operator), &key, &accounts.catalog, now);
             if parcel.is_empty() {
                 let message = "the user has no such subscription or customer";
                 return Err(problem(StatusCode::NOT_FOUND, "nothing_to_move", message));
@@ -325,7 +332,7 @@ impl Admin {
                 return Ok(answer);
             }
             if attempts == 1 {
-                self.audit_fix(user, body, &format!("to {to}"), now_ms).await?;
+                self.audit_fix(user, body, operator, &format!("to {to}"), now_ms).await?;
             }
             let mut writes = Vec::new();
             let mut messages = Vec::new();
@@ -361,7 +368,13 @@ impl Admin {
 
     /// Assigns the session of a guest to a user. The session's event is parked because it names no user; it
     /// is sent again.
-    async fn assign_session(&self, user: &UserId, body: &FixRequest, now_ms: i64) -> Result<Value, Problem> {
+    async fn assign_session(
+        &self,
+        user: &UserId,
+        body: &FixRequest,
+        operator: &AdminToken,
+        now_ms: i64,
+    ) -> Result<Value, Problem> {
         let session = body.session.as_deref().and_then(|session| SessionId::new(session).ok());
         let session = session.ok_or_else(|| bad("invalid_session", "session must be an id like cs_…"))?;
         let key = Key::Session(session.clone());
@@ -377,7 +390,7 @@ impl Admin {
                 return Err(problem(StatusCode::CONFLICT, "session_bound", message));
             }
         }
-        self.audit_fix(user, body, session.as_str(), now_ms).await?;
+        self.audit_fix(user, body, operator, session.as_str(), now_ms).await?;
         if !items.contains_key(&key) {
             self.store.commit(vec![items::assigned_session(&session, user)]).await?;
         }
@@ -398,17 +411,28 @@ impl Admin {
         &self,
         user: &UserId,
         request: &FixRequest,
+        operator: &AdminToken,
         what: &str,
         now_ms: i64,
     ) -> Result<(), Problem> {
         let target = format!("{user} {what}");
-        self.audit(Some(&request.actor), Some(&request.reason), &request.action, target.trim_end(), now_ms)
-            .await
+        let (claimed, reason) = (request.actor.as_deref(), Some(request.reason.as_str()));
+        self.audit(operator, claimed, reason, &request.action, target.trim_end(), now_ms).await
     }
 }
 
-fn by(request: &FixRequest) -> String {
-    format!("admin:{}", request.actor)
+fn by(operator: &AdminToken) -> String {
+    format!("admin:{}", operator.name)
+}
+
+/// Refuses a change of more credits than the token may change at once.
+fn check_limit(fix: &Fix, operator: &AdminToken) -> Result<(), Problem> {
+    match operator.max_grant {
+        Some(max) if fix.credits() > Credits::new(max) => Err(forbidden(format!(
+            "your token may change at most {max} credits at once; more needs the role admin without max_grant"
+        ))),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn busy() -> Problem {

@@ -4,7 +4,7 @@
 use lambda_http::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Admin, FixRequest, bad};
+use super::{Admin, AdminToken, FixRequest, bad};
 use crate::accounts::{MAX_ATTEMPTS, pause};
 use crate::http::answer::{Problem, problem};
 use tallyhook_aws::store::items::{self, Key};
@@ -21,6 +21,7 @@ impl Admin {
         &self,
         user: &UserId,
         body: &FixRequest,
+        operator: &AdminToken,
         now_ms: i64,
     ) -> Result<Value, Problem> {
         let text = |id: &Option<String>| id.clone().unwrap_or_default();
@@ -56,9 +57,8 @@ impl Admin {
             }
             if attempts == 1 {
                 let target = format!("{user} {subscription}");
-                let (actor, reason) = (body.actor.trim(), body.reason.trim());
-                let actor = Some(actor).filter(|actor| !actor.is_empty());
-                self.audit(actor, Some(reason), "link_subscription", &target, now_ms).await?;
+                let (claimed, reason) = (body.actor.as_deref(), Some(body.reason.as_str()));
+                self.audit(operator, claimed, reason, "link_subscription", &target, now_ms).await?;
             }
             let new = StoredOwner { user: user.clone(), moved: false, by_reference: false, shared: false };
             let waiting = link.map(items::waiting).unwrap_or_default();

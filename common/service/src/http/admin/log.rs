@@ -9,7 +9,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::{Admin, bad, deadline, limit, parameter, seconds, short, stripe_failed, time, time_ms, user_id};
+use super::{
+    Admin, AdminToken, bad, deadline, limit, parameter, seconds, short, stripe_failed, time, time_ms, user_id,
+};
 use crate::http::answer::{Problem, problem};
 use crate::resend::redrive::RedriveOutcome;
 use crate::resend::replay::{ReplayError, Replayer, Selection};
@@ -68,7 +70,7 @@ pub struct RetryRequest {
     pub limit: Option<usize>,
     /// Where the last answer stopped. Only for Stripe.
     pub next: Option<String>,
-    /// The operator.
+    /// Who makes the change, if the token does not say it.
     pub actor: Option<String>,
     /// The reason.
     pub reason: Option<String>,
@@ -78,7 +80,7 @@ pub struct RetryRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DismissRequest {
-    /// The operator.
+    /// Who makes the change, if the token does not say it.
     pub actor: Option<String>,
     /// Why the event is none of our business.
     pub reason: String,
@@ -256,15 +258,25 @@ impl Admin {
         Ok(lines)
     }
 
-    pub(super) async fn retry(&self, body: RetryRequest, now_ms: i64) -> Result<Value, Problem> {
+    pub(super) async fn retry(
+        &self,
+        body: RetryRequest,
+        operator: &AdminToken,
+        now_ms: i64,
+    ) -> Result<Value, Problem> {
         match body.source.as_deref() {
-            None | Some("log") => self.retry_from_log(body, now_ms).await,
-            Some("stripe") => self.replay(body, now_ms).await,
+            None | Some("log") => self.retry_from_log(body, operator, now_ms).await,
+            Some("stripe") => self.replay(body, operator, now_ms).await,
             Some(_) => Err(bad("invalid_source", "source must be log or stripe")),
         }
     }
 
-    async fn retry_from_log(&self, body: RetryRequest, now_ms: i64) -> Result<Value, Problem> {
+    async fn retry_from_log(
+        &self,
+        body: RetryRequest,
+        operator: &AdminToken,
+        now_ms: i64,
+    ) -> Result<Value, Problem> {
         if body.undelivered || body.limit.is_some() || body.next.is_some() {
             return Err(bad("invalid_body", "undelivered, limit and next are for \"source\":\"stripe\""));
         }
@@ -276,7 +288,7 @@ impl Admin {
         if body.id.as_deref().is_some_and(|id| !items::is_event(id)) {
             return Err(bad("invalid_id", "id must be an event's id"));
         }
-        self.audit_retry(&body, filter == Filter::default(), now_ms).await?;
+        self.audit_retry(&body, operator, filter == Filter::default(), now_ms).await?;
         let now = seconds(now_ms);
         if let Some(id) = &body.id {
             return match self.retrier.redrive_one(id, now).await? {
@@ -308,7 +320,7 @@ impl Admin {
     }
 
     /// Sends events of Stripe: one by id, or those with a type and time.
-    async fn replay(&self, body: RetryRequest, now_ms: i64) -> Result<Value, Problem> {
+    async fn replay(&self, body: RetryRequest, operator: &AdminToken, now_ms: i64) -> Result<Value, Problem> {
         let stripe = self.stripe()?.clone();
         let limit = body.limit.unwrap_or(100);
         if !(1..=MAX_REPLAYED).contains(&limit) {
@@ -341,7 +353,7 @@ impl Admin {
                 Selection::Listed(EventFilter { types, undelivered: body.undelivered, from, until })
             }
         };
-        self.audit_retry(&body, false, now_ms).await?;
+        self.audit_retry(&body, operator, false, now_ms).await?;
         let replayer = Replayer::new(stripe, self.queue.clone(), self.queues.clone());
         match replayer.replay(&selection, limit, body.next.as_deref(), deadline(), seconds(now_ms)).await {
             Ok(report) => Ok(json!({"report": report})),
@@ -364,6 +376,7 @@ impl Admin {
         &self,
         id: &str,
         body: DismissRequest,
+        operator: &AdminToken,
         now_ms: i64,
     ) -> Result<Value, Problem> {
         let reason = short(body.reason.trim());
@@ -372,10 +385,9 @@ impl Admin {
         }
         let key = Key::Event(id.to_owned());
         let mut item = self.find(id).await?.ok_or_else(unknown_event)?;
-        let actor = short(body.actor.as_deref().unwrap_or("admin").trim());
         if is_open(&item) {
-            self.audit(Some(&actor), Some(&reason), "dismiss", id, now_ms).await?;
-            let dismissal = Dismissal { actor, reason, at_ms: now_ms };
+            self.audit(operator, body.actor.as_deref(), Some(&reason), "dismiss", id, now_ms).await?;
+            let dismissal = Dismissal { actor: operator.name.clone(), reason, at_ms: now_ms };
             self.store.dismiss(&key, &item, &dismissal).await?;
             // Another request or the event's own worker may have been faster.
             item = self.find(id).await?.ok_or_else(unknown_event)?;
@@ -391,7 +403,13 @@ impl Admin {
         Ok(json!({"id": id, "status": status, "dismissed": dismissal_view(&dismissal)}))
     }
 
-    async fn audit_retry(&self, body: &RetryRequest, due: bool, now_ms: i64) -> Result<(), Problem> {
+    async fn audit_retry(
+        &self,
+        body: &RetryRequest,
+        operator: &AdminToken,
+        due: bool,
+        now_ms: i64,
+    ) -> Result<(), Problem> {
         let target = match &body.id {
             Some(id) => id.clone(),
             None if due => "due".to_owned(),
@@ -401,7 +419,8 @@ impl Admin {
             })
             .to_string(),
         };
-        self.audit(body.actor.as_deref(), body.reason.as_deref(), "retry-webhooks", &target, now_ms).await
+        let (claimed, reason) = (body.actor.as_deref(), body.reason.as_deref());
+        self.audit(operator, claimed, reason, "retry-webhooks", &target, now_ms).await
     }
 
     pub(super) async fn find(&self, id: &str) -> Result<Option<Item>, Problem> {

@@ -107,15 +107,8 @@ fn page([style, script]: &[Asset; 2]) -> Response<Body> {
                         input id="token" type="password" autocomplete="current-password" required
                             aria-describedby="token-hint login-problem";
                         p id="token-hint" class="small muted" {
-                            "ADMIN_API_TOKEN of the deployment. It stays in this tab until you close it."
-                        }
-                    }
-                    div class="field" {
-                        label for="actor" { "Your name" }
-                        input id="actor" autocomplete="username" required maxlength="100"
-                            aria-describedby="actor-hint";
-                        p id="actor-hint" class="small muted" {
-                            "Kept in the audit with everything you change."
+                            "It stays in this tab until you close it. Its name is kept in the audit with everything \
+                             you change."
                         }
                     }
                     p id="login-problem" class="form-problem" role="alert" {}

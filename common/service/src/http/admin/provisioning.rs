@@ -4,7 +4,7 @@ use lambda_http::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Admin, bad, seconds, time, user_id};
+use super::{Admin, AdminToken, bad, seconds, time, user_id};
 use crate::http::answer::{Problem, problem};
 use crate::outbox::{self, JobMessage};
 use tallyhook_core::ids::SessionId;
@@ -29,7 +29,7 @@ pub struct RunJobRequest {
     pub about: Option<String>,
     /// The user of the job.
     pub user_id: String,
-    /// The operator.
+    /// Who makes the change, if the token does not say it.
     pub actor: Option<String>,
     /// The reason.
     pub reason: Option<String>,
@@ -67,7 +67,12 @@ impl Admin {
 
     /// Answers `{"job":"provision","user_id":"user_123","order":null,"about":null,"result":"queued"}`. The app gets the same message id
     /// as before, so it recognises a change that it already has.
-    pub(super) async fn run_job(&self, body: RunJobRequest, now_ms: i64) -> Result<Value, Problem> {
+    pub(super) async fn run_job(
+        &self,
+        body: RunJobRequest,
+        operator: &AdminToken,
+        now_ms: i64,
+    ) -> Result<Value, Problem> {
         let user_id = user_id(&body.user_id)?;
         let job =
             body.job.ok_or_else(|| bad("invalid_job", "job must be provision, account or of an order"))?;
@@ -86,7 +91,8 @@ impl Admin {
         }
         let subject = about.as_ref().map_or_else(String::new, |about| format!("{about} "));
         let target = format!("{} {subject}{user_id}", job.as_str());
-        self.audit(body.actor.as_deref(), body.reason.as_deref(), "provisioning", &target, now_ms).await?;
+        let (claimed, reason) = (body.actor.as_deref(), body.reason.as_deref());
+        self.audit(operator, claimed, reason, "provisioning", &target, now_ms).await?;
         let message = JobMessage { job, about, user_id, checkout_session_id: None };
         if !self.processor.accounts.outbox.run_again(&self.store, &message, seconds(now_ms)).await? {
             return Err(problem(StatusCode::NOT_FOUND, "job_not_found", "this user has no such job"));

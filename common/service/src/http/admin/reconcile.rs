@@ -5,7 +5,7 @@ use lambda_http::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Admin, bad, deadline, parameter, seconds, stripe_failed, time_ms, user_id};
+use super::{Admin, AdminToken, bad, deadline, parameter, seconds, stripe_failed, time_ms, user_id};
 use crate::http::answer::{Problem, problem};
 use crate::schedules::reconcile::{GapError, Options, Reconciler, gap, is_position};
 
@@ -34,7 +34,7 @@ pub struct ReconcileRequest {
     pub cap: u64,
     /// Where the last run stopped.
     pub next: Option<String>,
-    /// The operator.
+    /// Who makes the change, if the token does not say it.
     pub actor: Option<String>,
     /// The reason.
     pub reason: Option<String>,
@@ -47,7 +47,12 @@ impl Default for ReconcileRequest {
 }
 
 impl Admin {
-    pub(super) async fn reconcile(&self, body: ReconcileRequest, now_ms: i64) -> Result<Value, Problem> {
+    pub(super) async fn reconcile(
+        &self,
+        body: ReconcileRequest,
+        operator: &AdminToken,
+        now_ms: i64,
+    ) -> Result<Value, Problem> {
         let stripe = self.stripe()?.clone();
         if !(1..=MAX_CHANGES).contains(&body.cap) {
             return Err(bad("invalid_cap", format!("cap must be a number from 1 to {MAX_CHANGES}")));
@@ -58,7 +63,8 @@ impl Admin {
         let only = body.user.as_deref().map(user_id).transpose()?;
         if !body.dry_run {
             let target = only.as_ref().map_or_else(|| "everything".to_owned(), ToString::to_string);
-            self.audit(body.actor.as_deref(), body.reason.as_deref(), "reconcile", &target, now_ms).await?;
+            let (claimed, reason) = (body.actor.as_deref(), body.reason.as_deref());
+            self.audit(operator, claimed, reason, "reconcile", &target, now_ms).await?;
         }
         let reconciler = Reconciler::new(stripe, self.processor.clone());
         let options = Options {

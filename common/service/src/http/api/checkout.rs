@@ -47,7 +47,7 @@ use tallyhook_core::account::{Lot, State};
 use tallyhook_core::catalog::{Addons, Catalog, Checkout, Collection, MAX_QUANTITY, Per, SoldAs};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::event::SubscriptionStatus;
-use tallyhook_core::ids::{CustomerId, PriceId, SubscriptionId, UserId};
+use tallyhook_core::ids::{CustomerId, PriceId, SessionId, SubscriptionId, UserId};
 use tallyhook_core::timestamp::Timestamp;
 
 /// The status page. Stripe replaces the placeholder with the session's id.
@@ -193,6 +193,9 @@ impl Api {
                 "Stripe answered with a session that has no id or no url",
             ));
         };
+        if let Ok(id) = SessionId::new(id) {
+            self.store.note_created_session(&id, clock::now()).await?;
+        }
         let warnings = warnings(&body, &account.state, &self.config.catalog, clock::now());
         info!(
             user_id = user.as_str(),

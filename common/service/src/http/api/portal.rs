@@ -10,11 +10,11 @@
 //! has not arrived and a Stripe key is configured, the session is read from Stripe. It goes through the same
 //! `decide` and `commit` as an event, with the same ledger keys, so the late webhook changes nothing.
 //!
-//! **Invariant:** one session is read from Stripe at most once in [`FIRST_PAUSE_SECONDS`], with growing
-//! pauses, no matter how many clients poll. **Invariant:** one instance reads at most [`MAX_READS`] sessions
-//! in [`WINDOW_SECONDS`], also when a client invents session ids.
-
-use std::sync::{Mutex, PoisonError};
+//! **Invariant:** Stripe is asked only for a session that this deployment created, that an event of a known
+//! customer has named, or that the app asks for with its token. A request about any other id writes nothing.
+//! **Invariant:** one session is read from Stripe at most once in [`FIRST_PAUSE_SECONDS`], with growing pauses,
+//! no matter how many clients poll. **Invariant:** the deployment reads at most [`MAX_READS`] sessions in
+//! [`WINDOW_SECONDS`].
 
 use lambda_http::http::StatusCode;
 use lambda_http::{Body, Request, RequestExt, Response};
@@ -26,6 +26,7 @@ use super::{Api, no_user, read_body, user_id};
 use crate::accounts::{MAX_ATTEMPTS, pause};
 use crate::http::answer::{Problem, problem};
 use crate::http::pages::status::StatusPage;
+use crate::http::token;
 use crate::process::{FoundAccount, Job, Repair};
 use crate::schedules::reconcile::Evidence;
 use tallyhook_aws::clock;
@@ -49,28 +50,12 @@ use tallyhook_core::timestamp::Timestamp;
 const FIRST_PAUSE_SECONDS: i64 = 8;
 /// Reads of one session. After these, reconciliation finds what is missing.
 const MAX_TRIES: u32 = 30;
-/// Reads of one instance within [`WINDOW_SECONDS`].
+/// Reads of the deployment within [`WINDOW_SECONDS`].
 const MAX_READS: u32 = 20;
 /// See [`MAX_READS`].
 const WINDOW_SECONDS: i64 = 10;
 /// The cause of these changes, in the log and the ledger.
 const BY: &str = "setup-status";
-
-/// Limits how often this instance reads from Stripe.
-#[derive(Debug, Default)]
-pub(super) struct StripeReads(Mutex<(i64, u32)>);
-
-impl StripeReads {
-    /// Whether one more read is allowed.
-    fn allow(&self, now: Timestamp) -> bool {
-        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.unix() - window.0 >= WINDOW_SECONDS {
-            *window = (now.unix(), 0);
-        }
-        window.1 += 1;
-        window.1 <= MAX_READS
-    }
-}
 
 /// The result of reading a session from Stripe.
 enum SessionRead {
@@ -110,7 +95,10 @@ impl Api {
         let note = items.get(&note_key).map(items::read_question).unwrap_or_default();
         let mut at_stripe = note.answer.as_deref().and_then(SessionPayment::from_text);
         let mut reference = note.reference.clone();
-        if !is_settled(known.as_ref(), user.as_ref().map(|user| &user.state)) {
+        let may_ask = note.is_ours
+            || known.is_some()
+            || token::check(request.headers(), self.config.app_token.as_deref()).is_ok();
+        if may_ask && !is_settled(known.as_ref(), user.as_ref().map(|user| &user.state)) {
             match self.read_from_stripe(&session, known.as_ref(), &note, now).await? {
                 SessionRead::Missing => return Err(no_session()),
                 SessionRead::NotRead if known.is_none() && note.answer.as_deref() == Some("missing") => {
@@ -243,13 +231,12 @@ impl Api {
     ) -> Result<SessionRead, StoreError> {
         let Some(stripe) = &self.stripe else { return Ok(SessionRead::NotRead) };
         let pause = (FIRST_PAUSE_SECONDS << note.tries.saturating_sub(1).min(3)).min(60);
-        if note.tries >= MAX_TRIES
-            || (note.tries > 0 && now.unix() < note.asked + pause)
-            || !self.stripe_reads.allow(now)
-        {
+        if note.tries >= MAX_TRIES || (note.tries > 0 && now.unix() < note.asked + pause) {
             return Ok(SessionRead::NotRead);
         }
-        if !self.store.claim_question(id, note, now).await? {
+        if !self.store.claim_question(id, note, now).await?
+            || !self.store.take_session_budget(MAX_READS, WINDOW_SECONDS, now).await?
+        {
             return Ok(SessionRead::NotRead);
         }
         let read = match self.apply_session(stripe, id, known, now).await {

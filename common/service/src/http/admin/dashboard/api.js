@@ -5,17 +5,31 @@ const session = {
   get token() {
     return sessionStorage.getItem("tallyhook.token") ?? "";
   },
-  get actor() {
-    return sessionStorage.getItem("tallyhook.actor") ?? "admin";
-  },
-  keep(token, actor) {
+  /** The answer of /admin/me: name, role and largest grant of the token. */
+  me: null,
+  keep(token, me) {
     sessionStorage.setItem("tallyhook.token", token);
-    sessionStorage.setItem("tallyhook.actor", actor);
+    this.me = me;
   },
   end() {
     sessionStorage.clear();
+    this.me = null;
   },
 };
+
+/** Whether the role may change something. The API decides; the page only leaves out what it would refuse. */
+const mayChange = () => session.me !== null && session.me.role !== "viewer";
+const mayGrant = () => mayChange() && session.me.max_grant !== 0;
+
+/** What the role may do, as a sentence. */
+function roleText({ role, max_grant: max }) {
+  if (role === "viewer") return "May read, and change nothing.";
+  const may =
+    role === "operator" ? "May read, send events again, reconcile and repair users" : "May do everything";
+  if (max === null) return `${may}.`;
+  const limit = max === 0 ? "but not change credits" : `and change up to ${number(max)} credits at once`;
+  return `${may}, ${limit}.`;
+}
 
 class ApiError extends Error {
   constructor(status, code, message) {
@@ -60,9 +74,7 @@ async function ask(method, path, { body, key, token } = {}) {
 
 const get = (path) => ask("GET", path);
 
-function post(path, body, key) {
-  return ask("POST", path, { body: { ...body, actor: session.actor }, key });
-}
+const post = (path, body, key) => ask("POST", path, { body, key });
 
 function query(parameters) {
   const set = Object.entries(parameters).filter(

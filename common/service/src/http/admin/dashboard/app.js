@@ -28,6 +28,7 @@ let drawing = 0;
 /** Draws the view of the address. A slow answer for an earlier address is ignored. */
 async function render() {
   if (!session.token) return showLogin();
+  if (!session.me) return start();
   const turn = (drawing += 1);
   const { name, id, parameters } = route();
   const [, list, one] = VIEWS[name] ?? VIEWS[""];
@@ -106,19 +107,17 @@ function leave(message) {
 
 $("#login-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const [token, actor, go] = [$("#token").value.trim(), $("#actor").value.trim() || "admin", $("#login-go")];
+  const [token, go] = [$("#token").value.trim(), $("#login-go")];
   go.disabled = true;
   try {
-    // The cheapest request that needs the token.
-    await ask("GET", "/admin/stripe/webhook-logs?id=evt_none", { token });
-    session.keep(token, actor);
+    session.keep(token, await ask("GET", "/admin/me", { token }));
     $("#token").value = "";
-    $("#who").textContent = actor;
     focusNext = true;
+    welcome();
     await render();
   } catch (error) {
     $("#login-problem").textContent =
-      error.status === 401 ? "This is not the token of this deployment (ADMIN_API_TOKEN)." : error.message;
+      error.status === 401 ? "This is not the token of an operator of this deployment." : error.message;
     $("#token").select();
   } finally {
     go.disabled = false;
@@ -136,6 +135,24 @@ addEventListener("hashchange", () => {
   render();
 });
 
-for (const [name, [title]] of Object.entries(VIEWS)) $("#nav").append(link(`#/${name}`, title));
-$("#who").textContent = session.actor;
+/** Shows who is signed in, and the sections that the role may use. */
+function welcome() {
+  const shown = Object.entries(VIEWS).filter(([name]) => name !== "reconcile" || mayChange());
+  $("#nav").replaceChildren(...shown.map(([name, [title]]) => link(`#/${name}`, title)));
+  $("#who").textContent = `${session.me.name} · ${session.me.role}`;
+  $("#who").title = roleText(session.me);
+}
+
+/** Reads who the tab's token belongs to, then draws the view. */
+async function start() {
+  try {
+    session.me = await get("/admin/me");
+  } catch (error) {
+    if (error.status !== 401) showLogin(error.message);
+    return;
+  }
+  welcome();
+  await render();
+}
+
 render();

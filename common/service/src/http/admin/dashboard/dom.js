@@ -195,6 +195,9 @@ function button(text, act, attributes) {
   return made;
 }
 
+/** A button that changes something; nothing for a role that may not. */
+const changeButton = (text, act, attributes) => mayChange() && button(text, act, attributes);
+
 let fields = 0;
 function field(label, input, hint) {
   fields += 1;
@@ -242,7 +245,7 @@ function confirmed({ title, what, extra, confirm, danger }) {
       h("h2", { id: titleId }, title),
       extra?.fields,
       h("div", { class: "what", "aria-live": "polite" }, what),
-      field("Reason", reason, `Kept in the audit with your name, ${session.actor}.`),
+      field("Reason", reason, `Kept in the audit with your name, ${session.me.name}.`),
       problem,
       h(
         "div",

@@ -231,12 +231,12 @@ async function eventView({ id }) {
   const open = event.status === "parked" || event.status === "failed";
   const sendable = open || event.status === "dismissed";
   const buttons = [
-    button("Send again", () => sendAgain(id, "log"), {
+    changeButton("Send again", () => sendAgain(id, "log"), {
       class: open ? null : "quiet",
       disabled: sendable ? null : true,
     }),
-    open && button("Dismiss", () => dismiss(id), { class: "quiet" }),
-    button("Replay from Stripe", () => sendAgain(id, "stripe"), { class: "quiet" }),
+    open && changeButton("Dismiss", () => dismiss(id), { class: "quiet" }),
+    changeButton("Replay from Stripe", () => sendAgain(id, "stripe"), { class: "quiet" }),
   ];
   const about = card(
     "Result",
@@ -272,7 +272,7 @@ async function eventView({ id }) {
           : "",
       ],
     ]),
-    h("p", { class: "row actions" }, buttons),
+    mayChange() && h("p", { class: "row actions" }, buttons),
   );
   return {
     title: event.type,
@@ -292,8 +292,9 @@ function adviceNotice(advice, message, id) {
   );
 }
 
-/** The action of an advice, as a button or a link. */
+/** The action of an advice, as a button or a link; nothing for a role that may not act. */
 function adviceButton(advice, id) {
+  if (!mayChange()) return null;
   switch (advice.act) {
     case "link_customer":
       return button(`Link ${advice.target}`, () => linkCustomer({ customer: advice.target }));

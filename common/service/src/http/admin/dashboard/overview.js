@@ -54,6 +54,7 @@ function healthCard(health) {
   ];
   const list = deductions.map((deduction) => {
     const [hash, text] = REMEDIES[deduction.code] ?? [];
+    const may = hash && (hash !== "#/reconcile" || mayChange());
     return h(
       "li",
       null,
@@ -62,7 +63,7 @@ function healthCard(health) {
         "div",
         null,
         h("strong", null, deduction.reason),
-        h("p", { class: "muted" }, sentence(deduction.advice), hash && [" ", link(hash, text)]),
+        h("p", { class: "muted" }, sentence(deduction.advice), may && [" ", link(hash, text)]),
       ),
     );
   });
@@ -137,5 +138,6 @@ async function chartCard(range) {
 async function overviewView({ parameters }) {
   const range = RANGES[parameters.range] ? parameters.range : "24h";
   const [health, events] = await Promise.all([get("/admin/stripe/subscription-health"), chartCard(range)]);
-  return { title: "Overview", body: [healthCard(health), events, queuesCard(health.counts)] };
+  const subtitle = `Signed in as ${session.me.name}, ${session.me.role}. ${roleText(session.me)}`;
+  return { title: "Overview", subtitle, body: [healthCard(health), events, queuesCard(health.counts)] };
 }

@@ -71,7 +71,7 @@ async function parkedView() {
         h(
           "p",
           { class: "row" },
-          button("Send again what is due", () => sendDue(), { class: "quiet" }),
+          changeButton("Send again what is due", () => sendDue(), { class: "quiet" }),
         ),
     ],
   };
@@ -120,7 +120,7 @@ function unreportedCard({ jobs, more }) {
             ),
           ],
         },
-        {
+        mayChange() && {
           title: "Act",
           of: (job) =>
             button("Report again", () => again(job), {
@@ -128,7 +128,7 @@ function unreportedCard({ jobs, more }) {
               "aria-label": `Report again about ${job.user_id}, ${job.job}`,
             }),
         },
-      ],
+      ].filter(Boolean),
       jobs,
     ),
     more && h("p", { class: "muted" }, "Not all of them are shown."),
@@ -161,6 +161,10 @@ const sendFailed = () =>
   );
 
 async function reconcileView() {
+  if (!mayChange()) {
+    const text = `This needs the role operator; ${session.me.name} has the role ${session.me.role}.`;
+    return { title: "Reconcile", body: notice("info", null, h("p", null, text)) };
+  }
   const user = h("input", { name: "user", autocomplete: "off", spellcheck: "false" });
   const cap = h("input", {
     name: "cap",
@@ -306,7 +310,13 @@ function reportCard(report, body, apply) {
 async function auditView() {
   const columns = [
     { title: "When", of: (audit) => when(audit.at) },
-    { title: "Who", of: (audit) => audit.actor },
+    {
+      title: "Who",
+      of: (audit) => [
+        audit.actor,
+        audit.claimed && h("p", { class: "small muted" }, `the request says: ${audit.claimed}`),
+      ],
+    },
     {
       title: "Did",
       of: (audit) => [h("strong", null, (audit.act ?? "").replaceAll(/[_-]/g, " ")), " ", audit.target],

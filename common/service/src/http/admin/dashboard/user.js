@@ -80,7 +80,9 @@ function foundCard(found, text) {
           {
             title: "",
             of: (customer) =>
-              button("Link to a user", () => linkCustomer({ customer: customer.id }), { class: "quiet" }),
+              changeButton("Link to a user", () => linkCustomer({ customer: customer.id }), {
+                class: "quiet",
+              }),
           },
         ],
         customers,
@@ -162,7 +164,7 @@ function verdictCard({ verdict, user_id: user, suggestions, account }) {
       "li",
       null,
       h("p", null, suggestion.text),
-      button(
+      changeButton(
         `Link ${suggestion.target}`,
         () => linkCustomer({ user, customer: suggestion.target, create: !account }),
         { class: "quiet" },
@@ -174,7 +176,7 @@ function verdictCard({ verdict, user_id: user, suggestions, account }) {
     title,
     h("p", null, verdict.text),
     suggested.length > 0 && h("ul", { class: "plain" }, suggested),
-    acts.length > 0 && h("p", { class: "row" }, acts),
+    mayChange() && acts.length > 0 && h("p", { class: "row" }, acts),
   );
 }
 
@@ -242,7 +244,7 @@ function differencesCard({ differences, stripe, user_id: user }) {
       h(
         "p",
         { class: "row" },
-        button("Apply Stripe's state", () => applyStripe(user)),
+        changeButton("Apply Stripe's state", () => applyStripe(user)),
       ),
     stripe.subscriptions.length + stripe.payments.length > 0 &&
       h("details", null, h("summary", null, "What Stripe has"), stripeTables(stripe)),
@@ -494,6 +496,7 @@ function timelineCard({ events }) {
 }
 
 function fixCard({ user_id: user, account }) {
+  if (!mayChange()) return null;
   return card(
     "Change by hand",
     h("p", { class: "muted" }, "Every change needs a reason and is written to the audit before it is made."),
@@ -502,8 +505,11 @@ function fixCard({ user_id: user, account }) {
       { class: "row" },
       button("Link a customer", () => linkCustomer({ user, create: !account }), { class: "quiet" }),
       button("Link a subscription", () => linkSubscription({ user, create: !account }), { class: "quiet" }),
-      account && button("Grant credits", () => grant(user, account, "grant"), { class: "quiet" }),
-      account && button("Revoke credits", () => grant(user, account, "revoke"), { class: "quiet" }),
+      account &&
+        mayGrant() && [
+          button("Grant credits", () => grant(user, account, "grant"), { class: "quiet" }),
+          button("Revoke credits", () => grant(user, account, "revoke"), { class: "quiet" }),
+        ],
     ),
   );
 }
@@ -657,7 +663,8 @@ async function linkSubscription({ user, create }) {
 }
 
 async function grant(user, account, action) {
-  const input = h("input", { type: "number", min: 1, step: 1, required: true, inputmode: "numeric" });
+  const max = session.me.max_grant;
+  const input = h("input", { type: "number", min: 1, max, step: 1, required: true, inputmode: "numeric" });
   const what = h("p");
   const preview = () => {
     const credits = Number(input.value) || 0;
@@ -682,7 +689,10 @@ async function grant(user, account, action) {
           ? "Like the credits of a pack, they are spent last."
           : "Taken in the order in which credits are spent. The balance never goes below zero.",
       ),
-      check: () => (/^[1-9]\d*$/.test(input.value) ? null : "A whole number of credits, at least 1."),
+      check: () => {
+        if (!/^[1-9]\d*$/.test(input.value)) return "A whole number of credits, at least 1.";
+        return max !== null && Number(input.value) > max ? `At most ${number(max)} credits at once.` : null;
+      },
       value: () => ({ credits: Number(input.value) }),
     },
     what,
