@@ -1,9 +1,9 @@
-//! Stripe events that others captured or wrote, of API versions from 2017 to 2026. Each is read, or refused for
-//! the reason listed here.
+//! Stripe events that others captured or wrote, of API versions from 2017 to 2026. Each is read, or refused
+//! for the reason listed here.
 //!
 //! The files are not part of the repository. The tests look for them in `$TALLYHOOK_CORPUS`, else in
-//! `../shared/corpus` beside the checkout. Without them a test prints that it was left out, even when it passes.
-//! With `TALLYHOOK_REQUIRE_CORPUS=1` it fails instead.
+//! `../shared/corpus` beside the checkout. Without them a test prints that it was left out, even when it
+//! passes. With `TALLYHOOK_REQUIRE_CORPUS=1` it fails instead.
 
 use std::{
     collections::BTreeMap,
@@ -22,8 +22,8 @@ const REFUSED: [(&str, &str); 3] = [
     ("stripe-ruby-mock__stripe-ruby-mock/charge.dispute.updated--1.json", "missing data.object.id"),
 ];
 
-/// Every JSON file of the corpus by its relative path. Without a corpus: `None`, after a line on stderr that says
-/// that `test` was left out.
+/// Every JSON file of the corpus by its relative path. Without a corpus: `None`, after a line on stderr that
+/// says that `test` was left out.
 ///
 /// # Panics
 ///

@@ -1,8 +1,9 @@
 //! The outcome of the rules for every event of the corpus. The repository holds the outcomes, not the events.
 //!
-//! Each event is decided for an empty account, with a catalog that sells every price of the corpus as one plan. A
-//! refund or dispute is decided for an account with one payment: 1,000 credits for 2,000 minor units. After an
-//! intended change of the rules run `UPDATE_GOLDEN=1 cargo test -p tests golden` and read the difference.
+//! Each event is decided for an empty account, with a catalog that sells every price of the corpus as one
+//! plan. A refund or dispute is decided for an account with one payment: 1,000 credits for 2,000 minor units.
+//! After an intended change of the rules run `UPDATE_GOLDEN=1 cargo test -p tests golden` and read the
+//! difference.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -1,5 +1,5 @@
-//! The systems that tallyhook replaces. Each file plays the story of one, from its first to its last sentence,
-//! through the public routes.
+//! The systems that tallyhook replaces. Each file plays the story of one, from its first to its last
+//! sentence, through the public routes.
 
 mod a_tier_that_never_changed;
 mod b_done_for_you_orders;

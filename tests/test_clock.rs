@@ -50,7 +50,8 @@ async fn spend(world: &World, key: &str) {
     assert_eq!(world.app("POST", path, json!({"amount": 100}), Some(key)).await.0, 200);
 }
 
-/// Thirteen paid months, one of them unpaid, and eight days: the tier in the grace, after it, and the credits.
+/// Thirteen paid months, one of them unpaid, and eight days: the tier in the grace, after it, and the
+/// credits.
 async fn thirteen_months(clock: bool) -> (World, Vec<Value>) {
     let world = World::new().await;
     let life = Clock { start: now().unix() - DAY, clock };

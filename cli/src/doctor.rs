@@ -23,9 +23,9 @@ use crate::webhook::Webhook;
 
 /// Check Stripe, the webhook and the deployment, and print one line with its fix for each problem
 ///
-/// It checks the Stripe key, the webhook endpoint, prices, subscriptions and portal at Stripe; that the webhook
-/// answers, refuses a bad signature and takes a signed probe event; that the probe comes out in the event log;
-/// the clocks, the queues and the last reconciliation. The probe changes no account.
+/// It checks the Stripe key, the webhook endpoint, prices, subscriptions and portal at Stripe; that the
+/// webhook answers, refuses a bad signature and takes a signed probe event; that the probe comes out in the
+/// event log; the clocks, the queues and the last reconciliation. The probe changes no account.
 ///
 /// Reads STRIPE_SECRET_KEY, ADMIN_API_TOKEN and STRIPE_WEBHOOK_SECRET. Exit code 1 when there is an error.
 #[derive(Args)]

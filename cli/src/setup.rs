@@ -289,8 +289,8 @@ impl SecretParameter {
     }
 }
 
-/// The signing secrets in the value of a variable or parameter. A placeholder is none: anybody could sign with
-/// a text from the documentation.
+/// The signing secrets in the value of a variable or parameter. A placeholder is none: anybody could sign
+/// with a text from the documentation.
 pub(crate) fn secrets(value: &str) -> Vec<String> {
     let is_secret = |text: &&str| text.strip_prefix("whsec_").is_some_and(|rest| rest.len() >= 24);
     value.split(',').map(str::trim).filter(is_secret).map(str::to_owned).collect()

@@ -1,4 +1,5 @@
-//! `tallyhook setup` and `tallyhook doctor` against the fake Stripe: the binary with its output and exit codes.
+//! `tallyhook setup` and `tallyhook doctor` against the fake Stripe: the binary with its output and exit
+//! codes.
 
 #![allow(clippy::unwrap_used, reason = "a test says that it failed by panicking")]
 
@@ -46,8 +47,8 @@ fn now() -> i64 {
     cli::send::now().unix()
 }
 
-/// A deployment's webhook that takes events signed with one of its secrets, and an SSM with one parameter that
-/// holds them. The webhook does nothing with the events.
+/// A deployment's webhook that takes events signed with one of its secrets, and an SSM with one parameter
+/// that holds them. The webhook does nothing with the events.
 #[derive(Clone)]
 struct Deployment {
     secrets: Arc<Mutex<String>>,

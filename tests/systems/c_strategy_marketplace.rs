@@ -1,4 +1,5 @@
-//! C. A marketplace of strategies: users own single products, and an operator sees and repairs what goes wrong.
+//! C. A marketplace of strategies: users own single products, and an operator sees and repairs what goes
+//! wrong.
 
 use local::fake_stripe::FakeStripe;
 use serde_json::{Value, json};

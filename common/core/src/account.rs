@@ -5,10 +5,10 @@
 //! order and repetition do not matter. There are two exceptions: a spend stays with the lot that it was taken
 //! from, and under `addons = "reset"` a pack that arrives after a newer reset is granted in full.
 //!
-//! In reading order: [`snapshot`] and [`item`] hold the facts about a subscription, [`mod@slice`] the months of
-//! its periods, and [`subscription`] joins them. [`lots`] holds all other credits, and [`state`] adds everything
-//! up. [`access`] computes the tier, and [`features`] the features. [`holds`] reserves credits and gives spends
-//! back.
+//! In reading order: [`snapshot`] and [`item`] hold the facts about a subscription, [`mod@slice`] the months
+//! of its periods, and [`subscription`] joins them. [`lots`] holds all other credits, and [`state`] adds
+//! everything up. [`access`] computes the tier, and [`features`] the features. [`holds`] reserves credits and
+//! gives spends back.
 
 pub mod access;
 pub mod actions;
@@ -45,7 +45,8 @@ use crate::ids::{CustomerId, InvoiceId, ItemId, SubscriptionId, UserId};
 use crate::ledger::{Entry, EntryKind, LedgerKey, Note, Payment, Taken};
 use crate::timestamp::Timestamp;
 
-/// An account as loaded: its state, its stored version, and the ledger entries that the current event may need.
+/// An account as loaded: its state, its stored version, and the ledger entries that the current event may
+/// need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// The user.
@@ -74,8 +75,8 @@ pub enum Fact {
     Status(SubscriptionId, Option<CustomerId>, Snapshot),
     /// An invoice is paid.
     Invoice(Box<PaidInvoice>),
-    /// A session or an invoice sold packs or a plan for life: one purchase for each number of days after which
-    /// credits expire. All of them name the same document.
+    /// A session or an invoice sold packs or a plan for life: one purchase for each number of days after
+    /// which credits expire. All of them name the same document.
     Purchase(Vec<Purchase>, Option<Payment>),
     /// A session or an invoice sold a product.
     Product(Box<BoughtProduct>),
@@ -212,8 +213,8 @@ impl Account {
         Self { user_id, version: 0, state: State::default(), recorded: BTreeMap::new() }
     }
 
-    /// The next state, and the entries that `facts` cause. A known fact changes nothing, and a recorded key is
-    /// not written again. What fell due by time since the last write is booked, too.
+    /// The next state, and the entries that `facts` cause. A known fact changes nothing, and a recorded key
+    /// is not written again. What fell due by time since the last write is booked, too.
     ///
     /// # Errors
     /// [`Conflict`] when a known document now says something else.
@@ -322,8 +323,8 @@ impl Account {
         (available >= amount).then(|| self.spend(due, amount, key, &cause, catalog, now))
     }
 
-    /// Makes the entries of one fact. The first new entry gets the whole change of the balance. A change without
-    /// a new entry is booked under the cause's own key.
+    /// Makes the entries of one fact. The first new entry gets the whole change of the balance. A change
+    /// without a new entry is booked under the cause's own key.
     fn entries(
         &self,
         state: &mut State,
@@ -488,8 +489,8 @@ impl Account {
         Ok(())
     }
 
-    /// Adds a one-time purchase. If a session and an invoice report the same purchase, it counts once: the session
-    /// grants, and what was spent of the invoice's credits counts as spent of the session's.
+    /// Adds a one-time purchase. If a session and an invoice report the same purchase, it counts once: the
+    /// session grants, and what was spent of the invoice's credits counts as spent of the session's.
     fn fold_purchase(
         &self,
         state: &mut State,
@@ -591,8 +592,8 @@ impl Account {
         new.push(NewEntry { shortfall, note, ..NewEntry::new(key, kind, worth) });
     }
 
-    /// The entry for a refund or dispute of a document that the state does not keep any more: its period is over,
-    /// or its credits were spent.
+    /// The entry for a refund or dispute of a document that the state does not keep any more: its period is
+    /// over, or its credits were spent.
     fn reversal_of_the_past(
         &self,
         state: &State,

@@ -212,7 +212,8 @@ pub enum Parked {
     /// invoice bills: once its plan is known, the event is not parked any more.
     #[error("price {0} is not in the catalog")]
     UnknownPrice(PriceId, Option<SubscriptionId>),
-    /// The catalog names the price twice: by its id, its lookup key or its Stripe product. Holds the two names.
+    /// The catalog names the price twice: by its id, its lookup key or its Stripe product. Holds the two
+    /// names.
     #[error("price {0} is {1} and {2} in the catalog")]
     AmbiguousPrice(PriceId, String, String),
     /// `metadata.plan`, `.pack` or `.mode` has a name that is not in the catalog.

@@ -48,8 +48,8 @@ pub use self::{
 use crate::ids::{CustomerId, EventId, IdError, SessionId, SubscriptionId, UserId};
 use crate::timestamp::Timestamp;
 
-/// The API version that tallyhook asks Stripe for: for the answers to its calls, and for the events of a webhook
-/// endpoint that it creates. Events of every other version are read too.
+/// The API version that tallyhook asks Stripe for: for the answers to its calls, and for the events of a
+/// webhook endpoint that it creates. Events of every other version are read too.
 pub const API_VERSION: &str = "2025-09-30.clover";
 
 /// Why a body is not a readable event. A retry does not help: the webhook answers 400 (`malformed_event`),

@@ -48,8 +48,8 @@ enum Stage {
     Ended,
 }
 
-/// The notices of an event that was decided: `before` is the account before it, `payments` what was known of the
-/// payments that it names.
+/// The notices of an event that was decided: `before` is the account before it, `payments` what was known of
+/// the payments that it names.
 pub fn notices(
     event: &Event,
     before: &Account,
@@ -227,7 +227,8 @@ fn stage(summary: &Summary, now: Timestamp) -> Stage {
     }
 }
 
-/// Whether a running subscription is another one than before. The state that only an invoice shows is `active`.
+/// Whether a running subscription is another one than before. The state that only an invoice shows is
+/// `active`.
 fn differs(was: &Summary, is: &Summary) -> bool {
     let status = |summary: &Summary| summary.status.clone().unwrap_or(SubscriptionStatus::Active);
     status(was) != status(is)

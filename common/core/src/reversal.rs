@@ -28,8 +28,8 @@ pub struct Reversal {
     /// Earlier states of `charge`, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     charges: Vec<(Timestamp, i64)>,
-    /// For each refund `created` of the earliest event that says it succeeded, for each dispute of the earliest
-    /// one that says it is open or lost.
+    /// For each refund `created` of the earliest event that says it succeeded, for each dispute of the
+    /// earliest one that says it is open or lost.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     since: BTreeMap<String, Timestamp>,
 }
@@ -141,8 +141,8 @@ impl Reversal {
         *known = at.min(*known);
     }
 
-    /// What [`Self::amount`] was after each moment at which it changed, oldest first. A refund that failed and
-    /// a dispute that was won count as if they had never been.
+    /// What [`Self::amount`] was after each moment at which it changed, oldest first. A refund that failed
+    /// and a dispute that was won count as if they had never been.
     pub fn steps(&self) -> Vec<(Timestamp, i64)> {
         let charges = || self.charges.iter().copied().chain(self.charge);
         let mut times: Vec<Timestamp> =

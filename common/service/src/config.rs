@@ -49,9 +49,9 @@
 //!   and not this machine. Default: no checkout.
 //! - `SUPPORT_EMAIL`: the address on the status page that a customer can write to. Default: not shown.
 //! - `APP_API_TOKEN`: the bearer token of the app. Default: every route that needs it refuses.
-//! - `ADMIN_API_TOKENS`: the tokens of the operators, as a JSON list of `{"name","role","max_grant","sha256"}`;
-//!   see [`admin_tokens`]. `ADMIN_API_TOKEN`: the bearer token of an admin named `admin`. Default: without
-//!   either, every route of the admin API refuses.
+//! - `ADMIN_API_TOKENS`: the tokens of the operators, as a JSON list of
+//!   `{"name","role","max_grant","sha256"}`; see [`admin_tokens`]. `ADMIN_API_TOKEN`: the bearer token of an
+//!   admin named `admin`. Default: without either, every route of the admin API refuses.
 //! - `PROVISION_URL`: the app's webhook; https and public addresses only. Default: jobs complete at once.
 //! - `PROVISION_EVENTS`: the types of messages to `PROVISION_URL`, separated by commas, such as
 //!   `payment.confirmed,order.paid`. Default: all.

@@ -1,7 +1,7 @@
 //! The worker of the queue `charge-dispute`: `charge.dispute.*`.
 //!
-//! It holds the credits and access of a disputed payment, and gives them back when the dispute is won. The rules:
-//! `common/core/src/decide/charge_dispute.rs`.
+//! It holds the credits and access of a disputed payment, and gives them back when the dispute is won. The
+//! rules: `common/core/src/decide/charge_dispute.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};
 use tallyhook_core::event::Family;

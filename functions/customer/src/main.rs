@@ -1,7 +1,7 @@
 //! The worker of the queue `customer`: `customer.deleted`.
 //!
-//! It ends the access of a deleted customer. It also records, as ignored, the types that no family handles. The
-//! rules: `common/core/src/decide/customer.rs`.
+//! It ends the access of a deleted customer. It also records, as ignored, the types that no family handles.
+//! The rules: `common/core/src/decide/customer.rs`.
 
 use lambda_runtime::{LambdaEvent, service_fn};
 use tallyhook_core::event::Family;

@@ -1,4 +1,5 @@
-//! The worker of the queue `provision`: reports a user's first payment and every change of an account to the app.
+//! The worker of the queue `provision`: reports a user's first payment and every change of an account to the
+//! app.
 //!
 //! It changes only its jobs. See `common/service/src/outbox/provision.rs`; the jobs:
 //! `common/service/src/outbox.rs`.

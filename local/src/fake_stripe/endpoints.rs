@@ -1,8 +1,8 @@
 //! Webhook endpoints (`/v1/webhook_endpoints`) and configurations of the customer portal.
 //!
-//! The shapes are those of Stripe's API reference: a webhook endpoint shows its `secret` only in the answer that
-//! creates it, and its `api_version` cannot be changed. This Stripe posts no event to an endpoint: the local
-//! stack and the tests do.
+//! The shapes are those of Stripe's API reference: a webhook endpoint shows its `secret` only in the answer
+//! that creates it, and its `api_version` cannot be changed. This Stripe posts no event to an endpoint: the
+//! local stack and the tests do.
 
 use serde_json::{Value, json};
 use tallyhook_core::event::{API_VERSION, EventType};
@@ -12,7 +12,8 @@ use super::request::{StripeError, parse};
 use super::{FakeStripe, State};
 
 impl FakeStripe {
-    /// Adds an enabled webhook endpoint with every type that the router routes, as `tallyhook setup` creates it.
+    /// Adds an enabled webhook endpoint with every type that the router routes, as `tallyhook setup` creates
+    /// it.
     pub fn put_endpoint(&self, id: &str, url: &str, prefix: &str) {
         let types: Vec<&str> = EventType::KNOWN.iter().map(EventType::as_str).collect();
         self.put(json!({

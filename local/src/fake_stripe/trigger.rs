@@ -1,13 +1,14 @@
-//! What the Stripe CLI asks: a session and a websocket for `stripe listen`, and the requests of the fixtures of
-//! `stripe trigger`.
+//! What the Stripe CLI asks: a session and a websocket for `stripe listen`, and the requests of the fixtures
+//! of `stripe trigger`.
 //!
 //! ```sh
 //! stripe listen --all-snapshot --forward-to localhost:9000/webhooks/stripe \
 //!     --api-key sk_test_tallyhook_local --api-base http://127.0.0.1:PORT
 //! ```
-//! The shapes are those of stripe/stripe-cli (`pkg/stripeauth/messages.go`, `pkg/websocket/webhook_messages.go`,
-//! `pkg/fixtures/triggers`). Every event that a request fires goes to all listeners. They sign it with the
-//! secret of their session, which is the local stack's default: `whsec_local`.
+//! The shapes are those of stripe/stripe-cli (`pkg/stripeauth/messages.go`,
+//! `pkg/websocket/webhook_messages.go`, `pkg/fixtures/triggers`). Every event that a request fires goes to
+//! all listeners. They sign it with the secret of their session, which is the local stack's default:
+//! `whsec_local`.
 //!
 //! | fixture | events |
 //! |---|---|

@@ -282,8 +282,8 @@ impl Store {
         }
     }
 
-    /// Makes the messages visible that consumers hold, except those that a consumer hid for a time of its own.
-    /// The receive does not count: the consumer did not end by itself. Returns their number.
+    /// Makes the messages visible that consumers hold, except those that a consumer hid for a time of its
+    /// own. The receive does not count: the consumer did not end by itself. Returns their number.
     pub(super) fn release(&self, now_ms: i64) -> rusqlite::Result<usize> {
         self.db.execute(
             "UPDATE messages SET visible_ms = ?1, in_flight = 0, receives = max(receives - 1, 0)

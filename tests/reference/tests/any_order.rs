@@ -1,4 +1,5 @@
-//! Random lives: every order of the events has the same result, and the law of money holds under `on_payment`.
+//! Random lives: every order of the events has the same result, and the law of money holds under
+//! `on_payment`.
 
 use reference::{Action, Step, World, judge, law_of_money};
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! The reference for a worker. For a batch it makes one read (account, entry and marker of each event) and one
-//! transaction.
+//! The reference for a worker. For a batch it makes one read (account, entry and marker of each event) and
+//! one transaction.
 //!
 //! It decides nothing: each invoice adds 5,000 credits to the account of its `user_id`.
 

@@ -1,7 +1,7 @@
 //! Dismissing an open event, and opening a dismissed one again.
 //!
-//! A dismissed event keeps its body. No schedule reads its partition of `by_status`, and a redelivery of it is
-//! a duplicate.
+//! A dismissed event keeps its body. No schedule reads its partition of `by_status`, and a redelivery of it
+//! is a duplicate.
 
 use std::collections::BTreeSet;
 

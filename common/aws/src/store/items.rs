@@ -15,8 +15,8 @@
 //! | `session#<cs_…>` | `link` | see [`KnownSession`] |
 //! | `payment#<pi_… or ch_…>` | `link` | see [`payment`] |
 //!
-//! - An account has `tier` S, `tier_rank` N, `credits` N, `available` N (without open holds), `access_until` N
-//!   (unix s; absent: no end), `version` N, `updated_at` N and `state` M. The app may read all but the last
+//! - An account has `tier` S, `tier_rank` N, `credits` N, `available` N (without open holds), `access_until`
+//!   N (unix s; absent: no end), `version` N, `updated_at` N and `state` M. The app may read all but the last
 //!   three directly. `state` is internal and may change.
 //! - If the catalog has features, an account has `features` M (each `BOOL`, `N`, or S `unlimited`) and
 //!   `catalog_digest` S (of the catalog that they follow).
@@ -72,8 +72,9 @@
 //! - An audit item is in `by_day` under the family `audit`.
 //! - Of an alert, `quiet_until` N (unix s) is the end of its quiet time, `held` N counts the alerts
 //!   suppressed in it, `message` S is the message being posted, and `posted` S the message that was posted.
-//! - A job has `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, `session` S
-//!   (the checkout session that caused it), `data` S (see [`job`]), and `open` S (`job#0`) until it is completed.
+//! - A job has `outcome` S (`queued`, `running`, `completed`, `failed`), `reason` S, `attempts` N, `session`
+//!   S (the checkout session that caused it), `data` S (see [`job`]), and `open` S (`job#0`) until it is
+//!   completed.
 
 mod holds;
 mod sweep;

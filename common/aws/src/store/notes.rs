@@ -162,8 +162,8 @@ impl Store {
         send(start).await
     }
 
-    /// Records Stripe's answer about a session, with the customer's own reference. `None` means that Stripe has
-    /// no such session.
+    /// Records Stripe's answer about a session, with the customer's own reference. `None` means that Stripe
+    /// has no such session.
     ///
     /// # Errors
     /// [`StoreError`].

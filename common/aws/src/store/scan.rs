@@ -1,4 +1,5 @@
-//! Reads all accounts page by page. Only reconciliation does this, and the sweep after a change of the catalog.
+//! Reads all accounts page by page. Only reconciliation does this, and the sweep after a change of the
+//! catalog.
 //!
 //! The table also holds the ledger entries, and a scan reads and bills the whole table. The scan uses
 //! eventually consistent reads, which cost half. Reconciliation loads an account with a consistent read

@@ -158,8 +158,8 @@ impl State {
         best
     }
 
-    /// The earliest known moment after `now` at which the tier or the credits change by time alone. Free credits
-    /// of a user without a plan are computed when they are read, and do not count here.
+    /// The earliest known moment after `now` at which the tier or the credits change by time alone. Free
+    /// credits of a user without a plan are computed when they are read, and do not count here.
     pub fn next_change(&self, access: &Access, now: Timestamp) -> Option<Timestamp> {
         let now = self.time(now);
         let gifts = self.complimentary.iter().map(|gift| gift.from).filter(|from| *from > now);

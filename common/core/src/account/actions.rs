@@ -1,7 +1,7 @@
 //! Payments that wait for the customer: the bank asks for 3D Secure, or for another confirmation.
 //!
-//! Stripe announces one with `invoice.payment_action_required`. It is over when the invoice is paid, or when the
-//! subscription has ended.
+//! Stripe announces one with `invoice.payment_action_required`. It is over when the invoice is paid, or when
+//! the subscription has ended.
 
 use serde::{Deserialize, Serialize};
 

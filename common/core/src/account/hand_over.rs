@@ -37,8 +37,8 @@ impl Parcel {
 }
 
 impl Account {
-    /// The changes that move a part of this account to another one: of this account, and of the other. Both are
-    /// booked under keys made of `key`.
+    /// The changes that move a part of this account to another one: of this account, and of the other. Both
+    /// are booked under keys made of `key`.
     pub fn hand_over(
         &self,
         to: &Account,

@@ -98,7 +98,8 @@ impl State {
         taken
     }
 
-    /// The place of a lot in the account, if its key does not name it: an item records spends by slice and plan.
+    /// The place of a lot in the account, if its key does not name it: an item records spends by slice and
+    /// plan.
     fn place_of(&self, lot: &Lot, buckets: &Buckets) -> Option<LedgerKey> {
         match lot {
             Lot::Item(subscription, item) => {

@@ -203,7 +203,8 @@ pub struct Period {
     /// Minor units by which the invoice credits unused time of the item.
     pub(super) credited: i64,
     charged: i64,
-    /// Whether no later snapshot can close it. A `trialing` snapshot closes the period of a renewal's zero line.
+    /// Whether no later snapshot can close it. A `trialing` snapshot closes the period of a renewal's zero
+    /// line.
     pub(super) proven: bool,
     /// Whether it ends add-ons: a line with this start bills a plan without seats. If a subscription changes
     /// its plan in the second in which it starts, either invoice may arrive first, so any such line counts.
@@ -533,7 +534,8 @@ impl Item {
         let granted = match view.plan_change {
             PlanChange::AtOnce => worth,
             PlanChange::OnPayment => {
-                // More credits count when a paid line names the plan and at least the quantity; fewer at once.
+                // More credits count when a paid line names the plan and at least the quantity; fewer at
+                // once.
                 let is_paid = |run: &Run| {
                     let pays = |terms: &Terms, quantity: u64| {
                         terms.plan == run.terms.plan && (!terms.seats || quantity >= run.quantity)
@@ -599,9 +601,9 @@ impl Item {
         }
     }
 
-    /// The plans in force in a period: the plan that it was opened with, then each plan that a snapshot of the
-    /// period shows. A trial on a paid item moves the item's period at Stripe. Its snapshots belong to the
-    /// paid period in which they were created.
+    /// The plans in force in a period: the plan that it was opened with, then each plan that a snapshot of
+    /// the period shows. A trial on a paid item moves the item's period at Stripe. Its snapshots belong to
+    /// the paid period in which they were created.
     pub(super) fn runs(&self, period: &Period) -> Vec<Run> {
         let mut runs = vec![Run { terms: period.terms.clone(), quantity: period.quantity, at: None }];
         let of_period = |sight: &&Sight| {
@@ -664,11 +666,11 @@ impl Item {
         lost
     }
 
-    /// The part of an opening's credits that refunds and disputes take. If the opening's invoice credits unused
-    /// time of the item, the payments of the credited period paid that share: first the newest charge of that
-    /// period, except for the unused time that this charge credits itself, and so on back to the period's
-    /// opening. If the invoice also charges a change in the credited period, it credits the unused time
-    /// against that charge, and its own payment pays for the whole opening.
+    /// The part of an opening's credits that refunds and disputes take. If the opening's invoice credits
+    /// unused time of the item, the payments of the credited period paid that share: first the newest charge
+    /// of that period, except for the unused time that this charge credits itself, and so on back to the
+    /// period's opening. If the invoice also charges a change in the credited period, it credits the unused
+    /// time against that charge, and its own payment pays for the whole opening.
     fn lost_of_opening(
         &self,
         part: Credits,

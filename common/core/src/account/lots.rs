@@ -85,8 +85,8 @@ impl Purchase {
         session.or_else(|| self.invoice.as_ref().map(LedgerKey::invoice))
     }
 
-    /// Whether two documents sold one purchase: they name the same session, invoice or payment, and their credits
-    /// expire after the same number of days.
+    /// Whether two documents sold one purchase: they name the same session, invoice or payment, and their
+    /// credits expire after the same number of days.
     pub fn is_one_with(&self, other: &Self) -> bool {
         if self.expires_days != other.expires_days {
             return false;

@@ -1,7 +1,7 @@
 //! The products that a user bought, once or by subscription.
 //!
-//! **Invariant:** a product gives its features until its payment is refunded in full, or while a dispute of it
-//! is open or lost. It gives them back when the dispute is won.
+//! **Invariant:** a product gives its features until its payment is refunded in full, or while a dispute of
+//! it is open or lost. It gives them back when the dispute is won.
 
 use serde::{Deserialize, Serialize};
 
@@ -132,8 +132,8 @@ impl State {
         self.sort_products();
     }
 
-    /// Links a payment to an invoice. A product of the payment's session and a product of the invoice are then one
-    /// product.
+    /// Links a payment to an invoice. A product of the payment's session and a product of the invoice are
+    /// then one product.
     pub(super) fn tie_products(&mut self, invoice: &InvoiceId, payment: &str) {
         let (tied, others): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.products).into_iter().partition(|one| {

@@ -78,9 +78,9 @@ pub(super) fn fold_phase(phases: &mut Vec<Phase>, snapshot: &Snapshot) {
     }
 }
 
-/// Drops phases that affect no slice of these periods and none of these moments. For each slice start and each
-/// moment it keeps the newest phase at it and the first later phase that does not stop. It also keeps all
-/// phases after the last of them.
+/// Drops phases that affect no slice of these periods and none of these moments. For each slice start and
+/// each moment it keeps the newest phase at it and the first later phase that does not stop. It also keeps
+/// all phases after the last of them.
 pub(super) fn prune_phases(phases: &mut Vec<Phase>, periods: &[Period], moments: &[Timestamp]) {
     let cuts = periods.iter().flat_map(|period| cuts(period.start, period.end));
     let starts: Vec<Timestamp> = cuts.chain(moments.iter().copied()).collect();
@@ -121,8 +121,8 @@ pub struct Slice {
 
 impl Slice {
     /// Whether a spend that was recorded under `start` is of a later slice that turned out not to be granted:
-    /// such spends count in this slice. `next` is the start of the next granted slice. `cuts` are the starts of
-    /// this period's months: if an invoice arrives late, a spend of another period may have a later start.
+    /// such spends count in this slice. `next` is the start of the next granted slice. `cuts` are the starts
+    /// of this period's months: if an invoice arrives late, a spend of another period may have a later start.
     pub(super) fn holds_undone(&self, start: Timestamp, next: Option<Timestamp>, cuts: &[Timestamp]) -> bool {
         self.monthly && start > self.start && next.is_none_or(|next| start < next) && cuts.contains(&start)
     }
@@ -196,8 +196,8 @@ impl Item {
         let cuts = cuts(period.start, period.end);
         let end_of = |index: usize| cuts.get(index + 1).copied().or(period.end);
         slices.push(Slice { end: end_of(0), monthly: true, ..whole.clone() });
-        // No month begins after a full refund. The times of refunds are kept only with `rollover`. Without it,
-        // the first month stands for all: its paid part is lost like that of the others.
+        // No month begins after a full refund. The times of refunds are kept only with `rollover`. Without
+        // it, the first month stands for all: its paid part is lost like that of the others.
         let refunded = self.is_refunded(period, view);
         if refunded && view.carried_periods == 0 {
             return;
@@ -253,7 +253,8 @@ impl Item {
                 continue;
             }
             let until = paid_until.map(|end| end.plus_days(view.grace_days));
-            // Refunds before the slice began lower what is carried over. Later refunds take their share of it.
+            // Refunds before the slice began lower what is carried over. Later refunds take their share of
+            // it.
             let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, slice.since);
             let then = View { refunded: &refunded_then, ..*view };
             let left = self.slice_bucket(place - 1, slices, periods, &then).left;

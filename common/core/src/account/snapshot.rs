@@ -272,8 +272,8 @@ pub(super) fn join(newest: &mut Option<Snapshot>, rivals: &mut Vec<Snapshot>, sn
     }
 }
 
-/// The newest of several snapshots of one second: the one that no other names as its predecessor. If there are
-/// several such snapshots, the content decides.
+/// The newest of several snapshots of one second: the one that no other names as its predecessor. If there
+/// are several such snapshots, the content decides.
 fn last_of_a_second(rivals: &[Snapshot]) -> usize {
     let precedes = |candidate: &Snapshot| {
         rivals.iter().any(|other| other.digest != candidate.digest && other.before == Some(candidate.digest))

@@ -92,8 +92,8 @@ pub struct State {
     /// Refunded and disputed minor units, by document and payment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refunds: BTreeMap<LedgerKey, BTreeMap<String, i64>>,
-    /// For each payment in `refunds`, its refunded and disputed minor units after each change, oldest first; only
-    /// with `rollover`.
+    /// For each payment in `refunds`, its refunded and disputed minor units after each change, oldest first;
+    /// only with `rollover`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) refunded_since: BTreeMap<String, Vec<(Timestamp, i64)>>,
     /// When the first payment of this user was confirmed, by the earliest event that says so.
@@ -254,8 +254,8 @@ impl Buckets {
 }
 
 impl State {
-    /// The time of this account. On a test clock, whose time the merchant moves, it is the newest time that an
-    /// event shows, unless the wall clock is later. Every function with the argument `now` reads it first.
+    /// The time of this account. On a test clock, whose time the merchant moves, it is the newest time that
+    /// an event shows, unless the wall clock is later. Every function with the argument `now` reads it first.
     pub fn time(&self, now: Timestamp) -> Timestamp {
         self.clock.map_or(now, |clock| clock.max(now))
     }
@@ -272,7 +272,8 @@ impl State {
             .map_or(0, |payments| payments.values().fold(0, |sum, amount| sum.saturating_add(*amount)))
     }
 
-    /// Refunded and disputed minor units of a document at a moment; 0 for payments whose changes are not known.
+    /// Refunded and disputed minor units of a document at a moment; 0 for payments whose changes are not
+    /// known.
     fn refunded_at(&self, document: &LedgerKey, at: Timestamp) -> i64 {
         let then = |(payment, amount): (&String, &i64)| {
             let steps = self.refunded_since.get(payment)?;
@@ -641,8 +642,8 @@ impl State {
                 .any(|gift| gift.from <= at && gift.until.is_none_or(|until| at < until))
     }
 
-    /// Start of the newest period that ends add-ons and that a late `trialing` snapshot may still close. Packs
-    /// from before it stay in the account, with no credits left.
+    /// Start of the newest period that ends add-ons and that a late `trialing` snapshot may still close.
+    /// Packs from before it stay in the account, with no credits left.
     fn unproven_reset(
         &self,
         items: &BTreeMap<(SubscriptionId, ItemId), Bucket>,
@@ -658,8 +659,8 @@ impl State {
         self.reset_at.max(self.unproven_reset(&self.buckets(policy, now).items, policy))
     }
 
-    /// Empties the bucket of an ended subscription or a removed item once another item's paid period starts at
-    /// or after that end.
+    /// Empties the bucket of an ended subscription or a removed item once another item's paid period starts
+    /// at or after that end.
     fn void_ended(&self, items: &mut BTreeMap<(SubscriptionId, ItemId), Bucket>) {
         let starts: Vec<((SubscriptionId, ItemId), Timestamp)> = items
             .iter()
@@ -879,8 +880,8 @@ impl State {
             || self.subscriptions.values().any(|one| one.names_document(document))
     }
 
-    /// Links a payment to an invoice. A purchase of a session with this payment and a purchase of the invoice are
-    /// then one purchase.
+    /// Links a payment to an invoice. A purchase of a session with this payment and a purchase of the invoice
+    /// are then one purchase.
     pub(super) fn tie(&mut self, invoice: &InvoiceId, payment: &str) {
         self.tie_products(invoice, payment);
         for all in [&mut self.packs, &mut self.lifetimes] {
@@ -968,7 +969,8 @@ impl State {
         }
     }
 
-    /// Drops subscriptions that ended long ago and hold no credits. So an account stays small with any history.
+    /// Drops subscriptions that ended long ago and hold no credits. So an account stays small with any
+    /// history.
     fn forget(&mut self, policy: &Policy, now: Timestamp) {
         let horizon = now.plus_days(-FORGET_ENDED_AFTER_DAYS);
         self.forget_removed_items(policy, horizon, now);

@@ -16,8 +16,8 @@ use crate::timestamp::Timestamp;
 /// The maximum number of times in [`Subscription::sets`].
 const MAX_SET_TIMES: usize = 16;
 
-/// Prices that one subscription remembers by the plan that their lookup key or Stripe product named, and lines
-/// that wait for such a price.
+/// Prices that one subscription remembers by the plan that their lookup key or Stripe product named, and
+/// lines that wait for such a price.
 const MAX_LEARNT: usize = 32;
 
 /// The record of one subscription.

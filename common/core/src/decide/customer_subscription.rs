@@ -88,8 +88,8 @@ pub(super) struct Worth {
 /// What a price is worth by the catalog, else as the subscription last had it.
 ///
 /// An invoice line since basil shows no lookup key. If a snapshot of the subscription showed the price with
-/// one, its plan counts, with its worth in the present catalog. This also holds after the lookup key has moved
-/// to another price.
+/// one, its plan counts, with its worth in the present catalog. This also holds after the lookup key has
+/// moved to another price.
 pub(super) fn worth(
     price: &Price,
     subscription: &SubscriptionId,

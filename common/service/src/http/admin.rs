@@ -1,5 +1,5 @@
-//! `admin`: the operators' API. Every route needs the bearer token of an operator with the role that the route
-//! names ([`route`]), except the dashboard's page and assets.
+//! `admin`: the operators' API. Every route needs the bearer token of an operator with the role that the
+//! route names ([`route`]), except the dashboard's page and assets.
 //!
 //! | route | answer |
 //! |---|---|
@@ -29,8 +29,8 @@
 //! token.
 //!
 //! Times are RFC 3339 or a day (`2026-11-21`, meaning its start). **Invariant:** a change is written to the
-//! audit before it is made, with the name of the token. **Invariant:** a failure of Stripe is part of an answer,
-//! or the answer is 502.
+//! audit before it is made, with the name of the token. **Invariant:** a failure of Stripe is part of an
+//! answer, or the answer is 502.
 
 mod audit;
 mod find;

@@ -8,9 +8,9 @@
 //!
 //! Sources: events of both entry points for the same request, recorded on AWS, in github.com/hotsock/voker
 //! (`vokerhttp/testdata/apigwv2-request.json` and `functionurl-request.json`, commit `59c7289`); an event of
-//! an HTTP API for `/a%2Fb` in github.com/fastify/aws-lambda-fastify/issues/169; and AWS's guide, "Create routes
-//! for HTTP APIs" (docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-routes.html): "API
-//! Gateway decodes URL-encoded request parameters before passing them to your backend integration."
+//! an HTTP API for `/a%2Fb` in github.com/fastify/aws-lambda-fastify/issues/169; and AWS's guide, "Create
+//! routes for HTTP APIs" (docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-routes.html):
+//! "API Gateway decodes URL-encoded request parameters before passing them to your backend integration."
 //!
 //! The request's URI cannot be used: `lambda_http` makes it from `rawPath` as if it were encoded, so a
 //! decoded `?` or `#` cuts it off.

@@ -15,8 +15,8 @@
 //! ```
 //! `data` has the account as it is when the request is made ([`account_view`]), so several quick changes may
 //! be reported as one; `version` only grows. Beside it is what the job keeps of its cause, or the order.
-//! `webhook-id` is the same at every attempt, also when an operator runs the job again. It names the cause or,
-//! where the same may happen again, the version.
+//! `webhook-id` is the same at every attempt, also when an operator runs the job again. It names the cause
+//! or, where the same may happen again, the version.
 //!
 //! A 2xx answer completes the job. Any other answer is retried after the delays in `RETRY_DELAYS_SECONDS`.
 //! After the last attempt the job is `failed`: the log and an alert report it, and an operator can run it

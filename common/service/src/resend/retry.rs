@@ -9,8 +9,10 @@
 //! | parked as an unreadable message or as a second content | never |
 //! | failed | after its pause, at most [`MAX_FAILED_REDRIVES`] times; then an operator decides |
 //!
-//! An event that was sent again and parked again always waits for its pause. Before a run sends an event, it claims the event: it increments the count of redrives on condition that the count is unchanged. So two concurrent runs never send an event twice. If the message of a claimed event is lost, the
-//! event waits one pause longer. A run reads and sends a limited number of events; the next run continues.
+//! An event that was sent again and parked again always waits for its pause. Before a run sends an event, it
+//! claims the event: it increments the count of redrives on condition that the count is unchanged. So two
+//! concurrent runs never send an event twice. If the message of a claimed event is lost, the event waits one
+//! pause longer. A run reads and sends a limited number of events; the next run continues.
 //!
 //! `retry` also sends the messages of due outbox jobs again: the first message was lost, or the function
 //! ended.

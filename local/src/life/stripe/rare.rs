@@ -1,6 +1,6 @@
 //! Subscriptions of the rarer shapes (`docs.stripe.com/billing`): items with intervals of their own, billing
-//! anchors, backdating, extended and goodwill trials, periods billed in advance, coupons, balance, payments out
-//! of band, invoices sent by e-mail.
+//! anchors, backdating, extended and goodwill trials, periods billed in advance, coupons, balance, payments
+//! out of band, invoices sent by e-mail.
 
 use serde_json::{Map, Value, json};
 use tallyhook_core::catalog::Per;

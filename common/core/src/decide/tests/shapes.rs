@@ -131,8 +131,8 @@ pub fn pack_with_invoice(now: i64, session_patch: Value) -> ([Step; 3], String) 
     (events, payment)
 }
 
-/// The events of a subscription `sub_<number>` for a month of `pro`: its state, its paid invoice, the payment,
-/// and its end three days later.
+/// The events of a subscription `sub_<number>` for a month of `pro`: its state, its paid invoice, the
+/// payment, and its end three days later.
 pub fn another_subscription(number: i64, start: i64) -> [Step; 4] {
     let (id, of, invoice) = (format!("sub_{number}"), format!("si_of_{number}"), format!("in_{number}"));
     let end = month(start);

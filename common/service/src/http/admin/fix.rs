@@ -46,8 +46,8 @@ use tallyhook_core::timestamp::Timestamp;
 /// subscription's customer from Stripe, links it and applies Stripe's state. Both refuse a user without an
 /// account unless `"create":true` confirms the id.
 ///
-/// The last form needs neither `action`, `actor` nor `reason`. It makes the user the owner of the subscription,
-/// then sends the event again: see [`Admin::link_and_send`].
+/// The last form needs neither `action`, `actor` nor `reason`. It makes the user the owner of the
+/// subscription, then sends the event again: see [`Admin::link_and_send`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FixRequest {

@@ -1,5 +1,5 @@
-//! `fix-user` with `{"stripe_subscription_id":"sub_1","webhook_id":"evt_1"}`: the repair of a payment whose user
-//! was not known.
+//! `fix-user` with `{"stripe_subscription_id":"sub_1","webhook_id":"evt_1"}`: the repair of a payment whose
+//! user was not known.
 
 use lambda_http::http::StatusCode;
 use serde_json::{Value, json};

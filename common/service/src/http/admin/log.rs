@@ -76,7 +76,8 @@ pub struct RetryRequest {
     pub reason: Option<String>,
 }
 
-/// The body of `POST /admin/stripe/webhook-logs/{id}/dismiss`: `{"reason":"of our other shop","actor":"ann"}`.
+/// The body of `POST /admin/stripe/webhook-logs/{id}/dismiss`: `{"reason":"of our other
+/// shop","actor":"ann"}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DismissRequest {

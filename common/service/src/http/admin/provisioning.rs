@@ -65,8 +65,8 @@ impl Admin {
         Ok(json!({"jobs": jobs, "waiting": waiting.len(), "more": failed.len() > MAX_SHOWN}))
     }
 
-    /// Answers `{"job":"provision","user_id":"user_123","order":null,"about":null,"result":"queued"}`. The app gets the same message id
-    /// as before, so it recognises a change that it already has.
+    /// Answers `{"job":"provision","user_id":"user_123","order":null,"about":null,"result":"queued"}`. The
+    /// app gets the same message id as before, so it recognises a change that it already has.
     pub(super) async fn run_job(
         &self,
         body: RunJobRequest,

@@ -21,8 +21,8 @@ pub(super) const GRACE_SECONDS: i64 = 60;
 /// ```json
 /// {"dry_run":false,"user":"user_1","cap":100,"actor":"ann","reason":"webhook was down"}
 /// ```
-/// The answer is `{"report":…}`, see [`crate::schedules::reconcile::Report`]. A run that stopped at its deadline has
-/// `next` in its report; the same body with that `next` continues it.
+/// The answer is `{"report":…}`, see [`crate::schedules::reconcile::Report`]. A run that stopped at its
+/// deadline has `next` in its report; the same body with that `next` continues it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReconcileRequest {

@@ -1,8 +1,8 @@
 //! The operators' tokens in use. A token that is added or removed takes effect without a deployment.
 //!
-//! Tokens given as `ssm:/path` are read at start, and again by the first request after [`REREAD_MS`]. So a new
-//! token works and a removed one is refused within that time, and requests with wrong tokens cause at most one
-//! call in that time. To replace a token, add the new entry, change to it, and remove the old entry.
+//! Tokens given as `ssm:/path` are read at start, and again by the first request after [`REREAD_MS`]. So a
+//! new token works and a removed one is refused within that time, and requests with wrong tokens cause at
+//! most one call in that time. To replace a token, add the new entry, change to it, and remove the old entry.
 
 use std::sync::Arc;
 

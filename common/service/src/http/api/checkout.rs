@@ -13,11 +13,11 @@
 //!  "customer":null,"expires_at":"…","warnings":[]}
 //! ```
 //! `trial` starts the plan's `trial_days`, once for each user. `adjustable_quantity`, `promotion_codes`,
-//! `automatic_tax`, `tax_id`, `locale` and `payment_method_collection` are Stripe's options of the page; their
-//! defaults are the catalog's `[checkout]`.
+//! `automatic_tax`, `tax_id`, `locale` and `payment_method_collection` are Stripe's options of the page;
+//! their defaults are the catalog's `[checkout]`.
 //!
-//! `customer_reference` is a text of the customer's own, such as a purchase order, which the status page shows.
-//! `warnings` name what the purchase ends, for example packs at the next renewal.
+//! `customer_reference` is a text of the customer's own, such as a purchase order, which the status page
+//! shows. `warnings` name what the purchase ends, for example packs at the next renewal.
 //!
 //! Names come from the catalog. Of the prices that the catalog has for a name, the session uses the one that
 //! Stripe has in this mode. The user and the purchase are in the metadata of the session and of its
@@ -249,8 +249,8 @@ impl Api {
     }
 
     /// The price that Stripe has in the key's mode: the first active one of the catalog's ids, else the one
-    /// with a lookup key, else the only one of a Stripe product. The catalog has the prices of both modes, and
-    /// the id of a price does not show its mode.
+    /// with a lookup key, else the only one of a Stripe product. The catalog has the prices of both modes,
+    /// and the id of a price does not show its mode.
     async fn price(&self, stripe: &Stripe, purchase: &Purchase) -> Result<String, Problem> {
         let SoldAs { prices, lookup_keys, stripe_products } = &purchase.sold_as;
         let refused = |error: StripeError| stripe_error(&error, "CHECKOUT_NOT_CREATED");
@@ -433,8 +433,8 @@ fn options(
     Ok(fields)
 }
 
-/// What the app may want to say before the customer pays: a paid period ends the packs that were bought before
-/// it.
+/// What the app may want to say before the customer pays: a paid period ends the packs that were bought
+/// before it.
 fn warnings(body: &CheckoutRequest, state: &State, catalog: &Catalog, now: Timestamp) -> Vec<String> {
     if catalog.policy.addons != Addons::Reset {
         return Vec::new();

@@ -4,8 +4,8 @@
 //! {"status":"DELIVERED","final_package_url":"https://example.com/p.zip"}
 //! ```
 //! A `PATCH` needs the header `If-Match` with the order's `updated_at`, so that two changes at once cannot
-//! overwrite each other. It answers the order after the change. A field that is absent stays, and `null` removes
-//! a URL or the deadline.
+//! overwrite each other. It answers the order after the change. A field that is absent stays, and `null`
+//! removes a URL or the deadline.
 
 use lambda_http::Request;
 use lambda_http::http::StatusCode;

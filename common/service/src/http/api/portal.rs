@@ -12,8 +12,9 @@
 //!
 //! **Invariant:** Stripe is asked only for a session that this deployment created, that an event of a known
 //! customer has named, or that the app asks for with its token. A request about any other id writes nothing.
-//! **Invariant:** one session is read from Stripe at most once in [`FIRST_PAUSE_SECONDS`], with growing pauses,
-//! no matter how many clients poll. **Invariant:** the deployment reads at most [`MAX_READS`] sessions in
+//! **Invariant:** one session is read from Stripe at most once in [`FIRST_PAUSE_SECONDS`], with growing
+//! pauses, no matter how many clients poll. **Invariant:** the deployment reads at most [`MAX_READS`]
+//! sessions in
 //! [`WINDOW_SECONDS`].
 
 use lambda_http::http::StatusCode;
