@@ -45,6 +45,7 @@ WITHOUT_ALARM = {
     "AppliedAfterSeconds": "contains Stripe's own delay; oldest-message and failed-attempts watch ours",
     "OrdersCreated": "a figure of the business",
     "OrdersReported": "a figure of the business; a call that fails counts in FailedAttempts",
+    "Processed": "health writes Quiet, which has the alarm",
     "Parked": "part of HealthScore; each new one counts in ParkedEvents",
     "Failed": "part of HealthScore; each new one passes the dead-letter queue",
     "Missing": "part of HealthScore; FoundMissing has the alarm",
@@ -113,6 +114,7 @@ class World:
         self.now = start_minute * 60
         self.next_event, self.number = self.now, 0
         self.missing, self.last_complete = 0, None
+        self.last_event = self.minute
         self.parked = self.failed = 0
         self.read_stack()
 
@@ -263,6 +265,7 @@ class World:
             outcome = "other_mode"
         self.count({"ok": "Processed", "parked": "ParkedEvents", "done": "OrdersReported",
                     "other_mode": "OtherMode"}[outcome])
+        self.last_event = self.minute
         if outcome == "parked":
             self.parked += 1
             self.alert()
@@ -280,6 +283,8 @@ class World:
             unknown = self.last_complete is None or self.minute - self.last_complete > 12 * HOUR
             score = 100 - min(2 * self.parked, 15) - (25 if self.failed > 5 else 3 * self.failed)
             self.count("HealthScore", score - (5 if unknown else 0))
+            if self.stack.parameters["LiveMode"] == "true":  # the catalog's quiet_hours, 24 by default
+                self.count("Quiet", int(self.minute - self.last_event >= 24 * HOUR))
         if function == self.name("reconcile") and self.stripe_key == "ok":
             self.last_complete = self.minute
             self.count("FoundMissing", self.missing)

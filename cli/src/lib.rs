@@ -7,7 +7,7 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | The command did its work, and everything is in order. |
-//! | 1 | The command did its work, and a person has to look: `health` below 80, an error that `doctor` found, or differences in `setup`, `check-user`, `reconcile`, `compare`. |
+//! | 1 | The command did its work, and an operator must look: `health` below 80, an error that `doctor` found, or differences in `setup`, `check-user`, `reconcile`, `compare`. |
 //! | 2 | The command could not do its work. The error output says what to do. |
 //!
 //! `send` and `check-signature` end with 0 or 1.

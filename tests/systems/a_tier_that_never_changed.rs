@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tallyhook_core::signature::{Secret, sign};
 
-use crate::portal::with_stripe;
+use crate::portal::{app_asks, with_stripe};
 use crate::support::{World, now, sample, signature};
 
 const PURCHASE: [&str; 3] = ["checkout.session.completed", "customer.subscription.created", "invoice.paid"];
@@ -45,7 +45,8 @@ async fn a_webhook_that_never_comes_is_replaced_when_the_customer_returns() {
     for name in PURCHASE {
         fake.ingest(&sample(name, "user_123").to_string(), false).unwrap();
     }
-    let (status, setup) = world.setup_status("cs_test_a1TallyHook0001").await;
+    // The app's own checkout made the session, so the app asks with its token.
+    let (status, setup) = app_asks(&world, "cs_test_a1TallyHook0001").await;
     assert_eq!((status, &setup["payment_state"]), (200, &json!("paid")), "{setup}");
     let account = world.account("user_123").await;
     assert_eq!((&account["tier"], &account["credits"]), (&json!("pro"), &json!(5000)), "{account:#}");

@@ -4,6 +4,8 @@
 //! step is one of `send`, `user`, `spend`, `hold`, `commit`, `release`, `give_back` and `fix`, as
 //! `tests/judge/judge.py` plays them. Output: `{"answers":[…],"users":{…}}` or `{"error":"…"}`.
 
+#![expect(clippy::disallowed_methods, reason = "a program reads and prints; the library does no IO")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 

@@ -2,7 +2,7 @@
 //!
 //! Each binary sets mimalloc as its allocator, because a library must not set one. Processing an event makes
 //! thousands of small allocations (JSON to items to JSON). With the C library's allocator a worker uses a
-//! seventh more CPU; the local stack, whose threads share the allocator, uses a third more.
+//! seventh more CPU; in the local stack, where threads share the allocator, it uses a third more.
 
 use lambda_runtime::Error;
 use tokio::runtime::LocalRuntime;

@@ -162,9 +162,10 @@ async fn sold_lines(stripe: &Stripe, session: &mut CheckoutSession) -> Result<()
 
 /// Reads one line item of a session, in the shape of Stripe's API.
 pub(crate) fn sold_line(item: &Value) -> Option<SoldLine> {
-    let price = match item.get("price")? {
-        Value::String(id) => Price::of_id(PriceId::new(id.as_str()).ok()?),
-        price => Price::from_json(&price.to_string()).ok()?,
+    let price = item.get("price")?;
+    let price = match price.as_str() {
+        Some(id) => Price::of_id(PriceId::new(id).ok()?),
+        None => Price::from_json(&price.to_string()).ok()?,
     };
     let quantity = item["quantity"].as_u64().unwrap_or(1);
     let amount = item["amount_total"].as_i64();

@@ -48,8 +48,8 @@ impl<'a> Route<'a> {
         Ok(match (method, parts) {
             (&Method::GET, ["me"]) => Self::Me,
             (&Method::GET, ["stripe", "webhook-logs"]) => Self::ListEvents,
-            (&Method::GET, ["stripe", "webhook-logs", id]) => Self::ShowEvent(*id),
-            (&Method::POST, ["stripe", "webhook-logs", id, "dismiss"]) => Self::DismissEvent(*id),
+            (&Method::GET, ["stripe", "webhook-logs", id]) => Self::ShowEvent(id),
+            (&Method::POST, ["stripe", "webhook-logs", id, "dismiss"]) => Self::DismissEvent(id),
             (&Method::GET, ["stripe", "event-counts"]) => Self::CountEvents,
             (&Method::GET, ["stripe", "parked"]) => Self::Parked,
             (&Method::POST, ["stripe", "retry-webhooks"]) => Self::Retry,
@@ -60,7 +60,7 @@ impl<'a> Route<'a> {
             (&Method::GET, ["provisioning"]) => Self::ListJobs,
             (&Method::POST, ["provisioning"]) => Self::RunJob,
             (&Method::GET, ["orders"]) => Self::ListOrders,
-            (&Method::GET, ["orders", id]) => Self::ShowOrder(*id),
+            (&Method::GET, ["orders", id]) => Self::ShowOrder(id),
             (&Method::GET, ["audit"]) => Self::Audits,
             (
                 _,

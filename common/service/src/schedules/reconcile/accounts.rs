@@ -87,7 +87,7 @@ impl ReconcileRun<'_> {
         }
     }
 
-    /// Does the passes whose lists have a filter by customer, for the customers of one user.
+    /// Runs the passes that can be filtered by customer, for the customers of one user.
     pub(super) async fn everything_of(&mut self, user: &UserId) -> Result<(), StepError> {
         self.dismissed = self.processor.accounts.store.dismissed_objects().await?;
         let key = Key::Account(user.clone());
