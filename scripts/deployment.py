@@ -394,7 +394,7 @@ def scenario(folder, port):
     status, output = person.run(".check/sam/bin/sam deploy --config-env live")
     if not status or "alarms must reach a person" not in output:
         sys.exit(f"a live deployment without a destination for alarms was not refused:\n{output}")
-    say("a live deployment whose alarms reach nobody is refused")
+    say("a live deployment without a destination for alarms is refused")
 
 
 def main():

@@ -30,7 +30,7 @@ fn wrapped(text: &str) -> String {
 }
 
 /// The messages since the last call, sorted by type.
-pub async fn told(world: &World, app: &App) -> Vec<(String, Value)> {
+pub async fn received(world: &World, app: &App) -> Vec<(String, Value)> {
     assert_eq!(world.provision().await, 0);
     let mut all: Vec<(String, Value)> = app
         .requests()
@@ -71,7 +71,7 @@ fn life() -> Vec<(&'static str, Vec<&'static str>)> {
         ("checkout.session.completed.pack", vec!["account.updated"]),
         ("checkout.session.async_payment_failed", vec!["payment.failed"]),
         ("charge.refunded", vec!["account.updated", "refund.applied"]),
-        // Its charge has told of it.
+        // The event of its charge has sent it.
         ("refund.created", vec![]),
         ("charge.refunded.full", vec!["account.updated", "refund.applied"]),
         // The same period.
@@ -129,27 +129,27 @@ async fn first_of_each_type() -> (BTreeMap<String, Value>, Vec<(String, Vec<Stri
     for (name, _) in life() {
         let event = sample(name, "user_123");
         world.process(&event).await;
-        let mut messages = told(&world, &app).await;
+        let mut messages = received(&world, &app).await;
         messages.retain(|(kind, _)| !kind.starts_with("credits."));
         seen.push((name.to_owned(), messages.iter().map(|(kind, _)| kind.clone()).collect::<Vec<_>>()));
         keep(messages);
         world.process(&event).await;
-        assert_eq!(told(&world, &app).await, [], "{name} is repeated");
+        assert_eq!(received(&world, &app).await, [], "{name} is repeated");
     }
     world.sign_up("user_123").await;
-    told(&world, &app).await;
+    received(&world, &app).await;
     let spend = async |key: &str, amount: u64| {
         let path = "/users/user_1/credits/consume";
         assert_eq!(world.app("POST", path, json!({"amount": amount}), Some(key)).await.0, 200);
     };
     world.sign_up("user_1").await;
-    told(&world, &app).await;
+    received(&world, &app).await;
     spend("a", 450).await;
-    let messages = told(&world, &app).await;
+    let messages = received(&world, &app).await;
     assert_eq!(types(&messages), ["account.updated", "credits.low"]);
     keep(messages);
     spend("b", 50).await;
-    let messages = told(&world, &app).await;
+    let messages = received(&world, &app).await;
     assert_eq!(types(&messages), ["account.updated", "credits.depleted"]);
     keep(messages);
     for (what, event) in [
@@ -162,7 +162,7 @@ async fn first_of_each_type() -> (BTreeMap<String, Value>, Vec<(String, Vec<Stri
         ("the refund of the other", refunded("b")),
     ] {
         world.process(&event).await;
-        let messages = told(&world, &app).await;
+        let messages = received(&world, &app).await;
         seen.push((what.to_owned(), messages.iter().map(|(kind, _)| kind.clone()).collect()));
         keep(messages);
     }
@@ -201,7 +201,7 @@ async fn the_guide_shows_one_payload_of_each_message() {
     }
     let all = tallyhook_core::job::JobKind::ALL.map(tallyhook_core::job::JobKind::message_type);
     let missing: Vec<&str> = all.into_iter().filter(|kind| !first.contains_key(*kind)).collect();
-    assert_eq!(missing, [""; 0], "every type is told and shown");
+    assert_eq!(missing, [""; 0], "every type is sent and shown");
     let named = |(name, types): (&str, Vec<&str>)| {
         (name.to_owned(), types.into_iter().map(str::to_owned).collect::<Vec<_>>())
     };
@@ -225,14 +225,14 @@ async fn the_app_is_told_only_the_selected_types_and_each_cause_once_in_a_batch(
         assert_eq!(world.deliver(event.to_string().as_bytes()).await.0, 200);
     }
     world.drain().await;
-    assert_eq!(types(&told(&world, &app).await), ["subscription.renewed"]);
+    assert_eq!(types(&received(&world, &app).await), ["subscription.renewed"]);
     let mut half = with_id(refunded("one"), "evt_half");
     half["data"]["object"]["amount_refunded"] = json!(500);
     for event in [&half, &refunded("one"), &with_id(refunded("one"), "evt_other_refund")] {
         assert_eq!(world.deliver(event.to_string().as_bytes()).await.0, 200);
     }
     world.drain().await;
-    assert_eq!(types(&told(&world, &app).await), ["refund.applied", "refund.applied"]);
+    assert_eq!(types(&received(&world, &app).await), ["refund.applied", "refund.applied"]);
     assert!(world.event("job#account#user_123").await.is_none());
     let (_, setup) = world.setup_status("cs_test_one").await;
     assert_eq!(setup["provisioning_state"], "completed", "payment.confirmed is not selected: {setup}");

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tallyhook_core::event::Family;
 
-use crate::app_messages::{told, types};
+use crate::app_messages::{received, types};
 use crate::orders::{order, refund_of, step};
 use crate::provision::{App, with_app};
 use crate::support::{Fault, call, cancelled, with_id};
@@ -62,8 +62,8 @@ async fn an_order_is_paid_recorded_told_worked_on_delivered_and_refunded() {
         assert!(!new[field].is_null(), "{field}: {new:#}");
     }
 
-    // The app is told once, and works on it.
-    assert_eq!(types(&told(&world, &app).await), ["order.paid", "payment.confirmed"]);
+    // The app gets one message, and works on the order.
+    assert_eq!(types(&received(&world, &app).await), ["order.paid", "payment.confirmed"]);
     for (to, left) in
         [("IN_PROGRESS", 1), ("DELIVERED", 1), ("REVISION", 0), ("IN_PROGRESS", 0), ("DELIVERED", 0)]
     {
@@ -92,7 +92,7 @@ async fn an_order_is_paid_recorded_told_worked_on_delivered_and_refunded() {
     world.process(&refund_of(&order(1, "user_1"))).await;
     let (_, order) = world.app("GET", path, Value::Null, None).await;
     assert_eq!(order["status"], "REFUNDED", "{order:#}");
-    assert_eq!(types(&told(&world, &app).await), ["order.refunded", "refund.applied"]);
+    assert_eq!(types(&received(&world, &app).await), ["order.refunded", "refund.applied"]);
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ async fn credits_come_go_and_return_and_the_ledger_explains_each() {
     }
     world.drain().await;
     assert_eq!(balance().await, 7000);
-    // Ten equal requests at once spend once, and nobody spends more than there is.
+    // Ten equal requests at once spend once, and no request spends more than there is.
     let answers = join_all((0..10).map(|_| spend("job-1", 1000))).await;
     assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
     assert_eq!(balance().await, 6000);

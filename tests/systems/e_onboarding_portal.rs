@@ -4,7 +4,7 @@ use lambda_http::Body;
 use serde_json::{Value, json};
 use tallyhook_core::signature::{Secret, sign};
 
-use crate::app_messages::{told, types};
+use crate::app_messages::{received, types};
 use crate::provision::{App, with_app};
 use crate::support::{call, now, sample};
 
@@ -45,7 +45,7 @@ async fn a_customer_pays_is_set_up_gets_an_e_mail_and_a_password() {
     // The app is called once, with a job that names the session.
     let job = world.event("job#provision#user_123").await.unwrap();
     assert_eq!(job["session"], SESSION);
-    assert_eq!(types(&told(&world, &app).await), ["payment.confirmed"]);
+    assert_eq!(types(&received(&world, &app).await), ["payment.confirmed"]);
 
     // It reports what it does.
     report("/portal/provisioning", json!({"user_id": "user_123", "state": "PROVISIONING_STARTED"})).await;

@@ -130,7 +130,7 @@ impl World {
         is_new
     }
 
-    /// The user of an event; `Err(None)` for the payment of an invoice that nobody owns yet.
+    /// The user of an event; `Err(None)` for the payment of an invoice that has no owner yet.
     fn owner_of(&self, event: &Event, payments: &Payments) -> Result<UserId, Option<Parked>> {
         let of_document = |key: &LedgerKey| {
             self.users.iter().find(|(_, user)| user.ledger.contains_key(key)).map(|(id, _)| id.clone())

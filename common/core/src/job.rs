@@ -71,7 +71,7 @@ impl From<LowKind> for JobKind {
 pub enum JobScope {
     /// There is one in the life of a user.
     User,
-    /// It names what caused it: an order, an event, an invoice or a dispute. Each cause is told once.
+    /// It names what caused it: an order, an event, an invoice or a dispute. Each cause has one message.
     Cause,
     /// It names the version of the account: what it tells may happen again.
     Version,

@@ -16,7 +16,7 @@
 //! | [`decide`] | what an event changes in an account; one file for each event family |
 //! | [`drift`] | differences between an account and Stripe, and which of them may be repaired |
 //! | [`order`] | the steps of a paid one-time order |
-//! | [`job`], [`notice`] | jobs that notify the app of a change; what the app is told of an event |
+//! | [`job`], [`notice`] | jobs that notify the app of a change; the messages about an event |
 //! | [`setup_status`] | the status shown to a customer after a checkout |
 //! | [`health`], [`advice`] | the health score; advice to the operator about a parked or failed event |
 

@@ -1,8 +1,8 @@
-//! What the app is told of an event, beside the change of tier and balance.
+//! The messages to the app about an event, besides the change of tier and balance.
 //!
 //! A notice has one cause, which names it: an event, or the invoice or dispute that several events are about.
-//! It compares the account before and after the event, so an event that is late, repeated or superseded tells
-//! nothing.
+//! It compares the account before and after the event, so an event that is late, repeated or superseded has
+//! no notice.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ use crate::timestamp::Timestamp;
 /// One message to the app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// What it tells.
+    /// Its type.
     pub kind: JobKind,
     /// The cause: `evt_…`, `in_…`, `dp_…`.
     pub about: String,
@@ -31,7 +31,7 @@ pub struct Notice {
     pub data: Map<String, Value>,
 }
 
-/// The event that is told about, and the account around it.
+/// The event that a message is about, and the account before and after it.
 struct Around<'a> {
     event: &'a Event,
     before: &'a Account,

@@ -1,4 +1,4 @@
-//! An account as JSON: what the app reads and is told, and parts of what the operator reads.
+//! An account as JSON: what the app reads and is sent, and parts of what the operator reads.
 
 use std::collections::BTreeMap;
 

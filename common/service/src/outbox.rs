@@ -51,7 +51,7 @@ const PAGE_SIZE: i32 = 500;
 #[derive(Clone, Debug, Default)]
 pub struct Outbox {
     queue: Option<(Queue, String)>,
-    told: BTreeSet<JobKind>,
+    selected: BTreeSet<JobKind>,
 }
 
 /// The part of an account that is reported to the app. When it changes, a job is needed.
@@ -78,16 +78,16 @@ impl AppView {
 impl Outbox {
     /// Without a queue of `provision` in the configuration, no jobs are written.
     pub fn new(queue: Queue, config: OutboxConfig) -> Self {
-        Self { queue: config.queue_url.map(|url| (queue, url)), told: config.told }
+        Self { queue: config.queue_url.map(|url| (queue, url)), selected: config.selected }
     }
 
-    /// Whether the app is told this.
-    pub fn tells(&self, kind: JobKind) -> bool {
-        self.queue.is_some() && self.told.contains(&kind)
+    /// Whether the app gets messages of this kind.
+    pub fn reports(&self, kind: JobKind) -> bool {
+        self.queue.is_some() && self.selected.contains(&kind)
     }
 
-    fn tells_any(&self, kinds: &[JobKind]) -> bool {
-        kinds.iter().any(|kind| self.tells(*kind))
+    fn reports_any(&self, kinds: &[JobKind]) -> bool {
+        kinds.iter().any(|kind| self.reports(*kind))
     }
 
     /// The part of an account in this state that is reported to the app.
@@ -95,15 +95,15 @@ impl Outbox {
         use JobKind::{AccessEnded, Account, CreditsDepleted, CreditsLow, CreditsRestored};
         use JobKind::{ProductGranted, ProductRevoked};
         let tier_and_balance = self
-            .tells_any(&[Account, AccessEnded])
+            .reports_any(&[Account, AccessEnded])
             .then(|| (state.access(catalog, now).tier, state.balance(&catalog.policy, now)));
         // An account that was never written has no balance that could cross a threshold.
         let is_new = state.as_of == Timestamp::default();
-        let tells_low = !is_new && self.tells_any(&[CreditsLow, CreditsDepleted, CreditsRestored]);
-        let low = if tells_low { state.low(catalog, now) } else { Vec::new() };
-        let tells_products =
-            !catalog.products.is_empty() && self.tells_any(&[ProductGranted, ProductRevoked]);
-        let products = if tells_products { state.purchased(catalog, now) } else { Vec::new() };
+        let reports_low = !is_new && self.reports_any(&[CreditsLow, CreditsDepleted, CreditsRestored]);
+        let low = if reports_low { state.low(catalog, now) } else { Vec::new() };
+        let reports_products =
+            !catalog.products.is_empty() && self.reports_any(&[ProductGranted, ProductRevoked]);
+        let products = if reports_products { state.purchased(catalog, now) } else { Vec::new() };
         AppView { has_paid: state.first_paid_at.is_some(), tier_and_balance, low, products }
     }
 
@@ -119,12 +119,12 @@ impl Outbox {
         now: Timestamp,
     ) -> Vec<(JobMessage, Write)> {
         let after = self.view(after, catalog, now);
-        let mut told: Vec<(JobMessage, Map<String, Value>)> = Vec::new();
+        let mut reported: Vec<(JobMessage, Map<String, Value>)> = Vec::new();
         if !before.has_paid && after.has_paid {
-            told.push((JobMessage::of_user(JobKind::Provision, user), Map::new()));
+            reported.push((JobMessage::of_user(JobKind::Provision, user), Map::new()));
         }
         if before.tier_and_balance != after.tier_and_balance {
-            told.push((JobMessage::of_user(JobKind::Account, user), Map::new()));
+            reported.push((JobMessage::of_user(JobKind::Account, user), Map::new()));
         }
         let default_tier = catalog.policy.default_tier.as_str();
         if let Some(tier) = before.tier()
@@ -132,7 +132,7 @@ impl Outbox {
             && after.tier() == Some(default_tier)
         {
             let data = Map::from_iter([("ended_tier".to_owned(), json!(tier))]);
-            told.push((JobMessage::of_user(JobKind::AccessEnded, user), data));
+            reported.push((JobMessage::of_user(JobKind::AccessEnded, user), data));
         }
         let mut crossed: BTreeMap<LowKind, Vec<String>> = BTreeMap::new();
         for (kind, threshold) in low::crossed(&before.low, &after.low) {
@@ -140,11 +140,11 @@ impl Outbox {
         }
         for (kind, thresholds) in crossed {
             let data = Map::from_iter([("thresholds".to_owned(), json!(thresholds))]);
-            told.push((JobMessage::of_user(JobKind::from(kind), user), data));
+            reported.push((JobMessage::of_user(JobKind::from(kind), user), data));
         }
-        told.extend(product_jobs(user, before, &after));
-        told.retain(|(job, _)| self.tells(job.job));
-        told.into_iter().map(|(job, data)| written(job.caused_by(session), &data, now)).collect()
+        reported.extend(product_jobs(user, before, &after));
+        reported.retain(|(job, _)| self.reports(job.job));
+        reported.into_iter().map(|(job, data)| written(job.caused_by(session), &data, now)).collect()
     }
 
     /// The jobs of an event that was decided: `before` is the account before it.
@@ -157,21 +157,22 @@ impl Outbox {
         catalog: &Catalog,
         now: Timestamp,
     ) -> Vec<(JobMessage, Write)> {
-        let tells_any = self.told.iter().any(|kind| kind.is_notice_of_event());
-        if self.queue.is_none() || !tells_any {
+        let reports_any = self.selected.iter().any(|kind| kind.is_notice_of_event());
+        if self.queue.is_none() || !reports_any {
             return Vec::new();
         }
         let notices = notice::notices(event, before, applied, payments, catalog, now);
-        let told = notices.into_iter().filter(|notice| self.tells(notice.kind));
+        let reported = notices.into_iter().filter(|notice| self.reports(notice.kind));
         let session = event.checkout_session_id();
-        told.map(|notice| {
-            let job = JobMessage::about(notice.kind, &notice.about, &before.user_id).caused_by(session);
-            written(job, &notice.data, now)
-        })
-        .collect()
+        reported
+            .map(|notice| {
+                let job = JobMessage::about(notice.kind, &notice.about, &before.user_id).caused_by(session);
+                written(job, &notice.data, now)
+            })
+            .collect()
     }
 
-    /// The job that reports a step of an order, to be written with the step. `None` if the app is not told.
+    /// The job that reports a step of an order, to be written with the step. `None` if the app gets no such message.
     pub fn order_job(
         &self,
         kind: JobKind,
@@ -180,7 +181,7 @@ impl Outbox {
         now: Timestamp,
     ) -> Option<(JobMessage, Write)> {
         let job = JobMessage::about(kind, order.as_str(), user);
-        self.tells(kind).then(|| written(job, &Map::new(), now))
+        self.reports(kind).then(|| written(job, &Map::new(), now))
     }
 
     /// Queues messages about jobs. A failure is logged; `retry` sends the message later, since the job is

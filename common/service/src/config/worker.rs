@@ -62,23 +62,23 @@ impl WorkerConfig {
 pub struct OutboxConfig {
     /// The queue of `provision`; without one there are no jobs.
     pub queue_url: Option<String>,
-    /// What the app is told. Without `PROVISION_URL` that is only the first payment, whose job completes
+    /// The messages that the app gets. Without `PROVISION_URL` that is only the first payment, whose job completes
     /// without a call.
-    pub told: BTreeSet<JobKind>,
+    pub selected: BTreeSet<JobKind>,
 }
 
 impl OutboxConfig {
     pub(super) fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let mut told = told(env)?;
+        let mut selected = selected(env)?;
         if env.get("PROVISION_URL").is_none() {
-            told.retain(|kind| *kind == JobKind::Provision);
+            selected.retain(|kind| *kind == JobKind::Provision);
         }
-        Ok(Self { queue_url: env.get("QUEUE_URL_PROVISION"), told })
+        Ok(Self { queue_url: env.get("QUEUE_URL_PROVISION"), selected })
     }
 }
 
 /// The types in `PROVISION_EVENTS`. Default: all.
-fn told(env: &Env) -> Result<BTreeSet<JobKind>, ConfigError> {
+fn selected(env: &Env) -> Result<BTreeSet<JobKind>, ConfigError> {
     let Some(text) = env.get("PROVISION_EVENTS").filter(|text| !text.trim().is_empty()) else {
         return Ok(JobKind::ALL.into());
     };
@@ -96,20 +96,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_app_is_told_the_selected_types_and_without_a_url_only_the_first_payment() {
-        let told = |events: &str, url: &str| {
+    fn the_app_gets_the_selected_types_and_without_a_url_only_the_first_payment() {
+        let read = |events: &str, url: &str| {
             let env = Env::from([("PROVISION_EVENTS", events), ("PROVISION_URL", url)]);
-            OutboxConfig::from_env(&env).map(|config| config.told.into_iter().collect::<Vec<_>>())
+            OutboxConfig::from_env(&env).map(|config| config.selected.into_iter().collect::<Vec<_>>())
         };
         let url = "https://app.example.com/hook";
-        assert_eq!(told("", url).unwrap().len(), JobKind::ALL.len());
+        assert_eq!(read("", url).unwrap().len(), JobKind::ALL.len());
         assert_eq!(
-            told("order.paid, payment.confirmed", url).unwrap(),
+            read("order.paid, payment.confirmed", url).unwrap(),
             [JobKind::Provision, JobKind::OrderPaid]
         );
-        assert_eq!(told("order.paid,payment.confirmed", "").unwrap(), [JobKind::Provision]);
-        assert_eq!(told("order.paid", "").unwrap(), []);
-        let error = told("order.payed", url).unwrap_err().to_string();
+        assert_eq!(read("order.paid,payment.confirmed", "").unwrap(), [JobKind::Provision]);
+        assert_eq!(read("order.paid", "").unwrap(), []);
+        let error = read("order.payed", url).unwrap_err().to_string();
         assert!(error.contains("PROVISION_EVENTS") && error.contains("order.paid"), "{error}");
     }
 }

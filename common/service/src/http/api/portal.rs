@@ -130,7 +130,7 @@ impl Api {
                 gives_access(known, &user.state, &self.config.catalog, clock::now())
             }),
             has_paid: user.as_ref().is_some_and(|user| user.state.first_paid_at.is_some()),
-            provisions: self.processor.accounts.outbox.tells(JobKind::Provision),
+            provisions: self.processor.accounts.outbox.reports(JobKind::Provision),
             job: user.as_ref().and_then(|user| user.job),
             reported: user.as_ref().and_then(|user| user.portal.reported),
             welcome_email_sent: user.as_ref().is_some_and(|user| user.portal.welcome_email_at.is_some()),
