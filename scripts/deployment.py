@@ -10,8 +10,8 @@ The real SAM CLI and the real AWS CLI run the blocks of README.md and docs/opera
 - `sam delete`, then scripts/adopt.py, and a deployment on the old tables
 
 Two things are stand-ins, because they take minutes and have steps of their own: `./check sam` writes a
-package without compiling (but counts 12 minutes), and the webhook in it is a script. The commands that need
-Stripe, `setup` and `stripe trigger`, are left out. `aws` replaces the URLs
+package without compiling (but counts 12 minutes), and the webhook in it is a script. `stripe trigger` is left
+out, and an `aws` command stores the secret that `setup` would store. `aws` replaces the URLs
 of execute-api.amazonaws.com in its output by the one at which MiniStack answers.
 
 It needs ministack, aws-sam-translator and boto3, and .check/sam and .check/awscli (`./check deployment`
@@ -352,8 +352,13 @@ def scenario(folder, port):
     put = next(line for line in readme.splitlines() if line.startswith("put()"))
     after = block("README.md", "## Deploy", "app()").replace("\\\n", " ")
     after = after.replace("https://…", person.env["FRONT"])
-    stripes = ("stripe ", "cargo run -- setup ")
-    after = "".join(line + "\n" for line in after.splitlines() if not line.startswith(stripes))
+    after = "".join(line + "\n" for line in after.splitlines() if not line.startswith("stripe "))
+    # What `setup` stores once it has created the endpoint at Stripe.
+    stored = ("aws ssm put-parameter --type SecureString --name /tallyhook/stripe-webhook-secret"
+              f" --value {SECRET}")
+    after, setups = re.subn("^cargo run -- setup .*$", stored, after, flags=re.MULTILINE)
+    if setups != 1:
+        sys.exit("the README does not run setup once")
     output = person.must(f"{put}\n{after}")
     token = client("ssm").get_parameter(Name="/tallyhook/app-api-token", WithDecryption=True)["Parameter"]
     if output.count(f"Bearer {token['Value']}") != 2:
