@@ -8,7 +8,7 @@
 //! | `user#<id>` | `ledger#<ledger key>` | one [`Entry`] |
 //! | `user#<id>` | `newcomer` | `waiting` SS: events parked until the app creates the user |
 //! | `user#<id>` | `order#<cs_…>` | a one-time order: see [`order`]; the app changes `status` |
-//! | `user#<id>` | `portal` | `password_set_at` N (unix s): see [`password_set`] |
+//! | `user#<id>` | `portal` | `password_set_at` and `welcome_email_at` N (unix s): see [`portal`] |
 //! | `invoice#<in_…>` | `entry` | the [`Entry`] of a paid invoice, and `user_id` S, `payments` SS |
 //! | `customer#<cus_…>` | `link` | see [`StoredOwner`]; or `waiting` SS |
 //! | `subscription#<sub_…>` | `link` | the same as of a customer |

@@ -1,5 +1,5 @@
 //! `admin`: the operators' API. Every route needs the bearer token of an operator with the role that the
-//! route names ([`route`]), except the dashboard's page and assets.
+//! route names (`route.rs`), except the dashboard's page and assets.
 //!
 //! | route | answer |
 //! |---|---|

@@ -46,7 +46,7 @@ impl HealthCheck {
     /// Does one scheduled run; the content of the schedule's event does not matter.
     ///
     /// # Errors
-    /// [`StoreError`](tallyhook_aws::store::StoreError).
+    /// [`StoreError`].
     pub async fn handle(&self, _: Value) -> Result<Health, lambda_runtime::Error> {
         let now = clock::now();
         let (counts, health) = self.reader.read(now).await?;

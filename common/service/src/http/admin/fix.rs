@@ -47,7 +47,7 @@ use tallyhook_core::timestamp::Timestamp;
 /// account unless `"create":true` confirms the id.
 ///
 /// The last form needs neither `action`, `actor` nor `reason`. It makes the user the owner of the
-/// subscription, then sends the event again: see [`Admin::link_and_send`].
+/// subscription, then sends the event again: see `link_and_send.rs`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FixRequest {
