@@ -228,7 +228,10 @@ class User:
         amount, reached = self.catalog.amount(*phases[0][1:]), {phases[0][1:]}
         for _, plan, quantity in phases[1:]:
             new = self.catalog.amount(plan, quantity)
-            if new <= amount or (plan, quantity) in reached or self.charged(opening, plan, quantity, until):
+            # The opening paid for its own plan with up to its own quantity.
+            paid = plan == opening.plan and quantity <= opening.quantity
+            paid = paid or self.charged(opening, plan, quantity, until)
+            if new <= amount or (plan, quantity) in reached or paid:
                 amount = new
                 reached.add((plan, quantity))
         return amount, phases[-1][1], True
