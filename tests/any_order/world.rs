@@ -104,7 +104,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Delivers an event, then the waiting events, until none of them is applied any more.
+    /// Delivers an event, then the waiting events again and again, until a round applies none of them.
     pub fn deliver(&mut self, index: usize) -> Result<(), String> {
         self.history.push(WorldStep::Event(index));
         if !self.process(index)? {

@@ -706,6 +706,18 @@ class Life:
                 self.t,
             )
 
+    def refund_object(self, p, amount):
+        return {
+            "id": self.new_id("re"),
+            "object": "refund",
+            "charge": p["ch"],
+            "payment_intent": p["pi"],
+            "amount": amount,
+            "status": "succeeded",
+            "currency": "usd",
+            "metadata": {},
+        }
+
     def refund(self):
         payments = [p for p in self.payments if p["back"] < p["amount"] and not p["disputed"]]
         if not payments:
@@ -719,16 +731,7 @@ class Life:
         shape = self.rnd.choice(["both", "charge", "refund", "note", "failed"])
         if shape == "failed":
             p["back"] -= amount
-            refund = {
-                "id": self.new_id("re"),
-                "object": "refund",
-                "charge": p["ch"],
-                "payment_intent": p["pi"],
-                "amount": amount,
-                "status": "succeeded",
-                "currency": "usd",
-                "metadata": {},
-            }
+            refund = self.refund_object(p, amount)
             self.emit("refund.created", refund)
             if self.rnd.random() < 0.5:
                 self.app()
@@ -763,16 +766,7 @@ class Life:
                 charge["invoice"] = p["invoice"]
             self.emit("charge.refunded", charge)
         if shape != "charge":
-            refund = {
-                "id": self.new_id("re"),
-                "object": "refund",
-                "charge": p["ch"],
-                "payment_intent": p["pi"],
-                "amount": amount,
-                "status": "succeeded",
-                "currency": "usd",
-                "metadata": {},
-            }
+            refund = self.refund_object(p, amount)
             # A mix of charge-only and refund-only shapes would hide a part of the money.
             self.emit("refund.created", refund)
             if shape == "refund":

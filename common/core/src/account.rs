@@ -65,7 +65,7 @@ pub struct Account {
 pub enum Fact {
     /// This Stripe customer is this user.
     Customer(CustomerId),
-    /// The customer was deleted at Stripe: none of its subscriptions gives access any more.
+    /// The customer was deleted at Stripe: its subscriptions have ended.
     CustomerDeleted(CustomerId, Timestamp),
     /// The app created the user.
     Signup,

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::account::low::LowKind;
 use crate::ids::{SessionId, UserId};
 
-/// What a job tells the app.
+/// The type of the message that a job sends to the app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobKind {
@@ -22,7 +22,7 @@ pub enum JobKind {
     OrderRefunded,
     /// The user has a product that the user did not have before.
     ProductGranted,
-    /// The user does not have a product any more.
+    /// The user lost a product.
     ProductRevoked,
     /// A subscription began to run, with a trial or a payment.
     SubscriptionStarted,
@@ -44,7 +44,7 @@ pub enum JobKind {
     CreditsLow,
     /// The balance fell to 0.
     CreditsDepleted,
-    /// The balance is not below thresholds any more.
+    /// The balance reached thresholds again.
     CreditsRestored,
     /// A refund, or the failure of a refund, moved what was paid.
     RefundApplied,
@@ -52,7 +52,7 @@ pub enum JobKind {
     DisputeOpened,
     /// A dispute is won or lost.
     DisputeClosed,
-    /// No plan gives access any more.
+    /// The last plan that gave access ended.
     AccessEnded,
 }
 
@@ -73,7 +73,7 @@ pub enum JobScope {
     User,
     /// It names what caused it: an order, an event, an invoice or a dispute. Each cause has one message.
     Cause,
-    /// It names the version of the account: what it tells may happen again.
+    /// It names the version of the account, because the same change can happen again.
     Version,
 }
 
@@ -209,7 +209,7 @@ impl JobKind {
 /// `{"job":"order_paid","about":"cs_1","user_id":"user_123"}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct JobMessage {
-    /// What to tell.
+    /// The type of the message.
     pub job: JobKind,
     /// What it is about: an order, the product, or the event, invoice or dispute that caused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

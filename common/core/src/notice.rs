@@ -107,27 +107,27 @@ impl Around<'_> {
             return;
         };
         let view = subscription_view(id, &is);
-        let mut tell = |kind| all.push(self.notice(kind, "subscription", view.clone()));
+        let mut add = |kind| all.push(self.notice(kind, "subscription", view.clone()));
         let stages =
             (was.as_ref().map_or(Stage::NotStarted, |was| stage(was, self.now)), stage(&is, self.now));
         match stages {
-            (Stage::NotStarted, Stage::Running) => tell(JobKind::SubscriptionStarted),
-            (Stage::Running, Stage::Ended) => tell(JobKind::SubscriptionEnded),
+            (Stage::NotStarted, Stage::Running) => add(JobKind::SubscriptionStarted),
+            (Stage::Running, Stage::Ended) => add(JobKind::SubscriptionEnded),
             (Stage::Running, Stage::Running)
                 if was.as_ref().is_some_and(|was| differs(was, &is)) || items_differ(before, after, id) =>
             {
-                tell(JobKind::SubscriptionChanged);
+                add(JobKind::SubscriptionChanged);
             }
             (Stage::NotStarted | Stage::Running | Stage::Ended, _) => {}
         }
         let runs = stages.1 == Stage::Running;
         if runs && is.ends.is_some() && was.as_ref().and_then(|was| was.ends) != is.ends {
-            tell(JobKind::SubscriptionEnding);
+            add(JobKind::SubscriptionEnding);
         }
         if self.event.kind == EventType::CustomerSubscriptionTrialWillEnd
             && is.status == Some(SubscriptionStatus::Trialing)
         {
-            tell(JobKind::TrialEnding);
+            add(JobKind::TrialEnding);
         }
         for invoice in self.renewals() {
             let kind = JobKind::SubscriptionRenewed;

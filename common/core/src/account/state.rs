@@ -598,7 +598,7 @@ impl State {
     fn gives_access(&self, id: &SubscriptionId, one: &Subscription, policy: &Policy, at: Timestamp) -> bool {
         let paid = || self.is_paid_at(id, one, policy, at);
         let Some(snapshot) = &one.snapshot else { return paid() };
-        // A pause that has ended, or has not begun at that moment, is no longer in the snapshot.
+        // The newest snapshot does not show a pause that has ended; `phases` has it.
         let phase = phase_at(&one.phases, at);
         let was_paused = phase.map_or(snapshot.status == SubscriptionStatus::Paused, Phase::is_paused);
         if was_paused {
@@ -776,7 +776,7 @@ impl State {
         }
     }
 
-    /// Updates what follows from the periods, and drops what can no longer matter.
+    /// Updates what follows from the periods, and drops facts that cannot change the state.
     pub(super) fn settle(&mut self, policy: &Policy, now: Timestamp) {
         let openings = self.openings(policy, now);
         let of_plans = openings.iter().filter(|opening| opening.proven && !opening.terms.product);

@@ -234,7 +234,7 @@ impl Run {
         self.commit(&change);
     }
 
-    /// Delivers an event, then the waiting events, until none of them is applied any more.
+    /// Delivers an event. Each applied event also delivers the waiting events again.
     fn deliver(&mut self, event: Event) {
         let mut queue = vec![event];
         while let Some(event) = queue.pop() {
