@@ -495,7 +495,7 @@ def main():
         finally:
             stack.stop()
     print(f"{played} plays of lives, {differences} differ")
-    return 1 if differences else 0
+    return 1 if differences or not played else 0
 
 
 if __name__ == "__main__":
