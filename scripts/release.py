@@ -98,9 +98,9 @@ def find(name, folders):
     sys.exit(f"{name} is in none of {', '.join(map(str, folders))}: build it first")
 
 
-def make_functions(out, arch, folders):
-    """The archive with the functions of one architecture."""
-    files = [("template.yaml", 0o644, template(arch).encode())]
+def make_functions(out, arch, folders, change=str):
+    """The archive with the functions of one architecture. `change` is applied to the template's text."""
+    files = [("template.yaml", 0o644, change(template(arch)).encode())]
     for name in FOR_DEPLOYMENT:
         files.append((pathlib.Path(name).name, 0o755 if name.endswith(".py") else 0o644,
                       (ROOT / name).read_bytes()))
