@@ -90,7 +90,7 @@ def stand_in(binary, commit):
 
 
 def for_ministack(template):
-    """Changes a template so that MiniStack deploys it. It fails a stack with an alarm over several metrics."""
+    """Changes a template for MiniStack, which fails a stack with an alarm over several metrics."""
     machine = "x86_64" if os.uname().machine == "x86_64" else "arm64"
     template["Globals"]["Function"]["Architectures"] = [machine]
     ministack.over_one_metric(template["Resources"])
@@ -123,7 +123,7 @@ def package(folder, commit, broken):
 
 
 def released(folder):
-    """The files of a release with stand-ins for the binaries, on a server of this machine. Returns its URL."""
+    """The files of a release with stand-ins for the binaries. Returns the URL of their server."""
     binaries, out = folder / "binaries", folder / "dist"
     binaries.mkdir(parents=True)
     for name in release.functions():

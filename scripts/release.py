@@ -4,7 +4,7 @@
     scripts/release.py functions --arch arm64 --binaries DIR...    tallyhook-arm64.tar.gz
     scripts/release.py cli --binary FILE --machine Linux-x86_64    tallyhook-cli-Linux-x86_64.tar.gz
     scripts/release.py sums                                        SHA256SUMS of all files in the folder
-    scripts/release.py try                                         unpacks the files for this machine, runs them
+    scripts/release.py try                                         runs the files for this machine
 
 The archive of the functions has one zip for each function, template.yaml that points to them, samconfig.toml
 and what else a deployment needs: `sam deploy --guided` in its folder deploys it without a compiler. The
@@ -134,8 +134,8 @@ def unpack(path, folder):
 
 
 def must(command, **options):
-    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          check=False, **options)
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, check=False, **options)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout[-4000:]}")
     return done.stdout
@@ -153,7 +153,8 @@ def try_out(out):
         unpack(out / f"tallyhook-cli-{here()}.tar.gz", folder)
         deployed, command = folder / f"tallyhook-{arch_here()}", folder / "tallyhook-cli" / "tallyhook"
         env = dict(os.environ, SAM_CLI_TELEMETRY="0")
-        must([ROOT / ".check/sam/bin/sam", "validate", "--lint", "--region", "us-east-1"], cwd=deployed, env=env)
+        sam = ROOT / ".check/sam/bin/sam"
+        must([sam, "validate", "--lint", "--region", "us-east-1"], cwd=deployed, env=env)
         print("    sam validate --lint accepts the template")
         binaries = folder / "binaries"
         binaries.mkdir()
