@@ -68,6 +68,7 @@ mod admin_user;
 mod any_order;
 mod any_stripe;
 mod app_messages;
+mod catalog;
 mod checkout;
 mod code_and_template;
 mod conformance;

@@ -89,7 +89,7 @@ pub fn processor(world: &World) -> Processor {
     let (dynamodb, sqs) = world.clients("reconcile");
     let redrive = Redrive::new(Queue::new(sqs), queues(world));
     let store = Store::new(dynamodb, "accounts", "events");
-    let accounts = Accounts { store, catalog, outbox: Outbox::default() };
+    let accounts = Accounts::new(store, std::sync::Arc::new(catalog.into()), Outbox::default());
     let alerts = Alerts::new(Queue::new(world.clients("reconcile").1), None);
     Processor { accounts, livemode: None, keep_payloads: true, redrive, alerts }
 }

@@ -5,16 +5,17 @@
 //! without its ledger entries and the jobs that notify the app.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::{Reason, Store, StoreError, Write};
 use tallyhook_core::account::{Account, Change};
-use tallyhook_core::catalog::Catalog;
 use tallyhook_core::ids::{EventId, SessionId, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
 
+use crate::catalogs::{Catalogs, DecidingCatalog, MAX_AGE};
 use crate::outbox::{AppView, JobMessage, Outbox};
 
 /// The maximum number of attempts of a change within one call, if other writers change the same account.
@@ -26,7 +27,9 @@ pub struct Accounts {
     /// The tables.
     pub store: Store,
     /// What is sold.
-    pub catalog: Catalog,
+    pub catalog: Arc<DecidingCatalog>,
+    /// Reads the stored catalog.
+    pub catalogs: Catalogs,
     /// Notifies the app.
     pub outbox: Outbox,
 }
@@ -98,6 +101,28 @@ impl AccountChange<'_> {
 }
 
 impl Accounts {
+    /// Starts with a catalog that is not stored.
+    pub fn new(store: Store, catalog: Arc<DecidingCatalog>, outbox: Outbox) -> Self {
+        let catalogs = Catalogs::new(Arc::clone(&catalog), MAX_AGE);
+        Self { store, catalog, catalogs, outbox }
+    }
+
+    /// The same accounts with the catalog that was read last.
+    #[must_use]
+    pub fn with_current_catalog(&self) -> Self {
+        Self { catalog: self.catalogs.current(), ..self.clone() }
+    }
+
+    /// Whether another catalog was read since these accounts took theirs.
+    pub fn has_other_catalog(&self) -> bool {
+        !Arc::ptr_eq(&self.catalog, &self.catalogs.current())
+    }
+
+    /// The same accounts with the stored catalog, which is read if it is time.
+    pub async fn with_fresh_catalog(&self) -> Self {
+        Self { catalog: self.catalogs.fresh(&self.store).await, ..self.clone() }
+    }
+
     /// Begins a change of one account; `keys` are read with it.
     pub fn change(&self, user: &UserId, keys: &[Key], now: Timestamp) -> AccountChange<'_> {
         AccountChange {
@@ -245,6 +270,8 @@ pub fn load_account(user: &UserId, items: &HashMap<Key, Item>) -> Result<Account
             | Key::Customer(_)
             | Key::Session(_)
             | Key::Payment(_)
+            | Key::Catalog
+            | Key::CatalogVersion(_)
             | Key::Event(_) => {}
         }
     }

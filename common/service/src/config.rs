@@ -76,9 +76,11 @@ mod webhook;
 mod worker;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tallyhook_aws::env::{ConfigError, Env};
 
+use crate::catalogs::DecidingCatalog;
 use tallyhook_aws::http::Reach;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::Family;
@@ -125,15 +127,16 @@ fn reach(env: &Env, variable: &str) -> Result<Reach, ConfigError> {
 }
 
 /// The catalog named by `CATALOG_FILE`, otherwise the built-in one.
-fn catalog(env: &Env) -> Result<Catalog, ConfigError> {
-    match env.get("CATALOG_FILE") {
-        None => Ok(built_in()),
+fn catalog(env: &Env) -> Result<Arc<DecidingCatalog>, ConfigError> {
+    let catalog = match env.get("CATALOG_FILE") {
+        None => built_in(),
         Some(path) => {
             let text = std::fs::read_to_string(&path)
                 .map_err(|error| ConfigError::CatalogFile(format!("{path}: {error}")))?;
-            Catalog::parse(&text).map_err(|error| ConfigError::CatalogFile(error.of_file(&path)))
+            Catalog::parse(&text).map_err(|error| ConfigError::CatalogFile(error.of_file(&path)))?
         }
-    }
+    };
+    Ok(Arc::new(catalog.into()))
 }
 
 /// The `catalog.toml` that `build.rs` read and checked.

@@ -220,6 +220,8 @@ impl Plan {
             | Key::Portal(_)
             | Key::Session(_)
             | Key::Payment(_)
+            | Key::Catalog
+            | Key::CatalogVersion(_)
             | Key::Event(_) => return Ok(()),
         };
         if self.planned(key).is_some_and(|planned| planned.item != write.item) {
@@ -334,6 +336,12 @@ impl Plan {
 }
 
 impl Processor {
+    /// The same processor with the stored catalog.
+    #[must_use]
+    pub async fn with_fresh_catalog(&self) -> Self {
+        Self { accounts: self.accounts.with_fresh_catalog().await, ..self.clone() }
+    }
+
     /// Processes a batch. The results are in the order of the jobs. After an error the effects of the job may
     /// or may not be written, and the job must be tried again.
     pub async fn run(&self, jobs: &[Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
@@ -404,26 +412,62 @@ impl Processor {
         answers
     }
 
-    /// Makes one read (more if an owner is known only by a link or a payment), one decision for each event,
-    /// and one transaction. `extra` collects the keys of writes that failed, to be read by the next attempt.
+    /// Makes an attempt with the catalog that was read last, and starts again if the attempt reads another
+    /// one. So one catalog decides about everything that a transaction writes.
     async fn attempt(
         &self,
         jobs: &[&Job],
         extra: &mut BTreeSet<Key>,
         now: Timestamp,
     ) -> Result<Vec<EventOutcome>, StoreError> {
+        loop {
+            let current = Self { accounts: self.accounts.with_current_catalog(), ..self.clone() };
+            if let Some(outcomes) = current.attempt_with_one_catalog(jobs, extra, now).await? {
+                return Ok(outcomes);
+            }
+        }
+    }
+
+    /// Makes one read (more if an owner is known only by a link or a payment), one decision for each event,
+    /// and one transaction. `extra` collects the keys of writes that failed, to be read by the next attempt.
+    /// `None`: another catalog was read, and nothing was written.
+    async fn attempt_with_one_catalog(
+        &self,
+        jobs: &[&Job],
+        extra: &mut BTreeSet<Key>,
+        now: Timestamp,
+    ) -> Result<Option<Vec<EventOutcome>>, StoreError> {
         let events: Vec<&Event> = jobs.iter().map(|job| &job.event).collect();
-        let items = self.read(&events, extra.iter().cloned()).await?;
+        let due = self.accounts.catalogs.due();
+        let items = self.read(&events, extra.iter().cloned().chain(due.clone())).await?;
+        if due.is_some() {
+            self.accounts.catalogs.hold(&items);
+            if self.accounts.has_other_catalog() {
+                return Ok(None);
+            }
+        }
         let mut plan = Plan::default();
         let mut outcomes: Vec<EventOutcome> = Vec::with_capacity(jobs.len());
         for (place, job) in jobs.iter().enumerate() {
             let earlier = jobs.iter().take(place).find(|other| other.event.id == job.event.id);
             outcomes.push(self.plan(&mut plan, job, earlier.copied(), &items, now)?);
         }
+        // An event is not parked for what the newest catalog has.
+        if outcomes.iter().any(lacks_something_sold) {
+            self.accounts.catalogs.read_again(&self.accounts.store).await;
+            if self.accounts.has_other_catalog() {
+                return Ok(None);
+            }
+        }
         self.resume(jobs, &outcomes, &items).await?;
         let messages = self.finish(&mut plan, &items)?;
         if plan.writes.is_empty() {
-            return Ok(outcomes);
+            return Ok(Some(outcomes));
+        }
+        if let Some(digest) = self.accounts.catalog.digest() {
+            let records: HashSet<Key> = jobs.iter().map(|job| Key::event(&job.event.id)).collect();
+            let records = plan.writes.iter_mut().filter(|write| records.contains(&write.key));
+            records.for_each(|record| items::note_catalog(record, digest));
         }
         let keys: Vec<Key> = plan.writes.iter().map(|write| write.key.clone()).collect();
         match self.accounts.store.commit(plan.writes).await {
@@ -440,7 +484,7 @@ impl Processor {
                 for (customer, users) in &plan.newly_shared {
                     self.alert_shared(customer, users, now).await;
                 }
-                Ok(outcomes)
+                Ok(Some(outcomes))
             }
             Err(error) => {
                 if let StoreError::Cancelled(reasons) = &error {
@@ -879,6 +923,11 @@ fn may_resolve_soon(parked: &Parked) -> bool {
         | Parked::Message(_)
         | Parked::Unreadable(_) => false,
     }
+}
+
+/// Whether an event is parked because the catalog does not have what was sold.
+fn lacks_something_sold(outcome: &EventOutcome) -> bool {
+    matches!(outcome, EventOutcome::Parked(Parked::UnknownPrice(..) | Parked::UnknownName(..)))
 }
 
 /// A text that is equal for events that probably belong to the same account.

@@ -161,7 +161,7 @@ impl Worker {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
         let redrive = Redrive::new(queue.clone(), config.queues);
         let outbox = Outbox::new(queue.clone(), config.outbox);
-        let accounts = Accounts { store, catalog: config.catalog, outbox };
+        let accounts = Accounts::new(store, config.catalog, outbox);
         let alerts = Alerts::new(queue.clone(), config.notify_queue_url);
         Self {
             family,
@@ -269,8 +269,8 @@ impl Worker {
     /// to Stripe fails, its event fails too, and SQS redelivers it.
     async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
         let Some(stripe) = &self.stripe else { return self.processor.run(jobs, now).await };
-        let catalog = &self.processor.accounts.catalog;
-        let completed = jobs.iter_mut().map(|job| ask::complete(stripe, catalog, &self.prices, job));
+        let catalog = self.processor.accounts.catalogs.current();
+        let completed = jobs.iter_mut().map(|job| ask::complete(stripe, &catalog, &self.prices, job));
         let completed = join_all(completed).await;
         if completed.iter().all(Result::is_ok) {
             return self.processor.run(jobs, now).await;

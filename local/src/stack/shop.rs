@@ -132,7 +132,7 @@ impl Shop {
             app_token: env.get("APP_API_TOKEN"),
             admin_token: (env.get("ADMIN_API_TOKEN").as_deref() == Some(ADMIN_TOKEN)).then_some(ADMIN_TOKEN),
             is_app: env.get("PROVISION_URL").is_some_and(|url| url.ends_with(APP_WEBHOOK_PATH)),
-            catalog: ApiConfig::from_env(env).map(|config| config.catalog)?,
+            catalog: ApiConfig::from_env(env).map(|config| Catalog::clone(&config.catalog))?,
             stripe: stripe.cloned(),
             // The fake Stripe is in test mode.
             secret: secrets.into_iter().find(|secret| secret.mode() != SecretMode::Live),

@@ -14,6 +14,7 @@
 //! | `subscription#<sub_…>` | `link` | the same as of a customer |
 //! | `session#<cs_…>` | `link` | see [`KnownSession`] |
 //! | `payment#<pi_… or ch_…>` | `link` | see [`payment`] |
+//! | `catalog` | `current`, `version#<number>` | the stored catalog and its versions: see [`catalog()`] |
 //!
 //! - An account has `tier` S, `tier_rank` N, `credits` N, `available` N (without open holds), `access_until`
 //!   N (unix s; absent: no end), `version` N, `updated_at` N and `state` M. The app may read all but the last
@@ -43,6 +44,7 @@
 //! | `reason` S, `message` S | why it is parked, failed or ignored, or what processing did |
 //! | `waits_for` S | the key that a parked event waits for |
 //! | `mode` S | only while parked, failed or dismissed: mode of the secret that verified the event |
+//! | `catalog` S | the digest of the stored catalog that decided; absent while none is stored |
 //! | `due` N | only while parked or failed: when `retry` sends it again (unix ms) |
 //! | `redrives` N | only while parked, failed or dismissed: how often `retry` sent it again |
 //! | `dismissed_by` S, `dismissed_reason` S, `dismissed_at` N (unix ms) | only while dismissed: [`Dismissal`] |
@@ -76,6 +78,7 @@
 //!   S (the checkout session that caused it), `data` S (see [`job`]), and `open` S (`job#0`) until it is
 //!   completed.
 
+mod catalog;
 mod holds;
 mod sweep;
 
@@ -87,6 +90,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+pub use self::catalog::{
+    MAX_CATALOG_BYTES, StoredCatalog, catalog, catalog_digest, note_catalog, read_catalog,
+};
 pub use self::holds::{KnownHold, hold, hold_key, read_hold};
 pub use self::sweep::{SweepPlace, read_sweep, sweep, sweep_key};
 use super::{Condition, StoreError, Write};
@@ -147,6 +153,10 @@ pub enum Key {
     Newcomer(UserId),
     /// A payment, by `pi_…` or `ch_…`.
     Payment(String),
+    /// The current catalog.
+    Catalog,
+    /// A version of the catalog.
+    CatalogVersion(u64),
     /// An event of the log, or another item of the events table: `audit#…`, `alert#…`, `job#…`.
     Event(String),
 }
@@ -184,7 +194,9 @@ impl Key {
             | Self::Portal(_)
             | Self::Customer(_)
             | Self::Session(_)
-            | Self::Payment(_) => Table::Accounts,
+            | Self::Payment(_)
+            | Self::Catalog
+            | Self::CatalogVersion(_) => Table::Accounts,
         }
     }
 
@@ -203,6 +215,7 @@ impl Key {
             Self::Subscription(subscription) => format!("subscription#{subscription}"),
             Self::Customer(customer) => format!("customer#{customer}"),
             Self::Payment(payment) => format!("payment#{payment}"),
+            Self::Catalog | Self::CatalogVersion(_) => "catalog".to_owned(),
             Self::Event(id) => id.clone(),
         }
     }
@@ -219,11 +232,14 @@ impl Key {
             Self::Customer(_) | Self::Session(_) | Self::Subscription(_) | Self::Payment(_) => {
                 "link".to_owned()
             }
+            Self::Catalog => "current".to_owned(),
+            Self::CatalogVersion(version) => format!("version#{version:08}"),
             Self::Event(_) => String::new(),
         }
     }
 
-    fn corrupt(&self, message: impl ToString) -> StoreError {
+    /// The error for an item of this key that cannot be read.
+    pub fn corrupt(&self, message: impl ToString) -> StoreError {
         StoreError::Corrupt {
             key: format!("{} {}", self.partition(), self.sort()),
             message: message.to_string(),

@@ -1,18 +1,20 @@
 //! Configuration of `api`, which the app and its customers call, and of `provision`, which calls the app.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{OutboxConfig, catalog, keep_payloads, known_queues, livemode, reach, retry_delays};
+use crate::catalogs::DecidingCatalog;
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::http::Reach;
 use tallyhook_aws::stripe::StripeConfig;
-use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::Family;
 
 /// Configuration of `api`.
+#[derive(Clone)]
 pub struct ApiConfig {
     /// The accounts table.
     pub accounts_table: String,
@@ -21,7 +23,7 @@ pub struct ApiConfig {
     /// The app's bearer token; `None` refuses every route that needs it.
     pub app_token: Option<String>,
     /// The plans, packs and orders that are sold.
-    pub catalog: Catalog,
+    pub catalog: Arc<DecidingCatalog>,
     /// The mode of this deployment; `None` applies events of both.
     pub livemode: Option<bool>,
     /// Whether the log keeps the body of a finished event.
@@ -110,7 +112,7 @@ pub struct ProvisionConfig {
     /// The queue of alerts; without it, alerts are only logged.
     pub notify_queue_url: Option<String>,
     /// The plans, packs and orders that are sold.
-    pub catalog: Catalog,
+    pub catalog: Arc<DecidingCatalog>,
 }
 
 impl ProvisionConfig {

@@ -1,12 +1,13 @@
 //! Configuration of the scheduled functions, `dead-letter` and `notify`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{OutboxConfig, catalog, keep_payloads, livemode, queues, reach};
+use crate::catalogs::DecidingCatalog;
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::http::Reach;
 use tallyhook_aws::stripe::StripeConfig;
-use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::Family;
 
 /// Configuration of `retry`.
@@ -18,7 +19,7 @@ pub struct RetryConfig {
     /// The queue of each family.
     pub queues: BTreeMap<Family, String>,
     /// The plans, packs and orders that are sold.
-    pub catalog: Catalog,
+    pub catalog: Arc<DecidingCatalog>,
     /// How changes are reported to the app.
     pub outbox: OutboxConfig,
 }
@@ -50,7 +51,7 @@ pub struct ReconcileConfig {
     /// Whether the log keeps the body of a finished event.
     pub keep_payloads: bool,
     /// The plans, packs and orders that are sold.
-    pub catalog: Catalog,
+    pub catalog: Arc<DecidingCatalog>,
     /// How changes are reported to the app.
     pub outbox: OutboxConfig,
     /// Stripe's API and the key.

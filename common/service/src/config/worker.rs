@@ -1,11 +1,12 @@
 //! Configuration of the workers, and of the outbox that several functions write to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{catalog, keep_payloads, known_queues, livemode, queue_variable, retry_delays};
+use crate::catalogs::DecidingCatalog;
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::stripe::StripeConfig;
-use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::Family;
 use tallyhook_core::job::JobKind;
 
@@ -28,7 +29,7 @@ pub struct WorkerConfig {
     /// The seconds until the next attempt after the first failure, the second, …
     pub retry_delays_seconds: Vec<u32>,
     /// The plans, packs and orders that are sold.
-    pub catalog: Catalog,
+    pub catalog: Arc<DecidingCatalog>,
     /// Stripe, to read what an event leaves out; `None` without a key.
     pub stripe: Option<StripeConfig>,
     /// How changes are reported to the app.

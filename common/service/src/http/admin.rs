@@ -21,6 +21,10 @@
 //! | `POST /admin/provisioning` | runs a job again: see [`RunJobRequest`] |
 //! | `GET /admin/orders?status&user&limit&next` | one-time orders, newest first |
 //! | `GET /admin/orders/{cs}` | one order with its history |
+//! | `GET /admin/catalog` | the stored catalog |
+//! | `GET /admin/catalog/history?next` | the versions of the catalog, newest first |
+//! | `GET /admin/catalog/history/{version}` | one version |
+//! | `PUT /admin/catalog?apply&reason` | what a new catalog changes; with `apply=true` it replaces the stored |
 //! | `GET /admin/audit?limit&next` | what operators did, newest first |
 //!
 //! With `user`, the list of events starts with the user's open events. Counts and the gap cover the last day
@@ -33,6 +37,7 @@
 //! answer, or the answer is 502.
 
 mod audit;
+mod catalog;
 mod find;
 mod fix;
 mod link_and_send;
@@ -46,9 +51,10 @@ mod tokens;
 mod user;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lambda_http::http::{Method, StatusCode};
+use lambda_http::http::{HeaderValue, Method, StatusCode};
 use lambda_http::{Body, Request, RequestExt, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -92,11 +98,12 @@ const PATIENCE: Patience = Patience {
 };
 
 /// The admin API.
+#[derive(Clone)]
 pub struct Admin {
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
     store: Store,
     retrier: Retrier,
-    health: HealthReader,
+    health: Arc<HealthReader>,
     /// `None` without a key; routes that need Stripe then answer with an error.
     stripe: Option<Stripe>,
     processor: Processor,
@@ -121,7 +128,7 @@ impl Admin {
         let redrive = Redrive::new(queue.clone(), queues.clone());
         let outbox = Outbox::new(queue.clone(), config.retry.outbox);
         let catalog = config.retry.catalog;
-        let accounts = Accounts { store: store.clone(), catalog, outbox };
+        let accounts = Accounts::new(store.clone(), catalog, outbox);
         let retrier = Retrier::new(accounts.clone(), redrive.clone());
         let health = HealthReader::new(
             store.clone(),
@@ -130,7 +137,7 @@ impl Admin {
             config.health.dead_letter_queue_url,
         );
         Self {
-            tokens: Tokens::new(config.tokens, config.tokens_source),
+            tokens: Arc::new(Tokens::new(config.tokens, config.tokens_source)),
             processor: Processor {
                 accounts,
                 livemode: config.livemode,
@@ -140,7 +147,7 @@ impl Admin {
             },
             store,
             retrier,
-            health,
+            health: Arc::new(health),
             stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_patience(PATIENCE)),
             queue,
             queues,
@@ -155,11 +162,17 @@ impl Admin {
         let answer = match page::answer(&request) {
             Some(page) => page,
             None => match self.route(&request).await {
-                Ok(body) => answer(StatusCode::OK, &body),
+                Ok(body) => with_etag(&request, answer(StatusCode::OK, &body), &body),
                 Err(problem) => problem.answer("ADMIN_FAILED"),
             },
         };
         Ok(answer::without_body_for_head(request.method() == Method::HEAD, answer))
+    }
+
+    async fn with_fresh_catalog(&self) -> Self {
+        let processor = self.processor.with_fresh_catalog().await;
+        let retrier = Retrier::new(processor.accounts.clone(), processor.redrive.clone());
+        Self { processor, retrier, ..self.clone() }
     }
 
     async fn route(&self, request: &Request) -> Result<Value, Problem> {
@@ -177,28 +190,33 @@ impl Admin {
             return Err(forbidden(format!("this needs the role {needed}; your token has the role {has}")));
         }
         let user = |id: &str| user_in_path(id).map_err(|error| invalid_user(&error));
+        let current = self.with_fresh_catalog().await;
         match route {
             Route::Me => Ok(json!({
                 "name": operator.name, "role": operator.role.as_str(), "max_grant": operator.max_grant,
             })),
-            Route::ListEvents => self.list(request, now).await,
-            Route::ShowEvent(id) => self.show(id).await,
-            Route::DismissEvent(id) => self.dismiss(id, read_body(request)?, &operator, now).await,
-            Route::CountEvents => self.event_counts(request, now).await,
-            Route::Parked => self.parked().await,
-            Route::Retry => self.retry(read_body(request)?, &operator, now).await,
-            Route::Reconcile => self.reconcile(read_body(request)?, &operator, now).await,
-            Route::Gap => self.gap(request, now).await,
-            Route::CheckUser(id) => self.check_user(&user(id)?, now).await,
-            Route::Ledger(id) => self.ledger(&user(id)?, request).await,
-            Route::FixUser(id) => self.fix_user(&user(id)?, request, &operator, now).await,
-            Route::Find => self.find_user(read_body(request)?).await,
-            Route::Health => self.health(now).await,
-            Route::ListJobs => self.jobs().await,
-            Route::RunJob => self.run_job(read_body(request)?, &operator, now).await,
-            Route::ListOrders => self.list_orders(request).await,
-            Route::ShowOrder(id) => self.show_order(id).await,
-            Route::Audits => self.audits(request, now).await,
+            Route::ListEvents => current.list(request, now).await,
+            Route::ShowEvent(id) => current.show(id).await,
+            Route::DismissEvent(id) => current.dismiss(id, read_body(request)?, &operator, now).await,
+            Route::CountEvents => current.event_counts(request, now).await,
+            Route::Parked => current.parked().await,
+            Route::Retry => current.retry(read_body(request)?, &operator, now).await,
+            Route::Reconcile => current.reconcile(read_body(request)?, &operator, now).await,
+            Route::Gap => current.gap(request, now).await,
+            Route::CheckUser(id) => current.check_user(&user(id)?, now).await,
+            Route::Ledger(id) => current.ledger(&user(id)?, request).await,
+            Route::FixUser(id) => current.fix_user(&user(id)?, request, &operator, now).await,
+            Route::Find => current.find_user(read_body(request)?).await,
+            Route::Health => current.health(now).await,
+            Route::ListJobs => current.jobs().await,
+            Route::RunJob => current.run_job(read_body(request)?, &operator, now).await,
+            Route::ListOrders => current.list_orders(request).await,
+            Route::ShowOrder(id) => current.show_order(id).await,
+            Route::Audits => current.audits(request, now).await,
+            Route::Catalog => current.show_catalog().await,
+            Route::CatalogVersions => current.catalog_versions(request).await,
+            Route::CatalogVersion(version) => current.catalog_version(version).await,
+            Route::PutCatalog => current.put_catalog(request, &operator, now).await,
         }
     }
 
@@ -240,6 +258,17 @@ impl Admin {
             .as_ref()
             .ok_or_else(|| problem(StatusCode::SERVICE_UNAVAILABLE, "stripe_not_configured", message))
     }
+}
+
+/// The header `ETag` of an answer with a catalog.
+fn with_etag(request: &Request, mut response: Response<Body>, body: &Value) -> Response<Body> {
+    let digest = body["digest"].as_str().filter(|_| {
+        answer::method(request) == Method::GET && request.uri().path().starts_with("/admin/catalog")
+    });
+    if let Some(etag) = digest.and_then(|digest| HeaderValue::from_str(&format!("\"{digest}\"")).ok()) {
+        response.headers_mut().insert("etag", etag);
+    }
+    response
 }
 
 fn deadline() -> Option<Instant> {

@@ -32,6 +32,7 @@ mod portal;
 
 pub(crate) use self::orders::order_with_history;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_http::http::{Method, StatusCode};
@@ -80,12 +81,13 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 pub const OPENAPI: &str = include_str!("api/openapi.json");
 
 /// The app's API.
+#[derive(Clone)]
 pub struct Api {
     config: ApiConfig,
     store: Store,
     processor: Processor,
     stripe: Option<Stripe>,
-    prices: checkout::Prices,
+    prices: Arc<checkout::Prices>,
 }
 
 impl Api {
@@ -107,10 +109,10 @@ impl Api {
         let alerts = Alerts::new(queue, config.notify_queue_url.clone());
         let (catalog, livemode, keep_payloads) =
             (config.catalog.clone(), config.livemode, config.keep_payloads);
-        let accounts = Accounts { store: store.clone(), catalog, outbox };
+        let accounts = Accounts::new(store.clone(), catalog, outbox);
         let processor = Processor { accounts, livemode, keep_payloads, redrive, alerts };
         let stripe = config.stripe.clone().map(|stripe| Stripe::of(stripe).with_patience(PATIENCE));
-        Self { config, stripe, store, processor, prices: checkout::Prices::default() }
+        Self { config, stripe, store, processor, prices: Arc::default() }
     }
 
     /// Answers one request.
@@ -125,6 +127,12 @@ impl Api {
         Ok(answer::without_body_for_head(request.method() == Method::HEAD, answer))
     }
 
+    async fn with_fresh_catalog(&self) -> Self {
+        let processor = self.processor.with_fresh_catalog().await;
+        let config = ApiConfig { catalog: Arc::clone(&processor.accounts.catalog), ..self.config.clone() };
+        Self { config, processor, ..self.clone() }
+    }
+
     async fn route(&self, request: &Request) -> Result<Response<Body>, Problem> {
         let path = decoded_path(request);
         let method = answer::method(request);
@@ -132,12 +140,12 @@ impl Api {
             self.check_token(request)?;
             let makes = matches!(user_route(rest).1, UserRoute::Holds);
             let status = if makes { StatusCode::CREATED } else { StatusCode::OK };
-            return Ok(answer(status, &self.users(request, method, rest).await?));
+            return Ok(answer(status, &self.with_fresh_catalog().await.users(request, method, rest).await?));
         }
         let body = match (path.trim_matches('/'), method) {
             ("portal/status", &Method::GET) => return Ok(self.status_page(request)),
             ("openapi.json", &Method::GET) => return Ok(raw_answer(OPENAPI)),
-            ("portal/setup-status", &Method::GET) => self.setup_status(request).await?,
+            ("portal/setup-status", &Method::GET) => self.with_fresh_catalog().await.setup_status(request).await?,
             ("portal/password-set", &Method::POST) => {
                 self.check_token(request)?;
                 self.password_set(request).await?
@@ -148,7 +156,7 @@ impl Api {
             }
             ("checkout-sessions", &Method::POST) => {
                 self.check_token(request)?;
-                self.create_checkout(request).await?
+                self.with_fresh_catalog().await.create_checkout(request).await?
             }
             ("portal/status" | "portal/setup-status" | "openapi.json", _) => {
                 return Err(Problem::Method("GET, HEAD"));

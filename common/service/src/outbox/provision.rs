@@ -22,6 +22,7 @@
 //! After the last attempt the job is `failed`: the log and an alert report it, and an operator can run it
 //! again. Redirects are not followed. Only public addresses over https are called.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
@@ -36,6 +37,7 @@ use tracing::{info, warn};
 
 use crate::account_view::account_view;
 use crate::alerts::{Alert, Alerts};
+use crate::catalogs::{Catalogs, MAX_AGE};
 use crate::config::ProvisionConfig;
 use crate::outbox::JobMessage;
 use tallyhook_aws::clock;
@@ -60,6 +62,7 @@ pub struct Provision {
     queue: Queue,
     alerts: Alerts,
     http: Http,
+    catalogs: Catalogs,
     config: ProvisionConfig,
 }
 
@@ -91,6 +94,7 @@ impl Provision {
             alerts: Alerts::new(queue.clone(), config.notify_queue_url.clone()),
             queue,
             http: Http::within(config.reach),
+            catalogs: Catalogs::new(Arc::clone(&config.catalog), MAX_AGE),
             config,
         }
     }
@@ -235,7 +239,8 @@ impl Provision {
         now: Timestamp,
     ) -> Result<(), String> {
         let kind = job_message.job.message_type();
-        let mut data = account_view(account, &self.config.catalog, now);
+        let catalog = self.catalogs.fresh(&self.store).await;
+        let mut data = account_view(account, &catalog, now);
         data["version"] = json!(account.version);
         data["first_paid_at"] = json!(account.state.first_paid_at.map(|at| at.to_string()));
         if let Some(data) = data.as_object_mut() {

@@ -34,6 +34,7 @@ use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::log::{self, Filter, Line, Range};
 use tallyhook_core::account::Cause;
+use tallyhook_core::catalog::Catalog;
 use tallyhook_core::ids::{CustomerId, UserId};
 use tallyhook_core::ledger::LedgerKey;
 use tallyhook_core::timestamp::Timestamp;
@@ -52,6 +53,7 @@ const MAX_LAPSED: usize = 500;
 const LAPSED_DAYS: i64 = 7;
 
 /// The use case: finds what is due and sends it.
+#[derive(Clone)]
 pub struct Retrier {
     accounts: Accounts,
     redrive: Redrive,
@@ -88,6 +90,12 @@ impl Retrier {
     /// A retrier for these accounts; it sends with `redrive`.
     pub fn new(accounts: Accounts, redrive: Redrive) -> Self {
         Self { accounts, redrive }
+    }
+
+    /// The same retrier with the stored catalog.
+    #[must_use]
+    pub async fn with_fresh_catalog(&self) -> Self {
+        Self { accounts: self.accounts.with_fresh_catalog().await, redrive: self.redrive.clone() }
     }
 
     /// Does one run.
@@ -146,6 +154,49 @@ impl Retrier {
                 }
             }
         }
+        Ok(report)
+    }
+
+    /// The parked events that wait for something that this catalog has and `before` does not have. The flag is
+    /// set when there may be more.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn freed_by_catalog(
+        &self,
+        before: &Catalog,
+        now: Timestamp,
+    ) -> Result<(Vec<Line>, bool), StoreError> {
+        let filter = Filter { status: Some("parked".to_owned()), ..Filter::default() };
+        let (mut freed, mut next) = (Vec::new(), None);
+        for _ in 0..MAX_PAGES {
+            let store = &self.accounts.store;
+            let page = match log::list(store, &filter, log::MAX_LISTED, next.as_deref(), now).await {
+                Ok(page) => page,
+                Err(log::ListError::Store(error)) => return Err(error),
+                Err(log::ListError::Cursor) => break,
+            };
+            freed.extend(page.events.into_iter().filter(|line| {
+                let waits_for = line.waits_for.as_deref().and_then(|waits_for| waits_for.split_once('#'));
+                waits_for.is_some_and(|waits_for| {
+                    sells(&self.accounts.catalog, waits_for) && !sells(before, waits_for)
+                })
+            }));
+            next = page.next;
+            if next.is_none() || freed.len() >= MAX_SENT {
+                break;
+            }
+        }
+        Ok((freed, next.is_some()))
+    }
+
+    /// Sends these events now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn send_lines(&self, lines: &[Line], now: Timestamp) -> Result<RetryReport, StoreError> {
+        let mut report = RetryReport::default();
+        self.send(lines, now, &mut report).await?;
         Ok(report)
     }
 
@@ -243,15 +294,9 @@ impl Retrier {
             }
             // A snapshot may have shown the lookup key of the price.
             Some(("price", price)) => {
-                let catalog = &self.accounts.catalog;
-                !matches!(catalog.offer(price, None, None), Ok(None)) || catalog.has_lookup_keys()
+                sells(&self.accounts.catalog, ("price", price)) || self.accounts.catalog.has_lookup_keys()
             }
-            Some(("pack", name)) => self.accounts.catalog.pack(name).is_some(),
-            Some(("product", name)) => self.accounts.catalog.product(name).is_some(),
-            Some(("mode", name)) => self.accounts.catalog.order(name).is_some(),
-            Some(("plan", name)) => {
-                self.accounts.catalog.orders.iter().any(|order| order.plans.contains_key(name))
-            }
+            Some(name @ ("pack" | "product" | "mode" | "plan", _)) => sells(&self.accounts.catalog, name),
             Some(_) => return rested,
         };
         exists && (line.redrives == 0 || rested)
@@ -350,5 +395,17 @@ impl Retrier {
                 Ok(false)
             }
         }
+    }
+}
+
+/// Whether a catalog has what an event waits for.
+fn sells(catalog: &Catalog, waits_for: (&str, &str)) -> bool {
+    match waits_for {
+        ("price", price) => !matches!(catalog.offer(price, None, None), Ok(None)),
+        ("pack", name) => catalog.pack(name).is_some(),
+        ("product", name) => catalog.product(name).is_some(),
+        ("mode", name) => catalog.order(name).is_some(),
+        ("plan", name) => catalog.orders.iter().any(|order| order.plans.contains_key(name)),
+        _ => false,
     }
 }

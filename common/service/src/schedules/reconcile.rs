@@ -225,7 +225,7 @@ impl Reconciler {
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), notify_queue_url);
         let (redrive, outbox) = (Redrive::new(queue.clone(), queues), Outbox::new(queue, outbox));
-        let accounts = Accounts { store, catalog, outbox };
+        let accounts = Accounts::new(store, catalog, outbox);
         let processor = Processor { accounts, livemode, keep_payloads, redrive, alerts: alerts.clone() };
         Ok(Self::new(Stripe::of(stripe), processor).with_alerts(alerts))
     }
@@ -243,7 +243,9 @@ impl Reconciler {
             Duration::from_millis(event.context.deadline).saturating_sub(now).saturating_sub(MARGIN);
         let options = Options { deadline: Some(Instant::now() + remaining), ..Options::default() };
         let now = Timestamp::from_unix(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        let report = self.run(&options, now).await;
+        let processor = self.processor.with_fresh_catalog().await;
+        let current = Self { stripe: self.stripe.clone(), processor, alerts: self.alerts.clone() };
+        let report = current.run(&options, now).await;
         self.conclude(&report, options.deadline, now).await;
         Ok(report)
     }

@@ -35,7 +35,7 @@ impl Retry {
         let queue = Queue::new(sqs);
         let outbox = Outbox::new(queue.clone(), config.outbox);
         let redrive = Redrive::new(queue, config.queues);
-        let accounts = Accounts { store, catalog: config.catalog, outbox };
+        let accounts = Accounts::new(store, config.catalog, outbox);
         Self { retrier: Retrier::new(accounts, redrive) }
     }
 
@@ -52,6 +52,6 @@ impl Retry {
     /// # Errors
     /// [`StoreError`]; what was done before stays done.
     pub async fn run(&self, now: Timestamp) -> Result<RetryReport, StoreError> {
-        self.retrier.run(now).await
+        self.retrier.with_fresh_catalog().await.run(now).await
     }
 }

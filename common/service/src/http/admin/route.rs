@@ -27,6 +27,10 @@ pub(super) enum Route<'a> {
     ListOrders,
     ShowOrder(&'a str),
     Audits,
+    Catalog,
+    CatalogVersions,
+    CatalogVersion(&'a str),
+    PutCatalog,
 }
 
 impl<'a> Route<'a> {
@@ -62,6 +66,11 @@ impl<'a> Route<'a> {
             (&Method::GET, ["orders"]) => Self::ListOrders,
             (&Method::GET, ["orders", id]) => Self::ShowOrder(id),
             (&Method::GET, ["audit"]) => Self::Audits,
+            (&Method::GET, ["catalog"]) => Self::Catalog,
+            (&Method::PUT, ["catalog"]) => Self::PutCatalog,
+            (&Method::GET, ["catalog", "history"]) => Self::CatalogVersions,
+            (&Method::GET, ["catalog", "history", version]) => Self::CatalogVersion(version),
+            (_, ["catalog"]) => return Err(Problem::Method("GET, HEAD, PUT")),
             (
                 _,
                 ["stripe", "retry-webhooks" | "reconcile" | "find"]
@@ -73,7 +82,9 @@ impl<'a> Route<'a> {
                 ["stripe", "webhook-logs" | "event-counts" | "parked" | "gap" | "subscription-health"]
                 | ["stripe", "webhook-logs", _]
                 | ["me" | "audit" | "orders"]
-                | ["orders", _],
+                | ["orders", _]
+                | ["catalog", "history"]
+                | ["catalog", "history", _],
             ) => return Err(Problem::Method("GET, HEAD")),
             _ => return Err(not_found()),
         })
@@ -96,10 +107,16 @@ impl<'a> Route<'a> {
             | Self::ListJobs
             | Self::ListOrders
             | Self::ShowOrder(_)
-            | Self::Audits => Role::Viewer,
-            Self::DismissEvent(_) | Self::Retry | Self::Reconcile | Self::FixUser(_) | Self::RunJob => {
-                Role::Operator
-            }
+            | Self::Audits
+            | Self::Catalog
+            | Self::CatalogVersions
+            | Self::CatalogVersion(_) => Role::Viewer,
+            Self::DismissEvent(_)
+            | Self::Retry
+            | Self::Reconcile
+            | Self::FixUser(_)
+            | Self::RunJob
+            | Self::PutCatalog => Role::Operator,
         }
     }
 }

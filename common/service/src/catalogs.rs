@@ -1,0 +1,124 @@
+//! The catalog that decides: the stored one. While none is stored, the one that the function was built with,
+//! or the file in `CATALOG_FILE`.
+//!
+//! A function holds the catalog and reads it again at most every [`MAX_AGE`] while it works. A worker reads it
+//! in the call that reads its batch's items; the other functions make a call for it.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tallyhook_aws::store::Store;
+use tallyhook_aws::store::items::{self, Item, Key};
+use tallyhook_core::catalog::Catalog;
+use tracing::{info, warn};
+
+/// How long a catalog is used before it is read again.
+pub const MAX_AGE: Duration = Duration::from_secs(30);
+
+/// How long a catalog is used before an event that it has no price for makes a function read it again.
+const MIN_AGE: Duration = Duration::from_secs(1);
+
+/// A catalog with the digest of its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecidingCatalog {
+    catalog: Catalog,
+    digest: Option<String>,
+}
+
+impl DecidingCatalog {
+    /// The digest of the stored catalog; `None` for one that is not stored.
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+}
+
+impl From<Catalog> for DecidingCatalog {
+    fn from(catalog: Catalog) -> Self {
+        Self { catalog, digest: None }
+    }
+}
+
+impl Deref for DecidingCatalog {
+    type Target = Catalog;
+
+    fn deref(&self) -> &Catalog {
+        &self.catalog
+    }
+}
+
+/// The catalog of a function. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Catalogs {
+    held: Arc<Mutex<Held>>,
+    max_age: Duration,
+}
+
+#[derive(Debug)]
+struct Held {
+    catalog: Arc<DecidingCatalog>,
+    read_at: Option<Instant>,
+}
+
+impl Catalogs {
+    /// Starts with a catalog that is not stored, which the first read replaces.
+    pub fn new(catalog: Arc<DecidingCatalog>, max_age: Duration) -> Self {
+        Self { held: Arc::new(Mutex::new(Held { catalog, read_at: None })), max_age }
+    }
+
+    /// The catalog that was read last.
+    pub fn current(&self) -> Arc<DecidingCatalog> {
+        Arc::clone(&self.held.lock().unwrap_or_else(PoisonError::into_inner).catalog)
+    }
+
+    /// Its key, when it is time to read it again.
+    pub fn due(&self) -> Option<Key> {
+        let read_at = self.held.lock().unwrap_or_else(PoisonError::into_inner).read_at;
+        read_at.is_none_or(|at| at.elapsed() >= self.max_age).then_some(Key::Catalog)
+    }
+
+    /// Holds the stored catalog of a read that asked for it. One that cannot be read changes nothing.
+    pub fn hold(&self, items: &HashMap<Key, Item>) {
+        let stored = items.get(&Key::Catalog).map(|item| items::read_catalog(&Key::Catalog, item));
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.read_at = Some(Instant::now());
+        let stored = match stored {
+            None => return,
+            Some(Ok(stored)) if held.catalog.digest() == Some(stored.digest.as_str()) => return,
+            Some(Ok(stored)) => stored,
+            Some(Err(error)) => return warn!(error = error.to_string(), "CATALOG_NOT_READ"),
+        };
+        match Catalog::parse(&stored.toml) {
+            Ok(catalog) => {
+                info!(digest = stored.digest, version = stored.version, "CATALOG_CHANGED");
+                held.catalog = Arc::new(DecidingCatalog { catalog, digest: Some(stored.digest) });
+            }
+            Err(error) => warn!(error = error.to_string(), "CATALOG_NOT_READ"),
+        }
+    }
+
+    /// Reads the catalog again, unless it was read within the last second.
+    pub async fn read_again(&self, store: &Store) {
+        let read_at = self.held.lock().unwrap_or_else(PoisonError::into_inner).read_at;
+        if read_at.is_none_or(|at| at.elapsed() >= MIN_AGE.min(self.max_age)) {
+            self.read_now(store).await;
+        }
+    }
+
+    /// Reads the catalog.
+    pub async fn read_now(&self, store: &Store) {
+        match store.load([Key::Catalog]).await {
+            Ok(items) => self.hold(&items),
+            Err(error) => warn!(error = error.to_string(), "CATALOG_NOT_READ"),
+        }
+    }
+
+    /// Reads the catalog if it is time, and returns it. Without an answer, the one that is held stays in use.
+    pub async fn fresh(&self, store: &Store) -> Arc<DecidingCatalog> {
+        if self.due().is_some() {
+            self.read_now(store).await;
+        }
+        self.current()
+    }
+}

@@ -1,0 +1,90 @@
+//! The catalog as data: it is stored, versioned and audited over HTTP, and the functions decide by the stored
+//! one.
+
+use lambda_http::Body;
+use serde_json::{Value, json};
+
+use crate::support::{ADMIN_TOKEN, Door, World, read_answer, request, sample};
+
+const CATALOG: &str = include_str!("../catalog.toml");
+
+/// Puts a catalog that replaces the one with this digest.
+async fn put(world: &World, query: &str, replaces: Option<&str>, toml: &str) -> (u16, Value) {
+    let token = format!("Bearer {ADMIN_TOKEN}");
+    let replaces = replaces.map(|digest| format!("\"{digest}\""));
+    let mut headers = vec![("authorization", token.as_str())];
+    headers.extend(replaces.as_deref().map(|digest| ("if-match", digest)));
+    let path = format!("/admin/catalog{query}");
+    let request = request(Door::HttpApi, &headers, "PUT", &path, &Body::Text(toml.to_owned()));
+    let (status, body) = read_answer(world.admin.handle(request).await.unwrap());
+    crate::openapi::check("PUT", &path, status, &body);
+    (status, body)
+}
+
+async fn get(world: &World, path: &str) -> (u16, Value) {
+    world.ask("GET", path, Value::Null).await
+}
+
+#[tokio::test]
+async fn a_catalog_is_stored_versioned_and_audited_and_replaced_only_by_its_digest() {
+    let world = World::new().await;
+    assert_eq!(get(&world, "/admin/catalog").await.0, 404);
+    let (status, dry) = put(&world, "", None, CATALOG).await;
+    assert_eq!((status, &dry["applied"], &dry["version"]), (200, &json!(false), &json!(1)), "{dry:#}");
+    assert_eq!(get(&world, "/admin/catalog").await.0, 404);
+    let (status, first) = put(&world, "?apply=true&reason=first", None, CATALOG).await;
+    assert_eq!((status, &first["applied"]), (200, &json!(true)), "{first:#}");
+    let digest = first["digest"].as_str().unwrap().to_owned();
+    let (_, same) = put(&world, "?apply=true&reason=again", Some(&digest), CATALOG).await;
+    assert_eq!((&same["applied"], &same["version"]), (&json!(false), &json!(1)), "{same:#}");
+
+    let more = CATALOG.replacen("credits = 5000", "credits = 6000", 1);
+    assert_ne!(more, CATALOG);
+    for stale in [None, Some("0000000000000000")] {
+        let (status, refused) = put(&world, "?apply=true&reason=x", stale, &more).await;
+        assert_eq!((status, &refused["error"]), (412, &json!("digest_mismatch")));
+        assert!(refused["message"].as_str().unwrap().contains(&digest), "{refused}");
+    }
+    let (status, refused) = put(&world, "?apply=true", Some(&digest), &more).await;
+    assert_eq!((status, &refused["error"]), (400, &json!("invalid_reason")));
+    let (status, refused) = put(&world, "", Some(&digest), "[tiers]\nfree = \"x\"\n").await;
+    assert_eq!((status, &refused["error"]), (400, &json!("invalid_catalog")));
+    assert!(refused["message"].as_str().unwrap().contains("line 2"), "{refused}");
+
+    let (status, second) = put(&world, "?apply=true&reason=more", Some(&digest), &more).await;
+    assert_eq!((status, &second["version"]), (200, &json!(2)), "{second:#}");
+    let changed = second["changes"]["changed"].as_array().unwrap();
+    assert!(changed.iter().any(|one| one["field"] == "credits" && one["to"] == 6000), "{changed:#?}");
+    let (_, current) = get(&world, "/admin/catalog").await;
+    assert_eq!((&current["toml"], &current["reason"]), (&json!(more), &json!("more")));
+    let (_, history) = get(&world, "/admin/catalog/history").await;
+    let reasons: Vec<_> = history["versions"].as_array().unwrap().iter().map(|one| &one["reason"]).collect();
+    assert_eq!(reasons, [&json!("more"), &json!("first")]);
+    assert_eq!(get(&world, "/admin/catalog/history/1").await.1["toml"], CATALOG);
+    assert_eq!(get(&world, "/admin/catalog/history/3").await.0, 404);
+    let (_, audit) = get(&world, "/admin/audit").await;
+    let audit = audit["audits"].as_array().unwrap();
+    assert_eq!(audit.iter().filter(|one| one["act"] == "put_catalog").count(), 2, "{audit:#?}");
+}
+
+#[tokio::test]
+async fn an_event_that_waits_for_a_price_is_sent_again_when_a_catalog_has_the_price() {
+    let world = World::new().await;
+    world.sign_up("user_1").await;
+    let invoice = sample("invoice.paid", "user_1");
+    let line = &invoice["data"]["object"]["lines"]["data"][0];
+    let price = line["pricing"]["price_details"]["price"].as_str().unwrap().to_owned();
+    let other = CATALOG.replace(&price, "price_of_nothing");
+    assert_ne!(other, CATALOG);
+    let (_, first) = put(&world, "?apply=true&reason=without", None, &other).await;
+    assert_eq!(first["changes"]["prices_removed"], json!([price]), "{first:#}");
+    world.process(&invoice).await;
+    let before = world.account("user_1").await["credits"].clone();
+    let digest = first["digest"].as_str().unwrap();
+    let (status, second) = put(&world, "?apply=true&reason=with", Some(digest), CATALOG).await;
+    assert_eq!(status, 200, "{second:#}");
+    assert_eq!(second["parked_freed"]["events"], json!([invoice["id"]]), "{second:#}");
+    world.process(&invoice).await;
+    let after = world.account("user_1").await["credits"].clone();
+    assert_ne!(before, after);
+}
