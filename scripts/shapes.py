@@ -2,6 +2,7 @@
 """Compares our samples and generated lives with events of other projects, path by path.
 
     scripts/shapes.py check [--binary TALLYHOOK]    compares; `./check shapes` runs it
+    scripts/shapes.py types FOLDER [--binary …]     compares with the types of Stripe's TypeScript library
     scripts/shapes.py take CLONES FOLDER            fills FOLDER from clones of the repositories
 
 tests/data/shapes.toml names the recorded objects: those of the corpus ($TALLYHOOK_CORPUS), and those of public
@@ -9,7 +10,10 @@ repositories, which `take` extracts into a folder ($TALLYHOOK_SHAPES). None of t
 
 Compared are the paths that the reader reads (they are taken from common/core/src/event) and their parents: whether
 a path is there, and its type. A line of an invoice is compared with recorded lines of its own kind. A difference is
-an error unless tests/data/shapes-differences.txt explains it. A line there that explains nothing is an error too."""
+an error unless tests/data/shapes-differences.txt explains it. A line there that explains nothing is an error too.
+
+`types` does the same with Stripe's own library, one release for each API version: the types of a path, and whether it
+may be absent. FOLDER has a folder for each API version with `stripe` and `typescript` in its node_modules."""
 
 import argparse
 import collections
@@ -26,6 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 READER = ROOT / "common/core/src/event"
 TABLE = ROOT / "tests/data/shapes.toml"
 EXPLAINED = ROOT / "tests/data/shapes-differences.txt"
+TYPES_EXPLAINED = ROOT / "tests/data/shapes-types-differences.txt"
 
 # Which part of an object a variable of the reader stands for.
 VARIABLES = {
@@ -283,6 +288,74 @@ def generated(events, paths):
     return shapes
 
 
+def generators(binary, left_out):
+    yield "judge", judge_events()
+    if binary:
+        yield "life", life_events(binary)
+    else:
+        left_out.append("the lives of local/src/life (no --binary)")
+
+
+def report(found, table, is_complete):
+    """The differences that are not explained, and the explanations that explain nothing."""
+    problems, explained, used = [], set(), set()
+    for line in table.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            *known, reason = (part.strip() for part in line.split("|"))
+            explained.add(tuple(known))
+            if len(reason) < 10:
+                problems.append(f"no reason: {line}")
+    for difference in sorted(set(found)):
+        reasons = {it for it in explained if all(map(fnmatch.fnmatchcase, difference, it))}
+        used |= reasons
+        if not reasons:
+            problems.append(" | ".join(difference))
+    if is_complete:
+        problems += [f"explains nothing: {' | '.join(it)}" for it in sorted(explained - used)]
+    return problems
+
+
+def types(folder, binary):
+    """Every sample of this shape and every generated object must have the types of every version of it."""
+    paths = {kind: sorted(path for path in found if "<" not in path) for kind, found in read_paths().items()}
+    versions = sorted(path.name for path in folder.iterdir() if (path / "node_modules/stripe").is_dir())
+    if not versions:
+        sys.exit(f"{folder} has no folder with node_modules/stripe")
+    left_out, shapes, found = [], {}, []
+    for old in (False, True):
+        for path in sorted((ROOT / "events" / ("old" if old else "")).glob("*.json")):
+            thing = json.loads(path.read_text(encoding="utf-8"))["data"]["object"]
+            if thing["object"] in paths:
+                name = ("old/" if old else "") + path.stem
+                shapes[name, *same_shape(thing, old)] = Shape(set(paths[thing["object"]])).add(thing)
+    for who, events in generators(binary, left_out):
+        for (kind, old), shape in generated(events, {kind: set(it) for kind, it in paths.items()}).items():
+            shapes[f"{who}:{'old/' if old else ''}{kind}", kind, old] = shape
+    compared = 0
+    for version in versions:
+        script = ROOT / "scripts/stripe_types.mjs"
+        run = subprocess.run(["node", script, folder / version], input=json.dumps(paths), capture_output=True,
+                             check=True, text=True)
+        allowed = json.loads(run.stdout)
+        for (who, kind, old), shape in shapes.items():
+            if kind not in allowed or old != (version < "2025-03-31") and same_shape({"object": kind}, True)[1]:
+                continue
+            compared += 1
+            for path, mine in shape.types.items():
+                known = allowed[kind].get(re.sub(r"\[[^]]*\]", "[]", path))
+                if known is None:
+                    continue
+                for one in mine:
+                    if one != "absent" and one not in known or one == "absent" and known and "absent" not in known:
+                        found.append((f"{version}:{who}", re.sub(r"\[[^]]*\]", "[]", path), one, "/".join(known)))
+    problems = report(found, TYPES_EXPLAINED, not left_out)
+    print(f"    {compared} comparisons with the types of {', '.join(versions)}; {len(set(found))} differences")
+    for name in left_out:
+        print(f"    left out: {name}")
+    print("".join(f"    FAIL {problem}\n" for problem in problems), end="")
+    return 1 if problems else 0
+
+
 def check(binary):
     corpus = pathlib.Path(os.environ.get("TALLYHOOK_CORPUS", ROOT.parent / "shared/corpus"))
     folder = os.environ.get("TALLYHOOK_SHAPES")
@@ -312,36 +385,16 @@ def check(binary):
             found += [(("old/" if old else "") + sample, *it) for it in differences(mine, theirs, union)]
             found += [(("old/" if old else "") + sample, *it) for it in previous_differences(ours["data"], data)]
             compared += 1
-    generators = {"judge": judge_events()}
-    if binary:
-        generators["life"] = life_events(binary)
-    else:
-        left_out.append("the lives of local/src/life (no --binary)")
-    for who, events in generators.items():
+    for who, events in generators(binary, left_out):
         for (kind, old), shape in generated(events, paths).items():
             if (kind, old) in every:
                 union = every[kind, old].types
                 name = f"{who}:{'old/' if old else ''}{kind}"
                 found += [(name, *it) for it in differences(shape.types, union, union)]
                 compared += 1
-    explained = {}
-    for line in EXPLAINED.read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            who, path, mine, other, reason = (part.strip() for part in line.split("|"))
-            explained[who, path, mine, other] = reason
-            if len(reason) < 10:
-                problems.append(f"no reason: {line}")
-    used = set()
-    for difference in sorted(set(found)):
-        reasons = {it for it in explained if all(map(fnmatch.fnmatchcase, difference, it))}
-        used |= reasons
-        if not reasons:
-            problems.append("%s | %s | %s | %s" % difference)
-    if not left_out:
-        problems += [f"explains nothing: {' | '.join(it)}" for it in explained if it not in used]
+    problems += report(found, EXPLAINED, not left_out)
     situations = sorted({source["situation"] for source in table["source"]})
-    print(f"    {compared} comparisons in situations {' '.join(situations)}; {len(set(found))} differences, "
-          f"{len(explained)} explanations")
+    print(f"    {compared} comparisons in situations {' '.join(situations)}; {len(set(found))} differences")
     for name in left_out:
         print(f"    left out: {name}")
     print("".join(f"    FAIL {problem}\n" for problem in problems), end="")
@@ -353,12 +406,17 @@ def main():
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("check")
     verb.add_argument("--binary", help="tallyhook; without it the lives of local/src/life are not compared")
+    verb = verbs.add_parser("types")
+    verb.add_argument("folder", type=pathlib.Path)
+    verb.add_argument("--binary")
     verb = verbs.add_parser("take")
     verb.add_argument("clones", type=pathlib.Path)
     verb.add_argument("folder", type=pathlib.Path)
     given = parser.parse_args()
     if given.verb == "take":
         return take(given.clones, given.folder)
+    if given.verb == "types":
+        return types(given.folder, given.binary)
     return check(given.binary)
 
 

@@ -783,43 +783,28 @@ class Life:
                     "invoice": p["invoice"],
                 },
             )
-        if shape != "refund":
-            charge = {
-                "id": p["ch"],
-                "object": "charge",
-                "customer": self.customer,
-                "payment_intent": p["pi"],
-                "amount": p["amount"],
-                "amount_captured": p["amount"],
-                "amount_refunded": p["back"],
-                "refunded": p["back"] == p["amount"],
-                "currency": "usd",
-                "metadata": {},
-                "paid": True,
-            }
-            if self.old:
-                charge["invoice"] = p["invoice"]
-            self.emit("charge.refunded", charge)
+        charge = {
+            "id": p["ch"],
+            "object": "charge",
+            "customer": self.customer,
+            "payment_intent": p["pi"],
+            "amount": p["amount"],
+            "amount_captured": p["amount"],
+            "amount_refunded": p["back"],
+            "refunded": p["back"] == p["amount"],
+            "currency": "usd",
+            "metadata": {},
+            "paid": True,
+        }
+        if self.old:
+            charge["invoice"] = p["invoice"]
+        events = [("charge.refunded", charge)]
         if shape != "charge":
-            refund = self.refund_object(p, amount)
             # A mix of charge-only and refund-only shapes would hide a part of the money.
-            self.emit("refund.created", refund)
-            if shape == "refund":
-                self.emit(
-                    "charge.refunded",
-                    {
-                        "id": p["ch"],
-                        "object": "charge",
-                        "customer": self.customer,
-                        "payment_intent": p["pi"],
-                        "amount": p["amount"],
-                        "amount_refunded": p["back"],
-                        "currency": "usd",
-                        "metadata": {},
-                        "refunded": p["back"] == p["amount"],
-                        "paid": True,
-                    },
-                )
+            at = 0 if shape == "refund" else 1
+            events.insert(at, ("refund.created", self.refund_object(p, amount)))
+        for event in events:
+            self.emit(*event)
 
     def dispute(self):
         payments = [p for p in self.payments if not p["disputed"] and not p["back"]]
