@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
 """Compares our samples and generated lives with events of other projects, path by path.
 
-    scripts/shapes.py check [--binary TALLYHOOK]    compares; `./check shapes` runs it
-    scripts/shapes.py types FOLDER [--binary …]     compares with the types of Stripe's TypeScript library
-    scripts/shapes.py take CLONES FOLDER            fills FOLDER from clones of the repositories
+    scripts/shapes.py check [--binary TALLYHOOK]           `./check shapes` runs it
+    scripts/shapes.py types FOLDER [--binary TALLYHOOK]    `./check stripe-types` runs it
+    scripts/shapes.py take CLONES FOLDER                   fills FOLDER from clones of public repositories
 
-tests/data/shapes.toml names the recorded objects: those of the corpus ($TALLYHOOK_CORPUS), and those of public
-repositories, which `take` extracts into a folder ($TALLYHOOK_SHAPES). None of them is part of this project.
+`check` reads recorded objects in place; none of them is part of this project. tests/data/shapes.toml names
+them: those of the corpus ($TALLYHOOK_CORPUS), and those that `take` extracted ($TALLYHOOK_SHAPES). The paths
+that the reader in common/core/src/event reads are compared, and their parents: whether a path is there, and
+its type. A line of an invoice is compared with recorded lines of its own kind.
 
-Compared are the paths that the reader reads (they are taken from common/core/src/event) and their parents: whether
-a path is there, and its type. A line of an invoice is compared with recorded lines of its own kind. A difference is
-an error unless tests/data/shapes-differences.txt explains it. A line there that explains nothing is an error too.
+`types` compares with Stripe's own TypeScript library, one release for each API version: the types of a path,
+and whether it may be absent. FOLDER has a folder for each API version, with `stripe` and `typescript` in its
+node_modules.
 
-`types` does the same with Stripe's own library, one release for each API version: the types of a path, and whether it
-may be absent. FOLDER has a folder for each API version with `stripe` and `typescript` in its node_modules."""
+A difference is an error unless a table in tests/data explains it. A line there that explains nothing is an
+error too."""
 
 import argparse
 import collections
@@ -34,7 +36,8 @@ TYPES_EXPLAINED = ROOT / "tests/data/shapes-types-differences.txt"
 
 # Which part of an object a variable of the reader stands for.
 VARIABLES = {
-    "invoice": {"object": "", "line": "lines.data[]", "payment": "payments.data[]", "chosen": "payments.data[]"},
+    "invoice": {"object": "", "line": "lines.data[]", "payment": "payments.data[]",
+                "chosen": "payments.data[]"},
     "subscription": {"object": "", "item": "items.data[]", "entry": "items.data[]",
                      "before": "<previous_attributes>"},
     "checkout_session": {"object": "", "line": "line_items.data[]"},
@@ -46,11 +49,13 @@ VARIABLES = {
 }
 OBJECTS = {"checkout_session": "checkout.session"}
 PRICED = {"invoice": "lines.data[]", "subscription": "items.data[]", "checkout.session": "line_items.data[]"}
-READS = re.compile(r'\b(\w+)\s*\.\s*(?:id|id_text|text|owned|flag|amount|count|time|word|names|has|list|metadata)'
+READS = re.compile(r'\b(\w+)\s*\.\s*'
+                   r'(?:id|id_text|text|owned|flag|amount|count|time|word|names|has|list|metadata)'
                    r'\(\s*"([a-z_.]+)"')
 FIRST = re.compile(r'\b(\w+)\s*\.\s*first_id\(\s*&\[([^\]]*)\]')
 LISTS = {"lines", "items", "line_items", "payments"}
-TYPES = {str: "text", bool: "flag", int: "number", float: "number", dict: "object", list: "list", type(None): "null"}
+TYPES = {str: "text", bool: "flag", int: "number", float: "number", dict: "object", list: "list",
+         type(None): "null"}
 
 
 def read_paths():
@@ -69,7 +74,8 @@ def read_paths():
         name = OBJECTS.get(module, module)
         paths[name] = {join(variables[variable], path + (".data" if path in LISTS else ""))
                        for variable, path in found}
-    price = set(re.findall(r'"((?:pricing|price|plan)[a-z_.]*)"', (READER / "price.rs").read_text(encoding="utf-8")))
+    text = (READER / "price.rs").read_text(encoding="utf-8")
+    price = set(re.findall(r'"((?:pricing|price|plan)[a-z_.]*)"', text))
     for name, at in PRICED.items():
         paths[name] |= {join(at, path) for path in price}
     for name, found in paths.items():
@@ -128,8 +134,9 @@ class Shape:
 
 
 def differences(ours, theirs, every):
-    """The paths that the recorded object has and ours lacks, and those of ours that no recorded object of this kind
-    has with this type. A part that is missing as a whole is reported once."""
+    """The paths that the recorded object has and ours lacks, and those of ours that no recorded object of
+    this kind has with this type: `every` has all of them, or is empty if some are not on this machine. A part
+    that is missing as a whole is reported once."""
     found = []
     for path in sorted(ours):
         mine, other, any_other = ours[path], theirs.get(path), every.get(path)
@@ -161,12 +168,14 @@ def objects(value, ident):
 
 
 def source_file(source, folder):
-    return folder / source["from"].replace("/", "__") / (source["object"] + ".json")
+    return folder / source["from"].replace("/", "__") / (source.get("object", "") + ".json")
 
 
 def load(source, corpus, folder):
     """The recorded object, and the `data` of its event; None if it is not on this machine."""
-    path = corpus / "stripe-events" / source["path"] if source["from"] == "corpus" else source_file(source, folder)
+    path = source_file(source, folder)
+    if source["from"] == "corpus":
+        path = corpus / "stripe-events" / source["path"]
     if not path.is_file():
         return None
     whole = json.loads(path.read_text(encoding="utf-8"))
@@ -232,14 +241,16 @@ def judge_events():
     import lives
 
     for seed in range(400):
-        made = lives.Life(random.Random(seed), lives.catalog(random.Random(seed)), 1_790_000_000, False).play()
+        rnd = random.Random(seed)
+        made = lives.Life(rnd, lives.catalog(rnd), 1_790_000_000, False).play()
         for step in made.steps:
             for event in step.get("send", []):
                 yield made.old, event
 
 
 def life_events(binary):
-    """Events of the random lives of local/src/life, by shape. `fuzz-order` sends them to a server that keeps them."""
+    """Events of the random lives of local/src/life, by shape. `fuzz-order` sends them to a server that keeps
+    them."""
     import http.server
     import threading
 
@@ -316,7 +327,7 @@ def report(found, table, is_complete):
 
 
 def types(folder, binary):
-    """Every sample of this shape and every generated object must have the types of every version of it."""
+    """Every sample of a shape and every generated object must have the types of every version of it."""
     paths = {kind: sorted(path for path in found if "<" not in path) for kind, found in read_paths().items()}
     versions = sorted(path.name for path in folder.iterdir() if (path / "node_modules/stripe").is_dir())
     if not versions:
@@ -338,18 +349,18 @@ def types(folder, binary):
                              check=True, text=True)
         allowed = json.loads(run.stdout)
         for (who, kind, old), shape in shapes.items():
-            if kind not in allowed or old != (version < "2025-03-31") and same_shape({"object": kind}, True)[1]:
+            has_old = same_shape({"object": kind}, True)[1]
+            if kind not in allowed or has_old and old != (version < "2025-03-31"):
                 continue
             compared += 1
             for path, mine in shape.types.items():
-                known = allowed[kind].get(re.sub(r"\[[^]]*\]", "[]", path))
-                if known is None:
-                    continue
-                for one in mine:
-                    if one != "absent" and one not in known or one == "absent" and known and "absent" not in known:
-                        found.append((f"{version}:{who}", re.sub(r"\[[^]]*\]", "[]", path), one, "/".join(known)))
+                path = re.sub(r"\[[^]]*\]", "[]", path)
+                known = allowed[kind].get(path, ["absent", *mine])
+                for one in mine - set(known):
+                    if known or one != "absent":
+                        found.append((f"{version}:{who}", path, one, "/".join(known)))
     problems = report(found, TYPES_EXPLAINED, not left_out)
-    print(f"    {compared} comparisons with the types of {', '.join(versions)}; {len(set(found))} differences")
+    print(f"    {compared} comparisons with {', '.join(versions)}; {len(set(found))} differences")
     for name in left_out:
         print(f"    left out: {name}")
     print("".join(f"    FAIL {problem}\n" for problem in problems), end="")
@@ -373,24 +384,28 @@ def check(binary):
                 problems.append(f"{name} is missing")
             continue
         recorded.append((source, *got))
-        every.setdefault(same_shape(got[0], source["shape"] == "old"), Shape(paths[got[0]["object"]])).add(got[0])
+        shape = same_shape(got[0], source["shape"] == "old")
+        every.setdefault(shape, Shape(paths[got[0]["object"]])).add(got[0])
+    is_complete = not left_out
     for source, thing, data in recorded:
         kind, old = thing["object"], source["shape"] == "old"
-        theirs, union = Shape(paths[kind]).add(thing).types, every[same_shape(thing, old)].types
+        theirs = Shape(paths[kind]).add(thing).types
+        union = every[same_shape(thing, old)].types if is_complete else {}
         for sample in source["ours"]:
             ours = samples(sample, old)
             mine = Shape(paths[kind]).add(ours["data"]["object"]).types
             mine = {path: types for path, types in mine.items()
                     if path.split(".")[0] not in source.get("expanded", [])}
-            found += [(("old/" if old else "") + sample, *it) for it in differences(mine, theirs, union)]
-            found += [(("old/" if old else "") + sample, *it) for it in previous_differences(ours["data"], data)]
+            who = ("old/" if old else "") + sample
+            found += [(who, *it) for it in differences(mine, theirs, union)]
+            found += [(who, *it) for it in previous_differences(ours["data"], data)]
             compared += 1
     for who, events in generators(binary, left_out):
         for (kind, old), shape in generated(events, paths).items():
             if (kind, old) in every:
                 union = every[kind, old].types
                 name = f"{who}:{'old/' if old else ''}{kind}"
-                found += [(name, *it) for it in differences(shape.types, union, union)]
+                found += [(name, *it) for it in differences(shape.types, union, union if is_complete else {})]
                 compared += 1
     problems += report(found, EXPLAINED, not left_out)
     situations = sorted({source["situation"] for source in table["source"]})
@@ -402,10 +417,11 @@ def check(binary):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("check")
-    verb.add_argument("--binary", help="tallyhook; without it the lives of local/src/life are not compared")
+    verb.add_argument("--binary", help="without it the lives of local/src/life are not compared")
     verb = verbs.add_parser("types")
     verb.add_argument("folder", type=pathlib.Path)
     verb.add_argument("--binary")

@@ -1,9 +1,10 @@
 // Prints, for each path of each object, which types Stripe's own TypeScript library allows for it.
 //
-//     node scripts/stripe_types.mjs FOLDER <paths.json     FOLDER has `typescript` and `stripe` in node_modules
+//     node scripts/stripe_types.mjs FOLDER <paths.json
 //
-// paths.json: {"invoice": ["lines", "lines.data[].amount", …]}. Output: {"invoice": {"lines": ["object"]}}, with
-// "absent" for an optional field, and [] for a field that this version does not have.
+// FOLDER has `typescript` and `stripe` in its node_modules. paths.json: {"invoice": ["lines", …], …}. Output:
+// {"invoice": {"lines": ["object"], …}, …}, with "absent" for an optional field, and [] for a field that
+// this version does not have.
 
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";

@@ -44,6 +44,13 @@ pub enum Alert {
         /// The id of the event.
         event_id: String,
     },
+    /// An event has an API version that is newer than the known ones.
+    UnknownVersion {
+        /// The version, cut to 32 characters.
+        version: String,
+        /// The id of the event.
+        event_id: String,
+    },
     /// Metadata names a second user for a customer.
     SharedCustomer {
         /// The customer.
@@ -118,6 +125,7 @@ impl Alert {
         match self {
             Self::Parked { reason, .. } => format!("parked#{reason}"),
             Self::PriceNotInCatalog { price, .. } => format!("price_not_in_catalog#{price}"),
+            Self::UnknownVersion { version, .. } => format!("unknown_version#{version}"),
             Self::SharedCustomer { customer, .. } => format!("shared_customer#{}", hidden(customer)),
             Self::Quiet { .. } => "quiet".to_owned(),
             Self::DeadLetter { .. } => "dead_letter".to_owned(),
@@ -132,10 +140,10 @@ impl Alert {
 
     /// How long alerts with the same key are held: an hour for something that happened, six hours for a state
     /// that `health` checks every hour, 90 days for a price that has left the catalog, which every renewal
-    /// bills again.
+    /// bills again, and for an API version, which every event has.
     pub fn quiet_seconds(&self) -> i64 {
         match self {
-            Self::PriceNotInCatalog { .. } => 90 * 86_400,
+            Self::PriceNotInCatalog { .. } | Self::UnknownVersion { .. } => 90 * 86_400,
             Self::Parked { .. }
             | Self::SharedCustomer { .. }
             | Self::DeadLetter { .. }
@@ -151,6 +159,7 @@ impl Alert {
         match self {
             Self::Parked { reason, .. } => format!("A Stripe event is parked: {reason}"),
             Self::PriceNotInCatalog { price, .. } => format!("Price {price} has left the catalog"),
+            Self::UnknownVersion { version, .. } => format!("Events have the unknown API version {version}"),
             Self::SharedCustomer { customer, .. } => {
                 format!("Customer {customer} pays for several users")
             }
@@ -185,6 +194,12 @@ impl Alert {
                 "Subscriptions still have this price, and catalog.toml does not. Their users keep plan and \
                  tier, and a renewal grants what the last period was worth. A new subscription with this \
                  price is parked. If the price is still sold, add it to its plan and deploy."
+                    .to_owned()
+            }
+            Self::UnknownVersion { .. } => {
+                "Events of this version are applied as far as their fields are where they were. Run setup: it \
+                 makes an endpoint of a known version. Or update tallyhook, and compare the accounts with \
+                 Stripe (POST /admin/stripe/reconcile)."
                     .to_owned()
             }
             Self::SharedCustomer { .. } => {
@@ -252,6 +267,9 @@ impl Alert {
             }
             Self::PriceNotInCatalog { price, event_id } => {
                 vec![("price", price.clone()), ("event", event_id.clone())]
+            }
+            Self::UnknownVersion { version, event_id } => {
+                vec![("version", version.clone()), ("event", event_id.clone())]
             }
             Self::SharedCustomer { customer, owner, user, granted } => {
                 let granted = if granted.is_empty() { "nothing".to_owned() } else { granted.join("; ") };

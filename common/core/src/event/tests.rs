@@ -46,6 +46,23 @@ fn the_envelope_is_read_for_any_type() {
 }
 
 #[test]
+fn a_version_is_unknown_if_it_is_newer_than_the_documented_ones_or_no_date() {
+    let mut event = event("coupon.created", json!({}));
+    let mut unknown = |version: Option<&str>| {
+        event.api_version = version.map(str::to_owned);
+        event.unknown_version().map(str::to_owned)
+    };
+    let known = ["2017-12-14", "2024-06-20", "2025-03-31.basil", "2026-10-28.endive", "2026-10-28.preview"];
+    for version in known {
+        assert_eq!(unknown(Some(version)), None, "{version}");
+    }
+    assert_eq!(unknown(None), None);
+    for version in ["2026-10-29.endive", "2031-01-01.zephyr", "", "2026", "newest", "2026/10/28.x", "äöüäöüä"] {
+        assert_eq!(unknown(Some(version)).as_deref(), Some(version));
+    }
+}
+
+#[test]
 fn the_ids_of_a_log_line_are_those_of_the_object() {
     let ids = |kind: &str, object: Value| {
         let event = event(kind, object);
