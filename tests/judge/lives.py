@@ -380,7 +380,7 @@ class Life:
             "amount_due": max(0, total - balance),
             "subtotal": total + discount,
             "total": total,
-            "hosted_invoice_url": None,
+            "hosted_invoice_url": "https://invoice.stripe.com/i/test",
             "next_payment_attempt": None,
             "test_clock": None,
             "metadata": {},

@@ -183,7 +183,7 @@ pub(super) fn invoice(it: &Invoice, shape: Shape, status: &str, created: i64) ->
         "period_start": created,
         "period_end": created,
         "attempt_count": 1,
-        "hosted_invoice_url": null,
+        "hosted_invoice_url": format!("https://invoice.stripe.com/i/{}", it.id),
         "next_payment_attempt": null,
         "test_clock": null,
         "metadata": {},
@@ -292,7 +292,9 @@ pub(super) fn line_of(
                 json!(if line.kind == LineKind::Period { "subscription" } else { "invoiceitem" });
             object["invoice_item"] = json!(invoice_item);
             object["subscription"] = json!(subscription);
-            object["subscription_item"] = json!((!is_once).then_some(item));
+            if !is_once {
+                object["subscription_item"] = json!(item);
+            }
             object["proration"] = json!(is_proration);
             object["price"] = price(&line.price);
             object["plan"] = if is_once { Value::Null } else { plan(&line.price) };

@@ -407,7 +407,7 @@ impl Stripe<'_> {
             "billing_reason": reason, "amount_due": due, "amount_paid": paid, "subtotal": subtotal,
             "total": total, "currency": self.currency, "created": self.now, "period_start": self.now,
             "period_end": self.now, "attempt_count": 1, "next_payment_attempt": null, "metadata": {},
-            "hosted_invoice_url": null, "test_clock": null,
+            "hosted_invoice_url": format!("https://invoice.stripe.com/i/{id}"), "test_clock": null,
             "lines": {"object": "list", "data": lines, "has_more": false},
         });
         if is_new {
