@@ -412,7 +412,8 @@ def check(binary):
     problems += report(found, EXPLAINED, not left_out)
     situations = {source["situation"] for source in table["source"]}
     missing = {it["situation"]: it["why"] for it in table["missing"]}
-    problems += [f"no source for the situation {it}" for it in SITUATIONS if it not in situations | set(missing)]
+    named = situations | set(missing)
+    problems += [f"no source for the situation {it}" for it in SITUATIONS if it not in named]
     problems += [f"the situation {it} has a source" for it in missing if it in situations]
     print(f"    {compared} comparisons in {len(situations)} situations; {len(set(found))} differences")
     for it, why in missing.items():
