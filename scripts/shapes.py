@@ -169,7 +169,7 @@ def objects(value, ident):
 
 
 def source_file(source, folder):
-    return folder / source["from"].replace("/", "__") / (source.get("object", "") + ".json")
+    return folder / source["from"].replace("/", "__") / (source.get("as", source.get("object", "")) + ".json")
 
 
 def load(source, corpus, folder):
