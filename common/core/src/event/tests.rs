@@ -222,6 +222,27 @@ fn old_and_new_invoices_give_equal_values() {
     assert!(new.paid && new.lines_has_more);
 }
 
+/// Recorded in 2024-12-18.acacia: tests/data/shapes.toml.
+#[test]
+fn a_line_with_the_fields_of_old_and_new_versions_is_read_like_either() {
+    let read = |fields: &[&Value]| {
+        let mut line = json!({"amount": 1000, "quantity": 1, "period": {"start": 3, "end": 3}});
+        for field in fields {
+            line.as_object_mut().unwrap().extend(field.as_object().unwrap().clone());
+        }
+        let object = json!({"id": "in_1", "amount_paid": 1000, "parent": null, "subscription": null,
+            "subscription_details": {"metadata": null}, "lines": {"data": [line]}});
+        invoice(event("invoice.paid", object))
+    };
+    let old = json!({"type": "invoiceitem", "price": {"id": "gold", "product": "prod_1"}, "plan": null,
+        "proration": false, "subscription": null});
+    let new = json!({"parent": {"type": "invoice_item_details", "subscription_item_details": null,
+            "invoice_item_details": {"invoice_item": "ii_1", "proration": false, "subscription": null}},
+        "pricing": {"type": "price_details", "price_details": {"price": "gold", "product": "prod_1"}}});
+    assert_eq!(read(&[&old]), read(&[&new]));
+    assert_eq!(read(&[&old, &new]), read(&[&new]));
+}
+
 #[test]
 fn the_id_of_a_line_is_its_subscription_only_without_another_field() {
     for (line, subscription) in [
