@@ -69,6 +69,8 @@ const MAX_WAIT_MS = 5_000;
 interface Call {
   query?: Record<string, string | number | undefined>;
   body?: unknown;
+  /** The `Idempotency-Key`. */
+  key?: string;
   headers?: Record<string, string>;
   timeoutMs?: number;
   retries?: number;
@@ -118,14 +120,13 @@ export class Tallyhook {
 
   /** Spends credits. Throws `InsufficientCreditsError` if the user has too few. */
   consume(user: string, amount: number, options: KeyOption = {}): Promise<Consumed> {
-    const headers = idempotent(options);
-    return this.#call("POST", ["users", user, "credits", "consume"], { body: { amount }, headers });
+    return this.#call("POST", ["users", user, "credits", "consume"], { body: { amount }, ...idempotent(options) });
   }
 
   /** Gives credits of a spend back. `spend` is the key of a `consume`, or the id of a hold. */
   refund(user: string, spend: string, amount: number, options: KeyOption = {}): Promise<GivenBack> {
-    const headers = idempotent(options);
-    return this.#call("POST", ["users", user, "credits", "refund"], { body: { spend, amount }, headers });
+    const body = { spend, amount };
+    return this.#call("POST", ["users", user, "credits", "refund"], { body, ...idempotent(options) });
   }
 
   /** One page of the ledger, newest first. Pass `next` of a page to get the following one. */
@@ -178,7 +179,7 @@ export class Tallyhook {
   /** Holds credits for a job. `withHold` also ends the hold. */
   hold(user: string, amount: number, options: KeyOption & { ttlSeconds?: number } = {}): Promise<Hold> {
     const body = { amount, ttl_seconds: options.ttlSeconds ?? 900 };
-    return this.#call("POST", ["users", user, "credits", "holds"], { body, headers: idempotent(options) });
+    return this.#call("POST", ["users", user, "credits", "holds"], { body, ...idempotent(options) });
   }
 
   /** Takes `amount` credits of a hold, with `extend` also more than it holds. */
@@ -197,9 +198,8 @@ export class Tallyhook {
    * new `key` gives a new one. Throws `AlreadySubscribedError` if the user has a subscription.
    */
   checkout(user: string, what: CheckoutOptions, options: KeyOption = {}): Promise<CheckoutSession> {
-    const headers = options.key === undefined ? {} : idempotent(options);
     const body = { ...what, user_id: user };
-    return this.#call("POST", ["checkout-sessions"], { body, headers, timeoutMs: STRIPE_TIMEOUT_MS });
+    return this.#call("POST", ["checkout-sessions"], { body, ...options, timeoutMs: STRIPE_TIMEOUT_MS });
   }
 
   /** Opens Stripe's billing portal: redirect the customer to `url`. */
@@ -239,6 +239,12 @@ export class Tallyhook {
     const search = query.length ? `?${new URLSearchParams(query.map(([name, value]) => [name, String(value)]))}` : "";
     const url = `${this.#url}/${path.map(segment).join("/")}${search}`;
     const headers: Record<string, string> = { ...call.headers, authorization: `Bearer ${this.#token}` };
+    if (call.key !== undefined) {
+      if (!/^[ -~]{1,255}$/.test(call.key)) {
+        throw new TallyhookError("invalid_key", "a key has 1 to 255 ASCII characters", "Pass another `key`.");
+      }
+      headers["idempotency-key"] = call.key;
+    }
     const request: RequestInit = { method, headers, redirect: "error" };
     if (call.body !== undefined) {
       headers["content-type"] = "application/json";
@@ -283,11 +289,8 @@ export class Tallyhook {
   }
 }
 
-function idempotent({ key = crypto.randomUUID() }: KeyOption): Record<string, string> {
-  if (!/^[ -~]{1,255}$/.test(key)) {
-    throw new TallyhookError("invalid_key", "a key has 1 to 255 ASCII characters", "Pass another `key`.");
-  }
-  return { "idempotency-key": key };
+function idempotent({ key = crypto.randomUUID() }: KeyOption): { key: string } {
+  return { key };
 }
 
 /** A path segment. A URL cannot have the segments `.` and `..`, encoded or not: they would name another route. */
