@@ -6,7 +6,7 @@ import os
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -37,9 +37,8 @@ def user(tallyhook: Tallyhook) -> str:
     return tallyhook.create_user(f"py_{uuid.uuid4()}")["user_id"]
 
 
-def eventually(look: object, seconds: float = 10) -> None:
-    assert callable(look)
-    end = time.monotonic() + seconds
+def eventually(look: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
     while not look():
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -47,7 +46,9 @@ def eventually(look: object, seconds: float = 10) -> None:
 
 def pay(tallyhook: Tallyhook, session: str) -> None:
     """Pays a session of the fake Stripe, and waits until an event confirms it."""
-    request = urllib.request.Request(f"{os.environ['TALLYHOOK_URL']}/local/stripe/pay/{session}", method="POST")
+    request = urllib.request.Request(
+        f"{os.environ['TALLYHOOK_URL']}/local/stripe/pay/{session}", method="POST"
+    )
     urllib.request.urlopen(request, timeout=10).close()
     eventually(lambda: tallyhook.setup_status(session)["payment_state"] == "paid")
 
@@ -58,7 +59,8 @@ def test_a_user_is_created_once(tallyhook: Tallyhook, user: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "odd", ["a/b?c#d%2F.", "ü 😀", "a b+c&d=e;f", "..x", " ", ".", "..", "...", "a/../b", "%2E%2E", "\\", "x/."]
+    "odd",
+    ["a/b?c#d%2F.", "ü 😀", "a b+c&d=e;f", "..x", " ", ".", "..", "...", "a/../b", "%2E%2E", "\\", "x/."],
 )
 def test_ids_are_taken_as_they_are(tallyhook: Tallyhook, odd: str) -> None:
     user = odd if not odd.strip(" .") else f"{odd}{uuid.uuid4()}{odd}"
@@ -89,7 +91,9 @@ def test_consume_spends_once_for_each_key(tallyhook: Tallyhook, user: str) -> No
     assert tallyhook.consume(user, 10)["credits"] == SIGNUP - 30
     back = tallyhook.refund(user, "job 1", 4)
     assert (back["refunded"], back["credits"]) == (4, SIGNUP - 26)
-    with pytest.raises(InsufficientCreditsError, match="474 credits are available, 9999 are needed") as error:
+    with pytest.raises(
+        InsufficientCreditsError, match="474 credits are available, 9999 are needed"
+    ) as error:
         tallyhook.consume(user, 9999)
     assert error.value.code == "insufficient_credits"
     assert "checkout" in error.value.advice
@@ -149,7 +153,9 @@ def test_with_hold_charges_a_job_with_a_key_once(tallyhook: Tallyhook, user: str
     assert tallyhook.get_user(user)["available"] == SIGNUP - 130
 
 
-def test_with_hold_takes_more_than_was_held_and_else_keeps_the_result(tallyhook: Tallyhook, user: str) -> None:
+def test_with_hold_takes_more_than_was_held_and_else_keeps_the_result(
+    tallyhook: Tallyhook, user: str
+) -> None:
     def job(hold: HeldCredits) -> str:
         hold.used = used
         return "summary"
@@ -168,7 +174,11 @@ def test_with_hold_takes_more_than_was_held_and_else_keeps_the_result(tallyhook:
 def test_checkout_sells_a_plan_once_and_then_points_to_the_portal(tallyhook: Tallyhook, user: str) -> None:
     session = tallyhook.checkout(user, plan="pro", customer_reference="PO-7")
     unpaid = tallyhook.setup_status(session["session_id"])
-    assert (session["mode"], unpaid["payment_state"], unpaid["reference"]) == ("subscription", "unpaid", "PO-7")
+    assert (session["mode"], unpaid["payment_state"], unpaid["reference"]) == (
+        "subscription",
+        "unpaid",
+        "PO-7",
+    )
     pay(tallyhook, session["session_id"])
     eventually(lambda: tallyhook.get_user(user)["credits"] == 5000)  # they come with an event of their own
     assert tallyhook.get_user(user)["tier"] == "pro"

@@ -136,7 +136,13 @@ def test_a_call_gives_up_after_the_retries(stub: Stub) -> None:
 
 
 def test_what_fails_again_is_not_repeated(stub: Stub) -> None:
-    stripe = {"status": 400, "type": "invalid_request_error", "code": None, "param": None, "request_id": "req_1"}
+    stripe = {
+        "status": 400,
+        "type": "invalid_request_error",
+        "code": None,
+        "param": None,
+        "request_id": "req_1",
+    }
     stub.answers = [
         answer(400, {"error": "invalid_amount", "message": ""}),
         answer(502, {"error": "stripe_error", "message": "No such price", "stripe": stripe}),
@@ -166,7 +172,9 @@ def test_retry_after_is_kept(stub: Stub) -> None:
 
 def test_the_portal_is_asked_for_a_page(stub: Stub) -> None:
     stub.answers = [answer(200, {"url": "https://billing.example/p"})]
-    assert stub.tallyhook.portal("a/b", flow="change_plan", plan="pro")["url"] == "https://billing.example/p"
+    assert (
+        stub.tallyhook.portal("a/b", flow="change_plan", plan="pro")["url"] == "https://billing.example/p"
+    )
     _, path, _, body = stub.requests[0]
     assert (path, json.loads(body)) == ("/base/users/a%2Fb/portal", {"flow": "change_plan", "plan": "pro"})
 
@@ -225,8 +233,20 @@ HOUR = timedelta(hours=1)
         (BODY, {**signed(BODY), "Webhook-Signature": "x"}),
         (b"\xff", signed(BODY)),
     ],
-    ids=["changed", "rewritten", "other secret", "other id", "old", "ahead", "no headers", "strange", "no UTF-8"],
+    ids=[
+        "changed",
+        "rewritten",
+        "other secret",
+        "other id",
+        "old",
+        "ahead",
+        "no headers",
+        "strange",
+        "no UTF-8",
+    ],
 )
-def test_a_webhook_that_tallyhook_did_not_sign_is_refused(raw: str | bytes, headers: dict[str, str]) -> None:
+def test_a_webhook_that_tallyhook_did_not_sign_is_refused(
+    raw: str | bytes, headers: dict[str, str]
+) -> None:
     with pytest.raises(WebhookVerificationError):
         verify_webhook(raw, headers, SECRET)

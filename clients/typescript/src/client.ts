@@ -1,4 +1,13 @@
-import { ConflictError, HoldCommitError, TallyhookError, UnavailableError, errorOf, isPassing } from "./errors.js";
+import { randomUUID } from "node:crypto";
+
+import {
+  ConflictError,
+  HoldCommitError,
+  TallyhookError,
+  UnavailableError,
+  errorOf,
+  isPassing,
+} from "./errors.js";
 import type { components } from "./schema.js";
 
 type Schemas = components["schemas"];
@@ -48,8 +57,8 @@ export interface Options {
 
 export interface KeyOption {
   /**
-   * The idempotency key: calls with the same key take effect once. Default: a new one for each call, which makes
-   * this client's own retries safe. Give the id of your job, and a repeated job is charged once.
+   * The idempotency key: calls with the same key take effect once. Default: a new one for each call, which
+   * makes this client's own retries safe. Pass the id of your job, and a repeated job is charged once.
    */
   key?: string;
 }
@@ -85,12 +94,14 @@ export class Tallyhook {
   readonly #fetch: typeof fetch;
 
   constructor(options: Options = {}) {
-    const environment =
-      (globalThis as { process?: { env: Record<string, string | undefined> } }).process?.env ?? {};
     const given = (value: string | undefined, option: string, name: string) => {
-      const found = value ?? environment[name];
+      const found = value ?? process.env[name];
       if (!found) {
-        throw new TallyhookError("not_configured", `${option} is missing`, `Pass \`${option}\` or set ${name}.`);
+        throw new TallyhookError(
+          "not_configured",
+          `${option} is missing`,
+          `Pass \`${option}\` or set ${name}.`,
+        );
       }
       return found;
     };
@@ -120,7 +131,10 @@ export class Tallyhook {
 
   /** Spends credits. Throws `InsufficientCreditsError` if the user has too few. */
   consume(user: string, amount: number, options: KeyOption = {}): Promise<Consumed> {
-    return this.#call("POST", ["users", user, "credits", "consume"], { body: { amount }, ...idempotent(options) });
+    return this.#call("POST", ["users", user, "credits", "consume"], {
+      body: { amount },
+      ...idempotent(options),
+    });
   }
 
   /** Gives credits of a spend back. `spend` is the key of a `consume`, or the id of a hold. */
@@ -138,8 +152,8 @@ export class Tallyhook {
    * Runs `job` with up to `amount` credits held, and takes `hold.used` of them when it has returned. If it
    * throws, all are released.
    *
-   * With a `key`, the job is charged once, however often it runs with that key. More than `amount` is taken if
-   * the user has it. If the credits cannot be taken, `HoldCommitError` has the job's result.
+   * With a `key`, the job is charged once, however often it runs with that key. More than `amount` is taken
+   * if the user has it. If the credits cannot be taken, `HoldCommitError` has the job's result.
    */
   async withHold<T>(
     user: string,
@@ -171,7 +185,8 @@ export class Tallyhook {
       await this.commitHold(user, id, used, used > amount ? { extend: true } : {});
     } catch (error) {
       if (!(error instanceof ConflictError)) throw error;
-      if (error.code === "hold_released" && used > 0) await this.consume(user, used, { key: `after ${id}` });
+      if (error.code === "hold_released" && used > 0)
+        await this.consume(user, used, { key: `after ${id}` });
       else if (error.code !== "hold_released" && error.code !== "hold_committed") throw error;
     }
   }
@@ -183,7 +198,12 @@ export class Tallyhook {
   }
 
   /** Takes `amount` credits of a hold, with `extend` also more than it holds. */
-  commitHold(user: string, hold: string, amount: number, options: { extend?: boolean } = {}): Promise<HoldCommitted> {
+  commitHold(
+    user: string,
+    hold: string,
+    amount: number,
+    options: { extend?: boolean } = {},
+  ): Promise<HoldCommitted> {
     const body = { amount, ...options };
     return this.#call("POST", ["users", user, "credits", "holds", hold, "commit"], { body });
   }
@@ -194,17 +214,24 @@ export class Tallyhook {
   }
 
   /**
-   * Opens a checkout: redirect the customer to `url`. The same request within an hour gives the same session; a
-   * new `key` gives a new one. Throws `AlreadySubscribedError` if the user has a subscription.
+   * Opens a checkout: redirect the customer to `url`. The same request within an hour gives the same session;
+   * a new `key` gives a new one. Throws `AlreadySubscribedError` if the user has a subscription.
    */
   checkout(user: string, what: CheckoutOptions, options: KeyOption = {}): Promise<CheckoutSession> {
     const body = { ...what, user_id: user };
-    return this.#call("POST", ["checkout-sessions"], { body, ...options, timeoutMs: STRIPE_TIMEOUT_MS });
+    return this.#call("POST", ["checkout-sessions"], {
+      body,
+      ...options,
+      timeoutMs: STRIPE_TIMEOUT_MS,
+    });
   }
 
   /** Opens Stripe's billing portal: redirect the customer to `url`. */
   portal(user: string, request: PortalRequest = {}): Promise<PortalSession> {
-    return this.#call("POST", ["users", user, "portal"], { body: request, timeoutMs: STRIPE_TIMEOUT_MS });
+    return this.#call("POST", ["users", user, "portal"], {
+      body: request,
+      timeoutMs: STRIPE_TIMEOUT_MS,
+    });
   }
 
   /** How far payment and set-up of a checkout session are. */
@@ -228,7 +255,7 @@ export class Tallyhook {
     return this.#call("GET", ["users", user, "orders", order]);
   }
 
-  /** Changes an order that was read with this `updatedAt`. It is not retried: read the order again instead. */
+  /** Changes an order that was read with this `updatedAt`. A failure is not retried: read the order again. */
   updateOrder(user: string, order: string, updatedAt: string, change: OrderChange): Promise<Order> {
     const headers = { "if-match": updatedAt };
     return this.#call("PATCH", ["users", user, "orders", order], { body: change, headers, retries: 0 });
@@ -236,12 +263,18 @@ export class Tallyhook {
 
   async #call<T>(method: string, path: string[], call: Call = {}): Promise<T> {
     const query = Object.entries(call.query ?? {}).filter(([, value]) => value !== undefined);
-    const search = query.length ? `?${new URLSearchParams(query.map(([name, value]) => [name, String(value)]))}` : "";
+    const search = query.length
+      ? `?${new URLSearchParams(query.map(([name, value]) => [name, String(value)]))}`
+      : "";
     const url = `${this.#url}/${path.map(segment).join("/")}${search}`;
     const headers: Record<string, string> = { ...call.headers, authorization: `Bearer ${this.#token}` };
     if (call.key !== undefined) {
       if (!/^[ -~]{1,255}$/.test(call.key)) {
-        throw new TallyhookError("invalid_key", "a key has 1 to 255 ASCII characters", "Pass another `key`.");
+        throw new TallyhookError(
+          "invalid_key",
+          "a key has 1 to 255 ASCII characters",
+          "Pass another `key`.",
+        );
       }
       headers["idempotency-key"] = call.key;
     }
@@ -276,7 +309,11 @@ export class Tallyhook {
       const [code, message] = timedOut
         ? ["timeout", `no answer within ${timeoutMs} ms`]
         : ["no_connection", `${this.#url} cannot be reached`];
-      return { error: new UnavailableError(code, message, undefined, { cause }), passing: true, retryAfterMs: 0 };
+      return {
+        error: new UnavailableError(code, message, undefined, { cause }),
+        passing: true,
+        retryAfterMs: 0,
+      };
     }
     const body = parsed(text);
     if (response.ok && body !== undefined) return { value: body };
@@ -289,11 +326,11 @@ export class Tallyhook {
   }
 }
 
-function idempotent({ key = crypto.randomUUID() }: KeyOption): { key: string } {
+function idempotent({ key = randomUUID() }: KeyOption): { key: string } {
   return { key };
 }
 
-/** A path segment. A URL cannot have the segments `.` and `..`, encoded or not: they would name another route. */
+/** A path segment. A URL cannot have the segments `.` and `..`, also encoded: they name another route. */
 function segment(text: string): string {
   if (text === "." || text === ".." || text === "") {
     const message = `${JSON.stringify(text)} cannot be part of a URL`;

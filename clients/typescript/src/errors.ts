@@ -85,7 +85,13 @@ export class StripeFailedError extends ApiError {
   override name = "StripeFailedError";
 
   constructor(status: number, code: string, message: string, body: unknown) {
-    super(status, code, message, body, "Read the message; `body.stripe.request_id` finds the call at Stripe.");
+    super(
+      status,
+      code,
+      message,
+      body,
+      "Read the message; `body.stripe.request_id` finds the call at Stripe.",
+    );
   }
 }
 
@@ -114,8 +120,8 @@ export class WebhookVerificationError extends TallyhookError {
 }
 
 /**
- * The job of `withHold` is done, but its credits could not be taken. `result` is what the job returned, `cause`
- * why. Deliver the result or not, and try `commitHold(user, hold, used)` again.
+ * The job of `withHold` is done, but its credits could not be taken. `result` is what the job returned,
+ * `cause` why. Deliver the result or not, and try `commitHold(user, hold, used)` again.
  */
 export class HoldCommitError<T = unknown> extends TallyhookError {
   override name = "HoldCommitError";
@@ -149,7 +155,10 @@ const BY_STATUS = {
 
 /** The error for an answer that is not 2xx. */
 export function errorOf(status: number, body: unknown): TallyhookError {
-  const { error, message } = (typeof body === "object" && body !== null ? body : {}) as Record<string, unknown>;
+  const { error, message } = (typeof body === "object" && body !== null ? body : {}) as Record<
+    string,
+    unknown
+  >;
   const code = typeof error === "string" ? error : `http_${status}`;
   const text = typeof message === "string" ? message : `tallyhook answered ${status}`;
   if (isPassing(status, code)) return new UnavailableError(code, text, status);

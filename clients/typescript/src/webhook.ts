@@ -22,7 +22,11 @@ export interface VerifiedWebhook {
  * @param secret `PROVISION_SECRET` of the deployment, `whsec_…`
  * @throws WebhookVerificationError if tallyhook did not sign it within the last five minutes
  */
-export function verifyWebhook(body: string | Uint8Array, headers: WebhookHeaders, secret: string): VerifiedWebhook {
+export function verifyWebhook(
+  body: string | Uint8Array,
+  headers: WebhookHeaders,
+  secret: string,
+): VerifiedWebhook {
   const names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
   const signed = Object.fromEntries(names.map((name) => [name, header(headers, name)]));
   try {
@@ -30,7 +34,9 @@ export function verifyWebhook(body: string | Uint8Array, headers: WebhookHeaders
     const message = new Webhook(secret).verify(text, signed) as Message;
     return { id: signed["webhook-id"] ?? "", message };
   } catch (error) {
-    throw new WebhookVerificationError(error instanceof Error ? error.message : String(error), { cause: error });
+    throw new WebhookVerificationError(error instanceof Error ? error.message : String(error), {
+      cause: error,
+    });
   }
 }
 

@@ -29,14 +29,25 @@ async function newUser(prefix = "ts"): Promise<string> {
   return user;
 }
 
-/** Pays a session of the fake Stripe, and waits until its events are processed. */
-async function pay(session: string): Promise<void> {
-  const paid = await fetch(`${stack}/local/stripe/pay/${session}`, { method: "POST", redirect: "manual" });
-  assert.ok(paid.status < 400, `${paid.status}`);
-  for (let tries = 0; (await tallyhook.setupStatus(session)).payment_state !== "paid"; tries++) {
-    assert.ok(tries < 100, "the payment is not confirmed");
+async function eventually(what: string, holds: () => Promise<boolean>): Promise<void> {
+  const end = Date.now() + 30_000;
+  while (!(await holds())) {
+    assert.ok(Date.now() < end, what);
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
+}
+
+/** Pays a session of the fake Stripe, and waits until an event confirms it. */
+async function pay(session: string): Promise<void> {
+  const paid = await fetch(`${stack}/local/stripe/pay/${session}`, {
+    method: "POST",
+    redirect: "manual",
+  });
+  assert.ok(paid.status < 400, `${paid.status}`);
+  await eventually(
+    "it is paid",
+    async () => (await tallyhook.setupStatus(session)).payment_state === "paid",
+  );
 }
 
 const available = async () => (await tallyhook.getUser(user)).available;
@@ -72,7 +83,10 @@ test("check answers for features and credits", async () => {
   assert.deepEqual([limit.allowed, limit.limit, limit.because], [true, 1, "default"]);
   assert.equal((await tallyhook.check(user, { feature: "projects", used: 1 })).allowed, false);
   assert.equal((await tallyhook.check(user, { feature: "sso" })).allowed, false);
-  assert.deepEqual(await tallyhook.check(user, { credits: SIGNUP }), { allowed: true, available: SIGNUP });
+  assert.deepEqual(await tallyhook.check(user, { credits: SIGNUP }), {
+    allowed: true,
+    available: SIGNUP,
+  });
   assert.equal((await tallyhook.check(user, { credits: SIGNUP + 1 })).allowed, false);
   await assert.rejects(tallyhook.check(user, { feature: "ssso" }), (error) => {
     assert.ok(error instanceof InvalidRequestError);
@@ -190,10 +204,10 @@ test("checkout sells a plan once, and then points to the portal", async () => {
   assert.deepEqual([unpaid.payment_state, unpaid.reference], ["unpaid", "PO-7"]);
   await pay(session.session_id);
   // The credits come with an event of their own.
-  for (let tries = 0; (await tallyhook.getUser(user)).credits !== 5000; tries++) {
-    assert.ok(tries < 100, "the plan's credits do not come");
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
+  await eventually(
+    "it has the plan's credits",
+    async () => (await tallyhook.getUser(user)).credits === 5000,
+  );
   assert.equal((await tallyhook.getUser(user)).tier, "pro");
   assert.deepEqual((await tallyhook.check(user, { feature: "projects", used: 7 })).remaining, 3);
 
@@ -216,7 +230,10 @@ test("an order moves on by the state that was read", async () => {
   const order = await tallyhook.getOrder(user, session.session_id);
   assert.equal(order.status, "NEW");
   const moved = await tallyhook.updateOrder(user, order.id, order.updated_at, { status: "IN_PROGRESS" });
-  assert.deepEqual(moved.history.map(({ step }) => step), ["NEW", "IN_PROGRESS"]);
+  assert.deepEqual(
+    moved.history.map(({ step }) => step),
+    ["NEW", "IN_PROGRESS"],
+  );
   const late = tallyhook.updateOrder(user, order.id, "2026-01-05T10:00:06Z", { status: "DELIVERED" });
   await assert.rejects(late, { code: "order_changed", status: 412 });
 });

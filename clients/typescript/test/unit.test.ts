@@ -6,7 +6,13 @@ import type { AddressInfo } from "node:net";
 import { test } from "node:test";
 
 import { Webhook } from "standardwebhooks";
-import { StripeFailedError, Tallyhook, UnavailableError, WebhookVerificationError, verifyWebhook } from "tallyhook";
+import {
+  StripeFailedError,
+  Tallyhook,
+  UnavailableError,
+  WebhookVerificationError,
+  verifyWebhook,
+} from "tallyhook";
 
 type Answer = (response: ServerResponse, request: IncomingMessage) => void;
 
@@ -76,7 +82,13 @@ test("a call gives up after the retries", async (t) => {
 });
 
 test("what fails again is not repeated", async (t) => {
-  const stripe = { status: 400, type: "invalid_request_error", code: null, param: null, request_id: "req_1" };
+  const stripe = {
+    status: 400,
+    type: "invalid_request_error",
+    code: null,
+    param: null,
+    request_id: "req_1",
+  };
   const answers = [
     json(400, { error: "invalid_amount", message: "" }),
     json(502, { error: "stripe_error", message: "No such price", stripe }),
@@ -123,7 +135,8 @@ function signed(body: string, at = new Date(), secret = SECRET) {
 }
 
 test("a signed webhook is read, from Node's headers and the web's", () => {
-  const body = '{"type": "order.paid", "timestamp": "2026-01-05T10:00:06Z", "data": {"order": {"id": "cs_ü"}}}';
+  const body =
+    '{"type": "order.paid", "timestamp": "2026-01-05T10:00:06Z", "data": {"order": {"id": "cs_ü"}}}';
   for (const headers of [signed(body), new Headers(signed(body))]) {
     for (const raw of [body, Buffer.from(body), new TextEncoder().encode(body)]) {
       const { id, message } = verifyWebhook(raw, headers, SECRET);

@@ -14,14 +14,7 @@ from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast, overload
 from urllib.parse import quote, urlencode, urlsplit
 
 from . import _schema as schema
-from ._errors import (
-    ConflictError,
-    HoldCommitError,
-    TallyhookError,
-    UnavailableError,
-    error_of,
-    is_passing,
-)
+from ._errors import ConflictError, HoldCommitError, TallyhookError, UnavailableError, error_of, is_passing
 
 T = TypeVar("T")
 ProvisioningState = Literal[
@@ -181,7 +174,10 @@ class Tallyhook:
         self, user: str, hold: str, amount: int, *, extend: bool = False
     ) -> schema.HoldCommitted:
         """Takes `amount` credits of a hold, with `extend` also more than it holds."""
-        path, body = ["users", user, "credits", "holds", hold, "commit"], {"amount": amount, "extend": extend}
+        path, body = ["users", user, "credits", "holds", hold, "commit"], {
+            "amount": amount,
+            "extend": extend,
+        }
         return cast(schema.HoldCommitted, self._call("POST", path, body))
 
     def release_hold(self, user: str, hold: str) -> schema.HoldReleased:
@@ -210,7 +206,9 @@ class Tallyhook:
     def setup_status(self, session: str) -> schema.SetupStatus:
         """How far payment and set-up of a checkout session are."""
         path, query = ["portal", "setup-status"], {"session_id": session}
-        return cast(schema.SetupStatus, self._call("GET", path, query=query, seconds=STRIPE_TIMEOUT_SECONDS))
+        return cast(
+            schema.SetupStatus, self._call("GET", path, query=query, seconds=STRIPE_TIMEOUT_SECONDS)
+        )
 
     def report_password(self, user: str) -> None:
         """Reports that the user has set a password."""
@@ -274,7 +272,7 @@ class Tallyhook:
     def _send(
         self, method: str, target: str, data: bytes | None, headers: dict[str, str], seconds: float
     ) -> tuple[int, bytes, float]:
-        """Status, body, and the seconds of Retry-After. An idle connection may be closed: it is tried once."""
+        """Status, body, and the seconds of Retry-After. After a closed idle connection, tries another."""
         while True:
             try:
                 connection, fresh = self._idle.pop(), False

@@ -30,6 +30,8 @@ def verify_webhook(body: bytes | str, headers: Mapping[str, str], secret: str) -
     lower = {name.lower(): value for name, value in headers.items()}
     try:
         message = Webhook(secret).verify(body, lower)
-    except Exception as error:  # a bad header makes the library raise others than its own, such as ValueError
+    except (
+        Exception
+    ) as error:  # a bad header makes the library raise others than its own, such as ValueError
         raise WebhookVerificationError(str(error)) from error
     return VerifiedWebhook(lower["webhook-id"], cast(Message, message))
