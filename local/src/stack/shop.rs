@@ -146,6 +146,7 @@ impl Shop {
     pub(super) fn router(self) -> Router {
         Router::new()
             .route("/", get(async |State(shop): State<Self>| pages::start(&shop.shared)))
+            .route("/local/pricing", get(async || pages::pricing()))
             .route("/local/shop/{user}", get(show))
             .route("/local/shop/{user}/{button}", post(press))
             .route("/local/stripe/pay/{session}", get(pay_page).post(pay))
