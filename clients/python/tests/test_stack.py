@@ -186,6 +186,9 @@ def test_checkout_sells_a_plan_once_and_then_points_to_the_portal(tallyhook: Tal
     with pytest.raises(AlreadySubscribedError) as error:
         tallyhook.checkout(user, plan="business")
     assert (error.value.portal_url or "").startswith("http")
+    portal = tallyhook.portal(user, flow="payment_method", return_path="/account")
+    assert portal["url"].startswith("http")
+    assert portal["flow"] == "payment_method"
     tallyhook.report_provisioning(user, "WELCOME_EMAIL_SENT")
     tallyhook.report_password(user)
     done = tallyhook.setup_status(session["session_id"])
@@ -201,6 +204,14 @@ def test_an_order_moves_on_by_the_state_that_was_read(tallyhook: Tallyhook, user
     with pytest.raises(InvalidRequestError) as error:
         tallyhook.update_order(user, order["id"], "2026-01-05T10:00:06Z", status="DELIVERED")
     assert (error.value.code, error.value.status) == ("order_changed", 412)
+
+
+def test_the_catalog_and_the_portal_of_a_user_who_never_bought(tallyhook: Tallyhook, user: str) -> None:
+    plans = tallyhook.catalog()["plans"]
+    assert any(plan["name"] == "pro" and plan["features"]["projects"] == 10 for plan in plans)
+    with pytest.raises(ConflictError) as error:
+        tallyhook.portal(user)
+    assert error.value.code == "no_customer"
 
 
 def test_errors_have_a_type(tallyhook: Tallyhook) -> None:

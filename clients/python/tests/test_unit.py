@@ -146,6 +146,7 @@ def test_what_fails_again_is_not_repeated(stub: Stub) -> None:
     stub.answers = [
         answer(400, {"error": "invalid_amount", "message": ""}),
         answer(502, {"error": "stripe_error", "message": "No such price", "stripe": stripe}),
+        answer(502, {"error": "no_portal_configuration", "message": "save the portal's settings"}),
         answer(503, {"error": "token_not_configured", "message": ""}),
         answer(412, {"error": "order_changed", "message": ""}),
         BUSY,
@@ -153,6 +154,7 @@ def test_what_fails_again_is_not_repeated(stub: Stub) -> None:
     calls: list[tuple[type[TallyhookError], Callable[[], Any]]] = [
         (InvalidRequestError, lambda: stub.tallyhook.consume("jo", 0)),
         (StripeFailedError, lambda: stub.tallyhook.checkout("jo", plan="pro")),
+        (StripeFailedError, lambda: stub.tallyhook.portal("jo")),
         (AuthenticationError, lambda: stub.tallyhook.get_user("jo")),
         (InvalidRequestError, lambda: stub.tallyhook.update_order("jo", "cs_1", "then", status="DONE")),
         (UnavailableError, lambda: stub.tallyhook.update_order("jo", "cs_1", "then", status="DONE")),
@@ -160,7 +162,7 @@ def test_what_fails_again_is_not_repeated(stub: Stub) -> None:
     for kind, call in calls:
         with pytest.raises(kind):
             call()
-    assert len(stub.requests) == 5
+    assert len(stub.requests) == 6
 
 
 def test_retry_after_is_kept(stub: Stub) -> None:
@@ -168,15 +170,6 @@ def test_retry_after_is_kept(stub: Stub) -> None:
     started = time.monotonic()
     stub.tallyhook.get_user("jo")
     assert time.monotonic() - started >= 1
-
-
-def test_the_portal_is_asked_for_a_page(stub: Stub) -> None:
-    stub.answers = [answer(200, {"url": "https://billing.example/p"})]
-    assert (
-        stub.tallyhook.portal("a/b", flow="change_plan", plan="pro")["url"] == "https://billing.example/p"
-    )
-    _, path, _, body = stub.requests[0]
-    assert (path, json.loads(body)) == ("/base/users/a%2Fb/portal", {"flow": "change_plan", "plan": "pro"})
 
 
 def test_wrong_arguments_are_named_and_nothing_is_sent(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,22 +25,11 @@ export type Order = Schemas["OrderWithHistory"];
 export type OrderChange = Schemas["OrderChange"];
 export type CheckoutOptions = Schemas["CheckoutOptions"];
 export type CheckoutSession = Schemas["CheckoutSession"];
+export type PortalOptions = Schemas["PortalOptions"];
+export type PortalSession = Schemas["PortalSession"];
+export type Catalog = Schemas["Catalog"];
 export type SetupStatus = Schemas["SetupStatus"];
 export type ProvisioningState = Schemas["ProvisioningReported"]["state"];
-
-export interface PortalRequest {
-  /** What the portal opens with; default `home`. */
-  flow?: "home" | "payment_method" | "cancel" | "change_plan";
-  /** With `change_plan`: the catalog's name of the new plan. */
-  plan?: string;
-  /** Where the customer returns to. */
-  return_url?: string;
-}
-
-export interface PortalSession {
-  /** Redirect the customer there. It works once and for a short time: do not store it. */
-  url: string;
-}
 
 export interface Options {
   /** The API's address; default `TALLYHOOK_URL` of the environment. */
@@ -226,10 +215,18 @@ export class Tallyhook {
     });
   }
 
-  /** Opens Stripe's billing portal: redirect the customer to `url`. */
-  portal(user: string, request: PortalRequest = {}): Promise<PortalSession> {
+  /** What is sold, with Stripe's amounts: for a page of prices. */
+  catalog(): Promise<Catalog> {
+    return this.#call("GET", ["catalog"], { timeoutMs: STRIPE_TIMEOUT_MS });
+  }
+
+  /**
+   * Opens Stripe's customer portal: redirect the customer to `url` at once, and do not store it. `flow` opens
+   * it for one purpose, such as a new card.
+   */
+  portal(user: string, options: PortalOptions = {}): Promise<PortalSession> {
     return this.#call("POST", ["users", user, "portal"], {
-      body: request,
+      body: options,
       timeoutMs: STRIPE_TIMEOUT_MS,
     });
   }

@@ -168,7 +168,10 @@ export function errorOf(status: number, body: unknown): TallyhookError {
   return new kind(status, code, text, body);
 }
 
-/** Whether the same request may succeed later. The API has already asked Stripe twice before a 502. */
+/**
+ * Whether the same request may succeed later. A gateway's answer has no code of tallyhook. Of Stripe's
+ * failures (502) the API has already repeated those that pass.
+ */
 export function isPassing(status: number, code: string): boolean {
-  return status === 429 || (status >= 500 && code !== "stripe_error" && !code.endsWith("_not_configured"));
+  return status === 429 || (status >= 500 && ["store_unavailable", "busy", `http_${status}`].includes(code));
 }

@@ -143,7 +143,8 @@ export interface components {
             url: string;
             /** @enum {string} */
             mode: "subscription" | "payment";
-            customer: string | null;
+            /** @description the user's customer at Stripe */
+            customer: string;
             /** @description RFC 3339, UTC */
             expires_at: string | null;
             /** @description what the purchase ends, for example packs at a renewal */
@@ -159,8 +160,8 @@ export interface components {
             portal_url: string | null;
         };
         StripeError: {
-            /** @constant */
-            error: "stripe_error";
+            /** @enum {unknown} */
+            error: "stripe_error" | "no_portal_configuration";
             /** @description Stripe's words */
             message: string;
             stripe?: {
@@ -263,6 +264,81 @@ export interface components {
             user_id: string;
             /** @enum {string} */
             state: "PROVISIONING_STARTED" | "WELCOME_EMAIL_SENT" | "PROVISIONING_COMPLETED" | "PROVISIONING_FAILED";
+        };
+        PortalSession: {
+            /** @description redirect the customer there */
+            url: string;
+            /** @enum {string} */
+            flow: "home" | "payment_method" | "cancel" | "change_plan";
+            subscription: string | null;
+        };
+        SeveralSubscriptions: {
+            /** @constant */
+            error: "several_subscriptions";
+            message: string;
+            subscriptions: {
+                subscription: string;
+                plan: string | null;
+                status: string | null;
+            }[];
+        };
+        /** @description null: Stripe has no such price in this mode, or was not asked */
+        Price: {
+            /** @description minor units; null for a price without one number, such as a tiered one */
+            amount: number | null;
+            currency: string;
+            /** @enum {string|null} */
+            interval: "day" | "week" | "month" | "year" | null;
+            interval_count: number | null;
+        } | null;
+        Catalog: {
+            tiers: {
+                [key: string]: number;
+            };
+            features: {
+                [key: string]: "switch" | "limit";
+            };
+            default_features: {
+                [key: string]: components["schemas"]["FeatureValue"];
+            };
+            plans: {
+                name: string;
+                tier: string;
+                tier_rank: number;
+                credits: number;
+                /** @enum {string} */
+                per: "subscription" | "seat";
+                /** @enum {string} */
+                refill: "period" | "month";
+                trial_days: number;
+                trial_credits: number;
+                features: {
+                    [key: string]: components["schemas"]["FeatureValue"];
+                };
+                per_seat: string[];
+                price: components["schemas"]["Price"];
+            }[];
+            packs: {
+                name: string;
+                credits: number;
+                expires_days: number;
+                price: components["schemas"]["Price"];
+            }[];
+            products: {
+                name: string;
+                credits: number;
+                features: {
+                    [key: string]: components["schemas"]["FeatureValue"];
+                };
+                price: components["schemas"]["Price"];
+            }[];
+            /**
+             * Format: date-time
+             * @description when Stripe was asked for prices; null: it did not answer or there is no key
+             */
+            amounts_at: string | null;
+            /** @description why prices are missing */
+            warnings: string[];
         };
         Buckets: {
             signup: number;
@@ -540,9 +616,30 @@ export interface components {
             /** Format: date-time */
             deadline?: string | null;
         };
+        PortalOptions: {
+            /**
+             * @default home
+             * @enum {string}
+             */
+            flow?: "home" | "payment_method" | "cancel" | "change_plan";
+            /** @description of change_plan: the plan to confirm; without it the customer chooses */
+            plan?: string;
+            /** @description seats of the plan; default: those of today */
+            quantity?: number;
+            /** @description which one, if the user has several */
+            subscription?: string;
+            /** @description a path on APP_BASE_URL; default / */
+            return_path?: string;
+        };
         CheckoutOptions: {
             plan?: string;
             pack?: string;
+            /** @description several packs in one payment, each once; instead of pack and quantity */
+            packs?: {
+                pack: string;
+                /** @default 1 */
+                quantity?: number;
+            }[];
             product?: string;
             mode?: string;
             quantity?: number;
@@ -558,12 +655,17 @@ export interface components {
             /** @enum {string} */
             payment_method_collection?: "always" | "if_required";
             upgraded_from?: string;
+            /** @description for a customer that is created; the first session of a user creates it */
             customer_email?: string;
             /** @description a path on APP_BASE_URL; default /portal/status?session_id={CHECKOUT_SESSION_ID} */
             success_path?: string;
             cancel_path?: string;
             /** @description the customer's own reference; the status page shows it */
             customer_reference?: string;
+            /** @description your own metadata, on the session and on its subscription or payment. The keys that tallyhook reads, such as user_id and plan, are refused */
+            metadata?: {
+                [key: string]: string;
+            };
         };
     };
     responses: never;

@@ -217,6 +217,8 @@ test("checkout sells a plan once, and then points to the portal", async () => {
     return true;
   });
   await assert.rejects(tallyhook.checkout(user, { plan: "gold" }), { code: "unknown_name" });
+  const portal = await tallyhook.portal(user, { flow: "payment_method", return_path: "/account" });
+  assert.ok(portal.url.startsWith("http") && portal.flow === "payment_method", portal.url);
   await tallyhook.reportProvisioning(user, "WELCOME_EMAIL_SENT");
   await tallyhook.reportPassword(user);
   const done = await tallyhook.setupStatus(session.session_id);
@@ -236,6 +238,13 @@ test("an order moves on by the state that was read", async () => {
   );
   const late = tallyhook.updateOrder(user, order.id, "2026-01-05T10:00:06Z", { status: "DELIVERED" });
   await assert.rejects(late, { code: "order_changed", status: 412 });
+});
+
+test("the catalog and the portal of a user who never bought", async () => {
+  const { plans } = await tallyhook.catalog();
+  assert.ok(plans.some(({ name, features }) => name === "pro" && features["projects"] === 10));
+  await newUser();
+  await assert.rejects(tallyhook.portal(user), { name: "ConflictError", code: "no_customer" });
 });
 
 test("errors have a type", async () => {

@@ -1,6 +1,6 @@
 """Client of tallyhook: tiers, credits and features of your users, kept by Stripe's webhooks."""
 
-from ._client import HeldCredits, PortalRequest, PortalSession, ProvisioningState, Tallyhook
+from ._client import HeldCredits, ProvisioningState, Tallyhook
 from ._errors import (
     AlreadySubscribedError,
     ApiError,
@@ -17,6 +17,7 @@ from ._errors import (
 )
 from ._schema import (
     Account,
+    Catalog,
     Check,
     CheckoutOptions,
     CheckoutSession,
@@ -30,6 +31,8 @@ from ._schema import (
     Ledger,
     Message,
     OrderChange,
+    PortalOptions,
+    PortalSession,
     SetupStatus,
 )
 from ._schema import OrderWithHistory as Order
@@ -40,6 +43,7 @@ __all__ = [
     "AlreadySubscribedError",
     "ApiError",
     "AuthenticationError",
+    "Catalog",
     "Check",
     "CheckoutOptions",
     "CheckoutSession",
@@ -60,7 +64,7 @@ __all__ = [
     "NotFoundError",
     "Order",
     "OrderChange",
-    "PortalRequest",
+    "PortalOptions",
     "PortalSession",
     "ProvisioningState",
     "SetupStatus",

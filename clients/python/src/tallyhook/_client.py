@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Literal, TypeVar, Unpack, cast, overload
 from urllib.parse import quote, urlencode, urlsplit
 
 from . import _schema as schema
@@ -24,24 +24,6 @@ ProvisioningState = Literal[
 STRIPE_TIMEOUT_SECONDS = 30.0
 MAX_WAIT_SECONDS = 5.0
 MAX_IDLE = 8
-
-
-class PortalRequest(TypedDict, total=False):
-    """What the billing portal shows."""
-
-    flow: Literal["home", "payment_method", "cancel", "change_plan"]
-    """What it opens with; default `home`."""
-    plan: str
-    """With `change_plan`: the catalog's name of the new plan."""
-    return_url: str
-    """Where the customer returns to."""
-
-
-class PortalSession(TypedDict):
-    """A session of the billing portal."""
-
-    url: str
-    """Redirect the customer there. It works once and for a short time: do not store it."""
 
 
 @dataclass
@@ -198,10 +180,17 @@ class Tallyhook:
         answer = self._call("POST", ["checkout-sessions"], body, headers, seconds=STRIPE_TIMEOUT_SECONDS)
         return cast(schema.CheckoutSession, answer)
 
-    def portal(self, user: str, **request: Unpack[PortalRequest]) -> PortalSession:
-        """Opens Stripe's billing portal: redirect the customer to `url`."""
-        answer = self._call("POST", ["users", user, "portal"], request, seconds=STRIPE_TIMEOUT_SECONDS)
-        return cast(PortalSession, answer)
+    def catalog(self) -> schema.Catalog:
+        """What is sold, with Stripe's amounts: for a page of prices."""
+        return cast(schema.Catalog, self._call("GET", ["catalog"], seconds=STRIPE_TIMEOUT_SECONDS))
+
+    def portal(self, user: str, **options: Unpack[schema.PortalOptions]) -> schema.PortalSession:
+        """Opens Stripe's customer portal: redirect the customer to `url` at once, and do not store it.
+
+        `flow` opens it for one purpose, such as a new card.
+        """
+        answer = self._call("POST", ["users", user, "portal"], options, seconds=STRIPE_TIMEOUT_SECONDS)
+        return cast(schema.PortalSession, answer)
 
     def setup_status(self, session: str) -> schema.SetupStatus:
         """How far payment and set-up of a checkout session are."""

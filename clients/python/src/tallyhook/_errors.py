@@ -135,7 +135,8 @@ def error_of(status: int, body: Any) -> ApiError | UnavailableError:
 
 
 def is_passing(status: int, code: str) -> bool:
-    """Whether the same request may succeed later. The API has already asked Stripe twice before a 502."""
-    return status == 429 or (
-        status >= 500 and code != "stripe_error" and not code.endswith("_not_configured")
-    )
+    """Whether the same request may succeed later. A gateway's answer has no code of tallyhook.
+
+    Of Stripe's failures (502) the API has already repeated those that pass.
+    """
+    return status == 429 or (status >= 500 and code in ("store_unavailable", "busy", f"http_{status}"))

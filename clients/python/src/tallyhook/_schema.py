@@ -161,7 +161,10 @@ class CheckoutSession(TypedDict):
     send the customer there
     """
     mode: Literal['subscription', 'payment']
-    customer: str | None
+    customer: str
+    """
+    the user's customer at Stripe
+    """
     expires_at: str | None
     """
     RFC 3339, UTC
@@ -192,7 +195,7 @@ class Stripe(TypedDict):
 
 
 class StripeError(TypedDict):
-    error: Literal['stripe_error']
+    error: Literal['stripe_error', 'no_portal_configuration']
     message: str
     """
     Stripe's words
@@ -328,6 +331,86 @@ class PaymentAction(TypedDict):
 class ProvisioningReported(TypedDict):
     user_id: str
     state: Literal['PROVISIONING_STARTED', 'WELCOME_EMAIL_SENT', 'PROVISIONING_COMPLETED', 'PROVISIONING_FAILED']
+
+
+class PortalSession(TypedDict):
+    url: str
+    """
+    redirect the customer there
+    """
+    flow: Literal['home', 'payment_method', 'cancel', 'change_plan']
+    subscription: str | None
+
+
+class Subscription1(TypedDict):
+    subscription: str
+    plan: str | None
+    status: str | None
+
+
+class SeveralSubscriptions(TypedDict):
+    error: Literal['several_subscriptions']
+    message: str
+    subscriptions: list[Subscription1]
+
+
+class Price(TypedDict):
+    """
+    null: Stripe has no such price in this mode, or was not asked
+    """
+
+    amount: int | None
+    """
+    minor units; null for a price without one number, such as a tiered one
+    """
+    currency: str
+    interval: Literal['day', 'week', 'month', 'year'] | None
+    interval_count: int | None
+
+
+class Plan(TypedDict):
+    name: str
+    tier: str
+    tier_rank: int
+    credits: int
+    per: Literal['subscription', 'seat']
+    refill: Literal['period', 'month']
+    trial_days: int
+    trial_credits: int
+    features: dict[str, FeatureValue]
+    per_seat: list[str]
+    price: Price | None
+
+
+class Pack(TypedDict):
+    name: str
+    credits: int
+    expires_days: int
+    price: Price | None
+
+
+class Product1(TypedDict):
+    name: str
+    credits: int
+    features: dict[str, FeatureValue]
+    price: Price | None
+
+
+class Catalog(TypedDict):
+    tiers: dict[str, int]
+    features: dict[str, Literal['switch', 'limit']]
+    default_features: dict[str, FeatureValue]
+    plans: list[Plan]
+    packs: list[Pack]
+    products: list[Product1]
+    amounts_at: str | None
+    """
+    when Stripe was asked for prices; null: it did not answer or there is no key
+    """
+    warnings: list[str]
+    """
+    why prices are missing
+    """
 
 
 class Buckets(TypedDict):
@@ -735,9 +818,38 @@ class OrderChange(TypedDict):
     deadline: NotRequired[str | None]
 
 
+class PortalOptions(TypedDict):
+    flow: NotRequired[Literal['home', 'payment_method', 'cancel', 'change_plan']]
+    plan: NotRequired[str]
+    """
+    of change_plan: the plan to confirm; without it the customer chooses
+    """
+    quantity: NotRequired[int]
+    """
+    seats of the plan; default: those of today
+    """
+    subscription: NotRequired[str]
+    """
+    which one, if the user has several
+    """
+    return_path: NotRequired[str]
+    """
+    a path on APP_BASE_URL; default /
+    """
+
+
+class Pack1(TypedDict):
+    pack: str
+    quantity: NotRequired[int]
+
+
 class CheckoutOptions(TypedDict):
     plan: NotRequired[str]
     pack: NotRequired[str]
+    packs: NotRequired[list[Pack1]]
+    """
+    several packs in one payment, each once; instead of pack and quantity
+    """
     product: NotRequired[str]
     mode: NotRequired[str]
     quantity: NotRequired[int]
@@ -759,6 +871,9 @@ class CheckoutOptions(TypedDict):
     payment_method_collection: NotRequired[Literal['always', 'if_required']]
     upgraded_from: NotRequired[str]
     customer_email: NotRequired[str]
+    """
+    for a customer that is created; the first session of a user creates it
+    """
     success_path: NotRequired[str]
     """
     a path on APP_BASE_URL; default /portal/status?session_id={CHECKOUT_SESSION_ID}
@@ -767,6 +882,10 @@ class CheckoutOptions(TypedDict):
     customer_reference: NotRequired[str]
     """
     the customer's own reference; the status page shows it
+    """
+    metadata: NotRequired[dict[str, str]]
+    """
+    your own metadata, on the session and on its subscription or payment. The keys that tallyhook reads, such as user_id and plan, are refused
     """
 
 
