@@ -398,6 +398,19 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_a_page_with_prices_shows_this_stack_and_writes_no_html() {
+        for once in ["https://api.example.com/catalog", "\"/buy\"", "<script>", "<style>"] {
+            assert_eq!(PRICING.matches(once).count(), 1, "{once}");
+        }
+        for forbidden in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " onclick"] {
+            assert!(!PRICING.contains(forbidden), "{forbidden}");
+        }
+        let page = pricing();
+        let policy = page.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("script-src 'sha256-") && policy.contains("style-src 'sha256-"), "{policy}");
+    }
+
+    #[test]
     fn everything_with_a_price_in_the_catalog_is_on_sale() {
         let catalog = Catalog::parse(include_str!("../../../../catalog.toml")).unwrap();
         let stripe = FakeStripe::new("sk_test_1");

@@ -51,9 +51,7 @@ use tallyhook_aws::clock;
 use tallyhook_aws::stripe::{Stripe, StripeError};
 use tallyhook_core::account::access::Summary;
 use tallyhook_core::account::{Lot, State};
-use tallyhook_core::catalog::{
-    Addons, Catalog, Checkout, Collection, MAX_QUANTITY, Pack, Per, SoldAs,
-};
+use tallyhook_core::catalog::{Addons, Catalog, Checkout, Collection, MAX_QUANTITY, Pack, Per, SoldAs};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::event::{METADATA_KEYS, SubscriptionStatus};
 use tallyhook_core::ids::{SessionId, SubscriptionId, UserId};
@@ -365,7 +363,10 @@ fn several_packs<'a>(
     for PackLine { pack, quantity } in packs {
         let quantity = quantity.unwrap_or(1);
         if !(1..=MAX_QUANTITY).contains(&quantity) {
-            return bad("invalid_quantity", format!("quantity must be a whole number from 1 to {MAX_QUANTITY}"));
+            return bad(
+                "invalid_quantity",
+                format!("quantity must be a whole number from 1 to {MAX_QUANTITY}"),
+            );
         }
         let pack = pack_named(pack)?;
         if !names.insert(pack.name.as_str()) {
@@ -387,14 +388,20 @@ fn check_metadata(metadata: &BTreeMap<String, String>, own: usize) -> Result<(),
             return bad(format!("metadata cannot set {}: tallyhook reads this key", shown(key)));
         }
         let chars = key.chars().count();
-        if chars == 0 || chars > MAX_METADATA_KEY || key.contains(|c: char| c.is_control() || "[]".contains(c)) {
+        if chars == 0
+            || chars > MAX_METADATA_KEY
+            || key.contains(|c: char| c.is_control() || "[]".contains(c))
+        {
             return bad(format!(
                 "a key of metadata has 1 to {MAX_METADATA_KEY} characters, and no brackets: {}",
                 shown(key)
             ));
         }
         if value.is_empty() || value.chars().count() > MAX_METADATA_VALUE {
-            return bad(format!("a value of metadata has 1 to {MAX_METADATA_VALUE} characters: {}", shown(key)));
+            return bad(format!(
+                "a value of metadata has 1 to {MAX_METADATA_VALUE} characters: {}",
+                shown(key)
+            ));
         }
     }
     Ok(())
@@ -425,11 +432,7 @@ fn trial_days(body: &CheckoutRequest, state: &State, catalog: &Catalog) -> Resul
 
 /// The options of a session: those of the request, else the catalog's.
 /// <https://docs.stripe.com/api/checkout/sessions/create>
-fn options(
-    body: &CheckoutRequest,
-    defaults: &Checkout,
-    subscription: bool,
-) -> Result<Fields, Problem> {
+fn options(body: &CheckoutRequest, defaults: &Checkout, subscription: bool) -> Result<Fields, Problem> {
     let mut fields: Fields = Vec::new();
     let mut switch = |name: &'static str, on: bool| {
         if on {
@@ -521,13 +524,7 @@ pub(super) fn path<'a>(path: Option<&'a str>, default: &'a str, name: &str) -> R
     Ok(path)
 }
 
-fn idempotency_key(
-    user: &UserId,
-    version: u64,
-    fields: &Fields,
-    own: &[u8],
-    now: Timestamp,
-) -> String {
+fn idempotency_key(user: &UserId, version: u64, fields: &Fields, own: &[u8], now: Timestamp) -> String {
     let mut digest = Sha256::new();
     let mut add = |part: &[u8]| {
         digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
