@@ -194,6 +194,11 @@ async fn an_unknown_purchase_is_refused_with_what_the_catalog_has() {
         (json!({"user_id": "", "plan": "pro"}), "invalid_user_id", "1 to 128"),
         (json!({"user_id": "u\u{0}", "plan": "pro"}), "invalid_user_id", "1 to 128"),
         (json!({"user_id": "u", "plan": "pro", "quantity": 2}), "invalid_quantity", "not sold by the seat"),
+        (
+            json!({"user_id": "u", "plan": "pro", "adjustable_quantity": true}),
+            "invalid_quantity",
+            "not sold by the seat",
+        ),
         (json!({"user_id": "u", "pack": "credits_1000", "quantity": 0}), "invalid_quantity", "from 1 to"),
         (json!({"user_id": "u", "pack": "credits_1000", "quantity": -1}), "invalid_body", ""),
         (

@@ -286,11 +286,12 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
     if !(1..=MAX_QUANTITY).contains(&quantity) {
         return out_of_range(&format!("quantity must be a whole number from 1 to {MAX_QUANTITY}"));
     }
+    let is_many = quantity > 1 || body.adjustable_quantity == Some(true);
     if let (Some(name), None, None, None) = (&body.product, &body.plan, &body.pack, &body.mode) {
         let product = catalog.product(name).ok_or_else(|| {
             unknown("product", name, catalog.products.iter().map(|one| one.name.as_str()).collect())
         })?;
-        if quantity > 1 {
+        if is_many {
             return out_of_range("a product is bought once; leave quantity out");
         }
         let metadata = vec![("product".into(), product.name.clone())];
@@ -309,7 +310,7 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             let plan = catalog.plan(name).ok_or_else(|| {
                 unknown("plan", name, catalog.plans.iter().map(|plan| plan.name.as_str()).collect())
             })?;
-            if quantity > 1 && plan.per != Per::Seat {
+            if is_many && plan.per != Per::Seat {
                 return out_of_range("this plan is not sold by the seat; leave quantity out");
             }
             let metadata = vec![("plan".into(), plan.name.clone())];
@@ -332,7 +333,7 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             let plan = kind.plans.get(name).ok_or_else(|| {
                 unknown("plan of this order", name, kind.plans.keys().map(String::as_str).collect())
             })?;
-            if quantity > 1 {
+            if is_many {
                 return out_of_range("an order is bought once; leave quantity out");
             }
             let mut metadata = vec![("mode".into(), mode.to_owned()), ("plan".into(), name.to_owned())];
