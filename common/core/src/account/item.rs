@@ -294,6 +294,11 @@ impl Bucket {
 }
 
 impl Item {
+    /// The number of lines, plans shown and spends that are kept.
+    pub(super) fn records(&self) -> usize {
+        self.lines.len() + self.sights.len() + self.spent.len()
+    }
+
     /// Adds a line of a paid invoice.
     pub(super) fn fold_line(&mut self, line: Line) {
         self.billed_at = self.billed_at.max(Some(line.at));

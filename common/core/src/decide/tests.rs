@@ -14,6 +14,7 @@ mod purchases;
 mod random;
 mod refunds;
 mod shapes;
+mod size;
 
 use std::collections::BTreeMap;
 
