@@ -96,6 +96,7 @@ fn shop_front(shop: &Shared) -> Markup {
                     button.quiet type="button" data-act="arrive" hidden { "The bank transfer arrives" }
                     button.quiet type="button" data-act="renew" hidden { "A month passes" }
                     button.quiet type="button" data-act="cancel" hidden { "Cancel the plan" }
+                    button.quiet type="button" data-act="portal" hidden { "Billing portal" }
                     button.quiet type="button" data-act="refund" hidden { "Refund " span #refund-amount {} }
                 }
             }
