@@ -540,7 +540,11 @@ fn check_session(form: &Value, mode: &str) -> Result<(), StripeError> {
             "payment_method_collection",
             "in this mode",
         ),
-        (mode != "subscription" && form["subscription_data"].is_object(), "subscription_data", "in this mode"),
+        (
+            mode != "subscription" && form["subscription_data"].is_object(),
+            "subscription_data",
+            "in this mode",
+        ),
         (mode != "payment" && form["payment_intent_data"].is_object(), "payment_intent_data", "in this mode"),
         (
             has_customer && taxes && form["customer_update"]["address"] != "auto",

@@ -97,14 +97,22 @@ mod tests {
         let session = "checkout/sessions";
         let portal = "billing_portal/sessions";
         for (path, form, expected) in [
-            (session, "mode=payment&line_items[0][price]=p&metadata[any]=x&payment_method_options[card]=x", None),
+            (
+                session,
+                "mode=payment&line_items[0][price]=p&metadata[any]=x&payment_method_options[card]=x",
+                None,
+            ),
             (session, "mode=pay", Some("parameter_invalid mode")),
             (session, "trial=true", Some("parameter_unknown trial")),
             (session, "line_items[0][count]=1", Some("parameter_unknown line_items[0][count]")),
             (session, "line_items[a][price]=p", Some("parameter_unknown line_items[a][price]")),
             (session, "line_items[0][quantity]=1.5", Some("parameter_invalid line_items[0][quantity]")),
             (session, "automatic_tax[enabled]=yes", Some("parameter_invalid automatic_tax[enabled]")),
-            (session, "automatic_tax[liability][type]=self", Some("parameter_missing automatic_tax[enabled]")),
+            (
+                session,
+                "automatic_tax[liability][type]=self",
+                Some("parameter_missing automatic_tax[enabled]"),
+            ),
             (session, "automatic_tax=true", Some("parameter_invalid automatic_tax")),
             (portal, "customer=cus_1&flow_data[type]=home", Some("parameter_invalid flow_data[type]")),
             (portal, "return_url=u", Some("parameter_missing customer")),

@@ -872,7 +872,7 @@ pub fn created_customer_key(user: &UserId) -> Key {
 
 /// Reads the item of [`created_customer_key`].
 pub fn read_created_customer(item: &Item) -> CreatedCustomer {
-    let missing = item.get("missing").and_then(|missing| missing.as_ss().ok());
+    let missing = item.get("gone").and_then(|missing| missing.as_ss().ok());
     CreatedCustomer {
         customer: read_text(item, "customer_id").and_then(|id| CustomerId::new(id).ok()),
         earlier: read_number(item, "earlier").unwrap_or(0),

@@ -141,7 +141,7 @@ impl Store {
         let customer = created.customer.as_ref().map(ToString::to_string).unwrap_or_default();
         let set = "SET customer_id = :customer, earlier = :earlier, expires_at = :expires";
         let missing: Vec<String> = created.missing.iter().cloned().collect();
-        let update = if missing.is_empty() { set.to_owned() } else { format!("{set}, missing = :missing") };
+        let update = if missing.is_empty() { set.to_owned() } else { format!("{set}, gone = :gone") };
         let request = self
             .update(&items::created_customer_key(user))
             .update_expression(update)
@@ -151,7 +151,7 @@ impl Store {
         let request = if missing.is_empty() {
             request
         } else {
-            request.expression_attribute_values(":missing", AttributeValue::Ss(missing))
+            request.expression_attribute_values(":gone", AttributeValue::Ss(missing))
         };
         send(request).await.map(|_| ())
     }

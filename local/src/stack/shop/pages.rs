@@ -96,6 +96,7 @@ fn shop_front(shop: &Shared) -> Markup {
                     button.quiet type="button" data-act="arrive" hidden { "The bank transfer arrives" }
                     button.quiet type="button" data-act="renew" hidden { "A month passes" }
                     button.quiet type="button" data-act="cancel" hidden { "Cancel the plan" }
+                    button.quiet type="button" data-act="portal" hidden { "Billing portal" }
                     button.quiet type="button" data-act="refund" hidden { "Refund " span #refund-amount {} }
                 }
             }
@@ -395,6 +396,19 @@ mod tests {
                 assert!(!text.contains(forbidden), "{forbidden}");
             }
         }
+    }
+
+    #[test]
+    fn the_example_of_a_page_with_prices_shows_this_stack_and_writes_no_html() {
+        for once in ["https://api.example.com/catalog", "\"/buy\"", "<script>", "<style>"] {
+            assert_eq!(PRICING.matches(once).count(), 1, "{once}");
+        }
+        for forbidden in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " onclick"] {
+            assert!(!PRICING.contains(forbidden), "{forbidden}");
+        }
+        let page = pricing();
+        let policy = page.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("script-src 'sha256-") && policy.contains("style-src 'sha256-"), "{policy}");
     }
 
     #[test]

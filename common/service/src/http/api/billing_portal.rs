@@ -164,7 +164,8 @@ impl Api {
             Per::Subscription => quantity.unwrap_or(1),
         };
         if !(1..=MAX_QUANTITY).contains(&quantity) || (quantity > 1 && plan.per == Per::Subscription) {
-            let message = format!("quantity is 1 to {MAX_QUANTITY}, and more than 1 only for a plan by the seat");
+            let message =
+                format!("quantity is 1 to {MAX_QUANTITY}, and more than 1 only for a plan by the seat");
             return Err(problem(StatusCode::BAD_REQUEST, "invalid_quantity", message));
         }
         let price = self.price(stripe, &plan.sold_as).await?;
@@ -184,9 +185,7 @@ fn chosen<'a>(
 ) -> Result<Option<(&'a SubscriptionId, &'a Summary)>, Problem> {
     let needed = matches!(body.flow, Flow::Cancel | Flow::ChangePlan);
     let found = match &body.subscription {
-        Some(name) => {
-            Some(running.iter().find(|(id, _)| id.as_str() == name).ok_or_else(no_subscription)?)
-        }
+        Some(name) => Some(running.iter().find(|(id, _)| id.as_str() == name).ok_or_else(no_subscription)?),
         None if needed && running.len() > 1 => {
             let list: Vec<Value> = running
                 .iter()

@@ -73,7 +73,10 @@ impl Api {
         let tag = format!("\"{hex}\"");
         let known = request.headers().get("if-none-match").and_then(|value| value.to_str().ok());
         let is_known = known.is_some_and(|known| {
-            known.split(',').map(|one| one.trim().trim_start_matches("W/")).any(|one| one == tag || one == "*")
+            known
+                .split(',')
+                .map(|one| one.trim().trim_start_matches("W/"))
+                .any(|one| one == tag || one == "*")
         });
         let mut response = if is_known { Response::new(Body::Empty) } else { raw_answer(body) };
         if is_known {
@@ -140,9 +143,8 @@ impl Listed {
     fn price(&self, sold_as: &SoldAs) -> Option<&Value> {
         let SoldAs { prices, lookup_keys, stripe_products } = sold_as;
         let by_id = prices.iter().find_map(|id| self.prices.iter().find(|price| price["id"] == **id));
-        let by_key = || {
-            self.prices.iter().find(|price| lookup_keys.iter().any(|key| price["lookup_key"] == **key))
-        };
+        let by_key =
+            || self.prices.iter().find(|price| lookup_keys.iter().any(|key| price["lookup_key"] == **key));
         let by_product = || {
             stripe_products.iter().find_map(|product| {
                 let mut of_product = self.prices.iter().filter(|price| price["product"] == **product);
@@ -165,7 +167,8 @@ async fn read_prices(
             return Ok((prices, Vec::new()));
         }
     }
-    let message = format!("Stripe has more active prices than the newest {}, so some are missing", prices.len());
+    let message =
+        format!("Stripe has more active prices than the newest {}, so some are missing", prices.len());
     Ok((prices, vec![message]))
 }
 

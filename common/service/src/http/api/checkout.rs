@@ -51,9 +51,7 @@ use tallyhook_aws::clock;
 use tallyhook_aws::stripe::{Stripe, StripeError};
 use tallyhook_core::account::access::Summary;
 use tallyhook_core::account::{Lot, State};
-use tallyhook_core::catalog::{
-    Addons, Catalog, Checkout, Collection, MAX_QUANTITY, Pack, Per, SoldAs,
-};
+use tallyhook_core::catalog::{Addons, Catalog, Checkout, Collection, MAX_QUANTITY, Pack, Per, SoldAs};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::event::{METADATA_KEYS, SubscriptionStatus};
 use tallyhook_core::ids::{SessionId, SubscriptionId, UserId};
@@ -288,11 +286,12 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
     if !(1..=MAX_QUANTITY).contains(&quantity) {
         return out_of_range(&format!("quantity must be a whole number from 1 to {MAX_QUANTITY}"));
     }
+    let is_many = quantity > 1 || body.adjustable_quantity == Some(true);
     if let (Some(name), None, None, None) = (&body.product, &body.plan, &body.pack, &body.mode) {
         let product = catalog.product(name).ok_or_else(|| {
             unknown("product", name, catalog.products.iter().map(|one| one.name.as_str()).collect())
         })?;
-        if quantity > 1 {
+        if is_many {
             return out_of_range("a product is bought once; leave quantity out");
         }
         let metadata = vec![("product".into(), product.name.clone())];
@@ -311,7 +310,7 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             let plan = catalog.plan(name).ok_or_else(|| {
                 unknown("plan", name, catalog.plans.iter().map(|plan| plan.name.as_str()).collect())
             })?;
-            if quantity > 1 && plan.per != Per::Seat {
+            if is_many && plan.per != Per::Seat {
                 return out_of_range("this plan is not sold by the seat; leave quantity out");
             }
             let metadata = vec![("plan".into(), plan.name.clone())];
@@ -334,7 +333,7 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             let plan = kind.plans.get(name).ok_or_else(|| {
                 unknown("plan of this order", name, kind.plans.keys().map(String::as_str).collect())
             })?;
-            if quantity > 1 {
+            if is_many {
                 return out_of_range("an order is bought once; leave quantity out");
             }
             let mut metadata = vec![("mode".into(), mode.to_owned()), ("plan".into(), name.to_owned())];
@@ -365,7 +364,10 @@ fn several_packs<'a>(
     for PackLine { pack, quantity } in packs {
         let quantity = quantity.unwrap_or(1);
         if !(1..=MAX_QUANTITY).contains(&quantity) {
-            return bad("invalid_quantity", format!("quantity must be a whole number from 1 to {MAX_QUANTITY}"));
+            return bad(
+                "invalid_quantity",
+                format!("quantity must be a whole number from 1 to {MAX_QUANTITY}"),
+            );
         }
         let pack = pack_named(pack)?;
         if !names.insert(pack.name.as_str()) {
@@ -387,14 +389,20 @@ fn check_metadata(metadata: &BTreeMap<String, String>, own: usize) -> Result<(),
             return bad(format!("metadata cannot set {}: tallyhook reads this key", shown(key)));
         }
         let chars = key.chars().count();
-        if chars == 0 || chars > MAX_METADATA_KEY || key.contains(|c: char| c.is_control() || "[]".contains(c)) {
+        if chars == 0
+            || chars > MAX_METADATA_KEY
+            || key.contains(|c: char| c.is_control() || "[]".contains(c))
+        {
             return bad(format!(
                 "a key of metadata has 1 to {MAX_METADATA_KEY} characters, and no brackets: {}",
                 shown(key)
             ));
         }
         if value.is_empty() || value.chars().count() > MAX_METADATA_VALUE {
-            return bad(format!("a value of metadata has 1 to {MAX_METADATA_VALUE} characters: {}", shown(key)));
+            return bad(format!(
+                "a value of metadata has 1 to {MAX_METADATA_VALUE} characters: {}",
+                shown(key)
+            ));
         }
     }
     Ok(())
@@ -425,11 +433,7 @@ fn trial_days(body: &CheckoutRequest, state: &State, catalog: &Catalog) -> Resul
 
 /// The options of a session: those of the request, else the catalog's.
 /// <https://docs.stripe.com/api/checkout/sessions/create>
-fn options(
-    body: &CheckoutRequest,
-    defaults: &Checkout,
-    subscription: bool,
-) -> Result<Fields, Problem> {
+fn options(body: &CheckoutRequest, defaults: &Checkout, subscription: bool) -> Result<Fields, Problem> {
     let mut fields: Fields = Vec::new();
     let mut switch = |name: &'static str, on: bool| {
         if on {
@@ -521,13 +525,7 @@ pub(super) fn path<'a>(path: Option<&'a str>, default: &'a str, name: &str) -> R
     Ok(path)
 }
 
-fn idempotency_key(
-    user: &UserId,
-    version: u64,
-    fields: &Fields,
-    own: &[u8],
-    now: Timestamp,
-) -> String {
+fn idempotency_key(user: &UserId, version: u64, fields: &Fields, own: &[u8], now: Timestamp) -> String {
     let mut digest = Sha256::new();
     let mut add = |part: &[u8]| {
         digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());

@@ -50,7 +50,8 @@ impl Api {
         email: Option<&str>,
     ) -> Result<CustomerId, Problem> {
         let is_there = |customer: &&CustomerId| {
-            !created.missing.contains(customer.as_str()) && state.customers.get(*customer).is_none_or(Option::is_none)
+            !created.missing.contains(customer.as_str())
+                && state.customers.get(*customer).is_none_or(Option::is_none)
         };
         let known = state.customers.keys().chain(created.customer.as_ref()).find(is_there);
         if let Some(customer) = known {
