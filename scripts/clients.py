@@ -328,7 +328,6 @@ def customer(app, relay):
     user, client = f"{app.name}_{secrets.token_hex(4)}", Client(app.stack_url)
     account = lambda: client.account(user)[1]
     eventually("it starts", 401, lambda: app.ask("GET", "/me")[0], WAIT)
-    relay.targets[app.name] = app.url + "/webhooks/tallyhook"
     check("creates a user", app.ask("POST", "/signup", user) == (200, {"tier": "free", "credits": 500}))
 
     check("lets the user use a feature", app.ask("POST", "/projects", user, {"name": "a"})[0] == 201)
@@ -352,7 +351,19 @@ def customer(app, relay):
     session = re.search(r"cs_test_\w+", url or "")
     if not check("opens the checkout", status == 303 and session, (status, url)):
         return
-    request("POST", f"{app.stack_url}/local/stripe/pay/{session[0]}")
+    receives(app, relay, user, session[0])
+
+    check("the feature follows", app.ask("POST", "/projects", user, {"name": "b"})[0] == 201)
+    status, url = app.redirects("/upgrade", user)
+    check("a second upgrade leads to the portal", status == 303 and "billing" in (url or ""), (status, url))
+    status, url = app.redirects("/billing", user)
+    check("opens the portal", status == 303 and "billing" in (url or ""), (status, url))
+
+
+def receives(app, relay, user, session):
+    """The user pays the session, and the app receives the messages about it, forged ones and duplicates."""
+    relay.targets[app.name] = app.url + "/webhooks/tallyhook"
+    request("POST", f"{app.stack_url}/local/stripe/pay/{session}")
     seen = lambda: app.ask("GET", "/me", user)[1]
     paid = {"tier": "pro", "credits": 5000, "welcomes": 1}
     eventually("the stack's messages show the purchase", paid, seen, WAIT)
@@ -381,12 +392,6 @@ def customer(app, relay):
                        "data": {**message["data"], "tier": "free", "version": 0}}).encode()
     status = app.receive(late, signed(SECRET, late))[0]
     check("an older account is ignored", (status, seen()) == (204, paid), (status, seen()))
-
-    check("the feature follows", app.ask("POST", "/projects", user, {"name": "b"})[0] == 201)
-    status, url = app.redirects("/upgrade", user)
-    check("a second upgrade leads to the portal", status == 303 and "billing" in (url or ""), (status, url))
-    status, url = app.redirects("/billing", user)
-    check("opens the portal", status == 303 and "billing" in (url or ""), (status, url))
     del relay.targets[app.name]
 
 
