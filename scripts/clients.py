@@ -23,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -211,8 +210,9 @@ def packages():
 def client_tests(url):
     print("The tests of both clients")
     environment = {**os.environ, "TALLYHOOK_URL": url, "APP_API_TOKEN": "app-local"}
+    files = TYPESCRIPT.glob("build/*.test.js")
     commands = {
-        "typescript": ([*("node --test build/".split())], TYPESCRIPT),
+        "typescript": (["node", "--test", "--test-reporter=tap", *files], TYPESCRIPT),
         "python": ([TOOLS / "python", "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider"], PYTHON),
     }
     started = {name: subprocess.Popen(command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE,

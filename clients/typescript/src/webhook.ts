@@ -41,7 +41,7 @@ export function verifyWebhook(
 }
 
 function header(headers: WebhookHeaders, name: string): string {
-  if (headers instanceof Headers) return headers.get(name) ?? "";
-  const value = headers[name];
+  if (typeof headers.get === "function") return headers.get(name) ?? "";
+  const value = (headers as Record<string, string | string[] | undefined>)[name];
   return Array.isArray(value) ? (value[0] ?? "") : (value ?? "");
 }
