@@ -15,6 +15,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from tallyhook import (
+    ApiError,
     AuthenticationError,
     InvalidRequestError,
     StripeFailedError,
@@ -149,6 +150,7 @@ def test_what_fails_again_is_not_repeated(stub: Stub) -> None:
         answer(502, {"error": "no_portal_configuration", "message": "save the portal's settings"}),
         answer(503, {"error": "token_not_configured", "message": ""}),
         answer(412, {"error": "order_changed", "message": ""}),
+        answer(307, {}, {"location": "https://elsewhere.example/"}),
         BUSY,
     ]
     calls: list[tuple[type[TallyhookError], Callable[[], Any]]] = [
@@ -157,12 +159,13 @@ def test_what_fails_again_is_not_repeated(stub: Stub) -> None:
         (StripeFailedError, lambda: stub.tallyhook.portal("jo")),
         (AuthenticationError, lambda: stub.tallyhook.get_user("jo")),
         (InvalidRequestError, lambda: stub.tallyhook.update_order("jo", "cs_1", "then", status="DONE")),
+        (ApiError, lambda: stub.tallyhook.get_user("jo")),
         (UnavailableError, lambda: stub.tallyhook.update_order("jo", "cs_1", "then", status="DONE")),
     ]
     for kind, call in calls:
         with pytest.raises(kind):
             call()
-    assert len(stub.requests) == 6
+    assert len(stub.requests) == 7
 
 
 def test_retry_after_is_kept(stub: Stub) -> None:

@@ -95,6 +95,13 @@ export class Tallyhook {
       return found;
     };
     this.#url = given(options.url, "url", "TALLYHOOK_URL").replace(/\/+$/, "");
+    if (!/^https?:\/\/./.test(this.#url)) {
+      throw new TallyhookError(
+        "not_configured",
+        "url must begin with https:// or http://",
+        "Pass the API's address.",
+      );
+    }
     this.#token = given(options.token, "token", "APP_API_TOKEN");
     this.#timeoutMs = options.timeoutMs ?? 10_000;
     this.#retries = options.retries ?? 2;
@@ -275,7 +282,7 @@ export class Tallyhook {
       }
       headers["idempotency-key"] = call.key;
     }
-    const request: RequestInit = { method, headers, redirect: "error" };
+    const request: RequestInit = { method, headers, redirect: "manual" };
     if (call.body !== undefined) {
       headers["content-type"] = "application/json";
       request.body = JSON.stringify(call.body);

@@ -95,6 +95,7 @@ test("what fails again is not repeated", async (t) => {
     json(502, { error: "no_portal_configuration", message: "save the portal's settings" }),
     json(503, { error: "token_not_configured", message: "" }),
     json(412, { error: "order_changed", message: "" }),
+    json(307, {}, { location: "https://elsewhere.example/" }),
   ];
   const { requests, tallyhook } = await server(t, ...answers, busy);
   await assert.rejects(tallyhook.consume("jo", 0), { code: "invalid_amount" });
@@ -102,8 +103,9 @@ test("what fails again is not repeated", async (t) => {
   await assert.rejects(tallyhook.portal("jo"), StripeFailedError);
   await assert.rejects(tallyhook.getUser("jo"), { name: "AuthenticationError" });
   await assert.rejects(tallyhook.updateOrder("jo", "cs_1", "then", {}), { code: "order_changed" });
+  await assert.rejects(tallyhook.getUser("jo"), { name: "ApiError", code: "http_307" });
   await assert.rejects(tallyhook.updateOrder("jo", "cs_1", "then", {}), { code: "store_unavailable" });
-  assert.equal(requests.length, 6);
+  assert.equal(requests.length, 7);
 });
 
 test("Retry-After is kept", async (t) => {
@@ -117,6 +119,9 @@ test("a client without address or token says so", () => {
   const { TALLYHOOK_URL } = process.env;
   delete process.env["TALLYHOOK_URL"];
   assert.throws(() => new Tallyhook(), { code: "not_configured", message: /url is missing/ });
+  assert.throws(() => new Tallyhook({ url: "tallyhook.example.com", token: "t" }), {
+    code: "not_configured",
+  });
   if (TALLYHOOK_URL !== undefined) process.env["TALLYHOOK_URL"] = TALLYHOOK_URL;
 });
 
