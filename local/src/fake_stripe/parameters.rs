@@ -40,14 +40,14 @@ pub(super) fn check(path: &str, form: &str, nested: &Value) -> Result<(), Stripe
 
 /// The description of a named parameter, or of an entry of a list.
 fn inside<'a>(kind: &'a Value, part: &str) -> Option<&'a Value> {
-    match kind {
-        Value::String(object) if object == "object" => Some(kind),
-        Value::Array(entry) if part.bytes().all(|byte| byte.is_ascii_digit()) => entry.first(),
-        Value::Object(named) => {
-            named.get(part).or_else(|| named.get(&format!("{part}!"))).or_else(|| named.get("*"))
-        }
-        _ => None,
+    if kind == "object" {
+        return Some(kind);
     }
+    if let Some(entry) = kind.as_array() {
+        return entry.first().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()));
+    }
+    let named = kind.as_object()?;
+    named.get(part).or_else(|| named.get(&format!("{part}!"))).or_else(|| named.get("*"))
 }
 
 fn has_type(kind: &Value, value: &str) -> bool {

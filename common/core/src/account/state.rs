@@ -96,8 +96,7 @@ pub struct State {
     /// Refunded and disputed minor units, by document and payment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refunds: BTreeMap<LedgerKey, BTreeMap<String, i64>>,
-    /// For each payment in `refunds`, its refunded and disputed minor units after each change, oldest first;
-    /// only with `rollover`.
+    /// For each payment in `refunds`, its refunded and disputed minor units after each change, oldest first.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) refunded_since: BTreeMap<String, Vec<(Timestamp, i64)>>,
     /// When the first payment of this user was confirmed, by the earliest event that says so.

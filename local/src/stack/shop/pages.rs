@@ -403,7 +403,9 @@ mod tests {
         for once in ["https://api.example.com/catalog", "\"/buy\"", "<script>", "<style>"] {
             assert_eq!(PRICING.matches(once).count(), 1, "{once}");
         }
-        for forbidden in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " onclick"] {
+        for forbidden in
+            ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " onclick"]
+        {
             assert!(!PRICING.contains(forbidden), "{forbidden}");
         }
         let page = pricing();

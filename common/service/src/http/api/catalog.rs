@@ -116,7 +116,7 @@ impl Amounts {
                 match kept.take() {
                     // Yesterday's prices are more use than none.
                     Some(listed) if listed.at.is_some() => Listed { next, ..listed },
-                    _ => Listed { next, ..Listed::without_answer() },
+                    Some(_) | None => Listed { next, ..Listed::without_answer() },
                 }
             }
         };
