@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import urllib.error
 import urllib.request
@@ -73,6 +74,38 @@ LIFE = [
     ("customer.subscription.trial_will_end", "trial.ending"),
     ("checkout.session.completed.order", "order.paid"),
 ]
+
+# The names that the examples of the documents use.
+TS_NAMES = """import { AlreadySubscribedError, InsufficientCreditsError, Tallyhook } from "tallyhook";
+import { verifyWebhook } from "tallyhook";
+
+declare const tallyhook: Tallyhook;
+declare const model: { summarize(text: string): Promise<{ text: string; tokens: number }> };
+declare const job: { id: string };
+declare const request: Request;
+declare const text: string, id: string, session: string, exportId: string;
+declare function redirect(url: string): Response;
+declare function welcome(user: string): Promise<void>;
+declare function startWork(order: string): Promise<void>;
+"""
+PYTHON_NAMES = """from typing import Any
+
+from tallyhook import AlreadySubscribedError, InsufficientCreditsError, Tallyhook, verify_webhook
+
+tallyhook: Tallyhook
+model: Any
+job: Any
+request: Any
+text: str
+id: str
+session: str
+export_id: str
+def redirect(url: str) -> Any: ...
+def welcome(user: str) -> None: ...
+def start_work(order: str) -> None: ...
+
+
+"""
 
 
 def run(*command, cwd=ROOT):
@@ -222,6 +255,30 @@ def client_tests(url):
         counts = re.findall(r"^# pass (\d+)|(\d+) passed", output, re.MULTILINE)
         count = "".join(counts[-1]) if counts else "0"
         check(f"{name}: {count} passed", process.returncode == 0 and int(count) > 20, "\n" + output)
+
+
+def documented():
+    """The examples of both READMEs and docs/app-api.md, by the type checkers."""
+    print("The examples of the documents")
+    pages = ["docs/app-api.md", "clients/typescript/README.md", "clients/python/README.md"]
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in pages)
+    blocks = {language: [block for block in re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+                         if "import" not in block] for language in ("ts", "python")}
+
+    functions = [f"async () => {{\n{block}return undefined;\n}}" for block in blocks["ts"]]
+    text = TS_NAMES + "export const blocks = [\n" + ",\n".join(functions) + "\n];\n"
+    (TYPESCRIPT / "test/documents.ts").write_text(text, encoding="utf-8")
+    run("node_modules/.bin/tsc", "--project", "test", "--noEmit", "--noUnusedLocals", "false",
+        "--allowUnreachableCode", "true", cwd=TYPESCRIPT)
+    check(f"{len(functions)} in TypeScript", len(functions) > 12)
+
+    functions = [f"async def block{number}() -> Any:\n" + textwrap.indent(block, "    ")
+                 for number, block in enumerate(blocks["python"])]
+    with tempfile.TemporaryDirectory() as folder:
+        page = pathlib.Path(folder) / "documents.py"
+        page.write_text(PYTHON_NAMES + "\n\n".join(functions), encoding="utf-8")
+        run(TOOLS / "mypy", "--cache-dir", os.devnull, "--config-file", os.devnull, page)
+    check(f"{len(functions)} in Python", len(functions) > 12)
 
 
 # The apps.
@@ -460,6 +517,7 @@ def everything(names):
         building = {name: pool.submit(app_folder, name) for name in names}
         fresh()
         packages()
+        documented()
         relay = Relay()
         os.environ |= {"PROVISION_URL": relay.url, "PROVISION_SECRET": SECRET, "LOG_LEVEL": "warn"}
         with Stack(catalog=catalog(folder)) as stack:

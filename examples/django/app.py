@@ -41,7 +41,7 @@ welcomed = []
 @require_POST
 def webhook(request):
     try:
-        id, message = verify_webhook(request.body, request.headers, os.environ["PROVISION_SECRET"])
+        id, message = verify_webhook(request.body, request.headers)  # PROVISION_SECRET
     except WebhookVerificationError as error:
         return JsonResponse({"error": error.code}, status=400)
     # Your app has a table with a unique key, written in one transaction with what the message does.

@@ -23,7 +23,7 @@ app.post(
   "/webhooks/tallyhook",
   express.raw({ type: "application/json", limit: "1mb" }),
   (request, response) => {
-    const { id, message } = verifyWebhook(request.body, request.headers, process.env.PROVISION_SECRET);
+    const { id, message } = verifyWebhook(request.body, request.headers); // PROVISION_SECRET
     if (!processed.has(id)) {
       handle(message);
       processed.add(id);

@@ -1,6 +1,5 @@
 """The smallest app that sells with tallyhook, in FastAPI."""
 
-import os
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
@@ -54,7 +53,7 @@ class Text(BaseModel):
 @app.post("/webhooks/tallyhook", status_code=204)
 async def webhook(request: Request) -> Response:
     try:
-        id, message = verify_webhook(await request.body(), request.headers, os.environ["PROVISION_SECRET"])
+        id, message = verify_webhook(await request.body(), request.headers)  # PROVISION_SECRET
     except WebhookVerificationError as error:
         return JSONResponse({"error": error.code}, 400)
     if id not in processed:

@@ -213,6 +213,18 @@ def test_a_signed_webhook_is_read() -> None:
 
 
 BODY = '{"type": "order.paid"}'
+
+
+def test_a_missing_or_wrong_secret_is_not_the_senders_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROVISION_SECRET", raising=False)
+    for secret in (None, "", "whsec_", "whsec_ü"):
+        with pytest.raises(TallyhookError) as error:
+            verify_webhook(BODY, signed(BODY), secret)
+        assert error.value.code == "not_configured"
+    monkeypatch.setenv("PROVISION_SECRET", SECRET)
+    assert verify_webhook(BODY, signed(BODY)).id == "order_paid_1"
+
+
 HOUR = timedelta(hours=1)
 
 

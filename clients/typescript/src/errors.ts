@@ -173,5 +173,7 @@ export function errorOf(status: number, body: unknown): TallyhookError {
  * failures (502) the API has already repeated those that pass.
  */
 export function isPassing(status: number, code: string): boolean {
-  return status === 429 || (status >= 500 && ["store_unavailable", "busy", `http_${status}`].includes(code));
+  return (
+    status === 429 || (status >= 500 && ["store_unavailable", "busy", `http_${status}`].includes(code))
+  );
 }

@@ -146,6 +146,16 @@ test("a signed webhook is read, from Node's headers and the web's", () => {
   }
 });
 
+test("a missing or wrong secret is not the sender's fault", () => {
+  const body = '{"type": "order.paid"}';
+  delete process.env["PROVISION_SECRET"];
+  for (const secret of [undefined, "", "whsec_", "whsec_ü"]) {
+    assert.throws(() => verifyWebhook(body, signed(body), secret), { code: "not_configured" }, secret);
+  }
+  process.env["PROVISION_SECRET"] = SECRET;
+  assert.equal(verifyWebhook(body, signed(body)).id, "order_paid_1");
+});
+
 test("a webhook that tallyhook did not sign is refused", () => {
   const body = '{"type": "order.paid"}';
   const good = signed(body);

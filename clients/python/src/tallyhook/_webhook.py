@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 from standardwebhooks import Webhook
 
-from ._errors import WebhookVerificationError
+from ._errors import TallyhookError, WebhookVerificationError
 from ._schema import Message
 
 
@@ -20,16 +21,23 @@ class VerifiedWebhook(NamedTuple):
     """`type` tells what `data` has beside the account."""
 
 
-def verify_webhook(body: bytes | str, headers: Mapping[str, str], secret: str) -> VerifiedWebhook:
+def verify_webhook(
+    body: bytes | str, headers: Mapping[str, str], secret: str | None = None
+) -> VerifiedWebhook:
     """Verifies a message of tallyhook and returns it.
 
     `body` is the raw body, as it came: a body that was parsed and written again has another signature.
-    `secret` is `PROVISION_SECRET` of the deployment, `whsec_…`. Raises `WebhookVerificationError` if
-    tallyhook did not sign it within the last five minutes.
+    `secret` is the deployment's `PROVISION_SECRET`, `whsec_…` (default: that variable of the environment).
+    Raises `WebhookVerificationError` if tallyhook did not sign it within the last five minutes.
     """
+    try:
+        webhook = Webhook(os.environ.get("PROVISION_SECRET", "") if secret is None else secret)
+    except Exception as error:  # of the library or of base64
+        what = "pass secret or set PROVISION_SECRET: whsec_ and base64"
+        raise TallyhookError("not_configured", what) from error
     lower = {name.lower(): value for name, value in headers.items()}
     try:
-        message = Webhook(secret).verify(body, lower)
+        message = webhook.verify(body, lower)
     except (
         Exception
     ) as error:  # a bad header makes the library raise others than its own, such as ValueError
