@@ -53,8 +53,8 @@ class Stub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{self.server.server_port}/base/"
-        self.tallyhook = Tallyhook(url, "t", timeout_seconds=0.3)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/base/"
+        self.tallyhook = Tallyhook(self.url, "t")
 
 
 def answer(status: int, body: object, headers: dict[str, str] | None = None) -> Answer:
@@ -76,7 +76,7 @@ def broken(handler: BaseHTTPRequestHandler) -> None:
 
 def silent(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
-    time.sleep(0.5)
+    time.sleep(2)
 
 
 def closing(handler: BaseHTTPRequestHandler) -> None:
@@ -103,7 +103,9 @@ def stub() -> Iterator[Stub]:
 )
 def test_the_call_is_repeated_with_the_same_key(stub: Stub, failure: Answer) -> None:
     stub.answers = [failure, failure, answer(200, {"credits": 1})]
-    assert stub.tallyhook.consume("jo", 5)["credits"] == 1
+    client = Tallyhook(stub.url, "t", timeout_seconds=1.5 if failure is silent else 10)
+    assert client.consume("jo", 5)["credits"] == 1
+    client.close()
     assert len(stub.requests) == 3
     assert len({key for _, _, key, _ in stub.requests}) == 1
     method, path, key, body = stub.requests[0]

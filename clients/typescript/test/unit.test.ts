@@ -34,7 +34,8 @@ async function server(t: { after(end: () => void): void }, ...answers: Answer[])
     stub.close();
   });
   const url = `http://127.0.0.1:${(stub.address() as AddressInfo).port}/base/`;
-  return { requests, tallyhook: new Tallyhook({ url, token: "t", timeoutMs: 300 }) };
+  const timeoutMs = answers.includes(silent) ? 1_500 : 10_000;
+  return { requests, tallyhook: new Tallyhook({ url, token: "t", timeoutMs }) };
 }
 
 const json = (status: number, body: unknown, headers = {}): Answer => {
