@@ -777,7 +777,7 @@ fn each_worker_has_a_concurrency_limit_and_the_front_is_throttled() {
 }
 
 #[test]
-fn every_action_of_a_workflow_is_pinned_by_its_commit_and_no_workflow_may_write() {
+fn every_action_of_a_workflow_is_pinned_and_only_the_job_that_publishes_may_write() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../.github/workflows");
     let mut actions = 0;
     for file in std::fs::read_dir(folder).unwrap() {
@@ -795,11 +795,9 @@ fn every_action_of_a_workflow_is_pinned_by_its_commit_and_no_workflow_may_write(
             actions += 1;
         }
         assert!(text.contains("\npermissions:\n  contents: read\n"), "{}", path.display());
-        assert!(
-            !text.contains("contents: write") && !text.contains("pull_request_target"),
-            "{}",
-            path.display()
-        );
+        let publishes = usize::from(path.ends_with("release.yml"));
+        assert_eq!(text.matches("contents: write").count(), publishes, "{}", path.display());
+        assert!(!text.contains("pull_request_target"), "{}", path.display());
         assert_eq!(
             text.matches("actions/checkout@").count(),
             text.matches("persist-credentials: false").count(),
