@@ -46,13 +46,16 @@ BODIES = {
     ("/users/{id}/orders/{cs}", "patch"): "OrderChange",
     ("/users/{id}/portal", "post"): "PortalOptions",
 }
-# Each app's folder, its command, and what its routes begin with. {port} is the port.
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+# Each app's command, and what its routes begin with. {port} is the port.
 APPS = {
     "express": (["node", "server.js"], ""),
     "fastapi": ([TOOLS / "uvicorn", "main:app", "--port", "{port}", "--log-level", "warning"], ""),
     "django": ([TOOLS / "python", "-B", "app.py", "runserver", "--noreload", "{port}"], ""),
     "nextjs": (["node_modules/.bin/next", "start", "--hostname", "127.0.0.1", "--port", "{port}"], "/api"),
 }
+# It receives messages and does nothing else: tests/examples/consumer.rs.
+RUST = {"rust": ([TARGET / "debug/examples/consumer"], "")}
 
 # Sample events in the order of their times, and a message that each causes.
 LIFE = [
@@ -342,7 +345,7 @@ class App:
     """An app of examples/ as a child process."""
 
     def __init__(self, name, folder, stack_url, output):
-        command, prefix = APPS[name]
+        command, prefix = (APPS | RUST)[name]
         self.name, self.port, self.stack_url = name, free_port(), stack_url
         self.url = f"http://127.0.0.1:{self.port}{prefix}"
         environment = {**os.environ, "TALLYHOOK_URL": stack_url, "APP_API_TOKEN": "app-local",
@@ -415,6 +418,18 @@ def customer(app, relay):
     check("a second upgrade leads to the portal", status == 303 and "billing" in (url or ""), (status, url))
     status, url = app.redirects("/billing", user)
     check("opens the portal", status == 303 and "billing" in (url or ""), (status, url))
+
+
+def consumer(app, relay):
+    """A customer buys, and the app receives the messages."""
+    print(f"The app {app.name}")
+    user, client = f"{app.name}_{secrets.token_hex(4)}", Client(app.stack_url)
+    eventually("it starts", 401, lambda: app.ask("GET", "/me")[0], WAIT)
+    client.register(user)
+    body = json.dumps({"user_id": user, "plan": "pro"}).encode()
+    status, answer = request("POST", app.stack_url + "/checkout-sessions", body, client.auth)
+    if check("a session is made", status == 200, (status, answer)):
+        receives(app, relay, user, answer["session_id"])
 
 
 def receives(app, relay, user, session):
@@ -527,6 +542,8 @@ def everything(names):
             for name in names:
                 with App(name, building[name].result(), stack.url, folder) as app:
                     customer(app, relay)
+            with App("rust", ROOT, stack.url, folder) as app:
+                consumer(app, relay)
     finish()
 
 
