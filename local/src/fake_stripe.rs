@@ -6,8 +6,8 @@
 //! `created` wins; if they are equal, the one that was ingested later. Customers and prices that an object
 //! names exist too, and a paid invoice has an invoice payment.
 //!
-//! It also has the calls of an app that sells: customers, checkout sessions, the billing portal. A checkout
-//! session can be paid ([`FakeStripe::pay`]), and a subscription renewed, changed, cancelled and refunded
+//! It also has the calls of an app that sells: customers, checkout sessions, the billing portal. Their
+//! parameters are checked by Stripe's own description ([`parameters`]). A checkout session can be paid ([`FakeStripe::pay`]), and a subscription renewed, changed, cancelled and refunded
 //! ([`FakeStripe::renew`]).
 //!
 //! It has what `tallyhook setup` and `tallyhook doctor` read and write: webhook endpoints and portal
@@ -22,6 +22,7 @@ mod checkout;
 mod endpoints;
 mod list;
 mod objects;
+mod parameters;
 mod request;
 mod routes;
 mod trigger;
@@ -214,6 +215,16 @@ impl FakeStripe {
     /// The current state of an object.
     pub fn object(&self, id: &str) -> Option<Value> {
         self.lock().objects.get(id).map(|stored| stored.value)
+    }
+
+    /// The number of objects of a kind, such as `customer`.
+    pub fn count(&self, kind: &str) -> usize {
+        let mut count = 0;
+        self.lock().objects.visit(&objects::ListQuery::of(kind), |_| {
+            count += 1;
+            true
+        });
+        count
     }
 
     /// The requests since the last call: method, path and query.

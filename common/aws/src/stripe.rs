@@ -320,6 +320,14 @@ impl Stripe {
         self.list("/v1/prices", params, &Cursor::Newest).await
     }
 
+    /// The active prices, newest first.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn active_prices(&self, cursor: &Cursor) -> Result<Page, StripeError> {
+        self.list("/v1/prices", vec![("active", "true".to_owned())], cursor).await
+    }
+
     /// Completes an invoice or a subscription with all lines or items. Objects hold only the first ten.
     ///
     /// # Errors
@@ -366,7 +374,7 @@ impl Stripe {
     pub async fn create(
         &self,
         path: &str,
-        fields: &[(&'static str, String)],
+        fields: &[(impl AsRef<str>, String)],
         idempotency_key: &str,
     ) -> Result<Object, StripeError> {
         self.object(Method::POST, path, fields, Some(idempotency_key)).await
@@ -380,7 +388,7 @@ impl Stripe {
         &self,
         method: Method,
         path: &str,
-        params: &[(&'static str, String)],
+        params: &[(impl AsRef<str>, String)],
         idempotency_key: Option<&str>,
     ) -> Result<Object, StripeError> {
         let read = |answer: &Response<Vec<u8>>| {
@@ -422,7 +430,7 @@ impl Stripe {
         &self,
         method: Method,
         path: &str,
-        params: &[(&'static str, String)],
+        params: &[(impl AsRef<str>, String)],
         idempotency_key: Option<&str>,
         read: impl Fn(&Response<Vec<u8>>) -> Result<T, String>,
     ) -> Result<T, StripeError> {
@@ -451,14 +459,14 @@ impl Stripe {
         &self,
         method: &Method,
         path: &str,
-        params: &[(&'static str, String)],
+        params: &[(impl AsRef<str>, String)],
         idempotency_key: Option<&str>,
         read: impl Fn(&Response<Vec<u8>>) -> Result<T, String>,
     ) -> Result<T, StripeError> {
         let operation = || format!("{method} {path}");
         let form = params
             .iter()
-            .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
+            .map(|(name, value)| format!("{}={}", encode(name.as_ref()), encode(value)))
             .collect::<Vec<_>>()
             .join("&");
         let mut request = Request::builder()

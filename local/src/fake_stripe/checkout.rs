@@ -36,7 +36,7 @@ use serde_json::{Map, Value, json};
 use tallyhook_core::catalog::{Catalog, Per, SoldAs};
 
 use super::request::{StripeError, parse};
-use super::{FakeStripe, State};
+use super::{FakeStripe, State, parameters};
 
 /// How a customer pays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +163,10 @@ impl State {
         let mut value = self.open_session(session)?;
         let data = self.form(session).unwrap_or_default();
         let mut fired = Vec::new();
-        let given = value["customer_email"].as_str().unwrap_or("customer@example.com").to_owned();
+        let payer = value["customer"].as_str().and_then(|id| self.objects.get(id));
+        let known = payer.and_then(|customer| customer.value["email"].as_str().map(str::to_owned));
+        let typed = value["customer_email"].as_str().unwrap_or("customer@example.com");
+        let given = known.unwrap_or_else(|| typed.to_owned());
         value["customer_details"] = json!({ "email": given, "name": null, "phone": null, "address": null });
         value["status"] = json!("complete");
         if value["customer"].is_null()
@@ -207,6 +210,12 @@ impl State {
         if let Some(id) = path.strip_prefix("webhook_endpoints/") {
             return Some(self.update_endpoint(id, form).map(|endpoint| endpoint.to_string()));
         }
+        if let Err(refused) = parameters::check(path, form, &nested(form)) {
+            return Some(Err(refused));
+        }
+        if let Some(id) = path.strip_prefix("customers/") {
+            return Some(self.update_customer(id, &nested(form)).map(|customer| customer.to_string()));
+        }
         if let Some(made) = self.create_for_trigger(path, &nested(form), host) {
             return Some(made.map(|object| object.to_string()));
         }
@@ -240,9 +249,35 @@ impl State {
         Ok(customer)
     }
 
+    /// Sets the e-mail address, the name and metadata.
+    fn update_customer(&mut self, id: &str, form: &Value) -> Result<Value, StripeError> {
+        self.check_customer(id).map_err(|_| StripeError::missing("customer", id))?;
+        let mut customer = self.objects.get(id).map(|stored| stored.value).unwrap_or_default();
+        for name in ["email", "name"] {
+            if form[name].is_string() {
+                customer[name] = form[name].clone();
+            }
+        }
+        for (key, value) in form["metadata"].as_object().into_iter().flatten() {
+            customer["metadata"][key] = value.clone();
+        }
+        let now = self.time();
+        self.store(customer.to_string(), customer.clone(), now, true);
+        Ok(customer)
+    }
+
+    /// A portal session needs a default configuration, and a flow needs a subscription of the customer.
     fn create_portal_session(&mut self, form: &Value) -> Result<Value, StripeError> {
         let customer = required(form, "customer")?;
         self.check_customer(customer)?;
+        let is_default = |configuration: &Value| configuration["is_default"] == true;
+        if self.newest("billing_portal.configuration", None, is_default).is_none() {
+            // Stripe's text, as quoted in github.com/mozilla/fxa/issues/13245.
+            let message = "You can’t create a portal session in test mode until you save your customer portal \
+                           settings in test mode at https://dashboard.stripe.com/test/settings/billing/portal.";
+            return Err(StripeError::bad("", "", message.to_owned()));
+        }
+        self.check_flow(&form["flow_data"], customer)?;
         let id = new_id("bps");
         Ok(json!({
             "id": id, "object": "billing_portal.session", "created": self.time(), "customer": customer,
@@ -252,8 +287,46 @@ impl State {
         }))
     }
 
+    /// Checks the subscription of a flow. <https://docs.stripe.com/customer-management/portal-deep-links>
+    fn check_flow(&self, flow: &Value, customer: &str) -> Result<(), StripeError> {
+        let kind = flow["type"].as_str().unwrap_or_default();
+        if !kind.starts_with("subscription_") {
+            return Ok(());
+        }
+        let param = format!("flow_data[{kind}][subscription]");
+        let id = flow[kind]["subscription"].as_str().unwrap_or_default();
+        let found = self.objects.get(id).filter(|stored| stored.kind == "subscription");
+        let Some(subscription) = found.map(|stored| stored.value) else {
+            let message = format!("No such subscription: '{id}'");
+            return Err(StripeError::bad("resource_missing", &param, message));
+        };
+        let bad = |message: &str| Err(StripeError::bad("", &param, message.to_owned()));
+        if subscription["customer"] != customer {
+            return bad("The subscription does not belong to the customer.");
+        }
+        if subscription["status"] == "canceled" {
+            return bad("The subscription is canceled.");
+        }
+        if kind == "subscription_cancel" && subscription["cancel_at_period_end"] == true {
+            return bad("The subscription is already set to be canceled at period end.");
+        }
+        if kind == "subscription_update_confirm" {
+            let items = subscription["items"]["data"].as_array().map_or(&[][..], Vec::as_slice);
+            let [item] = items else {
+                return bad("This subscription cannot be updated because it contains multiple items.");
+            };
+            let asked = &flow[kind]["items"][0];
+            if asked["id"] != item["id"] {
+                return bad("The item is not of this subscription.");
+            }
+            self.line_item(0, asked)?;
+        }
+        Ok(())
+    }
+
     fn create_session(&mut self, form: &Value) -> Result<Value, StripeError> {
         let mode = required(form, "mode")?;
+        check_session(form, mode)?;
         if !["payment", "subscription", "setup"].contains(&mode) {
             return Err(StripeError::bad(
                 "parameter_invalid_string_enum",
@@ -451,6 +524,55 @@ impl State {
     }
 }
 
+/// Refuses what Stripe documents as not allowed together.
+/// <https://docs.stripe.com/api/checkout/sessions/create>
+fn check_session(form: &Value, mode: &str) -> Result<(), StripeError> {
+    let has_customer = form["customer"].is_string();
+    let taxes = form["automatic_tax"]["enabled"] == "true";
+    let tax_ids = form["tax_id_collection"]["enabled"] == "true";
+    let wrong = [
+        (has_customer && form["customer_email"].is_string(), "customer_email", "with `customer`"),
+        (has_customer && form["customer_creation"].is_string(), "customer_creation", "with `customer`"),
+        (!has_customer && form["customer_update"].is_object(), "customer_update", "without `customer`"),
+        (mode != "payment" && form["customer_creation"].is_string(), "customer_creation", "in this mode"),
+        (
+            mode != "subscription" && form["payment_method_collection"].is_string(),
+            "payment_method_collection",
+            "in this mode",
+        ),
+        (
+            mode != "subscription" && form["subscription_data"].is_object(),
+            "subscription_data",
+            "in this mode",
+        ),
+        (mode != "payment" && form["payment_intent_data"].is_object(), "payment_intent_data", "in this mode"),
+        (
+            has_customer && taxes && form["customer_update"]["address"] != "auto",
+            "automatic_tax",
+            "for a customer without an address and without `customer_update[address]`",
+        ),
+        (
+            has_customer && tax_ids && form["customer_update"]["name"] != "auto",
+            "tax_id_collection",
+            "for a customer without `customer_update[name]`",
+        ),
+    ];
+    if let Some((_, param, why)) = wrong.into_iter().find(|(is_wrong, _, _)| *is_wrong) {
+        return Err(StripeError::bad("", param, format!("`{param}` is not allowed {why}.")));
+    }
+    let all = [form, &form["subscription_data"], &form["payment_intent_data"]];
+    for metadata in all.into_iter().filter_map(|of| of["metadata"].as_object()) {
+        let fits = |(key, value): (&String, &Value)| {
+            key.chars().count() <= 40 && value.as_str().is_some_and(|value| value.chars().count() <= 500)
+        };
+        if metadata.len() > 50 || !metadata.iter().all(fits) {
+            let message = "Metadata has at most 50 keys of 40 characters with values of 500 characters.";
+            return Err(StripeError::bad("", "metadata", message.to_owned()));
+        }
+    }
+    Ok(())
+}
+
 /// The events of a payment beside the event of the session.
 fn charged(session: &Value, data: &Value, now: i64) -> [(&'static str, Value); 2] {
     let (intent, charge) = (&session["payment_intent"], new_id("ch"));
@@ -522,7 +644,7 @@ pub(super) fn a_month_after(now: i64) -> i64 {
 }
 
 /// A form as an object: `a[b][0]=1` is `{"a":{"b":["1"]}}`. Empty values are left out, as at Stripe.
-fn nested(form: &str) -> Value {
+pub(super) fn nested(form: &str) -> Value {
     fn put(object: &mut Map<String, Value>, path: &[&str], value: String) {
         let Some((first, rest)) = path.split_first() else { return };
         if rest.is_empty() {

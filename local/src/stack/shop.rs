@@ -146,6 +146,7 @@ impl Shop {
     pub(super) fn router(self) -> Router {
         Router::new()
             .route("/", get(async |State(shop): State<Self>| pages::start(&shop.shared)))
+            .route("/local/pricing", get(async || pages::pricing()))
             .route("/local/shop/{user}", get(show))
             .route("/local/shop/{user}/{button}", post(press))
             .route("/local/stripe/pay/{session}", get(pay_page).post(pay))
@@ -281,6 +282,7 @@ impl Shop {
             "can": {
                 "renew": subscription.is_some(),
                 "cancel": subscription.is_some(),
+                "portal": subscription.is_some(),
                 "refund": charge.map(|charge| pages::money(&charge["amount"], &charge["currency"])),
                 "arrive": payment_is_pending,
             },
@@ -297,6 +299,7 @@ impl Shop {
                 return self.app(Method::POST, "/checkout-sessions", Some(order)).await.map(Json);
             }
             "spend" => self.user(Method::POST, user, "/credits/consume", Some(body.clone())).await?,
+            "portal" => self.user(Method::POST, user, "/portal", Some(body.clone())).await?,
             "password" => {
                 self.app(Method::POST, "/portal/password-set", Some(json!({ "user_id": user }))).await?
             }
@@ -516,6 +519,10 @@ mod tests {
             "{page:#}"
         );
         assert_eq!(notifications[0]["data"]["credits"], 5_000, "{page:#}");
+
+        let flow = r#"{"flow":"change_plan","plan":"business"}"#;
+        let (status, opened) = ask(&stack, Method::POST, "/local/shop/a%20b/portal", flow, own).await;
+        assert_eq!((status, opened["url"].as_str().is_some()), (200, true), "{opened}");
 
         // A second subscription is not sold: the plan is changed in the billing portal.
         let (status, portal) =

@@ -66,6 +66,7 @@
 //! | `hold#<hold_…>#<user id>` | a hold of credits: see [`hold`]; until 7 days after its end |
 //! | `sweep` | how far the sweep after a change of the catalog has come: see [`sweep()`]; never expires |
 //! | `ask#<cs_…>` | a request to Stripe for a session: `asked` N (unix s), `tries` N, `told` S; two days |
+//! | `checkout#<user id>` | the customer that our checkout created: see [`CreatedCustomer`]; one year |
 //! | `reconcile` | where an unfinished reconciliation stopped: see [`reconcile_place`]; one day |
 //! | `report#reconcile` | result of the last reconciliation: see [`reconcile_report`] |
 //!
@@ -849,6 +850,33 @@ pub fn read_question(item: &Item) -> Question {
         answer: read_text(item, "told"),
         reference: read_text(item, "customer_reference"),
         is_ours: item.contains_key("ours"),
+    }
+}
+
+/// The customer that `POST /checkout-sessions` created for a user. The events of a purchase link it to the
+/// user; this item makes a checkout that was not paid use it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CreatedCustomer {
+    /// The newest one.
+    pub customer: Option<CustomerId>,
+    /// How many were created before it.
+    pub earlier: u32,
+    /// Customers of the user that Stripe does not have, by its answers.
+    pub missing: BTreeSet<String>,
+}
+
+/// The key of the item of a [`CreatedCustomer`].
+pub fn created_customer_key(user: &UserId) -> Key {
+    Key::Event(format!("checkout#{user}"))
+}
+
+/// Reads the item of [`created_customer_key`].
+pub fn read_created_customer(item: &Item) -> CreatedCustomer {
+    let missing = item.get("gone").and_then(|missing| missing.as_ss().ok());
+    CreatedCustomer {
+        customer: read_text(item, "customer_id").and_then(|id| CustomerId::new(id).ok()),
+        earlier: read_number(item, "earlier").unwrap_or(0),
+        missing: missing.into_iter().flatten().cloned().collect(),
     }
 }
 

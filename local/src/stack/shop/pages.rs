@@ -4,12 +4,13 @@
 //! The scripts fetch everything that changes, and write it as text nodes.
 
 use axum::body::Body;
+use axum::http::HeaderValue;
 use axum::response::Response;
 use cli::local_stack::{self, APP_TOKEN};
 use maud::{Markup, html};
 use serde_json::{Value, json};
 use tallyhook_core::catalog::{Catalog, Per};
-use tallyhook_service::http::pages::Page;
+use tallyhook_service::http::pages::{Page, csp_hash};
 
 use super::Shared;
 use crate::fake_stripe::FakeStripe;
@@ -17,6 +18,8 @@ use crate::fake_stripe::FakeStripe;
 const STYLE: &str = include_str!("shop.css");
 const SHOP: &str = include_str!("shop.js");
 const STRIPE: &str = include_str!("stripe.js");
+/// The example of a page with prices, which an app can copy.
+const PRICING: &str = include_str!("../../../../examples/pricing.html");
 /// The user of a browser that opens the shop for the first time.
 const FIRST_USER: &str = "ada";
 
@@ -37,6 +40,7 @@ pub(super) fn start(shop: &Shared) -> Response {
             span.brand { "tallyhook" span { " on this machine" } }
             nav aria-label="Pages" {
                 a href="/admin" { "Dashboard" }
+                a href="/local/pricing" { "Prices" }
                 a href="/openapi.json" { "OpenAPI" }
                 a href="#look" { "More" }
             }
@@ -92,6 +96,7 @@ fn shop_front(shop: &Shared) -> Markup {
                     button.quiet type="button" data-act="arrive" hidden { "The bank transfer arrives" }
                     button.quiet type="button" data-act="renew" hidden { "A month passes" }
                     button.quiet type="button" data-act="cancel" hidden { "Cancel the plan" }
+                    button.quiet type="button" data-act="portal" hidden { "Billing portal" }
                     button.quiet type="button" data-act="refund" hidden { "Refund " span #refund-amount {} }
                 }
             }
@@ -190,6 +195,34 @@ fn look_around(shop: &Shared) -> Markup {
             }
         }
     }
+}
+
+/// The example of a page with prices, with the routes of this stack in place of the app's.
+pub(super) fn pricing() -> Response {
+    let text = PRICING
+        .replace("https://api.example.com/catalog", "/catalog")
+        .replace("\"/buy\"", &format!("\"/local/shop/{FIRST_USER}/buy\""));
+    let hash = |start: &str, end: &str| {
+        csp_hash(text.split_once(start).and_then(|(_, rest)| rest.split_once(end)).unwrap_or_default().0)
+    };
+    let policy = format!(
+        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'",
+        hash("<script>", "</script>"),
+        hash("<style>", "</style>"),
+    );
+    let headers = [
+        ("content-type", "text/html; charset=utf-8"),
+        ("cache-control", "no-store"),
+        ("content-security-policy", policy.as_str()),
+    ];
+    let mut response = Response::new(Body::from(text));
+    for (name, value) in headers {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
 }
 
 /// The checkout page of a session. `None` when Stripe does not know the session.
@@ -363,6 +396,21 @@ mod tests {
                 assert!(!text.contains(forbidden), "{forbidden}");
             }
         }
+    }
+
+    #[test]
+    fn the_example_of_a_page_with_prices_shows_this_stack_and_writes_no_html() {
+        for once in ["https://api.example.com/catalog", "\"/buy\"", "<script>", "<style>"] {
+            assert_eq!(PRICING.matches(once).count(), 1, "{once}");
+        }
+        for forbidden in
+            ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " onclick"]
+        {
+            assert!(!PRICING.contains(forbidden), "{forbidden}");
+        }
+        let page = pricing();
+        let policy = page.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("script-src 'sha256-") && policy.contains("style-src 'sha256-"), "{policy}");
     }
 
     #[test]

@@ -135,8 +135,10 @@
       location.assign(error.body.portal_url);
     }
   })));
-  document.querySelectorAll("[data-act]").forEach((button) => button.addEventListener("click", () => run(button, () =>
-    call("/" + button.dataset.act, button.dataset.act === "spend" ? { amount: 100 } : {}))));
+  document.querySelectorAll("[data-act]").forEach((button) => button.addEventListener("click", () => run(button, async () => {
+    const answer = await call("/" + button.dataset.act, button.dataset.act === "spend" ? { amount: 100 } : {});
+    if (answer.url) location.assign(answer.url);
+  })));
   addEventListener("pageshow", (event) => { if (event.persisted) refresh(); });
 
   user = localStorage.getItem(KEY) || by("user").value;
