@@ -10,8 +10,8 @@
 //! session can be paid ([`FakeStripe::pay`]), and a subscription renewed, changed, cancelled and refunded
 //! ([`FakeStripe::renew`]).
 //!
-//! It has what `tallyhook setup` and `tallyhook doctor` read and write: webhook endpoints and portal
-//! configurations. And the real Stripe CLI can listen to it and trigger events of it.
+//! It has what `tallyhook setup`, `doctor` and `catalog` read and write: webhook endpoints, portal
+//! configurations, products and prices. And the real Stripe CLI can listen to it and trigger events of it.
 //!
 //! It answers as Stripe does: lists newest first with `limit`, `starting_after`, `ending_before` and
 //! `has_more`; Stripe's error bodies with 400, 401 and 404, also for unknown parameters; `Idempotency-Key`. A
@@ -22,6 +22,7 @@ mod checkout;
 mod endpoints;
 mod list;
 mod objects;
+mod prices;
 mod request;
 mod routes;
 mod trigger;
@@ -158,6 +159,7 @@ impl FakeStripe {
         let mut state = self.lock();
         state.add_mentioned(&object, created);
         state.add_invoice_payment(&object, created);
+        state.add_product(&object);
         state.store(object.to_string(), object, i64::MAX, true);
     }
 

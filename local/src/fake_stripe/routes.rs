@@ -17,7 +17,7 @@ use super::trigger::{CLI_KEY, SOCKET_PATH};
 use super::{FakeStripe, MAX_REQUESTS, Misbehaviour, State, Stored};
 
 /// The collections: path, kind, and whether `created` filters the list.
-const COLLECTIONS: [(&str, &str, bool); 12] = [
+const COLLECTIONS: [(&str, &str, bool); 13] = [
     ("subscriptions", "subscription", true),
     ("invoices", "invoice", true),
     ("checkout/sessions", "checkout.session", true),
@@ -25,6 +25,7 @@ const COLLECTIONS: [(&str, &str, bool); 12] = [
     ("invoice_payments", "invoice_payment", false),
     ("customers", "customer", true),
     ("prices", "price", true),
+    ("products", "product", true),
     ("refunds", "refund", true),
     ("charges", "charge", true),
     ("disputes", "dispute", true),
