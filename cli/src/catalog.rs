@@ -88,7 +88,10 @@ impl Diff {
     async fn run(self) -> anyhow::Result<bool> {
         let file = read(&self.file)?;
         let Some(deployed) = deployed(&self.deployment.admin_api()?).await? else {
-            print_line(format_args!("{} has no catalog; `tallyhook catalog push` sets one", self.deployment.url))?;
+            print_line(format_args!(
+                "{} has no catalog; `tallyhook catalog push` sets one",
+                self.deployment.url
+            ))?;
             return Ok(false);
         };
         let old = deployed["toml"].as_str().context("the answer has no catalog")?;

@@ -126,11 +126,7 @@ impl Stripe {
     ///
     /// # Errors
     /// [`Failure`], or more than 20,000 objects.
-    pub async fn list_all(
-        &self,
-        path: &str,
-        parameters: &[(String, String)],
-    ) -> anyhow::Result<Vec<Value>> {
+    pub async fn list_all(&self, path: &str, parameters: &[(String, String)]) -> anyhow::Result<Vec<Value>> {
         let (objects, is_complete) = self.pages(path, parameters, MAX_ALL_PAGES).await?;
         ensure!(is_complete, "{path} has more than {} objects", MAX_ALL_PAGES * 100);
         Ok(objects)

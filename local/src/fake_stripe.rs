@@ -59,6 +59,8 @@ pub struct FakeStripe {
 struct Fault {
     /// Requests whose path and query contain this text fail.
     on: String,
+    /// The remaining number of such requests that are answered first.
+    skip: u32,
     /// The remaining number of requests that fail.
     times: u32,
     what: Misbehaviour,
@@ -203,7 +205,14 @@ impl FakeStripe {
     /// Makes the next `times` requests fail that have `on` in their path and query, for example
     /// `/v1/invoices`.
     pub fn fail(&self, on: &str, times: u32, what: Misbehaviour) {
-        self.lock().faults.push(Fault { on: on.to_owned(), times, what });
+        self.lock().faults.push(Fault { on: on.to_owned(), skip: 0, times, what });
+    }
+
+    /// Answers this many further requests, and refuses all others: what the caller then has done is what it
+    /// had done when it was stopped at this request.
+    pub fn refuse_after(&self, requests: u32) {
+        let what = Misbehaviour::Status(400, None);
+        self.lock().faults.push(Fault { on: String::new(), skip: requests, times: u32::MAX, what });
     }
 
     /// Ends all failures.

@@ -72,7 +72,8 @@ fn blanks(lines: &mut [String]) -> Vec<CatalogError> {
 
 /// Empties the section of a line. False when other sections need it.
 fn leave_out(lines: &mut [String], at: usize) -> bool {
-    let Some(start) = (0..=at.min(lines.len().saturating_sub(1))).rev().find(|at| section(&lines[*at]).is_some())
+    let Some(start) =
+        (0..=at.min(lines.len().saturating_sub(1))).rev().find(|at| section(&lines[*at]).is_some())
     else {
         return false;
     };
@@ -133,8 +134,10 @@ pub(super) fn print(catalog: &Catalog, text: &str) -> anyhow::Result<()> {
 
 fn sold_by(sold_as: &SoldAs) -> String {
     let price = |count: usize| if count == 1 { "price" } else { "prices" };
-    let count = |names: &[String]| (!names.is_empty()).then(|| format!("{} {}", names.len(), price(names.len())));
-    let names = |what: &str, names: &[String]| (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")));
+    let count =
+        |names: &[String]| (!names.is_empty()).then(|| format!("{} {}", names.len(), price(names.len())));
+    let names =
+        |what: &str, names: &[String]| (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")));
     let parts = [
         count(&sold_as.prices),
         names("key", &sold_as.lookup_keys),
@@ -185,10 +188,12 @@ mod tests {
     #[test]
     fn each_section_shows_its_first_error() {
         assert!(lines(GOOD).is_empty());
-        let wrong = GOOD.replace("tier = \"pro\"\n", "tier = \"gold\"\n").replace("credits = 10", "credits = -1");
+        let wrong =
+            GOOD.replace("tier = \"pro\"\n", "tier = \"gold\"\n").replace("credits = 10", "credits = -1");
         assert_eq!(lines(&wrong), [8, 13]);
-        let features = wrong.replace("[[pack]]", "[plan.features]\nsso = true\n[[pack]]");
-        assert_eq!(lines(&features), [8, 15], "a table inside a plan belongs to the plan");
+        let features = "[features]\nsso = \"switch\"\n".to_owned()
+            + &wrong.replace("[[pack]]", "[plan.features]\nsso = true\n[[pack]]");
+        assert_eq!(lines(&features), [10, 17], "a table inside a plan belongs to the plan");
         assert_eq!(lines(&wrong.replace("pro = 1", "pro = -1")), [3], "the rest depends on the tiers");
         assert_eq!(lines(&GOOD.replace("credits = 5000", "credits = ")), [9], "the syntax is wrong");
         assert_eq!(lines(&GOOD.replace("[tiers]\n", "")), [1]);
@@ -198,7 +203,10 @@ mod tests {
     fn every_value_to_fill_in_is_an_error_with_its_line() {
         let blank = GOOD
             .replace("pro = 1", "pro = \"FILL_IN\"")
-            .replace("tier = \"pro\"\ncredits = 5000", "tier = \"FILL_IN\"\ncredits = \"FILL_IN\" # of a period")
+            .replace(
+                "tier = \"pro\"\ncredits = 5000",
+                "tier = \"FILL_IN\"\ncredits = \"FILL_IN\" # of a period",
+            )
             .replace("credits = 10", "credits = -1 # FILL_IN is a comment");
         assert_eq!(lines(&blank), [3, 8, 9, 13]);
         assert!(Catalog::parse(&blank).is_err());
@@ -206,8 +214,9 @@ mod tests {
 
     #[test]
     fn what_may_surprise_is_a_warning() {
-        let text = GOOD.replace("tier = \"pro\"\n", "tier = \"free\"\namount = 2000\n").replace("price_b", "prod_b")
-            + "[[order]]\nmode = \"dfy\"\nplans = { starter = {} }\n";
+        let text =
+            GOOD.replace("tier = \"pro\"\n", "tier = \"free\"\namount = 2000\n").replace("price_b", "prod_b")
+                + "[[order]]\nmode = \"dfy\"\nplans = { starter = {} }\n";
         let catalog = Catalog::parse(&text).unwrap();
         let warnings = warnings(&catalog, &entries(&text).unwrap());
         let [tier, amount, product, order] = warnings.as_slice() else { panic!("{warnings:?}") };

@@ -34,7 +34,8 @@ pub(super) fn lines(old: &str, new: &str) -> Vec<String> {
 fn compare<'a>(old: &[&'a str], new: &[&'a str]) -> Vec<(char, &'a str)> {
     let same_start = old.iter().zip(new).take_while(|(old, new)| old == new).count();
     let (old_rest, new_rest) = (&old[same_start..], &new[same_start..]);
-    let same_end = old_rest.iter().rev().zip(new_rest.iter().rev()).take_while(|(old, new)| old == new).count();
+    let same_end =
+        old_rest.iter().rev().zip(new_rest.iter().rev()).take_while(|(old, new)| old == new).count();
     let (a, b) = (&old_rest[..old_rest.len() - same_end], &new_rest[..new_rest.len() - same_end]);
     // common[i][j]: the number of common lines of a[i..] and b[j..].
     let mut common = vec![vec![0_u32; b.len() + 1]; a.len() + 1];

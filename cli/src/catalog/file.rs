@@ -12,7 +12,8 @@ use toml::Spanned;
 
 /// Currencies without minor units: <https://docs.stripe.com/currencies#zero-decimal>.
 const ZERO_DECIMAL: [&str; 16] = [
-    "bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "ugx", "vnd", "vuv", "xaf", "xof", "xpf",
+    "bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "ugx", "vnd", "vuv", "xaf", "xof",
+    "xpf",
 ];
 /// Currencies with three decimals: <https://docs.stripe.com/currencies#three-decimal>.
 const THREE_DECIMAL: [&str; 5] = ["bhd", "jod", "kwd", "omr", "tnd"];
@@ -156,7 +157,8 @@ pub(super) fn price_text(amount: u64, currency: &str, interval: Option<&str>) ->
 pub(super) fn with_price(text: &str, kind: Kind, name: &str, price: &str) -> anyhow::Result<String> {
     let by_hand = || format!("add \"{price}\" to the prices of {} \"{name}\" by hand", kind.as_str());
     let entries = entries(text)?;
-    let entry = entries.iter().find(|entry| entry.kind == kind && entry.name() == name).with_context(by_hand)?;
+    let entry =
+        entries.iter().find(|entry| entry.kind == kind && entry.name() == name).with_context(by_hand)?;
     let changed = match &entry.prices {
         Some(prices) => in_list(text, prices.span(), price),
         None => after_line(text, entry.name.span().end, &format!("prices = [\"{price}\"]")),
@@ -214,10 +216,7 @@ mod tests {
                 "prices = [\n  \"price_a\", # first\n  \"price_b\", # second\n]",
                 "prices = [\n  \"price_a\", # first\n  \"price_b\", \"price_new\", # second\n]",
             ),
-            (
-                "lookup_keys = [\"k\"]\nprices = []",
-                "lookup_keys = [\"k\"]\nprices = [\"price_new\"]",
-            ),
+            ("lookup_keys = [\"k\"]\nprices = []", "lookup_keys = [\"k\"]\nprices = [\"price_new\"]"),
         ] {
             let changed = with_price(&catalog(before), Kind::Plan, "pro", "price_new").unwrap();
             assert_eq!(changed, catalog(after));

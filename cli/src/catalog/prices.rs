@@ -48,6 +48,8 @@ struct Change<'a> {
     activate: bool,
     /// Active prices that are replaced.
     deactivate: Vec<String>,
+    /// Whether the holder names a price that it replaces.
+    is_unfinished: bool,
 }
 
 struct NewPrice<'a> {
@@ -115,7 +117,11 @@ pub(super) async fn push(file: &Path, mut toml: String, apply: bool) -> anyhow::
             toml = with_price(&toml, change.entry.kind, change.entry.name(), price)?;
             write(file, &toml)?;
             is_file_changed = true;
-            print_line(format_args!("wrote      {price} to the prices of {} in {}", change.entry, file.display()))?;
+            print_line(format_args!(
+                "wrote      {price} to the prices of {} in {}",
+                change.entry,
+                file.display()
+            ))?;
         }
         change.carry_out(&stripe, &catalog).await?;
     }
@@ -130,7 +136,8 @@ async fn holders(stripe: &Stripe, entries: &[Entry]) -> anyhow::Result<BTreeMap<
     let keys: Vec<&String> = entries.iter().flat_map(|entry| &entry.lookup_keys).collect();
     let mut holders = BTreeMap::new();
     for keys in keys.chunks(MAX_LOOKUP_KEYS) {
-        let parameters: Parameters = keys.iter().map(|key| parameter("lookup_keys[]", key.as_str())).collect();
+        let parameters: Parameters =
+            keys.iter().map(|key| parameter("lookup_keys[]", key.as_str())).collect();
         for price in stripe.list_all("/v1/prices", &parameters).await? {
             let Some(key) = price["lookup_key"].as_str() else { continue };
             // A Stripe that ignores the filter answers with other prices.
@@ -153,6 +160,7 @@ impl Account<'_> {
             create: None,
             activate: false,
             deactivate: Vec::new(),
+            is_unfinished: false,
         };
         if let Some(holder) = &holder {
             if let Some(why) = unsupported(holder) {
@@ -160,6 +168,7 @@ impl Account<'_> {
                 return Ok(None);
             }
             if let Some(id) = holder["metadata"][REPLACES].as_str() {
+                change.is_unfinished = true;
                 self.finish(id, &mut change).await?;
             }
         }
@@ -174,10 +183,8 @@ impl Account<'_> {
                 change.create = Some(NewPrice { price, product, replaces: holder });
             }
         }
-        let is_empty = change.keep.is_empty()
-            && change.create.is_none()
-            && !change.activate
-            && change.deactivate.is_empty();
+        let is_empty =
+            change.keep.is_empty() && change.create.is_none() && !change.activate && !change.is_unfinished;
         Ok((!is_empty).then_some(change))
     }
 
@@ -269,6 +276,9 @@ impl Change<'_> {
         for price in &self.deactivate {
             print_line(format_args!("deactivate price {price} of {entry}; its subscriptions stay"))?;
         }
+        if self.deactivate.is_empty() && self.is_unfinished {
+            print_line(format_args!("finish     the replacement of a price of {entry}"))?;
+        }
         Ok(())
     }
 
@@ -295,8 +305,10 @@ impl Change<'_> {
             deactivate(stripe, price, &current).await?;
             print_line(format_args!("deactivated price {price} of {entry}; its subscriptions stay"))?;
         }
-        if !self.deactivate.is_empty() {
+        let is_marked = self.create.as_ref().map_or(self.is_unfinished, |new| new.replaces.is_some());
+        if is_marked {
             stripe.post(&path, &[parameter(format!("metadata[{REPLACES}]"), "")]).await?;
+            print_line(format_args!("finished   the replacement of a price of {entry}"))?;
         }
         Ok(())
     }
@@ -367,7 +379,8 @@ impl NewPrice<'_> {
                 fields.extend(value.map(|value| parameter(name, value)));
             }
         }
-        fields.extend(metadata.into_iter().map(|(name, value)| parameter(format!("metadata[{name}]"), value)));
+        fields
+            .extend(metadata.into_iter().map(|(name, value)| parameter(format!("metadata[{name}]"), value)));
         fields
     }
 }

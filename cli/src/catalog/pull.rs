@@ -93,7 +93,9 @@ impl Pull {
         let shown = file.display();
         print_line(match catalog.lines().filter(|line| is_blank(line)).count() {
             0 => format!("{shown} is written. Next: tallyhook catalog check {shown}"),
-            count => format!("{shown} is written, with {count} x {BLANK} to replace. Next: tallyhook catalog check {shown}"),
+            count => format!(
+                "{shown} is written, with {count} x {BLANK} to replace. Next: tallyhook catalog check {shown}"
+            ),
         })?;
         Ok(true)
     }
@@ -131,7 +133,8 @@ impl Price {
             unit: unit.to_owned(),
             count: recurring["interval_count"].as_u64().unwrap_or(1),
         });
-        let metadata = [&product["metadata"], &price["metadata"]].into_iter().filter_map(Value::as_object).flatten();
+        let metadata =
+            [&product["metadata"], &price["metadata"]].into_iter().filter_map(Value::as_object).flatten();
         let is_fixed = price["billing_scheme"] != "tiered" && recurring["usage_type"] != "metered";
         Self {
             id: text(&price["id"]),
@@ -226,7 +229,8 @@ fn render(groups: &[Group], mode: &str) -> String {
             tiers.entry(tier).or_default().extend(price.metadata.get(RANK).map(String::as_str));
         }
     }
-    let mut ranked: Vec<(Option<u64>, &str)> = tiers.iter().map(|(tier, ranks)| (rank(tier, ranks), *tier)).collect();
+    let mut ranked: Vec<(Option<u64>, &str)> =
+        tiers.iter().map(|(tier, ranks)| (rank(tier, ranks), *tier)).collect();
     ranked.sort_by_key(|(rank, tier)| (rank.unwrap_or(u64::MAX), *tier));
     for (rank, tier) in ranked {
         let name = if tier.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)) {
@@ -293,7 +297,8 @@ impl Group {
                 }
             }
         }
-        let list = |names: Vec<&String>| names.into_iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
+        let list =
+            |names: Vec<&String>| names.into_iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
         line(format!("prices = [{}]", list(self.prices.iter().map(|price| &price.id).collect())));
         let keys: Vec<&String> = self.prices.iter().filter_map(|price| price.lookup_key.as_ref()).collect();
         if !keys.is_empty() {
@@ -303,7 +308,8 @@ impl Group {
 
     /// A field with the value that all prices have in their metadata, else to be filled in.
     fn field(&self, field: &str, key: &str, toml: impl Fn(&str) -> Option<String>, comment: &str) -> String {
-        let values: BTreeSet<&String> = self.prices.iter().filter_map(|price| price.metadata.get(key)).collect();
+        let values: BTreeSet<&String> =
+            self.prices.iter().filter_map(|price| price.metadata.get(key)).collect();
         let value = values.first().filter(|_| values.len() == 1).and_then(|value| toml(value));
         match value {
             Some(value) => format!("{field} = {value}"),
@@ -336,7 +342,8 @@ mod tests {
     use super::*;
 
     fn catalog(prices: &[Value]) -> String {
-        let product = |price: &Value| json!({"id": price["product"], "name": price["product_name"], "active": true});
+        let product =
+            |price: &Value| json!({"id": price["product"], "name": price["product_name"], "active": true});
         let mut prices: Vec<Price> = prices.iter().map(|price| Price::read(price, &product(price))).collect();
         prices.sort_by(|a, b| a.order().cmp(&b.order()));
         render(&groups(prices), "test mode")
@@ -355,11 +362,18 @@ mod tests {
     fn prices_of_one_product_are_one_plan_with_values_to_fill_in() {
         let text = catalog(&[
             price("price_m", "Pro \"X\"\n[[plan]]", json!({"lookup_key": "pro_monthly"})),
-            price("price_y", "Pro \"X\"\n[[plan]]", json!({"unit_amount": 20_000, "recurring": {"interval": "year"}})),
+            price(
+                "price_y",
+                "Pro \"X\"\n[[plan]]",
+                json!({"unit_amount": 20_000, "recurring": {"interval": "year"}}),
+            ),
             price("price_p", "Pro \"X\"\n[[plan]]", json!({"recurring": null})),
         ]);
         assert_eq!(text.matches("\n[[plan]]\n").count(), 1, "a name cannot add a section: {text}");
-        assert!(text.contains("prices = [\"price_m\", \"price_y\"]\nlookup_keys = [\"pro_monthly\"]"), "{text}");
+        assert!(
+            text.contains("prices = [\"price_m\", \"price_y\"]\nlookup_keys = [\"pro_monthly\"]"),
+            "{text}"
+        );
         assert!(text.contains("#   price_y: 200.00 usd per year"), "{text}");
         let plan = text.split("[[plan]]\n").last().unwrap();
         assert!(!plan.split("[[pack]]").next().unwrap().contains("amount ="), "the amounts differ: {text}");
@@ -380,7 +394,10 @@ mod tests {
         let named = |id: &str, product: &str| price(id, product, json!({"metadata": metadata}));
         let text = catalog(&[named("price_1", "A"), named("price_2", "B")]);
         let read = Catalog::parse(&text).unwrap();
-        assert_eq!((read.plans[0].name.as_str(), read.plans[0].credits, read.plans[0].rank), ("team", 100, 2));
+        assert_eq!(
+            (read.plans[0].name.as_str(), read.plans[0].credits, read.plans[0].rank),
+            ("team", 100, 2)
+        );
         assert_eq!(read.plans[0].sold_as.prices, ["price_1", "price_2"]);
         let mut other = named("price_2", "B");
         other["metadata"]["tallyhook_credits"] = json!("lots");

@@ -7,11 +7,11 @@
 
 use serde_json::{Value, json};
 
+use super::State;
 use super::checkout::{metadata, new_id, price, required};
 use super::endpoints::set_metadata;
 use super::objects::ListQuery;
 use super::request::{StripeError, parse};
-use super::State;
 
 /// The parameters that a new price takes here. Stripe has more.
 const PRICE: [&str; 9] = [
@@ -44,13 +44,18 @@ impl State {
     }
 
     pub(super) fn create_price(&mut self, form: &Value) -> Result<Value, StripeError> {
-        let unknown = form.as_object().and_then(|form| form.keys().find(|name| !PRICE.contains(&name.as_str())));
+        let unknown =
+            form.as_object().and_then(|form| form.keys().find(|name| !PRICE.contains(&name.as_str())));
         if let Some(name) = unknown {
             return Err(unknown_parameter(name));
         }
         let product = required(form, "product")?;
         if self.objects.get(product).is_none_or(|stored| stored.kind != "product") {
-            return Err(StripeError::bad("resource_missing", "product", format!("No such product: '{product}'")));
+            return Err(StripeError::bad(
+                "resource_missing",
+                "product",
+                format!("No such product: '{product}'"),
+            ));
         }
         let amount = form["unit_amount"].as_str().and_then(|amount| amount.parse().ok()).unwrap_or(0);
         let key = form["lookup_key"].as_str();

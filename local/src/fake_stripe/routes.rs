@@ -58,9 +58,13 @@ async fn handle(
         }
         state.requests.push_back(format!("{method} {query}"));
         let fault = state.faults.iter_mut().find(|fault| fault.times > 0 && query.contains(&fault.on));
-        fault.map(|fault| {
+        fault.and_then(|fault| {
+            if fault.skip > 0 {
+                fault.skip -= 1;
+                return None;
+            }
             fault.times -= 1;
-            fault.what.clone()
+            Some(fault.what.clone())
         })
     };
     if let Some(Misbehaviour::Delay(time)) = fault {
