@@ -27,7 +27,7 @@ pub(super) struct Push {
     /// Create and replace prices at Stripe
     #[arg(long, conflicts_with_all = ["reason", "replaces", "json"])]
     stripe: bool,
-    /// Change the catalog only if this is the digest of the deployment's, as the dry run printed it
+    /// Change the catalog only if this is the digest of the deployment's, as `catalog history` shows it
     #[arg(long, value_name = "DIGEST")]
     replaces: Option<String>,
     #[command(flatten)]
