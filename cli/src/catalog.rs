@@ -121,10 +121,10 @@ impl History {
         loop {
             let answer = api.get("/admin/catalog/history", &[("next", next.as_deref())]).await?;
             versions.extend(list(&answer["versions"]).iter().cloned());
-            next = match &answer["next"] {
-                Value::Null => break,
-                next => Some(text(next)),
-            };
+            next = answer["next"].as_str().map(str::to_owned);
+            if next.is_none() {
+                break;
+            }
         }
         if !api.print_json(&Value::Array(versions.clone()))? {
             let columns = [
