@@ -7,7 +7,7 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | The command did its work, and everything is in order. |
-//! | 1 | The command did its work, and an operator must look: `health` below 80, an error that `doctor` found, or differences in `setup`, `check-user`, `reconcile`, `compare`. |
+//! | 1 | The command did its work, and an operator must look: `health` below 80, an error that `doctor` or `catalog check` found, or differences in `setup`, `check-user`, `reconcile`, `compare`, `catalog diff`, `catalog push`. |
 //! | 2 | The command could not do its work. The error output says what to do. |
 //!
 //! `send` and `check-signature` end with 0 or 1.
@@ -19,6 +19,7 @@ pub mod sample;
 pub mod send;
 
 mod api;
+mod catalog;
 mod check_signature;
 mod check_user;
 mod compare;
@@ -59,6 +60,7 @@ pub enum Command {
     CheckUser(check_user::CheckUser),
     FixUser(fix_user::FixUser),
     Compare(compare::Compare),
+    Catalog(catalog::CatalogCommand),
 }
 
 impl Command {
@@ -81,6 +83,7 @@ impl Command {
             Self::CheckUser(command) => command.run().await,
             Self::FixUser(command) => command.run().await,
             Self::Compare(command) => command.run().await,
+            Self::Catalog(command) => command.run().await,
         }
     }
 
@@ -98,7 +101,8 @@ impl Command {
             | Self::Reconcile(_)
             | Self::CheckUser(_)
             | Self::FixUser(_)
-            | Self::Compare(_) => 2,
+            | Self::Compare(_)
+            | Self::Catalog(_) => 2,
         }
     }
 }

@@ -210,6 +210,11 @@ impl State {
         if let Some(id) = path.strip_prefix("webhook_endpoints/") {
             return Some(self.update_endpoint(id, form).map(|endpoint| endpoint.to_string()));
         }
+        for (collection, kind) in [("products/", "product"), ("prices/", "price")] {
+            if let Some(id) = path.strip_prefix(collection) {
+                return Some(self.update_sold(kind, id, form).map(|object| object.to_string()));
+            }
+        }
         if let Err(refused) = parameters::check(path, form, &nested(form)) {
             return Some(Err(refused));
         }
@@ -221,6 +226,8 @@ impl State {
         }
         let make = match path {
             "webhook_endpoints" => Self::create_endpoint,
+            "products" => Self::create_product,
+            "prices" => Self::create_price,
             "customers" => Self::create_customer,
             "checkout/sessions" => Self::create_session,
             "billing_portal/sessions" => Self::create_portal_session,

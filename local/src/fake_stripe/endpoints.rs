@@ -101,7 +101,7 @@ impl State {
 }
 
 /// An empty value removes the key.
-fn set_metadata(object: &mut Value, key: &str, value: String) {
+pub(super) fn set_metadata(object: &mut Value, key: &str, value: String) {
     if value.is_empty() {
         if let Some(metadata) = object["metadata"].as_object_mut() {
             metadata.remove(key);
