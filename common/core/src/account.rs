@@ -557,9 +557,8 @@ impl Account {
             return;
         }
         let before = state.buckets(policy, now);
-        // Only what is carried over depends on the time of a refund.
         state.refunded_since.remove(&payment);
-        if policy.carried_periods > 0 && amount > 0 {
+        if amount > 0 {
             state.refunded_since.insert(payment.clone(), steps);
         }
         let known = state.refunds.get(&document).and_then(|paid| paid.get(&payment)).copied();
