@@ -224,6 +224,22 @@ impl Stripe {
         self.get(&format!("/v1/checkout/sessions/{id}"), vec![("expand[]", "line_items".to_owned())]).await
     }
 
+    /// Refunds (`GET /v1/refunds`). Stripe offers no filter by customer.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn refunds(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+        self.list("/v1/refunds", filter.params(&["payment_intent"]), cursor).await
+    }
+
+    /// Charges, each with the amount that was refunded of it (`GET /v1/charges`).
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn charges(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+        self.list("/v1/charges", filter.params(&["customer", "payment_intent"]), cursor).await
+    }
+
     /// The line items of a checkout session.
     ///
     /// # Errors
@@ -391,11 +407,11 @@ impl Stripe {
         params: &[(impl AsRef<str>, String)],
         idempotency_key: Option<&str>,
     ) -> Result<Object, StripeError> {
-        let read = |answer: &Response<Vec<u8>>| {
+        let read = |answer: &Response<Vec<u8>>, read_at: Option<Timestamp>| {
             let text: Box<RawValue> =
                 serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
             if text.get().starts_with('{') {
-                Ok(Object::new(text, date(answer.headers())))
+                Ok(Object::new(text, read_at))
             } else {
                 Err("it is not a JSON object".to_owned())
             }
@@ -416,10 +432,9 @@ impl Stripe {
             Cursor::After(id) => params.push(("starting_after", id.clone())),
             Cursor::Before(id) => params.push(("ending_before", id.clone())),
         }
-        let read = |answer: &Response<Vec<u8>>| {
+        let read = |answer: &Response<Vec<u8>>, read_at: Option<Timestamp>| {
             let List { data, has_more } =
                 serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
-            let read_at = date(answer.headers());
             Ok(Page { objects: data.into_iter().map(|text| Object::new(text, read_at)).collect(), has_more })
         };
         self.call(Method::GET, path, &params, None, read).await
@@ -432,7 +447,7 @@ impl Stripe {
         path: &str,
         params: &[(impl AsRef<str>, String)],
         idempotency_key: Option<&str>,
-        read: impl Fn(&Response<Vec<u8>>) -> Result<T, String>,
+        read: impl Fn(&Response<Vec<u8>>, Option<Timestamp>) -> Result<T, String>,
     ) -> Result<T, StripeError> {
         let started = Instant::now();
         let mut wait = self.patience.first_wait;
@@ -461,7 +476,7 @@ impl Stripe {
         path: &str,
         params: &[(impl AsRef<str>, String)],
         idempotency_key: Option<&str>,
-        read: impl Fn(&Response<Vec<u8>>) -> Result<T, String>,
+        read: impl Fn(&Response<Vec<u8>>, Option<Timestamp>) -> Result<T, String>,
     ) -> Result<T, StripeError> {
         let operation = || format!("{method} {path}");
         let form = params
@@ -492,6 +507,7 @@ impl Stripe {
             message: "the address, the key or the idempotency key has characters that HTTP does not carry"
                 .to_owned(),
         })?;
+        let begun = Instant::now();
         let answer = self.http.send(request, self.patience.attempt_timeout).await;
         let answer = answer.map_err(|source| StripeError::NoAnswer { operation: operation(), source })?;
         if !answer.status().is_success() {
@@ -503,7 +519,8 @@ impl Stripe {
             }
             return Err(StripeError::Refused { operation: operation(), refusal });
         }
-        read(&answer).map_err(|message| StripeError::Unreadable { operation: operation(), message })
+        let read_at = date(answer.headers()).map(|answered| start_of(answered, begun.elapsed()));
+        read(&answer, read_at).map_err(|message| StripeError::Unreadable { operation: operation(), message })
     }
 }
 
@@ -533,6 +550,13 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
     let text = headers.get("date")?.to_str().ok()?;
     let zoned = jiff::fmt::rfc2822::parse(text).ok()?;
     Some(Timestamp::from_unix(zoned.timestamp().as_second()))
+}
+
+/// When a request began, by Stripe's clock: Stripe's time of the answer, less the time that the answer took,
+/// rounded up, because Stripe's time is rounded down.
+fn start_of(answered: Timestamp, took: Duration) -> Timestamp {
+    let seconds = i64::try_from(took.as_secs()).unwrap_or(i64::MAX);
+    answered.plus_seconds(-seconds.saturating_add(1))
 }
 
 /// Percent-encodes all characters that are not unreserved. The result is valid in paths, queries and forms.
@@ -584,5 +608,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("date", "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
         assert_eq!(date(&headers), Some(Timestamp::from_unix(784_111_777)));
+        let answered = Timestamp::from_unix(784_111_777);
+        for (millis, earlier) in [(0, 1), (900, 1), (1000, 2), (14_200, 15)] {
+            let begun = start_of(answered, Duration::from_millis(millis));
+            assert_eq!(answered.seconds_since(begun), earlier, "{millis} ms");
+        }
     }
 }

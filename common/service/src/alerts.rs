@@ -102,6 +102,22 @@ pub enum Alert {
         #[serde(default)]
         repaired: u64,
     },
+    /// Reconciliation found differences that it did not repair.
+    Unrepaired {
+        /// The number of differences of each class, such as `2 credits`.
+        left: Vec<String>,
+        /// Objects that could not be compared.
+        failures: u64,
+        /// A digest of the differences: the same ones are alerted once a day.
+        digest: String,
+    },
+    /// A run of reconciliation stopped at an error.
+    ReconcileStopped,
+    /// No reconciliation was complete for a long time.
+    NotReconciled {
+        /// Hours since the last complete one.
+        hours: i64,
+    },
     /// The health score is low.
     Score {
         /// From 0 to 100.
@@ -133,24 +149,34 @@ impl Alert {
             Self::BadSignatures { .. } => "bad_signatures".to_owned(),
             Self::OldMessage { queue, .. } => format!("old_message#{queue}"),
             Self::Missing { .. } => "missing".to_owned(),
+            Self::Unrepaired { digest, .. } => format!("unrepaired#{digest}"),
+            Self::ReconcileStopped => "reconcile_stopped".to_owned(),
+            Self::NotReconciled { .. } => "not_reconciled".to_owned(),
             Self::Score { .. } => "score".to_owned(),
             Self::Alarm { name, .. } => format!("alarm#{name}"),
         }
     }
 
     /// How long alerts with the same key are held: an hour for something that happened, six hours for a state
-    /// that `health` checks every hour, 90 days for a price that has left the catalog, which every renewal
-    /// bills again, and for an API version, which every event has.
+    /// that `health` checks every hour, a day for differences that wait for an operator, 90 days for a price
+    /// that has left the catalog, which every renewal bills again, and for an API version, which every event
+    /// has.
     pub fn quiet_seconds(&self) -> i64 {
         match self {
             Self::PriceNotInCatalog { .. } | Self::UnknownVersion { .. } => 90 * 86_400,
+            Self::Unrepaired { .. } => 86_400,
             Self::Parked { .. }
             | Self::SharedCustomer { .. }
             | Self::DeadLetter { .. }
             | Self::BadSignatures { .. }
             | Self::OldMessage { .. }
             | Self::Alarm { .. } => 3_600,
-            Self::Quiet { .. } | Self::Failed { .. } | Self::Missing { .. } | Self::Score { .. } => 21_600,
+            Self::Quiet { .. }
+            | Self::Failed { .. }
+            | Self::Missing { .. }
+            | Self::ReconcileStopped
+            | Self::NotReconciled { .. }
+            | Self::Score { .. } => 21_600,
         }
     }
 
@@ -181,6 +207,17 @@ impl Alert {
             Self::Missing { records, repaired } => {
                 format!("{records} records of Stripe are missing here, {repaired} were added")
             }
+            Self::Unrepaired { left, failures: 0, .. } => {
+                format!("Reconciliation left differences to you: {}", left.join(", "))
+            }
+            Self::Unrepaired { left, failures, .. } => {
+                let failures = format!("{failures} not compared");
+                let all: Vec<&str> =
+                    left.iter().map(String::as_str).chain(std::iter::once(failures.as_str())).collect();
+                format!("Reconciliation left differences to you: {}", all.join(", "))
+            }
+            Self::ReconcileStopped => "Reconciliation stopped at an error".to_owned(),
+            Self::NotReconciled { hours } => format!("No reconciliation was complete for {hours} hours"),
             Self::Score { score, .. } => format!("Health is at {score} of 100"),
             Self::Alarm { name, .. } => format!("Alarm {name}"),
         }
@@ -243,6 +280,23 @@ impl Alert {
                  of the last day; POST /admin/stripe/reconcile repairs what it can."
                     .to_owned()
             }
+            Self::Unrepaired { .. } => {
+                "They differ between Stripe and the accounts, and only an operator may decide them. A dry run \
+                 in the dashboard (Reconcile) lists each with its reason; so do the log lines RECONCILE_LEFT \
+                 and RECONCILE_FAILED."
+                    .to_owned()
+            }
+            Self::ReconcileStopped => {
+                "The log line RECONCILE_FINISHED has the reason: a Stripe key that was revoked or may not read \
+                 enough, Stripe, or the tables. The next run continues there."
+                    .to_owned()
+            }
+            Self::NotReconciled { .. } => {
+                "What is missing or differs since then is not known. Look at the errors of the function \
+                 reconcile, its schedule, and the log lines RECONCILE_FINISHED: a Stripe key that was revoked \
+                 stops every run."
+                    .to_owned()
+            }
             Self::Score { deductions, .. } => {
                 let line = |deduction: &Deduction| {
                     format!("−{} {}: {}", deduction.points, deduction.reason, deduction.advice)
@@ -298,6 +352,9 @@ impl Alert {
             Self::Quiet { .. }
             | Self::Failed { .. }
             | Self::Missing { .. }
+            | Self::Unrepaired { .. }
+            | Self::ReconcileStopped
+            | Self::NotReconciled { .. }
             | Self::Score { .. }
             | Self::Alarm { .. } => Vec::new(),
         }

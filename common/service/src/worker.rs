@@ -5,7 +5,7 @@
 //! Every other record is processed, ignored, parked or a duplicate, and that is stored before the record is
 //! acknowledged.
 
-mod ask;
+pub(crate) mod ask;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};

@@ -68,7 +68,7 @@
 //! | `ask#<cs_…>` | a request to Stripe for a session: `asked` N (unix s), `tries` N, `told` S; two days |
 //! | `checkout#<user id>` | the customer that our checkout created: see [`CreatedCustomer`]; one year |
 //! | `reconcile` | where an unfinished reconciliation stopped: see [`reconcile_place`]; one day |
-//! | `report#reconcile` | result of the last reconciliation: see [`reconcile_report`] |
+//! | `report#reconcile` | result of the last complete reconciliation: see [`reconcile_report`] |
 //!
 //! - An audit item is in `by_day` under the family `audit`.
 //! - Of an alert, `quiet_until` N (unix s) is the end of its quiet time, `held` N counts the alerts
@@ -908,9 +908,9 @@ pub fn reconcile_place_key() -> Key {
 /// Writes the position of an unfinished reconciliation:
 ///
 /// ```json
-/// {"pk":"reconcile","started":1767600000,"pass":"invoices","after":"in_1","expires_at":1767686400}
+/// {"pk":"reconcile","started":1767600000,"pass":"subscriptions","after":"sub_1","expires_at":1767686400}
 /// ```
-pub fn reconcile_place(started: Timestamp, pass: String, after: Option<String>, expires: Timestamp) -> Write {
+pub fn reconcile_place(started: Timestamp, pass: &str, after: Option<String>, expires: Timestamp) -> Write {
     let key = reconcile_place_key();
     let mut item = new_item(&key);
     item.insert("started".to_owned(), number(started.unix()));
@@ -1115,7 +1115,8 @@ pub fn audit(actor: &str, claimed: Option<&str>, reason: &str, act: &str, target
     Write { key, item: Some(item), condition: Condition::Absent }
 }
 
-/// Writes the report of a reconciliation, for the health score. It expires after a week.
+/// Writes the report of a complete reconciliation, for the health score. It never expires, so that `health`
+/// knows how long none was complete.
 pub fn reconcile_report(missing: u64, orphaned: u64, plans_without_invoice: u64, at: Timestamp) -> Write {
     let key = reconcile_report_key();
     let mut item = new_item(&key);
@@ -1124,7 +1125,6 @@ pub fn reconcile_report(missing: u64, orphaned: u64, plans_without_invoice: u64,
         ("orphaned".to_owned(), number(orphaned)),
         ("plans_without_invoice".to_owned(), number(plans_without_invoice)),
         ("finished".to_owned(), number(at.unix().saturating_mul(1000))),
-        ("expires_at".to_owned(), number(at.plus_days(7).unix())),
     ]);
     Write { key, item: Some(item), condition: Condition::Anything }
 }
