@@ -356,6 +356,41 @@ mod tests {
     }
 
     #[test]
+    fn the_months_of_a_year_pass_on_a_test_clock_to_its_renewal() {
+        let fake = stripe_with_prices();
+        fake.put_yearly_price("price_year", 20_000);
+        fake.put_yearly_price("price_larger", 40_000);
+        let form = MONTHLY.replace("price_pro_test", "price_year");
+        let session = fake.checkout(&form).unwrap();
+        let bought = objects(&fake.pay(session["id"].as_str().unwrap(), Payment::AtOnce).unwrap());
+        let subscription = &bought.iter().find(|(kind, _)| kind == "customer.subscription.created").unwrap().1;
+        let id = subscription["object"]["id"].as_str().unwrap();
+        assert!(subscription["object"]["test_clock"].is_string());
+        let item = |fake: &FakeStripe| fake.object(id).unwrap()["items"]["data"][0].clone();
+        let start = item(&fake)["current_period_start"].as_i64().unwrap();
+        assert_eq!(item(&fake)["current_period_end"], months_after(start, 12));
+
+        for month in 1..12 {
+            let passed = fake.pass_a_month(id).unwrap();
+            let event: Value = serde_json::from_str(&passed[0].body).unwrap();
+            assert_eq!((passed.len(), &event["created"]), (1, &json!(months_after(start, month))));
+            assert_eq!(event["data"]["previous_attributes"]["items"], Value::Null);
+        }
+        let upgraded = objects(&fake.upgrade(id, "price_larger").unwrap());
+        let lines = &upgraded[1].1["object"]["lines"]["data"];
+        let (unused, rest) = (lines[0]["amount"].as_i64().unwrap(), lines[1]["amount"].as_i64().unwrap());
+        assert!(unused < 0 && rest >= -2 * unused && upgraded[1].1["object"]["amount_paid"] == rest + unused);
+
+        let renewed = fake.pass_a_month(id).unwrap();
+        assert_eq!(renewed.iter().map(|event| &event.kind).collect::<Vec<_>>(), [
+            "customer.subscription.updated",
+            "invoice.paid"
+        ]);
+        assert_eq!(item(&fake)["current_period_start"], months_after(start, 12));
+        assert_eq!(item(&fake)["current_period_end"], months_after(start, 24));
+    }
+
+    #[test]
     fn charges_are_refunded_once_newest_first() {
         let fake = stripe_with_prices();
         fake.pay(create(&fake, MONTHLY, None).unwrap()["id"].as_str().unwrap(), Payment::AtOnce).unwrap();

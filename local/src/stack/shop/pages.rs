@@ -241,15 +241,15 @@ pub(super) fn pay(shop: &Shared, session: Option<&Value>) -> Response {
 pub(super) fn billing(shop: &Shared, customer: &str, subscription: Option<&Value>) -> Response {
     let Some(subscription) = subscription else { return not_found("This customer has no subscription.") };
     let price = &subscription["items"]["data"][0]["price"];
-    let current = price["id"]
-        .as_str()
-        .and_then(|price| shop.catalog.plan_of_price(price))
-        .map(|plan| plan.name.as_str());
-    let others = shop
-        .catalog
-        .plans
-        .iter()
-        .filter(|plan| Some(plan.name.as_str()) != current && !plan.sold_as.prices.is_empty());
+    let plan = price["id"].as_str().and_then(|price| shop.catalog.plan_of_price(price));
+    let current = plan.map(|plan| plan.name.as_str());
+    // From a month to a year, Stripe starts a new period. The fake one only changes the price.
+    let same_interval = plan.map(|plan| plan.refill);
+    let others = shop.catalog.plans.iter().filter(|plan| {
+        Some(plan.name.as_str()) != current
+            && same_interval.is_none_or(|refill| refill == plan.refill)
+            && !plan.sold_as.prices.is_empty()
+    });
     let body = html! {
         main.narrow {
             (fake_stripe_label("billing portal"))
