@@ -363,7 +363,8 @@ mod tests {
         let form = MONTHLY.replace("price_pro_test", "price_year");
         let session = fake.checkout(&form).unwrap();
         let bought = objects(&fake.pay(session["id"].as_str().unwrap(), Payment::AtOnce).unwrap());
-        let subscription = &bought.iter().find(|(kind, _)| kind == "customer.subscription.created").unwrap().1;
+        let subscription =
+            &bought.iter().find(|(kind, _)| kind == "customer.subscription.created").unwrap().1;
         let id = subscription["object"]["id"].as_str().unwrap();
         assert!(subscription["object"]["test_clock"].is_string());
         let item = |fake: &FakeStripe| fake.object(id).unwrap()["items"]["data"][0].clone();
@@ -382,10 +383,10 @@ mod tests {
         assert!(unused < 0 && rest >= -2 * unused && upgraded[1].1["object"]["amount_paid"] == rest + unused);
 
         let renewed = fake.pass_a_month(id).unwrap();
-        assert_eq!(renewed.iter().map(|event| &event.kind).collect::<Vec<_>>(), [
-            "customer.subscription.updated",
-            "invoice.paid"
-        ]);
+        assert_eq!(
+            renewed.iter().map(|event| &event.kind).collect::<Vec<_>>(),
+            ["customer.subscription.updated", "invoice.paid"]
+        );
         assert_eq!(item(&fake)["current_period_start"], months_after(start, 12));
         assert_eq!(item(&fake)["current_period_end"], months_after(start, 24));
     }
