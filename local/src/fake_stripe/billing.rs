@@ -275,12 +275,12 @@ impl State {
             });
             self.store(charge.to_string(), charge, now, true);
         }
-        json!({
+        let mut invoice = json!({
             "id": id, "object": "invoice", "amount_due": paid, "amount_paid": paid, "amount_remaining": 0,
             "billing_reason": reason,
             "created": now, "currency": currency, "customer": customer, "customer_email": email,
             "livemode": false, "metadata": {},
-            "period_start": now, "period_end": now, "status": "paid", "test_clock": subscription["test_clock"], "subtotal": paid, "total": paid,
+            "period_start": now, "period_end": now, "status": "paid", "subtotal": paid, "total": paid,
             "parent": { "type": "subscription_details", "quote_details": null,
                 "subscription_details": { "metadata": metadata, "subscription": subscription["id"] } },
             "lines": { "object": "list", "has_more": false, "total_count": 1, "data": [{
@@ -295,7 +295,9 @@ impl State {
                 "pricing": { "type": "price_details",
                     "price_details": { "price": item["price"]["id"], "product": item["price"]["product"] } },
             }] },
-        })
+        });
+        invoice["test_clock"] = subscription["test_clock"].clone();
+        invoice
     }
 }
 

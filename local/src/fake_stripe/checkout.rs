@@ -430,7 +430,7 @@ impl State {
         let end = trial_days.map_or_else(|| period_end(price, now), |days| now + days * 86_400);
         let clock = is_yearly(price).then(|| self.start_clock(customer, now));
         let (paid, metadata) = (value["amount_total"].clone(), metadata(data));
-        let subscription = json!({
+        let mut subscription = json!({
             "id": subscription_id, "object": "subscription", "billing_cycle_anchor": end,
             "billing_mode": { "type": "flexible" },
             "cancel_at": null, "cancel_at_period_end": false, "canceled_at": null,
@@ -438,7 +438,7 @@ impl State {
             "created": now, "currency": bought["currency"], "customer": customer, "ended_at": null,
             "latest_invoice": invoice_id,
             "livemode": false, "metadata": metadata, "start_date": now,
-            "status": if trial_days.is_some() { "trialing" } else { "active" }, "test_clock": clock,
+            "status": if trial_days.is_some() { "trialing" } else { "active" },
             "trial_start": trial_days.map(|_| now), "trial_end": trial_days.map(|_| end),
             "items": { "object": "list", "has_more": false, "total_count": 1, "data": [{
                 "id": item_id, "object": "subscription_item", "created": now, "current_period_start": now,
@@ -446,6 +446,7 @@ impl State {
                 "metadata": {}, "price": price, "quantity": quantity, "subscription": subscription_id,
             }] },
         });
+        subscription["test_clock"] = json!(clock);
         let email = &value["customer_details"]["email"];
         let invoice = self.bill(&subscription, "subscription_create", paid.as_i64().unwrap_or(0), email, now);
         (subscription, invoice)
