@@ -80,7 +80,6 @@ fn shop_front(shop: &Shared) -> Markup {
                     div { dt { "Set-up" } dd #setup {} }
                 }
                 p.small.muted #buckets {}
-                p.small #month hidden {}
             }
             p #trouble .notice data-tone="bad" role="alert" hidden {}
             h3 { "On sale, from " code { "catalog.toml" } }
@@ -95,6 +94,7 @@ fn shop_front(shop: &Shared) -> Markup {
                     button.quiet type="button" data-act="cancel" hidden { "Cancel the plan" }
                     button.quiet type="button" data-act="refund" hidden { "Refund " span #refund-amount {} }
                 }
+                p #month .gap hidden {}
             }
         }
     }

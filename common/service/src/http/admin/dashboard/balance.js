@@ -79,11 +79,15 @@ const CURVE_COLUMNS = [
   { title: "Balance", class: "number", of: (point) => number(point.balance) },
 ];
 
-function curveDrawing(points, next) {
+/** The last point of each moment: what is booked at one moment is one step of the curve. */
+const moments = (points) => points.filter((point, place) => point.time !== points[place + 1]?.time);
+
+function curveDrawing(all, next) {
+  const points = moments(all);
   const [width, height, left, right, bottom, top] =
     innerWidth < 640 ? [380, 200, 52, 8, 24, 10] : [1000, 240, 62, 12, 26, 10];
   const now = points.at(-1);
-  const first = points[0];
+  const first = all[0];
   const end = next ? Date.parse(next.at) : now.time;
   // A year ahead would press everything that happened into a corner.
   const shownEnd = Math.min(end, now.time + Math.max(now.time - first.time, 86_400_000) / 2);
@@ -104,7 +108,7 @@ function curveDrawing(points, next) {
   });
   const title = svg("title", { id: "curve-title" }, "Balance over time");
   const summary =
-    `${points.length - 1} changes from ${LONG.format(first.time)} to ${LONG.format(now.time)}. ` +
+    `${all.length - 1} changes from ${LONG.format(first.time)} to ${LONG.format(now.time)}. ` +
     `The balance is ${number(now.balance)} credits. The table below has every change.`;
   return svg(
     "svg",
