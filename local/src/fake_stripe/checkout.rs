@@ -33,10 +33,13 @@ use anyhow::{Context, ensure};
 use jiff::ToSpan as _;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
-use tallyhook_core::catalog::{Catalog, Per, SoldAs};
+use tallyhook_core::catalog::{Catalog, Per, Refill, SoldAs};
 
 use super::request::{StripeError, parse};
 use super::{FakeStripe, State, parameters};
+
+/// The name that Stripe gives to test clocks as objects.
+const TEST_CLOCK: &str = "test_helpers.test_clock";
 
 /// How a customer pays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +62,16 @@ pub struct FiredEvent {
 }
 
 impl FakeStripe {
-    /// Adds every price of a catalog, in US dollars: plans are monthly, everything else is paid once.
-    /// The amounts are made up.
+    /// Adds every price of a catalog, in US dollars: plans with `refill = "month"` are yearly, other plans
+    /// are monthly, everything else is paid once. The amounts are made up.
     pub fn sell(&self, catalog: &Catalog) {
         for plan in &catalog.plans {
             let amount = if plan.per == Per::Seat { 1_000 } else { 2_000 * i64::from(plan.rank.max(1)) };
             for (at, price) in plan.sold_as.prices.iter().enumerate() {
+                if plan.refill == Refill::Month {
+                    self.put_yearly_price(price, amount.saturating_mul(10));
+                    continue;
+                }
                 // A lookup key belongs to one price.
                 self.put_price(price, amount, true, plan.sold_as.lookup_keys.get(at).map(String::as_str));
             }
@@ -101,6 +108,22 @@ impl FakeStripe {
     /// Adds a price. The amount is in cents.
     pub fn put_price(&self, id: &str, amount: i64, monthly: bool, lookup_key: Option<&str>) {
         self.put(price(id, amount, "usd", monthly, lookup_key));
+    }
+
+    /// Adds a price that is paid once a year. The amount is in cents.
+    pub fn put_yearly_price(&self, id: &str, amount: i64) {
+        let mut value = price(id, amount, "usd", true, None);
+        value["recurring"]["interval"] = json!("year");
+        self.put(value);
+    }
+
+    /// Creates a checkout session, as an app does with `POST /v1/checkout/sessions`.
+    ///
+    /// # Errors
+    /// When Stripe would refuse the form.
+    pub fn checkout(&self, form: &str) -> anyhow::Result<Value> {
+        let made = self.lock().create_session(&nested(form));
+        made.map_err(|error| anyhow::anyhow!("the session is refused: {}", error.error["message"]))
     }
 
     /// The form that the app created a session with. The session shows only a part of it.
@@ -159,8 +182,8 @@ impl FakeStripe {
 impl State {
     /// Completes an open session: see [`FakeStripe::pay`].
     pub(super) fn pay(&mut self, session: &str, how: Payment) -> anyhow::Result<Vec<FiredEvent>> {
-        let now = self.time();
         let mut value = self.open_session(session)?;
+        let now = self.time_of(&value["customer"]);
         let data = self.form(session).unwrap_or_default();
         let mut fired = Vec::new();
         let payer = value["customer"].as_str().and_then(|id| self.objects.get(id));
@@ -483,10 +506,11 @@ impl State {
         let bought = items.into_iter().find(|item| item["price"]["type"] != "one_time").unwrap_or_default();
         let data = &data["subscription_data"];
         let trial_days: Option<i64> = data["trial_period_days"].as_str().and_then(|days| days.parse().ok());
-        let end = trial_days.map_or_else(|| a_month_after(now), |days| now + days * 86_400);
         let (customer, price, quantity) = (&value["customer"], &bought["price"], &bought["quantity"]);
+        let end = trial_days.map_or_else(|| period_end(price, now), |days| now + days * 86_400);
+        let clock = is_yearly(price).then(|| self.start_clock(customer, now));
         let (paid, metadata) = (value["amount_total"].clone(), metadata(data));
-        let subscription = json!({
+        let mut subscription = json!({
             "id": subscription_id, "object": "subscription", "billing_cycle_anchor": end,
             "billing_mode": { "type": "flexible" },
             "cancel_at": null, "cancel_at_period_end": false, "canceled_at": null,
@@ -502,6 +526,7 @@ impl State {
                 "metadata": {}, "price": price, "quantity": quantity, "subscription": subscription_id,
             }] },
         });
+        subscription["test_clock"] = json!(clock);
         let email = &value["customer_details"]["email"];
         let invoice = self.bill(&subscription, "subscription_create", paid.as_i64().unwrap_or(0), email, now);
         (subscription, invoice)
@@ -528,6 +553,27 @@ impl State {
     /// The current time: the one that a test set, else the real one.
     pub(super) fn time(&self) -> i64 {
         self.now.unwrap_or_else(|| jiff::Timestamp::now().as_second())
+    }
+
+    /// The current time of a customer, who may be on a test clock.
+    pub(super) fn time_of(&self, customer: &Value) -> i64 {
+        let clock = customer.as_str().and_then(|id| self.newest(TEST_CLOCK, Some(id), |_| true));
+        let frozen = clock.and_then(|clock| clock["frozen_time"].as_i64());
+        frozen.map_or_else(|| self.time(), |frozen| frozen.max(self.time()))
+    }
+
+    /// Puts a customer on a test clock of its own. Returns the clock's id.
+    fn start_clock(&mut self, customer: &Value, now: i64) -> String {
+        let id = new_id("clock");
+        self.set_clock(&id, customer, now);
+        id
+    }
+
+    /// Moves a test clock. Unlike Stripe's, it names its only customer.
+    pub(super) fn set_clock(&mut self, id: &str, customer: &Value, to: i64) {
+        let clock = json!({ "id": id, "object": TEST_CLOCK, "created": to, "customer": customer,
+            "frozen_time": to, "livemode": false, "status": "ready" });
+        self.store(clock.to_string(), clock, to, true);
     }
 }
 
@@ -646,8 +692,22 @@ pub(super) fn new_id(kind: &str) -> String {
 }
 
 pub(super) fn a_month_after(now: i64) -> i64 {
-    let start = jiff::Timestamp::from_second(now).unwrap_or_default().to_zoned(TimeZone::UTC);
-    start.checked_add(1.month()).map_or(now + 30 * 86_400, |end| end.timestamp().as_second())
+    months_after(now, 1)
+}
+
+/// The same day and time some months later, or the last day of that month.
+pub(super) fn months_after(start: i64, months: i32) -> i64 {
+    let at = jiff::Timestamp::from_second(start).unwrap_or_default().to_zoned(TimeZone::UTC);
+    at.checked_add(months.months()).map_or(start, |at| at.timestamp().as_second())
+}
+
+/// The end of a period of this price that starts now.
+pub(super) fn period_end(price: &Value, start: i64) -> i64 {
+    months_after(start, if is_yearly(price) { 12 } else { 1 })
+}
+
+fn is_yearly(price: &Value) -> bool {
+    price["recurring"]["interval"] == "year"
 }
 
 /// A form as an object: `a[b][0]=1` is `{"a":{"b":["1"]}}`. Empty values are left out, as at Stripe.

@@ -9,6 +9,8 @@
 //!   one of them twice ─► GET  /portal/status?session_id=…  the status page ─► GET  /
 //!   the account, the events of Stripe, the ledger, the notifications of the app
 //! ```
+//! A yearly plan is on a test clock of the fake Stripe: "Let one month pass" moves it by a month.
+//!
 //! With the user's own Stripe (`STRIPE_SECRET_KEY`) the shop sells through that one, and checkout, renewal
 //! and refund happen there.
 //!
@@ -254,6 +256,8 @@ impl Shop {
         let charge = customer.as_ref().and_then(|(stripe, customer)| stripe.charge_of(customer));
         let payment_is_pending =
             session.as_ref().is_some_and(|session| session["payment_status"] == "unpaid");
+        let clock = subscription.as_ref().filter(|one| one["test_clock"].is_string());
+        let date = clock.and_then(|one| one["metadata"]["date"].as_str().map(str::to_owned));
         let history = self.history();
         let deliveries = history.deliveries.iter().rev().filter(|delivery| delivery.user == user);
         let sent: Vec<Value> = deliveries
@@ -279,6 +283,8 @@ impl Shop {
             "sent": sent,
             "notifications": shown,
             "at_rest": self.shared.activity.is_at_rest(),
+            "yearly": clock.is_some(),
+            "date": date,
             "can": {
                 "renew": subscription.is_some(),
                 "cancel": subscription.is_some(),
@@ -331,7 +337,8 @@ impl Shop {
                 .refund(id(&stripe.charge_of(&customer).context("there is no payment to refund")?)?);
         }
         let subscription = stripe.subscription_of(&customer).context("there is no subscription")?;
-        if button == "renew" { stripe.renew(id(&subscription)?) } else { stripe.cancel(id(&subscription)?) }
+        let subscription = id(&subscription)?;
+        if button == "renew" { stripe.pass_a_month(subscription) } else { stripe.cancel(subscription) }
     }
 }
 

@@ -9,7 +9,7 @@ use axum::response::Response;
 use cli::local_stack::{self, APP_TOKEN};
 use maud::{Markup, html};
 use serde_json::{Value, json};
-use tallyhook_core::catalog::{Catalog, Per};
+use tallyhook_core::catalog::{Catalog, Per, Refill};
 use tallyhook_service::http::pages::{Page, csp_hash};
 
 use super::Shared;
@@ -94,11 +94,12 @@ fn shop_front(shop: &Shared) -> Markup {
                     button.quiet type="button" data-act="password" hidden { "Set a password" }
                     button.quiet type="button" data-act="spend" { "Spend 100 credits" }
                     button.quiet type="button" data-act="arrive" hidden { "The bank transfer arrives" }
-                    button.quiet type="button" data-act="renew" hidden { "A month passes" }
+                    button.quiet type="button" data-act="renew" hidden { "Let one month pass" }
                     button.quiet type="button" data-act="cancel" hidden { "Cancel the plan" }
                     button.quiet type="button" data-act="portal" hidden { "Billing portal" }
                     button.quiet type="button" data-act="refund" hidden { "Refund " span #refund-amount {} }
                 }
+                p #month .gap hidden {}
             }
         }
     }
@@ -157,7 +158,7 @@ fn look_around(shop: &Shared) -> Markup {
     // A token from the environment is the user's own: print the name of the variable.
     let app = if shop.app_token.as_deref() == Some(APP_TOKEN) { APP_TOKEN } else { "$APP_API_TOKEN" };
     let commands = [
-        (format!("cargo run -- demo{flag}"), "one customer, step by step"),
+        (format!("cargo run -- demo{flag}"), "two customers, step by step: a few months, and a year"),
         (
             format!("cargo run -- send invoice.paid --times 10 --concurrent{flag}"),
             "the event of one payment, ten times at once",
@@ -235,11 +236,13 @@ pub(super) fn pay(shop: &Shared, session: Option<&Value>) -> Response {
         .collect::<Vec<_>>()
         .join(", ");
     let open = session["status"] == "open";
+    let plan = session["metadata"]["plan"].as_str().and_then(|plan| shop.catalog.plan(plan));
+    let yearly = plan.is_some_and(|plan| plan.refill == Refill::Month);
     let body = html! {
         main.narrow {
             (fake_stripe_label("checkout"))
             section.card aria-labelledby="title" data-page={ "/local/stripe/pay/" (session["id"].as_str().unwrap_or_default()) } {
-                h1 #title { "Pay " (total) @if session["mode"] == "subscription" { span.muted { " a month" } } }
+                h1 #title { "Pay " (total) @if session["mode"] == "subscription" { span.muted { (if yearly { " a year" } else { " a month" }) } } }
                 dl {
                     dt { "For" } dd { (items) }
                     dt { "Customer" } dd { (session["client_reference_id"].as_str().unwrap_or("unknown")) }
@@ -271,15 +274,15 @@ pub(super) fn pay(shop: &Shared, session: Option<&Value>) -> Response {
 pub(super) fn billing(shop: &Shared, customer: &str, subscription: Option<&Value>) -> Response {
     let Some(subscription) = subscription else { return not_found("This customer has no subscription.") };
     let price = &subscription["items"]["data"][0]["price"];
-    let current = price["id"]
-        .as_str()
-        .and_then(|price| shop.catalog.plan_of_price(price))
-        .map(|plan| plan.name.as_str());
-    let others = shop
-        .catalog
-        .plans
-        .iter()
-        .filter(|plan| Some(plan.name.as_str()) != current && !plan.sold_as.prices.is_empty());
+    let plan = price["id"].as_str().and_then(|price| shop.catalog.plan_of_price(price));
+    let current = plan.map(|plan| plan.name.as_str());
+    // From a month to a year, Stripe starts a new period. The fake one only changes the price.
+    let same_interval = plan.map(|plan| plan.refill);
+    let others = shop.catalog.plans.iter().filter(|plan| {
+        Some(plan.name.as_str()) != current
+            && same_interval.is_none_or(|refill| refill == plan.refill)
+            && !plan.sold_as.prices.is_empty()
+    });
     let body = html! {
         main.narrow {
             (fake_stripe_label("billing portal"))
@@ -318,9 +321,13 @@ fn offers(catalog: &Catalog, stripe: Option<&FakeStripe>) -> Vec<Offer> {
         })
     };
     let plans = catalog.plans.iter().filter(|plan| !plan.sold_as.prices.is_empty()).map(|plan| {
-        let (per_seat, suffix) =
-            if plan.per == Per::Seat { (" a seat", " a seat, monthly") } else { ("", " a month") };
-        let description = format!("tier {}, {} credits{per_seat}", plan.tier, grouped(plan.credits));
+        let yearly = plan.refill == Refill::Month;
+        let (per_seat, suffix) = match plan.per == Per::Seat {
+            true => (" a seat", if yearly { " a seat, yearly" } else { " a seat, monthly" }),
+            false => ("", if yearly { " a year" } else { " a month" }),
+        };
+        let every = if yearly { " every month" } else { "" };
+        let description = format!("tier {}, {} credits{per_seat}{every}", plan.tier, grouped(plan.credits));
         Offer {
             name: plan.name.clone(),
             description,
@@ -427,11 +434,15 @@ mod tests {
             lines[1],
             r#"business, tier business, 20,000 credits, $40.00 a month, {"plan":"business"}"#
         );
-        assert_eq!(lines[3], r#"credits_1000, 1,000 credits more, $10.00 once, {"pack":"credits_1000"}"#);
         assert_eq!(
-            lines[6],
+            lines[3],
+            r#"pro_yearly, tier pro, 5,000 credits every month, $200.00 a year, {"plan":"pro_yearly"}"#
+        );
+        assert_eq!(lines[5], r#"credits_1000, 1,000 credits more, $10.00 once, {"pack":"credits_1000"}"#);
+        assert_eq!(
+            lines[8],
             r#"dfy starter, an order with 1 revision, $499.00 once, {"mode":"dfy","plan":"starter"}"#
         );
-        assert_eq!(lines.len(), 7);
+        assert_eq!(lines.len(), 9);
     }
 }
