@@ -5,7 +5,8 @@ The real SAM CLI and the real AWS CLI run the blocks of README.md and docs/opera
 .github/workflows/deploy.yml in bash, with Enter at every prompt and no region but the one that they name:
 
 - a first deployment that fails, and "Start over"
-- the README's deployment, then an update as in docs/operating.md
+- the README's deployment from a release, whose archive a server on this machine has
+- the README's deployment from source, then an update as in docs/operating.md
 - the workflow, job by job, with an OIDC token that expires after 300 s
 - `sam delete`, then scripts/adopt.py, and a deployment on the old tables
 
@@ -17,6 +18,7 @@ of execute-api.amazonaws.com in its output by the one at which MiniStack answers
 It needs ministack, aws-sam-translator and boto3, and .check/sam and .check/awscli (`./check deployment`
 installs them)."""
 
+import functools
 import http.server
 import json
 import os
@@ -35,6 +37,7 @@ import yaml
 from samtranslator.yaml_helper import yaml_parse
 
 import ministack
+import release
 from stack import ROOT, free_port
 
 BUILD_SECONDS = 720
@@ -80,13 +83,31 @@ def block(document, heading, mark):
     return found
 
 
+def stand_in(binary, commit):
+    """What is deployed in place of a compiled function."""
+    front = FRONT.format(commit=commit, secret=SECRET)
+    return front if binary in ("stripe-webhook", "api") else OTHER
+
+
+def for_ministack(template):
+    """Changes a template for MiniStack, which fails a stack with an alarm over several metrics."""
+    machine = "x86_64" if os.uname().machine == "x86_64" else "arm64"
+    template["Globals"]["Function"]["Architectures"] = [machine]
+    ministack.over_one_metric(template["Resources"])
+    for resource in template["Resources"].values():
+        if resource["Type"] == "AWS::Serverless::Function":
+            ministack.number_of_pollers(template, resource)
+    return template
+
+
 def package(folder, commit, broken):
     """What `./check sam` leaves: .aws-sam/build with a template and a folder for each function."""
     template = yaml_parse((ROOT / "template.yaml").read_text(encoding="utf-8"))
-    machine = "x86_64" if os.uname().machine == "x86_64" else "arm64"
-    template["Globals"]["Function"]["Architectures"] = [machine]
-    if not broken:  # MiniStack fails a stack with an alarm over several metrics
-        ministack.over_one_metric(template["Resources"])
+    alarms = {name: json.dumps(resource) for name, resource in template["Resources"].items()
+              if resource["Type"] == "AWS::CloudWatch::Alarm"}
+    for_ministack(template)
+    if broken:
+        template["Resources"].update({name: json.loads(alarm) for name, alarm in alarms.items()})
     build = folder / ".aws-sam" / "build"
     shutil.rmtree(build, ignore_errors=True)
     for name, resource in template["Resources"].items():
@@ -94,13 +115,34 @@ def package(folder, commit, broken):
             binary = resource.pop("Metadata")["BuildProperties"]["Binary"]
             (build / name).mkdir(parents=True)
             bootstrap = build / name / "bootstrap"
-            front = FRONT.format(commit=commit, secret=SECRET)
-            bootstrap.write_text(front if binary in ("stripe-webhook", "api") else OTHER, encoding="utf-8")
+            bootstrap.write_text(stand_in(binary, commit), encoding="utf-8")
             bootstrap.chmod(0o755)
             resource["Properties"]["CodeUri"] = name
-            ministack.number_of_pollers(template, resource)
     (build / "template.yaml").write_text(json.dumps(template), encoding="utf-8")
     return template
+
+
+def released(folder):
+    """The files of a release with stand-ins for the binaries. Returns the URL of their server."""
+    binaries, out = folder / "binaries", folder / "dist"
+    binaries.mkdir(parents=True)
+    for name in release.functions():
+        (binaries / name).write_text(stand_in(name, commit()), encoding="utf-8")
+    (folder / "tallyhook").write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
+    release.make_functions(out, "arm64", [binaries],
+                           lambda text: json.dumps(for_ministack(yaml_parse(text))))
+    release.make_cli(out, folder / "tallyhook", release.here())
+    handler = functools.partial(QuietFiles, directory=out)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+class QuietFiles(http.server.SimpleHTTPRequestHandler):
+    """Serves the files of a folder."""
+
+    def log_message(self, *_):
+        pass
 
 
 class Clock:
@@ -161,6 +203,7 @@ class Machine:
         tools.mkdir()
         self.shim("bin/aws", f"set -o pipefail\n'{ROOT}/.check/awscli/bin/aws' \"$@\" | "
                   "sed -E 's#https://[a-z0-9]+\\.execute-api[^/\" ]*#'\"${FRONT:-}\"'#g'")
+        self.shim("bin/sam", f"exec '{ROOT}/.check/sam/bin/sam' \"$@\"")
         self.shim("check", 'echo "$*" >> .checked; echo "${TALLYHOOK_COMMIT:-}" > .commit')
         self.env = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(folder), "SAM_CLI_TELEMETRY": "0",
                     "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "GITHUB_SHA": commit(),
@@ -309,6 +352,15 @@ def restored(client, person):
     say("Restore brought one user back and kept what it replaced")
 
 
+def prints_urls(status, output):
+    """Ends the check unless a deployment succeeded and printed what a person needs next."""
+    if status:
+        sys.exit(f"the deployment of the README failed:\n{output}")
+    for name in ("WebhookUrl", "AdminUrl", "ApiUrl"):
+        if name not in output:
+            sys.exit(f"sam deploy did not print {name}")
+
+
 def scenario(folder, port):
     readme = block("README.md", "## Deploy", "./check sam")
     region = re.search(r"export AWS_DEFAULT_REGION=(\S+)", readme).group(1)
@@ -332,13 +384,16 @@ def scenario(folder, port):
     say("Start over removed the stack and its tables")
 
     del person.env["AWS_DEFAULT_REGION"]
-    status, output = person.deploys(readme)
-    if status:
-        sys.exit(f"the deployment of the README failed:\n{output}")
-    for name in ("WebhookUrl", "AdminUrl", "ApiUrl"):
-        if name not in output:
-            sys.exit(f"sam deploy did not print {name}")
-    say("the README's block deployed it")
+    download = block("README.md", "## Deploy", "curl -fsSL")
+    download, places = re.subn(r"https://github\.com/\S+/download", released(folder / "release"), download)
+    if places != 1:
+        sys.exit("the README does not name the release once")
+    prints_urls(*person.run(download, "-e", "-o", "pipefail"))
+    if not (person.folder / "tallyhook-cli" / "tallyhook").exists():
+        sys.exit("the README's commands did not fetch tallyhook")
+    say("the README's block deployed a release")
+    prints_urls(*person.deploys(readme))
+    say("the README's block deployed it from source")
 
     def front():
         """The URL of the deployed API. MiniStack gets the routes that it does not read itself."""
@@ -356,7 +411,7 @@ def scenario(folder, port):
     # What `setup` stores once it has created the endpoint at Stripe.
     stored = ("aws ssm put-parameter --type SecureString --name /tallyhook/stripe-webhook-secret"
               f" --value {SECRET}")
-    after, setups = re.subn("^cargo run -- setup .*$", stored, after, flags=re.MULTILINE)
+    after, setups = re.subn("^tallyhook setup .*$", stored, after, flags=re.MULTILINE)
     if setups != 1:
         sys.exit("the README does not run setup once")
     output = person.must(f"{put}\n{after}")

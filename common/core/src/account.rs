@@ -571,7 +571,6 @@ impl Account {
             return;
         }
         let before = state.buckets(policy, now);
-        // What is carried over, and what an import counts, depends on the time of a refund.
         state.refunded_since.remove(&payment);
         if amount > 0 {
             state.refunded_since.insert(payment.clone(), steps);

@@ -92,8 +92,9 @@ pub fn advice(status: &str, reason: Option<&str>, waits_for: Option<&str>) -> Ad
         ),
         ("too_many_items", _) => fixed(
             Act::Inspect,
-            "The account would have more than 50 subscription items, and none is added to it. Cancel \
-             subscriptions that are not needed, or move some to another user, then send the event again.",
+            "The account would have more than 50 subscription items, or dozens of items with dozens of changes \
+             each, and nothing is added to it. Cancel subscriptions that are not needed, or move some to \
+             another user, then send the event again.",
         ),
         ("too_many_products", _) => fixed(
             Act::Inspect,

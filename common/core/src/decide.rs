@@ -226,7 +226,7 @@ pub enum Parked {
     #[error("the list of lines or items in the event is cut short")]
     LinesMissing,
     /// The account would have more subscription items than it can hold.
-    #[error("the account would have more than 50 subscription items")]
+    #[error("the account would have more than 50 subscription items, or too many changes of them")]
     TooManyItems,
     /// The account would have more products than it can hold.
     #[error("the account would have more than 200 products")]
@@ -478,6 +478,9 @@ fn decide_facts(
         Ok(change) => change,
         Err(conflict) => return Outcome::Park(Parked::Conflict(conflict)),
     };
+    if change.state.is_too_large() {
+        return Outcome::Park(Parked::TooManyItems);
+    }
     if change.state.products.len() > MAX_PRODUCTS {
         return Outcome::Park(Parked::TooManyProducts);
     }

@@ -14,7 +14,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::slice::{Carry, Phase, Slice, cuts, in_force};
+use super::slice::{Carry, MAX_SLICES, Phase, Slice, cuts, in_force};
 use super::snapshot::{Snapshot, SnapshotItem, Terms, is_false, is_one, one};
 use crate::catalog::{PauseCollection, PlanChange};
 use crate::credits::Credits;
@@ -310,6 +310,11 @@ impl Bucket {
 }
 
 impl Item {
+    /// The number of lines, plans shown and spends that are kept.
+    pub(super) fn records(&self) -> usize {
+        self.lines.len() + self.sights.len() + self.spent.len()
+    }
+
     /// Adds a line of a paid invoice.
     pub(super) fn fold_line(&mut self, line: Line) {
         self.billed_at = self.billed_at.max(Some(line.at));
@@ -1054,7 +1059,9 @@ fn chain(second: &mut [Sight]) {
     }
 }
 
-/// Keeps only the first and the last of consecutive sights that show the same plan.
+/// Keeps only the first and the last of consecutive sights that show the same plan. Of a plan with monthly
+/// credits, the last one before each month stays too: it says which plan is in force when the month begins, even
+/// if an older snapshot with another plan arrives later.
 fn compress_sights(sights: &mut Vec<Sight>) {
     let same = |a: &Sight, b: &Sight| {
         a.start == b.start
@@ -1067,10 +1074,17 @@ fn compress_sights(sights: &mut Vec<Sight>) {
         if same(&sights[place - 1], &sights[place])
             && same(&sights[place], &sights[place + 1])
             && sights[place].at != sights[place + 1].at
+            && !(sights[place].terms.monthly && in_other_months(&sights[place], &sights[place + 1]))
         {
             sights.remove(place);
         } else {
             place += 1;
         }
     }
+}
+
+/// Whether a month of the period begins between two sights.
+fn in_other_months(one: &Sight, next: &Sight) -> bool {
+    let mut begins = (1..MAX_SLICES).map(|month| one.start.plus_months(month));
+    begins.find(|begin| *begin > one.at).is_some_and(|begin| begin <= next.at)
 }

@@ -18,7 +18,7 @@ use crate::ids::InvoiceId;
 use crate::timestamp::Timestamp;
 
 /// The maximum number of slices of one period.
-const MAX_SLICES: u32 = 36;
+pub(super) const MAX_SLICES: u32 = 36;
 /// If the last part of a period is shorter than this, it belongs to the slice before it.
 const MIN_SLICE_DAYS: i64 = 4;
 /// The maximum number of phases of one subscription that are kept.
@@ -196,17 +196,13 @@ impl Item {
         let cuts = cuts(period.start, period.end);
         let end_of = |index: usize| cuts.get(index + 1).copied().or(period.end);
         slices.push(Slice { end: end_of(0), monthly: true, ..whole.clone() });
-        // No month begins after a full refund. The times of refunds are kept only with `rollover`. Without
-        // it, the first month stands for all: its paid part is lost like that of the others.
         let refunded = self.is_refunded(period, view);
-        if refunded && view.carried_periods == 0 {
-            return;
-        }
         for (index, start) in cuts.iter().copied().enumerate().skip(1) {
             let is_over =
                 next.is_some_and(|next| start >= next) || view.ended.is_some_and(|end| start >= end);
             let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, start);
             let then = View { refunded: &refunded_then, ..*view };
+            // No month begins after a full refund.
             if start > view.now || is_over || (refunded && self.is_refunded(period, &then)) {
                 break;
             }

@@ -36,6 +36,10 @@ const MAX_GRANTS: usize = 16;
 const MAX_FREE_REFILLS: usize = 4;
 /// The maximum number of items over all subscriptions.
 pub const MAX_ITEMS: usize = 50;
+/// The largest state, in bytes of JSON. It takes at most 370 KB of an item of DynamoDB, whose limit is 400 KB.
+const MAX_STATE_BYTES: usize = 500_000;
+/// With fewer records in all subscriptions, the state is smaller than that.
+const MANY_RECORDS: usize = 800;
 
 /// What the rules know about an account; stored as one map.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -712,6 +716,13 @@ impl State {
 
     pub(super) fn subscription_mut(&mut self, id: &SubscriptionId) -> &mut Subscription {
         Arc::make_mut(self.subscriptions.entry(id.clone()).or_default())
+    }
+
+    /// Whether the state would not fit an item of DynamoDB. Only dozens of items that change dozens of times
+    /// within one period need so much.
+    pub fn is_too_large(&self) -> bool {
+        let records: usize = self.subscriptions.values().map(|subscription| subscription.records()).sum();
+        records > MANY_RECORDS && serde_json::to_string(self).is_ok_and(|state| state.len() > MAX_STATE_BYTES)
     }
 
     /// The number of live items in the account if this subscription has the given items.

@@ -256,6 +256,11 @@ impl Subscription {
         prune_phases(&mut self.phases, periods, moments);
     }
 
+    /// The number of lines, plans shown, spends and phases that are kept.
+    pub(super) fn records(&self) -> usize {
+        self.phases.len() + self.items.values().map(Item::records).sum::<usize>()
+    }
+
     /// Whether phases should be pruned.
     pub(super) fn has_many_phases(&self) -> bool {
         self.phases.len() > MANY_PHASES

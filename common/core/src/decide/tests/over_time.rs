@@ -535,3 +535,43 @@ fn a_user_without_a_plan_gets_free_credits_every_month() {
     let late = life(&[&[Step::At(months(4)), Step::Spend(20)], &paid]);
     assert_eq!(has(&late), "pro 5000 | si_1=5000");
 }
+
+/// One seat is paid for a year, one credit is spent in the first month, and four seats are shown from then on.
+/// Found by the judge: the spend of the first month lowered what the refund left of the third.
+#[test]
+fn a_full_refund_leaves_the_unpaid_seats_of_the_running_month() {
+    let paid = vec![
+        TEAM_MONTHLY,
+        bill(T + 5, "in_1", "subscription_create", &[line("si_1", "price_team", 7000, T, T + YEAR)]),
+        tie(T + 7, "in_1"),
+        Step::Spend(1),
+        shows(T + 20 * DAY, "active", &[seats("si_1", "price_team", 4, T, T + YEAR)]),
+    ];
+    let refund = [refunded(months(2) + DAY, "pi_in_1", 7000)];
+    check_life("in its month", &life(&[&paid, &refund]), "business 3000 | si_1=3000");
+    check_life(
+        "and no month begins after it",
+        &life(&[&paid, &refund, &[Step::At(months(4))]]),
+        "business 3000 | si_1=3000",
+    );
+}
+
+/// Found by the judge: three snapshots with one plan were kept as two, so that a late snapshot of another plan
+/// between the first two was in force until the third.
+#[test]
+fn a_late_snapshot_of_another_plan_changes_only_the_months_until_the_next_one() {
+    let shown = |at: i64, plan: &str| shows(at, "active", &[year(plan)]);
+    let [first, other, next, last] = [
+        shown(T + 31 * DAY, "price_pro_year"),
+        shown(T + 157 * DAY, "price_business"),
+        shown(T + 182 * DAY, "price_pro_year"),
+        shown(months(11), "price_pro_year"),
+    ];
+    for order in
+        [[&first, &other, &next, &last], [&first, &last, &next, &other], [&last, &next, &other, &first]]
+    {
+        let arrived: Vec<Step> = order.into_iter().cloned().collect();
+        let run = Run::of(&life(&[&[HALF], &paid_year(), &arrived, &[Step::At(months(11) + 1)]]));
+        assert_eq!(run.balance().get(), 5000 + 2000, "{}", run.summary());
+    }
+}
