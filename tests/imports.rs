@@ -101,7 +101,7 @@ async fn an_import_links_customers_and_sets_balances_once() {
     let again = import(&world, &rows, json!({})).await;
     let unchanged = |credits: u64| json!(["unchanged", "pro", credits]);
     assert_eq!(again, [unchanged(7000), unchanged(1200), unchanged(5000)]);
-    let accounts = |all: &Value| all["accounts"].clone();
+    let accounts = |all: &Value| all[0][0].clone();
     assert_eq!(accounts(&world.everything().await), accounts(&after));
 
     let account = world.account("user_1").await;
@@ -130,7 +130,7 @@ async fn an_import_links_customers_and_sets_balances_once() {
 #[tokio::test]
 async fn a_row_that_cannot_be_imported_says_why_and_writes_nothing() {
     let (world, fake) = shop().await;
-    (1..=4).for_each(|number| customer_at_stripe(&fake, number));
+    [1, 3, 4].into_iter().for_each(|number| customer_at_stripe(&fake, number));
     assert_eq!(import(&world, &[row(1, 10)], json!({})).await, [json!(["created", "pro", 10])]);
     let mut other_price = event("customer.subscription.created", 2)["data"]["object"].clone();
     other_price["items"]["data"][0]["price"]["id"] = json!("price_old");
@@ -181,20 +181,21 @@ async fn a_row_that_cannot_be_imported_says_why_and_writes_nothing() {
 #[tokio::test]
 async fn an_interrupted_import_continues_while_webhooks_of_the_same_users_arrive() {
     const USERS: usize = 6;
+    let as_of = now().to_string();
     let whole = async |interrupted: bool| {
         let (world, fake) = shop().await;
         (1..=USERS).for_each(|number| customer_at_stripe(&fake, number));
-        let rows: Vec<Value> = (1..=USERS).map(|number| row(number, 1000 * number as u64)).collect();
+        let rows: Vec<Value> = (1..=USERS).map(|number| dated(row(number, 1000), &as_of)).collect();
         if interrupted {
             for crash in 0..10 {
                 let mut left = 3 + 7 * crash;
                 world.fault(move |_| {
-                    left -= 1;
-                    (left < 0).then_some(Fault::HangBefore)
+                    left -= usize::from(left > 0);
+                    (left == 0).then_some(Fault::HangBefore)
                 });
                 world.until_hung(world.ask("POST", "/admin/import", page(&rows, &json!({})))).await;
                 world.heal();
-                let number = 1 + crash as usize % USERS;
+                let number = 1 + crash % USERS;
                 for event in events(number) {
                     world.process(&event).await;
                 }
@@ -204,7 +205,7 @@ async fn an_interrupted_import_continues_while_webhooks_of_the_same_users_arrive
         import(&world, &rows, json!({})).await;
         if !interrupted {
             for crash in 0..10 {
-                world.process(&pack_of(1 + crash as usize % USERS, crash)).await;
+                world.process(&pack_of(1 + crash % USERS, crash)).await;
             }
         }
         let mut all = Vec::new();
@@ -218,8 +219,13 @@ async fn an_interrupted_import_continues_while_webhooks_of_the_same_users_arrive
     assert_eq!(whole(true).await, expected);
 }
 
+fn dated(mut row: Value, as_of: &str) -> Value {
+    row["as_of"] = json!(as_of);
+    row
+}
+
 /// A pack that the customer buys now.
-fn pack_of(number: usize, crash: i32) -> Value {
+fn pack_of(number: usize, crash: usize) -> Value {
     let mut event = pack(&format!("{number}_{crash}"), &format!("user_{number}"), 1);
     event["created"] = json!(now().unix() + 5);
     event["data"]["object"]["created"] = json!(now().unix() + 5);
