@@ -193,6 +193,9 @@ struct Page<'a> {
 impl Admin {
     /// The batch as far as it is imported: `{"batch":"2026-11","file":"9f86d0…","as_of":"…","rows":4200}`.
     pub(super) async fn import_progress(&self, batch: &str) -> Result<Value, Problem> {
+        if !is_batch(batch) {
+            return Err(invalid_batch());
+        }
         let key = items::import_key(batch);
         let items = self.store.load([key.clone()]).await?;
         let item = items.get(&key);
@@ -526,7 +529,7 @@ async fn require_customer(stripe: &Stripe, customer: &CustomerId) -> Result<(), 
 
 fn check(request: &ImportRequest, operator: &AdminToken) -> Result<(), Problem> {
     if !is_batch(&request.batch) {
-        return Err(bad("invalid_batch", "batch must be 1 to 64 letters, digits, '_', '-' or '.'"));
+        return Err(invalid_batch());
     }
     if request.file.len() != 64 || !request.file.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(bad("invalid_file", "file must be the SHA-256 of the file in hexadecimal digits"));
@@ -547,8 +550,12 @@ fn check(request: &ImportRequest, operator: &AdminToken) -> Result<(), Problem> 
     }
 }
 
+fn invalid_batch() -> Problem {
+    bad("invalid_batch", "batch must be 1 to 64 letters, digits, '_', '-' or '.'")
+}
+
 /// Whether a text can name a batch.
-pub(super) fn is_batch(text: &str) -> bool {
+fn is_batch(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     (1..=64).contains(&text.len()) && text.chars().all(plain)
 }
