@@ -301,6 +301,14 @@ impl Stripe {
         self.get(&format!("/v1/customers/{id}"), Vec::new()).await
     }
 
+    /// Deletes a customer (`DELETE /v1/customers/{id}`). Stripe also cancels its subscriptions at once.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn delete_customer(&self, id: &CustomerId) -> Result<Object, StripeError> {
+        self.object(Method::DELETE, &format!("/v1/customers/{id}"), &[], None).await
+    }
+
     /// The customers with exactly this e-mail address (`GET /v1/customers?email=`).
     ///
     /// # Errors

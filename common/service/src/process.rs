@@ -771,7 +771,11 @@ impl Processor {
         let notices = outbox.notices(&job.event, account.account(), &applied, &payments, catalog, now);
         account.apply(&applied.change);
         let mut record = record(job, known, EventState::Processed, applied.effect.as_str(), Some(user), now);
-        record.payload = if self.keep_payloads { payload::keep(&job.raw) } else { None };
+        let erased = account.account().state.erased_at.is_some();
+        if let Some(order) = applied.order.as_mut().filter(|_| erased) {
+            order.customer_email = None;
+        }
+        record.payload = if self.keep_payloads && !erased { payload::keep(&job.raw) } else { None };
         if record.previous.is_none() {
             record.previous = Some(account.enlist(&job.event.id));
         }

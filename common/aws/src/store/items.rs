@@ -58,6 +58,7 @@
 //! | pk | item |
 //! |---|---|
 //! | `audit#<unix ms>#<random>` | an operator's change: see [`audit`]; never expires |
+//! | `import#<batch>` | how many rows of an import are done: see [`import`]; never expires |
 //! | `alert#<destination>#<alert key>` | the last post of an alert |
 //! | `signal#bad_signatures` | the newest burst of refused signatures: `refused` N, `at` N (unix s) |
 //! | `job#provision#<user id>` | a call of the app's provisioning: see [`job`]; never expires |
@@ -919,6 +920,25 @@ pub fn reconcile_place(started: Timestamp, pass: &str, after: Option<String>, ex
     if let Some(after) = after {
         item.insert("after".to_owned(), text(after));
     }
+    Write { key, item: Some(item), condition: Condition::Anything }
+}
+
+/// The key of the progress of an import.
+pub fn import_key(batch: &str) -> Key {
+    Key::Event(format!("import#{batch}"))
+}
+
+/// Writes how many rows of an import are done:
+///
+/// ```json
+/// {"pk":"import#2026-11","file":"9f86d0…","as_of":1767600000,"rows":4200}
+/// ```
+pub fn import(batch: &str, file: &str, as_of: Timestamp, rows: u64) -> Write {
+    let key = import_key(batch);
+    let mut item = new_item(&key);
+    item.insert("file".to_owned(), text(file));
+    item.insert("as_of".to_owned(), number(as_of.unix()));
+    item.insert("rows".to_owned(), number(rows));
     Write { key, item: Some(item), condition: Condition::Anything }
 }
 

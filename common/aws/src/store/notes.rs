@@ -90,6 +90,15 @@ impl Store {
         send(request).await
     }
 
+    /// Removes the payload of an event. Returns `false` when it has none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn remove_payload(&self, key: &Key) -> Result<bool, StoreError> {
+        let request = self.update(key).update_expression("REMOVE payload");
+        send(request.condition_expression("attribute_exists(payload)")).await
+    }
+
     /// Claims the request to Stripe for a session. Of several concurrent callers, one gets `true`.
     ///
     /// # Errors

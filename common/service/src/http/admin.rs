@@ -22,6 +22,11 @@
 //! | `GET /admin/orders?status&user&limit&next` | one-time orders, newest first |
 //! | `GET /admin/orders/{cs}` | one order with its history |
 //! | `GET /admin/audit?limit&next` | what operators did, newest first |
+//! | `POST /admin/import` | brings users of another system: see [`ImportRequest`] |
+//! | `GET /admin/import/{batch}` | how many rows of an import are done |
+//! | `POST /admin/erase/{id}` | deletes what identifies a person: see [`EraseRequest`] |
+//! | `GET /admin/export/users?next` | all accounts, page by page |
+//! | `GET /admin/export/ledger?from&to&next` | all ledger entries, page by page |
 //!
 //! With `user`, the list of events starts with the user's open events. Counts and the gap cover the last day
 //! by default, counts in steps of an hour. Reconciliation is a dry run by default. `GET /admin` and
@@ -33,8 +38,11 @@
 //! answer, or the answer is 502.
 
 mod audit;
+mod erase;
+mod export;
 mod find;
 mod fix;
+mod import;
 mod link_and_send;
 mod log;
 mod orders;
@@ -54,7 +62,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
+pub use self::erase::EraseRequest;
 pub use self::fix::FixRequest;
+pub use self::import::ImportRequest;
 pub use self::log::{DismissRequest, RetryRequest};
 pub use self::provisioning::RunJobRequest;
 pub use self::reconcile::ReconcileRequest;
@@ -199,6 +209,11 @@ impl Admin {
             Route::ListOrders => self.list_orders(request).await,
             Route::ShowOrder(id) => self.show_order(id).await,
             Route::Audits => self.audits(request, now).await,
+            Route::Import => self.import(read_body(request)?, &operator, now).await,
+            Route::ImportProgress(batch) => self.import_progress(batch).await,
+            Route::Erase(id) => self.erase(&user(id)?, read_body(request)?, &operator, now).await,
+            Route::ExportUsers => self.export_users(request, now).await,
+            Route::ExportLedger => self.export_ledger(request).await,
         }
     }
 

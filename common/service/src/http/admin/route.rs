@@ -27,6 +27,11 @@ pub(super) enum Route<'a> {
     ListOrders,
     ShowOrder(&'a str),
     Audits,
+    Import,
+    ImportProgress(&'a str),
+    ExportUsers,
+    ExportLedger,
+    Erase(&'a str),
 }
 
 impl<'a> Route<'a> {
@@ -42,6 +47,9 @@ impl<'a> Route<'a> {
         }
         if let Some(id) = path.strip_prefix("/admin/stripe/fix-user/") {
             return if method == Method::POST { Ok(Self::FixUser(id)) } else { Err(Problem::Method("POST")) };
+        }
+        if let Some(id) = path.strip_prefix("/admin/erase/") {
+            return if method == Method::POST { Ok(Self::Erase(id)) } else { Err(Problem::Method("POST")) };
         }
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let ["admin", parts @ ..] = parts.as_slice() else { return Err(not_found()) };
@@ -62,6 +70,11 @@ impl<'a> Route<'a> {
             (&Method::GET, ["orders"]) => Self::ListOrders,
             (&Method::GET, ["orders", id]) => Self::ShowOrder(id),
             (&Method::GET, ["audit"]) => Self::Audits,
+            (&Method::POST, ["import"]) => Self::Import,
+            (&Method::GET, ["import", batch]) => Self::ImportProgress(batch),
+            (&Method::GET, ["export", "users"]) => Self::ExportUsers,
+            (&Method::GET, ["export", "ledger"]) => Self::ExportLedger,
+            (_, ["import"]) => return Err(Problem::Method("POST")),
             (
                 _,
                 ["stripe", "retry-webhooks" | "reconcile" | "find"]
@@ -73,7 +86,8 @@ impl<'a> Route<'a> {
                 ["stripe", "webhook-logs" | "event-counts" | "parked" | "gap" | "subscription-health"]
                 | ["stripe", "webhook-logs", _]
                 | ["me" | "audit" | "orders"]
-                | ["orders", _],
+                | ["orders" | "import", _]
+                | ["export", "users" | "ledger"],
             ) => return Err(Problem::Method("GET, HEAD")),
             _ => return Err(not_found()),
         })
@@ -96,10 +110,17 @@ impl<'a> Route<'a> {
             | Self::ListJobs
             | Self::ListOrders
             | Self::ShowOrder(_)
+            | Self::ImportProgress(_)
+            | Self::ExportUsers
+            | Self::ExportLedger
             | Self::Audits => Role::Viewer,
-            Self::DismissEvent(_) | Self::Retry | Self::Reconcile | Self::FixUser(_) | Self::RunJob => {
-                Role::Operator
-            }
+            Self::DismissEvent(_)
+            | Self::Retry
+            | Self::Reconcile
+            | Self::FixUser(_)
+            | Self::RunJob
+            | Self::Import => Role::Operator,
+            Self::Erase(_) => Role::Admin,
         }
     }
 }
