@@ -451,16 +451,6 @@ async fn a_push_that_stops_at_any_request_is_completed_by_the_next_one() {
 }
 
 #[tokio::test]
-async fn two_pushes_at_once_create_every_product_and_price_once() {
-    let account = Account::new().await;
-    let file = File::new("twice.toml", CATALOG);
-    let (one, other) = tokio::join!(account.push(&file, &["--apply"]), account.push(&file, &["--apply"]));
-    assert_eq!((one.0, other.0), (Some(0), Some(0)), "{} {}", one.1, other.1);
-    let counts = (account.get("/v1/products").await.len(), account.get("/v1/prices").await.len());
-    assert_eq!(counts, (2, 2));
-}
-
-#[tokio::test]
 async fn what_the_file_cannot_state_is_left_alone_at_stripe() {
     let account = Account::new().await;
     account.fake.put(json!({"id": "price_3", "object": "price", "active": true, "currency": "usd", "created": 1,
