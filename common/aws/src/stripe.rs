@@ -306,7 +306,7 @@ impl Stripe {
     /// # Errors
     /// [`StripeError`].
     pub async fn delete_customer(&self, id: &CustomerId) -> Result<Object, StripeError> {
-        self.object(Method::DELETE, &format!("/v1/customers/{id}"), &[], None).await
+        self.object(Method::DELETE, &format!("/v1/customers/{id}"), &Params::new(), None).await
     }
 
     /// The customers with exactly this e-mail address (`GET /v1/customers?email=`).
