@@ -86,15 +86,16 @@ class Stack:
     """The local stack in a process group of its own, with its data in a temporary folder.
 
     `real_binaries` runs the compiled functions instead of the handlers inside the stack. Call `build` first.
-    `binaries` is a folder of compiled functions, which are run as they are.
+    `binaries` is a folder of compiled functions, which are run as they are. `catalog` is another file than
+    catalog.toml.
     """
 
-    def __init__(self, real_binaries=False, port=None, aws_port=None, binaries=None):
+    def __init__(self, real_binaries=False, port=None, aws_port=None, binaries=None, catalog=None):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="tallyhook-"))
         self.log = self.folder / "output.log"
         self.port, self.aws_port = port or free_port(), aws_port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.real_binaries, self.binaries = real_binaries, binaries
+        self.real_binaries, self.binaries, self.catalog = real_binaries, binaries, catalog
         self.process = None
 
     def build(self):
@@ -106,6 +107,7 @@ class Stack:
         command = [target / "debug" / "tallyhook", "--port", str(self.port), "--aws-port", str(self.aws_port)]
         command += ["--data", self.folder / "data", *(["--real-binaries"] if self.real_binaries else [])]
         command += ["--binaries", self.binaries] if self.binaries else []
+        command += ["--catalog", self.catalog] if self.catalog else []
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -68,6 +68,8 @@ async fn each_route_refuses_every_role_below_the_one_it_names() {
     assert_eq!(
         changing,
         [
+            "POST /admin/erase/{id}",
+            "POST /admin/import",
             "POST /admin/provisioning",
             "POST /admin/stripe/fix-user/{id}",
             "POST /admin/stripe/reconcile",

@@ -40,6 +40,8 @@
 //! - `admin`: The admin API: validation, sending events again, health, the dashboard's page.
 //! - `admin_tokens`: The roles of operators, the limit of their grants, and the actor of the audit.
 //! - `admin_user`: The admin API for one user: explanations and repairs.
+//! - `exports`: Exports of everything, and the deletion of what identifies a person.
+//! - `imports`: Users of another system: their customers and their credits.
 //! - `event_log`: Listing the event log.
 //! - `notify`: Alerts to Slack and Discord.
 //! - `runbook`: The procedures of `docs/operating.md`.
@@ -78,10 +80,12 @@ mod crash_points;
 mod credit_rules;
 mod dismiss;
 mod event_log;
+mod exports;
 mod faults;
 mod features;
 mod golden;
 mod holds;
+mod imports;
 mod invariants;
 mod log_lines;
 mod missed_webhooks;

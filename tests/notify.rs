@@ -127,6 +127,24 @@ async fn a_price_that_left_the_catalog_is_alerted_once_and_not_for_every_event()
     assert!(posts[0].1.to_string().contains("Price price_pro_test has left the catalog"), "{:#}", posts[0].1);
 }
 
+/// The corpus has such an event: `2031-01-01.zephyr`.
+#[tokio::test]
+async fn an_event_of_an_unknown_api_version_is_applied_and_alerted_once() {
+    let (chats, url) = Chats::start().await;
+    let world = world(&url).await;
+    for name in ["customer.subscription.created", "invoice.paid"] {
+        let mut event = sample(name, "user_1");
+        event["api_version"] = json!("2031-01-01.zephyr");
+        world.process(&event).await;
+    }
+    assert_eq!(world.account("user_1").await["credits"], 5000);
+    assert_eq!(world.notify().await, 0);
+    let posts = chats.taken();
+    assert_eq!(posts.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["slack", "discord"]);
+    let text = posts[0].1.to_string();
+    assert!(text.contains("unknown API version 2031-01-01.zephyr"), "{text}");
+}
+
 #[tokio::test]
 async fn a_customer_that_pays_for_a_second_user_is_alerted_with_what_it_gave_the_first() {
     let (chats, url) = Chats::start().await;

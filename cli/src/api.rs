@@ -130,6 +130,25 @@ impl Api {
         Ok((status, serde_json::from_slice(&answer).ok()))
     }
 
+    /// Sends a text with the given headers.
+    pub async fn put_text(
+        &self,
+        path: &str,
+        text: &str,
+        headers: &[(&str, String)],
+    ) -> anyhow::Result<(StatusCode, Option<Value>)> {
+        let mut request = Request::builder()
+            .method(Method::PUT)
+            .uri(format!("{}{path}", self.url))
+            .header("authorization", format!("Bearer {}", self.token));
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(text.as_bytes().to_vec()).context("cannot build the request")?;
+        let (status, answer) = self.client.send(request).await?;
+        Ok((status, serde_json::from_slice(&answer).ok()))
+    }
+
     /// The JSON of a 200. Any other answer becomes an error with the API's message.
     pub fn require_ok(&self, status: StatusCode, answer: Option<Value>) -> anyhow::Result<Value> {
         match (status, answer) {

@@ -7,7 +7,7 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | The command did its work, and everything is in order. |
-//! | 1 | The command did its work, and an operator must look: `health` below 80, an error that `doctor` found, or differences in `setup`, `check-user`, `reconcile`, `compare`. |
+//! | 1 | The command did its work, and an operator must look: `health` below 80, an error that `doctor` or `catalog check` found, or differences in `setup`, `check-user`, `reconcile`, `compare`, `catalog diff`, `catalog push`; rows of an `import` that need an operator. |
 //! | 2 | The command could not do its work. The error output says what to do. |
 //!
 //! `send` and `check-signature` end with 0 or 1.
@@ -19,14 +19,18 @@ pub mod sample;
 pub mod send;
 
 mod api;
+mod catalog;
 mod check_signature;
 mod check_user;
 mod compare;
 mod dismiss;
 mod doctor;
 mod endpoint;
+mod erase;
+mod export;
 mod fix_user;
 mod health;
+mod import;
 mod logs;
 mod reconcile;
 mod replay;
@@ -59,6 +63,10 @@ pub enum Command {
     CheckUser(check_user::CheckUser),
     FixUser(fix_user::FixUser),
     Compare(compare::Compare),
+    Catalog(catalog::CatalogCommand),
+    Import(import::Import),
+    Export(export::Export),
+    Erase(erase::Erase),
 }
 
 impl Command {
@@ -81,6 +89,10 @@ impl Command {
             Self::CheckUser(command) => command.run().await,
             Self::FixUser(command) => command.run().await,
             Self::Compare(command) => command.run().await,
+            Self::Catalog(command) => command.run().await,
+            Self::Import(command) => command.run().await,
+            Self::Export(command) => command.run().await,
+            Self::Erase(command) => command.run().await,
         }
     }
 
@@ -98,7 +110,11 @@ impl Command {
             | Self::Reconcile(_)
             | Self::CheckUser(_)
             | Self::FixUser(_)
-            | Self::Compare(_) => 2,
+            | Self::Compare(_)
+            | Self::Catalog(_)
+            | Self::Import(_)
+            | Self::Export(_)
+            | Self::Erase(_) => 2,
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The few calls of Stripe's API that `setup` and `doctor` make.
+//! The few calls of Stripe's API that `setup`, `doctor` and `catalog` make.
 //!
 //! **Invariant:** the key is in no error and no output.
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use http::{Method, Request, Uri};
 use serde_json::Value;
 use tallyhook_core::event::API_VERSION;
@@ -21,6 +21,8 @@ const ATTEMPTS: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Pages of a hundred objects that are read of one list.
 const MAX_PAGES: usize = 10;
+/// Pages of a list that must be complete.
+const MAX_ALL_PAGES: usize = 200;
 
 /// The parameters of a request.
 pub type Parameters = Vec<(String, String)>;
@@ -117,8 +119,27 @@ impl Stripe {
         path: &str,
         parameters: &[(String, String)],
     ) -> Result<(Vec<Value>, bool), Failure> {
+        self.pages(path, parameters, MAX_PAGES).await
+    }
+
+    /// All objects of a list, newest first.
+    ///
+    /// # Errors
+    /// [`Failure`], or more than 20,000 objects.
+    pub async fn list_all(&self, path: &str, parameters: &[(String, String)]) -> anyhow::Result<Vec<Value>> {
+        let (objects, is_complete) = self.pages(path, parameters, MAX_ALL_PAGES).await?;
+        ensure!(is_complete, "{path} has more than {} objects", MAX_ALL_PAGES * 100);
+        Ok(objects)
+    }
+
+    async fn pages(
+        &self,
+        path: &str,
+        parameters: &[(String, String)],
+        max_pages: usize,
+    ) -> Result<(Vec<Value>, bool), Failure> {
         let (mut objects, mut last) = (Vec::new(), None);
-        for _ in 0..MAX_PAGES {
+        for _ in 0..max_pages {
             let mut page = parameters.to_vec();
             page.push(parameter("limit", "100"));
             page.extend(last.take().map(|id: String| parameter("starting_after", id)));
@@ -134,22 +155,30 @@ impl Stripe {
 
     /// `GET`.
     pub async fn get(&self, path: &str, parameters: &[(String, String)]) -> Result<Value, Failure> {
-        Ok(self.call(Method::GET, path, parameters).await?.0)
+        Ok(self.call(Method::GET, path, parameters, None).await?.0)
     }
 
     /// `POST`. All attempts carry one idempotency key.
     pub async fn post(&self, path: &str, parameters: &[(String, String)]) -> Result<Value, Failure> {
-        Ok(self.call(Method::POST, path, parameters).await?.0)
+        Ok(self.call(Method::POST, path, parameters, None).await?.0)
+    }
+
+    /// `POST` of a new object. The idempotency key is computed from the request, so that two runs at once
+    /// create one object.
+    pub async fn create(&self, path: &str, parameters: &[(String, String)]) -> Result<Value, Failure> {
+        let request = format!("{path}?{}", form(parameters));
+        let key = Uuid::new_v5(&Uuid::NAMESPACE_URL, request.as_bytes()).to_string();
+        Ok(self.call(Method::POST, path, parameters, Some(key)).await?.0)
     }
 
     /// `DELETE`.
     pub async fn delete(&self, path: &str) -> Result<Value, Failure> {
-        Ok(self.call(Method::DELETE, path, &[]).await?.0)
+        Ok(self.call(Method::DELETE, path, &[], None).await?.0)
     }
 
     /// Whether a list can be read, and the time of Stripe's clock: the `Date` of the answer.
     pub async fn probe(&self, path: &str) -> Result<Option<String>, Failure> {
-        Ok(self.call(Method::GET, path, &[parameter("limit", "1")]).await?.1)
+        Ok(self.call(Method::GET, path, &[parameter("limit", "1")], None).await?.1)
     }
 
     async fn call(
@@ -157,8 +186,9 @@ impl Stripe {
         method: Method,
         path: &str,
         parameters: &[(String, String)],
+        idempotency_key: Option<String>,
     ) -> Result<(Value, Option<String>), Failure> {
-        let idempotency_key = Uuid::new_v4().to_string();
+        let idempotency_key = idempotency_key.unwrap_or_else(|| Uuid::new_v4().to_string());
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
             let answer = self.attempt(&method, path, parameters, &idempotency_key).await;
@@ -184,8 +214,7 @@ impl Stripe {
         parameters: &[(String, String)],
         idempotency_key: &str,
     ) -> Result<(Value, Option<String>), Failure> {
-        let pairs = parameters.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value)));
-        let form = pairs.collect::<Vec<_>>().join("&");
+        let form = form(parameters);
         let mut request = Request::builder()
             .method(method)
             .header("authorization", format!("Bearer {}", self.key))
@@ -223,4 +252,9 @@ impl Stripe {
     fn without_key(&self, message: &str) -> String {
         message.replace(&self.key, "the key")
     }
+}
+
+fn form(parameters: &[(String, String)]) -> String {
+    let pairs = parameters.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value)));
+    pairs.collect::<Vec<_>>().join("&")
 }

@@ -34,6 +34,7 @@ fn the_help_lists_every_command() {
         "check-user",
         "fix-user",
         "compare",
+        "catalog",
     ] {
         assert!(help.contains(&format!("  {command} ")), "{command}: {help}");
     }

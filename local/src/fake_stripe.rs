@@ -6,12 +6,12 @@
 //! `created` wins; if they are equal, the one that was ingested later. Customers and prices that an object
 //! names exist too, and a paid invoice has an invoice payment.
 //!
-//! It also has the calls of an app that sells: customers, checkout sessions, the billing portal. A checkout
-//! session can be paid ([`FakeStripe::pay`]), and a subscription renewed, changed, cancelled and refunded
-//! ([`FakeStripe::renew`]).
+//! It also has the calls of an app that sells: customers, checkout sessions, the billing portal. Their
+//! parameters are checked by Stripe's own description ([`parameters`]). A checkout session can be paid
+//! ([`FakeStripe::pay`]), and a subscription renewed, changed, cancelled and refunded ([`FakeStripe::renew`]).
 //!
-//! It has what `tallyhook setup` and `tallyhook doctor` read and write: webhook endpoints and portal
-//! configurations. And the real Stripe CLI can listen to it and trigger events of it.
+//! It has what `tallyhook setup`, `doctor` and `catalog` read and write: webhook endpoints, portal
+//! configurations, products and prices. And the real Stripe CLI can listen to it and trigger events of it.
 //!
 //! It answers as Stripe does: lists newest first with `limit`, `starting_after`, `ending_before` and
 //! `has_more`; Stripe's error bodies with 400, 401 and 404, also for unknown parameters; `Idempotency-Key`. A
@@ -22,6 +22,8 @@ mod checkout;
 mod endpoints;
 mod list;
 mod objects;
+mod parameters;
+mod prices;
 mod request;
 mod routes;
 mod trigger;
@@ -58,6 +60,8 @@ pub struct FakeStripe {
 struct Fault {
     /// Requests whose path and query contain this text fail.
     on: String,
+    /// The remaining number of such requests that are answered first.
+    skip: u32,
     /// The remaining number of requests that fail.
     times: u32,
     what: Misbehaviour,
@@ -158,6 +162,7 @@ impl FakeStripe {
         let mut state = self.lock();
         state.add_mentioned(&object, created);
         state.add_invoice_payment(&object, created);
+        state.add_product(&object);
         state.store(object.to_string(), object, i64::MAX, true);
     }
 
@@ -201,7 +206,14 @@ impl FakeStripe {
     /// Makes the next `times` requests fail that have `on` in their path and query, for example
     /// `/v1/invoices`.
     pub fn fail(&self, on: &str, times: u32, what: Misbehaviour) {
-        self.lock().faults.push(Fault { on: on.to_owned(), times, what });
+        self.lock().faults.push(Fault { on: on.to_owned(), skip: 0, times, what });
+    }
+
+    /// Answers this many further requests, and refuses all others: what the caller then has done is what it
+    /// had done when it was stopped at this request.
+    pub fn refuse_after(&self, requests: u32) {
+        let what = Misbehaviour::Status(400, None);
+        self.lock().faults.push(Fault { on: String::new(), skip: requests, times: u32::MAX, what });
     }
 
     /// Ends all failures.
@@ -214,6 +226,16 @@ impl FakeStripe {
     /// The current state of an object.
     pub fn object(&self, id: &str) -> Option<Value> {
         self.lock().objects.get(id).map(|stored| stored.value)
+    }
+
+    /// The number of objects of a kind, such as `customer`.
+    pub fn count(&self, kind: &str) -> usize {
+        let mut count = 0;
+        self.lock().objects.visit(&objects::ListQuery::of(kind), |_| {
+            count += 1;
+            true
+        });
+        count
     }
 
     /// The requests since the last call: method, path and query.

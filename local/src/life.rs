@@ -13,7 +13,7 @@ mod stripe;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use tallyhook_core::catalog::Catalog;
+use tallyhook_core::catalog::{Catalog, Refill};
 
 use self::stripe::Stripe;
 
@@ -90,9 +90,11 @@ pub struct Act {
 }
 
 impl Life {
-    /// Makes the life of a seed.
+    /// Makes the life of a seed. It buys plans that grant their credits by the period.
     pub fn new(seed: u64, catalog: &Catalog, options: Options) -> Self {
-        Stripe::new(seed, catalog, options).run()
+        let mut catalog = catalog.clone();
+        catalog.plans.retain(|plan| plan.refill == Refill::Period);
+        Stripe::new(seed, &catalog, options).run()
     }
 
     /// One line about an event: its act, its time since the first act, and its type.

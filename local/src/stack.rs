@@ -183,6 +183,7 @@ impl Stack {
                 }
                 fake.set_pages(&format!("{front_url}/local/stripe"));
                 fake.sell(&ApiConfig::from_env(&env)?.catalog);
+                fake.put_portal("bpc_local", "always_invoice");
                 let url = format!("http://{}", fake.start().await?);
                 env.set("STRIPE_API_BASE", &url);
                 env.set("STRIPE_SECRET_KEY", STRIPE_KEY);

@@ -424,6 +424,17 @@ fn broken_accounts() -> Vec<Broken> {
             ["warning  prices", "plan team: price_team_test is deactivated", "activate it"],
         ),
         broken(
+            |stripe| {
+                // `catalog push --stripe` has replaced the price: its lookup key finds another one.
+                for id in ["price_pro_test", "price_pro_live", "price_pro_year_test"] {
+                    change(stripe, id, "active", json!(false));
+                    change(stripe, id, "lookup_key", Value::Null);
+                }
+                stripe.put_price("price_new", 2_500, true, Some("pro_monthly"));
+            },
+            ["", "", ""],
+        ),
+        broken(
             |stripe| change(stripe, "price_pro_test", "lookup_key", Value::Null),
             [
                 "warning  prices",

@@ -479,7 +479,7 @@ impl<'a> World<'a> {
                 Lot::Carry(_, item, _) => format!("{item} carried"),
                 Lot::Signup => "signup".to_owned(),
                 Lot::Pack(_) => "addon".to_owned(),
-                Lot::Grant(_) => "grant".to_owned(),
+                Lot::Opening | Lot::Grant(_) => "grant".to_owned(),
                 Lot::Lifetime(place) => format!("lifetime {place}"),
             };
             *buckets.entry(name).or_default() += one.left.get();

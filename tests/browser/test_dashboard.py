@@ -9,7 +9,7 @@ from conftest import look, pack, sample
 
 # So that ids are as long as Stripe's.
 LONG = "1MowQVLkdIwHu7ix"
-SHAPES = {"desktop": (1280, 900), "tablet": (1024, 768), "phone": (390, 844)}
+SHAPES = {"desktop": (1280, 900), "tablet": (1024, 768), "phone": (360, 740)}
 
 
 @pytest.fixture(scope="session")
@@ -260,6 +260,50 @@ def test_credits_are_granted_and_revoked_with_a_reason_after_a_preview(shop, ope
     expect(page.get_by_role("status").filter(has_text="goodwill has 0 credits now")).to_be_visible()
     ledger = shop.ask("GET", "/users/goodwill/ledger")[1]["entries"]
     assert [(entry["delta"], entry.get("reason")) for entry in ledger[:2]] == [(-750, "a mistake"), (250, "outage on Friday")]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("shape", ["desktop", "phone"])
+def test_a_user_shows_a_waiting_payment_a_hold_and_the_balance_over_time(shop, open_page, shape, scheme):
+    user, tag = f"waits-{shape}-{scheme}", f"W{shape}{scheme}"
+    shop.sign_up(user)
+    shop.process(sample("customer.subscription.created", user, tag))
+    shop.process(sample("invoice.paid", user, tag))
+    shop.process(sample("invoice.payment_action_required", user, tag))
+    for path, body in [("consume", {"amount": 1200}), ("holds", {"amount": 300, "ttl_seconds": 900})]:
+        assert shop.ask("POST", f"/users/{user}/credits/{path}", body, headers={"idempotency-key": path})[0] < 300
+    page = open_page(*SHAPES[shape], scheme)
+    sign_in(page, shop, f"#/users/{user}")
+    ready(page, user)
+    link = page.get_by_role("link", name="Open the invoice's page at Stripe")
+    expect(link).to_have_attribute("href", "https://invoice.stripe.com/i/acct_1TallyHook/test_0004")
+    expect(link).to_have_attribute("rel", "noreferrer noopener")
+    expect(page.locator(".summary")).to_contain_text("3,500")
+    expect(page.get_by_text("300 credits are held for jobs that run; 3,500 are available.")).to_be_visible()
+    look(page, f"user-waits-{shape}-{scheme}")
+    curve = page.get_by_role("img", name="Balance over time")
+    expect(curve.locator("desc")).to_contain_text("3 changes")
+    summary = page.get_by_text("The same as a table")
+    summary.focus()
+    page.keyboard.press("Enter")
+    rows = page.get_by_role("table", name="Balance over time, newest first").get_by_role("row")
+    expect(rows).to_have_count(5)
+    expect(rows.nth(2)).to_contain_text("-1,200")
+    summary.scroll_into_view_if_needed()
+    look(page, f"user-balance-{shape}-{scheme}")
+
+
+def test_an_invoice_s_page_is_linked_only_by_https(shop, open_page):
+    shop.sign_up("hosted")
+    shop.process(sample("customer.subscription.created", "hosted", "H"))
+    event = sample("invoice.payment_action_required", "hosted", "H")
+    event["data"]["object"]["hosted_invoice_url"] = "javascript:alert(1)//<b>"
+    shop.process(event)
+    page = open_page()
+    sign_in(page, shop, "#/users/hosted")
+    ready(page, "hosted")
+    assert page.locator("a[href^='javascript']").count() == 0
+    assert page.locator(".notice b").count() == 0
 
 
 def test_reconcile_shows_a_dry_run_before_it_applies_repairs(shop, open_page):

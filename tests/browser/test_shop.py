@@ -1,11 +1,13 @@
 """The start page and its shop, used by a newcomer."""
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 
 from conftest import look
 
-SHAPES = {"desktop": (1280, 900), "phone": (390, 844)}
+SHAPES = {"desktop": (1280, 900), "phone": (360, 740)}
 
 
 def enter(page, stack, user):
@@ -71,7 +73,7 @@ def test_a_plan_is_renewed_refunded_changed_and_cancelled_in_the_shop(stack, ope
     figures(page, "pro", "5,000")
     page.get_by_role("button", name="Spend 100 credits").click()
     figures(page, "pro", "4,900")
-    page.get_by_role("button", name="A month passes").click()
+    page.get_by_role("button", name="Let one month pass").click()
     figures(page, "pro", "5,000")
     buy(page, "credits_1000")
     page.goto(stack.url + "/")
@@ -81,16 +83,59 @@ def test_a_plan_is_renewed_refunded_changed_and_cancelled_in_the_shop(stack, ope
     page.get_by_role("button", name="Refund $20.00").click()
     figures(page, "pro", "0")
     # No second subscription: the billing portal, where plans are changed.
-    page.get_by_role("button", name="Buy business").click()
+    page.get_by_role("button", name="Buy business", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Your plan: pro")
     look(page, "shop-billing")
-    page.get_by_role("button", name="Change to business").click()
+    page.get_by_role("button", name="Change to business", exact=True).click()
     # 20,000 less the 5,000 that the refunded payment had granted.
     figures(page, "business", "15,000")
     page.get_by_role("button", name="Cancel the plan").click()
     figures(page, "free", "15,000")
     expect(page.locator("#subscription")).to_have_text("business, canceled")
-    expect(page.get_by_role("button", name="A month passes")).to_have_count(0)
+    expect(page.get_by_role("button", name="Let one month pass")).to_have_count(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_yearly_plan_grants_credits_each_month_that_passes(stack, open_page, shape, scheme):
+    page = open_page(*SHAPES[shape], scheme)
+    user = f"yearly-{shape}-{scheme}"
+    enter(page, stack, user)
+    page.get_by_role("button", name="Buy pro_yearly", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Pay $200.00 a year")
+    page.get_by_role("button", name="Pay $").click()
+    expect(page.get_by_text("Last checked at")).to_be_visible()
+    page.goto(stack.url + "/")
+    figures(page, "pro", "5,000")
+    month = page.locator("#month")
+    expect(month).to_have_text(re.compile(r"^5,000 credits for \w+, next on \d+ \w+ \d{4}\.$"))
+    page.get_by_role("button", name="Spend 100 credits").click()
+    figures(page, "pro", "4,900")
+    # Half of the 4,900 is more than 2,000, the most that is carried over.
+    page.get_by_role("button", name="Let one month pass").click()
+    figures(page, "pro", "7,000")
+    expect(month).to_contain_text("and 2,000 carried over, next on")
+    expect(month).to_contain_text("The test clock shows")
+    look(page, f"shop-year-{shape}-{scheme}")
+    for _ in range(11):
+        shown = month.inner_text()
+        page.get_by_role("button", name="Let one month pass").click()
+        expect(month).not_to_have_text(shown)
+    expect(page.locator("#ledger li").first).to_contain_text("balance 7,000")
+    assert stack.account(user)["subscriptions"][0]["status"] == "active"
+
+    page.goto(f"{stack.url}/admin#/users/{user}")
+    page.get_by_label("Admin token").fill("admin-local")
+    page.get_by_role("button", name="Sign in").click()
+    curve = page.get_by_role("img", name="Balance over time")
+    curve.scroll_into_view_if_needed()
+    look(page, f"user-year-{shape}-{scheme}")
+    page.get_by_text("The same as a table").click()
+    rows = page.get_by_role("table", name="Balance over time, newest first").get_by_role("row")
+    ledger = stack.ask("GET", f"/users/{user}/ledger?limit=50")[1]["entries"]
+    expect(rows).to_have_count(len(ledger) + 2)
+    expect(rows.nth(1)).to_contain_text("7,000")
+    expect(page.locator(".summary")).to_contain_text("Next credits")
 
 
 def test_a_transfer_that_takes_days_is_credited_when_it_arrives(stack, open_page):
@@ -109,7 +154,7 @@ def test_a_hostile_name_is_shown_as_text_and_a_checkout_can_be_left(stack, open_
     page = open_page()
     name = "<img src=x onerror=alert(1)>"
     enter(page, stack, name)
-    page.get_by_role("button", name="Buy pro").click()
+    page.get_by_role("button", name="Buy pro", exact=True).click()
     expect(page.get_by_text(name)).to_be_visible()
     page.get_by_role("button", name="Back to the shop").click()
     figures(page, "free", "500")
@@ -130,7 +175,7 @@ def test_the_shop_works_by_keyboard_alone(stack, open_page):
     page.keyboard.type("keys")
     page.keyboard.press("Enter")
     figures(page, "free", "500")
-    page.get_by_role("button", name="Buy pro").focus()
+    page.get_by_role("button", name="Buy pro", exact=True).focus()
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Pay $20.00").press("Enter")
     expect(page.locator("#step-payment")).to_have_attribute("data-state", "done")

@@ -38,7 +38,7 @@ def test_a_payment_that_was_processed_is_shown_as_paid(stack, open_page):
     stack.sign_up("buyer")
     event = pack("buyer", "status")
     stack.process(event)
-    page = open_page(390, 844)
+    page = open_page(360, 740)
     page.goto(f"{stack.url}/portal/status?session_id={event['data']['object']['id']}")
     expect(page.locator("#step-payment")).to_have_attribute("data-state", "done")
     expect(page.locator("#status")).to_have_attribute("data-celebrates", "")
@@ -46,7 +46,7 @@ def test_a_payment_that_was_processed_is_shown_as_paid(stack, open_page):
     look(page, "status-paid")
 
 
-@pytest.mark.parametrize("shape", [(1280, 900, "light"), (390, 844, "dark")])
+@pytest.mark.parametrize("shape", [(1280, 900, "light"), (360, 740, "dark")])
 def test_it_polls_from_confirming_to_done_and_then_stops(stack, open_page, shape):
     page = open_page(*shape)
     states = iter(LIFE)
@@ -64,7 +64,7 @@ def test_it_polls_from_confirming_to_done_and_then_stops(stack, open_page, shape
 
 
 def test_after_three_minutes_a_banner_names_the_reference_and_asking_again_clears_it(stack, open_page):
-    page = open_page(390, 844)
+    page = open_page(360, 740)
     now = [CONFIRMING]
     answer_requests(page, lambda: now[0])
     page.goto(f"{stack.url}/portal/status?session_id=cs_test_late")

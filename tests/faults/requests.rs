@@ -255,6 +255,14 @@ async fn s18_s19_s21_signed_invalid_bodies_and_json_bombs_get_400_and_change_not
             .into_bytes()
     };
     let bomb = |depth: usize| format!(r#""data":{{"object":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+    // docs.stripe.com/event-destinations: `created` is a text, and the object is only named.
+    let thin = |kind: &str| {
+        json!({"id": "evt_1", "object": "v2.core.event", "type": kind, "created": "2026-10-01T10:00:00.000Z",
+            "livemode": false, "context": null, "snapshot_event": "evt_2", "changes": null,
+            "related_object": {"id": "in_1", "type": "invoice", "url": "/v1/invoices/in_1"}})
+        .to_string()
+        .into_bytes()
+    };
     let objects = format!(r#""data":{{"object":{}1{}}}"#, r#"{"a":"#.repeat(5000), "}".repeat(5000));
     let bodies: Vec<Vec<u8>> = vec![
         b"".to_vec(),
@@ -277,13 +285,18 @@ async fn s18_s19_s21_signed_invalid_bodies_and_json_bombs_get_400_and_change_not
         envelope(&bomb(200_000)),
         envelope(&objects),
         "[".repeat(1_000_000).into_bytes(),
-        r#"{"id":"evt_1","object":"v2.core.event","type":"v2.core.account.created","data":{}}"#.into(),
+        thin("v2.core.account.created"),
+        thin("v1.invoice.paid"),
+        thin("v2.core.health.event_generation_failure.resolved"),
         r#"{"version":"0","detail-type":"invoice.paid","detail":{"id":"evt_1","object":"event"}}"#.into(),
     ];
     for body in bodies {
         let shown = String::from_utf8_lossy(&body[..body.len().min(90)]).into_owned();
         let (status, answer) = world.deliver(&body).await;
         assert_eq!((status, answer["error"].as_str()), (400, Some("malformed_event")), "{shown}");
+        let names_the_setting = answer["message"].as_str().unwrap().contains("set to snapshot events");
+        let is_thin = String::from_utf8_lossy(&body).contains("v2.core.event");
+        assert_eq!(names_the_setting, is_thin, "{shown}: {answer}");
         let (status, answer) = world.post(&body, Some("t=1,v1=00")).await;
         assert_eq!((status, answer["error"].as_str()), (400, Some("invalid_signature")), "{shown}");
     }

@@ -5,6 +5,7 @@
 It follows the contract alone and shares no code with common/core. A case has a catalog and steps (send, spend,
 fix, http), as tests/cases/README.md says. Times are seconds; intervals are half open."""
 
+import calendar
 import collections
 import datetime
 import json
@@ -24,20 +25,7 @@ Lot = collections.namedtuple("Lot", "key bucket granted left since until free pl
 def add_months(at, months):
     start = datetime.datetime.fromtimestamp(at, datetime.timezone.utc)
     year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
-    last = [
-        31,
-        29 if year % 4 == 0 and (year % 100 or year % 400 == 0) else 28,
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ][month]
+    last = calendar.monthrange(year, month + 1)[1]
     return int(start.replace(year=year, month=month + 1, day=min(start.day, last)).timestamp())
 
 

@@ -98,6 +98,8 @@ AMOUNTS = {
     "price_team_year": 7000,
     "price_idle": 100,
 }
+# What the sessions of a life have in common.
+SESSION = {"customer_details": {"email": "jo@example.com"}, "customer_email": None, "payment_link": None}
 CREDITS_PLAN = ["price_basic", "price_pro", "price_biz"]
 
 
@@ -122,10 +124,29 @@ def toml(source):
     return "\n".join(lines) + "\n"
 
 
+def price_object(price):
+    """A price as items and old lines embed it."""
+    return {
+        "id": price,
+        "object": "price",
+        "currency": "usd",
+        "lookup_key": None,
+        "metadata": {},
+        "product": "prod_1",
+        "unit_amount": AMOUNTS.get(price, 1500),
+    }
+
+
+def plan_object(price):
+    """The plan that Stripe shows beside a recurring price."""
+    return {"id": price, "object": "plan", "amount": AMOUNTS[price], "product": "prod_1"}
+
+
 class Sub:
     def __init__(self, life, user, prices, trial_days=0):
         self.id, self.user, self.customer = life.new_id("sub"), user, life.customer
         self.created, self.status = life.t, "trialing" if trial_days else "active"
+        self.trial_start = life.t
         self.trial_end = life.t + trial_days * DAY if trial_days else None
         self.items, self.over = {}, {}
         for price, quantity in prices:
@@ -220,6 +241,7 @@ class Life:
             customer=self.customer,
             created=self.base,
             status="incomplete",
+            trial_start=None,
             trial_end=None,
             ended=None,
             reason=None,
@@ -245,15 +267,8 @@ class Life:
                 "object": "subscription_item",
                 "quantity": i["quantity"],
                 "subscription": sub.id,
-                "price": {
-                    "id": i["price"],
-                    "object": "price",
-                    "type": "recurring",
-                    "currency": "usd",
-                    "unit_amount": AMOUNTS[i["price"]],
-                    "product": "prod_1",
-                    "metadata": {},
-                },
+                "price": price_object(i["price"]),
+                "plan": plan_object(i["price"]),
             }
             if not self.old:
                 entry["current_period_start"], entry["current_period_end"] = i["start"], i["end"]
@@ -270,8 +285,12 @@ class Life:
             "cancel_at": None,
             "canceled_at": sub.ended,
             "ended_at": sub.ended,
-            "latest_invoice": None,
+            "cancellation_details": {"reason": sub.reason, "comment": None, "feedback": None},
+            "latest_invoice": "in_latest_of_" + sub.id,
             "collection_method": "charge_automatically",
+            "days_until_due": None,
+            "test_clock": None,
+            "trial_start": sub.trial_start if sub.trial_end else None,
             "trial_end": sub.trial_end,
             "pause_collection": {"behavior": "void", "resumes_at": None} if sub.paused else None,
             "items": {"object": "list", "has_more": False, "data": items},
@@ -280,13 +299,13 @@ class Life:
             obj["collection_method"], obj["days_until_due"] = "send_invoice", 10
         if sub.cancel_at_end and not self.old:
             obj["cancel_at"] = min(i["end"] for i in sub.items.values())
-        if sub.reason:
-            obj["cancellation_details"] = {"reason": sub.reason, "comment": None, "feedback": None}
         if self.clocked:
             obj["test_clock"] = "clock_1"
         if self.old:
             obj["current_period_start"] = max(i["start"] for i in sub.items.values())
             obj["current_period_end"] = min(i["end"] for i in sub.items.values())
+            if len(items) == 1:
+                obj["plan"], obj["quantity"] = items[0]["plan"], items[0]["quantity"]
         return obj
 
     def show(self, sub, kind="updated", previous=None):
@@ -308,12 +327,14 @@ class Life:
         }
         if self.old:
             line.update(
-                price={"id": price, "object": "price"},
+                price=price_object(price),
+                plan=plan_object(price) if item else None,
                 proration=flagged,
+                subscription=sub.id if sub else None,
                 type="invoiceitem" if flagged or not item else "subscription",
             )
             if item:
-                line.update(subscription=sub.id, subscription_item=item, plan={"id": price})
+                line["subscription_item"] = item
         else:
             line["pricing"] = {
                 "type": "price_details",
@@ -328,6 +349,7 @@ class Life:
                         "subscription_item": item,
                         "invoice_item": self.new_id("ii") if flagged else None,
                         "proration": flagged,
+                        "proration_details": {"credited_items": None},
                     },
                 }
             else:
@@ -337,7 +359,8 @@ class Life:
                     "invoice_item_details": {
                         "invoice_item": self.new_id("ii"),
                         "proration": flagged,
-                        "subscription": None,
+                        "proration_details": {"credited_items": None},
+                        "subscription": sub.id if sub else None,
                     },
                 }
         return line
@@ -355,7 +378,12 @@ class Life:
             "status": status,
             "amount_paid": paid,
             "amount_due": max(0, total - balance),
+            "subtotal": total + discount,
             "total": total,
+            "hosted_invoice_url": "https://invoice.stripe.com/i/test",
+            "next_payment_attempt": None,
+            "test_clock": None,
+            "metadata": {},
             "currency": "usd",
             "livemode": False,
             "period_start": self.t - 60,
@@ -365,7 +393,7 @@ class Life:
             "lines": {"object": "list", "has_more": False, "data": lines},
         }
         if sub and self.old:
-            obj.update(subscription=sub.id, paid=status == "paid", subscription_details={"metadata": owner})
+            obj.update(subscription=sub.id, subscription_details={"metadata": owner})
         elif sub:
             obj["parent"] = {
                 "type": "subscription_details",
@@ -374,6 +402,10 @@ class Life:
             }
         else:
             obj["metadata"] = owner
+            obj.update({"subscription": None, "subscription_details": {"metadata": None}} if self.old
+                       else {"parent": None})
+        if self.old:
+            obj.update(paid=status == "paid", paid_out_of_band=False, charge=None, payment_intent=None)
         intent, charge = pay or (self.new_id("pi"), self.new_id("ch"))
         if status != "paid":
             self.emit("invoice.payment_failed", obj)
@@ -567,7 +599,7 @@ class Life:
             lines.append(self.line(sub, item, i["price"], i["quantity"], amount, i["start"], i["end"]))
         pack = not trial and rnd.random() < 0.1
         if pack:
-            lines.append(self.line(None, None, "price_pack", 2, 3000, self.t, self.t))
+            lines.append(self.line(sub, None, "price_pack", 2, 3000, self.t, next_end(self, self.t, price)))
         total = sum(line["amount"] for line in lines)
         discount = total if not pack and rnd.random() < 0.07 else 0
         balance = rnd.randrange(total) if total and not discount and rnd.random() < 0.1 else 0
@@ -582,9 +614,12 @@ class Life:
                     "status": "complete",
                     "payment_status": "no_payment_required" if trial else "paid",
                     "customer": self.customer,
+                    **SESSION,
+                    "created": self.t,
                     "client_reference_id": user,
                     "metadata": {"user_id": user},
                     "livemode": False,
+                    "amount_subtotal": total,
                     "amount_total": total,
                     "currency": "usd",
                     "subscription": sub.id,
@@ -748,43 +783,28 @@ class Life:
                     "invoice": p["invoice"],
                 },
             )
-        if shape != "refund":
-            charge = {
-                "id": p["ch"],
-                "object": "charge",
-                "customer": self.customer,
-                "payment_intent": p["pi"],
-                "amount": p["amount"],
-                "amount_captured": p["amount"],
-                "amount_refunded": p["back"],
-                "refunded": p["back"] == p["amount"],
-                "currency": "usd",
-                "metadata": {},
-                "paid": True,
-            }
-            if self.old:
-                charge["invoice"] = p["invoice"]
-            self.emit("charge.refunded", charge)
+        charge = {
+            "id": p["ch"],
+            "object": "charge",
+            "customer": self.customer,
+            "payment_intent": p["pi"],
+            "amount": p["amount"],
+            "amount_captured": p["amount"],
+            "amount_refunded": p["back"],
+            "refunded": p["back"] == p["amount"],
+            "currency": "usd",
+            "metadata": {},
+            "paid": True,
+        }
+        if self.old:
+            charge["invoice"] = p["invoice"]
+        events = [("charge.refunded", charge)]
         if shape != "charge":
-            refund = self.refund_object(p, amount)
             # A mix of charge-only and refund-only shapes would hide a part of the money.
-            self.emit("refund.created", refund)
-            if shape == "refund":
-                self.emit(
-                    "charge.refunded",
-                    {
-                        "id": p["ch"],
-                        "object": "charge",
-                        "customer": self.customer,
-                        "payment_intent": p["pi"],
-                        "amount": p["amount"],
-                        "amount_refunded": p["back"],
-                        "currency": "usd",
-                        "metadata": {},
-                        "refunded": p["back"] == p["amount"],
-                        "paid": True,
-                    },
-                )
+            at = 0 if shape == "refund" else 1
+            events.insert(at, ("refund.created", self.refund_object(p, amount)))
+        for event in events:
+            self.emit(*event)
 
     def dispute(self):
         payments = [p for p in self.payments if not p["disputed"] and not p["back"]]
@@ -801,6 +821,8 @@ class Life:
             "currency": "usd",
             "payment_intent": p["pi"],
             "amount": p["amount"],
+            "created": self.t,
+            "metadata": {},
             "reason": "fraudulent",
             "status": self.rnd.choice(["needs_response", "needs_response", "warning_needs_response"]),
         }
@@ -812,7 +834,7 @@ class Life:
         if not subs:
             return
         sub = self.rnd.choice(subs)
-        sub.status, sub.trial_end = "trialing", self.t + 14 * DAY
+        sub.status, sub.trial_start, sub.trial_end = "trialing", self.t, self.t + 14 * DAY
         for item, i in sub.items.items():
             i["start"], i["end"] = self.t, sub.trial_end
             self.show(sub, previous={"status": "active"})
@@ -873,6 +895,8 @@ class Life:
                 "status": "complete",
                 "payment_status": "paid",
                 "customer": self.customer,
+                **SESSION,
+                "created": self.t,
                 "client_reference_id": "USER",
                 "metadata": metadata,
                 "livemode": False,
@@ -1045,6 +1069,7 @@ TIMES = (
     "ended_at",
     "canceled_at",
     "cancel_at",
+    "trial_start",
     "trial_end",
 )
 

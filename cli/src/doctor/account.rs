@@ -263,7 +263,12 @@ async fn check_prices(stripe: &Stripe, catalog: &Catalog, findings: &mut Finding
             );
             continue;
         }
-        if !found.is_empty() && found.iter().all(|price| price["active"] == false) {
+        // A price that a lookup key or a product finds is sold in place of those that are deactivated.
+        let is_sold = by_id.values().filter(|price| price["active"] != false).any(|price| {
+            lookup_keys.iter().any(|key| price["lookup_key"] == key.as_str())
+                || stripe_products.iter().any(|id| price["product"] == id.as_str())
+        });
+        if !found.is_empty() && !is_sold && found.iter().all(|price| price["active"] == false) {
             let ids: Vec<String> = found.iter().map(|price| text(&price["id"])).collect();
             findings.warning(
                 "prices",

@@ -10,6 +10,7 @@
 //!
 //! **Invariant:** decisions use consistent reads by primary key, never an index.
 
+pub mod accounts;
 pub mod counts;
 mod dismiss;
 mod due;
@@ -17,7 +18,6 @@ pub mod items;
 pub mod log;
 mod notes;
 pub mod orders;
-pub mod scan;
 pub mod schema;
 
 use std::collections::{BTreeSet, HashMap};

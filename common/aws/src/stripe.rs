@@ -224,6 +224,22 @@ impl Stripe {
         self.get(&format!("/v1/checkout/sessions/{id}"), vec![("expand[]", "line_items".to_owned())]).await
     }
 
+    /// Refunds (`GET /v1/refunds`). Stripe offers no filter by customer.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn refunds(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+        self.list("/v1/refunds", filter.params(&["payment_intent"]), cursor).await
+    }
+
+    /// Charges, each with the amount that was refunded of it (`GET /v1/charges`).
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn charges(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+        self.list("/v1/charges", filter.params(&["customer", "payment_intent"]), cursor).await
+    }
+
     /// The line items of a checkout session.
     ///
     /// # Errors
@@ -285,6 +301,14 @@ impl Stripe {
         self.get(&format!("/v1/customers/{id}"), Vec::new()).await
     }
 
+    /// Deletes a customer (`DELETE /v1/customers/{id}`). Stripe also cancels its subscriptions at once.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn delete_customer(&self, id: &CustomerId) -> Result<Object, StripeError> {
+        self.object(Method::DELETE, &format!("/v1/customers/{id}"), &Params::new(), None).await
+    }
+
     /// The customers with exactly this e-mail address (`GET /v1/customers?email=`).
     ///
     /// # Errors
@@ -318,6 +342,14 @@ impl Stripe {
     pub async fn prices_of(&self, product: &str) -> Result<Page, StripeError> {
         let params = vec![("product", product.to_owned()), ("active", "true".to_owned())];
         self.list("/v1/prices", params, &Cursor::Newest).await
+    }
+
+    /// The active prices, newest first.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn active_prices(&self, cursor: &Cursor) -> Result<Page, StripeError> {
+        self.list("/v1/prices", vec![("active", "true".to_owned())], cursor).await
     }
 
     /// Completes an invoice or a subscription with all lines or items. Objects hold only the first ten.
@@ -366,7 +398,7 @@ impl Stripe {
     pub async fn create(
         &self,
         path: &str,
-        fields: &[(&'static str, String)],
+        fields: &[(impl AsRef<str>, String)],
         idempotency_key: &str,
     ) -> Result<Object, StripeError> {
         self.object(Method::POST, path, fields, Some(idempotency_key)).await
@@ -380,14 +412,14 @@ impl Stripe {
         &self,
         method: Method,
         path: &str,
-        params: &[(&'static str, String)],
+        params: &[(impl AsRef<str>, String)],
         idempotency_key: Option<&str>,
     ) -> Result<Object, StripeError> {
-        let read = |answer: &Response<Vec<u8>>| {
+        let read = |answer: &Response<Vec<u8>>, read_at: Option<Timestamp>| {
             let text: Box<RawValue> =
                 serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
             if text.get().starts_with('{') {
-                Ok(Object::new(text, date(answer.headers())))
+                Ok(Object::new(text, read_at))
             } else {
                 Err("it is not a JSON object".to_owned())
             }
@@ -408,10 +440,9 @@ impl Stripe {
             Cursor::After(id) => params.push(("starting_after", id.clone())),
             Cursor::Before(id) => params.push(("ending_before", id.clone())),
         }
-        let read = |answer: &Response<Vec<u8>>| {
+        let read = |answer: &Response<Vec<u8>>, read_at: Option<Timestamp>| {
             let List { data, has_more } =
                 serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
-            let read_at = date(answer.headers());
             Ok(Page { objects: data.into_iter().map(|text| Object::new(text, read_at)).collect(), has_more })
         };
         self.call(Method::GET, path, &params, None, read).await
@@ -422,9 +453,9 @@ impl Stripe {
         &self,
         method: Method,
         path: &str,
-        params: &[(&'static str, String)],
+        params: &[(impl AsRef<str>, String)],
         idempotency_key: Option<&str>,
-        read: impl Fn(&Response<Vec<u8>>) -> Result<T, String>,
+        read: impl Fn(&Response<Vec<u8>>, Option<Timestamp>) -> Result<T, String>,
     ) -> Result<T, StripeError> {
         let started = Instant::now();
         let mut wait = self.patience.first_wait;
@@ -451,14 +482,14 @@ impl Stripe {
         &self,
         method: &Method,
         path: &str,
-        params: &[(&'static str, String)],
+        params: &[(impl AsRef<str>, String)],
         idempotency_key: Option<&str>,
-        read: impl Fn(&Response<Vec<u8>>) -> Result<T, String>,
+        read: impl Fn(&Response<Vec<u8>>, Option<Timestamp>) -> Result<T, String>,
     ) -> Result<T, StripeError> {
         let operation = || format!("{method} {path}");
         let form = params
             .iter()
-            .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
+            .map(|(name, value)| format!("{}={}", encode(name.as_ref()), encode(value)))
             .collect::<Vec<_>>()
             .join("&");
         let mut request = Request::builder()
@@ -484,6 +515,7 @@ impl Stripe {
             message: "the address, the key or the idempotency key has characters that HTTP does not carry"
                 .to_owned(),
         })?;
+        let begun = Instant::now();
         let answer = self.http.send(request, self.patience.attempt_timeout).await;
         let answer = answer.map_err(|source| StripeError::NoAnswer { operation: operation(), source })?;
         if !answer.status().is_success() {
@@ -495,7 +527,8 @@ impl Stripe {
             }
             return Err(StripeError::Refused { operation: operation(), refusal });
         }
-        read(&answer).map_err(|message| StripeError::Unreadable { operation: operation(), message })
+        let read_at = date(answer.headers()).map(|answered| start_of(answered, begun.elapsed()));
+        read(&answer, read_at).map_err(|message| StripeError::Unreadable { operation: operation(), message })
     }
 }
 
@@ -525,6 +558,13 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
     let text = headers.get("date")?.to_str().ok()?;
     let zoned = jiff::fmt::rfc2822::parse(text).ok()?;
     Some(Timestamp::from_unix(zoned.timestamp().as_second()))
+}
+
+/// When a request began, by Stripe's clock: Stripe's time of the answer, less the time that the answer took,
+/// rounded up, because Stripe's time is rounded down.
+fn start_of(answered: Timestamp, took: Duration) -> Timestamp {
+    let seconds = i64::try_from(took.as_secs()).unwrap_or(i64::MAX);
+    answered.plus_seconds(-seconds.saturating_add(1))
 }
 
 /// Percent-encodes all characters that are not unreserved. The result is valid in paths, queries and forms.
@@ -576,5 +616,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("date", "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
         assert_eq!(date(&headers), Some(Timestamp::from_unix(784_111_777)));
+        let answered = Timestamp::from_unix(784_111_777);
+        for (millis, earlier) in [(0, 1), (900, 1), (1000, 2), (14_200, 15)] {
+            let begun = start_of(answered, Duration::from_millis(millis));
+            assert_eq!(answered.seconds_since(begun), earlier, "{millis} ms");
+        }
     }
 }

@@ -8,7 +8,7 @@
 //! In reading order: [`snapshot`] and [`item`] hold the facts about a subscription, [`mod@slice`] the months
 //! of its periods, and [`subscription`] joins them. [`lots`] holds all other credits, and [`state`] adds
 //! everything up. [`access`] computes the tier, and [`features`] the features. [`holds`] reserves credits and
-//! gives spends back.
+//! gives spends back. [`import`] holds the balance that a user had in another system.
 
 pub mod access;
 pub mod actions;
@@ -17,6 +17,7 @@ pub mod features;
 pub mod fix;
 pub mod hand_over;
 pub mod holds;
+pub mod import;
 pub mod item;
 pub mod lots;
 pub mod low;
@@ -32,6 +33,7 @@ use std::collections::BTreeMap;
 
 pub use self::access::Access;
 use self::actions::PaymentAction;
+use self::import::ImportedBalance;
 use self::item::Line;
 use self::lots::{Purchase, Signup};
 use self::products::BoughtProduct;
@@ -96,6 +98,10 @@ pub enum Fact {
     ActionRequired(PaymentAction),
     /// An invoice whose payment waited is paid.
     ActionDone(InvoiceId),
+    /// The balance that the user had in another system.
+    Imported(Box<ImportedBalance>),
+    /// The personal data of the user was erased at this time.
+    Erased(Timestamp),
 }
 
 /// The lines of a paid invoice that bill plans of the catalog.
@@ -240,6 +246,7 @@ impl Account {
             if let Some(fact) = fact {
                 self.fold(&mut state, fact, catalog, now, &mut new)?;
             }
+            state.empty_imported_lots();
             let first = new.iter().filter(|entry| !self.recorded.contains_key(&entry.key));
             let expired = state.granted_too_late(first, now);
             state.settle(policy, now);
@@ -251,7 +258,9 @@ impl Account {
                     entry.note = Some(Note::Superseded);
                 }
             }
-            entries.extend(self.entries(&mut state, &after, new, &entries, cause, now));
+            let mut booked = self.entries(&mut state, &after, new, &entries, cause, now);
+            booked.iter_mut().for_each(|entry| state.note_imported(entry));
+            entries.extend(booked);
             known = after;
         }
         state.due_at = known.next;
@@ -452,6 +461,8 @@ impl Account {
             Fact::Clock(at) => state.clock = state.clock.max(Some(at)),
             Fact::ActionRequired(action) => state.fold_action(action),
             Fact::ActionDone(invoice) => state.actions.retain(|action| action.invoice != invoice),
+            Fact::Erased(at) => state.erased_at = Some(state.erased_at.map_or(at, |known| known.min(at))),
+            Fact::Imported(balance) => new.push(state.fold_import(*balance)?),
         }
         Ok(())
     }
@@ -504,6 +515,7 @@ impl Account {
         let granted = purchase.granted;
         let filed_at = reset_at.map_or(purchase.at, |reset_at| reset_at.max(purchase.at));
         let kind = if lifetime { EntryKind::Subscription } else { EntryKind::AddOn };
+        let sold_at = (filed_at != purchase.at).then_some(purchase.at);
         let mut entry =
             NewEntry { payment, filed_at: Some(filed_at), ..NewEntry::new(key.clone(), kind, granted) };
         let all = if lifetime { &mut state.lifetimes } else { &mut state.packs };
@@ -524,6 +536,7 @@ impl Account {
                 known.session = purchase.session;
                 known.payment = known.payment.take().or(purchase.payment);
                 (known.granted, known.total, known.at) = (granted, purchase.total, filed_at);
+                known.sold_at = sold_at;
                 known.until = purchase.until;
             }
             Some(known) => {
@@ -532,7 +545,8 @@ impl Account {
                 entry.note = Some(Note::OnePurchase);
             }
             None if self.recorded.contains_key(&key) => {}
-            None => all.push(Purchase { at: if lifetime { purchase.at } else { filed_at }, ..purchase }),
+            None if lifetime => all.push(purchase),
+            None => all.push(Purchase { at: filed_at, sold_at, ..purchase }),
         }
         new.push(entry);
         Ok(())
@@ -653,6 +667,7 @@ fn name_derived(new: &mut Vec<NewEntry>, before: &Buckets, after: &Buckets) {
             | EntryKind::GiveBack
             | EntryKind::Product
             | EntryKind::Fix
+            | EntryKind::Import
             | EntryKind::Adjust
             | EntryKind::NoGrant
             | EntryKind::Expire => entry,
@@ -689,6 +704,7 @@ impl EntryKind {
             | Self::Release
             | Self::GiveBack
             | Self::Fix
+            | Self::Import
             | Self::Adjust
             | Self::NoGrant => false,
         }

@@ -341,6 +341,23 @@ pub fn decide(
     decide_facts(account, event, payments, catalog, now, Some)
 }
 
+/// What documents of before `as_of` say alone, for [`crate::account::import::ImportedBalance`].
+pub fn state_of_documents(
+    user: &UserId,
+    events: &[Event],
+    as_of: Timestamp,
+    catalog: &Catalog,
+    now: Timestamp,
+) -> crate::account::State {
+    let mut account = Account::new(user.clone());
+    for event in events.iter().filter(|event| event.created < as_of) {
+        if let Outcome::Apply(applied) = decide(&account, event, &Payments::new(), catalog, now) {
+            account = account.after(&applied.change);
+        }
+    }
+    account.state
+}
+
 /// Like [`decide`], but uses only the customer and the state of the subscription. It grants nothing.
 pub fn decide_status(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
     let status_facts = |fact: Fact| match fact {
@@ -356,7 +373,9 @@ pub fn decide_status(account: &Account, event: &Event, catalog: &Catalog, now: T
         | Fact::Paid(_)
         | Fact::PaymentFailed(_)
         | Fact::ActionRequired(_)
-        | Fact::ActionDone(_) => None,
+        | Fact::ActionDone(_)
+        | Fact::Imported(_)
+        | Fact::Erased(_) => None,
         Fact::Clock(_) => Some(fact),
     };
     match decide_facts(account, event, &Payments::new(), catalog, now, status_facts) {

@@ -83,14 +83,15 @@ pub struct Difference {
 pub enum Remedy {
     /// The event repairs it, with the rules of every event.
     Repair,
-    /// An operator, because the balance would fall. Later repairs of the same run may change that.
+    /// An operator, because the state of a subscription would lower the balance. Later repairs of the same run
+    /// may change that.
     Lowers,
     /// An operator, for this reason.
     Person(String),
 }
 
-/// The change that may be applied without an operator for an event that was made from an object of Stripe:
-/// the whole event; if that lowers the balance, only the subscription's state for access; if that lowers the
+/// The change that may be applied without an operator for an event that was made from the current state of a
+/// subscription: the whole event; if that lowers the balance, only the subscription's state for access; if that lowers the
 /// balance too, nothing.
 ///
 /// **Invariant:** the returned change never lowers the balance.
@@ -264,10 +265,20 @@ fn subscription_difference(
     Difference { class, before, after, remedy }
 }
 
-/// Compares the paid invoice or the completed session in `event` with the account.
-pub fn document(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Option<Difference> {
+/// Compares the paid invoice or the finished session in `event` with the account. `payments` are the stored
+/// payments that the event names.
+///
+/// A document is repaired with all its effects, also if it lowers the balance: a renewal that ends packs ends
+/// them whether its webhook arrived or not.
+pub fn document(
+    account: &Account,
+    event: &Event,
+    payments: &Payments,
+    catalog: &Catalog,
+    now: Timestamp,
+) -> Option<Difference> {
     let balance = account.state.balance(&catalog.policy, now);
-    let whole = match decide(account, event, &Payments::new(), catalog, now) {
+    let whole = match decide(account, event, payments, catalog, now) {
         Outcome::Apply(applied) => applied,
         Outcome::Ignore(_) | Outcome::Tie => return None,
         Outcome::Park(parked) => {
@@ -292,9 +303,34 @@ pub fn document(account: &Account, event: &Event, catalog: &Catalog, now: Timest
     if let Some(customer) = whole.links.first() {
         after.insert("customer", customer.to_string());
     }
-    let lowers = whole.change.state.balance(&catalog.policy, now) < balance;
-    let remedy = if lowers { Remedy::Lowers } else { Remedy::Repair };
-    Some(Difference { class, before: credits(balance), after, remedy })
+    Some(Difference { class, before: credits(balance), after, remedy: Remedy::Repair })
+}
+
+/// Compares the refund, or the charge with what was refunded of it, in `event` with the account. It is a
+/// difference if its event would change the balance, the tier, a feature or an order. Like the event of a
+/// lost refund, it may lower the balance.
+pub fn refund(
+    account: &Account,
+    event: &Event,
+    payments: &Payments,
+    catalog: &Catalog,
+    now: Timestamp,
+) -> Option<Difference> {
+    let Outcome::Apply(applied) = decide(account, event, payments, catalog, now) else { return None };
+    let (ours, theirs) = (&account.state, &applied.change.state);
+    let gives = |state: &State| {
+        let features = state.features(catalog, now).into_iter().map(|(name, feature)| (name, feature.value));
+        (state.access(catalog, now).tier, features.collect::<BTreeMap<_, _>>())
+    };
+    let entry = applied.change.entries.first()?;
+    let moves = applied.change.entries.iter().any(|entry| entry.delta != 0);
+    if !moves && applied.order_payment.is_none() && gives(ours) == gives(theirs) {
+        return None;
+    }
+    let mut after = credits(theirs.balance(&catalog.policy, now));
+    after.insert("entry", entry.key.to_string());
+    let before = credits(ours.balance(&catalog.policy, now));
+    Some(Difference { class: Class::Credits, before, after, remedy: Remedy::Repair })
 }
 
 /// Whether a payment or a trial has opened the running period of the subscription in `event`.

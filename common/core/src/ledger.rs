@@ -22,7 +22,7 @@ use super::timestamp::Timestamp;
 /// `slice#in_…#si_…#<month>`, `rollover#in_…#si_…#<month>`, `free#<month>`, `expire#<key of a grant>`,
 /// `plan#si_…#<period start>#<plan>#<n>`, `session#cs_…`, `refund#…`, `dispute#dp_…#<status>`,
 /// `consume#<idempotency key>`, `hold#<hold id>`, `unspend#<spend>#<idempotency key>`, `fix#<request id>`,
-/// `comp#<request id>`, `adjust#evt_…`, `adjust#<key of a document>`, `due#<unix s>`.
+/// `comp#<request id>`, `import#<batch>`, `adjust#evt_…`, `adjust#<key of a document>`, `due#<unix s>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(from = "String")]
 pub struct LedgerKey(Arc<str>);
@@ -158,6 +158,11 @@ impl LedgerKey {
         Self(format!("comp#{request}").into())
     }
 
+    /// The opening balance of a user whom a batch of an import brought.
+    pub fn import(batch: &str) -> Self {
+        Self(format!("import#{batch}").into())
+    }
+
     /// A correction that is not a grant: a return to a plan that was already granted in the period, or the
     /// effect of a late event. A grant never has such a key.
     pub fn adjust(event: &EventId) -> Self {
@@ -269,6 +274,8 @@ pub enum EntryKind {
     GiveBack,
     /// An operator or reconciliation repaired the account.
     Fix,
+    /// An import set the opening balance.
+    Import,
     /// See [`LedgerKey::adjust`].
     Adjust,
     /// A paid invoice that grants no credits, such as a proration.
@@ -283,6 +290,8 @@ pub enum Note {
     Superseded,
     /// A session and an invoice belong to the same purchase. The session grants it.
     OnePurchase,
+    /// The credits are part of the opening balance of an import, which is newer.
+    Imported,
     /// Fewer credits could be taken back than were due, because some were spent or had ended: see
     /// [`Entry::shortfall`].
     Shortfall,

@@ -34,7 +34,7 @@ pub fn account_view(account: &Account, catalog: &Catalog, now: Timestamp) -> Val
             "subscriptions": of_subscriptions,
             "items": buckets.by_item(),
             "lifetime": buckets.sum(|lot| matches!(lot, Lot::Lifetime(_))),
-            "grant": buckets.sum(|lot| matches!(lot, Lot::Grant(_))),
+            "grant": buckets.sum(|lot| matches!(lot, Lot::Opening | Lot::Grant(_))),
             "addon": buckets.sum(|lot| matches!(lot, Lot::Pack(_))),
         },
         "lots": lots_view(state, &buckets),

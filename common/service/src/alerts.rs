@@ -44,6 +44,13 @@ pub enum Alert {
         /// The id of the event.
         event_id: String,
     },
+    /// An event has an API version that is newer than the known ones.
+    UnknownVersion {
+        /// The version, cut to 32 characters.
+        version: String,
+        /// The id of the event.
+        event_id: String,
+    },
     /// Metadata names a second user for a customer.
     SharedCustomer {
         /// The customer.
@@ -95,6 +102,22 @@ pub enum Alert {
         #[serde(default)]
         repaired: u64,
     },
+    /// Reconciliation found differences that it did not repair.
+    Unrepaired {
+        /// The number of differences of each class, such as `2 credits`.
+        left: Vec<String>,
+        /// Objects that could not be compared.
+        failures: u64,
+        /// A digest of the differences: the same ones are alerted once a day.
+        digest: String,
+    },
+    /// A run of reconciliation stopped at an error.
+    ReconcileStopped,
+    /// No reconciliation was complete for a long time.
+    NotReconciled {
+        /// Hours since the last complete one.
+        hours: i64,
+    },
     /// The health score is low.
     Score {
         /// From 0 to 100.
@@ -118,6 +141,7 @@ impl Alert {
         match self {
             Self::Parked { reason, .. } => format!("parked#{reason}"),
             Self::PriceNotInCatalog { price, .. } => format!("price_not_in_catalog#{price}"),
+            Self::UnknownVersion { version, .. } => format!("unknown_version#{version}"),
             Self::SharedCustomer { customer, .. } => format!("shared_customer#{}", hidden(customer)),
             Self::Quiet { .. } => "quiet".to_owned(),
             Self::DeadLetter { .. } => "dead_letter".to_owned(),
@@ -125,24 +149,34 @@ impl Alert {
             Self::BadSignatures { .. } => "bad_signatures".to_owned(),
             Self::OldMessage { queue, .. } => format!("old_message#{queue}"),
             Self::Missing { .. } => "missing".to_owned(),
+            Self::Unrepaired { digest, .. } => format!("unrepaired#{digest}"),
+            Self::ReconcileStopped => "reconcile_stopped".to_owned(),
+            Self::NotReconciled { .. } => "not_reconciled".to_owned(),
             Self::Score { .. } => "score".to_owned(),
             Self::Alarm { name, .. } => format!("alarm#{name}"),
         }
     }
 
     /// How long alerts with the same key are held: an hour for something that happened, six hours for a state
-    /// that `health` checks every hour, 90 days for a price that has left the catalog, which every renewal
-    /// bills again.
+    /// that `health` checks every hour, a day for differences that wait for an operator, 90 days for a price
+    /// that has left the catalog, which every renewal bills again, and for an API version, which every event
+    /// has.
     pub fn quiet_seconds(&self) -> i64 {
         match self {
-            Self::PriceNotInCatalog { .. } => 90 * 86_400,
+            Self::PriceNotInCatalog { .. } | Self::UnknownVersion { .. } => 90 * 86_400,
+            Self::Unrepaired { .. } => 86_400,
             Self::Parked { .. }
             | Self::SharedCustomer { .. }
             | Self::DeadLetter { .. }
             | Self::BadSignatures { .. }
             | Self::OldMessage { .. }
             | Self::Alarm { .. } => 3_600,
-            Self::Quiet { .. } | Self::Failed { .. } | Self::Missing { .. } | Self::Score { .. } => 21_600,
+            Self::Quiet { .. }
+            | Self::Failed { .. }
+            | Self::Missing { .. }
+            | Self::ReconcileStopped
+            | Self::NotReconciled { .. }
+            | Self::Score { .. } => 21_600,
         }
     }
 
@@ -151,6 +185,7 @@ impl Alert {
         match self {
             Self::Parked { reason, .. } => format!("A Stripe event is parked: {reason}"),
             Self::PriceNotInCatalog { price, .. } => format!("Price {price} has left the catalog"),
+            Self::UnknownVersion { version, .. } => format!("Events have the unknown API version {version}"),
             Self::SharedCustomer { customer, .. } => {
                 format!("Customer {customer} pays for several users")
             }
@@ -172,6 +207,17 @@ impl Alert {
             Self::Missing { records, repaired } => {
                 format!("{records} records of Stripe are missing here, {repaired} were added")
             }
+            Self::Unrepaired { left, failures: 0, .. } => {
+                format!("Reconciliation left differences to you: {}", left.join(", "))
+            }
+            Self::Unrepaired { left, failures, .. } => {
+                let failures = format!("{failures} not compared");
+                let all: Vec<&str> =
+                    left.iter().map(String::as_str).chain(std::iter::once(failures.as_str())).collect();
+                format!("Reconciliation left differences to you: {}", all.join(", "))
+            }
+            Self::ReconcileStopped => "Reconciliation stopped at an error".to_owned(),
+            Self::NotReconciled { hours } => format!("No reconciliation was complete for {hours} hours"),
             Self::Score { score, .. } => format!("Health is at {score} of 100"),
             Self::Alarm { name, .. } => format!("Alarm {name}"),
         }
@@ -185,6 +231,12 @@ impl Alert {
                 "Subscriptions still have this price, and catalog.toml does not. Their users keep plan and \
                  tier, and a renewal grants what the last period was worth. A new subscription with this \
                  price is parked. If the price is still sold, add it to its plan and deploy."
+                    .to_owned()
+            }
+            Self::UnknownVersion { .. } => {
+                "Events of this version are applied as far as their fields are where they were. Run setup: it \
+                 makes an endpoint of a known version. Or update tallyhook, and compare the accounts with \
+                 Stripe (POST /admin/stripe/reconcile)."
                     .to_owned()
             }
             Self::SharedCustomer { .. } => {
@@ -228,6 +280,23 @@ impl Alert {
                  of the last day; POST /admin/stripe/reconcile repairs what it can."
                     .to_owned()
             }
+            Self::Unrepaired { .. } => {
+                "They differ between Stripe and the accounts, and only an operator may decide them. A dry run \
+                 in the dashboard (Reconcile) lists each with its reason; so do the log lines RECONCILE_LEFT \
+                 and RECONCILE_FAILED."
+                    .to_owned()
+            }
+            Self::ReconcileStopped => {
+                "The log line RECONCILE_FINISHED has the reason: a Stripe key that was revoked or may not read \
+                 enough, Stripe, or the tables. The next run continues there."
+                    .to_owned()
+            }
+            Self::NotReconciled { .. } => {
+                "What is missing or differs since then is not known. Look at the errors of the function \
+                 reconcile, its schedule, and the log lines RECONCILE_FINISHED: a Stripe key that was revoked \
+                 stops every run."
+                    .to_owned()
+            }
             Self::Score { deductions, .. } => {
                 let line = |deduction: &Deduction| {
                     format!("−{} {}: {}", deduction.points, deduction.reason, deduction.advice)
@@ -252,6 +321,9 @@ impl Alert {
             }
             Self::PriceNotInCatalog { price, event_id } => {
                 vec![("price", price.clone()), ("event", event_id.clone())]
+            }
+            Self::UnknownVersion { version, event_id } => {
+                vec![("version", version.clone()), ("event", event_id.clone())]
             }
             Self::SharedCustomer { customer, owner, user, granted } => {
                 let granted = if granted.is_empty() { "nothing".to_owned() } else { granted.join("; ") };
@@ -280,6 +352,9 @@ impl Alert {
             Self::Quiet { .. }
             | Self::Failed { .. }
             | Self::Missing { .. }
+            | Self::Unrepaired { .. }
+            | Self::ReconcileStopped
+            | Self::NotReconciled { .. }
             | Self::Score { .. }
             | Self::Alarm { .. } => Vec::new(),
         }

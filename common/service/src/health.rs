@@ -52,6 +52,17 @@ impl HealthReader {
         Ok((counts, health))
     }
 
+    /// When the last complete reconciliation ended; `None` if none did.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn reconciled_at(&self) -> Result<Option<Timestamp>, StoreError> {
+        let key = items::reconcile_report_key();
+        let notes = self.store.load([key.clone()]).await?;
+        let finished: Option<i64> = notes.get(&key).and_then(|report| items::read_number(report, "finished"));
+        Ok(finished.map(|ms| Timestamp::from_unix(ms.div_euclid(1000))))
+    }
+
     async fn count_log(&self, now: Timestamp) -> Result<Counts, StoreError> {
         let open = |state: &'static str| async move {
             let each = log::open_partitions(state)

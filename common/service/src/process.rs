@@ -90,9 +90,19 @@ pub struct Repair {
     pub by: String,
     /// The difference that was found, and the intended change.
     pub note: String,
-    /// Whether the event is a lost event of Stripe, which has all its effects. Otherwise it was made from an
-    /// object of Stripe: [`drift::repair`] limits its effects, and `by` is the cause of its entries.
-    pub as_itself: bool,
+    /// What the event is. The cause of its ledger entries is `by`, except for a lost event.
+    pub kind: RepairKind,
+}
+
+/// What the event of a repair is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepairKind {
+    /// A lost event of Stripe. It has all its effects, and is the cause of its ledger entries.
+    LostEvent,
+    /// Made from a paid invoice, a finished session or a refund. It has all the effects of Stripe's event.
+    Document,
+    /// Made from the current state of a subscription. [`drift::repair`] limits its effects.
+    State,
 }
 
 /// The account that an event belongs to, as it is before the event.
@@ -725,7 +735,9 @@ impl Processor {
         let payments = plan.payments_of(&job.event, items)?;
         let account = self.account(plan, &owner.user, items, now)?.account();
         Ok(match &job.repair {
-            Some(repair) if !repair.as_itself => drift::repair(account, &job.event, catalog, now),
+            Some(repair) if repair.kind == RepairKind::State => {
+                drift::repair(account, &job.event, catalog, now)
+            }
             Some(_) | None => decide(account, &job.event, &payments, catalog, now),
         })
     }
@@ -793,7 +805,7 @@ impl Processor {
         for price in std::mem::take(&mut applied.prices_not_in_catalog) {
             plan.prices_not_in_catalog.entry(price).or_insert_with(|| job.event.id.clone());
         }
-        if let Some(repair) = job.repair.as_ref().filter(|repair| !repair.as_itself) {
+        if let Some(repair) = job.repair.as_ref().filter(|repair| repair.kind != RepairKind::LostEvent) {
             applied.change.entries.iter_mut().for_each(|entry| entry.cause.clone_from(&repair.by));
         }
         let payments = plan.payments_of(&job.event, items)?;
@@ -803,7 +815,11 @@ impl Processor {
         let notices = outbox.notices(&job.event, account.account(), &applied, &payments, catalog, now);
         account.apply(&applied.change);
         let mut record = record(job, known, EventState::Processed, applied.effect.as_str(), Some(user), now);
-        record.payload = if self.keep_payloads { payload::keep(&job.raw) } else { None };
+        let erased = account.account().state.erased_at.is_some();
+        if let Some(order) = applied.order.as_mut().filter(|_| erased) {
+            order.customer_email = None;
+        }
+        record.payload = if self.keep_payloads && !erased { payload::keep(&job.raw) } else { None };
         if record.previous.is_none() {
             record.previous = Some(account.enlist(&job.event.id));
         }

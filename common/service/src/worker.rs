@@ -5,9 +5,10 @@
 //! Every other record is processed, ignored, parked or a duplicate, and that is stored before the record is
 //! acknowledged.
 
-mod ask;
+pub(crate) mod ask;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use std::time::Instant;
 
@@ -58,6 +59,8 @@ pub struct Worker {
     alerts: Alerts,
     stripe: Option<Stripe>,
     prices: ask::Prices,
+    /// The unknown API versions for which this instance sent an alert.
+    alerted_versions: Mutex<BTreeSet<String>>,
 }
 
 /// A record of the batch: an event to process, or a message that cannot be processed.
@@ -178,6 +181,7 @@ impl Worker {
             retry_delays_seconds: config.retry_delays_seconds,
             stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_patience(PATIENCE)),
             prices: ask::Prices::default(),
+            alerted_versions: Mutex::default(),
         }
     }
 
@@ -220,6 +224,9 @@ impl Worker {
         for (record, (job, outcome)) in waiting.zip(jobs.iter().zip(outcomes)) {
             self.log(&job.event, &outcome, job.attempt, started);
             summary.count(&outcome);
+            if let Some(alert) = self.unknown_version(&job.event) {
+                summary.alerts.entry(alert.key()).or_insert(alert);
+            }
             match &outcome {
                 Ok(EventOutcome::Processed(..)) => {
                     let seconds = clock::now().seconds_since(job.event.created);
@@ -263,6 +270,16 @@ impl Worker {
         let mut response = SqsBatchResponse::default();
         response.batch_item_failures = failures;
         Ok(response)
+    }
+
+    /// The alert about the API version of an event of a family, once for each version and instance. `notify`
+    /// holds back those of other instances.
+    fn unknown_version(&self, event: &Event) -> Option<Alert> {
+        event.kind.family()?;
+        let version: String = event.unknown_version()?.chars().take(32).collect();
+        let mut alerted = self.alerted_versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let event_id = event.id.to_string();
+        alerted.insert(version.clone()).then_some(Alert::UnknownVersion { version, event_id })
     }
 
     /// Reads missing parts of events from Stripe (few events need it), then processes the events. If a call

@@ -1,6 +1,9 @@
-//! `demo`: one customer from signup to cancellation, with the account after each step.
+//! `demo`: one customer from signup to cancellation, and one with a yearly plan, with the account after each
+//! step.
 //!
 //! The events of a step are sent in a random order, and one of them twice. The account is the same each time.
+
+mod year;
 
 use std::time::{Duration, Instant};
 
@@ -20,12 +23,13 @@ use uuid::Uuid;
 /// The maximum time for the events of one step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Play one customer from signup to cancellation, and show the account after each step
+/// Play two customers, and show the account after each step
 ///
-/// Signup, purchase, duplicates, renewal, upgrade, add-on, spending, refund, cancellation. The demo sends
-/// signed events of the folder events and calls the app's API of the running local stack. If none runs, it
-/// starts one in memory. The events of a step are sent in a random order, and one of them twice. Every run
-/// has a new user.
+/// The first: signup, purchase, duplicates, renewal, upgrade, add-on, spending, refund, cancellation. The
+/// second has a plan by the year with credits by the month, and a year passes on a test clock: refills,
+/// rollover, a hold, an upgrade in mid year and its refund, the renewal. The demo sends signed events and
+/// calls the app's API of the running local stack. If none runs, it starts one in memory. The events of a step
+/// are sent in a random order, and one of them twice. Every run has new users.
 #[derive(Args)]
 pub struct Demo {
     /// The local stack [default: http://127.0.0.1:9000 if one runs there, else one in memory]
@@ -97,7 +101,7 @@ impl Demo {
                 local_stack::WEBHOOK_SECRET,
             )?;
         }
-        let played = player.play().await;
+        let played = player.play_both().await;
         if played.is_ok() && own_stack.is_none() {
             print_line(format_args!(
                 "\nWhat set each field of the account: {0}/admin#/users/{1}, or cargo run -- check-user {1}{2}",
@@ -113,6 +117,7 @@ impl Demo {
     }
 }
 
+#[derive(Clone)]
 struct Player {
     url: String,
     token: String,
@@ -123,9 +128,21 @@ struct Player {
 
 impl Player {
     fn new(url: String, token: String, secret: &str) -> anyhow::Result<Self> {
-        let suffix = Uuid::new_v4().simple().to_string();
-        let user = format!("demo_{}", suffix.get(..8).unwrap_or_default());
-        Ok(Self { client: Client::for_url(&url)?, url, token, secret: Secret::new(secret)?, user })
+        Ok(Self {
+            client: Client::for_url(&url)?,
+            url,
+            token,
+            secret: Secret::new(secret)?,
+            user: new_user(),
+        })
+    }
+
+    /// Plays both lives.
+    async fn play_both(&self) -> anyhow::Result<()> {
+        self.play().await?;
+        print_line(format_args!(""))?;
+        let second = Self { user: new_user(), ..self.clone() };
+        year::play(&second).await.map(drop)
     }
 
     async fn play(&self) -> anyhow::Result<()> {
@@ -243,6 +260,11 @@ impl Player {
         }
         Ok(serde_json::from_slice(&answer)?)
     }
+}
+
+fn new_user() -> String {
+    let suffix = Uuid::new_v4().simple().to_string();
+    format!("demo_{}", suffix.get(..8).unwrap_or_default())
 }
 
 fn require_success((status, answer): (StatusCode, axum::body::Bytes)) -> anyhow::Result<()> {

@@ -147,7 +147,7 @@ impl Start {
              \x20 functions  {functions}: {}\n\
              \x20 schedules  {}\n\n\
              Try, in another terminal:\n\
-             \x20 cargo run -- demo{url}                  one customer, step by step\n\
+             \x20 cargo run -- demo{url}                  two customers, step by step\n\
              \x20 cargo run -- send invoice.paid{url}     one signed event\n\
              \x20 curl -H 'authorization: Bearer {app}' {front}/users/user_123\n\
              \x20 cargo run -- trigger reconcile{url}     run a scheduled function at once\n\

@@ -2,18 +2,22 @@
 //!
 //! | | events |
 //! |---|---|
+//! | [`FakeStripe::pass_a_month`] | of a yearly plan `customer.subscription.updated` (its metadata), or as `renew` |
 //! | [`FakeStripe::renew`] | `customer.subscription.updated` (the new period), `invoice.paid` (`subscription_cycle`) |
 //! | [`FakeStripe::change_plan`] | `customer.subscription.updated` (the new price; it is billed with the next period) |
+//! | [`FakeStripe::upgrade`] | `customer.subscription.updated`, `invoice.paid` (`subscription_update`) for the difference |
 //! | [`FakeStripe::cancel`] | `customer.subscription.deleted` |
 //! | [`FakeStripe::refund`] | `refund.created`, `charge.refunded` |
 //!
 //! A renewal does not wait for the end of the month: the current period ends at the time of the call, so that
-//! the times of all events are in order.
+//! the times of all events are in order. A yearly subscription is on a test clock of Stripe instead, and moves
+//! month by month. Stripe sends no event within a paid year, and tallyhook reads the time of a clock from
+//! events, so each month also writes the date into the subscription's metadata.
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use super::checkout::{FiredEvent, a_month_after, new_id};
+use super::checkout::{FiredEvent, months_after, new_id, period_end};
 use super::objects::ListQuery;
 use super::{FakeStripe, State};
 
@@ -41,14 +45,44 @@ impl FakeStripe {
         self.lock().newest("charge", Some(customer), |value| value["refunded"] == false)
     }
 
+    /// Lets one month pass. A monthly subscription renews. The test clock of a yearly one moves to the next
+    /// month of the paid year, or to its end, where it renews.
+    ///
+    /// # Errors
+    /// When there is no such subscription, or it is cancelled.
+    pub fn pass_a_month(&self, subscription: &str) -> anyhow::Result<Vec<FiredEvent>> {
+        let mut state = self.lock();
+        let mut value = state.active_subscription(subscription)?;
+        let Some(clock) = value["test_clock"].as_str().map(str::to_owned) else {
+            drop(state);
+            return self.renew(subscription);
+        };
+        let item = &value["items"]["data"][0];
+        let time = |name: &str| item[name].as_i64().unwrap_or_default();
+        let (start, end) = (time("current_period_start"), time("current_period_end"));
+        let now = state.time_of(&value["customer"]);
+        let next = (1..=12).map(|month| months_after(start, month)).find(|at| *at > now);
+        let next = next.unwrap_or(now).max(now + 1);
+        state.set_clock(&clock, &value["customer"], next);
+        if next >= end {
+            drop(state);
+            return self.renew(subscription);
+        }
+        let before = json!({ "metadata": value["metadata"] });
+        let date = jiff::Timestamp::from_second(next)?.strftime("%Y-%m-%d").to_string();
+        value["metadata"]["date"] = json!(date);
+        let data = json!({ "object": value, "previous_attributes": before });
+        Ok(vec![state.fire_data("customer.subscription.updated", &data, next)?])
+    }
+
     /// Starts the next period and pays it.
     ///
     /// # Errors
     /// When there is no such subscription, or it is cancelled.
     pub fn renew(&self, subscription: &str) -> anyhow::Result<Vec<FiredEvent>> {
         let mut state = self.lock();
-        let now = state.time();
         let mut value = state.active_subscription(subscription)?;
+        let now = state.time_of(&value["customer"]);
         let before = json!({ "items": value["items"], "latest_invoice": value["latest_invoice"] });
         let item = &mut value["items"]["data"][0];
         let start = now.max(item["current_period_start"].as_i64().unwrap_or(0) + 1);
@@ -57,7 +91,7 @@ impl FakeStripe {
             .unwrap_or(0)
             .saturating_mul(item["quantity"].as_i64().unwrap_or(1));
         item["current_period_start"] = json!(start);
-        item["current_period_end"] = json!(a_month_after(start));
+        item["current_period_end"] = json!(period_end(&item["price"], start));
         value["status"] = json!("active");
         value["latest_invoice"] = json!(new_id("in"));
         let invoice = state.bill(&value, "subscription_cycle", amount, &Value::Null, now);
@@ -77,8 +111,8 @@ impl FakeStripe {
     /// When there is no such subscription or price, or the subscription is cancelled.
     pub fn change_plan(&self, subscription: &str, price: &str) -> anyhow::Result<Vec<FiredEvent>> {
         let mut state = self.lock();
-        let now = state.time();
         let mut value = state.active_subscription(subscription)?;
+        let now = state.time_of(&value["customer"]);
         let price = state
             .objects
             .get(price)
@@ -93,20 +127,69 @@ impl FakeStripe {
         )?])
     }
 
+    /// Changes the price within the period, and bills the difference for the rest of it at once.
+    ///
+    /// # Errors
+    /// When there is no such subscription or price, or the subscription is cancelled.
+    pub fn upgrade(&self, subscription: &str, price: &str) -> anyhow::Result<Vec<FiredEvent>> {
+        let mut fired = self.change_plan(subscription, price)?;
+        let mut state = self.lock();
+        let mut value = state.active_subscription(subscription)?;
+        let now = state.time_of(&value["customer"]);
+        let changed: Value = serde_json::from_str(&fired.first().context("a change fires an event")?.body)?;
+        let old = &changed["data"]["previous_attributes"]["items"]["data"][0]["price"];
+        let item = value["items"]["data"][0].clone();
+        let time = |name: &str| item[name].as_i64().unwrap_or_default();
+        let (start, end) = (time("current_period_start"), time("current_period_end"));
+        let rest_of = |price: &Value| {
+            let amount = price["unit_amount"].as_i64().unwrap_or_default();
+            amount.saturating_mul(end - now) / (end - start).max(1)
+        };
+        let (unused, rest) = (-rest_of(old), rest_of(&item["price"]));
+        value["latest_invoice"] = json!(new_id("in"));
+        let mut invoice = state.bill(&value, "subscription_update", rest + unused, &Value::Null, now);
+        let line = |price: &Value, amount: i64| {
+            let mut line = invoice["lines"]["data"][0].clone();
+            line["id"] = json!(new_id("il"));
+            line["amount"] = json!(amount);
+            line["period"]["start"] = json!(now);
+            line["parent"]["subscription_item_details"]["proration"] = json!(true);
+            line["pricing"]["price_details"] = json!({ "price": price["id"], "product": price["product"] });
+            line
+        };
+        let lines = [line(old, unused), line(&item["price"], rest)];
+        invoice["lines"]["data"] = json!(lines);
+        invoice["lines"]["total_count"] = json!(2);
+        fired.push(state.fire("invoice.paid", invoice, now)?);
+        Ok(fired)
+    }
+
     /// Cancels a subscription at once.
     ///
     /// # Errors
     /// When there is no such subscription, or it is cancelled.
     pub fn cancel(&self, subscription: &str) -> anyhow::Result<Vec<FiredEvent>> {
         let mut state = self.lock();
-        let now = state.time();
         let mut value = state.active_subscription(subscription)?;
+        let now = state.time_of(&value["customer"]);
         for (name, to) in
             [("status", json!("canceled")), ("canceled_at", json!(now)), ("ended_at", json!(now))]
         {
             value[name] = to;
         }
         Ok(vec![state.fire_data("customer.subscription.deleted", &json!({ "object": value }), now)?])
+    }
+
+    /// The event that says which invoice the payment of a charge paid.
+    ///
+    /// # Errors
+    /// When the charge paid no invoice.
+    pub fn payment_of(&self, charge: &Value) -> anyhow::Result<FiredEvent> {
+        let mut state = self.lock();
+        let id = format!("inpay_{}", charge["payment_intent"].as_str().unwrap_or_default());
+        let payment = state.objects.get(&id).context("the charge paid no invoice")?.value;
+        let now = state.time_of(&charge["customer"]);
+        state.fire("invoice_payment.paid", payment, now)
     }
 
     /// Refunds a charge in full.
@@ -121,9 +204,9 @@ impl FakeStripe {
 impl State {
     /// Refunds a charge in full.
     pub(super) fn refund(&mut self, charge: &str) -> anyhow::Result<Vec<FiredEvent>> {
-        let now = self.time();
         let found = self.objects.get(charge).filter(|stored| stored.kind == "charge");
         let mut charge = found.with_context(|| format!("there is no charge {charge}"))?.value;
+        let now = self.time_of(&charge["customer"]);
         ensure!(charge["refunded"] == false, "the charge is already refunded");
         let refund = json!({
             "id": new_id("re"), "object": "refund", "amount": charge["amount"], "charge": charge["id"],
@@ -192,7 +275,7 @@ impl State {
             });
             self.store(charge.to_string(), charge, now, true);
         }
-        json!({
+        let mut invoice = json!({
             "id": id, "object": "invoice", "amount_due": paid, "amount_paid": paid, "amount_remaining": 0,
             "billing_reason": reason,
             "created": now, "currency": currency, "customer": customer, "customer_email": email,
@@ -212,7 +295,9 @@ impl State {
                 "pricing": { "type": "price_details",
                     "price_details": { "price": item["price"]["id"], "product": item["price"]["product"] } },
             }] },
-        })
+        });
+        invoice["test_clock"] = subscription["test_clock"].clone();
+        invoice
     }
 }
 
@@ -270,6 +355,42 @@ mod tests {
                 && fake.renew(&id).is_err()
                 && fake.subscription_of(&customer).is_none()
         );
+    }
+
+    #[test]
+    fn the_months_of_a_year_pass_on_a_test_clock_to_its_renewal() {
+        let fake = stripe_with_prices();
+        fake.put_yearly_price("price_year", 20_000);
+        fake.put_yearly_price("price_larger", 40_000);
+        let form = MONTHLY.replace("price_pro_test", "price_year");
+        let session = fake.checkout(&form).unwrap();
+        let bought = objects(&fake.pay(session["id"].as_str().unwrap(), Payment::AtOnce).unwrap());
+        let subscription =
+            &bought.iter().find(|(kind, _)| kind == "customer.subscription.created").unwrap().1;
+        let id = subscription["object"]["id"].as_str().unwrap();
+        assert!(subscription["object"]["test_clock"].is_string());
+        let item = |fake: &FakeStripe| fake.object(id).unwrap()["items"]["data"][0].clone();
+        let start = item(&fake)["current_period_start"].as_i64().unwrap();
+        assert_eq!(item(&fake)["current_period_end"], months_after(start, 12));
+
+        for month in 1..12 {
+            let passed = fake.pass_a_month(id).unwrap();
+            let event: Value = serde_json::from_str(&passed[0].body).unwrap();
+            assert_eq!((passed.len(), &event["created"]), (1, &json!(months_after(start, month))));
+            assert_eq!(event["data"]["previous_attributes"]["items"], Value::Null);
+        }
+        let upgraded = objects(&fake.upgrade(id, "price_larger").unwrap());
+        let lines = &upgraded[1].1["object"]["lines"]["data"];
+        let (unused, rest) = (lines[0]["amount"].as_i64().unwrap(), lines[1]["amount"].as_i64().unwrap());
+        assert!(unused < 0 && rest >= -2 * unused && upgraded[1].1["object"]["amount_paid"] == rest + unused);
+
+        let renewed = fake.pass_a_month(id).unwrap();
+        assert_eq!(
+            renewed.iter().map(|event| &event.kind).collect::<Vec<_>>(),
+            ["customer.subscription.updated", "invoice.paid"]
+        );
+        assert_eq!(item(&fake)["current_period_start"], months_after(start, 12));
+        assert_eq!(item(&fake)["current_period_end"], months_after(start, 24));
     }
 
     #[test]

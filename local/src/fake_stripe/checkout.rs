@@ -33,10 +33,13 @@ use anyhow::{Context, ensure};
 use jiff::ToSpan as _;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
-use tallyhook_core::catalog::{Catalog, Per, SoldAs};
+use tallyhook_core::catalog::{Catalog, Per, Refill, SoldAs};
 
 use super::request::{StripeError, parse};
-use super::{FakeStripe, State};
+use super::{FakeStripe, State, parameters};
+
+/// The name that Stripe gives to test clocks as objects.
+const TEST_CLOCK: &str = "test_helpers.test_clock";
 
 /// How a customer pays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +62,16 @@ pub struct FiredEvent {
 }
 
 impl FakeStripe {
-    /// Adds every price of a catalog, in US dollars: plans are monthly, everything else is paid once.
-    /// The amounts are made up.
+    /// Adds every price of a catalog, in US dollars: plans with `refill = "month"` are yearly, other plans
+    /// are monthly, everything else is paid once. The amounts are made up.
     pub fn sell(&self, catalog: &Catalog) {
         for plan in &catalog.plans {
             let amount = if plan.per == Per::Seat { 1_000 } else { 2_000 * i64::from(plan.rank.max(1)) };
             for (at, price) in plan.sold_as.prices.iter().enumerate() {
+                if plan.refill == Refill::Month {
+                    self.put_yearly_price(price, amount.saturating_mul(10));
+                    continue;
+                }
                 // A lookup key belongs to one price.
                 self.put_price(price, amount, true, plan.sold_as.lookup_keys.get(at).map(String::as_str));
             }
@@ -101,6 +108,22 @@ impl FakeStripe {
     /// Adds a price. The amount is in cents.
     pub fn put_price(&self, id: &str, amount: i64, monthly: bool, lookup_key: Option<&str>) {
         self.put(price(id, amount, "usd", monthly, lookup_key));
+    }
+
+    /// Adds a price that is paid once a year. The amount is in cents.
+    pub fn put_yearly_price(&self, id: &str, amount: i64) {
+        let mut value = price(id, amount, "usd", true, None);
+        value["recurring"]["interval"] = json!("year");
+        self.put(value);
+    }
+
+    /// Creates a checkout session, as an app does with `POST /v1/checkout/sessions`.
+    ///
+    /// # Errors
+    /// When Stripe would refuse the form.
+    pub fn checkout(&self, form: &str) -> anyhow::Result<Value> {
+        let made = self.lock().create_session(&nested(form));
+        made.map_err(|error| anyhow::anyhow!("the session is refused: {}", error.error["message"]))
     }
 
     /// The form that the app created a session with. The session shows only a part of it.
@@ -159,11 +182,14 @@ impl FakeStripe {
 impl State {
     /// Completes an open session: see [`FakeStripe::pay`].
     pub(super) fn pay(&mut self, session: &str, how: Payment) -> anyhow::Result<Vec<FiredEvent>> {
-        let now = self.time();
         let mut value = self.open_session(session)?;
+        let now = self.time_of(&value["customer"]);
         let data = self.form(session).unwrap_or_default();
         let mut fired = Vec::new();
-        let given = value["customer_email"].as_str().unwrap_or("customer@example.com").to_owned();
+        let payer = value["customer"].as_str().and_then(|id| self.objects.get(id));
+        let known = payer.and_then(|customer| customer.value["email"].as_str().map(str::to_owned));
+        let typed = value["customer_email"].as_str().unwrap_or("customer@example.com");
+        let given = known.unwrap_or_else(|| typed.to_owned());
         value["customer_details"] = json!({ "email": given, "name": null, "phone": null, "address": null });
         value["status"] = json!("complete");
         if value["customer"].is_null()
@@ -207,11 +233,24 @@ impl State {
         if let Some(id) = path.strip_prefix("webhook_endpoints/") {
             return Some(self.update_endpoint(id, form).map(|endpoint| endpoint.to_string()));
         }
+        for (collection, kind) in [("products/", "product"), ("prices/", "price")] {
+            if let Some(id) = path.strip_prefix(collection) {
+                return Some(self.update_sold(kind, id, form).map(|object| object.to_string()));
+            }
+        }
+        if let Err(refused) = parameters::check(path, form, &nested(form)) {
+            return Some(Err(refused));
+        }
+        if let Some(id) = path.strip_prefix("customers/") {
+            return Some(self.update_customer(id, &nested(form)).map(|customer| customer.to_string()));
+        }
         if let Some(made) = self.create_for_trigger(path, &nested(form), host) {
             return Some(made.map(|object| object.to_string()));
         }
         let make = match path {
             "webhook_endpoints" => Self::create_endpoint,
+            "products" => Self::create_product,
+            "prices" => Self::create_price,
             "customers" => Self::create_customer,
             "checkout/sessions" => Self::create_session,
             "billing_portal/sessions" => Self::create_portal_session,
@@ -240,9 +279,35 @@ impl State {
         Ok(customer)
     }
 
+    /// Sets the e-mail address, the name and metadata.
+    fn update_customer(&mut self, id: &str, form: &Value) -> Result<Value, StripeError> {
+        self.check_customer(id).map_err(|_| StripeError::missing("customer", id))?;
+        let mut customer = self.objects.get(id).map(|stored| stored.value).unwrap_or_default();
+        for name in ["email", "name"] {
+            if form[name].is_string() {
+                customer[name] = form[name].clone();
+            }
+        }
+        for (key, value) in form["metadata"].as_object().into_iter().flatten() {
+            customer["metadata"][key] = value.clone();
+        }
+        let now = self.time();
+        self.store(customer.to_string(), customer.clone(), now, true);
+        Ok(customer)
+    }
+
+    /// A portal session needs a default configuration, and a flow needs a subscription of the customer.
     fn create_portal_session(&mut self, form: &Value) -> Result<Value, StripeError> {
         let customer = required(form, "customer")?;
         self.check_customer(customer)?;
+        let is_default = |configuration: &Value| configuration["is_default"] == true;
+        if self.newest("billing_portal.configuration", None, is_default).is_none() {
+            // Stripe's text, as quoted in github.com/mozilla/fxa/issues/13245.
+            let message = "You can’t create a portal session in test mode until you save your customer portal \
+                           settings in test mode at https://dashboard.stripe.com/test/settings/billing/portal.";
+            return Err(StripeError::bad("", "", message.to_owned()));
+        }
+        self.check_flow(&form["flow_data"], customer)?;
         let id = new_id("bps");
         Ok(json!({
             "id": id, "object": "billing_portal.session", "created": self.time(), "customer": customer,
@@ -252,8 +317,46 @@ impl State {
         }))
     }
 
+    /// Checks the subscription of a flow. <https://docs.stripe.com/customer-management/portal-deep-links>
+    fn check_flow(&self, flow: &Value, customer: &str) -> Result<(), StripeError> {
+        let kind = flow["type"].as_str().unwrap_or_default();
+        if !kind.starts_with("subscription_") {
+            return Ok(());
+        }
+        let param = format!("flow_data[{kind}][subscription]");
+        let id = flow[kind]["subscription"].as_str().unwrap_or_default();
+        let found = self.objects.get(id).filter(|stored| stored.kind == "subscription");
+        let Some(subscription) = found.map(|stored| stored.value) else {
+            let message = format!("No such subscription: '{id}'");
+            return Err(StripeError::bad("resource_missing", &param, message));
+        };
+        let bad = |message: &str| Err(StripeError::bad("", &param, message.to_owned()));
+        if subscription["customer"] != customer {
+            return bad("The subscription does not belong to the customer.");
+        }
+        if subscription["status"] == "canceled" {
+            return bad("The subscription is canceled.");
+        }
+        if kind == "subscription_cancel" && subscription["cancel_at_period_end"] == true {
+            return bad("The subscription is already set to be canceled at period end.");
+        }
+        if kind == "subscription_update_confirm" {
+            let items = subscription["items"]["data"].as_array().map_or(&[][..], Vec::as_slice);
+            let [item] = items else {
+                return bad("This subscription cannot be updated because it contains multiple items.");
+            };
+            let asked = &flow[kind]["items"][0];
+            if asked["id"] != item["id"] {
+                return bad("The item is not of this subscription.");
+            }
+            self.line_item(0, asked)?;
+        }
+        Ok(())
+    }
+
     fn create_session(&mut self, form: &Value) -> Result<Value, StripeError> {
         let mode = required(form, "mode")?;
+        check_session(form, mode)?;
         if !["payment", "subscription", "setup"].contains(&mode) {
             return Err(StripeError::bad(
                 "parameter_invalid_string_enum",
@@ -403,10 +506,11 @@ impl State {
         let bought = items.into_iter().find(|item| item["price"]["type"] != "one_time").unwrap_or_default();
         let data = &data["subscription_data"];
         let trial_days: Option<i64> = data["trial_period_days"].as_str().and_then(|days| days.parse().ok());
-        let end = trial_days.map_or_else(|| a_month_after(now), |days| now + days * 86_400);
         let (customer, price, quantity) = (&value["customer"], &bought["price"], &bought["quantity"]);
+        let end = trial_days.map_or_else(|| period_end(price, now), |days| now + days * 86_400);
+        let clock = is_yearly(price).then(|| self.start_clock(customer, now));
         let (paid, metadata) = (value["amount_total"].clone(), metadata(data));
-        let subscription = json!({
+        let mut subscription = json!({
             "id": subscription_id, "object": "subscription", "billing_cycle_anchor": end,
             "billing_mode": { "type": "flexible" },
             "cancel_at": null, "cancel_at_period_end": false, "canceled_at": null,
@@ -422,6 +526,7 @@ impl State {
                 "metadata": {}, "price": price, "quantity": quantity, "subscription": subscription_id,
             }] },
         });
+        subscription["test_clock"] = json!(clock);
         let email = &value["customer_details"]["email"];
         let invoice = self.bill(&subscription, "subscription_create", paid.as_i64().unwrap_or(0), email, now);
         (subscription, invoice)
@@ -449,6 +554,76 @@ impl State {
     pub(super) fn time(&self) -> i64 {
         self.now.unwrap_or_else(|| jiff::Timestamp::now().as_second())
     }
+
+    /// The current time of a customer, who may be on a test clock.
+    pub(super) fn time_of(&self, customer: &Value) -> i64 {
+        let clock = customer.as_str().and_then(|id| self.newest(TEST_CLOCK, Some(id), |_| true));
+        let frozen = clock.and_then(|clock| clock["frozen_time"].as_i64());
+        frozen.map_or_else(|| self.time(), |frozen| frozen.max(self.time()))
+    }
+
+    /// Puts a customer on a test clock of its own. Returns the clock's id.
+    fn start_clock(&mut self, customer: &Value, now: i64) -> String {
+        let id = new_id("clock");
+        self.set_clock(&id, customer, now);
+        id
+    }
+
+    /// Moves a test clock. Unlike Stripe's, it names its only customer.
+    pub(super) fn set_clock(&mut self, id: &str, customer: &Value, to: i64) {
+        let clock = json!({ "id": id, "object": TEST_CLOCK, "created": to, "customer": customer,
+            "frozen_time": to, "livemode": false, "status": "ready" });
+        self.store(clock.to_string(), clock, to, true);
+    }
+}
+
+/// Refuses what Stripe documents as not allowed together.
+/// <https://docs.stripe.com/api/checkout/sessions/create>
+fn check_session(form: &Value, mode: &str) -> Result<(), StripeError> {
+    let has_customer = form["customer"].is_string();
+    let taxes = form["automatic_tax"]["enabled"] == "true";
+    let tax_ids = form["tax_id_collection"]["enabled"] == "true";
+    let wrong = [
+        (has_customer && form["customer_email"].is_string(), "customer_email", "with `customer`"),
+        (has_customer && form["customer_creation"].is_string(), "customer_creation", "with `customer`"),
+        (!has_customer && form["customer_update"].is_object(), "customer_update", "without `customer`"),
+        (mode != "payment" && form["customer_creation"].is_string(), "customer_creation", "in this mode"),
+        (
+            mode != "subscription" && form["payment_method_collection"].is_string(),
+            "payment_method_collection",
+            "in this mode",
+        ),
+        (
+            mode != "subscription" && form["subscription_data"].is_object(),
+            "subscription_data",
+            "in this mode",
+        ),
+        (mode != "payment" && form["payment_intent_data"].is_object(), "payment_intent_data", "in this mode"),
+        (
+            has_customer && taxes && form["customer_update"]["address"] != "auto",
+            "automatic_tax",
+            "for a customer without an address and without `customer_update[address]`",
+        ),
+        (
+            has_customer && tax_ids && form["customer_update"]["name"] != "auto",
+            "tax_id_collection",
+            "for a customer without `customer_update[name]`",
+        ),
+    ];
+    if let Some((_, param, why)) = wrong.into_iter().find(|(is_wrong, _, _)| *is_wrong) {
+        return Err(StripeError::bad("", param, format!("`{param}` is not allowed {why}.")));
+    }
+    let all = [form, &form["subscription_data"], &form["payment_intent_data"]];
+    for metadata in all.into_iter().filter_map(|of| of["metadata"].as_object()) {
+        let fits = |(key, value): (&String, &Value)| {
+            key.chars().count() <= 40 && value.as_str().is_some_and(|value| value.chars().count() <= 500)
+        };
+        if metadata.len() > 50 || !metadata.iter().all(fits) {
+            let message = "Metadata has at most 50 keys of 40 characters with values of 500 characters.";
+            return Err(StripeError::bad("", "metadata", message.to_owned()));
+        }
+    }
+    Ok(())
 }
 
 /// The events of a payment beside the event of the session.
@@ -517,12 +692,26 @@ pub(super) fn new_id(kind: &str) -> String {
 }
 
 pub(super) fn a_month_after(now: i64) -> i64 {
-    let start = jiff::Timestamp::from_second(now).unwrap_or_default().to_zoned(TimeZone::UTC);
-    start.checked_add(1.month()).map_or(now + 30 * 86_400, |end| end.timestamp().as_second())
+    months_after(now, 1)
+}
+
+/// The same day and time some months later, or the last day of that month.
+pub(super) fn months_after(start: i64, months: i32) -> i64 {
+    let at = jiff::Timestamp::from_second(start).unwrap_or_default().to_zoned(TimeZone::UTC);
+    at.checked_add(months.months()).map_or(start, |at| at.timestamp().as_second())
+}
+
+/// The end of a period of this price that starts now.
+pub(super) fn period_end(price: &Value, start: i64) -> i64 {
+    months_after(start, if is_yearly(price) { 12 } else { 1 })
+}
+
+fn is_yearly(price: &Value) -> bool {
+    price["recurring"]["interval"] == "year"
 }
 
 /// A form as an object: `a[b][0]=1` is `{"a":{"b":["1"]}}`. Empty values are left out, as at Stripe.
-fn nested(form: &str) -> Value {
+pub(super) fn nested(form: &str) -> Value {
     fn put(object: &mut Map<String, Value>, path: &[&str], value: String) {
         let Some((first, rest)) = path.split_first() else { return };
         if rest.is_empty() {

@@ -87,11 +87,23 @@ impl State {
 
     /// Answers a `DELETE`. `None` for an unknown path.
     pub(super) fn delete(&mut self, path: &str) -> Option<Result<String, StripeError>> {
+        if let Some(id) = path.strip_prefix("customers/") {
+            return Some(self.delete_customer(id));
+        }
         let id = path.strip_prefix("webhook_endpoints/")?;
         Some(self.endpoint(id).map(|endpoint| {
             self.objects.remove(id);
             json!({ "id": endpoint["id"], "object": "webhook_endpoint", "deleted": true }).to_string()
         }))
+    }
+
+    fn delete_customer(&mut self, id: &str) -> Result<String, StripeError> {
+        let found = self.objects.get(id).filter(|stored| stored.kind == "customer");
+        let live = found.filter(|stored| stored.value["deleted"] != true);
+        live.ok_or_else(|| StripeError::missing("customer", id))?;
+        let deleted = json!({"id": id, "object": "customer", "deleted": true});
+        self.store(deleted.to_string(), deleted.clone(), i64::MAX, true);
+        Ok(deleted.to_string())
     }
 
     fn endpoint(&self, id: &str) -> Result<Value, StripeError> {
@@ -101,7 +113,7 @@ impl State {
 }
 
 /// An empty value removes the key.
-fn set_metadata(object: &mut Value, key: &str, value: String) {
+pub(super) fn set_metadata(object: &mut Value, key: &str, value: String) {
     if value.is_empty() {
         if let Some(metadata) = object["metadata"].as_object_mut() {
             metadata.remove(key);

@@ -20,6 +20,7 @@ pub(super) fn filters(kind: &str) -> &'static [&'static str] {
         "invoice_payment" => &["status", "invoice", "payment[type]", "payment[payment_intent]"],
         "customer" => &["email"],
         "price" => &["lookup_keys[]", "active", "product"],
+        "product" => &["active"],
         "billing_portal.configuration" => &["active", "is_default"],
         "refund" | "charge" | "dispute" => &["charge", "payment_intent", "customer"],
         _ => &[],
@@ -39,6 +40,11 @@ pub(super) fn check(params: &Params, filters: &[&str], has_created: bool) -> Res
             "parameter_invalid",
             "types",
             "You can filter by at most 20 types".to_owned(),
+        )),
+        None if all(params, "lookup_keys[]").len() > 10 => Err(StripeError::bad(
+            "parameter_invalid",
+            "lookup_keys",
+            "You can specify at most 10 lookup_keys".to_owned(),
         )),
         None => Ok(()),
     }

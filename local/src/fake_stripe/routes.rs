@@ -17,7 +17,7 @@ use super::trigger::{CLI_KEY, SOCKET_PATH};
 use super::{FakeStripe, MAX_REQUESTS, Misbehaviour, State, Stored};
 
 /// The collections: path, kind, and whether `created` filters the list.
-const COLLECTIONS: [(&str, &str, bool); 12] = [
+const COLLECTIONS: [(&str, &str, bool); 13] = [
     ("subscriptions", "subscription", true),
     ("invoices", "invoice", true),
     ("checkout/sessions", "checkout.session", true),
@@ -25,6 +25,7 @@ const COLLECTIONS: [(&str, &str, bool); 12] = [
     ("invoice_payments", "invoice_payment", false),
     ("customers", "customer", true),
     ("prices", "price", true),
+    ("products", "product", true),
     ("refunds", "refund", true),
     ("charges", "charge", true),
     ("disputes", "dispute", true),
@@ -57,9 +58,13 @@ async fn handle(
         }
         state.requests.push_back(format!("{method} {query}"));
         let fault = state.faults.iter_mut().find(|fault| fault.times > 0 && query.contains(&fault.on));
-        fault.map(|fault| {
+        fault.and_then(|fault| {
+            if fault.skip > 0 {
+                fault.skip -= 1;
+                return None;
+            }
             fault.times -= 1;
-            fault.what.clone()
+            Some(fault.what.clone())
         })
     };
     if let Some(Misbehaviour::Delay(time)) = fault {

@@ -26,7 +26,7 @@ use tallyhook_core::signature::{Secret, sign};
 use tallyhook_core::timestamp::Timestamp;
 use tokio::sync::mpsc;
 
-use super::checkout::{FiredEvent, Payment, a_month_after, metadata, new_id, price, required};
+use super::checkout::{FiredEvent, Payment, a_month_after, metadata, new_id, required};
 use super::objects::ListQuery;
 use super::request::StripeError;
 use super::{FakeStripe, State};
@@ -88,8 +88,6 @@ impl State {
         let parts: Vec<&str> = path.split('/').collect();
         Some(match parts.as_slice() {
             ["stripecli", "sessions"] => Ok(session(host)),
-            ["products"] => Ok(self.keep("prod", "product", form)),
-            ["prices"] => self.create_price(form),
             ["payment_methods"] => Ok(self.keep("pm", "payment_method", form)),
             ["payment_methods", id, "attach"] => {
                 Ok(json!({"id": id, "object": "payment_method", "customer": form["customer"]}))
@@ -115,18 +113,6 @@ impl State {
         }
         self.store(object.to_string(), object.clone(), now, true);
         object
-    }
-
-    fn create_price(&mut self, form: &Value) -> Result<Value, StripeError> {
-        let amount = number(&form["unit_amount"]).unwrap_or(0);
-        let is_recurring = form["recurring"].is_object();
-        let key = form["lookup_key"].as_str();
-        let mut price = price(&new_id("price"), amount, required(form, "currency")?, is_recurring, key);
-        let now = self.time();
-        price["product"] = form["product"].clone();
-        price["created"] = json!(now);
-        self.store(price.to_string(), price.clone(), now, true);
-        Ok(price)
     }
 
     /// The checkout page: the customer pays by card.

@@ -4,6 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::Shape;
 
+/// The Stripe product of all prices.
+const PRODUCT: &str = "prod_life";
+
 /// A subscription at Stripe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Subscription {
@@ -79,7 +82,12 @@ pub(super) fn subscription(it: &Subscription, shape: Shape) -> Value {
         "cancel_at": it.cancel_at,
         "cancel_at_period_end": it.at_period_end,
         "canceled_at": it.canceled_at,
+        "cancellation_details": {"comment": null, "feedback": null, "reason": null},
+        "collection_method": "charge_automatically",
+        "days_until_due": null,
         "ended_at": it.ended_at,
+        "pause_collection": null,
+        "test_clock": null,
         "trial_start": it.trial.map(|trial| trial.0),
         "trial_end": it.trial.map(|trial| trial.1),
         "latest_invoice": it.latest_invoice,
@@ -89,7 +97,7 @@ pub(super) fn subscription(it: &Subscription, shape: Shape) -> Value {
         object["current_period_start"] = json!(it.start);
         object["current_period_end"] = json!(it.end);
         if let [(price, quantity)] = it.items.as_slice() {
-            object["plan"] = json!({"id": price, "object": "plan"});
+            object["plan"] = plan(price);
             object["quantity"] = json!(quantity);
         }
     }
@@ -98,18 +106,41 @@ pub(super) fn subscription(it: &Subscription, shape: Shape) -> Value {
 
 fn item(it: &Subscription, index: usize, shape: Shape) -> Value {
     let (price, quantity) = &it.items[index];
+    item_of(&item_id(&it.id, index), &it.id, price, *quantity, (it.start, it.end), shape)
+}
+
+/// An item of a subscription, with its period.
+pub(super) fn item_of(
+    id: &str,
+    subscription: &str,
+    sold_as: &str,
+    quantity: u64,
+    (start, end): (i64, i64),
+    shape: Shape,
+) -> Value {
     let mut item = json!({
-        "id": item_id(&it.id, index),
+        "id": id,
         "object": "subscription_item",
-        "price": {"id": price, "object": "price"},
+        "plan": plan(sold_as),
+        "price": price(sold_as),
         "quantity": quantity,
-        "subscription": it.id,
+        "subscription": subscription,
     });
     if shape == Shape::New {
-        item["current_period_start"] = json!(it.start);
-        item["current_period_end"] = json!(it.end);
+        item["current_period_start"] = json!(start);
+        item["current_period_end"] = json!(end);
     }
     item
+}
+
+/// A price, as items and old invoice lines embed it. Its amount is of no account: it is not 0.
+fn price(id: &str) -> Value {
+    json!({"id": id, "object": "price", "lookup_key": null, "product": PRODUCT, "unit_amount": 1900})
+}
+
+/// The plan that Stripe shows beside a price.
+fn plan(id: &str) -> Value {
+    json!({"id": id, "object": "plan", "amount": 1900, "product": PRODUCT})
 }
 
 /// The id of a subscription's item, by its place.
@@ -152,7 +183,9 @@ pub(super) fn invoice(it: &Invoice, shape: Shape, status: &str, created: i64) ->
         "period_start": created,
         "period_end": created,
         "attempt_count": 1,
+        "hosted_invoice_url": format!("https://invoice.stripe.com/i/{}", it.id),
         "next_payment_attempt": null,
+        "test_clock": null,
         "metadata": {},
         "lines": {"object": "list", "data": lines, "has_more": false},
     });
@@ -160,6 +193,7 @@ pub(super) fn invoice(it: &Invoice, shape: Shape, status: &str, created: i64) ->
         Shape::New => {
             object["parent"] = json!({
                 "type": "subscription_details",
+                "quote_details": null,
                 "subscription_details": {"subscription": it.subscription,
                 "metadata": metadata(it.user.as_ref())},
             });
@@ -174,6 +208,7 @@ pub(super) fn invoice(it: &Invoice, shape: Shape, status: &str, created: i64) ->
             object["subscription"] = json!(it.subscription);
             object["subscription_details"] = json!({"metadata": metadata(it.user.as_ref())});
             object["paid"] = json!(status == "paid");
+            object["paid_out_of_band"] = json!(false);
             object["payment_intent"] = json!(it.payment.as_ref().map(|payment| &payment.0));
             object["charge"] = json!(it.payment.as_ref().map(|payment| &payment.1));
         }
@@ -201,35 +236,68 @@ pub(super) fn invoice_payment(it: &Invoice, created: i64) -> Value {
 }
 
 fn line(invoice: &Invoice, index: usize, line: &Line, shape: Shape) -> Value {
+    let item = item_id(&invoice.subscription, line.item);
+    line_of(&invoice.id, index, &invoice.subscription, &item, line, invoice.user.as_ref(), shape)
+}
+
+/// A line of an invoice. The shapes were recorded: tests/data/shapes.toml.
+pub(super) fn line_of(
+    invoice: &str,
+    index: usize,
+    subscription: &str,
+    item: &str,
+    line: &Line,
+    user: Option<&String>,
+    shape: Shape,
+) -> Value {
     let mut object = json!({
-        "id": format!("il_{}_{index}", invoice.id),
+        "id": format!("il_{invoice}_{index}"),
         "object": "line_item",
         "amount": line.amount,
         "quantity": line.quantity,
         "period": {"start": line.start, "end": line.end},
-        "metadata": metadata(invoice.user.as_ref()),
+        "metadata": metadata(user),
     });
-    let item = (line.kind != LineKind::Once).then(|| item_id(&invoice.subscription, line.item));
+    let (is_once, is_proration) = (line.kind == LineKind::Once, line.kind == LineKind::Proration);
+    let invoice_item = (line.kind != LineKind::Period).then(|| format!("ii_{invoice}_{index}"));
     match shape {
         Shape::New => {
-            let of = if line.kind == LineKind::Once {
-                "invoice_item_details"
+            let mut details = json!({
+                "invoice_item": invoice_item,
+                "proration": is_proration,
+                "proration_details": {"credited_items": null},
+                "subscription": subscription,
+            });
+            object["parent"] = if is_once {
+                json!({
+                    "type": "invoice_item_details",
+                    "invoice_item_details": details,
+                    "subscription_item_details": null,
+                })
             } else {
-                "subscription_item_details"
+                details["subscription_item"] = json!(item);
+                json!({
+                    "type": "subscription_item_details",
+                    "invoice_item_details": null,
+                    "subscription_item_details": details,
+                })
             };
-            let proration = line.kind == LineKind::Proration;
-            object["parent"] = json!({"type": of, (of): {
-                "subscription": invoice.subscription, "subscription_item": item, "proration": proration,
-            }});
-            object["pricing"] = json!({"type": "price_details", "price_details": {"price": line.price}});
+            object["pricing"] = json!({
+                "type": "price_details",
+                "price_details": {"price": line.price, "product": PRODUCT},
+            });
         }
         Shape::Old => {
             object["type"] =
                 json!(if line.kind == LineKind::Period { "subscription" } else { "invoiceitem" });
-            object["subscription"] = json!(invoice.subscription);
-            object["subscription_item"] = json!(item);
-            object["proration"] = json!(line.kind == LineKind::Proration);
-            object["price"] = json!({"id": line.price, "object": "price"});
+            object["invoice_item"] = json!(invoice_item);
+            object["subscription"] = json!(subscription);
+            if !is_once {
+                object["subscription_item"] = json!(item);
+            }
+            object["proration"] = json!(is_proration);
+            object["price"] = price(&line.price);
+            object["plan"] = if is_once { Value::Null } else { plan(&line.price) };
         }
     }
     object

@@ -48,12 +48,13 @@ use crate::fake_stripe::FakeStripe;
 const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
 
 /// The first segment of a path and its function, as the routes of `template.yaml`.
-const ROUTES: [(&str, &str); 7] = [
+const ROUTES: [(&str, &str); 8] = [
     ("webhooks", "stripe-webhook"),
     ("api", "stripe-webhook"),
     ("users", "api"),
     ("checkout-sessions", "api"),
     ("portal", "api"),
+    ("catalog", "api"),
     ("openapi.json", "api"),
     ("admin", "admin"),
 ];

@@ -9,6 +9,8 @@
 //!   one of them twice ─► GET  /portal/status?session_id=…  the status page ─► GET  /
 //!   the account, the events of Stripe, the ledger, the notifications of the app
 //! ```
+//! A yearly plan is on a test clock of the fake Stripe: "Let one month pass" moves it by a month.
+//!
 //! With the user's own Stripe (`STRIPE_SECRET_KEY`) the shop sells through that one, and checkout, renewal
 //! and refund happen there.
 //!
@@ -146,6 +148,7 @@ impl Shop {
     pub(super) fn router(self) -> Router {
         Router::new()
             .route("/", get(async |State(shop): State<Self>| pages::start(&shop.shared)))
+            .route("/local/pricing", get(async || pages::pricing()))
             .route("/local/shop/{user}", get(show))
             .route("/local/shop/{user}/{button}", post(press))
             .route("/local/stripe/pay/{session}", get(pay_page).post(pay))
@@ -253,6 +256,8 @@ impl Shop {
         let charge = customer.as_ref().and_then(|(stripe, customer)| stripe.charge_of(customer));
         let payment_is_pending =
             session.as_ref().is_some_and(|session| session["payment_status"] == "unpaid");
+        let clock = subscription.as_ref().filter(|one| one["test_clock"].is_string());
+        let date = clock.and_then(|one| one["metadata"]["date"].as_str().map(str::to_owned));
         let history = self.history();
         let deliveries = history.deliveries.iter().rev().filter(|delivery| delivery.user == user);
         let sent: Vec<Value> = deliveries
@@ -278,9 +283,12 @@ impl Shop {
             "sent": sent,
             "notifications": shown,
             "at_rest": self.shared.activity.is_at_rest(),
+            "yearly": clock.is_some(),
+            "date": date,
             "can": {
                 "renew": subscription.is_some(),
                 "cancel": subscription.is_some(),
+                "portal": subscription.is_some(),
                 "refund": charge.map(|charge| pages::money(&charge["amount"], &charge["currency"])),
                 "arrive": payment_is_pending,
             },
@@ -297,6 +305,7 @@ impl Shop {
                 return self.app(Method::POST, "/checkout-sessions", Some(order)).await.map(Json);
             }
             "spend" => self.user(Method::POST, user, "/credits/consume", Some(body.clone())).await?,
+            "portal" => self.user(Method::POST, user, "/portal", Some(body.clone())).await?,
             "password" => {
                 self.app(Method::POST, "/portal/password-set", Some(json!({ "user_id": user }))).await?
             }
@@ -328,7 +337,8 @@ impl Shop {
                 .refund(id(&stripe.charge_of(&customer).context("there is no payment to refund")?)?);
         }
         let subscription = stripe.subscription_of(&customer).context("there is no subscription")?;
-        if button == "renew" { stripe.renew(id(&subscription)?) } else { stripe.cancel(id(&subscription)?) }
+        let subscription = id(&subscription)?;
+        if button == "renew" { stripe.pass_a_month(subscription) } else { stripe.cancel(subscription) }
     }
 }
 
@@ -516,6 +526,10 @@ mod tests {
             "{page:#}"
         );
         assert_eq!(notifications[0]["data"]["credits"], 5_000, "{page:#}");
+
+        let flow = r#"{"flow":"change_plan","plan":"business"}"#;
+        let (status, opened) = ask(&stack, Method::POST, "/local/shop/a%20b/portal", flow, own).await;
+        assert_eq!((status, opened["url"].as_str().is_some()), (200, true), "{opened}");
 
         // A second subscription is not sold: the plan is changed in the billing portal.
         let (status, portal) =

@@ -60,6 +60,7 @@
 //! | pk | item |
 //! |---|---|
 //! | `audit#<unix ms>#<random>` | an operator's change: see [`audit`]; never expires |
+//! | `import#<batch>` | how many rows of an import are done: see [`import`]; never expires |
 //! | `alert#<destination>#<alert key>` | the last post of an alert |
 //! | `signal#bad_signatures` | the newest burst of refused signatures: `refused` N, `at` N (unix s) |
 //! | `job#provision#<user id>` | a call of the app's provisioning: see [`job`]; never expires |
@@ -68,8 +69,9 @@
 //! | `hold#<hold_…>#<user id>` | a hold of credits: see [`hold`]; until 7 days after its end |
 //! | `sweep` | how far the sweep after a change of the catalog has come: see [`sweep()`]; never expires |
 //! | `ask#<cs_…>` | a request to Stripe for a session: `asked` N (unix s), `tries` N, `told` S; two days |
+//! | `checkout#<user id>` | the customer that our checkout created: see [`CreatedCustomer`]; one year |
 //! | `reconcile` | where an unfinished reconciliation stopped: see [`reconcile_place`]; one day |
-//! | `report#reconcile` | result of the last reconciliation: see [`reconcile_report`] |
+//! | `report#reconcile` | result of the last complete reconciliation: see [`reconcile_report`] |
 //!
 //! - An audit item is in `by_day` under the family `audit`.
 //! - Of an alert, `quiet_until` N (unix s) is the end of its quiet time, `held` N counts the alerts
@@ -868,6 +870,33 @@ pub fn read_question(item: &Item) -> Question {
     }
 }
 
+/// The customer that `POST /checkout-sessions` created for a user. The events of a purchase link it to the
+/// user; this item makes a checkout that was not paid use it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CreatedCustomer {
+    /// The newest one.
+    pub customer: Option<CustomerId>,
+    /// How many were created before it.
+    pub earlier: u32,
+    /// Customers of the user that Stripe does not have, by its answers.
+    pub missing: BTreeSet<String>,
+}
+
+/// The key of the item of a [`CreatedCustomer`].
+pub fn created_customer_key(user: &UserId) -> Key {
+    Key::Event(format!("checkout#{user}"))
+}
+
+/// Reads the item of [`created_customer_key`].
+pub fn read_created_customer(item: &Item) -> CreatedCustomer {
+    let missing = item.get("gone").and_then(|missing| missing.as_ss().ok());
+    CreatedCustomer {
+        customer: read_text(item, "customer_id").and_then(|id| CustomerId::new(id).ok()),
+        earlier: read_number(item, "earlier").unwrap_or(0),
+        missing: missing.into_iter().flatten().cloned().collect(),
+    }
+}
+
 /// The key of the count of requests to Stripe for sessions.
 pub fn session_budget_key() -> Key {
     Key::Event("budget#sessions".to_owned())
@@ -896,9 +925,9 @@ pub fn reconcile_place_key() -> Key {
 /// Writes the position of an unfinished reconciliation:
 ///
 /// ```json
-/// {"pk":"reconcile","started":1767600000,"pass":"invoices","after":"in_1","expires_at":1767686400}
+/// {"pk":"reconcile","started":1767600000,"pass":"subscriptions","after":"sub_1","expires_at":1767686400}
 /// ```
-pub fn reconcile_place(started: Timestamp, pass: String, after: Option<String>, expires: Timestamp) -> Write {
+pub fn reconcile_place(started: Timestamp, pass: &str, after: Option<String>, expires: Timestamp) -> Write {
     let key = reconcile_place_key();
     let mut item = new_item(&key);
     item.insert("started".to_owned(), number(started.unix()));
@@ -907,6 +936,25 @@ pub fn reconcile_place(started: Timestamp, pass: String, after: Option<String>, 
     if let Some(after) = after {
         item.insert("after".to_owned(), text(after));
     }
+    Write { key, item: Some(item), condition: Condition::Anything }
+}
+
+/// The key of the progress of an import.
+pub fn import_key(batch: &str) -> Key {
+    Key::Event(format!("import#{batch}"))
+}
+
+/// Writes how many rows of an import are done:
+///
+/// ```json
+/// {"pk":"import#2026-11","file":"9f86d0…","as_of":1767600000,"rows":4200}
+/// ```
+pub fn import(batch: &str, file: &str, as_of: Timestamp, rows: u64) -> Write {
+    let key = import_key(batch);
+    let mut item = new_item(&key);
+    item.insert("file".to_owned(), text(file));
+    item.insert("as_of".to_owned(), number(as_of.unix()));
+    item.insert("rows".to_owned(), number(rows));
     Write { key, item: Some(item), condition: Condition::Anything }
 }
 
@@ -1103,7 +1151,8 @@ pub fn audit(actor: &str, claimed: Option<&str>, reason: &str, act: &str, target
     Write { key, item: Some(item), condition: Condition::Absent }
 }
 
-/// Writes the report of a reconciliation, for the health score. It expires after a week.
+/// Writes the report of a complete reconciliation, for the health score. It never expires, so that `health`
+/// knows how long none was complete.
 pub fn reconcile_report(missing: u64, orphaned: u64, plans_without_invoice: u64, at: Timestamp) -> Write {
     let key = reconcile_report_key();
     let mut item = new_item(&key);
@@ -1112,7 +1161,6 @@ pub fn reconcile_report(missing: u64, orphaned: u64, plans_without_invoice: u64,
         ("orphaned".to_owned(), number(orphaned)),
         ("plans_without_invoice".to_owned(), number(plans_without_invoice)),
         ("finished".to_owned(), number(at.unix().saturating_mul(1000))),
-        ("expires_at".to_owned(), number(at.plus_days(7).unix())),
     ]);
     Write { key, item: Some(item), condition: Condition::Anything }
 }

@@ -7,12 +7,12 @@
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
-use tallyhook_core::ids::SessionId;
+use tallyhook_core::ids::{SessionId, UserId};
 use tallyhook_core::job::JobMessage;
 use tallyhook_core::setup_status::{ProvisioningState, SessionPayment};
 use tallyhook_core::timestamp::Timestamp;
 
-use super::items::{self, Key, Question, Table};
+use super::items::{self, CreatedCustomer, Key, Question, Table};
 use super::log::Line;
 use super::{Store, StoreError, failed};
 
@@ -90,6 +90,15 @@ impl Store {
         send(request).await
     }
 
+    /// Removes the payload of an event. Returns `false` when it has none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn remove_payload(&self, key: &Key) -> Result<bool, StoreError> {
+        let request = self.update(key).update_expression("REMOVE payload");
+        send(request.condition_expression("attribute_exists(payload)")).await
+    }
+
     /// Claims the request to Stripe for a session. Of several concurrent callers, one gets `true`.
     ///
     /// # Errors
@@ -125,6 +134,34 @@ impl Store {
             .expression_attribute_values(":yes", AttributeValue::Bool(true))
             .expression_attribute_values(":never", number(0))
             .expression_attribute_values(":expires", number(now.plus_days(30).unix()));
+        send(request).await.map(|_| ())
+    }
+
+    /// Records the customer that our checkout created for a user. Concurrent requests record the same one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_created_customer(
+        &self,
+        user: &UserId,
+        created: &CreatedCustomer,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let customer = created.customer.as_ref().map(ToString::to_string).unwrap_or_default();
+        let set = "SET customer_id = :customer, earlier = :earlier, expires_at = :expires";
+        let missing: Vec<String> = created.missing.iter().cloned().collect();
+        let update = if missing.is_empty() { set.to_owned() } else { format!("{set}, gone = :gone") };
+        let request = self
+            .update(&items::created_customer_key(user))
+            .update_expression(update)
+            .expression_attribute_values(":customer", text(&customer))
+            .expression_attribute_values(":earlier", number(i64::from(created.earlier)))
+            .expression_attribute_values(":expires", number(now.plus_days(365).unix()));
+        let request = if missing.is_empty() {
+            request
+        } else {
+            request.expression_attribute_values(":gone", AttributeValue::Ss(missing))
+        };
         send(request).await.map(|_| ())
     }
 

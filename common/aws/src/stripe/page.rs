@@ -12,7 +12,8 @@ use tallyhook_core::timestamp::Timestamp;
 pub struct Object {
     text: Box<RawValue>,
     id: Option<String>,
-    /// Stripe's clock when it answered; `None` without a `Date` header.
+    /// When the request began, by Stripe's clock; `None` without a `Date` header. What changes while Stripe
+    /// answers may not be in the answer, so the answer says nothing about a later time.
     pub read_at: Option<Timestamp>,
 }
 

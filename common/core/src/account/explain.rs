@@ -24,7 +24,7 @@ use crate::timestamp::Timestamp;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
     /// `tier`, `access_until`, `credits`, `subscription sub_…`, `bucket signup`, `bucket si_…`, `bucket
-    /// addon`, `bucket grant`, `bucket lifetime`.
+    /// addon`, `bucket grant`, `bucket import`, `bucket lifetime`.
     pub field: String,
     /// The value as a text.
     pub value: String,
@@ -70,6 +70,7 @@ impl State {
             .chain(trials.map(|((subscription, item), _)| LedgerKey::trial(subscription, item)))
             .chain(self.packs.iter().chain(&self.lifetimes).filter_map(Purchase::key))
             .chain([LedgerKey::signup()])
+            .chain(self.import.as_ref().map(|import| import.key.clone()))
             .chain(self.last_entry.clone())
             .collect()
     }
@@ -96,6 +97,11 @@ impl Account {
             all.extend(explained);
         }
         all.push(self.explain_purchases(&buckets, catalog));
+        if let Some(import) = &self.state.import {
+            let entry = self.recorded.get(&import.key);
+            let left = buckets.sum(|lot| *lot == Lot::Opening);
+            all.push(explanation("bucket import", left, "imported", import.explain(), entry));
+        }
         if !self.state.grants.is_empty() {
             let grants =
                 self.state.grants.iter().map(|grant| format!("{} left of {}", grant.left, grant.key));
@@ -207,11 +213,11 @@ impl Account {
             match &one.lot {
                 Lot::Item(_, item) => parts.push(format!("{item} {}", one.left)),
                 Lot::Carry(_, item, _) => parts.push(format!("carried over by {item} {}", one.left)),
-                Lot::Lifetime(_) | Lot::Signup | Lot::Grant(_) | Lot::Pack(_) => {}
+                Lot::Lifetime(_) | Lot::Signup | Lot::Opening | Lot::Grant(_) | Lot::Pack(_) => {}
             }
         }
         parts.push(format!("add-ons {}", buckets.sum(|lot| matches!(lot, Lot::Pack(_)))));
-        let other = buckets.sum(|lot| matches!(lot, Lot::Grant(_) | Lot::Lifetime(_)));
+        let other = buckets.sum(|lot| matches!(lot, Lot::Opening | Lot::Grant(_) | Lot::Lifetime(_)));
         if other > Credits::ZERO {
             parts.push(format!("given by hand or for life {other}"));
         }

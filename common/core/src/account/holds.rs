@@ -58,6 +58,11 @@ pub enum HoldError {
     Exceeds(Credits, Credits),
 }
 
+/// Whether the plan of a [`LedgerKey::place_in_item`] stands for credits that the slice took over.
+pub(super) fn is_carried(plan: &str) -> bool {
+    plan == CARRIED
+}
+
 /// The spend cannot be given back: only this many of its credits are left to give back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExceedsSpend(pub Credits);
@@ -111,7 +116,7 @@ impl State {
                 Some(LedgerKey::place_in_item(subscription, item, *start, CARRIED))
             }
             Lot::Lifetime(place) => self.lifetimes.get(*place)?.key().map(|key| key.place_in_lifetimes()),
-            Lot::Signup | Lot::Grant(_) | Lot::Pack(_) => None,
+            Lot::Signup | Lot::Opening | Lot::Grant(_) | Lot::Pack(_) => None,
         }
     }
 
@@ -134,6 +139,8 @@ impl State {
         } else if lot.session_id().is_some() || lot.invoice_id().is_some() {
             let same = |pack: &&mut Purchase| pack.is_of(lot) && pack.until == taken.until;
             self.packs.iter_mut().filter(same).take(1).for_each(back_to);
+        } else if let Some(import) = self.import.as_mut().filter(|import| import.key == *lot) {
+            import.give_back(credits);
         } else if let Some(grant) = self.grants.iter_mut().find(|grant| grant.key == *lot) {
             grant.left = grant.left.plus(credits);
         } else if lot.is_grant() && taken.until.is_none_or(|until| until > now) {

@@ -179,6 +179,20 @@ struct Spent {
     /// Whether they were taken from the credits that the slice took over from the one before it.
     #[serde(default, skip_serializing_if = "is_false")]
     carried: bool,
+    /// Whether they were spent in another system, as an import says.
+    #[serde(default, skip_serializing_if = "is_false")]
+    imported: bool,
+}
+
+/// What an item's bucket could hold at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RunningSlice {
+    /// The slice and the plan that spends are counted under.
+    pub spends_of: (Timestamp, String),
+    /// Its planned end, excluded.
+    pub end: Option<Timestamp>,
+    /// Its credits, less what refunds and disputes had taken.
+    pub worth: Credits,
 }
 
 /// A paid period of an item.
@@ -237,6 +251,8 @@ pub(super) struct View<'a> {
     pub ended: Option<Timestamp>,
     /// How many periods before the current one are kept because their credits may be carried over.
     pub carried_periods: u64,
+    /// The time of an import: credits of before it are part of the imported balance.
+    pub imported_at: Option<Timestamp>,
     /// Days after the last paid period for which carried credits stay.
     pub grace_days: i64,
     /// The current time.
@@ -525,9 +541,21 @@ impl Item {
         periods: &[Period],
         view: &View<'_>,
     ) -> Bucket {
+        let next = slices.get(place + 1).map(|next| next.start);
+        self.slice_bucket_until(next, place, slices, periods, view)
+    }
+
+    /// What a slice held at a moment.
+    fn slice_bucket_until(
+        &self,
+        next: Option<Timestamp>,
+        place: usize,
+        slices: &[Slice],
+        periods: &[Period],
+        view: &View<'_>,
+    ) -> Bucket {
         let Some(slice) = slices.get(place) else { return Bucket::default() };
         let Some(current) = periods.get(slice.period) else { return Bucket::default() };
-        let next = slices.get(place + 1).map(|next| next.start);
         let before_next = |at: Timestamp| next.is_none_or(|next| at < next);
         let mut runs = self.runs(current);
         runs.retain(|run| run.at.is_none_or(before_next));
@@ -724,13 +752,18 @@ impl Item {
 
     fn add_spent(&mut self, new: Spent) {
         let same = |spent: &&mut Spent| {
-            spent.start == new.start && spent.plan == new.plan && spent.carried == new.carried
+            spent.start == new.start
+                && spent.plan == new.plan
+                && spent.carried == new.carried
+                && spent.imported == new.imported
         };
         match self.spent.iter_mut().find(same) {
             Some(spent) => spent.credits = spent.credits.plus(new.credits),
             None => self.spent.push(new),
         }
-        self.spent.sort_by(|a, b| (a.start, &a.plan, a.carried).cmp(&(b.start, &b.plan, b.carried)));
+        self.spent.sort_by(|a, b| {
+            (a.start, &a.plan, a.carried, a.imported).cmp(&(b.start, &b.plan, b.carried, b.imported))
+        });
     }
 
     /// Gives spent credits back; `false` when nothing is known to be spent of this slice and plan.
@@ -741,8 +774,9 @@ impl Item {
         carried: bool,
         credits: Credits,
     ) -> bool {
-        let same =
-            |spent: &&mut Spent| spent.start == start && spent.plan == plan && spent.carried == carried;
+        let same = |spent: &&mut Spent| {
+            spent.start == start && spent.plan == plan && spent.carried == carried && !spent.imported
+        };
         let spent = self.spent.iter_mut().find(same);
         let known = spent.map(|spent| spent.credits = spent.credits.minus(credits)).is_some();
         self.spent.retain(|spent| spent.credits > Credits::ZERO);
@@ -752,12 +786,73 @@ impl Item {
     /// Spends from the bucket. The caller has checked that it holds enough credits.
     pub(super) fn spend(&mut self, credits: Credits, bucket: &Bucket) {
         let (start, plan) = bucket.spends_of();
-        self.add_spent(Spent { start, plan, credits, carried: false });
+        self.add_spent(Spent { start, plan, credits, carried: false, imported: false });
     }
 
     /// Spends credits that the slice with this start took over.
     pub(super) fn spend_carry(&mut self, credits: Credits, start: Timestamp) {
-        self.add_spent(Spent { start, plan: String::new(), credits, carried: true });
+        self.add_spent(Spent { start, plan: String::new(), credits, carried: true, imported: false });
+    }
+
+    /// The slice that ran at a moment, with what its bucket could hold then. `None` if no slice of before it
+    /// is known.
+    pub(super) fn running_at(&self, at: Timestamp, view: &View<'_>) -> Option<RunningSlice> {
+        let periods = self.periods(view);
+        let slices = self.slices(&periods, view);
+        // A period that was paid later was granted later.
+        let was_paid = |slice: &Slice| periods.get(slice.period).is_some_and(|period| period.at < at);
+        let Some(place) = slices.iter().rposition(|slice| slice.since < at && was_paid(slice)) else {
+            return self.trial_at(at, view);
+        };
+        let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, at);
+        let then = View { refunded: &refunded_then, ..*view };
+        let next = slices.get(place + 1).map_or(at, |next| next.start.min(at));
+        let bucket = self.slice_bucket_until(Some(next), place, &slices, &periods, &then);
+        let end = slices.get(place).and_then(|slice| slice.end);
+        Some(RunningSlice { spends_of: bucket.spends_of(), end, worth: bucket.granted.minus(bucket.lost) })
+    }
+
+    fn trial_at(&self, at: Timestamp, view: &View<'_>) -> Option<RunningSlice> {
+        let trialing = self.sights.iter().filter(|sight| sight.trialing).map(|sight| sight.start);
+        let start = trialing.min().or_else(|| Some(self.trial_line()?.start));
+        start.filter(|start| *start < at)?;
+        let bucket = self.trial_bucket(view);
+        let worth = bucket.granted;
+        Some(RunningSlice { spends_of: bucket.spends_of(), end: self.trial_end(), worth })
+    }
+
+    /// Replaces what was spent in another system. The import says how much of a slice was left.
+    pub(super) fn set_imported(&mut self, spent: Option<(&RunningSlice, Credits)>) {
+        self.spent.retain(|spent| !spent.imported);
+        if let Some((slice, credits)) = spent.filter(|(_, credits)| *credits > Credits::ZERO) {
+            let (start, plan) = slice.spends_of.clone();
+            self.add_spent(Spent { start, plan, credits, carried: false, imported: true });
+        }
+    }
+
+    /// Whether something was spent in another system, as an import says.
+    pub(super) fn has_imported(&self) -> bool {
+        self.spent.iter().any(|spent| spent.imported)
+    }
+
+    /// Drops spends of slices that began before an import, except those that the import names.
+    pub(super) fn keep_spent(&mut self, as_of: Timestamp, kept: &[(Timestamp, String, Credits)]) {
+        self.spent.retain(|spent| spent.start >= as_of);
+        for (start, plan, credits) in kept.iter().filter(|(start, ..)| *start < as_of) {
+            let (start, plan, credits) = (*start, plan.clone(), *credits);
+            self.add_spent(Spent { start, plan, credits, carried: false, imported: false });
+        }
+    }
+
+    /// Adds the lines of paid invoices that it does not have.
+    pub(super) fn recall(&mut self, other: &Self) {
+        let known = |line: &&Line| {
+            !self.lines.iter().any(|own| {
+                own.invoice == line.invoice && own.start == line.start && own.flagged == line.flagged
+            })
+        };
+        let missing: Vec<Line> = other.lines.iter().filter(known).cloned().collect();
+        missing.into_iter().for_each(|line| self.fold_line(line));
     }
 
     /// When the trial ends, by the latest `trialing` snapshot, else by the trial's line.
@@ -795,6 +890,7 @@ impl Item {
             // - The period before a zero line: a late `trialing` snapshot may close the line's period again.
             // - The period before an invoice that credits unused time: the credited period may arrive later.
             // - Periods whose credits may still be carried over.
+            // - The period that ran at the time of an import (below).
             let carried = usize::try_from(view.carried_periods).unwrap_or(usize::MAX);
             let mut oldest = current;
             let mut ended = None;
@@ -810,6 +906,9 @@ impl Item {
             // Without an earlier period that has ended, the period that a line belongs to may still arrive.
             let from = ended.unwrap_or(Timestamp::from_unix(i64::MIN));
             let (oldest, current, proven) = (oldest.start, current.start, current.proven);
+            let imported = view.imported_at.map(|at| imported_period(at, &periods));
+            let is_imported =
+                |start: Timestamp| imported.is_some_and(|(from, to)| start >= from && start < to);
             let openings: Vec<(Timestamp, InvoiceId)> = self
                 .all_periods(view)
                 .into_iter()
@@ -819,17 +918,19 @@ impl Item {
                 let opens =
                     openings.iter().any(|(start, invoice)| *start == line.start && *invoice == line.invoice);
                 let may_count = line.charges() || (line.amount == 0 && !line.flagged) || line.start > current;
-                line.start >= from && (opens || may_count)
+                is_imported(line.start) || (line.start >= from && (opens || may_count))
             });
             // The line of a period that carries over may arrive after its snapshots.
             let oldest = if carried > 0 { from } else { oldest };
-            self.sights.retain(|sight| sight.start >= oldest);
+            self.sights.retain(|sight| sight.start >= oldest || is_imported(sight.start));
             let flagged =
                 |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);
             let is_open = |start: &Timestamp| proven && *start == current;
-            self.starts.retain(|start| *start >= from && (!is_open(start) || flagged(start)));
-            self.spent.retain(|spent| spent.start >= oldest);
-            if proven {
+            self.starts.retain(|start| {
+                is_imported(*start) || (*start >= from && (!is_open(start) || flagged(start)))
+            });
+            self.spent.retain(|spent| spent.start >= oldest || is_imported(spent.start));
+            if proven && imported.is_none() {
                 self.trial = None;
             }
         }
@@ -861,6 +962,17 @@ impl Run {
     fn worth(&self) -> Credits {
         self.terms.worth(self.quantity)
     }
+}
+
+/// The period that ran at the time of an import, from its start to the next one: its facts stay, because the
+/// imported balance is computed from them. Without such a period, the time before the first one: a trial may
+/// have run.
+fn imported_period(at: Timestamp, periods: &[Period]) -> (Timestamp, Timestamp) {
+    let ran = periods.iter().rposition(|period| period.start < at && period.at < at);
+    let start = |place: usize| periods.get(place).map(|period| period.start);
+    let from = ran.and_then(start).unwrap_or(Timestamp::from_unix(i64::MIN));
+    let to = start(ran.map_or(0, |place| place + 1)).unwrap_or(Timestamp::from_unix(i64::MAX));
+    (from, to)
 }
 
 /// `<plan>#<n>` for the n-th change to a plan in a period, for the ledger keys, each with its worth.

@@ -52,6 +52,9 @@ pub struct Purchase {
     pub payment: Option<String>,
     /// When it was bought; or the time of the reset, if it arrived after a newer reset.
     pub at: Timestamp,
+    /// When it was bought, if `at` is the time of a reset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sold_at: Option<Timestamp>,
     /// Credits sold.
     pub granted: Credits,
     /// The plan that was sold for life; absent for packs.

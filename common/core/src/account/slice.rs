@@ -245,7 +245,8 @@ impl Item {
             let openings_since = u64::try_from(last - place).unwrap_or(u64::MAX);
             // If the invoice pays back unused time, that time's credits are not also carried over.
             let is_paid_back = before.period != slice.period && to.credited > 0;
-            if openings_since >= rollover.periods || is_paid_back {
+            let is_imported = view.imported_at.is_some_and(|at| slice.since < at);
+            if openings_since >= rollover.periods || is_paid_back || is_imported {
                 continue;
             }
             let until = paid_until.map(|end| end.plus_days(view.grace_days));

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::NewEntry;
 use super::actions::PaymentAction;
 use super::holds::Hold;
+use super::import::Import;
 use super::item::{Bucket, Item, Period, View};
 use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup};
 use super::products::BoughtProduct;
@@ -84,6 +85,9 @@ pub struct State {
     /// Open holds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub holds: BTreeMap<HoldId, Hold>,
+    /// The balance that the user had in another system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<Import>,
     /// Start of the newest period that ended unspent add-on credits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset_at: Option<Timestamp>,
@@ -108,6 +112,9 @@ pub struct State {
     /// The newest `created` of an event of this account, if one of its subscriptions is on a test clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<Timestamp>,
+    /// When the personal data of the user was erased. Later events keep no e-mail address and no payload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased_at: Option<Timestamp>,
     /// Payments that wait for the customer, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub actions: Vec<PaymentAction>,
@@ -130,6 +137,8 @@ pub enum Lot {
     Lifetime(usize),
     /// The signup credits.
     Signup,
+    /// What an import brought, less what belongs to subscription items.
+    Opening,
     /// A grant by hand.
     Grant(usize),
     /// A pack.
@@ -144,7 +153,7 @@ impl Lot {
             Self::Carry(_, item, _) => format!("rollover {item}"),
             Self::Lifetime(_) => "lifetime".to_owned(),
             Self::Signup => "signup".to_owned(),
-            Self::Grant(_) => "grant".to_owned(),
+            Self::Opening | Self::Grant(_) => "grant".to_owned(),
             Self::Pack(_) => "addon".to_owned(),
         }
     }
@@ -277,7 +286,7 @@ impl State {
 
     /// Refunded and disputed minor units of a document at a moment; 0 for payments whose changes are not
     /// known.
-    fn refunded_at(&self, document: &LedgerKey, at: Timestamp) -> i64 {
+    pub(super) fn refunded_at(&self, document: &LedgerKey, at: Timestamp) -> i64 {
         let then = |(payment, amount): (&String, &i64)| {
             let steps = self.refunded_since.get(payment)?;
             let (_, then) = steps.iter().rfind(|(since, _)| *since <= at)?;
@@ -323,6 +332,7 @@ impl State {
             pause_collection: policy.pause_collection,
             ended: None,
             carried_periods: policy.carried_periods,
+            imported_at: self.import.as_ref().map(|import| import.as_of),
             grace_days: policy.past_due_grace_days,
             refunded: &refunded,
             refunded_at: &refunded_at,
@@ -350,6 +360,7 @@ impl State {
             }
             Lot::Lifetime(place) => self.lifetimes.get(*place)?.key(),
             Lot::Signup => Some(buckets.free_month.map_or_else(LedgerKey::signup, LedgerKey::free)),
+            Lot::Opening => Some(self.import.as_ref()?.key.clone()),
             Lot::Grant(place) => Some(self.grants.get(*place)?.key.clone()),
             Lot::Pack(place) => self.packs.get(*place)?.key(),
         }
@@ -363,7 +374,12 @@ impl State {
             // A late payment can give carried credits a later end.
             let key = match one.lot {
                 Lot::Carry(..) => LedgerKey::from_text(&format!("{key}#{}", end.unix())),
-                Lot::Item(..) | Lot::Lifetime(_) | Lot::Signup | Lot::Grant(_) | Lot::Pack(_) => key,
+                Lot::Item(..)
+                | Lot::Lifetime(_)
+                | Lot::Signup
+                | Lot::Opening
+                | Lot::Grant(_)
+                | Lot::Pack(_) => key,
             };
             Some(expired(key, one.left, end))
         };
@@ -428,6 +444,7 @@ impl State {
         let reset_at = self.unproven_reset(&items, policy);
         let mut all = Buckets { items, derived, paid_since, ..Buckets::default() };
         lots.extend(self.signup_lot(&mut all, policy, now));
+        lots.extend(self.import.as_ref().map(Import::lot));
         for (place, grant) in self.grants.iter().enumerate() {
             let ended = grant.until.is_some_and(|until| until <= now);
             lots.push(LotBalance {
@@ -752,6 +769,11 @@ impl State {
                 }
                 Lot::Lifetime(place) => spend_of(self.lifetimes.get_mut(*place), part),
                 Lot::Signup => self.spend_signup(part, buckets),
+                Lot::Opening => {
+                    if let Some(import) = &mut self.import {
+                        import.spend(part);
+                    }
+                }
                 Lot::Grant(place) => {
                     if let Some(grant) = self.grants.get_mut(*place) {
                         grant.left = grant.left.minus(part);
@@ -815,6 +837,8 @@ impl State {
             });
             self.book_free_refill(policy, now);
         }
+        self.empty_imported_lots();
+        self.settle_import(policy, now);
         self.join_packs(now);
         self.holds.retain(|_, hold| hold.until > now);
         self.grants.retain(|grant| grant.left > Credits::ZERO && grant.until.is_none_or(|until| until > now));

@@ -83,6 +83,7 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
         invoice: session.invoice.clone(),
         payment: session.payment_intent.as_ref().map(ToString::to_string),
         at: event.created,
+        sold_at: None,
         granted,
         plan,
         spent: Credits::ZERO,

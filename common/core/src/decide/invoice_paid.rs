@@ -152,6 +152,7 @@ impl Sold {
             invoice: Some(invoice.id.clone()),
             payment: payment_of_invoice(invoice),
             at: event.created,
+            sold_at: None,
             granted,
             plan,
             spent: Credits::ZERO,

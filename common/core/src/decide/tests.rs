@@ -6,6 +6,7 @@
 
 mod access;
 mod changes;
+mod imports;
 mod items;
 mod law;
 mod over_time;
@@ -22,15 +23,16 @@ use serde_json::{Value, json};
 
 use super::{
     Applied, Order, Outcome, Parked, Payments, decide, invoice_of_reversal, is_reversal, joined_payment,
-    ledger_keys, payment_refs,
+    ledger_keys, payment_refs, state_of_documents,
 };
 use crate::account::fix::Fix;
+use crate::account::import::ImportedBalance;
 use crate::account::{Account, Cause, Change, Fact, Lot};
 use crate::catalog::Catalog;
 use crate::credits::Credits;
 use crate::event::{self, Event};
 use crate::ids::UserId;
-use crate::ledger::{Entry, LedgerKey, Note};
+use crate::ledger::{Entry, EntryKind, LedgerKey, Note};
 use crate::reversal::PaymentRecord;
 use crate::timestamp::Timestamp;
 
@@ -102,6 +104,9 @@ pub enum Step {
     Grant(u64),
     /// An operator gives a plan from now on, with credits.
     Complimentary { plan: &'static str, until: Option<i64>, credits: u64 },
+    /// An import says that the user had these credits at this second. If the account has dropped the period of
+    /// that time, the import reads these paid invoices.
+    Import { as_of: i64, credits: u64, invoices: Vec<Value> },
     /// The catalog keeps add-ons, from the first step on.
     KeepAddons,
     /// From this step on, the catalog has the second text in place of the first.
@@ -161,6 +166,8 @@ pub struct Run {
     payments: Payments,
     pub parked: Vec<(Event, Parked)>,
     pub orders: Vec<Order>,
+    /// Whether an import had to read invoices.
+    pub import_read_invoices: bool,
     now: Timestamp,
 }
 
@@ -183,6 +190,7 @@ impl Run {
             payments: BTreeMap::new(),
             parked: Vec::new(),
             orders: Vec::new(),
+            import_read_invoices: false,
             now: Timestamp::from_unix(0),
         };
         given.iter().for_each(|step| run.step(step));
@@ -218,6 +226,7 @@ impl Run {
                 until: until.map(Timestamp::from_unix),
                 credits: Credits::new(*credits),
             }),
+            Step::Import { as_of, credits, invoices } => self.import(*as_of, *credits, invoices),
             Step::KeepAddons => {}
             Step::Edit(old, new) => {
                 assert!(self.text.contains(old), "{old} is not in the catalog");
@@ -232,6 +241,36 @@ impl Run {
         let key = LedgerKey::fix(&self.booked.len().to_string());
         let account = self.loaded(&[]);
         let change = account.fix(fix, key, "admin:ann", "a gift", &self.catalog, self.now);
+        self.commit(&change);
+    }
+
+    #[track_caller]
+    fn import(&mut self, as_of: i64, credits: u64, invoices: &[Value]) {
+        let as_of = Timestamp::from_unix(as_of);
+        self.now = self.now.max(as_of.plus_seconds(1));
+        let (policy, now) = (&self.catalog.policy, self.now);
+        let documents = self.account.state.lacks_period_at(as_of, policy, now).then(|| {
+            let events = invoices.iter().map(|body| event::read(body.to_string().as_bytes()).unwrap());
+            let (user, events) = (&self.account.user_id, events.collect::<Vec<_>>());
+            Box::new(state_of_documents(user, &events, as_of, &self.catalog, now))
+        });
+        self.import_read_invoices |= documents.is_some();
+        let spends =
+            self.ledger.values().filter(|entry| entry.kind == EntryKind::Spend && entry.created >= as_of);
+        let balance = ImportedBalance {
+            batch: "b".to_owned(),
+            as_of,
+            credits: Credits::new(credits),
+            with_signup: false,
+            plan: None,
+            spent_since: spends.flat_map(|entry| entry.from.clone()).collect(),
+            documents,
+        };
+        let key = LedgerKey::import("b");
+        let account = self.loaded(std::slice::from_ref(&key));
+        let cause = Cause { by: "admin:ann".to_owned(), adjust_key: key.adjusted(), created: now };
+        let facts = vec![Fact::Imported(Box::new(balance))];
+        let change = account.evolve(facts, &cause, &self.catalog, now).unwrap();
         self.commit(&change);
     }
 
@@ -324,7 +363,7 @@ impl Run {
         buckets.extend(state.signup.as_ref().map(|_| format!("signup={signup}")));
         let addon = all.sum(|lot| matches!(lot, Lot::Pack(_)));
         buckets.extend((addon > Credits::ZERO).then(|| format!("addon={addon}")));
-        let other = all.sum(|lot| matches!(lot, Lot::Lifetime(_) | Lot::Grant(_)));
+        let other = all.sum(|lot| matches!(lot, Lot::Lifetime(_) | Lot::Opening | Lot::Grant(_)));
         buckets.extend((other > Credits::ZERO).then(|| format!("other={other}")));
         let entry = |key: &LedgerKey| {
             let entry = &self.ledger[key];
@@ -332,6 +371,7 @@ impl Run {
                 Some(Note::Superseded) => " superseded".to_owned(),
                 Some(Note::OnePurchase) => " one_purchase".to_owned(),
                 Some(Note::Shortfall) => format!(" shortfall {}", entry.shortfall),
+                Some(Note::Imported) => " imported".to_owned(),
                 Some(Note::LotEnded) => " lot_ended".to_owned(),
                 None => String::new(),
             };

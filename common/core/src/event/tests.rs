@@ -46,6 +46,24 @@ fn the_envelope_is_read_for_any_type() {
 }
 
 #[test]
+fn a_version_is_unknown_if_it_is_newer_than_the_documented_ones_or_no_date() {
+    let mut event = event("coupon.created", json!({}));
+    let mut unknown = |version: Option<&str>| {
+        event.api_version = version.map(str::to_owned);
+        event.unknown_version().map(str::to_owned)
+    };
+    let known = ["2017-12-14", "2024-06-20", "2025-03-31.basil", "2026-10-28.endive", "2026-10-28.preview"];
+    for version in known {
+        assert_eq!(unknown(Some(version)), None, "{version}");
+    }
+    assert_eq!(unknown(None), None);
+    for version in ["2026-10-29.endive", "2031-01-01.zephyr", "", "2026", "newest", "2026/10/28", "äöüäöüä"]
+    {
+        assert_eq!(unknown(Some(version)).as_deref(), Some(version));
+    }
+}
+
+#[test]
 fn the_ids_of_a_log_line_are_those_of_the_object() {
     let ids = |kind: &str, object: Value| {
         let event = event(kind, object);
@@ -202,6 +220,27 @@ fn old_and_new_invoices_give_equal_values() {
         new.lines.iter().map(|line| (line.proration, line.is_subscription, line.period_end)).collect();
     assert_eq!(shape, [(true, false, time(10)), (false, true, time(13))]);
     assert!(new.paid && new.lines_has_more);
+}
+
+/// Recorded in 2024-12-18.acacia: tests/data/shapes.toml.
+#[test]
+fn a_line_with_the_fields_of_old_and_new_versions_is_read_like_either() {
+    let read = |fields: &[&Value]| {
+        let mut line = json!({"amount": 1000, "quantity": 1, "period": {"start": 3, "end": 3}});
+        for field in fields {
+            line.as_object_mut().unwrap().extend(field.as_object().unwrap().clone());
+        }
+        let object = json!({"id": "in_1", "amount_paid": 1000, "parent": null, "subscription": null,
+            "subscription_details": {"metadata": null}, "lines": {"data": [line]}});
+        invoice(event("invoice.paid", object))
+    };
+    let old = json!({"type": "invoiceitem", "price": {"id": "gold", "product": "prod_1"}, "plan": null,
+        "proration": false, "subscription": null});
+    let new = json!({"parent": {"type": "invoice_item_details", "subscription_item_details": null,
+            "invoice_item_details": {"invoice_item": "ii_1", "proration": false, "subscription": null}},
+        "pricing": {"type": "price_details", "price_details": {"price": "gold", "product": "prod_1"}}});
+    assert_eq!(read(&[&old]), read(&[&new]));
+    assert_eq!(read(&[&old, &new]), read(&[&new]));
 }
 
 #[test]

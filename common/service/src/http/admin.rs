@@ -26,6 +26,11 @@
 //! | `GET /admin/catalog/history/{version}` | one version |
 //! | `PUT /admin/catalog?apply&reason` | what a new catalog changes; with `apply=true` it replaces the stored |
 //! | `GET /admin/audit?limit&next` | what operators did, newest first |
+//! | `POST /admin/import` | brings users of another system: see [`ImportRequest`] |
+//! | `GET /admin/import/{batch}` | how many rows of an import are done |
+//! | `POST /admin/erase/{id}` | deletes what identifies a person: see [`EraseRequest`] |
+//! | `GET /admin/export/users?next` | all accounts, page by page |
+//! | `GET /admin/export/ledger?from&to&next` | all ledger entries, page by page |
 //!
 //! With `user`, the list of events starts with the user's open events. Counts and the gap cover the last day
 //! by default, counts in steps of an hour. Reconciliation is a dry run by default. `GET /admin` and
@@ -38,8 +43,11 @@
 
 mod audit;
 mod catalog;
+mod erase;
+mod export;
 mod find;
 mod fix;
+mod import;
 mod link_and_send;
 mod log;
 mod orders;
@@ -60,7 +68,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
+pub use self::erase::EraseRequest;
 pub use self::fix::FixRequest;
+pub use self::import::ImportRequest;
 pub use self::log::{DismissRequest, RetryRequest};
 pub use self::provisioning::RunJobRequest;
 pub use self::reconcile::ReconcileRequest;
@@ -217,6 +227,11 @@ impl Admin {
             Route::CatalogVersions => current.catalog_versions(request).await,
             Route::CatalogVersion(version) => current.catalog_version(version).await,
             Route::PutCatalog => current.put_catalog(request, &operator, now).await,
+            Route::Import => current.import(read_body(request)?, &operator, now).await,
+            Route::ImportProgress(batch) => current.import_progress(batch).await,
+            Route::Erase(id) => current.erase(&user(id)?, read_body(request)?, &operator, now).await,
+            Route::ExportUsers => current.export_users(request, now).await,
+            Route::ExportLedger => current.export_ledger(request).await,
         }
     }
 

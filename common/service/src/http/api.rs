@@ -14,7 +14,9 @@
 //! | `POST /users/{id}/credits/holds/{hold}/commit` | spends credits of a hold |
 //! | `POST /users/{id}/credits/holds/{hold}/release` | ends a hold without a spend |
 //! | `POST /users/{id}/credits/refund` | gives a spend back |
+//! | `POST /users/{id}/portal` | creates a session of Stripe's customer portal: see `api/billing_portal.rs` |
 //! | `POST /checkout-sessions` | creates a checkout session: see `api/checkout.rs` |
+//! | `GET /catalog` | no token: what is sold, with Stripe's amounts: see `api/catalog.rs` |
 //! | `GET /openapi.json` | no token: this API and the operator's as OpenAPI 3.1 |
 //! | `GET /portal/setup-status?session_id` | no token: the state of payment and setup: see `api/portal.rs` |
 //! | `POST /portal/password-set` `{"user_id":"…"}` | stores that the user has a password |
@@ -24,11 +26,15 @@
 //! Consuming takes `{"amount":10}` and the header `Idempotency-Key`. It answers 200 with the balance, 402
 //! when the balance is too low, and 409 when the key was used with another amount.
 
+mod billing_portal;
+mod catalog;
 mod check;
 mod checkout;
+mod customer;
 mod holds;
 mod orders;
 mod portal;
+mod prices;
 
 pub(crate) use self::orders::order_with_history;
 
@@ -87,7 +93,8 @@ pub struct Api {
     store: Store,
     processor: Processor,
     stripe: Option<Stripe>,
-    prices: Arc<checkout::Prices>,
+    prices: Arc<prices::Prices>,
+    amounts: Arc<catalog::Amounts>,
 }
 
 impl Api {
@@ -112,7 +119,7 @@ impl Api {
         let accounts = Accounts::new(store.clone(), catalog, outbox);
         let processor = Processor { accounts, livemode, keep_payloads, redrive, alerts };
         let stripe = config.stripe.clone().map(|stripe| Stripe::of(stripe).with_patience(PATIENCE));
-        Self { config, stripe, store, processor, prices: Arc::default() }
+        Self { config, stripe, store, processor, prices: Arc::default(), amounts: Arc::default() }
     }
 
     /// Answers one request.
@@ -145,6 +152,7 @@ impl Api {
         let body = match (path.trim_matches('/'), method) {
             ("portal/status", &Method::GET) => return Ok(self.status_page(request)),
             ("openapi.json", &Method::GET) => return Ok(raw_answer(OPENAPI)),
+            ("catalog", &Method::GET) => return Ok(self.with_fresh_catalog().await.show_catalog(request).await),
             ("portal/setup-status", &Method::GET) => self.with_fresh_catalog().await.setup_status(request).await?,
             ("portal/password-set", &Method::POST) => {
                 self.check_token(request)?;
@@ -158,7 +166,7 @@ impl Api {
                 self.check_token(request)?;
                 self.with_fresh_catalog().await.create_checkout(request).await?
             }
-            ("portal/status" | "portal/setup-status" | "openapi.json", _) => {
+            ("portal/status" | "portal/setup-status" | "openapi.json" | "catalog", _) => {
                 return Err(Problem::Method("GET, HEAD"));
             }
             ("portal/password-set" | "portal/provisioning" | "checkout-sessions", _) => {
@@ -195,6 +203,7 @@ impl Api {
             (UserRoute::CommitHold(hold), &Method::POST) => self.commit_hold(&user, hold, request).await,
             (UserRoute::ReleaseHold(hold), &Method::POST) => self.release_hold(&user, hold).await,
             (UserRoute::GiveBack, &Method::POST) => self.give_back(&user, request).await,
+            (UserRoute::Portal, &Method::POST) => self.open_portal(&user, request).await,
             (UserRoute::Account, _) => Err(Problem::Method("GET, HEAD, PUT")),
             (UserRoute::Ledger | UserRoute::Check, _) => Err(Problem::Method("GET, HEAD")),
             (
@@ -202,7 +211,8 @@ impl Api {
                 | UserRoute::Holds
                 | UserRoute::CommitHold(_)
                 | UserRoute::ReleaseHold(_)
-                | UserRoute::GiveBack,
+                | UserRoute::GiveBack
+                | UserRoute::Portal,
                 _,
             ) => Err(Problem::Method("POST")),
         }

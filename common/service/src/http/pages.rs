@@ -40,6 +40,11 @@ pub struct Page<'a> {
     connects: bool,
 }
 
+/// The source of a Content-Security-Policy that allows this text of a script or a style.
+pub fn csp_hash(text: &str) -> String {
+    format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text.as_bytes())))
+}
+
 impl<'a> Page<'a> {
     /// A page with the shared style and no script.
     pub fn new(title: &'a str) -> Self {
@@ -123,9 +128,8 @@ impl<'a> Page<'a> {
 
     fn policy(&self) -> String {
         let sources = |texts: &[&str], linked: Option<&str>| {
-            let hash = |text: &&str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text.as_bytes())));
             let all: Vec<String> =
-                texts.iter().map(hash).chain(linked.map(|_| "'self'".to_owned())).collect();
+                texts.iter().map(|text| csp_hash(text)).chain(linked.map(|_| "'self'".to_owned())).collect();
             if all.is_empty() { "'none'".to_owned() } else { all.join(" ") }
         };
         let connect = if self.connects { "'self'" } else { "'none'" };

@@ -84,6 +84,8 @@ pub(crate) enum UserRoute<'a> {
     Order(&'a str),
     /// `/users/{id}/credits/refund`
     GiveBack,
+    /// `/users/{id}/portal`
+    Portal,
     /// `/users/{id}/credits/holds`
     Holds,
     /// `/users/{id}/credits/holds/{hold}/commit`
@@ -106,6 +108,7 @@ pub(crate) fn user_route(path: &str) -> (&str, UserRoute<'_>) {
         ("/credits/consume", UserRoute::Consume),
         ("/credits/refund", UserRoute::GiveBack),
         ("/credits/holds", UserRoute::Holds),
+        ("/portal", UserRoute::Portal),
     ];
     let plain = ends.into_iter().find_map(|(end, route)| Some((path.strip_suffix(end)?, route)));
     plain.or_else(|| hold_route(path)).unwrap_or((path, UserRoute::Account))
@@ -135,6 +138,7 @@ mod tests {
             ("ann/credits/consume", "ann", UserRoute::Consume),
             ("ann/credits/refund", "ann", UserRoute::GiveBack),
             ("ann/credits/holds", "ann", UserRoute::Holds),
+            ("a/b/portal", "a/b", UserRoute::Portal),
             ("a/b/credits/holds/h1/commit", "a/b", UserRoute::CommitHold("h1")),
             ("ann/credits/holds/h1/release", "ann", UserRoute::ReleaseHold("h1")),
             ("ann/credits/holds/h1/other", "ann/credits/holds/h1/other", UserRoute::Account),

@@ -2,6 +2,9 @@
 //!
 //! An event changes an account at most once. If the log already has the event as finished, the worker treats
 //! the replayed copy as a duplicate. So it is harmless to replay too many events.
+//!
+//! Events are sent oldest first. If a pack arrived after a newer renewal, it would be granted in full. Stripe
+//! lists the newest events first, so the replay reads one window of time after the other, and reverses it.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -44,6 +47,44 @@ pub enum ReplayError {
     /// The queue did not take an event.
     #[error(transparent)]
     Queue(#[from] SendError),
+    /// The position to continue from is not one of a report.
+    #[error("next must be what the last report gave")]
+    Position,
+}
+
+/// Stripe keeps events for this long.
+const KEPT_DAYS: i64 = 30;
+/// Pages that are read of a window of time. A window with more is made smaller.
+const MAX_PAGES: usize = 5;
+
+/// Where a replay continues, as text: `1767600000`, or `1767600000 evt_1` if this event of that second was the
+/// last one that was sent.
+struct Position {
+    from: Timestamp,
+    sent: Option<String>,
+}
+
+impl Position {
+    fn from_text(text: &str) -> Option<Self> {
+        let (from, sent) = match text.split_once(' ') {
+            Some((from, sent)) => (from, Some(sent.to_owned())),
+            None => (text, None),
+        };
+        Some(Self { from: Timestamp::from_unix(from.parse().ok()?), sent })
+    }
+
+    fn text(&self) -> String {
+        let sent = self.sent.as_ref().map_or_else(String::new, |sent| format!(" {sent}"));
+        format!("{}{sent}", self.from.unix())
+    }
+
+    /// The events after the last one that was sent. If Stripe no longer lists that event, the events of its
+    /// second are sent again, which is harmless.
+    fn not_sent(&self, mut events: Vec<Object>) -> Vec<Object> {
+        let sent =
+            self.sent.as_deref().and_then(|sent| events.iter().position(|event| event.id() == Some(sent)));
+        events.split_off(sent.map_or(0, |sent| sent + 1))
+    }
 }
 
 /// Sends events of Stripe to the queues of their families.
@@ -60,7 +101,7 @@ impl Replayer {
         Self { stripe, queue, queues }
     }
 
-    /// Sends the selected events: at most `limit`, only those after `after`, newest first, until `deadline`.
+    /// Sends the selected events, oldest first: at most `limit`, from the position `after` on, until `deadline`.
     ///
     /// # Errors
     /// [`ReplayError`].
@@ -81,28 +122,66 @@ impl Replayer {
             }
             Selection::Listed(filter) => filter,
         };
-        let mut cursor = Cursor::after(after);
+        let mut position = match after {
+            None => Position { from: filter.from.unwrap_or(now.plus_days(-KEPT_DAYS)), sent: None },
+            Some(text) => Position::from_text(text).ok_or(ReplayError::Position)?,
+        };
+        // Without an end, the last window has none either: our clock may be behind Stripe's.
+        let end = filter.until.unwrap_or(now.plus_seconds(1));
+        let mut seconds = end.seconds_since(position.from).max(1);
+        let is_late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         loop {
-            let page = self.stripe.events(filter, &cursor).await?;
-            for (place, event) in page.objects.iter().enumerate() {
-                let late = deadline.is_some_and(|deadline| Instant::now() >= deadline)
-                    && report.sent.len() + report.skipped.len() > 0;
-                if report.sent.len() >= limit || late {
-                    let before =
-                        place.checked_sub(1).and_then(|place| page.objects.get(place)).and_then(Object::id);
-                    report.next = before.map(str::to_owned).or_else(|| match &cursor {
-                        Cursor::After(id) | Cursor::Before(id) => Some(id.clone()),
-                        Cursor::Newest => None,
-                    });
+            let until = Some(position.from.plus_seconds(seconds)).filter(|until| *until < end);
+            let window =
+                EventFilter { from: Some(position.from), until: until.or(filter.until), ..filter.clone() };
+            let events = match self.window(&window, seconds == 1).await? {
+                Ok(events) => events,
+                Err(span) => {
+                    seconds = span.clamp(1, (seconds / 2).max(1));
+                    continue;
+                }
+            };
+            for event in position.not_sent(events) {
+                let has_progress = report.sent.len() + report.skipped.len() > 0;
+                if report.sent.len() >= limit || (has_progress && is_late()) {
+                    report.next = Some(position.text());
                     return Ok(report);
                 }
-                self.send(event, now, &mut report).await?;
+                self.send(&event, now, &mut report).await?;
+                position = Position { from: created(&event), sent: event.id().map(str::to_owned) };
             }
-            match page.last_id() {
-                Some(last) if page.has_more => cursor = Cursor::After(last.to_owned()),
-                Some(_) | None => return Ok(report),
+            let Some(until) = until else { return Ok(report) };
+            position = Position { from: until, sent: None };
+            if is_late() {
+                report.next = Some(position.text());
+                return Ok(report);
             }
         }
+    }
+
+    /// The events of a window, oldest first. If it has more than [`MAX_PAGES`] pages, the seconds between the
+    /// first and the last of the events that were read. A window of one second is always read to its end.
+    async fn window(
+        &self,
+        filter: &EventFilter,
+        is_one_second: bool,
+    ) -> Result<Result<Vec<Object>, i64>, StripeError> {
+        let (mut cursor, mut events) = (Cursor::Newest, Vec::new());
+        for page_number in 1.. {
+            let page = self.stripe.events(filter, &cursor).await?;
+            let next = page.last_id().map(str::to_owned).filter(|_| page.has_more);
+            events.extend(page.objects);
+            let Some(next) = next else { break };
+            if page_number >= MAX_PAGES && !is_one_second {
+                let times = events.first().zip(events.last());
+                let span = times.map(|(newest, oldest)| created(newest).seconds_since(created(oldest)));
+                return Ok(Err(span.unwrap_or(1)));
+            }
+            cursor = Cursor::After(next);
+        }
+        events.reverse();
+        events.sort_by_key(created);
+        Ok(Ok(events))
     }
 
     async fn send(
@@ -133,4 +212,8 @@ impl Replayer {
         }
         Ok(())
     }
+}
+
+fn created(event: &Object) -> Timestamp {
+    Timestamp::from_unix(event.value()["created"].as_i64().unwrap_or(0))
 }

@@ -12,7 +12,7 @@ use tallyhook_aws::queue::Queue;
 use tallyhook_aws::sdk;
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_aws::telemetry;
-use tallyhook_core::health::{Counts, Health, LOW_SCORE, MANY_FAILED, OLD_SECONDS};
+use tallyhook_core::health::{Counts, Health, LOW_SCORE, MANY_FAILED, OLD_SECONDS, RECONCILED_HOURS};
 use tallyhook_core::timestamp::Timestamp;
 
 /// The function `health`.
@@ -80,6 +80,12 @@ impl HealthCheck {
         }
         if is_quiet == Some(true) {
             self.alerts.send(&Alert::Quiet { hours: self.quiet_hours }).await;
+        }
+        // Without a first complete run there is no Stripe key, or `reconcile` itself sent an alert.
+        let reconciled = self.reader.reconciled_at().await?;
+        let hours = reconciled.map(|at| now.seconds_since(at).div_euclid(3600));
+        if let Some(hours) = hours.filter(|hours| *hours >= RECONCILED_HOURS) {
+            self.alerts.send(&Alert::NotReconciled { hours }).await;
         }
         Ok(health)
     }

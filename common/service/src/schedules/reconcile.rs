@@ -1,15 +1,17 @@
 //! Reconciliation: finds what differs between Stripe and the accounts, and repairs it with the rules that
 //! apply to events.
 //!
-//! A run has several passes. Each pass reads one of Stripe's lists, page by page:
+//! A run has several passes:
 //!
 //! | pass | finds | repaired by |
 //! |---|---|---|
-//! | events | undelivered events of the last 30 days that our log does not have | the event itself |
+//! | history | undelivered events of the last 30 days that our log does not have | the event itself |
+//! | | paid invoices, finished sessions and refunds that are not in the ledger | a synthetic event |
 //! | subscriptions | another plan, status, period or end; a period without a payment | a synthetic event |
-//! | invoices | paid invoices that are not in the ledger | a synthetic event |
-//! | sessions | finished sessions that are not in the ledger | a synthetic event |
 //! | accounts | subscriptions that Stripe does not have, several of one user, plans without invoice | an operator |
+//!
+//! The history is merged by time and handled oldest first (`history.rs`), because the order in which packs and
+//! renewals arrive decides what is left of a pack.
 //!
 //! ```text
 //! Stripe's list ─► evidence.rs: an event for each object ─► drift.rs: what differs (pure)
@@ -18,12 +20,14 @@
 //! **Invariant:** a repair goes through `process`. The ledger key and the account's version guard it like any
 //! event, so it may run at the same time as webhooks or another run. **Invariant:** what is repaired is not
 //! found again, and a run that finds nothing writes nothing. **Invariant:** a repair never takes credits; a
-//! difference that would lower the balance is left to an operator. Only a lost event may lower it, as it
-//! would have on arrival. **Invariant:** an object that cannot be read or written is reported, and the run
-//! continues.
+//! difference that would lower the balance is left to an operator. Only a lost event and a refund may lower
+//! it, as they would have on arrival. **Invariant:** an object that cannot be read or written is reported, and
+//! the run continues. **Invariant:** what was read of Stripe is dated by the start of the request, and a single
+//! object is read again before it is repaired: a list may be older than a webhook that arrived meanwhile.
 //!
-//! A complete scheduled run stores the counts that `health` reads, and sends an alert if webhooks did not
-//! arrive (`conclude.rs`). A run that stops early (its deadline, its maximum of changes, an error of Stripe)
+//! A complete scheduled run stores the counts that `health` reads. A scheduled run sends alerts about webhooks
+//! that did not arrive, about what it found and did not repair, and about an error that stopped it
+//! (`conclude.rs`). A run that stops early (its deadline, its maximum of changes, an error of Stripe)
 //! stores its position, and the next run continues there.
 
 mod accounts;
@@ -32,6 +36,7 @@ mod cursor;
 mod documents;
 mod evidence;
 mod gap;
+mod history;
 mod lost;
 mod repair;
 mod report;
@@ -117,39 +122,54 @@ pub struct Reconciler {
     alerts: Option<Alerts>,
 }
 
-/// A pass over one list.
+/// A pass of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pass {
-    /// The events of one chunk of types; Stripe's list takes twenty types.
-    Events(usize),
+    History,
     Subscriptions,
-    Invoices,
-    Sessions,
     Accounts,
 }
 
 impl Pass {
-    const ALL: [Self; 6] = [
-        Self::Events(0),
-        Self::Events(1),
-        Self::Subscriptions,
-        Self::Invoices,
-        Self::Sessions,
-        Self::Accounts,
-    ];
+    const ALL: [Self; 3] = [Self::History, Self::Subscriptions, Self::Accounts];
 
-    fn name(self) -> String {
+    fn name(self) -> &'static str {
         match self {
-            Self::Events(chunk) => format!("events-{chunk}"),
-            Self::Subscriptions => "subscriptions".to_owned(),
-            Self::Invoices => "invoices".to_owned(),
-            Self::Sessions => "sessions".to_owned(),
-            Self::Accounts => "accounts".to_owned(),
+            Self::History => "history",
+            Self::Subscriptions => "subscriptions",
+            Self::Accounts => "accounts",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|pass| pass.name() == name)
+    }
+}
+
+/// A list of Stripe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum List {
+    /// The undelivered events of one chunk of types; Stripe's list takes twenty types.
+    Events(usize),
+    Subscriptions,
+    Invoices,
+    Sessions,
+    Refunds,
+    /// Charges have the refunds of one customer; the list of refunds has no such filter.
+    Charges,
+}
+
+impl List {
+    /// Its name in reports.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Events(_) => "events",
+            Self::Subscriptions => "subscriptions",
+            Self::Invoices => "invoices",
+            Self::Sessions => "sessions",
+            Self::Refunds => "refunds",
+            Self::Charges => "charges",
+        }
     }
 }
 
@@ -255,7 +275,7 @@ impl Reconciler {
         Self { stripe, processor, alerts: None }
     }
 
-    /// Sends an alert when webhooks did not arrive.
+    /// Sends alerts at the end of a run.
     #[must_use]
     pub fn with_alerts(self, alerts: Alerts) -> Self {
         Self { alerts: Some(alerts), ..self }
@@ -265,6 +285,7 @@ impl Reconciler {
     pub async fn run(&self, options: &Options, now: Timestamp) -> Report {
         let mut run = self.begin(options, now);
         if let Err(reason) = run.everything().await {
+            run.report.failed = reason != TIME_IS_UP && run.remaining_changes() > 0;
             run.report.stopped = Some(reason);
         }
         run.finish()
@@ -334,12 +355,12 @@ impl ReconcileRun<'_> {
         };
         let mut has_cursor = stored.is_some() && !self.options.dry_run;
         let mut position =
-            stored.unwrap_or(RunPosition { started: self.now, pass: Pass::Events(0), after: None });
+            stored.unwrap_or(RunPosition { started: self.now, pass: Pass::History, after: None });
         let first = Pass::ALL.iter().position(|pass| *pass == position.pass).unwrap_or(0);
         self.seen_is_incomplete = match position.pass {
-            Pass::Events(_) => false,
+            Pass::History => false,
             Pass::Subscriptions => position.after.is_some(),
-            Pass::Invoices | Pass::Sessions | Pass::Accounts => true,
+            Pass::Accounts => true,
         };
         for pass in Pass::ALL.into_iter().skip(first) {
             if pass != position.pass {
@@ -378,21 +399,26 @@ impl ReconcileRun<'_> {
     /// says why the run must stop.
     async fn page(&mut self, position: &mut RunPosition) -> Result<bool, String> {
         self.check_time()?;
-        if position.pass == Pass::Accounts {
-            if std::mem::take(&mut self.seen_is_incomplete) {
-                self.list_subscription_ids().await?;
+        match position.pass {
+            Pass::History => return self.history(position).await,
+            Pass::Accounts => {
+                if std::mem::take(&mut self.seen_is_incomplete) {
+                    self.list_subscription_ids().await?;
+                }
+                return self.accounts(position).await;
             }
-            return self.accounts(position).await;
+            Pass::Subscriptions => {}
         }
-        let from = position.started.plus_days(-self.options.days);
-        let filter = Filter { from: Some(from), ..Filter::default() };
-        let mut page = self.fetch(position.pass, &filter, &Cursor::after(position.after.as_deref())).await;
+        // All subscriptions: one that began years ago may have changed today.
+        let filter = Filter::default();
+        let mut page =
+            self.fetch(List::Subscriptions, &filter, &Cursor::after(position.after.as_deref())).await;
         if position.after.is_some() && page.as_ref().is_err_and(StripeError::is_lost_cursor) {
             position.after = None;
-            page = self.fetch(position.pass, &filter, &Cursor::Newest).await;
+            page = self.fetch(List::Subscriptions, &filter, &Cursor::Newest).await;
         }
         let page = page.map_err(|error| error.to_string())?;
-        self.objects(position, &page).await?;
+        self.subscriptions(position, &page).await?;
         Ok(page.has_more && page.last_id().is_some())
     }
 
@@ -407,7 +433,7 @@ impl ReconcileRun<'_> {
         let mut after = None;
         while self.seen.len() < MAX_SEEN && half.is_none_or(|half| Instant::now() < half) {
             let page =
-                self.fetch(Pass::Subscriptions, &Filter::default(), &Cursor::after(after.as_deref())).await;
+                self.fetch(List::Subscriptions, &Filter::default(), &Cursor::after(after.as_deref())).await;
             let page = page.map_err(|error| error.to_string())?;
             self.seen
                 .extend(page.objects.iter().filter_map(|object| Some(hash(&object.id()?.parse().ok()?))));
@@ -419,28 +445,18 @@ impl ReconcileRun<'_> {
         Ok(())
     }
 
-    async fn fetch(&self, pass: Pass, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
-        match pass {
-            Pass::Events(chunk) => {
-                let filter = EventFilter { types: types(chunk), undelivered: true, ..EventFilter::default() };
+    async fn fetch(&self, list: List, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+        match list {
+            List::Events(chunk) => {
+                let (types, from, until) = (types(chunk), filter.from, filter.until);
+                let filter = EventFilter { types, undelivered: true, from, until };
                 self.stripe.events(&filter, cursor).await
             }
-            // All subscriptions: one that began years ago may have changed today.
-            Pass::Subscriptions => {
-                self.stripe.subscriptions(&Filter { from: None, ..filter.clone() }, cursor).await
-            }
-            Pass::Invoices => self.stripe.paid_invoices(filter, cursor).await,
-            Pass::Sessions => self.stripe.finished_sessions(filter, cursor).await,
-            Pass::Accounts => Ok(Page { objects: Vec::new(), has_more: false }),
-        }
-    }
-
-    /// Compares the objects of a page.
-    async fn objects(&mut self, position: &mut RunPosition, page: &Page) -> Result<(), String> {
-        match position.pass {
-            Pass::Events(_) => self.events(position, page).await,
-            Pass::Subscriptions | Pass::Invoices | Pass::Sessions => self.documents(position, page).await,
-            Pass::Accounts => Ok(()),
+            List::Subscriptions => self.stripe.subscriptions(filter, cursor).await,
+            List::Invoices => self.stripe.paid_invoices(filter, cursor).await,
+            List::Sessions => self.stripe.finished_sessions(filter, cursor).await,
+            List::Refunds => self.stripe.refunds(filter, cursor).await,
+            List::Charges => self.stripe.charges(filter, cursor).await,
         }
     }
 

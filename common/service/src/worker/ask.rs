@@ -123,19 +123,8 @@ pub(super) async fn complete(
                 }
                 Ok(())
             }
-            Object::Charge(charge) => {
-                charge.invoice =
-                    paid_invoice(stripe, charge.payment_intent.as_ref()).await.map(|(invoice, _)| invoice);
-                Ok(())
-            }
-            Object::Refund(refund) => {
-                (refund.invoice, refund.customer) =
-                    invoice_and_customer(paid_invoice(stripe, refund.payment_intent.as_ref()).await);
-                Ok(())
-            }
-            Object::Dispute(dispute) => {
-                (dispute.invoice, dispute.customer) =
-                    invoice_and_customer(paid_invoice(stripe, dispute.payment_intent.as_ref()).await);
+            reversal @ (Object::Charge(_) | Object::Refund(_) | Object::Dispute(_)) => {
+                name_invoice(stripe, reversal).await;
                 Ok(())
             }
             Object::InvoicePayment(_) | Object::Customer(_) | Object::Other => Ok(()),
@@ -151,6 +140,30 @@ pub(super) async fn complete(
         Err(_) => format!("Stripe did not answer within {} s", TIMEOUT.as_secs()),
     };
     Err(error)
+}
+
+/// Reads the invoice that the payment of a refund or a dispute paid.
+pub(crate) async fn name_invoice(stripe: &Stripe, reversal: &mut Object) {
+    match reversal {
+        Object::Charge(charge) => {
+            charge.invoice =
+                paid_invoice(stripe, charge.payment_intent.as_ref()).await.map(|(invoice, _)| invoice);
+        }
+        Object::Refund(refund) => {
+            (refund.invoice, refund.customer) =
+                invoice_and_customer(paid_invoice(stripe, refund.payment_intent.as_ref()).await);
+        }
+        Object::Dispute(dispute) => {
+            (dispute.invoice, dispute.customer) =
+                invoice_and_customer(paid_invoice(stripe, dispute.payment_intent.as_ref()).await);
+        }
+        Object::CheckoutSession(_)
+        | Object::Subscription(_)
+        | Object::Invoice(_)
+        | Object::InvoicePayment(_)
+        | Object::Customer(_)
+        | Object::Other => {}
+    }
 }
 
 /// Reads the line items of a session into it.

@@ -23,6 +23,7 @@ impl Stripe<'_> {
         let mut session =
             self.session(&id, "payment", status, json!({"pack": name, "quantity": quantity.to_string()}));
         session["customer"] = json!(customer);
+        session["amount_subtotal"] = json!(pack_price(quantity));
         session["amount_total"] =
             json!(if status == "no_payment_required" { 0 } else { pack_price(quantity) });
         let intent = self.id("pi");
@@ -46,6 +47,7 @@ impl Stripe<'_> {
         let metadata = json!({"pack": self.catalog.packs[pack].name, "quantity": quantity.to_string()});
         let mut session = self.session(&id, "payment", if arrives { "paid" } else { "unpaid" }, metadata);
         session["customer"] = json!(customer);
+        session["amount_subtotal"] = json!(pack_price(quantity));
         session["amount_total"] = json!(pack_price(quantity));
         session["payment_intent"] = json!(intent);
         if arrives {
@@ -69,6 +71,7 @@ impl Stripe<'_> {
         let (id, intent, customer) = (self.id("cs_test"), self.id("pi"), self.customer());
         let mut session = self.session(&id, "payment", "paid", json!({"mode": mode, "plan": plan}));
         session["customer"] = json!(customer);
+        session["amount_subtotal"] = json!(49_000);
         session["amount_total"] = json!(49_000);
         session["payment_intent"] = json!(intent);
         self.emit("checkout.session.completed", &session, None);
@@ -88,9 +91,12 @@ impl Stripe<'_> {
             "subscription": null,
             "payment_intent": null,
             "invoice": null,
+            "amount_subtotal": 1900,
             "amount_total": 1900,
             "currency": self.currency,
             "customer_details": {"email": "someone@example.com"},
+            "customer_email": null,
+            "payment_link": null,
             "created": self.now,
         })
     }

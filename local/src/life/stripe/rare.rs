@@ -7,6 +7,7 @@ use tallyhook_core::catalog::Per;
 
 use super::{DAY, MONTH, Stripe};
 use crate::life::Shape;
+use crate::life::render::{self, Line, LineKind};
 
 const YEAR: i64 = 365 * DAY;
 
@@ -325,7 +326,7 @@ impl Stripe<'_> {
     fn end_rare(&mut self, rare: &mut Rare, reason: Option<&str>) {
         rare.status = "canceled";
         let mut object = self.rare_object(rare);
-        object["cancellation_details"] = json!({"reason": reason.unwrap_or("cancellation_requested")});
+        object["cancellation_details"]["reason"] = json!(reason.unwrap_or("cancellation_requested"));
         object["ended_at"] = json!(self.now);
         self.emit("customer.subscription.deleted", &object, None);
     }
@@ -348,22 +349,17 @@ impl Stripe<'_> {
 
     fn rare_object(&self, rare: &Rare) -> Value {
         let is_new = self.life.shape == Shape::New;
-        let item = |item: &Item| {
-            let mut object = json!({
-                "id": item.id, "object": "subscription_item", "subscription": rare.id,
-                "price": {"id": item.price, "object": "price"}, "quantity": item.quantity,
-            });
-            if is_new {
-                object["current_period_start"] = json!(item.start);
-                object["current_period_end"] = json!(item.end);
-            }
-            object
+        let item = |it: &Item| {
+            let period = (it.start, it.end);
+            render::item_of(&it.id, &rare.id, &it.price, it.quantity, period, self.life.shape)
         };
         let items: Vec<Value> = rare.items.iter().map(item).collect();
         let mut object = json!({
             "id": rare.id, "object": "subscription", "customer": rare.customer, "status": rare.status,
             "created": rare.created, "items": {"object": "list", "data": items, "has_more": false},
             "cancel_at": null, "cancel_at_period_end": false, "canceled_at": null, "ended_at": null,
+            "cancellation_details": {"comment": null, "feedback": null, "reason": null},
+            "latest_invoice": null, "test_clock": null,
             "trial_start": rare.trial.map(|trial| trial.0), "trial_end": rare.trial.map(|trial| trial.1),
             "collection_method": if rare.sends_invoices { "send_invoice" } else { "charge_automatically" },
             "days_until_due": if rare.sends_invoices { Some(14) } else { None },
@@ -392,25 +388,18 @@ impl Stripe<'_> {
         };
         let (id, intent, charge) = (self.id("in"), self.id("pi"), self.id("ch"));
         let is_new = self.life.shape == Shape::New;
-        let line = |(place, line): (usize, &RareLine)| {
-            let mut object = json!({
-                "id": format!("il_{id}_{place}"), "object": "line_item", "amount": line.amount,
-                "quantity": line.quantity, "period": {"start": line.start, "end": line.end},
-                "metadata": {"user_id": self.life.user},
-            });
-            if is_new {
-                object["parent"] = json!({"type": "subscription_item_details", "subscription_item_details": {
-                    "subscription": rare.id, "subscription_item": line.item, "proration": line.flagged,
-                }});
-                object["pricing"] = json!({"type": "price_details", "price_details": {"price": line.price}});
-            } else {
-                object["type"] = json!(if line.flagged { "invoiceitem" } else { "subscription" });
-                object["subscription"] = json!(rare.id);
-                object["subscription_item"] = json!(line.item);
-                object["proration"] = json!(line.flagged);
-                object["price"] = json!({"id": line.price, "object": "price"});
-            }
-            object
+        let line = |(place, it): (usize, &RareLine)| {
+            let line = Line {
+                price: it.price.clone(),
+                quantity: it.quantity,
+                amount: it.amount,
+                kind: if it.flagged { LineKind::Proration } else { LineKind::Period },
+                item: 0,
+                start: it.start,
+                end: it.end,
+            };
+            let (shape, user) = (self.life.shape, Some(&self.life.user));
+            render::line_of(&id, place, &rare.id, &it.item, &line, user, shape)
         };
         let lines: Vec<Value> = lines.iter().enumerate().map(line).collect();
         let mut object = json!({
@@ -418,12 +407,15 @@ impl Stripe<'_> {
             "billing_reason": reason, "amount_due": due, "amount_paid": paid, "subtotal": subtotal,
             "total": total, "currency": self.currency, "created": self.now, "period_start": self.now,
             "period_end": self.now, "attempt_count": 1, "next_payment_attempt": null, "metadata": {},
+            "hosted_invoice_url": format!("https://invoice.stripe.com/i/{id}"), "test_clock": null,
             "lines": {"object": "list", "data": lines, "has_more": false},
         });
         if is_new {
-            object["parent"] = json!({"type": "subscription_details", "subscription_details": {
-                "subscription": rare.id, "metadata": {"user_id": self.life.user},
-            }});
+            object["parent"] = json!({
+                "type": "subscription_details",
+                "quote_details": null,
+                "subscription_details": {"subscription": rare.id, "metadata": {"user_id": self.life.user}},
+            });
             object["amount_paid_off_stripe"] = json!(outside);
         } else {
             object["subscription"] = json!(rare.id);

@@ -4,12 +4,13 @@
 //! The scripts fetch everything that changes, and write it as text nodes.
 
 use axum::body::Body;
+use axum::http::HeaderValue;
 use axum::response::Response;
 use cli::local_stack::{self, APP_TOKEN};
 use maud::{Markup, html};
 use serde_json::{Value, json};
-use tallyhook_core::catalog::{Catalog, Per};
-use tallyhook_service::http::pages::Page;
+use tallyhook_core::catalog::{Catalog, Per, Refill};
+use tallyhook_service::http::pages::{Page, csp_hash};
 
 use super::Shared;
 use crate::fake_stripe::FakeStripe;
@@ -17,6 +18,8 @@ use crate::fake_stripe::FakeStripe;
 const STYLE: &str = include_str!("shop.css");
 const SHOP: &str = include_str!("shop.js");
 const STRIPE: &str = include_str!("stripe.js");
+/// The example of a page with prices, which an app can copy.
+const PRICING: &str = include_str!("../../../../examples/pricing.html");
 /// The user of a browser that opens the shop for the first time.
 const FIRST_USER: &str = "ada";
 
@@ -37,6 +40,7 @@ pub(super) fn start(shop: &Shared) -> Response {
             span.brand { "tallyhook" span { " on this machine" } }
             nav aria-label="Pages" {
                 a href="/admin" { "Dashboard" }
+                a href="/local/pricing" { "Prices" }
                 a href="/openapi.json" { "OpenAPI" }
                 a href="#look" { "More" }
             }
@@ -90,10 +94,12 @@ fn shop_front(shop: &Shared) -> Markup {
                     button.quiet type="button" data-act="password" hidden { "Set a password" }
                     button.quiet type="button" data-act="spend" { "Spend 100 credits" }
                     button.quiet type="button" data-act="arrive" hidden { "The bank transfer arrives" }
-                    button.quiet type="button" data-act="renew" hidden { "A month passes" }
+                    button.quiet type="button" data-act="renew" hidden { "Let one month pass" }
                     button.quiet type="button" data-act="cancel" hidden { "Cancel the plan" }
+                    button.quiet type="button" data-act="portal" hidden { "Billing portal" }
                     button.quiet type="button" data-act="refund" hidden { "Refund " span #refund-amount {} }
                 }
+                p #month .gap hidden {}
             }
         }
     }
@@ -152,7 +158,7 @@ fn look_around(shop: &Shared) -> Markup {
     // A token from the environment is the user's own: print the name of the variable.
     let app = if shop.app_token.as_deref() == Some(APP_TOKEN) { APP_TOKEN } else { "$APP_API_TOKEN" };
     let commands = [
-        (format!("cargo run -- demo{flag}"), "one customer, step by step"),
+        (format!("cargo run -- demo{flag}"), "two customers, step by step: a few months, and a year"),
         (
             format!("cargo run -- send invoice.paid --times 10 --concurrent{flag}"),
             "the event of one payment, ten times at once",
@@ -192,6 +198,34 @@ fn look_around(shop: &Shared) -> Markup {
     }
 }
 
+/// The example of a page with prices, with the routes of this stack in place of the app's.
+pub(super) fn pricing() -> Response {
+    let text = PRICING
+        .replace("https://api.example.com/catalog", "/catalog")
+        .replace("\"/buy\"", &format!("\"/local/shop/{FIRST_USER}/buy\""));
+    let hash = |start: &str, end: &str| {
+        csp_hash(text.split_once(start).and_then(|(_, rest)| rest.split_once(end)).unwrap_or_default().0)
+    };
+    let policy = format!(
+        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'",
+        hash("<script>", "</script>"),
+        hash("<style>", "</style>"),
+    );
+    let headers = [
+        ("content-type", "text/html; charset=utf-8"),
+        ("cache-control", "no-store"),
+        ("content-security-policy", policy.as_str()),
+    ];
+    let mut response = Response::new(Body::from(text));
+    for (name, value) in headers {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
 /// The checkout page of a session. `None` when Stripe does not know the session.
 pub(super) fn pay(shop: &Shared, session: Option<&Value>) -> Response {
     let Some(session) = session else { return not_found("There is no such checkout session.") };
@@ -202,11 +236,13 @@ pub(super) fn pay(shop: &Shared, session: Option<&Value>) -> Response {
         .collect::<Vec<_>>()
         .join(", ");
     let open = session["status"] == "open";
+    let plan = session["metadata"]["plan"].as_str().and_then(|plan| shop.catalog.plan(plan));
+    let yearly = plan.is_some_and(|plan| plan.refill == Refill::Month);
     let body = html! {
         main.narrow {
             (fake_stripe_label("checkout"))
             section.card aria-labelledby="title" data-page={ "/local/stripe/pay/" (session["id"].as_str().unwrap_or_default()) } {
-                h1 #title { "Pay " (total) @if session["mode"] == "subscription" { span.muted { " a month" } } }
+                h1 #title { "Pay " (total) @if session["mode"] == "subscription" { span.muted { (if yearly { " a year" } else { " a month" }) } } }
                 dl {
                     dt { "For" } dd { (items) }
                     dt { "Customer" } dd { (session["client_reference_id"].as_str().unwrap_or("unknown")) }
@@ -238,15 +274,15 @@ pub(super) fn pay(shop: &Shared, session: Option<&Value>) -> Response {
 pub(super) fn billing(shop: &Shared, customer: &str, subscription: Option<&Value>) -> Response {
     let Some(subscription) = subscription else { return not_found("This customer has no subscription.") };
     let price = &subscription["items"]["data"][0]["price"];
-    let current = price["id"]
-        .as_str()
-        .and_then(|price| shop.catalog.plan_of_price(price))
-        .map(|plan| plan.name.as_str());
-    let others = shop
-        .catalog
-        .plans
-        .iter()
-        .filter(|plan| Some(plan.name.as_str()) != current && !plan.sold_as.prices.is_empty());
+    let plan = price["id"].as_str().and_then(|price| shop.catalog.plan_of_price(price));
+    let current = plan.map(|plan| plan.name.as_str());
+    // From a month to a year, Stripe starts a new period. The fake one only changes the price.
+    let same_interval = plan.map(|plan| plan.refill);
+    let others = shop.catalog.plans.iter().filter(|plan| {
+        Some(plan.name.as_str()) != current
+            && same_interval.is_none_or(|refill| refill == plan.refill)
+            && !plan.sold_as.prices.is_empty()
+    });
     let body = html! {
         main.narrow {
             (fake_stripe_label("billing portal"))
@@ -285,9 +321,13 @@ fn offers(catalog: &Catalog, stripe: Option<&FakeStripe>) -> Vec<Offer> {
         })
     };
     let plans = catalog.plans.iter().filter(|plan| !plan.sold_as.prices.is_empty()).map(|plan| {
-        let (per_seat, suffix) =
-            if plan.per == Per::Seat { (" a seat", " a seat, monthly") } else { ("", " a month") };
-        let description = format!("tier {}, {} credits{per_seat}", plan.tier, grouped(plan.credits));
+        let yearly = plan.refill == Refill::Month;
+        let (per_seat, suffix) = match plan.per == Per::Seat {
+            true => (" a seat", if yearly { " a seat, yearly" } else { " a seat, monthly" }),
+            false => ("", if yearly { " a year" } else { " a month" }),
+        };
+        let every = if yearly { " every month" } else { "" };
+        let description = format!("tier {}, {} credits{per_seat}{every}", plan.tier, grouped(plan.credits));
         Offer {
             name: plan.name.clone(),
             description,
@@ -366,6 +406,21 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_a_page_with_prices_shows_this_stack_and_writes_no_html() {
+        for once in ["https://api.example.com/catalog", "\"/buy\"", "<script>", "<style>"] {
+            assert_eq!(PRICING.matches(once).count(), 1, "{once}");
+        }
+        for forbidden in
+            ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " onclick"]
+        {
+            assert!(!PRICING.contains(forbidden), "{forbidden}");
+        }
+        let page = pricing();
+        let policy = page.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("script-src 'sha256-") && policy.contains("style-src 'sha256-"), "{policy}");
+    }
+
+    #[test]
     fn everything_with_a_price_in_the_catalog_is_on_sale() {
         let catalog = Catalog::parse(include_str!("../../../../catalog.toml")).unwrap();
         let stripe = FakeStripe::new("sk_test_1");
@@ -379,11 +434,15 @@ mod tests {
             lines[1],
             r#"business, tier business, 20,000 credits, $40.00 a month, {"plan":"business"}"#
         );
-        assert_eq!(lines[3], r#"credits_1000, 1,000 credits more, $10.00 once, {"pack":"credits_1000"}"#);
         assert_eq!(
-            lines[6],
+            lines[3],
+            r#"pro_yearly, tier pro, 5,000 credits every month, $200.00 a year, {"plan":"pro_yearly"}"#
+        );
+        assert_eq!(lines[5], r#"credits_1000, 1,000 credits more, $10.00 once, {"pack":"credits_1000"}"#);
+        assert_eq!(
+            lines[8],
             r#"dfy starter, an order with 1 revision, $499.00 once, {"mode":"dfy","plan":"starter"}"#
         );
-        assert_eq!(lines.len(), 7);
+        assert_eq!(lines.len(), 9);
     }
 }

@@ -52,6 +52,22 @@
   const notificationRow = (notification) => make("li", "", make("span", "grow", notification.type),
     make("span", "muted", notification.data.tier + ", " + number.format(notification.data.credits)));
 
+  // What a yearly plan granted for this month, and when the next month begins.
+  const date = (text, options) => new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", ...options }).format(new Date(text));
+  const showMonth = ({ account, yearly, date: clock }) => {
+    const lots = yearly ? account.lots.filter((lot) => lot.granted > 0) : [];
+    const lot = lots.find((one) => one.bucket.startsWith("si_"));
+    by("month").hidden = !lot;
+    if (!lot) return;
+    const day = (text) => date(text, { day: "numeric", month: "long", year: "numeric" });
+    const carried = lots.filter((one) => one.bucket.startsWith("rollover ")).reduce((sum, one) => sum + one.left, 0);
+    const next = account.next_grant_at;
+    say(by("month"), number.format(lot.granted) + " credits for " + date(lot.since, { month: "long" })
+      + (carried ? ", and " + number.format(carried) + " carried over" : "")
+      + (next ? ", next on " + day(next) : ", next with the renewal") + "."
+      + (clock ? " The test clock shows " + day(clock) + "." : ""));
+  };
+
   const setups = { pay: "not paid", wait_payment: "waiting for the payment", wait_provisioning: "being set up", set_password: "no password yet",
     go_to_dashboard: "done" };
   const show = (page) => {
@@ -72,6 +88,7 @@
     const products = account.products.map((product) => product.name + " " + product.status).join(", ");
     say(by("buckets"), "From signing up " + number.format(signup) + ", plan " + number.format(ofPlans) + ", packs " + number.format(addon)
       + (orders ? ". Orders: " + orders : "") + (products ? ". Products: " + products : "") + ".");
+    showMonth(page);
     feed("sent", page.sent, sentRow);
     feed("ledger", page.ledger, ledgerRow);
     feed("notifications", page.notifications, notificationRow);
@@ -135,8 +152,10 @@
       location.assign(error.body.portal_url);
     }
   })));
-  document.querySelectorAll("[data-act]").forEach((button) => button.addEventListener("click", () => run(button, () =>
-    call("/" + button.dataset.act, button.dataset.act === "spend" ? { amount: 100 } : {}))));
+  document.querySelectorAll("[data-act]").forEach((button) => button.addEventListener("click", () => run(button, async () => {
+    const answer = await call("/" + button.dataset.act, button.dataset.act === "spend" ? { amount: 100 } : {});
+    if (answer.url) location.assign(answer.url);
+  })));
   addEventListener("pageshow", (event) => { if (event.persisted) refresh(); });
 
   user = localStorage.getItem(KEY) || by("user").value;

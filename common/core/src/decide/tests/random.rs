@@ -210,6 +210,11 @@ impl Life {
     }
 }
 
+/// The events of a random life.
+pub fn random_life(seed: u64, length: i64) -> Vec<Step> {
+    Life::new(seed, length).events
+}
+
 #[test]
 fn random_lives_give_the_same_account_in_every_order() {
     let on_payment = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");

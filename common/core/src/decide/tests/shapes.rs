@@ -263,6 +263,7 @@ pub fn end(run: &Run) -> String {
             Lot::Carry(_, item, _) => format!("carried:{item}"),
             Lot::Lifetime(_) => "life".to_owned(),
             Lot::Signup => "signup".to_owned(),
+            Lot::Opening => "opening".to_owned(),
             Lot::Grant(_) => "grant".to_owned(),
             Lot::Pack(_) => "pack".to_owned(),
         };

@@ -364,6 +364,7 @@ impl Admin {
                 "Stripe has no event with this id (it keeps them for 30 days)",
             )),
             Err(ReplayError::Stripe(error)) => Err(stripe_failed(&error)),
+            Err(error @ ReplayError::Position) => Err(bad("invalid_next", error.to_string())),
             Err(ReplayError::Queue(_)) => Err(problem(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "queue_unavailable",

@@ -22,6 +22,7 @@ const SCRIPT: &str = concat!(
     include_str!("dashboard/overview.js"),
     include_str!("dashboard/events.js"),
     include_str!("dashboard/orders.js"),
+    include_str!("dashboard/balance.js"),
     include_str!("dashboard/user.js"),
     include_str!("dashboard/repair.js"),
     include_str!("dashboard/app.js"),

@@ -31,6 +31,11 @@ pub(super) enum Route<'a> {
     CatalogVersions,
     CatalogVersion(&'a str),
     PutCatalog,
+    Import,
+    ImportProgress(&'a str),
+    ExportUsers,
+    ExportLedger,
+    Erase(&'a str),
 }
 
 impl<'a> Route<'a> {
@@ -46,6 +51,9 @@ impl<'a> Route<'a> {
         }
         if let Some(id) = path.strip_prefix("/admin/stripe/fix-user/") {
             return if method == Method::POST { Ok(Self::FixUser(id)) } else { Err(Problem::Method("POST")) };
+        }
+        if let Some(id) = path.strip_prefix("/admin/erase/") {
+            return if method == Method::POST { Ok(Self::Erase(id)) } else { Err(Problem::Method("POST")) };
         }
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let ["admin", parts @ ..] = parts.as_slice() else { return Err(not_found()) };
@@ -71,6 +79,11 @@ impl<'a> Route<'a> {
             (&Method::GET, ["catalog", "history"]) => Self::CatalogVersions,
             (&Method::GET, ["catalog", "history", version]) => Self::CatalogVersion(version),
             (_, ["catalog"]) => return Err(Problem::Method("GET, HEAD, PUT")),
+            (&Method::POST, ["import"]) => Self::Import,
+            (&Method::GET, ["import", batch]) => Self::ImportProgress(batch),
+            (&Method::GET, ["export", "users"]) => Self::ExportUsers,
+            (&Method::GET, ["export", "ledger"]) => Self::ExportLedger,
+            (_, ["import"]) => return Err(Problem::Method("POST")),
             (
                 _,
                 ["stripe", "retry-webhooks" | "reconcile" | "find"]
@@ -82,7 +95,8 @@ impl<'a> Route<'a> {
                 ["stripe", "webhook-logs" | "event-counts" | "parked" | "gap" | "subscription-health"]
                 | ["stripe", "webhook-logs", _]
                 | ["me" | "audit" | "orders"]
-                | ["orders", _]
+                | ["orders" | "import", _]
+                | ["export", "users" | "ledger"]
                 | ["catalog", "history"]
                 | ["catalog", "history", _],
             ) => return Err(Problem::Method("GET, HEAD")),
@@ -107,6 +121,9 @@ impl<'a> Route<'a> {
             | Self::ListJobs
             | Self::ListOrders
             | Self::ShowOrder(_)
+            | Self::ImportProgress(_)
+            | Self::ExportUsers
+            | Self::ExportLedger
             | Self::Audits
             | Self::Catalog
             | Self::CatalogVersions
@@ -116,7 +133,9 @@ impl<'a> Route<'a> {
             | Self::Reconcile
             | Self::FixUser(_)
             | Self::RunJob
+            | Self::Import
             | Self::PutCatalog => Role::Operator,
+            Self::Erase(_) => Role::Admin,
         }
     }
 }

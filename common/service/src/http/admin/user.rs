@@ -217,7 +217,7 @@ impl Admin {
                 "subscriptions": of_subscriptions,
                 "items": buckets.by_item(),
                 "lifetime": buckets.sum(|lot| matches!(lot, Lot::Lifetime(_))),
-                "grant": buckets.sum(|lot| matches!(lot, Lot::Grant(_))),
+                "grant": buckets.sum(|lot| matches!(lot, Lot::Opening | Lot::Grant(_))),
                 "addon": buckets.sum(|lot| matches!(lot, Lot::Pack(_))),
             },
             "subscriptions": subscriptions.collect::<Vec<_>>(),

@@ -4,24 +4,28 @@
 //! {"user_id":"user_123","plan":"pro"}
 //! {"user_id":"user_123","plan":"team","quantity":7,"customer_email":"jo@example.com"}
 //! {"user_id":"user_123","pack":"credits_1000","quantity":3}
+//! {"user_id":"user_123","packs":[{"pack":"credits_1000","quantity":2},{"pack":"credits_5000"}]}
 //! {"user_id":"user_123","product":"break_and_enter"}
 //! {"user_id":"user_123","mode":"dfy","plan":"starter","success_path":"/thanks?s={CHECKOUT_SESSION_ID}",
 //!  "cancel_path":"/pricing"}
 //! ```
 //! ```json
 //! {"session_id":"cs_test_1","url":"https://checkout.stripe.com/c/pay/cs_test_1","mode":"subscription",
-//!  "customer":null,"expires_at":"…","warnings":[]}
+//!  "customer":"cus_1","expires_at":"…","warnings":[]}
 //! ```
 //! `trial` starts the plan's `trial_days`, once for each user. `adjustable_quantity`, `promotion_codes`,
 //! `automatic_tax`, `tax_id`, `locale` and `payment_method_collection` are Stripe's options of the page;
-//! their defaults are the catalog's `[checkout]`.
+//! their defaults are the catalog's `[checkout]`. `packs` sells several packs in one payment.
 //!
 //! `customer_reference` is a text of the customer's own, such as a purchase order, which the status page
-//! shows. `warnings` name what the purchase ends, for example packs at the next renewal.
+//! shows. `metadata` is the app's own; the keys that the rules read are refused in it. `warnings` name what
+//! the purchase ends, for example packs at the next renewal.
 //!
 //! Names come from the catalog. Of the prices that the catalog has for a name, the session uses the one that
 //! Stripe has in this mode. The user and the purchase are in the metadata of the session and of its
 //! subscription or payment, because Stripe does not copy metadata between them.
+//!
+//! A user has one customer at Stripe. The first session creates it: see `api/customer.rs`.
 //!
 //! A user who has a subscription cannot buy a second one: the answer is 409 with the address of a Billing
 //! Portal session, where the user can change the plan. A failure of Stripe is 502 with Stripe's message.
@@ -29,8 +33,8 @@
 //! The `Idempotency-Key` for Stripe is computed from the user, the account's version, all fields and the
 //! hour. So a repeated request gets the same session, and a request after a purchase gets a new one.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lambda_http::Request;
 use lambda_http::http::StatusCode;
@@ -39,15 +43,18 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
+use super::billing_portal::portal_session;
+use super::customer::{is_missing_customer, paying_customer};
 use super::{Api, read_body, user_id};
 use crate::http::answer::{Problem, problem};
 use tallyhook_aws::clock;
-use tallyhook_aws::stripe::{Object, Stripe, StripeError};
+use tallyhook_aws::stripe::{Stripe, StripeError};
+use tallyhook_core::account::access::Summary;
 use tallyhook_core::account::{Lot, State};
-use tallyhook_core::catalog::{Addons, Catalog, Checkout, Collection, MAX_QUANTITY, Per, SoldAs};
+use tallyhook_core::catalog::{Addons, Catalog, Checkout, Collection, MAX_QUANTITY, Pack, Per, SoldAs};
 use tallyhook_core::credits::Credits;
-use tallyhook_core::event::SubscriptionStatus;
-use tallyhook_core::ids::{CustomerId, PriceId, SessionId, SubscriptionId, UserId};
+use tallyhook_core::event::{METADATA_KEYS, SubscriptionStatus};
+use tallyhook_core::ids::{SessionId, SubscriptionId, UserId};
 use tallyhook_core::timestamp::Timestamp;
 
 /// The status page. Stripe replaces the placeholder with the session's id.
@@ -59,22 +66,17 @@ const MAX_REFERENCE: usize = 200;
 /// The longest path that Stripe accepts.
 const MAX_PATH: usize = 1_000;
 
-/// The price that Stripe has in this mode, by the first price in the catalog.
-#[derive(Debug, Default)]
-pub(super) struct Prices(Mutex<BTreeMap<String, String>>);
+/// The most packs of one session.
+const MAX_PACKS: usize = 20;
+/// Stripe's limits of metadata: <https://docs.stripe.com/api/metadata>
+const MAX_METADATA: usize = 50;
+const MAX_METADATA_KEY: usize = 40;
+const MAX_METADATA_VALUE: usize = 500;
+/// How often a session is tried with another customer, if Stripe does not have the user's.
+const MAX_CUSTOMERS: usize = 3;
 
-impl Prices {
-    fn get(&self, first: &str) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(first).cloned()
-    }
-
-    fn keep(&self, prices: &[String], sold: &str) {
-        if let Some(first) = prices.first() {
-            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            known.insert(first.clone(), sold.to_owned());
-        }
-    }
-}
+/// The fields of a request to Stripe.
+pub(super) type Fields = Vec<(Cow<'static, str>, String)>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,6 +84,8 @@ struct CheckoutRequest {
     user_id: String,
     plan: Option<String>,
     pack: Option<String>,
+    /// Several packs.
+    packs: Option<Vec<PackLine>>,
     product: Option<String>,
     mode: Option<String>,
     quantity: Option<u64>,
@@ -98,18 +102,34 @@ struct CheckoutRequest {
     /// The customer's own reference, which the status page shows.
     customer_reference: Option<String>,
     customer_email: Option<String>,
+    /// The app's own metadata.
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
     success_path: Option<String>,
     cancel_path: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PackLine {
+    pack: String,
+    quantity: Option<u64>,
 }
 
 /// What is bought, according to the catalog.
 #[derive(Debug, PartialEq, Eq)]
 struct Purchase {
     subscription: bool,
-    quantity: u64,
-    sold_as: SoldAs,
+    /// What is sold, with its quantity.
+    lines: Vec<(SoldAs, u64)>,
     /// The metadata besides the user.
-    metadata: Vec<(&'static str, String)>,
+    metadata: Vec<(Cow<'static, str>, String)>,
+}
+
+impl Purchase {
+    fn payment(sold_as: SoldAs, quantity: u64, metadata: Vec<(Cow<'static, str>, String)>) -> Self {
+        Self { subscription: false, lines: vec![(sold_as, quantity)], metadata }
+    }
 }
 
 impl Api {
@@ -125,67 +145,65 @@ impl Api {
                 let message = format!("customer_reference has 1 to {MAX_REFERENCE} characters, in one line");
                 return Err(problem(StatusCode::BAD_REQUEST, "invalid_reference", message));
             }
-            purchase.metadata.push(("customer_reference", reference.clone()));
+            purchase.metadata.push(("customer_reference".into(), reference.clone()));
         }
-        let missing = |variable: &str| {
-            let message = format!("{variable} is not set, so there is no checkout");
-            problem(StatusCode::SERVICE_UNAVAILABLE, "checkout_not_configured", message)
-        };
-        let stripe = self.stripe.as_ref().ok_or_else(|| missing("STRIPE_SECRET_KEY"))?;
-        let base = self.config.app_base_url.as_deref().ok_or_else(|| missing("APP_BASE_URL"))?;
+        check_metadata(&body.metadata, purchase.metadata.len() + 1)?;
+        purchase.metadata.extend(body.metadata.clone().into_iter().map(|(key, value)| (key.into(), value)));
+        let (stripe, base) = self.stripe_and_app()?;
         let success = path(body.success_path.as_deref(), SUCCESS_PATH, "success_path")?;
         let cancel = path(body.cancel_path.as_deref(), "/", "cancel_path")?;
-        let (account, _) = self.load(&user).await?;
+        let (account, mut created) = self.load_with_customer(&user).await?;
+        let back = format!("{base}{cancel}");
         if purchase.subscription
-            && let Some((id, plan)) = running_subscription(&account.state, &self.config.catalog, clock::now())
+            && let Some(running) =
+                running_subscriptions(&account.state, &self.config.catalog, clock::now()).into_iter().next()
         {
-            return Err(self
-                .already_subscribed(stripe, &account.state, &id, plan.as_deref(), &format!("{base}{cancel}"))
-                .await);
+            return Err(self.already_subscribed(stripe, &account.state, running, back).await);
         }
         let trial_days = trial_days(&body, &account.state, &self.config.catalog)?;
-        let price = self.price(stripe, &purchase).await?;
-        let customer = customer(&account.state, None);
-        let mut fields = vec![
-            ("mode", if purchase.subscription { "subscription" } else { "payment" }.to_owned()),
-            ("success_url", format!("{base}{success}")),
-            ("cancel_url", format!("{base}{cancel}")),
-            ("client_reference_id", user.to_string()),
-            ("line_items[0][price]", price),
-            ("line_items[0][quantity]", purchase.quantity.to_string()),
+        let mut fields: Fields = vec![
+            ("mode".into(), if purchase.subscription { "subscription" } else { "payment" }.to_owned()),
+            ("success_url".into(), format!("{base}{success}")),
+            ("cancel_url".into(), back),
+            ("client_reference_id".into(), user.to_string()),
         ];
-        if let Some(customer) = customer {
-            fields.push(("customer", customer.to_string()));
-        } else {
-            fields.extend(body.customer_email.clone().map(|email| ("customer_email", email)));
-            if !purchase.subscription {
-                // Stripe creates a customer for every subscription, but not for a payment. Without a customer
-                // the next purchase could not be linked to this one.
-                fields.push(("customer_creation", "always".to_owned()));
+        for (place, (sold_as, quantity)) in purchase.lines.iter().enumerate() {
+            let price = self.price(stripe, sold_as).await?;
+            fields.push((format!("line_items[{place}][price]").into(), price));
+            fields.push((format!("line_items[{place}][quantity]").into(), quantity.to_string()));
+            if body.adjustable_quantity == Some(true) {
+                let name = format!("line_items[{place}][adjustable_quantity][enabled]");
+                fields.push((name.into(), "true".to_owned()));
             }
         }
         if let Some(days) = trial_days {
-            fields.push(("subscription_data[trial_period_days]", days.to_string()));
+            fields.push(("subscription_data[trial_period_days]".into(), days.to_string()));
         }
-        fields.extend(options(
-            &body,
-            &self.config.catalog.checkout,
-            purchase.subscription,
-            customer.is_some(),
-        )?);
-        for (name, value) in std::iter::once(("user_id", user.to_string())).chain(purchase.metadata.clone()) {
-            for field in metadata_fields(name, purchase.subscription) {
-                fields.push((field, value.clone()));
-            }
+        fields.extend(options(&body, &self.config.catalog.checkout, purchase.subscription)?);
+        let of_payment = if purchase.subscription { "subscription_data" } else { "payment_intent_data" };
+        for (name, value) in std::iter::once(("user_id".into(), user.to_string())).chain(purchase.metadata) {
+            fields.push((format!("metadata[{name}]").into(), value.clone()));
+            fields.push((format!("{of_payment}[metadata][{name}]").into(), value));
         }
         let own_key =
             request.headers().get("idempotency-key").map(|key| key.as_bytes().to_vec()).unwrap_or_default();
-        let key = idempotency_key(&user, account.version, &fields, &own_key, clock::now());
-        let session = stripe
-            .create("/v1/checkout/sessions", &fields, &key)
-            .await
-            .map_err(|error| stripe_error(&error, "CHECKOUT_NOT_CREATED"))?;
-        let session = session.value();
+        let mut tries = 0;
+        let (customer, session) = loop {
+            tries += 1;
+            let email = body.customer_email.as_deref();
+            let customer = self.customer(stripe, &user, &account.state, &mut created, email).await?;
+            let mut fields = fields.clone();
+            fields.push(("customer".into(), customer.to_string()));
+            let key = idempotency_key(&user, account.version, &fields, &own_key, clock::now());
+            match stripe.create("/v1/checkout/sessions", &fields, &key).await {
+                Ok(session) => break (customer, session.value()),
+                // It was deleted at Stripe, and the event has not arrived.
+                Err(error) if is_missing_customer(&error) && tries < MAX_CUSTOMERS => {
+                    created.missing.insert(customer.to_string());
+                }
+                Err(error) => return Err(stripe_error(&error, "CHECKOUT_NOT_CREATED")),
+            }
+        };
         let (Some(id), Some(url)) = (session["id"].as_str(), session["url"].as_str()) else {
             return Err(problem(
                 StatusCode::BAD_GATEWAY,
@@ -213,29 +231,37 @@ impl Api {
         }))
     }
 
+    /// Stripe, and the app's address.
+    pub(super) fn stripe_and_app(&self) -> Result<(&Stripe, &str), Problem> {
+        let missing = |variable: &str| {
+            let message = format!("{variable} is not set, so there is no checkout and no billing portal");
+            problem(StatusCode::SERVICE_UNAVAILABLE, "checkout_not_configured", message)
+        };
+        let stripe = self.stripe.as_ref().ok_or_else(|| missing("STRIPE_SECRET_KEY"))?;
+        let base = self.config.app_base_url.as_deref().ok_or_else(|| missing("APP_BASE_URL"))?;
+        Ok((stripe, base))
+    }
+
     /// 409 with the address where the user can change the plan. If Stripe creates no such session, the
     /// message has the reason.
     async fn already_subscribed(
         &self,
         stripe: &Stripe,
         state: &State,
-        id: &SubscriptionId,
-        plan: Option<&str>,
-        back: &str,
+        (id, running): (SubscriptionId, Summary),
+        back: String,
     ) -> Problem {
         let mut body = json!({
             "error": "already_subscribed",
             "message": "the user has a subscription; plans are changed in Stripe's billing portal",
             "subscription": id,
-            "plan": plan,
+            "plan": running.plan,
             "portal_url": null,
         });
-        if let Some(customer) = customer(state, Some(id)) {
-            let fields = [("customer", customer.to_string()), ("return_url", back.to_owned())];
-            // A portal session expires within minutes, so each request gets a new one.
-            let key = format!("portal-{customer}-{}-{:08x}", clock::now_ms(), fastrand::u32(..));
-            match stripe.create("/v1/billing_portal/sessions", &fields, &key).await {
-                Ok(portal) => body["portal_url"] = portal.value()["url"].clone(),
+        if let Some(customer) = paying_customer(state, Some(&id)) {
+            let fields = vec![("customer".into(), customer.to_string()), ("return_url".into(), back)];
+            match portal_session(stripe, fields).await {
+                Ok(url) => body["portal_url"] = json!(url),
                 Err(error) => {
                     warn!(error = error.to_string(), "BILLING_PORTAL_NOT_CREATED");
                     body["message"] = json!(format!(
@@ -247,69 +273,12 @@ impl Api {
         }
         Problem::Body(StatusCode::CONFLICT, body)
     }
-
-    /// The price that Stripe has in the key's mode: the first active one of the catalog's ids, else the one
-    /// with a lookup key, else the only one of a Stripe product. The catalog has the prices of both modes,
-    /// and the id of a price does not show its mode.
-    async fn price(&self, stripe: &Stripe, purchase: &Purchase) -> Result<String, Problem> {
-        let SoldAs { prices, lookup_keys, stripe_products } = &purchase.sold_as;
-        let refused = |error: StripeError| stripe_error(&error, "CHECKOUT_NOT_CREATED");
-        if let Some(price) = prices.first().and_then(|first| self.prices.get(first)) {
-            return Ok(price);
-        }
-        for price in prices {
-            let Ok(id) = PriceId::new(price.as_str()) else { continue };
-            match stripe.price(&id).await {
-                Ok(found) if found.value()["active"] == Value::Bool(false) => {}
-                Ok(_) => {
-                    self.prices.keep(prices, price);
-                    return Ok(price.clone());
-                }
-                Err(error) if error.is_missing() => {}
-                Err(error) => return Err(refused(error)),
-            }
-        }
-        // A lookup key can move to another price, and a product can get another one: they are not remembered.
-        if !lookup_keys.is_empty() {
-            let found = stripe.prices_with(lookup_keys).await.map_err(refused)?;
-            if let Some(price) = found.objects.first().and_then(Object::id) {
-                return Ok(price.to_owned());
-            }
-        }
-        for product in stripe_products {
-            match stripe.prices_of(product).await {
-                Ok(found) if found.objects.len() > 1 => {
-                    let message = format!(
-                        "{product} has several active prices at Stripe; name the one to sell in prices or \
-                         lookup_keys of the catalog"
-                    );
-                    return Err(problem(StatusCode::CONFLICT, "no_price", message));
-                }
-                Ok(found) => {
-                    if let Some(price) = found.objects.first().and_then(Object::id) {
-                        return Ok(price.to_owned());
-                    }
-                }
-                Err(error) if error.is_missing() => {}
-                Err(error) => return Err(refused(error)),
-            }
-        }
-        let names: Vec<&str> =
-            prices.iter().chain(lookup_keys).chain(stripe_products).map(String::as_str).collect();
-        let message = if names.is_empty() {
-            "the catalog has no price for this; add prices = [\"price_…\"] to it".to_owned()
-        } else {
-            format!("Stripe has none of these as an active price in this mode: {}", names.join(", "))
-        };
-        Err(problem(StatusCode::CONFLICT, "no_price", message))
-    }
 }
 
 /// Finds in the catalog what is to be bought.
 fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Problem> {
     let unknown = |what: &str, name: &str, known: Vec<&str>| {
-        let name: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
-        let message = format!("the catalog has no {what} \"{name}\"; it has: {}", known.join(", "));
+        let message = format!("the catalog has no {what} \"{}\"; it has: {}", shown(name), known.join(", "));
         problem(StatusCode::BAD_REQUEST, "unknown_name", message)
     };
     let quantity = body.quantity.unwrap_or(1);
@@ -317,15 +286,23 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
     if !(1..=MAX_QUANTITY).contains(&quantity) {
         return out_of_range(&format!("quantity must be a whole number from 1 to {MAX_QUANTITY}"));
     }
+    let is_many = quantity > 1 || body.adjustable_quantity == Some(true);
     if let (Some(name), None, None, None) = (&body.product, &body.plan, &body.pack, &body.mode) {
         let product = catalog.product(name).ok_or_else(|| {
             unknown("product", name, catalog.products.iter().map(|one| one.name.as_str()).collect())
         })?;
-        if quantity > 1 {
+        if is_many {
             return out_of_range("a product is bought once; leave quantity out");
         }
-        let metadata = vec![("product", product.name.clone())];
-        return Ok(Purchase { subscription: false, quantity, sold_as: product.sold_as.clone(), metadata });
+        let metadata = vec![("product".into(), product.name.clone())];
+        return Ok(Purchase::payment(product.sold_as.clone(), quantity, metadata));
+    }
+    let pack_named = |name: &str| {
+        let known = || catalog.packs.iter().map(|pack| pack.name.as_str()).collect();
+        catalog.pack(name).ok_or_else(|| unknown("pack", name, known()))
+    };
+    if let Some(packs) = &body.packs {
+        return several_packs(body, packs, pack_named);
     }
     match (body.plan.as_deref(), body.pack.as_deref(), body.mode.as_deref()) {
         _ if body.product.is_some() => Err(unnamed()),
@@ -333,22 +310,20 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             let plan = catalog.plan(name).ok_or_else(|| {
                 unknown("plan", name, catalog.plans.iter().map(|plan| plan.name.as_str()).collect())
             })?;
-            if quantity > 1 && plan.per != Per::Seat {
+            if is_many && plan.per != Per::Seat {
                 return out_of_range("this plan is not sold by the seat; leave quantity out");
             }
-            let (sold_as, metadata) = (plan.sold_as.clone(), vec![("plan", plan.name.clone())]);
-            Ok(Purchase { subscription: true, quantity, sold_as, metadata })
+            let metadata = vec![("plan".into(), plan.name.clone())];
+            Ok(Purchase { subscription: true, lines: vec![(plan.sold_as.clone(), quantity)], metadata })
         }
         (None, Some(name), None) => {
-            let pack = catalog.pack(name).ok_or_else(|| {
-                unknown("pack", name, catalog.packs.iter().map(|pack| pack.name.as_str()).collect())
-            })?;
-            let mut metadata = vec![("pack", pack.name.clone())];
+            let pack = pack_named(name)?;
+            let mut metadata = vec![("pack".into(), pack.name.clone())];
             // The customer may change it: the session's line items say what was sold.
             if body.adjustable_quantity != Some(true) {
-                metadata.push(("quantity", quantity.to_string()));
+                metadata.push(("quantity".into(), quantity.to_string()));
             }
-            Ok(Purchase { subscription: false, quantity, sold_as: pack.sold_as.clone(), metadata })
+            Ok(Purchase::payment(pack.sold_as.clone(), quantity, metadata))
         }
         (Some(name), None, Some(mode)) => {
             let kind = catalog.order(mode);
@@ -358,16 +333,84 @@ fn purchase(body: &CheckoutRequest, catalog: &Catalog) -> Result<Purchase, Probl
             let plan = kind.plans.get(name).ok_or_else(|| {
                 unknown("plan of this order", name, kind.plans.keys().map(String::as_str).collect())
             })?;
-            if quantity > 1 {
+            if is_many {
                 return out_of_range("an order is bought once; leave quantity out");
             }
-            let mut metadata = vec![("mode", mode.to_owned()), ("plan", name.to_owned())];
-            metadata.extend(body.upgraded_from.clone().map(|from| ("upgraded_from", from)));
+            let mut metadata = vec![("mode".into(), mode.to_owned()), ("plan".into(), name.to_owned())];
+            metadata.extend(body.upgraded_from.clone().map(|from| ("upgraded_from".into(), from)));
             let sold_as = SoldAs { prices: plan.prices.clone(), ..SoldAs::default() };
-            Ok(Purchase { subscription: false, quantity, sold_as, metadata })
+            Ok(Purchase::payment(sold_as, quantity, metadata))
         }
         _ => Err(unnamed()),
     }
+}
+
+/// Several packs in one payment. The metadata names none of them: the session's line items say what was sold.
+fn several_packs<'a>(
+    body: &CheckoutRequest,
+    packs: &[PackLine],
+    pack_named: impl Fn(&str) -> Result<&'a Pack, Problem>,
+) -> Result<Purchase, Problem> {
+    let bad = |code: &'static str, message: String| Err(problem(StatusCode::BAD_REQUEST, code, message));
+    let others = [&body.plan, &body.pack, &body.product, &body.mode];
+    if others.iter().any(|other| other.is_some()) || body.quantity.is_some() {
+        return bad("invalid_body", "packs stands alone, with a quantity in each entry".to_owned());
+    }
+    if packs.is_empty() || packs.len() > MAX_PACKS {
+        return bad("invalid_body", format!("packs has 1 to {MAX_PACKS} entries"));
+    }
+    let mut names = BTreeSet::new();
+    let mut lines = Vec::new();
+    for PackLine { pack, quantity } in packs {
+        let quantity = quantity.unwrap_or(1);
+        if !(1..=MAX_QUANTITY).contains(&quantity) {
+            return bad(
+                "invalid_quantity",
+                format!("quantity must be a whole number from 1 to {MAX_QUANTITY}"),
+            );
+        }
+        let pack = pack_named(pack)?;
+        if !names.insert(pack.name.as_str()) {
+            return bad("invalid_quantity", format!("packs has {} twice; add the quantities", pack.name));
+        }
+        lines.push((pack.sold_as.clone(), quantity));
+    }
+    Ok(Purchase { subscription: false, lines, metadata: Vec::new() })
+}
+
+/// Checks the app's own metadata. `own` is the number of our keys.
+fn check_metadata(metadata: &BTreeMap<String, String>, own: usize) -> Result<(), Problem> {
+    let bad = |message: String| Err(problem(StatusCode::BAD_REQUEST, "invalid_metadata", message));
+    if metadata.len() + own > MAX_METADATA {
+        return bad(format!("metadata has at most {} keys here", MAX_METADATA - own));
+    }
+    for (key, value) in metadata {
+        if METADATA_KEYS.contains(&key.as_str()) || key.starts_with("tallyhook") {
+            return bad(format!("metadata cannot set {}: tallyhook reads this key", shown(key)));
+        }
+        let chars = key.chars().count();
+        if chars == 0
+            || chars > MAX_METADATA_KEY
+            || key.contains(|c: char| c.is_control() || "[]".contains(c))
+        {
+            return bad(format!(
+                "a key of metadata has 1 to {MAX_METADATA_KEY} characters, and no brackets: {}",
+                shown(key)
+            ));
+        }
+        if value.is_empty() || value.chars().count() > MAX_METADATA_VALUE {
+            return bad(format!(
+                "a value of metadata has 1 to {MAX_METADATA_VALUE} characters: {}",
+                shown(key)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A text of the request for a message: short, without control characters.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
 /// The days of the trial that the request starts.
@@ -390,16 +433,11 @@ fn trial_days(body: &CheckoutRequest, state: &State, catalog: &Catalog) -> Resul
 
 /// The options of a session: those of the request, else the catalog's.
 /// <https://docs.stripe.com/api/checkout/sessions/create>
-fn options(
-    body: &CheckoutRequest,
-    defaults: &Checkout,
-    subscription: bool,
-    has_customer: bool,
-) -> Result<Vec<(&'static str, String)>, Problem> {
-    let mut fields = Vec::new();
+fn options(body: &CheckoutRequest, defaults: &Checkout, subscription: bool) -> Result<Fields, Problem> {
+    let mut fields: Fields = Vec::new();
     let mut switch = |name: &'static str, on: bool| {
         if on {
-            fields.push((name, "true".to_owned()));
+            fields.push((name.into(), "true".to_owned()));
         }
     };
     let automatic_tax = body.automatic_tax.unwrap_or(defaults.automatic_tax);
@@ -407,13 +445,12 @@ fn options(
     switch("allow_promotion_codes", body.promotion_codes.unwrap_or(defaults.promotion_codes));
     switch("automatic_tax[enabled]", automatic_tax);
     switch("tax_id_collection[enabled]", tax_id);
-    switch("line_items[0][adjustable_quantity][enabled]", body.adjustable_quantity == Some(true));
     // Stripe refuses both for an existing customer unless the session may change the customer.
-    if has_customer && automatic_tax {
-        fields.push(("customer_update[address]", "auto".to_owned()));
+    if automatic_tax {
+        fields.push(("customer_update[address]".into(), "auto".to_owned()));
     }
-    if has_customer && tax_id {
-        fields.push(("customer_update[name]", "auto".to_owned()));
+    if tax_id {
+        fields.push(("customer_update[name]".into(), "auto".to_owned()));
     }
     let locale = body.locale.as_deref().unwrap_or(&defaults.locale);
     if locale.is_empty()
@@ -424,11 +461,11 @@ fn options(
         return Err(problem(StatusCode::BAD_REQUEST, "invalid_locale", message));
     }
     if locale != "auto" {
-        fields.push(("locale", locale.to_owned()));
+        fields.push(("locale".into(), locale.to_owned()));
     }
     let collection = body.payment_method_collection.unwrap_or(defaults.payment_method_collection);
     if subscription && collection == Collection::IfRequired {
-        fields.push(("payment_method_collection", "if_required".to_owned()));
+        fields.push(("payment_method_collection".into(), "if_required".to_owned()));
     }
     Ok(fields)
 }
@@ -442,8 +479,8 @@ fn warnings(body: &CheckoutRequest, state: &State, catalog: &Catalog, now: Times
     let packs = state.buckets(&catalog.policy, now).sum(|lot| matches!(lot, Lot::Pack(_)));
     let plan = body.plan.as_ref().filter(|_| body.mode.is_none()).and_then(|name| catalog.plan(name));
     let ends_packs = plan.is_some_and(|plan| plan.per == Per::Subscription) && packs > Credits::ZERO;
-    let pack = body.pack.as_ref().filter(|_| !catalog.warnings().is_empty());
-    let of_pack = pack.map(|_| {
+    let is_pack = (body.pack.is_some() || body.packs.is_some()) && !catalog.warnings().is_empty();
+    let of_pack = is_pack.then(|| {
         "addons = \"reset\": what is left of this pack ends when a subscription begins or renews".to_owned()
     });
     let of_plan = ends_packs
@@ -455,58 +492,29 @@ fn unnamed() -> Problem {
     problem(StatusCode::BAD_REQUEST, "invalid_body", format!("say what is bought: {EXAMPLE}"))
 }
 
-/// A subscription that has not ended at Stripe, with the plan's name. It may give no access at the moment.
-fn running_subscription(
+/// The subscriptions that have not ended at Stripe. They may give no access at the moment.
+pub(super) fn running_subscriptions(
     state: &State,
     catalog: &Catalog,
     now: Timestamp,
-) -> Option<(SubscriptionId, Option<String>)> {
+) -> Vec<(SubscriptionId, Summary)> {
     use SubscriptionStatus as Status;
     let is_running = |status: &Status| match status {
         Status::Active | Status::Trialing | Status::PastDue | Status::Unpaid | Status::Paused => true,
         Status::Incomplete | Status::IncompleteExpired | Status::Canceled | Status::Other(_) => false,
     };
     let now = state.time(now);
-    state.subscriptions.keys().find_map(|id| {
+    let running = |id: &SubscriptionId| {
         let one = state.summary(id, catalog, now)?;
         let runs = one.status.as_ref().is_some_and(is_running) || one.runs_by_invoice(now);
-        runs.then(|| (id.clone(), one.plan))
-    })
-}
-
-/// The user's customer at Stripe: the one that pays for this subscription, otherwise one that is not deleted.
-fn customer<'a>(state: &'a State, of: Option<&SubscriptionId>) -> Option<&'a CustomerId> {
-    let paying =
-        of.and_then(|id| state.subscriptions.get(id)).and_then(|subscription| subscription.customer.as_ref());
-    paying.or_else(|| {
-        state.customers.iter().find(|(_, deleted)| deleted.is_none()).map(|(customer, _)| customer)
-    })
-}
-
-/// The two fields for one value of metadata: on the session, and on its subscription or payment.
-fn metadata_fields(name: &'static str, subscription: bool) -> [&'static str; 2] {
-    match (name, subscription) {
-        ("user_id", true) => ["metadata[user_id]", "subscription_data[metadata][user_id]"],
-        ("user_id", false) => ["metadata[user_id]", "payment_intent_data[metadata][user_id]"],
-        ("plan", true) => ["metadata[plan]", "subscription_data[metadata][plan]"],
-        ("plan", false) => ["metadata[plan]", "payment_intent_data[metadata][plan]"],
-        ("customer_reference", true) => {
-            ["metadata[customer_reference]", "subscription_data[metadata][customer_reference]"]
-        }
-        ("customer_reference", false) => {
-            ["metadata[customer_reference]", "payment_intent_data[metadata][customer_reference]"]
-        }
-        ("product", _) => ["metadata[product]", "payment_intent_data[metadata][product]"],
-        ("pack", _) => ["metadata[pack]", "payment_intent_data[metadata][pack]"],
-        ("quantity", _) => ["metadata[quantity]", "payment_intent_data[metadata][quantity]"],
-        ("mode", _) => ["metadata[mode]", "payment_intent_data[metadata][mode]"],
-        (_, _) => ["metadata[upgraded_from]", "payment_intent_data[metadata][upgraded_from]"],
-    }
+        runs.then(|| (id.clone(), one))
+    };
+    state.subscriptions.keys().filter_map(running).collect()
 }
 
 /// Checks a path on the app's host. Full addresses are refused, because a caller of the app could use them to
 /// send its customers to another site.
-fn path<'a>(path: Option<&'a str>, default: &'a str, name: &str) -> Result<&'a str, Problem> {
+pub(super) fn path<'a>(path: Option<&'a str>, default: &'a str, name: &str) -> Result<&'a str, Problem> {
     let path = path.unwrap_or(default);
     let plain = |c: char| c.is_ascii_graphic() && c != '\\';
     if !path.starts_with('/') || path.starts_with("//") || path.len() > MAX_PATH || !path.chars().all(plain) {
@@ -517,13 +525,7 @@ fn path<'a>(path: Option<&'a str>, default: &'a str, name: &str) -> Result<&'a s
     Ok(path)
 }
 
-fn idempotency_key(
-    user: &UserId,
-    version: u64,
-    fields: &[(&'static str, String)],
-    own: &[u8],
-    now: Timestamp,
-) -> String {
+fn idempotency_key(user: &UserId, version: u64, fields: &Fields, own: &[u8], now: Timestamp) -> String {
     let mut digest = Sha256::new();
     let mut add = |part: &[u8]| {
         digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
@@ -541,20 +543,25 @@ fn idempotency_key(
 }
 
 /// 502 with Stripe's message.
-fn stripe_error(error: &StripeError, log: &'static str) -> Problem {
+pub(super) fn stripe_error(error: &StripeError, log: &'static str) -> Problem {
     warn!(error = error.to_string(), "{log}");
-    let mut body = json!({"error": "stripe_error", "message": error_text(error)});
+    Problem::Body(StatusCode::BAD_GATEWAY, refusal_body(error, "stripe_error", &error_text(error)))
+}
+
+/// The body of an error answer with what Stripe said.
+pub(super) fn refusal_body(error: &StripeError, code: &str, message: &str) -> Value {
+    let mut body = json!({"error": code, "message": message});
     if let Some(refusal) = error.refusal() {
         body["stripe"] = json!({
             "status": refusal.status, "type": refusal.kind, "code": refusal.code, "param": refusal.param,
             "request_id": refusal.request_id,
         });
     }
-    Problem::Body(StatusCode::BAD_GATEWAY, body)
+    body
 }
 
 /// Stripe's message, or that it did not answer.
-fn error_text(error: &StripeError) -> String {
+pub(super) fn error_text(error: &StripeError) -> String {
     error
         .refusal()
         .map_or_else(|| "Stripe did not answer; try again".to_owned(), |refusal| refusal.message.clone())

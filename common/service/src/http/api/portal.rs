@@ -28,7 +28,7 @@ use crate::accounts::{MAX_ATTEMPTS, pause};
 use crate::http::answer::{Problem, problem};
 use crate::http::pages::status::StatusPage;
 use crate::http::token;
-use crate::process::{FoundAccount, Job, Repair};
+use crate::process::{FoundAccount, Job, Repair, RepairKind};
 use crate::schedules::reconcile::Evidence;
 use tallyhook_aws::clock;
 use tallyhook_aws::store::StoreError;
@@ -297,7 +297,7 @@ impl Api {
         livemode: bool,
         now: Timestamp,
     ) -> Result<(), SetupError> {
-        let Some(account) = self.account(&evidence).await? else { return Ok(()) };
+        let Some((account, payments)) = self.account(&evidence).await? else { return Ok(()) };
         if leaves_out(&evidence.event)
             && let event::Object::CheckoutSession(session) = &evidence.event.object
         {
@@ -305,10 +305,10 @@ impl Api {
             evidence = Evidence::of_session_with(object, &items.objects, livemode)?;
         }
         let catalog = &self.config.catalog;
-        let outcome = decide(&account, &evidence.event, &Payments::new(), catalog, now);
+        let outcome = decide(&account, &evidence.event, &payments, catalog, now);
         // If it cannot be applied, the webhook's event is parked and alerted later.
         if matches!(outcome, Outcome::Apply(_)) {
-            self.run(&evidence, account.version, "paid session".to_owned(), now).await?;
+            self.run(&evidence, account.version, RepairKind::Document, "paid session", now).await?;
         }
         Ok(())
     }
@@ -322,10 +322,10 @@ impl Api {
     ) -> Result<(), SetupError> {
         let object = stripe.complete(stripe.invoice(id).await?).await?;
         let evidence = Evidence::of_invoice(&object, livemode)?;
-        let Some(account) = self.account(&evidence).await? else { return Ok(()) };
-        let found = drift::document(&account, &evidence.event, &self.config.catalog, now);
+        let Some((account, payments)) = self.account(&evidence).await? else { return Ok(()) };
+        let found = drift::document(&account, &evidence.event, &payments, &self.config.catalog, now);
         if found.is_some_and(|found| found.remedy == Remedy::Repair) {
-            self.run(&evidence, account.version, "paid invoice".to_owned(), now).await?;
+            self.run(&evidence, account.version, RepairKind::Document, "paid invoice", now).await?;
         }
         Ok(())
     }
@@ -339,22 +339,22 @@ impl Api {
     ) -> Result<(), SetupError> {
         let object = stripe.complete(stripe.subscription(id).await?).await?;
         let evidence = Evidence::of_subscription(&object, livemode, now)?;
-        let Some(account) = self.account(&evidence).await? else { return Ok(()) };
+        let Some((account, _)) = self.account(&evidence).await? else { return Ok(()) };
         let since = now.plus_days(-1);
         let found = drift::subscription(&account, &evidence.event, id, &self.config.catalog, since, now);
         if found.iter().any(|found| found.remedy == Remedy::Repair) {
-            self.run(&evidence, account.version, "subscription".to_owned(), now).await?;
+            self.run(&evidence, account.version, RepairKind::State, "subscription", now).await?;
         }
         Ok(())
     }
 
-    /// The account that the event belongs to; `None` when its user is unknown.
+    /// The account that the event belongs to, and the stored payments that it names; `None` when its user is unknown.
     async fn account(
         &self,
         evidence: &Evidence,
-    ) -> Result<Option<Box<tallyhook_core::account::Account>>, SetupError> {
+    ) -> Result<Option<(Box<tallyhook_core::account::Account>, Payments)>, SetupError> {
         match self.processor.look(&[&evidence.event]).await?.into_iter().next().transpose()? {
-            Some(FoundAccount::Account(account, _)) => Ok(Some(account)),
+            Some(FoundAccount::Account(account, payments)) => Ok(Some((account, payments))),
             Some(FoundAccount::NoOwner(_)) | None => Ok(None),
         }
     }
@@ -365,7 +365,8 @@ impl Api {
         &self,
         evidence: &Evidence,
         version: u64,
-        what: String,
+        kind: RepairKind,
+        what: &str,
         now: Timestamp,
     ) -> Result<(), SetupError> {
         let evidence = evidence.for_version(version)?;
@@ -380,7 +381,7 @@ impl Api {
             repair: Some(Repair {
                 by: BY.to_owned(),
                 note: format!("{what}, read from Stripe before its webhook came"),
-                as_itself: false,
+                kind,
             }),
         };
         for outcome in self.processor.run(&[job], now).await {

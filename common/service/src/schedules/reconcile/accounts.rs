@@ -1,6 +1,6 @@
 //! The pass over the accounts, and the comparison of one user.
 
-use super::{Pass, ReconcileRun, RunPosition, StepError, hash};
+use super::{List, Pass, ReconcileRun, RunPosition, StepError, hash};
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::stripe::{Cursor, Filter};
 use tallyhook_core::account::Account;
@@ -46,7 +46,7 @@ impl ReconcileRun<'_> {
             match self.stripe.subscription(id).await {
                 Ok(object) => {
                     let evidence = self
-                        .evidence(Pass::Subscriptions, &object)
+                        .evidence(List::Subscriptions, &object)
                         .map_err(|error| StepError::Object(error.to_string()))?;
                     let found = self.find_account(&evidence).await?;
                     self.subscription(&object, evidence, found).await?;
@@ -94,20 +94,17 @@ impl ReconcileRun<'_> {
         let items = self.processor.accounts.store.load([key.clone()]).await?;
         let Some(item) = items.get(&key) else { return Ok(()) };
         let account = items::read_account(user, item)?;
-        for customer in account.state.customers.keys() {
-            for pass in [Pass::Subscriptions, Pass::Invoices, Pass::Sessions] {
-                let filter = Filter {
-                    customer: Some(customer.clone()),
-                    from: Some(self.since()),
-                    ..Filter::default()
-                };
-                let mut position = RunPosition { started: self.now, pass, after: None };
-                loop {
-                    let page = self.fetch(pass, &filter, &Cursor::after(position.after.as_deref())).await?;
-                    self.objects(&mut position, &page).await.map_err(StepError::Stop)?;
-                    if !page.has_more || page.last_id().is_none() {
-                        break;
-                    }
+        let customers: Vec<_> = account.state.customers.keys().cloned().collect();
+        self.history_of(&customers).await.map_err(StepError::Stop)?;
+        for customer in customers {
+            let filter = Filter { customer: Some(customer), ..Filter::default() };
+            let mut position = RunPosition { started: self.now, pass: Pass::Subscriptions, after: None };
+            loop {
+                let cursor = Cursor::after(position.after.as_deref());
+                let page = self.fetch(List::Subscriptions, &filter, &cursor).await?;
+                self.subscriptions(&mut position, &page).await.map_err(StepError::Stop)?;
+                if !page.has_more || page.last_id().is_none() {
+                    break;
                 }
             }
         }

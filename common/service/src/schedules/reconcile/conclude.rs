@@ -1,6 +1,10 @@
-//! The end of a run: stores the counts for `health`, and sends an alert when webhooks did not arrive.
+//! The end of a run: stores the counts for `health`, and sends alerts about what was missing, what is left to
+//! an operator, and a run that stopped.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
+
+use sha2::{Digest, Sha256};
 
 use tracing::{info, warn};
 
@@ -15,11 +19,23 @@ use tallyhook_core::timestamp::Timestamp;
 const SETTLED_SECONDS: i64 = 3600;
 
 impl Reconciler {
-    /// Concludes a complete run over everything. Compares Stripe's events of the last day with our log, which
+    /// Concludes a run over everything. A run that is not complete alerts about what it left, and if it
+    /// stopped at an error. After a complete one, compares Stripe's events of the last day with our log, which
     /// also finds events that no endpoint was asked to take; stores the counts for `health`; and sends an
     /// alert if anything was missing. A failure is only logged.
     pub async fn conclude(&self, report: &Report, deadline: Option<Instant>, now: Timestamp) {
-        if report.dry_run || !report.complete {
+        if report.dry_run {
+            return;
+        }
+        if let Some(alerts) = &self.alerts {
+            if let Some(alert) = unrepaired(report) {
+                alerts.send(&alert).await;
+            }
+            if report.failed {
+                alerts.send(&Alert::ReconcileStopped).await;
+            }
+        }
+        if !report.complete {
             return;
         }
         let until = now.plus_seconds(-SETTLED_SECONDS);
@@ -56,6 +72,27 @@ impl Reconciler {
             alerts.send(&Alert::Missing { records: missing, repaired }).await;
         }
     }
+}
+
+/// The alert about what a run left to an operator.
+fn unrepaired(report: &Report) -> Option<Alert> {
+    if report.left.is_empty() && report.failures.is_empty() {
+        return None;
+    }
+    let mut classes: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut objects: Vec<String> = Vec::new();
+    for left in &report.left {
+        *classes.entry(left.class.as_str()).or_default() += 1;
+        objects.push(format!("{} {}", left.class.as_str(), left.object));
+    }
+    objects.extend(report.failures.iter().map(|failure| failure.object.clone()));
+    objects.sort_unstable();
+    let digest = Sha256::digest(objects.join("\n"));
+    Some(Alert::Unrepaired {
+        left: classes.iter().map(|(class, count)| format!("{count} {class}")).collect(),
+        failures: u64::try_from(report.failures.len()).unwrap_or(u64::MAX),
+        digest: digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect(),
+    })
 }
 
 /// How many records of Stripe are missing here, and how many this run added.

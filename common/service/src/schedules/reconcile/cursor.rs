@@ -73,8 +73,7 @@ mod tests {
 
     #[test]
     fn a_position_is_read_from_its_text_and_any_other_text_is_refused() {
-        for (pass, after) in [(Pass::Invoices, None), (Pass::Accounts, Some("user#a b\naccount".to_owned()))]
-        {
+        for (pass, after) in [(Pass::History, None), (Pass::Accounts, Some("user#a b\naccount".to_owned()))] {
             let position = RunPosition { started: Timestamp::from_unix(1_767_600_000), pass, after };
             assert_eq!(RunPosition::from_text(&position.text()), Some(position));
         }

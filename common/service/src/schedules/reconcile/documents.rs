@@ -1,21 +1,25 @@
-//! The passes over subscriptions, paid invoices and finished sessions. Each object is turned into the event
-//! that Stripe would have sent about it, and compared with the account.
+//! Subscriptions, paid invoices and finished sessions. Each object is turned into the event that Stripe would
+//! have sent about it, and compared with the account.
 
-use super::{Evidence, MAX_SEEN, Pass, ReconcileRun, RunPosition, StepError, hash};
-use crate::process::FoundAccount;
+use super::{Evidence, List, MAX_SEEN, ReconcileRun, RunPosition, StepError, hash};
+use crate::process::{FoundAccount, RepairKind};
 use tallyhook_aws::stripe::{Cursor, Filter, Object, Page};
 use tallyhook_core::account::Account;
-use tallyhook_core::decide::{Parked, leaves_out};
-use tallyhook_core::drift;
+use tallyhook_core::decide::{Parked, Payments, leaves_out};
+use tallyhook_core::drift::{self, Remedy};
 use tallyhook_core::event::{self, Subscription, SubscriptionStatus};
 use tallyhook_core::ids::SubscriptionId;
 
 impl ReconcileRun<'_> {
-    /// Does one page: reads the accounts of all objects at once, then compares each object.
-    pub(super) async fn documents(&mut self, position: &mut RunPosition, page: &Page) -> Result<(), String> {
-        let pass = position.pass;
-        self.report.read(list_name(pass), page.objects.len());
-        let evidence: Vec<_> = page.objects.iter().map(|object| self.evidence(pass, object)).collect();
+    /// Does one page of subscriptions: reads the accounts of all of them at once, then compares each one.
+    pub(super) async fn subscriptions(
+        &mut self,
+        position: &mut RunPosition,
+        page: &Page,
+    ) -> Result<(), String> {
+        let list = List::Subscriptions;
+        self.report.read(list.name(), page.objects.len());
+        let evidence: Vec<_> = page.objects.iter().map(|object| self.evidence(list, object)).collect();
         let events: Vec<_> =
             evidence.iter().filter_map(|evidence| Some(&evidence.as_ref().ok()?.event)).collect();
         let mut accounts = self.processor.look(&events).await.map_err(|error| error.to_string())?.into_iter();
@@ -28,10 +32,10 @@ impl ReconcileRun<'_> {
                 Ok(evidence) => match accounts.next() {
                     // A repair on this page may have changed the same account, so read it again.
                     Some(_) if self.report.changed > changed => match self.find_account(&evidence).await {
-                        Ok(found) => self.compare(pass, object, evidence, found).await,
+                        Ok(found) => self.subscription(object, evidence, found).await,
                         Err(error) => Err(error),
                     },
-                    Some(Ok(found)) => self.compare(pass, object, evidence, found).await,
+                    Some(Ok(found)) => self.subscription(object, evidence, found).await,
                     Some(Err(error)) => Err(error.into()),
                     None => Ok(()),
                 },
@@ -43,30 +47,34 @@ impl ReconcileRun<'_> {
         Ok(())
     }
 
-    pub(super) fn evidence(&self, pass: Pass, object: &Object) -> Result<Evidence, event::ReadError> {
+    pub(super) fn evidence(&self, list: List, object: &Object) -> Result<Evidence, event::ReadError> {
         let livemode = self.processor.livemode.or(self.stripe.livemode()).unwrap_or(false);
-        match pass {
-            Pass::Invoices => Evidence::of_invoice(object, livemode),
-            Pass::Sessions => Evidence::of_session(object, livemode),
-            Pass::Events(_) | Pass::Subscriptions | Pass::Accounts => {
-                Evidence::of_subscription(object, livemode, self.now)
-            }
+        match list {
+            List::Events(_) => Evidence::of_event(object),
+            List::Subscriptions => Evidence::of_subscription(object, livemode, self.now),
+            List::Invoices => Evidence::of_invoice(object, livemode),
+            List::Sessions => Evidence::of_session(object, livemode),
+            List::Refunds => Evidence::of_refund(object, livemode, self.now),
+            List::Charges => Evidence::of_charge(object, livemode, self.now),
         }
     }
 
-    async fn compare(
+    /// Compares a paid invoice or a finished session that is old enough.
+    pub(super) async fn paid(
         &mut self,
-        pass: Pass,
+        list: List,
         object: &Object,
         evidence: Evidence,
         found: FoundAccount,
     ) -> Result<(), StepError> {
         let newest = self.now.plus_seconds(-self.options.grace_seconds);
-        match pass {
-            Pass::Invoices if evidence.event.created <= newest => self.invoice(object, evidence, found).await,
-            Pass::Sessions if evidence.event.created <= newest => self.session(object, evidence, found).await,
-            Pass::Subscriptions => self.subscription(object, evidence, found).await,
-            Pass::Invoices | Pass::Sessions | Pass::Events(_) | Pass::Accounts => Ok(()),
+        if evidence.event.created > newest {
+            return Ok(());
+        }
+        match list {
+            List::Invoices => self.invoice(object, evidence, found).await,
+            List::Sessions => self.session(object, evidence, found).await,
+            List::Events(_) | List::Subscriptions | List::Refunds | List::Charges => Ok(()),
         }
     }
 
@@ -90,7 +98,7 @@ impl ReconcileRun<'_> {
         if listed.items_has_more {
             let whole = self.stripe.complete(object.clone()).await?;
             evidence = self
-                .evidence(Pass::Subscriptions, &whole)
+                .evidence(List::Subscriptions, &whole)
                 .map_err(|error| StepError::Object(error.to_string()))?;
         }
         if matches!(found, FoundAccount::NoOwner(Parked::NoUser(_))) && gives_access(&listed) {
@@ -134,7 +142,7 @@ impl ReconcileRun<'_> {
         let mut repaired = false;
         for invoice in page.objects.iter().rev() {
             let evidence = self
-                .evidence(Pass::Invoices, invoice)
+                .evidence(List::Invoices, invoice)
                 .map_err(|error| StepError::Object(error.to_string()))?;
             let found = self.find_account(&evidence).await?;
             let before = self.report.changed;
@@ -154,9 +162,80 @@ impl ReconcileRun<'_> {
         evidence: &Evidence,
         id: &SubscriptionId,
     ) -> Result<bool, StepError> {
-        let catalog = &self.processor.accounts.catalog;
-        let found = drift::subscription(account, &evidence.event, id, catalog, self.since(), self.now);
-        self.repair_or_report(found, evidence, id.as_str(), account).await
+        let differences = |account: &Account, evidence: &Evidence| {
+            let catalog = &self.processor.accounts.catalog;
+            drift::subscription(account, &evidence.event, id, catalog, self.since(), self.now)
+        };
+        let found = differences(account, evidence);
+        if self.options.dry_run || found.iter().all(|difference| difference.remedy != Remedy::Repair) {
+            return self.repair_or_report(found, evidence, id.as_str(), account).await;
+        }
+        let Some((evidence, account, _)) = self.read_again(evidence).await? else { return Ok(false) };
+        let found = differences(&account, &evidence);
+        self.repair_or_report(found, &evidence, id.as_str(), &account).await
+    }
+
+    /// Compares an invoice or a session with its account, and repairs or reports what differs.
+    pub(super) async fn repair_document(
+        &mut self,
+        account: &Account,
+        payments: &Payments,
+        evidence: &Evidence,
+        id: &str,
+    ) -> Result<(), StepError> {
+        let difference = |account: &Account, payments: &Payments, evidence: &Evidence| {
+            drift::document(account, &evidence.event, payments, &self.processor.accounts.catalog, self.now)
+        };
+        let Some(found) = difference(account, payments, evidence) else { return Ok(()) };
+        if let Remedy::Person(_) = found.remedy {
+            self.report_difference(&found, id, Some(&account.user_id), evidence.event.customer());
+            return Ok(());
+        }
+        if self.options.dry_run {
+            return self.repair(vec![found], evidence, id, account, RepairKind::Document).await.map(|_| ());
+        }
+        let Some((evidence, account, payments)) = self.read_again(evidence).await? else { return Ok(()) };
+        let Some(found) = difference(&account, &payments, &evidence) else { return Ok(()) };
+        self.repair(vec![found], &evidence, id, &account, RepairKind::Document).await.map(|_| ())
+    }
+
+    /// Reads the single object from Stripe, and then its account. The list that it came from may be minutes
+    /// old, and its webhook may have arrived since. `None` if the object or its owner is gone, or if it is no
+    /// longer paid or finished.
+    async fn read_again(
+        &self,
+        evidence: &Evidence,
+    ) -> Result<Option<(Evidence, Box<Account>, Payments)>, StepError> {
+        let (list, read) = match &evidence.event.object {
+            event::Object::Subscription(it) => (List::Subscriptions, self.stripe.subscription(&it.id).await),
+            event::Object::Invoice(it) => (List::Invoices, self.stripe.invoice(&it.id).await),
+            event::Object::CheckoutSession(it) => (List::Sessions, self.stripe.session(&it.id).await),
+            event::Object::InvoicePayment(_)
+            | event::Object::Charge(_)
+            | event::Object::Refund(_)
+            | event::Object::Dispute(_)
+            | event::Object::Customer(_)
+            | event::Object::Other => return Ok(None),
+        };
+        let object = match read {
+            Ok(object) => self.stripe.complete(object).await?,
+            Err(error) if error.is_missing() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let status = object.value()["status"].as_str().map(str::to_owned);
+        let finished = match list {
+            List::Invoices => Some("paid"),
+            List::Sessions => Some("complete"),
+            List::Subscriptions | List::Events(_) | List::Refunds | List::Charges => None,
+        };
+        if finished.is_some_and(|finished| status.as_deref() != Some(finished)) {
+            return Ok(None);
+        }
+        let evidence = self.evidence(list, &object).map_err(|error| StepError::Object(error.to_string()))?;
+        match self.find_account(&evidence).await? {
+            FoundAccount::Account(account, payments) => Ok(Some((evidence, account, payments))),
+            FoundAccount::NoOwner(_) => Ok(None),
+        }
     }
 
     async fn invoice(
@@ -168,7 +247,7 @@ impl ReconcileRun<'_> {
         if object.value().pointer("/lines/has_more").and_then(serde_json::Value::as_bool) == Some(true) {
             let whole = self.stripe.complete(object.clone()).await?;
             evidence = self
-                .evidence(Pass::Invoices, &whole)
+                .evidence(List::Invoices, &whole)
                 .map_err(|error| StepError::Object(error.to_string()))?;
         }
         self.document(object, evidence, found).await
@@ -212,10 +291,8 @@ impl ReconcileRun<'_> {
         }
         match found {
             FoundAccount::NoOwner(parked) => self.report_orphan(&parked, &id, customer.as_ref()),
-            FoundAccount::Account(account, _) => {
-                let found =
-                    drift::document(&account, &evidence.event, &self.processor.accounts.catalog, self.now);
-                self.repair_or_report(found.into_iter().collect(), &evidence, &id, &account).await?;
+            FoundAccount::Account(account, payments) => {
+                self.repair_document(&account, &payments, &evidence, &id).await?;
             }
         }
         Ok(())
@@ -225,15 +302,14 @@ impl ReconcileRun<'_> {
     /// (`client_reference_id`); applying it links the customer.
     async fn link_customer_by_session(&mut self, filter: &Filter) -> Result<(), StepError> {
         let page = self.stripe.finished_sessions(filter, &Cursor::Newest).await?;
-        for object in &page.objects {
+        for object in page.objects.iter().rev() {
             let evidence = self
-                .evidence(Pass::Sessions, object)
+                .evidence(List::Sessions, object)
                 .map_err(|error| StepError::Object(error.to_string()))?;
-            let FoundAccount::Account(account, _) = self.find_account(&evidence).await? else { continue };
-            let found =
-                drift::document(&account, &evidence.event, &self.processor.accounts.catalog, self.now);
-            let id = object.id().unwrap_or_default();
-            self.repair_or_report(found.into_iter().collect(), &evidence, id, &account).await?;
+            let FoundAccount::Account(account, payments) = self.find_account(&evidence).await? else {
+                continue;
+            };
+            self.repair_document(&account, &payments, &evidence, object.id().unwrap_or_default()).await?;
         }
         Ok(())
     }
@@ -257,16 +333,6 @@ impl ReconcileRun<'_> {
             FoundAccount::Account(account, _) => Ok(Some(account)),
             FoundAccount::NoOwner(_) => Ok(None),
         }
-    }
-}
-
-fn list_name(pass: Pass) -> &'static str {
-    match pass {
-        Pass::Events(_) => "events",
-        Pass::Subscriptions => "subscriptions",
-        Pass::Invoices => "invoices",
-        Pass::Sessions => "sessions",
-        Pass::Accounts => "accounts",
     }
 }
 

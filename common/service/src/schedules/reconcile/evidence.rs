@@ -16,7 +16,7 @@ use tallyhook_aws::stripe::{API_VERSION, Object};
 use tallyhook_core::event::{
     self, CheckoutMode, Event, EventType, Object as EventObject, PaymentStatus, ReadError,
 };
-use tallyhook_core::ids::SubscriptionId;
+use tallyhook_core::ids::{EventId, SubscriptionId};
 use tallyhook_core::timestamp::Timestamp;
 
 /// An event of Stripe, or one made from an object of Stripe.
@@ -80,6 +80,24 @@ impl Evidence {
         Self::made(object.text(), &EventType::CheckoutSessionCompleted, created, livemode, object.id())
     }
 
+    /// A refund as it was when it was read.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn of_refund(object: &Object, livemode: bool, now: Timestamp) -> Result<Self, ReadError> {
+        let kind = EventType::RefundUpdated;
+        Self::made(object.text(), &kind, object.read_at.unwrap_or(now), livemode, object.id())
+    }
+
+    /// A charge with what was refunded of it until it was read.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn of_charge(object: &Object, livemode: bool, now: Timestamp) -> Result<Self, ReadError> {
+        let kind = EventType::ChargeRefunded;
+        Self::made(object.text(), &kind, object.read_at.unwrap_or(now), livemode, object.id())
+    }
+
     /// A finished checkout session with its line items.
     ///
     /// # Errors
@@ -138,8 +156,11 @@ impl Evidence {
     /// [`ReadError`].
     pub fn for_version(&self, version: u64) -> Result<Self, ReadError> {
         let id = self.event.id.as_str();
-        let text = String::from_utf8_lossy(&self.raw).replacen(id, &format!("{id}_{version}"), 1);
-        Ok(Self { event: event::read(text.as_bytes())?, raw: text.into_bytes() })
+        let numbered = format!("{id}_{version}");
+        let text = String::from_utf8_lossy(&self.raw).replacen(id, &numbered, 1);
+        let id = EventId::new(numbered.as_str()).map_err(|_| ReadError::Missing { path: "id".to_owned() })?;
+        // The event may have what was read from Stripe beside the object.
+        Ok(Self { event: Event { id, ..self.event.clone() }, raw: text.into_bytes() })
     }
 
     /// The event's subscription with its id.

@@ -1,51 +1,17 @@
-//! The pass over undelivered events: processes the events that our log does not have.
+//! Lost events: undelivered events of Stripe that our log does not have.
 
 use super::report::ReportedRepair;
-use super::{BATCH, Evidence, MAX_DEFERRED, ReconcileRun, RunPosition, StepError, for_operator};
-use crate::process::{EventOutcome, FoundAccount, Job, Repair};
-use tallyhook_aws::store::items::Key;
-use tallyhook_aws::stripe::{Object, Page};
+use super::{Evidence, MAX_DEFERRED, ReconcileRun, StepError, for_operator};
+use crate::process::{EventOutcome, FoundAccount, Job, Repair, RepairKind};
 use tallyhook_core::decide::{Outcome, Parked, decide};
 use tallyhook_core::drift::{Class, Facts};
 
 impl ReconcileRun<'_> {
-    /// Does one page of undelivered events, newest first.
-    pub(super) async fn events(&mut self, position: &mut RunPosition, page: &Page) -> Result<(), String> {
-        self.report.read("events", page.objects.len());
-        let ids = page.objects.iter().filter_map(Object::id);
-        let known = self
-            .processor
-            .accounts
-            .store
-            .load(ids.map(|id| Key::Event(id.to_owned())))
-            .await
-            .map_err(|error| error.to_string())?;
-        let newest = self.now.plus_seconds(-self.options.grace_seconds);
-        let mut lost = Vec::new();
-        for object in &page.objects {
-            let Some(id) = object.id() else { continue };
-            if known.contains_key(&Key::Event(id.to_owned())) {
-                continue;
-            }
-            match Evidence::of_event(object) {
-                Ok(evidence) if evidence.event.created <= newest => lost.push(evidence),
-                Ok(_) => {}
-                Err(error) => self.note(id, None, Err(StepError::Object(error.to_string())))?,
-            }
-        }
-        for batch in lost.chunks(BATCH) {
-            self.check_time()?;
-            self.replay(batch).await?;
-            if let Some(last) = batch.last() {
-                position.after = Some(last.event.id.to_string());
-            }
-        }
-        position.after = page.last_id().map(str::to_owned).or(position.after.take());
-        Ok(())
-    }
-
     /// Processes lost events. An event that refers to something unknown waits for the end of the run.
-    async fn replay(&mut self, lost: &[Evidence]) -> Result<(), String> {
+    pub(super) async fn replay(&mut self, lost: &[Evidence]) -> Result<(), String> {
+        if lost.is_empty() {
+            return Ok(());
+        }
         let events: Vec<_> = lost.iter().map(|evidence| &evidence.event).collect();
         let accounts = self.processor.look(&events).await.map_err(|error| error.to_string())?;
         let mut due = Vec::new();
@@ -80,7 +46,7 @@ impl ReconcileRun<'_> {
         let cut = lost.len() > remaining;
         let lost = lost.get(..remaining).unwrap_or(lost);
         let note = "no endpoint took the event".to_owned();
-        let repair = Repair { by: self.by(), note, as_itself: true };
+        let repair = Repair { by: self.by(), note, kind: RepairKind::LostEvent };
         let jobs: Vec<Job> = lost.iter().map(|evidence| self.job(evidence, repair.clone())).collect();
         if self.options.dry_run {
             lost.iter().for_each(|evidence| self.report_event(evidence, None, "to be processed"));
@@ -117,10 +83,7 @@ impl ReconcileRun<'_> {
     /// Processes the lost events that waited for the end of the run. What they refer to is known, or they are
     /// parked.
     pub(super) async fn run_deferred(&mut self) -> Result<(), String> {
-        let mut waiting = std::mem::take(&mut self.deferred);
-        // They were found newest first, and are processed oldest first.
-        waiting.reverse();
-        for id in waiting {
+        for id in std::mem::take(&mut self.deferred) {
             self.check_time()?;
             let evidence = match self.stripe.event(&id).await {
                 Ok(object) => {

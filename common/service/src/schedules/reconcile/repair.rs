@@ -4,18 +4,18 @@ use tracing::{info, warn};
 
 use super::report::{ReportedDifference, ReportedRepair};
 use super::{Evidence, MAX_POSTPONED, ReconcileRun, Report, StepError, for_operator};
-use crate::process::{EventOutcome, FoundAccount, Job, Repair};
+use crate::process::{EventOutcome, FoundAccount, Job, Repair, RepairKind};
 use tallyhook_core::account::Account;
 use tallyhook_core::decide::Parked;
-use tallyhook_core::drift::{self, Class, Difference, Facts, Remedy};
+use tallyhook_core::drift::{Class, Difference, Facts, Remedy};
 use tallyhook_core::event;
 use tallyhook_core::ids::{CustomerId, UserId};
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
 
 impl ReconcileRun<'_> {
-    /// Repairs what may be repaired, in one job, and reports the other differences. Returns whether something
-    /// was repaired.
+    /// Repairs what may be repaired of a subscription, in one job, and reports the other differences. Returns
+    /// whether something was repaired.
     pub(super) async fn repair_or_report(
         &mut self,
         found: Vec<Difference>,
@@ -39,6 +39,20 @@ impl ReconcileRun<'_> {
                 Remedy::Repair => repairs.push(difference),
             }
         }
+        self.repair(repairs, evidence, object, account, RepairKind::State).await
+    }
+
+    /// Applies the event that repairs these differences, and reports them. Returns whether something was
+    /// repaired.
+    pub(super) async fn repair(
+        &mut self,
+        mut repairs: Vec<Difference>,
+        evidence: &Evidence,
+        object: &str,
+        account: &Account,
+        kind: RepairKind,
+    ) -> Result<bool, StepError> {
+        let user = Some(&account.user_id);
         // A dry run changes nothing, so it finds the same difference again when it reads an object twice.
         repairs.retain(|difference| {
             !self.options.dry_run || !self.counted.contains(&(difference.class, object.to_owned()))
@@ -53,7 +67,7 @@ impl ReconcileRun<'_> {
         let evidence =
             &evidence.for_version(account.version).map_err(|error| StepError::Object(error.to_string()))?;
         if !self.options.dry_run {
-            let job = self.job(evidence, Repair { by: self.by(), note, as_itself: false });
+            let job = self.job(evidence, Repair { by: self.by(), note, kind });
             let outcome = self.processor.run(&[job], self.now).await.into_iter().next();
             match outcome {
                 Some(Ok(EventOutcome::Processed(..))) => {}
@@ -172,12 +186,8 @@ impl ReconcileRun<'_> {
 
     async fn recheck(&mut self, evidence: &Evidence) -> Result<(), StepError> {
         let FoundAccount::Account(account, _) = self.find_account(evidence).await? else { return Ok(()) };
-        if let Some((id, _)) = evidence.subscription() {
-            return self.repair_subscription(&account, evidence, &id.clone()).await.map(|_| ());
-        }
-        let found = drift::document(&account, &evidence.event, &self.processor.accounts.catalog, self.now);
-        let object = evidence.event.object_ids().first().map(|id| (*id).to_owned()).unwrap_or_default();
-        self.repair_or_report(found.into_iter().collect(), evidence, &object, &account).await.map(|_| ())
+        let Some((id, _)) = evidence.subscription() else { return Ok(()) };
+        self.repair_subscription(&account, evidence, &id.clone()).await.map(|_| ())
     }
 
     /// Reports a customer without a user, once for each customer.

@@ -29,6 +29,9 @@ pub struct Report {
     pub complete: bool,
     /// Why the run stopped early. The next run continues there.
     pub stopped: Option<String>,
+    /// Whether an error stopped the run, and not its deadline or its maximum of changes.
+    #[serde(skip)]
+    pub failed: bool,
     /// Where the next run continues, when the deadline stopped this one.
     pub next: Option<String>,
     /// The number of objects and accounts read, by kind.

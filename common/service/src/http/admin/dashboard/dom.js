@@ -47,6 +47,7 @@ const SHORT = new Intl.DateTimeFormat(undefined, {
   hour: "2-digit",
   minute: "2-digit",
 });
+const DATED = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric" });
 const LONG = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const NUMBER = new Intl.NumberFormat();
 const number = (value) => NUMBER.format(value);
@@ -72,7 +73,9 @@ function when(text, relative = false) {
   return h(
     "time",
     { datetime: text, title: `${LONG.format(date)} (${text})` },
-    relative ? ago(date) : SHORT.format(date),
+    relative
+      ? ago(date)
+      : (date.getFullYear() === new Date().getFullYear() ? SHORT : DATED).format(date),
   );
 }
 

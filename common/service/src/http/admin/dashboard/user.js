@@ -105,6 +105,8 @@ async function userView({ id }) {
         [
           ["Tier", account.tier],
           ["Credits", number(account.credits)],
+          account.held > 0 && ["Available", number(account.available)],
+          account.next_grant_at && ["Next credits", when(account.next_grant_at)],
           [
             "Access until",
             account.access_until ? when(account.access_until) : account.subscriptions.length ? "open" : "–",
@@ -117,7 +119,9 @@ async function userView({ id }) {
                 )
               : "none linked",
           ],
-        ].map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))),
+        ]
+          .filter(Boolean)
+          .map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))),
       ),
     );
   return {
@@ -125,10 +129,12 @@ async function userView({ id }) {
     back: ["#/users", "Users"],
     body: [
       verdictCard(checked),
+      account && paymentActionNotice(account),
       head,
       checked.open.length > 0 && openCard(checked),
       differencesCard(checked),
       account && becauseCard(checked),
+      account && balanceCard(checked),
       account && subscriptionsCard(checked),
       account && productsCard(account),
       account && featuresCard(account),
@@ -139,6 +145,37 @@ async function userView({ id }) {
       fixCard(checked),
     ],
   };
+}
+
+/** The payment that waits for the customer. The address comes from Stripe, and only https is linked. */
+function paymentActionNotice({ payment_action: action }) {
+  if (!action) return null;
+  const url = action.hosted_invoice_url;
+  return notice(
+    "warn",
+    "A payment waits for the customer",
+    h(
+      "p",
+      null,
+      "The bank asks the customer to confirm the payment of ",
+      code(action.invoice),
+      ", since ",
+      when(action.at),
+      ".",
+    ),
+    url?.startsWith("https://")
+      ? h(
+          "p",
+          null,
+          h(
+            "a",
+            { href: url, rel: "noreferrer noopener", target: "_blank" },
+            "Open the invoice's page at Stripe",
+          ),
+          ". The customer confirms it there.",
+        )
+      : url && h("p", null, code(url)),
+  );
 }
 
 const VERDICTS = {

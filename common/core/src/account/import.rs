@@ -1,0 +1,355 @@
+//! The balance that a user had in another system: the fact that an import states.
+//!
+//! A user had `credits` at the time `as_of`. So everything that was granted or spent before that time is part
+//! of these credits, and counts for nothing itself, whenever it arrives here. Of the credits, each
+//! subscription item that ran at that time holds what its slice could hold then; the next payment replaces
+//! them like any credits of a slice. The rest is the lot [`Lot::Opening`] of the bucket `grant`.
+//!
+//! ```json
+//! {"key":"import#2026-11","as_of":1767225600,"credits":7000,"spent":300,
+//!  "running":[{"subscription":"sub_1","item":"si_1","end":1769904000,"worth":5000}]}
+//! ```
+//!
+//! **Invariant:** the result is a function of the facts. What an item holds is computed again with each fact
+//! ([`State::settle_import`]). `running` remembers it after the item has dropped the lines that it was
+//! computed from.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::item::{RunningSlice, View};
+use super::lots::Complimentary;
+use super::snapshot::is_false;
+use super::state::{Lot, LotBalance, State};
+use super::subscription::{PROVISIONAL, Subscription};
+use super::{Conflict, NewEntry};
+use crate::catalog::{Policy, Trials};
+use crate::credits::Credits;
+use crate::ids::{ItemId, SubscriptionId};
+use crate::ledger::{Entry, EntryKind, LedgerKey, Note, Taken};
+use crate::timestamp::Timestamp;
+
+/// What an import says about a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportedBalance {
+    /// The name of the import.
+    pub batch: String,
+    /// The time of the balance.
+    pub as_of: Timestamp,
+    /// The balance at that time.
+    pub credits: Credits,
+    /// Whether the user gets the signup credits beside the balance.
+    pub with_signup: bool,
+    /// A plan that the other system gives without a subscription of Stripe, and its end, excluded.
+    pub plan: Option<(String, Timestamp)>,
+    /// What was spent here at or after `as_of` and was not given back, from the entries of these spends.
+    pub spent_since: Vec<Taken>,
+    /// Invoices of before `as_of`, as the state of an account that knows nothing else. They are needed if the
+    /// account has dropped the period that ran at that time.
+    pub documents: Option<Box<State>>,
+}
+
+/// An imported balance, as the account keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    /// The key of its ledger entry.
+    pub key: LedgerKey,
+    /// The time of the balance.
+    pub as_of: Timestamp,
+    /// The balance at that time.
+    pub credits: Credits,
+    /// Whether the signup credits count beside it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    with_signup: bool,
+    /// Credits spent of [`Lot::Opening`].
+    #[serde(default, skip_serializing_if = "super::lots::is_zero")]
+    spent: Credits,
+    /// The items that ran at that time, in the order in which they hold credits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    running: Vec<RunningItem>,
+}
+
+/// A subscription item that ran at the time of the balance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct RunningItem {
+    subscription: SubscriptionId,
+    item: ItemId,
+    /// The end of its slice, excluded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    end: Option<Timestamp>,
+    /// What its bucket could hold.
+    worth: Credits,
+}
+
+impl Import {
+    /// What belongs to each running item, and what is left of the balance.
+    fn shares(&self) -> (Vec<Credits>, Credits) {
+        let mut rest = self.credits;
+        let mut share = |one: &RunningItem| {
+            let share = one.worth.min(rest);
+            rest = rest.minus(share);
+            share
+        };
+        let shares = self.running.iter().map(&mut share).collect();
+        (shares, rest)
+    }
+
+    /// What each running item holds. If more was spent of the lot than it holds now, because an item arrived
+    /// after the spend, the items pay for it.
+    fn left_in_items(&self) -> Vec<Credits> {
+        let (mut shares, rest) = self.shares();
+        let mut too_much = self.spent.minus(rest);
+        for share in &mut shares {
+            let paid = too_much.min(*share);
+            too_much = too_much.minus(paid);
+            *share = share.minus(paid);
+        }
+        shares
+    }
+
+    pub(super) fn lot(&self) -> LotBalance {
+        let (_, granted) = self.shares();
+        let left = granted.minus(self.spent);
+        LotBalance { lot: Lot::Opening, granted, left, since: Some(self.as_of), until: None, free: true }
+    }
+
+    pub(super) fn spend(&mut self, credits: Credits) {
+        self.spent = self.spent.plus(credits);
+    }
+
+    pub(super) fn give_back(&mut self, credits: Credits) {
+        self.spent = self.spent.minus(credits);
+    }
+
+    /// The rule in a sentence.
+    pub(super) fn explain(&self) -> String {
+        let of_items = self.credits.minus(self.shares().1);
+        format!(
+            "{} says that the user had {} credits at {}; {of_items} belong to the subscriptions that ran \
+             then, and {} were spent of the rest",
+            self.key, self.credits, self.as_of, self.spent
+        )
+    }
+
+    fn says(&self) -> String {
+        format!("{} credits at {}", self.credits, self.as_of)
+    }
+}
+
+impl State {
+    /// Whether the account may have dropped the period that ran at a moment: an item has a paid period, and
+    /// all that it knows began later.
+    pub fn lacks_period_at(&self, at: Timestamp, policy: &Policy, now: Timestamp) -> bool {
+        self.subscriptions.iter().any(|(id, subscription)| {
+            self.view(id, subscription, policy, now, |view| {
+                subscription.items.values().any(|item| {
+                    let periods = item.periods(view);
+                    !periods.is_empty() && item.running_at(at, view).is_none()
+                })
+            })
+        })
+    }
+
+    /// Adds an imported balance.
+    pub(super) fn fold_import(&mut self, balance: ImportedBalance) -> Result<NewEntry, Conflict> {
+        let key = LedgerKey::import(&balance.batch);
+        let ImportedBalance { as_of, credits, with_signup, plan, spent_since, documents, .. } = balance;
+        let new = Import {
+            key: key.clone(),
+            as_of,
+            credits,
+            with_signup,
+            spent: Credits::ZERO,
+            running: Vec::new(),
+        };
+        let entry = NewEntry::new(key.clone(), EntryKind::Import, credits);
+        match &self.import {
+            Some(known) if (&known.key, known.credits, known.as_of) == (&key, credits, as_of) => {
+                return Ok(entry);
+            }
+            Some(known) => {
+                return Err(Conflict { key: known.key.clone(), known: known.says(), says: new.says() });
+            }
+            None => {}
+        }
+        if let Some(documents) = documents {
+            self.recall(&documents);
+        }
+        let spent = self.keep_spends(as_of, with_signup, &spent_since);
+        self.import = Some(Import { spent, ..new });
+        if let Some((plan, until)) = plan {
+            self.complimentary.push(Complimentary { key, plan, from: as_of, until: Some(until) });
+        }
+        Ok(entry)
+    }
+
+    /// Adds the lines of invoices that were dropped, or that had not arrived.
+    fn recall(&mut self, documents: &Self) {
+        for (id, subscription) in &documents.subscriptions {
+            let own = self.subscription_mut(id);
+            for (item, lines) in &subscription.items {
+                own.items.entry(item.clone()).or_default().recall(lines);
+            }
+        }
+    }
+
+    /// Keeps of all spends in slices of before `as_of` only those that were made since. Returns what was
+    /// spent since then of other lots of before `as_of`.
+    fn keep_spends(&mut self, as_of: Timestamp, with_signup: bool, since: &[Taken]) -> Credits {
+        let mut of_ended_lots = Credits::ZERO;
+        let mut of_items: Vec<(String, String, Timestamp, String, Credits)> = Vec::new();
+        for taken in since {
+            let place = taken.place.as_ref().and_then(LedgerKey::place_in_item_parts);
+            match place {
+                Some((subscription, item, start, plan)) if !super::holds::is_carried(plan) => of_items
+                    .push((subscription.to_owned(), item.to_owned(), start, plan.to_owned(), taken.credits)),
+                Some((_, _, start, _)) if start < as_of => {
+                    of_ended_lots = of_ended_lots.plus(taken.credits);
+                }
+                Some(_) => {}
+                None if self.is_lot_of_before(&taken.lot, as_of, with_signup) => {
+                    of_ended_lots = of_ended_lots.plus(taken.credits);
+                }
+                None => {}
+            }
+        }
+        for (id, subscription) in &mut self.subscriptions {
+            for (item_id, item) in &mut Arc::make_mut(subscription).items {
+                let of_it = |(subscription, item, start, plan, credits): &(
+                    String,
+                    String,
+                    Timestamp,
+                    String,
+                    Credits,
+                )| {
+                    let same = subscription == id.as_str() && item == item_id.as_str();
+                    same.then(|| (*start, plan.clone(), *credits))
+                };
+                let kept: Vec<_> = of_items.iter().filter_map(of_it).collect();
+                item.keep_spent(as_of, &kept);
+            }
+        }
+        of_ended_lots
+    }
+
+    /// Whether a lot outside the items was granted before `as_of`.
+    fn is_lot_of_before(&self, lot: &LedgerKey, as_of: Timestamp, with_signup: bool) -> bool {
+        let purchases = self.packs.iter().chain(&self.lifetimes);
+        if *lot == LedgerKey::signup() {
+            !with_signup
+        } else if let Some(purchase) = purchases.clone().find(|one| one.is_of(lot)) {
+            purchase.sold_at.unwrap_or(purchase.at) < as_of
+        } else if let Some(grant) = self.grants.iter().find(|grant| grant.key == *lot) {
+            grant.since < as_of
+        } else {
+            lot.is_grant()
+        }
+    }
+
+    /// Empties all lots outside the items that were granted before the import.
+    pub(super) fn empty_imported_lots(&mut self) {
+        let Some(import) = &self.import else { return };
+        let as_of = import.as_of;
+        if let Some(signup) = self.signup.as_mut().filter(|_| !import.with_signup) {
+            signup.spent = signup.granted;
+            let before = |month: u32| signup.since.plus_months(month) < as_of;
+            self.free.iter_mut().filter(|one| before(one.month)).for_each(|one| one.spent = one.granted);
+        }
+        for purchase in self.packs.iter_mut().chain(&mut self.lifetimes) {
+            if purchase.sold_at.unwrap_or(purchase.at) < as_of {
+                purchase.spent = purchase.granted;
+            }
+        }
+        self.grants.retain(|grant| grant.since >= as_of);
+    }
+
+    /// Computes which items ran at the time of the import, and what they hold of it.
+    pub(super) fn settle_import(&mut self, policy: &Policy, now: Timestamp) {
+        let Some(as_of) = self.import.as_ref().map(|import| import.as_of) else { return };
+        let mut running: Vec<(SubscriptionId, ItemId, Option<RunningSlice>)> = Vec::new();
+        for (id, subscription) in &self.subscriptions {
+            let ended = self.ended_at(subscription);
+            let first = self.first_trial.as_ref().is_none_or(|(_, first)| first == id);
+            let trial_counts =
+                ended.is_none_or(|end| end > as_of) && (first || policy.trials == Trials::Each);
+            self.view(id, subscription, policy, now, |view| {
+                for (item_id, item) in &subscription.items {
+                    let ended = self.item_ended_at(id, item_id);
+                    let no_month_after = ended.filter(|_| !subscription.ended_unpaid());
+                    let view = View { trial_counts, ended: no_month_after, ..*view };
+                    let Some(slice) = item.running_at(as_of, &view) else { continue };
+                    let ran = ended.is_none_or(|end| end > as_of);
+                    running.push((id.clone(), item_id.clone(), ran.then_some(slice)));
+                }
+            });
+        }
+        let Some(import) = &mut self.import else { return };
+        let known = std::mem::take(&mut import.running);
+        let is_known = |one: &RunningItem| {
+            running.iter().any(|(id, item, _)| *id == one.subscription && *item == one.item)
+        };
+        let was_adopted = |one: &RunningItem| {
+            one.item.as_str().starts_with(PROVISIONAL)
+                && self.subscriptions.get(&one.subscription).is_some_and(|now| !has_item(now, &one.item))
+                && running.iter().any(|(id, ..)| *id == one.subscription)
+        };
+        import.running = known.into_iter().filter(|one| !is_known(one) && !was_adopted(one)).collect();
+        import.running.extend(running.iter().filter_map(|(subscription, item, slice)| {
+            let RunningSlice { end, worth, .. } = slice.as_ref()?;
+            let (subscription, item) = (subscription.clone(), item.clone());
+            Some(RunningItem { subscription, item, end: *end, worth: *worth })
+        }));
+        let end = |one: &RunningItem| one.end.map_or(i64::MAX, Timestamp::unix);
+        import
+            .running
+            .sort_by(|a, b| (end(a), &a.subscription, &a.item).cmp(&(end(b), &b.subscription, &b.item)));
+        let left: Vec<(RunningItem, Credits)> =
+            import.running.iter().cloned().zip(import.left_in_items()).collect();
+        for (id, item_id, slice) in running {
+            let left = left.iter().find(|(one, _)| one.subscription == id && one.item == item_id);
+            let spent = slice.as_ref().zip(left).map(|(slice, (one, left))| (slice, one.worth.minus(*left)));
+            let Some(subscription) = self.subscriptions.get_mut(&id) else { continue };
+            let Some(item) = subscription.items.get(&item_id) else { continue };
+            if spent.is_some_and(|(_, spent)| spent > Credits::ZERO) || item.has_imported() {
+                let items = &mut Arc::make_mut(subscription).items;
+                items.entry(item_id).or_default().set_imported(spent);
+            }
+        }
+    }
+
+    /// Marks an entry of a document that granted nothing, because an imported balance includes it.
+    pub(super) fn note_imported(&self, entry: &mut Entry) {
+        let Some(import) = &self.import else { return };
+        let of_before = match entry.kind {
+            EntryKind::Signup => !import.with_signup,
+            EntryKind::Subscription
+            | EntryKind::Trial
+            | EntryKind::Renewal
+            | EntryKind::PlanChange
+            | EntryKind::Refill
+            | EntryKind::Rollover
+            | EntryKind::FreeRefill
+            | EntryKind::AddOn
+            | EntryKind::Product => entry.created < import.as_of,
+            EntryKind::Expire
+            | EntryKind::Order
+            | EntryKind::Refund
+            | EntryKind::Dispute
+            | EntryKind::Spend
+            | EntryKind::Release
+            | EntryKind::GiveBack
+            | EntryKind::Fix
+            | EntryKind::Import
+            | EntryKind::Adjust
+            | EntryKind::NoGrant => false,
+        };
+        if of_before && entry.note.is_none() && entry.delta == 0 && entry.worth > Credits::ZERO {
+            entry.note = Some(Note::Imported);
+        }
+    }
+}
+
+fn has_item(subscription: &Subscription, item: &ItemId) -> bool {
+    subscription.items.contains_key(item)
+}

@@ -1,0 +1,225 @@
+//! An imported balance: the credits that a user had in another system.
+
+use serde_json::Value;
+
+use super::random::{Dice, random_life};
+use super::shapes::{DAY, T, bill, end, flagged, item, line, month, reordered, shows, tie};
+use super::{MONTH, Run, Step, pack, refunded};
+use crate::account::import::ImportedBalance;
+use crate::account::{Cause, Fact};
+use crate::credits::Credits;
+use crate::ledger::LedgerKey;
+use crate::timestamp::Timestamp;
+
+/// The end of the first period.
+const T2: i64 = T + MONTH;
+
+fn import(as_of: i64, credits: u64) -> Step {
+    Step::Import { as_of, credits, invoices: Vec::new() }
+}
+
+/// The first period of `pro`.
+fn first() -> [Step; 3] {
+    [
+        shows(T, "active", &[item("si_1", "price_pro", T, T2)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, T2)]),
+        tie(T + 1, "in_1"),
+    ]
+}
+
+/// The second.
+fn second() -> [Step; 3] {
+    [
+        shows(T2, "active", &[item("si_1", "price_pro", T2, month(T2))]),
+        bill(T2 + 1, "in_2", "subscription_cycle", &[line("si_1", "price_pro", 2000, T2, month(T2))]),
+        tie(T2 + 1, "in_2"),
+    ]
+}
+
+/// The paid invoices among the steps.
+fn invoices(steps: &[Step]) -> Vec<Value> {
+    let paid = |step: &Step| match step {
+        Step::Event(event) if event["type"] == "invoice.paid" => Some(event.clone()),
+        _ => None,
+    };
+    steps.iter().filter_map(paid).collect()
+}
+
+/// Imports before, between and after the events, in several orders of them.
+#[track_caller]
+fn check_at_any_place(what: &str, as_of: i64, credits: u64, events: &[Step], last: i64, expect: &str) {
+    let import = Step::Import { as_of, credits, invoices: invoices(events) };
+    for order in 0..8 {
+        let events = reordered(events, order);
+        for place in 0..=events.len() {
+            let mut steps = events.clone();
+            steps.insert(place, import.clone());
+            steps.push(Step::At(last));
+            let run = Run::of(&steps);
+            assert_eq!(end(&run), expect, "{what}, order {order}, place {place}: {}", run.summary());
+        }
+    }
+}
+
+#[test]
+fn of_an_imported_balance_the_running_plan_holds_at_most_its_own_credits() {
+    let at = T + 5 * DAY;
+    let check = |what: &str, credits: u64, expect: &str| {
+        check_at_any_place(what, at, credits, &first(), at + 1, expect);
+    };
+    check("less than the plan", 1200, "pro 1200 | opening=0 si_1=1200");
+    check("more than the plan", 7000, "pro 7000 | opening=2000 si_1=5000");
+    check("nothing", 0, "pro 0 | opening=0 si_1=0");
+    let renewed = [first(), second()].concat();
+    for (credits, expect) in
+        [(1200, "pro 5000 | opening=0 si_1=5000"), (7000, "pro 7000 | opening=2000 si_1=5000")]
+    {
+        check_at_any_place("a renewal ends the plan's part", at, credits, &renewed, T2 + 2, expect);
+    }
+}
+
+#[test]
+fn what_was_granted_before_an_import_counts_for_nothing() {
+    let at = T + 5 * DAY;
+    let with_pack = |bought: i64| [&first()[..], &[pack(bought, "cs_1")]].concat();
+    check_at_any_place(
+        "a pack of before",
+        at,
+        300,
+        &with_pack(T + DAY),
+        at + DAY,
+        "pro 300 | opening=0 pack=0 si_1=300",
+    );
+    check_at_any_place(
+        "a pack of later",
+        at,
+        300,
+        &with_pack(at + 5),
+        at + DAY,
+        "pro 1300 | opening=0 pack=1000 si_1=300",
+    );
+    let run = Run::of(&[import(at, 300), Step::Signup]);
+    assert_eq!(run.summary(), "free 300 | signup=0 other=300 | import#b +300, signup +0 imported");
+    let run = Run::of(&[Step::At(T), Step::Signup, Step::Grant(50), import(at, 300)]);
+    assert_eq!(run.summary(), "free 300 | signup=0 other=300 | signup +500, fix#1 +50, import#b -250");
+    let steps = [&[import(at, 300)], &first()[..]].concat();
+    let entries = "import#b +300, invoice#in_1 +0 imported";
+    assert!(Run::of(&steps).summary().contains(entries), "{}", Run::of(&steps).summary());
+}
+
+#[test]
+fn a_change_of_plan_and_a_refund_count_by_their_time() {
+    let at = T + 5 * DAY;
+    let upgrade = |when: i64| {
+        [
+            &first()[..],
+            &[
+                shows(when, "active", &[item("si_1", "price_business", T, T2)]),
+                bill(
+                    when + 1,
+                    "in_up",
+                    "subscription_update",
+                    &[flagged("si_1", "price_business", 6000, when, T2)],
+                ),
+                tie(when + 1, "in_up"),
+            ],
+        ]
+        .concat()
+    };
+    let end = T + 9 * DAY;
+    let before = "business 9000 | opening=0 si_1=9000";
+    check_at_any_place("an upgrade of before", at, 9000, &upgrade(T + DAY), end, before);
+    let later = "business 20000 | opening=0 si_1=20000";
+    check_at_any_place("an upgrade of later", at, 900, &upgrade(at + DAY), end, later);
+    let half = |when: i64| [&first()[..], &[refunded(when, "pi_in_1", 1000)]].concat();
+    let before = "pro 2500 | opening=0 si_1=2500";
+    check_at_any_place("a refund of before", at, 2500, &half(T + DAY), end, before);
+    let later = "pro 1500 | opening=0 si_1=1500";
+    check_at_any_place("a refund of later", at, 4000, &half(at + DAY), end, later);
+}
+
+#[test]
+fn a_spend_of_before_the_import_is_not_counted_twice() {
+    let at = T + 5 * DAY;
+    for (spent_at, left) in [(at - DAY, 3000), (at + DAY, 2600)] {
+        for import_first in [true, false] {
+            let given = import(at, 3000);
+            let mut steps = first().to_vec();
+            if import_first && spent_at > at {
+                steps.extend([given, Step::At(spent_at), Step::Spend(400)]);
+            } else {
+                steps.extend([Step::At(spent_at), Step::Spend(400), Step::At(at + 2 * DAY), given]);
+            }
+            let run = Run::of(&steps);
+            assert_eq!(run.balance().get(), left, "{}", run.summary());
+        }
+    }
+    // The plan arrives after a spend of the whole balance. What was spent of it does not come back.
+    let steps = [&[import(at, 5400), Step::Spend(800)], &first()[..]].concat();
+    let run = Run::of(&steps);
+    assert_eq!(end(&run), "pro 4600 | opening=0 si_1=4600", "{}", run.summary());
+    let run = Run::of(&[steps, second().to_vec()].concat());
+    assert_eq!(end(&run), "pro 5000 | opening=0 si_1=5000", "{}", run.summary());
+}
+
+#[test]
+fn the_same_import_with_another_number_is_a_conflict() {
+    let run = Run::of(&[import(T, 300)]);
+    let again = |batch: &str, credits: u64| {
+        let balance = ImportedBalance {
+            batch: batch.to_owned(),
+            as_of: Timestamp::from_unix(T),
+            credits: Credits::new(credits),
+            with_signup: false,
+            plan: None,
+            spent_since: Vec::new(),
+            documents: None,
+        };
+        let key = LedgerKey::import(batch);
+        let cause = Cause { by: "admin:ann".to_owned(), adjust_key: key.adjusted(), created: run.now };
+        let account = run.loaded(&[key]);
+        let facts = vec![Fact::Imported(Box::new(balance))];
+        account.evolve(facts, &cause, &run.catalog, run.now).map(|change| change.entries.len())
+    };
+    assert_eq!(again("b", 300).ok(), Some(0));
+    assert!(again("b", 301).is_err());
+    assert!(again("c", 300).is_err());
+}
+
+#[test]
+fn an_import_at_any_place_of_a_random_life_ends_alike() {
+    let monthly = [
+        Step::Edit("trial_credits = 2000\n", "trial_credits = 2000\nrefill = \"month\"\n"),
+        Step::Edit("credits = 300\n", "credits = 300\nrollover = { percent = 90, max = 90000 }\n"),
+    ];
+    let mut compared = 0;
+    for seed in 0..20 {
+        let mut dice = Dice::of(seed);
+        let (length, edits) = if seed % 3 == 2 { (4 * MONTH, &monthly[..]) } else { (MONTH, &[][..]) };
+        let events = random_life(seed, length);
+        let as_of = T + dice.below(2 * length) + 3;
+        let credits = u64::try_from(dice.below(4) * 2500).unwrap();
+        let import = Step::Import { as_of, credits, invoices: invoices(&events) };
+        let settings = [&[Step::KeepAddons][..], edits].concat();
+        let played = |order: u64, place: usize| {
+            let mut steps = reordered(&events, order);
+            steps.insert(place.min(steps.len()), import.clone());
+            Run::of(&[settings.clone(), steps, vec![Step::At(T + 700 * DAY)]].concat())
+        };
+        let first = played(0, 0);
+        for order in 0..5 {
+            for place in [0, events.len() / 3, 2 * events.len() / 3, 2 * events.len()] {
+                let run = played(order, place);
+                // The account has dropped the period. Of its refunds and plan changes, the invoices show only
+                // those that were billed.
+                if run.import_read_invoices {
+                    continue;
+                }
+                compared += 1;
+                let both = || format!("{}\n{}", first.summary(), run.summary());
+                assert_eq!(end(&run), end(&first), "life {seed}, order {order}, place {place}\n{}", both());
+            }
+        }
+    }
+    assert!(compared > 200, "{compared} of 400 runs");
+}

@@ -1,0 +1,316 @@
+//! The pass over the history: lost events, paid invoices, finished sessions and refunds, merged by time and
+//! handled oldest first, as they would have arrived. A pack that arrives after a newer renewal would be
+//! granted in full, although it ended with that renewal.
+//!
+//! Stripe lists newest first. So the pass takes one window of time after the other, reads what each list has
+//! in it, and sorts that. A window that has more than [`MAX_PAGES`] pages of one list is halved. A window with
+//! few objects is followed by one of twice its length.
+
+use std::collections::HashMap;
+
+use super::{BATCH, Evidence, List, ReconcileRun, RunPosition, StepError};
+use crate::process::{FoundAccount, RepairKind};
+use crate::worker::ask;
+use tallyhook_aws::store::items::Key;
+use tallyhook_aws::stripe::{Cursor, Filter, Object};
+use tallyhook_core::drift;
+use tallyhook_core::event::{self, RefundStatus};
+use tallyhook_core::ids::CustomerId;
+use tallyhook_core::timestamp::Timestamp;
+
+/// Pages of one list that are read of a window.
+const MAX_PAGES: usize = 5;
+/// Objects whose accounts are read at once.
+const CHUNK: usize = 100;
+
+/// Something that happened, with the time by which it is sorted.
+pub(super) struct Entry {
+    at: Timestamp,
+    what: Happened,
+}
+
+/// The order is that of entries of one second: an event comes before the document that it is about, so that
+/// the document is found settled; a refund comes after the document that it is for.
+enum Happened {
+    Lost(Box<Evidence>),
+    Document(List, Object),
+    Refund(List, Object),
+}
+
+impl Happened {
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Lost(_) => 0,
+            Self::Document(..) => 1,
+            Self::Refund(..) => 2,
+        }
+    }
+}
+
+/// A window of the history, as text: `1767600000+86400`, the start and the length in seconds. Without a
+/// length, it has no end.
+struct Window {
+    from: Timestamp,
+    seconds: Option<i64>,
+}
+
+impl Window {
+    fn from_text(text: &str) -> Option<Self> {
+        let (from, seconds) = text.split_once('+')?;
+        let seconds = if seconds.is_empty() { None } else { Some(seconds.parse().ok().filter(|s| *s > 0)?) };
+        Some(Self { from: Timestamp::from_unix(from.parse().ok()?), seconds })
+    }
+
+    fn text(&self) -> String {
+        let seconds = self.seconds.map_or_else(String::new, |seconds| seconds.to_string());
+        format!("{}+{seconds}", self.from.unix())
+    }
+}
+
+impl ReconcileRun<'_> {
+    /// Does one window. Returns whether there are more.
+    pub(super) async fn history(&mut self, position: &mut RunPosition) -> Result<bool, String> {
+        let first = position.started.plus_days(-self.options.days);
+        let window = position.after.as_deref().and_then(Window::from_text);
+        let window = window.unwrap_or(Window { from: first, seconds: None });
+        let remaining = self.now.seconds_since(window.from).max(0) + 1;
+        let seconds = window.seconds.filter(|seconds| *seconds < remaining);
+        let until = seconds.map(|seconds| window.from.plus_seconds(seconds));
+        let filter = Filter { from: Some(window.from), until, ..Filter::default() };
+        let lists = [List::Events(0), List::Events(1), List::Invoices, List::Sessions, List::Refunds];
+        // A second cannot be halved.
+        let max_pages = if seconds == Some(1) { usize::MAX } else { MAX_PAGES };
+        let mut entries = Vec::new();
+        let mut fullest = 0;
+        for list in lists {
+            self.check_time()?;
+            let before = entries.len();
+            if !self.read_list(list, &filter, max_pages, &mut entries).await? {
+                let half = (seconds.unwrap_or(remaining) / 2).max(1);
+                position.after = Some(Window { seconds: Some(half), ..window }.text());
+                return Ok(true);
+            }
+            fullest = fullest.max(entries.len() - before);
+        }
+        self.happened(entries).await?;
+        let Some((seconds, from)) = seconds.zip(until) else { return Ok(false) };
+        let grows = fullest * 4 <= MAX_PAGES * CHUNK;
+        let seconds = if grows { seconds.saturating_mul(2) } else { seconds };
+        position.after = Some(Window { from, seconds: Some(seconds) }.text());
+        Ok(true)
+    }
+
+    /// Does the history of one user's customers. Lost events are not among it: their list has no filter by
+    /// customer.
+    pub(super) async fn history_of(&mut self, customers: &[CustomerId]) -> Result<(), String> {
+        let mut entries = Vec::new();
+        for customer in customers {
+            let filter =
+                Filter { customer: Some(customer.clone()), from: Some(self.since()), ..Filter::default() };
+            for list in [List::Invoices, List::Sessions, List::Charges] {
+                self.read_list(list, &filter, usize::MAX, &mut entries).await?;
+            }
+        }
+        self.happened(entries).await
+    }
+
+    /// Reads a list. Returns false, with nothing added, when it has more pages than this.
+    async fn read_list(
+        &mut self,
+        list: List,
+        filter: &Filter,
+        max_pages: usize,
+        entries: &mut Vec<Entry>,
+    ) -> Result<bool, String> {
+        let (mut cursor, mut found) = (Cursor::Newest, Vec::new());
+        for page_number in 1.. {
+            let page = self.fetch(list, filter, &cursor).await.map_err(|error| error.to_string())?;
+            let next = page.last_id().map(str::to_owned).filter(|_| page.has_more);
+            found.extend(page.objects);
+            let Some(next) = next else { break };
+            if page_number >= max_pages {
+                return Ok(false);
+            }
+            cursor = Cursor::After(next);
+        }
+        self.report.read(list.name(), found.len());
+        let happened: Vec<Happened> = match list {
+            List::Events(_) => {
+                let lost = self.lost_events(found).await?.into_iter();
+                lost.map(|evidence| Happened::Lost(Box::new(evidence))).collect()
+            }
+            List::Invoices | List::Sessions => {
+                found.into_iter().map(|object| Happened::Document(list, object)).collect()
+            }
+            List::Refunds | List::Charges => {
+                found.into_iter().map(|object| Happened::Refund(list, object)).collect()
+            }
+            List::Subscriptions => Vec::new(),
+        };
+        entries.extend(happened.into_iter().map(|what| {
+            let at = match &what {
+                Happened::Lost(evidence) => evidence.event.created,
+                Happened::Document(_, object) | Happened::Refund(_, object) => created(object),
+            };
+            Entry { at, what }
+        }));
+        Ok(true)
+    }
+
+    /// The events that our log does not have, of those that are old enough.
+    async fn lost_events(&mut self, objects: Vec<Object>) -> Result<Vec<Evidence>, String> {
+        let keys = objects.iter().filter_map(|object| Some(Key::Event(object.id()?.to_owned())));
+        let store = &self.processor.accounts.store;
+        let known = store.load(keys).await.map_err(|error| error.to_string())?;
+        let newest = self.now.plus_seconds(-self.options.grace_seconds);
+        let mut lost = Vec::new();
+        for object in &objects {
+            let Some(id) = object.id() else { continue };
+            if known.contains_key(&Key::Event(id.to_owned())) {
+                continue;
+            }
+            match Evidence::of_event(object) {
+                Ok(evidence) if evidence.event.created <= newest => lost.push(evidence),
+                Ok(_) => {}
+                Err(error) => self.note(id, None, Err(StepError::Object(error.to_string())))?,
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Handles what happened, oldest first.
+    async fn happened(&mut self, mut entries: Vec<Entry>) -> Result<(), String> {
+        let mut events_of: HashMap<String, Timestamp> = HashMap::new();
+        for entry in &entries {
+            if let Happened::Lost(evidence) = &entry.what
+                && let Some(object) = evidence.event.object_ids().first()
+            {
+                let latest = events_of.entry((*object).to_owned()).or_insert(entry.at);
+                *latest = (*latest).max(entry.at);
+            }
+        }
+        for entry in &mut entries {
+            if let Happened::Document(_, object) = &entry.what
+                && let Some(at) = object.id().and_then(|id| events_of.get(id))
+            {
+                entry.at = entry.at.max(*at);
+            }
+        }
+        // Stripe's lists are newest first: of one second, the last one of a list is the oldest.
+        entries.reverse();
+        entries.sort_by_key(|entry| (entry.at, entry.what.rank()));
+        let mut rest = entries.into_iter().peekable();
+        while rest.peek().is_some() {
+            let chunk: Vec<Entry> = rest.by_ref().take(CHUNK).collect();
+            self.chunk(chunk).await?;
+        }
+        Ok(())
+    }
+
+    async fn chunk(&mut self, entries: Vec<Entry>) -> Result<(), String> {
+        let evidence: Vec<_> = entries
+            .iter()
+            .map(|entry| match &entry.what {
+                Happened::Lost(_) => None,
+                Happened::Document(list, object) | Happened::Refund(list, object) => {
+                    Some(self.evidence(*list, object))
+                }
+            })
+            .collect();
+        let mut events = Vec::new();
+        for (entry, evidence) in entries.iter().zip(&evidence) {
+            if let (Happened::Document(..), Some(Ok(evidence))) = (&entry.what, evidence) {
+                events.push(&evidence.event);
+            }
+        }
+        let mut accounts = self.processor.look(&events).await.map_err(|error| error.to_string())?.into_iter();
+        let changed = self.report.changed;
+        let mut lost = Vec::new();
+        for (entry, evidence) in entries.into_iter().zip(evidence) {
+            self.check_time()?;
+            let (list, object) = match entry.what {
+                Happened::Lost(evidence) => {
+                    lost.push(*evidence);
+                    if lost.len() == BATCH {
+                        self.replay(&std::mem::take(&mut lost)).await?;
+                    }
+                    continue;
+                }
+                Happened::Document(list, object) | Happened::Refund(list, object) => (list, object),
+            };
+            self.replay(&std::mem::take(&mut lost)).await?;
+            let id = object.id().unwrap_or("(no id)").to_owned();
+            let customer = object.value()["customer"].as_str().map(str::to_owned);
+            let result = match evidence {
+                Some(Ok(evidence)) if matches!(list, List::Refunds | List::Charges) => {
+                    self.refund(evidence, entry.at).await
+                }
+                Some(Ok(evidence)) => match accounts.next() {
+                    // A repair in this chunk may have changed the same account, so read it again.
+                    Some(_) if self.report.changed > changed => match self.find_account(&evidence).await {
+                        Ok(found) => self.paid(list, &object, evidence, found).await,
+                        Err(error) => Err(error),
+                    },
+                    Some(Ok(found)) => self.paid(list, &object, evidence, found).await,
+                    Some(Err(error)) => Err(error.into()),
+                    None => Ok(()),
+                },
+                Some(Err(error)) => Err(StepError::Object(error.to_string())),
+                None => Ok(()),
+            };
+            self.note(&id, customer, result)?;
+        }
+        self.replay(&lost).await
+    }
+
+    /// Applies a refund that is not known here. Its event was lost, or went to another endpoint, so it does
+    /// what the event would have done. A payment that granted nothing here has nothing to take back.
+    async fn refund(&mut self, mut evidence: Evidence, at: Timestamp) -> Result<(), StepError> {
+        let newest = self.now.plus_seconds(-self.options.grace_seconds);
+        let counts = match &evidence.event.object {
+            event::Object::Refund(refund) => refund.status != RefundStatus::Pending,
+            event::Object::Charge(charge) => charge.amount_refunded > 0,
+            event::Object::CheckoutSession(_)
+            | event::Object::Subscription(_)
+            | event::Object::Invoice(_)
+            | event::Object::InvoicePayment(_)
+            | event::Object::Dispute(_)
+            | event::Object::Customer(_)
+            | event::Object::Other => false,
+        };
+        if !counts || at > newest {
+            return Ok(());
+        }
+        let mut found = self.find_account(&evidence).await?;
+        if matches!(found, FoundAccount::NoOwner(_)) {
+            ask::name_invoice(self.stripe, &mut evidence.event.object).await;
+            found = self.find_account(&evidence).await?;
+        }
+        let FoundAccount::Account(account, payments) = found else { return Ok(()) };
+        let catalog = &self.processor.accounts.catalog;
+        let Some(difference) = drift::refund(&account, &evidence.event, &payments, catalog, self.now) else {
+            return Ok(());
+        };
+        let object = evidence.event.object_ids().first().map(|id| (*id).to_owned()).unwrap_or_default();
+        self.repair(vec![difference], &evidence, &object, &account, RepairKind::Document).await.map(|_| ())
+    }
+}
+
+fn created(object: &Object) -> Timestamp {
+    Timestamp::from_unix(object.value()["created"].as_i64().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_read_from_its_text_and_any_other_text_is_refused() {
+        for text in ["1767600000+86400", "1767600000+"] {
+            assert_eq!(Window::from_text(text).map(|window| window.text()).as_deref(), Some(text));
+        }
+        for text in ["", "1767600000", "x+1", "1+x", "1+0", "1+-5"] {
+            assert!(Window::from_text(text).is_none(), "{text}");
+        }
+    }
+}
