@@ -2,12 +2,14 @@
 //! Each customer is a life of `local::life`. A twin gets every webhook in order, for comparison.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use local::life::{self, Life};
 use serde_json::{Value, json};
 use tallyhook_aws::queue::Queue;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::timestamp::Timestamp;
+use tallyhook_service::accounts::Accounts;
 use tallyhook_service::alerts::Alerts;
 use tallyhook_service::schedules::reconcile::{Options, Reconciler};
 
@@ -54,7 +56,9 @@ async fn reconciled(life: &Life, file: &str, stripe_has_every_event: bool) -> Wo
         fake.set_now(now);
     }
     let mut processor = processor(&world);
-    processor.accounts.catalog = Catalog::parse(catalog()).unwrap();
+    let Accounts { store, outbox, .. } = processor.accounts;
+    let catalog = Arc::new(Catalog::parse(catalog()).unwrap().into());
+    processor.accounts = Accounts::new(store, catalog, outbox);
     let reconciler = Reconciler::new(stripe, processor);
     let report = reconciler.run(&Options::default(), Timestamp::from_unix(now)).await;
     assert!(report.complete && report.failures.is_empty() && report.changed > 0, "{life}\n{report:#?}");

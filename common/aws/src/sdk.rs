@@ -48,8 +48,8 @@ pub use aws_sdk_sqs::Client as Sqs;
 /// or a proxy with its own certificate authority.
 const AMAZON_ROOTS: &str = include_str!("sdk/amazon-roots.pem");
 
-/// How long a function's init waits for the call that opens its connection: see `Store::prewarm`.
-pub(crate) const PREWARM_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a function's init waits for the call that opens its connection: see `Queue::prewarm`.
+pub const PREWARM_TIMEOUT: Duration = Duration::from_secs(1);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 

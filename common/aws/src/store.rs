@@ -28,7 +28,6 @@ use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, Put, TransactWriteItem};
 
 use self::items::{Item, Key, Table};
-use crate::sdk::PREWARM_TIMEOUT;
 
 /// The limit of one `TransactWriteItems`.
 const MAX_WRITES: usize = 100;
@@ -157,13 +156,6 @@ impl Store {
     /// Uses this client and these two tables.
     pub fn new(client: Client, accounts: impl Into<String>, events: impl Into<String>) -> Self {
         Self { client, accounts: accounts.into(), events: events.into() }
-    }
-
-    /// Opens the connection with one cheap call. Called in a function's init, where the CPU is not limited,
-    /// so that the first event does not wait for the TLS handshake. Errors are ignored: the function starts
-    /// anyway.
-    pub async fn prewarm(&self) {
-        let _ = tokio::time::timeout(PREWARM_TIMEOUT, self.load([Key::Event("prewarm".to_owned())])).await;
     }
 
     fn table(&self, table: Table) -> &str {

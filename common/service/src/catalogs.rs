@@ -9,6 +9,8 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use tallyhook_aws::sdk::PREWARM_TIMEOUT;
 use tallyhook_aws::store::Store;
 use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_core::catalog::Catalog;
@@ -106,9 +108,16 @@ impl Catalogs {
         }
     }
 
+    /// Reads the catalog in a function's init, where the CPU is not limited, so that the first event does not
+    /// wait for the TLS handshake. Without an answer the function starts anyway.
+    pub async fn prewarm(&self, store: &Store) {
+        let _ = tokio::time::timeout(PREWARM_TIMEOUT, self.read_now(store)).await;
+    }
+
     /// Reads the catalog.
     pub async fn read_now(&self, store: &Store) {
-        match store.load([Key::Catalog]).await {
+        // Boxed, because the compiler limits how deep futures may nest.
+        match store.load([Key::Catalog]).boxed().await {
             Ok(items) => self.hold(&items),
             Err(error) => warn!(error = error.to_string(), "CATALOG_NOT_READ"),
         }

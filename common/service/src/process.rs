@@ -431,7 +431,13 @@ impl Processor {
         now: Timestamp,
     ) -> Result<Vec<EventOutcome>, StoreError> {
         loop {
-            let current = Self { accounts: self.accounts.with_current_catalog(), ..self.clone() };
+            let renewed;
+            let current = if self.accounts.has_other_catalog() {
+                renewed = Self { accounts: self.accounts.with_current_catalog(), ..self.clone() };
+                &renewed
+            } else {
+                self
+            };
             if let Some(outcomes) = current.attempt_with_one_catalog(jobs, extra, now).await? {
                 return Ok(outcomes);
             }

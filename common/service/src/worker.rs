@@ -185,10 +185,11 @@ impl Worker {
         }
     }
 
-    /// Opens the connection to DynamoDB and, while that waits for answers, prepares the compression of
-    /// payloads. Called once, before the first batch.
+    /// Reads the stored catalog, which also opens the connection to DynamoDB, and while that waits for answers,
+    /// prepares the compression of payloads. Called once, before the first batch.
     pub async fn prewarm(&self) {
-        tokio::join!(self.processor.accounts.store.prewarm(), async { payload::prepare() });
+        let Accounts { store, catalogs, .. } = &self.processor.accounts;
+        tokio::join!(catalogs.prewarm(store), async { payload::prepare() });
     }
 
     /// Processes a batch and returns the records that failed.

@@ -152,8 +152,12 @@ impl Api {
         let body = match (path.trim_matches('/'), method) {
             ("portal/status", &Method::GET) => return Ok(self.status_page(request)),
             ("openapi.json", &Method::GET) => return Ok(raw_answer(OPENAPI)),
-            ("catalog", &Method::GET) => return Ok(self.with_fresh_catalog().await.show_catalog(request).await),
-            ("portal/setup-status", &Method::GET) => self.with_fresh_catalog().await.setup_status(request).await?,
+            ("catalog", &Method::GET) => {
+                return Ok(self.with_fresh_catalog().await.show_catalog(request).await);
+            }
+            ("portal/setup-status", &Method::GET) => {
+                self.with_fresh_catalog().await.setup_status(request).await?
+            }
             ("portal/password-set", &Method::POST) => {
                 self.check_token(request)?;
                 self.password_set(request).await?
