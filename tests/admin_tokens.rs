@@ -75,6 +75,7 @@ async fn each_route_refuses_every_role_below_the_one_it_names() {
             "POST /admin/stripe/reconcile",
             "POST /admin/stripe/retry-webhooks",
             "POST /admin/stripe/webhook-logs/{id}/dismiss",
+            "PUT /admin/catalog",
         ]
     );
     assert_eq!(world.everything().await[0][0], before[0][0], "no account changes");

@@ -46,7 +46,7 @@ impl Admin {
 
     /// One version, in the form of [`Admin::show_catalog`].
     pub(super) async fn catalog_version(&self, version: &str) -> Result<Value, Problem> {
-        let not_found = || problem(StatusCode::NOT_FOUND, "not_found", "there is no such version");
+        let not_found = || problem(StatusCode::NOT_FOUND, "no_version", "there is no such version");
         let version = version.parse().map_err(|_| not_found())?;
         Ok(with_toml(&self.stored(&Key::CatalogVersion(version)).await?.ok_or_else(not_found)?))
     }
