@@ -7,7 +7,7 @@
 //! names exist too, and a paid invoice has an invoice payment.
 //!
 //! It also has the calls of an app that sells: customers, checkout sessions, the billing portal. Their
-//! parameters are checked by Stripe's own description ([`parameters`]). A checkout session can be paid
+//! parameters are checked by Stripe's own description (`parameters`). A checkout session can be paid
 //! ([`FakeStripe::pay`]), and a subscription renewed, changed, cancelled and refunded ([`FakeStripe::renew`]).
 //!
 //! It has what `tallyhook setup`, `doctor` and `catalog` read and write: webhook endpoints, portal

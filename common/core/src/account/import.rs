@@ -11,7 +11,7 @@
 //! ```
 //!
 //! **Invariant:** the result is a function of the facts. What an item holds is computed again with each fact
-//! ([`State::settle_import`]). `running` remembers it after the item has dropped the lines that it was
+//! (`State::settle_import`). `running` remembers it after the item has dropped the lines that it was
 //! computed from.
 
 use std::sync::Arc;

@@ -38,11 +38,9 @@ fn second() -> [Step; 3] {
 
 /// The paid invoices among the steps.
 fn invoices(steps: &[Step]) -> Vec<Value> {
-    let paid = |step: &Step| match step {
-        Step::Event(event) if event["type"] == "invoice.paid" => Some(event.clone()),
-        _ => None,
-    };
-    steps.iter().filter_map(paid).collect()
+    let events =
+        steps.iter().filter_map(|step| if let Step::Event(event) = step { Some(event) } else { None });
+    events.filter(|event| event["type"] == "invoice.paid").cloned().collect()
 }
 
 /// Imports before, between and after the events, in several orders of them.
