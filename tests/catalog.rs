@@ -4,7 +4,7 @@
 use lambda_http::Body;
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN_TOKEN, Door, World, read_answer, request, sample};
+use crate::support::{ADMIN_TOKEN, Door, World, pack, read_answer, request};
 
 const CATALOG: &str = include_str!("../catalog.toml");
 
@@ -68,23 +68,60 @@ async fn a_catalog_is_stored_versioned_and_audited_and_replaced_only_by_its_dige
 }
 
 #[tokio::test]
-async fn an_event_that_waits_for_a_price_is_sent_again_when_a_catalog_has_the_price() {
-    let world = World::new().await;
+async fn an_event_that_waits_for_the_catalog_is_sent_again_when_one_has_its_pack() {
+    let world = World::with(&[("CATALOG_MAX_AGE_SECONDS", "0")]).await;
     world.sign_up("user_1").await;
-    let invoice = sample("invoice.paid", "user_1");
-    let line = &invoice["data"]["object"]["lines"]["data"][0];
-    let price = line["pricing"]["price_details"]["price"].as_str().unwrap().to_owned();
-    let other = CATALOG.replace(&price, "price_of_nothing");
-    assert_ne!(other, CATALOG);
-    let (_, first) = put(&world, "?apply=true&reason=without", None, &other).await;
-    assert_eq!(first["changes"]["prices_removed"], json!([price]), "{first:#}");
-    world.process(&invoice).await;
-    let before = world.account("user_1").await["credits"].clone();
+    let (_, first) = put(&world, "?apply=true&reason=first", None, CATALOG).await;
+    let mut event = pack("new_pack", "user_1", 1);
+    event["data"]["object"]["metadata"]["pack"] = json!("credits_77");
+    world.process(&event).await;
+    let parked = world.event("evt_new_pack").await.unwrap();
+    assert_eq!(
+        (parked["reason"].as_str(), json!(parked["catalog"])),
+        ("unknown_name", first["digest"].clone())
+    );
+    let more = format!("{CATALOG}\n[[pack]]\nname = \"credits_77\"\ncredits = 77\nprices = [\"price_77\"]\n");
     let digest = first["digest"].as_str().unwrap();
-    let (status, second) = put(&world, "?apply=true&reason=with", Some(digest), CATALOG).await;
-    assert_eq!(status, 200, "{second:#}");
-    assert_eq!(second["parked_freed"]["events"], json!([invoice["id"]]), "{second:#}");
-    world.process(&invoice).await;
-    let after = world.account("user_1").await["credits"].clone();
-    assert_ne!(before, after);
+    let (_, dry) = put(&world, "", Some(digest), &more).await;
+    let (status, second) = put(&world, "?apply=true&reason=pack", Some(digest), &more).await;
+    assert_eq!((status, &dry["parked_freed"]), (200, &second["parked_freed"]), "{second:#}");
+    assert_eq!(second["parked_freed"]["events"], json!(["evt_new_pack"]), "{second:#}");
+    assert_eq!(second["changes"]["prices_added"], json!(["price_77"]), "{second:#}");
+    world.drain().await;
+    assert_eq!(world.account("user_1").await["credits"], 577);
+    let processed = world.event("evt_new_pack").await.unwrap();
+    assert_eq!(
+        (processed["outcome"].as_str(), json!(processed["catalog"])),
+        ("processed", second["digest"].clone())
+    );
+}
+
+/// Catalogs change while events arrive. Each event is applied once, by the catalog that its record names.
+#[tokio::test]
+async fn a_hundred_catalogs_under_load_lose_no_event_and_judge_none_twice() {
+    let world = World::with(&[("CATALOG_MAX_AGE_SECONDS", "0")]).await;
+    world.sign_up("user_1").await;
+    let [small, large] = [
+        CATALOG.to_owned(),
+        CATALOG.replace("name = \"credits_1000\"\ncredits = 1000", "name = \"credits_1000\"\ncredits = 3000"),
+    ];
+    assert_ne!(small, large);
+    let (mut digests, mut expected) = (Vec::new(), 500);
+    for number in 0..100_usize {
+        let toml = [&small, &large][number % 2];
+        let replaces: Option<&String> = digests.last();
+        let (status, stored) =
+            put(&world, "?apply=true&reason=switch", replaces.map(String::as_str), toml).await;
+        assert_eq!((status, &stored["applied"]), (200, &json!(true)), "{stored:#}");
+        digests.push(stored["digest"].as_str().unwrap().to_owned());
+        let event = pack(&format!("switch_{number}"), "user_1", 1);
+        for _ in 0..1 + number % 2 {
+            assert_eq!(world.deliver(event.to_string().as_bytes()).await.0, 200);
+        }
+        world.drain().await;
+        let record = world.event(&format!("evt_switch_{number}")).await.unwrap();
+        assert_eq!(Some(&record["catalog"]), digests.last(), "event {number}");
+        expected += [1000, 3000][number % 2];
+        assert_eq!(world.account("user_1").await["credits"], expected, "event {number}");
+    }
 }

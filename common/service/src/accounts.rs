@@ -15,7 +15,7 @@ use tallyhook_core::ids::{EventId, SessionId, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
 
-use crate::catalogs::{Catalogs, DecidingCatalog, MAX_AGE};
+use crate::catalogs::{Catalogs, DecidingCatalog};
 use crate::outbox::{AppView, JobMessage, Outbox};
 
 /// The maximum number of attempts of a change within one call, if other writers change the same account.
@@ -103,7 +103,7 @@ impl AccountChange<'_> {
 impl Accounts {
     /// Starts with a catalog that is not stored.
     pub fn new(store: Store, catalog: Arc<DecidingCatalog>, outbox: Outbox) -> Self {
-        let catalogs = Catalogs::new(Arc::clone(&catalog), MAX_AGE);
+        let catalogs = Catalogs::new(Arc::clone(&catalog));
         Self { store, catalog, catalogs, outbox }
     }
 

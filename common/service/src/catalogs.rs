@@ -27,6 +27,7 @@ const MIN_AGE: Duration = Duration::from_secs(1);
 pub struct DecidingCatalog {
     catalog: Catalog,
     digest: Option<String>,
+    max_age: Duration,
 }
 
 impl DecidingCatalog {
@@ -36,9 +37,16 @@ impl DecidingCatalog {
     }
 }
 
+impl DecidingCatalog {
+    /// A catalog that is not stored. The stored one is read when this time has passed since the last read.
+    pub fn not_stored(catalog: Catalog, max_age: Duration) -> Self {
+        Self { catalog, digest: None, max_age }
+    }
+}
+
 impl From<Catalog> for DecidingCatalog {
     fn from(catalog: Catalog) -> Self {
-        Self { catalog, digest: None }
+        Self::not_stored(catalog, MAX_AGE)
     }
 }
 
@@ -65,7 +73,8 @@ struct Held {
 
 impl Catalogs {
     /// Starts with a catalog that is not stored, which the first read replaces.
-    pub fn new(catalog: Arc<DecidingCatalog>, max_age: Duration) -> Self {
+    pub fn new(catalog: Arc<DecidingCatalog>) -> Self {
+        let max_age = catalog.max_age;
         Self { held: Arc::new(Mutex::new(Held { catalog, read_at: None })), max_age }
     }
 
@@ -94,7 +103,8 @@ impl Catalogs {
         match Catalog::parse(&stored.toml) {
             Ok(catalog) => {
                 info!(digest = stored.digest, version = stored.version, "CATALOG_CHANGED");
-                held.catalog = Arc::new(DecidingCatalog { catalog, digest: Some(stored.digest) });
+                held.catalog =
+                    Arc::new(DecidingCatalog { catalog, digest: Some(stored.digest), max_age: self.max_age });
             }
             Err(error) => warn!(error = error.to_string(), "CATALOG_NOT_READ"),
         }

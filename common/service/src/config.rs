@@ -13,6 +13,7 @@
 //! | `ACCOUNTS_TABLE`, `EVENTS_TABLE` | all but stripe-webhook |
 //! | `RETRY_DELAYS_SECONDS` | workers, provision |
 //! | `CATALOG_FILE` | workers, api, provision, reconcile, retry, admin, health |
+//! | `CATALOG_MAX_AGE_SECONDS` | workers, api, provision, reconcile, retry, admin |
 //! | `STRIPE_SECRET_KEY`, `STRIPE_API_BASE` | workers, reconcile, admin, api |
 //! | `APP_BASE_URL`, `SUPPORT_EMAIL`, `APP_API_TOKEN` | api |
 //! | `ADMIN_API_TOKEN`, `ADMIN_API_TOKENS` | admin |
@@ -42,6 +43,7 @@
 //! - `ACCOUNTS_TABLE`, `EVENTS_TABLE`: the names of the DynamoDB tables.
 //! - `RETRY_DELAYS_SECONDS`: the delays after the first, second and third failure. Default: 300,600,900.
 //! - `CATALOG_FILE`: a catalog to use instead of the built-in one.
+//! - `CATALOG_MAX_AGE_SECONDS`: how long a catalog is used before the stored one is read again. Default: 30.
 //! - `STRIPE_SECRET_KEY`: a secret or restricted key of the deployment's mode. Permission to read is enough,
 //!   except for api, which creates checkout and portal sessions.
 //! - `STRIPE_API_BASE`: the address of Stripe's API. Default: `https://api.stripe.com`.
@@ -77,10 +79,11 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tallyhook_aws::env::{ConfigError, Env};
 
-use crate::catalogs::DecidingCatalog;
+use crate::catalogs::{DecidingCatalog, MAX_AGE};
 use tallyhook_aws::http::Reach;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::Family;
@@ -136,7 +139,14 @@ fn catalog(env: &Env) -> Result<Arc<DecidingCatalog>, ConfigError> {
             Catalog::parse(&text).map_err(|error| ConfigError::CatalogFile(error.of_file(&path)))?
         }
     };
-    Ok(Arc::new(catalog.into()))
+    let max_age = match env.get("CATALOG_MAX_AGE_SECONDS") {
+        None => MAX_AGE,
+        Some(text) => text
+            .parse()
+            .map(Duration::from_secs)
+            .map_err(|_| Env::wrong("CATALOG_MAX_AGE_SECONDS", "a number of seconds"))?,
+    };
+    Ok(Arc::new(DecidingCatalog::not_stored(catalog, max_age)))
 }
 
 /// The `catalog.toml` that `build.rs` read and checked.

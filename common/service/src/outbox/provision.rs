@@ -37,7 +37,7 @@ use tracing::{info, warn};
 
 use crate::account_view::account_view;
 use crate::alerts::{Alert, Alerts};
-use crate::catalogs::{Catalogs, MAX_AGE};
+use crate::catalogs::Catalogs;
 use crate::config::ProvisionConfig;
 use crate::outbox::JobMessage;
 use tallyhook_aws::clock;
@@ -94,7 +94,7 @@ impl Provision {
             alerts: Alerts::new(queue.clone(), config.notify_queue_url.clone()),
             queue,
             http: Http::within(config.reach),
-            catalogs: Catalogs::new(Arc::clone(&config.catalog), MAX_AGE),
+            catalogs: Catalogs::new(Arc::clone(&config.catalog)),
             config,
         }
     }

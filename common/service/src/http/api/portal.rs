@@ -88,6 +88,11 @@ impl Api {
                            {CHECKOUT_SESSION_ID}";
             problem(StatusCode::BAD_REQUEST, "invalid_session_id", message)
         })?;
+        let is_app = token::check(request.headers(), self.config.app_token.as_deref()).is_ok();
+        self.with_fresh_catalog().await.status_of(session, is_app).await
+    }
+
+    async fn status_of(&self, session: SessionId, is_app: bool) -> Result<Value, Problem> {
         let now = clock::now();
         let (key, note_key) = (Key::Session(session.clone()), items::question_key(&session));
         let items = self.store.load([key.clone(), note_key.clone()]).await?;
@@ -96,9 +101,7 @@ impl Api {
         let note = items.get(&note_key).map(items::read_question).unwrap_or_default();
         let mut at_stripe = note.answer.as_deref().and_then(SessionPayment::from_text);
         let mut reference = note.reference.clone();
-        let may_ask = note.is_ours
-            || known.is_some()
-            || token::check(request.headers(), self.config.app_token.as_deref()).is_ok();
+        let may_ask = note.is_ours || known.is_some() || is_app;
         if may_ask && !is_settled(known.as_ref(), user.as_ref().map(|user| &user.state)) {
             match self.read_from_stripe(&session, known.as_ref(), &note, now).await? {
                 SessionRead::Missing => return Err(no_session()),
