@@ -270,7 +270,7 @@ async fn a_batch_of_ten_is_one_read_and_one_transaction_for_all() {
 
 #[tokio::test]
 async fn the_cost_of_a_renewal_does_not_grow_with_the_history() {
-    let world = World::new().await;
+    let world = crate::counts::world().await;
     world.sign_up("user_1").await;
     world.process(&sample("customer.subscription.created", "user_1")).await;
     world.process(&sample("invoice.paid", "user_1")).await;

@@ -889,12 +889,9 @@ impl Item {
             //   have paid a share of it.
             // - The period before a zero line: a late `trialing` snapshot may close the line's period again.
             // - The period before an invoice that credits unused time: the credited period may arrive later.
-            // - Periods whose credits may still be carried over, if a plan of the item has `rollover`.
+            // - Periods whose credits may still be carried over. Any item may change to a plan with `rollover`.
             // - The period that ran at the time of an import (below).
-            let rolls_over =
-                |period: &Period| self.runs(period).iter().any(|run| run.terms.rollover.is_some());
-            let carried = if periods.iter().any(rolls_over) { view.carried_periods } else { 0 };
-            let carried = usize::try_from(carried).unwrap_or(usize::MAX);
+            let carried = usize::try_from(view.carried_periods).unwrap_or(usize::MAX);
             let mut oldest = current;
             let mut ended = None;
             for (kept, before) in periods.iter().rev().skip(1).enumerate() {
