@@ -127,3 +127,18 @@ async fn months_of_a_yearly_plan_fall_due_as_the_clock_moves() {
         assert_eq!(newest.ends_with(&format!("#{months}")), months > 0, "day {days}: {newest}");
     }
 }
+
+#[tokio::test]
+async fn a_hold_on_a_clock_that_is_ahead_reserves_its_credits() {
+    let world = World::new().await;
+    let life = Clock { start: now().unix() + 2 * MONTH, clock: true };
+    world.sign_up("user_123").await;
+    for event in life.period(0, ["customer.subscription.created", "invoice.paid"]) {
+        world.process(&event).await;
+    }
+    let body = json!({"amount": 1200, "ttl_seconds": 900});
+    let (status, hold) = world.app("POST", "/users/user_123/credits/holds", body, Some("job")).await;
+    assert_eq!((status, &hold["available"]), (201, &json!(3800)), "{hold:#}");
+    let account = world.account("user_123").await;
+    assert_eq!((&account["credits"], &account["available"]), (&json!(5000), &json!(3800)));
+}

@@ -82,7 +82,9 @@ impl Api {
                 let message = "this Idempotency-Key made a hold that ended long ago";
                 return Err(problem(StatusCode::CONFLICT, "idempotency_key_reused", message));
             }
-            let hold = Hold { amount, until: now.plus_seconds(i64::from(ttl_seconds)) };
+            // On a test clock, the account's time is ahead of ours.
+            let until = account.state.time(now).plus_seconds(i64::from(ttl_seconds));
+            let hold = Hold { amount, until };
             let held = account
                 .hold(id.clone(), hold, &accounts.catalog, now)
                 .map_err(|error| refusal(error, amount))?;
