@@ -256,3 +256,25 @@ async fn an_import_without_credits_ends_like_reconciliation() {
         (tier_and_credits(&imported, "user_1").await, tier_and_credits(&reconciled, "user_1").await);
     assert_eq!((one, other), (json!(["pro", 5000]), json!(["pro", 5000])));
 }
+
+/// Stripe shows only the plan of now. `create_prorations`, the default, bills a change with the next invoice.
+#[tokio::test]
+async fn a_plan_that_was_changed_before_the_balance_grants_nothing_beside_it() {
+    let (world, fake) = shop().await;
+    (1..=2).for_each(|number| customer_at_stripe(&fake, number));
+    for (number, price) in [(1, "price_business_test"), (2, "price_team_test")] {
+        let mut subscription = event("customer.subscription.created", number)["data"]["object"].clone();
+        let item = &mut subscription["items"]["data"][0];
+        item["price"]["id"] = json!(price);
+        item["price"]["lookup_key"] = Value::Null;
+        item["quantity"] = json!(10);
+        fake.put(subscription);
+    }
+    let rows = [row(1, 900), row(2, 20_000)];
+    let imported = import(&world, &rows, json!({})).await;
+    assert_eq!(imported, [json!(["created", "business", 900]), json!(["created", "business", 20_000])]);
+    let run = json!({"dry_run": false, "actor": "ann", "reason": "check"});
+    assert_eq!(world.ask("POST", "/admin/stripe/reconcile", run).await.0, 200);
+    assert_eq!(tier_and_credits(&world, "user_1").await, json!(["business", 900]));
+    assert_eq!(tier_and_credits(&world, "user_2").await, json!(["business", 20_000]));
+}

@@ -935,11 +935,15 @@ impl Item {
             }
         }
         compress_sights(&mut self.sights);
+        // What was before an import stays: it says what the imported period was worth.
+        let is_later = |at: Timestamp| view.imported_at.is_none_or(|imported| at >= imported);
         while self.lines.len() > MAX_LINES {
-            self.lines.remove(1);
+            let later = self.lines.iter().skip(1).position(|line| is_later(line.at)).unwrap_or(0);
+            self.lines.remove(later + 1);
         }
         while self.sights.len() > MAX_SIGHTS {
-            self.sights.remove(0);
+            let later = self.sights.iter().position(|sight| is_later(sight.at)).unwrap_or(0);
+            self.sights.remove(later);
         }
         while self.starts.len() > MAX_STARTS {
             self.starts.remove(0);

@@ -99,13 +99,23 @@ pub struct Options {
     pub grace_seconds: i64,
     /// When to stop.
     pub deadline: Option<Instant>,
+    /// The time of the user's imported balance.
+    pub imported_at: Option<Timestamp>,
     /// Where a dry run continues: [`Report::next`] of the one before. The position of other runs is stored.
     pub resume: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { dry_run: false, max_changes: 500, days: 90, grace_seconds: 600, deadline: None, resume: None }
+        Self {
+            dry_run: false,
+            max_changes: 500,
+            days: 90,
+            grace_seconds: 600,
+            deadline: None,
+            imported_at: None,
+            resume: None,
+        }
     }
 }
 

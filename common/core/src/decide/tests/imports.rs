@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::random::{Dice, random_life};
-use super::shapes::{DAY, T, bill, end, flagged, item, line, month, reordered, shows, tie};
+use super::shapes::{DAY, T, bill, end, flagged, item, line, month, reordered, seats, shows, tie, times};
 use super::{MONTH, Run, Step, pack, refunded};
 use crate::account::import::ImportedBalance;
 use crate::account::{Cause, Fact};
@@ -220,4 +220,42 @@ fn an_import_at_any_place_of_a_random_life_ends_alike() {
         }
     }
     assert!(compared > 200, "{compared} of 400 runs");
+}
+
+/// One seat becomes ten, which is paid, before the balance of 10,000; then the seats change so often that the
+/// item drops facts.
+#[test]
+fn many_changes_after_an_import_do_not_drop_what_it_was_computed_from() {
+    let team = |quantity: u64, start: i64, end: i64| seats("si_1", "price_team", quantity, start, end);
+    let paid = times(10, flagged("si_1", "price_team", 6300, T + DAY, T2));
+    let before = vec![
+        shows(T, "active", &[team(1, T, T2)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_team", 700, T, T2)]),
+        tie(T + 1, "in_1"),
+        shows(T + DAY, "active", &[team(10, T, T2)]),
+        bill(T + DAY + 1, "in_up", "subscription_update", &[paid]),
+        import(T + 5 * DAY, 10_000),
+    ];
+    let at = |change: i64| T + 5 * DAY + change * 3600;
+    let shown =
+        (1..=40).map(|change| shows(at(change), "active", &[team(10 + u64::from(change % 2 == 1), T, T2)]));
+    let charged = (1..=40).map(|change| {
+        let charge = times(10, flagged("si_1", "price_team", 10, at(change), T2));
+        bill(at(change) + 1, &format!("in_c{change}"), "subscription_update", &[charge])
+    });
+    let next = month(T2);
+    let renewal = vec![
+        shows(T2, "active", &[team(10, T2, next)]),
+        bill(T2 + 1, "in_2", "subscription_cycle", &[times(10, line("si_1", "price_team", 7000, T2, next))]),
+        Step::At(T2 + 10),
+    ];
+    let on_payment = Step::Edit("[policy]\n", "[policy]\nplan_change = \"on_payment\"\n");
+    let lives = [
+        [before.clone(), shown.collect(), renewal.clone()].concat(),
+        [vec![on_payment], before, charged.collect(), renewal].concat(),
+    ];
+    for life in lives {
+        let run = Run::of(&life);
+        assert_eq!(run.balance().get(), 10_000, "{}", run.summary());
+    }
 }

@@ -289,8 +289,12 @@ impl Admin {
             account
         } else {
             let reconciler = Reconciler::new(page.stripe.clone(), self.processor.clone());
-            let options =
-                Options { deadline: deadline(), grace_seconds: GRACE_SECONDS, ..Options::default() };
+            let options = Options {
+                deadline: deadline(),
+                grace_seconds: GRACE_SECONDS,
+                imported_at: account.state.import.as_ref().map(|import| import.as_of),
+                ..Options::default()
+            };
             let found = reconciler.run_for(&row.user, &options, page.now).await;
             if let Some(stopped) = found.stopped {
                 return Err(Refused(RowResult::Failed, stopped));
@@ -450,7 +454,9 @@ impl Admin {
         let (mut spent, mut next, mut read) = (Vec::new(), account.state.last_entry.clone(), 0);
         while let Some(key) = next {
             let Some(entry) = self.processor.accounts.entry(&account.user_id, &key).await? else { break };
-            if entry.at < as_of {
+            // Entries follow each other as they were written. What fell due by time has its due time, which
+            // may be older than the entry before it; a spend has the time at which it was written.
+            if entry.kind == EntryKind::Spend && entry.at < as_of {
                 break;
             }
             read += 1;
@@ -503,7 +509,7 @@ impl Admin {
         let livemode = self.processor.livemode.unwrap_or(false);
         let mut unknown = Vec::new();
         for object in page.stripe.subscriptions(&filter, &Cursor::Newest).await?.objects {
-            let evidence = Evidence::of_subscription(&object, livemode, page.now)
+            let evidence = Evidence::of_subscription(&object, livemode, page.now, None)
                 .map_err(|error| Refused(RowResult::Failed, error.to_string()))?;
             let catalog = &self.processor.accounts.catalog;
             match decide(account, &evidence.event, &Payments::new(), catalog, page.now) {

@@ -341,7 +341,7 @@ impl Api {
         now: Timestamp,
     ) -> Result<(), SetupError> {
         let object = stripe.complete(stripe.subscription(id).await?).await?;
-        let evidence = Evidence::of_subscription(&object, livemode, now)?;
+        let evidence = Evidence::of_subscription(&object, livemode, now, None)?;
         let Some((account, _)) = self.account(&evidence).await? else { return Ok(()) };
         let since = now.plus_days(-1);
         let found = drift::subscription(&account, &evidence.event, id, &self.config.catalog, since, now);

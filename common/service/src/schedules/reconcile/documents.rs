@@ -51,7 +51,9 @@ impl ReconcileRun<'_> {
         let livemode = self.processor.livemode.or(self.stripe.livemode()).unwrap_or(false);
         match list {
             List::Events(_) => Evidence::of_event(object),
-            List::Subscriptions => Evidence::of_subscription(object, livemode, self.now),
+            List::Subscriptions => {
+                Evidence::of_subscription(object, livemode, self.now, self.options.imported_at)
+            }
             List::Invoices => Evidence::of_invoice(object, livemode),
             List::Sessions => Evidence::of_session(object, livemode),
             List::Refunds => Evidence::of_refund(object, livemode, self.now),

@@ -38,18 +38,26 @@ impl Evidence {
         Ok(Self { event: event::read(&raw)?, raw })
     }
 
-    /// A subscription as it was when it was read.
+    /// A subscription as it was when it was read. If its period began before `imported_at`, the time of an
+    /// imported balance, the event's time is before it too: Stripe does not say when the plan or the seats
+    /// changed, and the balance includes what a change had granted.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn of_subscription(object: &Object, livemode: bool, now: Timestamp) -> Result<Self, ReadError> {
-        Self::made(
-            object.text(),
-            &EventType::CustomerSubscriptionUpdated,
-            object.read_at.unwrap_or(now),
-            livemode,
-            object.id(),
-        )
+    pub fn of_subscription(
+        object: &Object,
+        livemode: bool,
+        now: Timestamp,
+        imported_at: Option<Timestamp>,
+    ) -> Result<Self, ReadError> {
+        let read_at = object.read_at.unwrap_or(now);
+        let value = object.value();
+        let items = value["items"]["data"].as_array().into_iter().flatten();
+        let starts = items.chain([&value]).filter_map(|one| one["current_period_start"].as_i64());
+        let start = starts.max().map(Timestamp::from_unix);
+        let before = imported_at.filter(|at| start.is_some_and(|start| start < *at));
+        let at = before.map_or(read_at, |at| read_at.min(at.plus_seconds(-1)));
+        Self::made(object.text(), &EventType::CustomerSubscriptionUpdated, at, livemode, object.id())
     }
 
     /// A paid invoice; the event's time is the time of the payment.
