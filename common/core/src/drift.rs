@@ -91,8 +91,8 @@ pub enum Remedy {
 }
 
 /// The change that may be applied without an operator for an event that was made from the current state of a
-/// subscription: the whole event; if that lowers the balance, only the subscription's state for access; if that lowers the
-/// balance too, nothing.
+/// subscription: the whole event; if that lowers the balance, only the subscription's state for access; if that
+/// lowers the balance too, nothing.
 ///
 /// **Invariant:** the returned change never lowers the balance.
 pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
@@ -268,7 +268,7 @@ fn subscription_difference(
 /// Compares the paid invoice or the finished session in `event` with the account. `payments` are the stored
 /// payments that the event names.
 ///
-/// A document is repaired with all its effects, also if it lowers the balance: a renewal that ends packs ends
+/// A document is repaired with all its effects, even if they lower the balance: a renewal that ends packs ends
 /// them whether its webhook arrived or not.
 pub fn document(
     account: &Account,

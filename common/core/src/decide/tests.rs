@@ -166,7 +166,7 @@ pub struct Run {
     payments: Payments,
     pub parked: Vec<(Event, Parked)>,
     pub orders: Vec<Order>,
-    /// Whether an import had to read invoices.
+    /// Whether the import needed the invoices.
     pub import_read_invoices: bool,
     now: Timestamp,
 }

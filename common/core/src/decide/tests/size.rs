@@ -8,8 +8,8 @@ use crate::account::state::MAX_ITEMS;
 
 const MAX_ITEM_BYTES: usize = 400 * 1024;
 
-/// As many items as an account holds, whose seats change this often within a year; a pack with each change. Ids
-/// have Stripe's lengths.
+/// The maximum number of items, whose seats change `changes` times within a year, and a pack with each change.
+/// Ids have Stripe's lengths.
 fn largest(changes: i64) -> Vec<Step> {
     let price = format!("price_{:024}", 1);
     let mut steps = vec![Step::Edit("price_team", "price_000000000000000000000001"), Step::Signup];
@@ -38,7 +38,7 @@ fn the_largest_state_fits_an_item_and_an_event_that_needs_more_is_parked() {
     assert!(run.parked.iter().all(|(_, parked)| *parked == Parked::TooManyItems));
 }
 
-/// Of the state: as an item of DynamoDB, and as JSON.
+/// The bytes of the state as an item of DynamoDB, and as JSON.
 fn sizes(run: &Run) -> (usize, usize) {
     let state = serde_json::to_value(&run.account.state).unwrap();
     (item_bytes(&state), state.to_string().len())
