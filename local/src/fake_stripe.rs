@@ -8,7 +8,8 @@
 //!
 //! It also has the calls of an app that sells: customers, checkout sessions, the billing portal. Their
 //! parameters are checked by Stripe's own description (`parameters`). A checkout session can be paid
-//! ([`FakeStripe::pay`]), and a subscription renewed, changed, cancelled and refunded ([`FakeStripe::renew`]).
+//! ([`FakeStripe::pay`]), and a subscription renewed, changed, cancelled and refunded
+//! ([`FakeStripe::renew`]).
 //!
 //! It has what `tallyhook setup`, `doctor` and `catalog` read and write: webhook endpoints, portal
 //! configurations, products and prices. And the real Stripe CLI can listen to it and trigger events of it.

@@ -1,5 +1,5 @@
-//! `tallyhook catalog` against a small admin API and the fake Stripe: the binary with its output, its files and
-//! its exit codes.
+//! `tallyhook catalog` against a small admin API and the fake Stripe: the binary with its output, its files
+//! and its exit codes.
 
 #![allow(clippy::unwrap_used, reason = "a test says that it failed by panicking")]
 

@@ -1,9 +1,9 @@
 //! `catalog push --stripe`: the products and prices at Stripe.
 //!
 //! Stripe cannot change the amount of a price. So a new price takes the lookup key, and the old one is
-//! deactivated: its subscriptions stay as they are. The id of the old price is first added to the catalog file,
-//! because it has no lookup key any more. Until that is done, metadata of the new price names the old one, so
-//! that the next run completes what a stopped run has begun.
+//! deactivated: its subscriptions stay as they are. The id of the old price is first added to the catalog
+//! file, because it has no lookup key any more. Until that is done, metadata of the new price names the old
+//! one, so that the next run completes what a stopped run has begun.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -10,9 +10,9 @@
 //! | [`FakeStripe::refund`] | `refund.created`, `charge.refunded` |
 //!
 //! A renewal does not wait for the end of the month: the current period ends at the time of the call, so that
-//! the times of all events are in order. A yearly subscription is on a test clock of Stripe instead, and moves
-//! month by month. Stripe sends no event within a paid year, and tallyhook reads the time of a clock from
-//! events, so each month also writes the date into the subscription's metadata.
+//! the times of all events are in order. A yearly subscription is on a test clock of Stripe instead, and
+//! moves month by month. Stripe sends no event within a paid year, and tallyhook reads the time of a clock
+//! from events, so each month also writes the date into the subscription's metadata.
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};

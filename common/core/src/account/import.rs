@@ -1,9 +1,9 @@
 //! The balance that a user had in another system: the fact that an import states.
 //!
 //! A user had `credits` at the time `as_of`. What was granted or spent before that time is included in these
-//! credits, so an event about it does not change them, whenever it arrives. Each subscription item that ran at
-//! `as_of` has a share of the credits: at most what its slice could hold then. The next payment replaces this
-//! share like any credits of a slice. The rest is the lot [`Lot::Opening`] of the bucket `grant`.
+//! credits, so an event about it does not change them, whenever it arrives. Each subscription item that ran
+//! at `as_of` has a share of the credits: at most what its slice could hold then. The next payment replaces
+//! this share like any credits of a slice. The rest is the lot [`Lot::Opening`] of the bucket `grant`.
 //!
 //! ```json
 //! {"key":"import#2026-11","as_of":1767225600,"credits":7000,"spent":300,
@@ -45,8 +45,8 @@ pub struct ImportedBalance {
     pub plan: Option<(String, Timestamp)>,
     /// What was spent here at or after `as_of` and was not given back, from the entries of these spends.
     pub spent_since: Vec<Taken>,
-    /// The state of an account that has only the invoices from before `as_of`. It is needed if the account has
-    /// dropped the period that ran at that time.
+    /// The state of an account that has only the invoices from before `as_of`. It is needed if the account
+    /// has dropped the period that ran at that time.
     pub documents: Option<Box<State>>,
 }
 
@@ -194,8 +194,8 @@ impl State {
         }
     }
 
-    /// Of the spends in slices that began before `as_of`, keeps only those in `since`. Returns what the spends
-    /// in `since` took from other lots that were granted before `as_of`.
+    /// Of the spends in slices that began before `as_of`, keeps only those in `since`. Returns what the
+    /// spends in `since` took from other lots that were granted before `as_of`.
     fn keep_spends(&mut self, as_of: Timestamp, with_signup: bool, since: &[Taken]) -> Credits {
         let mut of_ended_lots = Credits::ZERO;
         let mut of_items: Vec<(String, String, Timestamp, String, Credits)> = Vec::new();

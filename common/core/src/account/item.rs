@@ -889,7 +889,8 @@ impl Item {
             //   have paid a share of it.
             // - The period before a zero line: a late `trialing` snapshot may close the line's period again.
             // - The period before an invoice that credits unused time: the credited period may arrive later.
-            // - Periods whose credits may still be carried over. Any item may change to a plan with `rollover`.
+            // - Periods whose credits may still be carried over. Any item may change to a plan with
+            //   `rollover`.
             // - The period that ran at the time of an import (below).
             let carried = usize::try_from(view.carried_periods).unwrap_or(usize::MAX);
             let mut oldest = current;
@@ -1060,8 +1061,8 @@ fn chain(second: &mut [Sight]) {
 }
 
 /// Keeps only the first and the last of consecutive sights that show the same plan. For a plan with monthly
-/// credits, it also keeps the last one before each month: this sight says which plan is in force when the month
-/// begins, even if an older snapshot with another plan arrives later.
+/// credits, it also keeps the last one before each month: this sight says which plan is in force when the
+/// month begins, even if an older snapshot with another plan arrives later.
 fn compress_sights(sights: &mut Vec<Sight>) {
     let same = |a: &Sight, b: &Sight| {
         a.start == b.start

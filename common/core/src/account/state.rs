@@ -36,7 +36,7 @@ const MAX_GRANTS: usize = 16;
 const MAX_FREE_REFILLS: usize = 4;
 /// The maximum number of items over all subscriptions.
 pub const MAX_ITEMS: usize = 50;
-/// The largest state, in bytes of JSON. It takes at most 370 KB of an item of DynamoDB, whose limit is 400 KB.
+/// The largest state, in bytes of JSON. It takes at most 370 of the 400 KB of an item of DynamoDB.
 const MAX_STATE_BYTES: usize = 500_000;
 /// A state with at most this many records in all subscriptions is smaller than [`MAX_STATE_BYTES`].
 const MANY_RECORDS: usize = 800;
