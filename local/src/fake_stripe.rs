@@ -210,8 +210,8 @@ impl FakeStripe {
         self.lock().faults.push(Fault { on: on.to_owned(), skip: 0, times, what });
     }
 
-    /// Answers this many further requests, and refuses all others: what the caller then has done is what it
-    /// had done when it was stopped at this request.
+    /// Answers this many further requests, and refuses all others. A test uses it to stop a caller at each of
+    /// its requests.
     pub fn refuse_after(&self, requests: u32) {
         let what = Misbehaviour::Status(400, None);
         self.lock().faults.push(Fault { on: String::new(), skip: requests, times: u32::MAX, what });

@@ -164,7 +164,7 @@ impl Price {
             .find_map(|kind| Some((kind, self.metadata.get(name_key(kind))?.as_str())))
     }
 
-    /// For people.
+    /// The price in words, for a comment in the file.
     fn describe(&self) -> String {
         let interval = self.interval.as_ref().map(|interval| match interval.count {
             1 => interval.unit.clone(),

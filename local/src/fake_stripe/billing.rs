@@ -2,7 +2,7 @@
 //!
 //! | | events |
 //! |---|---|
-//! | [`FakeStripe::pass_a_month`] | of a yearly plan `customer.subscription.updated` (its metadata), or as `renew` |
+//! | [`FakeStripe::pass_a_month`] | within a paid year `customer.subscription.updated` (its metadata), else those of `renew` |
 //! | [`FakeStripe::renew`] | `customer.subscription.updated` (the new period), `invoice.paid` (`subscription_cycle`) |
 //! | [`FakeStripe::change_plan`] | `customer.subscription.updated` (the new price; it is billed with the next period) |
 //! | [`FakeStripe::upgrade`] | `customer.subscription.updated`, `invoice.paid` (`subscription_update`) for the difference |
