@@ -92,7 +92,8 @@ pub(super) async fn push(file: &Path, mut toml: String, apply: bool) -> anyhow::
         for key in missing.filter(|key| !can_create(key)) {
             is_complete = false;
             print_line(format_args!(
-                "missing  {entry}: Stripe has no price with the lookup key {key}, and the file no amount for it"
+                "missing  {entry}: Stripe has no price with the lookup key {key}, and the file has no amount \
+                 for it"
             ))?;
         }
         if let Some(lacks) = entry.incomplete_price() {

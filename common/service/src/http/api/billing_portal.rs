@@ -155,7 +155,7 @@ impl Api {
         let subscription = stripe.subscription(id).await.map_err(refused)?.value();
         let items = subscription["items"]["data"].as_array().map_or(&[][..], Vec::as_slice);
         let [item] = items else {
-            let message = "the subscription has several items, and Stripe's portal does not change such a one; \
+            let message = "the subscription has several items, so Stripe's portal cannot change it; \
                            change it at Stripe or by its API";
             return Err(problem(StatusCode::CONFLICT, "several_items", message));
         };
