@@ -44,9 +44,9 @@ name = "shirt"
 credits = 70
 prices = ["price_1ILVZaKXBGcbgpbZQ26kgXWG"]
 """
-# Ids at Stripe, so that each user has objects of its own.
+# The ids that get the user's name as a suffix, so that each user has objects of its own.
 IDS = re.compile(r"\b(?:cus|il|in|si|sub)_\w{14,}")
-# Of Stripe's recorded times: 2017 to 2036.
+# Whole numbers in this range (2017 to 2036) are times, which are moved.
 TIMES = range(1_500_000_000, 2_100_000_000)
 
 

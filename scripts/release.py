@@ -11,8 +11,8 @@ and what else a deployment needs: `sam deploy --guided` in its folder deploys it
 archive of the commands has `tallyhook` and the sample events that `tallyhook send` sends. The same binaries
 always give the same files, byte by byte.
 
-A binary is taken from the first of the folders that has it; cargo-lambda's folders DIR/<name>/bootstrap
-count too. The files are written into target/dist (--out)."""
+The first of the folders that has a binary is used, as DIR/<name> or, as cargo-lambda writes it, as
+DIR/<name>/bootstrap. The files are written into target/dist (--out)."""
 
 import argparse
 import gzip

@@ -5,14 +5,14 @@
     scripts/shapes.py types FOLDER [--binary TALLYHOOK]    `./check stripe-types` runs it
     scripts/shapes.py take CLONES FOLDER                   fills FOLDER from clones of public repositories
 
-`check` reads recorded objects in place; none of them is part of this project. tests/data/shapes.toml names
-them: those of the corpus ($TALLYHOOK_CORPUS), and those that `take` extracted ($TALLYHOOK_SHAPES). The paths
-that the reader in common/core/src/event reads are compared, and their parents: whether a path is there, and
-its type. A line of an invoice is compared with recorded lines of its own kind.
+`check` compares with recorded objects, which are not part of this repository. tests/data/shapes.toml lists
+them. They are in the corpus ($TALLYHOOK_CORPUS) or in the folder that `take` filled ($TALLYHOOK_SHAPES). For
+each path that the reader in common/core/src/event reads, and for its parents, `check` compares whether the
+path exists and which type it has. A line of an invoice is compared with recorded lines of the same kind.
 
-`types` compares with Stripe's own TypeScript library, one release for each API version: the types of a path,
-and whether it may be absent. FOLDER has a folder for each API version, with `stripe` and `typescript` in its
-node_modules.
+`types` compares with Stripe's own TypeScript library, in one release for each API version: which types a path
+may have, and whether it may be absent. FOLDER has a folder for each API version, with `stripe` and
+`typescript` in its node_modules.
 
 A difference is an error unless a table in tests/data explains it. A line there that explains nothing is an
 error too."""
@@ -226,7 +226,7 @@ def take(clones, folder):
 
 
 def same_shape(thing, old):
-    """What an object may be compared with: only these three kinds changed with 2025-03-31.basil."""
+    """The kind of an object, and whether its shape is old: only three kinds changed with 2025-03-31.basil."""
     return thing["object"], old and thing["object"] in ("invoice", "subscription", "charge")
 
 

@@ -1,5 +1,5 @@
-//! `POST /checkout-sessions`, `POST /users/{id}/portal` and `GET /catalog` through the real handler, against the
-//! fake Stripe, which refuses every parameter that Stripe's description does not have.
+//! `POST /checkout-sessions`, `POST /users/{id}/portal` and `GET /catalog` through the real handler, against
+//! the fake Stripe, which refuses every parameter that Stripe's description does not have.
 
 use std::time::Duration;
 

@@ -16,8 +16,8 @@ use crate::support::{Call, World, cancelled, pack, sample, signature};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/counts.json");
 
-/// A world without rollover. With it, each account keeps one more period, and most renewals cost two write units
-/// more.
+/// A world without rollover. With it, each account keeps one more period, and most renewals cost two write
+/// units more.
 pub async fn world() -> World {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name =

@@ -3,14 +3,7 @@
 use serde_json::{Value, json};
 use tallyhook_core::event::Family;
 
-use crate::support::{World, pack, sample, signature, with_id};
-
-/// A pack's session that does not say what was sold; the event is parked.
-fn unnamed(name: &str) -> Value {
-    let mut event = pack(name, "user_1", 1);
-    event["data"]["object"]["metadata"] = json!({"user_id": "user_1"});
-    event
-}
+use crate::support::{World, pack, sample, signature, unnamed_pack, with_id};
 
 async fn dismiss(world: &World, id: &str, body: Value) -> (u16, Value) {
     world.ask("POST", &format!("/admin/stripe/webhook-logs/{}/dismiss", id.replace('~', "%7E")), body).await
@@ -30,8 +23,8 @@ async fn listed(world: &World, status: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_dismissed_event_is_not_retried_not_alerted_and_not_counted_as_parked() {
     let world = World::new().await;
-    world.process(&unnamed("a")).await;
-    world.process(&unnamed("b")).await;
+    world.process(&unnamed_pack("a")).await;
+    world.process(&unnamed_pack("b")).await;
     world.alerts().await;
     let (status, answer) =
         dismiss(&world, "evt_a", json!({"reason": "of our other\u{7} shop", "actor": "ann"})).await;
@@ -65,7 +58,7 @@ async fn a_dismissed_event_is_not_retried_not_alerted_and_not_counted_as_parked(
     assert_eq!(answer["report"]["sent"], 1);
     world.drain().await;
     world.alerts().await;
-    world.process(&unnamed("a")).await;
+    world.process(&unnamed_pack("a")).await;
     assert_eq!((outcome(&world, "evt_a").await.as_str(), world.alerts().await.len()), ("dismissed", 0));
 
     // A second request changes nothing and writes no audit.
@@ -80,7 +73,7 @@ async fn a_dismissed_event_is_not_retried_not_alerted_and_not_counted_as_parked(
 async fn only_a_parked_or_failed_event_can_be_dismissed_and_only_with_a_reason() {
     let world = World::new().await;
     world.process(&pack("done", "user_1", 1)).await;
-    world.process(&unnamed("open")).await;
+    world.process(&unnamed_pack("open")).await;
     for (id, body, status, code) in [
         ("evt_none", json!({"reason": "x"}), 404, "event_not_found"),
         ("audit", json!({"reason": "x"}), 404, "event_not_found"),

@@ -107,5 +107,5 @@ async fn an_erased_person_is_deleted_at_stripe_and_no_later_event_brings_data_ba
         (&audits["audits"][0]["act"], &audits["audits"][0]["target"]),
         (&json!("erase"), &json!("user_1"))
     );
-    assert_eq!(world.ask("POST", "/admin/erase/nobody", json!({})).await.0, 404);
+    assert_eq!(world.ask("POST", "/admin/erase/unknown_user", json!({})).await.0, 404);
 }

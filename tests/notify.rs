@@ -8,7 +8,7 @@ use axum::{Json, Router, routing::post};
 use serde_json::{Value, json};
 use tallyhook_core::event::Family;
 
-use crate::support::{World, pack, sample, signature, with_id};
+use crate::support::{World, pack, sample, signature, unnamed_pack, with_id};
 
 /// Slack and Discord as local servers: the posts that they received, and which one is down.
 #[derive(Clone, Default)]
@@ -59,19 +59,12 @@ async fn world(url: &str) -> World {
     .await
 }
 
-/// An event that is parked.
-fn unnamed(name: &str) -> Value {
-    let mut event = pack(name, "user_1", 1);
-    event["data"]["object"]["metadata"] = json!({"user_id": "user_1"});
-    event
-}
-
 #[tokio::test]
 async fn an_alert_reaches_both_chats_once_and_the_next_counts_those_held_back() {
     let (chats, url) = Chats::start().await;
     let world = world(&url).await;
     for number in 0..5 {
-        world.process(&unnamed(&format!("n{number}"))).await;
+        world.process(&unnamed_pack(&format!("n{number}"))).await;
     }
     assert_eq!(world.notify().await, 0);
     let posts = chats.taken();
@@ -94,7 +87,7 @@ async fn an_alert_reaches_both_chats_once_and_the_next_counts_those_held_back() 
             .update_expression("SET quiet_until = :past");
         update.expression_attribute_values(":past", past.clone()).send().await.unwrap();
     }
-    world.process(&unnamed("again")).await;
+    world.process(&unnamed_pack("again")).await;
     assert_eq!(world.notify().await, 0);
     let posts = chats.taken();
     assert_eq!(posts.len(), 2);
@@ -173,7 +166,7 @@ async fn an_alert_is_retried_only_for_the_chat_that_was_down() {
     let (chats, url) = Chats::start().await;
     let world = world(&url).await;
     *chats.broken.lock().unwrap() = Some("slack");
-    world.process(&unnamed("down")).await;
+    world.process(&unnamed_pack("down")).await;
     assert_eq!(world.event("evt_down").await.unwrap()["outcome"], "parked");
     assert_eq!(world.notify().await, 1);
     assert_eq!(chats.taken().iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["discord"]);
@@ -258,7 +251,7 @@ async fn an_alert_is_never_sent_to_an_internal_address_and_follows_no_redirect()
     let redirect: [(&str, &str); 2] = [("SLACK_WEBHOOK_URL", &moved), ("NOTIFY_ALLOW_LOOPBACK", "true")];
     for variables in [switched_off, by_name, metadata, redirect] {
         let world = World::with(&variables).await;
-        world.process(&unnamed("inside")).await;
+        world.process(&unnamed_pack("inside")).await;
         assert_eq!(world.notify().await, 1, "{variables:?}");
         assert_eq!(chats.taken(), []);
     }
@@ -267,7 +260,7 @@ async fn an_alert_is_never_sent_to_an_internal_address_and_follows_no_redirect()
 #[tokio::test]
 async fn an_alert_that_cannot_be_sent_fails_no_event() {
     let world = World::new().await;
-    world.deliver(unnamed("quiet").to_string().as_bytes()).await;
+    world.deliver(unnamed_pack("quiet").to_string().as_bytes()).await;
     world.fault(|call| (call.operation == "SendMessage").then_some(crate::support::Fault::LoseRequest));
     assert_eq!(world.poll(Family::CheckoutSession).await, 1);
     world.heal();

@@ -16,7 +16,7 @@ use tallyhook_service::schedules::reconcile::{Options, Reconciler};
 
 use crate::reconcile::processor;
 use crate::stripe_client::{KEY, stripe};
-use crate::support::{World, aws_error, now, pack, read_answer, sample, signature, with_id};
+use crate::support::{World, aws_error, now, pack, read_answer, sample, signature, unnamed_pack, with_id};
 
 const DAY_SECONDS: i64 = 86_400;
 
@@ -27,13 +27,6 @@ async fn start_chat() -> String {
     let url = format!("http://{}/", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, router).await });
     url
-}
-
-/// A pack without a pack in its metadata: the event is parked.
-fn unnamed(name: &str) -> Value {
-    let mut event = pack(name, "user_1", 1);
-    event["data"]["object"]["metadata"] = json!({"user_id": "user_1"});
-    event
 }
 
 /// Writes at least one item of every kind.
@@ -57,7 +50,7 @@ async fn write_every_kind(world: &World) {
 
     // Ignored, parked, parked until a customer or a payment has a user, and failed.
     world.process(&sample("product.updated", "user_1")).await;
-    world.process(&unnamed("parked")).await;
+    world.process(&unnamed_pack("parked")).await;
     let mut unowned = with_id(sample("customer.subscription.created", "user_1"), "evt_no_user");
     unowned["data"]["object"]["id"] = json!("sub_nobody");
     unowned["data"]["object"]["customer"] = json!("cus_nobody");

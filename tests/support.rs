@@ -10,7 +10,7 @@ mod transport;
 
 use tallyhook_core::timestamp::Timestamp;
 
-pub use self::events::{pack, sample, with_id};
+pub use self::events::{pack, sample, unnamed_pack, with_id};
 pub use self::queues::records;
 pub use self::requests::{Door, call, read_answer, request, signature};
 pub use self::stack::World;

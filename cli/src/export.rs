@@ -121,7 +121,7 @@ impl Export {
     }
 
     async fn page(&self, api: &Api, next: Option<&str>) -> anyhow::Result<Value> {
-        // A summary needs all entries of before, for what is outstanding.
+        // A summary needs all earlier entries, to compute what is outstanding.
         let from = self.from.as_deref().filter(|_| self.what != What::Summary);
         let (from, to) = match self.what {
             What::Users => (None, None),
@@ -148,7 +148,7 @@ fn safe(text: &str) -> String {
 
 /// Credits by month and kind of entry.
 ///
-/// Of each month, `outstanding` is that of the month before, plus `granted`, less `spent`, `expired` and
+/// The `outstanding` of a month is that of the month before, plus `granted`, less `spent`, `expired` and
 /// `revoked`.
 #[derive(Default)]
 struct Summary {
@@ -186,7 +186,7 @@ impl Summary {
         let mut sums = Sums::default();
         match kind {
             "spend" | "give_back" => sums.spent = -delta,
-            // What was taken can be given back, for example by a dispute that is won.
+            // Negative if credits were given back, for example after a dispute that is won.
             "refund" | "dispute" => sums.revoked = -delta,
             "fix" | "adjust" | "import" if delta < 0 => sums.revoked = -delta,
             // A renewal replaces what was left.

@@ -24,9 +24,9 @@ const WAITS_SECONDS: [u64; 5] = [1, 2, 5, 10, 20];
 
 /// Bring the users of another system: link their customers, apply what Stripe says, set their credits
 ///
-/// FILE is CSV with the columns user_id, customer_id and, if you have them, email, credits, tier_until and as_of
-/// in any order. Without --apply nothing changes. The server remembers how far a batch is, so the same command
-/// continues after an interruption, also on another machine.
+/// FILE is CSV with the columns user_id, customer_id and, if you have them, email, credits, tier_until and
+/// as_of in any order. Without --apply nothing changes. The server remembers how far a batch is, so the same
+/// command continues after an interruption, also on another machine.
 ///
 /// Exit code 1 when a row needs an operator.
 #[derive(Args)]
@@ -225,7 +225,8 @@ fn reader(file: &Path) -> anyhow::Result<csv::Reader<File>> {
         .with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// Reads the whole file once, so that a mistake in it is reported before the first request. Keeps only hashes.
+/// Reads the whole file once, so that a mistake in it is reported before the first request. Keeps only
+/// hashes.
 fn check_file(path: &Path, match_email: bool) -> anyhow::Result<FileFacts> {
     let name = path.display();
     let mut all = reader(path)?;

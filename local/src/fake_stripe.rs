@@ -8,7 +8,8 @@
 //!
 //! It also has the calls of an app that sells: customers, checkout sessions, the billing portal. Their
 //! parameters are checked by Stripe's own description (`parameters`). A checkout session can be paid
-//! ([`FakeStripe::pay`]), and a subscription renewed, changed, cancelled and refunded ([`FakeStripe::renew`]).
+//! ([`FakeStripe::pay`]), and a subscription renewed, changed, cancelled and refunded
+//! ([`FakeStripe::renew`]).
 //!
 //! It has what `tallyhook setup`, `doctor` and `catalog` read and write: webhook endpoints, portal
 //! configurations, products and prices. And the real Stripe CLI can listen to it and trigger events of it.
@@ -209,8 +210,8 @@ impl FakeStripe {
         self.lock().faults.push(Fault { on: on.to_owned(), skip: 0, times, what });
     }
 
-    /// Answers this many further requests, and refuses all others: what the caller then has done is what it
-    /// had done when it was stopped at this request.
+    /// Answers this many further requests, and refuses all others. A test uses it to stop a caller at each of
+    /// its requests.
     pub fn refuse_after(&self, requests: u32) {
         let what = Misbehaviour::Status(400, None);
         self.lock().faults.push(Fault { on: String::new(), skip: requests, times: u32::MAX, what });

@@ -1,10 +1,11 @@
-//! `tallyhook catalog` against a small admin API and the fake Stripe: the binary with its output, its files and
-//! its exit codes.
+//! `tallyhook catalog` against a small admin API and the fake Stripe: the binary with its output, its files
+//! and its exit codes.
 
 #![allow(clippy::unwrap_used, reason = "a test says that it failed by panicking")]
 
+mod support;
+
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -15,8 +16,8 @@ use axum::{Json, Router};
 use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
 use tallyhook_core::catalog::Catalog;
-use tokio::net::TcpListener;
-use tokio::process::Command;
+
+use self::support::{serve, tallyhook};
 
 const KEY: &str = "sk_test_1";
 
@@ -46,18 +47,9 @@ currency = "usd"
 lookup_keys = ["credits_1000"]
 "#;
 
-/// The exit code, and both outputs.
-async fn tallyhook(arguments: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_tallyhook"))
-        .arg("catalog")
-        .args(arguments)
-        .env_clear()
-        .envs(env.iter().copied())
-        .output()
-        .await
-        .expect("the binary runs");
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).expect("the output is text"))
+/// Runs `tallyhook catalog`. Returns the exit code and both outputs.
+async fn catalog(arguments: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String) {
+    tallyhook(&[&["catalog"][..], arguments].concat(), env).await
 }
 
 /// A file that is removed at the end.
@@ -94,7 +86,7 @@ impl Drop for File {
 #[tokio::test]
 async fn check_prints_each_error_with_its_line_and_what_a_valid_file_sells() {
     let file = File::new("check.toml", CATALOG);
-    let (code, output) = tallyhook(&["check", file.path()], &[]).await;
+    let (code, output) = catalog(&["check", file.path()], &[]).await;
     assert_eq!(code, Some(0), "{output}");
     let row = |start: &str| output.lines().find(|line| line.trim().starts_with(start)).unwrap_or_default();
     assert!(row("plan  pro").contains("20.00 usd per month") && row("plan  pro").contains("key pro_monthly"));
@@ -102,12 +94,12 @@ async fn check_prints_each_error_with_its_line_and_what_a_valid_file_sells() {
     assert!(!output.contains("warning"), "{output}");
 
     file.change("addons = \"keep\"", "addons = \"reset\"");
-    let (code, output) = tallyhook(&["check", file.path()], &[]).await;
+    let (code, output) = catalog(&["check", file.path()], &[]).await;
     assert_eq!((code, output.contains("warning  addons = \"reset\"")), (Some(0), true), "{output}");
 
     file.change("tier = \"pro\"", "tier = \"gold\"");
     file.change("credits = 1000\n", "credits = -1\n");
-    let (code, output) = tallyhook(&["check", file.path()], &[]).await;
+    let (code, output) = catalog(&["check", file.path()], &[]).await;
     let expected = format!(
         "{0} line 12: tier \"gold\" is not under [tiers] (known tiers: free, pro)\n    tier = \"gold\"\n\
          {0} line 21: credits is -1; it must be between 0 and 1000000000\n    credits = -1\n{0} has 2 errors.\n",
@@ -115,8 +107,8 @@ async fn check_prints_each_error_with_its_line_and_what_a_valid_file_sells() {
     );
     assert_eq!((code, output), (Some(1), expected));
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml");
-    assert_eq!(tallyhook(&["check", example], &[]).await.0, Some(0));
-    assert_eq!(tallyhook(&["check", "/nowhere.toml"], &[]).await.0, Some(2));
+    assert_eq!(catalog(&["check", example], &[]).await.0, Some(0));
+    assert_eq!(catalog(&["check", "/nowhere.toml"], &[]).await.0, Some(2));
 }
 
 /// The catalog routes of the admin API, without their rules.
@@ -134,10 +126,7 @@ impl Deployment {
             .route("/admin/catalog/history", get(Self::history))
             .route("/admin/catalog/history/{version}", get(Self::version))
             .with_state(self.clone());
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-        let address: SocketAddr = listener.local_addr().expect("the listener has an address");
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        format!("http://{address}")
+        serve(router).await
     }
 
     async fn current(State(this): State<Self>) -> (StatusCode, Json<Value>) {
@@ -208,11 +197,11 @@ async fn push_changes_the_catalog_of_a_deployment_only_with_apply_and_a_reason()
     let url = deployment.start().await;
     let env = [("TALLYHOOK_URL", url.as_str()), ("ADMIN_API_TOKEN", "token"), ("USER", "ann")];
     let file = File::new("push.toml", CATALOG);
-    let run = async |arguments: &[&str]| tallyhook(&[arguments, &[file.path()]].concat(), &env).await;
+    let run = async |arguments: &[&str]| catalog(&[arguments, &[file.path()]].concat(), &env).await;
 
     let (code, output) = run(&["diff"]).await;
     assert_eq!((code, output.contains("has no catalog")), (Some(1), true), "{output}");
-    assert_eq!(tallyhook(&["pull", "--from-server"], &env).await.0, Some(2));
+    assert_eq!(catalog(&["pull", "--from-server"], &env).await.0, Some(2));
     let (code, output) = run(&["push"]).await;
     assert_eq!(code, Some(1), "{output}");
     for line in [
@@ -257,12 +246,12 @@ async fn push_changes_the_catalog_of_a_deployment_only_with_apply_and_a_reason()
     }
     assert_eq!(run(&["push", "--apply", "--reason", "more credits"]).await.0, Some(0));
 
-    let (code, output) = tallyhook(&["history"], &env).await;
+    let (code, output) = catalog(&["history"], &env).await;
     assert_eq!(code, Some(0));
     let lines: Vec<&str> = output.lines().collect();
     assert!(lines[1].contains("more credits") && lines[2].contains("first & only"), "{output}");
-    assert_eq!(tallyhook(&["history", "1"], &env).await, (Some(0), CATALOG.to_owned()));
-    let (_, output) = tallyhook(&["pull", "--from-server"], &env).await;
+    assert_eq!(catalog(&["history", "1"], &env).await, (Some(0), CATALOG.to_owned()));
+    let (_, output) = catalog(&["pull", "--from-server"], &env).await;
     assert_eq!(output, file.text());
     file.change("credits = 6000000", "credits = -1");
     let (code, output) = run(&["push", "--apply", "--reason", "wrong"]).await;
@@ -284,7 +273,7 @@ impl Account {
 
     async fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let (code, output) =
-            tallyhook(arguments, &[("STRIPE_SECRET_KEY", KEY), ("STRIPE_API_BASE", &self.base)]).await;
+            catalog(arguments, &[("STRIPE_SECRET_KEY", KEY), ("STRIPE_API_BASE", &self.base)]).await;
         assert!(!output.contains(KEY), "{output}");
         (code, output)
     }
@@ -479,7 +468,7 @@ async fn what_the_file_cannot_state_is_left_alone_at_stripe() {
     account.fake.fail("/v1/prices", 9, Misbehaviour::Status(403, None));
     let (code, output) = account.push(&file, &[]).await;
     assert_eq!((code, output.contains("Stripe answered 403")), (Some(2), true), "{output}");
-    let (code, output) = tallyhook(&["pull"], &[]).await;
+    let (code, output) = catalog(&["pull"], &[]).await;
     assert_eq!((code, output.contains("set STRIPE_SECRET_KEY")), (Some(2), true), "{output}");
 }
 
@@ -501,7 +490,7 @@ async fn pull_reads_every_page_in_a_fixed_order_and_leaves_values_to_fill_in() {
 
     let file = File::new("blank.toml", "");
     assert_eq!(account.run(&["pull", "--output", file.path(), "--force"]).await.0, Some(0));
-    let (code, output) = tallyhook(&["check", file.path()], &[]).await;
+    let (code, output) = catalog(&["check", file.path()], &[]).await;
     assert_eq!(code, Some(1));
     assert!(
         output.contains("a value is missing: fill it in\n    tier = \"FILL_IN\"  # one of [tiers]"),
@@ -514,6 +503,6 @@ async fn pull_reads_every_page_in_a_fixed_order_and_leaves_values_to_fill_in() {
         .replace("tier = \"FILL_IN\"", "tier = \"pro\"")
         .replace("credits = \"FILL_IN\"", "credits = 5");
     fs::write(Path::new(file.path()), filled).unwrap();
-    let (code, output) = tallyhook(&["check", file.path()], &[]).await;
+    let (code, output) = catalog(&["check", file.path()], &[]).await;
     assert_eq!(code, Some(0), "{output}");
 }

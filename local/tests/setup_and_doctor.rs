@@ -3,7 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says that it failed by panicking")]
 
-use std::net::SocketAddr;
+mod support;
+
 use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
@@ -17,31 +18,11 @@ use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::{API_VERSION, EventType};
 use tallyhook_core::signature::{Secret, verify};
 use tallyhook_core::timestamp::Timestamp;
-use tokio::net::TcpListener;
-use tokio::process::Command;
+
+use self::support::{serve, tallyhook};
 
 const KEY: &str = "rk_test_1";
 const PARAMETER: &str = "/tallyhook/stripe-webhook-secret";
-
-/// The exit code, and both outputs.
-async fn tallyhook(arguments: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_tallyhook"))
-        .args(arguments)
-        .env_clear()
-        .envs(env.iter().copied())
-        .output()
-        .await
-        .expect("the binary runs");
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).expect("the output is text"))
-}
-
-async fn serve(router: Router) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-    let address: SocketAddr = listener.local_addr().expect("the listener has an address");
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    format!("http://{address}")
-}
 
 fn now() -> i64 {
     cli::send::now().unix()

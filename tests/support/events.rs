@@ -26,3 +26,10 @@ pub fn pack(name: &str, user: &str, quantity: u32) -> Value {
     session["metadata"] = json!({"user_id": user, "pack": "credits_1000", "quantity": quantity.to_string()});
     event
 }
+
+/// The session of a pack whose metadata does not name the pack. The event is parked.
+pub fn unnamed_pack(name: &str) -> Value {
+    let mut event = pack(name, "user_1", 1);
+    event["data"]["object"]["metadata"] = json!({"user_id": "user_1"});
+    event
+}

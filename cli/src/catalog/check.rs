@@ -32,8 +32,8 @@ pub(super) fn parse(text: &str, file: &Path) -> anyhow::Result<Option<Catalog>> 
     Ok(None)
 }
 
-/// The parser stops at the first error. The section with the error is left out, and the rest is parsed
-/// again: so every section shows its first error.
+/// Parses a catalog, or returns the first error of every section. The parser stops at the first error, so the
+/// section with the error is left out and the rest is parsed again.
 fn read(text: &str) -> Result<Catalog, Vec<CatalogError>> {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let mut errors = blanks(&mut lines);
@@ -95,7 +95,7 @@ fn section(line: &str) -> Option<&str> {
     name.split(']').next().filter(|_| is_header).map(str::trim)
 }
 
-/// Prints what a catalog sells, and what may surprise.
+/// Prints what a catalog sells, and warnings.
 pub(super) fn print(catalog: &Catalog, text: &str) -> anyhow::Result<()> {
     let entries = entries(text)?;
     let price = |kind: &str, name: &str| {

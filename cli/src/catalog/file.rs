@@ -116,7 +116,7 @@ impl Entry {
         Some(if others.is_empty() { (*last).to_owned() } else { format!("{} and {last}", others.join(", ")) })
     }
 
-    /// What it costs, for people.
+    /// The price as people read it, such as `20.00 usd per month`.
     pub(super) fn price_text(&self) -> Option<String> {
         let amount = self.amount?;
         Some(match &self.currency {
@@ -171,11 +171,11 @@ pub(super) fn with_price(text: &str, kind: Kind, name: &str, price: &str) -> any
     Ok(changed)
 }
 
-/// Adds a text behind the last entry of a list.
+/// Adds a text after the last entry of a list.
 fn in_list(text: &str, list: std::ops::Range<usize>, value: &str) -> String {
     let end = list.end.saturating_sub(1);
     let inner = &text[list.start + 1..end];
-    // A comment at the end of the last line would swallow what follows it.
+    // A text after a comment would be part of the comment, so it goes directly after the last value.
     let last = inner.rfind('"').map_or(0, |at| at + 1);
     let rest = &inner[last..];
     let after_comma = rest.trim_start().strip_prefix(',');
@@ -190,7 +190,7 @@ fn in_list(text: &str, list: std::ops::Range<usize>, value: &str) -> String {
     }
 }
 
-/// Adds a line behind the line of a position.
+/// Adds a line after the line of a position.
 fn after_line(text: &str, position: usize, line: &str) -> String {
     let end = text[position..].find('\n').map_or(text.len(), |at| position + at);
     format!("{}\n{line}{}", &text[..end], &text[end..])

@@ -1,9 +1,9 @@
 //! `catalog push --stripe`: the products and prices at Stripe.
 //!
 //! Stripe cannot change the amount of a price. So a new price takes the lookup key, and the old one is
-//! deactivated: its subscriptions stay as they are. The id of the old price is first added to the catalog file,
-//! because it has no lookup key any more. Until that is done, metadata of the new price names the old one, so
-//! that the next run completes what a stopped run has begun.
+//! deactivated: its subscriptions stay as they are. The id of the old price is first added to the catalog
+//! file, because it has no lookup key any more. Until that is done, metadata of the new price names the old
+//! one, so that the next run completes what a stopped run has begun.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -75,7 +75,7 @@ struct Account<'a> {
     products: Option<Vec<Value>>,
 }
 
-/// Brings Stripe up to the file. True when nothing is left to do.
+/// Makes the prices at Stripe match the file. True when nothing is left to do.
 pub(super) async fn push(file: &Path, mut toml: String, apply: bool) -> anyhow::Result<bool> {
     let stripe = Stripe::from_env()?.context(
         "set STRIPE_SECRET_KEY to a key with write access to products and prices; there is no flag for it, because \
@@ -92,7 +92,8 @@ pub(super) async fn push(file: &Path, mut toml: String, apply: bool) -> anyhow::
         for key in missing.filter(|key| !can_create(key)) {
             is_complete = false;
             print_line(format_args!(
-                "missing  {entry}: Stripe has no price with the lookup key {key}, and the file no amount for it"
+                "missing  {entry}: Stripe has no price with the lookup key {key}, and the file has no amount \
+                 for it"
             ))?;
         }
         if let Some(lacks) = entry.incomplete_price() {
@@ -140,7 +141,7 @@ async fn holders(stripe: &Stripe, entries: &[Entry]) -> anyhow::Result<BTreeMap<
             keys.iter().map(|key| parameter("lookup_keys[]", key.as_str())).collect();
         for price in stripe.list_all("/v1/prices", &parameters).await? {
             let Some(key) = price["lookup_key"].as_str() else { continue };
-            // A Stripe that ignores the filter answers with other prices.
+            // An emulator of Stripe that ignores the filter answers with other prices.
             if keys.iter().any(|wanted| *wanted == key) {
                 holders.insert(key.to_owned(), price);
             }
@@ -192,7 +193,7 @@ impl Account<'_> {
     async fn finish(&self, replaced: &str, change: &mut Change<'_>) -> anyhow::Result<()> {
         match self.stripe.get(&format!("/v1/prices/{replaced}"), &[]).await {
             Ok(price) if price["lookup_key"].is_null() => change.retire(replaced, &price),
-            // It is sold by another lookup key.
+            // The price has another lookup key by now and is still sold.
             Ok(_) => {}
             Err(failure) if failure.status() == Some(404) => {}
             Err(failure) => return Err(failure.into()),
@@ -222,7 +223,7 @@ impl Account<'_> {
     }
 }
 
-/// Why a price is none that the file can state.
+/// Why the file cannot describe a price; `None` if it can.
 fn unsupported(price: &Value) -> Option<&'static str> {
     let recurring = &price["recurring"];
     if price["billing_scheme"] == "tiered" {
@@ -247,7 +248,7 @@ fn is_price(found: &Value, price: &Price<'_>) -> bool {
 }
 
 impl Change<'_> {
-    /// A price is replaced: it stays in the file, and is sold no more.
+    /// Plans the end of a replaced price: the file gets its id, and Stripe deactivates it.
     fn retire(&mut self, id: &str, price: &Value) {
         if !self.entry.prices().iter().any(|known| known == id) {
             self.keep.push(id.to_owned());

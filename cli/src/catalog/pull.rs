@@ -1,7 +1,7 @@
 //! `catalog pull`: a catalog of Stripe's active products and prices, or the catalog of a deployment.
 //!
-//! Prices with the same name in their metadata are one entry; other prices are one entry for each product. What
-//! Stripe does not say is a value to fill in, which `catalog check` refuses.
+//! Prices with the same name in their metadata are one entry; other prices are one entry for each product.
+//! What Stripe does not say is a value to fill in, which `catalog check` refuses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -22,9 +22,9 @@ use crate::stripe::{Stripe, parameter};
 /// Write a catalog file from Stripe's active products and prices, or from a deployment
 ///
 /// Reads the key from STRIPE_SECRET_KEY; it needs read access to products and prices. The metadata
-/// tallyhook_plan (or tallyhook_pack, tallyhook_product), tallyhook_tier, tallyhook_rank and tallyhook_credits of a
-/// price, else of its product, fill the file. What they do not say is FILL_IN: replace it, then run
-/// `tallyhook catalog check`.
+/// tallyhook_plan (or tallyhook_pack, tallyhook_product), tallyhook_tier, tallyhook_rank and
+/// tallyhook_credits of a price, else of its product, fill the file. What they do not say is FILL_IN: replace
+/// it, then run `tallyhook catalog check`.
 #[derive(Args)]
 pub(super) struct Pull {
     /// Write to this file, not to the standard output
@@ -164,7 +164,7 @@ impl Price {
             .find_map(|kind| Some((kind, self.metadata.get(name_key(kind))?.as_str())))
     }
 
-    /// For people.
+    /// The price in words, for a comment in the file.
     fn describe(&self) -> String {
         let interval = self.interval.as_ref().map(|interval| match interval.count {
             1 => interval.unit.clone(),

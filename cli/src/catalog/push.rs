@@ -15,9 +15,10 @@ use crate::output::{list, print_line, text};
 /// Without --apply, it only prints what would change. Exit code 1 when something is left to do.
 ///
 /// With --stripe, it changes Stripe in place of the deployment: it creates the products and prices of plans
-/// and packs that have amount, currency, lookup_keys and, for a plan, interval. A price with another amount is
-/// replaced: the new price takes the lookup key, the old one is deactivated and added to the file's prices. It
-/// reads the key from STRIPE_SECRET_KEY, which needs write access to products and prices. It may be repeated.
+/// and packs that have amount, currency, lookup_keys and, for a plan, interval. A price with another amount
+/// is replaced: the new price takes the lookup key, the old one is deactivated and added to the file's
+/// prices. It reads the key from STRIPE_SECRET_KEY, which needs write access to products and prices. It may
+/// be repeated.
 #[derive(Args)]
 pub(super) struct Push {
     file: PathBuf,

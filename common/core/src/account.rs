@@ -115,8 +115,8 @@ pub struct PaidInvoice {
     pub customer: Option<CustomerId>,
     /// The kind of its ledger entry.
     pub kind: EntryKind,
-    /// The lines, each with the item that it names. Those with [`snapshot::Terms::unknown`] wait for a snapshot that
-    /// shows their price.
+    /// The lines, each with the item that it names. Those with [`snapshot::Terms::unknown`] wait for a
+    /// snapshot that shows their price.
     pub lines: Vec<(Option<ItemId>, Line)>,
     /// What was paid.
     pub payment: Payment,

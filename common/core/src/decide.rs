@@ -341,7 +341,8 @@ pub fn decide(
     decide_facts(account, event, payments, catalog, now, Some)
 }
 
-/// What documents of before `as_of` say alone, for [`crate::account::import::ImportedBalance`].
+/// The state that the documents from before `as_of` make alone, for
+/// [`crate::account::import::ImportedBalance`].
 pub fn state_of_documents(
     user: &UserId,
     events: &[Event],

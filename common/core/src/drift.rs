@@ -83,16 +83,16 @@ pub struct Difference {
 pub enum Remedy {
     /// The event repairs it, with the rules of every event.
     Repair,
-    /// An operator, because the state of a subscription would lower the balance. Later repairs of the same run
-    /// may change that.
+    /// An operator, because the state of a subscription would lower the balance. Later repairs of the same
+    /// run may change that.
     Lowers,
     /// An operator, for this reason.
     Person(String),
 }
 
 /// The change that may be applied without an operator for an event that was made from the current state of a
-/// subscription: the whole event; if that lowers the balance, only the subscription's state for access; if that lowers the
-/// balance too, nothing.
+/// subscription: the whole event; if that lowers the balance, only the subscription's state for access; if
+/// that lowers the balance too, nothing.
 ///
 /// **Invariant:** the returned change never lowers the balance.
 pub fn repair(account: &Account, event: &Event, catalog: &Catalog, now: Timestamp) -> Outcome {
@@ -268,8 +268,8 @@ fn subscription_difference(
 /// Compares the paid invoice or the finished session in `event` with the account. `payments` are the stored
 /// payments that the event names.
 ///
-/// A document is repaired with all its effects, also if it lowers the balance: a renewal that ends packs ends
-/// them whether its webhook arrived or not.
+/// A document is repaired with all its effects, even if they lower the balance: a renewal that ends packs
+/// ends them whether its webhook arrived or not.
 pub fn document(
     account: &Account,
     event: &Event,

@@ -52,8 +52,8 @@ use crate::timestamp::Timestamp;
 /// webhook endpoint that it creates. Events of every other version are read too.
 pub const API_VERSION: &str = "2025-09-30.clover";
 
-/// The date of the newest API version that Stripe documents and whose shapes the tests cover. Events of a newer
-/// version are read as far as their fields have the known paths, and the operator is alerted once.
+/// The date of the newest API version that Stripe documents and whose shapes the tests cover. Events of a
+/// newer version are read as far as their fields have the known paths, and the operator is alerted once.
 pub const NEWEST_KNOWN_VERSION: &str = "2026-10-28";
 
 /// Why a body is not a readable event. A retry does not help: the webhook answers 400 (`malformed_event`),

@@ -158,7 +158,7 @@ impl LedgerKey {
         Self(format!("comp#{request}").into())
     }
 
-    /// The opening balance of a user whom a batch of an import brought.
+    /// The opening balance of a user in this batch of an import.
     pub fn import(batch: &str) -> Self {
         Self(format!("import#{batch}").into())
     }
@@ -290,7 +290,7 @@ pub enum Note {
     Superseded,
     /// A session and an invoice belong to the same purchase. The session grants it.
     OnePurchase,
-    /// The credits are part of the opening balance of an import, which is newer.
+    /// The credits were granted before the opening balance of an import, which includes them.
     Imported,
     /// Fewer credits could be taken back than were due, because some were spent or had ended: see
     /// [`Entry::shortfall`].

@@ -1,8 +1,8 @@
 //! The catalog that decides: the stored one. While none is stored, the one that the function was built with,
 //! or the file in `CATALOG_FILE`.
 //!
-//! A function holds the catalog and reads it again at most every [`MAX_AGE`] while it works. A worker reads it
-//! in the call that reads its batch's items; the other functions make a call for it.
+//! A function holds the catalog and reads it again at most every [`MAX_AGE`] while it works. A worker reads
+//! it in the call that reads its batch's items; the other functions make a call for it.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -19,7 +19,8 @@ use tracing::{info, warn};
 /// How long a catalog is used before it is read again.
 pub const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// How long a catalog is used before an event that it has no price for makes a function read it again.
+/// An event whose price is not in the catalog makes a function read the catalog again, if the last read is
+/// older.
 const MIN_AGE: Duration = Duration::from_secs(1);
 
 /// A catalog with the digest of its text.
@@ -35,10 +36,8 @@ impl DecidingCatalog {
     pub fn digest(&self) -> Option<&str> {
         self.digest.as_deref()
     }
-}
 
-impl DecidingCatalog {
-    /// A catalog that is not stored. The stored one is read when this time has passed since the last read.
+    /// A catalog that is not stored. The stored one is read at most every `max_age`.
     pub fn not_stored(catalog: Catalog, max_age: Duration) -> Self {
         Self { catalog, digest: None, max_age }
     }
@@ -72,7 +71,7 @@ struct Held {
 }
 
 impl Catalogs {
-    /// Starts with a catalog that is not stored, which the first read replaces.
+    /// Starts with a catalog that is not stored. The first read replaces it if one is stored.
     pub fn new(catalog: Arc<DecidingCatalog>) -> Self {
         let max_age = catalog.max_age;
         Self { held: Arc::new(Mutex::new(Held { catalog, read_at: None })), max_age }
@@ -83,13 +82,14 @@ impl Catalogs {
         Arc::clone(&self.held.lock().unwrap_or_else(PoisonError::into_inner).catalog)
     }
 
-    /// Its key, when it is time to read it again.
+    /// The key of the stored catalog, if it is time to read it again.
     pub fn due(&self) -> Option<Key> {
         let read_at = self.held.lock().unwrap_or_else(PoisonError::into_inner).read_at;
         read_at.is_none_or(|at| at.elapsed() >= self.max_age).then_some(Key::Catalog)
     }
 
-    /// Holds the stored catalog of a read that asked for it. One that cannot be read changes nothing.
+    /// Takes the stored catalog from the items of a read that asked for it. If it is invalid, the held one
+    /// stays.
     pub fn hold(&self, items: &HashMap<Key, Item>) {
         let stored = items.get(&Key::Catalog).map(|item| items::read_catalog(&Key::Catalog, item));
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);

@@ -468,7 +468,7 @@ impl Processor {
             let earlier = jobs.iter().take(place).find(|other| other.event.id == job.event.id);
             outcomes.push(self.plan(&mut plan, job, earlier.copied(), &items, now)?);
         }
-        // An event is not parked for what the newest catalog has.
+        // Before an event is parked because the catalog lacks what was sold, read the newest catalog.
         if outcomes.iter().any(lacks_something_sold) {
             self.accounts.catalogs.read_again(&self.accounts.store).await;
             if self.accounts.has_other_catalog() {

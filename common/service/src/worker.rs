@@ -185,8 +185,8 @@ impl Worker {
         }
     }
 
-    /// Reads the stored catalog, which also opens the connection to DynamoDB, and while that waits for answers,
-    /// prepares the compression of payloads. Called once, before the first batch.
+    /// Reads the stored catalog, which also opens the connection to DynamoDB, and while that waits for
+    /// answers, prepares the compression of payloads. Called once, before the first batch.
     pub async fn prewarm(&self) {
         let Accounts { store, catalogs, .. } = &self.processor.accounts;
         tokio::join!(catalogs.prewarm(store), async { payload::prepare() });

@@ -28,8 +28,8 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// The first: signup, purchase, duplicates, renewal, upgrade, add-on, spending, refund, cancellation. The
 /// second has a plan by the year with credits by the month, and a year passes on a test clock: refills,
 /// rollover, a hold, an upgrade in mid year and its refund, the renewal. The demo sends signed events and
-/// calls the app's API of the running local stack. If none runs, it starts one in memory. The events of a step
-/// are sent in a random order, and one of them twice. Every run has new users.
+/// calls the app's API of the running local stack. If none runs, it starts one in memory. The events of a
+/// step are sent in a random order, and one of them twice. Every run has new users.
 #[derive(Args)]
 pub struct Demo {
     /// The local stack [default: http://127.0.0.1:9000 if one runs there, else one in memory]

@@ -2,7 +2,7 @@
 //!
 //! | | events |
 //! |---|---|
-//! | [`FakeStripe::pass_a_month`] | of a yearly plan `customer.subscription.updated` (its metadata), or as `renew` |
+//! | [`FakeStripe::pass_a_month`] | within a paid year `customer.subscription.updated` (its metadata), else those of `renew` |
 //! | [`FakeStripe::renew`] | `customer.subscription.updated` (the new period), `invoice.paid` (`subscription_cycle`) |
 //! | [`FakeStripe::change_plan`] | `customer.subscription.updated` (the new price; it is billed with the next period) |
 //! | [`FakeStripe::upgrade`] | `customer.subscription.updated`, `invoice.paid` (`subscription_update`) for the difference |
@@ -10,9 +10,9 @@
 //! | [`FakeStripe::refund`] | `refund.created`, `charge.refunded` |
 //!
 //! A renewal does not wait for the end of the month: the current period ends at the time of the call, so that
-//! the times of all events are in order. A yearly subscription is on a test clock of Stripe instead, and moves
-//! month by month. Stripe sends no event within a paid year, and tallyhook reads the time of a clock from
-//! events, so each month also writes the date into the subscription's metadata.
+//! the times of all events are in order. A yearly subscription is on a test clock of Stripe instead, and
+//! moves month by month. Stripe sends no event within a paid year, and tallyhook reads the time of a clock
+//! from events, so each month also writes the date into the subscription's metadata.
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};

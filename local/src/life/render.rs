@@ -133,7 +133,7 @@ pub(super) fn item_of(
     item
 }
 
-/// A price, as items and old invoice lines embed it. Its amount is of no account: it is not 0.
+/// A price, as items and old invoice lines embed it. Nothing depends on the amount, except that it is not 0.
 fn price(id: &str) -> Value {
     json!({"id": id, "object": "price", "lookup_key": null, "product": PRODUCT, "unit_amount": 1900})
 }

@@ -871,14 +871,14 @@ pub fn read_question(item: &Item) -> Question {
 }
 
 /// The customer that `POST /checkout-sessions` created for a user. The events of a purchase link it to the
-/// user; this item makes a checkout that was not paid use it again.
+/// user. Until then, this item lets the next checkout use it again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CreatedCustomer {
-    /// The newest one.
+    /// The customer that was created last.
     pub customer: Option<CustomerId>,
     /// How many were created before it.
     pub earlier: u32,
-    /// Customers of the user that Stripe does not have, by its answers.
+    /// Customers of the user that do not exist at Stripe, as its answers said.
     pub missing: BTreeSet<String>,
 }
 
@@ -1152,7 +1152,7 @@ pub fn audit(actor: &str, claimed: Option<&str>, reason: &str, act: &str, target
 }
 
 /// Writes the report of a complete reconciliation, for the health score. It never expires, so that `health`
-/// knows how long none was complete.
+/// knows when the last complete one ended.
 pub fn reconcile_report(missing: u64, orphaned: u64, plans_without_invoice: u64, at: Timestamp) -> Write {
     let key = reconcile_report_key();
     let mut item = new_item(&key);

@@ -1,18 +1,18 @@
 //! The balance that a user had in another system: the fact that an import states.
 //!
-//! A user had `credits` at the time `as_of`. So everything that was granted or spent before that time is part
-//! of these credits, and counts for nothing itself, whenever it arrives here. Of the credits, each
-//! subscription item that ran at that time holds what its slice could hold then; the next payment replaces
-//! them like any credits of a slice. The rest is the lot [`Lot::Opening`] of the bucket `grant`.
+//! A user had `credits` at the time `as_of`. What was granted or spent before that time is included in these
+//! credits, so an event about it does not change them, whenever it arrives. Each subscription item that ran
+//! at `as_of` has a share of the credits: at most what its slice could hold then. The next payment replaces
+//! this share like any credits of a slice. The rest is the lot [`Lot::Opening`] of the bucket `grant`.
 //!
 //! ```json
 //! {"key":"import#2026-11","as_of":1767225600,"credits":7000,"spent":300,
 //!  "running":[{"subscription":"sub_1","item":"si_1","end":1769904000,"worth":5000}]}
 //! ```
 //!
-//! **Invariant:** the result is a function of the facts. What an item holds is computed again with each fact
-//! (`State::settle_import`). `running` remembers it after the item has dropped the lines that it was
-//! computed from.
+//! **Invariant:** the result depends on the facts, not on their order. `State::settle_import` computes the
+//! shares again with each fact. `running` keeps what an item's slice could hold after the item has dropped
+//! the lines that this was computed from.
 
 use std::sync::Arc;
 
@@ -45,8 +45,8 @@ pub struct ImportedBalance {
     pub plan: Option<(String, Timestamp)>,
     /// What was spent here at or after `as_of` and was not given back, from the entries of these spends.
     pub spent_since: Vec<Taken>,
-    /// Invoices of before `as_of`, as the state of an account that knows nothing else. They are needed if the
-    /// account has dropped the period that ran at that time.
+    /// The state of an account that has only the invoices from before `as_of`. It is needed if the account
+    /// has dropped the period that ran at that time.
     pub documents: Option<Box<State>>,
 }
 
@@ -59,7 +59,7 @@ pub struct Import {
     pub as_of: Timestamp,
     /// The balance at that time.
     pub credits: Credits,
-    /// Whether the signup credits count beside it.
+    /// Whether the user has the signup credits in addition to the balance.
     #[serde(default, skip_serializing_if = "is_false")]
     with_signup: bool,
     /// Credits spent of [`Lot::Opening`].
@@ -83,7 +83,7 @@ struct RunningItem {
 }
 
 impl Import {
-    /// What belongs to each running item, and what is left of the balance.
+    /// The share of each running item, and the rest of the balance.
     fn shares(&self) -> (Vec<Credits>, Credits) {
         let mut rest = self.credits;
         let mut share = |one: &RunningItem| {
@@ -95,8 +95,8 @@ impl Import {
         (shares, rest)
     }
 
-    /// What each running item holds. If more was spent of the lot than it holds now, because an item arrived
-    /// after the spend, the items pay for it.
+    /// What is left of the share of each running item. An item that arrives after a spend makes the lot
+    /// smaller. If more was spent of the lot than it then has, the difference is taken from the shares.
     fn left_in_items(&self) -> Vec<Credits> {
         let (mut shares, rest) = self.shares();
         let mut too_much = self.spent.minus(rest);
@@ -122,7 +122,7 @@ impl Import {
         self.spent = self.spent.minus(credits);
     }
 
-    /// The rule in a sentence.
+    /// One sentence for a person about how the balance is divided.
     pub(super) fn explain(&self) -> String {
         let of_items = self.credits.minus(self.shares().1);
         format!(
@@ -138,8 +138,8 @@ impl Import {
 }
 
 impl State {
-    /// Whether the account may have dropped the period that ran at a moment: an item has a paid period, and
-    /// all that it knows began later.
+    /// Whether the account may have dropped the period that ran at a moment: an item has paid periods, and
+    /// none of its slices ran at that moment.
     pub fn lacks_period_at(&self, at: Timestamp, policy: &Policy, now: Timestamp) -> bool {
         self.subscriptions.iter().any(|(id, subscription)| {
             self.view(id, subscription, policy, now, |view| {
@@ -151,7 +151,7 @@ impl State {
         })
     }
 
-    /// Adds an imported balance.
+    /// Adds an imported balance. The same one again changes nothing; another one is a [`Conflict`].
     pub(super) fn fold_import(&mut self, balance: ImportedBalance) -> Result<NewEntry, Conflict> {
         let key = LedgerKey::import(&balance.batch);
         let ImportedBalance { as_of, credits, with_signup, plan, spent_since, documents, .. } = balance;
@@ -194,8 +194,8 @@ impl State {
         }
     }
 
-    /// Keeps of all spends in slices of before `as_of` only those that were made since. Returns what was
-    /// spent since then of other lots of before `as_of`.
+    /// Of the spends in slices that began before `as_of`, keeps only those in `since`. Returns what the
+    /// spends in `since` took from other lots that were granted before `as_of`.
     fn keep_spends(&mut self, as_of: Timestamp, with_signup: bool, since: &[Taken]) -> Credits {
         let mut of_ended_lots = Credits::ZERO;
         let mut of_items: Vec<(String, String, Timestamp, String, Credits)> = Vec::new();
@@ -233,7 +233,7 @@ impl State {
         of_ended_lots
     }
 
-    /// Whether a lot outside the items was granted before `as_of`.
+    /// Whether a lot that belongs to no subscription item was granted before `as_of`.
     fn is_lot_of_before(&self, lot: &LedgerKey, as_of: Timestamp, with_signup: bool) -> bool {
         let purchases = self.packs.iter().chain(&self.lifetimes);
         if *lot == LedgerKey::signup() {
@@ -247,7 +247,7 @@ impl State {
         }
     }
 
-    /// Empties all lots outside the items that were granted before the import.
+    /// Empties the lots that were granted before `as_of` and belong to no subscription item.
     pub(super) fn empty_imported_lots(&mut self) {
         let Some(import) = &self.import else { return };
         let as_of = import.as_of;
@@ -264,7 +264,7 @@ impl State {
         self.grants.retain(|grant| grant.since >= as_of);
     }
 
-    /// Computes which items ran at the time of the import, and what they hold of it.
+    /// Computes which items ran at the time of the import, and their shares of it.
     pub(super) fn settle_import(&mut self, policy: &Policy, now: Timestamp) {
         let Some(as_of) = self.import.as_ref().map(|import| import.as_of) else { return };
         let mut running: Vec<(SubscriptionId, ItemId, Option<RunningSlice>)> = Vec::new();

@@ -184,14 +184,14 @@ struct Spent {
     imported: bool,
 }
 
-/// What an item's bucket could hold at a moment.
+/// The slice of an item that ran at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RunningSlice {
     /// The slice and the plan that spends are counted under.
     pub spends_of: (Timestamp, String),
     /// Its planned end, excluded.
     pub end: Option<Timestamp>,
-    /// Its credits, less what refunds and disputes had taken.
+    /// What its bucket could hold then: its credits, less what refunds and disputes had taken by then.
     pub worth: Credits,
 }
 
@@ -251,7 +251,7 @@ pub(super) struct View<'a> {
     pub ended: Option<Timestamp>,
     /// How many periods before the current one are kept because their credits may be carried over.
     pub carried_periods: u64,
-    /// The time of an import: credits of before it are part of the imported balance.
+    /// The time of an import. Credits that were granted before it are part of the imported balance.
     pub imported_at: Option<Timestamp>,
     /// Days after the last paid period for which carried credits stay.
     pub grace_days: i64,
@@ -545,7 +545,7 @@ impl Item {
         self.slice_bucket_until(next, place, slices, periods, view)
     }
 
-    /// What a slice held at a moment.
+    /// The bucket of a slice if the next slice begins at `next`.
     fn slice_bucket_until(
         &self,
         next: Option<Timestamp>,
@@ -794,12 +794,12 @@ impl Item {
         self.add_spent(Spent { start, plan: String::new(), credits, carried: true, imported: false });
     }
 
-    /// The slice that ran at a moment, with what its bucket could hold then. `None` if no slice of before it
-    /// is known.
+    /// The slice that ran at a moment, with what its bucket could hold then. `None` if no slice is known that
+    /// began before it.
     pub(super) fn running_at(&self, at: Timestamp, view: &View<'_>) -> Option<RunningSlice> {
         let periods = self.periods(view);
         let slices = self.slices(&periods, view);
-        // A period that was paid later was granted later.
+        // A period that was paid after the moment had granted nothing by then.
         let was_paid = |slice: &Slice| periods.get(slice.period).is_some_and(|period| period.at < at);
         let Some(place) = slices.iter().rposition(|slice| slice.since < at && was_paid(slice)) else {
             return self.trial_at(at, view);
@@ -889,7 +889,8 @@ impl Item {
             //   have paid a share of it.
             // - The period before a zero line: a late `trialing` snapshot may close the line's period again.
             // - The period before an invoice that credits unused time: the credited period may arrive later.
-            // - Periods whose credits may still be carried over. Any item may change to a plan with `rollover`.
+            // - Periods whose credits may still be carried over. Any item may change to a plan with
+            //   `rollover`.
             // - The period that ran at the time of an import (below).
             let carried = usize::try_from(view.carried_periods).unwrap_or(usize::MAX);
             let mut oldest = current;
@@ -968,9 +969,9 @@ impl Run {
     }
 }
 
-/// The period that ran at the time of an import, from its start to the next one: its facts stay, because the
-/// imported balance is computed from them. Without such a period, the time before the first one: a trial may
-/// have run.
+/// The period that ran at the time of an import, from its start to the next one. Its facts stay, because the
+/// shares of the imported balance are computed from them. If no period ran, it is the time before the first
+/// period, because a trial may have run.
 fn imported_period(at: Timestamp, periods: &[Period]) -> (Timestamp, Timestamp) {
     let ran = periods.iter().rposition(|period| period.start < at && period.at < at);
     let start = |place: usize| periods.get(place).map(|period| period.start);
@@ -1063,9 +1064,9 @@ fn chain(second: &mut [Sight]) {
     }
 }
 
-/// Keeps only the first and the last of consecutive sights that show the same plan. Of a plan with monthly
-/// credits, the last one before each month stays too: it says which plan is in force when the month begins, even
-/// if an older snapshot with another plan arrives later.
+/// Keeps only the first and the last of consecutive sights that show the same plan. For a plan with monthly
+/// credits, it also keeps the last one before each month: this sight says which plan is in force when the
+/// month begins, even if an older snapshot with another plan arrives later.
 fn compress_sights(sights: &mut Vec<Sight>) {
     let same = |a: &Sight, b: &Sight| {
         a.start == b.start

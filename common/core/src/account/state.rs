@@ -36,9 +36,9 @@ const MAX_GRANTS: usize = 16;
 const MAX_FREE_REFILLS: usize = 4;
 /// The maximum number of items over all subscriptions.
 pub const MAX_ITEMS: usize = 50;
-/// The largest state, in bytes of JSON. It takes at most 370 KB of an item of DynamoDB, whose limit is 400 KB.
+/// The largest state, in bytes of JSON. It takes at most 370 of the 400 KB of an item of DynamoDB.
 const MAX_STATE_BYTES: usize = 500_000;
-/// With fewer records in all subscriptions, the state is smaller than that.
+/// A state with at most this many records in all subscriptions is smaller than [`MAX_STATE_BYTES`].
 const MANY_RECORDS: usize = 800;
 
 /// What the rules know about an account; stored as one map.
@@ -137,7 +137,7 @@ pub enum Lot {
     Lifetime(usize),
     /// The signup credits.
     Signup,
-    /// What an import brought, less what belongs to subscription items.
+    /// The imported balance, less the shares of subscription items.
     Opening,
     /// A grant by hand.
     Grant(usize),

@@ -104,8 +104,8 @@ pub enum Step {
     Grant(u64),
     /// An operator gives a plan from now on, with credits.
     Complimentary { plan: &'static str, until: Option<i64>, credits: u64 },
-    /// An import says that the user had these credits at this second. If the account has dropped the period of
-    /// that time, the import reads these paid invoices.
+    /// An import says that the user had these credits at this second. If the account has dropped the period
+    /// of that time, the import reads these paid invoices.
     Import { as_of: i64, credits: u64, invoices: Vec<Value> },
     /// The catalog keeps add-ons, from the first step on.
     KeepAddons,
@@ -166,7 +166,7 @@ pub struct Run {
     payments: Payments,
     pub parked: Vec<(Event, Parked)>,
     pub orders: Vec<Order>,
-    /// Whether an import had to read invoices.
+    /// Whether the import needed the invoices.
     pub import_read_invoices: bool,
     now: Timestamp,
 }

@@ -63,8 +63,8 @@ impl WorkerConfig {
 pub struct OutboxConfig {
     /// The queue of `provision`; without one there are no jobs.
     pub queue_url: Option<String>,
-    /// The messages that the app gets. Without `PROVISION_URL` that is only the first payment, whose job completes
-    /// without a call.
+    /// The messages that the app gets. Without `PROVISION_URL` that is only the first payment, whose job
+    /// completes without a call.
     pub selected: BTreeSet<JobKind>,
 }
 

@@ -275,7 +275,7 @@ impl Admin {
     }
 }
 
-/// The header `ETag` of an answer with a catalog.
+/// Adds the header `ETag` to an answer with a catalog.
 fn with_etag(request: &Request, mut response: Response<Body>, body: &Value) -> Response<Body> {
     let digest = body["digest"].as_str().filter(|_| {
         answer::method(request) == Method::GET && request.uri().path().starts_with("/admin/catalog")

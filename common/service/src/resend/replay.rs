@@ -57,8 +57,8 @@ const KEPT_DAYS: i64 = 30;
 /// Pages that are read of a window of time. A window with more is made smaller.
 const MAX_PAGES: usize = 5;
 
-/// Where a replay continues, as text: `1767600000`, or `1767600000 evt_1` if this event of that second was the
-/// last one that was sent.
+/// Where a replay continues, as text: `1767600000`, or `1767600000 evt_1` if this event of that second was
+/// the last one that was sent.
 struct Position {
     from: Timestamp,
     sent: Option<String>,
@@ -78,8 +78,8 @@ impl Position {
         format!("{}{sent}", self.from.unix())
     }
 
-    /// The events after the last one that was sent. If Stripe no longer lists that event, the events of its
-    /// second are sent again, which is harmless.
+    /// Drops the events up to the one that was sent last. If that event is missing from Stripe's list, keeps
+    /// all events. Those of its second are then sent again, and a worker skips a processed event.
     fn not_sent(&self, mut events: Vec<Object>) -> Vec<Object> {
         let sent =
             self.sent.as_deref().and_then(|sent| events.iter().position(|event| event.id() == Some(sent)));
@@ -101,7 +101,8 @@ impl Replayer {
         Self { stripe, queue, queues }
     }
 
-    /// Sends the selected events, oldest first: at most `limit`, from the position `after` on, until `deadline`.
+    /// Sends the selected events, oldest first: at most `limit`, from the position `after` on, until
+    /// `deadline`.
     ///
     /// # Errors
     /// [`ReplayError`].

@@ -157,8 +157,8 @@ impl Retrier {
         Ok(report)
     }
 
-    /// The parked events that wait for something that this catalog has and `before` does not have. The flag is
-    /// set when there may be more.
+    /// The parked events that wait for something that this catalog has and `before` does not have, and
+    /// whether there may be more.
     ///
     /// # Errors
     /// [`StoreError`].

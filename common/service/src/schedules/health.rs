@@ -81,7 +81,7 @@ impl HealthCheck {
         if is_quiet == Some(true) {
             self.alerts.send(&Alert::Quiet { hours: self.quiet_hours }).await;
         }
-        // Without a first complete run there is no Stripe key, or `reconcile` itself sent an alert.
+        // If no run was ever complete, there is no Stripe key, or `reconcile` has already sent an alert.
         let reconciled = self.reader.reconciled_at().await?;
         let hours = reconciled.map(|at| now.seconds_since(at).div_euclid(3600));
         if let Some(hours) = hours.filter(|hours| *hours >= RECONCILED_HOURS) {

@@ -10,8 +10,8 @@
 //! | subscriptions | another plan, status, period or end; a period without a payment | a synthetic event |
 //! | accounts | subscriptions that Stripe does not have, several of one user, plans without invoice | an operator |
 //!
-//! The history is merged by time and handled oldest first (`history.rs`), because the order in which packs and
-//! renewals arrive decides what is left of a pack.
+//! The history is merged by time and handled oldest first (`history.rs`), because the order in which packs
+//! and renewals arrive decides what is left of a pack.
 //!
 //! ```text
 //! Stripe's list ─► evidence.rs: an event for each object ─► drift.rs: what differs (pure)
@@ -19,16 +19,17 @@
 //! ```
 //! **Invariant:** a repair goes through `process`. The ledger key and the account's version guard it like any
 //! event, so it may run at the same time as webhooks or another run. **Invariant:** what is repaired is not
-//! found again, and a run that finds nothing writes nothing. **Invariant:** a repair never takes credits; a
-//! difference that would lower the balance is left to an operator. Only a lost event and a refund may lower
-//! it, as they would have on arrival. **Invariant:** an object that cannot be read or written is reported, and
-//! the run continues. **Invariant:** what was read of Stripe is dated by the start of the request, and a single
-//! object is read again before it is repaired: a list may be older than a webhook that arrived meanwhile.
+//! found again, and a run that finds nothing writes nothing. **Invariant:** a repair from the current
+//! state of a subscription never lowers the balance; a difference that would lower it is left to an operator.
+//! A lost event, a paid invoice, a finished session and a refund may lower it, as they would have on arrival.
+//! **Invariant:** an object that cannot be read or written is reported, and the run continues. **Invariant:**
+//! an answer of Stripe is dated by the start of its request, and a single object is read again before it is
+//! repaired, because a list may be older than a webhook that arrived meanwhile.
 //!
-//! A complete scheduled run stores the counts that `health` reads. A scheduled run sends alerts about webhooks
-//! that did not arrive, about what it found and did not repair, and about an error that stopped it
-//! (`conclude.rs`). A run that stops early (its deadline, its maximum of changes, an error of Stripe)
-//! stores its position, and the next run continues there.
+//! A complete scheduled run stores the counts that `health` reads. A scheduled run sends alerts about
+//! webhooks that did not arrive, about what it found and did not repair, and about an error that stopped it
+//! (`conclude.rs`). A run that stops early (its deadline, its maximum of changes, an error of Stripe) stores
+//! its position, and the next run continues there.
 
 mod accounts;
 mod conclude;

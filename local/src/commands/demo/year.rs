@@ -1,7 +1,7 @@
 //! The second life of `demo`: a yearly plan with monthly credits, from its first month to its renewal.
 //!
-//! A fake Stripe of its own makes the events. Its customer is on a test clock, so the running stack lets the
-//! months pass with it: the events carry the time of the clock, and the account follows them.
+//! A fake Stripe of its own makes the events. Its customer is on a test clock. The events carry the time of
+//! the clock, and the running stack lets the account follow that time.
 
 use anyhow::{Context as _, ensure};
 use axum::http::Method;

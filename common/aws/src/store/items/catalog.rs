@@ -36,8 +36,8 @@ pub fn catalog_digest(toml: &str) -> String {
     })
 }
 
-/// Writes a catalog as the current one, on condition that it follows the version before it, and as a version
-/// that is kept.
+/// Writes a catalog twice: as the current one, on condition that the current one is the version before it;
+/// and as a version, which is kept.
 ///
 /// ```json
 /// {"pk":"catalog","sk":"current","toml":"[tiers]…","digest":"9f86d081884c7d65","version":3,
@@ -61,7 +61,7 @@ pub fn catalog(catalog: &StoredCatalog) -> [Write; 2] {
     ]
 }
 
-/// Names the catalog that decided about an event in the event's record.
+/// Writes the digest of the catalog that decided about an event into the event's record.
 pub fn note_catalog(record: &mut Write, digest: &str) {
     if let Some(item) = &mut record.item {
         item.insert("catalog".to_owned(), text(digest));

@@ -536,8 +536,8 @@ fn a_user_without_a_plan_gets_free_credits_every_month() {
     assert_eq!(has(&late), "pro 5000 | si_1=5000");
 }
 
-/// One seat is paid for a year, one credit is spent in the first month, and four seats are shown from then on.
-/// Found by the judge: the spend of the first month lowered what the refund left of the third.
+/// One seat is paid for a year, one credit is spent in the first month, and four seats are shown from then
+/// on. Found by the judge: the spend of the first month lowered what the refund left of the third.
 #[test]
 fn a_full_refund_leaves_the_unpaid_seats_of_the_running_month() {
     let paid = vec![
@@ -556,8 +556,8 @@ fn a_full_refund_leaves_the_unpaid_seats_of_the_running_month() {
     );
 }
 
-/// Found by the judge: three snapshots with one plan were kept as two, so that a late snapshot of another plan
-/// between the first two was in force until the third.
+/// Found by the judge: three snapshots with one plan were kept as two, so that a late snapshot of another
+/// plan between the first two was in force until the third.
 #[test]
 fn a_late_snapshot_of_another_plan_changes_only_the_months_until_the_next_one() {
     let shown = |at: i64, plan: &str| shows(at, "active", &[year(plan)]);

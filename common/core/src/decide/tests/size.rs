@@ -8,8 +8,8 @@ use crate::account::state::MAX_ITEMS;
 
 const MAX_ITEM_BYTES: usize = 400 * 1024;
 
-/// As many items as an account holds, whose seats change this often within a year; a pack with each change. Ids
-/// have Stripe's lengths.
+/// The maximum number of items, whose seats change `changes` times within a year, and a pack with each
+/// change. Ids have Stripe's lengths.
 fn largest(changes: i64) -> Vec<Step> {
     let price = format!("price_{:024}", 1);
     let mut steps = vec![Step::Edit("price_team", "price_000000000000000000000001"), Step::Signup];
@@ -38,15 +38,15 @@ fn the_largest_state_fits_an_item_and_an_event_that_needs_more_is_parked() {
     assert!(run.parked.iter().all(|(_, parked)| *parked == Parked::TooManyItems));
 }
 
-/// Of the state: as an item of DynamoDB, and as JSON.
+/// The bytes of the state as an item of DynamoDB, and as JSON.
 fn sizes(run: &Run) -> (usize, usize) {
     let state = serde_json::to_value(&run.account.state).unwrap();
     (item_bytes(&state), state.to_string().len())
 }
 
 /// The size of a value in an item of DynamoDB: text has its bytes of UTF-8, a number one byte for two digits
-/// and one more, a list or map three bytes and one for each element. Source: "DynamoDB item sizes and formats"
-/// in the developer guide.
+/// and one more, a list or map three bytes and one for each element. Source: "DynamoDB item sizes and
+/// formats" in the developer guide.
 fn item_bytes(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) => 1,

@@ -21,7 +21,7 @@ use tallyhook_core::timestamp::Timestamp;
 
 /// Versions on a page. Each may have 350 KB.
 const PAGE: u64 = 10;
-/// The users and events that an answer names.
+/// The maximum number of users, and of events, that an answer names.
 const MAX_NAMED: usize = 20;
 
 /// Accounts with a live subscription on a price that a new catalog does not have.
@@ -168,7 +168,7 @@ impl Admin {
         Ok(())
     }
 
-    /// Stops when time is up; the count is then a lower bound.
+    /// Stops at the deadline; the count is then a lower bound.
     async fn accounts_on_prices(
         &self,
         prices: &[String],
@@ -223,8 +223,8 @@ fn with_toml(stored: &StoredCatalog) -> Value {
     view
 }
 
-/// Compares `If-Match` with the stored catalog. A request without it, or with `If-None-Match: *`, replaces
-/// nothing, so none may be stored.
+/// Compares `If-Match` with the stored catalog. A request without it, or with `If-None-Match: *`, is accepted
+/// only while no catalog is stored.
 fn check_digest(request: &Request, stored: Option<&StoredCatalog>) -> Result<(), Problem> {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let expected = header("if-match").map(|value| value.trim().trim_matches('"'));
@@ -285,7 +285,7 @@ fn changes(before: &Catalog, after: &Catalog) -> Value {
     })
 }
 
-/// The parts of a catalog by name, each an object of fields. Prices are compared on their own.
+/// The parts of a catalog by name, each an object of fields. Prices are compared separately.
 fn entries(catalog: &Catalog) -> BTreeMap<String, Value> {
     let all = serde_json::to_value(catalog).unwrap_or_default();
     let mut entries = BTreeMap::new();

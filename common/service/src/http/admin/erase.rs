@@ -1,5 +1,5 @@
-//! `POST /admin/erase/{id}`: deletes what identifies a person. The account, its ledger and its sums stay under
-//! the user's id.
+//! `POST /admin/erase/{id}`: deletes what identifies a person. The account, its ledger and its sums stay
+//! under the user's id.
 
 use std::time::Instant;
 
@@ -63,7 +63,7 @@ impl Admin {
             }
             let (claimed, reason) = (body.actor.as_deref(), body.reason.as_deref());
             self.audit(operator, claimed, reason, "erase", user.as_str(), now_ms).await?;
-            // From this write on, no event brings an address or a payload back.
+            // After this write, no event stores an e-mail address or a payload of this user.
             let now = seconds(now_ms);
             let adjust_key = LedgerKey::fix(&format!("erase#{now_ms}"));
             let cause = Cause { by: format!("admin:{}", operator.name), adjust_key, created: now };

@@ -1,5 +1,5 @@
-//! `GET /admin/export/users` and `GET /admin/export/ledger`: everything, page by page, for a file. The order is
-//! arbitrary.
+//! `GET /admin/export/users` and `GET /admin/export/ledger`: everything, page by page, for a file. The order
+//! is arbitrary.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -66,7 +66,7 @@ impl Admin {
     }
 }
 
-/// The key of the store, as an opaque text.
+/// The store's key of the next page, as an opaque text.
 fn next(key: String) -> String {
     URL_SAFE_NO_PAD.encode(key)
 }

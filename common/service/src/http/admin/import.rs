@@ -41,7 +41,7 @@ use tallyhook_core::timestamp::Timestamp;
 const MAX_ROWS: usize = 25;
 /// Rows of one request that are handled at the same time.
 const AT_ONCE: usize = 5;
-/// The maximum number of ledger entries since the time of a balance that are read for the spends among them.
+/// The maximum number of ledger entries since the time of a balance that are read to find spends.
 const MAX_ENTRIES_SINCE: usize = 500;
 /// The running period of a plan began at most this long before the time of a balance.
 const MAX_PERIOD_DAYS: i64 = 1200;
@@ -122,7 +122,7 @@ enum RowResult {
     Created,
     /// The account existed, and the customer or the balance is new.
     Linked,
-    /// Everything was there.
+    /// The account, its customer and its balance existed.
     Unchanged,
     /// The customer belongs to another user. Nothing was written.
     BoundElsewhere,
@@ -170,7 +170,7 @@ impl From<StripeError> for Refused {
     }
 }
 
-/// A row whose texts were read.
+/// A row after its texts were parsed.
 struct ReadRow {
     user: UserId,
     customer: Option<CustomerId>,
@@ -191,7 +191,7 @@ struct Page<'a> {
 }
 
 impl Admin {
-    /// The batch as far as it is imported: `{"batch":"2026-11","file":"9f86d0…","as_of":"…","rows":4200}`.
+    /// How far the batch is imported: `{"batch":"2026-11","file":"9f86d0…","as_of":"…","rows":4200}`.
     pub(super) async fn import_progress(&self, batch: &str) -> Result<Value, Problem> {
         if !is_batch(batch) {
             return Err(invalid_batch());
@@ -497,7 +497,7 @@ impl Admin {
         Ok(state_of_documents(&row.user, &events, row.as_of, catalog, page.now))
     }
 
-    /// What the customer pays for and the catalog does not have.
+    /// The prices that the customer pays and the catalog does not have.
     async fn unknown_prices(
         &self,
         account: &Account,
@@ -601,7 +601,7 @@ fn link_to(
     Write { condition: Condition::Waiting(waiting.clone()), ..write }
 }
 
-/// What a spend took from each lot, less what was given back: the lot that was taken from last comes first.
+/// What a spend took from each lot, less what was given back, which returns to the last lot first.
 fn still_spent(entry: &Entry) -> Vec<Taken> {
     let mut back = entry.given_back.minus(entry.shortfall);
     let mut taken = entry.from.clone();
@@ -614,7 +614,7 @@ fn still_spent(entry: &Entry) -> Vec<Taken> {
     taken
 }
 
-/// A cell that is not empty.
+/// The text of a cell; `None` if it is empty.
 fn given(text: Option<&str>) -> Option<&str> {
     text.map(str::trim).filter(|text| !text.is_empty())
 }

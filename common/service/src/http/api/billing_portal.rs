@@ -1,4 +1,5 @@
-//! `POST /users/{id}/portal`: a session of Stripe's customer portal, where a customer manages what was bought.
+//! `POST /users/{id}/portal`: a session of Stripe's customer portal, where a customer manages what was
+//! bought.
 //!
 //! ```json
 //! {"flow":"home"}
@@ -154,7 +155,7 @@ impl Api {
         let subscription = stripe.subscription(id).await.map_err(refused)?.value();
         let items = subscription["items"]["data"].as_array().map_or(&[][..], Vec::as_slice);
         let [item] = items else {
-            let message = "the subscription has several items, and Stripe's portal does not change such a one; \
+            let message = "the subscription has several items, so Stripe's portal cannot change it; \
                            change it at Stripe or by its API";
             return Err(problem(StatusCode::CONFLICT, "several_items", message));
         };
@@ -178,7 +179,8 @@ impl Api {
     }
 }
 
-/// The subscription of the flow: the named one, else the only one. `home` and `payment_method` take the first.
+/// The subscription of the flow: the named one, else the only one. `home` and `payment_method` take the
+/// first.
 fn chosen<'a>(
     body: &PortalRequest,
     running: &'a [(SubscriptionId, Summary)],
@@ -227,9 +229,9 @@ fn portal_error(error: &StripeError) -> Problem {
         return no_customer();
     }
     let text = error_text(error);
-    // Stripe has no code for it. Its text, as quoted in github.com/mozilla/fxa/issues/13245: "You can't create
-    // a portal session in test mode until you save your customer portal settings in test mode at https://…";
-    // for a flow: "… is disabled in the portal configuration".
+    // Stripe has no code for it. Its text, as quoted in github.com/mozilla/fxa/issues/13245: "You can't
+    // create a portal session in test mode until you save your customer portal settings in test mode at
+    // https://…"; for a flow: "… is disabled in the portal configuration".
     let names = |words: &str| text.to_lowercase().contains(words);
     if !names("portal settings") && !names("portal configuration") && !names("no configuration provided") {
         return stripe_error(error, "BILLING_PORTAL_NOT_CREATED");

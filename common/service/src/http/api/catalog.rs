@@ -9,10 +9,10 @@
 //!  "products":[{"name":"course","credits":0,"features":{"sso":true},"price":{…}}],
 //!  "amounts_at":"2026-11-27T01:00:00Z","warnings":[]}
 //! ```
-//! Amounts are in minor units, and Stripe's: of the prices that the catalog has for a name, the one that
-//! `POST /checkout-sessions` sells. `price` is null if Stripe has none in this mode; its `amount` is null for
-//! a price without one number, such as a tiered one. `amounts_at` says when Stripe was asked; null: Stripe did
-//! not answer or there is no key, and no entry has a price. `warnings` says why.
+//! `price` is the price at Stripe that `POST /checkout-sessions` sells for the name, in minor units. It is
+//! null if Stripe has none in this mode. Its `amount` is null for a price without a fixed amount, such as a
+//! tiered one. `amounts_at` says when Stripe was asked. It is null, and so is every `price`, if Stripe did
+//! not answer or there is no key; `warnings` says which.
 //!
 //! **Invariant:** an instance asks Stripe at most [`MAX_PAGES`] times in [`FRESH_SECONDS`], and after a
 //! failure once in [`RETRY_SECONDS`], no matter how many clients ask. No request writes anything.
@@ -82,7 +82,7 @@ impl Api {
         if is_known {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
         }
-        // An answer without amounts is soon replaced.
+        // Cache an answer without amounts only for a short time.
         let seconds = if listed.at.is_some() { FRESH_SECONDS } else { RETRY_SECONDS };
         let headers = response.headers_mut();
         for (name, value) in [
@@ -114,7 +114,7 @@ impl Amounts {
                 warn!(error = error.to_string(), "AMOUNTS_NOT_READ");
                 let next = now.plus_seconds(RETRY_SECONDS);
                 match kept.take() {
-                    // Yesterday's prices are more use than none.
+                    // Keep the last prices while Stripe does not answer.
                     Some(listed) if listed.at.is_some() => Listed { next, ..listed },
                     Some(_) | None => Listed { next, ..Listed::without_answer() },
                 }

@@ -66,7 +66,7 @@ const MAX_REFERENCE: usize = 200;
 /// The longest path that Stripe accepts.
 const MAX_PATH: usize = 1_000;
 
-/// The most packs of one session.
+/// The maximum number of packs in one session.
 const MAX_PACKS: usize = 20;
 /// Stripe's limits of metadata: <https://docs.stripe.com/api/metadata>
 const MAX_METADATA: usize = 50;
@@ -197,7 +197,7 @@ impl Api {
             let key = idempotency_key(&user, account.version, &fields, &own_key, clock::now());
             match stripe.create("/v1/checkout/sessions", &fields, &key).await {
                 Ok(session) => break (customer, session.value()),
-                // It was deleted at Stripe, and the event has not arrived.
+                // The customer was deleted at Stripe, and the event about it has not arrived.
                 Err(error) if is_missing_customer(&error) && tries < MAX_CUSTOMERS => {
                     created.missing.insert(customer.to_string());
                 }
@@ -231,7 +231,7 @@ impl Api {
         }))
     }
 
-    /// Stripe, and the app's address.
+    /// The client of Stripe and the app's address; a problem if one of them is not configured.
     pub(super) fn stripe_and_app(&self) -> Result<(&Stripe, &str), Problem> {
         let missing = |variable: &str| {
             let message = format!("{variable} is not set, so there is no checkout and no billing portal");

@@ -7,8 +7,8 @@
 //!
 //! The events of a purchase link the customer to the user, as for every customer: the session, the
 //! subscription and the payment carry the user's id. Until then an item of the events table
-//! ([`CreatedCustomer`]) remembers the customer, so that a checkout that was not paid does not lead to another
-//! one. If Stripe does not have the customer any more, the next one has a new key.
+//! ([`CreatedCustomer`]) remembers the customer, so that a checkout that was not paid does not lead to
+//! another one. If Stripe does not have the customer any more, the next one has a new key.
 
 use std::borrow::Cow;
 
@@ -96,7 +96,7 @@ pub(super) fn is_missing_customer(error: &StripeError) -> bool {
     })
 }
 
-/// 32 hexadecimal digits that stand for a text.
+/// The first 32 hexadecimal digits of the SHA-256 of a text.
 fn short_digest(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

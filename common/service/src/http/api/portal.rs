@@ -351,7 +351,8 @@ impl Api {
         Ok(())
     }
 
-    /// The account that the event belongs to, and the stored payments that it names; `None` when its user is unknown.
+    /// The account that the event belongs to, and the stored payments that it names; `None` when its user is
+    /// unknown.
     async fn account(
         &self,
         evidence: &Evidence,

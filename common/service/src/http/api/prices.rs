@@ -1,4 +1,4 @@
-//! Which of the prices that the catalog has for something Stripe sells in the key's mode.
+//! Finds the price of a plan, pack or product that Stripe has in the key's mode.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,7 @@ use tallyhook_aws::stripe::{Object, Stripe, StripeError};
 use tallyhook_core::catalog::SoldAs;
 use tallyhook_core::ids::PriceId;
 
-/// The price that Stripe has in this mode, by the first price in the catalog.
+/// The price that Stripe has in this mode, by the first price that the catalog has for the same thing.
 #[derive(Debug, Default)]
 pub(super) struct Prices(Mutex<BTreeMap<String, String>>);
 

@@ -19,9 +19,9 @@ use tallyhook_core::timestamp::Timestamp;
 const SETTLED_SECONDS: i64 = 3600;
 
 impl Reconciler {
-    /// Concludes a run over everything. A run that is not complete alerts about what it left, and if it
-    /// stopped at an error. After a complete one, compares Stripe's events of the last day with our log, which
-    /// also finds events that no endpoint was asked to take; stores the counts for `health`; and sends an
+    /// Ends a run over everything. Sends alerts about what the run left to an operator, and about an error
+    /// that stopped it. After a complete run, also compares Stripe's events of the last day with our log,
+    /// which finds events of types that no endpoint receives; stores the counts for `health`; and sends an
     /// alert if anything was missing. A failure is only logged.
     pub async fn conclude(&self, report: &Report, deadline: Option<Instant>, now: Timestamp) {
         if report.dry_run {

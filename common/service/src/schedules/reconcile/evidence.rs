@@ -97,7 +97,7 @@ impl Evidence {
         Self::made(object.text(), &kind, object.read_at.unwrap_or(now), livemode, object.id())
     }
 
-    /// A charge with what was refunded of it until it was read.
+    /// A charge with the amount that was refunded of it when it was read.
     ///
     /// # Errors
     /// [`ReadError`].

@@ -3,8 +3,8 @@
 //! granted in full, although it ended with that renewal.
 //!
 //! Stripe lists newest first. So the pass takes one window of time after the other, reads what each list has
-//! in it, and sorts that. A window that has more than [`MAX_PAGES`] pages of one list is halved. A window with
-//! few objects is followed by one of twice its length.
+//! in it, and sorts that. A window that has more than [`MAX_PAGES`] pages of one list is halved. A window
+//! with few objects is followed by one of twice its length.
 
 use std::collections::HashMap;
 
@@ -29,8 +29,8 @@ pub(super) struct Entry {
     what: Happened,
 }
 
-/// The order is that of entries of one second: an event comes before the document that it is about, so that
-/// the document is found settled; a refund comes after the document that it is for.
+/// The order of the variants is the order of entries of the same second. An event comes before the document
+/// that it is about, so that the document needs no repair. A refund comes after the document that it is for.
 enum Happened {
     Lost(Box<Evidence>),
     Document(List, Object),
@@ -78,7 +78,7 @@ impl ReconcileRun<'_> {
         let until = seconds.map(|seconds| window.from.plus_seconds(seconds));
         let filter = Filter { from: Some(window.from), until, ..Filter::default() };
         let lists = [List::Events(0), List::Events(1), List::Invoices, List::Sessions, List::Refunds];
-        // A second cannot be halved.
+        // A window of one second cannot be halved, so all of its pages are read.
         let max_pages = if seconds == Some(1) { usize::MAX } else { MAX_PAGES };
         let mut entries = Vec::new();
         let mut fullest = 0;
@@ -100,8 +100,8 @@ impl ReconcileRun<'_> {
         Ok(true)
     }
 
-    /// Does the history of one user's customers. Lost events are not among it: their list has no filter by
-    /// customer.
+    /// Does the history of one user's customers, without lost events: Stripe's list of events has no filter
+    /// by customer.
     pub(super) async fn history_of(&mut self, customers: &[CustomerId]) -> Result<(), String> {
         let mut entries = Vec::new();
         for customer in customers {
@@ -114,7 +114,7 @@ impl ReconcileRun<'_> {
         self.happened(entries).await
     }
 
-    /// Reads a list. Returns false, with nothing added, when it has more pages than this.
+    /// Adds the objects of a list. If it has more than `max_pages` pages, adds nothing and returns false.
     async fn read_list(
         &mut self,
         list: List,
@@ -157,7 +157,8 @@ impl ReconcileRun<'_> {
         Ok(true)
     }
 
-    /// The events that our log does not have, of those that are old enough.
+    /// The events that our log does not have. Younger ones than `grace_seconds` may still arrive and are
+    /// skipped.
     async fn lost_events(&mut self, objects: Vec<Object>) -> Result<Vec<Evidence>, String> {
         let keys = objects.iter().filter_map(|object| Some(Key::Event(object.id()?.to_owned())));
         let store = &self.processor.accounts.store;
@@ -196,7 +197,8 @@ impl ReconcileRun<'_> {
                 entry.at = entry.at.max(*at);
             }
         }
-        // Stripe's lists are newest first: of one second, the last one of a list is the oldest.
+        // Stripe's lists are newest first. Reversed, and with a stable sort, entries of one second are oldest
+        // first.
         entries.reverse();
         entries.sort_by_key(|entry| (entry.at, entry.what.rank()));
         let mut rest = entries.into_iter().peekable();

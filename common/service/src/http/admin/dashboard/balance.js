@@ -89,7 +89,7 @@ function curveDrawing(all, next) {
   const now = points.at(-1);
   const first = all[0];
   const end = next ? Date.parse(next.at) : now.time;
-  // A year ahead would press everything that happened into a corner.
+  // Limit the time ahead, so that the past stays readable: the next change may be a year away.
   const shownEnd = Math.min(end, now.time + Math.max(now.time - first.time, 86_400_000) / 2);
   const span = Math.max(shownEnd - first.time, 1000);
   const before = first.balance - first.delta;
