@@ -142,7 +142,7 @@ class World:
         self.delays = [int(delay) for delay in variables["RETRY_DELAYS_SECONDS"].split(",")]
         self.schedules = {}
         names = [function["FunctionName"] for function in functions.values()]
-        by_function = {f"arn:aws:lambda:{REGION}:{ACCOUNT}:{name}": name for name in names}
+        by_function = {f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}": name for name in names}
         for rule in stack.of_type("AWS::Events::Rule").values():
             if "ScheduleExpression" in rule:
                 rate = re.fullmatch(r"rate\((\d+) (minute|hour)s?\)", rule["ScheduleExpression"])

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Runs the commands with which a person deploys, as they are written down, against MiniStack.
 
-The real SAM CLI and the real AWS CLI run the blocks of README.md and docs/operating.md and the steps of
-.github/workflows/deploy.yml in bash, with Enter at every prompt and no region but the one that they name:
+The real SAM CLI and the real AWS CLI run the blocks of README.md, docs/deploy.md and docs/operating.md, and
+the steps of .github/workflows/deploy.yml, in bash, with Enter at every prompt and no region but the one that
+they name:
 
 - a first deployment that fails, and "Start over"
 - the README's deployment from a release, whose archive a server on this machine has
-- the README's deployment from source, then an update as in docs/operating.md
+- the README's deployment from source, then an update as in docs/deploy.md
 - the workflow, job by job, with an OIDC token that expires after 300 s
 - `sam delete`, then scripts/adopt.py, and a deployment on the old tables
 
@@ -378,7 +379,7 @@ def scenario(folder, port):
     tables = client("dynamodb").list_tables()["TableNames"]
     say(f"the first deployment failed and left {tables}")
     person.env["AWS_DEFAULT_REGION"] = region  # the block of the README exported it
-    person.must(block("docs/operating.md", "## Start over", "delete-table"))
+    person.must(block("docs/deploy.md", "## Start over", "delete-table"))
     if client("dynamodb").list_tables()["TableNames"]:
         sys.exit("Start over left tables")
     say("Start over removed the stack and its tables")
@@ -424,12 +425,12 @@ def scenario(folder, port):
         sys.exit(f"the app's commands do not send the stored token:\n{output}")
     say("the README's commands of the app reached the API with the stored token")
 
-    guide = block("docs/operating.md", "## Deploy", "./check sam")
-    guide += block("docs/operating.md", "## Deploy", "after_deploy.py")
+    guide = block("docs/deploy.md", "## From source", "./check sam")
+    guide += block("docs/deploy.md", "## From source", "after_deploy.py")
     guide = guide.replace("https://…", f"{person.env['FRONT']}/webhooks/stripe/health")
     status, output = person.deploys(guide)
     if status:
-        sys.exit(f"the update of docs/operating.md failed:\n{output}")
+        sys.exit(f"the update of docs/deploy.md failed:\n{output}")
     policy = json.loads(client("cloudformation").get_stack_policy(StackName="tallyhook")["StackPolicyBody"])
     denied = next(statement for statement in policy["Statement"] if statement["Effect"] == "Deny")
     tables = {f"LogicalResourceId/{name}" for name, resource in person.template["Resources"].items()
@@ -447,7 +448,7 @@ def scenario(folder, port):
     if "tallyhook-accounts" not in client("dynamodb").list_tables()["TableNames"]:
         sys.exit("sam delete deleted the accounts")
     person.packages()
-    person.must(block("docs/operating.md", "## Start over", "adopt.py"))
+    person.must(block("docs/deploy.md", "## Start over", "adopt.py"))
     kept = client("dynamodb").get_item(TableName="tallyhook-accounts", Key=account)
     if "Item" not in kept:
         sys.exit("the new stack has other tables")

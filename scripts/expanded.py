@@ -132,13 +132,16 @@ class Stack:
         properties = self.raw[name].get("Properties", {})
         if attribute == "QueueName":
             return self.resolve(properties["QueueName"])
-        service, named = {"AWS::SQS::Queue": ("sqs", "QueueName"), "AWS::SNS::Topic": ("sns", "TopicName"),
-                          "AWS::CloudWatch::Alarm": ("cloudwatch", "AlarmName"),
-                          "AWS::Lambda::Function": ("lambda", "FunctionName"),
-                          "AWS::DynamoDB::Table": ("dynamodb", "TableName")}.get(
-                              self.raw[name]["Type"], (self.raw[name]["Type"], None))
+        service, before, named, after = {
+            "AWS::SQS::Queue": ("sqs", "", "QueueName", ""),
+            "AWS::SNS::Topic": ("sns", "", "TopicName", ""),
+            "AWS::CloudWatch::Alarm": ("cloudwatch", "alarm:", "AlarmName", ""),
+            "AWS::Lambda::Function": ("lambda", "function:", "FunctionName", ""),
+            "AWS::DynamoDB::Table": ("dynamodb", "table/", "TableName", ""),
+            "AWS::Logs::LogGroup": ("logs", "log-group:", "LogGroupName", ":*"),
+        }.get(self.raw[name]["Type"], (self.raw[name]["Type"], "", None, ""))
         own = self.resolve(properties[named]) if named else name
-        arn = f"arn:aws:{service}:{REGION}:{ACCOUNT}:{own}"
+        arn = f"arn:aws:{service}:{REGION}:{ACCOUNT}:{before}{own}{after}"
         return arn if attribute in ("Arn", "TopicArn") else f"{arn}:{attribute}"
 
     def substitute(self, argument):

@@ -280,7 +280,7 @@ fn the_templates_tables_are_the_ones_that_the_tests_run_on() {
 
 #[test]
 fn the_guide_names_every_event_type() {
-    let guide = read("docs/operating.md");
+    let guide = read("docs/deploy.md");
     let list = guide.split("```text\n").nth(1).unwrap().split("```").next().unwrap();
     let named: Vec<&str> = list.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let known: Vec<&str> = EventType::KNOWN.iter().map(EventType::as_str).collect();

@@ -1,6 +1,8 @@
 //! In every test of this binary a function may call only what its role in `template.yaml` allows, on the
 //! tables, indexes and queues that it allows. A call that AWS would refuse fails the test. A permission that
-//! no function uses fails the test below.
+//! no function uses fails the test below, which also compares the calls with `data/calls.json`.
+//! `scripts/roles.py` lets the evaluator of MiniStack judge them for each role.
+//! After an intended change run `UPDATE_GOLDEN=1 cargo test -p tests permissions`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -126,8 +128,8 @@ fn group(function: &'static str) -> &'static str {
     if Family::ALL.iter().any(|family| family.as_str() == function) { "worker" } else { function }
 }
 
-/// Runs every function, with and without faults. Returns the actions that each used.
-async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
+/// Runs every function, with and without faults. Returns the permissions that each used.
+async fn tour() -> BTreeMap<&'static str, BTreeSet<Permission>> {
     let (fake, client) = stripe().await;
     let address = fake.start().await.unwrap();
     let stripe = format!("http://{address}");
@@ -218,20 +220,39 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<String>> {
     world.retry_in(0).await;
     std::fs::remove_file(path).unwrap();
 
-    let mut used: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
+    let mut used: BTreeMap<&'static str, BTreeSet<Permission>> = BTreeMap::new();
     for call in world.calls() {
         if let Some(function) = call.function {
-            used.entry(group(function))
-                .or_default()
-                .extend(needs(&call).into_iter().map(|(action, _)| action));
+            used.entry(group(function)).or_default().extend(needs(&call));
         }
     }
     used
 }
 
+const CALLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/calls.json");
+
+/// Compares the calls of every function with the file that `scripts/roles.py` judges again.
+fn same_calls(calls: &BTreeMap<&'static str, BTreeSet<Permission>>) {
+    let lines = |calls: &BTreeSet<Permission>| -> Vec<String> {
+        calls.iter().map(|(action, place)| format!("{action} {place}")).collect()
+    };
+    let measured: BTreeMap<_, _> = calls.iter().map(|(function, calls)| (*function, lines(calls))).collect();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(CALLS, serde_json::to_string_pretty(&measured).unwrap() + "\n").unwrap();
+    }
+    let known: Value =
+        serde_json::from_str(&std::fs::read_to_string(CALLS).unwrap_or_default()).unwrap_or_default();
+    assert_eq!(json!(measured), known, "UPDATE_GOLDEN=1 writes {CALLS}");
+}
+
 #[tokio::test]
 async fn no_role_has_a_permission_that_its_function_does_not_use() {
-    let used = tour().await;
+    let calls = tour().await;
+    same_calls(&calls);
+    let used: BTreeMap<&str, BTreeSet<String>> = calls
+        .into_iter()
+        .map(|(function, calls)| (function, calls.into_iter().map(|(action, _)| action).collect()))
+        .collect();
     let anybody: BTreeSet<&String> = used.values().flatten().collect();
     // A policy that all functions share is used by at least one of them.
     let template = read("template.yaml");
