@@ -268,7 +268,7 @@ fn the_templates_tables_are_the_ones_that_the_tests_run_on() {
         assert!(events.contains(&format!("IndexName: {index}")));
     }
     let accounts = resource(&template, "AccountsTable");
-    for index in ["by_due", "by_kind"] {
+    for index in ["by_due", "by_shard"] {
         assert!(accounts.contains(&format!("IndexName: {index}")));
     }
     assert!(!accounts.contains("TimeToLive"), "nothing in the accounts table expires");

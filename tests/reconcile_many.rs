@@ -50,10 +50,10 @@ async fn shop(subscriptions: usize) -> Shop {
         let row = |row: &HashMap<String, AttributeValue>| {
             let mut row: HashMap<_, _> =
                 row.iter().map(|(name, value)| (another(name, number), copy(value, number))).collect();
-            if row.contains_key("kind") {
+            if row.contains_key("shard") {
                 let user = UserId::new(format!("user_{number}")).unwrap();
-                let kind = items::account_kind(items::account_shard(&user));
-                row.insert("kind".to_owned(), AttributeValue::S(kind));
+                let shard = items::account_shard(&user).to_string();
+                row.insert("shard".to_owned(), AttributeValue::S(shard));
             }
             put(row)
         };

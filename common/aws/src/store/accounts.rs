@@ -1,7 +1,7 @@
 //! Reads all accounts, or all ledger entries, page by page. Reconciliation does this, the sweep after a change
 //! of the catalog, the preview of a catalog, and exports.
 //!
-//! The index `by_kind` holds the keys of the accounts and no other item, so ledger entries are not read to
+//! The index `by_shard` holds the keys of the accounts and no other item, so ledger entries are not read to
 //! find accounts. An index is eventually consistent: an account that was created a moment ago may be missing
 //! from the list. The accounts themselves are read from the table, with consistent reads.
 //!
@@ -102,20 +102,21 @@ impl Store {
         };
         let mut users = Vec::with_capacity(ACCOUNT_PAGE);
         for shard in shard..items::ACCOUNT_SHARDS {
-            let kind = AttributeValue::S(items::account_kind(shard));
+            let value = AttributeValue::S(shard.to_string());
             while users.len() < ACCOUNT_PAGE {
                 let start = last.take().filter(|pk| !pk.is_empty()).map(|pk| {
                     let mut key = items::key_attributes(Table::Accounts, &pk, "account");
-                    key.insert("kind".to_owned(), kind.clone());
+                    key.insert("shard".to_owned(), value.clone());
                     key
                 });
                 let answer = self
                     .client
                     .query()
                     .table_name(self.table(Table::Accounts))
-                    .index_name("by_kind")
-                    .key_condition_expression("kind = :kind")
-                    .expression_attribute_values(":kind", kind.clone())
+                    .index_name("by_shard")
+                    .key_condition_expression("#shard = :shard")
+                    .expression_attribute_names("#shard", "shard")
+                    .expression_attribute_values(":shard", value.clone())
                     .limit(i32::try_from(ACCOUNT_PAGE - users.len()).unwrap_or(1))
                     .set_exclusive_start_key(start)
                     .send()
