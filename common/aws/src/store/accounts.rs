@@ -130,7 +130,13 @@ impl Store {
                 }
             }
             if users.len() >= ACCOUNT_PAGE {
-                return Ok((users, Some(format!("{shard}\n{}", last.unwrap_or_default()))));
+                let next = match last {
+                    Some(pk) => Some(format!("{shard}\n{pk}")),
+                    None => Some(shard + 1)
+                        .filter(|next| *next < items::ACCOUNT_SHARDS)
+                        .map(|next| format!("{next}\n")),
+                };
+                return Ok((users, next));
             }
         }
         Ok((users, None))
