@@ -268,7 +268,9 @@ fn the_templates_tables_are_the_ones_that_the_tests_run_on() {
         assert!(events.contains(&format!("IndexName: {index}")));
     }
     let accounts = resource(&template, "AccountsTable");
-    assert!(accounts.contains("IndexName: by_due"));
+    for index in ["by_due", "by_shard"] {
+        assert!(accounts.contains(&format!("IndexName: {index}")));
+    }
     assert!(!accounts.contains("TimeToLive"), "nothing in the accounts table expires");
     for table in [accounts, events] {
         assert!(

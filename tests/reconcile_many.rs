@@ -11,6 +11,8 @@ use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
 use tallyhook_aws::env::Env;
+use tallyhook_aws::store::{Store, items};
+use tallyhook_core::ids::UserId;
 use tallyhook_core::timestamp::Timestamp;
 use tallyhook_service::schedules::reconcile::{Options, Reconciler, Report};
 
@@ -24,15 +26,11 @@ const NOW: i64 = 1_768_330_000;
 const PAGE: usize = 100;
 /// Reads, of a hundred keys each, for a page of subscriptions and one of invoices.
 const READS: usize = 9;
-/// Rows that one `Scan` looks at.
-const SCAN: usize = 500;
 
 struct Shop {
     world: World,
     fake: FakeStripe,
     reconciler: Reconciler,
-    /// In the table of accounts.
-    rows: usize,
 }
 
 /// This many paid subscriptions of different users, the same at Stripe and here.
@@ -50,10 +48,14 @@ async fn shop(subscriptions: usize) -> Shop {
     }
     for number in 1..=subscriptions {
         let row = |row: &HashMap<String, AttributeValue>| {
-            let row = row.iter().map(|(name, value)| (another(name, number), copy(value, number))).collect();
-            WriteRequest::builder()
-                .put_request(PutRequest::builder().set_item(Some(row)).build().unwrap())
-                .build()
+            let mut row: HashMap<_, _> =
+                row.iter().map(|(name, value)| (another(name, number), copy(value, number))).collect();
+            if row.contains_key("shard") {
+                let user = UserId::new(format!("user_{number}")).unwrap();
+                let shard = items::account_shard(&user).to_string();
+                row.insert("shard".to_owned(), AttributeValue::S(shard));
+            }
+            put(row)
         };
         world
             .dynamodb
@@ -66,8 +68,11 @@ async fn shop(subscriptions: usize) -> Shop {
     }
     fake.set_now(NOW);
     let reconciler = Reconciler::new(client, processor(&world));
-    // The first account was written over.
-    Shop { world, fake, reconciler, rows: rows.len() * (subscriptions + 1) - 1 }
+    Shop { world, fake, reconciler }
+}
+
+fn put(row: HashMap<String, AttributeValue>) -> WriteRequest {
+    WriteRequest::builder().put_request(PutRequest::builder().set_item(Some(row)).build().unwrap()).build()
 }
 
 /// The object of another user, a second younger than the one before.
@@ -125,7 +130,7 @@ async fn a_run_without_differences_requests_only_lists_and_resumes_at_its_page()
         Env::of_process().get("TALLYHOOK_SUBSCRIPTIONS").map_or(500, |count| count.parse().unwrap());
     assert_eq!(subscriptions % PAGE, 0, "whole pages, so that the reads can be counted");
     let started = Instant::now();
-    let Shop { world, fake, reconciler, rows } = shop(subscriptions).await;
+    let Shop { world, fake, reconciler } = shop(subscriptions).await;
     println!("{subscriptions} subscriptions: made in {:.1} s", started.elapsed().as_secs_f64());
     world.count_only();
     let pages = subscriptions.div_ceil(PAGE);
@@ -160,16 +165,18 @@ async fn a_run_without_differences_requests_only_lists_and_resumes_at_its_page()
     }
     let calls = counted(world.operations().into_iter());
     println!("a run: {calls:?}");
-    let scans = rows / SCAN + 1;
-    let cursors = pages - 1 + scans - 1;
+    // The last page of accounts is full, so an empty one follows.
+    let account_pages = pages + 1;
+    let cursors = pages - 1 + account_pages - 1;
+    // A query ends a page or a shard.
+    let queries = pages + usize::from(items::ACCOUNT_SHARDS);
     if in_one_window {
         assert_eq!(
             calls,
             counts([
-                ("BatchGetItem", 1 + READS * pages),
-                // Dismissed events, in each shard of the index.
-                ("Query", 4),
-                ("Scan", scans),
+                ("BatchGetItem", 1 + READS * pages + pages),
+                // Accounts, and dismissed events in each shard of their index.
+                ("Query", queries + 4),
                 ("TransactWriteItems", cursors),
                 ("DeleteItem", 1)
             ])
@@ -222,4 +229,86 @@ async fn a_long_history_is_read_in_windows_and_each_payment_is_granted_once() {
     assert!(asked(&fake)["/v1/checkout/sessions"] > 1, "more than one window");
     let again = reconciler.run(&options, Timestamp::from_unix(NOW)).await;
     assert!(again.complete && again.changed == 0, "{again:#?}");
+}
+
+#[tokio::test]
+async fn the_passes_over_accounts_read_as_much_with_many_ledger_entries_as_with_few() {
+    const ENTRIES: usize = 5_000;
+    let (world, (fake, client)) = (World::new().await, stripe().await);
+    for user in ["user_1", "user_2", "user_3"] {
+        world.sign_up(user).await;
+    }
+    let spent =
+        world.app("POST", "/users/user_1/credits/consume", json!({"amount": 1}), Some("spend0")).await;
+    assert_eq!(spent.0, 200, "{}", spent.1);
+    fake.set_now(NOW);
+    let reconciler = Reconciler::new(client, processor(&world));
+    // The first run makes the items that the next one reads.
+    assert!(run(&reconciler).await.complete);
+    let few = passes(&world, &reconciler).await;
+
+    let rows = world.dynamodb.scan().table_name("accounts").send().await.unwrap().items.unwrap();
+    let entry = rows.iter().find(|row| row["sk"].as_s().unwrap().contains("spend0")).unwrap();
+    let entries: Vec<WriteRequest> = (1..=ENTRIES)
+        .map(|number| {
+            let mut entry = entry.clone();
+            let sk = entry["sk"].as_s().unwrap().replace("spend0", &format!("spend{number}"));
+            entry.insert("sk".to_owned(), AttributeValue::S(sk));
+            put(entry)
+        })
+        .collect();
+    for batch in entries.chunks(25) {
+        let write = world.dynamodb.batch_write_item().request_items("accounts", batch.to_vec());
+        write.send().await.unwrap();
+    }
+    assert_eq!(passes(&world, &reconciler).await, few);
+    println!("read units of a reconciliation, a sweep and an export: {few:?}");
+    let shards = f64::from(items::ACCOUNT_SHARDS);
+    // Half a unit for the query of a shard, and one for the consistent read of an account.
+    assert_eq!(few[1..], [shards / 2.0 + 3.0; 2]);
+}
+
+/// Read units of a reconciliation, of the list that the sweep reads, and of an export.
+async fn passes(world: &World, reconciler: &Reconciler) -> [f64; 3] {
+    let units = || {
+        let calls = world.calls();
+        assert!(calls.iter().all(|call| call.operation != "Scan"));
+        let reads = calls.iter().filter(|call| ["Query", "BatchGetItem"].contains(&call.operation.as_str()));
+        reads.map(|call| call.units).sum::<f64>()
+    };
+    units();
+    let report = run(reconciler).await;
+    assert!(report.complete && report.read["accounts"] == 3, "{report:#?}");
+    let reconciled = units();
+    let store = Store::new(world.dynamodb.clone(), "accounts", "events");
+    let page = store.accounts_of_other_catalogs(Some("another"), None).await.unwrap();
+    assert_eq!((page.users.len(), page.next), (3, None));
+    let swept = units();
+    let (status, answer) = world.ask("GET", "/admin/export/users", Value::Null).await;
+    assert_eq!((status, answer["users"].as_array().unwrap().len()), (200, 3), "{answer}");
+    [reconciled, swept, units()]
+}
+
+#[tokio::test]
+async fn every_account_is_listed_once_whatever_the_pages_and_shards() {
+    let Shop { world, .. } = shop(250).await;
+    let store = Store::new(world.dynamodb.clone(), "accounts", "events");
+    let (mut users, mut sizes, mut next) = (Vec::new(), Vec::new(), None);
+    loop {
+        let page = store.accounts(next.as_deref()).await.unwrap();
+        sizes.push(page.accounts.len());
+        users.extend(page.accounts.into_iter().map(|(user, account)| {
+            account.unwrap();
+            user
+        }));
+        next = page.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(sizes, [100, 100, 50]);
+    users.sort();
+    let mut expected: Vec<String> = (1..=250).map(|number| format!("user_{number}")).collect();
+    expected.sort();
+    assert_eq!(users, expected);
 }

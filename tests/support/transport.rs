@@ -141,8 +141,10 @@ impl HttpConnector for Wire {
                 .bytes()
                 .and_then(|body| serde_json::from_slice(body).ok())
                 .unwrap_or(Value::Null);
-            let per_table = answered["ConsumedCapacity"].as_array().into_iter().flatten();
-            call.units = per_table.filter_map(|table| table["CapacityUnits"].as_f64()).sum();
+            // A list of tables, or one table for a call that reads one.
+            let consumed = &answered["ConsumedCapacity"];
+            let per_table = consumed.as_array().map_or(std::slice::from_ref(consumed), Vec::as_slice);
+            call.units = per_table.iter().filter_map(|table| table["CapacityUnits"].as_f64()).sum();
             if wire.counts_only.load(Ordering::Relaxed) {
                 call.request = Value::Null;
             }

@@ -1,9 +1,13 @@
-//! Reads all accounts, or all ledger entries, page by page. Only reconciliation does this, the sweep after a
-//! change of the catalog, and exports.
+//! Reads all accounts, or all ledger entries, page by page. Reconciliation does this, the sweep after a change
+//! of the catalog, the preview of a catalog, and exports.
 //!
-//! The table also holds the ledger entries, and a scan reads and bills the whole table. The scan uses
-//! eventually consistent reads, which cost half. Reconciliation loads an account with a consistent read
-//! before it decides.
+//! The index `by_shard` holds the keys of the accounts and no other item, so ledger entries are not read to
+//! find accounts. An index is eventually consistent: an account that was created a moment ago may be missing
+//! from the list. The accounts themselves are read from the table, with consistent reads.
+//!
+//! Ledger entries are in no index. An export of the ledger scans the whole table.
+
+use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -14,8 +18,10 @@ use tallyhook_core::ids::{InvoiceId, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
 
-/// Items read in one request.
-const PAGE: i32 = 500;
+/// Items that one request of a scan reads.
+const SCAN_PAGE: i32 = 500;
+/// Accounts of a page: as many as one `BatchGetItem` reads.
+const ACCOUNT_PAGE: usize = 100;
 
 /// One page of accounts, each with its user id.
 pub struct Accounts {
@@ -52,29 +58,10 @@ impl Store {
         digest: Option<&str>,
         after: Option<&str>,
     ) -> Result<OtherCatalogs, StoreError> {
-        let filter = match digest {
-            Some(_) => {
-                "sk = :account AND (attribute_not_exists(catalog_digest) OR catalog_digest <> :digest)"
-            }
-            None => "sk = :account AND attribute_exists(catalog_digest)",
-        };
-        let digest = digest.map(|digest| (":digest".to_owned(), AttributeValue::S(digest.to_owned())));
-        let account = (":account".to_owned(), AttributeValue::S("account".to_owned()));
-        let answer = self
-            .client
-            .scan()
-            .table_name(self.table(Table::Accounts))
-            .limit(PAGE)
-            .projection_expression("pk, sk")
-            .filter_expression(filter)
-            .set_expression_attribute_values(Some(digest.into_iter().chain([account]).collect()))
-            .set_exclusive_start_key(start_key(after))
-            .send()
-            .await
-            .map_err(|error| failed("Scan", &error))?;
-        let user = |item: &Item| UserId::new(text(item, "pk").strip_prefix("user#")?).ok();
-        let users = answer.items().iter().filter_map(user).collect();
-        Ok(OtherCatalogs { users, next: next_key(answer.last_evaluated_key()) })
+        let (page, next) = self.account_page(after).await?;
+        let differs = |item: &Item| items::read_text(item, "catalog_digest").as_deref() != digest;
+        let users = page.into_iter().filter(|(_, item)| differs(item)).map(|(user, _)| user);
+        Ok(OtherCatalogs { users: users.collect(), next })
     }
 
     /// One page of accounts in arbitrary order. A page may be empty and still not be the last.
@@ -82,29 +69,77 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn accounts(&self, after: Option<&str>) -> Result<Accounts, StoreError> {
-        let answer = self
-            .client
-            .scan()
-            .table_name(self.table(Table::Accounts))
-            .limit(PAGE)
-            .filter_expression("sk = :account")
-            .expression_attribute_values(":account", AttributeValue::S("account".to_owned()))
-            .set_exclusive_start_key(start_key(after))
-            .send()
-            .await
-            .map_err(|error| failed("Scan", &error))?;
-        let next = next_key(answer.last_evaluated_key());
-        let read = |item: &Item| {
-            let user = text(item, "pk").strip_prefix("user#").unwrap_or_default().to_owned();
-            let account = UserId::new(user.as_str())
-                .map_err(|error| StoreError::Corrupt {
-                    key: format!("user#{user}"),
-                    message: error.to_string(),
-                })
-                .and_then(|user| items::read_account(&user, item));
-            (user, account)
+        let (page, next) = self.account_page(after).await?;
+        let read = |(user, item): (UserId, Item)| {
+            let account = items::read_account(&user, &item);
+            (user.as_str().to_owned(), account)
         };
-        Ok(Accounts { accounts: answer.items().iter().map(read).collect(), next })
+        Ok(Accounts { accounts: page.into_iter().map(read).collect(), next })
+    }
+
+    /// The users of one page, each with the account's item, and the argument for the next page.
+    async fn account_page(
+        &self,
+        after: Option<&str>,
+    ) -> Result<(Vec<(UserId, Item)>, Option<String>), StoreError> {
+        let (users, next) = self.account_keys(after).await?;
+        let mut items: HashMap<Key, Item> = self.load(users.iter().cloned().map(Key::Account)).await?;
+        let page = users.into_iter().filter_map(|user| {
+            let item = items.remove(&Key::Account(user.clone()))?;
+            Some((user, item))
+        });
+        Ok((page.collect(), next))
+    }
+
+    /// The user ids of one page of the index: shard by shard, and in a shard in the order of the keys.
+    ///
+    /// The argument for the next page is `<shard>\n<pk>`: the last key that was read of the shard, which is
+    /// empty at its beginning. A key that is not a user id is skipped; no function writes one.
+    async fn account_keys(&self, after: Option<&str>) -> Result<(Vec<UserId>, Option<String>), StoreError> {
+        let (shard, mut last) = match after.and_then(|after| after.split_once('\n')) {
+            Some((shard, pk)) => (shard.parse().unwrap_or_default(), Some(pk.to_owned())),
+            None => (0, None),
+        };
+        let mut users = Vec::with_capacity(ACCOUNT_PAGE);
+        for shard in shard..items::ACCOUNT_SHARDS {
+            let value = AttributeValue::S(shard.to_string());
+            while users.len() < ACCOUNT_PAGE {
+                let start = last.take().filter(|pk| !pk.is_empty()).map(|pk| {
+                    let mut key = items::key_attributes(Table::Accounts, &pk, "account");
+                    key.insert("shard".to_owned(), value.clone());
+                    key
+                });
+                let answer = self
+                    .client
+                    .query()
+                    .table_name(self.table(Table::Accounts))
+                    .index_name("by_shard")
+                    .key_condition_expression("#shard = :shard")
+                    .expression_attribute_names("#shard", "shard")
+                    .expression_attribute_values(":shard", value.clone())
+                    .limit(i32::try_from(ACCOUNT_PAGE - users.len()).unwrap_or(1))
+                    .set_exclusive_start_key(start)
+                    .send()
+                    .await
+                    .map_err(|error| failed("Query", &error))?;
+                let user = |item: &Item| UserId::new(text(item, "pk").strip_prefix("user#")?).ok();
+                users.extend(answer.items().iter().filter_map(user));
+                last = answer.last_evaluated_key().filter(|key| !key.is_empty()).map(|key| text(key, "pk"));
+                if last.is_none() {
+                    break;
+                }
+            }
+            if users.len() >= ACCOUNT_PAGE {
+                let next = match last {
+                    Some(pk) => Some(format!("{shard}\n{pk}")),
+                    None => Some(shard + 1)
+                        .filter(|next| *next < items::ACCOUNT_SHARDS)
+                        .map(|next| format!("{next}\n")),
+                };
+                return Ok((users, next));
+            }
+        }
+        Ok((users, None))
     }
 
     /// One page of ledger entries that were booked at or after `from` and before `to`. A page may be empty
@@ -123,7 +158,7 @@ impl Store {
             .client
             .scan()
             .table_name(self.table(Table::Accounts))
-            .limit(PAGE)
+            .limit(SCAN_PAGE)
             .filter_expression(
                 "(begins_with(sk, :ledger) OR (sk = :entry AND attribute_exists(user_id))) \
                  AND #at >= :from AND #at < :to",

@@ -24,6 +24,8 @@
 //! - `due_at` N (unix s) is on an account only while its tier or credits will change by time, without an
 //!   event; until then `tier`, `credits` and `available` are right. With `due_day` S (`2026-11-21`) it is the
 //!   key of the index `by_due`, which holds only these accounts.
+//! - `shard` S is on every account and on no other item: a number below 16, from a hash of the user id. It is
+//!   the key of the index `by_shard`, which lists the accounts, and never changes.
 //! - The link of a customer or a subscription has `user_id` S (the owner) and `moved`, `shared`,
 //!   `by_reference` BOOL. The link of a session has `user_id` S, `payment` S, `subscription` S and `assigned`
 //!   BOOL.
@@ -293,6 +295,7 @@ pub fn account(
     let access = account.state.access(catalog, now);
     let due = account.state.next_change(&access, now);
     let mut item = new_item(&key);
+    item.insert("shard".to_owned(), text(account_shard(&account.user_id).to_string()));
     item.insert("tier".to_owned(), text(access.tier));
     item.insert("tier_rank".to_owned(), number(access.rank));
     let credits = account.state.balance(&catalog.policy, now);
@@ -319,6 +322,15 @@ pub fn account(
         serde_dynamo::to_attribute_value(&account.state).map_err(|error| key.corrupt(error))?;
     item.insert("state".to_owned(), state);
     Ok(Write { key, item: Some(item), condition: Condition::Version(loaded_version) })
+}
+
+/// Number of key values of the index `by_shard`. DynamoDB writes at most 1,000 units per second to one key
+/// value, and a new account writes one.
+pub const ACCOUNT_SHARDS: u8 = 16;
+
+/// The shard of an account in the index `by_shard`. It is stored, so it must not change.
+pub fn account_shard(user: &UserId) -> u8 {
+    Sha256::digest(user.as_str()).first().copied().unwrap_or(0) % ACCOUNT_SHARDS
 }
 
 /// Reads an account back.

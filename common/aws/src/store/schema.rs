@@ -51,6 +51,12 @@ pub async fn create_tables(client: &Client, accounts: &str, events: &str) -> Res
         .key_schema(key("due_at", KeyType::Range)?)
         .projection(Projection::builder().projection_type(ProjectionType::KeysOnly).build())
         .build()?;
+    let by_shard = GlobalSecondaryIndex::builder()
+        .index_name("by_shard")
+        .key_schema(key("shard", KeyType::Hash)?)
+        .key_schema(key("pk", KeyType::Range)?)
+        .projection(Projection::builder().projection_type(ProjectionType::KeysOnly).build())
+        .build()?;
     let create = client
         .create_table()
         .table_name(accounts)
@@ -59,7 +65,9 @@ pub async fn create_tables(client: &Client, accounts: &str, events: &str) -> Res
         .attribute_definitions(attribute("sk", ScalarAttributeType::S)?)
         .attribute_definitions(attribute("due_day", ScalarAttributeType::S)?)
         .attribute_definitions(attribute("due_at", ScalarAttributeType::N)?)
+        .attribute_definitions(attribute("shard", ScalarAttributeType::S)?)
         .global_secondary_indexes(by_due)
+        .global_secondary_indexes(by_shard)
         .key_schema(key("pk", KeyType::Hash)?)
         .key_schema(key("sk", KeyType::Range)?);
     done(accounts, create.send().await)?;

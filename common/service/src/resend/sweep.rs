@@ -1,7 +1,7 @@
 //! After a change of the catalog: writes the accounts with the `tier` and `features` of an older catalog.
 //!
 //! Every read of the API follows the catalog at once. The sweep is for apps that read the table. It runs with
-//! `retry`, every 15 minutes. A run scans and writes a limited number of accounts, and keeps its place, so
+//! `retry`, every 15 minutes. A run reads and writes a limited number of accounts, and keeps its place, so
 //! that the next run continues; ten thousand accounts take less than an hour. Without a change of the catalog
 //! a run costs one read of the place.
 
@@ -19,7 +19,7 @@ use tallyhook_core::timestamp::Timestamp;
 
 /// Accounts that one run writes, except for the rest of a page.
 const MAX_WRITTEN: usize = 4_000;
-/// Pages of 500 items that one run scans.
+/// Pages of 100 accounts that one run reads.
 const MAX_PAGES: usize = 400;
 /// Accounts that are written at the same time.
 const CONCURRENCY: usize = 8;

@@ -33,7 +33,7 @@ pub fn sweep_key() -> Key {
 /// Writes the place. Two runs at the same time write the same accounts, which does no harm.
 ///
 /// ```json
-/// {"pk":"sweep","digest":"9f86d081884c7d65","after":"user#user_123\naccount"}
+/// {"pk":"sweep","digest":"9f86d081884c7d65","after":"3\nuser#user_123"}
 /// ```
 pub fn sweep(place: &SweepPlace) -> Write {
     let key = sweep_key();
