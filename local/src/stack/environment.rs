@@ -23,6 +23,8 @@ pub(super) fn environment(given: &Env, front_url: &str, aws_url: &str) -> Env {
         ("PROVISION_ALLOW_LOOPBACK", "true"),
         ("APP_BASE_URL", front_url),
         ("SUPPORT_EMAIL", "support@example.com"),
+        // So that a change of the catalog is seen soon.
+        ("CATALOG_MAX_AGE_SECONDS", "1"),
     ]);
     // With a signing secret of one mode, the default must go: it would accept test events beside it.
     if ["STRIPE_WEBHOOK_SECRET_TEST", "STRIPE_WEBHOOK_SECRET_LIVE"]
