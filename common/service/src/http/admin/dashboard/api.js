@@ -40,8 +40,8 @@ class ApiError extends Error {
 }
 
 /**
- * Calls the API; an error has the API's message. `token` replaces the stored token at sign-in, and `text` is a
- * body that is not JSON. `replaces` is the digest of what the call replaces.
+ * Calls the API; an error has the API's message. `token` replaces the stored token at sign-in, and `text` is
+ * a body that is not JSON. `replaces` is the digest of what the call replaces.
  */
 async function ask(method, path, { body, text: plain, key, replaces, token } = {}) {
   const headers = { authorization: `Bearer ${token ?? session.token}`, accept: "application/json" };

@@ -99,7 +99,7 @@ function differenceCard(before, after) {
   );
 }
 
-/** The changed lines of two texts with their surroundings, as pairs of `+`, `-`, ` ` or `…` and the line. */
+/** The changed lines of two texts with their surroundings, as pairs of a mark and a line. */
 function difference(before, after) {
   let start = 0;
   while (start < Math.min(before.length, after.length) && before[start] === after[start]) start += 1;
@@ -142,7 +142,10 @@ function changedLines(old, fresh) {
       lines.push([" ", old[i]]);
       i += 1;
       j += 1;
-    } else if (j === fresh.length || (i < old.length && common[(i + 1) * width + j] >= common[i * width + j + 1])) {
+    } else if (
+      j === fresh.length ||
+      (i < old.length && common[(i + 1) * width + j] >= common[i * width + j + 1])
+    ) {
       lines.push(["-", old[i]]);
       i += 1;
     } else {
@@ -178,7 +181,8 @@ function catalogForm(current) {
     result.replaceChildren(busy("Comparing…"));
     try {
       const dry = await put({});
-      result.replaceChildren(...nodes([dryRunReport(dry, dry.digest !== current?.digest, () => apply(dry))]));
+      const isNew = dry.digest !== current?.digest;
+      result.replaceChildren(...nodes([dryRunReport(dry, isNew, () => apply(dry))]));
     } catch (error) {
       const stale = error.code === "digest_mismatch";
       const shown = notice(
@@ -213,8 +217,12 @@ function dryRunReport(dry, isNew, apply) {
       { class: "ids" },
       list.map((name) => code(name)),
     );
-  const counted = ({ count, at_least: atLeast }, links) =>
-    [atLeast && "at least ", number(count), count > 0 && ": ", links.map((one, place) => [place > 0 && ", ", one])];
+  const counted = ({ count, at_least: atLeast }, links) => [
+    atLeast && "at least ",
+    number(count),
+    count > 0 && ": ",
+    links.map((one, place) => [place > 0 && ", ", one]),
+  ];
   const value = (text) => (text === null ? h("span", { class: "muted" }, "–") : JSON.stringify(text));
   const columns = [
     { title: "Entry", of: (change) => h("strong", null, change.name) },
