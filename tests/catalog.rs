@@ -1,8 +1,11 @@
 //! The catalog as data: it is stored, versioned and audited over HTTP, and the functions decide by the stored
 //! one.
 
+use std::time::Duration;
+
 use lambda_http::Body;
 use serde_json::{Value, json};
+use tallyhook_service::catalogs::MAX_AGE;
 
 use crate::support::{ADMIN_TOKEN, Door, World, pack, read_answer, request, sample};
 
@@ -124,6 +127,29 @@ async fn without_a_stored_catalog_events_wait_for_one_and_health_says_so_first()
     let (_, health) = get(&world, "/admin/stripe/subscription-health").await;
     assert_ne!(health["deductions"][0]["code"], "no_catalog");
     assert_eq!(world.sign_up("user_1").await["credits"], 6000, "paid credits ended the signup credits");
+}
+
+#[tokio::test]
+async fn a_push_takes_effect_on_every_route_when_the_catalog_in_use_is_too_old() {
+    assert_eq!(MAX_AGE, Duration::from_secs(30));
+    let world = World::with(&[("CATALOG_MAX_AGE_SECONDS", "1")]).await;
+    let (_, first) = put(&world, "?apply=true&reason=first", None, CATALOG).await;
+    assert_eq!(world.sign_up("user_1").await["credits"], 500);
+    let other = CATALOG.replace("signup_credits = 500", "signup_credits = 700");
+    let other = format!("{other}\n[[pack]]\nname = \"credits_77\"\ncredits = 77\nprices = [\"price_77\"]\n");
+    let (status, second) = put(&world, "?apply=true&reason=more", first["digest"].as_str(), &other).await;
+    assert_eq!((status, &second["applied"]), (200, &json!(true)), "{second:#}");
+    tokio::time::sleep(Duration::from_millis(1_050)).await;
+    assert_eq!(world.sign_up("user_2").await["credits"], 700);
+    let (_, sold) = world.app("GET", "/catalog", Value::Null, None).await;
+    let packs = sold["packs"].as_array().unwrap();
+    assert!(packs.iter().any(|pack| pack["name"] == "credits_77"), "{sold:#}");
+    let mut event = pack("pushed", "user_2", 1);
+    event["data"]["object"]["metadata"]["pack"] = json!("credits_77");
+    world.process(&event).await;
+    assert_eq!(world.account("user_2").await["credits"], 777);
+    let (_, shown) = get(&world, "/admin/stripe/webhook-logs/evt_pushed").await;
+    assert_eq!(shown["event"]["catalog"], second["digest"], "{shown:#}");
 }
 
 /// Catalogs change while events arrive. Each event is applied once, by the catalog that its record names.

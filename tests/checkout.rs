@@ -221,6 +221,9 @@ async fn an_unknown_purchase_is_refused_with_what_the_catalog_has() {
         assert_eq!((status, body["error"].as_str()), (400, Some(code)), "{wish} {body}");
         assert!(body["message"].as_str().unwrap().contains(says), "{wish} {body}");
     }
+    let (wish, key) = (json!({"user_id": "u", "plan": "pro"}), "k".repeat(256));
+    let (status, body) = world.app("POST", "/checkout-sessions", wish, Some(&key)).await;
+    assert_eq!((status, body["error"].as_str()), (400, Some("invalid_idempotency_key")), "{body}");
     assert_eq!(fake.requests(), Vec::<String>::new(), "Stripe was not asked for any of it");
     let (status, body) = buy(&world, json!({"user_id": "u", "plan": "business"})).await;
     assert_eq!(

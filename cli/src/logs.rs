@@ -96,7 +96,7 @@ pub fn event_table(events: &[Value]) -> String {
 }
 
 async fn show_event(api: &Api, id: &str) -> anyhow::Result<bool> {
-    const FIELDS: [&str; 13] = [
+    const FIELDS: [&str; 14] = [
         "id",
         "type",
         "status",
@@ -109,6 +109,7 @@ async fn show_event(api: &Api, id: &str) -> anyhow::Result<bool> {
         "received_at",
         "finished_at",
         "attempts",
+        "catalog",
         "objects",
     ];
     let answer = api.get(&format!("/admin/stripe/webhook-logs/{}", encode(id)), &[]).await?;

@@ -24,6 +24,7 @@ pub mod functions;
 pub mod lambda;
 
 mod aws;
+mod catalog_file;
 mod data_folder;
 mod environment;
 mod gateway;
@@ -48,6 +49,7 @@ use dynoxide::Database;
 use tallyhook_aws::env::Env;
 use tallyhook_aws::sdk::sdk_config;
 use tallyhook_aws::store::schema::create_tables;
+use tallyhook_core::catalog::Catalog;
 use tallyhook_service::config::ApiConfig;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -55,6 +57,7 @@ use tokio::task::JoinHandle;
 
 use crate::fake_stripe::FakeStripe;
 use crate::sqs::{Clock, Sqs, system_clock};
+use catalog_file::CatalogFile;
 use functions::{DeployedFunction, Trigger};
 use gateway::Gateway;
 use lambda::process::{self, Binary};
@@ -182,7 +185,6 @@ impl Stack {
                     fake.open(&path)?;
                 }
                 fake.set_pages(&format!("{front_url}/local/stripe"));
-                fake.sell(&ApiConfig::from_env(&env)?.catalog);
                 fake.put_portal("bpc_local", "always_invoice");
                 let url = format!("http://{}", fake.start().await?);
                 env.set("STRIPE_API_BASE", &url);
@@ -200,6 +202,12 @@ impl Stack {
         create_tables(&client, &env.require("ACCOUNTS_TABLE")?, &env.require("EVENTS_TABLE")?)
             .await
             .context("cannot create the tables")?;
+        let catalog = Catalog::clone(&ApiConfig::from_env(&env)?.catalog);
+        if let Some((_, fake)) = &stripe {
+            fake.sell(&catalog);
+        }
+        let fake = stripe.as_ref().map(|(_, fake)| fake);
+        let catalog = CatalogFile::open(&env, catalog, fake.cloned()).await?;
 
         let deployed = functions::all();
         let (functions, instances) = start_functions(&deployed, &options, &env, &end).await?;
@@ -222,11 +230,10 @@ impl Stack {
         let activity = QueueActivity::new(sqs.clone(), pollers.iter().map(Poller::processed).collect());
         let scheduled = schedules.iter().map(|schedule| schedule.start(&work));
         let scheduled: Vec<JoinHandle<()>> = scheduled.collect();
-        let fake = stripe.as_ref().map(|(_, fake)| fake);
-        let shop = Shop::new(&env, &front_url, &aws_url, fake, activity.clone())?;
+        let shop = Shop::new(&env, &front_url, &aws_url, fake, activity.clone(), catalog.current())?;
         let routes = Gateway::new(&functions, schedules, activity.clone()).with_stripe(fake, &env)?.router();
         let front = serve(front, routes.merge(shop.router()), stopped(&work));
-        servers.extend(scheduled.into_iter().chain([front]));
+        servers.extend(scheduled.into_iter().chain([front, catalog.follow(&work)]));
         Ok(Self {
             front_url,
             aws_url,

@@ -86,7 +86,7 @@ def test_a_viewer_has_no_buttons_that_change_something(shop, open_page, shape):
     expect(page.locator("#who")).to_have_text("Vera · viewer")
     for where, title in [
         ("#/parked", "Parked"), ("#/users/ada", "ada"), ("#/users/lost", "lost"), ("#/events?status=parked", "Events"),
-        ("#/orders", "Orders"), ("#/audit", "Audit"), ("#/reconcile", "Reconcile"),
+        ("#/orders", "Orders"), ("#/audit", "Audit"), ("#/reconcile", "Reconcile"), ("#/catalog", "Catalog"),
     ]:
         page.evaluate(f"location.hash = '{where}'")
         ready(page, title)
@@ -128,7 +128,7 @@ def test_every_page_fits_a_laptop_a_tablet_and_a_phone_light_and_dark(shop, open
     look(page, f"overview-{shape}-{scheme}")
     for name, where, title in [
         ("events", "#/events", "Events"), ("users", "#/users", "Users"), ("parked", "#/parked", "Parked"),
-        ("orders", "#/orders", "Orders"), ("reconcile", "#/reconcile", "Reconcile"), ("audit", "#/audit", "Audit"), ("user", "#/users/ada", "ada"), ("long", "#/users/long", "long"),
+        ("orders", "#/orders", "Orders"), ("reconcile", "#/reconcile", "Reconcile"), ("audit", "#/audit", "Audit"), ("catalog", "#/catalog", "Catalog"), ("user", "#/users/ada", "ada"), ("long", "#/users/long", "long"),
         ("no-user", "#/users/no%20such%20user", "no such user"), ("unknown", "#/events/evt_none", "No such event"),
     ]:
         page.evaluate(f"location.hash = '{where}'")
@@ -390,3 +390,61 @@ def test_a_failed_message_to_the_app_can_be_sent_again(shop, open_page):
     expect(page.get_by_role("status").filter(has_text="The change of ada is reported to the app again")).to_be_visible()
     expect(page.get_by_role("heading", name="Not reported to the app")).to_have_count(0)
     assert [(body["job"], body["user_id"], body["reason"]) for body in asked] == [("provision", "ada", "the app is back")]
+
+
+@pytest.mark.parametrize("shape", ["desktop", "phone"])
+def test_a_catalog_is_compared_then_applied_and_every_version_is_kept(shop, open_page, shape):
+    pack_name, current = f"silver_{shape}", shop.ask("GET", "/admin/catalog", token="admin-local")[1]
+    event = pack("ada", f"silver{shape}", metadata={"pack": pack_name})
+    shop.process(event)
+    page = open_page(*SHAPES[shape])
+    sign_in(page, shop, "#/catalog", token="operator-local")
+    ready(page, "Catalog")
+    expect(page.get_by_label("The current catalog as TOML")).to_contain_text("[tiers]")
+    text = page.get_by_label("Catalog", exact=True)
+    expect(text).to_have_value(current["toml"])
+    text.fill("[tiers]\nfree = \"<b>\"\n")
+    page.get_by_role("button", name="Dry run").click()
+    expect(page.get_by_role("heading", name="The catalog is refused")).to_be_visible()
+    expect(page.get_by_text("line 2")).to_be_visible()
+    look(page, f"catalog-refused-{shape}")
+
+    hostile = "# <script>alert(1)</script>"
+    new = f'{current["toml"]}\n{hostile}\n[[pack]]\nname = "{pack_name}"\ncredits = 9\nprices = ["price_{pack_name}"]\n'
+    new = new.replace("trial_credits = 5000", "trial_credits = 6000")
+    text.fill(new)
+    expect(page.get_by_role("heading", name="The catalog is refused")).to_have_count(0)
+    page.get_by_role("button", name="Dry run").click()
+    version = current["version"] + 1
+    expect(page.get_by_role("heading", name=f"What version {version} changes")).to_be_visible()
+    expect(page.get_by_text(f"price_{pack_name}", exact=True)).to_be_visible()
+    expect(page.get_by_role("link", name=event["id"])).to_be_visible()
+    if shape == "desktop":
+        expect(page.get_by_role("row").filter(has_text="trial_credits")).to_contain_text("6000")
+    assert shop.ask("GET", "/admin/catalog", token="admin-local")[1]["digest"] == current["digest"]
+    page.get_by_role("button", name="Apply").scroll_into_view_if_needed()
+    look(page, f"catalog-dry-run-{shape}")
+    page.get_by_role("button", name="Apply").click()
+    confirm(page, "Apply", f"a <b>{shape}</b> pack")
+    row = page.get_by_role("table", name="Versions of the catalog, newest first").get_by_role("row").nth(1)
+    expect(row).to_contain_text(f"a <b>{shape}</b> pack")
+    expect(row).to_contain_text("Olga")
+    applied = shop.ask("GET", "/admin/catalog", token="admin-local")[1]
+    assert (applied["version"], applied["toml"]) == (version, new)
+
+    row.get_by_role("link", name=str(version)).click()
+    ready(page, f"Catalog version {version}")
+    changes = page.get_by_label(f"Changes from version {version - 1} to {version}")
+    expect(changes).to_contain_text(f"+ {hostile}")
+    assert "[tiers]" not in changes.inner_text()
+    changes.scroll_into_view_if_needed()
+    look(page, f"catalog-version-{shape}")
+    page.evaluate(f"location.hash = '#/catalog/{version - 1}'")
+    ready(page, f"Catalog version {version - 1}")
+    expect(changes).to_contain_text(f"+ {hostile}")
+
+    shop.until(lambda: shop.outcome(event["id"]) == "processed", "the event that the catalog frees")
+    page.evaluate(f"location.hash = '#/events/{event['id']}'")
+    ready(page, "checkout.session.completed")
+    expect(page.get_by_text(applied["digest"], exact=True)).to_be_visible()
+    assert page.locator("#view script, #view b").count() == 0

@@ -36,7 +36,8 @@ pub struct Start {
     /// Run the shipped binaries of this folder and do not build them; implies --real-binaries
     #[arg(long, value_name = "DIR")]
     binaries: Option<PathBuf>,
-    /// The catalog [default: CATALOG_FILE, else catalog.toml of the source tree]
+    /// The catalog. It is stored at the start and whenever the file changes; a catalog that is pushed stands
+    /// until then [default: CATALOG_FILE, else catalog.toml of the source tree]
     #[arg(long, value_name = "FILE")]
     catalog: Option<PathBuf>,
 }
@@ -101,10 +102,7 @@ impl Start {
         match &self.catalog {
             Some(catalog) => Some(catalog.clone()),
             None if Env::of_process().get("CATALOG_FILE").is_some() => None,
-            None => {
-                let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../catalog.toml");
-                file.is_file().then_some(file)
-            }
+            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../catalog.toml").canonicalize().ok(),
         }
     }
 

@@ -63,11 +63,11 @@ pub struct FiredEvent {
 
 impl FakeStripe {
     /// Adds every price of a catalog, in US dollars: plans with `refill = "month"` are yearly, other plans
-    /// are monthly, everything else is paid once. The amounts are made up.
+    /// are monthly, everything else is paid once. The amounts are made up. A price that exists stays as it is.
     pub fn sell(&self, catalog: &Catalog) {
         for plan in &catalog.plans {
             let amount = if plan.per == Per::Seat { 1_000 } else { 2_000 * i64::from(plan.rank.max(1)) };
-            for (at, price) in plan.sold_as.prices.iter().enumerate() {
+            for (at, price) in plan.sold_as.prices.iter().enumerate().filter(|(_, price)| self.lacks(price)) {
                 if plan.refill == Refill::Month {
                     self.put_yearly_price(price, amount.saturating_mul(10));
                     continue;
@@ -79,29 +79,44 @@ impl FakeStripe {
         }
         for pack in &catalog.packs {
             let amount = i64::try_from(pack.credits).unwrap_or(i64::MAX);
-            for (at, price) in pack.sold_as.prices.iter().enumerate() {
+            for (at, price) in pack.sold_as.prices.iter().enumerate().filter(|(_, price)| self.lacks(price)) {
                 self.put_price(price, amount, false, pack.sold_as.lookup_keys.get(at).map(String::as_str));
             }
             self.sell_by_name(&pack.sold_as, amount, false);
         }
+        let put_new = |prices: &[String], amount| {
+            for price in prices.iter().filter(|price| self.lacks(price)) {
+                self.put_price(price, amount, false, None);
+            }
+        };
         for plan in catalog.orders.iter().flat_map(|order| order.plans.values()) {
-            plan.prices.iter().for_each(|price| self.put_price(price, 49_900, false, None));
+            put_new(&plan.prices, 49_900);
         }
         for product in &catalog.products {
-            product.sold_as.prices.iter().for_each(|price| self.put_price(price, 2_900, false, None));
+            put_new(&product.sold_as.prices, 2_900);
             self.sell_by_name(&product.sold_as, 2_900, false);
         }
+    }
+
+    fn lacks(&self, price: &str) -> bool {
+        self.object(price).is_none()
     }
 
     /// Adds a price for each lookup key without a price id, and for each Stripe product.
     fn sell_by_name(&self, sold_as: &SoldAs, amount: i64, monthly: bool) {
         for key in sold_as.lookup_keys.iter().skip(sold_as.prices.len()) {
-            self.put_price(&format!("price_{key}"), amount, monthly, Some(key));
+            let id = format!("price_{key}");
+            if self.lacks(&id) {
+                self.put_price(&id, amount, monthly, Some(key));
+            }
         }
         for product in &sold_as.stripe_products {
-            let mut value = price(&format!("price_of_{product}"), amount, "usd", monthly, None);
-            value["product"] = json!(product);
-            self.put(value);
+            let id = format!("price_of_{product}");
+            if self.lacks(&id) {
+                let mut value = price(&id, amount, "usd", monthly, None);
+                value["product"] = json!(product);
+                self.put(value);
+            }
         }
     }
 

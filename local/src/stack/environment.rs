@@ -25,6 +25,8 @@ pub(super) fn environment(given: &Env, front_url: &str, aws_url: &str) -> Env {
         ("PROVISION_ALLOW_LOOPBACK", "true"),
         ("APP_BASE_URL", front_url),
         ("SUPPORT_EMAIL", "support@example.com"),
+        // So that a change of the catalog is seen soon.
+        ("CATALOG_MAX_AGE_SECONDS", "1"),
     ]);
     let catalog = concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml");
     if Path::new(catalog).is_file() {

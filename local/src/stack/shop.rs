@@ -40,8 +40,9 @@ use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::EventType;
 use tallyhook_core::signature::{Secret, SecretMode};
 use tallyhook_core::timestamp::Timestamp;
-use tallyhook_service::config::{ApiConfig, signing_secrets};
+use tallyhook_service::config::signing_secrets;
 use tallyhook_service::outbox::provision::sign;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::queue_activity::QueueActivity;
@@ -71,7 +72,7 @@ struct Shared {
     admin_token: Option<&'static str>,
     /// Whether the shop receives the app's webhook.
     is_app: bool,
-    catalog: Catalog,
+    catalog: watch::Receiver<Catalog>,
     stripe: Option<FakeStripe>,
     secret: Option<Secret>,
     activity: QueueActivity,
@@ -125,6 +126,7 @@ impl Shop {
         aws_url: &str,
         stripe: Option<&FakeStripe>,
         activity: QueueActivity,
+        catalog: watch::Receiver<Catalog>,
     ) -> anyhow::Result<Self> {
         let secrets = signing_secrets(env)?;
         let shared = Shared {
@@ -134,7 +136,7 @@ impl Shop {
             app_token: env.get("APP_API_TOKEN"),
             admin_token: (env.get("ADMIN_API_TOKEN").as_deref() == Some(ADMIN_TOKEN)).then_some(ADMIN_TOKEN),
             is_app: env.get("PROVISION_URL").is_some_and(|url| url.ends_with(APP_WEBHOOK_PATH)),
-            catalog: ApiConfig::from_env(env).map(|config| Catalog::clone(&config.catalog))?,
+            catalog,
             stripe: stripe.cloned(),
             // The fake Stripe is in test mode.
             secret: secrets.into_iter().find(|secret| secret.mode() != SecretMode::Live),
@@ -404,8 +406,8 @@ async fn bill(
     let fired = match choice["plan"].as_str() {
         None => stripe.cancel(id(&subscription)?)?,
         Some(name) => {
-            let plan =
-                shop.shared.catalog.plan(name).with_context(|| format!("the catalog has no plan {name}"))?;
+            let catalog = shop.shared.catalog.borrow();
+            let plan = catalog.plan(name).with_context(|| format!("the catalog has no plan {name}"))?;
             stripe.change_plan(
                 id(&subscription)?,
                 plan.sold_as.prices.first().context("the plan has no price")?,

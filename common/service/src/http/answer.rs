@@ -30,6 +30,16 @@ pub(crate) fn problem(status: StatusCode, code: &'static str, message: impl Into
 }
 
 impl Problem {
+    /// The problem as text.
+    pub(crate) fn message(self) -> String {
+        match self {
+            Self::Answer(_, _, message) => message,
+            Self::Body(_, body) => body["message"].as_str().unwrap_or_default().to_owned(),
+            Self::Method(allow) => format!("the methods of this path are {allow}"),
+            Self::Store(error) => error.to_string(),
+        }
+    }
+
     /// The answer for this problem. `log_name` names the log line for a failure of the store.
     pub(crate) fn answer(self, log_name: &'static str) -> Response<Body> {
         match self {

@@ -65,7 +65,7 @@ pub(super) fn start(shop: &Shared) -> Response {
 
 /// The customer, the account, and what is on sale.
 fn shop_front(shop: &Shared) -> Markup {
-    let offers = offers(&shop.catalog, shop.stripe.as_ref());
+    let offers = offers(&shop.catalog.borrow(), shop.stripe.as_ref());
     html! {
         section.card #shop aria-labelledby="shop-title" tabindex="-1" {
             h2 #shop-title { "An example shop" }
@@ -236,7 +236,8 @@ pub(super) fn pay(shop: &Shared, session: Option<&Value>) -> Response {
         .collect::<Vec<_>>()
         .join(", ");
     let open = session["status"] == "open";
-    let plan = session["metadata"]["plan"].as_str().and_then(|plan| shop.catalog.plan(plan));
+    let catalog = shop.catalog.borrow();
+    let plan = session["metadata"]["plan"].as_str().and_then(|plan| catalog.plan(plan));
     let yearly = plan.is_some_and(|plan| plan.refill == Refill::Month);
     let body = html! {
         main.narrow {
@@ -274,11 +275,12 @@ pub(super) fn pay(shop: &Shared, session: Option<&Value>) -> Response {
 pub(super) fn billing(shop: &Shared, customer: &str, subscription: Option<&Value>) -> Response {
     let Some(subscription) = subscription else { return not_found("This customer has no subscription.") };
     let price = &subscription["items"]["data"][0]["price"];
-    let plan = price["id"].as_str().and_then(|price| shop.catalog.plan_of_price(price));
+    let catalog = shop.catalog.borrow();
+    let plan = price["id"].as_str().and_then(|price| catalog.plan_of_price(price));
     let current = plan.map(|plan| plan.name.as_str());
     // From a month to a year, Stripe starts a new period. The fake one only changes the price.
     let same_interval = plan.map(|plan| plan.refill);
-    let others = shop.catalog.plans.iter().filter(|plan| {
+    let others = catalog.plans.iter().filter(|plan| {
         Some(plan.name.as_str()) != current
             && same_interval.is_none_or(|refill| refill == plan.refill)
             && !plan.sold_as.prices.is_empty()

@@ -12,6 +12,7 @@ use crate::catalogs::DecidingCatalog;
 use crate::config::AdminToken;
 use crate::http::answer::{Problem, problem};
 use crate::resend::retry::Retrier;
+use tallyhook_aws::clock;
 use tallyhook_aws::store::items::{self, Key, MAX_CATALOG_BYTES, StoredCatalog};
 use tallyhook_aws::store::log::Line;
 use tallyhook_aws::store::{Reason, StoreError};
@@ -80,7 +81,6 @@ impl Admin {
         operator: &AdminToken,
         now_ms: i64,
     ) -> Result<Value, Problem> {
-        let now = seconds(now_ms);
         let bytes: &[u8] = request.body();
         if bytes.len() > MAX_CATALOG_BYTES {
             let message = format!("a catalog has at most {MAX_CATALOG_BYTES} bytes");
@@ -90,6 +90,42 @@ impl Admin {
         let catalog = Catalog::parse(toml).map_err(|error| bad("invalid_catalog", error.to_string()))?;
         let stored = self.stored(&Key::Catalog).await?;
         check_digest(request, stored.as_ref())?;
+        let apply = parameter(request, "apply").is_some_and(|apply| apply == "true");
+        let reason = apply.then(|| short(parameter(request, "reason").unwrap_or_default().trim()));
+        self.replace_catalog(toml, &catalog, stored, reason, operator, now_ms).await
+    }
+
+    /// Stores a catalog as `PUT /admin/catalog` does, in place of the current one. Returns its version, or
+    /// `None` if the current one has the same text.
+    ///
+    /// # Errors
+    /// Says why the catalog is not stored.
+    pub async fn store_catalog(
+        &self,
+        toml: &str,
+        reason: &str,
+        operator: &AdminToken,
+    ) -> Result<Option<u64>, String> {
+        let catalog = Catalog::parse(toml).map_err(|error| error.to_string())?;
+        let stored = self.stored(&Key::Catalog).await.map_err(Problem::message)?;
+        let (now_ms, reason) = (clock::now_ms(), Some(reason.to_owned()));
+        let answer = self.with_fresh_catalog().await;
+        let answer = answer.replace_catalog(toml, &catalog, stored, reason, operator, now_ms).await;
+        let answer = answer.map_err(Problem::message)?;
+        Ok(answer["version"].as_u64().filter(|_| answer["applied"] == true))
+    }
+
+    /// Says what a catalog changes. With a reason, it replaces the stored one.
+    async fn replace_catalog(
+        &self,
+        toml: &str,
+        catalog: &Catalog,
+        stored: Option<StoredCatalog>,
+        reason: Option<String>,
+        operator: &AdminToken,
+        now_ms: i64,
+    ) -> Result<Value, Problem> {
+        let now = seconds(now_ms);
         let before = match &stored {
             Some(stored) => {
                 Catalog::parse(&stored.toml).map_err(|error| Key::Catalog.corrupt(error.to_string()))?
@@ -101,14 +137,14 @@ impl Admin {
         accounts.catalog = DecidingCatalog::from(catalog.clone()).into();
         let retrier = Retrier::new(accounts, self.processor.redrive.clone());
         let (freed, more) = retrier.freed_by_catalog(&before, now).await?;
-        let changes = changes(&before, &catalog);
-        let on_removed = self.accounts_on_prices(&removed(&prices(&before), &prices(&catalog)), now).await?;
+        let changes = changes(&before, catalog);
+        let on_removed = self.accounts_on_prices(&removed(&prices(&before), &prices(catalog)), now).await?;
         let changed = stored.as_ref().is_none_or(|stored| stored.digest != digest);
-        let apply = parameter(request, "apply").is_some_and(|apply| apply == "true") && changed;
+        let reason = reason.filter(|_| changed);
         let known = stored.as_ref().map_or(0, |stored| stored.version);
         let version = if changed { known + 1 } else { known };
-        if apply {
-            let reason = short(parameter(request, "reason").unwrap_or_default().trim());
+        let applied = reason.is_some();
+        if let Some(reason) = reason {
             if reason.is_empty() {
                 return Err(bad("invalid_reason", "applying a catalog needs reason=…"));
             }
@@ -126,7 +162,7 @@ impl Admin {
             self.send_freed(&retrier, &freed, now).await?;
         }
         Ok(json!({
-            "applied": apply,
+            "applied": applied,
             "digest": digest,
             "version": version,
             "changes": changes,

@@ -136,6 +136,7 @@ impl Admin {
                 json!(item.get("livemode").and_then(|livemode| livemode.as_bool().ok())),
             );
             event.insert("api_version".to_owned(), json!(items::read_text(&item, "api_version")));
+            event.insert("catalog".to_owned(), json!(items::read_text(&item, "catalog")));
             let dismissal = items::read_dismissal(&item);
             event.insert("dismissed".to_owned(), json!(dismissal.as_ref().map(dismissal_view)));
         }

@@ -25,6 +25,7 @@ const SCRIPT: &str = concat!(
     include_str!("dashboard/balance.js"),
     include_str!("dashboard/user.js"),
     include_str!("dashboard/repair.js"),
+    include_str!("dashboard/catalog.js"),
     include_str!("dashboard/app.js"),
 );
 

@@ -72,6 +72,8 @@ const MAX_PACKS: usize = 20;
 const MAX_METADATA: usize = 50;
 const MAX_METADATA_KEY: usize = 40;
 const MAX_METADATA_VALUE: usize = 500;
+/// The longest `Idempotency-Key`, as on the other routes.
+const MAX_KEY: usize = 255;
 /// How often a session is tried with another customer, if Stripe does not have the user's.
 const MAX_CUSTOMERS: usize = 3;
 
@@ -136,6 +138,7 @@ impl Api {
     pub(super) async fn create_checkout(&self, request: &Request) -> Result<Value, Problem> {
         let body: CheckoutRequest = read_body(request, EXAMPLE)?;
         let user = user_id(&body.user_id)?;
+        let own_key = own_key(request)?;
         let mut purchase = purchase(&body, &self.config.catalog)?;
         if let Some(reference) = &body.customer_reference {
             if reference.is_empty()
@@ -185,8 +188,6 @@ impl Api {
             fields.push((format!("metadata[{name}]").into(), value.clone()));
             fields.push((format!("{of_payment}[metadata][{name}]").into(), value));
         }
-        let own_key =
-            request.headers().get("idempotency-key").map(|key| key.as_bytes().to_vec()).unwrap_or_default();
         let mut tries = 0;
         let (customer, session) = loop {
             tries += 1;
@@ -194,7 +195,7 @@ impl Api {
             let customer = self.customer(stripe, &user, &account.state, &mut created, email).await?;
             let mut fields = fields.clone();
             fields.push(("customer".into(), customer.to_string()));
-            let key = idempotency_key(&user, account.version, &fields, &own_key, clock::now());
+            let key = idempotency_key(&user, account.version, &fields, own_key, clock::now());
             match stripe.create("/v1/checkout/sessions", &fields, &key).await {
                 Ok(session) => break (customer, session.value()),
                 // The customer was deleted at Stripe, and the event about it has not arrived.
@@ -523,6 +524,16 @@ pub(super) fn path<'a>(path: Option<&'a str>, default: &'a str, name: &str) -> R
         return Err(problem(StatusCode::BAD_REQUEST, "invalid_path", message));
     }
     Ok(path)
+}
+
+/// The `Idempotency-Key` of the app, which it need not send.
+fn own_key(request: &Request) -> Result<&[u8], Problem> {
+    let key = request.headers().get("idempotency-key").map(|key| key.as_bytes()).unwrap_or_default();
+    if key.len() > MAX_KEY {
+        let message = format!("an Idempotency-Key has at most {MAX_KEY} characters");
+        return Err(problem(StatusCode::BAD_REQUEST, "invalid_idempotency_key", message));
+    }
+    Ok(key)
 }
 
 fn idempotency_key(user: &UserId, version: u64, fields: &Fields, own: &[u8], now: Timestamp) -> String {

@@ -2,31 +2,34 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use lambda_http::http::StatusCode;
 use serde_json::Value;
 
 use super::Api;
 use super::checkout::stripe_error;
+use crate::catalogs::MAX_AGE;
 use crate::http::answer::{Problem, problem};
 use tallyhook_aws::stripe::{Object, Stripe, StripeError};
 use tallyhook_core::catalog::SoldAs;
 use tallyhook_core::ids::PriceId;
 
-/// The price that Stripe has in this mode, by the first price that the catalog has for the same thing.
+/// The price that Stripe had in this mode, and when, by the prices that the catalog has for the same thing. It
+/// is used as long as a catalog is, so that a price that was replaced is not offered for long.
 #[derive(Debug, Default)]
-pub(super) struct Prices(Mutex<BTreeMap<String, String>>);
+pub(super) struct Prices(Mutex<BTreeMap<Vec<String>, (String, Instant)>>);
 
 impl Prices {
-    fn get(&self, first: &str) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(first).cloned()
+    fn get(&self, prices: &[String], now: Instant) -> Option<String> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sold, found_at) = known.get(prices)?;
+        (now.duration_since(*found_at) < MAX_AGE).then(|| sold.clone())
     }
 
-    fn keep(&self, prices: &[String], sold: &str) {
-        if let Some(first) = prices.first() {
-            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            known.insert(first.clone(), sold.to_owned());
-        }
+    fn keep(&self, prices: &[String], sold: &str, now: Instant) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(prices.to_vec(), (sold.to_owned(), now));
     }
 }
 
@@ -37,7 +40,7 @@ impl Api {
     pub(super) async fn price(&self, stripe: &Stripe, sold_as: &SoldAs) -> Result<String, Problem> {
         let SoldAs { prices, lookup_keys, stripe_products } = sold_as;
         let refused = |error: StripeError| stripe_error(&error, "CHECKOUT_NOT_CREATED");
-        if let Some(price) = prices.first().and_then(|first| self.prices.get(first)) {
+        if let Some(price) = self.prices.get(prices, Instant::now()) {
             return Ok(price);
         }
         for price in prices {
@@ -45,7 +48,7 @@ impl Api {
             match stripe.price(&id).await {
                 Ok(found) if found.value()["active"] == Value::Bool(false) => {}
                 Ok(_) => {
-                    self.prices.keep(prices, price);
+                    self.prices.keep(prices, price, Instant::now());
                     return Ok(price.clone());
                 }
                 Err(error) if error.is_missing() => {}
@@ -85,5 +88,20 @@ impl Api {
             format!("Stripe has none of these as an active price in this mode: {}", names.join(", "))
         };
         Err(problem(StatusCode::CONFLICT, "no_price", message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_price_is_remembered_for_as_long_as_a_catalog_and_only_for_its_prices() {
+        let (prices, now) = (Prices::default(), Instant::now());
+        let sold_as = ["price_new".to_owned(), "price_old".to_owned()];
+        prices.keep(&sold_as, "price_old", now);
+        assert_eq!(prices.get(&sold_as, now + MAX_AGE / 2).as_deref(), Some("price_old"));
+        assert_eq!(prices.get(&sold_as[..1], now), None);
+        assert_eq!(prices.get(&sold_as, now + MAX_AGE), None);
     }
 }

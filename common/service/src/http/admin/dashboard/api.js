@@ -39,17 +39,22 @@ class ApiError extends Error {
   }
 }
 
-/** Calls the API; an error has the API's message. `token` replaces the stored token at sign-in. */
-async function ask(method, path, { body, key, token } = {}) {
+/**
+ * Calls the API; an error has the API's message. `token` replaces the stored token at sign-in, and `text` is
+ * a body that is not JSON. `replaces` is the digest of what the call replaces.
+ */
+async function ask(method, path, { body, text: plain, key, replaces, token } = {}) {
   const headers = { authorization: `Bearer ${token ?? session.token}`, accept: "application/json" };
   if (body !== undefined) headers["content-type"] = "application/json";
+  if (plain !== undefined) headers["content-type"] = "application/toml";
   if (key) headers["idempotency-key"] = key;
+  if (replaces) headers["if-match"] = `"${replaces}"`;
   let answer;
   try {
     answer = await fetch(path, {
       method,
       headers,
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body: body === undefined ? plain : JSON.stringify(body),
       cache: "no-store",
     });
   } catch {

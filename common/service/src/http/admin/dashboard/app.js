@@ -7,6 +7,7 @@ const VIEWS = {
   orders: ["Orders", ordersView, orderView],
   parked: ["Parked", parkedView],
   reconcile: ["Reconcile", reconcileView],
+  catalog: ["Catalog", catalogView, catalogVersionView],
   audit: ["Audit", auditView],
 };
 

@@ -261,6 +261,7 @@ async function eventView({ id }) {
       ["Next try", event.due_at && when(event.due_at)],
       ["Mode", event.livemode === null ? "" : event.livemode ? "live" : "test"],
       ["API version", event.api_version],
+      ["Catalog", event.catalog && code(event.catalog)],
       [
         "Names",
         event.objects?.length
