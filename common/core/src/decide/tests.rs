@@ -264,6 +264,10 @@ impl Run {
             with_signup: false,
             plan: None,
             spent_since: spends.flat_map(|entry| entry.from.clone()).collect(),
+            entries_since: {
+                let since = self.ledger.values().filter(|entry| entry.created >= as_of);
+                since.map(|entry| entry.key.clone()).collect()
+            },
             documents,
         };
         let key = LedgerKey::import("b");
