@@ -34,7 +34,7 @@ use tallyhook_core::decide::owner::StoredOwner;
 use tallyhook_core::decide::{Outcome, Parked, Payments, decide, state_of_documents};
 use tallyhook_core::event::Event;
 use tallyhook_core::ids::{CustomerId, UserId};
-use tallyhook_core::ledger::{Entry, EntryKind, LedgerKey, Taken};
+use tallyhook_core::ledger::{Entry, LedgerKey, Taken};
 use tallyhook_core::timestamp::Timestamp;
 
 /// The maximum number of rows of one request.
@@ -450,8 +450,8 @@ impl Admin {
         Ok(Some(balance))
     }
 
-    /// Reads the entries since the time of the balance: what was spent and not given back, and what was
-    /// granted.
+    /// Reads the entries since the time of the balance, and of them what was spent, or revoked by an
+    /// operator, and was not given back.
     async fn read_ledger_since(
         &self,
         account: &Account,
@@ -463,7 +463,8 @@ impl Admin {
             let Some(entry) = self.processor.accounts.entry(&account.user_id, &key).await? else { break };
             // Entries follow each other as they were written. What fell due by time has its due time, which
             // may be older than the entry before it; a spend has the time at which it was written.
-            if entry.kind == EntryKind::Spend && entry.at < as_of {
+            let takes = !entry.from.is_empty();
+            if takes && entry.at < as_of {
                 break;
             }
             read += 1;
@@ -471,7 +472,7 @@ impl Admin {
                 let why = format!("the ledger has more than {MAX_ENTRIES_SINCE} entries since as_of");
                 return Err(Refused(RowResult::Invalid, why));
             }
-            if entry.kind == EntryKind::Spend {
+            if takes {
                 balance.spent_since.extend(still_spent(&entry));
             }
             if entry.created >= as_of {
