@@ -4,7 +4,7 @@
 use lambda_http::Body;
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN_TOKEN, Door, World, pack, read_answer, request};
+use crate::support::{ADMIN_TOKEN, Door, World, pack, read_answer, request, sample};
 
 const CATALOG: &str = include_str!("../catalog.toml");
 
@@ -94,6 +94,36 @@ async fn an_event_that_waits_for_the_catalog_is_sent_again_when_one_has_its_pack
         (processed["outcome"].as_str(), json!(processed["catalog"])),
         ("processed", second["digest"].clone())
     );
+}
+
+#[tokio::test]
+async fn without_a_stored_catalog_events_wait_for_one_and_health_says_so_first() {
+    let world = World::with(&[("CATALOG_FILE", ""), ("CATALOG_MAX_AGE_SECONDS", "0")]).await;
+    for (method, path) in [("PUT", "/users/user_1"), ("GET", "/users/user_1"), ("POST", "/checkout-sessions")]
+    {
+        let (status, answer) = world.app(method, path, json!({"user_id": "user_1"}), None).await;
+        assert_eq!((status, answer["error"].as_str()), (503, Some("no_catalog")), "{method} {path} {answer}");
+    }
+    let names = ["customer.subscription.created", "invoice.paid", "checkout.session.completed.pack"];
+    for name in names {
+        world.process(&sample(name, "user_1")).await;
+    }
+    // A type that no rule reads is ignored as ever.
+    world.process(&sample("product.updated", "user_1")).await;
+    let (_, health) = get(&world, "/admin/stripe/subscription-health").await;
+    let first = &health["deductions"][0];
+    assert_eq!((&first["code"], &first["points"]), (&json!("no_catalog"), &json!(50)), "{health:#}");
+
+    let (_, dry) = put(&world, "", None, CATALOG).await;
+    assert_eq!(dry["parked_freed"]["count"], names.len(), "{dry:#}");
+    let (status, stored) = put(&world, "?apply=true&reason=first", None, CATALOG).await;
+    assert_eq!((status, &stored["parked_freed"]["count"]), (200, &json!(names.len())), "{stored:#}");
+    world.drain().await;
+    let account = world.account("user_1").await;
+    assert_eq!((&account["tier"], &account["credits"]), (&json!("pro"), &json!(6000)), "{account:#}");
+    let (_, health) = get(&world, "/admin/stripe/subscription-health").await;
+    assert_ne!(health["deductions"][0]["code"], "no_catalog");
+    assert_eq!(world.sign_up("user_1").await["credits"], 6000, "paid credits ended the signup credits");
 }
 
 /// Catalogs change while events arrive. Each event is applied once, by the catalog that its record names.

@@ -74,6 +74,7 @@ impl World {
             ("ADMIN_API_TOKEN", ADMIN_TOKEN),
             ("ACCOUNTS_TABLE", "accounts"),
             ("EVENTS_TABLE", "events"),
+            ("CATALOG_FILE", concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml")),
         ]);
         let (dynamodb, sqs) = wire.clients(&env, None);
         create_tables(&dynamodb, "accounts", "events").await.unwrap();

@@ -256,6 +256,7 @@ impl Bench {
             ("AWS_SECRET_ACCESS_KEY", "bench"),
             ("AWS_EC2_METADATA_DISABLED", "true"),
             ("STRIPE_WEBHOOK_SECRET", event::SECRET),
+            ("CATALOG_FILE", concat!(env!("CARGO_MANIFEST_DIR"), "/../../catalog.toml")),
             ("ACCOUNTS_TABLE", "tallyhook-accounts"),
             ("EVENTS_TABLE", "tallyhook-events"),
         ]

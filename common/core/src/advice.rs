@@ -19,7 +19,7 @@ pub struct Advice {
 pub enum Act {
     /// Link the customer to a user: `fix-user` with `link_customer`.
     LinkCustomer,
-    /// Add it to `catalog.toml` and deploy. The next run of `retry` sends the waiting events again.
+    /// Add it to the catalog and push the catalog. The waiting events are then sent again.
     AddToCatalog,
     /// Run reconciliation. It reads from Stripe what is missing in the event.
     Reconcile,
@@ -66,11 +66,16 @@ pub fn advice(status: &str, reason: Option<&str>, waits_for: Option<&str>) -> Ad
              each subscription and checkout session. For this event, link or move the subscription to its \
              user, then send the event again.",
         ),
+        ("no_catalog", _) => fixed(
+            Act::AddToCatalog,
+            "No catalog is stored. Store yours with: tallyhook catalog push catalog.toml --apply --reason \
+             first. The events that wait for it are then sent again at once.",
+        ),
         ("unknown_price" | "unknown_name", _) => (
             Act::AddToCatalog,
             format!(
-                "Add {} to catalog.toml and deploy. The events that wait for it are sent again within 15 \
-                 minutes.",
+                "Add {} to catalog.toml and push it: tallyhook catalog push catalog.toml --apply --reason … \
+                 The events that wait for it are then sent again at once.",
                 target.as_deref().unwrap_or("it")
             ),
         ),

@@ -524,6 +524,19 @@ impl CatalogError {
 impl std::error::Error for CatalogError {}
 
 impl Catalog {
+    /// Stands for the catalog while none is stored. It has no tier, no plan and no rule.
+    pub fn absent() -> Self {
+        let mut catalog = Self::parse("[tiers]\nfree = 0\n[policy]\ndefault_tier = \"free\"\n")
+            .expect("a tier and a default tier are a catalog");
+        catalog.tiers.clear();
+        catalog
+    }
+
+    /// Whether it is [`Self::absent`]: a catalog has at least the default tier.
+    pub fn is_absent(&self) -> bool {
+        self.tiers.is_empty()
+    }
+
     /// Reads and checks the text of a catalog file.
     ///
     /// # Errors

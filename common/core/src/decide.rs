@@ -208,6 +208,9 @@ pub enum Parked {
     /// The customer pays for several users, and the event names none of them.
     #[error("customer {0} pays for several users, and the event names none")]
     SharedCustomer(CustomerId),
+    /// No catalog is stored yet, so it is not known what was sold.
+    #[error("no catalog is stored")]
+    NoCatalog,
     /// The price is not in the catalog. Add it to `catalog.toml`. Holds also the subscription that the
     /// invoice bills: once its plan is known, the event is not parked any more.
     #[error("price {0} is not in the catalog")]
@@ -263,6 +266,7 @@ impl Parked {
             Self::OwnerConflict(..) => "owner_conflict",
             Self::UnknownReference(_) => "unknown_reference",
             Self::SharedCustomer(_) => "shared_customer",
+            Self::NoCatalog => "no_catalog",
             Self::UnknownPrice(..) => "unknown_price",
             Self::AmbiguousPrice(..) => "ambiguous_price",
             Self::UnknownName(..) => "unknown_name",
@@ -286,6 +290,7 @@ impl Parked {
         match self {
             Self::NoUser(Some(customer)) => Some(format!("customer#{customer}")),
             Self::UnknownReference(user) => Some(format!("user#{user}")),
+            Self::NoCatalog => Some("catalog#any".to_owned()),
             Self::UnknownPrice(price, _) | Self::AmbiguousPrice(price, ..) => Some(format!("price#{price}")),
             Self::UnknownName(what, name) => Some(format!("{what}#{name}")),
             Self::NoGrant(payment) => Some(format!("payment#{payment}")),
@@ -427,6 +432,11 @@ fn decide_facts(
 ) -> Outcome {
     if let Some(ignored) = of_another_account(event) {
         return Outcome::Ignore(ignored);
+    }
+    let may_sell =
+        matches!(event.object, Object::CheckoutSession(_) | Object::Subscription(_) | Object::Invoice(_));
+    if catalog.is_absent() && may_sell {
+        return Outcome::Park(Parked::NoCatalog);
     }
     let reading = match &event.object {
         Object::CheckoutSession(session) => checkout_session::read(session, event, catalog),

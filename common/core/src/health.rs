@@ -14,6 +14,8 @@ pub const BURST: u64 = 5;
 const MIN_RATED_EVENTS: u64 = 20;
 /// What the last complete reconciliation found counts as unknown after this time: two runs did not complete.
 pub const RECONCILED_HOURS: i64 = 12;
+/// Points while no catalog is stored: more than for anything else, so that it comes first.
+const NO_CATALOG: u64 = 50;
 /// Points for figures that are not known. They do not count as zero.
 const NOT_KNOWN: u64 = 5;
 
@@ -42,6 +44,8 @@ pub struct Counts {
     pub queues: Vec<QueueCount>,
     /// Requests of the last hour that were refused because of their signature.
     pub refused_signatures: u64,
+    /// Whether no catalog is stored, so that no event can be applied.
+    pub no_catalog: bool,
 }
 
 /// The messages of a queue.
@@ -62,7 +66,7 @@ pub struct QueueCount {
 pub struct Deduction {
     /// Number of points.
     pub points: u8,
-    /// Its name: `failed`, `parked`, `missing`, `orphaned`, `plans_without_invoice`, `not_reconciled`,
+    /// Its name: `no_catalog`, `failed`, `parked`, `missing`, `orphaned`, `plans_without_invoice`, `not_reconciled`,
     /// `dead_letters`, `not_counted`, `old_message`, `backlog`, `signatures`, `success_rate`.
     pub code: String,
     /// The reason in words, with the count.
@@ -95,6 +99,12 @@ pub fn health(counts: &Counts) -> Health {
         if count == 1 { format!("1 {one}") } else { format!("{count} {many}") }
     };
     let each = |count: u64, points: u64, most: u64| count.saturating_mul(points).min(most);
+    deduct(
+        if counts.no_catalog { NO_CATALOG } else { 0 },
+        "no_catalog",
+        "no catalog is stored, so every event of a purchase is parked".to_owned(),
+        "store yours: tallyhook catalog push catalog.toml --apply --reason first",
+    );
     let failed = if counts.failed > MANY_FAILED { 25 } else { each(counts.failed, 3, 15) };
     deduct(
         failed,

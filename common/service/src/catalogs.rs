@@ -1,5 +1,5 @@
-//! The catalog that decides: the stored one. While none is stored, the one that the function was built with,
-//! or the file in `CATALOG_FILE`.
+//! The catalog that decides: the stored one. While none is stored, the file in `CATALOG_FILE`; without this
+//! file there is no catalog, and events of purchases are parked (`no_catalog`).
 //!
 //! A function holds the catalog and reads it again at most every [`MAX_AGE`] while it works. A worker reads
 //! it in the call that reads its batch's items; the other functions make a call for it.

@@ -42,7 +42,7 @@
 //!   local stack. Default: `false`.
 //! - `ACCOUNTS_TABLE`, `EVENTS_TABLE`: the names of the DynamoDB tables.
 //! - `RETRY_DELAYS_SECONDS`: the delays after the first, second and third failure. Default: 300,600,900.
-//! - `CATALOG_FILE`: a catalog to use instead of the built-in one.
+//! - `CATALOG_FILE`: a catalog to use while none is stored, for tests and for the local stack.
 //! - `CATALOG_MAX_AGE_SECONDS`: how long a catalog is used before the stored one is read again. Default: 30.
 //! - `STRIPE_SECRET_KEY`: a secret or restricted key of the deployment's mode. Permission to read is enough,
 //!   except for api, which creates checkout and portal sessions.
@@ -129,10 +129,10 @@ fn reach(env: &Env, variable: &str) -> Result<Reach, ConfigError> {
     Ok(if flag(env, variable)? == Some(true) { Reach::PublicOrLoopback } else { Reach::Public })
 }
 
-/// The catalog named by `CATALOG_FILE`, otherwise the built-in one.
+/// The catalog named by `CATALOG_FILE`. Without it, there is none until one is stored.
 fn catalog(env: &Env) -> Result<Arc<DecidingCatalog>, ConfigError> {
     let catalog = match env.get("CATALOG_FILE") {
-        None => built_in(),
+        None => Catalog::absent(),
         Some(path) => {
             let text = std::fs::read_to_string(&path)
                 .map_err(|error| ConfigError::CatalogFile(format!("{path}: {error}")))?;
@@ -149,12 +149,6 @@ fn catalog(env: &Env) -> Result<Arc<DecidingCatalog>, ConfigError> {
     Ok(Arc::new(DecidingCatalog::not_stored(catalog, max_age)))
 }
 
-/// The `catalog.toml` that `build.rs` read and checked.
-fn built_in() -> Catalog {
-    serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/catalog.json")))
-        .expect("build.rs writes a valid catalog")
-}
-
 fn livemode(env: &Env) -> Result<Option<bool>, ConfigError> {
     flag(env, "STRIPE_LIVEMODE")
 }
@@ -169,8 +163,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_catalog_equals_the_file() {
-        assert_eq!(built_in(), Catalog::parse(include_str!("../../../catalog.toml")).unwrap());
+    fn without_a_file_there_is_no_catalog() {
+        assert!(catalog(&Env::default()).unwrap().is_absent());
+        assert!(!Catalog::parse(include_str!("../../../catalog.toml")).unwrap().is_absent());
     }
 
     #[test]

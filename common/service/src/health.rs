@@ -10,7 +10,7 @@ use futures_util::future::{join, join_all};
 use tracing::warn;
 
 use tallyhook_aws::queue::Queue;
-use tallyhook_aws::store::items::{self, Item};
+use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::log::{self, Range};
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_core::event::Family;
@@ -27,17 +27,20 @@ pub struct HealthReader {
     queue: Queue,
     queues: Vec<(Family, String)>,
     dead_letter_queue_url: Option<String>,
+    needs_catalog: bool,
 }
 
 impl HealthReader {
-    /// Counts the log of this store and these queues.
+    /// Counts the log of this store and these queues. `needs_catalog`: without a stored catalog the functions
+    /// have none.
     pub fn new(
         store: Store,
         queue: Queue,
         queues: impl IntoIterator<Item = (Family, String)>,
         dead_letter_queue_url: Option<String>,
+        needs_catalog: bool,
     ) -> Self {
-        Self { store, queue, queues: queues.into_iter().collect(), dead_letter_queue_url }
+        Self { store, queue, queues: queues.into_iter().collect(), dead_letter_queue_url, needs_catalog }
     }
 
     /// Reads the counts and computes the score.
@@ -92,7 +95,8 @@ impl HealthReader {
             }
         }
         let (report, signal) = (items::reconcile_report_key(), items::bad_signatures_key());
-        let notes = self.store.load([report.clone(), signal.clone()]).await?;
+        let notes = self.store.load([report.clone(), signal.clone(), Key::Catalog]).await?;
+        counts.no_catalog = self.needs_catalog && !notes.contains_key(&Key::Catalog);
         let oldest = now.plus_seconds(-RECONCILED_HOURS * HOUR).unix().saturating_mul(1000);
         let is_recent = |report: &&Item| {
             items::read_number(report, "finished").is_some_and(|finished: i64| finished >= oldest)

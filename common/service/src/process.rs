@@ -928,6 +928,7 @@ fn may_resolve_soon(parked: &Parked) -> bool {
         Parked::NoUser(_) | Parked::UnknownPrice(_, Some(_)) => true,
         Parked::UnknownPrice(_, None)
         | Parked::InvalidUser
+        | Parked::NoCatalog
         | Parked::OwnerConflict(..)
         | Parked::UnknownReference(_)
         | Parked::SharedCustomer(_)
@@ -949,7 +950,10 @@ fn may_resolve_soon(parked: &Parked) -> bool {
 
 /// Whether an event is parked because the catalog does not have what was sold.
 fn lacks_something_sold(outcome: &EventOutcome) -> bool {
-    matches!(outcome, EventOutcome::Parked(Parked::UnknownPrice(..) | Parked::UnknownName(..)))
+    let lacks = |parked: &Parked| {
+        matches!(parked, Parked::NoCatalog | Parked::UnknownPrice(..) | Parked::UnknownName(..))
+    };
+    matches!(outcome, EventOutcome::Parked(parked) if lacks(parked))
 }
 
 /// A text that is equal for events that probably belong to the same account.
@@ -1087,6 +1091,7 @@ fn waited_for(parked: &Parked) -> Option<Key> {
         Parked::UnknownReference(user) => Some(Key::Newcomer(user.clone())),
         Parked::NoUser(None)
         | Parked::InvalidUser
+        | Parked::NoCatalog
         | Parked::OwnerConflict(..)
         | Parked::SharedCustomer(_)
         | Parked::UnknownPrice(_, None)

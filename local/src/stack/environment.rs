@@ -1,5 +1,7 @@
 //! The environment variables of the functions.
 
+use std::path::Path;
+
 use cli::local_stack::{ADMIN_TOKEN, APP_TOKEN, WEBHOOK_SECRET};
 use tallyhook_aws::env::Env;
 use tallyhook_core::event::Family;
@@ -24,6 +26,10 @@ pub(super) fn environment(given: &Env, front_url: &str, aws_url: &str) -> Env {
         ("APP_BASE_URL", front_url),
         ("SUPPORT_EMAIL", "support@example.com"),
     ]);
+    let catalog = concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml");
+    if Path::new(catalog).is_file() {
+        env.set("CATALOG_FILE", catalog);
+    }
     // With a signing secret of one mode, the default must go: it would accept test events beside it.
     if ["STRIPE_WEBHOOK_SECRET_TEST", "STRIPE_WEBHOOK_SECRET_LIVE"]
         .iter()

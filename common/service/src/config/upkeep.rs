@@ -119,8 +119,10 @@ pub struct HealthConfig {
     pub dead_letter_queue_url: Option<String>,
     /// The queue of alerts; without it, alerts are only logged.
     pub notify_queue_url: Option<String>,
-    /// Hours without any event after which the operator is alerted; 0 outside live mode.
-    pub quiet_hours: u64,
+    /// The catalog while none is stored. Its policy has the `quiet_hours`.
+    pub catalog: Arc<DecidingCatalog>,
+    /// Whether it serves live mode, where silence is a fault.
+    pub is_live: bool,
 }
 
 impl HealthConfig {
@@ -135,10 +137,8 @@ impl HealthConfig {
             queues: queues(env)?,
             dead_letter_queue_url: env.get("QUEUE_URL_DEAD_LETTER"),
             notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
-            quiet_hours: match livemode(env)? {
-                Some(true) => catalog(env)?.policy.quiet_hours,
-                Some(false) | None => 0,
-            },
+            catalog: catalog(env)?,
+            is_live: livemode(env)? == Some(true),
         })
     }
 }

@@ -145,6 +145,7 @@ impl Admin {
             queue.clone(),
             config.health.queues,
             config.health.dead_letter_queue_url,
+            config.health.catalog.is_absent(),
         );
         Self {
             tokens: Arc::new(Tokens::new(config.tokens, config.tokens_source)),

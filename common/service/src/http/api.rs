@@ -140,6 +140,16 @@ impl Api {
         Self { config, processor, ..self.clone() }
     }
 
+    /// The same with the catalog that is in force.
+    async fn with_catalog(&self) -> Result<Self, Problem> {
+        let current = self.with_fresh_catalog().await;
+        if current.config.catalog.is_absent() {
+            let message = "no catalog is stored: tallyhook catalog push catalog.toml --apply --reason first";
+            return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_catalog", message));
+        }
+        Ok(current)
+    }
+
     async fn route(&self, request: &Request) -> Result<Response<Body>, Problem> {
         let path = decoded_path(request);
         let method = answer::method(request);
@@ -147,15 +157,17 @@ impl Api {
             self.check_token(request)?;
             let makes = matches!(user_route(rest).1, UserRoute::Holds);
             let status = if makes { StatusCode::CREATED } else { StatusCode::OK };
-            return Ok(answer(status, &self.with_fresh_catalog().await.users(request, method, rest).await?));
+            return Ok(answer(status, &self.with_catalog().await?.users(request, method, rest).await?));
         }
         let body = match (path.trim_matches('/'), method) {
             ("portal/status", &Method::GET) => return Ok(self.status_page(request)),
             ("openapi.json", &Method::GET) => return Ok(raw_answer(OPENAPI)),
             ("catalog", &Method::GET) => {
-                return Ok(self.with_fresh_catalog().await.show_catalog(request).await);
+                return Ok(self.with_catalog().await?.show_catalog(request).await);
             }
-            ("portal/setup-status", &Method::GET) => self.setup_status(request).await?,
+            ("portal/setup-status", &Method::GET) => {
+                self.with_fresh_catalog().await.setup_status(request).await?
+            }
             ("portal/password-set", &Method::POST) => {
                 self.check_token(request)?;
                 self.password_set(request).await?
@@ -166,7 +178,7 @@ impl Api {
             }
             ("checkout-sessions", &Method::POST) => {
                 self.check_token(request)?;
-                self.with_fresh_catalog().await.create_checkout(request).await?
+                self.with_catalog().await?.create_checkout(request).await?
             }
             ("portal/status" | "portal/setup-status" | "openapi.json" | "catalog", _) => {
                 return Err(Problem::Method("GET, HEAD"));

@@ -401,6 +401,7 @@ impl Retrier {
 /// Whether a catalog has what an event waits for.
 fn sells(catalog: &Catalog, waits_for: (&str, &str)) -> bool {
     match waits_for {
+        ("catalog", _) => !catalog.is_absent(),
         ("price", price) => !matches!(catalog.offer(price, None, None), Ok(None)),
         ("pack", name) => catalog.pack(name).is_some(),
         ("product", name) => catalog.product(name).is_some(),

@@ -4,6 +4,7 @@ use serde_json::Value;
 use tracing::info;
 
 use crate::alerts::{Alert, Alerts};
+use crate::catalogs::Catalogs;
 use crate::config::HealthConfig;
 use crate::health::HealthReader;
 use tallyhook_aws::clock;
@@ -19,7 +20,8 @@ use tallyhook_core::timestamp::Timestamp;
 pub struct HealthCheck {
     reader: HealthReader,
     store: Store,
-    quiet_hours: u64,
+    catalogs: Catalogs,
+    is_live: bool,
     alerts: Alerts,
 }
 
@@ -38,9 +40,11 @@ impl HealthCheck {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), config.notify_queue_url);
-        let quiet_hours = config.quiet_hours;
-        let reader = HealthReader::new(store.clone(), queue, config.queues, config.dead_letter_queue_url);
-        Self { reader, store, quiet_hours, alerts }
+        let needs_catalog = config.catalog.is_absent();
+        let catalogs = Catalogs::new(config.catalog);
+        let dead_letters = config.dead_letter_queue_url;
+        let reader = HealthReader::new(store.clone(), queue, config.queues, dead_letters, needs_catalog);
+        Self { reader, store, catalogs, is_live: config.is_live, alerts }
     }
 
     /// Does one scheduled run; the content of the schedule's event does not matter.
@@ -50,7 +54,8 @@ impl HealthCheck {
     pub async fn handle(&self, _: Value) -> Result<Health, lambda_runtime::Error> {
         let now = clock::now();
         let (counts, health) = self.reader.read(now).await?;
-        let is_quiet = self.is_quiet(now).await?;
+        let quiet_hours = self.catalogs.fresh(&self.store).await.policy.quiet_hours;
+        let is_quiet = self.is_quiet(quiet_hours, now).await?;
         info!(
             score = health.score,
             parked = counts.parked,
@@ -79,7 +84,7 @@ impl HealthCheck {
             self.alerts.send(&alert).await;
         }
         if is_quiet == Some(true) {
-            self.alerts.send(&Alert::Quiet { hours: self.quiet_hours }).await;
+            self.alerts.send(&Alert::Quiet { hours: quiet_hours }).await;
         }
         // If no run was ever complete, there is no Stripe key, or `reconcile` has already sent an alert.
         let reconciled = self.reader.reconciled_at().await?;
@@ -91,8 +96,9 @@ impl HealthCheck {
     }
 
     /// Whether no event arrived for the policy's `quiet_hours`. `None` outside live mode, and with 0 hours.
-    async fn is_quiet(&self, now: Timestamp) -> Result<Option<bool>, StoreError> {
-        let Some(hours) = i64::try_from(self.quiet_hours).ok().filter(|hours| *hours > 0) else {
+    async fn is_quiet(&self, quiet_hours: u64, now: Timestamp) -> Result<Option<bool>, StoreError> {
+        let hours = i64::try_from(quiet_hours).ok().filter(|hours| *hours > 0 && self.is_live);
+        let Some(hours) = hours else {
             return Ok(None);
         };
         let span = hours.saturating_mul(3_600_000);

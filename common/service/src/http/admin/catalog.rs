@@ -39,7 +39,7 @@ impl Admin {
     /// ```
     pub(super) async fn show_catalog(&self) -> Result<Value, Problem> {
         let stored = self.stored(&Key::Catalog).await?;
-        let message = "no catalog is stored; the functions use the one that they were built with";
+        let message = "no catalog is stored: tallyhook catalog push catalog.toml --apply --reason first";
         let stored = stored.ok_or_else(|| problem(StatusCode::NOT_FOUND, "no_catalog", message))?;
         Ok(with_toml(&stored))
     }
