@@ -101,6 +101,7 @@ fn outcome(event: &Event, catalog: &Catalog) -> String {
             until: None,
             total: 2000,
             joined: false,
+            older: Vec::new(),
         };
         let paid = Payment { amount: 2000, currency: "usd".to_owned(), intent: None };
         let cause =

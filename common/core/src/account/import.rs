@@ -14,6 +14,7 @@
 //! shares again with each fact. `running` keeps what an item's slice could hold after the item has dropped
 //! the lines that this was computed from.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,9 @@ pub struct ImportedBalance {
     /// What was spent here, or revoked by an operator, at or after `as_of` and was not given back, from the
     /// entries that took it.
     pub spent_since: Vec<Taken>,
+    /// The entries here whose cause was created at or after `as_of`. A lot that the account has dropped was
+    /// granted before `as_of` if its entry is not among them.
+    pub entries_since: BTreeSet<LedgerKey>,
     /// The state of an account that has only the invoices from before `as_of`. It is needed if the account
     /// has dropped the period that ran at that time.
     pub documents: Option<Box<State>>,
@@ -155,7 +159,9 @@ impl State {
     /// Adds an imported balance. The same one again changes nothing; another one is a [`Conflict`].
     pub(super) fn fold_import(&mut self, balance: ImportedBalance) -> Result<NewEntry, Conflict> {
         let key = LedgerKey::import(&balance.batch);
-        let ImportedBalance { as_of, credits, with_signup, plan, spent_since, documents, .. } = balance;
+        let ImportedBalance {
+            as_of, credits, with_signup, plan, spent_since, entries_since, documents, ..
+        } = balance;
         let new = Import {
             key: key.clone(),
             as_of,
@@ -177,7 +183,7 @@ impl State {
         if let Some(documents) = documents {
             self.recall(&documents);
         }
-        let spent = self.keep_spends(as_of, with_signup, &spent_since);
+        let spent = self.keep_spends(as_of, with_signup, &spent_since, &entries_since);
         self.import = Some(Import { spent, ..new });
         if let Some((plan, until)) = plan {
             self.complimentary.push(Complimentary { key, plan, from: as_of, until: Some(until) });
@@ -197,8 +203,15 @@ impl State {
 
     /// Of the spends in slices that began before `as_of`, keeps only those in `since`. Returns what the
     /// spends in `since` took from other lots that were granted before `as_of`.
-    fn keep_spends(&mut self, as_of: Timestamp, with_signup: bool, since: &[Taken]) -> Credits {
+    fn keep_spends(
+        &mut self,
+        as_of: Timestamp,
+        with_signup: bool,
+        since: &[Taken],
+        entries_since: &BTreeSet<LedgerKey>,
+    ) -> Credits {
         let mut of_ended_lots = Credits::ZERO;
+        let mut of_lots: BTreeMap<&LedgerKey, Credits> = BTreeMap::new();
         let mut of_items: Vec<(String, String, Timestamp, String, Credits)> = Vec::new();
         for taken in since {
             let place = taken.place.as_ref().and_then(LedgerKey::place_in_item_parts);
@@ -209,11 +222,15 @@ impl State {
                     of_ended_lots = of_ended_lots.plus(taken.credits);
                 }
                 Some(_) => {}
-                None if self.is_lot_of_before(&taken.lot, as_of, with_signup) => {
-                    of_ended_lots = of_ended_lots.plus(taken.credits);
+                None => {
+                    let of_lot = of_lots.entry(&taken.lot).or_default();
+                    *of_lot = of_lot.plus(taken.credits);
                 }
-                None => {}
             }
+        }
+        for (lot, credits) in of_lots {
+            let of_before = self.taken_of_before(lot, credits, as_of, with_signup, entries_since);
+            of_ended_lots = of_ended_lots.plus(of_before);
         }
         for (id, subscription) in &mut self.subscriptions {
             for (item_id, item) in &mut Arc::make_mut(subscription).items {
@@ -234,8 +251,33 @@ impl State {
         of_ended_lots
     }
 
+    /// How much of the credits that were taken from a lot since `as_of` was granted before `as_of`.
+    fn taken_of_before(
+        &self,
+        lot: &LedgerKey,
+        credits: Credits,
+        as_of: Timestamp,
+        with_signup: bool,
+        entries_since: &BTreeSet<LedgerKey>,
+    ) -> Credits {
+        let joined = self.packs.iter().find(|one| one.is_of(lot) && !one.older.is_empty());
+        match joined.map(|one| (one.spent, one.granted_before(as_of))) {
+            Some((_, Credits::ZERO)) => Credits::ZERO,
+            // The credits that were bought first are spent first.
+            Some((spent, before)) => credits.minus(spent.minus(before)),
+            None if self.is_lot_of_before(lot, as_of, with_signup, entries_since) => credits,
+            None => Credits::ZERO,
+        }
+    }
+
     /// Whether a lot that belongs to no subscription item was granted before `as_of`.
-    fn is_lot_of_before(&self, lot: &LedgerKey, as_of: Timestamp, with_signup: bool) -> bool {
+    fn is_lot_of_before(
+        &self,
+        lot: &LedgerKey,
+        as_of: Timestamp,
+        with_signup: bool,
+        entries_since: &BTreeSet<LedgerKey>,
+    ) -> bool {
         let purchases = self.packs.iter().chain(&self.lifetimes);
         if *lot == LedgerKey::signup() {
             !with_signup
@@ -246,7 +288,9 @@ impl State {
         } else if let Some(grant) = self.grants.iter().find(|grant| grant.key == *lot) {
             grant.since < as_of
         } else {
-            lot.is_grant()
+            // The account has dropped the lot.
+            let is_once = lot.is_grant() || lot.session_id().is_some() || lot.invoice_id().is_some();
+            is_once && !entries_since.contains(lot)
         }
     }
 
@@ -262,9 +306,9 @@ impl State {
             self.free.iter_mut().filter(|one| before(one.month)).for_each(|one| one.spent = one.granted);
         }
         for purchase in self.packs.iter_mut().chain(&mut self.lifetimes) {
-            if purchase.sold_at.unwrap_or(purchase.at) < as_of {
-                purchase.spent = purchase.granted;
-            }
+            let before = purchase.granted_before(as_of);
+            let spent = if before == purchase.granted { before } else { purchase.spent.max(before) };
+            purchase.spent = spent;
         }
         self.grants.retain(|grant| grant.since >= as_of);
     }

@@ -74,7 +74,23 @@ pub struct Purchase {
     /// Whether it also holds what was left of older purchases.
     #[serde(default, skip_serializing_if = "is_false")]
     pub joined: bool,
+    /// What it holds of older purchases, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub older: Vec<OlderPurchase>,
 }
+
+/// What was left of a purchase when it was joined with a later one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OlderPurchase {
+    /// When it was bought.
+    pub at: Timestamp,
+    /// The credits that were left of it.
+    pub left: Credits,
+}
+
+/// The older purchases that a joined purchase keeps apart. Beyond it, the two that were bought at the nearest
+/// times count as bought at the later time.
+const MAX_OLDER: usize = 24;
 
 impl Purchase {
     /// Whether its credits have ended.
@@ -98,6 +114,62 @@ impl Purchase {
         same(self.session.as_ref().map(AsRef::as_ref), other.session.as_ref().map(AsRef::as_ref))
             || same(self.invoice.as_ref().map(AsRef::as_ref), other.invoice.as_ref().map(AsRef::as_ref))
             || same(self.payment.as_deref(), other.payment.as_deref())
+    }
+
+    /// When it was bought.
+    pub(super) fn bought_at(&self) -> Timestamp {
+        self.sold_at.unwrap_or(self.at)
+    }
+
+    /// What it granted that was bought before a time: its own credits, and those of older purchases.
+    pub(super) fn granted_before(&self, at: Timestamp) -> Credits {
+        let older: Credits = self.older.iter().map(|one| one.left).sum();
+        let own = if self.bought_at() < at { self.granted.minus(older) } else { Credits::ZERO };
+        self.older.iter().filter(|one| one.at < at).map(|one| one.left).sum::<Credits>().plus(own)
+    }
+
+    /// What is left of it and of the older purchases in it, less `refunded` of its own credits. The credits
+    /// that were bought first count as spent first.
+    fn parts_left(&self, refunded: Credits) -> Vec<OlderPurchase> {
+        let older: Credits = self.older.iter().map(|one| one.left).sum();
+        let own = self.granted.minus(older).minus(refunded);
+        let mut parts = self.older.clone();
+        parts.push(OlderPurchase { at: self.bought_at(), left: own });
+        parts.sort_by_key(|one| one.at);
+        let mut spent = self.spent;
+        for part in &mut parts {
+            let taken = spent.min(part.left);
+            spent = spent.minus(taken);
+            part.left = part.left.minus(taken);
+        }
+        parts.retain(|part| part.left > Credits::ZERO);
+        parts
+    }
+
+    /// Adds what is left of another purchase, of which `refunded` was taken back.
+    pub(super) fn join(&mut self, other: &Self, refunded: Credits, now: Timestamp) {
+        let parts = if other.is_expired(now) { Vec::new() } else { other.parts_left(refunded) };
+        let left: Credits = parts.iter().map(|part| part.left).sum();
+        // A refund of one payment takes at most what this payment granted.
+        if self.granted > Credits::ZERO {
+            let more = u128::from(left.get()) * u128::from(self.total.unsigned_abs())
+                / u128::from(self.granted.get());
+            self.total = self.total.saturating_add(i64::try_from(more).unwrap_or(i64::MAX));
+        }
+        self.granted = self.granted.plus(left);
+        self.until = later_end(self.until, other.until);
+        self.joined = true;
+        self.older.extend(parts);
+        self.older.sort_by_key(|one| one.at);
+        while self.older.len() > MAX_OLDER {
+            let gap = |pair: &[OlderPurchase]| pair[1].at.seconds_since(pair[0].at);
+            let pairs = self.older.windows(2).enumerate();
+            let place = pairs.min_by_key(|(_, pair)| gap(pair)).map_or(0, |(place, _)| place);
+            let earlier = self.older.remove(place);
+            if let Some(later) = self.older.get_mut(place) {
+                later.left = later.left.plus(earlier.left);
+            }
+        }
     }
 
     /// Whether a document sold this purchase.
@@ -137,6 +209,11 @@ pub struct Complimentary {
     /// Its end, excluded; absent without an end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+}
+
+/// The later of two ends. `None` means no end, which is later than every end.
+pub(super) fn later_end(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.zip(other).map(|(one, other)| one.max(other))
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

@@ -10,7 +10,7 @@ use super::actions::PaymentAction;
 use super::holds::Hold;
 use super::import::Import;
 use super::item::{Bucket, Item, Period, View};
-use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup};
+use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup, later_end};
 use super::products::BoughtProduct;
 use super::slice::{Carry, Phase, phase_at};
 use super::subscription::Subscription;
@@ -968,25 +968,9 @@ impl State {
         while self.packs.len() > MAX_PURCHASES {
             let (first, second) = nearest_ends(&self.packs, |pack| pack.until);
             let oldest = self.packs.remove(first);
-            let left = oldest
-                .granted
-                .minus(oldest.granted.share(self.refunded_of(&oldest), oldest.total))
-                .minus(oldest.spent);
-            let left = if oldest.is_expired(now) { Credits::ZERO } else { left };
+            let refunded = oldest.granted.share(self.refunded_of(&oldest), oldest.total);
             if let Some(next) = self.packs.get_mut(second - 1) {
-                // A refund of one payment takes at most what this payment granted.
-                next.total = next.total.saturating_add(if next.granted == Credits::ZERO {
-                    0
-                } else {
-                    i64::try_from(
-                        u128::from(left.get()) * u128::from(next.total.unsigned_abs())
-                            / u128::from(next.granted.get()).max(1),
-                    )
-                    .unwrap_or(i64::MAX)
-                });
-                next.granted = next.granted.plus(left);
-                next.until = later_end(next.until, oldest.until);
-                next.joined = true;
+                next.join(&oldest, refunded, now);
             }
         }
     }
@@ -1135,11 +1119,6 @@ fn nearest_ends<T>(lots: &[T], until: impl Fn(&T) -> Option<Timestamp>) -> (usiz
     let distance = |pair: &&[usize]| end(pair[1]).abs_diff(end(pair[0]));
     let pair = by_end.windows(2).min_by_key(|pair| (distance(pair), pair[0].min(pair[1])));
     pair.map_or((0, 1), |pair| (pair[0].min(pair[1]), pair[0].max(pair[1])))
-}
-
-/// The later of two ends. `None` means no end, which is later than every end.
-fn later_end(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
-    one.zip(other).map(|(one, other)| one.max(other))
 }
 
 /// The current periods of items that bill plans.

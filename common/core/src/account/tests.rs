@@ -249,6 +249,7 @@ fn an_account_is_read_back_unchanged_and_absent_values_are_not_stored() {
             until: None,
             total: 500,
             joined,
+            older: Vec::new(),
         })
         .unwrap()
     };

@@ -91,6 +91,7 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
         until: (expires_days > 0).then(|| event.created.plus_days(expires_days)),
         total: payment.amount,
         joined: false,
+        older: Vec::new(),
     };
     let packs: Vec<Purchase> =
         sold.packs.into_iter().map(|(days, granted)| purchase(granted, None, days)).collect();

@@ -160,6 +160,7 @@ impl Sold {
             until: (expires_days > 0).then(|| event.created.plus_days(expires_days)),
             total,
             joined: false,
+            older: Vec::new(),
         };
         for line in &invoice.lines {
             let Some(price) = &line.price else { continue };

@@ -260,14 +260,15 @@ impl Run {
             Box::new(state_of_documents(user, &events, as_of, &self.catalog, now))
         });
         self.import_read_invoices |= documents.is_some();
-        let spends = self.ledger.values().filter(|entry| entry.created >= as_of);
+        let since = || self.ledger.values().filter(|entry| entry.created >= as_of);
         let balance = ImportedBalance {
             batch: "b".to_owned(),
             as_of,
             credits: Credits::new(credits),
             with_signup,
             plan: None,
-            spent_since: spends.flat_map(|entry| entry.from.clone()).collect(),
+            spent_since: since().flat_map(|entry| entry.from.clone()).collect(),
+            entries_since: since().map(|entry| entry.key.clone()).collect(),
             documents,
         };
         let key = LedgerKey::import("b");

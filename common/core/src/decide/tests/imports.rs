@@ -1,5 +1,7 @@
 //! An imported balance: the credits that a user had in another system.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::random::{Dice, random_life};
@@ -202,6 +204,7 @@ fn the_same_import_with_another_number_is_a_conflict() {
             with_signup: false,
             plan: None,
             spent_since: Vec::new(),
+            entries_since: BTreeSet::new(),
             documents: None,
         };
         let key = LedgerKey::import(batch);
@@ -289,5 +292,57 @@ fn many_changes_after_an_import_do_not_drop_what_it_was_computed_from() {
     for life in lives {
         let run = Run::of(&life);
         assert_eq!(run.balance().get(), 10_000, "{}", run.summary());
+    }
+}
+
+/// The account keeps at most 24 packs apart. A joined one holds credits from before and after the balance.
+#[test]
+fn packs_that_were_joined_count_by_the_time_at_which_each_was_bought() {
+    let at = T + 100 * DAY;
+    for (before, after) in [(30, 0), (30, 1), (30, 26), (1, 30), (0, 30)] {
+        let old = (0..before).map(|number| pack(T + number * DAY, &format!("cs_a{number}")));
+        let new = (0..after).map(|number| pack(at + 1 + number * DAY, &format!("cs_b{number}")));
+        let last = at + 40 * DAY;
+        let bought: Vec<Step> = old.chain(new).collect();
+        for order in 0..4 {
+            let bought = if order == 0 { bought.clone() } else { reordered(&bought, order) };
+            let steps = [bought, vec![Step::At(last), import(at, 300)]].concat();
+            let run = Run::of(&[vec![Step::KeepAddons], steps].concat());
+            let expect = 300 + 1000 * u64::try_from(after).unwrap();
+            assert_eq!(run.balance().get(), expect, "{before} {after} {order}: {}", run.summary());
+        }
+    }
+}
+
+/// 20 packs of before the balance and 10 of later. The first 5 of them are spent before the balance.
+#[test]
+fn spends_of_joined_packs_count_by_the_time_of_the_balance() {
+    let at = T + 100 * DAY;
+    for (spent_before, spent_after, left) in
+        [(5_500, 0, 24_500), (5_500, 200, 24_300), (5_500, 14_600, 9_900), (5_500, 20_000, 4_500)]
+    {
+        let old = (0..20).map(|number| pack(T + number * DAY, &format!("cs_a{number}")));
+        let new = (0..10).map(|number| pack(at + 1 + number * DAY, &format!("cs_b{number}")));
+        let steps = [
+            vec![Step::KeepAddons],
+            old.collect(),
+            vec![Step::At(at - DAY), Step::Spend(spent_before)],
+            new.collect(),
+            vec![Step::At(at + 40 * DAY), Step::Spend(spent_after), import(at, 20_000 - spent_before)],
+        ]
+        .concat();
+        let run = Run::of(&steps);
+        assert_eq!(run.balance().get(), left, "{spent_after}: {}", run.summary());
+    }
+}
+
+#[test]
+fn a_grant_of_later_that_was_spent_before_the_import_takes_nothing_of_the_balance() {
+    let at = T + 5 * DAY;
+    for (granted_at, left) in [(at - DAY, 250), (at + DAY, 300)] {
+        let grant = [Step::At(granted_at), Step::Grant(50)];
+        let steps = [&grant[..], &[Step::At(at + 2 * DAY), Step::Spend(50), import(at, 300)]].concat();
+        let run = Run::of(&steps);
+        assert_eq!(run.balance().get(), left, "{}", run.summary());
     }
 }

@@ -437,10 +437,11 @@ impl Admin {
             with_signup: page.request.signup_credits,
             plan: row.plan.clone(),
             spent_since: Vec::new(),
+            entries_since: BTreeSet::new(),
             documents: None,
         };
         if account.state.import.is_none() && account.version > 0 {
-            balance.spent_since = self.spent_since(account, row.as_of).await?;
+            self.read_ledger_since(account, &mut balance).await?;
             let policy = &self.processor.accounts.catalog.policy;
             if account.state.lacks_period_at(row.as_of, policy, page.now) {
                 balance.documents = Some(Box::new(self.documents_of(account, row, page).await?));
@@ -449,9 +450,15 @@ impl Admin {
         Ok(Some(balance))
     }
 
-    /// What was spent here, or revoked by an operator, at or after a time and was not given back.
-    async fn spent_since(&self, account: &Account, as_of: Timestamp) -> Result<Vec<Taken>, Refused> {
-        let (mut spent, mut next, mut read) = (Vec::new(), account.state.last_entry.clone(), 0);
+    /// Reads the entries since the time of the balance, and of them what was spent, or revoked by an
+    /// operator, and was not given back.
+    async fn read_ledger_since(
+        &self,
+        account: &Account,
+        balance: &mut ImportedBalance,
+    ) -> Result<(), Refused> {
+        let as_of = balance.as_of;
+        let (mut next, mut read) = (account.state.last_entry.clone(), 0);
         while let Some(key) = next {
             let Some(entry) = self.processor.accounts.entry(&account.user_id, &key).await? else { break };
             // Entries follow each other as they were written. What fell due by time has its due time, which
@@ -466,11 +473,14 @@ impl Admin {
                 return Err(Refused(RowResult::Invalid, why));
             }
             if takes {
-                spent.extend(still_spent(&entry));
+                balance.spent_since.extend(still_spent(&entry));
+            }
+            if entry.created >= as_of {
+                balance.entries_since.insert(entry.key.clone());
             }
             next = entry.previous;
         }
-        Ok(spent)
+        Ok(())
     }
 
     /// Stripe's paid invoices of the user's customers from before the time of the balance.
