@@ -278,3 +278,58 @@ async fn a_plan_that_was_changed_before_the_balance_grants_nothing_beside_it() {
     assert_eq!(tier_and_credits(&world, "user_1").await, json!(["business", 900]));
     assert_eq!(tier_and_credits(&world, "user_2").await, json!(["business", 20_000]));
 }
+
+/// Stripe shows what was refunded. What was refunded before the balance is part of it.
+#[tokio::test]
+async fn a_refund_that_is_read_from_stripe_counts_by_the_time_at_which_it_was_made() {
+    for (days_ago, left) in [(4, 4000), (2, 1500)] {
+        let (world, fake) = shop().await;
+        customer_at_stripe(&fake, 1);
+        let mut paid = event("invoice_payment.paid", 1)["data"]["object"].clone();
+        let (payment, charge) = (paid["payment"]["payment_intent"].take(), "ch_1");
+        paid["payment"]["payment_intent"] = payment.clone();
+        fake.put(paid);
+        fake.put(
+            json!({"id": charge, "object": "charge", "customer": customer(1), "payment_intent": payment,
+            "paid": true, "amount": 2000, "amount_refunded": 1000, "created": now().unix() - 10 * DAY}),
+        );
+        fake.put(json!({"id": "re_1", "object": "refund", "status": "succeeded", "currency": "usd",
+            "amount": 1000, "payment_intent": payment, "charge": charge, "metadata": {},
+            "created": now().unix() - days_ago * DAY}));
+        let as_of = now().plus_days(-3).to_string();
+        let imported = import(&world, &[dated(row(1, 4000), &as_of)], json!({})).await;
+        assert_eq!(imported, [json!(["created", "pro", left])], "{days_ago}");
+        let run = json!({"dry_run": false, "actor": "ann", "reason": "check"});
+        assert_eq!(world.ask("POST", "/admin/stripe/reconcile", run).await.0, 200);
+        assert_eq!(tier_and_credits(&world, "user_1").await, json!(["pro", left]), "{days_ago}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_was_made_before_the_balance_and_paid_after_it_grants() {
+    let (world, fake) = shop().await;
+    customer_at_stripe(&fake, 1);
+    let as_of = now().plus_days(-3);
+    let mut session = pack("1", "user_1", 1)["data"]["object"].clone();
+    session["customer"] = json!(customer(1));
+    session["created"] = json!(as_of.unix() - 3600);
+    session["payment_intent"] = json!("pi_pack");
+    fake.put(session);
+    fake.put(json!({"id": "ch_pack", "object": "charge", "customer": customer(1), "paid": true,
+        "payment_intent": "pi_pack", "amount": 1000, "amount_refunded": 0, "created": as_of.unix() + 3600}));
+    let imported = import(&world, &[dated(row(1, 200), &as_of.to_string())], json!({})).await;
+    assert_eq!(imported, [json!(["created", "pro", 1200])]);
+}
+
+#[tokio::test]
+async fn what_an_operator_revoked_after_the_balance_stays_revoked() {
+    let (world, fake) = shop().await;
+    customer_at_stripe(&fake, 1);
+    import(&world, &[json!({"user_id": "user_1", "customer_id": customer(1)})], json!({"batch": "link"}))
+        .await;
+    let as_of = now().plus_days(-1);
+    let revoke = json!({"action": "revoke", "credits": 300, "actor": "ann", "reason": "abuse"});
+    assert_eq!(world.fix("user_1", Some("r1"), revoke).await.0, 200);
+    let imported = import(&world, &[dated(row(1, 2000), &as_of.to_string())], json!({})).await;
+    assert_eq!(imported, [json!(["linked", "pro", 1700])]);
+}

@@ -500,8 +500,8 @@ async fn lost_refunds_are_replayed_after_the_payments_they_are_for() {
     let report = shop.run(now).await;
     assert!(report.complete && report.left.is_empty(), "{report:#?}");
     assert_eq!(report.changed, 2, "{report:#?}");
-    let (_, credits) = shop.tier_and_credits("user_1").await;
-    assert!(credits < 1500, "{credits}");
+    // 400 of 1000 minor units were refunded.
+    assert_eq!(shop.tier_and_credits("user_1").await.1, 500 + 600);
     shop.is_settled(now + 60).await;
 }
 
@@ -622,6 +622,104 @@ async fn a_refund_of_a_known_payment_is_applied_once_with_what_its_event_would_d
     shop.world.process(&late).await;
     assert_eq!(shop.tier_and_credits("user_1").await.1, 500);
     shop.is_settled(EARLY + 60).await;
+}
+
+fn refund_at(created: i64, payment: &str, charge: &str, amount: i64) -> Value {
+    json!({"id": format!("re_{charge}"), "object": "refund", "status": "succeeded", "currency": "usd",
+        "amount": amount, "payment_intent": payment, "charge": charge, "created": created, "metadata": {}})
+}
+
+fn dispute_at(created: i64, payment: &str, charge: &str, amount: i64, status: &str) -> Value {
+    json!({"id": format!("dp_{charge}"), "object": "dispute", "status": status, "currency": "usd",
+        "amount": amount, "payment_intent": payment, "charge": charge, "created": created, "metadata": {},
+        "reason": "fraudulent"})
+}
+
+/// A customer pays for a year, and the run reads the payments of the last 90 days only.
+#[tokio::test]
+async fn a_yearly_payment_older_than_the_history_is_granted_less_what_was_reversed() {
+    let (start, day) = (1_767_607_200, 86_400);
+    let now = start + 200 * day;
+    for (refunded, disputed, credits) in [(0, None, 5000), (1000, None, 2500), (0, Some("lost"), 0)] {
+        let shop = Shop::new().await;
+        shop.world.sign_up("user_1").await;
+        let year = |name: &str| {
+            let text = sample(name, "user_1")["data"]["object"].to_string();
+            let object = text.replace("1770285600", &(start + 365 * day).to_string());
+            serde_json::from_str::<Value>(&object).unwrap()
+        };
+        shop.fake.put(year("customer.subscription.created"));
+        shop.fake.put(year("invoice.paid"));
+        shop.fake.put(sample("invoice_payment.paid", "user_1")["data"]["object"].clone());
+        let (payment, charge) = ("pi_TallyHook0001", "ch_TallyHook0001");
+        if refunded > 0 {
+            shop.fake.put(refund_at(start + 20 * day, payment, charge, refunded));
+        }
+        if let Some(status) = disputed {
+            shop.fake.put(dispute_at(start + 20 * day, payment, charge, 2000, status));
+        }
+        let report = shop.run(now).await;
+        assert!(report.complete && report.left.is_empty() && report.failures.is_empty(), "{report:#?}");
+        let found = shop.tier_and_credits("user_1").await;
+        assert_eq!(found, ("pro".to_owned(), credits), "{refunded} {disputed:?} {report:#?}");
+        shop.is_settled(now + 60).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lost_dispute_of_a_known_payment_takes_the_credits_until_it_is_won() {
+    let shop = Shop::new().await;
+    shop.world.sign_up("user_1").await;
+    shop.happens("user_1", "", &["checkout.session.completed.pack"], true);
+    shop.world.process(&sample("checkout.session.completed.pack", "user_1")).await;
+    for (status, credits) in [("warning_needs_response", 1500), ("needs_response", 500), ("won", 1500)] {
+        shop.fake.put(dispute_at(EARLY - 7200, "pi_TallyHook0002", "ch_TallyHook0002", 1000, status));
+        let report = shop.run(EARLY).await;
+        assert!(report.complete && report.left.is_empty() && report.failures.is_empty(), "{report:#?}");
+        assert_eq!(shop.tier_and_credits("user_1").await.1, credits, "{status} {report:#?}");
+        shop.is_settled(EARLY + 60).await;
+    }
+}
+
+#[tokio::test]
+async fn a_refund_of_today_of_an_old_charge_is_found_for_one_user() {
+    let shop = Shop::new().await;
+    shop.world.sign_up("user_1").await;
+    shop.world.process(&sample("checkout.session.completed.pack", "user_1")).await;
+    let mut charge = sample("charge.refunded", "user_1")["data"]["object"].clone();
+    charge["refunds"] = Value::Null;
+    shop.fake.put(charge);
+    let now = EARLY + 150 * 86_400;
+    shop.fake.put(refund_at(now - 3600, "pi_TallyHook0002", "ch_TallyHook0002", 400));
+    shop.fake.set_now(now);
+    let user = tallyhook_core::ids::UserId::new("user_1").unwrap();
+    let report = shop.reconciler.run_for(&user, &Options::default(), Timestamp::from_unix(now)).await;
+    assert!(report.complete && report.failures.is_empty(), "{report:#?}");
+    assert_eq!(shop.tier_and_credits("user_1").await.1, 500 + 600, "{report:#?}");
+}
+
+/// Checkout lets a customer pay up to a day after the session was made. A pack counts from its payment.
+#[tokio::test]
+async fn a_pack_counts_from_its_payment_and_not_from_its_session() {
+    let shop = Shop::new().await;
+    shop.world.sign_up("user_1").await;
+    // The renewal is at 1770285600: the session was made before it and paid after it.
+    let renewal = 1_770_285_600;
+    shop.happens(
+        "user_1",
+        "",
+        &["customer.subscription.created", "invoice.paid", "invoice.paid.renewal"],
+        true,
+    );
+    let mut session = sample("checkout.session.completed.pack", "user_1")["data"]["object"].clone();
+    session["created"] = json!(renewal - 3600);
+    shop.fake.put(session);
+    shop.fake.put(json!({"id": "ch_TallyHook0002", "object": "charge", "payment_intent": "pi_TallyHook0002",
+        "paid": true, "amount": 1000, "amount_refunded": 0, "created": renewal + 3600}));
+    let report = shop.run(LATE).await;
+    assert!(report.complete && report.left.is_empty() && report.failures.is_empty(), "{report:#?}");
+    assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 6000), "{report:#?}");
+    shop.is_settled(LATE + 60).await;
 }
 
 #[tokio::test]

@@ -150,6 +150,7 @@ async fn a_run_without_differences_requests_only_lists_and_resumes_at_its_page()
         ("/v1/subscriptions", pages),
         ("/v1/invoices", pages),
         ("/v1/checkout/sessions", 1),
+        ("/v1/disputes", 1),
         ("/v1/refunds", 1),
     ];
     // More invoices than this are read in several windows of time.

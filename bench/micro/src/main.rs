@@ -6,7 +6,9 @@
 use divan::{Bencher, black_box, counter::BytesCount};
 use sha2::{Digest, Sha256};
 use tallyhook_core::account::Account;
+use tallyhook_core::account::holds::{Hold, MAX_HOLDS, hold_id};
 use tallyhook_core::catalog::Catalog;
+use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::{Outcome, Payments, decide};
 use tallyhook_core::event::{self, Event};
 use tallyhook_core::ids::UserId;
@@ -17,7 +19,10 @@ use tallyhook_core::timestamp::Timestamp;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SIZES: [usize; 3] = [1024, 4096, 65_536];
+const CREATED: &str = include_str!("../../../events/customer.subscription.created.json");
+const PAID: &str = include_str!("../../../events/invoice.paid.json");
 const RENEWAL: &str = include_str!("../../../events/invoice.paid.renewal.json");
+const NOW: Timestamp = Timestamp::from_unix(1_790_000_000);
 
 fn main() {
     divan::main();
@@ -103,26 +108,62 @@ fn sample(text: &str, number: usize) -> Event {
 /// A renewal for a user with this many paid subscriptions.
 #[divan::bench(args = [1, 10, 50])]
 fn decide_renewal(bencher: Bencher, subscriptions: usize) {
-    let catalog = Catalog::parse(include_str!("../../../catalog.toml")).expect("a valid catalog");
     let mut account = Account::new(UserId::new("user_123").expect("a user id"));
-    let now = Timestamp::from_unix(1_790_000_000);
     for number in 0..subscriptions {
-        for text in [
-            include_str!("../../../events/customer.subscription.created.json"),
-            include_str!("../../../events/invoice.paid.json"),
-        ] {
-            match decide(&account, &sample(text, number), &Payments::new(), &catalog, now) {
-                Outcome::Apply(applied) => account = account.after(&applied.change),
-                other => panic!("{other:?}"),
-            }
+        for text in [CREATED, PAID] {
+            account = after(&account, &sample(text, number));
         }
     }
-    let renewal = sample(RENEWAL, 0);
     assert_eq!(account.state.subscriptions.len(), subscriptions);
-    bencher.bench(|| {
-        match decide(black_box(&account), black_box(&renewal), &Payments::new(), &catalog, now) {
-            outcome @ Outcome::Apply(_) => outcome,
-            other => panic!("{other:?}"),
-        }
+    renew(bencher, &account, &sample(RENEWAL, 0));
+}
+
+/// The same for one subscription with this many items and the maximum number of open holds. The invoice
+/// renews one item.
+#[divan::bench(args = [1, 10, 50])]
+fn decide_renewal_with_holds(bencher: Bencher, items: usize) {
+    let mut account = Account::new(UserId::new("user_123").expect("a user id"));
+    for text in [CREATED, PAID] {
+        account = after(&account, &with_items(text, items));
+    }
+    for number in 0..MAX_HOLDS {
+        let hold = Hold { amount: Credits::new(10), until: NOW.plus_seconds(600) };
+        let id = hold_id(&account.user_id, &number.to_string());
+        account = account.after(&account.hold(id, hold, &catalog(), NOW).expect("enough credits"));
+    }
+    assert_eq!(account.state.subscriptions.values().map(|one| one.items.len()).sum::<usize>(), items);
+    renew(bencher, &account, &sample(RENEWAL, 1));
+}
+
+fn renew(bencher: Bencher, account: &Account, renewal: &Event) {
+    let catalog = catalog();
+    bencher.bench(|| match decide(black_box(account), black_box(renewal), &Payments::new(), &catalog, NOW) {
+        outcome @ Outcome::Apply(_) => outcome,
+        other => panic!("{other:?}"),
     });
+}
+
+fn after(account: &Account, event: &Event) -> Account {
+    match decide(account, event, &Payments::new(), &catalog(), NOW) {
+        Outcome::Apply(applied) => account.after(&applied.change),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn catalog() -> Catalog {
+    Catalog::parse(include_str!("../../../catalog.toml")).expect("a valid catalog")
+}
+
+/// A sample whose first item or line is there `items` times, each for an item of its own.
+fn with_items(text: &str, items: usize) -> Event {
+    let mut event: serde_json::Value = serde_json::from_str(text).expect("the sample is JSON");
+    let object = &mut event["data"]["object"];
+    let list = if object["lines"].is_null() { "items" } else { "lines" };
+    let one = object[list]["data"][0].to_string();
+    object[list]["data"] = (1..=items)
+        .map(|number| one.replace("si_TallyHook0001", &format!("si_TallyHook{number:04}")))
+        .map(|text| serde_json::from_str(&text).expect("JSON"))
+        .collect::<Vec<serde_json::Value>>()
+        .into();
+    sample(&event.to_string(), 1)
 }

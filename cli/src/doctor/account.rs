@@ -13,13 +13,15 @@ use crate::output::{list, text};
 use crate::stripe::{Failure, Stripe, parameter};
 
 /// What a deployment reads at Stripe.
-const READ: [(&str, &str); 8] = [
+const READ: [(&str, &str); 10] = [
     ("subscriptions", "/v1/subscriptions"),
     ("invoices", "/v1/invoices"),
     ("checkout sessions", "/v1/checkout/sessions"),
     ("customers", "/v1/customers"),
     ("prices", "/v1/prices"),
     ("events", "/v1/events"),
+    ("invoice payments", "/v1/invoice_payments"),
+    ("charges", "/v1/charges"),
     ("refunds", "/v1/refunds"),
     ("disputes", "/v1/disputes"),
 ];

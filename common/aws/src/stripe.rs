@@ -27,7 +27,7 @@ use crate::http::Http;
 pub use tallyhook_core::event::API_VERSION;
 use tallyhook_core::event::EventType;
 use tallyhook_core::ids::{
-    CustomerId, EventId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId,
+    ChargeId, CustomerId, EventId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId,
 };
 use tallyhook_core::timestamp::Timestamp;
 
@@ -88,8 +88,10 @@ pub struct Filter {
     pub customer: Option<CustomerId>,
     /// Only objects of this subscription: for invoices, sessions.
     pub subscription: Option<SubscriptionId>,
-    /// Only objects of this payment: for sessions.
+    /// Only objects of this payment: for sessions, refunds, disputes.
     pub payment_intent: Option<PaymentIntentId>,
+    /// Only objects of this charge: for refunds, disputes.
+    pub charge: Option<ChargeId>,
     /// Only objects created at or after this time.
     pub from: Option<Timestamp>,
     /// Only objects created before this time.
@@ -229,7 +231,15 @@ impl Stripe {
     /// # Errors
     /// [`StripeError`].
     pub async fn refunds(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
-        self.list("/v1/refunds", filter.params(&["payment_intent"]), cursor).await
+        self.list("/v1/refunds", filter.params(&["payment_intent", "charge"]), cursor).await
+    }
+
+    /// Disputes (`GET /v1/disputes`). Stripe offers no filter by customer.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn disputes(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+        self.list("/v1/disputes", filter.params(&["payment_intent", "charge"]), cursor).await
     }
 
     /// Charges, each with the amount that was refunded of it (`GET /v1/charges`).
@@ -238,6 +248,18 @@ impl Stripe {
     /// [`StripeError`].
     pub async fn charges(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
         self.list("/v1/charges", filter.params(&["customer", "payment_intent"]), cursor).await
+    }
+
+    /// When a payment was made: the `created` of its charge that was paid. `None` if no charge was.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn paid_at(&self, intent: &PaymentIntentId) -> Result<Option<Timestamp>, StripeError> {
+        let filter = Filter { payment_intent: Some(intent.clone()), ..Filter::default() };
+        let page = self.charges(&filter, &Cursor::Newest).await?;
+        let mut charges = page.objects.iter().map(Object::value);
+        let paid = charges.find(|charge| charge["paid"] == true);
+        Ok(paid.and_then(|charge| charge["created"].as_i64()).map(Timestamp::from_unix))
     }
 
     /// The line items of a checkout session.
@@ -291,6 +313,24 @@ impl Stripe {
             Some((invoice["id"].as_str()?.parse().ok()?, customer))
         };
         Ok(page.objects.iter().find_map(invoice))
+    }
+
+    /// The payments of an invoice, each as a filter for its refunds and disputes
+    /// (`GET /v1/invoice_payments`).
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn payments_of_invoice(&self, invoice: &InvoiceId) -> Result<Vec<Filter>, StripeError> {
+        let params = vec![("invoice", invoice.to_string())];
+        let page = self.list("/v1/invoice_payments", params, &Cursor::Newest).await?;
+        let filter = |payment: &Object| {
+            let payment = payment.value()["payment"].take();
+            let payment_intent = payment["payment_intent"].as_str().and_then(|id| id.parse().ok());
+            let charge = payment["charge"].as_str().and_then(|id| id.parse().ok());
+            let filter = Filter { payment_intent, charge, ..Filter::default() };
+            (filter.payment_intent.is_some() || filter.charge.is_some()).then_some(filter)
+        };
+        Ok(page.objects.iter().filter_map(filter).collect())
     }
 
     /// One customer. For a deleted customer Stripe returns `{"id":"cus_…","deleted":true}`.
@@ -540,6 +580,7 @@ impl Filter {
             ("customer", self.customer.as_ref().map(ToString::to_string)),
             ("subscription", self.subscription.as_ref().map(ToString::to_string)),
             ("payment_intent", self.payment_intent.as_ref().map(ToString::to_string)),
+            ("charge", self.charge.as_ref().map(ToString::to_string)),
         ];
         params.extend(
             ids.into_iter().filter(|(name, _)| has.contains(name)).filter_map(|(name, id)| Some((name, id?))),

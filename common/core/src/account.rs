@@ -104,6 +104,32 @@ pub enum Fact {
     Erased(Timestamp),
 }
 
+impl Fact {
+    /// Whether the fact may change what a bucket holds, or has a ledger entry.
+    fn may_move_credits(&self) -> bool {
+        match self {
+            Self::CustomerDeleted(..)
+            | Self::Signup
+            | Self::Snapshot(..)
+            | Self::Status(..)
+            | Self::Invoice(_)
+            | Self::Purchase(..)
+            | Self::Product(_)
+            | Self::PaymentOfInvoice(..)
+            | Self::Reversed(_)
+            | Self::Recorded(..)
+            | Self::Imported(_) => true,
+            Self::Customer(_)
+            | Self::Paid(_)
+            | Self::PaymentFailed(_)
+            | Self::Clock(_)
+            | Self::ActionRequired(_)
+            | Self::ActionDone(_)
+            | Self::Erased(_) => false,
+        }
+    }
+}
+
 /// The lines of a paid invoice that bill plans of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PaidInvoice {
@@ -241,30 +267,51 @@ impl Account {
         let mut entries = Vec::new();
         let mut known = self.state.buckets(policy, self.state.as_of);
         self.book_due(&mut state, &mut known, policy, now, &mut entries);
-        for fact in facts.into_iter().map(Some).chain([None]) {
+        let mut is_booked = false;
+        for fact in facts {
+            let may_move_credits = fact.may_move_credits();
             let mut new = Vec::new();
-            if let Some(fact) = fact {
-                self.fold(&mut state, fact, catalog, now, &mut new)?;
+            self.fold(&mut state, fact, catalog, now, &mut new)?;
+            if may_move_credits {
+                self.book(&mut state, &mut known, new, cause, policy, now, &mut entries);
+                is_booked = true;
             }
-            state.empty_imported_lots();
-            let first = new.iter().filter(|entry| !self.recorded.contains_key(&entry.key));
-            let expired = state.granted_too_late(first, now);
-            state.settle(policy, now);
-            let after = state.buckets(policy, now);
-            name_derived(&mut new, &known, &after);
-            new.extend(expired);
-            for entry in &mut new {
-                if entry.note.is_none() && entry.kind.grants() && !counts(&state, &after, &entry.key) {
-                    entry.note = Some(Note::Superseded);
-                }
-            }
-            let mut booked = self.entries(&mut state, &after, new, &entries, cause, now);
-            booked.iter_mut().for_each(|entry| state.note_imported(entry));
-            entries.extend(booked);
-            known = after;
+        }
+        if !is_booked {
+            self.book(&mut state, &mut known, Vec::new(), cause, policy, now, &mut entries);
         }
         state.due_at = known.next;
         Ok(Change { state, entries })
+    }
+
+    /// Settles the state after a fact and writes the entries of the fact and of what follows from it.
+    #[expect(clippy::too_many_arguments, reason = "the state, what it held, and what has happened")]
+    fn book(
+        &self,
+        state: &mut State,
+        known: &mut Buckets,
+        mut new: Vec<NewEntry>,
+        cause: &Cause,
+        policy: &Policy,
+        now: Timestamp,
+        entries: &mut Vec<Entry>,
+    ) {
+        state.empty_imported_lots();
+        let first = new.iter().filter(|entry| !self.recorded.contains_key(&entry.key));
+        let expired = state.granted_too_late(first, now);
+        state.settle(policy, now);
+        let after = state.buckets(policy, now);
+        name_derived(&mut new, known, &after);
+        new.extend(expired);
+        for entry in &mut new {
+            if entry.note.is_none() && entry.kind.grants() && !counts(state, &after, &entry.key) {
+                entry.note = Some(Note::Superseded);
+            }
+        }
+        let mut booked = self.entries(state, &after, new, entries, cause, now);
+        booked.iter_mut().for_each(|entry| state.note_imported(entry));
+        entries.extend(booked);
+        *known = after;
     }
 
     /// Books what time alone has changed since the account was last written, each at the moment it fell due.
@@ -280,14 +327,8 @@ impl Account {
             return;
         }
         let mut book = |state: &mut State, known: &mut Buckets, new: Vec<NewEntry>, at: Timestamp| {
-            let mut new = new;
-            state.settle(policy, at);
-            let after = state.buckets(policy, at);
-            name_derived(&mut new, known, &after);
             let cause = Cause { by: "schedule".to_owned(), adjust_key: LedgerKey::due(at), created: at };
-            let booked = self.entries(state, &after, new, entries, &cause, at);
-            entries.extend(booked);
-            *known = after;
+            self.book(state, known, new, &cause, policy, at, entries);
         };
         for _ in 0..MAX_DUE_STEPS {
             let ends = known.lots.iter().filter(|one| one.expires() && one.left > Credits::ZERO);

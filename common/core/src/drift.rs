@@ -306,10 +306,9 @@ pub fn document(
     Some(Difference { class, before: credits(balance), after, remedy: Remedy::Repair })
 }
 
-/// Compares the refund, or the charge with what was refunded of it, in `event` with the account. It is a
-/// difference if its event would change the balance, the tier, a feature or an order. Like the event of a
-/// lost refund, it may lower the balance.
-pub fn refund(
+/// Compares the refund or dispute in `event` with the account. It is a difference if its event would change
+/// the balance, the tier, a feature or an order. Like the event of a lost refund, it may lower the balance.
+pub fn reversal(
     account: &Account,
     event: &Event,
     payments: &Payments,

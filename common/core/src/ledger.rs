@@ -61,6 +61,11 @@ impl LedgerKey {
         Self(format!("free#{month}").into())
     }
 
+    /// The month of a free refill.
+    pub fn free_month(&self) -> Option<u32> {
+        self.0.strip_prefix("free#")?.parse().ok()
+    }
+
     /// The end of the credits that the entry with this key granted.
     #[must_use]
     pub fn expired(&self) -> Self {

@@ -68,6 +68,7 @@ impl Account {
             }
             Fix::Revoke(credits) => {
                 let buckets = state.buckets(&catalog.policy, now);
+                entry.from = state.lots_for(credits, &buckets);
                 entry.shortfall = state.take(credits, &buckets);
             }
             Fix::Complimentary { plan, from, until, credits } => {

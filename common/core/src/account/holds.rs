@@ -86,7 +86,7 @@ impl State {
     }
 
     /// The lots that a spend takes from, in the order of [`State::take`], each with the amount.
-    fn lots_for(&self, amount: Credits, buckets: &Buckets) -> Vec<Taken> {
+    pub(super) fn lots_for(&self, amount: Credits, buckets: &Buckets) -> Vec<Taken> {
         let mut rest = amount;
         let mut taken = Vec::new();
         for one in &buckets.lots {

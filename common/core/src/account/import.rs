@@ -43,7 +43,8 @@ pub struct ImportedBalance {
     pub with_signup: bool,
     /// A plan that the other system gives without a subscription of Stripe, and its end, excluded.
     pub plan: Option<(String, Timestamp)>,
-    /// What was spent here at or after `as_of` and was not given back, from the entries of these spends.
+    /// What was spent here, or revoked by an operator, at or after `as_of` and was not given back, from the
+    /// entries that took it.
     pub spent_since: Vec<Taken>,
     /// The state of an account that has only the invoices from before `as_of`. It is needed if the account
     /// has dropped the period that ran at that time.
@@ -238,6 +239,8 @@ impl State {
         let purchases = self.packs.iter().chain(&self.lifetimes);
         if *lot == LedgerKey::signup() {
             !with_signup
+        } else if let Some(month) = lot.free_month() {
+            self.signup.as_ref().is_some_and(|signup| signup.since.plus_months(month) < as_of)
         } else if let Some(purchase) = purchases.clone().find(|one| one.is_of(lot)) {
             purchase.sold_at.unwrap_or(purchase.at) < as_of
         } else if let Some(grant) = self.grants.iter().find(|grant| grant.key == *lot) {
@@ -251,8 +254,10 @@ impl State {
     pub(super) fn empty_imported_lots(&mut self) {
         let Some(import) = &self.import else { return };
         let as_of = import.as_of;
-        if let Some(signup) = self.signup.as_mut().filter(|_| !import.with_signup) {
-            signup.spent = signup.granted;
+        if let Some(signup) = &mut self.signup {
+            if !import.with_signup {
+                signup.spent = signup.granted;
+            }
             let before = |month: u32| signup.since.plus_months(month) < as_of;
             self.free.iter_mut().filter(|one| before(one.month)).for_each(|one| one.spent = one.granted);
         }

@@ -630,7 +630,7 @@ impl Item {
         let last = runs.len() - 1;
         let lost = self.lost(current, periods, &charges, granted, view);
         let carried = if slice.index == 0 { carried(self, current, periods, slices) } else { Credits::ZERO };
-        let own = cuts(current.start, current.end);
+        let own = if slice.monthly { cuts(current.start, current.end) } else { Vec::new() };
         let of_slice = |start: Timestamp| start == slice.start;
         let undone = self.spent_of(|start| slice.holds_undone(start, next, &own), None);
         let first = runs.iter().position(|run| run.terms.plan == terms.plan).unwrap_or(0);
@@ -928,7 +928,11 @@ impl Item {
 
     /// Drops what can never count again, whatever fact arrives later.
     pub(super) fn prune(&mut self, view: &View<'_>) {
-        let periods = self.periods(view);
+        let all = self.all_periods(view);
+        let openings: Vec<(Timestamp, InvoiceId)> =
+            all.iter().map(|(period, _)| (period.start, period.invoice.clone())).collect();
+        let periods: Vec<Period> =
+            all.into_iter().filter(|(_, open)| *open).map(|(period, _)| period).collect();
         if let Some(current) = periods.last() {
             // These earlier periods stay:
             // - Periods that the current one cut short: their spends may count in it, and their payments may
@@ -956,11 +960,6 @@ impl Item {
             let imported = view.imported_at.map(|at| imported_period(at, &periods));
             let is_imported =
                 |start: Timestamp| imported.is_some_and(|(from, to)| start >= from && start < to);
-            let openings: Vec<(Timestamp, InvoiceId)> = self
-                .all_periods(view)
-                .into_iter()
-                .map(|(period, _)| (period.start, period.invoice))
-                .collect();
             self.lines.retain(|line| {
                 let opens =
                     openings.iter().any(|(start, invoice)| *start == line.start && *invoice == line.invoice);
@@ -1056,7 +1055,8 @@ fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice]) -
     }
     let earlier: Vec<Period> = periods.iter().filter(|other| other.start <= before.start).cloned().collect();
     let slice = slices.iter().rfind(|slice| slice.period == place);
-    let months = cuts(before.start, before.end);
+    let months = slice.filter(|slice| slice.monthly).map(|_| cuts(before.start, before.end));
+    let months = months.unwrap_or_default();
     let in_slice = |start: Timestamp| {
         slice.is_some_and(|slice| start == slice.start || slice.holds_undone(start, None, &months))
     };

@@ -860,23 +860,24 @@ impl State {
 
     fn prune(&mut self, policy: &Policy, now: Timestamp) {
         self.prune_phases(policy, now);
-        let pruned: Vec<(SubscriptionId, BTreeMap<ItemId, Item>)> = self
-            .subscriptions
-            .iter()
-            .map(|(id, subscription)| {
-                let mut items = subscription.items.clone();
-                self.view(id, subscription, policy, now, |view| {
-                    items.values_mut().for_each(|item| item.prune(view));
-                });
-                items.retain(|_, item| *item != Item::default());
-                (id.clone(), items)
-            })
-            .collect();
-        for (id, items) in pruned {
-            if let Some(subscription) = self.subscriptions.get_mut(&id)
-                && subscription.items != items
-            {
-                Arc::make_mut(subscription).items = items;
+        let mut pruned: Vec<(SubscriptionId, ItemId, Item)> = Vec::new();
+        for (id, subscription) in &self.subscriptions {
+            self.view(id, subscription, policy, now, |view| {
+                for (item_id, item) in &subscription.items {
+                    let mut copy = item.clone();
+                    copy.prune(view);
+                    if copy != *item || copy == Item::default() {
+                        pruned.push((id.clone(), item_id.clone(), copy));
+                    }
+                }
+            });
+        }
+        for (id, item_id, item) in pruned {
+            let items = &mut self.subscription_mut(&id).items;
+            if item == Item::default() {
+                items.remove(&item_id);
+            } else {
+                items.insert(item_id, item);
             }
         }
         let gone: Vec<LedgerKey> =
@@ -1023,7 +1024,11 @@ impl State {
 impl State {
     /// Drops items that were removed long ago and hold no credits, except the last ten of a subscription.
     fn forget_removed_items(&mut self, policy: &Policy, horizon: Timestamp, now: Timestamp) {
-        if self.subscriptions.values().all(|subscription| subscription.items.len() <= REMEMBER_ENDED) {
+        let may_forget = |one: &Arc<Subscription>| {
+            let removed = one.items.keys().filter_map(|item| one.removed_at(item));
+            one.items.len() > REMEMBER_ENDED && removed.filter(|end| *end < horizon).count() > 0
+        };
+        if !self.subscriptions.values().any(may_forget) {
             return;
         }
         let buckets = self.buckets(policy, now);

@@ -249,6 +249,9 @@ impl Subscription {
     /// When an item was removed: the earliest snapshot without it that is later than every snapshot and
     /// invoice that names it, as far as they are remembered.
     pub(super) fn removed_at(&self, id: &ItemId) -> Option<Timestamp> {
+        if self.sets.iter().all(|set| set.items.contains(id)) {
+            return None;
+        }
         let named =
             self.sets.iter().filter(|set| set.items.contains(id)).flat_map(|set| set.seen.last()).max();
         let billed = self.items.get(id).and_then(|item| item.billed_at);

@@ -33,7 +33,7 @@ use crate::catalog::Catalog;
 use crate::credits::Credits;
 use crate::event::{self, Event};
 use crate::ids::UserId;
-use crate::ledger::{Entry, EntryKind, LedgerKey, Note};
+use crate::ledger::{Entry, LedgerKey, Note};
 use crate::reversal::PaymentRecord;
 use crate::timestamp::Timestamp;
 
@@ -103,11 +103,13 @@ pub enum Step {
     Spend(u64),
     /// An operator gives credits by hand.
     Grant(u64),
+    /// An operator takes credits.
+    Revoke(u64),
     /// An operator gives a plan from now on, with credits.
     Complimentary { plan: &'static str, until: Option<i64>, credits: u64 },
     /// An import says that the user had these credits at this second. If the account has dropped the period
     /// of that time, the import reads these paid invoices.
-    Import { as_of: i64, credits: u64, invoices: Vec<Value> },
+    Import { as_of: i64, credits: u64, with_signup: bool, invoices: Vec<Value> },
     /// The catalog keeps add-ons, from the first step on.
     KeepAddons,
     /// From this step on, the catalog has the second text in place of the first.
@@ -221,13 +223,16 @@ impl Run {
                 }
             }
             Step::Grant(credits) => self.fix(Fix::Grant(Credits::new(*credits), None)),
+            Step::Revoke(credits) => self.fix(Fix::Revoke(Credits::new(*credits))),
             Step::Complimentary { plan, until, credits } => self.fix(Fix::Complimentary {
                 plan: (*plan).to_owned(),
                 from: self.now,
                 until: until.map(Timestamp::from_unix),
                 credits: Credits::new(*credits),
             }),
-            Step::Import { as_of, credits, invoices } => self.import(*as_of, *credits, invoices),
+            Step::Import { as_of, credits, with_signup, invoices } => {
+                self.import(*as_of, *credits, *with_signup, invoices);
+            }
             Step::KeepAddons => {}
             Step::Edit(old, new) => {
                 assert!(self.text.contains(old), "{old} is not in the catalog");
@@ -246,7 +251,7 @@ impl Run {
     }
 
     #[track_caller]
-    fn import(&mut self, as_of: i64, credits: u64, invoices: &[Value]) {
+    fn import(&mut self, as_of: i64, credits: u64, with_signup: bool, invoices: &[Value]) {
         let as_of = Timestamp::from_unix(as_of);
         self.now = self.now.max(as_of.plus_seconds(1));
         let (policy, now) = (&self.catalog.policy, self.now);
@@ -256,13 +261,12 @@ impl Run {
             Box::new(state_of_documents(user, &events, as_of, &self.catalog, now))
         });
         self.import_read_invoices |= documents.is_some();
-        let spends =
-            self.ledger.values().filter(|entry| entry.kind == EntryKind::Spend && entry.created >= as_of);
+        let spends = self.ledger.values().filter(|entry| entry.created >= as_of);
         let balance = ImportedBalance {
             batch: "b".to_owned(),
             as_of,
             credits: Credits::new(credits),
-            with_signup: false,
+            with_signup,
             plan: None,
             spent_since: spends.flat_map(|entry| entry.from.clone()).collect(),
             documents,

@@ -166,8 +166,7 @@ enum List {
     Invoices,
     Sessions,
     Refunds,
-    /// Charges have the refunds of one customer; the list of refunds has no such filter.
-    Charges,
+    Disputes,
 }
 
 impl List {
@@ -179,7 +178,7 @@ impl List {
             Self::Invoices => "invoices",
             Self::Sessions => "sessions",
             Self::Refunds => "refunds",
-            Self::Charges => "charges",
+            Self::Disputes => "disputes",
         }
     }
 }
@@ -467,7 +466,7 @@ impl ReconcileRun<'_> {
             List::Invoices => self.stripe.paid_invoices(filter, cursor).await,
             List::Sessions => self.stripe.finished_sessions(filter, cursor).await,
             List::Refunds => self.stripe.refunds(filter, cursor).await,
-            List::Charges => self.stripe.charges(filter, cursor).await,
+            List::Disputes => self.stripe.disputes(filter, cursor).await,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::timestamp::Timestamp;
 const T2: i64 = T + MONTH;
 
 fn import(as_of: i64, credits: u64) -> Step {
-    Step::Import { as_of, credits, invoices: Vec::new() }
+    Step::Import { as_of, credits, with_signup: false, invoices: Vec::new() }
 }
 
 /// The first period of `pro`.
@@ -46,7 +46,7 @@ fn invoices(steps: &[Step]) -> Vec<Value> {
 /// Imports before, between and after the events, in several orders of them.
 #[track_caller]
 fn check_at_any_place(what: &str, as_of: i64, credits: u64, events: &[Step], last: i64, expect: &str) {
-    let import = Step::Import { as_of, credits, invoices: invoices(events) };
+    let import = Step::Import { as_of, credits, with_signup: false, invoices: invoices(events) };
     for order in 0..8 {
         let events = reordered(events, order);
         for place in 0..=events.len() {
@@ -161,6 +161,37 @@ fn a_spend_of_before_the_import_is_not_counted_twice() {
 }
 
 #[test]
+fn what_an_operator_revoked_after_the_balance_stays_revoked() {
+    let at = T + 5 * DAY;
+    for (revoked_at, left) in [(at - DAY, 3000), (at + DAY, 2600)] {
+        let given = import(at, 3000);
+        let revoke = [Step::At(revoked_at), Step::Revoke(400), Step::At(at + 2 * DAY)];
+        let run = Run::of(&[&first()[..], &revoke, std::slice::from_ref(&given)].concat());
+        assert_eq!(run.balance().get(), left, "{}", run.summary());
+        if revoked_at > at {
+            let run = Run::of(&[&first()[..], &[given], &revoke].concat());
+            assert_eq!(run.balance().get(), left, "{}", run.summary());
+        }
+    }
+}
+
+#[test]
+fn signup_credits_beside_the_balance_are_without_the_free_refills_of_before_it() {
+    let free = Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
+    let beside = |as_of: i64| Step::Import { as_of, credits: 300, with_signup: true, invoices: Vec::new() };
+    let ran = |days: i64| {
+        let as_of = T + days * DAY;
+        Run::of(&[free.clone(), Step::At(T), Step::Signup, beside(as_of), Step::At(as_of + DAY)])
+    };
+    assert_eq!(ran(5).balance().get(), 300 + 500, "{}", ran(5).summary());
+    // A refill has replaced the signup credits, and the balance includes it.
+    assert_eq!(ran(40).balance().get(), 300, "{}", ran(40).summary());
+    let later = [free.clone(), Step::At(T), Step::Signup, beside(T + 40 * DAY), Step::At(T + 70 * DAY)];
+    let later = Run::of(&later);
+    assert_eq!(later.balance().get(), 300 + 100, "{}", later.summary());
+}
+
+#[test]
 fn the_same_import_with_another_number_is_a_conflict() {
     let run = Run::of(&[import(T, 300)]);
     let again = |batch: &str, credits: u64| {
@@ -197,7 +228,8 @@ fn an_import_at_any_place_of_a_random_life_ends_alike() {
         let events = random_life(seed, length);
         let as_of = T + dice.below(2 * length) + 3;
         let credits = u64::try_from(dice.below(4) * 2500).unwrap();
-        let import = Step::Import { as_of, credits, invoices: invoices(&events) };
+        let with_signup = seed % 2 == 1;
+        let import = Step::Import { as_of, credits, with_signup, invoices: invoices(&events) };
         let settings = [&[Step::KeepAddons][..], edits].concat();
         let played = |order: u64, place: usize| {
             let mut steps = reordered(&events, order);

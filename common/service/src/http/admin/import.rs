@@ -34,7 +34,7 @@ use tallyhook_core::decide::owner::StoredOwner;
 use tallyhook_core::decide::{Outcome, Parked, Payments, decide, state_of_documents};
 use tallyhook_core::event::Event;
 use tallyhook_core::ids::{CustomerId, UserId};
-use tallyhook_core::ledger::{Entry, EntryKind, LedgerKey, Taken};
+use tallyhook_core::ledger::{Entry, LedgerKey, Taken};
 use tallyhook_core::timestamp::Timestamp;
 
 /// The maximum number of rows of one request.
@@ -449,14 +449,15 @@ impl Admin {
         Ok(Some(balance))
     }
 
-    /// What was spent here at or after a time and was not given back.
+    /// What was spent here, or revoked by an operator, at or after a time and was not given back.
     async fn spent_since(&self, account: &Account, as_of: Timestamp) -> Result<Vec<Taken>, Refused> {
         let (mut spent, mut next, mut read) = (Vec::new(), account.state.last_entry.clone(), 0);
         while let Some(key) = next {
             let Some(entry) = self.processor.accounts.entry(&account.user_id, &key).await? else { break };
             // Entries follow each other as they were written. What fell due by time has its due time, which
             // may be older than the entry before it; a spend has the time at which it was written.
-            if entry.kind == EntryKind::Spend && entry.at < as_of {
+            let takes = !entry.from.is_empty();
+            if takes && entry.at < as_of {
                 break;
             }
             read += 1;
@@ -464,7 +465,7 @@ impl Admin {
                 let why = format!("the ledger has more than {MAX_ENTRIES_SINCE} entries since as_of");
                 return Err(Refused(RowResult::Invalid, why));
             }
-            if entry.kind == EntryKind::Spend {
+            if takes {
                 spent.extend(still_spent(&entry));
             }
             next = entry.previous;

@@ -278,7 +278,7 @@ impl Api {
         }
         let livemode = self.config.livemode.or(stripe.livemode()).unwrap_or(false);
         if known.is_none_or(|known| known.payment != SessionPayment::Paid) {
-            let evidence = Evidence::of_session(&object, livemode)?;
+            let evidence = Evidence::of_session(&object, livemode, None)?;
             self.apply_paid_session(stripe, &object, evidence, livemode, now).await?;
         }
         if session.mode == CheckoutMode::Subscription {

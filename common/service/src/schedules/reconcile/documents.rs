@@ -47,17 +47,21 @@ impl ReconcileRun<'_> {
         Ok(())
     }
 
+    fn livemode(&self) -> bool {
+        self.processor.livemode.or(self.stripe.livemode()).unwrap_or(false)
+    }
+
     pub(super) fn evidence(&self, list: List, object: &Object) -> Result<Evidence, event::ReadError> {
-        let livemode = self.processor.livemode.or(self.stripe.livemode()).unwrap_or(false);
+        let livemode = self.livemode();
         match list {
             List::Events(_) => Evidence::of_event(object),
             List::Subscriptions => {
                 Evidence::of_subscription(object, livemode, self.now, self.options.imported_at)
             }
             List::Invoices => Evidence::of_invoice(object, livemode),
-            List::Sessions => Evidence::of_session(object, livemode),
+            List::Sessions => Evidence::of_session(object, livemode, None),
             List::Refunds => Evidence::of_refund(object, livemode, self.now),
-            List::Charges => Evidence::of_charge(object, livemode, self.now),
+            List::Disputes => Evidence::of_dispute(object, livemode, self.now),
         }
     }
 
@@ -76,7 +80,7 @@ impl ReconcileRun<'_> {
         match list {
             List::Invoices => self.invoice(object, evidence, found).await,
             List::Sessions => self.session(object, evidence, found).await,
-            List::Events(_) | List::Subscriptions | List::Refunds | List::Charges => Ok(()),
+            List::Events(_) | List::Subscriptions | List::Refunds | List::Disputes => Ok(()),
         }
     }
 
@@ -198,7 +202,35 @@ impl ReconcileRun<'_> {
         }
         let Some((evidence, account, payments)) = self.read_again(evidence).await? else { return Ok(()) };
         let Some(found) = difference(&account, &payments, &evidence) else { return Ok(()) };
-        self.repair(vec![found], &evidence, id, &account, RepairKind::Document).await.map(|_| ())
+        let repaired = self.repair(vec![found], &evidence, id, &account, RepairKind::Document).await?;
+        // The pass over the history reads the refunds and disputes of younger documents.
+        if repaired && evidence.event.created < self.since() {
+            self.reversals_of_document(&evidence).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies the refunds and disputes of a document that was granted now and is older than the history.
+    async fn reversals_of_document(&mut self, evidence: &Evidence) -> Result<(), StepError> {
+        let payments = match &evidence.event.object {
+            event::Object::CheckoutSession(session) => session
+                .payment_intent
+                .iter()
+                .map(|intent| Filter { payment_intent: Some(intent.clone()), ..Filter::default() })
+                .collect(),
+            event::Object::Invoice(invoice) => self.stripe.payments_of_invoice(&invoice.id).await?,
+            event::Object::Subscription(_)
+            | event::Object::InvoicePayment(_)
+            | event::Object::Charge(_)
+            | event::Object::Refund(_)
+            | event::Object::Dispute(_)
+            | event::Object::Customer(_)
+            | event::Object::Other => Vec::new(),
+        };
+        for payment in payments {
+            self.reversals_of(&payment).await?;
+        }
+        Ok(())
     }
 
     /// Reads the single object from Stripe, and then its account. The list that it came from may be minutes
@@ -228,12 +260,31 @@ impl ReconcileRun<'_> {
         let finished = match list {
             List::Invoices => Some("paid"),
             List::Sessions => Some("complete"),
-            List::Subscriptions | List::Events(_) | List::Refunds | List::Charges => None,
+            List::Subscriptions | List::Events(_) | List::Refunds | List::Disputes => None,
         };
         if finished.is_some_and(|finished| status.as_deref() != Some(finished)) {
             return Ok(None);
         }
-        let evidence = self.evidence(list, &object).map_err(|error| StepError::Object(error.to_string()))?;
+        let paid_at = match &evidence.event.object {
+            event::Object::CheckoutSession(session) => match &session.payment_intent {
+                Some(intent) => self.stripe.paid_at(intent).await?,
+                None => None,
+            },
+            event::Object::Subscription(_)
+            | event::Object::Invoice(_)
+            | event::Object::InvoicePayment(_)
+            | event::Object::Charge(_)
+            | event::Object::Refund(_)
+            | event::Object::Dispute(_)
+            | event::Object::Customer(_)
+            | event::Object::Other => None,
+        };
+        let evidence = if list == List::Sessions {
+            Evidence::of_session(&object, self.livemode(), paid_at)
+        } else {
+            self.evidence(list, &object)
+        };
+        let evidence = evidence.map_err(|error| StepError::Object(error.to_string()))?;
         match self.find_account(&evidence).await? {
             FoundAccount::Account(account, payments) => Ok(Some((evidence, account, payments))),
             FoundAccount::NoOwner(_) => Ok(None),

@@ -78,32 +78,41 @@ impl Evidence {
         )
     }
 
-    /// A finished checkout session; the event's time is the session's creation, because Stripe does not say
-    /// when the session was paid.
+    /// A finished checkout session. The event's time is the time of the payment if it is given, else the
+    /// session's creation: the session does not say when it was paid.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn of_session(object: &Object, livemode: bool) -> Result<Self, ReadError> {
+    pub fn of_session(
+        object: &Object,
+        livemode: bool,
+        paid_at: Option<Timestamp>,
+    ) -> Result<Self, ReadError> {
         let created = Timestamp::from_unix(object.value()["created"].as_i64().unwrap_or(0));
+        let created = paid_at.map_or(created, |paid_at| paid_at.max(created));
         Self::made(object.text(), &EventType::CheckoutSessionCompleted, created, livemode, object.id())
     }
 
-    /// A refund as it was when it was read.
+    /// A refund as it was when it was read. A refund that succeeded has the time at which it was made, so
+    /// that an imported balance of later includes it.
     ///
     /// # Errors
     /// [`ReadError`].
     pub fn of_refund(object: &Object, livemode: bool, now: Timestamp) -> Result<Self, ReadError> {
-        let kind = EventType::RefundUpdated;
-        Self::made(object.text(), &kind, object.read_at.unwrap_or(now), livemode, object.id())
+        let value = object.value();
+        let made = value["created"].as_i64().filter(|_| value["status"] == "succeeded");
+        let at = made.map_or(object.read_at.unwrap_or(now), Timestamp::from_unix);
+        Self::made(object.text(), &EventType::RefundUpdated, at, livemode, object.id())
     }
 
-    /// A charge with the amount that was refunded of it when it was read.
+    /// A dispute as it was when it was read, with the time at which it was opened.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn of_charge(object: &Object, livemode: bool, now: Timestamp) -> Result<Self, ReadError> {
-        let kind = EventType::ChargeRefunded;
-        Self::made(object.text(), &kind, object.read_at.unwrap_or(now), livemode, object.id())
+    pub fn of_dispute(object: &Object, livemode: bool, now: Timestamp) -> Result<Self, ReadError> {
+        let opened = object.value()["created"].as_i64();
+        let at = opened.map_or(object.read_at.unwrap_or(now), Timestamp::from_unix);
+        Self::made(object.text(), &EventType::ChargeDisputeUpdated, at, livemode, object.id())
     }
 
     /// A finished checkout session with its line items.

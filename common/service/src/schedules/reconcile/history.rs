@@ -1,5 +1,5 @@
-//! The pass over the history: lost events, paid invoices, finished sessions and refunds, merged by time and
-//! handled oldest first, as they would have arrived. A pack that arrives after a newer renewal would be
+//! The pass over the history: lost events, paid invoices, finished sessions, refunds and disputes, merged by
+//! time and handled oldest first, as they would have arrived. A pack that arrives after a newer renewal would be
 //! granted in full, although it ended with that renewal.
 //!
 //! Stripe lists newest first. So the pass takes one window of time after the other, reads what each list has
@@ -30,11 +30,12 @@ pub(super) struct Entry {
 }
 
 /// The order of the variants is the order of entries of the same second. An event comes before the document
-/// that it is about, so that the document needs no repair. A refund comes after the document that it is for.
+/// that it is about, so that the document needs no repair. A refund or dispute comes after the document whose
+/// payment it is about.
 enum Happened {
     Lost(Box<Evidence>),
     Document(List, Object),
-    Refund(List, Object),
+    Reversal(List, Object),
 }
 
 impl Happened {
@@ -42,7 +43,7 @@ impl Happened {
         match self {
             Self::Lost(_) => 0,
             Self::Document(..) => 1,
-            Self::Refund(..) => 2,
+            Self::Reversal(..) => 2,
         }
     }
 }
@@ -77,7 +78,8 @@ impl ReconcileRun<'_> {
         let seconds = window.seconds.filter(|seconds| *seconds < remaining);
         let until = seconds.map(|seconds| window.from.plus_seconds(seconds));
         let filter = Filter { from: Some(window.from), until, ..Filter::default() };
-        let lists = [List::Events(0), List::Events(1), List::Invoices, List::Sessions, List::Refunds];
+        let lists =
+            [List::Events(0), List::Events(1), List::Invoices, List::Sessions, List::Refunds, List::Disputes];
         // A window of one second cannot be halved, so all of its pages are read.
         let max_pages = if seconds == Some(1) { usize::MAX } else { MAX_PAGES };
         let mut entries = Vec::new();
@@ -107,11 +109,60 @@ impl ReconcileRun<'_> {
         for customer in customers {
             let filter =
                 Filter { customer: Some(customer.clone()), from: Some(self.since()), ..Filter::default() };
-            for list in [List::Invoices, List::Sessions, List::Charges] {
+            for list in [List::Invoices, List::Sessions] {
                 self.read_list(list, &filter, usize::MAX, &mut entries).await?;
             }
         }
-        self.happened(entries).await
+        self.happened(entries).await?;
+        for customer in customers {
+            let stopped = |error: StepError| match error {
+                StepError::Object(reason) | StepError::Stop(reason) => reason,
+            };
+            self.reversals_of_customer(customer).await.map_err(stopped)?;
+        }
+        Ok(())
+    }
+
+    /// Applies the refunds and disputes of all charges of a customer: an old charge may be refunded today.
+    async fn reversals_of_customer(&mut self, customer: &CustomerId) -> Result<(), StepError> {
+        let filter = Filter { customer: Some(customer.clone()), ..Filter::default() };
+        let mut cursor = Cursor::Newest;
+        loop {
+            self.check_time().map_err(StepError::Stop)?;
+            let page = self.stripe.charges(&filter, &cursor).await?;
+            self.report.read("charges", page.objects.len());
+            for charge in page.objects.iter().rev() {
+                let value = charge.value();
+                let is_reversed =
+                    value["disputed"] == true || value["amount_refunded"].as_i64().unwrap_or(0) > 0;
+                if let Some(id) = charge.id().and_then(|id| id.parse().ok()).filter(|_| is_reversed) {
+                    self.reversals_of(&Filter { charge: Some(id), ..Filter::default() }).await?;
+                }
+            }
+            match page.last_id().map(str::to_owned).filter(|_| page.has_more) {
+                Some(last) => cursor = Cursor::After(last),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Applies the refunds and disputes of one payment that are not known here, oldest first.
+    pub(super) async fn reversals_of(&mut self, payment: &Filter) -> Result<(), StepError> {
+        let mut found = Vec::new();
+        for list in [List::Refunds, List::Disputes] {
+            let page = self.fetch(list, payment, &Cursor::Newest).await?;
+            self.report.read(list.name(), page.objects.len());
+            for object in page.objects.iter().rev() {
+                let evidence = self.evidence(list, object);
+                let evidence = evidence.map_err(|error| StepError::Object(error.to_string()))?;
+                found.push((created(object), evidence));
+            }
+        }
+        found.sort_by_key(|(at, _)| *at);
+        for (at, evidence) in found {
+            self.reversal(evidence, at).await?;
+        }
+        Ok(())
     }
 
     /// Adds the objects of a list. If it has more than `max_pages` pages, adds nothing and returns false.
@@ -142,15 +193,15 @@ impl ReconcileRun<'_> {
             List::Invoices | List::Sessions => {
                 found.into_iter().map(|object| Happened::Document(list, object)).collect()
             }
-            List::Refunds | List::Charges => {
-                found.into_iter().map(|object| Happened::Refund(list, object)).collect()
+            List::Refunds | List::Disputes => {
+                found.into_iter().map(|object| Happened::Reversal(list, object)).collect()
             }
             List::Subscriptions => Vec::new(),
         };
         entries.extend(happened.into_iter().map(|what| {
             let at = match &what {
                 Happened::Lost(evidence) => evidence.event.created,
-                Happened::Document(_, object) | Happened::Refund(_, object) => created(object),
+                Happened::Document(_, object) | Happened::Reversal(_, object) => created(object),
             };
             Entry { at, what }
         }));
@@ -214,7 +265,7 @@ impl ReconcileRun<'_> {
             .iter()
             .map(|entry| match &entry.what {
                 Happened::Lost(_) => None,
-                Happened::Document(list, object) | Happened::Refund(list, object) => {
+                Happened::Document(list, object) | Happened::Reversal(list, object) => {
                     Some(self.evidence(*list, object))
                 }
             })
@@ -238,14 +289,14 @@ impl ReconcileRun<'_> {
                     }
                     continue;
                 }
-                Happened::Document(list, object) | Happened::Refund(list, object) => (list, object),
+                Happened::Document(list, object) | Happened::Reversal(list, object) => (list, object),
             };
             self.replay(&std::mem::take(&mut lost)).await?;
             let id = object.id().unwrap_or("(no id)").to_owned();
             let customer = object.value()["customer"].as_str().map(str::to_owned);
             let result = match evidence {
-                Some(Ok(evidence)) if matches!(list, List::Refunds | List::Charges) => {
-                    self.refund(evidence, entry.at).await
+                Some(Ok(evidence)) if matches!(list, List::Refunds | List::Disputes) => {
+                    self.reversal(evidence, entry.at).await
                 }
                 Some(Ok(evidence)) => match accounts.next() {
                     // A repair in this chunk may have changed the same account, so read it again.
@@ -265,18 +316,19 @@ impl ReconcileRun<'_> {
         self.replay(&lost).await
     }
 
-    /// Applies a refund that is not known here. Its event was lost, or went to another endpoint, so it does
-    /// what the event would have done. A payment that granted nothing here has nothing to take back.
-    async fn refund(&mut self, mut evidence: Evidence, at: Timestamp) -> Result<(), StepError> {
+    /// Applies a refund or a dispute that is not known here. Its event was lost, or went to another endpoint,
+    /// so it does what the event would have done. A payment that granted nothing here has nothing to take
+    /// back.
+    async fn reversal(&mut self, mut evidence: Evidence, at: Timestamp) -> Result<(), StepError> {
         let newest = self.now.plus_seconds(-self.options.grace_seconds);
         let counts = match &evidence.event.object {
             event::Object::Refund(refund) => refund.status != RefundStatus::Pending,
-            event::Object::Charge(charge) => charge.amount_refunded > 0,
+            event::Object::Dispute(_) => true,
             event::Object::CheckoutSession(_)
             | event::Object::Subscription(_)
             | event::Object::Invoice(_)
             | event::Object::InvoicePayment(_)
-            | event::Object::Dispute(_)
+            | event::Object::Charge(_)
             | event::Object::Customer(_)
             | event::Object::Other => false,
         };
@@ -290,7 +342,8 @@ impl ReconcileRun<'_> {
         }
         let FoundAccount::Account(account, payments) = found else { return Ok(()) };
         let catalog = &self.processor.accounts.catalog;
-        let Some(difference) = drift::refund(&account, &evidence.event, &payments, catalog, self.now) else {
+        let Some(difference) = drift::reversal(&account, &evidence.event, &payments, catalog, self.now)
+        else {
             return Ok(());
         };
         let object = evidence.event.object_ids().first().map(|id| (*id).to_owned()).unwrap_or_default();
