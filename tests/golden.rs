@@ -98,6 +98,7 @@ fn outcome(event: &Event, catalog: &Catalog) -> String {
             plan: None,
             spent: Credits::ZERO,
             expires_days: 0,
+            sold: 0,
             until: None,
             total: 2000,
             joined: false,

@@ -482,14 +482,23 @@ impl Account {
             Fact::Invoice(invoice) => self.fold_invoice(state, *invoice, new)?,
             Fact::Purchase(purchases, payment) => {
                 let reset_at = state.newest_reset(&catalog.policy, now);
-                let mut entries = Vec::new();
-                for purchase in purchases {
-                    self.fold_purchase(state, purchase, payment.clone(), reset_at, &mut entries)?;
-                }
-                let worth = entries.iter().map(|entry| entry.worth).sum();
-                new.extend(entries.into_iter().next().map(|entry| NewEntry { worth, ..entry }));
+                self.fold_purchases(state, purchases, payment, reset_at, new)?;
             }
-            Fact::Product(bought) => state.fold_product(*bought),
+            Fact::Product(bought) => {
+                let documents = [
+                    bought.session.as_ref().map(LedgerKey::session),
+                    bought.invoice.as_ref().map(LedgerKey::invoice),
+                ];
+                // A document that was applied by an earlier catalog sells nothing else by a later one.
+                let document = documents.into_iter().flatten().next();
+                let is_news = document.is_none_or(|key| {
+                    let is_of_it = |known: &BoughtProduct| known.is_of(&key) && known.name == bought.name;
+                    !self.recorded.contains_key(&key) || state.products.iter().any(is_of_it)
+                });
+                if is_news {
+                    state.fold_product(*bought);
+                }
+            }
             Fact::PaymentOfInvoice(invoice, payment) => state.tie(&invoice, &payment),
             Fact::Reversed(reversed) => self.reverse(state, reversed, catalog, now, new),
             Fact::Recorded(key, kind, payment) => {
@@ -518,7 +527,9 @@ impl Account {
         let worth =
             invoice.lines.iter().map(|(_, line)| line.terms.worth(line.quantity)).max().unwrap_or_default();
         // A recorded invoice that the state does not have was dropped from it, and is not added again.
-        if !self.recorded.contains_key(&key) || state.knows(&key) {
+        let known = state.subscriptions.get(&invoice.subscription);
+        let is_kept = known.is_some_and(|known| known.names_document(&key));
+        if !self.recorded.contains_key(&key) || is_kept {
             let subscription = state.subscription_mut(&invoice.subscription);
             subscription.customer = subscription.customer.take().or(invoice.customer);
             let known = subscription.names_document(&key);
@@ -541,53 +552,61 @@ impl Account {
         Ok(())
     }
 
-    /// Adds a one-time purchase. If a session and an invoice report the same purchase, it counts once: the
-    /// session grants, and what was spent of the invoice's credits counts as spent of the session's.
-    fn fold_purchase(
+    /// Adds what one document sold once: packs, one for each number of days after which they expire, or a
+    /// plan for life. If a session and an invoice report the same purchase, it counts once: the session
+    /// grants, and what was spent of the invoice's credits counts as spent of the session's. The catalog may
+    /// have changed between the two, so they may name other credits, other expiries, or a pack and a plan.
+    fn fold_purchases(
         &self,
         state: &mut State,
-        purchase: Purchase,
+        purchases: Vec<Purchase>,
         payment: Option<Payment>,
         reset_at: Option<Timestamp>,
         new: &mut Vec<NewEntry>,
     ) -> Result<(), Conflict> {
-        let Some(key) = purchase.key() else { return Ok(()) };
-        let lifetime = purchase.plan.is_some();
-        let granted = purchase.granted;
-        let filed_at = reset_at.map_or(purchase.at, |reset_at| reset_at.max(purchase.at));
+        let Some(first) = purchases.first().cloned() else { return Ok(()) };
+        let Some(key) = first.key() else { return Ok(()) };
+        let lifetime = first.plan.is_some();
+        let granted: Credits = purchases.iter().map(|purchase| purchase.granted).sum();
+        let filed_at = reset_at.map_or(first.at, |reset_at| reset_at.max(first.at));
         let kind = if lifetime { EntryKind::Subscription } else { EntryKind::AddOn };
-        let sold_at = (filed_at != purchase.at).then_some(purchase.at);
         let mut entry =
             NewEntry { payment, filed_at: Some(filed_at), ..NewEntry::new(key.clone(), kind, granted) };
-        let all = if lifetime { &mut state.lifetimes } else { &mut state.packs };
-        match all.iter_mut().find(|known| known.is_one_with(&purchase)) {
-            Some(known) if known.key().as_ref() == Some(&key) => {
-                if known.granted != granted && !known.joined {
-                    return Err(Conflict {
-                        key,
-                        known: known.granted.to_string(),
-                        says: granted.to_string(),
-                    });
-                }
-                known.invoice = known.invoice.take().or(purchase.invoice);
-                known.payment = known.payment.take().or(purchase.payment);
+        let (all, others) = if lifetime {
+            (&mut state.lifetimes, &mut state.packs)
+        } else {
+            (&mut state.packs, &mut state.lifetimes)
+        };
+        let is_known = |known: &Purchase| known.key().as_ref() == Some(&key);
+        let is_other = |known: &Purchase| !is_known(known) && known.is_one_with(&first);
+        if all.iter().any(is_known) {
+            let lots = || all.iter().filter(|known| is_known(known));
+            let known: Credits = lots().map(|known| known.granted).sum();
+            let is_same = lots().any(|known| known.joined || known.sold == first.sold);
+            if known != granted && !is_same {
+                return Err(Conflict { key, known: known.to_string(), says: granted.to_string() });
             }
-            Some(known) if purchase.session.is_some() => {
-                // The invoice granted before its session arrived. The session replaces it.
-                known.session = purchase.session;
-                known.payment = known.payment.take().or(purchase.payment);
-                (known.granted, known.total, known.at) = (granted, purchase.total, filed_at);
-                known.sold_at = sold_at;
-                known.until = purchase.until;
-            }
-            Some(known) => {
-                known.invoice = known.invoice.take().or(purchase.invoice);
-                known.payment = known.payment.take().or(purchase.payment);
-                entry.note = Some(Note::OnePurchase);
-            }
-            None if self.recorded.contains_key(&key) => {}
-            None if lifetime => all.push(purchase),
-            None => all.push(Purchase { at: filed_at, sold_at, ..purchase }),
+            all.iter_mut().filter(|known| is_known(known)).for_each(|known| known.take_ids(&first));
+        } else if self.recorded.contains_key(&key) {
+            // The account has dropped it, or applied it as something else by an earlier catalog.
+        } else if all.iter().chain(others.iter()).any(|known| is_other(known) && known.session.is_some())
+            || (first.session.is_none() && all.iter().chain(others.iter()).any(is_other))
+        {
+            let of_it = all.iter_mut().chain(others.iter_mut()).filter(|known| is_other(known));
+            of_it.for_each(|known| known.take_ids(&first));
+            entry.note = Some(Note::OnePurchase);
+        } else {
+            // If the invoice granted before its session arrived, the session replaces it.
+            let of_invoice: Vec<Purchase> = all
+                .extract_if(.., |known| is_other(known))
+                .chain(others.extract_if(.., |known| is_other(known)))
+                .collect();
+            let sold_at = (filed_at != first.at && !lifetime).then_some(first.at);
+            let at = if lifetime { first.at } else { filed_at };
+            let mut lots: Vec<Purchase> =
+                purchases.into_iter().map(|purchase| Purchase { at, sold_at, ..purchase }).collect();
+            lots::replace(&of_invoice, lots.iter_mut().collect());
+            all.extend(lots);
         }
         new.push(entry);
         Ok(())

@@ -284,6 +284,11 @@ impl Parked {
         }
     }
 
+    /// Whether the catalog does not say, or says twice, what the event sells.
+    fn is_about_the_catalog(&self) -> bool {
+        matches!(self, Self::UnknownPrice(..) | Self::AmbiguousPrice(..) | Self::UnknownName(..))
+    }
+
     /// The key of what it waits for: `customer#cus_…`, `price#price_…`, `payment#pi_…`. Events that wait for
     /// the same have the same key.
     pub fn waits_for(&self) -> Option<String> {
@@ -455,6 +460,7 @@ fn decide_facts(
     };
     let Reading { mut facts, order, not_paid, prices_not_in_catalog, quantity_assumed } = match reading {
         Ok(reading) => reading,
+        Err(parked) if parked.is_about_the_catalog() && is_recorded(account, event) => Reading::default(),
         Err(parked) => return Outcome::Park(parked),
     };
     let mut payment_facts = PaymentFacts::default();
@@ -519,6 +525,23 @@ fn decide_facts(
         effect,
         prices_not_in_catalog,
     }))
+}
+
+/// Whether the document of a session or a paid invoice was applied before. If an edit of the catalog took its
+/// price or name away since then, there is nothing to wait for.
+fn is_recorded(account: &Account, event: &Event) -> bool {
+    let document = match &event.object {
+        Object::CheckoutSession(session) => LedgerKey::session(&session.id),
+        Object::Invoice(invoice) => LedgerKey::invoice(&invoice.id),
+        Object::Subscription(_)
+        | Object::InvoicePayment(_)
+        | Object::Charge(_)
+        | Object::Refund(_)
+        | Object::Dispute(_)
+        | Object::Customer(_)
+        | Object::Other => return false,
+    };
+    account.recorded.contains_key(&document)
 }
 
 /// Whether the customer of an event belongs to the event's user. A refund or a dispute belongs to the

@@ -75,8 +75,8 @@ impl State {
                 let period = periods.max_by_key(|period| (rank(Some(&period.terms)), period.start))?;
                 return Some(Summary {
                     status: deleted.then_some(SubscriptionStatus::Canceled),
+                    plan: Some(period.terms.with_name_of(&period.price, catalog).plan),
                     price: Some(period.price),
-                    plan: Some(period.terms.plan),
                     quantity: period.quantity,
                     start: Some(period.start),
                     end: period.end,
@@ -95,15 +95,15 @@ impl State {
                 ends: best.and_then(|best| snapshot.ends(best)).filter(|_| !snapshot.is_terminal()),
                 status: Some(status),
                 price: best.map(|best| best.price.clone()),
-                plan: best.and_then(|best| best.terms.as_ref()).map(|terms| terms.plan.clone()),
+                plan: best.and_then(|best| Some(best.terms.clone()?.with_name_of(&best.price, catalog).plan)),
                 quantity: best.map_or(1, |best| best.quantity),
                 start: best.and_then(|best| best.start),
                 end: best.and_then(|best| best.end),
             };
             let newer = |period: &Period| best.is_some_and(|best| is_newer(period, snapshot, best));
             if let Some(period) = period.filter(newer) {
+                summary.plan = Some(period.terms.with_name_of(&period.price, catalog).plan);
                 summary.price = Some(period.price);
-                summary.plan = Some(period.terms.plan);
                 (summary.start, summary.end) = (Some(period.start), period.end);
             }
             Some(summary)
@@ -210,7 +210,7 @@ impl State {
             for (item_id, item) in &subscription.items {
                 if let Some(period) = item.periods(view).pop() {
                     let why = format!("{} paid the period from {}", period.invoice, period.start);
-                    let plan = item.paid_plan(&period, view).plan;
+                    let plan = item.paid_plan(&period, view, catalog).plan;
                     all.push(PlanAccess {
                         plan,
                         until: period.end,
@@ -241,7 +241,7 @@ impl State {
             let newer = item.billed_at > Some(snapshot.created) && snapshot.item(item_id).is_none();
             if let Some(period) = item.periods(view).pop().filter(|_| newer && !snapshot.is_terminal()) {
                 let why = format!("{} paid the period from {}", period.invoice, period.start);
-                let plan = item.paid_plan(&period, view).plan;
+                let plan = item.paid_plan(&period, view, catalog).plan;
                 all.push(PlanAccess {
                     plan,
                     until: period.end,
@@ -264,16 +264,16 @@ fn item_access(
 ) -> Option<(Terms, Option<Timestamp>, String)> {
     use SubscriptionStatus as Status;
     let policy = &catalog.policy;
-    let mut plan = shown.terms.clone()?;
+    let mut plan = shown.terms.clone()?.with_name_of(&shown.price, catalog);
     let cancels = snapshot.ends(shown);
     let sooner = |until: Timestamp| Some(cancels.map_or(until, |cancels| cancels.min(until)));
     let status = status_of(snapshot, period);
     // A paid period that began after the snapshot also has the newer plan.
     if let Some(period) = period.filter(|period| is_newer(period, snapshot, shown)) {
-        plan = item.paid_plan(period, view);
+        plan = item.paid_plan(period, view, catalog);
     }
     let paid = |end: Option<Timestamp>, period: &Period| {
-        let lower = lower_of(item.paid_plan(period, view), plan.clone(), catalog);
+        let lower = lower_of(item.paid_plan(period, view, catalog), plan.clone(), catalog);
         let why = format!(
             "the subscription is {}; the paid period of plan {} still runs",
             snapshot.status, lower.plan
@@ -300,7 +300,7 @@ fn item_access(
             let due = start.plus_days(snapshot.days_until_due.unwrap_or(0));
             let until = due.plus_days(policy.past_due_grace_days);
             let plan = match period {
-                Some(period) => lower_of(item.paid_plan(period, view), plan, catalog),
+                Some(period) => lower_of(item.paid_plan(period, view, catalog), plan, catalog),
                 None => plan,
             };
             let why = format!(

@@ -137,8 +137,13 @@ impl State {
         } else if let Some(refill) = self.free.iter_mut().find(|one| LedgerKey::free(one.month) == *lot) {
             refill.spent = refill.spent.minus(credits);
         } else if lot.session_id().is_some() || lot.invoice_id().is_some() {
-            let same = |pack: &&mut Purchase| pack.is_of(lot) && pack.until == taken.until;
-            self.packs.iter_mut().filter(same).take(1).for_each(back_to);
+            // The lot of a session has another end than the lot of the invoice that it replaced.
+            let exact = self.packs.iter().position(|pack| pack.is_of(lot) && pack.until == taken.until);
+            let replaced = |pack: &Purchase| pack.session.is_some() && lot.invoice_id().is_some();
+            let any = || self.packs.iter().position(|pack| pack.is_of(lot) && replaced(pack));
+            if let Some(pack) = exact.or_else(any).and_then(|place| self.packs.get_mut(place)) {
+                back_to(pack);
+            }
         } else if let Some(import) = self.import.as_mut().filter(|import| import.key == *lot) {
             import.give_back(credits);
         } else if let Some(grant) = self.grants.iter_mut().find(|grant| grant.key == *lot) {

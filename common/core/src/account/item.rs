@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::slice::{Carry, MAX_SLICES, Phase, Slice, cuts, in_force};
 use super::snapshot::{Snapshot, SnapshotItem, Terms, is_false, is_one, one};
-use crate::catalog::{PauseCollection, PlanChange};
+use crate::catalog::{Catalog, PauseCollection, PlanChange};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
 use crate::ids::{InvoiceId, PriceId};
@@ -145,6 +145,7 @@ struct Sight {
     start: Timestamp,
     /// `created` of the event.
     at: Timestamp,
+    price: PriceId,
     #[serde(default = "one", skip_serializing_if = "is_one")]
     quantity: u64,
     terms: Terms,
@@ -159,6 +160,7 @@ struct Sight {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Trial {
     at: Timestamp,
+    price: PriceId,
     #[serde(default = "one", skip_serializing_if = "is_one")]
     quantity: u64,
     terms: Terms,
@@ -315,9 +317,15 @@ impl Item {
         self.lines.len() + self.sights.len() + self.spent.len()
     }
 
-    /// Adds a line of a paid invoice.
-    pub(super) fn fold_line(&mut self, line: Line) {
+    /// Adds a line of a paid invoice. A later line of the same price and period has the terms of the first
+    /// one, also if the catalog has changed since.
+    pub(super) fn fold_line(&mut self, mut line: Line) {
         self.billed_at = self.billed_at.max(Some(line.at));
+        if let Some(known) =
+            self.lines.iter().find(|known| known.start == line.start && known.price == line.price)
+        {
+            line.terms = known.terms.clone();
+        }
         self.lines.push(line);
         self.sort_lines();
     }
@@ -328,7 +336,9 @@ impl Item {
         });
     }
 
-    /// Compares a line with what is known of its invoice. A line that was dropped is not compared.
+    /// Compares a line with what is known of its invoice. A line that was dropped is not compared. Lines of
+    /// tiered prices are summed up only for a plan with seats, so quantities are compared only if the catalog
+    /// still says the same about seats.
     ///
     /// # Errors
     /// The known line, when the invoice billed another price or quantity for the same start.
@@ -336,7 +346,10 @@ impl Item {
         let same = |known: &&Line| {
             known.invoice == line.invoice && known.start == line.start && known.flagged == line.flagged
         };
-        let agrees = |known: &Line| known.price == line.price && known.quantity == line.quantity;
+        let agrees = |known: &Line| {
+            known.price == line.price
+                && (known.quantity == line.quantity || known.terms.seats != line.terms.seats)
+        };
         match self.lines.iter().find(same) {
             Some(known) if !self.lines.iter().filter(same).any(agrees) => Err(Box::new(known.clone())),
             Some(_) | None => Ok(()),
@@ -359,8 +372,9 @@ impl Item {
         if trialing {
             let trial = Trial {
                 at: snapshot.created,
+                price: item.price.clone(),
                 quantity: item.quantity,
-                terms: terms.clone(),
+                terms: self.trial_terms(&item.price, &terms.plan).unwrap_or(&terms).clone(),
                 end: item.end,
                 digest: snapshot.digest,
                 before: snapshot.before,
@@ -370,9 +384,17 @@ impl Item {
             }
         }
         if trialing || snapshot.status == SubscriptionStatus::Active {
+            // A plan keeps the terms with which it was first seen in the period, also after an edit of the
+            // catalog.
+            let here = || self.sights.iter().filter(|sight| sight.start == start);
+            let known = here()
+                .find(|sight| sight.price == item.price)
+                .or_else(|| here().find(|sight| sight.terms.plan == terms.plan));
+            let terms = known.map_or(terms, |known| known.terms.clone());
             let sight = Sight {
                 start,
                 at: snapshot.created,
+                price: item.price.clone(),
                 quantity: item.quantity,
                 terms,
                 trialing,
@@ -384,6 +406,17 @@ impl Item {
                 sort_sights(&mut self.sights);
             }
         }
+    }
+
+    /// The terms with which a trial of this price or plan was first seen.
+    fn trial_terms(&self, price: &PriceId, plan: &str) -> Option<&Terms> {
+        let shown = self.trial.iter().map(|trial| (&trial.price, &trial.terms));
+        let sights = self.sights.iter().filter(|sight| sight.trialing);
+        let billed = self.trial_line().map(|line| (&line.price, &line.terms));
+        let all =
+            || shown.clone().chain(sights.clone().map(|sight| (&sight.price, &sight.terms))).chain(billed);
+        let known = all().find(|(known, _)| *known == price);
+        known.or_else(|| all().find(|(_, terms)| terms.plan == plan)).map(|(_, terms)| terms)
     }
 
     /// Takes over what is known of an item that turns out to be this one.
@@ -413,6 +446,11 @@ impl Item {
     /// The earliest start of a line that pays for it.
     pub(super) fn known_since(&self) -> Option<Timestamp> {
         self.lines.iter().map(|line| line.start).min()
+    }
+
+    /// Whether a line bills a price.
+    pub(super) fn bills(&self, price: &PriceId) -> bool {
+        self.lines.iter().any(|line| line.price == *price)
     }
 
     /// Whether any of its lines is kept.
@@ -570,11 +608,11 @@ impl Item {
                 // More credits count when a paid line names the plan and at least the quantity; fewer at
                 // once.
                 let is_paid = |run: &Run| {
-                    let pays = |terms: &Terms, quantity: u64| {
-                        terms.plan == run.terms.plan && (!terms.seats || quantity >= run.quantity)
+                    let pays = |price: &PriceId, terms: &Terms, quantity: u64| {
+                        run.sells(price, terms) && (!terms.seats || quantity >= run.quantity)
                     };
-                    pays(&current.terms, current.quantity)
-                        || charges.iter().any(|line| pays(&line.terms, line.quantity))
+                    pays(&current.price, &current.terms, current.quantity)
+                        || charges.iter().any(|line| pays(&line.price, &line.terms, line.quantity))
                 };
                 runs.iter().fold(opening, |worth, run| {
                     if run.worth() <= worth || is_paid(run) { run.worth() } else { worth }
@@ -635,10 +673,12 @@ impl Item {
     }
 
     /// The plans in force in a period: the plan that it was opened with, then each plan that a snapshot of
-    /// the period shows. A trial on a paid item moves the item's period at Stripe. Its snapshots belong to
-    /// the paid period in which they were created.
+    /// the period shows. Another price of the same plan is no change. The same price is no change either,
+    /// also if the catalog has another plan for it since. A trial on a paid item moves the item's period at
+    /// Stripe. Its snapshots belong to the paid period in which they were created.
     pub(super) fn runs(&self, period: &Period) -> Vec<Run> {
-        let mut runs = vec![Run { terms: period.terms.clone(), quantity: period.quantity, at: None }];
+        let (price, terms) = (period.price.clone(), period.terms.clone());
+        let mut runs = vec![Run { price, terms, quantity: period.quantity, at: None }];
         let of_period = |sight: &&Sight| {
             let within = sight.at >= period.start && period.end.is_none_or(|end| sight.at < end);
             sight.start == period.start || (sight.trialing && sight.start > period.start && within)
@@ -647,12 +687,15 @@ impl Item {
         sights.sort_by_key(|sight| sight.at);
         for sight in sights {
             let same = runs.last().is_some_and(|run| {
-                run.terms.plan == sight.terms.plan && (run.quantity == sight.quantity || !run.terms.seats)
+                run.sells(&sight.price, &sight.terms) && (run.quantity == sight.quantity || !run.terms.seats)
             });
             if !same {
-                let known = runs.iter().rev().find(|run| run.terms.plan == sight.terms.plan);
+                let of_price = runs.iter().rev().find(|run| run.price == sight.price);
+                let known =
+                    of_price.or_else(|| runs.iter().rev().find(|run| run.terms.plan == sight.terms.plan));
                 let terms = known.map_or_else(|| sight.terms.clone(), |run| run.terms.clone());
-                runs.push(Run { terms, quantity: sight.quantity, at: Some(sight.at) });
+                let (price, at) = (sight.price.clone(), Some(sight.at));
+                runs.push(Run { price, terms, quantity: sight.quantity, at });
             }
         }
         runs
@@ -864,9 +907,12 @@ impl Item {
     }
 
     /// The plan that was paid for in a period: the plan of its newest charge, else the plan of its opening.
-    pub(super) fn paid_plan(&self, period: &Period, view: &View<'_>) -> Terms {
+    pub(super) fn paid_plan(&self, period: &Period, view: &View<'_>, catalog: &Catalog) -> Terms {
         let periods = self.periods(view);
-        self.charges(period, &periods).last().map_or_else(|| period.terms.clone(), |line| line.terms.clone())
+        let charges = self.charges(period, &periods);
+        let opening = (&period.terms, &period.price);
+        let (terms, price) = charges.last().map_or(opening, |line| (&line.terms, &line.price));
+        terms.clone().with_name_of(price, catalog)
     }
 
     /// Whether all payments of a period are fully refunded or disputed.
@@ -954,6 +1000,8 @@ impl Item {
 /// A plan in force.
 #[derive(Clone, Debug)]
 pub(super) struct Run {
+    /// The price that first sold it.
+    price: PriceId,
     /// The plan.
     pub terms: Terms,
     /// How many units of it.
@@ -963,6 +1011,11 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// Whether a price and its terms are of this plan.
+    fn sells(&self, price: &PriceId, terms: &Terms) -> bool {
+        self.terms.plan == terms.plan || self.price == *price
+    }
+
     fn worth(&self) -> Credits {
         self.terms.worth(self.quantity)
     }

@@ -69,6 +69,10 @@ pub struct Purchase {
     /// The end of its credits, excluded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// Digest of the prices or names that the document sold, and their quantities. The credits also depend on
+    /// the catalog, which may have changed since.
+    #[serde(default)]
+    pub sold: u32,
     /// The document's total in minor units.
     pub total: i64,
     /// Whether it also holds what was left of older purchases.
@@ -104,12 +108,8 @@ impl Purchase {
         session.or_else(|| self.invoice.as_ref().map(LedgerKey::invoice))
     }
 
-    /// Whether two documents sold one purchase: they name the same session, invoice or payment, and their
-    /// credits expire after the same number of days.
+    /// Whether two documents sold one purchase: they name the same session, invoice or payment.
     pub fn is_one_with(&self, other: &Self) -> bool {
-        if self.expires_days != other.expires_days {
-            return false;
-        }
         let same = |a: Option<&str>, b: Option<&str>| a.is_some() && a == b;
         same(self.session.as_ref().map(AsRef::as_ref), other.session.as_ref().map(AsRef::as_ref))
             || same(self.invoice.as_ref().map(AsRef::as_ref), other.invoice.as_ref().map(AsRef::as_ref))
@@ -149,6 +149,12 @@ impl Purchase {
     /// Adds what is left of another purchase, of which `refunded` was taken back.
     pub(super) fn join(&mut self, other: &Self, refunded: Credits, now: Timestamp) {
         let parts = if other.is_expired(now) { Vec::new() } else { other.parts_left(refunded) };
+        self.until = later_end(self.until, other.until);
+        self.hold_older(parts);
+    }
+
+    /// Adds credits of older purchases.
+    fn hold_older(&mut self, parts: Vec<OlderPurchase>) {
         let left: Credits = parts.iter().map(|part| part.left).sum();
         // A refund of one payment takes at most what this payment granted.
         if self.granted > Credits::ZERO {
@@ -157,7 +163,6 @@ impl Purchase {
             self.total = self.total.saturating_add(i64::try_from(more).unwrap_or(i64::MAX));
         }
         self.granted = self.granted.plus(left);
-        self.until = later_end(self.until, other.until);
         self.joined = true;
         self.older.extend(parts);
         self.older.sort_by_key(|one| one.at);
@@ -172,10 +177,42 @@ impl Purchase {
         }
     }
 
+    /// Takes over the invoice and the payment that another document of the same purchase names.
+    pub(super) fn take_ids(&mut self, other: &Self) {
+        self.invoice = self.invoice.take().or_else(|| other.invoice.clone());
+        self.payment = self.payment.take().or_else(|| other.payment.clone());
+    }
+
     /// Whether a document sold this purchase.
     pub fn is_of(&self, document: &LedgerKey) -> bool {
         self.session.as_ref().is_some_and(|session| document.is_session(session))
             || self.invoice.as_ref().is_some_and(|invoice| document.is_invoice(invoice))
+    }
+}
+
+/// Replaces the lots of an invoice by the lots of its session: what was spent of the former counts as spent
+/// of the latter, first of the lot that expires after the same number of days.
+pub(super) fn replace(of_invoice: &[Purchase], mut of_session: Vec<&mut Purchase>) {
+    let mut rest = Credits::ZERO;
+    for old in of_invoice {
+        of_session.iter_mut().for_each(|lot| lot.take_ids(old));
+        let mut spent = old.spent;
+        let same = of_session.iter().position(|lot| lot.expires_days == old.expires_days);
+        if let Some(lot) = of_session.get_mut(same.unwrap_or(0)) {
+            if !old.older.is_empty() {
+                lot.hold_older(old.older.clone());
+            }
+            let part = if same.is_some() { spent.min(lot.granted.minus(lot.spent)) } else { Credits::ZERO };
+            lot.spent = lot.spent.plus(part);
+            spent = spent.minus(part);
+        }
+        rest = rest.plus(spent);
+    }
+    let last = of_session.len().saturating_sub(1);
+    for (place, lot) in of_session.iter_mut().enumerate() {
+        let part = if place == last { rest } else { rest.min(lot.granted.minus(lot.spent)) };
+        lot.spent = lot.spent.plus(part);
+        rest = rest.minus(part);
     }
 }
 

@@ -86,12 +86,17 @@ impl BoughtProduct {
             || self.invoice.as_ref().is_some_and(|invoice| document.is_invoice(invoice))
     }
 
+    /// Whether a document names the same product: by its name, or by its price after a change of the catalog.
+    fn is_product_of(&self, other: &Self) -> bool {
+        self.name == other.name || (self.price.is_some() && self.price == other.price)
+    }
+
     /// Whether two documents sold one product: they name the same session, invoice or payment.
     fn is_one_with(&self, other: &Self) -> bool {
         fn same<T: PartialEq>(one: Option<&T>, other: Option<&T>) -> bool {
             one.is_some() && one == other
         }
-        self.name == other.name
+        self.is_product_of(other)
             && (same(self.session.as_ref(), other.session.as_ref())
                 || same(self.invoice.as_ref(), other.invoice.as_ref())
                 || same(self.payment.as_ref(), other.payment.as_ref()))
@@ -115,7 +120,7 @@ impl State {
     pub(super) fn fold_product(&mut self, bought: BoughtProduct) {
         if let Some(subscription) = &bought.subscription {
             let of_it = |known: &&mut BoughtProduct| {
-                known.subscription.as_ref() == Some(subscription) && known.name == bought.name
+                known.subscription.as_ref() == Some(subscription) && known.is_product_of(&bought)
             };
             match self.products.iter_mut().find(of_it) {
                 Some(known) if known.invoice == bought.invoice => known.join(bought),

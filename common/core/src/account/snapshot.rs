@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::catalog::{Catalog, Per, Plan, Product, Refill, Rollover};
+use crate::catalog::{Catalog, Offer, Per, Plan, Product, Refill, Rollover};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
 use crate::ids::{ItemId, PriceId};
@@ -73,6 +73,19 @@ impl Terms {
     pub fn named(name: &str, catalog: &Catalog) -> Option<Self> {
         let plan = catalog.plan(name).map(Self::of);
         plan.or_else(|| catalog.product(name).map(Self::of_product))
+    }
+
+    /// The terms with the plan that the catalog names for the price, if it does not have the stored name any
+    /// more.
+    pub(super) fn with_name_of(mut self, price: &PriceId, catalog: &Catalog) -> Self {
+        if catalog.plan(&self.plan).is_none() && catalog.product(&self.plan).is_none() {
+            match catalog.offer(price.as_str(), None, None) {
+                Ok(Some(Offer::Plan(plan))) => self.plan = plan.name.clone(),
+                Ok(Some(Offer::Product(product))) => self.plan = product.name.clone(),
+                Ok(Some(Offer::Pack(_)) | None) | Err(_) => {}
+            }
+        }
+        self
     }
 
     /// Stands for the terms of a price that is not known yet.
@@ -217,6 +230,27 @@ impl Snapshot {
         self.cancel_at.or_else(|| item.end.filter(|_| self.cancel_at_period_end))
     }
 
+    /// Whether both show the same state, whatever the catalog said when they were read.
+    fn shows_the_same(&self, other: &Self) -> bool {
+        let bare = |snapshot: &Self| {
+            let mut bare = snapshot.clone();
+            for item in &mut bare.items {
+                (item.terms, item.learnt) = (None, false);
+            }
+            bare
+        };
+        bare(self) == bare(other)
+    }
+
+    /// Takes over the terms of prices that the catalog did not name before.
+    fn complete(&mut self, other: Self) {
+        for (item, other) in self.items.iter_mut().zip(other.items) {
+            if item.terms.is_none() {
+                (item.terms, item.learnt) = (other.terms, other.learnt);
+            }
+        }
+    }
+
     /// Which of two snapshots of different seconds is newer: the one with a final status, else the later one.
     fn age(&self, other: &Self) -> Ordering {
         (self.is_terminal(), self.created).cmp(&(other.is_terminal(), other.created))
@@ -259,8 +293,12 @@ pub(super) fn join(newest: &mut Option<Snapshot>, rivals: &mut Vec<Snapshot>, sn
             rivals.clear();
         }
         Ordering::Equal => {
-            let known = std::iter::once(&*current).chain(rivals.iter()).any(|known| *known == snapshot);
-            if known || rivals.len() + 1 >= MAX_RIVALS {
+            let mut all = std::iter::once(&mut *current).chain(rivals.iter_mut());
+            if let Some(known) = all.find(|known| known.shows_the_same(&snapshot)) {
+                known.complete(snapshot);
+                return;
+            }
+            if rivals.len() + 1 >= MAX_RIVALS {
                 return;
             }
             rivals.push(snapshot);

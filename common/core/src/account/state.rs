@@ -10,7 +10,7 @@ use super::actions::PaymentAction;
 use super::holds::Hold;
 use super::import::Import;
 use super::item::{Bucket, Item, Period, View};
-use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup, later_end};
+use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup, later_end, replace};
 use super::products::BoughtProduct;
 use super::slice::{Carry, Phase, phase_at};
 use super::subscription::Subscription;
@@ -919,31 +919,24 @@ impl State {
     /// are then one purchase.
     pub(super) fn tie(&mut self, invoice: &InvoiceId, payment: &str) {
         self.tie_products(invoice, payment);
-        for all in [&mut self.packs, &mut self.lifetimes] {
-            let of_payment =
-                all.iter().position(|one| one.session.is_some() && one.payment.as_deref() == Some(payment));
-            let of_invoice =
-                all.iter().position(|one| one.session.is_none() && one.invoice.as_ref() == Some(invoice));
-            match (of_payment, of_invoice) {
-                (Some(session), Some(place)) => {
-                    let spent = all.get(place).map_or(Credits::ZERO, |one| one.spent);
-                    if let Some(session) = all.get_mut(session) {
-                        session.spent = session.spent.plus(spent);
-                        session.invoice = Some(invoice.clone());
-                    }
-                    all.remove(place);
-                }
-                (Some(session), None) => {
-                    if let Some(session) = all.get_mut(session) {
-                        session.invoice.get_or_insert_with(|| invoice.clone());
-                    }
-                }
-                (None, Some(place)) => {
-                    if let Some(one) = all.get_mut(place) {
-                        one.payment.get_or_insert_with(|| payment.to_owned());
-                    }
-                }
-                (None, None) => {}
+        let all = || self.packs.iter().chain(&self.lifetimes);
+        let is_of_session = |one: &Purchase| one.session.is_some() && one.payment.as_deref() == Some(payment);
+        let is_of_invoice = |one: &Purchase| one.session.is_none() && one.invoice.as_ref() == Some(invoice);
+        if all().any(is_of_session) {
+            let packs: Vec<_> = self.packs.extract_if(.., |one| is_of_invoice(one)).collect();
+            let lifetimes: Vec<_> = self.lifetimes.extract_if(.., |one| is_of_invoice(one)).collect();
+            let sold_packs = self.packs.iter().any(is_of_session);
+            let sold_lifetime = self.lifetimes.iter().any(is_of_session);
+            for (of_invoice, is_pack) in [(packs, sold_packs), (lifetimes, !sold_lifetime)] {
+                let own = if is_pack { &mut self.packs } else { &mut self.lifetimes };
+                replace(&of_invoice, own.iter_mut().filter(|one| is_of_session(one)).collect());
+            }
+            for one in self.packs.iter_mut().chain(&mut self.lifetimes).filter(|one| is_of_session(one)) {
+                one.invoice.get_or_insert_with(|| invoice.clone());
+            }
+        } else {
+            for one in self.packs.iter_mut().chain(&mut self.lifetimes).filter(|one| is_of_invoice(one)) {
+                one.payment.get_or_insert_with(|| payment.to_owned());
             }
         }
     }

@@ -143,7 +143,7 @@ impl Subscription {
         line: Line,
         invoice_is_known: bool,
     ) -> Result<(), Box<Line>> {
-        let id = item.cloned().unwrap_or_else(|| self.item_of(&line.terms.plan));
+        let id = item.cloned().unwrap_or_else(|| self.item_of(&line.price, &line.terms.plan));
         let item = self.items.entry(id).or_default();
         if invoice_is_known {
             item.compare_line(&line)
@@ -170,7 +170,7 @@ impl Subscription {
             match priced {
                 Some(terms) => {
                     line.terms = terms.clone();
-                    let id = item.unwrap_or_else(|| self.item_of(&line.terms.plan));
+                    let id = item.unwrap_or_else(|| self.item_of(&line.price, &line.terms.plan));
                     self.items.entry(id).or_default().fold_line(line);
                 }
                 None => self.unpriced.push((item, line)),
@@ -179,8 +179,8 @@ impl Subscription {
     }
 
     /// The item of a line that has no item id: the only item of the snapshot, or else the one with the line's
-    /// plan, or else a provisional id.
-    pub fn item_of(&self, plan: &str) -> ItemId {
+    /// price or plan, or else a provisional id.
+    pub fn item_of(&self, price: &PriceId, plan: &str) -> ItemId {
         let known = self.snapshot.as_ref().map(|snapshot| snapshot.items.as_slice()).unwrap_or_default();
         match known {
             [only] => return only.id.clone(),
@@ -188,7 +188,8 @@ impl Subscription {
             several => {
                 let of_plan =
                     |item: &&SnapshotItem| item.terms.as_ref().is_some_and(|terms| terms.plan == plan);
-                if let Some(item) = several.iter().find(of_plan) {
+                let of_price = several.iter().find(|item| item.price == *price);
+                if let Some(item) = of_price.or_else(|| several.iter().find(of_plan)) {
                     return item.id.clone();
                 }
             }
@@ -205,7 +206,12 @@ impl Subscription {
             let of_plan = |item: &&SnapshotItem| item.terms.as_ref().is_some_and(|terms| terms.plan == plan);
             let target = match items {
                 [only] => Some(only),
-                several => several.iter().find(of_plan),
+                several => {
+                    let billed = |item: &&SnapshotItem| {
+                        self.items.get(&id).is_some_and(|waiting| waiting.bills(&item.price))
+                    };
+                    several.iter().find(billed).or_else(|| several.iter().find(of_plan))
+                }
             };
             if let Some(target) = target
                 && let Some(item) = self.items.remove(&id)

@@ -23,7 +23,7 @@ use super::{Order, Parked, Reading, offer};
 use crate::account::Fact;
 use crate::account::lots::Purchase;
 use crate::account::products::BoughtProduct;
-use crate::account::snapshot::Terms;
+use crate::account::snapshot::{Terms, digest};
 use crate::catalog::{Catalog, MAX_QUANTITY, Offer, Pack, Product};
 use crate::credits::Credits;
 use crate::event::{CheckoutMode, CheckoutSession, Event, EventType, PaymentStatus, SoldLine};
@@ -72,10 +72,10 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
             ..Reading::default()
         });
     }
-    let mut sold = sold(session, catalog)?;
-    let products = std::mem::take(&mut sold.products);
+    let Sold { packs, lifetime, products, quantity_assumed } = sold(session, catalog)?;
+    let sold = digest(&what_was_sold(session));
     let mut facts = Vec::new();
-    if sold.packs.is_empty() && sold.lifetime.is_none() {
+    if packs.is_empty() && lifetime.is_none() {
         facts.push(Fact::Recorded(key, EntryKind::Product, Some(payment.clone())));
     }
     let purchase = |granted: Credits, plan: Option<Terms>, expires_days: i64| Purchase {
@@ -89,13 +89,14 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
         spent: Credits::ZERO,
         expires_days,
         until: (expires_days > 0).then(|| event.created.plus_days(expires_days)),
+        sold,
         total: payment.amount,
         joined: false,
         older: Vec::new(),
     };
     let packs: Vec<Purchase> =
-        sold.packs.into_iter().map(|(days, granted)| purchase(granted, None, days)).collect();
-    let lifetime = sold.lifetime.map(|(worth, terms)| purchase(worth, Some(terms), 0));
+        packs.into_iter().map(|(days, granted)| purchase(granted, None, days)).collect();
+    let lifetime = lifetime.map(|(worth, terms)| purchase(worth, Some(terms), 0));
     for purchases in [packs, lifetime.into_iter().collect()] {
         if !purchases.is_empty() {
             let payment = Some(payment.clone()).filter(|_| facts.is_empty());
@@ -120,7 +121,18 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
     if payment.amount > 0 {
         facts.push(Fact::Paid(event.created));
     }
-    Ok(Reading { facts, quantity_assumed: sold.quantity_assumed, ..Reading::default() })
+    Ok(Reading { facts, quantity_assumed, ..Reading::default() })
+}
+
+/// What a session says it sold, as one text that does not depend on the catalog.
+fn what_was_sold(session: &CheckoutSession) -> String {
+    if let Some(lines) = session.line_items.as_ref().filter(|lines| !lines.is_empty()) {
+        let mut lines: Vec<_> = lines.iter().map(|line| (line.price.id.as_str(), line.quantity)).collect();
+        lines.sort_unstable();
+        return format!("{lines:?}");
+    }
+    let names = ["product", "pack", "plan", "quantity"].map(|name| named(session, name));
+    format!("{names:?} {:?}", session.amount_subtotal)
 }
 
 /// Whether Stripe's line items have more details than the session.

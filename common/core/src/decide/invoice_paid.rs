@@ -22,7 +22,7 @@ use super::{Parked, Reading, offer, payment_of_invoice};
 use crate::account::item::Line;
 use crate::account::lots::Purchase;
 use crate::account::products::BoughtProduct;
-use crate::account::snapshot::Terms;
+use crate::account::snapshot::{Terms, digest};
 use crate::account::state::MAX_ITEMS;
 use crate::account::{Account, Fact, PaidInvoice};
 use crate::catalog::{Catalog, MAX_QUANTITY, Offer, Product};
@@ -147,6 +147,14 @@ impl Sold {
             prices_not_in_catalog: Vec::new(),
         };
         let paid = invoice.amount_paid.saturating_add(invoice.paid_off_stripe).min(total);
+        let mut sold_lines: Vec<_> = invoice
+            .lines
+            .iter()
+            .filter(|line| line.amount >= 0)
+            .filter_map(|line| Some((line.price.as_ref()?.id.as_str(), line.quantity)))
+            .collect();
+        sold_lines.sort_unstable();
+        let digest_of_lines = digest(&format!("{sold_lines:?}"));
         let purchase = |granted: Credits, plan: Option<Terms>, expires_days: i64| Purchase {
             session: None,
             invoice: Some(invoice.id.clone()),
@@ -158,6 +166,7 @@ impl Sold {
             spent: Credits::ZERO,
             expires_days,
             until: (expires_days > 0).then(|| event.created.plus_days(expires_days)),
+            sold: digest_of_lines,
             total,
             joined: false,
             older: Vec::new(),
@@ -296,8 +305,7 @@ impl Sold {
             *item == line.item
                 && known.start == start
                 && known.flagged == line.proration
-                && known.terms.plan == terms.plan
-                && (!terms.is_unknown() || known.price == *price)
+                && known.price == *price
         });
         if let Some((_, known)) = same {
             known.amount = known.amount.saturating_add(line.amount);

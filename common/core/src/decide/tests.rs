@@ -6,6 +6,7 @@
 
 mod access;
 mod changes;
+mod edits;
 mod imports;
 mod items;
 mod law;
