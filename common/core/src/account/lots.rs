@@ -94,7 +94,7 @@ pub struct OlderPurchase {
 
 /// The older purchases that a joined purchase keeps apart. Beyond it, the two that were bought at the nearest
 /// times count as bought at the later time.
-const MAX_OLDER: usize = 24;
+const MAX_OLDER: usize = 20;
 
 impl Purchase {
     /// Whether its credits have ended.
