@@ -66,6 +66,7 @@ impl Backend {
         env.set("EVENTS_TABLE", format!("{run}-events"));
         env.set("STRIPE_WEBHOOK_SECRET", SECRET);
         env.set("APP_API_TOKEN", APP_TOKEN);
+        env.set("CATALOG_FILE", concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml"));
         let dynamodb = sdk::dynamodb(&sdk::sdk_config(&env, "DYNAMODB").unwrap());
         let sqs = sdk::sqs(&sdk::sdk_config(&env, "SQS").unwrap());
         create_tables(&dynamodb, &format!("{run}-accounts"), &format!("{run}-events")).await.unwrap();

@@ -193,7 +193,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_file_is_stored_and_followed_and_a_push_stands_until_it_changes() {
-        let stack = Stack::start(Options::default()).await.unwrap();
+        let env = Env::from([("CATALOG_FILE", "")]);
+        let stack = Stack::start(Options { env, ..Options::default() }).await.unwrap();
         let path = std::env::temp_dir().join(format!("tallyhook-follow-{}.toml", std::process::id()));
         let mut file = File(path.clone(), SystemTime::now());
         let text =

@@ -165,9 +165,7 @@ impl Api {
             ("catalog", &Method::GET) => {
                 return Ok(self.with_catalog().await?.show_catalog(request).await);
             }
-            ("portal/setup-status", &Method::GET) => {
-                self.with_fresh_catalog().await.setup_status(request).await?
-            }
+            ("portal/setup-status", &Method::GET) => self.setup_status(request).await?,
             ("portal/password-set", &Method::POST) => {
                 self.check_token(request)?;
                 self.password_set(request).await?

@@ -9,6 +9,7 @@ use tallyhook_core::decide::{Parked, Payments, leaves_out};
 use tallyhook_core::drift::{self, Remedy};
 use tallyhook_core::event::{self, Subscription, SubscriptionStatus};
 use tallyhook_core::ids::SubscriptionId;
+use tallyhook_core::timestamp::Timestamp;
 
 impl ReconcileRun<'_> {
     /// Does one page of subscriptions: reads the accounts of all of them at once, then compares each one.
@@ -202,16 +203,21 @@ impl ReconcileRun<'_> {
         }
         let Some((evidence, account, payments)) = self.read_again(evidence).await? else { return Ok(()) };
         let Some(found) = difference(&account, &payments, &evidence) else { return Ok(()) };
-        let repaired = self.repair(vec![found], &evidence, id, &account, RepairKind::Document).await?;
-        // The pass over the history reads the refunds and disputes of younger documents.
-        if repaired && evidence.event.created < self.since() {
-            self.reversals_of_document(&evidence).await?;
+        // The pass over the history reads the refunds and disputes of younger documents. They are read before
+        // the grant: if Stripe does not answer, nothing is granted, and the next run tries again.
+        let is_old = evidence.event.created < self.since();
+        let reversals = if is_old { self.reversals_of_document(&evidence).await? } else { Vec::new() };
+        if self.repair(vec![found], &evidence, id, &account, RepairKind::Document).await? {
+            self.apply_reversals(reversals).await?;
         }
         Ok(())
     }
 
-    /// Applies the refunds and disputes of a document that was granted now and is older than the history.
-    async fn reversals_of_document(&mut self, evidence: &Evidence) -> Result<(), StepError> {
+    /// The refunds and disputes of a document.
+    async fn reversals_of_document(
+        &mut self,
+        evidence: &Evidence,
+    ) -> Result<Vec<(Timestamp, Evidence)>, StepError> {
         let payments = match &evidence.event.object {
             event::Object::CheckoutSession(session) => session
                 .payment_intent
@@ -227,10 +233,11 @@ impl ReconcileRun<'_> {
             | event::Object::Customer(_)
             | event::Object::Other => Vec::new(),
         };
+        let mut found = Vec::new();
         for payment in payments {
-            self.reversals_of(&payment).await?;
+            found.extend(self.reversals_of(&payment).await?);
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Reads the single object from Stripe, and then its account. The list that it came from may be minutes

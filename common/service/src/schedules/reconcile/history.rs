@@ -136,7 +136,8 @@ impl ReconcileRun<'_> {
                 let is_reversed =
                     value["disputed"] == true || value["amount_refunded"].as_i64().unwrap_or(0) > 0;
                 if let Some(id) = charge.id().and_then(|id| id.parse().ok()).filter(|_| is_reversed) {
-                    self.reversals_of(&Filter { charge: Some(id), ..Filter::default() }).await?;
+                    let found = self.reversals_of(&Filter { charge: Some(id), ..Filter::default() }).await?;
+                    self.apply_reversals(found).await?;
                 }
             }
             match page.last_id().map(str::to_owned).filter(|_| page.has_more) {
@@ -146,8 +147,11 @@ impl ReconcileRun<'_> {
         }
     }
 
-    /// Applies the refunds and disputes of one payment that are not known here, oldest first.
-    pub(super) async fn reversals_of(&mut self, payment: &Filter) -> Result<(), StepError> {
+    /// The refunds and disputes of one payment, each with the time at which it was made.
+    pub(super) async fn reversals_of(
+        &mut self,
+        payment: &Filter,
+    ) -> Result<Vec<(Timestamp, Evidence)>, StepError> {
         let mut found = Vec::new();
         for list in [List::Refunds, List::Disputes] {
             let page = self.fetch(list, payment, &Cursor::Newest).await?;
@@ -158,6 +162,14 @@ impl ReconcileRun<'_> {
                 found.push((created(object), evidence));
             }
         }
+        Ok(found)
+    }
+
+    /// Applies refunds and disputes that are not known here, oldest first.
+    pub(super) async fn apply_reversals(
+        &mut self,
+        mut found: Vec<(Timestamp, Evidence)>,
+    ) -> Result<(), StepError> {
         found.sort_by_key(|(at, _)| *at);
         for (at, evidence) in found {
             self.reversal(evidence, at).await?;

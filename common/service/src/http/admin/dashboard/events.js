@@ -302,7 +302,7 @@ function adviceButton(advice, id) {
     case "reconcile":
       return h("a", { class: "button", href: "#/reconcile" }, "Reconcile");
     case "add_to_catalog":
-      return button("It is deployed: send again", () => sendDue());
+      return button("It is in the catalog: send again", () => sendDue());
     case "retry":
       return id
         ? button("Send again", () => sendAgain(id, "log"))
