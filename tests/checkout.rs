@@ -616,7 +616,8 @@ async fn the_catalog_is_shown_without_amounts_when_stripe_cannot_be_asked() {
     assert!(body["warnings"][0].as_str().unwrap().contains("did not answer"), "{body}");
     catalog(&world, &[]).await;
     assert_eq!(fake.requests().len(), 1, "a failure is not repeated at once");
-    let world = world.redeploy(&[("STRIPE_SECRET_KEY", "")]);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml");
+    let world = world.redeploy(&[("STRIPE_SECRET_KEY", ""), ("CATALOG_FILE", file)]);
     let (status, body) = read_answer(catalog(&world, &[]).await);
     assert!(status == 200 && body["warnings"][0].as_str().unwrap().contains("STRIPE_SECRET_KEY"), "{body}");
 }
