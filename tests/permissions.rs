@@ -152,6 +152,7 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<Permission>> {
     let spent = world.app("POST", "/users/user_1/credits/consume", json!({"amount": 1}), Some("key")).await;
     assert_eq!(spent.0, 200, "{}", spent.1);
     world.ledger("user_1").await;
+    assert_eq!(world.ask("GET", "/admin/export/ledger", Value::Null).await.0, 200);
     let session = sample("checkout.session.completed.pack", "user_1");
     fake.ingest(&session.to_string(), false).unwrap();
     let id = session["data"]["object"]["id"].as_str().unwrap();
