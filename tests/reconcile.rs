@@ -624,11 +624,13 @@ async fn a_refund_of_a_known_payment_is_applied_once_with_what_its_event_would_d
     shop.is_settled(EARLY + 60).await;
 }
 
+/// A refund as `GET /v1/refunds` lists it, with the fields that are read (Stripe's API reference, "Refund").
 fn refund_at(created: i64, payment: &str, charge: &str, amount: i64) -> Value {
     json!({"id": format!("re_{charge}"), "object": "refund", "status": "succeeded", "currency": "usd",
         "amount": amount, "payment_intent": payment, "charge": charge, "created": created, "metadata": {}})
 }
 
+/// A dispute as `GET /v1/disputes` lists it (Stripe's API reference, "Dispute").
 fn dispute_at(created: i64, payment: &str, charge: &str, amount: i64, status: &str) -> Value {
     json!({"id": format!("dp_{charge}"), "object": "dispute", "status": status, "currency": "usd",
         "amount": amount, "payment_intent": payment, "charge": charge, "created": created, "metadata": {},

@@ -218,20 +218,13 @@ impl ReconcileRun<'_> {
         &mut self,
         evidence: &Evidence,
     ) -> Result<Vec<(Timestamp, Evidence)>, StepError> {
-        let payments = match &evidence.event.object {
-            event::Object::CheckoutSession(session) => session
-                .payment_intent
-                .iter()
-                .map(|intent| Filter { payment_intent: Some(intent.clone()), ..Filter::default() })
-                .collect(),
-            event::Object::Invoice(invoice) => self.stripe.payments_of_invoice(&invoice.id).await?,
-            event::Object::Subscription(_)
-            | event::Object::InvoicePayment(_)
-            | event::Object::Charge(_)
-            | event::Object::Refund(_)
-            | event::Object::Dispute(_)
-            | event::Object::Customer(_)
-            | event::Object::Other => Vec::new(),
+        let payments = if let event::Object::Invoice(invoice) = &evidence.event.object {
+            self.stripe.payments_of_invoice(&invoice.id).await?
+        } else if let event::Object::CheckoutSession(session) = &evidence.event.object {
+            let of = |intent| Filter { payment_intent: Some(intent), ..Filter::default() };
+            session.payment_intent.clone().map(of).into_iter().collect()
+        } else {
+            Vec::new()
         };
         let mut found = Vec::new();
         for payment in payments {
@@ -272,20 +265,12 @@ impl ReconcileRun<'_> {
         if finished.is_some_and(|finished| status.as_deref() != Some(finished)) {
             return Ok(None);
         }
-        let paid_at = match &evidence.event.object {
-            event::Object::CheckoutSession(session) => match &session.payment_intent {
-                Some(intent) => self.stripe.paid_at(intent).await?,
-                None => None,
-            },
-            event::Object::Subscription(_)
-            | event::Object::Invoice(_)
-            | event::Object::InvoicePayment(_)
-            | event::Object::Charge(_)
-            | event::Object::Refund(_)
-            | event::Object::Dispute(_)
-            | event::Object::Customer(_)
-            | event::Object::Other => None,
-        };
+        let mut paid_at = None;
+        if let event::Object::CheckoutSession(session) = &evidence.event.object
+            && let Some(intent) = &session.payment_intent
+        {
+            paid_at = self.stripe.paid_at(intent).await?;
+        }
         let evidence = if list == List::Sessions {
             Evidence::of_session(&object, self.livemode(), paid_at)
         } else {
