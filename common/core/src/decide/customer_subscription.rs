@@ -14,7 +14,7 @@
 //! A price that is not in the catalog parks the event if the catalog has none of the items' prices and the
 //! subscription gives access.
 
-use super::{Parked, Reading, offer};
+use super::{EventFacts, Parked, offer};
 use crate::account::snapshot::{Snapshot, SnapshotItem, Terms, digest, is_terminal};
 use crate::account::state::MAX_ITEMS;
 use crate::account::{Account, Fact};
@@ -28,7 +28,7 @@ pub(super) fn read(
     event: &Event,
     account: &Account,
     catalog: &Catalog,
-) -> Result<Reading, Parked> {
+) -> Result<EventFacts, Parked> {
     let deleted = event.kind == EventType::CustomerSubscriptionDeleted && !is_terminal(&subscription.status);
     let status = if deleted { SubscriptionStatus::Canceled } else { subscription.status.clone() };
     let gives_access = matches!(
@@ -72,7 +72,7 @@ pub(super) fn read(
     items.sort_by(|a, b| a.id.cmp(&b.id));
     let snapshot = snapshot(subscription, event, status, items);
     let fact = Fact::Snapshot(subscription.id.clone(), subscription.customer.clone(), snapshot);
-    Ok(Reading { facts: vec![fact], prices_not_in_catalog, ..Reading::default() })
+    Ok(EventFacts { facts: vec![fact], prices_not_in_catalog, ..EventFacts::default() })
 }
 
 /// What a price is worth.

@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 
 use super::customer_subscription::{Worth, worth};
-use super::{Parked, Reading, offer, payment_of_invoice};
+use super::{EventFacts, Parked, offer, payment_of_invoice};
 use crate::account::item::Line;
 use crate::account::lots::Purchase;
 use crate::account::products::BoughtProduct;
@@ -36,9 +36,9 @@ pub(super) fn read(
     event: &Event,
     account: &Account,
     catalog: &Catalog,
-) -> Result<Reading, Parked> {
+) -> Result<EventFacts, Parked> {
     if !invoice.paid {
-        return Ok(Reading { not_paid: true, ..Reading::default() });
+        return Ok(EventFacts { not_paid: true, ..EventFacts::default() });
     }
     if invoice.lines_has_more {
         return Err(Parked::LinesMissing);
@@ -96,7 +96,7 @@ pub(super) fn read(
     if sold.charged {
         facts.push(Fact::Paid(event.created));
     }
-    Ok(Reading { facts, prices_not_in_catalog: sold.prices_not_in_catalog, ..Reading::default() })
+    Ok(EventFacts { facts, prices_not_in_catalog: sold.prices_not_in_catalog, ..EventFacts::default() })
 }
 
 /// Whether a snapshot that has not arrived may show the lookup key of a line's price.
