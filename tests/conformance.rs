@@ -33,7 +33,9 @@ use tallyhook_service::http::api::Api;
 use tallyhook_service::http::webhook::Webhook;
 use tallyhook_service::worker::Worker;
 
-use crate::support::{APP_TOKEN, Door, SECRET, call, pack, records, request, sample, signature, with_id};
+use crate::support::{
+    APP_TOKEN, EntryPoint, SECRET, call, pack, records, request, sample, signature, with_id,
+};
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -360,7 +362,7 @@ async fn a_customers_life_ends_in_the_account_that_the_rules_say(backend: &Backe
     let api = Api::new(ApiConfig::from_env(env).unwrap(), dynamodb.clone(), sqs.clone());
     let ask = |method: &'static str, path: &str| {
         let token = format!("Bearer {APP_TOKEN}");
-        let request = request(Door::HttpApi, &[("authorization", &token)], method, path, &Body::Empty);
+        let request = request(EntryPoint::HttpApi, &[("authorization", &token)], method, path, &Body::Empty);
         let api = &api;
         async move {
             let answer = api.handle(request).await.unwrap();
