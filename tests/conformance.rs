@@ -119,7 +119,7 @@ impl Backend {
     /// Up to ten messages. A queue that is spread over servers is waited for; the embedded one says at once
     /// that it is empty.
     async fn receive(&self, url: &str) -> Vec<aws_sdk_sqs::types::Message> {
-        // Shorter than the client's patience with one attempt.
+        // Shorter than the client's time limit of one attempt.
         let wait = if self.embedded.is_some() { 0 } else { 1 };
         let request =
             self.sqs.receive_message().queue_url(url).max_number_of_messages(10).wait_time_seconds(wait);

@@ -42,7 +42,7 @@ const MAX_INNER_PAGES: usize = 10;
 
 /// The retry limits of a call.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct RetryLimits {
     /// The maximum number of attempts.
     pub attempts: u32,
     /// The time limit of one attempt.
@@ -53,7 +53,7 @@ pub struct Patience {
     pub first_wait: Duration,
 }
 
-impl Default for Patience {
+impl Default for RetryLimits {
     /// Stripe takes one or two seconds for a page of a hundred objects.
     fn default() -> Self {
         Self {
@@ -72,7 +72,7 @@ pub struct Stripe {
     http: Http,
     base: String,
     key: String,
-    patience: Patience,
+    retry_limits: RetryLimits,
 }
 
 impl std::fmt::Debug for Stripe {
@@ -158,13 +158,13 @@ impl Stripe {
     /// Creates a client with this key and address.
     pub fn new(key: impl Into<String>, base: impl Into<String>) -> Self {
         let base = base.into().trim_end_matches('/').to_owned();
-        Self { http: Http::new(), base, key: key.into(), patience: Patience::default() }
+        Self { http: Http::new(), base, key: key.into(), retry_limits: RetryLimits::default() }
     }
 
     /// Replaces the retry limits.
     #[must_use]
-    pub fn with_patience(self, patience: Patience) -> Self {
-        Self { patience, ..self }
+    pub fn with_retry_limits(self, retry_limits: RetryLimits) -> Self {
+        Self { retry_limits, ..self }
     }
 
     /// Whether the key is a live key; `None` when its text does not say.
@@ -498,7 +498,7 @@ impl Stripe {
         read: impl Fn(&Response<Vec<u8>>, Option<Timestamp>) -> Result<T, String>,
     ) -> Result<T, StripeError> {
         let started = Instant::now();
-        let mut wait = self.patience.first_wait;
+        let mut wait = self.retry_limits.first_wait;
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -509,8 +509,8 @@ impl Stripe {
             let asked = error.refusal().and_then(|refusal| refusal.retry_after);
             // Half of the wait is jitter, so that refused callers do not retry at the same moment.
             let pause = asked.unwrap_or_else(|| wait.mul_f64(0.5 + fastrand::f64() / 2.0));
-            let late = started.elapsed() + pause > self.patience.call_timeout;
-            if !error.is_transient() || attempt >= self.patience.attempts || late {
+            let late = started.elapsed() + pause > self.retry_limits.call_timeout;
+            if !error.is_transient() || attempt >= self.retry_limits.attempts || late {
                 return Err(error);
             }
             tokio::time::sleep(pause).await;
@@ -556,7 +556,7 @@ impl Stripe {
                 .to_owned(),
         })?;
         let begun = Instant::now();
-        let answer = self.http.send(request, self.patience.attempt_timeout).await;
+        let answer = self.http.send(request, self.retry_limits.attempt_timeout).await;
         let answer = answer.map_err(|source| StripeError::NoAnswer { operation: operation(), source })?;
         if !answer.status().is_success() {
             let refusal = Refusal::read(answer.status(), answer.headers(), answer.body(), &self.key);

@@ -29,7 +29,7 @@ use tallyhook_aws::queue::{Envelope, Queue};
 use tallyhook_aws::sdk;
 use tallyhook_aws::store::items::{self, EventRecord, EventState, Key};
 use tallyhook_aws::store::{Reason, Store, StoreError};
-use tallyhook_aws::stripe::{Patience, Stripe};
+use tallyhook_aws::stripe::{RetryLimits, Stripe};
 use tallyhook_aws::telemetry;
 use tallyhook_core::decide::{Ignored, Parked};
 use tallyhook_core::event::{self, Event, EventType, Family};
@@ -38,7 +38,7 @@ use tallyhook_core::timestamp::Timestamp;
 
 /// The limits for calls of Stripe. The events of a batch make them at the same time, and DynamoDB needs a
 /// part of the function's 30 s.
-const PATIENCE: Patience = Patience {
+const RETRY_LIMITS: RetryLimits = RetryLimits {
     attempts: 2,
     attempt_timeout: Duration::from_secs(4),
     call_timeout: Duration::from_secs(9),
@@ -179,7 +179,7 @@ impl Worker {
             queue,
             queue_url: config.queue_url,
             retry_delays_seconds: config.retry_delays_seconds,
-            stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_patience(PATIENCE)),
+            stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_retry_limits(RETRY_LIMITS)),
             prices: ask::Prices::default(),
             alerted_versions: Mutex::default(),
         }

@@ -62,7 +62,7 @@ use tallyhook_aws::queue::Queue;
 use tallyhook_aws::sdk;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::{Store, StoreError};
-use tallyhook_aws::stripe::{Patience, Stripe};
+use tallyhook_aws::stripe::{RetryLimits, Stripe};
 use tallyhook_core::account::{Account, Cause, Fact};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::{IdError, IdProblem, UserId};
@@ -70,7 +70,7 @@ use tallyhook_core::ledger::{Entry, LedgerKey, Taken};
 use tallyhook_core::timestamp::Timestamp;
 
 /// The limits for one call of Stripe, while a customer or the app waits for our answer.
-const PATIENCE: Patience = Patience {
+const RETRY_LIMITS: RetryLimits = RetryLimits {
     attempts: 2,
     attempt_timeout: Duration::from_secs(8),
     call_timeout: Duration::from_secs(12),
@@ -118,7 +118,7 @@ impl Api {
             (config.catalog.clone(), config.livemode, config.keep_payloads);
         let accounts = Accounts::new(store.clone(), catalog, outbox);
         let processor = Processor { accounts, livemode, keep_payloads, redrive, alerts };
-        let stripe = config.stripe.clone().map(|stripe| Stripe::of(stripe).with_patience(PATIENCE));
+        let stripe = config.stripe.clone().map(|stripe| Stripe::of(stripe).with_retry_limits(RETRY_LIMITS));
         Self { config, stripe, store, processor, prices: Arc::default(), amounts: Arc::default() }
     }
 

@@ -24,10 +24,10 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use super::{Api, PATIENCE};
+use super::{Api, RETRY_LIMITS};
 use crate::http::answer::raw_answer;
 use tallyhook_aws::clock;
-use tallyhook_aws::stripe::{Cursor, Object, Patience, Stripe};
+use tallyhook_aws::stripe::{Cursor, Object, RetryLimits, Stripe};
 use tallyhook_core::catalog::{Catalog, SoldAs};
 use tallyhook_core::timestamp::Timestamp;
 
@@ -38,11 +38,11 @@ const RETRY_SECONDS: i64 = 30;
 /// Pages of a hundred prices that are read.
 const MAX_PAGES: u32 = 5;
 /// A page with prices waits at most this long for Stripe.
-const AMOUNTS_PATIENCE: Patience = Patience {
+const AMOUNTS_RETRY_LIMITS: RetryLimits = RetryLimits {
     attempts: 1,
     attempt_timeout: std::time::Duration::from_secs(2),
     call_timeout: std::time::Duration::from_secs(2),
-    ..PATIENCE
+    ..RETRY_LIMITS
 };
 
 /// The active prices of Stripe, as they were last read.
@@ -106,7 +106,7 @@ impl Amounts {
         if let Some(listed) = kept.as_ref().filter(|listed| now < listed.next) {
             return listed.clone();
         }
-        let listed = match read_prices(&stripe.clone().with_patience(AMOUNTS_PATIENCE)).await {
+        let listed = match read_prices(&stripe.clone().with_retry_limits(AMOUNTS_RETRY_LIMITS)).await {
             Ok((prices, warnings)) => {
                 Listed { prices, at: Some(now), next: now.plus_seconds(FRESH_SECONDS), warnings }
             }
