@@ -7,8 +7,8 @@
 //! SQS retries a post that fails. After the last attempt the alert is lost, and a log line reports it; the
 //! event that caused it is still in the event log. **Invariant:** nothing waits for this function.
 //!
-//! A destination must be https on a public address ([`tallyhook_aws::http::Reach`]), so that a person who
-//! sets a URL cannot reach internal addresses.
+//! A destination must be https on a public address ([`tallyhook_aws::http::AllowedAddresses`]), so that a
+//! person who sets a URL cannot reach internal addresses.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ impl Notify {
         let urls = [(Chat::Slack, config.slack_url), (Chat::Discord, config.discord_url)];
         Self {
             store: Store::new(dynamodb, config.accounts_table, config.events_table),
-            http: Http::within(config.reach),
+            http: Http::allowing(config.allowed_addresses),
             destinations: urls.into_iter().filter_map(|(chat, url)| Some((chat, url?))).collect(),
         }
     }

@@ -93,7 +93,7 @@ impl Provision {
             store: Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone()),
             alerts: Alerts::new(queue.clone(), config.notify_queue_url.clone()),
             queue,
-            http: Http::within(config.reach),
+            http: Http::allowing(config.allowed_addresses),
             catalogs: Catalogs::new(Arc::clone(&config.catalog)),
             config,
         }
