@@ -45,7 +45,8 @@ pub(super) fn read(
     let mut items = Vec::new();
     let mut prices_not_in_catalog = Vec::new();
     for item in &subscription.items {
-        let Worth { terms, learnt, in_catalog } = worth(&item.price, &subscription.id, account, catalog)?;
+        let PriceTerms { terms, learnt, in_catalog } =
+            price_terms(&item.price, &subscription.id, account, catalog)?;
         if !in_catalog {
             prices_not_in_catalog.push(item.price.id.clone());
         }
@@ -75,8 +76,8 @@ pub(super) fn read(
     Ok(EventFacts { facts: vec![fact], prices_not_in_catalog, ..EventFacts::default() })
 }
 
-/// What a price is worth.
-pub(super) struct Worth {
+/// The terms of a price, and where they come from.
+pub(super) struct PriceTerms {
     /// The plan's or product's; `None` for a price of which nothing is known.
     pub terms: Option<Terms>,
     /// Whether the catalog knows the price by its lookup key or its Stripe product, and not by its id.
@@ -85,17 +86,17 @@ pub(super) struct Worth {
     pub in_catalog: bool,
 }
 
-/// What a price is worth by the catalog, else as the subscription last had it.
+/// The terms of a price in the catalog, else those that the subscription last had.
 ///
 /// An invoice line since basil shows no lookup key. If a snapshot of the subscription showed the price with
 /// one, its plan counts, with its worth in the present catalog. This also holds after the lookup key has
 /// moved to another price.
-pub(super) fn worth(
+pub(super) fn price_terms(
     price: &Price,
     subscription: &SubscriptionId,
     account: &Account,
     catalog: &Catalog,
-) -> Result<Worth, Parked> {
+) -> Result<PriceTerms, Parked> {
     let by_id = matches!(catalog.offer(price.id.as_str(), None, None), Ok(Some(_)));
     let terms = match offer(price, catalog)? {
         Some(Offer::Plan(plan)) => Some(Terms::of(plan)),
@@ -103,16 +104,16 @@ pub(super) fn worth(
         Some(Offer::Pack(_)) | None => None,
     };
     if terms.is_some() {
-        return Ok(Worth { terms, learnt: !by_id, in_catalog: true });
+        return Ok(PriceTerms { terms, learnt: !by_id, in_catalog: true });
     }
     let Some(known) = account.state.subscriptions.get(subscription) else {
-        return Ok(Worth { terms, learnt: false, in_catalog: true });
+        return Ok(PriceTerms { terms, learnt: false, in_catalog: true });
     };
     if let Some(terms) = known.learnt(&price.id).and_then(|plan| Terms::named(plan, catalog)) {
-        return Ok(Worth { terms: Some(terms), learnt: true, in_catalog: true });
+        return Ok(PriceTerms { terms: Some(terms), learnt: true, in_catalog: true });
     }
     let stored = known.terms_of(&price.id).cloned();
-    Ok(Worth { in_catalog: stored.is_none(), terms: stored, learnt: false })
+    Ok(PriceTerms { in_catalog: stored.is_none(), terms: stored, learnt: false })
 }
 
 fn snapshot(

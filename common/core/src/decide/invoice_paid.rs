@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 
-use super::customer_subscription::{Worth, worth};
+use super::customer_subscription::{PriceTerms, price_terms};
 use super::{EventFacts, Parked, offer, payment_of_invoice};
 use crate::account::item::Line;
 use crate::account::lots::Purchase;
@@ -210,7 +210,8 @@ impl Sold {
             }
             let terms = match (subscription, offer) {
                 (Some(subscription), _) => {
-                    let Worth { terms, in_catalog, .. } = worth(price, subscription, account, catalog)?;
+                    let PriceTerms { terms, in_catalog, .. } =
+                        price_terms(price, subscription, account, catalog)?;
                     if terms.is_none()
                         && may_be_learnt(line, subscription, account, catalog)
                         && line.amount >= 0
