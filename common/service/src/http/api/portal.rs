@@ -42,7 +42,7 @@ use tallyhook_core::event::{self, CheckoutMode, CheckoutSession, SubscriptionSta
 use tallyhook_core::ids::{InvoiceId, SessionId, SubscriptionId, UserId};
 use tallyhook_core::job::{JobKind, JobMessage};
 use tallyhook_core::setup_status::{
-    Known, ProvisioningReport, ProvisioningState, SessionPayment, SetupStatus,
+    ProvisioningReport, ProvisioningState, SessionPayment, SetupFacts, SetupStatus,
 };
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
@@ -127,7 +127,7 @@ impl Api {
                 },
             );
         let payment = known.as_ref().map(|known| known.payment);
-        let status = SetupStatus::of(Known {
+        let status = SetupStatus::of(SetupFacts {
             session: payment.max(at_stripe),
             subscription_gives_access: known.as_ref().zip(user.as_ref()).is_some_and(|(known, user)| {
                 gives_access(known, &user.state, &self.config.catalog, clock::now())
