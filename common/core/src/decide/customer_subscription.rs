@@ -19,7 +19,7 @@ use crate::account::snapshot::{Snapshot, SnapshotItem, Terms, digest, is_termina
 use crate::account::state::MAX_ITEMS;
 use crate::account::{Account, Fact};
 use crate::catalog::{Catalog, MAX_QUANTITY, Offer};
-use crate::event::{Event, EventType, Item, Previous, Price, Subscription, SubscriptionStatus};
+use crate::event::{Event, EventType, Item, PreviousAttributes, Price, Subscription, SubscriptionStatus};
 use crate::ids::SubscriptionId;
 use crate::timestamp::Timestamp;
 
@@ -168,7 +168,7 @@ fn shown(
 
 /// The items before an update. Parts that the update does not name did not change. Stripe lists either all
 /// items, or only their changed parts in the same order.
-fn items_before(items: &[Item], previous: &Previous) -> Vec<Item> {
+fn items_before(items: &[Item], previous: &PreviousAttributes) -> Vec<Item> {
     let start = previous.period_start;
     let Some(before) = &previous.items else {
         let moved = |item: &Item| Item { period_start: start.or(item.period_start), ..item.clone() };

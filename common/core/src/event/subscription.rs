@@ -77,7 +77,7 @@ pub struct Subscription {
     /// Whether `test_clock` is set: its time is moved by the merchant, in test mode.
     pub on_test_clock: bool,
     /// The values before an update; `None` in other events and from the API.
-    pub previous: Option<Previous>,
+    pub previous: Option<PreviousAttributes>,
 }
 
 /// One item of a subscription.
@@ -100,7 +100,7 @@ pub struct Item {
 
 /// `data.previous_attributes` of an update: the values **before** it, only of the changed fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Previous {
+pub struct PreviousAttributes {
     /// The status before.
     pub status: Option<SubscriptionStatus>,
     /// The items before. In the old shape, `plan` and `quantity` of the only item.
@@ -165,7 +165,7 @@ impl Subscription {
             metadata: object.metadata("metadata"),
             created: object.time("created")?,
             on_test_clock: object.has("test_clock"),
-            previous: previous.map(Previous::from_fields).transpose()?,
+            previous: previous.map(PreviousAttributes::from_fields).transpose()?,
         })
     }
 
@@ -218,7 +218,7 @@ fn own_id(text: &str) -> ItemId {
     ItemId::new(text).expect("a short word is an id")
 }
 
-impl Previous {
+impl PreviousAttributes {
     fn from_fields(before: &Fields<'_>) -> Result<Self, ReadError> {
         let start = before.time("current_period_start")?;
         let end = before.time("current_period_end")?;
