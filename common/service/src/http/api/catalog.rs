@@ -71,9 +71,9 @@ impl Api {
         let digest = Sha256::digest(body.as_bytes());
         let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         let tag = format!("\"{hex}\"");
-        let at_stripe = request.headers().get("if-none-match").and_then(|value| value.to_str().ok());
-        let is_known = at_stripe.is_some_and(|at_stripe| {
-            at_stripe
+        let known = request.headers().get("if-none-match").and_then(|value| value.to_str().ok());
+        let is_known = known.is_some_and(|known| {
+            known
                 .split(',')
                 .map(|one| one.trim().trim_start_matches("W/"))
                 .any(|one| one == tag || one == "*")
