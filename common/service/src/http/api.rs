@@ -18,7 +18,7 @@
 //! | `POST /checkout-sessions` | creates a checkout session: see `api/checkout.rs` |
 //! | `GET /catalog` | no token: what is sold, with Stripe's amounts: see `api/catalog.rs` |
 //! | `GET /openapi.json` | no token: this API and the operator's as OpenAPI 3.1 |
-//! | `GET /portal/setup-status?session_id` | no token: the state of payment and setup: see `api/portal.rs` |
+//! | `GET /portal/setup-status?session_id` | no token: the state of payment and setup: see `api/setup_status.rs` |
 //! | `POST /portal/password-set` `{"user_id":"…"}` | stores that the user has a password |
 //! | `POST /portal/provisioning` `{"user_id":"…","state":"…"}` | stores how far the app has set a user up |
 //! | `GET /portal/status?session_id` | no token: the status page |
@@ -33,8 +33,8 @@ mod checkout;
 mod customer;
 mod holds;
 mod orders;
-mod portal;
 mod prices;
+mod setup_status;
 
 pub(crate) use self::orders::order_with_history;
 

@@ -14,8 +14,7 @@
 //! customer has named, or that the app asks for with its token. A request about any other id writes nothing.
 //! **Invariant:** one session is read from Stripe at most once in [`FIRST_PAUSE_SECONDS`], with growing
 //! pauses, no matter how many clients poll. **Invariant:** the deployment reads at most [`MAX_READS`]
-//! sessions in
-//! [`WINDOW_SECONDS`].
+//! sessions in [`WINDOW_SECONDS`].
 
 use lambda_http::http::StatusCode;
 use lambda_http::{Body, Request, RequestExt, Response};
