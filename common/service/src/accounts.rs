@@ -15,7 +15,7 @@ use tallyhook_core::ids::{EventId, SessionId, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
 
-use crate::catalogs::{Catalogs, DecidingCatalog};
+use crate::catalogs::{CatalogCache, DecidingCatalog};
 use crate::outbox::{AppView, JobMessage, Outbox};
 
 /// The maximum number of attempts of a change within one call, if other writers change the same account.
@@ -29,7 +29,7 @@ pub struct Accounts {
     /// What is sold.
     pub catalog: Arc<DecidingCatalog>,
     /// Reads the stored catalog.
-    pub catalogs: Catalogs,
+    pub catalogs: CatalogCache,
     /// Notifies the app.
     pub outbox: Outbox,
 }
@@ -103,7 +103,7 @@ impl AccountChange<'_> {
 impl Accounts {
     /// Starts with a catalog that is not stored.
     pub fn new(store: Store, catalog: Arc<DecidingCatalog>, outbox: Outbox) -> Self {
-        let catalogs = Catalogs::new(Arc::clone(&catalog));
+        let catalogs = CatalogCache::new(Arc::clone(&catalog));
         Self { store, catalog, catalogs, outbox }
     }
 

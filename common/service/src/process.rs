@@ -457,7 +457,7 @@ impl Processor {
         let due = self.accounts.catalogs.due();
         let items = self.read(&events, extra.iter().cloned().chain(due.clone())).await?;
         if due.is_some() {
-            self.accounts.catalogs.hold(&items);
+            self.accounts.catalogs.update(&items);
             if self.accounts.has_other_catalog() {
                 return Ok(None);
             }

@@ -37,7 +37,7 @@ use tracing::{info, warn};
 
 use crate::account_view::account_view;
 use crate::alerts::{Alert, Alerts};
-use crate::catalogs::Catalogs;
+use crate::catalogs::CatalogCache;
 use crate::config::ProvisionConfig;
 use crate::outbox::JobMessage;
 use tallyhook_aws::clock;
@@ -62,7 +62,7 @@ pub struct Provision {
     queue: Queue,
     alerts: Alerts,
     http: Http,
-    catalogs: Catalogs,
+    catalogs: CatalogCache,
     config: ProvisionConfig,
 }
 
@@ -94,7 +94,7 @@ impl Provision {
             alerts: Alerts::new(queue.clone(), config.notify_queue_url.clone()),
             queue,
             http: Http::allowing(config.allowed_addresses),
-            catalogs: Catalogs::new(Arc::clone(&config.catalog)),
+            catalogs: CatalogCache::new(Arc::clone(&config.catalog)),
             config,
         }
     }

@@ -4,7 +4,7 @@ use serde_json::Value;
 use tracing::info;
 
 use crate::alerts::{Alert, Alerts};
-use crate::catalogs::Catalogs;
+use crate::catalogs::CatalogCache;
 use crate::config::HealthConfig;
 use crate::health::HealthReader;
 use tallyhook_aws::clock;
@@ -20,7 +20,7 @@ use tallyhook_core::timestamp::Timestamp;
 pub struct HealthCheck {
     reader: HealthReader,
     store: Store,
-    catalogs: Catalogs,
+    catalogs: CatalogCache,
     is_live: bool,
     alerts: Alerts,
 }
@@ -41,7 +41,7 @@ impl HealthCheck {
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), config.notify_queue_url);
         let needs_catalog = config.catalog.is_absent();
-        let catalogs = Catalogs::new(config.catalog);
+        let catalogs = CatalogCache::new(config.catalog);
         let dead_letters = config.dead_letter_queue_url;
         let reader = HealthReader::new(store.clone(), queue, config.queues, dead_letters, needs_catalog);
         Self { reader, store, catalogs, is_live: config.is_live, alerts }
