@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lambda_http::Body;
 use serde_json::{Value, json};
-use tallyhook_service::catalogs::MAX_AGE;
+use tallyhook_service::catalog_cache::MAX_AGE;
 
 use crate::support::{ADMIN_TOKEN, EntryPoint, World, pack, read_answer, request, sample};
 

@@ -83,7 +83,7 @@ use std::time::Duration;
 
 use tallyhook_aws::env::{ConfigError, Env};
 
-use crate::catalogs::{DecidingCatalog, MAX_AGE};
+use crate::catalog_cache::{DecidingCatalog, MAX_AGE};
 use tallyhook_aws::http::AllowedAddresses;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::Family;

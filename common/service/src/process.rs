@@ -454,10 +454,10 @@ impl Processor {
         now: Timestamp,
     ) -> Result<Option<Vec<EventOutcome>>, StoreError> {
         let events: Vec<&Event> = jobs.iter().map(|job| &job.event).collect();
-        let due = self.accounts.catalogs.due();
+        let due = self.accounts.catalog_cache.due();
         let items = self.read(&events, extra.iter().cloned().chain(due.clone())).await?;
         if due.is_some() {
-            self.accounts.catalogs.update(&items);
+            self.accounts.catalog_cache.update(&items);
             if self.accounts.has_other_catalog() {
                 return Ok(None);
             }
@@ -470,7 +470,7 @@ impl Processor {
         }
         // Before an event is parked because the catalog lacks what was sold, read the newest catalog.
         if outcomes.iter().any(lacks_something_sold) {
-            self.accounts.catalogs.read_again(&self.accounts.store).await;
+            self.accounts.catalog_cache.read_again(&self.accounts.store).await;
             if self.accounts.has_other_catalog() {
                 return Ok(None);
             }

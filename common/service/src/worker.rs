@@ -188,8 +188,8 @@ impl Worker {
     /// Reads the stored catalog, which also opens the connection to DynamoDB, and while that waits for
     /// answers, prepares the compression of payloads. Called once, before the first batch.
     pub async fn prewarm(&self) {
-        let Accounts { store, catalogs, .. } = &self.processor.accounts;
-        tokio::join!(catalogs.prewarm(store), async { payload::prepare() });
+        let Accounts { store, catalog_cache, .. } = &self.processor.accounts;
+        tokio::join!(catalog_cache.prewarm(store), async { payload::prepare() });
     }
 
     /// Processes a batch and returns the records that failed.
@@ -287,7 +287,7 @@ impl Worker {
     /// to Stripe fails, its event fails too, and SQS redelivers it.
     async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
         let Some(stripe) = &self.stripe else { return self.processor.run(jobs, now).await };
-        let catalog = self.processor.accounts.catalogs.current();
+        let catalog = self.processor.accounts.catalog_cache.current();
         let completed = jobs.iter_mut().map(|job| ask::complete(stripe, &catalog, &self.prices, job));
         let completed = join_all(completed).await;
         if completed.iter().all(Result::is_ok) {

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{OutboxConfig, allowed_addresses, catalog, keep_payloads, known_queues, livemode, retry_delays};
-use crate::catalogs::DecidingCatalog;
+use crate::catalog_cache::DecidingCatalog;
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::http::AllowedAddresses;
 use tallyhook_aws::stripe::StripeConfig;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{OutboxConfig, allowed_addresses, catalog, keep_payloads, livemode, queues};
-use crate::catalogs::DecidingCatalog;
+use crate::catalog_cache::DecidingCatalog;
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::http::AllowedAddresses;
 use tallyhook_aws::stripe::StripeConfig;

@@ -8,7 +8,7 @@ use lambda_http::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::{Admin, TIME, bad, parameter, seconds, short};
-use crate::catalogs::DecidingCatalog;
+use crate::catalog_cache::DecidingCatalog;
 use crate::config::AdminToken;
 use crate::http::answer::{Problem, problem};
 use crate::resend::retry::Retrier;
@@ -184,7 +184,7 @@ impl Admin {
     async fn write_catalog(&self, next: &StoredCatalog) -> Result<(), Problem> {
         match self.store.commit(items::catalog(next).into()).await {
             Ok(()) => {
-                self.processor.accounts.catalogs.read_now(&self.store).await;
+                self.processor.accounts.catalog_cache.read_now(&self.store).await;
                 Ok(())
             }
             Err(StoreError::Cancelled(reasons))

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Api;
 use super::checkout::stripe_error;
-use crate::catalogs::MAX_AGE;
+use crate::catalog_cache::MAX_AGE;
 use crate::http::answer::{Problem, problem};
 use tallyhook_aws::stripe::{Object, Stripe, StripeError};
 use tallyhook_core::catalog::SoldAs;
