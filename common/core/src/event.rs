@@ -38,7 +38,7 @@ pub use self::{
     dispute::{Dispute, DisputeStatus},
     fields::{METADATA_KEYS, Metadata},
     head::{Head, read_head},
-    invoice::{BillingReason, Invoice, InvoiceStatus, Line},
+    invoice::{BillingReason, Invoice, InvoiceLine, InvoiceStatus},
     invoice_payment::InvoicePayment,
     kind::{EventType, Family, UnknownFamily},
     price::Price,

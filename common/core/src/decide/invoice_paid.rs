@@ -101,7 +101,7 @@ pub(super) fn read(
 
 /// Whether a snapshot that has not arrived may show the lookup key of a line's price.
 fn may_be_learnt(
-    line: &event::Line,
+    line: &event::InvoiceLine,
     subscription: &SubscriptionId,
     account: &Account,
     catalog: &Catalog,
@@ -263,7 +263,7 @@ impl Sold {
     fn add_product(
         &mut self,
         product: &Product,
-        line: &event::Line,
+        line: &event::InvoiceLine,
         subscription: Option<&SubscriptionId>,
         invoice: &Invoice,
         event: &Event,
@@ -293,7 +293,7 @@ impl Sold {
     #[allow(clippy::too_many_arguments, reason = "the parts of one line")]
     fn add(
         &mut self,
-        line: &event::Line,
+        line: &event::InvoiceLine,
         invoice: &Invoice,
         event: &Event,
         price: &PriceId,
