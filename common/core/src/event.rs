@@ -43,7 +43,7 @@ pub use self::{
     kind::{EventType, Family, UnknownFamily},
     price::Price,
     refund::{Refund, RefundStatus},
-    subscription::{Item, PreviousAttributes, PreviousItem, Subscription, SubscriptionStatus},
+    subscription::{PreviousAttributes, PreviousItem, Subscription, SubscriptionItem, SubscriptionStatus},
 };
 use crate::ids::{CustomerId, EventId, IdError, SessionId, SubscriptionId, UserId};
 use crate::timestamp::Timestamp;

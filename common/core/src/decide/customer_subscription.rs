@@ -19,7 +19,9 @@ use crate::account::snapshot::{Snapshot, SnapshotItem, Terms, digest, is_termina
 use crate::account::state::MAX_ITEMS;
 use crate::account::{Account, Fact};
 use crate::catalog::{Catalog, MAX_QUANTITY, Offer};
-use crate::event::{Event, EventType, Item, PreviousAttributes, Price, Subscription, SubscriptionStatus};
+use crate::event::{
+    Event, EventType, PreviousAttributes, Price, Subscription, SubscriptionItem, SubscriptionStatus,
+};
 use crate::ids::SubscriptionId;
 use crate::timestamp::Timestamp;
 
@@ -152,7 +154,7 @@ fn snapshot(
 /// The parts of a state by which an update is matched with its successor, as one text.
 fn shown(
     status: &SubscriptionStatus,
-    items: &[Item],
+    items: &[SubscriptionItem],
     cancel_at: Option<Timestamp>,
     at_period_end: bool,
 ) -> String {
@@ -168,10 +170,13 @@ fn shown(
 
 /// The items before an update. Parts that the update does not name did not change. Stripe lists either all
 /// items, or only their changed parts in the same order.
-fn items_before(items: &[Item], previous: &PreviousAttributes) -> Vec<Item> {
+fn items_before(items: &[SubscriptionItem], previous: &PreviousAttributes) -> Vec<SubscriptionItem> {
     let start = previous.period_start;
     let Some(before) = &previous.items else {
-        let moved = |item: &Item| Item { period_start: start.or(item.period_start), ..item.clone() };
+        let moved = |item: &SubscriptionItem| SubscriptionItem {
+            period_start: start.or(item.period_start),
+            ..item.clone()
+        };
         return items.iter().map(moved).collect();
     };
     let mut restored = Vec::new();
@@ -183,7 +188,7 @@ fn items_before(items: &[Item], previous: &PreviousAttributes) -> Vec<Item> {
             continue;
         };
         let Some(id) = item.id.clone().or_else(|| same.map(|same| same.id.clone())) else { continue };
-        restored.push(Item {
+        restored.push(SubscriptionItem {
             id,
             is_free: false,
             price,

@@ -47,7 +47,7 @@ pub struct Subscription {
     /// Its status. Required.
     pub status: SubscriptionStatus,
     /// Its items. Under flexible billing, their periods may differ.
-    pub items: Vec<Item>,
+    pub items: Vec<SubscriptionItem>,
     /// Whether Stripe has more items than the event, which holds only the first ten.
     pub items_has_more: bool,
     /// The planned end. A planned cancellation is this **or** `cancel_at_period_end`.
@@ -82,7 +82,7 @@ pub struct Subscription {
 
 /// One item of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
+pub struct SubscriptionItem {
     /// `si_…`. An item without an id gets `item-<n>`, and the item of an event without items (before 2018)
     /// `only`.
     pub id: ItemId,
@@ -180,18 +180,18 @@ impl Subscription {
         self.latest_item().and_then(|item| item.period_end)
     }
 
-    fn latest_item(&self) -> Option<&Item> {
+    fn latest_item(&self) -> Option<&SubscriptionItem> {
         self.items.iter().max_by_key(|item| (item.period_start, item.period_end))
     }
 }
 
 /// The items. For a subscription without a list of items (before 2018), its `plan` and `quantity` are the
 /// item.
-fn items(object: &Fields<'_>) -> Result<Vec<Item>, ReadError> {
+fn items(object: &Fields<'_>) -> Result<Vec<SubscriptionItem>, ReadError> {
     let start = object.time("current_period_start")?;
     let end = object.time("current_period_end")?;
-    let item = |item: &Fields<'_>, id: ItemId| -> Result<Item, ReadError> {
-        Ok(Item {
+    let item = |item: &Fields<'_>, id: ItemId| -> Result<SubscriptionItem, ReadError> {
+        Ok(SubscriptionItem {
             id,
             is_free: super::invoice::is_free(item)?,
             price: item.need("price", Price::from_fields(item)?)?,
