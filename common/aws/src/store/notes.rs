@@ -13,7 +13,7 @@ use tallyhook_core::setup_status::{ProvisioningState, SessionPayment};
 use tallyhook_core::timestamp::Timestamp;
 
 use super::items::{self, CreatedCustomer, Key, SessionRequest, Table};
-use super::log::Line;
+use super::log::LogRecord;
 use super::{Store, StoreError, failed};
 
 impl Store {
@@ -22,17 +22,17 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn claim_redrive(&self, line: &Line, now: Timestamp) -> Result<bool, StoreError> {
-        let redrives = line.redrives.saturating_add(1);
+    pub async fn claim_redrive(&self, record: &LogRecord, now: Timestamp) -> Result<bool, StoreError> {
+        let redrives = record.redrives.saturating_add(1);
         let due = now.plus_seconds(items::redrive_pause_seconds(redrives)).unix().saturating_mul(1000);
         let request = self
-            .update(&Key::Event(line.id.clone()))
+            .update(&Key::Event(record.id.clone()))
             .update_expression("SET redrives = :redrives, due = :due")
             .condition_expression("outcome = :outcome AND redrives = :before")
             .expression_attribute_values(":redrives", number(redrives))
-            .expression_attribute_values(":before", number(line.redrives))
+            .expression_attribute_values(":before", number(record.redrives))
             .expression_attribute_values(":due", number(due))
-            .expression_attribute_values(":outcome", text(&line.status));
+            .expression_attribute_values(":outcome", text(&record.status));
         send(request).await
     }
 

@@ -14,7 +14,7 @@ use crate::http::answer::{Problem, problem};
 use crate::resend::retry::Retrier;
 use tallyhook_aws::clock;
 use tallyhook_aws::store::items::{self, Key, MAX_CATALOG_BYTES, StoredCatalog};
-use tallyhook_aws::store::log::Line;
+use tallyhook_aws::store::log::LogRecord;
 use tallyhook_aws::store::{Reason, StoreError};
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::drift;
@@ -199,8 +199,13 @@ impl Admin {
 
     /// A worker reads the catalog again before it parks such an event, so each of them is decided by the new
     /// catalog.
-    async fn send_freed(&self, retrier: &Retrier, freed: &[Line], now: Timestamp) -> Result<(), Problem> {
-        retrier.send_lines(freed, now).await?;
+    async fn send_freed(
+        &self,
+        retrier: &Retrier,
+        freed: &[LogRecord],
+        now: Timestamp,
+    ) -> Result<(), Problem> {
+        retrier.send_records(freed, now).await?;
         Ok(())
     }
 
