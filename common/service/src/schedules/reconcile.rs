@@ -63,7 +63,7 @@ use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::queue::Queue;
 use tallyhook_aws::sdk;
 use tallyhook_aws::store::{Store, StoreError};
-use tallyhook_aws::stripe::{Cursor, EventFilter, Filter, MAX_TYPES, Page, Stripe, StripeError};
+use tallyhook_aws::stripe::{Cursor, EventFilter, Filter, ListPage, MAX_TYPES, Stripe, StripeError};
 use tallyhook_core::drift::{Class, Difference, Facts, Remedy};
 use tallyhook_core::event::EventType;
 use tallyhook_core::ids::{EventId, SubscriptionId, UserId};
@@ -455,7 +455,7 @@ impl ReconcileRun<'_> {
         Ok(())
     }
 
-    async fn fetch(&self, list: List, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+    async fn fetch(&self, list: List, filter: &Filter, cursor: &Cursor) -> Result<ListPage, StripeError> {
         match list {
             List::Events(chunk) => {
                 let (types, from, until) = (types(chunk), filter.from, filter.until);

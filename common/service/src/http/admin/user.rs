@@ -35,7 +35,7 @@ use tallyhook_aws::payload;
 use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::log::LogRecord;
-use tallyhook_aws::stripe::{Cursor, Filter, Object, Page, Stripe, StripeError};
+use tallyhook_aws::stripe::{Cursor, Filter, ListPage, Object, Stripe, StripeError};
 use tallyhook_core::account::explain::LoggedEvent;
 use tallyhook_core::account::holds::Hold;
 use tallyhook_core::account::{Account, Lot, State};
@@ -357,7 +357,7 @@ async fn read_customer(
 
 /// The objects of a list. Stripe refuses to list the objects of a missing customer; that counts as an empty
 /// list, because the customer itself is shown as missing.
-fn listed(page: Result<Page, StripeError>) -> Result<Vec<Object>, String> {
+fn listed(page: Result<ListPage, StripeError>) -> Result<Vec<Object>, String> {
     match page {
         Ok(page) => Ok(page.objects),
         Err(error) if error.is_missing() => Ok(Vec::new()),
