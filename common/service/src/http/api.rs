@@ -35,6 +35,7 @@ mod holds;
 mod orders;
 mod prices;
 mod setup_status;
+mod stripe_request;
 
 pub(crate) use self::orders::order_with_history;
 
