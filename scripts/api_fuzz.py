@@ -29,7 +29,7 @@ CONTENT = {"invalid_amount", "invalid_body", "invalid_check", "invalid_next", "i
 
 
 def explained(kind, method, path, status, error):
-    """The reason why a report is no fault, or None."""
+    """The reason why a report is not a fault, or None."""
     if kind == "RejectedPositiveData" and status == 400 and error in CONTENT:
         return f"valid in form, refused for its content: {error}"
     if kind == "RejectedPositiveData" and path == "/portal/status" and status == 400:

@@ -2,8 +2,8 @@
 """Runs the commands with which a person deploys, as they are written down, against MiniStack.
 
 The real SAM CLI and the real AWS CLI run the blocks of README.md, docs/deploy.md and docs/operating.md, and
-the steps of .github/workflows/deploy.yml, in bash, with Enter at every prompt and no region but the one that
-they name:
+the steps of .github/workflows/deploy.yml, in bash, with Enter at every prompt, and without any region except
+the one that they name:
 
 - a first deployment that fails, and "Start over"
 - the README's deployment from a release, whose archive a server on this machine has

@@ -34,7 +34,7 @@ RECEIVES = int(setting(r"maxReceiveCount: (\d+)"))
 WORKERS = int(setting(r"WorkerConcurrency:\s+Type: Number\s+Default: (\d+)"))
 RUN_SECONDS = 60 * int(setting(r"\$\{Prefix\}-retry.*?rate\((\d+) minutes\)"))
 
-# SQS hands out no more messages of a standard queue while this many are in flight: received, and neither
+# SQS returns no more messages of a standard queue while this many are in flight: received, and neither
 # deleted nor visible again.
 MAX_IN_FLIGHT = 120_000
 # Lambda starts with this many concurrent batches of a queue and adds this many a minute. An execution
@@ -97,7 +97,7 @@ def burst(rate, minutes, concurrency, batch_seconds):
 def outage(rate, minutes, able, retry_limit):
     """An outage of the table: the most events in flight, how many end as `failed`, and when the rest is done.
 
-    SQS hands out visible messages in no order, so old and new ones get their share.
+    SQS returns visible messages in no order, so old and new ones get their share.
     """
     waiting, returns = [0.0] * RECEIVES, {}  # by attempts made; by the second when they are visible
     in_flight, most, failed, second = 0.0, 0.0, 0.0, 0

@@ -11,8 +11,8 @@
     scripts/restore.py clean              deletes the restored tables
 
 `copy` makes a partition equal to the restored one: a newer ledger entry beside an older account would
-prevent its credits for ever. It first writes every item that it replaces or removes to replaced-….jsonl. The
-tables of the stack stay, with their indexes, protection and roles.
+prevent its credits from ever being granted again. It first writes every item that it replaces or removes to
+replaced-….jsonl. The tables of the stack stay, with their indexes, protection and roles.
 
 It needs boto3, which comes with the SAM CLI: run it with .check/sam/bin/python."""
 

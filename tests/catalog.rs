@@ -111,7 +111,7 @@ async fn without_a_stored_catalog_events_wait_for_one_and_health_says_so_first()
     for name in names {
         world.process(&sample(name, "user_1")).await;
     }
-    // A type that no rule reads is ignored as ever.
+    // A type that no rule reads is ignored, with or without a catalog.
     world.process(&sample("product.updated", "user_1")).await;
     let (_, health) = get(&world, "/admin/stripe/subscription-health").await;
     let first = &health["deductions"][0];

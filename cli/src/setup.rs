@@ -289,7 +289,7 @@ impl SecretParameter {
     }
 }
 
-/// The signing secrets in the value of a variable or parameter. A placeholder is none: anybody could sign
+/// The signing secrets in the value of a variable or parameter. A placeholder is not one: anybody could sign
 /// with a text from the documentation.
 pub(crate) fn secrets(value: &str) -> Vec<String> {
     let is_secret = |text: &&str| text.strip_prefix("whsec_").is_some_and(|rest| rest.len() >= 24);

@@ -69,7 +69,7 @@ enum Record {
     Unreadable(Box<Unreadable>),
 }
 
-/// A message that is parked because it is no event that this worker can process.
+/// A message that is parked because this worker cannot process it as an event.
 struct Unreadable {
     id: String,
     kind: String,
@@ -96,7 +96,7 @@ impl BatchSummary {
             Ok(EventOutcome::Ignored(Ignored::Livemode)) => "OtherMode",
             Ok(EventOutcome::Ignored(_)) => "Ignored",
             Ok(EventOutcome::Parked(_)) => "ParkedEvents",
-            // The event that links its customer usually follows within seconds, so this is no failure.
+            // The event that links its customer usually follows within seconds, so this does not count as a failure.
             Ok(EventOutcome::NotYet) => return,
             Err(_) => "FailedAttempts",
         };

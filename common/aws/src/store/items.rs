@@ -713,7 +713,7 @@ pub fn session_of_job(item: &Item) -> Option<SessionId> {
 ///  "currency":"usd","created_at":1767600000,"updated_at":1767600000,
 ///  "history":[{"at":1767600000,"step":"NEW"}],"due_day":"order","due_at":1767600000}
 /// ```
-/// `due_day` and `due_at` are the key of the index `by_due`, which thereby lists all orders by time.
+/// `due_day` and `due_at` are the key of the index `by_due`, which lists all orders by time.
 pub fn order(user: &UserId, order: &Order) -> Write {
     let key = Key::Order(user.clone(), order.session.clone());
     let mut item = new_item(&key);

@@ -24,7 +24,7 @@
 //! A lost event, a paid invoice, a finished session and a refund may lower it, as they would have on arrival.
 //! **Invariant:** an object that cannot be read or written is reported, and the run continues. **Invariant:**
 //! an answer of Stripe is dated by the start of its request, and a single object is read again before it is
-//! repaired, because a list may be older than a webhook that arrived meanwhile.
+//! repaired, because a webhook may have arrived after the list was read.
 //!
 //! A complete scheduled run stores the counts that `health` reads. A scheduled run sends alerts about
 //! webhooks that did not arrive, about what it found and did not repair, and about an error that stopped it

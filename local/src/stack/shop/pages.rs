@@ -167,7 +167,7 @@ fn look_around(shop: &Shared) -> Markup {
         (format!("cargo run -- logs --limit 5{flag}"), "the event log"),
         (
             format!("cargo run -- trigger reconcile{flag}"),
-            "compare all accounts with Stripe, as every 6 hours",
+            "compare all accounts with Stripe, as a deployment does every 6 hours",
         ),
         (format!("curl -H \"authorization: Bearer {app}\" {url}/users/{FIRST_USER}"), "what your app reads"),
     ];

@@ -83,7 +83,7 @@ pub struct RetryRequest {
 pub struct DismissRequest {
     /// Who makes the change, if the token does not say it.
     pub actor: Option<String>,
-    /// Why the event is none of our business.
+    /// Why the event does not concern this deployment.
     pub reason: String,
 }
 

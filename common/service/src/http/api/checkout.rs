@@ -351,7 +351,11 @@ fn several_packs<'a>(
     let bad = |code: &'static str, message: String| Err(problem(StatusCode::BAD_REQUEST, code, message));
     let others = [&body.plan, &body.pack, &body.product, &body.mode];
     if others.iter().any(|other| other.is_some()) || body.quantity.is_some() {
-        return bad("invalid_body", "packs stands alone, with a quantity in each entry".to_owned());
+        return bad(
+            "invalid_body",
+            "packs cannot be combined with other fields of the purchase; each entry has its own quantity"
+                .to_owned(),
+        );
     }
     if packs.is_empty() || packs.len() > MAX_PACKS {
         return bad("invalid_body", format!("packs has 1 to {MAX_PACKS} entries"));

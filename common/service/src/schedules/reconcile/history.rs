@@ -69,7 +69,7 @@ impl Window {
 }
 
 impl ReconcileRun<'_> {
-    /// Does one window. Returns whether there are more.
+    /// Processes one window. Returns whether there are more.
     pub(super) async fn history(&mut self, position: &mut RunPosition) -> Result<bool, String> {
         let first = position.started.plus_days(-self.options.days);
         let window = position.after.as_deref().and_then(Window::from_text);
@@ -102,7 +102,7 @@ impl ReconcileRun<'_> {
         Ok(true)
     }
 
-    /// Does the history of one user's customers, without lost events: Stripe's list of events has no filter
+    /// Processes the history of one user's customers, without lost events: Stripe's list of events has no filter
     /// by customer.
     pub(super) async fn history_of(&mut self, customers: &[CustomerId]) -> Result<(), String> {
         let mut entries = Vec::new();
@@ -220,7 +220,7 @@ impl ReconcileRun<'_> {
         Ok(true)
     }
 
-    /// The events that our log does not have. Younger ones than `grace_seconds` may still arrive and are
+    /// The events that our log does not have. Events younger than `grace_seconds` may still arrive and are
     /// skipped.
     async fn lost_events(&mut self, objects: Vec<Object>) -> Result<Vec<Evidence>, String> {
         let keys = objects.iter().filter_map(|object| Some(Key::Event(object.id()?.to_owned())));
