@@ -9,14 +9,12 @@ table.
 Delays, attempts, batch size and concurrency are read from template.yaml. Two limits of the code are options.
 AWS's behaviour is taken from its documentation and written below. The same seed gives the same tables."""
 
-import argparse
 import heapq
-import pathlib
 import random
 import re
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
+import shared
+from shared import ROOT
 
 TEMPLATE = (ROOT / "template.yaml").read_text(encoding="utf-8")
 
@@ -122,8 +120,7 @@ def outage(rate, minutes, able, retry_limit):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = shared.parser(__doc__)
     parser.add_argument("--read-ms", type=float, default=5, help="a consistent read (default: %(default)s)")
     parser.add_argument("--write-ms", type=float, default=10, help="a transaction (default: %(default)s)")
     parser.add_argument("--batch-ms", type=float, default=25,
@@ -140,10 +137,9 @@ def main():
     if not options.check:
         print("\n".join(lines))
         return
-    page = (ROOT / "docs" / "growing.md").read_text(encoding="utf-8").splitlines()
-    missing = [line for line in lines if line not in page]
+    missing = shared.lacks("docs/growing.md", lines)
     if missing:
-        raise SystemExit("\n".join(["docs/growing.md lacks these lines of scripts/growing.py:", *missing]))
+        raise SystemExit("\n".join(missing))
 
 
 def tables(options):
