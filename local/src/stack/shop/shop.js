@@ -82,8 +82,8 @@
       + (clock ? " The test clock shows " + day(clock) + "." : ""));
   };
 
-  const setups = { pay: "not paid", wait_payment: "waiting for the payment", wait_provisioning: "being set up",
-    set_password: "no password yet", go_to_dashboard: "done" };
+  const setups = { pay: "not paid", wait_payment: "waiting for the payment", set_password: "no password yet",
+    wait_provisioning: "being set up", go_to_dashboard: "done" };
   const show = (page) => {
     const account = page.account;
     by("account").hidden = by("acts").hidden = !account;
@@ -100,7 +100,8 @@
     const ofPlans = Object.values(subscriptions).reduce((sum, credits) => sum + credits, 0);
     const orders = account.orders.map((one) => one.mode + " " + one.tier + " " + one.status).join(", ");
     const products = account.products.map((one) => one.name + " " + one.status).join(", ");
-    say(by("buckets"), "From signing up " + number.format(signup) + ", plan " + number.format(ofPlans)
+    say(by("buckets"), "From signing up " + number.format(signup)
+      + ", plan " + number.format(ofPlans)
       + ", packs " + number.format(addon)
       + (orders ? ". Orders: " + orders : "") + (products ? ". Products: " + products : "") + ".");
     showMonth(page);
