@@ -1,4 +1,5 @@
-// The CPU of one signature check of stripe-node, best of many batches. Compare with `signature::verify` in ../../micro.
+// The CPU of one signature check of stripe-node, best of many batches. Compare with `signature::verify` in
+// ../../micro.
 import { readFileSync } from "node:fs";
 import Stripe from "stripe";
 

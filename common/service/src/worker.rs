@@ -96,7 +96,8 @@ impl BatchSummary {
             Ok(EventOutcome::Ignored(Ignored::Livemode)) => "OtherMode",
             Ok(EventOutcome::Ignored(_)) => "Ignored",
             Ok(EventOutcome::Parked(_)) => "ParkedEvents",
-            // The event that links its customer usually follows within seconds, so this does not count as a failure.
+            // The event that links its customer usually follows within seconds, so this does not count as a
+            // failure.
             Ok(EventOutcome::NotYet) => return,
             Err(_) => "FailedAttempts",
         };
