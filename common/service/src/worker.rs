@@ -477,7 +477,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_that_waits_for_its_customers_link_is_no_failed_attempt() {
+    fn an_event_that_waits_for_its_customers_link_is_not_a_failed_attempt() {
         let mut summary = BatchSummary::default();
         let ignored = |why: Ignored| Ok(EventOutcome::Ignored(why));
         for outcome in [Ok(EventOutcome::NotYet), Ok(EventOutcome::Duplicate), ignored(Ignored::Type)] {
