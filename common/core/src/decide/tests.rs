@@ -5,6 +5,7 @@
 //! patch changes single fields.
 
 mod access;
+mod bounds;
 mod changes;
 mod edits;
 mod imports;
