@@ -7,6 +7,7 @@
 mod access;
 mod bounds;
 mod changes;
+mod edges;
 mod edits;
 mod imports;
 mod items;

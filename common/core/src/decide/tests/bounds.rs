@@ -1,7 +1,7 @@
 //! What an item keeps although its record is bounded.
 
-use super::shapes::{T, bill, check_life, end, flagged, item, line, month, shows};
 use super::Run;
+use super::shapes::{T, bill, check_life, end, flagged, item, line, month, shows};
 
 #[test]
 fn a_paid_period_stays_open_however_many_periods_pass_without_an_invoice() {
