@@ -58,8 +58,7 @@ class User:
                 for line in group:
                     if not line.plan or line.amount < 0:
                         continue
-                    early = line.start > invoice.created
-                    opens_at = max(invoice.created, line.start - 3600) if early else line.start
+                    opens_at = min(line.start, max(invoice.created, line.start - 3600))
                     opening = Opening(item, invoice.sub, line.start, line.end, line.plan, line.quantity,
                                       invoice, negative, positive, opens_at)
                     first = invoice.reason == "subscription_create"
@@ -332,7 +331,8 @@ class User:
         created = self.world.created.get(self.name)
         if created is None:
             return []
-        until, free, k = self.end(created, self.policy["signup_expires_days"]), self.policy["free_credits"], 1
+        days, free, k = self.policy["signup_expires_days"], self.policy["free_credits"], 1
+        until = created + days * DAY if days else NEVER
         lot = self.lot(("signup",), "signup", self.policy["signup_credits"], created, until, free=True)
         while free and (start := add_months(created, k)) <= self.now:
             if not self.plans_at(start):
@@ -340,10 +340,6 @@ class User:
             k += 1
         over = any(o.start >= lot.since for o in self.plan_openings())
         return [lot._replace(left=0) if over else lot]
-
-    @staticmethod
-    def end(since, days):
-        return since + days * DAY if days else NEVER
 
     def purchase_lots(self):
         lots, sold = [], set()
@@ -380,23 +376,23 @@ class User:
             document.created < o.start and o.invoice.heard >= document.heard and o.invoice.id != document.id
             and self.catalog.plans[o.plan].get("per") != "seat" for o in self.plan_openings())
         left = 0 if reset else max(0, granted - spent)
-        until = self.end(document.created, days)
+        until = document.created + days * DAY if days else NEVER
         return Lot(("pack", document.id), bucket, granted, left, document.created, until, False,
                    bucket == "lifetime")
 
     # Access.
 
     def tier(self):
-        ranks = [self.catalog.rank(plan) for plan in self.plans_at(self.now)]
-        ranks.append(self.catalog.tiers[self.policy["default_tier"]])
+        default = self.catalog.tiers[self.policy["default_tier"]]
+        ranks = [default, *map(self.catalog.rank, self.plans_at(self.now))]
         return next(name for name, rank in self.catalog.tiers.items() if rank == max(ranks))
 
     def plans_at(self, at):
         plans = [self.item_access(item, sub, at) for item, sub in self.all_items().items()]
         for session in self.facts.sessions.values():
-            if self.facts.owner(session.id) == self.name and session.created <= at:
-                if not (session.total and self.back(session, at) >= session.total):
-                    plans.append(session.plan)
+            refunded = session.total and self.back(session, at) >= session.total
+            if self.facts.owner(session.id) == self.name and session.created <= at and not refunded:
+                plans.append(session.plan)
         plans += [plan for plan, start, end in self.world.complimentary[self.name] if start <= at < end]
         return [plan for plan in plans if plan in self.catalog.plans]
 
