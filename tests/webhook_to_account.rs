@@ -400,7 +400,7 @@ async fn an_event_of_the_other_mode_is_ignored() {
 }
 
 #[tokio::test]
-async fn the_same_event_id_with_another_content_is_parked_and_the_first_one_stands() {
+async fn the_same_event_id_with_another_content_is_parked_and_the_first_one_stays() {
     let world = World::new().await;
     world.process(&pack("same", "user_1", 1)).await;
     let mut other = pack("same", "user_1", 1);

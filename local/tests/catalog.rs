@@ -359,7 +359,7 @@ async fn push_to_stripe_creates_what_is_missing_once_and_pull_reads_it_back() {
 }
 
 #[tokio::test]
-async fn a_new_amount_is_a_new_price_that_takes_the_lookup_key_and_the_file_keeps_the_old_one() {
+async fn a_new_amount_is_a_new_price_with_the_lookup_key_and_the_file_keeps_the_old_one() {
     let account = Account::new().await;
     let file = File::new("amount.toml", CATALOG);
     assert_eq!(account.push(&file, &["--apply"]).await.0, Some(0));

@@ -66,8 +66,9 @@ pub struct QueueCount {
 pub struct Deduction {
     /// Number of points.
     pub points: u8,
-    /// Its name: `no_catalog`, `failed`, `parked`, `missing`, `orphaned`, `plans_without_invoice`, `not_reconciled`,
-    /// `dead_letters`, `not_counted`, `old_message`, `backlog`, `signatures`, `success_rate`.
+    /// Its name: `no_catalog`, `failed`, `parked`, `missing`, `orphaned`, `plans_without_invoice`,
+    /// `not_reconciled`, `dead_letters`, `not_counted`, `old_message`, `backlog`, `signatures`,
+    /// `success_rate`.
     pub code: String,
     /// The reason in words, with the count.
     pub reason: String,

@@ -133,7 +133,8 @@ impl CatalogCache {
         }
     }
 
-    /// Reads the catalog if it is time, and returns it. Without an answer, the one that is cached stays in use.
+    /// Reads the catalog if it is time, and returns it. Without an answer, the one that is cached stays in
+    /// use.
     pub async fn fresh(&self, store: &Store) -> Arc<DecidingCatalog> {
         if self.due().is_some() {
             self.read_now(store).await;

@@ -96,7 +96,8 @@ impl BatchSummary {
             Ok(EventOutcome::Ignored(Ignored::Livemode)) => "OtherMode",
             Ok(EventOutcome::Ignored(_)) => "Ignored",
             Ok(EventOutcome::Parked(_)) => "ParkedEvents",
-            // The event that links its customer usually follows within seconds, so this does not count as a failure.
+            // The event that links its customer usually follows within seconds, so this does not count as a
+            // failure.
             Ok(EventOutcome::NotYet) => return,
             Err(_) => "FailedAttempts",
         };
@@ -476,7 +477,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_that_waits_for_its_customers_link_is_no_failed_attempt() {
+    fn an_event_that_waits_for_its_customers_link_is_not_a_failed_attempt() {
         let mut summary = BatchSummary::default();
         let ignored = |why: Ignored| Ok(EventOutcome::Ignored(why));
         for outcome in [Ok(EventOutcome::NotYet), Ok(EventOutcome::Duplicate), ignored(Ignored::Type)] {

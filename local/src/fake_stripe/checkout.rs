@@ -63,7 +63,8 @@ pub struct FiredEvent {
 
 impl FakeStripe {
     /// Adds every price of a catalog, in US dollars: plans with `refill = "month"` are yearly, other plans
-    /// are monthly, everything else is paid once. The amounts are made up. A price that exists stays as it is.
+    /// are monthly, everything else is paid once. The amounts are made up. A price that exists stays as it
+    /// is.
     pub fn sell(&self, catalog: &Catalog) {
         for plan in &catalog.plans {
             let amount = if plan.per == Per::Seat { 1_000 } else { 2_000 * i64::from(plan.rank.max(1)) };

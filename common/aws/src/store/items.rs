@@ -102,7 +102,6 @@ pub use self::sweep::{SweepPlace, read_sweep, sweep, sweep_key};
 use super::{Condition, StoreError, Write};
 use tallyhook_core::account::{Account, State};
 use tallyhook_core::catalog::{Catalog, FeatureValue};
-use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::StoredOwner;
 use tallyhook_core::decide::{Order, OrderPayment, PaymentRef};
 use tallyhook_core::ids::{CustomerId, EventId, InvoiceId, SessionId, SubscriptionId, UserId};
@@ -1267,11 +1266,6 @@ pub fn order_history(item: &Item) -> Vec<(Timestamp, String)> {
         Some((Timestamp::from_unix(read_number(step, "at")?), read_text(step, "step")?))
     };
     steps.iter().filter_map(read).collect()
-}
-
-/// The attribute `credits` of an item.
-pub fn read_credits(item: &Item) -> Option<Credits> {
-    item.get("credits")?.as_n().ok()?.parse().ok().map(Credits::new)
 }
 
 #[cfg(test)]

@@ -133,12 +133,6 @@ impl State {
         self.subscriptions.keys().filter(is_unpaid).collect()
     }
 
-    /// Whether any subscription gives access at a moment.
-    pub fn has_access(&self, catalog: &Catalog, now: Timestamp) -> bool {
-        let now = self.time(now);
-        self.given(catalog, now).iter().any(|given| given.until.is_none_or(|until| until > now))
-    }
-
     /// The tier at `now`: the highest-ranked plan of all that give access, else the default tier.
     pub fn access(&self, catalog: &Catalog, now: Timestamp) -> Access {
         let now = self.time(now);

@@ -98,7 +98,7 @@ fn a_purchase_is_one_after_its_price_has_moved_from_a_pack_to_a_plan() {
 }
 
 #[test]
-fn a_repeated_document_is_no_conflict_after_an_edit() {
+fn a_repeated_document_is_not_a_conflict_after_an_edit() {
     let edits = [
         ("credits", vec![pack_becomes("credits = 7\nprices = [\"price_p1000\"]")]),
         ("expiry", vec![pack_becomes("credits = 1000\nexpires_days = 3\nprices = [\"price_p1000\"]")]),
@@ -127,7 +127,7 @@ fn a_document_with_another_quantity_is_a_conflict_after_an_edit() {
 }
 
 #[test]
-fn the_same_price_is_no_plan_change_after_its_plan_is_renamed() {
+fn the_same_price_is_not_a_plan_change_after_its_plan_is_renamed() {
     let rename = || Step::Edit("name = \"pro\"", "name = \"gold\"");
     let again = || vec![shows(T + 2 * DAY, "active", &[pro(T)])];
     check_life("renamed", &[opened(), vec![rename()], again()].concat(), "pro 4000 | si_1=4000");
