@@ -275,7 +275,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Stores a payment. Once its document is known, the events that wait for it are freed.
+    /// Stores a payment. A link to its document frees the events that wait for it. An event that starts to
+    /// wait (`waits`) frees none: the document itself has not arrived yet.
     fn payment(
         &mut self,
         payment: &str,
@@ -290,7 +291,7 @@ impl Plan {
         };
         let mut waiting = self.payments.get(payment).map_or(loaded.waiting, |known| known.waiting.clone());
         waiting.extend(waits.map(str::to_owned));
-        if record.document.is_some() {
+        if waits.is_none() && record.document.is_some() {
             self.freed.append(&mut waiting);
         }
         let known = KnownPayment { record, waiting, revision: loaded.revision };
