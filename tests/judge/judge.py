@@ -16,7 +16,7 @@ from facts import DAY, TERMINAL, Catalog, Facts
 
 NEVER = 10**12
 Opening = collections.namedtuple(
-    "Opening", "item sub start end plan quantity invoice credits positive opens_at"
+    "Opening", "item sub start end plan quantity invoice credits positive opens_at shown"
 )
 Segment = collections.namedtuple("Segment", "opening k due end")  # a paid period, or a month of one
 Lot = collections.namedtuple("Lot", "key bucket granted left since until free plan")
@@ -76,6 +76,7 @@ class User:
                         negative,
                         positive,
                         opens_at,
+                        line.start,
                     )
                     if line.amount == 0 and not line.flagged:
                         if self.zero_line_opens(item, line, invoice):
@@ -86,12 +87,19 @@ class User:
                         self.openings[item].append(opening)
                     else:
                         flagged.append((opening, line.amount))
-        for opening, amount in flagged:
+        for opening, amount in sorted(flagged, key=lambda f: f[0].start):
             item, sub = opening.item, opening.sub
             others = [o for o in self.openings[item] if o.start == opening.start]
             starts = [s.items[item].start for s in self.facts.snapshots.get(sub, []) if item in s.items]
             if amount > 0 and opening.start in starts and not others:
                 self.openings[item].append(opening)
+                continue
+            # An item that is added within the subscription's period has that period's start in snapshots. Its
+            # first line is prorated, and its invoice credits nothing of it.
+            earlier = [start for start in starts if start < opening.start]
+            first = all(o.start > opening.start for o in self.openings[item])
+            if amount > 0 and not opening.credits and earlier and first:
+                self.openings[item].append(opening._replace(shown=max(earlier)))
             else:
                 self.charges[item].append(opening)
         for item, openings in self.openings.items():
@@ -135,7 +143,7 @@ class User:
                 and item.plan
                 and s.status in ("active", "trialing")
                 and after < s.created < until
-                and (item.start == opening.start or trial)
+                and (item.start in (opening.start, opening.shown) or trial)
             ):
                 yield s.created, item.plan, item.quantity
 
