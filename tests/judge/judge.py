@@ -11,7 +11,7 @@ from facts import DAY, TERMINAL, Facts
 
 NEVER = 10**12
 Opening = collections.namedtuple(
-    "Opening", "item sub start end plan quantity invoice credits positive opens_at")
+    "Opening", "item sub start end plan quantity invoice credits positive opens_at shown")
 Segment = collections.namedtuple("Segment", "opening k due end")  # a paid period, or a month of one
 Lot = collections.namedtuple("Lot", "key bucket granted left since until free plan")
 
@@ -60,7 +60,7 @@ class User:
                         continue
                     opens_at = min(line.start, max(invoice.created, line.start - 3600))
                     opening = Opening(item, invoice.sub, line.start, line.end, line.plan, line.quantity,
-                                      invoice, negative, positive, opens_at)
+                                      invoice, negative, positive, opens_at, line.start)
                     first = invoice.reason == "subscription_create"
                     if line.flagged and not (first and line.amount > 0):
                         flagged.append((opening, line.amount))
@@ -68,11 +68,16 @@ class User:
                         self.openings[item].append(opening)
                     elif first:
                         self.trial_lines[item] = opening
-        for opening, amount in flagged:
-            others = [o for o in self.openings[opening.item] if o.start == opening.start]
-            starts = [i.start for _, i in self.shown_as(opening.item, opening.sub)]
-            opens = amount > 0 and opening.start in starts and not others
-            (self.openings if opens else self.charges)[opening.item].append(opening)
+        for opening, amount in sorted(flagged, key=lambda f: f[0].start):
+            openings, known = self.openings[opening.item], self.shown_as(opening.item, opening.sub)
+            shown = max((i.start for _, i in known if i.start <= opening.start), default=None)
+            first = all(o.start > opening.start for o in openings)
+            opens = shown == opening.start and all(o.start != opening.start for o in openings)
+            # Snapshots show an added item with the start of the others; its first line is prorated.
+            if amount > 0 and (opens or shown is not None and first and not opening.credits):
+                openings.append(opening._replace(shown=shown))
+            else:
+                self.charges[opening.item].append(opening)
         for openings in self.openings.values():
             openings.sort(key=lambda o: (o.start, -o.invoice.created))
             openings[:] = [o for o in openings if o.opens_at <= self.now]
@@ -107,7 +112,7 @@ class User:
             # A trial on a paid item moves the item's period.
             trial = s.status == "trialing" and opening.start < item.start and s.created < opening.end
             counts = item.plan and s.status in ("active", "trialing") and after < s.created < until
-            if counts and (item.start == opening.start or trial):
+            if counts and (item.start in (opening.start, opening.shown) or trial):
                 yield s.created, item.plan, item.quantity
 
     def blocked(self, opening, at):

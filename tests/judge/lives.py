@@ -950,13 +950,17 @@ class Life:
         elif len(sub.items) == 1:
             price, quantity = self.rnd.choice([("price_team", 3), ("price_team_year", 2), ("price_basic", 1)])
             item = sub.add_item(self, price, quantity)
-            i = sub.items[item]
+            i, amount, start = sub.items[item], AMOUNTS[price] * quantity, self.t
+            only = next(iter(sub.items.values()))
+            same_interval = interval(price) == interval(only["price"])
+            classic = sub.status == "active" and same_interval and self.rnd.random() < 0.6
+            if classic:
+                # In the classic billing mode the item has the period of the others, and its line is prorated.
+                i.update({name: only[name] for name in ("start", "end", "anchor", "months")})
+                amount = max(1, amount * (i["end"] - start) // (i["end"] - i["start"]))
             self.show(sub, previous={"items": {"data": []}})
-            self.invoice(
-                sub,
-                "subscription_update",
-                [self.line(sub, item, price, quantity, AMOUNTS[price] * quantity, i["start"], i["end"])],
-            )
+            line = self.line(sub, item, price, quantity, amount, start, i["end"], flagged=classic)
+            self.invoice(sub, "subscription_update", [line])
 
     # What the app and the operator do.
 

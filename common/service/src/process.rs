@@ -27,8 +27,8 @@ use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::{Links, StoredOwner, owner};
 use tallyhook_core::decide::{
-    Applied, Effect, Ignored, Outcome, Parked, Payments, decide, foreign, invoice_of_reversal, is_reversal,
-    joined_payment, ledger_keys, of_another_account, payment_refs,
+    Applied, Effect, Ignored, Outcome, Parked, Payments, add_reversals, decide, foreign, invoice_of_reversal,
+    is_reversal, joined_payment, ledger_keys, of_another_account, payment_refs,
 };
 use tallyhook_core::drift;
 use tallyhook_core::event::{CheckoutSession, Event, EventType, InvoicePayment, Object};
@@ -92,6 +92,9 @@ pub struct Repair {
     pub note: String,
     /// What the event is. The cause of its ledger entries is `by`, except for a lost event.
     pub kind: RepairKind,
+    /// The refunds and disputes of the payments of a document. They are applied in the transaction that
+    /// grants it.
+    pub reversals: Vec<Event>,
 }
 
 /// What the event of a repair is.
@@ -272,7 +275,8 @@ impl BatchPlan {
         Ok(())
     }
 
-    /// Stores a payment. Once its document is known, the events that wait for it are freed.
+    /// Stores a payment. A link to its document frees the events that wait for it. An event that starts to
+    /// wait (`waits`) frees none: the document itself has not arrived yet.
     fn payment(
         &mut self,
         payment: &str,
@@ -287,7 +291,7 @@ impl BatchPlan {
         };
         let mut waiting = self.payments.get(payment).map_or(loaded.waiting, |known| known.waiting.clone());
         waiting.extend(waits.map(str::to_owned));
-        if record.document.is_some() {
+        if waits.is_none() && record.document.is_some() {
             self.freed.append(&mut waiting);
         }
         let known = KnownPayment { record, waiting, revision: loaded.revision };
@@ -738,7 +742,10 @@ impl Processor {
                 return Ok(Outcome::Park(Parked::OwnerConflict(other, owner.user.clone())));
             }
         }
-        let payments = plan.payments_of(&job.event, items)?;
+        let mut payments = plan.payments_of(&job.event, items)?;
+        if let Some(repair) = &job.repair {
+            add_reversals(&mut payments, &job.event, &repair.reversals);
+        }
         let account = self.account(plan, &owner.user, items, now)?.account();
         Ok(match &job.repair {
             Some(repair) if repair.kind == RepairKind::State => {
