@@ -87,6 +87,7 @@ mod golden;
 mod holds;
 mod imports;
 mod invariants;
+mod learnt_prices;
 mod log_lines;
 mod missed_webhooks;
 mod model;

@@ -96,7 +96,7 @@ pub(super) fn worth(
     account: &Account,
     catalog: &Catalog,
 ) -> Result<Worth, Parked> {
-    let by_id = matches!(catalog.offer(price.id.as_str(), None, None), Ok(Some(_)));
+    let by_id = catalog.names_price(price.id.as_str());
     let terms = match offer(price, catalog)? {
         Some(Offer::Plan(plan)) => Some(Terms::of(plan)),
         Some(Offer::Product(product)) => Some(Terms::of_product(product)),
