@@ -1257,7 +1257,12 @@ mod tests {
             ("prices = [\"price_a\"]", "prices = []", 10, "\"pro\" is sold by nothing"),
             ("prices = [\"price_a\"]\n", "", 7, "\"pro\" is sold by nothing"),
             ("credits = 5000\n", "credits = 5000\nformerly = [\"a\", \"a\"]\n", 10, "\"a\" is already used"),
-            ("credits = 5000\n", "credits = 5000\nformerly = [\"pro\"]\n", 10, "\"pro\" is the name of a plan"),
+            (
+                "credits = 5000\n",
+                "credits = 5000\nformerly = [\"pro\"]\n",
+                10,
+                "\"pro\" is the name of a plan",
+            ),
             ("credits = 5000\n", "credits = 5000\nformerly = [\"a b\"]\n", 10, "must be 1 to 64"),
             (
                 "credits = 10\n",

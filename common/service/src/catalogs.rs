@@ -11,8 +11,8 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use crate::accounts::pause;
+use futures_util::FutureExt;
 use tallyhook_aws::sdk::PREWARM_TIMEOUT;
 use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::{Store, StoreError};
@@ -88,7 +88,10 @@ impl Catalogs {
     /// Starts with a catalog that is not stored. The first read replaces it if one is stored.
     pub fn new(catalog: Arc<DecidingCatalog>) -> Self {
         let max_age = catalog.max_age;
-        Self { held: Arc::new(Mutex::new(Held { catalog, read_at: None, stored_prices: HashSet::new() })), max_age }
+        Self {
+            held: Arc::new(Mutex::new(Held { catalog, read_at: None, stored_prices: HashSet::new() })),
+            max_age,
+        }
     }
 
     /// The catalog that was read last.

@@ -121,8 +121,7 @@ pub(super) type Kinds = BTreeMap<String, FeatureKind>;
 impl Catalog {
     /// A product by its name, else by a name that it had before.
     pub fn product(&self, name: &str) -> Option<&Product> {
-        let formerly =
-            || self.products.iter().find(|product| product.formerly.iter().any(|one| one == name));
+        let formerly = || self.products.iter().find(|product| product.formerly.iter().any(|one| one == name));
         self.products.iter().find(|product| product.name == name).or_else(formerly)
     }
 
@@ -135,9 +134,7 @@ impl Catalog {
         let plans: Vec<_> = self
             .plans
             .iter()
-            .map(|plan| {
-                (&plan.name, &plan.formerly, &plan.tier, plan.rank, &plan.features, &plan.per_seat)
-            })
+            .map(|plan| (&plan.name, &plan.formerly, &plan.tier, plan.rank, &plan.features, &plan.per_seat))
             .collect();
         let all = (
             &self.tiers,

@@ -356,6 +356,10 @@ fn entries(catalog: &Catalog) -> BTreeMap<String, Value> {
     for part in ["tiers", "policy", "features", "default_features", "checkout"] {
         entries.insert(part.to_owned(), all[part].clone());
     }
+    // It is computed from the plans.
+    if let Some(policy) = entries.get_mut("policy").and_then(Value::as_object_mut) {
+        policy.remove("carried_periods");
+    }
     entries.insert("catalog".to_owned(), json!({"ignore": all["ignore"]}));
     entries
 }
