@@ -1,10 +1,10 @@
 //! Prices that the catalog names by their lookup keys: each price id is learnt once, for all functions.
 //!
 //! Shapes: an item of a subscription holds the price object with its `lookup_key`
-//! (<https://docs.stripe.com/api/prices/object>). Since 2025-03-31.basil the line of an invoice holds only the
-//! price's id and its product
-//! (<https://docs.stripe.com/changelog/basil/2025-03-31/invoice-pricing-configurations>). Stripe moves a lookup
-//! key to another price with `transfer_lookup_key`, and then shows null for the old one.
+//! (<https://docs.stripe.com/api/prices/object>). Since 2025-03-31.basil the line of an invoice holds only
+//! the price's id and its product
+//! (<https://docs.stripe.com/changelog/basil/2025-03-31/invoice-pricing-configurations>). Stripe moves a
+//! lookup key to another price with `transfer_lookup_key`, and then shows null for the old one.
 
 use local::fake_stripe::FakeStripe;
 use serde_json::{Value, json};

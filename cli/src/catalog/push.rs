@@ -88,8 +88,8 @@ impl Push {
         let (status, answer) = api.put_text(&format!("/admin/catalog{query}"), file, &headers).await?;
         if status == StatusCode::PRECONDITION_FAILED {
             anyhow::bail!(
-                "the catalog of the deployment has changed meanwhile (digest_mismatch): nothing was changed. Look at \
-                 `tallyhook catalog history` and `catalog diff`, then push again"
+                "the catalog of the deployment has changed meanwhile (digest_mismatch): nothing was changed. \
+                 Look at `tallyhook catalog history` and `catalog diff`, then push again"
             );
         }
         api.require_ok(status, answer)
@@ -106,8 +106,8 @@ impl Push {
         let removed = &answer["accounts_on_removed_prices"];
         if removed["count"].as_u64().is_some_and(|count| count > 0) {
             print_line(format_args!(
-                "warning  {}{} live on a price that is removed: {}. Their renewals grant what the price was worth, and \
-                 new subscriptions on it are parked",
+                "warning  {}{} live on a price that is removed: {}. Their renewals grant what the price was \
+                 worth, and new subscriptions on it are parked",
                 if removed["at_least"] == true { "at least " } else { "" },
                 counted(&removed["count"], "account"),
                 named(&removed["users"])

@@ -1,8 +1,9 @@
 //! `import --write-metadata`: writes the user id of each row into the metadata of its customer and of the
 //! customer's live subscriptions at Stripe. Every later event of a subscription then names its user.
 //!
-//! What Stripe has already is not written again, so a run that is repeated writes only what is missing. Stripe
-//! sends a `customer.subscription.updated` for each subscription that is written; it changes no account.
+//! What Stripe has already is not written again, so a run that is repeated writes only what is missing.
+//! Stripe sends a `customer.subscription.updated` for each subscription that is written; it changes no
+//! account.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Price ids that were learnt: the catalog names their lookup key or their Stripe product, and an event or
 //! Stripe has shown both.
 //!
-//! An invoice's line since 2025-03-31.basil shows a price's id and product, and no lookup key. What is kept of
-//! a plan in an account is the price's id. With the learnt ids, the catalog finds the entry by the id alone.
+//! An invoice's line since 2025-03-31.basil shows a price's id and product, and no lookup key. An account keeps
+//! the price's id. With the learnt ids, the catalog finds the entry by the id alone.
 
 use std::collections::BTreeMap;
 
