@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tallyhook_aws::store::Store;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_core::catalog::{LearntPrice, MAX_LEARNT_PRICES};
+use tallyhook_core::event::Family;
 use tallyhook_core::timestamp::Timestamp;
 
 use crate::catalog::put;
@@ -66,9 +67,8 @@ async fn learnt(world: &World) -> Vec<LearntPrice> {
     items::read_learnt_prices(found.get(&Key::LearntPrices)).unwrap().0
 }
 
-async fn tier_and_credits(world: &World, user: &str) -> (String, i64) {
-    let account = world.account(user).await;
-    (account["tier"].as_str().unwrap().to_owned(), account["credits"].as_i64().unwrap())
+async fn credits(world: &World, user: &str) -> i64 {
+    world.account(user).await["credits"].as_i64().unwrap()
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_price_that_a_subscription_showed_grants_another_users_invoice_without
         ("price_pro_test", Some("pro_monthly"), Some("prod_TallyHookPro"))
     );
     world.process(&paid("user_2")).await;
-    assert_eq!(tier_and_credits(&world, "user_2").await, ("pro".to_owned(), 5000));
+    assert_eq!(credits(&world, "user_2").await, 5000);
     assert_eq!(fake.requests(), Vec::<String>::new());
 
     // A known id costs no further call.
@@ -104,8 +104,9 @@ async fn a_price_that_was_read_from_stripe_is_read_once_for_all_instances() {
     let mut world = deployment(&[("STRIPE_SECRET_KEY", KEY), ("STRIPE_API_BASE", &base)]).await;
     for user in ["user_1", "user_2", "user_3"] {
         world.sign_up(user).await;
+        world.worker(Family::InvoicePaid).prewarm().await;
         world.process(&paid(user)).await;
-        assert_eq!(tier_and_credits(&world, user).await, ("pro".to_owned(), 5000), "{user}");
+        assert_eq!(credits(&world, user).await, 5000, "{user}");
         world = world.redeploy(&[]);
     }
     assert_eq!(fake.requests(), ["GET /v1/prices/price_pro_test"]);
@@ -117,6 +118,7 @@ async fn an_invoice_that_is_parked_for_a_price_is_sent_again_when_the_price_is_l
     world.sign_up("user_1").await;
     world.sign_up("user_2").await;
     world.process(&paid("user_2")).await;
+    world.settle().await;
     let parked = world.event("evt_invoice_paid_user_2").await.unwrap();
     assert_eq!((parked["outcome"].as_str(), parked["reason"].as_str()), ("parked", "unknown_price"));
     // A run that cannot help makes the event rest for half an hour.
@@ -125,7 +127,7 @@ async fn an_invoice_that_is_parked_for_a_price_is_sent_again_when_the_price_is_l
     world.process(&subscribed("user_1", Some("pro_monthly"))).await;
     assert_eq!(world.retry_in(60).await.sent, 1);
     world.drain().await;
-    assert_eq!(tier_and_credits(&world, "user_2").await, ("pro".to_owned(), 5000));
+    assert_eq!(credits(&world, "user_2").await, 5000);
 }
 
 #[tokio::test]
@@ -144,11 +146,12 @@ async fn a_plan_that_is_renamed_keeps_its_tier_and_a_push_keeps_what_was_learnt(
     let renamed = CATALOG.replace("name = \"pro\"", "name = \"plus\"");
     let (status, pushed) = put(&world, "?apply=true&reason=name", current["digest"].as_str(), &renamed).await;
     assert_eq!((status, &pushed["applied"]), (200, &json!(true)), "{pushed:#}");
-    assert_eq!(tier_and_credits(&world, "user_1").await, ("pro".to_owned(), 5000));
+    let account = world.account("user_1").await;
+    assert_eq!((&account["tier"], &account["credits"]), (&json!("pro"), &json!(5000)), "{account:#}");
     assert_eq!(learnt(&world).await.len(), 1);
     world.sign_up("user_2").await;
     world.process(&paid("user_2")).await;
-    assert_eq!(tier_and_credits(&world, "user_2").await, ("pro".to_owned(), 5000));
+    assert_eq!(credits(&world, "user_2").await, 5000);
 }
 
 #[tokio::test]
