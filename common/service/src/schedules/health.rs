@@ -4,7 +4,7 @@ use serde_json::Value;
 use tracing::info;
 
 use crate::alerts::{Alert, Alerts};
-use crate::catalogs::Catalogs;
+use crate::catalog_cache::CatalogCache;
 use crate::config::HealthConfig;
 use crate::health::HealthReader;
 use tallyhook_aws::clock;
@@ -20,7 +20,7 @@ use tallyhook_core::timestamp::Timestamp;
 pub struct HealthCheck {
     reader: HealthReader,
     store: Store,
-    catalogs: Catalogs,
+    catalog_cache: CatalogCache,
     is_live: bool,
     alerts: Alerts,
 }
@@ -41,10 +41,10 @@ impl HealthCheck {
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), config.notify_queue_url);
         let needs_catalog = config.catalog.is_absent();
-        let catalogs = Catalogs::new(config.catalog);
+        let catalog_cache = CatalogCache::new(config.catalog);
         let dead_letters = config.dead_letter_queue_url;
         let reader = HealthReader::new(store.clone(), queue, config.queues, dead_letters, needs_catalog);
-        Self { reader, store, catalogs, is_live: config.is_live, alerts }
+        Self { reader, store, catalog_cache, is_live: config.is_live, alerts }
     }
 
     /// Does one scheduled run; the content of the schedule's event does not matter.
@@ -54,7 +54,7 @@ impl HealthCheck {
     pub async fn handle(&self, _: Value) -> Result<Health, lambda_runtime::Error> {
         let now = clock::now();
         let (counts, health) = self.reader.read(now).await?;
-        let quiet_hours = self.catalogs.fresh(&self.store).await.policy.quiet_hours;
+        let quiet_hours = self.catalog_cache.fresh(&self.store).await.policy.quiet_hours;
         let is_quiet = self.is_quiet(quiet_hours, now).await?;
         info!(
             score = health.score,

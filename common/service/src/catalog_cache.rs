@@ -70,13 +70,13 @@ impl Deref for DecidingCatalog {
 
 /// The catalog of a function. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Catalogs {
-    held: Arc<Mutex<Held>>,
+pub struct CatalogCache {
+    cached: Arc<Mutex<CachedCatalog>>,
     max_age: Duration,
 }
 
 #[derive(Debug)]
-struct Held {
+struct CachedCatalog {
     catalog: Arc<DecidingCatalog>,
     read_at: Option<Instant>,
     /// The price ids that this instance has stored. It stores an id once, also if more than the maximum are
@@ -84,34 +84,32 @@ struct Held {
     stored_prices: HashSet<String>,
 }
 
-impl Catalogs {
+impl CatalogCache {
     /// Starts with a catalog that is not stored. The first read replaces it if one is stored.
     pub fn new(catalog: Arc<DecidingCatalog>) -> Self {
         let max_age = catalog.max_age;
-        Self {
-            held: Arc::new(Mutex::new(Held { catalog, read_at: None, stored_prices: HashSet::new() })),
-            max_age,
-        }
+        let cached = CachedCatalog { catalog, read_at: None, stored_prices: HashSet::new() };
+        Self { cached: Arc::new(Mutex::new(cached)), max_age }
     }
 
     /// The catalog that was read last.
     pub fn current(&self) -> Arc<DecidingCatalog> {
-        Arc::clone(&self.held.lock().unwrap_or_else(PoisonError::into_inner).catalog)
+        Arc::clone(&self.cached.lock().unwrap_or_else(PoisonError::into_inner).catalog)
     }
 
     /// The keys of the stored catalog, if it is time to read it again.
     pub fn due(&self) -> Option<[Key; 2]> {
-        let read_at = self.held.lock().unwrap_or_else(PoisonError::into_inner).read_at;
+        let read_at = self.cached.lock().unwrap_or_else(PoisonError::into_inner).read_at;
         read_at.is_none_or(|at| at.elapsed() >= self.max_age).then_some(KEYS)
     }
 
     /// Takes the stored catalog and the learnt prices from the items of a read that asked for them. What is
-    /// invalid is not taken, and the held one stays.
-    pub fn hold(&self, items: &HashMap<Key, Item>) {
+    /// invalid is not taken, and the cached one stays.
+    pub fn update(&self, items: &HashMap<Key, Item>) {
         let invalid = |error: &dyn std::error::Error| warn!(error = error.to_string(), "CATALOG_NOT_READ");
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.read_at = Some(Instant::now());
-        let mut next = DecidingCatalog::clone(&held.catalog);
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.read_at = Some(Instant::now());
+        let mut next = DecidingCatalog::clone(&cached.catalog);
         let stored = items.get(&Key::Catalog).map(|item| items::read_catalog(&Key::Catalog, item));
         match stored {
             None => {}
@@ -130,8 +128,8 @@ impl Catalogs {
             Ok((learnt, _)) => next.catalog = next.catalog.with_learnt(learnt),
             Err(error) => invalid(&error),
         }
-        if next != *held.catalog {
-            held.catalog = Arc::new(next);
+        if next != *cached.catalog {
+            cached.catalog = Arc::new(next);
         }
     }
 
@@ -140,8 +138,8 @@ impl Catalogs {
     /// event with the price stores them.
     pub async fn learn(&self, store: &Store, mut shown: Vec<LearntPrice>) {
         {
-            let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.retain(|price| !held.stored_prices.contains(&price.id));
+            let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.retain(|price| !cached.stored_prices.contains(&price.id));
         }
         if shown.is_empty() {
             return;
@@ -156,13 +154,13 @@ impl Catalogs {
                 Err(error) => return warn!(error = error.to_string(), "PRICES_NOT_LEARNT"),
             }
         }
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.stored_prices.len() + shown.len() > MAX_REMEMBERED {
-            held.stored_prices.clear();
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.stored_prices.len() + shown.len() > MAX_REMEMBERED {
+            cached.stored_prices.clear();
         }
         for price in shown {
             info!(price_id = price.id, "PRICE_LEARNT");
-            held.stored_prices.insert(price.id);
+            cached.stored_prices.insert(price.id);
         }
     }
 
@@ -171,7 +169,7 @@ impl Catalogs {
         let mut found = store.load(KEYS).await?;
         let (mut known, revision) = items::read_learnt_prices(found.get(&Key::LearntPrices))?;
         // Another function may have stored them since this one read the catalog.
-        self.hold(&found);
+        self.update(&found);
         let catalog = self.current();
         let mut changed = false;
         for price in shown.iter().filter(|price| matches!(catalog.offer(&price.id, None, None), Ok(None))) {
@@ -181,14 +179,14 @@ impl Catalogs {
             let write = items::learnt_prices(&known, revision)?;
             found.extend(write.item.clone().map(|item| (Key::LearntPrices, item)));
             store.commit(vec![write]).await?;
-            self.hold(&found);
+            self.update(&found);
         }
         Ok(())
     }
 
     /// Reads the catalog again, unless it was read within the last second.
     pub async fn read_again(&self, store: &Store) {
-        let read_at = self.held.lock().unwrap_or_else(PoisonError::into_inner).read_at;
+        let read_at = self.cached.lock().unwrap_or_else(PoisonError::into_inner).read_at;
         if read_at.is_none_or(|at| at.elapsed() >= MIN_AGE.min(self.max_age)) {
             self.read_now(store).await;
         }
@@ -204,12 +202,12 @@ impl Catalogs {
     pub async fn read_now(&self, store: &Store) {
         // Boxed, because the compiler limits how deep futures may nest.
         match store.load(KEYS).boxed().await {
-            Ok(items) => self.hold(&items),
+            Ok(items) => self.update(&items),
             Err(error) => warn!(error = error.to_string(), "CATALOG_NOT_READ"),
         }
     }
 
-    /// Reads the catalog if it is time, and returns it. Without an answer, the one that is held stays in use.
+    /// Reads the catalog if it is time, and returns it. Without an answer, the one that is cached stays in use.
     pub async fn fresh(&self, store: &Store) -> Arc<DecidingCatalog> {
         if self.due().is_some() {
             self.read_now(store).await;
