@@ -298,8 +298,9 @@ impl Retrier {
             }
             Some(("price", price)) => {
                 let catalog = &self.accounts.catalog;
-                let learnt = catalog.learnt().get(price);
-                if learnt.is_some_and(|learnt| learnt.at.unix().saturating_mul(1000) >= line.finished_ms) {
+                let learnt_ms = catalog.learnt().get(price).map(|one| one.at.unix().saturating_mul(1000));
+                // It was parked before the price was learnt.
+                if learnt_ms.is_some_and(|learnt_ms| learnt_ms >= record.finished_ms) {
                     return sells(catalog, ("price", price));
                 }
                 // A snapshot of the subscription may have shown the lookup key of the price.
