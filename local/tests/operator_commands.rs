@@ -156,7 +156,7 @@ async fn write_metadata(stack: &Stack, users: usize) {
 fn events_of(stripe: &FakeStripe, number: usize) -> [Value; 2] {
     let event = |kind: &str, id: &str| {
         let object = stripe.object(id).unwrap();
-        json!({"id": format!("evt_{kind}_{id}"), "object": "event", "type": kind, "livemode": false,
+        json!({"id": format!("evt_{}{id}", kind.replace('.', "")), "object": "event", "type": kind, "livemode": false,
             "api_version": "2026-03-25.dahlia", "created": object["created"], "data": {"object": object}})
     };
     let [subscription, invoice] = ["sub", "in"].map(|of| format!("{of}_{number}"));
@@ -203,7 +203,8 @@ async fn users_are_imported_by_a_program_that_is_killed_ten_times_while_webhooks
         for number in 1..=users {
             for event in events_of(&sending, number) {
                 let request = cli::send::signed_request(&url, event.to_string().as_bytes(), &secret).unwrap();
-                assert!(client.send(request).await.unwrap().0.is_success());
+                let (status, answer) = client.send(request).await.unwrap();
+                assert!(status.is_success(), "{status} {}", String::from_utf8_lossy(&answer));
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -230,7 +231,6 @@ async fn users_are_imported_by_a_program_that_is_killed_ten_times_while_webhooks
     stack.idle().await;
     println!("{users} users in {:.1} s, at most {peak} KB", begun.elapsed().as_secs_f64());
     assert!(run(&stack, &["compare", file.to_str().unwrap(), "--limit", "100000"]).await.unwrap());
-    assert!(run(&stack, &["logs", "--status", "parked", "--json"]).await.unwrap());
     stack.stop().await;
 }
 
