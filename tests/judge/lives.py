@@ -763,14 +763,18 @@ class Life:
         left = p["amount"] - p["back"]
         amount = left if self.rnd.random() < 0.4 else self.rnd.randrange(1, left + 1)
         p["back"] += amount
-        shape = self.rnd.choice(["both", "charge", "refund", "note", "failed"])
-        if shape == "failed":
-            p["back"] -= amount
+        shape = self.rnd.choice(["both", "charge", "refund", "note", "failed", "pending"])
+        if shape in ("failed", "pending"):
+            # A refund to a bank account is pending at first, and may fail.
             refund = self.refund_object(p, amount)
-            self.emit("refund.created", refund)
+            self.emit("refund.created", dict(refund, status="pending") if shape == "pending" else refund)
             if self.rnd.random() < 0.5:
                 self.app()
-            self.emit("refund.failed", dict(refund, status="failed"))
+            if shape == "failed" or self.rnd.random() < 0.3:
+                p["back"] -= amount
+                self.emit("refund.failed", dict(refund, status="failed"))
+            else:
+                self.emit("refund.updated", refund)
             return
         if shape == "note":
             self.emit(
@@ -886,28 +890,36 @@ class Life:
             if self.source["policy"]["signup_credits"]:  # whether it ends them is not written down
                 return None
             metadata, amount = {"user_id": "USER", "plan": "basic"}, 30000
-        self.emit(
-            "checkout.session.completed",
-            {
-                "id": self.new_id("cs_test"),
-                "object": "checkout.session",
-                "mode": "payment",
-                "status": "complete",
-                "payment_status": "paid",
-                "customer": self.customer,
-                **SESSION,
-                "created": self.t,
-                "client_reference_id": "USER",
-                "metadata": metadata,
-                "livemode": False,
-                "amount_total": amount,
-                "amount_subtotal": amount,
-                "currency": "usd",
-                "subscription": None,
-                "invoice": None,
-                "payment_intent": intent,
-            },
-        )
+        session = {
+            "id": self.new_id("cs_test"),
+            "object": "checkout.session",
+            "mode": "payment",
+            "status": "complete",
+            "payment_status": "paid",
+            "customer": self.customer,
+            **SESSION,
+            "created": self.t,
+            "client_reference_id": "USER",
+            "metadata": metadata,
+            "livemode": False,
+            "amount_total": amount,
+            "amount_subtotal": amount,
+            "currency": "usd",
+            "subscription": None,
+            "invoice": None,
+            "payment_intent": intent,
+        }
+        if how != "tied" and self.rnd.random() < 0.2:
+            # A slow payment, by bank debit: the session completes before the money is there.
+            self.emit("checkout.session.completed", dict(session, payment_status="unpaid"))
+            if self.rnd.random() < 0.5:
+                self.app()
+            if self.rnd.random() < 0.3:
+                self.emit("checkout.session.async_payment_failed", dict(session, payment_status="unpaid"))
+                return None
+            self.emit("checkout.session.async_payment_succeeded", session)
+        else:
+            self.emit("checkout.session.completed", session)
         if how == "tied":
             self.invoice(
                 None,

@@ -29,7 +29,7 @@ const MAX_LINES: usize = 32;
 /// The maximum number of sights of one item.
 const MAX_SIGHTS: usize = 16;
 /// The maximum number of period starts of one item that no line has opened.
-const MAX_STARTS: usize = 8;
+const MAX_STARTS: usize = 16;
 /// The maximum number of periods before the current one that are kept; each was cut short by the next.
 const MAX_PREDECESSORS: usize = 4;
 /// A future line opens its period this long before the start.
@@ -991,8 +991,11 @@ impl Item {
             let later = self.sights.iter().position(|sight| is_later(sight.at)).unwrap_or(0);
             self.sights.remove(later);
         }
+        // A flagged line opens its period because a snapshot shows its start, so that start stays.
+        let opens = |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);
         while self.starts.len() > MAX_STARTS {
-            self.starts.remove(0);
+            let unneeded = self.starts.iter().position(|start| !opens(start)).unwrap_or(0);
+            self.starts.remove(unneeded);
         }
     }
 }
