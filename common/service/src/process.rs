@@ -23,7 +23,7 @@ use tallyhook_aws::store::items::{self, EventRecord, EventState, Item, Key, Know
 use tallyhook_aws::store::{Condition, Reason, StoreError, Write};
 use tallyhook_aws::telemetry;
 use tallyhook_core::account::{Account, Lot};
-use tallyhook_core::catalog::Catalog;
+use tallyhook_core::catalog::{Catalog, LearntPrice};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::{Links, StoredOwner, owner};
 use tallyhook_core::decide::{
@@ -235,6 +235,7 @@ impl BatchPlan {
             | Key::Payment(_)
             | Key::Catalog
             | Key::CatalogVersion(_)
+            | Key::LearntPrices
             | Key::Event(_) => return Ok(()),
         };
         if self.planned(key).is_some_and(|planned| planned.item != write.item) {
@@ -459,7 +460,7 @@ impl Processor {
     ) -> Result<Option<Vec<EventOutcome>>, StoreError> {
         let events: Vec<&Event> = jobs.iter().map(|job| &job.event).collect();
         let due = self.accounts.catalog_cache.due();
-        let items = self.read(&events, extra.iter().cloned().chain(due.clone())).await?;
+        let items = self.read(&events, extra.iter().cloned().chain(due.iter().flatten().cloned())).await?;
         if due.is_some() {
             self.accounts.catalog_cache.update(&items);
             if self.accounts.has_other_catalog() {
@@ -504,6 +505,7 @@ impl Processor {
                 for (customer, users) in &plan.newly_shared {
                     self.alert_shared(customer, users, now).await;
                 }
+                self.learn_prices(jobs, &outcomes, now).await;
                 Ok(Some(outcomes))
             }
             Err(error) => {
@@ -516,6 +518,21 @@ impl Processor {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Stores the ids of prices that processed events show with a lookup key or a Stripe product of the
+    /// catalog.
+    async fn learn_prices(&self, jobs: &[&Job], outcomes: &[EventOutcome], now: Timestamp) {
+        let processed = jobs.iter().zip(outcomes);
+        let processed = processed.filter(|(_, outcome)| matches!(outcome, EventOutcome::Processed(..)));
+        let shown: BTreeMap<String, LearntPrice> = processed
+            .flat_map(|(job, _)| job.event.prices())
+            .filter_map(|price| self.accounts.catalog.to_learn(price, now))
+            .map(|price| (price.id.clone(), price))
+            .collect();
+        if !shown.is_empty() {
+            self.accounts.catalog_cache.learn(&self.accounts.store, shown.into_values().collect()).await;
         }
     }
 

@@ -288,7 +288,13 @@ impl Worker {
     /// to Stripe fails, its event fails too, and SQS redelivers it.
     async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
         let Some(stripe) = &self.stripe else { return self.processor.run(jobs, now).await };
-        let catalog = self.processor.accounts.catalog_cache.current();
+        let Accounts { store, catalog_cache, .. } = &self.processor.accounts;
+        let mut catalog = catalog_cache.current();
+        // Another function may have learnt the price since the catalog was read.
+        if jobs.iter().any(|job| self.prices.lack_one_of(&job.event, &catalog)) {
+            catalog_cache.read_again(store).await;
+            catalog = catalog_cache.current();
+        }
         let completed = jobs.iter_mut().map(|job| ask::complete(stripe, &catalog, &self.prices, job));
         let completed = join_all(completed).await;
         if completed.iter().all(Result::is_ok) {

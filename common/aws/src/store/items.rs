@@ -15,6 +15,7 @@
 //! | `session#<cs_…>` | `link` | see [`KnownSession`] |
 //! | `payment#<pi_… or ch_…>` | `link` | see [`payment`] |
 //! | `catalog` | `current`, `version#<number>` | the stored catalog and its versions: see [`catalog()`] |
+//! | `catalog` | `learnt` | the learnt price ids: see [`learnt_prices`] |
 //!
 //! - An account has `tier` S, `tier_rank` N, `credits` N, `available` N (without open holds), `access_until`
 //!   N (unix s; absent: no end), `version` N, `updated_at` N and `state` M. The app may read all but the last
@@ -95,7 +96,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 pub use self::catalog::{
-    MAX_CATALOG_BYTES, StoredCatalog, catalog, catalog_digest, note_catalog, read_catalog,
+    MAX_CATALOG_BYTES, StoredCatalog, catalog, catalog_digest, learnt_prices, note_catalog, read_catalog,
+    read_learnt_prices,
 };
 pub use self::holds::{KnownHold, hold, hold_key, read_hold};
 pub use self::sweep::{SweepPlace, read_sweep, sweep, sweep_key};
@@ -160,6 +162,8 @@ pub enum Key {
     Catalog,
     /// A version of the catalog.
     CatalogVersion(u64),
+    /// The learnt price ids.
+    LearntPrices,
     /// An event of the log, or another item of the events table: `audit#…`, `alert#…`, `job#…`.
     Event(String),
 }
@@ -199,7 +203,8 @@ impl Key {
             | Self::Session(_)
             | Self::Payment(_)
             | Self::Catalog
-            | Self::CatalogVersion(_) => Table::Accounts,
+            | Self::CatalogVersion(_)
+            | Self::LearntPrices => Table::Accounts,
         }
     }
 
@@ -218,7 +223,7 @@ impl Key {
             Self::Subscription(subscription) => format!("subscription#{subscription}"),
             Self::Customer(customer) => format!("customer#{customer}"),
             Self::Payment(payment) => format!("payment#{payment}"),
-            Self::Catalog | Self::CatalogVersion(_) => "catalog".to_owned(),
+            Self::Catalog | Self::CatalogVersion(_) | Self::LearntPrices => "catalog".to_owned(),
             Self::Event(id) => id.clone(),
         }
     }
@@ -237,6 +242,7 @@ impl Key {
             }
             Self::Catalog => "current".to_owned(),
             Self::CatalogVersion(version) => format!("version#{version:08}"),
+            Self::LearntPrices => "learnt".to_owned(),
             Self::Event(_) => String::new(),
         }
     }
