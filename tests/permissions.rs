@@ -51,15 +51,18 @@ fn allowed(policy: &str) -> Vec<Permission> {
 }
 
 fn actions(statement: &str) -> Vec<String> {
-    let services = ["dynamodb:", "sqs:"];
+    let services = ["cloudwatch:", "dynamodb:", "sqs:"];
     services
         .iter()
         .flat_map(|service| words(statement, service).into_iter().map(move |name| format!("{service}{name}")))
         .collect()
 }
 
-/// Tables, indexes (`${EventsTable.Arn}/index/by_day`) and queues.
+/// Tables, indexes (`${EventsTable.Arn}/index/by_day`) and queues, or `*` for an action without resources.
 fn places(statement: &str) -> Vec<String> {
+    if statement.contains("Resource: \"*\"") {
+        return vec!["*".to_owned()];
+    }
     let whole = words(statement, "!GetAtt ").into_iter();
     let indexes = statement.split("!Sub ${").skip(1).filter_map(|rest| {
         let (table, rest) = rest.split_once(".Arn}/index/")?;
@@ -102,6 +105,7 @@ fn needs(call: &Call) -> Vec<Permission> {
         "GetItem" | "PutItem" | "UpdateItem" | "DeleteItem" | "Query" | "Scan" => {
             vec![one(&call.operation, request)]
         }
+        "GetMetricData" => vec![("cloudwatch:GetMetricData".to_owned(), "*".to_owned())],
         sqs => {
             let queue = text(&request["QueueUrl"]);
             let queue = format!("{}Queue", camel(queue.rsplit('/').next().unwrap_or_default()));

@@ -42,6 +42,8 @@ pub struct Counts {
     pub dead_letters: Option<u64>,
     /// The queues of the event families.
     pub queues: Vec<QueueCount>,
+    /// Whether queues hold messages and CloudWatch did not answer how old the oldest are.
+    pub ages_unknown: bool,
     /// Requests of the last hour that were refused because of their signature.
     pub refused_signatures: u64,
     /// Whether no catalog is stored, so that no event can be applied.
@@ -57,7 +59,8 @@ pub struct QueueCount {
     pub waiting: Option<u64>,
     /// Messages that a worker holds or that wait for their next attempt.
     pub in_flight: Option<u64>,
-    /// Age of the oldest message.
+    /// Age of the oldest message that was received less than three times; `None` for an empty queue, and
+    /// while CloudWatch has no value.
     pub oldest_seconds: Option<u64>,
 }
 
@@ -67,7 +70,7 @@ pub struct Deduction {
     /// Number of points.
     pub points: u8,
     /// Its name: `no_catalog`, `failed`, `parked`, `missing`, `orphaned`, `plans_without_invoice`, `not_reconciled`,
-    /// `dead_letters`, `not_counted`, `old_message`, `backlog`, `signatures`, `success_rate`.
+    /// `dead_letters`, `not_counted`, `ages_unknown`, `old_message`, `backlog`, `signatures`, `success_rate`.
     pub code: String,
     /// The reason in words, with the count.
     pub reason: String,
@@ -144,6 +147,9 @@ pub fn health(counts: &Counts) -> Health {
     let reason = counted(uncounted, "queue could not be counted", "queues could not be counted");
     let advice = "look at the log lines QUEUE_NOT_COUNTED";
     deduct(if uncounted > 0 { NOT_KNOWN } else { 0 }, "not_counted", reason, advice);
+    let reason = "how long the oldest messages wait is not known".to_owned();
+    let unknown_ages = if counts.ages_unknown { NOT_KNOWN } else { 0 };
+    deduct(unknown_ages, "ages_unknown", reason, "look at the log lines QUEUE_AGE_NOT_READ");
     for queue in &counts.queues {
         let age = queue.oldest_seconds.filter(|age| *age > OLD_SECONDS);
         if let Some(age) = age {
@@ -247,6 +253,7 @@ mod tests {
             in_flight: None,
             oldest_seconds: None,
         };
+        check(Counts { ages_unknown: true, ..known() }, 95, &["ages_unknown"]);
         let counts = Counts { queues: vec![unknown("a"), unknown("b")], ..known() };
         check(counts.clone(), 95, &["not_counted"]);
         assert_eq!(health(&counts).deductions[0].reason, "2 queues could not be counted");

@@ -2,14 +2,14 @@
 //! `health` and the admin API.
 //!
 //! The counts come from the indexes of the log and from one `GetQueueAttributes` per queue. A page of an
-//! index holds thousands of events, so a day of 100,000 events needs some dozens of queries. SQS does not
-//! report the age of its oldest message. An alarm on CloudWatch's `ApproximateAgeOfOldestMessage` watches it
-//! (`template.yaml`) and reaches `notify` through EventBridge.
+//! index holds thousands of events, so a day of 100,000 events needs some dozens of queries. While
+//! a queue holds messages, one call of CloudWatch reads how old the oldest are, because SQS does not report it.
 
 use futures_util::future::{join, join_all};
 use tracing::warn;
 
 use tallyhook_aws::queue::Queue;
+use tallyhook_aws::sdk::QueueAges;
 use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::log::{self, Range};
 use tallyhook_aws::store::{Store, StoreError};
@@ -25,6 +25,7 @@ const MAX_PAGES: usize = 50;
 pub struct HealthReader {
     store: Store,
     queue: Queue,
+    ages: QueueAges,
     queues: Vec<(Family, String)>,
     dead_letter_queue_url: Option<String>,
     needs_catalog: bool,
@@ -36,11 +37,13 @@ impl HealthReader {
     pub fn new(
         store: Store,
         queue: Queue,
+        ages: QueueAges,
         queues: impl IntoIterator<Item = (Family, String)>,
         dead_letter_queue_url: Option<String>,
         needs_catalog: bool,
     ) -> Self {
-        Self { store, queue, queues: queues.into_iter().collect(), dead_letter_queue_url, needs_catalog }
+        let queues = queues.into_iter().collect();
+        Self { store, queue, ages, queues, dead_letter_queue_url, needs_catalog }
     }
 
     /// Reads the counts and computes the score.
@@ -48,9 +51,9 @@ impl HealthReader {
     /// # Errors
     /// [`StoreError`]. A queue that does not answer has no counts, and a log line reports it.
     pub async fn read(&self, now: Timestamp) -> Result<(Counts, Health), StoreError> {
-        let (from_log, from_queues) = join(self.count_log(now), self.count_queues()).await;
+        let (from_log, from_queues) = join(self.count_log(now), self.count_queues(now)).await;
         let mut counts = from_log?;
-        (counts.queues, counts.dead_letters) = from_queues;
+        (counts.queues, counts.dead_letters, counts.ages_unknown) = from_queues;
         let health = health(&counts);
         Ok((counts, health))
     }
@@ -136,7 +139,7 @@ impl HealthReader {
         Ok(counts.into_iter().collect())
     }
 
-    async fn count_queues(&self) -> (Vec<QueueCount>, Option<u64>) {
+    async fn count_queues(&self, now: Timestamp) -> (Vec<QueueCount>, Option<u64>, bool) {
         let each = self.queues.iter().map(|(family, url)| async move {
             let depth = self.depth(url).await;
             QueueCount {
@@ -152,7 +155,35 @@ impl HealthReader {
                 None => Some(0),
             }
         };
-        join(join_all(each), dead).await
+        let (mut queues, dead) = join(join_all(each), dead).await;
+        let ages_unknown = !self.read_ages(&mut queues, now).await;
+        (queues, dead, ages_unknown)
+    }
+
+    /// Reads the age of the oldest message of each queue that holds messages. False if CloudWatch did not answer.
+    async fn read_ages(&self, queues: &mut [QueueCount], now: Timestamp) -> bool {
+        let holds_messages = |queue: &QueueCount| queue.waiting.unwrap_or(0) + queue.in_flight.unwrap_or(0) > 0;
+        let (used, urls): (Vec<&mut QueueCount>, Vec<&str>) = queues
+            .iter_mut()
+            .zip(&self.queues)
+            .filter(|(queue, _)| holds_messages(queue))
+            .map(|(queue, (_, url))| (queue, url.as_str()))
+            .unzip();
+        if urls.is_empty() {
+            return true;
+        }
+        match self.ages.read(&urls, now).await {
+            Ok(ages) => {
+                for (queue, age) in used.into_iter().zip(ages) {
+                    queue.oldest_seconds = age;
+                }
+                true
+            }
+            Err(error) => {
+                warn!(error, "QUEUE_AGE_NOT_READ");
+                false
+            }
+        }
     }
 
     async fn depth(&self, queue_url: &str) -> Option<[u64; 3]> {

@@ -10,7 +10,7 @@ use crate::health::HealthReader;
 use tallyhook_aws::clock;
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::queue::Queue;
-use tallyhook_aws::sdk;
+use tallyhook_aws::sdk::{self, QueueAges};
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_aws::telemetry;
 use tallyhook_core::health::{Counts, Health, LOW_SCORE, MANY_FAILED, OLD_SECONDS, RECONCILED_HOURS};
@@ -32,18 +32,19 @@ impl HealthCheck {
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         let (dynamodb, sqs) = sdk::clients(env)?;
-        Ok(Self::new(HealthConfig::from_env(env)?, dynamodb, sqs))
+        Ok(Self::new(HealthConfig::from_env(env)?, dynamodb, sqs, QueueAges::new(env)))
     }
 
     /// Builds the function with given clients.
-    pub fn new(config: HealthConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs) -> Self {
+    pub fn new(config: HealthConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs, ages: QueueAges) -> Self {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), config.notify_queue_url);
         let needs_catalog = config.catalog.is_absent();
         let catalogs = Catalogs::new(config.catalog);
         let dead_letters = config.dead_letter_queue_url;
-        let reader = HealthReader::new(store.clone(), queue, config.queues, dead_letters, needs_catalog);
+        let reader =
+            HealthReader::new(store.clone(), queue, ages, config.queues, dead_letters, needs_catalog);
         Self { reader, store, catalogs, is_live: config.is_live, alerts }
     }
 
