@@ -43,6 +43,7 @@
 //! - `exports`: Exports of everything, and the deletion of what identifies a person.
 //! - `imports`: Users of another system: their customers and their credits.
 //! - `event_log`: Listing the event log.
+//! - `health`: The hourly check of the queues and of the Stripe account.
 //! - `notify`: Alerts to Slack and Discord.
 //! - `runbook`: The procedures of `docs/operating.md`.
 //!
@@ -84,6 +85,7 @@ mod exports;
 mod faults;
 mod features;
 mod golden;
+mod health;
 mod holds;
 mod imports;
 mod invariants;

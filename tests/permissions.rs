@@ -208,6 +208,8 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<Permission>> {
         let body = json!({"dry_run": false, "cap": cap, "actor": "ann", "reason": "a tour"});
         assert_eq!(world.ask("POST", "/admin/stripe/reconcile", body).await.0, 200);
     }
+    // The health score asks for the age of a message that waits.
+    world.deliver(pack("waits", "user_1", 1).to_string().as_bytes()).await;
     for path in ["webhook-logs", "check-user/user_1", "subscription-health", "parked"] {
         assert_eq!(world.ask("GET", &format!("/admin/stripe/{path}"), Value::Null).await.0, 200, "{path}");
     }
@@ -216,6 +218,7 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<Permission>> {
     }
     world.drain().await;
     world.retry_in(60 * 86_400).await;
+    world.deliver(pack("waits_too", "user_1", 1).to_string().as_bytes()).await;
     world.health.handle(Value::Null).await.unwrap();
     world.notify().await;
     world.provision().await;

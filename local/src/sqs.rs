@@ -1,6 +1,6 @@
 //! An SQS endpoint with queues in SQLite. It speaks the AWS JSON 1.0 protocol (`POST /`, `X-Amz-Target:
-//! AmazonSQS.SendMessage`) of the AWS SDKs, boto3 and AWS CLI v2. It also answers CloudWatch's `GetMetricData`
-//! for the age of the oldest message.
+//! AmazonSQS.SendMessage`) of the AWS SDKs, boto3 and AWS CLI v2. It also answers CloudWatch's
+//! `GetMetricData` for the age of the oldest message.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -69,8 +69,8 @@ use uuid::Uuid;
 
 use store::{Delivery, NewMessage, Queue, ReceiptHandle, Store};
 use wire::{
-    BatchRequest, ErrorCode, ListQueuesRequest, MetricDataRequest, MoveTaskRequest, QueueNameRequest, QueueRequest,
-    ReceiptRequest, ReceiveRequest, ReceivedMessage, SendRequest, SendResult, SqsError,
+    BatchRequest, ErrorCode, ListQueuesRequest, MetricDataRequest, MoveTaskRequest, QueueNameRequest,
+    QueueRequest, ReceiptRequest, ReceiveRequest, ReceivedMessage, SendRequest, SendResult, SqsError,
 };
 
 /// The time, in milliseconds since the Unix epoch.
@@ -491,10 +491,10 @@ impl Sqs {
                 Some(queue) => store.counts(&queue, now_ms)?.oldest_rated_sent_ms,
                 None => None,
             };
-            let (values, times): (Vec<i64>, Vec<i64>) =
-                sent_ms.map(|sent_ms| ((now_ms - sent_ms).max(0) / 1_000, now_ms / 1_000)).into_iter().unzip();
+            let values = Vec::from_iter(sent_ms.map(|sent_ms| (now_ms - sent_ms).max(0) / 1_000));
+            let times = vec![now_ms / 1_000; values.len()];
             results.push(json!({
-                "Id": query.id, "Label": name, "Timestamps": times, "Values": values, "StatusCode": "Complete",
+                "Id": query.id, "Label": name, "StatusCode": "Complete", "Timestamps": times, "Values": values,
             }));
         }
         Ok(json!({ "MetricDataResults": results, "Messages": [] }))
@@ -650,14 +650,12 @@ async fn serve(State(sqs): State<Sqs>, headers: HeaderMap, body: Bytes) -> Respo
     response
 }
 
-/// The action of a target: `AmazonSQS.SendMessage`, or one of CloudWatch.
+/// The action of a target: `AmazonSQS.SendMessage`, or the one of CloudWatch.
 fn action(target: &str) -> &str {
-    match target.strip_prefix("AmazonSQS.") {
-        Some(action) if action != "GetMetricData" => action,
-        Some(_) | None => {
-            target.strip_prefix("GraniteServiceVersion20100801.").filter(|it| *it == "GetMetricData").unwrap_or_default()
-        }
+    if target == "GraniteServiceVersion20100801.GetMetricData" {
+        return "GetMetricData";
     }
+    target.strip_prefix("AmazonSQS.").filter(|action| *action != "GetMetricData").unwrap_or_default()
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, SqsError> {

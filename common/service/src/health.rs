@@ -3,7 +3,8 @@
 //!
 //! The counts come from the indexes of the log and from one `GetQueueAttributes` per queue. A page of an
 //! index holds thousands of events, so a day of 100,000 events needs some dozens of queries. While
-//! a queue holds messages, one call of CloudWatch reads how old the oldest are, because SQS does not report it.
+//! queues hold messages, one call of CloudWatch reads how old the oldest are, because SQS does not report
+//! it.
 
 use futures_util::future::{join, join_all};
 use tracing::warn;
@@ -14,7 +15,9 @@ use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::log::{self, Range};
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_core::event::Family;
-use tallyhook_core::health::{Counts, Health, QueueCount, RECONCILED_HOURS, health};
+use tallyhook_core::health::{
+    CHECKED_HOURS, Counts, Health, QueueCount, RECONCILED_HOURS, StripeAccount, health,
+};
 use tallyhook_core::timestamp::Timestamp;
 
 const HOUR: i64 = 3600;
@@ -29,11 +32,12 @@ pub struct HealthReader {
     queues: Vec<(Family, String)>,
     dead_letter_queue_url: Option<String>,
     needs_catalog: bool,
+    checks_stripe: bool,
 }
 
 impl HealthReader {
     /// Counts the log of this store and these queues. `needs_catalog`: without a stored catalog the functions
-    /// have none.
+    /// have none. `checks_stripe`: there is a Stripe key, so the function `health` checks the account.
     pub fn new(
         store: Store,
         queue: Queue,
@@ -41,9 +45,10 @@ impl HealthReader {
         queues: impl IntoIterator<Item = (Family, String)>,
         dead_letter_queue_url: Option<String>,
         needs_catalog: bool,
+        checks_stripe: bool,
     ) -> Self {
         let queues = queues.into_iter().collect();
-        Self { store, queue, ages, queues, dead_letter_queue_url, needs_catalog }
+        Self { store, queue, ages, queues, dead_letter_queue_url, needs_catalog, checks_stripe }
     }
 
     /// Reads the counts and computes the score.
@@ -98,7 +103,11 @@ impl HealthReader {
             }
         }
         let (report, signal) = (items::reconcile_report_key(), items::bad_signatures_key());
-        let notes = self.store.load([report.clone(), signal.clone(), Key::Catalog]).await?;
+        let account = items::stripe_account_key();
+        let wanted = [report.clone(), signal.clone(), Key::Catalog];
+        let account_wanted = self.checks_stripe.then(|| account.clone());
+        let notes = self.store.load(wanted.into_iter().chain(account_wanted)).await?;
+        counts.stripe_account = self.checks_stripe.then(|| stripe_account(notes.get(&account), now));
         counts.no_catalog = self.needs_catalog && !notes.contains_key(&Key::Catalog);
         let oldest = now.plus_seconds(-RECONCILED_HOURS * HOUR).unix().saturating_mul(1000);
         let is_recent = |report: &&Item| {
@@ -160,9 +169,11 @@ impl HealthReader {
         (queues, dead, ages_unknown)
     }
 
-    /// Reads the age of the oldest message of each queue that holds messages. False if CloudWatch did not answer.
+    /// Reads the age of the oldest message of each queue that holds messages. False if CloudWatch did not
+    /// answer.
     async fn read_ages(&self, queues: &mut [QueueCount], now: Timestamp) -> bool {
-        let holds_messages = |queue: &QueueCount| queue.waiting.unwrap_or(0) + queue.in_flight.unwrap_or(0) > 0;
+        let holds_messages =
+            |queue: &QueueCount| queue.waiting.unwrap_or(0) + queue.in_flight.unwrap_or(0) > 0;
         let (used, urls): (Vec<&mut QueueCount>, Vec<&str>) = queues
             .iter_mut()
             .zip(&self.queues)
@@ -190,4 +201,14 @@ impl HealthReader {
         let depth = self.queue.depth(queue_url).await;
         depth.map_err(|error| warn!(error, queue_url, "QUEUE_NOT_COUNTED")).ok()
     }
+}
+
+/// What `health` found in the Stripe account. What was found long ago is not known any more.
+fn stripe_account(item: Option<&Item>, now: Timestamp) -> StripeAccount {
+    let Some(item) = item else { return StripeAccount::default() };
+    let report = items::read_stripe_account(item);
+    let checked_at = Timestamp::from_unix(report.checked_ms.div_euclid(1000));
+    let is_recent = now.seconds_since(checked_at) < CHECKED_HOURS * HOUR;
+    let findings = is_recent.then(|| serde_json::from_str(&report.findings).ok()).flatten();
+    StripeAccount { findings, checked_at: Some(checked_at.to_string()) }
 }

@@ -174,9 +174,10 @@ impl MetricStat {
     pub(super) fn queue_of_age(&self) -> Option<&str> {
         let Metric { namespace, metric_name, dimensions } = &self.metric;
         match dimensions.as_slice() {
-            [one] if namespace == "AWS/SQS"
-                && metric_name == "ApproximateAgeOfOldestMessage"
-                && one.name == "QueueName" =>
+            [one]
+                if namespace == "AWS/SQS"
+                    && metric_name == "ApproximateAgeOfOldestMessage"
+                    && one.name == "QueueName" =>
             {
                 Some(&one.value)
             }

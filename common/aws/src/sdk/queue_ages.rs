@@ -26,7 +26,8 @@ const CLOUDWATCH: Service = Service {
     call_timeout: Duration::from_secs(4),
 };
 const METRIC: &str = "ApproximateAgeOfOldestMessage";
-/// SQS writes a value each minute, and CloudWatch has it a few minutes later. The newest within this time counts.
+/// SQS writes a value each minute, and CloudWatch has it a few minutes later. The newest within this time
+/// counts.
 const WINDOW_SECONDS: i64 = 600;
 const PERIOD_SECONDS: i64 = 60;
 
@@ -67,8 +68,8 @@ impl QueueAges {
         Self { connector: Some(connector), ..self }
     }
 
-    /// The age in seconds of the oldest message of each queue, in their order: one `GetMetricData`. `None` for
-    /// a queue of which CloudWatch has no value.
+    /// The age in seconds of the oldest message of each queue, in their order: one `GetMetricData`. `None`
+    /// for a queue of which CloudWatch has no value.
     ///
     /// # Errors
     /// The message of the last attempt.
@@ -82,7 +83,10 @@ impl QueueAges {
         let newest = |place: usize| {
             let of_queue = answer.results.iter().find(|result| result.id == id(place))?;
             // The newest value is the first.
-            of_queue.values.first().map(|seconds| Duration::try_from_secs_f64(*seconds).map_or(0, |it| it.as_secs()))
+            of_queue
+                .values
+                .first()
+                .map(|seconds| Duration::try_from_secs_f64(*seconds).map_or(0, |it| it.as_secs()))
         };
         Ok((0..queue_urls.len()).map(newest).collect())
     }
@@ -124,7 +128,10 @@ mod tests {
 
     #[test]
     fn the_request_names_each_queue_once_and_ends_after_the_newest_minute() {
-        let urls = ["https://sqs.eu-central-1.amazonaws.com/1/tallyhook-refund", "http://local/0/tallyhook-customer"];
+        let urls = [
+            "https://sqs.eu-central-1.amazonaws.com/1/tallyhook-refund",
+            "http://local/0/tallyhook-customer",
+        ];
         let request = request(&urls, Timestamp::from_unix(1_000_000));
         let queries = request["MetricDataQueries"].as_array().unwrap();
         let names: Vec<&Value> =

@@ -74,7 +74,8 @@ impl Caller {
     /// `connector` replaces the transport in tests.
     ///
     /// # Errors
-    /// [`ConfigError`] when the region or the credentials are missing, or `AWS_CA_BUNDLE` has no certificates.
+    /// [`ConfigError`] when the region or the credentials are missing, or `AWS_CA_BUNDLE` has no
+    /// certificates.
     pub fn from_env(
         env: &Env,
         service: &'static Service,

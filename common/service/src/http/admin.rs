@@ -147,6 +147,7 @@ impl Admin {
             config.health.queues,
             config.health.dead_letter_queue_url,
             config.health.catalog.is_absent(),
+            config.health.stripe.is_some(),
         );
         Self {
             tokens: Arc::new(Tokens::new(config.tokens, config.tokens_source)),

@@ -1,8 +1,11 @@
-//! `health`, every hour: computes the health score, writes metrics and sends alerts.
+//! `health`, every hour: checks the Stripe account, computes the health score, writes metrics and sends alerts.
+
+mod account;
 
 use serde_json::Value;
 use tracing::info;
 
+use self::account::AccountCheck;
 use crate::alerts::{Alert, Alerts};
 use crate::catalogs::Catalogs;
 use crate::config::HealthConfig;
@@ -23,6 +26,8 @@ pub struct HealthCheck {
     catalogs: Catalogs,
     is_live: bool,
     alerts: Alerts,
+    /// `None` without a Stripe key.
+    account: Option<AccountCheck>,
 }
 
 impl HealthCheck {
@@ -43,9 +48,19 @@ impl HealthCheck {
         let needs_catalog = config.catalog.is_absent();
         let catalogs = Catalogs::new(config.catalog);
         let dead_letters = config.dead_letter_queue_url;
-        let reader =
-            HealthReader::new(store.clone(), queue, ages, config.queues, dead_letters, needs_catalog);
-        Self { reader, store, catalogs, is_live: config.is_live, alerts }
+        let has_key = config.stripe.is_some();
+        let reader = HealthReader::new(
+            store.clone(),
+            queue,
+            ages,
+            config.queues,
+            dead_letters,
+            needs_catalog,
+            has_key,
+        );
+        let (urls, prefix) = (config.webhook_urls, config.prefix);
+        let account = config.stripe.map(|stripe| AccountCheck::new(stripe, &urls, prefix));
+        Self { reader, store, catalogs, is_live: config.is_live, alerts, account }
     }
 
     /// Does one scheduled run; the content of the schedule's event does not matter.
@@ -54,8 +69,12 @@ impl HealthCheck {
     /// [`StoreError`].
     pub async fn handle(&self, _: Value) -> Result<Health, lambda_runtime::Error> {
         let now = clock::now();
+        let catalog = self.catalogs.fresh(&self.store).await;
+        if let Some(account) = &self.account {
+            account.check(&catalog, &self.store, &self.alerts, now).await?;
+        }
         let (counts, health) = self.reader.read(now).await?;
-        let quiet_hours = self.catalogs.fresh(&self.store).await.policy.quiet_hours;
+        let quiet_hours = catalog.policy.quiet_hours;
         let is_quiet = self.is_quiet(quiet_hours, now).await?;
         info!(
             score = health.score,
