@@ -6,7 +6,6 @@
     .check/sam/bin/python scripts/adopt.py --stack-name tallyhook-live --prefix tallyhook-live
 """
 
-import argparse
 import json
 import os
 import sys
@@ -16,6 +15,7 @@ from botocore.exceptions import ClientError
 
 os.environ["AWS_DEFAULT_REGION"] = boto3.session.Session().region_name or sys.exit("set AWS_DEFAULT_REGION")
 
+import shared  # noqa: E402  pylint: disable=wrong-import-position
 from expanded import Stack  # noqa: E402  pylint: disable=wrong-import-position
 
 IDENTIFIER = {"AWS::DynamoDB::Table": "TableName", "AWS::Logs::LogGroup": "LogGroupName"}
@@ -35,8 +35,7 @@ def exists(kind, name):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = shared.parser(__doc__)
     parser.add_argument("--stack-name", default="tallyhook")
     parser.add_argument("--prefix", default="tallyhook", help="the parameter Prefix")
     options = parser.parse_args()

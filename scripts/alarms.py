@@ -24,16 +24,15 @@ is written below, each with its page in AWS's documentation:
 
 It runs in an environment with aws-sam-translator, such as .check/sam."""
 
-import argparse
 import ast
 import itertools
 import json
-import pathlib
 import re
 
+import shared
 from expanded import ACCOUNT, REGION, Stack
+from shared import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEP = 10  # seconds
 DELAY = 2  # minutes until a data point is there
 HOUR = 60
@@ -629,8 +628,7 @@ def minutes(count):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = shared.parser(__doc__)
     parser.add_argument("--check", action="store_true", help="fail instead of printing the table")
     options = parser.parse_args()
 
@@ -661,8 +659,7 @@ def main():
             problems.append(f"a normal day raises an alarm: {scenario.text} ({first})")
 
     if options.check:
-        page = (ROOT / "docs/operating.md").read_text(encoding="utf-8").splitlines()
-        problems += [f"docs/operating.md lacks this line: {line}" for line in lines if line not in page]
+        problems += shared.lacks("docs/operating.md", lines)
     else:
         print("\n".join(lines))
     if problems:

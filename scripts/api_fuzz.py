@@ -17,7 +17,8 @@ import subprocess
 import sys
 
 import stack
-from stack import ROOT, check
+from shared import ROOT
+from stack import check
 
 OPENAPI = ROOT / "common/service/src/http/api/openapi.json"
 
@@ -29,7 +30,7 @@ CONTENT = {"invalid_amount", "invalid_body", "invalid_check", "invalid_next", "i
 
 
 def explained(kind, method, path, status, error):
-    """The reason why a report is no fault, or None."""
+    """The reason why a report is not a fault, or None."""
     if kind == "RejectedPositiveData" and status == 400 and error in CONTENT:
         return f"valid in form, refused for its content: {error}"
     if kind == "RejectedPositiveData" and path == "/portal/status" and status == 400:
@@ -82,7 +83,7 @@ def run(seconds, seed):
         running.start()
         report = pathlib.Path(running.folder) / "report.ndjson"
         command = [pathlib.Path(sys.executable).parent / "st", "run", OPENAPI, "--url", running.url,
-                   "--header", f"Authorization: Bearer app-local", "--exclude-path-regex", "^/admin",
+                   "--header", "Authorization: Bearer app-local", "--exclude-path-regex", "^/admin",
                    "--phases", "examples,coverage,fuzzing", "--max-time", str(seconds), "--seed", str(seed),
                    "--suppress-health-check", "all", "--report", "ndjson", "--report-ndjson-path", report,
                    "--no-color"]
@@ -103,8 +104,4 @@ def run(seconds, seed):
 
 if len(sys.argv) not in (2, 3):
     sys.exit(__doc__)
-try:
-    run(int(sys.argv[1]), sys.argv[2] if len(sys.argv) == 3 else 1)
-except stack.NoStack as error:
-    check("the stack starts", False, error)
-stack.finish()
+stack.run(lambda: run(int(sys.argv[1]), sys.argv[2] if len(sys.argv) == 3 else 1))

@@ -11,7 +11,6 @@ stack's messages, forged ones and duplicates. The JavaScript is built in .check/
 
 import concurrent.futures
 import hashlib
-import http.server
 import json
 import os
 import pathlib
@@ -30,7 +29,9 @@ import zipfile
 from datetime import datetime, timezone
 
 import jsonschema
-from stack import ROOT, Client, Customer, Stack, check, eventually, finish, free_port, request
+import stack
+from shared import ROOT, TARGET, Handler, free_port, serve
+from stack import Client, Customer, Stack, check, eventually, request
 from standardwebhooks import Webhook
 
 TOOLS = pathlib.Path(sys.executable).parent
@@ -46,7 +47,6 @@ BODIES = {
     ("/users/{id}/orders/{cs}", "patch"): "OrderChange",
     ("/users/{id}/portal", "post"): "PortalOptions",
 }
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 # Each app's command, and what its routes begin with. {port} is the port.
 APPS = {
     "express": (["node", "server.js"], ""),
@@ -287,36 +287,25 @@ def documented():
 # The apps.
 
 
-class Relay(http.server.ThreadingHTTPServer):
+class Relay:
     """PROVISION_URL of the stack: keeps each message as it came, and passes it to each app."""
-
-    daemon_threads = True
 
     def __init__(self):
         self.messages, self.targets, self.lock = [], {}, threading.Lock()
         relay = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Receiver(Handler):
             def do_POST(self):
-                body = self.rfile.read(int(self.headers["content-length"]))
+                body = self.body()
                 headers = {name.lower(): value for name, value in self.headers.items()
                            if name.lower().startswith("webhook-") or name.lower() == "content-type"}
                 with relay.lock:
                     relay.messages.append((body, headers))
                     targets = list(relay.targets.values())
                 answers = [request("POST", target, body, headers)[0] for target in targets]
-                self.send_response(204 if all(answer == 204 for answer in answers) else 500)
-                self.end_headers()
+                self.answer(200 if all(answer == 204 for answer in answers) else 500)
 
-            def log_message(self, *_):
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/"
+        self.url = serve(Receiver) + "/"
 
     def of(self, user):
         """The messages about a user, with the parsed body."""
@@ -544,7 +533,6 @@ def everything(names):
                     customer(app, relay)
             with App("rust", ROOT, stack.url, folder) as app:
                 consumer(app, relay)
-    finish()
 
 
 def main():
@@ -553,7 +541,7 @@ def main():
         for path, content in generated().items():
             path.write_bytes(content)
     elif sys.argv[1:] and set(sys.argv[1:]) <= APPS.keys():
-        everything(sys.argv[1:])
+        stack.run(lambda: everything(sys.argv[1:]))
     else:
         sys.exit(__doc__)
 

@@ -12,9 +12,10 @@ The last two need aws-sam-translator: run them with .check/sam/bin/python.
 
 import argparse
 import json
-import pathlib
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+import shared
+from shared import ROOT
+
 COUNTS = ROOT / "tests" / "data" / "counts.json"
 
 # List prices of us-east-1 in dollars, arm64, without free tier. Check them on AWS's pages before you quote a
@@ -126,8 +127,7 @@ def million_table(counts, scenario, options):
 
 def main():
     counts = json.loads(COUNTS.read_text())
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = shared.parser(__doc__)
     parser.add_argument("--events", type=float, default=1e6, help="events a month")
     parser.add_argument("--batch", type=float, default=10,
                         help="events per batch: 1 at low load, 10 at high load")
@@ -146,10 +146,9 @@ def main():
     options = parser.parse_args()
     if options.tables or options.check:
         lines = [*million_table(counts, options.scenario, options), "", *idle_table(), "", ages()]
-        page = (ROOT / "docs/cost.md").read_text(encoding="utf-8").splitlines()
-        missing = [line for line in lines if line not in page]
+        missing = shared.lacks("docs/cost.md", lines)
         if options.check and missing:
-            raise SystemExit("\n".join(["docs/cost.md lacks these lines of scripts/cost.py:", *missing]))
+            raise SystemExit("\n".join(missing))
         if options.tables:
             print("\n".join(lines))
         return

@@ -2,8 +2,8 @@
 """Runs the commands with which a person deploys, as they are written down, against MiniStack.
 
 The real SAM CLI and the real AWS CLI run the blocks of README.md, docs/deploy.md and docs/operating.md, and
-the steps of .github/workflows/deploy.yml, in bash, with Enter at every prompt and no region but the one that
-they name:
+the steps of .github/workflows/deploy.yml, in bash, with Enter at every prompt, and without any region except
+the one that they name:
 
 - a first deployment that fails, and "Start over"
 - the README's deployment from a release, whose archive a server on this machine has
@@ -23,23 +23,19 @@ import functools
 import http.server
 import json
 import os
-import pathlib
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 import urllib.parse
 
-import boto3
 import yaml
 from samtranslator.yaml_helper import yaml_parse
 
 import ministack
 import release
-from stack import ROOT, free_port
+from shared import ROOT, Handler, functions, serve
 
 BUILD_SECONDS = 720
 TOKEN_SECONDS = 300
@@ -72,6 +68,7 @@ while True:
 '''
 OTHER = "#!/bin/sh\nexec sleep 60\n"
 SECRET = "whsec_of_the_test"
+XML = [("content-type", "text/xml")]
 
 
 def block(document, heading, mark):
@@ -90,23 +87,12 @@ def stand_in(binary, commit):
     return front if binary in ("stripe-webhook", "api") else OTHER
 
 
-def for_ministack(template):
-    """Changes a template for MiniStack, which fails a stack with an alarm over several metrics."""
-    machine = "x86_64" if os.uname().machine == "x86_64" else "arm64"
-    template["Globals"]["Function"]["Architectures"] = [machine]
-    ministack.over_one_metric(template["Resources"])
-    for resource in template["Resources"].values():
-        if resource["Type"] == "AWS::Serverless::Function":
-            ministack.number_of_pollers(template, resource)
-    return template
-
-
 def package(folder, commit, broken):
     """What `./check sam` leaves: .aws-sam/build with a template and a folder for each function."""
     template = yaml_parse((ROOT / "template.yaml").read_text(encoding="utf-8"))
     alarms = {name: json.dumps(resource) for name, resource in template["Resources"].items()
               if resource["Type"] == "AWS::CloudWatch::Alarm"}
-    for_ministack(template)
+    ministack.adapt(template)
     if broken:
         template["Resources"].update({name: json.loads(alarm) for name, alarm in alarms.items()})
     build = folder / ".aws-sam" / "build"
@@ -127,23 +113,18 @@ def released(folder):
     """The files of a release with stand-ins for the binaries. Returns the URL of their server."""
     binaries, out = folder / "binaries", folder / "dist"
     binaries.mkdir(parents=True)
-    for name in release.functions():
+    for name in functions():
         (binaries / name).write_text(stand_in(name, commit()), encoding="utf-8")
     (folder / "tallyhook").write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
     release.make_functions(out, "arm64", [binaries],
-                           lambda text: json.dumps(for_ministack(yaml_parse(text))))
+                           lambda text: json.dumps(ministack.adapt(yaml_parse(text))))
     release.make_cli(out, folder / "tallyhook", release.here())
-    handler = functools.partial(QuietFiles, directory=out)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_address[1]}"
+    return serve(functools.partial(QuietFiles, directory=out))
 
 
 class QuietFiles(http.server.SimpleHTTPRequestHandler):
     """Serves the files of a folder."""
-
-    def log_message(self, *_):
-        pass
+    log_message = Handler.log_message
 
 
 class Clock:
@@ -154,40 +135,27 @@ class Clock:
 def token_service():
     """GitHub's OIDC provider and AWS's STS, which refuses a token older than 300 s."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def answer(self, status, kind, body):
-            self.send_response(status)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
+    class Tokens(Handler):
         def do_GET(self):
-            self.answer(200, "application/json", json.dumps({"value": f"issued-{Clock.seconds}"}))
+            self.answer(200, json.dumps({"value": f"issued-{Clock.seconds}"}).encode())
 
         def do_POST(self):
-            body = self.rfile.read(int(self.headers["content-length"])).decode()
-            form = urllib.parse.parse_qs(body)
+            form = urllib.parse.parse_qs(self.body().decode())
             token = form["WebIdentityToken"][0]
             if Clock.seconds - int(token.removeprefix("issued-")) > TOKEN_SECONDS:
-                self.answer(400, "text/xml", "<ErrorResponse><Error><Code>ExpiredTokenException</Code>"
-                            "<Message>Token expired</Message></Error></ErrorResponse>")
+                self.answer(400, b"<ErrorResponse><Error><Code>ExpiredTokenException</Code>"
+                            b"<Message>Token expired</Message></Error></ErrorResponse>", XML)
                 return
             result = "AssumeRoleWithWebIdentityResult"
-            self.answer(200, "text/xml", f"""<AssumeRoleWithWebIdentityResponse
+            self.answer(200, f"""<AssumeRoleWithWebIdentityResponse
                 xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><{result}><Credentials>
                 <AccessKeyId>test</AccessKeyId><SecretAccessKey>test</SecretAccessKey>
                 <SessionToken>session</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration>
                 </Credentials><AssumedRoleUser><Arn>{form['RoleArn'][0]}</Arn>
                 <AssumedRoleId>id</AssumedRoleId></AssumedRoleUser></{result}>
-                </AssumeRoleWithWebIdentityResponse>""")
+                </AssumeRoleWithWebIdentityResponse>""".encode(), XML)
 
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_address[1]}"
+    return serve(Tokens)
 
 
 class Machine:
@@ -365,11 +333,7 @@ def prints_urls(status, output):
 def scenario(folder, port):
     readme = block("README.md", "## Deploy", "./check sam")
     region = re.search(r"export AWS_DEFAULT_REGION=(\S+)", readme).group(1)
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": region}
-
-    def client(service):
-        return boto3.client(service, endpoint_url=f"http://127.0.0.1:{port}", **keys)
-
+    client = ministack.clients(port, region)
     person = Machine(folder / "person", port)
     person.env.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
 
@@ -463,16 +427,10 @@ def scenario(folder, port):
 
 
 def main():
-    with tempfile.TemporaryDirectory() as name:
-        folder, port = pathlib.Path(name), free_port()
-        started = time.monotonic()
-        process = ministack.start_ministack(port, folder)
-        try:
-            scenario(folder, port)
-        finally:
-            process.terminate()
-            process.wait(30)
-        print(f"    {time.monotonic() - started:.0f} s")
+    started = time.monotonic()
+    with ministack.running() as (folder, port):
+        scenario(folder, port)
+    print(f"    {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ table.
 Delays, attempts, batch size and concurrency are read from template.yaml. Two limits of the code are options.
 AWS's behaviour is taken from its documentation and written below. The same seed gives the same tables."""
 
-import argparse
 import heapq
-import pathlib
 import random
 import re
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
+import shared
+from shared import ROOT
 
 TEMPLATE = (ROOT / "template.yaml").read_text(encoding="utf-8")
 
@@ -34,7 +32,7 @@ RECEIVES = int(setting(r"maxReceiveCount: (\d+)"))
 WORKERS = int(setting(r"WorkerConcurrency:\s+Type: Number\s+Default: (\d+)"))
 RUN_SECONDS = 60 * int(setting(r"\$\{Prefix\}-retry.*?rate\((\d+) minutes\)"))
 
-# SQS hands out no more messages of a standard queue while this many are in flight: received, and neither
+# SQS returns no more messages of a standard queue while this many are in flight: received, and neither
 # deleted nor visible again.
 MAX_IN_FLIGHT = 120_000
 # Lambda starts with this many concurrent batches of a queue and adds this many a minute. An execution
@@ -97,7 +95,7 @@ def burst(rate, minutes, concurrency, batch_seconds):
 def outage(rate, minutes, able, retry_limit):
     """An outage of the table: the most events in flight, how many end as `failed`, and when the rest is done.
 
-    SQS hands out visible messages in no order, so old and new ones get their share.
+    SQS returns visible messages in no order, so old and new ones get their share.
     """
     waiting, returns = [0.0] * RECEIVES, {}  # by attempts made; by the second when they are visible
     in_flight, most, failed, second = 0.0, 0.0, 0.0, 0
@@ -122,8 +120,7 @@ def outage(rate, minutes, able, retry_limit):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = shared.parser(__doc__)
     parser.add_argument("--read-ms", type=float, default=5, help="a consistent read (default: %(default)s)")
     parser.add_argument("--write-ms", type=float, default=10, help="a transaction (default: %(default)s)")
     parser.add_argument("--batch-ms", type=float, default=25,
@@ -140,10 +137,9 @@ def main():
     if not options.check:
         print("\n".join(lines))
         return
-    page = (ROOT / "docs" / "growing.md").read_text(encoding="utf-8").splitlines()
-    missing = [line for line in lines if line not in page]
+    missing = shared.lacks("docs/growing.md", lines)
     if missing:
-        raise SystemExit("\n".join(["docs/growing.md lacks these lines of scripts/growing.py:", *missing]))
+        raise SystemExit("\n".join(missing))
 
 
 def tables(options):

@@ -13,13 +13,13 @@ bought and spent, and the queues must be empty.
     scripts/kill.py --seed 7            the same customers and moments again, as far as timing allows
 """
 
-import argparse
 import collections
 import json
 import random
 import threading
 import time
 
+import shared
 import stack
 from stack import PACK, PRO, check, request
 
@@ -27,8 +27,7 @@ ADMIN = {"authorization": "Bearer admin-local"}
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = shared.parser(__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--customers", type=int, default=30)
@@ -161,27 +160,23 @@ def main():
         client = stack.Client(local.url)
         load = Load(client, options)
         started = time.monotonic()
-        try:
+        local.start()
+        workers = [threading.Thread(target=load.work, daemon=True) for _ in range(options.connections)]
+        for worker in workers:
+            worker.start()
+        for _ in range(options.kills):
+            time.sleep(chance.uniform(0.0, options.max_life))
+            local.kill()
             local.start()
-            workers = [threading.Thread(target=load.work, daemon=True) for _ in range(options.connections)]
-            for worker in workers:
-                worker.start()
-            for _ in range(options.kills):
-                time.sleep(chance.uniform(0.0, options.max_life))
-                local.kill()
-                local.start()
-            load.stopping.set()
-            for worker in workers:
-                worker.join()
-            load.finish()
-            stack.eventually("the queues are empty", True, lambda: at_rest(client), options.settle_seconds)
-            verify(client, load)
-        except stack.NoStack as error:
-            check("the stack answers", False, error)
+        load.stopping.set()
+        for worker in workers:
+            worker.join()
+        load.finish()
+        stack.eventually("the queues are empty", True, lambda: at_rest(client), options.settle_seconds)
+        verify(client, load)
     acknowledged = ", ".join(f"{count} {what}" for what, count in sorted(load.counts.items()))
     print(f"{options.kills} kills in {time.monotonic() - started:.0f} s: {acknowledged}; seed {options.seed}")
-    stack.finish()
 
 
 if __name__ == "__main__":
-    main()
+    stack.run(main)

@@ -12,10 +12,9 @@ It takes the release binary of a function (`./check release`), else its debug bi
 It needs ministack, aws-sam-translator and boto3 (`./check ministack` installs them). docs/emulators.md lists
 how MiniStack differs from AWS, and what this script changes in the template for it."""
 
-import argparse
+import contextlib
+import functools
 import http.client
-import http.server
-import io
 import json
 import os
 import pathlib
@@ -24,16 +23,16 @@ import secrets
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
-import zipfile
 
 import boto3
 from botocore.config import Config
 from samtranslator.yaml_helper import yaml_parse
 
-from stack import ROOT, free_port
+import release
+import shared
+from shared import ROOT, TARGET, free_port
 
 STACK = "tallyhook"
 BUCKET = "tallyhook-code"
@@ -47,11 +46,9 @@ KEYS = {
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    parser = shared.parser(__doc__)
     parser.add_argument("--binaries", type=pathlib.Path, nargs="+",
-                        default=[target / "release", target / "debug"],
+                        default=[TARGET / "release", TARGET / "debug"],
                         help="folders of the binaries; the first one with a function counts (default: "
                              "release, then debug)")
     parser.add_argument("--keep", action="store_true", help="leave the deployment running until Ctrl-C")
@@ -79,42 +76,49 @@ def start_ministack(port, folder):
     sys.exit("ministack did not answer within a minute")
 
 
-def package(binary):
-    """The zip of a function, with one executable file named bootstrap."""
-    entry = zipfile.ZipInfo("bootstrap", (2026, 1, 1, 0, 0, 0))
-    entry.external_attr = 0o100755 << 16
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr(entry, binary.read_bytes(), compresslevel=1)
-    return packed.getvalue()
+@contextlib.contextmanager
+def running():
+    """MiniStack in an empty folder. Gives the folder and the port."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder, port = pathlib.Path(folder), free_port()
+        process = start_ministack(port, folder)
+        try:
+            yield folder, port
+        except SystemExit as ended:
+            if ended.code:
+                print((folder / "ministack.log").read_text()[-4000:], file=sys.stderr)
+            raise
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
-def over_one_metric(resources):
-    """MiniStack supports no alarm over several metrics: each watches its first one."""
-    for resource in resources.values():
-        if resource["Type"] == "AWS::CloudWatch::Alarm" and "Metrics" in resource["Properties"]:
-            queries = resource["Properties"].pop("Metrics")
-            first = next(query["MetricStat"] for query in queries if "MetricStat" in query)
-            resource["Properties"].update(first["Metric"], Statistic=first["Stat"], Period=first["Period"])
+def clients(port, region=REGION):
+    """The function that makes a client of a service."""
+    return functools.partial(boto3.client, endpoint_url=f"http://127.0.0.1:{port}", region_name=region,
+                             aws_access_key_id="test", aws_secret_access_key="test",
+                             config=Config(retries={"max_attempts": 1}))
 
 
-def number_of_pollers(template, function):
-    """CloudFormation converts a parameter's text to a number, MiniStack does not."""
-    for event in function["Properties"].get("Events", {}).values():
-        scaling = event["Properties"].get("ScalingConfig", {})
-        reference = scaling.get("MaximumConcurrency")
-        if isinstance(reference, dict):
-            scaling["MaximumConcurrency"] = int(template["Parameters"][reference["Ref"]]["Default"])
+def adapt(template):
+    """Changes a template for MiniStack. It runs the functions on this machine. It supports no alarm over
+    several metrics: each watches its first one. It does not convert a parameter's text to a number."""
+    template["Globals"]["Function"]["Architectures"] = [release.ARCHITECTURES[release.arch_here()]]
+    for properties in (resource["Properties"] for resource in template["Resources"].values()):
+        if "Metrics" in properties:
+            first = next(query["MetricStat"] for query in properties.pop("Metrics") if "MetricStat" in query)
+            properties.update(first["Metric"], Statistic=first["Stat"], Period=first["Period"])
+        for event in properties.get("Events", {}).values():
+            scaling = event["Properties"].get("ScalingConfig", {})
+            reference = scaling.get("MaximumConcurrency")
+            if isinstance(reference, dict):
+                scaling["MaximumConcurrency"] = int(template["Parameters"][reference["Ref"]]["Default"])
+    return template
 
 
 def template_for_here(s3, binaries):
-    """The template for MiniStack: code in S3, this machine's architecture, a number for a reference."""
-    template = yaml_parse((ROOT / "template.yaml").read_text())
-    template["Globals"]["Function"]["Architectures"] = ["x86_64" if os.uname().machine == "x86_64"
-                                                        else "arm64"]
-    resources = template["Resources"]
-    over_one_metric(resources)
+    """The template for MiniStack, with the code in S3."""
+    template = adapt(yaml_parse((ROOT / "template.yaml").read_text()))
     s3.create_bucket(Bucket=BUCKET)
     functions = []
     for resource in template["Resources"].values():
@@ -125,10 +129,9 @@ def template_for_here(s3, binaries):
         if binary is None:
             sys.exit(f"{name} is not built: run ./check release first")
         print(f"{name}: {binary}")
-        s3.put_object(Bucket=BUCKET, Key=f"{name}.zip", Body=package(binary))
+        s3.put_object(Bucket=BUCKET, Key=f"{name}.zip", Body=release.zipped(binary.read_bytes(), 1))
         resource["Properties"]["CodeUri"] = f"s3://{BUCKET}/{name}.zip"
         functions.append(name)
-        number_of_pollers(template, resource)
     return template, functions
 
 
@@ -193,11 +196,9 @@ def add_routes(client, template, resources):
 def front(api, port):
     """A proxy that gives the deployed API a URL of its own: MiniStack selects an API by the Host header."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Proxy(shared.Handler):
         def relay(self):
-            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            body = self.body()
             headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
             headers["Host"] = f"{api}.execute-api.localhost:{port}"
             upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -207,22 +208,13 @@ def front(api, port):
                 content = answer.read()
             finally:
                 upstream.close()
-            self.send_response(answer.status)
-            for name, value in answer.getheaders():
-                if name.lower() not in ("transfer-encoding", "content-length", "connection"):
-                    self.send_header(name, value)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            own = ("transfer-encoding", "content-length", "connection")
+            self.answer(answer.status, content, [each for each in answer.getheaders()
+                                                 if each[0].lower() not in own])
 
         do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_PATCH = relay
 
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_address[1]}"
+    return shared.serve(Proxy)
 
 
 def push_catalog(url, token):
@@ -239,33 +231,12 @@ def push_catalog(url, token):
 
 def main():
     options = arguments()
-    with tempfile.TemporaryDirectory() as folder:
-        folder, port = pathlib.Path(folder), free_port()
-        ministack = start_ministack(port, folder)
-        try:
-            run(options, port)
-        except SystemExit as ended:
-            if ended.code:
-                print((folder / "ministack.log").read_text()[-4000:], file=sys.stderr)
-            raise
-        finally:
-            ministack.terminate()
-            ministack.wait(30)
+    with running() as (_, port):
+        run(options, port)
 
 
 def run(options, port):
-    endpoint = f"http://127.0.0.1:{port}"
-
-    def client(service):
-        return boto3.client(
-            service,
-            endpoint_url=endpoint,
-            region_name=REGION,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-            config=Config(retries={"max_attempts": 1}),
-        )
-
+    endpoint, client = f"http://127.0.0.1:{port}", clients(port)
     secret, app, admin = (f"whsec_{secrets.token_hex(16)}", secrets.token_hex(16), secrets.token_hex(16))
     template, functions = template_for_here(client("s3"), options.binaries)
     known = template["Parameters"]

@@ -76,8 +76,7 @@ def events_of(life, objects, user):
 def main():
     folder = os.environ.get("TALLYHOOK_SHAPES")
     if not folder:
-        print("    left out: lives of recorded objects (no TALLYHOOK_SHAPES)")
-        return 0
+        sys.exit(print("    left out: lives of recorded objects (no TALLYHOOK_SHAPES)"))
     table = tomllib.loads(shapes.TABLE.read_text(encoding="utf-8"))
     objects = {}
     for source in table["source"]:
@@ -102,7 +101,6 @@ def main():
                 what = life["what"] + (", in reverse" if step < 0 else "")
                 stack.eventually(what, ends[user], lambda user=user: ended(client, user), 20)
             stack.stays("all stay as they are", ends, lambda: {user: ended(client, user) for user in ends}, 1)
-    stack.finish()
 
 
 def ended(client, user):
@@ -112,4 +110,4 @@ def ended(client, user):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stack.run(main)

@@ -14,7 +14,6 @@ always give the same files, byte by byte.
 The first of the folders that has a binary is used, as DIR/<name> or, as cargo-lambda writes it, as
 DIR/<name>/bootstrap. The files are written into target/dist (--out)."""
 
-import argparse
 import gzip
 import hashlib
 import io
@@ -28,9 +27,8 @@ import tempfile
 import zipfile
 
 import stack
-from stack import ROOT
+from shared import ROOT, TARGET, functions, parser
 
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 ARCHITECTURES = {"arm64": "arm64", "x86-64": "x86_64"}  # as our files are named, and as Lambda names them
 FOR_DEPLOYMENT = ("samconfig.toml", "stack-policy.json", "catalog.toml", "scripts/after_deploy.py",
                   "LICENSE-APACHE", "LICENSE-MIT")
@@ -48,10 +46,6 @@ def arch_here():
     return "x86-64" if os.uname().machine == "x86_64" else "arm64"
 
 
-def functions():
-    return sorted(path.parent.name for path in ROOT.glob("functions/*/Cargo.toml"))
-
-
 def template(arch):
     """template.yaml with a zip in place of each folder that SAM would build, and the architecture."""
     text = (ROOT / "template.yaml").read_text(encoding="utf-8")
@@ -66,14 +60,14 @@ def template(arch):
     return text
 
 
-def zipped(binary):
+def zipped(binary, level=6):
     """The zip of a function, with one executable file named bootstrap."""
     entry = zipfile.ZipInfo("bootstrap", (1980, 1, 1, 0, 0, 0))
     entry.external_attr = 0o100755 << 16
     entry.compress_type = zipfile.ZIP_DEFLATED
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr(entry, binary, compresslevel=6)
+        archive.writestr(entry, binary, compresslevel=level)
     return packed.getvalue()
 
 
@@ -190,10 +184,9 @@ def speaks(command, local):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=TARGET / "dist", help="default: target/dist")
-    parts = parser.add_subparsers(dest="part", required=True)
+    options = parser(__doc__)
+    options.add_argument("--out", type=pathlib.Path, default=TARGET / "dist", help="default: target/dist")
+    parts = options.add_subparsers(dest="part", required=True)
     one = parts.add_parser("functions", help="the archive of the functions")
     one.add_argument("--arch", choices=ARCHITECTURES, default=arch_here())
     one.add_argument("--binaries", type=pathlib.Path, nargs="+", required=True)
@@ -202,7 +195,7 @@ def main():
     one.add_argument("--machine", default=here(), help="as `uname -s` and `uname -m` say: Linux-x86_64")
     parts.add_parser("sums", help="the SHA-256 of each file")
     parts.add_parser("try", help="unpacks and runs the files for this machine")
-    options = parser.parse_args()
+    options = options.parse_args()
     if options.part == "functions":
         make_functions(options.out, options.arch, options.binaries)
     elif options.part == "cli":

@@ -11,18 +11,19 @@
     scripts/restore.py clean              deletes the restored tables
 
 `copy` makes a partition equal to the restored one: a newer ledger entry beside an older account would
-prevent its credits for ever. It first writes every item that it replaces or removes to replaced-….jsonl. The
-tables of the stack stay, with their indexes, protection and roles.
+prevent its credits from ever being granted again. It first writes every item that it replaces or removes to
+replaced-….jsonl. The tables of the stack stay, with their indexes, protection and roles.
 
 It needs boto3, which comes with the SAM CLI: run it with .check/sam/bin/python."""
 
-import argparse
 import datetime
 import json
 import sys
 import time
 
 import boto3
+
+import shared
 
 SUFFIX = "-restored"
 KEYS = {"accounts": ("pk", "sk"), "events": ("pk",)}
@@ -126,8 +127,7 @@ def sources(stack, enabled):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = shared.parser(__doc__)
     parser.add_argument("--prefix", default="tallyhook", help="the parameter Prefix")
     parser.add_argument("--stack-name", help="default: the prefix")
     commands = parser.add_subparsers(dest="command", required=True)

@@ -23,7 +23,7 @@ from ministack.core.iam_evaluator import (EvalContext, evaluate, evaluate_resour
                                           evaluate_trust_policy, parse_policy_document)
 
 from expanded import ACCOUNT, REGION, Stack  # noqa: E402
-from stack import ROOT  # noqa: E402
+from shared import ROOT  # noqa: E402
 
 OPTIONS = {"StripeKeyPath": "/tallyhook/stripe-secret-key", "SlackWebhookPath": "/tallyhook/slack",
            "DiscordWebhookPath": "/tallyhook/discord", "ProvisionSecretPath": "/tallyhook/provision-secret"}

@@ -17,7 +17,6 @@ may have, and whether it may be absent. FOLDER has a folder for each API version
 A difference is an error unless a table in tests/data explains it. A line there that explains nothing is an
 error too."""
 
-import argparse
 import collections
 import fnmatch
 import json
@@ -28,7 +27,9 @@ import subprocess
 import sys
 import tomllib
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+import shared
+from shared import ROOT
+
 READER = ROOT / "common/core/src/event"
 TABLE = ROOT / "tests/data/shapes.toml"
 EXPLAINED = ROOT / "tests/data/shapes-differences.txt"
@@ -252,40 +253,19 @@ def judge_events():
 def life_events(binary):
     """Events of the random lives of local/src/life, by shape. `fuzz-order` sends them to a server that keeps
     them."""
-    import http.server
-    import threading
-
     kept = []
 
-    class Server(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
-        disable_nagle_algorithm = True
-
-        def answer(self, status, body=b"{}"):
-            self.send_response(status)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
+    class Server(shared.Handler):
         def do_POST(self):
-            kept.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.answer(200)
+            kept.append(json.loads(self.body()))
+            self.answer(200, b"{}")
 
         def do_GET(self):
-            if self.path == "/local/status":
-                return self.answer(200, b'{"at_rest": true, "queues": []}')
-            return self.answer(404)
+            known = self.path == "/local/status"
+            self.answer(200 if known else 404, b'{"at_rest": true, "queues": []}' if known else b"{}")
 
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    subprocess.run([binary, "fuzz-order", "--cases", "60", "--seed", "1", "--url", url], check=True,
-                   stdout=subprocess.DEVNULL)
-    server.shutdown()
+    subprocess.run([binary, "fuzz-order", "--cases", "60", "--seed", "1", "--url", shared.serve(Server)],
+                   check=True, stdout=subprocess.DEVNULL)
     if len(kept) < 1000:
         sys.exit(f"fuzz-order sent only {len(kept)} events")
     return [(event["api_version"] < "2025-03-31", event) for event in kept]
@@ -425,8 +405,7 @@ def check(binary):
 
 
 def main():
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser = shared.parser(__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("check")
     verb.add_argument("--binary", help="without it the lives of local/src/life are not compared")

@@ -7,21 +7,19 @@
     scripts/smoke.py --url URL --webhook-url URL      sends the events to the webhook's own URL
 """
 
-import argparse
 import json
 import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import shared
 import stack
 from stack import PACK, PRO, SIGNUP, Client, Customer, check, eventually, request, signature, stays
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = shared.parser(__doc__)
     parser.add_argument("--url", help="base URL of a running stack, for example http://127.0.0.1:9000")
     parser.add_argument("--webhook-url", help="base URL of the webhook, if it differs")
     parser.add_argument("--real-binaries", action="store_true",
@@ -129,7 +127,7 @@ def other_mode(client):
     stays("and not applied in test mode", 404, lambda: client.tier_and_credits(customer.user))
 
 
-def run(client, wait):
+def check_all(client, wait):
     try:
         healthy(client)
         buying(client, wait)
@@ -147,17 +145,13 @@ def main():
         signal.signal(name, lambda number, _: sys.exit(128 + number))
     print(f"signed by stripe {stack.stripe.VERSION}" if stack.stripe else "signed without the package stripe")
     if options.url:
-        run(Client(options.url, options.secret, options.token, options.webhook_url), options.wait_seconds)
-    else:
-        with stack.Stack(options.real_binaries) as local:
-            try:
-                local.build()
-                local.start()
-                run(Client(local.url), options.wait_seconds)
-            except (stack.NoStack, subprocess.SubprocessError) as error:
-                check("the stack starts", False, error)
-    stack.finish()
+        client = Client(options.url, options.secret, options.token, options.webhook_url)
+        return check_all(client, options.wait_seconds)
+    with stack.Stack(options.real_binaries) as local:
+        local.build()
+        local.start()
+        return check_all(Client(local.url), options.wait_seconds)
 
 
 if __name__ == "__main__":
-    main()
+    stack.run(main)

@@ -1,5 +1,4 @@
-"""The local stack as a child process, and the checks of the scripts that use it: smoke.py, kill.py,
-invoke.py.
+"""The local stack as a child process, and the checks of the scripts that use it.
 
 The scripts know the commands, routes and sample events of the documentation, and nothing of the code.
 """
@@ -13,7 +12,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,12 +19,13 @@ import time
 import urllib.error
 import urllib.request
 
+from shared import ROOT, TARGET, free_port
+
 try:
     import stripe
 except ImportError:
     stripe = None
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 PRO, PACK, SIGNUP = 5000, 1000, 500  # of catalog.toml
 
 passed, failed = 0, 0
@@ -66,20 +65,18 @@ def stays(what, expected, look, seconds=2.0):
     return check(what, False, f"{seen} instead of {expected}")
 
 
-def finish():
-    """Prints the counts, and ends the process with 1 if a check failed."""
+def run(checks):
+    """Runs the checks of a script, prints their counts, and ends the process with 1 if one failed."""
+    try:
+        checks()
+    except (NoStack, subprocess.SubprocessError) as error:
+        check("the stack starts", False, error)
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 
 
 class NoStack(Exception):
     """The stack does not answer."""
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Stack:
@@ -103,8 +100,7 @@ class Stack:
                        cwd=ROOT, check=True)
 
     def start(self, seconds=60):
-        target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
-        command = [target / "debug" / "tallyhook", "--port", str(self.port), "--aws-port", str(self.aws_port)]
+        command = [TARGET / "debug" / "tallyhook", "--port", str(self.port), "--aws-port", str(self.aws_port)]
         command += ["--data", self.folder / "data", *(["--real-binaries"] if self.real_binaries else [])]
         command += ["--binaries", self.binaries] if self.binaries else []
         command += ["--catalog", self.catalog] if self.catalog else []

@@ -140,8 +140,4 @@ def run(binary):
 
 if len(sys.argv) != 2:
     sys.exit(__doc__)
-try:
-    run(sys.argv[1])
-except stack.NoStack as error:
-    check("the stack starts", False, error)
-stack.finish()
+stack.run(lambda: run(sys.argv[1]))

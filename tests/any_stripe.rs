@@ -10,7 +10,7 @@ use tallyhook_core::event::{self, EventType, Object, Subscription};
 use tallyhook_core::ids::{CustomerId, SubscriptionId};
 use tallyhook_core::timestamp::Timestamp;
 
-use crate::stripe_client::{IMPATIENT, KEY};
+use crate::stripe_client::{KEY, SHORT_RETRIES};
 use crate::support::sample;
 
 /// A customer with a subscription to a price, made through the API; the fake one gets it as an event.
@@ -66,7 +66,7 @@ async fn customers_subscriptions_events_and_refusals_are_read_from_any_stripe() 
             (format!("http://{}", fake.start().await.unwrap()), Some(fake))
         }
     };
-    let stripe = Stripe::new(KEY, base.clone()).with_patience(IMPATIENT);
+    let stripe = Stripe::new(KEY, base.clone()).with_retry_limits(SHORT_RETRIES);
     let (email, price) =
         (format!("{:x}+a@example.com", fastrand::u64(..)), format!("price_{:x}", fastrand::u64(..)));
     let (customer, subscription) = subscribe(&stripe, fake.as_ref(), &email, &price).await;
@@ -111,6 +111,7 @@ async fn customers_subscriptions_events_and_refusals_are_read_from_any_stripe() 
         missing.refusal().is_some() && !missing.is_transient() && missing.to_string().contains("404"),
         "{missing}"
     );
-    let stranger = Stripe::new("wrong", base).with_patience(IMPATIENT).customer(&customer).await.unwrap_err();
+    let stranger =
+        Stripe::new("wrong", base).with_retry_limits(SHORT_RETRIES).customer(&customer).await.unwrap_err();
     assert!(stranger.is_refused_key(), "{stranger}");
 }

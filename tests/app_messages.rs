@@ -1,4 +1,4 @@
-//! What the app is told: each message of `docs/app-api.md`, once for each cause.
+//! The messages to the app: each one of `docs/app-api.md`, once for each cause.
 
 use std::collections::BTreeMap;
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use lambda_http::Body;
 use serde_json::{Value, json};
-use tallyhook_service::catalogs::MAX_AGE;
+use tallyhook_service::catalog_cache::MAX_AGE;
 
-use crate::support::{ADMIN_TOKEN, Door, World, pack, read_answer, request, sample};
+use crate::support::{ADMIN_TOKEN, EntryPoint, World, pack, read_answer, request, sample};
 
 const CATALOG: &str = include_str!("../catalog.toml");
 
@@ -18,7 +18,7 @@ async fn put(world: &World, query: &str, replaces: Option<&str>, toml: &str) -> 
     let mut headers = vec![("authorization", token.as_str())];
     headers.extend(replaces.as_deref().map(|digest| ("if-match", digest)));
     let path = format!("/admin/catalog{query}");
-    let request = request(Door::HttpApi, &headers, "PUT", &path, &Body::Text(toml.to_owned()));
+    let request = request(EntryPoint::HttpApi, &headers, "PUT", &path, &Body::Text(toml.to_owned()));
     let (status, body) = read_answer(world.admin.handle(request).await.unwrap());
     crate::openapi::check("PUT", &path, status, &body);
     (status, body)
@@ -111,7 +111,7 @@ async fn without_a_stored_catalog_events_wait_for_one_and_health_says_so_first()
     for name in names {
         world.process(&sample(name, "user_1")).await;
     }
-    // A type that no rule reads is ignored as ever.
+    // A type that no rule reads is ignored, with or without a catalog.
     world.process(&sample("product.updated", "user_1")).await;
     let (_, health) = get(&world, "/admin/stripe/subscription-health").await;
     let first = &health["deductions"][0];

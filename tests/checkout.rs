@@ -567,8 +567,13 @@ async fn each_flow_of_the_portal_opens_for_what_the_user_has() {
 }
 
 async fn catalog(world: &World, headers: &[(&str, &str)]) -> lambda_http::Response<Body> {
-    let request =
-        crate::support::request(crate::support::Door::HttpApi, headers, "GET", "/catalog", &Body::Empty);
+    let request = crate::support::request(
+        crate::support::EntryPoint::HttpApi,
+        headers,
+        "GET",
+        "/catalog",
+        &Body::Empty,
+    );
     world.api.handle(request).await.unwrap()
 }
 

@@ -33,7 +33,9 @@ use tallyhook_service::http::api::Api;
 use tallyhook_service::http::webhook::Webhook;
 use tallyhook_service::worker::Worker;
 
-use crate::support::{APP_TOKEN, Door, SECRET, call, pack, records, request, sample, signature, with_id};
+use crate::support::{
+    APP_TOKEN, EntryPoint, SECRET, call, pack, records, request, sample, signature, with_id,
+};
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -117,7 +119,7 @@ impl Backend {
     /// Up to ten messages. A queue that is spread over servers is waited for; the embedded one says at once
     /// that it is empty.
     async fn receive(&self, url: &str) -> Vec<aws_sdk_sqs::types::Message> {
-        // Shorter than the client's patience with one attempt.
+        // Shorter than the client's time limit of one attempt.
         let wait = if self.embedded.is_some() { 0 } else { 1 };
         let request =
             self.sqs.receive_message().queue_url(url).max_number_of_messages(10).wait_time_seconds(wait);
@@ -360,7 +362,7 @@ async fn a_customers_life_ends_in_the_account_that_the_rules_say(backend: &Backe
     let api = Api::new(ApiConfig::from_env(env).unwrap(), dynamodb.clone(), sqs.clone());
     let ask = |method: &'static str, path: &str| {
         let token = format!("Bearer {APP_TOKEN}");
-        let request = request(Door::HttpApi, &[("authorization", &token)], method, path, &Body::Empty);
+        let request = request(EntryPoint::HttpApi, &[("authorization", &token)], method, path, &Body::Empty);
         let api = &api;
         async move {
             let answer = api.handle(request).await.unwrap();

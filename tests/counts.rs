@@ -121,7 +121,7 @@ async fn the_cost_of_an_event_has_not_changed() {
         (0..10).map(|number| pack(&format!("p{number}"), "user_1", 1).to_string().into_bytes()).collect();
     let (_, packs) = batch(&world, Family::CheckoutSession, &packs).await;
 
-    // These bounds hold whatever the file says.
+    // The file cannot change these bounds.
     let operations = |calls: &[Call]| calls.iter().map(|call| call.operation.clone()).collect::<Vec<_>>();
     assert_eq!(operations(&webhook), ["SendMessage"]);
     for calls in [&alone, &ten, &packs] {

@@ -29,7 +29,7 @@
 //! - `checkout`: `POST /checkout-sessions`.
 //! - `features`: Features, products, `check`, and the sweep after a change of the catalog.
 //! - `holds`: Holds, their commits and releases, and spends that are given back.
-//! - `portal`: The status page and the setup status after a checkout.
+//! - `setup_status`: The status page and the setup status after a checkout.
 //! - `orders`: One-time orders: the app's steps, the operator's list, what the app is sent.
 //! - `provision`: The app's webhook: provisioning and account updates.
 //! - `app_messages`: Every type of message to the app, once for each cause.
@@ -98,12 +98,12 @@ mod orders;
 mod parameters;
 mod parked_and_failed;
 mod permissions;
-mod portal;
 mod provision;
 mod reconcile;
 mod reconcile_many;
 mod runbook;
 mod security;
+mod setup_status;
 mod signature_vectors;
 mod snapshots;
 mod store;

@@ -9,7 +9,7 @@ use lambda_http::Body;
 use serde_json::{Value, json};
 use tallyhook_service::http::api::OPENAPI;
 
-use crate::support::{ADMIN_TOKEN, APP_TOKEN, Door, World, read_answer, request};
+use crate::support::{ADMIN_TOKEN, APP_TOKEN, EntryPoint, World, read_answer, request};
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(OPENAPI).unwrap());
 static VALIDATORS: LazyLock<Mutex<BTreeMap<String, Arc<Validator>>>> = LazyLock::new(Mutex::default);
@@ -176,7 +176,7 @@ async fn a_wrong_method_gets_the_allowed_ones_and_head_is_answered_like_get() {
             if path.starts_with("/admin") { ("admin", ADMIN_TOKEN) } else { ("api", APP_TOKEN) };
         let send = |method: &str| {
             let headers = [("authorization", &*format!("Bearer {token}"))];
-            let request = request(Door::HttpApi, &headers, method, &path, &Body::Empty);
+            let request = request(EntryPoint::HttpApi, &headers, method, &path, &Body::Empty);
             let world = &world;
             async move {
                 match function {

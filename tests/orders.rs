@@ -3,7 +3,7 @@
 use lambda_http::Body;
 use serde_json::{Value, json};
 
-use crate::support::{APP_TOKEN, Door, World, read_answer, request, sample, with_id};
+use crate::support::{APP_TOKEN, EntryPoint, World, read_answer, request, sample, with_id};
 
 /// The paid session of an order, with ids of its own.
 pub fn order(number: u32, user: &str) -> Value {
@@ -33,7 +33,7 @@ async fn patch(world: &World, path: &str, if_match: Option<&str>, body: Value) -
     let token = format!("Bearer {APP_TOKEN}");
     let if_match = if_match.map(|value| ("if-match", value));
     let headers: Vec<_> = [("authorization", token.as_str())].into_iter().chain(if_match).collect();
-    let request = request(Door::HttpApi, &headers, "PATCH", path, &Body::Text(body.to_string()));
+    let request = request(EntryPoint::HttpApi, &headers, "PATCH", path, &Body::Text(body.to_string()));
     let (status, answer) = read_answer(world.api.handle(request).await.unwrap());
     crate::openapi::check("PATCH", path, status, &answer);
     (status, answer)

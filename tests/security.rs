@@ -416,25 +416,25 @@ fn nothing_secret_or_personal_is_in_a_log_line_a_metric_an_alert_or_an_error() {
 /// A local server that is chat and app: it keeps what it receives and answers with a canary, every second
 /// time with an error.
 #[derive(Clone, Default)]
-struct Outside {
+struct RecordingServer {
     bodies: Arc<Mutex<Vec<String>>>,
 }
 
-impl Outside {
+impl RecordingServer {
     async fn start() -> (Self, String) {
-        async fn take(State(outside): State<Outside>, body: String) -> (StatusCode, &'static str) {
-            let mut bodies = outside.bodies.lock().unwrap();
+        async fn take(State(recorder): State<RecordingServer>, body: String) -> (StatusCode, &'static str) {
+            let mut bodies = recorder.bodies.lock().unwrap();
             bodies.push(body);
             let status =
                 if bodies.len() % 2 == 0 { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
             (status, "canary-answer-of-the-app <canary.person@example.com>")
         }
-        let outside = Self::default();
-        let router = Router::new().fallback(take).with_state(outside.clone());
+        let recorder = Self::default();
+        let router = Router::new().fallback(take).with_state(recorder.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        (outside, url)
+        (recorder, url)
     }
 }
 
@@ -458,7 +458,7 @@ fn tainted(event: &Value, id: &str) -> Value {
 async fn tour() {
     tallyhook_aws::telemetry::init(&Env::from([("METRICS_NAMESPACE", "canaries")]));
     start_is_refused();
-    let (outside, url) = Outside::start().await;
+    let (recorder, url) = RecordingServer::start().await;
     let fake = FakeStripe::new("sk_test_canary");
     let stripe = format!("http://{}", fake.start().await.unwrap());
     let (chat, app) = (format!("{url}/canary-path-of-the-chat"), format!("{url}/canary-path-of-the-app"));
@@ -562,7 +562,7 @@ async fn tour() {
         world.provision().await;
         world.pass_seconds(901);
     }
-    let sent = std::mem::take(&mut *outside.bodies.lock().unwrap()).join("\n");
+    let sent = std::mem::take(&mut *recorder.bodies.lock().unwrap()).join("\n");
     assert!(sent.contains("blocks") && sent.contains("payment.confirmed"), "{sent}");
     for canary in PERSONAL.iter().chain(&SECRETS) {
         let place = answers

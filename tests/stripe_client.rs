@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
-use tallyhook_aws::stripe::{Cursor, EventFilter, Filter, Patience, Stripe, StripeError};
+use tallyhook_aws::stripe::{Cursor, EventFilter, Filter, RetryLimits, Stripe, StripeError};
 use tallyhook_core::event::{EventType, Invoice, Subscription};
 use tallyhook_core::ids::{
     CustomerId, EventId, InvoiceId, PaymentIntentId, PriceId, SessionId, SubscriptionId,
@@ -16,7 +16,7 @@ use crate::support::{World, sample};
 
 pub const KEY: &str = "sk_test_canary";
 
-pub const IMPATIENT: Patience = Patience {
+pub const SHORT_RETRIES: RetryLimits = RetryLimits {
     attempts: 3,
     attempt_timeout: Duration::from_millis(400),
     call_timeout: Duration::from_secs(5),
@@ -27,7 +27,7 @@ pub const IMPATIENT: Patience = Patience {
 pub async fn stripe() -> (FakeStripe, Stripe) {
     let fake = FakeStripe::new(KEY);
     let address = fake.start().await.unwrap();
-    (fake, Stripe::new(KEY, format!("http://{address}/")).with_patience(IMPATIENT))
+    (fake, Stripe::new(KEY, format!("http://{address}/")).with_retry_limits(SHORT_RETRIES))
 }
 
 fn id<T: std::str::FromStr>(text: &str) -> T
@@ -180,7 +180,7 @@ async fn a_404_page_that_is_not_stripes_does_not_mean_that_the_object_is_missing
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(page)).await });
-    let stripe = Stripe::new(KEY, &base).with_patience(IMPATIENT);
+    let stripe = Stripe::new(KEY, &base).with_retry_limits(SHORT_RETRIES);
     let error = stripe.subscription(&id::<SubscriptionId>("sub_1")).await.unwrap_err();
     assert!(!error.is_missing() && error.is_transient() && error.refusal().is_none(), "{error}");
 
@@ -221,7 +221,7 @@ async fn an_error_has_stripes_message_and_no_secret() {
     assert!(refusal.request_id.as_deref().unwrap().starts_with("req_"));
     assert!(error.to_string().contains("No such subscription: 'sub_1'"), "{error}");
 
-    let unreachable = Stripe::new(KEY, "http://127.0.0.1:1").with_patience(IMPATIENT);
+    let unreachable = Stripe::new(KEY, "http://127.0.0.1:1").with_retry_limits(SHORT_RETRIES);
     let error = unreachable.subscription(&id("sub_1")).await.unwrap_err();
     assert!(error.is_transient() && matches!(error, StripeError::NoAnswer { .. }));
     for text in [format!("{error} {error:?}"), format!("{unreachable:?}")] {
@@ -229,7 +229,7 @@ async fn an_error_has_stripes_message_and_no_secret() {
     }
     let (fake, _) = self::stripe().await;
     let address = fake.start().await.unwrap();
-    let wrong = Stripe::new("sk_test_wrong", format!("http://{address}")).with_patience(IMPATIENT);
+    let wrong = Stripe::new("sk_test_wrong", format!("http://{address}")).with_retry_limits(SHORT_RETRIES);
     assert!(wrong.subscription(&id("sub_1")).await.unwrap_err().is_refused_key());
 }
 

@@ -12,7 +12,7 @@ use tallyhook_core::timestamp::Timestamp;
 
 pub use self::events::{pack, sample, unnamed_pack, with_id};
 pub use self::queues::records;
-pub use self::requests::{Door, call, read_answer, request, signature};
+pub use self::requests::{EntryPoint, call, read_answer, request, signature};
 pub use self::stack::World;
 pub use self::transport::{Call, Fault, aws_error, cancelled};
 

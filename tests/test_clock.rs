@@ -31,7 +31,7 @@ impl Clock {
             let item = &mut object["items"]["data"][0];
             item["price"]["id"] = json!("price_pro_test");
             (item["current_period_start"], item["current_period_end"]) = (start, end);
-            // The changes that the sample shows are none of this life.
+            // The changes that the sample shows did not happen in this life.
             event["data"].as_object_mut().unwrap().remove("previous_attributes");
         }
         event

@@ -8,29 +8,31 @@ use lambda_http::Body;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN_TOKEN, APP_TOKEN, Door, World, read_answer, request, sample};
+use crate::support::{ADMIN_TOKEN, APP_TOKEN, EntryPoint, World, read_answer, request, sample};
 
 /// What a client must encode in a path, and nothing else.
 const LITTLE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'?').add(b'%');
-const DOORS: [Door; 2] = [Door::HttpApi, Door::FunctionUrl];
+const ENTRY_POINTS: [EntryPoint; 2] = [EntryPoint::HttpApi, EntryPoint::FunctionUrl];
 
 impl World {
-    /// A request of the app through this door.
-    async fn through(&self, door: Door, method: &str, path: &str, body: Value) -> (u16, Value) {
+    /// A request of the app through this entry point.
+    async fn through(&self, entry_point: EntryPoint, method: &str, path: &str, body: Value) -> (u16, Value) {
         let token = format!("Bearer {APP_TOKEN}");
         let key = fastrand::u64(..).to_string();
         let headers = [("authorization", token.as_str()), ("idempotency-key", &key)];
         let body = if body.is_null() { Body::Empty } else { Body::Text(body.to_string()) };
-        let answer = self.api.handle(request(door, &headers, method, path, &body)).await.unwrap();
+        let answer = self.api.handle(request(entry_point, &headers, method, path, &body)).await.unwrap();
         let (status, body) = read_answer(answer);
         crate::openapi::check(method, path, status, &body);
         (status, body)
     }
 
-    /// A request of an operator through this door.
-    async fn operator(&self, door: Door, path: &str) -> (u16, Value) {
+    /// A request of an operator through this entry point.
+    async fn operator(&self, entry_point: EntryPoint, path: &str) -> (u16, Value) {
         let headers = [("authorization", &*format!("Bearer {ADMIN_TOKEN}"))];
-        read_answer(self.admin.handle(request(door, &headers, "GET", path, &Body::Empty)).await.unwrap())
+        read_answer(
+            self.admin.handle(request(entry_point, &headers, "GET", path, &Body::Empty)).await.unwrap(),
+        )
     }
 }
 
@@ -48,41 +50,53 @@ fn random_id(rng: &mut Rng) -> String {
 }
 
 #[tokio::test]
-async fn random_ids_are_different_users_through_both_doors() {
+async fn random_ids_are_different_users_through_both_entry_points() {
     let world = World::new().await;
     let mut rng = Rng::with_seed(19);
     let mut spent: BTreeMap<String, u64> = BTreeMap::new();
     while spent.len() < 60 {
         let id = random_id(&mut rng);
-        for (door, set) in DOORS.into_iter().flat_map(|door| [(door, LITTLE), (door, NON_ALPHANUMERIC)]) {
+        for (entry_point, set) in ENTRY_POINTS
+            .into_iter()
+            .flat_map(|entry_point| [(entry_point, LITTLE), (entry_point, NON_ALPHANUMERIC)])
+        {
             let path = format!("/users/{}", utf8_percent_encode(&id, set));
-            let answer = world.through(door, "PUT", &path, Value::Null).await;
+            let answer = world.through(entry_point, "PUT", &path, Value::Null).await;
             if tallyhook_core::ids::UserId::new(id.as_str()).is_err() {
-                assert_eq!(error(&answer), (400, "reserved_id"), "{door:?} {id}");
+                assert_eq!(error(&answer), (400, "reserved_id"), "{entry_point:?} {id}");
                 continue;
             }
-            assert_eq!((answer.0, answer.1["user_id"].as_str()), (200, Some(id.as_str())), "{door:?} {path}");
+            assert_eq!(
+                (answer.0, answer.1["user_id"].as_str()),
+                (200, Some(id.as_str())),
+                "{entry_point:?} {path}"
+            );
             let before = *spent.entry(id.clone()).or_default();
-            assert_eq!(answer.1["credits"], 500 - before, "{door:?} {path}");
+            assert_eq!(answer.1["credits"], 500 - before, "{entry_point:?} {path}");
             let consume = format!("{path}/credits/consume");
-            let answer = world.through(door, "POST", &consume, json!({"amount": 1})).await;
-            assert_eq!((answer.0, answer.1["user_id"].as_str()), (200, Some(id.as_str())), "{door:?} {path}");
+            let answer = world.through(entry_point, "POST", &consume, json!({"amount": 1})).await;
+            assert_eq!(
+                (answer.0, answer.1["user_id"].as_str()),
+                (200, Some(id.as_str())),
+                "{entry_point:?} {path}"
+            );
             spent.insert(id.clone(), before + 1);
         }
     }
     for (id, spent) in &spent {
         let encoded = utf8_percent_encode(id, NON_ALPHANUMERIC);
-        for door in DOORS {
-            let (_, account) = world.through(door, "GET", &format!("/users/{encoded}"), Value::Null).await;
+        for entry_point in ENTRY_POINTS {
+            let (_, account) =
+                world.through(entry_point, "GET", &format!("/users/{encoded}"), Value::Null).await;
             assert_eq!((&account["user_id"], &account["credits"]), (&json!(id), &json!(500 - spent)), "{id}");
             let (_, ledger) =
-                world.through(door, "GET", &format!("/users/{encoded}/ledger"), Value::Null).await;
+                world.through(entry_point, "GET", &format!("/users/{encoded}/ledger"), Value::Null).await;
             let entries = ledger["entries"].as_array().map_or(0, Vec::len);
             assert_eq!(entries, 1 + usize::try_from(*spent).unwrap(), "{id}");
             let path = format!("/admin/stripe/check-user/{encoded}");
-            let (status, checked) = world.operator(door, &path).await;
+            let (status, checked) = world.operator(entry_point, &path).await;
             assert_eq!((status, &checked["user_id"]), (200, &json!(id)), "{id}");
-            let (status, page) = world.operator(door, &format!("{path}/ledger")).await;
+            let (status, page) = world.operator(entry_point, &format!("{path}/ledger")).await;
             assert_eq!((status, page["entries"].as_array().map(Vec::len)), (200, Some(entries)), "{id}");
         }
     }
@@ -91,7 +105,7 @@ async fn random_ids_are_different_users_through_both_doors() {
 #[tokio::test]
 async fn a_path_is_decoded_exactly_once() {
     let world = World::new().await;
-    for door in DOORS {
+    for entry_point in ENTRY_POINTS {
         for (path, id) in [
             ("ann", "ann"),
             ("ann%3Fx", "ann?x"),
@@ -104,12 +118,13 @@ async fn a_path_is_decoded_exactly_once() {
             ("%2e%2e", ".."),
             ("%C3%A9", "é"),
         ] {
-            let (status, answer) = world.through(door, "PUT", &format!("/users/{path}"), Value::Null).await;
-            assert_eq!((status, answer["user_id"].as_str()), (200, Some(id)), "{door:?} {path}");
+            let (status, answer) =
+                world.through(entry_point, "PUT", &format!("/users/{path}"), Value::Null).await;
+            assert_eq!((status, answer["user_id"].as_str()), (200, Some(id)), "{entry_point:?} {path}");
         }
         for broken in ["%ff", "%C3"] {
-            let answer = world.through(door, "PUT", &format!("/users/{broken}"), Value::Null).await;
-            assert_eq!(error(&answer), (400, "invalid_user_id"), "{door:?} {broken}");
+            let answer = world.through(entry_point, "PUT", &format!("/users/{broken}"), Value::Null).await;
+            assert_eq!(error(&answer), (400, "invalid_user_id"), "{entry_point:?} {broken}");
         }
     }
 }
@@ -119,13 +134,13 @@ async fn an_id_that_ends_like_a_route_is_refused_and_parked() {
     let world = World::new().await;
     for end in ["check", "ledger", "credits/consume", "credits/holds/h/commit", "orders/cs_test_1", "portal"]
     {
-        for (door, path) in [
-            (Door::HttpApi, format!("/users/ann/{end}")),
-            (Door::HttpApi, format!("/users/ann%2F{end}")),
-            (Door::FunctionUrl, format!("/users/ann%2F{end}")),
+        for (entry_point, path) in [
+            (EntryPoint::HttpApi, format!("/users/ann/{end}")),
+            (EntryPoint::HttpApi, format!("/users/ann%2F{end}")),
+            (EntryPoint::FunctionUrl, format!("/users/ann%2F{end}")),
         ] {
-            let answer = world.through(door, "PUT", &path, Value::Null).await;
-            assert_eq!(error(&answer), (400, "reserved_id"), "{door:?} {path}");
+            let answer = world.through(entry_point, "PUT", &path, Value::Null).await;
+            assert_eq!(error(&answer), (400, "reserved_id"), "{entry_point:?} {path}");
         }
         let event = sample("checkout.session.completed.pack", &format!("ann/{end}"));
         let event: Value =
@@ -138,5 +153,5 @@ async fn an_id_that_ends_like_a_route_is_refused_and_parked() {
             "{end}"
         );
     }
-    assert_eq!(world.through(Door::HttpApi, "GET", "/users/ann", Value::Null).await.0, 404);
+    assert_eq!(world.through(EntryPoint::HttpApi, "GET", "/users/ann", Value::Null).await.0, 404);
 }

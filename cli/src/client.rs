@@ -51,7 +51,7 @@ impl Client {
         Ok(Self { pool })
     }
 
-    /// Sends a request and reads the whole response, whatever its status.
+    /// Sends a request and reads the whole response, of any status.
     ///
     /// # Errors
     /// When no response arrives within 40 seconds.

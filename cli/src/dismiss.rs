@@ -1,4 +1,4 @@
-//! `dismiss`: one parked or failed event that is none of our business.
+//! `dismiss`: marks one parked or failed event as no concern of this deployment.
 
 use clap::Args;
 use serde_json::json;
@@ -11,7 +11,7 @@ use crate::output::{print_line, text};
 pub struct Dismiss {
     /// The id of the event
     id: String,
-    /// Why the event is none of our business. It is kept with the event and in the audit
+    /// Why the event does not concern this deployment. The event and the audit keep the reason
     #[arg(long, value_name = "TEXT")]
     reason: String,
     /// Your name, for the audit

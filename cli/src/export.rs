@@ -20,7 +20,7 @@ use crate::output::{clear_progress, list, print_error, show_progress};
 pub struct Export {
     /// What to export
     #[arg(value_enum)]
-    what: What,
+    what: ExportKind,
     /// Only entries or events at or after this time or day
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
@@ -35,7 +35,7 @@ pub struct Export {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum What {
+enum ExportKind {
     /// A row for each account
     Users,
     /// A row for each ledger entry
@@ -46,7 +46,7 @@ enum What {
     Summary,
 }
 
-impl What {
+impl ExportKind {
     fn path(self) -> &'static str {
         match self {
             Self::Users => "/admin/export/users",
@@ -95,7 +95,7 @@ impl Export {
             let answer = self.page(&api, next.as_deref()).await?;
             for row in list(&answer[self.what.rows()]) {
                 rows += 1;
-                if self.what == What::Summary {
+                if self.what == ExportKind::Summary {
                     summary.add(row);
                 } else {
                     writer.write_record(self.what.columns().iter().map(|name| cell(&row[*name])))?;
@@ -122,12 +122,12 @@ impl Export {
 
     async fn page(&self, api: &Api, next: Option<&str>) -> anyhow::Result<Value> {
         // A summary needs all earlier entries, to compute what is outstanding.
-        let from = self.from.as_deref().filter(|_| self.what != What::Summary);
+        let from = self.from.as_deref().filter(|_| self.what != ExportKind::Summary);
         let (from, to) = match self.what {
-            What::Users => (None, None),
-            What::Ledger | What::Events | What::Summary => (from, self.to.as_deref()),
+            ExportKind::Users => (None, None),
+            ExportKind::Ledger | ExportKind::Events | ExportKind::Summary => (from, self.to.as_deref()),
         };
-        let limit = (self.what == What::Events).then_some("200");
+        let limit = (self.what == ExportKind::Events).then_some("200");
         api.get(self.what.path(), &[("from", from), ("to", to), ("limit", limit), ("next", next)]).await
     }
 }

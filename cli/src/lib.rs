@@ -2,6 +2,9 @@
 //!
 //! The binary `tallyhook-cli` has these commands alone. The package `local` adds the local stack to them.
 //!
+//! Each command has a module of its name. Several commands use [`client`], `api` (the admin API), `stripe`,
+//! `webhook`, `endpoint`, `ssm`, `table`, [`sample`], [`output`] and [`local_stack`].
+//!
 //! Exit codes of the commands that call the admin API or the app's API:
 //!
 //! | code | meaning |

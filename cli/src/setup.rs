@@ -54,7 +54,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(20);
 
 /// What is left to do, in this order.
 #[derive(Debug, Default)]
-struct Plan {
+struct SetupPlan {
     create: bool,
     update: Option<Update>,
     disable: Vec<Endpoint>,
@@ -94,7 +94,7 @@ impl Setup {
         };
         let (objects, _) = stripe.list(PATH, &[]).await?;
         let ours = endpoint::of_deployment(&objects, &self.prefix, |endpoint| endpoint.posts_to(&url));
-        let plan = Plan::new(&ours, &url, &self.prefix, self.roll);
+        let plan = SetupPlan::new(&ours, &url, &self.prefix, self.roll);
         print_line(format_args!("Stripe: {}. Webhook endpoint: {url}", stripe.mode()))?;
         let mut in_order = true;
         if !plan.create {
@@ -135,7 +135,7 @@ impl Setup {
     async fn carry_out(
         &self,
         stripe: &Stripe,
-        plan: Plan,
+        plan: SetupPlan,
         url: &str,
         mut parameter: Option<SecretParameter>,
     ) -> anyhow::Result<bool> {
@@ -199,7 +199,7 @@ impl Setup {
     }
 }
 
-impl Plan {
+impl SetupPlan {
     fn new(ours: &[Endpoint], url: &str, prefix: &str, roll: bool) -> Self {
         let enabled: Vec<&Endpoint> = ours.iter().filter(|endpoint| endpoint.is_enabled).collect();
         // A second enabled endpoint means that the secret is being rolled: the plan is to complete that.
@@ -292,7 +292,7 @@ impl SecretParameter {
     }
 }
 
-/// The signing secrets in the value of a variable or parameter. A placeholder is none: anybody could sign
+/// The signing secrets in the value of a variable or parameter. A placeholder is not one: anybody could sign
 /// with a text from the documentation.
 pub(crate) fn secrets(value: &str) -> Vec<String> {
     let is_secret = |text: &&str| text.strip_prefix("whsec_").is_some_and(|rest| rest.len() >= 24);

@@ -1,7 +1,7 @@
 """A stack of its own, a browser, and events signed as Stripe signs them.
 
-Run by `./check browser`, which has the packages and the browser. A page fails its test by whatever it says on the console, by a violation
-of its Content-Security-Policy, and by any request to another host.
+Run by `./check browser`, which has the packages and the browser. A page fails its test by any message on the
+console, by a violation of its Content-Security-Policy, and by any request to another host.
 """
 
 import hashlib

@@ -82,7 +82,7 @@ def test_a_viewer_has_no_buttons_that_change_something(shop, open_page, shape):
     page = open_page(*SHAPES[shape])
     sign_in(page, shop, token="viewer-local")
     ready(page, "Overview")
-    expect(page.get_by_text("Signed in as Vera, viewer. May read, and change nothing.")).to_be_visible()
+    expect(page.get_by_text("Signed in as Vera, viewer. May read, but not change anything.")).to_be_visible()
     expect(page.locator("#who")).to_have_text("Vera · viewer")
     for where, title in [
         ("#/parked", "Parked"), ("#/users/ada", "ada"), ("#/users/lost", "lost"), ("#/events?status=parked", "Events"),

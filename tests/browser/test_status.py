@@ -1,4 +1,4 @@
-"""The status page, as a customer sees it who comes back from checkout."""
+"""The status page that a customer sees after checkout."""
 
 import json
 

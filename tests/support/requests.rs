@@ -11,7 +11,7 @@ use super::{ADMIN_TOKEN, APP_TOKEN, SECRET, World, now};
 
 /// An entry point of a function. The two pass the path of a request differently.
 #[derive(Clone, Copy, Debug)]
-pub enum Door {
+pub enum EntryPoint {
     /// An HTTP API with payload format 2.0: `rawPath` is decoded.
     HttpApi,
     /// A function URL: `rawPath` is as the client sent it.
@@ -22,17 +22,23 @@ pub enum Door {
 const UNSAFE_IN_QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>');
 
 /// A request as this entry point passes it to a function. The path is percent-encoded, the query too.
-pub fn request(door: Door, headers: &[(&str, &str)], method: &str, path: &str, body: &Body) -> Request {
+pub fn request(
+    entry_point: EntryPoint,
+    headers: &[(&str, &str)],
+    method: &str,
+    path: &str,
+    body: &Body,
+) -> Request {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    let raw_path = match door {
-        Door::HttpApi => percent_decode_str(path).decode_utf8_lossy().into_owned(),
-        Door::FunctionUrl => path.to_owned(),
+    let raw_path = match entry_point {
+        EntryPoint::HttpApi => percent_decode_str(path).decode_utf8_lossy().into_owned(),
+        EntryPoint::FunctionUrl => path.to_owned(),
     };
     let mut call = call(method, &raw_path, None, "", false);
     call["rawQueryString"] = utf8_percent_encode(query, UNSAFE_IN_QUERY).to_string().into();
-    call["requestContext"]["domainName"] = match door {
-        Door::HttpApi => "sjzepsqsu5.execute-api.us-west-2.amazonaws.com",
-        Door::FunctionUrl => "2cxn22odiwguak4feg4jtt7cwm0ziblr.lambda-url.us-west-2.on.aws",
+    call["requestContext"]["domainName"] = match entry_point {
+        EntryPoint::HttpApi => "sjzepsqsu5.execute-api.us-west-2.amazonaws.com",
+        EntryPoint::FunctionUrl => "2cxn22odiwguak4feg4jtt7cwm0ziblr.lambda-url.us-west-2.on.aws",
     }
     .into();
     for (name, value) in headers {
@@ -108,7 +114,7 @@ impl World {
 
     /// A page of the admin function, without a token.
     pub async fn page(&self, path: &str, headers: &[(&str, &str)]) -> Response<Body> {
-        self.admin.handle(request(Door::HttpApi, headers, "GET", path, &Body::Empty)).await.unwrap()
+        self.admin.handle(request(EntryPoint::HttpApi, headers, "GET", path, &Body::Empty)).await.unwrap()
     }
 
     /// A request to the admin API with these headers.
@@ -119,7 +125,7 @@ impl World {
         path: &str,
         body: Value,
     ) -> (u16, Value) {
-        let request = request(Door::HttpApi, headers, method, path, &json_body(&body));
+        let request = request(EntryPoint::HttpApi, headers, method, path, &json_body(&body));
         let (status, body) = read_answer(self.admin.handle(request).await.unwrap());
         crate::openapi::check(method, path, status, &body);
         (status, body)
@@ -136,7 +142,7 @@ impl World {
         let token = format!("Bearer {APP_TOKEN}");
         let key = idempotency_key.map(|key| ("idempotency-key", key));
         let headers: Vec<_> = [("authorization", token.as_str())].into_iter().chain(key).collect();
-        let request = request(Door::HttpApi, &headers, method, path, &json_body(&body));
+        let request = request(EntryPoint::HttpApi, &headers, method, path, &json_body(&body));
         let (status, body) = read_answer(self.api.handle(request).await.unwrap());
         crate::openapi::check(method, path, status, &body);
         (status, body)
@@ -151,7 +157,7 @@ impl World {
         body: Body,
     ) -> Response<Body> {
         let headers: Vec<_> = authorization.map(|value| ("authorization", value)).into_iter().collect();
-        let request = request(Door::HttpApi, &headers, method, path, &body);
+        let request = request(EntryPoint::HttpApi, &headers, method, path, &body);
         let answer = self.api.handle(request).await.unwrap();
         if answer.headers().get("content-type").is_some_and(|kind| kind == "application/json") {
             let (bytes, status): (&[u8], _) = (answer.body(), answer.status().as_u16());

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tallyhook_core::signature::{Secret, sign};
 
-use crate::portal::{app_asks, with_stripe};
+use crate::setup_status::{app_asks, with_stripe};
 use crate::support::{World, now, sample, signature};
 
 const PURCHASE: [&str; 3] = ["checkout.session.completed", "customer.subscription.created", "invoice.paid"];

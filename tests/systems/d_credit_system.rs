@@ -41,7 +41,7 @@ async fn credits_come_go_and_return_and_the_ledger_explains_each() {
     let back = json!({"spend": "job-1", "amount": 400});
     assert_eq!(world.app("POST", "/users/user_1/credits/refund", back, Some("back")).await.0, 200);
     assert_eq!(balance().await, 6400);
-    // An unpaid session is no payment.
+    // An unpaid session adds no credits.
     let mut unpaid = pack("unpaid", "user_1", 1);
     unpaid["data"]["object"]["payment_status"] = json!("unpaid");
     world.process(&unpaid).await;

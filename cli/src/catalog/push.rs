@@ -88,7 +88,7 @@ impl Push {
         let (status, answer) = api.put_text(&format!("/admin/catalog{query}"), file, &headers).await?;
         if status == StatusCode::PRECONDITION_FAILED {
             anyhow::bail!(
-                "the catalog of the deployment has changed meanwhile (digest_mismatch): nothing was changed. Look at \
+                "another push changed the catalog of the deployment (digest_mismatch): nothing was changed. Look at \
                  `tallyhook catalog history` and `catalog diff`, then push again"
             );
         }

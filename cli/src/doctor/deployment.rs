@@ -179,7 +179,7 @@ impl Deployment<'_> {
 /// the account was not checked from here.
 async fn check_health(api: &Api, has_key: bool, findings: &mut Findings) {
     let mut health = api.get("/admin/stripe/subscription-health", &[]).await;
-    // A cold start, or a table that throttles for a moment, is no finding.
+    // Do not report a cold start, or a table that throttles for a moment.
     for _ in 1..HEALTH_ATTEMPTS {
         if health.is_ok() {
             break;

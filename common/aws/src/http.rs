@@ -17,7 +17,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-pub use self::guard::Reach;
+pub use self::guard::AllowedAddresses;
 use self::guard::Resolver;
 
 /// The largest answer that is read. A hundred invoices with ten lines each take about 1 MB.
@@ -32,7 +32,7 @@ type Connections = Client<HttpsConnector<HttpConnector<Resolver>>, String>;
 #[derive(Clone, Default)]
 pub struct Http {
     client: Arc<OnceLock<Connections>>,
-    reach: Reach,
+    allowed: AllowedAddresses,
 }
 
 impl std::fmt::Debug for Http {
@@ -70,9 +70,9 @@ impl Http {
         Self::default()
     }
 
-    /// A client that connects only to the addresses that `reach` allows.
-    pub fn within(reach: Reach) -> Self {
-        Self { reach, ..Self::default() }
+    /// A client that connects only to the addresses that `allowed` contains.
+    pub fn allowing(allowed: AllowedAddresses) -> Self {
+        Self { allowed, ..Self::default() }
     }
 
     /// Sends a request and reads the whole answer within `timeout`. An answer with any status is a success.
@@ -85,7 +85,7 @@ impl Http {
         request: Request<String>,
         timeout: Duration,
     ) -> Result<Response<Vec<u8>>, HttpError> {
-        self.reach.check(request.uri()).map_err(HttpError::Refused)?;
+        self.allowed.check(request.uri()).map_err(HttpError::Refused)?;
         let client = self.client()?;
         let exchange = async {
             let answer = client.request(request).await.map_err(|error| {
@@ -106,7 +106,7 @@ impl Http {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let mut tcp = HttpConnector::new_with_resolver(Resolver(self.reach));
+        let mut tcp = HttpConnector::new_with_resolver(Resolver(self.allowed));
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         tcp.set_nodelay(true);

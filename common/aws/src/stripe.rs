@@ -21,7 +21,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 pub use self::error::{Refusal, StripeError};
-pub use self::page::{Cursor, Object, Page};
+pub use self::page::{Cursor, ListPage, Object};
 use crate::env::{ConfigError, Env};
 use crate::http::Http;
 pub use tallyhook_core::event::API_VERSION;
@@ -42,7 +42,7 @@ const MAX_INNER_PAGES: usize = 10;
 
 /// The retry limits of a call.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct RetryLimits {
     /// The maximum number of attempts.
     pub attempts: u32,
     /// The time limit of one attempt.
@@ -53,7 +53,7 @@ pub struct Patience {
     pub first_wait: Duration,
 }
 
-impl Default for Patience {
+impl Default for RetryLimits {
     /// Stripe takes one or two seconds for a page of a hundred objects.
     fn default() -> Self {
         Self {
@@ -72,7 +72,7 @@ pub struct Stripe {
     http: Http,
     base: String,
     key: String,
-    patience: Patience,
+    retry_limits: RetryLimits,
 }
 
 impl std::fmt::Debug for Stripe {
@@ -158,13 +158,13 @@ impl Stripe {
     /// Creates a client with this key and address.
     pub fn new(key: impl Into<String>, base: impl Into<String>) -> Self {
         let base = base.into().trim_end_matches('/').to_owned();
-        Self { http: Http::new(), base, key: key.into(), patience: Patience::default() }
+        Self { http: Http::new(), base, key: key.into(), retry_limits: RetryLimits::default() }
     }
 
     /// Replaces the retry limits.
     #[must_use]
-    pub fn with_patience(self, patience: Patience) -> Self {
-        Self { patience, ..self }
+    pub fn with_retry_limits(self, retry_limits: RetryLimits) -> Self {
+        Self { retry_limits, ..self }
     }
 
     /// Whether the key is a live key; `None` when its text does not say.
@@ -176,7 +176,7 @@ impl Stripe {
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn subscriptions(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+    pub async fn subscriptions(&self, filter: &Filter, cursor: &Cursor) -> Result<ListPage, StripeError> {
         let mut params = filter.params(&["customer"]);
         params.push(("status", "all".to_owned()));
         self.list("/v1/subscriptions", params, cursor).await
@@ -194,7 +194,7 @@ impl Stripe {
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn paid_invoices(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+    pub async fn paid_invoices(&self, filter: &Filter, cursor: &Cursor) -> Result<ListPage, StripeError> {
         let mut params = filter.params(&["customer", "subscription"]);
         params.extend([("status", "paid".to_owned()), ("expand[]", "data.payments".to_owned())]);
         self.list("/v1/invoices", params, cursor).await
@@ -212,7 +212,7 @@ impl Stripe {
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn finished_sessions(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+    pub async fn finished_sessions(&self, filter: &Filter, cursor: &Cursor) -> Result<ListPage, StripeError> {
         let mut params = filter.params(&["customer", "subscription", "payment_intent"]);
         params.push(("status", "complete".to_owned()));
         self.list("/v1/checkout/sessions", params, cursor).await
@@ -230,7 +230,7 @@ impl Stripe {
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn refunds(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+    pub async fn refunds(&self, filter: &Filter, cursor: &Cursor) -> Result<ListPage, StripeError> {
         self.list("/v1/refunds", filter.params(&["payment_intent", "charge"]), cursor).await
     }
 
@@ -238,7 +238,7 @@ impl Stripe {
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn disputes(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+    pub async fn disputes(&self, filter: &Filter, cursor: &Cursor) -> Result<ListPage, StripeError> {
         self.list("/v1/disputes", filter.params(&["payment_intent", "charge"]), cursor).await
     }
 
@@ -246,7 +246,7 @@ impl Stripe {
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn charges(&self, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+    pub async fn charges(&self, filter: &Filter, cursor: &Cursor) -> Result<ListPage, StripeError> {
         self.list("/v1/charges", filter.params(&["customer", "payment_intent"]), cursor).await
     }
 
@@ -266,7 +266,7 @@ impl Stripe {
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn line_items(&self, session: &SessionId, cursor: &Cursor) -> Result<Page, StripeError> {
+    pub async fn line_items(&self, session: &SessionId, cursor: &Cursor) -> Result<ListPage, StripeError> {
         self.list(&format!("/v1/checkout/sessions/{session}/line_items"), Vec::new(), cursor).await
     }
 
@@ -274,7 +274,7 @@ impl Stripe {
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn events(&self, filter: &EventFilter, cursor: &Cursor) -> Result<Page, StripeError> {
+    pub async fn events(&self, filter: &EventFilter, cursor: &Cursor) -> Result<ListPage, StripeError> {
         let mut params = created(filter.from, filter.until);
         params.extend(filter.types.iter().take(MAX_TYPES).map(|kind| ("types[]", kind.to_string())));
         if filter.undelivered {
@@ -353,7 +353,7 @@ impl Stripe {
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn customers_with_email(&self, email: &str) -> Result<Page, StripeError> {
+    pub async fn customers_with_email(&self, email: &str) -> Result<ListPage, StripeError> {
         self.list("/v1/customers", vec![("email", email.to_owned())], &Cursor::Newest).await
     }
 
@@ -369,7 +369,7 @@ impl Stripe {
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn prices_with(&self, lookup_keys: &[String]) -> Result<Page, StripeError> {
+    pub async fn prices_with(&self, lookup_keys: &[String]) -> Result<ListPage, StripeError> {
         let keys = lookup_keys.iter().take(10).map(|key| ("lookup_keys[]", key.clone()));
         let params = keys.chain([("active", "true".to_owned())]).collect();
         self.list("/v1/prices", params, &Cursor::Newest).await
@@ -379,7 +379,7 @@ impl Stripe {
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn prices_of(&self, product: &str) -> Result<Page, StripeError> {
+    pub async fn prices_of(&self, product: &str) -> Result<ListPage, StripeError> {
         let params = vec![("product", product.to_owned()), ("active", "true".to_owned())];
         self.list("/v1/prices", params, &Cursor::Newest).await
     }
@@ -388,7 +388,7 @@ impl Stripe {
     ///
     /// # Errors
     /// [`StripeError`].
-    pub async fn active_prices(&self, cursor: &Cursor) -> Result<Page, StripeError> {
+    pub async fn active_prices(&self, cursor: &Cursor) -> Result<ListPage, StripeError> {
         self.list("/v1/prices", vec![("active", "true".to_owned())], cursor).await
     }
 
@@ -498,7 +498,7 @@ impl Stripe {
         self.call(method, path, params, idempotency_key, read).await
     }
 
-    async fn list(&self, path: &str, mut params: Params, cursor: &Cursor) -> Result<Page, StripeError> {
+    async fn list(&self, path: &str, mut params: Params, cursor: &Cursor) -> Result<ListPage, StripeError> {
         #[derive(Deserialize)]
         struct List {
             data: Vec<Box<RawValue>>,
@@ -514,7 +514,10 @@ impl Stripe {
         let read = |answer: &Response<Vec<u8>>, read_at: Option<Timestamp>| {
             let List { data, has_more } =
                 serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
-            Ok(Page { objects: data.into_iter().map(|text| Object::new(text, read_at)).collect(), has_more })
+            Ok(ListPage {
+                objects: data.into_iter().map(|text| Object::new(text, read_at)).collect(),
+                has_more,
+            })
         };
         self.call(Method::GET, path, &params, None, read).await
     }
@@ -529,7 +532,7 @@ impl Stripe {
         read: impl Fn(&Response<Vec<u8>>, Option<Timestamp>) -> Result<T, String>,
     ) -> Result<T, StripeError> {
         let started = Instant::now();
-        let mut wait = self.patience.first_wait;
+        let mut wait = self.retry_limits.first_wait;
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -540,8 +543,8 @@ impl Stripe {
             let asked = error.refusal().and_then(|refusal| refusal.retry_after);
             // Half of the wait is jitter, so that refused callers do not retry at the same moment.
             let pause = asked.unwrap_or_else(|| wait.mul_f64(0.5 + fastrand::f64() / 2.0));
-            let late = started.elapsed() + pause > self.patience.call_timeout;
-            if !error.is_transient() || attempt >= self.patience.attempts || late {
+            let late = started.elapsed() + pause > self.retry_limits.call_timeout;
+            if !error.is_transient() || attempt >= self.retry_limits.attempts || late {
                 return Err(error);
             }
             tokio::time::sleep(pause).await;
@@ -587,7 +590,7 @@ impl Stripe {
                 .to_owned(),
         })?;
         let begun = Instant::now();
-        let answer = self.http.send(request, self.patience.attempt_timeout).await;
+        let answer = self.http.send(request, self.retry_limits.attempt_timeout).await;
         let answer = answer.map_err(|source| StripeError::NoAnswer { operation: operation(), source })?;
         if !answer.status().is_success() {
             let refusal = Refusal::read(answer.status(), answer.headers(), answer.body(), &self.key);

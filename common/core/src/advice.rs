@@ -1,4 +1,4 @@
-//! Advice to the operator about a parked or failed event: one act for each reason.
+//! Advice to the operator about a parked or failed event: one action for each reason.
 
 use serde::Serialize;
 
@@ -6,17 +6,17 @@ use serde::Serialize;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Advice {
     /// What to do.
-    pub act: Act,
+    pub act: OperatorAction,
     /// What the event waits for: a customer, a user, a price, a name of the catalog or a payment.
     pub target: Option<String>,
     /// The advice in words.
     pub text: String,
 }
 
-/// An act of an operator.
+/// What an operator can do about a parked event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Act {
+pub enum OperatorAction {
     /// Link the customer to a user: `fix-user` with `link_customer`.
     LinkCustomer,
     /// Add it to the catalog and push the catalog. The waiting events are then sent again.
@@ -34,25 +34,25 @@ pub enum Act {
 pub fn advice(status: &str, reason: Option<&str>, waits_for: Option<&str>) -> Advice {
     let waited = waits_for.and_then(|waits_for| waits_for.split_once('#'));
     let target = waited.map(|(_, target)| target.to_owned());
-    let fixed = |act: Act, text: &str| (act, text.to_owned());
+    let fixed = |act: OperatorAction, text: &str| (act, text.to_owned());
     let (act, text) = match (reason.unwrap_or_default(), waited) {
         ("no_user", Some(("customer", customer))) => (
-            Act::LinkCustomer,
+            OperatorAction::LinkCustomer,
             format!("Link {customer} to its user. The events that wait for it are then sent again at once."),
         ),
         ("no_user" | "invalid_user", _) => fixed(
-            Act::Inspect,
+            OperatorAction::Inspect,
             "The event names no valid user and no customer. Set metadata.user_id where the checkout session \
              is created. Find the user by the payload, and repair the user from Stripe or with a grant.",
         ),
         ("owner_conflict", _) => fixed(
-            Act::Inspect,
+            OperatorAction::Inspect,
             "The event names another user than the owner of the subscription. If the event is right, move \
              the subscription (fix-user with the action move) and send the event again. If not, dismiss the \
              event.",
         ),
         ("unknown_reference", _) => (
-            Act::Inspect,
+            OperatorAction::Inspect,
             format!(
                 "client_reference_id names {}, who has no account here. When the app creates the user, the \
                  event is sent again. If the reference is wrong, link the customer to its user and send the \
@@ -61,18 +61,18 @@ pub fn advice(status: &str, reason: Option<&str>, waits_for: Option<&str>) -> Ad
             ),
         ),
         ("shared_customer", _) => fixed(
-            Act::Inspect,
+            OperatorAction::Inspect,
             "The customer pays for several users, and the event names none of them. Set metadata.user_id on \
              each subscription and checkout session. For this event, link or move the subscription to its \
              user, then send the event again.",
         ),
         ("no_catalog", _) => fixed(
-            Act::AddToCatalog,
+            OperatorAction::AddToCatalog,
             "No catalog is stored. Store yours with: tallyhook catalog push catalog.toml --apply --reason \
              first. The events that wait for it are then sent again at once.",
         ),
         ("unknown_price" | "unknown_name", _) => (
-            Act::AddToCatalog,
+            OperatorAction::AddToCatalog,
             format!(
                 "Add {} to catalog.toml and push it: tallyhook catalog push catalog.toml --apply --reason … \
                  The events that wait for it are then sent again at once.",
@@ -80,34 +80,34 @@ pub fn advice(status: &str, reason: Option<&str>, waits_for: Option<&str>) -> Ad
             ),
         ),
         ("ambiguous_price", _) => fixed(
-            Act::Inspect,
+            OperatorAction::Inspect,
             "Two entries of the catalog match the price, one by its id, the other by its lookup key or its \
              Stripe product. Remove one of them. The events that wait for it are sent again within 15 minutes.",
         ),
         ("unnamed_purchase", _) => fixed(
-            Act::Reconcile,
+            OperatorAction::Reconcile,
             "The event does not say what was bought. A session with several line items needs \
              STRIPE_SECRET_KEY, so that they can be read, or metadata.pack, metadata.plan or metadata.mode. \
              Reconciliation reads the line items from Stripe.",
         ),
         ("lines_missing", _) => fixed(
-            Act::Reconcile,
+            OperatorAction::Reconcile,
             "The event holds only the first lines or items. Set STRIPE_SECRET_KEY, so that the whole list \
              is read from Stripe. Reconciliation reads it for this event.",
         ),
         ("too_many_items", _) => fixed(
-            Act::Inspect,
+            OperatorAction::Inspect,
             "The account would have more than 50 subscription items, or dozens of items with dozens of changes \
              each, and nothing is added to it. Cancel subscriptions that are not needed, or move some to \
              another user, then send the event again.",
         ),
         ("too_many_products", _) => fixed(
-            Act::Inspect,
+            OperatorAction::Inspect,
             "The account would have more than 200 products, and none is added to it. Refund the purchase, or \
              sell to another user.",
         ),
         ("no_grant", _) => (
-            Act::Reconcile,
+            OperatorAction::Reconcile,
             format!(
                 "No grant is known for {}. Reconciliation finds the purchase if its event is missing. \
                  The refund or dispute is then sent again within the hour.",
@@ -115,24 +115,24 @@ pub fn advice(status: &str, reason: Option<&str>, waits_for: Option<&str>) -> Ad
             ),
         ),
         ("conflict", _) => fixed(
-            Act::Inspect,
+            OperatorAction::Inspect,
             "The same payment is in the ledger with another amount. Compare both, then grant or revoke the \
              difference.",
         ),
         ("payload_mismatch", _) => fixed(
-            Act::Inspect,
+            OperatorAction::Inspect,
             "The same event id arrived with another content. The first event is applied; this one never is.",
         ),
         ("quantity" | "no_period" | "message" | "unreadable", _) => fixed(
-            Act::Inspect,
+            OperatorAction::Inspect,
             "The rules cannot use the content of the event. Read the event and its message, and decide by \
              hand.",
         ),
         _ if status == "failed" => fixed(
-            Act::Retry,
+            OperatorAction::Retry,
             "Every attempt failed. Fix the cause in its log lines, then send the event again.",
         ),
-        _ => fixed(Act::Retry, "Fix the reason, then send the event again."),
+        _ => fixed(OperatorAction::Retry, "Fix the reason, then send the event again."),
     };
     Advice { act, target, text }
 }
@@ -144,25 +144,25 @@ mod tests {
     #[test]
     fn each_reason_has_one_act_and_the_text_names_the_target() {
         for (status, reason, waits_for, act, target) in [
-            ("parked", "no_user", Some("customer#cus_1"), Act::LinkCustomer, Some("cus_1")),
-            ("parked", "no_user", None, Act::Inspect, None),
-            ("parked", "invalid_user", None, Act::Inspect, None),
-            ("parked", "owner_conflict", None, Act::Inspect, None),
-            ("parked", "unknown_reference", Some("user#ann#1"), Act::Inspect, Some("ann#1")),
-            ("parked", "unknown_reference", None, Act::Inspect, None),
-            ("parked", "shared_customer", None, Act::Inspect, None),
-            ("parked", "unknown_price", Some("price#price_x"), Act::AddToCatalog, Some("price_x")),
-            ("parked", "unknown_name", Some("pack#gold#1"), Act::AddToCatalog, Some("gold#1")),
-            ("parked", "unnamed_purchase", None, Act::Reconcile, None),
-            ("parked", "lines_missing", None, Act::Reconcile, None),
-            ("parked", "too_many_items", None, Act::Inspect, None),
-            ("parked", "too_many_products", None, Act::Inspect, None),
-            ("parked", "payload_mismatch", None, Act::Inspect, None),
-            ("parked", "no_grant", Some("payment#pi_1"), Act::Reconcile, Some("pi_1")),
-            ("parked", "conflict", None, Act::Inspect, None),
-            ("failed", "retries_used_up", None, Act::Retry, None),
-            ("failed", "unreadable", None, Act::Inspect, None),
-            ("parked", "something_new", None, Act::Retry, None),
+            ("parked", "no_user", Some("customer#cus_1"), OperatorAction::LinkCustomer, Some("cus_1")),
+            ("parked", "no_user", None, OperatorAction::Inspect, None),
+            ("parked", "invalid_user", None, OperatorAction::Inspect, None),
+            ("parked", "owner_conflict", None, OperatorAction::Inspect, None),
+            ("parked", "unknown_reference", Some("user#ann#1"), OperatorAction::Inspect, Some("ann#1")),
+            ("parked", "unknown_reference", None, OperatorAction::Inspect, None),
+            ("parked", "shared_customer", None, OperatorAction::Inspect, None),
+            ("parked", "unknown_price", Some("price#price_x"), OperatorAction::AddToCatalog, Some("price_x")),
+            ("parked", "unknown_name", Some("pack#gold#1"), OperatorAction::AddToCatalog, Some("gold#1")),
+            ("parked", "unnamed_purchase", None, OperatorAction::Reconcile, None),
+            ("parked", "lines_missing", None, OperatorAction::Reconcile, None),
+            ("parked", "too_many_items", None, OperatorAction::Inspect, None),
+            ("parked", "too_many_products", None, OperatorAction::Inspect, None),
+            ("parked", "payload_mismatch", None, OperatorAction::Inspect, None),
+            ("parked", "no_grant", Some("payment#pi_1"), OperatorAction::Reconcile, Some("pi_1")),
+            ("parked", "conflict", None, OperatorAction::Inspect, None),
+            ("failed", "retries_used_up", None, OperatorAction::Retry, None),
+            ("failed", "unreadable", None, OperatorAction::Inspect, None),
+            ("parked", "something_new", None, OperatorAction::Retry, None),
         ] {
             let found = advice(status, Some(reason), waits_for);
             assert_eq!((found.act, found.target.as_deref()), (act, target), "{reason}");

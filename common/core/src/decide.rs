@@ -324,9 +324,9 @@ fn offer<'a>(price: &Price, catalog: &'a Catalog) -> Result<Option<Offer<'a>>, P
         .map_err(|(one, other)| Parked::AmbiguousPrice(price.id.clone(), one.to_string(), other.to_string()))
 }
 
-/// What a family reads from an event: facts about the account, and more.
+/// What a family's file reads from an event: facts about the account, and more.
 #[derive(Default)]
-struct Reading {
+struct EventFacts {
     facts: Vec<Fact>,
     order: Option<Order>,
     not_paid: bool,
@@ -443,7 +443,7 @@ fn decide_facts(
     if catalog.is_absent() && may_sell {
         return Outcome::Park(Parked::NoCatalog);
     }
-    let reading = match &event.object {
+    let event_facts = match &event.object {
         Object::CheckoutSession(session) => checkout_session::read(session, event, catalog),
         Object::Subscription(subscription) => {
             customer_subscription::read(subscription, event, account, catalog)
@@ -453,14 +453,15 @@ fn decide_facts(
         }
         Object::Invoice(invoice) => Ok(invoice_payment_failed::read(invoice, event, account)),
         Object::InvoicePayment(_) | Object::Charge(_) | Object::Refund(_) | Object::Dispute(_) => {
-            Ok(Reading::default())
+            Ok(EventFacts::default())
         }
         Object::Customer(customer) => Ok(customer::read(customer, event)),
         Object::Other => return Outcome::Ignore(Ignored::Type),
     };
-    let Reading { mut facts, order, not_paid, prices_not_in_catalog, quantity_assumed } = match reading {
-        Ok(reading) => reading,
-        Err(parked) if parked.is_about_the_catalog() && is_recorded(account, event) => Reading::default(),
+    let EventFacts { mut facts, order, not_paid, prices_not_in_catalog, quantity_assumed } = match event_facts
+    {
+        Ok(event_facts) => event_facts,
+        Err(parked) if parked.is_about_the_catalog() && is_recorded(account, event) => EventFacts::default(),
         Err(parked) => return Outcome::Park(parked),
     };
     let mut payment_facts = PaymentFacts::default();

@@ -38,12 +38,12 @@ pub use self::{
     dispute::{Dispute, DisputeStatus},
     fields::{METADATA_KEYS, Metadata},
     head::{Head, read_head},
-    invoice::{BillingReason, Invoice, InvoiceStatus, Line},
+    invoice::{BillingReason, Invoice, InvoiceLine, InvoiceStatus},
     invoice_payment::InvoicePayment,
     kind::{EventType, Family, UnknownFamily},
     price::Price,
     refund::{Refund, RefundStatus},
-    subscription::{Item, Previous, PreviousItem, Subscription, SubscriptionStatus},
+    subscription::{PreviousAttributes, PreviousItem, Subscription, SubscriptionItem, SubscriptionStatus},
 };
 use crate::ids::{CustomerId, EventId, IdError, SessionId, SubscriptionId, UserId};
 use crate::timestamp::Timestamp;

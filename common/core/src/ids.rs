@@ -170,8 +170,8 @@ id! {
     DisputeId, "dispute", |text| stripe(text, &["dp_", "du_"], word)
 }
 id! {
-    /// A subscription item (`si_…`). Items of events from before 2018 have no id; [`crate::event::Item::id`]
-    /// says which id they get.
+    /// A subscription item (`si_…`). Items of events from before 2018 have no id;
+    /// [`crate::event::SubscriptionItem::id`] says which id they get.
     ItemId, "subscription item", |text| free(text, MAX_STRIPE_CHARS, |c| !c.is_control() && c != '#')
 }
 id! {

@@ -32,7 +32,7 @@ pub struct Notice {
 }
 
 /// The event that a message is about, and the account before and after it.
-struct Around<'a> {
+struct EventContext<'a> {
     event: &'a Event,
     before: &'a Account,
     applied: &'a Applied,
@@ -59,13 +59,13 @@ pub fn notices(
     now: Timestamp,
 ) -> Vec<Notice> {
     let now = applied.change.state.time(now);
-    let around = Around { event, before, applied, catalog, now };
+    let context = EventContext { event, before, applied, catalog, now };
     let mut all = Vec::new();
     match &event.object {
         Object::Customer(customer) => {
             let of_it = before.state.subscriptions.iter();
             let of_it = of_it.filter(|(_, one)| one.customer.as_ref() == Some(&customer.id));
-            of_it.for_each(|(id, _)| around.subscription(id, &mut all));
+            of_it.for_each(|(id, _)| context.subscription(id, &mut all));
         }
         Object::CheckoutSession(_)
         | Object::Subscription(_)
@@ -76,18 +76,18 @@ pub fn notices(
         | Object::Dispute(_)
         | Object::Other => {
             if let Some(id) = event.subscription_id() {
-                around.subscription(id, &mut all);
+                context.subscription(id, &mut all);
             }
         }
     }
-    around.failed_payment(&mut all);
+    context.failed_payment(&mut all);
     for (payment, record) in &applied.payments {
-        around.payment(payment, payments.get(payment), record, &mut all);
+        context.payment(payment, payments.get(payment), record, &mut all);
     }
     all
 }
 
-impl Around<'_> {
+impl EventContext<'_> {
     fn notice(&self, kind: JobKind, name: &str, object: Value) -> Notice {
         self.notice_about(kind, self.event.id.as_str(), name, object)
     }

@@ -72,7 +72,7 @@ impl SessionPayment {
 
 /// The facts that the status is computed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Known {
+pub struct SetupFacts {
     /// The session's payment, if known.
     pub session: Option<SessionPayment>,
     /// Whether the session's subscription is active or trialing.
@@ -214,22 +214,22 @@ pub struct SetupStatus {
 
 impl SetupStatus {
     /// Computes the status.
-    pub fn of(known: Known) -> Self {
-        let payment_state = match known.session {
-            _ if known.subscription_gives_access => PaymentState::Paid,
+    pub fn of(facts: SetupFacts) -> Self {
+        let payment_state = match facts.session {
+            _ if facts.subscription_gives_access => PaymentState::Paid,
             Some(SessionPayment::Paid) => PaymentState::Paid,
             Some(SessionPayment::Failed) => PaymentState::Failed,
             Some(SessionPayment::Open | SessionPayment::Expired) => PaymentState::Unpaid,
             Some(SessionPayment::Confirming) | None => PaymentState::Confirming,
         };
         let paid = payment_state == PaymentState::Paid;
-        let provisioning_state = match known.reported.or(known.job) {
+        let provisioning_state = match facts.reported.or(facts.job) {
             Some(state) => state,
             // The user paid and has no job: the deployment did not provision users at that time.
-            None if paid && (known.has_paid || !known.provisions) => ProvisioningState::Completed,
+            None if paid && (facts.has_paid || !facts.provisions) => ProvisioningState::Completed,
             None => ProvisioningState::NotStarted,
         };
-        let password_state = if known.password_set { PasswordState::Set } else { PasswordState::NotSent };
+        let password_state = if facts.password_set { PasswordState::Set } else { PasswordState::NotSent };
         let next_action = match (payment_state, provisioning_state, password_state) {
             (PaymentState::Unpaid | PaymentState::Failed, _, _) => NextAction::Pay,
             (PaymentState::Confirming, _, _) => NextAction::WaitPayment,
@@ -248,7 +248,7 @@ impl SetupStatus {
                 _,
             ) => NextAction::WaitProvisioning,
         };
-        let welcome_email_sent = known.welcome_email_sent;
+        let welcome_email_sent = facts.welcome_email_sent;
         Self { payment_state, provisioning_state, password_state, next_action, welcome_email_sent }
     }
 }
@@ -259,8 +259,8 @@ mod tests {
 
     use super::*;
 
-    fn status_of(known: Known) -> String {
-        let status = serde_json::to_value(SetupStatus::of(known)).unwrap();
+    fn status_of(facts: SetupFacts) -> String {
+        let status = serde_json::to_value(SetupStatus::of(facts)).unwrap();
         let word = |name: &str| status[name].as_str().unwrap().to_owned();
         ["payment_state", "provisioning_state", "password_state", "next_action"].map(word).join(" ")
     }
@@ -269,61 +269,61 @@ mod tests {
     fn each_state_follows_from_what_is_known() {
         use ProvisioningState as P;
         use SessionPayment as S;
-        let known = |session| Known { session, provisions: true, ..Known::default() };
-        let paid = Known { has_paid: true, ..known(Some(S::Paid)) };
-        let job = |state| Known { job: Some(state), ..paid };
-        for (what, known, expect) in [
-            ("nothing is known yet", known(None), "confirming not_started not_sent wait_payment"),
-            ("the checkout is open", known(Some(S::Open)), "unpaid not_started not_sent pay"),
-            ("the checkout expired", known(Some(S::Expired)), "unpaid not_started not_sent pay"),
+        let facts = |session| SetupFacts { session, provisions: true, ..SetupFacts::default() };
+        let paid = SetupFacts { has_paid: true, ..facts(Some(S::Paid)) };
+        let job = |state| SetupFacts { job: Some(state), ..paid };
+        for (what, facts, expect) in [
+            ("nothing is known yet", facts(None), "confirming not_started not_sent wait_payment"),
+            ("the checkout is open", facts(Some(S::Open)), "unpaid not_started not_sent pay"),
+            ("the checkout expired", facts(Some(S::Expired)), "unpaid not_started not_sent pay"),
             (
                 "a bank debit is pending",
-                known(Some(S::Confirming)),
+                facts(Some(S::Confirming)),
                 "confirming not_started not_sent wait_payment",
             ),
-            ("the bank debit failed", known(Some(S::Failed)), "failed not_started not_sent pay"),
+            ("the bank debit failed", facts(Some(S::Failed)), "failed not_started not_sent pay"),
             ("paid, the job is written", job(P::Queued), "paid queued not_sent wait_provisioning"),
             ("the app is being called", job(P::Running), "paid running not_sent wait_provisioning"),
             ("the app did not answer", job(P::Failed), "paid failed not_sent wait_provisioning"),
             ("the app answered", job(P::Completed), "paid completed not_sent set_password"),
             (
                 "the app answered, and the user has a password",
-                Known { password_set: true, ..job(P::Completed) },
+                SetupFacts { password_set: true, ..job(P::Completed) },
                 "paid completed set go_to_dashboard",
             ),
             (
                 "a password does not replace the app",
-                Known { password_set: true, ..job(P::Queued) },
+                SetupFacts { password_set: true, ..job(P::Queued) },
                 "paid queued set wait_provisioning",
             ),
             (
                 "the app answered and reports that it still works",
-                Known { reported: Some(P::Running), ..job(P::Completed) },
+                SetupFacts { reported: Some(P::Running), ..job(P::Completed) },
                 "paid running not_sent wait_provisioning",
             ),
             (
                 "the app reports that it is done",
-                Known { reported: Some(P::Completed), ..job(P::Failed) },
+                SetupFacts { reported: Some(P::Completed), ..job(P::Failed) },
                 "paid completed not_sent set_password",
             ),
             (
                 "nothing is provisioned here",
-                Known { provisions: false, ..known(Some(S::Paid)) },
+                SetupFacts { provisions: false, ..facts(Some(S::Paid)) },
                 "paid completed not_sent set_password",
             ),
             ("a customer who paid before jobs existed", paid, "paid completed not_sent set_password"),
             (
                 "the subscription's event arrived first",
-                Known { subscription_gives_access: true, ..known(None) },
+                SetupFacts { subscription_gives_access: true, ..facts(None) },
                 "paid not_started not_sent wait_provisioning",
             ),
             (
                 "an old customer buys again",
-                Known { has_paid: true, ..known(None) },
+                SetupFacts { has_paid: true, ..facts(None) },
                 "confirming not_started not_sent wait_payment",
             ),
         ] {
-            assert_eq!(status_of(known), expect, "{what}");
+            assert_eq!(status_of(facts), expect, "{what}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The one time type of the project.
+//! The type of every point in time.
 
 use std::fmt;
 

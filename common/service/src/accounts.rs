@@ -15,7 +15,7 @@ use tallyhook_core::ids::{EventId, SessionId, UserId};
 use tallyhook_core::ledger::{Entry, LedgerKey};
 use tallyhook_core::timestamp::Timestamp;
 
-use crate::catalogs::{Catalogs, DecidingCatalog};
+use crate::catalog_cache::{CatalogCache, DecidingCatalog};
 use crate::outbox::{AppView, JobMessage, Outbox};
 
 /// The maximum number of attempts of a change within one call, if other writers change the same account.
@@ -29,7 +29,7 @@ pub struct Accounts {
     /// What is sold.
     pub catalog: Arc<DecidingCatalog>,
     /// Reads the stored catalog.
-    pub catalogs: Catalogs,
+    pub catalog_cache: CatalogCache,
     /// Notifies the app.
     pub outbox: Outbox,
 }
@@ -103,24 +103,24 @@ impl AccountChange<'_> {
 impl Accounts {
     /// Starts with a catalog that is not stored.
     pub fn new(store: Store, catalog: Arc<DecidingCatalog>, outbox: Outbox) -> Self {
-        let catalogs = Catalogs::new(Arc::clone(&catalog));
-        Self { store, catalog, catalogs, outbox }
+        let catalog_cache = CatalogCache::new(Arc::clone(&catalog));
+        Self { store, catalog, catalog_cache, outbox }
     }
 
     /// The same accounts with the catalog that was read last.
     #[must_use]
     pub fn with_current_catalog(&self) -> Self {
-        Self { catalog: self.catalogs.current(), ..self.clone() }
+        Self { catalog: self.catalog_cache.current(), ..self.clone() }
     }
 
     /// Whether another catalog was read since these accounts took theirs.
     pub fn has_other_catalog(&self) -> bool {
-        !Arc::ptr_eq(&self.catalog, &self.catalogs.current())
+        !Arc::ptr_eq(&self.catalog, &self.catalog_cache.current())
     }
 
     /// The same accounts with the stored catalog, which is read if it is time.
     pub async fn with_fresh_catalog(&self) -> Self {
-        Self { catalog: self.catalogs.fresh(&self.store).await, ..self.clone() }
+        Self { catalog: self.catalog_cache.fresh(&self.store).await, ..self.clone() }
     }
 
     /// Begins a change of one account; `keys` are read with it.

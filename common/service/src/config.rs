@@ -83,8 +83,8 @@ use std::time::Duration;
 
 use tallyhook_aws::env::{ConfigError, Env};
 
-use crate::catalogs::{DecidingCatalog, MAX_AGE};
-use tallyhook_aws::http::Reach;
+use crate::catalog_cache::{DecidingCatalog, MAX_AGE};
+use tallyhook_aws::http::AllowedAddresses;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::event::Family;
 
@@ -125,8 +125,12 @@ fn keep_payloads(env: &Env) -> Result<bool, ConfigError> {
 }
 
 /// The addresses that a client may call; a variable set to `true` also allows http to this machine.
-fn reach(env: &Env, variable: &str) -> Result<Reach, ConfigError> {
-    Ok(if flag(env, variable)? == Some(true) { Reach::PublicOrLoopback } else { Reach::Public })
+fn allowed_addresses(env: &Env, variable: &str) -> Result<AllowedAddresses, ConfigError> {
+    Ok(if flag(env, variable)? == Some(true) {
+        AllowedAddresses::PublicOrLoopback
+    } else {
+        AllowedAddresses::Public
+    })
 }
 
 /// The catalog named by `CATALOG_FILE`. Without it, there is none until one is stored.

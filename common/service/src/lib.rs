@@ -10,7 +10,7 @@
 //! | [`outbox`] | jobs that report changes to the app, and the function `provision` that does them |
 //! | [`resend`] | sends events to their queues again: parked ones from the log, missed ones from Stripe |
 //! | [`accounts`] | the one way to change an account |
-//! | [`catalogs`] | the catalog that decides |
+//! | [`catalog_cache`] | the catalog that decides |
 //! | [`account_view`] | an account as JSON |
 //! | [`process`] | turns the events of a batch into DynamoDB writes |
 //! | [`health`] | counts events and messages and computes the health score |
@@ -21,7 +21,7 @@
 pub mod account_view;
 pub mod accounts;
 pub mod alerts;
-pub mod catalogs;
+pub mod catalog_cache;
 pub mod config;
 pub mod health;
 pub mod http;

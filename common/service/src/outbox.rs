@@ -29,7 +29,7 @@ use crate::account_view::product_view;
 use crate::config::OutboxConfig;
 use tallyhook_aws::queue::Queue;
 use tallyhook_aws::store::items::{self, Key};
-use tallyhook_aws::store::log::{self, Line, Range};
+use tallyhook_aws::store::log::{self, LogRecord, Range};
 use tallyhook_aws::store::{Store, StoreError, Write};
 use tallyhook_core::account::low::{self, LowKind, LowState};
 use tallyhook_core::account::products::{ProductStatus, Purchased};
@@ -252,13 +252,13 @@ impl Outbox {
         }
         let mut messages = Vec::new();
         let ms = now.unix().saturating_mul(1000);
-        for line in open_jobs(store).await? {
-            let Some(message) = job_message(&line)
-                .filter(|_| line.status != "failed" && line.due_ms.is_none_or(|due| due <= ms))
+        for record in open_jobs(store).await? {
+            let Some(message) = job_message(&record)
+                .filter(|_| record.status != "failed" && record.due_ms.is_none_or(|due| due <= ms))
             else {
                 continue;
             };
-            if store.claim_redrive(&line, now).await? {
+            if store.claim_redrive(&record, now).await? {
                 messages.push(message);
             }
         }
@@ -314,8 +314,8 @@ fn product_jobs(user: &UserId, before: &AppView, after: &AppView) -> Vec<(JobMes
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn open_jobs(store: &Store) -> Result<Vec<Line>, StoreError> {
-    let mut lines = Vec::new();
+pub async fn open_jobs(store: &Store) -> Result<Vec<LogRecord>, StoreError> {
+    let mut records = Vec::new();
     for partition in log::open_partitions("job") {
         let mut start = None;
         loop {
@@ -327,17 +327,17 @@ pub async fn open_jobs(store: &Store) -> Result<Vec<Line>, StoreError> {
                 newest_first: false,
             };
             let (found, more) = store.query(&range, Some(PAGE_SIZE), start).await?;
-            lines.extend(found.iter().filter_map(Line::read));
+            records.extend(found.iter().filter_map(LogRecord::read));
             start = more;
             if start.is_none() {
                 break;
             }
         }
     }
-    Ok(lines)
+    Ok(records)
 }
 
 /// The message about a listed job.
-pub fn job_message(line: &Line) -> Option<JobMessage> {
-    JobMessage::from_text(line.id.strip_prefix("job#")?)
+pub fn job_message(record: &LogRecord) -> Option<JobMessage> {
+    JobMessage::from_text(record.id.strip_prefix("job#")?)
 }

@@ -132,7 +132,7 @@ pub enum EventOutcome {
 
 /// The result of a batch before it is written.
 #[derive(Default)]
-struct Plan {
+struct BatchPlan {
     writes: Vec<Write>,
     places: HashMap<Key, usize>,
     /// Events that start to wait, by the key that they wait for.
@@ -153,7 +153,7 @@ struct Plan {
     newly_shared: BTreeMap<CustomerId, (UserId, UserId)>,
 }
 
-impl Plan {
+impl BatchPlan {
     /// Adds a job that reports a step of an order or a notice.
     fn report(&mut self, job: Option<(JobMessage, Write)>) {
         if let Some((message, write)) = job {
@@ -454,15 +454,15 @@ impl Processor {
         now: Timestamp,
     ) -> Result<Option<Vec<EventOutcome>>, StoreError> {
         let events: Vec<&Event> = jobs.iter().map(|job| &job.event).collect();
-        let due = self.accounts.catalogs.due();
+        let due = self.accounts.catalog_cache.due();
         let items = self.read(&events, extra.iter().cloned().chain(due.clone())).await?;
         if due.is_some() {
-            self.accounts.catalogs.hold(&items);
+            self.accounts.catalog_cache.update(&items);
             if self.accounts.has_other_catalog() {
                 return Ok(None);
             }
         }
-        let mut plan = Plan::default();
+        let mut plan = BatchPlan::default();
         let mut outcomes: Vec<EventOutcome> = Vec::with_capacity(jobs.len());
         for (place, job) in jobs.iter().enumerate() {
             let earlier = jobs.iter().take(place).find(|other| other.event.id == job.event.id);
@@ -470,7 +470,7 @@ impl Processor {
         }
         // Before an event is parked because the catalog lacks what was sold, read the newest catalog.
         if outcomes.iter().any(lacks_something_sold) {
-            self.accounts.catalogs.read_again(&self.accounts.store).await;
+            self.accounts.catalog_cache.read_again(&self.accounts.store).await;
             if self.accounts.has_other_catalog() {
                 return Ok(None);
             }
@@ -655,7 +655,7 @@ impl Processor {
     /// Plans one event of a batch; `earlier` is a job of the same event before it.
     fn plan(
         &self,
-        plan: &mut Plan,
+        plan: &mut BatchPlan,
         job: &Job,
         earlier: Option<&Job>,
         items: &HashMap<Key, Item>,
@@ -705,7 +705,7 @@ impl Processor {
 
     fn decide(
         &self,
-        plan: &mut Plan,
+        plan: &mut BatchPlan,
         job: &Job,
         owner: &Result<Owner, Parked>,
         items: &HashMap<Key, Item>,
@@ -751,7 +751,7 @@ impl Processor {
     /// The account of a user after the events of the batch planned so far.
     fn account<'a>(
         &self,
-        plan: &'a mut Plan,
+        plan: &'a mut BatchPlan,
         user: &UserId,
         items: &HashMap<Key, Item>,
         now: Timestamp,
@@ -766,7 +766,7 @@ impl Processor {
     #[allow(clippy::too_many_arguments, reason = "the parts of one event's plan")]
     fn park(
         &self,
-        plan: &mut Plan,
+        plan: &mut BatchPlan,
         job: &Job,
         known: Option<&KnownEvent>,
         user: Option<&UserId>,
@@ -799,7 +799,7 @@ impl Processor {
     #[allow(clippy::too_many_arguments, reason = "the parts of one event's plan")]
     fn apply(
         &self,
-        plan: &mut Plan,
+        plan: &mut BatchPlan,
         job: &Job,
         known: Option<&KnownEvent>,
         owner: &Owner,
@@ -875,7 +875,7 @@ impl Processor {
     /// Adds the writes of all accounts, and returns the jobs to send after the commit.
     fn finish(
         &self,
-        plan: &mut Plan,
+        plan: &mut BatchPlan,
         items: &HashMap<Key, Item>,
     ) -> Result<BTreeSet<JobMessage>, StoreError> {
         plan.place_waiting(items);
@@ -1062,7 +1062,11 @@ fn payments_of(event: &Event, items: &HashMap<Key, Item>) -> Result<Payments, St
 }
 
 /// Links a payment to an invoice before the invoice's own event arrives.
-fn tie_payment(plan: &mut Plan, it: &InvoicePayment, items: &HashMap<Key, Item>) -> Result<(), StoreError> {
+fn tie_payment(
+    plan: &mut BatchPlan,
+    it: &InvoicePayment,
+    items: &HashMap<Key, Item>,
+) -> Result<(), StoreError> {
     let intent = it.payment_intent.as_ref().map(ToString::to_string);
     let Some(payment) = intent.or_else(|| it.charge.as_ref().map(ToString::to_string)) else {
         return Ok(());

@@ -29,7 +29,7 @@ use tallyhook_aws::queue::{Envelope, Queue};
 use tallyhook_aws::sdk;
 use tallyhook_aws::store::items::{self, EventRecord, EventState, Key};
 use tallyhook_aws::store::{Reason, Store, StoreError};
-use tallyhook_aws::stripe::{Patience, Stripe};
+use tallyhook_aws::stripe::{RetryLimits, Stripe};
 use tallyhook_aws::telemetry;
 use tallyhook_core::decide::{Ignored, Parked};
 use tallyhook_core::event::{self, Event, EventType, Family};
@@ -38,7 +38,7 @@ use tallyhook_core::timestamp::Timestamp;
 
 /// The limits for calls of Stripe. The events of a batch make them at the same time, and DynamoDB needs a
 /// part of the function's 30 s.
-const PATIENCE: Patience = Patience {
+const RETRY_LIMITS: RetryLimits = RetryLimits {
     attempts: 2,
     attempt_timeout: Duration::from_secs(4),
     call_timeout: Duration::from_secs(9),
@@ -69,7 +69,7 @@ enum Record {
     Unreadable(Box<Unreadable>),
 }
 
-/// A message that is parked because it is no event that this worker can process.
+/// A message that is parked because this worker cannot process it as an event.
 struct Unreadable {
     id: String,
     kind: String,
@@ -96,7 +96,7 @@ impl BatchSummary {
             Ok(EventOutcome::Ignored(Ignored::Livemode)) => "OtherMode",
             Ok(EventOutcome::Ignored(_)) => "Ignored",
             Ok(EventOutcome::Parked(_)) => "ParkedEvents",
-            // The event that links its customer usually follows within seconds, so this is no failure.
+            // The event that links its customer usually follows within seconds, so this does not count as a failure.
             Ok(EventOutcome::NotYet) => return,
             Err(_) => "FailedAttempts",
         };
@@ -179,7 +179,7 @@ impl Worker {
             queue,
             queue_url: config.queue_url,
             retry_delays_seconds: config.retry_delays_seconds,
-            stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_patience(PATIENCE)),
+            stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_retry_limits(RETRY_LIMITS)),
             prices: ask::Prices::default(),
             alerted_versions: Mutex::default(),
         }
@@ -188,8 +188,8 @@ impl Worker {
     /// Reads the stored catalog, which also opens the connection to DynamoDB, and while that waits for
     /// answers, prepares the compression of payloads. Called once, before the first batch.
     pub async fn prewarm(&self) {
-        let Accounts { store, catalogs, .. } = &self.processor.accounts;
-        tokio::join!(catalogs.prewarm(store), async { payload::prepare() });
+        let Accounts { store, catalog_cache, .. } = &self.processor.accounts;
+        tokio::join!(catalog_cache.prewarm(store), async { payload::prepare() });
     }
 
     /// Processes a batch and returns the records that failed.
@@ -287,7 +287,7 @@ impl Worker {
     /// to Stripe fails, its event fails too, and SQS redelivers it.
     async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
         let Some(stripe) = &self.stripe else { return self.processor.run(jobs, now).await };
-        let catalog = self.processor.accounts.catalogs.current();
+        let catalog = self.processor.accounts.catalog_cache.current();
         let completed = jobs.iter_mut().map(|job| ask::complete(stripe, &catalog, &self.prices, job));
         let completed = join_all(completed).await;
         if completed.iter().all(Result::is_ok) {

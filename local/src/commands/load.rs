@@ -64,7 +64,7 @@ pub struct Load {
 }
 
 /// Chooses the next request: purchases enter a window in order and leave it at random.
-struct Plan {
+struct EventPlan {
     max_purchases: u32,
     until: Option<Instant>,
     duplicates: u32,
@@ -136,7 +136,7 @@ impl Load {
 
         let until = self.seconds.map(|seconds| started + Duration::from_secs(seconds));
         let max_purchases = if until.is_some() { u32::MAX } else { self.events };
-        let plan = Plan {
+        let plan = EventPlan {
             max_purchases,
             until,
             duplicates: self.duplicates,
@@ -385,7 +385,7 @@ impl Status {
     }
 }
 
-impl Iterator for Plan {
+impl Iterator for EventPlan {
     type Item = Delivery;
 
     fn next(&mut self) -> Option<Delivery> {
@@ -427,7 +427,7 @@ mod tests {
     #[test]
     fn every_purchase_is_sent_and_some_are_sent_twice() {
         let rng = fastrand::Rng::with_seed(1);
-        let plan = Plan {
+        let plan = EventPlan {
             max_purchases: 1_000,
             until: None,
             duplicates: 20,
@@ -457,7 +457,7 @@ mod tests {
     fn after_the_time_limit_only_started_purchases_are_sent() {
         let rng = fastrand::Rng::with_seed(1);
         let window = vec![Delivery { purchase: 0, event: 0 }; 3];
-        let plan = Plan {
+        let plan = EventPlan {
             max_purchases: u32::MAX,
             until: Some(Instant::now()),
             duplicates: 0,

@@ -1,5 +1,5 @@
 //! The catalog of the stack. The file in `CATALOG_FILE` is stored when the stack starts and whenever the file
-//! changes. A catalog that is pushed stands until then.
+//! changes. A pushed catalog stays in use until then.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -8,7 +8,7 @@ use tallyhook_core::event::Family;
 use tallyhook_service::config::queue_variable;
 
 use super::lambda::REGION;
-use super::queues::OTHER_QUEUES;
+use super::queues::{OTHER_QUEUES, queue_url};
 
 /// The variables of the functions. `given` replaces the defaults, but not the addresses and credentials of
 /// AWS.
@@ -58,10 +58,6 @@ pub(super) fn environment(given: &Env, front_url: &str, aws_url: &str) -> Env {
     }
     env.set("QUEUE_URL_DEAD_LETTER", queue_url(aws_url, "dead-letter"));
     env
-}
-
-pub(super) fn queue_url(aws_url: &str, name: &str) -> String {
-    format!("{aws_url}/000000000000/tallyhook-{name}")
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 use tallyhook_core::event::Family;
 
-use super::environment::queue_url;
 use super::lambda::{self, REGION};
 use crate::sqs::Sqs;
 
@@ -48,4 +47,9 @@ pub(super) async fn create_queues(sqs: &Sqs, aws_url: &str) -> anyhow::Result<()
             .await?;
     }
     Ok(())
+}
+
+/// The URL of a queue on the local endpoint.
+pub(super) fn queue_url(aws_url: &str, name: &str) -> String {
+    format!("{aws_url}/000000000000/tallyhook-{name}")
 }

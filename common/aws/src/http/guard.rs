@@ -15,7 +15,7 @@ use hyper_util::client::legacy::connect::dns::Name;
 
 /// What a client may connect to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reach {
+pub enum AllowedAddresses {
     /// Any address.
     #[default]
     Anywhere,
@@ -25,7 +25,7 @@ pub enum Reach {
     PublicOrLoopback,
 }
 
-impl Reach {
+impl AllowedAddresses {
     /// Checks the URL before its host name is resolved.
     ///
     /// # Errors
@@ -99,9 +99,9 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     first & 0xe000 == 0x2000 && !special
 }
 
-/// The system's resolver. It refuses a name that has an address which [`Reach`] does not allow.
+/// The system's resolver. It refuses a name that has an address which [`AllowedAddresses`] does not allow.
 #[derive(Clone, Debug)]
-pub(super) struct Resolver(pub Reach);
+pub(super) struct Resolver(pub AllowedAddresses);
 
 impl tower_service::Service<Name> for Resolver {
     type Response = std::vec::IntoIter<SocketAddr>;
@@ -113,12 +113,12 @@ impl tower_service::Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let reach = self.0;
+        let allowed = self.0;
         Box::pin(async move {
             let lookup = tokio::task::spawn_blocking(move || (name.as_str(), 0).to_socket_addrs());
             let found: Vec<SocketAddr> = lookup.await.map_err(io::Error::other)??.collect();
             for address in &found {
-                reach
+                allowed
                     .check_address(address.ip())
                     .map_err(|refusal| io::Error::new(io::ErrorKind::PermissionDenied, refusal))?;
             }
@@ -196,7 +196,7 @@ mod tests {
             "file:///etc/passwd",
         ] {
             let uri = refused.parse::<Uri>();
-            assert!(uri.is_err() || Reach::Public.check(&uri.unwrap()).is_err(), "{refused}");
+            assert!(uri.is_err() || AllowedAddresses::Public.check(&uri.unwrap()).is_err(), "{refused}");
         }
         // `PublicOrLoopback` accepts only `localhost` and loopback addresses over http.
         for refused in [
@@ -205,18 +205,23 @@ mod tests {
             "http://0.0.0.0/",
             "http://[::ffff:127.0.0.1]/",
         ] {
-            assert!(Reach::PublicOrLoopback.check(&refused.parse().unwrap()).is_err(), "{refused}");
+            assert!(
+                AllowedAddresses::PublicOrLoopback.check(&refused.parse().unwrap()).is_err(),
+                "{refused}"
+            );
         }
-        assert!(Reach::Public.check(&"https://hooks.slack.com/services/x".parse().unwrap()).is_ok());
-        assert!(Reach::PublicOrLoopback.check(&"http://127.0.0.1:9/x".parse().unwrap()).is_ok());
-        assert!(Reach::PublicOrLoopback.check(&"http://10.0.0.1/x".parse().unwrap()).is_err());
+        assert!(
+            AllowedAddresses::Public.check(&"https://hooks.slack.com/services/x".parse().unwrap()).is_ok()
+        );
+        assert!(AllowedAddresses::PublicOrLoopback.check(&"http://127.0.0.1:9/x".parse().unwrap()).is_ok());
+        assert!(AllowedAddresses::PublicOrLoopback.check(&"http://10.0.0.1/x".parse().unwrap()).is_err());
     }
 
     /// The system's resolver resolves these names without a network.
     #[tokio::test]
     async fn a_name_that_resolves_to_this_machine_is_refused() {
         for name in ["localhost", "LOCALHOST", "0x7f000001", "2130706433", "017700000001", "127.1"] {
-            let http = super::super::Http::within(Reach::Public);
+            let http = super::super::Http::allowing(AllowedAddresses::Public);
             let request = http::Request::post(format!("https://{name}/hook")).body(String::new()).unwrap();
             let error = http.send(request, std::time::Duration::from_secs(5)).await.unwrap_err().to_string();
             // A bare number fails at the lookup, or before it because a certificate cannot hold such a name.

@@ -76,7 +76,8 @@ fn problem(name: &str, message: impl ToString) -> ConfigError {
 async fn get(ssm: &Caller, names: &[&str]) -> Result<Vec<Parameter>, ConfigError> {
     let body = json!({"Names": names, "WithDecryption": true}).to_string();
     let first = names.first().copied().unwrap_or_default();
-    let answer = ssm.call("AmazonSSM.GetParameters", &body).await.map_err(|message| problem(first, message))?;
+    let answer =
+        ssm.call("AmazonSSM.GetParameters", &body).await.map_err(|message| problem(first, message))?;
     let answer: Answer = serde_json::from_slice(&answer).map_err(|error| problem(first, error))?;
     Ok(answer.parameters)
 }

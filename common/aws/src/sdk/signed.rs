@@ -141,15 +141,10 @@ impl Caller {
             .build()
             .map_err(Failure::permanent)?
             .into();
-        let headers =
-            [("host", host), ("content-type", self.service.content_type), ("x-amz-target", target)];
-        let signable = SignableRequest::new(
-            "POST",
-            endpoint,
-            headers.into_iter(),
-            SignableBody::Bytes(body.as_bytes()),
-        )
-        .map_err(Failure::permanent)?;
+        let headers = [("host", host), ("content-type", self.service.content_type), ("x-amz-target", target)];
+        let signable =
+            SignableRequest::new("POST", endpoint, headers.into_iter(), SignableBody::Bytes(body.as_bytes()))
+                .map_err(Failure::permanent)?;
         let (instructions, _) = sign(signable, &parameters).map_err(Failure::permanent)?.into_parts();
         let mut request = http::Request::builder().method("POST").uri(endpoint);
         for (name, value) in headers {

@@ -1,5 +1,5 @@
-//! Reads all accounts, or all ledger entries, page by page. Reconciliation does this, the sweep after a change
-//! of the catalog, the preview of a catalog, and exports.
+//! Reads all accounts, or all ledger entries, page by page: for reconciliation, the sweep after a change of
+//! the catalog, the preview of a catalog, and exports.
 //!
 //! The index `by_shard` holds the keys of the accounts and no other item, so ledger entries are not read to
 //! find accounts. An index is eventually consistent: an account that was created a moment ago may be missing

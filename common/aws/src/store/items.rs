@@ -70,7 +70,7 @@
 //! | `job#order_paid#<cs_…>#<user id>` | a message to the app with its cause; also `subscription_renewed` … |
 //! | `hold#<hold_…>#<user id>` | a hold of credits: see [`hold`]; until 7 days after its end |
 //! | `sweep` | how far the sweep after a change of the catalog has come: see [`sweep()`]; never expires |
-//! | `ask#<cs_…>` | a request to Stripe for a session: `asked` N (unix s), `tries` N, `told` S; two days |
+//! | `ask#<cs_…>` | a request to Stripe for a session: `asked` N (unix s), `tries` N, `answer` S; 30 days |
 //! | `checkout#<user id>` | the customer that our checkout created: see [`CreatedCustomer`]; one year |
 //! | `reconcile` | where an unfinished reconciliation stopped: see [`reconcile_place`]; one day |
 //! | `report#reconcile` | result of the last complete reconciliation: see [`reconcile_report`] |
@@ -713,7 +713,7 @@ pub fn session_of_job(item: &Item) -> Option<SessionId> {
 ///  "currency":"usd","created_at":1767600000,"updated_at":1767600000,
 ///  "history":[{"at":1767600000,"step":"NEW"}],"due_day":"order","due_at":1767600000}
 /// ```
-/// `due_day` and `due_at` are the key of the index `by_due`, which thereby lists all orders by time.
+/// `due_day` and `due_at` are the key of the index `by_due`, which lists all orders by time.
 pub fn order(user: &UserId, order: &Order) -> Write {
     let key = Key::Order(user.clone(), order.session.clone());
     let mut item = new_item(&key);
@@ -853,7 +853,7 @@ impl OrderChange {
 
 /// The last request to Stripe for a checkout session, and its answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Question {
+pub struct SessionRequest {
     /// Unix seconds of the last request; 0 when there was none.
     pub asked: i64,
     /// Number of requests.
@@ -867,16 +867,16 @@ pub struct Question {
 }
 
 /// The key of the item about requests to Stripe for a session.
-pub fn question_key(session: &SessionId) -> Key {
+pub fn session_request_key(session: &SessionId) -> Key {
     Key::Event(format!("ask#{session}"))
 }
 
-/// Reads the item of [`question_key`].
-pub fn read_question(item: &Item) -> Question {
-    Question {
+/// Reads the item of [`session_request_key`].
+pub fn read_session_request(item: &Item) -> SessionRequest {
+    SessionRequest {
         asked: read_number(item, "asked").unwrap_or(0),
         tries: read_number(item, "tries").unwrap_or(0),
-        answer: read_text(item, "told"),
+        answer: read_text(item, "answer"),
         reference: read_text(item, "customer_reference"),
         is_ours: item.contains_key("ours"),
     }

@@ -61,18 +61,18 @@ pub struct Filter {
 
 impl Filter {
     /// Whether an event matches the filter.
-    pub fn takes(&self, line: &Line) -> bool {
-        self.status.as_ref().is_none_or(|status| *status == line.status)
-            && self.kind.as_ref().is_none_or(|kind| *kind == line.kind)
-            && self.user.as_ref().is_none_or(|user| line.user_id.as_deref() == Some(user.as_str()))
-            && self.from_ms.is_none_or(|from| line.received_ms >= from)
-            && self.to_ms.is_none_or(|to| line.received_ms < to)
+    pub fn takes(&self, record: &LogRecord) -> bool {
+        self.status.as_ref().is_none_or(|status| *status == record.status)
+            && self.kind.as_ref().is_none_or(|kind| *kind == record.kind)
+            && self.user.as_ref().is_none_or(|user| record.user_id.as_deref() == Some(user.as_str()))
+            && self.from_ms.is_none_or(|from| record.received_ms >= from)
+            && self.to_ms.is_none_or(|to| record.received_ms < to)
     }
 }
 
-/// One event of the list.
+/// An event or job of the event log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct LogRecord {
     /// `evt_…`
     pub id: String,
     /// Stripe's event type.
@@ -99,7 +99,7 @@ pub struct Line {
     pub due_ms: Option<i64>,
 }
 
-impl Line {
+impl LogRecord {
     /// Reads an item of the events table or of one of its indexes.
     pub fn read(item: &Item) -> Option<Self> {
         let text = |name: &str| items::read_text(item, name);
@@ -126,9 +126,9 @@ impl Line {
 
 /// A page of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
+pub struct LogPage {
     /// Newest first.
-    pub events: Vec<Line>,
+    pub events: Vec<LogRecord>,
     /// The cursor of the next page; `None` at the end. A page with fewer events than `limit` may still not be
     /// the last.
     pub next: Option<String>,
@@ -182,7 +182,7 @@ pub async fn list(
     limit: usize,
     next: Option<&str>,
     now: Timestamp,
-) -> Result<Page, ListError> {
+) -> Result<LogPage, ListError> {
     let limit = limit.clamp(1, MAX_LISTED);
     let cursor = next.map(|text| Cursor::read(text).ok_or(ListError::Cursor)).transpose()?;
     let open = matches!(filter.status.as_deref(), Some("parked" | "failed" | "dismissed"));
@@ -216,7 +216,7 @@ async fn by_time(
     limit: usize,
     before: (i64, String),
     now: Timestamp,
-) -> Result<Page, StoreError> {
+) -> Result<LogPage, StoreError> {
     let status = filter.status.as_deref();
     let from = filter.from_ms.unwrap_or_else(|| now.plus_days(-OLDEST_DAYS).unix().saturating_mul(1000));
     let to = filter
@@ -224,7 +224,7 @@ async fn by_time(
         .map_or(i64::MAX, |to| to.saturating_sub(1))
         .min(before.0)
         .min(now.plus_seconds(MAX_CLOCK_SKEW_SECONDS).unix().saturating_mul(1000));
-    let mut found: Vec<Line> = Vec::new();
+    let mut found: Vec<LogRecord> = Vec::new();
     let mut next = None;
     if let Some(state @ ("parked" | "failed" | "dismissed")) = status {
         found = merged(store, "by_status", open_partitions(state), filter, (from, to), &before, limit + 1)
@@ -238,10 +238,10 @@ async fn by_time(
         if usize::try_from(days).is_ok_and(|days| family.is_none() && days * partitions > MAX_PARTITIONS)
             && let Some(mut all) = store.small_log().await?
         {
-            all.retain(|line| {
-                filter.takes(line)
-                    && (from..=to).contains(&line.received_ms)
-                    && line.order() < (before.0, before.1.as_str())
+            all.retain(|record| {
+                filter.takes(record)
+                    && (from..=to).contains(&record.received_ms)
+                    && record.order() < (before.0, before.1.as_str())
             });
             all.sort_by(|a, b| b.order().cmp(&a.order()));
             (found, begins) = (all, from - DAY_MS);
@@ -274,7 +274,7 @@ async fn by_time(
         found.truncate(limit);
         next = found.last().map(|last| Cursor::After(last.received_ms, last.id.clone()));
     }
-    Ok(Page { events: found, next: next.map(|next| next.text()) })
+    Ok(LogPage { events: found, next: next.map(|next| next.text()) })
 }
 
 /// The newest events of these partitions, newest first. Has at least `limit` events if they exist.
@@ -286,14 +286,14 @@ async fn merged(
     range: (i64, i64),
     before: &(i64, String),
     limit: usize,
-) -> Result<Vec<Line>, StoreError> {
+) -> Result<Vec<LogRecord>, StoreError> {
     let each =
         partitions.into_iter().map(|partition| newest(store, index, partition, filter, range, before, limit));
     let mut all = Vec::new();
-    for lines in join_all(each).await {
-        all.extend(lines?);
+    for records in join_all(each).await {
+        all.extend(records?);
     }
-    all.sort_by(|a: &Line, b: &Line| b.order().cmp(&a.order()));
+    all.sort_by(|a: &LogRecord, b: &LogRecord| b.order().cmp(&a.order()));
     Ok(all)
 }
 
@@ -307,15 +307,17 @@ async fn newest(
     (from, to): (i64, i64),
     before: &(i64, String),
     limit: usize,
-) -> Result<Vec<Line>, StoreError> {
-    let mut found: Vec<Line> = Vec::new();
+) -> Result<Vec<LogRecord>, StoreError> {
+    let mut found: Vec<LogRecord> = Vec::new();
     let mut start = None;
     loop {
         let range = Range { index, partition: &partition, from, to, newest_first: true };
         let (items, more) = store.query(&range, i32::try_from(limit.max(100)).ok(), start).await?;
-        let lines = items.iter().filter_map(Line::read);
-        found.extend(lines.filter(|line| filter.takes(line) && line.order() < (before.0, before.1.as_str())));
-        found.sort_by_key(|line| Reverse((line.received_ms, line.id.clone())));
+        let records = items.iter().filter_map(LogRecord::read);
+        found.extend(
+            records.filter(|record| filter.takes(record) && record.order() < (before.0, before.1.as_str())),
+        );
+        found.sort_by_key(|record| Reverse((record.received_ms, record.id.clone())));
         let Some(more) = more else { return Ok(found) };
         let reached: Option<i64> = items::read_number(&more, "seen");
         if found.get(limit - 1).is_some_and(|last| reached.is_some_and(|reached| reached < last.received_ms))
@@ -334,7 +336,7 @@ async fn of_user(
     filter: &Filter,
     limit: usize,
     start: Option<EventId>,
-) -> Result<Page, StoreError> {
+) -> Result<LogPage, StoreError> {
     let mut events = Vec::new();
     let mut next = start;
     if next.is_none() {
@@ -369,13 +371,13 @@ async fn of_user(
         let Some(item) = items.get(&key) else { break };
         next = items::read_text(item, "previous").and_then(|previous| EventId::new(previous).ok());
         // Without a status filter, open events are already at the start of the first page.
-        let shown = |line: &Line| {
-            filter.takes(line)
-                && (filter.status.is_some() || !matches!(line.status.as_str(), "parked" | "failed"))
+        let shown = |record: &LogRecord| {
+            filter.takes(record)
+                && (filter.status.is_some() || !matches!(record.status.as_str(), "parked" | "failed"))
         };
-        events.extend(Line::read(item).filter(shown));
+        events.extend(LogRecord::read(item).filter(shown));
     }
-    Ok(Page { events, next: next.map(|id| Cursor::UserEvent(id).text()) })
+    Ok(LogPage { events, next: next.map(|id| Cursor::UserEvent(id).text()) })
 }
 
 /// A time range of one index partition.
@@ -395,7 +397,7 @@ pub struct Range<'a> {
 
 impl Store {
     /// Every event of the index `by_day`, in no order. `None` if one read does not reach the end.
-    async fn small_log(&self) -> Result<Option<Vec<Line>>, StoreError> {
+    async fn small_log(&self) -> Result<Option<Vec<LogRecord>>, StoreError> {
         let answer = self
             .client
             .scan()
@@ -411,7 +413,7 @@ impl Store {
         // The audit is in the same index.
         let is_event =
             |item: &&Item| items::read_text(item, "pk").is_some_and(|id| items::is_event(id.as_str()));
-        Ok(Some(answer.items().iter().filter(is_event).filter_map(Line::read).collect()))
+        Ok(Some(answer.items().iter().filter(is_event).filter_map(LogRecord::read).collect()))
     }
 
     /// One page of an index of the events table, and the start of the next page. Indexes are eventually

@@ -12,8 +12,8 @@ use tallyhook_core::job::JobMessage;
 use tallyhook_core::setup_status::{ProvisioningState, SessionPayment};
 use tallyhook_core::timestamp::Timestamp;
 
-use super::items::{self, CreatedCustomer, Key, Question, Table};
-use super::log::Line;
+use super::items::{self, CreatedCustomer, Key, SessionRequest, Table};
+use super::log::LogRecord;
 use super::{Store, StoreError, failed};
 
 impl Store {
@@ -22,17 +22,17 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn claim_redrive(&self, line: &Line, now: Timestamp) -> Result<bool, StoreError> {
-        let redrives = line.redrives.saturating_add(1);
+    pub async fn claim_redrive(&self, record: &LogRecord, now: Timestamp) -> Result<bool, StoreError> {
+        let redrives = record.redrives.saturating_add(1);
         let due = now.plus_seconds(items::redrive_pause_seconds(redrives)).unix().saturating_mul(1000);
         let request = self
-            .update(&Key::Event(line.id.clone()))
+            .update(&Key::Event(record.id.clone()))
             .update_expression("SET redrives = :redrives, due = :due")
             .condition_expression("outcome = :outcome AND redrives = :before")
             .expression_attribute_values(":redrives", number(redrives))
-            .expression_attribute_values(":before", number(line.redrives))
+            .expression_attribute_values(":before", number(record.redrives))
             .expression_attribute_values(":due", number(due))
-            .expression_attribute_values(":outcome", text(&line.status));
+            .expression_attribute_values(":outcome", text(&record.status));
         send(request).await
     }
 
@@ -103,14 +103,14 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn claim_question(
+    pub async fn claim_session_request(
         &self,
         session: &SessionId,
-        before: &Question,
+        before: &SessionRequest,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let request = self
-            .update(&items::question_key(session))
+            .update(&items::session_request_key(session))
             .update_expression("SET asked = :now, tries = :tries, expires_at = :expires")
             .condition_expression("attribute_not_exists(pk) OR asked = :before")
             .expression_attribute_values(":now", number(now.unix()))
@@ -127,9 +127,10 @@ impl Store {
     /// [`StoreError`].
     pub async fn note_created_session(&self, session: &SessionId, now: Timestamp) -> Result<(), StoreError> {
         let request = self
-            .update(&items::question_key(session))
+            .update(&items::session_request_key(session))
             .update_expression(
-                "SET ours = :yes, asked = if_not_exists(asked, :never),                  tries = if_not_exists(tries, :never), expires_at = :expires",
+                "SET ours = :yes, asked = if_not_exists(asked, :never), \
+                 tries = if_not_exists(tries, :never), expires_at = :expires",
             )
             .expression_attribute_values(":yes", AttributeValue::Bool(true))
             .expression_attribute_values(":never", number(0))
@@ -204,21 +205,21 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn note_answer(
+    pub async fn note_session_answer(
         &self,
         session: &SessionId,
         payment: Option<SessionPayment>,
         reference: Option<&str>,
     ) -> Result<(), StoreError> {
         let update = if reference.is_some() {
-            "SET told = :told, customer_reference = :reference"
+            "SET answer = :answer, customer_reference = :reference"
         } else {
-            "SET told = :told"
+            "SET answer = :answer"
         };
         let request = self
-            .update(&items::question_key(session))
+            .update(&items::session_request_key(session))
             .update_expression(update)
-            .expression_attribute_values(":told", text(payment.map_or("missing", SessionPayment::as_str)));
+            .expression_attribute_values(":answer", text(payment.map_or("missing", SessionPayment::as_str)));
         let request = match reference {
             Some(reference) => request.expression_attribute_values(":reference", text(reference)),
             None => request,

@@ -19,7 +19,7 @@ pub struct Object {
 
 /// One page of a list.
 #[derive(Clone, Debug)]
-pub struct Page {
+pub struct ListPage {
     /// The objects, newest first. This order also holds inside a page read with [`Cursor::Before`].
     pub objects: Vec<Object>,
     /// Whether the list has more objects in the requested direction.
@@ -77,7 +77,7 @@ impl Object {
     }
 }
 
-impl Page {
+impl ListPage {
     /// The id after which the next page begins.
     pub fn last_id(&self) -> Option<&str> {
         self.objects.iter().rev().find_map(Object::id)

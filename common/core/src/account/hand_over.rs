@@ -11,7 +11,7 @@ use crate::timestamp::Timestamp;
 
 /// What moves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum MovedObject {
     /// A customer and all its subscriptions.
     Customer(CustomerId),
     /// One subscription.
@@ -20,7 +20,7 @@ pub enum Part {
 
 /// What was moved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parcel {
+pub struct MoveSummary {
     /// Customers.
     pub customers: Vec<CustomerId>,
     /// Subscriptions, with their periods and credits.
@@ -29,7 +29,7 @@ pub struct Parcel {
     pub credits: Credits,
 }
 
-impl Parcel {
+impl MoveSummary {
     /// Whether nothing moves.
     pub fn is_empty(&self) -> bool {
         self.customers.is_empty() && self.subscriptions.is_empty()
@@ -42,12 +42,12 @@ impl Account {
     pub fn hand_over(
         &self,
         to: &Account,
-        part: &Part,
+        object: &MovedObject,
         by: &str,
         key: &str,
         catalog: &Catalog,
         now: Timestamp,
-    ) -> (Change, Change, Parcel) {
+    ) -> (Change, Change, MoveSummary) {
         let policy = &catalog.policy;
         let now = self.state.time(to.state.time(now));
         let unchanged = |account: &Account| Change { state: account.state.clone(), entries: Vec::new() };
@@ -58,14 +58,14 @@ impl Account {
         };
         let (mut gives, mut takes) = (due(self), due(to));
         let before = gives.state.balance(policy, now);
-        let mut parcel = Parcel::default();
+        let mut moved = MoveSummary::default();
         for (id, subscription) in &self.state.subscriptions {
-            let moves = match part {
-                Part::Subscription(subscription) => subscription == id,
-                Part::Customer(customer) => subscription.customer.as_ref() == Some(customer),
+            let moves = match object {
+                MovedObject::Subscription(subscription) => subscription == id,
+                MovedObject::Customer(customer) => subscription.customer.as_ref() == Some(customer),
             };
             if moves {
-                parcel.subscriptions.push(id.clone());
+                moved.subscriptions.push(id.clone());
                 gives.state.subscriptions.remove(id);
                 takes.state.subscriptions.insert(id.clone(), subscription.clone());
                 let documents = self.state.refunds.iter().filter(|(key, _)| subscription.names_document(key));
@@ -90,23 +90,23 @@ impl Account {
                 }
             }
         }
-        if let Part::Customer(customer) = part
+        if let MovedObject::Customer(customer) = object
             && let Some(deleted) = gives.state.customers.remove(customer)
         {
-            parcel.customers.push(customer.clone());
+            moved.customers.push(customer.clone());
             takes.state.customers.insert(customer.clone(), deleted);
         }
         gives.state.settle(policy, now);
         takes.state.settle(policy, now);
-        parcel.credits = before.minus(gives.state.balance(policy, now));
+        moved.credits = before.minus(gives.state.balance(policy, now));
         for (account, change) in [(self, &mut gives), (to, &mut takes)] {
             let after = change.state.buckets(policy, now);
-            let entry = NewEntry::new(LedgerKey::fix(key), EntryKind::Fix, parcel.credits);
+            let entry = NewEntry::new(LedgerKey::fix(key), EntryKind::Fix, moved.credits);
             let mut entries =
                 account.entries(&mut change.state, &after, vec![entry], &change.entries, &cause, now);
             entries.iter_mut().for_each(|entry| entry.reason = Some("moved".to_owned()));
             change.entries.extend(entries);
         }
-        (gives, takes, parcel)
+        (gives, takes, moved)
     }
 }

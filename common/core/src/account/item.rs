@@ -4,8 +4,8 @@
 //! lines of paid invoices and the plans that snapshots show, as far as they may still matter, and computes
 //! the bucket from them. So the order in which events arrive cannot matter.
 //!
-//! **Invariant:** a `fold_*` only adds what it is given. `prune` drops only what can never count again,
-//! whatever fact arrives later.
+//! **Invariant:** a `fold_*` only adds what it is given. `prune` drops only what no later fact can make
+//! count again.
 //!
 //! The words, in order of use: a *line* of a paid invoice may *open* a period or *charge* a plan change in
 //! it. A *sight* is a plan that an `active` or `trialing` snapshot shows in a period. A *run* is a plan in
@@ -926,7 +926,7 @@ impl Item {
                 .all(|line| line.total <= 0 || back(&line.invoice, line.total))
     }
 
-    /// Drops what can never count again, whatever fact arrives later.
+    /// Drops what no later fact can make count again.
     pub(super) fn prune(&mut self, view: &View<'_>) {
         let all = self.all_periods(view);
         let openings: Vec<(Timestamp, InvoiceId)> =

@@ -230,7 +230,7 @@ impl Snapshot {
         self.cancel_at.or_else(|| item.end.filter(|_| self.cancel_at_period_end))
     }
 
-    /// Whether both show the same state, whatever the catalog said when they were read.
+    /// Whether both show the same state. The terms that the catalog gave their prices do not matter.
     fn shows_the_same(&self, other: &Self) -> bool {
         let bare = |snapshot: &Self| {
             let mut bare = snapshot.clone();

@@ -19,7 +19,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Order, Parked, Reading, offer};
+use super::{EventFacts, Order, Parked, offer};
 use crate::account::Fact;
 use crate::account::lots::Purchase;
 use crate::account::products::BoughtProduct;
@@ -30,7 +30,11 @@ use crate::event::{CheckoutMode, CheckoutSession, Event, EventType, PaymentStatu
 use crate::ids::PriceId;
 use crate::ledger::{EntryKind, LedgerKey, Payment};
 
-pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) -> Result<Reading, Parked> {
+pub(super) fn read(
+    session: &CheckoutSession,
+    event: &Event,
+    catalog: &Catalog,
+) -> Result<EventFacts, Parked> {
     let ended = matches!(
         event.kind,
         EventType::CheckoutSessionAsyncPaymentFailed | EventType::CheckoutSessionExpired
@@ -42,7 +46,11 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
     match session.mode {
         CheckoutMode::Payment if paid => {}
         CheckoutMode::Payment => {
-            return Ok(Reading { facts: failed.into_iter().collect(), not_paid: true, ..Reading::default() });
+            return Ok(EventFacts {
+                facts: failed.into_iter().collect(),
+                not_paid: true,
+                ..EventFacts::default()
+            });
         }
         CheckoutMode::Subscription | CheckoutMode::Setup | CheckoutMode::Other(_) => {
             // A trial's session has `no_payment_required`, which confirms no payment.
@@ -54,7 +62,7 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
                 && sold
                 && session.amount_total.unwrap_or(0) > 0;
             let facts = failed.into_iter().chain(confirmed.then_some(Fact::Paid(event.created))).collect();
-            return Ok(Reading { facts, not_paid: !paid, ..Reading::default() });
+            return Ok(EventFacts { facts, not_paid: !paid, ..EventFacts::default() });
         }
     }
     let key = LedgerKey::session(&session.id);
@@ -66,10 +74,10 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
     if let Some(mode) = named(session, "mode") {
         let order = order(session, event, mode, &payment, catalog)?;
         let recorded = Fact::Recorded(key, EntryKind::Order, Some(payment));
-        return Ok(Reading {
+        return Ok(EventFacts {
             facts: vec![recorded, Fact::Paid(event.created)],
             order: Some(order),
-            ..Reading::default()
+            ..EventFacts::default()
         });
     }
     let Sold { packs, lifetime, products, quantity_assumed } = sold(session, catalog)?;
@@ -121,7 +129,7 @@ pub(super) fn read(session: &CheckoutSession, event: &Event, catalog: &Catalog) 
     if payment.amount > 0 {
         facts.push(Fact::Paid(event.created));
     }
-    Ok(Reading { facts, quantity_assumed, ..Reading::default() })
+    Ok(EventFacts { facts, quantity_assumed, ..EventFacts::default() })
 }
 
 /// What a session says it sold, as one text that does not depend on the catalog.

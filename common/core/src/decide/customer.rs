@@ -1,12 +1,15 @@
 //! `customer.deleted`: Stripe cancels the customer's subscriptions at once; later events of them restore
 //! nothing.
 
-use super::Reading;
+use super::EventFacts;
 use crate::account::Fact;
 use crate::event::{Customer, Event};
 
-pub(super) fn read(customer: &Customer, event: &Event) -> Reading {
-    Reading { facts: vec![Fact::CustomerDeleted(customer.id.clone(), event.created)], ..Reading::default() }
+pub(super) fn read(customer: &Customer, event: &Event) -> EventFacts {
+    EventFacts {
+        facts: vec![Fact::CustomerDeleted(customer.id.clone(), event.created)],
+        ..EventFacts::default()
+    }
 }
 
 #[cfg(test)]

@@ -14,12 +14,14 @@
 //! A price that is not in the catalog parks the event if the catalog has none of the items' prices and the
 //! subscription gives access.
 
-use super::{Parked, Reading, offer};
+use super::{EventFacts, Parked, offer};
 use crate::account::snapshot::{Snapshot, SnapshotItem, Terms, digest, is_terminal};
 use crate::account::state::MAX_ITEMS;
 use crate::account::{Account, Fact};
 use crate::catalog::{Catalog, MAX_QUANTITY, Offer};
-use crate::event::{Event, EventType, Item, Previous, Price, Subscription, SubscriptionStatus};
+use crate::event::{
+    Event, EventType, PreviousAttributes, Price, Subscription, SubscriptionItem, SubscriptionStatus,
+};
 use crate::ids::SubscriptionId;
 use crate::timestamp::Timestamp;
 
@@ -28,7 +30,7 @@ pub(super) fn read(
     event: &Event,
     account: &Account,
     catalog: &Catalog,
-) -> Result<Reading, Parked> {
+) -> Result<EventFacts, Parked> {
     let deleted = event.kind == EventType::CustomerSubscriptionDeleted && !is_terminal(&subscription.status);
     let status = if deleted { SubscriptionStatus::Canceled } else { subscription.status.clone() };
     let gives_access = matches!(
@@ -45,7 +47,8 @@ pub(super) fn read(
     let mut items = Vec::new();
     let mut prices_not_in_catalog = Vec::new();
     for item in &subscription.items {
-        let Worth { terms, learnt, in_catalog } = worth(&item.price, &subscription.id, account, catalog)?;
+        let PriceTerms { terms, learnt, in_catalog } =
+            price_terms(&item.price, &subscription.id, account, catalog)?;
         if !in_catalog {
             prices_not_in_catalog.push(item.price.id.clone());
         }
@@ -72,11 +75,11 @@ pub(super) fn read(
     items.sort_by(|a, b| a.id.cmp(&b.id));
     let snapshot = snapshot(subscription, event, status, items);
     let fact = Fact::Snapshot(subscription.id.clone(), subscription.customer.clone(), snapshot);
-    Ok(Reading { facts: vec![fact], prices_not_in_catalog, ..Reading::default() })
+    Ok(EventFacts { facts: vec![fact], prices_not_in_catalog, ..EventFacts::default() })
 }
 
-/// What a price is worth.
-pub(super) struct Worth {
+/// The terms of a price, and where they come from.
+pub(super) struct PriceTerms {
     /// The plan's or product's; `None` for a price of which nothing is known.
     pub terms: Option<Terms>,
     /// Whether the catalog knows the price by its lookup key or its Stripe product, and not by its id.
@@ -85,17 +88,17 @@ pub(super) struct Worth {
     pub in_catalog: bool,
 }
 
-/// What a price is worth by the catalog, else as the subscription last had it.
+/// The terms of a price in the catalog, else those that the subscription last had.
 ///
 /// An invoice line since basil shows no lookup key. If a snapshot of the subscription showed the price with
 /// one, its plan counts, with its worth in the present catalog. This also holds after the lookup key has
 /// moved to another price.
-pub(super) fn worth(
+pub(super) fn price_terms(
     price: &Price,
     subscription: &SubscriptionId,
     account: &Account,
     catalog: &Catalog,
-) -> Result<Worth, Parked> {
+) -> Result<PriceTerms, Parked> {
     let by_id = matches!(catalog.offer(price.id.as_str(), None, None), Ok(Some(_)));
     let terms = match offer(price, catalog)? {
         Some(Offer::Plan(plan)) => Some(Terms::of(plan)),
@@ -103,16 +106,16 @@ pub(super) fn worth(
         Some(Offer::Pack(_)) | None => None,
     };
     if terms.is_some() {
-        return Ok(Worth { terms, learnt: !by_id, in_catalog: true });
+        return Ok(PriceTerms { terms, learnt: !by_id, in_catalog: true });
     }
     let Some(known) = account.state.subscriptions.get(subscription) else {
-        return Ok(Worth { terms, learnt: false, in_catalog: true });
+        return Ok(PriceTerms { terms, learnt: false, in_catalog: true });
     };
     if let Some(terms) = known.learnt(&price.id).and_then(|plan| Terms::named(plan, catalog)) {
-        return Ok(Worth { terms: Some(terms), learnt: true, in_catalog: true });
+        return Ok(PriceTerms { terms: Some(terms), learnt: true, in_catalog: true });
     }
     let stored = known.terms_of(&price.id).cloned();
-    Ok(Worth { in_catalog: stored.is_none(), terms: stored, learnt: false })
+    Ok(PriceTerms { in_catalog: stored.is_none(), terms: stored, learnt: false })
 }
 
 fn snapshot(
@@ -151,7 +154,7 @@ fn snapshot(
 /// The parts of a state by which an update is matched with its successor, as one text.
 fn shown(
     status: &SubscriptionStatus,
-    items: &[Item],
+    items: &[SubscriptionItem],
     cancel_at: Option<Timestamp>,
     at_period_end: bool,
 ) -> String {
@@ -167,10 +170,13 @@ fn shown(
 
 /// The items before an update. Parts that the update does not name did not change. Stripe lists either all
 /// items, or only their changed parts in the same order.
-fn items_before(items: &[Item], previous: &Previous) -> Vec<Item> {
+fn items_before(items: &[SubscriptionItem], previous: &PreviousAttributes) -> Vec<SubscriptionItem> {
     let start = previous.period_start;
     let Some(before) = &previous.items else {
-        let moved = |item: &Item| Item { period_start: start.or(item.period_start), ..item.clone() };
+        let moved = |item: &SubscriptionItem| SubscriptionItem {
+            period_start: start.or(item.period_start),
+            ..item.clone()
+        };
         return items.iter().map(moved).collect();
     };
     let mut restored = Vec::new();
@@ -182,7 +188,7 @@ fn items_before(items: &[Item], previous: &Previous) -> Vec<Item> {
             continue;
         };
         let Some(id) = item.id.clone().or_else(|| same.map(|same| same.id.clone())) else { continue };
-        restored.push(Item {
+        restored.push(SubscriptionItem {
             id,
             is_free: false,
             price,

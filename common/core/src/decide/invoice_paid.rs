@@ -17,8 +17,8 @@
 
 use std::collections::BTreeMap;
 
-use super::customer_subscription::{Worth, worth};
-use super::{Parked, Reading, offer, payment_of_invoice};
+use super::customer_subscription::{PriceTerms, price_terms};
+use super::{EventFacts, Parked, offer, payment_of_invoice};
 use crate::account::item::Line;
 use crate::account::lots::Purchase;
 use crate::account::products::BoughtProduct;
@@ -36,9 +36,9 @@ pub(super) fn read(
     event: &Event,
     account: &Account,
     catalog: &Catalog,
-) -> Result<Reading, Parked> {
+) -> Result<EventFacts, Parked> {
     if !invoice.paid {
-        return Ok(Reading { not_paid: true, ..Reading::default() });
+        return Ok(EventFacts { not_paid: true, ..EventFacts::default() });
     }
     if invoice.lines_has_more {
         return Err(Parked::LinesMissing);
@@ -96,12 +96,12 @@ pub(super) fn read(
     if sold.charged {
         facts.push(Fact::Paid(event.created));
     }
-    Ok(Reading { facts, prices_not_in_catalog: sold.prices_not_in_catalog, ..Reading::default() })
+    Ok(EventFacts { facts, prices_not_in_catalog: sold.prices_not_in_catalog, ..EventFacts::default() })
 }
 
 /// Whether a snapshot that has not arrived may show the lookup key of a line's price.
 fn may_be_learnt(
-    line: &event::Line,
+    line: &event::InvoiceLine,
     subscription: &SubscriptionId,
     account: &Account,
     catalog: &Catalog,
@@ -210,7 +210,8 @@ impl Sold {
             }
             let terms = match (subscription, offer) {
                 (Some(subscription), _) => {
-                    let Worth { terms, in_catalog, .. } = worth(price, subscription, account, catalog)?;
+                    let PriceTerms { terms, in_catalog, .. } =
+                        price_terms(price, subscription, account, catalog)?;
                     if terms.is_none()
                         && may_be_learnt(line, subscription, account, catalog)
                         && line.amount >= 0
@@ -262,7 +263,7 @@ impl Sold {
     fn add_product(
         &mut self,
         product: &Product,
-        line: &event::Line,
+        line: &event::InvoiceLine,
         subscription: Option<&SubscriptionId>,
         invoice: &Invoice,
         event: &Event,
@@ -292,7 +293,7 @@ impl Sold {
     #[allow(clippy::too_many_arguments, reason = "the parts of one line")]
     fn add(
         &mut self,
-        line: &event::Line,
+        line: &event::InvoiceLine,
         invoice: &Invoice,
         event: &Event,
         price: &PriceId,

@@ -4,13 +4,13 @@
 //! grace. The time of a failure is kept for the setup status. A payment that waits for the customer is kept
 //! until its invoice is paid.
 
-use super::Reading;
+use super::EventFacts;
 use crate::account::actions::PaymentAction;
 use crate::account::{Account, Fact};
 use crate::event::{Event, EventType, Invoice};
 use crate::ledger::LedgerKey;
 
-pub(super) fn read(invoice: &Invoice, event: &Event, account: &Account) -> Reading {
+pub(super) fn read(invoice: &Invoice, event: &Event, account: &Account) -> EventFacts {
     let fact = if event.kind == EventType::InvoicePaymentFailed {
         Some(Fact::PaymentFailed(event.created))
     } else {
@@ -24,7 +24,7 @@ pub(super) fn read(invoice: &Invoice, event: &Event, account: &Account) -> Readi
             })
         })
     };
-    Reading { facts: fact.into_iter().collect(), not_paid: true, ..Reading::default() }
+    EventFacts { facts: fact.into_iter().collect(), not_paid: true, ..EventFacts::default() }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! | `refund.*`, `pending` | revokes nothing itself | `refund#re_…#pending` |
 //!
 //! - A refund revokes at most what the payment granted, and a balance never falls below 0.
-//! - `refund.failed` counts as failed, whatever status its object has.
+//! - `refund.failed` counts as failed, also if its object has another status.
 //! - The charge's newest `amount_refunded` counts a pending refund.
 //! - A refund belongs to the document of its payment, never to a customer. If the payment is not linked to a
 //!   document yet, the event is parked, and the refund is stored with the payment until the link arrives.

@@ -78,7 +78,7 @@ pub struct Invoice {
     /// The subscription that it bills: from the invoice in either shape, else from its lines.
     pub subscription: Option<SubscriptionId>,
     /// Its lines.
-    pub lines: Vec<Line>,
+    pub lines: Vec<InvoiceLine>,
     /// Whether Stripe has more lines than the event, which holds only the first ten.
     pub lines_has_more: bool,
     /// Minor units. 0 for a trial, a full discount, and a payment from the customer's balance.
@@ -116,7 +116,7 @@ pub struct Invoice {
 
 /// One line of an invoice.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct InvoiceLine {
     /// The price; `None` for an amount without a price.
     pub price: Option<Price>,
     /// The quantity; 1 when absent.
@@ -156,7 +156,7 @@ impl Invoice {
         let status: InvoiceStatus = object.word("status")?;
         let mut lines = Vec::new();
         for line in object.list("lines")? {
-            lines.push(Line::from_fields(&line)?);
+            lines.push(InvoiceLine::from_fields(&line)?);
         }
         let named = object.first_id(&[
             "parent.subscription_details.subscription",
@@ -214,7 +214,7 @@ impl Invoice {
     }
 }
 
-impl Line {
+impl InvoiceLine {
     fn from_fields(line: &Fields<'_>) -> Result<Self, ReadError> {
         let is_subscription = match line.text("parent.type")? {
             Some(parent) => parent == "subscription_item_details",

@@ -47,7 +47,7 @@ pub struct Subscription {
     /// Its status. Required.
     pub status: SubscriptionStatus,
     /// Its items. Under flexible billing, their periods may differ.
-    pub items: Vec<Item>,
+    pub items: Vec<SubscriptionItem>,
     /// Whether Stripe has more items than the event, which holds only the first ten.
     pub items_has_more: bool,
     /// The planned end. A planned cancellation is this **or** `cancel_at_period_end`.
@@ -77,12 +77,12 @@ pub struct Subscription {
     /// Whether `test_clock` is set: its time is moved by the merchant, in test mode.
     pub on_test_clock: bool,
     /// The values before an update; `None` in other events and from the API.
-    pub previous: Option<Previous>,
+    pub previous: Option<PreviousAttributes>,
 }
 
 /// One item of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
+pub struct SubscriptionItem {
     /// `si_…`. An item without an id gets `item-<n>`, and the item of an event without items (before 2018)
     /// `only`.
     pub id: ItemId,
@@ -100,7 +100,7 @@ pub struct Item {
 
 /// `data.previous_attributes` of an update: the values **before** it, only of the changed fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Previous {
+pub struct PreviousAttributes {
     /// The status before.
     pub status: Option<SubscriptionStatus>,
     /// The items before. In the old shape, `plan` and `quantity` of the only item.
@@ -165,7 +165,7 @@ impl Subscription {
             metadata: object.metadata("metadata"),
             created: object.time("created")?,
             on_test_clock: object.has("test_clock"),
-            previous: previous.map(Previous::from_fields).transpose()?,
+            previous: previous.map(PreviousAttributes::from_fields).transpose()?,
         })
     }
 
@@ -180,18 +180,18 @@ impl Subscription {
         self.latest_item().and_then(|item| item.period_end)
     }
 
-    fn latest_item(&self) -> Option<&Item> {
+    fn latest_item(&self) -> Option<&SubscriptionItem> {
         self.items.iter().max_by_key(|item| (item.period_start, item.period_end))
     }
 }
 
 /// The items. For a subscription without a list of items (before 2018), its `plan` and `quantity` are the
 /// item.
-fn items(object: &Fields<'_>) -> Result<Vec<Item>, ReadError> {
+fn items(object: &Fields<'_>) -> Result<Vec<SubscriptionItem>, ReadError> {
     let start = object.time("current_period_start")?;
     let end = object.time("current_period_end")?;
-    let item = |item: &Fields<'_>, id: ItemId| -> Result<Item, ReadError> {
-        Ok(Item {
+    let item = |item: &Fields<'_>, id: ItemId| -> Result<SubscriptionItem, ReadError> {
+        Ok(SubscriptionItem {
             id,
             is_free: super::invoice::is_free(item)?,
             price: item.need("price", Price::from_fields(item)?)?,
@@ -218,7 +218,7 @@ fn own_id(text: &str) -> ItemId {
     ItemId::new(text).expect("a short word is an id")
 }
 
-impl Previous {
+impl PreviousAttributes {
     fn from_fields(before: &Fields<'_>) -> Result<Self, ReadError> {
         let start = before.time("current_period_start")?;
         let end = before.time("current_period_end")?;

@@ -153,10 +153,10 @@ fn old_and_new_updates_give_equal_previous_values() {
     );
     assert_eq!(
         new,
-        Some(Previous {
+        Some(PreviousAttributes {
             items: Some(vec![item("basic", Some(2), time(1), time(2))]),
             period_start: time(1),
-            ..Previous::default()
+            ..PreviousAttributes::default()
         })
     );
     assert_eq!((&old, &older), (&new, &new));
@@ -173,7 +173,7 @@ fn old_and_new_updates_give_equal_previous_values() {
         (cancel.cancel_at_period_end, with(json!({"cancel_at": 9})).unwrap().cancel_at),
         (Some(false), Some(time(9)))
     );
-    assert_eq!((with(json!({})), with(Value::Null)), (Some(Previous::default()), None));
+    assert_eq!((with(json!({})), with(Value::Null)), (Some(PreviousAttributes::default()), None));
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! `notify`: posts alerts from the queue `tallyhook-notify` to Slack and Discord.
 //!
-//! After an alert is posted, alerts with the same key are held for a time; the next post says how many were
-//! held. A post contains the alert's typed fields and our own texts, shortened to the limits of the service
+//! After an alert is posted, alerts with the same key are suppressed for a time; the next post says how
+//! many. A post contains the alert's typed fields and our own texts, shortened to the limits of the service
 //! and with its markup escaped.
 //!
 //! SQS retries a post that fails. After the last attempt the alert is lost, and a log line reports it; the
 //! event that caused it is still in the event log. **Invariant:** nothing waits for this function.
 //!
-//! A destination must be https on a public address ([`tallyhook_aws::http::Reach`]), so that a person who
-//! sets a URL cannot reach internal addresses.
+//! A destination must be https on a public address ([`tallyhook_aws::http::AllowedAddresses`]), so that a
+//! person who sets a URL cannot reach internal addresses.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ impl Notify {
         let urls = [(Chat::Slack, config.slack_url), (Chat::Discord, config.discord_url)];
         Self {
             store: Store::new(dynamodb, config.accounts_table, config.events_table),
-            http: Http::within(config.reach),
+            http: Http::allowing(config.allowed_addresses),
             destinations: urls.into_iter().filter_map(|(chat, url)| Some((chat, url?))).collect(),
         }
     }
@@ -156,9 +156,9 @@ impl Notify {
         }
     }
 
-    /// Claims the alert for a chat. Returns how many alerts with the same key were held since the last post,
-    /// or `None` when this one must be held. A message that SQS redelivers keeps its claim; for a chat that
-    /// has the alert already, it is held.
+    /// Claims the alert for a chat. Returns how many alerts with the same key were suppressed since the last
+    /// post, or `None` when this one must be suppressed. A message that SQS redelivers keeps its claim; for a
+    /// chat that has the alert already, it is suppressed.
     async fn claim(
         &self,
         chat: Chat,
@@ -213,7 +213,7 @@ fn clean(text: &str, max: usize) -> String {
 }
 
 fn held_line(held: u64) -> Option<String> {
-    (held > 0).then(|| format!("{held} more alerts like this one were held since the last one."))
+    (held > 0).then(|| format!("{held} more alerts like this one were suppressed since the last one."))
 }
 
 /// The body for Slack's incoming webhook. Notifications show `text`, the channel shows `blocks`. Slack

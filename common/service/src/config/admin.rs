@@ -135,7 +135,7 @@ pub fn admin_tokens(env: &Env) -> Result<Vec<AdminToken>, ConfigError> {
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct TokenEntry {
     name: String,
     role: String,
     max_grant: Option<u64>,
@@ -146,7 +146,7 @@ fn read_token(entry: Map<String, Value>) -> Result<AdminToken, &'static str> {
     if entry.keys().any(|field| !["name", "role", "max_grant", "sha256"].contains(&field.as_str())) {
         return Err("it has a field besides name, role, max_grant and sha256");
     }
-    let entry = Entry::deserialize(Value::Object(entry))
+    let entry = TokenEntry::deserialize(Value::Object(entry))
         .map_err(|_| "name, role and sha256 must be texts, and max_grant a whole number or absent")?;
     let name = entry.name.trim();
     if name.is_empty() || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {

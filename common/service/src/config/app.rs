@@ -6,11 +6,11 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{OutboxConfig, catalog, keep_payloads, known_queues, livemode, reach, retry_delays};
-use crate::catalogs::DecidingCatalog;
+use super::{OutboxConfig, allowed_addresses, catalog, keep_payloads, known_queues, livemode, retry_delays};
+use crate::catalog_cache::DecidingCatalog;
 use crate::http::api::AppTokens;
 use tallyhook_aws::env::{ConfigError, Env};
-use tallyhook_aws::http::Reach;
+use tallyhook_aws::http::AllowedAddresses;
 use tallyhook_aws::stripe::StripeConfig;
 use tallyhook_core::event::Family;
 
@@ -107,7 +107,7 @@ pub struct ProvisionConfig {
     /// Signs the requests; empty without a URL.
     pub secret: Vec<u8>,
     /// The addresses that may be called.
-    pub reach: Reach,
+    pub allowed_addresses: AllowedAddresses,
     /// The seconds until the next attempt after the first failure, the second, …
     pub retry_delays_seconds: Vec<u32>,
     /// The queue of alerts; without it, alerts are only logged.
@@ -141,7 +141,7 @@ impl ProvisionConfig {
             queue_url: env.require("QUEUE_URL_PROVISION")?,
             url,
             secret,
-            reach: reach(env, "PROVISION_ALLOW_LOOPBACK")?,
+            allowed_addresses: allowed_addresses(env, "PROVISION_ALLOW_LOOPBACK")?,
             retry_delays_seconds: retry_delays(env)?,
             notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
             catalog: catalog(env)?,

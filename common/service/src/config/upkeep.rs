@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{OutboxConfig, catalog, keep_payloads, livemode, queues, reach};
-use crate::catalogs::DecidingCatalog;
+use super::{OutboxConfig, allowed_addresses, catalog, keep_payloads, livemode, queues};
+use crate::catalog_cache::DecidingCatalog;
 use tallyhook_aws::env::{ConfigError, Env};
-use tallyhook_aws::http::Reach;
+use tallyhook_aws::http::AllowedAddresses;
 use tallyhook_aws::stripe::StripeConfig;
 use tallyhook_core::event::Family;
 
@@ -166,7 +166,7 @@ pub struct NotifyConfig {
     /// Discord's webhook.
     pub discord_url: Option<String>,
     /// The addresses that may be called.
-    pub reach: Reach,
+    pub allowed_addresses: AllowedAddresses,
 }
 
 impl NotifyConfig {
@@ -180,7 +180,7 @@ impl NotifyConfig {
             events_table: env.require("EVENTS_TABLE")?,
             slack_url: env.get("SLACK_WEBHOOK_URL"),
             discord_url: env.get("DISCORD_WEBHOOK_URL"),
-            reach: reach(env, "NOTIFY_ALLOW_LOOPBACK")?,
+            allowed_addresses: allowed_addresses(env, "NOTIFY_ALLOW_LOOPBACK")?,
         })
     }
 }

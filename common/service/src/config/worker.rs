@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{catalog, keep_payloads, known_queues, livemode, queue_variable, retry_delays};
-use crate::catalogs::DecidingCatalog;
+use crate::catalog_cache::DecidingCatalog;
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::stripe::StripeConfig;
 use tallyhook_core::event::Family;

@@ -91,7 +91,7 @@ use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::queue::Queue;
 use tallyhook_aws::sdk::{self, QueueAges};
 use tallyhook_aws::store::{Store, items};
-use tallyhook_aws::stripe::{Patience, Stripe, StripeError};
+use tallyhook_aws::stripe::{RetryLimits, Stripe, StripeError};
 use tallyhook_core::event::Family;
 use tallyhook_core::ids::{IdError, UserId};
 use tallyhook_core::timestamp::Timestamp;
@@ -100,7 +100,7 @@ use tallyhook_core::timestamp::Timestamp;
 /// says where to continue.
 const TIME: Duration = Duration::from_secs(12);
 /// The limits for one call of Stripe with its retries, well within API Gateway's limit.
-const PATIENCE: Patience = Patience {
+const RETRY_LIMITS: RetryLimits = RetryLimits {
     attempts: 2,
     attempt_timeout: Duration::from_secs(6),
     call_timeout: Duration::from_secs(10),
@@ -161,7 +161,7 @@ impl Admin {
             store,
             retrier,
             health: Arc::new(health),
-            stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_patience(PATIENCE)),
+            stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_retry_limits(RETRY_LIMITS)),
             queue,
             queues,
         }

@@ -18,7 +18,7 @@
 //! | `POST /checkout-sessions` | creates a checkout session: see `api/checkout.rs` |
 //! | `GET /catalog` | no token: what is sold, with Stripe's amounts: see `api/catalog.rs` |
 //! | `GET /openapi.json` | no token: this API and the operator's as OpenAPI 3.1 |
-//! | `GET /portal/setup-status?session_id` | no token: the state of payment and setup: see `api/portal.rs` |
+//! | `GET /portal/setup-status?session_id` | no token: the state of payment and setup: see `api/setup_status.rs` |
 //! | `POST /portal/password-set` `{"user_id":"…"}` | stores that the user has a password |
 //! | `POST /portal/provisioning` `{"user_id":"…","state":"…"}` | stores how far the app has set a user up |
 //! | `GET /portal/status?session_id` | no token: the status page |
@@ -33,8 +33,9 @@ mod checkout;
 mod customer;
 mod holds;
 mod orders;
-mod portal;
 mod prices;
+mod setup_status;
+mod stripe_request;
 mod tokens;
 
 pub(crate) use self::orders::order_with_history;
@@ -63,7 +64,7 @@ use tallyhook_aws::queue::Queue;
 use tallyhook_aws::sdk;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::{Store, StoreError};
-use tallyhook_aws::stripe::{Patience, Stripe};
+use tallyhook_aws::stripe::{RetryLimits, Stripe};
 use tallyhook_core::account::{Account, Cause, Fact};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::{IdError, IdProblem, UserId};
@@ -71,7 +72,7 @@ use tallyhook_core::ledger::{Entry, LedgerKey, Taken};
 use tallyhook_core::timestamp::Timestamp;
 
 /// The limits for one call of Stripe, while a customer or the app waits for our answer.
-const PATIENCE: Patience = Patience {
+const RETRY_LIMITS: RetryLimits = RetryLimits {
     attempts: 2,
     attempt_timeout: Duration::from_secs(8),
     call_timeout: Duration::from_secs(12),
@@ -119,7 +120,7 @@ impl Api {
             (config.catalog.clone(), config.livemode, config.keep_payloads);
         let accounts = Accounts::new(store.clone(), catalog, outbox);
         let processor = Processor { accounts, livemode, keep_payloads, redrive, alerts };
-        let stripe = config.stripe.clone().map(|stripe| Stripe::of(stripe).with_patience(PATIENCE));
+        let stripe = config.stripe.clone().map(|stripe| Stripe::of(stripe).with_retry_limits(RETRY_LIMITS));
         Self { config, stripe, store, processor, prices: Arc::default(), amounts: Arc::default() }
     }
 

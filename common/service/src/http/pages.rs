@@ -6,11 +6,11 @@
 //! compile time and escapes every value; [`maud::PreEscaped`] is only for static texts.
 //!
 //! ```
-//! use tallyhook_service::http::pages::Page;
+//! use tallyhook_service::http::pages::HtmlPage;
 //! use maud::html;
 //!
 //! let user = "<script>alert(1)</script>"; // is shown as text
-//! let page = Page::new("Hello").script("document.title = 'Hi'");
+//! let page = HtmlPage::new("Hello").script("document.title = 'Hi'");
 //! let body = html! { main class="narrow" { div class="card" { h1 { "Hello " (user) } } } };
 //! let answer = page.answer(200, &body);
 //! assert!(answer.headers()["content-security-policy"].to_str().unwrap().contains("script-src 'sha256-"));
@@ -31,7 +31,7 @@ pub const BASE: &str = include_str!("pages/base.css");
 
 /// An HTML page without its body.
 #[derive(Clone, Debug)]
-pub struct Page<'a> {
+pub struct HtmlPage<'a> {
     title: &'a str,
     styles: Vec<&'static str>,
     scripts: Vec<&'static str>,
@@ -45,7 +45,7 @@ pub fn csp_hash(text: &str) -> String {
     format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text.as_bytes())))
 }
 
-impl<'a> Page<'a> {
+impl<'a> HtmlPage<'a> {
     /// A page with the shared style and no script.
     pub fn new(title: &'a str) -> Self {
         Self { title, styles: vec![BASE], scripts: Vec::new(), sheet: None, module: None, connects: false }
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_page_runs_only_its_own_script_and_shows_values_as_text() {
         let hostile = "\"><script>alert(1)</script>";
-        let answer = Page::new(hostile)
+        let answer = HtmlPage::new(hostile)
             .script("let a = 1 < 2;")
             .answer(200, &html! { p data-value=(hostile) { (hostile) } });
         let Body::Text(text) = answer.body() else { panic!("a page is text") };

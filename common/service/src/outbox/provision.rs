@@ -37,7 +37,7 @@ use tracing::{info, warn};
 
 use crate::account_view::account_view;
 use crate::alerts::{Alert, Alerts};
-use crate::catalogs::Catalogs;
+use crate::catalog_cache::CatalogCache;
 use crate::config::ProvisionConfig;
 use crate::outbox::JobMessage;
 use tallyhook_aws::clock;
@@ -62,7 +62,7 @@ pub struct Provision {
     queue: Queue,
     alerts: Alerts,
     http: Http,
-    catalogs: Catalogs,
+    catalog_cache: CatalogCache,
     config: ProvisionConfig,
 }
 
@@ -93,8 +93,8 @@ impl Provision {
             store: Store::new(dynamodb, config.accounts_table.clone(), config.events_table.clone()),
             alerts: Alerts::new(queue.clone(), config.notify_queue_url.clone()),
             queue,
-            http: Http::within(config.reach),
-            catalogs: Catalogs::new(Arc::clone(&config.catalog)),
+            http: Http::allowing(config.allowed_addresses),
+            catalog_cache: CatalogCache::new(Arc::clone(&config.catalog)),
             config,
         }
     }
@@ -239,7 +239,7 @@ impl Provision {
         now: Timestamp,
     ) -> Result<(), String> {
         let kind = job_message.job.message_type();
-        let catalog = self.catalogs.fresh(&self.store).await;
+        let catalog = self.catalog_cache.fresh(&self.store).await;
         let mut data = account_view(account, &catalog, now);
         data["version"] = json!(account.version);
         data["first_paid_at"] = json!(account.state.first_paid_at.map(|at| at.to_string()));

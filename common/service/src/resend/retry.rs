@@ -32,7 +32,7 @@ use crate::resend::redrive::{Redrive, RedriveOutcome};
 use crate::resend::sweep::{self, SweepReport};
 use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, Key};
-use tallyhook_aws::store::log::{self, Filter, Line, Range};
+use tallyhook_aws::store::log::{self, Filter, LogRecord, Range};
 use tallyhook_core::account::Cause;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::ids::{CustomerId, UserId};
@@ -166,7 +166,7 @@ impl Retrier {
         &self,
         before: &Catalog,
         now: Timestamp,
-    ) -> Result<(Vec<Line>, bool), StoreError> {
+    ) -> Result<(Vec<LogRecord>, bool), StoreError> {
         let filter = Filter { status: Some("parked".to_owned()), ..Filter::default() };
         let (mut freed, mut next) = (Vec::new(), None);
         for _ in 0..MAX_PAGES {
@@ -176,8 +176,8 @@ impl Retrier {
                 Err(log::ListError::Store(error)) => return Err(error),
                 Err(log::ListError::Cursor) => break,
             };
-            freed.extend(page.events.into_iter().filter(|line| {
-                let waits_for = line.waits_for.as_deref().and_then(|waits_for| waits_for.split_once('#'));
+            freed.extend(page.events.into_iter().filter(|record| {
+                let waits_for = record.waits_for.as_deref().and_then(|waits_for| waits_for.split_once('#'));
                 waits_for.is_some_and(|waits_for| {
                     sells(&self.accounts.catalog, waits_for) && !sells(before, waits_for)
                 })
@@ -194,9 +194,13 @@ impl Retrier {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn send_lines(&self, lines: &[Line], now: Timestamp) -> Result<RetryReport, StoreError> {
+    pub async fn send_records(
+        &self,
+        records: &[LogRecord],
+        now: Timestamp,
+    ) -> Result<RetryReport, StoreError> {
         let mut report = RetryReport::default();
-        self.send(lines, now, &mut report).await?;
+        self.send(records, now, &mut report).await?;
         Ok(report)
     }
 
@@ -232,11 +236,11 @@ impl Retrier {
                 let range =
                     Range { index: "by_status", partition, from: 0, to: i64::MAX, newest_first: false };
                 let (found, more) = self.accounts.store.query(&range, Some(500), start).await?;
-                let lines: Vec<Line> = found.iter().filter_map(Line::read).collect();
-                report.looked_at += lines.len();
-                let available = self.available(&lines).await?;
-                let (due, waiting): (Vec<Line>, Vec<Line>) =
-                    lines.into_iter().partition(|line| self.is_due(line, &available, now));
+                let records: Vec<LogRecord> = found.iter().filter_map(LogRecord::read).collect();
+                report.looked_at += records.len();
+                let available = self.available(&records).await?;
+                let (due, waiting): (Vec<LogRecord>, Vec<LogRecord>) =
+                    records.into_iter().partition(|record| self.is_due(record, &available, now));
                 report.waiting += waiting.len();
                 self.send(&due, now, report).await?;
                 start = more;
@@ -250,11 +254,11 @@ impl Retrier {
 
     /// Finds which of the customers, payments and users that these events wait for exist, with one consistent
     /// read.
-    async fn available(&self, lines: &[Line]) -> Result<Available, StoreError> {
-        let keys: BTreeMap<Key, &str> = lines
+    async fn available(&self, records: &[LogRecord]) -> Result<Available, StoreError> {
+        let keys: BTreeMap<Key, &str> = records
             .iter()
-            .filter_map(|line| {
-                let waits_for = line.waits_for.as_deref()?;
+            .filter_map(|record| {
+                let waits_for = record.waits_for.as_deref()?;
                 let key = match waits_for.split_once('#')? {
                     ("customer", id) => Key::Customer(CustomerId::new(id).ok()?),
                     ("payment", id) => Key::Payment(id.to_owned()),
@@ -277,20 +281,20 @@ impl Retrier {
         Ok(Available { waits_for: existing.map(|(_, waits_for)| waits_for.to_owned()).collect() })
     }
 
-    fn is_due(&self, line: &Line, available: &Available, now: Timestamp) -> bool {
-        if matches!(line.reason.as_deref(), Some("message" | "payload_mismatch")) {
+    fn is_due(&self, record: &LogRecord, available: &Available, now: Timestamp) -> bool {
+        if matches!(record.reason.as_deref(), Some("message" | "payload_mismatch")) {
             return false;
         }
-        let rested = line.due_ms.is_none_or(|due| due <= now.unix().saturating_mul(1000));
-        if line.status == "failed" {
-            return rested && line.redrives < MAX_FAILED_REDRIVES;
+        let rested = record.due_ms.is_none_or(|due| due <= now.unix().saturating_mul(1000));
+        if record.status == "failed" {
+            return rested && record.redrives < MAX_FAILED_REDRIVES;
         }
-        let waits_for = line.waits_for.as_deref().and_then(|waits_for| waits_for.split_once('#'));
+        let waits_for = record.waits_for.as_deref().and_then(|waits_for| waits_for.split_once('#'));
         let exists = match waits_for {
             None => return rested,
             Some(("payment", _)) if rested => return true,
             Some(("customer" | "payment" | "user", _)) => {
-                line.waits_for.as_ref().is_some_and(|waits_for| available.waits_for.contains(waits_for))
+                record.waits_for.as_ref().is_some_and(|waits_for| available.waits_for.contains(waits_for))
             }
             // A snapshot may have shown the lookup key of the price.
             Some(("price", price)) => {
@@ -299,18 +303,23 @@ impl Retrier {
             Some(name @ ("pack" | "product" | "mode" | "plan", _)) => sells(&self.accounts.catalog, name),
             Some(_) => return rested,
         };
-        exists && (line.redrives == 0 || rested)
+        exists && (record.redrives == 0 || rested)
     }
 
     /// Claims and sends these events, 25 at a time.
-    async fn send(&self, due: &[Line], now: Timestamp, report: &mut RetryReport) -> Result<(), StoreError> {
+    async fn send(
+        &self,
+        due: &[LogRecord],
+        now: Timestamp,
+        report: &mut RetryReport,
+    ) -> Result<(), StoreError> {
         for chunk in due.chunks(25) {
             let claims =
-                join_all(chunk.iter().map(|line| self.accounts.store.claim_redrive(line, now))).await;
+                join_all(chunk.iter().map(|record| self.accounts.store.claim_redrive(record, now))).await;
             let mut ids = Vec::new();
-            for (line, claimed) in chunk.iter().zip(claims) {
+            for (record, claimed) in chunk.iter().zip(claims) {
                 if claimed? {
-                    ids.push(line.id.clone());
+                    ids.push(record.id.clone());
                 }
             }
             if ids.is_empty() {

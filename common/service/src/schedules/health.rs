@@ -7,7 +7,7 @@ use tracing::info;
 
 use self::account::AccountCheck;
 use crate::alerts::{Alert, Alerts};
-use crate::catalogs::Catalogs;
+use crate::catalog_cache::CatalogCache;
 use crate::config::HealthConfig;
 use crate::health::HealthReader;
 use tallyhook_aws::clock;
@@ -23,7 +23,7 @@ use tallyhook_core::timestamp::Timestamp;
 pub struct HealthCheck {
     reader: HealthReader,
     store: Store,
-    catalogs: Catalogs,
+    catalog_cache: CatalogCache,
     is_live: bool,
     alerts: Alerts,
     /// `None` without a Stripe key.
@@ -46,7 +46,7 @@ impl HealthCheck {
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), config.notify_queue_url);
         let needs_catalog = config.catalog.is_absent();
-        let catalogs = Catalogs::new(config.catalog);
+        let catalog_cache = CatalogCache::new(config.catalog);
         let dead_letters = config.dead_letter_queue_url;
         let has_key = config.stripe.is_some();
         let reader = HealthReader::new(
@@ -60,7 +60,7 @@ impl HealthCheck {
         );
         let (urls, prefix) = (config.webhook_urls, config.prefix);
         let account = config.stripe.map(|stripe| AccountCheck::new(stripe, &urls, prefix));
-        Self { reader, store, catalogs, is_live: config.is_live, alerts, account }
+        Self { reader, store, catalog_cache, is_live: config.is_live, alerts, account }
     }
 
     /// Does one scheduled run; the content of the schedule's event does not matter.
@@ -69,7 +69,7 @@ impl HealthCheck {
     /// [`StoreError`].
     pub async fn handle(&self, _: Value) -> Result<Health, lambda_runtime::Error> {
         let now = clock::now();
-        let catalog = self.catalogs.fresh(&self.store).await;
+        let catalog = self.catalog_cache.fresh(&self.store).await;
         if let Some(account) = &self.account {
             account.check(&catalog, &self.store, &self.alerts, now).await?;
         }

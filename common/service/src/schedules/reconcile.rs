@@ -24,7 +24,7 @@
 //! A lost event, a paid invoice, a finished session and a refund may lower it, as they would have on arrival.
 //! **Invariant:** an object that cannot be read or written is reported, and the run continues. **Invariant:**
 //! an answer of Stripe is dated by the start of its request, and a single object is read again before it is
-//! repaired, because a list may be older than a webhook that arrived meanwhile.
+//! repaired, because a webhook may have arrived after the list was read.
 //!
 //! A complete scheduled run stores the counts that `health` reads. A scheduled run sends alerts about
 //! webhooks that did not arrive, about what it found and did not repair, and about an error that stopped it
@@ -63,7 +63,7 @@ use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::queue::Queue;
 use tallyhook_aws::sdk;
 use tallyhook_aws::store::{Store, StoreError};
-use tallyhook_aws::stripe::{Cursor, EventFilter, Filter, MAX_TYPES, Page, Stripe, StripeError};
+use tallyhook_aws::stripe::{Cursor, EventFilter, Filter, ListPage, MAX_TYPES, Stripe, StripeError};
 use tallyhook_core::drift::{Class, Difference, Facts, Remedy};
 use tallyhook_core::event::EventType;
 use tallyhook_core::ids::{EventId, SubscriptionId, UserId};
@@ -455,7 +455,7 @@ impl ReconcileRun<'_> {
         Ok(())
     }
 
-    async fn fetch(&self, list: List, filter: &Filter, cursor: &Cursor) -> Result<Page, StripeError> {
+    async fn fetch(&self, list: List, filter: &Filter, cursor: &Cursor) -> Result<ListPage, StripeError> {
         match list {
             List::Events(chunk) => {
                 let (types, from, until) = (types(chunk), filter.from, filter.until);

@@ -10,7 +10,7 @@ use cli::local_stack::{self, APP_TOKEN};
 use maud::{Markup, html};
 use serde_json::{Value, json};
 use tallyhook_core::catalog::{Catalog, Per, Refill};
-use tallyhook_service::http::pages::{Page, csp_hash};
+use tallyhook_service::http::pages::{HtmlPage, csp_hash};
 
 use super::Shared;
 use crate::fake_stripe::FakeStripe;
@@ -60,7 +60,7 @@ pub(super) fn start(shop: &Shared) -> Response {
         }
         p #live .visually-hidden role="status" {}
     };
-    answer(&Page::new("tallyhook, local").style(STYLE).script(SHOP).connects(), 200, &body)
+    answer(&HtmlPage::new("tallyhook, local").style(STYLE).script(SHOP).connects(), 200, &body)
 }
 
 /// The customer, the account, and what is on sale.
@@ -167,7 +167,7 @@ fn look_around(shop: &Shared) -> Markup {
         (format!("cargo run -- logs --limit 5{flag}"), "the event log"),
         (
             format!("cargo run -- trigger reconcile{flag}"),
-            "compare all accounts with Stripe, as every 6 hours",
+            "compare all accounts with Stripe, as a deployment does every 6 hours",
         ),
         (format!("curl -H \"authorization: Bearer {app}\" {url}/users/{FIRST_USER}"), "what your app reads"),
     ];
@@ -268,7 +268,7 @@ pub(super) fn pay(shop: &Shared, session: Option<&Value>) -> Response {
             }
         }
     };
-    answer(&Page::new("Fake Stripe: checkout").style(STYLE).script(STRIPE).connects(), 200, &body)
+    answer(&HtmlPage::new("Fake Stripe: checkout").style(STYLE).script(STRIPE).connects(), 200, &body)
 }
 
 /// The billing portal of a customer.
@@ -302,7 +302,7 @@ pub(super) fn billing(shop: &Shared, customer: &str, subscription: Option<&Value
             }
         }
     };
-    answer(&Page::new("Fake Stripe: billing").style(STYLE).script(STRIPE).connects(), 200, &body)
+    answer(&HtmlPage::new("Fake Stripe: billing").style(STYLE).script(STRIPE).connects(), 200, &body)
 }
 
 fn fake_stripe_label(page: &str) -> Markup {
@@ -311,7 +311,7 @@ fn fake_stripe_label(page: &str) -> Markup {
 
 fn not_found(why: &str) -> Response {
     let body = html! { main.narrow { section.card aria-labelledby="title" { h1 #title { (why) } p { a.button.quiet href="/" { "Back to the shop" } } } } };
-    answer(&Page::new("Fake Stripe").style(STYLE), 404, &body)
+    answer(&HtmlPage::new("Fake Stripe").style(STYLE), 404, &body)
 }
 
 /// Everything in the catalog that has a price, plans first.
@@ -388,7 +388,7 @@ pub(super) fn money(cents: &Value, currency: &Value) -> String {
     format!("{sign}{}.{:02}", cents / 100, cents % 100)
 }
 
-fn answer(page: &Page<'_>, status: u16, body: &Markup) -> Response {
+fn answer(page: &HtmlPage<'_>, status: u16, body: &Markup) -> Response {
     let (parts, body) = page.answer(status, body).into_parts();
     Response::from_parts(parts, Body::from(body.to_vec()))
 }

@@ -253,7 +253,7 @@ fn a_grant_with_an_end_takes_credits_back_until_then() {
         .give_back(&spend, Credits::new(40), LedgerKey::unspend("s", "2"), &book.catalog, book.now)
         .unwrap()
         .0;
-    // The rest of the grant ends, and what comes back late ends with it.
+    // The rest of the grant ends, and credits that are given back after that end with it.
     let entries: Vec<(i64, Option<Note>)> =
         change.entries.iter().map(|entry| (entry.delta, entry.note)).collect();
     assert_eq!(entries, [(-30, None), (0, Some(Note::LotEnded))]);

@@ -8,13 +8,13 @@ use lambda_http::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::{Admin, TIME, bad, parameter, seconds, short};
-use crate::catalogs::DecidingCatalog;
+use crate::catalog_cache::DecidingCatalog;
 use crate::config::AdminToken;
 use crate::http::answer::{Problem, problem};
 use crate::resend::retry::Retrier;
 use tallyhook_aws::clock;
 use tallyhook_aws::store::items::{self, Key, MAX_CATALOG_BYTES, StoredCatalog};
-use tallyhook_aws::store::log::Line;
+use tallyhook_aws::store::log::LogRecord;
 use tallyhook_aws::store::{Reason, StoreError};
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::drift;
@@ -184,7 +184,7 @@ impl Admin {
     async fn write_catalog(&self, next: &StoredCatalog) -> Result<(), Problem> {
         match self.store.commit(items::catalog(next).into()).await {
             Ok(()) => {
-                self.processor.accounts.catalogs.read_now(&self.store).await;
+                self.processor.accounts.catalog_cache.read_now(&self.store).await;
                 Ok(())
             }
             Err(StoreError::Cancelled(reasons))
@@ -199,8 +199,13 @@ impl Admin {
 
     /// A worker reads the catalog again before it parks such an event, so each of them is decided by the new
     /// catalog.
-    async fn send_freed(&self, retrier: &Retrier, freed: &[Line], now: Timestamp) -> Result<(), Problem> {
-        retrier.send_lines(freed, now).await?;
+    async fn send_freed(
+        &self,
+        retrier: &Retrier,
+        freed: &[LogRecord],
+        now: Timestamp,
+    ) -> Result<(), Problem> {
+        retrier.send_records(freed, now).await?;
         Ok(())
     }
 

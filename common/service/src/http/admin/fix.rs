@@ -17,7 +17,7 @@ use crate::schedules::reconcile::{Options, Reconciler, Report};
 use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::{Condition, Write};
 use tallyhook_core::account::fix::Fix;
-use tallyhook_core::account::hand_over::Part;
+use tallyhook_core::account::hand_over::MovedObject;
 use tallyhook_core::account::{Cause, Fact};
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
@@ -299,12 +299,12 @@ impl Admin {
     ) -> Result<Value, Problem> {
         let to = body.to.as_deref().and_then(|to| UserId::new(to).ok()).filter(|to| to != user);
         let to = to.ok_or_else(|| bad("invalid_to", "to must be another user's id"))?;
-        let part = moved_part(body)?;
+        let object = moved_object(body)?;
         let now = seconds(now_ms);
         let accounts = &self.processor.accounts;
-        let link = match &part {
-            Part::Customer(customer) => Key::Customer(customer.clone()),
-            Part::Subscription(subscription) => Key::Subscription(subscription.clone()),
+        let link = match &object {
+            MovedObject::Customer(customer) => Key::Customer(customer.clone()),
+            MovedObject::Subscription(subscription) => Key::Subscription(subscription.clone()),
         };
         let mut attempts = 0;
         loop {
@@ -317,16 +317,16 @@ impl Admin {
                 return Err(problem(StatusCode::NOT_FOUND, "user_not_found", message));
             }
             let key = format!("move#{now_ms}");
-            let (from_change, to_change, parcel) =
-                from_account.hand_over(&to_account, &part, &by(operator), &key, &accounts.catalog, now);
-            if parcel.is_empty() {
+            let (from_change, to_change, moved) =
+                from_account.hand_over(&to_account, &object, &by(operator), &key, &accounts.catalog, now);
+            if moved.is_empty() {
                 let message = "the user has no such subscription or customer";
                 return Err(problem(StatusCode::NOT_FOUND, "nothing_to_move", message));
             }
             let answer = json!({
                 "action": body.action, "user_id": user, "to": to, "dry_run": body.dry_run.unwrap_or(true),
-                "subscriptions": parcel.subscriptions, "customers": parcel.customers,
-                "credits": parcel.credits,
+                "subscriptions": moved.subscriptions, "customers": moved.customers,
+                "credits": moved.credits,
             });
             if body.dry_run.unwrap_or(true) {
                 return Ok(answer);
@@ -344,12 +344,12 @@ impl Admin {
                 messages.extend(jobs);
             }
             let owner = StoredOwner { user: to.clone(), moved: true, by_reference: false, shared: false };
-            for customer in &parcel.customers {
+            for customer in &moved.customers {
                 let key = Key::Customer(customer.clone());
                 let known = items.get(&key).map(|item| items::read_owner(&key, item)).transpose()?.flatten();
                 writes.push(items::customer(customer, &owner, known.as_ref()));
             }
-            for subscription in &parcel.subscriptions {
+            for subscription in &moved.subscriptions {
                 let key = Key::Subscription(subscription.clone());
                 let known = items.get(&key).map(|item| items::read_owner(&key, item)).transpose()?.flatten();
                 let known = known.unwrap_or_else(|| StoredOwner { user: user.clone(), ..owner.clone() });
@@ -485,12 +485,12 @@ fn fix_of(body: &FixRequest, catalog: &Catalog, now: Timestamp) -> Result<Fix, P
 }
 
 /// The customer or the subscription that the request moves.
-fn moved_part(body: &FixRequest) -> Result<Part, Problem> {
+fn moved_object(body: &FixRequest) -> Result<MovedObject, Problem> {
     let customer = body.customer.as_deref().and_then(|customer| CustomerId::new(customer).ok());
     let subscription = body.subscription.as_deref().and_then(|id| SubscriptionId::new(id).ok());
     match (customer, subscription) {
-        (Some(customer), None) => Ok(Part::Customer(customer)),
-        (None, Some(subscription)) => Ok(Part::Subscription(subscription)),
+        (Some(customer), None) => Ok(MovedObject::Customer(customer)),
+        (None, Some(subscription)) => Ok(MovedObject::Subscription(subscription)),
         (Some(_), Some(_)) | (None, None) => {
             Err(bad("invalid_move", "name either a customer or a subscription to move"))
         }

@@ -17,7 +17,7 @@ use crate::resend::redrive::RedriveOutcome;
 use crate::resend::replay::{ReplayError, Replayer, Selection};
 use tallyhook_aws::payload;
 use tallyhook_aws::store::items::{self, Dismissal, Item, Key};
-use tallyhook_aws::store::log::{self, Filter, Line, ListError, Range};
+use tallyhook_aws::store::log::{self, Filter, ListError, LogRecord, Range};
 use tallyhook_aws::stripe::EventFilter;
 use tallyhook_core::advice::advice;
 use tallyhook_core::event::EventType;
@@ -83,7 +83,7 @@ pub struct RetryRequest {
 pub struct DismissRequest {
     /// Who makes the change, if the token does not say it.
     pub actor: Option<String>,
-    /// Why the event is none of our business.
+    /// Why the event does not concern this deployment.
     pub reason: String,
 }
 
@@ -106,8 +106,8 @@ impl Admin {
         let filter =
             filter(text("status"), text("type"), user, text("from").as_deref(), text("to").as_deref())?;
         if let Some(id) = text("id") {
-            let line = self.find(&id).await?.as_ref().and_then(Line::read);
-            let events: Vec<Value> = line.iter().filter(|line| filter.takes(line)).map(view).collect();
+            let record = self.find(&id).await?.as_ref().and_then(LogRecord::read);
+            let events: Vec<Value> = record.iter().filter(|record| filter.takes(record)).map(view).collect();
             return Ok(json!({"events": events, "next": null}));
         }
         match log::list(&self.store, &filter, limit, text("next").as_deref(), seconds(now_ms)).await {
@@ -122,7 +122,7 @@ impl Admin {
     pub(super) async fn show(&self, id: &str) -> Result<Value, Problem> {
         let item = self.find(id).await?;
         let item = item.ok_or_else(unknown_event)?;
-        let mut event = view(&Line::read(&item).ok_or_else(unknown_event)?);
+        let mut event = view(&LogRecord::read(&item).ok_or_else(unknown_event)?);
         let body = items::read_payload(&item).and_then(payload::unpack);
         // The payload as it was received. A body that is not JSON is shown as text.
         let payload = body.map(|body| {
@@ -193,23 +193,23 @@ impl Admin {
     pub(super) async fn parked(&self) -> Result<Value, Problem> {
         let mut groups: BTreeMap<(String, String, String), Group> = BTreeMap::new();
         let mut complete = true;
-        for line in self.open(&mut complete).await? {
+        for record in self.open(&mut complete).await? {
             let key = (
-                line.status.clone(),
-                line.reason.clone().unwrap_or_default(),
-                line.waits_for.clone().unwrap_or_default(),
+                record.status.clone(),
+                record.reason.clone().unwrap_or_default(),
+                record.waits_for.clone().unwrap_or_default(),
             );
             let group = groups.entry(key).or_default();
             group.events += 1;
             group.oldest_ms =
-                Some(group.oldest_ms.map_or(line.received_ms, |oldest| oldest.min(line.received_ms)));
-            group.newest_ms = group.newest_ms.max(Some(line.received_ms));
-            group.types.insert(line.kind);
+                Some(group.oldest_ms.map_or(record.received_ms, |oldest| oldest.min(record.received_ms)));
+            group.newest_ms = group.newest_ms.max(Some(record.received_ms));
+            group.types.insert(record.kind);
             if group.examples.len() < EXAMPLES {
-                group.examples.push(line.id);
+                group.examples.push(record.id);
             }
             if group.users.len() < EXAMPLES {
-                group.users.extend(line.user_id);
+                group.users.extend(record.user_id);
             }
         }
         let mut groups: Vec<_> = groups.into_iter().collect();
@@ -233,8 +233,8 @@ impl Admin {
     }
 
     /// Reads all parked and failed events. Sets `complete` to false when it stops at a limit.
-    pub(super) async fn open(&self, complete: &mut bool) -> Result<Vec<Line>, Problem> {
-        let mut lines = Vec::new();
+    pub(super) async fn open(&self, complete: &mut bool) -> Result<Vec<LogRecord>, Problem> {
+        let mut records = Vec::new();
         for partition in ["parked", "failed"].into_iter().flat_map(log::open_partitions) {
             let mut start: Option<Item> = None;
             for page in 1.. {
@@ -246,7 +246,7 @@ impl Admin {
                     newest_first: true,
                 };
                 let (found, more) = self.store.query(&range, Some(500), start).await?;
-                lines.extend(found.iter().filter_map(Line::read));
+                records.extend(found.iter().filter_map(LogRecord::read));
                 start = more;
                 if start.is_none() {
                     break;
@@ -257,7 +257,7 @@ impl Admin {
                 }
             }
         }
-        Ok(lines)
+        Ok(records)
     }
 
     pub(super) async fn retry(
@@ -477,22 +477,22 @@ fn filter(
     Ok(Filter { status, kind, user, from_ms: time_ms("from", from)?, to_ms: time_ms("to", to)? })
 }
 
-/// A line of the log as JSON. An open event has `advice`.
-pub(super) fn view(line: &Line) -> Value {
-    let open = matches!(line.status.as_str(), "parked" | "failed");
+/// A record of the log as JSON. An open event has `advice`.
+pub(super) fn view(record: &LogRecord) -> Value {
+    let open = matches!(record.status.as_str(), "parked" | "failed");
     json!({
-        "id": line.id,
-        "type": line.kind,
-        "status": line.status,
-        "reason": line.reason,
-        "user_id": line.user_id,
-        "waits_for": line.waits_for,
-        "attempts": line.attempts,
-        "redrives": line.redrives,
-        "created": line.created.to_string(),
-        "received_at": time(line.received_ms),
-        "finished_at": time(line.finished_ms),
-        "due_at": line.due_ms.map(time),
-        "advice": open.then(|| advice(&line.status, line.reason.as_deref(), line.waits_for.as_deref())),
+        "id": record.id,
+        "type": record.kind,
+        "status": record.status,
+        "reason": record.reason,
+        "user_id": record.user_id,
+        "waits_for": record.waits_for,
+        "attempts": record.attempts,
+        "redrives": record.redrives,
+        "created": record.created.to_string(),
+        "received_at": time(record.received_ms),
+        "finished_at": time(record.finished_ms),
+        "due_at": record.due_ms.map(time),
+        "advice": open.then(|| advice(&record.status, record.reason.as_deref(), record.waits_for.as_deref())),
     })
 }

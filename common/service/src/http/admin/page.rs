@@ -12,7 +12,7 @@ use maud::html;
 use sha2::{Digest, Sha256};
 
 use crate::http::answer::{error_answer, method};
-use crate::http::pages::Page;
+use crate::http::pages::HtmlPage;
 
 const STYLE: &str = include_str!("dashboard/dashboard.css");
 const SCRIPT: &str = concat!(
@@ -134,7 +134,7 @@ fn page([style, script]: &[Asset; 2]) -> Response<Body> {
         p id="live" class="visually-hidden" aria-live="polite" {}
         div id="toasts" {}
     };
-    Page::new("tallyhook").sheet(&style.path).module(&script.path).connects().answer(200, &body)
+    HtmlPage::new("tallyhook").sheet(&style.path).module(&script.path).connects().answer(200, &body)
 }
 
 #[cfg(test)]

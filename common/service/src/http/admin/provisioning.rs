@@ -45,20 +45,21 @@ impl Admin {
     /// `jobs` are the failed jobs, oldest first. Other open jobs are retried automatically and only counted.
     pub(super) async fn jobs(&self) -> Result<Value, Problem> {
         let open = outbox::open_jobs(&self.store).await?;
-        let (failed, waiting): (Vec<_>, Vec<_>) = open.into_iter().partition(|line| line.status == "failed");
-        let view = |line: &tallyhook_aws::store::log::Line| {
-            let message = outbox::job_message(line)?;
+        let (failed, waiting): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|record| record.status == "failed");
+        let view = |record: &tallyhook_aws::store::log::LogRecord| {
+            let message = outbox::job_message(record)?;
             Some(json!({
                 "job": message.job,
-                "event": line.kind,
+                "event": record.kind,
                 "order": message.order(),
                 "about": message.about.as_ref().filter(|_| !message.job.is_about_order()),
                 "user_id": message.user_id,
-                "status": line.status,
-                "attempts": line.attempts,
-                "reason": line.reason,
-                "since": time(line.received_ms),
-                "finished_at": time(line.finished_ms),
+                "status": record.status,
+                "attempts": record.attempts,
+                "reason": record.reason,
+                "since": time(record.received_ms),
+                "finished_at": time(record.finished_ms),
             }))
         };
         let jobs: Vec<Value> = failed.iter().filter_map(view).take(MAX_SHOWN).collect();

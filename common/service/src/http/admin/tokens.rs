@@ -22,12 +22,12 @@ const REREAD_MS: i64 = 30_000;
 /// The tokens, and how to read them again.
 pub struct Tokens {
     /// Locked while reading, so that concurrent requests wait for one answer.
-    state: Mutex<State>,
+    state: Mutex<TokenState>,
     /// The variables with `ssm:/path` not replaced; `None` when no token is a parameter.
     source: Option<Env>,
 }
 
-struct State {
+struct TokenState {
     tokens: Arc<[AdminToken]>,
     /// When the tokens were last read, in Unix ms; `None` until the first request.
     read_ms: Option<i64>,
@@ -36,7 +36,7 @@ struct State {
 impl Tokens {
     /// Starts with these tokens; `source` allows reading them again.
     pub fn new(tokens: Vec<AdminToken>, source: Option<Env>) -> Self {
-        Self { state: Mutex::new(State { tokens: tokens.into(), read_ms: None }), source }
+        Self { state: Mutex::new(TokenState { tokens: tokens.into(), read_ms: None }), source }
     }
 
     /// The entry of the request's token. Every entry is compared, each in constant time.

@@ -34,8 +34,8 @@ use crate::schedules::reconcile::{Options, Reconciler};
 use tallyhook_aws::payload;
 use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, Item, Key};
-use tallyhook_aws::store::log::Line;
-use tallyhook_aws::stripe::{Cursor, Filter, Object, Page, Stripe, StripeError};
+use tallyhook_aws::store::log::LogRecord;
+use tallyhook_aws::stripe::{Cursor, Filter, ListPage, Object, Stripe, StripeError};
 use tallyhook_core::account::explain::LoggedEvent;
 use tallyhook_core::account::holds::Hold;
 use tallyhook_core::account::{Account, Lot, State};
@@ -57,7 +57,7 @@ const MAX_COMPARED: usize = 100;
 
 /// An event of the user's list.
 struct UserEvent {
-    line: Line,
+    record: LogRecord,
     logged: LoggedEvent,
     email: Option<String>,
 }
@@ -87,16 +87,16 @@ impl Admin {
         let mut complete = true;
         let open = self.open(&mut complete).await?;
         let customers: BTreeSet<String> = account.state.customers.keys().map(ToString::to_string).collect();
-        let is_theirs = |line: &&Line| {
-            let waits = line.waits_for.as_deref().and_then(|waits_for| waits_for.strip_prefix("customer#"));
-            line.user_id.as_deref() == Some(user.as_str())
+        let is_theirs = |record: &&LogRecord| {
+            let waits = record.waits_for.as_deref().and_then(|waits_for| waits_for.strip_prefix("customer#"));
+            record.user_id.as_deref() == Some(user.as_str())
                 || waits.is_some_and(|customer| customers.contains(customer))
         };
-        let theirs: Vec<&Line> = open.iter().filter(is_theirs).collect();
+        let theirs: Vec<&LogRecord> = open.iter().filter(is_theirs).collect();
         let orders = self.store.orders(user).await?;
         let mut emails: BTreeMap<String, String> = events
             .iter()
-            .filter_map(|event| Some((event.email.clone()?, format!("event {}", event.line.id))))
+            .filter_map(|event| Some((event.email.clone()?, format!("event {}", event.record.id))))
             .collect();
         emails.extend(orders.iter().filter_map(|order| {
             let of = |name: &str| order.get(name).and_then(Value::as_str);
@@ -117,8 +117,8 @@ impl Admin {
             "account": stored.map(|item| self.account_view(&account, item, &orders, now)),
             "because": because,
             "ledger": {"entries": entries.iter().map(entry_view).collect::<Vec<_>>(), "next": next},
-            "events": events.iter().map(|event| view(&event.line)).collect::<Vec<_>>(),
-            "open": theirs.iter().map(|line| view(line)).collect::<Vec<_>>(),
+            "events": events.iter().map(|event| view(&event.record)).collect::<Vec<_>>(),
+            "open": theirs.iter().map(|record| view(record)).collect::<Vec<_>>(),
             "open_complete": complete,
             "stripe": stripe,
             "differences": differences,
@@ -173,14 +173,14 @@ impl Admin {
             let items = self.store.load([key.clone()]).await?;
             let Some(item) = items.get(&key) else { break };
             next = items::read_text(item, "previous").and_then(|previous| EventId::new(previous).ok());
-            let Some(line) = Line::read(item) else { continue };
+            let Some(record) = LogRecord::read(item) else { continue };
             let logged = LoggedEvent {
-                id: line.id.clone(),
-                created: line.created,
-                kind: line.kind.clone(),
+                id: record.id.clone(),
+                created: record.created,
+                kind: record.kind.clone(),
                 objects: items::read_objects(item),
             };
-            events.push(UserEvent { line, logged, email: email(item) });
+            events.push(UserEvent { record, logged, email: email(item) });
         }
         Ok(events)
     }
@@ -290,7 +290,7 @@ impl Admin {
         &self,
         emails: &BTreeMap<String, String>,
         account: &Account,
-        open: &[Line],
+        open: &[LogRecord],
     ) -> Result<Vec<Value>, Problem> {
         if emails.is_empty() {
             return Ok(Vec::new());
@@ -312,10 +312,13 @@ impl Admin {
     }
 
     /// Customers that parked events wait for, each with the event's id and the e-mail address in it.
-    pub(super) async fn unlinked(&self, open: &[Line]) -> Result<Vec<(String, String, String)>, StoreError> {
-        let waits = |line: &Line| {
-            let customer = line.waits_for.as_deref()?.strip_prefix("customer#")?.to_owned();
-            Some((Key::Event(line.id.clone()), customer))
+    pub(super) async fn unlinked(
+        &self,
+        open: &[LogRecord],
+    ) -> Result<Vec<(String, String, String)>, StoreError> {
+        let waits = |record: &LogRecord| {
+            let customer = record.waits_for.as_deref()?.strip_prefix("customer#")?.to_owned();
+            Some((Key::Event(record.id.clone()), customer))
         };
         let waiting: BTreeMap<Key, String> = open.iter().filter_map(waits).take(MAX_COMPARED).collect();
         let items = self.store.load(waiting.keys().cloned()).await?;
@@ -354,7 +357,7 @@ async fn read_customer(
 
 /// The objects of a list. Stripe refuses to list the objects of a missing customer; that counts as an empty
 /// list, because the customer itself is shown as missing.
-fn listed(page: Result<Page, StripeError>) -> Result<Vec<Object>, String> {
+fn listed(page: Result<ListPage, StripeError>) -> Result<Vec<Object>, String> {
     match page {
         Ok(page) => Ok(page.objects),
         Err(error) if error.is_missing() => Ok(Vec::new()),
@@ -400,7 +403,7 @@ fn email(item: &Item) -> Option<String> {
 fn verdict(
     found: bool,
     account: &Account,
-    open: &[&Line],
+    open: &[&LogRecord],
     stripe: &Value,
     differences: &[Value],
     suggestions: &[Value],

@@ -33,8 +33,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::checkout::{Fields, error_text, path, refusal_body, running_subscriptions, stripe_error};
-use super::customer::{is_missing_customer, paying_customer};
+use super::customer::{paying_customer, running_subscriptions};
+use super::stripe_request::{Fields, error_text, is_missing_customer, path, refusal_body, stripe_error};
 use super::{Api, no_user, read_body};
 use crate::http::answer::{Problem, problem};
 use tallyhook_aws::clock;

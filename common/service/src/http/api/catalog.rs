@@ -24,10 +24,10 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use super::{Api, PATIENCE};
+use super::{Api, RETRY_LIMITS};
 use crate::http::answer::raw_answer;
 use tallyhook_aws::clock;
-use tallyhook_aws::stripe::{Cursor, Object, Patience, Stripe};
+use tallyhook_aws::stripe::{Cursor, Object, RetryLimits, Stripe};
 use tallyhook_core::catalog::{Catalog, SoldAs};
 use tallyhook_core::timestamp::Timestamp;
 
@@ -38,19 +38,19 @@ const RETRY_SECONDS: i64 = 30;
 /// Pages of a hundred prices that are read.
 const MAX_PAGES: u32 = 5;
 /// A page with prices waits at most this long for Stripe.
-const AMOUNTS_PATIENCE: Patience = Patience {
+const AMOUNTS_RETRY_LIMITS: RetryLimits = RetryLimits {
     attempts: 1,
     attempt_timeout: std::time::Duration::from_secs(2),
     call_timeout: std::time::Duration::from_secs(2),
-    ..PATIENCE
+    ..RETRY_LIMITS
 };
 
 /// The active prices of Stripe, as they were last read.
 #[derive(Debug, Default)]
-pub(super) struct Amounts(Mutex<Option<Listed>>);
+pub(super) struct Amounts(Mutex<Option<StripePrices>>);
 
 #[derive(Clone, Debug)]
-struct Listed {
+struct StripePrices {
     /// The newest first.
     prices: Vec<Value>,
     /// When Stripe answered; `None` if it never did.
@@ -63,11 +63,11 @@ struct Listed {
 impl Api {
     /// Answers `GET /catalog`, with 304 if the client has this answer.
     pub(super) async fn show_catalog(&self, request: &Request) -> Response<Body> {
-        let listed = match &self.stripe {
+        let at_stripe = match &self.stripe {
             Some(stripe) => self.amounts.current(stripe, clock::now()).await,
-            None => Listed::without_key(),
+            None => StripePrices::without_key(),
         };
-        let body = view(&self.config.catalog, &listed).to_string();
+        let body = view(&self.config.catalog, &at_stripe).to_string();
         let digest = Sha256::digest(body.as_bytes());
         let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         let tag = format!("\"{hex}\"");
@@ -83,7 +83,7 @@ impl Api {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
         }
         // Cache an answer without amounts only for a short time.
-        let seconds = if listed.at.is_some() { FRESH_SECONDS } else { RETRY_SECONDS };
+        let seconds = if at_stripe.at.is_some() { FRESH_SECONDS } else { RETRY_SECONDS };
         let headers = response.headers_mut();
         for (name, value) in [
             ("cache-control", format!("public, max-age={seconds}")),
@@ -101,31 +101,31 @@ impl Api {
 
 impl Amounts {
     /// The prices, read again if they are too old. Concurrent requests wait for one read.
-    async fn current(&self, stripe: &Stripe, now: Timestamp) -> Listed {
+    async fn current(&self, stripe: &Stripe, now: Timestamp) -> StripePrices {
         let mut kept = self.0.lock().await;
-        if let Some(listed) = kept.as_ref().filter(|listed| now < listed.next) {
-            return listed.clone();
+        if let Some(at_stripe) = kept.as_ref().filter(|at_stripe| now < at_stripe.next) {
+            return at_stripe.clone();
         }
-        let listed = match read_prices(&stripe.clone().with_patience(AMOUNTS_PATIENCE)).await {
+        let at_stripe = match read_prices(&stripe.clone().with_retry_limits(AMOUNTS_RETRY_LIMITS)).await {
             Ok((prices, warnings)) => {
-                Listed { prices, at: Some(now), next: now.plus_seconds(FRESH_SECONDS), warnings }
+                StripePrices { prices, at: Some(now), next: now.plus_seconds(FRESH_SECONDS), warnings }
             }
             Err(error) => {
                 warn!(error = error.to_string(), "AMOUNTS_NOT_READ");
                 let next = now.plus_seconds(RETRY_SECONDS);
                 match kept.take() {
                     // Keep the last prices while Stripe does not answer.
-                    Some(listed) if listed.at.is_some() => Listed { next, ..listed },
-                    Some(_) | None => Listed { next, ..Listed::without_answer() },
+                    Some(at_stripe) if at_stripe.at.is_some() => StripePrices { next, ..at_stripe },
+                    Some(_) | None => StripePrices { next, ..StripePrices::without_answer() },
                 }
             }
         };
-        *kept = Some(listed.clone());
-        listed
+        *kept = Some(at_stripe.clone());
+        at_stripe
     }
 }
 
-impl Listed {
+impl StripePrices {
     fn none(warning: &str) -> Self {
         let next = Timestamp::from_unix(0);
         Self { prices: Vec::new(), at: None, next, warnings: vec![warning.to_owned()] }
@@ -172,9 +172,9 @@ async fn read_prices(
     Ok((prices, vec![message]))
 }
 
-fn view(catalog: &Catalog, listed: &Listed) -> Value {
+fn view(catalog: &Catalog, at_stripe: &StripePrices) -> Value {
     let price = |sold_as: &SoldAs| {
-        listed.price(sold_as).map(|price| {
+        at_stripe.price(sold_as).map(|price| {
             json!({
                 "amount": price["unit_amount"],
                 "currency": price["currency"],
@@ -210,7 +210,7 @@ fn view(catalog: &Catalog, listed: &Listed) -> Value {
         "plans": plans.collect::<Vec<_>>(),
         "packs": packs.collect::<Vec<_>>(),
         "products": products.collect::<Vec<_>>(),
-        "amounts_at": listed.at.map(|at| at.to_string()),
-        "warnings": listed.warnings,
+        "amounts_at": at_stripe.at.map(|at| at.to_string()),
+        "warnings": at_stripe.warnings,
     })
 }

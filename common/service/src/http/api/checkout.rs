@@ -44,16 +44,17 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use super::billing_portal::portal_session;
-use super::customer::{is_missing_customer, paying_customer};
+use super::customer::{paying_customer, running_subscriptions};
+use super::stripe_request::{Fields, error_text, is_missing_customer, path, stripe_error};
 use super::{Api, read_body, user_id};
 use crate::http::answer::{Problem, problem};
 use tallyhook_aws::clock;
-use tallyhook_aws::stripe::{Stripe, StripeError};
+use tallyhook_aws::stripe::Stripe;
 use tallyhook_core::account::access::Summary;
 use tallyhook_core::account::{Lot, State};
 use tallyhook_core::catalog::{Addons, Catalog, Checkout, Collection, MAX_QUANTITY, Pack, Per, SoldAs};
 use tallyhook_core::credits::Credits;
-use tallyhook_core::event::{METADATA_KEYS, SubscriptionStatus};
+use tallyhook_core::event::METADATA_KEYS;
 use tallyhook_core::ids::{SessionId, SubscriptionId, UserId};
 use tallyhook_core::timestamp::Timestamp;
 
@@ -63,8 +64,6 @@ const EXAMPLE: &str =
     r#"{"user_id": "user_123", "plan": "pro"}, or with "pack" and "quantity", or with "mode" and "plan""#;
 /// The longest reference of a customer.
 const MAX_REFERENCE: usize = 200;
-/// The longest path that Stripe accepts.
-const MAX_PATH: usize = 1_000;
 
 /// The maximum number of packs in one session.
 const MAX_PACKS: usize = 20;
@@ -76,9 +75,6 @@ const MAX_METADATA_VALUE: usize = 500;
 const MAX_KEY: usize = 255;
 /// How often a session is tried with another customer, if Stripe does not have the user's.
 const MAX_CUSTOMERS: usize = 3;
-
-/// The fields of a request to Stripe.
-pub(super) type Fields = Vec<(Cow<'static, str>, String)>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -355,7 +351,11 @@ fn several_packs<'a>(
     let bad = |code: &'static str, message: String| Err(problem(StatusCode::BAD_REQUEST, code, message));
     let others = [&body.plan, &body.pack, &body.product, &body.mode];
     if others.iter().any(|other| other.is_some()) || body.quantity.is_some() {
-        return bad("invalid_body", "packs stands alone, with a quantity in each entry".to_owned());
+        return bad(
+            "invalid_body",
+            "packs cannot be combined with other fields of the purchase; each entry has its own quantity"
+                .to_owned(),
+        );
     }
     if packs.is_empty() || packs.len() > MAX_PACKS {
         return bad("invalid_body", format!("packs has 1 to {MAX_PACKS} entries"));
@@ -493,39 +493,6 @@ fn unnamed() -> Problem {
     problem(StatusCode::BAD_REQUEST, "invalid_body", format!("say what is bought: {EXAMPLE}"))
 }
 
-/// The subscriptions that have not ended at Stripe. They may give no access at the moment.
-pub(super) fn running_subscriptions(
-    state: &State,
-    catalog: &Catalog,
-    now: Timestamp,
-) -> Vec<(SubscriptionId, Summary)> {
-    use SubscriptionStatus as Status;
-    let is_running = |status: &Status| match status {
-        Status::Active | Status::Trialing | Status::PastDue | Status::Unpaid | Status::Paused => true,
-        Status::Incomplete | Status::IncompleteExpired | Status::Canceled | Status::Other(_) => false,
-    };
-    let now = state.time(now);
-    let running = |id: &SubscriptionId| {
-        let one = state.summary(id, catalog, now)?;
-        let runs = one.status.as_ref().is_some_and(is_running) || one.runs_by_invoice(now);
-        runs.then(|| (id.clone(), one))
-    };
-    state.subscriptions.keys().filter_map(running).collect()
-}
-
-/// Checks a path on the app's host. Full addresses are refused, because a caller of the app could use them to
-/// send its customers to another site.
-pub(super) fn path<'a>(path: Option<&'a str>, default: &'a str, name: &str) -> Result<&'a str, Problem> {
-    let path = path.unwrap_or(default);
-    let plain = |c: char| c.is_ascii_graphic() && c != '\\';
-    if !path.starts_with('/') || path.starts_with("//") || path.len() > MAX_PATH || !path.chars().all(plain) {
-        let message =
-            format!("{name} must be a path on APP_BASE_URL, such as /thanks?session={{CHECKOUT_SESSION_ID}}");
-        return Err(problem(StatusCode::BAD_REQUEST, "invalid_path", message));
-    }
-    Ok(path)
-}
-
 /// The `Idempotency-Key` of the app, which it need not send.
 fn own_key(request: &Request) -> Result<&[u8], Problem> {
     let key = request.headers().get("idempotency-key").map(|key| key.as_bytes()).unwrap_or_default();
@@ -551,29 +518,4 @@ fn idempotency_key(user: &UserId, version: u64, fields: &Fields, own: &[u8], now
     });
     let hex: String = digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     format!("checkout-{version}-{hex}")
-}
-
-/// 502 with Stripe's message.
-pub(super) fn stripe_error(error: &StripeError, log: &'static str) -> Problem {
-    warn!(error = error.to_string(), "{log}");
-    Problem::Body(StatusCode::BAD_GATEWAY, refusal_body(error, "stripe_error", &error_text(error)))
-}
-
-/// The body of an error answer with what Stripe said.
-pub(super) fn refusal_body(error: &StripeError, code: &str, message: &str) -> Value {
-    let mut body = json!({"error": code, "message": message});
-    if let Some(refusal) = error.refusal() {
-        body["stripe"] = json!({
-            "status": refusal.status, "type": refusal.kind, "code": refusal.code, "param": refusal.param,
-            "request_id": refusal.request_id,
-        });
-    }
-    body
-}
-
-/// Stripe's message, or that it did not answer.
-pub(super) fn error_text(error: &StripeError) -> String {
-    error
-        .refusal()
-        .map_or_else(|| "Stripe did not answer; try again".to_owned(), |refusal| refusal.message.clone())
 }

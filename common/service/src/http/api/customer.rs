@@ -1,4 +1,4 @@
-//! The user's customer at Stripe.
+//! The user's customer at Stripe, and the subscriptions that run.
 //!
 //! The first checkout session of a user creates the customer, under an idempotency key that is made of the
 //! user's id alone. So two sessions at once, and a retry after a lost answer, get the same customer. The
@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tracing::info;
 
 use super::Api;
-use super::checkout::{Fields, stripe_error};
+use super::stripe_request::{Fields, stripe_error};
 use crate::accounts::load_account;
 use crate::http::answer::{Problem, problem};
 use lambda_http::http::StatusCode;
@@ -24,8 +24,12 @@ use tallyhook_aws::clock;
 use tallyhook_aws::store::StoreError;
 use tallyhook_aws::store::items::{self, CreatedCustomer, Key};
 use tallyhook_aws::stripe::{Stripe, StripeError};
+use tallyhook_core::account::access::Summary;
 use tallyhook_core::account::{Account, State};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::event::SubscriptionStatus;
 use tallyhook_core::ids::{CustomerId, SubscriptionId, UserId};
+use tallyhook_core::timestamp::Timestamp;
 
 impl Api {
     /// The account, and the customer that an earlier session created.
@@ -89,11 +93,24 @@ pub(super) fn paying_customer<'a>(state: &'a State, of: Option<&SubscriptionId>)
     })
 }
 
-/// Whether Stripe does not have the customer that a request names.
-pub(super) fn is_missing_customer(error: &StripeError) -> bool {
-    error.refusal().is_some_and(|refusal| {
-        refusal.code.as_deref() == Some("resource_missing") && refusal.param.as_deref() == Some("customer")
-    })
+/// The subscriptions that have not ended at Stripe. They may give no access at the moment.
+pub(super) fn running_subscriptions(
+    state: &State,
+    catalog: &Catalog,
+    now: Timestamp,
+) -> Vec<(SubscriptionId, Summary)> {
+    use SubscriptionStatus as Status;
+    let is_running = |status: &Status| match status {
+        Status::Active | Status::Trialing | Status::PastDue | Status::Unpaid | Status::Paused => true,
+        Status::Incomplete | Status::IncompleteExpired | Status::Canceled | Status::Other(_) => false,
+    };
+    let now = state.time(now);
+    let running = |id: &SubscriptionId| {
+        let one = state.summary(id, catalog, now)?;
+        let runs = one.status.as_ref().is_some_and(is_running) || one.runs_by_invoice(now);
+        runs.then(|| (id.clone(), one))
+    };
+    state.subscriptions.keys().filter_map(running).collect()
 }
 
 /// The first 32 hexadecimal digits of the SHA-256 of a text.

@@ -8,8 +8,8 @@ use lambda_http::http::StatusCode;
 use serde_json::Value;
 
 use super::Api;
-use super::checkout::stripe_error;
-use crate::catalogs::MAX_AGE;
+use super::stripe_request::stripe_error;
+use crate::catalog_cache::MAX_AGE;
 use crate::http::answer::{Problem, problem};
 use tallyhook_aws::stripe::{Object, Stripe, StripeError};
 use tallyhook_core::catalog::SoldAs;

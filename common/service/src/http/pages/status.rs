@@ -8,7 +8,7 @@
 use lambda_http::{Body, Response};
 use maud::html;
 
-use super::Page;
+use super::HtmlPage;
 
 const STYLE: &str = include_str!("status.css");
 const SCRIPT: &str = include_str!("status.js");
@@ -82,7 +82,7 @@ impl StatusPage<'_> {
                 }
             }
         };
-        Page::new("Your order").style(STYLE).script(SCRIPT).connects().answer(200, &body)
+        HtmlPage::new("Your order").style(STYLE).script(SCRIPT).connects().answer(200, &body)
     }
 
     fn no_session(&self) -> Response<Body> {
@@ -103,7 +103,7 @@ impl StatusPage<'_> {
                 }
             }
         };
-        Page::new("Your order").answer(400, &body)
+        HtmlPage::new("Your order").answer(400, &body)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::{Evidence, List, MAX_SEEN, ReconcileRun, RunPosition, StepError, hash};
 use crate::process::{FoundAccount, RepairKind};
-use tallyhook_aws::stripe::{Cursor, Filter, Object, Page};
+use tallyhook_aws::stripe::{Cursor, Filter, ListPage, Object};
 use tallyhook_core::account::Account;
 use tallyhook_core::decide::{Parked, Payments, leaves_out};
 use tallyhook_core::drift::{self, Remedy};
@@ -16,7 +16,7 @@ impl ReconcileRun<'_> {
     pub(super) async fn subscriptions(
         &mut self,
         position: &mut RunPosition,
-        page: &Page,
+        page: &ListPage,
     ) -> Result<(), String> {
         let list = List::Subscriptions;
         self.report.read(list.name(), page.objects.len());

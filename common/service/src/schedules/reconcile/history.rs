@@ -24,21 +24,21 @@ const MAX_PAGES: usize = 5;
 const CHUNK: usize = 100;
 
 /// Something that happened, with the time by which it is sorted.
-pub(super) struct Entry {
+pub(super) struct HistoryEntry {
     at: Timestamp,
-    what: Happened,
+    what: HistoryItem,
 }
 
 /// The order of the variants is the order of entries of the same second. An event comes before the document
 /// that it is about, so that the document needs no repair. A refund or dispute comes after the document whose
 /// payment it is about.
-enum Happened {
+enum HistoryItem {
     Lost(Box<Evidence>),
     Document(List, Object),
     Reversal(List, Object),
 }
 
-impl Happened {
+impl HistoryItem {
     fn rank(&self) -> u8 {
         match self {
             Self::Lost(_) => 0,
@@ -69,7 +69,7 @@ impl Window {
 }
 
 impl ReconcileRun<'_> {
-    /// Does one window. Returns whether there are more.
+    /// Processes one window. Returns whether there are more.
     pub(super) async fn history(&mut self, position: &mut RunPosition) -> Result<bool, String> {
         let first = position.started.plus_days(-self.options.days);
         let window = position.after.as_deref().and_then(Window::from_text);
@@ -94,7 +94,7 @@ impl ReconcileRun<'_> {
             }
             fullest = fullest.max(entries.len() - before);
         }
-        self.happened(entries).await?;
+        self.apply_entries(entries).await?;
         let Some((seconds, from)) = seconds.zip(until) else { return Ok(false) };
         let grows = fullest * 4 <= MAX_PAGES * CHUNK;
         let seconds = if grows { seconds.saturating_mul(2) } else { seconds };
@@ -102,7 +102,7 @@ impl ReconcileRun<'_> {
         Ok(true)
     }
 
-    /// Does the history of one user's customers, without lost events: Stripe's list of events has no filter
+    /// Processes the history of one user's customers, without lost events: Stripe's list of events has no filter
     /// by customer.
     pub(super) async fn history_of(&mut self, customers: &[CustomerId]) -> Result<(), String> {
         let mut entries = Vec::new();
@@ -113,7 +113,7 @@ impl ReconcileRun<'_> {
                 self.read_list(list, &filter, usize::MAX, &mut entries).await?;
             }
         }
-        self.happened(entries).await?;
+        self.apply_entries(entries).await?;
         for customer in customers {
             let stopped = |error: StepError| match error {
                 StepError::Object(reason) | StepError::Stop(reason) => reason,
@@ -183,7 +183,7 @@ impl ReconcileRun<'_> {
         list: List,
         filter: &Filter,
         max_pages: usize,
-        entries: &mut Vec<Entry>,
+        entries: &mut Vec<HistoryEntry>,
     ) -> Result<bool, String> {
         let (mut cursor, mut found) = (Cursor::Newest, Vec::new());
         for page_number in 1.. {
@@ -197,30 +197,30 @@ impl ReconcileRun<'_> {
             cursor = Cursor::After(next);
         }
         self.report.read(list.name(), found.len());
-        let happened: Vec<Happened> = match list {
+        let items: Vec<HistoryItem> = match list {
             List::Events(_) => {
                 let lost = self.lost_events(found).await?.into_iter();
-                lost.map(|evidence| Happened::Lost(Box::new(evidence))).collect()
+                lost.map(|evidence| HistoryItem::Lost(Box::new(evidence))).collect()
             }
             List::Invoices | List::Sessions => {
-                found.into_iter().map(|object| Happened::Document(list, object)).collect()
+                found.into_iter().map(|object| HistoryItem::Document(list, object)).collect()
             }
             List::Refunds | List::Disputes => {
-                found.into_iter().map(|object| Happened::Reversal(list, object)).collect()
+                found.into_iter().map(|object| HistoryItem::Reversal(list, object)).collect()
             }
             List::Subscriptions => Vec::new(),
         };
-        entries.extend(happened.into_iter().map(|what| {
+        entries.extend(items.into_iter().map(|what| {
             let at = match &what {
-                Happened::Lost(evidence) => evidence.event.created,
-                Happened::Document(_, object) | Happened::Reversal(_, object) => created(object),
+                HistoryItem::Lost(evidence) => evidence.event.created,
+                HistoryItem::Document(_, object) | HistoryItem::Reversal(_, object) => created(object),
             };
-            Entry { at, what }
+            HistoryEntry { at, what }
         }));
         Ok(true)
     }
 
-    /// The events that our log does not have. Younger ones than `grace_seconds` may still arrive and are
+    /// The events that our log does not have. Events younger than `grace_seconds` may still arrive and are
     /// skipped.
     async fn lost_events(&mut self, objects: Vec<Object>) -> Result<Vec<Evidence>, String> {
         let keys = objects.iter().filter_map(|object| Some(Key::Event(object.id()?.to_owned())));
@@ -242,11 +242,11 @@ impl ReconcileRun<'_> {
         Ok(lost)
     }
 
-    /// Handles what happened, oldest first.
-    async fn happened(&mut self, mut entries: Vec<Entry>) -> Result<(), String> {
+    /// Applies the entries, oldest first.
+    async fn apply_entries(&mut self, mut entries: Vec<HistoryEntry>) -> Result<(), String> {
         let mut events_of: HashMap<String, Timestamp> = HashMap::new();
         for entry in &entries {
-            if let Happened::Lost(evidence) = &entry.what
+            if let HistoryItem::Lost(evidence) = &entry.what
                 && let Some(object) = evidence.event.object_ids().first()
             {
                 let latest = events_of.entry((*object).to_owned()).or_insert(entry.at);
@@ -254,7 +254,7 @@ impl ReconcileRun<'_> {
             }
         }
         for entry in &mut entries {
-            if let Happened::Document(_, object) = &entry.what
+            if let HistoryItem::Document(_, object) = &entry.what
                 && let Some(at) = object.id().and_then(|id| events_of.get(id))
             {
                 entry.at = entry.at.max(*at);
@@ -266,25 +266,25 @@ impl ReconcileRun<'_> {
         entries.sort_by_key(|entry| (entry.at, entry.what.rank()));
         let mut rest = entries.into_iter().peekable();
         while rest.peek().is_some() {
-            let chunk: Vec<Entry> = rest.by_ref().take(CHUNK).collect();
+            let chunk: Vec<HistoryEntry> = rest.by_ref().take(CHUNK).collect();
             self.chunk(chunk).await?;
         }
         Ok(())
     }
 
-    async fn chunk(&mut self, entries: Vec<Entry>) -> Result<(), String> {
+    async fn chunk(&mut self, entries: Vec<HistoryEntry>) -> Result<(), String> {
         let evidence: Vec<_> = entries
             .iter()
             .map(|entry| match &entry.what {
-                Happened::Lost(_) => None,
-                Happened::Document(list, object) | Happened::Reversal(list, object) => {
+                HistoryItem::Lost(_) => None,
+                HistoryItem::Document(list, object) | HistoryItem::Reversal(list, object) => {
                     Some(self.evidence(*list, object))
                 }
             })
             .collect();
         let mut events = Vec::new();
         for (entry, evidence) in entries.iter().zip(&evidence) {
-            if let (Happened::Document(..), Some(Ok(evidence))) = (&entry.what, evidence) {
+            if let (HistoryItem::Document(..), Some(Ok(evidence))) = (&entry.what, evidence) {
                 events.push(&evidence.event);
             }
         }
@@ -294,14 +294,14 @@ impl ReconcileRun<'_> {
         for (entry, evidence) in entries.into_iter().zip(evidence) {
             self.check_time()?;
             let (list, object) = match entry.what {
-                Happened::Lost(evidence) => {
+                HistoryItem::Lost(evidence) => {
                     lost.push(*evidence);
                     if lost.len() == BATCH {
                         self.replay(&std::mem::take(&mut lost)).await?;
                     }
                     continue;
                 }
-                Happened::Document(list, object) | Happened::Reversal(list, object) => (list, object),
+                HistoryItem::Document(list, object) | HistoryItem::Reversal(list, object) => (list, object),
             };
             self.replay(&std::mem::take(&mut lost)).await?;
             let id = object.id().unwrap_or("(no id)").to_owned();

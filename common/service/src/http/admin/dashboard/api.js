@@ -23,7 +23,7 @@ const mayGrant = () => mayChange() && session.me.max_grant !== 0;
 
 /** What the role may do, as a sentence. */
 function roleText({ role, max_grant: max }) {
-  if (role === "viewer") return "May read, and change nothing.";
+  if (role === "viewer") return "May read, but not change anything.";
   const may =
     role === "operator" ? "May read, send events again, reconcile and repair users" : "May do everything";
   if (max === null) return `${may}.`;

@@ -187,7 +187,7 @@ function catalogForm(current) {
       const stale = error.code === "digest_mismatch";
       const shown = notice(
         "bad",
-        stale ? "Another catalog was applied meanwhile" : "The catalog is refused",
+        stale ? "Another catalog was applied first" : "The catalog is refused",
         stale ? h("p", null, "Refresh this page and make the change again.") : h("pre", null, error.message),
       );
       result.replaceChildren(shown);

@@ -209,7 +209,7 @@ async function sendAgain(id, source) {
   render();
 }
 
-/** Dismisses an event that is none of our business, then shows the view again. */
+/** Dismisses an event that does not concern this deployment, then shows the view again. */
 async function dismiss(id) {
   const answer = await confirmed({
     title: `Dismiss ${id}`,

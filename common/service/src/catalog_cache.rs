@@ -59,51 +59,51 @@ impl Deref for DecidingCatalog {
 
 /// The catalog of a function. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Catalogs {
-    held: Arc<Mutex<Held>>,
+pub struct CatalogCache {
+    cached: Arc<Mutex<CachedCatalog>>,
     max_age: Duration,
 }
 
 #[derive(Debug)]
-struct Held {
+struct CachedCatalog {
     catalog: Arc<DecidingCatalog>,
     read_at: Option<Instant>,
 }
 
-impl Catalogs {
+impl CatalogCache {
     /// Starts with a catalog that is not stored. The first read replaces it if one is stored.
     pub fn new(catalog: Arc<DecidingCatalog>) -> Self {
         let max_age = catalog.max_age;
-        Self { held: Arc::new(Mutex::new(Held { catalog, read_at: None })), max_age }
+        Self { cached: Arc::new(Mutex::new(CachedCatalog { catalog, read_at: None })), max_age }
     }
 
     /// The catalog that was read last.
     pub fn current(&self) -> Arc<DecidingCatalog> {
-        Arc::clone(&self.held.lock().unwrap_or_else(PoisonError::into_inner).catalog)
+        Arc::clone(&self.cached.lock().unwrap_or_else(PoisonError::into_inner).catalog)
     }
 
     /// The key of the stored catalog, if it is time to read it again.
     pub fn due(&self) -> Option<Key> {
-        let read_at = self.held.lock().unwrap_or_else(PoisonError::into_inner).read_at;
+        let read_at = self.cached.lock().unwrap_or_else(PoisonError::into_inner).read_at;
         read_at.is_none_or(|at| at.elapsed() >= self.max_age).then_some(Key::Catalog)
     }
 
-    /// Takes the stored catalog from the items of a read that asked for it. If it is invalid, the held one
+    /// Takes the stored catalog from the items of a read that asked for it. If it is invalid, the cached one
     /// stays.
-    pub fn hold(&self, items: &HashMap<Key, Item>) {
+    pub fn update(&self, items: &HashMap<Key, Item>) {
         let stored = items.get(&Key::Catalog).map(|item| items::read_catalog(&Key::Catalog, item));
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.read_at = Some(Instant::now());
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.read_at = Some(Instant::now());
         let stored = match stored {
             None => return,
-            Some(Ok(stored)) if held.catalog.digest() == Some(stored.digest.as_str()) => return,
+            Some(Ok(stored)) if cached.catalog.digest() == Some(stored.digest.as_str()) => return,
             Some(Ok(stored)) => stored,
             Some(Err(error)) => return warn!(error = error.to_string(), "CATALOG_NOT_READ"),
         };
         match Catalog::parse(&stored.toml) {
             Ok(catalog) => {
                 info!(digest = stored.digest, version = stored.version, "CATALOG_CHANGED");
-                held.catalog =
+                cached.catalog =
                     Arc::new(DecidingCatalog { catalog, digest: Some(stored.digest), max_age: self.max_age });
             }
             Err(error) => warn!(error = error.to_string(), "CATALOG_NOT_READ"),
@@ -112,7 +112,7 @@ impl Catalogs {
 
     /// Reads the catalog again, unless it was read within the last second.
     pub async fn read_again(&self, store: &Store) {
-        let read_at = self.held.lock().unwrap_or_else(PoisonError::into_inner).read_at;
+        let read_at = self.cached.lock().unwrap_or_else(PoisonError::into_inner).read_at;
         if read_at.is_none_or(|at| at.elapsed() >= MIN_AGE.min(self.max_age)) {
             self.read_now(store).await;
         }
@@ -128,12 +128,12 @@ impl Catalogs {
     pub async fn read_now(&self, store: &Store) {
         // Boxed, because the compiler limits how deep futures may nest.
         match store.load([Key::Catalog]).boxed().await {
-            Ok(items) => self.hold(&items),
+            Ok(items) => self.update(&items),
             Err(error) => warn!(error = error.to_string(), "CATALOG_NOT_READ"),
         }
     }
 
-    /// Reads the catalog if it is time, and returns it. Without an answer, the one that is held stays in use.
+    /// Reads the catalog if it is time, and returns it. Without an answer, the one that is cached stays in use.
     pub async fn fresh(&self, store: &Store) -> Arc<DecidingCatalog> {
         if self.due().is_some() {
             self.read_now(store).await;

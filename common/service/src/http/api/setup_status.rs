@@ -14,8 +14,7 @@
 //! customer has named, or that the app asks for with its token. A request about any other id writes nothing.
 //! **Invariant:** one session is read from Stripe at most once in [`FIRST_PAUSE_SECONDS`], with growing
 //! pauses, no matter how many clients poll. **Invariant:** the deployment reads at most [`MAX_READS`]
-//! sessions in
-//! [`WINDOW_SECONDS`].
+//! sessions in [`WINDOW_SECONDS`].
 
 use lambda_http::http::StatusCode;
 use lambda_http::{Body, Request, RequestExt, Response};
@@ -31,7 +30,7 @@ use crate::process::{FoundAccount, Job, Repair, RepairKind};
 use crate::schedules::reconcile::Evidence;
 use tallyhook_aws::clock;
 use tallyhook_aws::store::StoreError;
-use tallyhook_aws::store::items::{self, Key, KnownSession, PortalRecord, Question};
+use tallyhook_aws::store::items::{self, Key, KnownSession, PortalRecord, SessionRequest};
 use tallyhook_aws::stripe::{Cursor, Object, Stripe, StripeError};
 use tallyhook_core::account::State;
 use tallyhook_core::catalog::Catalog;
@@ -41,7 +40,7 @@ use tallyhook_core::event::{self, CheckoutMode, CheckoutSession, SubscriptionSta
 use tallyhook_core::ids::{InvoiceId, SessionId, SubscriptionId, UserId};
 use tallyhook_core::job::{JobKind, JobMessage};
 use tallyhook_core::setup_status::{
-    Known, ProvisioningReport, ProvisioningState, SessionPayment, SetupStatus,
+    ProvisioningReport, ProvisioningState, SessionPayment, SetupFacts, SetupStatus,
 };
 use tallyhook_core::signature::SecretMode;
 use tallyhook_core::timestamp::Timestamp;
@@ -93,18 +92,18 @@ impl Api {
 
     async fn status_of(&self, session: SessionId, is_app: bool) -> Result<Value, Problem> {
         let now = clock::now();
-        let (key, note_key) = (Key::Session(session.clone()), items::question_key(&session));
-        let items = self.store.load([key.clone(), note_key.clone()]).await?;
+        let (key, request_key) = (Key::Session(session.clone()), items::session_request_key(&session));
+        let items = self.store.load([key.clone(), request_key.clone()]).await?;
         let mut known = items.get(&key).map(|item| items::read_session(&key, item)).transpose()?;
         let mut user = self.known_user(known.as_ref()).await?;
-        let note = items.get(&note_key).map(items::read_question).unwrap_or_default();
-        let mut at_stripe = note.answer.as_deref().and_then(SessionPayment::from_text);
-        let mut reference = note.reference.clone();
-        let may_ask = note.is_ours || known.is_some() || is_app;
+        let request = items.get(&request_key).map(items::read_session_request).unwrap_or_default();
+        let mut at_stripe = request.answer.as_deref().and_then(SessionPayment::from_text);
+        let mut reference = request.reference.clone();
+        let may_ask = request.is_ours || known.is_some() || is_app;
         if may_ask && !is_settled(known.as_ref(), user.as_ref().map(|user| &user.state)) {
-            match self.read_from_stripe(&session, known.as_ref(), &note, now).await? {
+            match self.read_from_stripe(&session, known.as_ref(), &request, now).await? {
                 SessionRead::Missing => return Err(no_session()),
-                SessionRead::NotRead if known.is_none() && note.answer.as_deref() == Some("missing") => {
+                SessionRead::NotRead if known.is_none() && request.answer.as_deref() == Some("missing") => {
                     return Err(no_session());
                 }
                 SessionRead::NotRead => {}
@@ -126,7 +125,7 @@ impl Api {
                 },
             );
         let payment = known.as_ref().map(|known| known.payment);
-        let status = SetupStatus::of(Known {
+        let status = SetupStatus::of(SetupFacts {
             session: payment.max(at_stripe),
             subscription_gives_access: known.as_ref().zip(user.as_ref()).is_some_and(|(known, user)| {
                 gives_access(known, &user.state, &self.config.catalog, clock::now())
@@ -229,15 +228,15 @@ impl Api {
         &self,
         id: &SessionId,
         known: Option<&KnownSession>,
-        note: &Question,
+        request: &SessionRequest,
         now: Timestamp,
     ) -> Result<SessionRead, StoreError> {
         let Some(stripe) = &self.stripe else { return Ok(SessionRead::NotRead) };
-        let pause = (FIRST_PAUSE_SECONDS << note.tries.saturating_sub(1).min(3)).min(60);
-        if note.tries >= MAX_TRIES || (note.tries > 0 && now.unix() < note.asked + pause) {
+        let pause = (FIRST_PAUSE_SECONDS << request.tries.saturating_sub(1).min(3)).min(60);
+        if request.tries >= MAX_TRIES || (request.tries > 0 && now.unix() < request.asked + pause) {
             return Ok(SessionRead::NotRead);
         }
-        if !self.store.claim_question(id, note, now).await?
+        if !self.store.claim_session_request(id, request, now).await?
             || !self.store.take_session_budget(MAX_READS, WINDOW_SECONDS, now).await?
         {
             return Ok(SessionRead::NotRead);
@@ -255,7 +254,7 @@ impl Api {
             SessionRead::Missing => (None, None),
             SessionRead::NotRead => return Ok(read),
         };
-        self.store.note_answer(id, answer, reference).await?;
+        self.store.note_session_answer(id, answer, reference).await?;
         Ok(read)
     }
 
