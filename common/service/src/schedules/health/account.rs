@@ -10,7 +10,7 @@ use futures_util::future::{join_all, join4};
 use serde_json::Value;
 use tallyhook_aws::store::items::{self, StripeAccountReport};
 use tallyhook_aws::store::{Store, StoreError};
-use tallyhook_aws::stripe::{Patience, Stripe, StripeConfig, StripeError};
+use tallyhook_aws::stripe::{RetryLimits, Stripe, StripeConfig, StripeError};
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::ids::PriceId;
 use tallyhook_core::stripe_account::{
@@ -23,7 +23,7 @@ use crate::alerts::{Alert, Alerts};
 
 /// The function's time-out is 30 s, and it has other work.
 const MAX_DURATION: Duration = Duration::from_secs(18);
-const PATIENCE: Patience = Patience {
+const RETRY_LIMITS: RetryLimits = RetryLimits {
     attempts: 2,
     attempt_timeout: Duration::from_secs(6),
     call_timeout: Duration::from_secs(8),
@@ -53,7 +53,7 @@ impl AccountCheck {
         let path = |url: &String, path: &str| url.replacen("/webhooks/stripe", path, 1);
         let others = urls.iter().flat_map(|url| PATHS.map(|other| path(url, other)));
         let urls = urls.iter().cloned().chain(others).collect();
-        Self { stripe: Stripe::of(stripe).with_patience(PATIENCE), urls, prefix }
+        Self { stripe: Stripe::of(stripe).with_retry_limits(RETRY_LIMITS), urls, prefix }
     }
 
     /// Reads the account, stores the findings and sends alerts. When Stripe does not answer, the findings of
