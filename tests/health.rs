@@ -97,7 +97,7 @@ async fn in_order() -> (FakeStripe, World) {
     let world = World::with(&[
         ("STRIPE_SECRET_KEY", KEY),
         ("STRIPE_API_BASE", &address),
-        ("WEBHOOK_URL", WEBHOOK),
+        ("ENDPOINT_URL", WEBHOOK),
         ("PREFIX", "shop"),
     ])
     .await;
@@ -240,7 +240,7 @@ async fn an_outage_of_stripe_keeps_what_was_found_before() {
 async fn the_other_paths_and_urls_of_the_webhook_are_in_order() {
     let (stripe, world) = in_order().await;
     let urls = format!("https://own.example/webhooks/stripe,{WEBHOOK}");
-    let world = world.redeploy(&[("WEBHOOK_URL", urls.as_str())]);
+    let world = world.redeploy(&[("ENDPOINT_URL", urls.as_str())]);
     for url in [WEBHOOK, "https://own.example/webhooks/stripe/", "https://api.example/api/webhooks/stripe"] {
         change(&stripe, "we_1", "url", json!(url));
         assert_eq!(run(&world).await, (vec![], vec![]), "{url}");

@@ -147,7 +147,7 @@ impl HealthConfig {
             is_live: livemode(env)? == Some(true),
             stripe: StripeConfig::from_env(env)?,
             webhook_urls: env
-                .get("WEBHOOK_URL")
+                .get("ENDPOINT_URL")
                 .map(|urls| urls.split(',').map(|url| url.trim().to_owned()).collect())
                 .unwrap_or_default(),
             prefix: env.get("PREFIX").unwrap_or_else(|| "tallyhook".to_owned()),

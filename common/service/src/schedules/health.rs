@@ -71,7 +71,8 @@ impl HealthCheck {
         let now = clock::now();
         let catalog = self.catalog_cache.fresh(&self.store).await;
         if let Some(account) = &self.account {
-            account.check(&catalog, &self.store, &self.alerts, now).await?;
+            // Boxed: it joins many requests, and its future is large.
+            Box::pin(account.check(&catalog, &self.store, &self.alerts, now)).await?;
         }
         let (counts, health) = self.reader.read(now).await?;
         let quiet_hours = catalog.policy.quiet_hours;
