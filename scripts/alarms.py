@@ -281,6 +281,9 @@ class World:
             # The main deductions of tallyhook_core::health.
             unknown = self.last_complete is None or self.minute - self.last_complete > 12 * HOUR
             score = 100 - min(2 * self.parked, 15) - (25 if self.failed > 5 else 3 * self.failed)
+            is_broken = self.stripe_key != "ok" or not self.sent_by_stripe
+            if is_broken and self.stack.parameters["StripeKeyPath"]:
+                score -= 21  # it finds this in the Stripe account
             self.count("HealthScore", score - (5 if unknown else 0))
             if self.stack.parameters["LiveMode"] == "true":  # the catalog's quiet_hours, 24 by default
                 self.count("Quiet", int(self.minute - self.last_event >= 24 * HOUR))
@@ -511,9 +514,9 @@ FAULTS = [
     Scenario("`reconcile` fails", 6 * HOUR + 5, settings(crashing={"reconcile"}), 13 * HOUR, **KEY),
     Scenario("the schedule of `reconcile` is disabled", 12 * HOUR + 5, settings(off={"reconcile"}), 13 * HOUR,
              **KEY),
-    Scenario("the Stripe key of `reconcile` is revoked", 12 * HOUR + 5, settings(stripe_key="revoked"),
+    Scenario("the Stripe key is revoked", 65, settings(stripe_key="revoked"),
              13 * HOUR, **KEY),
-    Scenario("S68: Stripe disables the endpoint; a Stripe key is set", 6 * HOUR + 5,
+    Scenario("S68: Stripe disables the endpoint; a Stripe key is set", 65,
              settings(sent_by_stripe=False), 13 * HOUR, **KEY),
     Scenario("S68: the same without a Stripe key, in live mode", 27 * HOUR, settings(sent_by_stripe=False),
              DAY, **LIVE),

@@ -31,6 +31,7 @@ PRICES = {
     "alarm metric": 0.10,                 # a month; an alarm over nine metrics costs nine times as much
     "own metric": 0.30,                   # a month in which it has a value every hour
     "dashboard": 3.00,                    # a month
+    "metric read": 0.01 / 1000,           # GetMetricData: the age of one queue, while it holds messages
 }
 
 # What AWS gives every account each month, for good.
@@ -93,6 +94,17 @@ def idle_table():
     yield f"| **together** | **${totals[0]:.2f}** | **${totals[1]:.2f}** | |"
 
 
+def ages():
+    """What the ages of the oldest messages cost, if the families' queues hold messages in every hour."""
+    from expanded import Stack  # pylint: disable=import-outside-toplevel
+    function = Stack().of_type("AWS::Lambda::Function")["HealthFunction"]
+    others = {"QUEUE_URL_PROVISION", "QUEUE_URL_NOTIFY", "QUEUE_URL_DEAD_LETTER"}
+    queues = len([name for name in function["Environment"]["Variables"]
+                  if name.startswith("QUEUE_URL_") and name not in others])
+    dollars = queues * 24 * 30 * PRICES["metric read"]
+    return f"${dollars:.2f} a month if {queues} queues hold messages in every hour."
+
+
 def million_table(counts, scenario, options):
     """The table of a million events, at high and at low load."""
     columns = [million(counts, scenario, argparse.Namespace(**{**vars(options), "batch": batch}))
@@ -133,7 +145,7 @@ def main():
     parser.add_argument("--scenario", choices=scenarios, default="a year of a subscriber")
     options = parser.parse_args()
     if options.tables or options.check:
-        lines = [*million_table(counts, options.scenario, options), "", *idle_table()]
+        lines = [*million_table(counts, options.scenario, options), "", *idle_table(), "", ages()]
         missing = shared.lacks("docs/cost.md", lines)
         if options.check and missing:
             raise SystemExit("\n".join(missing))

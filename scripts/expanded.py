@@ -27,19 +27,21 @@ NOTHING = object()
 class Stack:
     """The resources that these parameters create."""
 
-    def __init__(self, **parameters):
-        self.source = yaml_parse(TEMPLATE.read_text(encoding="utf-8"))
+    def __init__(self, template=TEMPLATE, **parameters):
+        self.source = yaml_parse(template.read_text(encoding="utf-8"))
         self.parameters = {name: str(parameter.get("Default", ""))
                            for name, parameter in self.source["Parameters"].items()}
         unknown = parameters.keys() - self.parameters.keys()
         if unknown:
-            raise SystemExit(f"template.yaml has no parameter {unknown}")
+            raise SystemExit(f"{template.name} has no parameter {unknown}")
         self.parameters.update(parameters)
         source = json.loads(json.dumps(self.source))
         for resource in source["Resources"].values():  # as `sam package` does
             if resource["Type"] == "AWS::Serverless::Function":
                 resource["Properties"]["CodeUri"] = "s3://bucket/function.zip"
-        self.template = Translator({}, Parser()).translate(source, dict(self.parameters))
+        if "Transform" in source:
+            source = Translator({}, Parser()).translate(source, dict(self.parameters))
+        self.template = source
         self.conditions = self.template.get("Conditions", {})
         raw = {name: resource for name, resource in self.template["Resources"].items()
                if "Condition" not in resource or self.condition(resource["Condition"])}

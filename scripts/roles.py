@@ -6,6 +6,7 @@
   does with the role.
 - Every other call of a list of actions on every table, index, queue, parameter and role, of this deployment
   and of another one in the same account, must be refused.
+- The role of deploy-role.yaml may write the resources of its stack, and none of another.
 - Only Lambda may assume a role. A queue refuses calls without TLS. Only EventBridge's rule and the functions
   may send to the queue of alerts.
 
@@ -39,6 +40,7 @@ ITEMS = actions("dynamodb", """BatchGetItem BatchWriteItem ConditionCheckItem De
 MESSAGES = actions("sqs", """AddPermission ChangeMessageVisibility DeleteMessage DeleteQueue
     GetQueueAttributes PurgeQueue ReceiveMessage SendMessage SetQueueAttributes""")
 PARAMETERS = actions("ssm", "DeleteParameter GetParameter GetParameters PutParameter")
+METRICS = actions("cloudwatch", "DeleteAlarms GetMetricData PutMetricAlarm PutMetricData SetAlarmState")
 LOGS = actions("logs", "CreateLogStream DeleteLogGroup DeleteLogStream GetLogEvents PutLogEvents")
 OTHERS = {("iam:PassRole", "role/{}"), ("sts:AssumeRole", "role/{}"), ("iam:PutRolePolicy", "role/{}")}
 POLLING = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
@@ -77,6 +79,7 @@ class Judge:
             for index in table["GlobalSecondaryIndexes"]:
                 place = f"{name}/index/{index['IndexName']}"
                 self.places[place] = f"{self.places[name]}/index/{index['IndexName']}"
+        self.places["*"] = "*"  # of an action without resources
         self.logs = stack.attribute("LogGroup", "Arn")
         self.roles = stack.of_type("AWS::IAM::Role")
         managed = stack.of_type("AWS::IAM::ManagedPolicy")
@@ -97,6 +100,7 @@ class Judge:
         for action, place in OTHERS:
             for role in self.roles:
                 yield action, f"arn:aws:iam::{ACCOUNT}:{place.format(role)}"
+        yield from itertools.product(METRICS, {"*"})
         yield "lambda:InvokeFunction", f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:tallyhook-admin"
         yield "sns:Publish", self.stack.attribute("AlarmsTopic", "TopicArn")
 
@@ -149,6 +153,42 @@ class Judge:
                     self.problems.append(f"{name}: a message of the rule {source} is decided as {decided}")
 
 
+# One write for each type of resource that has the prefix in its ARN.
+WRITES = {"AWS::CloudWatch::Alarm": "cloudwatch:PutMetricAlarm",
+          "AWS::DynamoDB::Table": "dynamodb:UpdateTable",
+          "AWS::Lambda::Function": "lambda:UpdateFunctionCode",
+          "AWS::Logs::LogGroup": "logs:PutRetentionPolicy",
+          "AWS::SNS::Topic": "sns:SetTopicAttributes", "AWS::SQS::Queue": "sqs:SetQueueAttributes"}
+
+
+def deploy_role(judge):
+    """The role that deploys may write the resources of its stack, and none of another stack."""
+    stack = Stack(ROOT / "deploy-role.yaml", Repository="you/tallyhook")
+    (role,) = stack.of_type("AWS::IAM::Role").values()
+    policies = [parse_policy_document(policy["PolicyDocument"]) for policy in role["Policies"]]
+    function = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:tallyhook-api"
+    mapping = f"arn:aws:lambda:{REGION}:{ACCOUNT}:event-source-mapping:1"
+    rule = f"arn:aws:events:{REGION}:{ACCOUNT}:rule/tallyhook-RetryFunctionSchedule-1"
+    calls = [(action, judge.stack.attribute(name, "Arn"), {}) for kind, action in WRITES.items()
+             for name in judge.stack.of_type(kind)]
+    calls += [("events:PutRule", rule, {}), ("apigateway:POST", f"arn:aws:apigateway:{REGION}::/apis", {})]
+    calls += [("iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/tallyhook-ApiRole-1", {})]
+    for action in ("lambda:CreateEventSourceMapping", "lambda:DeleteEventSourceMapping"):
+        calls += [(action, mapping, {"lambda:functionarn": function})]
+    for action, arn, more in calls:
+        judge.allowed += 1
+        if decide(policies, action, arn, service_context=more) != "Allow":
+            judge.problems.append(f"the deploy role may not do {action} on {arn}")
+        for other_name in ("tallyhook-live", "shop"):
+            other = arn.replace("tallyhook", other_name, 1)
+            other_context = {key: value.replace("tallyhook", other_name, 1) for key, value in more.items()}
+            if action.startswith("apigateway:"):  # AWS chooses the ids of HTTP APIs
+                continue
+            judge.refused += 1
+            if decide(policies, action, other, service_context=other_context) == "Allow":
+                judge.problems.append(f"the deploy role may do {action} on {other}")
+
+
 def parameters(function):
     """The paths of the parameters that a function reads."""
     values = function["Environment"]["Variables"].values()
@@ -179,6 +219,7 @@ def main():
         judge.problems.append(f"only calls.json or only the template has these: {groups ^ calls.keys()}")
     judge.trust()
     judge.queue_policies()
+    deploy_role(judge)
     print("".join(f"    {problem}\n" for problem in judge.problems), end="")
     print(f"    {len(judge.roles)} roles: {judge.allowed} calls to allow, {judge.refused} to refuse,"
           f" {len(judge.problems)} decided otherwise")

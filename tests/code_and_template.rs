@@ -180,7 +180,7 @@ fn a_function_starts_with_the_variables_of_the_template() {
 }
 
 #[test]
-fn no_role_has_a_wildcard() {
+fn no_role_has_a_wildcard_but_for_the_one_action_without_resources() {
     let template = read("template.yaml");
     let policies: Vec<String> = template
         .split("\n  ")
@@ -197,7 +197,8 @@ fn no_role_has_a_wildcard() {
     assert!(policies.len() > 15, "{}", policies.len());
     for policy in policies {
         let policy: String = policy.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
-        assert!(!policy.contains('*'), "{policy}");
+        let ages = "Action: [cloudwatch:GetMetricData]                Resource: \"*\"";
+        assert!(!policy.replace(ages, "").contains('*'), "{policy}");
         assert!(
             policy.contains("Service: lambda.amazonaws.com") || policy.contains("AWS::IAM::ManagedPolicy"),
             "{policy}"

@@ -45,6 +45,7 @@
 //! - `learnt_prices`: Price ids that are learnt from lookup keys.
 //! - `imports`: Users of another system: their customers and their credits.
 //! - `event_log`: Listing the event log.
+//! - `health`: The hourly check of the queues and of the Stripe account.
 //! - `notify`: Alerts to Slack and Discord.
 //! - `runbook`: The procedures of `docs/operating.md`.
 //!
@@ -86,6 +87,7 @@ mod exports;
 mod faults;
 mod features;
 mod golden;
+mod health;
 mod holds;
 mod imports;
 mod invariants;

@@ -6,12 +6,14 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Json, Router, routing::post};
 use futures_util::future::join_all;
+use lambda_http::Body;
 use serde_json::{Value, json};
 use tallyhook_aws::env::Env;
 use tallyhook_aws::sdk::resolve;
 use tallyhook_core::signature::{Secret, sign};
 use tallyhook_service::config::{AdminConfig, WebhookConfig};
 use tallyhook_service::http::admin::Tokens;
+use tallyhook_service::http::api::AppTokens;
 use tallyhook_service::http::token::TokenRefusal;
 use tallyhook_service::http::webhook::Webhook;
 
@@ -26,6 +28,8 @@ struct ParameterStore(Arc<Mutex<StoreState>>);
 struct StoreState {
     /// The value of the first parameter.
     secret: String,
+    /// The value of the second one.
+    token: String,
     /// The requests so far.
     asked: usize,
     /// The statuses of the next answers, before the real ones.
@@ -37,6 +41,7 @@ impl ParameterStore {
     async fn start() -> (Self, String) {
         let store = Self::default();
         store.put_secret("whsec_from_ssm");
+        store.put_token("token_from_ssm");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().route("/", post(Self::answer)).with_state(store.clone());
@@ -63,7 +68,7 @@ impl ParameterStore {
             let body = json!({"__type": "ThrottlingException", "message": "Rate exceeded"});
             return (StatusCode::from_u16(status).unwrap(), Json(body));
         }
-        let known = [("/app/secret", state.secret.as_str()), ("/app/token", "token_from_ssm")];
+        let known = [("/app/secret", state.secret.as_str()), ("/app/token", state.token.as_str())];
         let asked = body["Names"].as_array().unwrap();
         let found: Vec<Value> = known
             .iter()
@@ -75,6 +80,10 @@ impl ParameterStore {
 
     fn put_secret(&self, value: &str) {
         self.0.lock().unwrap().secret = value.to_owned();
+    }
+
+    fn put_token(&self, value: &str) {
+        self.0.lock().unwrap().token = value.to_owned();
     }
 
     fn asked(&self) -> usize {
@@ -233,4 +242,45 @@ async fn an_admin_token_is_replaced_and_withdrawn_without_a_deploy() {
         assert_eq!(ask("forged", 130).await, Err(TokenRefusal::Wrong));
     }
     assert_eq!(store.asked(), before + 1, "a flood of wrong tokens causes one call in 30 s");
+}
+
+#[tokio::test]
+async fn the_apps_token_is_replaced_with_an_overlap_and_withdrawn_without_a_deploy() {
+    let (store, endpoint) = ParameterStore::start().await;
+    store.put_token("old");
+    let tokens = AppTokens::from_env(&resolve(env(&endpoint, "ssm:/app/secret")).await.unwrap());
+    let ask = async |text: &str, second: i64| {
+        let mut headers = lambda_http::http::HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {text}").parse().unwrap());
+        tokens.check(&headers, second * 1000).await
+    };
+    let (ok, wrong) = (Ok(()), Err(TokenRefusal::Wrong));
+    assert_eq!((ask("old", 0).await, ask("new", 0).await), (ok, wrong));
+    store.put_token("new,old");
+    assert_eq!(ask("new", 29).await, wrong);
+    assert_eq!((ask("new", 30).await, ask("old", 31).await), (ok, ok), "the overlap");
+    let before = store.asked();
+    store.put_token("new");
+    assert_eq!((ask("old", 329).await, store.asked()), (ok, before), "a known token reads no parameter");
+    assert_eq!((ask("old", 330).await, ask("new", 330).await), (wrong, ok), "withdrawn after five minutes");
+    // A parameter that cannot be read, or is empty, leaves the known tokens in use.
+    for broken in ["", " , "] {
+        store.put_token(broken);
+        assert_eq!((ask("old", 700).await, ask("new", 700).await), (wrong, ok), "{broken:?}");
+    }
+    let before = store.asked();
+    for _ in 0..100 {
+        assert_eq!(ask("forged", 800).await, wrong);
+    }
+    assert_eq!(store.asked(), before + 1, "a flood of wrong tokens causes one call in 30 s");
+}
+
+#[tokio::test]
+async fn each_of_the_apps_tokens_is_taken_by_every_route() {
+    let world = World::with(&[("APP_API_TOKEN", "first,second")]).await;
+    for (token, status) in [("first", 200), ("second", 200), ("third", 401), ("first,second", 401)] {
+        let bearer = format!("Bearer {token}");
+        let answer = world.visit(Some(&bearer), "PUT", "/users/user_1", Body::Empty).await;
+        assert_eq!(answer.status().as_u16(), status, "{token}");
+    }
 }

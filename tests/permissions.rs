@@ -51,15 +51,18 @@ fn allowed(policy: &str) -> Vec<Permission> {
 }
 
 fn actions(statement: &str) -> Vec<String> {
-    let services = ["dynamodb:", "sqs:"];
+    let services = ["cloudwatch:", "dynamodb:", "sqs:"];
     services
         .iter()
         .flat_map(|service| words(statement, service).into_iter().map(move |name| format!("{service}{name}")))
         .collect()
 }
 
-/// Tables, indexes (`${EventsTable.Arn}/index/by_day`) and queues.
+/// Tables, indexes (`${EventsTable.Arn}/index/by_day`) and queues, or `*` for an action without resources.
 fn places(statement: &str) -> Vec<String> {
+    if statement.contains("Resource: \"*\"") {
+        return vec!["*".to_owned()];
+    }
     let whole = words(statement, "!GetAtt ").into_iter();
     let indexes = statement.split("!Sub ${").skip(1).filter_map(|rest| {
         let (table, rest) = rest.split_once(".Arn}/index/")?;
@@ -102,6 +105,7 @@ fn needs(call: &Call) -> Vec<Permission> {
         "GetItem" | "PutItem" | "UpdateItem" | "DeleteItem" | "Query" | "Scan" => {
             vec![one(&call.operation, request)]
         }
+        "GetMetricData" => vec![("cloudwatch:GetMetricData".to_owned(), "*".to_owned())],
         sqs => {
             let queue = text(&request["QueueUrl"]);
             let queue = format!("{}Queue", camel(queue.rsplit('/').next().unwrap_or_default()));
@@ -204,6 +208,8 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<Permission>> {
         let body = json!({"dry_run": false, "cap": cap, "actor": "ann", "reason": "a tour"});
         assert_eq!(world.ask("POST", "/admin/stripe/reconcile", body).await.0, 200);
     }
+    // The health score asks for the age of a message that waits.
+    world.deliver(pack("waits", "user_1", 1).to_string().as_bytes()).await;
     for path in ["webhook-logs", "check-user/user_1", "subscription-health", "parked"] {
         assert_eq!(world.ask("GET", &format!("/admin/stripe/{path}"), Value::Null).await.0, 200, "{path}");
     }
@@ -212,6 +218,7 @@ async fn tour() -> BTreeMap<&'static str, BTreeSet<Permission>> {
     }
     world.drain().await;
     world.retry_in(60 * 86_400).await;
+    world.deliver(pack("waits_too", "user_1", 1).to_string().as_bytes()).await;
     world.health.handle(Value::Null).await.unwrap();
     world.notify().await;
     world.provision().await;

@@ -3,7 +3,6 @@
 mod account;
 mod deployment;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde_json::json;
 use tallyhook_core::catalog::Catalog;
+use tallyhook_core::stripe_account::{self, Findings, Level};
 
 use crate::api::DeploymentArgs;
 use crate::client::is_local;
@@ -49,73 +49,6 @@ pub struct Doctor {
     deployment: DeploymentArgs,
 }
 
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
-    /// Events do not arrive, or do not count.
-    Error,
-    /// It works, and a person should look.
-    Warning,
-    /// Something was not checked.
-    Note,
-}
-
-/// One problem and its fix.
-#[derive(Debug)]
-struct Finding {
-    level: Level,
-    /// What was checked, in one word.
-    check: &'static str,
-    problem: String,
-    fix: String,
-}
-
-/// The findings, in the order of the checks.
-#[derive(Debug, Default)]
-struct Findings(Vec<Finding>);
-
-impl Findings {
-    fn add(&mut self, level: Level, check: &'static str, problem: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(Finding { level, check, problem: problem.into(), fix: fix.into() });
-    }
-
-    fn error(&mut self, check: &'static str, problem: impl Into<String>, fix: impl Into<String>) {
-        self.add(Level::Error, check, problem, fix);
-    }
-
-    fn warning(&mut self, check: &'static str, problem: impl Into<String>, fix: impl Into<String>) {
-        self.add(Level::Warning, check, problem, fix);
-    }
-
-    fn note(&mut self, check: &'static str, problem: impl Into<String>, fix: impl Into<String>) {
-        self.add(Level::Note, check, problem, fix);
-    }
-
-    fn count(&self, level: Level) -> usize {
-        self.0.iter().filter(|finding| finding.level == level).count()
-    }
-}
-
-impl Level {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-            Self::Note => "note",
-        }
-    }
-}
-
-impl fmt::Display for Finding {
-    /// One line. The texts may come from outside and must not control the terminal.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line =
-            |text: &str| -> String { text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect() };
-        let (problem, fix) = (line(&self.problem), line(&self.fix));
-        write!(f, "{:<8} {:<13} {problem}. Fix: {fix}", self.level.as_str(), self.check)
-    }
-}
-
 impl Doctor {
     /// True when there is no error.
     pub async fn run(self) -> anyhow::Result<bool> {
@@ -140,9 +73,15 @@ impl Doctor {
             }
         };
         if let Some(stripe) = &stripe {
-            account::check(stripe, &webhook.url, &self.prefix, catalog.as_ref(), &mut findings).await;
+            let deployment = stripe_account::Deployment {
+                url: &webhook.url,
+                other_urls: &[],
+                prefix: &self.prefix,
+                livemode: stripe.livemode(),
+            };
+            account::check(stripe, &deployment, catalog.as_ref(), &mut findings).await;
         }
-        let livemode = stripe.as_ref().and_then(Stripe::livemode);
+        let (has_key, livemode) = (stripe.is_some(), stripe.as_ref().and_then(Stripe::livemode));
         let secret = self.signing_secret(&mut findings).await;
         let api = match self.deployment.admin_api() {
             Ok(api) => Some(api),
@@ -154,7 +93,7 @@ impl Doctor {
         };
         let wait = Duration::from_secs(self.wait);
         let deployment =
-            deployment::Deployment { webhook: &webhook, api: api.as_ref(), livemode, secret, wait };
+            deployment::Deployment { webhook: &webhook, api: api.as_ref(), has_key, livemode, secret, wait };
         deployment.check(&mut findings).await;
         self.print(&findings)?;
         Ok(findings.count(Level::Error) == 0)
@@ -244,23 +183,5 @@ impl Doctor {
 
 /// The seconds by which our clock is ahead of the time in a header `Date`.
 fn seconds_ahead(date: Option<&str>) -> Option<i64> {
-    let date = jiff::fmt::rfc2822::parse(date?).ok()?;
-    Some(crate::send::now().unix() - date.timestamp().as_second())
-}
-
-/// A larger difference of two clocks is a finding.
-const MAX_CLOCK_SECONDS: i64 = 30;
-/// The webhook refuses signatures that differ more.
-const TOLERANCE_SECONDS: i64 = 300;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_finding_is_one_line_with_its_fix() {
-        let mut findings = Findings::default();
-        findings.error("endpoint", "we_1\n is \u{1b}[2Jdisabled", "enable it");
-        assert_eq!(findings.0[0].to_string(), "error    endpoint      we_1  is  [2Jdisabled. Fix: enable it");
-    }
+    Some(crate::send::now().seconds_since(account::time(date.map(str::to_owned))?))
 }

@@ -28,7 +28,6 @@ mod check_user;
 mod compare;
 mod dismiss;
 mod doctor;
-mod endpoint;
 mod erase;
 mod export;
 mod fix_user;

@@ -7,9 +7,11 @@ use clap::Args;
 use http::Uri;
 use tallyhook_core::event::API_VERSION;
 use tallyhook_core::signature::Secret;
+use tallyhook_core::stripe_account::endpoint::{
+    self, Endpoint, PATH, PREFIX_KEY, REPLACED_KEY, routed_types,
+};
 
 use crate::client::is_local;
-use crate::endpoint::{self, Endpoint, PATH, PREFIX_KEY, REPLACED_KEY, routed_types};
 use crate::output::{print_line, text};
 use crate::send::webhook_url;
 use crate::ssm::ParameterStore;
@@ -90,7 +92,8 @@ impl Setup {
             Some(name) => Some(SecretParameter::read(name).await?),
             None => None,
         };
-        let ours = endpoint::of_deployment(&stripe, &url, &self.prefix).await?;
+        let (objects, _) = stripe.list(PATH, &[]).await?;
+        let ours = endpoint::of_deployment(&objects, &self.prefix, |endpoint| endpoint.posts_to(&url));
         let plan = SetupPlan::new(&ours, &url, &self.prefix, self.roll);
         print_line(format_args!("Stripe: {}. Webhook endpoint: {url}", stripe.mode()))?;
         let mut in_order = true;

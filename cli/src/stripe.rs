@@ -106,11 +106,7 @@ impl Stripe {
 
     /// The mode in words.
     pub fn mode(&self) -> &'static str {
-        match self.livemode() {
-            Some(true) => "live mode",
-            Some(false) => "test mode",
-            None => "a mode that the key does not name",
-        }
+        tallyhook_core::stripe_account::mode(self.livemode())
     }
 
     /// Objects of a list, newest first, and whether these are all.

@@ -16,7 +16,7 @@ use aws_smithy_types::body::SdkBody;
 use lambda_http::{Body, Request, RequestExt as _};
 use libfuzzer_sys::fuzz_target;
 use tallyhook_aws::env::Env;
-use tallyhook_aws::sdk::sdk_config_with;
+use tallyhook_aws::sdk::{QueueAges, sdk_config_with};
 use tallyhook_core::event::Family;
 use tallyhook_service::config::{AdminConfig, queue_variable};
 use tallyhook_service::http::admin::Admin;
@@ -60,7 +60,8 @@ fn admin() -> Admin {
     let config = sdk_config_with(&env, Some("http://aws.test".to_owned()), client)
         .expect("the environment is complete");
     let (dynamodb, sqs) = (aws_sdk_dynamodb::Client::new(&config), aws_sdk_sqs::Client::new(&config));
-    Admin::new(AdminConfig::from_env(&env).expect("the environment is complete"), &dynamodb, &sqs)
+    let ages = QueueAges::new(&env).with_connector(SharedHttpConnector::new(EmptyAws));
+    Admin::new(AdminConfig::from_env(&env).expect("the environment is complete"), &dynamodb, &sqs, ages)
 }
 
 thread_local! {

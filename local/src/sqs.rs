@@ -1,5 +1,6 @@
 //! An SQS endpoint with queues in SQLite. It speaks the AWS JSON 1.0 protocol (`POST /`, `X-Amz-Target:
-//! AmazonSQS.SendMessage`) of the AWS SDKs, boto3 and AWS CLI v2.
+//! AmazonSQS.SendMessage`) of the AWS SDKs, boto3 and AWS CLI v2. It also answers CloudWatch's
+//! `GetMetricData` for the age of the oldest message.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -68,8 +69,8 @@ use uuid::Uuid;
 
 use store::{Delivery, NewMessage, Queue, ReceiptHandle, Store};
 use wire::{
-    BatchRequest, ErrorCode, ListQueuesRequest, MoveTaskRequest, QueueNameRequest, QueueRequest,
-    ReceiptRequest, ReceiveRequest, ReceivedMessage, SendRequest, SendResult, SqsError,
+    BatchRequest, ErrorCode, ListQueuesRequest, MetricDataRequest, MoveTaskRequest, QueueNameRequest,
+    QueueRequest, ReceiptRequest, ReceiveRequest, ReceivedMessage, SendRequest, SendResult, SqsError,
 };
 
 /// The time, in milliseconds since the Unix epoch.
@@ -158,7 +159,7 @@ impl Sqs {
     /// Answers one request. `target` is the header `X-Amz-Target`. `host` is the header `Host`; queue URLs
     /// contain it.
     pub async fn handle(&self, target: &str, host: &str, body: &[u8]) -> Answer {
-        match self.dispatch(target.strip_prefix("AmazonSQS.").unwrap_or_default(), host, body).await {
+        match self.dispatch(action(target), host, body).await {
             Ok(answer) => (200, answer.to_string().into_bytes(), None),
             Err(error) => error.answer(),
         }
@@ -209,6 +210,7 @@ impl Sqs {
             "ListQueues" => self.list_queues(&parse(body)?, host),
             "DeleteQueue" => self.delete_queue(&parse(body)?),
             "PurgeQueue" => self.purge_queue(&parse(body)?),
+            "GetMetricData" => self.get_metric_data(&parse(body)?),
             "GetQueueAttributes" => self.get_queue_attributes(&parse(body)?),
             "SetQueueAttributes" => self.set_queue_attributes(parse(body)?),
             "StartMessageMoveTask" => self.start_message_move_task(&parse(body)?),
@@ -475,6 +477,29 @@ impl Sqs {
         Ok(json!({}))
     }
 
+    /// CloudWatch's `GetMetricData` for `ApproximateAgeOfOldestMessage` of queues, as of now. As in AWS, a
+    /// message that was received three times or more does not count, and an empty queue has no value.
+    fn get_metric_data(&self, request: &MetricDataRequest) -> Result<Value, SqsError> {
+        let (store, now_ms) = (self.store(), self.now_ms());
+        let mut results = Vec::new();
+        for query in &request.queries {
+            let Some(name) = query.stat.queue_of_age() else {
+                let message = "this endpoint has only AWS/SQS ApproximateAgeOfOldestMessage by QueueName";
+                return Err(ErrorCode::InvalidParameterValue.because(message));
+            };
+            let sent_ms = match store.queue(name)? {
+                Some(queue) => store.counts(&queue, now_ms)?.oldest_rated_sent_ms,
+                None => None,
+            };
+            let values = Vec::from_iter(sent_ms.map(|sent_ms| (now_ms - sent_ms).max(0) / 1_000));
+            let times = vec![now_ms / 1_000; values.len()];
+            results.push(json!({
+                "Id": query.id, "Label": name, "StatusCode": "Complete", "Timestamps": times, "Values": values,
+            }));
+        }
+        Ok(json!({ "MetricDataResults": results, "Messages": [] }))
+    }
+
     fn get_queue_attributes(&self, request: &QueueRequest) -> Result<Value, SqsError> {
         let store = self.store();
         let queue = find(&store, &request.queue_url)?;
@@ -623,6 +648,14 @@ async fn serve(State(sqs): State<Sqs>, headers: HeaderMap, body: Bytes) -> Respo
         }
     }
     response
+}
+
+/// The action of a target: `AmazonSQS.SendMessage`, or the one of CloudWatch.
+fn action(target: &str) -> &str {
+    if target == "GraniteServiceVersion20100801.GetMetricData" {
+        return "GetMetricData";
+    }
+    target.strip_prefix("AmazonSQS.").filter(|action| *action != "GetMetricData").unwrap_or_default()
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, SqsError> {

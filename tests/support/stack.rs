@@ -121,6 +121,7 @@ impl World {
         }
         // Each function's calls are checked against its role in `template.yaml`.
         let clients = |function: &'static str| wire.clients(&env, Some(function));
+        let ages = |function: &'static str| wire.queue_ages(&env, function);
         let worker = |family: Family| {
             let config = WorkerConfig::from_env(&env, family).unwrap();
             let (dynamodb, sqs) = clients(family.as_str());
@@ -131,14 +132,19 @@ impl World {
         Self {
             webhook: Webhook::new(WebhookConfig::from_env(&env).unwrap(), clients("stripe-webhook").1),
             api: Api::new(ApiConfig::from_env(&env).unwrap(), api.0, api.1),
-            admin: Admin::new(AdminConfig::from_env(&env).unwrap(), &admin.0, &admin.1),
+            admin: Admin::new(AdminConfig::from_env(&env).unwrap(), &admin.0, &admin.1, ages("admin")),
             retry: Retry::new(RetryConfig::from_env(&env).unwrap(), retry.0, retry.1),
             dead_letter: DeadLetter::new(
                 DeadLetterConfig::from_env(&env).unwrap(),
                 dead_letter.0,
                 dead_letter.1,
             ),
-            health: HealthCheck::new(HealthConfig::from_env(&env).unwrap(), health.0, health.1),
+            health: HealthCheck::new(
+                HealthConfig::from_env(&env).unwrap(),
+                health.0,
+                health.1,
+                ages("health"),
+            ),
             notify: Notify::new(NotifyConfig::from_env(&env).unwrap(), clients("notify").0),
             workers: Family::ALL.into_iter().map(worker).collect(),
             wire,

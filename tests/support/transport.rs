@@ -16,7 +16,7 @@ use dynoxide::Database;
 use local::sqs::Sqs;
 use serde_json::{Value, json};
 use tallyhook_aws::env::Env;
-use tallyhook_aws::sdk::sdk_config_with;
+use tallyhook_aws::sdk::{QueueAges, sdk_config_with};
 
 /// How the transport fails a call.
 #[derive(Clone, Debug)]
@@ -183,8 +183,14 @@ impl Wire {
         (tallyhook_aws::sdk::dynamodb(&config), tallyhook_aws::sdk::sqs(&config))
     }
 
+    /// Reads the age of the oldest messages for this function.
+    pub(super) fn queue_ages(&self, env: &Env, function: &'static str) -> QueueAges {
+        let wire = Self { function: Some(function), ..self.clone() };
+        QueueAges::new(env).with_connector(SharedHttpConnector::new(wire))
+    }
+
     async fn carry_out(&self, target: &str, operation: &str, body: &[u8]) -> HttpResponse {
-        if target.starts_with("AmazonSQS") {
+        if !target.starts_with("DynamoDB") {
             let (status, body, error) = self.sqs.handle(target, "sqs.test", body).await;
             return response(status, body, error);
         }

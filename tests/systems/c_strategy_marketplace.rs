@@ -3,11 +3,12 @@
 
 use local::fake_stripe::FakeStripe;
 use serde_json::{Value, json};
+use tallyhook_core::event::Family;
 
 use crate::features::{catalog, refunded, sold};
 use crate::parked_and_failed::{nameless, park};
 use crate::stripe_client::KEY;
-use crate::support::{World, sample};
+use crate::support::{Fault, World, now, sample};
 
 async fn marketplace(name: &str) -> (World, FakeStripe) {
     let fake = FakeStripe::new(KEY);
@@ -89,4 +90,49 @@ async fn an_operator_sees_the_log_the_score_and_the_user_and_repairs_by_six_rout
     assert_eq!((&report["dry_run"], &report["complete"]), (&json!(true), &json!(true)), "{report:#}");
     let checked = ask("GET", "/admin/stripe/check-user/user_1", Value::Null).await;
     assert_eq!((&checked["found"], &checked["account"]["tier"]), (&json!(true), &json!("pro")));
+}
+
+/// Three retries after 5, 10 and 15 minutes. Then an alert is sent, and the schedule tries again.
+#[tokio::test(start_paused = true)]
+async fn a_purchase_that_fails_is_tried_four_times_alerted_and_sent_again_by_the_schedule() {
+    let file = catalog("attempts", |text| text);
+    let world = World::with(&[("CATALOG_FILE", file.to_str().unwrap())]).await;
+    std::fs::remove_file(file).unwrap();
+    let family = Family::CheckoutSession;
+    world.deliver(sold("late", "user_1", "strategy").to_string().as_bytes()).await;
+    world.fault(|call| call.request.to_string().contains("evt_late").then_some(Fault::LoseRequest));
+    assert_eq!(world.poll(family).await, 1);
+    for minutes in [5, 10, 15] {
+        world.pass_seconds(minutes * 60 - 1);
+        assert_eq!(world.poll(family).await, 0, "not before {minutes} minutes");
+        world.pass_seconds(1);
+        assert_eq!(world.poll(family).await, 1, "after {minutes} minutes");
+    }
+    world.pass_seconds(901);
+    assert_eq!(world.poll(family).await, 0, "no fifth attempt");
+    world.heal();
+    assert_eq!(world.drain_dead_letters().await, 1);
+    let alerts = world.alerts().await;
+    assert_eq!((alerts.len(), &alerts[0]["alert"]), (1, &json!("dead_letter")), "{alerts:?}");
+    let (_, logs) = world.ask("GET", "/admin/stripe/webhook-logs?status=failed", Value::Null).await;
+    assert_eq!((&logs["events"][0]["id"], &logs["events"][0]["attempts"]), (&json!("evt_late"), &json!(4)));
+    assert_eq!(world.retry_in(3600).await.sent, 1);
+    world.drain().await;
+    assert_eq!(world.account("user_1").await["products"][0]["name"], "strategy");
+    let (_, health) = world.ask("GET", "/admin/stripe/subscription-health", Value::Null).await;
+    assert_eq!(health["success_rate"], 1.0, "{health:#}");
+}
+
+#[tokio::test]
+async fn an_event_that_never_arrived_is_replayed_from_stripe() {
+    let (world, fake) = marketplace("replayed").await;
+    let mut event = sold("missed", "user_1", "strategy");
+    event["created"] = json!(now().unix() - 600);
+    fake.ingest(&event.to_string(), false).unwrap();
+    let replay =
+        json!({"source": "stripe", "from": now().plus_seconds(-3600).to_string(), "reason": "missed"});
+    let (status, answer) = world.ask("POST", "/admin/stripe/retry-webhooks", replay).await;
+    assert_eq!(status, 200, "{answer}");
+    world.drain().await;
+    assert_eq!(world.account("user_1").await["products"][0]["status"], "active");
 }

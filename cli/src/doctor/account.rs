@@ -1,373 +1,60 @@
-//! The Stripe account: key, clock, endpoint, prices, subscriptions, portal.
+//! Reads the Stripe account for the rules of [`tallyhook_core::stripe_account`].
 
-use std::collections::BTreeMap;
+use futures_util::future::{join, join_all};
+use tallyhook_core::catalog::Catalog;
+use tallyhook_core::stripe_account::{
+    self, Deployment, Findings, LIVE, List, PORTAL_PATH, READ, ReadFailure, endpoint,
+};
+use tallyhook_core::timestamp::Timestamp;
 
-use futures_util::future::join_all;
-use serde_json::Value;
-use tallyhook_core::catalog::{Catalog, IgnoreRule, PlanChange, SoldAs};
-use tallyhook_core::event::API_VERSION;
-
-use super::{Findings, MAX_CLOCK_SECONDS, TOLERANCE_SECONDS, seconds_ahead};
-use crate::endpoint::{self, Endpoint, PREFIX_KEY};
-use crate::output::{list, text};
-use crate::stripe::{Failure, Stripe, parameter};
-
-/// What a deployment reads at Stripe.
-const READ: [(&str, &str); 10] = [
-    ("subscriptions", "/v1/subscriptions"),
-    ("invoices", "/v1/invoices"),
-    ("checkout sessions", "/v1/checkout/sessions"),
-    ("customers", "/v1/customers"),
-    ("prices", "/v1/prices"),
-    ("events", "/v1/events"),
-    ("invoice payments", "/v1/invoice_payments"),
-    ("charges", "/v1/charges"),
-    ("refunds", "/v1/refunds"),
-    ("disputes", "/v1/disputes"),
-];
-
-/// The status of subscriptions that give access or may give it again.
-const LIVE: [&str; 3] = ["active", "trialing", "past_due"];
-
-/// The most types that a line names.
-const MAX_NAMED: usize = 6;
+use crate::stripe::{Failure, Parameters, Stripe, parameter};
 
 pub(super) async fn check(
     stripe: &Stripe,
-    url: &str,
-    prefix: &str,
+    deployment: &Deployment<'_>,
     catalog: Option<&Catalog>,
     findings: &mut Findings,
 ) {
-    if !check_key(stripe, findings).await {
+    let probe = async |path: &str| stripe.probe(path).await.map(time).map_err(read_failure);
+    let answers = join_all(READ.iter().map(|(_, path)| probe(path))).await;
+    if !stripe_account::check_key(&answers, crate::send::now(), findings) {
         return;
     }
-    match endpoint::of_deployment(stripe, url, prefix).await {
-        Ok(endpoints) => check_endpoints(&endpoints, url, prefix, stripe.mode(), findings),
-        Err(failure) => not_checked("endpoint", "webhook endpoints", &failure, findings),
-    }
-    check_portal(stripe, catalog, findings).await;
-    if let Some(catalog) = catalog {
-        check_prices(stripe, catalog, findings).await;
-        check_subscriptions(stripe, catalog, findings).await;
-    }
+    let no_parameters = Parameters::new();
+    stripe_account::check_endpoint(&list(stripe, endpoint::PATH, &no_parameters).await, deployment, findings);
+    let configurations = list(stripe, PORTAL_PATH, &[parameter("active", "true")]).await;
+    stripe_account::check_portal(&configurations, catalog, findings);
+    let Some(catalog) = catalog else { return };
+    let live = LIVE.map(|status| [parameter("status", status)]);
+    let subscriptions = join_all(live.iter().map(|parameters| list(stripe, "/v1/subscriptions", parameters)));
+    let (prices, subscriptions) = join(prices(stripe, catalog), subscriptions).await;
+    stripe_account::check_prices(&prices, catalog, deployment.livemode, findings);
+    stripe_account::check_subscriptions(&subscriptions, catalog, findings);
 }
 
-/// Checks the rights of the key, and the clock. False when Stripe does not accept the key or does not answer.
-async fn check_key(stripe: &Stripe, findings: &mut Findings) -> bool {
-    let answers = join_all(READ.iter().map(|(_, path)| stripe.probe(path))).await;
-    if let Some(date) = answers.iter().find_map(|answer| answer.as_ref().ok()) {
-        check_clock(date.as_deref(), findings);
-    }
-    let refused = |status: u16| {
-        let names = READ.iter().zip(&answers).filter_map(move |((name, _), answer)| {
-            answer.as_ref().is_err_and(|failure| failure.status() == Some(status)).then_some(*name)
-        });
-        names.collect::<Vec<_>>()
-    };
-    if !refused(401).is_empty() {
-        let fix = "copy a key of this account and mode again (Developers, API keys)";
-        findings.error("key", "Stripe does not accept the key in STRIPE_SECRET_KEY", fix);
-        return false;
-    }
-    if refused(404).len() == READ.len() {
-        let problem = "STRIPE_API_BASE has none of Stripe's routes";
-        findings.error("stripe", problem, "unset it, or set it to the address of a Stripe API");
-        return false;
-    }
-    let forbidden = refused(403);
-    if !forbidden.is_empty() {
-        findings.error(
-            "key",
-            format!("the key may not read {}", forbidden.join(", ")),
-            "give the restricted key read access to them at Stripe (Developers, API keys)",
-        );
-    }
-    let unanswered = answers.iter().find_map(|answer| match answer {
-        Err(failure) if !matches!(failure.status(), Some(403 | 404)) => Some(failure),
-        Ok(_) | Err(_) => None,
-    });
-    if let Some(failure) = unanswered {
-        findings.error(
-            "stripe",
-            failure.to_string(),
-            "check the network and STRIPE_API_BASE, then run this again",
-        );
-        return false;
-    }
-    true
-}
-
-fn check_clock(date: Option<&str>, findings: &mut Findings) {
-    let Some(ahead) = seconds_ahead(date).filter(|ahead| ahead.abs() > MAX_CLOCK_SECONDS) else { return };
-    let problem = format!(
-        "the clock of this machine is {} s {} Stripe's",
-        ahead.abs(),
-        if ahead > 0 { "ahead of" } else { "behind" }
-    );
-    let fix = "synchronise the clock (NTP)";
-    if ahead.abs() > TOLERANCE_SECONDS {
-        findings.error("clock", problem, fix);
-    } else {
-        findings.warning("clock", problem, fix);
-    }
-}
-
-fn not_checked(check: &'static str, what: &str, failure: &Failure, findings: &mut Findings) {
-    match failure.status() {
-        Some(403) => findings.warning(
-            check,
-            format!("the key may not read {what}, so they were not checked"),
-            "give the key read access to them, or run this once with another key",
-        ),
-        Some(404) => findings.note(
-            check,
-            format!("this Stripe has no {what}, so they were not checked"),
-            "run this against Stripe's own API",
-        ),
-        _ => findings.error(check, failure.to_string(), "run this again"),
-    }
-}
-
-fn check_endpoints(endpoints: &[Endpoint], url: &str, prefix: &str, mode: &str, findings: &mut Findings) {
-    let setup = format!("tallyhook setup --url {url} --prefix {prefix} --apply");
-    let enabled: Vec<&Endpoint> = endpoints.iter().filter(|endpoint| endpoint.is_enabled).collect();
-    let Some(current) = enabled.last().copied().or_else(|| endpoints.last()) else {
-        let problem = format!("no webhook endpoint at Stripe in {mode} posts to {url}, so no event arrives");
-        findings.error("endpoint", problem, setup);
-        return;
-    };
-    let id = &current.id;
-    if !current.is_enabled {
-        findings.error("endpoint", format!("{id} is disabled, so Stripe sends no event"), &setup);
-    }
-    if !current.posts_to(url) {
-        findings.error("endpoint", format!("{id} posts to {}, not to {url}", current.url), &setup);
-    }
-    let missing = current.missing_types();
-    if !missing.is_empty() {
-        findings.error("endpoint", format!("{id} does not send {}", named(&missing)), &setup);
-    }
-    let superfluous = current.superfluous_types();
-    if !superfluous.is_empty() {
-        let problem = format!("{id} sends {}, which tallyhook ignores", named(&superfluous));
-        findings.warning("endpoint", problem, &setup);
-    }
-    if current.api_version.as_deref() != Some(API_VERSION) {
-        let version = current.api_version.as_deref().unwrap_or("of the account's default");
-        let problem = format!("{id} sends events of API version {version}, not {API_VERSION}");
-        let fix = format!("tallyhook setup --url {url} --prefix {prefix} --roll --apply");
-        findings.warning("endpoint", problem, fix);
-    }
-    if current.prefix.is_none() {
-        let problem =
-            format!("{id} has no metadata {PREFIX_KEY}={prefix}, so a move of the URL would lose it");
-        findings.warning("endpoint", problem, &setup);
-    }
-    if let [.., older, _] = enabled.as_slice() {
-        let problem = format!("{} and {id} both send every event", older.id);
-        let fix = format!("tallyhook setup --url {url} --prefix {prefix} --apply disables the older one");
-        findings.warning("endpoint", problem, fix);
-    }
-}
-
-/// A few names, and how many more there are.
-fn named(names: &[&str]) -> String {
-    let shown = names.iter().take(MAX_NAMED).copied().collect::<Vec<_>>().join(", ");
-    match names.len().checked_sub(MAX_NAMED) {
-        None | Some(0) => shown,
-        Some(more) => format!("{shown} and {more} more"),
-    }
-}
-
-async fn check_portal(stripe: &Stripe, catalog: Option<&Catalog>, findings: &mut Findings) {
-    let path = "/v1/billing_portal/configurations";
-    let configurations = match stripe.list(path, &[parameter("active", "true")]).await {
-        Ok((configurations, _)) => configurations,
-        Err(failure) => return not_checked("portal", "portal configurations", &failure, findings),
-    };
-    if configurations.is_empty() {
-        findings.warning(
-            "portal",
-            "there is no configuration of the customer portal, so no customer can open it",
-            "save the settings of the customer portal once at Stripe (Settings, Billing, Customer portal)",
-        );
-    }
-    if catalog.is_none_or(|catalog| catalog.policy.plan_change != PlanChange::AtOnce) {
-        return;
-    }
-    for configuration in &configurations {
-        let update = &configuration["features"]["subscription_update"];
-        if update["enabled"] == true && update["proration_behavior"] != "always_invoice" {
-            findings.error(
-                "portal",
-                format!(
-                    "the portal configuration {} changes plans with {}: under plan_change = \"at_once\" a customer \
-                     gets the credits of a larger plan before it is paid",
-                    text(&configuration["id"]),
-                    text(&update["proration_behavior"])
-                ),
-                "choose \"Invoice immediately\" for prorations in the portal's settings, or set \
-                 plan_change = \"on_payment\" in the catalog",
-            );
+/// The prices of the account, with all of the catalog.
+async fn prices(stripe: &Stripe, catalog: &Catalog) -> Result<List, ReadFailure> {
+    let mut prices = list(stripe, "/v1/prices", &[]).await?;
+    if !prices.is_complete {
+        for id in stripe_account::unlisted_prices(catalog, &prices) {
+            let price = stripe.get(&format!("/v1/prices/{}", crate::api::encode(&id)), &[]).await;
+            prices.objects.extend(price.ok());
         }
     }
+    Ok(prices)
 }
 
-/// What the catalog sells, by name, with its prices at Stripe.
-fn sold(catalog: &Catalog) -> Vec<(String, SoldAs)> {
-    let plans = catalog.plans.iter().map(|plan| (format!("plan {}", plan.name), plan.sold_as.clone()));
-    let packs = catalog.packs.iter().map(|pack| (format!("pack {}", pack.name), pack.sold_as.clone()));
-    let products = catalog.products.iter().map(|one| (format!("product {}", one.name), one.sold_as.clone()));
-    let orders = catalog.orders.iter().flat_map(|order| {
-        order.plans.iter().map(|(name, plan)| {
-            let sold_as = SoldAs { prices: plan.prices.clone(), ..SoldAs::default() };
-            (format!("order {} {name}", order.mode), sold_as)
-        })
-    });
-    plans.chain(packs).chain(products).chain(orders).collect()
+async fn list(stripe: &Stripe, path: &str, parameters: &[(String, String)]) -> Result<List, ReadFailure> {
+    let (objects, is_complete) = stripe.list(path, parameters).await.map_err(read_failure)?;
+    Ok(List { objects, is_complete, is_partial: false })
 }
 
-/// The catalog holds the prices of both modes, so of each product one price must exist in the key's mode.
-async fn check_prices(stripe: &Stripe, catalog: &Catalog, findings: &mut Findings) {
-    let (prices, is_complete) = match stripe.list("/v1/prices", &[]).await {
-        Ok(prices) => prices,
-        // `check_key` has said that the key may not read prices.
-        Err(failure) if failure.status() == Some(403) => return,
-        Err(failure) => return not_checked("prices", "prices", &failure, findings),
-    };
-    let mut by_id: BTreeMap<String, Value> =
-        prices.into_iter().map(|price| (text(&price["id"]), price)).collect();
-    let sold = sold(catalog);
-    if !is_complete {
-        for id in sold.iter().flat_map(|(_, sold_as)| &sold_as.prices) {
-            if !by_id.contains_key(id)
-                && let Ok(price) = stripe.get(&format!("/v1/prices/{}", crate::api::encode(id)), &[]).await
-            {
-                by_id.insert(id.clone(), price);
-            }
-        }
-    }
-    let mode = stripe.mode();
-    for (name, sold_as) in sold {
-        let SoldAs { prices, lookup_keys, stripe_products } = &sold_as;
-        let found: Vec<&Value> = prices.iter().filter_map(|id| by_id.get(id)).collect();
-        let has_key = |key: &String| by_id.values().any(|price| price["lookup_key"] == key.as_str());
-        let has_product = |id: &String| by_id.values().any(|price| price["product"] == id.as_str());
-        let is_found = lookup_keys.iter().any(has_key) || stripe_products.iter().any(has_product);
-        if found.is_empty() && !is_found && sold_as != SoldAs::default() {
-            let all = prices.iter().chain(lookup_keys).chain(stripe_products);
-            let ids = all.map(String::as_str).collect::<Vec<_>>();
-            findings.error(
-                "prices",
-                format!("{name}: Stripe has none of its prices ({}) in {mode}", named(&ids)),
-                "create the price at Stripe, or write the right id into the catalog",
-            );
-            continue;
-        }
-        // A price that a lookup key or a product finds is sold in place of those that are deactivated.
-        let is_sold = by_id.values().filter(|price| price["active"] != false).any(|price| {
-            lookup_keys.iter().any(|key| price["lookup_key"] == key.as_str())
-                || stripe_products.iter().any(|id| price["product"] == id.as_str())
-        });
-        if !found.is_empty() && !is_sold && found.iter().all(|price| price["active"] == false) {
-            let ids: Vec<String> = found.iter().map(|price| text(&price["id"])).collect();
-            findings.warning(
-                "prices",
-                format!("{name}: {} is deactivated at Stripe, so it cannot be bought", ids.join(", ")),
-                "activate it, or add the price that replaces it to the catalog",
-            );
-        }
-        for key in lookup_keys.iter().filter(|key| is_complete && !has_key(key)) {
-            findings.warning(
-                "prices",
-                format!("{name}: no price at Stripe has the lookup key {key}"),
-                "give the key to a price at Stripe, or remove it from the catalog",
-            );
-        }
-    }
+fn read_failure(failure: Failure) -> ReadFailure {
+    ReadFailure { status: failure.status(), message: failure.to_string() }
 }
 
-async fn check_subscriptions(stripe: &Stripe, catalog: &Catalog, findings: &mut Findings) {
-    let mut unknown: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut is_complete = true;
-    for status in LIVE {
-        let (subscriptions, all) =
-            match stripe.list("/v1/subscriptions", &[parameter("status", status)]).await {
-                Ok(subscriptions) => subscriptions,
-                Err(failure) if failure.status() == Some(403) => return,
-                Err(failure) => return not_checked("subscriptions", "subscriptions", &failure, findings),
-            };
-        is_complete &= all;
-        for subscription in &subscriptions {
-            for item in list(&subscription["items"]["data"]) {
-                let price = &item["price"];
-                if !is_known(catalog, price) && !is_ignored(&catalog.ignore, price, &subscription["metadata"])
-                {
-                    unknown.entry(text(&price["id"])).or_default().push(text(&subscription["id"]));
-                }
-            }
-        }
-    }
-    for (price, subscriptions) in unknown {
-        findings.error(
-            "subscriptions",
-            format!(
-                "{} live {} on {price}, which the catalog lacks, for example {}; their events are parked",
-                subscriptions.len(),
-                if subscriptions.len() == 1 { "subscription is" } else { "subscriptions are" },
-                subscriptions.first().map_or("", String::as_str)
-            ),
-            format!("add {price} to a plan of the catalog, or to [[ignore]]"),
-        );
-    }
-    if !is_complete {
-        let problem = "only the newest 1,000 subscriptions of each status were compared with the catalog";
-        findings.note("subscriptions", problem, "`tallyhook reconcile` compares all");
-    }
-}
-
-fn is_known(catalog: &Catalog, price: &Value) -> bool {
-    let product = price["product"].as_str().or(price["product"]["id"].as_str());
-    let offer = catalog.offer(&text(&price["id"]), price["lookup_key"].as_str(), product);
-    !matches!(offer, Ok(None))
-}
-
-fn is_ignored(rules: &[IgnoreRule], price: &Value, metadata: &Value) -> bool {
-    let is = |field: &Value, wanted: &Option<String>| wanted.as_ref().is_none_or(|it| field == it.as_str());
-    rules.iter().any(|rule| {
-        // A rule for an account or a context does not match the account of this key.
-        rule.account.is_none()
-            && rule.context.is_none()
-            && is(&price["id"], &rule.price)
-            && is(&price["product"], &rule.product)
-            && rule.metadata.iter().all(|(key, value)| metadata[key] == value.as_str())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_price_is_ignored_when_all_fields_of_a_rule_match() {
-        let rule = |product: &str, account: Option<&str>| IgnoreRule {
-            product: Some(product.to_owned()),
-            account: account.map(str::to_owned),
-            ..IgnoreRule::default()
-        };
-        let price = json!({"id": "price_1", "product": "prod_1"});
-        assert!(is_ignored(&[rule("prod_1", None)], &price, &Value::Null));
-        assert!(!is_ignored(&[rule("prod_2", None)], &price, &Value::Null));
-        assert!(!is_ignored(&[rule("prod_1", Some("acct_1"))], &price, &Value::Null));
-    }
-
-    #[test]
-    fn a_long_list_of_names_is_cut() {
-        let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
-        assert_eq!(named(&names), "a, b, c, d, e, f and 2 more");
-        assert_eq!(named(&names[..6]), "a, b, c, d, e, f");
-    }
+/// The time in a header `Date`.
+pub(super) fn time(date: Option<String>) -> Option<Timestamp> {
+    let date = jiff::fmt::rfc2822::parse(&date?).ok()?;
+    Some(Timestamp::from_unix(date.timestamp().as_second()))
 }

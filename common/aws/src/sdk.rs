@@ -7,6 +7,8 @@
 //! uses `ring`, because the first handshake of `aws-lc` collects entropy and takes 30 ms or more.
 
 mod parameters;
+mod queue_ages;
+mod signed;
 
 use std::time::Duration;
 
@@ -36,6 +38,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 pub use self::parameters::resolve;
+pub use self::queue_ages::QueueAges;
 use crate::env::{ConfigError, Env};
 /// A client of DynamoDB, opaque outside this crate.
 pub use aws_sdk_dynamodb::Client as DynamoDb;

@@ -392,6 +392,37 @@ impl Stripe {
         self.list("/v1/prices", vec![("active", "true".to_owned())], cursor).await
     }
 
+    /// Whether the key may read a list, and when Stripe was asked.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn probe(&self, path: &str) -> Result<Option<Timestamp>, StripeError> {
+        Ok(self.get(path, vec![("limit", "1".to_owned())]).await?.read_at)
+    }
+
+    /// The objects of a list, newest first, at most `max_pages` pages, and whether these are all.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn read_list(
+        &self,
+        path: &str,
+        params: &[(&'static str, &str)],
+        max_pages: usize,
+    ) -> Result<(Vec<Value>, bool), StripeError> {
+        let params: Params = params.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let (mut objects, mut cursor) = (Vec::new(), Cursor::Newest);
+        for _ in 0..max_pages {
+            let page = self.list(path, params.clone(), &cursor).await?;
+            cursor = Cursor::after(page.last_id());
+            objects.extend(page.objects.iter().map(Object::value));
+            if !page.has_more || cursor == Cursor::Newest {
+                return Ok((objects, true));
+            }
+        }
+        Ok((objects, false))
+    }
+
     /// Completes an invoice or a subscription with all lines or items. Objects hold only the first ten.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::stripe_account::{Finding, Level};
+
 /// A score below this causes an alert.
 pub const LOW_SCORE: u8 = 80;
 /// More failed events than this cause an alert.
@@ -16,6 +18,10 @@ const MIN_RATED_EVENTS: u64 = 20;
 pub const RECONCILED_HOURS: i64 = 12;
 /// Points while no catalog is stored: more than for anything else, so that it comes first.
 const NO_CATALOG: u64 = 50;
+/// What was found in the Stripe account counts as unknown after this time: two runs did not read it.
+pub const CHECKED_HOURS: i64 = 3;
+/// Points for an error in the Stripe account because of which no event arrives: it alone causes an alert.
+const NO_EVENTS: u64 = 21;
 /// Points for figures that are not known. They do not count as zero.
 const NOT_KNOWN: u64 = 5;
 
@@ -42,10 +48,23 @@ pub struct Counts {
     pub dead_letters: Option<u64>,
     /// The queues of the event families.
     pub queues: Vec<QueueCount>,
+    /// Whether queues hold messages and CloudWatch did not answer how old the oldest are.
+    pub ages_unknown: bool,
     /// Requests of the last hour that were refused because of their signature.
     pub refused_signatures: u64,
+    /// What is wrong in the Stripe account; `None` without a Stripe key.
+    pub stripe_account: Option<StripeAccount>,
     /// Whether no catalog is stored, so that no event can be applied.
     pub no_catalog: bool,
+}
+
+/// What the function `health` found in the Stripe account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StripeAccount {
+    /// The problems, each with its fix; `None` when they are not known.
+    pub findings: Option<Vec<Finding>>,
+    /// When the account was read last, in RFC 3339.
+    pub checked_at: Option<String>,
 }
 
 /// The messages of a queue.
@@ -57,7 +76,8 @@ pub struct QueueCount {
     pub waiting: Option<u64>,
     /// Messages that a worker holds or that wait for their next attempt.
     pub in_flight: Option<u64>,
-    /// Age of the oldest message.
+    /// Age of the oldest message that was received less than three times; `None` for an empty queue, and
+    /// while CloudWatch has no value.
     pub oldest_seconds: Option<u64>,
 }
 
@@ -67,8 +87,8 @@ pub struct Deduction {
     /// Number of points.
     pub points: u8,
     /// Its name: `no_catalog`, `failed`, `parked`, `missing`, `orphaned`, `plans_without_invoice`,
-    /// `not_reconciled`, `dead_letters`, `not_counted`, `old_message`, `backlog`, `signatures`,
-    /// `success_rate`.
+    /// `not_reconciled`, `stripe_account`, `stripe_not_checked`, `dead_letters`, `not_counted`,
+    /// `ages_unknown`, `old_message`, `backlog`, `signatures`, `success_rate`.
     pub code: String,
     /// The reason in words, with the count.
     pub reason: String,
@@ -134,6 +154,15 @@ pub fn health(counts: &Counts) -> Health {
     );
     let advice = "set STRIPE_SECRET_KEY and look at the errors of the function reconcile";
     deduct(if unknown { NOT_KNOWN } else { 0 }, "not_reconciled", reason, advice);
+    if let Some(account) = &counts.stripe_account {
+        let reason = format!("the Stripe account was not checked within {CHECKED_HOURS} hours");
+        let advice = "look at the log lines STRIPE_ACCOUNT_NOT_READ of the function health";
+        let unknown = if account.findings.is_none() { NOT_KNOWN } else { 0 };
+        deduct(unknown, "stripe_not_checked", reason, advice);
+        for (finding, points) in rated(account.findings.as_deref().unwrap_or_default()) {
+            deduct(points, "stripe_account", finding.problem.clone(), &finding.fix);
+        }
+    }
     let dead_letters = counts.dead_letters.unwrap_or(0);
     let dead = if dead_letters > 0 { 15 } else { 0 };
     let advice = "the function dead-letter did not read them: look at its errors";
@@ -145,6 +174,9 @@ pub fn health(counts: &Counts) -> Health {
     let reason = counted(uncounted, "queue could not be counted", "queues could not be counted");
     let advice = "look at the log lines QUEUE_NOT_COUNTED";
     deduct(if uncounted > 0 { NOT_KNOWN } else { 0 }, "not_counted", reason, advice);
+    let reason = "how long the oldest messages wait is not known".to_owned();
+    let unknown_ages = if counts.ages_unknown { NOT_KNOWN } else { 0 };
+    deduct(unknown_ages, "ages_unknown", reason, "look at the log lines QUEUE_AGE_NOT_READ");
     for queue in &counts.queues {
         let age = queue.oldest_seconds.filter(|age| *age > OLD_SECONDS);
         if let Some(age) = age {
@@ -185,6 +217,26 @@ pub fn health(counts: &Counts) -> Health {
     let lost: u64 = deductions.iter().map(|deduction| u64::from(deduction.points)).sum();
     let score = u8::try_from(100_u64.saturating_sub(lost)).unwrap_or(0);
     Health { score, success_permille, deductions }
+}
+
+/// The points of each finding. Errors in what is sold cost at most 40 together, warnings at most 10, and
+/// notes none.
+fn rated(findings: &[Finding]) -> Vec<(&Finding, u64)> {
+    let (mut left_for_errors, mut left_for_warnings) = (40, 10);
+    let take = |left: &mut u64, points: u64| {
+        let points = points.min(*left);
+        *left -= points;
+        points
+    };
+    let points = |finding: &Finding| match finding.level {
+        Level::Error if matches!(finding.check.as_str(), "key" | "clock" | "endpoint" | "stripe") => {
+            NO_EVENTS
+        }
+        Level::Error => take(&mut left_for_errors, 10),
+        Level::Warning => take(&mut left_for_warnings, 2),
+        Level::Note => 0,
+    };
+    findings.iter().zip(findings.iter().map(points)).collect()
 }
 
 #[cfg(test)]
@@ -248,9 +300,34 @@ mod tests {
             in_flight: None,
             oldest_seconds: None,
         };
+        check(Counts { ages_unknown: true, ..known() }, 95, &["ages_unknown"]);
         let counts = Counts { queues: vec![unknown("a"), unknown("b")], ..known() };
         check(counts.clone(), 95, &["not_counted"]);
         assert_eq!(health(&counts).deductions[0].reason, "2 queues could not be counted");
+    }
+
+    #[test]
+    fn a_finding_in_the_stripe_account_costs_points_with_its_fix() {
+        let with = |findings: Option<Vec<(Level, &str)>>| {
+            let finding = |(level, check): (Level, &str)| Finding {
+                level,
+                check: check.to_owned(),
+                problem: "we_1 is disabled".to_owned(),
+                fix: "enable it".to_owned(),
+                subject: None,
+            };
+            let findings = findings.map(|all| all.into_iter().map(finding).collect());
+            Counts { stripe_account: Some(StripeAccount { findings, checked_at: None }), ..known() }
+        };
+        check(with(Some(vec![])), 100, &[]);
+        check(with(None), 95, &["stripe_not_checked"]);
+        check(with(Some(vec![(Level::Error, "endpoint")])), 79, &["stripe_account"]);
+        check(with(Some(vec![(Level::Error, "prices")])), 90, &["stripe_account"]);
+        check(with(Some(vec![(Level::Warning, "portal"), (Level::Note, "portal")])), 98, &["stripe_account"]);
+        assert_eq!(health(&with(Some(vec![(Level::Error, "prices"); 9]))).score, 60);
+        assert_eq!(health(&with(Some(vec![(Level::Warning, "prices"); 9]))).score, 90);
+        let found = health(&with(Some(vec![(Level::Error, "endpoint")]))).deductions;
+        assert_eq!((found[0].reason.as_str(), found[0].advice.as_str()), ("we_1 is disabled", "enable it"));
     }
 
     #[test]

@@ -36,4 +36,5 @@ pub mod order;
 pub mod reversal;
 pub mod setup_status;
 pub mod signature;
+pub mod stripe_account;
 pub mod timestamp;

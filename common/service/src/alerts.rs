@@ -32,6 +32,15 @@ pub enum Alert {
         /// What the event waits for.
         waits_for: Option<String>,
     },
+    /// Something is wrong in the Stripe account. It is sent once, when it is found.
+    StripeAccount {
+        /// The finding's key.
+        key: String,
+        /// The problem in words.
+        problem: String,
+        /// What to do.
+        fix: String,
+    },
     /// No event arrived for the policy's `quiet_hours`.
     Quiet {
         /// These hours.
@@ -143,6 +152,7 @@ impl Alert {
             Self::PriceNotInCatalog { price, .. } => format!("price_not_in_catalog#{price}"),
             Self::UnknownVersion { version, .. } => format!("unknown_version#{version}"),
             Self::SharedCustomer { customer, .. } => format!("shared_customer#{}", hidden(customer)),
+            Self::StripeAccount { key, .. } => format!("stripe_account#{key}"),
             Self::Quiet { .. } => "quiet".to_owned(),
             Self::DeadLetter { .. } => "dead_letter".to_owned(),
             Self::Failed { .. } => "failed".to_owned(),
@@ -158,13 +168,13 @@ impl Alert {
     }
 
     /// How long alerts with the same key are held: an hour for something that happened, six hours for a state
-    /// that `health` checks every hour, a day for differences that wait for an operator, 90 days for a price
+    /// that `health` checks every hour, a day for differences and findings that wait for an operator, 90 days for a price
     /// that has left the catalog, which every renewal bills again, and for an API version, which every event
     /// has.
     pub fn quiet_seconds(&self) -> i64 {
         match self {
             Self::PriceNotInCatalog { .. } | Self::UnknownVersion { .. } => 90 * 86_400,
-            Self::Unrepaired { .. } => 86_400,
+            Self::Unrepaired { .. } | Self::StripeAccount { .. } => 86_400,
             Self::Parked { .. }
             | Self::SharedCustomer { .. }
             | Self::DeadLetter { .. }
@@ -189,6 +199,7 @@ impl Alert {
             Self::SharedCustomer { customer, .. } => {
                 format!("Customer {customer} pays for several users")
             }
+            Self::StripeAccount { problem, .. } => format!("Stripe: {problem}"),
             Self::Quiet { hours } => format!("No event has arrived for {hours} hours"),
             Self::DeadLetter { events: 1, .. } => "A Stripe event failed on every attempt".to_owned(),
             Self::DeadLetter { events, .. } => format!("{events} Stripe events failed on every attempt"),
@@ -246,6 +257,7 @@ impl Alert {
                  subscription (POST /admin/stripe/fix-user/{user_id} with the action move)."
                     .to_owned()
             }
+            Self::StripeAccount { fix, .. } => format!("Fix: {fix}. The command doctor checks the rest."),
             Self::Quiet { .. } => {
                 "If you sell more often than that, events do not arrive. Look at the endpoint's page at Stripe: \
                  it may be disabled, or have another URL. The command doctor names the cause. Else raise \
@@ -349,7 +361,8 @@ impl Alert {
                 ]
             }
             Self::OldMessage { queue, .. } => vec![("queue", queue.clone())],
-            Self::Quiet { .. }
+            Self::StripeAccount { .. }
+            | Self::Quiet { .. }
             | Self::Failed { .. }
             | Self::Missing { .. }
             | Self::Unrepaired { .. }

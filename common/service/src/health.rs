@@ -2,19 +2,22 @@
 //! `health` and the admin API.
 //!
 //! The counts come from the indexes of the log and from one `GetQueueAttributes` per queue. A page of an
-//! index holds thousands of events, so a day of 100,000 events needs some dozens of queries. SQS does not
-//! report the age of its oldest message. An alarm on CloudWatch's `ApproximateAgeOfOldestMessage` watches it
-//! (`template.yaml`) and reaches `notify` through EventBridge.
+//! index holds thousands of events, so a day of 100,000 events needs some dozens of queries. While
+//! queues hold messages, one call of CloudWatch reads how old the oldest are, because SQS does not report
+//! it.
 
 use futures_util::future::{join, join_all};
 use tracing::warn;
 
 use tallyhook_aws::queue::Queue;
+use tallyhook_aws::sdk::QueueAges;
 use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::log::{self, Range};
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_core::event::Family;
-use tallyhook_core::health::{Counts, Health, QueueCount, RECONCILED_HOURS, health};
+use tallyhook_core::health::{
+    CHECKED_HOURS, Counts, Health, QueueCount, RECONCILED_HOURS, StripeAccount, health,
+};
 use tallyhook_core::timestamp::Timestamp;
 
 const HOUR: i64 = 3600;
@@ -25,22 +28,27 @@ const MAX_PAGES: usize = 50;
 pub struct HealthReader {
     store: Store,
     queue: Queue,
+    ages: QueueAges,
     queues: Vec<(Family, String)>,
     dead_letter_queue_url: Option<String>,
     needs_catalog: bool,
+    checks_stripe: bool,
 }
 
 impl HealthReader {
     /// Counts the log of this store and these queues. `needs_catalog`: without a stored catalog the functions
-    /// have none.
+    /// have none. `checks_stripe`: there is a Stripe key, so the function `health` checks the account.
     pub fn new(
         store: Store,
         queue: Queue,
+        ages: QueueAges,
         queues: impl IntoIterator<Item = (Family, String)>,
         dead_letter_queue_url: Option<String>,
         needs_catalog: bool,
+        checks_stripe: bool,
     ) -> Self {
-        Self { store, queue, queues: queues.into_iter().collect(), dead_letter_queue_url, needs_catalog }
+        let queues = queues.into_iter().collect();
+        Self { store, queue, ages, queues, dead_letter_queue_url, needs_catalog, checks_stripe }
     }
 
     /// Reads the counts and computes the score.
@@ -48,9 +56,9 @@ impl HealthReader {
     /// # Errors
     /// [`StoreError`]. A queue that does not answer has no counts, and a log line reports it.
     pub async fn read(&self, now: Timestamp) -> Result<(Counts, Health), StoreError> {
-        let (from_log, from_queues) = join(self.count_log(now), self.count_queues()).await;
+        let (from_log, from_queues) = join(self.count_log(now), self.count_queues(now)).await;
         let mut counts = from_log?;
-        (counts.queues, counts.dead_letters) = from_queues;
+        (counts.queues, counts.dead_letters, counts.ages_unknown) = from_queues;
         let health = health(&counts);
         Ok((counts, health))
     }
@@ -95,7 +103,11 @@ impl HealthReader {
             }
         }
         let (report, signal) = (items::reconcile_report_key(), items::bad_signatures_key());
-        let notes = self.store.load([report.clone(), signal.clone(), Key::Catalog]).await?;
+        let account = items::stripe_account_key();
+        let wanted = [report.clone(), signal.clone(), Key::Catalog];
+        let account_wanted = self.checks_stripe.then(|| account.clone());
+        let notes = self.store.load(wanted.into_iter().chain(account_wanted)).await?;
+        counts.stripe_account = self.checks_stripe.then(|| stripe_account(notes.get(&account), now));
         counts.no_catalog = self.needs_catalog && !notes.contains_key(&Key::Catalog);
         let oldest = now.plus_seconds(-RECONCILED_HOURS * HOUR).unix().saturating_mul(1000);
         let is_recent = |report: &&Item| {
@@ -136,7 +148,7 @@ impl HealthReader {
         Ok(counts.into_iter().collect())
     }
 
-    async fn count_queues(&self) -> (Vec<QueueCount>, Option<u64>) {
+    async fn count_queues(&self, now: Timestamp) -> (Vec<QueueCount>, Option<u64>, bool) {
         let each = self.queues.iter().map(|(family, url)| async move {
             let depth = self.depth(url).await;
             QueueCount {
@@ -152,11 +164,51 @@ impl HealthReader {
                 None => Some(0),
             }
         };
-        join(join_all(each), dead).await
+        let (mut queues, dead) = join(join_all(each), dead).await;
+        let ages_unknown = !self.read_ages(&mut queues, now).await;
+        (queues, dead, ages_unknown)
+    }
+
+    /// Reads the age of the oldest message of each queue that holds messages. False if CloudWatch did not
+    /// answer.
+    async fn read_ages(&self, queues: &mut [QueueCount], now: Timestamp) -> bool {
+        let holds_messages =
+            |queue: &QueueCount| queue.waiting.unwrap_or(0) + queue.in_flight.unwrap_or(0) > 0;
+        let (used, urls): (Vec<&mut QueueCount>, Vec<&str>) = queues
+            .iter_mut()
+            .zip(&self.queues)
+            .filter(|(queue, _)| holds_messages(queue))
+            .map(|(queue, (_, url))| (queue, url.as_str()))
+            .unzip();
+        if urls.is_empty() {
+            return true;
+        }
+        match self.ages.read(&urls, now).await {
+            Ok(ages) => {
+                for (queue, age) in used.into_iter().zip(ages) {
+                    queue.oldest_seconds = age;
+                }
+                true
+            }
+            Err(error) => {
+                warn!(error, "QUEUE_AGE_NOT_READ");
+                false
+            }
+        }
     }
 
     async fn depth(&self, queue_url: &str) -> Option<[u64; 3]> {
         let depth = self.queue.depth(queue_url).await;
         depth.map_err(|error| warn!(error, queue_url, "QUEUE_NOT_COUNTED")).ok()
     }
+}
+
+/// What `health` found in the Stripe account. What was found long ago is not known any more.
+fn stripe_account(item: Option<&Item>, now: Timestamp) -> StripeAccount {
+    let Some(item) = item else { return StripeAccount::default() };
+    let report = items::read_stripe_account(item);
+    let checked_at = Timestamp::from_unix(report.checked_ms.div_euclid(1000));
+    let is_recent = now.seconds_since(checked_at) < CHECKED_HOURS * HOUR;
+    let findings = is_recent.then(|| serde_json::from_str(&report.findings).ok()).flatten();
+    StripeAccount { findings, checked_at: Some(checked_at.to_string()) }
 }

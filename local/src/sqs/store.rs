@@ -100,12 +100,14 @@ pub(super) struct ReceiptHandle {
     pub message_id: String,
 }
 
-/// How many messages a queue holds, by state, and when the oldest was sent.
+/// How many messages a queue holds, by state, and when the oldest was sent: of all, and of those that were
+/// received less than three times.
 pub(super) struct Counts {
     pub visible: i64,
     pub in_flight: i64,
     pub delayed: i64,
     pub oldest_sent_ms: Option<i64>,
+    pub oldest_rated_sent_ms: Option<i64>,
 }
 
 /// A finished redrive.
@@ -327,7 +329,8 @@ impl Store {
         expire(&self.db, queue, now_ms)?;
         let mut select = self.db.prepare_cached(
             "SELECT count(*) FILTER (WHERE visible_ms <= ?2), count(*) FILTER (WHERE visible_ms > ?2 AND in_flight > 0),
-                count(*) FILTER (WHERE visible_ms > ?2 AND in_flight = 0), (SELECT min(sent_ms) FROM messages WHERE queue = ?1)
+                count(*) FILTER (WHERE visible_ms > ?2 AND in_flight = 0), (SELECT min(sent_ms) FROM messages WHERE queue = ?1),
+                min(sent_ms) FILTER (WHERE receives < 3)
              FROM messages WHERE queue = ?1",
         )?;
         select.query_row(params![queue.id, now_ms], |row| {
@@ -336,6 +339,7 @@ impl Store {
                 in_flight: row.get(1)?,
                 delayed: row.get(2)?,
                 oldest_sent_ms: row.get(3)?,
+                oldest_rated_sent_ms: row.get(4)?,
             })
         })
     }

@@ -133,6 +133,59 @@ impl From<rusqlite::Error> for SqsError {
 
 // Requests.
 
+/// `GetMetricData` of CloudWatch.
+#[derive(Deserialize)]
+pub(super) struct MetricDataRequest {
+    #[serde(rename = "MetricDataQueries")]
+    pub queries: Vec<MetricDataQuery>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct MetricDataQuery {
+    pub id: String,
+    #[serde(rename = "MetricStat")]
+    pub stat: MetricStat,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct MetricStat {
+    metric: Metric,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Metric {
+    namespace: String,
+    metric_name: String,
+    dimensions: Vec<Dimension>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Dimension {
+    name: String,
+    value: String,
+}
+
+impl MetricStat {
+    /// The queue whose age of the oldest message this asks for.
+    pub(super) fn queue_of_age(&self) -> Option<&str> {
+        let Metric { namespace, metric_name, dimensions } = &self.metric;
+        match dimensions.as_slice() {
+            [one]
+                if namespace == "AWS/SQS"
+                    && metric_name == "ApproximateAgeOfOldestMessage"
+                    && one.name == "QueueName" =>
+            {
+                Some(&one.value)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// `{"QueueUrl":"http://127.0.0.1:9324/000000000000/invoice-paid"}`. Some actions add attribute names or
 /// attributes.
 #[derive(Default, Deserialize)]

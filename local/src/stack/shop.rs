@@ -133,7 +133,9 @@ impl Shop {
             url: url.to_owned(),
             aws_url: aws_url.to_owned(),
             client: Client::for_url(url)?,
-            app_token: env.get("APP_API_TOKEN"),
+            app_token: env
+                .get("APP_API_TOKEN")
+                .and_then(|list| Some(list.split(',').next()?.trim().to_owned())),
             admin_token: (env.get("ADMIN_API_TOKEN").as_deref() == Some(ADMIN_TOKEN)).then_some(ADMIN_TOKEN),
             is_app: env.get("PROVISION_URL").is_some_and(|url| url.ends_with(APP_WEBHOOK_PATH)),
             catalog,

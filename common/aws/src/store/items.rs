@@ -934,6 +934,50 @@ pub fn reconcile_report_key() -> Key {
     Key::Event("report#reconcile".to_owned())
 }
 
+/// The key of what `health` found in the Stripe account.
+pub fn stripe_account_key() -> Key {
+    Key::Event("report#stripe_account".to_owned())
+}
+
+/// What was found in the Stripe account, and when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StripeAccountReport {
+    /// The findings as JSON.
+    pub findings: String,
+    /// The keys of the findings of which an alert was sent.
+    pub alerted: Vec<String>,
+    /// When the account was read, in unix ms.
+    pub checked_ms: i64,
+}
+
+/// Writes what was found in the Stripe account:
+///
+/// ```json
+/// {"pk":"report#stripe_account","findings":"[{\"level\":\"error\",…}]","alerted":["error#endpoint#5f2b81aa"],
+///  "checked":1767600000000}
+/// ```
+pub fn stripe_account(report: &StripeAccountReport) -> Write {
+    let key = stripe_account_key();
+    let mut item = new_item(&key);
+    item.extend([
+        ("findings".to_owned(), text(&report.findings)),
+        ("checked".to_owned(), number(report.checked_ms)),
+        ("alerted".to_owned(), AttributeValue::L(report.alerted.iter().map(text).collect())),
+    ]);
+    Write { key, item: Some(item), condition: Condition::Anything }
+}
+
+/// Reads the item of [`stripe_account_key`].
+pub fn read_stripe_account(item: &Item) -> StripeAccountReport {
+    let alerted = item.get("alerted").and_then(|alerted| alerted.as_l().ok());
+    let alerted = alerted.into_iter().flatten().filter_map(|key| key.as_s().ok().cloned());
+    StripeAccountReport {
+        findings: read_text(item, "findings").unwrap_or_default(),
+        alerted: alerted.collect(),
+        checked_ms: read_number(item, "checked").unwrap_or(0),
+    }
+}
+
 /// The key of the position of an unfinished reconciliation.
 pub fn reconcile_place_key() -> Key {
     Key::Event("reconcile".to_owned())

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::{OutboxConfig, allowed_addresses, catalog, keep_payloads, known_queues, livemode, retry_delays};
 use crate::catalog_cache::DecidingCatalog;
+use crate::http::api::AppTokens;
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::http::AllowedAddresses;
 use tallyhook_aws::stripe::StripeConfig;
@@ -20,8 +21,8 @@ pub struct ApiConfig {
     pub accounts_table: String,
     /// The events table.
     pub events_table: String,
-    /// The app's bearer token; `None` refuses every route that needs it.
-    pub app_token: Option<String>,
+    /// The app's bearer tokens; without one, every route that needs it refuses.
+    pub tokens: Arc<AppTokens>,
     /// The plans, packs and orders that are sold.
     pub catalog: Arc<DecidingCatalog>,
     /// The mode of this deployment; `None` applies events of both.
@@ -51,7 +52,7 @@ impl ApiConfig {
         Ok(Self {
             accounts_table: env.require("ACCOUNTS_TABLE")?,
             events_table: env.require("EVENTS_TABLE")?,
-            app_token: env.get("APP_API_TOKEN"),
+            tokens: Arc::new(AppTokens::from_env(env)),
             catalog: catalog(env)?,
             livemode: livemode(env)?,
             keep_payloads: keep_payloads(env)?,

@@ -123,6 +123,12 @@ pub struct HealthConfig {
     pub catalog: Arc<DecidingCatalog>,
     /// Whether it serves live mode, where silence is a fault.
     pub is_live: bool,
+    /// Stripe's API and the key, to check the account.
+    pub stripe: Option<StripeConfig>,
+    /// Where Stripe posts, the address to give to Stripe first; empty does not check the endpoint.
+    pub webhook_urls: Vec<String>,
+    /// The prefix of the deployment, which the endpoint's metadata names.
+    pub prefix: String,
 }
 
 impl HealthConfig {
@@ -139,6 +145,12 @@ impl HealthConfig {
             notify_queue_url: env.get("QUEUE_URL_NOTIFY"),
             catalog: catalog(env)?,
             is_live: livemode(env)? == Some(true),
+            stripe: StripeConfig::from_env(env)?,
+            webhook_urls: env
+                .get("ENDPOINT_URL")
+                .map(|urls| urls.split(',').map(|url| url.trim().to_owned()).collect())
+                .unwrap_or_default(),
+            prefix: env.get("PREFIX").unwrap_or_else(|| "tallyhook".to_owned()),
         })
     }
 }

@@ -89,7 +89,7 @@ use crate::resend::retry::Retrier;
 use tallyhook_aws::clock;
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::queue::Queue;
-use tallyhook_aws::sdk;
+use tallyhook_aws::sdk::{self, QueueAges};
 use tallyhook_aws::store::{Store, items};
 use tallyhook_aws::stripe::{RetryLimits, Stripe, StripeError};
 use tallyhook_core::event::Family;
@@ -128,11 +128,11 @@ impl Admin {
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         let (dynamodb, sqs) = sdk::clients(env)?;
-        Ok(Self::new(AdminConfig::from_env(env)?, &dynamodb, &sqs))
+        Ok(Self::new(AdminConfig::from_env(env)?, &dynamodb, &sqs, QueueAges::new(env)))
     }
 
     /// Builds the API with given clients.
-    pub fn new(config: AdminConfig, dynamodb: &sdk::DynamoDb, sqs: &sdk::Sqs) -> Self {
+    pub fn new(config: AdminConfig, dynamodb: &sdk::DynamoDb, sqs: &sdk::Sqs, ages: QueueAges) -> Self {
         let store = Store::new(dynamodb.clone(), config.retry.accounts_table, config.retry.events_table);
         let (queue, queues) = (Queue::new(sqs.clone()), config.retry.queues);
         let redrive = Redrive::new(queue.clone(), queues.clone());
@@ -143,9 +143,11 @@ impl Admin {
         let health = HealthReader::new(
             store.clone(),
             queue.clone(),
+            ages,
             config.health.queues,
             config.health.dead_letter_queue_url,
             config.health.catalog.is_absent(),
+            config.health.stripe.is_some(),
         );
         Self {
             tokens: Arc::new(Tokens::new(config.tokens, config.tokens_source)),

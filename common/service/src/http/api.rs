@@ -36,8 +36,10 @@ mod orders;
 mod prices;
 mod setup_status;
 mod stripe_request;
+mod tokens;
 
 pub(crate) use self::orders::order_with_history;
+pub use self::tokens::AppTokens;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +55,6 @@ use crate::alerts::Alerts;
 use crate::config::ApiConfig;
 use crate::http::answer::{self, Problem, answer, problem, raw_answer};
 use crate::http::path::{UserRoute, decoded_path, user_in_path, user_route};
-use crate::http::token;
 use crate::outbox::Outbox;
 use crate::process::Processor;
 use crate::resend::redrive::Redrive;
@@ -155,7 +156,7 @@ impl Api {
         let path = decoded_path(request);
         let method = answer::method(request);
         if let Some(rest) = path.strip_prefix("/users/") {
-            self.check_token(request)?;
+            self.check_token(request).await?;
             let makes = matches!(user_route(rest).1, UserRoute::Holds);
             let status = if makes { StatusCode::CREATED } else { StatusCode::OK };
             return Ok(answer(status, &self.with_catalog().await?.users(request, method, rest).await?));
@@ -168,15 +169,15 @@ impl Api {
             }
             ("portal/setup-status", &Method::GET) => self.setup_status(request).await?,
             ("portal/password-set", &Method::POST) => {
-                self.check_token(request)?;
+                self.check_token(request).await?;
                 self.password_set(request).await?
             }
             ("portal/provisioning", &Method::POST) => {
-                self.check_token(request)?;
+                self.check_token(request).await?;
                 self.report_provisioning(request).await?
             }
             ("checkout-sessions", &Method::POST) => {
-                self.check_token(request)?;
+                self.check_token(request).await?;
                 self.with_catalog().await?.create_checkout(request).await?
             }
             ("portal/status" | "portal/setup-status" | "openapi.json" | "catalog", _) => {
@@ -190,9 +191,10 @@ impl Api {
         Ok(answer(StatusCode::OK, &body))
     }
 
-    fn check_token(&self, request: &Request) -> Result<(), Problem> {
-        token::check(request.headers(), self.config.app_token.as_deref())
-            .map_err(|refusal| problem(refusal.status(), refusal.code(), refusal.message("APP_API_TOKEN")))
+    async fn check_token(&self, request: &Request) -> Result<(), Problem> {
+        let checked = self.config.tokens.check(request.headers(), clock::now_ms()).await;
+        checked
+            .map_err(|refusal| problem(refusal.status(), refusal.code(), refusal.message(tokens::VARIABLE)))
     }
 
     /// Answers a request for `/users/` and `path`.

@@ -42,15 +42,6 @@ impl TokenRefusal {
     }
 }
 
-/// Compares the request's bearer token with the configured one, in constant time.
-///
-/// # Errors
-/// [`TokenRefusal`].
-pub fn check(headers: &HeaderMap, configured: Option<&str>) -> Result<(), TokenRefusal> {
-    let configured = configured.filter(|token| !token.is_empty()).ok_or(TokenRefusal::NotConfigured)?;
-    if is_same(bearer(headers)?, configured.as_bytes()) { Ok(()) } else { Err(TokenRefusal::Wrong) }
-}
-
 /// The token in `Authorization: Bearer …`.
 ///
 /// # Errors
@@ -66,26 +57,4 @@ pub(crate) fn is_same(one: &[u8], other: &[u8]) -> bool {
         Hmac::<Sha256>::new_from_slice(b"token").expect("HMAC takes a key of any length").chain_update(text)
     };
     mac(one).verify(&mac(other).finalize().into_bytes()).is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_configured_token_passes_and_without_one_no_request_passes() {
-        let with = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("authorization", value.parse().unwrap());
-            headers
-        };
-        assert_eq!(check(&with("Bearer right"), Some("right")), Ok(()));
-        for wrong in ["Bearer wrong", "Bearer righ", "Bearer rightt", "Bearer "] {
-            assert_eq!(check(&with(wrong), Some("right")), Err(TokenRefusal::Wrong), "{wrong}");
-        }
-        assert_eq!(check(&with("right"), Some("right")), Err(TokenRefusal::Missing));
-        assert_eq!(check(&HeaderMap::new(), Some("right")), Err(TokenRefusal::Missing));
-        assert_eq!(check(&with("Bearer "), None), Err(TokenRefusal::NotConfigured));
-        assert_eq!(check(&with("Bearer "), Some("")), Err(TokenRefusal::NotConfigured));
-    }
 }

@@ -1,8 +1,11 @@
-//! `health`, every hour: computes the health score, writes metrics and sends alerts.
+//! `health`, every hour: checks the Stripe account, computes the health score, writes metrics and sends alerts.
+
+mod account;
 
 use serde_json::Value;
 use tracing::info;
 
+use self::account::AccountCheck;
 use crate::alerts::{Alert, Alerts};
 use crate::catalog_cache::CatalogCache;
 use crate::config::HealthConfig;
@@ -10,7 +13,7 @@ use crate::health::HealthReader;
 use tallyhook_aws::clock;
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::queue::Queue;
-use tallyhook_aws::sdk;
+use tallyhook_aws::sdk::{self, QueueAges};
 use tallyhook_aws::store::{Store, StoreError};
 use tallyhook_aws::telemetry;
 use tallyhook_core::health::{Counts, Health, LOW_SCORE, MANY_FAILED, OLD_SECONDS, RECONCILED_HOURS};
@@ -23,6 +26,8 @@ pub struct HealthCheck {
     catalog_cache: CatalogCache,
     is_live: bool,
     alerts: Alerts,
+    /// `None` without a Stripe key.
+    account: Option<AccountCheck>,
 }
 
 impl HealthCheck {
@@ -32,19 +37,30 @@ impl HealthCheck {
     /// [`ConfigError`] naming the variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         let (dynamodb, sqs) = sdk::clients(env)?;
-        Ok(Self::new(HealthConfig::from_env(env)?, dynamodb, sqs))
+        Ok(Self::new(HealthConfig::from_env(env)?, dynamodb, sqs, QueueAges::new(env)))
     }
 
     /// Builds the function with given clients.
-    pub fn new(config: HealthConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs) -> Self {
+    pub fn new(config: HealthConfig, dynamodb: sdk::DynamoDb, sqs: sdk::Sqs, ages: QueueAges) -> Self {
         let store = Store::new(dynamodb, config.accounts_table, config.events_table);
         let queue = Queue::new(sqs);
         let alerts = Alerts::new(queue.clone(), config.notify_queue_url);
         let needs_catalog = config.catalog.is_absent();
         let catalog_cache = CatalogCache::new(config.catalog);
         let dead_letters = config.dead_letter_queue_url;
-        let reader = HealthReader::new(store.clone(), queue, config.queues, dead_letters, needs_catalog);
-        Self { reader, store, catalog_cache, is_live: config.is_live, alerts }
+        let has_key = config.stripe.is_some();
+        let reader = HealthReader::new(
+            store.clone(),
+            queue,
+            ages,
+            config.queues,
+            dead_letters,
+            needs_catalog,
+            has_key,
+        );
+        let (urls, prefix) = (config.webhook_urls, config.prefix);
+        let account = config.stripe.map(|stripe| AccountCheck::new(stripe, &urls, prefix));
+        Self { reader, store, catalog_cache, is_live: config.is_live, alerts, account }
     }
 
     /// Does one scheduled run; the content of the schedule's event does not matter.
@@ -53,8 +69,13 @@ impl HealthCheck {
     /// [`StoreError`].
     pub async fn handle(&self, _: Value) -> Result<Health, lambda_runtime::Error> {
         let now = clock::now();
+        let catalog = self.catalog_cache.fresh(&self.store).await;
+        if let Some(account) = &self.account {
+            // Boxed: it joins many requests, and its future is large.
+            Box::pin(account.check(&catalog, &self.store, &self.alerts, now)).await?;
+        }
         let (counts, health) = self.reader.read(now).await?;
-        let quiet_hours = self.catalog_cache.fresh(&self.store).await.policy.quiet_hours;
+        let quiet_hours = catalog.policy.quiet_hours;
         let is_quiet = self.is_quiet(quiet_hours, now).await?;
         info!(
             score = health.score,

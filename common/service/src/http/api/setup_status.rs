@@ -26,7 +26,6 @@ use super::{Api, no_user, read_body, user_id};
 use crate::accounts::{MAX_ATTEMPTS, pause};
 use crate::http::answer::{Problem, problem};
 use crate::http::pages::status::StatusPage;
-use crate::http::token;
 use crate::process::{FoundAccount, Job, Repair, RepairKind};
 use crate::schedules::reconcile::Evidence;
 use tallyhook_aws::clock;
@@ -87,7 +86,7 @@ impl Api {
                            {CHECKOUT_SESSION_ID}";
             problem(StatusCode::BAD_REQUEST, "invalid_session_id", message)
         })?;
-        let is_app = token::check(request.headers(), self.config.app_token.as_deref()).is_ok();
+        let is_app = self.config.tokens.check(request.headers(), clock::now_ms()).await.is_ok();
         self.with_fresh_catalog().await.status_of(session, is_app).await
     }
 

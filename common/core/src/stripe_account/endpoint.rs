@@ -1,10 +1,8 @@
 //! The webhook endpoints at Stripe, and which of them belong to a deployment.
 
 use serde_json::Value;
-use tallyhook_core::event::EventType;
 
-use crate::output::{list, text};
-use crate::stripe::{Failure, Stripe};
+use crate::event::EventType;
 
 /// The metadata key with the prefix of the deployment that an endpoint belongs to.
 pub const PREFIX_KEY: &str = "tallyhook";
@@ -19,10 +17,13 @@ pub const PATH: &str = "/v1/webhook_endpoints";
 pub struct Endpoint {
     /// `we_...`
     pub id: String,
+    /// Where it posts.
     pub url: String,
+    /// Whether Stripe sends events to it.
     pub is_enabled: bool,
     /// `None`: the default version of the Stripe account.
     pub api_version: Option<String>,
+    /// The types that it sends; `*` is all.
     pub types: Vec<String>,
     /// The prefix of the deployment in its metadata.
     pub prefix: Option<String>,
@@ -35,11 +36,11 @@ impl Endpoint {
         let text_of = |value: &Value| value.as_str().map(str::to_owned);
         let metadata = &endpoint["metadata"];
         Self {
-            id: text(&endpoint["id"]),
-            url: text(&endpoint["url"]),
+            id: text_of(&endpoint["id"]).unwrap_or_default(),
+            url: text_of(&endpoint["url"]).unwrap_or_default(),
             is_enabled: endpoint["status"] != "disabled",
             api_version: text_of(&endpoint["api_version"]),
-            types: list(&endpoint["enabled_events"]).iter().filter_map(text_of).collect(),
+            types: endpoint["enabled_events"].as_array().into_iter().flatten().filter_map(text_of).collect(),
             prefix: text_of(&metadata[PREFIX_KEY]),
             is_replaced: metadata[REPLACED_KEY].is_string(),
             created: endpoint["created"].as_i64().unwrap_or_default(),
@@ -72,22 +73,22 @@ pub fn routed_types() -> impl Iterator<Item = &'static str> {
     EventType::KNOWN.iter().map(EventType::as_str)
 }
 
-/// The endpoints of a deployment, the oldest first: those with its prefix, else those with its address that
-/// belong to no deployment.
-///
-/// # Errors
-/// [`Failure`].
-pub async fn of_deployment(stripe: &Stripe, url: &str, prefix: &str) -> Result<Vec<Endpoint>, Failure> {
-    let (objects, _) = stripe.list(PATH, &[]).await?;
+/// The endpoints of a deployment among all of an account, the oldest first: those with its prefix, else those
+/// that post to it and belong to no deployment. `objects` are the newest first.
+pub fn of_deployment(
+    objects: &[Value],
+    prefix: &str,
+    posts_here: impl Fn(&Endpoint) -> bool,
+) -> Vec<Endpoint> {
     let mut endpoints: Vec<Endpoint> = objects.iter().rev().map(Endpoint::read).collect();
     endpoints.retain(|endpoint| !endpoint.is_replaced);
     endpoints.sort_by_key(|endpoint| endpoint.created);
     let (ours, others): (Vec<_>, Vec<_>) =
         endpoints.into_iter().partition(|endpoint| endpoint.prefix.as_deref() == Some(prefix));
     if !ours.is_empty() {
-        return Ok(ours);
+        return ours;
     }
-    Ok(others.into_iter().filter(|endpoint| endpoint.prefix.is_none() && endpoint.posts_to(url)).collect())
+    others.into_iter().filter(|endpoint| endpoint.prefix.is_none() && posts_here(endpoint)).collect()
 }
 
 #[cfg(test)]
