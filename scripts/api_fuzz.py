@@ -23,16 +23,18 @@ from stack import check
 OPENAPI = ROOT / "common/service/src/http/api/openapi.json"
 
 # A request may have the form that openapi.json describes and be refused for its content: a name that the
-# catalog does not have, a page that no answer gave, fields that exclude each other, a user id with control
-# characters, a whole number that is written as 5.0 or exceeds 64 bits.
+# catalog does not have, a page that no answer gave, fields that exclude each other, a user id that ends like
+# a route, a whole number that is written as 5.0 or exceeds 64 bits.
 CONTENT = {"invalid_amount", "invalid_body", "invalid_check", "invalid_next", "invalid_session_id",
-           "invalid_ttl", "invalid_user_id", "reserved_id", "unknown_name"}
+           "invalid_ttl", "reserved_id", "unknown_name"}
 
 
 def explained(kind, method, path, status, error):
     """The reason why a report is not a fault, or None."""
     if kind == "RejectedPositiveData" and status == 400 and error in CONTENT:
         return f"valid in form, refused for its content: {error}"
+    if kind == "RejectedPositiveData" and status == 402 and error == "insufficient_credits":
+        return "more credits than the user has"
     if kind == "RejectedPositiveData" and path == "/portal/status" and status == 400:
         return "a page that says in HTML that the session's id is invalid"
     if kind == "UnsupportedMethodResponse" and method == "PUT" and path.startswith("/users/"):

@@ -210,7 +210,7 @@ async fn the_guide_shows_one_payload_of_each_message() {
 }
 
 #[tokio::test]
-async fn the_app_is_told_only_the_selected_types_and_each_cause_once_in_a_batch() {
+async fn the_app_gets_only_the_selected_types_and_each_cause_once_in_a_batch() {
     let (world, app, _file) = deployment("selected").await;
     let world = world.redeploy(&[("PROVISION_EVENTS", "subscription.renewed,refund.applied")]);
     // All in one batch: the two refunds are two causes.

@@ -12,7 +12,7 @@ use crate::support::{ADMIN_TOKEN, EntryPoint, World, pack, read_answer, request,
 const CATALOG: &str = include_str!("../catalog.toml");
 
 /// Puts a catalog that replaces the one with this digest.
-async fn put(world: &World, query: &str, replaces: Option<&str>, toml: &str) -> (u16, Value) {
+pub async fn put(world: &World, query: &str, replaces: Option<&str>, toml: &str) -> (u16, Value) {
     let token = format!("Bearer {ADMIN_TOKEN}");
     let replaces = replaces.map(|digest| format!("\"{digest}\""));
     let mut headers = vec![("authorization", token.as_str())];

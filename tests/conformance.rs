@@ -183,9 +183,9 @@ async fn what_we_rely_on_in_dynamodb_and_sqs_holds() {
     a_repeated_token_applies_once_and_another_content_under_it_is_refused(&backend).await;
     two_actions_on_one_item_and_items_beyond_400_kb_are_refused(&backend).await;
     twenty_writers_of_one_version_lose_nothing(&backend).await;
-    a_message_comes_back_as_it_was_sent_and_goes_when_deleted(&backend).await;
+    a_message_is_received_as_it_was_sent_until_it_is_deleted(&backend).await;
     a_message_of_a_megabyte_travels_and_a_larger_one_is_refused(&backend).await;
-    a_failed_message_waits_as_long_as_it_is_told_and_ends_in_the_dead_letter_queue(&backend).await;
+    a_failed_message_waits_for_its_delay_and_ends_in_the_dead_letter_queue(&backend).await;
     a_customers_life_ends_in_the_account_that_the_rules_say(&backend).await;
     backend.stop().await;
 }
@@ -296,7 +296,7 @@ async fn twenty_writers_of_one_version_lose_nothing(backend: &Backend) {
     assert_eq!(backend.read(&["hot#1"]).await[0]["version"], number(20));
 }
 
-async fn a_message_comes_back_as_it_was_sent_and_goes_when_deleted(backend: &Backend) {
+async fn a_message_is_received_as_it_was_sent_until_it_is_deleted(backend: &Backend) {
     let url = backend.queue("message", &[]).await;
     let body = "{\"id\":\"evt_1\", \"text\":\"é €😀 \\u0000 \\\" <&>\"}\n";
     let envelope =
@@ -321,7 +321,7 @@ async fn a_message_of_a_megabyte_travels_and_a_larger_one_is_refused(backend: &B
     send(1_048_577).await.expect_err("a byte more than 1 MiB");
 }
 
-async fn a_failed_message_waits_as_long_as_it_is_told_and_ends_in_the_dead_letter_queue(backend: &Backend) {
+async fn a_failed_message_waits_for_its_delay_and_ends_in_the_dead_letter_queue(backend: &Backend) {
     let arn = backend
         .sqs
         .get_queue_attributes()

@@ -1,4 +1,5 @@
-//! The outcome of the rules for every event of the corpus. The repository has the outcomes, but not the events.
+//! The outcome of the rules for every event of the corpus. The repository has the outcomes, but not the
+//! events.
 //!
 //! Each event is decided for an empty account, with a catalog that sells every price of the corpus as one
 //! plan. A refund or dispute is decided for an account with one payment: 1,000 credits for 2,000 minor units.

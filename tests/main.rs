@@ -41,6 +41,8 @@
 //! - `admin_tokens`: The roles of operators, the limit of their grants, and the actor of the audit.
 //! - `admin_user`: The admin API for one user: explanations and repairs.
 //! - `exports`: Exports of everything, and the deletion of what identifies a person.
+//! - `catalog`: The catalog as data: stored, versioned, replaced under load.
+//! - `learnt_prices`: Price ids that are learnt from lookup keys.
 //! - `imports`: Users of another system: their customers and their credits.
 //! - `event_log`: Listing the event log.
 //! - `health`: The hourly check of the queues and of the Stripe account.
@@ -89,6 +91,7 @@ mod health;
 mod holds;
 mod imports;
 mod invariants;
+mod learnt_prices;
 mod log_lines;
 mod missed_webhooks;
 mod model;

@@ -411,7 +411,7 @@ async fn a_failed_event_is_sent_again_by_itself_a_bounded_number_of_times() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_that_is_no_event_is_logged_and_a_dead_alert_is_not() {
+async fn a_dead_letter_that_is_not_an_event_is_logged_and_a_dead_alert_is_not() {
     let world = World::new().await;
     for (queue, id) in [("invoice-paid", "a-1"), ("notify", "b-1")] {
         let record = json!({"messageId": id, "receiptHandle": "h", "body": "junk", "eventSource": "aws:sqs", "attributes": {

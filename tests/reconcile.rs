@@ -23,7 +23,7 @@ use tallyhook_service::resend::replay::{Replayer, Selection};
 use tallyhook_service::schedules::reconcile::{Options, Reconciler, Report, gap};
 
 use crate::stripe_client::{KEY, stripe};
-use crate::support::{World, sample};
+use crate::support::{Fault, World, sample};
 
 /// The samples in the order in which they happened, up to the first renewal: a subscription, a pack, the
 /// renewal.
@@ -645,13 +645,8 @@ async fn a_yearly_payment_older_than_the_history_is_granted_less_what_was_revers
     for (refunded, disputed, credits) in [(0, None, 5000), (1000, None, 2500), (0, Some("lost"), 0)] {
         let shop = Shop::new().await;
         shop.world.sign_up("user_1").await;
-        let year = |name: &str| {
-            let text = sample(name, "user_1")["data"]["object"].to_string();
-            let object = text.replace("1770285600", &(start + 365 * day).to_string());
-            serde_json::from_str::<Value>(&object).unwrap()
-        };
-        shop.fake.put(year("customer.subscription.created"));
-        shop.fake.put(year("invoice.paid"));
+        shop.fake.put(of_a_year("customer.subscription.created", start));
+        shop.fake.put(of_a_year("invoice.paid", start));
         shop.fake.put(sample("invoice_payment.paid", "user_1")["data"]["object"].clone());
         let (payment, charge) = ("pi_TallyHook0001", "ch_TallyHook0001");
         if refunded > 0 {
@@ -666,6 +661,50 @@ async fn a_yearly_payment_older_than_the_history_is_granted_less_what_was_revers
         assert_eq!(found, ("pro".to_owned(), credits), "{refunded} {disputed:?} {report:#?}");
         shop.is_settled(now + 60).await;
     }
+}
+
+/// The samples of a first payment, with a period of a year instead of a month.
+fn of_a_year(name: &str, start: i64) -> Value {
+    let text = sample(name, "user_1")["data"]["object"].to_string();
+    serde_json::from_str(&text.replace("1770285600", &(start + 365 * 86_400).to_string())).unwrap()
+}
+
+/// The process ends after one of the transactions of a run, and the next run starts an hour later. No run reads
+/// the refunds of an old payment that is granted already.
+#[tokio::test]
+async fn a_run_that_is_killed_leaves_no_refunded_credits_of_an_old_payment() {
+    let (start, day) = (1_767_607_200, 86_400);
+    let now = start + 200 * day;
+    for killed_at in 1..10 {
+        let shop = Shop::new().await;
+        shop.world.sign_up("user_1").await;
+        shop.fake.put(of_a_year("customer.subscription.created", start));
+        shop.fake.put(of_a_year("invoice.paid", start));
+        shop.fake.put(sample("invoice_payment.paid", "user_1")["data"]["object"].clone());
+        let (payment, charge) = ("pi_TallyHook0001", "ch_TallyHook0001");
+        shop.fake.put(refund_at(start + 20 * day, payment, charge, 400));
+        shop.fake.put(dispute_at(start + 21 * day, payment, charge, 600, "lost"));
+        shop.fake.set_now(now);
+        let mut transactions = 0;
+        shop.world.fault(move |call| {
+            transactions += usize::from(call.operation == "TransactWriteItems");
+            let is_this = call.operation == "TransactWriteItems" && transactions == killed_at;
+            is_this.then_some(Fault::HangAfter)
+        });
+        let options = Options::default();
+        let run = shop.reconciler.run(&options, Timestamp::from_unix(now));
+        let ended = shop.world.until_hung(run).await;
+        shop.world.heal();
+        let report = shop.run(now + 3600).await;
+        assert!(report.complete && report.left.is_empty() && report.failures.is_empty(), "{report:#?}");
+        let found = shop.tier_and_credits("user_1").await;
+        assert_eq!(found, ("pro".to_owned(), 2500), "killed after transaction {killed_at}");
+        if ended.is_some() {
+            assert!(killed_at > 2, "the run writes the status and the payment");
+            return;
+        }
+    }
+    panic!("a run has less than nine transactions");
 }
 
 #[tokio::test]

@@ -400,7 +400,7 @@ async fn an_event_of_the_other_mode_is_ignored() {
 }
 
 #[tokio::test]
-async fn the_same_event_id_with_another_content_is_parked_and_the_first_one_stands() {
+async fn the_same_event_id_with_another_content_is_parked_and_the_first_one_stays() {
     let world = World::new().await;
     world.process(&pack("same", "user_1", 1)).await;
     let mut other = pack("same", "user_1", 1);
@@ -490,12 +490,50 @@ async fn a_payment_is_tied_to_its_invoice_in_either_order_at_the_first_attempt()
         }
         let tie = world.event("evt_1TallyHookPayment00001").await.unwrap();
         assert_eq!((tie["outcome"].as_str(), tie["attempts"].as_str()), ("processed", "1"), "{order:?}");
-        let mut refund = sample("charge.refunded", "user_1");
-        let charge = &mut refund["data"]["object"];
-        charge["payment_intent"] = json!("pi_TallyHook0001");
-        charge["amount"] = json!(2000);
-        charge["amount_refunded"] = json!(1000);
-        world.process(&refund).await;
+        world.process(&refund_of_half()).await;
+        assert_eq!(world.account("user_1").await["credits"], 2500, "{order:?}");
+    }
+}
+
+/// Half of the first invoice's payment is refunded.
+fn refund_of_half() -> Value {
+    let mut refund = sample("charge.refunded", "user_1");
+    let charge = &mut refund["data"]["object"];
+    charge["payment_intent"] = json!("pi_TallyHook0001");
+    charge["amount"] = json!(2000);
+    charge["amount_refunded"] = json!(1000);
+    refund
+}
+
+/// The link from the payment to its invoice is known, and the invoice is not. Nothing sends the refund again
+/// until the invoice arrives.
+#[tokio::test]
+async fn a_refund_between_the_link_and_its_invoice_waits_for_the_invoice() {
+    let world = World::new().await;
+    world.process(&sample("invoice_payment.paid", "user_1")).await;
+    let refund = refund_of_half();
+    assert_eq!(world.deliver(refund.to_string().as_bytes()).await.0, 200);
+    assert_eq!(world.poll(Family::Refund).await, 1);
+    assert_eq!(world.messages("refund"), (0, 0));
+    let waits = world.event(refund["id"].as_str().unwrap()).await.unwrap();
+    assert_eq!((waits["outcome"].as_str(), waits["reason"].as_str()), ("parked", "no_grant"));
+    world.process(&sample("invoice.paid", "user_1")).await;
+    assert_eq!(world.account("user_1").await["credits"], 2500);
+    assert_eq!(world.event(refund["id"].as_str().unwrap()).await.unwrap()["outcome"], "processed");
+}
+
+/// The link and the invoice are of one family, so a batch may have both.
+#[tokio::test]
+async fn a_refund_before_a_batch_with_its_link_and_its_invoice_is_applied() {
+    for order in [["invoice.paid", "invoice_payment.paid"], ["invoice_payment.paid", "invoice.paid"]] {
+        let world = World::new().await;
+        world.process(&refund_of_half()).await;
+        for name in order {
+            let event = sample(name, "user_1");
+            assert_eq!(world.deliver(event.to_string().as_bytes()).await.0, 200);
+        }
+        assert_eq!(world.poll(Family::InvoicePaid).await, 2, "one batch");
+        world.settle().await;
         assert_eq!(world.account("user_1").await["credits"], 2500, "{order:?}");
     }
 }

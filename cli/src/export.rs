@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_from_outside_is_no_formula_in_a_spreadsheet() {
+    fn a_text_from_outside_is_not_a_formula_in_a_spreadsheet() {
         for (value, text) in [
             (json!("=1+1"), "'=1+1"),
             (json!("@x"), "'@x"),

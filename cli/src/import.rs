@@ -1,5 +1,7 @@
 //! `import`: users of another system, with their customers and their credits.
 
+mod metadata;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -51,6 +53,16 @@ pub struct Import {
     /// Give each user the signup credits beside the imported ones
     #[arg(long)]
     signup_credits: bool,
+    /// Import nothing. Write the user id into the metadata of each customer and its live subscriptions at
+    /// Stripe, with the key in STRIPE_SECRET_KEY. What Stripe has already is not written again
+    #[arg(long, conflicts_with_all = ["match_email", "signup_credits", "from_start", "batch"])]
+    write_metadata: bool,
+    /// Requests to Stripe in a second. Stripe allows 25 with a test key
+    #[arg(long, value_name = "REQUESTS", default_value_t = 20, requires = "write_metadata")]
+    rate: u32,
+    /// Begin with this row
+    #[arg(long, value_name = "ROW", default_value_t = 1, requires = "write_metadata")]
+    first_row: u64,
     #[command(flatten)]
     audit: AuditArgs,
     #[command(flatten)]
@@ -86,8 +98,11 @@ struct FileFacts {
 
 impl Import {
     pub async fn run(self) -> anyhow::Result<bool> {
-        let batch = self.batch_name()?;
         let facts = check_file(&self.file, self.match_email)?;
+        if self.write_metadata {
+            return self.write_metadata(&facts).await;
+        }
+        let batch = self.batch_name()?;
         let api = self.deployment.admin_api()?;
         let progress = api.get(&format!("/admin/import/{batch}"), &[]).await?;
         if progress["file"].as_str().is_some_and(|file| file != facts.digest) {

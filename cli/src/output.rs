@@ -18,14 +18,15 @@ pub(crate) fn print_error(error: &anyhow::Error) {
 }
 
 /// Shows the progress of a long command. Each call overwrites the line before. Only a terminal gets it.
-pub(crate) fn show_progress(line: &str) {
+pub fn show_progress(line: &str) {
     if io::stderr().is_terminal() {
         let _ = write!(io::stderr(), "\r\x1b[2K{line}");
         let _ = io::stderr().flush();
     }
 }
 
-pub(crate) fn clear_progress() {
+/// Removes the line of [`show_progress`].
+pub fn clear_progress() {
     show_progress("");
 }
 

@@ -356,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_placeholder_is_no_secret() {
+    fn a_placeholder_is_not_a_secret() {
         assert!(secrets("whsec_placeholder").is_empty());
         assert!(secrets("whsec_later, ,").is_empty());
         let real = "whsec_0123456789abcdef0123456789abcdef";

@@ -3,6 +3,7 @@
 mod demo;
 mod fuzz_order;
 mod load;
+mod running_stack;
 mod start;
 mod trigger;
 

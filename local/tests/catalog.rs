@@ -180,7 +180,7 @@ impl Deployment {
                 "applied": is_applied, "digest": digest, "version": versions.len(),
                 "changes": {"prices_added": ["price_new"], "prices_removed": ["price_old"], "plans_added": ["team"],
                     "plans_removed": [], "lookup_keys_added": [], "lookup_keys_removed": ["old_key"],
-                    "changed": ["plan \"pro\": credits 5000 → 6000"]},
+                    "changed": [{"name": "plan pro", "field": "credits", "from": 5000, "to": 6000}]},
                 "accounts_on_removed_prices": {"count": 12, "at_least": true, "users": users},
                 "parked_freed": {"count": 1, "events": ["evt_1"]},
             })
@@ -209,9 +209,9 @@ async fn push_changes_the_catalog_of_a_deployment_only_with_apply_and_a_reason()
         "add      price price_new",
         "remove   price price_old",
         "remove   lookup key old_key",
-        "change   plan \"pro\": credits 5000 → 6000",
+        "change   plan pro: credits 5000 → 6000",
         "warning  at least 12 accounts live on a price that is removed: user_1, user_2, user_3, user_4, user_5, \
-         user_6, user_7, user_8, user_9, user_10, …. Keep the price in the catalog",
+         user_6, user_7, user_8, user_9, user_10, …. Their renewals grant what the price was worth",
         "send     1 parked event again: evt_1",
         "Nothing was changed. Repeat the command with --apply and --reason to do this.",
     ] {
@@ -359,7 +359,7 @@ async fn push_to_stripe_creates_what_is_missing_once_and_pull_reads_it_back() {
 }
 
 #[tokio::test]
-async fn a_new_amount_is_a_new_price_that_takes_the_lookup_key_and_the_file_keeps_the_old_one() {
+async fn a_new_amount_is_a_new_price_with_the_lookup_key_and_the_file_keeps_the_old_one() {
     let account = Account::new().await;
     let file = File::new("amount.toml", CATALOG);
     assert_eq!(account.push(&file, &["--apply"]).await.0, Some(0));

@@ -1,13 +1,19 @@
 //! The commands of the package `cli` against a local stack, with their exit codes.
 
+mod support;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use local::fake_stripe::FakeStripe;
-use local::stack::{Options, Stack};
+use local::stack::{Options, STRIPE_KEY, Stack};
 use serde_json::{Value, json};
+use tallyhook_core::signature::Secret;
+
+use self::support::tallyhook;
 
 #[derive(Parser)]
 struct Arguments {
@@ -106,11 +112,131 @@ fn put_customer(stripe: &FakeStripe, number: usize) {
     }));
 }
 
-/// `TALLYHOOK_USERS=10000 cargo test -p local --test operator_commands imported -- --nocapture` imports more
-/// users and prints the time.
+/// How many users the imports have. `TALLYHOOK_USERS=10000 cargo test -p local --test operator_commands
+/// imported -- --nocapture` imports more users, and prints the time and the memory.
+fn users() -> usize {
+    std::env::var("TALLYHOOK_USERS").map_or(Ok(60), |users| users.parse()).unwrap()
+}
+
+/// Writes the user ids of the first 60 customers to Stripe, one of which names another user.
+async fn write_metadata(stack: &Stack, users: usize) {
+    let users = users.min(60);
+    let (base, stripe) = stack.stripe.as_ref().unwrap();
+    let mut file = String::from("user_id,customer_id\n");
+    (1..=users).for_each(|number| writeln!(file, "user_{number},cus_{number}").unwrap());
+    let file = export("metadata", &file);
+    let write = async |more: &[&str]| {
+        let all = [&["import", file.to_str().unwrap(), "--write-metadata", "--rate", "1000"], more].concat();
+        tallyhook(&all, &[("STRIPE_SECRET_KEY", STRIPE_KEY), ("STRIPE_API_BASE", base)]).await
+    };
+    let named = |id: &str| stripe.object(id).unwrap()["metadata"]["user_id"].clone();
+    let apply = ["--apply", "--reason", "test"];
+    let (code, dry) = write(&[]).await;
+    assert!(code == Some(0) && dry.contains(&format!("{users} written")), "{dry}");
+    assert_eq!((named("cus_1"), named("sub_1")), (Value::Null, Value::Null), "a dry run writes nothing");
+    // Stripe does not answer after some requests. The run says where it stopped.
+    stripe.refuse_after(30);
+    let (code, stopped) = write(&apply).await;
+    assert!(code == Some(2) && stopped.contains("the same command with --first-row"), "{code:?} {stopped}");
+    stripe.heal();
+    let other = json!({"id": "cus_2", "object": "customer", "metadata": {"client_id": "somebody"}});
+    stripe.put(other);
+    let (code, done) = write(&apply).await;
+    assert!(code == Some(1) && done.contains("row 2: user_2 cus_2: the customer's metadata"), "{done}");
+    let last = users.to_string();
+    assert_eq!(named(&format!("cus_{last}")), format!("user_{last}"));
+    assert_eq!((named("sub_1"), named("cus_2")), (json!("user_1"), Value::Null));
+    let (_, again) = write(&apply).await;
+    assert!(again.contains(&format!("1 bound elsewhere, {} unchanged", users - 1)), "{again}");
+    let (code, one) = write(&["--first-row", &last]).await;
+    assert!(code == Some(0) && one.contains("1 rows in"), "{one}");
+}
+
+/// The events that Stripe sends about a customer of [`put_customer`].
+fn events_of(stripe: &FakeStripe, number: usize) -> [Value; 2] {
+    let event = |kind: &str, id: &str| {
+        let object = stripe.object(id).unwrap();
+        json!({"id": format!("evt_{}{id}", kind.replace('.', "")), "object": "event", "type": kind, "livemode": false,
+            "api_version": "2026-03-25.dahlia", "created": object["created"], "data": {"object": object}})
+    };
+    let [subscription, invoice] = ["sub", "in"].map(|of| format!("{of}_{number}"));
+    [event("customer.subscription.created", &subscription), event("invoice.paid", &invoice)]
+}
+
+/// The peak of a process's memory in KB, where the system shows it.
+fn peak_memory(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_are_imported_by_a_program_that_is_killed_ten_times_while_webhooks_arrive() {
+    let users = users();
+    let stack = Stack::start(Options::default()).await.unwrap();
+    let (_, stripe) = stack.stripe.as_ref().unwrap();
+    let mut file = String::from("user_id,customer_id,tier,credits\n");
+    for number in 1..=users {
+        put_customer(stripe, number);
+        writeln!(file, "user_{number},cus_{number},pro,{}", (number * 37) % 9000).unwrap();
+    }
+    let file = export("killed", &file);
+    let program = || {
+        tokio::process::Command::new(env!("CARGO_BIN_EXE_tallyhook"))
+            .args([
+                "import",
+                file.to_str().unwrap(),
+                "--apply",
+                "--reason",
+                "test",
+                "--url",
+                &stack.front_url,
+            ])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let (url, sending) = (format!("{}/webhooks/stripe", stack.front_url), stripe.clone());
+    let webhooks = tokio::spawn(async move {
+        let client = cli::client::Client::for_url(&url).unwrap();
+        let secret = Secret::new(cli::local_stack::WEBHOOK_SECRET).unwrap();
+        for number in 1..=users {
+            for event in events_of(&sending, number) {
+                let request = cli::send::signed_request(&url, event.to_string().as_bytes(), &secret).unwrap();
+                let (status, answer) = client.send(request).await.unwrap();
+                assert!(status.is_success(), "{status} {}", String::from_utf8_lossy(&answer));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    let begun = Instant::now();
+    let mut peak = 0;
+    for _ in 0..10 {
+        let mut import = program();
+        let until = Duration::from_millis(fastrand::u64(0..users as u64 * 6));
+        if tokio::time::timeout(until, import.wait()).await.is_err() {
+            peak = peak.max(peak_memory(import.id().unwrap()).unwrap_or(0));
+            import.kill().await.unwrap();
+        }
+    }
+    let mut last = program();
+    let status = loop {
+        peak = peak.max(last.id().and_then(peak_memory).unwrap_or(0));
+        if let Ok(status) = tokio::time::timeout(Duration::from_millis(50), last.wait()).await {
+            break status.unwrap();
+        }
+    };
+    assert!(status.success(), "{status}");
+    webhooks.await.unwrap();
+    stack.idle().await;
+    println!("{users} users in {:.1} s, at most {peak} KB", begun.elapsed().as_secs_f64());
+    assert!(run(&stack, &["compare", file.to_str().unwrap(), "--limit", "100000"]).await.unwrap());
+    stack.stop().await;
+}
+
 #[tokio::test]
 async fn users_are_imported_in_parts_then_compared_exported_and_erased() {
-    let users: usize = std::env::var("TALLYHOOK_USERS").map_or(Ok(60), |users| users.parse()).unwrap();
+    let users = users();
     let stack = Stack::start(Options::default()).await.unwrap();
     let (_, stripe) = stack.stripe.as_ref().unwrap();
     let mut file = String::from("user_id,customer_id,tier,credits\n");
@@ -137,6 +263,7 @@ async fn users_are_imported_in_parts_then_compared_exported_and_erased() {
     assert!(compare().await);
     assert!(import(&[&apply[..], &["--from-start", "--cap", "60"]].concat()).await.unwrap());
     assert!(compare().await);
+    write_metadata(&stack, users).await;
     let other = export("other", "user_id,credits\nuser_1,1\n");
     let error = run(&stack, &["import", other.to_str().unwrap(), "--batch", "b1"]).await.unwrap_err();
     assert!(error.to_string().contains("another file"), "{error}");

@@ -5,81 +5,54 @@ console, by a violation of its Content-Security-Policy, and by any request to an
 """
 
 import hashlib
-import hmac
 import json
 import os
 import pathlib
-import re
 import shutil
-import subprocess
-import tempfile
+import sys
 import time
-import urllib.error
-import urllib.request
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "scripts"))
+
+import stack as local  # noqa: E402  pylint: disable=wrong-import-position
+
 SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder: keep pictures of the pages there
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+OPERATORS = [("Vera", "viewer", {}), ("Olga", "operator", {"max_grant": 100})]
 
 
-class Stack:
-    """The local stack as `cargo run` starts it, in memory and on free ports."""
+class Stack(local.Stack):
+    """The local stack with a viewer and an operator."""
 
-    def __init__(self):
-        binary = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "tallyhook"
-        hashed = lambda token: hashlib.sha256(token.encode()).hexdigest()
-        operators = [
-            {"name": "Vera", "role": "viewer", "sha256": hashed("viewer-local")},
-            {"name": "Olga", "role": "operator", "max_grant": 100, "sha256": hashed("operator-local")},
-        ]
-        env = {**os.environ, "LOG_LEVEL": "error", "SUPPORT_EMAIL": "help@example.com", "ADMIN_API_TOKENS": json.dumps(operators)}
-        command = [os.environ.get("TALLYHOOK", str(binary)), "--memory", "--port", "0", "--aws-port", "0"]
-        said = tempfile.TemporaryFile("w+")
-        self.child = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=said, text=True)
-        self.url = None
-        for line in self.child.stdout:
-            if found := re.search(r"webhook\s+(http://[^/\s]+)/", line):
-                self.url = found[1]
-            if "Try, in another" in line:
-                break
-        if not self.url:
-            said.seek(0)
-            pytest.exit(f"the stack did not start: {said.read()}", 1)
-
-    def stop(self):
-        self.child.terminate()
-        try:
-            self.child.wait(20)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
+    def start(self, seconds=60):
+        hashed = lambda role: hashlib.sha256(f"{role}-local".encode()).hexdigest()
+        tokens = [{"name": name, "role": role, "sha256": hashed(role), **limit}
+                  for name, role, limit in OPERATORS]
+        os.environ |= {"LOG_LEVEL": "error", "SUPPORT_EMAIL": "help@example.com",
+                       "ADMIN_API_TOKENS": json.dumps(tokens)}
+        super().start(seconds)
+        self.client = local.Client(self.url)
 
     def ask(self, method, path, body=None, token="app-local", headers=None):
         data = None if body is None else json.dumps(body).encode()
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json", **(headers or {})}
-        request = urllib.request.Request(self.url + path, data, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
+        return local.request(method, self.url + path, data, headers)
 
     def sign_up(self, user):
-        status, account = self.ask("PUT", f"/users/{user}")
+        status, account = self.client.register(user)
         assert status == 200, account
 
     def account(self, user):
-        return self.ask("GET", f"/users/{user}")[1]
+        return self.client.account(user)[1]
 
-    def send(self, event):
-        body, now = json.dumps(event).encode(), int(time.time())
-        signature = hmac.new(b"whsec_local", f"{now}.".encode() + body, hashlib.sha256).hexdigest()
-        headers = {"stripe-signature": f"t={now},v1={signature}", "content-type": "application/json"}
-        with urllib.request.urlopen(urllib.request.Request(self.url + "/webhooks/stripe", body, headers)) as answer:
-            assert answer.status == 200
+    def outcome(self, event_id):
+        status, found = self.ask("GET", f"/admin/stripe/webhook-logs/{event_id}", token="admin-local")
+        return found["event"]["status"] if status == 200 else None
 
     def until(self, holds, what, seconds=30):
         end = time.monotonic() + seconds
@@ -87,20 +60,16 @@ class Stack:
             assert time.monotonic() < end, f"{what} did not happen within {seconds} s"
             time.sleep(0.1)
 
-    def outcome(self, event_id):
-        status, found = self.ask("GET", f"/admin/stripe/webhook-logs/{event_id}", token="admin-local")
-        return found["event"]["status"] if status == 200 else None
-
-    def process(self, event):
+    def apply(self, event):
         """Sends an event and waits until it has ended."""
-        self.send(event)
+        assert self.client.post(json.dumps(event))[0] == 200
         self.until(lambda: self.outcome(event["id"]), f"the end of {event['id']}")
 
 
 def sample(name, user, tag, **fields):
     """A sample event of an hour ago with ids of its own."""
-    text = (ROOT / "events" / f"{name}.json").read_text().replace("user_123", user).replace("TallyHook0", f"TallyHook{tag}0")
-    event = json.loads(text)
+    text = (ROOT / "events" / f"{name}.json").read_text()
+    event = json.loads(text.replace("user_123", user).replace("TallyHook0", f"TallyHook{tag}0"))
     event["id"] += tag
     event["created"] = event["data"]["object"]["created"] = int(time.time()) - 3600
     return {**event, **fields}
@@ -110,7 +79,9 @@ def pack(user, tag, customer=None, metadata=None):
     """A paid pack. Without a user it names only its customer."""
     event = sample("checkout.session.completed.pack", user or "no-user", tag)
     session = event["data"]["object"]
-    session["metadata"] = {"pack": "credits_1000", "quantity": "1", **({"user_id": user} if user else {}), **(metadata or {})}
+    session["metadata"] = {"pack": "credits_1000", "quantity": "1", **(metadata or {})}
+    if user:
+        session["metadata"].setdefault("user_id", user)
     session["client_reference_id"] = user
     if customer:
         session["customer"] = customer
@@ -120,9 +91,9 @@ def pack(user, tag, customer=None, metadata=None):
 
 @pytest.fixture(scope="session")
 def stack():
-    stack = Stack()
-    yield stack
-    stack.stop()
+    with Stack() as stack:
+        stack.start()
+        yield stack
 
 
 @pytest.fixture(scope="session")
@@ -141,18 +112,23 @@ def open_page(browser, stack):
     contexts, complaints = [], []
 
     def open_page(width=1280, height=900, scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, locale="en-GB", timezone_id="UTC")
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme,
+                                      locale="en-GB", timezone_id="UTC")
         contexts.append(context)
         context.add_init_script(
-            "addEventListener('securitypolicyviolation', (event) => console.error(`CSP: ${event.violatedDirective} ${event.blockedURI}`))"
+            "addEventListener('securitypolicyviolation', (event) =>"
+            " console.error(`CSP: ${event.violatedDirective} ${event.blockedURI}`))"
         )
         page = context.new_page()
-        # That a request was answered 401 or 503 is the browser's own line, and a test's intention.
-        said = lambda message: message.type in ("error", "warning") and "the server responded with a status of" not in message.text
-        page.on("console", lambda message: complaints.append(message.text) if said(message) else None)
+        # The browser reports an answer such as 401 or 503, which a test causes on purpose.
+        answered = "the server responded with a status of"
+        is_wrong = lambda message: message.type in ("error", "warning") and answered not in message.text
+        page.on("console", lambda message: complaints.append(message.text) if is_wrong(message) else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        foreign = lambda request: urlsplit(request.url).netloc != urlsplit(stack.url).netloc and not request.url.startswith("data:")
-        page.on("request", lambda request: complaints.append(f"request to {request.url}") if foreign(request) else None)
+        own = ("", urlsplit(stack.url).netloc)  # a data: URL has no host
+        foreign = lambda request: urlsplit(request.url).netloc not in own
+        report = lambda request: complaints.append(f"request to {request.url}")
+        page.on("request", lambda request: report(request) if foreign(request) else None)
         page.set_default_timeout(15_000)
         expect.set_options(timeout=15_000)
         return page
@@ -167,9 +143,11 @@ def look(page, name):
     """Checks that a page fits its window and is accessible. Keeps a picture if SCREENSHOTS is set."""
     width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1], f"{name} scrolls sideways: {width}"
-    spilled = page.evaluate("[...document.querySelectorAll('.card')].filter((card) => card.scrollWidth > card.clientWidth).map((card) => card.innerText.slice(0, 60))")
+    spilled = page.evaluate("""[...document.querySelectorAll('.card')]
+        .filter((card) => card.scrollWidth > card.clientWidth).map((card) => card.innerText.slice(0, 60))""")
     assert spilled == [], f"{name}: wider than their cards: {spilled}"
-    slivers = page.evaluate("[...document.querySelectorAll('code')].filter((code) => code.getClientRects().length > 4).map((code) => code.innerText)")
+    slivers = page.evaluate("""[...document.querySelectorAll('code')]
+        .filter((code) => code.getClientRects().length > 4).map((code) => code.innerText)""")
     assert slivers == [], f"{name}: ids broken into slivers: {slivers}"
     problems = page.evaluate(CHECKS)
     assert problems == [], f"{name}: {problems}"
@@ -180,18 +158,21 @@ def look(page, name):
         page.screenshot(path=picture)
 
 
-# The checks of accessibility that need no judgement: names, labels, landmarks, headings, ids, contrast of text.
+# The checks of accessibility that a program can make: names, labels, landmarks, headings, ids, contrast.
 CHECKS = r"""() => {
   const shown = (node) => node.checkVisibility({ visibilityProperty: true });
   const all = (selector) => [...document.querySelectorAll(selector)].filter(shown);
   const problems = [];
   const report = (node, what) => problems.push(`${what}: ${node.outerHTML.slice(0, 120)}`);
   const name = (node) => {
-    const by = (node.getAttribute("aria-labelledby") ?? "").split(/\s+/).map((id) => document.getElementById(id)?.textContent ?? "").join(" ");
+    const ids = (node.getAttribute("aria-labelledby") ?? "").split(/\s+/);
+    const by = ids.map((id) => document.getElementById(id)?.textContent ?? "").join(" ");
     const labels = [...(node.labels ?? [])].map((label) => label.textContent).join(" ");
-    return (by.trim() || node.getAttribute("aria-label") || labels || node.textContent || node.title || "").trim();
+    const label = node.getAttribute("aria-label") || labels || node.textContent || node.title || "";
+    return (by.trim() || label).trim();
   };
-  all("a[href], button, input, select, textarea, summary, [role=img], dialog[open], nav, [tabindex='0']").forEach((node) => name(node) || report(node, "no name"));
+  const controls = "a[href], button, input, select, textarea, summary, [tabindex='0']";
+  all(`${controls}, [role=img], dialog[open], nav`).forEach((node) => name(node) || report(node, "no name"));
   all("section").forEach((node) => name(node) || report(node, "a section without a name"));
   const inert = (node) => document.querySelector("dialog[open]") && !node.closest("dialog");
   if (all("main").length !== 1) problems.push(`${all("main").length} main landmarks`);
@@ -200,7 +181,8 @@ CHECKS = r"""() => {
   if (!document.title) problems.push("no title");
   const ids = [...document.querySelectorAll("[id]")].map((node) => node.id);
   ids.filter((id, place) => ids.indexOf(id) !== place).forEach((id) => problems.push(`id twice: ${id}`));
-  const channel = (value) => { value /= 255; return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4; };
+  const linear = (part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  const channel = (value) => linear(value / 255);
   const read = (color) => (color.match(/[\d.]+/g) ?? []).map(Number);
   const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
   const behind = (node) => {
@@ -213,8 +195,10 @@ CHECKS = r"""() => {
   all("body *").forEach((node) => {
     const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
     if (!own || inert(node) || node.closest("svg, :disabled, .visually-hidden, .skip, option")) return;
-    const [one, two] = [light(read(getComputedStyle(node).color)), light(behind(node))].sort((a, b) => b - a);
-    if ((one + 0.05) / (two + 0.05) < 4.5) report(node, `contrast ${((one + 0.05) / (two + 0.05)).toFixed(2)}`);
+    const colors = [light(read(getComputedStyle(node).color)), light(behind(node))];
+    const [one, two] = colors.sort((a, b) => b - a);
+    const contrast = (one + 0.05) / (two + 0.05);
+    if (contrast < 4.5) report(node, `contrast ${contrast.toFixed(2)}`);
   });
   return problems.slice(0, 10);
 }"""

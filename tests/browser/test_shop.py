@@ -51,7 +51,8 @@ def test_a_bought_plan_is_shown_as_paid_and_credited_once(stack, open_page):
     granted = page.locator("#ledger li").filter(has_text="balance 5,000")
     expect(granted).to_have_count(1)
     expect(page.locator("#notifications li").filter(has_text="payment.confirmed")).to_have_count(1)
-    expect(page.locator("#notifications li").filter(has_text="account.updated").first).to_contain_text("pro, 5,000")
+    updated = page.locator("#notifications li").filter(has_text="account.updated").first
+    expect(updated).to_contain_text("pro, 5,000")
 
     page.get_by_role("button", name="Set a password").click()
     expect(page.locator("#setup")).to_have_text("done")
@@ -147,7 +148,8 @@ def test_a_transfer_that_takes_days_is_credited_when_it_arrives(stack, open_page
     figures(page, "free", "500")
     page.get_by_role("button", name="The bank transfer arrives").click()
     figures(page, "free", "5,500")
-    expect(page.locator("#sent li").filter(has_text="checkout.session.async_payment_succeeded")).to_have_count(2)
+    succeeded = page.locator("#sent li").filter(has_text="checkout.session.async_payment_succeeded")
+    expect(succeeded).to_have_count(2)
 
 
 def test_a_hostile_name_is_shown_as_text_and_a_checkout_can_be_left(stack, open_page):

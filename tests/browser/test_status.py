@@ -9,7 +9,8 @@ from conftest import look, pack
 
 
 def answer(payment, provisioning, password, action):
-    return {"payment_state": payment, "provisioning_state": provisioning, "password_state": password, "next_action": action}
+    return {"payment_state": payment, "provisioning_state": provisioning, "password_state": password,
+            "next_action": action}
 
 
 CONFIRMING = answer("confirming", "not_started", "not_sent", "wait_payment")
@@ -37,7 +38,7 @@ def answer_requests(page, respond):
 def test_a_payment_that_was_processed_is_shown_as_paid(stack, open_page):
     stack.sign_up("buyer")
     event = pack("buyer", "status")
-    stack.process(event)
+    stack.apply(event)
     page = open_page(360, 740)
     page.goto(f"{stack.url}/portal/status?session_id={event['data']['object']['id']}")
     expect(page.locator("#step-payment")).to_have_attribute("data-state", "done")

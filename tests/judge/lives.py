@@ -763,14 +763,18 @@ class Life:
         left = p["amount"] - p["back"]
         amount = left if self.rnd.random() < 0.4 else self.rnd.randrange(1, left + 1)
         p["back"] += amount
-        shape = self.rnd.choice(["both", "charge", "refund", "note", "failed"])
-        if shape == "failed":
-            p["back"] -= amount
+        shape = self.rnd.choice(["both", "charge", "refund", "note", "failed", "pending"])
+        if shape in ("failed", "pending"):
+            # A refund to a bank account is pending at first, and may fail.
             refund = self.refund_object(p, amount)
-            self.emit("refund.created", refund)
+            self.emit("refund.created", dict(refund, status="pending") if shape == "pending" else refund)
             if self.rnd.random() < 0.5:
                 self.app()
-            self.emit("refund.failed", dict(refund, status="failed"))
+            if shape == "failed" or self.rnd.random() < 0.3:
+                p["back"] -= amount
+                self.emit("refund.failed", dict(refund, status="failed"))
+            else:
+                self.emit("refund.updated", refund)
             return
         if shape == "note":
             self.emit(
@@ -886,28 +890,36 @@ class Life:
             if self.source["policy"]["signup_credits"]:  # whether it ends them is not written down
                 return None
             metadata, amount = {"user_id": "USER", "plan": "basic"}, 30000
-        self.emit(
-            "checkout.session.completed",
-            {
-                "id": self.new_id("cs_test"),
-                "object": "checkout.session",
-                "mode": "payment",
-                "status": "complete",
-                "payment_status": "paid",
-                "customer": self.customer,
-                **SESSION,
-                "created": self.t,
-                "client_reference_id": "USER",
-                "metadata": metadata,
-                "livemode": False,
-                "amount_total": amount,
-                "amount_subtotal": amount,
-                "currency": "usd",
-                "subscription": None,
-                "invoice": None,
-                "payment_intent": intent,
-            },
-        )
+        session = {
+            "id": self.new_id("cs_test"),
+            "object": "checkout.session",
+            "mode": "payment",
+            "status": "complete",
+            "payment_status": "paid",
+            "customer": self.customer,
+            **SESSION,
+            "created": self.t,
+            "client_reference_id": "USER",
+            "metadata": metadata,
+            "livemode": False,
+            "amount_total": amount,
+            "amount_subtotal": amount,
+            "currency": "usd",
+            "subscription": None,
+            "invoice": None,
+            "payment_intent": intent,
+        }
+        if how != "tied" and self.rnd.random() < 0.2:
+            # A slow payment, by bank debit: the session completes before the money is there.
+            self.emit("checkout.session.completed", dict(session, payment_status="unpaid"))
+            if self.rnd.random() < 0.5:
+                self.app()
+            if self.rnd.random() < 0.3:
+                self.emit("checkout.session.async_payment_failed", dict(session, payment_status="unpaid"))
+                return None
+            self.emit("checkout.session.async_payment_succeeded", session)
+        else:
+            self.emit("checkout.session.completed", session)
         if how == "tied":
             self.invoice(
                 None,
@@ -938,13 +950,17 @@ class Life:
         elif len(sub.items) == 1:
             price, quantity = self.rnd.choice([("price_team", 3), ("price_team_year", 2), ("price_basic", 1)])
             item = sub.add_item(self, price, quantity)
-            i = sub.items[item]
+            i, amount, start = sub.items[item], AMOUNTS[price] * quantity, self.t
+            only = next(iter(sub.items.values()))
+            same_interval = interval(price) == interval(only["price"])
+            classic = sub.status == "active" and same_interval and self.rnd.random() < 0.6
+            if classic:
+                # In the classic billing mode the item has the period of the others, and its line is prorated.
+                i.update({name: only[name] for name in ("start", "end", "anchor", "months")})
+                amount = max(1, amount * (i["end"] - start) // (i["end"] - i["start"]))
             self.show(sub, previous={"items": {"data": []}})
-            self.invoice(
-                sub,
-                "subscription_update",
-                [self.line(sub, item, price, quantity, AMOUNTS[price] * quantity, i["start"], i["end"])],
-            )
+            line = self.line(sub, item, price, quantity, amount, start, i["end"], flagged=classic)
+            self.invoice(sub, "subscription_update", [line])
 
     # What the app and the operator do.
 

@@ -9,7 +9,7 @@ use crate::provision::{App, with_app};
 use crate::support::{Fault, call, cancelled, with_id};
 
 #[tokio::test]
-async fn an_order_is_paid_recorded_told_worked_on_delivered_and_refunded() {
+async fn an_order_is_paid_recorded_reported_worked_on_delivered_and_refunded() {
     let (app, url) = App::start().await;
     let world = with_app(&url).await;
 

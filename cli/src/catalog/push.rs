@@ -88,8 +88,8 @@ impl Push {
         let (status, answer) = api.put_text(&format!("/admin/catalog{query}"), file, &headers).await?;
         if status == StatusCode::PRECONDITION_FAILED {
             anyhow::bail!(
-                "another push changed the catalog of the deployment (digest_mismatch): nothing was changed. Look at \
-                 `tallyhook catalog history` and `catalog diff`, then push again"
+                "another push changed the catalog of the deployment (digest_mismatch): nothing was changed. \
+                 Look at `tallyhook catalog history` and `catalog diff`, then push again"
             );
         }
         api.require_ok(status, answer)
@@ -102,14 +102,12 @@ impl Push {
                 print_line(format_args!("{what} {}", text(name)))?;
             }
         }
-        for change in list(&changes["changed"]) {
-            print_line(format_args!("change   {}", text(change)))?;
-        }
+        changed_lines(list(&changes["changed"])).iter().try_for_each(print_line)?;
         let removed = &answer["accounts_on_removed_prices"];
         if removed["count"].as_u64().is_some_and(|count| count > 0) {
             print_line(format_args!(
-                "warning  {}{} live on a price that is removed: {}. Keep the price in the catalog, or their renewals \
-                 are parked",
+                "warning  {}{} live on a price that is removed: {}. Their renewals grant what the price was \
+                 worth, and new subscriptions on it are parked",
                 if removed["at_least"] == true { "at least " } else { "" },
                 counted(&removed["count"], "account"),
                 named(&removed["users"])
@@ -137,6 +135,27 @@ impl Push {
     }
 }
 
+/// A line for each changed field, and one for each entry that is added or removed as a whole.
+fn changed_lines(changed: &[Value]) -> Vec<String> {
+    let is_key = |change: &&Value| {
+        let name = text(&change["name"]);
+        let key = if name.starts_with("order ") { "mode" } else { "name" };
+        change["field"] == key && name.contains(' ')
+    };
+    let mut lines = Vec::new();
+    let mut whole = Vec::new();
+    for change in changed.iter().filter(is_key) {
+        let what = if change["from"].is_null() { "add     " } else { "remove  " };
+        whole.push(&change["name"]);
+        lines.push(format!("{what} {}", text(&change["name"])));
+    }
+    for change in changed.iter().filter(|change| !whole.contains(&&change["name"])) {
+        let [name, field, from, to] = ["name", "field", "from", "to"].map(|part| text(&change[part]));
+        lines.push(format!("change   {name}: {field} {from} → {to}"));
+    }
+    lines
+}
+
 fn counted(count: &Value, what: &str) -> String {
     format!("{} {what}{}", text(count), if *count == 1 { "" } else { "s" })
 }
@@ -145,4 +164,33 @@ fn named(names: &Value) -> String {
     let names = list(names);
     let shown = names.iter().take(MAX_NAMED).map(text).collect::<Vec<_>>().join(", ");
     if names.len() > MAX_NAMED { format!("{shown}, …") } else { shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_changed_field_is_a_line_and_so_is_a_whole_entry() {
+        let change = |name: &str, field: &str, from: Value, to: Value| -> Value {
+            json!({"name": name, "field": field, "from": from, "to": to})
+        };
+        let changed = [
+            change("order dfy", "mode", json!("dfy"), Value::Null),
+            change("order dfy", "plans", json!({"starter": {"revisions": 1}}), Value::Null),
+            change("pack c50", "credits", Value::Null, json!(50)),
+            change("pack c50", "name", Value::Null, json!("c50")),
+            change("plan pro", "credits", json!(5000), json!(6000)),
+            change("tiers", "team", Value::Null, json!(2)),
+        ];
+        let lines = [
+            "remove   order dfy",
+            "add      pack c50",
+            "change   plan pro: credits 5000 → 6000",
+            "change   tiers: team - → 2",
+        ];
+        assert_eq!(changed_lines(&changed), lines);
+    }
 }

@@ -81,8 +81,9 @@ pub fn advice(status: &str, reason: Option<&str>, waits_for: Option<&str>) -> Ad
         ),
         ("ambiguous_price", _) => fixed(
             OperatorAction::Inspect,
-            "Two entries of the catalog match the price, one by its id, the other by its lookup key or its \
-             Stripe product. Remove one of them. The events that wait for it are sent again within 15 minutes.",
+            "Two entries of the catalog match the price by different fields: its id, its lookup key, the lookup \
+             key that it had before, or its Stripe product. Remove one of them, or name the price's id in the \
+             prices of the right entry. The events that wait for it are sent again within 15 minutes.",
         ),
         ("unnamed_purchase", _) => fixed(
             OperatorAction::Reconcile,

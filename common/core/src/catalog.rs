@@ -41,6 +41,8 @@
 //! A build script checks the catalog and stores it as JSON, so that a function's start parses no TOML. Errors
 //! name the line.
 
+#[path = "catalog/learnt.rs"]
+mod learnt;
 #[path = "catalog/low.rs"]
 mod low;
 #[path = "catalog/products.rs"]
@@ -52,6 +54,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+pub use self::learnt::{LearntPrice, MAX_LEARNT_PRICES, learn};
 pub use self::low::Threshold;
 pub use self::products::{FeatureKind, FeatureValue, Features, Product, Unlimited};
 
@@ -60,6 +63,9 @@ pub use self::products::{FeatureKind, FeatureValue, Features, Product, Unlimited
 pub const MAX_CREDITS: u64 = 1_000_000_000;
 /// The maximum quantity of a subscription item or a pack. An event with a larger quantity is parked.
 pub const MAX_QUANTITY: u64 = 1_000_000;
+
+/// The kind of a former name in [`Checker::seen`].
+const FORMER_NAME: &str = "former name";
 
 /// The maximum of `quiet_hours`: 30 days.
 const MAX_QUIET_HOURS: u64 = 720;
@@ -392,6 +398,9 @@ impl Index {
 pub struct Plan {
     /// Its name in metadata, in the API and in the account.
     pub name: String,
+    /// The names that it had before. What is kept by one of them belongs to this plan.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formerly: Vec<String>,
     /// The tier it gives.
     pub tier: String,
     /// The rank of this tier.
@@ -493,6 +502,9 @@ pub struct Catalog {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<IgnoreRule>,
     index: Index,
+    /// The learnt prices, which are no part of the file.
+    #[serde(skip)]
+    learnt: BTreeMap<String, LearntPrice>,
 }
 
 /// An error in the catalog file.
@@ -550,7 +562,8 @@ impl Catalog {
         Checker { text, seen: BTreeMap::new(), index: Index::default() }.check(file)
     }
 
-    /// What is sold for a price, by its id, its lookup key and its Stripe product, as far as they are known.
+    /// What is sold for a price, by its id, its lookup key and its Stripe product, as far as they are shown or
+    /// learnt.
     ///
     /// # Errors
     /// Two offers match the price by different means.
@@ -560,12 +573,13 @@ impl Catalog {
         lookup_key: Option<&str>,
         product: Option<&str>,
     ) -> Result<Option<Offer<'_>>, (Offer<'_>, Offer<'_>)> {
-        let places = [
+        let shown = [
             self.index.prices.get(price),
             lookup_key.and_then(|key| self.index.lookup_keys.get(key)),
             product.and_then(|product| self.index.products.get(product)),
         ];
-        let mut offers = places.into_iter().flatten().filter_map(|place| self.at(*place));
+        let places = shown.into_iter().chain(self.learnt_places(price));
+        let mut offers = places.flatten().filter_map(|place| self.at(*place));
         let Some(first) = offers.next() else { return Ok(None) };
         match offers.find(|other| *other != first) {
             Some(other) => Err((first, other)),
@@ -603,9 +617,16 @@ impl Catalog {
         }
     }
 
-    /// A plan by its name.
+    /// A plan by its name, else by a name that it had before.
     pub fn plan(&self, name: &str) -> Option<&Plan> {
-        self.plans.iter().find(|plan| plan.name == name)
+        let formerly = || self.plans.iter().find(|plan| plan.formerly.iter().any(|one| one == name));
+        self.plans.iter().find(|plan| plan.name == name).or_else(formerly)
+    }
+
+    /// The present name of a plan or product; the same name if the catalog has neither.
+    pub fn present_name<'a>(&'a self, name: &'a str) -> &'a str {
+        let plan = self.plan(name).map(|plan| plan.name.as_str());
+        plan.or_else(|| self.product(name).map(|product| product.name.as_str())).unwrap_or(name)
     }
 
     /// A pack by its name.
@@ -691,6 +712,8 @@ struct FilePolicy {
 #[serde(deny_unknown_fields)]
 struct FilePlan {
     name: Spanned<String>,
+    #[serde(default)]
+    formerly: Vec<Spanned<String>>,
     tier: Spanned<String>,
     credits: Spanned<i64>,
     #[serde(default)]
@@ -748,7 +771,7 @@ type Names = Spanned<Vec<Spanned<String>>>;
 
 struct Checker<'a> {
     text: &'a str,
-    /// Price ids, lookup keys and Stripe products, each with its line.
+    /// Price ids, lookup keys, Stripe products and former names, each with its line.
     seen: BTreeMap<(&'static str, String), usize>,
     index: Index,
 }
@@ -824,6 +847,7 @@ impl Checker<'_> {
             let credits = self.number("credits", &plan.credits, MAX_CREDITS)?;
             let features = self.features(plan.features, &kinds)?;
             let checked = Plan {
+                formerly: self.formerly(plan.formerly)?,
                 per_seat: self.per_seat(plan.per_seat, &features, &kinds)?,
                 low: self.low(&plan.low)?,
                 features,
@@ -852,6 +876,8 @@ impl Checker<'_> {
         policy.carried_periods = carried.max().unwrap_or(0);
 
         let products = self.products(file.product, &kinds, &plans)?;
+        let names = plans.iter().map(|plan| &plan.name).chain(products.iter().map(|product| &product.name));
+        self.no_former_name_is_present(names)?;
         let mut packs: Vec<Pack> = Vec::new();
         for pack in file.pack {
             self.name("pack", &pack.name)?;
@@ -914,7 +940,37 @@ impl Checker<'_> {
             checkout: file.checkout,
             ignore,
             index: self.index,
+            learnt: BTreeMap::new(),
         })
+    }
+
+    /// Names that a plan or product had before. Each occurs once in a catalog.
+    fn formerly(&mut self, names: Vec<Spanned<String>>) -> Result<Vec<String>, CatalogError> {
+        let mut checked = Vec::new();
+        for name in names {
+            self.name("former name", &name)?;
+            let line = line_of(self.text, name.span().start);
+            if let Some(first) = self.seen.insert((FORMER_NAME, name.get_ref().clone()), line) {
+                let message = format!("former name \"{}\" is already used on line {first}", name.get_ref());
+                return Err(self.error(&name, message));
+            }
+            checked.push(name.into_inner());
+        }
+        Ok(checked)
+    }
+
+    /// A plan or product with the name would hide the one that had it before.
+    fn no_former_name_is_present<'a>(
+        &self,
+        names: impl Iterator<Item = &'a String>,
+    ) -> Result<(), CatalogError> {
+        for name in names {
+            if let Some(line) = self.seen.get(&(FORMER_NAME, name.clone())) {
+                let message = format!("former name \"{name}\" is the name of a plan or product");
+                return Err(CatalogError { line: *line, message });
+            }
+        }
+        Ok(())
     }
 
     fn days(&self, what: &str, days: Option<&Spanned<i64>>) -> Result<i64, CatalogError> {
@@ -1200,6 +1256,14 @@ mod tests {
             ("default_tier = \"free\"", "default_tier = \"none\"", 5, "tier \"none\""),
             ("prices = [\"price_a\"]", "prices = []", 10, "\"pro\" is sold by nothing"),
             ("prices = [\"price_a\"]\n", "", 7, "\"pro\" is sold by nothing"),
+            ("credits = 5000\n", "credits = 5000\nformerly = [\"a\", \"a\"]\n", 10, "\"a\" is already used"),
+            (
+                "credits = 5000\n",
+                "credits = 5000\nformerly = [\"pro\"]\n",
+                10,
+                "\"pro\" is the name of a plan",
+            ),
+            ("credits = 5000\n", "credits = 5000\nformerly = [\"a b\"]\n", 10, "must be 1 to 64"),
             (
                 "credits = 10\n",
                 "credits = 10\nlookup_keys = [\"a\", \"a\"]\n",

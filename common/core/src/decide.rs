@@ -75,6 +75,16 @@ pub struct OrderPayment {
     pub disputed: bool,
 }
 
+impl OrderPayment {
+    fn new(session: &SessionId, total: i64, payment: &PaymentRecord) -> Self {
+        Self {
+            session: session.clone(),
+            refunded: total > 0 && payment.reversal.refunded() >= total,
+            disputed: payment.reversal.is_disputed(),
+        }
+    }
+}
+
 /// What an applied event did, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -476,6 +486,14 @@ fn decide_facts(
     {
         facts.push(Fact::ActionDone(invoice.id.clone()));
     }
+    // A refund of an order may be known before the order.
+    if let Some(order) = &order
+        && let Object::CheckoutSession(session) = &event.object
+        && let Some(intent) = &session.payment_intent
+        && let Some(known) = payments.get(intent.as_str()).filter(|known| !known.reversal.is_empty())
+    {
+        payment_facts.order_payment = Some(OrderPayment::new(&order.session, order.amount_total, known));
+    }
     // An order is created once, with its ledger entry. The app may have changed it since then.
     let order = order.filter(|order| !account.recorded.contains_key(&LedgerKey::session(&order.session)));
     let mut links = Vec::new();
@@ -713,11 +731,7 @@ impl PaymentFacts {
             && entry.kind == EntryKind::Order
         {
             let total = entry.payment.as_ref().map_or(0, |payment| payment.amount);
-            self.order_payment = Some(OrderPayment {
-                session,
-                refunded: total > 0 && record.reversal.refunded() >= total,
-                disputed: record.reversal.is_disputed(),
-            });
+            self.order_payment = Some(OrderPayment::new(&session, total, &record));
         }
         let disputed = record.reversal.is_disputed();
         let steps = record.reversal.steps();
@@ -766,6 +780,18 @@ fn joined(event: &Event, news: ReversalEvent, payments: &Payments) -> (String, P
     let mut record = payments.get(payment).cloned().unwrap_or_default();
     record.reversal.fold(event.created, news);
     (payment.to_owned(), record)
+}
+
+/// Adds refunds and disputes of the payments that paid a document to the known payments. The decision about
+/// the document then applies them together with its grant.
+pub fn add_reversals(payments: &mut Payments, document: &Event, reversals: &[Event]) {
+    let Some(key) = ledger_keys(document).into_iter().next() else { return };
+    for reversal in reversals {
+        if let Some((payment, mut record)) = joined_payment(reversal, payments) {
+            record.document.get_or_insert_with(|| key.clone());
+            payments.insert(payment, record);
+        }
+    }
 }
 
 /// The payment that an invoice names: its intent, else its charge. Since 2025-03-31.basil an invoice names no

@@ -341,6 +341,23 @@ impl Event {
         }
     }
 
+    /// The prices of its items or lines.
+    pub fn prices(&self) -> Vec<&Price> {
+        match &self.object {
+            Object::CheckoutSession(session) => {
+                session.line_items.iter().flatten().map(|line| &line.price).collect()
+            }
+            Object::Subscription(subscription) => subscription.items.iter().map(|item| &item.price).collect(),
+            Object::Invoice(invoice) => invoice.lines.iter().filter_map(|line| line.price.as_ref()).collect(),
+            Object::InvoicePayment(_)
+            | Object::Charge(_)
+            | Object::Refund(_)
+            | Object::Dispute(_)
+            | Object::Customer(_)
+            | Object::Other => Vec::new(),
+        }
+    }
+
     /// Whether its object is on one of Stripe's test clocks.
     pub fn is_on_test_clock(&self) -> bool {
         match &self.object {

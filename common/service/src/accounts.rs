@@ -272,6 +272,7 @@ pub fn load_account(user: &UserId, items: &HashMap<Key, Item>) -> Result<Account
             | Key::Payment(_)
             | Key::Catalog
             | Key::CatalogVersion(_)
+            | Key::LearntPrices
             | Key::Event(_) => {}
         }
     }

@@ -172,7 +172,8 @@ impl Outbox {
             .collect()
     }
 
-    /// The job that reports a step of an order, to be written with the step. `None` if the app gets no such message.
+    /// The job that reports a step of an order, to be written with the step. `None` if the app gets no such
+    /// message.
     pub fn order_job(
         &self,
         kind: JobKind,

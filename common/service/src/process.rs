@@ -23,12 +23,12 @@ use tallyhook_aws::store::items::{self, EventRecord, EventState, Item, Key, Know
 use tallyhook_aws::store::{Condition, Reason, StoreError, Write};
 use tallyhook_aws::telemetry;
 use tallyhook_core::account::{Account, Lot};
-use tallyhook_core::catalog::Catalog;
+use tallyhook_core::catalog::{Catalog, LearntPrice};
 use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::{Links, StoredOwner, owner};
 use tallyhook_core::decide::{
-    Applied, Effect, Ignored, Outcome, Parked, Payments, decide, foreign, invoice_of_reversal, is_reversal,
-    joined_payment, ledger_keys, of_another_account, payment_refs,
+    Applied, Effect, Ignored, Outcome, Parked, Payments, add_reversals, decide, foreign, invoice_of_reversal,
+    is_reversal, joined_payment, ledger_keys, of_another_account, payment_refs,
 };
 use tallyhook_core::drift;
 use tallyhook_core::event::{CheckoutSession, Event, EventType, InvoicePayment, Object};
@@ -92,6 +92,9 @@ pub struct Repair {
     pub note: String,
     /// What the event is. The cause of its ledger entries is `by`, except for a lost event.
     pub kind: RepairKind,
+    /// The refunds and disputes of the payments of a document. They are applied in the transaction that
+    /// grants it.
+    pub reversals: Vec<Event>,
 }
 
 /// What the event of a repair is.
@@ -232,6 +235,7 @@ impl BatchPlan {
             | Key::Payment(_)
             | Key::Catalog
             | Key::CatalogVersion(_)
+            | Key::LearntPrices
             | Key::Event(_) => return Ok(()),
         };
         if self.planned(key).is_some_and(|planned| planned.item != write.item) {
@@ -272,7 +276,8 @@ impl BatchPlan {
         Ok(())
     }
 
-    /// Stores a payment. Once its document is known, the events that wait for it are freed.
+    /// Stores a payment. A link to its document frees the events that wait for it. An event that starts to
+    /// wait (`waits`) frees none: the document itself has not arrived yet.
     fn payment(
         &mut self,
         payment: &str,
@@ -287,7 +292,7 @@ impl BatchPlan {
         };
         let mut waiting = self.payments.get(payment).map_or(loaded.waiting, |known| known.waiting.clone());
         waiting.extend(waits.map(str::to_owned));
-        if record.document.is_some() {
+        if waits.is_none() && record.document.is_some() {
             self.freed.append(&mut waiting);
         }
         let known = KnownPayment { record, waiting, revision: loaded.revision };
@@ -455,7 +460,7 @@ impl Processor {
     ) -> Result<Option<Vec<EventOutcome>>, StoreError> {
         let events: Vec<&Event> = jobs.iter().map(|job| &job.event).collect();
         let due = self.accounts.catalog_cache.due();
-        let items = self.read(&events, extra.iter().cloned().chain(due.clone())).await?;
+        let items = self.read(&events, extra.iter().cloned().chain(due.iter().flatten().cloned())).await?;
         if due.is_some() {
             self.accounts.catalog_cache.update(&items);
             if self.accounts.has_other_catalog() {
@@ -500,6 +505,7 @@ impl Processor {
                 for (customer, users) in &plan.newly_shared {
                     self.alert_shared(customer, users, now).await;
                 }
+                self.learn_prices(jobs, &outcomes, now).await;
                 Ok(Some(outcomes))
             }
             Err(error) => {
@@ -512,6 +518,21 @@ impl Processor {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Stores the ids of prices that processed events show with a lookup key or a Stripe product of the
+    /// catalog.
+    async fn learn_prices(&self, jobs: &[&Job], outcomes: &[EventOutcome], now: Timestamp) {
+        let processed = jobs.iter().zip(outcomes);
+        let processed = processed.filter(|(_, outcome)| matches!(outcome, EventOutcome::Processed(..)));
+        let shown: BTreeMap<String, LearntPrice> = processed
+            .flat_map(|(job, _)| job.event.prices())
+            .filter_map(|price| self.accounts.catalog.to_learn(price, now))
+            .map(|price| (price.id.clone(), price))
+            .collect();
+        if !shown.is_empty() {
+            self.accounts.catalog_cache.learn(&self.accounts.store, shown.into_values().collect()).await;
         }
     }
 
@@ -738,7 +759,10 @@ impl Processor {
                 return Ok(Outcome::Park(Parked::OwnerConflict(other, owner.user.clone())));
             }
         }
-        let payments = plan.payments_of(&job.event, items)?;
+        let mut payments = plan.payments_of(&job.event, items)?;
+        if let Some(repair) = &job.repair {
+            add_reversals(&mut payments, &job.event, &repair.reversals);
+        }
         let account = self.account(plan, &owner.user, items, now)?.account();
         Ok(match &job.repair {
             Some(repair) if repair.kind == RepairKind::State => {

@@ -96,7 +96,8 @@ impl BatchSummary {
             Ok(EventOutcome::Ignored(Ignored::Livemode)) => "OtherMode",
             Ok(EventOutcome::Ignored(_)) => "Ignored",
             Ok(EventOutcome::Parked(_)) => "ParkedEvents",
-            // The event that links its customer usually follows within seconds, so this does not count as a failure.
+            // The event that links its customer usually follows within seconds, so this does not count as a
+            // failure.
             Ok(EventOutcome::NotYet) => return,
             Err(_) => "FailedAttempts",
         };
@@ -287,7 +288,13 @@ impl Worker {
     /// to Stripe fails, its event fails too, and SQS redelivers it.
     async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
         let Some(stripe) = &self.stripe else { return self.processor.run(jobs, now).await };
-        let catalog = self.processor.accounts.catalog_cache.current();
+        let Accounts { store, catalog_cache, .. } = &self.processor.accounts;
+        let mut catalog = catalog_cache.current();
+        // Another function may have learnt the price since the catalog was read.
+        if jobs.iter().any(|job| self.prices.lack_one_of(&job.event, &catalog)) {
+            catalog_cache.read_again(store).await;
+            catalog = catalog_cache.current();
+        }
         let completed = jobs.iter_mut().map(|job| ask::complete(stripe, &catalog, &self.prices, job));
         let completed = join_all(completed).await;
         if completed.iter().all(Result::is_ok) {
@@ -476,7 +483,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_that_waits_for_its_customers_link_is_no_failed_attempt() {
+    fn an_event_that_waits_for_its_customers_link_is_not_a_failed_attempt() {
         let mut summary = BatchSummary::default();
         let ignored = |why: Ignored| Ok(EventOutcome::Ignored(why));
         for outcome in [Ok(EventOutcome::NotYet), Ok(EventOutcome::Duplicate), ignored(Ignored::Type)] {

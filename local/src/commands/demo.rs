@@ -5,23 +5,18 @@
 
 mod year;
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, bail, ensure};
-use axum::http::{Method, Request, StatusCode};
+use anyhow::Context;
+use axum::http::Method;
 use clap::Args;
-use cli::client::Client;
 use cli::local_stack;
 use cli::output::print_line;
 use cli::sample::Sample;
-use cli::send::{default_secret, signed_request};
+use cli::send::default_secret;
 use local::stack::{Options, Stack};
 use serde_json::{Value, json};
-use tallyhook_core::signature::Secret;
 use uuid::Uuid;
 
-/// The maximum time for the events of one step.
-const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+use super::running_stack::{RunningStack, app_token};
 
 /// Play two customers, and show the account after each step
 ///
@@ -86,9 +81,8 @@ const STEPS: [(&str, &str, Action); 10] = [
 impl Demo {
     pub async fn run(self) -> anyhow::Result<bool> {
         let url = self.url.clone().unwrap_or_else(|| local_stack::URL.to_owned());
-        let token = std::env::var("APP_API_TOKEN").unwrap_or_else(|_| local_stack::APP_TOKEN.to_owned());
-        let mut player = Player::new(url.trim_end_matches('/').to_owned(), token, &default_secret())?;
-        let own_stack = match player.at_rest().await {
+        let mut player = Player::new(&url, app_token(), &default_secret())?;
+        let own_stack = match player.stack.status().await {
             Ok(_) => None,
             Err(error) if self.url.is_some() => return Err(error),
             Err(_) => Some(Stack::start(Options::default()).await?),
@@ -96,7 +90,7 @@ impl Demo {
         if let Some(stack) = &own_stack {
             print_line(format_args!("No local stack runs at {url}: using one in memory.\n"))?;
             player = Player::new(
-                stack.front_url.clone(),
+                &stack.front_url,
                 local_stack::APP_TOKEN.to_owned(),
                 local_stack::WEBHOOK_SECRET,
             )?;
@@ -105,9 +99,13 @@ impl Demo {
         if played.is_ok() && own_stack.is_none() {
             print_line(format_args!(
                 "\nWhat set each field of the account: {0}/admin#/users/{1}, or cargo run -- check-user {1}{2}",
-                player.url,
+                player.stack.url,
                 player.user,
-                if player.url == local_stack::URL { String::new() } else { format!(" --url {}", player.url) }
+                if player.stack.url == local_stack::URL {
+                    String::new()
+                } else {
+                    format!(" --url {}", player.stack.url)
+                }
             ))?;
         }
         if let Some(stack) = own_stack {
@@ -119,22 +117,13 @@ impl Demo {
 
 #[derive(Clone)]
 struct Player {
-    url: String,
-    token: String,
-    secret: Secret,
-    client: Client,
+    stack: RunningStack,
     user: String,
 }
 
 impl Player {
-    fn new(url: String, token: String, secret: &str) -> anyhow::Result<Self> {
-        Ok(Self {
-            client: Client::for_url(&url)?,
-            url,
-            token,
-            secret: Secret::new(secret)?,
-            user: new_user(),
-        })
+    fn new(url: &str, token: String, secret: &str) -> anyhow::Result<Self> {
+        Ok(Self { stack: RunningStack::new(url, token, secret)?, user: new_user() })
     }
 
     /// Plays both lives.
@@ -153,7 +142,7 @@ impl Player {
         ))?;
         for (step, description, action) in &STEPS {
             let order = self.perform(action).await.with_context(|| format!("step {step}"))?;
-            self.settled().await?;
+            self.stack.wait_until_idle(false).await?;
             print_line(format_args!("{}  {description}", row(step, &self.account().await?)))?;
             if !order.is_empty() {
                 print_line(format_args!("{:11}sent as {}", "", order.join(", ")))?;
@@ -195,8 +184,8 @@ impl Player {
             Action::Duplicates(name, times) => {
                 let mut sending = tokio::task::JoinSet::new();
                 for _ in 0..*times {
-                    let (client, request) = (self.client.clone(), self.signed(name)?);
-                    sending.spawn(async move { require_success(client.send(request).await?) });
+                    let (stack, event) = (self.stack.clone(), self.event(name)?);
+                    sending.spawn(async move { stack.post(event.body()).await });
                 }
                 for result in sending.join_all().await {
                     result?;
@@ -207,69 +196,26 @@ impl Player {
     }
 
     async fn send(&self, name: &str) -> anyhow::Result<()> {
-        require_success(self.client.send(self.signed(name)?).await?).with_context(|| name.to_owned())
+        self.stack.post(self.event(name)?.body()).await.with_context(|| name.to_owned())
     }
 
-    fn signed(&self, name: &str) -> anyhow::Result<Request<Vec<u8>>> {
-        let event = Sample::find(name)?.about(&self.user)?;
-        Ok(signed_request(&format!("{}/webhooks/stripe", self.url), event.body(), &self.secret)?)
-    }
-
-    /// Waits until the queues are empty.
-    async fn settled(&self) -> anyhow::Result<()> {
-        let started = Instant::now();
-        while !self.at_rest().await? {
-            ensure!(
-                started.elapsed() < STEP_TIMEOUT,
-                "the queues are not empty after {} s",
-                STEP_TIMEOUT.as_secs()
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Ok(())
-    }
-
-    async fn at_rest(&self) -> anyhow::Result<bool> {
-        let request = Request::get(format!("{}/local/status", self.url)).body(Vec::new())?;
-        let (status, answer) = self.client.send(request).await?;
-        ensure!(
-            status == StatusCode::OK,
-            "{} is not a local stack: /local/status answers {status}",
-            self.url
-        );
-        Ok(serde_json::from_slice::<Value>(&answer)?["at_rest"] == true)
+    fn event(&self, name: &str) -> anyhow::Result<Sample> {
+        Sample::find(name)?.about(&self.user)
     }
 
     async fn account(&self) -> anyhow::Result<Value> {
         self.app(Method::GET, "", None).await
     }
 
-    /// Calls the app's API.
+    /// Calls the app's API about the user.
     async fn app(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        let uri = format!("{}/users/{}{path}", self.url, self.user);
-        let request = Request::builder()
-            .method(method)
-            .uri(&uri)
-            .header("authorization", format!("Bearer {}", self.token))
-            .header("content-type", "application/json")
-            .header("idempotency-key", Uuid::new_v4().to_string())
-            .body(body.map_or_else(Vec::new, |body| body.to_string().into_bytes()))?;
-        let (status, answer) = self.client.send(request).await?;
-        if !status.is_success() {
-            bail!("{uri} answers {status} {}", String::from_utf8_lossy(&answer));
-        }
-        Ok(serde_json::from_slice(&answer)?)
+        self.stack.app(method, &format!("{}{path}", self.user), body).await
     }
 }
 
 fn new_user() -> String {
     let suffix = Uuid::new_v4().simple().to_string();
     format!("demo_{}", suffix.get(..8).unwrap_or_default())
-}
-
-fn require_success((status, answer): (StatusCode, axum::body::Bytes)) -> anyhow::Result<()> {
-    ensure!(status.is_success(), "the webhook answers {status} {}", String::from_utf8_lossy(&answer));
-    Ok(())
 }
 
 fn row(step: &str, account: &Value) -> String {

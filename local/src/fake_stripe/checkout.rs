@@ -63,7 +63,8 @@ pub struct FiredEvent {
 
 impl FakeStripe {
     /// Adds every price of a catalog, in US dollars: plans with `refill = "month"` are yearly, other plans
-    /// are monthly, everything else is paid once. The amounts are made up. A price that exists stays as it is.
+    /// are monthly, everything else is paid once. The amounts are made up. A price that exists stays as it
+    /// is, and keeps its lookup key.
     pub fn sell(&self, catalog: &Catalog) {
         for plan in &catalog.plans {
             let amount = if plan.per == Per::Seat { 1_000 } else { 2_000 * i64::from(plan.rank.max(1)) };
@@ -72,15 +73,14 @@ impl FakeStripe {
                     self.put_yearly_price(price, amount.saturating_mul(10));
                     continue;
                 }
-                // A lookup key belongs to one price.
-                self.put_price(price, amount, true, plan.sold_as.lookup_keys.get(at).map(String::as_str));
+                self.put_price(price, amount, true, self.free_key(&plan.sold_as, at));
             }
             self.sell_by_name(&plan.sold_as, amount, true);
         }
         for pack in &catalog.packs {
             let amount = i64::try_from(pack.credits).unwrap_or(i64::MAX);
             for (at, price) in pack.sold_as.prices.iter().enumerate().filter(|(_, price)| self.lacks(price)) {
-                self.put_price(price, amount, false, pack.sold_as.lookup_keys.get(at).map(String::as_str));
+                self.put_price(price, amount, false, self.free_key(&pack.sold_as, at));
             }
             self.sell_by_name(&pack.sold_as, amount, false);
         }
@@ -102,12 +102,17 @@ impl FakeStripe {
         self.object(price).is_none()
     }
 
+    /// The lookup key at a place, if no price has it: a lookup key belongs to one price.
+    fn free_key<'a>(&self, sold_as: &'a SoldAs, place: usize) -> Option<&'a str> {
+        let key = sold_as.lookup_keys.get(place)?;
+        self.lock().holder(key).is_none().then_some(key)
+    }
+
     /// Adds a price for each lookup key without a price id, and for each Stripe product.
     fn sell_by_name(&self, sold_as: &SoldAs, amount: i64, monthly: bool) {
-        for key in sold_as.lookup_keys.iter().skip(sold_as.prices.len()) {
-            let id = format!("price_{key}");
-            if self.lacks(&id) {
-                self.put_price(&id, amount, monthly, Some(key));
+        for place in sold_as.prices.len()..sold_as.lookup_keys.len() {
+            if let Some(key) = self.free_key(sold_as, place) {
+                self.put_price(&format!("price_{key}"), amount, monthly, Some(key));
             }
         }
         for product in &sold_as.stripe_products {
@@ -259,6 +264,10 @@ impl State {
         if let Some(id) = path.strip_prefix("customers/") {
             return Some(self.update_customer(id, &nested(form)).map(|customer| customer.to_string()));
         }
+        if let Some(id) = path.strip_prefix("subscriptions/") {
+            let updated = self.update_metadata("subscription", id, &nested(form));
+            return Some(updated.map(|subscription| subscription.to_string()));
+        }
         if let Some(made) = self.create_for_trigger(path, &nested(form), host) {
             return Some(made.map(|object| object.to_string()));
         }
@@ -297,7 +306,9 @@ impl State {
     /// Sets the e-mail address, the name and metadata.
     fn update_customer(&mut self, id: &str, form: &Value) -> Result<Value, StripeError> {
         self.check_customer(id).map_err(|_| StripeError::missing("customer", id))?;
-        let mut customer = self.objects.get(id).map(|stored| stored.value).unwrap_or_default();
+        let known = self.objects.get(id);
+        let updated = known.as_ref().map_or(0, |known| known.updated).max(self.time());
+        let mut customer = known.map(|known| known.value).unwrap_or_default();
         for name in ["email", "name"] {
             if form[name].is_string() {
                 customer[name] = form[name].clone();
@@ -306,9 +317,20 @@ impl State {
         for (key, value) in form["metadata"].as_object().into_iter().flatten() {
             customer["metadata"][key] = value.clone();
         }
-        let now = self.time();
-        self.store(customer.to_string(), customer.clone(), now, true);
+        self.store(customer.to_string(), customer.clone(), updated, true);
         Ok(customer)
+    }
+
+    /// The request that `import --write-metadata` makes.
+    fn update_metadata(&mut self, kind: &str, id: &str, form: &Value) -> Result<Value, StripeError> {
+        let known = self.objects.get(id).ok_or_else(|| StripeError::missing(kind, id))?;
+        let updated = known.updated.max(self.time());
+        let mut object = known.value;
+        for (key, value) in form["metadata"].as_object().into_iter().flatten() {
+            object["metadata"][key] = value.clone();
+        }
+        self.store(object.to_string(), object.clone(), updated, true);
+        Ok(object)
     }
 
     /// A portal session needs a default configuration, and a flow needs a subscription of the customer.

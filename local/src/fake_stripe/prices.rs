@@ -105,7 +105,7 @@ impl State {
     }
 
     /// The price with a lookup key, active or not.
-    fn holder(&self, key: &str) -> Option<Value> {
+    pub(super) fn holder(&self, key: &str) -> Option<Value> {
         let mut holder = None;
         self.objects.visit(&ListQuery::of("price"), |stored| {
             if stored.value["lookup_key"] == key {

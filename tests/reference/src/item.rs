@@ -14,6 +14,8 @@ pub const NEVER: i64 = i64::MAX;
 pub struct Paid<'a> {
     pub start: i64,
     pub end: i64,
+    /// The start that snapshots show, which is earlier for an item that was added within the period.
+    shown: i64,
     /// When a change took effect.
     at: i64,
     pub plan: &'a Goods,
@@ -144,6 +146,7 @@ impl<'a> Sub<'a> {
             let paid = Paid {
                 start: line.start,
                 end: line.end,
+                shown: line.start,
                 at: if line.flagged { line.start } else { invoice.made() },
                 plan,
                 quantity: line.quantity,
@@ -175,13 +178,27 @@ impl<'a> Sub<'a> {
         // "… then the earliest invoice whose flagged positive line starts where a snapshot says that the
         // item's current period starts. If another invoice already opens that period, such a flagged line is
         // the charge of a plan change."
-        for (i, paid) in firm.into_iter().chain(weak).enumerate() {
+        // An item that is added within the subscription's period has that period's start in snapshots. Its
+        // first line is prorated, and its invoice credits nothing of it.
+        let added = |paid: &Paid<'_>, periods: &[Paid<'_>]| {
+            let starts = self.snapshots.iter().filter_map(|s| Some(s.item(id)?.start));
+            let first = paid.credits == 0 && periods.iter().all(|p| p.start > paid.start);
+            starts.filter(|start| first && *start < paid.start).max()
+        };
+        for (i, mut paid) in firm.into_iter().chain(weak).enumerate() {
             match periods.iter().find(|p| p.start == paid.start) {
                 Some(opening) if opening.invoice.doc == paid.invoice.doc => {}
                 None if i < sure || !self.snapshots_of(id, paid.start, false).is_empty() => {
                     periods.push(paid)
                 }
-                Some(_) | None => charges.push(paid),
+                None => match added(&paid, &periods) {
+                    Some(shown) => {
+                        paid.shown = shown;
+                        periods.push(paid);
+                    }
+                    None => charges.push(paid),
+                },
+                Some(_) => charges.push(paid),
             }
         }
         periods.sort_by_key(|p| p.start);
@@ -278,6 +295,7 @@ impl<'a> Item<'a> {
         let (p, end) = (&self.periods[period], self.window_end(period));
         self.states.iter().filter(move |s| match s.item_start {
             start if self.periods.iter().any(|q| q.start == start) => start == p.start,
+            start if start == p.shown => true,
             start => s.is_trial && p.start < start && p.start <= s.at && s.at < end,
         })
     }

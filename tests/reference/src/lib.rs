@@ -19,6 +19,8 @@
 //! - **2.4 a reference that metadata replaces**: documents of the subscription move with it; packs stay.
 //! - **2.5 waiting lines**: a matching snapshot opens the period, whatever arrived before; until then the
 //!   line is a charge.
+//! - **2.5 an item that is added within a period**: snapshots may show it with the subscription's period. Its
+//!   first prorated line opens its period if the invoice credits nothing of the item.
 //! - **2.5 two unflagged lines with one start**: the earlier invoice opens, the other is a charge; on one
 //!   invoice the one worth more opens.
 //! - **2.5 a zero line whose price is 0**: it counts as a positive line, flagged or not.

@@ -15,6 +15,7 @@
 //! | `session#<cs_…>` | `link` | see [`KnownSession`] |
 //! | `payment#<pi_… or ch_…>` | `link` | see [`payment`] |
 //! | `catalog` | `current`, `version#<number>` | the stored catalog and its versions: see [`catalog()`] |
+//! | `catalog` | `learnt` | the learnt price ids: see [`learnt_prices`] |
 //!
 //! - An account has `tier` S, `tier_rank` N, `credits` N, `available` N (without open holds), `access_until`
 //!   N (unix s; absent: no end), `version` N, `updated_at` N and `state` M. The app may read all but the last
@@ -95,14 +96,14 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 pub use self::catalog::{
-    MAX_CATALOG_BYTES, StoredCatalog, catalog, catalog_digest, note_catalog, read_catalog,
+    MAX_CATALOG_BYTES, StoredCatalog, catalog, catalog_digest, learnt_prices, note_catalog, read_catalog,
+    read_learnt_prices,
 };
 pub use self::holds::{KnownHold, hold, hold_key, read_hold};
 pub use self::sweep::{SweepPlace, read_sweep, sweep, sweep_key};
 use super::{Condition, StoreError, Write};
 use tallyhook_core::account::{Account, State};
 use tallyhook_core::catalog::{Catalog, FeatureValue};
-use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::owner::StoredOwner;
 use tallyhook_core::decide::{Order, OrderPayment, PaymentRef};
 use tallyhook_core::ids::{CustomerId, EventId, InvoiceId, SessionId, SubscriptionId, UserId};
@@ -161,6 +162,8 @@ pub enum Key {
     Catalog,
     /// A version of the catalog.
     CatalogVersion(u64),
+    /// The learnt price ids.
+    LearntPrices,
     /// An event of the log, or another item of the events table: `audit#…`, `alert#…`, `job#…`.
     Event(String),
 }
@@ -200,7 +203,8 @@ impl Key {
             | Self::Session(_)
             | Self::Payment(_)
             | Self::Catalog
-            | Self::CatalogVersion(_) => Table::Accounts,
+            | Self::CatalogVersion(_)
+            | Self::LearntPrices => Table::Accounts,
         }
     }
 
@@ -219,7 +223,7 @@ impl Key {
             Self::Subscription(subscription) => format!("subscription#{subscription}"),
             Self::Customer(customer) => format!("customer#{customer}"),
             Self::Payment(payment) => format!("payment#{payment}"),
-            Self::Catalog | Self::CatalogVersion(_) => "catalog".to_owned(),
+            Self::Catalog | Self::CatalogVersion(_) | Self::LearntPrices => "catalog".to_owned(),
             Self::Event(id) => id.clone(),
         }
     }
@@ -238,6 +242,7 @@ impl Key {
             }
             Self::Catalog => "current".to_owned(),
             Self::CatalogVersion(version) => format!("version#{version:08}"),
+            Self::LearntPrices => "learnt".to_owned(),
             Self::Event(_) => String::new(),
         }
     }
@@ -1311,11 +1316,6 @@ pub fn order_history(item: &Item) -> Vec<(Timestamp, String)> {
         Some((Timestamp::from_unix(read_number(step, "at")?), read_text(step, "step")?))
     };
     steps.iter().filter_map(read).collect()
-}
-
-/// The attribute `credits` of an item.
-pub fn read_credits(item: &Item) -> Option<Credits> {
-    item.get("credits")?.as_n().ok()?.parse().ok().map(Credits::new)
 }
 
 #[cfg(test)]

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn transient_errors_are_told_apart_from_permanent_ones() {
+    fn transient_errors_differ_from_permanent_ones() {
         for (status, transient) in [
             (400, false),
             (401, false),

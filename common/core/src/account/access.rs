@@ -133,12 +133,6 @@ impl State {
         self.subscriptions.keys().filter(is_unpaid).collect()
     }
 
-    /// Whether any subscription gives access at a moment.
-    pub fn has_access(&self, catalog: &Catalog, now: Timestamp) -> bool {
-        let now = self.time(now);
-        self.given(catalog, now).iter().any(|given| given.until.is_none_or(|until| until > now))
-    }
-
     /// The tier at `now`: the highest-ranked plan of all that give access, else the default tier.
     pub fn access(&self, catalog: &Catalog, now: Timestamp) -> Access {
         let now = self.time(now);
@@ -179,13 +173,15 @@ impl State {
         for purchase in &self.lifetimes {
             let back = purchase.total > 0 && self.refunded_of(purchase) >= purchase.total;
             if let Some(terms) = purchase.plan.as_ref().filter(|_| !back) {
-                let why = format!("the plan {} was bought for life", terms.plan);
-                all.push(PlanAccess { plan: terms.plan.clone(), until: None, by: None, why });
+                let plan = catalog.present_name(&terms.plan).to_owned();
+                let why = format!("the plan {plan} was bought for life");
+                all.push(PlanAccess { plan, until: None, by: None, why });
             }
         }
         for gift in self.complimentary.iter().filter(|gift| gift.from <= now) {
-            let why = format!("an operator gave the plan {}", gift.plan);
-            all.push(PlanAccess { plan: gift.plan.clone(), until: gift.until, by: None, why });
+            let plan = catalog.present_name(&gift.plan).to_owned();
+            let why = format!("an operator gave the plan {plan}");
+            all.push(PlanAccess { plan, until: gift.until, by: None, why });
         }
         all
     }

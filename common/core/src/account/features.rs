@@ -83,14 +83,14 @@ impl State {
                 let times = |name: &str| if plan.per_seat.iter().any(|one| one == name) { seats } else { 1 };
                 add(&plan.features, &format!("plan {}", plan.name), given.until, &times);
             } else if let Some(product) = catalog.product(&given.plan)
-                && !self.is_reversed(&given)
+                && !self.is_reversed(&given, catalog)
             {
                 add(&product.features, &format!("product {}", product.name), given.until, &|_| 1);
             }
         }
         for bought in self.products.iter().filter(|one| one.subscription.is_none()) {
             if self.product_status(bought) == ProductStatus::Active
-                && let Some(product) = catalog.product(&bought.name)
+                && let Some(product) = catalog.product(bought.present_name(catalog))
             {
                 add(&product.features, &format!("product {}", product.name), None, &|_| 1);
             }
@@ -105,12 +105,12 @@ impl State {
     }
 
     /// Whether the newest payment of a subscription's product was refunded or disputed.
-    fn is_reversed(&self, given: &PlanAccess) -> bool {
+    fn is_reversed(&self, given: &PlanAccess, catalog: &Catalog) -> bool {
         let subscription = given.by.as_ref().map(|(subscription, _)| subscription);
         self.products.iter().any(|one| {
             one.subscription.as_ref() == subscription
                 && subscription.is_some()
-                && one.name == given.plan
+                && one.present_name(catalog) == given.plan
                 && self.product_status(one) != ProductStatus::Active
         })
     }

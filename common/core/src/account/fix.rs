@@ -64,7 +64,7 @@ impl Account {
         let state = &mut due.state;
         match fix {
             Fix::Grant(credits, until) => {
-                state.grants.push(Grant { key, granted: credits, left: credits, since: now, until });
+                state.grants.push(Grant::new(key, credits, now, until));
             }
             Fix::Revoke(credits) => {
                 let buckets = state.buckets(&catalog.policy, now);
@@ -72,8 +72,7 @@ impl Account {
                 entry.shortfall = state.take(credits, &buckets);
             }
             Fix::Complimentary { plan, from, until, credits } => {
-                let grant = Grant { key: key.clone(), granted: credits, left: credits, since: now, until };
-                state.grants.push(grant);
+                state.grants.push(Grant::new(key.clone(), credits, now, until));
                 state.complimentary.push(Complimentary { key, plan, from, until });
             }
         }

@@ -150,8 +150,7 @@ impl State {
             grant.left = grant.left.plus(credits);
         } else if lot.is_grant() && taken.until.is_none_or(|until| until > now) {
             // A grant that is empty is dropped.
-            let (key, until) = (lot.clone(), taken.until);
-            self.grants.push(Grant { key, granted: credits, left: credits, since: now, until });
+            self.grants.push(Grant::new(lot.clone(), credits, now, taken.until));
         }
     }
 

@@ -260,10 +260,14 @@ impl State {
         with_signup: bool,
         entries_since: &BTreeSet<LedgerKey>,
     ) -> Credits {
-        let joined = self.packs.iter().find(|one| one.is_of(lot) && !one.older.is_empty());
-        match joined.map(|one| (one.spent, one.granted_before(as_of))) {
+        let packs = self.packs.iter().filter(|one| one.is_of(lot) && !one.older.is_empty());
+        let grants = self.grants.iter().filter(|one| one.key == *lot && !one.older.is_empty());
+        let mut joined = packs
+            .map(|one| (one.spent, one.granted_before(as_of)))
+            .chain(grants.map(|one| one.spent_and_granted_before(as_of)));
+        match joined.next() {
             Some((_, Credits::ZERO)) => Credits::ZERO,
-            // The credits that were bought first are spent first.
+            // The credits that were bought or granted first are spent first.
             Some((spent, before)) => credits.minus(spent.minus(before)),
             None if self.is_lot_of_before(lot, as_of, with_signup, entries_since) => credits,
             None => Credits::ZERO,
@@ -310,7 +314,8 @@ impl State {
             let spent = if before == purchase.granted { before } else { purchase.spent.max(before) };
             purchase.spent = spent;
         }
-        self.grants.retain(|grant| grant.since >= as_of);
+        self.grants.iter_mut().for_each(|grant| grant.drop_before(as_of));
+        self.grants.retain(|grant| grant.left > Credits::ZERO);
     }
 
     /// Computes which items ran at the time of the import, and their shares of it.

@@ -29,7 +29,7 @@ const MAX_LINES: usize = 32;
 /// The maximum number of sights of one item.
 const MAX_SIGHTS: usize = 16;
 /// The maximum number of period starts of one item that no line has opened.
-const MAX_STARTS: usize = 8;
+const MAX_STARTS: usize = 16;
 /// The maximum number of periods before the current one that are kept; each was cut short by the next.
 const MAX_PREDECESSORS: usize = 4;
 /// A future line opens its period this long before the start.
@@ -202,6 +202,9 @@ pub(super) struct RunningSlice {
 pub struct Period {
     /// Its start.
     pub start: Timestamp,
+    /// The start that snapshots show. It is earlier than `start` if the item was added to the subscription
+    /// within the period.
+    shown: Timestamp,
     /// Its end, excluded, if the line has one.
     pub end: Option<Timestamp>,
     /// `created` of the event that opened it.
@@ -489,13 +492,18 @@ impl Item {
         for start in starts {
             let here = || self.lines.iter().filter(|line| line.start == start);
             let opens = |line: &&Line| line.opens_alone() || self.zero_line_opens(line);
-            let shown = self.starts.contains(&start);
-            let charges = |line: &&Line| shown && line.flagged && line.amount > 0;
+            // Stripe prorates the first period of an item that is added within the subscription's period.
+            // Snapshots before 2025-03-31.basil show only the subscription's period.
+            let is_shown = self.starts.contains(&start);
+            let shown_before = self.starts.iter().copied().rfind(|shown| *shown < start);
+            let is_added = |line: &Line| periods.is_empty() && shown_before.is_some() && line.credited == 0;
+            let charges = |line: &&Line| line.flagged && line.amount > 0 && (is_shown || is_added(line));
             let opening = here()
                 .filter(opens)
                 .min_by_key(|line| (line.at, &line.invoice))
                 .or_else(|| here().filter(charges).min_by_key(|line| (line.at, &line.invoice)));
             let Some(opening) = opening else { continue };
+            let shown_before = shown_before.filter(|_| !is_shown && !opens(&opening));
             // If one invoice has several plans for one item and start, the plan with the most credits counts.
             let most = here()
                 .filter(|line| {
@@ -505,6 +513,7 @@ impl Item {
                 .unwrap_or(opening);
             let period = Period {
                 start,
+                shown: shown_before.unwrap_or(start),
                 end: most.end,
                 at: opening.at,
                 invoice: most.invoice.clone(),
@@ -681,7 +690,9 @@ impl Item {
         let mut runs = vec![Run { price, terms, quantity: period.quantity, at: None }];
         let of_period = |sight: &&Sight| {
             let within = sight.at >= period.start && period.end.is_none_or(|end| sight.at < end);
-            sight.start == period.start || (sight.trialing && sight.start > period.start && within)
+            sight.start == period.start
+                || sight.start == period.shown
+                || (sight.trialing && sight.start > period.start && within)
         };
         let mut sights: Vec<&Sight> = self.sights.iter().filter(of_period).collect();
         sights.sort_by_key(|sight| sight.at);
@@ -956,7 +967,7 @@ impl Item {
             }
             // Without an earlier period that has ended, the period that a line belongs to may still arrive.
             let from = ended.unwrap_or(Timestamp::from_unix(i64::MIN));
-            let (oldest, current, proven) = (oldest.start, current.start, current.proven);
+            let (oldest, current, proven) = (oldest.shown, current.start, current.proven);
             let imported = view.imported_at.map(|at| imported_period(at, &periods));
             let is_imported =
                 |start: Timestamp| imported.is_some_and(|(from, to)| start >= from && start < to);
@@ -991,8 +1002,11 @@ impl Item {
             let later = self.sights.iter().position(|sight| is_later(sight.at)).unwrap_or(0);
             self.sights.remove(later);
         }
+        // A flagged line opens its period because a snapshot shows its start, so that start stays.
+        let opens = |start: &Timestamp| self.lines.iter().any(|line| line.flagged && line.start == *start);
         while self.starts.len() > MAX_STARTS {
-            self.starts.remove(0);
+            let unneeded = self.starts.iter().position(|start| !opens(start)).unwrap_or(0);
+            self.starts.remove(unneeded);
         }
     }
 }

@@ -80,21 +80,50 @@ pub struct Purchase {
     pub joined: bool,
     /// What it holds of older purchases, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub older: Vec<OlderPurchase>,
+    pub older: Vec<OlderLot>,
 }
 
-/// What was left of a purchase when it was joined with a later one.
+/// What was left of a lot when it was joined with a later one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OlderPurchase {
-    /// When it was bought.
+pub struct OlderLot {
+    /// When it was bought or granted.
     pub at: Timestamp,
     /// The credits that were left of it.
     pub left: Credits,
 }
 
-/// The older purchases that a joined purchase keeps apart. Beyond it, the two that were bought at the nearest
-/// times count as bought at the later time.
+/// The older lots that a joined lot keeps apart. Beyond it, the two with the nearest times count from the
+/// later time.
 const MAX_OLDER: usize = 20;
+
+/// What is left of lots that are spent as one, oldest first: the older ones count as spent first.
+fn parts_left(older: &[OlderLot], own: OlderLot, mut spent: Credits) -> Vec<OlderLot> {
+    let mut parts = older.to_vec();
+    parts.push(own);
+    parts.sort_by_key(|one| one.at);
+    for part in &mut parts {
+        let taken = spent.min(part.left);
+        spent = spent.minus(taken);
+        part.left = part.left.minus(taken);
+    }
+    parts.retain(|part| part.left > Credits::ZERO);
+    parts
+}
+
+/// Adds older lots, at most up to [`MAX_OLDER`].
+fn add_older(older: &mut Vec<OlderLot>, parts: Vec<OlderLot>) {
+    older.extend(parts);
+    older.sort_by_key(|one| one.at);
+    while older.len() > MAX_OLDER {
+        let gap = |pair: &[OlderLot]| pair[1].at.seconds_since(pair[0].at);
+        let pairs = older.windows(2).enumerate();
+        let place = pairs.min_by_key(|(_, pair)| gap(pair)).map_or(0, |(place, _)| place);
+        let earlier = older.remove(place);
+        if let Some(later) = older.get_mut(place) {
+            later.left = later.left.plus(earlier.left);
+        }
+    }
+}
 
 impl Purchase {
     /// Whether its credits have ended.
@@ -130,20 +159,10 @@ impl Purchase {
 
     /// What is left of it and of the older purchases in it, less `refunded` of its own credits. The credits
     /// that were bought first count as spent first.
-    fn parts_left(&self, refunded: Credits) -> Vec<OlderPurchase> {
+    fn parts_left(&self, refunded: Credits) -> Vec<OlderLot> {
         let older: Credits = self.older.iter().map(|one| one.left).sum();
         let own = self.granted.minus(older).minus(refunded);
-        let mut parts = self.older.clone();
-        parts.push(OlderPurchase { at: self.bought_at(), left: own });
-        parts.sort_by_key(|one| one.at);
-        let mut spent = self.spent;
-        for part in &mut parts {
-            let taken = spent.min(part.left);
-            spent = spent.minus(taken);
-            part.left = part.left.minus(taken);
-        }
-        parts.retain(|part| part.left > Credits::ZERO);
-        parts
+        parts_left(&self.older, OlderLot { at: self.bought_at(), left: own }, self.spent)
     }
 
     /// Adds what is left of another purchase, of which `refunded` was taken back.
@@ -154,7 +173,7 @@ impl Purchase {
     }
 
     /// Adds credits of older purchases.
-    fn hold_older(&mut self, parts: Vec<OlderPurchase>) {
+    fn hold_older(&mut self, parts: Vec<OlderLot>) {
         let left: Credits = parts.iter().map(|part| part.left).sum();
         // A refund of one payment takes at most what this payment granted.
         if self.granted > Credits::ZERO {
@@ -164,17 +183,7 @@ impl Purchase {
         }
         self.granted = self.granted.plus(left);
         self.joined = true;
-        self.older.extend(parts);
-        self.older.sort_by_key(|one| one.at);
-        while self.older.len() > MAX_OLDER {
-            let gap = |pair: &[OlderPurchase]| pair[1].at.seconds_since(pair[0].at);
-            let pairs = self.older.windows(2).enumerate();
-            let place = pairs.min_by_key(|(_, pair)| gap(pair)).map_or(0, |(place, _)| place);
-            let earlier = self.older.remove(place);
-            if let Some(later) = self.older.get_mut(place) {
-                later.left = later.left.plus(earlier.left);
-            }
-        }
+        add_older(&mut self.older, parts);
     }
 
     /// Takes over the invoice and the payment that another document of the same purchase names.
@@ -232,6 +241,55 @@ pub struct Grant {
     /// Its end, excluded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// What it holds of older grants, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub older: Vec<OlderLot>,
+}
+
+impl Grant {
+    /// A grant of which nothing is spent.
+    pub(super) fn new(key: LedgerKey, credits: Credits, since: Timestamp, until: Option<Timestamp>) -> Self {
+        Self { key, granted: credits, left: credits, since, until, older: Vec::new() }
+    }
+
+    fn own(&self) -> OlderLot {
+        let older: Credits = self.older.iter().map(|one| one.left).sum();
+        OlderLot { at: self.since, left: self.granted.minus(older) }
+    }
+
+    fn parts_left(&self) -> Vec<OlderLot> {
+        parts_left(&self.older, self.own(), self.granted.minus(self.left))
+    }
+
+    /// Adds what is left of another grant.
+    pub(super) fn join(&mut self, other: &Self) {
+        self.granted = self.granted.plus(other.left);
+        self.left = self.left.plus(other.left);
+        self.until = later_end(self.until, other.until);
+        add_older(&mut self.older, other.parts_left());
+    }
+
+    /// What was spent of it, and how much of it was granted before a time.
+    pub(super) fn spent_and_granted_before(&self, at: Timestamp) -> (Credits, Credits) {
+        let parts = self.older.iter().cloned().chain([self.own()]);
+        let before = parts.filter(|part| part.at < at).map(|part| part.left).sum();
+        (self.granted.minus(self.left), before)
+    }
+
+    /// Drops what was granted before a time.
+    pub(super) fn drop_before(&mut self, at: Timestamp) {
+        if self.since >= at && self.older.iter().all(|one| one.at >= at) {
+            return;
+        }
+        let mut parts = self.parts_left();
+        parts.retain(|part| part.at >= at);
+        self.left = parts.iter().map(|part| part.left).sum();
+        self.granted = self.left;
+        if let Some(newest) = parts.pop() {
+            self.since = newest.at;
+        }
+        self.older = parts;
+    }
 }
 
 /// A plan that an operator gives for a time.

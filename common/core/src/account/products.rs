@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::State;
-use super::snapshot::is_false;
-use crate::catalog::Catalog;
+use super::snapshot::{SnapshotItem, is_false};
+use crate::catalog::{Catalog, Offer};
 use crate::ids::{InvoiceId, PriceId, SessionId, SubscriptionId};
 use crate::ledger::LedgerKey;
 use crate::timestamp::Timestamp;
@@ -84,6 +84,19 @@ impl BoughtProduct {
     pub fn is_of(&self, document: &LedgerKey) -> bool {
         self.session.as_ref().is_some_and(|session| document.is_session(session))
             || self.invoice.as_ref().is_some_and(|invoice| document.is_invoice(invoice))
+    }
+
+    /// The present name of the product. If the catalog does not have the stored name any more, it is the name
+    /// of the product that the catalog sells for the price.
+    pub fn present_name<'a>(&'a self, catalog: &'a Catalog) -> &'a str {
+        if catalog.product(&self.name).is_some() {
+            return catalog.present_name(&self.name);
+        }
+        let offer = self.price.as_ref().map(|price| catalog.offer(price.as_str(), None, None));
+        match offer {
+            Some(Ok(Some(Offer::Product(product)))) => &product.name,
+            Some(Ok(Some(Offer::Plan(_) | Offer::Pack(_)) | None) | Err(_)) | None => &self.name,
+        }
     }
 
     /// Whether a document names the same product: by its name, or by its price after a change of the catalog.
@@ -195,12 +208,12 @@ impl State {
         let mut all = Vec::new();
         for product in &self.products {
             if let Some(subscription) = &product.subscription {
-                let this = (subscription.clone(), product.name.clone());
+                let this = (subscription.clone(), product.present_name(catalog).to_owned());
                 let Some(place) = given.iter().position(|other| *other == this) else { continue };
                 given.remove(place);
             }
             all.push(Purchased {
-                name: product.name.clone(),
+                name: product.present_name(catalog).to_owned(),
                 price: product.price.clone(),
                 paid: Some((product.amount, product.currency.clone())),
                 status: self.product_status(product),
@@ -213,8 +226,11 @@ impl State {
         for (subscription, name) in given {
             let snapshot = self.subscriptions.get(&subscription).and_then(|one| one.snapshot.as_ref());
             let item = snapshot.and_then(|snapshot| {
-                let of_it = |terms: &super::snapshot::Terms| terms.plan == name;
-                snapshot.items.iter().find(|item| item.terms.as_ref().is_some_and(of_it))
+                let is_it = |item: &&SnapshotItem| {
+                    let terms = item.terms.clone().map(|terms| terms.with_name_of(&item.price, catalog));
+                    terms.is_some_and(|terms| terms.plan == name)
+                };
+                snapshot.items.iter().find(is_it)
             });
             all.push(Purchased {
                 price: item.map(|item| item.price.clone()),

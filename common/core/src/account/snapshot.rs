@@ -75,15 +75,20 @@ impl Terms {
         plan.or_else(|| catalog.product(name).map(Self::of_product))
     }
 
-    /// The terms with the plan that the catalog names for the price, if it does not have the stored name any
-    /// more.
+    /// The terms with the present name of the plan. If the catalog does not have the stored name any more, it
+    /// is the name of what the catalog sells for the price.
     pub(super) fn with_name_of(mut self, price: &PriceId, catalog: &Catalog) -> Self {
-        if catalog.plan(&self.plan).is_none() && catalog.product(&self.plan).is_none() {
-            match catalog.offer(price.as_str(), None, None) {
-                Ok(Some(Offer::Plan(plan))) => self.plan = plan.name.clone(),
-                Ok(Some(Offer::Product(product))) => self.plan = product.name.clone(),
-                Ok(Some(Offer::Pack(_)) | None) | Err(_) => {}
+        if catalog.plan(&self.plan).is_some() || catalog.product(&self.plan).is_some() {
+            let name = catalog.present_name(&self.plan);
+            if name != self.plan {
+                self.plan = name.to_owned();
             }
+            return self;
+        }
+        match catalog.offer(price.as_str(), None, None) {
+            Ok(Some(Offer::Plan(plan))) => self.plan = plan.name.clone(),
+            Ok(Some(Offer::Product(product))) => self.plan = product.name.clone(),
+            Ok(Some(Offer::Pack(_)) | None) | Err(_) => {}
         }
         self
     }

@@ -10,7 +10,7 @@ use super::actions::PaymentAction;
 use super::holds::Hold;
 use super::import::Import;
 use super::item::{Bucket, Item, Period, View};
-use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup, later_end, replace};
+use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup, replace};
 use super::products::BoughtProduct;
 use super::slice::{Carry, Phase, phase_at};
 use super::subscription::Subscription;
@@ -974,9 +974,7 @@ impl State {
             let (first, second) = nearest_ends(&self.grants, |grant| grant.until);
             let joined = self.grants.remove(first);
             if let Some(next) = self.grants.get_mut(second - 1) {
-                next.granted = next.granted.plus(joined.granted);
-                next.left = next.left.plus(joined.left);
-                next.until = later_end(next.until, joined.until);
+                next.join(&joined);
             }
         }
     }

@@ -87,6 +87,9 @@ pub type Features = BTreeMap<String, FeatureValue>;
 pub struct Product {
     /// Its name in a session's metadata (`product`) and in the account.
     pub name: String,
+    /// The names that it had before. What is kept by one of them belongs to this product.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formerly: Vec<String>,
     /// What it gives.
     pub features: Features,
     /// Credits of one purchase, or of each period of a subscription.
@@ -99,6 +102,8 @@ pub struct Product {
 #[serde(deny_unknown_fields)]
 pub(super) struct FileProduct {
     name: Spanned<String>,
+    #[serde(default)]
+    formerly: Vec<Spanned<String>>,
     #[serde(default)]
     features: FileFeatures,
     credits: Option<Spanned<i64>>,
@@ -114,9 +119,10 @@ pub(super) type FileKinds = BTreeMap<Spanned<String>, Spanned<String>>;
 pub(super) type Kinds = BTreeMap<String, FeatureKind>;
 
 impl Catalog {
-    /// A product by its name.
+    /// A product by its name, else by a name that it had before.
     pub fn product(&self, name: &str) -> Option<&Product> {
-        self.products.iter().find(|product| product.name == name)
+        let formerly = || self.products.iter().find(|product| product.formerly.iter().any(|one| one == name));
+        self.products.iter().find(|product| product.name == name).or_else(formerly)
     }
 
     /// A digest of what decides tiers and features; `None` for a catalog without features. An account with
@@ -128,7 +134,7 @@ impl Catalog {
         let plans: Vec<_> = self
             .plans
             .iter()
-            .map(|plan| (&plan.name, &plan.tier, plan.rank, &plan.features, &plan.per_seat))
+            .map(|plan| (&plan.name, &plan.formerly, &plan.tier, plan.rank, &plan.features, &plan.per_seat))
             .collect();
         let all = (
             &self.tiers,
@@ -237,6 +243,7 @@ impl Checker<'_> {
             let checked = Product {
                 credits: self.number_or("credits", product.credits.as_ref(), MAX_CREDITS, 0)?,
                 features: self.features(product.features, kinds)?,
+                formerly: self.formerly(product.formerly)?,
                 sold_as: self.sold_as(
                     &product.name,
                     product.prices,

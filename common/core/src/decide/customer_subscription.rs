@@ -99,7 +99,7 @@ pub(super) fn price_terms(
     account: &Account,
     catalog: &Catalog,
 ) -> Result<PriceTerms, Parked> {
-    let by_id = matches!(catalog.offer(price.id.as_str(), None, None), Ok(Some(_)));
+    let by_id = catalog.names_price(price.id.as_str());
     let terms = match offer(price, catalog)? {
         Some(Offer::Plan(plan)) => Some(Terms::of(plan)),
         Some(Offer::Product(product)) => Some(Terms::of_product(product)),

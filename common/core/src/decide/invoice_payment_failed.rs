@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payment_waits_for_the_customer_until_its_invoice_is_paid_or_the_subscription_ends() {
+    fn a_payment_waits_for_the_customer_until_it_is_paid_or_the_subscription_ends() {
         let waits = |steps: &[Step]| {
             let run = Run::of(steps);
             let action = run.account.state.payment_action(&run.catalog, Timestamp::from_unix(P2 + 9));

@@ -5,7 +5,9 @@
 //! patch changes single fields.
 
 mod access;
+mod bounds;
 mod changes;
+mod edges;
 mod edits;
 mod imports;
 mod items;

@@ -3,7 +3,7 @@
 //! | event | when it is sent again |
 //! |---|---|
 //! | parked, waits for a customer or a user | when the customer is linked or the user exists |
-//! | parked, waits for a price or a name of the catalog | when the catalog has it, after a deployment |
+//! | parked, waits for a price or a name of the catalog | when the catalog has it, or the price is learnt |
 //! | parked, waits for a payment | when the payment is known, or after its pause |
 //! | parked for another reason | after its pause: 15 minutes, doubled each time, at most a day |
 //! | parked as an unreadable message or as a second content | never |
@@ -296,9 +296,15 @@ impl Retrier {
             Some(("customer" | "payment" | "user", _)) => {
                 record.waits_for.as_ref().is_some_and(|waits_for| available.waits_for.contains(waits_for))
             }
-            // A snapshot may have shown the lookup key of the price.
             Some(("price", price)) => {
-                sells(&self.accounts.catalog, ("price", price)) || self.accounts.catalog.has_lookup_keys()
+                let catalog = &self.accounts.catalog;
+                let learnt_ms = catalog.learnt().get(price).map(|one| one.at.unix().saturating_mul(1000));
+                // It was parked before the price was learnt.
+                if learnt_ms.is_some_and(|learnt_ms| learnt_ms >= record.finished_ms) {
+                    return sells(catalog, ("price", price));
+                }
+                // A snapshot of the subscription may have shown the lookup key of the price.
+                sells(catalog, ("price", price)) || catalog.has_lookup_keys()
             }
             Some(name @ ("pack" | "product" | "mode" | "plan", _)) => sells(&self.accounts.catalog, name),
             Some(_) => return rested,

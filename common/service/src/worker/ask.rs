@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a paid checkout session whose metadata does not name what was sold and the quantity | its line items |
 //! | an invoice or a subscription with a truncated list | the complete list |
-//! | an invoice with a price that the catalog may name by its lookup key | the price, once in each instance |
+//! | an invoice with a price that the catalog may name by its lookup key | the price, until it is learnt |
 //! | a refund or a dispute, which do not name the paid invoice | the invoice |
 //!
 //! Since 2025-03-31.basil a charge does not name its invoice either.
@@ -63,6 +63,12 @@ impl Prices {
         Ok(Some(price))
     }
 
+    /// Whether Stripe is asked for a price of this event.
+    pub(super) fn lack_one_of(&self, event: &Event, catalog: &Catalog) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        unknown_prices(event, catalog).any(|price| !known.contains_key(&price.id))
+    }
+
     /// Completes the prices of an invoice's lines that the catalog does not name.
     async fn complete(
         &self,
@@ -87,11 +93,10 @@ fn is_unknown(price: &Price, catalog: &Catalog) -> bool {
         && matches!(catalog.offer(price.id.as_str(), None, price.product.as_deref()), Ok(None))
 }
 
-/// Whether the catalog may name a price of a paid invoice by a lookup key, which the invoice does not show.
-fn leaves_out_prices(event: &Event, catalog: &Catalog) -> bool {
-    let Object::Invoice(invoice) = &event.object else { return false };
-    let mut prices = invoice.lines.iter().filter_map(|line| line.price.as_ref());
-    event.kind == EventType::InvoicePaid && prices.any(|price| is_unknown(price, catalog))
+/// The prices of a paid invoice that the catalog may name by a lookup key, which the invoice does not show.
+fn unknown_prices<'a>(event: &'a Event, catalog: &'a Catalog) -> impl Iterator<Item = &'a Price> {
+    let prices = if event.kind == EventType::InvoicePaid { event.prices() } else { Vec::new() };
+    prices.into_iter().filter(|price| is_unknown(price, catalog))
 }
 
 /// Reads what the event leaves out. An error means that a later attempt may succeed.
@@ -101,7 +106,7 @@ pub(super) async fn complete(
     prices: &Prices,
     job: &mut Job,
 ) -> Result<(), String> {
-    if !leaves_out(&job.event) && !leaves_out_prices(&job.event, catalog) {
+    if !leaves_out(&job.event) && unknown_prices(&job.event, catalog).next().is_none() {
         return Ok(());
     }
     let reading = async {

@@ -6,13 +6,12 @@
 use anyhow::{Context as _, ensure};
 use axum::http::Method;
 use cli::output::print_line;
-use cli::send::signed_request;
 use local::fake_stripe::{FakeStripe, FiredEvent, Payment};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use tallyhook_core::event::EventType;
 
-use super::{Player, require_success, text};
+use super::{Player, text};
 
 const PRO: &str = "price_pro_yearly_test";
 const BUSINESS: &str = "price_business_yearly_test";
@@ -88,7 +87,7 @@ pub async fn play(player: &Player) -> anyhow::Result<Vec<Value>> {
     let mut month = 0;
     for (description, action) in &STEPS {
         life.perform(action).await.with_context(|| (*description).to_owned())?;
-        player.settled().await?;
+        player.stack.wait_until_idle(false).await?;
         let account = player.account().await?;
         if matches!(action, Action::Buy | Action::Month) {
             month += 1;
@@ -163,10 +162,8 @@ impl Life<'_> {
         fired.retain(|event| EventType::from(event.kind.as_str()).family().is_some());
         fired.extend(fastrand::choice(&fired).cloned());
         fastrand::shuffle(&mut fired);
-        let url = format!("{}/webhooks/stripe", self.player.url);
         for event in fired {
-            let request = signed_request(&url, event.body.as_bytes(), &self.player.secret)?;
-            require_success(self.player.client.send(request).await?).with_context(|| event.kind)?;
+            self.player.stack.post(event.body.as_bytes()).await.with_context(|| event.kind)?;
         }
         Ok(())
     }
@@ -246,12 +243,9 @@ mod tests {
     #[tokio::test]
     async fn the_year_ends_with_every_month_granted_and_the_ledger_adding_up() {
         let stack = Stack::start(Options::default()).await.unwrap();
-        let player = Player::new(
-            stack.front_url.clone(),
-            local_stack::APP_TOKEN.to_owned(),
-            local_stack::WEBHOOK_SECRET,
-        )
-        .unwrap();
+        let player =
+            Player::new(&stack.front_url, local_stack::APP_TOKEN.to_owned(), local_stack::WEBHOOK_SECRET)
+                .unwrap();
         let accounts = play(&player).await.unwrap();
         let shown = |account: &Value| {
             format!("{} {} {}", text(&account["tier"]), account["credits"], account["available"])

@@ -15,8 +15,10 @@
   const words = (text) => String(text ?? "").replaceAll("_", " ");
 
   const call = async (path, body) => {
-    const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-    const answer = await fetch("/local/shop/" + encodeURIComponent(user) + path, { cache: "no-store", ...options });
+    const headers = { "content-type": "application/json" };
+    const options = body === undefined ? {} : { method: "POST", headers, body: JSON.stringify(body) };
+    const url = "/local/shop/" + encodeURIComponent(user) + path;
+    const answer = await fetch(url, { cache: "no-store", ...options });
     const json = await answer.json();
     if (answer.ok) return json;
     const error = new Error(json.message || "The stack does not answer.");
@@ -31,7 +33,11 @@
     if (node.textContent === text) return;
     const fresh = node.textContent !== "";
     node.textContent = text;
-    if (fresh) { node.parentElement.classList.remove("changed"); void node.offsetWidth; node.parentElement.classList.add("changed"); }
+    if (!fresh) return;
+    const { classList } = node.parentElement;
+    classList.remove("changed");
+    void node.offsetWidth; // the browser computes the layout, so that the animation starts again
+    classList.add("changed");
   };
   const feed = (id, entries, row) => {
     by(id).replaceChildren(...entries.map(row));
@@ -41,26 +47,34 @@
     const link = make("a", "", sent.type);
     link.href = "/admin#/events/" + encodeURIComponent(sent.event);
     const row = make("li", "", make("span", "grow", link));
-    if (sent.again) { const pill = make("span", "pill", "again"); pill.dataset.tone = "warn"; row.append(pill); }
+    if (sent.again) {
+      const pill = make("span", "pill", "again");
+      pill.dataset.tone = "warn";
+      row.append(pill);
+    }
     if (sent.status !== 200) row.append(make("span", "minus", "answered " + sent.status));
     return row;
   };
   const signed = (value) => (value > 0 ? "+" : "") + number.format(value);
+  const color = (delta) => (delta < 0 ? "minus" : delta > 0 ? "plus" : "muted");
   const ledgerRow = (entry) => make("li", "",
-    make("span", "delta " + (entry.delta < 0 ? "minus" : entry.delta > 0 ? "plus" : "muted"), signed(entry.delta)),
-    make("span", "grow", words(entry.kind)), make("span", "muted", "balance " + number.format(entry.balance)));
+    make("span", "delta " + color(entry.delta), signed(entry.delta)),
+    make("span", "grow", words(entry.kind)),
+    make("span", "muted", "balance " + number.format(entry.balance)));
   const notificationRow = (notification) => make("li", "", make("span", "grow", notification.type),
     make("span", "muted", notification.data.tier + ", " + number.format(notification.data.credits)));
 
   // What a yearly plan granted for this month, and when the next month begins.
-  const date = (text, options) => new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", ...options }).format(new Date(text));
+  const date = (text, options) =>
+    new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", ...options }).format(new Date(text));
   const showMonth = ({ account, yearly, date: clock }) => {
     const lots = yearly ? account.lots.filter((lot) => lot.granted > 0) : [];
     const lot = lots.find((one) => one.bucket.startsWith("si_"));
     by("month").hidden = !lot;
     if (!lot) return;
     const day = (text) => date(text, { day: "numeric", month: "long", year: "numeric" });
-    const carried = lots.filter((one) => one.bucket.startsWith("rollover ")).reduce((sum, one) => sum + one.left, 0);
+    const rollovers = lots.filter((one) => one.bucket.startsWith("rollover "));
+    const carried = rollovers.reduce((sum, one) => sum + one.left, 0);
     const next = account.next_grant_at;
     say(by("month"), number.format(lot.granted) + " credits for " + date(lot.since, { month: "long" })
       + (carried ? ", and " + number.format(carried) + " carried over" : "")
@@ -68,8 +82,8 @@
       + (clock ? " The test clock shows " + day(clock) + "." : ""));
   };
 
-  const setups = { pay: "not paid", wait_payment: "waiting for the payment", wait_provisioning: "being set up", set_password: "no password yet",
-    go_to_dashboard: "done" };
+  const setups = { pay: "not paid", wait_payment: "waiting for the payment", set_password: "no password yet",
+    wait_provisioning: "being set up", go_to_dashboard: "done" };
   const show = (page) => {
     const account = page.account;
     by("account").hidden = by("acts").hidden = !account;
@@ -84,25 +98,29 @@
     figure("setup", page.setup ? setups[page.setup.next_action] || "" : "nothing bought");
     const { signup, addon, subscriptions } = account.buckets;
     const ofPlans = Object.values(subscriptions).reduce((sum, credits) => sum + credits, 0);
-    const orders = account.orders.map((order) => order.mode + " " + order.tier + " " + order.status).join(", ");
-    const products = account.products.map((product) => product.name + " " + product.status).join(", ");
-    say(by("buckets"), "From signing up " + number.format(signup) + ", plan " + number.format(ofPlans) + ", packs " + number.format(addon)
+    const orders = account.orders.map((one) => one.mode + " " + one.tier + " " + one.status).join(", ");
+    const products = account.products.map((one) => one.name + " " + one.status).join(", ");
+    say(by("buckets"), "From signing up " + number.format(signup)
+      + ", plan " + number.format(ofPlans)
+      + ", packs " + number.format(addon)
       + (orders ? ". Orders: " + orders : "") + (products ? ". Products: " + products : "") + ".");
     showMonth(page);
     feed("sent", page.sent, sentRow);
     feed("ledger", page.ledger, ledgerRow);
     feed("notifications", page.notifications, notificationRow);
-    const can = { ...page.can, spend: true, password: page.setup && page.setup.password_state === "not_sent" };
-    document.querySelectorAll("[data-act]").forEach((button) => { button.hidden = !can[button.dataset.act]; });
+    const noPassword = page.setup && page.setup.password_state === "not_sent";
+    const can = { ...page.can, spend: true, password: noPassword };
+    document.querySelectorAll("[data-act]").forEach((one) => { one.hidden = !can[one.dataset.act]; });
     say(by("refund-amount"), can.refund || "");
-    if (page.setup) by("status-page").href = "/portal/status?session_id=" + encodeURIComponent(page.setup.session_id);
+    const session = page.setup && encodeURIComponent(page.setup.session_id);
+    if (session) by("status-page").href = "/portal/status?session_id=" + session;
     const summary = user + " has tier " + account.tier + " and " + account.credits + " credits";
     if (summary !== announced) say(by("live"), summary);
     announced = summary;
   };
 
-  // Refreshes often while messages are being processed, and every four seconds otherwise: events may also come
-  // from a terminal.
+  // Refreshes often while messages are being processed, and every four seconds otherwise: events may also
+  // come from a terminal.
   const refresh = async () => {
     clearTimeout(timer);
     let pause = 4000;
@@ -143,7 +161,9 @@
       if (!same) ["tier", "credits", "subscription", "setup"].forEach((id) => { by(id).textContent = ""; });
     });
   });
-  document.querySelectorAll("[data-order]").forEach((button) => button.addEventListener("click", () => run(button, async () => {
+  const onClick = (selector, action) => document.querySelectorAll(selector).forEach((button) =>
+    button.addEventListener("click", () => run(button, () => action(button))));
+  onClick("[data-order]", async (button) => {
     try {
       location.assign((await call("/buy", JSON.parse(button.dataset.order))).url);
     } catch (error) {
@@ -151,11 +171,11 @@
       if (!error.body || !error.body.portal_url) throw error;
       location.assign(error.body.portal_url);
     }
-  })));
-  document.querySelectorAll("[data-act]").forEach((button) => button.addEventListener("click", () => run(button, async () => {
-    const answer = await call("/" + button.dataset.act, button.dataset.act === "spend" ? { amount: 100 } : {});
+  });
+  onClick("[data-act]", async ({ dataset: { act } }) => {
+    const answer = await call("/" + act, act === "spend" ? { amount: 100 } : {});
     if (answer.url) location.assign(answer.url);
-  })));
+  });
   addEventListener("pageshow", (event) => { if (event.persisted) refresh(); });
 
   user = localStorage.getItem(KEY) || by("user").value;

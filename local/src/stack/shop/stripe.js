@@ -7,7 +7,8 @@
     buttons.forEach((one) => { one.disabled = true; });
     trouble.hidden = true;
     try {
-      const answer = await fetch(page, { method: "POST", headers: { "content-type": "application/json" }, body: button.dataset.send });
+      const headers = { "content-type": "application/json" };
+      const answer = await fetch(page, { method: "POST", headers, body: button.dataset.send });
       const json = await answer.json();
       if (!answer.ok) throw new Error(json.message);
       location.assign(json.next);

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::{Condition, Item, Key, Write, new_item, number, read_number, read_text, text};
 use crate::store::StoreError;
+use tallyhook_core::catalog::LearntPrice;
 use tallyhook_core::timestamp::Timestamp;
 
 /// The largest catalog, in bytes. An item of DynamoDB has at most 400 KB.
@@ -59,6 +60,38 @@ pub fn catalog(catalog: &StoredCatalog) -> [Write; 2] {
         write(Key::Catalog, Condition::Version(catalog.version.saturating_sub(1))),
         write(Key::CatalogVersion(catalog.version), Condition::Absent),
     ]
+}
+
+/// Writes the learnt prices, in the order in which they were learnt, on condition that no other writer changed
+/// them. They are an item of their own beside the catalog, so that the catalog can be replaced at the same
+/// time, and have the item's 400 KB for themselves.
+///
+/// ```json
+/// {"pk":"catalog","sk":"learnt","revision":7,
+///  "prices":"[{\"id\":\"price_1A\",\"lookup_key\":\"pro_monthly\",\"product\":\"prod_1\",\"at\":1795651200}]"}
+/// ```
+///
+/// # Errors
+/// [`StoreError::Corrupt`] if they cannot be written as JSON.
+pub fn learnt_prices(prices: &[LearntPrice], read: u64) -> Result<Write, StoreError> {
+    let key = Key::LearntPrices;
+    let mut item = new_item(&key);
+    let json = serde_json::to_string(prices).map_err(|error| key.corrupt(error))?;
+    item.insert("prices".to_owned(), text(json));
+    item.insert("revision".to_owned(), number(read.saturating_add(1)));
+    Ok(Write { key, item: Some(item), condition: Condition::Revision(read) })
+}
+
+/// Reads the learnt prices with their revision. Revision 0: none are stored.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub fn read_learnt_prices(item: Option<&Item>) -> Result<(Vec<LearntPrice>, u64), StoreError> {
+    let Some(item) = item else { return Ok((Vec::new(), 0)) };
+    let key = Key::LearntPrices;
+    let json = read_text(item, "prices").ok_or_else(|| key.corrupt("no prices"))?;
+    let prices = serde_json::from_str(&json).map_err(|error| key.corrupt(error))?;
+    Ok((prices, read_number(item, "revision").ok_or_else(|| key.corrupt("no revision"))?))
 }
 
 /// Writes the digest of the catalog that decided about an event into the event's record.

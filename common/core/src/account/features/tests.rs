@@ -51,6 +51,22 @@ fn course(id: &str) -> Step {
     session("completed", P1, id, json!({"product": "course"}), json!({}))
 }
 
+#[test]
+fn a_renamed_product_is_found_by_its_former_name_or_its_price_also_when_it_is_refunded() {
+    let named = || Step::Edit("name = \"course\"", "name = \"class\"\nformerly = [\"course\"]");
+    let run = with_features(vec![course("cs_1"), named()]);
+    assert_eq!(statuses(&run), [("class".to_owned(), ProductStatus::Active)]);
+    assert!(seen(&run, NOW).contains("true by product class"), "{}", seen(&run, NOW));
+
+    for edit in [named(), Step::Edit("name = \"course\"", "name = \"class\"")] {
+        let shown = sub("created", P1, json!({"items": items(&[("price_course", 1)], P1)}));
+        let bill = paid(P1, "in_1", "subscription_create", "price_course", P1);
+        let run = with_features(vec![shown, bill, edit, refunded(P1 + 9, "pi_in_1", 2000)]);
+        assert_eq!(statuses(&run), [("class".to_owned(), ProductStatus::Refunded)]);
+        assert!(seen(&run, NOW).contains("false by default"), "{}", seen(&run, NOW));
+    }
+}
+
 /// Every order of some steps.
 fn orders(steps: &[Step]) -> Vec<Vec<Step>> {
     if steps.len() < 2 {

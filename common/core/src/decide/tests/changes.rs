@@ -41,7 +41,7 @@ const PRO: (&str, i64) = ("price_pro", 1900);
 const BUSINESS: (&str, i64) = ("price_business", 9000);
 
 #[test]
-fn another_price_of_the_same_plan_is_no_change() {
+fn another_price_of_the_same_plan_changes_nothing() {
     let given = [opened("price_pro"), vec![Step::Spend(4000), change(T + DAY, "price_pro_year")]].concat();
     check_life("in the same period", &given, "pro 1000 | si_1=1000");
     let on_payment = [vec![ON_PAYMENT], given].concat();

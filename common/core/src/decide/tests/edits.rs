@@ -7,6 +7,7 @@ use super::shapes::{
     DAY, T, bill, bill_with, check_life, end, flagged, item, line, month, once, reordered, shows, tie_by,
 };
 use super::{MONTH, Run, Step, pack, patched, session};
+use crate::timestamp::Timestamp;
 
 const PACK: &str = "credits = 1000\nprices = [\"price_p1000\"]";
 
@@ -98,7 +99,7 @@ fn a_purchase_is_one_after_its_price_has_moved_from_a_pack_to_a_plan() {
 }
 
 #[test]
-fn a_repeated_document_is_no_conflict_after_an_edit() {
+fn a_repeated_document_is_not_a_conflict_after_an_edit() {
     let edits = [
         ("credits", vec![pack_becomes("credits = 7\nprices = [\"price_p1000\"]")]),
         ("expiry", vec![pack_becomes("credits = 1000\nexpires_days = 3\nprices = [\"price_p1000\"]")]),
@@ -127,7 +128,7 @@ fn a_document_with_another_quantity_is_a_conflict_after_an_edit() {
 }
 
 #[test]
-fn the_same_price_is_no_plan_change_after_its_plan_is_renamed() {
+fn the_same_price_is_not_a_plan_change_after_its_plan_is_renamed() {
     let rename = || Step::Edit("name = \"pro\"", "name = \"gold\"");
     let again = || vec![shows(T + 2 * DAY, "active", &[pro(T)])];
     check_life("renamed", &[opened(), vec![rename()], again()].concat(), "pro 4000 | si_1=4000");
@@ -179,6 +180,26 @@ fn a_running_trial_keeps_its_credits_after_an_edit() {
         let given = vec![trial(T), Step::Spend(500), edit(), trial(T + DAY)];
         check_life("an edited trial", &given, "pro 1500 | si_1=1500");
     }
+}
+
+#[test]
+fn a_plan_for_life_or_given_by_hand_follows_its_renamed_plan_by_its_former_name() {
+    let life = || session("completed", T, "cs_1", json!({"plan": "pro"}), json!({}));
+    let gift = || Step::Complimentary { plan: "pro", until: None, credits: 0 };
+    let lost = || Step::Edit("name = \"pro\"", "name = \"gold\"");
+    let kept = || Step::Edit("name = \"pro\"", "name = \"gold\"\nformerly = [\"pro\", \"starter\"]");
+    for (what, step) in [("life", life()), ("gift", gift())] {
+        let tier = |edit: Step| {
+            let run = Run::of(&[step.clone(), edit]);
+            run.account.state.access(&run.catalog, Timestamp::from_unix(T + DAY)).tier
+        };
+        assert_eq!((tier(lost()).as_str(), tier(kept()).as_str()), ("free", "pro"), "{what}");
+    }
+    // A session that names the former name sells the plan.
+    let run = Run::of(&[kept(), life()]);
+    assert_eq!(end(&run), "pro 5000 | life=5000", "{}", run.summary());
+    let given = run.account.state.given(&run.catalog, Timestamp::from_unix(T + DAY));
+    assert_eq!(given.iter().map(|one| one.plan.as_str()).collect::<Vec<_>>(), ["gold"]);
 }
 
 #[test]

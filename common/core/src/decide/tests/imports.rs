@@ -346,3 +346,23 @@ fn a_grant_of_later_that_was_spent_before_the_import_takes_nothing_of_the_balanc
         assert_eq!(run.balance().get(), left, "{}", run.summary());
     }
 }
+
+/// The account keeps at most 16 grants by hand apart. 20 of before the balance and 10 of later, of 100 each.
+#[test]
+fn joined_grants_by_hand_count_by_the_time_at_which_each_was_given() {
+    let at = T + 100 * DAY;
+    let give = |time: i64| [Step::At(time), Step::Grant(100)];
+    for (spent_before, spent_after, left) in
+        [(0, 0, 3000), (550, 0, 2450), (550, 1460, 990), (550, 2000, 450)]
+    {
+        let steps = [
+            (0..20).flat_map(|number| give(T + number * DAY)).collect(),
+            vec![Step::At(at - DAY), Step::Spend(spent_before)],
+            (0..10).flat_map(|number| give(at + 1 + number * DAY)).collect(),
+            vec![Step::At(at + 40 * DAY), Step::Spend(spent_after), import(at, 2000 - spent_before)],
+        ]
+        .concat();
+        let run = Run::of(&steps);
+        assert_eq!(run.balance().get(), left, "{spent_before} {spent_after}: {}", run.summary());
+    }
+}

@@ -6,7 +6,7 @@ use super::shapes::{
     DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, once, seats, shows, shows_with,
     tie, times,
 };
-use super::{MONTH, Run, Step, pack, patched};
+use super::{MONTH, Run, Step, pack, patched, refunded};
 use crate::ids::{CustomerId, UserId};
 
 const YEARLY: &str = "price_pro_year";
@@ -90,6 +90,79 @@ fn a_paid_item_without_a_snapshot_gives_access_until_its_period_ends() {
     ];
     let expect = "business until day 31 25000 | si_1=5000 si_2=20000";
     check_life("an item that the newest snapshot does not know", &added, expect);
+}
+
+/// A proration line covers the time from the change to the end of the period
+/// (<https://docs.stripe.com/changelog/2015-04-07/updates-ending-periods-prorated-invoice-line-items>). Before
+/// 2025-03-31.basil an item has no period but the subscription's
+/// (<https://docs.stripe.com/changelog/basil/2025-03-31/deprecate-subscription-current-period-start-and-end>).
+#[test]
+fn the_prorated_line_of_an_item_added_within_the_period_opens_its_period() {
+    let (added, end) = (T + 10 * DAY, month(T));
+    let first = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, end)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, end)]),
+        tie(T + 1, "in_1"),
+    ];
+    let with = |second: Value, charge: Value| {
+        let after = vec![
+            shows(added, "active", &[item("si_1", "price_pro", T, end), second]),
+            bill(added + 1, "in_2", "subscription_update", &[charge]),
+            tie(added + 1, "in_2"),
+        ];
+        [first.clone(), after].concat()
+    };
+    let boost = item("si_2", "price_boost", T, end);
+    let given = with(boost, flagged("si_2", "price_boost", 400, added, end));
+    check_life("the prorated line is paid", &given, "pro 5300 | si_1=5000 si_2=300");
+    let back = [given, vec![refunded(added + DAY, "pi_in_2", 200)]].concat();
+    check_life("half of it is refunded", &back, "pro 5150 | si_1=5000 si_2=150");
+
+    let charge = times(2, flagged("si_2", "price_team", 800, added, end));
+    let more = vec![
+        shows(
+            added + DAY,
+            "active",
+            &[item("si_1", "price_pro", T, end), seats("si_2", "price_team", 5, T, end)],
+        ),
+        Step::At(added + 2 * DAY),
+    ];
+    let given = [with(seats("si_2", "price_team", 2, T, end), charge), more].concat();
+    check_life("more seats of it are shown later", &given, "business 10000 | si_1=5000 si_2=5000");
+
+    let replaced = vec![
+        shows(added, "active", &[item("si_2", "price_business", T, end)]),
+        bill(
+            added + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro", -1300, added, end),
+                flagged("si_2", "price_business", 4000, added, end),
+            ],
+        ),
+    ];
+    check_life(
+        "it replaces the only item",
+        &[first, replaced].concat(),
+        "business 20000 | si_1=0 si_2=20000",
+    );
+
+    // The invoice credits the item itself, so this charges a change of an item whose period is not paid.
+    let unpaid = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, end)]),
+        shows(added, "active", &[item("si_1", "price_business", T, end)]),
+        bill(
+            added + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                flagged("si_1", "price_pro", -1300, added, end),
+                flagged("si_1", "price_business", 4000, added, end),
+            ],
+        ),
+    ];
+    check_life("an upgrade within an unpaid period", &unpaid, "business 0 | ");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Prices that the catalog names by their lookup key or their Stripe product.
 //!
 //! Shapes: an item of a subscription and a line item of a session hold the price object with `lookup_key` and
-//! `product` (<https://docs.stripe.com/api/prices/object>). Since 2025-03-31.basil the line of an invoice holds
-//! only `pricing.price_details.price` and `.product`
-//! (<https://docs.stripe.com/changelog/basil/2025-03-31/invoice-pricing-configurations>). Recorded events agree:
-//! each of 25 items has both fields, and each of 12 lines since basil has the product and no lookup key. Stripe
-//! moves a lookup key to another price with `transfer_lookup_key`.
+//! `product` (<https://docs.stripe.com/api/prices/object>). Since 2025-03-31.basil the line of an invoice
+//! holds only `pricing.price_details.price` and `.product`
+//! (<https://docs.stripe.com/changelog/basil/2025-03-31/invoice-pricing-configurations>). Recorded events
+//! agree: each of 25 items has both fields, and each of 12 lines since basil has the product and no lookup
+//! key. Stripe moves a lookup key to another price with `transfer_lookup_key`.
 
 use serde_json::{Value, json};
 

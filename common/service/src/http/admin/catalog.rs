@@ -36,13 +36,24 @@ struct AccountsOnPrices {
 impl Admin {
     /// ```json
     /// {"digest":"9f86d081884c7d65","toml":"[tiers]…","version":3,"applied_at":"2026-11-27T09:00:00Z",
-    ///  "actor":"ann","reason":"a new plan"}
+    ///  "actor":"ann","reason":"a new plan",
+    ///  "learnt_prices":[{"id":"price_1A","lookup_key":"pro_monthly","product":"prod_1","at":"2026-…"}]}
     /// ```
     pub(super) async fn show_catalog(&self) -> Result<Value, Problem> {
-        let stored = self.stored(&Key::Catalog).await?;
+        let found = self.store.load([Key::Catalog, Key::LearntPrices]).await?;
+        let stored = found.get(&Key::Catalog).map(|item| items::read_catalog(&Key::Catalog, item));
         let message = "no catalog is stored: tallyhook catalog push catalog.toml --apply --reason first";
-        let stored = stored.ok_or_else(|| problem(StatusCode::NOT_FOUND, "no_catalog", message))?;
-        Ok(with_toml(&stored))
+        let stored = stored.ok_or_else(|| problem(StatusCode::NOT_FOUND, "no_catalog", message))??;
+        let (learnt, _) = items::read_learnt_prices(found.get(&Key::LearntPrices))?;
+        let mut answer = with_toml(&stored);
+        answer["learnt_prices"] = learnt
+            .iter()
+            .map(|one| {
+                json!({"id": one.id, "lookup_key": one.lookup_key, "product": one.product,
+                    "at": one.at.to_string()})
+            })
+            .collect();
+        Ok(answer)
     }
 
     /// One version, in the form of [`Admin::show_catalog`].
@@ -126,19 +137,23 @@ impl Admin {
         now_ms: i64,
     ) -> Result<Value, Problem> {
         let now = seconds(now_ms);
+        let current = &self.processor.accounts.catalog;
+        let learnt = || current.learnt().values().cloned();
         let before = match &stored {
-            Some(stored) => {
-                Catalog::parse(&stored.toml).map_err(|error| Key::Catalog.corrupt(error.to_string()))?
-            }
-            None => Catalog::clone(&self.processor.accounts.catalog),
+            Some(stored) => Catalog::parse(&stored.toml)
+                .map_err(|error| Key::Catalog.corrupt(error.to_string()))?
+                .with_learnt(learnt()),
+            None => Catalog::clone(current),
         };
+        let catalog = &catalog.clone().with_learnt(learnt());
         let digest = items::catalog_digest(toml);
         let mut accounts = self.processor.accounts.clone();
         accounts.catalog = DecidingCatalog::from(catalog.clone()).into();
         let retrier = Retrier::new(accounts, self.processor.redrive.clone());
         let (freed, more) = retrier.freed_by_catalog(&before, now).await?;
         let changes = changes(&before, catalog);
-        let on_removed = self.accounts_on_prices(&removed(&prices(&before), &prices(catalog)), now).await?;
+        let no_longer_sold = removed(&sold_prices(&before), &sold_prices(catalog));
+        let on_removed = self.accounts_on_prices(&no_longer_sold, now).await?;
         let changed = stored.as_ref().is_none_or(|stored| stored.digest != digest);
         let reason = reason.filter(|_| changed);
         let known = stored.as_ref().map_or(0, |stored| stored.version);
@@ -346,6 +361,10 @@ fn entries(catalog: &Catalog) -> BTreeMap<String, Value> {
     for part in ["tiers", "policy", "features", "default_features", "checkout"] {
         entries.insert(part.to_owned(), all[part].clone());
     }
+    // It is computed from the plans.
+    if let Some(policy) = entries.get_mut("policy").and_then(Value::as_object_mut) {
+        policy.remove("carried_periods");
+    }
     entries.insert("catalog".to_owned(), json!({"ignore": all["ignore"]}));
     entries
 }
@@ -355,6 +374,12 @@ fn prices(catalog: &Catalog) -> BTreeSet<String> {
     let orders =
         catalog.orders.iter().flat_map(|order| order.plans.values()).flat_map(|plan| plan.prices.iter());
     sold.chain(orders).cloned().collect()
+}
+
+/// The price ids that a catalog names, and the learnt ones that it finds.
+fn sold_prices(catalog: &Catalog) -> BTreeSet<String> {
+    let learnt = catalog.learnt().keys().filter(|id| !matches!(catalog.offer(id, None, None), Ok(None)));
+    learnt.cloned().chain(prices(catalog)).collect()
 }
 
 fn lookup_keys(catalog: &Catalog) -> BTreeSet<String> {

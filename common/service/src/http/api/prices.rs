@@ -15,8 +15,8 @@ use tallyhook_aws::stripe::{Object, Stripe, StripeError};
 use tallyhook_core::catalog::SoldAs;
 use tallyhook_core::ids::PriceId;
 
-/// The price that Stripe had in this mode, and when, by the prices that the catalog has for the same thing. It
-/// is used as long as a catalog is, so that a price that was replaced is not offered for long.
+/// The price that Stripe had in this mode, and when, by the prices that the catalog has for the same thing.
+/// It is used as long as a catalog is, so that a price that was replaced is not offered for long.
 #[derive(Debug, Default)]
 pub(super) struct Prices(Mutex<BTreeMap<Vec<String>, (String, Instant)>>);
 

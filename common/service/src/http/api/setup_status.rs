@@ -384,6 +384,7 @@ impl Api {
                 by: BY.to_owned(),
                 note: format!("{what}, read from Stripe before its webhook came"),
                 kind,
+                reversals: Vec::new(),
             }),
         };
         for outcome in self.processor.run(&[job], now).await {

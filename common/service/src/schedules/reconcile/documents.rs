@@ -5,11 +5,14 @@ use super::{Evidence, List, MAX_SEEN, ReconcileRun, RunPosition, StepError, hash
 use crate::process::{FoundAccount, RepairKind};
 use tallyhook_aws::stripe::{Cursor, Filter, ListPage, Object};
 use tallyhook_core::account::Account;
-use tallyhook_core::decide::{Parked, Payments, leaves_out};
+use tallyhook_core::decide::{Parked, Payments, add_reversals, leaves_out};
 use tallyhook_core::drift::{self, Remedy};
-use tallyhook_core::event::{self, Subscription, SubscriptionStatus};
+use tallyhook_core::event::{self, Event, Subscription, SubscriptionStatus};
 use tallyhook_core::ids::SubscriptionId;
-use tallyhook_core::timestamp::Timestamp;
+
+/// A run may end between the grant of a document and the refunds of its payment in the history. The next run
+/// starts within this time and reads these refunds, or the grant includes them.
+const MAX_DAYS_TO_NEXT_RUN: i64 = 7;
 
 impl ReconcileRun<'_> {
     /// Does one page of subscriptions: reads the accounts of all of them at once, then compares each one.
@@ -190,8 +193,9 @@ impl ReconcileRun<'_> {
         evidence: &Evidence,
         id: &str,
     ) -> Result<(), StepError> {
+        let (catalog, now) = (self.processor.accounts.catalog.clone(), self.now);
         let difference = |account: &Account, payments: &Payments, evidence: &Evidence| {
-            drift::document(account, &evidence.event, payments, &self.processor.accounts.catalog, self.now)
+            drift::document(account, &evidence.event, payments, &catalog, now)
         };
         let Some(found) = difference(account, payments, evidence) else { return Ok(()) };
         if let Remedy::Person(_) = found.remedy {
@@ -201,23 +205,21 @@ impl ReconcileRun<'_> {
         if self.options.dry_run {
             return self.repair(vec![found], evidence, id, account, RepairKind::Document).await.map(|_| ());
         }
-        let Some((evidence, account, payments)) = self.read_again(evidence).await? else { return Ok(()) };
-        let Some(found) = difference(&account, &payments, &evidence) else { return Ok(()) };
-        // The pass over the history reads the refunds and disputes of younger documents. They are read before
-        // the grant: if Stripe does not answer, nothing is granted, and the next run tries again.
-        let is_old = evidence.event.created < self.since();
-        let reversals = if is_old { self.reversals_of_document(&evidence).await? } else { Vec::new() };
-        if self.repair(vec![found], &evidence, id, &account, RepairKind::Document).await? {
-            self.apply_reversals(reversals).await?;
+        let Some((mut evidence, account, mut payments)) = self.read_again(evidence).await? else {
+            return Ok(());
+        };
+        // The pass over the history reads the refunds and disputes of younger documents. Those of this one
+        // are applied in the transaction that grants it, because no later run reads them.
+        if evidence.event.created < self.since().plus_days(MAX_DAYS_TO_NEXT_RUN) {
+            evidence.reversals = self.reversals_of_document(&evidence).await?;
+            add_reversals(&mut payments, &evidence.event, &evidence.reversals);
         }
-        Ok(())
+        let Some(found) = difference(&account, &payments, &evidence) else { return Ok(()) };
+        self.repair(vec![found], &evidence, id, &account, RepairKind::Document).await.map(|_| ())
     }
 
     /// The refunds and disputes of a document.
-    async fn reversals_of_document(
-        &mut self,
-        evidence: &Evidence,
-    ) -> Result<Vec<(Timestamp, Evidence)>, StepError> {
+    async fn reversals_of_document(&mut self, evidence: &Evidence) -> Result<Vec<Event>, StepError> {
         let payments = if let event::Object::Invoice(invoice) = &evidence.event.object {
             self.stripe.payments_of_invoice(&invoice.id).await?
         } else if let event::Object::CheckoutSession(session) = &evidence.event.object {
@@ -228,7 +230,8 @@ impl ReconcileRun<'_> {
         };
         let mut found = Vec::new();
         for payment in payments {
-            found.extend(self.reversals_of(&payment).await?);
+            let reversals = self.reversals_of(&payment).await?;
+            found.extend(reversals.into_iter().map(|(_, evidence)| evidence.event));
         }
         Ok(found)
     }

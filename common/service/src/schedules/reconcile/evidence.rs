@@ -26,6 +26,8 @@ pub struct Evidence {
     pub event: Event,
     /// The event's JSON.
     pub raw: Vec<u8>,
+    /// The refunds and disputes of a document's payments.
+    pub reversals: Vec<Event>,
 }
 
 impl Evidence {
@@ -35,7 +37,7 @@ impl Evidence {
     /// [`ReadError`].
     pub fn of_event(object: &Object) -> Result<Self, ReadError> {
         let raw = object.text().as_bytes().to_vec();
-        Ok(Self { event: event::read(&raw)?, raw })
+        Ok(Self { event: event::read(&raw)?, raw, reversals: Vec::new() })
     }
 
     /// A subscription as it was when it was read. If its period began before `imported_at`, the time of an
@@ -164,7 +166,7 @@ impl Evidence {
         let digest = event::content_digest(body("").as_bytes());
         let digest: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
         let raw = body(&format!("evt_reconcile_{object_id}_{digest}")).into_bytes();
-        Ok(Self { event: event::read(&raw)?, raw })
+        Ok(Self { event: event::read(&raw)?, raw, reversals: Vec::new() })
     }
 
     /// The same event, to be applied to an account at this version.
@@ -177,7 +179,8 @@ impl Evidence {
         let text = String::from_utf8_lossy(&self.raw).replacen(id, &numbered, 1);
         let id = EventId::new(numbered.as_str()).map_err(|_| ReadError::Missing { path: "id".to_owned() })?;
         // The event may have what was read from Stripe beside the object.
-        Ok(Self { event: Event { id, ..self.event.clone() }, raw: text.into_bytes() })
+        let event = Event { id, ..self.event.clone() };
+        Ok(Self { event, raw: text.into_bytes(), reversals: self.reversals.clone() })
     }
 
     /// The event's subscription with its id.

@@ -1,6 +1,6 @@
 //! The pass over the history: lost events, paid invoices, finished sessions, refunds and disputes, merged by
-//! time and handled oldest first, as they would have arrived. A pack that arrives after a newer renewal would be
-//! granted in full, although it ended with that renewal.
+//! time and handled oldest first, as they would have arrived. A pack that arrives after a newer renewal would
+//! be granted in full, although it ended with that renewal.
 //!
 //! Stripe lists newest first. So the pass takes one window of time after the other, reads what each list has
 //! in it, and sorts that. A window that has more than [`MAX_PAGES`] pages of one list is halved. A window
@@ -102,8 +102,8 @@ impl ReconcileRun<'_> {
         Ok(true)
     }
 
-    /// Processes the history of one user's customers, without lost events: Stripe's list of events has no filter
-    /// by customer.
+    /// Processes the history of one user's customers, without lost events: Stripe's list of events has no
+    /// filter by customer.
     pub(super) async fn history_of(&mut self, customers: &[CustomerId]) -> Result<(), String> {
         let mut entries = Vec::new();
         for customer in customers {

@@ -46,7 +46,8 @@ impl ReconcileRun<'_> {
         let cut = lost.len() > remaining;
         let lost = lost.get(..remaining).unwrap_or(lost);
         let note = "no endpoint took the event".to_owned();
-        let repair = Repair { by: self.by(), note, kind: RepairKind::LostEvent };
+        let kind = RepairKind::LostEvent;
+        let repair = Repair { by: self.by(), note, kind, reversals: Vec::new() };
         let jobs: Vec<Job> = lost.iter().map(|evidence| self.job(evidence, repair.clone())).collect();
         if self.options.dry_run {
             lost.iter().for_each(|evidence| self.report_event(evidence, None, "to be processed"));

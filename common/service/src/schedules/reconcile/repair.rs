@@ -67,7 +67,8 @@ impl ReconcileRun<'_> {
         let evidence =
             &evidence.for_version(account.version).map_err(|error| StepError::Object(error.to_string()))?;
         if !self.options.dry_run {
-            let job = self.job(evidence, Repair { by: self.by(), note, kind });
+            let reversals = evidence.reversals.clone();
+            let job = self.job(evidence, Repair { by: self.by(), note, kind, reversals });
             let outcome = self.processor.run(&[job], self.now).await.into_iter().next();
             match outcome {
                 Some(Ok(EventOutcome::Processed(..))) => {}

@@ -1,0 +1,157 @@
+//! What holds exactly at a boundary: at a moment, in one second, with equal amounts.
+
+use serde_json::json;
+
+use super::shapes::{DAY, T, YEAR, bill, item, line, month, shows, shows_with};
+use super::{P1, P2, Run, Step, beside, invoice, pack, paid, refunded};
+use crate::account::hand_over::MoveSummary;
+use crate::credits::Credits;
+use crate::ids::HoldId;
+use crate::ledger::LedgerKey;
+use crate::timestamp::Timestamp;
+
+const MONTHLY: Step = Step::Edit("trial_credits = 2000\n", "trial_credits = 2000\nrefill = \"month\"\n");
+
+fn year_of_months() -> Vec<Step> {
+    vec![
+        MONTHLY,
+        shows(T, "active", &[item("si_1", "price_pro", T, T + YEAR)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, T + YEAR)]),
+    ]
+}
+
+#[test]
+fn a_plan_gives_access_until_its_end_and_not_at_it() {
+    let until = T + 10 * DAY;
+    let run = Run::of(&[Step::At(T), Step::Complimentary { plan: "pro", until: Some(until), credits: 0 }]);
+    let has_access = |at| run.account.state.has_access(&run.catalog, Timestamp::from_unix(at));
+    assert_eq!([until - 1, until, until + 1].map(has_access), [true, false, false]);
+    let (state, now) = (&run.account.state, Timestamp::from_unix(T + 1));
+    let access = state.access(&run.catalog, now);
+    assert_eq!(access.tier, "pro");
+    assert_eq!(state.next_change(&access, now), Some(Timestamp::from_unix(until)));
+}
+
+#[test]
+fn a_payment_in_the_second_of_a_snapshot_does_not_replace_what_it_shows() {
+    let renewed = month(T);
+    let given = [
+        shows(T, "active", &[item("si_1", "price_pro", T, renewed)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, renewed)]),
+        shows(renewed + 1, "active", &[item("si_1", "price_business", T, renewed)]),
+        bill(
+            renewed + 1,
+            "in_2",
+            "subscription_cycle",
+            &[line("si_1", "price_pro", 2000, renewed, month(renewed))],
+        ),
+    ];
+    let run = Run::of(&given);
+    assert_eq!(run.account.state.access(&run.catalog, Timestamp::from_unix(renewed + 2)).tier, "business");
+}
+
+#[test]
+fn eight_payments_that_wait_for_the_customer_are_kept_and_the_ninth_replaces_the_oldest() {
+    let action = |number: i64| {
+        invoice("payment_action_required", P1 + number, &format!("in_{number}"), "manual", &[], json!({}))
+    };
+    let steps: Vec<Step> = (1..=9).map(action).collect();
+    let kept = |steps: &[Step]| {
+        let actions = Run::of(steps).account.state.actions;
+        (actions.len(), actions.first().map(|action| action.invoice.to_string()))
+    };
+    assert_eq!(kept(&steps[..8]), (8, Some("in_1".to_owned())));
+    assert_eq!(kept(&steps), (8, Some("in_2".to_owned())));
+}
+
+#[test]
+fn a_month_that_runs_is_explained_by_its_number_and_a_first_month_is_not() {
+    let why_at = |at| {
+        let run = Run::of(&[year_of_months(), vec![Step::At(at), Step::Spend(1)]].concat());
+        let all = run.account.explain(&[], &run.catalog, Timestamp::from_unix(at));
+        all.into_iter().find(|one| one.field == "bucket si_1").map(|one| one.why).unwrap_or_default()
+    };
+    assert!(!why_at(T + DAY).contains("its month"), "{}", why_at(T + DAY));
+    assert!(why_at(T + 35 * DAY).contains("its month 2 began"), "{}", why_at(T + 35 * DAY));
+}
+
+#[test]
+fn a_refill_says_how_many_before_it_were_skipped() {
+    let spends = [35, 95].map(|days| [Step::At(T + days * DAY), Step::Spend(1)]).concat();
+    let run = Run::of(&[year_of_months(), spends].concat());
+    let skipped: Vec<u32> = run
+        .ledger
+        .values()
+        .filter(|entry| entry.key.as_str().starts_with("slice#"))
+        .map(|entry| entry.skipped)
+        .collect();
+    assert_eq!(skipped, [0, 1], "months 2 and 4 are booked");
+}
+
+#[test]
+fn the_balance_of_an_import_is_explained_as_its_own_bucket() {
+    let run = Run::of(&[
+        Step::Signup,
+        Step::Import { as_of: T, credits: 300, with_signup: false, invoices: Vec::new() },
+    ]);
+    let all = run.account.explain(&[], &run.catalog, Timestamp::from_unix(T + 2));
+    let import = all.into_iter().find(|one| one.field == "bucket import").map(|one| one.value);
+    assert_eq!(import.as_deref(), Some("300"));
+}
+
+#[test]
+fn what_moves_without_customers_and_subscriptions_is_empty() {
+    assert!(MoveSummary::default().is_empty());
+    assert!(!MoveSummary { customers: vec!["cus_1".parse().unwrap()], ..MoveSummary::default() }.is_empty());
+}
+
+#[test]
+fn a_hold_that_ended_takes_all_that_is_left_and_not_one_credit_more() {
+    let run = Run::of(&[Step::Signup]);
+    let (hold, now) = (HoldId::new("hold_1").unwrap(), Timestamp::from_unix(T));
+    let commit = |amount| {
+        let amount = Credits::new(amount);
+        run.account.commit_hold(&hold, amount, amount, false, &run.catalog, now)
+    };
+    let change = commit(500).unwrap();
+    assert_eq!(change.state.balance(&run.catalog.policy, now), Credits::ZERO);
+    assert!(commit(501).is_err());
+}
+
+#[test]
+fn a_late_pack_is_filed_with_the_reset_that_came_before_it() {
+    let given = [paid(P2 + 1, "in_2", "subscription_cycle", "price_pro", P2), pack(P1 + 5, "cs_1")];
+    let run = Run::of(&given);
+    let entry = &run.ledger[&LedgerKey::session(&"cs_1".parse().unwrap())];
+    assert_eq!(entry.filed_at, run.account.state.reset_at);
+    assert!(entry.filed_at.is_some_and(|at| at > entry.created), "{entry:?}");
+}
+
+#[test]
+fn a_refund_of_a_period_that_is_over_is_superseded() {
+    let given = [
+        paid(P1, "in_1", "subscription_create", "price_pro", P1),
+        paid(P2, "in_2", "subscription_cycle", "price_pro", P2),
+        refunded(P2 + 5, "pi_in_1", 2000),
+    ];
+    let summary = Run::of(&given).summary();
+    assert!(summary.contains("sub_1=5000"), "{summary}");
+    assert!(summary.contains("refund#ch_pi_in_1#2000 +0 superseded"), "{summary}");
+}
+
+#[test]
+fn a_test_clock_moves_only_accounts_that_have_one() {
+    let clock = |patch| {
+        let run = Run::of(&[shows_with(T, "active", &[item("si_1", "price_pro", T, month(T))], patch)]);
+        run.account.state.clock
+    };
+    assert_eq!(clock(json!({"test_clock": "clock_1"})), Some(Timestamp::from_unix(T)));
+    assert_eq!(clock(json!({})), None);
+}
+
+#[test]
+fn the_effect_of_an_older_invoice_is_that_it_is_superseded() {
+    let newer = paid(P2, "in_2", "subscription_cycle", "price_pro", P2);
+    let older = paid(P1, "in_1", "subscription_create", "price_pro", P1);
+    assert_eq!(beside(&[newer], &older), "superseded |  | pi_in_1=invoice#in_1 | -");
+}
