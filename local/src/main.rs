@@ -34,9 +34,20 @@ enum AnyCommand {
     Cli(cli::Command),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// The stack of a thread. Without optimization a function of the stack takes more than the default of 2 MB.
+const STACK_BYTES: usize = 8 << 20;
+
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(STACK_BYTES)
+        .build()
+        .expect("threads can be started");
+    runtime.block_on(run(arguments))
+}
+
+async fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         None => cli::exit_code(arguments.start.run().await.map(|()| true), 1),
         Some(AnyCommand::Local(command)) => cli::exit_code(command.run().await, 1),

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says that it failed by panicking")]
 
+#[path = "support/server.rs"]
+mod server;
 mod support;
 
 use std::fs;
@@ -17,7 +19,8 @@ use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
 use tallyhook_core::catalog::Catalog;
 
-use self::support::{serve, tallyhook};
+use self::server::serve;
+use self::support::tallyhook;
 
 const KEY: &str = "sk_test_1";
 

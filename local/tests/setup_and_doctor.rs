@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says that it failed by panicking")]
 
+#[path = "support/server.rs"]
+mod server;
 mod support;
 
 use std::sync::{Arc, Mutex};
@@ -19,7 +21,8 @@ use tallyhook_core::event::{API_VERSION, EventType};
 use tallyhook_core::signature::{Secret, verify};
 use tallyhook_core::timestamp::Timestamp;
 
-use self::support::{serve, tallyhook};
+use self::server::serve;
+use self::support::tallyhook;
 
 const KEY: &str = "rk_test_1";
 const PARAMETER: &str = "/tallyhook/stripe-webhook-secret";

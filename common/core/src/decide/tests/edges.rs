@@ -24,8 +24,8 @@ fn year_of_months() -> Vec<Step> {
 fn a_plan_gives_access_until_its_end_and_not_at_it() {
     let until = T + 10 * DAY;
     let run = Run::of(&[Step::At(T), Step::Complimentary { plan: "pro", until: Some(until), credits: 0 }]);
-    let has_access = |at| run.account.state.has_access(&run.catalog, Timestamp::from_unix(at));
-    assert_eq!([until - 1, until, until + 1].map(has_access), [true, false, false]);
+    let tier = |at| run.account.state.access(&run.catalog, Timestamp::from_unix(at)).tier;
+    assert_eq!([until - 1, until, until + 1].map(tier), ["pro", "free", "free"]);
     let (state, now) = (&run.account.state, Timestamp::from_unix(T + 1));
     let access = state.access(&run.catalog, now);
     assert_eq!(access.tier, "pro");
