@@ -22,7 +22,7 @@
 //! free. In half of these cases every payment of the life is refunded as well, in any order, and what was
 //! paid for must be gone.
 //!
-//! `TALLYHOOK_CASES` is the number of cases (10,000), `TALLYHOOK_SEED` the first seed (0). A failing case is
+//! `TALLYHOOK_CASES` is the number of cases (5,000), `TALLYHOOK_SEED` the first seed (0). A failing case is
 //! shrunk by leaving events out, printed, and written to `tests/regressions`; the files there are run first.
 
 mod world;
@@ -526,7 +526,7 @@ fn cases_that_once_failed_pass() {
 fn a_life_ends_alike_in_any_order_and_any_number_of_deliveries() {
     let number =
         |name: &str, default: u64| std::env::var(name).ok().map_or(default, |text| text.parse().unwrap());
-    let lives = number("TALLYHOOK_CASES", 10_000).div_ceil(ORDERS);
+    let lives = number("TALLYHOOK_CASES", 5_000).div_ceil(ORDERS);
     let first = number("TALLYHOOK_SEED", 0);
     let (next, failures) = (AtomicU64::new(first), Mutex::new(Vec::new()));
     let most = usize::try_from(number("TALLYHOOK_FAILURES", 1)).unwrap();

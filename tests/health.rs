@@ -202,7 +202,7 @@ async fn each_broken_state_of_the_account_costs_points_and_is_alerted_once() {
         let (found, alerts) = run(&world).await;
         let [(lost, reason)] = found.as_slice() else { panic!("{problem}: {found:?}") };
         assert!(*lost == points && reason.contains(problem), "{problem}: {found:?}");
-        assert_eq!(alerts, [reason.clone()], "{problem}");
+        assert_eq!(alerts, std::slice::from_ref(reason), "{problem}");
         let (again, alerts) = run(&world).await;
         assert_eq!((again.len(), alerts.len()), (1, 0), "{problem}: the next hour sends no alert");
     }

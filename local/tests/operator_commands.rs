@@ -1,5 +1,7 @@
 //! The commands of the package `cli` against a local stack, with their exit codes.
 
+#![allow(clippy::unwrap_used, reason = "a test says that it failed by panicking")]
+
 mod support;
 
 use std::fmt::Write as _;

@@ -329,7 +329,8 @@ pub fn check_prices(
         let has_product = |id: &String| by_id.values().any(|price| price["product"] == id.as_str());
         let is_found = lookup_keys.iter().any(has_key) || stripe_products.iter().any(has_product);
         // The rest of the list may have them.
-        let is_unsure = !is_complete && !(lookup_keys.is_empty() && stripe_products.is_empty());
+        let is_by_id = lookup_keys.is_empty() && stripe_products.is_empty();
+        let is_unsure = !is_complete && !is_by_id;
         if found.is_empty() && !is_found && is_unsure {
             continue;
         }
