@@ -142,8 +142,11 @@ async fn a_plan_that_is_renamed_keeps_its_tier_and_a_push_keeps_what_was_learnt(
     let (_, current) = world.ask("GET", "/admin/catalog", Value::Null).await;
     let shown = &current["learnt_prices"][0];
     assert_eq!((&shown["id"], &shown["lookup_key"]), (&json!("price_pro_test"), &json!("pro_monthly")));
-    // A push without its lookup key says who is on the price.
-    let removed = CATALOG.replace("pro_monthly", "pro_yearly");
+    // With another lookup key the plan keeps the price. A push without the plan says who is on the price.
+    let other_key = CATALOG.replace("pro_monthly", "pro_yearly");
+    let (_, dry) = put(&world, "", current["digest"].as_str(), &other_key).await;
+    assert_eq!(dry["accounts_on_removed_prices"]["users"], json!([]), "{dry:#}");
+    let removed = other_key.replace("name = \"pro\"", "name = \"plus\"");
     let (_, dry) = put(&world, "", current["digest"].as_str(), &removed).await;
     assert_eq!(dry["accounts_on_removed_prices"]["users"], json!(["user_1"]), "{dry:#}");
     let renamed = CATALOG.replace("name = \"pro\"", "name = \"plus\"");
@@ -190,6 +193,7 @@ async fn the_oldest_of_more_than_a_thousand_learnt_prices_is_dropped() {
     let world = deployment(&[]).await;
     let price = |number: usize| LearntPrice {
         id: format!("price_{number}"),
+        sold: "plan pro".to_owned(),
         lookup_key: Some("pro_monthly".to_owned()),
         product: Some("prod_TallyHookPro".to_owned()),
         at: Timestamp::from_unix(1_767_607_200),

@@ -353,6 +353,17 @@ pub enum Offer<'a> {
     Product(&'a Product),
 }
 
+impl Offer<'_> {
+    /// Its kind and name, as [`LearntPrice::sold`] stores them: `plan pro`.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Plan(plan) => format!("plan {}", plan.name),
+            Self::Pack(pack) => format!("pack {}", pack.name),
+            Self::Product(product) => format!("product {}", product.name),
+        }
+    }
+}
+
 impl fmt::Display for Offer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -578,8 +589,9 @@ impl Catalog {
             lookup_key.and_then(|key| self.index.lookup_keys.get(key)),
             product.and_then(|product| self.index.products.get(product)),
         ];
-        let places = shown.into_iter().chain(self.learnt_places(price));
-        let mut offers = places.flatten().filter_map(|place| self.at(*place));
+        let learnt = self.learnt_places(price, lookup_key, product);
+        let places = shown.into_iter().map(|place| place.copied()).chain(learnt);
+        let mut offers = places.flatten().filter_map(|place| self.at(place));
         let Some(first) = offers.next() else { return Ok(None) };
         match offers.find(|other| *other != first) {
             Some(other) => Err((first, other)),

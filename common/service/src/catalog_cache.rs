@@ -79,9 +79,9 @@ pub struct CatalogCache {
 struct CachedCatalog {
     catalog: Arc<DecidingCatalog>,
     read_at: Option<Instant>,
-    /// The price ids that this instance has stored. It stores an id once, also if more than the maximum are
-    /// in use and drop each other.
-    stored_prices: HashSet<String>,
+    /// The price ids that this instance has stored, with what they sold. It stores them once, also if more
+    /// than the maximum are in use and drop each other.
+    stored_prices: HashSet<(String, String)>,
 }
 
 impl CatalogCache {
@@ -139,7 +139,7 @@ impl CatalogCache {
     pub async fn learn(&self, store: &Store, mut shown: Vec<LearntPrice>) {
         {
             let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.retain(|price| !cached.stored_prices.contains(&price.id));
+            shown.retain(|price| !cached.stored_prices.contains(&(price.id.clone(), price.sold.clone())));
         }
         if shown.is_empty() {
             return;
@@ -160,7 +160,7 @@ impl CatalogCache {
         }
         for price in shown {
             info!(price_id = price.id, "PRICE_LEARNT");
-            cached.stored_prices.insert(price.id);
+            cached.stored_prices.insert((price.id, price.sold));
         }
     }
 
@@ -172,7 +172,7 @@ impl CatalogCache {
         self.update(&found);
         let catalog = self.current();
         let mut changed = false;
-        for price in shown.iter().filter(|price| matches!(catalog.offer(&price.id, None, None), Ok(None))) {
+        for price in shown.iter().filter(|price| !catalog.sells(&price.id, &price.sold)) {
             changed |= learn(&mut known, price.clone());
         }
         if changed {

@@ -148,6 +148,8 @@ impl State {
             import.give_back(credits);
         } else if let Some(grant) = self.grants.iter_mut().find(|grant| grant.key == *lot) {
             grant.left = grant.left.plus(credits);
+            // A grant that was empty came back with the first credits alone.
+            grant.granted = grant.granted.max(grant.left);
         } else if lot.is_grant() && taken.until.is_none_or(|until| until > now) {
             // A grant that is empty is dropped.
             self.grants.push(Grant::new(lot.clone(), credits, now, taken.until));

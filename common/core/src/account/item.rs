@@ -641,7 +641,11 @@ impl Item {
         let carried = if slice.index == 0 { carried(self, current, periods, slices) } else { Credits::ZERO };
         let own = if slice.monthly { cuts(current.start, current.end) } else { Vec::new() };
         let of_slice = |start: Timestamp| start == slice.start;
-        let undone = self.spent_of(|start| slice.holds_undone(start, next, &own), None);
+        let next = next.filter(|_| slices.get(place + 1).is_none_or(|next| next.period == slice.period));
+        let holds_undone = |start: Timestamp| {
+            slice.holds_undone(start, next, &own) && !is_of_later_period(start, slice, slices, periods)
+        };
+        let undone = self.spent_of(holds_undone, None);
         let first = runs.iter().position(|run| run.terms.plan == terms.plan).unwrap_or(0);
         let left_and_back = runs
             .get(first..last)
@@ -691,7 +695,7 @@ impl Item {
         let of_period = |sight: &&Sight| {
             let within = sight.at >= period.start && period.end.is_none_or(|end| sight.at < end);
             sight.start == period.start
-                || sight.start == period.shown
+                || (sight.start == period.shown && sight.at >= period.start)
                 || (sight.trialing && sight.start > period.start && within)
         };
         let mut sights: Vec<&Sight> = self.sights.iter().filter(of_period).collect();
@@ -1057,6 +1061,15 @@ fn change_names(runs: &[Run]) -> Vec<(String, Credits)> {
     names
 }
 
+/// Whether a spend that was recorded under `start` is of a later period than this slice's.
+fn is_of_later_period(start: Timestamp, slice: &Slice, slices: &[Slice], periods: &[Period]) -> bool {
+    let months = |of: &Slice| periods.get(of.period).map(|period| cuts(period.start, period.end));
+    let is_in = |of: &Slice| {
+        start == of.start || (of.monthly && months(of).is_some_and(|months| months.contains(&start)))
+    };
+    slices.iter().filter(|other| other.period > slice.period).any(is_in)
+}
+
 /// Credits that were spent in a period that this period cut short, and that count as spent in this one: the
 /// share of this period's invoice that was not paid, or all of them if nothing was charged.
 fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice]) -> Credits {
@@ -1072,7 +1085,10 @@ fn carried(item: &Item, period: &Period, periods: &[Period], slices: &[Slice]) -
     let months = slice.filter(|slice| slice.monthly).map(|_| cuts(before.start, before.end));
     let months = months.unwrap_or_default();
     let in_slice = |start: Timestamp| {
-        slice.is_some_and(|slice| start == slice.start || slice.holds_undone(start, None, &months))
+        slice.is_some_and(|slice| {
+            let holds_undone = || slice.holds_undone(start, None, &months);
+            start == slice.start || (holds_undone() && !is_of_later_period(start, slice, slices, periods))
+        })
     };
     let before_slice = match slice {
         Some(slice) if slice.index > 0 => Credits::ZERO,

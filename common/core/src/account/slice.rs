@@ -121,7 +121,7 @@ pub struct Slice {
 
 impl Slice {
     /// Whether a spend that was recorded under `start` is of a later slice that turned out not to be granted:
-    /// such spends count in this slice. `next` is the start of the next granted slice. `cuts` are the starts
+    /// such spends count in this slice. `next` is the start of the period's next granted slice. `cuts` are the starts
     /// of this period's months: if an invoice arrives late, a spend of another period may have a later start.
     pub(super) fn holds_undone(&self, start: Timestamp, next: Option<Timestamp>, cuts: &[Timestamp]) -> bool {
         self.monthly && start > self.start && next.is_none_or(|next| start < next) && cuts.contains(&start)

@@ -15,15 +15,21 @@ use crate::timestamp::Timestamp;
 /// The maximum number of learnt price ids.
 pub const MAX_LEARNT_PRICES: usize = 1_000;
 
-/// The names that Stripe showed with a price id.
+/// The largest list of learnt prices, in bytes of JSON. An item of DynamoDB has at most 400 KB.
+const MAX_BYTES: usize = 300_000;
+
+/// The names that Stripe showed with a price id, and what they sold then.
 ///
 /// ```json
-/// {"id":"price_1A","lookup_key":"pro_monthly","product":"prod_1","at":1795651200}
+/// {"id":"price_1A","sold":"plan pro","lookup_key":"pro_monthly","product":"prod_1","at":1795651200}
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct LearntPrice {
     /// The price's id.
     pub id: String,
+    /// What the catalog sold for it, as `<kind> <name>`. This counts while the catalog has it, also after an
+    /// edit gave the lookup key to another entry.
+    pub sold: String,
     /// Its lookup key at that time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lookup_key: Option<String>,
@@ -32,6 +38,14 @@ pub struct LearntPrice {
     pub product: Option<String>,
     /// When it was learnt.
     pub at: Timestamp,
+}
+
+impl LearntPrice {
+    /// At most this many bytes of JSON, with its names' quotes and a time.
+    fn bytes(&self) -> usize {
+        let names = [Some(&self.id), Some(&self.sold), self.lookup_key.as_ref(), self.product.as_ref()];
+        80 + names.into_iter().flatten().map(|name| 2 * name.len()).sum::<usize>()
+    }
 }
 
 /// Adds a price to learnt prices, which are in the order in which they were learnt. It replaces a price with
@@ -46,7 +60,8 @@ pub fn learn(known: &mut Vec<LearntPrice>, price: LearntPrice) -> bool {
     if let Some(place) = same {
         known.remove(place);
     }
-    while known.len() >= MAX_LEARNT_PRICES {
+    let bytes = |known: &[LearntPrice]| known.iter().map(LearntPrice::bytes).sum::<usize>() + price.bytes();
+    while known.len() >= MAX_LEARNT_PRICES || (bytes(known) > MAX_BYTES && !known.is_empty()) {
         known.remove(known.iter().position(|one| one.lookup_key.is_none()).unwrap_or(0));
     }
     known.push(price);
@@ -75,7 +90,9 @@ impl Catalog {
     /// or its product, and its id alone matches none.
     pub fn to_learn(&self, price: &Price, at: Timestamp) -> Option<LearntPrice> {
         let shown = self.offer(price.id.as_str(), price.lookup_key.as_deref(), price.product.as_deref());
-        if !matches!(shown, Ok(Some(_))) || !matches!(self.offer(price.id.as_str(), None, None), Ok(None)) {
+        let Ok(Some(shown)) = shown else { return None };
+        let sold = shown.key();
+        if self.sells(price.id.as_str(), &sold) {
             return None;
         }
         if price.lookup_key.is_none() && self.learnt.len() >= MAX_LEARNT_PRICES {
@@ -83,19 +100,61 @@ impl Catalog {
         }
         Some(LearntPrice {
             id: price.id.to_string(),
+            sold,
             lookup_key: price.lookup_key.clone(),
             product: price.product.clone(),
             at,
         })
     }
 
-    /// The entries that a learnt price matches. A price id that the catalog names itself needs none.
-    pub(super) fn learnt_places(&self, id: &str) -> [Option<&Place>; 2] {
+    /// Whether the catalog finds this entry ([`LearntPrice::sold`]) by the price's id alone.
+    pub fn sells(&self, id: &str, sold: &str) -> bool {
+        matches!(self.offer(id, None, None), Ok(Some(offer)) if offer.key() == sold)
+    }
+
+    /// The entries that a learnt price matches: what it sold, else those with its lookup key or its product.
+    /// A price id that the catalog names itself needs none. If an event shows the names that were learnt, an
+    /// edit of the catalog says what they sell.
+    pub(super) fn learnt_places(
+        &self,
+        id: &str,
+        lookup_key: Option<&str>,
+        product: Option<&str>,
+    ) -> [Option<Place>; 2] {
         let Some(learnt) = self.learnt.get(id).filter(|_| !self.names_price(id)) else { return [None; 2] };
-        [
-            learnt.lookup_key.as_ref().and_then(|key| self.index.lookup_keys.get(key)),
-            learnt.product.as_ref().and_then(|product| self.index.products.get(product)),
-        ]
+        let by_key = |key: &str| self.index.lookup_keys.get(key).copied();
+        let by_product = |product: &str| self.index.products.get(product).copied();
+        let is_shown = match learnt.lookup_key.as_deref() {
+            Some(key) => lookup_key == Some(key) && by_key(key).is_some(),
+            None => product == learnt.product.as_deref() && product.and_then(by_product).is_some(),
+        };
+        if is_shown {
+            return [None; 2];
+        }
+        match self.place_of(&learnt.sold) {
+            Some(place) => [Some(place), None],
+            None => [
+                learnt.lookup_key.as_deref().and_then(by_key),
+                learnt.product.as_deref().and_then(by_product),
+            ],
+        }
+    }
+
+    /// The entry with this kind and name, or former name.
+    fn place_of(&self, sold: &str) -> Option<Place> {
+        let (kind, name) = sold.split_once(' ')?;
+        match kind {
+            "plan" => {
+                let plan = self.plan(name)?;
+                self.plans.iter().position(|one| one.name == plan.name).map(Place::Plan)
+            }
+            "pack" => self.packs.iter().position(|pack| pack.name == name).map(Place::Pack),
+            "product" => {
+                let product = self.product(name)?;
+                self.products.iter().position(|one| one.name == product.name).map(Place::Product)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -145,7 +204,17 @@ mod tests {
         };
         assert_eq!(edited("name = \"pro\"", "name = \"plus\""), "plan \"plus\"");
         assert_eq!(edited("\"team_monthly\"", "\"x\", \"pro_m\""), "plan \"pro\"");
-        assert_eq!(edited("\"pro_monthly\"", "\"pro_m\""), "nothing");
+        assert_eq!(edited("\"pro_monthly\"", "\"pro_m\""), "plan \"pro\"");
+        // The key was given to another plan: the price keeps its plan.
+        let moved = CATALOG.replacen("\"pro_monthly\"", "\"pro_m\"", 1);
+        let moved = moved.replacen("\"team_monthly\"", "\"team_monthly\", \"pro_monthly\"", 1);
+        let moved = Catalog::parse(&moved).unwrap().with_learnt([learnt.clone()]);
+        assert_eq!(found(&moved, "price_a"), "plan \"pro\"");
+        // At Stripe the price still has the key, so the edit is meant for it. It is learnt again.
+        let shown = price("price_a", Some("pro_monthly"), Some("prod_x"));
+        let again = moved.to_learn(&shown, at(9)).unwrap();
+        assert_eq!(again.sold, "plan team");
+        assert_eq!(found(&moved.with_learnt([again]), "price_a"), "plan \"team\"");
         assert_eq!(edited("\"team_monthly\"]", "\"team_monthly\"]\nprices = [\"price_a\"]"), "plan \"team\"");
     }
 
@@ -168,12 +237,14 @@ mod tests {
     fn of_too_many_learnt_prices_those_without_a_lookup_key_go_first_then_the_oldest() {
         let of_key = |number: usize| LearntPrice {
             id: format!("price_{number}"),
+            sold: "plan pro".to_owned(),
             lookup_key: Some("pro_monthly".to_owned()),
             product: None,
             at: at(5),
         };
         let of_product = |id: &str| LearntPrice {
             id: id.to_owned(),
+            sold: "plan team".to_owned(),
             lookup_key: None,
             product: Some("prod_team".to_owned()),
             at: at(5),

@@ -339,15 +339,18 @@ impl Sold {
 
     /// Writes into each line by how much the invoice credits unused time of its item.
     fn name_credits(&mut self, invoice: &Invoice) {
-        let mut credited: BTreeMap<Option<&ItemId>, i64> = BTreeMap::new();
         let mut charged: BTreeMap<Option<&ItemId>, i64> = BTreeMap::new();
-        for line in &invoice.lines {
-            let sums = if line.amount < 0 { &mut credited } else { &mut charged };
-            let sum = sums.entry(line.item.as_ref()).or_insert(0);
-            *sum = sum.saturating_add(line.amount.saturating_abs());
+        for line in invoice.lines.iter().filter(|line| line.amount >= 0) {
+            let sum = charged.entry(line.item.as_ref()).or_insert(0);
+            *sum = sum.saturating_add(line.amount);
         }
         for (item, line) in &mut self.lines {
-            line.credited = credited.get(&item.as_ref()).copied().unwrap_or(0);
+            // An invoice may charge an item that is added, and credit its unused time for a later change.
+            let credits = invoice.lines.iter().filter(|other| other.amount < 0);
+            let credits = credits.filter(|other| other.item == *item);
+            let credits = credits.filter(|other| other.period_start.is_none_or(|start| start <= line.start));
+            line.credited =
+                credits.fold(0, |sum: i64, other| sum.saturating_add(other.amount.saturating_abs()));
             let all = charged.get(&item.as_ref()).copied().unwrap_or(line.amount);
             line.charged = (all != line.amount).then_some(all);
         }

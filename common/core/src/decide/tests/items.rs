@@ -130,6 +130,26 @@ fn the_prorated_line_of_an_item_added_within_the_period_opens_its_period() {
     let given = [with(seats("si_2", "price_team", 2, T, end), charge), more].concat();
     check_life("more seats of it are shown later", &given, "business 10000 | si_1=5000 si_2=5000");
 
+    // The change is made before the first invoice of the item, which then bears both.
+    let later = added + DAY;
+    let both = vec![
+        shows(added, "active", &[item("si_1", "price_pro", T, end), seats("si_2", "price_team", 2, T, end)]),
+        shows(later, "active", &[item("si_1", "price_pro", T, end), seats("si_2", "price_team", 5, T, end)]),
+        bill(
+            later + 1,
+            "in_2",
+            "subscription_update",
+            &[
+                times(2, flagged("si_2", "price_team", 800, added, end)),
+                times(2, flagged("si_2", "price_team", -760, later, end)),
+                times(5, flagged("si_2", "price_team", 1900, later, end)),
+            ],
+        ),
+        tie(later + 1, "in_2"),
+    ];
+    let given = [first.clone(), both].concat();
+    check_life("added and changed on one invoice", &given, "business 10000 | si_1=5000 si_2=5000");
+
     let replaced = vec![
         shows(added, "active", &[item("si_2", "price_business", T, end)]),
         bill(

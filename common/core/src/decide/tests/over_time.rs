@@ -394,6 +394,18 @@ fn months_carry_over_too_and_trials_do_not() {
     );
     let third = life(&[&year, &spent(1000), &[Step::Spend(1000), Step::At(months(2))]]);
     check_life("two live", &third, "pro 9000 | carried:si_1=2000 carried:si_1=2000 si_1=5000");
+    // A payment that arrives late began before the fourth month, whose credits were granted by then. What was
+    // spent of them counts as spent of the third month, which carries over half of the other 4,000.
+    let restarted = months(2) + 5 * DAY;
+    let late = bill(
+        restarted + 1,
+        "in_2",
+        "subscription_cycle",
+        &[line("si_1", "price_pro_year", 20_000, restarted, restarted + YEAR)],
+    );
+    let spent_before = [Step::At(months(3) + DAY), Step::Spend(1000), late];
+    let run = Run::of(&life(&[&year, &spent_before]));
+    assert_eq!(run.balance().get(), 5000 + 2000 + 2500, "{}", run.summary());
     let trial = vec![
         HALF,
         shows(T, "trialing", &[item("si_1", "price_pro", T, T + 7 * DAY)]),

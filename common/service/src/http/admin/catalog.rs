@@ -37,7 +37,7 @@ impl Admin {
     /// ```json
     /// {"digest":"9f86d081884c7d65","toml":"[tiers]…","version":3,"applied_at":"2026-11-27T09:00:00Z",
     ///  "actor":"ann","reason":"a new plan",
-    ///  "learnt_prices":[{"id":"price_1A","lookup_key":"pro_monthly","product":"prod_1","at":"2026-…"}]}
+    ///  "learnt_prices":[{"id":"price_1A","sold":"plan pro","lookup_key":"pro_monthly","product":"prod_1","at":"2026-…"}]}
     /// ```
     pub(super) async fn show_catalog(&self) -> Result<Value, Problem> {
         let found = self.store.load([Key::Catalog, Key::LearntPrices]).await?;
@@ -49,7 +49,7 @@ impl Admin {
         answer["learnt_prices"] = learnt
             .iter()
             .map(|one| {
-                json!({"id": one.id, "lookup_key": one.lookup_key, "product": one.product,
+                json!({"id": one.id, "sold": one.sold, "lookup_key": one.lookup_key, "product": one.product,
                     "at": one.at.to_string()})
             })
             .collect();
