@@ -30,6 +30,7 @@ use crate::credits::Credits;
 use crate::event::{self, BillingReason, Event, Invoice};
 use crate::ids::{ItemId, PriceId, SubscriptionId};
 use crate::ledger::{EntryKind, LedgerKey, Payment};
+use crate::timestamp::Timestamp;
 
 pub(super) fn read(
     invoice: &Invoice,
@@ -344,11 +345,19 @@ impl Sold {
             let sum = charged.entry(line.item.as_ref()).or_insert(0);
             *sum = sum.saturating_add(line.amount);
         }
+        let distance = |one: Timestamp, other: Timestamp| one.seconds_since(other).abs();
         for (item, line) in &mut self.lines {
+            let of_item = || invoice.lines.iter().filter(|other| other.item == *item);
             // An invoice may charge an item that is added, and credit its unused time for a later change.
-            let credits = invoice.lines.iter().filter(|other| other.amount < 0);
-            let credits = credits.filter(|other| other.item == *item);
-            let credits = credits.filter(|other| other.period_start.is_none_or(|start| start <= line.start));
+            let is_for_later_change = |credit: Timestamp| {
+                let later =
+                    of_item().filter(|other| other.amount >= 0).filter_map(|other| other.period_start);
+                later
+                    .filter(|later| *later > line.start)
+                    .any(|later| distance(later, credit) < distance(line.start, credit))
+            };
+            let credits = of_item().filter(|other| other.amount < 0);
+            let credits = credits.filter(|other| !other.period_start.is_some_and(is_for_later_change));
             line.credited =
                 credits.fold(0, |sum: i64, other| sum.saturating_add(other.amount.saturating_abs()));
             let all = charged.get(&item.as_ref()).copied().unwrap_or(line.amount);
