@@ -24,9 +24,12 @@ OPENAPI = ROOT / "common/service/src/http/api/openapi.json"
 
 # A request may have the form that openapi.json describes and be refused for its content: a name that the
 # catalog does not have, a page that no answer gave, fields that exclude each other, a user id that ends like
-# a route, a whole number that is written as 5.0 or exceeds 64 bits.
-CONTENT = {"invalid_amount", "invalid_body", "invalid_check", "invalid_next", "invalid_session_id",
-           "invalid_ttl", "reserved_id", "unknown_name"}
+# a route, a whole number that is written as 5.0 or exceeds 64 bits, a path that is not one of the app's, more
+# than a hold has, a quantity or a trial that the plan does not have.
+CONTENT = {"exceeds_hold", "invalid_amount", "invalid_body", "invalid_check", "invalid_locale",
+           "invalid_metadata", "invalid_next", "invalid_order", "invalid_path", "invalid_quantity",
+           "invalid_reference", "invalid_session_id", "invalid_ttl", "no_trial", "reserved_id",
+           "unknown_feature", "unknown_name"}
 
 
 def explained(kind, method, path, status, error):
