@@ -708,7 +708,8 @@ impl PaymentFacts {
                 kind: EntryKind::Refund,
             }));
         }
-        if payments.get(payment) != Some(&record) {
+        // Reconcile adds reversals to `payments` that are not stored yet.
+        if !record.reversal.is_empty() || payments.get(payment) != Some(&record) {
             self.payments.insert(payment.to_owned(), record);
         }
     }

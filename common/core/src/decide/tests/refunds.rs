@@ -6,6 +6,11 @@ use super::shapes::{
     DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, shows, tie, tie_by,
 };
 use super::{MONTH, Run, Step, dispute, event, refund, refunded};
+use crate::decide::{Outcome, Payments, add_reversals, decide};
+use crate::ids::SessionId;
+use crate::ledger::LedgerKey;
+use crate::reversal::PaymentRecord;
+use crate::timestamp::Timestamp;
 
 fn plan(price: &str) -> Value {
     item("si_1", price, T, month(T))
@@ -278,6 +283,36 @@ fn refunds_stored_with_a_payment_are_booked_once() {
     check_life("one refund, several ties", &given, "pro 0 | si_1=0");
     let twice = Run::of(&[vec![back()], given.clone(), given].concat());
     assert_eq!(super::shapes::end(&twice), "pro 0 | si_1=0", "{}", twice.summary());
+}
+
+/// Reconcile applies a refund together with the document that it grants. The payment may be stored already,
+/// with its document and its user, as after the session of the same purchase.
+#[test]
+fn a_refund_that_comes_with_its_document_is_stored_with_the_payment() {
+    let read = |step: Step| match step {
+        Step::Event(event) => crate::event::read(event.to_string().as_bytes()).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let bill = read(bill_with(
+        T + 1,
+        "in_1",
+        "subscription_create",
+        &[line("si_1", "price_pro", 2000, T, month(T))],
+        json!({"payment_intent": "pi_in_1"}),
+    ));
+    let run = Run::of(&[shows(T, "active", &[plan("price_pro")])]);
+    let stored = PaymentRecord {
+        document: Some(LedgerKey::session(&SessionId::new("cs_1").unwrap())),
+        user: Some(run.account.user_id.clone()),
+        ..PaymentRecord::default()
+    };
+    let mut payments = Payments::from([("pi_in_1".to_owned(), stored)]);
+    add_reversals(&mut payments, &bill, &[read(refunded(LATER, "pi_in_1", 2000))]);
+    let now = Timestamp::from_unix(LATER);
+    let Outcome::Apply(applied) = decide(&run.account, &bill, &payments, &run.catalog, now) else {
+        panic!("the invoice grants")
+    };
+    assert_eq!(applied.payments["pi_in_1"].reversal.amount(), 2000);
 }
 
 #[test]
