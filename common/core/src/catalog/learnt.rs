@@ -50,8 +50,8 @@ impl LearntPrice {
 
 /// Adds a price to learnt prices, which are in the order in which they were learnt. It replaces a price with
 /// the same id. At [`MAX_LEARNT_PRICES`] the oldest price without a lookup key is dropped, else the oldest; a
-/// price without a lookup key is then not added, because lines of invoices show its product. Returns whether
-/// it was added.
+/// price without a lookup key is then not added, because lines of invoices show its product. Above
+/// [`MAX_BYTES`] prices are dropped in the same order. Returns whether it was added.
 pub fn learn(known: &mut Vec<LearntPrice>, price: LearntPrice) -> bool {
     let same = known.iter().position(|one| one.id == price.id);
     if same.is_none() && known.len() >= MAX_LEARNT_PRICES && price.lookup_key.is_none() {
@@ -87,7 +87,7 @@ impl Catalog {
     }
 
     /// What is to be learnt of a price that an event or Stripe shows: it matches one entry by its lookup key
-    /// or its product, and its id alone matches none.
+    /// or its product, and its id alone matches none or another one.
     pub fn to_learn(&self, price: &Price, at: Timestamp) -> Option<LearntPrice> {
         let shown = self.offer(price.id.as_str(), price.lookup_key.as_deref(), price.product.as_deref());
         let Ok(Some(shown)) = shown else { return None };

@@ -260,6 +260,27 @@ fn a_grant_with_an_end_takes_credits_back_until_then() {
 }
 
 #[test]
+fn an_empty_grant_that_comes_back_in_parts_was_granted_the_sum_of_them() {
+    let mut book = Book::of(&[], 10);
+    let grant = |book: &mut Book, key: &str, credits: u64| {
+        let (fix, key) = (Fix::Grant(Credits::new(credits), None), LedgerKey::fix(key));
+        let change = book.account.fix(fix, key, "admin:ann", "r", &book.catalog, book.now);
+        book.keep(&change);
+    };
+    grant(&mut book, "g", 100);
+    let spends = ["a", "b"].map(|key| book.consume(key, 50).unwrap());
+    grant(&mut book, "other", 1);
+    assert_eq!(book.account.state.grants.len(), 1, "the empty grant is dropped");
+    for spend in spends {
+        let key = spend.key.as_str().to_owned();
+        assert_eq!(book.give_back(&spend, 50, &key), Ok((50, 0, None)));
+    }
+    let grants = &book.account.state.grants;
+    let held: Vec<(u64, u64)> = grants.iter().map(|grant| (grant.granted.get(), grant.left.get())).collect();
+    assert_eq!(held, [(1, 1), (100, 100)]);
+}
+
+#[test]
 fn a_plan_for_life_and_a_pack_of_one_session_are_two_lots() {
     let lines = serde_json::json!({"line_items": {"data": [
         {"price": {"id": "price_pro"}, "quantity": 1}, {"price": {"id": "price_p1000"}, "quantity": 1},

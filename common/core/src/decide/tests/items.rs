@@ -119,6 +119,16 @@ fn the_prorated_line_of_an_item_added_within_the_period_opens_its_period() {
     check_life("half of it is refunded", &back, "pro 5150 | si_1=5000 si_2=150");
 
     let charge = times(2, flagged("si_2", "price_team", 800, added, end));
+    // The price that an unpaid item had before says nothing about the period that is paid now.
+    let before = vec![shows(T + DAY, "active", &[item("si_2", "price_boost", T, end)])];
+    let paid = vec![bill(
+        added + 1,
+        "in_3",
+        "subscription_update",
+        &[flagged("si_2", "price_pro", 1300, added, end)],
+    )];
+    check_life("an old snapshot shows another price", &[before, paid].concat(), "pro 5000 | si_2=5000");
+
     let more = vec![
         shows(
             added + DAY,
