@@ -97,6 +97,21 @@ struct FileFacts {
 }
 
 impl Import {
+    /// The rows after `skip` up to `last`, each with its number.
+    fn rows(
+        &self,
+        skip: u64,
+        last: u64,
+    ) -> anyhow::Result<impl Iterator<Item = anyhow::Result<(u64, Row)>> + '_> {
+        let rows = (1..).zip(reader(&self.file)?.into_deserialize::<Row>());
+        Ok(rows.take_while(move |(number, _)| *number <= last).filter(move |(number, _)| *number > skip).map(
+            |(number, row)| {
+                let row = row.with_context(|| format!("{}, row {number}", self.file.display()))?;
+                Ok((number, row))
+            },
+        ))
+    }
+
     pub async fn run(self) -> anyhow::Result<bool> {
         let facts = check_file(&self.file, self.match_email)?;
         if self.write_metadata {
@@ -117,14 +132,8 @@ impl Import {
         let mut page: Vec<Row> = Vec::with_capacity(PAGE);
         let mut first = skip + 1;
         let last = facts.rows.min(skip.saturating_add(self.cap));
-        for (number, row) in (1..).zip(reader(&self.file)?.into_deserialize::<Row>()) {
-            let row = row.with_context(|| format!("{}, row {number}", self.file.display()))?;
-            if number <= skip {
-                continue;
-            }
-            if number > last {
-                break;
-            }
+        for row in self.rows(skip, last)? {
+            let (_, row) = row?;
             page.push(row);
             if page.len() == PAGE {
                 self.send(&api, &batch, &facts, &mut first, &mut page, &mut results).await?;

@@ -165,6 +165,16 @@ fn events_of(stripe: &FakeStripe, number: usize) -> [Value; 2] {
     [event("customer.subscription.created", &subscription), event("invoice.paid", &invoice)]
 }
 
+/// The export of another system with this many users of the plan `pro`, whose customers the fake Stripe has.
+fn users_with_customers(stripe: &FakeStripe, users: usize, name: &str) -> PathBuf {
+    let mut file = String::from("user_id,customer_id,tier,credits\n");
+    for number in 1..=users {
+        put_customer(stripe, number);
+        writeln!(file, "user_{number},cus_{number},pro,{}", (number * 37) % 9000).unwrap();
+    }
+    export(name, &file)
+}
+
 /// The peak of a process's memory in KB, where the system shows it.
 fn peak_memory(process: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
@@ -177,12 +187,7 @@ async fn users_are_imported_by_a_program_that_is_killed_ten_times_while_webhooks
     let users = users();
     let stack = Stack::start(Options::default()).await.unwrap();
     let (_, stripe) = stack.stripe.as_ref().unwrap();
-    let mut file = String::from("user_id,customer_id,tier,credits\n");
-    for number in 1..=users {
-        put_customer(stripe, number);
-        writeln!(file, "user_{number},cus_{number},pro,{}", (number * 37) % 9000).unwrap();
-    }
-    let file = export("killed", &file);
+    let file = users_with_customers(stripe, users, "killed");
     let program = || {
         tokio::process::Command::new(env!("CARGO_BIN_EXE_tallyhook"))
             .args([
@@ -241,12 +246,7 @@ async fn users_are_imported_in_parts_then_compared_exported_and_erased() {
     let users = users();
     let stack = Stack::start(Options::default()).await.unwrap();
     let (_, stripe) = stack.stripe.as_ref().unwrap();
-    let mut file = String::from("user_id,customer_id,tier,credits\n");
-    for number in 1..=users {
-        put_customer(stripe, number);
-        writeln!(file, "user_{number},cus_{number},pro,{}", (number * 37) % 9000).unwrap();
-    }
-    let file = export("users", &file);
+    let file = users_with_customers(stripe, users, "users");
     let file = file.to_str().unwrap();
     let import =
         async |more: &[&str]| run(&stack, &[&["import", file, "--batch", "b1"], more].concat()).await;

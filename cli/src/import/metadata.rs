@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::{FileFacts, Import, Row, counts, reader};
+use super::{FileFacts, Import, Row, counts};
 use crate::api::encode;
 use crate::output::{clear_progress, print_line, show_progress, text};
 use crate::stripe::{Failure, Stripe, parameter};
@@ -71,14 +71,8 @@ impl Import {
         let mut results: BTreeMap<String, u64> = BTreeMap::new();
         let skip = self.first_row.saturating_sub(1);
         let last = facts.rows.min(skip.saturating_add(self.cap));
-        for (number, row) in (1..).zip(reader(&self.file)?.into_deserialize::<Row>()) {
-            let row = row.with_context(|| format!("{}, row {number}", self.file.display()))?;
-            if number <= skip {
-                continue;
-            }
-            if number > last {
-                break;
-            }
+        for row in self.rows(skip, last)? {
+            let (number, row) = row?;
             let outcome = self.write_row(&mut stripe, &row, number).await.with_context(|| {
                 format!("stopped at row {number}; the same command with --first-row {number} continues")
             })?;

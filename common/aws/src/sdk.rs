@@ -129,6 +129,16 @@ pub fn sdk_config(env: &Env, service: &str) -> Result<SdkConfig, ConfigError> {
     sdk_config_with(env, endpoint(env, service), http_client(env, &[service])?)
 }
 
+fn credentials(env: &Env) -> Result<Credentials, ConfigError> {
+    Ok(Credentials::new(
+        env.require("AWS_ACCESS_KEY_ID")?,
+        env.require("AWS_SECRET_ACCESS_KEY")?,
+        env.get("AWS_SESSION_TOKEN"),
+        None,
+        "environment",
+    ))
+}
+
 /// Configuration with the given endpoint and transport. Tests pass a transport that injects faults.
 ///
 /// # Errors
@@ -138,13 +148,7 @@ pub fn sdk_config_with(
     endpoint: Option<String>,
     http_client: SharedHttpClient,
 ) -> Result<SdkConfig, ConfigError> {
-    let credentials = Credentials::new(
-        env.require("AWS_ACCESS_KEY_ID")?,
-        env.require("AWS_SECRET_ACCESS_KEY")?,
-        env.get("AWS_SESSION_TOKEN"),
-        None,
-        "environment",
-    );
+    let credentials = credentials(env)?;
     let mut config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(env.require("AWS_REGION")?))

@@ -82,13 +82,7 @@ impl Caller {
         connector: Option<SharedHttpConnector>,
     ) -> Result<Self, ConfigError> {
         let region = env.require("AWS_REGION")?;
-        let credentials = Credentials::new(
-            env.require("AWS_ACCESS_KEY_ID")?,
-            env.require("AWS_SECRET_ACCESS_KEY")?,
-            env.get("AWS_SESSION_TOKEN"),
-            None,
-            "environment",
-        );
+        let credentials = super::credentials(env)?;
         let endpoint = super::endpoint(env, service.variable)
             .unwrap_or_else(|| format!("https://{}", host(service.host, &region)));
         let connector = match connector {
