@@ -156,7 +156,8 @@ pub fn health(counts: &Counts) -> Health {
     deduct(if unknown { NOT_KNOWN } else { 0 }, "not_reconciled", reason, advice);
     if let Some(account) = &counts.stripe_account {
         let reason = format!("the Stripe account was not checked within {CHECKED_HOURS} hours");
-        let advice = "look at the log lines STRIPE_ACCOUNT_NOT_READ of the function health";
+        let advice =
+            "the function health checks it every hour: look at its log lines STRIPE_ACCOUNT_NOT_READ";
         let unknown = if account.findings.is_none() { NOT_KNOWN } else { 0 };
         deduct(unknown, "stripe_not_checked", reason, advice);
         for (finding, points) in rated(account.findings.as_deref().unwrap_or_default()) {
