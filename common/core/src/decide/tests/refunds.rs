@@ -289,9 +289,9 @@ fn refunds_stored_with_a_payment_are_booked_once() {
 /// with its document and its user, as after the session of the same purchase.
 #[test]
 fn a_refund_that_comes_with_its_document_is_stored_with_the_payment() {
-    let read = |step: Step| match step {
-        Step::Event(event) => crate::event::read(event.to_string().as_bytes()).unwrap(),
-        other => panic!("{other:?}"),
+    let read = |step: Step| {
+        let Step::Event(event) = step else { panic!("{step:?}") };
+        crate::event::read(event.to_string().as_bytes()).unwrap()
     };
     let bill = read(bill_with(
         T + 1,
