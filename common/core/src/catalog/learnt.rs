@@ -50,8 +50,8 @@ impl LearntPrice {
 
 /// Adds a price to learnt prices, which are in the order in which they were learnt. It replaces a price with
 /// the same id. At [`MAX_LEARNT_PRICES`] the oldest price without a lookup key is dropped, else the oldest; a
-/// price without a lookup key is then not added, because lines of invoices show its product. Above
-/// [`MAX_BYTES`] prices are dropped in the same order. Returns whether it was added.
+/// price without a lookup key is then not added, because lines of invoices show its product. Above 300 KB of
+/// JSON, prices are dropped in the same order. Returns whether it was added.
 pub fn learn(known: &mut Vec<LearntPrice>, price: LearntPrice) -> bool {
     let same = known.iter().position(|one| one.id == price.id);
     if same.is_none() && known.len() >= MAX_LEARNT_PRICES && price.lookup_key.is_none() {
