@@ -1,6 +1,6 @@
-//! The system clock. `tallyhook-core` never reads it: its functions take the time as an argument.
+//! The system clock, and waiting. `tallyhook-core` never reads it: its functions take the time as an argument.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tallyhook_core::timestamp::Timestamp;
 
@@ -13,4 +13,10 @@ pub fn now_ms() -> i64 {
 /// The current time in whole seconds.
 pub fn now() -> Timestamp {
     Timestamp::from_unix(now_ms().div_euclid(1000))
+}
+
+/// Waits a random time before the next attempt. Its maximum doubles with each attempt.
+pub async fn pause(attempt: u32) {
+    let jitter = fastrand::u64(0..(10 << attempt.min(6)));
+    tokio::time::sleep(Duration::from_millis(5 + jitter)).await;
 }

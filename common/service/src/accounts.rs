@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
+use tallyhook_aws::clock;
 use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::{Reason, Store, StoreError, Write};
 use tallyhook_core::account::{Account, Change};
@@ -92,7 +92,7 @@ impl AccountChange<'_> {
                     let failed = failed.filter_map(|(place, _)| written.get(*place));
                     self.keys.extend(failed.filter(|key| matches!(key, Key::Entry(..))).cloned());
                 }
-                pause(self.tried).await;
+                clock::pause(self.tried).await;
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -145,12 +145,6 @@ impl Accounts {
         let items = self.store.load([item]).await?;
         Ok(load_account(user, &items)?.recorded.remove(key))
     }
-}
-
-/// Waits a random time. Its maximum doubles with each attempt.
-pub async fn pause(attempt: u32) {
-    let jitter = fastrand::u64(0..(10 << attempt.min(6)));
-    tokio::time::sleep(Duration::from_millis(5 + jitter)).await;
 }
 
 /// The writes about one account in one transaction: the account, its new ledger entries, and the jobs that

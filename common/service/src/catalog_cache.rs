@@ -11,8 +11,8 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::accounts::pause;
 use futures_util::FutureExt;
+use tallyhook_aws::clock;
 use tallyhook_aws::sdk::PREWARM_TIMEOUT;
 use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::{Store, StoreError};
@@ -150,7 +150,7 @@ impl CatalogCache {
             // Boxed, because the compiler limits how deep futures may nest.
             match self.store_learnt(store, &shown).boxed().await {
                 Ok(()) => break,
-                Err(StoreError::Cancelled(_)) if tried < MAX_ATTEMPTS => pause(tried).await,
+                Err(StoreError::Cancelled(_)) if tried < MAX_ATTEMPTS => clock::pause(tried).await,
                 Err(error) => return warn!(error = error.to_string(), "PRICES_NOT_LEARNT"),
             }
         }

@@ -14,10 +14,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use futures_util::future::join_all;
 use tracing::warn;
 
-use crate::accounts::{AccountWrites, Accounts, load_account, pause};
+use crate::accounts::{AccountWrites, Accounts, load_account};
 use crate::alerts::{Alert, Alerts};
 use crate::outbox::JobMessage;
 use crate::resend::redrive::Redrive;
+use tallyhook_aws::clock;
 use tallyhook_aws::payload;
 use tallyhook_aws::store::items::{self, EventRecord, EventState, Item, Key, KnownEvent, KnownPayment};
 use tallyhook_aws::store::{Condition, Reason, StoreError, Write};
@@ -404,7 +405,7 @@ impl Processor {
                 {
                     break error;
                 }
-                Err(_) => pause(tried).await,
+                Err(_) => clock::pause(tried).await,
             }
         };
         if group.len() == 1 || error.is_transient() {

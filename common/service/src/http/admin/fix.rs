@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use super::reconcile::GRACE_SECONDS;
 use super::user::entry_view;
 use super::{Admin, AdminToken, bad, deadline, forbidden, read_body, seconds, short, stripe_failed};
-use crate::accounts::{AccountWrites, MAX_ATTEMPTS, load_account, pause};
+use crate::accounts::{AccountWrites, MAX_ATTEMPTS, load_account};
 use crate::http::answer::{Problem, problem};
 use crate::schedules::reconcile::{Options, Reconciler, Report};
+use tallyhook_aws::clock;
 use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::{Condition, Write};
 use tallyhook_core::account::fix::Fix;
@@ -360,7 +361,7 @@ impl Admin {
                     accounts.outbox.send(&messages).await;
                     return Ok(answer);
                 }
-                Err(error) if attempts < MAX_ATTEMPTS && error.is_transient() => pause(attempts).await,
+                Err(error) if attempts < MAX_ATTEMPTS && error.is_transient() => clock::pause(attempts).await,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -5,8 +5,9 @@ use lambda_http::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Admin, AdminToken, FixRequest, bad};
-use crate::accounts::{MAX_ATTEMPTS, pause};
+use crate::accounts::MAX_ATTEMPTS;
 use crate::http::answer::{Problem, problem};
+use tallyhook_aws::clock;
 use tallyhook_aws::store::items::{self, Key};
 use tallyhook_aws::store::{Condition, Write};
 use tallyhook_core::decide::owner::StoredOwner;
@@ -69,7 +70,7 @@ impl Admin {
             };
             match self.store.commit(vec![write]).await {
                 Ok(()) => break ("linked", waiting),
-                Err(error) if attempts < MAX_ATTEMPTS && error.is_transient() => pause(attempts).await,
+                Err(error) if attempts < MAX_ATTEMPTS && error.is_transient() => clock::pause(attempts).await,
                 Err(error) => return Err(error.into()),
             }
         };

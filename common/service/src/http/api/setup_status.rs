@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::{Api, no_user, read_body, user_id};
-use crate::accounts::{MAX_ATTEMPTS, pause};
+use crate::accounts::MAX_ATTEMPTS;
 use crate::http::answer::{Problem, problem};
 use crate::http::pages::status::StatusPage;
 use crate::process::{FoundAccount, Job, Repair, RepairKind};
@@ -190,7 +190,7 @@ impl Api {
             change(&mut record);
             match self.store.commit(vec![items::portal(user, &record)]).await {
                 Ok(()) => return Ok(()),
-                Err(error) if attempts < MAX_ATTEMPTS && error.is_transient() => pause(attempts).await,
+                Err(error) if attempts < MAX_ATTEMPTS && error.is_transient() => clock::pause(attempts).await,
                 Err(error) => return Err(error.into()),
             }
         }
