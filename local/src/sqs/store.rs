@@ -285,10 +285,13 @@ impl Store {
     }
 
     /// Makes the messages visible that consumers hold, except those that a consumer hid for a time of its
-    /// own. The receive does not count: the consumer did not end by itself. Returns their number.
+    /// own. The receive does not count: the consumer did not end by itself. Its handle is void, because the
+    /// process of a function lives on for a moment after a killed stack and would hide the message for a
+    /// retry. Returns their number.
     pub(super) fn release(&self, now_ms: i64) -> rusqlite::Result<usize> {
         self.db.execute(
-            "UPDATE messages SET visible_ms = ?1, in_flight = 0, receives = max(receives - 1, 0)
+            "UPDATE messages SET visible_ms = ?1, in_flight = 0, receives = max(receives - 1, 0),
+                generation = generation + 1
              WHERE in_flight = 1 AND visible_ms > ?1",
             [now_ms],
         )

@@ -768,6 +768,12 @@ async fn messages_in_flight_are_released_and_those_that_wait_for_a_retry_are_not
     drop(sqs);
     let sqs = Sqs::open(Some(&path), clock).unwrap();
     assert_eq!(sqs.release_in_flight().unwrap(), 2);
+    // A function of the killed stack asks for a retry in 300 s.
+    let late = json!({"QueueUrl": "work", "ReceiptHandle": received["Messages"][0]["ReceiptHandle"],
+        "VisibilityTimeout": 300});
+    let (status, ..) =
+        sqs.handle("AmazonSQS.ChangeMessageVisibility", "127.0.0.1:9", late.to_string().as_bytes()).await;
+    assert_eq!(status, 400);
     assert_eq!((sqs.queues().unwrap()[0].visible, sqs.queues().unwrap()[0].in_flight), (2, 1));
     let again = call(&sqs, "ReceiveMessage", receive).await;
     let again: Vec<_> = again["Messages"].as_array().unwrap().iter().collect();
