@@ -6,7 +6,8 @@
 use divan::{Bencher, black_box, counter::BytesCount};
 use sha2::{Digest, Sha256};
 use tallyhook_core::account::Account;
-use tallyhook_core::account::holds::{Hold, MAX_HOLDS, hold_id};
+use tallyhook_core::account::holds::{MAX_HOLDS, hold_id};
+use tallyhook_core::account::lots::Hold;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;
 use tallyhook_core::decide::{Outcome, Payments, decide};

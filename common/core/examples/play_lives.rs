@@ -11,7 +11,8 @@ use std::io::{BufRead, Write};
 
 use serde_json::{Value, json};
 use tallyhook_core::account::fix::Fix;
-use tallyhook_core::account::holds::{Hold, HoldError, hold_id};
+use tallyhook_core::account::holds::{HoldError, hold_id};
+use tallyhook_core::account::lots::Hold;
 use tallyhook_core::account::{Account, Cause, Change, Fact};
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::credits::Credits;

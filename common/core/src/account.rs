@@ -5,10 +5,11 @@
 //! order and repetition do not matter. There are two exceptions: a spend stays with the lot that it was taken
 //! from, and under `addons = "reset"` a pack that arrives after a newer reset is granted in full.
 //!
-//! In reading order: [`snapshot`] and [`item`] hold the facts about a subscription, [`mod@slice`] the months
-//! of its periods, and [`subscription`] joins them. [`lots`] holds all other credits, and [`state`] adds
-//! everything up. [`access`] computes the tier, and [`features`] the features. [`holds`] reserves credits and
-//! gives spends back. [`import`] holds the balance that a user had in another system.
+//! In reading order: [`snapshot`] and [`item`] hold the facts about a subscription, [`mod@slice`] and
+//! [`months`] the months of its periods, and [`subscription`] joins them. [`lots`] holds all other credits,
+//! and [`state`] adds everything up. [`access`] computes the tier, and [`features`] the features. [`holds`]
+//! reserves credits and gives spends back. [`import`] reads the balance that a user had in another system,
+//! and [`opening`] keeps it.
 
 pub mod access;
 pub mod actions;
@@ -21,6 +22,8 @@ pub mod import;
 pub mod item;
 pub mod lots;
 pub mod low;
+pub mod months;
+pub mod opening;
 pub mod products;
 pub mod slice;
 pub mod snapshot;
@@ -35,11 +38,12 @@ pub use self::access::Access;
 use self::actions::PaymentAction;
 use self::import::ImportedBalance;
 use self::item::Line;
+pub use self::lots::{Lot, LotBalance};
 use self::lots::{Purchase, Signup};
 use self::products::BoughtProduct;
 use self::snapshot::Snapshot;
 use self::state::Derived;
-pub use self::state::{Buckets, Lot, LotBalance, State};
+pub use self::state::{Buckets, State};
 use self::subscription::PROVISIONAL;
 use crate::catalog::{Catalog, Policy};
 use crate::credits::Credits;

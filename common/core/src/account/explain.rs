@@ -10,8 +10,9 @@
 use serde::{Serialize, Serializer};
 
 use super::item::Bucket;
+use super::lots::Lot;
 use super::lots::Purchase;
-use super::state::{Buckets, Lot};
+use super::state::Buckets;
 use super::{Account, State};
 use crate::catalog::{Addons, Catalog};
 use crate::credits::Credits;

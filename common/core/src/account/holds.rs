@@ -8,11 +8,10 @@
 
 use std::ops::RangeInclusive;
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::lots::{Grant, Purchase};
-use super::state::{Buckets, Lot};
+use super::lots::{Grant, Hold, Lot, Purchase};
+use super::state::Buckets;
 use super::{Account, Cause, Change, NewEntry, State};
 use crate::catalog::{Catalog, Policy};
 use crate::credits::Credits;
@@ -35,15 +34,6 @@ pub fn hold_id(user: &UserId, idempotency_key: &str) -> HoldId {
     let digest = Sha256::digest(format!("{user}\n{idempotency_key}").as_bytes());
     let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     HoldId::new(format!("hold_{hex}")).expect("letters and digits follow the prefix")
-}
-
-/// A hold, as the account keeps it while it is open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
-    /// The reserved credits.
-    pub amount: Credits,
-    /// Its end, excluded.
-    pub until: Timestamp,
 }
 
 /// Why a hold cannot be made, committed or released.

@@ -3,7 +3,7 @@
 //! A user had `credits` at the time `as_of`. What was granted or spent before that time is included in these
 //! credits, so an event about it does not change them, whenever it arrives. Each subscription item that ran
 //! at `as_of` has a share of the credits: at most what its slice could hold then. The next payment replaces
-//! this share like any credits of a slice. The rest is the lot [`Lot::Opening`] of the bucket `grant`.
+//! this share like any credits of a slice. The rest is the lot [`super::Lot::Opening`] of the bucket `grant`.
 //!
 //! ```json
 //! {"key":"import#2026-11","as_of":1767225600,"credits":7000,"spent":300,
@@ -17,12 +17,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use super::item::{RunningSlice, View};
 use super::lots::Complimentary;
-use super::snapshot::is_false;
-use super::state::{Lot, LotBalance, State};
+use super::opening::{Import, RunningItem};
+use super::state::State;
 use super::subscription::{PROVISIONAL, Subscription};
 use super::{Conflict, NewEntry};
 use crate::catalog::{Policy, Trials};
@@ -53,93 +51,6 @@ pub struct ImportedBalance {
     /// The state of an account that has only the invoices from before `as_of`. It is needed if the account
     /// has dropped the period that ran at that time.
     pub documents: Option<Box<State>>,
-}
-
-/// An imported balance, as the account keeps it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Import {
-    /// The key of its ledger entry.
-    pub key: LedgerKey,
-    /// The time of the balance.
-    pub as_of: Timestamp,
-    /// The balance at that time.
-    pub credits: Credits,
-    /// Whether the user has the signup credits in addition to the balance.
-    #[serde(default, skip_serializing_if = "is_false")]
-    with_signup: bool,
-    /// Credits spent of [`Lot::Opening`].
-    #[serde(default, skip_serializing_if = "super::lots::is_zero")]
-    spent: Credits,
-    /// The items that ran at that time, in the order in which they hold credits.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    running: Vec<RunningItem>,
-}
-
-/// A subscription item that ran at the time of the balance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct RunningItem {
-    subscription: SubscriptionId,
-    item: ItemId,
-    /// The end of its slice, excluded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    end: Option<Timestamp>,
-    /// What its bucket could hold.
-    worth: Credits,
-}
-
-impl Import {
-    /// The share of each running item, and the rest of the balance.
-    fn shares(&self) -> (Vec<Credits>, Credits) {
-        let mut rest = self.credits;
-        let mut share = |one: &RunningItem| {
-            let share = one.worth.min(rest);
-            rest = rest.minus(share);
-            share
-        };
-        let shares = self.running.iter().map(&mut share).collect();
-        (shares, rest)
-    }
-
-    /// What is left of the share of each running item. An item that arrives after a spend makes the lot
-    /// smaller. If more was spent of the lot than it then has, the difference is taken from the shares.
-    fn left_in_items(&self) -> Vec<Credits> {
-        let (mut shares, rest) = self.shares();
-        let mut too_much = self.spent.minus(rest);
-        for share in &mut shares {
-            let paid = too_much.min(*share);
-            too_much = too_much.minus(paid);
-            *share = share.minus(paid);
-        }
-        shares
-    }
-
-    pub(super) fn lot(&self) -> LotBalance {
-        let (_, granted) = self.shares();
-        let left = granted.minus(self.spent);
-        LotBalance { lot: Lot::Opening, granted, left, since: Some(self.as_of), until: None, free: true }
-    }
-
-    pub(super) fn spend(&mut self, credits: Credits) {
-        self.spent = self.spent.plus(credits);
-    }
-
-    pub(super) fn give_back(&mut self, credits: Credits) {
-        self.spent = self.spent.minus(credits);
-    }
-
-    /// One sentence for a person about how the balance is divided.
-    pub(super) fn explain(&self) -> String {
-        let of_items = self.credits.minus(self.shares().1);
-        format!(
-            "{} says that the user had {} credits at {}; {of_items} belong to the subscriptions that ran \
-             then, and {} were spent of the rest",
-            self.key, self.credits, self.as_of, self.spent
-        )
-    }
-
-    fn says(&self) -> String {
-        format!("{} credits at {}", self.credits, self.as_of)
-    }
 }
 
 impl State {

@@ -14,7 +14,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::slice::{Carry, MAX_SLICES, Phase, Slice, cuts, in_force};
+use super::slice::{Carry, MAX_SLICES, Phase, Slice, cuts};
 use super::snapshot::{Snapshot, SnapshotItem, Terms, is_false, is_one, one};
 use crate::catalog::{Catalog, PauseCollection, PlanChange};
 use crate::credits::Credits;
@@ -1037,6 +1037,11 @@ impl Run {
     fn worth(&self) -> Credits {
         self.terms.worth(self.quantity)
     }
+}
+
+/// The plan in force at a moment.
+pub(super) fn in_force(runs: &[Run], at: Timestamp) -> Option<&Run> {
+    runs.iter().rfind(|run| run.at.is_none_or(|since| since <= at))
 }
 
 /// The period that ran at the time of an import, from its start to the next one. Its facts stay, because the

@@ -1,12 +1,79 @@
-//! Credits that belong to no subscription item: signup credits, packs, grants by hand, lifetime plans.
+//! The lots that credits are spent from, and the facts about those that belong to no subscription item: signup
+//! credits, packs, grants by hand, lifetime plans, holds.
 
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::{Terms, is_false};
 use crate::credits::Credits;
-use crate::ids::{InvoiceId, SessionId};
+use crate::ids::{InvoiceId, ItemId, SessionId, SubscriptionId};
 use crate::ledger::LedgerKey;
 use crate::timestamp::Timestamp;
+
+/// The credits that a spend is taken from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lot {
+    /// The bucket of a subscription item.
+    Item(SubscriptionId, ItemId),
+    /// The credits that an item's slice with this start took over from the one before it.
+    Carry(SubscriptionId, ItemId, Timestamp),
+    /// A plan that was sold for life.
+    Lifetime(usize),
+    /// The signup credits.
+    Signup,
+    /// The imported balance, less the shares of subscription items.
+    Opening,
+    /// A grant by hand.
+    Grant(usize),
+    /// A pack.
+    Pack(usize),
+}
+
+impl Lot {
+    /// The bucket that it belongs to.
+    pub fn bucket(&self) -> String {
+        match self {
+            Self::Item(_, item) => item.to_string(),
+            Self::Carry(_, item, _) => format!("rollover {item}"),
+            Self::Lifetime(_) => "lifetime".to_owned(),
+            Self::Signup => "signup".to_owned(),
+            Self::Opening | Self::Grant(_) => "grant".to_owned(),
+            Self::Pack(_) => "addon".to_owned(),
+        }
+    }
+}
+
+/// What a lot holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LotBalance {
+    /// The lot.
+    pub lot: Lot,
+    /// What was granted, less what refunds and disputes took.
+    pub granted: Credits,
+    /// What is left to spend.
+    pub left: Credits,
+    /// When it was granted; `None` if unknown.
+    pub since: Option<Timestamp>,
+    /// Its end, excluded. An item's lot ends with its slice, when the next payment replaces it.
+    pub until: Option<Timestamp>,
+    /// Whether nothing was paid for it.
+    pub free: bool,
+}
+
+impl LotBalance {
+    /// Whether time alone ends it.
+    pub(super) fn expires(&self) -> bool {
+        !matches!(self.lot, Lot::Item(..))
+    }
+}
+
+/// A hold, as the account keeps it while it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The reserved credits.
+    pub amount: Credits,
+    /// Its end, excluded.
+    pub until: Timestamp,
+}
 
 /// The bucket `signup`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

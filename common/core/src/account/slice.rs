@@ -4,12 +4,10 @@
 //! `refill = "month"` a period has one slice, the whole. With it, the period is cut at each calendar month
 //! from its start. A *carry* is the part of a slice's unspent credits that the next slice takes over.
 //!
-//! **Invariant:** both are computed from the item's lines, sights and spends. Nothing is stored when a slice
-//! falls due, so it does not matter when, or whether, a schedule runs.
+//! [`super::months`] computes both.
 
 use serde::{Deserialize, Serialize};
 
-use super::item::{Item, Period, Run, View};
 use super::snapshot::{Snapshot, is_false};
 use crate::catalog::PauseCollection;
 use crate::credits::Credits;
@@ -50,7 +48,7 @@ impl Phase {
         self.collection_paused
     }
 
-    fn stops(&self, policy: PauseCollection) -> bool {
+    pub(super) fn stops(&self, policy: PauseCollection) -> bool {
         self.paused || (self.collection_paused && policy == PauseCollection::UntilPeriodEnd)
     }
 }
@@ -78,19 +76,17 @@ pub(super) fn fold_phase(phases: &mut Vec<Phase>, snapshot: &Snapshot) {
     }
 }
 
-/// Drops phases that affect no slice of these periods and none of these moments. For each slice start and
-/// each moment it keeps the newest phase at it and the first later phase that does not stop. It also keeps
-/// all phases after the last of them.
-pub(super) fn prune_phases(phases: &mut Vec<Phase>, periods: &[Period], moments: &[Timestamp]) {
-    let cuts = periods.iter().flat_map(|period| cuts(period.start, period.end));
-    let starts: Vec<Timestamp> = cuts.chain(moments.iter().copied()).collect();
+/// Drops phases that affect none of these moments, the starts of slices among them. For each moment it keeps
+/// the newest phase at it and the first later phase that does not stop. It also keeps all phases after the
+/// last moment.
+pub(super) fn prune_phases(phases: &mut Vec<Phase>, starts: &[Timestamp]) {
     let Some(last) = starts.iter().max().copied() else { return };
     let newest_at = |start: &Timestamp| phase_at(phases, *start);
     let first_after = |start: &Timestamp, policy: PauseCollection| {
         phases.iter().find(|phase| phase.at > *start && !phase.stops(policy))
     };
     let mut kept: Vec<Timestamp> = Vec::new();
-    for start in &starts {
+    for start in starts {
         kept.extend(newest_at(start).map(|phase| phase.at));
         for policy in [PauseCollection::Keep, PauseCollection::UntilPeriodEnd] {
             kept.extend(first_after(start, policy).map(|phase| phase.at));
@@ -161,137 +157,18 @@ pub(super) fn cuts(start: Timestamp, end: Option<Timestamp>) -> Vec<Timestamp> {
     cuts
 }
 
-impl Item {
-    /// The slices that have been granted by now, the current one last.
-    pub(super) fn slices(&self, periods: &[Period], view: &View<'_>) -> Vec<Slice> {
-        let mut slices = Vec::new();
-        for (place, period) in periods.iter().enumerate() {
-            let next = periods.get(place + 1).map(|next| next.start);
-            self.slices_of(place, period, next, view, &mut slices);
-        }
-        slices
-    }
-
-    fn slices_of(
-        &self,
-        place: usize,
-        period: &Period,
-        next: Option<Timestamp>,
-        view: &View<'_>,
-        slices: &mut Vec<Slice>,
-    ) {
-        let whole = Slice {
-            index: 0,
-            start: period.start,
-            end: period.end,
-            since: period.start,
-            period: place,
-            monthly: false,
-        };
-        let runs = self.runs(period);
-        if !runs.iter().any(|run| run.terms.monthly) {
-            slices.push(whole);
-            return;
-        }
-        let cuts = cuts(period.start, period.end);
-        let end_of = |index: usize| cuts.get(index + 1).copied().or(period.end);
-        slices.push(Slice { end: end_of(0), monthly: true, ..whole.clone() });
-        let refunded = self.is_refunded(period, view);
-        for (index, start) in cuts.iter().copied().enumerate().skip(1) {
-            let is_over =
-                next.is_some_and(|next| start >= next) || view.ended.is_some_and(|end| start >= end);
-            let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, start);
-            let then = View { refunded: &refunded_then, ..*view };
-            // No month begins after a full refund.
-            if start > view.now || is_over || (refunded && self.is_refunded(period, &then)) {
-                break;
-            }
-            if !in_force(&runs, start).is_some_and(|run| run.terms.monthly) {
-                continue;
-            }
-            let end = end_of(index);
-            let Some(since) = granted_since(start, end, view).filter(|since| *since <= view.now) else {
-                continue;
-            };
-            let index = u32::try_from(index).unwrap_or(MAX_SLICES);
-            slices.push(Slice { index, start, end, since, period: place, monthly: true });
-        }
-    }
-
-    /// When the next month's credits fall due, by the facts known now.
-    pub(super) fn next_slice(&self, current: &Period, view: &View<'_>) -> Option<Timestamp> {
-        let runs = self.runs(current);
-        if !runs.last()?.terms.monthly {
-            return None;
-        }
-        let next = cuts(current.start, current.end).into_iter().find(|cut| *cut > view.now)?;
-        let stops = view.phases.last().is_some_and(|phase| phase.stops(view.pause_collection));
-        (!stops && view.ended.is_none_or(|end| next < end)).then_some(next)
-    }
-
-    /// The credits that the current slice and recent slices took over and that are still valid.
-    pub(super) fn carries(&self, slices: &[Slice], periods: &[Period], view: &View<'_>) -> Vec<Carry> {
-        let mut carries = Vec::new();
-        let Some(last) = slices.len().checked_sub(1) else { return carries };
-        let paid_until = periods.last().and_then(|period| period.end);
-        for place in 1..slices.len() {
-            let (Some(before), Some(slice)) = (slices.get(place - 1), slices.get(place)) else { continue };
-            let (Some(from), Some(to)) = (periods.get(before.period), periods.get(slice.period)) else {
-                continue;
-            };
-            let runs = self.runs(from);
-            let ends = runs.iter().rfind(|run| run.at.is_none_or(|at| at < slice.start));
-            let Some(rollover) = ends.and_then(|run| run.terms.rollover) else { continue };
-            let openings_since = u64::try_from(last - place).unwrap_or(u64::MAX);
-            // If the invoice pays back unused time, that time's credits are not also carried over.
-            let is_paid_back = before.period != slice.period && to.credited > 0;
-            let is_imported = view.imported_at.is_some_and(|at| slice.since < at);
-            if openings_since >= rollover.periods || is_paid_back || is_imported {
-                continue;
-            }
-            let until = paid_until.map(|end| end.plus_days(view.grace_days));
-            // Refunds before the slice began lower what is carried over. Later refunds take their share of
-            // it.
-            let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, slice.since);
-            let then = View { refunded: &refunded_then, ..*view };
-            let left = self.slice_bucket(place - 1, slices, periods, &then).left;
-            let part = left.share(i64::try_from(rollover.percent).unwrap_or(0), 100);
-            let granted = part.min(Credits::new(rollover.max));
-            let charges = self.charges(from, periods);
-            let lost = |view: &View<'_>| self.lost(from, periods, &charges, granted, view);
-            let lost_then = if self.is_refunded(from, view) { Credits::ZERO } else { lost(&then) };
-            let lost = lost(view).minus(lost_then);
-            let spent = self.spent_of_carry(slice.start);
-            let ended = until.is_some_and(|until| until <= view.now);
-            let left = if ended { Credits::ZERO } else { granted.minus(lost).minus(spent) };
-            if granted > Credits::ZERO {
-                carries.push(Carry {
-                    invoice: to.invoice.clone(),
-                    index: slice.index,
-                    since: slice.start,
-                    until,
-                    granted,
-                    lost,
-                    left,
-                });
-            }
-        }
-        carries
-    }
-}
-
-/// The plan in force at a moment.
-pub(super) fn in_force(runs: &[Run], at: Timestamp) -> Option<&Run> {
-    runs.iter().rfind(|run| run.at.is_none_or(|since| since <= at))
-}
-
 /// When a slice's credits are granted: at its start, or when a pause at its start ended within it.
-fn granted_since(start: Timestamp, end: Option<Timestamp>, view: &View<'_>) -> Option<Timestamp> {
-    let stops = |phase: &&Phase| phase.stops(view.pause_collection);
-    let at_start = phase_at(view.phases, start);
+pub(super) fn granted_since(
+    start: Timestamp,
+    end: Option<Timestamp>,
+    phases: &[Phase],
+    policy: PauseCollection,
+) -> Option<Timestamp> {
+    let stops = |phase: &&Phase| phase.stops(policy);
+    let at_start = phase_at(phases, start);
     if at_start.as_ref().is_none_or(|phase| !stops(phase)) {
         return Some(start);
     }
     let within = |phase: &&Phase| phase.at > start && end.is_none_or(|end| phase.at < end);
-    view.phases.iter().filter(within).find(|phase| !stops(phase)).map(|phase| phase.at)
+    phases.iter().filter(within).find(|phase| !stops(phase)).map(|phase| phase.at)
 }

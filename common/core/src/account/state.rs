@@ -7,10 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::NewEntry;
 use super::actions::PaymentAction;
-use super::holds::Hold;
-use super::import::Import;
 use super::item::{Bucket, Item, Period, View};
-use super::lots::{Complimentary, FreeRefill, Grant, Purchase, Signup, replace};
+use super::lots::{Complimentary, FreeRefill, Grant, Hold, Lot, LotBalance, Purchase, Signup, replace};
+use super::opening::Import;
 use super::products::BoughtProduct;
 use super::slice::{Carry, Phase, phase_at};
 use super::subscription::Subscription;
@@ -124,63 +123,6 @@ pub struct State {
     /// The newest event of this user in the log: the head of the list that `previous` continues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_event: Option<EventId>,
-}
-
-/// The credits that a spend is taken from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Lot {
-    /// The bucket of a subscription item.
-    Item(SubscriptionId, ItemId),
-    /// The credits that an item's slice with this start took over from the one before it.
-    Carry(SubscriptionId, ItemId, Timestamp),
-    /// A plan that was sold for life.
-    Lifetime(usize),
-    /// The signup credits.
-    Signup,
-    /// The imported balance, less the shares of subscription items.
-    Opening,
-    /// A grant by hand.
-    Grant(usize),
-    /// A pack.
-    Pack(usize),
-}
-
-impl Lot {
-    /// The bucket that it belongs to.
-    pub fn bucket(&self) -> String {
-        match self {
-            Self::Item(_, item) => item.to_string(),
-            Self::Carry(_, item, _) => format!("rollover {item}"),
-            Self::Lifetime(_) => "lifetime".to_owned(),
-            Self::Signup => "signup".to_owned(),
-            Self::Opening | Self::Grant(_) => "grant".to_owned(),
-            Self::Pack(_) => "addon".to_owned(),
-        }
-    }
-}
-
-/// What a lot holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LotBalance {
-    /// The lot.
-    pub lot: Lot,
-    /// What was granted, less what refunds and disputes took.
-    pub granted: Credits,
-    /// What is left to spend.
-    pub left: Credits,
-    /// When it was granted; `None` if unknown.
-    pub since: Option<Timestamp>,
-    /// Its end, excluded. An item's lot ends with its slice, when the next payment replaces it.
-    pub until: Option<Timestamp>,
-    /// Whether nothing was paid for it.
-    pub free: bool,
-}
-
-impl LotBalance {
-    /// Whether time alone ends it.
-    pub(super) fn expires(&self) -> bool {
-        !matches!(self.lot, Lot::Item(..))
-    }
 }
 
 /// A ledger entry that no single event states: it follows from all facts and the time.

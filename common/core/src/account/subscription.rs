@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::item::{Item, Line, Period};
-use super::slice::{MANY_PHASES, Phase, fold_phase, prune_phases};
+use super::slice::{MANY_PHASES, Phase, cuts, fold_phase, prune_phases};
 use super::snapshot::{self, Snapshot, SnapshotItem, Terms};
 use crate::event::SubscriptionStatus;
 use crate::ids::{CustomerId, ItemId, PriceId};
@@ -262,7 +262,9 @@ impl Subscription {
 
     /// Drops phases that affect no month of these periods and none of these moments.
     pub(super) fn prune_phases(&mut self, periods: &[Period], moments: &[Timestamp]) {
-        prune_phases(&mut self.phases, periods, moments);
+        let cuts = periods.iter().flat_map(|period| cuts(period.start, period.end));
+        let starts: Vec<Timestamp> = cuts.chain(moments.iter().copied()).collect();
+        prune_phases(&mut self.phases, &starts);
     }
 
     /// The number of lines, plans shown, spends and phases that are kept.

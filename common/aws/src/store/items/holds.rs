@@ -1,7 +1,8 @@
 //! The item of a hold, in the events table, where items expire.
 
 use super::{Condition, Item, Key, StoreError, Write, new_item, number, read_number};
-use tallyhook_core::account::holds::{HOLD_DAYS, Hold};
+use tallyhook_core::account::holds::HOLD_DAYS;
+use tallyhook_core::account::lots::Hold;
 use tallyhook_core::credits::Credits;
 use tallyhook_core::ids::{HoldId, UserId};
 use tallyhook_core::timestamp::Timestamp;

@@ -37,7 +37,7 @@ use tallyhook_aws::store::items::{self, Item, Key};
 use tallyhook_aws::store::log::LogRecord;
 use tallyhook_aws::stripe::{Cursor, Filter, ListPage, Object, Stripe, StripeError};
 use tallyhook_core::account::explain::LoggedEvent;
-use tallyhook_core::account::holds::Hold;
+use tallyhook_core::account::lots::Hold;
 use tallyhook_core::account::{Account, Lot, State};
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::ids::{CustomerId, EventId, HoldId, UserId};
