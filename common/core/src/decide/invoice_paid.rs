@@ -340,27 +340,24 @@ impl Sold {
 
     /// Writes into each line by how much the invoice credits unused time of its item.
     fn name_credits(&mut self, invoice: &Invoice) {
-        let mut charged: BTreeMap<Option<&ItemId>, i64> = BTreeMap::new();
-        for line in invoice.lines.iter().filter(|line| line.amount >= 0) {
-            let sum = charged.entry(line.item.as_ref()).or_insert(0);
-            *sum = sum.saturating_add(line.amount);
-        }
         let distance = |one: Timestamp, other: Timestamp| one.seconds_since(other).abs();
         for (item, line) in &mut self.lines {
             let of_item = || invoice.lines.iter().filter(|other| other.item == *item);
-            // An invoice may charge an item that is added, and credit its unused time for a later change.
+            let charges = || of_item().filter(|other| other.amount >= 0);
+            // An invoice may charge several changes of an item. What belongs to a later one does not count.
+            let is_later = |other: &Timestamp| *other > line.start;
             let is_for_later_change = |credit: Timestamp| {
-                let later =
-                    of_item().filter(|other| other.amount >= 0).filter_map(|other| other.period_start);
-                later
-                    .filter(|later| *later > line.start)
-                    .any(|later| distance(later, credit) < distance(line.start, credit))
+                let later = charges().filter_map(|other| other.period_start).filter(is_later);
+                let own = distance(line.start, credit);
+                later.into_iter().any(|later| distance(later, credit) < own)
             };
+            let sum =
+                |sum: i64, other: &event::InvoiceLine| sum.saturating_add(other.amount.saturating_abs());
             let credits = of_item().filter(|other| other.amount < 0);
             let credits = credits.filter(|other| !other.period_start.is_some_and(is_for_later_change));
-            line.credited =
-                credits.fold(0, |sum: i64, other| sum.saturating_add(other.amount.saturating_abs()));
-            let all = charged.get(&item.as_ref()).copied().unwrap_or(line.amount);
+            line.credited = credits.fold(0, sum);
+            let all =
+                charges().filter(|other| !other.period_start.as_ref().is_some_and(is_later)).fold(0, sum);
             line.charged = (all != line.amount).then_some(all);
         }
     }

@@ -307,6 +307,7 @@ impl Stripe<'_> {
         self.bill_change(index, billing);
     }
 
+    /// Any invoice of the subscription bills the prorations that wait for the next one.
     fn bill_change(&mut self, index: usize, billing: Billing) {
         let items = self.items(index);
         let trialing = self.subscriptions[index].it.status == "trialing";
@@ -341,9 +342,10 @@ impl Stripe<'_> {
                         it.status = "past_due";
                     }
                 });
-                let lines = if self.rng.bool() { vec![credit, charge] } else { vec![charge, credit] };
+                let mut lines = std::mem::take(&mut self.subscriptions[index].prorations);
+                lines.extend(if self.rng.bool() { [credit, charge] } else { [charge, credit] });
                 let mut invoice = self.invoice(index, invoice_id, "subscription_update", lines);
-                invoice.paid = 400;
+                invoice.paid = invoice.lines.iter().map(|line| line.amount).sum::<i64>().max(0);
                 self.tick();
                 if fails {
                     self.emit_invoice("invoice.payment_failed", &invoice, "open");
@@ -363,7 +365,8 @@ impl Stripe<'_> {
                     it.items = items;
                     (it.start, it.end, it.latest_invoice) = (now, now + MONTH, Some(named));
                 });
-                let lines = vec![credit, self.period_line(index)];
+                let mut lines = std::mem::take(&mut self.subscriptions[index].prorations);
+                lines.extend([credit, self.period_line(index)]);
                 let mut invoice = self.invoice(index, invoice_id, "subscription_update", lines);
                 invoice.paid = invoice.lines.iter().map(|line| line.amount).sum::<i64>().max(0);
                 self.tick();
