@@ -364,7 +364,9 @@ impl State {
             self.view(id, subscription, policy, now, |view| {
                 for (item_id, item) in &subscription.items {
                     let ended = self.item_ended_at(id, item_id).filter(|_| !subscription.ended_unpaid());
-                    let bucket = item.bucket(&View { ended, ..*view });
+                    // The trial of a removed item has ended unpaid.
+                    let trial_counts = view.trial_counts && subscription.removed_at(item_id).is_none();
+                    let bucket = item.bucket(&View { ended, trial_counts, ..*view });
                     if bucket != Bucket::default() {
                         items.insert((id.clone(), item_id.clone()), bucket);
                     }
