@@ -153,6 +153,8 @@ impl State {
             let any = || self.packs.iter().position(|pack| pack.is_of(lot) && replaced(pack));
             if let Some(pack) = exact.or_else(any).and_then(|place| self.packs.get_mut(place)) {
                 back_to(pack);
+            } else {
+                self.packs.iter_mut().any(|pack| pack.give_back_to_older(lot, credits));
             }
         } else if let Some(import) = self.import.as_mut().filter(|import| import.key == *lot) {
             import.give_back(credits);
