@@ -537,7 +537,7 @@ class World:
             back = min(taken, amount)
             amount -= back
             takes[n] = (key, taken - back)
-            if key[:4] in living and not self.gone(user, key):
+            if key[:4] in living and (key[0] == "item" or not self.gone(user, key)):
                 self.spent[user][key] -= back
         return 200
 
