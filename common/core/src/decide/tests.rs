@@ -12,6 +12,7 @@ mod edits;
 mod imports;
 mod items;
 mod law;
+mod moves;
 mod over_time;
 mod prices;
 mod purchases;
