@@ -9,6 +9,7 @@
 //! | a plan's price without a subscription | sells the plan for life |
 //! | a pack's price | adds the pack's credits |
 //! | a product's price | sells the product; of a subscription item, like a plan without a tier |
+//! | zero, of the quantity 0 | nothing |
 //! | negative | credits unused time; it shows the share that an earlier payment paid |
 //! | an unknown price | nothing, if there is a known line or the plan of the subscription is known |
 //!
@@ -233,7 +234,8 @@ impl Sold {
                 }
                 continue;
             };
-            if line.amount < 0 {
+            // With the quantity 0 an item stays in its subscription, and each of its invoices has a zero line.
+            if line.amount < 0 || (line.amount == 0 && line.quantity == 0) {
                 continue;
             }
             if line.quantity > MAX_QUANTITY {
