@@ -101,15 +101,10 @@ pub(super) fn read(
     Ok(EventFacts { facts, prices_not_in_catalog: sold.prices_not_in_catalog, ..EventFacts::default() })
 }
 
-/// Whether a snapshot that has not arrived may show the lookup key of a line's price.
-fn may_be_learnt(
-    line: &event::InvoiceLine,
-    subscription: &SubscriptionId,
-    account: &Account,
-    catalog: &Catalog,
-) -> bool {
-    let complete = line.price.as_ref().is_none_or(|price| price.is_complete);
-    if complete || !catalog.has_lookup_keys() || !(line.is_subscription || line.item.is_some()) {
+/// Whether a snapshot that has not arrived may say what a line's price sells: by its lookup key, or because
+/// the snapshot is parked until the catalog has the price.
+fn may_be_learnt(line: &event::InvoiceLine, subscription: &SubscriptionId, account: &Account) -> bool {
+    if !(line.is_subscription || line.item.is_some()) {
         return false;
     }
     let known = account.state.subscriptions.get(subscription).and_then(|known| known.snapshot.as_ref());
@@ -214,10 +209,7 @@ impl Sold {
                 (Some(subscription), _) => {
                     let PriceTerms { terms, in_catalog, .. } =
                         price_terms(price, subscription, account, catalog)?;
-                    if terms.is_none()
-                        && may_be_learnt(line, subscription, account, catalog)
-                        && line.amount >= 0
-                    {
+                    if terms.is_none() && may_be_learnt(line, subscription, account) && line.amount >= 0 {
                         sold.add(line, invoice, event, &price.id, Terms::unknown(), total, paid);
                     }
                     if !in_catalog {
