@@ -349,7 +349,7 @@ impl Run {
     fn loaded(&self, keys: &[LedgerKey]) -> Account {
         let mut account = self.account.clone();
         // Like the processor: if an entry exists that was not read, the event is decided again with it.
-        let again = ["slice#", "rollover#", "free#", "expire#", "plan#"];
+        let again = ["slice#", "rollover#", "free#", "expire#", "plan#", "refund#"];
         let found = self.ledger.keys().filter(|key| again.iter().any(|kind| key.as_str().starts_with(kind)));
         account.recorded =
             found.chain(keys).filter_map(|key| Some((key.clone(), self.ledger.get(key)?.clone()))).collect();
