@@ -29,8 +29,8 @@ const FORGET_ENDED_AFTER_DAYS: i64 = 60;
 const REMEMBER_ENDED: usize = 10;
 /// The maximum number of pack purchases. Beyond it, the two with the nearest ends are merged into one.
 pub(super) const MAX_PURCHASES: usize = 24;
-/// The maximum number of spent purchases that are kept for later refunds.
-const MAX_SPENT_PURCHASES: usize = 4;
+/// The maximum number of spent purchases that are kept, so that the app can give their credits back.
+const MAX_SPENT_PURCHASES: usize = 12;
 /// The maximum number of grants by hand. Beyond it, the two with the nearest ends are merged into one.
 const MAX_GRANTS: usize = 16;
 /// The number of newest free refills that are kept, in case a later event takes one back.
