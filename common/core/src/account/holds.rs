@@ -138,7 +138,8 @@ impl State {
                     self.return_to_item(subscription, item, start, plan, credits, buckets);
                 }
             } else if place.is_in_lifetimes() {
-                self.lifetimes.iter_mut().filter(|one| one.is_of(lot)).take(1).for_each(back_to);
+                let took = |one: &&mut Purchase| one.is_of(lot) && one.spent >= credits;
+                self.lifetimes.iter_mut().find(took).map(back_to);
             }
         } else if *lot == LedgerKey::signup() {
             if let Some(signup) = &mut self.signup {

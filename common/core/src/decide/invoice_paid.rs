@@ -74,7 +74,7 @@ pub(super) fn read(
         })));
         is_recorded = true;
     }
-    for purchases in [sold.lifetime.into_iter().collect(), sold.packs] {
+    for purchases in [sold.lifetimes, sold.packs] {
         if !Vec::is_empty(&purchases) {
             facts.push(Fact::Purchase(purchases, Some(payment.clone()).filter(|_| !is_recorded)));
             is_recorded = true;
@@ -117,7 +117,7 @@ struct Sold {
     lines: Vec<(Option<ItemId>, Line)>,
     /// One for each number of days after which packs expire.
     packs: Vec<Purchase>,
-    lifetime: Option<Purchase>,
+    lifetimes: Vec<Purchase>,
     products: Vec<BoughtProduct>,
     /// The first price that the catalog does not name.
     unknown: Option<PriceId>,
@@ -137,7 +137,7 @@ impl Sold {
         let mut sold = Self {
             lines: Vec::new(),
             packs: Vec::new(),
-            lifetime: None,
+            lifetimes: Vec::new(),
             products: Vec::new(),
             unknown: None,
             charged: false,
@@ -238,7 +238,7 @@ impl Sold {
                 // A subscription's line always names its subscription; a line that does not sells nothing.
                 (None, _) if line.is_subscription || line.item.is_some() => {}
                 (None, _) => {
-                    sold.lifetime = Some(purchase(terms.worth(line.quantity), Some(terms), 0));
+                    sold.lifetimes.push(purchase(terms.worth(line.quantity), Some(terms), 0));
                 }
                 (Some(_), None) => return Err(Parked::NoPeriod),
                 (Some(_), Some(_)) => sold.add(line, invoice, event, &price.id, terms, total, paid),
