@@ -5,7 +5,7 @@ use local::fake_stripe::{FakeStripe, Misbehaviour};
 use serde_json::{Value, json};
 
 use crate::stripe_client::KEY;
-use crate::support::{World, pack, sample};
+use crate::support::{World, pack, sample, with_id};
 
 async fn shop() -> (World, FakeStripe) {
     let fake = FakeStripe::new(KEY);
@@ -473,4 +473,36 @@ async fn outcomes_are_counted_in_steps_of_time_from_the_index() {
             world.ask("GET", &format!("/admin/stripe/event-counts?{query}"), Value::Null).await;
         assert_eq!((status, answer["error"].as_str()), (400, Some(code)), "{query}");
     }
+}
+
+#[tokio::test]
+async fn a_refund_of_a_moved_subscription_takes_the_credits_of_the_user_who_has_it() {
+    let world = World::new().await;
+    for user in ["user_1", "user_2"] {
+        world.sign_up(user).await;
+    }
+    for name in ["customer.subscription.created", "invoice.paid", "invoice_payment.paid"] {
+        world.process(&sample(name, "user_1")).await;
+    }
+    let subscription =
+        sample("invoice.paid", "user_1")["data"]["object"]["parent"]["subscription_details"]["subscription"]
+            .clone();
+    let body = json!({"action": "move", "subscription": subscription, "to": "user_2", "dry_run": false,
+        "actor": "ann", "reason": "the wrong user"});
+    let (status, answer) = world.fix("user_1", Some("m"), body).await;
+    assert_eq!((status, &answer["credits"]), (200, &json!(5000)), "{answer:#}");
+    let credits = async |user: &str| world.account(user).await["credits"].clone();
+    assert_eq!((credits("user_1").await, credits("user_2").await), (json!(500), json!(5000)));
+    // The invoice of a moved subscription that arrives again is no document of another owner.
+    let again = with_id(sample("invoice.paid", "user_2"), "evt_TallyHookAgain");
+    world.process(&again).await;
+    assert_eq!(world.event("evt_TallyHookAgain").await.unwrap()["outcome"], "processed");
+    let mut refunded = sample("charge.refunded.full", "user_1");
+    let payment = &sample("invoice_payment.paid", "user_1")["data"]["object"]["payment"]["payment_intent"];
+    refunded["data"]["object"]["payment_intent"] = payment.clone();
+    refunded["data"]["object"]["amount_refunded"] = json!(2000);
+    world.process(&refunded).await;
+    assert_eq!((credits("user_1").await, credits("user_2").await), (json!(500), json!(0)));
+    let sum: i64 = world.ledger("user_1").await.iter().map(|entry| entry["delta"].as_i64().unwrap()).sum();
+    assert_eq!(sum, 500, "the entry of the invoice stays in the ledger of the first user");
 }

@@ -82,7 +82,7 @@ class Invoice:
             flagged = bool(part.get("proration", line.get("proration", False)))
             self.lines.append(Line(
                 item, price, catalog.plan_of.get(price), catalog.pack_of.get(price),
-                line.get("quantity") or 1, line["amount"], period["start"], period["end"], flagged))
+                line.get("quantity", 1), line["amount"], period["start"], period["end"], flagged))
 
 
 class Session:

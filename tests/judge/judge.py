@@ -56,7 +56,7 @@ class User:
                 negative = -sum(line.amount for line in group if line.amount < 0)
                 positive = sum(line.amount for line in group if line.amount > 0)
                 for line in group:
-                    if not line.plan or line.amount < 0:
+                    if not line.plan or line.amount < 0 or not (line.amount or line.quantity):
                         continue
                     opens_at = min(line.start, max(invoice.created, line.start - 3600))
                     opening = Opening(item, invoice.sub, line.start, line.end, line.plan, line.quantity,
@@ -537,7 +537,7 @@ class World:
             back = min(taken, amount)
             amount -= back
             takes[n] = (key, taken - back)
-            if key[:4] in living and not self.gone(user, key):
+            if key[:4] in living and (key[0] == "item" or not self.gone(user, key)):
                 self.spent[user][key] -= back
         return 200
 

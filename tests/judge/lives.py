@@ -940,10 +940,17 @@ class Life:
             self.cut()
 
     def change_items(self):
-        subs = [s for s in self.live() if not self.old]
+        subs = [s for s in self.live("active", "trialing") if not self.old]
         if not subs:
             return
         sub = self.rnd.choice(subs)
+        if sub.status == "trialing":
+            if len(sub.items) > 1 and self.rnd.random() < 0.5:
+                sub.items.pop(self.rnd.choice(list(sub.items)))
+            else:
+                sub.add_item(self, self.rnd.choice(["price_basic", "price_team_year"]), 1)
+            self.show(sub, previous={"items": {"data": []}})
+            return
         if len(sub.items) > 1 and self.rnd.random() < 0.6:
             sub.items.pop(list(sub.items)[-1])
             self.show(sub, previous={"items": {"data": []}})
@@ -982,8 +989,8 @@ class Life:
                 self.spends.append(hold)
             else:
                 self.steps.append({"release": hold})
-        elif what < 0.9 and self.spends and self.steps[-1].get("key") == self.spends[-1]:
-            self.steps.append({"give_back": self.spends[-1], "amount": rnd.choice([1, 25, 150])})
+        elif what < 0.9 and self.spends:
+            self.steps.append({"give_back": rnd.choice(self.spends), "amount": rnd.choice([1, 25, 150])})
         elif what < 0.95:
             self.steps.append({"fix": {"action": "grant", "credits": rnd.choice([100, 700])}})
         elif what < 0.98:

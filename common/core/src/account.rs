@@ -109,6 +109,28 @@ pub enum Fact {
 }
 
 impl Fact {
+    /// Whether the fact says that a document sold something that may grant credits or a product.
+    pub(crate) fn sells(&self) -> bool {
+        match self {
+            Self::Invoice(_) | Self::Purchase(..) | Self::Product(_) => true,
+            Self::Customer(_)
+            | Self::CustomerDeleted(..)
+            | Self::Signup
+            | Self::Snapshot(..)
+            | Self::Status(..)
+            | Self::PaymentOfInvoice(..)
+            | Self::Reversed(_)
+            | Self::Recorded(..)
+            | Self::Paid(_)
+            | Self::PaymentFailed(_)
+            | Self::Clock(_)
+            | Self::ActionRequired(_)
+            | Self::ActionDone(_)
+            | Self::Imported(_)
+            | Self::Erased(_) => false,
+        }
+    }
+
     /// Whether the fact may change what a bucket holds, or has a ledger entry.
     fn may_move_credits(&self) -> bool {
         match self {

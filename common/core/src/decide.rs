@@ -474,7 +474,8 @@ fn decide_facts(
         Err(parked) if parked.is_about_the_catalog() && is_recorded(account, event) => EventFacts::default(),
         Err(parked) => return Outcome::Park(parked),
     };
-    let mut payment_facts = PaymentFacts::default();
+    let sells = facts.iter().any(Fact::sells);
+    let mut payment_facts = PaymentFacts { sells, ..PaymentFacts::default() };
     if let Err(parked) = payment_facts.read(account, event, payments, not_paid) {
         return Outcome::Park(parked);
     }
@@ -608,6 +609,8 @@ fn effect(event: &Event, entries: &[Entry]) -> Effect {
 /// What an event says about payments: the paid document, refunds and disputes.
 #[derive(Default)]
 struct PaymentFacts {
+    /// Whether the event's document sells something.
+    sells: bool,
     facts: Vec<Fact>,
     payments: Payments,
     order_payment: Option<OrderPayment>,
@@ -670,7 +673,7 @@ impl PaymentFacts {
 
     /// Links a payment to the document that it paid, and applies the refunds and disputes stored with the
     /// payment. If a session and an invoice have the same payment, they are one purchase, and the session is
-    /// its document.
+    /// its document. A payment stays with an invoice that granted something if the other one did not.
     ///
     /// `is_new` says that the event is the document itself and the ledger does not have it yet.
     fn tie(
@@ -689,8 +692,10 @@ impl PaymentFacts {
         {
             self.facts.push(Fact::PaymentOfInvoice(invoice, payment.to_owned()));
         }
-        let is_session = |key: &LedgerKey| key.as_str().starts_with("session#");
-        record.document = Some(known.filter(is_session).unwrap_or(document));
+        let grants = self.sells || account.state.knows(&document);
+        let stays =
+            |known: &LedgerKey| known.session_id().is_some() || (!grants && account.state.knows(known));
+        record.document = Some(known.filter(stays).unwrap_or(document));
         record.user = Some(account.user_id.clone());
         let amount = record.reversal.amount();
         if amount > 0

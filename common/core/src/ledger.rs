@@ -318,6 +318,9 @@ pub struct Taken {
     /// When the lot ends, excluded; only for packs and for credits that were given by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// When the lot was granted; absent for the credits of a slice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }
 
 /// One line of the ledger.

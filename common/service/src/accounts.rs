@@ -249,8 +249,10 @@ pub fn load_account(user: &UserId, items: &HashMap<Key, Item>) -> Result<Account
                 account.recorded.insert(entry.clone(), items::read(key, item)?);
             }
             Key::Invoice(invoice) => {
-                if let Some((owner, entry)) = items::read_invoice(key, item)?
-                    && owner == *user
+                // The entry of a moved invoice is in the ledger of the user who had it before.
+                let owner = items::read_invoice(key, item)?.map(|(owner, _)| owner);
+                if let Some((of_ledger, entry)) = items::read_invoice_entry(key, item)?
+                    && (of_ledger == *user || owner.as_ref() == Some(user))
                 {
                     account.recorded.insert(LedgerKey::invoice(invoice), entry);
                 }

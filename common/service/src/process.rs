@@ -1042,9 +1042,6 @@ fn owner_of_payment(event: &Event, items: &HashMap<Key, Item>) -> Result<Result<
         }
     }
     let payments = payments_of(event, items)?;
-    if let Some(user) = payments.values().find_map(|record| record.user.clone()) {
-        return owned(user);
-    }
     for record in payments.values() {
         let invoice = record.document.as_ref().and_then(LedgerKey::invoice_id);
         let Some(key) = invoice.map(Key::Invoice) else { continue };
@@ -1053,6 +1050,9 @@ fn owner_of_payment(event: &Event, items: &HashMap<Key, Item>) -> Result<Result<
         {
             return owned(user);
         }
+    }
+    if let Some(user) = payments.values().find_map(|record| record.user.clone()) {
+        return owned(user);
     }
     let name = payment_refs(event).first().map_or(event.id.as_str(), |payment| payment.as_str()).to_owned();
     Ok(Err(Parked::NoGrant(name)))

@@ -186,7 +186,7 @@ fn owned_entry(item: &Item) -> Result<Option<(UserId, Entry)>, StoreError> {
     let corrupt = |message: String| StoreError::Corrupt { key: format!("{pk} {sk}"), message };
     if let Some(invoice) = pk.strip_prefix("invoice#") {
         let invoice = InvoiceId::new(invoice).map_err(|error| corrupt(error.to_string()))?;
-        return items::read_invoice(&Key::Invoice(invoice), item);
+        return items::read_invoice_entry(&Key::Invoice(invoice), item);
     }
     let (Some(user), Some(key)) = (pk.strip_prefix("user#"), sk.strip_prefix("ledger#")) else {
         return Ok(None);

@@ -9,7 +9,7 @@
 //! | `user#<id>` | `newcomer` | `waiting` SS: events parked until the app creates the user |
 //! | `user#<id>` | `order#<cs_…>` | a one-time order: see [`order`]; the app changes `status` |
 //! | `user#<id>` | `portal` | `password_set_at` and `welcome_email_at` N (unix s): see [`portal`] |
-//! | `invoice#<in_…>` | `entry` | the [`Entry`] of a paid invoice, and `user_id` S, `payments` SS |
+//! | `invoice#<in_…>` | `entry` | the [`Entry`] of a paid invoice, and `user_id` S, `moved_to` S, `payments` SS |
 //! | `customer#<cus_…>` | `link` | see [`StoredOwner`]; or `waiting` SS |
 //! | `subscription#<sub_…>` | `link` | the same as of a customer |
 //! | `session#<cs_…>` | `link` | see [`KnownSession`] |
@@ -392,11 +392,30 @@ pub fn entry_again(user: &UserId, entry: &Entry) -> Result<Write, StoreError> {
     put(Key::entry(user, &entry.key), entry, Condition::Anything)
 }
 
-/// The user and the entry of an invoice; `None` while only payments of the invoice are known.
+/// Gives the refunds and payments of an invoice to another user, to whom its subscription was moved. The entry
+/// stays in the ledger of the user who had it. The versions of both accounts in the same transaction protect
+/// the write.
+pub fn moved_invoice(invoice: &InvoiceId, item: &Item, to: &UserId) -> Write {
+    let mut item = item.clone();
+    item.insert("moved_to".to_owned(), text(to.as_str()));
+    Write { key: Key::Invoice(invoice.clone()), item: Some(item), condition: Condition::Anything }
+}
+
+/// The user to whom an invoice belongs, and its entry; `None` while only payments of the invoice are known.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`].
 pub fn read_invoice(key: &Key, item: &Item) -> Result<Option<(UserId, Entry)>, StoreError> {
+    let Some((user, entry)) = read_invoice_entry(key, item)? else { return Ok(None) };
+    let moved = read_text(item, "moved_to").map(UserId::new).transpose();
+    Ok(Some((moved.map_err(|error| key.corrupt(error))?.unwrap_or(user), entry)))
+}
+
+/// The user whose ledger has the entry of an invoice, and the entry.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub fn read_invoice_entry(key: &Key, item: &Item) -> Result<Option<(UserId, Entry)>, StoreError> {
     let Some(user) = read_text(item, "user_id") else { return Ok(None) };
     let user = UserId::new(user).map_err(|error| key.corrupt(error))?;
     Ok(Some((user, read(key, item)?)))

@@ -1,11 +1,14 @@
 //! Moving a subscription, or a customer with its subscriptions, from one account to another.
 
+use std::collections::BTreeSet;
+
 use super::actions::PaymentAction;
+use super::lots::Purchase;
 use super::products::BoughtProduct;
-use super::{Account, Cause, Change, NewEntry};
+use super::{Account, Cause, Change, Lot, NewEntry};
 use crate::catalog::Catalog;
 use crate::credits::Credits;
-use crate::ids::{CustomerId, SubscriptionId};
+use crate::ids::{CustomerId, InvoiceId, SubscriptionId};
 use crate::ledger::{EntryKind, LedgerKey};
 use crate::timestamp::Timestamp;
 
@@ -27,6 +30,8 @@ pub struct MoveSummary {
     pub subscriptions: Vec<SubscriptionId>,
     /// The credits that were moved with them.
     pub credits: Credits,
+    /// The invoices that granted them. A refund of one of them belongs to the other account from now on.
+    pub invoices: BTreeSet<InvoiceId>,
 }
 
 impl MoveSummary {
@@ -57,7 +62,7 @@ impl Account {
             account.evolve(Vec::new(), &cause, catalog, now).unwrap_or_else(|_| unchanged(account))
         };
         let (mut gives, mut takes) = (due(self), due(to));
-        let before = gives.state.balance(policy, now);
+        let before = gives.state.buckets(policy, now);
         let mut moved = MoveSummary::default();
         for (id, subscription) in &self.state.subscriptions {
             let moves = match object {
@@ -66,6 +71,7 @@ impl Account {
             };
             if moves {
                 moved.subscriptions.push(id.clone());
+                moved.invoices.extend(subscription.invoices().cloned());
                 gives.state.subscriptions.remove(id);
                 takes.state.subscriptions.insert(id.clone(), subscription.clone());
                 let documents = self.state.refunds.iter().filter(|(key, _)| subscription.names_document(key));
@@ -96,11 +102,32 @@ impl Account {
             moved.customers.push(customer.clone());
             takes.state.customers.insert(customer.clone(), deleted);
         }
+        // An invoice of the subscription may have sold packs, too.
+        let is_with_it = |pack: &Purchase| {
+            let invoice = pack.invoice.as_ref().filter(|_| pack.session.is_none());
+            invoice.is_some_and(|invoice| moved.invoices.contains(invoice))
+        };
+        let packs = gives.state.packs.clone();
+        gives.state.packs.retain(|pack| !is_with_it(pack));
+        takes.state.packs.extend(packs.iter().filter(|pack| is_with_it(pack)).cloned());
+        let credits = before.sum(|lot| match lot {
+            Lot::Item(id, _) | Lot::Carry(id, ..) => moved.subscriptions.contains(id),
+            Lot::Pack(place) => packs.get(*place).is_some_and(is_with_it),
+            Lot::Lifetime(_) | Lot::Signup | Lot::Opening | Lot::Grant(_) => false,
+        });
+        moved.credits = credits;
+        // What follows from the subscriptions that are left is computed from them again.
+        if gives.state.first_trial.as_ref().is_some_and(|(_, id)| moved.subscriptions.contains(id)) {
+            let left = gives.state.subscriptions.iter();
+            gives.state.first_trial = left.filter_map(|(id, one)| Some((one.trial_at?, id.clone()))).min();
+        }
+        gives.state.paid_since = None;
+        takes.state.clock = takes.state.clock.max(gives.state.clock);
         gives.state.settle(policy, now);
         takes.state.settle(policy, now);
-        moved.credits = before.minus(gives.state.balance(policy, now));
         for (account, change) in [(self, &mut gives), (to, &mut takes)] {
             let after = change.state.buckets(policy, now);
+            change.state.due_at = after.next;
             let entry = NewEntry::new(LedgerKey::fix(key), EntryKind::Fix, moved.credits);
             let mut entries =
                 account.entries(&mut change.state, &after, vec![entry], &change.entries, &cause, now);

@@ -87,7 +87,8 @@ impl State {
             {
                 let place = self.place_of(&one.lot, buckets);
                 let until = one.until.filter(|_| place.is_none());
-                taken.push(Taken { lot, credits, place, until });
+                let since = one.since.filter(|_| !matches!(one.lot, Lot::Item(..)));
+                taken.push(Taken { lot, credits, place, until, since });
             }
         }
         taken
@@ -110,15 +111,35 @@ impl State {
         }
     }
 
-    /// Gives credits back to the lot that they were taken from. Nothing happens if the lot has ended.
-    fn return_to(&mut self, taken: &Taken, credits: Credits, buckets: &Buckets, now: Timestamp) {
+    /// Gives credits of a spend at `spent_at` back to the lot that they were taken from. Nothing happens if
+    /// the lot has ended.
+    fn return_to(
+        &mut self,
+        taken: &Taken,
+        credits: Credits,
+        buckets: &Buckets,
+        spent_at: Timestamp,
+        now: Timestamp,
+    ) {
+        if self.import.as_ref().is_some_and(|import| import.holds(taken)) {
+            // The imported balance has been without an earlier spend from the start.
+            let import = self.import.as_mut().filter(|import| spent_at >= import.as_of);
+            if let Some(import) = import {
+                import.give_back(credits);
+            }
+            return;
+        }
         let back_to = |purchase: &mut Purchase| purchase.spent = purchase.spent.minus(credits);
         let lot = &taken.lot;
         if let Some(place) = &taken.place {
             if let Some((subscription, item, start, plan)) = place.place_in_item_parts() {
-                self.return_to_item(subscription, item, start, plan, credits, buckets);
+                let imported = self.import.as_ref().map(|import| import.as_of);
+                if imported.is_none_or(|at| start >= at || spent_at >= at) {
+                    self.return_to_item(subscription, item, start, plan, credits, buckets);
+                }
             } else if place.is_in_lifetimes() {
-                self.lifetimes.iter_mut().filter(|one| one.is_of(lot)).take(1).for_each(back_to);
+                let took = |one: &&mut Purchase| one.is_of(lot) && one.spent >= credits;
+                self.lifetimes.iter_mut().find(took).map(back_to);
             }
         } else if *lot == LedgerKey::signup() {
             if let Some(signup) = &mut self.signup {
@@ -133,6 +154,8 @@ impl State {
             let any = || self.packs.iter().position(|pack| pack.is_of(lot) && replaced(pack));
             if let Some(pack) = exact.or_else(any).and_then(|place| self.packs.get_mut(place)) {
                 back_to(pack);
+            } else {
+                self.packs.iter_mut().any(|pack| pack.give_back_to_older(lot, credits));
             }
         } else if let Some(import) = self.import.as_mut().filter(|import| import.key == *lot) {
             import.give_back(credits);
@@ -142,7 +165,9 @@ impl State {
             grant.granted = grant.granted.max(grant.left);
         } else if lot.is_grant() && taken.until.is_none_or(|until| until > now) {
             // A grant that is empty is dropped.
-            self.grants.push(Grant::new(lot.clone(), credits, now, taken.until));
+            let since = taken.since.unwrap_or(now);
+            let place = self.grants.partition_point(|grant| grant.since <= since);
+            self.grants.insert(place, Grant::new(lot.clone(), credits, since, taken.until));
         }
     }
 
@@ -291,7 +316,7 @@ impl Account {
         for taken in spend.from.iter().rev() {
             let part = of_part(taken.credits);
             if part > Credits::ZERO {
-                due.state.return_to(taken, part, &buckets, now);
+                due.state.return_to(taken, part, &buckets, spend.created, now);
             }
         }
         due.state.settle(policy, now);

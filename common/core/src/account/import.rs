@@ -220,11 +220,10 @@ impl State {
             let before = |month: u32| signup.since.plus_months(month) < as_of;
             self.free.iter_mut().filter(|one| before(one.month)).for_each(|one| one.spent = one.granted);
         }
-        for purchase in self.packs.iter_mut().chain(&mut self.lifetimes) {
-            let before = purchase.granted_before(as_of);
-            let spent = if before == purchase.granted { before } else { purchase.spent.max(before) };
-            purchase.spent = spent;
-        }
+        let mut packs = std::mem::take(&mut self.packs);
+        packs.iter_mut().for_each(|pack| pack.drop_before(as_of, |part| self.lost_of_part(part)));
+        self.packs = packs;
+        self.lifetimes.iter_mut().for_each(|purchase| purchase.drop_before(as_of, |_| Credits::ZERO));
         self.grants.iter_mut().for_each(|grant| grant.drop_before(as_of));
         self.grants.retain(|grant| grant.left > Credits::ZERO);
     }

@@ -466,6 +466,11 @@ impl Item {
         self.lines.iter().rev().find(|line| line.amount >= 0).map(|line| line.quantity)
     }
 
+    /// The invoices with a line here that may still count.
+    pub(super) fn invoices(&self) -> impl Iterator<Item = &InvoiceId> {
+        self.lines.iter().map(|line| &line.invoice)
+    }
+
     /// Whether an invoice has a line here that may still count.
     pub(super) fn names_document(&self, document: &LedgerKey) -> bool {
         self.lines.iter().any(|line| document.is_invoice(&line.invoice))

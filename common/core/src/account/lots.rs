@@ -155,21 +155,53 @@ pub struct Purchase {
 pub struct OlderLot {
     /// When it was bought or granted.
     pub at: Timestamp,
-    /// The credits that were left of it.
+    /// The credits that were not spent of it. What refunds take of them is not subtracted.
     pub left: Credits,
+    /// What sold it; absent for a grant by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sale: Option<Sale>,
+}
+
+/// The documents that sold a lot, for refunds after the lot was joined with a later one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sale {
+    /// The session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// The invoice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invoice: Option<InvoiceId>,
+    /// The credits sold.
+    pub granted: Credits,
+    /// The document's total in minor units.
+    pub total: i64,
+}
+
+impl Sale {
+    /// Whether a document sold the lot.
+    pub fn is_of(&self, document: &LedgerKey) -> bool {
+        self.session.as_ref().is_some_and(|session| document.is_session(session))
+            || self.invoice.as_ref().is_some_and(|invoice| document.is_invoice(invoice))
+    }
 }
 
 /// The older lots that a joined lot keeps apart. Beyond it, the two with the nearest times count from the
 /// later time.
 const MAX_OLDER: usize = 20;
 
-/// What is left of lots that are spent as one, oldest first: the older ones count as spent first.
-fn parts_left(older: &[OlderLot], own: OlderLot, mut spent: Credits) -> Vec<OlderLot> {
+/// What is left of lots that are spent as one, oldest first: the older ones count as spent first. `lost` is
+/// what refunds take of a lot.
+fn parts_left(
+    older: &[OlderLot],
+    own: OlderLot,
+    mut spent: Credits,
+    lost: impl Fn(&OlderLot) -> Credits,
+) -> Vec<OlderLot> {
     let mut parts = older.to_vec();
     parts.push(own);
     parts.sort_by_key(|one| one.at);
     for part in &mut parts {
-        let taken = spent.min(part.left);
+        let taken = spent.min(part.left.minus(lost(part)));
         spent = spent.minus(taken);
         part.left = part.left.minus(taken);
     }
@@ -224,39 +256,68 @@ impl Purchase {
         self.older.iter().filter(|one| one.at < at).map(|one| one.left).sum::<Credits>().plus(own)
     }
 
-    /// What is left of it and of the older purchases in it, less `refunded` of its own credits. The credits
-    /// that were bought first count as spent first.
-    fn parts_left(&self, refunded: Credits) -> Vec<OlderLot> {
+    /// Its own part, without older purchases.
+    pub(super) fn own(&self) -> OlderLot {
         let older: Credits = self.older.iter().map(|one| one.left).sum();
-        let own = self.granted.minus(older).minus(refunded);
-        parts_left(&self.older, OlderLot { at: self.bought_at(), left: own }, self.spent)
+        let (session, invoice) = (self.session.clone(), self.invoice.clone());
+        let own = self.granted.minus(older);
+        let sale = Some(Sale { session, invoice, granted: own, total: self.total });
+        OlderLot { at: self.bought_at(), left: own, sale }
     }
 
-    /// Adds what is left of another purchase, of which `refunded` was taken back.
-    pub(super) fn join(&mut self, other: &Self, refunded: Credits, now: Timestamp) {
-        let parts = if other.is_expired(now) { Vec::new() } else { other.parts_left(refunded) };
-        self.until = later_end(self.until, other.until);
+    /// What is left of it and of the older purchases in it. The credits that were bought first count as spent
+    /// first.
+    pub(super) fn parts_left(&self, lost: impl Fn(&OlderLot) -> Credits) -> Vec<OlderLot> {
+        parts_left(&self.older, self.own(), self.spent, lost)
+    }
+
+    /// Adds the parts of another purchase, which ends at `until`.
+    pub(super) fn join(&mut self, until: Option<Timestamp>, parts: Vec<OlderLot>) {
+        self.until = later_end(self.until, until);
         self.hold_older(parts);
     }
 
     /// Adds credits of older purchases.
     fn hold_older(&mut self, parts: Vec<OlderLot>) {
-        let left: Credits = parts.iter().map(|part| part.left).sum();
-        // A refund of one payment takes at most what this payment granted.
-        if self.granted > Credits::ZERO {
-            let more = u128::from(left.get()) * u128::from(self.total.unsigned_abs())
-                / u128::from(self.granted.get());
-            self.total = self.total.saturating_add(i64::try_from(more).unwrap_or(i64::MAX));
-        }
-        self.granted = self.granted.plus(left);
+        self.granted = self.granted.plus(parts.iter().map(|part| part.left).sum());
         self.joined = true;
         add_older(&mut self.older, parts);
+    }
+
+    /// Gives credits back to an older purchase that this document sold; `false` if it holds none.
+    pub(super) fn give_back_to_older(&mut self, document: &LedgerKey, credits: Credits) -> bool {
+        let is_it = |part: &&mut OlderLot| part.sale.as_ref().is_some_and(|sale| sale.is_of(document));
+        let Some(part) = self.older.iter_mut().find(is_it) else { return false };
+        part.left = part.left.plus(credits);
+        self.granted = self.granted.plus(credits);
+        true
+    }
+
+    /// Drops what was bought before a time. `lost` is what refunds take of a part.
+    pub(super) fn drop_before(&mut self, at: Timestamp, lost: impl Fn(&OlderLot) -> Credits) {
+        let own = self.own();
+        if own.at < at && self.older.iter().all(|part| part.at < at) {
+            self.spent = self.spent.max(self.granted);
+            return;
+        }
+        let mut gone: Vec<OlderLot> = self.older.extract_if(.., |part| part.at < at).collect();
+        gone.extend(Some(own).filter(|own| own.at < at));
+        for part in gone {
+            self.spent = self.spent.minus(part.left.minus(lost(&part)));
+            self.granted = self.granted.minus(part.left);
+        }
     }
 
     /// Takes over the invoice and the payment that another document of the same purchase names.
     pub(super) fn take_ids(&mut self, other: &Self) {
         self.invoice = self.invoice.take().or_else(|| other.invoice.clone());
         self.payment = self.payment.take().or_else(|| other.payment.clone());
+    }
+
+    /// Whether a document sold this purchase, or an older one in it.
+    pub fn holds(&self, document: &LedgerKey) -> bool {
+        let is_it = |part: &OlderLot| part.sale.as_ref().is_some_and(|sale| sale.is_of(document));
+        self.is_of(document) || self.older.iter().any(is_it)
     }
 
     /// Whether a document sold this purchase.
@@ -321,11 +382,11 @@ impl Grant {
 
     fn own(&self) -> OlderLot {
         let older: Credits = self.older.iter().map(|one| one.left).sum();
-        OlderLot { at: self.since, left: self.granted.minus(older) }
+        OlderLot { at: self.since, left: self.granted.minus(older), sale: None }
     }
 
     fn parts_left(&self) -> Vec<OlderLot> {
-        parts_left(&self.older, self.own(), self.granted.minus(self.left))
+        parts_left(&self.older, self.own(), self.granted.minus(self.left), |_| Credits::ZERO)
     }
 
     /// Adds what is left of another grant.

@@ -7,7 +7,7 @@ use super::lots::{Lot, LotBalance};
 use super::snapshot::is_false;
 use crate::credits::Credits;
 use crate::ids::{ItemId, SubscriptionId};
-use crate::ledger::LedgerKey;
+use crate::ledger::{LedgerKey, Taken};
 use crate::timestamp::Timestamp;
 
 /// An imported balance, as the account keeps it.
@@ -80,6 +80,13 @@ impl Import {
 
     pub(super) fn give_back(&mut self, credits: Credits) {
         self.spent = self.spent.minus(credits);
+    }
+
+    /// Whether the balance includes what is left of the lot that a spend took from. The slice of a
+    /// subscription item keeps its own spends.
+    pub(super) fn holds(&self, taken: &Taken) -> bool {
+        let is_beside = self.with_signup && taken.lot == LedgerKey::signup();
+        !is_beside && taken.lot != self.key && taken.since.is_some_and(|since| since < self.as_of)
     }
 
     /// One sentence for a person about how the balance is divided.

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::NewEntry;
 use super::actions::PaymentAction;
 use super::item::{Bucket, Item, Period, View};
-use super::lots::{Complimentary, FreeRefill, Grant, Hold, Lot, LotBalance, Purchase, Signup, replace};
+use super::lots::{
+    Complimentary, FreeRefill, Grant, Hold, Lot, LotBalance, OlderLot, Purchase, Signup, replace,
+};
 use super::opening::Import;
 use super::products::BoughtProduct;
 use super::slice::{Carry, Phase, phase_at};
@@ -16,7 +18,7 @@ use super::subscription::Subscription;
 use crate::catalog::{Addons, PauseCollection, Policy, SpendOrder, Trials};
 use crate::credits::Credits;
 use crate::event::SubscriptionStatus;
-use crate::ids::{CustomerId, EventId, HoldId, InvoiceId, ItemId, SubscriptionId};
+use crate::ids::{CustomerId, EventId, HoldId, InvoiceId, ItemId, SessionId, SubscriptionId};
 use crate::ledger::{EntryKind, LedgerKey};
 use crate::timestamp::Timestamp;
 
@@ -27,8 +29,8 @@ const FORGET_ENDED_AFTER_DAYS: i64 = 60;
 const REMEMBER_ENDED: usize = 10;
 /// The maximum number of pack purchases. Beyond it, the two with the nearest ends are merged into one.
 pub(super) const MAX_PURCHASES: usize = 24;
-/// The maximum number of spent purchases that are kept for later refunds.
-const MAX_SPENT_PURCHASES: usize = 4;
+/// The maximum number of spent purchases that are kept, so that the app can give their credits back.
+const MAX_SPENT_PURCHASES: usize = 12;
 /// The maximum number of grants by hand. Beyond it, the two with the nearest ends are merged into one.
 const MAX_GRANTS: usize = 16;
 /// The number of newest free refills that are kept, in case a later event takes one back.
@@ -185,7 +187,7 @@ impl Buckets {
     pub fn counts(&self, document: &LedgerKey, state: &State) -> bool {
         let items = self.items.values().flat_map(|bucket| &bucket.documents);
         items.into_iter().any(|invoice| document.is_invoice(invoice))
-            || state.packs.iter().chain(&state.lifetimes).any(|purchase| purchase.is_of(document))
+            || state.packs.iter().chain(&state.lifetimes).any(|purchase| purchase.holds(document))
             || state.products.iter().any(|product| product.is_of(document))
     }
 
@@ -240,9 +242,29 @@ impl State {
 
     /// Refunded and disputed minor units of a purchase, whichever of its documents the payment names.
     pub fn refunded_of(&self, purchase: &Purchase) -> i64 {
+        self.refunded_of_both(purchase.session.as_ref(), purchase.invoice.as_ref())
+    }
+
+    /// What refunds and disputes take of a purchase and of the older ones in it.
+    pub(super) fn lost_of(&self, purchase: &Purchase) -> Credits {
+        if self.refunds.is_empty() {
+            return Credits::ZERO;
+        }
+        let own = purchase.own();
+        std::iter::once(&own).chain(&purchase.older).map(|part| self.lost_of_part(part)).sum()
+    }
+
+    /// What refunds and disputes take of a lot: at most what was left of it when it was joined with another.
+    pub(super) fn lost_of_part(&self, part: &OlderLot) -> Credits {
+        let Some(sale) = &part.sale else { return Credits::ZERO };
+        let back = self.refunded_of_both(sale.session.as_ref(), sale.invoice.as_ref());
+        sale.granted.share(back, sale.total).min(part.left)
+    }
+
+    fn refunded_of_both(&self, session: Option<&SessionId>, invoice: Option<&InvoiceId>) -> i64 {
         let mut payments: BTreeMap<&str, i64> = BTreeMap::new();
-        let session = purchase.session.as_ref().map(LedgerKey::session);
-        let invoice = purchase.invoice.as_ref().map(LedgerKey::invoice);
+        let session = session.map(LedgerKey::session);
+        let invoice = invoice.map(LedgerKey::invoice);
         for document in session.iter().chain(&invoice) {
             for (payment, amount) in self.refunds.get(document).into_iter().flatten() {
                 let known = payments.entry(payment).or_insert(0);
@@ -339,8 +361,8 @@ impl State {
             let (Some(key), Some(until)) = (purchase.key(), purchase.until) else { continue };
             let sells = |entry: &NewEntry| entry.key == key && entry.kind == EntryKind::AddOn;
             if new.clone().any(sells) && purchase.spent == Credits::ZERO {
-                let taken = purchase.granted.share(self.refunded_of(purchase), purchase.total);
-                entries.push(expired(key.expired(), purchase.granted.minus(taken), until));
+                let left = purchase.granted.minus(self.lost_of(purchase));
+                entries.push(expired(key.expired(), left, until));
             }
         }
         entries
@@ -364,7 +386,9 @@ impl State {
             self.view(id, subscription, policy, now, |view| {
                 for (item_id, item) in &subscription.items {
                     let ended = self.item_ended_at(id, item_id).filter(|_| !subscription.ended_unpaid());
-                    let bucket = item.bucket(&View { ended, ..*view });
+                    // The trial of a removed item has ended unpaid.
+                    let trial_counts = view.trial_counts && subscription.removed_at(item_id).is_none();
+                    let bucket = item.bucket(&View { ended, trial_counts, ..*view });
                     if bucket != Bucket::default() {
                         items.insert((id.clone(), item_id.clone()), bucket);
                     }
@@ -452,7 +476,7 @@ impl State {
 
     /// What refunds and disputes take of a purchase, and its lot.
     fn purchase_lot(&self, lot: Lot, purchase: &Purchase, now: Timestamp) -> (Credits, LotBalance) {
-        let taken = purchase.granted.share(self.refunded_of(purchase), purchase.total);
+        let taken = self.lost_of(purchase);
         let granted = purchase.granted.minus(taken);
         let left = if purchase.is_expired(now) { Credits::ZERO } else { granted.minus(purchase.spent) };
         let since = Some(purchase.at);
@@ -852,7 +876,7 @@ impl State {
 
     /// Whether the state has a line or purchase of this document that may still count.
     pub fn knows(&self, document: &LedgerKey) -> bool {
-        self.packs.iter().chain(&self.lifetimes).any(|purchase| purchase.is_of(document))
+        self.packs.iter().chain(&self.lifetimes).any(|purchase| purchase.holds(document))
             || self.products.iter().any(|product| product.is_of(document))
             || self.subscriptions.values().any(|one| one.names_document(document))
     }
@@ -903,9 +927,10 @@ impl State {
         while self.packs.len() > MAX_PURCHASES {
             let (first, second) = nearest_ends(&self.packs, |pack| pack.until);
             let oldest = self.packs.remove(first);
-            let refunded = oldest.granted.share(self.refunded_of(&oldest), oldest.total);
+            let parts = oldest.parts_left(|part| self.lost_of_part(part));
+            let parts = if oldest.is_expired(now) { Vec::new() } else { parts };
             if let Some(next) = self.packs.get_mut(second - 1) {
-                next.join(&oldest, refunded, now);
+                next.join(oldest.until, parts);
             }
         }
     }

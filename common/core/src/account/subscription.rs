@@ -9,7 +9,7 @@ use super::item::{Item, Line, Period};
 use super::slice::{MANY_PHASES, Phase, cuts, fold_phase, prune_phases};
 use super::snapshot::{self, Snapshot, SnapshotItem, Terms};
 use crate::event::SubscriptionStatus;
-use crate::ids::{CustomerId, ItemId, PriceId};
+use crate::ids::{CustomerId, InvoiceId, ItemId, PriceId};
 use crate::ledger::LedgerKey;
 use crate::timestamp::Timestamp;
 
@@ -238,6 +238,12 @@ impl Subscription {
         let shown =
             self.snapshot.iter().flat_map(|snapshot| &snapshot.items).any(|item| item.terms.is_some());
         shown || self.items.values().any(|item| item.billed_at.is_some())
+    }
+
+    /// The invoices with a line here that may still count.
+    pub(super) fn invoices(&self) -> impl Iterator<Item = &InvoiceId> {
+        let unpriced = self.unpriced.iter().map(|(_, line)| &line.invoice);
+        unpriced.chain(self.items.values().flat_map(Item::invoices))
     }
 
     /// Whether an invoice has a line here that may still count.

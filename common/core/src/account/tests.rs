@@ -279,13 +279,27 @@ fn purchases_are_kept_apart_up_to_the_maximum() {
         (lots(&packs(most)), lots(&packs(most + 1)), lots(&packs(most + 3))),
         (MAX_PURCHASES, MAX_PURCHASES, MAX_PURCHASES)
     );
-    // The refund of a joined purchase finds nothing of its own and records a shortfall.
-    let back = [packs(most + 2), vec![refunded(P1 + 50, "pi_cs_0", 2000)]].concat();
-    let summary = Run::of(&back).summary();
-    assert!(summary.ends_with("refund#ch_pi_cs_0#2000 +0 shortfall 1000"), "{summary}");
+    // A refund of a joined purchase takes what this purchase granted, before or after it was joined.
+    for bought in [packs(most + 2), packs(most)] {
+        let mut steps = [bought, vec![refunded(P1 + 50, "pi_cs_0", 1000)], packs(most + 2)].concat();
+        steps.extend([refunded(P1 + 60, "pi_cs_0", 2000)]);
+        let summary = Run::of(&steps).summary();
+        assert!(summary.starts_with(&format!("free {} |", 1000 * (most + 1))), "{summary}");
+    }
     let last = vec![refunded(P1 + 50, &format!("pi_cs_{}", most + 1), 2000)];
     let summary = Run::of(&[packs(most + 2), last].concat()).summary();
     assert!(summary.starts_with(&format!("free {} |", 1000 * (most + 1))), "{summary}");
+    // What was spent before it was joined comes back to it.
+    let spent = [packs(most), vec![Step::Spend(300)], packs(most + 2)].concat();
+    let back = [spent, vec![Step::GiveBack(0, 300)]].concat();
+    let summary = Run::of(&back).summary();
+    assert!(summary.starts_with(&format!("free {} |", 1000 * (most + 2))), "{summary}");
+    // A refund that failed after it was joined restores its credits.
+    let pending = refund("created", P1 + 40, "pi_cs_0", "re_1", 2000, "succeeded");
+    let failed = refund("failed", P1 + 50, "pi_cs_0", "re_1", 2000, "failed");
+    let back = [packs(most), vec![pending], packs(most + 2), vec![failed]].concat();
+    let summary = Run::of(&back).summary();
+    assert!(summary.starts_with(&format!("free {} |", 1000 * (most + 2))), "{summary}");
     // A purchase without credits left is not listed.
     check(
         "spent",

@@ -80,10 +80,10 @@ pub(super) fn read(
             ..EventFacts::default()
         });
     }
-    let Sold { packs, lifetime, products, quantity_assumed } = sold(session, catalog)?;
+    let Sold { packs, lifetimes, products, quantity_assumed } = sold(session, catalog)?;
     let sold = digest(&what_was_sold(session));
     let mut facts = Vec::new();
-    if packs.is_empty() && lifetime.is_none() {
+    if packs.is_empty() && lifetimes.is_empty() {
         facts.push(Fact::Recorded(key, EntryKind::Product, Some(payment.clone())));
     }
     let purchase = |granted: Credits, plan: Option<Terms>, expires_days: i64| Purchase {
@@ -104,8 +104,9 @@ pub(super) fn read(
     };
     let packs: Vec<Purchase> =
         packs.into_iter().map(|(days, granted)| purchase(granted, None, days)).collect();
-    let lifetime = lifetime.map(|(worth, terms)| purchase(worth, Some(terms), 0));
-    for purchases in [packs, lifetime.into_iter().collect()] {
+    let lifetimes: Vec<Purchase> =
+        lifetimes.into_iter().map(|(worth, terms)| purchase(worth, Some(terms), 0)).collect();
+    for purchases in [packs, lifetimes] {
         if !purchases.is_empty() {
             let payment = Some(payment.clone()).filter(|_| facts.is_empty());
             facts.push(Fact::Purchase(purchases, payment));
@@ -194,7 +195,7 @@ fn order(
 struct Sold {
     /// Credits of packs, by the days after which they expire.
     packs: BTreeMap<i64, Credits>,
-    lifetime: Option<(Credits, Terms)>,
+    lifetimes: Vec<(Credits, Terms)>,
     products: Vec<SoldProduct>,
     quantity_assumed: bool,
 }
@@ -238,7 +239,12 @@ impl Sold {
 
 fn sold(session: &CheckoutSession, catalog: &Catalog) -> Result<Sold, Parked> {
     if let Some(lines) = session.line_items.as_ref().filter(|lines| !lines.is_empty()) {
-        return sold_lines(lines, catalog);
+        match sold_lines(lines, catalog) {
+            // A price that was made for this session alone (`price_data`): the metadata says what it sells.
+            Err(Parked::UnknownPrice(..))
+                if ["product", "pack"].iter().any(|it| named(session, it).is_some()) => {}
+            sold => return sold,
+        }
     }
     let mut sold = Sold::default();
     if let Some(name) = named(session, "product") {
@@ -257,7 +263,7 @@ fn sold(session: &CheckoutSession, catalog: &Catalog) -> Result<Sold, Parked> {
     let plan = catalog.plan(name).ok_or_else(|| unknown("plan", name))?;
     let (quantity, assumed) = quantity(session, plan.amount)?;
     let terms = Terms::of(plan);
-    Ok(Sold { lifetime: Some((terms.worth(quantity), terms)), quantity_assumed: assumed, ..sold })
+    Ok(Sold { lifetimes: vec![(terms.worth(quantity), terms)], quantity_assumed: assumed, ..sold })
 }
 
 /// Each known line has its effect. Unknown lines have no effect if there is a known one.
@@ -270,7 +276,7 @@ fn sold_lines(lines: &[SoldLine], catalog: &Catalog) -> Result<Sold, Parked> {
             Some(Offer::Product(product)) => sold.add_product(product, Some(line))?,
             Some(Offer::Plan(plan)) => {
                 let terms = Terms::of(plan);
-                sold.lifetime = Some((terms.worth(line.quantity.min(MAX_QUANTITY)), terms));
+                sold.lifetimes.push((terms.worth(line.quantity.min(MAX_QUANTITY)), terms));
             }
             None => {
                 unknown.get_or_insert(&line.price.id);
@@ -278,7 +284,7 @@ fn sold_lines(lines: &[SoldLine], catalog: &Catalog) -> Result<Sold, Parked> {
         }
     }
     match unknown {
-        Some(price) if sold.packs.is_empty() && sold.lifetime.is_none() && sold.products.is_empty() => {
+        Some(price) if sold.packs.is_empty() && sold.lifetimes.is_empty() && sold.products.is_empty() => {
             Err(Parked::UnknownPrice(price.clone(), None))
         }
         Some(_) | None => Ok(sold),
@@ -291,6 +297,9 @@ fn quantity(session: &CheckoutSession, amount: Option<u64>) -> Result<(u64, bool
         let out_of_range = || Parked::Quantity(text.chars().take(32).collect());
         let quantity = text.parse().ok().filter(|count| (1..=MAX_QUANTITY).contains(count));
         return Ok((quantity.ok_or_else(out_of_range)?, false));
+    }
+    if let Some([line]) = session.line_items.as_deref() {
+        return Ok((line.quantity, false));
     }
     let subtotal = session.amount_subtotal.and_then(|subtotal| u64::try_from(subtotal).ok());
     let counted = subtotal.zip(amount).and_then(|(subtotal, amount)| subtotal.checked_div(amount));

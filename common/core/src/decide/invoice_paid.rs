@@ -9,6 +9,7 @@
 //! | a plan's price without a subscription | sells the plan for life |
 //! | a pack's price | adds the pack's credits |
 //! | a product's price | sells the product; of a subscription item, like a plan without a tier |
+//! | zero, of the quantity 0 | nothing |
 //! | negative | credits unused time; it shows the share that an earlier payment paid |
 //! | an unknown price | nothing, if there is a known line or the plan of the subscription is known |
 //!
@@ -73,7 +74,7 @@ pub(super) fn read(
         })));
         is_recorded = true;
     }
-    for purchases in [sold.lifetime.into_iter().collect(), sold.packs] {
+    for purchases in [sold.lifetimes, sold.packs] {
         if !Vec::is_empty(&purchases) {
             facts.push(Fact::Purchase(purchases, Some(payment.clone()).filter(|_| !is_recorded)));
             is_recorded = true;
@@ -100,15 +101,10 @@ pub(super) fn read(
     Ok(EventFacts { facts, prices_not_in_catalog: sold.prices_not_in_catalog, ..EventFacts::default() })
 }
 
-/// Whether a snapshot that has not arrived may show the lookup key of a line's price.
-fn may_be_learnt(
-    line: &event::InvoiceLine,
-    subscription: &SubscriptionId,
-    account: &Account,
-    catalog: &Catalog,
-) -> bool {
-    let complete = line.price.as_ref().is_none_or(|price| price.is_complete);
-    if complete || !catalog.has_lookup_keys() || !(line.is_subscription || line.item.is_some()) {
+/// Whether a snapshot that has not arrived may say what a line's price sells: by its lookup key, or because
+/// the snapshot is parked until the catalog has the price.
+fn may_be_learnt(line: &event::InvoiceLine, subscription: &SubscriptionId, account: &Account) -> bool {
+    if !(line.is_subscription || line.item.is_some()) {
         return false;
     }
     let known = account.state.subscriptions.get(subscription).and_then(|known| known.snapshot.as_ref());
@@ -121,7 +117,7 @@ struct Sold {
     lines: Vec<(Option<ItemId>, Line)>,
     /// One for each number of days after which packs expire.
     packs: Vec<Purchase>,
-    lifetime: Option<Purchase>,
+    lifetimes: Vec<Purchase>,
     products: Vec<BoughtProduct>,
     /// The first price that the catalog does not name.
     unknown: Option<PriceId>,
@@ -141,7 +137,7 @@ impl Sold {
         let mut sold = Self {
             lines: Vec::new(),
             packs: Vec::new(),
-            lifetime: None,
+            lifetimes: Vec::new(),
             products: Vec::new(),
             unknown: None,
             charged: false,
@@ -213,10 +209,7 @@ impl Sold {
                 (Some(subscription), _) => {
                     let PriceTerms { terms, in_catalog, .. } =
                         price_terms(price, subscription, account, catalog)?;
-                    if terms.is_none()
-                        && may_be_learnt(line, subscription, account, catalog)
-                        && line.amount >= 0
-                    {
+                    if terms.is_none() && may_be_learnt(line, subscription, account) && line.amount >= 0 {
                         sold.add(line, invoice, event, &price.id, Terms::unknown(), total, paid);
                     }
                     if !in_catalog {
@@ -233,7 +226,8 @@ impl Sold {
                 }
                 continue;
             };
-            if line.amount < 0 {
+            // With the quantity 0 an item stays in its subscription, and each of its invoices has a zero line.
+            if line.amount < 0 || (line.amount == 0 && line.quantity == 0) {
                 continue;
             }
             if line.quantity > MAX_QUANTITY {
@@ -244,7 +238,7 @@ impl Sold {
                 // A subscription's line always names its subscription; a line that does not sells nothing.
                 (None, _) if line.is_subscription || line.item.is_some() => {}
                 (None, _) => {
-                    sold.lifetime = Some(purchase(terms.worth(line.quantity), Some(terms), 0));
+                    sold.lifetimes.push(purchase(terms.worth(line.quantity), Some(terms), 0));
                 }
                 (Some(_), None) => return Err(Parked::NoPeriod),
                 (Some(_), Some(_)) => sold.add(line, invoice, event, &price.id, terms, total, paid),

@@ -12,6 +12,7 @@ mod edits;
 mod imports;
 mod items;
 mod law;
+mod moves;
 mod over_time;
 mod prices;
 mod purchases;
@@ -35,7 +36,7 @@ use crate::catalog::Catalog;
 use crate::credits::Credits;
 use crate::event::{self, Event};
 use crate::ids::UserId;
-use crate::ledger::{Entry, LedgerKey, Note};
+use crate::ledger::{Entry, LedgerKey, Note, Taken};
 use crate::reversal::PaymentRecord;
 use crate::timestamp::Timestamp;
 
@@ -103,6 +104,8 @@ pub enum Step {
     Signup,
     /// The app spends credits.
     Spend(u64),
+    /// The app gives back credits of its n-th spend, counted from 0.
+    GiveBack(usize, u64),
     /// An operator gives credits by hand.
     Grant(u64),
     /// An operator takes credits.
@@ -224,6 +227,7 @@ impl Run {
                     self.commit(&change);
                 }
             }
+            Step::GiveBack(number, amount) => self.give_back(*number, *amount),
             Step::Grant(credits) => self.fix(Fix::Grant(Credits::new(*credits), None)),
             Step::Revoke(credits) => self.fix(Fix::Revoke(Credits::new(*credits))),
             Step::Complimentary { plan, until, credits } => self.fix(Fix::Complimentary {
@@ -253,6 +257,18 @@ impl Run {
     }
 
     #[track_caller]
+    fn give_back(&mut self, number: usize, amount: u64) {
+        let spends = self.booked.iter().filter(|key| key.as_str().starts_with("consume#"));
+        let spend = spends.clone().nth(number).and_then(|key| self.ledger.get(key)).unwrap().clone();
+        let key = LedgerKey::unspend(spend.key.as_str(), &self.booked.len().to_string());
+        let account = self.loaded(&[]);
+        let back = account.give_back(&spend, Credits::new(amount), key, &self.catalog, self.now);
+        let (change, spend) = back.unwrap();
+        self.commit(&change);
+        self.ledger.insert(spend.key.clone(), spend);
+    }
+
+    #[track_caller]
     fn import(&mut self, as_of: i64, credits: u64, with_signup: bool, invoices: &[Value]) {
         let as_of = Timestamp::from_unix(as_of);
         self.now = self.now.max(as_of.plus_seconds(1));
@@ -270,7 +286,7 @@ impl Run {
             credits: Credits::new(credits),
             with_signup,
             plan: None,
-            spent_since: since().flat_map(|entry| entry.from.clone()).collect(),
+            spent_since: since().flat_map(still_spent).collect(),
             entries_since: since().map(|entry| entry.key.clone()).collect(),
             documents,
         };
@@ -333,7 +349,7 @@ impl Run {
     fn loaded(&self, keys: &[LedgerKey]) -> Account {
         let mut account = self.account.clone();
         // Like the processor: if an entry exists that was not read, the event is decided again with it.
-        let again = ["slice#", "rollover#", "free#", "expire#", "plan#"];
+        let again = ["slice#", "rollover#", "free#", "expire#", "plan#", "refund#"];
         let found = self.ledger.keys().filter(|key| again.iter().any(|kind| key.as_str().starts_with(kind)));
         account.recorded =
             found.chain(keys).filter_map(|key| Some((key.clone(), self.ledger.get(key)?.clone()))).collect();
@@ -400,6 +416,17 @@ impl Run {
         }
         summary
     }
+}
+
+/// What a spend took and was not given back, as the import reads it from the ledger.
+fn still_spent(entry: &Entry) -> Vec<Taken> {
+    let mut back = entry.given_back;
+    let mut taken = entry.from.clone();
+    for one in taken.iter_mut().rev() {
+        let part = back.min(one.credits);
+        (back, one.credits) = (back.minus(part), one.credits.minus(part));
+    }
+    taken
 }
 
 /// RFC 7386: `patch` laid over `base`; null removes.

@@ -325,6 +325,24 @@ fn a_trial_grants_its_own_amount_for_each_seat_and_item() {
     check_life("per item and seat", &given, "business 5000 | si_1=3000 si_2=2000");
 }
 
+/// A trial grants the plans in its latest snapshot. Stripe swaps a plan also by removing the item and adding
+/// another (<https://docs.stripe.com/billing/subscriptions/multiple-products#modify-existing>).
+#[test]
+fn an_item_that_is_removed_within_its_trial_has_no_credits() {
+    let end = T + 9 * DAY;
+    let removed = vec![
+        shows(T, "trialing", &[item("si_1", "price_pro", T, end), item("si_2", "price_business", T, end)]),
+        shows(T + DAY, "trialing", &[item("si_1", "price_pro", T, end)]),
+    ];
+    check_life("the second one", &removed, "pro 2000 | si_1=2000 si_2=0");
+    let swapped = vec![
+        shows(T, "trialing", &[item("si_1", "price_pro", T, end)]),
+        shows(T + DAY, "trialing", &[item("si_2", "price_pro", T + DAY, end)]),
+        shows(T + 2 * DAY, "trialing", &[item("si_3", "price_pro", T + 2 * DAY, end)]),
+    ];
+    check_life("swapped twice", &swapped, "pro 2000 | si_1=0 si_2=0 si_3=2000");
+}
+
 #[test]
 fn on_payment_an_uncharged_change_keeps_what_counted_before_it() {
     let shown = |at: i64, price: &str, quantity: u64| {

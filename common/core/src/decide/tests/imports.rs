@@ -366,3 +366,42 @@ fn joined_grants_by_hand_count_by_the_time_at_which_each_was_given() {
         assert_eq!(run.balance().get(), left, "{spent_before} {spent_after}: {}", run.summary());
     }
 }
+
+/// A balance of another system includes what was granted before it, less what was spent before it.
+#[test]
+fn what_a_spend_gives_back_counts_by_the_time_of_the_spend() {
+    let at = T + 5 * DAY;
+    for (lot, granted) in [
+        ("a grant", vec![Step::At(T), Step::Grant(100)]),
+        ("signup credits", vec![Step::At(T), Step::Signup]),
+        ("a pack", vec![pack(T, "cs_1")]),
+        ("a month of a plan", first().to_vec()),
+    ] {
+        for amount in [100, 60] {
+            let spent = |when: i64| [&granted[..], &[Step::At(when), Step::Spend(amount)]].concat();
+            let back = [Step::At(at + 3 * DAY), Step::GiveBack(0, amount)];
+            let late = [Step::At(at + 2 * DAY), import(at, 300)];
+            let before = Run::of(&[&spent(T + DAY)[..], &late, &back].concat());
+            assert_eq!(before.balance().get(), 300, "{lot}, spent before: {}", before.summary());
+            let after = spent(at + DAY);
+            let first = Run::of(&[&after[..], &back, &late].concat());
+            assert_eq!(first.balance().get(), 300, "{lot}, given back first: {}", first.summary());
+            let last = Run::of(&[&after[..], &late, &back].concat());
+            assert_eq!(last.balance().get(), 300, "{lot}, given back last: {}", last.summary());
+        }
+    }
+    // Two spends of one slice, before and after the balance: only the later one comes back.
+    let spends = [Step::At(T + DAY), Step::Spend(10), Step::At(at + DAY), Step::Spend(20)];
+    let late = [Step::At(at + 2 * DAY), import(at, 300), Step::GiveBack(0, 10)];
+    let run = Run::of(&[&first()[..], &spends, &late].concat());
+    assert_eq!(run.balance().get(), 280, "{}", run.summary());
+}
+
+#[test]
+fn a_grant_that_comes_back_counts_from_the_time_at_which_it_was_given() {
+    let steps = [Step::At(T), Step::Grant(100), Step::Spend(100), Step::At(T + DAY), Step::Grant(30)];
+    let run = Run::of(&[&steps[..], &[Step::At(T + 2 * DAY), Step::GiveBack(0, 100)]].concat());
+    let grants: Vec<_> =
+        run.account.state.grants.iter().map(|one| (one.since.unix(), one.left.get())).collect();
+    assert_eq!(grants, [(T, 100), (T + DAY, 30)], "the older one is spent first, as before");
+}

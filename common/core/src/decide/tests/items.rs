@@ -735,3 +735,24 @@ fn a_deleted_customer_keeps_its_buckets_until_another_paid_period() {
     assert!(known.state.customers.contains_key(&CustomerId::new("cus_1").unwrap()));
     assert_eq!(known.user_id, UserId::new("user_1").unwrap());
 }
+
+/// An item may have the quantity 0: Stripe then bills 0 every period
+/// (<https://github.com/stripe/stripe-node/issues/1279>).
+#[test]
+fn a_line_of_the_quantity_0_grants_nothing() {
+    let second = month(T);
+    let none = |at: i64| times(0, line("si_1", "price_pro", 0, at, month(at)));
+    let begun = vec![
+        shows(T, "active", &[seats("si_1", "price_pro", 0, T, second)]),
+        bill(T + 1, "in_1", "subscription_create", &[none(T)]),
+    ];
+    check_life("from the start", &begun, "pro 0 | ");
+    let renewed = vec![
+        shows(T, "active", &[item("si_1", "price_pro", T, second)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, second)]),
+        Step::Spend(4000),
+        shows(second, "active", &[seats("si_1", "price_pro", 0, second, month(second))]),
+        bill(second + 1, "in_2", "subscription_cycle", &[none(second)]),
+    ];
+    check_life("from a renewal on", &renewed, "pro 1000 | si_1=1000");
+}

@@ -223,3 +223,32 @@ fn a_price_that_two_plans_match_is_parked_with_both_names() {
         ("ambiguous_price", "price price_business is plan \"business\" and plan \"pro\" in the catalog")
     );
 }
+
+/// The operator adds a price after Stripe has billed it. The snapshot that shows it is parked until then.
+#[test]
+fn a_paid_line_counts_once_the_catalog_has_its_price() {
+    let second = month(T);
+    let added = || Step::Edit("\"price_pro_year\"]", "\"price_pro_year\", \"price_pro_v2\"]");
+    let shown = || shows(second, "active", &[item("si_1", "price_pro_v2", second, month(second))]);
+    let billed = || {
+        let line = line("si_1", "price_pro_v2", 2500, second, month(second));
+        bill(second + 1, "in_2", "subscription_cycle", &[line])
+    };
+    for heard in [vec![shown(), billed()], vec![billed(), shown()]] {
+        let steps = [
+            vec![
+                shows(T, "active", &[item("si_1", "price_pro", T, second)]),
+                bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, second)]),
+                Step::Spend(1000),
+            ],
+            heard,
+            vec![added(), shown()],
+        ]
+        .concat();
+        for steps in [Some(steps.clone()), super::shapes::before_basil(&steps)].into_iter().flatten() {
+            let run = Run::of(&steps);
+            assert_eq!(end(&run), "pro 5000 | si_1=5000", "{}", run.summary());
+            assert!(run.parked.is_empty(), "{}", run.summary());
+        }
+    }
+}

@@ -172,3 +172,47 @@ fn credits_given_by_hand_and_packs_survive_what_the_rules_say() {
     ];
     check_life("no renewal ends a grant", &given, "pro 5700 | grant=700 si_1=5000");
 }
+
+/// A session with `price_data` has a price of its own, which no catalog can name
+/// (<https://docs.stripe.com/api/checkout/sessions/create#create_checkout_session-line_items-price_data>).
+#[test]
+fn a_price_made_for_one_session_is_the_pack_of_its_metadata() {
+    let sold = |metadata: Value| {
+        let lines =
+            json!([{"id": "li_1", "price": {"id": "price_adhoc"}, "quantity": 3, "amount_total": 3000}]);
+        Run::of(&[session("completed", T, "cs_1", metadata, json!({"line_items": {"data": lines}}))])
+    };
+    assert_eq!(end(&sold(json!({"pack": "p1000"}))), "free 3000 | pack=3000");
+    assert_eq!(end(&sold(json!({"pack": "p1000", "quantity": "2"}))), "free 2000 | pack=2000");
+    assert_eq!(sold(json!({})).parked.first().map(|(_, why)| why.code()), Some("unknown_price"));
+    // A plan's price is always in the catalog.
+    assert_eq!(sold(json!({"plan": "pro"})).parked.first().map(|(_, why)| why.code()), Some("unknown_price"));
+}
+
+#[test]
+fn two_plans_for_life_in_one_purchase_both_count() {
+    let of = |price: &str| json!({"id": price, "price": {"id": price}, "quantity": 1, "amount_total": 1000});
+    let lines = json!({"line_items": {"data": [of("price_pro"), of("price_business")]}});
+    let by_session = session("completed", T, "cs_1", json!({}), lines);
+    let by_invoice = bill_with(
+        T,
+        "in_1",
+        "manual",
+        &[once("price_pro", 1000), once("price_business", 1000)],
+        json!({"parent": null}),
+    );
+    for bought in [by_session, by_invoice] {
+        let steps = [bought, Step::Spend(21_000), Step::GiveBack(0, 21_000)];
+        assert_eq!(end(&Run::of(&steps)), "business 25000 | life=20000 life=5000");
+    }
+}
+
+#[test]
+fn credits_return_to_twelve_packs_that_one_spend_has_emptied() {
+    let packs = (0..12).map(|number| super::pack(T + number, &format!("cs_{number}")));
+    let steps = [Step::KeepAddons].into_iter().chain(packs);
+    let steps =
+        steps.chain([Step::Spend(12_000), Step::Grant(1), Step::GiveBack(0, 12_000)]).collect::<Vec<_>>();
+    let run = Run::of(&steps);
+    assert_eq!(run.balance().get(), 12_001, "{}", run.summary());
+}

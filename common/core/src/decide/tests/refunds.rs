@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::shapes::{
-    DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, shows, tie, tie_by,
+    DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, once, shows, tie, tie_by,
 };
 use super::{MONTH, Run, Step, dispute, event, refund, refunded};
 use crate::decide::{Outcome, Payments, add_reversals, decide};
@@ -412,4 +412,21 @@ fn a_credited_charge_passes_on_the_share_that_an_earlier_payment_paid() {
     check_life("the second", &life(std::slice::from_ref(&second)), "pro 3422 | si_1=3422");
     check_life("the third", &life(std::slice::from_ref(&third)), "pro 2000 | si_1=2000");
     check_life("all", &life(&[first, second, third]), "pro 0 | si_1=0");
+}
+
+/// A payment that is detached from one invoice can be attached to another
+/// (<https://docs.stripe.com/changelog/clover/2026-01-28/detach-payment-from-invoice>).
+#[test]
+fn a_payment_stays_with_the_invoice_that_granted_credits() {
+    let other = vec![
+        bill_with(T + 9, "in_2", "manual", &[once("price_other", 2000)], json!({"parent": null})),
+        tie_by(T + 9, "in_2", "pi_in_1"),
+    ];
+    let back = || vec![refunded(LATER, "pi_in_1", 1000)];
+    for given in
+        [[opened(), other.clone(), back()], [other.clone(), opened(), back()], [back(), opened(), other]]
+    {
+        let run = Run::of(&given.concat());
+        assert_eq!(super::shapes::end(&run), "pro 2500 | si_1=2500", "{}", run.summary());
+    }
 }

@@ -356,6 +356,12 @@ impl Admin {
                 let known = known.unwrap_or_else(|| StoredOwner { user: user.clone(), ..owner.clone() });
                 writes.push(items::subscription(subscription, &owner, Some(&known)));
             }
+            let invoices = self.store.load(moved.invoices.iter().cloned().map(Key::Invoice)).await?;
+            for (key, item) in &invoices {
+                if let Key::Invoice(invoice) = key {
+                    writes.push(items::moved_invoice(invoice, item, &to));
+                }
+            }
             match self.store.commit(writes).await {
                 Ok(()) => {
                     accounts.outbox.send(&messages).await;
