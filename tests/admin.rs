@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{World, pack};
+use crate::support::{World, now, pack};
 
 #[tokio::test]
 async fn invalid_requests_are_refused_with_an_error_code() {
@@ -29,6 +29,25 @@ async fn invalid_requests_are_refused_with_an_error_code() {
         assert_eq!((found, answer["error"].as_str()), (status, Some(code)), "{method} {path}: {answer}");
         assert!(answer["message"].is_string());
     }
+}
+
+/// The list of the log is newest first.
+#[tokio::test]
+async fn events_are_sent_again_oldest_first() {
+    let world = World::new().await;
+    for (name, age) in [("b", 200), ("c", 100), ("a", 300)] {
+        let mut event = pack(name, "user_1", 1);
+        event["created"] = json!(now().unix() - age);
+        event["data"]["object"]["metadata"] = json!({"user_id": "user_1"});
+        world.process(&event).await;
+    }
+    world.calls();
+    let body = json!({"status": "parked"});
+    assert_eq!(world.ask("POST", "/admin/stripe/retry-webhooks", body).await.1["report"]["sent"], 3);
+    let sent = world.calls().into_iter().filter(|call| call.operation == "SendMessage");
+    let bodies: Vec<String> = sent.map(|call| call.request["MessageBody"].to_string()).collect();
+    let order = ["evt_a", "evt_b", "evt_c"].map(|id| bodies.iter().position(|body| body.contains(id)));
+    assert_eq!(order, [Some(0), Some(1), Some(2)], "{bodies:#?}");
 }
 
 #[tokio::test]

@@ -234,14 +234,24 @@ async fn an_admin_token_is_replaced_and_withdrawn_without_a_deploy() {
     assert_eq!((ask("new", 30).await, ask("old", 31).await), (ann.clone(), ann.clone()), "the overlap");
     list(&["new"]);
     assert_eq!((ask("old", 60).await, ask("new", 60).await), (Err(TokenRefusal::Wrong), ann.clone()));
-    // A list that cannot be read leaves the known tokens in use.
+    // A list that is not valid, or an SSM that does not answer, leaves the known tokens in use.
     store.put_secret("[{");
     assert_eq!((ask("new", 90).await, ask("old", 90).await), (ann.clone(), Err(TokenRefusal::Wrong)));
+    store.refuse(&[400; 4]);
+    assert_eq!(ask("new", 120).await, ann);
+    list(&["new"]);
     let before = store.asked();
     for _ in 0..100 {
-        assert_eq!(ask("forged", 130).await, Err(TokenRefusal::Wrong));
+        assert_eq!(ask("forged", 160).await, Err(TokenRefusal::Wrong));
     }
     assert_eq!(store.asked(), before + 1, "a flood of wrong tokens causes one call in 30 s");
+    // A list without entries, and a deleted parameter, withdraw every token.
+    for (second, gone) in [(200, "[]"), (300, "")] {
+        assert_eq!(ask("new", second).await, ann);
+        store.put_secret(gone);
+        assert_eq!(ask("new", second + 30).await, Err(TokenRefusal::NotConfigured), "{gone:?}");
+        list(&["new"]);
+    }
 }
 
 #[tokio::test]
@@ -263,16 +273,24 @@ async fn the_apps_token_is_replaced_with_an_overlap_and_withdrawn_without_a_depl
     store.put_token("new");
     assert_eq!((ask("old", 329).await, store.asked()), (ok, before), "a known token reads no parameter");
     assert_eq!((ask("old", 330).await, ask("new", 330).await), (wrong, ok), "withdrawn after five minutes");
-    // A parameter that cannot be read, or is empty, leaves the known tokens in use.
-    for broken in ["", " , "] {
-        store.put_token(broken);
-        assert_eq!((ask("old", 700).await, ask("new", 700).await), (wrong, ok), "{broken:?}");
-    }
+    // An SSM that does not answer leaves the known tokens in use.
+    store.refuse(&[400; 4]);
+    assert_eq!((ask("new", 700).await, ask("old", 700).await), (ok, wrong));
     let before = store.asked();
     for _ in 0..100 {
         assert_eq!(ask("forged", 800).await, wrong);
     }
     assert_eq!(store.asked(), before + 1, "a flood of wrong tokens causes one call in 30 s");
+    // A value without a token, and a deleted parameter, withdraw every token.
+    for (second, gone) in [(1_200, " , "), (2_200, "")] {
+        assert_eq!(ask("new", second).await, ok);
+        store.put_token(gone);
+        assert_eq!(ask("new", second + 299).await, ok);
+        assert_eq!(ask("new", second + 600).await, Err(TokenRefusal::NotConfigured), "{gone:?}");
+        store.put_token("new");
+        assert_eq!(ask("new", second + 629).await, Err(TokenRefusal::NotConfigured), "{gone:?}");
+        assert_eq!(ask("new", second + 630).await, ok, "a token is read again within 30 s: {gone:?}");
+    }
 }
 
 #[tokio::test]

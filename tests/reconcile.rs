@@ -23,7 +23,7 @@ use tallyhook_service::resend::replay::{Replayer, Selection};
 use tallyhook_service::schedules::reconcile::{Options, Reconciler, Report, gap};
 
 use crate::stripe_client::{KEY, stripe};
-use crate::support::{Fault, World, sample};
+use crate::support::{Fault, World, aws_error, sample};
 
 /// The samples in the order in which they happened, up to the first renewal: a subscription, a pack, the
 /// renewal.
@@ -491,6 +491,25 @@ async fn a_pack_without_metadata_is_known_by_its_line_items() {
     shop.is_settled(EARLY + 60).await;
 }
 
+/// The same, and its event was lost too: the event does not say how many were sold.
+#[tokio::test]
+async fn a_lost_event_of_a_pack_without_metadata_counts_what_its_line_items_say() {
+    let shop = Shop::new().await;
+    shop.world.sign_up("user_1").await;
+    let mut event = sample("checkout.session.completed.pack", "user_1");
+    let session = &mut event["data"]["object"];
+    session["metadata"] = json!({"user_id": "user_1"});
+    let id = session["id"].as_str().unwrap().to_owned();
+    shop.fake.ingest(&event.to_string(), false).unwrap();
+    let item =
+        json!({"id": "li_1", "object": "item", "quantity": 3, "price": {"id": "price_pack_1000_test"}});
+    shop.fake.put_inside(&id, vec![item]);
+    let report = shop.run(EARLY).await;
+    assert_eq!(report.left.len(), 0, "{report:#?}");
+    assert_eq!(shop.tier_and_credits("user_1").await, ("free".to_owned(), 3500));
+    shop.is_settled(EARLY + 60).await;
+}
+
 #[tokio::test]
 async fn lost_refunds_are_replayed_after_the_payments_they_are_for() {
     let shop = Shop::new().await;
@@ -867,64 +886,113 @@ async fn the_gap_between_stripes_events_and_ours_is_counted() {
     );
 }
 
-/// Whatever the page, the oldest event that was not sent is the next one. The renewal ends the pack.
+/// Whatever the page, the oldest event that was not processed is the next one. The renewal ends the pack.
 #[tokio::test]
-async fn a_replay_sends_the_oldest_events_first() {
+async fn a_replay_processes_the_oldest_events_first() {
     for limit in [1, 4, 100] {
         let shop = Shop::new().await;
         shop.world.sign_up("user_1").await;
         shop.happens("user_1", "", &LIFE, false);
-        let replayer =
-            Replayer::new(shop.stripe.clone(), Queue::new(shop.world.sqs.clone()), queues(&shop.world));
+        let replayer = Replayer::new(shop.stripe.clone(), processor(&shop.world));
         let now = Timestamp::from_unix(LATE);
         let from = Some(Timestamp::from_unix(EARLY - 30 * 86_400));
         let listed = Selection::Listed(EventFilter { undelivered: true, from, ..EventFilter::default() });
-        let (mut sent, mut next) = (Vec::new(), None);
+        let (mut processed, mut next) = (Vec::new(), None);
         loop {
             let page = replayer.replay(&listed, limit, next.as_deref(), None, now).await.unwrap();
-            assert!(page.sent.len() <= limit && page.skipped.is_empty(), "{page:#?}");
-            sent.extend(page.sent);
-            shop.world.drain().await;
+            let others = page.skipped.len() + page.parked.len();
+            assert!(page.processed.len() <= limit && others == 0, "{page:#?}");
+            processed.extend(page.processed);
             next = page.next;
             if next.is_none() {
                 break;
             }
         }
         let life = LIFE.map(|name| sample(name, "user_1")["id"].as_str().unwrap().to_owned());
-        assert_eq!(sent, life, "limit {limit}");
+        assert_eq!(processed, life, "limit {limit}");
         assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 5000), "limit {limit}");
     }
 }
 
 #[tokio::test]
-async fn events_are_replayed_from_stripe_through_the_queues() {
+async fn events_are_replayed_from_stripe_once() {
     let shop = Shop::new().await;
     shop.world.sign_up("user_1").await;
     shop.happens("user_1", "", &LIFE[..4], false);
-    let replayer =
-        Replayer::new(shop.stripe.clone(), Queue::new(shop.world.sqs.clone()), queues(&shop.world));
+    let replayer = Replayer::new(shop.stripe.clone(), processor(&shop.world));
     let now = Timestamp::from_unix(EARLY);
 
     let id = sample("customer.subscription.created", "user_1")["id"].as_str().unwrap().parse().unwrap();
-    assert_eq!(replayer.replay(&Selection::One(id), 1, None, None, now).await.unwrap().sent.len(), 1);
-    shop.world.drain().await;
+    let one = replayer.replay(&Selection::One(id), 1, None, None, now).await.unwrap();
+    assert_eq!(one.processed.len(), 1);
     assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 500));
 
     let types = vec![EventType::InvoicePaid, EventType::CheckoutSessionCompleted];
     let listed = Selection::Listed(EventFilter { types, undelivered: true, ..EventFilter::default() });
     let first = replayer.replay(&listed, 2, None, None, now).await.unwrap();
-    assert_eq!((first.sent.len(), first.next.is_some()), (2, true));
+    assert_eq!((first.processed.len(), first.next.is_some()), (2, true));
     let rest = replayer.replay(&listed, 2, first.next.as_deref(), None, now).await.unwrap();
-    assert_eq!((rest.sent.len(), rest.next), (1, None));
-    shop.world.drain().await;
+    assert_eq!((rest.processed.len(), rest.next), (1, None));
     assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 6000));
 
     let before = shop.world.everything().await;
     replayer.replay(&listed, 100, None, None, now).await.unwrap();
-    shop.world.drain().await;
     assert_eq!(shop.world.everything().await, before, "a second replay changes nothing");
     let unknown = replayer.replay(&listed, 2, Some("evt_1"), None, now).await;
     assert_eq!(unknown.unwrap_err().to_string(), "next must be what the last report gave");
     let gone = replayer.replay(&Selection::One("evt_gone".parse().unwrap()), 1, None, None, now).await;
     assert!(gone.unwrap_err().to_string().contains("No such event"));
+}
+
+/// A sample invoice that names its customer and not its user.
+fn without_user(name: &str) -> Value {
+    let mut event = sample(name, "user_1");
+    let invoice = &mut event["data"]["object"];
+    invoice["parent"]["subscription_details"]["metadata"] = json!({});
+    for line in invoice["lines"]["data"].as_array_mut().unwrap() {
+        line["metadata"] = json!({});
+    }
+    event
+}
+
+/// Stripe creates the session, which links the customer, after the first invoice.
+#[tokio::test]
+async fn in_a_replay_an_event_without_a_known_user_waits_for_the_link() {
+    let shop = Shop::new().await;
+    shop.world.sign_up("user_1").await;
+    let replayer = Replayer::new(shop.stripe.clone(), processor(&shop.world));
+    let from = Some(Timestamp::from_unix(EARLY - 30 * 86_400));
+    let listed = Selection::Listed(EventFilter { from, ..EventFilter::default() });
+    let replay =
+        async || replayer.replay(&listed, 10, None, None, Timestamp::from_unix(EARLY)).await.unwrap();
+
+    shop.fake.ingest(&without_user("invoice.paid").to_string(), false).unwrap();
+    let alone = replay().await;
+    assert_eq!((alone.processed.len(), alone.parked.len()), (0, 1), "{alone:#?}");
+    assert!(alone.parked[0].1.contains("cus_"), "{alone:#?}");
+    shop.happens("user_1", "", &["checkout.session.completed"], false);
+    let both = replay().await;
+    assert_eq!((both.processed.len(), both.parked.len()), (2, 0), "{both:#?}");
+    assert_eq!(shop.tier_and_credits("user_1").await.1, 5000);
+}
+
+/// An event that cannot be stored is not reported as done, and the replay says where it stopped.
+#[tokio::test]
+async fn a_replay_stops_when_dynamodb_does_not_answer() {
+    let shop = Shop::new().await;
+    shop.world.sign_up("user_1").await;
+    shop.happens("user_1", "", &LIFE[..3], false);
+    let replayer = Replayer::new(shop.stripe.clone(), processor(&shop.world));
+    let from = Some(Timestamp::from_unix(EARLY - 30 * 86_400));
+    let listed = Selection::Listed(EventFilter { from, ..EventFilter::default() });
+    let now = Timestamp::from_unix(EARLY);
+    shop.world.fault(|call| {
+        (call.operation == "TransactWriteItems").then(|| aws_error(500, "InternalServerError"))
+    });
+    let stopped = replayer.replay(&listed, 10, None, None, now).await.unwrap_err();
+    assert!(stopped.to_string().starts_with("dynamodb"), "{stopped}");
+    shop.world.heal();
+    assert_eq!(shop.tier_and_credits("user_1").await, ("free".to_owned(), 500));
+    assert_eq!(replayer.replay(&listed, 10, None, None, now).await.unwrap().processed.len(), 3);
+    assert_eq!(shop.tier_and_credits("user_1").await, ("pro".to_owned(), 5000));
 }

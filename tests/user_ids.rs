@@ -122,7 +122,8 @@ async fn a_path_is_decoded_exactly_once() {
                 world.through(entry_point, "PUT", &format!("/users/{path}"), Value::Null).await;
             assert_eq!((status, answer["user_id"].as_str()), (200, Some(id)), "{entry_point:?} {path}");
         }
-        for broken in ["%ff", "%C3"] {
+        // Bytes that are not UTF-8, and control characters: NUL, line feed, escape, DEL, next line.
+        for broken in ["%ff", "%C3", "a%00b", "a%0Ab", "a%1Bb", "a%7Fb", "a%C2%85b"] {
             let answer = world.through(entry_point, "PUT", &format!("/users/{broken}"), Value::Null).await;
             assert_eq!(error(&answer), (400, "invalid_user_id"), "{entry_point:?} {broken}");
         }

@@ -1,4 +1,4 @@
-//! `replay`: events read from Stripe, sent to their queues.
+//! `replay`: events read from Stripe and processed, oldest first.
 
 use clap::Args;
 use serde_json::json;
@@ -40,10 +40,10 @@ const MAX_PAGE: usize = 200;
 impl Replay {
     pub async fn run(self) -> anyhow::Result<bool> {
         let api = self.deployment.admin_api()?;
-        let (mut sent, mut skipped) = (Vec::new(), Vec::new());
-        let mut next: Option<String> = None;
+        let (mut processed, mut parked, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut next, mut done): (Option<String>, usize) = (None, 0);
         loop {
-            let limit = (self.limit - sent.len()).clamp(1, MAX_PAGE);
+            let limit = (self.limit - done).clamp(1, MAX_PAGE);
             let mut body = json!({"source": "stripe", "undelivered": self.undelivered, "limit": limit});
             for (name, value) in [
                 ("id", &self.id),
@@ -57,24 +57,29 @@ impl Replay {
                 }
             }
             let answer = api.post("/admin/stripe/retry-webhooks", &self.audit.add_to(body), None).await?;
-            sent.extend(list(&answer["report"]["sent"]).iter().cloned());
-            skipped.extend(list(&answer["report"]["skipped"]).iter().cloned());
-            next = answer["report"]["next"].as_str().map(str::to_owned);
-            show_progress(&format!("{} sent", sent.len()));
-            if next.is_none() || sent.len() >= self.limit {
+            let report = &answer["report"];
+            processed.extend(list(&report["processed"]).iter().cloned());
+            parked.extend(list(&report["parked"]).iter().cloned());
+            skipped.extend(list(&report["skipped"]).iter().cloned());
+            done = processed.len() + parked.len() + skipped.len();
+            next = report["next"].as_str().map(str::to_owned);
+            show_progress(&format!("{done} events"));
+            if next.is_none() || done >= self.limit {
                 break;
             }
         }
         clear_progress();
-        if api.print_json(&json!({"report": {"sent": sent, "skipped": skipped, "next": next}}))? {
+        let report = json!({"processed": processed, "parked": parked, "skipped": skipped, "next": next});
+        if api.print_json(&json!({"report": report}))? {
             return Ok(true);
         }
-        print_line(format_args!("{} sent, {} skipped", sent.len(), skipped.len()))?;
-        for event in &skipped {
+        let counts = (processed.len(), parked.len(), skipped.len());
+        print_line(format_args!("{} processed, {} parked, {} skipped", counts.0, counts.1, counts.2))?;
+        for event in parked.iter().chain(&skipped) {
             print_line(format_args!("  {}", text(event)))?;
         }
         if next.is_some() {
-            print_line("There are more events. Send more with --limit.")?;
+            print_line("There are more events. Process more with --limit.")?;
         }
         Ok(true)
     }

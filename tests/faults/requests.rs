@@ -273,6 +273,8 @@ async fn s18_s19_s21_signed_invalid_bodies_and_json_bombs_get_400_and_change_not
         b"\"text\"".to_vec(),
         b"\xef\xbb\xbf{}".to_vec(),
         b"{\"id\":\"evt_\xff\"}".to_vec(),
+        // gzip of `{}`: nothing unpacks a request.
+        b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xab\xae\x05\0C\xbf\xa6\xa3\x02\0\0\0".to_vec(),
         envelope(r#""data":{"object":{"n":NaN}}"#),
         envelope(r#""data":{"object":{"n":"\ud800"}}"#),
         envelope("\"data\":{\"object\":{\"n\":\"\0\"}}"),

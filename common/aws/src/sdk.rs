@@ -37,7 +37,7 @@ use aws_types::region::Region;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-pub use self::parameters::resolve;
+pub use self::parameters::{resolve, resolve_existing};
 pub use self::queue_ages::QueueAges;
 use crate::env::{ConfigError, Env};
 /// A client of DynamoDB, opaque outside this crate.

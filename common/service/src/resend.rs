@@ -1,5 +1,6 @@
-//! Sends events to their queues again: by id ([`redrive`]), from Stripe ([`replay`]), and all that are due
-//! ([`retry`]). The sweep after a change of the catalog runs with `retry`.
+//! Processes events again: sends them to their queues by id ([`redrive`]) or when they are due ([`retry`]),
+//! and processes Stripe's events in their order ([`replay`]). The sweep after a change of the catalog runs
+//! with `retry`.
 
 pub mod redrive;
 pub mod replay;

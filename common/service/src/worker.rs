@@ -13,7 +13,6 @@ use std::time::Duration;
 use std::time::Instant;
 
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
-use futures_util::future::join_all;
 use tracing::{info, warn};
 
 use crate::accounts::Accounts;
@@ -81,7 +80,7 @@ struct Unreadable {
 
 /// The metrics of a batch, and one alert for each reason for parking.
 #[derive(Default)]
-struct BatchSummary {
+pub(crate) struct BatchSummary {
     counts: BTreeMap<&'static str, u32>,
     /// The longest time from the creation of an event at Stripe to its commit here.
     applied_after_seconds: Option<i64>,
@@ -104,6 +103,21 @@ impl BatchSummary {
         *self.counts.entry(name).or_default() += 1;
     }
 
+    /// Counts the outcome of an event, and its alert if it is parked.
+    pub(crate) fn add(&mut self, event: &Event, outcome: &Result<EventOutcome, StoreError>) {
+        self.count(outcome);
+        match outcome {
+            Ok(EventOutcome::Processed(..)) => {
+                let seconds = clock::now().seconds_since(event.created);
+                self.applied_after_seconds = self.applied_after_seconds.max(Some(seconds));
+            }
+            Ok(EventOutcome::Parked(parked)) => {
+                self.alert(event.id.as_str(), event.kind.as_str(), parked);
+            }
+            Ok(EventOutcome::Duplicate | EventOutcome::Ignored(_) | EventOutcome::NotYet) | Err(_) => {}
+        }
+    }
+
     fn alert(&mut self, event_id: &str, event_type: &str, parked: &Parked) {
         let alert = Alert::Parked {
             event_id: event_id.to_owned(),
@@ -114,7 +128,14 @@ impl BatchSummary {
         self.alerts.entry(alert.key()).or_insert(alert);
     }
 
-    fn write(&self, family: Family) {
+    pub(crate) async fn send_alerts(&self, alerts: &Alerts) {
+        for alert in self.alerts.values() {
+            alerts.send(alert).await;
+        }
+    }
+
+    /// Writes the metrics.
+    pub(crate) fn write(&self, family: Family) {
         let counts = self.counts.iter();
         let mut metrics: Vec<(&str, f64)> = counts.map(|(name, count)| (*name, f64::from(*count))).collect();
         let slowest = self.applied_after_seconds.and_then(|seconds| u32::try_from(seconds).ok());
@@ -224,20 +245,10 @@ impl Worker {
         let outcomes = self.process(&mut jobs, now).await;
         let waiting = records.iter_mut().filter(|record| record.outcome.is_none());
         for (record, (job, outcome)) in waiting.zip(jobs.iter().zip(outcomes)) {
-            self.log(&job.event, &outcome, job.attempt, started);
-            summary.count(&outcome);
+            log_outcome(&job.event, &outcome, job.attempt, self.delay(job.attempt), started);
+            summary.add(&job.event, &outcome);
             if let Some(alert) = self.unknown_version(&job.event) {
                 summary.alerts.entry(alert.key()).or_insert(alert);
-            }
-            match &outcome {
-                Ok(EventOutcome::Processed(..)) => {
-                    let seconds = clock::now().seconds_since(job.event.created);
-                    summary.applied_after_seconds = summary.applied_after_seconds.max(Some(seconds));
-                }
-                Ok(EventOutcome::Parked(parked)) => {
-                    summary.alert(job.event.id.as_str(), job.event.kind.as_str(), parked);
-                }
-                Ok(EventOutcome::Duplicate | EventOutcome::Ignored(_) | EventOutcome::NotYet) | Err(_) => {}
             }
             record.outcome = Some(outcome);
         }
@@ -266,9 +277,7 @@ impl Worker {
             warn!(error, "WEBHOOK_RETRY_NOT_DELAYED");
         }
         summary.write(self.family);
-        for alert in summary.alerts.values() {
-            self.alerts.send(alert).await;
-        }
+        summary.send_alerts(&self.alerts).await;
         let mut response = SqsBatchResponse::default();
         response.batch_item_failures = failures;
         Ok(response)
@@ -288,15 +297,7 @@ impl Worker {
     /// to Stripe fails, its event fails too, and SQS redelivers it.
     async fn process(&self, jobs: &mut [Job], now: Timestamp) -> Vec<Result<EventOutcome, StoreError>> {
         let Some(stripe) = &self.stripe else { return self.processor.run(jobs, now).await };
-        let Accounts { store, catalog_cache, .. } = &self.processor.accounts;
-        let mut catalog = catalog_cache.current();
-        // Another function may have learnt the price since the catalog was read.
-        if jobs.iter().any(|job| self.prices.lack_one_of(&job.event, &catalog)) {
-            catalog_cache.read_again(store).await;
-            catalog = catalog_cache.current();
-        }
-        let completed = jobs.iter_mut().map(|job| ask::complete(stripe, &catalog, &self.prices, job));
-        let completed = join_all(completed).await;
+        let completed = ask::complete_all(stripe, &self.processor.accounts, &self.prices, jobs).await;
         if completed.iter().all(Result::is_ok) {
             return self.processor.run(jobs, now).await;
         }
@@ -420,49 +421,55 @@ impl Worker {
             Err(error) => Err(error),
         }
     }
+}
 
-    /// Writes one log line for an attempt, with the ids that the event names.
-    fn log(&self, event: &Event, outcome: &Result<EventOutcome, StoreError>, attempt: u32, started: Instant) {
-        let named = event.named_user().ok().flatten();
-        let owner = match outcome {
-            Ok(EventOutcome::Processed(owner, _)) => owner.as_ref(),
-            Ok(
-                EventOutcome::Duplicate
-                | EventOutcome::Ignored(_)
-                | EventOutcome::Parked(_)
-                | EventOutcome::NotYet,
-            )
-            | Err(_) => None,
-        };
-        let ids = LogFields {
-            event,
-            user_id: owner.or(named.as_ref()).map(|id| id.as_str()),
-            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        };
-        match outcome {
-            Ok(EventOutcome::Processed(_, effect)) => {
-                let reason = effect.as_str();
-                event_line!(info, ids, "WEBHOOK_PROCESSED_OK", outcome = "processed", reason);
-            }
-            Ok(EventOutcome::Duplicate) => {
-                event_line!(info, ids, "WEBHOOK_PROCESSED_OK", outcome = "duplicate");
-            }
-            Ok(EventOutcome::Ignored(ignored)) => {
-                let reason = ignored.as_str();
-                event_line!(info, ids, "WEBHOOK_IGNORED", outcome = "ignored", reason);
-            }
-            Ok(EventOutcome::Parked(parked)) => {
-                let reason = parked.code();
-                event_line!(warn, ids, "WEBHOOK_PARKED", outcome = "parked", reason);
-            }
-            Ok(EventOutcome::NotYet) => {
-                let (reason, next_attempt_seconds) = ("no_user", UNKNOWN_USER_DELAY_SECONDS);
-                event_line!(info, ids, "WEBHOOK_PROCESSING_FAILED", reason, attempt, next_attempt_seconds);
-            }
-            Err(error) => {
-                let (error, next_attempt_seconds) = (error.to_string(), self.delay(attempt));
-                event_line!(warn, ids, "WEBHOOK_PROCESSING_FAILED", error, attempt, next_attempt_seconds);
-            }
+/// Writes one log line for an attempt, with the ids that the event names.
+pub(crate) fn log_outcome(
+    event: &Event,
+    outcome: &Result<EventOutcome, StoreError>,
+    attempt: u32,
+    next_attempt_seconds: Option<u32>,
+    started: Instant,
+) {
+    let named = event.named_user().ok().flatten();
+    let owner = match outcome {
+        Ok(EventOutcome::Processed(owner, _)) => owner.as_ref(),
+        Ok(
+            EventOutcome::Duplicate
+            | EventOutcome::Ignored(_)
+            | EventOutcome::Parked(_)
+            | EventOutcome::NotYet,
+        )
+        | Err(_) => None,
+    };
+    let ids = LogFields {
+        event,
+        user_id: owner.or(named.as_ref()).map(|id| id.as_str()),
+        duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    };
+    match outcome {
+        Ok(EventOutcome::Processed(_, effect)) => {
+            let reason = effect.as_str();
+            event_line!(info, ids, "WEBHOOK_PROCESSED_OK", outcome = "processed", reason);
+        }
+        Ok(EventOutcome::Duplicate) => {
+            event_line!(info, ids, "WEBHOOK_PROCESSED_OK", outcome = "duplicate");
+        }
+        Ok(EventOutcome::Ignored(ignored)) => {
+            let reason = ignored.as_str();
+            event_line!(info, ids, "WEBHOOK_IGNORED", outcome = "ignored", reason);
+        }
+        Ok(EventOutcome::Parked(parked)) => {
+            let reason = parked.code();
+            event_line!(warn, ids, "WEBHOOK_PARKED", outcome = "parked", reason);
+        }
+        Ok(EventOutcome::NotYet) => {
+            let (reason, next_attempt_seconds) = ("no_user", UNKNOWN_USER_DELAY_SECONDS);
+            event_line!(info, ids, "WEBHOOK_PROCESSING_FAILED", reason, attempt, next_attempt_seconds);
+        }
+        Err(error) => {
+            let error = error.to_string();
+            event_line!(warn, ids, "WEBHOOK_PROCESSING_FAILED", error, attempt, next_attempt_seconds);
         }
     }
 }

@@ -14,6 +14,7 @@
 //! the 404 of an unknown path has a message of this stack.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,6 +29,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::stream;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -160,6 +162,8 @@ async fn invoke(
     {
         recorder.stripe.mark_delivered(id);
     }
+    let answer =
+        answer.map(|response| if parts.method == Method::HEAD { for_head(response) } else { response });
     answer.unwrap_or_else(|error| {
         tracing::error!(function = function.name(), %error, "the function has no answer to a request");
         let (status, message) = match error {
@@ -177,6 +181,12 @@ async fn invoke(
         };
         (status, Json(json!({ "message": message }))).into_response()
     })
+}
+
+/// The answer to `HEAD` with a body of unknown size, so that axum does not add `content-length: 0`: the header
+/// would have to be that of `GET`, which the function does not say.
+fn for_head(response: Response) -> Response {
+    response.map(|_| Body::from_stream(stream::empty::<Result<Bytes, Infallible>>()))
 }
 
 fn is_webhook(request: &Parts) -> bool {
@@ -352,6 +362,8 @@ async fn trigger(State(gateway): State<Gateway>, Path(name): Path<String>, heade
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     fn parts(request: axum::http::request::Builder) -> Parts {
@@ -449,6 +461,20 @@ mod tests {
         );
         assert_eq!(event.get("body"), None);
         assert_eq!(event["isBase64Encoded"], false);
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_head_does_not_say_that_the_body_is_empty() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().fallback(async || for_head(Response::new(Body::empty())));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = b"HEAD / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        connection.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("content-length"), "{answer}");
     }
 
     #[tokio::test]

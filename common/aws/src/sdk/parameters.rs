@@ -43,7 +43,22 @@ struct Parameter {
 ///
 /// # Errors
 /// [`ConfigError::Parameter`] names the first parameter that does not exist or that the role may not read.
-pub async fn resolve(mut env: Env) -> Result<Env, ConfigError> {
+pub async fn resolve(env: Env) -> Result<Env, ConfigError> {
+    let (env, missing) = resolve_existing(env).await?;
+    match missing.first() {
+        None => Ok(env),
+        Some(name) => {
+            Err(problem(name, "there is no such parameter, or this function's role may not read it"))
+        }
+    }
+}
+
+/// Replaces every `ssm:/path` with the value of the parameter, and with nothing if SSM answers that there is
+/// no such parameter. Returns the paths of those.
+///
+/// # Errors
+/// [`ConfigError::Parameter`] when SSM does not answer.
+pub async fn resolve_existing(mut env: Env) -> Result<(Env, Vec<String>), ConfigError> {
     let wanted: Vec<(String, String)> = env
         .iter()
         .filter_map(|(variable, value)| Some((variable.clone(), value.strip_prefix(PREFIX)?.to_owned())))
@@ -58,14 +73,15 @@ pub async fn resolve(mut env: Env) -> Result<Env, ConfigError> {
             values.extend(get(&ssm, chunk).await?);
         }
     }
+    let mut missing = Vec::new();
     for (variable, name) in wanted {
         let found = values.iter().find(|parameter| parameter.name == name);
-        let parameter = found.ok_or_else(|| {
-            problem(&name, "there is no such parameter, or this function's role may not read it")
-        })?;
-        env.set_from_parameter(&variable, parameter.value.clone());
+        env.set_from_parameter(&variable, found.map_or_else(String::new, |found| found.value.clone()));
+        if found.is_none() {
+            missing.push(name);
+        }
     }
-    Ok(env)
+    Ok((env, missing))
 }
 
 fn problem(name: &str, message: impl ToString) -> ConfigError {

@@ -62,10 +62,27 @@ impl Endpoint {
             .collect()
     }
 
-    /// Whether it posts to this address. A trailing slash does not count.
+    /// Whether it posts to this address. A trailing slash does not count, nor which name of this machine is
+    /// used.
     pub fn posts_to(&self, url: &str) -> bool {
-        self.url.trim_end_matches('/') == url.trim_end_matches('/')
+        comparable(&self.url) == comparable(url)
     }
+}
+
+/// An address in the form in which two that mean the same place are equal.
+fn comparable(url: &str) -> String {
+    let url = url.trim_end_matches('/');
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let authority = authority.to_ascii_lowercase();
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (host, port),
+        Some(_) | None => (authority.as_str(), ""),
+    };
+    let host = if matches!(host, "localhost" | "[::1]") { "127.0.0.1" } else { host };
+    let scheme = scheme.to_ascii_lowercase();
+    let port = if matches!((scheme.as_str(), port), ("https", "443") | ("http", "80")) { "" } else { port };
+    format!("{scheme}://{host}:{port}{path}")
 }
 
 /// The types that the router routes: those that an endpoint sends.
@@ -96,6 +113,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_endpoint_posts_to_every_name_of_its_address() {
+        let posts =
+            |one: &str, other: &str| Endpoint::read(&json!({"id": "we_1", "url": one})).posts_to(other);
+        for (one, other) in [
+            ("http://127.0.0.1:9000/webhooks/stripe", "http://localhost:9000/webhooks/stripe/"),
+            ("http://[::1]:9000/webhooks/stripe", "http://127.0.0.1:9000/webhooks/stripe"),
+            ("https://Example.com/webhooks/stripe", "https://example.com:443/webhooks/stripe"),
+        ] {
+            assert!(posts(one, other) && posts(other, one), "{one} {other}");
+        }
+        for (one, other) in [
+            ("http://127.0.0.1:9000/webhooks/stripe", "http://127.0.0.1:9001/webhooks/stripe"),
+            ("http://127.0.0.1/webhooks/stripe", "https://127.0.0.1/webhooks/stripe"),
+            ("https://example.com/webhooks/stripe", "https://example.com/webhooks/Stripe"),
+            ("https://example.com.evil.test/", "https://example.com/"),
+            ("not a url", "https://example.com/"),
+        ] {
+            assert!(!posts(one, other) && !posts(other, one), "{one} {other}");
+        }
+    }
 
     #[test]
     fn an_endpoint_for_all_types_misses_none() {

@@ -9,7 +9,7 @@
 //! | `POST /admin/stripe/webhook-logs/{id}/dismiss` `{"reason":"…"}` | dismisses a parked or failed event |
 //! | `GET /admin/stripe/event-counts?from&to&step` | the outcomes of events over time, for a chart |
 //! | `GET /admin/stripe/parked` | parked and failed events, grouped by cause, with what frees each group |
-//! | `POST /admin/stripe/retry-webhooks` | sends events of the log or of Stripe again: see [`RetryRequest`] |
+//! | `POST /admin/stripe/retry-webhooks` | sends events of the log again, or processes Stripe's: see [`RetryRequest`] |
 //! | `POST /admin/stripe/reconcile` | compares with Stripe and repairs: see [`ReconcileRequest`] |
 //! | `GET /admin/stripe/gap?from&to` | which of Stripe's events the log does not have |
 //! | `GET /admin/stripe/check-user/{id}` | explains a user: see `admin/user.rs` |
@@ -58,7 +58,6 @@ mod route;
 mod tokens;
 mod user;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -92,7 +91,6 @@ use tallyhook_aws::queue::Queue;
 use tallyhook_aws::sdk::{self, QueueAges};
 use tallyhook_aws::store::{Store, items};
 use tallyhook_aws::stripe::{RetryLimits, Stripe, StripeError};
-use tallyhook_core::event::Family;
 use tallyhook_core::ids::{IdError, UserId};
 use tallyhook_core::timestamp::Timestamp;
 
@@ -117,8 +115,6 @@ pub struct Admin {
     /// `None` without a key; routes that need Stripe then answer with an error.
     stripe: Option<Stripe>,
     processor: Processor,
-    queue: Queue,
-    queues: BTreeMap<Family, String>,
 }
 
 impl Admin {
@@ -134,8 +130,8 @@ impl Admin {
     /// Builds the API with given clients.
     pub fn new(config: AdminConfig, dynamodb: &sdk::DynamoDb, sqs: &sdk::Sqs, ages: QueueAges) -> Self {
         let store = Store::new(dynamodb.clone(), config.retry.accounts_table, config.retry.events_table);
-        let (queue, queues) = (Queue::new(sqs.clone()), config.retry.queues);
-        let redrive = Redrive::new(queue.clone(), queues.clone());
+        let queue = Queue::new(sqs.clone());
+        let redrive = Redrive::new(queue.clone(), config.retry.queues);
         let outbox = Outbox::new(queue.clone(), config.retry.outbox);
         let catalog = config.retry.catalog;
         let accounts = Accounts::new(store.clone(), catalog, outbox);
@@ -156,14 +152,12 @@ impl Admin {
                 livemode: config.livemode,
                 keep_payloads: config.keep_payloads,
                 redrive,
-                alerts: Alerts::new(queue.clone(), config.health.notify_queue_url),
+                alerts: Alerts::new(queue, config.health.notify_queue_url),
             },
             store,
             retrier,
             health: Arc::new(health),
             stripe: config.stripe.map(|stripe| Stripe::of(stripe).with_retry_limits(RETRY_LIMITS)),
-            queue,
-            queues,
         }
     }
 

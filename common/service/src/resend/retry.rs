@@ -121,40 +121,45 @@ impl Retrier {
         Ok(report)
     }
 
-    /// Sends every open event that a filter selects, due or not, for an operator.
+    /// Sends every open event that a filter selects, due or not, oldest first, for an operator.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn redrive_matching(&self, filter: &Filter, now: Timestamp) -> Result<RetryReport, StoreError> {
-        let mut report = RetryReport::default();
+        let mut found = Vec::new();
         for state in ["failed", "parked"] {
-            if filter.status.as_deref().is_some_and(|status| status != state) {
-                continue;
-            }
-            let filter = Filter { status: Some(state.to_owned()), ..filter.clone() };
-            let mut next = None;
-            loop {
-                let page =
-                    match log::list(&self.accounts.store, &filter, log::MAX_LISTED, next.as_deref(), now)
-                        .await
-                    {
-                        Ok(page) => page,
-                        Err(log::ListError::Store(error)) => return Err(error),
-                        Err(log::ListError::Cursor) => break,
-                    };
-                report.looked_at += page.events.len();
-                self.send(&page.events, now, &mut report).await?;
-                next = page.next;
-                if next.is_none() {
-                    break;
-                }
-                if report.sent + report.not_sent >= MAX_SENT {
-                    report.more = true;
-                    return Ok(report);
+            if filter.status.as_deref().is_none_or(|status| status == state) {
+                let partitions = log::open_partitions(state);
+                let partitions = partitions.iter().map(|partition| self.oldest(partition, filter));
+                for records in join_all(partitions).await {
+                    found.extend(records?);
                 }
             }
         }
+        found.sort_by(|a, b| (a.created, a.received_ms, &a.id).cmp(&(b.created, b.received_ms, &b.id)));
+        let mut report = RetryReport { more: found.len() > MAX_SENT, ..RetryReport::default() };
+        found.truncate(MAX_SENT);
+        report.looked_at = found.len();
+        self.send(&found, now, &mut report).await?;
         Ok(report)
+    }
+
+    /// The oldest events of a partition that a filter selects: one more than a request sends, if there are so
+    /// many.
+    async fn oldest(&self, partition: &str, filter: &Filter) -> Result<Vec<LogRecord>, StoreError> {
+        let from = filter.from_ms.unwrap_or(0);
+        let to = filter.to_ms.unwrap_or(i64::MAX);
+        let range = Range { index: "by_status", partition, from, to, newest_first: false };
+        let (mut found, mut start): (Vec<LogRecord>, _) = (Vec::new(), None);
+        for _ in 0..MAX_PAGES {
+            let (items, more) = self.accounts.store.query(&range, Some(500), start).await?;
+            found.extend(items.iter().filter_map(LogRecord::read).filter(|record| filter.takes(record)));
+            start = more;
+            if start.is_none() || found.len() > MAX_SENT {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// The parked events that wait for something that this catalog has and `before` does not have, and

@@ -59,6 +59,7 @@ use crate::config::ReconcileConfig;
 use crate::outbox::Outbox;
 use crate::process::Processor;
 use crate::resend::redrive::Redrive;
+use crate::worker::ask;
 use tallyhook_aws::env::{ConfigError, Env};
 use tallyhook_aws::queue::Queue;
 use tallyhook_aws::sdk;
@@ -230,6 +231,8 @@ struct ReconcileRun<'a> {
     postponed: Vec<Evidence>,
     /// Lost events that wait for the end of the run.
     deferred: Vec<EventId>,
+    /// Prices that were read for lost events.
+    prices: ask::Prices,
 }
 
 impl Reconciler {
@@ -332,6 +335,7 @@ impl Reconciler {
             counted: BTreeSet::new(),
             postponed: Vec::new(),
             deferred: Vec::new(),
+            prices: ask::Prices::default(),
         }
     }
 }

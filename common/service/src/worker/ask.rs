@@ -18,9 +18,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::Value;
 use tracing::warn;
 
+use crate::accounts::Accounts;
 use crate::process::Job;
 use tallyhook_aws::stripe::{self, Cursor, Stripe, StripeError};
 use tallyhook_core::catalog::Catalog;
@@ -38,7 +40,7 @@ const MAX_PRICES: usize = 1_000;
 
 /// Prices that were read from Stripe.
 #[derive(Default)]
-pub(super) struct Prices(Mutex<HashMap<PriceId, Price>>);
+pub(crate) struct Prices(Mutex<HashMap<PriceId, Price>>);
 
 impl Prices {
     /// A price with its lookup key. `None` when Stripe does not have it.
@@ -64,7 +66,7 @@ impl Prices {
     }
 
     /// Whether Stripe is asked for a price of this event.
-    pub(super) fn lack_one_of(&self, event: &Event, catalog: &Catalog) -> bool {
+    fn lack_one_of(&self, event: &Event, catalog: &Catalog) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         unknown_prices(event, catalog).any(|price| !known.contains_key(&price.id))
     }
@@ -99,22 +101,42 @@ fn unknown_prices<'a>(event: &'a Event, catalog: &'a Catalog) -> impl Iterator<I
     prices.into_iter().filter(|price| is_unknown(price, catalog))
 }
 
-/// Reads what the event leaves out. An error means that a later attempt may succeed.
-pub(super) async fn complete(
+/// Reads what these events leave out, at the same time. An error means that a later attempt may succeed.
+pub(crate) async fn complete_all(
+    stripe: &Stripe,
+    accounts: &Accounts,
+    prices: &Prices,
+    jobs: &mut [Job],
+) -> Vec<Result<(), String>> {
+    let Accounts { store, catalog_cache, .. } = accounts;
+    let mut catalog = catalog_cache.current();
+    // Another function may have learnt the price since the catalog was read.
+    if jobs.iter().any(|job| prices.lack_one_of(&job.event, &catalog)) {
+        catalog_cache.read_again(store).await;
+        catalog = catalog_cache.current();
+    }
+    let complete = jobs.iter_mut().map(|job| complete(stripe, &catalog, prices, &mut job.event, &job.raw));
+    join_all(complete).await
+}
+
+/// Reads what an event leaves out; `raw` is the event as it was received. An error means that a later attempt
+/// may succeed.
+pub(crate) async fn complete(
     stripe: &Stripe,
     catalog: &Catalog,
     prices: &Prices,
-    job: &mut Job,
+    event: &mut Event,
+    raw: &[u8],
 ) -> Result<(), String> {
-    if !leaves_out(&job.event) && unknown_prices(&job.event, catalog).next().is_none() {
+    if !leaves_out(event) && unknown_prices(event, catalog).next().is_none() {
         return Ok(());
     }
     let reading = async {
-        match &mut job.event.object {
+        match &mut event.object {
             Object::CheckoutSession(session) => sold_lines(stripe, session).await,
             Object::Invoice(invoice) => {
                 if invoice.lines_has_more {
-                    let object = complete_object(stripe, &job.raw).await?;
+                    let object = complete_object(stripe, raw).await?;
                     if let Some(whole) = object.and_then(|object| Invoice::from_json(object.text()).ok()) {
                         *invoice = whole;
                     }
@@ -122,7 +144,7 @@ pub(super) async fn complete(
                 prices.complete(stripe, invoice, catalog).await
             }
             Object::Subscription(subscription) => {
-                let object = complete_object(stripe, &job.raw).await?;
+                let object = complete_object(stripe, raw).await?;
                 if let Some(whole) = object.and_then(|object| Subscription::from_json(object.text()).ok()) {
                     *subscription = whole;
                 }
@@ -139,7 +161,7 @@ pub(super) async fn complete(
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) if error.is_transient() => error.to_string(),
         Ok(Err(error)) => {
-            warn!(event_id = job.event.id.as_str(), error = error.to_string(), "STRIPE_REFUSED");
+            warn!(event_id = event.id.as_str(), error = error.to_string(), "STRIPE_REFUSED");
             return Ok(());
         }
         Err(_) => format!("Stripe did not answer within {} s", TIMEOUT.as_secs()),

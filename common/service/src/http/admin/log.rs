@@ -33,7 +33,7 @@ const MAX_DAYS: i64 = 31;
 const MAX_OPEN_PAGES: usize = 10;
 /// Examples of a group.
 const EXAMPLES: usize = 5;
-/// Events of Stripe that one request sends.
+/// Events of Stripe that one request processes.
 const MAX_REPLAYED: usize = 500;
 
 /// The body of `POST /admin/stripe/retry-webhooks`. With `id`, sends that event. With a type, status or time,
@@ -45,9 +45,9 @@ const MAX_REPLAYED: usize = 500;
 /// {"source":"stripe","type":"invoice.paid","from":"2026-11-20","undelivered":true,"limit":200,
 ///  "next":"evt_9"}
 /// ```
-/// With `"source":"stripe"`, the events are read from Stripe, which keeps them for 30 days, and sent like new
-/// ones; an event that was applied is not applied again. The answer's `report` has `next` when there are
-/// more.
+/// With `"source":"stripe"`, the events are read from Stripe, which keeps them for 30 days, and processed at
+/// once, oldest first; an event that was applied is not applied again. The answer's `report` has `next` when
+/// there are more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryRequest {
@@ -66,7 +66,7 @@ pub struct RetryRequest {
     pub to: Option<String>,
     /// Only events that an endpoint did not take. Only for Stripe.
     pub undelivered: bool,
-    /// The most events to send. Only for Stripe.
+    /// The most events to process. Only for Stripe.
     pub limit: Option<usize>,
     /// Where the last answer stopped. Only for Stripe.
     pub next: Option<String>,
@@ -321,7 +321,7 @@ impl Admin {
         Ok(json!({"report": report}))
     }
 
-    /// Sends events of Stripe: one by id, or those with a type and time.
+    /// Processes events of Stripe: one by id, or those with a type and time.
     async fn replay(&self, body: RetryRequest, operator: &AdminToken, now_ms: i64) -> Result<Value, Problem> {
         let stripe = self.stripe()?.clone();
         let limit = body.limit.unwrap_or(100);
@@ -356,7 +356,7 @@ impl Admin {
             }
         };
         self.audit_retry(&body, operator, false, now_ms).await?;
-        let replayer = Replayer::new(stripe, self.queue.clone(), self.queues.clone());
+        let replayer = Replayer::new(stripe, self.processor.clone());
         match replayer.replay(&selection, limit, body.next.as_deref(), deadline(), seconds(now_ms)).await {
             Ok(report) => Ok(json!({"report": report})),
             Err(ReplayError::Stripe(error)) if error.is_missing() => Err(problem(
@@ -366,11 +366,8 @@ impl Admin {
             )),
             Err(ReplayError::Stripe(error)) => Err(stripe_failed(&error)),
             Err(error @ ReplayError::Position) => Err(bad("invalid_next", error.to_string())),
-            Err(ReplayError::Queue(_)) => Err(problem(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "queue_unavailable",
-                "the queue did not take an event; try again",
-            )),
+            Err(ReplayError::Incomplete(why)) => Err(problem(StatusCode::BAD_GATEWAY, "stripe_failed", why)),
+            Err(ReplayError::Store(error)) => Err(error.into()),
         }
     }
 

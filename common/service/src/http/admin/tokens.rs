@@ -3,6 +3,9 @@
 //! Tokens given as `ssm:/path` are read at start, and again by the first request after [`REREAD_MS`]. So a
 //! new token works and a removed one is refused within that time, and requests with wrong tokens cause at
 //! most one call in that time. To replace a token, add the new entry, change to it, and remove the old entry.
+//!
+//! A list without entries, or a deleted parameter, withdraws every token. If SSM does not answer, or the list
+//! is not valid, the known tokens stay in use.
 
 use std::sync::Arc;
 
@@ -14,7 +17,7 @@ use tracing::{info, warn};
 use crate::config::{AdminToken, admin_tokens};
 use crate::http::token::{TokenRefusal, bearer, is_same};
 use tallyhook_aws::env::Env;
-use tallyhook_aws::sdk::resolve;
+use tallyhook_aws::sdk::resolve_existing;
 
 /// The time after which the tokens are read again.
 const REREAD_MS: i64 = 30_000;
@@ -58,13 +61,13 @@ impl Tokens {
         found.cloned().ok_or(TokenRefusal::Wrong)
     }
 
-    /// The tokens, read again if that is due. If they cannot be read, the known ones stay in use.
+    /// The tokens, read again if that is due.
     async fn current(&self, now_ms: i64) -> Arc<[AdminToken]> {
         let mut state = self.state.lock().await;
         let read_ms = *state.read_ms.get_or_insert(now_ms);
         if let Some(source) = self.source.as_ref().filter(|_| now_ms - read_ms >= REREAD_MS) {
             state.read_ms = Some(now_ms);
-            match resolve(source.clone()).await.and_then(|env| admin_tokens(&env)) {
+            match resolve_existing(source.clone()).await.and_then(|(env, _)| admin_tokens(&env)) {
                 Ok(tokens) if *tokens != *state.tokens => {
                     info!(tokens = tokens.len(), "ADMIN_TOKENS_CHANGED");
                     state.tokens = tokens.into();

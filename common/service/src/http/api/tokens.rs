@@ -2,7 +2,8 @@
 //!
 //! A value given as `ssm:/path` is read at start. It is read again when a token is not known, at most every
 //! [`REREAD_MS`], so that a new token works at once, and when the last reading is older than
-//! [`MAX_AGE_MS`], so that a removed token is refused after that time.
+//! [`MAX_AGE_MS`], so that a removed token is refused after that time. A value without a token, or a deleted
+//! parameter, withdraws every token. If SSM does not answer, the known tokens stay in use.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::http::token::{TokenRefusal, bearer, is_same};
 use tallyhook_aws::env::Env;
-use tallyhook_aws::sdk::resolve;
+use tallyhook_aws::sdk::resolve_existing;
 
 /// The variable.
 pub(super) const VARIABLE: &str = "APP_API_TOKEN";
@@ -51,23 +52,22 @@ impl AppTokens {
         state.read_ms.get_or_insert(now_ms);
         self.read_after(MAX_AGE_MS, &mut state, now_ms).await;
         let found = matches(&state.tokens, headers);
-        if found != Err(TokenRefusal::Wrong) {
+        if !matches!(found, Err(TokenRefusal::Wrong | TokenRefusal::NotConfigured)) {
             return found;
         }
         self.read_after(REREAD_MS, &mut state, now_ms).await;
         matches(&state.tokens, headers)
     }
 
-    /// Reads the tokens if the last reading is this old. If they cannot be read, or there is none, the known
-    /// ones stay in use.
+    /// Reads the tokens if the last reading is this old.
     async fn read_after(&self, age_ms: i64, state: &mut State, now_ms: i64) {
         let is_due = state.read_ms.is_none_or(|read_ms| now_ms - read_ms >= age_ms);
         let Some(source) = self.source.as_ref().filter(|_| is_due) else { return };
         state.read_ms = Some(now_ms);
-        match resolve(source.clone()).await {
-            Ok(env) => {
+        match resolve_existing(source.clone()).await {
+            Ok((env, _)) => {
                 let read = tokens(&env);
-                if !read.is_empty() && *read != *state.tokens {
+                if *read != *state.tokens {
                     info!(tokens = read.len(), "APP_TOKENS_CHANGED");
                     state.tokens = read;
                 }

@@ -297,13 +297,13 @@ impl ReconcileRun<'_> {
                 HistoryItem::Lost(evidence) => {
                     lost.push(*evidence);
                     if lost.len() == BATCH {
-                        self.replay(&std::mem::take(&mut lost)).await?;
+                        self.replay(std::mem::take(&mut lost)).await?;
                     }
                     continue;
                 }
                 HistoryItem::Document(list, object) | HistoryItem::Reversal(list, object) => (list, object),
             };
-            self.replay(&std::mem::take(&mut lost)).await?;
+            self.replay(std::mem::take(&mut lost)).await?;
             let id = object.id().unwrap_or("(no id)").to_owned();
             let customer = object.value()["customer"].as_str().map(str::to_owned);
             let result = match evidence {
@@ -325,7 +325,7 @@ impl ReconcileRun<'_> {
             };
             self.note(&id, customer, result)?;
         }
-        self.replay(&lost).await
+        self.replay(lost).await
     }
 
     /// Applies a refund or a dispute that is not known here. Its event was lost, or went to another endpoint,

@@ -1,14 +1,19 @@
 //! Lost events: undelivered events of Stripe that our log does not have.
 
+use futures_util::future::join_all;
+
 use super::report::ReportedRepair;
 use super::{Evidence, MAX_DEFERRED, ReconcileRun, StepError, for_operator};
 use crate::process::{EventOutcome, FoundAccount, Job, Repair, RepairKind};
+use crate::worker::ask;
 use tallyhook_core::decide::{Outcome, Parked, decide};
 use tallyhook_core::drift::{Class, Facts};
 
 impl ReconcileRun<'_> {
-    /// Processes lost events. An event that refers to something unknown waits for the end of the run.
-    pub(super) async fn replay(&mut self, lost: &[Evidence]) -> Result<(), String> {
+    /// Processes lost events. What they leave out is read from Stripe first, as for a webhook. An event that
+    /// refers to something unknown waits for the end of the run.
+    pub(super) async fn replay(&mut self, lost: Vec<Evidence>) -> Result<(), String> {
+        let lost = self.complete(lost).await?;
         if lost.is_empty() {
             return Ok(());
         }
@@ -39,6 +44,23 @@ impl ReconcileRun<'_> {
             }
         }
         self.run_lost(&due).await
+    }
+
+    /// Reads what these events leave out. Notes those for which Stripe does not answer, and drops them.
+    async fn complete(&mut self, mut lost: Vec<Evidence>) -> Result<Vec<Evidence>, String> {
+        let (stripe, catalog, prices) = (self.stripe, &self.processor.accounts.catalog, &self.prices);
+        let complete = lost
+            .iter_mut()
+            .map(|evidence| ask::complete(stripe, catalog, prices, &mut evidence.event, &evidence.raw));
+        let results = join_all(complete).await;
+        let mut completed = Vec::new();
+        for (evidence, result) in lost.into_iter().zip(results) {
+            match result {
+                Ok(()) => completed.push(evidence),
+                Err(error) => self.note(evidence.event.id.as_str(), None, Err(StepError::Object(error)))?,
+            }
+        }
+        Ok(completed)
     }
 
     async fn run_lost(&mut self, lost: &[&Evidence]) -> Result<(), String> {
@@ -93,7 +115,10 @@ impl ReconcileRun<'_> {
                 Err(error) => Err(error.into()),
             };
             match evidence {
-                Ok(evidence) => self.run_lost(&[&evidence]).await?,
+                Ok(evidence) => {
+                    let completed = self.complete(vec![evidence]).await?;
+                    self.run_lost(&completed.iter().collect::<Vec<_>>()).await?;
+                }
                 Err(error) => self.note(id.as_str(), None, Err(error))?,
             }
         }
