@@ -16,8 +16,6 @@
 //! `invoice#in_…` records each paid invoice once. An invoice that is not paid grants nothing. The invoice's
 //! own `period_start` and `period_end` are never the period of service.
 
-use std::collections::BTreeMap;
-
 use super::customer_subscription::{Place, PriceTerms, price_terms};
 use super::{EventFacts, Parked, offer, payment_of_invoice};
 use crate::account::item::Line;
