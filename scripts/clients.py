@@ -396,6 +396,9 @@ def customer(app, relay):
     check("a job without credits does not start",
           (status, answer.get("error")) == (402, "insufficient_credits"), (status, answer))
 
+    status, url = app.redirects("/billing", user)
+    check("who bought nothing is led to the checkout", status == 303 and (url or "").endswith("/upgrade"),
+          (status, url))
     status, url = app.redirects("/upgrade", user)
     session = re.search(r"cs_test_\w+", url or "")
     if not check("opens the checkout", status == 303 and session, (status, url)):
@@ -490,6 +493,19 @@ def messages(stack_url, relay):
     check(f"so are the {len(shown)} payloads of docs/app-api.md", len(shown) > 20 and not wrong, wrong)
 
 
+def commands(stack_url):
+    """The commands of docs/app-api.md, one after the other."""
+    print("The commands of docs/app-api.md")
+    text = (ROOT / "docs/app-api.md").read_text(encoding="utf-8")
+    script = "".join(re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S))
+    count = len(re.findall(r"^(?:app|curl) ", script, re.M))
+    script = script.replace("http://127.0.0.1:9000", stack_url)
+    script = script.replace("curl -sS", "curl -sS --fail-with-body")
+    result = subprocess.run(["bash", "-xeo", "pipefail", "-c", script], text=True, capture_output=True)
+    last = "\n".join(result.stderr.splitlines()[-3:] + result.stdout.splitlines()[-1:])
+    check(f"each of {count} is answered with success", result.returncode == 0 and count > 25, last)
+
+
 def data_fields(document, kind):
     """The names of the fields that openapi.json gives the data of a message."""
     schemas = document["components"]["schemas"]
@@ -528,6 +544,7 @@ def everything(names):
             stack.start()
             client_tests(stack.url)
             messages(stack.url, relay)
+            commands(stack.url)
             for name in names:
                 with App(name, building[name].result(), stack.url, folder) as app:
                     customer(app, relay)

@@ -10,6 +10,15 @@ async fn invalid_requests_are_refused_with_an_error_code() {
     for (method, path, body, status, code) in [
         ("GET", "/admin/stripe/webhook-logs?status=broken", Value::Null, 400, "invalid_status"),
         ("GET", "/admin/stripe/webhook-logs?from=yesterday", Value::Null, 400, "invalid_time"),
+        (
+            "GET",
+            "/admin/stripe/webhook-logs?from=2026-01-02&to=2026-01-02",
+            Value::Null,
+            400,
+            "invalid_range",
+        ),
+        ("GET", "/admin/export/ledger?from=2026-01-02&to=2026-01-01", Value::Null, 400, "invalid_range"),
+        ("GET", "/admin/export/ledger?to=soon", Value::Null, 400, "invalid_time"),
         ("GET", "/admin/stripe/webhook-logs?limit=0", Value::Null, 400, "invalid_limit"),
         ("GET", "/admin/stripe/webhook-logs?limit=201", Value::Null, 400, "invalid_limit"),
         ("GET", "/admin/stripe/webhook-logs?next=x", Value::Null, 400, "invalid_next"),
@@ -23,7 +32,15 @@ async fn invalid_requests_are_refused_with_an_error_code() {
         ("POST", "/admin/stripe/retry-webhooks", json!({"status": "processed"}), 400, "invalid_status"),
         ("POST", "/admin/stripe/retry-webhooks", json!({"id": ""}), 400, "invalid_id"),
         ("POST", "/admin/stripe/retry-webhooks", json!({"id": "evt_none"}), 404, "event_not_found"),
+        ("POST", "/admin/stripe/retry-webhooks", json!({"type": "invoice.payed"}), 400, "invalid_type"),
         ("POST", "/admin/stripe/retry-webhooks", json!({"to": "2026-13-01"}), 400, "invalid_time"),
+        (
+            "POST",
+            "/admin/stripe/retry-webhooks",
+            json!({"from": "2026-01-02", "to": "2026-01-01"}),
+            400,
+            "invalid_range",
+        ),
     ] {
         let (found, answer) = world.ask(method, path, body).await;
         assert_eq!((found, answer["error"].as_str()), (status, Some(code)), "{method} {path}: {answer}");

@@ -1,6 +1,9 @@
 //! The admin API and the app's API of one deployment, and the arguments that name it.
 
-use anyhow::{Context, anyhow, bail};
+use std::num::ParseIntError;
+use std::str::FromStr;
+
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 use http::{Method, Request, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -12,6 +15,14 @@ use crate::output::{print_line, text};
 
 /// Every character that a path segment or a query value does not carry as it is.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Which deployment to call.
+#[derive(Args, Clone, Debug)]
+pub struct UrlArgs {
+    /// The deployment: the local stack, or the URL of a deployed API. The token is read from ADMIN_API_TOKEN
+    #[arg(long, env = "TALLYHOOK_URL", default_value = local_stack::URL)]
+    pub url: String,
+}
 
 /// Which deployment to call, and how to print its answer.
 #[derive(Args, Clone, Debug)]
@@ -56,6 +67,12 @@ pub struct Api {
     json: bool,
 }
 
+impl UrlArgs {
+    pub fn admin_api(&self) -> anyhow::Result<Api> {
+        DeploymentArgs { url: self.url.clone(), json: false }.admin_api()
+    }
+}
+
 impl DeploymentArgs {
     pub fn admin_api(&self) -> anyhow::Result<Api> {
         self.api("ADMIN_API_TOKEN", local_stack::ADMIN_TOKEN)
@@ -68,6 +85,8 @@ impl DeploymentArgs {
     /// `local_token` is used for a deployment on this machine when the variable is not set.
     fn api(&self, token_variable: &'static str, local_token: &str) -> anyhow::Result<Api> {
         let url = self.url.trim_end_matches('/').to_owned();
+        ensure!(!url.is_empty(), "--url or TALLYHOOK_URL is empty: set it to the deployment's output ApiUrl");
+        let client = Client::for_url(&url)?;
         let uri: Uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
         let is_local = is_local(&uri);
         if uri.scheme_str() == Some("http") && !is_local {
@@ -83,7 +102,11 @@ impl DeploymentArgs {
                 )
             }
         };
-        Ok(Api { client: Client::for_url(&url)?, url, token, token_variable, json: self.json })
+        ensure!(
+            token.chars().all(|c| c.is_ascii_graphic()),
+            "{token_variable} has characters that no token has"
+        );
+        Ok(Api { client, url, token, token_variable, json: self.json })
     }
 }
 
@@ -158,6 +181,9 @@ impl Api {
                 self.url,
                 self.token_variable
             )),
+            (_, Some(answer)) if answer["error"] == "not_found" => {
+                Err(anyhow!("{} is not the URL of a deployment's API: use its output ApiUrl", self.url))
+            }
             (status, Some(answer)) if answer["message"].is_string() => {
                 let code = answer["error"].as_str().map_or_else(|| status.as_str().to_owned(), str::to_owned);
                 Err(anyhow!("{} ({code})", text(&answer["message"])))
@@ -175,6 +201,18 @@ impl Api {
             print_line(serde_json::to_string_pretty(answer)?)?;
         }
         Ok(self.json)
+    }
+}
+
+/// Reads a number of a flag that is at least 1.
+pub fn at_least_one<N>(text: &str) -> Result<N, String>
+where
+    N: FromStr<Err = ParseIntError> + PartialOrd + From<u8>,
+{
+    match text.parse() {
+        Ok(number) if number >= N::from(1) => Ok(number),
+        Ok(_) => Err("it must be at least 1".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::api::{Api, DeploymentArgs};
+use crate::api::{Api, DeploymentArgs, UrlArgs};
 use crate::output::{list, print_line, text};
 use crate::table::{column, number, table};
 
@@ -51,7 +51,7 @@ struct Check {
 struct Diff {
     file: PathBuf,
     #[command(flatten)]
-    deployment: DeploymentArgs,
+    deployment: UrlArgs,
 }
 
 /// List the versions of a deployment's catalog, the newest first, or print one of them
@@ -141,7 +141,7 @@ impl History {
 }
 
 /// The catalog of a deployment, with its digest and version; `None` when it has none.
-async fn deployed(api: &Api) -> anyhow::Result<Option<Value>> {
+pub(crate) async fn deployed(api: &Api) -> anyhow::Result<Option<Value>> {
     let (status, answer) = api.send(Method::GET, "/admin/catalog", None, None).await?;
     let has_none = answer.as_ref().is_some_and(|answer| answer["error"] == "no_catalog");
     if status == StatusCode::NOT_FOUND && has_none {
@@ -164,10 +164,10 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     written.with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// Writes a new file. An existing one is replaced only with `force`.
-fn write_new(file: &Path, text: &str, force: bool) -> anyhow::Result<()> {
+/// An existing file is replaced only with `force`.
+fn require_new(file: &Path, force: bool) -> anyhow::Result<()> {
     ensure!(force || !file.exists(), "{} exists; --force replaces it", file.display());
-    write(file, text)
+    Ok(())
 }
 
 /// Prints a text as it is.

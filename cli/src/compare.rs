@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::{Api, DeploymentArgs, encode};
+use crate::api::{Api, DeploymentArgs, at_least_one, encode};
 use crate::output::{clear_progress, print_line, show_progress};
 use crate::table::{column, table};
 
@@ -28,7 +28,7 @@ pub struct Compare {
     /// CSV with the columns user_id, tier, credits
     file: PathBuf,
     /// Maximum number of differences
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = at_least_one::<usize>)]
     limit: usize,
     #[command(flatten)]
     deployment: DeploymentArgs,
@@ -93,7 +93,10 @@ fn read_export(file: &Path) -> anyhow::Result<Vec<ExportedUser>> {
     let titles = reader.headers().with_context(|| format!("cannot read {name}"))?;
     let has = |title: &str| titles.iter().any(|other| other == title);
     if !has("user_id") || !(has("tier") || has("credits")) {
-        bail!("the first line of {name} must name the columns: user_id and tier, credits or both");
+        bail!(
+            "the first line of {name} must name the columns, separated by commas: user_id and \
+             tier, credits or both"
+        );
     }
     let mut users = Vec::new();
     for (place, user) in reader.deserialize::<ExportedUser>().enumerate() {

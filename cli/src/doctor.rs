@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 use tallyhook_core::catalog::Catalog;
 use tallyhook_core::stripe_account::{self, Findings, Level};
 
-use crate::api::DeploymentArgs;
+use crate::api::{Api, DeploymentArgs};
+use crate::catalog::deployed;
 use crate::client::is_local;
 use crate::local_stack;
 use crate::output::print_line;
@@ -34,9 +36,10 @@ pub struct Doctor {
     #[arg(long, value_name = "URL")]
     webhook: Option<String>,
     /// The prefix of the deployment, which the endpoint's metadata names
-    #[arg(long, default_value = "tallyhook")]
+    #[arg(long, default_value = "tallyhook", value_parser = NonEmptyStringValueParser::new())]
     prefix: String,
-    /// The catalog of the deployment [default: catalog.toml of the current folder, if there is one]
+    /// The catalog to compare with Stripe [default: the one that the deployment has, else catalog.toml of the
+    /// current folder]
     #[arg(long, value_name = "FILE")]
     catalog: Option<PathBuf>,
     /// Read the signing secret of the probe event from this parameter of SSM instead of STRIPE_WEBHOOK_SECRET
@@ -54,7 +57,8 @@ impl Doctor {
     pub async fn run(self) -> anyhow::Result<bool> {
         let webhook = Webhook::new(self.webhook.as_ref().unwrap_or(&self.deployment.url))?;
         let mut findings = Findings::default();
-        let catalog = self.catalog(&mut findings);
+        let api = self.deployment.admin_api();
+        let catalog = self.catalog(api.as_ref().ok(), &mut findings).await;
         let stripe = match Stripe::from_env() {
             Ok(Some(stripe)) => Some(stripe),
             Ok(None) => {
@@ -83,7 +87,7 @@ impl Doctor {
         }
         let (has_key, livemode) = (stripe.is_some(), stripe.as_ref().and_then(Stripe::livemode));
         let secret = self.signing_secret(&mut findings).await;
-        let api = match self.deployment.admin_api() {
+        let api = match api {
             Ok(api) => Some(api),
             Err(error) => {
                 let problem = "the event log, the queues and the last reconciliation were not checked";
@@ -103,10 +107,18 @@ impl Doctor {
         self.deployment.url.parse().is_ok_and(|uri| is_local(&uri))
     }
 
-    fn catalog(&self, findings: &mut Findings) -> Option<Catalog> {
+    async fn catalog(&self, api: Option<&Api>, findings: &mut Findings) -> Option<Catalog> {
+        // `check_health` reports a deployment that has none or does not answer.
+        if self.catalog.is_none()
+            && let Some(api) = api
+            && let Ok(Some(deployed)) = deployed(api).await
+            && let Some(catalog) = deployed["toml"].as_str().and_then(|toml| Catalog::parse(toml).ok())
+        {
+            return Some(catalog);
+        }
         let file = self.catalog.clone().unwrap_or_else(|| PathBuf::from("catalog.toml"));
         if self.catalog.is_none() && !file.is_file() {
-            let fix = "name the catalog of the deployment with --catalog";
+            let fix = "set ADMIN_API_TOKEN, or name a file with --catalog";
             findings.note(
                 "catalog",
                 "prices, subscriptions and portal were not compared with a catalog",

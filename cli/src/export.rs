@@ -1,21 +1,22 @@
 //! `export`: users, ledger entries, events or a monthly summary as CSV.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow, ensure};
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::api::{Api, DeploymentArgs};
+use crate::api::{Api, UrlArgs};
 use crate::output::{clear_progress, list, print_error, show_progress};
 
 /// Export users, ledger entries, events or a monthly summary of credits as CSV
 ///
 /// Rows are written as they are read. Users and ledger entries come in arbitrary order. A text that a
-/// spreadsheet would read as a formula gets a leading apostrophe.
+/// spreadsheet would read as a formula gets a leading apostrophe. A summary has whole months, in UTC.
 #[derive(Args)]
 pub struct Export {
     /// What to export
@@ -27,11 +28,12 @@ pub struct Export {
     /// Only entries or events before this time or day
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// Write to this file, not to the standard output
+    /// Write to this file, not to the standard output. An existing file is replaced when the export is
+    /// complete
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    deployment: DeploymentArgs,
+    deployment: UrlArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -80,19 +82,69 @@ impl ExportKind {
 
 impl Export {
     pub async fn run(self) -> anyhow::Result<bool> {
+        let first_month = self.first_month()?;
         let api = self.deployment.admin_api()?;
-        let output: Box<dyn Write> = match &self.output {
-            Some(path) => {
-                Box::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
-            }
-            None => Box::new(io::stdout()),
+        // The first page is read before the file is begun: a wrong token leaves nothing behind.
+        let first_page = self.page(&api, None).await?;
+        let Some(path) = &self.output else {
+            return self.write(&api, first_page, first_month.as_deref(), io::stdout()).await;
         };
+        let context = || format!("cannot write {}", path.display());
+        let is_replaced = fs::metadata(path).map_or(true, |known| known.is_file());
+        if !is_replaced {
+            // A pipe or a device, such as /dev/null.
+            let file = File::create(path).with_context(context)?;
+            return self.write(&api, first_page, first_month.as_deref(), file).await;
+        }
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        let mut part = target.clone().into_os_string();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let file = File::create(&part).with_context(context)?;
+        match self.write(&api, first_page, first_month.as_deref(), file).await {
+            Ok(in_order) => {
+                fs::rename(&part, &target).with_context(context)?;
+                Ok(in_order)
+            }
+            Err(error) => {
+                let _ = fs::remove_file(&part);
+                Err(error)
+            }
+        }
+    }
+
+    /// Checks the times that the API does not check. Returns the first month of a summary.
+    fn first_month(&self) -> anyhow::Result<Option<String>> {
+        if self.what == ExportKind::Users {
+            ensure!(
+                self.from.is_none() && self.to.is_none(),
+                "an export of users has no time: it shows each account as it is. Leave out --from and --to"
+            );
+        }
+        if self.what != ExportKind::Summary {
+            return Ok(None);
+        }
+        let [from, to] = [("--from", &self.from), ("--to", &self.to)]
+            .map(|(name, text)| text.as_deref().map(|text| time(name, text)).transpose());
+        let (from, to) = (from?, to?);
+        ensure!(from.zip(to).is_none_or(|(from, to)| from < to), "--from must be before --to");
+        Ok(from.map(|from| from.strftime("%Y-%m").to_string()))
+    }
+
+    /// Writes all pages. True when every account can be read.
+    async fn write(
+        &self,
+        api: &Api,
+        first_page: Value,
+        first_month: Option<&str>,
+        output: impl Write,
+    ) -> anyhow::Result<bool> {
         let mut writer = csv::Writer::from_writer(output);
         writer.write_record(self.what.columns())?;
         let mut summary = Summary::default();
-        let (mut next, mut rows, mut unreadable): (Option<String>, u64, u64) = (None, 0, 0);
-        loop {
-            let answer = self.page(&api, next.as_deref()).await?;
+        let mut page = Some(first_page);
+        let (mut rows, mut unreadable): (u64, u64) = (0, 0);
+        while let Some(answer) = page.take() {
             for row in list(&answer[self.what.rows()]) {
                 rows += 1;
                 if self.what == ExportKind::Summary {
@@ -104,15 +156,14 @@ impl Export {
             writer.flush()?;
             for user in list(&answer["unreadable"]) {
                 unreadable += 1;
-                print_error(&anyhow::anyhow!("the account of {user} cannot be read"));
+                print_error(&anyhow!("the account of {user} cannot be read"));
             }
-            next = answer["next"].as_str().map(str::to_owned);
             show_progress(&format!("{rows} rows"));
-            if next.is_none() {
-                break;
+            if let Some(next) = answer["next"].as_str() {
+                page = Some(self.page(api, Some(next)).await?);
             }
         }
-        for row in summary.rows(self.from.as_deref().and_then(|from| from.get(..7))) {
+        for row in summary.rows(first_month) {
             writer.write_record(&row)?;
         }
         writer.flush()?;
@@ -130,6 +181,13 @@ impl Export {
         let limit = (self.what == ExportKind::Events).then_some("200");
         api.get(self.what.path(), &[("from", from), ("to", to), ("limit", limit), ("next", next)]).await
     }
+}
+
+/// A time or the first moment of a day, as the API reads them.
+fn time(name: &str, text: &str) -> anyhow::Result<Timestamp> {
+    let midnight = format!("{text}T00:00:00Z");
+    let time = text.parse().or_else(|_| midnight.parse());
+    time.map_err(|_| anyhow!("{name} must be like 2026-11-21T12:00:00Z or 2026-11-21"))
 }
 
 /// A value as the text of a cell. A spreadsheet reads a text that begins with one of `=+-@` as a formula.

@@ -7,7 +7,11 @@ use uuid::Uuid;
 use crate::api::{AuditArgs, DeploymentArgs, encode};
 use crate::output::{list, print_line, text};
 
-/// Repair a user's account: apply what Stripe says, link a customer or subscription, grant or revoke credits
+/// Repair a user's account: apply what Stripe says, link or move a customer or subscription, grant or revoke
+/// credits, give a plan
+///
+/// Each action needs --reason. A move only prints what it would move until --apply. Exit code 1 when something
+/// is left to do.
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("action").required(true))]
 pub struct FixUser {
@@ -28,11 +32,39 @@ pub struct FixUser {
     /// Revoke credits. The balance does not go below zero
     #[arg(long, group = "action", value_name = "CREDITS")]
     revoke: Option<u64>,
-    /// Create the account if the user has none. Check the id first
-    #[arg(long)]
+    /// Give a plan without a subscription, with --credits, --from and --until
+    #[arg(long, group = "action", value_name = "PLAN")]
+    complimentary: Option<String>,
+    /// Move a customer or a subscription of the user, with what it granted, to the user of --to
+    #[arg(long, group = "action", value_name = "cus_… | sub_…", requires = "to")]
+    r#move: Option<String>,
+    /// Assign the checkout session of a guest to the user. Its parked events are processed at once
+    #[arg(long, group = "action", value_name = "cs_…")]
+    assign_session: Option<String>,
+    /// Credits that the complimentary plan grants [default: 0]
+    #[arg(long, value_name = "CREDITS", requires = "complimentary")]
+    credits: Option<u64>,
+    /// When the complimentary plan begins: 2026-12-31T00:00:00Z [default: now]
+    #[arg(long, value_name = "TIME", requires = "complimentary")]
+    from: Option<String>,
+    /// When the complimentary plan or the granted credits end [default: never]
+    #[arg(long, value_name = "TIME", conflicts_with_all = [
+        "apply_stripe", "link_customer", "link_subscription", "revoke", "move", "assign_session",
+    ])]
+    until: Option<String>,
+    /// The user to move to
+    #[arg(long, value_name = "USER", requires = "move")]
+    to: Option<String>,
+    /// Make the move
+    #[arg(long, requires = "move")]
+    apply: bool,
+    /// Create the account if the user, or the user of --to, has none. Check the id first
+    #[arg(long, conflicts_with_all = ["apply_stripe", "grant", "revoke", "complimentary"])]
     create: bool,
     /// Repeat the command with the same key, and the credits are granted once [default: a new key]
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", conflicts_with_all = [
+        "apply_stripe", "link_customer", "link_subscription", "move", "assign_session",
+    ])]
     idempotency_key: Option<String>,
     #[command(flatten)]
     audit: AuditArgs,
@@ -51,12 +83,37 @@ impl FixUser {
         if api.print_json(&answer)? {
             return Ok(in_order);
         }
-        if matches!(answer["action"].as_str(), Some("grant" | "revoke")) {
+        if self.grant.is_some() || self.revoke.is_some() || self.complimentary.is_some() {
+            let plan = self.complimentary.as_ref().map_or_else(String::new, |plan| format!("plan {plan}, "));
             print_line(format_args!(
-                "{}: {:+} credits, the balance is {}",
+                "{}: {plan}{:+} credits, the balance is {}",
                 self.user,
                 answer["entry"]["delta"].as_i64().unwrap_or(0),
                 answer["balance"]
+            ))?;
+            return Ok(in_order);
+        }
+        if self.r#move.is_some() {
+            let moved = [&answer["customers"], &answer["subscriptions"]].map(list).concat();
+            let objects = moved.iter().map(text).collect::<Vec<_>>().join(", ");
+            print_line(format_args!(
+                "{} {objects} with {} credits from {} to {}",
+                if self.apply { "moved" } else { "would move" },
+                text(&answer["credits"]),
+                self.user,
+                text(&answer["to"])
+            ))?;
+            if !self.apply {
+                print_line("Nothing was changed. Repeat the command with --apply to do this.")?;
+            }
+            return Ok(self.apply);
+        }
+        if self.assign_session.is_some() {
+            print_line(format_args!(
+                "{} is assigned to {}; {} parked events were sent again",
+                text(&answer["session"]),
+                self.user,
+                list(&answer["freed"]).len()
             ))?;
             return Ok(in_order);
         }
@@ -88,9 +145,21 @@ impl FixUser {
             json!({"action": "grant", "credits": credits})
         } else if let Some(credits) = self.revoke {
             json!({"action": "revoke", "credits": credits})
+        } else if let Some(plan) = &self.complimentary {
+            json!({"action": "complimentary", "plan": plan, "credits": self.credits.unwrap_or(0)})
+        } else if let Some(object) = &self.r#move {
+            let kind = if object.starts_with("sub_") { "subscription" } else { "customer" };
+            json!({"action": "move", kind: object, "to": self.to, "dry_run": !self.apply})
+        } else if let Some(session) = &self.assign_session {
+            json!({"action": "assign_session", "session": session})
         } else {
             json!({"action": "apply_stripe"})
         };
+        for (name, time) in [("from", &self.from), ("until", &self.until)] {
+            if let Some(time) = time {
+                body[name] = json!(time);
+            }
+        }
         if self.create {
             body["create"] = json!(true);
         }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::api::{Api, AuditArgs, DeploymentArgs};
+use crate::api::{Api, AuditArgs, DeploymentArgs, at_least_one};
 use crate::output::{clear_progress, list, print_line, show_progress, text};
 
 /// Rows of one request; the server takes no more.
@@ -45,7 +45,7 @@ pub struct Import {
     #[arg(long)]
     from_start: bool,
     /// Stop after this many rows
-    #[arg(long, value_name = "ROWS", default_value_t = 100_000)]
+    #[arg(long, value_name = "ROWS", default_value_t = 100_000, value_parser = at_least_one::<u64>)]
     cap: u64,
     /// Find the customer of a row without customer_id by its e-mail address. The report lists each match
     #[arg(long)]
@@ -58,10 +58,12 @@ pub struct Import {
     #[arg(long, conflicts_with_all = ["match_email", "signup_credits", "from_start", "batch"])]
     write_metadata: bool,
     /// Requests to Stripe in a second. Stripe allows 25 with a test key
-    #[arg(long, value_name = "REQUESTS", default_value_t = 20, requires = "write_metadata")]
+    #[arg(long, value_name = "REQUESTS", default_value_t = 20, requires = "write_metadata",
+        value_parser = at_least_one::<u32>)]
     rate: u32,
     /// Begin with this row
-    #[arg(long, value_name = "ROW", default_value_t = 1, requires = "write_metadata")]
+    #[arg(long, value_name = "ROW", default_value_t = 1, requires = "write_metadata",
+        value_parser = at_least_one::<u64>)]
     first_row: u64,
     #[command(flatten)]
     audit: AuditArgs,
@@ -125,8 +127,10 @@ impl Import {
         }
         let done = progress["rows"].as_u64().unwrap_or(0);
         let skip = if self.from_start || !self.apply { 0 } else { done.min(facts.rows) };
-        if skip > 0 {
-            print_line(format_args!("{skip} of {} rows are done; continuing after them", facts.rows))?;
+        let is_done = skip >= facts.rows;
+        if !self.deployment.json && skip > 0 {
+            let then = if is_done { "--from-start imports them again" } else { "continuing after them" };
+            print_line(format_args!("{skip} of {} rows are done; {then}", facts.rows))?;
         }
         let mut results: BTreeMap<String, u64> = BTreeMap::new();
         let mut page: Vec<Row> = Vec::with_capacity(PAGE);
@@ -145,7 +149,7 @@ impl Import {
         let in_order = results.keys().all(|result| is_in_order(result));
         let rows = json!({"batch": batch, "dry_run": !self.apply, "rows": facts.rows, "done": first - 1,
             "results": results});
-        if api.print_json(&rows)? {
+        if api.print_json(&rows)? || is_done {
             return Ok(in_order);
         }
         let would = if self.apply { "" } else { "a dry run: " };
@@ -257,7 +261,10 @@ fn check_file(path: &Path, match_email: bool) -> anyhow::Result<FileFacts> {
     let titles = all.headers().with_context(|| format!("cannot read {name}"))?.clone();
     let has = |title: &str| titles.iter().any(|other| other == title);
     if !has("user_id") || !(has("customer_id") || has("email") || has("credits")) {
-        bail!("the first line of {name} must name the columns: user_id, and customer_id, email or credits");
+        bail!(
+            "the first line of {name} must name the columns, separated by commas: user_id, and \
+             customer_id, email or credits"
+        );
     }
     let (mut users, mut customers, mut emails) = (HashSet::new(), HashSet::new(), HashSet::new());
     let mut rows = 0;

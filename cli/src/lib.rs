@@ -43,6 +43,8 @@ mod stripe;
 mod table;
 mod webhook;
 
+pub use api::at_least_one;
+
 use std::io;
 use std::process::ExitCode;
 

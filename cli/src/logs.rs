@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::api::{Api, DeploymentArgs, encode};
+use crate::api::{Api, DeploymentArgs, at_least_one, encode};
 use crate::output::{clear_progress, list, print_line, show_progress, text};
 use crate::table::{column, computed, table};
 
@@ -11,6 +11,7 @@ use crate::table::{column, computed, table};
 #[derive(Args)]
 pub struct Logs {
     /// The id of one event, to see it with its payload
+    #[arg(conflicts_with_all = ["status", "type", "user", "from", "to"])]
     id: Option<String>,
     /// processed, parked, failed, ignored or dismissed
     #[arg(long)]
@@ -28,7 +29,7 @@ pub struct Logs {
     #[arg(long)]
     to: Option<String>,
     /// Maximum number of events
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 50, value_parser = at_least_one::<usize>)]
     limit: usize,
     #[command(flatten)]
     deployment: DeploymentArgs,

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::api::{AuditArgs, DeploymentArgs};
+use crate::api::{AuditArgs, DeploymentArgs, at_least_one};
 use crate::output::{clear_progress, list, print_line, show_progress, text};
 use crate::table::{column, table};
 
@@ -22,7 +22,7 @@ pub struct Reconcile {
     #[arg(long)]
     user: Option<String>,
     /// Maximum number of repairs
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 500, value_parser = at_least_one::<u64>)]
     cap: u64,
     #[command(flatten)]
     audit: AuditArgs,

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use crate::api::{AuditArgs, DeploymentArgs};
+use crate::api::{AuditArgs, DeploymentArgs, at_least_one};
 use crate::output::{clear_progress, list, print_line, show_progress, text};
 
 /// Read events from Stripe and process them: one, or those of a type or time
@@ -12,6 +12,7 @@ use crate::output::{clear_progress, list, print_line, show_progress, text};
 #[derive(Args)]
 pub struct Replay {
     /// The id of one event
+    #[arg(conflicts_with_all = ["type", "from", "to", "undelivered"])]
     id: Option<String>,
     /// Stripe's event type
     #[arg(long, value_name = "TYPE")]
@@ -26,7 +27,7 @@ pub struct Replay {
     #[arg(long)]
     undelivered: bool,
     /// Maximum number of events
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = at_least_one::<usize>)]
     limit: usize,
     #[command(flatten)]
     audit: AuditArgs,

@@ -10,6 +10,7 @@ use crate::output::{print_line, text};
 #[derive(Args)]
 pub struct Retry {
     /// The id of one event
+    #[arg(conflicts_with_all = ["status", "type", "from", "to"])]
     id: Option<String>,
     /// parked or failed
     #[arg(long)]

@@ -24,12 +24,12 @@ impl Sample {
     /// Reads a file, or a sample by its name: `invoice.paid`, `old/invoice.paid`.
     ///
     /// # Errors
-    /// When there is no such file or sample. The message lists the samples with a similar name.
+    /// When there is no such file or sample. The message names the samples with a similar name.
     pub fn find(name: &str) -> anyhow::Result<Self> {
         if Path::new(name).is_file() {
             return Ok(Self { body: std::fs::read(name).with_context(|| format!("cannot read {name}"))? });
         }
-        let folder = folder()?;
+        let folder = folder().with_context(|| format!("{name} is not a file"))?;
         match std::fs::read(folder.join(format!("{name}.json"))) {
             Ok(body) => Ok(Self { body }),
             Err(_) => {
@@ -39,8 +39,12 @@ impl Sample {
                     .map(String::as_str)
                     .filter(|other| other.starts_with(name) || name.starts_with(*other))
                     .collect();
-                let shown = if similar.is_empty() { names.join("\n  ") } else { similar.join("\n  ") };
-                bail!("{name} is not a file and not a sample in {}. Samples:\n  {shown}", folder.display())
+                if similar.is_empty() {
+                    bail!(
+                        "{name} is not a file and not a sample; `tallyhook send --list` prints the samples"
+                    );
+                }
+                bail!("{name} is not a file and not a sample. Similar samples: {}", similar.join(", "))
             }
         }
     }

@@ -2,12 +2,13 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use http::{Request, Uri};
 use tallyhook_core::signature::{Secret, sign};
 use tallyhook_core::timestamp::Timestamp;
 
+use crate::api::at_least_one;
 use crate::client::Client;
 use crate::local_stack;
 use crate::output::print_line;
@@ -24,7 +25,7 @@ pub struct Send {
     event: Option<String>,
     /// Print the names of all samples, and send nothing. Names that begin with `old/` have Stripe's shapes
     /// before API version 2025-03-31.basil; events/README.md tells what each one is
-    #[arg(long, conflicts_with = "event")]
+    #[arg(long, conflicts_with_all = ["event", "user", "id", "fresh"])]
     list: bool,
     /// Put this user into the event. A sample also gets ids of its own (event, customer, subscription, ...),
     /// always the same for the same user
@@ -37,7 +38,7 @@ pub struct Send {
     #[arg(long)]
     fresh: bool,
     /// Number of requests
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one::<u32>)]
     times: u32,
     /// Send all requests at the same time
     #[arg(long)]
@@ -134,6 +135,7 @@ pub fn default_secret() -> String {
 /// # Errors
 /// When `url` is not a URL.
 pub fn webhook_url(url: &str) -> anyhow::Result<String> {
+    ensure!(!url.is_empty(), "--url or TALLYHOOK_URL is empty: set it to the deployment's output WebhookUrl");
     let uri: Uri = url.parse().with_context(|| format!("{url} is not a URL"))?;
     Ok(if uri.path() == "/" {
         format!("{}/webhooks/stripe", url.trim_end_matches('/'))

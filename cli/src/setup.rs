@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use http::Uri;
 use tallyhook_core::event::API_VERSION;
 use tallyhook_core::signature::Secret;
@@ -32,7 +33,7 @@ pub struct Setup {
     #[arg(long, env = "TALLYHOOK_URL")]
     url: String,
     /// The prefix of the deployment, which the endpoint's metadata names
-    #[arg(long, default_value = "tallyhook")]
+    #[arg(long, default_value = "tallyhook", value_parser = NonEmptyStringValueParser::new())]
     prefix: String,
     /// Store the signing secret in this parameter of SSM. Needs AWS_REGION and AWS credentials in the
     /// environment. Without it, the secret is printed once

@@ -96,7 +96,7 @@ impl Stripe {
         if uri.scheme_str() == Some("http") && !is_local(&uri) {
             bail!("STRIPE_API_BASE: {base} would send the key unencrypted: use https://");
         }
-        Ok(Some(Self { client: Client::for_url(&base)?, base, key }))
+        Ok(Some(Self { client: Client::for_url(&base).context("STRIPE_API_BASE")?, base, key }))
     }
 
     /// Whether the key is a live key; `None` when its text does not say.

@@ -17,6 +17,7 @@ from django.views.decorators.http import require_GET, require_POST
 from model import summarize
 from tallyhook import (
     AlreadySubscribedError,
+    ConflictError,
     InsufficientCreditsError,
     Tallyhook,
     WebhookVerificationError,
@@ -131,7 +132,12 @@ def upgrade(user, body):
 @require_GET
 @for_user
 def billing(user, body):
-    return redirect_to(tallyhook.portal(user)["url"])
+    try:
+        return redirect_to(tallyhook.portal(user)["url"])
+    except ConflictError as error:
+        if error.code != "no_customer":
+            raise
+        return redirect_to("/upgrade")  # the user bought nothing yet
 
 
 @require_GET

@@ -87,7 +87,12 @@ app.get("/upgrade", async (request, response) => {
 });
 
 app.get("/billing", async (request, response) => {
-  response.redirect(303, (await tallyhook.portal(request.user)).url);
+  try {
+    response.redirect(303, (await tallyhook.portal(request.user)).url);
+  } catch (error) {
+    if (error.code !== "no_customer") throw error;
+    response.redirect(303, "/upgrade"); // the user bought nothing yet
+  }
 });
 
 app.get("/me", (request, response) => {

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from model import summarize
 from tallyhook import (
     AlreadySubscribedError,
+    ConflictError,
     HeldCredits,
     InsufficientCreditsError,
     Message,
@@ -115,7 +116,12 @@ def upgrade(user: User) -> RedirectResponse:
 
 @app.get("/billing")
 def billing(user: User) -> RedirectResponse:
-    return RedirectResponse(tallyhook.portal(user)["url"], 303)
+    try:
+        return RedirectResponse(tallyhook.portal(user)["url"], 303)
+    except ConflictError as error:
+        if error.code != "no_customer":
+            raise
+        return RedirectResponse("/upgrade", 303)  # the user bought nothing yet
 
 
 @app.get("/me")

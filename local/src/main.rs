@@ -31,7 +31,7 @@ enum AnyCommand {
     #[command(flatten)]
     Local(Command),
     #[command(flatten)]
-    Cli(cli::Command),
+    Cli(Box<cli::Command>),
 }
 
 /// The stack of a thread. Without optimization a function of the stack takes more than the default of 2 MB.

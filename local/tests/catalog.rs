@@ -112,6 +112,9 @@ async fn check_prints_each_error_with_its_line_and_what_a_valid_file_sells() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml");
     assert_eq!(catalog(&["check", example], &[]).await.0, Some(0));
     assert_eq!(catalog(&["check", "/nowhere.toml"], &[]).await.0, Some(2));
+    let empty = File::new("empty.toml", "");
+    let (code, output) = catalog(&["check", empty.path()], &[]).await;
+    assert!(code == Some(1) && output.contains("missing field `tiers`"), "{code:?} {output}");
 }
 
 /// The catalog routes of the admin API, without their rules.

@@ -61,6 +61,111 @@ async fn an_operator_sends_an_event_and_inspects_and_repairs_its_user() {
 }
 
 #[tokio::test]
+async fn a_command_that_contradicts_itself_or_is_malformed_says_why_and_changes_nothing() {
+    let stack = Stack::start(Options::default()).await.unwrap();
+    let catalog = concat!(env!("CARGO_MANIFEST_DIR"), "/../catalog.toml");
+    let users = export("refused", "user_id,credits\nuser_123,5\n");
+    let users = users.to_str().unwrap();
+    for (line, says) in [
+        ("export ledger --from 2026-02-01 --to 2026-01-01", "from must be before to"),
+        ("export events --from 2026-02-01 --to 2026-02-01", "from must be before to"),
+        ("export summary --from 2026-02-01 --to 2026-01-01", "--from must be before --to"),
+        ("export summary --from yesterday", "--from must be like"),
+        ("export users --to 2026-01-01", "has no time"),
+        ("export users --json", "unexpected argument"),
+        ("logs --from 2026-02-01 --to 2026-01-01", "from must be before to"),
+        ("logs --limit 0", "at least 1"),
+        ("logs evt_1 --status parked", "cannot be used with"),
+        ("retry evt_1 --type invoice.paid", "cannot be used with"),
+        ("retry --type invoice.payed", "no event of the type"),
+        ("replay evt_1 --undelivered", "cannot be used with"),
+        ("replay --type invoice.paid --limit 0", "at least 1"),
+        ("replay --type invoice.payed", "no event of the type"),
+        ("send invoice.payed", "`tallyhook send --list`"),
+        ("send invoice.paid --times 0", "at least 1"),
+        ("send --list --user jo", "cannot be used with"),
+        ("reconcile --cap 0", "at least 1"),
+        ("compare USERS --limit 0", "at least 1"),
+        ("import USERS --cap 0", "at least 1"),
+        ("fix-user user_123 --grant 5 --create --reason x", "cannot be used with"),
+        ("fix-user user_123 --apply-stripe --until 2027-01-01 --reason x", "cannot be used with"),
+        ("fix-user user_123 --move sub_1 --reason x", "--to"),
+        ("fix-user user_123 --grant 5 --apply --reason x", "--move"),
+        ("catalog push CATALOG --replaces 0000", "does not have the digest 0000"),
+        ("catalog diff CATALOG --json", "unexpected argument"),
+    ] {
+        let words = line.split(' ').map(|word| match word {
+            "USERS" => users,
+            "CATALOG" => catalog,
+            word => word,
+        });
+        let error = run(&stack, &words.collect::<Vec<_>>()).await.expect_err(line);
+        let error = format!("{error:#}");
+        assert!(error.contains(says), "{line}: {error}");
+    }
+    stack.idle().await;
+    let url = ["--url", &stack.front_url];
+    // A file that exists stays as it is until the new one is complete.
+    for (name, value, says) in [
+        ("ADMIN_API_TOKEN", "wrong", "does not accept this token"),
+        ("ADMIN_API_TOKEN", "two words", "ADMIN_API_TOKEN has characters that no token has"),
+    ] {
+        let export = [&["export", "users", "--output", users], &url[..]].concat();
+        let (code, output) = tallyhook(&export, &[(name, value)]).await;
+        assert!(code == Some(2) && output.contains(says), "{code:?} {output}");
+    }
+    assert!(std::fs::read_to_string(users).unwrap().contains("user_123,5"));
+    for (url, says) in [
+        ("", "--url or TALLYHOOK_URL is empty"),
+        ("nonsense", "nonsense is not an http:// or https:// URL"),
+        (&format!("{}/webhooks/stripe", stack.front_url), "is not the URL of a deployment's API"),
+    ] {
+        let (code, output) = tallyhook(&["health", "--url", url], &[]).await;
+        assert!(code == Some(2) && output.contains(says), "{code:?} {output}");
+    }
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn an_operator_moves_a_subscription_gives_a_plan_and_assigns_a_guests_session() {
+    let stack = Stack::start(Options::default()).await.unwrap();
+    for sample in ["customer.subscription.created", "invoice.paid", "checkout.session.completed"] {
+        assert!(run(&stack, &["send", sample]).await.unwrap());
+    }
+    stack.idle().await;
+    let fix = async |user: &str, action: &[&str]| {
+        run(&stack, &[&["fix-user", user, "--reason", "test"], action].concat()).await
+    };
+    let holds = async |user: &str, expected: &str| {
+        let file = export("holds", &format!("user_id,tier,credits\n{user},{expected}\n"));
+        assert!(run(&stack, &["compare", file.to_str().unwrap()]).await.unwrap(), "{user}: {expected}");
+    };
+    let to_bob = ["--move", "sub_TallyHook0001", "--to", "bob", "--create"];
+    assert!(!fix("user_123", &to_bob).await.unwrap(), "without --apply nothing is moved");
+    holds("user_123", "pro,5000").await;
+    assert!(fix("user_123", &[&to_bob[..], &["--apply"]].concat()).await.unwrap());
+    holds("user_123", "free,0").await;
+    holds("bob", "pro,5000").await;
+    let customer = ["--move", "cus_TallyHook0001", "--to", "bob", "--apply"];
+    assert!(fix("user_123", &customer).await.unwrap());
+    let plan = ["--complimentary", "business", "--credits", "70", "--until", "2100-01-01T00:00:00Z"];
+    assert!(fix("user_123", &plan).await.unwrap());
+    holds("user_123", "business,70").await;
+    assert!(fix("user_123", &["--grant", "5", "--until", "2100-01-01T00:00:00Z"]).await.unwrap());
+    holds("user_123", "business,75").await;
+    assert!(fix("bob", &["--assign-session", "cs_test_guest"]).await.unwrap());
+    for ended in [
+        &["--grant", "5", "--until", "2020-01-01T00:00:00Z"][..],
+        &["--complimentary", "pro", "--until", "2020-01-01T00:00:00Z"],
+        &["--complimentary", "pro", "--from", "2100-01-02T00:00:00Z", "--until", "2100-01-01T00:00:00Z"],
+    ] {
+        let error = fix("bob", ended).await.unwrap_err().to_string();
+        assert!(error.contains("until must be in the future"), "{error}");
+    }
+    stack.stop().await;
+}
+
+#[tokio::test]
 async fn compare_fails_when_an_account_differs_from_the_export() {
     let stack = Stack::start(Options::default()).await.unwrap();
     assert!(run(&stack, &["send", "customer.subscription.created"]).await.unwrap());
@@ -263,6 +368,10 @@ async fn users_are_imported_in_parts_then_compared_exported_and_erased() {
     assert!(import(&apply).await.unwrap());
     println!("{users} users in {:.1} s", begun.elapsed().as_secs_f64());
     assert!(compare().await);
+    let again = ["import", file, "--batch", "b1", "--apply", "--reason", "test", "--url", &stack.front_url];
+    let (code, output) = tallyhook(&again, &[]).await;
+    let expected = format!("{users} of {users} rows are done; --from-start imports them again\n");
+    assert_eq!((code, output), (Some(0), expected));
     assert!(import(&[&apply[..], &["--from-start", "--cap", "60"]].concat()).await.unwrap());
     assert!(compare().await);
     write_metadata(&stack, users).await;

@@ -72,12 +72,11 @@ fn blanks(lines: &mut [String]) -> Vec<CatalogError> {
 
 /// Empties the section of a line. False when other sections need it.
 fn leave_out(lines: &mut [String], at: usize) -> bool {
-    let Some(start) =
-        (0..=at.min(lines.len().saturating_sub(1))).rev().find(|at| section(&lines[*at]).is_some())
-    else {
+    let headers = lines.iter().enumerate().take(at + 1).rev();
+    let Some((start, name)) = headers.into_iter().find_map(|(at, line)| Some((at, section(line)?))) else {
         return false;
     };
-    let name = section(&lines[start]).unwrap_or_default().to_owned();
+    let name = name.to_owned();
     if SHARED.contains(&name.as_str()) {
         return false;
     }

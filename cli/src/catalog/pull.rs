@@ -14,8 +14,8 @@ use serde_json::Value;
 use super::check::BLANK;
 use super::file::{Kind, price_text};
 use super::prices::{CREDITS, RANK, TIER, name_key};
-use super::{deployed, print_text, write_new};
-use crate::api::DeploymentArgs;
+use super::{deployed, print_text, require_new, write};
+use crate::api::UrlArgs;
 use crate::output::{print_line, text};
 use crate::stripe::{Stripe, parameter};
 
@@ -37,7 +37,7 @@ pub(super) struct Pull {
     #[arg(long)]
     from_server: bool,
     #[command(flatten)]
-    deployment: DeploymentArgs,
+    deployment: UrlArgs,
 }
 
 /// An active price of an active product.
@@ -74,6 +74,9 @@ struct Group {
 
 impl Pull {
     pub(super) async fn run(self) -> anyhow::Result<bool> {
+        if let Some(file) = &self.output {
+            require_new(file, self.force)?;
+        }
         let catalog = if self.from_server {
             let deployed = deployed(&self.deployment.admin_api()?).await?;
             let deployed = deployed.with_context(|| format!("{} has no catalog", self.deployment.url))?;
@@ -89,7 +92,7 @@ impl Pull {
             print_text(&catalog)?;
             return Ok(true);
         };
-        write_new(file, &catalog, self.force)?;
+        write(file, &catalog)?;
         let shown = file.display();
         print_line(match catalog.lines().filter(|line| is_blank(line)).count() {
             0 => format!("{shown} is written. Next: tallyhook catalog check {shown}"),

@@ -87,6 +87,12 @@ impl Push {
         headers.extend(known.map(|digest| ("if-match", format!("\"{digest}\""))));
         let (status, answer) = api.put_text(&format!("/admin/catalog{query}"), file, &headers).await?;
         if status == StatusCode::PRECONDITION_FAILED {
+            if let Some(digest) = &self.replaces {
+                anyhow::bail!(
+                    "the catalog of the deployment does not have the digest {digest} (digest_mismatch): nothing \
+                     was changed. `tallyhook catalog history` shows the digests, the newest first"
+                );
+            }
             anyhow::bail!(
                 "another push changed the catalog of the deployment (digest_mismatch): nothing was changed. \
                  Look at `tallyhook catalog history` and `catalog diff`, then push again"

@@ -65,11 +65,16 @@ impl Import {
         let stripe =
             Stripe::from_env()?.context("set STRIPE_SECRET_KEY: --write-metadata writes to Stripe")?;
         let mode = stripe.mode();
-        ensure!(self.rate > 0, "--rate must be at least 1");
         let interval = Duration::from_secs(1) / self.rate;
         let mut stripe = Slowly { stripe, interval, next: Instant::now() };
         let mut results: BTreeMap<String, u64> = BTreeMap::new();
         let skip = self.first_row.saturating_sub(1);
+        ensure!(
+            skip < facts.rows,
+            "--first-row {}: the last row of the file is {}",
+            self.first_row,
+            facts.rows
+        );
         let last = facts.rows.min(skip.saturating_add(self.cap));
         for row in self.rows(skip, last)? {
             let (number, row) = row?;

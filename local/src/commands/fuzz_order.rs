@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context;
 use axum::http::Method;
+use cli::at_least_one;
 use cli::local_stack;
 use cli::output::{clear_progress, print_line, show_progress};
 use cli::send::default_secret;
@@ -23,7 +24,7 @@ use super::running_stack::{RunningStack, app_token};
 #[derive(clap::Args)]
 pub struct FuzzOrder {
     /// Number of customers
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = at_least_one::<u64>)]
     cases: u64,
     /// The seed of the first customer; a failing case prints its own seed
     #[arg(long, default_value_t = 1)]

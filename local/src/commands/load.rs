@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use axum::http::{Request, StatusCode, Uri};
 use clap::Args;
+use cli::at_least_one;
 use cli::client::Client;
 use cli::local_stack;
 use cli::output::print_line;
@@ -32,13 +33,13 @@ const MAX_STANDSTILL: Duration = Duration::from_secs(60);
 #[derive(Args)]
 pub struct Load {
     /// Number of purchases
-    #[arg(long, value_name = "N", default_value_t = 3000, conflicts_with = "seconds")]
+    #[arg(long, value_name = "N", default_value_t = 3000, conflicts_with = "seconds", value_parser = at_least_one::<u32>)]
     events: u32,
     /// Send purchases for this number of seconds, instead of a fixed number
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = at_least_one::<u64>)]
     seconds: Option<u64>,
     /// Maximum number of requests in a second
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<u32>)]
     rate: Option<u32>,
     /// Percentage of the purchases that are sent twice
     #[arg(long, value_name = "PERCENT", default_value_t = 10)]
@@ -47,10 +48,10 @@ pub struct Load {
     #[arg(long, value_name = "N", default_value_t = 100)]
     shuffle: usize,
     /// Number of users
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least_one::<u32>)]
     users: u32,
     /// Maximum number of requests at the same time
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one::<u32>)]
     concurrency: u32,
     /// The deployment
     #[arg(long, default_value = local_stack::URL)]
@@ -118,11 +119,7 @@ struct SendStatistics {
 impl Load {
     /// True when every purchase was applied once and no message is a dead letter.
     pub async fn run(self) -> anyhow::Result<bool> {
-        ensure!(self.users > 0 && self.concurrency > 0, "--users and --concurrency must be at least 1");
-        ensure!(
-            self.rate != Some(0) && self.duplicates <= 100,
-            "--rate must be at least 1, --duplicates at most 100"
-        );
+        ensure!(self.duplicates <= 100, "--duplicates must be at most 100");
         let url = webhook_url(&self.url)?;
         let client = Client::for_url(&url)?;
         let secret = Secret::new(&self.secret.clone().unwrap_or_else(default_secret))?;

@@ -55,7 +55,8 @@ impl CatalogFile {
         let mut file = Self { path, modified: None, digest: None, admin, store, stripe, current };
         if let Some(path) = file.path.clone() {
             file.modified = modified(&path);
-            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let text = fs::read_to_string(&path)
+                .with_context(|| format!("cannot read the catalog {}", path.display()))?;
             if file.last_of_file().await?.as_deref() != Some(items::catalog_digest(&text).as_str()) {
                 file.store(&path, &text).await.map_err(|error| anyhow!(error))?;
             }

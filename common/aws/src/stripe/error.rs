@@ -165,7 +165,7 @@ impl Refusal {
             status: status.as_u16(),
             kind: error.kind.map_or_else(|| NO_STRIPE_ERROR.to_owned(), short),
             code: error.code.map(short),
-            message: error.message.map_or_else(|| "no message".to_owned(), short),
+            message: error.message.map_or_else(|| without_message(status), short),
             param: error.param.map(short),
             request_id: header("request-id").map(|id| clean(id, key)),
             retry_after: header("retry-after")
@@ -174,6 +174,11 @@ impl Refusal {
             should_retry: header("stripe-should-retry").and_then(|flag| flag.parse().ok()),
         }
     }
+}
+
+/// Says what to do about an answer that has no message of Stripe's.
+fn without_message(status: StatusCode) -> String {
+    format!("Stripe answered {} without a message; try again", status.as_u16())
 }
 
 /// Shortens a text to one line of at most 300 characters, and removes the key and e-mail addresses.
@@ -215,6 +220,13 @@ mod tests {
             no_answer(HttpError::TimedOut(Duration::ZERO)).is_transient()
                 && !no_answer(HttpError::TooLarge).is_transient()
         );
+    }
+
+    #[test]
+    fn an_answer_without_a_message_says_what_to_do() {
+        let error = refused(502, None).to_string();
+        let text = "stripe GET /v1/x: 502 no_stripe_error: Stripe answered 502 without a message; try again";
+        assert_eq!(error, text);
     }
 
     #[test]

@@ -441,6 +441,23 @@ impl Item {
         self.billed_at = self.billed_at.max(other.billed_at);
     }
 
+    /// The terms that a period has under a name that the plan had before. A flagged line belongs to the period
+    /// that it lies in, else the period has this start.
+    pub(super) fn terms_before_rename(
+        &self,
+        plan: &str,
+        start: Timestamp,
+        flagged: bool,
+        catalog: &Catalog,
+    ) -> Option<&Terms> {
+        let lies_within =
+            |line: &Line| flagged && line.start < start && line.end.is_none_or(|end| start < end);
+        let lines = self.lines.iter().filter(|line| line.start == start || lies_within(line));
+        let sights = self.sights.iter().filter(|sight| sight.start == start);
+        let mut all = lines.map(|line| &line.terms).chain(sights.map(|sight| &sight.terms));
+        all.find(|terms| terms.plan != plan && catalog.present_name(&terms.plan) == plan)
+    }
+
     /// The plan that was last known under a price, for a price that has left the catalog.
     pub(super) fn terms_of(&self, price: &PriceId) -> Option<&Terms> {
         self.lines.iter().rev().find(|line| line.price == *price).map(|line| &line.terms)

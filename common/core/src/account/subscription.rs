@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::item::{Item, Line, Period};
 use super::slice::{MANY_PHASES, Phase, cuts, fold_phase, prune_phases};
 use super::snapshot::{self, Snapshot, SnapshotItem, Terms};
+use crate::catalog::Catalog;
 use crate::event::SubscriptionStatus;
 use crate::ids::{CustomerId, InvoiceId, ItemId, PriceId};
 use crate::ledger::LedgerKey;
@@ -226,6 +227,20 @@ impl Subscription {
         let shown = self.snapshot.iter().flat_map(|snapshot| &snapshot.items);
         let shown = shown.filter(|item| item.price == *price).find_map(|item| item.terms.as_ref());
         shown.or_else(|| self.items.values().find_map(|item| item.terms_of(price)))
+    }
+
+    /// The terms that a running period has under a name that the plan had before, so that another price of the
+    /// renamed plan is no plan change. Of all items, if the item is not known.
+    pub fn terms_before_rename(
+        &self,
+        plan: &str,
+        item: Option<&ItemId>,
+        start: Timestamp,
+        flagged: bool,
+        catalog: &Catalog,
+    ) -> Option<&Terms> {
+        let items = self.items.iter().filter(|(id, _)| item.is_none_or(|item| item == *id));
+        items.map(|(_, item)| item).find_map(|item| item.terms_before_rename(plan, start, flagged, catalog))
     }
 
     /// The plan or product of a price that a snapshot showed with its lookup key or its Stripe product.

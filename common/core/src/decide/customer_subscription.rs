@@ -22,7 +22,7 @@ use crate::catalog::{Catalog, MAX_QUANTITY, Offer};
 use crate::event::{
     Event, EventType, PreviousAttributes, Price, Subscription, SubscriptionItem, SubscriptionStatus,
 };
-use crate::ids::SubscriptionId;
+use crate::ids::{ItemId, SubscriptionId};
 use crate::timestamp::Timestamp;
 
 pub(super) fn read(
@@ -47,8 +47,13 @@ pub(super) fn read(
     let mut items = Vec::new();
     let mut prices_not_in_catalog = Vec::new();
     for item in &subscription.items {
-        let PriceTerms { terms, learnt, in_catalog } =
-            price_terms(&item.price, &subscription.id, account, catalog)?;
+        let place = Place {
+            subscription: &subscription.id,
+            item: Some(&item.id),
+            start: item.period_start,
+            flagged: false,
+        };
+        let PriceTerms { terms, learnt, in_catalog } = price_terms(&item.price, &place, account, catalog)?;
         if !in_catalog {
             prices_not_in_catalog.push(item.price.id.clone());
         }
@@ -78,6 +83,17 @@ pub(super) fn read(
     Ok(EventFacts { facts: vec![fact], prices_not_in_catalog, ..EventFacts::default() })
 }
 
+/// Where an event shows a price.
+pub(super) struct Place<'a> {
+    pub subscription: &'a SubscriptionId,
+    /// `None` for a line that names no item.
+    pub item: Option<&'a ItemId>,
+    /// The start of the period or of the line.
+    pub start: Option<Timestamp>,
+    /// Whether it is a flagged line of an invoice.
+    pub flagged: bool,
+}
+
 /// The terms of a price, and where they come from.
 pub(super) struct PriceTerms {
     /// The plan's or product's; `None` for a price of which nothing is known.
@@ -93,26 +109,36 @@ pub(super) struct PriceTerms {
 /// An invoice line since basil shows no lookup key. If a snapshot of the subscription showed the price with
 /// one, its plan counts, with its worth in the present catalog. This also holds after the lookup key has
 /// moved to another price.
+///
+/// A period keeps its terms under the name that its plan had when it began. Another price of the renamed plan
+/// gets these terms too, so that it is no plan change.
 pub(super) fn price_terms(
     price: &Price,
-    subscription: &SubscriptionId,
+    place: &Place<'_>,
     account: &Account,
     catalog: &Catalog,
 ) -> Result<PriceTerms, Parked> {
     let by_id = catalog.names_price(price.id.as_str());
+    let known = account.state.subscriptions.get(place.subscription);
+    let before_rename = |terms: Terms| {
+        let stored = known.zip(place.start).and_then(|(known, start)| {
+            known.terms_before_rename(&terms.plan, place.item, start, place.flagged, catalog)
+        });
+        stored.cloned().unwrap_or(terms)
+    };
     let terms = match offer(price, catalog)? {
         Some(Offer::Plan(plan)) => Some(Terms::of(plan)),
         Some(Offer::Product(product)) => Some(Terms::of_product(product)),
         Some(Offer::Pack(_)) | None => None,
     };
-    if terms.is_some() {
-        return Ok(PriceTerms { terms, learnt: !by_id, in_catalog: true });
+    if let Some(terms) = terms {
+        return Ok(PriceTerms { terms: Some(before_rename(terms)), learnt: !by_id, in_catalog: true });
     }
-    let Some(known) = account.state.subscriptions.get(subscription) else {
+    let Some(known) = known else {
         return Ok(PriceTerms { terms, learnt: false, in_catalog: true });
     };
     if let Some(terms) = known.learnt(&price.id).and_then(|plan| Terms::named(plan, catalog)) {
-        return Ok(PriceTerms { terms: Some(terms), learnt: true, in_catalog: true });
+        return Ok(PriceTerms { terms: Some(before_rename(terms)), learnt: true, in_catalog: true });
     }
     let stored = known.terms_of(&price.id).cloned();
     Ok(PriceTerms { in_catalog: stored.is_none(), terms: stored, learnt: false })

@@ -16,7 +16,7 @@
 //! `invoice#in_…` records each paid invoice once. An invoice that is not paid grants nothing. The invoice's
 //! own `period_start` and `period_end` are never the period of service.
 
-use super::customer_subscription::{PriceTerms, price_terms};
+use super::customer_subscription::{Place, PriceTerms, price_terms};
 use super::{EventFacts, Parked, offer, payment_of_invoice};
 use crate::account::item::Line;
 use crate::account::lots::Purchase;
@@ -205,8 +205,13 @@ impl Sold {
             }
             let terms = match (subscription, offer) {
                 (Some(subscription), _) => {
-                    let PriceTerms { terms, in_catalog, .. } =
-                        price_terms(price, subscription, account, catalog)?;
+                    let place = Place {
+                        subscription,
+                        item: line.item.as_ref(),
+                        start: line.period_start,
+                        flagged: line.proration,
+                    };
+                    let PriceTerms { terms, in_catalog, .. } = price_terms(price, &place, account, catalog)?;
                     if terms.is_none() && may_be_learnt(line, subscription, account) && line.amount >= 0 {
                         sold.add(line, invoice, event, &price.id, Terms::unknown(), total, paid);
                     }

@@ -352,6 +352,15 @@ fn limit(request: &Request, default: usize, max: usize) -> Result<usize, Problem
     }
 }
 
+/// The times `from` and `to` in milliseconds, which select from the first to before the second.
+fn range_ms(from: Option<&str>, to: Option<&str>) -> Result<(Option<i64>, Option<i64>), Problem> {
+    let (from, to) = (time_ms("from", from)?, time_ms("to", to)?);
+    match from.zip(to) {
+        Some((from, to)) if from >= to => Err(bad("invalid_range", "from must be before to")),
+        Some(_) | None => Ok((from, to)),
+    }
+}
+
 fn time_ms(name: &str, text: Option<&str>) -> Result<Option<i64>, Problem> {
     let read = |text: &str| {
         let midnight = format!("{text}T00:00:00Z");

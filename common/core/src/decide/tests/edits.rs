@@ -152,6 +152,53 @@ fn the_same_price_is_not_a_plan_change_after_its_plan_is_renamed() {
 }
 
 #[test]
+fn another_price_of_a_plan_is_no_change_after_its_plan_is_renamed() {
+    let rename = |to: &'static str| Step::Edit("name = \"pro\"", to);
+    let named = || rename("name = \"gold\"\nformerly = [\"pro\"]");
+    let other = |at| shows(at, "active", &[item("si_1", "price_pro_year", T, month(T))]);
+    let charge = || {
+        let line = flagged("si_1", "price_pro_year", 100, T + 2 * DAY, month(T));
+        bill(T + 2 * DAY, "in_2", "subscription_update", &[line])
+    };
+    let events = || vec![other(T + 2 * DAY), charge()];
+    let on_payment =
+        || Step::Edit("past_due_grace_days = 5", "past_due_grace_days = 5\nplan_change = \"on_payment\"");
+    let more = || Step::Edit("credits = 5000\n", "credits = 7000\n");
+    let cases = [
+        ("former name", vec![named()], "pro 4000 | si_1=4000"),
+        ("former name and more credits", vec![named(), more()], "pro 4000 | si_1=4000"),
+        ("former name, charged", vec![named(), on_payment()], "pro 4000 | si_1=4000"),
+        ("only renamed", vec![rename("name = \"gold\"")], "pro 5000 | si_1=5000"),
+    ];
+    for (what, edits, expect) in cases {
+        check_life(what, &[opened(), edits.clone(), events()].concat(), expect);
+        let charge_first = [opened(), edits, vec![charge(), other(T + 2 * DAY)]].concat();
+        check_life(&format!("{what}, the charge first"), &charge_first, expect);
+    }
+    // The next period has the worth of the renamed plan, also if it begins early.
+    for start in [month(T), T + 10 * DAY] {
+        let next = vec![
+            shows(start, "active", &[item("si_1", "price_pro_year", start, month(start))]),
+            bill(
+                start + 1,
+                "in_3",
+                "subscription_cycle",
+                &[line("si_1", "price_pro_year", 2000, start, month(start))],
+            ),
+        ];
+        let given = [opened(), vec![named(), more()], events(), next].concat();
+        check_life("renewed", &given, "pro 7000 | si_1=7000");
+    }
+    // A trial keeps its credits, and without the former name, in a later catalog, nothing changes.
+    let trial = |at, price| shows(at, "trialing", &[item("si_1", price, T, month(T))]);
+    let given = vec![trial(T, "price_pro"), Step::Spend(500), named(), trial(T + DAY, "price_pro_year")];
+    check_life("a trial", &given, "pro 1500 | si_1=1500");
+    let removed = Step::Edit("formerly = [\"pro\"]\n", "");
+    let given = [opened(), vec![named()], events(), vec![removed, other(T + 3 * DAY)]].concat();
+    check_life("without the former name", &given, "pro 4000 | si_1=4000");
+}
+
+#[test]
 fn a_renamed_plan_gives_its_tier_before_the_next_event() {
     let given = [opened(), vec![Step::Edit("name = \"pro\"", "name = \"gold\"")]].concat();
     check_life("no event yet", &given, "pro 4000 | si_1=4000");
@@ -227,7 +274,11 @@ fn random_edits(dice: &mut Dice) -> Vec<Step> {
             one("trial_credits = 2000\n", "trial_credits = 50\n"),
             one("trial_credits = 2000\n", "trial_credits = 8000\n"),
         ],
-        vec![one("name = \"pro\"", "name = \"gold\""), price_moves()],
+        vec![
+            one("name = \"pro\"", "name = \"gold\""),
+            one("name = \"pro\"", "name = \"gold\"\nformerly = [\"pro\"]"),
+            price_moves(),
+        ],
         vec![one("credits = 20000\n", "credits = 30000\n"), one("name = \"business\"", "name = \"big\"")],
         vec![one("per = \"seat\"\n", ""), one("credits = 1000\nper", "credits = 900\nper")],
         vec![one("credits = 300\n", "credits = 310\nrollover = { percent = 90, max = 90000 }\n")],

@@ -7,7 +7,7 @@ use lambda_http::Request;
 use serde_json::{Value, json};
 
 use super::user::entry_view;
-use super::{Admin, bad, parameter, seconds, time_ms};
+use super::{Admin, bad, parameter, range_ms, seconds};
 use crate::http::answer::Problem;
 use tallyhook_core::account::Account;
 use tallyhook_core::timestamp::Timestamp;
@@ -47,11 +47,10 @@ impl Admin {
     /// Entries that were booked at or after `from` and before `to`:
     /// `{"entries":[{"user_id":"user_1","key":"…",…}],"next":null}`.
     pub(super) async fn export_ledger(&self, request: &Request) -> Result<Value, Problem> {
-        let time = |name: &str, default: i64| {
-            let ms = time_ms(name, parameter(request, name).as_deref())?;
-            Ok::<_, Problem>(ms.map_or(Timestamp::from_unix(default), seconds))
-        };
-        let (from, to) = (time("from", 0)?, time("to", i64::from(u32::MAX) * 60)?);
+        let (from, to) =
+            range_ms(parameter(request, "from").as_deref(), parameter(request, "to").as_deref())?;
+        let from = from.map_or(Timestamp::from_unix(0), seconds);
+        let to = to.map_or(Timestamp::from_unix(i64::from(u32::MAX) * 60), seconds);
         let page = self.store.entries(from, to, after(request)?.as_deref()).await?;
         let entries: Vec<Value> = page
             .entries

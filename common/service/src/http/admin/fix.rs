@@ -273,6 +273,7 @@ impl Admin {
                                needs a new key";
                 return Err(problem(StatusCode::CONFLICT, "idempotency_key_reused", message));
             }
+            check_end(&fix, now)?;
             if !audited {
                 self.audit_fix(user, body, operator, &fix.credits().to_string(), now_ms).await?;
                 audited = true;
@@ -438,6 +439,21 @@ fn check_limit(fix: &Fix, operator: &AdminToken) -> Result<(), Problem> {
         Some(max) if fix.credits() > Credits::new(max) => Err(forbidden(format!(
             "your token may change at most {max} credits at once; more needs the role admin without max_grant"
         ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Refuses credits or a plan that would end before they begin.
+fn check_end(fix: &Fix, now: Timestamp) -> Result<(), Problem> {
+    let (from, until) = match fix {
+        Fix::Grant(_, until) => (now, *until),
+        Fix::Complimentary { from, until, .. } => (now.max(*from), *until),
+        Fix::Revoke(_) => return Ok(()),
+    };
+    match until {
+        Some(until) if until <= from => {
+            Err(bad("invalid_range", "until must be in the future, and after from if that is given"))
+        }
         Some(_) | None => Ok(()),
     }
 }

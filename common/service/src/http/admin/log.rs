@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::{
-    Admin, AdminToken, bad, deadline, limit, parameter, seconds, short, stripe_failed, time, time_ms, user_id,
+    Admin, AdminToken, bad, deadline, limit, parameter, range_ms, seconds, short, stripe_failed, time,
+    time_ms, user_id,
 };
 use crate::http::answer::{Problem, problem};
 use crate::resend::redrive::RedriveOutcome;
@@ -266,6 +267,11 @@ impl Admin {
         operator: &AdminToken,
         now_ms: i64,
     ) -> Result<Value, Problem> {
+        if let Some(kind) = body.kind.as_deref().filter(|kind| EventType::from(*kind).family().is_none()) {
+            let message =
+                format!("no event of the type {kind:?} is processed: use a type such as invoice.paid");
+            return Err(bad("invalid_type", message));
+        }
         match body.source.as_deref() {
             None | Some("log") => self.retry_from_log(body, operator, now_ms).await,
             Some("stripe") => self.replay(body, operator, now_ms).await,
@@ -334,8 +340,8 @@ impl Admin {
                 "Stripe does not know the outcomes of our events: status is for \"source\":\"log\"",
             ));
         }
-        let time = |name, text: &Option<String>| time_ms(name, text.as_deref()).map(|ms| ms.map(seconds));
-        let (from, until) = (time("from", &body.from)?, time("to", &body.to)?);
+        let (from, until) = range_ms(body.from.as_deref(), body.to.as_deref())?;
+        let (from, until) = (from.map(seconds), until.map(seconds));
         let id = body
             .id
             .as_deref()
@@ -471,7 +477,8 @@ fn filter(
     if status.as_deref().is_some_and(|status| !STATUSES.contains(&status)) {
         return Err(bad("invalid_status", format!("status must be one of {}", STATUSES.join(", "))));
     }
-    Ok(Filter { status, kind, user, from_ms: time_ms("from", from)?, to_ms: time_ms("to", to)? })
+    let (from_ms, to_ms) = range_ms(from, to)?;
+    Ok(Filter { status, kind, user, from_ms, to_ms })
 }
 
 /// A record of the log as JSON. An open event has `advice`.
