@@ -34,6 +34,7 @@ use crate::account::import::ImportedBalance;
 use crate::account::{Account, Cause, Change, Fact, Lot};
 use crate::catalog::Catalog;
 use crate::credits::Credits;
+use crate::drift::{Difference, reversal};
 use crate::event::{self, Event};
 use crate::ids::UserId;
 use crate::ledger::{Entry, LedgerKey, Note, Taken};
@@ -430,6 +431,15 @@ fn still_spent(entry: &Entry) -> Vec<Taken> {
     taken
 }
 
+/// How the account differs from a refund or a dispute after these steps.
+pub fn reversal_after(given: &[Step], step: &Step) -> Option<Difference> {
+    let run = Run::of(given);
+    let Step::Event(body) = step else { panic!("{step:?} is no event") };
+    let event = event::read(body.to_string().as_bytes()).unwrap();
+    let keys: Vec<LedgerKey> = run.ledger.keys().cloned().collect();
+    reversal(&run.loaded(&keys), &event, &run.payments, &run.catalog, event.created.plus_seconds(1))
+}
+
 /// The messages to the app about an event that comes after these steps.
 pub fn notices_of(given: &[Step], step: &Step) -> Vec<Notice> {
     let mut run = Run::of(given);
@@ -673,6 +683,21 @@ fn stripe_is_asked_only_for_what_an_event_leaves_out() {
         let event = event::read(event.to_string().as_bytes()).unwrap();
         assert_eq!(super::leaves_out(&event), asks, "{what}");
     }
+}
+
+/// Stripe lists the first lines of a long invoice in the event.
+#[test]
+fn a_document_that_was_applied_before_is_parked_for_its_missing_lines() {
+    let cut_off = invoice(
+        "paid",
+        P1,
+        "in_1",
+        "subscription_create",
+        &[line("price_pro", 1, P1)],
+        json!({"lines": {"has_more": true}}),
+    );
+    let run = Run::of(&[paid(P1, "in_1", "subscription_create", "price_pro", P1), cut_off]);
+    assert_eq!(run.parked.iter().map(|(_, why)| why.code()).collect::<Vec<_>>(), ["lines_missing"]);
 }
 
 #[test]

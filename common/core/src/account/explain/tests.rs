@@ -267,8 +267,8 @@ fn a_trial_is_explained_by_what_it_granted() {
     let why = "1700 trial #0 trial#sub_1#si_1: the trial of sub_1 granted 2000 credits; 300 were spent";
     check("spent", &steps, P1 + 9, "bucket si_1", why);
     let over = [trial, sub("deleted", P1 + DAY, json!({"status": "canceled"}))];
-    let why = "0 trial #0 trial#sub_1#si_1: the trial of sub_1 grants no credits: it has ended unpaid, or the \
-        user had an earlier trial";
+    let why = "0 trial #0 trial#sub_1#si_1: the trial of sub_1 grants no credits: it has ended unpaid, or \
+        the user had an earlier trial";
     check("ended unpaid", &over, P1 + 2 * DAY, "bucket si_1", why);
 }
 

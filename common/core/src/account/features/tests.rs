@@ -170,6 +170,45 @@ fn all_available_credits_are_allowed_and_not_one_more() {
     assert_eq!([1, 500, 501].map(allows), [(true, available), (true, available), (false, available)]);
 }
 
+#[test]
+fn a_session_that_sold_a_pack_sells_no_product_after_an_edit_of_the_catalog() {
+    let line = |price: &str| json!({"price": {"id": price}, "quantity": 1, "amount_total": 2000});
+    let of = |id: &str, price: &str| {
+        session("completed", P1, id, json!({}), json!({"line_items": {"data": [line(price)]}}))
+    };
+    let sold = of("cs_1", "price_p1000");
+    let run = with_features(vec![
+        sold.clone(),
+        of("cs_2", "price_course"),
+        Step::Edit("prices = [\"price_p1000\"]", "prices = [\"price_other\"]"),
+        Step::Edit("prices = [\"price_course\"]", "prices = [\"price_course\", \"price_p1000\"]"),
+        sold,
+    ]);
+    assert_eq!(statuses(&run), [("course".to_owned(), ProductStatus::Active)]);
+}
+
+#[test]
+fn a_product_on_an_invoice_is_a_payment_and_no_pack_unless_it_has_credits() {
+    let of = |price: &str, amount: i64| {
+        with_features(vec![bill_with(P1, "in_9", "manual", &[once(price, amount)], json!({"parent": null}))])
+    };
+    let seen = |run: Run| (run.account.state.packs.len(), run.account.state.first_paid_at.is_some());
+    assert_eq!(seen(of("price_course", 2000)), (0, true));
+    assert_eq!(seen(of("price_space", 2000)), (1, true));
+    assert_eq!(seen(of("price_course", 0)), (0, false));
+}
+
+#[test]
+fn the_zero_line_of_a_trial_buys_no_product() {
+    let free = json!({"amount": 0});
+    let line = crate::decide::tests::patched(line("price_space", 1, P1), &free);
+    let trial = sub("created", P1, json!({"status": "trialing", "items": items(&[("price_space", 1)], P1)}));
+    let bill = invoice("paid", P1, "in_1", "subscription_create", &[line], json!({"total": 0}));
+    let run = with_features(vec![trial, bill]);
+    assert!(run.account.state.products.is_empty());
+    assert_eq!(products(&run)[0].paid, None);
+}
+
 /// Stripe resends an event after an operator has given its price to another product.
 #[test]
 fn a_session_sells_what_it_sold_first_also_after_an_edit_of_the_catalog() {
@@ -308,8 +347,7 @@ fn a_product_on_an_invoice_and_its_session_are_one_purchase() {
     }
 }
 
-/// Since 2025-03-31.basil neither the session nor the invoice names the other's payment; `invoice_payment.paid`
-/// links them.
+/// Since 2025-03-31.basil an invoice does not name its payment; `invoice_payment.paid` links them.
 #[test]
 fn a_product_of_a_session_and_of_its_invoice_are_one_once_the_payment_is_linked() {
     let steps = [

@@ -9,6 +9,7 @@ use super::shapes::{
 use super::{MONTH, Run, Step, pack, patched, refunded};
 use crate::ids::{CustomerId, UserId};
 use crate::ledger::EntryKind;
+use crate::timestamp::Timestamp;
 
 const YEARLY: &str = "price_pro_year";
 
@@ -545,6 +546,26 @@ fn a_line_that_lies_ahead_opens_its_period_one_hour_before_it_starts() {
     check_life("ahead", &[given(), vec![Step::At(next - 3601)]].concat(), "pro 1000 | si_1=1000");
     check_life("an hour before", &[given(), vec![Step::At(next - 3600)]].concat(), "pro 5000 | si_1=5000");
     check_life("within it", &[given(), vec![Step::At(next + DAY)]].concat(), "pro 5000 | si_1=5000");
+}
+
+#[test]
+fn a_first_invoice_for_a_period_that_lies_ahead_grants_nothing_before_it() {
+    let start = T + 10 * DAY;
+    let ahead =
+        bill(T, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, start, month(start))]);
+    let at = |at: i64| Run::of(&[ahead.clone(), Step::At(at)]);
+    assert_eq!(end(&at(T + DAY)), "free 0 | si_1=0");
+    assert_eq!(at(start).balance().get(), 5000);
+    // The account is due when the period opens, also in a trial.
+    let due = |steps: &[Step]| {
+        let run = Run::of(steps);
+        let now = Timestamp::from_unix(T + DAY);
+        let access = run.account.state.access(&run.catalog, now);
+        run.account.state.next_change(&access, now).map(Timestamp::unix)
+    };
+    assert_eq!(due(std::slice::from_ref(&ahead)), Some(start - 3600));
+    let trial = shows(T, "trialing", &[item("si_1", "price_pro", T, start)]);
+    assert_eq!(due(&[trial, ahead]), Some(start - 3600));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::shapes::{
 use super::{Outcome, P1, Run, Step, pack, patched, refund, refunded, session};
 use crate::account::products::BoughtProduct;
 use crate::ledger::LedgerKey;
+use crate::timestamp::Timestamp;
 
 /// `invoice.paid` of a manual invoice.
 fn manual(created: i64, id: &str, lines: &[Value]) -> Step {
@@ -142,6 +143,18 @@ fn a_pack_for_nothing_is_no_payment() {
     let seen = |run: Run| (run.balance().get(), run.account.state.first_paid_at.is_some());
     assert_eq!(seen(of(2000)), (1000, true));
     assert_eq!(seen(of(0)), (1000, false));
+}
+
+#[test]
+fn packs_of_one_invoice_end_each_at_its_own_time() {
+    let expiring = Step::Edit(
+        "[[order]]",
+        "[[pack]]\nname = \"short\"\ncredits = 70\nexpires_days = 10\nprices = [\"price_short\"]\n[[order]]",
+    );
+    let lines = [once("price_short", 100), once("price_p1000", 2000), once("price_short", 100)];
+    let run = Run::of(&[expiring, manual(T, "in_1", &lines)]);
+    let balance = |at: i64| run.account.state.balance(&run.catalog.policy, Timestamp::from_unix(at)).get();
+    assert_eq!([T + 10 * DAY - 1, T + 10 * DAY].map(balance), [1140, 1000]);
 }
 
 #[test]
