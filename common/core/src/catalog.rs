@@ -1141,6 +1141,35 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_is_found_by_a_name_that_it_had_before() {
+        let renamed = GOOD.replacen("name = \"pro\"\n", "name = \"plus\"\nformerly = [\"pro\"]\n", 1);
+        let catalog = Catalog::parse(&renamed).unwrap();
+        let name = |name: &str| catalog.plan(name).map(|plan| plan.name.as_str());
+        assert_eq!([name("plus"), name("pro"), name("other")], [Some("plus"), Some("plus"), None]);
+    }
+
+    #[test]
+    fn a_rollover_of_nothing_is_none() {
+        let rollover = |fields: &str| {
+            let text =
+                GOOD.replacen("credits = 5000\n", &format!("credits = 5000\nrollover = {{ {fields} }}\n"), 1);
+            Catalog::parse(&text).unwrap().plan("pro").unwrap().rollover.is_some()
+        };
+        assert!(rollover("percent = 1, max = 1"));
+        assert!(!rollover("percent = 0, max = 1"));
+        assert!(!rollover("percent = 1, max = 0"));
+    }
+
+    /// A catalog that an older version stored has no `quiet_hours`.
+    #[test]
+    fn a_stored_catalog_without_quiet_hours_is_read_with_a_day() {
+        let mut stored = serde_json::to_value(Catalog::parse(GOOD).unwrap()).unwrap();
+        stored["policy"].as_object_mut().unwrap().remove("quiet_hours");
+        let catalog: Catalog = serde_json::from_value(stored).unwrap();
+        assert_eq!(catalog.policy.quiet_hours, 24);
+    }
+
+    #[test]
     fn the_whole_form_of_a_catalog_is_read() {
         let whole = GOOD.replacen(
             "credits = 5000\n",

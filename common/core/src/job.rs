@@ -293,6 +293,28 @@ mod tests {
     }
 
     #[test]
+    fn only_orders_have_jobs_about_an_order() {
+        let user = UserId::new("user_1").unwrap();
+        let about = |job| JobMessage::about(job, "cs_1", &user).order().is_some();
+        let all: Vec<JobKind> = JobKind::ALL.into_iter().filter(|job| about(*job)).collect();
+        assert_eq!(all, [JobKind::OrderPaid, JobKind::OrderRefunded]);
+        assert!(JobKind::RefundApplied.is_notice_of_event() && !JobKind::OrderPaid.is_notice_of_event());
+        assert!(!JobKind::Account.is_notice_of_event());
+    }
+
+    /// The app stores the id: it must stay the same from version to version.
+    #[test]
+    fn the_id_of_a_job_names_its_kind_and_hashes_its_user() {
+        let user = UserId::new("user_1").unwrap();
+        let id = JobMessage::of_user(JobKind::Provision, &user).id();
+        assert_eq!(id, "provision_79b0aa0042b3c05617c37804");
+        assert_ne!(
+            JobMessage::about(JobKind::OrderPaid, "cs_1", &user).id(),
+            JobMessage::about(JobKind::OrderPaid, "cs_2", &user).id()
+        );
+    }
+
+    #[test]
     fn the_names_of_a_job_agree() {
         for job in JobKind::ALL {
             assert_eq!(serde_json::to_value(job).unwrap(), job.as_str());

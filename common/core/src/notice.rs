@@ -277,3 +277,6 @@ fn invoice_view(invoice: &Invoice) -> Value {
 fn session_view(session: &CheckoutSession) -> Value {
     json!({"id": session.id, "amount_total": session.amount_total, "currency": session.currency})
 }
+
+#[cfg(test)]
+mod tests;

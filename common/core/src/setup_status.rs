@@ -266,6 +266,21 @@ mod tests {
     }
 
     #[test]
+    fn each_report_of_the_app_has_its_word_and_its_state() {
+        use ProvisioningReport as R;
+        use ProvisioningState as P;
+        for (report, word, state) in [
+            (R::ProvisioningStarted, "PROVISIONING_STARTED", Some(P::Running)),
+            (R::WelcomeEmailSent, "WELCOME_EMAIL_SENT", None),
+            (R::ProvisioningCompleted, "PROVISIONING_COMPLETED", Some(P::Completed)),
+            (R::ProvisioningFailed, "PROVISIONING_FAILED", Some(P::Failed)),
+        ] {
+            assert_eq!((report.as_str(), report.state()), (word, state));
+            assert_eq!(serde_json::to_value(report).unwrap(), word);
+        }
+    }
+
+    #[test]
     fn each_state_follows_from_what_is_known() {
         use ProvisioningState as P;
         use SessionPayment as S;

@@ -433,28 +433,4 @@ fn text(value: &Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_price_is_ignored_when_all_fields_of_a_rule_match() {
-        let rule = |product: &str, account: Option<&str>| IgnoreRule {
-            product: Some(product.to_owned()),
-            account: account.map(str::to_owned),
-            ..IgnoreRule::default()
-        };
-        let price = json!({"id": "price_1", "product": "prod_1"});
-        assert!(is_ignored(&[rule("prod_1", None)], &price, &Value::Null));
-        assert!(!is_ignored(&[rule("prod_2", None)], &price, &Value::Null));
-        assert!(!is_ignored(&[rule("prod_1", Some("acct_1"))], &price, &Value::Null));
-    }
-
-    #[test]
-    fn a_long_list_of_names_is_cut() {
-        let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
-        assert_eq!(named(&names), "a, b, c, d, e, f and 2 more");
-        assert_eq!(named(&names[..6]), "a, b, c, d, e, f");
-    }
-}
+mod tests;

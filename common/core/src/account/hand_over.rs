@@ -137,3 +137,6 @@ impl Account {
         (gives, takes, moved)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -431,3 +431,44 @@ fn of_two_states_of_one_second_the_later_status_in_its_life_counts() {
     // The digest is stored, so later versions must compute the same one.
     assert_eq!(super::snapshot::digest("x"), 0x2d711642);
 }
+
+/// The account joins packs beyond 24.
+#[test]
+fn a_refund_of_a_joined_pack_takes_no_more_than_its_payment_granted() {
+    let bought: Vec<Step> = (0..26).map(|number| pack(P1 + number, &format!("cs_{number}"))).collect();
+    let balance = |more: Vec<Step>| {
+        let run = Run::of(&[vec![Step::KeepAddons], bought.clone(), more].concat());
+        (run.account.state.packs.len(), run.balance().get())
+    };
+    assert_eq!(balance(Vec::new()), (24, 26_000));
+    let joined = balance(vec![refunded(P1 + 100, "pi_cs_2", 2000)]);
+    assert_eq!(joined, (24, 25_000), "cs_2 also holds cs_0 and cs_1");
+}
+
+#[test]
+fn joined_packs_end_at_the_later_of_their_ends() {
+    let expiring = Step::Edit(
+        "credits = 1000\nprices = [\"price_p1000\"]",
+        "credits = 1000\nexpires_days = 10\nprices = [\"price_p1000\"]",
+    );
+    let bought: Vec<Step> = (0..25).map(|number| pack(P1 + number * 60, &format!("cs_{number}"))).collect();
+    let at = |at: i64| Run::of(&[vec![expiring.clone()], bought.clone(), vec![Step::At(at)]].concat());
+    let end = P1 + 60 + 10 * DAY;
+    assert_eq!(at(end - 1).balance().get(), 25_000);
+    assert_eq!(at(end).balance().get(), 23_000, "the first two have ended");
+}
+
+#[test]
+fn of_too_many_packs_those_with_the_nearest_ends_are_joined() {
+    let expiring = Step::Edit(
+        "credits = 1000\nprices = [\"price_p1000\"]",
+        "credits = 1000\nexpires_days = 100\nprices = [\"price_p1000\"]",
+    );
+    // One pack a day, and a second one on day 12.
+    let mut bought: Vec<Step> = (0..24).map(|day| pack(P1 + day * DAY, &format!("cs_{day}"))).collect();
+    bought.push(pack(P1 + 12 * DAY + 60, "cs_again"));
+    let at = |at: i64| Run::of(&[vec![expiring.clone()], bought.clone(), vec![Step::At(at)]].concat());
+    assert_eq!(at(P1 + 100 * DAY).balance().get(), 24_000, "the first one ended alone");
+    assert_eq!(at(P1 + 112 * DAY).balance().get(), 13_000, "the two of day 12 have not ended");
+    assert_eq!(at(P1 + 112 * DAY + 60).balance().get(), 11_000);
+}

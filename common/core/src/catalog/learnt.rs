@@ -260,4 +260,39 @@ mod tests {
         assert_eq!((known.len(), known[0].id.as_str()), (MAX_LEARNT_PRICES, "price_1"));
         assert_eq!(known.last().unwrap().id, "price_7", "learnt again, and not twice");
     }
+
+    #[test]
+    fn learnt_prices_stay_below_300_kb_however_long_their_names_are() {
+        let long = |number: usize| LearntPrice {
+            id: format!("price_{number}"),
+            sold: "plan pro".to_owned(),
+            lookup_key: Some("k".repeat(20_000)),
+            product: None,
+            at: at(5),
+        };
+        let mut known = Vec::new();
+        assert!((0..9).all(|number| learn(&mut known, long(number))));
+        assert_eq!((known.len(), known[0].id.as_str()), (7, "price_2"));
+        let huge = LearntPrice { lookup_key: Some("k".repeat(200_000)), ..long(9) };
+        assert!(learn(&mut known, huge) && known.len() == 1, "the newest stays");
+    }
+
+    #[test]
+    fn a_price_is_learnt_by_its_stripe_product() {
+        let catalog = Catalog::parse(CATALOG).unwrap();
+        let learnt = catalog.to_learn(&price("price_t", None, Some("prod_team")), at(5)).unwrap();
+        assert_eq!(found(&catalog.with_learnt([learnt]), "price_t"), "plan \"team\"");
+    }
+
+    #[test]
+    fn a_learnt_price_of_a_product_is_found_by_its_id() {
+        let text = format!(
+            "{CATALOG}[features]\nsso = \"switch\"\n[[product]]\nname = \"one\"\nfeatures = {{ sso = true }}\n\
+            prices = [\"price_one\"]\n[[product]]\nname = \"two\"\nfeatures = {{ sso = true }}\n\
+            lookup_keys = [\"two\"]\n"
+        );
+        let catalog = Catalog::parse(&text).unwrap();
+        let learnt = catalog.to_learn(&price("price_b", Some("two"), None), at(5)).unwrap();
+        assert_eq!(found(&catalog.with_learnt([learnt]), "price_b"), "product \"two\"");
+    }
 }

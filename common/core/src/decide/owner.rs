@@ -156,6 +156,24 @@ mod tests {
                 "user",
                 "invalid_user",
             ),
+            (
+                "an unusable name, and the customer's owner",
+                r#"{"user_id":"a\u0000"}"#,
+                "null",
+                links(None, Some(stored("cid"))),
+                "user",
+                "cid",
+            ),
+            ("metadata as stored", named, "null", links(Some(stored("ann")), None), "user", "ann"),
+            ("an unusable reference", "{}", r#""a\u0000""#, links(None, None), "user", "invalid_user"),
+            (
+                "an unusable reference, and the customer's owner",
+                "{}",
+                r#""a\u0000""#,
+                links(None, Some(stored("cid"))),
+                "user",
+                "cid",
+            ),
         ];
         for (what, metadata, reference, links, policy, expected) in rows {
             let catalog = Catalog::parse(&format!("{CATALOG}client_reference_id = \"{policy}\"\n")).unwrap();

@@ -18,7 +18,7 @@ mod prices;
 mod purchases;
 mod random;
 mod refunds;
-mod shapes;
+pub mod shapes;
 mod size;
 
 use std::collections::BTreeMap;
@@ -34,9 +34,11 @@ use crate::account::import::ImportedBalance;
 use crate::account::{Account, Cause, Change, Fact, Lot};
 use crate::catalog::Catalog;
 use crate::credits::Credits;
+use crate::drift::{Difference, reversal};
 use crate::event::{self, Event};
 use crate::ids::UserId;
 use crate::ledger::{Entry, LedgerKey, Note, Taken};
+use crate::notice::{Notice, notices};
 use crate::reversal::PaymentRecord;
 use crate::timestamp::Timestamp;
 
@@ -429,6 +431,25 @@ fn still_spent(entry: &Entry) -> Vec<Taken> {
     taken
 }
 
+/// How the account differs from a refund or a dispute after these steps.
+pub fn reversal_after(given: &[Step], step: &Step) -> Option<Difference> {
+    let run = Run::of(given);
+    let Step::Event(body) = step else { panic!("{step:?} is no event") };
+    let event = event::read(body.to_string().as_bytes()).unwrap();
+    let keys: Vec<LedgerKey> = run.ledger.keys().cloned().collect();
+    reversal(&run.loaded(&keys), &event, &run.payments, &run.catalog, event.created.plus_seconds(1))
+}
+
+/// The messages to the app about an event that comes after these steps.
+pub fn notices_of(given: &[Step], step: &Step) -> Vec<Notice> {
+    let mut run = Run::of(given);
+    let Step::Event(body) = step else { panic!("{step:?} is no event") };
+    let event = event::read(body.to_string().as_bytes()).unwrap();
+    run.now = run.now.max(event.created.plus_seconds(1));
+    let Outcome::Apply(applied) = run.decided(&event) else { return Vec::new() };
+    notices(&event, &run.loaded(&ledger_keys(&event)), &applied, &run.payments, &run.catalog, run.now)
+}
+
 /// RFC 7386: `patch` laid over `base`; null removes.
 pub fn patched(base: Value, patch: &Value) -> Value {
     match (base, patch) {
@@ -618,6 +639,27 @@ fn stripe_is_asked_only_for_what_an_event_leaves_out() {
             session("completed", P1, "cs_1", json!({"pack": "p1000", "quantity": "2"}), json!({})),
             false,
         ),
+        (
+            "a session that names its order",
+            session("completed", P1, "cs_1", json!({"mode": "dfy", "plan": "starter"}), json!({})),
+            false,
+        ),
+        (
+            "a session that names its product",
+            session("completed", P1, "cs_1", json!({"product": "course"}), json!({})),
+            false,
+        ),
+        (
+            "a payment link's, which has one name for all its prices",
+            session(
+                "completed",
+                P1,
+                "cs_1",
+                json!({"product": "course"}),
+                json!({"payment_link": "plink_1"}),
+            ),
+            true,
+        ),
         ("one that names nothing", unnamed.clone(), true),
         (
             "one that names nothing and is not paid",
@@ -641,6 +683,21 @@ fn stripe_is_asked_only_for_what_an_event_leaves_out() {
         let event = event::read(event.to_string().as_bytes()).unwrap();
         assert_eq!(super::leaves_out(&event), asks, "{what}");
     }
+}
+
+/// Stripe lists the first lines of a long invoice in the event.
+#[test]
+fn a_document_that_was_applied_before_is_parked_for_its_missing_lines() {
+    let cut_off = invoice(
+        "paid",
+        P1,
+        "in_1",
+        "subscription_create",
+        &[line("price_pro", 1, P1)],
+        json!({"lines": {"has_more": true}}),
+    );
+    let run = Run::of(&[paid(P1, "in_1", "subscription_create", "price_pro", P1), cut_off]);
+    assert_eq!(run.parked.iter().map(|(_, why)| why.code()).collect::<Vec<_>>(), ["lines_missing"]);
 }
 
 #[test]
@@ -740,6 +797,37 @@ fn an_outcome_has_the_effect_links_payments_and_order_of_an_event() {
         ("a set-up", vec![], mode("setup", "no_payment_required"), "updated | cus_1 |  | -"),
         ("an order", vec![], order(), "updated | cus_1 | pi_cs_1=session#cs_1 | cs_1"),
         ("the same again", vec![order()], order(), "updated |  |  | -"),
+        (
+            "one that names its plan by the other name",
+            vec![],
+            session("completed", P1, "cs_1", json!({"mode": "dfy", "plan_code": "starter"}), json!({})),
+            "updated | cus_1 | pi_cs_1=session#cs_1 | cs_1",
+        ),
+        (
+            "a line that the catalog does not name, of a subscription that it knows",
+            vec![sub("created", P1, json!({}))],
+            paid(P1, "in_9", "subscription_cycle", "price_unknown", P1),
+            "no_known_line |  | pi_in_9=invoice#in_9 | -",
+        ),
+        (
+            "an upgrade whose snapshot has not arrived",
+            vec![bought()],
+            invoice(
+                "paid",
+                P1 + 500,
+                "in_up",
+                "subscription_update",
+                &[proration("price_business", 1100)],
+                json!({}),
+            ),
+            "nothing_yet |  | pi_in_up=invoice#in_up | -",
+        ),
+        (
+            "a refund of another customer's card",
+            vec![bought()],
+            charge(json!({"customer": "cus_other"})),
+            "updated |  | pi_in_1=invoice#in_1 | -",
+        ),
         ("a subscription", vec![], sub("created", P1, json!({})), "updated | cus_1 |  | -"),
         ("a customer who was deleted", vec![], deleted.into(), "updated | cus_9 |  | -"),
         (

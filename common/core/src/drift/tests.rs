@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::decide::tests::{CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, patched, sub};
+use crate::decide::tests::{
+    CATALOG, MONTH, P1, P2, Run, Step, changed, items, pack, paid, patched, refunded, reversal_after,
+    session, sub,
+};
 use crate::event::read;
 use crate::ids::UserId;
 
@@ -360,4 +363,22 @@ fn an_active_plan_without_any_paid_invoice_is_found() {
     let difference = plan_without_invoice(&account, &id(), &catalog(), time(P1 + DAY));
     assert_eq!(difference.class.as_str(), "plan_without_invoice");
     assert!(matches!(&difference.remedy, Remedy::Person(why) if why.contains("no paid invoice")));
+}
+
+#[test]
+fn a_refund_that_was_not_applied_is_a_difference_and_one_that_was_is_none() {
+    let half = refunded(P1 + 9, "pi_cs_1", 1000);
+    let bought = [pack(P1, "cs_1")];
+    let found = reversal_after(&bought, &half).unwrap();
+    assert_eq!((found.before["credits"].as_str(), found.after["credits"].as_str()), ("1000", "500"));
+    assert_eq!(reversal_after(&[pack(P1, "cs_1"), half.clone()], &half), None);
+    // Of a pack that is spent, nothing can be taken.
+    let spent = [pack(P1, "cs_1"), Step::Spend(1000)];
+    assert_eq!(reversal_after(&spent, &half), None);
+    // The refund of all that a plan for life cost ends its tier, also if its credits are spent.
+    let life = json!({"line_items": {"data": [{"price": {"id": "price_pro"}, "quantity": 1}]}});
+    let sold = session("completed", P1, "cs_2", json!({}), life);
+    let all = refunded(P1 + 9, "pi_cs_2", 2000);
+    assert!(reversal_after(&[sold.clone(), Step::Spend(5000)], &all).is_some());
+    assert_eq!(reversal_after(&[sold, Step::Spend(5000), all.clone()], &all), None);
 }

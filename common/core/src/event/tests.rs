@@ -470,3 +470,32 @@ fn every_value_of_an_open_enumeration_is_read_back() {
         DisputeStatus::Other("frozen".to_owned())
     );
 }
+
+#[test]
+fn the_prices_of_an_event_are_those_of_its_lines_or_items() {
+    let price = |id: &str| json!({"price": {"id": id, "object": "price"}, "quantity": 1});
+    let list = json!({"data": [price("price_a"), price("price_b")], "has_more": false});
+    let lines = json!({"data": [
+        {"amount": 1, "pricing": {"price_details": {"price": "price_a"}}},
+        {"amount": 1, "pricing": {"price_details": {"price": "price_b"}}},
+    ], "has_more": false});
+    let mut items = list.clone();
+    for (place, item) in items["data"].as_array_mut().unwrap().iter_mut().enumerate() {
+        item["id"] = json!(format!("si_{place}"));
+    }
+    let ids = |event: Event| event.prices().iter().map(|price| price.id.to_string()).collect::<Vec<_>>();
+    for event in [
+        event(
+            "checkout.session.completed",
+            json!({"id": "cs_1", "object": "checkout.session", "mode": "payment", "line_items": list}),
+        ),
+        event(
+            "customer.subscription.updated",
+            json!({"id": "sub_1", "object": "subscription", "status": "active", "items": items}),
+        ),
+        event("invoice.paid", json!({"id": "in_1", "status": "paid", "amount_paid": 2, "lines": lines})),
+    ] {
+        assert_eq!(ids(event), ["price_a", "price_b"]);
+    }
+    assert_eq!(ids(event("customer.deleted", json!({"id": "cus_1"}))), Vec::<String>::new());
+}

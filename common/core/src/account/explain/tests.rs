@@ -261,6 +261,27 @@ fn credits_are_explained_by_their_buckets_and_each_bucket_by_what_filled_it() {
 }
 
 #[test]
+fn a_trial_is_explained_by_what_it_granted() {
+    let trial = sub("created", P1, json!({"status": "trialing"}));
+    let steps = [trial.clone(), Step::Spend(300)];
+    let why = "1700 trial #0 trial#sub_1#si_1: the trial of sub_1 granted 2000 credits; 300 were spent";
+    check("spent", &steps, P1 + 9, "bucket si_1", why);
+    let over = [trial, sub("deleted", P1 + DAY, json!({"status": "canceled"}))];
+    let why = "0 trial #0 trial#sub_1#si_1: the trial of sub_1 grants no credits: it has ended unpaid, or \
+        the user had an earlier trial";
+    check("ended unpaid", &over, P1 + 2 * DAY, "bucket si_1", why);
+}
+
+#[test]
+fn a_subscription_ends_with_its_customer() {
+    let customer = json!({"id": "cus_1", "object": "customer", "deleted": true});
+    let gone = crate::decide::tests::event("customer.deleted", P1 + 5, &customer, None);
+    let steps = [subscriber(), vec![gone.into()]].concat();
+    let why = "canceled customer_deleted #0 -: its customer was deleted at Stripe, which ends it";
+    check("deleted", &steps, P1 + 9, "subscription sub_1", why);
+}
+
+#[test]
 fn signup_credits_and_packs_are_explained() {
     let not = "0 not_signed_up - -: the app has not created this user (PUT /users/{id}), which grants the \
         signup credits";
@@ -281,6 +302,8 @@ fn signup_credits_and_packs_are_explained() {
     let packs = vec![pack(P1, "cs_1"), pack(P1 + 5, "cs_2"), Step::Spend(300)];
     let why = "1700 packs #1 session#cs_2: 700 left of session#cs_1, 1000 left of session#cs_2";
     check("packs", &packs, P1, "bucket addon", why);
+    let used_up = [pack(P1, "cs_1"), Step::Spend(1000)];
+    check("used up", &used_up, P1, "bucket addon", "0 packs #0 session#cs_1: no pack has credits left");
     let last = "1000 packs #0 session#cs_1: 1000 left of session#cs_1";
     check("the last entry is known", &[pack(P1, "cs_1")], P1, "bucket addon", last);
     let renewed =

@@ -259,6 +259,24 @@ fn a_grant_with_an_end_takes_credits_back_until_then() {
     assert_eq!(entries, [(-30, None), (0, Some(Note::LotEnded))]);
 }
 
+/// The account joins grants by hand beyond 16.
+#[test]
+fn joined_grants_end_at_the_later_of_their_ends() {
+    let mut book = Book::of(&[], 10);
+    for number in 0..17 {
+        let until = Timestamp::from_unix(1000 + 60 * number);
+        let (grant, key) = (Fix::Grant(Credits::new(100), Some(until)), LedgerKey::fix(&number.to_string()));
+        let change = book.account.fix(grant, key, "admin:ann", "r", &book.catalog, book.now);
+        book.keep(&change);
+    }
+    let at = |book: &mut Book, now| {
+        book.at(now);
+        book.balance()
+    };
+    assert_eq!(book.account.state.grants.len(), 16);
+    assert_eq!([at(&mut book, 1059), at(&mut book, 1060), at(&mut book, 1120)], [1700, 1500, 1400]);
+}
+
 #[test]
 fn an_empty_grant_that_comes_back_in_parts_was_granted_the_sum_of_them() {
     let mut book = Book::of(&[], 10);
@@ -337,6 +355,69 @@ fn credits_return_to_a_month_of_a_paid_year_and_to_what_it_carried() {
     let last = change.entries.last().unwrap();
     assert_eq!((last.delta, last.note), (0, Some(Note::LotEnded)));
     assert_eq!(change.state.balance(&book.catalog.policy, book.now).get(), before);
+}
+
+#[test]
+fn a_spend_names_only_the_lots_that_it_took_from() {
+    let mut book = Book::of(&[Step::Signup, Step::Grant(100)], 10);
+    let lots = |entry: &Entry| entry.from.iter().map(|taken| taken.lot.to_string()).collect::<Vec<_>>();
+    assert_eq!(lots(&book.consume("a", 500).unwrap()), ["signup"]);
+    assert_eq!(lots(&book.consume("b", 100).unwrap()), ["fix#1"]);
+}
+
+#[test]
+fn credits_of_a_pack_that_a_reset_ended_do_not_return_to_another_pack() {
+    let line = crate::decide::tests::shapes::once("price_p1000", 2000);
+    let on_invoice = crate::decide::tests::invoice(
+        "paid",
+        P1 - 50,
+        "in_p",
+        "manual",
+        &[line],
+        serde_json::json!({"parent": null, "metadata": {"user_id": "user_1"}}),
+    );
+    let mut book = Book::of(std::slice::from_ref(&on_invoice), P1 - 40);
+    let spend = book.consume("job", 600).unwrap();
+    assert_eq!(spend.from[0].lot.as_str(), "invoice#in_p");
+    // A plan begins, which ends the pack. Another pack is bought later, and a part of it is spent.
+    let renewed = Run::of(&[
+        on_invoice,
+        Step::Spend(600),
+        period(P1, "in_1", "subscription_create"),
+        pack(P1 + 5, "cs_2"),
+        Step::Spend(5700),
+    ]);
+    book.account = renewed.account;
+    let known: Vec<LedgerKey> = book.ledger.iter().map(|entry| entry.key.clone()).collect();
+    let is_new = |entry: &Entry| !known.contains(&entry.key) && entry.key.as_str() != "consume#1";
+    book.ledger.extend(renewed.ledger.into_values().filter(is_new));
+    book.at(P1 + 10);
+    assert_eq!(book.balance(), 300);
+    assert_eq!(book.give_back(&spend, 600, "1"), Ok((0, 600, Some(Note::LotEnded))));
+    assert_eq!(book.balance(), 300);
+}
+
+#[test]
+fn credits_return_to_an_imported_balance() {
+    let import = Step::Import { as_of: 5, credits: 300, with_signup: false, invoices: Vec::new() };
+    let mut book = Book::of(&[import], 10);
+    let spend = book.consume("job", 120).unwrap();
+    assert_eq!(spend.from[0].lot.as_str(), "import#b");
+    assert_eq!(book.give_back(&spend, 50, "1"), Ok((50, 0, None)));
+    assert_eq!(book.balance(), 230);
+}
+
+#[test]
+fn the_next_change_is_the_end_of_a_hold_while_it_is_open() {
+    let mut book = Book::of(&[Step::Signup], 10);
+    book.hold("a", 300, 60).unwrap();
+    let next = |book: &Book| {
+        let access = book.account.state.access(&book.catalog, book.now);
+        book.account.state.next_change(&access, book.now).map(Timestamp::unix)
+    };
+    assert_eq!(next(&book), Some(70));
+    book.at(70);
+    assert_eq!(next(&book), None);
 }
 
 #[test]

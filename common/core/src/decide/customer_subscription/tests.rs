@@ -453,6 +453,30 @@ fn two_updates_of_one_second_give_one_result_in_any_order() {
     );
 }
 
+/// `previous_attributes` names the items by their id, and of each only what has changed.
+#[test]
+fn of_two_updates_of_one_second_the_one_that_names_the_other_as_its_past_is_newer() {
+    let both = |team: u64, other: &str| json!({"items": items(&[("price_team", team), (other, 1)], P1)});
+    let first = updated(
+        P1 + 9,
+        both(3, "price_pro"),
+        json!({"items": {"data": [{"id": "si_1"}, {"id": "si_2", "price": {"id": "price_boost"}}]}}),
+    );
+    let second = updated(
+        P1 + 9,
+        both(2, "price_pro"),
+        json!({"items": {"data": [{"id": "si_1", "quantity": 3}, {"id": "si_2"}]}}),
+    );
+    let created = sub("created", P1, both(3, "price_boost"));
+    for news in [[first.clone(), second.clone()], [second, first]] {
+        let run = Run::of(&[&[created.clone()][..], &news].concat());
+        let known = run.account.state.subscriptions.values().next().unwrap();
+        let shown = known.snapshot.as_ref().unwrap();
+        let quantities: Vec<u64> = shown.items.iter().map(|item| item.quantity).collect();
+        assert_eq!(quantities, [2, 1]);
+    }
+}
+
 #[test]
 fn a_destructive_event_acts_on_its_own_subscription() {
     let other = |patch: Value| {

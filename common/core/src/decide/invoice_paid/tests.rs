@@ -74,6 +74,12 @@ fn the_plans_line_decides_at_any_position() {
         "business until 2593000 7000 | sub_1=7000 | invoice#in_1 +7000",
     );
     let tiers = [line("price_pro", 5, P1), line("price_pro", 3, P1)];
+    let tiers_of_seats = [line("price_team", 5, P1), line("price_team", 3, P1)];
+    check(
+        "seats billed in two tiers",
+        vec![cycle(&tiers_of_seats, json!({}))],
+        "business until 2593000 8000 | sub_1=8000 | invoice#in_1 +8000",
+    );
     check(
         "one plan billed in two parts",
         vec![cycle(&tiers, json!({}))],

@@ -155,3 +155,148 @@ fn the_effect_of_an_older_invoice_is_that_it_is_superseded() {
     let older = paid(P1, "in_1", "subscription_create", "price_pro", P1);
     assert_eq!(beside(&[newer], &older), "superseded |  | pi_in_1=invoice#in_1 | -");
 }
+
+#[test]
+fn of_two_events_about_one_payment_that_waits_the_newer_one_counts() {
+    let action = |at: i64, url: &str| {
+        invoice("payment_action_required", at, "in_1", "manual", &[], json!({"hosted_invoice_url": url}))
+    };
+    let (old, new) =
+        (action(P1, "https://invoice.stripe.com/i/old"), action(P1 + 9, "https://invoice.stripe.com/i/new"));
+    for steps in [[old.clone(), new.clone()], [new, old]] {
+        let run = Run::of(&steps);
+        let shown = run.account.state.payment_action(&run.catalog, Timestamp::from_unix(P1 + 10));
+        let url = shown.and_then(|action| action.hosted_invoice_url.as_deref());
+        assert_eq!(url, Some("https://invoice.stripe.com/i/new"));
+    }
+}
+
+#[test]
+fn a_subscription_that_only_an_invoice_shows_runs_until_the_end_of_its_period() {
+    let run = Run::of(&[bill(
+        T + 1,
+        "in_1",
+        "subscription_create",
+        &[line("si_1", "price_pro", 2000, T, month(T))],
+    )]);
+    let id = "sub_1".parse().unwrap();
+    let runs = |at| {
+        let now = Timestamp::from_unix(at);
+        run.account.state.summary(&id, &run.catalog, now).is_some_and(|one| one.runs_by_invoice(now))
+    };
+    assert_eq!([T + 2, month(T) - 1, month(T)].map(runs), [true, true, false]);
+}
+
+/// An operator adds the price of a second item to the catalog, and Stripe sends the same event again.
+#[test]
+fn a_price_that_the_catalog_learns_counts_when_its_event_is_sent_again() {
+    let items = [item("si_1", "price_pro", T, month(T)), item("si_2", "price_new", T, month(T))];
+    let shown = shows(T, "active", &items);
+    let added = Step::Edit("prices = [\"price_business\"]", "prices = [\"price_business\", \"price_new\"]");
+    let run = Run::of(&[shown.clone(), added, shown]);
+    let now = Timestamp::from_unix(T + 1);
+    assert_eq!(run.account.state.access(&run.catalog, now).tier, "business");
+}
+
+#[test]
+fn each_lot_names_its_bucket() {
+    let life = json!({"line_items": {"data": [{"price": {"id": "price_pro"}, "quantity": 1}]}});
+    let run = Run::of(&[
+        Step::At(T),
+        Step::Signup,
+        Step::Grant(70),
+        pack(T, "cs_1"),
+        super::session("completed", T, "cs_2", json!({}), life),
+        shows(T, "trialing", &[item("si_1", "price_pro", T, month(T))]),
+    ]);
+    let all = run.account.state.buckets(&run.catalog.policy, run.now);
+    let mut named: Vec<(String, u64)> =
+        all.lots.iter().map(|one| (one.lot.bucket(), one.left.get())).collect();
+    named.sort();
+    let expect = [("addon", 1000), ("grant", 70), ("lifetime", 5000), ("si_1", 2000), ("signup", 500)];
+    assert_eq!(named, expect.map(|(name, left)| (name.to_owned(), left)));
+    let by_item: Vec<_> = all.by_item().into_iter().collect();
+    assert_eq!(by_item, [("si_1", Credits::new(2000))]);
+}
+
+fn free_credits() -> Vec<Step> {
+    let edit = Step::Edit("[policy]\n", "[policy]\nfree_credits = 100\nfree_refill = \"month\"\n");
+    vec![edit, Step::At(T), Step::Signup]
+}
+
+/// The first month after the signup begins on day 31: from 9 October to 9 November 2025.
+#[test]
+fn free_credits_fall_due_in_a_month_that_begins_without_a_plan() {
+    let day = |day: i64| T + day * DAY;
+    let life = |at: i64| {
+        let lines = json!({"line_items": {"data": [{"price": {"id": "price_pro"}, "quantity": 1}]}});
+        super::session("completed", at, "cs_1", json!({}), lines)
+    };
+    let gift = |at: i64, until: Option<i64>| {
+        vec![Step::At(at), Step::Complimentary { plan: "pro", until, credits: 0 }]
+    };
+    let plan = |status: &str, at: i64| shows(at, status, &[item("si_1", "price_pro", day(1), day(400))]);
+    // The grace of the catalog is five days.
+    let unpaid = |status: &str, start: i64| {
+        let until = day(start) + 10 * DAY;
+        vec![
+            plan("active", day(1)),
+            shows(day(start), status, &[item("si_1", "price_pro", day(start), until)]),
+        ]
+    };
+    let collects_not = |policy: &'static str| {
+        let paused = json!({"pause_collection": {"behavior": "void"}});
+        let items = [item("si_1", "price_pro", day(1), day(400))];
+        vec![
+            Step::Edit("[policy]\n", policy),
+            plan("active", day(1)),
+            shows_with(day(20), "active", &items, paused),
+        ]
+    };
+    for (what, steps, due) in [
+        ("no plan", vec![], true),
+        ("a plan for life", vec![life(day(1))], false),
+        ("one that is bought later", vec![life(day(32))], true),
+        ("one that is refunded in part", vec![life(day(1)), refunded(day(2), "pi_cs_1", 1999)], false),
+        ("one that is refunded", vec![life(day(1)), refunded(day(2), "pi_cs_1", 2000)], true),
+        ("a gift without an end", gift(day(1), None), false),
+        ("one that ends within the month", gift(day(1), Some(day(33))), false),
+        ("one that ends as the month begins", gift(day(1), Some(day(31))), true),
+        ("one that is given later", gift(day(32), None), true),
+        ("a subscription", vec![plan("active", day(1))], false),
+        ("one that begins later", vec![plan("active", day(32))], true),
+        ("one that ended before", vec![plan("active", day(1)), plan("canceled", day(20))], true),
+        ("one that ends later", vec![plan("active", day(1)), plan("canceled", day(33))], false),
+        ("one that is paused", vec![plan("active", day(1)), plan("paused", day(20))], true),
+        ("a payment that is overdue, in its grace", unpaid("past_due", 28), false),
+        ("one whose grace is over", unpaid("past_due", 25), true),
+        ("one that Stripe has given up", unpaid("unpaid", 28), true),
+        ("no collection, which ends nothing", collects_not("[policy]\n"), false),
+        (
+            "no collection, which ends with the paid period",
+            collects_not("[policy]\npause_collection = \"until_period_end\"\n"),
+            true,
+        ),
+        ("one that is paused later", vec![plan("active", day(1)), plan("paused", day(33))], false),
+    ] {
+        let run = Run::of(&[free_credits(), steps, vec![Step::At(day(40)), Step::Spend(1)]].concat());
+        let refills = run.ledger.keys().filter(|key| key.as_str().starts_with("free#")).count();
+        assert_eq!(refills, usize::from(due), "{what}: {}", run.summary());
+    }
+}
+
+#[test]
+fn the_next_free_credits_are_those_of_the_next_month_without_a_plan() {
+    let next = |steps: Vec<Step>, at: i64| {
+        let run = Run::of(&steps);
+        let next = run.account.state.next_free_refill(&run.catalog.policy, Timestamp::from_unix(at));
+        next.map(|next| (next.unix() - T) / DAY)
+    };
+    assert_eq!(next(free_credits(), T + DAY), Some(31));
+    assert_eq!(next(free_credits(), T + 31 * DAY - 1), Some(31));
+    assert_eq!(next(free_credits(), T + 31 * DAY), Some(61));
+    assert_eq!(next(free_credits(), T + 84 * DAY), Some(92));
+    let plan = shows(T + 1, "active", &[item("si_1", "price_pro", T, T + YEAR)]);
+    assert_eq!(next([free_credits(), vec![plan]].concat(), T + DAY), None);
+    assert_eq!(next(vec![Step::At(T), Step::Signup], T + DAY), None, "the policy gives none");
+}

@@ -125,6 +125,14 @@ fn a_document_with_another_quantity_is_a_conflict_after_an_edit() {
     assert_eq!(end(&run), "free 1000 | pack=1000");
     let parked: Vec<_> = run.parked.iter().map(|(_, why)| why.code()).collect();
     assert_eq!(parked, ["conflict"]);
+    let billed = |quantity: u64| {
+        let sold = super::shapes::times(quantity, once("price_p1000", 2000));
+        bill_with(T, "in_1", "manual", &[sold], json!({"parent": null}))
+    };
+    let edit = pack_becomes("credits = 1500\nprices = [\"price_p1000\"]");
+    let run = Run::of(&[billed(1), edit, billed(3)]);
+    let parked: Vec<_> = run.parked.iter().map(|(_, why)| why.code()).collect();
+    assert_eq!((end(&run).as_str(), &parked[..]), ("free 1000 | pack=1000", &["conflict"][..]));
 }
 
 #[test]

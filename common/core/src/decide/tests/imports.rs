@@ -163,6 +163,14 @@ fn a_spend_of_before_the_import_is_not_counted_twice() {
 }
 
 #[test]
+fn a_spend_of_after_the_balance_is_taken_from_the_plan_it_was_taken_from() {
+    let at = T + 5 * DAY;
+    let spent = [Step::At(at + DAY), Step::Spend(400), Step::At(at + 2 * DAY), import(at, 7000)];
+    let run = Run::of(&[&first()[..], &spent].concat());
+    assert_eq!(end(&run), "pro 6600 | opening=2000 si_1=4600", "{}", run.summary());
+}
+
+#[test]
 fn what_an_operator_revoked_after_the_balance_stays_revoked() {
     let at = T + 5 * DAY;
     for (revoked_at, left) in [(at - DAY, 3000), (at + DAY, 2600)] {
@@ -214,7 +222,12 @@ fn the_same_import_with_another_number_is_a_conflict() {
         account.evolve(facts, &cause, &run.catalog, run.now).map(|change| change.entries.len())
     };
     assert_eq!(again("b", 300).ok(), Some(0));
-    assert!(again("b", 301).is_err());
+    let conflict = again("b", 301).unwrap_err();
+    let at = Timestamp::from_unix(T);
+    assert_eq!(
+        (conflict.key.as_str(), conflict.known, conflict.says),
+        ("import#b", format!("300 credits at {at}"), format!("301 credits at {at}"))
+    );
     assert!(again("c", 300).is_err());
 }
 
@@ -404,4 +417,18 @@ fn a_grant_that_comes_back_counts_from_the_time_at_which_it_was_given() {
     let grants: Vec<_> =
         run.account.state.grants.iter().map(|one| (one.since.unix(), one.left.get())).collect();
     assert_eq!(grants, [(T, 100), (T + DAY, 30)], "the older one is spent first, as before");
+}
+
+/// The balance is that of the moment before the second of `as_of`.
+#[test]
+fn what_is_bought_or_granted_in_the_second_of_the_balance_comes_on_top_of_it() {
+    let at = T + 5 * DAY;
+    for (second, more) in [(at - 1, 0), (at, 1000), (at + 1, 1000)] {
+        let run = Run::of(&[pack(second, "cs_1"), Step::At(at + DAY), import(at, 300)]);
+        assert_eq!(run.balance().get(), 300 + more, "a pack at {}: {}", second - at, run.summary());
+    }
+    for (second, more) in [(at - 1, 0), (at, 50), (at + 1, 50)] {
+        let run = Run::of(&[Step::At(second), Step::Grant(50), Step::At(at + DAY), import(at, 300)]);
+        assert_eq!(run.balance().get(), 300 + more, "a grant at {}: {}", second - at, run.summary());
+    }
 }

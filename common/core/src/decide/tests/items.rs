@@ -3,11 +3,13 @@
 use serde_json::{Value, json};
 
 use super::shapes::{
-    DAY, T, YEAR, bill, bill_with, check_life, flagged, item, line, month, once, seats, shows, shows_with,
-    tie, times,
+    DAY, T, YEAR, another_subscription, bill, bill_with, check_life, end, flagged, item, line, month, once,
+    seats, shows, shows_with, tie, times,
 };
 use super::{MONTH, Run, Step, pack, patched, refunded};
 use crate::ids::{CustomerId, UserId};
+use crate::ledger::EntryKind;
+use crate::timestamp::Timestamp;
 
 const YEARLY: &str = "price_pro_year";
 
@@ -547,6 +549,26 @@ fn a_line_that_lies_ahead_opens_its_period_one_hour_before_it_starts() {
 }
 
 #[test]
+fn a_first_invoice_for_a_period_that_lies_ahead_grants_nothing_before_it() {
+    let start = T + 10 * DAY;
+    let ahead =
+        bill(T, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, start, month(start))]);
+    let at = |at: i64| Run::of(&[ahead.clone(), Step::At(at)]);
+    assert_eq!(end(&at(T + DAY)), "free 0 | si_1=0");
+    assert_eq!(at(start).balance().get(), 5000);
+    // The account is due when the period opens, also in a trial.
+    let due = |steps: &[Step]| {
+        let run = Run::of(steps);
+        let now = Timestamp::from_unix(T + DAY);
+        let access = run.account.state.access(&run.catalog, now);
+        run.account.state.next_change(&access, now).map(Timestamp::unix)
+    };
+    assert_eq!(due(std::slice::from_ref(&ahead)), Some(start - 3600));
+    let trial = shows(T, "trialing", &[item("si_1", "price_pro", T, start)]);
+    assert_eq!(due(&[trial, ahead]), Some(start - 3600));
+}
+
+#[test]
 fn an_opening_counts_from_its_periods_start_whenever_it_is_paid() {
     let upgraded = T + 2 * DAY;
     let given = vec![
@@ -663,6 +685,19 @@ fn the_fifty_first_item_parks() {
 }
 
 #[test]
+fn neither_ended_subscriptions_nor_the_same_items_count_twice_against_the_fifty() {
+    let many = |count: i64| -> Vec<Value> {
+        (0..count).map(|number| item(&format!("si_{number}"), "price_team", T, month(T))).collect()
+    };
+    let parked = |steps: Vec<Step>| Run::of(&steps).parked.len();
+    let ended = vec![shows(T, "active", &many(50)), shows(T + DAY, "canceled", &many(50))];
+    let next = another_subscription(2, T + 2 * DAY)[..2].to_vec();
+    assert_eq!(parked([ended.clone(), next.clone()].concat()), 0);
+    assert_eq!(parked([ended[..1].to_vec(), next].concat()), 2);
+    assert_eq!(parked(vec![shows(T, "active", &many(30)), shows(T + DAY, "active", &many(30))]), 0);
+}
+
+#[test]
 fn every_line_of_a_long_invoice_counts() {
     let ids: Vec<String> = (0..14).map(|number| format!("si_{number}")).collect();
     let items: Vec<Value> = ids.iter().map(|id| item(id, "price_boost", T, month(T))).collect();
@@ -755,4 +790,65 @@ fn a_line_of_the_quantity_0_grants_nothing() {
         bill(second + 1, "in_2", "subscription_cycle", &[none(second)]),
     ];
     check_life("from a renewal on", &renewed, "pro 1000 | si_1=1000");
+}
+
+/// A line without an item's id: Stripe's `line_item.subscription_item` is null for lines of older invoices.
+#[test]
+fn a_line_without_an_items_id_belongs_to_the_item_of_its_price_before_that_of_its_plan() {
+    let unnamed = patched(
+        line("si_1", "price_pro_year", 20_000, T, T + YEAR),
+        &json!({"parent": {"subscription_item_details": {"subscription_item": null}}}),
+    );
+    let given = [
+        bill(T + 1, "in_1", "subscription_create", &[unnamed]),
+        shows(
+            T + 2,
+            "active",
+            &[item("si_1", "price_pro", T, month(T)), item("si_2", "price_pro_year", T, T + YEAR)],
+        ),
+    ];
+    for steps in [given.to_vec(), given.iter().rev().cloned().collect()] {
+        let run = Run::of(&steps);
+        assert_eq!(end(&run), "pro 5000 | si_2=5000", "{}", run.summary());
+    }
+}
+
+#[test]
+fn a_price_that_left_the_catalog_is_known_by_its_earlier_invoice() {
+    let left = Step::Edit("\"price_pro\", \"price_pro_year\"", "\"price_pro_year\"");
+    let month_of = |start: i64, id: &str, reason: &str| {
+        bill(start + 1, id, reason, &[line("si_1", "price_pro", 2000, start, month(start))])
+    };
+    let run = Run::of(&[
+        month_of(T, "in_1", "subscription_create"),
+        Step::Spend(700),
+        left,
+        month_of(month(T), "in_2", "subscription_cycle"),
+    ]);
+    assert_eq!(end(&run), "pro until day 60 5000 | si_1=5000", "{}", run.summary());
+}
+
+/// `billing_reason` of the first invoice of a subscription that a quote starts is `quote_accept`
+/// (<https://docs.stripe.com/api/invoices/object#invoice_object-billing_reason>).
+#[test]
+fn the_first_invoice_of_a_quote_starts_the_subscription_and_a_later_one_renews_it() {
+    let of = |start: i64, id: &str, reason: &str| {
+        bill(start + 1, id, reason, &[line("si_1", "price_pro", 2000, start, month(start))])
+    };
+    let run = Run::of(&[of(T, "in_1", "quote_accept"), of(month(T), "in_2", "subscription_threshold")]);
+    let kinds: Vec<_> = run.ledger.values().map(|entry| (entry.key.as_str(), entry.kind)).collect();
+    assert_eq!(kinds, [("invoice#in_1", EntryKind::Subscription), ("invoice#in_2", EntryKind::Renewal)]);
+}
+
+/// The next period is billed before the invoice of the running one arrives.
+#[test]
+fn an_invoice_is_superseded_neither_while_its_period_runs_nor_before_it() {
+    let next = month(T);
+    let run = Run::of(&[
+        bill(T + 5, "in_2", "manual", &[line("si_1", "price_pro", 2000, next, month(next))]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, next)]),
+        Step::At(T + 10),
+    ]);
+    let notes: Vec<_> = run.ledger.values().map(|entry| (entry.key.as_str(), entry.note)).collect();
+    assert_eq!(notes, [("invoice#in_1", None), ("invoice#in_2", None)], "{}", run.summary());
 }

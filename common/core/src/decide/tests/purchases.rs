@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 use super::shapes::{
     DAY, T, bill, bill_with, check_life, end, item, line, month, once, shows, tie_by, times,
 };
-use super::{Run, Step, pack, patched, refund, refunded, session};
+use super::{Outcome, P1, Run, Step, pack, patched, refund, refunded, session};
+use crate::account::products::BoughtProduct;
+use crate::ledger::LedgerKey;
+use crate::timestamp::Timestamp;
 
 /// `invoice.paid` of a manual invoice.
 fn manual(created: i64, id: &str, lines: &[Value]) -> Step {
@@ -100,6 +103,113 @@ fn two_packs_without_a_common_document_are_two() {
     let given =
         vec![pack(T, "cs_1"), pack(T + 1, "cs_2"), manual(T + 2, "in_3", &[once("price_p1000", 2000)])];
     check_life("two sessions and an invoice", &given, "free 3000 | pack=1000 pack=1000 pack=1000");
+}
+
+#[test]
+fn a_payment_links_an_invoice_only_to_the_session_that_it_paid() {
+    let steps = [
+        pack(P1, "cs_1"),
+        manual(P1 + 3, "in_2", &[once("price_p1000", 2000)]),
+        tie_by(P1 + 4, "in_2", "pi_other"),
+    ];
+    for steps in [steps.to_vec(), steps.iter().rev().cloned().collect()] {
+        assert_eq!(Run::of(&steps).balance().get(), 2000);
+    }
+}
+
+#[test]
+fn a_line_that_the_catalog_does_not_name_parks_no_session_that_sold_a_pack_or_a_plan() {
+    let of = |prices: &[&str]| {
+        let line = |price: &&str| json!({"price": {"id": price}, "quantity": 1});
+        let lines = json!({"line_items": {"data": prices.iter().map(line).collect::<Vec<_>>()}});
+        Run::of(&[session("completed", P1, "cs_1", json!({}), lines)])
+    };
+    let sold = |prices: &[&str]| {
+        let run = of(prices);
+        (run.balance().get(), run.parked.len())
+    };
+    assert_eq!(sold(&["price_other", "price_p1000"]), (1000, 0));
+    assert_eq!(sold(&["price_other", "price_pro"]), (5000, 0));
+    assert_eq!(sold(&["price_other"]), (0, 1));
+}
+
+#[test]
+fn a_pack_for_nothing_is_no_payment() {
+    let of = |amount: i64| {
+        let paid = if amount > 0 { "paid" } else { "no_payment_required" };
+        let patch = json!({"amount_total": amount, "payment_status": paid});
+        Run::of(&[session("completed", P1, "cs_1", json!({"pack": "p1000"}), patch)])
+    };
+    let seen = |run: Run| (run.balance().get(), run.account.state.first_paid_at.is_some());
+    assert_eq!(seen(of(2000)), (1000, true));
+    assert_eq!(seen(of(0)), (1000, false));
+}
+
+#[test]
+fn packs_of_one_invoice_end_each_at_its_own_time() {
+    let expiring = Step::Edit(
+        "[[order]]",
+        "[[pack]]\nname = \"short\"\ncredits = 70\nexpires_days = 10\nprices = [\"price_short\"]\n[[order]]",
+    );
+    let lines = [once("price_short", 100), once("price_p1000", 2000), once("price_short", 100)];
+    let run = Run::of(&[expiring, manual(T, "in_1", &lines)]);
+    let balance = |at: i64| run.account.state.balance(&run.catalog.policy, Timestamp::from_unix(at)).get();
+    assert_eq!([T + 10 * DAY - 1, T + 10 * DAY].map(balance), [1140, 1000]);
+}
+
+#[test]
+fn the_entry_of_a_pack_on_an_invoice_names_its_payment() {
+    let run = Run::of(&[manual(P1, "in_1", &[once("price_p1000", 2000)])]);
+    let entry = &run.ledger[&LedgerKey::from_text("invoice#in_1")];
+    assert_eq!(entry.payment.as_ref().map(|paid| (paid.amount, paid.currency.as_str())), Some((2000, "usd")));
+}
+
+#[test]
+fn a_quantity_of_a_million_counts_and_one_more_parks() {
+    let team = |quantity: u64, start: i64| {
+        [
+            shows(
+                start,
+                "active",
+                &[super::shapes::seats("si_1", "price_team", quantity, start, month(start))],
+            ),
+            bill(
+                start + 1,
+                "in_1",
+                "subscription_create",
+                &[times(quantity, line("si_1", "price_team", 2000, start, month(start)))],
+            ),
+        ]
+    };
+    let codes = |quantity: u64| {
+        let run = Run::of(&team(quantity, T));
+        run.parked.iter().map(|(_, why)| why.code()).collect::<Vec<_>>()
+    };
+    assert!(codes(1_000_000).is_empty());
+    assert_eq!(codes(1_000_001), ["quantity", "quantity"]);
+}
+
+#[test]
+fn the_account_has_at_most_200_products() {
+    let products = "[features]\nexport = \"switch\"\n[[product]]\nname = \"course\"\n\
+        features = { export = true }\nprices = [\"price_course\"]\n[policy]\n";
+    let course = |id: &str| session("completed", P1, id, json!({"product": "course"}), json!({}));
+    let mut run = Run::of(&[Step::Edit("[policy]\n", products), course("cs_0")]);
+    let one = run.account.state.products[0].clone();
+    let mut with = |count: usize| {
+        let bought = (0..count).map(|number| {
+            let session = Some(format!("cs_{number}").parse().unwrap());
+            BoughtProduct { session, payment: None, ..one.clone() }
+        });
+        run.account.state.products = bought.collect();
+        let Step::Event(next) = course("cs_next") else { panic!("no event") };
+        match run.decided(&crate::event::read(next.to_string().as_bytes()).unwrap()) {
+            Outcome::Park(parked) => parked.code(),
+            Outcome::Apply(_) => "applied",
+            Outcome::Ignore(_) | Outcome::Tie => "ignored",
+        }
+    };
+    assert_eq!([199, 200, 201].map(&mut with), ["applied", "too_many_products", "too_many_products"]);
 }
 
 #[test]
