@@ -458,7 +458,10 @@ impl State {
                 lot: Lot::Item(id.clone(), item.clone()),
                 granted: bucket.granted.minus(bucket.lost),
                 left: bucket.left,
-                since: bucket.period.as_ref().map(|_| bucket.slice.since),
+                since: match &bucket.period {
+                    Some(_) => Some(bucket.slice.since),
+                    None => self.subscriptions.get(id).and_then(|one| one.items.get(item)?.trial_start()),
+                },
                 until,
                 free: bucket.trial,
             });
