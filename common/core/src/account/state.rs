@@ -575,8 +575,13 @@ impl State {
             let unpaid = one.snapshot.as_ref().is_some_and(|snapshot| snapshot.ended_unpaid);
             return unpaid && deleted.is_none() && self.is_paid_at(id, one, policy, at);
         }
-        if phase_at(&one.phases, at).is_some_and(Phase::is_paused) {
+        let phase = phase_at(&one.phases, at);
+        if phase.is_some_and(Phase::is_paused) {
             return false;
+        }
+        let pauses = policy.pause_collection == PauseCollection::UntilPeriodEnd;
+        if pauses && phase.is_some_and(Phase::collection_is_paused) {
+            return self.is_paid_at(id, one, policy, at);
         }
         let never_began =
             one.snapshot.as_ref().is_some_and(|one| matches!(one.status, Incomplete | IncompleteExpired));
