@@ -935,6 +935,12 @@ impl Item {
         missing.into_iter().for_each(|line| self.fold_line(line));
     }
 
+    /// When the trial began that its newest `trialing` snapshot shows, else its line.
+    pub(super) fn trial_start(&self) -> Option<Timestamp> {
+        let shown = self.sights.iter().filter(|sight| sight.trialing).map(|sight| sight.start).max();
+        shown.or_else(|| self.trial_line().map(|line| line.start))
+    }
+
     /// When the trial ends, by the latest `trialing` snapshot, else by the trial's line.
     pub(super) fn trial_end(&self) -> Option<Timestamp> {
         match &self.trial {

@@ -458,7 +458,10 @@ impl State {
                 lot: Lot::Item(id.clone(), item.clone()),
                 granted: bucket.granted.minus(bucket.lost),
                 left: bucket.left,
-                since: bucket.period.as_ref().map(|_| bucket.slice.since),
+                since: match &bucket.period {
+                    Some(_) => Some(bucket.slice.since),
+                    None => self.subscriptions.get(id).and_then(|one| one.items.get(item)?.trial_start()),
+                },
                 until,
                 free: bucket.trial,
             });
@@ -572,8 +575,13 @@ impl State {
             let unpaid = one.snapshot.as_ref().is_some_and(|snapshot| snapshot.ended_unpaid);
             return unpaid && deleted.is_none() && self.is_paid_at(id, one, policy, at);
         }
-        if phase_at(&one.phases, at).is_some_and(Phase::is_paused) {
+        let phase = phase_at(&one.phases, at);
+        if phase.is_some_and(Phase::is_paused) {
             return false;
+        }
+        let pauses = policy.pause_collection == PauseCollection::UntilPeriodEnd;
+        if pauses && phase.is_some_and(Phase::collection_is_paused) {
+            return self.is_paid_at(id, one, policy, at);
         }
         let never_began =
             one.snapshot.as_ref().is_some_and(|one| matches!(one.status, Incomplete | IncompleteExpired));

@@ -587,3 +587,38 @@ fn a_late_snapshot_of_another_plan_changes_only_the_months_until_the_next_one() 
         assert_eq!(run.balance().get(), 5000 + 2000, "{}", run.summary());
     }
 }
+
+#[test]
+fn free_credits_of_a_collection_pause_stay_when_the_subscription_ends() {
+    let paused = |status: &str, at: i64| {
+        let pause = json!({"pause_collection": {"behavior": "void"}});
+        shows_with(at, status, &[item("si_1", "price_pro", T, T + 30 * DAY)], pause)
+    };
+    let given = [
+        Step::Edit("[policy]\n", "[policy]\nfree_credits = 200\npause_collection = \"until_period_end\"\n"),
+        Step::At(T),
+        Step::Signup,
+        shows(T, "active", &[item("si_1", "price_pro", T, T + 30 * DAY)]),
+        bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 2000, T, T + 30 * DAY)]),
+        paused("active", T + 20 * DAY),
+        Step::At(T + 40 * DAY),
+        Step::Spend(1),
+    ];
+    let left = |steps: &[Step]| end(&Run::of(steps));
+    assert_eq!(left(&given), "free 5199 | si_1=4999 signup=200");
+    let ended = [&given[..], &[paused("canceled", T + 45 * DAY)]].concat();
+    assert_eq!(left(&ended), "free 5199 | si_1=4999 signup=200", "the month began without access");
+}
+
+#[test]
+fn of_trials_that_end_together_the_one_that_began_first_is_spent_first() {
+    let ends = T + 9 * DAY;
+    let first = || item("si_9", "price_pro", T, ends);
+    let given = [
+        Step::Edit("[policy]\n", "[policy]\nspend_order = \"expiring_first\"\n"),
+        shows(T, "trialing", &[first()]),
+        shows(T + DAY, "trialing", &[first(), item("si_1", "price_pro", T + DAY, ends)]),
+        Step::Spend(100),
+    ];
+    assert_eq!(end(&Run::of(&given)), "pro 3900 | si_1=2000 si_9=1900");
+}
