@@ -36,8 +36,8 @@ def arguments():
                         help="seconds between a start and the next kill")
     parser.add_argument("--real-binaries", action="store_true", help="run the compiled functions")
     parser.add_argument("--settle-seconds", type=float, default=120,
-                        help="how long the queues may take to become empty; a message that waits for its first "
-                             "retry takes 300")
+                        help="how long the queues may take to become empty; a message that waits for its "
+                             "first retry takes 300")
     return parser.parse_args()
 
 

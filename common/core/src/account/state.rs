@@ -443,7 +443,8 @@ impl State {
         Buckets { lots, lost, next, ..all }
     }
 
-    /// The lots of all items, the earliest end first, each followed by the credits that it took over.
+    /// The lots of all items, the earliest end first, each followed by the credits that it took over. Of items
+    /// with the same end, the item with the smaller id comes first.
     fn item_lots(&self, items: &BTreeMap<(SubscriptionId, ItemId), Bucket>) -> Vec<LotBalance> {
         let end_of = |(id, item): &(SubscriptionId, ItemId), bucket: &Bucket| match &bucket.period {
             Some(_) => bucket.slice.end,
@@ -451,7 +452,10 @@ impl State {
         };
         let mut by_end: Vec<_> =
             items.iter().map(|(key, bucket)| (end_of(key, bucket), key, bucket)).collect();
-        by_end.sort_by_key(|(end, ..)| end.map_or(i64::MAX, Timestamp::unix));
+        let by = |end: &Option<Timestamp>| end.map_or(i64::MAX, Timestamp::unix);
+        by_end.sort_by(|(end, one, _), (other_end, other, _)| {
+            (by(end), &one.1).cmp(&(by(other_end), &other.1))
+        });
         let mut lots = Vec::with_capacity(by_end.len());
         for (until, (id, item), bucket) in by_end {
             lots.push(LotBalance {
