@@ -720,6 +720,9 @@ impl Account {
 /// carried over, and lines that count later than their invoice was recorded.
 fn name_derived(new: &mut Vec<NewEntry>, before: &Buckets, after: &Buckets) {
     for (key, derived) in &after.derived {
+        if before.derived.contains_key(key) {
+            continue;
+        }
         // While an invoice is recorded, its own key is used for the periods that it opens.
         let invoice = key.invoice_of_item();
         let recorded = |invoice: &LedgerKey| {
@@ -728,8 +731,7 @@ fn name_derived(new: &mut Vec<NewEntry>, before: &Buckets, after: &Buckets) {
             new.iter().any(|entry| entry.key == *invoice)
                 || before.derived.keys().any(|known| known.as_str().starts_with(&provisional))
         };
-        let recorded = invoice.as_ref().is_some_and(recorded);
-        if recorded || before.derived.contains_key(key) {
+        if invoice.as_ref().is_some_and(recorded) {
             continue;
         }
         let entry =

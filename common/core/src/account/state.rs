@@ -372,30 +372,35 @@ impl State {
     pub fn ended_at(&self, subscription: &Subscription) -> Option<Timestamp> {
         let customer = subscription.customer.as_ref();
         let deleted = customer.and_then(|customer| self.customers.get(customer).copied().flatten());
-        match (subscription.ended_at(), deleted) {
-            (Some(end), Some(deleted)) => Some(end.min(deleted)),
-            (end, deleted) => end.or(deleted),
-        }
+        earlier(subscription.ended_at(), deleted)
     }
 
     /// What every bucket holds at a moment.
     pub fn buckets(&self, policy: &Policy, now: Timestamp) -> Buckets {
         let now = self.time(now);
         let mut items: BTreeMap<(SubscriptionId, ItemId), Bucket> = BTreeMap::new();
+        let mut ends: Vec<((SubscriptionId, ItemId), Timestamp)> = Vec::new();
         for (id, subscription) in &self.subscriptions {
+            let has_ended = self.ended_at(subscription);
+            let no_month_after = |_: &Timestamp| !subscription.ended_unpaid();
+            let keeps_all = subscription.keeps_all_items();
             self.view(id, subscription, policy, now, |view| {
                 for (item_id, item) in &subscription.items {
-                    let ended = self.item_ended_at(id, item_id).filter(|_| !subscription.ended_unpaid());
+                    let removed = if keeps_all { None } else { subscription.removed_at(item_id) };
+                    let end = earlier(has_ended, removed);
                     // The trial of a removed item has ended unpaid.
-                    let trial_counts = view.trial_counts && subscription.removed_at(item_id).is_none();
+                    let trial_counts = view.trial_counts && removed.is_none();
+                    let ended = end.filter(no_month_after);
                     let bucket = item.bucket(&View { ended, trial_counts, ..*view });
                     if bucket != Bucket::default() {
-                        items.insert((id.clone(), item_id.clone()), bucket);
+                        let key = (id.clone(), item_id.clone());
+                        ends.extend(end.map(|end| (key.clone(), end)));
+                        items.insert(key, bucket);
                     }
                 }
             });
         }
-        self.void_ended(&mut items);
+        void_ended(&mut items, &ends);
         let derived = derived(&items);
         let mut lost: Credits = items.values().map(|bucket| bucket.lost).sum();
         lost = lost.plus(items.values().flat_map(|bucket| &bucket.carries).map(|carry| carry.lost).sum());
@@ -657,39 +662,10 @@ impl State {
         self.reset_at.max(self.unproven_reset(&self.buckets(policy, now).items, policy))
     }
 
-    /// Empties the bucket of an ended subscription or a removed item once another item's paid period starts
-    /// at or after that end.
-    fn void_ended(&self, items: &mut BTreeMap<(SubscriptionId, ItemId), Bucket>) {
-        let starts: Vec<((SubscriptionId, ItemId), Timestamp)> = items
-            .iter()
-            .filter_map(|(key, bucket)| Some((key.clone(), bucket.period.as_ref()?)))
-            .filter(|(_, period)| !period.terms.product)
-            .map(|(key, period)| (key, period.start))
-            .collect();
-        for (key, bucket) in items.iter_mut() {
-            let end = self.item_ended_at(&key.0, &key.1);
-            let replaced =
-                end.is_some_and(|end| starts.iter().any(|(other, start)| other != key && *start >= end));
-            if replaced {
-                *bucket = Bucket {
-                    left: Credits::ZERO,
-                    lost: Credits::ZERO,
-                    carries: Vec::new(),
-                    next_month: None,
-                    next: None,
-                    ..std::mem::take(bucket)
-                };
-            }
-        }
-    }
-
     /// When an item ended: with its subscription, with the deletion of its customer, or by its removal.
     pub fn item_ended_at(&self, subscription: &SubscriptionId, item: &ItemId) -> Option<Timestamp> {
         let subscription = self.subscriptions.get(subscription)?;
-        match (self.ended_at(subscription), subscription.removed_at(item)) {
-            (Some(end), Some(removed)) => Some(end.min(removed)),
-            (end, removed) => end.or(removed),
-        }
+        earlier(self.ended_at(subscription), subscription.removed_at(item))
     }
 
     pub(super) fn subscription_mut(&mut self, id: &SubscriptionId) -> &mut Subscription {
@@ -986,8 +962,8 @@ impl State {
     /// Drops items that were removed long ago and hold no credits, except the last ten of a subscription.
     fn forget_removed_items(&mut self, policy: &Policy, horizon: Timestamp, now: Timestamp) {
         let may_forget = |one: &Arc<Subscription>| {
-            let removed = one.items.keys().filter_map(|item| one.removed_at(item));
-            one.items.len() > REMEMBER_ENDED && removed.filter(|end| *end < horizon).count() > 0
+            let mut removed = one.items.keys().filter_map(|item| one.removed_at(item));
+            one.items.len() > REMEMBER_ENDED && !one.keeps_all_items() && removed.any(|end| end < horizon)
         };
         if !self.subscriptions.values().any(may_forget) {
             return;
@@ -1017,6 +993,33 @@ impl State {
             if let Some(subscription) = self.subscriptions.get_mut(&id) {
                 Arc::make_mut(subscription).items.remove(&item);
             }
+        }
+    }
+}
+
+/// The earlier of two ends. `None` means no end.
+fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.into_iter().chain(other).min()
+}
+
+/// Empties the bucket of an ended subscription or a removed item once another item's paid period starts at
+/// or after that end.
+fn void_ended(
+    items: &mut BTreeMap<(SubscriptionId, ItemId), Bucket>,
+    ends: &[((SubscriptionId, ItemId), Timestamp)],
+) {
+    let is_replaced = |(key, end): &&((SubscriptionId, ItemId), Timestamp)| {
+        let mut others = items.iter().filter(|(other, _)| *other != key);
+        others.any(|(_, bucket)| {
+            bucket.period.as_ref().is_some_and(|period| !period.terms.product && period.start >= *end)
+        })
+    };
+    let replaced: Vec<_> = ends.iter().filter(is_replaced).map(|(key, _)| key).collect();
+    for key in replaced {
+        if let Some(bucket) = items.get_mut(key) {
+            (bucket.left, bucket.lost) = (Credits::ZERO, Credits::ZERO);
+            (bucket.next_month, bucket.next) = (None, None);
+            bucket.carries.clear();
         }
     }
 }

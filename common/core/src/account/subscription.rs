@@ -267,6 +267,11 @@ impl Subscription {
         unpriced || self.items.values().any(|item| item.names_document(document))
     }
 
+    /// Whether every set shows exactly the known items, so that none of them was removed.
+    pub(super) fn keeps_all_items(&self) -> bool {
+        self.sets.iter().all(|set| set.items.iter().eq(self.items.keys()))
+    }
+
     /// When an item was removed: the earliest snapshot without it that is later than every snapshot and
     /// invoice that names it, as far as they are remembered.
     pub(super) fn removed_at(&self, id: &ItemId) -> Option<Timestamp> {
