@@ -293,6 +293,10 @@ mod tests {
         );
         let catalog = Catalog::parse(&text).unwrap();
         let learnt = catalog.to_learn(&price("price_b", Some("two"), None), at(5)).unwrap();
-        assert_eq!(found(&catalog.with_learnt([learnt]), "price_b"), "product \"two\"");
+        // It stays what it was sold as, also after its lookup key has left the catalog.
+        let edited = Catalog::parse(&text.replace("[\"two\"]", "[\"three\"]")).unwrap();
+        for catalog in [catalog, edited] {
+            assert_eq!(found(&catalog.with_learnt([learnt.clone()]), "price_b"), "product \"two\"");
+        }
     }
 }
