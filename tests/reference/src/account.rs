@@ -129,10 +129,12 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// 2.5: "Any other zero line is a trial or nothing": unflagged zero lines that open nothing, with a
-    /// period that no snapshot shows as `active`, as (start, end, item, plan, quantity).
+    /// 2.5: "Any other zero line is a trial or nothing": of a subscription's first invoice, unflagged zero
+    /// lines that open nothing, with a period that no snapshot shows as `active`, as (start, end, item, plan,
+    /// quantity). A zero line of a later invoice belongs to a goodwill trial, which its snapshots show.
     fn zero_lines(&self, sub: &Sub<'a>) -> Vec<(i64, i64, String, &'a Goods, i64)> {
-        let lines = sub.invoices.iter().flat_map(|i| &i.lines).filter(|l| l.amount == 0 && !l.flagged);
+        let first = sub.invoices.iter().filter(|i| i.object["billing_reason"] == "subscription_create");
+        let lines = first.flat_map(|i| &i.lines).filter(|l| l.amount == 0 && !l.flagged);
         let trial = |l: &'a crate::event::Line| {
             let plan = self.facts.plan(l).filter(|_| !self.facts.is_free(l))?;
             let item = sub.items.iter().find(|i| l.item.as_ref().is_none_or(|id| *id == i.id))?;

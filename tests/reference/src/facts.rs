@@ -337,7 +337,8 @@ fn extend_chains<'a>(
     for next in rest {
         let previous = &next.body["data"]["previous_attributes"];
         let fits = match before {
-            None => previous.is_null(),
+            // While no earlier snapshot is known, the chain begins with any of them.
+            None => true,
             Some(b) => {
                 let same = |k| !previous[k].is_null() || next.object[k] == b.object[k];
                 // An event that is no update, as `trial_will_end`, shows the state as it is.
