@@ -315,10 +315,15 @@ fn in_order<'a>(snapshots: Vec<&'a Event<'a>>) -> Vec<&'a Event<'a>> {
                 (e.lines.iter().map(|l| l.start).max(), e.lines.iter().map(|l| l.quantity).sum::<i64>());
             (is_terminal(e), start, order.iter().position(|o| *o == e.status()), prices, sum, &e.id)
         });
-        let mut chains = Vec::new();
-        extend_chains(ordered.last().copied(), &[], &group, &mut chains);
-        let ends: BTreeSet<Option<&String>> = chains.iter().map(|c| c.last().map(|e| &e.id)).collect();
-        ordered.extend(if ends.len() == 1 { chains.swap_remove(0) } else { group });
+        // While the snapshot before this second is not known, the chain begins with any of its own.
+        let chain_from = |before| {
+            let mut chains = Vec::new();
+            extend_chains(before, &[], &group, &mut chains);
+            let ends: BTreeSet<Option<&String>> = chains.iter().map(|c| c.last().map(|e| &e.id)).collect();
+            (ends.len() == 1).then(|| chains.swap_remove(0))
+        };
+        let chain = chain_from(ordered.last().copied()).or_else(|| chain_from(None));
+        ordered.extend(chain.unwrap_or(group));
     }
     ordered.sort_by_key(|e| is_terminal(e));
     ordered
@@ -337,7 +342,6 @@ fn extend_chains<'a>(
     for next in rest {
         let previous = &next.body["data"]["previous_attributes"];
         let fits = match before {
-            // While no earlier snapshot is known, the chain begins with any of them.
             None => true,
             Some(b) => {
                 let same = |k| !previous[k].is_null() || next.object[k] == b.object[k];
