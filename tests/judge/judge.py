@@ -542,10 +542,10 @@ class World:
         return 200
 
     def gone(self, user, key):
-        """Whether a lot ended: its period is over, it expired, or something reset it."""
-        self.spent[user][key] -= 1
+        """Whether a lot ended: its period is over, it expired, or something reset it. Refunds do not end it."""
+        self.spent[user][key] -= NEVER
         alive = any(lot.key == key and lot.left > 0 for lot in self.lots(user))
-        self.spent[user][key] += 1
+        self.spent[user][key] += NEVER
         return not alive
 
     def state(self, user):
