@@ -903,7 +903,10 @@ impl State {
     /// Drops the oldest spent purchases beyond [`MAX_SPENT_PURCHASES`], and joins the two purchases with the
     /// nearest ends until [`MAX_PURCHASES`] are left.
     fn join_packs(&mut self, now: Timestamp) {
-        self.packs.sort_by(|a, b| (a.at, &a.session, &a.invoice).cmp(&(b.at, &b.session, &b.invoice)));
+        // Packs that arrived after a reset have its time, so the time of the sale comes next.
+        let order = |pack: &Purchase| (pack.at, pack.bought_at());
+        self.packs
+            .sort_by(|a, b| (order(a), &a.session, &a.invoice).cmp(&(order(b), &b.session, &b.invoice)));
         let spent = |pack: &Purchase| pack.spent >= pack.granted || pack.is_expired(now);
         let mut too_many =
             self.packs.iter().filter(|pack| spent(pack)).count().saturating_sub(MAX_SPENT_PURCHASES);
