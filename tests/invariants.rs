@@ -250,6 +250,10 @@ fn forget_ours(value: &mut Value) {
                     signup.remove("since");
                 }
             }
+            let taken = map.get_mut("from").and_then(Value::as_array_mut).into_iter().flatten();
+            for lot in taken.filter_map(Value::as_object_mut).filter(|lot| lot["lot"] == "signup") {
+                lot.remove("since");
+            }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {}
     }
