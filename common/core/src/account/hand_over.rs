@@ -121,7 +121,12 @@ impl Account {
             let left = gives.state.subscriptions.iter();
             gives.state.first_trial = left.filter_map(|(id, one)| Some((one.trial_at?, id.clone()))).min();
         }
-        gives.state.paid_since = None;
+        // A paid period of an older subscription, which the account may have dropped, still ends the signup
+        // credits.
+        let moved_since = moved.subscriptions.iter().filter_map(|id| self.state.subscriptions.get(id));
+        if moved_since.filter_map(|one| one.known_since()).min() <= gives.state.paid_since {
+            gives.state.paid_since = None;
+        }
         takes.state.clock = takes.state.clock.max(gives.state.clock);
         gives.state.settle(policy, now);
         takes.state.settle(policy, now);

@@ -579,7 +579,7 @@ impl Item {
             return Bucket { next: opens, ..self.trial_bucket(view) };
         };
         let slices = self.slices(&periods, view);
-        let mut bucket = self.slice_bucket(slices.len().saturating_sub(1), &slices, &periods, view);
+        let mut bucket = self.slice_bucket(None, slices.len().saturating_sub(1), &slices, &periods, view);
         bucket.carries = self.carries(&slices, &periods, view);
         bucket.next_month = self.next_slice(current, view);
         bucket.next = bucket.next_month.into_iter().chain(opens).min();
@@ -602,20 +602,8 @@ impl Item {
         Bucket { left: granted.minus(spent), granted, spent, trial: true, ..Bucket::default() }
     }
 
-    /// What a slice holds, or held when the next one began.
+    /// What a slice holds, or held at `next`, when the next one was granted.
     pub(super) fn slice_bucket(
-        &self,
-        place: usize,
-        slices: &[Slice],
-        periods: &[Period],
-        view: &View<'_>,
-    ) -> Bucket {
-        let next = slices.get(place + 1).map(|next| next.start);
-        self.slice_bucket_until(next, place, slices, periods, view)
-    }
-
-    /// The bucket of a slice if the next slice begins at `next`.
-    fn slice_bucket_until(
         &self,
         next: Option<Timestamp>,
         place: usize,
@@ -663,7 +651,9 @@ impl Item {
         let carried = if slice.index == 0 { carried(self, current, periods, slices) } else { Credits::ZERO };
         let own = if slice.monthly { cuts(current.start, current.end) } else { Vec::new() };
         let of_slice = |start: Timestamp| start == slice.start;
-        let next = next.filter(|_| slices.get(place + 1).is_none_or(|next| next.period == slice.period));
+        let following = slices.get(place + 1);
+        let next = next.filter(|_| following.is_none_or(|next| next.period == slice.period));
+        let next = next.map(|next| following.map_or(next, |following| next.min(following.start)));
         let holds_undone = |start: Timestamp| {
             slice.holds_undone(start, next, &own) && !is_of_later_period(start, slice, slices, periods)
         };
@@ -887,7 +877,7 @@ impl Item {
         let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, at);
         let then = View { refunded: &refunded_then, ..*view };
         let next = slices.get(place + 1).map_or(at, |next| next.start.min(at));
-        let bucket = self.slice_bucket_until(Some(next), place, &slices, &periods, &then);
+        let bucket = self.slice_bucket(Some(next), place, &slices, &periods, &then);
         let end = slices.get(place).and_then(|slice| slice.end);
         Some(RunningSlice { spends_of: bucket.spends_of(), end, worth: bucket.granted.minus(bucket.lost) })
     }

@@ -90,7 +90,7 @@ impl Item {
                 continue;
             };
             let runs = self.runs(from);
-            let ends = runs.iter().rfind(|run| run.at.is_none_or(|at| at < slice.start));
+            let ends = runs.iter().rfind(|run| run.at.is_none_or(|at| at < slice.since));
             let Some(rollover) = ends.and_then(|run| run.terms.rollover) else { continue };
             let openings_since = u64::try_from(last - place).unwrap_or(u64::MAX);
             // If the invoice pays back unused time, that time's credits are not also carried over.
@@ -104,7 +104,7 @@ impl Item {
             // it.
             let refunded_then = |invoice: &InvoiceId| (view.refunded_at)(invoice, slice.since);
             let then = View { refunded: &refunded_then, ..*view };
-            let left = self.slice_bucket(place - 1, slices, periods, &then).left;
+            let left = self.slice_bucket(Some(slice.since), place - 1, slices, periods, &then).left;
             let part = left.share(i64::try_from(rollover.percent).unwrap_or(0), 100);
             let granted = part.min(Credits::new(rollover.max));
             let charges = self.charges(from, periods);

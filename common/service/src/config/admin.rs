@@ -97,7 +97,7 @@ impl AdminConfig {
 /// [{"name":"ann","role":"operator","max_grant":1000,"sha256":"9f86d081884c7d659a2feaa0c55ad015…"}]
 /// ```
 /// Two entries may have one name, so that a token can be replaced with an overlap. Without `max_grant`, an
-/// admin grants any amount and an operator none. A list without entries lets nobody in.
+/// admin grants any amount and an operator none. With an empty list, every request is refused.
 ///
 /// # Errors
 /// [`ConfigError`] naming the variable and the entry. The text quotes nothing of the value, which may contain

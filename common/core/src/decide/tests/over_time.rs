@@ -190,6 +190,34 @@ fn a_pause_skips_the_months_that_begin_in_it() {
     check_life("unless the policy says otherwise", &paused, "pro until day 365 1000 | si_1=1000");
 }
 
+/// credits.md §4: what is carried over is a part of what is left when the new month opens. Stripe's
+/// `pause_collection` is <https://docs.stripe.com/billing/subscriptions/pause-payment>.
+#[test]
+fn a_month_that_a_pause_delayed_takes_over_from_the_seats_at_its_grant() {
+    let team = |at: i64, seats_now: u64, paused: bool| {
+        let pause = if paused { json!({"behavior": "void", "resumes_at": null}) } else { json!(null) };
+        let it = seats("si_1", "price_team", seats_now, T, T + YEAR);
+        shows_with(at, "active", &[it], json!({ "pause_collection": pause }))
+    };
+    let bought = times(3, line("si_1", "price_team", 30_000, T, T + YEAR));
+    let given = [
+        UNTIL_PERIOD_END,
+        Step::Edit(
+            "per = \"seat\"\n",
+            "per = \"seat\"\nrefill = \"month\"\nrollover = { percent = 30, max = 900, periods = 2 }\n",
+        ),
+        bill(T + 1, "in_1", "subscription_create", &[bought]),
+        team(T + 1, 3, false),
+        team(months(1) - DAY, 3, true),
+        team(months(1) + 10 * DAY, 1, true),
+        team(months(2) - 4 * DAY, 1, false),
+        Step::At(months(2) - DAY),
+    ];
+    let run = Run::of(&given);
+    let carried: Vec<String> = ledger(&run).into_iter().filter(|entry| entry.contains("rollover")).collect();
+    assert_eq!(carried, [format!("rollover#in_1#si_1#1 +300 at {}", months(1) - T)]);
+}
+
 #[test]
 fn a_subscription_that_ended_grants_no_month_that_begins_later() {
     let ended = |at: i64| shows(at, "canceled", &[year("price_pro_year")]);
