@@ -8,10 +8,14 @@ pub const SECRET: &str = "whsec_bench";
 const SAMPLE: &str = include_str!("../../../events/invoice.paid.renewal.json");
 const BYTES: usize = 4096;
 
-/// The renewal number `number` of a user, 4,096 bytes.
+/// The renewal number `number` of a user, 4,096 bytes. Each user has a subscription of their own: a worker
+/// processes the events of a batch one by one if two users claim the same subscription.
 pub fn body(user: u32, number: u32) -> String {
-    let mut event: Value = serde_json::from_str(&SAMPLE.replace("user_123", &format!("user_{user}")))
-        .expect("the sample is JSON");
+    let own = SAMPLE
+        .replace("user_123", &format!("user_{user}"))
+        .replace("sub_TallyHook", &format!("sub_bench{user}x"))
+        .replace("si_TallyHook", &format!("si_bench{user}x"));
+    let mut event: Value = serde_json::from_str(&own).expect("the sample is JSON");
     let (start, month) = (1_770_000_000 + i64::from(number) * 2_592_000, 2_592_000);
     event["id"] = json!(format!("evt_bench{user}x{number}"));
     event["created"] = json!(start);
