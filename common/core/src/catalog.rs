@@ -433,6 +433,9 @@ pub struct Plan {
     /// The price's amount in minor units, if the catalog has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<u64>,
+    /// The currency of `amount`, if the catalog has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
     /// Days of the trial that our checkout can start; 0: none.
     #[serde(default)]
     pub trial_days: u64,
@@ -462,6 +465,9 @@ pub struct Pack {
     /// The price's amount in minor units, if the catalog has it. A sale without a quantity is divided by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<u64>,
+    /// The currency of `amount`, if the catalog has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
 }
 
 /// A kind of one-time order. A session names it in `metadata.mode`.
@@ -852,7 +858,6 @@ impl Checker<'_> {
         let mut plans: Vec<Plan> = Vec::new();
         for plan in file.plan {
             self.name("plan", &plan.name)?;
-            self.currency(plan.currency.as_ref())?;
             if plans.iter().any(|other| other.name == *plan.name.get_ref()) {
                 return Err(self.error(&plan.name, format!("plan \"{}\" occurs twice", plan.name.get_ref())));
             }
@@ -877,6 +882,7 @@ impl Checker<'_> {
                 rollover: self.rollover(plan.rollover)?,
                 sold_as: self.sold_as(&plan.name, plan.prices, plan.lookup_keys, plan.stripe_products)?,
                 amount: self.amount(plan.amount.as_ref())?,
+                currency: self.currency(plan.currency)?,
                 trial_days: self.number_or("trial_days", plan.trial_days.as_ref(), MAX_TRIAL_DAYS, 0)?,
                 name: plan.name.into_inner(),
             };
@@ -893,7 +899,6 @@ impl Checker<'_> {
         let mut packs: Vec<Pack> = Vec::new();
         for pack in file.pack {
             self.name("pack", &pack.name)?;
-            self.currency(pack.currency.as_ref())?;
             if packs.iter().any(|other| other.name == *pack.name.get_ref()) {
                 return Err(self.error(&pack.name, format!("pack \"{}\" occurs twice", pack.name.get_ref())));
             }
@@ -902,6 +907,7 @@ impl Checker<'_> {
                 expires_days: self.days("expires_days", pack.expires_days.as_ref())?,
                 sold_as: self.sold_as(&pack.name, pack.prices, pack.lookup_keys, pack.stripe_products)?,
                 amount: self.amount(pack.amount.as_ref())?,
+                currency: self.currency(pack.currency)?,
                 name: pack.name.into_inner(),
             };
             self.index.add(&checked.sold_as, Place::Pack(packs.len()));
@@ -1010,15 +1016,15 @@ impl Checker<'_> {
         amount.map(|amount| self.number("amount", amount, MAX_CREDITS)).transpose()
     }
 
-    /// Stripe's currencies are ISO codes in lower case. The functions do not read it.
-    fn currency(&self, currency: Option<&Spanned<String>>) -> Result<(), CatalogError> {
+    /// Stripe's currencies are ISO codes in lower case.
+    fn currency(&self, currency: Option<Spanned<String>>) -> Result<Option<String>, CatalogError> {
         match currency {
             Some(code)
                 if code.get_ref().len() != 3 || !code.get_ref().bytes().all(|b| b.is_ascii_lowercase()) =>
             {
-                Err(self.error(code, format!("currency \"{}\" is no code such as usd", code.get_ref())))
+                Err(self.error(&code, format!("currency \"{}\" is no code such as usd", code.get_ref())))
             }
-            Some(_) | None => Ok(()),
+            currency => Ok(currency.map(Spanned::into_inner)),
         }
     }
 

@@ -35,6 +35,7 @@ pub struct Goods {
     rollover: BTreeMap<String, i64>,
     pub expires_days: i64,
     pub amount: Option<i64>,
+    pub currency: Option<String>,
     prices: Vec<String>,
     lookup_keys: Vec<String>,
     stripe_products: Vec<String>,

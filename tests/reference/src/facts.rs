@@ -290,9 +290,18 @@ fn rank(status: &str) -> i32 {
 }
 
 /// 2.5, quantity: our checkout's metadata; for a Payment Link, or without one, what the amounts say, else 1.
+/// "⌊`amount_subtotal` / the price's amount⌋ where the catalog knows that amount": in that currency.
 fn quantity(e: &Event, goods: &Goods) -> i64 {
     let written = int(&e.object["metadata"]["quantity"]).filter(|_| e.object["payment_link"].is_null());
-    let computed = || Some(int(&e.object["amount_subtotal"])? / goods.amount.filter(|a| *a > 0)?);
+    let converted = &e.object["currency_conversion"];
+    let is_in =
+        |code: &Value| goods.currency.as_deref().is_none_or(|own| code.as_str().is_none_or(|c| c == own));
+    let subtotal = if converted.is_object() && is_in(&converted["source_currency"]) {
+        int(&converted["amount_subtotal"])
+    } else {
+        int(&e.object["amount_subtotal"]).filter(|_| is_in(&e.object["currency"]))
+    };
+    let computed = || Some(subtotal? / goods.amount.filter(|a| *a > 0)?);
     written.or_else(computed).filter(|q| *q > 0).unwrap_or(1)
 }
 

@@ -15,7 +15,7 @@
 //!
 //! The purchase is read from the line items, if a call to Stripe returned them, else from the metadata. The
 //! quantity without line items is the one in the metadata, which our checkout writes; else ⌊`amount_subtotal`
-//! / the price's amount⌋, if the catalog has the amount; else 1.
+//! / the price's amount⌋, if the catalog has the amount in the session's currency; else 1.
 
 use std::collections::BTreeMap;
 
@@ -254,14 +254,14 @@ fn sold(session: &CheckoutSession, catalog: &Catalog) -> Result<Sold, Parked> {
     }
     if let Some(name) = named(session, "pack") {
         let pack = catalog.pack(name).ok_or_else(|| unknown("pack", name))?;
-        let (quantity, assumed) = quantity(session, pack.amount)?;
+        let (quantity, assumed) = quantity(session, pack.amount, pack.currency.as_deref())?;
         sold.quantity_assumed = assumed;
         sold.add_packs(pack, quantity)?;
         return Ok(sold);
     }
     let Some(name) = named(session, "plan") else { return Err(Parked::Unnamed) };
     let plan = catalog.plan(name).ok_or_else(|| unknown("plan", name))?;
-    let (quantity, assumed) = quantity(session, plan.amount)?;
+    let (quantity, assumed) = quantity(session, plan.amount, plan.currency.as_deref())?;
     let terms = Terms::of(plan);
     Ok(Sold { lifetimes: vec![(terms.worth(quantity), terms)], quantity_assumed: assumed, ..sold })
 }
@@ -291,8 +291,12 @@ fn sold_lines(lines: &[SoldLine], catalog: &Catalog) -> Result<Sold, Parked> {
     }
 }
 
-/// The quantity that was sold, and whether it is assumed.
-fn quantity(session: &CheckoutSession, amount: Option<u64>) -> Result<(u64, bool), Parked> {
+/// The quantity that was sold, and whether it is assumed. `amount` is what one costs, in `currency`.
+fn quantity(
+    session: &CheckoutSession,
+    amount: Option<u64>,
+    currency: Option<&str>,
+) -> Result<(u64, bool), Parked> {
     if let Some(text) = named(session, "quantity").filter(|_| !session.payment_link) {
         let out_of_range = || Parked::Quantity(text.chars().take(32).collect());
         let quantity = text.parse().ok().filter(|count| (1..=MAX_QUANTITY).contains(count));
@@ -301,11 +305,21 @@ fn quantity(session: &CheckoutSession, amount: Option<u64>) -> Result<(u64, bool
     if let Some([line]) = session.line_items.as_deref() {
         return Ok((line.quantity, false));
     }
-    let subtotal = session.amount_subtotal.and_then(|subtotal| u64::try_from(subtotal).ok());
+    let subtotal = subtotal_in(session, currency).and_then(|subtotal| u64::try_from(subtotal).ok());
     let counted = subtotal.zip(amount).and_then(|(subtotal, amount)| subtotal.checked_div(amount));
     match counted.filter(|count| *count > 0) {
         Some(quantity) => Ok((quantity, false)),
         None => Ok((1, true)),
+    }
+}
+
+/// The subtotal in a currency, or in the price's own if the catalog names none. A price may have an amount of
+/// its own in each currency, and Stripe may convert a session into the currency of the customer.
+fn subtotal_in(session: &CheckoutSession, currency: Option<&str>) -> Option<i64> {
+    let is_it = |of: &str| currency.is_none_or(|currency| currency == of);
+    match &session.converted_from {
+        Some((subtotal, of)) if is_it(of) => Some(*subtotal),
+        Some(_) | None => session.amount_subtotal.filter(|_| session.currency.as_deref().is_none_or(is_it)),
     }
 }
 

@@ -74,8 +74,11 @@ pub struct CheckoutSession {
     pub invoice: Option<InvoiceId>,
     /// Minor units, after taxes and discounts; `None` in setup mode.
     pub amount_total: Option<i64>,
-    /// Minor units before discounts and taxes.
+    /// Minor units before discounts and taxes, in the session's `currency`.
     pub amount_subtotal: Option<i64>,
+    /// The subtotal in the currency of the price, and that currency, if Adaptive Pricing converted the session
+    /// into the currency of the customer (`currency_conversion`; sessions from before 2025-03-31).
+    pub converted_from: Option<(i64, String)>,
     /// Whether a Payment Link created it. The link's metadata is the same for every buyer, so it has no
     /// quantity.
     pub payment_link: bool,
@@ -153,6 +156,9 @@ impl CheckoutSession {
             invoice: object.id("invoice")?,
             amount_total: object.amount("amount_total")?,
             amount_subtotal: object.amount("amount_subtotal")?,
+            converted_from: object
+                .amount("currency_conversion.amount_subtotal")?
+                .zip(object.owned("currency_conversion.source_currency")?),
             payment_link: object.names("payment_link.id")
                 || object.text("payment_link").is_ok_and(|id| id.is_some()),
             line_items: sold(object)?,

@@ -223,6 +223,40 @@ fn the_quantity_is_what_was_sold() {
         Step::Edit("prices = [\"price_p1000\"]\n", "prices = [\"price_p1000\"]\namount = 1000\n");
     let by_amount = vec![with_amount, sold(json!({"pack": "p1000"}), json!({"amount_subtotal": 2999}))];
     check_life("by the subtotal, rounded down", &by_amount, "free 2000 | pack=2000");
+    // The buyer paid in another currency: the price has an amount of its own in it
+    // (<https://docs.stripe.com/payments/checkout/present-local-currencies>), or Adaptive Pricing converted it,
+    // which a Payment Link always does (<https://docs.stripe.com/payments/checkout/adaptive-pricing>).
+    let with_currency = Step::Edit(
+        "prices = [\"price_p1000\"]\n",
+        "prices = [\"price_p1000\"]\namount = 1000\ncurrency = \"usd\"\n",
+    );
+    for (what, patch, left) in [
+        ("in the price's currency", json!({"amount_subtotal": 3000, "currency": "usd"}), 3000),
+        ("in another currency", json!({"amount_subtotal": 150_000, "currency": "jpy"}), 1000),
+        (
+            "converted",
+            json!({
+                "amount_subtotal": 300_000, "currency": "jpy",
+                "currency_conversion": {
+                    "amount_subtotal": 2000, "amount_total": 2000, "fx_rate": "150", "source_currency": "usd",
+                },
+            }),
+            2000,
+        ),
+        (
+            "converted from a third currency",
+            json!({
+                "amount_subtotal": 300_000, "currency": "jpy",
+                "currency_conversion": {
+                    "amount_subtotal": 9000, "amount_total": 9000, "fx_rate": "30", "source_currency": "eur",
+                },
+            }),
+            1000,
+        ),
+    ] {
+        let life = vec![with_currency.clone(), sold(json!({"pack": "p1000"}), patch)];
+        check_life(what, &life, &format!("free {left} | pack={left}"));
+    }
 }
 
 #[test]
