@@ -111,9 +111,9 @@ class Facts:
         self.seen, self.owners, self.customer_owner, self.clock = set(), {}, {}, {}
         self.paid_by = collections.defaultdict(set)  # document -> payments
         self.same = {}  # charge -> payment intent
-        self.charges, self.deleted_customers, self.customer_of = {}, {}, {}
-        # (created, payment, amount, status) of each news of a refund or dispute
-        self.refunds, self.disputes = collections.defaultdict(list), collections.defaultdict(list)
+        self.deleted_customers, self.customer_of = {}, {}
+        # (created, payment, amount, status) of each news of a refund or dispute; of a charge what it charged
+        self.refunds, self.disputes, self.charges = (collections.defaultdict(list) for _ in range(3))
         self.payment_news = []  # (created, payment)
 
     def hear(self, event, heard):
@@ -148,7 +148,7 @@ class Facts:
                 self.paid_by[o["id"]] |= {intent} if intent else set()
         elif kind == "charge.refunded":
             self.pay(o["id"], intent, created)
-            self.charges.setdefault(o["id"], []).append((created, o["amount_refunded"]))
+            self.charges[o["id"]].append((created, intent or o["id"], o["amount_refunded"], o["amount"]))
         elif kind.startswith(("refund.", "charge.dispute.")):
             self.pay(charge, intent, created)
             news = self.refunds if kind.startswith("refund.") else self.disputes
@@ -197,16 +197,18 @@ class Facts:
     def payments(self, document):
         mine, session = self.paid(document), self.sessions.get(document)
         tied = {other for other in self.paid_by if mine & self.paid(other)}
-        if session and session.invoice:
-            tied.add(session.invoice)
+        tied |= {session.invoice} if session and session.invoice else set()
         return mine.union(*map(self.paid, tied))
 
     def went_back(self, document, at, now):
         """Minor units that had gone back at a moment, as is known now. A dispute that was won takes none."""
-        payments = self.payments(document)
-        spans = [span for payment in payments for span in self.dispute_spans(payment)]
-        disputed = [amount for start, end, won, amount in spans if start <= at and not (won and end <= now)]
-        return sum(disputed) + sum(self.refunded(payment, at) for payment in payments)
+        back = 0
+        for payment in self.payments(document):
+            disputed = sum(amount for start, end, won, amount in self.dispute_spans(payment)
+                           if start <= at and not (won and end <= now))
+            refunded, charges = self.refunded(payment, at), self.of_payment(self.charges, payment)
+            back += max(refunded, min([refunded + disputed, *(states[0][3] for states in charges)]))
+        return back
 
     def of_payment(self, news, payment):
         return [states for states in news.values() if self.payment(states[0][1]) == payment]
@@ -219,10 +221,8 @@ class Facts:
                 failed += states[0][2] if begun <= at else 0
             elif begun and begun <= at:
                 single += states[0][2]
-        seen = [[s for s in states if s[0] <= at] for charge, states in self.charges.items()
-                if self.payment(charge) == payment]
-        charges = [max(states)[1] for states in seen if states]
-        return max(single, sum(charges) - failed if charges else 0)
+        charges = [s for states in self.of_payment(self.charges, payment) for s in states if s[0] <= at]
+        return max(single, max(charges)[2] - failed if charges else 0)
 
     def dispute_spans(self, payment):
         """(opened, closed or None, whether it was won, amount) of each dispute that takes credits."""

@@ -650,7 +650,7 @@ impl PaymentFacts {
                 }
             }
             Object::Charge(charge) => {
-                let news = ReversalEvent::Charge(event.created, charge.amount_refunded);
+                let news = ReversalEvent::Charge(event.created, charge.amount_refunded, charge.amount);
                 self.reverse(account, event, news, refund::charge_key(charge), payments)?;
             }
             Object::Refund(refund) => {
@@ -760,7 +760,7 @@ fn is_due(account: &Account, document: &LedgerKey, payment: &str, amount: i64, i
 /// charge with a known document, else the intent.
 pub fn joined_payment(event: &Event, payments: &Payments) -> Option<(String, PaymentRecord)> {
     let news = match &event.object {
-        Object::Charge(charge) => ReversalEvent::Charge(event.created, charge.amount_refunded),
+        Object::Charge(charge) => ReversalEvent::Charge(event.created, charge.amount_refunded, charge.amount),
         Object::Refund(refund) => {
             ReversalEvent::Refund(refund.id.clone(), refund.amount, refund::status(refund, event))
         }

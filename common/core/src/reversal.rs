@@ -19,6 +19,10 @@ pub struct Reversal {
     /// refunds that fail later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     charge: Option<(Timestamp, i64)>,
+    /// What the charge charged, in minor units, if a charge event is known. A bank may dispute all of a charge
+    /// of which a part is refunded, and no more than the charge can go back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    charged: Option<i64>,
     /// Single refunds: amount in minor units and stage.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     refunds: BTreeMap<RefundId, (i64, RefundStage)>,
@@ -76,8 +80,8 @@ pub struct PaymentRecord {
 /// One event about a refund or a dispute. Amounts in minor units.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReversalEvent {
-    /// `charge.refunded`: the event's `created` and the cumulative amount.
-    Charge(Timestamp, i64),
+    /// `charge.refunded`: the event's `created`, the cumulative amount, and the amount of the charge.
+    Charge(Timestamp, i64, i64),
     /// `refund.*`: one refund.
     Refund(RefundId, i64, RefundStatus),
     /// `charge.dispute.*`: one dispute.
@@ -93,7 +97,8 @@ impl Reversal {
     /// Adds one event that Stripe created at `at`. A repeated event changes nothing.
     pub fn fold(&mut self, at: Timestamp, event: ReversalEvent) {
         match event {
-            ReversalEvent::Charge(at, cumulative) => {
+            ReversalEvent::Charge(at, cumulative, charged) => {
+                self.charged = self.charged.max(Some(charged));
                 let mut states: Vec<(Timestamp, i64)> = self.charges.drain(..).chain(self.charge).collect();
                 states.push((at, cumulative));
                 states.sort_unstable();
@@ -154,6 +159,7 @@ impl Reversal {
             let begun = |id: &str| self.since.get(id).is_none_or(|since| *since <= at);
             let then = Self {
                 charge: charges().filter(|(charged, _)| *charged <= at).max(),
+                charged: self.charged,
                 refunds: self.refunds.iter().filter(|(id, _)| begun(id.as_str())).map(cloned).collect(),
                 disputes: self.disputes.iter().filter(|(id, _)| begun(id.as_str())).map(cloned).collect(),
                 ..Self::default()
@@ -197,15 +203,15 @@ impl Reversal {
         counted.max(refunds(RefundStage::Succeeded)).max(0)
     }
 
-    /// Minor units that are back with the customer or held by a dispute that is open or lost.
+    /// Minor units that are back with the customer or held by a dispute that is open or lost: no more than
+    /// were charged.
     pub fn amount(&self) -> i64 {
         let held =
             |dispute: &&(i64, DisputeStage)| matches!(dispute.1, DisputeStage::Open | DisputeStage::Lost);
-        self.disputes
-            .values()
-            .filter(held)
-            .map(|dispute| dispute.0)
-            .fold(self.refunded(), i64::saturating_add)
+        let refunded = self.refunded();
+        let disputed = self.disputes.values().filter(held).map(|dispute| dispute.0);
+        let both = disputed.fold(refunded, i64::saturating_add);
+        self.charged.map_or(both, |charged| both.min(charged).max(refunded))
     }
 }
 
@@ -218,7 +224,7 @@ mod tests {
     use super::*;
 
     fn charge(amount: i64) -> ReversalEvent {
-        ReversalEvent::Charge(Timestamp::from_unix(amount), amount)
+        ReversalEvent::Charge(Timestamp::from_unix(amount), amount, 2000)
     }
 
     fn refund(id: &str, amount: i64, status: RefundStatus) -> ReversalEvent {
@@ -245,6 +251,9 @@ mod tests {
             (vec![dispute(NeedsResponse), dispute(Lost)], 1000),
             (vec![dispute(WarningNeedsResponse), dispute(WarningClosed)], 0),
             (vec![dispute(NeedsResponse), dispute(Won), charge(700)], 700),
+            // Of 2000, 1500 are refunded, and the bank takes 1000 more.
+            (vec![charge(1500), dispute(NeedsResponse)], 2000),
+            (vec![charge(1500), dispute(Lost), refund("re_1", 1500, Failed)], 1000),
         ] {
             let fold = |events: &mut dyn Iterator<Item = ReversalEvent>| {
                 let mut reversal = Reversal::default();

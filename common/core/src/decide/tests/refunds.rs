@@ -112,6 +112,29 @@ fn what_was_spent_or_paid_by_balance_is_not_taken() {
     check_life("a tenth was paid in cash", &by_balance, "pro 4500 | si_1=4500");
 }
 
+/// A bank may dispute all of a charge of which a part is refunded. If the dispute is lost, no more than the rest
+/// goes back
+/// (<https://support.stripe.com/questions/dispute-for-full-charge-amount-after-a-partial-refund-was-issued>).
+#[test]
+fn a_refund_and_a_dispute_take_no_more_than_their_payment_paid() {
+    let by_card = |payment: &str| tie_by(T + 1, "in_1", payment);
+    let life = |status: &str| {
+        vec![
+            shows(T, "active", &[plan("price_pro")]),
+            bill(T + 1, "in_1", "subscription_create", &[line("si_1", "price_pro", 4000, T, month(T))]),
+            by_card("pi_1"),
+            by_card("pi_2"),
+            refunded(LATER, "pi_1", 1000),
+            dispute("closed", LATER + 9, "pi_1", status),
+        ]
+    };
+    // Two payments of 2000. The other one is neither refunded nor disputed.
+    check_life("lost", &life("lost"), "pro 2500 | si_1=2500");
+    check_life("won", &life("won"), "pro 3750 | si_1=3750");
+    let both = [life("lost"), vec![refunded(LATER, "pi_2", 2000)]].concat();
+    check_life("the other one is refunded too", &both, "pro 0 | si_1=0");
+}
+
 #[test]
 fn refunds_of_an_opening_and_of_an_upgrade_take_their_own_parts() {
     let all = |steps: Vec<Step>| [opened(), upgraded(), steps].concat();
